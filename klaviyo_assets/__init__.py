@@ -1,0 +1,6 @@
+"""Klaviyo, brought home: every API stream as a Dagster asset, stored as Delta tables, read by DuckDB.
+
+This module holds the version and imports nothing.
+"""
+
+__version__ = "2026.11.0"

@@ -1,0 +1,167 @@
+"""Every exception of the project, drawn as a tree: the branch says who acts.
+
+    KlaviyoAssetsError
+    ├── ConfigError            the operator acts
+    │   ├── SettingError           a setting has a value that cannot be used
+    │   ├── BadKeyError            401: Klaviyo refuses the key
+    │   ├── MissingScopeError      403: the key may not read this
+    │   └── LakeError              the lake cannot be read or written as it is
+    │       ├── WrongAccountError      the lake holds another account's data
+    │       ├── LakeVersionError       the lake was written by another version
+    │       ├── LakeConflictError      another writer committed first
+    │       ├── CorruptFileError       a data file cannot be read
+    │       ├── MissingTableError      a table that this one is made of was never read
+    │       └── StorageError           disk full, read-only folder, locked file
+    ├── TransientError         nobody acts: try again
+    │   ├── RateLimitError         429
+    │   ├── QuotaError             429 whose wait is beyond the cap, or a spent quota: come back later
+    │   ├── ServerError            5xx, 408, a proxy's page
+    │   ├── ConnectionLostError    no answer, or half of one
+    │   └── BrokenBodyError        an answer that is not the JSON it claims to be
+    ├── PermanentError         the developer acts: the request is wrong
+    │   ├── RequestError           400 and other 4xx
+    │   ├── CursorLostError        400 "Invalid cursor provided.": the slice starts again
+    │   ├── NotFoundError          404
+    │   └── RevisionRetiredError   410, or a revision without this endpoint
+    └── ContractError          the developer acts: Klaviyo broke its word
+        ├── MalformedPageError     a page without the shape that is documented
+        ├── QuarantineError        too many records that cannot be stored
+        ├── RepeatedPageError      paging came back to a page already read
+        └── ForeignLinkError       a next link leaves the host or the path
+
+What belongs here: names, the values that each error carries, and its sentence. What does not: the
+mapping from HTTP statuses (`api/protocol.py`) and to Dagster (`defs/io_manager.py`).
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(eq=False)
+class KlaviyoAssetsError(Exception):
+    """The root. `message` says what was tried, what came back and what to do; never a key."""
+
+    message: str
+    stream: str | None = field(default=None, kw_only=True)
+
+    def __str__(self) -> str:
+        """Return the sentence, led by the stream where one is known."""
+        return f"{self.stream}: {self.message}" if self.stream else self.message
+
+
+class ConfigError(KlaviyoAssetsError):
+    """The operator acts; a rerun alone changes nothing."""
+
+
+class SettingError(ConfigError):
+    """A setting or option has a value that cannot be used."""
+
+
+class BadKeyError(ConfigError):
+    """Klaviyo refuses the key (401); the whole run stops."""
+
+
+@dataclass(eq=False)
+class MissingScopeError(ConfigError):
+    """The key may not read this (403); the stream is skipped. `scope` as Klaviyo names it."""
+
+    scope: str | None = field(default=None, kw_only=True)
+
+
+class LakeError(ConfigError):
+    """The lake cannot be read or written as it is."""
+
+
+class WrongAccountError(LakeError):
+    """The lake holds another account's data."""
+
+
+class LakeVersionError(LakeError):
+    """The lake was written by a version that this one does not read."""
+
+
+class LakeConflictError(LakeError):
+    """Another writer of the same stream committed first."""
+
+
+class CorruptFileError(LakeError):
+    """A data file cannot be read."""
+
+
+class MissingTableError(LakeError):
+    """A table that this one is made of was never read."""
+
+
+class StorageError(LakeError):
+    """Disk full, read-only folder, or a file that another process keeps locked."""
+
+
+@dataclass(eq=False)
+class TransientError(KlaviyoAssetsError):
+    """Nobody acts: try again, `retry_after_seconds` from now where Klaviyo said when."""
+
+    retry_after_seconds: float | None = field(default=None, kw_only=True)
+
+
+class RateLimitError(TransientError):
+    """Too many requests (429)."""
+
+
+class QuotaError(TransientError):
+    """The wait that Klaviyo asks for is too long to sleep through; come back then."""
+
+
+class ServerError(TransientError):
+    """Klaviyo, or a proxy before it, could not answer."""
+
+
+class ConnectionLostError(TransientError):
+    """No answer came, or only a part of one."""
+
+
+class BrokenBodyError(TransientError):
+    """The answer is not what its headers say: cut, not JSON, or bad compression."""
+
+
+@dataclass(eq=False)
+class PermanentError(KlaviyoAssetsError):
+    """The request is wrong; the same request fails again. `code` and `source` are Klaviyo's."""
+
+    status: int | None = field(default=None, kw_only=True)
+    code: str | None = field(default=None, kw_only=True)
+    source: str | None = field(default=None, kw_only=True)
+
+
+class RequestError(PermanentError):
+    """400 and the other 4xx without a name of their own."""
+
+
+class CursorLostError(PermanentError):
+    """Klaviyo no longer knows the paging cursor; the slice starts again from its last progress."""
+
+
+class NotFoundError(PermanentError):
+    """404: the record is gone."""
+
+
+class RevisionRetiredError(PermanentError):
+    """410, or a revision that does not know this endpoint."""
+
+
+class ContractError(KlaviyoAssetsError):
+    """Klaviyo broke its word; going on would store something wrong."""
+
+
+class MalformedPageError(ContractError):
+    """A page without the documented shape."""
+
+
+class QuarantineError(ContractError):
+    """More records than the threshold could not be stored."""
+
+
+class RepeatedPageError(ContractError):
+    """Paging came back to a page already read."""
+
+
+class ForeignLinkError(ContractError):
+    """A next link leaves the host or the path; it was not followed."""

@@ -1,0 +1,1 @@
+"""Words: the values that everything else is said in. No I/O, no clock, no Arrow, no Dagster."""

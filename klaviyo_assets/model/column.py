@@ -1,0 +1,92 @@
+"""Columns and the places in a record that they are read from.
+
+What belongs here: where a value lies and what it is. What does not: how it is decoded (`tables`).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+ColumnType = Literal[
+    "string", "integer", "number", "boolean", "timestamp", "date", "json", "ids"
+]
+"""`json` is JSON text; `ids` a list of strings; `timestamp` is UTC in microseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """A dotted path below `attributes`; `or_else` is a path to epoch seconds, used where null."""
+
+    path: str
+    or_else: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RelatedId:
+    """The id of a to-one relationship."""
+
+    relationship: str
+
+
+@dataclass(frozen=True, slots=True)
+class RelatedIds:
+    """The ids of a to-many relationship, in Klaviyo's order."""
+
+    relationship: str
+
+
+@dataclass(frozen=True, slots=True)
+class Included:
+    """The included resources of a to-many relationship, as a JSON array of the whole objects."""
+
+    relationship: str
+
+
+@dataclass(frozen=True, slots=True)
+class FirstIncludedId:
+    """The id that the first included resource of `relationship` relates to as `related`."""
+
+    relationship: str
+    related: str
+
+
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """The newest timestamp `item` among the objects of the array at `path` below `attributes`."""
+
+    path: str
+    item: str
+
+
+@dataclass(frozen=True, slots=True)
+class OfSlice:
+    """A constant that the slice brings, because Klaviyo does not say it in the record."""
+
+    name: str
+
+
+Place = At | RelatedId | RelatedIds | Included | FirstIncludedId | Newest | OfSlice
+"""Every place a column can be read from; the set is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: its name in the table, what it tells, its type, and where it is read from.
+
+    Every column may be NULL but for keys and cursors: the published `required` is not kept by real
+    answers. Without `place` the value lies at `attributes.<name>`.
+    """
+
+    name: str
+    about: str
+    type: ColumnType = "string"
+    place: Place | None = None
+
+    @property
+    def source(self) -> Place:
+        """Return where the value lies."""
+        return self.place if self.place is not None else At(self.name)
+
+
+def attribute(path: str, about: str, kind: ColumnType = "string") -> Column:
+    """Return the column of a nested attribute, named by its path joined with `_`."""
+    return Column(path.replace(".", "_"), about, kind, At(path))
