@@ -1,0 +1,86 @@
+# Everything from a fresh clone with Python 3.11 or newer and make; `make help` lists the verbs.
+#
+# The environment is made once, in .venv, and again when pyproject.toml or constraints.txt change or
+# the folder moves. Dagster keeps its records in $DAGSTER_HOME, ./.dagster unless you set it; those
+# of the demo lie under ./demo.
+
+PYTHON ?= python3
+UI ?= 1
+PORT ?= 3000
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+DAGSTER_HOME ?= $(CURDIR)/.dagster
+export DAGSTER_HOME
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+REQUIREMENTS := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test dev lint format bench clean moved
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | expand -t 10
+
+install: $(VENV)/.installed ## the environment, in .venv, with all that the tests need
+
+# The stamp holds the folder it was made in: an editable install points at its folder.
+ifneq "$(shell cat $(VENV)/.installed 2>/dev/null)" "$(CURDIR)"
+$(VENV)/.installed: moved
+endif
+
+# Built without isolation, on the pinned setuptools: an isolated build would fetch the newest one.
+$(VENV)/.installed: $(REQUIREMENTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "klaviyo_assets needs Python 3.11 or newer; '$(PYTHON)' is" \
+	    "$$($(PYTHON) --version 2>&1 || true). Name another one: make PYTHON=python3.12" >&2; \
+	  exit 1; }
+	@echo "Installing into $(VENV), for a minute or so"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install -c constraints.txt setuptools
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[test]'
+	@rm -f $(VENV)/.installed-*
+	@echo "$(CURDIR)" > $@
+
+$(VENV)/.installed-%: $(VENV)/.installed
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[$*]'
+	@touch $@
+
+# Migrated once for each installation, before anything starts several processes that would all
+# create Dagster's database.
+define dagster_home
+mkdir -p "$(1)"
+test -f "$(1)/dagster.yaml" || cp deploy/dagster.yaml "$(1)/dagster.yaml"
+test "$(1)/.migrated" -nt $(VENV)/.installed || { \
+  DAGSTER_HOME="$(1)" $(PY) -m dagster instance migrate >/dev/null && touch "$(1)/.migrated"; }
+endef
+
+demo: install ## a sandbox Klaviyo, every asset, a query, the UI (UI=0: without it)
+	@$(call dagster_home,$(CURDIR)/demo/dagster)
+	@DAGSTER_HOME="$(CURDIR)/demo/dagster" $(PY) deploy/demo.py --ui $(UI)
+
+test: install ## the whole test suite (PYTEST_ARGS='-k ledger')
+	@$(PY) -m pytest -n 2 $(PYTEST_ARGS)
+
+dev: install ## the Dagster UI and daemon on http://127.0.0.1:3000 (PORT=3000)
+	@$(call dagster_home,$(DAGSTER_HOME))
+	@$(PY) -m dagster dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
+
+lint: $(VENV)/.installed-lint ## formatter check, linter, types, import fences
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+	@$(PY) -m basedpyright
+	@$(VENV)/bin/lint-imports
+
+format: $(VENV)/.installed-lint ## let ruff format and fix what it can
+	@$(PY) -m ruff format .
+	@$(PY) -m ruff check --fix-only .
+
+bench: $(VENV)/.installed-bench ## the benchmarks, beside dlt (BENCH_ARGS=...)
+	@$(PY) -m klaviyo_assets_tests.benchmarks $(BENCH_ARGS)
+
+clean: ## remove the environment, the caches and the demo; your data stays
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache demo
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
