@@ -14,7 +14,7 @@ export DAGSTER_HOME
 
 VENV := .venv
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip --disable-pip-version-check --quiet
+PIP := $(PY) -m pip --disable-pip-version-check -qq
 REQUIREMENTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
@@ -51,28 +51,28 @@ $(VENV)/.installed-%: $(VENV)/.installed
 # Migrated once for each installation, before anything starts several processes that would all
 # create Dagster's database.
 define dagster_home
-mkdir -p "$(1)"
-test -f "$(1)/dagster.yaml" || cp deploy/dagster.yaml "$(1)/dagster.yaml"
-test "$(1)/.migrated" -nt $(VENV)/.installed || { \
+@mkdir -p "$(1)"
+@test -f "$(1)/dagster.yaml" || cp deploy/dagster.yaml "$(1)/dagster.yaml"
+@test "$(1)/.migrated" -nt $(VENV)/.installed || { \
   DAGSTER_HOME="$(1)" $(PY) -m dagster instance migrate >/dev/null && touch "$(1)/.migrated"; }
 endef
 
 demo: install ## a sandbox Klaviyo, every asset, a query, the UI (UI=0: without it)
-	@$(call dagster_home,$(CURDIR)/demo/dagster)
+	$(call dagster_home,$(CURDIR)/demo/dagster)
 	@DAGSTER_HOME="$(CURDIR)/demo/dagster" $(PY) deploy/demo.py --ui $(UI)
 
 test: install ## the whole test suite (PYTEST_ARGS='-k ledger')
 	@$(PY) -m pytest -n 2 $(PYTEST_ARGS)
 
 dev: install ## the Dagster UI and daemon on http://127.0.0.1:3000 (PORT=3000)
-	@$(call dagster_home,$(DAGSTER_HOME))
+	$(call dagster_home,$(DAGSTER_HOME))
 	@$(PY) -m dagster dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
 
 lint: $(VENV)/.installed-lint ## formatter check, linter, types, import fences
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
 	@$(PY) -m basedpyright
-	@$(VENV)/bin/lint-imports
+	@$(VENV)/bin/lint-imports --no-logo
 
 format: $(VENV)/.installed-lint ## let ruff format and fix what it can
 	@$(PY) -m ruff format .

@@ -1,0 +1,1 @@
+"""The tests: unit, contract, integration, end to end, the sandbox's own, and the benchmarks."""

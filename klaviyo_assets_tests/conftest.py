@@ -1,0 +1,99 @@
+"""The ground every test stands on: no settings, a home of its own, no network, no lost test.
+
+Fixtures that more than one folder needs belong here; those of one folder lie in its own conftest.
+"""
+
+import os
+import sys
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+# A deadline measures the machine, not the promise; two cores are shared by several workers.
+settings.register_profile("house", deadline=None, max_examples=50, print_blob=True)
+settings.load_profile("house")
+
+
+class LeftTheMachineError(BaseException):
+    """A test reached for an address that is not loopback.
+
+    Not an `Exception`: a client that retries after any failure must not hide it.
+    """
+
+
+def refuse_the_network(event: str, args: tuple[Any, ...]) -> None:
+    """Raise `LeftTheMachineError` for a connection or a name look-up beyond loopback.
+
+    An audit hook of Python: the arguments are those of the event in Python's audit events table.
+    Child processes are not seen.
+    """
+    match event, args:
+        case "socket.connect", (_, (host, *_)):
+            pass
+        case "socket.getaddrinfo", (host, *_):
+            pass
+        case _:
+            # Anything else, a connection to a Unix socket (its address is text) included.
+            return
+    if not is_loopback(host):
+        raise LeftTheMachineError(host)
+
+
+def is_loopback(host: object) -> bool:
+    """Tell whether a host, as text, bytes or None, stays on this machine."""
+    name = host.decode() if isinstance(host, bytes) else host
+    if name in {None, "", "localhost", "0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+        return True
+    try:
+        return ip_address(str(name)).is_loopback
+    except ValueError:
+        return False
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare `tests_at_least`, the floor that pyproject.toml sets under a whole run."""
+    parser.addini("tests_at_least", "fewer tests than this in a whole run is a failure", type="int")
+
+
+def pytest_configure() -> None:
+    """Close the network for this process, once; a hook of this kind cannot be taken away."""
+    sys.addaudithook(refuse_the_network)
+
+
+def is_whole_run(config: pytest.Config) -> bool:
+    """Tell whether nothing was asked for by name: no path, no -k, no -m, no --lf."""
+    selecting = ("keyword", "markexpr", "lf", "deselect", "ignore", "ignore_glob", "maxfail")
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return whole and not any(config.getoption(name, None) for name in selecting)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a whole run that collected fewer tests than the floor: a lost folder is no success."""
+    config = session.config
+    floor = int(config.getini("tests_at_least"))
+    if "workerinput" in vars(config) or not is_whole_run(config):
+        return
+    if session.testscollected < floor:
+        sys.stderr.write(f"\n{session.testscollected} tests collected; the floor is {floor}\n")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Give each test an environment without settings of ours or Dagster's, and an empty home.
+
+    Return the home: the state folder's default and Dagster's telemetry lie below it.
+    """
+    for name in os.environ:
+        if name.startswith(("KLAVIYO_", "DAGSTER_", "XDG_")):
+            monkeypatch.delenv(name)
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("DAGSTER_DISABLE_TELEMETRY", "1")
+    return home

@@ -1,0 +1,160 @@
+"""The rules of the house that no linter knows: pins, versions, layers, clean files.
+
+The shape of the code (sizes, names, purity) is judged in test_shape.py, imports by `make lint`.
+"""
+
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, distribution, distributions
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import klaviyo_assets
+from klaviyo_assets_tests.contract.checkout import ROOT, fences, modules, tracked_files
+
+# Paths of one machine, and hosts of package registries: neither may be in a file of the project.
+NOT_OURS = re.compile(
+    r"/(?:work|farm|root|tmp|home|Users|opt)/\w"
+    r"|\b(?:pypi|pythonhosted|npmjs|debian)\.(?:org|com)"
+    r"|--(?:extra-)?index-url"
+)
+
+
+def project() -> dict[str, Any]:
+    """Return pyproject.toml."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def pins() -> dict[str, str]:
+    """Return the releases of constraints.txt by normalized name."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return dict(pinned)
+
+
+def wanted(requirement: Requirement, extra: str) -> bool:
+    """Tell whether a requirement applies on this machine when one extra is asked for."""
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+
+
+def needs(requirement: Requirement) -> Iterator[Requirement]:
+    """Yield what an installed package needs, by its own word; nothing when it is not installed."""
+    try:
+        stated = distribution(requirement.name).requires or []
+    except PackageNotFoundError:
+        return
+    for line in stated:
+        need = Requirement(line)
+        if any(wanted(need, extra) for extra in (requirement.extras or {""})):
+            yield need
+
+
+def all_needs() -> dict[str, Requirement]:
+    """Return every package the project needs, by normalized name, however far down."""
+    facts = project()
+    lines = [*facts["build-system"]["requires"], *facts["project"]["dependencies"]]
+    for extra in facts["project"]["optional-dependencies"].values():
+        lines += extra
+    waiting = [Requirement(line) for line in lines]
+    found: dict[str, Requirement] = {}
+    while waiting:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        if name not in found:
+            found[name] = requirement
+            waiting += needs(requirement)
+    return found
+
+
+def test_every_dependency_is_pinned() -> None:
+    """A fresh install can take no release that the tests have not seen."""
+    assert sorted(all_needs().keys() - pins().keys()) == []
+
+
+def test_pins_satisfy_the_stated_ranges() -> None:
+    """A pin that pyproject.toml's ranges refuse would make every install fail."""
+    pinned = pins()
+    refused = {
+        name: (str(need), pinned[name])
+        for name, need in all_needs().items()
+        if name in pinned and not need.specifier.contains(pinned[name], prereleases=True)
+    }
+    assert refused == {}
+
+
+def test_what_is_installed_is_what_is_pinned() -> None:
+    """The tests run with the releases that a user gets."""
+    pinned = pins()
+    here = {canonicalize_name(found.name): found.version for found in distributions()}
+    strays = {name: here[name] for name in here.keys() & pinned if here[name] != pinned[name]}
+    assert strays == {}
+
+
+def test_the_versions_agree() -> None:
+    """The changelog's newest heading is the version that the package and its metadata carry."""
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## (\S+)", changelog, flags=re.MULTILINE)
+    assert headings[0] == klaviyo_assets.__version__
+    facts = project()
+    assert facts["project"]["dynamic"] == ["version"]
+    assert facts["tool"]["setuptools"]["dynamic"]["version"]["attr"] == "klaviyo_assets.__version__"
+
+
+def test_every_release_says_what_happens_to_the_data() -> None:
+    """A reader of tables finds a Data heading and the Klaviyo revision in each release."""
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    for release in re.split(r"^## ", changelog, flags=re.MULTILINE)[1:]:
+        assert "### Data" in release
+        assert re.search(r"revision `\d{4}-\d{2}-\d{2}`", release)
+
+
+def test_every_module_has_a_layer() -> None:
+    """A new room is placed in the wall, or stands apart by name, before it lands."""
+    contract = fences()["importlinter:contract:layers"]
+    placed = set(re.findall(r"\w+", contract["layers"] + contract["exhaustive_ignores"]))
+    assert contract["exhaustive"] == "True"
+    assert {module.room for module in modules()} - {""} - placed == set()
+
+
+def test_dagster_finds_the_same_location_both_ways() -> None:
+    """pyproject.toml hides workspace.yaml from `dagster dev` without -w, so both say the same."""
+    workspace = yaml.safe_load((ROOT / "workspace.yaml").read_text(encoding="utf-8"))
+    location = workspace["load_from"][0]["python_module"]
+    stated = project()["tool"]["dagster"]
+    assert location["module_name"] == stated["module_name"]
+    assert location["location_name"] == stated["code_location_name"]
+
+
+@pytest.mark.parametrize("flags", [[], ["-w", "workspace.yaml"]], ids=["pyproject", "workspace"])
+def test_the_code_location_loads_without_settings(flags: list[str], tmp_path: Path) -> None:
+    """Dagster validates the definitions with no environment variable set."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dagster", "definitions", "validate", *flags],
+        cwd=ROOT,
+        env={"HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert "Validation successful for code location klaviyo_assets" in said
+
+
+def test_no_file_names_a_machine_or_a_registry() -> None:
+    """The project installs anywhere: no path of a developer's machine, no registry of its own."""
+    found: list[str] = []
+    for path in tracked_files():
+        text = path.read_text(encoding="utf-8", errors="replace")
+        for number, line in enumerate(text.splitlines(), 1):
+            if NOT_OURS.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:80]}")
+    assert found == []

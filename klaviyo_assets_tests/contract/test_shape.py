@@ -1,0 +1,97 @@
+"""The shape of the package's code: sizes, names, and the purity that imports cannot show."""
+
+import ast
+import sys
+from itertools import chain
+
+import pytest
+
+from klaviyo_assets_tests.contract.checkout import (
+    Module,
+    functions,
+    imported_names,
+    lines_of_code,
+    modules,
+)
+
+LINES_OF_A_FILE = 250
+LINES_OF_A_FUNCTION = 30
+
+# What may be longer, by dotted name, with the reason. Both are empty, and should stay so.
+LONGER_FILES: dict[str, str] = {}
+LONGER_FUNCTIONS: dict[str, str] = {}
+
+# Words that say nothing about what a file holds.
+EMPTY_WORDS = {"base", "common", "handler", "helper", "helpers", "manager", "misc", "util", "utils"}
+
+# Rooms and files in which the time is an argument; what they import is fenced in setup.cfg.
+PURE = (
+    "klaviyo_assets.api.limits",
+    "klaviyo_assets.api.protocol",
+    "klaviyo_assets.errors",
+    "klaviyo_assets.model",
+    "klaviyo_assets.streams",
+    "klaviyo_assets.tables",
+)
+
+
+@pytest.fixture(name="package", scope="module")
+def parsed_package() -> list[Module]:
+    """Return every module of the package, parsed; an empty list would prove nothing."""
+    found = modules()
+    assert found
+    return found
+
+
+def test_a_file_fits_in_the_head(package: list[Module]) -> None:
+    """No file of the package is longer than 250 lines."""
+    lengths = {module.name: len(module.text.splitlines()) for module in package}
+    long = {name: lines for name, lines in lengths.items() if lines > LINES_OF_A_FILE}
+    assert long.keys() == LONGER_FILES.keys(), long
+
+
+def test_a_function_fits_on_a_screen(package: list[Module]) -> None:
+    """No function is longer than 30 lines, its docstring not counted."""
+    long = {
+        f"{module.name}.{function.name}": lines_of_code(function)
+        for module in package
+        for function in functions(module)
+        if lines_of_code(function) > LINES_OF_A_FUNCTION
+    }
+    assert long.keys() == LONGER_FUNCTIONS.keys(), long
+
+
+def test_a_file_is_named_for_what_it_holds(package: list[Module]) -> None:
+    """No file or folder is called utils, helpers or the like; `io_manager` is Dagster's word."""
+    parts = {part for module in package for part in module.name.split(".")} - {"io_manager"}
+    assert {part for part in parts if EMPTY_WORDS.intersection(part.split("_"))} == set()
+
+
+def test_knowledge_is_told_the_time(package: list[Module]) -> None:
+    """The pure rooms ask no clock through `datetime` or `date`, which no import fence can see."""
+    pure = [module for module in package if module.name.startswith(PURE)]
+    assert pure
+    asked = [
+        f"{module.path}:{node.lineno} {ast.unparse(node)}"
+        for module in pure
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr in {"now", "utcnow", "today"}
+        and ast.unparse(node.value).split(".")[-1] in {"datetime", "date"}
+    ]
+    assert asked == []
+
+
+def test_the_package_itself_imports_nothing(package: list[Module]) -> None:
+    """`import klaviyo_assets` costs nothing: `__init__` holds the version alone."""
+    door = next(module for module in package if module.name == "klaviyo_assets")
+    assert list(imported_names(door)) == []
+
+
+def test_the_sandbox_stands_on_the_standard_library(package: list[Module]) -> None:
+    """The judge needs no package that the judged one uses."""
+    judges = [module for module in package if module.room == "sandbox"]
+    assert judges
+    names = set(chain.from_iterable(imported_names(module) for module in judges))
+    foreign = {name for name in names if name.partition(".")[0] not in sys.stdlib_module_names}
+    assert {name for name in foreign if not name.startswith("klaviyo_assets.sandbox")} == set()
