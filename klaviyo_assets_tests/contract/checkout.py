@@ -30,9 +30,9 @@ class Module:
 
 
 def tracked_files() -> list[Path]:
-    """Return every file of the repository that exists, new ones included, ignored ones not."""
+    """Return every file that git knows and that exists: what would be committed."""
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        ["git", "ls-files", "-z", "--cached"],
         cwd=ROOT,
         capture_output=True,
         check=True,
