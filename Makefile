@@ -34,7 +34,7 @@ endif
 # Built without isolation, on the pinned setuptools: an isolated build would fetch the newest one.
 $(VENV)/.installed: $(REQUIREMENTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "klaviyo_assets needs Python 3.11 or newer; '$(PYTHON)' is" \
+	  echo "klaviyo_assets needs Python 3.11 or newer; '$(PYTHON)' says:" \
 	    "$$($(PYTHON) --version 2>&1 || true). Name another one: make PYTHON=python3.12" >&2; \
 	  exit 1; }
 	@echo "Installing into $(VENV), for a minute or so"
