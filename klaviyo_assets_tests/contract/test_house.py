@@ -40,6 +40,13 @@ def pins() -> dict[str, str]:
     return dict(pinned)
 
 
+def releases() -> dict[str, str]:
+    """Return the changelog's text by version, newest first; what is unreleased is left out."""
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    parts = re.split(r"^## \[(\d[^]]*)\] - \d{4}-\d{2}-\d{2}$", changelog, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
 def wanted(requirement: Requirement, extra: str) -> bool:
     """Tell whether a requirement applies on this machine when one extra is asked for."""
     return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
@@ -99,10 +106,8 @@ def test_what_is_installed_is_what_is_pinned() -> None:
 
 
 def test_the_versions_agree() -> None:
-    """The changelog's newest heading is the version that the package and its metadata carry."""
-    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    headings = re.findall(r"^## (\S+)", changelog, flags=re.MULTILINE)
-    assert headings[0] == klaviyo_assets.__version__
+    """The changelog's newest release is the version that the package and its metadata carry."""
+    assert next(iter(releases())) == klaviyo_assets.__version__
     facts = project()
     assert facts["project"]["dynamic"] == ["version"]
     assert facts["tool"]["setuptools"]["dynamic"]["version"]["attr"] == "klaviyo_assets.__version__"
@@ -110,10 +115,9 @@ def test_the_versions_agree() -> None:
 
 def test_every_release_says_what_happens_to_the_data() -> None:
     """A reader of tables finds a Data heading and the Klaviyo revision in each release."""
-    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    for release in re.split(r"^## ", changelog, flags=re.MULTILINE)[1:]:
-        assert "### Data" in release
-        assert re.search(r"revision `\d{4}-\d{2}-\d{2}`", release)
+    for text in releases().values():
+        assert "### Data" in text
+        assert re.search(r"revision `\d{4}-\d{2}-\d{2}`", text)
 
 
 def test_every_module_has_a_layer() -> None:
