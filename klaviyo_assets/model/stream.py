@@ -7,6 +7,7 @@ contract test. What belongs here: the words and what would be nonsense. What doe
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import MappingProxyType
 from typing import Literal
 
@@ -22,7 +23,9 @@ class Cursor:
     offered; where only the strict `greater-than` is, windows are asked one second earlier.
     `is_version` tells whether a later cursor means a newer version of the record: true of
     `updated`, false of an event's `datetime`. `has_lookback` marks the stream that the lookback
-    setting applies to.
+    setting applies to. `earliest`, where given, is asked for as the start of a window that has
+    none: without a bound Klaviyo would also send records that have no cursor at all, and which do
+    not belong to the stream.
     """
 
     column: str
@@ -30,6 +33,7 @@ class Cursor:
     inclusive: bool = True
     is_version: bool = True
     has_lookback: bool = False
+    earliest: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,39 @@
+"""Facts: every stream there is, as values; one module a section of Klaviyo's API reference.
+
+A new section is a module here and its streams in `COLLECTIONS`; a test fails for a module or a
+stream that is missing.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.streams.accounts import ACCOUNTS
+from klaviyo_assets.streams.campaigns import CAMPAIGNS, CAMPAIGNS_DETAILED
+from klaviyo_assets.streams.events import EVENTS, EVENTS_DETAILED
+from klaviyo_assets.streams.flows import FLOWS
+from klaviyo_assets.streams.lists import LISTS, LISTS_DETAILED
+from klaviyo_assets.streams.metrics import METRICS
+from klaviyo_assets.streams.profiles import GLOBAL_EXCLUSIONS, PROFILES
+from klaviyo_assets.streams.segments import SEGMENTS
+from klaviyo_assets.streams.templates import EMAIL_TEMPLATES
+
+COLLECTIONS: tuple[Stream, ...] = (
+    ACCOUNTS,
+    CAMPAIGNS,
+    CAMPAIGNS_DETAILED,
+    EMAIL_TEMPLATES,
+    EVENTS,
+    EVENTS_DETAILED,
+    FLOWS,
+    GLOBAL_EXCLUSIONS,
+    LISTS,
+    LISTS_DETAILED,
+    METRICS,
+    PROFILES,
+    SEGMENTS,
+)
+"""Every stream that is read from records, by name; what it is made of may come after it."""
+
+STREAMS: Mapping[str, Stream] = MappingProxyType({stream.name: stream for stream in COLLECTIONS})
+"""The same by name."""

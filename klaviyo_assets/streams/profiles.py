@@ -1,0 +1,207 @@
+"""Profiles: the people. Klaviyo API reference, section "Profiles".
+
+What belongs here: the streams of this section, as values. What does not: anything that acts.
+Consent is published per channel and purpose in four shapes; `consent_columns` writes out the
+columns of one, `subscriptions_<channel>_<purpose>_<field>`.
+Source: https://developers.klaviyo.com/en/reference/profiles_api_overview, revision 2026-07-15.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from klaviyo_assets.model.column import At, Column, ColumnType, Newest, attribute
+from klaviyo_assets.model.stream import AdditionalField, Collection, Cursor, Stream
+from klaviyo_assets.model.tiers import L, M
+
+SUPPRESSION = "subscriptions.email.marketing.suppression"
+
+PERSON = (
+    Column("email", "Email address."),
+    Column("phone_number", "Phone number in E.164 form."),
+    Column("external_id", "The id that another system knows the person by."),
+    Column("first_name", "First name."),
+    Column("last_name", "Last name."),
+    Column("organization", "The company the person works for."),
+    Column("locale", "Language tag (BCP 47), such as en-US."),
+    Column("title", "Job title."),
+    Column("image", "Address of a picture."),
+    Column("created", "When the profile was created.", "timestamp"),
+    Column("updated", "When the profile last changed.", "timestamp"),
+    Column("last_event_date", "When the latest event that changed it happened.", "timestamp"),
+    attribute("location.address1", "Street address, first line."),
+    attribute("location.address2", "Street address, second line."),
+    attribute("location.city", "City."),
+    attribute("location.country", "Country."),
+    # Published as number or text: old senders put both.
+    attribute("location.latitude", "Latitude in degrees.", "number"),
+    attribute("location.longitude", "Longitude in degrees.", "number"),
+    attribute("location.region", "State or region within the country."),
+    attribute("location.zip", "Postal code."),
+    attribute("location.timezone", "Time zone name, mostly IANA's."),
+    attribute("location.ip", "IP address that the person was last seen at."),
+    Column("properties", "The account's own properties of the person.", "json"),
+)
+
+CONSENT_FIELDS: Mapping[str, tuple[ColumnType, str]] = {
+    "can_receive_email_marketing": ("boolean", "Whether {} may be sent: nothing suppresses it."),
+    "can_receive_sms_marketing": ("boolean", "Whether {} may be sent."),
+    "can_receive_sms_transactional": ("boolean", "Whether {} may be sent."),
+    "can_receive_push_marketing": ("boolean", "Whether {} may be sent."),
+    "can_receive": ("boolean", "Whether {} is allowed."),
+    "consent": ("string", "State of the consent to {}."),
+    "consent_timestamp": ("timestamp", "When the consent to {} was given or last changed."),
+    "created_timestamp": ("timestamp", "When the consent to {} was first recorded."),
+    "last_updated": ("timestamp", "When anything about the consent to {} last changed."),
+    "valid_until": ("timestamp", "When the consent to {} runs out; mostly NULL."),
+    "method": ("string", "How the consent to {} was got."),
+    "method_detail": ("string", "More on how the consent to {} was got."),
+    "custom_method_detail": ("string", "What the caller said on how consent to {} was got."),
+    "double_optin": ("boolean", "Whether the consent to {} was confirmed a second time."),
+    "metadata": ("json", "More on the consent to {}; differs by channel."),
+    "phone_number": ("string", "The number that the consent to {} was given for."),
+    "suppression": ("json", "Reasons and times that shut {} off; mostly empty."),
+    "list_suppressions": ("json", "Lists, reasons and times that shut {} off for one list."),
+}
+"""Type and meaning of each field that a consent can have; `{}` is what is consented to."""
+
+PERMISSION = (
+    "consent",
+    "consent_timestamp",
+    "last_updated",
+    "created_timestamp",
+    "metadata",
+    "can_receive",
+    "valid_until",
+)
+"""The fields of the newer consents, open tracking and WhatsApp, in Klaviyo's order."""
+
+TEXTING = ("consent", "consent_timestamp", "method", "method_detail", "last_updated")
+"""The fields that both consents to SMS share."""
+
+
+def consent_columns(path: str, subject: str, fields: tuple[str, ...]) -> tuple[Column, ...]:
+    """Return one column a field of the consent at `subscriptions.<path>`.
+
+    `subject` says what is consented to, in words that stand in the columns' descriptions.
+    """
+    return tuple(
+        attribute(f"subscriptions.{path}.{name}", about.format(subject), kind)
+        for name in fields
+        for kind, about in (CONSENT_FIELDS[name],)
+    )
+
+
+CONSENTS = (
+    *consent_columns(
+        "email.marketing",
+        "marketing by email",
+        (
+            "can_receive_email_marketing",
+            "consent",
+            "consent_timestamp",
+            "last_updated",
+            "method",
+            "method_detail",
+            "custom_method_detail",
+            "double_optin",
+            "suppression",
+            "list_suppressions",
+        ),
+    ),
+    *consent_columns("email.open_tracking", "tracking of opened emails", PERMISSION),
+    *consent_columns("sms.marketing", "marketing by SMS", ("can_receive_sms_marketing", *TEXTING)),
+    *consent_columns(
+        "sms.transactional", "notices by SMS", ("can_receive_sms_transactional", *TEXTING)
+    ),
+    *consent_columns(
+        "mobile_push.marketing",
+        "marketing by push message",
+        ("can_receive_push_marketing", "consent", "consent_timestamp"),
+    ),
+    *consent_columns("whatsapp.marketing", "marketing by WhatsApp", (*PERMISSION, "phone_number")),
+    *consent_columns(
+        "whatsapp.transactional", "notices by WhatsApp", (*PERMISSION, "phone_number")
+    ),
+    *consent_columns(
+        "whatsapp.conversational", "conversation by WhatsApp", (*PERMISSION, "phone_number")
+    ),
+)
+
+PREDICTIONS = (
+    attribute("predictive_analytics.historic_clv", "Value of all orders so far.", "number"),
+    attribute("predictive_analytics.predicted_clv", "Value expected in 365 days.", "number"),
+    attribute("predictive_analytics.total_clv", "Value so far and expected.", "number"),
+    attribute("predictive_analytics.historic_number_of_orders", "Orders so far.", "number"),
+    attribute(
+        "predictive_analytics.predicted_number_of_orders", "Orders expected in 365 days.", "number"
+    ),
+    attribute(
+        "predictive_analytics.average_days_between_orders",
+        "Days from order to order; NULL after a single one.",
+        "number",
+    ),
+    attribute("predictive_analytics.average_order_value", "Value of an average order.", "number"),
+    attribute(
+        "predictive_analytics.churn_probability", "How likely the person is lost, 0 to 1.", "number"
+    ),
+    attribute(
+        "predictive_analytics.expected_date_of_next_order",
+        "When the next order is expected, as worked out at the last one.",
+        "timestamp",
+    ),
+    attribute(
+        "predictive_analytics.ranked_channel_affinity",
+        "Channels from the most to the least promising.",
+        "ids",
+    ),
+)
+
+SUBSCRIPTIONS = AdditionalField(resource="profile", name="subscriptions")
+
+PROFILES = Stream(
+    name="profiles",
+    about="One row per profile: a person, known by email, phone number or another id.",
+    section="Profiles",
+    source=Collection(
+        path="/api/profiles",
+        page_size=100,
+        additional_fields=(
+            SUBSCRIPTIONS,
+            AdditionalField(resource="profile", name="predictive_analytics", tier=M, optional=True),
+        ),
+    ),
+    # Of the four comparisons only the two strict ones are offered for `updated`.
+    cursor=Cursor(column="updated", field="updated", inclusive=False),
+    tier=L,
+    scopes=("profiles:read",),
+    columns=(*PERSON, *CONSENTS, *PREDICTIONS),
+)
+
+GLOBAL_EXCLUSIONS = Stream(
+    name="global_exclusions",
+    about="One row per profile that is suppressed: no marketing by email goes there.",
+    section="Profiles",
+    source=Collection(path="/api/profiles", page_size=100, additional_fields=(SUBSCRIPTIONS,)),
+    cursor=Cursor(
+        column="suppressed_at",
+        field=f"{SUPPRESSION}.timestamp",
+        # Lifting the newest of several suppressions makes it go back.
+        is_version=False,
+        # The filter is what leaves out everybody who was never suppressed.
+        earliest=datetime(1970, 1, 1, tzinfo=UTC),
+    ),
+    tier=L,
+    scopes=("profiles:read",),
+    ignores_start=True,
+    columns=(
+        *PERSON,
+        *CONSENTS,
+        Column("suppressions", "Each suppression's reason and time.", "json", At(SUPPRESSION)),
+        Column(
+            "suppressed_at",
+            "When the newest suppression began.",
+            "timestamp",
+            Newest(SUPPRESSION, "timestamp"),
+        ),
+    ),
+)

@@ -1,0 +1,34 @@
+"""Templates: how emails look. Klaviyo API reference, section "Templates".
+
+What belongs here: the streams of this section, as values. What does not: anything that acts.
+Source: https://developers.klaviyo.com/en/reference/templates_api_overview, revision 2026-07-15.
+"""
+
+from klaviyo_assets.model.column import Column
+from klaviyo_assets.model.stream import AdditionalField, Collection, Cursor, Stream
+from klaviyo_assets.model.tiers import L
+
+EMAIL_TEMPLATES = Stream(
+    name="email_templates",
+    about="One row per email template.",
+    section="Templates",
+    source=Collection(
+        path="/api/templates",
+        page_size=10,
+        additional_fields=(AdditionalField(resource="template", name="definition"),),
+    ),
+    cursor=Cursor(column="updated", field="updated"),
+    tier=L,
+    scopes=("templates:read",),
+    columns=(
+        Column("name", "The template's name."),
+        Column("editor_type", "How it is edited: SYSTEM_DRAGGABLE, USER_DRAGGABLE, CODE, SIMPLE."),
+        Column("html", "The HTML as rendered; may be large."),
+        Column("text", "The plain text version."),
+        Column("amp", "The AMP version."),
+        Column("created", "When it was created.", "timestamp"),
+        Column("updated", "When it last changed.", "timestamp"),
+        # One document: its sections and styles mean nothing apart.
+        Column("definition", "The building blocks; SYSTEM_DRAGGABLE templates only.", "json"),
+    ),
+)
