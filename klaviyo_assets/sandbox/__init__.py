@@ -1,0 +1,24 @@
+"""A Klaviyo on loopback: starts in a second, refuses what Klaviyo refuses, remembers what it showed.
+
+`serve` starts one in this process; `python -m klaviyo_assets.sandbox` starts one of its own. The
+sandbox imports nothing of the product and the product nothing of it, so that it can judge.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from klaviyo_assets.sandbox.account import DEFAULT_KEY, SIZES, Account, Key
+from klaviyo_assets.sandbox.server import Sandbox
+from klaviyo_assets.sandbox.service import Service
+
+__all__ = ["DEFAULT_KEY", "SIZES", "Account", "Key", "Sandbox", "serve"]
+
+
+@contextmanager
+def serve(account: Account | None = None, *, port: int = 0) -> Iterator[Sandbox]:
+    """A running sandbox on 127.0.0.1 for the length of the block; port 0 takes a free one."""
+    sandbox = Sandbox(Service(account or Account()), port)
+    try:
+        yield sandbox
+    finally:
+        sandbox.close()

@@ -1,0 +1,96 @@
+"""The paths for tests, all below `/__`: clock, journal, truth, mutations, faults. No key needed.
+
+Each is a small function of the request; what they change is in the rooms they call.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from urllib.parse import parse_qsl
+
+from klaviyo_assets.sandbox.json_types import Json, JsonObject, dumps, loads_object
+from klaviyo_assets.sandbox.moments import SECOND, moment
+from klaviyo_assets.sandbox.service import Reply, Request, Service
+from klaviyo_assets.sandbox.truth import truth
+
+Route = Callable[[Request], Json]
+
+
+class Admin:
+    """Answers to `/__...`; a bad body is a 400 with a plain text."""
+
+    def __init__(self, service: Service) -> None:
+        """Serve the tests of one sandbox."""
+        self.service = service
+        self.routes: dict[tuple[str, str], Route] = {
+            ("GET", "/__clock"): self.clock,
+            ("POST", "/__clock"): self.move_clock,
+            ("GET", "/__journal"): self.journal,
+            ("DELETE", "/__journal"): self.clear_journal,
+            ("GET", "/__journal/ids"): self.shown_ids,
+        }
+
+    def answer(self, request: Request) -> Reply:
+        """The JSON answer, 404 for an unknown path, 400 for a body that makes no sense."""
+        try:
+            route = self.routes.get((request.method, request.path))
+            if route is not None:
+                return reply(200, route(request))
+            if request.method == "GET" and request.path.startswith("/__truth/"):
+                return reply(200, self.truth(request))
+        except (ValueError, KeyError, TypeError) as error:
+            return reply(400, {"error": f"{type(error).__name__}: {error}"})
+        return reply(404, {"error": "no such path"})
+
+    def clock(self, request: Request) -> Json:
+        """The sandbox's time."""
+        _ = request
+        now = self.service.clock.now()
+        return {"now": datetime.fromtimestamp(now, UTC).isoformat(), "seconds": now}
+
+    def move_clock(self, request: Request) -> Json:
+        """`{"advance_seconds": n}` or `{"now": iso}`."""
+        wish = loads_object(request.body)
+        if "now" in wish:
+            self.service.clock.set_to(moment(str(wish["now"])) / SECOND)
+        else:
+            self.service.clock.advance(float(str(wish["advance_seconds"])))
+        return self.clock(request)
+
+    def journal(self, request: Request) -> Json:
+        """All requests, or with `?summary=1` their counts."""
+        if dict(parse_qsl(request.query)).get("summary"):
+            return self.service.journal.summary()
+        return {"requests": [entry.as_json() for entry in self.service.journal.requests()]}
+
+    def clear_journal(self, request: Request) -> Json:
+        """Forget the requests so far."""
+        _ = request
+        self.service.journal.clear()
+        return {}
+
+    def shown_ids(self, request: Request) -> Json:
+        """The ids ever shown intact on `?path=`, sorted, and how many were shown twice or more."""
+        path = dict(parse_qsl(request.query))["path"]
+        kind, counts = self.service.journal.shown(path)
+        found: JsonObject = {"path": path, "ids": [], "repeated": 0}
+        if kind is not None:
+            name = self.namer(kind)
+            found["ids"] = sorted(name(ordinal) for ordinal in counts)
+            found["repeated"] = sum(1 for times in counts.values() if times > 1)
+        return found
+
+    def namer(self, kind: str) -> Callable[[int], str]:
+        """From ordinals of a collection to ids."""
+        shop = self.service.shop
+        return shop.events.id_of if kind == "event" else shop.shelves[kind].id_of
+
+    def truth(self, request: Request) -> Json:
+        """What a complete reader must hold now."""
+        name = request.path.removeprefix("/__truth/")
+        given = dict(parse_qsl(request.query))
+        return truth(self.service.shop, name, now=self.service.clock.now(), given=given)
+
+
+def reply(status: int, value: Json) -> Reply:
+    """A JSON reply of the admin side."""
+    return Reply(status=status, body=dumps(value), headers={"content-type": "application/json"})

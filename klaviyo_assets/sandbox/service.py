@@ -1,0 +1,134 @@
+"""A Klaviyo without a socket: a request's values in, an answer's values out.
+
+Puts the rooms in order (path, key, revision, rate, query, records) and writes the journal. The socket
+is in `server`, what goes wrong on purpose in `faults`.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl
+
+from klaviyo_assets.sandbox import admission
+from klaviyo_assets.sandbox.account import Account
+from klaviyo_assets.sandbox.answers import Answer, Answers, Place
+from klaviyo_assets.sandbox.clock import Clock
+from klaviyo_assets.sandbox.errors import ApiError
+from klaviyo_assets.sandbox.event_answers import EventAnswers
+from klaviyo_assets.sandbox.facts.operation import Operation
+from klaviyo_assets.sandbox.journal import Entry, Journal
+from klaviyo_assets.sandbox.limits import Limits
+from klaviyo_assets.sandbox.query import Query, read_query
+from klaviyo_assets.sandbox.routes import Route, route
+from klaviyo_assets.sandbox.shop.store import Shop
+
+JSON_API = "application/vnd.api+json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A request as it came: path and query still encoded, header names in lower case."""
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    body: bytes = b""
+    origin: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Reply:
+    """An answer to send: status, headers, body, and the ids in it."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+    kind: str | None = None
+    shown: list[int] = field(default_factory=list[int])
+
+
+class Service:
+    """The sandbox's state and its one entry, `answer`."""
+
+    def __init__(self, account: Account) -> None:
+        """Make the shop; the clock starts at the account's `now`, or at the machine's time."""
+        base = account.now.timestamp() if account.now else float(int(time.time()))
+        self.account = account
+        self.clock = Clock(base, frozen=account.frozen)
+        self.shop = Shop(account, int(base))
+        self.journal = Journal()
+        self.limits = Limits(account.rate_limit_scale)
+        self.answers = Answers(self.shop)
+        self.event_answers = EventAnswers(self.shop)
+
+    def open_entry(self, request: Request) -> Entry:
+        """A journal entry for a request."""
+        return self.journal.open(
+            Entry(
+                number=0,
+                seconds=time.time(),
+                sandbox_seconds=self.clock.now(),
+                method=request.method,
+                path=request.path.rstrip("/"),
+                query=request.query,
+                key_hash=admission.key_hash(request.headers.get("authorization")),
+            )
+        )
+
+    def answer(self, request: Request, entry: Entry) -> Reply:
+        """The answer to a request; refusals come as replies too."""
+        limit_headers: dict[str, str] = {}
+        try:
+            found = route(request.method, request.path)
+            entry.operation = found.operation.name
+            self.admit(request, found.operation, limit_headers)
+            return self.accepted(request, found, limit_headers)
+        except ApiError as error:
+            headers = {"content-type": JSON_API, **limit_headers, **error.headers}
+            return Reply(status=error.status, body=error.body(entry.number), headers=headers)
+
+    def admit(self, request: Request, operation: Operation, limit_headers: dict[str, str]) -> None:
+        """Key, rate, scope, revision, content type; fills the rate headers once they are known."""
+        admission.identified(self.account, request.headers.get("authorization"))
+        pairs = dict(parse_qsl(request.query, keep_blank_values=True))
+        spent = self.limits.spend(admission.budgets(operation, pairs), time.time())
+        limit_headers.update(spent)
+        admission.admit(self.account, operation, request.headers)
+        revision = admission.check_revision(request.headers, self.clock.now())
+        limit_headers["x-klaviyo-api-revision"] = revision
+        admission.check_content_type(operation, request.headers)
+
+    def accepted(self, request: Request, found: Route, headers: dict[str, str]) -> Reply:
+        """The answer to a request that may be made."""
+        now = self.clock.now()
+        query = read_query(found.operation, request.query, now)
+        place = Place(
+            origin=request.origin, path=request.path.rstrip("/"), record_id=found.record_id
+        )
+        answer = self.dispatch(found.operation, place, query=query, now=now)
+        return Reply(
+            status=200,
+            body=answer.body,
+            headers={"content-type": JSON_API, **headers},
+            kind=answer.kind,
+            shown=answer.shown,
+        )
+
+    def dispatch(self, operation: Operation, place: Place, *, query: Query, now: float) -> Answer:
+        """The answer by the operation's role."""
+        if operation.kind == "event":
+            if operation.role == "collection":
+                return self.event_answers.collection(place, query, now)
+            return self.event_answers.detail(place, query, now)
+        match operation.role:
+            case "collection":
+                return self.answers.collection(self.shop.shelves[operation.kind], place, query)
+            case "detail":
+                return self.answers.detail(self.shop.shelves[operation.kind], place, query)
+            case "children":
+                return self.answers.children(self.shop.campaigns, place, query)
+            case "linkage":
+                return self.answers.linked(self.shop.campaigns, place)
+            case _:
+                return self.answers.members(operation, place, query)

@@ -1,0 +1,165 @@
+"""Campaigns of three channels and every send strategy, with their messages and estimates.
+
+Some are archived, some drafts, one has no message; times carry microseconds.
+"""
+
+import random
+from datetime import date
+
+from klaviyo_assets.sandbox.json_types import Json, JsonObject
+from klaviyo_assets.sandbox.moments import DAY_SECONDS, SECOND, micro_text, seconds_text
+from klaviyo_assets.sandbox.shop.goods import OCCASIONS
+from klaviyo_assets.sandbox.shop.record import Linked, Record, RecordShelf
+from klaviyo_assets.sandbox.shop.seeds import draw, ulid
+
+CHANNELS = ("email", "email", "email", "sms", "mobile_push", "email")
+STRATEGIES = ("immediate", "static", "smart_send_time", "throttled", "ab_test_campaign", "local")
+
+
+def campaign_shelf(
+    seed: int, *, count: int, base: int, days: int, group_ids: list[str]
+) -> RecordShelf:
+    """Campaigns sent over the history; the newest are scheduled or drafts."""
+    records: list[Record] = []
+    for index in range(count):
+        source = draw(seed, "campaign", index)
+        created = base - days * DAY_SECONDS + days * DAY_SECONDS * index // max(1, count)
+        records.append(_campaign(seed, index, source=source, created=created, groups=group_ids))
+    _ = base
+    return RecordShelf("campaign", records)
+
+
+def _campaign(
+    seed: int, index: int, *, source: random.Random, created: int, groups: list[str]
+) -> Record:
+    channel = CHANNELS[index % len(CHANNELS)]
+    send = created + 3600 + source.randrange(DAY_SECONDS // 4)
+    status = ("Sent", "Sent", "Sent", "Sent", "Draft", "Cancelled", "Sent", "Scheduled")[index % 8]
+    strategy = _strategy(STRATEGIES[index % len(STRATEGIES)], send)
+    times = created * SECOND + source.randrange(SECOND)
+    updated = send * SECOND + source.randrange(SECOND)
+    sent: Json = seconds_text(send) if status == "Sent" else None
+    attributes: JsonObject = {
+        "name": f"{OCCASIONS[index % len(OCCASIONS)]} #{index}",
+        "status": status,
+        "archived": index % 9 == 4,
+        "audiences": {"included": list(groups[index % 3 : index % 3 + 2]), "excluded": groups[-1:]},
+        "send_options": {"use_smart_sending": channel != "sms"},
+        "tracking_options": _tracking(channel),
+        "send_strategy": strategy,
+        "created_at": micro_text(times),
+        "scheduled_at": None if status == "Draft" else micro_text(times + 60 * SECOND),
+        "updated_at": micro_text(updated),
+        "send_time": sent,
+    }
+    variants = 2 if strategy["method"] == "ab_test_campaign" else 1
+    message_ids = (
+        ()
+        if index % 17 == 16
+        else tuple(message_id(seed, index * 2 + v, created) for v in range(variants))
+    )
+    links: dict[str, Linked] = {"campaign-messages": ("campaign-message", message_ids)}
+    return Record(
+        id=ulid(seed ^ 0xCA, index, created),
+        attributes=attributes,
+        links={**links, "tags": ("tag", ())},
+        hidden={"messages.channel": channel},
+    )
+
+
+def message_id(seed: int, ordinal: int, created: int) -> str:
+    """The id of a campaign message."""
+    return ulid(seed ^ 0x3E55, ordinal, created)
+
+
+def _tracking(channel: str) -> Json:
+    if channel == "mobile_push":
+        return None
+    shared: JsonObject = {
+        "add_tracking_params": True,
+        "custom_tracking_params": [{"type": "static", "value": "mail", "name": "utm_medium"}],
+    }
+    if channel == "sms":
+        return shared
+    return {**shared, "is_tracking_clicks": True, "is_tracking_opens": True}
+
+
+def _strategy(name: str, send: int) -> JsonObject:
+    when = seconds_text(send)
+    local: Json = {"is_local": True, "send_past_recipients_immediately": False}
+    found: dict[str, JsonObject] = {
+        "immediate": {"method": "immediate"},
+        "static": {"method": "static", "datetime": when, "options": {"is_local": False}},
+        "smart_send_time": {"method": "smart_send_time", "date": _day(send)},
+        "throttled": {"method": "throttled", "datetime": when, "throttle_percentage": 20},
+        "ab_test_campaign": {"method": "ab_test_campaign"},
+        "local": {"method": "static", "datetime": when, "options": local},
+    }
+    return found[name]
+
+
+def _day(seconds: int) -> str:
+    return date.fromisoformat(seconds_text(seconds)[:10]).isoformat()
+
+
+def message_shelf(campaigns: RecordShelf, template_ids: list[str]) -> RecordShelf:
+    """The messages of all campaigns; email ones name a template."""
+    records: list[Record] = []
+    for campaign in campaigns.records:
+        _, ids = campaign.links["campaign-messages"]
+        channel = str(campaign.hidden["messages.channel"])
+        for place, record_id in enumerate(ids or ()):
+            template = None
+            if channel == "email" and template_ids:
+                template = template_ids[(len(records) + place) % len(template_ids)]
+            attributes: JsonObject = {
+                "definition": _definition(channel, str(campaign.attributes["name"])),
+                "send_times": [{"datetime": campaign.attributes["send_time"], "is_local": False}],
+                "created_at": campaign.attributes["created_at"],
+                "updated_at": campaign.attributes["updated_at"],
+            }
+            links: dict[str, Linked] = {
+                "campaign": ("campaign", campaign.id),
+                "template": ("template", template),
+                "image": ("image", None),
+            }
+            records.append(Record(id=record_id, attributes=attributes, links=links))
+    return RecordShelf("campaign-message", records)
+
+
+def _definition(channel: str, name: str) -> JsonObject:
+    if channel == "sms":
+        content: JsonObject = {"body": f"{name}: 20% off 🎉 {{{{ link }}}}", "media_url": None}
+        options: JsonObject = {"shorten_links": True, "add_org_prefix": True}
+        return {"channel": "sms", "content": content, "render_options": options}
+    if channel == "mobile_push":
+        push: JsonObject = {"title": name, "body": "Tap to see", "dynamic_image": None}
+        return {
+            "channel": "mobile_push",
+            "notification_type": "standard",
+            "content": push,
+            "kv_pairs": {"deep": "link"},
+            "options": {"badge": None, "play_sound": False},
+        }
+    email: JsonObject = {
+        "subject": f"{name} — don’t miss it",
+        "preview_text": "Only until “Sunday”",
+        "from_email": "shop@example.com",
+        "from_label": "The Shop",
+        "reply_to_email": None,
+        "cc_email": None,
+        "bcc_email": None,
+    }
+    return {"channel": "email", "label": name, "content": email}
+
+
+def estimation_shelf(seed: int, campaigns: RecordShelf, people: int) -> RecordShelf:
+    """Recipient estimates, for four campaigns in five: the others never had a job."""
+    records: list[Record] = []
+    for index, campaign in enumerate(campaigns.records):
+        if index % 5 == 3:
+            continue
+        count = draw(seed, "estimate", index).randint(0, max(1, people))
+        attributes: JsonObject = {"estimated_recipient_count": count}
+        records.append(Record(id=campaign.id, attributes=attributes))
+    return RecordShelf("campaign-recipient-estimation", records)

@@ -1,0 +1,152 @@
+"""Lists and segments, and who is in them.
+
+Membership is a function of (seed, group, profile), kept as arrays once a group is asked for; what
+tests add or take lies on top. Joining does not move a list's `updated`.
+"""
+
+from array import array
+from collections.abc import Sequence
+
+from klaviyo_assets.sandbox.json_types import Json, JsonObject
+from klaviyo_assets.sandbox.moments import DAY_SECONDS, SECOND, moment, seconds_text
+from klaviyo_assets.sandbox.shop.goods import OCCASIONS
+from klaviyo_assets.sandbox.shop.profiles import ProfileShelf
+from klaviyo_assets.sandbox.shop.record import Linked, Record, RecordShelf, Value
+from klaviyo_assets.sandbox.shop.seeds import draw, mix, short_id
+
+
+def list_shelf(seed: int, *, count: int, base: int, days: int) -> RecordShelf:
+    """Lists; the last has no member, one has no name."""
+    records: list[Record] = []
+    for index in range(count):
+        source = draw(seed, "list", index)
+        created = base - source.randrange(days * DAY_SECONDS)
+        name: Json = None if index == 2 else f"{OCCASIONS[index % len(OCCASIONS)]} list {index}"
+        attributes: JsonObject = {
+            "name": name,
+            "created": seconds_text(created),
+            "updated": seconds_text(created + source.randrange(base - created)),
+            "opt_in_process": source.choice(("double_opt_in", "single_opt_in")),
+        }
+        records.append(
+            Record(
+                id=short_id(seed, "list", index),
+                attributes=attributes,
+                links={
+                    "profiles": ("profile", ()),
+                    "tags": ("tag", ()),
+                    "flow-triggers": ("flow", ()),
+                },
+            )
+        )
+    return RecordShelf("list", records)
+
+
+def segment_shelf(seed: int, *, count: int, base: int, days: int) -> RecordShelf:
+    """Segments with a nested definition."""
+    records: list[Record] = []
+    for index in range(count):
+        source = draw(seed, "segment", index)
+        created = base - source.randrange(days * DAY_SECONDS)
+        condition: JsonObject = {
+            "type": "profile-property",
+            "property": f"properties['{OCCASIONS[index % len(OCCASIONS)]}']",
+            "filter": {"type": "numeric", "operator": "greater-than", "value": index},
+        }
+        attributes: JsonObject = {
+            "name": f"Segment {index} – engaged {30 * (index + 1)} days",
+            "definition": {"condition_groups": [{"conditions": [condition, condition]}]},
+            "created": seconds_text(created),
+            "updated": seconds_text(created + source.randrange(base - created)),
+            "is_active": index % 5 != 4,
+            "is_processing": index % 7 == 6,
+            "is_starred": index % 3 == 0,
+        }
+        records.append(
+            Record(
+                id=short_id(seed, "segment", index),
+                attributes=attributes,
+                links={
+                    "profiles": ("profile", ()),
+                    "tags": ("tag", ()),
+                    "flow-triggers": ("flow", ()),
+                },
+            )
+        )
+    return RecordShelf("segment", records)
+
+
+class Membership:
+    """The members of one group as a shelf of profiles with `joined_group_at`."""
+
+    kind = "profile"
+
+    def __init__(self, *, seed: int, index: int, people: ProfileShelf) -> None:
+        """Choose members: a share that differs by group, none in every eleventh."""
+        self.people = people
+        self.seed = seed ^ (0x6E00 + index)
+        share = 0 if index % 11 == 10 else 40 + mix(self.seed, 1) % 400
+        chosen = [k for k in range(len(people.lives)) if mix(self.seed, k) % 1000 < share]
+        self.joined: dict[int, int] = {}
+        self.base = array("q", chosen)
+
+    def members(self) -> list[int]:
+        """Living members, regular ones first."""
+        lives = self.people.lives
+        regular = [k for k in self.base if lives[k] and k not in self.joined]
+        return regular + [k for k, at in self.joined.items() if at >= 0 and lives[k]]
+
+    def joined_at(self, ordinal: int) -> int:
+        """Seconds since 1970 when the profile joined."""
+        written = self.joined.get(ordinal)
+        if written is not None:
+            return written
+        created = self.people.created[ordinal]
+        return created + mix(self.seed ^ 1, ordinal) % max(1, self.people.base - created)
+
+    def join(self, ordinal: int, seconds: int) -> None:
+        """Add a profile, or renew its joining."""
+        self.joined[ordinal] = seconds
+
+    def leave(self, ordinal: int) -> None:
+        """Take a profile out; nothing in the API reports it."""
+        self.joined[ordinal] = -1
+
+    def ordinal_of(self, record_id: str) -> int | None:
+        """The profile's ordinal."""
+        return self.people.ordinal_of(record_id)
+
+    def id_of(self, ordinal: int) -> str:
+        """The profile's id."""
+        return self.people.id_of(ordinal)
+
+    def alive(self, ordinal: int) -> bool:
+        """Whether it is a member still."""
+        return self.people.alive(ordinal) and self.joined.get(ordinal, 0) >= 0
+
+    def values(self, ordinal: int, name: str) -> Sequence[Value]:
+        """The joining time, or a field of the profile."""
+        if name == "joined_group_at":
+            return (self.joined_at(ordinal) * SECOND,)
+        return self.people.values(ordinal, "id" if name == "profile_id" else name)
+
+    def order(self, name: str) -> Sequence[int]:
+        """Members by joining time; no other order is offered."""
+        _ = name
+        return sorted(self.members(), key=lambda k: (self.joined_at(k), k))
+
+    def attributes(self, ordinal: int) -> JsonObject:
+        """The profile with its joining time."""
+        joined = seconds_text(self.joined_at(ordinal))
+        return {**self.people.attributes(ordinal), "joined_group_at": joined}
+
+    def links(self, ordinal: int) -> dict[str, Linked]:
+        """The profile's relationships without conversations."""
+        found = dict(self.people.links(ordinal))
+        del found["conversations"]
+        return found
+
+
+def joined_moment(text: str) -> int:
+    """Seconds of a joining time given by a test."""
+    return moment(text) // SECOND

@@ -1,0 +1,114 @@
+"""The whole shop, put together from an account's numbers.
+
+The one place that knows which shelves there are. Everything is made from the seed; nothing is read
+from the clock, which is an argument.
+"""
+
+from klaviyo_assets.sandbox.account import Account
+from klaviyo_assets.sandbox.moments import DAY_SECONDS
+from klaviyo_assets.sandbox.shop import campaigns, event_properties, groups, journeys, metrics
+from klaviyo_assets.sandbox.shop.events import EventBook, WrittenEvent
+from klaviyo_assets.sandbox.shop.profiles import ProfileShelf
+from klaviyo_assets.sandbox.shop.record import RecordShelf, Shelf
+from klaviyo_assets.sandbox.shop.rhythm import Rhythm
+
+
+class Shop:
+    """All collections of one account; `base` is the sandbox's first moment in seconds."""
+
+    def __init__(self, account: Account, base: int) -> None:
+        """Make every shelf; two million events cost nothing here, they are functions."""
+        seed, days = account.seed, account.days
+        self.account = account
+        self.base = base
+        self.lists = groups.list_shelf(seed, count=account.lists, base=base, days=days)
+        self.segments = groups.segment_shelf(seed, count=account.segments, base=base, days=days)
+        self.profiles = ProfileShelf(
+            seed=seed,
+            count=account.profiles,
+            base=base,
+            days=days,
+            list_ids=[record.id for record in self.lists.records],
+        )
+        self.metrics = metrics.metric_shelf(seed, base=base, days=days)
+        self.custom_metrics = metrics.custom_metric_shelf(seed, base=base, metrics=self.metrics)
+        self.templates = journeys.template_shelf(
+            seed, count=account.templates, base=base, days=days
+        )
+        group_ids = [each.id for each in (*self.lists.records, *self.segments.records)]
+        self.campaigns = campaigns.campaign_shelf(
+            seed, count=account.campaigns, base=base, days=days, group_ids=group_ids
+        )
+        self.messages = campaigns.message_shelf(
+            self.campaigns, [record.id for record in self.templates.records]
+        )
+        self.flows = journeys.flow_shelf(seed, count=account.flows, base=base, days=days)
+        self.tags = journeys.tag_shelf(seed)
+        for shelf, every in ((self.campaigns, 3), (self.flows, 2), (self.lists, 4)):
+            journeys.tag_some(shelf, self.tags, every)
+        self.shelves = self.named()
+        self.memberships: dict[str, groups.Membership] = {}
+        self.pools = event_properties.pools(seed)
+        self.events = self.book()
+
+    def named(self) -> dict[str, Shelf]:
+        """Shelves by resource type."""
+        base, seed = self.base, self.account.seed
+        small: list[RecordShelf] = [
+            journeys.account_shelf(seed, self.account.timezone),
+            self.metrics,
+            self.custom_metrics,
+            metrics.mapped_metric_shelf(
+                base=base, metrics=self.metrics, custom=self.custom_metrics
+            ),
+            self.campaigns,
+            self.messages,
+            campaigns.estimation_shelf(seed, self.campaigns, self.account.profiles),
+            self.flows,
+            journeys.action_shelf(self.flows),
+            self.lists,
+            self.segments,
+            self.templates,
+            self.tags,
+            journeys.tag_group_shelf(seed),
+        ]
+        return {"profile": self.profiles, **{shelf.kind: shelf for shelf in small}}
+
+    def book(self) -> EventBook:
+        """The events, with the few that senders dated 300 days ahead."""
+        account = self.account
+        rhythm = Rhythm(
+            seed=account.seed,
+            # The future-dated ones are among the events asked for.
+            count=max(0, account.events - account.future_events),
+            days=account.days,
+            # No regular event falls on the first moment itself.
+            base=self.base + 1,
+            zone=account.timezone,
+        )
+        book = EventBook(seed=account.seed, rhythm=rhythm, people=account.profiles)
+        for place in range(account.future_events):
+            ahead = self.base + 300 * DAY_SECONDS + place
+            book.write(
+                WrittenEvent(
+                    seconds=ahead,
+                    visible_at=self.base - DAY_SECONDS,
+                    metric=0,
+                    profile=0 if account.profiles else None,
+                    properties={"clock": "wrong", "$value": None},
+                )
+            )
+        return book
+
+    def members(self, kind: str, record_id: str) -> groups.Membership | None:
+        """The members of a living list or segment; None when there is no such group."""
+        shelf = self.lists if kind == "list" else self.segments
+        ordinal = shelf.ordinal_of(record_id)
+        if ordinal is None or not shelf.alive(ordinal):
+            return None
+        if record_id not in self.memberships:
+            offset = 0 if kind == "list" else 5_000
+            self.memberships[record_id] = groups.Membership(
+                seed=self.account.seed, index=ordinal + offset, people=self.profiles
+            )
+        return self.memberships[record_id]
