@@ -1,11 +1,15 @@
-"""Windows of time, half open, and what has been read so far.
+"""Windows of time, half open, and what of a slice has been read so far.
 
 What belongs here: the arithmetic of intervals. What does not: asking for them (`api/protocol.py`)
-and reading them (`sync.py`).
+and reading them (`sync`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+
+_BEGINNING = datetime.min.replace(tzinfo=UTC)
+_END = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,3 +23,116 @@ class Window:
 
     start: datetime | None = None
     end: datetime | None = None
+
+    @property
+    def floor(self) -> datetime:
+        """Return the start, the beginning of time where it is open."""
+        return _BEGINNING if self.start is None else self.start
+
+    @property
+    def ceiling(self) -> datetime:
+        """Return the end, the end of time where it is open."""
+        return _END if self.end is None else self.end
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether no instant lies inside."""
+        return self.floor >= self.ceiling
+
+
+def _window(floor: datetime, ceiling: datetime) -> Window:
+    return Window(
+        None if floor == _BEGINNING else floor,
+        None if ceiling == _END else ceiling,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What has been read completely: disjoint windows, ascending, never touching."""
+
+    windows: tuple[Window, ...] = ()
+
+    def add(self, window: Window) -> "Coverage":
+        """Return the union with `window`; neighbours that touch become one."""
+        if window.is_empty:
+            return self
+        floor, ceiling = window.floor, window.ceiling
+        apart: list[Window] = []
+        for other in self.windows:
+            if other.ceiling < floor or ceiling < other.floor:
+                apart.append(other)
+            else:
+                floor, ceiling = min(floor, other.floor), max(ceiling, other.ceiling)
+        return Coverage(
+            tuple(sorted([*apart, _window(floor, ceiling)], key=lambda each: each.floor))
+        )
+
+    def union(self, other: "Coverage") -> "Coverage":
+        """Return what either of the two has read."""
+        united = self
+        for window in other.windows:
+            united = united.add(window)
+        return united
+
+    def without(self, window: Window) -> "Coverage":
+        """Return the coverage with the instants of `window` taken out."""
+        kept = [
+            part
+            for own in self.windows
+            for part in (
+                _window(own.floor, min(own.ceiling, window.floor)),
+                _window(max(own.floor, window.ceiling), own.ceiling),
+            )
+            if not part.is_empty
+        ]
+        return Coverage(tuple(kept))
+
+    def gaps(self, wanted: Window) -> tuple[Window, ...]:
+        """Return what of `wanted` has not been read, ascending."""
+        rest = Coverage((wanted,)) if not wanted.is_empty else Coverage()
+        for own in self.windows:
+            rest = rest.without(own)
+        return rest.windows
+
+    def reach(self, start: datetime | None) -> datetime | None:
+        """Return the end of what has been read without a gap from `start` on, None if nothing."""
+        floor = Window(start).floor
+        for own in self.windows:
+            if own.floor <= floor < own.ceiling:
+                return own.end
+        return None
+
+
+def coverage_to_json(coverage: Coverage) -> list[list[str | None]]:
+    """Return the windows as pairs of ISO 8601 texts, None for an open side."""
+    return [
+        [side.isoformat() if side else None for side in (window.start, window.end)]
+        for window in coverage.windows
+    ]
+
+
+def coverage_from_json(pairs: Sequence[Sequence[str | None]]) -> Coverage:
+    """Return the coverage that `coverage_to_json` wrote.
+
+    Raises:
+        ValueError: a text is not an ISO 8601 instant with an offset, or a pair is not a pair.
+    """
+    coverage = Coverage()
+    for start, end in pairs:
+        coverage = coverage.add(Window(instant(start), instant(end)))
+    return coverage
+
+
+def instant(text: str | None) -> datetime | None:
+    """Return the UTC instant that an ISO 8601 text names; None for None.
+
+    Raises:
+        ValueError: the text is not ISO 8601 or has no offset.
+    """
+    if text is None:
+        return None
+    value = datetime.fromisoformat(text)
+    if value.tzinfo is None:
+        raise ValueError(f"{text!r} has no offset from UTC")
+    return value.astimezone(UTC)

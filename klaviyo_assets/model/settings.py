@@ -1,0 +1,152 @@
+"""Settings: what the environment variables mean, and what is refused.
+
+What belongs here: names, defaults, allowed values. What does not: reading the environment
+(`definitions.py`) and the key, which only the client resource ever holds.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, date, datetime
+from zoneinfo import ZoneInfo
+
+from klaviyo_assets.errors import SettingError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Every setting but the key; each field is the variable `KLAVIYO_<FIELD>`."""
+
+    base_url: str = "https://a.klaviyo.com"
+    revision: str = "2026-07-15"
+    start_date: date | None = None
+    lookback_days: int = 0
+    late_events_days: int = 7
+    report_lookback_days: int = 30
+    conversion_metric_ids: tuple[str, ...] = ()
+    event_metric_ids: tuple[str, ...] = ()
+    disable_predictive_analytics: bool = False
+    timezone: str = "UTC"
+    report_start_date: date | None = None
+    data_dir: str = "./data"
+    state_dir: str = ""
+    rate_limit_share: float = 0.9
+    rate_limit_scale: float = 1.0
+
+    @property
+    def start(self) -> datetime | None:
+        """Return the first instant of the start date in UTC, None for everything."""
+        if self.start_date is None:
+            return None
+        return datetime(*self.start_date.timetuple()[:3], tzinfo=UTC)
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        """Return the optional additional fields that are not asked for."""
+        switched_off = self.disable_predictive_analytics
+        return frozenset({"predictive_analytics"}) if switched_off else frozenset()
+
+
+def read_settings(environment: Mapping[str, str]) -> tuple[Settings, tuple[SettingError, ...]]:
+    """Return the settings and what had to be refused; a refused one keeps its default here.
+
+    A code location has to load whatever the environment holds, so that its other parts can be
+    seen; a run refuses to start while a refusal stands.
+    """
+    values: dict[str, object] = {}
+    refusals: list[SettingError] = []
+    for each in fields(Settings):
+        variable = f"KLAVIYO_{each.name.upper()}"
+        raw = environment.get(variable, "").strip()
+        if not raw:
+            continue
+        try:
+            values[each.name] = _PARSERS[each.name](raw)
+        except ValueError as refused:
+            refusals.append(SettingError(f"{variable}={raw!r} cannot be used: {refused}."))
+    return Settings(**values), tuple(refusals)  # pyright: ignore[reportArgumentType]
+
+
+def _text(raw: str) -> str:
+    return raw
+
+
+def _day(raw: str) -> date:
+    try:
+        return date.fromisoformat(raw)
+    except ValueError:
+        raise ValueError("a date as YYYY-MM-DD is wanted") from None
+
+
+def _days(raw: str) -> int:
+    if not raw.isdecimal():
+        raise ValueError("a whole number of days is wanted, 0 or more")
+    return int(raw)
+
+
+def _ids(raw: str) -> tuple[str, ...]:
+    ids = tuple(part.strip() for part in raw.split(",") if part.strip())
+    for each in ids:
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", each):
+            raise ValueError("metric ids are wanted, letters and digits, separated by commas")
+    return tuple(dict.fromkeys(ids))
+
+
+def _flag(raw: str) -> bool:
+    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if raw.lower() not in known:
+        raise ValueError("true or false is wanted")
+    return known[raw.lower()]
+
+
+def _zone(raw: str) -> str:
+    try:
+        return ZoneInfo(raw).key
+    except (KeyError, ValueError, OSError):
+        raise ValueError("an IANA time zone such as Europe/Copenhagen is wanted") from None
+
+
+def _share(raw: str) -> float:
+    share = _number(raw)
+    if not 0 < share <= 1:
+        raise ValueError("a number above 0 and up to 1 is wanted")
+    return share
+
+
+def _scale(raw: str) -> float:
+    scale = _number(raw)
+    if not 0 < scale <= 1e9:
+        raise ValueError("a number above 0 and up to 1000000000 is wanted")
+    return scale
+
+
+def _number(raw: str) -> float:
+    try:
+        return float(raw)
+    except ValueError:
+        raise ValueError("a number is wanted") from None
+
+
+def _revision(raw: str) -> str:
+    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}(\.[a-z0-9]+)?", raw):
+        raise ValueError("a revision as YYYY-MM-DD is wanted")
+    return raw
+
+
+_PARSERS: Mapping[str, Callable[[str], object]] = {
+    "base_url": _text,
+    "revision": _revision,
+    "start_date": _day,
+    "lookback_days": _days,
+    "late_events_days": _days,
+    "report_lookback_days": _days,
+    "conversion_metric_ids": _ids,
+    "event_metric_ids": _ids,
+    "disable_predictive_analytics": _flag,
+    "timezone": _zone,
+    "report_start_date": _day,
+    "data_dir": _text,
+    "state_dir": _text,
+    "rate_limit_share": _share,
+    "rate_limit_scale": _scale,
+}

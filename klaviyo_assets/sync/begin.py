@@ -1,0 +1,162 @@
+"""Putting one sync together: what to read, with which client, into which table.
+
+What belongs here: choosing between windows and a fan-out, and the JSON state that each commit
+carries. What does not: carrying it out (`pull`).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import cast
+
+from klaviyo_assets.api.client import Answer, Client
+from klaviyo_assets.api.protocol import Request
+from klaviyo_assets.errors import MissingTableError
+from klaviyo_assets.lake import Lake, table_of
+from klaviyo_assets.model.settings import Settings
+from klaviyo_assets.model.stream import WHOLE, Detail, Slice, Stream
+from klaviyo_assets.model.window import instant
+from klaviyo_assets.sync.details import FanOut, worth_asking
+from klaviyo_assets.sync.plan import Known, Order, Plan, plan_of, refuse_nonsense
+from klaviyo_assets.sync.pool import Pool
+from klaviyo_assets.sync.progress import Progress, progress_to_json
+from klaviyo_assets.sync.pull import Manner, Pull
+from klaviyo_assets.sync.walk import Ask, PageReader, Walk
+from klaviyo_assets.tables.decode import Page, PageDecoder
+from klaviyo_assets.tables.schema import arrow_schema
+
+_MOST_WORKERS = 12
+"""Enough to keep the largest tier busy at 200 ms a page; the limits hold them back, not this."""
+
+_ASKING_SINCE = "asking_since"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desk:
+    """Everything a sync works with."""
+
+    client: Client
+    lake: Lake
+    settings: Settings
+    account: str
+    clock: Callable[[], datetime]
+    say: Callable[[str], None]
+    """Takes a sentence for the operator: what was unexpected and what is done about it."""
+
+
+def begin(stream: Stream, order: Order, metadata_mark: datetime | None, *, desk: Desk) -> Pull:
+    """Return the sync, its first answer already there; nothing has been written.
+
+    Raises:
+        KlaviyoAssetsError: the order makes no sense, the lake cannot be read, Klaviyo refuses.
+    """
+    before = desk.lake.state(stream.name)
+    known = Known(metadata_mark=metadata_mark, lake_state=before.state if before else None)
+    if isinstance(stream.source, Detail):
+        pull = _fan_out(stream, order, known, desk=desk)
+    else:
+        plan = plan_of(stream, order, known, settings=desk.settings, now=desk.clock())
+        for note in plan.notes:
+            desk.say(note)
+        pull = _windows(stream, order, plan, desk=desk)
+    try:
+        pull.prime()
+    except BaseException:
+        pull.close()
+        raise
+    return pull
+
+
+def _windows(stream: Stream, order: Order, plan: Plan, *, desk: Desk) -> Pull:
+    decoder = PageDecoder(stream)
+    ask = Ask(
+        stream=stream,
+        base_url=desk.settings.base_url,
+        left_out=desk.settings.left_out,
+        read=page_reader(stream, decoder, desk=desk),
+    )
+    walks = [Walk(ask, slice_, window) for slice_, window in plan.windows]
+    burst = stream.tier.burst if stream.tier is not None else 1
+    is_splittable = stream.cursor is not None
+    workers = min(_MOST_WORKERS, burst, _MOST_WORKERS if is_splittable else len(walks))
+    return Pull(
+        table=table_of(stream, arrow_schema(stream)),
+        items=Pool(walks, workers=workers),
+        manner=_manner(order, desk=desk, replaces=plan.replaces, moves_mark=plan.moves_mark),
+        progress=plan.progress,
+        state=progress_to_json,
+        hang_up=desk.client.stop,
+    )
+
+
+def page_reader(stream: Stream, decoder: PageDecoder, *, desk: Desk) -> PageReader:
+    """Return what sends a request and decodes its page, with Klaviyo's clock at the answer."""
+
+    def read(request: Request, slice_: Slice) -> tuple[Page, datetime]:
+        def decode(answer: Answer) -> tuple[Page, datetime]:
+            now = answer.server_time or desk.clock()
+            return decoder.decode(answer.body, synced_at=now, slice_=slice_), now
+
+        return desk.client.read(request, decode, stream=stream.name)
+
+    return read
+
+
+def _manner(order: Order, *, desk: Desk, replaces: bool, moves_mark: bool) -> Manner:
+    return Manner(
+        account=desk.account,
+        replaces=replaces,
+        keeps_history=order.mode.keeps_history,
+        moves_mark=moves_mark,
+        started_at=desk.clock(),
+    )
+
+
+def _fan_out(stream: Stream, order: Order, known: Known, *, desk: Desk) -> Pull:
+    refuse_nonsense(stream, order)
+    source = cast("Detail", stream.source)
+    parents = _parents(source, desk.lake)
+    now = desk.clock()
+    state = known.lake_state or {}
+    since = instant(cast("str | None", state.get(_ASKING_SINCE))) or now
+    stored = {} if order.mode.is_full else _stored(stream, source, desk.lake)
+    decoder = PageDecoder(stream)
+    ask = Ask(
+        stream=stream,
+        base_url=desk.settings.base_url,
+        left_out=desk.settings.left_out,
+        read=page_reader(stream, decoder, desk=desk),
+    )
+    wanted = worth_asking(parents, stored, since=since)
+    return Pull(
+        table=table_of(stream, arrow_schema(stream)),
+        items=FanOut(ask, wanted, decoder=decoder, asked_at=now),
+        manner=_manner(order, desk=desk, replaces=order.mode.is_full, moves_mark=True),
+        progress=Progress(None, {}, (WHOLE.name,)),
+        state=lambda progress: {
+            "cursor": None,
+            _ASKING_SINCE: None if WHOLE.name in progress.finished else since.isoformat(),
+        },
+        hang_up=desk.client.stop,
+    )
+
+
+def _parents(source: Detail, lake: Lake) -> Mapping[str, datetime | None]:
+    if lake.state(source.parent) is None:
+        raise MissingTableError(
+            f"the table {source.parent} was never read; materialize klaviyo/{source.parent} first"
+        )
+    columns = ["id"] if source.version is None else ["id", source.version]
+    rows = lake.keys(source.parent, columns)
+    ids = cast("list[str]", rows["id"].to_pylist())
+    if source.version is None:
+        return dict.fromkeys(ids)
+    return dict(zip(ids, rows[source.version].to_pylist(), strict=True))
+
+
+def _stored(stream: Stream, source: Detail, lake: Lake) -> Mapping[str, datetime | None]:
+    if lake.state(stream.name) is None:
+        return {}
+    when = "synced_at" if source.version is None else "parent_version"
+    rows = lake.keys(stream.name, ["id", when])
+    return dict(zip(rows["id"].to_pylist(), rows[when].to_pylist(), strict=True))

@@ -1,0 +1,215 @@
+"""What a sync reads: which windows of which slices, from which mark, and why.
+
+What belongs here: the decision, pure, with a sentence for everything unexpected. What does not:
+carrying it out (`pool`, `pull`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from klaviyo_assets.errors import SettingError
+from klaviyo_assets.model.settings import Settings
+from klaviyo_assets.model.stream import WHOLE, Collection, Slice, Stream
+from klaviyo_assets.model.window import Window
+from klaviyo_assets.sync.progress import (
+    Progress,
+    SliceProgress,
+    mark_from_json,
+    slices_from_json,
+)
+
+CURSOR_IN_FUTURE = timedelta(days=2)
+"""A mark this far past our own clock is a fault, not a wrong clock."""
+
+
+class SyncMode(StrEnum):
+    """What a sync reads and what it keeps; the words are the contract's."""
+
+    INCREMENTAL_DEDUPED = "incremental_deduped"
+    INCREMENTAL_APPEND = "incremental_append"
+    FULL_REFRESH_OVERWRITE = "full_refresh_overwrite"
+    FULL_REFRESH_APPEND = "full_refresh_append"
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether everything is read again and the table replaced."""
+        return self in (SyncMode.FULL_REFRESH_OVERWRITE, SyncMode.FULL_REFRESH_APPEND)
+
+    @property
+    def keeps_history(self) -> bool:
+        """Return whether every version seen is kept in the history table as well."""
+        return self in (SyncMode.INCREMENTAL_APPEND, SyncMode.FULL_REFRESH_APPEND)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What the caller wants: the mode, and a window to read again without moving the mark."""
+
+    mode: SyncMode = SyncMode.INCREMENTAL_DEDUPED
+    again: Window | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What is known before a sync: asset metadata's mark, and the lake's state if it has one."""
+
+    metadata_mark: datetime | None = None
+    lake_state: Mapping[str, object] | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Plan:
+    """Windows to read, in order, the progress they add to, and what has to be said aloud."""
+
+    windows: tuple[tuple[Slice, Window], ...]
+    progress: Progress
+    replaces: bool
+    moves_mark: bool
+    notes: tuple[str, ...]
+
+
+def slices_of(stream: Stream, settings: Settings) -> tuple[Slice, ...]:
+    """Return the parts that the stream is asked for in, one a metric where a setting says so."""
+    if not isinstance(stream.source, Collection):
+        return ()
+    if not stream.source.metric_filter or not settings.event_metric_ids:
+        return stream.source.slices
+    return tuple(
+        Slice(name=metric, filter=f'equals(metric_id,"{metric}")')
+        for metric in settings.event_metric_ids
+    )
+
+
+def plan_of(
+    stream: Stream, order: Order, known: Known, *, settings: Settings, now: datetime
+) -> Plan:
+    """Return what to read of a collection stream.
+
+    Raises:
+        SettingError: the order makes no sense for this stream.
+        ConfigError: the lake's mark cannot be read.
+    """
+    refuse_nonsense(stream, order)
+    slices = slices_of(stream, settings)
+    start = None if stream.ignores_start else settings.start
+    if stream.is_swept or order.mode.is_full:
+        windows = tuple((each, Window(None if stream.is_swept else start)) for each in slices)
+        progress = Progress(start, {}, tuple(each.name for each in slices))
+        return Plan(windows=windows, progress=progress, replaces=True, moves_mark=True, notes=())
+    progress, notes = _progress_before(stream, known, slices=slices, start=start, now=now)
+    if order.again is not None:
+        windows = tuple((each, order.again) for each in slices)
+        return Plan(
+            windows=windows, progress=progress, replaces=False, moves_mark=False, notes=notes
+        )
+    lookback = timedelta(days=settings.lookback_days if _looks_back(stream) else 0)
+    windows = tuple(
+        (each, window)
+        for each in slices
+        for window in _unread(progress.slices.get(each.name), start=start, lookback=lookback)
+    )
+    return Plan(windows=windows, progress=progress, replaces=False, moves_mark=True, notes=notes)
+
+
+def refuse_nonsense(stream: Stream, order: Order) -> None:
+    """Refuse an order that the stream cannot carry out.
+
+    Raises:
+        SettingError: `start`/`end` with a full refresh, for a stream without a filter, or reversed.
+    """
+    if order.again is None:
+        return
+    if order.mode.is_full:
+        raise SettingError(
+            "start/end read one window again, a full refresh reads everything: give one of the two",
+            stream=stream.name,
+        )
+    if stream.cursor is None or not isinstance(stream.source, Collection):
+        raise SettingError(
+            "start/end make no sense here: Klaviyo cannot filter this stream by time",
+            stream=stream.name,
+        )
+    if order.again.is_empty:
+        raise SettingError("start must lie before end (end is exclusive)", stream=stream.name)
+
+
+def _looks_back(stream: Stream) -> bool:
+    return stream.cursor is not None and stream.cursor.has_lookback
+
+
+def _unread(
+    known: SliceProgress | None, *, start: datetime | None, lookback: timedelta
+) -> tuple[Window, ...]:
+    """Return what is left of `[start, ∞)`, and the lookback window before the mark once more.
+
+                start        mark - lookback      mark
+    ──────────────┼────────────────┼────────────────┼──────────▶ UTC
+    read before ──[═════════════════════════════════)
+    to read ───────────────────────[════════════════╪══════════▶
+    """
+    progress = known or SliceProgress()
+    coverage, mark = progress.coverage, progress.mark(start)
+    if mark is not None:
+        coverage = coverage.without(Window(mark - lookback, mark))
+    return coverage.gaps(Window(start))
+
+
+def _progress_before(
+    stream: Stream,
+    known: Known,
+    *,
+    slices: tuple[Slice, ...],
+    start: datetime | None,
+    now: datetime,
+) -> tuple[Progress, tuple[str, ...]]:
+    names = tuple(each.name for each in slices)
+    if known.lake_state is None:
+        lost = known.metadata_mark is not None
+        note = (
+            f"asset metadata says {known.metadata_mark}, but the lake holds no {stream.name}: "
+            "reading from the beginning"
+        )
+        return Progress(start, {}, names), ((note,) if lost else ())
+    before = _with_all_metrics(slices_from_json(known.lake_state), names)
+    lake_mark = mark_from_json(known.lake_state)
+    progress = Progress(start, before, names, former=lake_mark)
+    notes: list[str] = []
+    lowest = known.metadata_mark
+    if lowest is None and lake_mark is not None:
+        notes.append(
+            f"no mark in asset metadata: going on from the lake's, {lake_mark.isoformat()} "
+            "(to read everything again, use sync_mode: full_refresh_overwrite)"
+        )
+    if lowest is not None and lake_mark is not None and lowest != lake_mark:
+        notes.append(f"marks differ: asset metadata {lowest}, lake {lake_mark}; the lower counts")
+        _forget(progress, Window(lowest, max(lowest, lake_mark)))
+    if any(each.highest and each.highest > now + CURSOR_IN_FUTURE for each in before.values()):
+        notes.append(f"cursor in the future: going on from {now.isoformat()} instead")
+        progress.former = None
+        for name, each in progress.slices.items():
+            progress.slices[name] = each.lowered_to(now)
+    return progress, tuple(notes)
+
+
+def _with_all_metrics(
+    before: dict[str, SliceProgress], names: tuple[str, ...]
+) -> dict[str, SliceProgress]:
+    """Return the progress where what was read of all metrics counts for each single one."""
+    everything = before.get(WHOLE.name)
+    if everything is None:
+        return before
+    united = dict(before)
+    for name in names:
+        own = before.get(name, SliceProgress())
+        united[name] = SliceProgress(
+            own.coverage.union(everything.coverage),
+            max(filter(None, (own.highest, everything.highest)), default=None),
+        )
+    return united
+
+
+def _forget(progress: Progress, window: Window) -> None:
+    for name, each in progress.slices.items():
+        progress.slices[name] = replace(each, coverage=each.coverage.without(window))

@@ -1,0 +1,115 @@
+"""Windows read side by side: workers that take a window, and when idle the later half of another's.
+
+What belongs here: threads, the queue between them and the writer, and who takes what. What does
+not: what a window is (`walk`) and what is done with a page (`pull`).
+"""
+
+from collections.abc import Iterator, Sequence
+from queue import Empty, Full, Queue
+from threading import Condition, Event, Thread
+
+from klaviyo_assets.model.stream import Slice
+from klaviyo_assets.sync.walk import Piece, Walk
+
+_LOOK_UP_SECONDS = 0.2
+"""How often a blocked worker looks up whether it should stop."""
+
+
+class Pool:
+    """Reads walks with up to `workers` threads; `items` yields what they bring, as it comes.
+
+    At most `2 * workers` pages wait between the workers and the writer, so memory stays flat.
+    """
+
+    def __init__(self, walks: Sequence[Walk], *, workers: int) -> None:
+        """Start the workers at once."""
+        self._pending = list(walks)
+        self._active: list[Walk] = []
+        self._open = [walk.slice for walk in walks]
+        self._queue: Queue[Piece | Slice | BaseException] = Queue(maxsize=2 * workers)
+        self._turn = Condition()
+        self._stop = Event()
+        self._threads = [
+            Thread(target=self._work, name=f"klaviyo-{n}", daemon=True) for n in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def items(self) -> Iterator[Piece | Slice]:
+        """Yield pieces, and each slice once when its last window has been read.
+
+        Raises:
+            KlaviyoAssetsError: what a worker met, after everything that was read before it.
+        """
+        while True:
+            try:
+                item = self._queue.get(timeout=_LOOK_UP_SECONDS)
+            except Empty:
+                if not any(thread.is_alive() for thread in self._threads) and self._queue.empty():
+                    return
+                continue
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def close(self) -> None:
+        """Tell the workers to stop after their page; does not wait for an answer under way."""
+        self._stop.set()
+        with self._turn:
+            self._turn.notify_all()
+
+    def _work(self) -> None:
+        try:
+            while (walk := self._next_walk()) is not None:
+                for piece in walk.pieces():
+                    self._put(piece)
+                    if self._stop.is_set():
+                        return
+                    with self._turn:
+                        self._turn.notify()
+                self._finish(walk)
+        except BaseException as error:  # noqa: BLE001 - carried to the writer, which raises it
+            self._put(error)
+            self.close()
+
+    def _next_walk(self) -> Walk | None:
+        """Return a waiting window, else the later half of the busiest; None when all is read."""
+        with self._turn:
+            while not self._stop.is_set():
+                walk = self._pending.pop(0) if self._pending else self._later_half()
+                if walk is not None:
+                    self._active.append(walk)
+                    return walk
+                if not self._active:
+                    self._turn.notify_all()
+                    return None
+                self._turn.wait(_LOOK_UP_SECONDS)
+            return None
+
+    def _later_half(self) -> Walk | None:
+        if not self._active:
+            return None
+        busiest = max(self._active, key=lambda walk: walk.pages_left)
+        later = busiest.split()
+        if later is not None:
+            self._open.append(later.slice)
+        return later
+
+    def _finish(self, walk: Walk) -> None:
+        with self._turn:
+            self._active.remove(walk)
+            self._open.remove(walk.slice)
+            is_slice_read = walk.slice not in self._open
+            self._turn.notify_all()
+        if is_slice_read:
+            self._put(walk.slice)
+
+    def _put(self, item: Piece | Slice | BaseException) -> None:
+        while True:
+            try:
+                self._queue.put(item, timeout=_LOOK_UP_SECONDS)
+            except Full:
+                if self._stop.is_set():
+                    return
+                continue
+            return

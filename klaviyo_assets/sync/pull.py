@@ -1,0 +1,183 @@
+"""One sync of one stream: pages in, commits out, a receipt for each.
+
+What belongs here: when to commit, and what a commit may claim. What does not: reading windows
+(`pool`), requests per parent record (`details`), files (`lake`).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from time import monotonic
+from typing import Protocol
+
+import pyarrow as pa
+
+from klaviyo_assets.errors import KlaviyoAssetsError, QuarantineError
+from klaviyo_assets.lake import Lake, Receipt, Session, Table
+from klaviyo_assets.model.stream import Slice
+from klaviyo_assets.sync.progress import Progress
+from klaviyo_assets.sync.walk import Piece
+from klaviyo_assets.tables.decode import Page
+
+COMMIT_BYTES = 48 * 1024 * 1024
+"""Rows held before a commit, in Arrow bytes: keeps memory flat, a commit well above its cost."""
+
+COMMIT_SECONDS = 60.0
+"""Longest time between commits: what a kill may cost."""
+
+QUARANTINE_SHARE = 0.01
+"""Share of records that may be put aside before the sync fails; one record always may."""
+
+
+class Items(Protocol):
+    """What brings the pieces: a pool of windows, or a fan-out over parent records."""
+
+    def items(self) -> Iterator[Piece | Slice]:
+        """Yield pieces, and each slice once when it has been read to its end."""
+        ...
+
+    def close(self) -> None:
+        """Stop reading."""
+        ...
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one sync has read and written so far."""
+
+    records_read: int = 0
+    rows_written: int = 0
+    rows_total: int = 0
+    quarantined: int = 0
+    commits: int = 0
+    notices: set[str] = field(default_factory=set[str])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How the lake is to be written: which account's, replaced or merged, with history or not."""
+
+    account: str
+    replaces: bool
+    keeps_history: bool
+    moves_mark: bool
+    started_at: datetime
+
+
+class Pull:
+    """A sync under way. Lazy: `receipts` reads and writes, one commit a step."""
+
+    def __init__(
+        self,
+        *,
+        table: Table,
+        items: Items,
+        manner: Manner,
+        progress: Progress,
+        state: Callable[[Progress], dict[str, object]],
+        hang_up: Callable[[], None],
+    ) -> None:
+        """Take the parts.
+
+        `state` gives the JSON object that each commit carries; `hang_up` wakes every request that
+        is waiting, so that a cancelled run ends at once.
+        """
+        self.table = table
+        self.progress = progress
+        self.tally = Tally()
+        self._items = items
+        self._manner = manner
+        self._state = state
+        self._hang_up = hang_up
+        self._stream = items.items()
+        self._first: list[Piece | Slice] = []
+
+    def prime(self) -> None:
+        """Wait for the first answer, so that a refusal shows before anything is written.
+
+        Raises:
+            KlaviyoAssetsError: as the client and the decoder say.
+        """
+        first = next(self._stream, None)
+        if first is not None:
+            self._first.append(first)
+
+    def close(self) -> None:
+        """Stop reading; what was committed stays."""
+        self._items.close()
+        self._hang_up()
+
+    def receipts(self, lake: Lake) -> Iterator[Receipt]:
+        """Read everything and write it; yield after each commit.
+
+        What was read before a failure is committed first, but for a full refresh, which shows only
+        whole. Closing the iterator stops the readers.
+
+        Raises:
+            KlaviyoAssetsError: what stopped the sync.
+        """
+        manner = self._manner
+        try:
+            with lake.open(
+                self.table,
+                account=manner.account,
+                mode="replace" if manner.replaces else "merge",
+                with_history=manner.keeps_history,
+                started_at=manner.started_at,
+            ) as session:
+                yield from self._write(session)
+        finally:
+            self.close()
+
+    def _write(self, session: Session) -> Iterator[Receipt]:
+        due = monotonic() + COMMIT_SECONDS
+        try:
+            for item in self._all():
+                self._take(session, item)
+                is_due = session.buffered_bytes >= COMMIT_BYTES or monotonic() >= due
+                if is_due and not self._manner.replaces:
+                    yield self._commit(session)
+                    due = monotonic() + COMMIT_SECONDS
+        except KlaviyoAssetsError:
+            if not self._manner.replaces and self.tally.records_read:
+                yield self._commit(session)
+            raise
+        yield self._commit(session)
+
+    def _all(self) -> Iterator[Piece | Slice]:
+        yield from self._first
+        self._first.clear()
+        yield from self._stream
+
+    def _take(self, session: Session, item: Piece | Slice) -> None:
+        if isinstance(item, Slice):
+            self.progress.finish(item.name)
+            return
+        self._count(session, item.page)
+        batch: pa.RecordBatch = item.batch
+        if batch.num_rows:
+            session.add(batch)
+        if self._manner.moves_mark:
+            self.progress.note(item.slice.name, item.read, item.highest)
+
+    def _count(self, session: Session, page: Page) -> None:
+        self.tally.records_read += page.records
+        self.tally.notices.update(page.notices)
+        if not page.quarantined:
+            return
+        self.tally.quarantined += len(page.quarantined)
+        session.quarantine((each.reason, each.record) for each in page.quarantined)
+        allowed = max(1, int(self.tally.records_read * QUARANTINE_SHARE))
+        if self.tally.quarantined > allowed:
+            raise QuarantineError(
+                f"{self.tally.quarantined} of {self.tally.records_read} records cannot be stored, "
+                f"more than 1 %; they lie in lake/_quarantine/{self.table.name} with the reason",
+                stream=self.table.name,
+            )
+
+    def _commit(self, session: Session) -> Receipt:
+        receipt = session.commit(self._state(self.progress))
+        self.tally.commits += 1
+        self.tally.rows_written += receipt.rows_written
+        self.tally.rows_total = receipt.rows_total
+        return receipt

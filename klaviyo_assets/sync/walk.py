@@ -1,0 +1,193 @@
+"""One window of one slice, read page by page in the order of the cursor.
+
+What belongs here: where a walk stands, what it may claim as read, and where it gives up its later
+half. What does not: threads and queues (`pool`), HTTP (`api`), decoding (`tables`).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from threading import Lock
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from klaviyo_assets.api.protocol import Request, first_request, next_request
+from klaviyo_assets.errors import CursorLostError
+from klaviyo_assets.model.stream import Slice, Stream
+from klaviyo_assets.model.window import Window
+from klaviyo_assets.tables.decode import Page
+
+SETTLED = timedelta(minutes=5)
+"""How far the mark stays behind Klaviyo's clock: what arrives late by seconds is read next time."""
+
+WORTH_SPLITTING = 4
+"""Pages that a window must still promise before an idle worker takes its later half."""
+
+_SECOND = timedelta(seconds=1)
+
+PageReader = Callable[[Request, Slice], tuple[Page, datetime]]
+"""Sends one request; returns the decoded page and Klaviyo's clock when it answered, UTC."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What all walks of one sync ask with."""
+
+    stream: Stream
+    base_url: str
+    left_out: frozenset[str]
+    read: PageReader
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """One page, and what is read completely once it and its walk's earlier pages are stored.
+
+    `highest` is the greatest cursor in it, UTC, that is old enough to become a mark.
+    """
+
+    slice: Slice
+    page: Page
+    batch: pa.RecordBatch
+    read: Window | None
+    highest: datetime | None
+
+
+class Walk:
+    """A window being read. `split` may be called from any thread, `pieces` from one."""
+
+    def __init__(self, ask: Ask, slice_: Slice, window: Window) -> None:
+        """Stand at the start of `window`; nothing is asked for yet."""
+        self.slice = slice_
+        self._ask = ask
+        self._window = window
+        self._end = window.end
+        self._claimed = window.start
+        self._position: datetime | None = None
+        self._pages_left = 0.0
+        self._horizon: datetime | None = None
+        self._is_in_order = True
+        self._lock = Lock()
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield the pages of the window in the order of the cursor.
+
+        A paging cursor that Klaviyo no longer knows starts the rest of the window again, once.
+
+        Raises:
+            KlaviyoAssetsError: as the client and the decoder say.
+        """
+        request: Request | None = self._first(self._window.start)
+        seen: set[str] = set()
+        has_restarted = False
+        while request is not None:
+            try:
+                page, server_time = self._ask.read(request, self.slice)
+            except CursorLostError:
+                if has_restarted:
+                    raise
+                has_restarted = True
+                seen.clear()
+                request = self._first(self._position or self._window.start)
+                continue
+            following = next_request(request, page.next_link, seen=seen)
+            piece, is_last = self._take(page, server_time, is_last=following is None)
+            yield piece
+            request = None if is_last else following
+
+    @property
+    def pages_left(self) -> float:
+        """Return how many pages the rest of the window promises, by the density of the last one."""
+        return self._pages_left
+
+    def split(self) -> "Walk | None":
+        """Give up the later half of what is left; None where that is not worth a request.
+
+                  position          middle          end
+         ─────────────┼────────────────┼──────────────┼──────▶ UTC
+         this walk ───[════════════════)
+         the new one ──────────────────[══════════════)
+        """
+        with self._lock:
+            if self._pages_left < WORTH_SPLITTING or self._position is None:
+                return None
+            upper = self._end if self._end is not None else self._horizon
+            if upper is None or upper - self._position < 4 * _SECOND:
+                return None
+            middle = (self._position + (upper - self._position) / 2).replace(microsecond=0)
+            later = Walk(self._ask, self.slice, Window(middle, self._end))
+            self._end = middle
+            self._pages_left /= 2
+            return later
+
+    def _first(self, start: datetime | None) -> Request:
+        return first_request(
+            self._ask.stream,
+            self.slice,
+            Window(start, self._window.end),
+            base_url=self._ask.base_url,
+            without=self._ask.left_out,
+        )
+
+    def _take(self, page: Page, server_time: datetime, *, is_last: bool) -> tuple[Piece, bool]:
+        with self._lock:
+            if self._horizon is None:
+                self._horizon = server_time - SETTLED
+            batch = self._before_end(page)
+            is_last = is_last or batch.num_rows < page.batch.num_rows
+            self._move(page)
+            if is_last:
+                self._pages_left = 0.0
+            piece = Piece(
+                slice=self.slice,
+                page=page,
+                batch=batch,
+                read=self._claim(is_last=is_last),
+                highest=self._highest(page, batch),
+            )
+            return piece, is_last
+
+    def _before_end(self, page: Page) -> pa.RecordBatch:
+        """Return the rows before the end, which another worker may have moved meanwhile."""
+        cursor = self._ask.stream.cursor
+        if cursor is None or self._end is None or page.highest is None or page.highest < self._end:
+            return page.batch
+        return page.batch.filter(pc.less(page.batch[cursor.column], pa.scalar(self._end)))
+
+    def _move(self, page: Page) -> None:
+        if page.highest is None:
+            return
+        if self._position is not None and page.lowest is not None:
+            self._is_in_order &= page.lowest >= self._position
+        self._is_in_order &= page.is_ascending
+        before = self._position if self._position is not None else page.lowest
+        self._position = max(filter(None, (self._position, page.highest)))
+        span = max(self._position - (before or self._position), _SECOND)
+        upper = self._end if self._end is not None else self._horizon
+        if upper is not None:
+            self._pages_left = max(0.0, (upper - self._position) / span)
+
+    def _claim(self, *, is_last: bool) -> Window | None:
+        """Return what the pages so far have completed; nothing before the end if out of order."""
+        if self._ask.stream.cursor is None or self._horizon is None:
+            return None
+        end = self._end if is_last else self._position
+        if not is_last and (end is None or not self._is_in_order):
+            return None
+        claim = Window(self._claimed, min(filter(None, (end, self._horizon))))
+        if claim.is_empty:
+            return None
+        self._claimed = claim.end
+        return claim
+
+    def _highest(self, page: Page, batch: pa.RecordBatch) -> datetime | None:
+        """Return the greatest cursor up to the horizon; what is dated later moves no mark."""
+        cursor = self._ask.stream.cursor
+        if cursor is None or page.highest is None or self._horizon is None or not batch.num_rows:
+            return None
+        if batch.num_rows == page.batch.num_rows and page.highest <= self._horizon:
+            return page.highest
+        column = batch[cursor.column]
+        settled = column.filter(pc.less_equal(column, pa.scalar(self._horizon)))
+        return pc.max(settled).as_py()

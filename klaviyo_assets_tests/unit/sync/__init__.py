@@ -1,0 +1,1 @@
+"""The river: plans, progress, walks and pools."""

@@ -1,0 +1,207 @@
+"""What a sync reads follows from asset metadata, the lake and the settings, with a sentence."""
+
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from klaviyo_assets.errors import ConfigError, SettingError
+from klaviyo_assets.model.settings import Settings
+from klaviyo_assets.model.window import Coverage, Window
+from klaviyo_assets.streams import STREAMS
+from klaviyo_assets.sync.plan import Known, Order, Plan, SyncMode, plan_of
+from klaviyo_assets.sync.progress import Progress, SliceProgress, progress_to_json
+
+EVENTS = STREAMS["events"]
+NOW = datetime(2026, 11, 1, tzinfo=UTC)
+MARK = datetime(2026, 10, 1, tzinfo=UTC)
+
+
+def state(mark: datetime = MARK, *, slice_name: str = "*") -> dict[str, object]:
+    """Return the lake's state after everything up to `mark` was read."""
+    progress = Progress(None, {}, (slice_name,))
+    progress.note(slice_name, Window(None, mark), mark)
+    progress.finish(slice_name)
+    return progress_to_json(progress)
+
+
+def plan(
+    known: Known, settings: Settings | None = None, order: Order | None = None
+) -> Plan:
+    """Return the plan for events."""
+    return plan_of(EVENTS, order or Order(), known, settings=settings or Settings(), now=NOW)
+
+
+def windows(made: Plan) -> list[tuple[str, Window]]:
+    """Return slice names and windows."""
+    return [(slice_.name, window) for slice_, window in made.windows]
+
+
+def test_both_marks_there_and_equal() -> None:
+    """The sync goes on from the mark and has nothing to say."""
+    made = plan(Known(metadata_mark=MARK, lake_state=state()))
+    assert windows(made) == [("*", Window(MARK, None))]
+    assert made.notes == ()
+
+
+def test_lower_mark_of_the_two_counts() -> None:
+    """A difference is said aloud and the lower mark is gone on from."""
+    lower = MARK - timedelta(days=3)
+    made = plan(Known(metadata_mark=lower, lake_state=state()))
+    assert windows(made) == [("*", Window(lower, None))]
+    assert "the lower counts" in made.notes[0]
+
+
+def test_higher_metadata_moves_nothing() -> None:
+    """Asset metadata ahead of the lake never skips records."""
+    made = plan(Known(metadata_mark=MARK + timedelta(days=3), lake_state=state()))
+    assert windows(made) == [("*", Window(MARK, None))]
+    assert made.notes
+
+
+def test_missing_metadata_takes_the_lakes_mark() -> None:
+    """A wiped asset, or no DAGSTER_HOME, goes on from the lake and says so."""
+    made = plan(Known(lake_state=state()))
+    assert windows(made) == [("*", Window(MARK, None))]
+    assert "going on from the lake's" in made.notes[0]
+
+
+def test_missing_lake_reads_from_the_beginning() -> None:
+    """Metadata without data reads everything and says so."""
+    made = plan(Known(metadata_mark=MARK))
+    assert windows(made) == [("*", Window(None, None))]
+    assert "from the beginning" in made.notes[0]
+
+
+def test_start_date_bounds_the_beginning() -> None:
+    """The start date is inclusive and in UTC."""
+    made = plan(Known(), Settings(start_date=date(2026, 1, 1)))
+    assert windows(made) == [("*", Window(datetime(2026, 1, 1, tzinfo=UTC), None))]
+
+
+def test_earlier_start_date_fills_the_gap() -> None:
+    """A start date moved back reads what lies before, and what is new."""
+    first = datetime(2026, 3, 1, tzinfo=UTC)
+    progress = Progress(first, {}, ("*",))
+    progress.note("*", Window(first, MARK), MARK)
+    progress.finish("*")
+    made = plan(
+        Known(metadata_mark=MARK, lake_state=progress_to_json(progress)),
+        Settings(start_date=date(2026, 1, 1)),
+    )
+    assert windows(made) == [
+        ("*", Window(datetime(2026, 1, 1, tzinfo=UTC), first)),
+        ("*", Window(MARK, None)),
+    ]
+
+
+def test_lookback_reads_the_days_before_the_mark_again() -> None:
+    """The lookback setting moves the beginning back, and only that."""
+    made = plan(Known(metadata_mark=MARK, lake_state=state()), Settings(lookback_days=7))
+    assert windows(made) == [("*", Window(MARK - timedelta(days=7), None))]
+
+
+def test_windows_finished_out_of_order_are_not_read_again() -> None:
+    """After a kill only what no commit holds is asked for again."""
+    progress = Progress(None, {}, ("*",))
+    progress.note("*", Window(None, MARK), MARK)
+    later = MARK + timedelta(days=5)
+    progress.note("*", Window(later, later + timedelta(days=5)), later)
+    made = plan(Known(metadata_mark=MARK, lake_state=progress_to_json(progress)))
+    assert windows(made) == [
+        ("*", Window(MARK, later)),
+        ("*", Window(later + timedelta(days=5), None)),
+    ]
+
+
+def test_added_metric_is_read_from_its_beginning() -> None:
+    """An id that was never read has no mark, whatever the others have."""
+    made = plan(
+        Known(metadata_mark=MARK, lake_state=state(slice_name="AbC123")),
+        Settings(event_metric_ids=("AbC123", "XyZ789")),
+    )
+    assert windows(made) == [("AbC123", Window(MARK, None)), ("XyZ789", Window(None, None))]
+
+
+def test_metrics_read_with_all_are_known() -> None:
+    """Restricting to metrics after everything was read reads nothing twice."""
+    made = plan(
+        Known(metadata_mark=MARK, lake_state=state()), Settings(event_metric_ids=("AbC123",))
+    )
+    assert windows(made) == [("AbC123", Window(MARK, None))]
+
+
+def test_full_refresh_reads_everything_and_replaces() -> None:
+    """A full refresh forgets what was read."""
+    made = plan(
+        Known(metadata_mark=MARK, lake_state=state()),
+        order=Order(mode=SyncMode.FULL_REFRESH_OVERWRITE),
+    )
+    assert made.replaces
+    assert windows(made) == [("*", Window(None, None))]
+    assert made.progress.slices == {}
+
+
+def test_reading_again_leaves_the_mark() -> None:
+    """start/end read exactly that window and say nothing about progress."""
+    again = Window(MARK - timedelta(days=9), MARK - timedelta(days=8))
+    made = plan(Known(metadata_mark=MARK, lake_state=state()), order=Order(again=again))
+    assert windows(made) == [("*", again)]
+    assert not made.moves_mark
+
+
+@pytest.mark.parametrize(
+    ("stream", "order"),
+    [
+        pytest.param(
+            "events",
+            Order(mode=SyncMode.FULL_REFRESH_APPEND, again=Window(MARK, NOW)),
+            id="with a full refresh",
+        ),
+        pytest.param("lists", Order(again=Window(MARK, NOW)), id="for a stream without a filter"),
+        pytest.param("events", Order(again=Window(NOW, MARK)), id="reversed"),
+        pytest.param("events_detailed", Order(again=Window(MARK, NOW)), id="for a view"),
+    ],
+)
+def test_nonsense_is_refused(stream: str, order: Order) -> None:
+    """Combinations that make no sense are refused before anything is asked for."""
+    with pytest.raises(SettingError):
+        plan_of(STREAMS[stream], order, Known(), settings=Settings(), now=NOW)
+
+
+def test_mark_of_the_year_2999_is_brought_back() -> None:
+    """A mark in the future is clamped to now, with a warning."""
+    future = datetime(2999, 1, 1, tzinfo=UTC)
+    made = plan(Known(metadata_mark=future, lake_state=state(future)))
+    assert windows(made) == [("*", Window(NOW, None))]
+    assert any("cursor in the future" in note for note in made.notes)
+
+
+def test_unreadable_state_is_a_clear_error() -> None:
+    """A mark that this version did not write is refused with the way out."""
+    with pytest.raises(ConfigError, match="full_refresh_overwrite"):
+        plan(Known(lake_state={"slices": {"*": {"windows": [["yesterday", None]]}}}))
+
+
+def test_swept_streams_are_read_whole_whatever_is_known() -> None:
+    """Lists, segments and metrics are replaced on every sync, so that deletions show."""
+    for name in ("lists", "segments", "metrics", "accounts"):
+        made = plan_of(
+            STREAMS[name],
+            Order(),
+            Known(lake_state={"cursor": None}),
+            settings=Settings(start_date=date(2026, 1, 1)),
+            now=NOW,
+        )
+        assert made.replaces
+        assert [window for _, window in made.windows] == [Window(None, None)]
+
+
+def test_unbroken_progress_has_one_window() -> None:
+    """A finished sync leaves one window, from the beginning to the mark."""
+    assert slice_of(state()).coverage == Coverage((Window(None, MARK),))
+
+
+def slice_of(lake_state: dict[str, object]) -> SliceProgress:
+    """Return the only slice's progress."""
+    made = plan(Known(metadata_mark=MARK, lake_state=lake_state))
+    return made.progress.slices["*"]
