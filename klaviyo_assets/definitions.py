@@ -1,0 +1,62 @@
+"""The code location: the one place where the parts are put together.
+
+What belongs here: `build_defs`, a pure function of the settings (two accounts are two calls), and
+`defs`, its value for this process's environment. What does not: anything that acts.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import dagster as dg
+
+from klaviyo_assets.defs.assets import asset_of
+from klaviyo_assets.defs.automation import jobs, schedules
+from klaviyo_assets.defs.io_manager import LakeIOManager
+from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
+from klaviyo_assets.errors import SettingError
+from klaviyo_assets.model.settings import Settings, read_settings
+from klaviyo_assets.streams import COLLECTIONS
+
+
+def build_defs(
+    settings: Settings,
+    refusals: Sequence[SettingError] = (),
+    *,
+    api_key: str | dg.EnvVar | None = None,
+) -> dg.Definitions:
+    """Return everything Dagster needs for one account.
+
+    Args:
+        settings: what is configured, but for the key.
+        refusals: what of it could not be used; a run refuses to start while one stands.
+        api_key: the key; by default the variable `KLAVIYO_API_KEY`, read when a run starts.
+    """
+    lake = LakeResource(data_dir=str(Path(settings.data_dir).absolute()))
+    klaviyo = KlaviyoResource(
+        api_key=api_key if api_key is not None else dg.EnvVar("KLAVIYO_API_KEY"),
+        base_url=settings.base_url,
+        revision=settings.revision,
+        start_date=settings.start_date.isoformat() if settings.start_date else "",
+        lookback_days=settings.lookback_days,
+        event_metric_ids=list(settings.event_metric_ids),
+        disable_predictive_analytics=settings.disable_predictive_analytics,
+        state_dir=settings.state_dir,
+        rate_limit_share=settings.rate_limit_share,
+        rate_limit_scale=settings.rate_limit_scale,
+        refusals=[str(each) for each in refusals],
+    )
+    return dg.Definitions(
+        assets=[asset_of(stream) for stream in COLLECTIONS],
+        jobs=jobs(),
+        schedules=schedules(settings),
+        resources={
+            "klaviyo": klaviyo,
+            "lake": lake,
+            "lake_io_manager": LakeIOManager(lake=lake),
+        },
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_defs(*read_settings(os.environ))

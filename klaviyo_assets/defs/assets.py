@@ -1,0 +1,178 @@
+"""Assets: one per stream, made from the stream's declaration.
+
+What belongs here: what an asset looks like and how its body begins. What does not: draining it
+(`io_manager`), what the stream is (`streams`).
+"""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from klaviyo_assets.defs.config import SyncConfig
+from klaviyo_assets.defs.cursors import CURSOR, metadata_mark
+from klaviyo_assets.defs.failures import failure_of
+from klaviyo_assets.defs.metadata import asset_key, definition_metadata, sync_metadata
+from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource, utc_now
+from klaviyo_assets.defs.syncing import Syncing
+from klaviyo_assets.errors import KlaviyoAssetsError, MissingScopeError, MissingTableError
+from klaviyo_assets.model.stream import Detail, Join, Stream
+from klaviyo_assets.sync.begin import Desk, begin
+from klaviyo_assets.sync.plan import refuse_nonsense
+
+OWNERS = ("team:klaviyo",)
+KINDS = {"klaviyo", "deltalake", "duckdb"}
+
+RETRY = dg.RetryPolicy(
+    max_retries=1, delay=60, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
+)
+"""One more try of what passes by itself; the client has tried six times by then."""
+
+
+def asset_of(stream: Stream) -> dg.AssetsDefinition:
+    """Return the asset of a stream: a view for a join, a sync for everything else."""
+    return _joined(stream) if isinstance(stream.source, Join) else _synced(stream)
+
+
+def parents_of(stream: Stream) -> tuple[str, ...]:
+    """Return the streams that this one is made of."""
+    match stream.source:
+        case Join(left=left, right=right):
+            return (left, right)
+        case Detail(parent=parent):
+            return (parent,)
+        case _:
+            return ()
+
+
+def group_of(stream: Stream) -> str:
+    """Return the asset group: the section of Klaviyo's API reference."""
+    return stream.section.lower().replace(" ", "_")
+
+
+def _synced(stream: Stream) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=asset_key(stream.name),
+        description=stream.about,
+        group_name=group_of(stream),
+        kinds=KINDS,
+        owners=OWNERS,
+        tags={"klaviyo/tier": stream.tier.name if stream.tier else "none"},
+        metadata=definition_metadata(stream),
+        deps=[asset_key(parent) for parent in parents_of(stream)],
+        io_manager_key="lake_io_manager",
+        retry_policy=RETRY,
+        output_required=False,
+    )
+    def synced(
+        context: dg.AssetExecutionContext,
+        config: SyncConfig,
+        klaviyo: KlaviyoResource,
+        lake: LakeResource,
+    ) -> Iterator[dg.Output[Syncing]]:
+        try:
+            syncing = _begin(context, stream, config, klaviyo=klaviyo, lake=lake)
+        except MissingScopeError as error:
+            _skip(context, stream, error)
+            return
+        except KlaviyoAssetsError as error:
+            error.stream = error.stream or stream.name
+            raise failure_of(error) from error
+        yield dg.Output(syncing)
+
+    return synced
+
+
+def _begin(
+    context: dg.AssetExecutionContext,
+    stream: Stream,
+    config: SyncConfig,
+    *,
+    klaviyo: KlaviyoResource,
+    lake: LakeResource,
+) -> Syncing:
+    order = config.order()
+    refuse_nonsense(stream, order)
+    session = klaviyo.open(say=context.log.warning)
+    desk = Desk(
+        client=session.client,
+        lake=lake.lake(),
+        settings=session.settings,
+        account=session.account,
+        clock=utc_now,
+        say=context.log.warning,
+    )
+    mark = metadata_mark(context.instance, context.asset_key)
+    return Syncing(
+        stream=stream,
+        order=order,
+        pull=begin(stream, order, mark, desk=desk),
+        client=session.client,
+        log=context.log.info,
+        observe=context.log_event,
+    )
+
+
+def _skip(context: dg.AssetExecutionContext, stream: Stream, error: MissingScopeError) -> None:
+    """Say that the key may not read the stream; nothing is materialized, the run stays green."""
+    scope = error.scope or " and ".join(stream.scopes)
+    context.log.warning(
+        f"{stream.name} is skipped: the key lacks the scope {scope}. Make a key with it "
+        "(scopes of an existing key cannot be changed), or leave the asset out."
+    )
+    context.log_event(
+        dg.AssetObservation(
+            asset_key(stream.name),
+            description=f"Skipped: the key lacks the scope {scope}.",
+            metadata={"klaviyo/skipped": True, "klaviyo/missing_scope": scope},
+        )
+    )
+
+
+def _joined(stream: Stream) -> dg.AssetsDefinition:
+    parents = parents_of(stream)
+
+    @dg.asset(
+        key=asset_key(stream.name),
+        description=stream.about,
+        group_name=group_of(stream),
+        kinds={"duckdb"},
+        owners=OWNERS,
+        metadata=definition_metadata(stream),
+        deps=[asset_key(parent) for parent in parents],
+        io_manager_key="lake_io_manager",
+    )
+    def joined(
+        context: dg.AssetExecutionContext, config: SyncConfig, lake: LakeResource
+    ) -> dg.MaterializeResult[None]:
+        try:
+            refuse_nonsense(stream, config.order())
+            return _view(context, stream, config, lake=lake)
+        except KlaviyoAssetsError as error:
+            error.stream = error.stream or stream.name
+            raise failure_of(error) from error
+
+    return joined
+
+
+def _view(
+    context: dg.AssetExecutionContext, stream: Stream, config: SyncConfig, *, lake: LakeResource
+) -> dg.MaterializeResult[None]:
+    store = lake.lake()
+    states = {parent: store.state(parent) for parent in parents_of(stream)}
+    for parent, state in states.items():
+        if state is None:
+            raise MissingTableError(
+                f"the table {parent} was never read; materialize klaviyo/{parent} first"
+            )
+    lake.publish(store)
+    left = next(state for state in states.values() if state is not None)
+    numbers = dict.fromkeys(
+        ("records_read", "rows_written", "requests", "retries", "throttled_seconds"), 0
+    )
+    shown = sync_metadata(
+        stream, mode=config.order().mode.value, mark=None, numbers=numbers, row_count=left.rows
+    )
+    if isinstance(mark := left.state.get("cursor"), str):
+        shown |= {CURSOR: mark, "klaviyo/cursor_field": "datetime"}
+    context.log.info(f"{stream.name}: {left.rows:,} rows, as the tables below it have them")
+    return dg.MaterializeResult(metadata=shown)

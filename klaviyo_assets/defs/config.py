@@ -1,0 +1,58 @@
+"""Run config of a stream's op: the sync mode, and a window to read again.
+
+What belongs here: how the launchpad's words become an order. What does not: what an order means
+(`sync.plan`).
+"""
+
+from datetime import UTC, datetime
+from enum import Enum
+
+import dagster as dg
+from pydantic import Field
+
+from klaviyo_assets.errors import SettingError
+from klaviyo_assets.model.window import Window
+from klaviyo_assets.sync.plan import Order, SyncMode
+
+SyncModeChoice = Enum("SyncModeChoice", {mode.value: mode.value for mode in SyncMode})
+"""Dagster shows and takes the names of an enum's members; these are the contract's words."""
+
+
+class SyncConfig(dg.Config):
+    """All optional; the default is an incremental sync that keeps each key once."""
+
+    sync_mode: SyncModeChoice = Field(
+        default=SyncModeChoice[SyncMode.INCREMENTAL_DEDUPED.value],
+        description="What is read and what is kept; the append modes keep a history besides.",
+    )
+    start: str | None = Field(
+        default=None,
+        description="Read again from here on (ISO date or datetime, UTC without an offset); "
+        "the cursor stays where it is.",
+    )
+    end: str | None = Field(default=None, description="Read again up to here, exclusive.")
+
+    def order(self) -> Order:
+        """Return what the sync is to do.
+
+        Raises:
+            SettingError: `start` or `end` is not an ISO date or datetime.
+        """
+        mode = SyncMode(self.sync_mode.value)
+        if self.start is None and self.end is None:
+            return Order(mode=mode)
+        again = Window(_moment("start", self.start), _moment("end", self.end))
+        return Order(mode=mode, again=again)
+
+
+def _moment(name: str, text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        value = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise SettingError(
+            f"{name}={text!r} cannot be used: an ISO date or datetime is wanted, "
+            "such as 2026-10-01 or 2026-10-01T06:00:00Z"
+        ) from None
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)

@@ -1,0 +1,37 @@
+"""Our errors as Dagster failures: who acts decides whether Dagster tries again.
+
+What belongs here: the one mapping. It is used where a sync begins (the asset) and where it is
+drained (the IO manager): the reader is lazy, so most errors surface in `handle_output`, and there
+an exception that is not a `Failure` would be retried whatever it is.
+Source: https://docs.dagster.io/guides/build/ops/op-retries
+"""
+
+import dagster as dg
+
+from klaviyo_assets.errors import (
+    ConfigError,
+    ContractError,
+    KlaviyoAssetsError,
+    PermanentError,
+    QuotaError,
+    TransientError,
+)
+
+_WHO_ACTS: tuple[tuple[type[KlaviyoAssetsError], str], ...] = (
+    (QuotaError, "nobody: come back later"),
+    (TransientError, "nobody: a later run goes on from the last commit"),
+    (ConfigError, "the operator"),
+    (PermanentError, "the developers of klaviyo_assets"),
+    (ContractError, "the developers of klaviyo_assets"),
+)
+
+
+def failure_of(error: KlaviyoAssetsError) -> dg.Failure:
+    """Return the failure to raise; only what passes by itself may be retried by Dagster."""
+    who = next((text for kind, text in _WHO_ACTS if isinstance(error, kind)), "the operator")
+    passes = isinstance(error, TransientError) and not isinstance(error, QuotaError)
+    return dg.Failure(
+        description=str(error),
+        metadata={"klaviyo/error": type(error).__name__, "klaviyo/who_acts": who},
+        allow_retries=passes,
+    )

@@ -1,0 +1,67 @@
+"""The IO manager: drains a sync into the lake, and loads tables for downstream code.
+
+What belongs here: Dagster's side of writing and reading. What does not: how it is written
+(`sync.pull`, `lake`). Because the reader is lazy, Klaviyo is talked to in here, and its errors
+surface here.
+"""
+
+from datetime import timedelta
+from time import monotonic
+
+import dagster as dg
+import duckdb
+import pandas as pd
+import pyarrow as pa
+
+from klaviyo_assets.defs.failures import failure_of
+from klaviyo_assets.defs.resources import LakeResource
+from klaviyo_assets.defs.syncing import Syncing
+from klaviyo_assets.errors import KlaviyoAssetsError
+
+_PUBLISH_EVERY = timedelta(minutes=1)
+"""How often a long sync shows its commits in DuckDB; well below the grace of retired files."""
+
+
+class LakeIOManager(dg.ConfigurableIOManager):
+    """Stores what the stream assets return; loads `DataFrame`, `pyarrow.Table` or a relation."""
+
+    lake: dg.ResourceDependency[LakeResource]
+
+    def handle_output(self, context: dg.OutputContext, obj: Syncing) -> None:
+        """Read everything, commit by commit, and show it in DuckDB.
+
+        Raises:
+            dg.Failure: the sync failed; what was committed before stays.
+        """
+        lake = self.lake.lake()
+        due = monotonic()
+        try:
+            for receipt in obj.pull.receipts(lake):
+                obj.report(receipt)
+                if monotonic() >= due:
+                    self.lake.publish(lake)
+                    due = monotonic() + _PUBLISH_EVERY.total_seconds()
+            self.lake.publish(lake)
+            lake.maintain(obj.stream.name)
+        except KlaviyoAssetsError as error:
+            error.stream = error.stream or obj.stream.name
+            raise failure_of(error) from error
+        finally:
+            obj.pull.close()
+        context.add_output_metadata(obj.metadata())
+
+    def load_input(
+        self, context: dg.InputContext
+    ) -> pd.DataFrame | pa.Table | duckdb.DuckDBPyRelation:
+        """Return the asset's relation in the type that the input is annotated with.
+
+        Without an annotation a `pandas.DataFrame` is returned; times are UTC.
+        """
+        relation = self.lake.lake().relation(context.asset_key.path[-1])
+        wanted = context.dagster_type.typing_type
+        if wanted is pa.Table:
+            return relation.to_arrow_table()
+        if wanted is duckdb.DuckDBPyRelation:
+            return relation
+        return relation.df()
+

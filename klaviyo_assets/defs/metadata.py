@@ -1,0 +1,67 @@
+"""What an asset shows: its columns, its table, and what the last sync did.
+
+What belongs here: Dagster metadata values. What does not: the numbers themselves (`sync`, `api`).
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import dagster as dg
+
+from klaviyo_assets.defs.cursors import CURSOR
+from klaviyo_assets.model.stream import Join, Stream
+from klaviyo_assets.streams import STREAMS
+
+_TYPES = {"ids": "list<string>", "timestamp": "timestamp with time zone", "json": "json text"}
+
+
+def asset_key(name: str) -> dg.AssetKey:
+    """Return the asset key of a stream."""
+    return dg.AssetKey(["klaviyo", name])
+
+
+def definition_metadata(stream: Stream) -> dict[str, object]:
+    """Return what is known of the table before any sync."""
+    return {
+        "dagster/table_name": f"klaviyo.{stream.name}",
+        "dagster/column_schema": column_schema(stream),
+    }
+
+
+def column_schema(stream: Stream) -> dg.TableSchema:
+    """Return the table's columns in their order, each with its description."""
+    constraint = dg.TableColumnConstraints(nullable=False, unique=True)
+    own = [
+        dg.TableColumn(each.name, _TYPES.get(each.type, each.type), each.about)
+        for each in stream.columns
+    ]
+    if isinstance(stream.source, Join):
+        return dg.TableSchema([*column_schema(STREAMS[stream.source.left]).columns, *own])
+    return dg.TableSchema([
+        dg.TableColumn("id", "string", "Klaviyo's id; once in the table.", constraint),
+        *own,
+        dg.TableColumn("extra", "json text", "Attributes that no column holds; NULL: none."),
+        dg.TableColumn("synced_at", _TYPES["timestamp"], "When the row was read, Klaviyo's clock."),
+    ])
+
+
+def sync_metadata(
+    stream: Stream,
+    *,
+    mode: str,
+    mark: datetime | None,
+    numbers: Mapping[str, int | float],
+    row_count: int,
+) -> dict[str, object]:
+    """Return what the contract promises of every materialization."""
+    shown: dict[str, object] = {
+        "klaviyo/sync_mode": mode,
+        **{f"klaviyo/{name}": number for name, number in numbers.items()},
+        "dagster/row_count": row_count,
+        **definition_metadata(stream),
+    }
+    if stream.cursor is not None:
+        shown["klaviyo/cursor_field"] = stream.cursor.column
+        if mark is not None:
+            shown[CURSOR] = mark.isoformat()
+    return shown

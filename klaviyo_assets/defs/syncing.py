@@ -1,0 +1,74 @@
+"""A sync as it passes from an asset to the IO manager: lazy, and able to report.
+
+What belongs here: the carrier, its log lines, its observations, its metadata. What does not: the
+sync itself (`sync`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import dagster as dg
+
+from klaviyo_assets.api.client import Client
+from klaviyo_assets.defs.metadata import asset_key, sync_metadata
+from klaviyo_assets.lake import Receipt
+from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.sync.plan import Order
+from klaviyo_assets.sync.pull import Pull
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Syncing:
+    """What a stream asset returns: nothing is written until the IO manager drains it."""
+
+    stream: Stream
+    order: Order
+    pull: Pull
+    client: Client
+    log: Callable[[str], None]
+    observe: Callable[[dg.AssetObservation], None]
+
+    @property
+    def mark(self) -> datetime | None:
+        """Return the high-water mark so far, UTC."""
+        return self.pull.progress.mark if self.stream.cursor is not None else None
+
+    def report(self, receipt: Receipt) -> None:
+        """Log a commit, and keep its mark as an observation, which outlives the run."""
+        tally, mark = self.pull.tally, self.mark
+        upto = f", complete up to {mark.isoformat()}" if mark is not None else ""
+        self.log(
+            f"{self.stream.name}: {tally.records_read:,} records read, "
+            f"{receipt.rows_total:,} rows stored{upto}; "
+            f"{self.client.counters.requests:,} requests"
+        )
+        if mark is not None:
+            self.observe(
+                dg.AssetObservation(asset_key(self.stream.name), metadata=self.metadata())
+            )
+
+    def metadata(self) -> dict[str, object]:
+        """Return what the contract promises of a materialization, as of now."""
+        tally, counters = self.pull.tally, self.client.counters
+        numbers: dict[str, int | float] = {
+            "records_read": tally.records_read,
+            "rows_written": tally.rows_written,
+            "requests": counters.requests,
+            "retries": counters.retries,
+            "throttled_seconds": round(counters.throttled_seconds, 3),
+            "rate_limited": counters.rate_limited,
+            "received_bytes": counters.received_bytes,
+            "commits": tally.commits,
+            "quarantined": tally.quarantined,
+        }
+        shown = sync_metadata(
+            self.stream,
+            mode=self.order.mode.value,
+            mark=self.mark,
+            numbers=numbers,
+            row_count=tally.rows_total,
+        )
+        if tally.notices:
+            shown["klaviyo/notices"] = dg.MetadataValue.json(sorted(tally.notices))
+        return shown
