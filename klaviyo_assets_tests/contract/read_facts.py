@@ -1,0 +1,216 @@
+"""Read Klaviyo's OpenAPI document; `python -m` with this module's name writes `facts.toml` anew.
+
+The document is no part of this repository; it is looked for beside the checkout. What belongs here:
+reading it. What does not: what our streams make of it (the tests beside this file).
+Source: https://github.com/klaviyo/openapi, stable, revision 2026-07-15.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from klaviyo_assets_tests.contract.facts import FACTS
+
+Node = dict[str, Any]
+
+DOCUMENT = Path(__file__).parents[2].parent / "shared" / "klaviyo" / "openapi-2026-07-15.json"
+
+PATHS = (
+    "/api/accounts",
+    "/api/campaigns",
+    "/api/campaign-recipient-estimations/{id}",
+    "/api/events",
+    "/api/flows",
+    "/api/lists",
+    "/api/lists/{id}",
+    "/api/metrics",
+    "/api/profiles",
+    "/api/segments",
+    "/api/templates",
+)
+
+LOWERED = re.compile(
+    r"Rate limits when using the `(.+?)` parameter in your API request:"
+    r"<br>Burst: `(\d+)/s`<br>Steady: `(\d+)/m`"
+)
+"""The limit of a parameter stands in the prose alone."""
+
+SCALARS = {"string": "text", "integer": "integer", "number": "number", "boolean": "boolean"}
+
+
+class Document:
+    """The OpenAPI document, read node by node with its references followed."""
+
+    def __init__(self, root: Node) -> None:
+        self.root = root
+
+    def followed(self, node: Node) -> Node:
+        """Return the node that a reference points to, with what stands beside the reference."""
+        while "$ref" in node:
+            target: Node = self.root
+            for step in node["$ref"].removeprefix("#/").split("/"):
+                target = target[step]
+            node = target | {name: value for name, value in node.items() if name != "$ref"}
+        return node
+
+    def fields(self, node: Node) -> Node:
+        """Return the properties of an object by name; those of all variants, where it has some."""
+        node = self.followed(node)
+        found: Node = dict(node.get("properties", {}))
+        for part in (*node.get("allOf", ()), *node.get("oneOf", ())):
+            for name, value in self.fields(part).items():
+                both = [each for each in (found.get(name), value) if each is not None]
+                found[name] = both[0] if len(both) == 1 else {"allOf": both}
+        return found
+
+    def word(self, node: Node) -> str:
+        """Return what a value without properties is, in the words of `facts.py`."""
+        node = self.followed(node)
+        variants = [self.word(each) for each in (*node.get("oneOf", ()), *node.get("allOf", ()))]
+        if variants:
+            return " or ".join(sorted(set(variants), reverse=True))
+        if node.get("format") == "date-time" or "ISO 8601" in node.get("description", ""):
+            return "time"
+        if node.get("format") == "date":
+            return "date"
+        if node.get("type") == "array":
+            return "texts" if self.word(node["items"]) == "text" else "objects"
+        return SCALARS.get(node.get("type", ""), "object")
+
+    def leaves(self, node: Node, path: str = "") -> Iterator[tuple[str, str]]:
+        """Yield each value's dotted path and word, in the document's order."""
+        for name, value in self.fields(node).items():
+            below = f"{path}.{name}" if path else name
+            if self.fields(value):
+                yield from self.leaves(value, below)
+            else:
+                yield below, self.word(value)
+
+    def relationships(self, resource: Node) -> Mapping[str, str]:
+        """Return each relationship of a resource as "one <type>" or "many <type>"."""
+        found = self.fields(self.fields(resource).get("relationships", {}))
+        return dict(sorted((name, self.relation(node)) for name, node in found.items()))
+
+    def relation(self, node: Node) -> str:
+        """Return "one <type>" or "many <type>" for one relationship."""
+        data = self.followed(self.fields(node)["data"])
+        many = data.get("type") == "array"
+        return f"{'many' if many else 'one'} {self.type(data['items'] if many else data)}"
+
+    def type(self, resource: Node) -> str:
+        """Return the JSON:API type of a resource or of its identifier."""
+        node = self.fields(resource)["type"]
+        return next(self.enums(node))
+
+    def enums(self, node: Node) -> Iterator[str]:
+        """Yield the values that an enumeration allows, wherever it is nested."""
+        node = self.followed(node)
+        yield from node.get("enum", ())
+        for part in node.get("allOf", ()):
+            yield from self.enums(part)
+
+
+def facts_of(document: Document, path: str) -> Node:
+    """Return the facts of the GET operation at `path`, empty ones left out."""
+    operation = document.root["paths"][path]["get"]
+    parameters: Node = {each["name"]: each for each in operation["parameters"]}
+    filters: Node = operation.get("x-klaviyo-filters", {})
+    limit = operation["x-klaviyo-ratelimit"]
+    found = {
+        "section": operation["tags"][0],
+        "burst": int(limit["burst"].removesuffix("/s")),
+        "steady": int(limit["steady"].removesuffix("/m")),
+        "scopes": operation["x-klaviyo-scopes"],
+        "page_size": parameters.get("page[size]", {}).get("schema", {}).get("maximum"),
+        "is_filter_required": parameters.get("filter", {}).get("required", False),
+        "sort": choices(parameters.get("sort")),
+        "include": choices(parameters.get("include")),
+        "filters": {name: operators(each) for name, each in filters.items()},
+        "choices": {
+            name: each["value"]["enum"]
+            for name, each in filters.items()
+            if "enum" in each.get("value", {})
+        },
+        "additional_fields": {
+            name.removeprefix("additional-fields[").removesuffix("]"): choices(each)
+            for name, each in parameters.items()
+            if name.startswith("additional-fields[")
+        },
+        "lowered": {
+            name: [int(burst), int(steady)]
+            for name, burst, steady in LOWERED.findall(operation["description"])
+        },
+        **answer_of(document, operation),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def answer_of(document: Document, operation: Node) -> Node:
+    """Return what an operation answers with: type, attributes, relationships, included."""
+    [content] = operation["responses"]["200"]["content"].values()
+    body = document.fields(content["schema"])
+    resource = document.followed(body["data"])
+    resource = resource.get("items", resource)
+    included = document.followed(body.get("included", {})).get("items", {})
+    return {
+        "type": document.type(resource),
+        "attributes": dict(document.leaves(document.fields(resource)["attributes"])),
+        "relationships": document.relationships(resource),
+        "included": {
+            document.type(each): document.relationships(each)
+            for each in included.get("oneOf", (included,) if included else ())
+        },
+    }
+
+
+def choices(parameter: Node | None) -> list[str]:
+    """Return the values that a query parameter offers; of sorts, the ascending ones."""
+    schema: Node = parameter["schema"] if parameter else {}
+    return [each for each in schema.get("items", schema).get("enum", ()) if each[0] != "-"]
+
+
+def operators(offered: Node) -> list[str]:
+    """Return the operators that a filter field offers, sorted."""
+    return sorted({operator for names in offered["operators"].values() for operator in names})
+
+
+def facts_from(root: Node) -> Node:
+    """Return the facts of every operation that we use, from the parsed OpenAPI document."""
+    document = Document(root)
+    return {
+        "revision": root["info"]["version"],
+        "operations": {path: facts_of(document, path) for path in PATHS},
+    }
+
+
+def toml_lines(table: Mapping[str, Any], *names: str) -> Iterator[str]:
+    """Yield a table as lines of TOML, its own values before the tables in it."""
+    below: dict[str, Node] = {
+        name: value for name, value in table.items() if isinstance(value, dict) and value
+    }
+    if names and len(below) < len(table):
+        yield ""
+        yield f"[{'.'.join(quoted(name) for name in names)}]"
+    for name, value in table.items():
+        if name not in below:
+            yield f"{quoted(name)} = {json.dumps(value)}"
+    for name, value in below.items():
+        yield from toml_lines(value, *names, name)
+
+
+def quoted(key: str) -> str:
+    """Return a key as TOML takes it, bare where it can be."""
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
+
+
+def main() -> None:
+    """Write `facts.toml` anew."""
+    facts = facts_from(json.loads(DOCUMENT.read_text(encoding="utf-8")))
+    head = "# Klaviyo's published facts, for the operations we use. Written by read_facts.py."
+    FACTS.write_text("\n".join([head, *toml_lines(facts), ""]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""Every attribute that Klaviyo publishes has a column, and every column something to hold."""
+
+import pytest
+
+from klaviyo_assets.model.column import (
+    At,
+    Column,
+    FirstIncludedId,
+    Included,
+    Newest,
+    OfSlice,
+    RelatedId,
+    RelatedIds,
+)
+from klaviyo_assets.model.stream import Collection, Detail, Stream
+from klaviyo_assets.streams import STREAMS
+from klaviyo_assets_tests.contract.facts import OPERATIONS
+from klaviyo_assets_tests.contract.published import ASKING, published
+
+COLUMN_TYPES = {
+    "text": "string",
+    "integer": "integer",
+    "number": "number",
+    "boolean": "boolean",
+    "time": "timestamp",
+    "date": "date",
+    "texts": "ids",
+    "text or number": "number",
+    "object": "json",
+    "objects": "json",
+}
+
+FREE_FORM_IN_COLUMNS = {("metrics", "integration")}
+"""Free-form objects whose usual fields are columns; `extra` holds what else comes."""
+
+NOT_KEPT = {
+    "lists": {"profiles"},
+    "segments": {"profiles"},
+    "metrics": {"flow-triggers"},
+    "profiles": {"lists", "segments", "push-tokens", "conversations"},
+    "global_exclusions": {"lists", "segments", "push-tokens", "conversations"},
+}
+"""Relationships without a column: members are not offered here, and metrics and profiles are not
+to need another scope than their own."""
+
+each_read = pytest.mark.parametrize("stream", ASKING, ids=lambda stream: stream.name)
+
+
+def included(stream: Stream) -> tuple[str, ...]:
+    """Return what a stream includes."""
+    return stream.source.include if isinstance(stream.source, Collection) else ()
+
+
+def sent(stream: Stream) -> dict[str, str]:
+    """Return the published attributes but for those of additional fields not asked for."""
+    assert isinstance(stream.source, Collection | Detail)
+    asked = {extra.name for extra in stream.source.additional_fields}
+    offered = {name for names in published(stream).additional_fields.values() for name in names}
+    return {
+        path: word
+        for path, word in published(stream).attributes.items()
+        if path.split(".")[0] not in offered - asked
+    }
+
+
+def columns_of_records(stream: Stream) -> list[Column]:
+    """Return a stream's columns, and its parent's where both are told the same records."""
+    if not isinstance(stream.source, Detail):
+        return list(stream.columns)
+    parent = STREAMS[stream.source.parent]
+    same = published(parent).type == published(stream).type
+    return [*(parent.columns if same else ()), *stream.columns]
+
+
+def is_below(path: str, above: str) -> bool:
+    """Tell whether a dotted path lies below another."""
+    return path.startswith(f"{above}.")
+
+
+@each_read
+def test_every_published_attribute_has_a_place(stream: Stream) -> None:
+    """What is published lies in a column of its own, or inside one that holds JSON."""
+    places = [
+        (column.source.path, column.type)
+        for column in columns_of_records(stream)
+        if isinstance(column.source, At)
+    ]
+    for path, word in sent(stream).items():
+        assert (
+            any(at == path for at, _ in places)
+            or any(is_below(path, at) and kind == "json" for at, kind in places)
+            or ((stream.name, path) in FREE_FORM_IN_COLUMNS and word == "object")
+        ), path
+
+
+@each_read
+def test_every_attribute_column_is_published(stream: Stream) -> None:
+    """A column's path and type are published, or lie below an object that is free-form."""
+    attributes = sent(stream)
+    for column in stream.columns:
+        if not isinstance(column.source, At):
+            continue
+        path = column.source.path
+        if path in attributes:
+            assert column.type == COLUMN_TYPES[attributes[path]], column.name
+        elif column.type == "json":
+            assert any(is_below(each, path) for each in attributes), column.name
+        else:
+            above = [each for each in attributes if is_below(path, each)]
+            assert [(stream.name, each) for each in above] == list(FREE_FORM_IN_COLUMNS)
+
+
+@each_read
+def test_columns_are_named_by_their_path(stream: Stream) -> None:
+    """A column's name is where Klaviyo puts the value, so that its reference explains it."""
+    for column in stream.columns:
+        match column.source:
+            case At(path=path) if (stream.name, column.name) != (
+                "global_exclusions",
+                "suppressions",
+            ):
+                assert column.name == path.replace(".", "_")
+            case RelatedId(relationship=name):
+                assert column.name == f"{name.replace('-', '_')}_id"
+            case RelatedIds(relationship=name):
+                assert column.name == f"{name.removesuffix('s').replace('-', '_')}_ids"
+            case _:
+                pass
+
+
+@each_read
+def test_relationship_columns_are_published_and_brought(stream: Stream) -> None:
+    """A to-many relationship has ids only when it is included; a to-one is read as one."""
+    relationships = published(stream).relationships
+    for column in stream.columns:
+        match column.source:
+            case RelatedId(relationship=name):
+                assert relationships[name].startswith("one "), column.name
+                assert column.type == "string"
+            case RelatedIds(relationship=name):
+                assert relationships[name].startswith("many "), column.name
+                assert name in included(stream)
+                assert column.type == "ids"
+            case Included(relationship=name):
+                assert relationships[name].startswith("many "), column.name
+                assert name in included(stream)
+                assert column.type == "json"
+            case _:
+                pass
+
+
+@each_read
+def test_ids_found_in_included_records_are_published(stream: Stream) -> None:
+    """What an included record relates to is a to-one relationship that its type has."""
+    facts = published(stream)
+    for column in stream.columns:
+        if isinstance(column.source, FirstIncludedId):
+            kind = facts.relationships[column.source.relationship].split(" ")[1]
+            assert column.source.relationship in included(stream)
+            assert facts.included[kind][column.source.related].startswith("one ")
+            assert column.type == "string"
+
+
+@each_read
+def test_every_relationship_has_a_column_or_a_reason(stream: Stream) -> None:
+    """A relationship that no column holds is one that was left out knowingly."""
+    if isinstance(stream.source, Detail):
+        return
+    held = {
+        column.source.relationship
+        for column in stream.columns
+        if isinstance(column.source, RelatedId | RelatedIds | Included)
+    }
+    assert set(published(stream).relationships) - held == NOT_KEPT.get(stream.name, set())
+
+
+@each_read
+def test_nothing_is_included_for_nothing(stream: Stream) -> None:
+    """Each include fills a column."""
+    held = {
+        column.source.relationship
+        for column in stream.columns
+        if isinstance(column.source, RelatedId | RelatedIds | Included)
+    }
+    assert set(included(stream)) <= held
+
+
+@each_read
+def test_a_cursor_column_holds_what_is_filtered_by(stream: Stream) -> None:
+    """The mark is taken from the value that the filter compares."""
+    sources = {column.name: column.source for column in stream.columns}
+    if stream.cursor is None:
+        return
+    match sources[stream.cursor.column]:
+        case At(path=path):
+            assert path == stream.cursor.field
+        case Newest(path=path, item=item):
+            assert f"{path}.{item}" == stream.cursor.field
+            assert sent(stream)[path] == "objects"
+        case other:
+            pytest.fail(f"a cursor cannot be read from {other}")
+
+
+def test_an_event_without_datetime_takes_its_timestamp() -> None:
+    """The cursor of events is never empty: whole seconds stand in for the text."""
+    sources = {column.name: column.source for column in STREAMS["events"].columns}
+    assert sources["datetime"] == At("datetime", or_else="timestamp")
+    assert OPERATIONS["/api/events"].attributes["timestamp"] == "integer"
+
+
+@each_read
+def test_what_a_slice_must_bring_it_brings(stream: Stream) -> None:
+    """A column that is read from the slice has a value in every slice."""
+    slices = stream.source.slices if isinstance(stream.source, Collection) else ()
+    for column in stream.columns:
+        if isinstance(column.source, OfSlice):
+            values = [each.values[column.source.name] for each in slices]
+            assert all(value in each.filter for value, each in zip(values, slices, strict=True))
+
+
+def test_exclusions_are_the_profile_without_its_predictions() -> None:
+    """Every column of a profile that costs no lower limit is in global_exclusions too."""
+    profile = [
+        column
+        for column in STREAMS["profiles"].columns
+        if not column.name.startswith("predictive_analytics_")
+    ]
+    exclusions = list(STREAMS["global_exclusions"].columns)
+    assert exclusions[: len(profile)] == profile
+    assert [column.name for column in exclusions[len(profile) :]] == [
+        "suppressions",
+        "suppressed_at",
+    ]

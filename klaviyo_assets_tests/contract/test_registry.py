@@ -1,0 +1,184 @@
+"""The registry is complete, and its streams are named, cut and put together as promised.
+
+What Klaviyo publishes for each is compared in `test_requests.py` and `test_columns.py`.
+"""
+
+import pkgutil
+import re
+from importlib import import_module
+
+import pytest
+
+from klaviyo_assets import streams
+from klaviyo_assets.model.stream import Collection, Detail, Join, Stream
+from klaviyo_assets.streams import COLLECTIONS, STREAMS
+
+each_stream = pytest.mark.parametrize("stream", COLLECTIONS, ids=lambda stream: stream.name)
+
+COLUMNS = {
+    "accounts": 16,
+    "campaigns": 24,
+    "campaigns_detailed": 1,
+    "email_templates": 8,
+    "events": 12,
+    "events_detailed": 2,
+    "flows": 8,
+    "global_exclusions": 81,
+    "lists": 6,
+    "lists_detailed": 1,
+    "metrics": 8,
+    "profiles": 89,
+    "segments": 9,
+}
+"""The promised streams, and how many columns each has of its own."""
+
+EVERY_TABLE_HAS = {"id", "extra", "synced_at", "parent_version"}
+
+
+def declared_in(module: str) -> list[Stream]:
+    """Return the streams that a module of the registry declares, in its order."""
+    values = vars(import_module(f"{streams.__name__}.{module}")).values()
+    return [value for value in values if isinstance(value, Stream)]
+
+
+def test_every_promised_stream_is_there_with_its_columns() -> None:
+    """A stream or a column comes or goes only together with the promise made of it."""
+    assert {stream.name: len(stream.columns) for stream in COLLECTIONS} == COLUMNS
+    assert sum(COLUMNS.values()) == 265
+
+
+def test_every_module_is_in_the_registry() -> None:
+    """A stream declared in a module of the registry is a stream of the product, once."""
+    modules = [module.name for module in pkgutil.iter_modules(streams.__path__)]
+    declared = [stream for module in modules for stream in declared_in(module)]
+    assert all(declared_in(module) for module in modules)
+    assert sorted(stream.name for stream in declared) == sorted(COLUMNS)
+    assert all(STREAMS[stream.name] is stream for stream in declared)
+
+
+def test_the_registry_is_in_order() -> None:
+    """Streams are listed by name, so that a table of them is the same everywhere."""
+    assert [stream.name for stream in COLLECTIONS] == sorted(STREAMS)
+
+
+@each_stream
+def test_a_stream_lies_in_the_module_of_its_section(stream: Stream) -> None:
+    """Who knows the section in Klaviyo's reference knows the file."""
+    assert stream in declared_in(stream.section.lower())
+
+
+@each_stream
+def test_a_stream_says_its_grain(stream: Stream) -> None:
+    """Every stream says what one row is, in one sentence."""
+    assert re.fullmatch(r"One row per [^\n]+\.", stream.about)
+
+
+@each_stream
+def test_columns_are_named_for_sql(stream: Stream) -> None:
+    """Column names need no quotes, differ by more than case and leave every table's own free."""
+    names = [column.name for column in stream.columns]
+    assert all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in names)
+    assert len(set(names)) == len(names)
+    assert not EVERY_TABLE_HAS & set(names)
+
+
+@each_stream
+def test_every_column_says_what_it_tells(stream: Stream) -> None:
+    """Each column is described in a sentence short enough for a table."""
+    for column in stream.columns:
+        assert re.fullmatch(r"[^\n{}]{3,99}\.", column.about), column.name
+
+
+@each_stream
+def test_records_are_known_by_their_id(stream: Stream) -> None:
+    """The key of every collection is the id that Klaviyo gives."""
+    assert stream.key == ("id",)
+
+
+@each_stream
+def test_a_cursor_is_a_time(stream: Stream) -> None:
+    """High-water marks are compared as times."""
+    types = {column.name: column.type for column in stream.columns}
+    assert stream.cursor is None or types[stream.cursor.column] == "timestamp"
+
+
+def test_the_promised_streams_have_a_cursor() -> None:
+    """Exactly these are read on from a mark; all others are read whole or made of others."""
+    assert {stream.name: stream.cursor.column for stream in COLLECTIONS if stream.cursor} == {
+        "campaigns": "updated_at",
+        "email_templates": "updated",
+        "events": "datetime",
+        "flows": "updated",
+        "global_exclusions": "suppressed_at",
+        "profiles": "updated",
+    }
+
+
+def test_tables_that_others_are_joined_to_are_never_cut() -> None:
+    """A start date leaves these streams whole."""
+    assert {stream.name for stream in COLLECTIONS if stream.ignores_start} == {
+        "accounts",
+        "global_exclusions",
+        "lists",
+        "metrics",
+        "segments",
+    }
+
+
+def test_only_events_are_kept_by_day_and_looked_back_on() -> None:
+    """The lookback, the restriction to metrics and the day's partition are for events alone."""
+    marked = [
+        (stream.partitioning == "day")
+        + (stream.cursor is not None and stream.cursor.has_lookback)
+        + (isinstance(stream.source, Collection) and stream.source.metric_filter)
+        for stream in COLLECTIONS
+    ]
+    assert {stream.name: n for stream, n in zip(COLLECTIONS, marked, strict=True) if n} == {
+        "events": 3
+    }
+
+
+def test_only_predictive_analytics_can_be_left_out() -> None:
+    """The setting that leaves them out names the only field that is optional."""
+    optional = [
+        (stream.name, extra.name)
+        for stream in COLLECTIONS
+        if isinstance(stream.source, Collection | Detail)
+        for extra in stream.source.additional_fields
+        if extra.optional
+    ]
+    assert optional == [("profiles", "predictive_analytics")]
+
+
+@each_stream
+def test_what_asks_has_a_tier(stream: Stream) -> None:
+    """No stream asks Klaviyo without a limit; a join asks nothing."""
+    assert (stream.tier is None) == isinstance(stream.source, Join)
+    assert bool(stream.budgets()) != isinstance(stream.source, Join)
+
+
+@each_stream
+def test_a_detail_fits_its_parent(stream: Stream) -> None:
+    """A detail asks once for each record of a collection and adds columns that it lacks."""
+    if not isinstance(stream.source, Detail):
+        return
+    parent = STREAMS[stream.source.parent]
+    names = {column.name for column in parent.columns}
+    assert isinstance(parent.source, Collection)
+    assert stream.source.path.count("{id}") == 1
+    assert stream.source.version is None or stream.source.version in names
+    assert not names & {column.name for column in stream.columns}
+
+
+@each_stream
+def test_a_join_fits_its_sides(stream: Stream) -> None:
+    """A join takes columns that the right side has, as they are, by a column of the left."""
+    if not isinstance(stream.source, Join):
+        return
+    left, right = STREAMS[stream.source.left], STREAMS[stream.source.right]
+    types = {column.name: column.type for column in right.columns}
+    assert stream.source.on in {column.name for column in left.columns}
+    assert {column.name: column.type for column in stream.columns} == {
+        name: types[there] for name, there in stream.source.columns.items()
+    }
+    assert stream.scopes == (*left.scopes, *right.scopes)

@@ -1,0 +1,139 @@
+"""What our streams ask for is what Klaviyo publishes as offered: paths, limits, filters, sorts."""
+
+import re
+
+import pytest
+
+from klaviyo_assets.model.stream import WHOLE, AdditionalField, Collection, Detail, Stream
+from klaviyo_assets_tests.contract.facts import OPERATIONS, Operation
+from klaviyo_assets_tests.contract.published import ASKING, published
+
+CLAUSE = re.compile(r'(?P<operator>[a-z-]+)\((?P<field>[\w.]+),"?(?P<value>[^")]*)"?\)')
+
+
+def extras(stream: Stream) -> tuple[AdditionalField, ...]:
+    """Return the additional fields that a stream asks for."""
+    assert isinstance(stream.source, Collection | Detail)
+    return stream.source.additional_fields
+
+
+def answers(facts: Operation, field: str) -> list[str]:
+    """Return every value that a slice can compare a field with; booleans have no list published."""
+    return facts.choices.get(field, ["true", "false"])
+
+
+def clauses(stream: Stream) -> list[re.Match[str]]:
+    """Return every clause of every slice of a stream."""
+    slices = stream.source.slices if isinstance(stream.source, Collection) else ()
+    found = [list(CLAUSE.finditer(each.filter)) for each in slices]
+    read = [",".join(match.group() for match in matches) for matches in found]
+    assert read == [each.filter for each in slices]
+    return [match for matches in found for match in matches]
+
+
+each_asking = pytest.mark.parametrize("stream", ASKING, ids=lambda stream: stream.name)
+
+
+@each_asking
+def test_limits_and_scopes_are_the_published_ones(stream: Stream) -> None:
+    """A stream spends from the tier of its path and needs the scopes of its path."""
+    facts = published(stream)
+    assert stream.tier is not None
+    assert (stream.tier.burst, stream.tier.steady, stream.tier.daily) == (
+        facts.burst,
+        facts.steady,
+        None,
+    )
+    assert stream.scopes == tuple(facts.scopes)
+    assert stream.section == facts.section
+
+
+@each_asking
+def test_pages_are_as_large_as_they_may_be(stream: Stream) -> None:
+    """Every page is asked for at the maximum; where the size is refused, none is given."""
+    page_size = stream.source.page_size if isinstance(stream.source, Collection) else None
+    assert page_size == published(stream).page_size
+
+
+@each_asking
+def test_additional_fields_are_offered_and_cost_what_is_published(stream: Stream) -> None:
+    """An additional field is one that the path offers, at the limit that it is lowered to."""
+    facts = published(stream)
+    for extra in extras(stream):
+        parameter = f"additional-fields[{extra.resource}]={extra.name}"
+        tier = [extra.tier.burst, extra.tier.steady] if extra.tier else None
+        assert extra.name in facts.additional_fields[extra.resource]
+        assert tier == facts.lowered.get(parameter)
+
+
+@each_asking
+def test_includes_are_offered_and_lower_no_limit(stream: Stream) -> None:
+    """A stream includes only what the path offers, and nothing that makes it slower."""
+    include = stream.source.include if isinstance(stream.source, Collection) else ()
+    assert set(include) <= set(published(stream).include)
+    assert not {f"include={name}" for name in include} & set(published(stream).lowered)
+
+
+@each_asking
+def test_a_cursor_is_filtered_and_sorted_by_as_offered(stream: Stream) -> None:
+    """Windows are asked for with operators that exist; strictly only where there is no other."""
+    cursor, facts = stream.cursor, published(stream)
+    if cursor is None:
+        return
+    operators = facts.filters[cursor.field]
+    assert cursor.inclusive == ("greater-or-equal" in operators)
+    assert {"greater-than", "less-than"} <= set(operators)
+    assert cursor.field in facts.sort
+
+
+@each_asking
+def test_slices_ask_what_klaviyo_can_answer(stream: Stream) -> None:
+    """A slice compares a field by an operator that is offered, with a value that it knows."""
+    facts = published(stream)
+    for clause in clauses(stream):
+        assert clause["operator"] in facts.filters[clause["field"]]
+        assert clause["value"] in answers(facts, clause["field"])
+
+
+@each_asking
+def test_slices_leave_nothing_out(stream: Stream) -> None:
+    """The slices of a stream are all combinations of the values they ask for, each once."""
+    facts, found = published(stream), clauses(stream)
+    combinations = 1
+    for field in {clause["field"] for clause in found}:
+        asked = {clause["value"] for clause in found if clause["field"] == field}
+        assert asked == set(answers(facts, field))
+        combinations *= len(asked)
+    slices = stream.source.slices if isinstance(stream.source, Collection) else (WHOLE,)
+    assert len({each.filter for each in slices}) == len(slices) == combinations
+    assert len({each.name for each in slices}) == len(slices)
+
+
+@each_asking
+def test_a_required_filter_is_given(stream: Stream) -> None:
+    """A path that answers nothing without a filter is always asked in slices."""
+    slices = stream.source.slices if isinstance(stream.source, Collection) else ()
+    assert not published(stream).is_filter_required or WHOLE not in slices
+
+
+def test_hidden_records_are_asked_for() -> None:
+    """Archived records, which come only on request, are read wherever a path can hide them."""
+    hiding = {path for path, facts in OPERATIONS.items() if "archived" in facts.filters}
+    asked = {
+        stream.name
+        for stream in ASKING
+        if any(clause["field"] == "archived" for clause in clauses(stream))
+    }
+    assert {published(stream).path for stream in ASKING if stream.name in asked} == hiding
+
+
+@each_asking
+def test_the_metric_filter_is_offered(stream: Stream) -> None:
+    """Only a path that compares by metric id is restricted to metrics."""
+    if isinstance(stream.source, Collection) and stream.source.metric_filter:
+        assert "equals" in published(stream).filters["metric_id"]
+
+
+def test_every_fact_is_used() -> None:
+    """The facts are those of the operations in use, and no others."""
+    assert {published(stream).path for stream in ASKING} == set(OPERATIONS)
