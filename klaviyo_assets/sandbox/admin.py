@@ -7,9 +7,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from urllib.parse import parse_qsl
 
-from klaviyo_assets.sandbox.json_types import Json, JsonObject, dumps, loads_object
+import json
+
+from klaviyo_assets.sandbox.json_types import Json, JsonObject, as_list, dumps, loads_object
 from klaviyo_assets.sandbox.moments import SECOND, moment
-from klaviyo_assets.sandbox.service import Reply, Request, Service
+from klaviyo_assets.sandbox.reply import Reply, Request
+from klaviyo_assets.sandbox.service import Service
 from klaviyo_assets.sandbox.truth import truth
 
 Route = Callable[[Request], Json]
@@ -27,6 +30,11 @@ class Admin:
             ("GET", "/__journal"): self.journal,
             ("DELETE", "/__journal"): self.clear_journal,
             ("GET", "/__journal/ids"): self.shown_ids,
+            ("GET", "/__faults"): self.faults,
+            ("POST", "/__faults"): self.add_faults,
+            ("DELETE", "/__faults"): self.clear_faults,
+            ("POST", "/__events"): self.write_events,
+            ("POST", "/__mutate"): self.mutate,
         }
 
     def answer(self, request: Request) -> Reply:
@@ -83,6 +91,32 @@ class Admin:
         """From ordinals of a collection to ids."""
         shop = self.service.shop
         return shop.events.id_of if kind == "event" else shop.shelves[kind].id_of
+
+    def faults(self, request: Request) -> Json:
+        """The rules in force with their counts."""
+        _ = request
+        return self.service.faults.script.as_json()
+
+    def add_faults(self, request: Request) -> Json:
+        """Add rules to those in force."""
+        wish: Json = json.loads(request.body)
+        self.service.faults.script.add(wish)
+        return self.faults(request)
+
+    def clear_faults(self, request: Request) -> Json:
+        """Drop all rules."""
+        self.service.faults.script.clear()
+        return self.faults(request)
+
+    def write_events(self, request: Request) -> Json:
+        """`{"events": [{datetime, metric, profile, properties, visible_at, count}]}`."""
+        wish = loads_object(request.body)
+        now = self.service.clock.now()
+        return self.service.mutations.write_events(as_list(wish["events"]), now)
+
+    def mutate(self, request: Request) -> Json:
+        """One change, see `mutations`."""
+        return self.service.mutations.apply(loads_object(request.body), self.service.clock.now())
 
     def truth(self, request: Request) -> Json:
         """What a complete reader must hold now."""

@@ -12,7 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import cast
 
 from klaviyo_assets.sandbox.admin import Admin
-from klaviyo_assets.sandbox.service import Reply, Request, Service
+from klaviyo_assets.sandbox.faults.script import Fault
+from klaviyo_assets.sandbox.faults.wire import Plan, plan
+from klaviyo_assets.sandbox.reply import Reply, Request
+from klaviyo_assets.sandbox.service import Service
 
 LOOPBACK = "127.0.0.1"
 GZIP_FROM_BYTES = 1400
@@ -28,6 +31,7 @@ class SandboxServer(ThreadingHTTPServer):
     def __init__(self, service: Service, port: int) -> None:
         """Bind; port 0 takes a free one."""
         self.service = service
+        self.closing = threading.Event()
         super().__init__((LOOPBACK, port), SandboxConnection)
         self.url = f"http://{LOOPBACK}:{self.server_port}"
         self.admin = Admin(service)
@@ -61,17 +65,21 @@ class SandboxConnection(BaseHTTPRequestHandler):
         """Read the request, let the service or the admin side answer, send it at once."""
         request = self.read()
         if request.path.startswith("/__"):
-            self.send(self.sandbox.admin.answer(request))
+            with self.sandbox.service.lock:
+                reply = self.sandbox.admin.answer(request)
+            self.send(reply, None)
             return
         service = self.sandbox.service
         entry = service.open_entry(request)
-        if service.account.latency_ms:
-            time.sleep(service.account.latency_ms / 1000)
+        fault = service.faults.pick(request)
+        entry.fault = None if fault is None else fault.kind
+        request = service.faults.rewritten(request, fault)
+        time.sleep(service.account.latency_ms / 1000)
         reply = service.answer(request, entry)
-        entry.status = reply.status
-        entry.kind = reply.kind
+        reply = service.faults.applied(fault, request, reply, entry.number)
+        entry.status, entry.kind = reply.status, reply.kind
         entry.shown.extend(reply.shown)
-        entry.size = self.send(reply)
+        entry.size = self.send(reply, fault)
 
     def read(self) -> Request:
         """The request's values; header names in lower case."""
@@ -88,21 +96,52 @@ class SandboxConnection(BaseHTTPRequestHandler):
             origin=f"http://{host}" if host else self.sandbox.url,
         )
 
-    def send(self, reply: Reply) -> int:
-        """Send an answer in one write; the bytes of its body as sent."""
-        body = reply.body
+    def send(self, reply: Reply, fault: Fault | None) -> int:
+        """Send an answer, in one write unless a fault wants otherwise; the bytes of its body."""
         headers = dict(reply.headers)
-        accepted = self.headers.get("Accept-Encoding", "")
-        wanted = self.sandbox.service.account.gzip and "gzip" in accepted
-        if wanted and len(body) >= GZIP_FROM_BYTES and "content-encoding" not in headers:
-            body = gzip.compress(body, compresslevel=1, mtime=0)
-            headers["content-encoding"] = "gzip"
-        headers["content-length"] = str(len(body))
-        head = self.head(reply.status, headers)
-        self.connection.sendall(head if self.command == "HEAD" else head + body)
+        body = self.packed(reply.body, headers)
+        travel = plan(fault, body)
+        if travel.end != "keep":
+            self.close_connection = True
+        if travel.before and self.stopped(travel.before):
+            return 0
+        if not travel.silent:
+            self.deliver(travel, self.head(reply.status, headers, travel))
+        if travel.end == "reset":
+            reset(self.connection)
         return len(body)
 
-    def head(self, status: int, headers: dict[str, str]) -> bytes:
+    def packed(self, body: bytes, headers: dict[str, str]) -> bytes:
+        """The body gzipped where the client accepts it and it is worth it."""
+        accepted = self.headers.get("Accept-Encoding", "")
+        wanted = self.sandbox.service.account.gzip and "gzip" in accepted
+        if not wanted or len(body) < GZIP_FROM_BYTES or "content-encoding" in headers:
+            return body
+        headers["content-encoding"] = "gzip"
+        return gzip.compress(body, compresslevel=1, mtime=0)
+
+    def deliver(self, travel: Plan, head: bytes) -> None:
+        """Write head and pieces; pauses end early when the sandbox stops."""
+        if self.command == "HEAD":
+            self.connection.sendall(head)
+            return
+        if len(travel.pieces) == 1 and not travel.chunked:
+            self.connection.sendall(head + travel.pieces[0])
+            return
+        self.connection.sendall(head)
+        for piece in travel.pieces:
+            framed = b"%x\r\n%b\r\n" % (len(piece), piece) if travel.chunked else piece
+            self.connection.sendall(framed)
+            if travel.pause and self.stopped(travel.pause):
+                return
+        if travel.chunked and travel.terminated:
+            self.connection.sendall(b"0\r\n\r\n")
+
+    def stopped(self, seconds: float) -> bool:
+        """Wait that long; whether the sandbox was closed meanwhile."""
+        return self.sandbox.closing.wait(seconds)
+
+    def head(self, status: int, headers: dict[str, str], travel: Plan) -> bytes:
         """Status line and headers; the date is the sandbox's."""
         try:
             phrase = HTTPStatus(status).phrase
@@ -110,6 +149,10 @@ class SandboxConnection(BaseHTTPRequestHandler):
             phrase = "Unknown"
         lines = [f"HTTP/1.1 {status} {phrase}", f"Date: {self.sandbox.service.clock.http_date()}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
+        if travel.chunked:
+            lines.append("Transfer-Encoding: chunked")
+        else:
+            lines.append(f"content-length: {travel.declared}")
         if self.close_connection:
             lines.append("Connection: close")
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
@@ -129,6 +172,7 @@ class Sandbox:
         self.journal = service.journal
         self.clock = service.clock
         self.shop = service.shop
+        self.faults = service.faults.script
         self.key = service.account.keys[0].value
         self.thread = threading.Thread(
             target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
@@ -137,6 +181,7 @@ class Sandbox:
 
     def close(self) -> None:
         """Stop serving and free the port."""
+        self.server.closing.set()
         self.server.shutdown()
         self.server.server_close()
         self.thread.join(timeout=5)

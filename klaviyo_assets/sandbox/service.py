@@ -5,8 +5,8 @@ is in `server`, what goes wrong on purpose in `faults`.
 """
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
+from threading import RLock
 from urllib.parse import parse_qsl
 
 from klaviyo_assets.sandbox import admission
@@ -16,36 +16,14 @@ from klaviyo_assets.sandbox.clock import Clock
 from klaviyo_assets.sandbox.errors import ApiError
 from klaviyo_assets.sandbox.event_answers import EventAnswers
 from klaviyo_assets.sandbox.facts.operation import Operation
+from klaviyo_assets.sandbox.faults.engine import Faults
 from klaviyo_assets.sandbox.journal import Entry, Journal
 from klaviyo_assets.sandbox.limits import Limits
+from klaviyo_assets.sandbox.mutations import Mutations
 from klaviyo_assets.sandbox.query import Query, read_query
+from klaviyo_assets.sandbox.reply import JSON_API, Reply, Request
 from klaviyo_assets.sandbox.routes import Route, route
 from klaviyo_assets.sandbox.shop.store import Shop
-
-JSON_API = "application/vnd.api+json"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """A request as it came: path and query still encoded, header names in lower case."""
-
-    method: str
-    path: str
-    query: str
-    headers: Mapping[str, str]
-    body: bytes = b""
-    origin: str = ""
-
-
-@dataclass(slots=True, kw_only=True)
-class Reply:
-    """An answer to send: status, headers, body, and the ids in it."""
-
-    status: int
-    body: bytes
-    headers: dict[str, str] = field(default_factory=dict[str, str])
-    kind: str | None = None
-    shown: list[int] = field(default_factory=list[int])
 
 
 class Service:
@@ -61,6 +39,10 @@ class Service:
         self.limits = Limits(account.rate_limit_scale)
         self.answers = Answers(self.shop)
         self.event_answers = EventAnswers(self.shop)
+        self.mutations = Mutations(self.shop)
+        self.faults = Faults(lambda wish: self.mutations.apply(wish, self.clock.now()))
+        # Changes and answers take turns, so that a page never shows half a change.
+        self.lock = RLock()
 
     def open_entry(self, request: Request) -> Entry:
         """A journal entry for a request."""
@@ -83,7 +65,8 @@ class Service:
             found = route(request.method, request.path)
             entry.operation = found.operation.name
             self.admit(request, found.operation, limit_headers)
-            return self.accepted(request, found, limit_headers)
+            with self.lock:
+                return self.accepted(request, found, limit_headers)
         except ApiError as error:
             headers = {"content-type": JSON_API, **limit_headers, **error.headers}
             return Reply(status=error.status, body=error.body(entry.number), headers=headers)
@@ -102,7 +85,10 @@ class Service:
     def accepted(self, request: Request, found: Route, headers: dict[str, str]) -> Reply:
         """The answer to a request that may be made."""
         now = self.clock.now()
+        self.shop.profiles.grow(int(now))
         query = read_query(found.operation, request.query, now)
+        if request.page_factor != 1:
+            query = replace(query, size=max(1, int(query.size * request.page_factor)))
         place = Place(
             origin=request.origin, path=request.path.rstrip("/"), record_id=found.record_id
         )

@@ -25,7 +25,7 @@ class EventPages:
         self.shop = shop
         self.origin = origin
         base = f"{origin}/api/events/".encode()
-        self.people: list[bytes | None] = [None] * len(shop.profiles.lives)
+        self.people: dict[int, bytes] = {}
         self.metrics = [record.id.encode() for record in shop.metrics.records]
         self.days: dict[int, bytes] = {}
         linked = (
@@ -48,7 +48,7 @@ class EventPages:
         """The profile's resource identifier in JSON, or null."""
         if ordinal is None:
             return b"null"
-        kept = self.people[ordinal]
+        kept = self.people.get(ordinal)
         if kept is None:
             record_id = self.shop.profiles.id_of(ordinal).encode()
             kept = self.people[ordinal] = b'{"type":"profile","id":"' + record_id + b'"}'

@@ -31,6 +31,8 @@ class ProfileShelf:
         self.updated = array("q")
         span = days * DAY_SECONDS
         imported = base - span // 2
+        self.pace = max(1, span // max(1, count))
+        self.grown = 0 if count else -1
         for k in range(count):
             bits = mix(self.seed, k)
             created = base - span + span * k // max(1, count)
@@ -44,6 +46,20 @@ class ProfileShelf:
         self.predictions = people.prediction_pool(seed, base=base)
         self.changes: dict[int, JsonObject] = {}
         self.orders: dict[str, list[int]] = {}
+
+    def add(self, seconds: int) -> int:
+        """A new profile, created then; its ordinal."""
+        self.created.append(seconds)
+        self.updated.append(seconds)
+        self.lives.append(1)
+        self.changed()
+        return len(self.lives) - 1
+
+    def grow(self, now: int) -> None:
+        """Add the profiles that signed up since, at the pace of the history; none to an empty shop."""
+        while self.grown >= 0 and self.base + (self.grown + 1) * self.pace <= now:
+            self.grown += 1
+            self.add(self.base + self.grown * self.pace)
 
     def ordinal_of(self, record_id: str) -> int | None:
         """The ordinal of an id ever given out."""

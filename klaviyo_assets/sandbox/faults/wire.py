@@ -1,0 +1,98 @@
+"""How an answer travels: whole, cut, slowly, or not at all.
+
+A plan is made of the reply here; the socket work is in `server`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from klaviyo_assets.sandbox.faults.script import Fault
+
+_HANG_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Pieces to send, each after a pause in seconds, and how the connection ends.
+
+    `declared` is the Content-Length that the headers claim (None: chunked), `end` one of `keep`,
+    `close`, `reset`.
+    """
+
+    pieces: tuple[bytes, ...]
+    pause: float = 0.0
+    before: float = 0.0
+    declared: int | None = None
+    chunked: bool = False
+    terminated: bool = True
+    end: str = "keep"
+    silent: bool = False
+
+
+def plan(fault: Fault | None, body: bytes) -> Plan:
+    """How to send a body under a fault; the whole body at once without one."""
+    whole = Plan(pieces=(body,), declared=len(body))
+    if fault is None:
+        return whole
+    half = body[: max(1, len(body) // 2)]
+    match fault.kind:
+        case "reset" | "short_body":
+            end = "reset" if fault.kind == "reset" else "close"
+            return Plan(pieces=(half,), declared=len(body), end=end)
+        case "long_body":
+            return Plan(pieces=(body,), declared=len(half), end="close")
+        case "close":
+            return Plan(pieces=(), end="close", silent=True)
+        case "hang":
+            seconds = fault.number("seconds", _HANG_SECONDS)
+            return Plan(pieces=(), before=seconds, end="close", silent=True)
+        case "latency":
+            return Plan(pieces=(body,), before=fault.number("seconds", 0.2), declared=len(body))
+        case "slow" | "bandwidth":
+            return trickled(fault, body)
+        case "chunks" | "broken_chunks":
+            return chunked(fault, body)
+        case _:
+            return whole
+
+
+def trickled(fault: Fault, body: bytes) -> Plan:
+    """A body at so many bytes a second; `slow` is one byte a second unless told otherwise."""
+    rate = fault.number("bytes_per_second", 1 if fault.kind == "slow" else 10_240)
+    size = max(1, int(rate / 10))
+    pause = size / rate
+    return Plan(pieces=tuple(pieces_of(body, size)), pause=pause, declared=len(body))
+
+
+def chunked(fault: Fault, body: bytes) -> Plan:
+    """A chunked body of small chunks; the broken one never ends."""
+    size = int(fault.number("size", 1))
+    # One-byte chunks of a whole page would take minutes of system calls: only the first are small.
+    small = list(pieces_of(body[: size * 2000], size))
+    rest = body[size * 2000 :]
+    pieces = (*small, rest) if rest else tuple(small)
+    if fault.kind == "chunks":
+        return Plan(pieces=pieces, chunked=True)
+    return Plan(pieces=pieces[: len(pieces) // 2 + 1], chunked=True, terminated=False, end="close")
+
+
+def pieces_of(body: bytes, size: int) -> Iterator[bytes]:
+    """Slices of a body."""
+    for at in range(0, len(body), size):
+        yield body[at : at + size]
+
+
+def recoded(fault: Fault, body: bytes) -> tuple[bytes, dict[str, str]]:
+    """The body as other bytes, with the headers that come with it."""
+    match fault.kind:
+        case "truncated_json":
+            return body[: max(1, len(body) * 2 // 3)], {}
+        case "bom":
+            return b"\xef\xbb\xbf" + body, {}
+        case "charset":
+            text = body.decode().encode("utf-16")
+            return text, {"content-type": "application/vnd.api+json; charset=utf-8"}
+        case "bad_gzip":
+            return b"\x1f\x8b\x08\x00" + body[:200], {"content-encoding": "gzip"}
+        case _:
+            return body, {}
