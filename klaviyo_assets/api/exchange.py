@@ -1,0 +1,36 @@
+"""The two values of a conversation: what is asked, and what came back.
+
+What belongs here: their fields. What does not: how a request is made (`protocol.py`), what a
+refusal means (`refusals.py`), how bytes travel (`client.py`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from klaviyo_assets.model.tiers import Budget
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request: an absolute `url`, the budgets that it spends, and its endpoint's `path`.
+
+    `path` is what a next link must keep to; `body` is JSON, for the few POSTs that read.
+    """
+
+    method: str
+    url: str = field(repr=False)
+    """Not shown: a filter may name a person."""
+    budgets: tuple[Budget, ...]
+    path: str
+    body: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer: names of headers in lower case, the body unpacked, the server's clock in UTC."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+    server_time: datetime | None = None

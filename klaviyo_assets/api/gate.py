@@ -1,0 +1,114 @@
+"""The gate: which key, which host and which requests may leave this process at all.
+
+What belongs here: refusals before a socket is opened. What does not: how a good request is made
+(`protocol.py`) or sent (`client.py`).
+Sources: https://developers.klaviyo.com/en/docs/authenticate_ and the OpenAPI document of revision
+2026-07-15 (the POSTs that only read).
+"""
+
+import re
+from ipaddress import ip_address
+from urllib.parse import SplitResult, urlsplit
+
+from klaviyo_assets.api.exchange import Request
+from klaviyo_assets.errors import ForeignLinkError, PermanentError, SettingError
+
+PRIVATE_KEY = re.compile(r"pk_[A-Za-z0-9_]{10,}")
+PUBLIC_KEY = re.compile(r"[A-Za-z0-9]{6}")
+DEFAULT_PORTS = {"https": 443, "http": 80}
+
+READING_POSTS = frozenset(
+    {
+        "/api/campaign-values-reports",
+        "/api/flow-series-reports",
+        "/api/flow-values-reports",
+        "/api/form-series-reports",
+        "/api/form-values-reports",
+        "/api/metric-aggregates",
+        "/api/segment-series-reports",
+        "/api/segment-values-reports",
+    }
+)
+"""All POSTs of Klaviyo that change nothing; no other method but GET is ever sent."""
+
+
+def checked_key(raw: str) -> str:
+    """Return the key as it is, once it has the form of a private one.
+
+    Raises:
+        SettingError: it has not; the text never quotes it.
+    """
+    wanted = "Set it to a private key: pk_ and at least ten letters, digits or underscores."
+    if not raw:
+        raise SettingError(f"KLAVIYO_API_KEY is empty. {wanted}")
+    if re.search(r"\s", raw):
+        raise SettingError(f"KLAVIYO_API_KEY holds a blank or a line end. {wanted}")
+    if PUBLIC_KEY.fullmatch(raw):
+        raise SettingError(
+            f"KLAVIYO_API_KEY holds the public key (the account's six characters). {wanted}"
+        )
+    if not PRIVATE_KEY.fullmatch(raw):
+        raise SettingError(f"KLAVIYO_API_KEY has not the form of a private key. {wanted}")
+    return raw
+
+
+def checked_base_url(raw: str) -> str:
+    """Return the address of the API without a trailing slash.
+
+    Raises:
+        SettingError: it is not https to some host, or plain http to this machine's loopback.
+    """
+    try:
+        url = urlsplit(raw)
+        port = url.port
+    except ValueError:
+        url, port = urlsplit(""), None
+    allowed = "Allowed: https://<host>[:port], and plain http to a loopback address only."
+    is_bare = url.path in {"", "/"} and not (url.query or url.fragment or "@" in url.netloc)
+    if not url.hostname or not is_bare or not re.fullmatch(r"[\x21-\x7e]+", raw) or port == 0:
+        raise SettingError(f"KLAVIYO_BASE_URL {shown(url)} is no address of a server. {allowed}")
+    if url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.hostname)):
+        raise SettingError(
+            f"KLAVIYO_BASE_URL {shown(url)} would send the key unencrypted. {allowed}"
+        )
+    return f"{url.scheme}://{url.netloc}"
+
+
+def shown(url: SplitResult) -> str:
+    """Return an address for a message, without a user or password that it may hold."""
+    place = url.netloc.rsplit("@", maxsplit=1)[-1]
+    return ascii(f"{url.scheme}://{place}{url.path}"[:200] if place else url.path[:200])
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine: `localhost` or a loopback address."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def address_of(url: SplitResult) -> tuple[str, str | None, str | None, int | None]:
+    """Return scheme, user, host and port; ValueError where the port is no number."""
+    return url.scheme, url.username, url.hostname, url.port or DEFAULT_PORTS.get(url.scheme)
+
+
+def check_request(request: Request, base_url: str) -> None:
+    """Let a request pass that reads, from the configured server.
+
+    Raises:
+        PermanentError: it is neither a GET nor one of the POSTs that read.
+        ForeignLinkError: it goes to another scheme, host or port; it would carry the key there.
+    """
+    url = urlsplit(request.url)
+    if address_of(url) != address_of(urlsplit(base_url)):
+        raise ForeignLinkError(
+            f"{request.method} {request.path} was not sent: it goes to "
+            f"{url.scheme}://{url.hostname}, and the key goes to {base_url} only."
+        )
+    reads = request.method == "GET" or (request.method == "POST" and url.path in READING_POSTS)
+    if not reads or not url.path.startswith("/api/"):
+        raise PermanentError(
+            f"{request.method} {url.path[:200]!a} was not sent: this client only reads, by GET and "
+            f"by the {len(READING_POSTS)} POSTs that change nothing."
+        )

@@ -1,0 +1,130 @@
+"""Whether to try again, and after how long: pure policy.
+
+What belongs here: which errors deserve another try, and the arithmetic of waiting. What does not:
+waiting itself (`client.py`), what an answer means (`refusals.py`).
+
+Two bounds, because two things go wrong. A server that fails is given a number of tries. A spent
+rate limit is nobody's failure: it is waited out, up to a total, as asking again at once only brings
+the next 429. Source: https://developers.klaviyo.com/en/docs/rate_limits_and_error_handling
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from klaviyo_assets.errors import (
+    KlaviyoAssetsError,
+    QuotaError,
+    RateLimitError,
+    TransientError,
+)
+
+FIRST_WAIT_SECONDS = 1.0
+LONGEST_WAIT_SECONDS = 10.0
+"""Our own waits double up to this; with every answer a 429 they fill ten minutes in 60 requests."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How patient we are. `tries` includes the first one; `waiting_seconds` is for 429s, in all."""
+
+    tries: int = 6
+    waiting_seconds: float = 600.0
+    retry_after_seconds: float = 300.0
+    """The longest `Retry-After` that is slept through; beyond it the quota is spent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tries:
+    """What one request has been through: failures, 429s, and seconds waited because of 429s."""
+
+    failures: int = 0
+    refusals: int = 0
+    waited_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Try again after `seconds`; `tries` is what counts from then on."""
+
+    seconds: float
+    tries: Tries
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Do not try again; `error` is what the caller gets."""
+
+    error: KlaviyoAssetsError
+
+
+def next_wait(
+    tries: Tries,
+    error: KlaviyoAssetsError,
+    *,
+    policy: Policy,
+    chance: float,
+    now: datetime,
+) -> Wait | GiveUp:
+    """Return what to do after `error`.
+
+    `chance` in [0, 1) spreads the waits, so that many clients do not come back together; `now` is
+    the operator's local time, for the sentence that says when to come back.
+    """
+    if isinstance(error, QuotaError) or not isinstance(error, TransientError):
+        return GiveUp(error)
+    asked = error.retry_after_seconds
+    if asked is not None and asked > policy.retry_after_seconds:
+        return GiveUp(quota(error, asked, now))
+    if isinstance(error, RateLimitError):
+        return after_refusal(tries, error, policy=policy, chance=chance)
+    failed = replace(tries, failures=tries.failures + 1)
+    if failed.failures >= policy.tries:
+        return GiveUp(worn(error, f"Given up after {failed.failures} tries."))
+    return Wait(max(asked or 0.0, backoff(tries.failures, chance)), failed)
+
+
+def after_refusal(
+    tries: Tries, error: RateLimitError, *, policy: Policy, chance: float
+) -> Wait | GiveUp:
+    """Return what to do after a 429: wait as long as Klaviyo says, or as long as our own back-off.
+
+    "0 seconds" has been seen in real answers; half a second is the least, and up to a quarter more
+    than asked spreads the return of several threads.
+    """
+    asked = error.retry_after_seconds
+    if asked is None:
+        seconds = backoff(tries.refusals, chance)
+    else:
+        seconds = max(asked, FIRST_WAIT_SECONDS / 2) * (1 + chance / 4)
+    waited = tries.waited_seconds + seconds
+    if waited > policy.waiting_seconds:
+        said = f"Given up after {tries.refusals + 1} of them: {tries.waited_seconds:.0f} s waited."
+        return GiveUp(worn(error, said))
+    return Wait(seconds, replace(tries, refusals=tries.refusals + 1, waited_seconds=waited))
+
+
+def backoff(count: int, chance: float) -> float:
+    """Return the wait after `count` earlier ones: doubled each time, then cut by up to half."""
+    # The exponent is bounded: a storm of a thousand 429s must not overflow a float.
+    whole = min(FIRST_WAIT_SECONDS * 2 ** min(count, 16), LONGEST_WAIT_SECONDS)
+    return whole * (1 - chance / 2)
+
+
+def quota(error: TransientError, asked: float, now: datetime) -> QuotaError:
+    """Return the error for a wait too long to sleep through, with the local time of its end."""
+    back = (now + timedelta(seconds=asked)).strftime("%Y-%m-%d %H:%M %Z").rstrip()
+    return QuotaError(
+        f"{error.message} Klaviyo asks for {asked:.0f} s of patience, which is a spent quota: come "
+        f"back after {back}.",
+        stream=error.stream,
+        retry_after_seconds=asked,
+    )
+
+
+def worn(error: TransientError, said: str) -> TransientError:
+    """Return the same error with one sentence more."""
+    return type(error)(
+        f"{error.message} {said}",
+        stream=error.stream,
+        retry_after_seconds=error.retry_after_seconds,
+    )
