@@ -114,8 +114,9 @@ class Stream:
     """One table's worth of Klaviyo.
 
     `about` starts with "One row per": the grain. `section` is a heading of Klaviyo's API reference.
-    `sweep` tells that a sync reads everything and the table is replaced, so that deletions show; a
-    stream without a cursor is always swept. `ignores_start` marks tables that others are joined to.
+    A collection without a cursor is swept: every sync reads everything and replaces the table, so
+    that deletions show. `ignores_start` marks tables that others are joined to: the start date does
+    not cut them.
     """
 
     name: str

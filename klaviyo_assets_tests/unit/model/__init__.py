@@ -1,0 +1,1 @@
+"""The words: what they refuse, and what they work out."""

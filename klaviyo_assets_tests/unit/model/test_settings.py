@@ -1,0 +1,126 @@
+"""Settings mean what the contract says, and a bad one is refused in words."""
+
+from datetime import UTC, date, datetime
+from typing import Any
+
+import pytest
+
+from klaviyo_assets.model.settings import Settings, read_settings
+
+
+def read(**variables: str) -> Settings:
+    """Return the settings of an environment that has nothing wrong."""
+    settings, refusals = read_settings(variables)
+    assert refusals == ()
+    return settings
+
+
+def test_nothing_set_means_the_documented_defaults() -> None:
+    """Without a variable every setting has the default of the contract."""
+    assert read() == Settings(
+        base_url="https://a.klaviyo.com",
+        revision="2026-07-15",
+        start_date=None,
+        lookback_days=0,
+        late_events_days=7,
+        report_lookback_days=30,
+        conversion_metric_ids=(),
+        event_metric_ids=(),
+        disable_predictive_analytics=False,
+        timezone="UTC",
+        report_start_date=None,
+        data_dir="./data",
+        state_dir="",
+        rate_limit_share=0.9,
+        rate_limit_scale=1.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "raw", "value"),
+    [
+        ("BASE_URL", "http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("REVISION", "2026-07-15.pre", "2026-07-15.pre"),
+        ("START_DATE", "2026-01-31", date(2026, 1, 31)),
+        ("LOOKBACK_DAYS", "3", 3),
+        ("LATE_EVENTS_DAYS", "0", 0),
+        ("REPORT_LOOKBACK_DAYS", "90", 90),
+        ("CONVERSION_METRIC_IDS", "auto", ("auto",)),
+        ("EVENT_METRIC_IDS", " AbC123 ,, XyZ789,AbC123 ", ("AbC123", "XyZ789")),
+        ("DISABLE_PREDICTIVE_ANALYTICS", "True", True),
+        ("DISABLE_PREDICTIVE_ANALYTICS", "0", False),
+        ("TIMEZONE", "Europe/Copenhagen", "Europe/Copenhagen"),
+        ("REPORT_START_DATE", "2025-12-31", date(2025, 12, 31)),
+        ("DATA_DIR", " ./demo ", "./demo"),
+        ("STATE_DIR", "state", "state"),
+        ("RATE_LIMIT_SHARE", "0.5", 0.5),
+        ("RATE_LIMIT_SCALE", "100", 100.0),
+    ],
+)
+def test_a_variable_is_its_setting(variable: str, raw: str, value: object) -> None:
+    """Each variable sets the field of its own name, and no other."""
+    expected: dict[str, Any] = {variable.lower(): value}
+    assert read(**{f"KLAVIYO_{variable}": raw}) == Settings(**expected)
+
+
+@pytest.mark.parametrize(
+    ("variable", "raw", "allowed"),
+    [
+        ("REVISION", "latest", "YYYY-MM-DD"),
+        ("START_DATE", "31.01.2026", "YYYY-MM-DD"),
+        ("START_DATE", "2026-02-30", "YYYY-MM-DD"),
+        ("LOOKBACK_DAYS", "-1", "0 or more"),
+        ("LATE_EVENTS_DAYS", "1.5", "whole number"),
+        ("EVENT_METRIC_IDS", 'AbC") or (', "metric ids"),
+        ("DISABLE_PREDICTIVE_ANALYTICS", "perhaps", "true or false"),
+        ("TIMEZONE", "Mars/Olympus", "IANA"),
+        ("TIMEZONE", "../UTC", "IANA"),
+        ("RATE_LIMIT_SHARE", "0", "above 0 and up to 1"),
+        ("RATE_LIMIT_SHARE", "1.1", "above 0 and up to 1"),
+        ("RATE_LIMIT_SHARE", "nan", "above 0 and up to 1"),
+        ("RATE_LIMIT_SCALE", "inf", "above 0"),
+        ("RATE_LIMIT_SCALE", "much", "a number"),
+    ],
+)
+def test_a_bad_value_is_refused_in_words(variable: str, raw: str, allowed: str) -> None:
+    """The refusal names the variable, the value and what is allowed; the default stands in."""
+    settings, [refusal] = read_settings({f"KLAVIYO_{variable}": raw})
+    assert settings == Settings()
+    assert f"KLAVIYO_{variable}={raw!r}" in str(refusal)
+    assert allowed in str(refusal)
+
+
+def test_every_bad_value_is_named_at_once() -> None:
+    """One mistake does not hide another, nor a setting that is right."""
+    settings, refusals = read_settings(
+        {
+            "KLAVIYO_START_DATE": "x",
+            "KLAVIYO_LOOKBACK_DAYS": "y",
+            "KLAVIYO_DATA_DIR": "z",
+        }
+    )
+    assert len(refusals) == 2
+    assert settings == Settings(data_dir="z")
+
+
+def test_a_blank_value_is_none() -> None:
+    """A variable that is set to nothing counts as not set."""
+    assert read(KLAVIYO_START_DATE="  ", KLAVIYO_LOOKBACK_DAYS="") == Settings()
+
+
+def test_the_key_is_no_setting() -> None:
+    """No value that is printed, compared or refused can hold the key."""
+    settings, refusals = read_settings({"KLAVIYO_API_KEY": "pk_secret\n"})
+    assert "pk_secret" not in f"{settings}{refusals}"
+
+
+def test_a_start_date_is_midnight_in_utc() -> None:
+    """The day given is read from its first instant; none given means everything."""
+    assert Settings(start_date=date(2026, 1, 31)).start == datetime(2026, 1, 31, tzinfo=UTC)
+    assert Settings().start is None
+
+
+def test_what_is_left_out_is_what_the_setting_names() -> None:
+    """Predictive analytics are asked for unless they are disabled."""
+    assert Settings().left_out == frozenset()
+    assert Settings(disable_predictive_analytics=True).left_out == {"predictive_analytics"}

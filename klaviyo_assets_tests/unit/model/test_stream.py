@@ -1,0 +1,129 @@
+"""A stream refuses nonsense and says what its requests are counted against."""
+
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+
+from klaviyo_assets.model.column import Column
+from klaviyo_assets.model.stream import (
+    WHOLE,
+    AdditionalField,
+    Collection,
+    Cursor,
+    Detail,
+    Join,
+    Slice,
+    Stream,
+)
+from klaviyo_assets.model.tiers import XS, Budget, L, M
+
+COUNT = AdditionalField(resource="thing", name="count", tier=XS)
+GUESS = AdditionalField(resource="thing", name="guess", tier=M, optional=True)
+PLAIN = AdditionalField(resource="thing", name="plain")
+
+THINGS = Stream(
+    name="things",
+    about="One row per thing.",
+    section="Things",
+    source=Collection(path="/api/things", page_size=10),
+    columns=(Column("name", "The name."), Column("updated", "When.", "timestamp")),
+    tier=L,
+    scopes=("things:read",),
+    cursor=Cursor(column="updated", field="updated"),
+)
+
+COUNTED = replace(
+    THINGS,
+    name="things_counted",
+    source=Detail(parent="things", path="/api/things/{id}", additional_fields=(COUNT,)),
+    cursor=None,
+)
+
+JOINED = replace(
+    THINGS,
+    name="things_joined",
+    source=Join(left="things", right="others", on="other_id", columns={"other_name": "name"}),
+    cursor=None,
+)
+
+
+def test_the_grain_is_said_first() -> None:
+    """A stream that does not say what one row is cannot be declared."""
+    with pytest.raises(ValueError, match=r"things: .*One row per"):
+        replace(THINGS, about="Things.")
+
+
+def test_a_column_is_there_once() -> None:
+    """Two columns of one name cannot be declared."""
+    with pytest.raises(ValueError, match=r"things: .*twice"):
+        replace(THINGS, columns=(*THINGS.columns, Column("name", "Again.")))
+
+
+def test_a_cursor_is_a_column() -> None:
+    """A cursor that no column holds cannot be declared."""
+    with pytest.raises(ValueError, match=r"things: .*'created' is not a column"):
+        replace(THINGS, cursor=Cursor(column="created", field="created"))
+
+
+def test_a_table_by_day_has_a_day() -> None:
+    """Partitions by day need a cursor to take the day from."""
+    with pytest.raises(ValueError, match=r"things: .*by day"):
+        replace(THINGS, cursor=None, partitioning="day")
+
+
+def test_a_declaration_does_not_change() -> None:
+    """Machines share the streams; none can change one, nor the constants of a slice."""
+    with pytest.raises(FrozenInstanceError):
+        THINGS.name = "others"  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(TypeError):
+        WHOLE.values["channel"] = "email"  # pyright: ignore[reportIndexIssue]
+
+
+def test_a_collection_without_a_cursor_is_swept() -> None:
+    """What cannot be asked for changes is read whole; details and joins are neither."""
+    assert not THINGS.is_swept
+    assert replace(THINGS, cursor=None).is_swept
+    assert not COUNTED.is_swept
+    assert not JOINED.is_swept
+
+
+def test_a_collection_is_one_slice_unless_told() -> None:
+    """The plain collection is asked for without a filter."""
+    assert isinstance(THINGS.source, Collection)
+    assert THINGS.source.slices == (Slice(name="*", filter=""),)
+
+
+def test_a_request_is_counted_against_its_path() -> None:
+    """Streams of one path have one budget, whatever their names."""
+    twin = replace(THINGS, name="twins")
+    assert THINGS.budgets() == twin.budgets() == (Budget("GET /api/things", L),)
+
+
+def test_a_lowered_limit_is_counted_as_well() -> None:
+    """A field with a limit of its own adds a budget, named as the parameter; a plain one none."""
+    source = Collection(path="/api/things", page_size=10, additional_fields=(PLAIN, GUESS))
+    assert replace(THINGS, source=source).budgets() == (
+        Budget("GET /api/things", L),
+        Budget("additional-fields[thing]=guess", M),
+    )
+
+
+def test_a_field_left_out_costs_nothing() -> None:
+    """What is not asked for is not counted; leaving out another changes nothing."""
+    source = Collection(path="/api/things", page_size=10, additional_fields=(GUESS,))
+    stream = replace(THINGS, source=source)
+    assert stream.budgets(without=frozenset({"guess"})) == (Budget("GET /api/things", L),)
+    assert stream.budgets(without=frozenset({"plain"})) == stream.budgets()
+
+
+def test_a_detail_is_counted_against_its_template() -> None:
+    """All records of a parent are asked for from one budget, not one each."""
+    assert COUNTED.budgets() == (
+        Budget("GET /api/things/{id}", L),
+        Budget("additional-fields[thing]=count", XS),
+    )
+
+
+def test_a_join_spends_nothing() -> None:
+    """No request, no budget."""
+    assert JOINED.budgets() == ()
