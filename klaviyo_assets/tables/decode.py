@@ -1,0 +1,195 @@
+"""Page bytes to Arrow record batches: the door of this room.
+
+A page that holds what was declared is decoded at once (`structs`). One that holds more, or other
+types, is read record by record (`survey`), and the decoder learns what was new: the next pages
+with it are fast again. What belongs here: choosing between the two, and what a page tells.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from klaviyo_assets.errors import BrokenBodyError, KlaviyoAssetsError, MalformedPageError
+from klaviyo_assets.model.stream import WHOLE, Slice, Stream
+from klaviyo_assets.tables.body import opened, with_whole_characters
+from klaviyo_assets.tables.columns import Building
+from klaviyo_assets.tables.findings import Findings
+from klaviyo_assets.tables.gathered import Gathered, Quarantined
+from klaviyo_assets.tables.layout import layout_of
+from klaviyo_assets.tables.schema import EXTRA
+from klaviyo_assets.tables.structs import FastPath, is_learnable
+from klaviyo_assets.tables.survey import surveyed
+from klaviyo_assets.tables.tree import Path, taught
+
+__all__ = ["Page", "PageDecoder", "Quarantined"]
+
+LEARNED_AT_MOST = 500
+"""Fields that are not declared and yet decoded fast; a page with more takes the slow path."""
+
+HALF_A_PAIR = "text: half of a surrogate pair, replaced by U+FFFD"
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One answer, decoded.
+
+    `records` counts all that came; those not in `batch` are in `quarantined`. `lowest` and
+    `highest` are of the cursor column, UTC, None without rows or cursor; `is_ascending` tells
+    whether it never goes back within the page. `notices` name fields and types, never values.
+    """
+
+    batch: pa.RecordBatch
+    next_link: str | None
+    records: int
+    lowest: datetime | None
+    highest: datetime | None
+    is_ascending: bool
+    quarantined: tuple[Quarantined, ...]
+    notices: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lessons:
+    """What real pages held beyond the declaration, and the fast path that knows it."""
+
+    extras: frozenset[Path] = frozenset()
+    loose: frozenset[Path] = frozenset()
+    fast: FastPath
+
+
+class PageDecoder:
+    """Decodes the pages of one stream; may be shared by threads.
+
+    `schema` is that of every batch: the stream's, without excluded columns.
+    """
+
+    def __init__(self, stream: Stream, *, exclude: frozenset[str] = frozenset()) -> None:
+        """Make the structs of the stream's columns.
+
+        `exclude` names columns, or paths below `attributes` with all that is under them, to leave
+        out of the batches and of `extra`.
+
+        Raises:
+            ValueError: the stream's columns contradict each other, or the cursor is excluded.
+        """
+        self._layout = layout_of(stream, exclude=exclude)
+        self._lessons = _Lessons(fast=FastPath(self._layout.root))
+        json = {column.name for column in self._layout.columns if column.type == "json"}
+        self._passed_on = (*json, EXTRA)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Return the schema of every batch."""
+        return self._layout.schema
+
+    def decode(self, body: bytes, *, synced_at: datetime, slice_: Slice = WHOLE) -> Page:
+        """Return a page as a record batch, and what the sync wants to know of it.
+
+        Args:
+            body: the answer, uncompressed; `data` may be a list or a single record.
+            synced_at: when it was read, UTC.
+            slice_: the slice it was asked for, for the constants that the slice brings.
+
+        Raises:
+            BrokenBodyError: not JSON, not UTF-8, or no JSON object; asking again may help.
+            MalformedPageError: an object, but not a page; or nested deeper than can be read.
+        """
+        text = opened(body, self._layout.stream)
+        try:
+            return self._page(text, synced_at, slice_)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+            whole, halves = with_whole_characters(text)
+            if not halves:
+                raise self._refusal(problem) from None
+        try:
+            page = self._page(whole, synced_at, slice_)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+            raise self._refusal(problem) from None
+        return replace(page, notices=(*page.notices, HALF_A_PAIR))
+
+    def _refusal(self, problem: Exception) -> KlaviyoAssetsError:
+        stream = self._layout.stream
+        match problem:
+            case RecursionError():
+                return MalformedPageError("the answer is nested too deep to read", stream=stream)
+            case UnicodeDecodeError():
+                return BrokenBodyError("the answer is not UTF-8", stream=stream)
+            case _:
+                # msgspec says what it expected and at which byte, not what stands there.
+                return BrokenBodyError(f"the answer is not JSON: {problem}", stream=stream)
+
+    def _page(self, body: bytes, synced_at: datetime, slice_: Slice) -> Page:
+        gathered = self._gathered(body)
+        batch = Building(self._layout, gathered, slice_).batch(synced_at)
+        cursor = self._layout.cursor
+        if cursor is not None and batch[cursor].null_count:
+            if gathered.raws is None:
+                gathered = surveyed(body, self._layout.root, self._layout.stream)
+                batch = Building(self._layout, gathered, slice_).batch(synced_at)
+            batch = _with_cursor(batch, cursor, gathered)
+        if not body.isascii():
+            self._check_text(batch)
+        lowest, highest, is_ascending = _span(batch[cursor]) if cursor else (None, None, True)
+        return Page(
+            batch=batch,
+            next_link=gathered.next_link,
+            records=gathered.records,
+            lowest=lowest,
+            highest=highest,
+            is_ascending=is_ascending,
+            quarantined=tuple(gathered.quarantined),
+            notices=gathered.findings.notices(),
+        )
+
+    def _gathered(self, body: bytes) -> Gathered:
+        try:
+            return self._lessons.fast.gathered(body)
+        except msgspec.ValidationError:
+            gathered = surveyed(body, self._layout.root, self._layout.stream)
+        self._learn(gathered.findings)
+        return gathered
+
+    def _learn(self, findings: Findings) -> None:
+        """Know from now on what was found; a new value each time, for other threads' sake."""
+        known = self._lessons
+        extras = known.extras | set(filter(is_learnable, findings.new_fields))
+        loose = known.loose | findings.loose_fields
+        if (extras, loose) == (known.extras, known.loose) or len(extras) > LEARNED_AT_MOST:
+            return
+        tree = taught(self._layout.root, extras=extras, loose=loose)
+        self._lessons = _Lessons(extras=extras, loose=loose, fast=FastPath(tree))
+
+    def _check_text(self, batch: pa.RecordBatch) -> None:
+        """Raise UnicodeDecodeError where bytes that were only passed on are not UTF-8."""
+        for name in self._passed_on:
+            try:
+                batch[name].validate(full=True)
+            except pa.ArrowInvalid:
+                raise UnicodeDecodeError("utf-8", b"", 0, 0, "not UTF-8") from None
+
+
+def _with_cursor(batch: pa.RecordBatch, cursor: str, gathered: Gathered) -> pa.RecordBatch:
+    """Return the rows that have a cursor; put the others' records into quarantine."""
+    is_there = batch[cursor].is_valid()
+    for raw, there in zip(gathered.raws or (), is_there.to_pylist(), strict=True):
+        if not there:
+            gathered.quarantined.append(Quarantined(f"the record has no {cursor}", bytes(raw)))
+    return batch.filter(is_there)
+
+
+def _span(moments: pa.Array) -> tuple[datetime | None, datetime | None, bool]:
+    """Return the lowest and the highest moment, and whether none is lower than the one before."""
+    if not len(moments):
+        return None, None, True
+    ends = pc.min_max(moments)
+    is_ascending = pc.all(pc.less_equal(moments[:-1], moments[1:])).as_py()
+    return _moment(ends["min"]), _moment(ends["max"]), is_ascending is not False
+
+
+def _moment(scalar: pa.Scalar) -> datetime:
+    return _EPOCH + timedelta(microseconds=scalar.value)

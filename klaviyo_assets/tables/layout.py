@@ -1,0 +1,92 @@
+"""What every page of a stream is built into.
+
+What belongs here: the columns that are wanted, and whether they make sense together. What does not:
+any page.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import pyarrow as pa
+
+from klaviyo_assets.model.column import (
+    Column,
+    ColumnType,
+    FirstIncludedId,
+    Included,
+    Newest,
+    OfSlice,
+    Place,
+    RelatedId,
+    RelatedIds,
+)
+from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.tables.schema import arrow_schema
+from klaviyo_assets.tables.tree import Branch, is_excluded, tree_of
+
+_TYPE_OF_PLACE: Mapping[type[Place], ColumnType] = MappingProxyType(
+    {
+        RelatedId: "string",
+        FirstIncludedId: "string",
+        OfSlice: "string",
+        RelatedIds: "ids",
+        Included: "json",
+        Newest: "timestamp",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """`root`: the attributes to read; `relationships`: those that a column is declared for.
+
+    `cursor` is a column's name, `schema` that of every batch.
+    """
+
+    stream: str
+    root: Branch
+    columns: tuple[Column, ...]
+    schema: pa.Schema
+    relationships: frozenset[str]
+    cursor: str | None
+
+
+def layout_of(stream: Stream, *, exclude: frozenset[str]) -> Layout:
+    """Return the layout of a stream's pages without the columns or paths in `exclude`.
+
+    Raises:
+        ValueError: the columns contradict each other, or the cursor is left out.
+    """
+    kept = tuple(column for column in stream.columns if not is_excluded(column, exclude))
+    dropped = frozenset(column.name for column in stream.columns if column not in kept)
+    cursor = stream.cursor.column if stream.cursor is not None else None
+    if cursor in dropped:
+        raise ValueError(f"{stream.name}: the cursor {cursor} cannot be left out")
+    for column in kept:
+        _check(stream, column)
+    return Layout(
+        stream=stream.name,
+        root=tree_of(stream, exclude=exclude),
+        columns=kept,
+        schema=arrow_schema(stream, exclude=dropped),
+        relationships=frozenset(filter(None, map(_relationship_of, stream.columns))),
+        cursor=cursor,
+    )
+
+
+def _check(stream: Stream, column: Column) -> None:
+    wanted = _TYPE_OF_PLACE.get(type(column.source), column.type)
+    if column.type != wanted:
+        place = type(column.source).__name__
+        raise ValueError(f"{stream.name}: {column.name} is {column.type}, but {place} is {wanted}")
+
+
+def _relationship_of(column: Column) -> str | None:
+    match column.source:
+        case (
+            RelatedId(name) | RelatedIds(name) | Included(name) | FirstIncludedId(relationship=name)
+        ):
+            return name
+        case _:
+            return None

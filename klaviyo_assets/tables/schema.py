@@ -1,0 +1,66 @@
+"""The Arrow schema of a stream's table, and how a JSON value becomes a column.
+
+What belongs here: names and types. What does not: values (`columns`, `arrays`).
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import pyarrow as pa
+
+from klaviyo_assets.model.column import Column, ColumnType
+from klaviyo_assets.model.stream import Detail, Join, Stream
+
+KEY = "id"
+PARENT_VERSION = "parent_version"
+"""The parent's cursor when a detail was asked for; the sync fills it in."""
+EXTRA = "extra"
+"""What no other column holds, as one JSON object a record: full path to value."""
+SYNCED_AT = "synced_at"
+
+MOMENT = pa.timestamp("us", tz="UTC")
+
+ARROW_TYPES: Mapping[ColumnType, pa.DataType] = MappingProxyType(
+    {
+        "string": pa.string(),
+        "integer": pa.int64(),
+        "number": pa.float64(),
+        "boolean": pa.bool_(),
+        "timestamp": MOMENT,
+        "date": pa.date32(),
+        # Text, not a struct: accounts put any type under any key, and all records share a file.
+        "json": pa.string(),
+        "ids": pa.list_(pa.string()),
+    }
+)
+
+
+def arrow_schema(stream: Stream, *, exclude: frozenset[str] = frozenset()) -> pa.Schema:
+    """Return the key, the stream's columns in order, `extra` and `synced_at`.
+
+    The key and `synced_at` are never null. A detail has `parent_version` after its key, where the
+    parent has a version. `exclude` names columns to leave out.
+
+    Raises:
+        TypeError: a join has no table of its own.
+        ValueError: a column may not take a name that every table has.
+    """
+    if isinstance(stream.source, Join):
+        raise TypeError(f"{stream.name} is a join of two tables and has none of its own")
+    head = [pa.field(KEY, pa.string(), nullable=False)]
+    if isinstance(stream.source, Detail) and stream.source.version is not None:
+        head.append(pa.field(PARENT_VERSION, MOMENT))
+    fields = [
+        *head,
+        *(_field(column) for column in stream.columns if column.name not in exclude),
+        pa.field(EXTRA, pa.string()),
+        pa.field(SYNCED_AT, MOMENT, nullable=False),
+    ]
+    names = [field.name for field in fields]
+    if len(set(names)) != len(names):
+        raise ValueError(f"{stream.name}: a column is named as one that every table has")
+    return pa.schema(fields)
+
+
+def _field(column: Column) -> pa.Field:
+    return pa.field(column.name, ARROW_TYPES[column.type])
