@@ -58,8 +58,9 @@ define dagster_home
 endef
 
 demo: install ## a sandbox Klaviyo, every asset, a query, the UI (UI=0: without it)
+	@rm -rf demo
 	$(call dagster_home,$(CURDIR)/demo/dagster)
-	@DAGSTER_HOME="$(CURDIR)/demo/dagster" $(PY) deploy/demo.py --ui $(UI)
+	@DAGSTER_HOME="$(CURDIR)/demo/dagster" $(PY) deploy/demo.py --ui $(UI) --port $(PORT)
 
 test: install ## the whole test suite (PYTEST_ARGS='-k ledger')
 	@$(PY) -m pytest -n 2 $(PYTEST_ARGS)
