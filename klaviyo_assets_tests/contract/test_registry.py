@@ -5,6 +5,7 @@ What Klaviyo publishes for each is compared in `test_requests.py` and `test_colu
 
 import pkgutil
 import re
+from datetime import UTC, datetime
 from importlib import import_module
 
 import pytest
@@ -112,6 +113,21 @@ def test_the_promised_streams_have_a_cursor() -> None:
         "global_exclusions": "suppressed_at",
         "profiles": "updated",
     }
+
+
+def test_when_it_happened_is_no_version() -> None:
+    """Of two answers on one record the later cursor wins, but where it can go back or stand still."""
+    assert [each.name for each in COLLECTIONS if each.cursor and not each.cursor.is_version] == [
+        "events",
+        "global_exclusions",
+    ]
+
+
+def test_only_exclusions_are_never_asked_for_without_a_bound() -> None:
+    """Who was never suppressed has no cursor: without a bound, all profiles would be exclusions."""
+    bounded = {each.name: each.cursor.earliest for each in COLLECTIONS if each.cursor}
+    assert bounded.pop("global_exclusions") == datetime(1970, 1, 1, tzinfo=UTC)
+    assert set(bounded.values()) == {None}
 
 
 def test_tables_that_others_are_joined_to_are_never_cut() -> None:
