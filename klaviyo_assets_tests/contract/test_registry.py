@@ -116,7 +116,7 @@ def test_the_promised_streams_have_a_cursor() -> None:
 
 
 def test_when_it_happened_is_no_version() -> None:
-    """Of two answers on one record the later cursor wins, but where it can go back or stand still."""
+    """Of two answers the later cursor wins, but where it can go back or stand still."""
     assert [each.name for each in COLLECTIONS if each.cursor and not each.cursor.is_version] == [
         "events",
         "global_exclusions",
