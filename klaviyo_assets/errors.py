@@ -18,6 +18,7 @@
     │   ├── ServerError            5xx, 408, a proxy's page
     │   ├── ConnectionLostError    no answer, or half of one
     │   └── BrokenBodyError        an answer that is not the JSON it claims to be
+    ├── StoppedError           nobody acts: the run was cancelled
     ├── PermanentError         the developer acts: the request is wrong
     │   ├── RequestError           400 and other 4xx
     │   ├── CursorLostError        400 "Invalid cursor provided.": the slice starts again
@@ -120,6 +121,10 @@ class ConnectionLostError(TransientError):
 
 class BrokenBodyError(TransientError):
     """The answer is not what its headers say: cut, not JSON, or bad compression."""
+
+
+class StoppedError(KlaviyoAssetsError):
+    """The run was cancelled: what was under way ends, and nothing more is asked."""
 
 
 @dataclass(eq=False)

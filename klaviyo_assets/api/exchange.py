@@ -7,6 +7,7 @@ refusal means (`refusals.py`), how bytes travel (`client.py`).
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from urllib.parse import urlsplit
 
 from klaviyo_assets.model.tiers import Budget
 
@@ -24,6 +25,12 @@ class Request:
     budgets: tuple[Budget, ...]
     path: str
     body: bytes | None = field(default=None, repr=False)
+
+    @property
+    def target(self) -> str:
+        """Return what stands in the request line: the URL's path and query."""
+        url = urlsplit(self.url)
+        return f"{url.path}?{url.query}" if url.query else url.path
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ def next_wait(
         return GiveUp(error)
     asked = error.retry_after_seconds
     if asked is not None and asked > policy.retry_after_seconds:
-        return GiveUp(quota(error, asked, now))
+        return GiveUp(come_back(error, asked, now))
     if isinstance(error, RateLimitError):
         return after_refusal(tries, error, policy=policy, chance=chance)
     failed = replace(tries, failures=tries.failures + 1)
@@ -110,15 +110,13 @@ def backoff(count: int, chance: float) -> float:
     return whole * (1 - chance / 2)
 
 
-def quota(error: TransientError, asked: float, now: datetime) -> QuotaError:
+def come_back(error: TransientError, asked: float, now: datetime) -> TransientError:
     """Return the error for a wait too long to sleep through, with the local time of its end."""
     back = (now + timedelta(seconds=asked)).strftime("%Y-%m-%d %H:%M %Z").rstrip()
-    return QuotaError(
-        f"{error.message} Klaviyo asks for {asked:.0f} s of patience, which is a spent quota: come "
-        f"back after {back}.",
-        stream=error.stream,
-        retry_after_seconds=asked,
-    )
+    said = f"Klaviyo asks to wait {asked:.0f} s, which is too long to sleep: run it after {back}."
+    if not isinstance(error, RateLimitError):
+        return worn(error, said)
+    return QuotaError(f"{error.message} {said}", stream=error.stream, retry_after_seconds=asked)
 
 
 def worn(error: TransientError, said: str) -> TransientError:

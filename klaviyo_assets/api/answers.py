@@ -1,0 +1,56 @@
+"""Answers as they come over the wire: unpacked, and judged.
+
+What belongs here: content codings, and good or not. What does not: what a refusal means
+(`refusals.py`), JSON (`tables` reads pages).
+"""
+
+import gzip
+import zlib
+from dataclasses import replace
+
+from klaviyo_assets.api.exchange import Answer, Request
+from klaviyo_assets.api.refusals import asked, error_for
+from klaviyo_assets.errors import BrokenBodyError
+
+
+class UnreadableBodyError(ValueError):
+    """The bytes are not in the coding that the headers claim."""
+
+
+def judged(answer: Answer, request: Request, stream: str) -> Answer:
+    """Return a good answer, unpacked.
+
+    Raises:
+        BrokenBodyError: the answer is good, but its body cannot be unpacked.
+        KlaviyoAssetsError: it is a refusal, as `error_for` maps it.
+    """
+    is_good = 200 <= answer.status < 300  # noqa: PLR2004 - the statuses of success
+    said = ""
+    try:
+        answer = unpacked(answer)
+    except UnreadableBodyError as error:
+        # A refusal stays one, even where its reason is lost on the way.
+        answer = replace(answer, body=b"")
+        said = f"{asked(request)} was answered with {answer.status}, but {error}."
+    if not is_good:
+        raise error_for(answer, request, stream)
+    if said:
+        raise BrokenBodyError(said, stream=stream)
+    return answer
+
+
+def unpacked(answer: Answer) -> Answer:
+    """Return an answer with its body as it was before `content-encoding`.
+
+    Raises:
+        UnreadableBodyError: the gzip is cut or broken, or the coding is one we never ask for.
+    """
+    coding = answer.headers.get("content-encoding", "identity").strip().lower()
+    if coding in {"identity", ""} or not answer.body:
+        return answer
+    if coding not in {"gzip", "x-gzip"}:
+        raise UnreadableBodyError(f"its coding {coding[:20]!a} was not asked for")
+    try:
+        return replace(answer, body=gzip.decompress(answer.body))
+    except (OSError, EOFError, zlib.error) as error:
+        raise UnreadableBodyError(f"its gzip is broken ({error})") from error

@@ -1,0 +1,250 @@
+"""The client: the only socket and the only sleep of the project.
+
+What belongs here: sending one request, waiting, trying again. What does not: what to ask
+(`protocol.py`), how fast (`limits.py`, `ledger.py`), whether again (`retries.py`).
+
+urllib3 without its conveniences: redirects and retries off, certificates always verified against
+the system's authorities (OpenSSL's `SSL_CERT_FILE` and `SSL_CERT_DIR` name others). A proxy is used
+where `HTTPS_PROXY` or `ALL_PROXY` names one and `NO_PROXY` does not exempt the host; the key stays
+inside the TLS tunnel. Plain http, which only loopback may use, never goes through a proxy.
+"""
+
+import logging
+import random
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from functools import partial
+from http.client import HTTPException
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from urllib3 import HTTPConnectionPool, PoolManager, ProxyManager, Timeout
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError
+from urllib3.response import HTTPResponse
+
+from klaviyo_assets.api.answers import judged
+from klaviyo_assets.api.counters import Counters, Tally
+from klaviyo_assets.api.exchange import Answer, Request
+from klaviyo_assets.api.gate import check_request, checked_base_url, checked_key
+from klaviyo_assets.api.ledger import Ledger
+from klaviyo_assets.api.losses import lost
+from klaviyo_assets.api.protocol import MEDIA_TYPE, headers, server_time
+from klaviyo_assets.api.proxies import proxy_for
+from klaviyo_assets.api.refusals import asked
+from klaviyo_assets.api.retries import GiveUp, Policy, Tries, next_wait
+from klaviyo_assets.api.stopping import Line, Switch
+from klaviyo_assets.errors import BrokenBodyError, KlaviyoAssetsError, RateLimitError
+
+CONNECT_SECONDS = 10.0
+CONNECTIONS = 16
+TOO_MANY_REQUESTS = 429
+
+Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
+
+LINE: ContextVar[Line] = ContextVar("LINE")
+"""The line of the request that this thread is making."""
+
+
+def watched_response(self: HTTPConnection) -> HTTPResponse:
+    """Return the connection's next response, once this thread's line can end the wait for it."""
+    # The plain method: that of TLS sockets takes the session from its reader.
+    LINE.get().take(partial(socket.socket.shutdown, self.sock, socket.SHUT_RDWR))
+    return HTTPConnection.getresponse(self)
+
+
+class PlainConnection(HTTPConnection):
+    """A connection whose waits can be ended."""
+
+    getresponse = watched_response
+
+
+class TlsConnection(HTTPSConnection):
+    """The same over TLS."""
+
+    getresponse = watched_response
+
+
+class Client:
+    """Reads from one server with one key. Safe for up to sixteen threads; it has no other state.
+
+    `timeout_seconds` is for a whole answer, from the first byte sent to the last one received;
+    `max_waiting` bounds what one request waits in all because of 429s, in seconds. `sleep` and
+    `chance` stand for the clock and for luck in tests.
+    """
+
+    def __init__(  # noqa: PLR0913 - settings, and the seams for tests, all by name
+        self,
+        *,
+        base_url: str,
+        key: str,
+        revision: str,
+        ledger: Ledger,
+        timeout_seconds: float = 60.0,
+        max_waiting: float = Policy().waiting_seconds,
+        sleep: Callable[[float], None] | None = None,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.base_url = checked_base_url(base_url)
+        self.host = urlsplit(self.base_url).hostname or ""
+        self.headers = headers(checked_key(key), revision)
+        self.ledger = ledger
+        self.timeout = Timeout(min(CONNECT_SECONDS, timeout_seconds), timeout_seconds)
+        self.timeout_seconds = timeout_seconds
+        self.policy = Policy(waiting_seconds=max_waiting)
+        self.switch = Switch()
+        self.sleep = sleep or self.switch.wait
+        self.chance = chance
+        self.tally = Tally()
+        self.pool = pool_of(self.base_url)
+        # At DEBUG it writes every URL into the log, and a filter may name a person.
+        logging.getLogger("urllib3").setLevel(logging.INFO)
+
+    def __repr__(self) -> str:
+        return f"Client({self.base_url!r})"
+
+    @property
+    def counters(self) -> Counters:
+        """Return what was done so far."""
+        return self.tally.counters
+
+    def read(self, request: Request, reader: Callable[[Answer], Result], *, stream: str) -> Result:
+        """Return what `reader` makes of the answer, waiting and trying again where that helps.
+
+        A `BrokenBodyError` of the reader counts as a broken body: the page is asked for again.
+
+        Raises:
+            KlaviyoAssetsError: as `refusals.py` and `losses.py` map what came back, after the tries
+                and waits of `retries.py`; QuotaError and StorageError from the ledger.
+            PermanentError: the request would write; ForeignLinkError: it goes to another server.
+            StoppedError: `stop` was called.
+        """
+        check_request(request, self.base_url)
+        tries = Tries()
+        while True:
+            try:
+                return self.attempt(request, reader, stream)
+            except KlaviyoAssetsError as error:
+                failure = error
+            failure.stream = failure.stream or stream
+            now = datetime.now(UTC).astimezone()
+            outcome = next_wait(tries, failure, policy=self.policy, chance=self.chance(), now=now)
+            if isinstance(outcome, GiveUp):
+                raise outcome.error
+            tries = outcome.tries
+            log.info("%s Next try in %.1f s.", failure, outcome.seconds)
+            self.before_retry(request, failure, outcome.seconds)
+
+    def attempt(self, request: Request, reader: Callable[[Answer], Result], stream: str) -> Result:
+        """Wait for the budget, ask once, and read; raise what the answer or its lack means."""
+        self.queue(request)
+        answer = self.ask(request, stream)
+        try:
+            return reader(answer)
+        except BrokenBodyError as error:
+            said = f"{asked(request)}: {error.message}"
+        raise BrokenBodyError(said, stream=stream)
+
+    def before_retry(self, request: Request, failure: Exception, seconds: float) -> None:
+        """Wait for the next try; a 429 keeps every process out of its budgets meanwhile."""
+        self.tally.add(retries=1)
+        if isinstance(failure, RateLimitError):
+            self.ledger.note_retry_after(request.budgets, seconds)
+            self.tally.add(throttled_seconds=seconds)
+        self.wait(seconds)
+
+    def queue(self, request: Request) -> None:
+        """Book the request and wait for its moment.
+
+        If Klaviyo refused another request meanwhile, the moment is void and a later one is booked.
+        """
+        while seconds := self.ledger.reserve(request.budgets):
+            self.tally.add(throttled_seconds=seconds)
+            self.wait(seconds)
+            if not self.ledger.held(request.budgets):
+                return
+
+    def wait(self, seconds: float) -> None:
+        """Sleep; `stop`, or a signal in the main thread, ends it at once."""
+        self.sleep(seconds)
+        self.switch.check()
+
+    def stop(self) -> None:
+        """End every wait and every request under way, and let nothing begin again."""
+        self.switch.stop()
+
+    def close(self) -> None:
+        """Close idle connections; the client may be used again."""
+        self.pool.close()
+
+    def ask(self, request: Request, stream: str) -> Answer:
+        """Send the request once; return a good answer, raise what any other means."""
+        self.tally.add(requests=1)
+        with self.switch.line(self.timeout_seconds) as line:
+            outcome = self.outcome(request, line)
+        self.switch.check()
+        if line.is_cut:
+            outcome = TimeoutError(f"no whole answer within {self.timeout_seconds:g} s")
+        if isinstance(outcome, Exception):
+            addresses = addresses_of(self.host)
+            raise lost(request, outcome, stream=stream, host=self.host, addresses=addresses)
+        is_limit = outcome.status == TOO_MANY_REQUESTS
+        self.tally.add(received_bytes=len(outcome.body), rate_limited=int(is_limit))
+        return judged(outcome, request, stream)
+
+    def outcome(self, request: Request, line: Line) -> Answer | Exception:
+        """Return the answer as it came over the wire, or what went wrong on it."""
+        kind = {"Content-Type": MEDIA_TYPE} if request.body is not None else {}
+        token = LINE.set(line)
+        try:
+            response = self.pool.urlopen(
+                request.method,
+                request.target,
+                body=request.body,
+                headers=self.headers | kind,
+                timeout=self.timeout,
+                retries=False,
+                redirect=False,
+                preload_content=False,
+                decode_content=False,
+            )
+            body = response.read()
+        except (HTTPError, HTTPException, OSError) as error:
+            return error
+        finally:
+            LINE.reset(token)
+        told = {name.lower(): value for name, value in response.headers.items()}
+        return Answer(response.status, told, body, server_time(told))
+
+
+def addresses_of(host: str) -> list[str]:
+    """Return what a host name now stands for; nothing where it cannot be resolved."""
+    with suppress(OSError):
+        return [str(found[4][0]) for found in socket.getaddrinfo(host, None)]
+    return []
+
+
+def pool_of(base_url: str) -> HTTPConnectionPool:
+    """Return the connections to one server, through a proxy where the environment names one."""
+    url = urlsplit(base_url)
+    host = url.hostname or ""
+    # The default context requires certificates and compares host names.
+    trust = ssl.create_default_context()
+    proxy = proxy_for(host) if url.scheme == "https" else None
+    if proxy is None:
+        way = PoolManager(maxsize=CONNECTIONS, ssl_context=trust)
+    else:
+        way = ProxyManager(
+            proxy.url, maxsize=CONNECTIONS, proxy_headers=proxy.headers, ssl_context=trust
+        )
+    pool = way.connection_from_host(host, url.port, url.scheme)
+    kind = TlsConnection if url.scheme == "https" else PlainConnection
+    # urllib3 types this as a protocol that its own connections do not keep to.
+    pool.ConnectionCls = kind  # pyright: ignore[reportAttributeAccessIssue]
+    return pool

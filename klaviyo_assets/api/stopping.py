@@ -1,0 +1,84 @@
+"""The switch that ends everything at once: waits, and requests on the wire.
+
+What belongs here: being stopped, and the deadline of one request. What does not: why one waits
+(`client.py`), and sockets, which are ended by a function that the client brings.
+"""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from threading import Event, Lock, Timer
+
+from klaviyo_assets.errors import StoppedError
+
+
+class Line:
+    """What one request is waiting on, so that another thread can end it.
+
+    A timeout of the socket alone is not enough: it begins anew with every byte that trickles in.
+    """
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.end: Callable[[], None] | None = None
+        self.is_cut = False
+
+    def take(self, end: Callable[[], None]) -> None:
+        """Note how to end it; a line that was cut while it was connecting raises TimeoutError."""
+        with self.lock:
+            if self.is_cut:
+                raise TimeoutError("cut while connecting")
+            self.end = end
+
+    def cut(self) -> None:
+        """End it, now or as soon as it is connected."""
+        with self.lock:
+            self.is_cut = True
+            if self.end is not None:
+                # An OSError says that it has ended by itself.
+                with suppress(OSError):
+                    self.end()
+
+    def leave(self) -> None:
+        """Forget how to end it: the connection may serve another request now."""
+        with self.lock:
+            self.end = None
+
+
+class Switch:
+    """On until `stop`. Safe for threads; a wait in the main thread also ends by a signal."""
+
+    def __init__(self) -> None:
+        self.stopped = Event()
+        self.lines: set[Line] = set()
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, unless and until stopped."""
+        self.stopped.wait(seconds)
+
+    def check(self) -> None:
+        """Raise StoppedError once stopped."""
+        if self.stopped.is_set():
+            raise StoppedError("The run was cancelled. What was committed is kept.")
+
+    @contextmanager
+    def line(self, seconds: float) -> Generator[Line]:
+        """Give a line that is cut after `seconds`, or when stopped."""
+        line = Line()
+        timer = Timer(seconds, line.cut)
+        timer.daemon = True
+        timer.start()
+        self.lines.add(line)
+        try:
+            # Only now: a stop before this moment has not seen the line.
+            self.check()
+            yield line
+        finally:
+            timer.cancel()
+            line.leave()
+            self.lines.discard(line)
+
+    def stop(self) -> None:
+        """End every wait and every line, and let nothing begin again."""
+        self.stopped.set()
+        for line in tuple(self.lines):
+            line.cut()
