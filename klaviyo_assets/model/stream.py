@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from klaviyo_assets.model.column import Column
+from klaviyo_assets.model.report import Report
 from klaviyo_assets.model.tiers import Budget, Tier
 
 
@@ -103,10 +104,10 @@ class Join:
     """Name here to name in `right`."""
 
 
-Source = Collection | Detail | Join
-"""Every way a collection stream comes about; the set is closed."""
+Source = Collection | Detail | Join | Report
+"""Every way a stream comes about; the set is closed."""
 
-Partitioning = Literal["none", "day"]
+Partitioning = Literal["none", "day", "metric and month"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +160,8 @@ class Stream:
         """
         if isinstance(self.source, Join) or self.tier is None:
             return ()
+        if isinstance(self.source, Report):
+            return (Budget(f"POST {self.source.path}", self.tier),)
         own = Budget(f"GET {self.source.path}", self.tier)
         lowered = (
             Budget(f"additional-fields[{extra.resource}]={extra.name}", extra.tier)

@@ -1,0 +1,114 @@
+"""Reports: how messages performed, by conversion metric and day. Section "Reporting".
+
+What belongs here: the report streams, as values. What does not: how days are packed into requests
+(`sync/reports`). All statistics go by the day a message was sent, in the account's time zone.
+Source: https://developers.klaviyo.com/en/reference/reporting_api_overview, revision 2026-07-15.
+"""
+
+from klaviyo_assets.model.column import Column
+from klaviyo_assets.model.report import Report
+from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.model.tiers import REPORT
+
+STATISTICS: dict[str, str] = {
+    "average_order_value": "Conversion value a conversion.",
+    "bounce_rate": "Bounced of recipients, 0 to 1.",
+    "bounced": "Messages that bounced.",
+    "bounced_or_failed": "Messages that bounced or failed.",
+    "bounced_or_failed_rate": "Bounced or failed of recipients, 0 to 1.",
+    "click_rate": "Unique clicks of delivered, 0 to 1.",
+    "click_to_open_rate": "Unique clicks of unique opens, 0 to 1.",
+    "clicks": "Clicks, repeated ones included.",
+    "clicks_unique": "People who clicked.",
+    "conversion_rate": "People who converted of delivered, 0 to 1.",
+    "conversion_uniques": "People who converted.",
+    "conversion_value": "Value of the conversions, in the account's currency.",
+    "conversions": "Conversions credited to the message.",
+    "delivered": "Messages delivered.",
+    "delivery_rate": "Delivered of recipients, 0 to 1.",
+    "failed": "Messages that failed.",
+    "failed_rate": "Failed of recipients, 0 to 1.",
+    "message_segment_count_sum": "Segments that text messages were split into.",
+    "open_rate": "Unique opens of delivered, 0 to 1.",
+    "opens": "Opens, repeated ones included.",
+    "opens_unique": "People who opened.",
+    "recipients": "People the message was sent to.",
+    "revenue_per_recipient": "Conversion value a recipient.",
+    "spam_complaint_rate": "Spam complaints of delivered, 0 to 1.",
+    "spam_complaints": "People who complained of spam.",
+    "text_message_credit_usage_amount": "Credits that text messages used.",
+    "text_message_roi": "Conversion value of text messages by their cost.",
+    "text_message_spend": "Cost of text messages.",
+    "unsubscribe_rate": "People who unsubscribed of delivered, 0 to 1.",
+    "unsubscribe_uniques": "People who unsubscribed.",
+    "unsubscribes": "Unsubscriptions.",
+}
+"""Every statistic that campaign and flow reports offer, with what it counts."""
+
+
+def report_columns(subject: str, names: tuple[str, ...]) -> tuple[Column, ...]:
+    """Return the columns of a report about `subject`; `names` are the groupings that are names."""
+    return (
+        Column("date", "The day the messages were sent, in the account's time zone.", "date"),
+        Column("conversion_metric_id", "The metric whose events count as conversions."),
+        Column(f"{subject}_id", f"The {subject}."),
+        Column(f"{subject}_message_id", f"The message of the {subject}."),
+        Column("send_channel", "email, sms, push-notification or whatsapp."),
+        *(Column(name, f"The {name.removesuffix('_name')}'s name at the time.") for name in names),
+        *(Column(name, about, "number") for name, about in STATISTICS.items()),
+        Column("is_final", "Whether the attribution window had passed when asked.", "boolean"),
+        Column("fetched_at", "When Klaviyo computed the row, UTC.", "timestamp"),
+    )
+
+
+def report_key(subject: str) -> tuple[str, ...]:
+    """Return the key columns of a report about `subject`."""
+    ids = (f"{subject}_id", f"{subject}_message_id")
+    return ("date", "conversion_metric_id", *ids, "send_channel")
+
+
+CAMPAIGN_VALUES_REPORTS = Stream(
+    name="campaign_values_reports",
+    about="One row per day, conversion metric, campaign message and channel.",
+    section="Reporting",
+    source=Report(
+        path="/api/campaign-values-reports",
+        type="campaign-values-report",
+        subject="campaign",
+        interval=None,
+        most_days=365,
+        group_by=("campaign_id", "campaign_message_id", "send_channel", "campaign_message_name"),
+        statistics=tuple(STATISTICS),
+    ),
+    key=report_key("campaign"),
+    partitioning="metric and month",
+    tier=REPORT,
+    scopes=("campaigns:read",),
+    columns=report_columns("campaign", ("campaign_message_name",)),
+)
+
+FLOW_SERIES_REPORTS = Stream(
+    name="flow_series_reports",
+    about="One row per day, conversion metric, flow message and channel.",
+    section="Reporting",
+    source=Report(
+        path="/api/flow-series-reports",
+        type="flow-series-report",
+        subject="flow",
+        interval="daily",
+        most_days=60,
+        group_by=(
+            "flow_id",
+            "flow_message_id",
+            "send_channel",
+            "flow_name",
+            "flow_message_name",
+        ),
+        statistics=tuple(STATISTICS),
+    ),
+    key=report_key("flow"),
+    partitioning="metric and month",
+    tier=REPORT,
+    scopes=("flows:read",),
+    columns=report_columns("flow", ("flow_name", "flow_message_name")),
+)
