@@ -14,7 +14,7 @@
     │       └── StorageError           disk full, read-only folder, locked file
     ├── TransientError         nobody acts: try again
     │   ├── RateLimitError         429
-    │   ├── QuotaError             429 whose wait is beyond the cap, or a spent quota: come back later
+    │   ├── QuotaError             429 with a wait beyond the cap, or a spent quota: come back later
     │   ├── ServerError            5xx, 408, a proxy's page
     │   ├── ConnectionLostError    no answer, or half of one
     │   └── BrokenBodyError        an answer that is not the JSON it claims to be
