@@ -96,7 +96,12 @@ def detail_request(
     # A segment of dots alone is a folder to URL parsers unless it is encoded.
     segment = encoded(record_id) if record_id.strip(".") else "%2E" * len(record_id)
     path = source.path.replace("{id}", segment)
-    query = query_of(additional(source.additional_fields, without))
+    # What the parent's own pages brought is not asked for again.
+    only = {
+        f"fields[{extra.resource}]": ",".join(column.name for column in stream.columns)
+        for extra in source.additional_fields
+    }
+    query = query_of({**additional(source.additional_fields, without), **only})
     return Request(
         method="GET",
         url=base_url + path + query,
@@ -108,14 +113,17 @@ def detail_request(
 def bounds_of(cursor: Cursor, window: Window) -> str:
     r"""Return the clauses that keep a collection to a window; an open side has none.
 
+    But for a cursor with an `earliest`, which is asked for where the window has no start.
+
                       start floored to 1 s        end
     ───────────────────────────┼───────────────────┼──────▶ UTC, 1 s ticks
     greater-or-equal(start) ───[═══════════════════)──────▶ where Klaviyo offers it
     greater-than(start - 1 s) ═(═══════════════════)──────▶ strict cursors: keys collapse the extra
     """
     start, end = "", ""
-    if window.start is not None:
-        floored = window.start.replace(microsecond=0)
+    asked_from = window.start or cursor.earliest
+    if asked_from is not None:
+        floored = asked_from.replace(microsecond=0)
         if cursor.inclusive:
             start = clause("greater-or-equal", cursor.field, floored)
         else:
