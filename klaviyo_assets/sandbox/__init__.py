@@ -1,10 +1,10 @@
-"""A Klaviyo on loopback: starts in a second, refuses what Klaviyo refuses, remembers what it showed.
+"""A Klaviyo on loopback: starts in a second, refuses what Klaviyo does, remembers what it showed.
 
 `serve` starts one in this process; `python -m klaviyo_assets.sandbox` starts one of its own. The
 sandbox imports nothing of the product and the product nothing of it, so that it can judge.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from klaviyo_assets.sandbox.account import DEFAULT_KEY, SIZES, Account, Key
@@ -15,7 +15,7 @@ __all__ = ["DEFAULT_KEY", "SIZES", "Account", "Key", "Sandbox", "serve"]
 
 
 @contextmanager
-def serve(account: Account | None = None, *, port: int = 0) -> Iterator[Sandbox]:
+def serve(account: Account | None = None, *, port: int = 0) -> Generator[Sandbox]:
     """A running sandbox on 127.0.0.1 for the length of the block; port 0 takes a free one."""
     sandbox = Sandbox(Service(account or Account()), port)
     try:

@@ -1,12 +1,14 @@
 """The command: `klaviyo-assets sandbox`, also `python -m klaviyo_assets.sandbox`.
 
-Options to an `Account`, one line with the address and the key, and serving until it is told to stop.
+Options to an `Account`, one line with the address and the key, and serving until it is told to
+stop.
 """
 
 import argparse
 import signal
 import sys
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -59,33 +61,46 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def account_of(options: argparse.Namespace) -> Account:
+class Options(argparse.Namespace):
+    """The parsed options, by their types."""
+
+    port: int
+    size: str
+    seed: int
+    days: int
+    now: datetime | None
+    timezone: str
+    rate_limit_scale: float
+    latency_ms: float
+    spread_share: float
+    no_gzip: bool
+    key: list[Key] | None
+
+
+def account_of(options: Options) -> Account:
     """The account that the options describe."""
-    given: dict[str, object] = vars(options)
-    counts = {name: value for name in _COUNTS if (value := given[name]) is not None}
-    return Account(
-        **{
-            **SIZES[options.size],
-            **counts,
-            "seed": options.seed,
-            "days": options.days,
-            "now": options.now,
-            "timezone": options.timezone,
-            "rate_limit_scale": options.rate_limit_scale,
-            "latency_ms": options.latency_ms,
-            "spread_share": options.spread_share,
-            "gzip": not options.no_gzip,
-            "keys": tuple(options.key or (Key(value=DEFAULT_KEY),)),
-        }
+    given: dict[str, int | None] = {name: getattr(options, name) for name in _COUNTS}
+    counts = {name: value for name, value in given.items() if value is not None}
+    account = Account(
+        seed=options.seed,
+        days=options.days,
+        now=options.now,
+        timezone=options.timezone,
+        rate_limit_scale=options.rate_limit_scale,
+        latency_ms=options.latency_ms,
+        spread_share=options.spread_share,
+        gzip=not options.no_gzip,
+        keys=tuple(options.key or (Key(value=DEFAULT_KEY),)),
     )
+    return replace(account, **{**SIZES[options.size], **counts})
 
 
 def main(argv: list[str]) -> int:
     """Serve until SIGTERM or Ctrl-C; exit code 0."""
-    options = parser().parse_args(argv)
+    options = parser().parse_args(argv, namespace=Options())
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopped.set())
+        signal.signal(number, lambda _number, _frame: stopped.set())
     try:
         with serve(account_of(options), port=options.port) as sandbox:
             line = f"Klaviyo sandbox on {sandbox.url} with key {sandbox.key}"

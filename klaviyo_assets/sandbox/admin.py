@@ -3,11 +3,10 @@
 Each is a small function of the request; what they change is in the rooms they call.
 """
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from urllib.parse import parse_qsl
-
-import json
 
 from klaviyo_assets.sandbox.json_types import Json, JsonObject, as_list, dumps, loads_object
 from klaviyo_assets.sandbox.moments import SECOND, moment

@@ -1,8 +1,8 @@
 """Who may ask: keys, scopes, revisions, content types, in the order Klaviyo checks them.
 
 A retired revision is answered as the oldest live one unless the caller opted out, then 410.
-Sources: https://developers.klaviyo.com/en/docs/api_versioning_and_deprecation_policy and the recorded
-refusals of 2026-09-04.
+Sources: https://developers.klaviyo.com/en/docs/api_versioning_and_deprecation_policy and the
+recorded refusals of 2026-09-04.
 """
 
 import hashlib
@@ -66,7 +66,7 @@ def identified(account: Account, header: str | None) -> Key:
 
 
 def check_revision(headers: Mapping[str, str], now: float) -> str:
-    """The revision that answers, as text; 400 without one, 410 for a retired one after opting out."""
+    """The revision that answers; 400 without one, 410 for a retired one after opting out."""
     asked = headers.get("revision")
     if not asked:
         # Status not recorded; the reference marks the header as required.

@@ -9,12 +9,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from klaviyo_assets.sandbox import paging
 from klaviyo_assets.sandbox.errors import invalid, not_found
 from klaviyo_assets.sandbox.facts.operation import Operation
 from klaviyo_assets.sandbox.json_types import JsonObject, dumps
 from klaviyo_assets.sandbox.matching import keeps
-from klaviyo_assets.sandbox.query import Query
+from klaviyo_assets.sandbox.paging import (
+    SortValue,
+    bad_cursor,
+    next_link,
+    read_record_cursor,
+    record_cursor,
+    self_link,
+)
+from klaviyo_assets.sandbox.query import UNPAGED, Query
 from klaviyo_assets.sandbox.render.profile_pages import ProfilePages
 from klaviyo_assets.sandbox.render.resources import included, linkage, record_url, resource
 from klaviyo_assets.sandbox.shop.record import Shelf, sort_key
@@ -71,12 +78,12 @@ class Answers:
         if more:
             last = shown[-1]
             values = shelf.values(last, query.sort)
-            cursor = paging.record_cursor(
+            cursor = record_cursor(
                 query, value=values[0] if values else None, record_id=shelf.id_of(last)
             )
-            following = paging.next_link(place.origin, place.path, pairs=query.pairs, cursor=cursor)
-        links: JsonObject = {"self": paging.self_link(place.origin, place.path, query.pairs)}
-        if query.size < 1_000_000:
+            following = next_link(place.origin, place.path, pairs=query.pairs, cursor=cursor)
+        links: JsonObject = {"self": self_link(place.origin, place.path, query.pairs)}
+        if query.size < UNPAGED:
             links |= {"next": following, "prev": self.previous(place, query)}
         rows = self.rows(shelf, shown, place=place, query=query)
         extras = self.extras(shelf, shown, place=place, query=query)
@@ -88,7 +95,7 @@ class Answers:
         if query.cursor is None:
             return None
         pairs = query.pairs
-        return paging.next_link(place.origin, place.path, pairs=pairs, cursor="cHJldjo6aWQ6OjA=")
+        return next_link(place.origin, place.path, pairs=pairs, cursor="cHJldjo6aWQ6OjA=")
 
     def rows(self, shelf: Shelf, shown: list[int], *, place: Place, query: Query) -> list[bytes]:
         """Records in JSON."""
@@ -111,7 +118,7 @@ class Answers:
     def walk(self, shelf: Shelf, query: Query) -> Iterator[int]:
         """Ordinals from beyond the cursor on, in the order asked for, that meet the conditions."""
         order = shelf.order(query.sort)
-        after = paging.read_record_cursor(query)
+        after = read_record_cursor(query)
         start = 0 if after is None else self.beyond(shelf, query, after=after)
         indices = (
             range(len(order) - 1 - start, -1, -1) if query.descending else range(start, len(order))
@@ -119,12 +126,12 @@ class Answers:
         test = keeps(shelf, query.clauses)
         return (order[k] for k in indices if test(order[k]))
 
-    def beyond(self, shelf: Shelf, query: Query, *, after: tuple[paging.SortValue, str]) -> int:
+    def beyond(self, shelf: Shelf, query: Query, *, after: tuple[SortValue, str]) -> int:
         """How many records of the order lie at or before the cursor."""
         value, record_id = after
         ordinal = shelf.ordinal_of(record_id)
         if ordinal is None:
-            raise paging.bad_cursor()
+            raise bad_cursor()
         order = shelf.order(query.sort)
         edge = (sort_key(() if value is None else (value,)), ordinal)
 

@@ -1,7 +1,7 @@
 """The sandbox's time: a base, the real time since, and what tests advanced.
 
-The one place that reads the machine's clock for what is visible. The rate windows do not use it: they
-run on real time, as the caller's patience does.
+The one place that reads the machine's clock for what is visible. The rate windows do not use it:
+they run on real time, as the caller's patience does.
 """
 
 import threading

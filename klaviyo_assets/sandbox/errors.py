@@ -1,19 +1,20 @@
 """What the sandbox answers when it refuses a request: Klaviyo's own error body.
 
-One exception carries status, code, title, detail and source to the server. The texts of each refusal
-stand where the rule stands (grammar, query, limits); only those shared by many rooms are here.
-Source: error format and recorded answers, revision 2026-07-15,
+One exception carries status, code, title, detail and source to the server. The texts of each
+refusal stand where the rule stands (grammar, query, limits); only those shared by many rooms are
+here. Source: error format and recorded answers, revision 2026-07-15,
 https://developers.klaviyo.com/en/docs/rate_limits_and_error_handling
 """
 
 import uuid
 from collections.abc import Mapping
+from http import HTTPStatus
 
 from klaviyo_assets.sandbox.json_types import JsonObject, dumps
 
 
 class ApiError(Exception):
-    """A refusal in Klaviyo's form; `source` is a pointer or a parameter, `headers` go out as given."""
+    """A refusal in Klaviyo's form; `source` is pointer or parameter, `headers` go out as given."""
 
     def __init__(
         self,
@@ -44,7 +45,7 @@ class ApiError(Exception):
             "detail": self.detail,
             "source": dict(self.source),
             "links": self.links,
-            "meta": [] if self.status == 429 else {},
+            "meta": [] if self.status == HTTPStatus.TOO_MANY_REQUESTS else {},
         }
         return dumps({"errors": [error]})
 

@@ -1,15 +1,21 @@
 """Answers of the events operations: pages by keyset, and the single event.
 
-A page that is exactly full carries a next link even when nothing follows, as recorded: it leads to an
-empty page.
+A page that is exactly full carries a next link even when nothing follows, as recorded: it leads to
+an empty page.
 """
 
-from klaviyo_assets.sandbox import paging
 from klaviyo_assets.sandbox.answers import Answer, Place, document
 from klaviyo_assets.sandbox.errors import invalid, not_found
 from klaviyo_assets.sandbox.grammar import Clause, seconds_as_micros
 from klaviyo_assets.sandbox.json_types import JsonObject
 from klaviyo_assets.sandbox.moments import SECOND
+from klaviyo_assets.sandbox.paging import (
+    bad_cursor,
+    event_cursor,
+    next_link,
+    read_event_cursor,
+    self_link,
+)
 from klaviyo_assets.sandbox.query import Query
 from klaviyo_assets.sandbox.render.event_pages import EventPages
 from klaviyo_assets.sandbox.render.resources import record_url
@@ -44,12 +50,10 @@ class EventAnswers:
         following = None
         if shown and len(shown) == query.size:
             last = shown[-1]
-            cursor = paging.event_cursor(
-                query, seconds=book.seconds(last), record_id=book.id_of(last)
-            )
-            following = paging.next_link(place.origin, place.path, pairs=query.pairs, cursor=cursor)
+            cursor = event_cursor(query, seconds=book.seconds(last), record_id=book.id_of(last))
+            following = next_link(place.origin, place.path, pairs=query.pairs, cursor=cursor)
         links: JsonObject = {
-            "self": paging.self_link(place.origin, place.path, query.pairs),
+            "self": self_link(place.origin, place.path, query.pairs),
             "next": following,
             "prev": None,
         }
@@ -59,12 +63,12 @@ class EventAnswers:
 
     def after(self, query: Query) -> tuple[int, int] | None:
         """The keyset of the cursor as (second, ordinal)."""
-        keyset = paging.read_event_cursor(query)
+        keyset = read_event_cursor(query)
         if keyset is None:
             return None
         ordinal = event_ordinal(self.shop.account.seed, keyset[1])
         if ordinal is None:
-            raise paging.bad_cursor()
+            raise bad_cursor()
         return keyset[0], ordinal
 
     def ask(self, clauses: tuple[Clause, ...]) -> EventAsk:

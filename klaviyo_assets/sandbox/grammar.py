@@ -1,7 +1,7 @@
 r"""The filter grammar: text in, clauses out, 400 in Klaviyo's words for anything else.
 
-Knows the grammar and the operators an operation offers; nothing of records. Comma means AND, there is
-no OR; strings are quoted and escaped with a backslash; booleans, numbers and times are bare.
+Knows the grammar and the operators an operation offers; nothing of records. Comma means AND, there
+is no OR; strings are quoted and escaped with a backslash; booleans, numbers and times are bare.
 Source: https://developers.klaviyo.com/en/docs/filtering_, revision 2026-07-15.
 """
 
@@ -26,6 +26,7 @@ _TOKEN: Final = re.compile(
 )
 _NUMBER: Final = re.compile(r"-?\d+(\.\d+)?")
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\d([T ].*)?")
+_BOOLEANS: Final = {"true": True, "false": False}
 _OPERATORS: Final = frozenset(
     {
         "equals",
@@ -154,9 +155,9 @@ def literal(token: str) -> Literal:
     """One literal; times become microseconds; an unquoted word is a 400."""
     if token[0] in "\"'":
         return Literal(re.sub(r"\\(.)", r"\1", token[1:-1]), "text")
-    if token in {"true", "false"}:
-        return Literal(token == "true", "boolean")
-    if token == "null":
+    if token in _BOOLEANS:
+        return Literal(_BOOLEANS[token], "boolean")
+    if token == "null":  # noqa: S105  (a word of the grammar)
         return Literal(None, "null")
     if _NUMBER.fullmatch(token):
         return Literal(float(token) if "." in token else int(token), "number")
@@ -174,7 +175,7 @@ def parse(text: str) -> tuple[Clause, ...]:
 
 
 def check(clauses: tuple[Clause, ...], offered: Mapping[str, Filter]) -> None:
-    """Refuse fields and operators that the operation does not offer, and literals of a wrong kind."""
+    """Refuse fields and operators that are not offered, and literals of a wrong kind."""
     for clause in clauses:
         facts = offered.get(clause.field)
         if facts is None:

@@ -1,7 +1,7 @@
 """The oracle: every request that came in, and every id that was shown.
 
-Ids are kept as ordinals in arrays, so a million shown events cost eight megabytes. Keys are kept as a
-hash only. Admin requests are not in it.
+Ids are kept as ordinals in arrays, so a million shown events cost eight megabytes. Keys are kept as
+a hash only. Admin requests are not in it.
 """
 
 import threading

@@ -1,8 +1,8 @@
 """The judge of rates: fixed windows per operation and per parameter, on real time.
 
-Windows are floor(t / 1), floor(t / 60) and, for reports, floor(t / 86400); every request counts, also
-those that are refused. Time is an argument; nothing here reads a clock.
-Source: https://developers.klaviyo.com/en/docs/rate_limits_and_error_handling, headers as recorded on
+Windows are floor(t / 1), floor(t / 60) and, for reports, floor(t / 86400); every request counts,
+also those that are refused. Time is an argument; nothing here reads a clock. Source:
+https://developers.klaviyo.com/en/docs/rate_limits_and_error_handling, headers as recorded on
 2026-09-04.
 """
 

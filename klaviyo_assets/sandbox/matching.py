@@ -10,14 +10,15 @@ from klaviyo_assets.sandbox.shop.record import Shelf, Value
 
 Test = Callable[[int], bool]
 # Recorded as without effect: the API accepts these filters and returns everything.
+# Archived records of these types come only when asked for.
+ARCHIVABLE = frozenset({"campaign", "flow"})
 IGNORED = frozenset({("segment", "is_starred"), ("metric", "integration.category")})
 
 
 def keeps(shelf: Shelf, clauses: tuple[Clause, ...]) -> Test:
     """A test of ordinals for all clauses together."""
     tests = [_test(shelf, c) for c in clauses if (shelf.kind, c.field) not in IGNORED]
-    if not any(clause.field == "archived" for clause in clauses) and shelf.kind == "campaign":
-        # Archived campaigns come only when asked for.
+    if shelf.kind in ARCHIVABLE and not any(clause.field == "archived" for clause in clauses):
         tests.append(lambda k: shelf.values(k, "archived") == (False,))
     if not tests:
         return lambda _: True

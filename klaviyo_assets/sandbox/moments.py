@@ -1,7 +1,7 @@
 """Points in time as whole microseconds since 1970, UTC, and the texts Klaviyo writes them in.
 
-Every sort key and filter bound of a time is such an integer, so that strict and inclusive bounds are
-exact. Parsing, formatting and nothing else.
+Every sort key and filter bound of a time is such an integer, so that strict and inclusive bounds
+are exact. Parsing, formatting and nothing else.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -12,7 +12,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def moment(text: str) -> int:
-    """Microseconds of an RFC 3339 or ISO 8601 text; no offset means UTC; `ValueError` if unreadable."""
+    """Microseconds of an ISO 8601 text; no offset means UTC; `ValueError` if unreadable."""
     parsed = datetime.fromisoformat(text)
     if parsed.tzinfo is None:
         parsed = parsed.replace(tzinfo=UTC)

@@ -1,7 +1,7 @@
 """What tests change in the shop: fields, deletions, merges, memberships, suppressions, new records.
 
-A change moves `updated` to the sandbox's time unless it sets it. `ValueError` says what was wrong with
-a wish; nothing is changed then.
+A change moves `updated` to the sandbox's time unless it sets it. `ValueError` says what was wrong
+with a wish; nothing is changed then.
 """
 
 from collections.abc import Mapping
@@ -144,8 +144,9 @@ class Mutations:
         found: list[Json] = []
         for wish in map(as_object, listed):
             event = self.event_of(wish, now)
-            for _ in range(int(str(wish.get("count", 1)))):
-                found.append(self.shop.events.id_of(self.shop.events.write(event)))
+            count = int(str(wish.get("count", 1)))
+            book = self.shop.events
+            found.extend(book.id_of(book.write(event)) for _ in range(count))
         return {"ids": found}
 
     def event_of(self, wish: JsonObject, now: float) -> WrittenEvent:

@@ -1,8 +1,8 @@
 """Cursors and links: where the next page is.
 
 A cursor is a keyset in base64: the sort value and id of the last record shown, and a fingerprint of
-the order and the filter, so that it is stateless and of no use with another sort. Links are absolute,
-with percent-encoded brackets, as recorded on 2026-09-04 at revision 2026-07-15.
+the order and the filter, so that it is stateless and of no use with another sort. Links are
+absolute, with percent-encoded brackets, as recorded on 2026-09-04 at revision 2026-07-15.
 """
 
 import base64
@@ -14,6 +14,8 @@ from urllib.parse import quote
 from klaviyo_assets.sandbox.errors import ApiError, invalid
 from klaviyo_assets.sandbox.query import Query
 
+# next, field, value, id, <id>, q, <fingerprint>
+_PARTS = 7
 SortValue = int | float | str | bool | None
 
 
@@ -37,8 +39,8 @@ def read_event_cursor(query: Query) -> tuple[int, str] | None:
     except (binascii.Error, ValueError):
         raise bad_cursor() from None
     match keyset:
-        case [int(seconds), str(record_id), ascending, str(fingerprint)]:
-            if fingerprint == query.fingerprint and ascending is (not query.descending):
+        case [int(seconds), str(record_id), bool(ascending), str(fingerprint)]:
+            if fingerprint == query.fingerprint and ascending is not query.descending:
                 return seconds, record_id
         case _:
             pass
@@ -58,7 +60,7 @@ def read_record_cursor(query: Query) -> tuple[SortValue, str] | None:
         return None
     try:
         parts = base64.b64decode(query.cursor, validate=True).decode().split("::")
-        if len(parts) < 7 or (parts[0], parts[1]) != ("next", query.sort):
+        if len(parts) < _PARTS or (parts[0], parts[1]) != ("next", query.sort):
             raise bad_cursor()
         value: object = json.loads("::".join(parts[2:-4]))
     except (binascii.Error, ValueError):

@@ -1,7 +1,7 @@
 """The query of a request, read against the facts of its operation.
 
-Everything the reference does not offer is a 400 here; the answer is built elsewhere from the `Query`
-value alone. The texts are the recorded ones where a recording exists, else close to them.
+Everything the reference does not offer is a 400 here; the answer is built elsewhere from the
+`Query` value alone. The texts are the recorded ones where a recording exists, else close to them.
 Sources: recorded answers of 2026-09-04 at revision 2026-07-15;
 https://developers.klaviyo.com/en/docs/jsonapi_
 """
@@ -14,6 +14,9 @@ from klaviyo_assets.sandbox.errors import ApiError, invalid
 from klaviyo_assets.sandbox.facts.operation import Operation
 from klaviyo_assets.sandbox.grammar import Clause, check, parse, seconds_as_micros
 from klaviyo_assets.sandbox.moments import SECOND
+
+# The page length of collections that are answered whole.
+UNPAGED = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +145,7 @@ def _sort(operation: Operation, text: str | None, clauses: tuple[Clause, ...]) -
 
 def _size(operation: Operation, text: str | None) -> int:
     if operation.page is None:
-        return operation.fixed_page or 1_000_000
+        return operation.fixed_page or UNPAGED
     if text is None:
         return operation.page.default
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= operation.page.maximum:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from klaviyo_assets.sandbox.errors import ApiError, no_such_path
-from klaviyo_assets.sandbox.facts import OPERATIONS
 from klaviyo_assets.sandbox.facts.operation import Operation
+from klaviyo_assets.sandbox.facts.operations import OPERATIONS
 
 
 @dataclass(frozen=True, slots=True)

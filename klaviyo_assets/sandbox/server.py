@@ -55,7 +55,7 @@ class SandboxConnection(BaseHTTPRequestHandler):
         """The server, by its own type."""
         return cast("SandboxServer", self.server)
 
-    def do_GET(self) -> None:  # noqa: N802  (the standard library's name)
+    def do_GET(self) -> None:
         """Answer a GET."""
         self.serve()
 

@@ -1,7 +1,7 @@
 """A Klaviyo without a socket: a request's values in, an answer's values out.
 
-Puts the rooms in order (path, key, revision, rate, query, records) and writes the journal. The socket
-is in `server`, what goes wrong on purpose in `faults`.
+Puts the rooms in order (path, key, revision, rate, query, records) and writes the journal. The
+socket is in `server`, what goes wrong on purpose in `faults`.
 """
 
 import time
@@ -9,8 +9,15 @@ from dataclasses import replace
 from threading import RLock
 from urllib.parse import parse_qsl
 
-from klaviyo_assets.sandbox import admission
 from klaviyo_assets.sandbox.account import Account
+from klaviyo_assets.sandbox.admission import (
+    admit,
+    budgets,
+    check_content_type,
+    check_revision,
+    identified,
+    key_hash,
+)
 from klaviyo_assets.sandbox.answers import Answer, Answers, Place
 from klaviyo_assets.sandbox.clock import Clock
 from klaviyo_assets.sandbox.errors import ApiError
@@ -54,7 +61,7 @@ class Service:
                 method=request.method,
                 path=request.path.rstrip("/"),
                 query=request.query,
-                key_hash=admission.key_hash(request.headers.get("authorization")),
+                key_hash=key_hash(request.headers.get("authorization")),
             )
         )
 
@@ -73,14 +80,14 @@ class Service:
 
     def admit(self, request: Request, operation: Operation, limit_headers: dict[str, str]) -> None:
         """Key, rate, scope, revision, content type; fills the rate headers once they are known."""
-        admission.identified(self.account, request.headers.get("authorization"))
+        identified(self.account, request.headers.get("authorization"))
         pairs = dict(parse_qsl(request.query, keep_blank_values=True))
-        spent = self.limits.spend(admission.budgets(operation, pairs), time.time())
+        spent = self.limits.spend(budgets(operation, pairs), time.time())
         limit_headers.update(spent)
-        admission.admit(self.account, operation, request.headers)
-        revision = admission.check_revision(request.headers, self.clock.now())
+        admit(self.account, operation, request.headers)
+        revision = check_revision(request.headers, self.clock.now())
         limit_headers["x-klaviyo-api-revision"] = revision
-        admission.check_content_type(operation, request.headers)
+        check_content_type(operation, request.headers)
 
     def accepted(self, request: Request, found: Route, headers: dict[str, str]) -> Reply:
         """The answer to a request that may be made."""
@@ -102,19 +109,21 @@ class Service:
         )
 
     def dispatch(self, operation: Operation, place: Place, *, query: Query, now: float) -> Answer:
-        """The answer by the operation's role."""
-        if operation.kind == "event":
-            if operation.role == "collection":
-                return self.event_answers.collection(place, query, now)
-            return self.event_answers.detail(place, query, now)
-        match operation.role:
-            case "collection":
-                return self.answers.collection(self.shop.shelves[operation.kind], place, query)
-            case "detail":
-                return self.answers.detail(self.shop.shelves[operation.kind], place, query)
-            case "children":
-                return self.answers.children(self.shop.campaigns, place, query)
-            case "linkage":
-                return self.answers.linked(self.shop.campaigns, place)
+        """The answer by the operation's type and role; what is left over are members."""
+        shop, answers = self.shop, self.answers
+        match operation.kind, operation.role:
+            case "event", "collection":
+                found = self.event_answers.collection(place, query, now)
+            case "event", _:
+                found = self.event_answers.detail(place, query, now)
+            case kind, "collection":
+                found = answers.collection(shop.shelves[kind], place, query)
+            case kind, "detail":
+                found = answers.detail(shop.shelves[kind], place, query)
+            case _, "children":
+                found = answers.children(shop.campaigns, place, query)
+            case _, "linkage":
+                found = answers.linked(shop.campaigns, place)
             case _:
-                return self.answers.members(operation, place, query)
+                found = answers.members(operation, place, query)
+        return found

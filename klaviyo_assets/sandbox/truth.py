@@ -18,13 +18,13 @@ _FAR = 1 << 40
 def truth(shop: Shop, name: str, *, now: float, given: Mapping[str, str]) -> Json:
     """`{"count": n, "records": [[id, sort key], ...]}`; members as `lists/<id>/profiles`.
 
-    `start` and `end` (ISO) bound events by their datetime, end excluded. `ValueError` for an unknown
-    name.
+    `start` and `end` (ISO) bound events by their datetime, end excluded. `ValueError` for an
+    unknown name.
     """
     if name == "events":
         return events(shop, now=now, given=given)
     parts = name.split("/")
-    if len(parts) == 3 and parts[2] == "profiles":
+    if parts[2:] == ["profiles"]:
         group = shop.members(parts[0].removesuffix("s"), parts[1])
         if group is None:
             message = f"no such group: {parts[1]}"

@@ -4,10 +4,3 @@ What Klaviyo's API reference states (path, scopes, rate tier, page sizes, filter
 field names) belongs here; what the sandbox does about it does not.
 Source: https://developers.klaviyo.com/en/reference, revision 2026-07-15.
 """
-
-from klaviyo_assets.sandbox.facts.audience import AUDIENCE
-from klaviyo_assets.sandbox.facts.content import CONTENT
-from klaviyo_assets.sandbox.facts.happenings import HAPPENINGS
-from klaviyo_assets.sandbox.facts.operation import Operation
-
-OPERATIONS: tuple[Operation, ...] = (*HAPPENINGS, *AUDIENCE, *CONTENT)

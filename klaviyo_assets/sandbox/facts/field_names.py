@@ -11,13 +11,13 @@ def names(tree: str) -> frozenset[str]:
     """All dotted names of a tree: `id email{ to cc }` gives id, email, email.to, email.cc."""
     found: set[str] = set()
     path: list[str] = []
-    for token in tree.split():
-        if token == "}":
+    for word in tree.split():
+        if word == "}":
             path.pop()
             continue
-        found.add(".".join([*path, token.removesuffix("{")]))
-        if token.endswith("{"):
-            path.append(token.removesuffix("{"))
+        found.add(".".join([*path, word.removesuffix("{")]))
+        if word.endswith("{"):
+            path.append(word.removesuffix("{"))
     return frozenset(found)
 
 
@@ -35,8 +35,8 @@ _SUBSCRIPTIONS: Final = f"""
       email{{
         marketing{{ can_receive_email_marketing consent consent_timestamp custom_method_detail
           double_optin last_updated list_suppressions method method_detail suppression }}
-        open_tracking{{ can_receive consent consent_timestamp created_timestamp last_updated metadata
-          valid_until }}
+        open_tracking{{ can_receive consent consent_timestamp created_timestamp last_updated
+          metadata valid_until }}
       }}
       mobile_push{{ marketing{{ can_receive_push_marketing consent consent_timestamp }} }}
       sms{{
@@ -103,8 +103,8 @@ PROFILE_OF_EVENT: Final = names(_MOST_OF_PROFILE)
 PROFILE_OF_GROUP: Final = PROFILE | names("joined_group_at")
 PUSH_TOKEN: Final = names("""
     id created token enablement_status platform vendor background recorded_date
-    metadata{ device_id klaviyo_sdk sdk_version device_model os_name os_version manufacturer app_name
-      app_version app_build app_id environment }
+    metadata{ device_id klaviyo_sdk sdk_version device_model os_name os_version manufacturer
+      app_name app_version app_build app_id environment }
 """)
 SEGMENT: Final = names("""
     id name created updated is_active is_processing is_starred definition{ condition_groups }

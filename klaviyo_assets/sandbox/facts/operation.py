@@ -51,7 +51,8 @@ class Operation:
 
     `page` is None where `page[size]` is not accepted; `cursor` says whether `page[cursor]` is.
     `fixed_page` is the page length of cursor-only operations. `reduced` names a parameter value and
-    the lower tier that it is bound to. `required_filter` is a field without which the answer is 400.
+    the lower tier that it is bound to. `required_filter` is a field without which the answer is
+    400.
     """
 
     name: str

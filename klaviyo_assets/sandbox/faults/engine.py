@@ -4,6 +4,7 @@ The right answer is always made first, so that rate windows count; a refusal sta
 """
 
 from collections.abc import Callable
+from http import HTTPStatus
 
 from klaviyo_assets.sandbox.faults import kinds, records, replies, wire
 from klaviyo_assets.sandbox.faults.pages import PageFaults, written
@@ -45,7 +46,7 @@ class Faults:
             return reply
         if fault.kind in kinds.REPLIES:
             return replies.replaced(fault, number=number)
-        if reply.status != 200:
+        if reply.status != HTTPStatus.OK:
             return reply
         if fault.kind in kinds.LINKS | kinds.RECORDS:
             self.reworked(fault, request, reply)
@@ -59,7 +60,11 @@ class Faults:
     def note(self, request: Request, reply: Reply) -> None:
         """Remember a sound page where a later fault may need it; costs nothing without a script."""
         needed = any(r.fault.kind in {"cycle", "duplicates"} for r in self.script.rules)
-        if reply.status == 200 and request.method == "GET" and (needed or self.script.chance):
+        if (
+            reply.status == HTTPStatus.OK
+            and request.method == "GET"
+            and (needed or self.script.chance)
+        ):
             rows = as_list(loads_object(reply.body).get("data"))
             self.pages.remember(request, rows, reply)
 

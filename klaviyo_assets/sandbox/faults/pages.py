@@ -1,8 +1,8 @@
 """Faults of whole pages: where `next` leads, and which records a page repeats or lacks.
 
-Pages keep a memory of what they sent, so that a cycle leads back and a duplicate is a real one. A link
-that the right answer would not contain carries an alias in place of its cursor; `original` gives back
-the query it stands for.
+Pages keep a memory of what they sent, so that a cycle leads back and a duplicate is a real one. A
+link that the right answer would not contain carries an alias in place of its cursor; `original`
+gives back the query it stands for.
 """
 
 from dataclasses import dataclass, field

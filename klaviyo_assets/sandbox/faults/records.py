@@ -1,7 +1,7 @@
 """Faults of single records: broken ones, and sound ones with values that few programs expect.
 
-Values that JSON writers refuse (1e400, lone surrogates) are put in as marks and replaced in the bytes.
-A record whose id can no longer be read is not counted as shown.
+Values that JSON writers refuse (1e400, lone surrogates) are put in as marks and replaced in the
+bytes. A record whose id can no longer be read is not counted as shown.
 """
 
 from collections.abc import Callable

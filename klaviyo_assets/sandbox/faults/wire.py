@@ -3,7 +3,7 @@
 A plan is made of the reply here; the socket work is in `server`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from klaviyo_assets.sandbox.faults.script import Fault
@@ -31,29 +31,36 @@ class Plan:
 
 def plan(fault: Fault | None, body: bytes) -> Plan:
     """How to send a body under a fault; the whole body at once without one."""
-    whole = Plan(pieces=(body,), declared=len(body))
-    if fault is None:
-        return whole
+    maker = None if fault is None else _PLANS.get(fault.kind)
+    if fault is None or maker is None:
+        return Plan(pieces=(body,), declared=len(body))
+    return maker(fault, body)
+
+
+def cut(fault: Fault, body: bytes) -> Plan:
+    """Half a body, then an end or a reset."""
     half = body[: max(1, len(body) // 2)]
-    match fault.kind:
-        case "reset" | "short_body":
-            end = "reset" if fault.kind == "reset" else "close"
-            return Plan(pieces=(half,), declared=len(body), end=end)
-        case "long_body":
-            return Plan(pieces=(body,), declared=len(half), end="close")
-        case "close":
-            return Plan(pieces=(), end="close", silent=True)
-        case "hang":
-            seconds = fault.number("seconds", _HANG_SECONDS)
-            return Plan(pieces=(), before=seconds, end="close", silent=True)
-        case "latency":
-            return Plan(pieces=(body,), before=fault.number("seconds", 0.2), declared=len(body))
-        case "slow" | "bandwidth":
-            return trickled(fault, body)
-        case "chunks" | "broken_chunks":
-            return chunked(fault, body)
-        case _:
-            return whole
+    return Plan(
+        pieces=(half,), declared=len(body), end="reset" if fault.kind == "reset" else "close"
+    )
+
+
+def overlong(fault: Fault, body: bytes) -> Plan:
+    """A whole body whose length is given as the half."""
+    _ = fault
+    return Plan(pieces=(body,), declared=max(1, len(body) // 2), end="close")
+
+
+def silent(fault: Fault, body: bytes) -> Plan:
+    """No byte at all: at once, or after `"seconds"`."""
+    _ = body
+    seconds = fault.number("seconds", _HANG_SECONDS if fault.kind == "hang" else 0.0)
+    return Plan(pieces=(), before=seconds, end="close", silent=True)
+
+
+def delayed(fault: Fault, body: bytes) -> Plan:
+    """A whole body after `"seconds"`."""
+    return Plan(pieces=(body,), before=fault.number("seconds", 0.2), declared=len(body))
 
 
 def trickled(fault: Fault, body: bytes) -> Plan:
@@ -74,6 +81,20 @@ def chunked(fault: Fault, body: bytes) -> Plan:
     if fault.kind == "chunks":
         return Plan(pieces=pieces, chunked=True)
     return Plan(pieces=pieces[: len(pieces) // 2 + 1], chunked=True, terminated=False, end="close")
+
+
+_PLANS: dict[str, Callable[[Fault, bytes], Plan]] = {
+    "reset": cut,
+    "short_body": cut,
+    "long_body": overlong,
+    "close": silent,
+    "hang": silent,
+    "latency": delayed,
+    "slow": trickled,
+    "bandwidth": trickled,
+    "chunks": chunked,
+    "broken_chunks": chunked,
+}
 
 
 def pieces_of(body: bytes, size: int) -> Iterator[bytes]:

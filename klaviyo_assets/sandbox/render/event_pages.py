@@ -14,6 +14,8 @@ from klaviyo_assets.sandbox.shop.record import Linked
 from klaviyo_assets.sandbox.shop.seeds import event_id, mix
 from klaviyo_assets.sandbox.shop.store import Shop
 
+# Three orders in ten are credited to a message.
+_CREDITED = frozenset({0, 1, 2})
 ORDERS = frozenset({5, 6, 7, 11})
 
 
@@ -97,9 +99,11 @@ class EventPages:
         for ordinal in ordinals:
             if asked:
                 found = self.attribution(ordinal)
-                ids = [] if found is None else [{"type": "attribution", "id": found["id"]}]
-                rows.append(self.event(ordinal, b'"data":' + dumps(ids) + b","))
-                if found is not None:
+                if found is None:
+                    rows.append(self.event(ordinal, b'"data":[],'))
+                else:
+                    ids = [{"type": "attribution", "id": found["id"]}]
+                    rows.append(self.event(ordinal, b'"data":' + dumps(ids) + b","))
                     extras[str(found["id"])] = found
             else:
                 rows.append(self.event(ordinal))
@@ -128,9 +132,9 @@ class EventPages:
         """What a share of the orders is credited to: a campaign's message or a flow's."""
         book, shop = self.shop.events, self.shop
         bits = mix(shop.account.seed ^ 0xA77, ordinal)
-        if ordinal >= WRITTEN or book.metric(ordinal) not in ORDERS or bits % 10 >= 3:
+        if ordinal >= WRITTEN or book.metric(ordinal) not in ORDERS or bits % 10 not in _CREDITED:
             return None
-        messages = [m for m in shop.messages.records if m.alive]
+        messages = shop.messages.records
         flows = shop.flows.records
         links: dict[str, Linked] = {"event": ("event", book.id_of(ordinal))}
         if ordinal > 0:

@@ -1,8 +1,8 @@
 """One record as a JSON:API resource.
 
 Most relationships show links only, their ids once included; a few always show ids (events, campaign
-messages), as recorded on 2026-09-04 at revision 2026-07-15. Resource links end in a slash, collection
-links do not.
+messages), as recorded on 2026-09-04 at revision 2026-07-15. Resource links end in a slash,
+collection links do not.
 """
 
 from collections.abc import Mapping

@@ -62,6 +62,12 @@ BROWSER: Json = {
     "screen": [1920, 1080],
     "consent": {"analytics": True, "ads": None},
     "experiments": [["checkout-v2", "b"], ["hero", "control"]],
+    "languages": ["en-US", "en", "de"],
+    "referrer": "https://www.example.com/search?q=gift+ideas&utm_source=newsletter&utm_medium=mail",
+    "session": {"id": "3f1c0e0e-6d0b-4f4e-9a56-2f6a1d9d3c11", "pages": 7, "seconds": 318.25},
+    "connection": {"type": "4g", "rtt": 50, "downlink": 9.85, "save_data": False},
+    "geo": {"city": "Boston", "region": "MA", "point": [42.3584, -71.0598], "accuracy": None},
+    "features": ["webp", "avif", "service-worker", "push", "payment-request"],
 }
 
 

@@ -1,30 +1,32 @@
 """The event book: what happened, as a function of (seed, index), and what tests wrote into it.
 
 A regular event's ordinal is its index in the rhythm; written and future-dated events have ordinals
-from `WRITTEN` on. Order is (second, ordinal). An event is visible from its time plus its lag: most at
-once, some within six days, a few after seventeen.
+from `WRITTEN` on. Order is (second, ordinal). An event is visible from its time plus its lag: most
+at once, some within six days, a few after seventeen.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from heapq import merge
 from itertools import islice
 
 from klaviyo_assets.sandbox.json_types import JsonObject
 from klaviyo_assets.sandbox.moments import DAY_SECONDS
+from klaviyo_assets.sandbox.shop.metric_index import MetricIndex
 from klaviyo_assets.sandbox.shop.metrics import UNRESOLVED, metric_table
 from klaviyo_assets.sandbox.shop.rhythm import Rhythm
 from klaviyo_assets.sandbox.shop.seeds import event_id, event_ordinal, mix
 
 WRITTEN = 10**12
+_LATE_OF_1024 = 10
 LONGEST_LAG = 17 * DAY_SECONDS
 _TABLE = metric_table()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrittenEvent:
-    """An event given from outside: `metric` and `profile` are ordinals or None, times in seconds."""
+    """An event given from outside: `metric`, `profile` are ordinals or None, times in seconds."""
 
     seconds: int
     visible_at: float
@@ -57,7 +59,7 @@ class EventBook:
         self.written_order: list[tuple[int, int]] = []
         # Where a profile's events went: another profile after a merge, None after a deletion.
         self.moved: dict[int, int | None] = {}
-        self.removed: set[int] = set()
+        self.by_metric = MetricIndex(seed)
 
     def write(self, event: WrittenEvent) -> int:
         """Add an event; its ordinal."""
@@ -83,9 +85,9 @@ class EventBook:
         bits = self.bits(ordinal)
         chance = bits >> 54
         lag = 0
-        if chance < 10:
+        if chance < _LATE_OF_1024:
             lag = 60 + (bits >> 20) % (6 * DAY_SECONDS - 60)
-        elif chance == 10:
+        elif chance == _LATE_OF_1024:
             lag = LONGEST_LAG
         return self.rhythm.time_of(ordinal) + lag
 
@@ -121,7 +123,7 @@ class EventBook:
 
     def visible(self, ordinal: int, now: float) -> bool:
         """Whether the event can be read at `now`."""
-        return ordinal not in self.removed and self.visible_at(ordinal) <= now
+        return self.visible_at(ordinal) <= now
 
     def walk(
         self, ask: EventAsk, now: float, *, after: tuple[int, int] | None, descending: bool
@@ -157,10 +159,13 @@ class EventBook:
             elif after[1] < WRITTEN:
                 low = max(low, after[1] + 1)
         doubtful = self.rhythm.first_at_or_after(int(now) - LONGEST_LAG - 1)
-        return self.run(low, high, doubtful=doubtful, now=now, descending=descending)
+        if ask.metric is None:
+            return self.run(low, high, doubtful=doubtful, now=now, descending=descending)
+        found = self.by_metric.matching(ask.metric, low, high, descending=descending)
+        return self.shown(found, doubtful=doubtful, now=now)
 
     def edge(self, after: tuple[int, int]) -> int:
-        """The regular index that begins right after a shown event; written ones close their second."""
+        """The regular index right after a shown event; written ones close their second."""
         seconds, ordinal = after
         return ordinal if ordinal < WRITTEN else self.rhythm.first_at_or_after(seconds + 1)
 
@@ -169,13 +174,13 @@ class EventBook:
     ) -> Iterator[int]:
         """Indices of [low, high) in order, without those not visible yet."""
         indices = range(high - 1, low - 1, -1) if descending else range(low, high)
-        removed = self.removed
+        return self.shown(indices, doubtful=doubtful, now=now)
+
+    def shown(self, indices: Iterable[int], *, doubtful: int, now: float) -> Iterator[int]:
+        """Those of the indices that can be read at `now`; before `doubtful` all can."""
         for index in indices:
-            if index >= doubtful and self.visible_at(index) > now:
-                continue
-            if removed and index in removed:
-                continue
-            yield index
+            if index < doubtful or self.visible_at(index) <= now:
+                yield index
 
     def written_between(
         self, ask: EventAsk, now: float, *, after: tuple[int, int] | None, descending: bool

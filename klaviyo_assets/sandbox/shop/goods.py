@@ -4,8 +4,8 @@ Word lists only.
 """
 
 FIRST_NAMES = (
-    "Anna", "Liam", "Noor", "Mateo", "Zoë", "Yuki", "Olu", "Søren", "Chloé", "Ivan", "Priya", "Jack",
-    "Emilia", "Łukasz", "Fatima", "Tom", "Ingrid", "José", "Mei", "Rosa",
+    "Anna", "Liam", "Noor", "Mateo", "Zoë", "Yuki", "Olu", "Søren", "Chloé", "Ivan", "Priya",
+    "Jack", "Emilia", "Łukasz", "Fatima", "Tom", "Ingrid", "José", "Mei", "Rosa",
 )  # fmt: skip
 LAST_NAMES = (
     "Nguyen", "O'Brien", "Müller", "García", "Smith", "Kowalski", "Okafor", "Jensen", "Tanaka",
@@ -23,7 +23,7 @@ PLACES = (
 )
 PRODUCTS = (
     ("Kettle No. 4", "KET-004", 49.0, "Kitchen"),
-    ("Walnut Board 12\"", "BRD/012", 34.5, "Kitchen"),
+    ('Walnut Board 12"', "BRD/012", 34.5, "Kitchen"),
     ("Wool Socks, 2 pairs", "SOC-2", 18.0, "Clothing"),
     ("Rain Jacket “Storm”", "JCK-STORM", 129.0, "Clothing"),
     ("Desk Lamp 💡", "LMP-1", 79.95, "Home"),
@@ -34,7 +34,8 @@ PRODUCTS = (
     ("Gift Card", "$custom:::$default:::GC 1/2", 50.0, "Gifts"),
 )  # fmt: skip
 OCCASIONS = (
-    "Spring Sale", "New Arrivals", "Weekly Digest", "Black Friday", "VIP Early Access", "Back in Stock",
-    "Holiday Gift Guide", "Last Chance ⏰", "Summer Edit", "Loyalty News", "Flash Sale 24h", "Restock",
+    "Spring Sale", "New Arrivals", "Weekly Digest", "Black Friday", "VIP Early Access",
+    "Back in Stock", "Holiday Gift Guide", "Last Chance ⏰", "Summer Edit", "Loyalty News",
+    "Flash Sale 24h", "Restock",
 )  # fmt: skip
 STREETS = ("Harbour Street", "Main St", "Rue des Lilas", "Lindenweg", "High Road", "Elm Ave")

@@ -1,7 +1,7 @@
 """The metrics of the shop, native, of integrations and custom, with the mapped ones.
 
-Two metrics share one name on purpose (Placed Order of Shopify and of the own API): names are no keys.
-The share is out of 1,024 events. Times in seconds since 1970.
+Two metrics share one name on purpose (Placed Order of Shopify and of the own API): names are no
+keys. The share is out of 1,024 events. Times in seconds since 1970.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """The parts of a profile that many share: places, custom properties, predictions, as pools.
 
-The hazards of real profiles are here: integers beyond 64 bits, mixed types under one name, names that
-differ only in case, `$`-keys, latitudes that are texts, emoji.
+The hazards of real profiles are here: integers beyond 64 bits, mixed types under one name, names
+that differ only in case, `$`-keys, latitudes that are texts, emoji.
 """
 
 import random
@@ -81,7 +81,7 @@ def _prediction(source: random.Random, base: int) -> JsonObject:
         "expected_date_of_next_order"
     )
     if source.random() < 0.3:
-        empty: JsonObject = {name: None for name in names.split()}
+        empty: JsonObject = dict.fromkeys(names.split())
         return {**empty, "ranked_channel_affinity": None}
     orders = source.randint(1, 30)
     historic = round(orders * source.uniform(20, 120), 2)

@@ -1,7 +1,7 @@
 """The shelf of profiles: arrays for the sort keys, everything else from (seed, index).
 
-What a test changes lies in `changes`, merged over the made record; deletions and merges clear `lives`.
-Times in seconds since 1970 inside, in microseconds in answers to filters.
+What a test changes lies in `changes`, merged over the made record; deletions and merges clear
+`lives`. Times in seconds since 1970 inside, in microseconds in answers to filters.
 """
 
 from array import array
@@ -14,7 +14,13 @@ from klaviyo_assets.sandbox.shop.goods import FIRST_NAMES, LAST_NAMES
 from klaviyo_assets.sandbox.shop.record import Linked, Value, reach, sort_key
 from klaviyo_assets.sandbox.shop.seeds import mix, ulid, ulid_ordinal
 
-_TEXTS = frozenset({"email", "phone_number", "external_id"})
+# Which of a profile's 64 bits choose its entry of each pool.
+POOL_SHIFTS = {
+    "location": 34,
+    "properties": 40,
+    "subscriptions": 8,
+    "predictive_analytics": 46,
+}
 
 
 class ProfileShelf:
@@ -40,10 +46,12 @@ class ProfileShelf:
             updated = max(imported, created) if bits >> 40 & 31 == 0 else created + quiet
             self.created.append(created)
             self.updated.append(min(updated, base - 1))
-        self.consents = consents.consent_pool(seed, base=base, days=days, list_ids=list_ids)
-        self.locations = people.location_pool(seed)
-        self.properties = people.property_pool(seed)
-        self.predictions = people.prediction_pool(seed, base=base)
+        self.pools: dict[str, list[JsonObject]] = {
+            "location": people.location_pool(seed),
+            "properties": people.property_pool(seed),
+            "subscriptions": consents.consent_pool(seed, base=base, days=days, list_ids=list_ids),
+            "predictive_analytics": people.prediction_pool(seed, base=base),
+        }
         self.changes: dict[int, JsonObject] = {}
         self.orders: dict[str, list[int]] = {}
 
@@ -56,7 +64,7 @@ class ProfileShelf:
         return len(self.lives) - 1
 
     def grow(self, now: int) -> None:
-        """Add the profiles that signed up since, at the pace of the history; none to an empty shop."""
+        """Add the profiles that signed up since, at the history's pace; none to an empty shop."""
         while self.grown >= 0 and self.base + (self.grown + 1) * self.pace <= now:
             self.grown += 1
             self.add(self.base + self.grown * self.pace)
@@ -76,29 +84,27 @@ class ProfileShelf:
         """Whether it was neither deleted nor merged into another."""
         return bool(self.lives[ordinal])
 
-    def text(self, ordinal: int, name: str) -> str | None:
-        """One of the identifiers; some are null."""
+    def texts(self, ordinal: int) -> JsonObject:
+        """The identifiers; some are null."""
+        bits = mix(self.seed, ordinal)
+        email = None if bits % 50 == 0 else f"person{ordinal}.{bits & 0xFFFF:x}@example.com"
+        found: JsonObject = {
+            "email": email,
+            "phone_number": f"+1555{bits % 10_000_000:07d}" if bits & 3 == 0 else None,
+            "external_id": f"ext-{bits & 0xFFFFFF:06x}/{ordinal}" if bits & 4 else None,
+        }
+        changed = self.changes.get(ordinal)
+        if changed is not None:
+            found |= {name: changed[name] for name in found if name in changed}
+        return found
+
+    def pooled(self, ordinal: int, name: str) -> JsonObject:
+        """The profile's entry of a pool, or its own if a test changed it."""
         changed = self.changes.get(ordinal, {})
         if name in changed:
-            value = changed[name]
-            return value if isinstance(value, str) else None
-        bits = mix(self.seed, ordinal)
-        if name == "email":
-            return None if bits % 50 == 0 else f"person{ordinal}.{bits & 0xFFFF:x}@example.com"
-        if name == "phone_number":
-            return f"+1555{bits % 10_000_000:07d}" if bits & 3 == 0 else None
-        return f"ext-{bits & 0xFFFFFF:06x}/{ordinal}" if bits & 4 else None
-
-    def subscriptions(self, ordinal: int) -> JsonObject:
-        """Its consents and suppressions."""
-        changed = self.changes.get(ordinal, {})
-        if "subscriptions" in changed:
-            return as_object(changed["subscriptions"])
-        return self.consents[self.part(ordinal, 8, consents.POOL)]
-
-    def part(self, ordinal: int, shift: int, size: int) -> int:
-        """Which entry of a pool the profile uses."""
-        return (mix(self.seed, ordinal) >> shift) % size
+            return as_object(changed[name])
+        pool = self.pools[name]
+        return pool[(mix(self.seed, ordinal) >> POOL_SHIFTS[name]) % len(pool)]
 
     def values(self, ordinal: int, name: str) -> Sequence[Value]:
         """Values for filters and sorts; suppressions can have many."""
@@ -108,9 +114,9 @@ class ProfileShelf:
             return (self.created[ordinal] * SECOND,)
         if name == "updated":
             return (self.updated[ordinal] * SECOND,)
-        if name in _TEXTS:
-            text = self.text(ordinal, name)
-            return () if text is None else (text,)
+        if name in {"email", "phone_number", "external_id"}:
+            text = self.texts(ordinal)[name]
+            return (text,) if isinstance(text, str) else ()
         if name.startswith("subscriptions."):
             return self.suppression_values(ordinal, name.removeprefix("subscriptions."))
         return ()
@@ -119,7 +125,7 @@ class ProfileShelf:
         """The values of one member of all suppressions, times in microseconds."""
         place, _, member = path.rpartition(".")
         found: list[Value] = []
-        for each in as_list(reach(self.subscriptions(ordinal), place)):
+        for each in as_list(reach(self.pooled(ordinal, "subscriptions"), place)):
             value = as_object(each).get(member)
             if isinstance(value, str):
                 found.append(moment(value) if member == "timestamp" else value)
@@ -138,11 +144,11 @@ class ProfileShelf:
             self.orders[name] = kept
         return kept
 
-    def attributes(self, ordinal: int) -> JsonObject:
-        """All attributes; `subscriptions` and `predictive_analytics` included."""
+    def own_attributes(self, ordinal: int) -> JsonObject:
+        """What no pool holds, as made: changes of tests are not in it, but those of identifiers."""
         bits = mix(self.seed, ordinal)
-        found: JsonObject = {name: self.text(ordinal, name) for name in sorted(_TEXTS)}
-        found |= {
+        return {
+            **self.texts(ordinal),
             "first_name": None if bits >> 16 & 15 == 0 else FIRST_NAMES[(bits >> 16) % 20],
             "last_name": LAST_NAMES[(bits >> 24) % 16],
             "organization": None,
@@ -152,13 +158,12 @@ class ProfileShelf:
             "created": seconds_text(self.created[ordinal]),
             "updated": seconds_text(self.updated[ordinal]),
             "last_event_date": self.last_event(ordinal),
-            "location": self.locations[self.part(ordinal, 34, people.POOL)],
-            "properties": self.properties[self.part(ordinal, 40, people.POOL)],
-            "subscriptions": self.subscriptions(ordinal),
-            "predictive_analytics": self.predictions[self.part(ordinal, 46, people.POOL)],
         }
-        changed = self.changes.get(ordinal)
-        return found if changed is None else {**found, **changed}
+
+    def attributes(self, ordinal: int) -> JsonObject:
+        """All attributes; `subscriptions` and `predictive_analytics` included."""
+        pooled: JsonObject = {name: self.pooled(ordinal, name) for name in self.pools}
+        return {**self.own_attributes(ordinal), **pooled, **self.changes.get(ordinal, {})}
 
     def last_event(self, ordinal: int) -> Json:
         """The date of its last event, null for some."""

@@ -1,7 +1,7 @@
 """A record of a small collection, and the shelf of such records.
 
-Small means thousands: records lie in memory as values. Events and profiles have shelves of their own
-with the same surface (`Shelf`).
+Small means thousands: records lie in memory as values. Events and profiles have shelves of their
+own with the same surface (`Shelf`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from klaviyo_assets.sandbox.json_types import Json, JsonObject
 from klaviyo_assets.sandbox.moments import moment
 
 Value = int | float | str | bool | None
-Linked = tuple[str, str | None | tuple[str, ...]]
+Linked = tuple[str, str | tuple[str, ...] | None]
 TIME_FIELDS = frozenset(
     {
         "created",

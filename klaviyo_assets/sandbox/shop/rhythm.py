@@ -19,7 +19,7 @@ _STEPS = 4096
 
 
 class Rhythm:
-    """Times of `count` events in the `days` before `base`, and of those after it at the same rate."""
+    """Times of `count` events in the `days` before `base`, and of later ones at the same rate."""
 
     def __init__(self, *, seed: int, count: int, days: int, base: int, zone: str) -> None:
         """Build the inverse of the rhythm, turned so that it starts at the base's hour of day."""
@@ -60,7 +60,7 @@ class Rhythm:
 
 
 def _quantiles(base: int, zone: str) -> list[int]:
-    """Second of the day by which k / 4096 of its events have happened, with one value past the end."""
+    """Second of the day by which k / 4096 of its events have happened; one value past the end."""
     local = datetime.fromtimestamp(base, ZoneInfo(zone))
     hours = [*range(local.hour, 24), *range(local.hour)]
     sums = [0.0]

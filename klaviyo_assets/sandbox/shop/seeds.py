@@ -1,8 +1,8 @@
 """Randomness as a pure function of (seed, index), and the ids made from it.
 
-The mixer is splitmix64; ids are bijections of an index, so that a record is found from its id without
-a table. No state, no clock.
-Source: Steele, Lea, Flood: "Fast Splittable Pseudorandom Number Generators", 2014.
+The mixer is splitmix64; ids are bijections of an index, so that a record is found from its id
+without a table. No state, no clock. Source: Steele, Lea, Flood: "Fast Splittable Pseudorandom
+Number Generators", 2014.
 """
 
 import random
@@ -15,7 +15,9 @@ _CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _CROCKFORD_PAIRS: Final = tuple(a + b for a in _CROCKFORD for b in _CROCKFORD)
 _CROCKFORD_VALUE: Final = {digit: value for value, digit in enumerate(_CROCKFORD)}
 _VALUE: Final = {digit: value for value, digit in enumerate(_DIGITS)}
-EVENT_SPACE: Final = 62**11
+_EVENT_LENGTH: Final = 11
+_ULID_LENGTH: Final = 26
+EVENT_SPACE: Final = 62**_EVENT_LENGTH
 _EVENT_STEP: Final = 36_028_797_018_963_913_757_291
 _EVENT_BACK: Final = pow(_EVENT_STEP, -1, EVENT_SPACE)
 
@@ -47,7 +49,7 @@ def event_id(seed: int, ordinal: int) -> bytes:
 
 def event_ordinal(seed: int, record_id: str) -> int | None:
     """The ordinal behind an event id; None when it is not eleven base62 characters."""
-    if len(record_id) != 11 or not record_id.isascii() or not record_id.isalnum():
+    if len(record_id) != _EVENT_LENGTH or not record_id.isascii() or not record_id.isalnum():
         return None
     number = 0
     for digit in record_id:
@@ -66,7 +68,7 @@ def ulid(seed: int, ordinal: int, seconds: int) -> str:
 
 def ulid_ordinal(record_id: str) -> int | None:
     """The ordinal hidden in such an id; None when it is no ULID. The caller must compare ids."""
-    if len(record_id) != 26:
+    if len(record_id) != _ULID_LENGTH:
         return None
     number = 0
     for digit in record_id:
