@@ -1,0 +1,24 @@
+"""The lake: Delta tables of Parquet as the truth, DuckDB views as the door.
+
+What belongs here: everything that touches the disk, the ledger of the room `api` apart. What does
+not: Klaviyo, schemas (`tables` makes them), Dagster. The names below are the room's door.
+"""
+
+from klaviyo_assets.lake.lake import Lake, TableState
+from klaviyo_assets.lake.layout import Table, table_of
+from klaviyo_assets.lake.relations import Detailed, Joined, Plain, Relation, relation_of
+from klaviyo_assets.lake.session import Receipt, Session
+
+__all__ = [
+    "Detailed",
+    "Joined",
+    "Lake",
+    "Plain",
+    "Receipt",
+    "Relation",
+    "Session",
+    "Table",
+    "TableState",
+    "relation_of",
+    "table_of",
+]

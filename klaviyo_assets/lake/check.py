@@ -1,0 +1,78 @@
+"""Checking the lake: is every byte there, and every key once.
+
+What belongs here: reading everything. What does not: repairing it; a full refresh does. Files have
+checksums of their pages, so that a flipped bit is found even where it decompresses.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from klaviyo_assets.errors import CorruptFileError, LakeError
+from klaviyo_assets.lake.database import connection, shown, stored_tables
+from klaviyo_assets.lake.disk import broken, reading
+from klaviyo_assets.lake.layout import table_folder
+from klaviyo_assets.lake.log import Snapshot, snapshot
+from klaviyo_assets.lake.parquet import DataFile
+from klaviyo_assets.lake.relations import quoted, select
+
+
+def problems(root: Path) -> Iterator[LakeError]:
+    """Yield what is wrong, table by table: damaged logs and files, and keys that are there twice.
+
+    Reads every file whole, a row group at a time.
+    """
+    for name in stored_tables(root):
+        folder = table_folder(root, name)
+        try:
+            found = snapshot(folder, name)
+        except LakeError as problem:
+            yield problem
+            continue
+        if found is not None:
+            damaged = list(damages(folder, name, found))
+            yield from damaged
+            if not damaged:
+                yield from repeated(root, name, found)
+
+
+def damages(folder: Path, name: str, found: Snapshot) -> Iterator[CorruptFileError]:
+    """Yield an error for each file that is missing, of another size or unreadable."""
+    for file in found.files:
+        try:
+            read_whole(folder / file.path, name, file)
+        except CorruptFileError as problem:
+            yield problem
+
+
+def read_whole(path: Path, name: str, file: DataFile) -> None:
+    """Read a file to its end.
+
+    Raises:
+        CorruptFileError: it is missing, has another size or number of rows, or cannot be read.
+    """
+    with reading(path, name):
+        if path.stat().st_size != file.size:
+            raise broken(path, name)
+        with pq.ParquetFile(path, page_checksum_verification=True) as opened:
+            rows = sum(opened.read_row_group(at).num_rows for at in range(opened.num_row_groups))
+        if rows != file.rows:
+            raise broken(path, name)
+
+
+def repeated(root: Path, name: str, found: Snapshot) -> Iterator[LakeError]:
+    """Yield an error where keys are in the table twice; DuckDB goes to disk for large tables."""
+    if found.mark is None:
+        return
+    keys = ", ".join(quoted(column) for column in found.mark.key)
+    table = select(shown(root, {name: found})[name])
+    counted = f"SELECT {keys} FROM ({table}) GROUP BY ALL HAVING count(*) > 1"
+    with connection() as opened:
+        (count,) = opened.execute(f"SELECT count(*) FROM ({counted})").fetchall()[0]
+    if count:
+        yield LakeError(
+            f"{count} keys are there more than once. Materialize the asset once with sync_mode "
+            "full_refresh_overwrite",
+            stream=name,
+        )

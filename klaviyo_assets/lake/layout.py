@@ -1,0 +1,192 @@
+"""The layout: which tables the lake holds, where their files lie, and how big files get.
+
+    KLAVIYO_DATA_DIR/
+    ├── klaviyo.duckdb                      views over the current files; can be deleted
+    └── lake/
+        ├── <stream>/                       one Delta table
+        │   ├── _delta_log/                 the commits: files, mark, account, lake version
+        │   ├── _staging/<session>/         files that no commit names yet
+        │   └── [day=2024-05-01/]part-*.parquet
+        ├── <stream>_history/               every version seen, where the sync mode asks for it
+        └── _quarantine/<stream>/           records that could not be stored
+
+What belongs here: names, sizes, and the rule for compaction. What does not: doing it (`merge`,
+`staging`, `delta`). The sizes were measured with rows of 1.8 kB on two cores.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+
+from klaviyo_assets.errors import LakeError
+from klaviyo_assets.model.stream import Partitioning, Stream
+
+LAKE_VERSION = 1
+"""The version of this layout, in every commit. A lake of a later one is refused."""
+
+ROW_GROUP_ROWS = 50_000
+ROW_GROUP_BYTES = 64 * 2**20
+"""A row group ends at whichever comes first; bytes in memory, before compression."""
+
+FILE_BYTES = 128 * 2**20
+"""A file ends with the row group that takes it over this size on disk."""
+
+STAGE_BYTES = 64 * 2**20
+"""Rows in memory, in bytes, beyond which they go to files of the staging folder."""
+
+SMALL_FILE_BYTES = 32 * 2**20
+SMALL_FILES = 4
+"""A partition that a commit touches keeps at most about four files smaller than 32 MiB."""
+
+CHECKPOINT_COMMITS = 50
+"""A checkpoint, which spares a reader the commits before it, is written this often."""
+
+DATABASE = "klaviyo.duckdb"
+STAGING = "_staging"
+QUARANTINE = "_quarantine"
+DAY = "day"
+"""The Delta partition column: the UTC day of the cursor. Not in the files, nor in the views."""
+
+SYNCED_AT = "synced_at"
+SYNC_STARTED_AT = "sync_started_at"
+HISTORY = "_history"
+
+# 63 characters: PostgreSQL's limit for a name, far below what a file system takes. Lower case
+# only, because some file systems and all SQL engines do not tell cases apart.
+NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """One table as the lake keeps it: its columns, its key, and which version of a key stays.
+
+    `schema` has the key, the cursor and `synced_at` among its columns. `keeps` is "newest" (of
+    equal keys the later cursor where `newest_by_cursor`, then the later `synced_at`) or "every"
+    (a key that is there already stays as it is: a history, whose key holds the version).
+    """
+
+    name: str
+    schema: pa.Schema
+    key: tuple[str, ...]
+    cursor: str | None = None
+    newest_by_cursor: bool = True
+    partitioning: Partitioning = "none"
+    keeps: Literal["newest", "every"] = "newest"
+
+    def __post_init__(self) -> None:
+        """Refuse nonsense, and drop what a schema says beyond names and types.
+
+        Raises:
+            LakeError: the name could leave the folder, or a column is missing or there twice.
+        """
+        # NULL is allowed in every column of the stored table, so that a release can add some.
+        plain = pa.schema([pa.field(column.name, column.type) for column in self.schema])
+        object.__setattr__(self, "schema", plain)
+        checked_name(self.name)
+        lowered = [name.lower() for name in self.schema.names]
+        if len(set(lowered)) != len(lowered):
+            raise LakeError("two columns differ in case alone", stream=self.name)
+        for column in self.needed:
+            if column not in self.schema.names:
+                raise LakeError(f"the column {column!r} is missing", stream=self.name)
+        if self.partitioning == DAY and (self.cursor is None or DAY in lowered):
+            raise LakeError(
+                f"a table by day needs a cursor, and no column {DAY!r} of its own", stream=self.name
+            )
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Return the columns that are never NULL: key, cursor and `synced_at`."""
+        cursor = () if self.cursor is None else (self.cursor,)
+        return tuple(dict.fromkeys((*self.key, *cursor, SYNCED_AT)))
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Return the columns that tell which row of a key is the newest, the weightiest first."""
+        if self.cursor is not None and self.newest_by_cursor and self.cursor not in self.key:
+            return (self.cursor, SYNCED_AT)
+        return (SYNCED_AT,)
+
+
+def table_of(stream: Stream, schema: pa.Schema) -> Table:
+    """Return the table that a stream is stored in; `schema` comes from the room `tables`."""
+    if stream.name.endswith(HISTORY):
+        raise LakeError(f"a stream must not be named like a history: {stream.name}")
+    cursor = stream.cursor
+    return Table(
+        name=stream.name,
+        schema=schema,
+        key=stream.key,
+        cursor=None if cursor is None else cursor.column,
+        newest_by_cursor=cursor is not None and cursor.is_version,
+        partitioning=stream.partitioning,
+    )
+
+
+def history_of(table: Table) -> Table:
+    """Return the table of all versions: unique by key and cursor, or by key and sync."""
+    version = table.cursor if table.cursor is not None else SYNC_STARTED_AT
+    return Table(
+        name=table.name + HISTORY,
+        schema=table.schema.append(pa.field(SYNC_STARTED_AT, pa.timestamp("us", tz="UTC"))),
+        key=tuple(dict.fromkeys((*table.key, version))),
+        cursor=table.cursor,
+        newest_by_cursor=False,
+        partitioning=table.partitioning,
+        keeps="every",
+    )
+
+
+def checked_name(name: str) -> str:
+    """Return `name` if it is safe as a folder and as a relation.
+
+    Raises:
+        LakeError: it is not; nothing was touched.
+    """
+    if NAME.fullmatch(name) is None:
+        raise LakeError(
+            f"{name[:80]!r} cannot name a table: lower-case letters, digits and _, at most 63"
+        )
+    return name
+
+
+DATA_FILE = re.compile(rf"({DAY}=\d{{4}}-\d\d-\d\d/)?part-[0-9a-f]{{32}}\.parquet")
+
+
+def is_data_file(path: str) -> bool:
+    """Tell whether a path below a table's folder is one of the names that we give."""
+    return DATA_FILE.fullmatch(path) is not None
+
+
+def table_folder(root: Path, name: str) -> Path:
+    """Return the folder of a table below the data folder."""
+    return root / "lake" / checked_name(name)
+
+
+def quarantine_folder(root: Path, stream: str) -> Path:
+    """Return the folder of the records of a stream that could not be stored."""
+    return root / "lake" / QUARANTINE / checked_name(stream)
+
+
+def compacted(sizes: Sequence[int]) -> list[int]:
+    """Return which files of one partition are merged into one, as positions in `sizes` (bytes).
+
+    Nothing up to `SMALL_FILES` small files. Beyond that the smallest, in ascending order, as long
+    as the next is at most twice the sum of those before: a row is rewritten a number of times that
+    grows with the logarithm of its partition, not with the number of commits.
+    """
+    small = sorted((size, at) for at, size in enumerate(sizes) if size < SMALL_FILE_BYTES)
+    if len(small) <= SMALL_FILES:
+        return []
+    chosen: list[int] = []
+    total = 0
+    for size, at in small:
+        if len(chosen) > 1 and size > 2 * total:
+            break
+        chosen.append(at)
+        total += size
+    return chosen

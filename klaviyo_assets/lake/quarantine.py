@@ -1,0 +1,44 @@
+"""Records that could not be stored: kept as Klaviyo sent them, with the reason.
+
+What belongs here: writing them down. What does not: judging them (`tables`) and counting them
+(`sync`). A file is named by its content: the same records read again after a crash overwrite
+themselves.
+"""
+
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from klaviyo_assets.lake.disk import make_folder, told
+from klaviyo_assets.lake.layout import quarantine_folder
+
+
+def keep(root: Path, stream: str, records: Iterable[tuple[str, bytes]]) -> int:
+    """Write (reason, bytes) pairs to one Parquet file; return how many there were.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    pairs = list(records)
+    if not pairs:
+        return 0
+    digest = sha256()
+    for reason, record in pairs:
+        digest.update(b"%d %d " % (len(reason), len(record)) + reason.encode() + record)
+    rows = pa.table(
+        {
+            "reason": pa.array([reason for reason, _ in pairs], pa.string()),
+            "record": pa.array([record for _, record in pairs], pa.binary()),
+        }
+    )
+    folder = quarantine_folder(root, stream)
+    target = folder / f"{digest.hexdigest()}.parquet"
+    with told(target, stream):
+        make_folder(folder)
+        half = target.with_suffix(".part")
+        pq.write_table(rows, half, compression="zstd")
+        half.replace(target)
+    return len(pairs)

@@ -1,0 +1,141 @@
+"""Rows on their way into a table: split by day, written to the staging folder, then placed.
+
+What belongs here: files that no commit names yet. What does not: which of their rows stay
+(`rewrite`). Rows that come in the order of the cursor make few files: the writer of the last day
+stays open from one stage to the next.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from klaviyo_assets.errors import ContractError
+from klaviyo_assets.lake import merge
+from klaviyo_assets.lake.disk import make_folder, synced_move
+from klaviyo_assets.lake.layout import DAY, Table
+from klaviyo_assets.lake.parquet import DataFile, Writer
+from klaviyo_assets.lake.rewrite import Staged
+
+
+def newest(table: Table, batches: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield the batches without the rows that another row among them beats."""
+    columns = list(dict.fromkeys((*table.key, *table.versions)))
+    rows = pa.Table.from_batches([batch.select(columns) for batch in batches])
+    lost = merge.losers(merge.numbered(rows, 0), table.key, table.versions)
+    kept = merge.kept(lost, 0, rows.num_rows)
+    start = 0
+    for batch in batches:
+        yield batch if kept is None else batch.filter(kept.slice(start, batch.num_rows))
+        start += batch.num_rows
+
+
+def by_day(batch: pa.RecordBatch, cursor: str) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """Yield the rows of each UTC day of the cursor, as `YYYY-MM-DD` and rows."""
+    days = pc.cast(pc.floor_temporal(batch[cursor], unit="day"), pa.date32())
+    numbers = pc.cast(days, pa.int32()).to_numpy()
+    if len(numbers) and (np.diff(numbers) < 0).any():
+        order = np.argsort(numbers, kind="stable")
+        batch, days, numbers = (
+            batch.take(pa.array(order)),
+            days.take(pa.array(order)),
+            numbers[order],
+        )
+    ends = [*(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
+    start = 0
+    for end in ends:
+        if end > start:
+            yield days[start].as_py().isoformat(), batch.slice(start, end - start)
+        start = end
+
+
+class Stage:
+    """The staged files of one table in one session."""
+
+    def __init__(self, table: Table, folder: Path) -> None:
+        """Write nothing yet; `folder` is the session's staging folder."""
+        self.table, self.folder = table, folder
+        self.files: dict[str | None, list[Staged]] = defaultdict(list)
+        self.open: Writer | None = None
+        self.visits = 0
+        """How often rows came to the open writer: more than once, and a key may be there twice."""
+
+    def take(self, batches: Sequence[pa.RecordBatch]) -> None:
+        """Write the rows to files of their partitions, each key once among these rows.
+
+        Raises:
+            ContractError: a row without key or cursor.
+            OSError: the disk refused.
+        """
+        for batch in batches:
+            self.refuse_nulls(batch)
+        parts: dict[str | None, list[pa.RecordBatch]] = defaultdict(list)
+        for batch in newest(self.table, batches):
+            for day, rows in self.partitions(batch):
+                parts[day].append(rows)
+        # Oldest day last would close the writer that the next rows most likely belong to.
+        for day in sorted(parts, key=lambda day: day or ""):
+            self.write(day, parts.pop(day))
+
+    def refuse_nulls(self, batch: pa.RecordBatch) -> None:
+        """Refuse rows without key, cursor or `synced_at`."""
+        for column in self.table.needed:
+            missing = batch[column].null_count
+            if missing:
+                raise ContractError(f"{missing} rows without {column}", stream=self.table.name)
+
+    def partitions(self, batch: pa.RecordBatch) -> Iterable[tuple[str | None, pa.RecordBatch]]:
+        """Yield the rows of each partition."""
+        if self.table.partitioning == DAY and self.table.cursor is not None:
+            return by_day(batch, self.table.cursor)
+        return [(None, batch)]
+
+    def write(self, day: str | None, batches: Sequence[pa.RecordBatch]) -> None:
+        """Write the rows of one partition, going on with the open file if it is that one's."""
+        if self.open is None or self.open.day != day:
+            self.close()
+            self.open = Writer(self.folder, self.table, day)
+        self.visits += 1
+        self.open.write(pa.Table.from_batches(batches))
+
+    def close(self) -> None:
+        """Close the open file."""
+        if self.open is None:
+            return
+        staged = [Staged(file, is_clean=self.visits == 1) for file in self.open.close()]
+        self.files[self.open.day].extend(staged)
+        self.open, self.visits = None, 0
+
+    def abandon(self) -> None:
+        """Let go of the open file, whole or not."""
+        if self.open is not None:
+            # The disk that refused the rows may refuse the footer as well.
+            with suppress(OSError):
+                self.open.end()
+            self.open = None
+
+    def finished(self) -> dict[str | None, list[Staged]]:
+        """Close what is open and return the files by partition; the next rows start anew."""
+        self.close()
+        files, self.files = self.files, defaultdict(list)
+        return files
+
+
+def placed(files: Iterable[DataFile], staging: Path, folder: Path, *, at: float) -> list[DataFile]:
+    """Move staged files to where a commit will name them; return them with those paths.
+
+    Raises:
+        OSError: the disk refused; the moved ones are in no commit, and upkeep removes them.
+    """
+    moved: list[DataFile] = []
+    for file in files:
+        path = file.path if file.day is None else f"{DAY}={file.day}/{file.path}"
+        make_folder((folder / path).parent)
+        synced_move(staging / file.path, folder / path, at)
+        moved.append(replace(file, path=path))
+    return moved

@@ -1,0 +1,165 @@
+"""Upkeep: what no version and no reader needs any more is removed.
+
+What belongs here: retired files, files that never made it into a commit, checkpoints, old commits.
+What does not: merging small files, which commits do as they go (`layout.compacted`). Upkeep never
+commits, so it cannot get in the way of a writer; deltalake's own vacuum would.
+
+A data file is deleted when all of this holds, and only inside its table's folder:
+
+    1. the current version does not name it, nor does one that ended within the grace;
+    2. the database on disk does not name it: it went before the version that was published;
+    3. it was not touched within the grace (placing and retiring a file touch it);
+    4. it was in a commit once, or no session is alive that could be about to commit it.
+"""
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from klaviyo_assets.lake.disk import clear_dead, told
+from klaviyo_assets.lake.layout import CHECKPOINT_COMMITS, STAGING, is_data_file
+from klaviyo_assets.lake.log import (
+    LOG,
+    OURS,
+    Snapshot,
+    actions,
+    commit_path,
+    commits,
+    removed,
+    snapshot,
+)
+
+LOG_KEPT = timedelta(days=1)
+"""How long commits stay that a checkpoint covers: for readers that are loading the table."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upkeep:
+    """What was removed."""
+
+    files_removed: int
+    bytes_freed: int
+
+
+def tidy(
+    folder: Path, name: str, *, now: datetime, grace: timedelta, published: int | None
+) -> Upkeep:
+    """Tidy one table; quick where nothing is to be done. `published` is the version shown.
+
+    Raises:
+        CorruptFileError: the log cannot be read.
+        StorageError: the disk refused.
+    """
+    found = snapshot(folder, name)
+    if found is None:
+        return Upkeep(files_removed=0, bytes_freed=0)
+    with told(folder, name):
+        alive = clear_dead(folder / STAGING)
+        held, tombs = known_files(folder, found, since=now - grace, published=published)
+        doomed = [
+            path
+            for path in data_files(folder)
+            if path not in held and (path in tombs or (not alive and is_data_file(path)))
+        ]
+        done = delete(folder, doomed, before=now - grace)
+        write_checkpoint(folder, found)
+        shorten_log(folder, now=now, keep=max(grace, LOG_KEPT), published=published)
+    return done
+
+
+def data_files(folder: Path) -> list[str]:
+    """Return the Parquet files of the table's folder and its partitions, as in the log."""
+    places = [folder, *folder.glob("day=*/")]
+    return [
+        str(path.relative_to(folder))
+        for place in places
+        for path in place.glob("*.parquet")
+        if path.is_file() and not path.is_symlink()
+    ]
+
+
+def known_files(
+    folder: Path, found: Snapshot, *, since: datetime, published: int | None
+) -> tuple[set[str], set[str]]:
+    """Return the files that somebody may still read, and those that a commit in the log removed."""
+    held = {file.path for file in found.files}
+    tombs: set[str] = set()
+    for version in commits(folder):
+        path = commit_path(folder, version)
+        gone = set(removed(path))
+        tombs |= gone
+        is_shown = published is not None and version > published
+        if is_shown or committed_at(path) >= since.timestamp():
+            held |= gone
+    return held, tombs
+
+
+def committed_at(path: Path) -> float:
+    """Return when a commit was made, in seconds since 1970."""
+    for info in actions(path, "commitInfo"):
+        stamp = info.get("timestamp")
+        if isinstance(stamp, int):
+            return stamp / 1000
+    return path.stat().st_mtime
+
+
+def delete(folder: Path, doomed: list[str], *, before: datetime) -> Upkeep:
+    """Delete the files that were not touched since `before`."""
+    count = size = 0
+    for name in doomed:
+        with suppress(FileNotFoundError):
+            known = (folder / name).stat()
+            if known.st_mtime <= before.timestamp():
+                (folder / name).unlink()
+                count, size = count + 1, size + known.st_size
+    return Upkeep(files_removed=count, bytes_freed=size)
+
+
+def last_checkpoint(folder: Path) -> int:
+    """Return the version of the newest checkpoint; -1 where there is none."""
+    try:
+        known = json.loads((folder / LOG / "_last_checkpoint").read_bytes())
+        return int(known["version"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return -1
+
+
+def write_checkpoint(folder: Path, found: Snapshot) -> None:
+    """Write a checkpoint where the last one is many commits back."""
+    if found.version - last_checkpoint(folder) > CHECKPOINT_COMMITS:
+        found.table.create_checkpoint()
+
+
+def shorten_log(folder: Path, *, now: datetime, keep: timedelta, published: int | None) -> None:
+    """Delete commits and checkpoints that a newer checkpoint covers and nobody may still read.
+
+    What stays: the newest commit of ours and all after it, because it holds the mark; everything
+    after the version that was published, because its removals say what to retire.
+    """
+    covered = last_checkpoint(folder)
+    versions = [version for version in commits(folder) if version < covered]
+    if published is not None:
+        versions = [version for version in versions if version <= published]
+    if len(versions) <= CHECKPOINT_COMMITS:
+        return
+    oldest = (now - keep).timestamp()
+    ours = newest_of_ours(folder)
+    for version in versions:
+        path = commit_path(folder, version)
+        if version >= ours or path.stat().st_mtime > oldest:
+            break
+        path.unlink(missing_ok=True)
+    for path in (folder / LOG).glob("*.checkpoint*.parquet"):
+        number = path.name.split(".")[0]
+        if number.isdecimal() and int(number) < covered and path.stat().st_mtime <= oldest:
+            path.unlink(missing_ok=True)
+
+
+def newest_of_ours(folder: Path) -> int:
+    """Return the version of the newest commit of ours; 0 where there is none."""
+    for version in reversed(commits(folder)):
+        if any(OURS in info for info in actions(commit_path(folder, version), "commitInfo")):
+            return version
+    return 0

@@ -1,0 +1,172 @@
+"""One table in one session: the version it started from, what is staged, and its commits.
+
+What belongs here: from staged files to a commit. What does not: rows in memory, and the order
+between a table and its history (`session`).
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+
+from klaviyo_assets.errors import CorruptFileError, LakeError
+from klaviyo_assets.lake.delta import Change, commit, conflict, delta_types, widen
+from klaviyo_assets.lake.disk import Staging, clear_dead, told
+from klaviyo_assets.lake.layout import CHECKPOINT_COMMITS, STAGING, Table
+from klaviyo_assets.lake.log import Mark, Snapshot, newest_version, snapshot
+from klaviyo_assets.lake.parquet import DataFile
+from klaviyo_assets.lake.rewrite import Rewriter
+from klaviyo_assets.lake.staging import Stage, placed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """A commit that went through, or that was not needed: `change` is empty then."""
+
+    version: int
+    change: Change
+    rows: int
+    rows_total: int
+
+
+class TableWriter:
+    """Writes one table, from the version it found on. `state` of its commits is opaque here."""
+
+    def __init__(
+        self,
+        table: Table,
+        folder: Path,
+        start: Snapshot | None,
+        *,
+        account: str,
+        clock: Callable[[], datetime],
+    ) -> None:
+        """Prepare the staging folder, and remove those of dead sessions.
+
+        Raises:
+            LakeVersionError: a column has another type in the lake.
+            StorageError: the folder cannot be written.
+        """
+        self.table, self.folder, self.start = table, folder, start
+        self.account, self.clock = account, clock
+        self.sequence = 0
+        self.schema = table.schema if start is None else widened(start.schema, table)
+        with told(folder, table.name):
+            clear_dead(folder / STAGING)
+            self.staging = Staging(folder / STAGING)
+        self.stage = Stage(table, self.staging.folder)
+
+    def close(self) -> None:
+        """Drop what was not committed. Safe to call twice."""
+        self.stage.abandon()
+        self.staging.close()
+
+    def commit(self, state: Mapping[str, object], *, replace: bool) -> Written:
+        """Commit what is staged, and `state`; return what was done.
+
+        Raises:
+            LakeConflictError: another writer committed since the start.
+            CorruptFileError: a stored file that has to be read is missing or damaged.
+            StorageError: the disk refused.
+        """
+        try:
+            with told(self.folder, self.table.name):
+                change, came_in = self.change(replace=replace)
+        except CorruptFileError:
+            # Upkeep of the writer that came first may have removed what our version still names.
+            if self.is_stale:
+                raise conflict(self.table.name) from None
+            raise
+        start = self.start
+        if start is not None and not change.added and not change.removed:
+            known = None if start.mark is None or start.is_emptied else start.mark.state
+            if known == state:
+                return Written(version=start.version, change=change, rows=0, rows_total=start.rows)
+        return self.write(change, state, came_in)
+
+    @property
+    def is_stale(self) -> bool:
+        """Tell whether somebody committed since the version that this writer knows."""
+        newest = newest_version(self.folder)
+        return newest is not None and (self.start is None or newest > self.start.version)
+
+    def change(self, *, replace: bool) -> tuple[Change, int]:
+        """Work out the files to add and remove, and how many of the staged rows stay."""
+        staged = self.stage.finished()
+        stored: dict[str | None, list[DataFile]] = defaultdict(list)
+        known = () if self.start is None else self.start.files
+        for file in () if replace else known:
+            stored[file.day].append(file)
+        rewriter = Rewriter(self.table, self.schema, self.folder, self.staging.folder)
+        outcomes = [rewriter.partition(stored[day], files) for day, files in staged.items()]
+        change = Change(
+            added=[file for outcome in outcomes for file in outcome.added],
+            removed=known if replace else [file for one in outcomes for file in one.removed],
+            at=self.clock(),
+        )
+        return change, sum(outcome.rows for outcome in outcomes)
+
+    def write(self, change: Change, state: Mapping[str, object], came_in: int) -> Written:
+        """Move the files into the table's folder and commit them with the state."""
+        before = 0 if self.start is None else self.start.rows
+        gone = sum(file.rows for file in change.removed)
+        total = before - gone + sum(file.rows for file in change.added)
+        mark = self.mark(state, total)
+        self.widen()
+        with told(self.folder, self.table.name):
+            at = change.at.timestamp()
+            files = placed(change.added, self.staging.folder, self.folder, at=at)
+        change = Change(added=files, removed=change.removed, at=change.at)
+        try:
+            version = commit(self.folder, self.table, self.start, change, mark)
+        except LakeError:
+            for file in files:
+                (self.folder / file.path).unlink(missing_ok=True)
+            raise
+        self.go_on(version)
+        return Written(version=version, change=change, rows=came_in, rows_total=total)
+
+    def mark(self, state: Mapping[str, object], rows: int) -> Mark:
+        """Return our part of the next commit."""
+        self.sequence += 1
+        return Mark(
+            account=self.account,
+            key=self.table.key,
+            state=dict(state),
+            rows=rows,
+            session=self.staging.name,
+            sequence=self.sequence,
+        )
+
+    def widen(self) -> None:
+        """Add the columns that the stored table lacks: a later release, or a hand, changed it."""
+        start = self.start
+        if start is None or len(start.schema) == len(self.schema):
+            return
+        known = {} if start.mark is None else start.mark.state
+        fields = [column for column in self.schema if column.name not in start.schema.names]
+        widen(start, fields, self.mark(known, start.rows), folder=self.folder)
+        self.go_on(start.version + 1)
+
+    def go_on(self, version: int) -> None:
+        """Start the next commit from this one."""
+        self.start = snapshot(self.folder, self.table.name, version)
+        if self.start is not None and version % CHECKPOINT_COMMITS == CHECKPOINT_COMMITS - 1:
+            # The commit has gone through; without a checkpoint the log is only slower to read.
+            with suppress(Exception):
+                self.start.table.create_checkpoint()
+
+
+def widened(stored: pa.Schema, table: Table) -> pa.Schema:
+    """Return the stored columns, then those of the table that are not among them.
+
+    Raises:
+        LakeVersionError: a column has another type in the lake.
+    """
+    delta_types(stored, table)
+    added = [column for column in table.schema if column.name not in stored.names]
+    return pa.schema([*stored, *added])
