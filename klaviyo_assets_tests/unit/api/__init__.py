@@ -1,0 +1,1 @@
+"""What is said to Klaviyo, and how fast: promises that need no socket."""

@@ -1,0 +1,355 @@
+"""The ledger is one budget for everybody on the machine, whatever happens to its file or clock."""
+
+import logging
+import sqlite3
+import stat
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from klaviyo_assets.api.ledger import FILE_NAME, Ledger, key_hash
+from klaviyo_assets.api.limits import BURST_SECONDS, STEADY_SECONDS
+from klaviyo_assets.errors import QuotaError, StorageError
+from klaviyo_assets.model.tiers import REPORT, XS, Budget, L, M, S, Tier
+from klaviyo_assets_tests.unit.api.samples import KEY
+
+FLOWS = (Budget("GET /api/flows", S),)
+PROFILES = (Budget("GET /api/profiles", L),)
+PREDICTED = (*PROFILES, Budget("additional-fields[profile]=predictive_analytics", M))
+REPORTS = (Budget("POST /api/campaign-values-reports", REPORT),)
+
+
+class Clock:
+    """A wall clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_795_000_000.0
+
+    def __call__(self) -> float:
+        """Tell the time."""
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Give a clock that stands still until it is moved."""
+    return Clock()
+
+
+@pytest.fixture
+def opened(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., Ledger]]:
+    """Give a function that opens the ledger of one folder, each time as another process would."""
+    ledgers: list[Ledger] = []
+
+    def ledger(account: str = "AbC123", *, share: float = 1.0, scale: float = 1.0) -> Ledger:
+        made = Ledger(tmp_path / "state", account, share=share, scale=scale, clock=clock)
+        ledgers.append(made)
+        return made
+
+    yield ledger
+    for each in ledgers:
+        each.close()
+
+
+def test_a_burst_goes_out_and_the_next_waits(opened: Callable[..., Ledger]) -> None:
+    """The first requests of a tier wait for nothing, the one beyond the burst for its window."""
+    ledger = opened()
+    assert [round(ledger.reserve(FLOWS), 6) for _ in range(4)] == [0, 0, 0, BURST_SECONDS]
+
+
+def test_processes_share_one_budget(opened: Callable[..., Ledger]) -> None:
+    """What one process has booked is spent for all others with the same account."""
+    for _ in range(3):
+        assert opened().reserve(FLOWS) == 0
+    assert opened().reserve(FLOWS) == pytest.approx(BURST_SECONDS)
+
+
+def test_accounts_and_endpoints_are_apart(opened: Callable[..., Ledger]) -> None:
+    """Klaviyo counts per account and endpoint, and so do we."""
+    for _ in range(3):
+        opened().reserve(FLOWS)
+    assert opened("XyZ987").reserve(FLOWS) == 0
+    assert opened().reserve((Budget("GET /api/forms", S),)) == 0
+
+
+def test_one_request_spends_all_its_budgets(opened: Callable[..., Ledger]) -> None:
+    """A request with a limited parameter waits for the slower of both, and books both at once."""
+    ledger = opened()
+    waits = [ledger.reserve(PREDICTED) for _ in range(11)]
+    assert waits[:10] == [0] * 10
+    assert waits[10] == pytest.approx(BURST_SECONDS)
+    # Moments are handed out in order: the endpoint's own next one comes no earlier.
+    assert ledger.reserve(PROFILES) == pytest.approx(BURST_SECONDS)
+
+
+def test_a_request_without_a_budget_never_waits(opened: Callable[..., Ledger]) -> None:
+    """Nothing to spend, nothing to wait for."""
+    assert opened().reserve(()) == 0
+
+
+def test_each_project_keeps_its_own_share(opened: Callable[..., Ledger]) -> None:
+    """A project with half the share stops earlier, but counts what the others have booked."""
+    greedy, modest = opened(share=1.0), opened(share=0.5)
+    tier = Tier(name="any", burst=100, steady=10)
+    budget = (Budget("GET /api/any", tier),)
+    for _ in range(6):
+        assert greedy.reserve(budget) == 0
+    assert modest.reserve(budget) == pytest.approx(STEADY_SECONDS)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.integers(0, 2),
+            st.one_of(st.just(0.0), st.floats(0, 3), st.floats(0, 80), st.floats(-200, 0)),
+        ),
+        min_size=20,
+        max_size=80,
+    )
+)
+def test_no_window_is_broken_whatever_the_clock_does(steps: list[tuple[int, float]]) -> None:
+    """Three projects in turn, a wall clock that goes on and back: no true minute is too full.
+
+    True time is what goes by; a step back of the wall clock takes no time at all.
+    """
+    clock, true_time = Clock(), 0.0
+    tier = Tier(name="any", burst=3, steady=8)
+    with TemporaryDirectory() as folder:
+        ledgers = [Ledger(Path(folder), "a", share=1, clock=clock) for _ in range(3)]
+        sent: list[float] = []
+        for who, pause in steps:
+            clock.now += pause
+            true_time += max(0.0, pause)
+            sent.append(true_time + ledgers[who].reserve((Budget("b", tier),)))
+        for ledger in ledgers:
+            ledger.close()
+    for seconds, limit in ((1, 3), (60, 8)):
+        sent.sort()
+        for place, start in enumerate(sent):
+            assert bisect_left(sent, start + seconds - 1e-6) - place <= limit
+
+
+def test_a_clock_that_jumps_back_neither_blocks_nor_bursts(
+    opened: Callable[..., Ledger], clock: Clock
+) -> None:
+    """Two hours back: the next request waits as long as it would have without the jump."""
+    ledger = opened()
+    for _ in range(3):
+        ledger.reserve(FLOWS)
+    clock.now -= 7200
+    assert ledger.reserve(FLOWS) == pytest.approx(BURST_SECONDS)
+    clock.now += 10
+    assert ledger.reserve(FLOWS) == 0
+
+
+def test_a_clock_that_jumps_ahead_and_back_blocks_nobody(
+    opened: Callable[..., Ledger], clock: Clock
+) -> None:
+    """A year ahead by mistake, then put right: nothing waits for a year."""
+    ledger = opened()
+    clock.now += 31_536_000
+    for _ in range(3):
+        ledger.reserve(FLOWS)
+    clock.now -= 31_536_000
+    assert ledger.reserve(FLOWS) == pytest.approx(BURST_SECONDS)
+
+
+def test_a_refusal_holds_all_processes_back(opened: Callable[..., Ledger], clock: Clock) -> None:
+    """After a 429 everybody stays out of that budget, and of no other, until the time is over."""
+    one, other = opened(), opened()
+    one.note_retry_after(FLOWS, 20)
+    assert other.held(FLOWS) == pytest.approx(20)
+    assert other.held(PROFILES) == 0
+    assert other.reserve(PROFILES) == 0
+    assert other.reserve(FLOWS) == pytest.approx(20)
+    clock.now += 21
+    assert other.held(FLOWS) == 0
+    assert other.reserve(FLOWS) == 0
+
+
+def test_a_later_shorter_refusal_does_not_shorten_the_hold(opened: Callable[..., Ledger]) -> None:
+    """The longest wait that Klaviyo asked for counts."""
+    ledger = opened()
+    ledger.note_retry_after(FLOWS, 20)
+    ledger.note_retry_after(FLOWS, 1)
+    assert ledger.held(FLOWS) == pytest.approx(20)
+
+
+def test_no_refusal_holds_for_hours(opened: Callable[..., Ledger]) -> None:
+    """A daily quota's wait ends the stream that met it; it must not freeze all others."""
+    ledger = opened()
+    ledger.note_retry_after(FLOWS, 73473)
+    assert ledger.held(FLOWS) == pytest.approx(300)
+
+
+def test_a_spent_day_is_refused_and_not_booked(opened: Callable[..., Ledger], clock: Clock) -> None:
+    """When the daily quota is gone the request fails with the time to come back, and costs none."""
+    ledger = opened(scale=0.04)  # nine a day
+    for _ in range(9):
+        clock.now += ledger.reserve(REPORTS) + 61
+    for _ in range(3):
+        with pytest.raises(QuotaError, match=r"for 23\.\d hours") as caught:
+            ledger.reserve(REPORTS)
+        assert caught.value.retry_after_seconds == pytest.approx(86_460 - 9 * 61, abs=5)
+    clock.now += 86_500 - 8 * 61
+    assert ledger.reserve(REPORTS) == 0
+
+
+def test_bookings_outlive_the_process(opened: Callable[..., Ledger]) -> None:
+    """A process that dies after booking leaves its bookings to the next one."""
+    ledger = opened()
+    for _ in range(3):
+        ledger.reserve(FLOWS)
+    ledger.close()
+    assert opened().reserve(FLOWS) == pytest.approx(BURST_SECONDS)
+
+
+def test_old_bookings_are_forgotten(
+    opened: Callable[..., Ledger], clock: Clock, tmp_path: Path
+) -> None:
+    """The file does not grow: what lies before every window goes as new bookings come."""
+    ledger = opened()
+    for _ in range(500):
+        clock.now += max(ledger.reserve(FLOWS), 1.5)
+    with closing(sqlite3.connect(tmp_path / "state" / FILE_NAME)) as file:
+        (kept,) = file.execute("SELECT count(*) FROM booking").fetchone()
+    assert kept <= 60
+
+
+@pytest.mark.parametrize(
+    "rubbish", [b"not a database at all" * 100, b"SQLite format 3\0" + b"\xff" * 4000]
+)
+def test_a_broken_file_is_set_aside(
+    opened: Callable[..., Ledger], tmp_path: Path, caplog: pytest.LogCaptureFixture, rubbish: bytes
+) -> None:
+    """Rubbish is kept under another name, said aloud, and followed by a careful start."""
+    path = tmp_path / "state" / FILE_NAME
+    path.parent.mkdir()
+    path.write_bytes(rubbish)
+    ledger = opened()
+    with caplog.at_level(logging.WARNING):
+        # What was spent before is unknown, so the first requests wait a whole window.
+        assert ledger.reserve(FLOWS) == pytest.approx(STEADY_SECONDS)
+    assert "is broken" in caplog.text
+    assert path.with_name(f"{FILE_NAME}.broken").read_bytes() == rubbish
+
+
+def test_a_file_that_breaks_under_us_is_set_aside(
+    opened: Callable[..., Ledger], tmp_path: Path, clock: Clock
+) -> None:
+    """Pages overwritten while the ledger is open are noticed, and the run goes on."""
+    ledger = opened()
+    for _ in range(200):
+        clock.now += ledger.reserve(FLOWS)
+    ledger.close()
+    path = tmp_path / "state" / FILE_NAME
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xa5" * (size - 4096))
+    waits = [ledger.reserve(FLOWS) for _ in range(3)]
+    assert min(waits) >= STEADY_SECONDS - 1
+    assert path.with_name(f"{FILE_NAME}.broken").exists()
+
+
+def test_a_deleted_file_comes_back(opened: Callable[..., Ledger], tmp_path: Path) -> None:
+    """Whoever clears the state folder in mid-run leaves all processes with one ledger again."""
+    one, other = opened(), opened()
+    one.reserve(FLOWS)
+    other.reserve(FLOWS)
+    for file in (tmp_path / "state").iterdir():
+        file.unlink()
+    assert one.reserve(FLOWS) == 0
+    for _ in range(2):
+        other.reserve(FLOWS)
+    assert one.reserve(FLOWS) == pytest.approx(BURST_SECONDS)
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, clock: Clock) -> None:
+    """Without a place for the ledger nothing is asked: the text names the setting."""
+    (tmp_path / "file").write_text("in the way")
+    ledger = Ledger(tmp_path / "file" / "state", "a", clock=clock)
+    with pytest.raises(StorageError, match="KLAVIYO_STATE_DIR"):
+        ledger.reserve(FLOWS)
+
+
+def test_a_locked_file_is_told_and_not_set_aside(
+    opened: Callable[..., Ledger], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer that does not end is waited for, then named; its file is not thrown away."""
+    monkeypatch.setattr("klaviyo_assets.api.ledger_file.BUSY_SECONDS", 0.05)
+    ledger = opened()
+    ledger.reserve(FLOWS)
+    with closing(sqlite3.connect(tmp_path / "state" / FILE_NAME, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StorageError, match="locked"):
+            ledger.reserve(FLOWS)
+    assert ledger.reserve(FLOWS) == 0
+    assert not list((tmp_path / "state").glob("*.broken"))
+
+
+def test_an_interrupted_booking_is_not_half_there(
+    opened: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal between two statements books nothing and locks nobody out."""
+    ledger = opened()
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "clock", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ledger.reserve(FLOWS)
+    assert opened().reserve(FLOWS) == 0
+
+
+def interrupted() -> float:
+    """Stand for a signal's exception while the transaction is open."""
+    raise KeyboardInterrupt
+
+
+def test_only_the_user_can_read_it(opened: Callable[..., Ledger], tmp_path: Path) -> None:
+    """The folder is 0700 and every file in it 0600."""
+    opened().reserve(FLOWS)
+    folder = tmp_path / "state"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
+
+
+def test_an_account_is_known_for_a_day(opened: Callable[..., Ledger], clock: Clock) -> None:
+    """What Klaviyo said of the key is there for every process, until a day has gone by."""
+    name = key_hash(KEY)
+    assert opened().account_facts(name) is None
+    opened().remember_account(name, account_id="AbC123", timezone="Europe/Copenhagen")
+    clock.now += 86_399
+    facts = opened().account_facts(name)
+    assert facts is not None
+    assert (facts.account_id, facts.timezone) == ("AbC123", "Europe/Copenhagen")
+    assert facts.asked_at == datetime.fromtimestamp(clock.now - 86_399, UTC)
+    clock.now += 1
+    assert opened().account_facts(name) is None
+
+
+def test_facts_from_the_future_are_asked_again(opened: Callable[..., Ledger], clock: Clock) -> None:
+    """After a clock that was wrong, nothing is believed for longer than a day."""
+    opened().remember_account("k", account_id="AbC123", timezone="UTC")
+    clock.now -= 1
+    assert opened().account_facts("k") is None
+
+
+def test_the_key_is_not_in_the_file(opened: Callable[..., Ledger], tmp_path: Path) -> None:
+    """A key is known by a hash; no part of it is on the disk."""
+    name = key_hash(KEY)
+    assert KEY[:6] not in name
+    assert key_hash(KEY + "x") != name
+    ledger = opened(name)
+    ledger.remember_account(name, account_id="AbC123", timezone="UTC")
+    ledger.reserve((Budget("GET /api/accounts", XS),))
+    ledger.close()
+    for file in (tmp_path / "state").iterdir():
+        assert KEY[:12].encode() not in file.read_bytes()

@@ -1,0 +1,265 @@
+"""A refusal becomes the error that says who acts, and its text gives nobody away."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from klaviyo_assets.api.refusals import asked, error_for, retry_after_of, scrubbed
+from klaviyo_assets.errors import (
+    BadKeyError,
+    CursorLostError,
+    KlaviyoAssetsError,
+    MissingScopeError,
+    NotFoundError,
+    PermanentError,
+    RateLimitError,
+    RequestError,
+    RevisionRetiredError,
+    ServerError,
+    TransientError,
+)
+from klaviyo_assets_tests.unit.api.samples import KEY, answer_of, request_of
+
+CHALLENGE = "<!DOCTYPE html><html><title>Just a moment...</title></html>"
+PHP = '{"errors":[{"status":429,"code":"throttled","links":[],"meta":[],"source":[]}]}'
+
+
+def body_of(code: str, detail: str, **source: str) -> str:
+    """Return an error body in Klaviyo's form."""
+    error = {"id": "3f1c", "status": 400, "code": code, "title": "Invalid input."}
+    return json.dumps({"errors": [error | {"detail": detail, "source": source}]})
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (400, body_of("invalid", "Invalid filter provided", parameter="filter"), RequestError),
+        (400, body_of("invalid", "Invalid cursor provided.", pointer="/data/"), CursorLostError),
+        (401, body_of("not_authenticated", "Credentials were not provided."), BadKeyError),
+        (401, "", BadKeyError),
+        (403, body_of("permission_denied", "Missing scope."), MissingScopeError),
+        (403, body_of("forbidden", "Entitlement not found."), MissingScopeError),
+        (403, CHALLENGE, ServerError),
+        (403, "", ServerError),
+        (404, body_of("not_found", "A profile with id X does not exist."), NotFoundError),
+        (404, body_of("not_found", "No valid revisions found for method"), RevisionRetiredError),
+        (404, CHALLENGE, NotFoundError),
+        (405, body_of("method_not_allowed", "No."), RequestError),
+        (408, "", ServerError),
+        (409, body_of("duplicate_profile", "Twice."), RequestError),
+        (410, body_of("gone", "Retired."), RevisionRetiredError),
+        (410, "", RevisionRetiredError),
+        (415, "", RequestError),
+        (429, PHP, RateLimitError),
+        (429, CHALLENGE, RateLimitError),
+        (301, "", RequestError),
+        (304, "", RequestError),
+        (500, body_of("error", "A server error occurred."), ServerError),
+        (502, CHALLENGE, ServerError),
+        (503, "", ServerError),
+        (504, "", ServerError),
+        (520, CHALLENGE, ServerError),
+        (524, CHALLENGE, ServerError),
+        (530, CHALLENGE, ServerError),
+        (599, "", ServerError),
+    ],
+    ids=str,
+)
+def test_every_status_has_one_error(status: int, body: str, kind: type[KlaviyoAssetsError]) -> None:
+    """Status and body decide the class, and the class decides who acts."""
+    error = error_for(answer_of(status, body), request_of(), "events")
+    assert type(error) is kind
+    assert error.stream == "events"
+    assert str(error).startswith(f"events: GET /api/events was answered with {status}")
+
+
+@given(
+    status=st.integers(100, 599).filter(lambda status: not 200 <= status < 300),
+    body=st.one_of(
+        st.binary(max_size=200),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text(max_size=9),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(
+                    st.sampled_from(
+                        ["errors", "code", "detail", "title", "source", "pointer", "x"]
+                    ),
+                    inner,
+                    max_size=4,
+                )
+            ),
+        ).map(lambda value: json.dumps({"errors": value}).encode()),
+    ),
+    retry_after=st.text(max_size=8),
+)
+def test_no_body_breaks_the_error_path(status: int, body: bytes, retry_after: str) -> None:
+    """Whatever comes back, there is an error that tells the status, in one line."""
+    answer = answer_of(status, body, {"retry-after": retry_after})
+    error = error_for(answer, request_of(), "events")
+    assert f"answered with {status}" in str(error)
+    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "null",
+        "[]",
+        "7",
+        '"text"',
+        '{"errors":[]}',
+        '{"errors":null}',
+        '{"errors":["text"]}',
+        '{"errors":{"code":"x"}}',
+        "[" * 100_000,
+        '{"errors":[{"detail":["a"],"source":"x","code":7}]}',
+    ],
+    ids=lambda body: body[:40],
+)
+def test_odd_bodies_are_read_leniently(body: str) -> None:
+    """JSON that keeps to no form is still a plain 400."""
+    assert type(error_for(answer_of(400, body), request_of(), "events")) is RequestError
+
+
+def test_the_text_says_what_came_back() -> None:
+    """Code, source and detail stand in the text, and as values on the error."""
+    body = body_of("invalid", "'equals' is not an allowed operator.", parameter="filter")
+    error = error_for(answer_of(400, body), request_of(), "events")
+    assert "(invalid: filter: 'equals' is not an allowed operator)" in str(error)
+    assert isinstance(error, PermanentError)
+    assert (error.status, error.code, error.source) == (400, "invalid", "filter")
+
+
+def test_a_missing_scope_is_named() -> None:
+    """What the operator must give the key is read from Klaviyo's own words."""
+    detail = "The following scopes are required: segments:read"
+    error = error_for(answer_of(403, body_of("permission_denied", detail)), request_of(), "x")
+    assert isinstance(error, MissingScopeError)
+    assert error.scope == "segments:read"
+    assert "lacks the scope segments:read" in str(error)
+
+
+def test_a_plan_that_forbids_names_no_scope() -> None:
+    """Without a scope in the words none is invented."""
+    detail = "You must have Advanced KDP enabled to use this endpoint."
+    error = error_for(answer_of(403, body_of("permission_denied", detail)), request_of(), "x")
+    assert isinstance(error, MissingScopeError)
+    assert error.scope is None
+    assert "plan" in str(error)
+
+
+def test_a_retired_revision_names_the_setting() -> None:
+    """The operator is told which variable to set."""
+    error = error_for(answer_of(410), request_of(), "events")
+    assert "KLAVIYO_REVISION" in str(error)
+
+
+def test_a_redirect_names_its_host() -> None:
+    """Where it would have led is told; it is not followed."""
+    answer = answer_of(302, "", {"location": "https://evil.example/api/events?email=a@b.de"})
+    assert "here to evil.example" in str(error_for(answer, request_of(), "events"))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1", 1),
+        ("0", 0),
+        (" 60 ", 60),
+        ("73473", 73473),
+        ("", None),
+        ("-5", None),
+        ("+5", None),
+        ("1.5", None),
+        ("1e3", None),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("soon", None),
+        ("٣", None),
+        ("9" * 400, None),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_retry_after_is_whole_seconds_or_nothing(text: str, seconds: int | None) -> None:
+    """Only a plain number of seconds is believed; anything else is our own back-off's business."""
+    assert retry_after_of({"retry-after": text}) == seconds
+    error = error_for(answer_of(429, PHP, {"retry-after": text}), request_of(), "events")
+    assert isinstance(error, TransientError)
+    assert error.retry_after_seconds == seconds
+
+
+def test_a_missing_retry_after_is_nothing() -> None:
+    """No header, no number."""
+    assert retry_after_of({}) is None
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        KEY,
+        "pk_live_Ab3",
+        "jane.doe+news@example.co.uk",
+        "jane%40example.com",
+        "jörg@müller.example",
+        "+4915112345678",
+        "+49 151 1234-5678",
+        "%2B4915112345678",
+        "(555) 123-4567",
+        "555-123-4567",
+        "15551234567",
+    ],
+)
+def test_details_are_scrubbed(secret: str) -> None:
+    """A detail quotes the values of filters: keys, addresses and numbers of people go."""
+    for detail in (secret, f"'{secret}' is not valid", f'equals(email,"{secret}") and more'):
+        error = error_for(answer_of(400, body_of("invalid", detail)), request_of(), "events")
+        assert secret not in str(error)
+        assert secret not in repr(error)
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        "End date may not be in the future: 2026-11-23T10:00:00+00:00",
+        "'page_size' is not a valid field for the resource 'metric'",
+        "Request was throttled. Expected available in 73473 seconds.",
+        "A profile with id 01GDDKASAP8TKDDA2GRZDSVP4H does not exist.",
+        "equals(messages.channel,'email')",
+    ],
+)
+def test_what_names_nobody_stays(plain: str) -> None:
+    """Dates, ids and words that help are not scrubbed."""
+    assert scrubbed(plain) == plain
+
+
+def test_a_long_or_broken_detail_is_one_short_line() -> None:
+    """A log line cannot be forged, and a page of text is cut."""
+    assert scrubbed("a\r\nERROR forged\x1b[31m") == "a  ERROR forged [31m"
+    assert len(scrubbed("word " * 500)) == 300
+
+
+def test_what_was_asked_is_told_without_people() -> None:
+    """Parameters are named; values of filters and paging cursors are not shown."""
+    query = (
+        "filter=equals%28email%2C%22jane%40example.com%22%29&sort=-updated&page%5Bcursor%5D=WzE3"
+    )
+    said = asked(request_of("/api/profiles", query))
+    assert said == "GET /api/profiles?filter=…&sort=-updated&page[cursor]=…"
+
+
+def test_no_parameter_slips_through() -> None:
+    """Even where a person stands in a parameter nobody thought of."""
+    request = replace(request_of("/api/x", "hint=jane%40example.com"), method="POST")
+    assert asked(request) == "POST /api/x?hint=[e-mail]"
+
+
+def test_values_of_an_error_are_scrubbed_too() -> None:
+    """Code and source are shown and stored, so they are treated as the detail is."""
+    body = body_of("jane@example.com", "x", pointer=f"/data/{KEY}")
+    error = error_for(answer_of(400, body), request_of(), "events")
+    assert isinstance(error, PermanentError)
+    assert "jane" not in f"{error!r} {error} {error.code}"
+    assert KEY not in f"{error!r} {error} {error.source}"

@@ -1,0 +1,84 @@
+"""One switch ends every wait and every request, whenever it is thrown."""
+
+from threading import Event
+
+import pytest
+
+from klaviyo_assets.api.counters import Counters, Tally
+from klaviyo_assets.api.stopping import Line, Switch
+from klaviyo_assets.errors import StoppedError
+
+
+def test_a_stopped_switch_ends_waits_and_begins_nothing() -> None:
+    """After `stop` a wait of an hour returns at once, and neither check nor line lets go on."""
+    switch = Switch()
+    switch.check()
+    switch.stop()
+    switch.wait(3600)
+    with pytest.raises(StoppedError):
+        switch.check()
+    with pytest.raises(StoppedError), switch.line(60):
+        raise AssertionError
+
+
+def test_a_line_under_way_is_cut_by_the_stop() -> None:
+    """What a request is waiting on is ended, once."""
+    ended: list[str] = []
+    switch = Switch()
+    with switch.line(60) as line:
+        line.take(lambda: ended.append("cut"))
+        switch.stop()
+        assert line.is_cut
+    assert ended == ["cut"]
+
+
+def test_a_line_is_cut_at_its_deadline() -> None:
+    """A request that takes too long is ended by another thread."""
+    ended = Event()
+    with Switch().line(0.01) as line:
+        line.take(ended.set)
+        assert ended.wait(10)
+        assert line.is_cut
+
+
+def test_a_line_cut_before_it_is_connected_does_not_go_on() -> None:
+    """A deadline that passes while connecting is seen as soon as there is a connection."""
+    line = Line()
+    line.cut()
+    with pytest.raises(TimeoutError):
+        line.take(lambda: None)
+
+
+def test_a_line_that_was_left_is_not_cut() -> None:
+    """The connection may serve another request by then."""
+    ended: list[str] = []
+    switch = Switch()
+    with switch.line(60) as line:
+        line.take(lambda: ended.append("cut"))
+    switch.stop()
+    line.cut()
+    assert ended == []
+
+
+def test_an_end_that_was_already_over_is_no_failure() -> None:
+    """A socket that the other side has closed cannot be shut down again."""
+
+    def gone() -> None:
+        raise OSError(107, "not connected")
+
+    line = Line()
+    line.take(gone)
+    line.cut()
+    assert line.is_cut
+
+
+def test_counters_add_up_and_stand_still() -> None:
+    """A snapshot stays what it was while counting goes on."""
+    tally = Tally()
+    tally.add(requests=1, received_bytes=10)
+    before = tally.counters
+    tally.add(requests=2, retries=1, rate_limited=1, throttled_seconds=1.5)
+    assert before == Counters(requests=1, received_bytes=10)
+    assert tally.counters == Counters(
+        requests=3, retries=1, rate_limited=1, received_bytes=10, throttled_seconds=1.5
+    )
