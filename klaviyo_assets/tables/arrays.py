@@ -1,92 +1,122 @@
 """Lists of values become Arrow arrays, many columns at a stroke.
 
-What belongs here: text, times and JSON in bulk. What does not: which column takes which value
-(`columns`). A page of profiles has 89 columns of 100 values: a call a column costs more than its
-values, so columns of one type are built as one array and sliced.
+What belongs here: building. What does not: which column takes which value (`columns`).
+A page of profiles has 89 columns of 100 values: a call a column costs more than its values, so
+all columns of a type are built as one array and sliced.
 """
 
+from array import array
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate, chain
+from typing import Any, TypeAlias, cast
 
 import pyarrow as pa
 from msgspec import Raw
 
+from klaviyo_assets.model.column import ColumnType
 from klaviyo_assets.tables.coercion import day_of, moment_of
-from klaviyo_assets.tables.schema import MOMENT
+from klaviyo_assets.tables.findings import is_null
+from klaviyo_assets.tables.schema import ARROW_TYPES
 
-Texts = Sequence[str | None]
-Misfits = dict[str, list[int]]
-"""Rows, by column, whose text could not be read."""
+Array: TypeAlias = "pa.Array[Any]"
+Columns = Mapping[str, Sequence[object]]
+"""Values by column; the columns may be of different lengths."""
 
 REPLACEMENT = "\ufffd"
 
 
-def text_arrays(columns: Mapping[str, Texts]) -> tuple[dict[str, pa.Array], set[str]]:
-    """Return an array of strings a column, and the columns that had NUL characters.
+@dataclass(frozen=True, slots=True)
+class Built:
+    """Arrays by column; `cleaned`: columns that had NUL; `misfits`: rows of unreadable text."""
 
-    Other programs end a string at NUL, so each becomes U+FFFD.
+    arrays: dict[str, Array]
+    cleaned: frozenset[str] = frozenset()
+    misfits: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
+
+
+def built(kind: ColumnType, columns: Columns) -> Built:
+    """Return an array a column, all of one type.
+
+    Values are text for strings, timestamps and dates, JSON text (`Raw` or bytes, empty: null) for
+    JSON, lists of text for ids, Python's own for the rest; None is null. Text that is no timestamp
+    or date becomes null and is named. JSON is not checked to be UTF-8.
     """
-    whole = pa.array(list(chain.from_iterable(columns.values())), pa.string())
-    data = whole.buffers()[2]
-    if data is None or b"\0" not in data.to_pybytes():
-        return _sliced(whole, columns), set()
-    cleaned = {
-        name: [text and text.replace("\0", REPLACEMENT) for text in texts]
-        for name, texts in columns.items()
+    match kind:
+        case "string":
+            return _without_nul(columns, kind)
+        case "ids":
+            return _without_nul(columns, kind)
+        case "timestamp":
+            return _parsed(columns, kind, moment_of)
+        case "date":
+            return _parsed(columns, kind, day_of)
+        case "json":
+            raws = cast("list[Raw | bytes]", list(chain.from_iterable(columns.values())))
+            return Built(_sliced(json_array(raws), columns))
+        case _:
+            return Built(_sliced(_whole(columns, ARROW_TYPES[kind]), columns))
+
+
+def json_array(raws: Sequence[Raw | bytes]) -> Array:
+    """Return JSON text as it was sent; null for JSON null and for absent (empty) values."""
+    lengths = list(map(len, raws))
+    validity = None
+    # Most pages have none of either length, and counting is quicker than looking.
+    if 0 in lengths or len(b"null") in lengths:
+        raws = [b"" if is_null(raw) else raw for raw in raws]
+        lengths = list(map(len, raws))
+        is_there = list(map(bool, lengths))
+        validity = pa.array(is_there, pa.bool_()).buffers()[1]
+    offsets = pa.py_buffer(array("i", accumulate(lengths, initial=0)))
+    data = pa.py_buffer(b"".join(raws))
+    return pa.StringArray.from_buffers(len(lengths), offsets, data, validity)
+
+
+def _whole(columns: Columns, kind: "pa.DataType") -> Array:
+    return pa.array(list(chain.from_iterable(columns.values())), kind)
+
+
+def _sliced(whole: Array, columns: Columns) -> dict[str, Array]:
+    starts = accumulate(map(len, columns.values()), initial=0)
+    return {
+        name: whole.slice(start, len(values))
+        for (name, values), start in zip(columns.items(), starts, strict=False)
     }
-    changed = {name for name, texts in columns.items() if cleaned[name] != list(texts)}
-    return text_arrays(cleaned)[0], changed
 
 
-def moment_arrays(columns: Mapping[str, Texts]) -> tuple[dict[str, pa.Array], Misfits]:
-    """Return an array of UTC microseconds a column; what is no moment is null and named."""
-    return _parsed(columns, MOMENT, moment_of)
+def _without_nul(columns: Columns, kind: ColumnType) -> Built:
+    """Build text or lists of it; other programs end a string at NUL, so each becomes U+FFFD."""
+    whole = _whole(columns, ARROW_TYPES[kind])
+    # The characters are the last buffer, of strings and of lists of strings alike.
+    data = whole.buffers()[-1]
+    if data is None or b"\0" not in data.to_pybytes():
+        return Built(_sliced(whole, columns))
+    clean = {name: [_cleaned(value) for value in values] for name, values in columns.items()}
+    changed = frozenset(name for name, values in columns.items() if clean[name] != list(values))
+    return Built(_sliced(_whole(clean, ARROW_TYPES[kind]), clean), cleaned=changed)
 
 
-def day_arrays(columns: Mapping[str, Texts]) -> tuple[dict[str, pa.Array], Misfits]:
-    """Return an array of days a column; what is no day is null and named."""
-    return _parsed(columns, pa.date32(), day_of)
+def _cleaned(value: object) -> object:
+    if isinstance(value, list):
+        return [_cleaned(each) for each in cast("list[object]", value)]
+    return value.replace("\0", REPLACEMENT) if isinstance(value, str) else value
 
 
-def _parsed(
-    columns: Mapping[str, Texts], kind: pa.DataType, one: Callable[[str], object]
-) -> tuple[dict[str, pa.Array], Misfits]:
-    whole = pa.array(list(chain.from_iterable(columns.values())), pa.string())
+def _parsed(columns: Columns, kind: ColumnType, one: Callable[[str], object]) -> Built:
     try:
-        return _sliced(whole.cast(kind), columns), {}
+        whole = _whole(columns, pa.string()).cast(ARROW_TYPES[kind])
+        return Built(_sliced(whole, columns))
     except pa.ArrowInvalid:
-        # Arrow wants an offset and at most six decimals, and says so with the value: not passed on.
+        # Arrow wants an offset and at most six decimals, and quotes the text: not passed on.
         pass
     if len(columns) > 1:
         parts = [_parsed({name: texts}, kind, one) for name, texts in columns.items()]
-        arrays = {name: array for part, _ in parts for name, array in part.items()}
-        return arrays, {name: rows for _, part in parts for name, rows in part.items()}
+        return Built(
+            {name: array for part in parts for name, array in part.arrays.items()},
+            misfits={name: rows for part in parts for name, rows in part.misfits.items()},
+        )
     ((name, texts),) = columns.items()
-    values = [None if text is None else one(text) for text in texts]
+    values = [one(text) if isinstance(text, str) else None for text in texts]
     rows = [row for row, text in enumerate(texts) if text is not None and values[row] is None]
-    return {name: pa.array(values, kind)}, {name: rows} if rows else {}
-
-
-def _sliced(whole: pa.Array, columns: Mapping[str, Texts]) -> dict[str, pa.Array]:
-    starts = accumulate((len(texts) for texts in columns.values()), initial=0)
-    return {
-        name: whole.slice(start, len(columns[name]))
-        for name, start in zip(columns, starts, strict=False)
-    }
-
-
-def json_array(raws: Sequence[Raw | bytes]) -> pa.Array:
-    """Return JSON text as it was sent; null for JSON null and for absent (empty) values.
-
-    UTF-8 is not checked here.
-    """
-    lengths = list(map(len, raws))
-    validity = None
-    if lengths and min(lengths) <= len(b"null"):
-        is_there = [bytes(raw) not in {b"", b"null"} for raw in raws]
-        raws = [raw if there else b"" for raw, there in zip(raws, is_there, strict=True)]
-        lengths = list(map(len, raws))
-        validity = pa.array(is_there, pa.bool_()).buffers()[1]
-    offsets = pa.array(list(accumulate(lengths, initial=0)), pa.int32()).buffers()[1]
-    data = pa.py_buffer(b"".join(raws))
-    return pa.StringArray.from_buffers(len(lengths), offsets, data, validity)
+    return Built({name: pa.array(values, ARROW_TYPES[kind])}, misfits={name: rows} if rows else {})

@@ -7,10 +7,11 @@ with it are fast again. What belongs here: choosing between the two, and what a 
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import cast
 
 import msgspec
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from klaviyo_assets.errors import BrokenBodyError, KlaviyoAssetsError, MalformedPageError
 from klaviyo_assets.model.stream import WHOLE, Slice, Stream
@@ -41,6 +42,7 @@ class Page:
     `records` counts all that came; those not in `batch` are in `quarantined`. `lowest` and
     `highest` are of the cursor column, UTC, None without rows or cursor; `is_ascending` tells
     whether it never goes back within the page. `notices` name fields and types, never values.
+    `is_fast` tells that the page held nothing new and was decoded at once.
     """
 
     batch: pa.RecordBatch
@@ -51,6 +53,7 @@ class Page:
     is_ascending: bool
     quarantined: tuple[Quarantined, ...]
     notices: tuple[str, ...]
+    is_fast: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +82,9 @@ class PageDecoder:
         """
         self._layout = layout_of(stream, exclude=exclude)
         self._lessons = _Lessons(fast=FastPath(self._layout.root))
-        json = {column.name for column in self._layout.columns if column.type == "json"}
-        self._passed_on = (*json, EXTRA)
+        self._passed_on = frozenset(
+            {EXTRA, *(each.name for each in stream.columns if each.type == "json")}
+        )
 
     @property
     def schema(self) -> pa.Schema:
@@ -134,7 +138,7 @@ class PageDecoder:
             batch = _with_cursor(batch, cursor, gathered)
         if not body.isascii():
             self._check_text(batch)
-        lowest, highest, is_ascending = _span(batch[cursor]) if cursor else (None, None, True)
+        lowest, highest, is_ascending = _span(batch, cursor) if cursor else (None, None, True)
         return Page(
             batch=batch,
             next_link=gathered.next_link,
@@ -144,6 +148,7 @@ class PageDecoder:
             is_ascending=is_ascending,
             quarantined=tuple(gathered.quarantined),
             notices=gathered.findings.notices(),
+            is_fast=gathered.raws is None,
         )
 
     def _gathered(self, body: bytes) -> Gathered:
@@ -166,7 +171,7 @@ class PageDecoder:
 
     def _check_text(self, batch: pa.RecordBatch) -> None:
         """Raise UnicodeDecodeError where bytes that were only passed on are not UTF-8."""
-        for name in self._passed_on:
+        for name in self._passed_on.intersection(batch.schema.names):
             try:
                 batch[name].validate(full=True)
             except pa.ArrowInvalid:
@@ -182,14 +187,15 @@ def _with_cursor(batch: pa.RecordBatch, cursor: str, gathered: Gathered) -> pa.R
     return batch.filter(is_there)
 
 
-def _span(moments: pa.Array) -> tuple[datetime | None, datetime | None, bool]:
+def _span(batch: pa.RecordBatch, cursor: str) -> tuple[datetime | None, datetime | None, bool]:
     """Return the lowest and the highest moment, and whether none is lower than the one before."""
-    if not len(moments):
+    moments = batch[cursor]
+    micros = cast("list[int]", moments.cast(pa.int64()).to_numpy().tolist())
+    if not micros:
         return None, None, True
-    ends = pc.min_max(moments)
-    is_ascending = pc.all(pc.less_equal(moments[:-1], moments[1:])).as_py()
-    return _moment(ends["min"]), _moment(ends["max"]), is_ascending is not False
+    is_ascending = all(before <= after for before, after in pairwise(micros))
+    return _moment(min(micros)), _moment(max(micros)), is_ascending
 
 
-def _moment(scalar: pa.Scalar) -> datetime:
-    return _EPOCH + timedelta(microseconds=scalar.value)
+def _moment(micros: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=micros)

@@ -6,7 +6,10 @@ What belongs here: collecting them in words that name fields and types. What doe
 from dataclasses import dataclass, field
 
 import msgspec
+from msgspec import Raw
 
+from klaviyo_assets.model.column import ColumnType
+from klaviyo_assets.tables.coercion import coerced
 from klaviyo_assets.tables.tree import Path
 
 NOTICES_AT_MOST = 50
@@ -23,9 +26,15 @@ _STARTS = {
 }
 
 
-def json_type(raw: bytes | msgspec.Raw) -> str:
+def json_type(raw: bytes | Raw) -> str:
     """Return what a JSON value is, in JSON's words."""
     return _STARTS.get(memoryview(raw)[0], "number")
+
+
+def is_null(raw: bytes | Raw) -> bool:
+    """Tell whether a JSON value is null, or absent (empty)."""
+    length = len(raw)
+    return not length or (length == len(b"null") and bytes(raw) == b"null")
 
 
 @dataclass(slots=True)
@@ -50,6 +59,17 @@ class Findings:
         """Keep a value of another type than declared; `outcome` tells what its column got."""
         self.keep(row, key, raw)
         self.note(key, f"{json_type(raw)} {outcome}, kept in `extra`")
+
+    def typed(self, raw: bytes, kind: ColumnType, *, at: tuple[int, str]) -> tuple[object, bool]:
+        """Return a column's value for a JSON value, and whether it fits; if not, keep it.
+
+        `at` is the row and the key in `extra`.
+        """
+        value, fits = coerced(raw, kind)
+        if not fits:
+            end = "left NULL" if value is None else "converted"
+            self.misfit(*at, raw, outcome=f"where {kind} is declared, {end}")
+        return value, fits
 
     def note(self, name: str, text: str) -> None:
         """Add a notice; `text` must hold no value of a record."""

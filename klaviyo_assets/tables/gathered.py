@@ -4,6 +4,7 @@ What belongs here: the value that passes between reading (`structs`, `survey`) a
 (`columns`). What does not: either of them.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from msgspec import Raw
@@ -30,9 +31,9 @@ class Gathered:
     one by one; `records` counts those that came, the quarantined included.
     """
 
-    ids: list[str]
-    values: dict[Path, list[object]]
-    relations: list[Relationships | None]
+    ids: Sequence[str]
+    values: Mapping[Path, Sequence[object]]
+    relations: Sequence[Relationships | None]
     records: int
     findings: Findings
     included: Raw

@@ -11,6 +11,7 @@ from types import MappingProxyType
 import pyarrow as pa
 
 from klaviyo_assets.model.column import (
+    At,
     Column,
     ColumnType,
     FirstIncludedId,
@@ -23,7 +24,7 @@ from klaviyo_assets.model.column import (
 )
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.tables.schema import arrow_schema
-from klaviyo_assets.tables.tree import Branch, is_excluded, tree_of
+from klaviyo_assets.tables.tree import Branch, Path, is_excluded, path_of, tree_of
 
 _TYPE_OF_PLACE: Mapping[type[Place], ColumnType] = MappingProxyType(
     {
@@ -39,17 +40,22 @@ _TYPE_OF_PLACE: Mapping[type[Place], ColumnType] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """`root`: the attributes to read; `relationships`: those that a column is declared for.
+    """A stream's columns, sorted by how they are filled.
 
+    `root` is all that is known of the attributes. `attributes`: name, type and path of the columns
+    read from there; `others`: the columns of other places; `seconds`: columns that take the seconds
+    at a path where they are null. `relationships` are those that any column is declared for,
     `cursor` is a column's name, `schema` that of every batch.
     """
 
     stream: str
     root: Branch
-    columns: tuple[Column, ...]
-    schema: pa.Schema
+    attributes: tuple[tuple[str, ColumnType, Path], ...]
+    others: tuple[Column, ...]
+    seconds: tuple[tuple[str, Path], ...]
     relationships: frozenset[str]
     cursor: str | None
+    schema: pa.Schema
 
 
 def layout_of(stream: Stream, *, exclude: frozenset[str]) -> Layout:
@@ -68,10 +74,20 @@ def layout_of(stream: Stream, *, exclude: frozenset[str]) -> Layout:
     return Layout(
         stream=stream.name,
         root=tree_of(stream, exclude=exclude),
-        columns=kept,
-        schema=arrow_schema(stream, exclude=dropped),
+        attributes=tuple(
+            (column.name, column.type, path_of(column.source.path))
+            for column in kept
+            if isinstance(column.source, At)
+        ),
+        others=tuple(column for column in kept if not isinstance(column.source, At)),
+        seconds=tuple(
+            (column.name, path_of(column.source.or_else))
+            for column in kept
+            if isinstance(column.source, At) and column.source.or_else is not None
+        ),
         relationships=frozenset(filter(None, map(_relationship_of, stream.columns))),
         cursor=cursor,
+        schema=arrow_schema(stream, exclude=dropped),
     )
 
 

@@ -18,6 +18,10 @@ ABSENT = Raw()
 """The default of a value that is passed on as it came: not even null was sent."""
 
 
+NOTHING = frozenset({b"", b"null", b"[]", b"{}"})
+"""JSON that says nothing, in every way that it may be sent."""
+
+
 class Identifier(Struct, gc=False, omit_defaults=True):
     """A resource identifier: what a relationship's `data` is made of."""
 
@@ -51,13 +55,6 @@ class Envelope(Struct, gc=False):
     data: Raw = ABSENT
     links: Raw = ABSENT
     included: Raw = ABSENT
-
-
-def linkages(relations: "list[Relationships | None]", name: str) -> list[Linkage]:
-    """Return one relationship's `data` for every record, UNSET where it was not sent."""
-    unknown = Relationship()
-    found = ((each or {}).get(name) or unknown for each in relations)
-    return [each.data for each in found]
 
 
 def relationships_of(raw: Raw) -> tuple[Relationships, Mapping[str, Raw]]:

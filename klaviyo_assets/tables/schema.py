@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import pyarrow as pa
 
-from klaviyo_assets.model.column import Column, ColumnType
+from klaviyo_assets.model.column import ColumnType
 from klaviyo_assets.model.stream import Detail, Join, Stream
 
 KEY = "id"
@@ -17,6 +17,7 @@ PARENT_VERSION = "parent_version"
 EXTRA = "extra"
 """What no other column holds, as one JSON object a record: full path to value."""
 SYNCED_AT = "synced_at"
+OURS = frozenset({KEY, PARENT_VERSION, EXTRA, SYNCED_AT})
 
 MOMENT = pa.timestamp("us", tz="UTC")
 
@@ -47,20 +48,17 @@ def arrow_schema(stream: Stream, *, exclude: frozenset[str] = frozenset()) -> pa
     """
     if isinstance(stream.source, Join):
         raise TypeError(f"{stream.name} is a join of two tables and has none of its own")
-    head = [pa.field(KEY, pa.string(), nullable=False)]
-    if isinstance(stream.source, Detail) and stream.source.version is not None:
-        head.append(pa.field(PARENT_VERSION, MOMENT))
-    fields = [
-        *head,
-        *(_field(column) for column in stream.columns if column.name not in exclude),
-        pa.field(EXTRA, pa.string()),
-        pa.field(SYNCED_AT, MOMENT, nullable=False),
-    ]
-    names = [field.name for field in fields]
-    if len(set(names)) != len(names):
+    is_versioned = isinstance(stream.source, Detail) and stream.source.version is not None
+    columns = [column for column in stream.columns if column.name not in exclude]
+    names = [column.name for column in columns]
+    if OURS.intersection(names):
         raise ValueError(f"{stream.name}: a column is named as one that every table has")
-    return pa.schema(fields)
-
-
-def _field(column: Column) -> pa.Field:
-    return pa.field(column.name, ARROW_TYPES[column.type])
+    return pa.schema(
+        [
+            pa.field(KEY, pa.string(), nullable=False),
+            *([pa.field(PARENT_VERSION, MOMENT)] if is_versioned else []),
+            *(pa.field(column.name, ARROW_TYPES[column.type]) for column in columns),
+            pa.field(EXTRA, pa.string()),
+            pa.field(SYNCED_AT, MOMENT, nullable=False),
+        ]
+    )

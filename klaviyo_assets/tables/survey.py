@@ -4,150 +4,33 @@ What belongs here: sorting each value into a column, into `extra`, or the record
 and noting what the fast path could learn. What does not: building columns.
 """
 
-from dataclasses import dataclass
-
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw
 
 from klaviyo_assets.errors import BrokenBodyError, MalformedPageError
 from klaviyo_assets.tables.coercion import coerced
-from klaviyo_assets.tables.findings import Findings, json_type
+from klaviyo_assets.tables.findings import Findings, is_null, json_type
 from klaviyo_assets.tables.gathered import Gathered, Quarantined
 from klaviyo_assets.tables.resources import (
     ABSENT,
+    NOTHING,
     Envelope,
     Links,
     Relationships,
     relationships_of,
 )
-from klaviyo_assets.tables.structs import typed
 from klaviyo_assets.tables.tree import Branch, Field, Path, extra_key
+
+_OF_A_RECORD = frozenset({"type", "id", "attributes", "relationships", "links"})
 
 _envelope = msgspec.json.Decoder(Envelope)
 _links = msgspec.json.Decoder(Links | None)
 _list = msgspec.json.Decoder(list[Raw])
 _members = msgspec.json.Decoder(dict[str, Raw])
 
-_NOTHING = frozenset({b"", b"null", b"[]", b"{}"})
-_OF_A_RECORD = frozenset({"type", "id", "attributes", "relationships", "links"})
-
 
 class BrokenRecordError(ValueError):
-    """A record that cannot be stored; the text is the reason. It never leaves this room."""
-
-
-class _Record(Struct, gc=False):
-    id: Raw = ABSENT
-    attributes: Raw = ABSENT
-    relationships: Raw = ABSENT
-
-
-_record = msgspec.json.Decoder(_Record)
-
-
-@dataclass(slots=True)
-class _Survey:
-    root: Branch
-    gathered: Gathered
-
-    def add(self, raw: Raw) -> None:
-        """Read one record into the next row, or put it into quarantine."""
-        try:
-            members, id_ = _opened(raw)
-        except BrokenRecordError as broken:
-            self.gathered.quarantined.append(Quarantined(str(broken), bytes(raw)))
-            return
-        row = len(self.gathered.ids)
-        self.gathered.ids.append(id_)
-        if not bytes(members["id"]).startswith(b'"'):
-            self.gathered.findings.note("id", f"{json_type(members['id'])}, read as text")
-        for values in self.gathered.values.values():
-            values.append(None)
-        self._walk(self.root, _members.decode(members["attributes"]), row)
-        self.gathered.relations.append(self._relationships(members, row))
-        self._beside(members, row)
-        if self.gathered.raws is not None:
-            self.gathered.raws.append(raw)
-
-    def _walk(self, branch: Branch, members: dict[str, Raw], row: int) -> None:
-        for name, value in members.items():
-            child = branch.children.get(name)
-            path = (*branch.path, name)
-            if isinstance(child, Field):
-                self._read(child, value, row)
-            elif isinstance(child, Branch) and bytes(value).startswith(b"{"):
-                self._walk(child, _members.decode(value), row)
-            else:
-                self._unknown(path, value, row, is_branch=child is not None)
-
-    def _read(self, field: Field, value: Raw, row: int) -> None:
-        if field.purpose == "ignored":
-            return
-        if field.type == "json":
-            self.gathered.values[field.path][row] = value
-            return
-        raw = bytes(value)
-        key = extra_key(self.root, field.path)
-        findings = self.gathered.findings
-        self.gathered.values[field.path][row] = typed(
-            raw, field.type, at=(row, key), findings=findings
-        )
-        if not coerced(raw, field.type)[1]:
-            findings.loose_fields.add(field.path)
-
-    def _unknown(self, path: Path, value: Raw, row: int, *, is_branch: bool) -> None:
-        raw = bytes(value)
-        findings = self.gathered.findings
-        if not is_branch:
-            findings.new_fields.add(path)
-        if raw == b"null":
-            return
-        key = extra_key(self.root, path)
-        if is_branch:
-            findings.misfit(row, key, raw, outcome="where an object is declared, left NULL")
-        else:
-            findings.without_column(row, key, raw)
-
-    def _relationships(self, members: dict[str, Raw], row: int) -> Relationships | None:
-        raw = members.get("relationships", ABSENT)
-        if bytes(raw) in _NOTHING:
-            return None
-        try:
-            shaped, odd = relationships_of(raw)
-        except msgspec.ValidationError:
-            self.gathered.findings.without_column(row, "record.relationships", bytes(raw))
-            return None
-        for name, each in odd.items():
-            self.gathered.findings.without_column(row, f"relationships.{name}", bytes(each))
-        return shaped
-
-    def _beside(self, members: dict[str, Raw], row: int) -> None:
-        for name in members.keys() - _OF_A_RECORD:
-            raw = bytes(members[name])
-            if raw not in _NOTHING:
-                self.gathered.findings.without_column(row, f"record.{name}", raw)
-
-
-def _opened(raw: Raw) -> tuple[dict[str, Raw], str]:
-    """Return the members of a record and its id.
-
-    Raises:
-        BrokenRecordError: it cannot be stored.
-    """
-    try:
-        members = _members.decode(raw)
-    except msgspec.ValidationError:
-        raise BrokenRecordError(f"the record is not an object but {json_type(raw)}") from None
-    if "id" not in members:
-        raise BrokenRecordError("the record has no id")
-    value, _ = coerced(bytes(members["id"]), "string")
-    if not isinstance(value, str) or not value or json_type(members["id"]) == "boolean":
-        raise BrokenRecordError(f"the record's id is {json_type(members['id'])}, or empty")
-    if "attributes" not in members:
-        raise BrokenRecordError("the record has no attributes")
-    if (found := json_type(members["attributes"])) != "object":
-        raise BrokenRecordError(f"the record's attributes are not an object but {found}")
-    return members, value
+    """A record that cannot be stored; the text is the reason. It never leaves this file."""
 
 
 def surveyed(body: bytes, root: Branch, stream: str) -> Gathered:
@@ -168,21 +51,21 @@ def surveyed(body: bytes, root: Branch, stream: str) -> Gathered:
     except msgspec.ValidationError:
         raise BrokenBodyError("the answer is JSON, but not an object", stream=stream) from None
     next_link = _next_link(page.links, stream)
+    survey = _Survey(root)
     records = _records(page.data, stream)
-    gathered = Gathered(
-        ids=[],
-        values={path: [] for path in _paths(root)},
-        relations=[],
-        records=len(records),
-        findings=Findings(),
-        included=page.included,
-        next_link=next_link,
-        raws=[],
-    )
-    survey = _Survey(root, gathered)
     for record in records:
         survey.add(record)
-    return gathered
+    return Gathered(
+        ids=survey.ids,
+        values=survey.values,
+        relations=survey.relations,
+        records=len(records),
+        findings=survey.findings,
+        included=page.included,
+        next_link=next_link,
+        raws=survey.raws,
+        quarantined=survey.quarantined,
+    )
 
 
 def _records(data: Raw, stream: str) -> list[Raw]:
@@ -194,28 +77,129 @@ def _records(data: Raw, stream: str) -> list[Raw]:
         case "object":
             return [data]
         case found:
-            raise MalformedPageError(
-                f"`data` of the answer is neither a list nor an object but {found}", stream=stream
-            )
+            text = f"`data` of the answer is neither a list nor an object but {found}"
+            raise MalformedPageError(text, stream=stream)
 
 
 def _next_link(links: Raw, stream: str) -> str | None:
-    if bytes(links) in _NOTHING:
+    if bytes(links) in NOTHING:
         return None
     try:
         found = _links.decode(links)
     except msgspec.ValidationError:
-        raise MalformedPageError(
-            "where the next page is cannot be read: `links.next` is no text", stream=stream
-        ) from None
+        # To stop here would lose the pages behind it.
+        text = "where the next page is cannot be read: `links.next` is no text"
+        raise MalformedPageError(text, stream=stream) from None
     return found.next if found is not None else None
 
 
-def _paths(branch: Branch) -> list[Path]:
-    paths: list[Path] = []
+class _Survey:
+    """Reads records into rows."""
+
+    def __init__(self, root: Branch) -> None:
+        self._root = root
+        self.ids: list[str] = []
+        self._fields = _fields(root)
+        self.values: dict[Path, list[object]] = {field.path: [] for field in self._fields}
+        self.relations: list[Relationships | None] = []
+        self.raws: list[Raw] = []
+        self.quarantined: list[Quarantined] = []
+        self.findings = Findings()
+
+    def add(self, raw: Raw) -> None:
+        """Read one record into the next row, or put it into quarantine."""
+        try:
+            members, id_ = _opened(raw)
+        except BrokenRecordError as broken:
+            self.quarantined.append(Quarantined(str(broken), bytes(raw)))
+            return
+        row = len(self.ids)
+        self.ids.append(id_)
+        self.raws.append(raw)
+        for field in self._fields:
+            self.values[field.path].append(ABSENT if field.type == "json" else None)
+        self._walk(self._root, members["attributes"], row)
+        self.relations.append(self._relationships(members.get("relationships", ABSENT), row))
+        self._beside(members, row)
+
+    def _walk(self, branch: Branch, members: Raw, row: int) -> None:
+        for name, value in _members.decode(members).items():
+            child = branch.children.get(name)
+            path = (*branch.path, name)
+            if isinstance(child, Field):
+                self._read(child, value, row)
+            elif child is None:
+                self.findings.new_fields.add(path)
+                if not is_null(value):
+                    key = extra_key(self._root, path)
+                    self.findings.without_column(row, key, bytes(value))
+            elif json_type(value) == "object":
+                self._walk(child, value, row)
+            elif not is_null(value):
+                outcome = "where an object is declared, left NULL"
+                key = extra_key(self._root, path)
+                self.findings.misfit(row, key, bytes(value), outcome=outcome)
+
+    def _read(self, field: Field, value: Raw, row: int) -> None:
+        if field.purpose == "ignored":
+            return
+        if field.type == "json":
+            self.values[field.path][row] = value
+            return
+        at = (row, extra_key(self._root, field.path))
+        found, fits = self.findings.typed(bytes(value), field.type, at=at)
+        self.values[field.path][row] = found
+        if not fits:
+            self.findings.loose_fields.add(field.path)
+
+    def _relationships(self, raw: Raw, row: int) -> Relationships | None:
+        if bytes(raw) in NOTHING:
+            return None
+        try:
+            shaped, odd = relationships_of(raw)
+        except msgspec.ValidationError:
+            self.findings.without_column(row, "record.relationships", bytes(raw))
+            return None
+        for name, each in odd.items():
+            self.findings.without_column(row, f"relationships.{name}", bytes(each))
+        return shaped
+
+    def _beside(self, members: dict[str, Raw], row: int) -> None:
+        if json_type(members["id"]) != "string":
+            self.findings.note("id", f"{json_type(members['id'])}, read as text")
+        for name in members.keys() - _OF_A_RECORD:
+            if bytes(members[name]) not in NOTHING:
+                self.findings.without_column(row, f"record.{name}", bytes(members[name]))
+
+
+def _opened(raw: Raw) -> tuple[dict[str, Raw], str]:
+    """Return the members of a record and its id.
+
+    Raises:
+        BrokenRecordError: it cannot be stored.
+    """
+    if (found := json_type(raw)) != "object":
+        raise BrokenRecordError(f"the record is not an object but {found}")
+    members = _members.decode(raw)
+    if "id" not in members:
+        raise BrokenRecordError("the record has no id")
+    id_, _ = coerced(bytes(members["id"]), "string")
+    if not isinstance(id_, str) or json_type(members["id"]) == "boolean":
+        raise BrokenRecordError(f"the record's id is {json_type(members['id'])}")
+    if not id_:
+        raise BrokenRecordError("the record's id is empty")
+    if "attributes" not in members:
+        raise BrokenRecordError("the record has no attributes")
+    if (found := json_type(members["attributes"])) != "object":
+        raise BrokenRecordError(f"the record's attributes are not an object but {found}")
+    return members, id_
+
+
+def _fields(branch: Branch) -> list[Field]:
+    fields: list[Field] = []
     for child in branch.children.values():
         if isinstance(child, Branch):
-            paths += _paths(child)
+            fields += _fields(child)
         elif child.purpose != "ignored":
-            paths.append(child.path)
-    return paths
+            fields.append(child)
+    return fields

@@ -44,6 +44,9 @@ class Branch:
     children: "Mapping[str, Field | Branch]"
 
 
+_NO_CHILDREN: Mapping[str, Field | Branch] = {}
+
+
 def tree_of(stream: Stream, *, exclude: frozenset[str]) -> Branch:
     """Return what the stream's columns read.
 
@@ -62,7 +65,7 @@ def tree_of(stream: Stream, *, exclude: frozenset[str]) -> Branch:
                 if other != kind:
                     raise ValueError(f"{stream.name}: {'.'.join(path)} is both {kind} and {other}")
     known = {path for column in stream.columns for path, _ in fields_of(column)}
-    for path in (*known, *(tuple(name.split(".")) for name in sorted(exclude))):
+    for path in (*known, *map(path_of, sorted(exclude))):
         if not any(is_at_or_below(each, path) for each in fields):
             fields[path] = Field(path, "json", "ignored")
     return _branch(stream, (), fields)
@@ -73,15 +76,20 @@ def is_at_or_below(path: Path, top: Path) -> bool:
     return path[: len(top)] == top
 
 
+def path_of(dotted: str) -> Path:
+    """Return the path that a declaration writes with dots."""
+    return tuple(dotted.split("."))
+
+
 def fields_of(column: Column) -> Iterator[tuple[Path, ColumnType]]:
     """Yield each path below `attributes` that a column reads, and as what."""
     match column.source:
         case At(path, or_else):
-            yield tuple(path.split(".")), column.type
+            yield path_of(path), column.type
             if or_else is not None:
-                yield tuple(or_else.split(".")), "integer"
+                yield path_of(or_else), "integer"
         case Newest(path, _):
-            yield tuple(path.split(".")), "json"
+            yield path_of(path), "json"
         case _:
             return
 
@@ -135,7 +143,7 @@ def extra_key(root: Branch, path: Path) -> str:
     parts: list[str] = []
     here: Field | Branch | None = root
     for name in path:
-        children = here.children if isinstance(here, Branch) else {}
+        children = here.children if isinstance(here, Branch) else _NO_CHILDREN
         head = name.partition(".")[0]
         is_ambiguous = head != name and (
             isinstance(children.get(head), Branch) or (not parts and head in RESERVED)

@@ -1,0 +1,1 @@
+"""The room `tables`: pages in, record batches out."""

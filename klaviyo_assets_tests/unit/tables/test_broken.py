@@ -1,0 +1,230 @@
+"""Records, pages and bodies that cannot be stored, and text that not every program takes."""
+
+import json
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from klaviyo_assets.errors import BrokenBodyError, MalformedPageError
+from klaviyo_assets.model.column import Column, Included, RelatedIds
+from klaviyo_assets.tables.decode import Quarantined
+from klaviyo_assets_tests.unit.tables.samples import (
+    decoded,
+    identifier,
+    page_of,
+    raw_page,
+    record,
+    related,
+    rows,
+    stream_of,
+)
+
+THINGS = stream_of(
+    Column("name", "Name."),
+    Column("free", "Anything.", "json"),
+    Column("tag_ids", "Tags.", "ids", RelatedIds("tags")),
+)
+EVENTS = stream_of(Column("name", "Name."), Column("at", "Moment.", "timestamp"), cursor="at")
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ('{"attributes":{}}', "the record has no id"),
+        ('{"id":null,"attributes":{}}', "the record's id is null"),
+        ('{"id":"","attributes":{}}', "the record's id is empty"),
+        ('{"id":["a"],"attributes":{}}', "the record's id is array"),
+        ('{"id":true,"attributes":{}}', "the record's id is boolean"),
+        ('{"id":"b"}', "the record has no attributes"),
+        ('{"id":"b","attributes":null}', "the record's attributes are not an object but null"),
+        ('{"id":"b","attributes":[]}', "the record's attributes are not an object but array"),
+        ('"b"', "the record is not an object but string"),
+        ("null", "the record is not an object but null"),
+        ("[]", "the record is not an object but array"),
+    ],
+)
+def test_a_broken_record_goes_to_quarantine(broken: str, reason: str) -> None:
+    """The record is told with its reason, byte for byte; the good ones around it are stored."""
+    good = ['{"id":"a","attributes":{"name":"x"}}', '{"id":"c","attributes":{"name":"y"}}']
+    page = decoded(THINGS, raw_page(good[0], broken, good[1]))
+    assert page.quarantined == (Quarantined(reason, broken.encode()),)
+    assert page.batch["id"].to_pylist() == ["a", "c"]
+    assert page.batch["name"].to_pylist() == ["x", "y"]
+    assert page.records == 3
+
+
+def test_a_number_as_id_is_read_as_text() -> None:
+    """An id that became a number still names its record."""
+    page = decoded(THINGS, page_of(record("a"), record("b") | {"id": 12}))
+    assert page.batch["id"].to_pylist() == ["a", "12"]
+    assert page.notices == ("id: number, read as text",)
+
+
+def test_a_record_without_cursor_goes_to_quarantine() -> None:
+    """A cursor column is never NULL: a row without one would be in no partition and no window."""
+    page = decoded(
+        EVENTS,
+        raw_page(
+            '{"id":"a","attributes":{"name":"x","at":"2026-01-31T00:00:00Z"}}',
+            '{"id":"b","attributes":{"name":"y","at":null}}',
+            '{"id":"c","attributes":{"at":"soon","rank":1}}',
+        ),
+    )
+    assert page.batch["id"].to_pylist() == ["a"]
+    assert [each.reason for each in page.quarantined] == ["the record has no at"] * 2
+    assert json.loads(page.quarantined[0].record)["id"] == "b"
+    assert page.batch["at"].null_count == 0
+    assert page.lowest == page.highest is not None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"  \n",
+        b"<html><body>403</body></html>",
+        b" \n<!DOCTYPE html>",
+        b"null",
+        b"[]",
+        b'"text"',
+        b"upstream connect error",
+        b'{"data": [',
+        b'{"data": [{"id": "a", "attributes": {"name": "secret',
+        b'{"data": []} {"data": []}',
+        b'{"data": [{"id": "a", "attributes": {"free": NaN}}]}',
+        b'{"data": [{"id": "a", "attributes": {"free": {"x": [Infinity]}}}]}',
+        b'{"data": [{"id": "a", "attributes": {"unknown": -Infinity}}]}',
+        b'{"data": [{"id": "a", "attributes": {"name": "secret\xff"}}]}',
+        b'{"data": [{"id": "a", "attributes": {"free": "secret\xff"}}]}',
+        b'{"data": [{"id": "a", "attributes": {"unknown": ["secret\xe9"]}}]}',
+        b'{"data": [{"id": "a", "attributes": {"name": "\x00secret"}}]}',
+        "{}".encode("utf-16"),
+        b"\x1f\x8b\x08\x00",
+    ],
+    ids=repr,
+)
+def test_what_is_no_json_object_is_a_broken_body(body: bytes) -> None:
+    """Asking again may help; the text says what is wrong, and nothing that stood there."""
+    with pytest.raises(BrokenBodyError) as caught:
+        decoded(THINGS, body)
+    assert str(caught.value).startswith("things: the answer is ")
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{}",
+        b'{"errors": [{"detail": "secret"}]}',
+        b'{"data": null}',
+        b'{"data": "secret"}',
+        b'{"data": [], "links": {"next": 7}}',
+        b'{"data": [], "links": "secret"}',
+    ],
+    ids=repr,
+)
+def test_an_object_that_is_no_page_is_malformed(body: bytes) -> None:
+    """Klaviyo broke its word: not a page, or no way to the next one, which must not be missed."""
+    with pytest.raises(MalformedPageError) as caught:
+        decoded(THINGS, body)
+    assert caught.value.stream == "things"
+    assert "secret" not in str(caught.value)
+
+
+def test_a_byte_order_mark_is_read_over() -> None:
+    """Some proxies put one in front."""
+    page = decoded(THINGS, b"\xef\xbb\xbf" + page_of(record("a", name="ä")))
+    assert rows(page)[0]["name"] == "ä"
+
+
+def test_nesting_without_end_is_refused() -> None:
+    """A body that would exhaust the stack is an error with a name, not a crash."""
+    deep = "[" * 100_000 + "]" * 100_000
+    with pytest.raises(MalformedPageError, match="nested"):
+        decoded(THINGS, raw_page(f'{{"id":"a","attributes":{{"free":{deep}}}}}'))
+
+
+FREE = [
+    '{"a":"' + "x" * 5_000_000 + '"}',
+    "[" * 200 + "]" * 200,
+    "9" * 80,
+    "-1e400",
+    "1.10",
+    '"\\u0000"',
+    '{"a\\u0000b": "\\u0000"}',
+    '"\\ud83d\\ude00"',
+    '"\\\\ud800"',
+    '{"Name":1,"name":2,"a b":3,"a.b":4,"\\"":5,"$v":6}',
+    '"größe 😀"',
+    '{ "spaced" : [ 1 , 2 ] }',
+    "false",
+    "0",
+    '""',
+    "{}",
+    '"null"',
+]
+
+
+@pytest.mark.parametrize("free", FREE, ids=lambda text: text[:20])
+def test_free_form_values_pass_byte_for_byte(free: str) -> None:
+    """Whatever is under a free-form attribute is in the table as sent, and DuckDB reads it."""
+    page = decoded(THINGS, raw_page(f'{{"id":"a","attributes":{{"free": {free} }}}}'))
+    assert page.is_fast
+    assert page.batch["free"].to_pylist() == [free]
+    table = pa.Table.from_batches([page.batch])
+    with duckdb.connect() as connection:
+        connection.register("things", table)
+        found = connection.execute("select json_valid(free), free from things").fetchone()
+    assert found == (True, free)
+
+
+@pytest.mark.parametrize("half", ["\\ud800", "\\uDFFF", "\\ud83dx", "\\ude00\\ud83d", "\\ud800\\n"])
+def test_half_a_surrogate_pair_is_replaced(half: str) -> None:
+    """No UTF-8 and no JSON reader of DuckDB's takes half a pair: it becomes U+FFFD everywhere."""
+    text = f'"a{half}b \\ud83d\\ude00 \\\\ud800"'
+    one = f'{{"id":"a","attributes":{{"name":{text},"free":[{text}],"new":{text}}}}}'
+    page = decoded(THINGS, raw_page(one))
+    expected = "".join("\ufffd" if "\ud800" <= each <= "\udfff" else each for each in json.loads(text))
+    assert expected.endswith("b 😀 \\ud800")
+    assert rows(page)[0]["name"] == expected
+    assert json.loads(rows(page)[0]["free"]) == [expected]
+    assert json.loads(rows(page)[0]["extra"]) == {"new": expected}
+    assert "text: half of a surrogate pair, replaced by U+FFFD" in page.notices
+    with duckdb.connect() as connection:
+        connection.register("things", pa.Table.from_batches([page.batch]))
+        assert connection.execute("select json_valid(free) from things").fetchone() == (True,)
+
+
+def test_nul_is_replaced_in_columns_of_text() -> None:
+    """C programs end a string at NUL: columns and ids get U+FFFD, JSON text keeps its escape."""
+    tags = [identifier("tag", "t\0"), identifier("tag", "u")]
+    page = decoded(THINGS, page_of(related(record("a", name="x\0y", free="\0"), tags=tags), record("b")))
+    assert rows(page)[0] == {
+        "id": "a",
+        "name": "x\ufffdy",
+        "free": '"\\u0000"',
+        "tag_ids": ["t\ufffd", "u"],
+        "extra": None,
+    }
+    assert page.notices == (
+        "name: string with NUL characters, replaced by U+FFFD",
+        "tag_ids: string with NUL characters, replaced by U+FFFD",
+    )
+
+
+@pytest.mark.parametrize(
+    "included", [None, {}, "none", [1, "x"], [{"id": "t"}, {"type": "tag", "id": 7}]]
+)
+def test_included_of_another_shape_harms_no_record(included: object) -> None:
+    """Records are stored whatever lies beside them; what they name is kept as identifier."""
+    stream = stream_of(Column("tags", "Whole.", "json", Included("tags")))
+    good = identifier("tag", "u") | {"n": 1}
+    shown = [*included, good] if isinstance(included, list) else included
+    tags = [identifier("tag", "t"), identifier("tag", "u")]
+    page = decoded(stream, page_of(related(record("a"), tags=tags), included=shown))
+    first, second = json.loads(rows(page)[0]["tags"])
+    assert first == identifier("tag", "t")
+    assert second == (good if isinstance(included, list) else identifier("tag", "u"))
+    assert page.notices

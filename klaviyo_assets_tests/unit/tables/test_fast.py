@@ -1,0 +1,305 @@
+"""Pages as documented: decoded at once, every place read, every type kept."""
+
+from datetime import UTC, date, datetime
+
+import pytest
+
+from klaviyo_assets.model.column import (
+    At,
+    Column,
+    FirstIncludedId,
+    Included,
+    Newest,
+    OfSlice,
+    RelatedId,
+    RelatedIds,
+    attribute,
+)
+from klaviyo_assets.model.stream import Slice
+from klaviyo_assets.tables.decode import PageDecoder
+from klaviyo_assets_tests.unit.tables.samples import (
+    SYNCED_AT,
+    decoded,
+    identifier,
+    page_of,
+    record,
+    related,
+    rows,
+    stream_of,
+)
+
+TYPES = stream_of(
+    Column("text", "Text."),
+    Column("count", "Count.", "integer"),
+    Column("share", "Share.", "number"),
+    Column("is_on", "Switch.", "boolean"),
+    Column("at", "Moment.", "timestamp"),
+    Column("on", "Day.", "date"),
+    Column("free", "Anything.", "json"),
+    attribute("audiences.included", "Ids.", "ids"),
+    attribute("location.city", "City."),
+    attribute("location.geo.lat", "Latitude.", "number"),
+)
+ATTRIBUTED = stream_of(
+    Column("attributions", "Whole.", "json", Included("attributions")),
+    Column("campaign", "First.", place=FirstIncludedId("attributions", "campaign")),
+    Column("flow", "First.", place=FirstIncludedId("attributions", "flow")),
+)
+
+
+def test_every_type_is_read() -> None:
+    """Each declared type arrives as its Arrow type, nested paths included."""
+    one = record(
+        text="x",
+        count=-7,
+        share=0.5,
+        is_on=True,
+        at="2026-01-31T10:00:00+02:00",
+        on="2026-01-31",
+        free={"a": [1, None]},
+        audiences={"included": ["L1", "S2"]},
+        location={"city": "Kiel", "geo": {"lat": 54}},
+    )
+    page = decoded(TYPES, page_of(one))
+    assert page.is_fast
+    assert page.notices == ()
+    assert rows(page) == [
+        {
+            "id": "a",
+            "text": "x",
+            "count": -7,
+            "share": 0.5,
+            "is_on": True,
+            "at": datetime(2026, 1, 31, 8, tzinfo=UTC),
+            "on": date(2026, 1, 31),
+            "free": '{"a": [1, null]}',
+            "audiences_included": ["L1", "S2"],
+            "location_city": "Kiel",
+            "location_geo_lat": 54.0,
+            "extra": None,
+        }
+    ]
+    assert page.batch["synced_at"].to_pylist() == [SYNCED_AT]
+
+
+def test_null_and_absent_are_null_at_every_depth() -> None:
+    """A value, or the object around it, may be null or missing without falling off the fast path."""
+    empties = [
+        record("a"),
+        record("b", **dict.fromkeys(("text", "count", "at", "free", "audiences", "location"))),
+        record("c", location={"city": None, "geo": None}, audiences={}),
+    ]
+    page = decoded(TYPES, page_of(*empties))
+    assert page.is_fast
+    for row in rows(page):
+        assert set(row.values()) - {"a", "b", "c"} == {None}
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-01-31T10:00:00+00:00", datetime(2026, 1, 31, 10, tzinfo=UTC)),
+        ("2026-01-31T10:00:00Z", datetime(2026, 1, 31, 10, tzinfo=UTC)),
+        ("2026-01-31 10:00:00+00:00", datetime(2026, 1, 31, 10, tzinfo=UTC)),
+        ("2026-01-31T10:00:00.123456+00:00", datetime(2026, 1, 31, 10, 0, 0, 123456, tzinfo=UTC)),
+        ("2026-01-31 10:00:00.5Z", datetime(2026, 1, 31, 10, 0, 0, 500000, tzinfo=UTC)),
+        ("2026-01-31T10:00:00", datetime(2026, 1, 31, 10, tzinfo=UTC)),
+        ("2026-01-31T10:00:00.123456789Z", datetime(2026, 1, 31, 10, 0, 0, 123456, tzinfo=UTC)),
+        ("2026-01-31", datetime(2026, 1, 31, tzinfo=UTC)),
+    ],
+)
+def test_every_form_of_a_timestamp_is_read(text: str, moment: datetime) -> None:
+    """The recorded forms, and those that Arrow's own parser does not take, are one moment."""
+    # Beside one of the usual form, as a page would have it.
+    page = decoded(TYPES, page_of(record("a", at=text), record("b", at="2026-01-01T00:00:00Z")))
+    assert page.batch["at"].to_pylist() == [moment, datetime(2026, 1, 1, tzinfo=UTC)]
+    assert page.notices == ()
+
+
+def test_relationships_become_ids() -> None:
+    """To-one gives an id, to-many a list in Klaviyo's order; absent is null, empty is empty."""
+    stream = stream_of(
+        Column("metric_id", "One.", place=RelatedId("metric")),
+        Column("tag_ids", "Several.", "ids", RelatedIds("tags")),
+    )
+    tags = [identifier("tag", "t2"), identifier("tag", "t1")]
+    page = decoded(
+        stream,
+        page_of(
+            related(record("a"), metric=identifier("metric", "m"), tags=tags),
+            related(record("b"), metric=None, tags=[]),
+            record("c"),
+            record("d") | {"relationships": {"metric": {"links": {"self": "x"}}, "tags": None}},
+            record("e") | {"relationships": None},
+        ),
+    )
+    assert page.is_fast
+    assert page.batch["metric_id"].to_pylist() == ["m", None, None, None, None]
+    assert page.batch["tag_ids"].to_pylist() == [["t2", "t1"], [], None, None, None]
+
+
+def test_relationships_without_data_cost_nothing() -> None:
+    """Relationships that only carry links stay on the fast path and leave no trace."""
+    links = {"links": {"self": "https://a.klaviyo.com/x/", "related": "https://a.klaviyo.com/y/"}}
+    one = record("a", text="x") | {"relationships": {"lists": links, "segments": links}}
+    page = decoded(TYPES, page_of(one))
+    assert page.is_fast
+    assert rows(page)[0]["extra"] is None
+    assert page.notices == ()
+
+
+def test_included_resources_are_kept_whole() -> None:
+    """A to-many relationship's resources are one JSON array, in its order, byte for byte."""
+    first = '{"type": "attribution", "id": "x1", "attributes": {"n": 1.50},\n "links": {}}'
+    second = '{"id":"x2","type":"attribution"}'
+    data = [identifier("attribution", "x2"), identifier("attribution", "x1")]
+    body = page_of(related(record("a"), attributions=data), related(record("b"), attributions=[]))
+    whole = body[:-1] + f', "included": [{first}, {second}]}}'.encode()
+    page = decoded(ATTRIBUTED, whole)
+    assert page.is_fast
+    assert page.batch["attributions"].to_pylist() == [f"[{second},{first}]", "[]"]
+
+
+def test_the_first_attribution_names_what_it_relates_to() -> None:
+    """The first resource of the relationship decides, whatever the order of `included`."""
+    campaign = {"data": identifier("campaign", "c1")}
+    included = [
+        identifier("attribution", "x1") | {"relationships": {"campaign": campaign, "flow": None}},
+        identifier("attribution", "x2") | {"relationships": {"flow": {"links": {}}}},
+        identifier("metric", "x1") | {"attributes": {"name": "Opened"}},
+    ]
+    attributions = [identifier("attribution", "x1"), identifier("attribution", "x2")]
+    page = decoded(
+        ATTRIBUTED,
+        page_of(
+            related(record("a"), attributions=attributions),
+            related(record("b"), attributions=attributions[::-1]),
+            related(record("c"), attributions=[]),
+            record("d"),
+            included=included,
+        ),
+    )
+    assert page.batch["campaign"].to_pylist() == ["c1", None, None, None]
+    assert page.batch["flow"].to_pylist() == [None] * 4
+    assert page.batch["attributions"].null_count == 1
+
+
+def test_a_resource_that_was_not_included_is_kept_as_its_identifier() -> None:
+    """Nothing is lost and nobody fails when `included` lacks what a record names."""
+    page = decoded(
+        ATTRIBUTED, page_of(related(record("a"), attributions=[identifier("attribution", "x")]))
+    )
+    assert page.batch["attributions"].to_pylist() == ['[{"type":"attribution","id":"x"}]']
+    assert page.batch["campaign"].to_pylist() == [None]
+    assert page.notices == ("included: lacks one of type attribution, kept as its identifier",)
+
+
+def test_a_missing_moment_is_taken_from_the_seconds() -> None:
+    """An event without `datetime` takes its `timestamp`; with both, `datetime` stands."""
+    stream = stream_of(
+        Column("timestamp", "Seconds.", "integer"),
+        Column("datetime", "Moment.", "timestamp", At("datetime", or_else="timestamp")),
+        cursor="datetime",
+    )
+    page = decoded(
+        stream,
+        page_of(
+            record("a", timestamp=86400, datetime=None),
+            record("b", timestamp=0),
+            record("c", timestamp=5, datetime="2026-01-01T00:00:00Z"),
+        ),
+    )
+    assert page.batch["datetime"].to_pylist() == [
+        datetime(1970, 1, 2, tzinfo=UTC),
+        datetime(1970, 1, 1, tzinfo=UTC),
+        datetime(2026, 1, 1, tzinfo=UTC),
+    ]
+    assert page.is_fast
+
+
+def test_the_newest_of_several_timestamps_counts() -> None:
+    """The newest item of an array is found by time, not by order or by text."""
+    stream = stream_of(
+        Column("suppressions", "All.", "json", At("mail.suppression")),
+        Column("suppressed_at", "Newest.", "timestamp", Newest("mail.suppression", "timestamp")),
+    )
+    several = [
+        {"reason": "X", "timestamp": "2026-01-01T00:00:00+00:00"},
+        {"reason": "Y", "timestamp": "2026-01-01T03:00:00+05:00"},
+        {"reason": "Z", "timestamp": "2025-12-31 23:30:00Z"},
+        {"reason": "none"},
+    ]
+    page = decoded(
+        stream,
+        page_of(
+            record("a", mail={"suppression": several}),
+            record("b", mail={"suppression": []}),
+            record("c", mail=None),
+        ),
+    )
+    moments = page.batch["suppressed_at"].to_pylist()
+    assert moments == [datetime(2026, 1, 1, tzinfo=UTC), None, None]
+    assert page.batch["suppressions"].to_pylist()[1:] == ["[]", None]
+
+
+def test_a_slice_brings_its_constants() -> None:
+    """What Klaviyo says only by the question is filled in from the slice; else it is null."""
+    stream = stream_of(Column("channel", "Channel.", place=OfSlice("channel")))
+    email = Slice(name="email", filter="", values={"channel": "email"})
+    body = page_of(record("a"), record("b"))
+    assert decoded(stream, body, slice_=email).batch["channel"].to_pylist() == ["email"] * 2
+    assert decoded(stream, body).batch["channel"].to_pylist() == [None] * 2
+
+
+def test_a_single_record_is_a_page_of_one() -> None:
+    """An endpoint of one record answers with an object instead of a list."""
+    page = decoded(TYPES, page_of(data=record("a", text="x")))
+    assert page.is_fast
+    assert page.records == 1
+    assert page.batch["text"].to_pylist() == ["x"]
+
+
+def test_an_empty_page_has_the_columns_and_the_way_on() -> None:
+    """A page without records in mid-walk still says where the next one is."""
+    stream = stream_of(Column("at", "Moment.", "timestamp"), cursor="at")
+    page = decoded(stream, page_of(links={"next": "https://a.klaviyo.com/next"}, included=[]))
+    assert page.batch.num_rows == page.records == 0
+    assert page.batch.schema == PageDecoder(stream).schema
+    assert page.next_link == "https://a.klaviyo.com/next"
+    assert (page.lowest, page.highest, page.is_ascending) == (None, None, True)
+
+
+def test_a_page_may_be_larger_than_asked_for() -> None:
+    """Every record that came is in the batch, in the page's order."""
+    page = decoded(TYPES, page_of(*(record(str(each)) for each in range(250))))
+    assert page.batch["id"].to_pylist() == [str(each) for each in range(250)]
+    assert page.records == 250
+
+
+@pytest.mark.parametrize(
+    ("days", "ends", "is_ascending"),
+    [((1, 2, 2, 9), (1, 9), True), ((3, 9, 2), (2, 9), False), ((5,), (5, 5), True)],
+)
+def test_a_page_tells_the_span_of_its_cursor(
+    days: tuple[int, ...], ends: tuple[int, int], *, is_ascending: bool
+) -> None:
+    """The lowest and the highest cursor are those of all rows, wherever they stand."""
+    stream = stream_of(Column("at", "Moment.", "timestamp"), cursor="at")
+    found = [record(str(place), at=f"2026-01-0{day}T00:00:00Z") for place, day in enumerate(days)]
+    page = decoded(stream, page_of(*found))
+    lowest, highest = (datetime(2026, 1, day, tzinfo=UTC) for day in ends)
+    assert (page.lowest, page.highest, page.is_ascending) == (lowest, highest, is_ascending)
+
+
+def test_an_event_of_next_year_is_kept() -> None:
+    """A cursor in the future is told as it is; what it may move is not decided here."""
+    stream = stream_of(Column("at", "Moment.", "timestamp"), cursor="at")
+    page = decoded(stream, page_of(record("a", at="9999-12-31T23:59:59.999999Z")))
+    assert page.highest == datetime.max.replace(tzinfo=UTC)
+
+
+def test_links_are_optional() -> None:
+    """The last page may say so by null, by leaving `next` out, or by leaving `links` out."""
+    for links in ({"next": None}, {"self": "x"}, {}, None):
+        assert decoded(TYPES, page_of(links=links)).next_link is None
+    assert decoded(TYPES, b'{"data": []}').next_link is None
