@@ -21,6 +21,7 @@
     ├── StoppedError           nobody acts: the run was cancelled
     ├── PermanentError         the developer acts: the request is wrong
     │   ├── RequestError           400 and other 4xx
+    │   ├── IneligibleMetricError  400: no report counts this metric's events as conversions
     │   ├── CursorLostError        400 "Invalid cursor provided.": the slice starts again
     │   ├── NotFoundError          404
     │   └── RevisionRetiredError   410, or a revision without this endpoint
@@ -138,6 +139,10 @@ class PermanentError(KlaviyoAssetsError):
 
 class RequestError(PermanentError):
     """400 and the other 4xx without a name of their own."""
+
+
+class IneligibleMetricError(PermanentError):
+    """No report takes this conversion metric; the metric is skipped, and not asked for again."""
 
 
 class CursorLostError(PermanentError):

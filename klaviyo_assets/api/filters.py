@@ -5,6 +5,7 @@ Strings are quoted and escaped with a backslash, booleans and times are bare; th
 Source: https://developers.klaviyo.com/en/docs/filtering_, revision 2026-07-15.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from urllib.parse import quote
 
@@ -47,6 +48,11 @@ def literal(value: Literal) -> str:
 def clause(operator: str, field: str, value: Literal) -> str:
     """Return one condition, not yet percent-encoded."""
     return f"{operator}({field},{literal(value)})"
+
+
+def any_of(field: str, values: Sequence[str]) -> str:
+    """Return the condition of a report's filter that a field is one of `values`."""
+    return f"contains-any({field},[{','.join(literal(value) for value in values)}])"
 
 
 def and_joined(*clauses: str) -> str:

@@ -17,6 +17,7 @@ from klaviyo_assets.api.exchange import Answer, Request
 from klaviyo_assets.errors import (
     BadKeyError,
     CursorLostError,
+    IneligibleMetricError,
     KlaviyoAssetsError,
     MissingScopeError,
     NotFoundError,
@@ -41,6 +42,9 @@ SECRETS = (
 )
 PERSONAL_PARAMETERS = frozenset({"filter", "page[cursor]", "page_cursor"})
 """Their values are not shown: a filter may name a person, and a paging cursor holds a record's."""
+
+INELIGIBLE = "does not support querying for values data"
+"""What Klaviyo says of a conversion metric that reports do not take, whatever the report."""
 
 SCOPE = re.compile(r"\b[a-z]+(?:-[a-z]+)*:(?:read|write|full)\b")
 WHOLE_SECONDS = re.compile(r"[0-9]{1,9}")
@@ -116,6 +120,9 @@ def permanent(text: str, answer: Answer, said: Complaint, stream_name: str) -> P
         kind, advice = NotFoundError, "It is gone, or was never there."
     elif answer.status == 400 and "invalid cursor provided" in detail:  # noqa: PLR2004
         kind, advice = CursorLostError, "The paging cursor is lost: the slice is read again."
+    elif answer.status == 400 and INELIGIBLE in detail:  # noqa: PLR2004
+        kind = IneligibleMetricError
+        advice = "Klaviyo makes no reports with this conversion metric: it is left out."
     elif 300 <= answer.status < 400:  # noqa: PLR2004 - the redirects
         place = urlsplit(answer.headers.get("location", "")).hostname or "nowhere"
         advice = (
