@@ -12,6 +12,7 @@ from typing import cast
 
 import msgspec
 import pyarrow as pa
+from msgspec import Raw
 
 from klaviyo_assets.errors import BrokenBodyError, KlaviyoAssetsError, MalformedPageError
 from klaviyo_assets.model.stream import WHOLE, Slice, Stream
@@ -20,6 +21,7 @@ from klaviyo_assets.tables.columns import Building
 from klaviyo_assets.tables.findings import Findings
 from klaviyo_assets.tables.gathered import Gathered, Quarantined
 from klaviyo_assets.tables.layout import layout_of
+from klaviyo_assets.tables.resources import ABSENT, NOTHING
 from klaviyo_assets.tables.schema import EXTRA
 from klaviyo_assets.tables.structs import FastPath, is_learnable
 from klaviyo_assets.tables.survey import surveyed
@@ -135,7 +137,7 @@ class PageDecoder:
             if gathered.raws is None:
                 gathered = surveyed(body, self._layout.root, self._layout.stream)
                 batch = Building(self._layout, gathered, slice_).batch(synced_at)
-            batch = _with_cursor(batch, cursor, gathered)
+            batch = self._with_cursor(batch, cursor, gathered)
         if not body.isascii():
             self._check_text(batch)
         lowest, highest, is_ascending = _span(batch, cursor) if cursor else (None, None, True)
@@ -169,6 +171,26 @@ class PageDecoder:
         tree = taught(self._layout.root, extras=extras, loose=loose)
         self._lessons = _Lessons(extras=extras, loose=loose, fast=FastPath(tree))
 
+    def _with_cursor(
+        self, batch: pa.RecordBatch, cursor: str, gathered: Gathered
+    ) -> pa.RecordBatch:
+        """Return the rows that have a cursor; the others' records go into quarantine.
+
+        But where the cursor is the newest of several: with none of them a record is no row.
+        """
+        several = gathered.values.get(self._layout.several, ())
+        is_there = batch[cursor].is_valid()
+        for row, there in enumerate(is_there.to_pylist()):
+            if there:
+                continue
+            if several and bytes(cast("Raw", several[row])) in NOTHING:
+                gathered.findings.note(cursor, "none, so the record is no row of this stream")
+            else:
+                raw = gathered.raws[row] if gathered.raws is not None else ABSENT
+                broken = Quarantined(f"the record has no {cursor}", bytes(raw))
+                gathered.quarantined.append(broken)
+        return batch.filter(is_there)
+
     def _check_text(self, batch: pa.RecordBatch) -> None:
         """Raise UnicodeDecodeError where bytes that were only passed on are not UTF-8."""
         for name in self._passed_on.intersection(batch.schema.names):
@@ -178,19 +200,9 @@ class PageDecoder:
                 raise UnicodeDecodeError("utf-8", b"", 0, 0, "not UTF-8") from None
 
 
-def _with_cursor(batch: pa.RecordBatch, cursor: str, gathered: Gathered) -> pa.RecordBatch:
-    """Return the rows that have a cursor; put the others' records into quarantine."""
-    is_there = batch[cursor].is_valid()
-    for raw, there in zip(gathered.raws or (), is_there.to_pylist(), strict=True):
-        if not there:
-            gathered.quarantined.append(Quarantined(f"the record has no {cursor}", bytes(raw)))
-    return batch.filter(is_there)
-
-
 def _span(batch: pa.RecordBatch, cursor: str) -> tuple[datetime | None, datetime | None, bool]:
     """Return the lowest and the highest moment, and whether none is lower than the one before."""
-    moments = batch[cursor]
-    micros = cast("list[int]", moments.cast(pa.int64()).to_numpy().tolist())
+    micros = cast("list[int]", batch[cursor].cast(pa.int64()).to_numpy().tolist())
     if not micros:
         return None, None, True
     is_ascending = all(before <= after for before, after in pairwise(micros))

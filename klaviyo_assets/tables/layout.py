@@ -45,7 +45,8 @@ class Layout:
     `root` is all that is known of the attributes. `attributes`: name, type and path of the columns
     read from there; `others`: the columns of other places; `seconds`: columns that take the seconds
     at a path where they are null. `relationships` are those that any column is declared for,
-    `cursor` is a column's name, `schema` that of every batch.
+    `cursor` is a column's name, `several` the array that it is the newest of, else empty;
+    `schema` is that of every batch.
     """
 
     stream: str
@@ -55,6 +56,7 @@ class Layout:
     seconds: tuple[tuple[str, Path], ...]
     relationships: frozenset[str]
     cursor: str | None
+    several: Path
     schema: pa.Schema
 
 
@@ -87,6 +89,14 @@ def layout_of(stream: Stream, *, exclude: frozenset[str]) -> Layout:
         ),
         relationships=frozenset(filter(None, map(_relationship_of, stream.columns))),
         cursor=cursor,
+        several=next(
+            (
+                path_of(column.source.path)
+                for column in kept
+                if column.name == cursor and isinstance(column.source, Newest)
+            ),
+            (),
+        ),
         schema=arrow_schema(stream, exclude=dropped),
     )
 

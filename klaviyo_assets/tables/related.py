@@ -128,7 +128,7 @@ class Related:
         found = self._resource(identifier)
         if found is not None:
             return bytes(found[1])
-        self._findings.note("included", f"lacks one of type {identifier.type}, kept as its identifier")
+        self._findings.note("included", f"no {identifier.type} of that id, kept as its identifier")
         return msgspec.json.encode(identifier)
 
     def _resource(self, identifier: Identifier) -> "tuple[_Head, Raw] | None":

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from klaviyo_assets.errors import BrokenBodyError, MalformedPageError
-from klaviyo_assets.model.column import Column, Included, RelatedIds
+from klaviyo_assets.model.column import Column, Included, Newest, RelatedIds
 from klaviyo_assets.tables.decode import Quarantined
 from klaviyo_assets_tests.unit.tables.samples import (
     decoded,
@@ -26,6 +26,10 @@ THINGS = stream_of(
     Column("tag_ids", "Tags.", "ids", RelatedIds("tags")),
 )
 EVENTS = stream_of(Column("name", "Name."), Column("at", "Moment.", "timestamp"), cursor="at")
+EXCLUSIONS = stream_of(
+    Column("suppressed_at", "Newest.", "timestamp", Newest("suppression", "timestamp")),
+    cursor="suppressed_at",
+)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +190,9 @@ def test_half_a_surrogate_pair_is_replaced(half: str) -> None:
     text = f'"a{half}b \\ud83d\\ude00 \\\\ud800"'
     one = f'{{"id":"a","attributes":{{"name":{text},"free":[{text}],"new":{text}}}}}'
     page = decoded(THINGS, raw_page(one))
-    expected = "".join("\ufffd" if "\ud800" <= each <= "\udfff" else each for each in json.loads(text))
+    expected = "".join(
+        "\ufffd" if "\ud800" <= each <= "\udfff" else each for each in json.loads(text)
+    )
     assert expected.endswith("b 😀 \\ud800")
     assert rows(page)[0]["name"] == expected
     assert json.loads(rows(page)[0]["free"]) == [expected]
@@ -200,7 +206,9 @@ def test_half_a_surrogate_pair_is_replaced(half: str) -> None:
 def test_nul_is_replaced_in_columns_of_text() -> None:
     """C programs end a string at NUL: columns and ids get U+FFFD, JSON text keeps its escape."""
     tags = [identifier("tag", "t\0"), identifier("tag", "u")]
-    page = decoded(THINGS, page_of(related(record("a", name="x\0y", free="\0"), tags=tags), record("b")))
+    page = decoded(
+        THINGS, page_of(related(record("a", name="x\0y", free="\0"), tags=tags), record("b"))
+    )
     assert rows(page)[0] == {
         "id": "a",
         "name": "x\ufffdy",
@@ -215,16 +223,43 @@ def test_nul_is_replaced_in_columns_of_text() -> None:
 
 
 @pytest.mark.parametrize(
-    "included", [None, {}, "none", [1, "x"], [{"id": "t"}, {"type": "tag", "id": 7}]]
+    ("odd", "is_list"),
+    [
+        (None, False),
+        ({}, False),
+        ("none", False),
+        (1, True),
+        ("x", True),
+        ({"id": "t"}, True),
+        ({"type": "tag", "id": 7}, True),
+    ],
 )
-def test_included_of_another_shape_harms_no_record(included: object) -> None:
+def test_included_of_another_shape_harms_no_record(odd: object, *, is_list: bool) -> None:
     """Records are stored whatever lies beside them; what they name is kept as identifier."""
     stream = stream_of(Column("tags", "Whole.", "json", Included("tags")))
     good = identifier("tag", "u") | {"n": 1}
-    shown = [*included, good] if isinstance(included, list) else included
+    included = [odd, good] if is_list else odd
     tags = [identifier("tag", "t"), identifier("tag", "u")]
-    page = decoded(stream, page_of(related(record("a"), tags=tags), included=shown))
+    page = decoded(stream, page_of(related(record("a"), tags=tags), included=included))
     first, second = json.loads(rows(page)[0]["tags"])
     assert first == identifier("tag", "t")
-    assert second == (good if isinstance(included, list) else identifier("tag", "u"))
+    assert second == (good if is_list else identifier("tag", "u"))
     assert page.notices
+
+
+def test_a_profile_that_nothing_suppresses_is_no_exclusion() -> None:
+    """Filters may be ignored: what has no suppression is left out, what has no time for it kept."""
+    page = decoded(
+        EXCLUSIONS,
+        page_of(
+            record("a", suppression=[{"timestamp": "2026-01-31T00:00:00Z"}]),
+            record("b", suppression=[]),
+            record("c", suppression=None),
+            record("d"),
+            record("e", suppression=[{"timestamp": None}]),
+        ),
+    )
+    assert page.batch["id"].to_pylist() == ["a"]
+    assert [json.loads(each.record)["id"] for each in page.quarantined] == ["e"]
+    assert page.records == 5
+    assert page.notices == ("suppressed_at: none, so the record is no row of this stream",)

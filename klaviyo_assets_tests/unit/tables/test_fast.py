@@ -19,6 +19,7 @@ from klaviyo_assets.model.stream import Slice
 from klaviyo_assets.tables.decode import PageDecoder
 from klaviyo_assets_tests.unit.tables.samples import (
     SYNCED_AT,
+    Record,
     decoded,
     identifier,
     page_of,
@@ -83,7 +84,7 @@ def test_every_type_is_read() -> None:
 
 
 def test_null_and_absent_are_null_at_every_depth() -> None:
-    """A value, or the object around it, may be null or missing without falling off the fast path."""
+    """A value, or the object around it, may be null or missing on the fast path."""
     empties = [
         record("a"),
         record("b", **dict.fromkeys(("text", "count", "at", "free", "audiences", "location"))),
@@ -163,7 +164,7 @@ def test_included_resources_are_kept_whole() -> None:
 def test_the_first_attribution_names_what_it_relates_to() -> None:
     """The first resource of the relationship decides, whatever the order of `included`."""
     campaign = {"data": identifier("campaign", "c1")}
-    included = [
+    included: list[Record] = [
         identifier("attribution", "x1") | {"relationships": {"campaign": campaign, "flow": None}},
         identifier("attribution", "x2") | {"relationships": {"flow": {"links": {}}}},
         identifier("metric", "x1") | {"attributes": {"name": "Opened"}},
@@ -191,7 +192,7 @@ def test_a_resource_that_was_not_included_is_kept_as_its_identifier() -> None:
     )
     assert page.batch["attributions"].to_pylist() == ['[{"type":"attribution","id":"x"}]']
     assert page.batch["campaign"].to_pylist() == [None]
-    assert page.notices == ("included: lacks one of type attribution, kept as its identifier",)
+    assert page.notices == ("included: no attribution of that id, kept as its identifier",)
 
 
 def test_a_missing_moment_is_taken_from_the_seconds() -> None:
@@ -237,8 +238,7 @@ def test_the_newest_of_several_timestamps_counts() -> None:
             record("c", mail=None),
         ),
     )
-    moments = page.batch["suppressed_at"].to_pylist()
-    assert moments == [datetime(2026, 1, 1, tzinfo=UTC), None, None]
+    assert page.batch["suppressed_at"].to_pylist() == [datetime(2026, 1, 1, tzinfo=UTC), None, None]
     assert page.batch["suppressions"].to_pylist()[1:] == ["[]", None]
 
 

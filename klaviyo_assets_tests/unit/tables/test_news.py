@@ -5,7 +5,14 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from klaviyo_assets.model.column import Column, ColumnType, OfSlice, RelatedId, RelatedIds, attribute
+from klaviyo_assets.model.column import (
+    Column,
+    ColumnType,
+    OfSlice,
+    RelatedId,
+    RelatedIds,
+    attribute,
+)
 from klaviyo_assets.tables.decode import LEARNED_AT_MOST, Page, PageDecoder
 from klaviyo_assets_tests.unit.tables.samples import (
     SYNCED_AT,
@@ -30,7 +37,7 @@ THINGS = stream_of(
 
 def extras(page: Page) -> list[Record | None]:
     """Return each row's `extra`, read."""
-    return [text and json.loads(text) for text in page.batch["extra"].to_pylist()]
+    return [row["extra"] and json.loads(row["extra"]) for row in rows(page)]
 
 
 def test_an_unknown_attribute_is_kept_in_extra() -> None:
@@ -42,7 +49,10 @@ def test_an_unknown_attribute_is_kept_in_extra() -> None:
             '{"id":"b","attributes":{"name":"y"}}',
         ),
     )
-    assert page.batch["extra"].to_pylist() == ['{"location.floor":[1,  2],"rank":{"n": 1.50}}', None]
+    assert page.batch["extra"].to_pylist() == [
+        '{"location.floor":[1,  2],"rank":{"n": 1.50}}',
+        None,
+    ]
     assert page.batch["name"].to_pylist() == ["x", "y"]
     assert page.notices == (
         "location.floor: array without a column, kept in `extra`",
@@ -59,7 +69,7 @@ def test_an_unknown_null_says_nothing() -> None:
 
 
 def test_new_fields_are_learned() -> None:
-    """The page that brings a field first is slow, the next ones with it are fast and lose nothing."""
+    """The page that brings a field first is slow, the next ones are fast and lose nothing."""
     decoder = PageDecoder(THINGS)
     news = [record("a", name="x", rank=1, location={"floor": 2}), record("b", rank=None)]
     first = decoder.decode(page_of(*news), synced_at=SYNCED_AT)
@@ -141,7 +151,8 @@ def test_endless_news_are_kept_but_not_learned() -> None:
 def test_another_type_is_converted_or_null(kind: ColumnType, sent: str, value: object) -> None:
     """What a column cannot take as it is becomes its type or NULL; `extra` has what was sent."""
     page = decoded(
-        stream_of(Column("v", "Value.", kind)), raw_page(f'{{"id":"a","attributes":{{"v":{sent}}}}}')
+        stream_of(Column("v", "Value.", kind)),
+        raw_page(f'{{"id":"a","attributes":{{"v":{sent}}}}}'),
     )
     assert page.batch["v"].to_pylist() == [value]
     assert page.batch["extra"].to_pylist() == [f'{{"v":{sent}}}']
@@ -209,7 +220,8 @@ def test_one_related_record_may_become_several() -> None:
 def test_a_relationship_of_another_shape_is_kept(data: object) -> None:
     """A relationship that cannot be read harms neither its record nor the others."""
     page = decoded(
-        THINGS, page_of(related(record("a", name="x"), metric=data), related(record("b"), metric=None))
+        THINGS,
+        page_of(related(record("a", name="x"), metric=data), related(record("b"), metric=None)),
     )
     assert page.batch["id"].to_pylist() == ["a", "b"]
     assert page.batch["metric_id"].to_pylist() == [None, None]
@@ -260,7 +272,9 @@ def test_hostile_names_are_keys_like_others(name: str) -> None:
 
 def test_names_that_differ_in_case_do_not_clash() -> None:
     """`name` and `Name` are two fields, in one record or in two."""
-    page = decoded(THINGS, page_of(record("a", name="x", Name="y", NAME="z"), record("b", Name="w")))
+    page = decoded(
+        THINGS, page_of(record("a", name="x", Name="y", NAME="z"), record("b", Name="w"))
+    )
     assert page.batch["name"].to_pylist() == ["x", None]
     assert extras(page) == [{"NAME": "z", "Name": "y"}, {"Name": "w"}]
 
