@@ -10,11 +10,11 @@ import dagster as dg
 
 from klaviyo_assets.defs.config import SyncConfig
 from klaviyo_assets.defs.cursors import CURSOR, metadata_mark
-from klaviyo_assets.defs.failures import failure_of
+from klaviyo_assets.defs.failures import as_failures
 from klaviyo_assets.defs.metadata import asset_key, definition_metadata, sync_metadata
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource, utc_now
 from klaviyo_assets.defs.syncing import Syncing
-from klaviyo_assets.errors import KlaviyoAssetsError, MissingScopeError, MissingTableError
+from klaviyo_assets.errors import MissingScopeError, MissingTableError
 from klaviyo_assets.model.stream import Detail, Join, Stream
 from klaviyo_assets.sync.begin import Desk, begin
 from klaviyo_assets.sync.plan import refuse_nonsense
@@ -70,13 +70,11 @@ def _synced(stream: Stream) -> dg.AssetsDefinition:
         lake: LakeResource,
     ) -> Iterator[dg.Output[Syncing]]:
         try:
-            syncing = _begin(context, stream, config, klaviyo=klaviyo, lake=lake)
+            with as_failures(stream.name):
+                syncing = _begin(context, stream, config, klaviyo=klaviyo, lake=lake)
         except MissingScopeError as error:
             _skip(context, stream, error)
             return
-        except KlaviyoAssetsError as error:
-            error.stream = error.stream or stream.name
-            raise failure_of(error) from error
         yield dg.Output(syncing)
 
     return synced
@@ -92,12 +90,12 @@ def _begin(
 ) -> Syncing:
     order = config.order()
     refuse_nonsense(stream, order)
-    session = klaviyo.open(say=context.log.warning)
+    connection = klaviyo.connect(say=context.log.warning)
     desk = Desk(
-        client=session.client,
+        client=connection.client,
         lake=lake.lake(),
-        settings=session.settings,
-        account=session.account,
+        settings=connection.settings,
+        account=connection.account,
         clock=utc_now,
         say=context.log.warning,
     )
@@ -106,7 +104,7 @@ def _begin(
         stream=stream,
         order=order,
         pull=begin(stream, order, mark, desk=desk),
-        client=session.client,
+        client=connection.client,
         log=context.log.info,
         observe=context.log_event,
     )
@@ -144,12 +142,9 @@ def _joined(stream: Stream) -> dg.AssetsDefinition:
     def joined(
         context: dg.AssetExecutionContext, config: SyncConfig, lake: LakeResource
     ) -> dg.MaterializeResult[None]:
-        try:
+        with as_failures(stream.name):
             refuse_nonsense(stream, config.order())
             return _view(context, stream, config, lake=lake)
-        except KlaviyoAssetsError as error:
-            error.stream = error.stream or stream.name
-            raise failure_of(error) from error
 
     return joined
 

@@ -7,6 +7,7 @@ off until someone switches it on.
 from datetime import timedelta
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from klaviyo_assets.defs.metadata import asset_key
 from klaviyo_assets.model.settings import Settings
@@ -30,7 +31,7 @@ def several_processes() -> dg.ExecutorDefinition:
     )
 
 
-def jobs() -> list[dg.UnresolvedAssetJobDefinition]:
+def jobs() -> list[UnresolvedAssetJobDefinition]:
     """Return the jobs: every collection hourly, slow ones daily, a first sync of all."""
     every_hour = [asset_key(each.name) for each in COLLECTIONS if each.name not in SLOW]
     slow = [asset_key(name) for name in sorted(SLOW)]

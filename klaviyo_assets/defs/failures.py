@@ -6,12 +6,16 @@ an exception that is not a `Failure` would be retried whatever it is.
 Source: https://docs.dagster.io/guides/build/ops/op-retries
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import dagster as dg
 
 from klaviyo_assets.errors import (
     ConfigError,
     ContractError,
     KlaviyoAssetsError,
+    MissingScopeError,
     PermanentError,
     QuotaError,
     TransientError,
@@ -24,6 +28,30 @@ _WHO_ACTS: tuple[tuple[type[KlaviyoAssetsError], str], ...] = (
     (PermanentError, "the developers of klaviyo_assets"),
     (ContractError, "the developers of klaviyo_assets"),
 )
+
+
+@contextmanager
+def as_failures(stream: str) -> Iterator[None]:
+    """Raise what happens inside as Dagster failures that name the stream.
+
+    A cancel passes through as it is: it is no failure, and nothing may swallow it.
+
+    Raises:
+        dg.Failure: for any exception but a skip, which is the caller's to handle.
+    """
+    try:
+        yield
+    except MissingScopeError:
+        raise
+    except KlaviyoAssetsError as error:
+        error.stream = error.stream or stream
+        raise failure_of(error) from error
+    except Exception as error:
+        raise dg.Failure(
+            description=f"{stream}: {type(error).__name__}, a defect of klaviyo_assets; what was "
+            "committed before stays. Please report it with the trace below.",
+            allow_retries=False,
+        ) from error
 
 
 def failure_of(error: KlaviyoAssetsError) -> dg.Failure:

@@ -13,10 +13,9 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 
-from klaviyo_assets.defs.failures import failure_of
+from klaviyo_assets.defs.failures import as_failures
 from klaviyo_assets.defs.resources import LakeResource
 from klaviyo_assets.defs.syncing import Syncing
-from klaviyo_assets.errors import KlaviyoAssetsError
 
 _PUBLISH_EVERY = timedelta(minutes=1)
 """How often a long sync shows its commits in DuckDB; well below the grace of retired files."""
@@ -33,22 +32,23 @@ class LakeIOManager(dg.ConfigurableIOManager):
         Raises:
             dg.Failure: the sync failed; what was committed before stays.
         """
-        lake = self.lake.lake()
-        due = monotonic()
         try:
-            for receipt in obj.pull.receipts(lake):
-                obj.report(receipt)
-                if monotonic() >= due:
-                    self.lake.publish(lake)
-                    due = monotonic() + _PUBLISH_EVERY.total_seconds()
-            self.lake.publish(lake)
-            lake.maintain(obj.stream.name)
-        except KlaviyoAssetsError as error:
-            error.stream = error.stream or obj.stream.name
-            raise failure_of(error) from error
+            with as_failures(obj.stream.name):
+                self._drain(obj)
         finally:
             obj.pull.close()
         context.add_output_metadata(obj.metadata())
+
+    def _drain(self, obj: Syncing) -> None:
+        lake = self.lake.lake()
+        due = monotonic()
+        for receipt in obj.pull.receipts(lake):
+            obj.report(receipt)
+            if monotonic() >= due:
+                self.lake.publish(lake)
+                due = monotonic() + _PUBLISH_EVERY.total_seconds()
+        self.lake.publish(lake)
+        lake.maintain(obj.stream.name)
 
     def load_input(
         self, context: dg.InputContext

@@ -4,8 +4,8 @@ What belongs here: fields for the launchpad, and the plain objects they become. 
 those objects do (`api`, `lake`).
 """
 
-import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,12 +14,13 @@ from platformdirs import user_state_path
 from pydantic import Field
 
 from klaviyo_assets.api.client import Client
-from klaviyo_assets.api.ledger import Ledger
-from klaviyo_assets.api.protocol import checked_base_url, checked_key
+from klaviyo_assets.api.gate import checked_base_url, checked_key
+from klaviyo_assets.api.ledger import Ledger, key_hash
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.lake import Lake, relation_of
 from klaviyo_assets.model.settings import Settings, read_settings
-from klaviyo_assets.streams import STREAMS
+from klaviyo_assets.streams import COLLECTIONS, STREAMS
+from klaviyo_assets.sync.account import Asking, account_behind, stand_in
 
 
 def utc_now() -> datetime:
@@ -27,7 +28,16 @@ def utc_now() -> datetime:
     return datetime.now(tz=UTC)
 
 
-class KlaviyoResource(dg.ConfigurableResource[Client]):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """A client that is ready to talk, whose account it talks for, and how it is set."""
+
+    client: Client
+    account: str
+    settings: Settings
+
+
+class KlaviyoResource(dg.ConfigurableResource[object]):
     """Klaviyo's API with one key; each field is the setting `KLAVIYO_<FIELD>`."""
 
     api_key: str = Field(description="Private key, pk_...; give it as an EnvVar.", repr=False)
@@ -72,3 +82,55 @@ class KlaviyoResource(dg.ConfigurableResource[Client]):
         if refusals:
             raise refusals[0]
         return settings
+
+    def connect(self, *, say: Callable[[str], None]) -> Connection:
+        """Return a client whose budget is the account's, shared with all processes of the user.
+
+        `say` takes what the operator should know. Sends a request only where the account has not
+        been asked for today.
+
+        Raises:
+            KlaviyoAssetsError: a setting cannot be used, or Klaviyo refuses the key.
+        """
+        settings = self.settings()
+        key, base_url = checked_key(self.api_key), checked_base_url(settings.base_url)
+        folder = Path(self.state_dir) if self.state_dir else user_state_path("klaviyo_assets")
+        # A sandbox may know the same key as Klaviyo, and another account by it.
+        name = key_hash(f"{base_url} {key}")
+
+        def client_of(account: str) -> tuple[Client, Ledger]:
+            share, scale = settings.rate_limit_share, settings.rate_limit_scale
+            ledger = Ledger(folder, account, share=share, scale=scale)
+            client = Client(base_url=base_url, key=key, revision=settings.revision, ledger=ledger)
+            return client, ledger
+
+        client, ledger = client_of(stand_in(name))
+        asking = Asking(
+            accounts=STREAMS["accounts"],
+            client=client,
+            ledger=ledger,
+            base_url=base_url,
+            key_name=name,
+        )
+        account = account_behind(asking, say=say)
+        if account != stand_in(name):
+            client, _ = client_of(account)
+        return Connection(client=client, account=account, settings=settings)
+
+
+class LakeResource(dg.ConfigurableResource[object]):
+    """Where the lake and the DuckDB file lie: the setting `KLAVIYO_DATA_DIR`."""
+
+    data_dir: str = "./data"
+
+    def lake(self) -> Lake:
+        """Return the lake; touches nothing."""
+        return Lake(Path(self.data_dir).absolute(), clock=utc_now)
+
+    def publish(self, lake: Lake) -> None:
+        """Show the lake as it is now in `klaviyo.duckdb`.
+
+        Raises:
+            StorageError: the folder cannot be written, or another publisher does not end.
+        """
+        lake.publish([relation_of(stream, STREAMS) for stream in COLLECTIONS])

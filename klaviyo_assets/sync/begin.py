@@ -51,14 +51,18 @@ def begin(stream: Stream, order: Order, metadata_mark: datetime | None, *, desk:
         KlaviyoAssetsError: the order makes no sense, the lake cannot be read, Klaviyo refuses.
     """
     before = desk.lake.state(stream.name)
-    known = Known(metadata_mark=metadata_mark, lake_state=before.state if before else None)
+    known = Known(
+        metadata_mark=metadata_mark,
+        lake_state=before.state if before else None,
+        version=before.version if before else None,
+    )
     if isinstance(stream.source, Detail):
         pull = _fan_out(stream, order, known, desk=desk)
     else:
         plan = plan_of(stream, order, known, settings=desk.settings, now=desk.clock())
         for note in plan.notes:
             desk.say(note)
-        pull = _windows(stream, order, plan, desk=desk)
+        pull = _windows(stream, order, plan, desk=desk, version=known.version)
     try:
         pull.prime()
     except BaseException:
@@ -67,7 +71,9 @@ def begin(stream: Stream, order: Order, metadata_mark: datetime | None, *, desk:
     return pull
 
 
-def _windows(stream: Stream, order: Order, plan: Plan, *, desk: Desk) -> Pull:
+def _windows(
+    stream: Stream, order: Order, plan: Plan, *, desk: Desk, version: int | None
+) -> Pull:
     decoder = PageDecoder(stream)
     ask = Ask(
         stream=stream,
@@ -82,7 +88,14 @@ def _windows(stream: Stream, order: Order, plan: Plan, *, desk: Desk) -> Pull:
     return Pull(
         table=table_of(stream, arrow_schema(stream)),
         items=Pool(walks, workers=workers),
-        manner=_manner(order, desk=desk, replaces=plan.replaces, moves_mark=plan.moves_mark),
+        manner=Manner(
+            account=desk.account,
+            replaces=plan.replaces,
+            keeps_history=order.mode.keeps_history,
+            moves_mark=plan.moves_mark,
+            started_at=desk.clock(),
+            version=version,
+        ),
         progress=plan.progress,
         state=progress_to_json,
         hang_up=desk.client.stop,
@@ -100,16 +113,6 @@ def page_reader(stream: Stream, decoder: PageDecoder, *, desk: Desk) -> PageRead
         return desk.client.read(request, decode, stream=stream.name)
 
     return read
-
-
-def _manner(order: Order, *, desk: Desk, replaces: bool, moves_mark: bool) -> Manner:
-    return Manner(
-        account=desk.account,
-        replaces=replaces,
-        keeps_history=order.mode.keeps_history,
-        moves_mark=moves_mark,
-        started_at=desk.clock(),
-    )
 
 
 def _fan_out(stream: Stream, order: Order, known: Known, *, desk: Desk) -> Pull:
@@ -131,7 +134,14 @@ def _fan_out(stream: Stream, order: Order, known: Known, *, desk: Desk) -> Pull:
     return Pull(
         table=table_of(stream, arrow_schema(stream)),
         items=FanOut(ask, wanted, decoder=decoder, asked_at=now),
-        manner=_manner(order, desk=desk, replaces=order.mode.is_full, moves_mark=True),
+        manner=Manner(
+            account=desk.account,
+            replaces=order.mode.is_full,
+            keeps_history=order.mode.keeps_history,
+            moves_mark=True,
+            started_at=now,
+            version=known.version,
+        ),
         progress=Progress(None, {}, (WHOLE.name,)),
         state=lambda progress: {
             "cursor": None,

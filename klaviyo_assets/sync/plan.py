@@ -53,10 +53,11 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """What is known before a sync: asset metadata's mark, and the lake's state if it has one."""
+    """What is known before a sync: asset metadata's mark, and the lake's state and version."""
 
     metadata_mark: datetime | None = None
     lake_state: Mapping[str, object] | None = None
+    version: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)

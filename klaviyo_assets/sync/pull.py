@@ -12,7 +12,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from klaviyo_assets.errors import KlaviyoAssetsError, QuarantineError
+from klaviyo_assets.errors import KlaviyoAssetsError, LakeConflictError, QuarantineError
 from klaviyo_assets.lake import Lake, Receipt, Session, Table
 from klaviyo_assets.model.stream import Slice
 from klaviyo_assets.sync.progress import Progress
@@ -62,6 +62,8 @@ class Manner:
     keeps_history: bool
     moves_mark: bool
     started_at: datetime
+    version: int | None
+    """The table's version that was planned with; None where there was no table."""
 
 
 class Pull:
@@ -125,9 +127,20 @@ class Pull:
                 with_history=manner.keeps_history,
                 started_at=manner.started_at,
             ) as session:
+                self._refuse_race(lake)
                 yield from self._write(session)
         finally:
             self.close()
+
+    def _refuse_race(self, lake: Lake) -> None:
+        """Refuse to write by a plan that another run has overtaken."""
+        now = lake.state(self.table.name)
+        if (now.version if now is not None else None) != self._manner.version:
+            raise LakeConflictError(
+                "another run committed to this table meanwhile; nothing of this run was written, "
+                "run it again to go on from there",
+                stream=self.table.name,
+            )
 
     def _write(self, session: Session) -> Iterator[Receipt]:
         due = monotonic() + COMMIT_SECONDS

@@ -1,0 +1,82 @@
+"""Whose data this is: the account behind a key, asked for at most once a day.
+
+What belongs here: asking, remembering, and what stands in where the key may not know. What does
+not: the file it is remembered in (`api.ledger`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from klaviyo_assets.api.client import Answer, Client
+from klaviyo_assets.api.ledger import Ledger
+from klaviyo_assets.api.protocol import first_request
+from klaviyo_assets.errors import BrokenBodyError, MissingScopeError
+from klaviyo_assets.model.stream import WHOLE, Stream
+from klaviyo_assets.model.window import Window
+
+
+class _Attributes(msgspec.Struct, frozen=True):
+    timezone: str = "UTC"
+
+
+class _Account(msgspec.Struct):
+    id: str
+    attributes: _Attributes = _Attributes()
+
+
+class _Answer(msgspec.Struct):
+    data: list[_Account]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """What it takes to ask: the stream of accounts, who talks, and who remembers."""
+
+    accounts: Stream
+    client: Client
+    ledger: Ledger
+    base_url: str
+    key_name: str
+    """The name the key goes by in the ledger; never the key."""
+
+
+def account_behind(asking: Asking, *, say: Callable[[str], None]) -> str:
+    """Return the account's id; without the scope `accounts:read` a name made of the key's hash.
+
+    Raises:
+        KlaviyoAssetsError: Klaviyo refuses the key, or cannot be reached.
+    """
+    known = asking.ledger.account_facts(asking.key_name)
+    if known is not None:
+        return known.account_id
+    try:
+        account = _ask(asking)
+    except MissingScopeError:
+        say(
+            "the key lacks accounts:read: its hash stands for the account, so another key of the "
+            "same account will be taken for another account"
+        )
+        return stand_in(asking.key_name)
+    asking.ledger.remember_account(
+        asking.key_name, account_id=account.id, timezone=account.attributes.timezone
+    )
+    return account.id
+
+
+def stand_in(key_name: str) -> str:
+    """Return the account's name where only the key is known."""
+    return f"key-{key_name[:16]}"
+
+
+def _ask(asking: Asking) -> _Account:
+    request = first_request(asking.accounts, WHOLE, Window(), base_url=asking.base_url)
+    return asking.client.read(request, _account, stream=asking.accounts.name)
+
+
+def _account(answer: Answer) -> _Account:
+    try:
+        return msgspec.json.decode(answer.body, type=_Answer).data[0]
+    except (msgspec.DecodeError, IndexError):
+        raise BrokenBodyError("the answer to GET /api/accounts names no account") from None
