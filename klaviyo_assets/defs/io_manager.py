@@ -41,7 +41,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
 
     def _drain(self, obj: Syncing) -> None:
         lake = self.lake.lake()
-        due = monotonic()
+        due = monotonic() + _PUBLISH_EVERY.total_seconds()
         for receipt in obj.pull.receipts(lake):
             obj.report(receipt)
             if monotonic() >= due:

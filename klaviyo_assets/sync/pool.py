@@ -5,7 +5,7 @@ not: what a window is (`walk`) and what is done with a page (`pull`).
 """
 
 from collections.abc import Iterator, Sequence
-from queue import Empty, Full, Queue
+from queue import Full, Queue
 from threading import Condition, Event, Thread
 
 from klaviyo_assets.model.stream import Slice
@@ -13,6 +13,9 @@ from klaviyo_assets.sync.walk import Piece, Walk
 
 _LOOK_UP_SECONDS = 0.2
 """How often a blocked worker looks up whether it should stop."""
+
+_Item = Piece | Slice | BaseException | None
+"""What workers hand over; None once the last of them has gone home."""
 
 
 class Pool:
@@ -26,7 +29,8 @@ class Pool:
         self._pending = list(walks)
         self._active: list[Walk] = []
         self._open = [walk.slice for walk in walks]
-        self._queue: Queue[Piece | Slice | BaseException] = Queue(maxsize=2 * workers)
+        self._at_work = workers
+        self._queue: Queue[_Item] = Queue(maxsize=2 * workers)
         self._turn = Condition()
         self._stop = Event()
         self._threads = [
@@ -41,13 +45,7 @@ class Pool:
         Raises:
             KlaviyoAssetsError: what a worker met, after everything that was read before it.
         """
-        while True:
-            try:
-                item = self._queue.get(timeout=_LOOK_UP_SECONDS)
-            except Empty:
-                if not any(thread.is_alive() for thread in self._threads) and self._queue.empty():
-                    return
-                continue
+        while (item := self._queue.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
             yield item
@@ -60,17 +58,25 @@ class Pool:
 
     def _work(self) -> None:
         try:
-            while (walk := self._next_walk()) is not None:
-                for piece in walk.pieces():
-                    self._put(piece)
-                    if self._stop.is_set():
-                        return
-                    with self._turn:
-                        self._turn.notify()
-                self._finish(walk)
+            self._read()
         except BaseException as error:  # noqa: BLE001 - carried to the writer, which raises it
             self._put(error)
             self.close()
+        with self._turn:
+            self._at_work -= 1
+            is_last = self._at_work == 0
+        if is_last:
+            self._put(None)
+
+    def _read(self) -> None:
+        while (walk := self._next_walk()) is not None:
+            for piece in walk.pieces():
+                self._put(piece)
+                if self._stop.is_set():
+                    return
+                with self._turn:
+                    self._turn.notify()
+            self._finish(walk)
 
     def _next_walk(self) -> Walk | None:
         """Return a waiting window, else the later half of the busiest; None when all is read."""
@@ -104,7 +110,7 @@ class Pool:
         if is_slice_read:
             self._put(walk.slice)
 
-    def _put(self, item: Piece | Slice | BaseException) -> None:
+    def _put(self, item: _Item) -> None:
         while True:
             try:
                 self._queue.put(item, timeout=_LOOK_UP_SECONDS)
