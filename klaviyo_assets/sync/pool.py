@@ -33,10 +33,10 @@ class Pool:
         self._queue: Queue[_Item] = Queue(maxsize=2 * workers)
         self._turn = Condition()
         self._stop = Event()
-        self._threads = [
+        self.threads = [
             Thread(target=self._work, name=f"klaviyo-{n}", daemon=True) for n in range(workers)
         ]
-        for thread in self._threads:
+        for thread in self.threads:
             thread.start()
 
     def items(self) -> Iterator[Piece | Slice]:

@@ -1,0 +1,192 @@
+"""Windows read side by side bring every record once, whatever is split, delayed or lost."""
+
+import random
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from urllib.parse import parse_qs, urlsplit
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from klaviyo_assets.api.protocol import Request
+from klaviyo_assets.errors import CursorLostError, ServerError
+from klaviyo_assets.model.stream import WHOLE, Slice
+from klaviyo_assets.model.window import Window
+from klaviyo_assets.streams import STREAMS
+from klaviyo_assets.sync.pool import Pool
+from klaviyo_assets.sync.progress import Progress
+from klaviyo_assets.sync.walk import SETTLED, Ask, Piece, Walk
+from klaviyo_assets.tables.decode import Page
+
+EVENTS = STREAMS["events"]
+BASE = "http://127.0.0.1:9"
+FIRST = datetime(2026, 1, 1, tzinfo=UTC)
+NOW = FIRST + timedelta(seconds=5000)
+SCHEMA = pa.schema([("id", pa.string()), ("datetime", pa.timestamp("us", tz="UTC"))])
+
+
+@dataclass
+class Shelf:
+    """Events as (second, id), served page by page as Klaviyo serves them: by keyset."""
+
+    seconds: list[int]
+    page_size: int
+    lose_cursor_at: int | None = None
+    chance: random.Random = field(default_factory=lambda: random.Random(0))
+    asked: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def read(self, request: Request, _slice: Slice) -> tuple[Page, datetime]:
+        """Answer one request."""
+        with self.lock:
+            self.asked += 1
+            number = self.asked
+            pause = self.chance.random() * 0.001
+        time.sleep(pause)
+        query = parse_qs(urlsplit(request.url).query)
+        after = int(query["after"][0]) if "after" in query else -1
+        if after >= 0 and number == self.lose_cursor_at:
+            raise CursorLostError("Invalid cursor provided.")
+        start, end = bounds(query.get("filter", [""])[0])
+        places = [
+            place
+            for place, second in enumerate(self.seconds)
+            if place > after and start <= FIRST + timedelta(seconds=second) < end
+        ]
+        shown, rest = places[: self.page_size], places[self.page_size :]
+        link = f"{request.url.split('&after')[0]}&after={shown[-1]}" if rest else None
+        return page_of([(self.seconds[each], f"e{each}") for each in shown], link), NOW
+
+
+def bounds(text: str) -> tuple[datetime, datetime]:
+    """Return the window that a filter asks for."""
+    start = datetime.min.replace(tzinfo=UTC)
+    end = datetime.max.replace(tzinfo=UTC)
+    for clause in text.split("),"):
+        name, _, value = clause.rstrip(")").partition("(datetime,")
+        if name == "greater-or-equal":
+            start = datetime.fromisoformat(value)
+        if name == "less-than":
+            end = datetime.fromisoformat(value)
+    return start, end
+
+
+def page_of(rows: list[tuple[int, str]], link: str | None) -> Page:
+    """Return a decoded page."""
+    moments = [FIRST + timedelta(seconds=second) for second, _ in rows]
+    batch = pa.record_batch([pa.array([each for _, each in rows]), moments], schema=SCHEMA)
+    return Page(
+        batch=batch,
+        next_link=link,
+        records=len(rows),
+        lowest=min(moments, default=None),
+        highest=max(moments, default=None),
+        is_ascending=all(one <= other for one, other in pairwise(moments)),
+        quarantined=(),
+        notices=(),
+        is_fast=True,
+    )
+
+
+def ask(shelf: Shelf) -> Ask:
+    """Return what walks over the shelf ask with."""
+    return Ask(stream=EVENTS, base_url=BASE, left_out=frozenset(), read=shelf.read)
+
+
+def read_all(shelf: Shelf, *, workers: int) -> tuple[list[str], Progress]:
+    """Return the ids in the order they came, and the progress they make."""
+    pool = Pool([Walk(ask(shelf), WHOLE, Window())], workers=workers)
+    progress = Progress(None, {}, (WHOLE.name,))
+    ids: list[str] = []
+    for item in pool.items():
+        if isinstance(item, Piece):
+            ids += item.batch["id"].to_pylist()
+            progress.note(item.slice.name, item.read, item.highest)
+            check_claim(shelf, progress, set(ids))
+        else:
+            progress.finish(item.name)
+    return ids, progress
+
+
+def check_claim(shelf: Shelf, progress: Progress, ids: set[str]) -> None:
+    """Fail if a window is said to be read while a record of it is not there."""
+    for window in progress.slices[WHOLE.name].coverage.windows:
+        for place, second in enumerate(shelf.seconds):
+            if window.floor <= FIRST + timedelta(seconds=second) < window.ceiling:
+                assert f"e{place}" in ids
+
+
+shelves = st.builds(
+    lambda seconds, page_size, seed: Shelf(
+        sorted(seconds), page_size, chance=random.Random(seed)
+    ),
+    st.lists(st.integers(min_value=0, max_value=6000), max_size=300),
+    st.integers(min_value=1, max_value=40),
+    st.integers(),
+)
+
+
+@settings(max_examples=60)
+@given(shelf=shelves, workers=st.integers(min_value=1, max_value=6))
+def test_every_record_comes_once(shelf: Shelf, workers: int) -> None:
+    """However windows are split among workers, each id comes once, and no claim is ahead of it."""
+    ids, progress = read_all(shelf, workers=workers)
+    assert sorted(ids) == sorted(f"e{place}" for place in range(len(shelf.seconds)))
+    old = [second for second in shelf.seconds if FIRST + timedelta(seconds=second) <= NOW - SETTLED]
+    wanted = FIRST + timedelta(seconds=max(old)) if old else None
+    assert progress.mark == wanted
+
+
+@settings(max_examples=40)
+@given(shelf=shelves, workers=st.integers(min_value=1, max_value=4), lost=st.integers(2, 9))
+def test_a_lost_cursor_costs_no_record(shelf: Shelf, workers: int, lost: int) -> None:
+    """A paging cursor that Klaviyo forgot starts the rest of its window again, and nothing lacks."""
+    shelf.lose_cursor_at = lost
+    ids, _ = read_all(shelf, workers=workers)
+    assert set(ids) == {f"e{place}" for place in range(len(shelf.seconds))}
+
+
+def test_an_empty_decade_costs_a_handful_of_requests() -> None:
+    """Ten thousand records on the last day of ten years are not looked for day by day."""
+    start = 10 * 365 * 86_400
+    shelf = Shelf([start + number for number in range(2000)], 100)
+    shelf.seconds.insert(0, 0)
+    ids, _ = read_all(shelf, workers=4)
+    assert len(ids) == len(set(ids)) == 2001
+    assert shelf.asked < 21 + 25
+
+
+def test_a_failure_comes_after_what_was_read() -> None:
+    """What a worker met is raised once the pages before it have been handed over."""
+    shelf = Shelf(list(range(0, 2000, 2)), 50)
+
+    def read(request: Request, slice_: Slice) -> tuple[Page, datetime]:
+        if shelf.asked >= 5:
+            raise ServerError("500 for ever")
+        return shelf.read(request, slice_)
+
+    failing = Ask(stream=EVENTS, base_url=BASE, left_out=frozenset(), read=read)
+    pool = Pool([Walk(failing, WHOLE, Window())], workers=1)
+    ids: list[str] = []
+    with pytest.raises(ServerError):
+        for item in pool.items():
+            assert isinstance(item, Piece)
+            ids += item.batch["id"].to_pylist()
+    assert len(ids) == 250
+
+
+def test_a_closed_pool_ends_its_workers() -> None:
+    """Closing tells every worker to go home, also one that waits for room in the queue."""
+    shelf = Shelf(list(range(4000)), 5)
+    pool = Pool([Walk(ask(shelf), WHOLE, Window())], workers=3)
+    next(pool.items())
+    pool.close()
+    deadline = time.monotonic() + 5
+    while any(thread.is_alive() for thread in pool.threads) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(thread.is_alive() for thread in pool.threads)
