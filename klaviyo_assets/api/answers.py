@@ -9,7 +9,7 @@ import zlib
 from dataclasses import replace
 
 from klaviyo_assets.api.exchange import Answer, Request
-from klaviyo_assets.api.refusals import asked, error_for
+from klaviyo_assets.api.refusals import asked, error_for, scrubbed
 from klaviyo_assets.errors import BrokenBodyError
 
 
@@ -49,7 +49,7 @@ def unpacked(answer: Answer) -> Answer:
     if coding in {"identity", ""} or not answer.body:
         return answer
     if coding not in {"gzip", "x-gzip"}:
-        raise UnreadableBodyError(f"its coding {coding[:20]!a} was not asked for")
+        raise UnreadableBodyError(f"its coding {scrubbed(coding)[:20]!a} was not asked for")
     try:
         return replace(answer, body=gzip.decompress(answer.body))
     except (OSError, EOFError, zlib.error) as error:

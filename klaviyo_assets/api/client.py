@@ -234,9 +234,10 @@ def pool_of(base_url: str) -> HTTPConnectionPool:
     """Return the connections to one server, through a proxy where the environment names one."""
     url = urlsplit(base_url)
     host = url.hostname or ""
+    is_tls = url.scheme == "https"
     # The default context requires certificates and compares host names.
-    trust = ssl.create_default_context()
-    proxy = proxy_for(host) if url.scheme == "https" else None
+    trust = ssl.create_default_context() if is_tls else None
+    proxy = proxy_for(host) if is_tls else None
     if proxy is None:
         way = PoolManager(maxsize=CONNECTIONS, ssl_context=trust)
     else:
@@ -244,7 +245,6 @@ def pool_of(base_url: str) -> HTTPConnectionPool:
             proxy.url, maxsize=CONNECTIONS, proxy_headers=proxy.headers, ssl_context=trust
         )
     pool = way.connection_from_host(host, url.port, url.scheme)
-    kind = TlsConnection if url.scheme == "https" else PlainConnection
     # urllib3 types this as a protocol that its own connections do not keep to.
-    pool.ConnectionCls = kind  # pyright: ignore[reportAttributeAccessIssue]
+    pool.ConnectionCls = TlsConnection if is_tls else PlainConnection  # pyright: ignore[reportAttributeAccessIssue]
     return pool

@@ -48,8 +48,8 @@ class Ledger:
     """The budgets of one account in the file of the state folder `path`.
 
     `account` is the account's id, or `key_hash(key)` until that is known. `share` is the part of
-    each steady limit that is ours, `scale` multiplies every published limit. Safe for threads and
-    processes.
+    each steady limit that is ours, `reserve` the requests of each daily quota that are not; `scale`
+    multiplies every published limit. Safe for threads and processes.
     """
 
     def __init__(
@@ -59,11 +59,13 @@ class Ledger:
         *,
         share: float = 0.9,
         scale: float = 1.0,
+        reserve: int = 0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.account = account
         self.share = share
         self.scale = scale
+        self.reserved = reserve
         self.clock = clock
         self.file = LedgerFile(path / FILE_NAME, self.prepare)
 
@@ -74,10 +76,14 @@ class Ledger:
         no second holds more than a burst and no minute more than our share of the steady limit.
 
         Raises:
-            QuotaError: a budget is spent for more than an hour; nothing is booked.
+            QuotaError: a day's quota is spent, or a budget for more than an hour; nothing is
+                booked.
             StorageError: the file cannot be used.
         """
-        return self.file.transact(lambda connection: self.booked(connection, budgets))
+        is_dear = any(budget.tier.daily is not None for budget in budgets)
+        return self.file.transact(
+            lambda connection: self.booked(connection, budgets), is_dear=is_dear
+        )
 
     def booked(self, connection: sqlite3.Connection, budgets: tuple[Budget, ...]) -> float:
         """Book within a transaction; return the seconds until then."""
@@ -85,8 +91,9 @@ class Ledger:
         bookings: list[tuple[Numbered, float]] = []
         for budget in dict.fromkeys(budgets):
             row, held_until = bookings_of(connection, self.account, budget.name)
-            limits = allowances(budget.tier, share=self.share, scale=self.scale)
-            moment = max(moment, held_until, earliest(limits, row, now))
+            limits = self.limits(budget)
+            free = max(earliest(limits[:2], row, now), self.day_free(budget, row, now))
+            moment = max(moment, held_until, free)
             bookings.append((row, now - max(limit.seconds for limit in limits)))
         wait = moment - now
         if wait > LONGEST_BOOKING_SECONDS:
@@ -94,6 +101,61 @@ class Ledger:
         for row, horizon in bookings:
             row.add(moment, horizon)
         return wait
+
+    def limits(self, budget: Budget) -> tuple[Allowance, ...]:
+        """Return what may be spent of a budget: a second's, a minute's, and the day's if limited."""
+        return allowances(
+            budget.tier, share=self.share, scale=self.scale, reserve=self.reserved
+        )
+
+    def day_free(self, budget: Budget, row: Numbered, now: float) -> float:
+        """Return the moment from which the day allows another request of a budget.
+
+        Raises:
+            QuotaError: it lies further away than a run should sleep.
+        """
+        free = now
+        for limit in self.limits(budget)[2:]:
+            turn = turn_of(row.connection, row.budget)
+            free = turn if turn > now else earliest((limit,), SinceTurn(row, turn), now)
+            if free - now > LONGEST_DAY_WAIT_SECONDS:
+                raise spent_day(budget.name, self.quota_of(budget, row, now), free - now)
+        return free
+
+    def quota(self, budget: Budget) -> Quota:
+        """Return what is left of the day for a budget; books nothing.
+
+        Raises:
+            ValueError: the budget has no daily quota.
+            StorageError: the file cannot be used.
+        """
+        if budget.tier.daily is None:
+            raise ValueError(f"{budget.name} has no daily quota")
+
+        def read(connection: sqlite3.Connection) -> Quota:
+            now, _ = ledger_time(connection, self.clock())
+            row, _ = bookings_of(connection, self.account, budget.name)
+            return self.quota_of(budget, row, now)
+
+        return self.file.transact(read)
+
+    def quota_of(self, budget: Budget, row: Numbered, now: float) -> Quota:
+        """Return the day's quota within a transaction; moments as the wall clock has them."""
+        day = self.limits(budget)[2]
+        turn = turn_of(row.connection, row.budget)
+        is_blocked = turn > now
+        since = now - day.seconds if is_blocked else max(now - day.seconds, turn)
+        used = row.count_since(since)
+        left = 0 if is_blocked else max(0, day.requests - used)
+        free = turn if is_blocked else earliest((day,), SinceTurn(row, turn), now)
+        wall = self.clock()
+        return Quota(
+            used=used,
+            left=left,
+            limit=day.requests,
+            next_free_at=None if left else datetime.fromtimestamp(wall + free - now, UTC),
+            blocked_until=datetime.fromtimestamp(wall + turn - now, UTC) if is_blocked else None,
+        )
 
     def held(self, budgets: tuple[Budget, ...]) -> float:
         """Return for how many seconds Klaviyo has told us to leave these budgets alone."""

@@ -4,8 +4,8 @@ What belongs here: opening, transactions, permissions, setting a broken file asi
 what the tables mean (`ledger.py`).
 
 SQLite in WAL mode: one writer at a time, and a killed process rolls back by itself. Commits are not
-synced to the disk one by one (`synchronous=NORMAL`): after a power failure the last bookings may be
-missing, never half there. Source: https://www.sqlite.org/wal.html
+synced to the disk one by one (`synchronous=NORMAL`), but for those that are dear: after a power
+failure the last bookings may be missing, never half there. Source: https://www.sqlite.org/wal.html
 """
 
 import logging
@@ -54,30 +54,36 @@ class LedgerFile:
         self.connection: sqlite3.Connection | None = None
         self.inode: int | None = None
 
-    def transact(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+    def transact(
+        self, work: Callable[[sqlite3.Connection], Result], *, is_dear: bool = False
+    ) -> Result:
         """Return what `work` returns, run under the write lock: all of its changes, or none.
 
-        A file found broken is renamed aside, and `work` runs again in a new one.
+        A file found broken is renamed aside, and `work` runs again in a new one. What is dear is on
+        the disk when this returns, power failures included.
 
         Raises:
             StorageError: the file cannot be written, or stays locked for ten seconds.
         """
         with self.lock:
             try:
-                return self.attempt(work, was_broken=False)
+                return self.attempt(work, was_broken=False, is_dear=is_dear)
             except sqlite3.DatabaseError as error:
                 if not is_broken(error):
                     raise self.unusable(error) from error
                 self.set_aside(error)
             try:
-                return self.attempt(work, was_broken=True)
+                return self.attempt(work, was_broken=True, is_dear=is_dear)
             except sqlite3.DatabaseError as error:
                 raise self.unusable(error) from error
 
-    def attempt(self, work: Callable[[sqlite3.Connection], Result], *, was_broken: bool) -> Result:
+    def attempt(
+        self, work: Callable[[sqlite3.Connection], Result], *, was_broken: bool, is_dear: bool
+    ) -> Result:
         """Run `work` in one transaction; SQLite's errors pass."""
         connection = self.opened(was_broken=was_broken)
         try:
+            connection.execute(f"PRAGMA synchronous={'FULL' if is_dear else 'NORMAL'}")
             connection.execute("BEGIN IMMEDIATE")
             result = work(connection)
             connection.execute("COMMIT")

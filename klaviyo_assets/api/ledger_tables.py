@@ -9,6 +9,7 @@ the difference is added from then on: bookings keep their distance, so nothing w
 nothing bursts. When it leaps ahead, at most one window more than allowed is spent.
 """
 
+import math
 import sqlite3
 from typing import cast
 
@@ -27,6 +28,9 @@ CREATE TABLE IF NOT EXISTS booking (
     budget INTEGER NOT NULL, number INTEGER NOT NULL, moment REAL NOT NULL,
     PRIMARY KEY (budget, number)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS day (
+    budget INTEGER PRIMARY KEY, turns_at REAL NOT NULL
+) STRICT;
 CREATE TABLE IF NOT EXISTS account (
     key_hash TEXT PRIMARY KEY, account_id TEXT NOT NULL, timezone TEXT NOT NULL,
     asked_at REAL NOT NULL
@@ -49,6 +53,13 @@ class Numbered:
             (self.budget, self.booked - n + 1),
         ).fetchone()
         return row[0] if row else None
+
+    def count_since(self, moment: float) -> int:
+        """Return how many were booked for `moment` or later."""
+        row = self.connection.execute(
+            "SELECT count(*) FROM booking WHERE budget = ? AND moment >= ?", (self.budget, moment)
+        ).fetchone()
+        return cast("tuple[int]", row)[0]
 
     def add(self, moment: float, horizon: float) -> None:
         """Book `moment`, and forget up to two bookings that lie before `horizon`."""
@@ -98,3 +109,18 @@ def bookings_of(connection: sqlite3.Connection, account: str, name: str) -> tupl
         row = connection.execute(query, (account, name)).fetchone()
     budget, booked, held_until = cast("tuple[int, int, float]", row)
     return Numbered(connection, budget, booked), held_until
+
+
+def turn_of(connection: sqlite3.Connection, budget: int) -> float:
+    """Return when Klaviyo's day turns, or turned, by its own word; minus infinity if never told."""
+    row = connection.execute("SELECT turns_at FROM day WHERE budget = ?", (budget,)).fetchone()
+    return cast("tuple[float]", row)[0] if row else -math.inf
+
+
+def note_turn(connection: sqlite3.Connection, budget: int, turns_at: float) -> None:
+    """Keep when Klaviyo's day turns; the latest word counts where it is later."""
+    connection.execute(
+        "INSERT INTO day VALUES (?, ?) "
+        "ON CONFLICT (budget) DO UPDATE SET turns_at = max(turns_at, excluded.turns_at)",
+        (budget, turns_at),
+    )

@@ -49,17 +49,23 @@ class Bookings(Protocol):
         ...
 
 
-def allowances(tier: Tier, *, share: float, scale: float) -> tuple[Allowance, ...]:
+def allowances(
+    tier: Tier, *, share: float, scale: float, reserve: int = 0
+) -> tuple[Allowance, ...]:
     """Return what may be spent of a tier: the whole burst, `share` of the steady limit, the day.
 
+    A tier with a day's limit has no share: others are left `reserve` requests of the day instead.
     `scale` multiplies each published limit first. At least one request of each stays ours.
     """
+    if tier.daily is not None:
+        share = 1.0
     limits = [
         Allowance(scaled(tier.burst, scale), BURST_SECONDS),
         Allowance(scaled(tier.steady, share * scale), STEADY_SECONDS),
     ]
     if tier.daily is not None:
-        limits.append(Allowance(scaled(tier.daily, scale), DAY_SECONDS))
+        a_day = max(1, scaled(tier.daily, scale) - reserve)
+        limits.append(Allowance(a_day, DAY_SECONDS))
     return tuple(limits)
 
 

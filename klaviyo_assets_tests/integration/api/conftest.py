@@ -1,0 +1,92 @@
+"""Clients for the tests of this folder: a ledger of their own, short deadlines, and a clock."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from klaviyo_assets.api.client import Client
+from klaviyo_assets.api.exchange import Request
+from klaviyo_assets.api.ledger import Ledger
+from klaviyo_assets.api.protocol import REVISION
+from klaviyo_assets.model.tiers import XL, Budget
+from klaviyo_assets_tests.integration.api.wire import Server
+
+KEY = "pk_0123456789abcdef0123456789abcdef01"
+
+
+@dataclass(slots=True)
+class MovedTime:
+    """Time that passes only while somebody sleeps; each sleep is noted, in seconds."""
+
+    now: float = 1_795_000_000.0
+    sleeps: list[float] = field(default_factory=list[float])
+
+    def clock(self) -> float:
+        """Tell the wall clock's time."""
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self.sleeps.append(seconds)
+        self.now += seconds
+
+
+@pytest.fixture
+def moved() -> MovedTime:
+    """Give a clock that sleeping moves."""
+    return MovedTime()
+
+
+MakeClient = Callable[..., Client]
+
+
+@pytest.fixture
+def client_of(tmp_path: Path, moved: MovedTime) -> Iterator[MakeClient]:
+    """Give a function that makes a client of a server; waits take no time but on `moved`."""
+    with ExitStack() as stack:
+
+        def make(
+            server: Server | str, *, timeout_seconds: float = 5.0, max_waiting: float = 600.0
+        ) -> Client:
+            ledger = stack.enter_context(closing(Ledger(tmp_path, "a", clock=moved.clock)))
+            client = Client(
+                base_url=server if isinstance(server, str) else server.url,
+                key=KEY,
+                revision=REVISION,
+                ledger=ledger,
+                timeout_seconds=timeout_seconds,
+                max_waiting=max_waiting,
+                sleep=moved.sleep,
+                chance=lambda: 0.0,
+            )
+            return stack.enter_context(closing(client))
+
+        yield make
+
+
+@pytest.fixture
+def patient_client_of(tmp_path: Path) -> Iterator[MakeClient]:
+    """Give a function that makes a client which really sleeps."""
+    with ExitStack() as stack:
+
+        def make(server: Server, *, timeout_seconds: float = 5.0) -> Client:
+            ledger = stack.enter_context(closing(Ledger(tmp_path, "a")))
+            client = Client(
+                base_url=server.url,
+                key=KEY,
+                revision=REVISION,
+                ledger=ledger,
+                timeout_seconds=timeout_seconds,
+            )
+            return stack.enter_context(closing(client))
+
+        yield make
+
+
+def events(server: Server, query: str = "") -> Request:
+    """Return a request for events of a server."""
+    url = f"{server.url}/api/events" + (f"?{query}" if query else "")
+    return Request("GET", url, (Budget("GET /api/events", XL),), "/api/events")

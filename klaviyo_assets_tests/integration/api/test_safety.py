@@ -1,0 +1,291 @@
+"""The key goes to one server only, over a connection that is verified, and is shown nowhere."""
+
+import logging
+import socket
+from dataclasses import replace
+from typing import NoReturn
+
+import pytest
+
+from klaviyo_assets.api.exchange import Answer, Request
+from klaviyo_assets.api.gate import READING_POSTS
+from klaviyo_assets.api.protocol import next_request
+from klaviyo_assets.errors import (
+    BrokenBodyError,
+    ConfigError,
+    ConnectionLostError,
+    ForeignLinkError,
+    KlaviyoAssetsError,
+    PermanentError,
+    RequestError,
+    SettingError,
+)
+from klaviyo_assets_tests.integration.api.conftest import KEY, MakeClient, MovedTime, events
+from klaviyo_assets_tests.integration.api.wire import (
+    CERTIFICATE,
+    PAGE,
+    Act,
+    Seen,
+    Server,
+    cut,
+    hang,
+    raw,
+    reply,
+    reset,
+    serving,
+)
+
+PERSON = "jane.doe@example.com"
+
+
+def body_of(answer: Answer) -> bytes:
+    """Read anything."""
+    return answer.body
+
+
+def nothing_good(_: Answer) -> NoReturn:
+    """Find every body broken."""
+    raise BrokenBodyError("not valid JSON")
+
+
+def test_another_server_hears_nothing(client_of: MakeClient) -> None:
+    """A next link to another host is refused, and so is a request that goes there anyway."""
+    with serving(reply()) as server, serving(reply()) as other:
+        client = client_of(server)
+        first = events(server)
+        with pytest.raises(ForeignLinkError):
+            next_request(first, f"{other.url}/api/events?page%5Bcursor%5D=a", seen=set())
+        with pytest.raises(ForeignLinkError):
+            client.read(events(other), body_of, stream="events")
+        assert (other.seen, other.connections, server.seen) == ([], 0, [])
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed(status: int, client_of: MakeClient) -> None:
+    """A redirect is an error that names where it leads; nobody there sees the key."""
+    with serving(reply()) as other:
+        location = {"Location": f"{other.url}/api/events"}
+        with serving(reply(status, b"", location)) as server:
+            with pytest.raises(RequestError, match=r"Redirects \(here to 127\.0\.0\.1\)"):
+                client_of(server).read(events(server), body_of, stream="events")
+            assert len(server.seen) == 1
+        assert other.connections == 0
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+def test_what_could_write_opens_no_socket(method: str, client_of: MakeClient) -> None:
+    """A request that is neither GET nor a reading POST is refused before anything is sent."""
+    with serving(reply()) as server:
+        request = replace(events(server), method=method, body=b"{}")
+        with pytest.raises(PermanentError, match="only reads"):
+            client_of(server).read(request, body_of, stream="events")
+        assert server.connections == 0
+
+
+def test_a_reading_post_carries_its_body(client_of: MakeClient) -> None:
+    """The POSTs that read are sent with their JSON and its type, and tried again like GETs."""
+    with serving(reply(503, b""), reply()) as server:
+        client = client_of(server)
+        for path in sorted(READING_POSTS):
+            request = Request("POST", server.url + path, (), path, b'{"data":{}}')
+            assert client.read(request, body_of, stream="reports") == PAGE
+        assert {seen.body for seen in server.seen} == {b'{"data":{}}'}
+        assert {seen.headers["content-type"] for seen in server.seen} == {
+            "application/vnd.api+json"
+        }
+        assert len(server.seen) == len(READING_POSTS) + 1
+
+
+def test_a_certificate_nobody_vouches_for_is_refused(
+    client_of: MakeClient, moved: MovedTime
+) -> None:
+    """An unknown authority fails at once: no second try, no request, no way around."""
+    with serving(reply(), is_tls=True) as server:
+        with pytest.raises(ConfigError, match="CERTIFICATE_VERIFY_FAILED"):
+            client_of(server).read(events(server), body_of, stream="events")
+        assert (server.seen, server.connections, moved.sleeps) == ([], 1, [])
+
+
+def test_a_certificate_for_another_name_is_refused(
+    client_of: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The right authority for the wrong host is not the right host."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    with serving(reply(), is_tls=True) as server:
+        server.url = server.url.replace("localhost", "127.0.0.1")
+        with pytest.raises(ConfigError, match=r"not valid for '127\.0\.0\.1'"):
+            client_of(server).read(events(server), body_of, stream="events")
+        assert server.seen == []
+
+
+def test_an_authority_of_ones_own_can_be_named(
+    client_of: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With SSL_CERT_FILE the server is verified and read, with deadlines as over plain http."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    with serving(reply(), hang(b"HTTP/1.1 200 OK\r\n"), reply(), is_tls=True) as server:
+        client = client_of(server, timeout_seconds=0.5)
+        for _ in range(2):
+            assert client.read(events(server), body_of, stream="events") == PAGE
+        assert client.counters.retries == 1
+
+
+def tunnel(target: Server) -> Act:
+    """Answer a CONNECT as a proxy does: from then on pass bytes to `target` and back."""
+
+    def act(line: socket.socket, _: Server) -> None:
+        port = int(target.url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as onward:
+            line.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            line.settimeout(0.02)
+            onward.settimeout(0.02)
+            while not target.closing.is_set():
+                for source, sink in ((line, onward), (onward, line)):
+                    try:
+                        sink.sendall(source.recv(65536))
+                    except TimeoutError:
+                        continue
+        raise ConnectionError
+
+    return act
+
+
+def test_a_proxy_sees_the_host_and_never_the_key(
+    client_of: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through a proxy the connection is TLS to Klaviyo's own certificate, end to end."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    with serving(reply(), is_tls=True) as server, serving(tunnel(server)) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url.replace("//", "//jane:secret@"))
+        client = client_of(server)
+        assert client.read(events(server), body_of, stream="events") == PAGE
+        assert server.seen[0].headers["authorization"] == f"Klaviyo-API-Key {KEY}"
+        (seen,) = proxy.seen
+    assert seen.line.startswith("CONNECT localhost:")
+    assert seen.headers["proxy-authorization"] == "Basic amFuZTpzZWNyZXQ="
+    assert KEY not in str(seen)
+
+
+def test_a_proxy_that_refuses_is_told(
+    client_of: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy's own 407 is a lost connection whose text says so."""
+    with serving(cut(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        with pytest.raises(ConnectionLostError, match="407 Proxy Authentication Required"):
+            client_of("https://localhost:1").read(
+                events(Server("https://localhost:1")), body_of, stream="events"
+            )
+
+
+def test_plain_http_to_loopback_needs_no_proxy(
+    client_of: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sandbox is reached directly, whatever the environment says."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    with serving(reply()) as server:
+        assert client_of(server).read(events(server), body_of, stream="events") == PAGE
+
+
+def free_port() -> int:
+    """Return a port of loopback on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def test_a_refused_connection_is_tried_again_then_told(
+    client_of: MakeClient, moved: MovedTime
+) -> None:
+    """Nobody there: six tries, then the host and what to look at."""
+    server = Server(f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(ConnectionLostError, match=r"from 127\.0\.0\.1: ConnectionRefused"):
+        client_of(server).read(events(server), body_of, stream="events")
+    assert len(moved.sleeps) == 5
+
+
+def test_a_name_that_cannot_be_resolved_is_tried_again_then_told(
+    client_of: MakeClient, moved: MovedTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DNS failures pass more often than not; the text names the host."""
+
+    def unknown(*_: object, **__: object) -> NoReturn:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    server = Server("https://a.klaviyo.com")
+    with pytest.raises(ConnectionLostError, match=r"a\.klaviyo\.com: gaierror: .*not known"):
+        client_of(server).read(events(server), body_of, stream="events")
+    assert len(moved.sleeps) == 5
+
+
+def test_a_name_that_is_blocked_is_told(
+    client_of: MakeClient, moved: MovedTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A DNS filter answers 0.0.0.0: retried, then named for what it is."""
+    nowhere = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("0.0.0.0", free_port()))  # noqa: S104
+
+    def blocked(*_: object, **__: object) -> list[tuple[object, ...]]:
+        return [nowhere]
+
+    monkeypatch.setattr(socket, "getaddrinfo", blocked)
+    server = Server("https://a.klaviyo.com")
+    with pytest.raises(ConnectionLostError, match=r"resolves to 0\.0\.0\.0: a DNS filter"):
+        client_of(server).read(events(server), body_of, stream="events")
+    assert len(moved.sleeps) == 5
+
+
+@pytest.mark.parametrize("raw_key", ["", f"{KEY}\n", "AbC123"], ids=["none", "line", "public"])
+def test_a_key_that_cannot_be_one_opens_no_socket(raw_key: str, client_of: MakeClient) -> None:
+    """A client is not even made with it."""
+    with serving(reply()) as server:
+        client = client_of(server)
+        with pytest.raises(SettingError):
+            type(client)(
+                base_url=server.url, key=raw_key, revision="2026-07-15", ledger=client.ledger
+            )
+
+
+FAULTS = {
+    "key and person in a 400": reply(
+        400,
+        b'{"errors":[{"code":"invalid","detail":"%s said \'%s\'"}]}'
+        % (KEY.encode(), PERSON.encode()),
+    ),
+    "401": reply(401, b'{"errors":[{"detail":"%s"}]}' % KEY.encode()),
+    "403": reply(403, b'{"errors":[{"detail":"%s"}]}' % PERSON.encode()),
+    "429": reply(429, b'{"errors":[{"detail":"%s"}]}' % KEY.encode(), {"Retry-After": "1"}),
+    "500": reply(500, b'{"errors":[{"detail":"%s %s"}]}' % (KEY.encode(), PERSON.encode())),
+    "redirect": reply(302, b"", {"Location": f"https://{KEY}.example/{PERSON}"}),
+    "reset": reset(b""),
+    "echoed status line": raw(b"%s %s\r\n\r\n" % (KEY.encode(), PERSON.encode())),
+    "echoed header": cut(b"HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\n" % KEY.encode()),
+    "gzip": reply(200, KEY.encode(), {"Content-Encoding": "gzip"}),
+    "coding": reply(200, b"x", {"Content-Encoding": KEY}),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+def test_no_failure_shows_the_key_or_a_person(
+    fault: Act, client_of: MakeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Logs at DEBUG, the error, its causes and the client's own text hold neither."""
+    query = "filter=equals%28email%2C%22jane.doe%40example.com%22%29"
+    with caplog.at_level(logging.DEBUG), serving(fault) as server:
+        client = client_of(server, max_waiting=3)
+        with pytest.raises(KlaviyoAssetsError) as caught:
+            client.read(events(server, query), nothing_good, stream="events")
+    shown = [caplog.text, repr(client), str(events(server, query))]
+    error: BaseException | None = caught.value
+    while error is not None:
+        shown += [str(error), repr(error), str(vars(error))]
+        error = error.__cause__ or error.__context__
+    for text in shown:
+        assert KEY[:12] not in text
+        assert "jane" not in text
+
+
+def test_what_a_test_server_saw_is_really_the_key() -> None:
+    """The tests above would find the key if it were there."""
+    seen = Seen(0, "", {"authorization": f"Klaviyo-API-Key {KEY}"}, b"")
+    assert KEY[:12] in str(seen)

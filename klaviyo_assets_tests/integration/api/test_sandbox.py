@@ -1,0 +1,105 @@
+"""The sandbox, which counts as Klaviyo does, finds nothing to refuse in what we ask, or how fast."""
+
+import json
+from collections import Counter
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from pathlib import Path
+from threading import Timer
+
+import pytest
+
+from klaviyo_assets.api.client import Client
+from klaviyo_assets.api.exchange import Answer
+from klaviyo_assets.api.ledger import Ledger
+from klaviyo_assets.api.protocol import REVISION, detail_request, first_request, next_request
+from klaviyo_assets.errors import StoppedError
+from klaviyo_assets.model.stream import WHOLE, Collection, Stream
+from klaviyo_assets.model.window import Window
+from klaviyo_assets.sandbox import DEFAULT_KEY, SIZES, Account, Sandbox, serve
+from klaviyo_assets.streams import COLLECTIONS, STREAMS
+
+SECONDS = 5.0
+PAGED = [stream for stream in COLLECTIONS if isinstance(stream.source, Collection)]
+
+
+@pytest.fixture
+def sandbox() -> Generator[Sandbox]:
+    """Give a small shop with Klaviyo's true limits."""
+    with serve(Account(**SIZES["tiny"])) as running:
+        yield running
+
+
+@pytest.fixture
+def client(sandbox: Sandbox, tmp_path: Path) -> Generator[Client]:
+    """Give a client that takes every limit whole."""
+    with closing(Ledger(tmp_path, "a", share=1.0)) as ledger:
+        made = Client(base_url=sandbox.url, key=DEFAULT_KEY, revision=REVISION, ledger=ledger)
+        with closing(made):
+            yield made
+
+
+def next_link(answer: Answer) -> str | None:
+    """Return where the next page is."""
+    return json.loads(answer.body)["links"].get("next")
+
+
+def walk(client: Client, stream: Stream) -> int:
+    """Read a stream to its last page, slice by slice; return the pages."""
+    source = stream.source
+    pages, seen = 0, set[str]()
+    for slice_ in source.slices if isinstance(source, Collection) else ():
+        request = first_request(stream, slice_, Window(), base_url=client.base_url)
+        while request is not None:
+            link = client.read(request, next_link, stream=stream.name)
+            request = next_request(request, link, seen=seen)
+            pages += 1
+    return pages
+
+
+def walk_for_ever(client: Client, stream: Stream) -> None:
+    """Read a stream again and again until the client is stopped."""
+    with suppress(StoppedError):
+        while True:
+            walk(client, stream)
+
+
+def test_at_full_speed_nothing_is_refused(client: Client, sandbox: Sandbox) -> None:
+    """All endpoints at once, as fast as we allow ourselves: no 429, and no time wasted."""
+    Timer(SECONDS, client.stop).start()
+    with ThreadPoolExecutor(len(PAGED)) as threads:
+        list(threads.map(walk_for_ever, [client] * len(PAGED), PAGED))
+    asked = Counter(entry.path for entry in sandbox.journal.requests())
+    assert {entry.status for entry in sandbox.journal.requests()} == {200}
+    assert client.counters.rate_limited == 0
+    # One a second and a quarter, three of them, ten: what the slow tiers' bursts allow.
+    assert asked["/api/accounts"] >= 4
+    assert asked["/api/flows"] >= 12
+    assert asked["/api/metrics"] >= 40
+    assert asked["/api/profiles"] >= 40
+    assert asked["/api/events"] >= 10
+
+
+@pytest.mark.parametrize("stream", PAGED, ids=[stream.name for stream in PAGED])
+def test_every_collection_is_asked_as_it_may_be(stream: Stream, client: Client) -> None:
+    """Each declared stream is read to its last page, and the sandbox finds no 400 in it."""
+    assert walk(client, stream) >= 1
+
+
+def test_the_last_page_is_the_last(client: Client, sandbox: Sandbox) -> None:
+    """Following the links shows every list once."""
+    walk(client, STREAMS["lists"])
+    _, shown = sandbox.journal.shown("/api/lists")
+    assert set(shown.values()) == {1}
+    assert len(shown) == SIZES["tiny"]["lists"]
+
+
+def test_a_detail_brings_what_the_page_lacks(client: Client, sandbox: Sandbox) -> None:
+    """A list asked for by its id comes with the count that costs a budget of its own."""
+    lists = first_request(STREAMS["lists"], WHOLE, Window(), base_url=sandbox.url)
+    first: str = client.read(lists, lambda got: json.loads(got.body)["data"][0]["id"], stream="l")
+    request = detail_request(STREAMS["lists_detailed"], first, base_url=sandbox.url)
+    found = client.read(request, lambda got: json.loads(got.body)["data"], stream="l")
+    assert found["id"] == first
+    assert isinstance(found["attributes"]["profile_count"], int)

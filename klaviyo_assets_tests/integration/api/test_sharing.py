@@ -1,0 +1,87 @@
+"""Threads and processes that ask at once stay within one budget, counted by the server."""
+
+import multiprocessing
+from bisect import bisect_left
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from threading import Timer
+
+from klaviyo_assets.api.client import Client
+from klaviyo_assets.api.exchange import Request
+from klaviyo_assets.api.ledger import Ledger
+from klaviyo_assets.api.protocol import REVISION
+from klaviyo_assets.errors import StoppedError
+from klaviyo_assets.model.tiers import XL, Budget, Tier
+from klaviyo_assets_tests.integration.api.conftest import KEY, MakeClient, MovedTime, events
+from klaviyo_assets_tests.integration.api.wire import PAGE, reply, serving
+
+TIER = Tier(name="any", burst=6, steady=18)
+
+
+def most_within(moments: Sequence[float], seconds: float) -> int:
+    """Return the most moments that any half-open stretch of `seconds` holds."""
+    ordered = sorted(moments)
+    return max(bisect_left(ordered, at + seconds) - place for place, at in enumerate(ordered))
+
+
+def ask_for_seconds(url: str, folder: Path, seconds: float) -> None:
+    """Ask as fast as the ledger lets one, as a process of its own."""
+    client = Client(base_url=url, key=KEY, revision=REVISION, ledger=Ledger(folder, "a", share=1.0))
+    request = Request("GET", f"{url}/api/any", (Budget("GET /api/any", TIER),), "/api/any")
+    Timer(seconds, client.stop).start()
+    with suppress(StoppedError):
+        while True:
+            client.read(request, lambda answer: answer.status, stream="any")
+
+
+def test_processes_together_keep_to_one_budget(tmp_path: Path) -> None:
+    """Two processes at full speed: no second above the burst, no more than the minute allows.
+
+    Both begin on a ledger that is not there yet, so they also make it at the same time.
+    """
+    spawning = multiprocessing.get_context("spawn")
+    with serving(reply()) as server:
+        workers = [
+            spawning.Process(target=ask_for_seconds, args=(server.url, tmp_path, 4.0))
+            for _ in range(2)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(60)
+        assert [worker.exitcode for worker in workers] == [0, 0]
+        moments = [seen.at for seen in server.seen]
+        assert server.connections == 2
+    assert most_within(moments, 1.0) <= TIER.burst
+    # Within these seconds the whole minute's share is spent, by both together and not by each.
+    assert len(moments) == TIER.steady
+
+
+def test_threads_share_a_client(client_of: MakeClient, moved: MovedTime) -> None:
+    """Sixteen threads: every answer reaches its asker, over no more than sixteen connections."""
+    with serving(reply()) as server:
+        client = client_of(server)
+        with ThreadPoolExecutor(16) as threads:
+            asked = [
+                threads.submit(client.read, events(server), lambda got: got.body, stream="events")
+                for _ in range(200)
+            ]
+            answers = [each.result() for each in asked]
+        assert answers == [PAGE] * 200
+        assert server.connections <= 16
+        assert client.counters.requests == 200
+    assert moved.sleeps == []
+
+
+def test_a_refusal_meets_every_other_client(client_of: MakeClient, moved: MovedTime) -> None:
+    """A 429 for one keeps a second client out of that budget until Klaviyo's time is over."""
+    with serving(reply(429, b"", {"Retry-After": "20"}), reply()) as server:
+        client, other = client_of(server), client_of(server)
+        began = moved.now
+        client.read(events(server), lambda answer: answer.body, stream="events")
+        assert moved.now - began == 20
+        client.ledger.note_retry_after((Budget("GET /api/events", XL),), 5)
+        other.read(events(server), lambda answer: answer.body, stream="events")
+        assert moved.now - began == 25
