@@ -67,9 +67,10 @@ def repeated(root: Path, name: str, found: Snapshot) -> Iterator[LakeError]:
         return
     keys = ", ".join(quoted(column) for column in found.mark.key)
     table = select(shown(root, {name: found})[name])
-    counted = f"SELECT {keys} FROM ({table}) GROUP BY ALL HAVING count(*) > 1"
+    # Names are quoted and paths are literals: `relations` sees to it.
+    repeats = f"SELECT {keys} FROM ({table}) GROUP BY ALL HAVING count(*) > 1"
     with connection() as opened:
-        (count,) = opened.execute(f"SELECT count(*) FROM ({counted})").fetchall()[0]
+        [(count,)] = opened.sql(repeats).count("*").fetchall()
     if count:
         yield LakeError(
             f"{count} keys are there more than once. Materialize the asset once with sync_mode "

@@ -14,7 +14,6 @@ from pathlib import Path
 import pyarrow as pa
 from deltalake import Schema
 from deltalake.exceptions import DeltaError
-from deltalake.schema import Field
 from deltalake.transaction import (
     AddAction,
     CommitProperties,
@@ -121,7 +120,7 @@ def conflict(stream: str) -> LakeConflictError:
     )
 
 
-def widen(start: Snapshot, fields: Sequence[pa.Field], mark: Mark, *, folder: Path) -> None:
+def widen(start: Snapshot, added: pa.Schema, mark: Mark, *, folder: Path) -> None:
     """Commit further columns, NULL in the rows that are there; `mark` carries the state on.
 
     Raises:
@@ -131,7 +130,7 @@ def widen(start: Snapshot, fields: Sequence[pa.Field], mark: Mark, *, folder: Pa
     stream = folder.name
     try:
         start.table.alter.add_columns(
-            [Field.from_arrow(field) for field in fields],
+            Schema.from_arrow(added).fields,
             commit_properties=commit_properties(mark),
             post_commithook_properties=HOOKS,
         )

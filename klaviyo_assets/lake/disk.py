@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -64,7 +64,7 @@ def refusal(cause: BaseException, path: Path, stream: str | None) -> StorageErro
 
 
 @contextmanager
-def told(path: Path, stream: str | None) -> Iterator[None]:
+def told(path: Path, stream: str | None) -> Generator[None]:
     """Turn what the disk refuses inside the block, to us or to deltalake, into a StorageError."""
     try:
         yield
@@ -74,7 +74,7 @@ def told(path: Path, stream: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def reading(path: Path, stream: str) -> Iterator[None]:
+def reading(path: Path, stream: str) -> Generator[None]:
     """Turn a missing or damaged data file that the block reads into a CorruptFileError.
 
     A refusal with a number of the system (no permission) stays a StorageError.
@@ -133,7 +133,7 @@ def take_lock(path: Path, *, wait: bool) -> int | None:
 
 
 @contextmanager
-def exclusive(path: Path, *, seconds: float) -> Iterator[None]:
+def exclusive(path: Path, *, seconds: float) -> Generator[None]:
     """Hold the lock file for the block; wait for it at most `seconds`.
 
     Raises:

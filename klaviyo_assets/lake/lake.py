@@ -13,7 +13,14 @@ import duckdb
 import pyarrow as pa
 
 from klaviyo_assets.errors import MissingTableError, WrongAccountError
-from klaviyo_assets.lake import check, database
+from klaviyo_assets.lake.check import problems
+from klaviyo_assets.lake.database import (
+    connection,
+    publish,
+    published,
+    shown,
+    stored_tables,
+)
 from klaviyo_assets.lake.layout import HISTORY, Table, history_of, table_folder
 from klaviyo_assets.lake.log import Snapshot, newest_mark, newest_version, snapshot
 from klaviyo_assets.lake.parquet import columns_of, conformed
@@ -75,7 +82,7 @@ class Lake:
             WrongAccountError: a table holds another account's data.
             LakeVersionError: a later version of this project wrote a table.
         """
-        for name in database.stored_tables(self.root):
+        for name in stored_tables(self.root):
             folder = table_folder(self.root, name)
             newest = newest_version(folder)
             mark = None if newest is None else newest_mark(folder, newest, name)
@@ -121,9 +128,9 @@ class Lake:
             StorageError: the folder cannot be written, or another publisher does not end.
             LakeError: some tables cannot be read; all others are shown.
         """
-        problems = database.publish(self.root, relations)
-        if problems:
-            raise problems[0]
+        unseen = publish(self.root, relations)
+        if unseen:
+            raise unseen[0]
 
     def relation(self, name: str, relations: Sequence[Relation] = ()) -> duckdb.DuckDBPyRelation:
         """Return a relation as it is now, over a connection of its own in memory.
@@ -133,7 +140,7 @@ class Lake:
         Raises:
             MissingTableError: a table it is made of was never read.
         """
-        known = {one.name: one for one in (*database.published(self.root).relations, *relations)}
+        known = {one.name: one for one in (*published(self.root).relations, *relations)}
         relation = known.get(name, Plain(name=name))
         found: dict[str, Snapshot] = {}
         for table in relation.tables:
@@ -144,8 +151,8 @@ class Lake:
                     stream=name,
                 )
             found[table] = one
-        sql = query(relation, database.shown(self.root, found))
-        return database.connection().sql(str(sql))
+        sql = query(relation, shown(self.root, found))
+        return connection().sql(str(sql))
 
     def reader(self, name: str, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
         """Return a relation's rows as a stream of record batches, in no order; memory stays flat.
@@ -167,7 +174,8 @@ class Lake:
         found = self.snapshot(name)
         if found is None:
             return pa.table({column: pa.array([], pa.string()) for column in columns})
-        schema = pa.schema([found.schema.field(column) for column in columns])
+        known = dict(zip(found.schema.names, found.schema.types, strict=True))
+        schema = pa.schema([(column, known[column]) for column in columns])
         folder = table_folder(self.root, name)
         parts = [
             conformed(columns_of(folder / file.path, columns, name), schema) for file in found.files
@@ -184,14 +192,14 @@ class Lake:
             CorruptFileError: the log cannot be read.
             StorageError: the disk refused.
         """
-        shown = database.published(self.root).versions
+        versions = published(self.root).versions
         done = [
             tidy(
                 table_folder(self.root, one),
                 one,
                 now=self.clock(),
                 grace=self.grace if grace is None else grace,
-                published=shown.get(one),
+                published=versions.get(one),
             )
             for one in (name, name + HISTORY)
         ]
@@ -207,7 +215,7 @@ class Lake:
             CorruptFileError: a file or log is missing or damaged; the text names all of them.
             LakeError: a key is there twice.
         """
-        found = list(check.problems(self.root))
+        found = list(problems(self.root))
         if found:
             first = found[0]
             first.message = "\n".join([first.message, *(str(other) for other in found[1:])])

@@ -84,7 +84,7 @@ class Table:
             LakeError: the name could leave the folder, or a column is missing or there twice.
         """
         # NULL is allowed in every column of the stored table, so that a release can add some.
-        plain = pa.schema([pa.field(column.name, column.type) for column in self.schema])
+        plain = pa.schema(list(zip(self.schema.names, self.schema.types, strict=True)))
         object.__setattr__(self, "schema", plain)
         checked_name(self.name)
         lowered = [name.lower() for name in self.schema.names]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -152,12 +152,13 @@ def snapshot(folder: Path, stream: str, version: int | None = None) -> Snapshot 
     except (DeltaError, OSError) as cause:
         raise log_error(cause, folder, stream) from None
     refuse_features(table, stream)
-    schema = pa.schema(table.schema())
-    columns = [column for column in schema if column.name != DAY or DAY not in partitions(table)]
+    by = partitions(table)
+    schema = pa.schema(cast("Any", table.schema().to_arrow()))
+    pairs = zip(schema.names, schema.types, strict=True)
     return Snapshot(
         table=table,
         version=table.version(),
-        schema=pa.schema(columns),
+        schema=pa.schema([(name, kind) for name, kind in pairs if name not in by]),
         files=tuple(files_of(table, folder)),
         mark=newest_mark(folder, table.version(), stream),
     )

@@ -6,9 +6,10 @@ costs half as much again; statistics and dictionaries for the short columns alon
 of free-form JSON cost time and help nobody.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 from uuid import uuid4
 
 import pyarrow as pa
@@ -38,8 +39,8 @@ class DataFile:
     day: str | None
     size: int
     rows: int
-    low: dict[str, object] = field(default_factory=dict)
-    high: dict[str, object] = field(default_factory=dict)
+    low: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    high: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 def slices(rows: pa.Table) -> Iterator[pa.Table]:
@@ -60,23 +61,52 @@ def worth_dictionary(rows: pa.Table, key: Sequence[str]) -> list[str]:
     ]
 
 
-class Spans:
-    """The least and greatest values of some columns, over all rows seen."""
+class OpenFile:
+    """One file being written, and the least and greatest values of some columns so far."""
 
-    def __init__(self, columns: Sequence[str]) -> None:
-        """Start with no row."""
-        self.columns = tuple(columns)
-        self.low: dict[str, object] = {}
-        self.high: dict[str, object] = {}
+    def __init__(self, folder: Path, table: Table, first: pa.Table) -> None:
+        """Create the file; its encodings are chosen by its first rows."""
+        self.path = folder / f"part-{uuid4().hex}.parquet"
+        self.columns = table.needed
+        self.low: dict[str, Any] = {}
+        self.high: dict[str, Any] = {}
+        self.rows = 0
+        self.sink = pa.OSFile(str(self.path), "wb")
+        self.writer = pq.ParquetWriter(
+            self.sink,
+            first.schema,
+            compression="zstd",
+            compression_level=1,
+            # The stubs know a choice for all columns alone.
+            use_dictionary=cast("bool", worth_dictionary(first, table.key) or False),
+            write_statistics=list(self.columns),
+            write_page_checksum=True,
+        )
 
-    def see(self, rows: pa.Table) -> None:
-        """Widen the spans by the rows."""
+    def write(self, rows: pa.Table) -> int:
+        """Write the rows as one row group; return the size of the file so far, in bytes."""
+        self.writer.write_table(rows, row_group_size=rows.num_rows)
+        self.rows += rows.num_rows
         for name in self.columns:
-            found = pc.min_max(rows[name])
-            least, greatest = found["min"].as_py(), found["max"].as_py()
-            if least is not None:
-                self.low[name] = min(self.low.get(name, least), least)
-                self.high[name] = max(self.high.get(name, greatest), greatest)
+            span = cast("dict[str, Any]", pc.min_max(rows[name]).as_py())
+            self.low[name] = min(self.low.get(name, span["min"]), span["min"])
+            self.high[name] = max(self.high.get(name, span["max"]), span["max"])
+        return self.sink.tell()
+
+    def close(self, day: str | None) -> DataFile:
+        """Write the footer and return what the file holds."""
+        try:
+            self.writer.close()
+        finally:
+            self.sink.close()
+        return DataFile(
+            path=self.path.name,
+            day=day,
+            size=self.path.stat().st_size,
+            rows=self.rows,
+            low=self.low,
+            high=self.high,
+        )
 
 
 class Writer:
@@ -92,8 +122,7 @@ class Writer:
         self.waiting: list[pa.Table] = []
         self.waiting_rows = 0
         self.waiting_bytes = 0
-        self.file: pa.NativeFile | None = None
-        self.writer: pq.ParquetWriter | None = None
+        self.file: OpenFile | None = None
 
     def write(self, rows: pa.Table) -> None:
         """Take the rows; write what makes up whole row groups.
@@ -116,51 +145,19 @@ class Writer:
         rows = pa.concat_tables(self.waiting)
         self.waiting, self.waiting_rows, self.waiting_bytes = [], 0, 0
         for piece in slices(rows):
-            if self.writer is None:
-                self.begin(piece)
-            self.writer.write_table(piece, row_group_size=piece.num_rows)
-            self.spans.see(piece)
-            self.rows += piece.num_rows
-            if self.file.tell() >= FILE_BYTES:
+            if self.file is None:
+                self.file = OpenFile(self.folder, self.table, piece)
+            if self.file.write(piece) >= FILE_BYTES:
                 self.end()
 
-    def begin(self, first: pa.Table) -> None:
-        """Open the next file; its encodings are chosen by its first rows."""
-        columns = self.table.needed
-        self.name = f"part-{uuid4().hex}.parquet"
-        self.spans, self.rows = Spans(columns), 0
-        self.file = pa.OSFile(str(self.folder / self.name), "wb")
-        self.writer = pq.ParquetWriter(
-            self.file,
-            first.schema,
-            compression="zstd",
-            compression_level=1,
-            use_dictionary=worth_dictionary(first, self.table.key) or False,
-            write_statistics=list(columns),
-            write_page_checksum=True,
-        )
-
     def end(self) -> None:
-        """Close the file and note what it holds."""
-        if self.writer is None or self.file is None:
-            return
-        self.writer.close()
-        self.file.close()
-        size = (self.folder / self.name).stat().st_size
-        self.done.append(
-            DataFile(
-                path=self.name,
-                day=self.day,
-                size=size,
-                rows=self.rows,
-                low=self.spans.low,
-                high=self.spans.high,
-            )
-        )
-        self.writer = self.file = None
+        """End the file that is open."""
+        if self.file is not None:
+            file, self.file = self.file, None
+            self.done.append(file.close(self.day))
 
     def close(self) -> list[DataFile]:
-        """Write what waits, close the file, and return all files written, oldest first."""
+        """Write what waits, end the file, and return all files written, the oldest first."""
         self.flush()
         self.end()
         return self.done
@@ -188,11 +185,10 @@ def row_groups(path: Path, schema: pa.Schema, stream: str) -> Iterator[pa.Table]
 
 
 def conformed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Return the rows in exactly the columns of `schema`: cast where they differ, NULL if absent."""
-    columns = [
-        rows[column.name].cast(column.type)
-        if column.name in rows.schema.names
-        else pa.nulls(rows.num_rows, column.type)
-        for column in schema
+    """Return the rows in exactly the columns of `schema`: cast if they differ, NULL if absent."""
+    there = rows.schema.names
+    columns: list[Any] = [
+        rows[name].cast(kind) if name in there else pa.nulls(rows.num_rows, cast("Any", kind))
+        for name, kind in zip(schema.names, schema.types, strict=True)
     ]
     return pa.table(columns, schema=schema)

@@ -124,7 +124,8 @@ def query(relation: Relation, tables: Mapping[str, Shown]) -> str | None:
 
 def select(shown: Shown) -> str:
     """Return the SELECT of a stored table, its columns in their order; no file, no rows."""
-    types = {column.name: duckdb_type(column.type) for column in shown.schema}
+    pairs = zip(shown.schema.names, shown.schema.types, strict=True)
+    types = {name: duckdb_type(kind) for name, kind in pairs}
     if not shown.paths:
         nulls = (f"CAST(NULL AS {kind}) AS {quoted(name)}" for name, kind in types.items())
         return f"SELECT {', '.join(nulls)} WHERE false"
@@ -134,10 +135,8 @@ def select(shown: Shown) -> str:
     )
     paths = ", ".join(literal(str(path)) for path in shown.paths)
     columns = ", ".join(quoted(name) for name in types)
-    return (
-        f"SELECT {columns} FROM read_parquet([{paths}], hive_partitioning = false, "
-        f"schema = MAP {{{', '.join(entries)}}})"
-    )
+    arguments = f"[{paths}], hive_partitioning = false, schema = MAP {{{', '.join(entries)}}}"
+    return f"SELECT {columns} FROM read_parquet({arguments})"
 
 
 def create_view(name: str, select_sql: str, *, catalog: str) -> str:

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from klaviyo_assets.lake import merge
 from klaviyo_assets.lake.layout import Table, compacted
+from klaviyo_assets.lake.merge import SETTLED, kept, losers, matching, numbered
 from klaviyo_assets.lake.parquet import DataFile, Writer, columns_of, row_groups
 
 
@@ -37,13 +37,13 @@ class Part:
     file: DataFile
     folder: Path
     is_staged: bool
-    kept: pa.Array | None = None
+    stay: pa.BooleanArray | None = None
     """Booleans, one a row; None: all of them."""
 
     @property
     def rows(self) -> int:
         """Return how many rows stay."""
-        return self.file.rows if self.kept is None else self.kept.true_count
+        return self.file.rows if self.stay is None else self.stay.true_count
 
     @property
     def size(self) -> int:
@@ -111,25 +111,23 @@ class Rewriter:
         columns = tuple(dict.fromkeys((*self.table.key, *self.table.versions)))
         name = self.table.name
         came_in = [
-            merge.numbered(columns_of(part.folder / part.file.path, columns, name), at)
+            numbered(columns_of(part.folder / part.file.path, columns, name), at)
             for at, part in enumerate(parts)
             if part.is_staged
         ]
         keys = pa.concat_tables(came_in)
         known = [
-            merge.matching(
-                merge.numbered(
-                    columns_of(part.folder / part.file.path, columns, name), at, settled=True
-                ),
+            matching(
+                numbered(columns_of(part.folder / part.file.path, columns, name), at, settled=True),
                 keys,
                 self.table.key,
             )
             for at, part in enumerate(parts)
             if not part.is_staged
         ]
-        lost = merge.losers(pa.concat_tables([*known, keys]), self.table.key, self.order)
+        lost = losers(pa.concat_tables([*known, keys]), self.table.key, self.order)
         return [
-            Part(part.file, part.folder, part.is_staged, merge.kept(lost, at, part.file.rows))
+            Part(part.file, part.folder, part.is_staged, kept(lost, at, part.file.rows))
             for at, part in enumerate(parts)
         ]
 
@@ -137,13 +135,13 @@ class Rewriter:
     def order(self) -> tuple[str, ...]:
         """Return the columns by which rows of one key are compared, the greatest stays."""
         versions = self.table.versions
-        return (merge.SETTLED, *versions) if self.table.keeps == "every" else versions
+        return (SETTLED, *versions) if self.table.keeps == "every" else versions
 
     def settled(self, parts: Sequence[Part], came_in: int) -> Outcome:
         """Rewrite the parts that lose rows, merge small ones, and return what to add and remove."""
         left = [part for part in parts if part.rows]
         together = {id(left[at]) for at in compacted([part.size for part in left])}
-        alone = [part for part in left if part.kept is not None and id(part) not in together]
+        alone = [part for part in left if part.stay is not None and id(part) not in together]
         groups = [[part] for part in alone]
         if together:
             groups.append([part for part in left if id(part) in together])
@@ -164,7 +162,7 @@ class Rewriter:
             start = 0
             for rows in row_groups(part.folder / part.file.path, self.schema, self.table.name):
                 count = rows.num_rows
-                stay = rows if part.kept is None else rows.filter(part.kept.slice(start, count))
+                stay = rows if part.stay is None else rows.filter(part.stay.slice(start, count))
                 writer.write(stay)
                 start += count
         return writer.close()

@@ -9,49 +9,57 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import date, timedelta
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from klaviyo_assets.errors import ContractError
-from klaviyo_assets.lake import merge
 from klaviyo_assets.lake.disk import make_folder, synced_move
 from klaviyo_assets.lake.layout import DAY, Table
+from klaviyo_assets.lake.merge import kept, losers, numbered
 from klaviyo_assets.lake.parquet import DataFile, Writer
 from klaviyo_assets.lake.rewrite import Staged
+
+EPOCH = date(1970, 1, 1)
+
+CRUMB = 500
+"""Rows a batch, on average, below which batches are copied into one."""
 
 
 def newest(table: Table, batches: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Yield the batches without the rows that another row among them beats."""
     columns = list(dict.fromkeys((*table.key, *table.versions)))
     rows = pa.Table.from_batches([batch.select(columns) for batch in batches])
-    lost = merge.losers(merge.numbered(rows, 0), table.key, table.versions)
-    kept = merge.kept(lost, 0, rows.num_rows)
+    lost = losers(numbered(rows, 0), table.key, table.versions)
+    stay = kept(lost, 0, rows.num_rows)
     start = 0
     for batch in batches:
-        yield batch if kept is None else batch.filter(kept.slice(start, batch.num_rows))
+        yield batch if stay is None else batch.filter(stay.slice(start, batch.num_rows))
         start += batch.num_rows
 
 
 def by_day(batch: pa.RecordBatch, cursor: str) -> Iterator[tuple[str, pa.RecordBatch]]:
     """Yield the rows of each UTC day of the cursor, as `YYYY-MM-DD` and rows."""
-    days = pc.cast(pc.floor_temporal(batch[cursor], unit="day"), pa.date32())
-    numbers = pc.cast(days, pa.int32()).to_numpy()
-    if len(numbers) and (np.diff(numbers) < 0).any():
+    moments = cast("pa.TimestampArray[Any, Any]", batch[cursor])
+    numbers = pc.floor_temporal(moments, unit="day").cast(pa.int64()).to_numpy()
+    if (np.diff(numbers) < 0).any():
         order = np.argsort(numbers, kind="stable")
-        batch, days, numbers = (
-            batch.take(pa.array(order)),
-            days.take(pa.array(order)),
-            numbers[order],
-        )
+        batch, numbers = batch.take(order), numbers[order]
     ends = [*(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
     start = 0
     for end in ends:
         if end > start:
-            yield days[start].as_py().isoformat(), batch.slice(start, end - start)
+            yield day_of(int(numbers[start])), batch.slice(start, end - start)
         start = end
+
+
+def day_of(micros: int) -> str:
+    """Return the day of a moment in microseconds since 1970, as `YYYY-MM-DD`."""
+    return (EPOCH + timedelta(microseconds=micros)).isoformat()
 
 
 class Stage:
@@ -101,7 +109,9 @@ class Stage:
             self.close()
             self.open = Writer(self.folder, self.table, day)
         self.visits += 1
-        self.open.write(pa.Table.from_batches(batches))
+        rows = pa.Table.from_batches(batches)
+        # Crumbs, from rows in no order, cost Arrow milliseconds at every step from here on.
+        self.open.write(rows.combine_chunks() if rows.num_rows < CRUMB * len(batches) else rows)
 
     def close(self) -> None:
         """Close the open file."""
@@ -115,7 +125,7 @@ class Stage:
         """Let go of the open file, whole or not."""
         if self.open is not None:
             # The disk that refused the rows may refuse the footer as well.
-            with suppress(OSError):
+            with suppress(OSError, pa.ArrowException):
                 self.open.end()
             self.open = None
 

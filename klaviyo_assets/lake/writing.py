@@ -5,7 +5,7 @@ between a table and its history (`session`).
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -148,8 +148,8 @@ class TableWriter:
         if start is None or len(start.schema) == len(self.schema):
             return
         known = {} if start.mark is None else start.mark.state
-        fields = [column for column in self.schema if column.name not in start.schema.names]
-        widen(start, fields, self.mark(known, start.rows), folder=self.folder)
+        added = without(self.schema, start.schema.names)
+        widen(start, added, self.mark(known, start.rows), folder=self.folder)
         self.go_on(start.version + 1)
 
     def go_on(self, version: int) -> None:
@@ -168,5 +168,12 @@ def widened(stored: pa.Schema, table: Table) -> pa.Schema:
         LakeVersionError: a column has another type in the lake.
     """
     delta_types(stored, table)
-    added = [column for column in table.schema if column.name not in stored.names]
-    return pa.schema([*stored, *added])
+    added = without(table.schema, stored.names)
+    pairs = zip([*stored.names, *added.names], [*stored.types, *added.types], strict=True)
+    return pa.schema(list(pairs))
+
+
+def without(schema: pa.Schema, names: Collection[str]) -> pa.Schema:
+    """Return the columns of a schema that are not among `names`."""
+    pairs = zip(schema.names, schema.types, strict=True)
+    return pa.schema([(name, kind) for name, kind in pairs if name not in names])
