@@ -114,8 +114,10 @@ def _skip(context: dg.AssetExecutionContext, stream: Stream, error: MissingScope
     """Say that the key may not read the stream; nothing is materialized, the run stays green."""
     scope = error.scope or " and ".join(stream.scopes)
     context.log.warning(
-        f"{stream.name} is skipped: the key lacks the scope {scope}. Make a key with it "
-        "(scopes of an existing key cannot be changed), or leave the asset out."
+        "%s is skipped: the key lacks the scope %s. Make a key with it (scopes of an existing key "
+        "cannot be changed), or leave the asset out.",
+        stream.name,
+        scope,
     )
     context.log_event(
         dg.AssetObservation(
@@ -141,7 +143,7 @@ def _joined(stream: Stream) -> dg.AssetsDefinition:
     )
     def joined(
         context: dg.AssetExecutionContext, config: SyncConfig, lake: LakeResource
-    ) -> dg.MaterializeResult[None]:
+    ) -> dg.MaterializeResult:
         with as_failures(stream.name):
             refuse_nonsense(stream, config.order())
             return _view(context, stream, config, lake=lake)
@@ -151,7 +153,7 @@ def _joined(stream: Stream) -> dg.AssetsDefinition:
 
 def _view(
     context: dg.AssetExecutionContext, stream: Stream, config: SyncConfig, *, lake: LakeResource
-) -> dg.MaterializeResult[None]:
+) -> dg.MaterializeResult:
     store = lake.lake()
     states = {parent: store.state(parent) for parent in parents_of(stream)}
     for parent, state in states.items():
@@ -161,13 +163,12 @@ def _view(
             )
     lake.publish(store)
     left = next(state for state in states.values() if state is not None)
-    numbers = dict.fromkeys(
-        ("records_read", "rows_written", "requests", "retries", "throttled_seconds"), 0
-    )
+    counted = ("records_read", "rows_written", "requests", "retries", "throttled_seconds")
+    numbers: dict[str, int | float] = dict.fromkeys(counted, 0)
     shown = sync_metadata(
         stream, mode=config.order().mode.value, mark=None, numbers=numbers, row_count=left.rows
     )
     if isinstance(mark := left.state.get("cursor"), str):
         shown |= {CURSOR: mark, "klaviyo/cursor_field": "datetime"}
-    context.log.info(f"{stream.name}: {left.rows:,} rows, as the tables below it have them")
+    context.log.info("%s: %s rows, as its tables have them", stream.name, f"{left.rows:,}")
     return dg.MaterializeResult(metadata=shown)

@@ -77,15 +77,15 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         start = context.scheduled_execution_time - timedelta(days=days)
         return dg.RunRequest(run_config=_op_config("events", {"start": start.isoformat()}))
 
-    lifted = _op_config(
-        "global_exclusions", {"sync_mode": SyncMode.FULL_REFRESH_OVERWRITE.value}
-    )
+    lifted = _op_config("global_exclusions", {"sync_mode": SyncMode.FULL_REFRESH_OVERWRITE.value})
     return [
         dg.ScheduleDefinition(
             name="klaviyo_hourly", job_name="klaviyo_collections", cron_schedule="7 * * * *"
         ),
         dg.ScheduleDefinition(
-            name="klaviyo_daily_details", job_name="klaviyo_slow_details", cron_schedule="20 3 * * *"
+            name="klaviyo_daily_details",
+            job_name="klaviyo_slow_details",
+            cron_schedule="20 3 * * *",
         ),
         dg.ScheduleDefinition(
             name="klaviyo_daily_late_events",

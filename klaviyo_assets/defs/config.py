@@ -14,15 +14,21 @@ from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.window import Window
 from klaviyo_assets.sync.plan import Order, SyncMode
 
-SyncModeChoice = Enum("SyncModeChoice", {mode.value: mode.value for mode in SyncMode})
-"""Dagster shows and takes the names of an enum's members; these are the contract's words."""
+
+class SyncModeChoice(Enum):
+    """The sync modes; Dagster shows and takes the names of members, so they are the contract's."""
+
+    incremental_deduped = SyncMode.INCREMENTAL_DEDUPED
+    incremental_append = SyncMode.INCREMENTAL_APPEND
+    full_refresh_overwrite = SyncMode.FULL_REFRESH_OVERWRITE
+    full_refresh_append = SyncMode.FULL_REFRESH_APPEND
 
 
 class SyncConfig(dg.Config):
     """All optional; the default is an incremental sync that keeps each key once."""
 
     sync_mode: SyncModeChoice = Field(
-        default=SyncModeChoice[SyncMode.INCREMENTAL_DEDUPED.value],
+        default=SyncModeChoice.incremental_deduped,
         description="What is read and what is kept; the append modes keep a history besides.",
     )
     start: str | None = Field(
@@ -38,7 +44,7 @@ class SyncConfig(dg.Config):
         Raises:
             SettingError: `start` or `end` is not an ISO date or datetime.
         """
-        mode = SyncMode(self.sync_mode.value)
+        mode: SyncMode = self.sync_mode.value
         if self.start is None and self.end is None:
             return Order(mode=mode)
         again = Window(_moment("start", self.start), _moment("end", self.end))

@@ -6,7 +6,7 @@ an exception that is not a `Failure` would be retried whatever it is.
 Source: https://docs.dagster.io/guides/build/ops/op-retries
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import dagster as dg
@@ -31,7 +31,7 @@ _WHO_ACTS: tuple[tuple[type[KlaviyoAssetsError], str], ...] = (
 
 
 @contextmanager
-def as_failures(stream: str) -> Iterator[None]:
+def as_failures(stream: str) -> Generator[None]:
     """Raise what happens inside as Dagster failures that name the stream.
 
     A cancel passes through as it is: it is no failure, and nothing may swallow it.

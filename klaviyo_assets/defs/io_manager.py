@@ -64,4 +64,3 @@ class LakeIOManager(dg.ConfigurableIOManager):
         if wanted is duckdb.DuckDBPyRelation:
             return relation
         return relation.df()
-

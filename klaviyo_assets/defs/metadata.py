@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 import dagster as dg
+from dagster._core.definitions.metadata import RawMetadataValue
 
 from klaviyo_assets.defs.cursors import CURSOR
 from klaviyo_assets.model.stream import Join, Stream
@@ -15,12 +16,16 @@ from klaviyo_assets.streams import STREAMS
 _TYPES = {"ids": "list<string>", "timestamp": "timestamp with time zone", "json": "json text"}
 
 
+Metadata = dict[str, RawMetadataValue]
+"""What Dagster takes as metadata, by name."""
+
+
 def asset_key(name: str) -> dg.AssetKey:
     """Return the asset key of a stream."""
     return dg.AssetKey(["klaviyo", name])
 
 
-def definition_metadata(stream: Stream) -> dict[str, object]:
+def definition_metadata(stream: Stream) -> Metadata:
     """Return what is known of the table before any sync."""
     return {
         "dagster/table_name": f"klaviyo.{stream.name}",
@@ -37,12 +42,16 @@ def column_schema(stream: Stream) -> dg.TableSchema:
     ]
     if isinstance(stream.source, Join):
         return dg.TableSchema([*column_schema(STREAMS[stream.source.left]).columns, *own])
-    return dg.TableSchema([
-        dg.TableColumn("id", "string", "Klaviyo's id; once in the table.", constraint),
-        *own,
-        dg.TableColumn("extra", "json text", "Attributes that no column holds; NULL: none."),
-        dg.TableColumn("synced_at", _TYPES["timestamp"], "When the row was read, Klaviyo's clock."),
-    ])
+    return dg.TableSchema(
+        [
+            dg.TableColumn("id", "string", "Klaviyo's id; once in the table.", constraint),
+            *own,
+            dg.TableColumn("extra", "json text", "Attributes that no column holds; NULL: none."),
+            dg.TableColumn(
+                "synced_at", _TYPES["timestamp"], "When the row was read, Klaviyo's clock."
+            ),
+        ]
+    )
 
 
 def sync_metadata(
@@ -52,9 +61,9 @@ def sync_metadata(
     mark: datetime | None,
     numbers: Mapping[str, int | float],
     row_count: int,
-) -> dict[str, object]:
+) -> Metadata:
     """Return what the contract promises of every materialization."""
-    shown: dict[str, object] = {
+    shown: Metadata = {
         "klaviyo/sync_mode": mode,
         **{f"klaviyo/{name}": number for name, number in numbers.items()},
         "dagster/row_count": row_count,

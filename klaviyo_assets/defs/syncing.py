@@ -11,7 +11,7 @@ from datetime import datetime
 import dagster as dg
 
 from klaviyo_assets.api.client import Client
-from klaviyo_assets.defs.metadata import asset_key, sync_metadata
+from klaviyo_assets.defs.metadata import Metadata, asset_key, sync_metadata
 from klaviyo_assets.lake import Receipt
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.sync.plan import Order
@@ -44,11 +44,9 @@ class Syncing:
             f"{self.client.counters.requests:,} requests"
         )
         if mark is not None:
-            self.observe(
-                dg.AssetObservation(asset_key(self.stream.name), metadata=self.metadata())
-            )
+            self.observe(dg.AssetObservation(asset_key(self.stream.name), metadata=self.metadata()))
 
-    def metadata(self) -> dict[str, object]:
+    def metadata(self) -> Metadata:
         """Return what the contract promises of a materialization, as of now."""
         tally, counters = self.pull.tally, self.client.counters
         numbers: dict[str, int | float] = {

@@ -6,9 +6,7 @@ What belongs here: where a value lies and what it is. What does not: how it is d
 from dataclasses import dataclass
 from typing import Literal
 
-ColumnType = Literal[
-    "string", "integer", "number", "boolean", "timestamp", "date", "json", "ids"
-]
+ColumnType = Literal["string", "integer", "number", "boolean", "timestamp", "date", "json", "ids"]
 """`json` is JSON text; `ids` a list of strings; `timestamp` is UTC in microseconds."""
 
 

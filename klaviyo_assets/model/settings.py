@@ -12,6 +12,9 @@ from zoneinfo import ZoneInfo
 
 from klaviyo_assets.errors import SettingError
 
+LARGEST_SCALE = 1e9
+"""No sandbox needs more, and the limits stay exact integers."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -115,8 +118,8 @@ def _share(raw: str) -> float:
 
 def _scale(raw: str) -> float:
     scale = _number(raw)
-    if not 0 < scale <= 1e9:
-        raise ValueError("a number above 0 and up to 1000000000 is wanted")
+    if not 0 < scale <= LARGEST_SCALE:
+        raise ValueError(f"a number above 0 and up to {LARGEST_SCALE:.0f} is wanted")
     return scale
 
 

@@ -16,9 +16,9 @@ _END = datetime.max.replace(tzinfo=UTC)
 class Window:
     """`[start, end)` in UTC; None leaves that side open.
 
-                 start                     end
-     ──────────────┼────────────────────────┼──────▶ UTC
-     asked for ────[════════════════════════)──────▶
+                start                     end
+    ──────────────┼────────────────────────┼──────▶ UTC
+    asked for ────[════════════════════════)──────▶
     """
 
     start: datetime | None = None

@@ -7,6 +7,7 @@ carries. What does not: carrying it out (`pull`).
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import cast
 
 from klaviyo_assets.api.client import Answer, Client
@@ -23,12 +24,13 @@ from klaviyo_assets.sync.progress import Progress, progress_to_json
 from klaviyo_assets.sync.pull import Manner, Pull
 from klaviyo_assets.sync.walk import Ask, PageReader, Walk
 from klaviyo_assets.tables.decode import Page, PageDecoder
-from klaviyo_assets.tables.schema import arrow_schema
+from klaviyo_assets.tables.schema import PARENT_VERSION, SYNCED_AT, arrow_schema
 
 _MOST_WORKERS = 12
 """Enough to keep the largest tier busy at 200 ms a page; the limits hold them back, not this."""
 
 _ASKING_SINCE = "asking_since"
+_NOTHING: Mapping[str, datetime | None] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +73,7 @@ def begin(stream: Stream, order: Order, metadata_mark: datetime | None, *, desk:
     return pull
 
 
-def _windows(
-    stream: Stream, order: Order, plan: Plan, *, desk: Desk, version: int | None
-) -> Pull:
+def _windows(stream: Stream, order: Order, plan: Plan, *, desk: Desk, version: int | None) -> Pull:
     decoder = PageDecoder(stream)
     ask = Ask(
         stream=stream,
@@ -95,10 +95,10 @@ def _windows(
             moves_mark=plan.moves_mark,
             started_at=desk.clock(),
             version=version,
+            hang_up=desk.client.stop,
         ),
         progress=plan.progress,
         state=progress_to_json,
-        hang_up=desk.client.stop,
     )
 
 
@@ -122,7 +122,7 @@ def _fan_out(stream: Stream, order: Order, known: Known, *, desk: Desk) -> Pull:
     now = desk.clock()
     state = known.lake_state or {}
     since = instant(cast("str | None", state.get(_ASKING_SINCE))) or now
-    stored = {} if order.mode.is_full else _stored(stream, source, desk.lake)
+    stored = _stored(stream, source, desk.lake) if not order.mode.is_full else _NOTHING
     decoder = PageDecoder(stream)
     ask = Ask(
         stream=stream,
@@ -141,13 +141,13 @@ def _fan_out(stream: Stream, order: Order, known: Known, *, desk: Desk) -> Pull:
             moves_mark=True,
             started_at=now,
             version=known.version,
+            hang_up=desk.client.stop,
         ),
         progress=Progress(None, {}, (WHOLE.name,)),
         state=lambda progress: {
             "cursor": None,
             _ASKING_SINCE: None if WHOLE.name in progress.finished else since.isoformat(),
         },
-        hang_up=desk.client.stop,
     )
 
 
@@ -156,17 +156,19 @@ def _parents(source: Detail, lake: Lake) -> Mapping[str, datetime | None]:
         raise MissingTableError(
             f"the table {source.parent} was never read; materialize klaviyo/{source.parent} first"
         )
-    columns = ["id"] if source.version is None else ["id", source.version]
-    rows = lake.keys(source.parent, columns)
-    ids = cast("list[str]", rows["id"].to_pylist())
-    if source.version is None:
-        return dict.fromkeys(ids)
-    return dict(zip(ids, rows[source.version].to_pylist(), strict=True))
+    if source.version is not None:
+        return _moments(lake, source.parent, source.version)
+    rows = lake.keys(source.parent, ["id"])
+    return dict.fromkeys(cast("list[str]", rows["id"].to_pylist()))
 
 
 def _stored(stream: Stream, source: Detail, lake: Lake) -> Mapping[str, datetime | None]:
     if lake.state(stream.name) is None:
         return {}
-    when = "synced_at" if source.version is None else "parent_version"
-    rows = lake.keys(stream.name, ["id", when])
-    return dict(zip(rows["id"].to_pylist(), rows[when].to_pylist(), strict=True))
+    return _moments(lake, stream.name, SYNCED_AT if source.version is None else PARENT_VERSION)
+
+
+def _moments(lake: Lake, table: str, column: str) -> Mapping[str, datetime | None]:
+    rows = lake.keys(table, ["id", column])
+    ids = cast("list[str]", rows["id"].to_pylist())
+    return dict(zip(ids, cast("list[datetime | None]", rows[column].to_pylist()), strict=True))

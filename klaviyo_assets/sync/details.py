@@ -121,9 +121,8 @@ class FanOut:
 
 
 def _piece(page: Page, parent: Parent) -> Piece:
-    batch = page.batch
-    if PARENT_VERSION in batch.schema.names:
-        place = batch.schema.get_field_index(PARENT_VERSION)
-        versions = pa.array([parent.version] * batch.num_rows, batch.schema.field(place).type)
-        batch = batch.set_column(place, batch.schema.field(place), versions)
+    batch, place = page.batch, page.batch.schema.get_field_index(PARENT_VERSION)
+    if place >= 0:
+        versions = pa.array([parent.version] * batch.num_rows, pa.timestamp("us", tz="UTC"))
+        batch = batch.set_column(place, PARENT_VERSION, versions)
     return Piece(slice=WHOLE, page=page, batch=batch, read=None, highest=parent.version)

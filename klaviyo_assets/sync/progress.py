@@ -23,7 +23,7 @@ from klaviyo_assets.model.window import (
 class SliceProgress:
     """Of one slice: what was read, and the greatest cursor stored that may count as a mark."""
 
-    coverage: Coverage = Coverage()
+    coverage: Coverage = field(default_factory=Coverage)
     highest: datetime | None = None
 
     def mark(self, start: datetime | None) -> datetime | None:

@@ -64,6 +64,8 @@ class Manner:
     started_at: datetime
     version: int | None
     """The table's version that was planned with; None where there was no table."""
+    hang_up: Callable[[], None]
+    """Wakes every request that is waiting, so that a cancelled run ends at once."""
 
 
 class Pull:
@@ -77,20 +79,14 @@ class Pull:
         manner: Manner,
         progress: Progress,
         state: Callable[[Progress], dict[str, object]],
-        hang_up: Callable[[], None],
     ) -> None:
-        """Take the parts.
-
-        `state` gives the JSON object that each commit carries; `hang_up` wakes every request that
-        is waiting, so that a cancelled run ends at once.
-        """
+        """Take the parts; `state` gives the JSON object that each commit carries."""
         self.table = table
         self.progress = progress
         self.tally = Tally()
         self._items = items
         self._manner = manner
         self._state = state
-        self._hang_up = hang_up
         self._stream = items.items()
         self._first: list[Piece | Slice] = []
 
@@ -107,7 +103,7 @@ class Pull:
     def close(self) -> None:
         """Stop reading; what was committed stays."""
         self._items.close()
-        self._hang_up()
+        self._manner.hang_up()
 
     def receipts(self, lake: Lake) -> Iterator[Receipt]:
         """Read everything and write it; yield after each commit.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from threading import Lock
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -104,10 +105,10 @@ class Walk:
     def split(self) -> "Walk | None":
         """Give up the later half of what is left; None where that is not worth a request.
 
-                  position          middle          end
-         ─────────────┼────────────────┼──────────────┼──────▶ UTC
-         this walk ───[════════════════)
-         the new one ──────────────────[══════════════)
+                 position          middle          end
+        ─────────────┼────────────────┼──────────────┼──────▶ UTC
+        this walk ───[════════════════)
+        the new one ──────────────────[══════════════)
         """
         with self._lock:
             if self._pages_left < WORTH_SPLITTING or self._position is None:
@@ -188,6 +189,6 @@ class Walk:
             return None
         if batch.num_rows == page.batch.num_rows and page.highest <= self._horizon:
             return page.highest
-        column = batch[cursor.column]
-        settled = column.filter(pc.less_equal(column, pa.scalar(self._horizon)))
-        return pc.max(settled).as_py()
+        settled = batch.filter(pc.less_equal(batch[cursor.column], pa.scalar(self._horizon)))
+        moments = cast("list[datetime]", settled[cursor.column].to_pylist())
+        return max(moments, default=None)

@@ -24,9 +24,7 @@ def state(mark: datetime = MARK, *, slice_name: str = "*") -> dict[str, object]:
     return progress_to_json(progress)
 
 
-def plan(
-    known: Known, settings: Settings | None = None, order: Order | None = None
-) -> Plan:
+def plan(known: Known, settings: Settings | None = None, order: Order | None = None) -> Plan:
     """Return the plan for events."""
     return plan_of(EVENTS, order or Order(), known, settings=settings or Settings(), now=NOW)
 
