@@ -12,6 +12,7 @@ from itertools import accumulate, chain
 from typing import Any, TypeAlias, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from msgspec import Raw
 
 from klaviyo_assets.model.column import ColumnType
@@ -22,6 +23,12 @@ from klaviyo_assets.tables.schema import ARROW_TYPES
 Array: TypeAlias = "pa.Array[Any]"
 Columns = Mapping[str, Sequence[object]]
 """Values by column; the columns may be of different lengths."""
+
+_ENDS: Mapping[ColumnType, tuple[pa.DataType, int, int]] = {
+    "timestamp": (pa.int64(), -62_135_596_800_000_000, 253_402_300_799_999_999),
+    "date": (pa.int32(), -719_162, 2_932_896),
+}
+"""The first and the last moment (microseconds) and day of the years 1 to 9999, since 1970."""
 
 REPLACEMENT = "\ufffd"
 
@@ -103,13 +110,21 @@ def _cleaned(value: object) -> object:
     return value.replace("\0", REPLACEMENT) if isinstance(value, str) else value
 
 
+def _is_within_years(whole: Array, kind: ColumnType) -> bool:
+    """Tell whether Python can name every value: Arrow knows the years 0 and 10000, too."""
+    number, first, last = _ENDS[kind]
+    ends = cast("dict[str, int | None]", pc.min_max(whole.cast(number)).as_py())
+    return all(end is None or first <= end <= last for end in ends.values())
+
+
 def _parsed(columns: Columns, kind: ColumnType, one: Callable[[str], object]) -> Built:
     try:
         whole = _whole(columns, pa.string()).cast(ARROW_TYPES[kind])
-        return Built(_sliced(whole, columns))
     except pa.ArrowInvalid:
         # Arrow wants an offset and at most six decimals, and quotes the text: not passed on.
-        pass
+        whole = None
+    if whole is not None and _is_within_years(whole, kind):
+        return Built(_sliced(whole, columns))
     if len(columns) > 1:
         parts = [_parsed({name: texts}, kind, one) for name, texts in columns.items()]
         return Built(

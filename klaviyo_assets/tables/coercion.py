@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
+from decimal import Decimal
 
 import msgspec
 
@@ -106,6 +107,18 @@ def _float_of(text: str | None) -> float | None:
         return None
     value = float(text)
     return value if math.isfinite(value) else None
+
+
+def number_in_text(raw: bytes) -> float | None:
+    """Return the number that a JSON string says in full, None for any other value.
+
+    In full: written out again it is the same number. Coordinates are published as number or text.
+    """
+    if not raw.startswith(b'"'):
+        return None
+    text = _text.decode(raw).strip()
+    value = _float_of(text)
+    return value if value is not None and Decimal(text) == Decimal(repr(value)) else None
 
 
 def moment_of(text: str) -> datetime | None:

@@ -6,22 +6,20 @@ with it are fast again. What belongs here: choosing between the two, and what a 
 """
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from itertools import pairwise
-from typing import cast
+from datetime import datetime
 
 import msgspec
 import pyarrow as pa
-from msgspec import Raw
 
 from klaviyo_assets.errors import BrokenBodyError, KlaviyoAssetsError, MalformedPageError
-from klaviyo_assets.model.stream import WHOLE, Slice, Stream
+from klaviyo_assets.model.stream import WHOLE, Collection, Slice, Stream
+from klaviyo_assets.tables.absence import missing_attributes
 from klaviyo_assets.tables.body import opened, with_whole_characters
 from klaviyo_assets.tables.columns import Building
+from klaviyo_assets.tables.cursor import rows_with_cursor, span_of
 from klaviyo_assets.tables.findings import Findings
 from klaviyo_assets.tables.gathered import Gathered, Quarantined
 from klaviyo_assets.tables.layout import layout_of
-from klaviyo_assets.tables.resources import ABSENT, NOTHING
 from klaviyo_assets.tables.schema import EXTRA
 from klaviyo_assets.tables.structs import FastPath, is_learnable
 from klaviyo_assets.tables.survey import surveyed
@@ -33,8 +31,6 @@ LEARNED_AT_MOST = 500
 """Fields that are not declared and yet decoded fast; a page with more takes the slow path."""
 
 HALF_A_PAIR = "text: half of a surrogate pair, replaced by U+FFFD"
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +83,8 @@ class PageDecoder:
         self._passed_on = frozenset(
             {EXTRA, *(each.name for each in stream.columns if each.type == "json")}
         )
+        # An answer of one record, or one made up for a 404, proves nothing.
+        self._is_first = isinstance(stream.source, Collection)
 
     @property
     def schema(self) -> pa.Schema:
@@ -130,17 +128,19 @@ class PageDecoder:
                 return BrokenBodyError(f"the answer is not JSON: {problem}", stream=stream)
 
     def _page(self, body: bytes, synced_at: datetime, slice_: Slice) -> Page:
+        layout = self._layout
         gathered = self._gathered(body)
-        batch = Building(self._layout, gathered, slice_).batch(synced_at)
-        cursor = self._layout.cursor
+        batch = Building(layout, gathered, slice_).batch(synced_at)
+        cursor = layout.cursor
         if cursor is not None and batch[cursor].null_count:
-            if gathered.raws is None:
-                gathered = surveyed(body, self._layout.root, self._layout.stream)
-                batch = Building(self._layout, gathered, slice_).batch(synced_at)
-            batch = self._with_cursor(batch, cursor, gathered)
+            if gathered.is_fast:
+                gathered = surveyed(body, layout.root, layout.stream)
+                batch = Building(layout, gathered, slice_).batch(synced_at)
+            batch = rows_with_cursor(batch, cursor, layout=layout, gathered=gathered)
         if not body.isascii():
             self._check_text(batch)
-        lowest, highest, is_ascending = _span(batch, cursor) if cursor else (None, None, True)
+        self._look_for_absences(body, batch, gathered.findings)
+        lowest, highest, is_ascending = (cursor and span_of(batch, cursor)) or (None, None, True)
         return Page(
             batch=batch,
             next_link=gathered.next_link,
@@ -150,7 +150,7 @@ class PageDecoder:
             is_ascending=is_ascending,
             quarantined=tuple(gathered.quarantined),
             notices=gathered.findings.notices(),
-            is_fast=gathered.raws is None,
+            is_fast=gathered.is_fast,
         )
 
     def _gathered(self, body: bytes) -> Gathered:
@@ -171,25 +171,12 @@ class PageDecoder:
         tree = taught(self._layout.root, extras=extras, loose=loose)
         self._lessons = _Lessons(extras=extras, loose=loose, fast=FastPath(tree))
 
-    def _with_cursor(
-        self, batch: pa.RecordBatch, cursor: str, gathered: Gathered
-    ) -> pa.RecordBatch:
-        """Return the rows that have a cursor; the others' records go into quarantine.
-
-        But where the cursor is the newest of several: with none of them a record is no row.
-        """
-        several = gathered.values.get(self._layout.several, ())
-        is_there = batch[cursor].is_valid()
-        for row, there in enumerate(is_there.to_pylist()):
-            if there:
-                continue
-            if several and bytes(cast("Raw", several[row])) in NOTHING:
-                gathered.findings.note(cursor, "none, so the record is no row of this stream")
-            else:
-                raw = gathered.raws[row] if gathered.raws is not None else ABSENT
-                broken = Quarantined(f"the record has no {cursor}", bytes(raw))
-                gathered.quarantined.append(broken)
-        return batch.filter(is_there)
+    def _look_for_absences(self, body: bytes, batch: pa.RecordBatch, findings: Findings) -> None:
+        """Name the declared attributes that the first page with rows does not have."""
+        if self._is_first and batch.num_rows:
+            self._is_first = False
+            for name in missing_attributes(body, batch, self._layout):
+                findings.note(name, "declared, but no record of the page has it")
 
     def _check_text(self, batch: pa.RecordBatch) -> None:
         """Raise UnicodeDecodeError where bytes that were only passed on are not UTF-8."""
@@ -198,16 +185,3 @@ class PageDecoder:
                 batch[name].validate(full=True)
             except pa.ArrowInvalid:
                 raise UnicodeDecodeError("utf-8", b"", 0, 0, "not UTF-8") from None
-
-
-def _span(batch: pa.RecordBatch, cursor: str) -> tuple[datetime | None, datetime | None, bool]:
-    """Return the lowest and the highest moment, and whether none is lower than the one before."""
-    micros = cast("list[int]", batch[cursor].cast(pa.int64()).to_numpy().tolist())
-    if not micros:
-        return None, None, True
-    is_ascending = all(before <= after for before, after in pairwise(micros))
-    return _moment(min(micros)), _moment(max(micros)), is_ascending
-
-
-def _moment(micros: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=micros)

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Raw
 
 from klaviyo_assets.model.column import ColumnType
-from klaviyo_assets.tables.coercion import coerced
+from klaviyo_assets.tables.coercion import coerced, number_in_text
 from klaviyo_assets.tables.tree import Path
 
 NOTICES_AT_MOST = 50
@@ -65,6 +65,8 @@ class Findings:
 
         `at` is the row and the key in `extra`.
         """
+        if kind == "number" and (number := number_in_text(raw)) is not None:
+            return number, True
         value, fits = coerced(raw, kind)
         if not fits:
             end = "left NULL" if value is None else "converted"

@@ -27,8 +27,8 @@ class Gathered:
     """The records of one page that can be stored, value by value; all lists are of one length.
 
     `values` has a list for every path of the tree: text for strings and times, numbers, booleans,
-    lists of ids, `Raw` for JSON (empty where absent). `raws` is there when the records were read
-    one by one; `records` counts those that came, the quarantined included.
+    lists of ids, `Raw` for JSON (empty where absent). `raws` are the records themselves, unless
+    they were read fast; `records` counts those that came, the quarantined included.
     """
 
     ids: Sequence[str]
@@ -38,5 +38,6 @@ class Gathered:
     findings: Findings
     included: Raw
     next_link: str | None
-    raws: list[Raw] | None = None
+    is_fast: bool
+    raws: Sequence[Raw] = ()
     quarantined: list[Quarantined] = field(default_factory=list[Quarantined])

@@ -60,12 +60,11 @@ class Related:
             relations = cast("Sequence[Mapping[str, _ToOne]]", self._relations)
             return [each[name].data.id for each in relations]
         except (AttributeError, KeyError, TypeError):
-            ids: list[str | None] = []
-        for row, each in enumerate(self.linkages(name)):
+            found = self.linkages(name)
+        for row, each in enumerate(found):
             if isinstance(each, list):
                 self._misfit(row, name, each, "where one related record is declared, left NULL")
-            ids.append(each.id if isinstance(each, Identifier) else None)
-        return ids
+        return [each.id if isinstance(each, Identifier) else None for each in found]
 
     def id_lists(self, name: str) -> list[list[str] | None]:
         """Return the ids of a to-many relationship in Klaviyo's order; None where not sent."""

@@ -31,7 +31,8 @@ _TYPES: Mapping[ColumnType, object] = MappingProxyType(
         "timestamp": str | None,
         "date": str | None,
         "integer": _INT64 | None,
-        "number": float | None,
+        # Text, too: so coordinates are published, and so old senders send them.
+        "number": float | str | None,
         "boolean": bool | None,
         "ids": list[str] | None,
         "json": Raw,
@@ -112,6 +113,7 @@ class FastPath:
             records=len(records),
             findings=findings,
             included=page.included,
+            is_fast=True,
             next_link=page.links.next if page.links is not None else None,
         )
 
@@ -119,18 +121,20 @@ class FastPath:
         self, field: Field, found: Sequence[object], findings: Findings
     ) -> Sequence[object]:
         """Return a column's values; fill in what goes to `extra` on the way."""
-        if field.purpose == "column" and not field.is_loose:
+        if field.purpose == "extra":
+            key = extra_key(self._root, field.path)
+            for row, raw in enumerate(map(bytes, cast("Sequence[Raw]", found))):
+                if not is_null(raw):
+                    findings.without_column(row, key, raw)
+            return found
+        if field.is_loose:
+            raws = list(map(bytes, cast("Sequence[Raw]", found)))
+        elif field.type == "number" and str in set(map(type, found)):
+            raws = list(map(msgspec.json.encode, found))
+        else:
             return found
         key = extra_key(self._root, field.path)
-        raws = map(bytes, cast("Sequence[Raw]", found))
-        if field.purpose == "column":
-            return [
-                findings.typed(raw, field.type, at=(row, key))[0] for row, raw in enumerate(raws)
-            ]
-        for row, raw in enumerate(raws):
-            if not is_null(raw):
-                findings.without_column(row, key, raw)
-        return found
+        return [findings.typed(raw, field.type, at=(row, key))[0] for row, raw in enumerate(raws)]
 
 
 def _structs(branch: Branch) -> tuple[type[Struct], _Nest]:

@@ -63,6 +63,7 @@ def surveyed(body: bytes, root: Branch, stream: str) -> Gathered:
         findings=survey.findings,
         included=page.included,
         next_link=next_link,
+        is_fast=False,
         raws=survey.raws,
         quarantined=survey.quarantined,
     )

@@ -12,6 +12,7 @@ from klaviyo_assets.tables.decode import Quarantined
 from klaviyo_assets_tests.unit.tables.samples import (
     decoded,
     identifier,
+    news,
     page_of,
     raw_page,
     record,
@@ -62,7 +63,7 @@ def test_a_number_as_id_is_read_as_text() -> None:
     """An id that became a number still names its record."""
     page = decoded(THINGS, page_of(record("a"), record("b") | {"id": 12}))
     assert page.batch["id"].to_pylist() == ["a", "12"]
-    assert page.notices == ("id: number, read as text",)
+    assert news(page) == ("id: number, read as text",)
 
 
 def test_a_record_without_cursor_goes_to_quarantine() -> None:
@@ -197,7 +198,7 @@ def test_half_a_surrogate_pair_is_replaced(half: str) -> None:
     assert rows(page)[0]["name"] == expected
     assert json.loads(rows(page)[0]["free"]) == [expected]
     assert json.loads(rows(page)[0]["extra"]) == {"new": expected}
-    assert "text: half of a surrogate pair, replaced by U+FFFD" in page.notices
+    assert "text: half of a surrogate pair, replaced by U+FFFD" in news(page)
     with duckdb.connect() as connection:
         connection.register("things", pa.Table.from_batches([page.batch]))
         assert connection.execute("select json_valid(free) from things").fetchone() == (True,)
@@ -216,7 +217,7 @@ def test_nul_is_replaced_in_columns_of_text() -> None:
         "tag_ids": ["t\ufffd", "u"],
         "extra": None,
     }
-    assert page.notices == (
+    assert news(page) == (
         "name: string with NUL characters, replaced by U+FFFD",
         "tag_ids: string with NUL characters, replaced by U+FFFD",
     )
@@ -244,7 +245,7 @@ def test_included_of_another_shape_harms_no_record(odd: object, *, is_list: bool
     first, second = json.loads(rows(page)[0]["tags"])
     assert first == identifier("tag", "t")
     assert second == (good if is_list else identifier("tag", "u"))
-    assert page.notices
+    assert news(page)
 
 
 def test_a_profile_that_nothing_suppresses_is_no_exclusion() -> None:
@@ -262,4 +263,4 @@ def test_a_profile_that_nothing_suppresses_is_no_exclusion() -> None:
     assert page.batch["id"].to_pylist() == ["a"]
     assert [json.loads(each.record)["id"] for each in page.quarantined] == ["e"]
     assert page.records == 5
-    assert page.notices == ("suppressed_at: none, so the record is no row of this stream",)
+    assert news(page) == ("suppressed_at: none, so the record is no row of this stream",)

@@ -22,6 +22,7 @@ from klaviyo_assets_tests.unit.tables.samples import (
     Record,
     decoded,
     identifier,
+    news,
     page_of,
     record,
     related,
@@ -63,7 +64,7 @@ def test_every_type_is_read() -> None:
     )
     page = decoded(TYPES, page_of(one))
     assert page.is_fast
-    assert page.notices == ()
+    assert news(page) == ()
     assert rows(page) == [
         {
             "id": "a",
@@ -114,7 +115,18 @@ def test_every_form_of_a_timestamp_is_read(text: str, moment: datetime) -> None:
     # Beside one of the usual form, as a page would have it.
     page = decoded(TYPES, page_of(record("a", at=text), record("b", at="2026-01-01T00:00:00Z")))
     assert page.batch["at"].to_pylist() == [moment, datetime(2026, 1, 1, tzinfo=UTC)]
-    assert page.notices == ()
+    assert news(page) == ()
+
+
+def test_a_number_may_be_written_as_text() -> None:
+    """Coordinates come as either: text that says the same number is that number, and no news."""
+    texts = ["54.5", "-10.1410", " 7 ", "1e2", None]
+    body = page_of(*(record(str(n), location={"geo": {"lat": x}}) for n, x in enumerate(texts)))
+    page = decoded(TYPES, body)
+    assert page.batch["location_geo_lat"].to_pylist() == [54.5, -10.141, 7.0, 100.0, None]
+    assert page.is_fast
+    assert news(page) == ()
+    assert page.batch["extra"].null_count == len(texts)
 
 
 def test_relationships_become_ids() -> None:
@@ -146,7 +158,7 @@ def test_relationships_without_data_cost_nothing() -> None:
     page = decoded(TYPES, page_of(one))
     assert page.is_fast
     assert rows(page)[0]["extra"] is None
-    assert page.notices == ()
+    assert news(page) == ()
 
 
 def test_included_resources_are_kept_whole() -> None:
@@ -192,7 +204,7 @@ def test_a_resource_that_was_not_included_is_kept_as_its_identifier() -> None:
     )
     assert page.batch["attributions"].to_pylist() == ['[{"type":"attribution","id":"x"}]']
     assert page.batch["campaign"].to_pylist() == [None]
-    assert page.notices == ("included: no attribution of that id, kept as its identifier",)
+    assert news(page) == ("included: no attribution of that id, kept as its identifier",)
 
 
 def test_a_missing_moment_is_taken_from_the_seconds() -> None:

@@ -19,6 +19,7 @@ from klaviyo_assets_tests.unit.tables.samples import (
     Record,
     decoded,
     identifier,
+    news,
     page_of,
     raw_page,
     record,
@@ -54,7 +55,7 @@ def test_an_unknown_attribute_is_kept_in_extra() -> None:
         None,
     ]
     assert page.batch["name"].to_pylist() == ["x", "y"]
-    assert page.notices == (
+    assert news(page) == (
         "location.floor: array without a column, kept in `extra`",
         "rank: object without a column, kept in `extra`",
     )
@@ -65,31 +66,31 @@ def test_an_unknown_null_says_nothing() -> None:
     """Klaviyo sends null for what was not asked for; that is no news, and no `extra`."""
     page = decoded(THINGS, page_of(record("a", name="x", predictive_analytics=None)))
     assert extras(page) == [None]
-    assert page.notices == ()
+    assert news(page) == ()
 
 
 def test_new_fields_are_learned() -> None:
     """The page that brings a field first is slow, the next ones are fast and lose nothing."""
     decoder = PageDecoder(THINGS)
-    news = [record("a", name="x", rank=1, location={"floor": 2}), record("b", rank=None)]
-    first = decoder.decode(page_of(*news), synced_at=SYNCED_AT)
-    second = decoder.decode(page_of(*news), synced_at=SYNCED_AT)
+    both = [record("a", name="x", rank=1, location={"floor": 2}), record("b", rank=None)]
+    first = decoder.decode(page_of(*both), synced_at=SYNCED_AT)
+    second = decoder.decode(page_of(*both), synced_at=SYNCED_AT)
     assert (first.is_fast, second.is_fast) == (False, True)
     assert second.batch.equals(first.batch)
     assert extras(second) == [{"location.floor": 2, "rank": 1}, None]
-    assert second.notices == first.notices
+    assert news(second) == news(first)
 
 
 def test_other_types_are_learned() -> None:
     """A field that came with another type than declared is read loosely, and fast, from then on."""
     decoder = PageDecoder(THINGS)
-    body = page_of(record("a", name=7, location={"geo": {"lat": "54.5"}}), record("b", name="y"))
+    body = page_of(record("a", name=7, location={"geo": {"lat": True}}), record("b", name="y"))
     first = decoder.decode(body, synced_at=SYNCED_AT)
     second = decoder.decode(body, synced_at=SYNCED_AT)
     assert (first.is_fast, second.is_fast) == (False, True)
     assert second.batch.equals(first.batch)
-    assert second.notices == first.notices
-    assert second.batch["location_geo_lat"].to_pylist() == [54.5, None]
+    assert news(second) == news(first)
+    assert second.batch["name"].to_pylist() == ["7", "y"]
 
 
 def test_what_was_learned_stays_when_more_is_learned() -> None:
@@ -110,7 +111,7 @@ def test_endless_news_are_kept_but_not_learned() -> None:
         assert not page.is_fast
         assert extras(page) == [{f"field {n}": n} for n in range(LEARNED_AT_MOST + 1)]
         assert len(page.notices) == 51
-        assert page.notices[-1] == f"and {LEARNED_AT_MOST - 49} more notices of this page"
+        assert page.notices[-1].endswith(" more notices of this page")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,8 @@ def test_endless_news_are_kept_but_not_learned() -> None:
         ("integer", "true", None),
         ("integer", "9" * 80, None),
         ("integer", "9223372036854775808", None),
-        ("number", '"54.5"', 54.5),
+        ("number", '"0.30000000000000000001"', 0.3),
+        ("number", '"north"', None),
         ("number", "1e400", None),
         ("number", '"NaN"', None),
         ("number", "false", None),
@@ -138,6 +140,10 @@ def test_endless_news_are_kept_but_not_learned() -> None:
         ("timestamp", "1700000000", None),
         ("timestamp", '"yesterday"', None),
         ("timestamp", '""', None),
+        ("timestamp", '"0000-01-01T00:00:00Z"', None),
+        ("timestamp", '"0001-01-01T00:00:00+01:00"', None),
+        ("timestamp", '"9999-12-31T23:59:59-01:00"', None),
+        ("date", '"0000-01-01"', None),
         ("timestamp", '"2026-02-30T00:00:00Z"', None),
         ("date", '"2026-01-31T00:00:00Z"', None),
         ("date", "20260131", None),
@@ -156,7 +162,7 @@ def test_another_type_is_converted_or_null(kind: ColumnType, sent: str, value: o
     )
     assert page.batch["v"].to_pylist() == [value]
     assert page.batch["extra"].to_pylist() == [f'{{"v":{sent}}}']
-    (notice,) = page.notices
+    (notice,) = news(page)
     assert notice.startswith("v: ")
     assert f"where {kind} is declared" in notice
     assert ("left NULL" in notice) == (value is None)
@@ -183,7 +189,7 @@ def test_an_object_may_become_a_scalar() -> None:
     page = decoded(THINGS, page_of(record("a", name="x", location="Kiel"), record("b")))
     assert page.batch["location_city"].to_pylist() == [None, None]
     assert extras(page) == [{"location": "Kiel"}, None]
-    assert page.notices == (
+    assert news(page) == (
         "location: string where an object is declared, left NULL, kept in `extra`",
     )
 
@@ -235,7 +241,7 @@ def test_empty_relationships_may_be_written_in_any_way(relationships: object) ->
     """PHP writes an empty object as a list; it is empty all the same."""
     page = decoded(THINGS, page_of(record("a") | {"relationships": relationships}))
     assert extras(page) == [None]
-    assert page.notices == ()
+    assert news(page) == ()
 
 
 def test_members_beside_the_attributes_are_kept() -> None:
