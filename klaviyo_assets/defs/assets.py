@@ -5,6 +5,7 @@ What belongs here: what an asset looks like and how its body begins. What does n
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 
@@ -143,7 +144,7 @@ def _joined(stream: Stream) -> dg.AssetsDefinition:
     )
     def joined(
         context: dg.AssetExecutionContext, config: SyncConfig, lake: LakeResource
-    ) -> dg.MaterializeResult:
+    ) -> dg.MaterializeResult[Any]:
         with as_failures(stream.name):
             refuse_nonsense(stream, config.order())
             return _view(context, stream, config, lake=lake)
@@ -153,7 +154,7 @@ def _joined(stream: Stream) -> dg.AssetsDefinition:
 
 def _view(
     context: dg.AssetExecutionContext, stream: Stream, config: SyncConfig, *, lake: LakeResource
-) -> dg.MaterializeResult:
+) -> dg.MaterializeResult[Any]:
     store = lake.lake()
     states = {parent: store.state(parent) for parent in parents_of(stream)}
     for parent, state in states.items():

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from datetime import datetime
 
 import dagster as dg
-from dagster._core.definitions.metadata import RawMetadataValue
 
 from klaviyo_assets.defs.cursors import CURSOR
 from klaviyo_assets.model.stream import Join, Stream
@@ -16,7 +15,7 @@ from klaviyo_assets.streams import STREAMS
 _TYPES = {"ids": "list<string>", "timestamp": "timestamp with time zone", "json": "json text"}
 
 
-Metadata = dict[str, RawMetadataValue]
+Metadata = dict[str, str | int | float | bool | dg.TableSchema | dg.JsonMetadataValue]
 """What Dagster takes as metadata, by name."""
 
 
