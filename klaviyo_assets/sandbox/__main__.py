@@ -95,9 +95,14 @@ def account_of(options: Options) -> Account:
     return replace(account, **{**SIZES[options.size], **counts})
 
 
+def parse(argv: list[str]) -> Options:
+    """The options of a command line; a bad one ends the program with exit code 2."""
+    return parser().parse_args(argv, namespace=Options())
+
+
 def main(argv: list[str]) -> int:
     """Serve until SIGTERM or Ctrl-C; exit code 0."""
-    options = parser().parse_args(argv, namespace=Options())
+    options = parse(argv)
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stopped.set())

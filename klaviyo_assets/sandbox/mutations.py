@@ -64,6 +64,12 @@ class Mutations:
         for record_id in as_list(wish.get("remove")):
             group.leave(self.profile(str(record_id)))
 
+    def someone_or(self, record_id: str) -> int | None:
+        """That profile; without an id the first living one, None in a shop without people."""
+        if record_id:
+            return self.profile(record_id)
+        return next((k for k, lives in enumerate(self.shop.profiles.lives) if lives), None)
+
     def profile(self, record_id: str) -> int:
         """The ordinal of a profile; `ValueError` when there is none."""
         ordinal = self.shop.profiles.ordinal_of(record_id)
@@ -150,8 +156,8 @@ class Mutations:
         return {"ids": found}
 
     def event_of(self, wish: JsonObject, now: float) -> WrittenEvent:
-        """The event a test describes; visible at once and of the first metric unless told."""
-        metric, profile = wish.get("metric", self.shop.metrics.id_of(0)), wish.get("profile")
+        """The event a test describes; at once, of the first metric and profile unless told."""
+        metric, profile = wish.get("metric", self.shop.metrics.id_of(0)), wish.get("profile", "")
         metric_ordinal = None if metric is None else self.shop.metrics.ordinal_of(str(metric))
         if metric is not None and metric_ordinal is None:
             raise ValueError(f"no metric {metric}")
@@ -160,7 +166,7 @@ class Mutations:
             seconds=int(now) if "datetime" not in wish else moment(str(wish["datetime"])) // SECOND,
             visible_at=now if visible is None else moment(str(visible)) / SECOND,
             metric=metric_ordinal,
-            profile=None if profile is None else self.profile(str(profile)),
+            profile=None if profile is None else self.someone_or(str(profile)),
             properties=as_object(wish.get("properties")),
         )
 

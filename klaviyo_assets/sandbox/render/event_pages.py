@@ -79,7 +79,8 @@ class EventPages:
         record_id = event_id(self.shop.account.seed, ordinal)
         metric, person = book.metric(ordinal), book.profile(ordinal)
         # What a deleted person did stays, redacted.
-        properties = b"{}" if person is None else self.properties(ordinal, metric, record_id)
+        redacted = person is None and book.had_profile(ordinal)
+        properties = b"{}" if redacted else self.properties(ordinal, metric, record_id)
         day, second = divmod(seconds, DAY_SECONDS)
         minute, second = divmod(second, 60)
         metric_data = b"null"

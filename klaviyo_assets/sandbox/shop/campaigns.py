@@ -6,7 +6,7 @@ Some are archived, some drafts, one has no message; times carry microseconds.
 import random
 from datetime import date
 
-from klaviyo_assets.sandbox.json_types import Json, JsonObject
+from klaviyo_assets.sandbox.json_types import Json, JsonObject, as_object
 from klaviyo_assets.sandbox.moments import DAY_SECONDS, SECOND, micro_text, seconds_text
 from klaviyo_assets.sandbox.shop.goods import OCCASIONS
 from klaviyo_assets.sandbox.shop.record import Linked, Record, RecordShelf
@@ -35,7 +35,7 @@ def _campaign(
     channel = CHANNELS[index % len(CHANNELS)]
     send = created + 3600 + source.randrange(DAY_SECONDS // 4)
     status = ("Sent", "Sent", "Sent", "Sent", "Draft", "Cancelled", "Sent", "Scheduled")[index % 8]
-    strategy = _strategy(STRATEGIES[index % len(STRATEGIES)], send)
+    strategy = _strategy(STRATEGIES[(index + index // len(CHANNELS)) % len(STRATEGIES)], send)
     times = created * SECOND + source.randrange(SECOND)
     updated = send * SECOND + source.randrange(SECOND)
     sent: Json = seconds_text(send) if status == "Sent" else None
@@ -114,7 +114,7 @@ def message_shelf(campaigns: RecordShelf, template_ids: list[str]) -> RecordShel
                 template = template_ids[(len(records) + place) % len(template_ids)]
             attributes: JsonObject = {
                 "definition": _definition(channel, str(campaign.attributes["name"])),
-                "send_times": [{"datetime": campaign.attributes["send_time"], "is_local": False}],
+                "send_times": _send_times(campaign.attributes),
                 "created_at": campaign.attributes["created_at"],
                 "updated_at": campaign.attributes["updated_at"],
             }
@@ -125,6 +125,14 @@ def message_shelf(campaigns: RecordShelf, template_ids: list[str]) -> RecordShel
             }
             records.append(Record(id=record_id, attributes=attributes, links=links))
     return RecordShelf("campaign-message", records)
+
+
+def _send_times(campaign: JsonObject) -> Json:
+    """When the message went out; empty for what was never sent."""
+    sent = campaign["send_time"]
+    options = as_object(as_object(campaign["send_strategy"]).get("options"))
+    is_local = options.get("is_local", False)
+    return [] if sent is None else [{"datetime": sent, "is_local": is_local}]
 
 
 def _definition(channel: str, name: str) -> JsonObject:

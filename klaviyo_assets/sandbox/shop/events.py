@@ -108,6 +108,12 @@ class EventBook:
             found = self.moved[found]
         return found
 
+    def had_profile(self, ordinal: int) -> bool:
+        """Whether the event came with a profile."""
+        if ordinal >= WRITTEN:
+            return self.written[ordinal - WRITTEN].profile is not None
+        return self.people > 0
+
     def id_of(self, ordinal: int) -> str:
         """Its id."""
         return event_id(self.seed, ordinal).decode()

@@ -1,0 +1,104 @@
+"""The command starts a sandbox that a user can reach, and stops when told."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from http.client import HTTPConnection
+
+import pytest
+
+from klaviyo_assets.sandbox.__main__ import account_of, main, parse
+from klaviyo_assets.sandbox.account import DEFAULT_KEY
+
+LINE = re.compile(r"http://127\.0\.0\.1:(\d+) with key (pk_\S+)")
+
+
+def started(*options: str) -> tuple["subprocess.Popen[str]", int, str]:
+    """A sandbox in a process of its own: the process, its port and its key."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "klaviyo_assets.sandbox", "--port", "0", *options],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": ""},
+    )
+    assert process.stdout is not None
+    match = LINE.search(process.stdout.readline())
+    assert match is not None
+    return process, int(match.group(1)), match.group(2)
+
+
+def stopped(process: "subprocess.Popen[str]", number: signal.Signals) -> tuple[int, float]:
+    """The exit code after a signal, and the seconds it took."""
+    before = time.monotonic()
+    process.send_signal(number)
+    code = process.wait(timeout=10)
+    assert process.stdout is not None
+    process.stdout.close()
+    return code, time.monotonic() - before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_serves_until_it_is_told_to_stop(number: signal.Signals) -> None:
+    """One line names address and key, requests are answered, and a signal ends it with exit 0."""
+    process, port, key = started("--size", "tiny")
+    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    headers = {"Authorization": f"Klaviyo-API-Key {key}", "revision": "2026-07-15"}
+    connection.request("GET", "/api/events", headers=headers)
+    response = connection.getresponse()
+    body = response.read()
+    code, seconds = stopped(process, number)
+    connection.close()
+    assert (key, response.status) == (DEFAULT_KEY, 200)
+    assert b'"type":"event"' in body
+    assert code == 0
+    assert seconds < 3
+
+
+def test_two_million_events_start_in_seconds_and_little_memory() -> None:
+    """A big account is served within five seconds, in less than 200 MB."""
+    before = time.monotonic()
+    process, port, key = started("--events", "2000000", "--profiles", "100000")
+    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    headers = {"Authorization": f"Klaviyo-API-Key {key}", "revision": "2026-07-15"}
+    connection.request("GET", "/api/events?page%5Bsize%5D=1000", headers=headers)
+    body = connection.getresponse().read()
+    seconds = time.monotonic() - before
+    with open(f"/proc/{process.pid}/status", encoding="ascii") as status:  # noqa: PTH123
+        peak = int(re.findall(r"VmHWM:\s+(\d+)", status.read())[0])
+    connection.close()
+    stopped(process, signal.SIGTERM)
+    assert body.count(b'"type":"event"') == 1000
+    assert seconds < 5
+    assert peak < 200_000
+
+
+def test_options_become_an_account() -> None:
+    """Counts override the size, keys can be narrowed, times without an offset are UTC."""
+    account = account_of(
+        parse(
+            [
+                *("--size", "tiny", "--events", "7", "--seed", "3", "--now", "2026-01-01T00:00:00"),
+                *("--key", "pk_a", "--key", "pk_b=events:read,metrics:read"),
+                *("--rate-limit-scale", "2.5", "--timezone", "Europe/Berlin"),
+            ]
+        )
+    )
+    assert (account.events, account.profiles, account.seed) == (7, 60, 3)
+    assert account.now is not None
+    assert account.now.isoformat() == "2026-01-01T00:00:00+00:00"
+    assert [key.scopes for key in account.keys] == [None, {"events:read", "metrics:read"}]
+    assert (account.rate_limit_scale, account.timezone) == (2.5, "Europe/Berlin")
+
+
+@pytest.mark.parametrize(
+    "options", [["--timezone", "Mars/Olympus"], ["--events", "many"], ["--nonsense"]]
+)
+def test_a_bad_option_is_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A bad option ends with exit code 2 and names the option."""
+    with pytest.raises(SystemExit) as ended:
+        main(options)
+    assert ended.value.code == 2
+    assert options[0] in capsys.readouterr().err

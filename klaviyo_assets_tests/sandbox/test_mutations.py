@@ -1,0 +1,125 @@
+"""What tests change in the shop shows as it would in Klaviyo."""
+
+from klaviyo_assets_tests.sandbox.asking import Asker, Document
+from klaviyo_assets_tests.sandbox.conftest import NOON, Start
+
+
+def profile(shop: Asker, record_id: str) -> Document:
+    """A profile's attributes with its subscriptions."""
+    target = f"/api/profiles/{record_id}?additional-fields[profile]=subscriptions"
+    return shop.get(target)["data"]["attributes"]
+
+
+def test_a_changed_profile_moves_its_updated(start: Start) -> None:
+    """New values show everywhere, other values stay, and `updated` is the sandbox's now."""
+    shop = start(profiles=20)
+    record_id = shop.ids("/api/profiles")[4]
+    before = profile(shop, record_id)
+    wish = {"email": "new@example.com", "properties": {"age": 4}, "location": {"city": "Oslo"}}
+    shop.admin("POST", "/__mutate", {"profile": record_id, "set": wish})
+    after = profile(shop, record_id)
+    assert after["email"] == "new@example.com"
+    assert after["properties"] == {**before["properties"], "age": 4}
+    assert after["location"] == {**before["location"], "city": "Oslo"}
+    assert after["updated"] == NOON.isoformat()
+    assert shop.ids("/api/profiles?filter=equals(email,'new@example.com')") == [record_id]
+    listed = shop.records("/api/profiles?sort=-updated&page[size]=1")[0]
+    assert (listed["id"], listed["attributes"]["email"]) == (record_id, "new@example.com")
+
+
+def test_a_merge_removes_the_source_and_moves_its_events(start: Start) -> None:
+    """After a merge the source is gone and its events belong to the target."""
+    shop = start(profiles=5, events=200, future_events=0)
+    source, target = shop.ids("/api/profiles")[:2]
+    theirs = shop.ids(f"/api/events?filter=equals(profile_id,'{source}')")
+    others = shop.ids(f"/api/events?filter=equals(profile_id,'{target}')")
+    shop.admin("POST", "/__mutate", {"profile": source, "merge_into": target})
+    assert shop.ask(f"/api/profiles/{source}").status == 404
+    assert source not in shop.ids("/api/profiles")
+    found = shop.ids(f"/api/events?filter=equals(profile_id,'{target}')")
+    assert sorted(found) == sorted(theirs + others)
+    assert theirs
+    assert profile(shop, target)["updated"] == NOON.isoformat()
+
+
+def test_events_of_a_deleted_profile_stay_redacted(start: Start) -> None:
+    """A deleted person's events remain, without properties and without a profile."""
+    shop = start(profiles=5, events=200, future_events=0)
+    gone = shop.ids("/api/profiles")[0]
+    theirs = set(shop.ids(f"/api/events?filter=equals(profile_id,'{gone}')"))
+    shop.admin("POST", "/__mutate", {"profile": gone, "delete": True})
+    records = [each for each in shop.records("/api/events") if each["id"] in theirs]
+    assert len(records) == len(theirs) > 0
+    for record in records:
+        assert record["relationships"]["profile"]["data"] is None
+        assert record["attributes"]["event_properties"] == {}
+    assert not theirs & set(shop.ids("/api/events?filter=has(profile)"))
+
+
+def test_a_suppression_comes_and_goes(start: Start) -> None:
+    """A suppressed profile is found by the filter until its suppression is lifted."""
+    shop = start(profiles=30)
+    asked = "filter=equals(subscriptions.email.marketing.suppression.reason,'HARD_BOUNCE')"
+    before = shop.ids(f"/api/profiles?{asked}")
+    free = next(k for k in shop.ids("/api/profiles") if k not in before)
+    new = {"reason": "HARD_BOUNCE", "timestamp": "2026-11-19T00:00:00+00:00"}
+    shop.admin("POST", "/__mutate", {"profile": free, "suppress": new})
+    assert set(shop.ids(f"/api/profiles?{asked}")) == {*before, free}
+    marketing = profile(shop, free)["subscriptions"]["email"]["marketing"]
+    assert marketing["suppression"] == [new]
+    shop.admin("POST", "/__mutate", {"profile": free, "lift_suppression": True})
+    assert shop.ids(f"/api/profiles?{asked}") == before
+
+
+def test_an_archived_campaign_moves_to_the_other_slice(start: Start) -> None:
+    """Archiving takes a campaign out of one slice into the other, with a new `updated_at`."""
+    shop = start()
+    channel = "filter=equals(messages.channel,'email')"
+    moved = shop.ids(f"/api/campaigns?{channel}")[0]
+    shop.admin("POST", "/__mutate", {"campaign": moved, "set": {"archived": True}})
+    assert moved not in shop.ids(f"/api/campaigns?{channel}")
+    archived = shop.records(f"/api/campaigns?{channel},equals(archived,true)&sort=-updated_at")
+    assert archived[0]["id"] == moved
+    assert archived[0]["attributes"]["updated_at"] == "2026-11-20T12:00:00.000000+00:00"
+
+
+def test_members_join_and_leave_without_moving_the_list(start: Start) -> None:
+    """Joining is dated now, leaving is silent, and the list's `updated` stays."""
+    shop = start(profiles=80)
+    group = shop.ids("/api/lists")[0]
+    before = shop.get(f"/api/lists/{group}")["data"]["attributes"]["updated"]
+    members = shop.ids(f"/api/lists/{group}/profiles")
+    joiner = next(k for k in shop.ids("/api/profiles") if k not in members)
+    wish = {"list": group, "add": [joiner], "remove": [members[0]]}
+    shop.admin("POST", "/__mutate", wish)
+    now = shop.records(f"/api/lists/{group}/profiles?sort=joined_group_at")
+    assert {each["id"] for each in now} == {*members[1:], joiner}
+    assert now[-1]["attributes"]["joined_group_at"] == NOON.isoformat()
+    assert shop.get(f"/api/lists/{group}")["data"]["attributes"]["updated"] == before
+
+
+def test_records_can_be_created(start: Start) -> None:
+    """A new profile, list and template are listed with the values given."""
+    shop = start(profiles=5)
+    for kind, name in (("profile", "last_name"), ("list", "name"), ("template", "name")):
+        wish = {"create": kind, "set": {name: 'x"; DROP TABLE profiles; --'}}
+        record_id = shop.admin("POST", "/__mutate", wish)["id"]
+        found = {each["id"]: each["attributes"] for each in shop.records(f"/api/{kind}s")}
+        assert found[record_id][name] == 'x"; DROP TABLE profiles; --'
+        assert found[record_id]["created"] == NOON.isoformat()
+
+
+def test_nonsense_is_refused_and_changes_nothing(start: Start) -> None:
+    """A wish for a record that does not exist, or without a verb, is a 400 of the admin side."""
+    shop = start(profiles=5)
+    before = shop.truth("profiles")
+    one = next(iter(before))
+    for wish in (
+        b'{"profile": "nobody", "delete": true}',
+        b'{"planet": "earth"}',
+        b'{"profile": "%b"}' % one.encode(),
+        b'{"profile": "%b", "merge_into": "%b"}' % (one.encode(), one.encode()),
+        b"nonsense",
+    ):
+        assert shop.ask("/__mutate", method="POST", body=wish).status == 400
+    assert shop.truth("profiles") == before
