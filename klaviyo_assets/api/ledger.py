@@ -15,8 +15,23 @@ from hashlib import sha256
 from pathlib import Path
 
 from klaviyo_assets.api.ledger_file import LedgerFile
-from klaviyo_assets.api.ledger_tables import Numbered, bookings_of, ledger_time, make_tables
-from klaviyo_assets.api.limits import STEADY_SECONDS, allowances, earliest
+from klaviyo_assets.api.ledger_tables import (
+    Numbered,
+    bookings_of,
+    hold_until,
+    ledger_time,
+    make_tables,
+    note_turn,
+    turn_of,
+)
+from klaviyo_assets.api.limits import (
+    DAY_SECONDS,
+    STEADY_SECONDS,
+    Allowance,
+    allowances,
+    earliest,
+)
+from klaviyo_assets.api.quota import Day, Quota
 from klaviyo_assets.errors import QuotaError
 from klaviyo_assets.model.tiers import Budget
 
@@ -52,7 +67,7 @@ class Ledger:
     multiplies every published limit. Safe for threads and processes.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - settings, and the clock for tests, all by name
         self,
         path: Path,
         account: str,
@@ -92,7 +107,11 @@ class Ledger:
         for budget in dict.fromkeys(budgets):
             row, held_until = bookings_of(connection, self.account, budget.name)
             limits = self.limits(budget)
-            free = max(earliest(limits[:2], row, now), self.day_free(budget, row, now))
+            free = earliest(limits[:2], row, now)
+            for allowance in limits[2:]:
+                day = Day(allowance, row, now, self.clock())
+                day.refuse_spent(budget.name)
+                free = max(free, day.free)
             moment = max(moment, held_until, free)
             bookings.append((row, now - max(limit.seconds for limit in limits)))
         wait = moment - now
@@ -103,27 +122,11 @@ class Ledger:
         return wait
 
     def limits(self, budget: Budget) -> tuple[Allowance, ...]:
-        """Return what may be spent of a budget: a second's, a minute's, and the day's if limited."""
-        return allowances(
-            budget.tier, share=self.share, scale=self.scale, reserve=self.reserved
-        )
-
-    def day_free(self, budget: Budget, row: Numbered, now: float) -> float:
-        """Return the moment from which the day allows another request of a budget.
-
-        Raises:
-            QuotaError: it lies further away than a run should sleep.
-        """
-        free = now
-        for limit in self.limits(budget)[2:]:
-            turn = turn_of(row.connection, row.budget)
-            free = turn if turn > now else earliest((limit,), SinceTurn(row, turn), now)
-            if free - now > LONGEST_DAY_WAIT_SECONDS:
-                raise spent_day(budget.name, self.quota_of(budget, row, now), free - now)
-        return free
+        """Return what may be spent of a budget: a second's, a minute's and, if limited, a day's."""
+        return allowances(budget.tier, share=self.share, scale=self.scale, reserve=self.reserved)
 
     def quota(self, budget: Budget) -> Quota:
-        """Return what is left of the day for a budget; books nothing.
+        """Return what is left of a budget's day; books nothing.
 
         Raises:
             ValueError: the budget has no daily quota.
@@ -131,61 +134,59 @@ class Ledger:
         """
         if budget.tier.daily is None:
             raise ValueError(f"{budget.name} has no daily quota")
+        allowance = self.limits(budget)[2]
 
         def read(connection: sqlite3.Connection) -> Quota:
             now, _ = ledger_time(connection, self.clock())
             row, _ = bookings_of(connection, self.account, budget.name)
-            return self.quota_of(budget, row, now)
+            return Day(allowance, row, now, self.clock()).quota()
 
         return self.file.transact(read)
-
-    def quota_of(self, budget: Budget, row: Numbered, now: float) -> Quota:
-        """Return the day's quota within a transaction; moments as the wall clock has them."""
-        day = self.limits(budget)[2]
-        turn = turn_of(row.connection, row.budget)
-        is_blocked = turn > now
-        since = now - day.seconds if is_blocked else max(now - day.seconds, turn)
-        used = row.count_since(since)
-        left = 0 if is_blocked else max(0, day.requests - used)
-        free = turn if is_blocked else earliest((day,), SinceTurn(row, turn), now)
-        wall = self.clock()
-        return Quota(
-            used=used,
-            left=left,
-            limit=day.requests,
-            next_free_at=None if left else datetime.fromtimestamp(wall + free - now, UTC),
-            blocked_until=datetime.fromtimestamp(wall + turn - now, UTC) if is_blocked else None,
-        )
 
     def held(self, budgets: tuple[Budget, ...]) -> float:
         """Return for how many seconds Klaviyo has told us to leave these budgets alone."""
 
         def seconds(connection: sqlite3.Connection) -> float:
             now, _ = ledger_time(connection, self.clock())
-            return max(
-                (
-                    bookings_of(connection, self.account, each.name)[1] - now
-                    for each in dict.fromkeys(budgets)
-                ),
-                default=0.0,
-            )
+            until = [now]
+            for budget in dict.fromkeys(budgets):
+                row, held_until = bookings_of(connection, self.account, budget.name)
+                until += [held_until, turn_of(connection, row.budget)]
+            return max(until) - now
 
-        return max(0.0, self.file.transact(seconds))
+        return self.file.transact(seconds)
 
     def note_retry_after(self, budgets: tuple[Budget, ...], seconds: float) -> None:
         """Keep every process out of these budgets for `seconds`, up to five minutes."""
+        self.note(budgets, min(max(seconds, 0.0), LONGEST_HOLD_SECONDS), hold_until)
 
-        def hold(connection: sqlite3.Connection) -> None:
+    def note_spent_day(self, budgets: tuple[Budget, ...], seconds: float) -> None:
+        """Keep every process out of those budgets that have a daily quota, up to a day.
+
+        When the `seconds` are over, Klaviyo's day has turned: what was booked before is no longer
+        counted.
+        """
+        dear = tuple(budget for budget in budgets if budget.tier.daily is not None)
+        # Whole seconds are told, and may be rounded down.
+        self.note(dear, min(max(seconds, 0.0), DAY_SECONDS) + 1, note_turn, is_dear=True)
+
+    def note(
+        self,
+        budgets: tuple[Budget, ...],
+        seconds: float,
+        keep: Callable[[sqlite3.Connection, int, float], None],
+        *,
+        is_dear: bool = False,
+    ) -> None:
+        """Let `keep` write a moment in `seconds` from now for each of the budgets."""
+
+        def write(connection: sqlite3.Connection) -> None:
             now, _ = ledger_time(connection, self.clock())
-            until = now + min(max(seconds, 0.0), LONGEST_HOLD_SECONDS)
             for budget in dict.fromkeys(budgets):
                 row, _ = bookings_of(connection, self.account, budget.name)
-                connection.execute(
-                    "UPDATE budget SET held_until = max(held_until, ?) WHERE id = ?",
-                    (until, row.budget),
-                )
+                keep(connection, row.budget, now + seconds)
 
-        self.file.transact(hold)
+        self.file.transact(write, is_dear=is_dear)
 
     def account_facts(self, key_hash: str) -> AccountFacts | None:
         """Return what Klaviyo said of a key's account, where it was asked within a day."""

@@ -54,8 +54,8 @@ class Numbered:
         ).fetchone()
         return row[0] if row else None
 
-    def count_since(self, moment: float) -> int:
-        """Return how many were booked for `moment` or later."""
+    def count_from(self, moment: float) -> int:
+        """Return how many are booked for `moment` or later."""
         row = self.connection.execute(
             "SELECT count(*) FROM booking WHERE budget = ? AND moment >= ?", (self.budget, moment)
         ).fetchone()
@@ -109,6 +109,13 @@ def bookings_of(connection: sqlite3.Connection, account: str, name: str) -> tupl
         row = connection.execute(query, (account, name)).fetchone()
     budget, booked, held_until = cast("tuple[int, int, float]", row)
     return Numbered(connection, budget, booked), held_until
+
+
+def hold_until(connection: sqlite3.Connection, budget: int, moment: float) -> None:
+    """Let nothing be booked in a budget before `moment`; an earlier one changes nothing."""
+    connection.execute(
+        "UPDATE budget SET held_until = max(held_until, ?) WHERE id = ?", (moment, budget)
+    )
 
 
 def turn_of(connection: sqlite3.Connection, budget: int) -> float:

@@ -63,7 +63,7 @@ def test_no_window_of_any_phase_holds_more(tier: Tier, pauses: list[float], shar
 @given(tier=SMALL, pauses=PAUSES, seed=st.integers(0, 999))
 def test_jitter_on_the_way_breaks_no_window(tier: Tier, pauses: list[float], seed: int) -> None:
     """Requests that take up to a quarter of a second to arrive still keep to every window."""
-    luck = random.Random(seed)  # noqa: S311 - jitter, not a secret
+    luck = random.Random(seed)
     bookings = booked(allowances(tier, share=1, scale=1), pauses)
     arrivals = sorted(moment + luck.random() * 0.249 for moment in bookings)
     assert most_within(arrivals, 1) <= tier.burst
@@ -115,7 +115,16 @@ def test_the_share_is_of_the_steady_limit_and_rounds_down() -> None:
 
 def test_at_least_one_request_stays_ours() -> None:
     """However small the share, something moves."""
-    assert [each.requests for each in allowances(REPORT, share=0.1, scale=1)] == [1, 1, 225]
+    assert [each.requests for each in allowances(XS, share=0.01, scale=1)] == [1, 1]
+    assert allowances(REPORT, share=1, scale=1, reserve=225)[2].requests == 1
+
+
+def test_a_daily_quota_has_a_reserve_instead_of_a_share() -> None:
+    """Of two a minute no part can be left to others; of a day, so many requests can."""
+    limits = allowances(REPORT, share=0.1, scale=1, reserve=25)
+    assert [each.requests for each in limits] == [1, 2, 200]
+    scaled = allowances(REPORT, share=0.1, scale=2, reserve=25)
+    assert [each.requests for each in scaled] == [2, 4, 425]
 
 
 def test_the_scale_multiplies_every_limit() -> None:

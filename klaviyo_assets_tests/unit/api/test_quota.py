@@ -1,0 +1,323 @@
+"""The day's quota of reports is never overrun, survives crashes, and says when it goes on."""
+
+import multiprocessing
+import os
+import signal
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from multiprocessing.connection import Connection
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from klaviyo_assets.api.ledger import Ledger
+from klaviyo_assets.api.limits import DAY_SECONDS, STEADY_SECONDS
+from klaviyo_assets.api.quota import LONGEST_DAY_WAIT_SECONDS
+from klaviyo_assets.errors import QuotaError
+from klaviyo_assets.model.tiers import REPORT, Budget, M, Tier
+
+VALUES = Budget("POST /api/campaign-values-reports", REPORT)
+SERIES = Budget("POST /api/flow-series-reports", REPORT)
+START = 1_795_000_000.0
+QUICK = Tier(name="quick", burst=1000, steady=60_000, daily=225)
+
+
+class Clock:
+    """A wall clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> float:
+        """Tell the time."""
+        return self.now
+
+
+def moment(seconds: float) -> datetime:
+    """Return the UTC moment so many seconds after the start."""
+    return datetime.fromtimestamp(START + seconds, UTC)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Give a clock that stands still until it is moved."""
+    return Clock()
+
+
+@pytest.fixture
+def opened(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., Ledger]]:
+    """Give a function that opens the ledger of one folder, each time as another process would."""
+    ledgers: list[Ledger] = []
+
+    def ledger(*, scale: float = 1.0, reserve: int = 0, share: float = 0.9) -> Ledger:
+        made = Ledger(
+            tmp_path / "state", "AbC123", share=share, scale=scale, reserve=reserve, clock=clock
+        )
+        ledgers.append(made)
+        return made
+
+    yield ledger
+    for each in ledgers:
+        each.close()
+
+
+def spend(ledger: Ledger, clock: Clock, requests: int, budget: Budget = VALUES) -> None:
+    """Make so many requests, each as soon as it may go."""
+    for _ in range(requests):
+        clock.now += ledger.reserve((budget,))
+
+
+def test_225_a_day_then_refusal(opened: Callable[..., Ledger], clock: Clock) -> None:
+    """The 226th is refused at once, books nothing, and says when the first slot is free again."""
+    ledger = opened()
+    spend(ledger, clock, 225)
+    with pytest.raises(QuotaError, match="225 of our 225 requests a day are used"):
+        ledger.reserve((VALUES,))
+    with pytest.raises(QuotaError) as caught:
+        ledger.reserve((VALUES,))
+    assert f"{moment(DAY_SECONDS):%Y-%m-%d %H:%M:%S} UTC" in caught.value.message
+    assert caught.value.retry_after_seconds == pytest.approx(DAY_SECONDS - (clock.now - START))
+    quota = ledger.quota(VALUES)
+    assert (quota.used, quota.left, quota.limit) == (225, 0, 225)
+    assert quota.next_free_at == moment(DAY_SECONDS)
+    assert quota.blocked_until is None
+
+
+def test_at_224_one_more_goes_out(opened: Callable[..., Ledger], clock: Clock) -> None:
+    """What is left can be spent to the last request, by whatever process."""
+    spend(opened(), clock, 224)
+    assert opened().quota(VALUES).left == 1
+    clock.now += opened().reserve((VALUES,))
+    with pytest.raises(QuotaError):
+        opened().reserve((VALUES,))
+
+
+def test_two_a_minute_stay_two_whatever_the_share(
+    opened: Callable[..., Ledger], clock: Clock
+) -> None:
+    """A share of two would be one: reports keep the minute, and leave others a reserve instead."""
+    ledger = opened(share=0.5)
+    waits = [ledger.reserve((VALUES,)) for _ in range(3)]
+    assert waits[2] == pytest.approx(STEADY_SECONDS)
+    assert clock.now == START
+
+
+def test_the_endpoints_have_a_quota_each(opened: Callable[..., Ledger], clock: Clock) -> None:
+    """Klaviyo limits each report endpoint by itself."""
+    ledger = opened()
+    spend(ledger, clock, 225)
+    assert ledger.quota(SERIES).left == 225
+    assert ledger.reserve((SERIES,)) == 0
+
+
+def test_a_reserve_is_left_to_others(opened: Callable[..., Ledger], clock: Clock) -> None:
+    """Requests in the reserve are not ours; a project without one may still make them."""
+    modest = opened(reserve=200)
+    assert modest.quota(VALUES).limit == 25
+    spend(modest, clock, 25)
+    with pytest.raises(QuotaError, match="25 of our 25"):
+        modest.reserve((VALUES,))
+    assert opened().quota(VALUES).left == 200
+    clock.now += 60
+    assert opened().reserve((VALUES,)) == 0
+
+
+def test_a_reserve_set_later_never_makes_less_than_nothing(
+    opened: Callable[..., Ledger], clock: Clock
+) -> None:
+    """Where more is used than is now ours, nothing is left, and the right moment is told."""
+    spend(opened(), clock, 30)
+    quota = opened(reserve=205).quota(VALUES)
+    assert (quota.used, quota.left, quota.limit) == (30, 0, 20)
+    # Ours is the next one when the eleventh of the thirty is a day old.
+    assert quota.next_free_at == moment(DAY_SECONDS + 5 * STEADY_SECONDS)
+
+
+def test_the_scale_multiplies_the_day(opened: Callable[..., Ledger]) -> None:
+    """A sandbox with more room has it in the daily quota as well, before the reserve."""
+    assert opened(scale=100).quota(VALUES).limit == 22_500
+    assert opened(scale=2, reserve=50).quota(VALUES).limit == 400
+    assert opened(scale=0.001).quota(VALUES).limit == 1
+
+
+def test_the_day_slides(opened: Callable[..., Ledger], clock: Clock) -> None:
+    """Slots come back one by one, a day after each was used, not all at midnight."""
+    ledger = opened()
+    budget = Budget("POST /api/any", QUICK)
+    for _ in range(225):
+        assert ledger.reserve((budget,)) <= 10
+        clock.now += 200
+    assert ledger.quota(budget).left == 0
+    clock.now = START + DAY_SECONDS - 301
+    with pytest.raises(QuotaError):
+        ledger.reserve((budget,))
+    clock.now = START + DAY_SECONDS
+    assert ledger.quota(budget).left == 1
+    clock.now += 3 * 200
+    assert ledger.quota(budget).left == 4
+    for _ in range(4):
+        assert ledger.reserve((budget,)) <= 10
+    assert ledger.quota(budget).left == 0
+
+
+def test_a_short_wait_is_no_spent_day(opened: Callable[..., Ledger], clock: Clock) -> None:
+    """A slot that comes back within minutes is waited for, and booked at its moment."""
+    ledger = opened()
+    spend(ledger, clock, 225)
+    clock.now = START + DAY_SECONDS - LONGEST_DAY_WAIT_SECONDS + 1
+    assert ledger.reserve((VALUES,)) == pytest.approx(LONGEST_DAY_WAIT_SECONDS - 1)
+
+
+def test_a_long_queue_is_no_spent_day(opened: Callable[..., Ledger]) -> None:
+    """Twenty requests at once wait ten minutes for the minute's limit; the day has room."""
+    ledger = opened()
+    waits = [ledger.reserve((VALUES,)) for _ in range(20)]
+    assert waits[-1] == pytest.approx(9 * STEADY_SECONDS, abs=2)
+    quota = ledger.quota(VALUES)
+    assert (quota.used, quota.left) == (20, 205)
+    assert quota.next_free_at == moment(0)
+
+
+@settings(max_examples=8)
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.integers(0, 2),
+            st.one_of(st.just(0.0), st.floats(0, 3000), st.floats(0, 90_000)),
+        ),
+        min_size=40,
+        max_size=100,
+    )
+)
+def test_no_24_hours_hold_more(steps: list[tuple[int, float]]) -> None:
+    """Three processes in turn, any pauses: no stretch of a day holds more than the quota."""
+    clock = Clock()
+    budget = Budget("b", Tier(name="any", burst=2, steady=4, daily=20))
+    sent: list[float] = []
+    with TemporaryDirectory() as folder:
+        ledgers = [Ledger(Path(folder), "a", clock=clock) for _ in range(3)]
+        for who, pause in steps:
+            clock.now += pause
+            left = ledgers[who].quota(budget).left
+            try:
+                sent.append(clock.now + ledgers[who].reserve((budget,)))
+            except QuotaError:
+                assert left == 0
+        for ledger in ledgers:
+            ledger.close()
+    for place, start in enumerate(sent):
+        assert bisect_left(sent, start + 86_400) - place <= 20
+
+
+def test_klaviyos_own_word_keeps_everybody_out(opened: Callable[..., Ledger], clock: Clock) -> None:
+    """Spent by others: no process asks again before Klaviyo's moment, whatever we have left."""
+    opened().reserve((VALUES,))
+    opened().note_spent_day((VALUES,), 73_473)
+    later = opened()
+    quota = later.quota(VALUES)
+    assert (quota.used, quota.left) == (1, 0)
+    assert quota.blocked_until == quota.next_free_at == moment(73_474)
+    with pytest.raises(QuotaError, match="Klaviyo says") as caught:
+        later.reserve((VALUES,))
+    assert caught.value.retry_after_seconds == pytest.approx(73_474)
+    assert later.held((VALUES,)) == pytest.approx(73_474)
+    assert later.reserve((SERIES,)) == 0
+    clock.now += 73_475
+    assert later.quota(VALUES).blocked_until is None
+    assert later.reserve((VALUES,)) == 0
+
+
+def test_when_klaviyos_day_has_turned_all_of_it_is_there(
+    opened: Callable[..., Ledger], clock: Clock
+) -> None:
+    """A Retry-After shows when the fixed day turns: what was booked before counts no more."""
+    ledger = opened()
+    spend(ledger, clock, 225)
+    ledger.note_spent_day((VALUES,), 3600)
+    clock.now += 3601
+    assert ledger.quota(VALUES).left == 225
+    spend(ledger, clock, 225)
+    with pytest.raises(QuotaError, match="225 of our 225"):
+        ledger.reserve((VALUES,))
+
+
+def test_a_wrong_word_blocks_no_longer_than_a_day(opened: Callable[..., Ledger]) -> None:
+    """Nonsense in a header, from a proxy perhaps, cannot shut the endpoint for a year."""
+    opened().note_spent_day((VALUES,), 1e9)
+    until = opened().quota(VALUES).blocked_until
+    assert until is not None
+    assert until - moment(0) <= timedelta(days=1, minutes=2)
+
+
+def test_only_a_daily_quota_can_be_spent_for_the_day(opened: Callable[..., Ledger]) -> None:
+    """A long wait on another endpoint ends its stream, and nothing more."""
+    flows = Budget("GET /api/flows", M)
+    ledger = opened()
+    ledger.note_spent_day((flows,), 73_473)
+    assert ledger.reserve((flows,)) == 0
+    with pytest.raises(ValueError, match="no daily quota"):
+        ledger.quota(flows)
+
+
+def test_looking_books_nothing(opened: Callable[..., Ledger]) -> None:
+    """The quota can be shown as often as one likes."""
+    ledger = opened()
+    assert {ledger.quota(VALUES).used for _ in range(5)} == {0}
+
+
+def book(folder: str, clock_at: float, requests: int, sent: Connection) -> None:
+    """Book as fast as the ledger lets us, as a process of its own; send how many it let."""
+    ledger = Ledger(Path(folder), "AbC123", clock=lambda: clock_at)
+    made = 0
+    for _ in range(requests):
+        try:
+            ledger.reserve((Budget("POST /api/any", QUICK),))
+        except QuotaError:
+            break
+        made += 1
+    sent.send(made)
+
+
+def test_processes_share_the_day(tmp_path: Path) -> None:
+    """Four processes that want 100 each get 225 together."""
+    context = multiprocessing.get_context("spawn")
+    ends = [context.Pipe() for _ in range(4)]
+    made = [context.Process(target=book, args=(str(tmp_path), START, 100, end)) for _, end in ends]
+    for process in made:
+        process.start()
+    counts = [mine.recv() for mine, _ in ends]
+    for process in made:
+        process.join()
+    assert sum(counts) == 225
+    assert (
+        Ledger(tmp_path, "AbC123", clock=lambda: START).quota(Budget("POST /api/any", QUICK)).left
+        == 0
+    )
+
+
+def book_and_hang(folder: str, booked: Connection) -> None:
+    """Book one request, tell so, and never send it."""
+    Ledger(Path(folder), "AbC123", clock=lambda: START).reserve((VALUES,))
+    booked.send("booked")
+    signal.pause()
+
+
+def test_a_kill_between_booking_and_sending_costs_one(tmp_path: Path) -> None:
+    """What was booked stays booked, exactly once, and the next process goes on at once."""
+    context = multiprocessing.get_context("spawn")
+    mine, theirs = context.Pipe()
+    process = context.Process(target=book_and_hang, args=(str(tmp_path), theirs))
+    process.start()
+    assert mine.recv() == "booked"
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    ledger = Ledger(tmp_path, "AbC123", clock=lambda: START)
+    assert ledger.quota(VALUES).used == 1
+    ledger.reserve((VALUES,))
+    assert ledger.quota(VALUES).used == 2
+    ledger.close()
