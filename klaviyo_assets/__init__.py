@@ -1,4 +1,4 @@
-"""Klaviyo, brought home: every API stream as a Dagster asset, stored as Delta tables, read by DuckDB.
+"""Klaviyo, brought home: every API stream as a Dagster asset, in Delta tables, read by DuckDB.
 
 This module holds the version and imports nothing.
 """

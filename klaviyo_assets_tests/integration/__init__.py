@@ -1,1 +1,1 @@
-"""Rooms against the outside things they talk to: the client and the sandbox, the lake and a folder."""
+"""The rooms against what they talk to: the client and the sandbox, the lake and a folder."""
