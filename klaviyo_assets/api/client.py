@@ -38,11 +38,10 @@ from klaviyo_assets.api.proxies import proxy_for
 from klaviyo_assets.api.refusals import asked
 from klaviyo_assets.api.retries import GiveUp, Policy, Tries, next_wait
 from klaviyo_assets.api.stopping import Line, Switch
-from klaviyo_assets.errors import BrokenBodyError, KlaviyoAssetsError, RateLimitError
+from klaviyo_assets.errors import BrokenBodyError, KlaviyoAssetsError, QuotaError, RateLimitError
 
 CONNECT_SECONDS = 10.0
 CONNECTIONS = 16
-TOO_MANY_REQUESTS = 429
 
 Result = TypeVar("Result")
 
@@ -133,9 +132,12 @@ class Client:
             except KlaviyoAssetsError as error:
                 failure = error
             failure.stream = failure.stream or stream
+            self.tally.add(rate_limited=int(isinstance(failure, RateLimitError)))
             now = datetime.now(UTC).astimezone()
             outcome = next_wait(tries, failure, policy=self.policy, chance=self.chance(), now=now)
             if isinstance(outcome, GiveUp):
+                if isinstance(failure, RateLimitError) and isinstance(outcome.error, QuotaError):
+                    self.ledger.note_spent_day(request.budgets, failure.retry_after_seconds or 0)
                 raise outcome.error
             tries = outcome.tries
             log.info("%s Next try in %.1f s.", failure, outcome.seconds)
@@ -148,8 +150,7 @@ class Client:
         try:
             return reader(answer)
         except BrokenBodyError as error:
-            said = f"{asked(request)}: {error.message}"
-        raise BrokenBodyError(said, stream=stream)
+            raise BrokenBodyError(f"{asked(request)}: {error.message}", stream=stream) from None
 
     def before_retry(self, request: Request, failure: Exception, seconds: float) -> None:
         """Wait for the next try; a 429 keeps every process out of its budgets meanwhile."""
@@ -194,8 +195,7 @@ class Client:
         if isinstance(outcome, Exception):
             addresses = addresses_of(self.host)
             raise lost(request, outcome, stream=stream, host=self.host, addresses=addresses)
-        is_limit = outcome.status == TOO_MANY_REQUESTS
-        self.tally.add(received_bytes=len(outcome.body), rate_limited=int(is_limit))
+        self.tally.add(received_bytes=len(outcome.body))
         return judged(outcome, request, stream)
 
     def outcome(self, request: Request, line: Line) -> Answer | Exception:
