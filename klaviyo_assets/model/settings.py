@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime
 from zoneinfo import ZoneInfo
 
 from klaviyo_assets.errors import SettingError
+from klaviyo_assets.model.tiers import REPORT
 
 LARGEST_SCALE = 1e9
 """No sandbox needs more, and the limits stay exact integers."""
@@ -26,6 +27,7 @@ class Settings:
     lookback_days: int = 0
     late_events_days: int = 7
     report_lookback_days: int = 30
+    report_reserve: int = 0
     conversion_metric_ids: tuple[str, ...] = ()
     event_metric_ids: tuple[str, ...] = ()
     disable_predictive_analytics: bool = False
@@ -87,6 +89,12 @@ def _days(raw: str) -> int:
     return int(raw)
 
 
+def _requests(raw: str) -> int:
+    if not raw.isdecimal() or int(raw) >= (REPORT.daily or 0):
+        raise ValueError(f"a whole number of requests is wanted, below {REPORT.daily}")
+    return int(raw)
+
+
 def _ids(raw: str) -> tuple[str, ...]:
     ids = tuple(part.strip() for part in raw.split(",") if part.strip())
     for each in ids:
@@ -143,6 +151,7 @@ _PARSERS: Mapping[str, Callable[[str], object]] = {
     "lookback_days": _days,
     "late_events_days": _days,
     "report_lookback_days": _days,
+    "report_reserve": _requests,
     "conversion_metric_ids": _ids,
     "event_metric_ids": _ids,
     "disable_predictive_analytics": _flag,
