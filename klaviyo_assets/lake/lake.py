@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import duckdb
 import pyarrow as pa
@@ -21,6 +22,7 @@ from klaviyo_assets.lake.database import (
     shown,
     stored_tables,
 )
+from klaviyo_assets.lake.disk import make_folder, told
 from klaviyo_assets.lake.layout import HISTORY, Table, history_of, table_folder
 from klaviyo_assets.lake.log import Snapshot, newest_mark, newest_version, snapshot
 from klaviyo_assets.lake.parquet import columns_of, conformed
@@ -92,6 +94,19 @@ class Lake:
                     f"{account}. Give each account its own KLAVIYO_DATA_DIR; nothing was written",
                     stream=name,
                 )
+
+    def prepare(self, account: str) -> None:
+        """Refuse what would make a sync fail at its first commit, before its first request.
+
+        Raises:
+            WrongAccountError: the lake holds another account's data; nothing was written.
+            LakeVersionError: a later version of this project wrote a table.
+            StorageError: the folder cannot be written.
+        """
+        self.refuse_foreign(account)
+        with told(self.root, None):
+            make_folder(self.root / "lake")
+            TemporaryFile(dir=self.root / "lake").close()
 
     def open(
         self, table: Table, *, account: str, mode: Mode, with_history: bool, started_at: datetime

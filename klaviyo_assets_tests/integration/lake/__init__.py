@@ -1,0 +1,1 @@
+"""The lake on a real disk, with real processes that are really killed."""

@@ -1,0 +1,1 @@
+"""The lake's rules that need no disk."""

@@ -1,0 +1,164 @@
+"""The layout: safe names, sensible tables, and a rule for compaction that pays off."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from klaviyo_assets.errors import LakeError
+from klaviyo_assets.lake.layout import (
+    SMALL_FILE_BYTES,
+    SMALL_FILES,
+    Table,
+    compacted,
+    history_of,
+    is_data_file,
+    quarantine_folder,
+    table_folder,
+    table_of,
+)
+from klaviyo_assets.model.column import Column
+from klaviyo_assets.model.stream import Collection, Cursor, Stream
+
+MOMENT = pa.timestamp("us", tz="UTC")
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("updated", MOMENT),
+        pa.field("synced_at", MOMENT, nullable=False),
+    ]
+)
+STREAM = Stream(
+    name="profiles",
+    about="One row per profile.",
+    section="Profiles",
+    source=Collection(path="/api/profiles", page_size=100),
+    columns=(Column("updated", "When it changed.", "timestamp"),),
+    tier=None,
+    scopes=(),
+    cursor=Cursor(column="updated", field="updated"),
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "..", "../x", "a/b", "/etc", "a.b", "A", "%2e%2e", "a" * 64, "1a", "_log", "a\n", "a b"],
+)
+def test_a_name_never_leaves_the_folder(name: str) -> None:
+    """A name that is not plain lower case is refused before it becomes a path."""
+    for place in (table_folder, quarantine_folder):
+        with pytest.raises(LakeError, match="cannot name a table"):
+            place(Path("/data"), name)
+
+
+def test_a_table_follows_its_stream() -> None:
+    """Key, cursor and partitions come from the stream, and every column may be NULL."""
+    table = table_of(STREAM, SCHEMA)
+    assert (table.name, table.key, table.cursor) == ("profiles", ("id",), "updated")
+    assert table.partitioning == "none"
+    assert all(table.schema.field(name).nullable for name in table.schema.names)
+
+
+def test_the_cursor_counts_first_where_it_is_a_version() -> None:
+    """Of two versions the cursor decides, and `synced_at` only where the cursor is no version."""
+    newest = table_of(STREAM, SCHEMA)
+    by_read = Table(
+        name="events", schema=SCHEMA, key=("id",), cursor="updated", newest_by_cursor=False
+    )
+    assert newest.versions == ("updated", "synced_at")
+    assert by_read.versions == ("synced_at",)
+
+
+def test_a_history_is_keyed_by_version() -> None:
+    """A history's key is key and cursor, or key and sync where there is no cursor."""
+    table = table_of(STREAM, SCHEMA)
+    bare = Table(name="tags", schema=SCHEMA, key=("id",))
+    assert history_of(table).key == ("id", "updated")
+    assert history_of(bare).key == ("id", "sync_started_at")
+    assert history_of(bare).schema.field("sync_started_at").type == MOMENT
+    assert history_of(table).keeps == "every"
+
+
+def test_a_stream_cannot_be_taken_for_a_history() -> None:
+    """A stream whose table would be another one's history is refused."""
+    stream = Stream(
+        name="profiles_history",
+        about="One row per version.",
+        section="Profiles",
+        source=STREAM.source,
+        columns=(),
+        tier=None,
+        scopes=(),
+    )
+    with pytest.raises(LakeError, match="history"):
+        table_of(stream, SCHEMA)
+
+
+def test_a_table_without_its_key_is_refused() -> None:
+    """Key, cursor and `synced_at` must be columns."""
+    for key, cursor in ((("nothing",), None), (("id",), "nothing")):
+        with pytest.raises(LakeError, match="nothing"):
+            Table(name="tags", schema=SCHEMA, key=key, cursor=cursor)
+    with pytest.raises(LakeError, match="synced_at"):
+        Table(name="tags", schema=pa.schema([("id", pa.string())]), key=("id",))
+
+
+def test_columns_that_differ_in_case_alone_are_refused() -> None:
+    """SQL does not tell `Name` from `name`."""
+    schema = SCHEMA.append(pa.field("ID", pa.string()))
+    with pytest.raises(LakeError, match="case"):
+        Table(name="tags", schema=schema, key=("id",))
+
+
+def test_a_day_of_its_own_is_refused() -> None:
+    """A table by day cannot have a column named like the partition, nor go without a cursor."""
+    schema = SCHEMA.append(pa.field("day", pa.string()))
+    with pytest.raises(LakeError, match="day"):
+        Table(name="tags", schema=schema, key=("id",), cursor="updated", partitioning="day")
+    with pytest.raises(LakeError, match="cursor"):
+        Table(name="tags", schema=SCHEMA, key=("id",), partitioning="day")
+
+
+def test_only_our_own_names_count_as_ours() -> None:
+    """A stray file that somebody put into the folder is not taken for one of ours."""
+    ours = "part-0123456789abcdef0123456789abcdef.parquet"
+    assert is_data_file(ours)
+    assert is_data_file("day=2024-05-01/" + ours)
+    for name in ("mine.parquet", "../" + ours, "day=x/" + ours, ours + ".old"):
+        assert not is_data_file(name)
+
+
+def test_few_small_files_are_left_alone() -> None:
+    """Nothing is merged up to the number of small files that a partition may have."""
+    assert compacted([1000] * SMALL_FILES) == []
+    assert compacted([SMALL_FILE_BYTES] * 100) == []
+
+
+@given(st.lists(st.integers(1, 2 * SMALL_FILE_BYTES), max_size=60))
+def test_compaction_takes_small_files_alone(sizes: list[int]) -> None:
+    """What is merged are at least two small files, the smallest ones."""
+    chosen = compacted(sizes)
+    assert len(chosen) != 1
+    taken = [sizes[at] for at in chosen]
+    left = [size for at, size in enumerate(sizes) if at not in chosen]
+    assert all(size < SMALL_FILE_BYTES for size in taken)
+    assert not taken or not left or max(taken) <= min(left)
+
+
+def test_many_commits_leave_few_files_and_rewrite_little() -> None:
+    """A day of commits every minute keeps few files, and rewrites a row some ten times at most."""
+    sizes: list[int] = []
+    rewritten = 0
+    most = 0
+    for _ in range(1440):
+        sizes.append(100_000)
+        chosen = compacted(sizes)
+        merged = sum(sizes[at] for at in chosen)
+        rewritten += merged
+        sizes = [size for at, size in enumerate(sizes) if at not in chosen]
+        sizes += [merged] if merged else []
+        most = max(most, len(sizes))
+    assert most <= 12
+    assert rewritten <= 12 * 1440 * 100_000
