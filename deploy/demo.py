@@ -29,7 +29,7 @@ SELECT metric_name AS metric,
        count(DISTINCT profile_id) AS people,
        round(sum(TRY_CAST(event_properties ->> '$."$value"' AS DOUBLE)), 2) AS value,
        max(datetime)::DATE AS latest
-FROM klaviyo.events_detailed
+FROM klaviyo.klaviyo.events_detailed
 WHERE datetime < now()
 GROUP BY ALL
 ORDER BY events DESC
@@ -120,7 +120,7 @@ def show_tables() -> None:
         print(f"== Stored in {DATABASE.relative_to(ROOT)}")
         print(f"   {'relation':<34}{'rows':>10}{'columns':>10}")
         for name, columns in names:
-            rows = database.execute(f'SELECT count(*) FROM klaviyo."{name}"').fetchall()[0][0]
+            rows = database.execute(f'SELECT count(*) FROM klaviyo.klaviyo."{name}"').fetchall()[0][0]
             print(f"   klaviyo.{name:<26}{rows:>10,}{columns:>10}")
 
 
