@@ -1,0 +1,47 @@
+"""The README tells the truth: its table of streams is the registry, its names exist."""
+
+import re
+
+import pytest
+
+from klaviyo_assets.definitions import build_defs
+from klaviyo_assets.model.settings import Settings
+from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.streams import COLLECTIONS
+from klaviyo_assets_tests.contract.checkout import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def row_of(stream: Stream) -> str:
+    """Return the line of the table of streams."""
+    grain = stream.about.removeprefix("One row per ").rstrip(".")
+    cursor = f"`{stream.cursor.column}`" if stream.cursor else ""
+    tier = stream.tier.name if stream.tier else ""
+    return f"| `{stream.name}` | {grain} | {cursor} | {tier} | {', '.join(stream.scopes)} |"
+
+
+@pytest.mark.parametrize("stream", COLLECTIONS, ids=lambda stream: stream.name)
+def test_every_stream_has_its_row(stream: Stream) -> None:
+    """The table of streams says what the registry says; the failing line is the row to add."""
+    assert row_of(stream) in README.splitlines(), f"add to README.md:\n{row_of(stream)}"
+
+
+def test_no_row_for_a_stream_that_is_not_there() -> None:
+    """A stream that was taken out leaves the table as well."""
+    table = README.split("## Streams")[1].split("\n\n")[1]
+    named = re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE)
+    assert named == [stream.name for stream in COLLECTIONS]
+
+
+def test_jobs_and_schedules_are_those_of_the_code_location() -> None:
+    """Every job has a row in the README and every row a job."""
+    jobs = {job.name for job in build_defs(Settings()).jobs or ()}
+    assert set(re.findall(r"^\| `(klaviyo_\w+)`", README, flags=re.MULTILINE)) == jobs
+
+
+def test_it_fits_on_three_screens() -> None:
+    """A newcomer reads it to its end: at most 150 lines, none longer than a wide screen."""
+    lines = README.splitlines()
+    assert len(lines) <= 150
+    assert max(len(line) for line in lines if not line.startswith("|")) <= 130
