@@ -1,7 +1,7 @@
 """Facts: every stream there is, as values; one module a section of Klaviyo's API reference.
 
-A new section is a module here and its streams in `COLLECTIONS`; a test fails for a module or a
-stream that is missing.
+A new section is a module here and its streams in `COLLECTIONS` or `REPORTS`; a test fails for a
+module or a stream that is missing.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from klaviyo_assets.streams.flows import FLOWS
 from klaviyo_assets.streams.lists import LISTS, LISTS_DETAILED
 from klaviyo_assets.streams.metrics import METRICS
 from klaviyo_assets.streams.profiles import GLOBAL_EXCLUSIONS, PROFILES
+from klaviyo_assets.streams.reports import CAMPAIGN_VALUES_REPORTS, FLOW_SERIES_REPORTS
 from klaviyo_assets.streams.segments import SEGMENTS
 from klaviyo_assets.streams.templates import EMAIL_TEMPLATES
 
@@ -35,5 +36,10 @@ COLLECTIONS: tuple[Stream, ...] = (
 )
 """Every stream that is read from records, by name; what it is made of may come after it."""
 
-STREAMS: Mapping[str, Stream] = MappingProxyType({stream.name: stream for stream in COLLECTIONS})
-"""The same by name."""
+REPORTS: tuple[Stream, ...] = (CAMPAIGN_VALUES_REPORTS, FLOW_SERIES_REPORTS)
+"""Every stream that Klaviyo computes on request, by conversion metric and day."""
+
+STREAMS: Mapping[str, Stream] = MappingProxyType(
+    {stream.name: stream for stream in (*COLLECTIONS, *REPORTS)}
+)
+"""All of them by name."""

@@ -50,6 +50,33 @@ class Operation:
     included: Mapping[str, Mapping[str, str]] = field(default_factory=nothing)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportOperation:
+    """One POST operation that computes a report.
+
+    `daily` is requests a day, `parameters` those of the query, `attributes` what the body takes.
+    `contains_any` are the fields that a filter compares with a list of up to `most_items` values;
+    `most_days` maps an interval, or `any`, to the longest time frame.
+    """
+
+    path: str
+    section: str
+    type: str
+    burst: int
+    steady: int
+    daily: int
+    scopes: list[str]
+    parameters: list[str]
+    attributes: list[str]
+    statistics: list[str]
+    group_by: list[str]
+    group_by_default: list[str]
+    group_by_required: list[str]
+    contains_any: list[str]
+    most_items: int
+    most_days: Mapping[str, int]
+
+
 ATTRIBUTE_WORDS = frozenset(
     {
         "text",
@@ -67,13 +94,17 @@ ATTRIBUTE_WORDS = frozenset(
 """What a value can be; `object` is free-form, `texts` and `objects` are arrays."""
 
 
-def revision_and_operations(text: str) -> tuple[str, Mapping[str, Operation]]:
-    """Return the revision that facts in TOML were published for, and the operations by path."""
-    document = tomllib.loads(text)
-    operations = {
-        path: Operation(path=path, **facts) for path, facts in document["operations"].items()
-    }
-    return document["revision"], MappingProxyType(operations)
+DOCUMENT = tomllib.loads(FACTS.read_text(encoding="utf-8"))
 
+REVISION: str = DOCUMENT["revision"]
+"""The revision that the facts were published for."""
 
-REVISION, OPERATIONS = revision_and_operations(FACTS.read_text(encoding="utf-8"))
+OPERATIONS: Mapping[str, Operation] = MappingProxyType(
+    {path: Operation(path=path, **facts) for path, facts in DOCUMENT["operations"].items()}
+)
+"""The GET operations by path."""
+
+REPORTS: Mapping[str, ReportOperation] = MappingProxyType(
+    {path: ReportOperation(path=path, **facts) for path, facts in DOCUMENT["reports"].items()}
+)
+"""The report operations by path."""

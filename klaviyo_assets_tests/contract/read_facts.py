@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from klaviyo_assets_tests.contract.facts import FACTS
+from klaviyo_assets_tests.contract.read_reports import REPORT_PATHS, report_facts_of
 
 Node = dict[str, Any]
 
@@ -165,6 +166,16 @@ def answer_of(document: Document, operation: Node) -> Node:
     }
 
 
+def report_of(document: Document, path: str) -> Node:
+    """Return the facts of the report operation at `path`."""
+    operation = document.root["paths"][path]["post"]
+    [content] = operation["requestBody"]["content"].values()
+    body = document.fields(content["schema"])["data"]
+    attributes = document.fields(document.fields(body)["attributes"])
+    followed = {name: document.followed(node) for name, node in attributes.items()}
+    return report_facts_of(operation, document.type(body), followed)
+
+
 def choices(parameter: Node | None) -> list[str]:
     """Return the values that a query parameter offers; of sorts, the ascending ones."""
     schema: Node = parameter["schema"] if parameter else {}
@@ -182,6 +193,7 @@ def facts_from(root: Node) -> Node:
     return {
         "revision": root["info"]["version"],
         "operations": {path: facts_of(document, path) for path in PATHS},
+        "reports": {path: report_of(document, path) for path in REPORT_PATHS},
     }
 
 

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from klaviyo_assets_tests.contract.facts import ATTRIBUTE_WORDS, FACTS, OPERATIONS, Operation
+from klaviyo_assets_tests.contract.facts import (
+    ATTRIBUTE_WORDS,
+    FACTS,
+    OPERATIONS,
+    REPORTS,
+    Operation,
+    ReportOperation,
+)
 from klaviyo_assets_tests.contract.read_facts import (
     DOCUMENT,
     PATHS,
@@ -15,6 +22,7 @@ from klaviyo_assets_tests.contract.read_facts import (
     facts_of,
     toml_lines,
 )
+from klaviyo_assets_tests.contract.read_reports import REPORT_PATHS
 
 TEXT = FACTS.read_text(encoding="utf-8")
 
@@ -48,6 +56,7 @@ def test_the_facts_are_the_documents() -> None:
 def test_the_facts_are_those_that_the_reader_is_told_to_read() -> None:
     """No operation is missing from the file, and none is left over."""
     assert tuple(OPERATIONS) == PATHS
+    assert tuple(REPORTS) == REPORT_PATHS
 
 
 @each_operation
@@ -63,6 +72,15 @@ def test_limits_are_limits(facts: Operation) -> None:
         assert parameter in offered
         assert 0 < burst < facts.burst
         assert burst < steady < facts.steady
+
+
+@pytest.mark.parametrize("facts", REPORTS.values(), ids=list(REPORTS))
+def test_a_reports_limits_are_limits(facts: ReportOperation) -> None:
+    """A day allows more than a minute, one interval no more than the longest, and names agree."""
+    assert 0 < facts.burst < facts.steady < facts.daily
+    assert max(facts.most_days.values()) == facts.most_days["any"]
+    assert set(facts.group_by_required) <= set(facts.group_by_default) <= set(facts.group_by)
+    assert set(facts.contains_any) <= set(facts.group_by)
 
 
 @each_operation

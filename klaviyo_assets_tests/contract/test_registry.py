@@ -12,7 +12,7 @@ import pytest
 
 from klaviyo_assets import streams
 from klaviyo_assets.model.stream import Collection, Detail, Join, Stream
-from klaviyo_assets.streams import COLLECTIONS, STREAMS
+from klaviyo_assets.streams import COLLECTIONS, REPORTS, STREAMS
 
 each_stream = pytest.mark.parametrize("stream", COLLECTIONS, ids=lambda stream: stream.name)
 
@@ -53,13 +53,15 @@ def test_every_module_is_in_the_registry() -> None:
     modules = [module.name for module in pkgutil.iter_modules(streams.__path__)]
     declared = [stream for module in modules for stream in declared_in(module)]
     assert all(declared_in(module) for module in modules)
-    assert sorted(stream.name for stream in declared) == sorted(COLUMNS)
+    promised = [*COLUMNS, *(stream.name for stream in REPORTS)]
+    assert sorted(stream.name for stream in declared) == sorted(promised)
     assert all(STREAMS[stream.name] is stream for stream in declared)
 
 
 def test_the_registry_is_in_order() -> None:
     """Streams are listed by name, so that a table of them is the same everywhere."""
-    assert [stream.name for stream in COLLECTIONS] == sorted(STREAMS)
+    assert [stream.name for stream in COLLECTIONS] == sorted(COLUMNS)
+    assert list(STREAMS.values()) == [*COLLECTIONS, *REPORTS]
 
 
 @each_stream

@@ -1,0 +1,64 @@
+"""Read the facts of a report operation; limits of days and lists stand in Klaviyo's prose alone.
+
+What belongs here: the POSTs that compute reports. What does not: the document itself, and the GETs
+(`read_facts.py`).
+"""
+
+import re
+from typing import Any
+
+Node = dict[str, Any]
+
+REPORT_PATHS = ("/api/campaign-values-reports", "/api/flow-series-reports")
+
+DAYS = {"7 days": 7, "52 weeks": 364, "60 days": 60, "1 year": 365}
+"""Klaviyo's words for the longest time frame, in days."""
+
+
+def report_facts_of(operation: Node, kind: str, attributes: Node) -> Node:
+    """Return the facts of one report operation, empty ones left out.
+
+    `kind` is the JSON:API type of the body, `attributes` are the members that its attributes take.
+    """
+    limit: dict[str, str] = operation["x-klaviyo-ratelimit"]
+    grouping, filtering = attributes["group_by"], attributes["filter"]["description"]
+    found = {
+        "section": operation["tags"][0],
+        "type": kind,
+        "burst": int(limit["burst"].removesuffix("/s")),
+        "steady": int(limit["steady"].removesuffix("/m")),
+        "daily": int(limit["daily"].removesuffix("/d")),
+        "scopes": operation["x-klaviyo-scopes"],
+        "parameters": [each["name"] for each in operation["parameters"] if each["in"] == "query"],
+        "attributes": sorted(attributes),
+        "statistics": attributes["statistics"]["items"]["enum"],
+        "group_by": grouping["items"]["enum"],
+        "group_by_default": names(r"will be grouped by (.+?)\.\n", grouping["description"]),
+        "group_by_required": names(r"are required: ([\w, ]+)", grouping["description"]),
+        "contains_any": names(
+            r"^Scalar attributes \((.+)\): .*: equals, contains-any\.$", filtering
+        ),
+        "most_items": int(said(r"Max of (\d+) items per list filter", filtering)),
+        "most_days": most_days(attributes),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def said(pattern: str, prose: str) -> str:
+    """Return what a pattern captures; prose that no longer says it is an error."""
+    match = re.search(pattern, prose, flags=re.MULTILINE)
+    assert match is not None, (pattern, prose)
+    return match[1]
+
+
+def names(pattern: str, prose: str) -> list[str]:
+    """Return the names that a pattern captures, sorted."""
+    return sorted(said(pattern, prose).split(", "))
+
+
+def most_days(attributes: Node) -> dict[str, int]:
+    """Return the longest time frame in days: of each interval, and of all under `any`."""
+    longest = {"any": DAYS[said(r"Max length: (.+?)\)", attributes["timeframe"]["description"])]}
+    prose = attributes.get("interval", {}).get("description", "")
+    told = re.findall(r"If (\w+) is used, the timeframe cannot be longer than (\d+ \w+)", prose)
+    return longest | {interval: DAYS[words] for interval, words in told}

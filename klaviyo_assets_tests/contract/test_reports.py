@@ -1,0 +1,121 @@
+"""What our reports ask for is what Klaviyo publishes as offered, and their tables as promised."""
+
+import re
+
+import pytest
+
+from klaviyo_assets.api.gate import READING_POSTS
+from klaviyo_assets.api.reports import MOST_IDS
+from klaviyo_assets.model.report import Report
+from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.streams import COLLECTIONS, REPORTS
+from klaviyo_assets.streams import reports as module
+from klaviyo_assets.tables.reports import report_schema
+from klaviyo_assets_tests.contract.facts import REPORTS as FACTS
+from klaviyo_assets_tests.contract.facts import ReportOperation
+
+each_report = pytest.mark.parametrize("stream", REPORTS, ids=lambda stream: stream.name)
+
+
+def source(stream: Stream) -> Report:
+    """Return the report that a stream is made of."""
+    assert isinstance(stream.source, Report)
+    return stream.source
+
+
+def published(stream: Stream) -> ReportOperation:
+    """Return the facts of the operation that a stream asks."""
+    return FACTS[source(stream).path]
+
+
+def test_the_promised_reports_are_there_with_their_columns() -> None:
+    """A report or a column comes or goes only together with the promise made of it."""
+    assert {stream.name: len(stream.columns) for stream in REPORTS} == {
+        "campaign_values_reports": 39,
+        "flow_series_reports": 40,
+    }
+    assert [stream.name for stream in REPORTS] == sorted(stream.name for stream in REPORTS)
+
+
+def test_every_fact_is_used() -> None:
+    """The facts are those of the reports in use, all of them POSTs that only read."""
+    assert [source(stream).path for stream in REPORTS] == list(FACTS)
+    assert set(FACTS) <= READING_POSTS
+
+
+@each_report
+def test_limits_and_scopes_are_the_published_ones(stream: Stream) -> None:
+    """A report spends from its own path, by the second, the minute and the day."""
+    facts = published(stream)
+    assert stream.tier is not None
+    assert (stream.tier.burst, stream.tier.steady, stream.tier.daily) == (
+        facts.burst,
+        facts.steady,
+        facts.daily,
+    )
+    assert [budget.name for budget in stream.budgets()] == [f"POST {facts.path}"]
+    assert stream.scopes == tuple(facts.scopes)
+    assert stream.section == facts.section
+    assert source(stream).type == facts.type
+
+
+@each_report
+def test_everything_that_is_offered_is_asked_for(stream: Stream) -> None:
+    """Every statistic, and groupings that Klaviyo offers: the usual ones and names besides."""
+    facts, report = published(stream), source(stream)
+    assert sorted(report.statistics) == sorted(facts.statistics)
+    assert len(facts.statistics) == 31
+    added = set(report.group_by) - set(facts.group_by_default)
+    assert set(report.group_by) <= set(facts.group_by)
+    assert set(facts.group_by_required) <= set(facts.group_by_default) <= set(report.group_by)
+    assert added == {name for name in facts.group_by if re.match(f"{report.subject}_.*name$", name)}
+
+
+@each_report
+def test_a_time_frame_is_as_long_as_it_may_be(stream: Stream) -> None:
+    """A request costs one whatever its length, so the longest that is allowed is known."""
+    facts, report = published(stream), source(stream)
+    assert report.most_days == facts.most_days[report.interval or "any"]
+    assert (report.interval is not None) == ("interval" in facts.attributes)
+    assert "page_cursor" in facts.parameters
+
+
+@each_report
+def test_messages_are_filtered_by_as_offered(stream: Stream) -> None:
+    """An answer can be restricted to messages, by as many as one list may hold."""
+    assert source(stream).message_field in published(stream).contains_any
+    assert published(stream).most_items == MOST_IDS
+
+
+@each_report
+def test_the_key_is_the_promised_one(stream: Stream) -> None:
+    """One row a day, conversion metric, message and channel; every key column is a column."""
+    subject = source(stream).subject
+    assert stream.key == (
+        "date",
+        "conversion_metric_id",
+        f"{subject}_id",
+        f"{subject}_message_id",
+        "send_channel",
+    )
+    assert set(stream.key) <= set(report_schema(stream).names)
+    assert stream.cursor is None
+    assert stream.partitioning == "metric and month"
+
+
+@each_report
+def test_columns_are_named_for_sql_and_described(stream: Stream) -> None:
+    """Names need no quotes and differ, and each column is told in a sentence."""
+    names = [column.name for column in stream.columns]
+    assert all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in names)
+    assert len(set(names)) == len(names)
+    assert not {"extra", "synced_at"} & set(names)
+    for column in stream.columns:
+        assert re.fullmatch(r"[^\n{}]{3,99}\.", column.about), column.name
+    assert re.fullmatch(r"One row per [^\n]+\.", stream.about)
+    assert stream in vars(module).values()
+
+
+def test_a_collection_is_read_and_a_report_computed() -> None:
+    """The two kinds of stream are kept apart in the registry."""
+    assert not [stream for stream in COLLECTIONS if isinstance(stream.source, Report)]
