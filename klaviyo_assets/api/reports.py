@@ -38,12 +38,7 @@ def report_request(  # noqa: PLR0913 - the pieces of one request, each with a na
     Raises:
         ValueError: Klaviyo would refuse it: more days or ids than it takes, or an empty id.
     """
-    if len(days) > report.most_days:
-        raise ValueError(f"{stream.name}: {len(days)} days in one request of {report.most_days}")
-    if len(message_ids) > MOST_IDS:
-        raise ValueError(f"{stream.name}: {len(message_ids)} ids in one filter of {MOST_IDS}")
-    if not metric_id or not all(message_ids):
-        raise ValueError(f"{stream.name}: an id is empty")
+    refuse_unaskable(report, days, (metric_id, *message_ids))
     wanted = {
         "statistics": report.statistics,
         # Without an offset: Klaviyo ignores it, and takes the time in the account's zone.
@@ -62,6 +57,20 @@ def report_request(  # noqa: PLR0913 - the pieces of one request, each with a na
         path=report.path,
         body=json.dumps(body).encode(),
     )
+
+
+def refuse_unaskable(report: Report, days: Days, ids: tuple[str, ...]) -> None:
+    """Refuse what would cost a request and bring a 400; `ids` are the metric's and the messages'.
+
+    Raises:
+        ValueError: too many days or messages, or an empty id.
+    """
+    if len(days) > report.most_days:
+        raise ValueError(f"{report.path}: {len(days)} days in one request of {report.most_days}")
+    if len(ids) - 1 > MOST_IDS:
+        raise ValueError(f"{report.path}: {len(ids) - 1} ids in one filter of {MOST_IDS}")
+    if not all(ids):
+        raise ValueError(f"{report.path}: an id is empty")
 
 
 def following_report_request(
