@@ -21,7 +21,8 @@ _Item = Piece | Slice | BaseException | None
 class Pool:
     """Reads walks with up to `workers` threads; `items` yields what they bring, as it comes.
 
-    At most `2 * workers` pages wait between the workers and the writer, so memory stays flat.
+    Half as many pages as workers wait for the writer at most: memory stays flat, and what is under
+    way when a run is killed stays little.
     """
 
     def __init__(self, walks: Sequence[Walk], *, workers: int) -> None:
@@ -30,7 +31,7 @@ class Pool:
         self._active: list[Walk] = []
         self._open = [walk.slice for walk in walks]
         self._at_work = workers
-        self._queue: Queue[_Item] = Queue(maxsize=2 * workers)
+        self._queue: Queue[_Item] = Queue(maxsize=max(2, workers // 2))
         self._turn = Condition()
         self._stop = Event()
         self.threads = [
