@@ -1,0 +1,1 @@
+"""Unit tests of which days are asked for, and which day a row belongs to."""

@@ -1,0 +1,101 @@
+"""The days on which a campaign can have been sent follow from its strategy; in doubt, many."""
+
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from klaviyo_assets.model.report import Days
+from klaviyo_assets.sync.reports.sending import (
+    Campaign,
+    SentOn,
+    Spread,
+    Unknown,
+    sending_of,
+)
+
+ZONE = ZoneInfo("Europe/Copenhagen")
+NOON = datetime(2026, 10, 7, 10, tzinfo=UTC)
+DAY = date(2026, 10, 7)
+
+
+def sent(method: str | None, at: datetime | None = NOON, **more: object) -> Campaign:
+    """Return a campaign that was sent."""
+    campaign = Campaign(id="c", status="Sent", send_time=at, method=method)
+    return replace(campaign, **more)
+
+
+def october(first: int, last: int) -> Days:
+    """Return days of October 2026."""
+    return Days(date(2026, 10, first), date(2026, 10, last))
+
+
+@pytest.mark.parametrize("method", ["static", "immediate"])
+def test_sent_at_noon_is_sent_on_that_day(method: str) -> None:
+    """A send in one go, far from midnight, lies within one day."""
+    assert sending_of(sent(method), ZONE) == SentOn(DAY)
+
+
+def test_the_day_is_the_accounts_own() -> None:
+    """What counts is the account's clock, not UTC."""
+    early = datetime(2026, 10, 7, 1, tzinfo=UTC)
+    assert sending_of(sent("static", early), ZoneInfo("America/Los_Angeles")) == SentOn(
+        date(2026, 10, 6)
+    )
+
+
+@pytest.mark.parametrize(("minute", "is_spread"), [(59, False), (0, True)])
+def test_late_in_the_evening_it_may_run_past_midnight(minute: int, is_spread: bool) -> None:  # noqa: FBT001
+    """From three hours before local midnight on, a send counts as spread over both days."""
+    hour = 19 if is_spread else 18
+    found = sending_of(sent("static", datetime(2026, 10, 7, hour, minute, tzinfo=UTC)), ZONE)
+    assert found == (Spread(october(7, 8)) if is_spread else SentOn(DAY))
+
+
+def test_recipients_local_time_goes_around_the_world() -> None:
+    """Nine in the morning on every recipient's clock takes 26 hours of the account's."""
+    nine = datetime(2026, 10, 7, 9, tzinfo=UTC)
+    found = sending_of(sent("static", nine, planned_at=nine, is_local=True), ZONE)
+    assert found == Spread(october(6, 8))
+
+
+def test_smart_send_time_takes_a_day_of_every_zone() -> None:
+    """Each recipient's own hour of a day: the day before to the day after."""
+    found = sending_of(sent("smart_send_time", planned_on=DAY), ZONE)
+    assert found == Spread(october(6, 8))
+
+
+@pytest.mark.parametrize(("percentage", "last"), [(50, 7), (20, 7), (10, 8), (None, 10)])
+def test_throttled_takes_as_many_hours_as_it_has_parts(percentage: int | None, last: int) -> None:
+    """A tenth an hour takes ten hours; an unknown part counts as days."""
+    found = sending_of(sent("throttled", throttle_percentage=percentage), ZONE)
+    assert found == (SentOn(DAY) if last == 7 else Spread(october(7, last)))
+
+
+def test_a_test_sends_its_winner_later() -> None:
+    """Nobody tells when the winner of an A/B test went out."""
+    assert sending_of(sent("ab_test_campaign"), ZONE) == Spread(october(7, 10))
+
+
+@pytest.mark.parametrize("method", [None, "unsupported", "carrier_pigeon"])
+def test_unknown_ways_count_as_spread(method: str | None) -> None:
+    """A strategy that we do not know is looked for around the time it was due."""
+    assert sending_of(sent(method), ZONE) == Spread(october(6, 10))
+
+
+@pytest.mark.parametrize("status", ["Sending", "Variations Sent", "Cancelled", None])
+def test_what_is_not_plainly_sent_counts_as_spread(status: str | None) -> None:
+    """A campaign that is under way, held up or was stopped may have days before it."""
+    assert sending_of(sent("static", status=status), ZONE) == Spread(october(7, 10))
+
+
+@pytest.mark.parametrize("method", ["static", "throttled", "smart_send_time", "ab_test_campaign"])
+def test_without_any_time_it_is_unknown(method: str) -> None:
+    """A campaign that tells no time can have been sent on any day."""
+    assert sending_of(sent(method, None), ZONE) == Unknown()
+
+
+def test_a_planned_time_stands_in() -> None:
+    """Where Klaviyo has no send time, the strategy's counts."""
+    assert sending_of(sent("static", None, planned_at=NOON), ZONE) == SentOn(DAY)
