@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from klaviyo_assets.defs.failures import as_failures
+from klaviyo_assets.defs.metadata import widened_by
 from klaviyo_assets.defs.resources import LakeResource
 from klaviyo_assets.defs.syncing import Syncing
 
@@ -37,7 +38,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
                 self._drain(obj)
         finally:
             obj.pull.close()
-        context.add_output_metadata(obj.metadata())
+        context.add_output_metadata({**obj.metadata(), **self._rows_shown(obj)})
 
     def _drain(self, obj: Syncing) -> None:
         lake = self.lake.lake()
@@ -49,6 +50,12 @@ class LakeIOManager(dg.ConfigurableIOManager):
                 due = monotonic() + _PUBLISH_EVERY.total_seconds()
         self.lake.publish(lake)
         lake.maintain(obj.stream.name)
+
+    def _rows_shown(self, obj: Syncing) -> dict[str, int]:
+        """Return the rows of a relation that is wider than its own table; nothing for the rest."""
+        parent = widened_by(obj.stream)
+        state = None if parent is None else self.lake.lake().state(parent)
+        return {} if state is None else {"dagster/row_count": state.rows}
 
     def load_input(
         self, context: dg.InputContext

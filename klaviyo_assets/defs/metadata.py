@@ -9,7 +9,7 @@ from datetime import datetime
 import dagster as dg
 
 from klaviyo_assets.defs.cursors import CURSOR
-from klaviyo_assets.model.stream import Join, Stream
+from klaviyo_assets.model.stream import Detail, Join, Stream
 from klaviyo_assets.streams import STREAMS
 
 _TYPES = {"ids": "list<string>", "timestamp": "timestamp with time zone", "json": "json text"}
@@ -24,6 +24,15 @@ def asset_key(name: str) -> dg.AssetKey:
     return dg.AssetKey(["klaviyo", name])
 
 
+def widened_by(stream: Stream) -> str | None:
+    """Return the stream whose relation this one's is, with columns added; None where it is none."""
+    match stream.source:
+        case Join(left=name) | Detail(parent=name):
+            return name
+        case _:
+            return None
+
+
 def definition_metadata(stream: Stream) -> Metadata:
     """Return what is known of the table before any sync."""
     return {
@@ -33,14 +42,18 @@ def definition_metadata(stream: Stream) -> Metadata:
 
 
 def column_schema(stream: Stream) -> dg.TableSchema:
-    """Return the table's columns in their order, each with its description."""
+    """Return the relation's columns in their order, each with its description.
+
+    A relation that adds columns to another's has all of that one's first.
+    """
     constraint = dg.TableColumnConstraints(nullable=False, unique=True)
     own = [
         dg.TableColumn(each.name, _TYPES.get(each.type, each.type), each.about)
         for each in stream.columns
     ]
-    if isinstance(stream.source, Join):
-        return dg.TableSchema([*column_schema(STREAMS[stream.source.left]).columns, *own])
+    widened = widened_by(stream)
+    if widened is not None:
+        return dg.TableSchema([*column_schema(STREAMS[widened]).columns, *own])
     return dg.TableSchema(
         [
             dg.TableColumn("id", "string", "Klaviyo's id; once in the table.", constraint),
