@@ -1,0 +1,150 @@
+"""One user's installation: a lake, a state folder, a DAGSTER_HOME and an account's key.
+
+What belongs here: starting runs in it, in this process, and reading what is in the lake by the
+public door, `klaviyo.duckdb`. What does not: judging (the tests), other processes (`processes`).
+"""
+
+import os
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import dagster as dg
+import duckdb
+
+from klaviyo_assets.definitions import build_defs
+from klaviyo_assets.model.settings import read_settings
+from klaviyo_assets_tests.e2e.run import Run, run_from_log
+from klaviyo_assets_tests.e2e.shop import Shop
+
+FREE_RATES = {"KLAVIYO_RATE_LIMIT_SCALE": "1000000"}
+
+
+def key_of(stream: str) -> dg.AssetKey:
+    """Return the asset key of a stream, as the contract has it."""
+    return dg.AssetKey(["klaviyo", stream])
+
+
+@dataclass(slots=True, kw_only=True)
+class Home:
+    """Folders and variables; `blank` is a migrated DAGSTER_HOME that a fresh one is copied from."""
+
+    shop: Shop
+    root: Path
+    blank: Path
+    settings: dict[str, str] = field(default_factory=dict[str, str])
+    homes: int = 0
+
+    def __post_init__(self) -> None:
+        """Make a first DAGSTER_HOME."""
+        self.move_in()
+
+    @property
+    def data(self) -> Path:
+        """Return the data folder."""
+        return self.root / "data"
+
+    @property
+    def dagster(self) -> Path:
+        """Return the DAGSTER_HOME of now."""
+        return self.root / f"dagster-{self.homes}"
+
+    def move_in(self) -> None:
+        """Take a fresh DAGSTER_HOME; the lake stays."""
+        self.homes += 1
+        shutil.copytree(self.blank, self.dagster)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Return the environment of a run, the key's variable included."""
+        return {
+            "KLAVIYO_API_KEY": self.shop.key,
+            "KLAVIYO_BASE_URL": self.shop.url,
+            "KLAVIYO_DATA_DIR": str(self.data),
+            "KLAVIYO_STATE_DIR": str(self.root / "state"),
+            **FREE_RATES,
+            **self.settings,
+        }
+
+    def sync(self, *streams: str, config: Mapping[str, str] | None = None, **more: str) -> Run:
+        """Materialize streams in this process, as Dagster does; `config` is for each op of them.
+
+        `more` are settings for this run alone: `event_metric_ids="..."`.
+        """
+        variables = self.variables | {f"KLAVIYO_{k.upper()}": v for k, v in more.items()}
+        with patch.dict(os.environ, {"KLAVIYO_API_KEY": variables["KLAVIYO_API_KEY"]}):
+            defs = build_defs(*read_settings(variables))
+            return self.materialize(defs, streams, {"config": dict(config or {})})
+
+    def materialize(
+        self, defs: dg.Definitions, streams: Sequence[str], op: Mapping[str, object]
+    ) -> Run:
+        """Materialize streams of a code location, all where none is named; `op` configures each."""
+        # Dagster's own, where a resource is nested in another.
+        ignored = "InitResourceContext.dagster_run is deprecated"
+        with (
+            warnings.catch_warnings(),
+            dg.DagsterInstance.from_config(str(self.dagster)) as instance,
+        ):
+            warnings.filterwarnings("ignore", message=ignored)
+            done = dg.materialize(
+                list(defs.assets or ()),  # pyright: ignore[reportArgumentType]
+                selection=dg.AssetSelection.assets(*map(key_of, streams)) if streams else None,
+                instance=instance,
+                resources=defs.resources,
+                run_config={"ops": {f"klaviyo__{each}": op for each in streams}},
+                raise_on_error=False,
+            )
+            return run_from_log(instance, done.run_id, success=done.success)
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """Return the rows of a query over `klaviyo.duckdb`, attached read-only; times are UTC.
+
+        Attached under another name, because DuckDB calls the catalog of `klaviyo.duckdb` like our
+        schema and refuses `klaviyo.events` as ambiguous.
+        """
+        with duckdb.connect() as database:
+            database.execute("SET TimeZone = 'UTC'")
+            database.execute(f"ATTACH '{self.data / 'klaviyo.duckdb'}' AS lake (READ_ONLY)")
+            database.execute("USE lake")
+            return database.execute(sql).fetchall()
+
+    def ids(self, relation: str) -> list[str]:
+        """Return the ids of a relation, as often as they are there."""
+        return [each for (each,) in self.query(f'SELECT id FROM klaviyo."{relation}"')]
+
+    def count(self, relation: str) -> int:
+        """Return the number of rows of a relation."""
+        return int(self.query(f'SELECT count(*) FROM klaviyo."{relation}"')[0][0])
+
+    def relations(self) -> set[str]:
+        """Return the names of all relations in the schema `klaviyo`."""
+        found = self.query(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema = 'klaviyo'"
+        )
+        return {name for (name,) in found}
+
+    def observe(self, stream: str, cursor: datetime) -> None:
+        """Put a mark into asset metadata by hand, as somebody's script might."""
+        with dg.DagsterInstance.from_config(str(self.dagster)) as instance:
+            instance.report_runless_asset_event(
+                dg.AssetObservation(key_of(stream), metadata={"klaviyo/cursor": cursor.isoformat()})
+            )
+
+    def wipe(self, stream: str) -> None:
+        """Wipe an asset, as the UI's button does."""
+        with dg.DagsterInstance.from_config(str(self.dagster)) as instance:
+            instance.wipe_assets([key_of(stream)])
+
+
+def blank_home(folder: Path, template: Path) -> Path:
+    """Make a DAGSTER_HOME with its databases, once, because that takes most of a second."""
+    shutil.copy(template, folder / "dagster.yaml")
+    with dg.DagsterInstance.from_config(str(folder)) as instance:
+        assert instance.get_runs(limit=1) == []
+    return folder

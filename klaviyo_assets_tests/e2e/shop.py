@@ -1,0 +1,137 @@
+"""A sandbox as these tests see it: what a complete reader must hold, what was asked, what changes.
+
+What belongs here: questions to the oracle and changes of the shop, in the tests' words. What does
+not: anything of the product.
+"""
+
+from collections import Counter
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+from klaviyo_assets.sandbox import Account, Sandbox, serve
+from klaviyo_assets.sandbox.truth import truth
+
+NOON = datetime(2026, 9, 30, 12, tzinfo=UTC)
+"""When a shop's clock starts: some weeks before anybody runs this, so that it can be moved on."""
+
+FREE = 1_000_000.0
+"""Scales the rate limits out of the way."""
+
+COLLECTIONS = {
+    "accounts": "accounts",
+    "campaigns": "campaigns",
+    "email_templates": "templates",
+    "events": "events",
+    "flows": "flows",
+    "lists": "lists",
+    "metrics": "metrics",
+    "profiles": "profiles",
+    "segments": "segments",
+}
+"""Streams whose records the sandbox counts by itself, by its own word for them."""
+
+
+class Shop:
+    """One sandbox in this process; everything asked of it here bypasses HTTP."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.sandbox = sandbox
+        self.url, self.key = sandbox.url, sandbox.key
+
+    @property
+    def now(self) -> datetime:
+        """Return the shop's time, UTC."""
+        return datetime.fromtimestamp(self.sandbox.clock.now(), UTC)
+
+    def move(self, **span: float) -> None:
+        """Let time pass in the shop: `days=3`."""
+        self.sandbox.clock.advance(timedelta(**span).total_seconds())
+
+    def truth(self, stream: str) -> set[str]:
+        """Return the ids that a complete reader of the stream holds now."""
+        service = self.sandbox.service
+        with service.lock:
+            if stream == "global_exclusions":
+                return self._suppressed()
+            found = truth(service.shop, COLLECTIONS[stream], now=service.clock.now(), given={})
+        records = cast("dict[str, list[tuple[str, str]]]", found)["records"]
+        return {each for each, _ in records}
+
+    def _suppressed(self) -> set[str]:
+        shelf = self.sandbox.shop.profiles
+        field = "subscriptions.email.marketing.suppression.timestamp"
+        return {shelf.id_of(k) for k in shelf.order("updated") if shelf.values(k, field)}
+
+    def attributes(self, kind: str) -> dict[str, dict[str, Any]]:
+        """Return the attributes of all living records of a resource type, by id."""
+        shelf = self.sandbox.shop.shelves[kind]
+        return {shelf.id_of(k): dict(shelf.attributes(k)) for k in shelf.order("id")}
+
+    def mutate(self, **wish: object) -> str:
+        """Make one change, in the words of the sandbox's `/__mutate`; return the record's id."""
+        service = self.sandbox.service
+        with service.lock:
+            changed = service.mutations.apply(cast("Any", wish), service.clock.now())
+        return str(cast("Mapping[str, object]", changed)["id"])
+
+    def write_events(self, *events: Mapping[str, object]) -> set[str]:
+        """Add events, in the words of the sandbox's `/__events`; return their ids."""
+        service = self.sandbox.service
+        with service.lock:
+            written = service.mutations.write_events(cast("Any", list(events)), service.clock.now())
+        return set(cast("Mapping[str, list[str]]", written)["ids"])
+
+    @contextmanager
+    def faulty(
+        self, kind: str, *, match: Mapping[str, object], **options: object
+    ) -> Generator[None]:
+        """Have one fault for the length of the block."""
+        script = self.sandbox.faults
+        script.add(cast("Any", [{"match": match, "fault": {"kind": kind, **options}}]))
+        try:
+            yield
+        finally:
+            script.clear()
+
+    def forget(self) -> None:
+        """Empty the journal."""
+        self.sandbox.journal.clear()
+
+    def asked(self) -> Counter[str]:
+        """Return how many requests each path has had since `forget`."""
+        return Counter(entry.path for entry in self.sandbox.journal.requests())
+
+    def queries(self, path: str) -> list[str]:
+        """Return the queries that came for a path since `forget`, still encoded."""
+        return [each.query for each in self.sandbox.journal.requests() if each.path == path]
+
+    def shown(self, path: str) -> Counter[str]:
+        """Return how often each record of a path was shown intact since `forget`, by id."""
+        kind, counts = self.sandbox.journal.shown(path)
+        if kind is None:
+            return Counter()
+        name = self.sandbox.server.admin.namer(kind)
+        return Counter({name(ordinal): times for ordinal, times in counts.items()})
+
+
+@contextmanager
+def open_shop(**numbers: object) -> Generator[Shop]:
+    """Run a small shop with a clock that stands still and no rate limits; `numbers` change it."""
+    sizes: dict[str, object] = {
+        "events": 900,
+        "profiles": 90,
+        "lists": 5,
+        "segments": 3,
+        "campaigns": 24,
+        "templates": 6,
+        "flows": 6,
+        # Few days, because events lie in a file a day.
+        "days": 8,
+        "now": NOON,
+        "frozen": True,
+        "rate_limit_scale": FREE,
+    }
+    with serve(Account(**{**sizes, **numbers})) as sandbox:  # pyright: ignore[reportArgumentType]
+        yield Shop(sandbox)

@@ -1,0 +1,198 @@
+"""A first sync of everything: relations, keys, columns and metadata as the contract has them."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from klaviyo_assets.streams import COLLECTIONS
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.run import Run
+from klaviyo_assets_tests.e2e.shop import NOON, open_shop
+
+STREAMS = [stream.name for stream in COLLECTIONS]
+CURSORS = {
+    "campaigns": "updated_at",
+    "email_templates": "updated",
+    "events": "datetime",
+    "events_detailed": "datetime",
+    "flows": "updated",
+    "global_exclusions": "suppressed_at",
+    "profiles": "updated",
+}
+LIKE = {"events_detailed": "events", "campaigns_detailed": "campaigns", "lists_detailed": "lists"}
+"""Relations with the rows of another."""
+
+DUCKDB_TYPES = {
+    "string": "VARCHAR",
+    "json text": "VARCHAR",
+    "integer": "BIGINT",
+    "number": "DOUBLE",
+    "boolean": "BOOLEAN",
+    "date": "DATE",
+    "timestamp with time zone": "TIMESTAMP WITH TIME ZONE",
+    "list<string>": "VARCHAR[]",
+}
+
+PROMISED = {
+    "events": "metric_id profile_id event_properties attributions attributed_campaign_id "
+    "attributed_campaign_message_id attributed_flow_id attributed_flow_message_id "
+    "attributed_event_id",
+    "events_detailed": "attributed_event_id metric_name metric_integration_name",
+    "campaigns": "tag_ids channel campaign_messages",
+    "campaigns_detailed": "channel campaign_messages estimated_recipient_count",
+    "lists_detailed": "name profile_count",
+    "profiles": "location_city properties predictive_analytics_historic_clv "
+    "subscriptions_email_marketing_consent",
+    "global_exclusions": "email suppressions suppressed_at",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class First:
+    """A home after its first sync of everything, and the run that made it."""
+
+    home: Home
+    run: Run
+
+
+@pytest.fixture(scope="module")
+def first(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[First]:
+    """Give one first sync for all tests of this module."""
+    with open_shop() as shop:
+        home = Home(shop=shop, root=tmp_path_factory.mktemp("first"), blank=blank)
+        yield First(home=home, run=home.sync())
+
+
+def schema_of(first: First, stream: str) -> list[tuple[str, str]]:
+    """Return names and DuckDB types of a relation's columns, in their order."""
+    return [
+        (name, kind)
+        for name, kind in first.home.query(
+            "SELECT column_name, data_type FROM information_schema.columns "
+            f"WHERE table_schema = 'klaviyo' AND table_name = '{stream}' "
+            "ORDER BY ordinal_position"
+        )
+    ]
+
+
+def test_every_stream_is_materialized(first: First) -> None:
+    """One run brings every collection stream, each as a relation of its name, and nothing else."""
+    assert first.run.success
+    assert sorted(first.run.materialized) == sorted(STREAMS)
+    assert first.home.relations() == set(STREAMS)
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_a_relation_holds_exactly_what_klaviyo_has(first: First, stream: str) -> None:
+    """The ids of a relation are those of the shop's own count, each once."""
+    held = first.home.ids(stream)
+    assert len(held) > 0
+    assert sorted(held) == sorted(first.home.shop.truth(LIKE.get(stream, stream)))
+
+
+@pytest.mark.parametrize(("stream", "column"), CURSORS.items())
+def test_a_cursor_is_never_null(first: First, stream: str, column: str) -> None:
+    """Where a stream has a cursor, every row has one; every row tells when it was read."""
+    rows = first.home.query(
+        f"SELECT count(*) FROM klaviyo.{stream} WHERE {column} IS NULL OR synced_at IS NULL"
+    )
+    assert rows == [(0,)]
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_columns_are_those_that_dagster_shows(first: First, stream: str) -> None:
+    """A relation's columns have the names, order and types of `dagster/column_schema`."""
+    shown = first.run.materialized[stream]["dagster/column_schema"]
+    assert isinstance(shown, dg.TableSchema)
+    declared = [(column.name, DUCKDB_TYPES[column.type]) for column in shown.columns]
+    assert schema_of(first, stream) == declared
+    assert all(column.description for column in shown.columns)
+    assert declared[0] == ("id", "VARCHAR")
+
+
+@pytest.mark.parametrize(("stream", "names"), PROMISED.items())
+def test_the_promised_columns_are_there(first: First, stream: str, names: str) -> None:
+    """Every column that the contract names is in its relation."""
+    assert set(names.split()) <= {name for name, _ in schema_of(first, stream)}
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_metadata_tells_what_was_done(first: First, stream: str) -> None:
+    """A materialization carries every promised key, with the numbers of the sync and the table."""
+    shown = first.run.materialized[stream]
+    assert shown["klaviyo/sync_mode"] == "incremental_deduped"
+    assert shown["dagster/table_name"] == f"klaviyo.{stream}"
+    assert shown["dagster/row_count"] == first.home.count(stream)
+    assert shown.get("klaviyo/cursor_field") == CURSORS.get(stream)
+    read = 0 if stream == "events_detailed" else first.home.count(stream)
+    assert shown["klaviyo/records_read"] == shown["klaviyo/rows_written"] == read
+    assert shown["klaviyo/retries"] == 0
+    assert shown["klaviyo/throttled_seconds"] == 0
+
+
+@pytest.mark.parametrize(("stream", "column"), CURSORS.items())
+def test_the_mark_is_the_newest_cursor_that_has_settled(
+    first: First, stream: str, column: str
+) -> None:
+    """The mark is the greatest cursor that is stored and older than five minutes, in UTC."""
+    greatest = first.home.query(
+        f"SELECT max({column}) FROM klaviyo.{stream} "
+        f"WHERE {column} <= TIMESTAMPTZ '{NOON.isoformat()}' - INTERVAL 5 MINUTE"
+    )
+    assert first.run.cursor(stream) == greatest[0][0].isoformat()
+
+
+def test_streams_without_a_cursor_have_no_mark(first: First) -> None:
+    """A stream that is read whole each time shows neither mark nor cursor field."""
+    for stream in set(STREAMS) - set(CURSORS):
+        assert "klaviyo/cursor" not in first.run.materialized[stream]
+        assert "klaviyo/cursor_field" not in first.run.materialized[stream]
+
+
+def test_events_are_stored_with_what_came_along(first: First) -> None:
+    """An event keeps its properties as JSON, its relations as ids, and times in UTC."""
+    rows = first.home.query(
+        "SELECT epoch(datetime)::BIGINT = timestamp, json_valid(event_properties), "
+        "metric_id IS NULL OR metric_id IN (SELECT id FROM klaviyo.metrics), "
+        "profile_id IS NULL OR profile_id IN (SELECT id FROM klaviyo.profiles) "
+        "FROM klaviyo.events"
+    )
+    assert set(rows) == {(True, True, True, True)}
+    credited = first.home.query(
+        "SELECT attributions, attributed_campaign_id, attributed_flow_id FROM klaviyo.events "
+        "WHERE attributions <> '[]'"
+    )
+    assert credited
+    for listed, campaign, flow in credited:
+        related = json.loads(listed)[0]["relationships"]
+        assert campaign == ((related.get("campaign") or {}).get("data") or {}).get("id")
+        assert flow == ((related.get("flow") or {}).get("data") or {}).get("id")
+
+
+def test_events_detailed_names_the_metric(first: First) -> None:
+    """`events_detailed` adds the metric's name and integration as `metrics` has them."""
+    metrics = first.home.shop.attributes("metric")
+    rows = first.home.query(
+        "SELECT DISTINCT metric_id, metric_name, metric_integration_name "
+        "FROM klaviyo.events_detailed WHERE metric_id IS NOT NULL"
+    )
+    assert len(rows) > 3
+    for metric, name, integration in rows:
+        assert name == metrics[metric]["name"]
+        assert integration == (metrics[metric]["integration"] or {}).get("name")
+
+
+def test_campaigns_of_every_channel_and_state_are_there(first: First) -> None:
+    """Email, SMS and push campaigns are stored, archived ones too, with their messages whole."""
+    found = set(first.home.query("SELECT channel, archived FROM klaviyo.campaigns"))
+    assert {channel for channel, _ in found} == {"email", "sms", "mobile_push"}
+    assert {archived for _, archived in found} == {True, False}
+    (messages,) = first.home.query(
+        "SELECT campaign_message_ids, campaign_messages FROM klaviyo.campaigns "
+        "WHERE len(campaign_message_ids) > 0 LIMIT 1"
+    )
+    assert [each["id"] for each in json.loads(messages[1])] == messages[0]
