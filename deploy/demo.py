@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 @contextmanager
-def sandbox() -> Iterator[str]:
+def sandbox() -> Generator[str]:
     """Run the sandbox in a process of its own; yields its URL, ends it by its own pid."""
     command = [sys.executable, "-m", "klaviyo_assets", "sandbox", "--port", "0", "--size", "demo"]
     command += ["--key", KEY, "--rate-limit-scale", SCALE]
@@ -120,7 +120,9 @@ def show_tables() -> None:
         print(f"== Stored in {DATABASE.relative_to(ROOT)}")
         print(f"   {'relation':<34}{'rows':>10}{'columns':>10}")
         for name, columns in names:
-            rows = database.execute(f'SELECT count(*) FROM klaviyo.klaviyo."{name}"').fetchall()[0][0]
+            rows = database.execute(f'SELECT count(*) FROM klaviyo.klaviyo."{name}"').fetchall()[0][
+                0
+            ]
             print(f"   klaviyo.{name:<26}{rows:>10,}{columns:>10}")
 
 

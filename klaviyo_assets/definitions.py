@@ -33,8 +33,25 @@ def build_defs(
         api_key: the key; by default the variable `KLAVIYO_API_KEY`, read when a run starts.
     """
     lake = LakeResource(data_dir=str(Path(settings.data_dir).absolute()))
-    klaviyo = KlaviyoResource(
-        api_key=api_key if api_key is not None else dg.EnvVar("KLAVIYO_API_KEY"),
+    key = api_key if api_key is not None else dg.EnvVar("KLAVIYO_API_KEY")
+    return dg.Definitions(
+        assets=[asset_of(stream) for stream in COLLECTIONS],
+        jobs=jobs(),
+        schedules=schedules(settings),
+        resources={
+            "klaviyo": _klaviyo(settings, refusals, key),
+            "lake": lake,
+            "lake_io_manager": LakeIOManager(lake=lake),
+        },
+        executor=dg.in_process_executor,
+    )
+
+
+def _klaviyo(
+    settings: Settings, refusals: Sequence[SettingError], api_key: str | dg.EnvVar
+) -> KlaviyoResource:
+    return KlaviyoResource(
+        api_key=api_key,
         base_url=settings.base_url,
         revision=settings.revision,
         start_date=settings.start_date.isoformat() if settings.start_date else "",
@@ -45,17 +62,6 @@ def build_defs(
         rate_limit_share=settings.rate_limit_share,
         rate_limit_scale=settings.rate_limit_scale,
         refusals=[str(each) for each in refusals],
-    )
-    return dg.Definitions(
-        assets=[asset_of(stream) for stream in COLLECTIONS],
-        jobs=jobs(),
-        schedules=schedules(settings),
-        resources={
-            "klaviyo": klaviyo,
-            "lake": lake,
-            "lake_io_manager": LakeIOManager(lake=lake),
-        },
-        executor=dg.in_process_executor,
     )
 
 

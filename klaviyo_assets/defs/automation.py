@@ -33,40 +33,38 @@ def several_processes() -> dg.ExecutorDefinition:
 
 def jobs() -> list[UnresolvedAssetJobDefinition]:
     """Return the jobs: every collection hourly, slow ones daily, a first sync of all."""
-    every_hour = [asset_key(each.name) for each in COLLECTIONS if each.name not in SLOW]
-    slow = [asset_key(name) for name in sorted(SLOW)]
+    every_hour = tuple(each.name for each in COLLECTIONS if each.name not in SLOW)
+    slow = tuple(sorted(SLOW))
     return [
-        dg.define_asset_job(
-            "klaviyo_collections",
-            selection=every_hour,
-            executor_def=dg.in_process_executor,
-            description="What is new in every collection, one stream after the other.",
+        _job("collections", every_hour, "What is new everywhere, one stream after the other."),
+        _job("slow_details", slow, "Profile counts, fifteen lists a minute."),
+        _job("late_events", ("events",), "The last days of events again, for what arrived late."),
+        _job(
+            "lifted_suppressions",
+            ("global_exclusions",),
+            "Global exclusions from the beginning, so that lifted ones leave.",
         ),
-        dg.define_asset_job(
-            "klaviyo_slow_details",
-            selection=slow,
-            executor_def=dg.in_process_executor,
-            description="Profile counts, fifteen lists a minute.",
-        ),
-        dg.define_asset_job(
-            "klaviyo_first_sync",
-            selection=[*every_hour, *slow],
-            executor_def=several_processes(),
-            description="Everything, streams side by side in processes of their own.",
-        ),
-        dg.define_asset_job(
-            "klaviyo_late_events",
-            selection=[asset_key("events")],
-            executor_def=dg.in_process_executor,
-            description="The last days of events once more, for what arrived late.",
-        ),
-        dg.define_asset_job(
-            "klaviyo_lifted_suppressions",
-            selection=[asset_key("global_exclusions")],
-            executor_def=dg.in_process_executor,
-            description="Global exclusions from the beginning, so that lifted ones leave.",
+        _job(
+            "first_sync",
+            (*every_hour, *slow),
+            "Everything, streams side by side in processes of their own.",
+            several_processes(),
         ),
     ]
+
+
+def _job(
+    name: str,
+    streams: tuple[str, ...],
+    about: str,
+    executor: dg.ExecutorDefinition = dg.in_process_executor,
+) -> UnresolvedAssetJobDefinition:
+    return dg.define_asset_job(
+        f"klaviyo_{name}",
+        selection=[asset_key(stream) for stream in streams],
+        executor_def=executor,
+        description=about,
+    )
 
 
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:

@@ -74,13 +74,7 @@ def begin(stream: Stream, order: Order, metadata_mark: datetime | None, *, desk:
 
 
 def _windows(stream: Stream, order: Order, plan: Plan, *, desk: Desk, version: int | None) -> Pull:
-    decoder = PageDecoder(stream)
-    ask = Ask(
-        stream=stream,
-        base_url=desk.settings.base_url,
-        left_out=desk.settings.left_out,
-        read=page_reader(stream, decoder, desk=desk),
-    )
+    ask = _ask(stream, PageDecoder(stream), desk=desk)
     walks = [Walk(ask, slice_, window) for slice_, window in plan.windows]
     burst = stream.tier.burst if stream.tier is not None else 1
     is_splittable = stream.cursor is not None
@@ -99,6 +93,15 @@ def _windows(stream: Stream, order: Order, plan: Plan, *, desk: Desk, version: i
         ),
         progress=plan.progress,
         state=progress_to_json,
+    )
+
+
+def _ask(stream: Stream, decoder: PageDecoder, *, desk: Desk) -> Ask:
+    return Ask(
+        stream=stream,
+        base_url=desk.settings.base_url,
+        left_out=desk.settings.left_out,
+        read=page_reader(stream, decoder, desk=desk),
     )
 
 
@@ -124,12 +127,7 @@ def _fan_out(stream: Stream, order: Order, known: Known, *, desk: Desk) -> Pull:
     since = instant(cast("str | None", state.get(_ASKING_SINCE))) or now
     stored = _stored(stream, source, desk.lake) if not order.mode.is_full else _NOTHING
     decoder = PageDecoder(stream)
-    ask = Ask(
-        stream=stream,
-        base_url=desk.settings.base_url,
-        left_out=desk.settings.left_out,
-        read=page_reader(stream, decoder, desk=desk),
-    )
+    ask = _ask(stream, decoder, desk=desk)
     wanted = worth_asking(parents, stored, since=since)
     return Pull(
         table=table_of(stream, arrow_schema(stream)),

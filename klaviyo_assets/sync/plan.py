@@ -174,24 +174,30 @@ def _progress_before(
         )
         return Progress(start, {}, names), ((note,) if lost else ())
     before = _with_all_metrics(slices_from_json(known.lake_state), names)
-    lake_mark = mark_from_json(known.lake_state)
-    progress = Progress(start, before, names, former=lake_mark)
-    notes: list[str] = []
-    lowest = known.metadata_mark
-    if lowest is None and lake_mark is not None:
-        notes.append(
-            f"no mark in asset metadata: going on from the lake's, {lake_mark.isoformat()} "
-            "(to read everything again, use sync_mode: full_refresh_overwrite)"
-        )
-    if lowest is not None and lake_mark is not None and lowest != lake_mark:
-        notes.append(f"marks differ: asset metadata {lowest}, lake {lake_mark}; the lower counts")
-        _forget(progress, Window(lowest, max(lowest, lake_mark)))
+    progress = Progress(start, before, names, former=mark_from_json(known.lake_state))
+    notes = _reconciled(progress, known.metadata_mark)
     if any(each.highest and each.highest > now + CURSOR_IN_FUTURE for each in before.values()):
         notes.append(f"cursor in the future: going on from {now.isoformat()} instead")
         progress.former = None
         for name, each in progress.slices.items():
             progress.slices[name] = each.lowered_to(now)
     return progress, tuple(notes)
+
+
+def _reconciled(progress: Progress, shown: datetime | None) -> list[str]:
+    """Forget what only one of the two marks says was read; return what is to be said of it."""
+    lake_mark = progress.former
+    if lake_mark is None or shown == lake_mark:
+        return []
+    if shown is None:
+        return [
+            f"no mark in asset metadata: going on from the lake's, {lake_mark.isoformat()} "
+            "(to read everything again, use sync_mode: full_refresh_overwrite)"
+        ]
+    for name, each in progress.slices.items():
+        agreed = each.coverage.without(Window(shown, max(shown, lake_mark)))
+        progress.slices[name] = replace(each, coverage=agreed)
+    return [f"marks differ: asset metadata {shown}, lake {lake_mark}; the lower counts"]
 
 
 def _with_all_metrics(
@@ -209,8 +215,3 @@ def _with_all_metrics(
             max(filter(None, (own.highest, everything.highest)), default=None),
         )
     return united
-
-
-def _forget(progress: Progress, window: Window) -> None:
-    for name, each in progress.slices.items():
-        progress.slices[name] = replace(each, coverage=each.coverage.without(window))

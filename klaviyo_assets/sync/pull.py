@@ -160,7 +160,8 @@ class Pull:
 
     def _take(self, session: Session, item: Piece | Slice) -> None:
         if isinstance(item, Slice):
-            self.progress.finish(item.name)
+            if self._manner.moves_mark:
+                self.progress.finish(item.name)
             return
         self._count(session, item.page)
         batch: pa.RecordBatch = item.batch
