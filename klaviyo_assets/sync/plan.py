@@ -190,10 +190,11 @@ def _reconciled(progress: Progress, shown: datetime | None) -> list[str]:
     if lake_mark is None or shown == lake_mark:
         return []
     if shown is None:
-        return [
+        note = (
             f"no mark in asset metadata: going on from the lake's, {lake_mark.isoformat()} "
             "(to read everything again, use sync_mode: full_refresh_overwrite)"
-        ]
+        )
+        return [note]
     for name, each in progress.slices.items():
         agreed = each.coverage.without(Window(shown, max(shown, lake_mark)))
         progress.slices[name] = replace(each, coverage=agreed)
