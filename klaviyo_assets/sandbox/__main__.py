@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--rate-limit-scale", type=float, default=1.0)
     found.add_argument("--latency-ms", type=float, default=0.0)
     found.add_argument("--spread-share", type=float, default=0.3)
+    found.add_argument("--report-page", type=int, default=200, help="rows in a report's page")
     found.add_argument("--no-gzip", action="store_true", help="never compress answers")
     found.add_argument(
         "--key", type=key_option, action="append", help="pk_... or pk_...=scope,scope"
@@ -73,6 +74,7 @@ class Options(argparse.Namespace):
     rate_limit_scale: float
     latency_ms: float
     spread_share: float
+    report_page: int
     no_gzip: bool
     key: list[Key] | None
 
@@ -89,6 +91,7 @@ def account_of(options: Options) -> Account:
         rate_limit_scale=options.rate_limit_scale,
         latency_ms=options.latency_ms,
         spread_share=options.spread_share,
+        report_page=options.report_page,
         gzip=not options.no_gzip,
         keys=tuple(options.key or (Key(value=DEFAULT_KEY),)),
     )

@@ -38,6 +38,7 @@ class Account:
     latency_ms: float = 0.0
     gzip: bool = True
     spread_share: float = 0.3
+    report_page: int = 200
     future_events: int = 3
     keys: tuple[Key, ...] = field(default=(Key(value=DEFAULT_KEY),))
 

@@ -4,13 +4,16 @@ Each is a small function of the request; what they change is in the rooms they c
 """
 
 import json
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime, timedelta
 from urllib.parse import parse_qsl
 
+from klaviyo_assets.sandbox.errors import ApiError
+from klaviyo_assets.sandbox.facts.reporting import REPORTS
 from klaviyo_assets.sandbox.json_types import Json, JsonObject, as_list, dumps, loads_object
 from klaviyo_assets.sandbox.moments import SECOND, moment
 from klaviyo_assets.sandbox.reply import Reply, Request
+from klaviyo_assets.sandbox.reports.conversions import eligible
 from klaviyo_assets.sandbox.service import Service
 from klaviyo_assets.sandbox.truth import truth
 
@@ -32,6 +35,7 @@ class Admin:
             ("GET", "/__faults"): self.faults,
             ("POST", "/__faults"): self.add_faults,
             ("DELETE", "/__faults"): self.clear_faults,
+            ("GET", "/__metrics"): self.metrics,
             ("POST", "/__events"): self.write_events,
             ("POST", "/__mutate"): self.mutate,
         }
@@ -44,7 +48,7 @@ class Admin:
                 return reply(200, route(request))
             if request.method == "GET" and request.path.startswith("/__truth/"):
                 return reply(200, self.truth(request))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, ApiError) as error:
             return reply(400, {"error": f"{type(error).__name__}: {error}"})
         return reply(404, {"error": "no such path"})
 
@@ -118,10 +122,29 @@ class Admin:
         return self.service.mutations.apply(loads_object(request.body), self.service.clock.now())
 
     def truth(self, request: Request) -> Json:
-        """What a complete reader must hold now."""
+        """What a complete reader must hold now; reports as `reports/campaign_values`."""
         name = request.path.removeprefix("/__truth/")
         given = dict(parse_qsl(request.query))
+        if name.startswith("reports/"):
+            return self.report_truth(name.removeprefix("reports/"), given)
         return truth(self.service.shop, name, now=self.service.clock.now(), given=given)
+
+    def report_truth(self, name: str, given: Mapping[str, str]) -> Json:
+        """True rows per day: `?metric=<id>&date=<day>`, or `start` and `end` days, both inside."""
+        first = date.fromisoformat(given.get("date") or given["start"])
+        last = date.fromisoformat(given.get("date") or given["end"])
+        days = [first + timedelta(days=k) for k in range((last - first).days + 1)]
+        kind = f"{name.replace('_', '-')}-report"
+        if kind not in REPORTS:
+            raise ValueError(f"no such report: {name}")
+        now = self.service.clock.now()
+        rows = self.service.reports.truth(kind, given["metric"], days=days, now=now)
+        return {"count": len(rows), "rows": rows}
+
+    def metrics(self, request: Request) -> Json:
+        """The metric ids that reports accept."""
+        _ = request
+        return {"eligible": list(eligible(self.service.shop))}
 
 
 def reply(status: int, value: Json) -> Reply:

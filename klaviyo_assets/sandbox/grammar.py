@@ -26,6 +26,7 @@ _TOKEN: Final = re.compile(
 )
 _NUMBER: Final = re.compile(r"-?\d+(\.\d+)?")
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\d([T ].*)?")
+_OFFSET: Final = re.compile(r"(Z|[+-]\d\d:?\d\d)$")
 _BOOLEANS: Final = {"true": True, "false": False}
 _OPERATORS: Final = frozenset(
     {
@@ -47,10 +48,14 @@ _OPERATORS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """A value of a filter and how it was written: `text`, `time`, `number`, `boolean`, `null`."""
+    """A value of a filter and how it was written: `text`, `time`, `number`, `boolean`, `null`.
+
+    `is_local` says that a time came without an offset.
+    """
 
     value: Scalar
     kind: str
+    is_local: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +168,7 @@ def literal(token: str) -> Literal:
         return Literal(float(token) if "." in token else int(token), "number")
     if _TIME.fullmatch(token):
         try:
-            return Literal(moment(token), "time")
+            return Literal(moment(token), "time", is_local=not _OFFSET.search(token))
         except ValueError:
             raise bad_grammar() from None
     raise bad_grammar()

@@ -92,7 +92,7 @@ class Journal:
         counts: Counter[int] = Counter()
         kind: str | None = None
         for entry in self.requests():
-            if entry.path == path and entry.kind is not None:
+            if entry.path == path and entry.shown:
                 kind = entry.kind
                 counts.update(entry.shown)
         return kind, counts

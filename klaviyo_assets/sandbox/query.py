@@ -15,6 +15,8 @@ from klaviyo_assets.sandbox.facts.operation import Operation
 from klaviyo_assets.sandbox.grammar import Clause, check, parse, seconds_as_micros
 from klaviyo_assets.sandbox.moments import SECOND
 
+# The reports that come in pages; their cursor stands in the query, the rest in the body.
+POST_PAGED = frozenset({"query_campaign_values", "query_flow_values", "query_flow_series"})
 # The page length of collections that are answered whole.
 UNPAGED = 1_000_000
 
@@ -81,6 +83,7 @@ def _offers(operation: Operation, name: str) -> bool:
         "include": bool(operation.includes),
         "page[size]": operation.page is not None,
         "page[cursor]": collection,
+        "page_cursor": operation.name in POST_PAGED,
     }
     if name.startswith("fields[") and name.endswith("]"):
         return name[7:-1] in operation.fields

@@ -29,6 +29,8 @@ from klaviyo_assets.sandbox.limits import Limits
 from klaviyo_assets.sandbox.mutations import Mutations
 from klaviyo_assets.sandbox.query import Query, read_query
 from klaviyo_assets.sandbox.reply import JSON_API, Reply, Request
+from klaviyo_assets.sandbox.reports.aggregates import Aggregates
+from klaviyo_assets.sandbox.reports.answers import ReportAnswers
 from klaviyo_assets.sandbox.routes import Route, route
 from klaviyo_assets.sandbox.shop.store import Shop
 
@@ -46,6 +48,8 @@ class Service:
         self.limits = Limits(account.rate_limit_scale)
         self.answers = Answers(self.shop)
         self.event_answers = EventAnswers(self.shop)
+        self.reports = ReportAnswers(self.shop)
+        self.aggregates = Aggregates(self.shop, self.event_answers.rendered(""))
         self.mutations = Mutations(self.shop)
         self.faults = Faults(lambda wish: self.mutations.apply(wish, self.clock.now()))
         # Changes and answers take turns, so that a page never shows half a change.
@@ -99,7 +103,10 @@ class Service:
         place = Place(
             origin=request.origin, path=request.path.rstrip("/"), record_id=found.record_id
         )
-        answer = self.dispatch(found.operation, place, query=query, now=now)
+        if found.operation.role == "report":
+            answer = self.report(found.operation, request.body, place=place, query=query, now=now)
+        else:
+            answer = self.dispatch(found.operation, place, query=query, now=now)
         return Reply(
             status=200,
             body=answer.body,
@@ -107,6 +114,14 @@ class Service:
             kind=answer.kind,
             shown=answer.shown,
         )
+
+    def report(
+        self, operation: Operation, body: bytes, *, place: Place, query: Query, now: float
+    ) -> Answer:
+        """The answer to a POST that reads."""
+        if operation.kind == "metric-aggregate":
+            return self.aggregates.answer(body, place=place, now=now)
+        return self.reports.answer(operation, body, place=place, query=query, now=now)
 
     def dispatch(self, operation: Operation, place: Place, *, query: Query, now: float) -> Answer:
         """The answer by the operation's type and role; what is left over are members."""

@@ -3,8 +3,9 @@
 Some are archived, some drafts, one has no message; times carry microseconds.
 """
 
-import random
-from datetime import date
+from dataclasses import dataclass
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
 from klaviyo_assets.sandbox.json_types import Json, JsonObject, as_object
 from klaviyo_assets.sandbox.moments import DAY_SECONDS, SECOND, micro_text, seconds_text
@@ -13,32 +14,51 @@ from klaviyo_assets.sandbox.shop.record import Linked, Record, RecordShelf
 from klaviyo_assets.sandbox.shop.seeds import draw, ulid
 
 CHANNELS = ("email", "email", "email", "sms", "mobile_push", "email")
-STRATEGIES = ("immediate", "static", "smart_send_time", "throttled", "ab_test_campaign", "local")
+AT_ONCE = ("immediate", "static")
+SPREADING = ("smart_send_time", "throttled", "ab_test_campaign", "local")
 
 
-def campaign_shelf(
-    seed: int, *, count: int, base: int, days: int, group_ids: list[str]
-) -> RecordShelf:
-    """Campaigns sent over the history; the newest are scheduled or drafts."""
-    records: list[Record] = []
-    for index in range(count):
-        source = draw(seed, "campaign", index)
-        created = base - days * DAY_SECONDS + days * DAY_SECONDS * index // max(1, count)
-        records.append(_campaign(seed, index, source=source, created=created, groups=group_ids))
-    _ = base
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outline:
+    """What all campaigns of a shop share: `base` in seconds, the company's zone, the audiences."""
+
+    seed: int
+    base: int
+    zone: ZoneInfo
+    spread_share: float
+    group_ids: list[str]
+
+
+def campaign_shelf(outline: Outline, *, count: int, days: int) -> RecordShelf:
+    """Campaigns sent over the history, the last within the last hours; some are not sent yet."""
+    span = days * DAY_SECONDS
+    first = outline.base - span - DAY_SECONDS // 2
+    records = [
+        _campaign(outline, index, created=first + span * (index + 1) // count)
+        for index in range(count)
+    ]
     return RecordShelf("campaign", records)
 
 
-def _campaign(
-    seed: int, index: int, *, source: random.Random, created: int, groups: list[str]
-) -> Record:
+def strategy_name(index: int, share: float) -> str:
+    """How the campaign is sent; `share` of all spread over hours and days."""
+    before, after = int(index * share), int((index + 1) * share)
+    if after > before:
+        return SPREADING[before % len(SPREADING)]
+    return AT_ONCE[index % len(AT_ONCE)]
+
+
+def _campaign(outline: Outline, index: int, *, created: int) -> Record:
+    source = draw(outline.seed, "campaign", index)
     channel = CHANNELS[index % len(CHANNELS)]
-    send = created + 3600 + source.randrange(DAY_SECONDS // 4)
+    name = strategy_name(index, outline.spread_share)
+    send = _send_time(name, created + 3600 + source.randrange(DAY_SECONDS // 4), outline.zone)
     status = ("Sent", "Sent", "Sent", "Sent", "Draft", "Cancelled", "Sent", "Scheduled")[index % 8]
-    strategy = _strategy(STRATEGIES[(index + index // len(CHANNELS)) % len(STRATEGIES)], send)
+    status = "Scheduled" if status == "Sent" and send >= outline.base else status
+    strategy = _strategy(name, send, outline.zone)
     times = created * SECOND + source.randrange(SECOND)
-    updated = send * SECOND + source.randrange(SECOND)
-    sent: Json = seconds_text(send) if status == "Sent" else None
+    updated = min(send, outline.base - 1) * SECOND + source.randrange(SECOND)
+    groups = outline.group_ids
     attributes: JsonObject = {
         "name": f"{OCCASIONS[index % len(OCCASIONS)]} #{index}",
         "status": status,
@@ -50,21 +70,25 @@ def _campaign(
         "created_at": micro_text(times),
         "scheduled_at": None if status == "Draft" else micro_text(times + 60 * SECOND),
         "updated_at": micro_text(updated),
-        "send_time": sent,
+        "send_time": seconds_text(send) if status == "Sent" else None,
     }
-    variants = 2 if strategy["method"] == "ab_test_campaign" else 1
-    message_ids = (
-        ()
-        if index % 17 == 16
-        else tuple(message_id(seed, index * 2 + v, created) for v in range(variants))
-    )
-    links: dict[str, Linked] = {"campaign-messages": ("campaign-message", message_ids)}
+    variants = 0 if index % 17 == 16 else 2 if strategy["method"] == "ab_test_campaign" else 1
+    ids = tuple(message_id(outline.seed, index * 2 + v, created) for v in range(variants))
     return Record(
-        id=ulid(seed ^ 0xCA, index, created),
+        id=ulid(outline.seed ^ 0xCA, index, created),
         attributes=attributes,
-        links={**links, "tags": ("tag", ())},
+        links={"campaign-messages": ("campaign-message", ids), "tags": ("tag", ())},
         hidden={"messages.channel": channel},
     )
+
+
+def _send_time(name: str, wanted: int, zone: ZoneInfo) -> int:
+    """Throttled campaigns start at 22:00 in the company's zone, to go on past midnight."""
+    if name != "throttled":
+        return wanted
+    local = datetime.fromtimestamp(wanted, zone)
+    evening = int(local.replace(hour=22, minute=5, second=0).timestamp())
+    return evening if evening >= wanted else evening + DAY_SECONDS
 
 
 def message_id(seed: int, ordinal: int, created: int) -> str:
@@ -84,22 +108,19 @@ def _tracking(channel: str) -> Json:
     return {**shared, "is_tracking_clicks": True, "is_tracking_opens": True}
 
 
-def _strategy(name: str, send: int) -> JsonObject:
+def _strategy(name: str, send: int, zone: ZoneInfo) -> JsonObject:
     when = seconds_text(send)
     local: Json = {"is_local": True, "send_past_recipients_immediately": False}
+    day = datetime.fromtimestamp(send, zone).date().isoformat()
     found: dict[str, JsonObject] = {
         "immediate": {"method": "immediate"},
         "static": {"method": "static", "datetime": when, "options": {"is_local": False}},
-        "smart_send_time": {"method": "smart_send_time", "date": _day(send)},
+        "smart_send_time": {"method": "smart_send_time", "date": day},
         "throttled": {"method": "throttled", "datetime": when, "throttle_percentage": 20},
         "ab_test_campaign": {"method": "ab_test_campaign"},
         "local": {"method": "static", "datetime": when, "options": local},
     }
     return found[name]
-
-
-def _day(seconds: int) -> str:
-    return date.fromisoformat(seconds_text(seconds)[:10]).isoformat()
 
 
 def message_shelf(campaigns: RecordShelf, template_ids: list[str]) -> RecordShelf:

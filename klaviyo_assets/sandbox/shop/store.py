@@ -4,6 +4,8 @@ The one place that knows which shelves there are. Everything is made from the se
 from the clock, which is an argument.
 """
 
+from zoneinfo import ZoneInfo
+
 from klaviyo_assets.sandbox.account import Account
 from klaviyo_assets.sandbox.moments import DAY_SECONDS
 from klaviyo_assets.sandbox.shop import campaigns, event_properties, groups, journeys, metrics
@@ -36,9 +38,14 @@ class Shop:
             seed, count=account.templates, base=base, days=days
         )
         group_ids = [each.id for each in (*self.lists.records, *self.segments.records)]
-        self.campaigns = campaigns.campaign_shelf(
-            seed, count=account.campaigns, base=base, days=days, group_ids=group_ids
+        outline = campaigns.Outline(
+            seed=seed,
+            base=base,
+            zone=ZoneInfo(account.timezone),
+            spread_share=account.spread_share,
+            group_ids=group_ids,
         )
+        self.campaigns = campaigns.campaign_shelf(outline, count=account.campaigns, days=days)
         self.messages = campaigns.message_shelf(
             self.campaigns, [record.id for record in self.templates.records]
         )

@@ -1,0 +1,50 @@
+"""Which metrics a report can count as conversions, and how often they happen.
+
+Metrics of behaviour on messages and lists are not eligible; custom metrics are, though
+`/api/metrics` does not list them.
+"""
+
+from dataclasses import dataclass
+
+from klaviyo_assets.sandbox.errors import ApiError, invalid
+from klaviyo_assets.sandbox.shop.metrics import METRICS
+from klaviyo_assets.sandbox.shop.seeds import mix
+from klaviyo_assets.sandbox.shop.store import Shop
+
+_ORDERS_SHARE = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """A conversion metric: `weight` 1 converts as often as the main Placed Order."""
+
+    metric_id: str
+    weight: float
+    seed: int
+
+
+def eligible(shop: Shop) -> list[str]:
+    """The ids that reports accept."""
+    listed = [shop.metrics.id_of(k) for k, kind in enumerate(METRICS) if kind.converts]
+    return listed + [record.id for record in shop.custom_metrics.records]
+
+
+def conversion(shop: Shop, metric_id: str) -> Conversion:
+    """The conversion of a metric; 400 in Klaviyo's words for one that is not eligible."""
+    place = shop.metrics.ordinal_of(metric_id)
+    custom = shop.custom_metrics.ordinal_of(metric_id)
+    if custom is not None:
+        return Conversion(metric_id, 0.3, mix(shop.account.seed, 900 + custom))
+    if place is None or place >= len(METRICS) or not METRICS[place].converts:
+        raise not_eligible()
+    return Conversion(
+        metric_id, METRICS[place].share / _ORDERS_SHARE, mix(shop.account.seed, 500 + place)
+    )
+
+
+def not_eligible() -> ApiError:
+    """The recorded answer, which the product has to recognise."""
+    return invalid(
+        "Passed in conversion metric does not support querying for values data",
+        pointer="/data/attributes/conversion_metric_id",
+    )

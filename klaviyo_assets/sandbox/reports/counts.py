@@ -1,0 +1,98 @@
+"""Counts of a message in an hour, their sums, and the statistics that follow from them.
+
+Money is in cents and everything is whole, so that sums over parts equal the whole exactly.
+Source of the names and fractions: Query Campaign Values, API reference at revision 2026-07-15.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What was sent and what came of it; `value` and `spend` in cents."""
+
+    recipients: int = 0
+    bounced: int = 0
+    failed: int = 0
+    opens: int = 0
+    opens_unique: int = 0
+    clicks: int = 0
+    clicks_unique: int = 0
+    unsubscribes: int = 0
+    unsubscribe_uniques: int = 0
+    spam_complaints: int = 0
+    conversions: int = 0
+    conversion_uniques: int = 0
+    value: int = 0
+    segments: int = 0
+    credits: int = 0
+    spend: int = 0
+
+    @property
+    def delivered(self) -> int:
+        """Recipients that it reached."""
+        return self.recipients - self.bounced - self.failed
+
+    @classmethod
+    def total(cls, parts: "list[Counts]") -> Self:
+        """The sum of all counts."""
+        return cls(**{name: sum(getattr(part, name) for part in parts) for name in _NAMES})
+
+    @classmethod
+    def over_days(cls, days: "list[Counts]") -> Self:
+        """Several days as one: who opens on two days is one unique, so uniques are below sums."""
+        summed = cls.total(days)
+        overlaps = {
+            name: getattr(summed, name) - max((getattr(day, name) for day in days), default=0)
+            for name in UNIQUES
+        }
+        lessened = {name: getattr(summed, name) - overlaps[name] // 20 for name in UNIQUES}
+        return cls(**{**{name: getattr(summed, name) for name in _NAMES}, **lessened})
+
+
+UNIQUES = ("opens_unique", "clicks_unique", "unsubscribe_uniques", "conversion_uniques")
+_NAMES = tuple(each.name for each in fields(Counts))
+
+
+def statistics(counts: Counts) -> dict[str, float]:
+    """All 31 statistics; rates are fractions from 0 to 1, zero where the whole is zero."""
+    c, delivered = counts, counts.delivered
+    value, spend = c.value / 100, c.spend / 100
+    return {
+        "average_order_value": _ratio(value, c.conversions),
+        "bounce_rate": _ratio(c.bounced, c.recipients),
+        "bounced": c.bounced,
+        "bounced_or_failed": c.bounced + c.failed,
+        "bounced_or_failed_rate": _ratio(c.bounced + c.failed, c.recipients),
+        "click_rate": _ratio(c.clicks_unique, delivered),
+        "click_to_open_rate": min(1.0, _ratio(c.clicks_unique, c.opens_unique)),
+        "clicks": c.clicks,
+        "clicks_unique": c.clicks_unique,
+        "conversion_rate": _ratio(c.conversion_uniques, delivered),
+        "conversion_uniques": c.conversion_uniques,
+        "conversion_value": value,
+        "conversions": c.conversions,
+        "delivered": delivered,
+        "delivery_rate": _ratio(delivered, c.recipients),
+        "failed": c.failed,
+        "failed_rate": _ratio(c.failed, c.recipients),
+        "message_segment_count_sum": c.segments,
+        "open_rate": _ratio(c.opens_unique, delivered),
+        "opens": c.opens,
+        "opens_unique": c.opens_unique,
+        "recipients": c.recipients,
+        "revenue_per_recipient": _ratio(value, c.recipients),
+        "spam_complaint_rate": _ratio(c.spam_complaints, delivered),
+        "spam_complaints": c.spam_complaints,
+        "text_message_credit_usage_amount": c.credits,
+        "text_message_roi": _ratio(value, spend),
+        "text_message_spend": spend,
+        "unsubscribe_rate": _ratio(c.unsubscribe_uniques, delivered),
+        "unsubscribe_uniques": c.unsubscribe_uniques,
+        "unsubscribes": c.unsubscribes,
+    }
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
