@@ -59,6 +59,14 @@ def test_a_stop_ends_every_thread(act: Act, patient_client_of: MakeClient) -> No
         assert len(server.seen) == asked
 
 
+def test_a_stop_is_not_taken_for_a_failure(client_of: MakeClient) -> None:
+    """Cancelled in the last try there is, a request was still cancelled, and did not fail."""
+    with serving(*[reply(503, b"")] * 5, hang()) as server:
+        client = client_of(server, timeout_seconds=30)
+        assert ends_of(client, server, threads=1) == [StoppedError]
+        assert len(server.seen) == 6
+
+
 def test_a_stop_ends_the_wait_for_the_budget(patient_client_of: MakeClient) -> None:
     """Whoever queues for our own limit is not kept until the minute is over."""
     slow = (Budget("GET /api/events", Tier(name="any", burst=1, steady=1)),)

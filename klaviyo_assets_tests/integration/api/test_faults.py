@@ -203,6 +203,7 @@ def test_a_retry_after_that_says_nothing_is_backed_off(
         pytest.param(hang(), id="not a byte"),
         pytest.param(hang(HALF), id="half a body"),
         pytest.param(hang(replied(headers=LENGTH)), id="waiting for more than there is"),
+        pytest.param(hang(b"HTTP/1.0 200 OK\r\n\r\n{}"), id="an end that never comes"),
         pytest.param(trickle(replied(), every_seconds=0.05), id="headers byte by byte"),
         pytest.param(trickle(PAGE, every_seconds=0.05, head=HEAD), id="body byte by byte"),
         pytest.param(trickle(CHUNKED + b"1\r\nx\r\n" * 999, every_seconds=0.01), id="chunks"),

@@ -13,7 +13,7 @@ from klaviyo_assets.api.exchange import Request
 from klaviyo_assets.api.ledger import Ledger
 from klaviyo_assets.api.protocol import REVISION
 from klaviyo_assets.errors import StoppedError
-from klaviyo_assets.model.tiers import XL, Budget, Tier
+from klaviyo_assets.model.tiers import Budget, Tier
 from klaviyo_assets_tests.integration.api.conftest import KEY, MakeClient, MovedTime, events
 from klaviyo_assets_tests.integration.api.wire import PAGE, reply, serving
 
@@ -76,12 +76,34 @@ def test_threads_share_a_client(client_of: MakeClient, moved: MovedTime) -> None
 
 
 def test_a_refusal_meets_every_other_client(client_of: MakeClient, moved: MovedTime) -> None:
-    """A 429 for one keeps a second client out of that budget until Klaviyo's time is over."""
+    """While one client waits after a 429, the others are kept out of that budget as long."""
+    held: list[float] = []
     with serving(reply(429, b"", {"Retry-After": "20"}), reply()) as server:
         client, other = client_of(server), client_of(server)
-        began = moved.now
+
+        def sleep(seconds: float) -> None:
+            held.append(other.ledger.held(events(server).budgets))
+            moved.sleep(seconds)
+
+        client.sleep = sleep
         client.read(events(server), lambda answer: answer.body, stream="events")
-        assert moved.now - began == 20
-        client.ledger.note_retry_after((Budget("GET /api/events", XL),), 5)
-        other.read(events(server), lambda answer: answer.body, stream="events")
-        assert moved.now - began == 25
+    assert (held, moved.sleeps) == ([20], [20])
+
+
+def test_a_refusal_meets_those_who_already_wait(client_of: MakeClient, moved: MovedTime) -> None:
+    """A booked moment is void when another client is refused before it comes."""
+    budget = (Budget("GET /api/any", Tier(name="any", burst=1, steady=60)),)
+    with serving(reply()) as server:
+        client, other = client_of(server), client_of(server)
+        request = Request("GET", f"{server.url}/api/any", budget, "/api/any")
+
+        def sleep(seconds: float) -> None:
+            if not moved.sleeps:
+                other.ledger.note_retry_after(budget, 20)
+            moved.sleep(seconds)
+
+        client.sleep = sleep
+        began = moved.now
+        for _ in range(2):
+            client.read(request, lambda answer: answer.body, stream="any")
+    assert moved.now - began >= 20
