@@ -7,6 +7,7 @@ folder is touched, so that a later account of your own starts clean.
 import argparse
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Generator
@@ -139,9 +140,13 @@ def show_ui(environment: dict[str, str], port: str) -> None:
     command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml"]
     command += ["-h", "127.0.0.1", "-p", port]
     process = subprocess.Popen(command, cwd=ROOT, env=environment)
+    # A shell that starts this in the background has SIGINT ignored; SIGTERM is what others send.
+    for signal_ in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_, signal.default_int_handler)
     try:
         process.wait()
     except KeyboardInterrupt:
+        process.terminate()
         process.wait(timeout=30)
 
 
