@@ -45,6 +45,9 @@ def main() -> int:
     options.add_argument("--ui", default="1", help="0: end after the sample query")
     options.add_argument("--port", default="3000", help="where the UI listens")
     wanted = options.parse_args()
+    # A shell that starts this in the background has SIGINT ignored; SIGTERM is what others send.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     DEMO.mkdir(exist_ok=True)
     with sandbox() as url:
         environment = settings(url)
@@ -140,9 +143,6 @@ def show_ui(environment: dict[str, str], port: str) -> None:
     command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml"]
     command += ["-h", "127.0.0.1", "-p", port]
     process = subprocess.Popen(command, cwd=ROOT, env=environment)
-    # A shell that starts this in the background has SIGINT ignored; SIGTERM is what others send.
-    for signal_ in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signal_, signal.default_int_handler)
     try:
         process.wait()
     except KeyboardInterrupt:
