@@ -24,7 +24,7 @@ from deltalake.transaction import (
 
 from klaviyo_assets.errors import LakeConflictError, LakeVersionError
 from klaviyo_assets.lake.disk import refusal
-from klaviyo_assets.lake.layout import DAY, Table
+from klaviyo_assets.lake.layout import PARTITION_COLUMNS, Table, partition_values
 from klaviyo_assets.lake.log import LOG, OURS, Mark, Snapshot, commit_path, newest_mark
 from klaviyo_assets.lake.parquet import DataFile
 
@@ -70,7 +70,7 @@ def write_commit(
 ) -> None:
     """Hand the commit to deltalake."""
     properties = commit_properties(mark)
-    by = [DAY] if table.partitioning == DAY else []
+    by = list(PARTITION_COLUMNS[table.partitioning])
     adds = [add_action(file, change.at) for file in change.added]
     if start is None:
         create_table_with_add_actions(
@@ -162,10 +162,10 @@ def commit_properties(mark: Mark) -> CommitProperties:
 
 
 def delta_schema(table: Table) -> Schema:
-    """Return the table's schema as Delta's, with the partition column last."""
+    """Return the table's schema as Delta's, with the partition columns last."""
     schema = table.schema
-    if table.partitioning == DAY:
-        schema = schema.append(pa.field(DAY, pa.date32()))
+    for name, kind in PARTITION_COLUMNS[table.partitioning].items():
+        schema = schema.append(pa.field(name, kind))
     return Schema.from_arrow(schema)
 
 
@@ -180,7 +180,7 @@ def add_action(file: DataFile, at: datetime) -> AddAction:
     return AddAction(
         path=file.path,
         size=file.size,
-        partition_values={} if file.day is None else {DAY: file.day},
+        partition_values=partition_values(file.partition),
         modification_time=milliseconds(at),
         data_change=True,
         stats=json.dumps(stats),
@@ -194,7 +194,7 @@ def remove_action(file: DataFile, at: datetime) -> RemoveAction:
         data_change=True,
         deletion_timestamp=milliseconds(at),
         size=file.size,
-        partition_values={} if file.day is None else {DAY: file.day},
+        partition_values=partition_values(file.partition),
     )
 
 

@@ -25,7 +25,7 @@ from klaviyo_assets.lake.database import (
 from klaviyo_assets.lake.disk import make_folder, told
 from klaviyo_assets.lake.layout import HISTORY, Table, history_of, table_folder
 from klaviyo_assets.lake.log import Snapshot, newest_mark, newest_version, snapshot
-from klaviyo_assets.lake.parquet import columns_of, conformed
+from klaviyo_assets.lake.parquet import columns_of
 from klaviyo_assets.lake.relations import Plain, Relation, query
 from klaviyo_assets.lake.session import Mode, Session
 from klaviyo_assets.lake.upkeep import Upkeep, tidy
@@ -192,9 +192,7 @@ class Lake:
         known = dict(zip(found.schema.names, found.schema.types, strict=True))
         schema = pa.schema([(column, known[column]) for column in columns])
         folder = table_folder(self.root, name)
-        parts = [
-            conformed(columns_of(folder / file.path, columns, name), schema) for file in found.files
-        ]
+        parts = [columns_of(folder / file.path, schema, name) for file in found.files]
         return pa.concat_tables(parts) if parts else schema.empty_table()
 
     def maintain(self, name: str, *, grace: timedelta | None = None) -> Upkeep:

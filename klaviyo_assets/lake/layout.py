@@ -6,7 +6,7 @@
         ├── <stream>/                       one Delta table
         │   ├── _delta_log/                 the commits: files, mark, account, lake version
         │   ├── _staging/<session>/         files that no commit names yet
-        │   └── [day=2024-05-01/]part-*.parquet
+        │   └── [day=2024-05-01/ or metric=<id>/month=2024-05/]part-*.parquet
         ├── <stream>_history/               every version seen, where the sync mode asks for it
         └── _quarantine/<stream>/           records that could not be stored
 
@@ -15,9 +15,12 @@ What belongs here: names, sizes, and the rule for compaction. What does not: doi
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
+from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import pyarrow as pa
@@ -50,6 +53,19 @@ STAGING = "_staging"
 QUARANTINE = "_quarantine"
 DAY = "day"
 """The Delta partition column: the UTC day of the cursor. Not in the files, nor in the views."""
+
+METRIC = "metric"
+MONTH = "month"
+"""The Delta partition columns of reports: the conversion metric, encoded, and `YYYY-MM`."""
+
+PARTITION_COLUMNS: Mapping[Partitioning, Mapping[str, pa.DataType]] = MappingProxyType(
+    {
+        "none": {},
+        "day": {DAY: pa.date32()},
+        "metric and month": {METRIC: pa.string(), MONTH: pa.string()},
+    }
+)
+"""The partition columns of each partitioning, in the order of the folders."""
 
 SYNCED_AT = "synced_at"
 SYNC_STARTED_AT = "sync_started_at"
@@ -93,10 +109,11 @@ class Table:
         for column in self.needed:
             if column not in self.schema.names:
                 raise LakeError(f"the column {column!r} is missing", stream=self.name)
-        if self.partitioning == DAY and (self.cursor is None or DAY in lowered):
-            raise LakeError(
-                f"a table by day needs a cursor, and no column {DAY!r} of its own", stream=self.name
-            )
+        if self.partitioning == DAY and self.cursor is None:
+            raise LakeError("a table by day needs a cursor", stream=self.name)
+        clash = PARTITION_COLUMNS[self.partitioning].keys() & set(lowered)
+        if clash:
+            raise LakeError(f"columns named as partitions are: {sorted(clash)}", stream=self.name)
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -154,12 +171,35 @@ def checked_name(name: str) -> str:
     return name
 
 
-DATA_FILE = re.compile(rf"({DAY}=\d{{4}}-\d\d-\d\d/)?part-[0-9a-f]{{32}}\.parquet")
+METRIC_FOLDER = r"[A-Za-z0-9_-]{1,64}|~[0-9a-f]{40}"
+
+DATA_FILE = re.compile(
+    rf"({DAY}=\d{{4}}-\d\d-\d\d/|{METRIC}=({METRIC_FOLDER})/{MONTH}=\d{{4}}-\d\d/)?"
+    r"part-[0-9a-f]{32}\.parquet"
+)
 
 
 def is_data_file(path: str) -> bool:
     """Tell whether a path below a table's folder is one of the names that we give."""
     return DATA_FILE.fullmatch(path) is not None
+
+
+def partition_values(partition: str) -> dict[str, str | None]:
+    """Return the partition columns' values that the folder of a partition stands for."""
+    pairs = (part.partition("=") for part in partition.split("/") if part)
+    return {name: value for name, _, value in pairs}
+
+
+def metric_partition(metric_id: str, day: date) -> str:
+    """Return the folder of a report's partition.
+
+    Metric ids come from outside: what is not plainly an id is told by its hash, behind a sign that
+    no id of Klaviyo's has. So no id can leave the folder, and no two share one.
+    """
+    name = metric_id
+    if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", metric_id) is None:
+        name = f"~{sha256(metric_id.encode()).hexdigest()[:40]}"
+    return f"{METRIC}={name}/{MONTH}={day.isoformat()[:7]}"
 
 
 def table_folder(root: Path, name: str) -> Path:

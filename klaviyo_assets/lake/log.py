@@ -8,7 +8,6 @@ over. Source: https://github.com/delta-io/delta/blob/master/PROTOCOL.md
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote
@@ -20,11 +19,13 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from klaviyo_assets.errors import CorruptFileError, LakeVersionError
 from klaviyo_assets.lake.disk import REBUILD, reading, refusal
-from klaviyo_assets.lake.layout import DAY, LAKE_VERSION
+from klaviyo_assets.lake.layout import LAKE_VERSION, PARTITION_COLUMNS
 from klaviyo_assets.lake.parquet import DataFile
 
 OURS = "klaviyo_assets"
 LOG = "_delta_log"
+
+PARTITIONINGS = [list(columns) for columns in PARTITION_COLUMNS.values()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +183,7 @@ def refuse_features(table: DeltaTable, stream: str) -> None:
     Raises:
         LakeVersionError: deletion vectors, column mapping, or another partitioning.
     """
-    if table.protocol().min_reader_version > 1 or partitions(table) not in ([], [DAY]):
+    if table.protocol().min_reader_version > 1 or partitions(table) not in PARTITIONINGS:
         raise LakeVersionError(
             "another program gave this table Delta features that klaviyo_assets does not read "
             "(deletion vectors, column mapping, other partitions). Copy it without them, or move "
@@ -193,13 +194,14 @@ def refuse_features(table: DeltaTable, stream: str) -> None:
 
 def files_of(table: DeltaTable, folder: Path) -> Iterator[DataFile]:
     """Yield the files of the loaded version with what their statistics tell."""
+    by = partitions(table)
     rows = pa.table(table.get_add_actions(flatten=True)).to_pylist()
     for row in rows:
-        day = row.get(f"partition.{DAY}")
         count = row["num_records"]
         yield DataFile(
             path=row["path"],
-            day=day.isoformat() if isinstance(day, date) else None,
+            # A date is written as ISO 8601.
+            partition="/".join(f"{name}={row[f'partition.{name}']}" for name in by),
             size=row["size_bytes"],
             # Another engine may leave the statistics out.
             rows=footer_rows(folder / row["path"]) if count is None else count,

@@ -30,13 +30,14 @@ SHORT_BYTES = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataFile:
-    """One data file: `path` below the table's folder, `day` as in its partition, size in bytes.
+    """One data file: `path` below the table's folder, size in bytes.
 
+    `partition` is the folder of its partition below the table's, empty in a table without any.
     `low` and `high` are the least and greatest value of key and cursor columns, where known.
     """
 
     path: str
-    day: str | None
+    partition: str
     size: int
     rows: int
     low: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -93,7 +94,7 @@ class OpenFile:
             self.high[name] = max(self.high.get(name, span["max"]), span["max"])
         return self.sink.tell()
 
-    def close(self, day: str | None) -> DataFile:
+    def close(self, partition: str) -> DataFile:
         """Write the footer and return what the file holds."""
         try:
             self.writer.close()
@@ -101,7 +102,7 @@ class OpenFile:
             self.sink.close()
         return DataFile(
             path=self.path.name,
-            day=day,
+            partition=partition,
             size=self.path.stat().st_size,
             rows=self.rows,
             low=self.low,
@@ -115,9 +116,9 @@ class Writer:
     At most one row group is held in memory. The files are whole after `close`.
     """
 
-    def __init__(self, folder: Path, table: Table, day: str | None) -> None:
+    def __init__(self, folder: Path, table: Table, partition: str) -> None:
         """Open nothing yet."""
-        self.folder, self.table, self.day = folder, table, day
+        self.folder, self.table, self.partition = folder, table, partition
         self.done: list[DataFile] = []
         self.waiting: list[pa.Table] = []
         self.waiting_rows = 0
@@ -154,7 +155,7 @@ class Writer:
         """End the file that is open."""
         if self.file is not None:
             file, self.file = self.file, None
-            self.done.append(file.close(self.day))
+            self.done.append(file.close(self.partition))
 
     def close(self) -> list[DataFile]:
         """Write what waits, end the file, and return all files written, the oldest first."""
@@ -163,14 +164,14 @@ class Writer:
         return self.done
 
 
-def columns_of(path: Path, columns: Sequence[str], stream: str) -> pa.Table:
-    """Return some columns of a whole file.
+def columns_of(path: Path, schema: pa.Schema, stream: str) -> pa.Table:
+    """Return the columns of `schema` of a whole file, in its types: other engines choose others.
 
     Raises:
         CorruptFileError: the file is missing or damaged.
     """
     with reading(path, stream), pq.ParquetFile(path, page_checksum_verification=True) as file:
-        return file.read(columns=list(columns))
+        return conformed(file.read(columns=schema.names), schema)
 
 
 def row_groups(path: Path, schema: pa.Schema, stream: str) -> Iterator[pa.Table]:

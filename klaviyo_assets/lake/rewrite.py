@@ -108,20 +108,12 @@ class Rewriter:
 
     def judged(self, parts: Sequence[Part]) -> list[Part]:
         """Return the parts with the rows that stay, by the table's rule."""
-        columns = tuple(dict.fromkeys((*self.table.key, *self.table.versions)))
-        name = self.table.name
         came_in = [
-            numbered(columns_of(part.folder / part.file.path, columns, name), at)
-            for at, part in enumerate(parts)
-            if part.is_staged
+            numbered(self.keys_of(part), at) for at, part in enumerate(parts) if part.is_staged
         ]
         keys = pa.concat_tables(came_in)
         known = [
-            matching(
-                numbered(columns_of(part.folder / part.file.path, columns, name), at, settled=True),
-                keys,
-                self.table.key,
-            )
+            matching(numbered(self.keys_of(part), at, settled=True), keys, self.table.key)
             for at, part in enumerate(parts)
             if not part.is_staged
         ]
@@ -130,6 +122,14 @@ class Rewriter:
             Part(part.file, part.folder, part.is_staged, kept(lost, at, part.file.rows))
             for at, part in enumerate(parts)
         ]
+
+    def keys_of(self, part: Part) -> pa.Table:
+        """Return the key and version columns of all rows of a part."""
+        table = self.table
+        names = dict.fromkeys((*table.key, *table.versions))
+        kinds = dict(zip(table.schema.names, table.schema.types, strict=True))
+        schema = pa.schema([(name, kinds[name]) for name in names])
+        return columns_of(part.folder / part.file.path, schema, table.name)
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -157,7 +157,7 @@ class Rewriter:
 
     def rewrite(self, group: Sequence[Part]) -> list[DataFile]:
         """Write the rows that stay of some files into new ones of the staging folder."""
-        writer = Writer(self.staging, self.table, group[0].file.day)
+        writer = Writer(self.staging, self.table, group[0].file.partition)
         for part in group:
             start = 0
             for rows in row_groups(part.folder / part.file.path, self.schema, self.table.name):

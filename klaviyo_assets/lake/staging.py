@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import date, timedelta
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, cast
 
 import numpy as np
@@ -43,7 +43,7 @@ def newest(table: Table, batches: Sequence[pa.RecordBatch]) -> Iterator[pa.Recor
 
 
 def by_day(batch: pa.RecordBatch, cursor: str) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Yield the rows of each UTC day of the cursor, as `YYYY-MM-DD` and rows."""
+    """Yield the rows of each UTC day of the cursor, as `day=YYYY-MM-DD` and rows."""
     moments = cast("pa.TimestampArray[Any, Any]", batch[cursor])
     numbers = pc.floor_temporal(moments, unit="day").cast(pa.int64()).to_numpy()
     if (np.diff(numbers) < 0).any():
@@ -53,7 +53,7 @@ def by_day(batch: pa.RecordBatch, cursor: str) -> Iterator[tuple[str, pa.RecordB
     start = 0
     for end in ends:
         if end > start:
-            yield day_of(int(numbers[start])), batch.slice(start, end - start)
+            yield f"{DAY}={day_of(int(numbers[start]))}", batch.slice(start, end - start)
         start = end
 
 
@@ -68,7 +68,7 @@ class Stage:
     def __init__(self, table: Table, folder: Path) -> None:
         """Write nothing yet; `folder` is the session's staging folder."""
         self.table, self.folder = table, folder
-        self.files: dict[str | None, list[Staged]] = defaultdict(list)
+        self.files: dict[str, list[Staged]] = defaultdict(list)
         self.open: Writer | None = None
         self.visits = 0
         """How often rows came to the open writer: more than once, and a key may be there twice."""
@@ -82,13 +82,13 @@ class Stage:
         """
         for batch in batches:
             self.refuse_nulls(batch)
-        parts: dict[str | None, list[pa.RecordBatch]] = defaultdict(list)
+        parts: dict[str, list[pa.RecordBatch]] = defaultdict(list)
         for batch in newest(self.table, batches):
-            for day, rows in self.partitions(batch):
-                parts[day].append(rows)
+            for partition, rows in self.partitions(batch):
+                parts[partition].append(rows)
         # Oldest day last would close the writer that the next rows most likely belong to.
-        for day in sorted(parts, key=lambda day: day or ""):
-            self.write(day, parts.pop(day))
+        for partition in sorted(parts):
+            self.write(partition, parts.pop(partition))
 
     def refuse_nulls(self, batch: pa.RecordBatch) -> None:
         """Refuse rows without key, cursor or `synced_at`."""
@@ -97,17 +97,17 @@ class Stage:
             if missing:
                 raise ContractError(f"{missing} rows without {column}", stream=self.table.name)
 
-    def partitions(self, batch: pa.RecordBatch) -> Iterable[tuple[str | None, pa.RecordBatch]]:
+    def partitions(self, batch: pa.RecordBatch) -> Iterable[tuple[str, pa.RecordBatch]]:
         """Yield the rows of each partition."""
         if self.table.partitioning == DAY and self.table.cursor is not None:
             return by_day(batch, self.table.cursor)
-        return [(None, batch)]
+        return [("", batch)]
 
-    def write(self, day: str | None, batches: Sequence[pa.RecordBatch]) -> None:
+    def write(self, partition: str, batches: Sequence[pa.RecordBatch]) -> None:
         """Write the rows of one partition, going on with the open file if it is that one's."""
-        if self.open is None or self.open.day != day:
+        if self.open is None or self.open.partition != partition:
             self.close()
-            self.open = Writer(self.folder, self.table, day)
+            self.open = Writer(self.folder, self.table, partition)
         self.visits += 1
         rows = pa.Table.from_batches(batches)
         # Crumbs, from rows in no order, cost Arrow milliseconds at every step from here on.
@@ -118,7 +118,7 @@ class Stage:
         if self.open is None:
             return
         staged = [Staged(file, is_clean=self.visits == 1) for file in self.open.close()]
-        self.files[self.open.day].extend(staged)
+        self.files[self.open.partition].extend(staged)
         self.open, self.visits = None, 0
 
     def abandon(self) -> None:
@@ -129,7 +129,7 @@ class Stage:
                 self.open.end()
             self.open = None
 
-    def finished(self) -> dict[str | None, list[Staged]]:
+    def finished(self) -> dict[str, list[Staged]]:
         """Close what is open and return the files by partition; the next rows start anew."""
         self.close()
         files, self.files = self.files, defaultdict(list)
@@ -144,7 +144,7 @@ def placed(files: Iterable[DataFile], staging: Path, folder: Path, *, at: float)
     """
     moved: list[DataFile] = []
     for file in files:
-        path = file.path if file.day is None else f"{DAY}={file.day}/{file.path}"
+        path = str(PurePath(file.partition, file.path))
         make_folder((folder / path).parent)
         synced_move(staging / file.path, folder / path, at)
         moved.append(replace(file, path=path))

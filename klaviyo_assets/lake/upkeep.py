@@ -71,7 +71,7 @@ def tidy(
 
 def data_files(folder: Path) -> list[str]:
     """Return the Parquet files of the table's folder and its partitions, as in the log."""
-    places = [folder, *folder.glob("day=*/")]
+    places = [folder, *folder.glob("day=*/"), *folder.glob("metric=*/month=*/")]
     return [
         str(path.relative_to(folder))
         for place in places

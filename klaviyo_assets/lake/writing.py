@@ -97,12 +97,12 @@ class TableWriter:
     def change(self, *, replace: bool) -> tuple[Change, int]:
         """Work out the files to add and remove, and how many of the staged rows stay."""
         staged = self.stage.finished()
-        stored: dict[str | None, list[DataFile]] = defaultdict(list)
+        stored: dict[str, list[DataFile]] = defaultdict(list)
         known = () if self.start is None else self.start.files
         for file in () if replace else known:
-            stored[file.day].append(file)
+            stored[file.partition].append(file)
         rewriter = Rewriter(self.table, self.schema, self.folder, self.staging.folder)
-        outcomes = [rewriter.partition(stored[day], files) for day, files in staged.items()]
+        outcomes = [rewriter.partition(stored[each], files) for each, files in staged.items()]
         change = Change(
             added=[file for outcome in outcomes for file in outcome.added],
             removed=known if replace else [file for one in outcomes for file in one.removed],

@@ -1,5 +1,6 @@
 """The layout: safe names, sensible tables, and a rule for compaction that pays off."""
 
+from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +16,8 @@ from klaviyo_assets.lake.layout import (
     compacted,
     history_of,
     is_data_file,
+    metric_partition,
+    partition_values,
     quarantine_folder,
     table_folder,
     table_of,
@@ -126,8 +129,35 @@ def test_only_our_own_names_count_as_ours() -> None:
     ours = "part-0123456789abcdef0123456789abcdef.parquet"
     assert is_data_file(ours)
     assert is_data_file("day=2024-05-01/" + ours)
+    assert is_data_file("metric=RESQ6t/month=2024-05/" + ours)
     for name in ("mine.parquet", "../" + ours, "day=x/" + ours, ours + ".old"):
         assert not is_data_file(name)
+
+
+HOSTILE = ("../../etc/x", "a/b", "..", ".", "CON ", "x" * 300, "%2e%2e", "é", "~", "a=b", "\0", "'")
+
+
+def test_a_metrics_folder_is_plain_and_its_own() -> None:
+    """Whatever an id holds, its folder is one of our names below the table's, and nobody else's."""
+    ours = "part-0123456789abcdef0123456789abcdef.parquet"
+    known = metric_partition("RESQ6t", date(2024, 5, 31))
+    assert known == "metric=RESQ6t/month=2024-05"
+    assert partition_values(known) == {"metric": "RESQ6t", "month": "2024-05"}
+    folders = {each: metric_partition(each, date(2024, 5, 31)) for each in HOSTILE}
+    assert len({*folders.values(), known}) == len(HOSTILE) + 1
+    for folder in folders.values():
+        assert is_data_file(f"{folder}/{ours}")
+        assert (
+            metric_partition(partition_values(folder)["metric"] or "", date(2024, 5, 1)) != folder
+        )
+
+
+def test_a_report_has_no_column_named_as_its_partitions() -> None:
+    """Delta's partition columns and the table's own could not be told apart."""
+    for taken in ("metric", "month"):
+        schema = SCHEMA.append(pa.field(taken, pa.string()))
+        with pytest.raises(LakeError, match=taken):
+            Table(name="tags", schema=schema, key=("id",), partitioning="metric and month")
 
 
 def test_few_small_files_are_left_alone() -> None:
