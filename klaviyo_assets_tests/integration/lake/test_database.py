@@ -1,0 +1,202 @@
+"""klaviyo.duckdb: made from the lake alone, whenever and wherever that lies."""
+
+import json
+import shutil
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from klaviyo_assets.errors import CorruptFileError, MissingTableError, StorageError
+from klaviyo_assets.lake import Detailed, Joined, Lake, Plain, Relation, Table, database
+from klaviyo_assets.lake.disk import exclusive
+from klaviyo_assets_tests.integration.lake.ground import (
+    MOMENT,
+    PROFILES,
+    SCHEMA,
+    START,
+    TAGS,
+    batch,
+    lake_at,
+    merge,
+    numbered,
+    replace,
+    shown,
+)
+
+LISTS = Table(name="lists", schema=SCHEMA, key=("id",), cursor="updated")
+COUNTS = Table(
+    name="lists_detailed",
+    schema=pa.schema(
+        [
+            ("id", pa.string()),
+            ("parent_version", MOMENT),
+            ("profile_count", pa.int64()),
+            ("extra", pa.string()),
+            ("synced_at", MOMENT),
+        ]
+    ),
+    key=("id",),
+)
+DETAILED = Detailed(name="lists_detailed", parent="lists", key=("id",), columns=("profile_count",))
+JOINED = Joined(
+    name="profiles_joined",
+    left="profiles",
+    right="tags",
+    on="note",
+    columns=(("tag_note", "note"),),
+)
+RELATIONS: list[Relation] = [Plain(name="profiles"), Plain(name="lists"), DETAILED, JOINED]
+
+
+def counts(*pairs: tuple[str, int]) -> pa.RecordBatch:
+    """Return profile counts by list."""
+    rows = [
+        {"id": key, "parent_version": START, "profile_count": count, "synced_at": START}
+        for key, count in pairs
+    ]
+    return pa.RecordBatch.from_pylist(rows, schema=COUNTS.schema)
+
+
+def names(root: Path) -> set[str]:
+    """Return the relations of the schema klaviyo."""
+    sql = "SELECT view_name FROM duckdb_views() WHERE database_name = 'k' AND NOT internal"
+    found = shown(root, f"{sql} AND schema_name = 'klaviyo'")
+    return {str(name) for (name,) in found}
+
+
+def test_every_table_has_a_view(lake: Lake, root: Path) -> None:
+    """Tables, histories and empty tables are shown, with their columns and types."""
+    merge(lake, PROFILES, [numbered(0, 5)], with_history=True)
+    merge(lake, TAGS, [])
+    lake.publish(RELATIONS)
+    assert names(root) == {"profiles", "profiles_history", "tags", "profiles_joined"}
+    assert shown(root, "SELECT count(*) FROM k.klaviyo.profiles") == [(5,)]
+    described = shown(root, "SELECT column_name, column_type FROM (DESCRIBE k.klaviyo.tags)")
+    assert described == [
+        ("id", "VARCHAR"),
+        ("updated", "TIMESTAMP WITH TIME ZONE"),
+        ("note", "VARCHAR"),
+        ("synced_at", "TIMESTAMP WITH TIME ZONE"),
+    ]
+
+
+def test_the_database_can_be_opened_by_itself(lake: Lake, root: Path) -> None:
+    """A user who opens the file directly finds the relations in the schema klaviyo."""
+    merge(lake, PROFILES, [numbered(0, 5)])
+    lake.publish([])
+    with duckdb.connect(root / "klaviyo.duckdb", read_only=True) as connection:
+        connection.execute("USE klaviyo.klaviyo")
+        assert connection.execute("SELECT count(*) FROM profiles").fetchall() == [(5,)]
+
+
+def test_a_detail_is_its_parent_and_what_was_asked(lake: Lake, root: Path) -> None:
+    """Every parent is there, with NULL if it was not asked about; one that is gone is not."""
+    merge(lake, LISTS, [batch([("a", 1, "x", 0), ("b", 1, "y", 0)])])
+    merge(lake, COUNTS, [counts(("a", 7), ("gone", 9))])
+    lake.publish(RELATIONS)
+    sql = "SELECT id, note, profile_count FROM k.klaviyo.lists_detailed ORDER BY id"
+    assert shown(root, sql) == [("a", "x", 7), ("b", "y", None)]
+    columns = shown(root, "SELECT column_name FROM (DESCRIBE k.klaviyo.lists_detailed)")
+    assert [name for (name,) in columns] == [*SCHEMA.names, "profile_count"]
+
+
+def test_a_join_shows_what_the_other_table_has_now(lake: Lake, root: Path) -> None:
+    """A name that changed in the right table changes in the join without another word."""
+    merge(lake, PROFILES, [batch([("a", 1, "t1", 0), ("b", 1, "t2", 0)])])
+    for name in ("old", "new"):
+        replace(lake, TAGS, [batch([("t1", 1, name, 0)])])
+        lake.publish(RELATIONS)
+        sql = "SELECT id, tag_note FROM k.klaviyo.profiles_joined ORDER BY id"
+        assert shown(root, sql) == [("a", name), ("b", None)]
+
+
+def test_a_relation_without_its_parent_is_missing_in_words(lake: Lake, root: Path) -> None:
+    """What a relation lacks is named; the others are shown."""
+    merge(lake, COUNTS, [counts(("a", 7))])
+    merge(lake, PROFILES, [numbered(0, 5)])
+    lake.publish(RELATIONS)
+    assert names(root) == {"profiles"}
+    with pytest.raises(MissingTableError, match="lists was never read; materialize klaviyo/lists"):
+        lake.relation("lists_detailed")
+    with pytest.raises(MissingTableError, match="tags"):
+        lake.relation("profiles_joined")
+
+
+def test_a_lake_of_another_process_knows_the_relations(lake: Lake, root: Path) -> None:
+    """What was published once can be read through the lake without describing it again."""
+    merge(lake, LISTS, [batch([("a", 1, "x", 0)])])
+    merge(lake, COUNTS, [counts(("a", 7))])
+    assert lake.relation("lists_detailed", RELATIONS).columns[-1] == "profile_count"
+    lake.publish(RELATIONS)
+    assert lake_at(root).relation("lists_detailed").columns[-1] == "profile_count"
+
+
+def test_a_deleted_database_comes_back(lake: Lake, root: Path) -> None:
+    """The next publisher needs neither the old database nor its own notes."""
+    merge(lake, PROFILES, [numbered(0, 5)])
+    lake.publish(RELATIONS)
+    (root / "klaviyo.duckdb").unlink()
+    (root / "lake" / database.PUBLISHED).unlink()
+    lake.publish(RELATIONS)
+    assert shown(root, "SELECT count(*) FROM k.klaviyo.profiles") == [(5,)]
+
+
+def test_a_broken_database_is_replaced(lake: Lake, root: Path) -> None:
+    """Garbage under the database's name, or in our notes, is in nobody's way."""
+    merge(lake, PROFILES, [numbered(0, 5)])
+    (root / "klaviyo.duckdb").write_bytes(b"garbage")
+    (root / "lake" / database.PUBLISHED).write_text(json.dumps(["nonsense"]))
+    (root / database.BESIDE).write_bytes(b"left by a killed publisher")
+    lake.publish(RELATIONS)
+    assert shown(root, "SELECT count(*) FROM k.klaviyo.profiles") == [(5,)]
+
+
+def test_a_moved_folder_works_on(lake: Lake, root: Path, tmp_path: Path) -> None:
+    """After a move the lake is read and written in its new place, and the views follow."""
+    merge(lake, PROFILES, [numbered(0, 5)], {"n": 1})
+    lake.publish(RELATIONS)
+    there = tmp_path / "else where" / "data"
+    there.parent.mkdir()
+    shutil.move(root, there)
+    moved = lake_at(there)
+    state = moved.state("profiles")
+    assert state is not None
+    assert state.state == {"n": 1}
+    merge(moved, PROFILES, [numbered(3, 5)], {"n": 2})
+    moved.publish(RELATIONS)
+    assert shown(there, "SELECT count(*) FROM k.klaviyo.profiles") == [(8,)]
+
+
+def test_one_damaged_table_does_not_hide_the_others(lake: Lake, root: Path) -> None:
+    """A table whose log cannot be read is named, and every other one is shown."""
+    merge(lake, TAGS, [numbered(0, 5)])
+    merge(lake, PROFILES, [numbered(0, 5)])
+    log = root / "lake/tags/_delta_log/00000000000000000000.json"
+    log.write_text("{garbage")
+    with pytest.raises(CorruptFileError, match=r"tags/_delta_log.*full_refresh"):
+        lake.publish(RELATIONS)
+    assert names(root) == {"profiles"}
+
+
+def test_a_publisher_that_does_not_end_is_not_waited_for_for_ever(
+    lake: Lake, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wait for another publisher is bounded, and the error says what held it up."""
+    monkeypatch.setattr(database, "WAIT_SECONDS", 0.05)
+    merge(lake, PROFILES, [numbered(0, 5)])
+    with (
+        exclusive(root / database.LOCK, seconds=1),
+        pytest.raises(StorageError, match="held by another process"),
+    ):
+        lake.publish(RELATIONS)
+
+
+def test_a_stray_folder_is_no_table(lake: Lake, root: Path) -> None:
+    """Folders of others in the lake, with names that no table can have, are left alone."""
+    merge(lake, PROFILES, [numbered(0, 5)])
+    (root / "lake" / "My Files" / "_delta_log").mkdir(parents=True)
+    (root / "lake" / "empty" / "_delta_log").mkdir(parents=True)
+    lake.publish(RELATIONS)
+    assert names(root) == {"profiles"}

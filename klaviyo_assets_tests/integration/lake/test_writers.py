@@ -1,0 +1,130 @@
+"""Several writers: of one table, the commit lets one through; of different ones, all."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from klaviyo_assets.errors import LakeConflictError
+from klaviyo_assets.lake import Lake, Plain, Session, Table
+from klaviyo_assets_tests.integration.lake.ground import (
+    ACCOUNT,
+    PROFILES,
+    SCHEMA,
+    data_files,
+    lake_at,
+    merge,
+    notes_of,
+    now,
+    numbered,
+    replace,
+    shown,
+)
+from klaviyo_assets_tests.integration.lake.killed import PROCESSES
+
+
+def begun(lake: Lake, mode: str = "merge") -> Session:
+    """Return a session on profiles with ten rows that nobody else brings."""
+    session = lake.open(
+        PROFILES,
+        account=ACCOUNT,
+        mode="replace" if mode == "replace" else "merge",
+        with_history=False,
+        started_at=now(),
+    )
+    session.add(numbered(1000, 10, note="stale"))
+    return session
+
+
+@pytest.mark.parametrize("mode", ["merge", "replace"])
+@pytest.mark.parametrize("first", ["merge", "replace"])
+def test_the_second_writer_is_refused(lake: Lake, root: Path, mode: str, first: str) -> None:
+    """Who committed second stores nothing, not even rows of keys that nobody else has."""
+    merge(lake, PROFILES, [numbered(0, 10)], {"n": 1})
+    with begun(lake, mode) as stale:
+        (merge if first == "merge" else replace)(lake, PROFILES, [numbered(5, 10)], {"n": 2})
+        with pytest.raises(LakeConflictError, match=r"profiles: another run .* then run again"):
+            stale.commit({"n": 9})
+    state = lake.state("profiles")
+    assert state is not None
+    assert state.state == {"n": 2}
+    assert "stale" not in notes_of(lake, "profiles").values()
+    stored = [pq.read_table(path)["note"].to_pylist() for path in data_files(root, "profiles")]
+    assert all("stale" not in notes for notes in stored)
+
+
+def test_two_first_writers(lake: Lake) -> None:
+    """Of two that both found no table, one creates it and the other is refused."""
+    with begun(lake) as stale:
+        merge(lake, PROFILES, [numbered(0, 10)])
+        with pytest.raises(LakeConflictError):
+            stale.commit({})
+    assert len(notes_of(lake, "profiles")) == 10
+
+
+def test_a_state_alone_is_fenced_too(lake: Lake) -> None:
+    """A mark without rows does not slip past another writer's commit."""
+    merge(lake, PROFILES, [numbered(0, 10)], {"n": 1})
+    with lake.open(
+        PROFILES, account=ACCOUNT, mode="merge", with_history=False, started_at=now()
+    ) as stale:
+        merge(lake, PROFILES, [numbered(10, 10)], {"n": 2})
+        with pytest.raises(LakeConflictError):
+            stale.commit({"n": 9})
+
+
+def test_a_history_is_fenced_too(lake: Lake) -> None:
+    """A writer that was overtaken leaves nothing in the history either."""
+    merge(lake, PROFILES, [numbered(0, 10)], with_history=True)
+    with lake.open(
+        PROFILES, account=ACCOUNT, mode="merge", with_history=True, started_at=now()
+    ) as stale:
+        stale.add(numbered(1000, 10))
+        merge(lake, PROFILES, [numbered(10, 10)], with_history=True)
+        with pytest.raises(LakeConflictError):
+            stale.commit({})
+    assert lake.relation("profiles_history").aggregate("count(*)").fetchall() == [(20,)]
+
+
+def test_an_overtaken_writer_whose_files_are_gone(lake: Lake) -> None:
+    """Files that upkeep removed meanwhile make a conflict, and no talk of damage."""
+    merge(lake, PROFILES, [numbered(0, 10)])
+    with begun(lake) as stale:
+        stale.add(numbered(0, 10, note="stale"))
+        replace(lake, PROFILES, [numbered(0, 10, note="new")])
+        for path in lake.root.glob("lake/profiles/part-*.parquet"):
+            path.unlink()
+        with pytest.raises(LakeConflictError):
+            stale.commit({})
+
+
+def test_a_live_session_keeps_what_it_staged(lake: Lake) -> None:
+    """Another session does not take the staged files of one that lives for a dead one's."""
+    with begun(lake) as first:
+        first.stage()
+        with begun(lake) as second:
+            second.stage()
+        lake.maintain("profiles")
+        assert first.commit({}).rows_written == 10
+
+
+def write_and_publish(root: Path, name: str) -> None:
+    """Write a table of its own in several commits, showing each."""
+    lake = lake_at(root)
+    table = Table(name=name, schema=SCHEMA, key=("id",), cursor="updated")
+    for number in range(5):
+        merge(lake, table, [numbered(number * 10, 10)], {"n": number})
+        lake.publish([Plain(name=name)])
+
+
+def test_writers_of_different_tables_do_not_lose_each_others_views(root: Path) -> None:
+    """Four processes write and publish at once; in the end the database shows all of everything."""
+    names = [f"table{number}" for number in range(4)]
+    children = [PROCESSES.Process(target=write_and_publish, args=(root, name)) for name in names]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+    assert [child.exitcode for child in children] == [0, 0, 0, 0]
+    for name in names:
+        assert shown(root, f"SELECT count(*) FROM k.klaviyo.{name}") == [(50,)]
