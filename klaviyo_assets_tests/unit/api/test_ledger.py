@@ -5,8 +5,10 @@ import sqlite3
 import stat
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from datetime import UTC, datetime
+from itertools import chain, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -69,6 +71,42 @@ def test_processes_share_one_budget(opened: Callable[..., Ledger]) -> None:
     for _ in range(3):
         assert opened().reserve(FLOWS) == 0
     assert opened().reserve(FLOWS) == pytest.approx(BURST_SECONDS)
+
+
+def test_many_who_book_at_once_all_get_a_moment(opened: Callable[..., Ledger]) -> None:
+    """Connections that collide wait for each other: no error, no booking lost, none made twice."""
+    slow = (Budget("GET /api/any", Tier(name="any", burst=1, steady=60)),)
+
+    def book(ledger: Ledger) -> list[float]:
+        return [ledger.reserve(slow) for _ in range(100)]
+
+    with ThreadPoolExecutor(4) as threads:
+        waits = sorted(chain(*threads.map(book, [opened() for _ in range(4)])))
+    gaps = [later - earlier for earlier, later in pairwise(waits)]
+    assert len(waits) == 400
+    assert min(gaps) >= BURST_SECONDS - 1e-6
+
+
+def test_nobody_books_in_the_middle_of_anothers_booking(
+    opened: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    """Who comes while another one books waits until that is done, and books after it."""
+    slow = (Budget("GET /api/any", Tier(name="any", burst=1, steady=60)),)
+    one, other = opened(), opened()
+    for each in (one, other):
+        each.reserve(FLOWS)
+    with ThreadPoolExecutor(1) as thread:
+        coming: list[Future[float]] = []
+
+        def meanwhile() -> float:
+            if not coming:
+                coming.append(thread.submit(other.reserve, slow))
+                wait(coming, timeout=0.2)
+            return clock()
+
+        monkeypatch.setattr(one, "clock", meanwhile)
+        assert one.reserve(slow) == 0
+        assert coming[0].result() == pytest.approx(BURST_SECONDS)
 
 
 def test_accounts_and_endpoints_are_apart(opened: Callable[..., Ledger]) -> None:
