@@ -23,8 +23,14 @@ from klaviyo_assets.sandbox.paging import (
 )
 from klaviyo_assets.sandbox.query import UNPAGED, Query
 from klaviyo_assets.sandbox.render.profile_pages import ProfilePages
-from klaviyo_assets.sandbox.render.resources import included, linkage, record_url, resource
-from klaviyo_assets.sandbox.shop.record import Shelf, sort_key
+from klaviyo_assets.sandbox.render.resources import (
+    included,
+    linkage,
+    record_url,
+    relationships,
+    resource,
+)
+from klaviyo_assets.sandbox.shop.record import Linked, Shelf, sort_key
 from klaviyo_assets.sandbox.shop.store import Shop
 
 
@@ -86,7 +92,7 @@ class Answers:
         if query.size < UNPAGED:
             links |= {"next": following, "prev": self.previous(place, query)}
         rows = self.rows(shelf, shown, place=place, query=query)
-        extras = self.extras(shelf, shown, place=place, query=query)
+        extras = self.extras([shelf.links(k) for k in shown], place=place, query=query)
         body = document(rows, links=links, extras=extras)
         return Answer(body=body, kind=shelf.kind, shown=shown)
 
@@ -106,12 +112,11 @@ class Answers:
         ]
 
     def extras(
-        self, shelf: Shelf, shown: list[int], *, place: Place, query: Query
+        self, links: list[dict[str, Linked]], *, place: Place, query: Query
     ) -> list[bytes] | None:
-        """Included records in JSON; None when nothing was to be included."""
+        """Records included by these relationships; None when nothing was to be included."""
         if not query.includes:
             return None
-        links = [shelf.links(k) for k in shown]
         found = included(self.shop.shelves, links, origin=place.origin, query=query)
         return [dumps(each) for each in found]
 
@@ -163,9 +168,15 @@ class Answers:
             group = self.shop.members(shelf.kind, place.record_id)
             count = 0 if group is None else len(group.members())
             found["attributes"] = {**shelf.attributes(ordinal), "profile_count": count}
-        extras = self.extras(shelf, [ordinal], place=place, query=query)
-        links: JsonObject = {"self": record_url(place.origin, shelf.kind, place.record_id)}
-        body = document([dumps(found)], links=links, extras=extras, single=True)
+        links = shelf.links(ordinal)
+        url = record_url(place.origin, shelf.kind, place.record_id)
+        if shelf is self.shop.profiles and {"lists", "segments"} & set(query.includes):
+            links = {**links, **self.shop.groups_of(ordinal)}
+            found["relationships"] = relationships(
+                links, kind="profile", url=url, opened=query.includes
+            )
+        extras = self.extras([links], place=place, query=query)
+        body = document([dumps(found)], links={"self": url}, extras=extras, single=True)
         return Answer(body=body, kind=shelf.kind, shown=[ordinal])
 
     def children(self, parent: Shelf, place: Place, query: Query) -> Answer:
@@ -175,7 +186,7 @@ class Answers:
         shelf = self.shop.messages
         shown = [k for each in ids or () if (k := shelf.ordinal_of(each)) is not None]
         rows = self.rows(shelf, shown, place=place, query=query)
-        extras = self.extras(shelf, shown, place=place, query=query)
+        extras = self.extras([shelf.links(k) for k in shown], place=place, query=query)
         links: JsonObject = {"self": f"{place.origin}{place.path}/"}
         return Answer(body=document(rows, links=links, extras=extras), kind=shelf.kind, shown=shown)
 

@@ -122,7 +122,10 @@ class Mutations:
         shelf.changes[ordinal] = changed
 
     def create(self, kind: str, wanted: JsonObject, now: float) -> Json:
-        """A new record like the last one of its kind, with these values, born now."""
+        """A new record like the last one of its kind, with these values, born now.
+
+        `id` may be among the values, for ids that no shop would make.
+        """
         if kind == "profile":
             ordinal = self.shop.profiles.add(int(now))
             self.set_profile(ordinal, wanted, now)
@@ -132,8 +135,11 @@ class Mutations:
         if not isinstance(shelf, RecordShelf) or not shelf.records:
             raise ValueError(f"cannot create a {kind} here")
         pattern = shelf.records[-1]
+        wanted = dict(wanted)
+        chosen = wanted.pop("id", None)
+        made = short_id(self.shop.account.seed, f"new:{kind}", len(shelf.records))
         record = Record(
-            id=short_id(self.shop.account.seed, f"new:{kind}", len(shelf.records)),
+            id=made if chosen is None else str(chosen),
             attributes=merged(deepcopy(pattern.attributes), wanted),
             links=dict(pattern.links),
             hidden=dict(pattern.hidden),

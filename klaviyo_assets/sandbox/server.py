@@ -175,7 +175,7 @@ class Sandbox:
         self.faults = service.faults.script
         self.key = service.account.keys[0].value
         self.thread = threading.Thread(
-            target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+            target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
         )
         self.thread.start()
 

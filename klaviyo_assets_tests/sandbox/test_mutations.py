@@ -1,5 +1,7 @@
 """What tests change in the shop shows as it would in Klaviyo."""
 
+from urllib.parse import quote
+
 from klaviyo_assets_tests.sandbox.asking import Asker, Document
 from klaviyo_assets_tests.sandbox.conftest import NOON, Start
 
@@ -123,3 +125,45 @@ def test_nonsense_is_refused_and_changes_nothing(start: Start) -> None:
     ):
         assert shop.ask("/__mutate", method="POST", body=wish).status == 400
     assert shop.truth("profiles") == before
+
+
+def test_ids_and_names_can_be_nasty(start: Start) -> None:
+    """Records with any id can be made and read back by their encoded id; metrics too."""
+    shop = start(profiles=5)
+    for nasty in ("../../etc/x", "a/b", "CON", "%2e%2e", "$custom:::SKU 1/2", "x" * 300):
+        wish = {"create": "list", "set": {"id": nasty, "name": "<script>alert(1)</script>"}}
+        assert shop.admin("POST", "/__mutate", wish)["id"] == nasty
+        assert nasty in shop.ids("/api/lists")
+        found = shop.get(f"/api/lists/{quote(nasty, safe='')}")["data"]
+        assert found["id"] == nasty
+    wish = {"create": "metric", "set": {"id": "../m", "name": "x"}}
+    shop.admin("POST", "/__mutate", wish)
+    shop.admin("POST", "/__events", {"events": [{"metric": "../m"}]})
+    newest = shop.records("/api/events?filter=equals(metric_id,'../m')")
+    assert [each["relationships"]["metric"]["data"]["id"] for each in newest] == ["../m"]
+
+
+def test_a_profile_can_bring_its_groups(start: Start) -> None:
+    """Included lists and segments of a profile are those that have it as a member."""
+    shop = start(profiles=40)
+    one = shop.ids("/api/profiles")[3]
+    document = shop.get(f"/api/profiles/{one}?include=lists,segments")
+    for kind in ("list", "segment"):
+        linked = {each["id"] for each in document["data"]["relationships"][f"{kind}s"]["data"]}
+        groups = shop.ids(f"/api/{kind}s")
+        wanted = {each for each in groups if one in shop.ids(f"/api/{kind}s/{each}/profiles")}
+        assert linked == wanted
+        assert {each["id"] for each in document["included"] if each["type"] == kind} == wanted
+
+
+def test_flows_hang_on_their_triggers(shop: Asker) -> None:
+    """Metrics and lists bring the flows that they trigger when asked to include them."""
+    for path in ("/api/metrics?include=flow-triggers", "/api/lists?include=flow-triggers"):
+        page = shop.get(path)
+        linked = [
+            flow["id"]
+            for each in page["data"]
+            for flow in each["relationships"]["flow-triggers"]["data"]
+        ]
+        assert linked
+        assert {each["id"] for each in page["included"]} == set(linked)

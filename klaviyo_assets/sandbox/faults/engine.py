@@ -59,12 +59,7 @@ class Faults:
 
     def note(self, request: Request, reply: Reply) -> None:
         """Remember a sound page where a later fault may need it; costs nothing without a script."""
-        needed = any(r.fault.kind in {"cycle", "duplicates"} for r in self.script.rules)
-        if (
-            reply.status == HTTPStatus.OK
-            and request.method == "GET"
-            and (needed or self.script.chance)
-        ):
+        if reply.status == HTTPStatus.OK and request.method == "GET" and self.script.looks_back():
             rows = as_list(loads_object(reply.body).get("data"))
             self.pages.remember(request, rows, reply)
 

@@ -134,6 +134,13 @@ class Script:
                 return fired[0]
             return self.chance.fault(self.number) if self.chance else None
 
+    def looks_back(self) -> bool:
+        """Whether any fault in force needs the page sent before."""
+        with self.lock:
+            kinds = {rule.fault.kind for rule in self.rules}
+            kinds |= set(self.chance.kinds if self.chance else ())
+        return not kinds.isdisjoint({"cycle", "duplicates"})
+
     def as_json(self) -> Json:
         """Kinds with their counts."""
         with self.lock:

@@ -56,6 +56,12 @@ class EventPages:
             kept = self.people[ordinal] = b'{"type":"profile","id":"' + record_id + b'"}'
         return kept
 
+    def metric(self, ordinal: int) -> bytes:
+        """The id of a metric, of one that a test created too."""
+        while ordinal >= len(self.metrics):
+            self.metrics.append(self.shop.metrics.id_of(len(self.metrics)).encode())
+        return self.metrics[ordinal]
+
     def day(self, number: int) -> bytes:
         """`2026-01-31T` for a day since 1970."""
         kept = self.days.get(number)
@@ -85,7 +91,7 @@ class EventPages:
         minute, second = divmod(second, 60)
         metric_data = b"null"
         if metric is not None:
-            metric_data = b'{"type":"metric","id":"' + self.metrics[metric] + b'"}'
+            metric_data = b'{"type":"metric","id":"' + self.metric(metric) + b'"}'
         return self.form % (
             record_id, seconds, properties, self.day(day), minute // 60, minute % 60, second,
             uuid_of(seconds, ordinal), self.person(person), record_id, record_id, metric_data,

@@ -16,7 +16,7 @@ from klaviyo_assets.sandbox.query import Query
 from klaviyo_assets.sandbox.reports.asks import ReportAsk, read_ask
 from klaviyo_assets.sandbox.reports.conversions import conversion
 from klaviyo_assets.sandbox.reports.counts import Counts, statistics
-from klaviyo_assets.sandbox.reports.results import Tally, series_rows, values_rows
+from klaviyo_assets.sandbox.reports.results import Tally, series_rows, spans_of, values_rows
 from klaviyo_assets.sandbox.reports.sends import Message, Sends
 from klaviyo_assets.sandbox.reports.timeframes import Timeframe
 from klaviyo_assets.sandbox.shop.store import Shop
@@ -65,7 +65,7 @@ class ReportAnswers:
             start = datetime.combine(day, time())
             frame = Timeframe(start, start + timedelta(days=1), self.zone)
             for message in self.messages(kind):
-                counts = tally.over(message, frame)
+                counts = tally.over(message, spans_of(frame))
                 if counts.recipients:
                     found.append(true_row(kind, message, counts=counts, day=day))
         return found

@@ -4,7 +4,9 @@ Money is in cents and everything is whole, so that sums over parts equal the who
 Source of the names and fractions: Query Campaign Values, API reference at revision 2026-07-15.
 """
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from typing import Self
 
 
@@ -35,24 +37,32 @@ class Counts:
         return self.recipients - self.bounced - self.failed
 
     @classmethod
-    def total(cls, parts: "list[Counts]") -> Self:
+    def total(cls, parts: "Sequence[Counts]") -> Self:
         """The sum of all counts."""
-        return cls(**{name: sum(getattr(part, name) for part in parts) for name in _NAMES})
+        if not parts:
+            return cls()
+        columns = zip(*map(_numbers, parts), strict=True)
+        return cls(**dict(zip(_NAMES, map(sum, columns), strict=True)))
 
     @classmethod
-    def over_days(cls, days: "list[Counts]") -> Self:
+    def over_days(cls, days: "Sequence[Counts]") -> Self:
         """Several days as one: who opens on two days is one unique, so uniques are below sums."""
         summed = cls.total(days)
-        overlaps = {
-            name: getattr(summed, name) - max((getattr(day, name) for day in days), default=0)
+        lessened = {
+            name: getattr(summed, name) - (getattr(summed, name) - most_of(days, name)) // 20
             for name in UNIQUES
         }
-        lessened = {name: getattr(summed, name) - overlaps[name] // 20 for name in UNIQUES}
-        return cls(**{**{name: getattr(summed, name) for name in _NAMES}, **lessened})
+        return replace(summed, **lessened)
+
+
+def most_of(days: "Sequence[Counts]", name: str) -> int:
+    """The greatest value of a count on one day."""
+    return max((getattr(day, name) for day in days), default=0)
 
 
 UNIQUES = ("opens_unique", "clicks_unique", "unsubscribe_uniques", "conversion_uniques")
 _NAMES = tuple(each.name for each in fields(Counts))
+_numbers = attrgetter(*_NAMES)
 
 
 def statistics(counts: Counts) -> dict[str, float]:

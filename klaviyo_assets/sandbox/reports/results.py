@@ -4,6 +4,7 @@ Per message first over local days, so that a unique counts once per message and 
 messages of a group. A series has one value per bucket and statistic.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from klaviyo_assets.sandbox.json_types import Json, JsonObject
@@ -16,6 +17,7 @@ from klaviyo_assets.sandbox.reports.timeframes import Timeframe
 from klaviyo_assets.sandbox.shop.seeds import mix
 
 Key = tuple[str | None, ...]
+Span = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,21 +41,23 @@ class Tally:
             for hour, recipients in message.sent(start, min(end, int(self.now) + 1))
         ]
 
-    def over(self, message: Message, frame: Timeframe) -> Counts:
-        """Counts of a message in a frame."""
-        days = [Counts.total(self.between(message, low, high)) for _, low, high in frame.days()]
-        sent = [day for day in days if day.recipients]
-        return Counts.over_days(sent) if message.is_flow else Counts.total(sent)
+    def over(self, message: Message, days: Sequence[Span]) -> Counts:
+        """Counts of a message over the local days of a frame or of a bucket."""
+        if not message.is_flow:
+            # Everyone gets a campaign once, so that its days simply add up.
+            return Counts.total(self.between(message, days[0][0], days[-1][1]))
+        each_day = [Counts.total(self.between(message, low, high)) for low, high in days]
+        return Counts.over_days(each_day)
 
-    def bucket(self, message: Message, start: int, end: int, frame: Timeframe) -> Counts:
-        """Counts of a message in one bucket of a series, by the same rule for uniques."""
-        inside = [
-            (max(low, start), min(high, end))
-            for _, low, high in frame.days()
-            if low < end and high > start
-        ]
-        days = [Counts.total(self.between(message, low, high)) for low, high in inside]
-        return Counts.over_days(days) if message.is_flow else Counts.total(days)
+
+def spans_of(frame: Timeframe) -> list[Span]:
+    """The local days of a frame as instants [start, end)."""
+    return [(low, high) for _, low, high in frame.days()]
+
+
+def within(days: Sequence[Span], start: int, end: int) -> list[Span]:
+    """The days, or parts of them, that lie in [start, end)."""
+    return [(max(low, start), min(high, end)) for low, high in days if low < end and high > start]
 
 
 def bits_of(message: Message, conversion: Conversion, hour: int) -> int:
@@ -94,11 +98,12 @@ def values_rows(
     messages: list[Message], ask: ReportAsk, tally: Tally, *, tag_names: dict[str, str]
 ) -> list[JsonObject]:
     """The results of a values report; messages without sends in the frame have no row."""
+    days = spans_of(ask.frame)
     groups: dict[Key, list[Counts]] = {}
     for message in messages:
         if not passes(message, ask, tag_names):
             continue
-        counts = tally.over(message, ask.frame)
+        counts = tally.over(message, days)
         if counts.recipients:
             for key in keys_of(message, ask.group_by, tag_names):
                 groups.setdefault(key, []).append(counts)
@@ -115,11 +120,13 @@ def series_rows(
 ) -> list[JsonObject]:
     """The results of a series report: per statistic one value per bucket."""
     buckets = ask.frame.buckets(ask.interval or "daily")
+    days = spans_of(ask.frame)
+    parts = [within(days, low, high) for _, low, high in buckets]
     groups: dict[Key, list[list[Counts]]] = {}
     for message in messages:
         if not passes(message, ask, tag_names):
             continue
-        line = [tally.bucket(message, low, high, ask.frame) for _, low, high in buckets]
+        line = [tally.over(message, part) for part in parts]
         if any(counts.recipients for counts in line):
             for key in keys_of(message, ask.group_by, tag_names):
                 groups.setdefault(key, []).append(line)

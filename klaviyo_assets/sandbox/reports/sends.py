@@ -40,7 +40,7 @@ class Message:
         return self.mean > 0
 
     def sent(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """(hour, recipients) of sends whose hour begins in [start, end), seconds since 1970."""
+        """(hour, recipients) of sends in [start, end), seconds since 1970."""
         if not self.is_flow:
             yield from ((hour, count) for hour, count in self.hours if start <= hour < end)
             return
@@ -60,7 +60,7 @@ class Sends:
         self.campaigns = [*self.listed(), *self.unlisted()]
 
     def listed(self) -> Iterator[Message]:
-        """The messages of campaigns that were sent; deleting a campaign later does not unsend it."""
+        """The messages of campaigns that were sent; deleting one later does not unsend it."""
         for index, campaign in enumerate(self.shop.campaigns.records):
             _, ids = campaign.links["campaign-messages"]
             if campaign.attributes["status"] != "Sent" or not isinstance(ids, tuple):

@@ -96,6 +96,10 @@ class Membership:
         regular = [k for k in self.base if lives[k] and k not in self.joined]
         return regular + [k for k, at in self.joined.items() if at >= 0 and lives[k]]
 
+    def has(self, ordinal: int) -> bool:
+        """Whether the profile is a member now."""
+        return ordinal in set(self.members())
+
     def joined_at(self, ordinal: int) -> int:
         """Seconds since 1970 when the profile joined."""
         written = self.joined.get(ordinal)

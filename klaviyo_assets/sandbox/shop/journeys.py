@@ -152,6 +152,19 @@ def tag_some(shelf: RecordShelf, tags: RecordShelf, every: int) -> None:
             record.links["tags"] = ("tag", chosen)
 
 
+def trigger_flows(flows: RecordShelf, *, metrics: RecordShelf, lists: RecordShelf) -> None:
+    """Tie flows to the metric or list that triggers them."""
+    shelves = {"Metric": metrics, "Added to List": lists}
+    for index, flow in enumerate(flows.records):
+        shelf = shelves.get(str(flow.attributes["trigger_type"]))
+        if shelf is None or not shelf.records:
+            continue
+        trigger = shelf.records[index % len(shelf.records)]
+        _, ids = trigger.links["flow-triggers"]
+        mine = ids if isinstance(ids, tuple) else ()
+        trigger.links["flow-triggers"] = ("flow", (*mine, flow.id))
+
+
 def account_shelf(seed: int, zone: str) -> RecordShelf:
     """The one account; its id is the six characters of the public key."""
     public = short_id(seed, "account", 0)

@@ -11,7 +11,7 @@ from klaviyo_assets.sandbox.moments import DAY_SECONDS
 from klaviyo_assets.sandbox.shop import campaigns, event_properties, groups, journeys, metrics
 from klaviyo_assets.sandbox.shop.events import EventBook, WrittenEvent
 from klaviyo_assets.sandbox.shop.profiles import ProfileShelf
-from klaviyo_assets.sandbox.shop.record import RecordShelf, Shelf
+from klaviyo_assets.sandbox.shop.record import Linked, RecordShelf, Shelf
 from klaviyo_assets.sandbox.shop.rhythm import Rhythm
 
 
@@ -51,8 +51,14 @@ class Shop:
         )
         self.flows = journeys.flow_shelf(seed, count=account.flows, base=base, days=days)
         self.tags = journeys.tag_shelf(seed)
-        for shelf, every in ((self.campaigns, 3), (self.flows, 2), (self.lists, 4)):
+        for shelf, every in (
+            (self.campaigns, 3),
+            (self.flows, 2),
+            (self.lists, 4),
+            (self.segments, 3),
+        ):
             journeys.tag_some(shelf, self.tags, every)
+        journeys.trigger_flows(self.flows, metrics=self.metrics, lists=self.lists)
         self.shelves = self.named()
         self.memberships: dict[str, groups.Membership] = {}
         self.pools = event_properties.pools(seed)
@@ -106,6 +112,15 @@ class Shop:
                 )
             )
         return book
+
+    def groups_of(self, profile: int) -> dict[str, Linked]:
+        """The lists and segments that a profile is in, as relationships."""
+        found: dict[str, Linked] = {}
+        for kind, shelf in (("list", self.lists), ("segment", self.segments)):
+            groups = ((each.id, self.members(kind, each.id)) for each in shelf.records)
+            mine = tuple(k for k, group in groups if group is not None and group.has(profile))
+            found[f"{kind}s"] = (kind, mine)
+        return found
 
     def members(self, kind: str, record_id: str) -> groups.Membership | None:
         """The members of a living list or segment; None when there is no such group."""

@@ -1,0 +1,150 @@
+"""Faults that replace an answer or lead astray really do, and the journal knows."""
+
+from collections.abc import Callable
+
+import pytest
+
+from klaviyo_assets.sandbox.faults.kinds import KINDS, LINKS, OTHER, RECORDS, REPLIES, WIRE
+from klaviyo_assets_tests.sandbox.asking import Answered
+from klaviyo_assets_tests.sandbox.breaking import EVENTS, shown
+from klaviyo_assets_tests.sandbox.conftest import Start
+
+
+def test_every_kind_belongs_to_one_room() -> None:
+    """The groups of kinds do not overlap and are all kinds."""
+    groups = (REPLIES, LINKS, RECORDS, WIRE, OTHER)
+    assert sum(len(group) for group in groups) == len(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [
+        ({}, "1"),
+        ({"retry_after": "73473"}, "73473"),
+        ({"retry_after": ""}, ""),
+        ({"retry_after": "-5"}, "-5"),
+        ({"retry_after": "soon"}, "soon"),
+        ({"retry_after": None}, None),
+    ],
+)
+def test_throttle_has_any_form_of_retry_after(
+    start: Start, asked: dict[str, object], wanted: str | None
+) -> None:
+    """A 429 carries the `Retry-After` asked for, or none, and no rate headers."""
+    shop = start()
+    shop.fault("throttle", {"to": 1}, **asked)
+    answered = shop.ask(EVENTS)
+    assert answered.status == 429
+    assert answered.headers.get("retry-after") == wanted
+    assert "ratelimit-limit" not in answered.headers
+    assert shop.ask(EVENTS).status == 200
+    assert shop.admin("GET", "/__journal?summary=1")["throttled"] == 1
+
+
+def test_throttle_can_name_a_date(start: Start) -> None:
+    """A 429 can carry an HTTP date instead of seconds."""
+    shop = start()
+    shop.fault("throttle", retry_after="http-date")
+    assert shop.ask(EVENTS).headers["retry-after"].endswith(" GMT")
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410, 500, 502, 503, 504, 524])
+def test_error_has_any_status(start: Start, status: int) -> None:
+    """An error of each status is sent, Klaviyo's own as JSON and proxies' as HTML."""
+    shop = start()
+    shop.fault("error", status=status)
+    answered = shop.ask(EVENTS)
+    assert answered.status == status
+    is_html = status in {502, 504, 524}
+    assert answered.body.startswith(b"<!DOCTYPE") == is_html
+    assert is_html or answered.json["errors"][0]["status"] == status
+    assert shown(shop) == []
+
+
+REPLACED: dict[str, Callable[[Answered], bool]] = {
+    "challenge": lambda a: a.status == 403 and a.headers["cf-mitigated"] == "challenge",
+    "invalid_cursor": lambda a: a.status == 400 and a.detail == "Invalid cursor provided.",
+    "redirect": lambda a: a.status == 302 and "location" in a.headers,
+    "html_body": lambda a: a.status == 200 and a.body.startswith(b"<!DOCTYPE"),
+    "empty_body": lambda a: a.status == 200 and a.body == b"",
+    "null_body": lambda a: a.status == 200 and a.body == b"null",
+    "list_body": lambda a: a.status == 200 and a.body == b"[]",
+    "text_body": lambda a: a.status == 200 and a.body == b"upstream connect error",
+}
+
+
+@pytest.mark.parametrize("kind", sorted(REPLIES - {"throttle", "error"}))
+def test_an_answer_is_replaced(start: Start, kind: str) -> None:
+    """In place of the page comes what the fault says, and nothing counts as shown."""
+    shop = start()
+    shop.fault(kind)
+    assert REPLACED[kind](shop.ask(EVENTS))
+    assert shown(shop) == []
+
+
+def test_same_next_points_at_the_page_itself(start: Start) -> None:
+    """The next link of a page is that page."""
+    shop = start()
+    shop.fault("same_next")
+    page = shop.get(EVENTS)
+    again = shop.get(page["links"]["next"])
+    assert again["data"] == page["data"]
+
+
+def test_a_cycle_leads_back_and_round(start: Start) -> None:
+    """The second page leads back to the first, and that to the second again."""
+    shop = start()
+    shop.fault("cycle", {"every": 2})
+    target: str = EVENTS
+    firsts: list[str] = []
+    for _ in range(5):
+        page = shop.get(target)
+        firsts.append(page["data"][0]["id"])
+        target = page["links"]["next"]
+    assert firsts[0] == firsts[2] == firsts[4]
+    assert firsts[1] == firsts[3] != firsts[0]
+
+
+def test_next_can_lead_elsewhere(start: Start) -> None:
+    """The next link names another host, or any address at all, or is missing."""
+    shop = start()
+    shop.fault("next_host", {"to": 1}, origin="http://localhost:9999")
+    shop.fault("next_link", {"from": 2, "to": 2}, url="http://a.example/x")
+    shop.fault("no_links", {"from": 3})
+    assert shop.get(EVENTS)["links"]["next"].startswith("http://localhost:9999/api/events?")
+    assert shop.get(EVENTS)["links"]["next"] == "http://a.example/x"
+    assert shop.get(EVENTS)["links"] == {}
+
+
+def test_an_empty_page_in_the_middle_loses_nothing(start: Start) -> None:
+    """An empty page with a next link stands before the page it hides; the walk stays whole."""
+    shop = start(events=40)
+    shop.fault("empty_page", {"every": 2})
+    pages = list(shop.pages(EVENTS))
+    assert [len(page["data"]) for page in pages[:4]] == [5, 0, 5, 0]
+    ids = [record["id"] for page in pages for record in page["data"]]
+    assert len(ids) == len(set(ids))
+    assert set(ids) == set(shop.truth("events"))
+
+
+def test_duplicates_repeat_the_end_of_the_page_before(start: Start) -> None:
+    """A page begins with the last records of the one before; the journal counts the repeats."""
+    shop = start(events=40)
+    shop.fault("duplicates", {"from": 2, "to": 3}, count=2)
+    one, two, three = list(shop.pages(EVENTS))[:3]
+    assert two["data"][:2] == one["data"][-2:]
+    assert three["data"][:2] == two["data"][-2:]
+    found = shop.admin("GET", "/__journal/ids?path=/api/events")
+    assert set(found["ids"]) == set(shop.truth("events"))
+    assert found["repeated"] == 4
+
+
+@pytest.mark.parametrize(("factor", "size"), [(2, 10), (0.4, 2)])
+def test_pages_can_be_longer_or_shorter_than_asked(start: Start, factor: float, size: int) -> None:
+    """A page has another length than asked for, and the walk stays whole."""
+    shop = start(events=40)
+    shop.fault("page_factor", factor=factor)
+    pages = list(shop.pages(EVENTS))
+    assert len(pages[0]["data"]) == size
+    ids = [record["id"] for page in pages for record in page["data"]]
+    assert sorted(ids) == sorted(shop.truth("events"))
