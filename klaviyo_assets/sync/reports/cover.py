@@ -14,14 +14,19 @@ from klaviyo_assets.model.report import Days
 
 
 def cover(
-    wanted: Collection[date], *, bounds: Days, most_days: int, among: Collection[date] = ()
+    wanted: Collection[date],
+    *,
+    bounds: Days,
+    most_days: int,
+    among: Collection[date] = (),
+    widens: bool = True,
 ) -> tuple[Days, ...]:
     """Return the time frames to ask for, newest first; together they hold every day wanted.
 
     Each has at most `most_days` days and lies within `bounds`; days wanted outside of those are
     left out. No smaller number of time frames would do. `among` are days that sibling runs want:
     every sibling that is told the same ones, and has its own among them, gets its part of one
-    common set of time frames.
+    common set of time frames. `widens` tells to make each as long as it may be.
 
         bounds ───────[═════════════════════════════════════════]────▶ days
         wanted               x   x                     x x
@@ -29,7 +34,7 @@ def cover(
     """
     own = {day for day in wanted if day in bounds}
     together = sorted(own | {day for day in among if day in bounds})
-    frames = _frames(together, bounds=bounds, most_days=most_days)
+    frames = _frames(together, bounds=bounds, most_days=most_days, widens=widens)
     return tuple(frame for frame in frames if any(day in frame for day in own))
 
 
@@ -42,15 +47,17 @@ def hull(days: Collection[date]) -> Days:
     return Days(min(days), max(days))
 
 
-def _frames(ascending: list[date], *, bounds: Days, most_days: int) -> Iterator[Days]:
+def _frames(ascending: list[date], *, bounds: Days, most_days: int, widens: bool) -> Iterator[Days]:
     """Yield time frames greedily from the newest day on, each moved into its surroundings."""
     days = ascending
     newest_allowed = bounds.last
     while days:
         oldest_reached = days[-1] - timedelta(days=most_days - 1)
         needed = hull([day for day in days if day >= oldest_reached])
-        frame = _widened(needed, Days(bounds.first, newest_allowed), most_days=most_days)
-        if len(frame) < most_days:
+        frame = needed
+        if widens:
+            frame = _widened(needed, Days(bounds.first, newest_allowed), most_days=most_days)
+        if widens and len(frame) < most_days:
             # Nothing older is left; newer days may be asked for twice, they cost nothing.
             frame = _widened(frame, bounds, most_days=most_days)
         yield frame

@@ -65,7 +65,8 @@ class Placing:
     ) -> None:
         """Take the totals over `days`, one row a message and channel."""
         self.days = days
-        self.wanted = frozenset(day for day in days if day in wanted)
+        self._all_days = frozenset(days)
+        self.wanted = self._all_days.intersection(wanted)
         self.board = Board(knowledge.learned, lasting=knowledge.lasting)
         self._knowledge = knowledge
         self._given: set[date] = set()
@@ -109,7 +110,7 @@ class Placing:
         if sent and is_same(sum(sent.values()), value(row, "recipients")):
             unit.open, unit.is_exact = set(sent), True
         elif isinstance(sending, SentOn) and not sent:
-            unit.open = {sending.day} & set(self.days)
+            unit.open = {sending.day} & self._all_days
         elif not isinstance(sending, Unknown):
             unit.open = self._candidates(sending, sent) - self._without(key)
         if len(self.days) == 1:
@@ -117,7 +118,7 @@ class Placing:
         if len(unit.open) == 1:
             unit.parts[unit.open.pop()] = row
         elif not unit.open:
-            unit.open, unit.is_lost = set(self.days) - self._without(key), True
+            unit.open, unit.is_lost = set(self._all_days - self._without(key)), True
         return unit
 
     def _sent(self, key: UnitKey) -> Mapping[date, float]:
@@ -139,7 +140,7 @@ class Placing:
                 seen.update(days)
             case _:
                 pass
-        return seen.intersection(self.days)
+        return seen & self._all_days
 
     def _needed(self, *, is_lost: bool, is_exact: bool = False) -> Iterator[tuple[Unit, set[date]]]:
         """Yield the units of a kind that days wanted still wait for, and those days."""
@@ -212,7 +213,7 @@ class Placing:
             for day, row in unit.parts.items():
                 self.board.settle(unit.key, day, row)
             unit.is_lost, unit.is_exact = True, False
-            unit.open = set(self.days) - unit.parts.keys()
+            unit.open = set(self._all_days - unit.parts.keys())
         elif unit.is_exact and all(map(self._knowledge.is_settled, unit.parts)):
             # Nothing moves any more, so it is not the time between the answers.
             self._doubt(unit.key, set(unit.parts))

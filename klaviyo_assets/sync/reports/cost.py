@@ -1,0 +1,173 @@
+"""What a fetch costs, told beforehand: the same walk, answered from what is known.
+
+What belongs here: imagined answers, and counting. What does not: the walk itself (`walk`), the
+quota (`api/ledger.py`).
+
+A series costs exactly what is told. So do totals, as long as it is known on which days the
+campaigns among them were sent. Where it is not, there are two numbers: as if each had been sent on
+one day only, and as if on every day on which it can have been. Messages that no campaign tells of
+(WhatsApp, deleted ones) are not in them until a report has shown them once.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
+from math import ceil
+
+from klaviyo_assets.model.report import Days
+from klaviyo_assets.sync.reports.learned import Learned, UnitKey, learned_from_json
+from klaviyo_assets.sync.reports.sending import Campaign, Sending, SentOn, Spread
+from klaviyo_assets.sync.reports.units import TimedRow
+from klaviyo_assets.sync.reports.walk import Answered, Kept, Terms, Turn, Wish, walk
+from klaviyo_assets.tables.report_answers import ReportRow
+
+UNSENT = ("Draft", "Scheduled", "Preparing to schedule", "Unknown")
+"""Statuses of campaigns of which no report has a row yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Requests: `least` if nothing is spread that need not be, `most` if all of it is."""
+
+    least: int
+    most: int
+
+
+Sent = tuple[str, Mapping[date, float]]
+"""A campaign, and the recipients of one of its messages by day."""
+
+
+class Imagined:
+    """Answers as they would be if messages were sent as `sent` has it."""
+
+    def __init__(self, sent: Mapping[UnitKey, Sent], kept: Iterable[Kept]) -> None:
+        """Take what was sent by unit, and the answers that are there already."""
+        self.sent = sent
+        self.kept = list(kept)
+        self.requests = 0
+
+    def ask(self, choose: Callable[[Sequence[Kept]], Turn]) -> tuple[Turn, Answered]:
+        """Return an answer, and count what it would cost."""
+        turn = choose(self.kept)
+        times = [each.fetched_at for each in self.kept if each.days == turn.part.days]
+        is_kept = not turn.part.message_ids and any(each > turn.newer_than for each in times)
+        fetched_at = turn.newer_than + timedelta(seconds=1)
+        if not is_kept:
+            self.requests += 1
+        if not is_kept and not turn.part.message_ids:
+            self.kept.append(Kept(turn.part.days, fetched_at))
+        rows = [
+            TimedRow(_row(unit, campaign, count), fetched_at)
+            for unit, (campaign, sent) in self.sent.items()
+            if not turn.part.message_ids or unit[0] in turn.part.message_ids
+            if (count := sum(sent[day] for day in sent if day in turn.part.days))
+        ]
+        return turn, Answered(rows=rows, fetched_at=fetched_at, requests=int(not is_kept))
+
+
+def cost_of(
+    wishes: Sequence[Wish],
+    terms: Terms,
+    *,
+    kept: Mapping[str, Sequence[Kept]],
+    campaigns: Iterable[Campaign] = (),
+) -> Cost:
+    """Return what the wishes cost in this order; `kept` has the usable answers by metric."""
+    if terms.knowledge is None:
+        requests = _count(wishes, terms, kept=kept, sent={})
+        return Cost(requests, requests)
+    known = list(campaigns)
+    counts: list[int] = []
+    for days_of in (_one_day, _every_day):
+        learned = learned_from_json(terms.knowledge.learned.to_json())
+        mine = replace(terms, knowledge=replace(terms.knowledge, learned=learned))
+        sent = _sent(known, terms.knowledge.sending, learned, days_of)
+        counts.append(_count(wishes, mine, kept=kept, sent=sent))
+    return Cost(min(counts), max(counts))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How fast requests can go: `left` now, `limit` in 24 hours, `a_minute` in a minute."""
+
+    left: int
+    limit: int
+    a_minute: int
+
+    def minutes(self, requests: int) -> int:
+        """Return how many minutes of asking that many requests are."""
+        return ceil(requests / self.a_minute)
+
+    def days(self, requests: int) -> int:
+        """Return how many times the quota has to become free before the last of them; 0: today."""
+        return ceil(max(0, requests - self.left) / self.limit)
+
+    def done_at(self, requests: int, now: datetime) -> datetime:
+        """Return when the last of them can have been made, UTC."""
+        days = self.days(requests)
+        of_last_day = requests if not days else requests - self.left - (days - 1) * self.limit
+        return now + timedelta(days=days, minutes=self.minutes(of_last_day))
+
+
+def _count(
+    wishes: Sequence[Wish],
+    terms: Terms,
+    *,
+    kept: Mapping[str, Sequence[Kept]],
+    sent: Mapping[UnitKey, Sent],
+) -> int:
+    requests = 0
+    for wish in wishes:
+        imagined = Imagined(sent, kept.get(wish.metric_id, ()))
+        for _ in walk(wish, terms, imagined):
+            pass
+        requests += imagined.requests
+    return requests
+
+
+def _sent(
+    campaigns: Iterable[Campaign],
+    sending: Callable[[str], Sending],
+    learned: Learned,
+    days_of: Callable[[Days], Collection[date]],
+) -> dict[UnitKey, Sent]:
+    """Return what was sent by unit: as learned, else as the campaign tells."""
+    sent: dict[UnitKey, Sent] = {}
+    for campaign in campaigns:
+        if campaign.status in UNSENT:
+            continue
+        for message_id in campaign.message_ids:
+            match sending(campaign.id):
+                case SentOn(day):
+                    days: Collection[date] = (day,)
+                case Spread(stretch):
+                    days = days_of(stretch)
+                case _:
+                    continue
+            sent[message_id, campaign.channel or ""] = (campaign.id, dict.fromkeys(days, 1.0))
+    for unit in learned.units():
+        if learned.sent(unit):
+            campaign_id, _ = sent.get(unit, ("", {}))
+            sent[unit] = (campaign_id, learned.sent(unit))
+    return sent
+
+
+def _one_day(stretch: Days) -> Collection[date]:
+    return (stretch.last,)
+
+
+def _every_day(stretch: Days) -> Collection[date]:
+    return stretch
+
+
+def _row(unit: UnitKey, campaign: str, recipients: float) -> ReportRow:
+    message_id, channel = unit
+    return ReportRow(
+        day=None,
+        groupings={
+            "campaign_id": campaign,
+            "campaign_message_id": message_id,
+            "send_channel": channel,
+        },
+        statistics={"recipients": recipients, "delivered": recipients},
+    )
