@@ -5,7 +5,6 @@ whether the table had values there before.
 """
 
 import msgspec
-import pyarrow as pa
 from msgspec import Raw, Struct
 
 from klaviyo_assets.tables.layout import Layout
@@ -22,21 +21,16 @@ class _Page(Struct, gc=False):
 _pages = msgspec.json.Decoder(_Page)
 
 
-def missing_attributes(body: bytes, batch: pa.RecordBatch, layout: Layout) -> list[str]:
+def missing_attributes(body: bytes, layout: Layout) -> list[str]:
     """Return the declared members of `attributes` that no record of a page has, sorted.
 
     What lies deeper does not count: it differs from record to record by design, as the strategies
-    of campaigns do. The page is read again only if all columns of a member are null throughout;
-    nothing is returned for a page that holds broken records, or none.
+    of campaigns do. Nothing is missing from a page of no records, of broken ones, or of a single
+    one that was asked for alone: that may be made up for a 404.
     """
-    silent = {path[0] for _, _, path in layout.attributes}
-    for name, _, path in layout.attributes:
-        if batch[name].null_count < batch.num_rows:
-            silent.discard(path[0])
-    if not silent or not batch.num_rows:
-        return []
     try:
         records = _pages.decode(body).data
     except msgspec.ValidationError:
         return []
-    return sorted(silent.difference(*(record.attributes for record in records)))
+    declared = {path[0] for _, _, path in layout.attributes}
+    return sorted(declared.difference(*(each.attributes for each in records))) if records else []

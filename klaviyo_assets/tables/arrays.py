@@ -69,13 +69,13 @@ def json_array(raws: Sequence[Raw | bytes]) -> Array:
     """Return JSON text as it was sent; null for JSON null and for absent (empty) values."""
     lengths = list(map(len, raws))
     validity = None
-    # Most pages have none of either length, and counting is quicker than looking.
-    if 0 in lengths or len(b"null") in lengths:
+    # Most pages have none of either length, and lengths are looked at more quickly than bytes.
+    if not {0, len(b"null")}.isdisjoint(lengths):
         raws = [b"" if is_null(raw) else raw for raw in raws]
         lengths = list(map(len, raws))
         is_there = list(map(bool, lengths))
         validity = pa.array(is_there, pa.bool_()).buffers()[1]
-    offsets = pa.py_buffer(array("i", accumulate(lengths, initial=0)))
+    offsets = pa.py_buffer(array("i", list(accumulate(lengths, initial=0))))
     data = pa.py_buffer(b"".join(raws))
     return pa.StringArray.from_buffers(len(lengths), offsets, data, validity)
 

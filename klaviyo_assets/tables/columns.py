@@ -45,7 +45,12 @@ class Building:
         self._layout = layout
         self._gathered = gathered
         self._slice = slice_
-        self._related = Related(gathered.relations, gathered.included, gathered.findings)
+        self._related = Related(
+            gathered.relations,
+            rows=len(gathered.ids),
+            included=gathered.included,
+            findings=gathered.findings,
+        )
         self._values: dict[ColumnType, dict[str, Sequence[object]]] = {}
 
     def batch(self, synced_at: datetime) -> pa.RecordBatch:

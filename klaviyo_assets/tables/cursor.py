@@ -5,7 +5,6 @@ and whether pages come in order (the sync's).
 """
 
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from typing import cast
 
 import pyarrow as pa
@@ -47,8 +46,8 @@ def span_of(batch: pa.RecordBatch, cursor: str) -> tuple[datetime, datetime, boo
     micros = cast("list[int]", batch[cursor].cast(pa.int64()).to_numpy().tolist())
     if not micros:
         return None
-    is_ascending = all(before <= after for before, after in pairwise(micros))
-    return _moment(min(micros)), _moment(max(micros)), is_ascending
+    ordered = sorted(micros)
+    return _moment(ordered[0]), _moment(ordered[-1]), micros == ordered
 
 
 def _moment(micros: int) -> datetime:

@@ -12,7 +12,7 @@ import msgspec
 import pyarrow as pa
 
 from klaviyo_assets.errors import BrokenBodyError, KlaviyoAssetsError, MalformedPageError
-from klaviyo_assets.model.stream import WHOLE, Collection, Slice, Stream
+from klaviyo_assets.model.stream import WHOLE, Slice, Stream
 from klaviyo_assets.tables.absence import missing_attributes
 from klaviyo_assets.tables.body import opened, with_whole_characters
 from klaviyo_assets.tables.columns import Building
@@ -79,12 +79,13 @@ class PageDecoder:
             ValueError: the stream's columns contradict each other, or the cursor is excluded.
         """
         self._layout = layout_of(stream, exclude=exclude)
-        self._lessons = _Lessons(fast=FastPath(self._layout.root))
+        self._lessons = _Lessons(
+            fast=FastPath(self._layout.root, sorted(self._layout.relationships))
+        )
         self._passed_on = frozenset(
             {EXTRA, *(each.name for each in stream.columns if each.type == "json")}
         )
-        # An answer of one record, or one made up for a 404, proves nothing.
-        self._is_first = isinstance(stream.source, Collection)
+        self._is_first = True
 
     @property
     def schema(self) -> pa.Schema:
@@ -139,7 +140,8 @@ class PageDecoder:
             batch = rows_with_cursor(batch, cursor, layout=layout, gathered=gathered)
         if not body.isascii():
             self._check_text(batch)
-        self._look_for_absences(body, batch, gathered.findings)
+        if self._is_first and batch.num_rows:
+            self._look_for_absences(body, gathered.findings)
         lowest, highest, is_ascending = (cursor and span_of(batch, cursor)) or (None, None, True)
         return Page(
             batch=batch,
@@ -169,14 +171,15 @@ class PageDecoder:
         if (extras, loose) == (known.extras, known.loose) or len(extras) > LEARNED_AT_MOST:
             return
         tree = taught(self._layout.root, extras=extras, loose=loose)
-        self._lessons = _Lessons(extras=extras, loose=loose, fast=FastPath(tree))
+        self._lessons = _Lessons(
+            extras=extras, loose=loose, fast=FastPath(tree, sorted(self._layout.relationships))
+        )
 
-    def _look_for_absences(self, body: bytes, batch: pa.RecordBatch, findings: Findings) -> None:
+    def _look_for_absences(self, body: bytes, findings: Findings) -> None:
         """Name the declared attributes that the first page with rows does not have."""
-        if self._is_first and batch.num_rows:
-            self._is_first = False
-            for name in missing_attributes(body, batch, self._layout):
-                findings.note(name, "declared, but no record of the page has it")
+        self._is_first = False
+        for name in missing_attributes(body, self._layout):
+            findings.note(name, "declared, but no record of the page has it")
 
     def _check_text(self, batch: pa.RecordBatch) -> None:
         """Raise UnicodeDecodeError where bytes that were only passed on are not UTF-8."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from msgspec import Raw
 
 from klaviyo_assets.tables.findings import Findings
-from klaviyo_assets.tables.resources import Relationships
+from klaviyo_assets.tables.resources import Relations
 from klaviyo_assets.tables.tree import Path
 
 
@@ -33,7 +33,7 @@ class Gathered:
 
     ids: Sequence[str]
     values: Mapping[Path, Sequence[object]]
-    relations: Sequence[Relationships | None]
+    relations: Relations
     records: int
     findings: Findings
     included: Raw

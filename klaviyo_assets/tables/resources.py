@@ -6,7 +6,8 @@ None of these can be part of a cycle, so the garbage collector need not look at 
 Source: https://jsonapi.org/format/1.0/#document-structure
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Annotated
 
 import msgspec
@@ -41,6 +42,10 @@ class Relationship(Struct, gc=False):
 
 
 Relationships = dict[str, Relationship | None]
+"""Those of one record, by name."""
+
+Relations = Mapping[str, Sequence[Relationship | None]]
+"""Those of all records of a page, in the records' order."""
 
 
 class Links(Struct, gc=False):
@@ -55,6 +60,12 @@ class Envelope(Struct, gc=False):
     data: Raw = ABSENT
     links: Raw = ABSENT
     included: Raw = ABSENT
+
+
+def relations_of(each: Sequence[Relationships | None]) -> Relations:
+    """Return the relationships of all records, name by name instead of record by record."""
+    names = set(chain.from_iterable(filter(None, each)))
+    return {name: [one.get(name) if one else None for one in each] for name in names}
 
 
 def relationships_of(raw: Raw) -> tuple[Relationships, Mapping[str, Raw]]:

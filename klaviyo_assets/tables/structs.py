@@ -6,7 +6,7 @@ Typed structs with raw slices take a tenth of the time that dictionaries take: n
 what is only passed on.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -20,7 +20,16 @@ from klaviyo_assets.model.column import ColumnType
 from klaviyo_assets.tables.coercion import INT64
 from klaviyo_assets.tables.findings import Findings, is_null
 from klaviyo_assets.tables.gathered import Gathered
-from klaviyo_assets.tables.resources import ABSENT, NOTHING, Id, Links, Relationships
+from klaviyo_assets.tables.resources import (
+    ABSENT,
+    NOTHING,
+    Id,
+    Links,
+    Relations,
+    Relationship,
+    Relationships,
+    relations_of,
+)
 from klaviyo_assets.tables.tree import Branch, Field, Path, extra_key
 
 _INT64 = Annotated[int, Meta(ge=INT64.start, le=INT64.stop - 1)]
@@ -65,30 +74,22 @@ def is_learnable(path: Path) -> bool:
 class FastPath:
     """Decodes pages that hold nothing but what the tree knows."""
 
-    def __init__(self, root: Branch) -> None:
-        """Make the structs, some milliseconds of work."""
-        attributes, self._nest = _structs(root)
-        record = _closed_struct(
-            "Record",
-            [
-                ("id", Id),
-                ("attributes", attributes),
-                ("relationships", Relationships | None, None),
-                ("meta", Raw, ABSENT),
-                ("type", Raw, ABSENT),
-                ("links", Raw, ABSENT),
-            ],
-        )
-        page = _struct(
-            "Page",
-            [
-                ("data", list[record] | record),
-                ("links", Links | None, None),
-                ("included", Raw, ABSENT),
-            ],
-        )
+    def __init__(self, root: Branch, relationships: Sequence[str]) -> None:
+        """Make the structs, some milliseconds of work.
+
+        `relationships` are those that are declared. A page with others is decoded as well, only
+        not as quickly.
+        """
         self._root = root
-        self._decoder = msgspec.json.Decoder(page)
+        self._names = tuple(relationships)
+        attributes, self._nest = _structs(root)
+        fields = [(f"f{number}", Relationship | None, None) for number in range(len(self._names))]
+        names = {f"f{number}": name for number, name in enumerate(self._names)}
+        declared = _closed_struct("Relationships", fields, rename=names)
+        self._no_relationships = declared()
+        self._declared = _page_decoder(attributes, declared)
+        self._any = _page_decoder(attributes, Relationships)
+        self._has_others = False
 
     def gathered(self, body: bytes) -> Gathered:
         """Return the values of a page.
@@ -97,7 +98,21 @@ class FastPath:
             msgspec.ValidationError: the page holds something that the structs do not know.
             msgspec.DecodeError: it is not JSON.
         """
-        page = cast("_Page", self._decoder.decode(body))
+        if not self._has_others:
+            try:
+                page = cast("_Page", self._declared.decode(body))
+            except msgspec.ValidationError:
+                # One name that is not declared is enough, mostly in the first record.
+                pass
+            else:
+                return self._gathered(page, self._declared_relations)
+        page = cast("_Page", self._any.decode(body))
+        self._has_others = True
+        return self._gathered(page, self._any_relations)
+
+    def _gathered(
+        self, page: _Page, relations_of_page: Callable[[Sequence[object]], Relations]
+    ) -> Gathered:
         records = page.data if isinstance(page.data, list) else [page.data]
         ids, attributes, relations, metas, *_ = _columns(records, fields=6)
         findings = Findings()
@@ -109,13 +124,25 @@ class FastPath:
         return Gathered(
             ids=cast("Sequence[str]", ids),
             values=values,
-            relations=cast("Sequence[Relationships | None]", relations),
+            relations=relations_of_page(relations),
             records=len(records),
             findings=findings,
             included=page.included,
             is_fast=True,
             next_link=page.links.next if page.links is not None else None,
         )
+
+    def _declared_relations(self, found: Sequence[object]) -> Relations:
+        structs = [
+            each or self._no_relationships for each in cast("Sequence[Struct | None]", found)
+        ]
+        columns = cast(
+            "Sequence[Sequence[Relationship | None]]", _columns(structs, fields=len(self._names))
+        )
+        return dict(zip(self._names, columns, strict=True))
+
+    def _any_relations(self, found: Sequence[object]) -> Relations:
+        return relations_of(cast("Sequence[Relationships | None]", found))
 
     def _finished(
         self, field: Field, found: Sequence[object], findings: Findings
@@ -135,6 +162,31 @@ class FastPath:
             return found
         key = extra_key(self._root, field.path)
         return [findings.typed(raw, field.type, at=(row, key))[0] for row, raw in enumerate(raws)]
+
+
+def _page_decoder(
+    attributes: type[Struct], relationships: type[object]
+) -> msgspec.json.Decoder[object]:
+    record = _closed_struct(
+        "Record",
+        [
+            ("id", Id),
+            ("attributes", attributes),
+            ("relationships", relationships | None, None),
+            ("meta", Raw, ABSENT),
+            ("type", Raw, ABSENT),
+            ("links", Raw, ABSENT),
+        ],
+    )
+    page = _struct(
+        "Page",
+        [
+            ("data", list[record] | record),
+            ("links", Links | None, None),
+            ("included", Raw, ABSENT),
+        ],
+    )
+    return msgspec.json.Decoder(page)
 
 
 def _structs(branch: Branch) -> tuple[type[Struct], _Nest]:

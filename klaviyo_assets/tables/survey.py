@@ -17,6 +17,7 @@ from klaviyo_assets.tables.resources import (
     Envelope,
     Links,
     Relationships,
+    relations_of,
     relationships_of,
 )
 from klaviyo_assets.tables.tree import Branch, Field, Path, extra_key
@@ -58,7 +59,7 @@ def surveyed(body: bytes, root: Branch, stream: str) -> Gathered:
     return Gathered(
         ids=survey.ids,
         values=survey.values,
-        relations=survey.relations,
+        relations=relations_of(survey.relations),
         records=len(records),
         findings=survey.findings,
         included=page.included,

@@ -118,6 +118,19 @@ def test_what_is_no_json_object_is_a_broken_body(body: bytes) -> None:
     assert caught.value.__cause__ is None
 
 
+def test_the_reason_is_told_where_it_is_plain() -> None:
+    """An operator who reads of a proxy's page need not look for a missing comma."""
+    for body, reason in (
+        (b"  \n", "things: the answer is empty"),
+        (b"\xef\xbb\xbf <html>", "things: the answer is HTML or XML, not JSON"),
+        (b"[]", "things: the answer is JSON, but not an object"),
+        (b'{"data": [],', "things: the answer is not JSON: Input data was truncated"),
+    ):
+        with pytest.raises(BrokenBodyError) as caught:
+            decoded(THINGS, body)
+        assert str(caught.value) == reason
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -24,6 +24,7 @@ from klaviyo_assets_tests.unit.tables.samples import (
     identifier,
     news,
     page_of,
+    raw_page,
     record,
     related,
     rows,
@@ -116,6 +117,15 @@ def test_every_form_of_a_timestamp_is_read(text: str, moment: datetime) -> None:
     page = decoded(TYPES, page_of(record("a", at=text), record("b", at="2026-01-01T00:00:00Z")))
     assert page.batch["at"].to_pylist() == [moment, datetime(2026, 1, 1, tzinfo=UTC)]
     assert news(page) == ()
+
+
+@pytest.mark.parametrize("nulls", [("null", "null"), ("null", "7"), ("[]", "1234"), ("7", "null")])
+def test_json_null_is_null(nulls: tuple[str, str]) -> None:
+    """JSON null under a free-form attribute is NULL, not text; what is as long is kept."""
+    stream = stream_of(Column("free", "Anything.", "json"))
+    found = (f'{{"id":"{n}","attributes":{{"free":{text}}}}}' for n, text in enumerate(nulls))
+    expected = [None if text == "null" else text for text in nulls]
+    assert decoded(stream, raw_page(*found)).batch["free"].to_pylist() == expected
 
 
 def test_a_number_may_be_written_as_text() -> None:

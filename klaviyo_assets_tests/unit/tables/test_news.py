@@ -147,6 +147,7 @@ def test_endless_news_are_kept_but_not_learned() -> None:
         ("timestamp", '"2026-02-30T00:00:00Z"', None),
         ("date", '"2026-01-31T00:00:00Z"', None),
         ("date", "20260131", None),
+        ("date", '"20260131"', None),
         ("ids", "[1,2]", ["1", "2"]),
         ("ids", '["a",null]', ["a"]),
         ("ids", '"a"', None),

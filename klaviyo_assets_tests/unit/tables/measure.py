@@ -1,0 +1,111 @@
+"""How long a page takes: `python -m klaviyo_assets_tests.unit.tables.measure`.
+
+A script, not a test: time depends on the machine and on what else it does. It prints the best and
+the middle of many runs, in milliseconds, for pages of the sizes that Klaviyo sends.
+"""
+
+import json
+import sys
+from datetime import UTC, datetime
+from statistics import median
+from time import perf_counter
+
+from klaviyo_assets.model.column import At
+from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.streams import STREAMS
+from klaviyo_assets.tables.decode import PageDecoder
+from klaviyo_assets_tests.unit.tables.samples import Record, identifier, record, related
+
+RUNS = 200
+MOMENT = "2026-01-31T10:00:00+00:00"
+TEXTS = {
+    "string": "SUBSCRIBED",
+    "timestamp": MOMENT,
+    "boolean": True,
+    "number": 46.94,
+    "ids": ["x"],
+}
+ITEM = {
+    "ProductID": 300164,
+    "SKU": "SHT-LIN-180",
+    "ProductName": "Leintuch, groß",
+    "ItemPrice": 99.0,
+}
+
+
+def event(number: int) -> Record:
+    """Return an event of 1.8 kB, one in ten with an attribution."""
+    found = record(
+        f"3FRVFn{number:05}",
+        timestamp=1_769_853_600 + number,
+        event_properties={
+            "$value": number / 8,
+            "$event_id": str(number),
+            "Items": [ITEM] * 9,
+            "$extra": {"user_agent": "Mozilla/5.0 (X11; Linux x86_64) " * 6, "consent": None},
+        },
+        datetime=MOMENT,
+        uuid=f"6489bb80-c8b1-11f0-8001-{number:012}",
+    )
+    return related(
+        found,
+        profile=identifier("profile", "01KB5TJ8R4W8KTENDJT6KNBCPA"),
+        metric=identifier("metric", "WdIxyK"),
+        attributions=[identifier("attribution", f"{number:032}")] if number % 10 == 0 else [],
+    )
+
+
+def attribution(number: int) -> Record:
+    """Return what the event of that number is credited to."""
+    campaign = identifier("campaign", "01KB5TJ8R4W8KTENDJT6KNBCPB")
+    message = identifier("campaign-message", "01KB5TJ8R4W8KTENDJT6KNBCPC")
+    return related(identifier("attribution", f"{number:032}"), campaign=campaign, message=message)
+
+
+def profile(number: int) -> Record:
+    """Return a profile with every declared attribute, of 3.4 kB."""
+    attributes: Record = {}
+    for column in STREAMS["profiles"].columns:
+        if isinstance(column.source, At):
+            *above, name = column.source.path.split(".")
+            here = attributes
+            for each in above:
+                here = here.setdefault(each, {})
+            here[name] = TEXTS.get(column.type, {"shop": "x" * 40})
+    found = record(f"01KB5TJ8R4W8KTENDJT6{number:06}", **attributes)
+    links = {"links": {"self": "https://a.klaviyo.com/api/profiles/x/relationships/lists/"}}
+    names = ("lists", "segments", "push-tokens", "conversations")
+    return found | {"relationships": dict.fromkeys(names, links)}
+
+
+def measure(stream: Stream, page: Record) -> None:
+    """Print what decoding the page costs."""
+    body = json.dumps(page, ensure_ascii=False, separators=(",", ":")).encode()
+    decoder, taken, fast = PageDecoder(stream), list[float](), 0
+    for _ in range(RUNS):
+        start = perf_counter()
+        fast += decoder.decode(body, synced_at=datetime(2026, 7, 15, tzinfo=UTC)).is_fast
+        taken.append(1000 * (perf_counter() - start))
+    records, size = len(page["data"]), len(body) / 1e6
+    sys.stdout.write(
+        f"{stream.name}: {records} records, {size:.2f} MB: best {min(taken):.2f} ms, "
+        f"middle {median(taken):.2f} ms, {fast} of {RUNS} at once\n"
+    )
+
+
+def main() -> None:
+    """Measure a page of events and one of profiles."""
+    numbers = range(1000)
+    measure(
+        STREAMS["events"],
+        {
+            "data": [event(each) for each in numbers],
+            "included": [attribution(each) for each in numbers[::10]],
+            "links": {"self": "https://a.klaviyo.com/api/events", "next": None},
+        },
+    )
+    measure(STREAMS["profiles"], {"data": [profile(each) for each in range(100)]})
+
+
+if __name__ == "__main__":
+    main()
