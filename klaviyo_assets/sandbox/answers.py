@@ -167,7 +167,9 @@ class Answers:
         if "profile_count" in query.additional:
             group = self.shop.members(shelf.kind, place.record_id)
             count = 0 if group is None else len(group.members())
-            found["attributes"] = {**shelf.attributes(ordinal), "profile_count": count}
+            attributes = found["attributes"]
+            if isinstance(attributes, dict):
+                attributes["profile_count"] = count
         links = shelf.links(ordinal)
         url = record_url(place.origin, shelf.kind, place.record_id)
         if shelf is self.shop.profiles and {"lists", "segments"} & set(query.includes):

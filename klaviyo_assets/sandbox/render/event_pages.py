@@ -81,12 +81,18 @@ class EventPages:
     def event(self, ordinal: int, attributions: bytes = b"") -> bytes:
         """One event in JSON; `attributions` is ready `"data":[...],` or nothing."""
         book = self.shop.events
-        seconds = book.seconds(ordinal)
+        seconds, metric, person, bits = book.glance(ordinal)
         record_id = event_id(self.shop.account.seed, ordinal)
-        metric, person = book.metric(ordinal), book.profile(ordinal)
         # What a deleted person did stays, redacted.
         redacted = person is None and book.had_profile(ordinal)
-        properties = b"{}" if redacted else self.properties(ordinal, metric, record_id)
+        if redacted:
+            properties = b"{}"
+        elif ordinal >= WRITTEN:
+            properties = dumps(book.written[ordinal - WRITTEN].properties)
+        else:
+            # The pools are looked up here and not by `properties`: this runs a thousand times a page.
+            entry = self.shop.pools[metric or 0][(bits >> 48) % POOL]
+            properties = entry + b',"$event_id":"' + record_id + b':%d"}' % ordinal
         day, second = divmod(seconds, DAY_SECONDS)
         minute, second = divmod(second, 60)
         metric_data = b"null"
@@ -138,8 +144,10 @@ class EventPages:
     def attribution(self, ordinal: int) -> JsonObject | None:
         """What a share of the orders is credited to: a campaign's message or a flow's."""
         book, shop = self.shop.events, self.shop
+        if ordinal >= WRITTEN or book.metric(ordinal) not in ORDERS:
+            return None
         bits = mix(shop.account.seed ^ 0xA77, ordinal)
-        if ordinal >= WRITTEN or book.metric(ordinal) not in ORDERS or bits % 10 not in _CREDITED:
+        if bits % 10 not in _CREDITED:
             return None
         messages = shop.messages.records
         flows = shop.flows.records

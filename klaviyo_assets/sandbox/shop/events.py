@@ -108,6 +108,16 @@ class EventBook:
             found = self.moved[found]
         return found
 
+    def glance(self, ordinal: int) -> tuple[int, int | None, int | None, int]:
+        """Second, metric, profile and bits of an event, at the cost of one look."""
+        if ordinal >= WRITTEN or self.moved or not self.people:
+            bits = self.bits(ordinal)
+            return self.seconds(ordinal), self.metric(ordinal), self.profile(ordinal), bits
+        bits = mix(self.seed, ordinal)
+        metric = _TABLE[bits & 1023]
+        seconds = self.rhythm.time_of(ordinal)
+        return seconds, None if metric == UNRESOLVED else metric, (bits >> 10) % self.people, bits
+
     def had_profile(self, ordinal: int) -> bool:
         """Whether the event came with a profile."""
         if ordinal >= WRITTEN:

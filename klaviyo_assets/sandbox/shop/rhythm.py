@@ -28,20 +28,39 @@ class Rhythm:
         self.days = max(1, days)
         self.start = base - self.days * DAY_SECONDS
         self.quantiles = _quantiles(base, zone)
+        # Neighbours are asked for one after the other: the last day and block are kept.
+        self.latest_day = (-1, (0, 0))
+        self.latest_block = (-1, 1)
 
     def time_of(self, index: int) -> int:
         """Seconds since 1970 of event `index`; never falls as the index grows."""
         day = index * self.days // self.count
-        first = -(-day * self.count // self.days)
-        size = -(-(day + 1) * self.count // self.days) - first
+        first, size = self.day(day)
         place = index - first
-        block = mix(self.seed, day * 65_536 + (place >> 6))
-        place -= place % _TIES[block & 7]
+        place -= place % self.ties(day * 65_536 + (place >> 6))
         scaled = place * _STEPS * 16 // size
         low = self.quantiles[scaled >> 4]
         high = self.quantiles[(scaled >> 4) + 1]
         second = low + (high - low) * (scaled & 15) // 16
         return self.start + day * DAY_SECONDS + second
+
+    def day(self, number: int) -> tuple[int, int]:
+        """The first index of a day, and how many it has."""
+        kept = self.latest_day
+        if number != kept[0]:
+            first = -(-number * self.count // self.days)
+            size = -(-(number + 1) * self.count // self.days) - first
+            # One assignment: other threads see the old day or the new one, never half of each.
+            self.latest_day = (number, (first, size))
+            return first, size
+        return kept[1]
+
+    def ties(self, block: int) -> int:
+        """How many neighbours share a second in a block of 64."""
+        kept = self.latest_block
+        if block != kept[0]:
+            self.latest_block = kept = (block, _TIES[mix(self.seed, block) & 7])
+        return kept[1]
 
     def first_at_or_after(self, seconds: int) -> int:
         """The lowest index whose time is at or after `seconds`."""
