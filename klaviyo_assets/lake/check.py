@@ -1,12 +1,14 @@
 """Checking the lake: is every byte there, and every key once.
 
-What belongs here: reading everything. What does not: repairing it; a full refresh does. Files have
+What belongs here: reading everything. What does not: repairing it
+(`Lake.repair` where keys are there twice, a full refresh otherwise). Files have
 checksums of their pages, so that a flipped bit is found even where it decompresses.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from klaviyo_assets.errors import CorruptFileError, LakeError
@@ -14,7 +16,7 @@ from klaviyo_assets.lake.database import connection, shown, stored_tables
 from klaviyo_assets.lake.disk import broken, reading
 from klaviyo_assets.lake.layout import table_folder
 from klaviyo_assets.lake.log import Snapshot, snapshot
-from klaviyo_assets.lake.parquet import DataFile
+from klaviyo_assets.lake.parquet import DataFile, conformed
 from klaviyo_assets.lake.relations import quoted, select
 
 
@@ -62,18 +64,25 @@ def read_whole(path: Path, name: str, file: DataFile) -> None:
 
 
 def repeated(root: Path, name: str, found: Snapshot) -> Iterator[LakeError]:
-    """Yield an error where keys are in the table twice; DuckDB goes to disk for large tables."""
+    """Yield an error where keys are in the table twice."""
     if found.mark is None:
         return
-    keys = ", ".join(quoted(column) for column in found.mark.key)
-    table = select(shown(root, {name: found})[name])
-    # Names are quoted and paths are literals: `relations` sees to it.
-    repeats = f"SELECT {keys} FROM ({table}) GROUP BY ALL HAVING count(*) > 1"
-    with connection() as opened:
-        [(count,)] = opened.sql(repeats).count("*").fetchall()
+    count = repeated_keys(root, name, found, found.mark.key).num_rows
     if count:
         yield LakeError(
             f"{count} keys are there more than once. Materialize the asset once with sync_mode "
             "full_refresh_overwrite",
             stream=name,
         )
+
+
+def repeated_keys(root: Path, name: str, found: Snapshot, key: Sequence[str]) -> pa.Table:
+    """Return the keys that are in the table twice; DuckDB goes to disk for large tables."""
+    columns = ", ".join(quoted(column) for column in key)
+    table = select(shown(root, {name: found})[name])
+    # Names are quoted and paths are literals: `relations` sees to it.
+    repeats = f"SELECT {columns} FROM ({table}) GROUP BY ALL HAVING count(*) > 1"
+    with connection() as opened:
+        rows = opened.sql(repeats).to_arrow_table()
+    kinds = dict(zip(found.schema.names, found.schema.types, strict=True))
+    return conformed(rows, pa.schema([(column, kinds[column]) for column in key]))

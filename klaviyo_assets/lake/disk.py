@@ -33,7 +33,7 @@ WAYS_OUT = {
     errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
 }
 
-# deltalake gives the number of the system's error only inside its text.
+# deltalake gives the number of the system's error only inside its text, DuckDB its words.
 OS_ERROR = re.compile(r"os error (\d+)|code: (\d+)")
 
 REBUILD = (
@@ -52,15 +52,23 @@ def refusal(cause: BaseException, path: Path, stream: str | None) -> StorageErro
 
     The text of deltalake's errors can quote rows.
     """
-    number = cause.errno if isinstance(cause, OSError) else None
-    found = None if number is not None else OS_ERROR.search(str(cause))
-    if found is not None:
-        number = int(found[1] or found[2])
+    number = number_of(cause)
     reason = WAYS_OUT.get(number or 0)
     if reason is None:
         known = os.strerror(number) if number else type(cause).__name__
         reason = f"the disk refused ({known})"
     return StorageError(f"{path}: {reason}. What was committed before is intact", stream=stream)
+
+
+def number_of(cause: BaseException) -> int | None:
+    """Return the system's number of an error, if it has one or its text tells."""
+    if isinstance(cause, OSError) and cause.errno is not None:
+        return cause.errno
+    text = str(cause)
+    found = OS_ERROR.search(text)
+    if found is not None:
+        return int(found[1] or found[2])
+    return next((number for number in WAYS_OUT if os.strerror(number) in text), None)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from tempfile import TemporaryFile
 import duckdb
 import pyarrow as pa
 
-from klaviyo_assets.errors import MissingTableError, WrongAccountError
+from klaviyo_assets.errors import LakeError, MissingTableError, WrongAccountError
 from klaviyo_assets.lake.check import problems
 from klaviyo_assets.lake.database import (
     connection,
@@ -27,6 +27,7 @@ from klaviyo_assets.lake.layout import HISTORY, Table, history_of, table_folder
 from klaviyo_assets.lake.log import Snapshot, newest_mark, newest_version, snapshot
 from klaviyo_assets.lake.parquet import columns_of
 from klaviyo_assets.lake.relations import Plain, Relation, query
+from klaviyo_assets.lake.repair import repaired
 from klaviyo_assets.lake.session import Mode, Session
 from klaviyo_assets.lake.upkeep import Upkeep, tidy
 from klaviyo_assets.lake.writing import TableWriter
@@ -136,16 +137,16 @@ class Lake:
         history = writers[0] if with_history else None
         return Session(writers[-1], history, mode=mode, started_at=started_at, root=self.root)
 
-    def publish(self, relations: Sequence[Relation]) -> None:
+    def publish(self, relations: Sequence[Relation]) -> tuple[LakeError, ...]:
         """Show the whole lake as it is now in `klaviyo.duckdb`; other processes may do the same.
+
+        Returns an error for each table that cannot be read and is not shown: another stream's
+        damage is no reason for this one to fail.
 
         Raises:
             StorageError: the folder cannot be written, or another publisher does not end.
-            LakeError: some tables cannot be read; all others are shown.
         """
-        unseen = publish(self.root, relations)
-        if unseen:
-            raise unseen[0]
+        return publish(self.root, relations)
 
     def relation(self, name: str, relations: Sequence[Relation] = ()) -> duckdb.DuckDBPyRelation:
         """Return a relation as it is now, over a connection of its own in memory.
@@ -220,6 +221,18 @@ class Lake:
             files_removed=sum(one.files_removed for one in done),
             bytes_freed=sum(one.bytes_freed for one in done),
         )
+
+    def repair(self, table: Table, *, account: str) -> int:
+        """Delete the older rows of keys that are in the table twice; return how many went.
+
+        Raises:
+            WrongAccountError: the lake holds another account's data; nothing was written.
+            LakeConflictError: another writer committed meanwhile.
+            CorruptFileError: a file is missing or damaged.
+            StorageError: the disk refused; the table is as before.
+        """
+        self.refuse_foreign(account)
+        return repaired(self.root, table, account=account, clock=self.clock)
 
     def check(self) -> None:
         """Read every file of every table, and look for keys that are there twice.

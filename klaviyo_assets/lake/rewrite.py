@@ -11,6 +11,7 @@ For each touched partition:
                                                                        too many small: merged
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +123,26 @@ class Rewriter:
             Part(part.file, part.folder, part.is_staged, kept(lost, at, part.file.rows))
             for at, part in enumerate(parts)
         ]
+
+    def unique(self, stored: Sequence[DataFile], repeated: pa.Table) -> list[Outcome]:
+        """Return what to add and remove so that no key is there twice in the whole table.
+
+        `repeated` are the keys that are: one can lie in two partitions, which `partition` never
+        sees. The row that stays follows the table's rule.
+        """
+        parts = [Part(file, self.folder, is_staged=False) for file in stored]
+        rows = [
+            matching(numbered(self.keys_of(part), at), repeated, self.table.key)
+            for at, part in enumerate(parts)
+        ]
+        lost = losers(pa.concat_tables(rows), self.table.key, self.table.versions)
+        partitions: dict[str, list[Part]] = defaultdict(list)
+        for at, part in enumerate(parts):
+            stay = kept(lost, at, part.file.rows)
+            if stay is not None:
+                judged = Part(part.file, part.folder, is_staged=False, stay=stay)
+                partitions[part.file.partition].append(judged)
+        return [self.settled(judged, 0) for judged in partitions.values()]
 
     def keys_of(self, part: Part) -> pa.Table:
         """Return the key and version columns of all rows of a part."""

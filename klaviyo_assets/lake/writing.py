@@ -94,6 +94,11 @@ class TableWriter:
         newest = newest_version(self.folder)
         return newest is not None and (self.start is None or newest > self.start.version)
 
+    @property
+    def rewriter(self) -> Rewriter:
+        """Return what rewrites files of this table into the staging folder."""
+        return Rewriter(self.table, self.schema, self.folder, self.staging.folder)
+
     def change(self, *, replace: bool) -> tuple[Change, int]:
         """Work out the files to add and remove, and how many of the staged rows stay."""
         staged = self.stage.finished()
@@ -101,14 +106,33 @@ class TableWriter:
         known = () if self.start is None else self.start.files
         for file in () if replace else known:
             stored[file.partition].append(file)
-        rewriter = Rewriter(self.table, self.schema, self.folder, self.staging.folder)
-        outcomes = [rewriter.partition(stored[each], files) for each, files in staged.items()]
+        outcomes = [self.rewriter.partition(stored[each], files) for each, files in staged.items()]
         change = Change(
             added=[file for outcome in outcomes for file in outcome.added],
             removed=known if replace else [file for one in outcomes for file in one.removed],
             at=self.clock(),
         )
         return change, sum(outcome.rows for outcome in outcomes)
+
+    def repair(self, repeated: pa.Table) -> Written:
+        """Commit the table without the rows that lose against another of their key.
+
+        Raises:
+            LakeConflictError: another writer committed since the start.
+            CorruptFileError: a stored file that has to be read is missing or damaged.
+            StorageError: the disk refused.
+        """
+        start = self.start
+        if start is None or not repeated.num_rows:
+            raise LakeError("there is nothing to repair", stream=self.table.name)
+        with told(self.folder, self.table.name):
+            outcomes = self.rewriter.unique(start.files, repeated)
+        change = Change(
+            added=[file for outcome in outcomes for file in outcome.added],
+            removed=[file for outcome in outcomes for file in outcome.removed],
+            at=self.clock(),
+        )
+        return self.write(change, {} if start.mark is None else start.mark.state, 0)
 
     def write(self, change: Change, state: Mapping[str, object], came_in: int) -> Written:
         """Move the files into the table's folder and commit them with the state."""

@@ -8,12 +8,14 @@ import pytest
 from klaviyo_assets.errors import CorruptFileError, LakeError
 from klaviyo_assets.lake import Lake
 from klaviyo_assets_tests.integration.lake.ground import (
+    ACCOUNT,
     EVENTS,
     PROFILES,
     TAGS,
     batch,
     data_files,
     merge,
+    notes_of,
     numbered,
 )
 
@@ -85,3 +87,26 @@ def test_a_key_on_two_days_is_found(lake: Lake) -> None:
     merge(lake, EVENTS, [batch([("a", 3, "", 2)])])
     with pytest.raises(LakeError, match="events: 1 keys are there more than once"):
         lake.check()
+
+
+def test_a_repair_leaves_the_newest_row(lake: Lake) -> None:
+    """Of a key on three days the row that was read last stays, and everything else is as it was."""
+    merge(lake, EVENTS, [batch([("a", 3, "first", 1), ("b", 3, "", 1)])], {"n": 1})
+    merge(lake, EVENTS, [batch([("a", 0, "last", 5), ("c", 0, "", 1)])], {"n": 2})
+    merge(lake, EVENTS, [batch([("a", 1, "second", 2)])], {"n": 3})
+    assert lake.repair(EVENTS, account=ACCOUNT) == 2
+    assert notes_of(lake, "events") == {"a": "last", "b": "", "c": ""}
+    state = lake.state("events")
+    assert state is not None
+    assert (state.rows, state.state) == (3, {"n": 3})
+    lake.check()
+
+
+def test_a_sound_table_is_not_repaired(lake: Lake) -> None:
+    """Without a repeated key there is no commit, nor where there is no table."""
+    assert lake.repair(EVENTS, account=ACCOUNT) == 0
+    merge(lake, EVENTS, [numbered(0, 10)])
+    assert lake.repair(EVENTS, account=ACCOUNT) == 0
+    state = lake.state("events")
+    assert state is not None
+    assert state.version == 0

@@ -3,6 +3,7 @@
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ from klaviyo_assets.lake import Lake, Table, parquet
 from klaviyo_assets_tests.integration.lake.ground import (
     ACCOUNT,
     EVENTS,
+    MOMENT,
     PROFILES,
     SCHEMA,
     START,
@@ -268,7 +270,9 @@ def test_a_row_without_key_or_cursor_is_refused(lake: Lake, column: str) -> None
     """NULL where the table cannot have it stops the sync, and nothing of it is stored."""
     rows = numbered(0, 3)
     at = SCHEMA.names.index(column)
-    broken = rows.set_column(at, SCHEMA.field(at), pa.nulls(3, SCHEMA.field(at).type))
+    kind: Any = SCHEMA.types[at]
+    nothing = pa.array([None] * 3, kind)
+    broken = rows.set_column(at, pa.field(column, kind), nothing)
     with pytest.raises(ContractError, match=f"3 rows without {column}"):
         merge(lake, PROFILES, [broken])
     assert lake.state("profiles") is None
@@ -288,7 +292,7 @@ def test_a_key_of_several_columns(lake: Lake) -> None:
             ("date", pa.date32()),
             ("campaign_id", pa.string()),
             ("opens", pa.float64()),
-            ("synced_at", SCHEMA.field("synced_at").type),
+            ("synced_at", MOMENT),
         ]
     )
     table = Table(name="reports", schema=schema, key=("date", "campaign_id"))

@@ -175,8 +175,10 @@ def test_one_damaged_table_does_not_hide_the_others(lake: Lake, root: Path) -> N
     merge(lake, PROFILES, [numbered(0, 5)])
     log = root / "lake/tags/_delta_log/00000000000000000000.json"
     log.write_text("{garbage")
-    with pytest.raises(CorruptFileError, match=r"tags/_delta_log.*full_refresh"):
-        lake.publish(RELATIONS)
+    (problem,) = lake.publish(RELATIONS)
+    assert isinstance(problem, CorruptFileError)
+    assert "tags/_delta_log" in str(problem)
+    assert "full_refresh" in str(problem)
     assert names(root) == {"profiles"}
 
 

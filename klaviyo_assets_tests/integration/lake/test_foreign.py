@@ -1,11 +1,13 @@
 """Other engines: they read what we write, and what they do to a table is met with sense."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, Field, QueryBuilder, write_deltalake
+from deltalake.schema import PrimitiveType
 
 from klaviyo_assets.errors import LakeVersionError
 from klaviyo_assets.lake import Lake, Table
@@ -51,7 +53,7 @@ def test_statistics_are_true(lake: Lake, root: Path) -> None:
         rows = pq.read_table(root / "lake/events" / action["path"])
         assert action["num_records"] == rows.num_rows
         for column in ("id", "updated", "synced_at"):
-            values = rows[column].to_pylist()
+            values: list[Any] = rows[column].to_pylist()
             assert (action[f"min.{column}"], action[f"max.{column}"]) == (min(values), max(values))
 
 
@@ -100,7 +102,7 @@ def test_a_column_that_is_new_in_a_release_is_added(lake: Lake, root: Path) -> N
     merge(lake, PROFILES, [numbered(0, 10)], {"n": 1})
     schema = SCHEMA.insert(2, pa.field("score", pa.float64()))
     table = Table(name="profiles", schema=schema, key=("id",), cursor="updated")
-    rows = numbered(5, 10, synced=1).add_column(2, schema.field(2), pa.array([0.5] * 10))
+    rows = numbered(5, 10, synced=1).add_column(2, "score", pa.array([0.5] * 10))
     merge(lake, table, [rows], {"n": 2})
     found = lake.relation("profiles").select("id, score").fetchall()
     assert len(found) == 15
@@ -115,7 +117,7 @@ def test_a_column_that_is_new_in_a_release_is_added(lake: Lake, root: Path) -> N
 def test_a_column_that_was_added_by_hand_is_kept(lake: Lake, root: Path) -> None:
     """A foreign column stays, with its values, when we write on."""
     merge(lake, PROFILES, [numbered(0, 10)], {"n": 1})
-    delta(root, "profiles").alter.add_columns([Field("mine", "string")])
+    delta(root, "profiles").alter.add_columns([Field("mine", PrimitiveType("string"))])
     delta(root, "profiles").update({"mine": "'x'"})
     merge(lake, PROFILES, [numbered(5, 10, synced=1)], {"n": 2})
     found = dict(lake.relation("profiles").select("id, mine").fetchall())

@@ -32,6 +32,7 @@ from klaviyo_assets_tests.integration.lake.ground import (
     now,
     numbered,
     replace,
+    shown,
 )
 from klaviyo_assets_tests.integration.lake.killed import PROCESSES
 
@@ -240,3 +241,23 @@ def test_records_that_cannot_be_stored_are_kept(lake: Lake, root: Path) -> None:
     (path,) = (root / "lake/_quarantine/profiles").iterdir()
     found = pq.read_table(path).to_pylist()
     assert [(row["reason"], row["record"]) for row in found] == records
+
+
+def publish_only(root: Path) -> None:
+    """Publish in a process that may not write a database of any size."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+    lake_at(root).publish([])
+
+
+def test_a_full_disk_leaves_the_database_as_it_was(lake: Lake, root: Path) -> None:
+    """A database that does not fit is told in words; the old one still reads."""
+    merge(lake, PROFILES, [numbered(0, 10)])
+    lake.publish([])
+    merge(lake, PROFILES, [numbered(5, 10)])
+    text = in_a_child(publish_only, root)
+    assert text.startswith("StorageError: ")
+    assert "klaviyo.duckdb" in text
+    assert "size limit" in text
+    assert shown(root, "SELECT count(*) FROM k.klaviyo.profiles") == [(10,)]
+    lake.publish([])
+    assert shown(root, "SELECT count(*) FROM k.klaviyo.profiles") == [(15,)]

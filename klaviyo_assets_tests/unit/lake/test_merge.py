@@ -1,6 +1,7 @@
 """Newest wins, compared with the plainest possible judge: a dict."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pyarrow as pa
 from hypothesis import given
@@ -28,11 +29,9 @@ ROWS = st.lists(
 def table_of(rows: list[Row]) -> pa.Table:
     """Return the rows as Arrow."""
 
-    def moments(values: list[int | None]) -> pa.Array:
-        return pa.array(
-            [None if value is None else START + timedelta(seconds=value) for value in values],
-            MOMENT,
-        )
+    def moments(values: list[int | None]) -> "pa.Array[Any]":
+        seen = [None if value is None else START + timedelta(seconds=value) for value in values]
+        return pa.array(seen, MOMENT)
 
     return pa.table(
         {
@@ -50,7 +49,8 @@ def beaten(
     """Return the losers as (source, row), by the code under test."""
     tables = [numbered(table_of(rows), at) for at, rows in enumerate(sources)]
     lost = losers(pa.concat_tables(tables), key, versions)
-    return set(zip(lost[SOURCE].to_pylist(), lost[ROW].to_pylist(), strict=True))
+    pairs: Any = zip(lost[SOURCE].to_pylist(), lost[ROW].to_pylist(), strict=True)
+    return set(pairs)
 
 
 @given(st.lists(ROWS, min_size=1, max_size=4))

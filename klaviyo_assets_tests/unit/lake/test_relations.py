@@ -36,7 +36,12 @@ def shown(*names: str) -> Shown:
 def columns(sql: str | None) -> list[str]:
     """Return the columns that DuckDB finds in a query."""
     assert sql is not None
-    return duckdb.sql(sql).columns
+    return result(sql).columns
+
+
+def result(sql: str) -> duckdb.DuckDBPyRelation:
+    """Return the relation of a query."""
+    return duckdb.connect().sql(sql)
 
 
 def stream(name: str, source: Source) -> Stream:
@@ -56,7 +61,7 @@ def stream(name: str, source: Source) -> Stream:
 def test_any_name_is_only_a_name(name: str) -> None:
     """Whatever a column is called, it becomes a column and no statement."""
     assert columns(select(shown("id", name))) == ["id", name]
-    assert duckdb.sql(f"SELECT {literal(name)}").fetchall() == [(name,)]
+    assert result(f"SELECT {literal(name)}").fetchall() == [(name,)]
     assert quoted(name).count('"') % 2 == 0
 
 
@@ -72,7 +77,7 @@ def test_an_empty_table_has_its_columns_and_types() -> None:
         "tag_ids": (pa.list_(pa.string()), "VARCHAR[]"),
     }
     schema = pa.schema([(name, kind) for name, (kind, _) in types.items()])
-    relation = duckdb.sql(select(Shown(schema=schema, paths=())))
+    relation = result(select(Shown(schema=schema, paths=())))
     assert relation.columns == list(types)
     assert [str(kind) for kind in relation.types] == [kind for _, kind in types.values()]
     assert relation.fetchall() == []
