@@ -5,6 +5,7 @@ What belongs here: Dagster's side of writing and reading. What does not: how it 
 surface here.
 """
 
+from collections.abc import Callable
 from datetime import timedelta
 from time import monotonic
 
@@ -17,6 +18,8 @@ from klaviyo_assets.defs.failures import as_failures
 from klaviyo_assets.defs.metadata import widened_by
 from klaviyo_assets.defs.resources import LakeResource
 from klaviyo_assets.defs.syncing import Syncing
+from klaviyo_assets.errors import LakeError
+from klaviyo_assets.lake import Lake
 
 _PUBLISH_EVERY = timedelta(minutes=1)
 """How often a long sync shows its commits in DuckDB; well below the grace of retired files."""
@@ -35,21 +38,36 @@ class LakeIOManager(dg.ConfigurableIOManager):
         """
         try:
             with as_failures(obj.stream.name):
-                self._drain(obj)
+                self._drain(obj, context.log.warning)
         finally:
             obj.pull.close()
         context.add_output_metadata({**obj.metadata(), **self._rows_shown(obj)})
 
-    def _drain(self, obj: Syncing) -> None:
+    def _drain(self, obj: Syncing, warn: Callable[[str], None]) -> None:
         lake = self.lake.lake()
         due = monotonic() + _PUBLISH_EVERY.total_seconds()
         for receipt in obj.pull.receipts(lake):
             obj.report(receipt)
             if monotonic() >= due:
-                self.lake.publish(lake)
+                self._publish(obj, lake, warn)
                 due = monotonic() + _PUBLISH_EVERY.total_seconds()
-        self.lake.publish(lake)
+        if obj.pull.vanished:
+            total = obj.pull.vanished + obj.pull.tally.records_read
+            warn(
+                f"{obj.stream.name}: {obj.pull.vanished} of {total} {widened_by(obj.stream)} were "
+                "deleted since they were read, and are skipped"
+            )
+        self._publish(obj, lake, warn)
         lake.maintain(obj.stream.name)
+
+    def _publish(self, obj: Syncing, lake: Lake, warn: Callable[[str], None]) -> None:
+        """Show the lake; another stream's table that cannot be read is said, and stops nobody."""
+        try:
+            self.lake.publish(lake)
+        except LakeError as problem:
+            if problem.stream in {None, obj.stream.name}:
+                raise
+            warn(f"klaviyo.duckdb does without a table that cannot be read. {problem}")
 
     def _rows_shown(self, obj: Syncing) -> dict[str, int]:
         """Return the rows of a relation that is wider than its own table; nothing for the rest."""

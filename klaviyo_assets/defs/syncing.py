@@ -13,7 +13,7 @@ import dagster as dg
 from klaviyo_assets.api.client import Client
 from klaviyo_assets.defs.metadata import Metadata, asset_key, sync_metadata
 from klaviyo_assets.lake import Receipt
-from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.model.stream import Detail, Stream
 from klaviyo_assets.sync.plan import Order
 from klaviyo_assets.sync.pull import Pull
 
@@ -60,6 +60,8 @@ class Syncing:
             "commits": tally.commits,
             "quarantined": tally.quarantined,
         }
+        if isinstance(self.stream.source, Detail):
+            numbers["vanished"] = self.pull.vanished
         shown = sync_metadata(
             self.stream,
             mode=self.order.mode.value,

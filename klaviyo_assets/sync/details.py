@@ -91,6 +91,8 @@ class FanOut:
                     flight.extend(threads.submit(self._one, each) for each in islice(waiting, 1))
                     if piece is not None:
                         yield piece
+                    elif not self._stop.is_set():
+                        self.vanished += 1
             finally:
                 self._stop.set()
                 threads.shutdown(wait=False, cancel_futures=True)
@@ -113,7 +115,6 @@ class FanOut:
             page, _ = self._ask.read(request, WHOLE)
         except NotFoundError:
             if not source.missing_is_null:
-                self.vanished += 1
                 return None
             nothing = json.encode({"data": {"id": parent.id, "attributes": {}}})
             page = self._decoder.decode(nothing, synced_at=self._asked_at)

@@ -25,6 +25,9 @@ class Pool:
     way when a run is killed stays little.
     """
 
+    vanished = 0
+    """Windows have no parent records that could be gone."""
+
     def __init__(self, walks: Sequence[Walk], *, workers: int) -> None:
         """Start the workers at once."""
         self._pending = list(walks)

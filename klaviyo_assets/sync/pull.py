@@ -32,6 +32,11 @@ QUARANTINE_SHARE = 0.01
 class Items(Protocol):
     """What brings the pieces: a pool of windows, or a fan-out over parent records."""
 
+    @property
+    def vanished(self) -> int:
+        """Return how many parent records were gone when they were asked about, so far."""
+        ...
+
     def items(self) -> Iterator[Piece | Slice]:
         """Yield pieces, and each slice once when it has been read to its end."""
         ...
@@ -89,6 +94,11 @@ class Pull:
         self._state = state
         self._stream = items.items()
         self._first: list[Piece | Slice] = []
+
+    @property
+    def vanished(self) -> int:
+        """Return how many parent records were gone when they were asked about, so far."""
+        return self._items.vanished
 
     def prime(self) -> None:
         """Wait for the first answer, so that a refusal shows before anything is written.
