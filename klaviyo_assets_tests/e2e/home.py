@@ -7,7 +7,7 @@ public door, `klaviyo.duckdb`. What does not: judging (the tests), other process
 import os
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ import duckdb
 
 from klaviyo_assets.definitions import build_defs
 from klaviyo_assets.model.settings import read_settings
+from klaviyo_assets.streams import COLLECTIONS
 from klaviyo_assets_tests.e2e.run import Run, run_from_log
 from klaviyo_assets_tests.e2e.shop import Shop
 
@@ -28,6 +29,11 @@ FREE_RATES = {"KLAVIYO_RATE_LIMIT_SCALE": "1000000"}
 def key_of(stream: str) -> dg.AssetKey:
     """Return the asset key of a stream, as the contract has it."""
     return dg.AssetKey(["klaviyo", stream])
+
+
+def variables_of(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return settings by the names of their variables."""
+    return {f"KLAVIYO_{name.upper()}": value for name, value in settings.items()}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,35 +77,63 @@ class Home:
             **self.settings,
         }
 
+    def code_location(self, **more: str) -> dg.Definitions:
+        """Return what Dagster would load with the home's settings; `more` are further ones."""
+        return build_defs(*read_settings(self.variables | variables_of(more)))
+
     def sync(self, *streams: str, config: Mapping[str, str] | None = None, **more: str) -> Run:
-        """Materialize streams in this process, as Dagster does; `config` is for each op of them.
+        """Materialize streams, all collections where none is named; `config` is for each op.
 
         `more` are settings for this run alone: `event_metric_ids="..."`.
         """
-        variables = self.variables | {f"KLAVIYO_{k.upper()}": v for k, v in more.items()}
-        with patch.dict(os.environ, {"KLAVIYO_API_KEY": variables["KLAVIYO_API_KEY"]}):
-            defs = build_defs(*read_settings(variables))
-            return self.materialize(defs, streams, {"config": dict(config or {})})
+        names = streams or tuple(stream.name for stream in COLLECTIONS)
+        defs = self.code_location(**more)
 
-    def materialize(
-        self, defs: dg.Definitions, streams: Sequence[str], op: Mapping[str, object]
+        def materialize(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+            return dg.materialize(
+                list(defs.assets or ()),  # pyright: ignore[reportArgumentType]
+                selection=dg.AssetSelection.assets(*map(key_of, names)),
+                instance=instance,
+                resources=defs.resources,
+                run_config={"ops": {f"klaviyo__{each}": {"config": dict(config)} for each in names}}
+                if config
+                else None,
+                raise_on_error=False,
+            )
+
+        return self.run(materialize, **more)
+
+    def scheduled(self, name: str, at: datetime, **more: str) -> Run:
+        """Run the job of a schedule as its tick at `at` orders it."""
+        defs = self.code_location(**more)
+        schedule = defs.resolve_schedule_def(name)
+        job = defs.resolve_job_def(schedule.job_name)
+
+        def execute(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+            context = dg.build_schedule_context(
+                instance=instance, scheduled_execution_time=at, repository_def=None
+            )
+            (request,) = list(schedule.evaluate_tick(context).run_requests or ())
+            return job.execute_in_process(
+                run_config=dict(request.run_config), instance=instance, raise_on_error=False
+            )
+
+        return self.run(execute, **more)
+
+    def run(
+        self, execute: Callable[[dg.DagsterInstance], dg.ExecuteInProcessResult], **more: str
     ) -> Run:
-        """Materialize streams of a code location, all where none is named; `op` configures each."""
+        """Execute in this home's DAGSTER_HOME with its key, and read the log."""
+        key = (self.variables | variables_of(more))["KLAVIYO_API_KEY"]
         # Dagster's own, where a resource is nested in another.
         ignored = "InitResourceContext.dagster_run is deprecated"
         with (
             warnings.catch_warnings(),
+            patch.dict(os.environ, {"KLAVIYO_API_KEY": key}),
             dg.DagsterInstance.from_config(str(self.dagster)) as instance,
         ):
             warnings.filterwarnings("ignore", message=ignored)
-            done = dg.materialize(
-                list(defs.assets or ()),  # pyright: ignore[reportArgumentType]
-                selection=dg.AssetSelection.assets(*map(key_of, streams)) if streams else None,
-                instance=instance,
-                resources=defs.resources,
-                run_config={"ops": {f"klaviyo__{each}": op for each in streams}},
-                raise_on_error=False,
-            )
+            done = execute(instance)
             return run_from_log(instance, done.run_id, success=done.success)
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:

@@ -51,13 +51,19 @@ class Shop:
 
     def truth(self, stream: str) -> set[str]:
         """Return the ids that a complete reader of the stream holds now."""
+        if stream == "global_exclusions":
+            return self._suppressed()
+        return set(self.moments(stream))
+
+    def moments(self, stream: str) -> dict[str, datetime | None]:
+        """Return the ids that a complete reader holds now, with their cursors where there are."""
         service = self.sandbox.service
         with service.lock:
-            if stream == "global_exclusions":
-                return self._suppressed()
+            # People sign up as time goes by, but only when somebody looks.
+            service.shop.profiles.grow(int(service.clock.now()))
             found = truth(service.shop, COLLECTIONS[stream], now=service.clock.now(), given={})
-        records = cast("dict[str, list[tuple[str, str]]]", found)["records"]
-        return {each for each, _ in records}
+        records = cast("dict[str, list[tuple[str, str | None]]]", found)["records"]
+        return {each: None if at is None else datetime.fromisoformat(at) for each, at in records}
 
     def _suppressed(self) -> set[str]:
         shelf = self.sandbox.shop.profiles
@@ -68,6 +74,18 @@ class Shop:
         """Return the attributes of all living records of a resource type, by id."""
         shelf = self.sandbox.shop.shelves[kind]
         return {shelf.id_of(k): dict(shelf.attributes(k)) for k in shelf.order("id")}
+
+    def members(self, list_id: str) -> set[str]:
+        """Return the profiles on a list."""
+        group = self.sandbox.shop.members("list", list_id)
+        return set() if group is None else {group.id_of(k) for k in group.members()}
+
+    def set_estimate(self, campaign: str, people: int) -> None:
+        """Let Klaviyo estimate another number of recipients; the campaign itself stays as it is."""
+        self.mutate(
+            **{"campaign-recipient-estimation": campaign},
+            set={"estimated_recipient_count": people},
+        )
 
     def mutate(self, **wish: object) -> str:
         """Make one change, in the words of the sandbox's `/__mutate`; return the record's id."""
