@@ -3,7 +3,7 @@
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -271,7 +271,7 @@ def test_a_row_without_key_or_cursor_is_refused(lake: Lake, column: str) -> None
     rows = numbered(0, 3)
     at = SCHEMA.names.index(column)
     kind: Any = SCHEMA.types[at]
-    nothing = pa.array([None] * 3, kind)
+    nothing = cast("pa.Array[Any]", pa.nulls(3, kind))
     broken = rows.set_column(at, pa.field(column, kind), nothing)
     with pytest.raises(ContractError, match=f"3 rows without {column}"):
         merge(lake, PROFILES, [broken])
