@@ -61,6 +61,13 @@ def _klaviyo(
         state_dir=settings.state_dir,
         rate_limit_share=settings.rate_limit_share,
         rate_limit_scale=settings.rate_limit_scale,
+        timezone=settings.timezone,
+        report_start_date=(
+            settings.report_start_date.isoformat() if settings.report_start_date else ""
+        ),
+        report_lookback_days=settings.report_lookback_days,
+        report_reserve=settings.report_reserve,
+        conversion_metric_ids=list(settings.conversion_metric_ids),
         refusals=[str(each) for each in refusals],
     )
 

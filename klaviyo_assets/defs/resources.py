@@ -19,7 +19,7 @@ from klaviyo_assets.api.ledger import Ledger, key_hash
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.lake import Lake, relation_of
 from klaviyo_assets.model.settings import Settings, read_settings
-from klaviyo_assets.streams import COLLECTIONS, STREAMS
+from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.sync.account import Asking, account_behind, stand_in
 
 
@@ -35,6 +35,8 @@ class Connection:
     client: Client
     account: str
     settings: Settings
+    asking: Asking
+    """What it takes to ask for the account again."""
 
 
 class KlaviyoResource(dg.ConfigurableResource[object]):
@@ -54,6 +56,19 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
     state_dir: str = Field(default="", description="Budget and account facts; empty: the user's.")
     rate_limit_share: float = Field(default=0.9, description="Our part of each steady limit.")
     rate_limit_scale: float = Field(default=1.0, description="Multiplies every published limit.")
+    timezone: str = Field(default="UTC", description="The account's zone, for days of reports.")
+    report_start_date: str = Field(
+        default="", description="First day of reports; empty: start_date, else 2025-01-01."
+    )
+    report_lookback_days: int = Field(
+        default=30, description="Days that report numbers go on moving, and are fetched again."
+    )
+    report_reserve: int = Field(
+        default=0, description="Report requests a day that are left to the account's other users."
+    )
+    conversion_metric_ids: list[str] = Field(
+        default_factory=list, description="Metrics of the reports; empty: all; or auto."
+    )
     refusals: list[str] = Field(
         default_factory=list, description="Settings of the environment that cannot be used."
     )
@@ -73,8 +88,14 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
             "lookback_days": str(self.lookback_days),
             "event_metric_ids": ",".join(self.event_metric_ids),
             "disable_predictive_analytics": str(self.disable_predictive_analytics),
+            "state_dir": self.state_dir,
             "rate_limit_share": str(self.rate_limit_share),
             "rate_limit_scale": str(self.rate_limit_scale),
+            "timezone": self.timezone,
+            "report_start_date": self.report_start_date,
+            "report_lookback_days": str(self.report_lookback_days),
+            "report_reserve": str(self.report_reserve),
+            "conversion_metric_ids": ",".join(self.conversion_metric_ids),
         }
         settings, refusals = read_settings(
             {f"KLAVIYO_{name.upper()}": value for name, value in fields.items()}
@@ -94,28 +115,37 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
         """
         settings = self.settings()
         key, base_url = checked_key(self.api_key), checked_base_url(settings.base_url)
-        folder = Path(self.state_dir) if self.state_dir else user_state_path("klaviyo_assets")
         # A sandbox may know the same key as Klaviyo, and another account by it.
         name = key_hash(f"{base_url} {key}")
 
-        def client_of(account: str) -> tuple[Client, Ledger]:
-            share, scale = settings.rate_limit_share, settings.rate_limit_scale
-            ledger = Ledger(folder, account, share=share, scale=scale)
+        def asking_for(account: str) -> Asking:
+            ledger = ledger_of(settings, account)
             client = Client(base_url=base_url, key=key, revision=settings.revision, ledger=ledger)
-            return client, ledger
+            return Asking(
+                accounts=STREAMS["accounts"],
+                client=client,
+                ledger=ledger,
+                base_url=base_url,
+                key_name=name,
+            )
 
-        client, ledger = client_of(stand_in(name))
-        asking = Asking(
-            accounts=STREAMS["accounts"],
-            client=client,
-            ledger=ledger,
-            base_url=base_url,
-            key_name=name,
-        )
+        asking = asking_for(stand_in(name))
         account = account_behind(asking, say=say)
         if account != stand_in(name):
-            client, _ = client_of(account)
-        return Connection(client=client, account=account, settings=settings)
+            asking = asking_for(account)
+        return Connection(client=asking.client, account=account, settings=settings, asking=asking)
+
+
+def ledger_of(settings: Settings, account: str) -> Ledger:
+    """Return the budgets of an account as the settings share them out."""
+    folder = Path(settings.state_dir) if settings.state_dir else user_state_path("klaviyo_assets")
+    return Ledger(
+        folder,
+        account,
+        share=settings.rate_limit_share,
+        scale=settings.rate_limit_scale,
+        reserve=settings.report_reserve,
+    )
 
 
 class LakeResource(dg.ConfigurableResource[object]):
@@ -133,4 +163,4 @@ class LakeResource(dg.ConfigurableResource[object]):
         Raises:
             StorageError: the folder cannot be written, or another publisher does not end.
         """
-        lake.publish([relation_of(stream, STREAMS) for stream in COLLECTIONS])
+        lake.publish([relation_of(stream, STREAMS) for stream in STREAMS.values()])

@@ -17,6 +17,10 @@ LARGEST_SCALE = 1e9
 """No sandbox needs more, and the limits stay exact integers."""
 
 
+FIRST_REPORT_DAY = date(2025, 1, 1)
+"""Where report partitions begin if no setting says so; each day more is a cell to fetch."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Every setting but the key; each field is the variable `KLAVIYO_<FIELD>`."""
@@ -44,6 +48,11 @@ class Settings:
         if self.start_date is None:
             return None
         return datetime(*self.start_date.timetuple()[:3], tzinfo=UTC)
+
+    @property
+    def first_report_day(self) -> date:
+        """Return the first day of the report partitions, in the account's zone."""
+        return self.report_start_date or self.start_date or FIRST_REPORT_DAY
 
     @property
     def left_out(self) -> frozenset[str]:

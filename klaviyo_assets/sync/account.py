@@ -6,6 +6,7 @@ not: the file it is remembered in (`api.ledger`).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 import msgspec
 
@@ -30,6 +31,15 @@ class _Answer(msgspec.Struct):
     data: list[_Account]
 
 
+@dataclass(frozen=True, slots=True)
+class Present:
+    """What an account says now: its id, its IANA zone, and Klaviyo's clock, UTC (None: unsaid)."""
+
+    id: str
+    timezone: str
+    server_time: datetime | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asking:
     """What it takes to ask: the stream of accounts, who talks, and who remembers."""
@@ -52,16 +62,13 @@ def account_behind(asking: Asking, *, say: Callable[[str], None]) -> str:
     if known is not None:
         return known.account_id
     try:
-        account = _ask(asking)
+        account = ask_account(asking)
     except MissingScopeError:
         say(
             "the key lacks accounts:read: its hash stands for the account, so another key of the "
             "same account will be taken for another account"
         )
         return stand_in(asking.key_name)
-    asking.ledger.remember_account(
-        asking.key_name, account_id=account.id, timezone=account.attributes.timezone
-    )
     return account.id
 
 
@@ -70,13 +77,22 @@ def stand_in(key_name: str) -> str:
     return f"key-{key_name[:16]}"
 
 
-def _ask(asking: Asking) -> _Account:
+def ask_account(asking: Asking) -> Present:
+    """Ask for the account, whatever is known of it, and remember the answer for a day.
+
+    Raises:
+        KlaviyoAssetsError: Klaviyo refuses the key, or cannot be reached; MissingScopeError where
+            the key lacks `accounts:read`.
+    """
     request = first_request(asking.accounts, WHOLE, Window(), base_url=asking.base_url)
-    return asking.client.read(request, _account, stream=asking.accounts.name)
+    found = asking.client.read(request, _present, stream=asking.accounts.name)
+    asking.ledger.remember_account(asking.key_name, account_id=found.id, timezone=found.timezone)
+    return found
 
 
-def _account(answer: Answer) -> _Account:
+def _present(answer: Answer) -> Present:
     try:
-        return msgspec.json.decode(answer.body, type=_Answer).data[0]
+        account = msgspec.json.decode(answer.body, type=_Answer).data[0]
     except (msgspec.DecodeError, IndexError):
         raise BrokenBodyError("the answer to GET /api/accounts names no account") from None
+    return Present(account.id, account.attributes.timezone, answer.server_time)
