@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from threading import RLock
+from threading import RLock, get_ident
 from typing import Protocol, TypeVar
 
 from klaviyo_assets.errors import StorageError
@@ -25,7 +25,8 @@ BUSY_SECONDS = 10.0
 BROKEN = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
 """Result codes of a file that is not, or no longer, the database we wrote."""
 
-SIDE_FILES = ("", "-wal", "-shm")
+FILES = ("-wal", "-shm", "")
+"""What SQLite keeps under a name; the database last, as side files make no sense beside another."""
 
 Result = TypeVar("Result")
 
@@ -104,23 +105,46 @@ class LedgerFile:
             return self.connection
         self.close()
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Made before SQLite can make it readable to others; its side files take this mode.
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+            if not self.path.exists():
+                self.make(was_broken=was_broken)
         except OSError as error:
             raise self.unusable(error) from error
         self.inode = inode_of(self.path)
+        self.connection = self.connected(self.path, was_broken=was_broken)
+        return self.connection
+
+    def make(self, *, was_broken: bool) -> None:
+        """Put a new file at the path, complete from its first moment, unless one is there by then.
+
+        Turning a database to WAL while others open it fails with "locked" whatever the timeout, and
+        several processes do begin at once: one in a hundred failed that way.
+        """
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fresh = self.path.with_name(f"{self.path.name}.{os.getpid()}-{get_ident()}")
+        # Made before SQLite can make it readable to others; its side files take this mode.
+        os.close(os.open(fresh, os.O_CREAT | os.O_RDWR, 0o600))
+        try:
+            self.connected(fresh, was_broken=was_broken).close()
+            self.path.hardlink_to(fresh)
+        except FileExistsError:
+            pass
+        except OSError:
+            # A file system without links: two that begin at once may each book a first burst.
+            fresh.replace(self.path)
+        finally:
+            fresh.unlink(missing_ok=True)
+
+    def connected(self, path: Path, *, was_broken: bool) -> sqlite3.Connection:
+        """Return a new connection to the file at `path`, with all tables made."""
         connection = sqlite3.connect(
-            self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         try:
             connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
             self.prepare(connection, was_broken=was_broken)
         except BaseException:
             connection.close()
             raise
-        self.connection = connection
         return connection
 
     def set_aside(self, error: sqlite3.DatabaseError) -> None:
@@ -130,9 +154,9 @@ class LedgerFile:
         if found is not None and found != inode_of(self.path):
             return
         aside = self.path.with_name(f"{self.path.name}.broken")
-        for side in SIDE_FILES:
+        for ending in FILES:
             with suppress(FileNotFoundError):
-                Path(f"{self.path}{side}").replace(f"{aside}{side}")
+                Path(f"{self.path}{ending}").replace(f"{aside}{ending}")
         log.warning(
             "The rate ledger %s is broken (%s). It is kept as %s, and a new one begins; the first "
             "requests wait a minute, as what was spent is unknown.",

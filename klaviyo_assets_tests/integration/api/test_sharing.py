@@ -1,6 +1,8 @@
 """Threads and processes that ask at once stay within one budget, counted by the server."""
 
 import multiprocessing
+import subprocess
+import sys
 from bisect import bisect_left
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +12,11 @@ from threading import Timer
 
 from klaviyo_assets.api.client import Client
 from klaviyo_assets.api.exchange import Request
-from klaviyo_assets.api.ledger import Ledger
+from klaviyo_assets.api.ledger import FILE_NAME, Ledger
 from klaviyo_assets.api.protocol import REVISION
 from klaviyo_assets.errors import StoppedError
 from klaviyo_assets.model.tiers import Budget, Tier
+from klaviyo_assets_tests.integration.api import beginners
 from klaviyo_assets_tests.integration.api.conftest import KEY, MakeClient, MovedTime, events
 from klaviyo_assets_tests.integration.api.wire import PAGE, reply, serving
 
@@ -57,6 +60,22 @@ def test_processes_together_keep_to_one_budget(tmp_path: Path) -> None:
     assert most_within(moments, 1.0) <= TIER.burst
     # Within these seconds the whole minute's share is spent, by both together and not by each.
     assert len(moments) == TIER.steady
+
+
+def test_all_processes_can_begin_at_once(tmp_path: Path) -> None:
+    """The first run on a new machine: all begin on a ledger that none has made, and share it."""
+    done = subprocess.run(
+        [sys.executable, "-m", beginners.__name__, str(tmp_path)],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    waits = sorted(float(said) for said in done.stdout.splitlines())
+    at_once = [wait for wait in waits if wait == 0]
+    assert len(waits) == beginners.PROCESSES * beginners.ROUNDS
+    assert len(at_once) == beginners.ROUNDS
+    files = {file.name for folder in tmp_path.iterdir() for file in folder.iterdir()}
+    assert {name.removesuffix("-wal").removesuffix("-shm") for name in files} == {FILE_NAME}
 
 
 def test_threads_share_a_client(client_of: MakeClient, moved: MovedTime) -> None:

@@ -1,6 +1,7 @@
 """The ledger is one budget for everybody on the machine, whatever happens to its file or clock."""
 
 import logging
+import os
 import sqlite3
 import stat
 from bisect import bisect_left
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 from itertools import chain, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NoReturn
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -85,6 +87,41 @@ def test_many_who_book_at_once_all_get_a_moment(opened: Callable[..., Ledger]) -
     gaps = [later - earlier for earlier, later in pairwise(waits)]
     assert len(waits) == 400
     assert min(gaps) >= BURST_SECONDS - 1e-6
+
+
+def test_the_file_is_whole_from_its_first_moment(
+    opened: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nobody can open a ledger that another process is still making."""
+    path, ledger = tmp_path / "state" / FILE_NAME, opened()
+    was_there: list[bool] = []
+
+    def prepare(connection: sqlite3.Connection, *, was_broken: bool) -> None:
+        was_there.append(path.exists())
+        ledger.prepare(connection, was_broken=was_broken)
+
+    monkeypatch.setattr(ledger.file, "prepare", prepare)
+    ledger.reserve(FLOWS)
+    assert was_there == [False, True]
+    # Bytes 18 and 19 of a database in WAL mode are 2: there is nothing left to switch.
+    assert path.read_bytes()[18:20] == b"\x02\x02"
+    ledger.close()
+    assert [file.name for file in path.parent.iterdir()] == [FILE_NAME]
+
+
+def test_a_file_system_without_links_will_do(
+    opened: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where a file cannot have two names, the ledger is made all the same."""
+
+    def refused(*_: object, **__: object) -> NoReturn:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    for _ in range(3):
+        assert opened().reserve(FLOWS) == 0
+    assert opened().reserve(FLOWS) == pytest.approx(BURST_SECONDS)
+    assert (tmp_path / "state" / FILE_NAME).exists()
 
 
 def test_nobody_books_in_the_middle_of_anothers_booking(
