@@ -109,17 +109,29 @@ def query(relation: Relation, tables: Mapping[str, Shown]) -> str | None:
         case Detailed(name=name, parent=parent, key=key, columns=columns):
             have = tables[parent].schema.names
             there = tables[name].schema.names
-            added = [quoted(column) for column in columns if column in there and column not in have]
+            wanted = [column for column in columns if column in there and column not in have]
+            added = [f"r.{quoted(column)}" for column in wanted]
             on = " AND ".join(f"l.{quoted(column)} = r.{quoted(column)}" for column in key)
             right = select(tables[name])
             left = select(tables[parent])
         case Joined(left=first, right=second, on=column, columns=pairs):
-            added = [f"{quoted(there)} AS {quoted(here)}" for here, there in pairs]
+            added = [f"{of_right(there)} AS {quoted(here)}" for here, there in pairs]
             on = f"l.{quoted(column)} = r.{quoted('id')}"
             right = select(tables[second])
             left = select(tables[first])
-    shown = ", ".join(["l.*", *(f"r.{column}" for column in added)])
+    shown = ", ".join(["l.*", *added])
     return f"SELECT {shown} FROM ({left}) AS l LEFT JOIN ({right}) AS r ON {on}"
+
+
+def of_right(path: str) -> str:
+    """Return the expression of a column of the right table, or of a text inside a JSON column.
+
+    `name` is a column; `integration.name` the text `name` in the JSON column `integration`.
+    """
+    column, *keys = path.split(".")
+    inside = "".join('."' + key.replace('"', '\\"') + '"' for key in keys)
+    value = f"r.{quoted(column)}"
+    return f"json_extract_string({value}, {literal('$' + inside)})" if keys else value
 
 
 def select(shown: Shown) -> str:

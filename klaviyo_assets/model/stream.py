@@ -101,7 +101,7 @@ class Join:
     right: str
     on: str
     columns: Mapping[str, str]
-    """Name here to name in `right`."""
+    """Name here to name in `right`; `column.key` is a text inside a JSON column."""
 
 
 Source = Collection | Detail | Join | Report

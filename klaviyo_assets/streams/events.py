@@ -67,7 +67,7 @@ EVENTS_DETAILED = Stream(
         left="events",
         right="metrics",
         on="metric_id",
-        columns={"metric_name": "name", "metric_integration_name": "integration_name"},
+        columns={"metric_name": "name", "metric_integration_name": "integration.name"},
     ),
     tier=None,
     scopes=("events:read", "metrics:read"),

@@ -5,7 +5,7 @@ Names repeat across integrations and change; the id is what stays.
 Source: https://developers.klaviyo.com/en/reference/metrics_api_overview, revision 2026-07-15.
 """
 
-from klaviyo_assets.model.column import Column, attribute
+from klaviyo_assets.model.column import Column
 from klaviyo_assets.model.stream import Collection, Stream
 from klaviyo_assets.model.tiers import M
 
@@ -23,11 +23,8 @@ METRICS = Stream(
         Column("name", "The metric's name; not unique."),
         Column("created", "When it was created.", "timestamp"),
         Column("updated", "When it last changed.", "timestamp"),
-        # Published as free-form; every recorded answer has these five and no more.
-        attribute("integration.object", "Always the word integration."),
-        attribute("integration.id", "Klaviyo's id of the integration."),
-        attribute("integration.key", "Short name of the integration in Klaviyo's own use."),
-        attribute("integration.name", "Name of the integration: Klaviyo, Shopify, API, ..."),
-        attribute("integration.category", "What kind of integration it is: eCommerce, API, ..."),
+        # Published as free-form; recorded answers hold object, id, key, name and category, the
+        # last as a text or as an object.
+        Column("integration", "Where its events come from: id, key, name, category.", "json"),
     ),
 )
