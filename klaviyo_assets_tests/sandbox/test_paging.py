@@ -137,6 +137,10 @@ def test_cursors_are_keysets_in_base64(shop: Asker) -> None:
     ("first", "then"),
     [
         ("/api/events?sort=datetime&page[size]=2", "/api/events?sort=-datetime&page[size]=2"),
+        (
+            "/api/events?sort=datetime&page[size]=2",
+            "/api/events?sort=datetime&page[size]=2&filter=has(profile)",
+        ),
         ("/api/profiles?sort=updated&page[size]=2", "/api/profiles?sort=created&page[size]=2"),
         ("/api/lists?page[size]=2", "/api/lists?page[size]=2&filter=equals(name,'x')"),
     ],

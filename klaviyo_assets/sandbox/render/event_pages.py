@@ -90,7 +90,7 @@ class EventPages:
         elif ordinal >= WRITTEN:
             properties = dumps(book.written[ordinal - WRITTEN].properties)
         else:
-            # The pools are looked up here and not by `properties`: this runs a thousand times a page.
+            # Not by `properties`: this runs a thousand times a page.
             entry = self.shop.pools[metric or 0][(bits >> 48) % POOL]
             properties = entry + b',"$event_id":"' + record_id + b':%d"}' % ordinal
         day, second = divmod(seconds, DAY_SECONDS)
