@@ -73,32 +73,26 @@ def layout_of(stream: Stream, *, exclude: frozenset[str]) -> Layout:
         raise ValueError(f"{stream.name}: the cursor {cursor} cannot be left out")
     for column in kept:
         _check(stream, column)
+    read = [(column, column.source) for column in kept if isinstance(column.source, At)]
     return Layout(
         stream=stream.name,
         root=tree_of(stream, exclude=exclude),
-        attributes=tuple(
-            (column.name, column.type, path_of(column.source.path))
-            for column in kept
-            if isinstance(column.source, At)
-        ),
+        attributes=tuple((column.name, column.type, path_of(at.path)) for column, at in read),
         others=tuple(column for column in kept if not isinstance(column.source, At)),
-        seconds=tuple(
-            (column.name, path_of(column.source.or_else))
-            for column in kept
-            if isinstance(column.source, At) and column.source.or_else is not None
-        ),
+        seconds=tuple((column.name, path_of(at.or_else)) for column, at in read if at.or_else),
         relationships=frozenset(filter(None, map(_relationship_of, stream.columns))),
         cursor=cursor,
-        several=next(
-            (
-                path_of(column.source.path)
-                for column in kept
-                if column.name == cursor and isinstance(column.source, Newest)
-            ),
-            (),
-        ),
+        several=_several_of(kept, cursor),
         schema=arrow_schema(stream, exclude=dropped),
     )
+
+
+def _several_of(columns: tuple[Column, ...], cursor: str | None) -> Path:
+    """Return the path of the array that the cursor is the newest of; empty for other cursors."""
+    for column in columns:
+        if column.name == cursor and isinstance(column.source, Newest):
+            return path_of(column.source.path)
+    return ()
 
 
 def _check(stream: Stream, column: Column) -> None:

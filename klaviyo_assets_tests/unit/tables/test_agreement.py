@@ -124,6 +124,11 @@ def read(extra: str | None) -> dict[str, Any]:
     return json.loads(extra, object_pairs_hook=once) if extra is not None else {}
 
 
+def double(value: object) -> object:
+    """Return a whole number as the nearest double, which is what a number column holds."""
+    return float(value) if isinstance(value, int) and abs(value) < 1e308 else value
+
+
 @given(PAGES)
 def test_nothing_is_lost(page: list[Record]) -> None:
     """Every attribute that is not null is in its column as sent, or in `extra` as sent."""
@@ -134,7 +139,7 @@ def test_nothing_is_lost(page: list[Record]) -> None:
         extra = read(row["extra"])
         for name in ("text", "count", "share", "is_on", "tags"):
             value = one["attributes"].get(name)
-            assert name in extra or row[name] == value
+            assert name in extra or row[name] == (double(value) if name == "share" else value)
             assert extra.get(name, value) == value
         for name in ("news", 'odd "name"'):
             assert extra.get(name) == one["attributes"].get(name)
