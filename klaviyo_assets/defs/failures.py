@@ -18,11 +18,13 @@ from klaviyo_assets.errors import (
     MissingScopeError,
     PermanentError,
     QuotaError,
+    StoppedError,
     TransientError,
 )
 
 _WHO_ACTS: tuple[tuple[type[KlaviyoAssetsError], str], ...] = (
     (QuotaError, "nobody: come back later"),
+    (StoppedError, "nobody: the run was cancelled"),
     (TransientError, "nobody: a later run goes on from the last commit"),
     (ConfigError, "the operator"),
     (PermanentError, "the developers of klaviyo_assets"),
