@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from klaviyo_assets.errors import CorruptFileError, LakeError
-from klaviyo_assets.lake.database import connection, shown, stored_tables
+from klaviyo_assets.lake.database import stored_tables
 from klaviyo_assets.lake.disk import broken, reading
-from klaviyo_assets.lake.layout import table_folder
+from klaviyo_assets.lake.layout import SPILL, table_folder
 from klaviyo_assets.lake.log import Snapshot, snapshot
-from klaviyo_assets.lake.parquet import DataFile, conformed
-from klaviyo_assets.lake.relations import quoted, select
+from klaviyo_assets.lake.parquet import DataFile
+from klaviyo_assets.lake.repeats import repeated
 
 
 def problems(root: Path) -> Iterator[LakeError]:
@@ -36,7 +36,7 @@ def problems(root: Path) -> Iterator[LakeError]:
             damaged = list(damages(folder, name, found))
             yield from damaged
             if not damaged:
-                yield from repeated(root, name, found)
+                yield from doubles(root, name, found)
 
 
 def damages(folder: Path, name: str, found: Snapshot) -> Iterator[CorruptFileError]:
@@ -63,7 +63,7 @@ def read_whole(path: Path, name: str, file: DataFile) -> None:
             raise broken(path, name)
 
 
-def repeated(root: Path, name: str, found: Snapshot) -> Iterator[LakeError]:
+def doubles(root: Path, name: str, found: Snapshot) -> Iterator[LakeError]:
     """Yield an error where keys are in the table twice."""
     if found.mark is None:
         return
@@ -77,12 +77,8 @@ def repeated(root: Path, name: str, found: Snapshot) -> Iterator[LakeError]:
 
 
 def repeated_keys(root: Path, name: str, found: Snapshot, key: Sequence[str]) -> pa.Table:
-    """Return the keys that are in the table twice; DuckDB goes to disk for large tables."""
-    columns = ", ".join(quoted(column) for column in key)
-    table = select(shown(root, {name: found})[name])
-    # Names are quoted and paths are literals: `relations` sees to it.
-    repeats = f"SELECT {columns} FROM ({table}) GROUP BY ALL HAVING count(*) > 1"
-    with connection() as opened:
-        rows = opened.sql(repeats).to_arrow_table()
+    """Return the keys that are in the table twice."""
     kinds = dict(zip(found.schema.names, found.schema.types, strict=True))
-    return conformed(rows, pa.schema([(column, kinds[column]) for column in key]))
+    schema = pa.schema([(column, kinds[column]) for column in key])
+    paths = [table_folder(root, name) / file.path for file in found.files]
+    return repeated(paths, schema, spill=root / "lake" / SPILL)

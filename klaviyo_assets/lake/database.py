@@ -20,7 +20,7 @@ from pathlib import Path
 import duckdb
 
 from klaviyo_assets.errors import LakeError
-from klaviyo_assets.lake.disk import broken, exclusive, make_folder, refusal, told
+from klaviyo_assets.lake.disk import broken, exclusive, make_folder, told
 from klaviyo_assets.lake.layout import DATABASE, table_folder
 from klaviyo_assets.lake.log import Snapshot, removed_since, snapshot
 from klaviyo_assets.lake.relations import (
@@ -105,10 +105,8 @@ def publish(root: Path, relations: Sequence[Relation]) -> tuple[LakeError, ...]:
             beside = root / BESIDE
             for left in (beside, beside.with_suffix(".duckdb.wal")):
                 left.unlink(missing_ok=True)
-            try:
+            with told(root / DATABASE, None):
                 problems += build(beside, shown(root, found), relations)
-            except duckdb.Error as cause:
-                raise refusal(cause, root / DATABASE, None) from None
             retire(root, found)
             beside.replace(root / DATABASE)
             remember(root, found, relations)

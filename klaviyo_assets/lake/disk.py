@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
+import duckdb
 import pyarrow as pa
 from deltalake.exceptions import DeltaError
 
@@ -73,11 +74,11 @@ def number_of(cause: BaseException) -> int | None:
 
 @contextmanager
 def told(path: Path, stream: str | None) -> Generator[None]:
-    """Turn what the disk refuses inside the block, to us or to deltalake, into a StorageError."""
+    """Turn what the disk refuses in the block, to us, deltalake or DuckDB, into a StorageError."""
     try:
         yield
-    except (OSError, DeltaError) as cause:
-        # Without the cause: deltalake's texts can quote rows.
+    except (OSError, DeltaError, duckdb.Error) as cause:
+        # Without the cause: deltalake's and DuckDB's texts can quote rows.
         raise refusal(cause, path, stream) from None
 
 

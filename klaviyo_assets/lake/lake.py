@@ -4,47 +4,33 @@ What belongs here: the doors, and what is checked at them. What does not: writin
 showing (`database`), cleaning (`upkeep`) and checking (`check`).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryFile
 
 import duckdb
 import pyarrow as pa
 
-from klaviyo_assets.errors import LakeError, MissingTableError, WrongAccountError
+from klaviyo_assets.errors import LakeError
+from klaviyo_assets.lake.cells import Fetched, StateOf, refusal_noted, replaced, replacement
 from klaviyo_assets.lake.check import problems
-from klaviyo_assets.lake.database import (
-    connection,
-    publish,
-    published,
-    shown,
-    stored_tables,
-)
+from klaviyo_assets.lake.contents import columns_now, relation_now
+from klaviyo_assets.lake.database import publish, published, stored_tables
 from klaviyo_assets.lake.disk import make_folder, told
+from klaviyo_assets.lake.facts import CellFacts, facts_of, refused_of
 from klaviyo_assets.lake.layout import HISTORY, Table, history_of, table_folder
-from klaviyo_assets.lake.log import Snapshot, newest_mark, newest_version, snapshot
-from klaviyo_assets.lake.parquet import columns_of
-from klaviyo_assets.lake.relations import Plain, Relation, query
+from klaviyo_assets.lake.log import Snapshot, snapshot
+from klaviyo_assets.lake.relations import Relation
 from klaviyo_assets.lake.repair import repaired
-from klaviyo_assets.lake.session import Mode, Session
-from klaviyo_assets.lake.upkeep import Upkeep, tidy
+from klaviyo_assets.lake.session import Mode, Receipt, Session
+from klaviyo_assets.lake.states import TableState, refuse_foreign, table_state
+from klaviyo_assets.lake.upkeep import Upkeep, tidied
 from klaviyo_assets.lake.writing import TableWriter
+from klaviyo_assets.model.report import Cell
 
 GRACE = timedelta(hours=1)
 """How long a file stays after the database that named it was replaced: longer than a query."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TableState:
-    """A table as it is now. `state` is what the sync said in the newest commit of ours."""
-
-    version: int
-    account: str
-    lake_version: int
-    rows: int
-    state: dict[str, object]
 
 
 class Lake:
@@ -63,16 +49,7 @@ class Lake:
             CorruptFileError: the log cannot be read.
             LakeVersionError: a later version, or another engine's feature, that we do not read.
         """
-        found = self.snapshot(name)
-        if found is None or found.mark is None or found.is_emptied:
-            return None
-        return TableState(
-            version=found.version,
-            account=found.mark.account,
-            lake_version=found.mark.lake_version,
-            rows=found.rows,
-            state=found.mark.state,
-        )
+        return table_state(self.snapshot(name))
 
     def snapshot(self, name: str) -> Snapshot | None:
         """Return a table at its newest version; None where there is none."""
@@ -85,16 +62,7 @@ class Lake:
             WrongAccountError: a table holds another account's data.
             LakeVersionError: a later version of this project wrote a table.
         """
-        for name in stored_tables(self.root):
-            folder = table_folder(self.root, name)
-            newest = newest_version(folder)
-            mark = None if newest is None else newest_mark(folder, newest, name)
-            if mark is not None and mark.account != account:
-                raise WrongAccountError(
-                    f"{self.root} holds account {mark.account} and the key belongs to account "
-                    f"{account}. Give each account its own KLAVIYO_DATA_DIR; nothing was written",
-                    stream=name,
-                )
+        refuse_foreign(self.root, account, tables=stored_tables(self.root))
 
     def prepare(self, account: str) -> None:
         """Refuse what would make a sync fail at its first commit, before its first request.
@@ -137,6 +105,55 @@ class Lake:
         history = writers[0] if with_history else None
         return Session(writers[-1], history, mode=mode, started_at=started_at, root=self.root)
 
+    def replace_cells(
+        self,
+        table: Table,
+        *,
+        account: str,
+        cells: Mapping[Cell, Fetched],
+        batch: pa.RecordBatch,
+        state_of: StateOf,
+    ) -> Receipt:
+        """Make the batch's rows those of exactly these cells, in one commit with their facts.
+
+        A cell without a row is stored as empty. Only the touched metrics and months are rewritten.
+        Others may commit at the same time: then this starts over from their version, and asks
+        `state_of` again. What it returns is kept beside the facts.
+
+        Raises:
+            WrongAccountError: the lake holds another account's data; nothing was written.
+            LakeError: a row belongs to none of the cells, or a key is there twice.
+            CorruptFileError: a stored file that has to be read is missing or damaged.
+            StorageError: the disk refused; the table is as before.
+        """
+        wanted = replacement(table, account=account, cells=cells, batch=batch, state_of=state_of)
+        return replaced(wanted, self.root, clock=self.clock)
+
+    def note_refused(
+        self, table: Table, *, account: str, metric_id: str, on: date | None
+    ) -> Receipt:
+        """Remember that Klaviyo refused a metric on a day; None forgets it, as its first cell does.
+
+        Raises:
+            WrongAccountError, CorruptFileError, StorageError: as for `replace_cells`.
+        """
+        wanted = refusal_noted(table, account=account, metric_id=metric_id, on=on)
+        return replaced(wanted, self.root, clock=self.clock)
+
+    def cell_facts(self, name: str) -> Mapping[Cell, CellFacts]:
+        """Return the cells that a report's table has, empty ones included; quick.
+
+        Raises:
+            CorruptFileError: the log or the facts cannot be read.
+        """
+        known = self.state(name)
+        return {} if known is None else facts_of(known.state, stream=name)
+
+    def refused_metrics(self, name: str) -> Mapping[str, date]:
+        """Return the metrics that Klaviyo refused for a report, each with the day it did."""
+        known = self.state(name)
+        return {} if known is None else refused_of(known.state)
+
     def publish(self, relations: Sequence[Relation]) -> tuple[LakeError, ...]:
         """Show the whole lake as it is now in `klaviyo.duckdb`; other processes may do the same.
 
@@ -156,19 +173,7 @@ class Lake:
         Raises:
             MissingTableError: a table it is made of was never read.
         """
-        known = {one.name: one for one in (*published(self.root).relations, *relations)}
-        relation = known.get(name, Plain(name=name))
-        found: dict[str, Snapshot] = {}
-        for table in relation.tables:
-            one = self.snapshot(table)
-            if one is None:
-                raise MissingTableError(
-                    f"the table {table} was never read; materialize klaviyo/{table} first",
-                    stream=name,
-                )
-            found[table] = one
-        sql = query(relation, shown(self.root, found))
-        return connection().sql(str(sql))
+        return relation_now(self.root, name, relations)
 
     def reader(self, name: str, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
         """Return a relation's rows as a stream of record batches, in no order; memory stays flat.
@@ -187,14 +192,7 @@ class Lake:
         Raises:
             CorruptFileError: a file is missing or damaged.
         """
-        found = self.snapshot(name)
-        if found is None:
-            return pa.table({column: pa.array([], pa.string()) for column in columns})
-        known = dict(zip(found.schema.names, found.schema.types, strict=True))
-        schema = pa.schema([(column, known[column]) for column in columns])
-        folder = table_folder(self.root, name)
-        parts = [columns_of(folder / file.path, schema, name) for file in found.files]
-        return pa.concat_tables(parts) if parts else schema.empty_table()
+        return columns_now(self.root, name, columns)
 
     def maintain(self, name: str, *, grace: timedelta | None = None) -> Upkeep:
         """Remove retired files of a table and its history after the grace, and shorten their logs.
@@ -206,20 +204,12 @@ class Lake:
             CorruptFileError: the log cannot be read.
             StorageError: the disk refused.
         """
-        versions = published(self.root).versions
-        done = [
-            tidy(
-                table_folder(self.root, one),
-                one,
-                now=self.clock(),
-                grace=self.grace if grace is None else grace,
-                published=versions.get(one),
-            )
-            for one in (name, name + HISTORY)
-        ]
-        return Upkeep(
-            files_removed=sum(one.files_removed for one in done),
-            bytes_freed=sum(one.bytes_freed for one in done),
+        return tidied(
+            self.root,
+            (name, name + HISTORY),
+            now=self.clock(),
+            grace=self.grace if grace is None else grace,
+            published=published(self.root).versions,
         )
 
     def repair(self, table: Table, *, account: str) -> int:

@@ -41,6 +41,9 @@ FILE_BYTES = 128 * 2**20
 STAGE_BYTES = 64 * 2**20
 """Rows in memory, in bytes, beyond which they go to files of the staging folder."""
 
+KEYS_IN_MEMORY = 1_000_000
+"""Keys of one commit and partition that are compared in memory, some 100 MB; more go to DuckDB."""
+
 SMALL_FILE_BYTES = 32 * 2**20
 SMALL_FILES = 4
 """A partition that a commit touches keeps at most about four files smaller than 32 MiB."""
@@ -51,6 +54,7 @@ CHECKPOINT_COMMITS = 50
 DATABASE = "klaviyo.duckdb"
 STAGING = "_staging"
 QUARANTINE = "_quarantine"
+SPILL = "_spill"
 DAY = "day"
 """The Delta partition column: the UTC day of the cursor. Not in the files, nor in the views."""
 

@@ -13,14 +13,15 @@ For each touched partition:
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 
-from klaviyo_assets.lake.layout import Table, compacted
+from klaviyo_assets.lake.layout import KEYS_IN_MEMORY, SPILL, Table, compacted
 from klaviyo_assets.lake.merge import SETTLED, kept, losers, matching, numbered
 from klaviyo_assets.lake.parquet import DataFile, Writer, columns_of, row_groups
+from klaviyo_assets.lake.repeats import repeated
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,48 +110,53 @@ class Rewriter:
 
     def judged(self, parts: Sequence[Part]) -> list[Part]:
         """Return the parts with the rows that stay, by the table's rule."""
-        came_in = [
-            numbered(self.keys_of(part), at) for at, part in enumerate(parts) if part.is_staged
-        ]
+        if sum(part.file.rows for part in parts if part.is_staged) > KEYS_IN_MEMORY:
+            paths = [part.folder / part.file.path for part in parts]
+            keys = repeated(paths, self.columns(self.table.key), spill=self.staging / SPILL)
+            return self.judged_among(parts, keys)
+        came_in = [self.rows(part, at) for at, part in enumerate(parts) if part.is_staged]
         keys = pa.concat_tables(came_in)
         known = [
-            matching(numbered(self.keys_of(part), at, settled=True), keys, self.table.key)
+            matching(self.rows(part, at), keys, self.table.key)
             for at, part in enumerate(parts)
             if not part.is_staged
         ]
-        lost = losers(pa.concat_tables([*known, keys]), self.table.key, self.order)
-        return [
-            Part(part.file, part.folder, part.is_staged, kept(lost, at, part.file.rows))
-            for at, part in enumerate(parts)
+        return self.without_losers(parts, [*known, keys])
+
+    def judged_among(self, parts: Sequence[Part], keys: pa.Table) -> list[Part]:
+        """Return the parts with the rows that stay, where only rows of `keys` can lose."""
+        rows = [
+            matching(self.rows(part, at), keys, self.table.key) for at, part in enumerate(parts)
         ]
+        return self.without_losers(parts, rows)
 
-    def unique(self, stored: Sequence[DataFile], repeated: pa.Table) -> list[Outcome]:
-        """Return what to add and remove so that no key is there twice in the whole table.
+    def without_losers(self, parts: Sequence[Part], rows: Sequence[pa.Table]) -> list[Part]:
+        """Return the parts without those of `rows` that another one beats."""
+        lost = losers(pa.concat_tables(rows), self.table.key, self.order)
+        return [replace(part, stay=kept(lost, at, part.file.rows)) for at, part in enumerate(parts)]
 
-        `repeated` are the keys that are: one can lie in two partitions, which `partition` never
-        sees. The row that stays follows the table's rule.
+    def unique(self, stored: Sequence[DataFile], keys: pa.Table) -> list[Outcome]:
+        """Return what to add and remove so that none of `keys` is there twice in the whole table.
+
+        A key can lie in two partitions, which `partition` never sees together.
         """
         parts = [Part(file, self.folder, is_staged=False) for file in stored]
-        rows = [
-            matching(numbered(self.keys_of(part), at), repeated, self.table.key)
-            for at, part in enumerate(parts)
-        ]
-        lost = losers(pa.concat_tables(rows), self.table.key, self.table.versions)
         partitions: dict[str, list[Part]] = defaultdict(list)
-        for at, part in enumerate(parts):
-            stay = kept(lost, at, part.file.rows)
-            if stay is not None:
-                judged = Part(part.file, part.folder, is_staged=False, stay=stay)
-                partitions[part.file.partition].append(judged)
+        for part in self.judged_among(parts, keys):
+            if part.stay is not None:
+                partitions[part.file.partition].append(part)
         return [self.settled(judged, 0) for judged in partitions.values()]
 
-    def keys_of(self, part: Part) -> pa.Table:
-        """Return the key and version columns of all rows of a part."""
-        table = self.table
-        names = dict.fromkeys((*table.key, *table.versions))
-        kinds = dict(zip(table.schema.names, table.schema.types, strict=True))
-        schema = pa.schema([(name, kinds[name]) for name in names])
-        return columns_of(part.folder / part.file.path, schema, table.name)
+    def rows(self, part: Part, at: int) -> pa.Table:
+        """Return key, versions and place of all rows of the part at position `at`."""
+        schema = self.columns(tuple(dict.fromkeys((*self.table.key, *self.table.versions))))
+        rows = columns_of(part.folder / part.file.path, schema, self.table.name)
+        return numbered(rows, at, settled=not part.is_staged)
+
+    def columns(self, names: Sequence[str]) -> pa.Schema:
+        """Return some columns of the table with their types."""
+        kinds = dict(zip(self.table.schema.names, self.table.schema.types, strict=True))
+        return pa.schema([(name, kinds[name]) for name in names])
 
     @property
     def order(self) -> tuple[str, ...]:

@@ -13,13 +13,14 @@ A data file is deleted when all of this holds, and only inside its table's folde
 """
 
 import json
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from klaviyo_assets.lake.disk import clear_dead, told
-from klaviyo_assets.lake.layout import CHECKPOINT_COMMITS, STAGING, is_data_file
+from klaviyo_assets.lake.layout import CHECKPOINT_COMMITS, STAGING, is_data_file, table_folder
 from klaviyo_assets.lake.log import (
     LOG,
     OURS,
@@ -67,6 +68,25 @@ def tidy(
         write_checkpoint(folder, found)
         shorten_log(folder, now=now, keep=max(grace, LOG_KEPT), published=published)
     return done
+
+
+def tidied(
+    root: Path,
+    names: Iterable[str],
+    *,
+    now: datetime,
+    grace: timedelta,
+    published: Mapping[str, int],
+) -> Upkeep:
+    """Tidy some tables below `root`, and return what was removed in all."""
+    done = [
+        tidy(table_folder(root, one), one, now=now, grace=grace, published=published.get(one))
+        for one in names
+    ]
+    return Upkeep(
+        files_removed=sum(one.files_removed for one in done),
+        bytes_freed=sum(one.bytes_freed for one in done),
+    )
 
 
 def data_files(folder: Path) -> list[str]:

@@ -37,10 +37,23 @@ class Days:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Cell:
-    """One partition of a report: a conversion metric and a day in the account's time zone."""
+    """One partition of a report: a conversion metric and a day in the account's time zone.
+
+    An id from outside that no table could hold becomes one that it can, everywhere alike.
+    """
 
     metric_id: str
     day: date
+
+    def __post_init__(self) -> None:
+        """Make the id storable."""
+        if not self.metric_id.isprintable():
+            object.__setattr__(self, "metric_id", storable(self.metric_id))
+
+
+def storable(text: str) -> str:
+    """Return text without NUL, at which programs end it, and without halves of characters."""
+    return text.replace("\0", "\ufffd").encode(errors="replace").decode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,9 +12,8 @@ import msgspec
 import pyarrow as pa
 
 from klaviyo_assets.errors import MalformedPageError
-from klaviyo_assets.model.report import Cell, Report
+from klaviyo_assets.model.report import Cell, Report, storable
 from klaviyo_assets.model.stream import Stream
-from klaviyo_assets.tables.arrays import REPLACEMENT
 from klaviyo_assets.tables.report_answers import ReportPage, ReportRow, read_report
 from klaviyo_assets.tables.schema import ARROW_TYPES, EXTRA, MOMENT, SYNCED_AT
 
@@ -98,25 +97,19 @@ def values_of(stored: StoredRow, report: Report) -> dict[str, object]:
         for name in found.keys() - asked:
             if found[name] is not None:
                 extra.setdefault(f"{part}.{name}", msgspec.json.encode(found[name]))
-    texts = {name: storable(row.groupings.get(name)) for name in report.group_by}
+    asked = ((name, row.groupings.get(name)) for name in report.group_by)
+    texts = {name: None if text is None else storable(text) for name, text in asked}
     return {
         **texts,
         **{name: row.statistics.get(name) for name in report.statistics},
         CHANNEL: texts[CHANNEL] or UNKNOWN,
         "date": stored.cell.day,
-        "conversion_metric_id": storable(stored.cell.metric_id),
+        "conversion_metric_id": stored.cell.metric_id,
         "is_final": stored.is_final,
         "fetched_at": stored.fetched_at,
         EXTRA: json_object(extra),
         SYNCED_AT: stored.fetched_at,
     }
-
-
-def storable(text: str | None) -> str | None:
-    """Return text without NUL, at which other programs end it, and without halves of pairs."""
-    if text is None:
-        return None
-    return text.replace("\0", REPLACEMENT).encode(errors="replace").decode()
 
 
 def json_object(members: Mapping[str, bytes]) -> str | None:

@@ -1,0 +1,55 @@
+"""What is in the lake now: a relation over current files, and columns of a stored table.
+
+What belongs here: reading. What does not: the SQL of relations (`relations`), and the database that
+others open (`database`).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from klaviyo_assets.errors import MissingTableError
+from klaviyo_assets.lake.database import connection, published, shown
+from klaviyo_assets.lake.layout import table_folder
+from klaviyo_assets.lake.log import Snapshot, snapshot
+from klaviyo_assets.lake.parquet import columns_of
+from klaviyo_assets.lake.relations import Plain, Relation, query
+
+
+def relation_now(root: Path, name: str, relations: Sequence[Relation]) -> duckdb.DuckDBPyRelation:
+    """Return a relation as it is now, over a connection of its own in memory.
+
+    Raises:
+        MissingTableError: a table it is made of was never read.
+    """
+    known = {one.name: one for one in (*published(root).relations, *relations)}
+    relation = known.get(name, Plain(name=name))
+    found: dict[str, Snapshot] = {}
+    for table in relation.tables:
+        one = snapshot(table_folder(root, table), table)
+        if one is None:
+            raise MissingTableError(
+                f"the table {table} was never read; materialize klaviyo/{table} first",
+                stream=name,
+            )
+        found[table] = one
+    sql = query(relation, shown(root, found))
+    return connection().sql(str(sql))
+
+
+def columns_now(root: Path, name: str, columns: Sequence[str]) -> pa.Table:
+    """Return some columns of a whole stored table, in memory; empty where it was never read.
+
+    Raises:
+        CorruptFileError: a file is missing or damaged.
+    """
+    folder = table_folder(root, name)
+    found = snapshot(folder, name)
+    if found is None:
+        return pa.table({column: pa.array([], pa.string()) for column in columns})
+    known = dict(zip(found.schema.names, found.schema.types, strict=True))
+    schema = pa.schema([(column, known[column]) for column in columns])
+    parts = [columns_of(folder / file.path, schema, name) for file in found.files]
+    return pa.concat_tables(parts) if parts else schema.empty_table()

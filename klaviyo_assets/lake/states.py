@@ -1,0 +1,56 @@
+"""What a table's newest commit of ours says of it, as others see it.
+
+What belongs here: the value and where it comes from. What does not: what the state means (`sync`,
+and `facts` for reports).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from klaviyo_assets.errors import WrongAccountError
+from klaviyo_assets.lake.layout import table_folder
+from klaviyo_assets.lake.log import Snapshot, newest_mark, newest_version
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableState:
+    """A table as it is now. `state` is what the sync said in the newest commit of ours."""
+
+    version: int
+    account: str
+    lake_version: int
+    rows: int
+    state: dict[str, object]
+
+
+def table_state(found: Snapshot | None) -> TableState | None:
+    """Return the state of a table; None where it was never read, or another engine emptied it."""
+    if found is None or found.mark is None or found.is_emptied:
+        return None
+    return TableState(
+        version=found.version,
+        account=found.mark.account,
+        lake_version=found.mark.lake_version,
+        rows=found.rows,
+        state=found.mark.state,
+    )
+
+
+def refuse_foreign(root: Path, account: str, *, tables: Iterable[str]) -> None:
+    """Refuse to bring a second account among the tables; reads one commit of each.
+
+    Raises:
+        WrongAccountError: a table holds another account's data.
+        LakeVersionError: a later version of this project wrote a table.
+    """
+    for name in tables:
+        folder = table_folder(root, name)
+        newest = newest_version(folder)
+        mark = None if newest is None else newest_mark(folder, newest, name)
+        if mark is not None and mark.account != account:
+            raise WrongAccountError(
+                f"{root} holds account {mark.account} and the key belongs to account {account}. "
+                "Give each account its own KLAVIYO_DATA_DIR; nothing was written",
+                stream=name,
+            )
