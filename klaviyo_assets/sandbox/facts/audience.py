@@ -1,5 +1,7 @@
 """Facts of the sections Profiles, Lists and Segments, with their members."""
 
+from dataclasses import replace
+
 from klaviyo_assets.sandbox.facts import field_names as names
 from klaviyo_assets.sandbox.facts.operation import (
     AFTER,
@@ -41,68 +43,62 @@ def group(
     kind: str, *, scope: str, filters: dict[str, Filter], fields: frozenset[str]
 ) -> tuple[Operation, ...]:
     """The four operations that lists and segments share: all, one, members, ids of members."""
-    path = f"/api/{kind}s"
-    member_filters = dict(_MEMBER_FILTERS)
-    if kind == "segment":
-        member_filters["profile_id"] = ONE_OF
-    return (
-        Operation(
-            name=f"get_{kind}s",
-            path=path,
-            role="collection",
-            kind=kind,
-            tier=L,
-            scopes=(scope,),
-            page=PageSize(10, 10),
-            cursor=True,
-            filters=filters,
-            sorts=("created", "id", "name", "updated"),
-            includes=("flow-triggers", "tags"),
-            fields={**_GROUP_FIELDS, kind: fields},
-        ),
-        Operation(
-            name=f"get_{kind}",
-            path=f"{path}/{{id}}",
-            role="detail",
-            kind=kind,
-            tier=L,
-            scopes=(scope,),
-            includes=("flow-triggers", "tags"),
-            additional={kind: ("profile_count",)},
-            reduced={f"additional-fields[{kind}]=profile_count": XS},
-            fields={**_GROUP_FIELDS, kind: fields | {"profile_count"}},
-        ),
-        Operation(
-            name=f"get_profiles_for_{kind}",
-            path=f"{path}/{{id}}/profiles",
-            role="members",
-            kind="profile",
-            tier=L,
-            scopes=(scope, "profiles:read"),
-            page=PageSize(20, 100),
-            cursor=True,
-            filters=member_filters,
-            sorts=("joined_group_at",),
-            default_sort="-joined_group_at",
-            additional=_PROFILE_EXTRAS,
-            # Segments carry no lower limit for this parameter in the reference.
-            reduced=_PREDICTIVE if kind == "list" else {},
-            fields={"profile": names.PROFILE_OF_GROUP},
-        ),
-        Operation(
-            name=f"get_profile_ids_for_{kind}",
-            path=f"{path}/{{id}}/relationships/profiles",
-            role="member_ids",
-            kind="profile",
-            tier=L,
-            scopes=(scope, "profiles:read"),
-            page=PageSize(20, 100),
-            cursor=True,
-            filters=member_filters,
-            sorts=("joined_group_at",),
-            default_sort="-joined_group_at",
-        ),
+    every = Operation(
+        name=f"get_{kind}s",
+        path=f"/api/{kind}s",
+        role="collection",
+        kind=kind,
+        tier=L,
+        scopes=(scope,),
+        page=PageSize(10, 10),
+        cursor=True,
+        filters=filters,
+        sorts=("created", "id", "name", "updated"),
+        includes=("flow-triggers", "tags"),
+        fields={**_GROUP_FIELDS, kind: fields},
     )
+    one = Operation(
+        name=f"get_{kind}",
+        path=f"/api/{kind}s/{{id}}",
+        role="detail",
+        kind=kind,
+        tier=L,
+        scopes=(scope,),
+        includes=("flow-triggers", "tags"),
+        additional={kind: ("profile_count",)},
+        reduced={f"additional-fields[{kind}]=profile_count": XS},
+        fields={**_GROUP_FIELDS, kind: fields | {"profile_count"}},
+    )
+    return every, one, *members_of(kind, scope)
+
+
+def members_of(kind: str, scope: str) -> tuple[Operation, Operation]:
+    """The two forms of a group's members: whole profiles, and ids only."""
+    by_id = {"profile_id": ONE_OF} if kind == "segment" else {}
+    ids = Operation(
+        name=f"get_profile_ids_for_{kind}",
+        path=f"/api/{kind}s/{{id}}/relationships/profiles",
+        role="member_ids",
+        kind="profile",
+        tier=L,
+        scopes=(scope, "profiles:read"),
+        page=PageSize(20, 100),
+        cursor=True,
+        filters={**_MEMBER_FILTERS, **by_id},
+        sorts=("joined_group_at",),
+        default_sort="-joined_group_at",
+    )
+    whole = replace(
+        ids,
+        name=f"get_profiles_for_{kind}",
+        path=f"/api/{kind}s/{{id}}/profiles",
+        role="members",
+        additional=_PROFILE_EXTRAS,
+        # Segments carry no lower limit for this parameter in the reference.
+        reduced=_PREDICTIVE if kind == "list" else {},
+        fields={"profile": names.PROFILE_OF_GROUP},
+    )
+    return whole, ids
 
 
 AUDIENCE: tuple[Operation, ...] = (

@@ -66,41 +66,53 @@ _numbers = attrgetter(*_NAMES)
 
 
 def statistics(counts: Counts) -> dict[str, float]:
-    """All 31 statistics; rates are fractions from 0 to 1, zero where the whole is zero."""
-    c, delivered = counts, counts.delivered
-    value, spend = c.value / 100, c.spend / 100
+    """All 31 statistics in the order of their names; rates are zero where the whole is zero."""
+    found = {**numbers(counts), **rates(counts)}
+    return {name: found[name] for name in sorted(found)}
+
+
+def numbers(counts: Counts) -> dict[str, float]:
+    """What is counted or paid, money in the account's currency."""
+    c = counts
     return {
-        "average_order_value": _ratio(value, c.conversions),
-        "bounce_rate": _ratio(c.bounced, c.recipients),
         "bounced": c.bounced,
         "bounced_or_failed": c.bounced + c.failed,
-        "bounced_or_failed_rate": _ratio(c.bounced + c.failed, c.recipients),
-        "click_rate": _ratio(c.clicks_unique, delivered),
-        "click_to_open_rate": min(1.0, _ratio(c.clicks_unique, c.opens_unique)),
         "clicks": c.clicks,
         "clicks_unique": c.clicks_unique,
-        "conversion_rate": _ratio(c.conversion_uniques, delivered),
         "conversion_uniques": c.conversion_uniques,
-        "conversion_value": value,
+        "conversion_value": c.value / 100,
         "conversions": c.conversions,
-        "delivered": delivered,
-        "delivery_rate": _ratio(delivered, c.recipients),
+        "delivered": c.delivered,
         "failed": c.failed,
-        "failed_rate": _ratio(c.failed, c.recipients),
         "message_segment_count_sum": c.segments,
-        "open_rate": _ratio(c.opens_unique, delivered),
         "opens": c.opens,
         "opens_unique": c.opens_unique,
         "recipients": c.recipients,
-        "revenue_per_recipient": _ratio(value, c.recipients),
-        "spam_complaint_rate": _ratio(c.spam_complaints, delivered),
         "spam_complaints": c.spam_complaints,
         "text_message_credit_usage_amount": c.credits,
-        "text_message_roi": _ratio(value, spend),
-        "text_message_spend": spend,
-        "unsubscribe_rate": _ratio(c.unsubscribe_uniques, delivered),
+        "text_message_spend": c.spend / 100,
         "unsubscribe_uniques": c.unsubscribe_uniques,
         "unsubscribes": c.unsubscribes,
+    }
+
+
+def rates(counts: Counts) -> dict[str, float]:
+    """What is divided: fractions from 0 to 1, and money per order, recipient or money spent."""
+    c, delivered = counts, counts.delivered
+    return {
+        "average_order_value": _ratio(c.value / 100, c.conversions),
+        "bounce_rate": _ratio(c.bounced, c.recipients),
+        "bounced_or_failed_rate": _ratio(c.bounced + c.failed, c.recipients),
+        "click_rate": _ratio(c.clicks_unique, delivered),
+        "click_to_open_rate": min(1.0, _ratio(c.clicks_unique, c.opens_unique)),
+        "conversion_rate": _ratio(c.conversion_uniques, delivered),
+        "delivery_rate": _ratio(delivered, c.recipients),
+        "failed_rate": _ratio(c.failed, c.recipients),
+        "open_rate": _ratio(c.opens_unique, delivered),
+        "revenue_per_recipient": _ratio(c.value / 100, c.recipients),
+        "spam_complaint_rate": _ratio(c.spam_complaints, delivered),
+        "text_message_roi": _ratio(c.value, c.spend),
+        "unsubscribe_rate": _ratio(c.unsubscribe_uniques, delivered),
     }
 
 

@@ -13,6 +13,7 @@ from klaviyo_assets.sandbox.reports.counts import Counts
 _ENGAGED_FOR = 30 * DAY_SECONDS
 _REFUND_AFTER = 20 * DAY_SECONDS
 _CREDIT_CENTS = 1.5
+_CONVERTING = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,22 +68,29 @@ def outcome(channel: str, bits: int, recipients: int, *, age: float, weight: flo
         return Counts()
     habits = HABITS[channel]
     jitter = 0.6 + (bits & 255) / 320
-    bounced = int(recipients * habits.bounced * jitter + (bits >> 8 & 1))
+    bounced = int(recipients * habits.bounced * jitter + (bits >> 8 & 1)) if habits.bounced else 0
     failed = int(recipients * habits.failed * jitter)
-    bounced = min(bounced, recipients) if habits.bounced else 0
-    delivered = recipients - bounced - min(failed, recipients - bounced)
-    opened = arrived(delivered * min(1.0, habits.opened * jitter), age, _ENGAGED_FOR)
-    clicked = arrived(delivered * habits.clicked * jitter, age, _ENGAGED_FOR)
-    left = arrived(delivered * habits.left * jitter, age, _ENGAGED_FOR)
-    ordered = arrived(delivered * 0.02 * jitter * weight, age, habits.window)
-    value = ordered * (1500 + (bits >> 32) % 9000)
-    if age > _REFUND_AFTER and bits >> 56 & 15 == 0:
-        value -= value // 10
     segments = recipients * (1 + (bits >> 12 & 1)) if habits.is_text else 0
-    return Counts(
+    delivery = Counts(
         recipients=recipients,
-        bounced=bounced,
-        failed=min(failed, recipients - bounced),
+        bounced=min(bounced, recipients),
+        failed=min(failed, recipients - min(bounced, recipients)),
+        segments=segments,
+        credits=segments * 2,
+        spend=int(segments * 2 * _CREDIT_CENTS),
+    )
+    reached = delivery.delivered * jitter
+    engaged = engagement(habits, bits, reached=reached, age=age)
+    earned = earnings(habits, bits, reached=reached * weight, age=age)
+    return Counts.total([delivery, engaged, earned])
+
+
+def engagement(habits: Habits, bits: int, *, reached: float, age: float) -> Counts:
+    """Opens, clicks and leavings of so many reached, after `age` seconds."""
+    opened = arrived(reached * habits.opened, age, _ENGAGED_FOR)
+    clicked = arrived(reached * habits.clicked, age, _ENGAGED_FOR)
+    left = arrived(reached * habits.left, age, _ENGAGED_FOR)
+    return Counts(
         opens=opened + opened * (bits >> 9 & 7) // 8,
         opens_unique=opened,
         clicks=clicked + clicked * (bits >> 13 & 3) // 4,
@@ -90,10 +98,13 @@ def outcome(channel: str, bits: int, recipients: int, *, age: float, weight: flo
         unsubscribes=left,
         unsubscribe_uniques=left,
         spam_complaints=left // 9,
-        conversions=ordered,
-        conversion_uniques=ordered - ordered // 12,
-        value=value,
-        segments=segments,
-        credits=segments * 2,
-        spend=int(segments * 2 * _CREDIT_CENTS),
     )
+
+
+def earnings(habits: Habits, bits: int, *, reached: float, age: float) -> Counts:
+    """Conversions and their value; one send in sixteen has refunds after twenty days."""
+    ordered = arrived(reached * _CONVERTING, age, habits.window)
+    value = ordered * (1500 + (bits >> 32) % 9000)
+    if age > _REFUND_AFTER and bits >> 56 & 15 == 0:
+        value -= value // 10
+    return Counts(conversions=ordered, conversion_uniques=ordered - ordered // 12, value=value)

@@ -55,8 +55,7 @@ def _campaign(outline: Outline, index: int, *, created: int) -> Record:
     send = _send_time(name, created + 3600 + source.randrange(DAY_SECONDS // 4), outline.zone)
     status = ("Sent", "Sent", "Sent", "Sent", "Draft", "Cancelled", "Sent", "Scheduled")[index % 8]
     status = "Scheduled" if status == "Sent" and send >= outline.base else status
-    strategy = _strategy(name, send, outline.zone)
-    times = created * SECOND + source.randrange(SECOND)
+    born = created * SECOND + source.randrange(SECOND)
     updated = min(send, outline.base - 1) * SECOND + source.randrange(SECOND)
     groups = outline.group_ids
     attributes: JsonObject = {
@@ -66,20 +65,25 @@ def _campaign(outline: Outline, index: int, *, created: int) -> Record:
         "audiences": {"included": list(groups[index % 3 : index % 3 + 2]), "excluded": groups[-1:]},
         "send_options": {"use_smart_sending": channel != "sms"},
         "tracking_options": _tracking(channel),
-        "send_strategy": strategy,
-        "created_at": micro_text(times),
-        "scheduled_at": None if status == "Draft" else micro_text(times + 60 * SECOND),
+        "send_strategy": _strategy(name, send, outline.zone),
+        "created_at": micro_text(born),
+        "scheduled_at": None if status == "Draft" else micro_text(born + 60 * SECOND),
         "updated_at": micro_text(updated),
         "send_time": seconds_text(send) if status == "Sent" else None,
     }
-    variants = 0 if index % 17 == 16 else 2 if strategy["method"] == "ab_test_campaign" else 1
-    ids = tuple(message_id(outline.seed, index * 2 + v, created) for v in range(variants))
+    ids = _message_ids(outline.seed, index, created=created, tested=name == "ab_test_campaign")
     return Record(
         id=ulid(outline.seed ^ 0xCA, index, created),
         attributes=attributes,
         links={"campaign-messages": ("campaign-message", ids), "tags": ("tag", ())},
         hidden={"messages.channel": channel},
     )
+
+
+def _message_ids(seed: int, index: int, *, created: int, tested: bool) -> tuple[str, ...]:
+    """One message, two of a tested campaign, none of every seventeenth."""
+    variants = 0 if index % 17 == 16 else 1 + tested
+    return tuple(message_id(seed, index * 2 + v, created) for v in range(variants))
 
 
 def _send_time(name: str, wanted: int, zone: ZoneInfo) -> int:

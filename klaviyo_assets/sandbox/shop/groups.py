@@ -8,37 +8,26 @@ from array import array
 from collections.abc import Sequence
 
 from klaviyo_assets.sandbox.json_types import Json, JsonObject
-from klaviyo_assets.sandbox.moments import DAY_SECONDS, SECOND, moment, seconds_text
+from klaviyo_assets.sandbox.moments import SECOND, moment, seconds_text
 from klaviyo_assets.sandbox.shop.goods import OCCASIONS
 from klaviyo_assets.sandbox.shop.profiles import ProfileShelf
-from klaviyo_assets.sandbox.shop.record import Linked, Record, RecordShelf, Value
+from klaviyo_assets.sandbox.shop.record import Linked, Record, RecordShelf, Value, lifetime
 from klaviyo_assets.sandbox.shop.seeds import draw, mix, short_id
 
 
 def list_shelf(seed: int, *, count: int, base: int, days: int) -> RecordShelf:
-    """Lists; the last has no member, one has no name."""
+    """Lists; one has no name."""
     records: list[Record] = []
     for index in range(count):
         source = draw(seed, "list", index)
-        created = base - source.randrange(days * DAY_SECONDS)
         name: Json = None if index == 2 else f"{OCCASIONS[index % len(OCCASIONS)]} list {index}"
         attributes: JsonObject = {
             "name": name,
-            "created": seconds_text(created),
-            "updated": seconds_text(created + source.randrange(base - created)),
+            **lifetime(source, base=base, days=days),
             "opt_in_process": source.choice(("double_opt_in", "single_opt_in")),
         }
-        records.append(
-            Record(
-                id=short_id(seed, "list", index),
-                attributes=attributes,
-                links={
-                    "profiles": ("profile", ()),
-                    "tags": ("tag", ()),
-                    "flow-triggers": ("flow", ()),
-                },
-            )
-        )
+        record_id = short_id(seed, "list", index)
+        records.append(Record(id=record_id, attributes=attributes, links=group_links()))
     return RecordShelf("list", records)
 
 
@@ -46,34 +35,31 @@ def segment_shelf(seed: int, *, count: int, base: int, days: int) -> RecordShelf
     """Segments with a nested definition."""
     records: list[Record] = []
     for index in range(count):
-        source = draw(seed, "segment", index)
-        created = base - source.randrange(days * DAY_SECONDS)
-        condition: JsonObject = {
-            "type": "profile-property",
-            "property": f"properties['{OCCASIONS[index % len(OCCASIONS)]}']",
-            "filter": {"type": "numeric", "operator": "greater-than", "value": index},
-        }
         attributes: JsonObject = {
             "name": f"Segment {index} – engaged {30 * (index + 1)} days",
-            "definition": {"condition_groups": [{"conditions": [condition, condition]}]},
-            "created": seconds_text(created),
-            "updated": seconds_text(created + source.randrange(base - created)),
+            "definition": _definition(index),
+            **lifetime(draw(seed, "segment", index), base=base, days=days),
             "is_active": index % 5 != 4,
             "is_processing": index % 7 == 6,
             "is_starred": index % 3 == 0,
         }
-        records.append(
-            Record(
-                id=short_id(seed, "segment", index),
-                attributes=attributes,
-                links={
-                    "profiles": ("profile", ()),
-                    "tags": ("tag", ()),
-                    "flow-triggers": ("flow", ()),
-                },
-            )
-        )
+        record_id = short_id(seed, "segment", index)
+        records.append(Record(id=record_id, attributes=attributes, links=group_links()))
     return RecordShelf("segment", records)
+
+
+def _definition(index: int) -> Json:
+    condition: JsonObject = {
+        "type": "profile-property",
+        "property": f"properties['{OCCASIONS[index % len(OCCASIONS)]}']",
+        "filter": {"type": "numeric", "operator": "greater-than", "value": index},
+    }
+    return {"condition_groups": [{"conditions": [condition, condition]}]}
+
+
+def group_links() -> dict[str, Linked]:
+    """The relationships that lists and segments share, with nothing tied to them yet."""
+    return {"profiles": ("profile", ()), "tags": ("tag", ()), "flow-triggers": ("flow", ())}
 
 
 class Membership:

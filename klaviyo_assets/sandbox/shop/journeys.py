@@ -6,9 +6,8 @@ Small collections that need no room of their own.
 import uuid
 
 from klaviyo_assets.sandbox.json_types import Json, JsonObject
-from klaviyo_assets.sandbox.moments import DAY_SECONDS, seconds_text
 from klaviyo_assets.sandbox.shop.goods import OCCASIONS
-from klaviyo_assets.sandbox.shop.record import Linked, Record, RecordShelf
+from klaviyo_assets.sandbox.shop.record import Linked, Record, RecordShelf, lifetime
 from klaviyo_assets.sandbox.shop.seeds import draw, short_id
 
 TRIGGERS = ("Metric", "Added to List", "Date Based", "Price Drop", "Low Inventory", "Unconfigured")
@@ -19,38 +18,35 @@ def flow_shelf(seed: int, *, count: int, base: int, days: int) -> RecordShelf:
     """Flows of every trigger type; every fifth is archived."""
     records: list[Record] = []
     for index in range(count):
-        source = draw(seed, "flow", index)
-        created = base - source.randrange(days * DAY_SECONDS)
         action_ids = tuple(str(40_000_000 + index * 10 + step) for step in range(len(STEPS)))
-        actions: list[Json] = [
-            {"id": each, "type": kind, "links": {"next": None}, "data": {}}
-            for each, kind in zip(action_ids, STEPS, strict=True)
-        ]
-        definition: JsonObject = {
-            "triggers": [{"type": "metric", "id": "abc", "trigger_filter": None}],
-            "profile_filter": None,
-            "actions": actions,
-            "entry_action_id": action_ids[0],
-            "reentry_criteria": {"duration": 30, "unit": "day"},
-        }
         attributes: JsonObject = {
             "name": f"{OCCASIONS[index % len(OCCASIONS)]} flow {index}",
             "status": ("live", "draft", "manual")[index % 3],
             "archived": index % 5 == 3,
-            "created": seconds_text(created),
-            "updated": seconds_text(created + source.randrange(base - created)),
+            **lifetime(draw(seed, "flow", index), base=base, days=days),
             "trigger_type": TRIGGERS[index % len(TRIGGERS)],
-            "definition": definition,
+            "definition": flow_definition(action_ids),
         }
         links: dict[str, Linked] = {"flow-actions": ("flow-action", action_ids)}
-        records.append(
-            Record(
-                id=short_id(seed, "flow", index),
-                attributes=attributes,
-                links={**links, "tags": ("tag", ())},
-            )
-        )
+        record_id = short_id(seed, "flow", index)
+        links["tags"] = ("tag", ())
+        records.append(Record(id=record_id, attributes=attributes, links=links))
     return RecordShelf("flow", records)
+
+
+def flow_definition(action_ids: tuple[str, ...]) -> Json:
+    """The graph of a flow, shown on request only."""
+    actions: list[Json] = [
+        {"id": each, "type": kind, "links": {"next": None}, "data": {}}
+        for each, kind in zip(action_ids, STEPS, strict=True)
+    ]
+    return {
+        "triggers": [{"type": "metric", "id": "abc", "trigger_filter": None}],
+        "profile_filter": None,
+        "actions": actions,
+        "entry_action_id": action_ids[0],
+        "reentry_criteria": {"duration": 30, "unit": "day"},
+    }
 
 
 def action_shelf(flows: RecordShelf) -> RecordShelf:
@@ -77,7 +73,6 @@ def template_shelf(seed: int, *, count: int, base: int, days: int) -> RecordShel
     records: list[Record] = []
     for index in range(count):
         source = draw(seed, "template", index)
-        created = base - source.randrange(days * DAY_SECONDS)
         editor = ("CODE", "SYSTEM_DRAGGABLE", "USER_DRAGGABLE")[index % 3]
         attributes: JsonObject = {
             "name": f"{OCCASIONS[index % len(OCCASIONS)]} template {index}",
@@ -85,8 +80,7 @@ def template_shelf(seed: int, *, count: int, base: int, days: int) -> RecordShel
             "html": _html(index, rows=source.randrange(20, 400)),
             "text": None if index % 4 == 0 else "Hello {{ first_name|default:'friend' }} 👋",
             "amp": None,
-            "created": seconds_text(created),
-            "updated": seconds_text(created + source.randrange(base - created)),
+            **lifetime(source, base=base, days=days),
             "definition": None if editor == "CODE" else _definition(index),
         }
         records.append(Record(id=short_id(seed, "template", index), attributes=attributes))

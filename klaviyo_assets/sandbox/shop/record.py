@@ -4,12 +4,13 @@ Small means thousands: records lie in memory as values. Events and profiles have
 own with the same surface (`Shelf`).
 """
 
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from klaviyo_assets.sandbox.json_types import Json, JsonObject
-from klaviyo_assets.sandbox.moments import moment
+from klaviyo_assets.sandbox.moments import DAY_SECONDS, moment, seconds_text
 
 Value = int | float | str | bool | None
 Linked = tuple[str, str | tuple[str, ...] | None]
@@ -68,6 +69,13 @@ class Record:
     links: dict[str, Linked] = field(default_factory=dict[str, Linked])
     hidden: dict[str, Value] = field(default_factory=dict[str, Value])
     alive: bool = True
+
+
+def lifetime(source: random.Random, *, base: int, days: int) -> JsonObject:
+    """`created` and `updated`, both within the history and in that order."""
+    created = base - 1 - source.randrange(days * DAY_SECONDS)
+    updated = created + source.randrange(base - created)
+    return {"created": seconds_text(created), "updated": seconds_text(updated)}
 
 
 def sort_key(values: Sequence[Value]) -> tuple[int, float | str]:

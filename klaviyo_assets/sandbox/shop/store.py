@@ -20,37 +20,42 @@ class Shop:
 
     def __init__(self, account: Account, base: int) -> None:
         """Make every shelf; two million events cost nothing here, they are functions."""
-        seed, days = account.seed, account.days
+        seed = account.seed
         self.account = account
         self.base = base
-        self.lists = groups.list_shelf(seed, count=account.lists, base=base, days=days)
-        self.segments = groups.segment_shelf(seed, count=account.segments, base=base, days=days)
+        history = {"base": base, "days": account.days}
+        self.lists = groups.list_shelf(seed, count=account.lists, **history)
+        self.segments = groups.segment_shelf(seed, count=account.segments, **history)
         self.profiles = ProfileShelf(
-            seed=seed,
-            count=account.profiles,
-            base=base,
-            days=days,
-            list_ids=[record.id for record in self.lists.records],
+            seed=seed, count=account.profiles, list_ids=ids_of(self.lists), **history
         )
-        self.metrics = metrics.metric_shelf(seed, base=base, days=days)
+        self.metrics = metrics.metric_shelf(seed, **history)
         self.custom_metrics = metrics.custom_metric_shelf(seed, base=base, metrics=self.metrics)
-        self.templates = journeys.template_shelf(
-            seed, count=account.templates, base=base, days=days
-        )
-        group_ids = [each.id for each in (*self.lists.records, *self.segments.records)]
+        self.templates = journeys.template_shelf(seed, count=account.templates, **history)
+        self.campaigns = self.planned()
+        self.messages = campaigns.message_shelf(self.campaigns, ids_of(self.templates))
+        self.flows = journeys.flow_shelf(seed, count=account.flows, **history)
+        self.tags = journeys.tag_shelf(seed)
+        self.tie()
+        self.shelves = self.named()
+        self.memberships: dict[str, groups.Membership] = {}
+        self.pools = event_properties.pools(seed)
+        self.events = self.book()
+
+    def planned(self) -> RecordShelf:
+        """The campaigns, to the lists and segments."""
+        account = self.account
         outline = campaigns.Outline(
-            seed=seed,
-            base=base,
+            seed=account.seed,
+            base=self.base,
             zone=ZoneInfo(account.timezone),
             spread_share=account.spread_share,
-            group_ids=group_ids,
+            group_ids=[*ids_of(self.lists), *ids_of(self.segments)],
         )
-        self.campaigns = campaigns.campaign_shelf(outline, count=account.campaigns, days=days)
-        self.messages = campaigns.message_shelf(
-            self.campaigns, [record.id for record in self.templates.records]
-        )
-        self.flows = journeys.flow_shelf(seed, count=account.flows, base=base, days=days)
-        self.tags = journeys.tag_shelf(seed)
+        return campaigns.campaign_shelf(outline, count=account.campaigns, days=account.days)
+
+    def tie(self) -> None:
+        """Tags to what they tag, flows to what triggers them."""
         for shelf, every in (
             (self.campaigns, 3),
             (self.flows, 2),
@@ -59,10 +64,6 @@ class Shop:
         ):
             journeys.tag_some(shelf, self.tags, every)
         journeys.trigger_flows(self.flows, metrics=self.metrics, lists=self.lists)
-        self.shelves = self.named()
-        self.memberships: dict[str, groups.Membership] = {}
-        self.pools = event_properties.pools(seed)
-        self.events = self.book()
 
     def named(self) -> dict[str, Shelf]:
         """Shelves by resource type."""
@@ -134,3 +135,8 @@ class Shop:
                 seed=self.account.seed, index=ordinal + offset, people=self.profiles
             )
         return self.memberships[record_id]
+
+
+def ids_of(shelf: RecordShelf) -> list[str]:
+    """The ids of all records of a shelf."""
+    return [record.id for record in shelf.records]
