@@ -25,12 +25,12 @@ def missing_attributes(body: bytes, layout: Layout) -> list[str]:
     """Return the declared members of `attributes` that no record of a page has, sorted.
 
     What lies deeper does not count: it differs from record to record by design, as the strategies
-    of campaigns do. Nothing is missing from a page of no records, of broken ones, or of a single
-    one that was asked for alone: that may be made up for a 404.
+    of campaigns do. Nothing is missing from a page with broken records, or from a single record
+    that was asked for alone: that may be made up for a 404.
     """
     try:
         records = _pages.decode(body).data
     except msgspec.ValidationError:
         return []
     declared = {path[0] for _, _, path in layout.attributes}
-    return sorted(declared.difference(*(each.attributes for each in records))) if records else []
+    return sorted(declared.difference(*(each.attributes for each in records)))

@@ -203,10 +203,13 @@ def test_an_unknown_relationship_is_kept_if_it_holds_data() -> None:
         page_of(
             related(record("a"), owner=owner, friends=[identifier("thing", "b")]),
             related(record("b"), owner=None, friends=[]),
+            related(record("c"), metric=identifier("metric", "m")),
+            record("d"),
         ),
     )
     kept = {"relationships.owner": owner, "relationships.friends": [identifier("thing", "b")]}
-    assert extras(page) == [kept, None]
+    assert extras(page) == [kept, None, None, None]
+    assert page.batch["metric_id"].to_pylist() == [None, None, "m", None]
     assert page.is_fast
 
 
