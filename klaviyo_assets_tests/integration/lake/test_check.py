@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from klaviyo_assets.errors import CorruptFileError, LakeError
@@ -43,6 +44,11 @@ def swap(path: Path) -> None:
     path.write_bytes(other.read_bytes())
 
 
+def repack(path: Path) -> None:
+    """Write the same rows as another file of another size."""
+    pq.write_table(pq.read_table(path), path, compression="none")
+
+
 def test_a_sound_lake_passes(lake: Lake) -> None:
     """Tables, histories and empty tables pass; so does a lake that does not exist yet."""
     lake.check()
@@ -52,7 +58,7 @@ def test_a_sound_lake_passes(lake: Lake) -> None:
     lake.check()
 
 
-@pytest.mark.parametrize("damage", [flip_a_bit, cut, empty, swap, Path.unlink])
+@pytest.mark.parametrize("damage", [flip_a_bit, cut, empty, swap, repack, Path.unlink])
 def test_damage_is_named(lake: Lake, root: Path, damage: Callable[[Path], None]) -> None:
     """The error names the file and the way out, for any damage to it."""
     merge(lake, PROFILES, [numbered(0, 500)])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klaviyo_assets.errors import ContractError, LakeError
-from klaviyo_assets.lake import Lake, Table, parquet
+from klaviyo_assets.lake import Lake, Table, parquet, rewrite
 from klaviyo_assets_tests.integration.lake.ground import (
     ACCOUNT,
     EVENTS,
@@ -218,6 +218,30 @@ def test_a_replacement_is_unique_over_all_that_was_staged(lake: Lake) -> None:
             receipt = session.commit({})
         assert receipt.rows_total == 35
         assert notes_of(lake, table.name)["k0000015"] == "3"
+
+
+@pytest.mark.parametrize("mode", ["merge", "replace"])
+def test_very_many_keys_are_compared_on_disk(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """Beyond the number of keys that memory is for, the outcome is the same."""
+    monkeypatch.setattr(rewrite, "KEYS_IN_MEMORY", 10)
+    merge(lake, PROFILES, [numbered(0, 30, note="old")])
+    with lake.open(
+        PROFILES,
+        account=ACCOUNT,
+        mode="replace" if mode == "replace" else "merge",
+        with_history=True,
+        started_at=now(),
+    ) as session:
+        for number in range(3):
+            session.add(numbered(10 + 5 * number, 20, note=str(number), synced=number))
+            session.stage()
+        receipt = session.commit({})
+    found = notes_of(lake, "profiles")
+    assert receipt.rows_total == len(found) == (30 if mode == "replace" else 40)
+    assert (found["k0000014"], found["k0000025"]) == ("0", "2")
+    assert ("k0000009" in found) == (mode == "merge")
 
 
 def test_a_replacement_by_nothing_empties_the_table(lake: Lake) -> None:

@@ -71,6 +71,7 @@ def test_state_outlives_the_commits_of_others(lake: Lake, root: Path) -> None:
 def test_rows_that_others_append_are_merged_like_ours(lake: Lake, root: Path) -> None:
     """Files without our names or statistics are read, rewritten and replaced."""
     merge(lake, PROFILES, [numbered(0, 5)])
+    delta(root, "profiles").alter.set_table_properties({"delta.dataSkippingNumIndexedCols": "0"})
     rows = pa.Table.from_batches([numbered(5, 5, note="foreign")])
     write_deltalake(root / "lake/profiles", rows, mode="append")
     merge(lake, PROFILES, [numbered(8, 5, note="ours", synced=1)])

@@ -1,5 +1,8 @@
 """Several writers: of one table, the commit lets one through; of different ones, all."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace as replace_values
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -7,6 +10,9 @@ import pytest
 
 from klaviyo_assets.errors import LakeConflictError
 from klaviyo_assets.lake import Lake, Plain, Session, Table
+from klaviyo_assets.lake.delta import Change, commit
+from klaviyo_assets.lake.disk import take_lock
+from klaviyo_assets.lake.log import Mark
 from klaviyo_assets_tests.integration.lake.ground import (
     ACCOUNT,
     PROFILES,
@@ -20,7 +26,7 @@ from klaviyo_assets_tests.integration.lake.ground import (
     replace,
     shown,
 )
-from klaviyo_assets_tests.integration.lake.killed import PROCESSES
+from klaviyo_assets_tests.integration.lake.killed import PROCESSES, run, sync
 
 
 def begun(lake: Lake, mode: str = "merge") -> Session:
@@ -96,6 +102,45 @@ def test_an_overtaken_writer_whose_files_are_gone(lake: Lake) -> None:
             path.unlink()
         with pytest.raises(LakeConflictError):
             stale.commit({})
+
+
+def test_a_commit_whose_answer_was_lost_is_known_again(lake: Lake, root: Path) -> None:
+    """What went through is not taken for another writer's, though it was reported as failed."""
+    folder = root / "lake/profiles"
+    mark = Mark(account=ACCOUNT, key=("id",), state={"n": 1}, rows=0, session="s", sequence=1)
+    nothing = Change(added=[], removed=[], at=now())
+    assert commit(folder, PROFILES, None, nothing, mark) == 0
+    assert commit(folder, PROFILES, None, nothing, mark) == 0
+    with pytest.raises(LakeConflictError):
+        commit(folder, PROFILES, None, nothing, replace_values(mark, sequence=2))
+    state = lake.state("profiles")
+    assert state is not None
+    assert state.version == 0
+
+
+def test_the_next_session_clears_up_after_a_killed_one(lake: Lake, root: Path) -> None:
+    """What a killed session had staged is gone as soon as another one begins."""
+    assert run(sync, root, "merge", ("call", "settled", 2)) == -9
+    assert data_files(root, "profiles")
+    begun(lake).close()
+    assert data_files(root, "profiles") == []
+
+
+def test_a_lock_whose_file_went_is_taken_anew(tmp_path: Path) -> None:
+    """Who waited for a lock that its owner removed locks the name, and not the removed file."""
+    path = tmp_path / "x.lock"
+    first = take_lock(path, wait=True)
+    assert first is not None
+    assert take_lock(path, wait=False) is None
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(take_lock, path, wait=True)
+        path.unlink()
+        os.close(first)
+        second = waiting.result()
+    assert second is not None
+    assert path.exists()
+    assert take_lock(path, wait=False) is None
+    os.close(second)
 
 
 def test_a_live_session_keeps_what_it_staged(lake: Lake) -> None:
