@@ -45,8 +45,12 @@ class ReportRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportPage:
-    """One page of an answer; where the next one is, if any, by link or by `page_cursor`."""
+    """One page of an answer; where the next one is, if any, by link or by `page_cursor`.
 
+    `days` are those that a series tells of, rows or not; none where it is no series.
+    """
+
+    days: tuple[date, ...]
     rows: tuple[ReportRow, ...]
     next_link: str | None
     page_cursor: str | None
@@ -106,7 +110,7 @@ def read_report(body: bytes, report: Report) -> ReportPage:
         raise MalformedPageError(f"the answer has not the shape of a report: {problem}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BrokenBodyError("the answer is not JSON in UTF-8", stream=report.type) from None
-    return ReportPage(rows=rows, next_link=links.next, page_cursor=meta.page_cursor)
+    return ReportPage(days=days, rows=rows, next_link=links.next, page_cursor=meta.page_cursor)
 
 
 _links = msgspec.json.Decoder(Links)
