@@ -74,7 +74,7 @@ def _synced(stream: Stream) -> dg.AssetsDefinition:
             with as_failures(stream.name):
                 syncing = _begin(context, stream, config, klaviyo=klaviyo, lake=lake)
         except MissingScopeError as error:
-            _skip(context, stream, error)
+            skip(context, stream, error)
             return
         yield dg.Output(syncing)
 
@@ -111,7 +111,7 @@ def _begin(
     )
 
 
-def _skip(context: dg.AssetExecutionContext, stream: Stream, error: MissingScopeError) -> None:
+def skip(context: dg.AssetExecutionContext, stream: Stream, error: MissingScopeError) -> None:
     """Say that the key may not read the stream; nothing is materialized, the run stays green."""
     scope = error.scope or " and ".join(stream.scopes)
     context.log.warning(

@@ -54,9 +54,11 @@ def column_schema(stream: Stream) -> dg.TableSchema:
     widened = widened_by(stream)
     if widened is not None:
         return dg.TableSchema([*column_schema(STREAMS[widened]).columns, *own])
+    is_keyed_by_id = "id" in stream.key
+    key = dg.TableColumn("id", "string", "Klaviyo's id; once in the table.", constraint)
     return dg.TableSchema(
         [
-            dg.TableColumn("id", "string", "Klaviyo's id; once in the table.", constraint),
+            *([key] if is_keyed_by_id else []),
             *own,
             dg.TableColumn("extra", "json text", "Attributes that no column holds; NULL: none."),
             dg.TableColumn(

@@ -24,6 +24,7 @@ class Learned:
 
     def __init__(self) -> None:
         """Know nothing."""
+        self.forgotten: set[UnitKey] = set()
         self._sent: dict[UnitKey, dict[date, float]] = {}
         self._none: dict[UnitKey, tuple[Days, ...]] = {}
 
@@ -54,9 +55,12 @@ class Learned:
         """Know nothing of a unit any more: it turned out wrong."""
         self._sent.pop(unit, None)
         self._none.pop(unit, None)
+        self.forgotten.add(unit)
 
     def take(self, other: "Learned") -> None:
-        """Add what `other` knows; where both know a day, the other counts."""
+        """Add what `other` knows, forget what it forgot; where both know a day, it counts."""
+        for unit in other.forgotten:
+            self.forget(unit)
         for unit in other.units():
             for day, recipients in other.sent(unit).items():
                 self.note(unit, Days(day, day), recipients)

@@ -1,0 +1,93 @@
+"""Partitions of reports: a conversion metric and a day in the account's zone.
+
+What belongs here: the definitions, and from Dagster's keys to cells and back. What does not: which
+metrics there are (`report_sensors`), what a run does with its partitions (`report_assets`).
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import date
+
+import dagster as dg
+
+from klaviyo_assets.errors import SettingError
+from klaviyo_assets.model.report import Cell
+from klaviyo_assets.model.settings import Settings
+
+METRIC = "metric"
+DATE = "date"
+"""The two dimensions; Dagster puts them in the order of their names: `2026-10-01|AbC123`."""
+
+RANGE_START = "dagster/asset_partition_range_start"
+RANGE_END = "dagster/asset_partition_range_end"
+
+METRICS = dg.DynamicPartitionsDefinition(name="klaviyo_conversion_metrics")
+"""The account's metrics. Keys are added as they appear, and never taken away."""
+
+
+def report_partitions(settings: Settings) -> dg.MultiPartitionsDefinition:
+    """Return metric x day, from the first report day on, up to the last day that is over."""
+    days = dg.DailyPartitionsDefinition(
+        start_date=settings.first_report_day.isoformat(), timezone=settings.timezone
+    )
+    return dg.MultiPartitionsDefinition({METRIC: METRICS, DATE: days})
+
+
+def key_of(cell: Cell) -> str:
+    """Return the partition key of a cell."""
+    return str(dg.MultiPartitionKey({METRIC: cell.metric_id, DATE: cell.day.isoformat()}))
+
+
+def cell_of(key: str) -> Cell:
+    """Return the cell of a partition key, as Dagster gives it to a run.
+
+    Raises:
+        ValueError: it is none of these partitions.
+    """
+    if isinstance(key, dg.MultiPartitionKey):
+        parts = key.keys_by_dimension
+        return Cell(parts[METRIC], date.fromisoformat(parts[DATE]))
+    # The date stands first and holds no bar; a metric may hold anything.
+    day, _, metric_id = key.partition("|")
+    return Cell(metric_id, date.fromisoformat(day))
+
+
+def by_metric(cells: Iterable[Cell]) -> Mapping[str, frozenset[date]]:
+    """Return the days by metric, metrics in the order of their first cell."""
+    days: dict[str, set[date]] = {}
+    for cell in cells:
+        days.setdefault(cell.metric_id, set()).add(cell.day)
+    return {metric_id: frozenset(each) for metric_id, each in days.items()}
+
+
+def range_tags(metric_id: str, first: date, last: date) -> Mapping[str, str]:
+    """Return the tags of a run over days of one metric, both ends inclusive."""
+    return {
+        RANGE_START: key_of(Cell(metric_id, first)),
+        RANGE_END: key_of(Cell(metric_id, last)),
+    }
+
+
+def run_cells(context: dg.AssetExecutionContext) -> list[Cell]:
+    """Return the cells that a run is for; any rectangle, in one run.
+
+    Raises:
+        SettingError: Dagster would cut the launch down in silence.
+    """
+    tags = context.run.tags
+    start, end = tags.get(RANGE_START), tags.get(RANGE_END)
+    is_of_a_job = any(tag.startswith("dagster/partition/") for tag in tags)
+    if start is not None and start != end and is_of_a_job:
+        # Seen with 1.13.27: one of the range's partitions would run, and all would count as done.
+        raise SettingError(
+            "This backfill was launched from a job's page, and Dagster would fetch one of its "
+            "partitions and call it done (dagster#28861). Launch it from the asset's page."
+        )
+    if not context.has_partition_key and not context.has_partition_key_range:
+        raise SettingError("A report is fetched for partitions: choose metrics and days.")
+    keys = list(context.partition_keys)
+    if not keys:
+        raise SettingError(
+            f"The range from {start} to {end} holds no partition: are its ends, or its metrics, "
+            "the wrong way round? Metrics stand in the order in which they were added."
+        )
+    return [cell_of(key) for key in keys]

@@ -1,0 +1,192 @@
+"""Report assets: one per report, partitioned by conversion metric and day.
+
+What belongs here: a run's partitions in, an event per partition out. What does not: which requests
+that takes (`sync.reports`), who launches it (`report_sensors`).
+
+The step logs its own materializations and has no output, so that exactly the partitions that are
+stored count, also when the quota ends in the middle.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+from pydantic import Field
+
+from klaviyo_assets.defs.assets import KINDS, OWNERS, RETRY, group_of, skip
+from klaviyo_assets.defs.config import SyncConfig
+from klaviyo_assets.defs.failures import as_failures
+from klaviyo_assets.defs.metadata import asset_key, definition_metadata
+from klaviyo_assets.defs.partitions import by_metric, report_partitions, run_cells
+from klaviyo_assets.defs.report_events import ReportEvents
+from klaviyo_assets.defs.report_history import days_of, past_of, siblings
+from klaviyo_assets.defs.resources import Connection, KlaviyoResource, LakeResource, utc_now
+from klaviyo_assets.errors import MissingScopeError, QuotaError, SettingError
+from klaviyo_assets.model.report import Cell, Report
+from klaviyo_assets.model.settings import Settings
+from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.sync.plan import SyncMode
+from klaviyo_assets.sync.reports.desk import ReportDesk
+from klaviyo_assets.sync.reports.fetch import Fetch
+from klaviyo_assets.sync.reports.paying import Purse
+from klaviyo_assets.sync.reports.present import calendar_of
+from klaviyo_assets.sync.reports.walk import Wish
+
+REQUESTS = "klaviyo/requests_at_most"
+"""The tag of a run that may make so many requests, and ends well when they are made."""
+
+SERIES_CHUNK = 180
+TOTALS_CHUNK = 366
+"""Partitions a run of a backfill: whole time frames, and events that cost seconds."""
+
+
+class ReportConfig(SyncConfig):
+    """All optional; a report knows one way of being fetched: its partitions are replaced."""
+
+    ask_refused: bool = Field(
+        default=False, description="Ask again for metrics that Klaviyo has refused before."
+    )
+
+    def check(self) -> None:
+        """Refuse what makes no sense for a report.
+
+        Raises:
+            SettingError: another sync mode, or a window.
+        """
+        if self.sync_mode.value is not SyncMode.INCREMENTAL_DEDUPED:
+            raise SettingError(
+                f"sync_mode={self.sync_mode.name} makes no sense for a report: its partitions are "
+                "replaced. Leave it out, and choose partitions"
+            )
+        if self.start is not None or self.end is not None:
+            raise SettingError("start/end make no sense for a report: choose partitions instead")
+
+
+def report_asset(stream: Stream, settings: Settings) -> dg.AssetsDefinition:
+    """Return the asset of a report.
+
+    Raises:
+        TypeError: the stream is none.
+    """
+    report = stream.source
+    if not isinstance(report, Report):
+        raise TypeError(f"{stream.name} is no report")
+    parents = ["metrics"] if report.interval else ["metrics", "campaigns"]
+
+    @dg.asset(
+        key=asset_key(stream.name),
+        description=stream.about,
+        group_name=group_of(stream),
+        kinds=KINDS,
+        owners=OWNERS,
+        tags={"klaviyo/tier": stream.tier.name if stream.tier else "none"},
+        metadata=definition_metadata(stream),
+        deps=[asset_key(parent) for parent in parents],
+        partitions_def=report_partitions(settings),
+        backfill_policy=dg.BackfillPolicy.multi_run(
+            SERIES_CHUNK if report.interval else TOTALS_CHUNK
+        ),
+        retry_policy=RETRY,
+        output_required=False,
+    )
+    def reported(
+        context: dg.AssetExecutionContext,
+        config: ReportConfig,
+        klaviyo: KlaviyoResource,
+        lake: LakeResource,
+    ) -> Iterator[dg.Output[None]]:
+        try:
+            with as_failures(stream.name):
+                config.check()
+                cells = run_cells(context)
+                connection = klaviyo.connect(say=context.log.warning)
+                desk = _desk(context, stream, report, connection=connection, lake=lake)
+                _carry_out(context, cells, config, desk=desk, lake=lake)
+        except MissingScopeError as error:
+            skip(context, stream, error)
+        yield from ()
+
+    return reported
+
+
+def _desk(
+    context: dg.AssetExecutionContext,
+    stream: Stream,
+    report: Report,
+    *,
+    connection: Connection,
+    lake: LakeResource,
+) -> ReportDesk:
+    say = context.log.warning
+    store = lake.lake()
+    store.prepare(connection.account)
+    return ReportDesk(
+        stream=stream,
+        report=report,
+        client=connection.client,
+        lake=store,
+        base_url=connection.settings.base_url,
+        account=connection.account,
+        calendar=calendar_of(connection.asking, connection.settings, clock=utc_now, say=say),
+        clock=utc_now,
+        say=say,
+    )
+
+
+def _carry_out(
+    context: dg.AssetExecutionContext,
+    cells: Sequence[Cell],
+    config: ReportConfig,
+    *,
+    desk: ReportDesk,
+    lake: LakeResource,
+) -> None:
+    """Fetch the cells; log an event for each as it is stored.
+
+    Raises:
+        QuotaError: it ran out in a run that a person launched.
+        SettingError: a day is not over; the others are stored.
+        KlaviyoAssetsError: as `Fetch.outcomes` says.
+    """
+    given = context.run.tags.get(REQUESTS)
+    events = ReportEvents(context, desk)
+    fetch = Fetch(
+        _wishes(context, cells, is_alone=given is not None),
+        desk=desk,
+        purse=Purse(int(given) if given is not None else None),
+    )
+    bounds = desk.calendar.bounds
+    try:
+        if bounds is not None:
+            for outcome in fetch.outcomes(bounds, ask_refused=config.ask_refused):
+                events.log(outcome)
+    except QuotaError as error:
+        if given is None:
+            raise events.spent(error, fetch.left) from error
+        context.log.warning("%s", events.spent(error, fetch.left))
+        return
+    finally:
+        if events.stored:
+            lake.publish(desk.lake)
+            desk.lake.maintain(desk.stream.name)
+    events.refuse_unfinished(fetch.left)
+
+
+def _wishes(
+    context: dg.AssetExecutionContext, cells: Sequence[Cell], *, is_alone: bool
+) -> list[Wish]:
+    """Return what is wanted of each metric; what this run has stored before a retry is not."""
+    past = past_of(context.instance, context.asset_key, cells, run_id=context.run_id)
+    among = siblings(context.instance, context.asset_key, context.run.tags)
+    wanted = by_metric(cell for cell in cells if cell not in past.done)
+    return [
+        Wish(
+            metric_id=metric_id,
+            days=days,
+            among=days_of(among, metric_id),
+            delivered={
+                cell.day: at for cell, at in past.delivered.items() if cell.metric_id == metric_id
+            },
+            widens=not is_alone,
+        )
+        for metric_id, days in wanted.items()
+    ]

@@ -1,0 +1,121 @@
+"""What a report's run tells Dagster: an event per partition, and what is left undone.
+
+What belongs here: metadata and sentences. What does not: the fetch itself (`sync.reports`).
+"""
+
+from collections.abc import Collection, Mapping
+from datetime import date
+
+import dagster as dg
+
+from klaviyo_assets.defs.metadata import Metadata, asset_key, sync_metadata
+from klaviyo_assets.defs.partitions import key_of
+from klaviyo_assets.defs.report_history import FETCHED_AT
+from klaviyo_assets.errors import QuotaError, SettingError
+from klaviyo_assets.model.report import Cell
+from klaviyo_assets.sync.plan import SyncMode
+from klaviyo_assets.sync.reports.desk import ReportDesk
+from klaviyo_assets.sync.reports.fetch import Refused, Stored
+
+Left = Mapping[str, Collection[date]]
+"""Days by metric that are not stored."""
+
+
+class ReportEvents:
+    """Logs what a fetch brings; `stored` counts the partitions."""
+
+    def __init__(self, context: dg.AssetExecutionContext, desk: ReportDesk) -> None:
+        """Log nothing yet."""
+        self._context = context
+        self._desk = desk
+        self.stored = 0
+
+    def log(self, outcome: Stored | Refused) -> None:
+        """Log one materialization for each partition, or an observation for a refused metric."""
+        if isinstance(outcome, Refused):
+            self._refused(outcome)
+            return
+        for day in outcome.rows:
+            self._context.log_event(
+                dg.AssetMaterialization(
+                    asset_key(self._desk.stream.name),
+                    partition=key_of(Cell(outcome.metric_id, day)),
+                    metadata=self._metadata(outcome, day),
+                )
+            )
+        self.stored += len(outcome.rows)
+        self._context.log.info(
+            "%s: %d days of metric %s stored, %d rows; %d requests by this run",
+            self._desk.stream.name,
+            len(outcome.rows),
+            outcome.metric_id,
+            sum(outcome.rows.values()),
+            self._desk.client.counters.requests,
+        )
+
+    def _metadata(self, outcome: Stored, day: date) -> Metadata:
+        counters = self._desk.client.counters
+        shown = sync_metadata(
+            self._desk.stream,
+            mode=SyncMode.INCREMENTAL_DEDUPED.value,
+            mark=None,
+            numbers={
+                "records_read": outcome.rows[day],
+                "rows_written": outcome.rows[day],
+                "requests": outcome.requests,
+                "requests_shared_by": outcome.shared_by,
+                "retries": counters.retries,
+                "throttled_seconds": round(counters.throttled_seconds, 3),
+            },
+            row_count=outcome.receipt.rows_total,
+        )
+        return {
+            **shown,
+            "dagster/partition_row_count": outcome.rows[day],
+            "klaviyo/is_final": day in outcome.final,
+            "klaviyo/account_timezone": self._desk.calendar.zone.key,
+            FETCHED_AT: outcome.fetched_at.isoformat(),
+        }
+
+    def _refused(self, outcome: Refused) -> None:
+        said = (
+            f"Klaviyo computes no {self._desk.stream.name} for metric {outcome.metric_id}: it "
+            f"refused it on {outcome.on}. It is not asked again unless the run config says "
+            "ask_refused: true."
+        )
+        self._context.log.warning("%s", said)
+        self._context.log_event(
+            dg.AssetObservation(
+                asset_key(self._desk.stream.name),
+                description=said,
+                metadata={
+                    "klaviyo/refused_metric": outcome.metric_id,
+                    "klaviyo/refused_on": outcome.on.isoformat(),
+                },
+            )
+        )
+
+    def spent(self, error: QuotaError, left: Left) -> QuotaError:
+        """Return the error in one sentence: what is done, what is left, when it can go on."""
+        count = sum(len(days) for days in left.values())
+        metrics = sum(bool(days) for days in left.values())
+        return QuotaError(
+            f"{self.stored} partitions are materialized, {count} of {metrics} metrics are left, "
+            f"because {error.message}",
+            stream=self._desk.stream.name,
+            retry_after_seconds=error.retry_after_seconds,
+        )
+
+    def refuse_unfinished(self, left: Left) -> None:
+        """Refuse to end well where days could not be stored because they are not over.
+
+        Raises:
+            SettingError: there are some; the text names the first and the last.
+        """
+        days = sorted({day for each in left.values() for day in each})
+        if days:
+            zone, now = self._desk.calendar.zone, self._desk.calendar.now
+            raise SettingError(
+                f"days from {days[0]} to {days[-1]} are not stored: in {zone.key} they are not "
+                f"over at {now.astimezone(zone):%Y-%m-%d %H:%M}, Klaviyo's time"
+            )

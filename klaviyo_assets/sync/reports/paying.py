@@ -1,0 +1,148 @@
+"""Answers from Klaviyo, or from those that were paid for already.
+
+What belongs here: one question answered, all its pages followed and kept. What does not: which
+question (`walk`), how answers are kept (`lake`), the quota (`api/ledger.py`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from klaviyo_assets.api.exchange import Answer, Request
+from klaviyo_assets.api.reports import following_report_request, report_request
+from klaviyo_assets.errors import MalformedPageError, QuotaError
+from klaviyo_assets.sync.reports.desk import ReportDesk
+from klaviyo_assets.sync.reports.halving import Part
+from klaviyo_assets.sync.reports.units import TimedRow
+from klaviyo_assets.sync.reports.walk import Answered, Kept, Turn
+from klaviyo_assets.tables.report_answers import ReportPage, read_report
+
+FRESH = timedelta(hours=6)
+"""How long an answer serves other runs: as long as the day's requests take, several times over."""
+
+
+@dataclass(slots=True)
+class Purse:
+    """Requests that a run may still make; None: as many as the quota has."""
+
+    left: int | None = None
+    spent: int = 0
+
+    def pay(self) -> None:
+        """Take one request out.
+
+        Raises:
+            QuotaError: the run has made all that it may.
+        """
+        if self.left is not None and self.spent >= self.left:
+            raise QuotaError(f"this run has made the {self.spent} requests that it was given")
+        self.spent += 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """One page: as it came, what it holds, and Klaviyo's clock when it answered, UTC."""
+
+    body: bytes
+    page: ReportPage
+    at: datetime
+
+
+class Paying:
+    """Answers questions about one metric."""
+
+    def __init__(self, desk: ReportDesk, metric_id: str, purse: Purse) -> None:
+        """Take what it needs; nothing is asked yet."""
+        self._desk = desk
+        self._metric_id = metric_id
+        self._purse = purse
+        self._answers = desk.lake.answers(desk.stream.name)
+
+    def ask(self, choose: Callable[[Sequence[Kept]], Turn]) -> tuple[Turn, Answered]:
+        """Return an answer to what is chosen in view of the answers kept, and what was chosen.
+
+        Raises:
+            KlaviyoAssetsError: as the client says; QuotaError, too, where the run's part is spent.
+        """
+        fresh_since = self._desk.calendar.now - FRESH
+        with self._answers.lock(self._metric_id, say=self._desk.say):
+            kept = self._answers.kept(self._metric_id, fresh_since=fresh_since)
+            whole = [Kept(each.days, each.fetched_at) for each in kept if not each.message_ids]
+            turn = choose(whole)
+            for each in kept:
+                is_same = (each.days, each.message_ids) == (turn.part.days, turn.part.message_ids)
+                if is_same and each.fetched_at > turn.newer_than:
+                    pages = [self._page(body) for body in each.pages()]
+                    return turn, _answered(pages, each.fetched_at, requests=0)
+            return turn, self._pay(turn.part, fresh_since=max(fresh_since, turn.newer_than))
+
+    def _pay(self, part: Part, *, fresh_since: datetime) -> Answered:
+        """Ask Klaviyo page by page, and keep each; go on where a killed run ended.
+
+        Raises:
+            MalformedPageError: a series leaves out a day that was asked for.
+        """
+        read = self._begun(part, fresh_since)
+        request: Request | None = self._request(part)
+        seen: set[str] = set()
+        for each in read:
+            request = _following(request, each, seen)
+        before = len(read)
+        while request is not None:
+            self._purse.pay()
+            found = self._desk.client.read(request, self._read, stream=self._desk.stream.name)
+            if self._desk.report.interval and not set(part.days) <= set(found.page.days):
+                raise MalformedPageError(
+                    f"the series has not all days from {part.days.first} to {part.days.last}; "
+                    "nothing of it is stored",
+                    stream=self._desk.stream.name,
+                )
+            read.append(found)
+            request = _following(request, found, seen)
+            self._answers.put(
+                self._metric_id,
+                part.days,
+                part.message_ids,
+                fetched_at=read[0].at,
+                pages=[each.body for each in read],
+                is_whole=request is None,
+            )
+        pages = [each.page for each in read]
+        return _answered(pages, read[0].at, requests=len(read) - before)
+
+    def _request(self, part: Part) -> Request:
+        return report_request(
+            self._desk.report,
+            stream=self._desk.stream,
+            metric_id=self._metric_id,
+            days=part.days,
+            message_ids=part.message_ids,
+            base_url=self._desk.base_url,
+        )
+
+    def _begun(self, part: Part, fresh_since: datetime) -> list[_Read]:
+        found = self._answers.begun(
+            self._metric_id, part.days, part.message_ids, fresh_since=fresh_since
+        )
+        if found is None:
+            return []
+        return [_Read(body, self._page(body), found.fetched_at) for body in found.pages()]
+
+    def _read(self, answer: Answer) -> _Read:
+        at = (answer.server_time or self._desk.clock()).replace(microsecond=0)
+        return _Read(answer.body, self._page(answer.body), at)
+
+    def _page(self, body: bytes) -> ReportPage:
+        return read_report(body, self._desk.report)
+
+
+def _following(request: Request | None, read: _Read, seen: set[str]) -> Request | None:
+    if request is None:
+        return None
+    link, page_cursor = read.page.next_link, read.page.page_cursor
+    return following_report_request(request, link=link, page_cursor=page_cursor, seen=seen)
+
+
+def _answered(pages: Sequence[ReportPage], fetched_at: datetime, *, requests: int) -> Answered:
+    rows = [TimedRow(row, fetched_at) for page in pages for row in page.rows]
+    return Answered(rows=rows, fetched_at=fetched_at, requests=requests)
