@@ -4,6 +4,7 @@ What belongs here: everything that touches the disk, the ledger of the room `api
 not: Klaviyo, schemas (`tables` makes them), Dagster. The names below are the room's door.
 """
 
+from klaviyo_assets.lake.answers import Answers, KeptAnswer
 from klaviyo_assets.lake.cells import Fetched
 from klaviyo_assets.lake.facts import CellFacts
 from klaviyo_assets.lake.lake import Lake
@@ -13,10 +14,12 @@ from klaviyo_assets.lake.session import Receipt, Session
 from klaviyo_assets.lake.states import TableState
 
 __all__ = [
+    "Answers",
     "CellFacts",
     "Detailed",
     "Fetched",
     "Joined",
+    "KeptAnswer",
     "Lake",
     "Plain",
     "Receipt",

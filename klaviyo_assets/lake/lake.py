@@ -13,13 +13,14 @@ import duckdb
 import pyarrow as pa
 
 from klaviyo_assets.errors import LakeError
+from klaviyo_assets.lake.answers import Answers
 from klaviyo_assets.lake.cells import Fetched, StateOf, refusal_noted, replaced, replacement
 from klaviyo_assets.lake.check import problems
 from klaviyo_assets.lake.contents import columns_now, relation_now
 from klaviyo_assets.lake.database import publish, published, stored_tables
 from klaviyo_assets.lake.disk import make_folder, told
 from klaviyo_assets.lake.facts import CellFacts, facts_of, refused_of
-from klaviyo_assets.lake.layout import HISTORY, Table, history_of, table_folder
+from klaviyo_assets.lake.layout import HISTORY, Table, answers_folder, history_of, table_folder
 from klaviyo_assets.lake.log import Snapshot, snapshot
 from klaviyo_assets.lake.relations import Relation
 from klaviyo_assets.lake.repair import repaired
@@ -154,6 +155,10 @@ class Lake:
         known = self.state(name)
         return {} if known is None else refused_of(known.state)
 
+    def answers(self, name: str) -> Answers:
+        """Return the answers of a report that were paid for and are kept; touches nothing."""
+        return Answers(answers_folder(self.root, name), name, clock=self.clock)
+
     def publish(self, relations: Sequence[Relation]) -> tuple[LakeError, ...]:
         """Show the whole lake as it is now in `klaviyo.duckdb`; other processes may do the same.
 
@@ -204,6 +209,7 @@ class Lake:
             CorruptFileError: the log cannot be read.
             StorageError: the disk refused.
         """
+        self.answers(name).prune()
         return tidied(
             self.root,
             (name, name + HISTORY),

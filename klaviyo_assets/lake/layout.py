@@ -8,6 +8,7 @@
         │   ├── _staging/<session>/         files that no commit names yet
         │   └── [day=2024-05-01/ or metric=<id>/month=2024-05/]part-*.parquet
         ├── <stream>_history/               every version seen, where the sync mode asks for it
+        ├── _answers/<stream>/              answers to report requests, for a day
         └── _quarantine/<stream>/           records that could not be stored
 
 What belongs here: names, sizes, and the rule for compaction. What does not: doing it (`merge`,
@@ -54,6 +55,7 @@ CHECKPOINT_COMMITS = 50
 DATABASE = "klaviyo.duckdb"
 STAGING = "_staging"
 QUARANTINE = "_quarantine"
+ANSWERS = "_answers"
 SPILL = "_spill"
 DAY = "day"
 """The Delta partition column: the UTC day of the cursor. Not in the files, nor in the views."""
@@ -214,6 +216,11 @@ def table_folder(root: Path, name: str) -> Path:
 def quarantine_folder(root: Path, stream: str) -> Path:
     """Return the folder of the records of a stream that could not be stored."""
     return root / "lake" / QUARANTINE / checked_name(stream)
+
+
+def answers_folder(root: Path, stream: str) -> Path:
+    """Return the folder of the answers to report requests that are kept for a day."""
+    return root / "lake" / ANSWERS / checked_name(stream)
 
 
 def compacted(sizes: Sequence[int]) -> list[int]:

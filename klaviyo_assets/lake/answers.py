@@ -1,0 +1,247 @@
+"""Answers to report requests that were paid for, kept for a day so that nobody pays again.
+
+What belongs here: files of answers, whole or as far as their pages came, and the lock that keeps
+two runs from asking the same. What does not: what is in them (`tables`), who may use which
+(`sync/reports`).
+
+    _answers/<stream>/
+    ├── <metric>.<first>.<last>.<messages>.<second>.answer    one a question; later ones replace it
+    └── <metric>.lock                                         held while somebody asks
+
+Metric and messages are told by hashes: ids come from outside, and files stay in their folder. A
+file is a line of JSON and the compressed pages. It is written beside and renamed, its bytes on the
+disk before: a killed process loses the page it was about to keep, and nothing that was kept.
+"""
+
+import json
+import os
+import time
+import zlib
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from hashlib import sha256
+from itertools import accumulate, pairwise
+from pathlib import Path
+from uuid import uuid4
+
+from klaviyo_assets.errors import StorageError
+from klaviyo_assets.lake.disk import make_folder, take_lock, told
+from klaviyo_assets.model.report import Days
+
+KEPT_FOR = timedelta(days=1)
+MOST_BYTES = 256 * 2**20
+"""Answers of one stream on the disk, compressed; beyond that the oldest go."""
+
+PATIENCE_SECONDS = 3600.0
+"""How long one waits for another run that asks the same: requests queue for minutes."""
+
+FIRST_SAID_SECONDS = 1.0
+SAID_SECONDS = 30.0
+POLL_SECONDS = 0.2
+
+ENDING = ".answer"
+HALF = ".part"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptAnswer:
+    """An answer to one question; `message_ids` is empty where it was about all messages.
+
+    `fetched_at` (UTC) is when Klaviyo computed its first page. Of one that is not `is_whole` the
+    last page says where the next one is.
+    """
+
+    days: Days
+    message_ids: tuple[str, ...]
+    fetched_at: datetime
+    is_whole: bool
+    lengths: tuple[int, ...] = field(repr=False)
+    packed: bytes = field(repr=False)
+
+    def pages(self) -> list[bytes]:
+        """Return the pages as they came, in order."""
+        plain = zlib.decompress(self.packed)
+        return [plain[start:end] for start, end in pairwise(accumulate(self.lengths, initial=0))]
+
+
+class Answers:
+    """The kept answers of one stream in `folder`; `clock` gives the time in UTC."""
+
+    def __init__(self, folder: Path, stream: str, *, clock: Callable[[], datetime]) -> None:
+        """Touch nothing yet."""
+        self.folder, self.stream, self.clock = folder, stream, clock
+
+    @contextmanager
+    def lock(
+        self,
+        metric_id: str,
+        *,
+        say: Callable[[str], None],
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> Generator[None]:
+        """Keep all other runs from asking about a metric for the block; wait for those that do.
+
+        `say` is told who is waited for, now and then. Not to be entered twice by one thread.
+
+        Raises:
+            StorageError: the disk refused, or another run did not end in time.
+        """
+        with told(self.folder, self.stream):
+            make_folder(self.folder)
+            path = self.folder / f"{name_of(metric_id)}.lock"
+            number = self.taken(path, metric_id, say, patience_seconds)
+        try:
+            yield
+        finally:
+            os.close(number)
+
+    def taken(
+        self, path: Path, metric_id: str, say: Callable[[str], None], patience_seconds: float
+    ) -> int:
+        """Return the locked file's descriptor."""
+        began, say_at = time.monotonic(), FIRST_SAID_SECONDS
+        while (number := take_lock(path, wait=False)) is None:
+            waited = time.monotonic() - began
+            about = f"another run is asking about metric {metric_id[:80]!a}"
+            if waited > patience_seconds:
+                raise StorageError(
+                    f"{about} and has not ended in {patience_seconds:g} s ({path}); let it end, or "
+                    "end it, then run again",
+                    stream=self.stream,
+                )
+            if waited >= say_at:
+                say(f"{about}: waiting for its answer, {waited:.0f} s so far")
+                say_at = waited + SAID_SECONDS
+            time.sleep(POLL_SECONDS)
+        return number
+
+    def kept(self, metric_id: str, *, fresh_since: datetime) -> list[KeptAnswer]:
+        """Return the whole answers about a metric computed at or after a moment, the newest first.
+
+        A file that cannot be read counts as missing.
+        """
+        return [each for each in self.found(metric_id, fresh_since) if each.is_whole]
+
+    def begun(
+        self,
+        metric_id: str,
+        days: Days,
+        message_ids: Sequence[str] = (),
+        *,
+        fresh_since: datetime,
+    ) -> KeptAnswer | None:
+        """Return the pages that came of an answer whose asker ended before the last one."""
+        question = (days, tuple(message_ids))
+        for each in self.found(metric_id, fresh_since):
+            if not each.is_whole and (each.days, each.message_ids) == question:
+                return each
+        return None
+
+    def found(self, metric_id: str, fresh_since: datetime) -> list[KeptAnswer]:
+        """Return all readable answers about a metric since a moment, the newest first."""
+        paths = self.folder.glob(f"{name_of(metric_id)}.*{ENDING}")
+        read = (read_answer(path, metric_id) for path in paths)
+        fresh = [each for each in read if each is not None and each.fetched_at >= fresh_since]
+        return sorted(fresh, key=lambda each: each.fetched_at, reverse=True)
+
+    def put(  # noqa: PLR0913 - the parts of a question and of its answer, each with a name
+        self,
+        metric_id: str,
+        days: Days,
+        message_ids: Sequence[str] = (),
+        *,
+        fetched_at: datetime,
+        pages: Sequence[bytes],
+        is_whole: bool = True,
+    ) -> None:
+        """Keep an answer, or its pages so far, in place of an earlier one to the same question.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        question = "all" if not message_ids else name_of(*message_ids)
+        stem = f"{name_of(metric_id)}.{days.first}.{days.last}.{question}"
+        head = {
+            "metric_id": metric_id,
+            "days": [days.first.isoformat(), days.last.isoformat()],
+            "message_ids": list(message_ids),
+            "fetched_at": fetched_at.isoformat(),
+            "is_whole": is_whole,
+            "lengths": [len(page) for page in pages],
+        }
+        packed = zlib.compress(b"".join(pages), 1)
+        with told(self.folder, self.stream):
+            make_folder(self.folder)
+            earlier = list(self.folder.glob(f"{stem}.*{ENDING}"))
+            target = self.folder / f"{stem}.{int(fetched_at.timestamp())}{ENDING}"
+            write_whole(target, json.dumps(head).encode() + b"\n" + packed)
+            for path in earlier:
+                if path != target:
+                    path.unlink(missing_ok=True)
+            self.prune()
+
+    def prune(self) -> None:
+        """Remove answers that are a day old, and the oldest beyond the limit of bytes."""
+        oldest = (self.clock() - KEPT_FOR).timestamp()
+        sizes: list[tuple[int, int, Path]] = []
+        for path in self.folder.glob(f"*{ENDING}"):
+            with suppress(FileNotFoundError):
+                sizes.append((second_of(path), path.stat().st_size, path))
+        total = 0
+        for second, size, path in sorted(sizes, reverse=True):
+            total += size
+            if second < oldest or total > MOST_BYTES:
+                path.unlink(missing_ok=True)
+        for path in self.folder.glob(f"*{HALF}"):
+            with suppress(FileNotFoundError):
+                # A half file that nobody has touched for a day is a dead process's.
+                if path.stat().st_mtime < time.time() - KEPT_FOR.total_seconds():
+                    path.unlink()
+
+
+def name_of(*ids: str) -> str:
+    """Return a name for some ids that is safe in a folder, and nobody else's."""
+    return sha256(json.dumps(ids).encode()).hexdigest()[:32]
+
+
+def second_of(path: Path) -> int:
+    """Return the second that an answer's file is named by; 0 where it is none of ours."""
+    second = path.name.removesuffix(ENDING).rpartition(".")[2]
+    return int(second) if second.isdecimal() else 0
+
+
+def write_whole(target: Path, content: bytes) -> None:
+    """Write a file beside and rename it, its bytes on the disk before its name."""
+    half = target.with_name(f"{uuid4().hex}{HALF}")
+    try:
+        with half.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        half.replace(target)
+    except BaseException:
+        half.unlink(missing_ok=True)
+        raise
+
+
+def read_answer(path: Path, metric_id: str) -> KeptAnswer | None:
+    """Return what a file holds; None where it cannot be read, or is about another metric."""
+    try:
+        head, _, packed = path.read_bytes().partition(b"\n")
+        said = json.loads(head)
+        first, last = said["days"]
+        answer = KeptAnswer(
+            days=Days(date.fromisoformat(first), date.fromisoformat(last)),
+            message_ids=tuple(said["message_ids"]),
+            fetched_at=datetime.fromisoformat(said["fetched_at"]).astimezone(UTC),
+            is_whole=said["is_whole"],
+            lengths=tuple(said["lengths"]),
+            packed=packed,
+        )
+        is_whole_file = len(zlib.decompress(packed)) == sum(answer.lengths)
+        is_sound = is_whole_file and said["metric_id"] == metric_id
+    except (OSError, ValueError, KeyError, TypeError, zlib.error):
+        return None
+    return answer if is_sound else None

@@ -1,0 +1,260 @@
+"""Answers that were paid for are there for other runs, whole, for a day, and only one run pays."""
+
+import multiprocessing
+import os
+import signal
+import stat
+import time
+from datetime import UTC, date, datetime, timedelta
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+from klaviyo_assets.errors import LakeError, StorageError
+from klaviyo_assets.lake import Answers, Lake
+from klaviyo_assets.lake import answers as room
+from klaviyo_assets.model.report import Days
+from klaviyo_assets_tests.integration.lake.ground import lake_at
+
+DAYS = Days(date(2026, 10, 1), date(2026, 11, 29))
+LATER = Days(date(2026, 11, 30), date(2027, 1, 28))
+AT = datetime(2027, 2, 1, 3, 0, 7, tzinfo=UTC)
+PAGES = [b'{"data": 1}', b"", b"\0\xff" * 9]
+
+
+class Clock:
+    """The time in UTC, as the test has it."""
+
+    def __init__(self) -> None:
+        self.now = AT
+
+    def __call__(self) -> datetime:
+        """Tell the time."""
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Give a clock that the test moves."""
+    return Clock()
+
+
+@pytest.fixture
+def answers(root: Path, clock: Clock) -> Answers:
+    """Give the answers of one stream in a lake of its own."""
+    return Lake(root, clock=clock).answers("flow_series_reports")
+
+
+def files(root: Path) -> list[str]:
+    """Return the names of the files of all answers."""
+    return sorted(path.name for path in (root / "lake" / "_answers").rglob("*.answer"))
+
+
+def test_an_answer_comes_back_whole(answers: Answers) -> None:
+    """Its pages, what was asked, and when Klaviyo computed it, whoever asks for it later."""
+    answers.put("A", DAYS, ("m2", "m1"), fetched_at=AT, pages=PAGES)
+    [kept] = answers.kept("A", fresh_since=AT)
+    assert (kept.days, kept.message_ids, kept.fetched_at) == (DAYS, ("m2", "m1"), AT)
+    assert kept.is_whole
+    assert kept.pages() == PAGES
+
+
+def test_answers_are_told_apart(answers: Answers) -> None:
+    """Metric, days and messages make a question; the newest answer to each is kept."""
+    answers.put("A", DAYS, fetched_at=AT - timedelta(hours=1), pages=[b"old"])
+    answers.put("A", DAYS, fetched_at=AT, pages=[b"new"])
+    answers.put("A", LATER, fetched_at=AT + timedelta(seconds=1), pages=[b"later"])
+    answers.put("A", DAYS, ("m",), fetched_at=AT - timedelta(seconds=1), pages=[b"one message"])
+    answers.put("B", DAYS, fetched_at=AT, pages=[b"another metric"])
+    assert [each.pages() for each in answers.kept("A", fresh_since=AT - timedelta(days=1))] == [
+        [b"later"],
+        [b"new"],
+        [b"one message"],
+    ]
+
+
+def test_what_is_older_than_wanted_is_not_used(answers: Answers) -> None:
+    """A restatement asks anew although an answer of this morning is still there."""
+    answers.put("A", DAYS, fetched_at=AT, pages=PAGES)
+    assert answers.kept("A", fresh_since=AT + timedelta(seconds=1)) == []
+    assert len(answers.kept("A", fresh_since=AT)) == 1
+
+
+def test_streams_do_not_see_each_others(root: Path, answers: Answers) -> None:
+    """The same question to two endpoints has two answers."""
+    answers.put("A", DAYS, fetched_at=AT, pages=PAGES)
+    assert lake_at(root).answers("campaign_values_reports").kept("A", fresh_since=AT) == []
+
+
+def test_pages_of_an_asker_that_died_go_on(answers: Answers) -> None:
+    """Pages kept one by one are no answer yet, but the next asker need not pay for them again."""
+    answers.put("A", DAYS, fetched_at=AT, pages=PAGES[:1], is_whole=False)
+    answers.put("A", DAYS, fetched_at=AT, pages=PAGES[:2], is_whole=False)
+    assert answers.kept("A", fresh_since=AT) == []
+    begun = answers.begun("A", DAYS, fresh_since=AT)
+    assert begun is not None
+    assert begun.pages() == PAGES[:2]
+    assert answers.begun("A", LATER, fresh_since=AT) is None
+    assert answers.begun("A", DAYS, ("m",), fresh_since=AT) is None
+    answers.put("A", DAYS, fetched_at=AT, pages=PAGES)
+    assert answers.begun("A", DAYS, fresh_since=AT) is None
+    assert len(answers.kept("A", fresh_since=AT)) == 1
+
+
+def test_answers_are_gone_after_a_day(answers: Answers, clock: Clock, root: Path) -> None:
+    """Upkeep and the next answer both remove what nobody should use any more."""
+    answers.put("A", DAYS, fetched_at=AT, pages=PAGES)
+    clock.now += timedelta(hours=23)
+    answers.put("B", DAYS, fetched_at=clock.now, pages=PAGES)
+    assert len(files(root)) == 2
+    clock.now += timedelta(hours=2)
+    answers.put("C", DAYS, fetched_at=clock.now, pages=PAGES)
+    assert len(files(root)) == 2
+    clock.now += timedelta(days=2)
+    Lake(root, clock=clock).maintain("flow_series_reports")
+    assert files(root) == []
+
+
+def test_the_oldest_go_when_there_are_too_many(
+    answers: Answers, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder does not grow without bounds, whatever answers weigh."""
+    monkeypatch.setattr(room, "MOST_BYTES", 4000)
+    for number in range(20):
+        page = os.urandom(600)
+        answers.put(
+            "A", DAYS, (f"m{number}",), fetched_at=AT + timedelta(seconds=number), pages=[page]
+        )
+    kept = answers.kept("A", fresh_since=AT)
+    assert 2 <= len(kept) <= 6
+    assert kept[0].message_ids == ("m19",)
+    assert len(files(root)) == len(kept)
+
+
+@pytest.mark.parametrize(
+    "metric_id", ["../../etc/x", "a/b", "..", "x" * 300, "é 🙂", "a\0b", "\ud800", "*"]
+)
+def test_f64_files_stay_in_their_folder(answers: Answers, root: Path, metric_id: str) -> None:
+    """Whatever an id holds, its answers are found under it and lie where all answers lie."""
+    answers.put("other", DAYS, fetched_at=AT, pages=[b"other"])
+    answers.put(metric_id, DAYS, ("../m", metric_id), fetched_at=AT, pages=[b"mine"])
+    with answers.lock(metric_id, say=print):
+        pass
+    [kept] = answers.kept(metric_id, fresh_since=AT)
+    assert (kept.message_ids, kept.pages()) == (("../m", metric_id), [b"mine"])
+    inside = root / "lake" / "_answers" / "flow_series_reports"
+    made = [path for path in root.parent.rglob("*") if path.suffix in {".answer", ".lock"}]
+    assert len(made) == 3
+    assert all(path.parent == inside and len(path.name) < 128 for path in made)
+
+
+def test_a_stream_cannot_leave_the_lake(root: Path) -> None:
+    """The folder is named by the stream, which is checked like every table's name."""
+    with pytest.raises(LakeError, match="cannot name a table"):
+        lake_at(root).answers("../x")
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "rubbish", "foreign"])
+def test_a_damaged_answer_counts_as_missing(answers: Answers, root: Path, damage: str) -> None:
+    """Half a file, or somebody else's, costs one request and no error."""
+    answers.put("A", DAYS, fetched_at=AT, pages=[b"x" * 5000])
+    [path] = (root / "lake" / "_answers").rglob("*.answer")
+    whole = path.read_bytes()
+    path.write_bytes(
+        {
+            "cut": whole[:-3],
+            "empty": b"",
+            "flipped": whole[:-2] + bytes([whole[-2] ^ 1]) + whole[-1:],
+            "rubbish": b"{}\n",
+            "foreign": whole.replace(b'"A"', b'"B"'),
+        }[damage]
+    )
+    assert answers.kept("A", fresh_since=AT) == []
+
+
+def test_only_the_user_can_read_them(answers: Answers, root: Path) -> None:
+    """The folder of the answers is open to its user alone."""
+    answers.put("A", DAYS, fetched_at=AT, pages=PAGES)
+    folder = root / "lake" / "_answers" / "flow_series_reports"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_no_answer_is_half_there(
+    answers: Answers, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that refuses in mid-write leaves the answer of before, and nothing beside it."""
+    answers.put("A", DAYS, fetched_at=AT, pages=[b"before"])
+    with monkeypatch.context() as patch:
+        patch.setattr(room.os, "fsync", full)
+        with pytest.raises(StorageError, match="the disk is full"):
+            answers.put("A", DAYS, fetched_at=AT + timedelta(hours=1), pages=[b"after"])
+    [kept] = answers.kept("A", fresh_since=AT)
+    assert kept.pages() == [b"before"]
+    assert len(list((root / "lake" / "_answers" / "flow_series_reports").iterdir())) == 1
+
+
+def full(_: int) -> None:
+    """Refuse as a full disk does."""
+    raise OSError(28, "No space left on device")
+
+
+def pay_once(root: str, paid: Connection) -> None:
+    """Ask as a run does: look, and pay only for what is not there."""
+    answers = Lake(Path(root), clock=Clock()).answers("flow_series_reports")
+    with answers.lock("A", say=print):
+        requests = 0
+        if not answers.kept("A", fresh_since=AT):
+            time.sleep(0.3)
+            requests = 1
+            answers.put("A", DAYS, fetched_at=AT, pages=PAGES)
+    paid.send(requests)
+
+
+def test_sibling_runs_pay_once(root: Path, answers: Answers) -> None:
+    """Three processes that want the same window at once make one request between them."""
+    context = multiprocessing.get_context("spawn")
+    ends = [context.Pipe() for _ in range(3)]
+    made = [context.Process(target=pay_once, args=(str(root), end)) for _, end in ends]
+    for process in made:
+        process.start()
+    assert sorted(mine.recv() for mine, _ in ends) == [0, 0, 1]
+    for process in made:
+        process.join()
+    assert len(answers.kept("A", fresh_since=AT)) == 1
+
+
+def hold(root: str, held: Connection) -> None:
+    """Hold a metric's lock until killed."""
+    answers = Lake(Path(root), clock=Clock()).answers("flow_series_reports")
+    with answers.lock("A", say=print):
+        held.send("held")
+        signal.pause()
+
+
+def test_waiting_is_said_bounded_and_ended_by_death(
+    root: Path, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits is told so and gives up in the end; a killed run holds nobody up."""
+    monkeypatch.setattr(room, "FIRST_SAID_SECONDS", 0.1)
+    monkeypatch.setattr(room, "POLL_SECONDS", 0.05)
+    context = multiprocessing.get_context("spawn")
+    mine, theirs = context.Pipe()
+    process = context.Process(target=hold, args=(str(root), theirs))
+    process.start()
+    assert mine.recv() == "held"
+    said: list[str] = []
+    with (
+        pytest.raises(StorageError, match="metric 'A' and has not ended in"),
+        answers.lock("A", say=said.append, patience_seconds=0.4),
+    ):
+        pytest.fail("the lock is held by another process")
+    assert len(said) == 1
+    assert "another run is asking about metric 'A': waiting" in said[0]
+    with answers.lock("B", say=said.append, patience_seconds=0.4):
+        pass
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    with answers.lock("A", say=said.append, patience_seconds=0.4):
+        pass
