@@ -51,12 +51,8 @@ class LakeIOManager(dg.ConfigurableIOManager):
             if monotonic() >= due:
                 self._publish(obj, lake, warn)
                 due = monotonic() + _PUBLISH_EVERY.total_seconds()
-        if obj.pull.vanished:
-            total = obj.pull.vanished + obj.pull.tally.records_read
-            warn(
-                f"{obj.stream.name}: {obj.pull.vanished} of {total} {widened_by(obj.stream)} were "
-                "deleted since they were read, and are skipped"
-            )
+        for remark in obj.remarks():
+            warn(remark)
         self._publish(obj, lake, warn)
         lake.maintain(obj.stream.name)
 

@@ -4,16 +4,16 @@ What belongs here: the carrier, its log lines, its observations, its metadata. W
 sync itself (`sync`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
 import dagster as dg
 
 from klaviyo_assets.api.client import Client
-from klaviyo_assets.defs.metadata import Metadata, asset_key, sync_metadata
+from klaviyo_assets.defs.metadata import Metadata, asset_key, sync_metadata, widened_by
 from klaviyo_assets.lake import Receipt
-from klaviyo_assets.model.stream import Detail, Stream
+from klaviyo_assets.model.stream import WHOLE, Collection, Detail, Stream
 from klaviyo_assets.sync.plan import Order
 from klaviyo_assets.sync.pull import Pull
 
@@ -45,6 +45,21 @@ class Syncing:
         )
         if mark is not None:
             self.observe(dg.AssetObservation(asset_key(self.stream.name), metadata=self.metadata()))
+
+    def remarks(self) -> Iterator[str]:
+        """Yield what the operator should know of a sync that is over, a sentence each."""
+        name, gone = self.stream.name, self.pull.vanished
+        if gone:
+            total, parents = gone + self.pull.tally.records_read, widened_by(self.stream)
+            yield f"{name}: {gone} of {total} {parents} were deleted since they were read, skipped"
+        source, progress = self.stream.source, self.pull.progress
+        if isinstance(source, Collection) and source.metric_filter:
+            seen = {each for each, known in progress.slices.items() if known.highest is not None}
+            for metric in sorted(set(progress.active) - seen - {WHOLE.name}):
+                yield (
+                    f"{name}: no event of {metric!r} was ever seen; check KLAVIYO_EVENT_METRIC_IDS "
+                    "(Klaviyo's filter of events takes no custom metrics)"
+                )
 
     def metadata(self) -> Metadata:
         """Return what the contract promises of a materialization, as of now."""

@@ -12,7 +12,7 @@ from typing import cast
 
 from klaviyo_assets.api.client import Answer, Client
 from klaviyo_assets.api.protocol import Request
-from klaviyo_assets.errors import MissingTableError
+from klaviyo_assets.errors import MissingTableError, RequestError, SettingError
 from klaviyo_assets.lake import Lake, table_of
 from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import WHOLE, Detail, Slice, Stream
@@ -113,7 +113,16 @@ def page_reader(stream: Stream, decoder: PageDecoder, *, desk: Desk) -> PageRead
             now = answer.server_time or desk.clock()
             return decoder.decode(answer.body, synced_at=now, slice_=slice_), now
 
-        return desk.client.read(request, decode, stream=stream.name)
+        try:
+            return desk.client.read(request, decode, stream=stream.name)
+        except RequestError as error:
+            if slice_.name not in desk.settings.event_metric_ids:
+                raise
+            raise SettingError(
+                f"KLAVIYO_EVENT_METRIC_IDS names {slice_.name!r}, and Klaviyo's filter of events "
+                f"does not take it (ids of custom metrics are not taken). {error.message}",
+                stream=stream.name,
+            ) from error
 
     return read
 
@@ -124,7 +133,9 @@ def _fan_out(stream: Stream, order: Order, known: Known, *, desk: Desk) -> Pull:
     parents = _parents(source, desk.lake)
     now = desk.clock()
     state = known.lake_state or {}
-    since = instant(cast("str | None", state.get(_ASKING_SINCE))) or now
+    # None: the last sync asked for all there was, so everything is asked for again. Only what a
+    # killed one left is measured by the clock, which may differ from Klaviyo's.
+    since = instant(cast("str | None", state.get(_ASKING_SINCE)))
     stored = _stored(stream, source, desk.lake) if not order.mode.is_full else _NOTHING
     decoder = PageDecoder(stream)
     ask = _ask(stream, decoder, desk=desk)
@@ -144,7 +155,7 @@ def _fan_out(stream: Stream, order: Order, known: Known, *, desk: Desk) -> Pull:
         progress=Progress(None, {}, (WHOLE.name,)),
         state=lambda progress: {
             "cursor": None,
-            _ASKING_SINCE: None if WHOLE.name in progress.finished else since.isoformat(),
+            _ASKING_SINCE: None if WHOLE.name in progress.finished else (since or now).isoformat(),
         },
     )
 

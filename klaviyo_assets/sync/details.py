@@ -44,7 +44,8 @@ def worth_asking(
     Args:
         parents: id to version, None where every parent is asked on every sync.
         stored: id to the version at the last answer, or to when it was read where there is none.
-        since: when a sync that asks everything began; what was read since is not asked again.
+        since: when a sync that asks everything began and was cut short; what was read since is
+            not asked again. None: everything is.
     """
     never = [Parent(id=each, version=parents[each]) for each in parents if each not in stored]
     again = [
