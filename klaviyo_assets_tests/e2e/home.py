@@ -163,11 +163,12 @@ class Home:
         )
         return {name for (name,) in found}
 
-    def observe(self, stream: str, cursor: datetime) -> None:
+    def observe(self, stream: str, cursor: datetime | str) -> None:
         """Put a mark into asset metadata by hand, as somebody's script might."""
+        text = cursor if isinstance(cursor, str) else cursor.isoformat()
         with dg.DagsterInstance.from_config(str(self.dagster)) as instance:
             instance.report_runless_asset_event(
-                dg.AssetObservation(key_of(stream), metadata={"klaviyo/cursor": cursor.isoformat()})
+                dg.AssetObservation(key_of(stream), metadata={"klaviyo/cursor": text})
             )
 
     def wipe(self, stream: str) -> None:
