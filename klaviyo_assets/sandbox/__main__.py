@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--seed", type=int, default=1)
     found.add_argument("--days", type=int, default=365, help="days of history")
     found.add_argument("--now", type=moment_option, help="sandbox time at the start, ISO")
+    found.add_argument("--frozen", action="store_true", help="the clock moves only when told")
     found.add_argument("--timezone", type=zone_option, default="America/New_York")
     found.add_argument("--rate-limit-scale", type=float, default=1.0)
     found.add_argument("--latency-ms", type=float, default=0.0)
@@ -70,6 +71,7 @@ class Options(argparse.Namespace):
     seed: int
     days: int
     now: datetime | None
+    frozen: bool
     timezone: str
     rate_limit_scale: float
     latency_ms: float
@@ -87,6 +89,7 @@ def account_of(options: Options) -> Account:
         seed=options.seed,
         days=options.days,
         now=options.now,
+        frozen=options.frozen,
         timezone=options.timezone,
         rate_limit_scale=options.rate_limit_scale,
         latency_ms=options.latency_ms,

@@ -1,4 +1,18 @@
-"""The paths for tests, all below `/__`: clock, journal, truth, mutations, faults. No key needed.
+"""The paths for tests, all below `/__`; they need no key and are not in the journal.
+
+    GET, POST    /__clock                 {"advance_seconds": n} or {"now": iso}
+    GET, DELETE  /__journal               all requests; ?summary=1 counts by path and status
+    GET          /__journal/ids?path=     ids shown intact on a path, how many of them twice or more
+    GET          /__truth/<collection>    ids with sort keys; events take start and end,
+                                          members are lists/<id>/profiles
+    GET          /__truth/reports/<name>  campaign_values, flow_values, flow_series: true rows by day,
+                                          ?metric=&date= or &start=&end=
+    GET          /__metrics               the conversion metrics that reports accept
+    POST         /__events                {"events": [{datetime, metric, profile, properties,
+                                          visible_at, count}]}
+    POST         /__mutate                one change, see `mutations`
+    GET, POST, DELETE /__faults           [{"match": {path, method, query, nth | from, to | every},
+                                          "fault": {"kind": ..., options}}], see `faults`
 
 Each is a small function of the request; what they change is in the rooms they call.
 """

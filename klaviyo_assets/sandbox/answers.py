@@ -11,6 +11,7 @@ from itertools import islice
 
 from klaviyo_assets.sandbox.errors import invalid, not_found
 from klaviyo_assets.sandbox.facts.operation import Operation
+from klaviyo_assets.sandbox.grammar import seconds_as_micros
 from klaviyo_assets.sandbox.json_types import JsonObject, dumps
 from klaviyo_assets.sandbox.matching import keeps
 from klaviyo_assets.sandbox.paging import (
@@ -125,11 +126,30 @@ class Answers:
         order = shelf.order(query.sort)
         after = read_record_cursor(query)
         start = 0 if after is None else self.beyond(shelf, query, after=after)
+        if not query.descending:
+            start = max(start, self.reached(shelf, query))
         indices = (
             range(len(order) - 1 - start, -1, -1) if query.descending else range(start, len(order))
         )
         test = keeps(shelf, query.clauses)
         return (order[k] for k in indices if test(order[k]))
+
+    def reached(self, shelf: Shelf, query: Query) -> int:
+        """How many records lie below the lower bounds of the sort field."""
+        # A field with many values is sorted by the first, but met by any.
+        if "." in query.sort:
+            return 0
+        order = shelf.order(query.sort)
+        edges = [
+            (0, seconds_as_micros(clause.values[0]))
+            for clause in query.clauses
+            if clause.field == query.sort and clause.operator.startswith("greater")
+        ]
+        places = (
+            bisect_left(order, edge, key=lambda k: sort_key(shelf.values(k, query.sort)))
+            for edge in edges
+        )
+        return max(places, default=0)
 
     def beyond(self, shelf: Shelf, query: Query, *, after: tuple[SortValue, str]) -> int:
         """How many records of the order lie at or before the cursor."""

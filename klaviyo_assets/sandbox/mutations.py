@@ -116,7 +116,7 @@ class Mutations:
         updated = wanted.get("updated")
         seconds = int(now) if updated is None else moment(str(updated)) // SECOND
         shelf.updated[ordinal] = seconds
-        changed["updated"] = seconds_text(seconds)
+        changed.pop("updated", None)
         if "created" in wanted:
             raise ValueError("the id holds the creation time; it cannot be set")
         shelf.changes[ordinal] = changed

@@ -100,3 +100,15 @@ def test_a_written_event_can_wait(start: Start) -> None:
     found = shop.get(f"/api/events/{record_id}")["data"]["attributes"]
     assert found["event_properties"] == {"$value": 3}
     assert found["datetime"] == "2026-11-19T00:00:00+00:00"
+
+
+def test_people_change_as_the_clock_advances(start: Start) -> None:
+    """A month later some profiles are newer, and an incremental read finds just them."""
+    shop = start(profiles=365, days=365)
+    before = shop.truth("profiles")
+    shop.admin("POST", "/__clock", {"advance_seconds": 30 * DAY})
+    asked = f"sort=updated&filter=greater-than(updated,{NOON:%Y-%m-%dT%H:%M:%SZ})&page[size]=10"
+    changed = shop.ids(f"/api/profiles?{asked}")
+    after = shop.truth("profiles")
+    assert set(changed) == {each for each, at in after.items() if before.get(each) != at}
+    assert len(set(changed) & set(before)) > 50

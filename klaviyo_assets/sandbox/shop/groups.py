@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Sequence
 
 from klaviyo_assets.sandbox.json_types import Json, JsonObject
-from klaviyo_assets.sandbox.moments import SECOND, moment, seconds_text
+from klaviyo_assets.sandbox.moments import SECOND, seconds_text
 from klaviyo_assets.sandbox.shop.goods import OCCASIONS
 from klaviyo_assets.sandbox.shop.profiles import ProfileShelf
 from klaviyo_assets.sandbox.shop.record import Linked, Record, RecordShelf, Value, lifetime
@@ -75,16 +75,21 @@ class Membership:
         chosen = [k for k in range(len(people.lives)) if mix(self.seed, k) % 1000 < share]
         self.joined: dict[int, int] = {}
         self.base = array("q", chosen)
+        self.kept: tuple[int, list[int]] = (-1, [])
 
     def members(self) -> list[int]:
-        """Living members, regular ones first."""
-        lives = self.people.lives
-        regular = [k for k in self.base if lives[k] and k not in self.joined]
-        return regular + [k for k, at in self.joined.items() if at >= 0 and lives[k]]
+        """Living members by joining time; kept until a profile or the group changes."""
+        if self.kept[0] != self.people.version:
+            lives = self.people.lives
+            found = [k for k in self.base if lives[k] and k not in self.joined]
+            found += [k for k, at in self.joined.items() if at >= 0 and lives[k]]
+            found.sort(key=lambda k: (self.joined_at(k), k))
+            self.kept = (self.people.version, found)
+        return self.kept[1]
 
     def has(self, ordinal: int) -> bool:
         """Whether the profile is a member now."""
-        return ordinal in set(self.members())
+        return ordinal in self.members()
 
     def joined_at(self, ordinal: int) -> int:
         """Seconds since 1970 when the profile joined."""
@@ -97,10 +102,12 @@ class Membership:
     def join(self, ordinal: int, seconds: int) -> None:
         """Add a profile, or renew its joining."""
         self.joined[ordinal] = seconds
+        self.kept = (-1, [])
 
     def leave(self, ordinal: int) -> None:
         """Take a profile out; nothing in the API reports it."""
         self.joined[ordinal] = -1
+        self.kept = (-1, [])
 
     def ordinal_of(self, record_id: str) -> int | None:
         """The profile's ordinal."""
@@ -123,7 +130,7 @@ class Membership:
     def order(self, name: str) -> Sequence[int]:
         """Members by joining time; no other order is offered."""
         _ = name
-        return sorted(self.members(), key=lambda k: (self.joined_at(k), k))
+        return self.members()
 
     def attributes(self, ordinal: int) -> JsonObject:
         """The profile with its joining time."""
@@ -135,8 +142,3 @@ class Membership:
         found = dict(self.people.links(ordinal))
         del found["conversations"]
         return found
-
-
-def joined_moment(text: str) -> int:
-    """Seconds of a joining time given by a test."""
-    return moment(text) // SECOND

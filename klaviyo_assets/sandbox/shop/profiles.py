@@ -14,6 +14,7 @@ from klaviyo_assets.sandbox.shop.goods import FIRST_NAMES, LAST_NAMES
 from klaviyo_assets.sandbox.shop.record import Linked, Value, reach, sort_key
 from klaviyo_assets.sandbox.shop.seeds import mix, ulid, ulid_ordinal
 
+_CHANGES_PER_SIGN_UP = 3
 # Which of a profile's 64 bits choose its entry of each pool.
 POOL_SHIFTS = {
     "location": 34,
@@ -54,6 +55,7 @@ class ProfileShelf:
         }
         self.changes: dict[int, JsonObject] = {}
         self.orders: dict[str, list[int]] = {}
+        self.version = 0
 
     def add(self, seconds: int) -> int:
         """A new profile, created then; its ordinal."""
@@ -64,10 +66,17 @@ class ProfileShelf:
         return len(self.lives) - 1
 
     def grow(self, now: int) -> None:
-        """Add the profiles that signed up since, at the history's pace; none to an empty shop."""
+        """What happened since at the history's pace: with each sign-up, three others change.
+
+        Nothing happens in a shop that began without people.
+        """
         while self.grown >= 0 and self.base + (self.grown + 1) * self.pace <= now:
             self.grown += 1
-            self.add(self.base + self.grown * self.pace)
+            at = self.base + self.grown * self.pace
+            self.add(at)
+            for turn in range(_CHANGES_PER_SIGN_UP):
+                touched = mix(self.seed ^ 0x70, self.grown * 4 + turn) % len(self.lives)
+                self.updated[touched] = max(at, self.updated[touched])
 
     def ordinal_of(self, record_id: str) -> int | None:
         """The ordinal of an id ever given out."""
@@ -180,5 +189,6 @@ class ProfileShelf:
         }
 
     def changed(self) -> None:
-        """Forget the orders after any change."""
+        """Forget the orders after any change; `version` tells those who keep their own."""
         self.orders = {}
+        self.version += 1
