@@ -5,7 +5,7 @@
     GET          /__journal/ids?path=     ids shown intact on a path, how many of them twice or more
     GET          /__truth/<collection>    ids with sort keys; events take start and end,
                                           members are lists/<id>/profiles
-    GET          /__truth/reports/<name>  campaign_values, flow_values, flow_series: true rows by day,
+    GET          /__truth/reports/<name>  campaign_values, flow_values, flow_series: true rows,
                                           ?metric=&date= or &start=&end=
     GET          /__metrics               the conversion metrics that reports accept
     POST         /__events                {"events": [{datetime, metric, profile, properties,
