@@ -1,0 +1,1 @@
+"""Reports from the sandbox to the lake, below Dagster."""
