@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.settings import Settings
-from klaviyo_assets.model.stream import WHOLE, Collection, Slice, Stream
+from klaviyo_assets.model.stream import WHOLE, Collection, Join, Slice, Stream
 from klaviyo_assets.model.window import Window
 from klaviyo_assets.sync.progress import (
     Progress,
@@ -118,8 +118,15 @@ def refuse_nonsense(stream: Stream, order: Order) -> None:
     """Refuse an order that the stream cannot carry out.
 
     Raises:
-        SettingError: `start`/`end` with a full refresh, for a stream without a filter, or reversed.
+        SettingError: `start`/`end` with a full refresh, for a stream without a filter, or reversed;
+            a history of a view.
     """
+    if order.mode.keeps_history and isinstance(stream.source, Join):
+        raise SettingError(
+            f"sync_mode {order.mode.value} keeps a history, and this stream stores nothing of its "
+            f"own: it shows {stream.source.left}, so keep a history of that",
+            stream=stream.name,
+        )
     if order.again is None:
         return
     if order.mode.is_full:
