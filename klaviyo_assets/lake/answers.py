@@ -177,6 +177,8 @@ class Answers:
             earlier = list(self.folder.glob(f"{stem}.*{ENDING}"))
             target = self.folder / f"{stem}.{int(fetched_at.timestamp())}{ENDING}"
             write_whole(target, json.dumps(head).encode() + b"\n" + packed)
+            # Its age is told by our own clock; `fetched_at` is Klaviyo's.
+            os.utime(target, (self.clock().timestamp(),) * 2)
             for path in earlier:
                 if path != target:
                     path.unlink(missing_ok=True)
@@ -185,14 +187,15 @@ class Answers:
     def prune(self) -> None:
         """Remove answers that are a day old, and the oldest beyond the limit of bytes."""
         oldest = (self.clock() - KEPT_FOR).timestamp()
-        sizes: list[tuple[int, int, Path]] = []
+        sizes: list[tuple[float, int, Path]] = []
         for path in self.folder.glob(f"*{ENDING}"):
             with suppress(FileNotFoundError):
-                sizes.append((second_of(path), path.stat().st_size, path))
+                found = path.stat()
+                sizes.append((found.st_mtime, found.st_size, path))
         total = 0
-        for second, size, path in sorted(sizes, reverse=True):
+        for kept_at, size, path in sorted(sizes, reverse=True):
             total += size
-            if second < oldest or total > MOST_BYTES:
+            if kept_at < oldest or total > MOST_BYTES:
                 path.unlink(missing_ok=True)
         for path in self.folder.glob(f"*{HALF}"):
             with suppress(FileNotFoundError):
@@ -204,12 +207,6 @@ class Answers:
 def name_of(*ids: str) -> str:
     """Return a name for some ids that is safe in a folder, and nobody else's."""
     return sha256(json.dumps(ids).encode()).hexdigest()[:32]
-
-
-def second_of(path: Path) -> int:
-    """Return the second that an answer's file is named by; 0 where it is none of ours."""
-    second = path.name.removesuffix(ENDING).rpartition(".")[2]
-    return int(second) if second.isdecimal() else 0
 
 
 def write_whole(target: Path, content: bytes) -> None:

@@ -102,6 +102,12 @@ def test_pages_of_an_asker_that_died_go_on(answers: Answers) -> None:
     assert len(answers.kept("A", fresh_since=AT)) == 1
 
 
+def test_the_age_of_an_answer_is_told_by_our_clock(answers: Answers, clock: Clock) -> None:
+    """An answer of a server whose clock is a month behind is kept as long as any other."""
+    answers.put("A", DAYS, fetched_at=clock.now - timedelta(days=30), pages=PAGES)
+    assert len(answers.kept("A", fresh_since=clock.now - timedelta(days=31))) == 1
+
+
 def test_answers_are_gone_after_a_day(answers: Answers, clock: Clock, root: Path) -> None:
     """Upkeep and the next answer both remove what nobody should use any more."""
     answers.put("A", DAYS, fetched_at=AT, pages=PAGES)
