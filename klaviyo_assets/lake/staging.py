@@ -5,6 +5,7 @@ What belongs here: files that no commit names yet. What does not: which of their
 stays open from one stage to the next.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from klaviyo_assets.errors import ContractError
-from klaviyo_assets.lake.disk import make_folder, synced_move
+from klaviyo_assets.lake.disk import force_to_disk, make_folder
 from klaviyo_assets.lake.layout import DAY, Table
 from klaviyo_assets.lake.merge import kept, losers, numbered
 from klaviyo_assets.lake.parquet import DataFile, Writer
@@ -136,16 +137,21 @@ class Stage:
         return files
 
 
-def placed(files: Iterable[DataFile], staging: Path, folder: Path, *, at: float) -> list[DataFile]:
+def placed(files: Sequence[DataFile], staging: Path, folder: Path, *, at: float) -> list[DataFile]:
     """Move staged files to where a commit will name them; return them with those paths.
+
+    Their bytes are on the disk before their names, so that a power cut leaves no commit that names
+    half a file. Their modification time becomes `at` (seconds since 1970): they count as just seen.
 
     Raises:
         OSError: the disk refused; the moved ones are in no commit, and upkeep removes them.
     """
+    force_to_disk([staging / file.path for file in files])
     moved: list[DataFile] = []
     for file in files:
         path = str(PurePath(file.partition, file.path))
         make_folder((folder / path).parent)
-        synced_move(staging / file.path, folder / path, at)
+        os.utime(staging / file.path, (at, at))
+        (staging / file.path).replace(folder / path)
         moved.append(replace(file, path=path))
     return moved

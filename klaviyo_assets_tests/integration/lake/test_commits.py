@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from klaviyo_assets.errors import ContractError, LakeError
 from klaviyo_assets.lake import Lake, Table, parquet, rewrite
+from klaviyo_assets.lake import session as session_module
 from klaviyo_assets_tests.integration.lake.ground import (
     ACCOUNT,
     EVENTS,
@@ -218,6 +219,27 @@ def test_a_replacement_is_unique_over_all_that_was_staged(lake: Lake) -> None:
             receipt = session.commit({})
         assert receipt.rows_total == 35
         assert notes_of(lake, table.name)["k0000015"] == "3"
+
+
+@pytest.mark.parametrize("mode", ["merge", "replace"])
+def test_memory_is_bounded_however_much_is_added(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """Rows beyond the bound go to the staging folder by themselves, and one commit takes them."""
+    monkeypatch.setattr(session_module, "STAGE_BYTES", 2000)
+    with lake.open(
+        PROFILES,
+        account=ACCOUNT,
+        mode="replace" if mode == "replace" else "merge",
+        with_history=False,
+        started_at=now(),
+    ) as session:
+        for number in range(20):
+            session.add(numbered(number * 10, 10))
+            assert session.buffered_bytes < 2000
+        assert lake.state("profiles") is None
+        assert session.commit({}).rows_total == 200
+    assert len(rows_of(lake, "profiles")) == 200
 
 
 @pytest.mark.parametrize("mode", ["merge", "replace"])
