@@ -56,6 +56,8 @@ def commit(folder: Path, table: Table, start: Snapshot | None, change: Change, m
         StorageError: the disk refused; the table is as before.
     """
     version = 0 if start is None else start.version + 1
+    if start is not None and start.table.version() != start.version:
+        raise conflict(table.name)
     try:
         write_commit(folder, table, start, change, mark)
     except (DeltaError, OSError) as cause:

@@ -194,19 +194,23 @@ def refuse_features(table: DeltaTable, stream: str) -> None:
 
 def files_of(table: DeltaTable, folder: Path) -> Iterator[DataFile]:
     """Yield the files of the loaded version with what their statistics tell."""
-    by = partitions(table)
-    rows = pa.table(table.get_add_actions(flatten=True)).to_pylist()
-    for row in rows:
-        count = row["num_records"]
+    columns = cast(
+        "dict[str, list[Any]]", pa.table(table.get_add_actions(flatten=True)).to_pydict()
+    )
+    lows = {name[4:]: values for name, values in columns.items() if name.startswith("min.")}
+    highs = {name[4:]: values for name, values in columns.items() if name.startswith("max.")}
+    by = {name: columns[f"partition.{name}"] for name in partitions(table)}
+    for at, path in enumerate(columns["path"]):
+        count = columns["num_records"][at]
         yield DataFile(
-            path=row["path"],
+            path=path,
             # A date is written as ISO 8601.
-            partition="/".join(f"{name}={row[f'partition.{name}']}" for name in by),
-            size=row["size_bytes"],
-            # Another engine may leave the statistics out.
-            rows=footer_rows(folder / row["path"]) if count is None else count,
-            low={name[4:]: row[name] for name in row if name.startswith("min.")},
-            high={name[4:]: row[name] for name in row if name.startswith("max.")},
+            partition="/".join(f"{name}={values[at]}" for name, values in by.items()),
+            size=columns["size_bytes"][at],
+            # Another engine may leave the statistics out, or some of them.
+            rows=footer_rows(folder / path) if count is None else count,
+            low={name: values[at] for name, values in lows.items() if values[at] is not None},
+            high={name: values[at] for name, values in highs.items() if values[at] is not None},
         )
 
 

@@ -101,7 +101,7 @@ class Rewriter:
     def meets(self, file: DataFile, staged: Iterable[Staged]) -> bool:
         """Tell whether the key ranges of a stored file and a staged one overlap, or are unknown."""
         first = self.table.key[0]
-        if first not in file.low:
+        if first not in file.low or first not in file.high:
             return True
         return any(
             file.low[first] <= one.file.high[first] and one.file.low[first] <= file.high[first]

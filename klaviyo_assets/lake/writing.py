@@ -4,6 +4,7 @@ What belongs here: from staged files to a commit. What does not: rows in memory,
 between a table and its history (`session`).
 """
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -151,7 +152,7 @@ class TableWriter:
             for file in files:
                 (self.folder / file.path).unlink(missing_ok=True)
             raise
-        self.go_on(version)
+        self.go_on(version, change, mark)
         return Written(version=version, change=change, rows=came_in, rows_total=total)
 
     def mark(self, state: Mapping[str, object], rows: int) -> Mark:
@@ -174,15 +175,27 @@ class TableWriter:
         known = {} if start.mark is None else start.mark.state
         added = without(self.schema, start.schema.names)
         widen(start, added, self.mark(known, start.rows), folder=self.folder)
-        self.go_on(start.version + 1)
+        self.start = snapshot(self.folder, self.table.name, start.version + 1)
 
-    def go_on(self, version: int) -> None:
-        """Start the next commit from this one."""
-        self.start = snapshot(self.folder, self.table.name, version)
-        if self.start is not None and version % CHECKPOINT_COMMITS == CHECKPOINT_COMMITS - 1:
+    def go_on(self, version: int, change: Change, mark: Mark) -> None:
+        """Start the next commit from this one.
+
+        What is known of the files is carried on: reading a log of 10,000 files takes 0.3 s. If
+        somebody else has committed by now, the next commit finds the table ahead of the snapshot.
+        """
+        start = self.start
+        if start is None:
+            self.start = snapshot(self.folder, self.table.name, version)
+            return
+        gone = {file.path for file in change.removed}
+        files = (*(file for file in start.files if file.path not in gone), *change.added)
+        with told(self.folder, self.table.name):
+            start.table.update_incremental()
+        self.start = dataclasses.replace(start, version=version, files=files, mark=mark)
+        if version % CHECKPOINT_COMMITS == CHECKPOINT_COMMITS - 1:
             # The commit has gone through; without a checkpoint the log is only slower to read.
             with suppress(Exception):
-                self.start.table.create_checkpoint()
+                start.table.create_checkpoint()
 
 
 def widened(stored: pa.Schema, table: Table) -> pa.Schema:

@@ -59,6 +59,32 @@ def test_the_second_writer_is_refused(lake: Lake, root: Path, mode: str, first: 
     assert all("stale" not in notes for notes in stored)
 
 
+def test_a_writer_that_is_overtaken_between_its_commits(lake: Lake) -> None:
+    """A session that committed once is refused like any other when somebody came in between."""
+    with begun(lake) as stale:
+        stale.commit({"n": 1})
+        merge(lake, PROFILES, [numbered(0, 10)], {"n": 2})
+        stale.add(numbered(2000, 10, note="stale"))
+        with pytest.raises(LakeConflictError):
+            stale.commit({"n": 3})
+    state = lake.state("profiles")
+    assert state is not None
+    assert (state.state, state.rows) == ({"n": 2}, 20)
+
+
+def test_a_writer_that_is_overtaken_as_it_commits(lake: Lake, root: Path) -> None:
+    """Nor is one let through that took another's commit for its own starting point."""
+    with begun(lake) as stale:
+        stale.commit({"n": 1})
+        start = stale.main.start
+        assert start is not None
+        merge(lake, PROFILES, [numbered(0, 10)], {"n": 2})
+        start.table.update_incremental()
+        with pytest.raises(LakeConflictError):
+            stale.commit({"n": 3})
+    assert len(data_files(root, "profiles")) == 2
+
+
 def test_two_first_writers(lake: Lake) -> None:
     """Of two that both found no table, one creates it and the other is refused."""
     with begun(lake) as stale:
