@@ -5,6 +5,7 @@ socket is in `server`, what goes wrong on purpose in `faults`.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from threading import RLock
 from urllib.parse import parse_qsl
@@ -45,6 +46,8 @@ class Service:
         self.clock = Clock(base, frozen=account.frozen)
         self.shop = Shop(account, int(base))
         self.journal = Journal()
+        # Rate windows run on the machine's time, as the caller's patience does; tests set it.
+        self.wall: Callable[[], float] = time.time
         self.limits = Limits(account.rate_limit_scale)
         self.answers = Answers(self.shop)
         self.event_answers = EventAnswers(self.shop)
@@ -86,7 +89,7 @@ class Service:
         """Key, rate, scope, revision, content type; fills the rate headers once they are known."""
         identified(self.account, request.headers.get("authorization"))
         pairs = dict(parse_qsl(request.query, keep_blank_values=True))
-        spent = self.limits.spend(budgets(operation, pairs), time.time())
+        spent = self.limits.spend(budgets(operation, pairs), self.wall())
         limit_headers.update(spent)
         admit(self.account, operation, request.headers)
         revision = check_revision(request.headers, self.clock.now())

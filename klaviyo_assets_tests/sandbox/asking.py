@@ -44,7 +44,7 @@ class Asker:
             "revision": "2026-07-15",
             "Accept": "application/vnd.api+json",
         }
-        self.connection = HTTPConnection("127.0.0.1", urlsplit(self.url).port or 0, timeout=5)
+        self.connection = HTTPConnection("127.0.0.1", urlsplit(self.url).port or 0, timeout=30)
 
     def close(self) -> None:
         """End the connection."""

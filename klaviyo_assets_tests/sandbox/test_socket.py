@@ -73,13 +73,14 @@ def test_latency_is_added_to_every_answer(start: Start) -> None:
     assert time.monotonic() - before >= 0.06
 
 
-@pytest.mark.parametrize("path", ["/api/events", "/api/profiles?page[size]=100"])
+@pytest.mark.parametrize("path", ["/api/tags", "/api/events?page[size]=5"])
 def test_answers_are_not_held_back(shop: Asker, path: str) -> None:
-    """Ten answers one after the other take no forty milliseconds each, as split writes would."""
+    """An answer does not wait forty milliseconds for the client's acknowledgement."""
     shop.ask(path)
     seconds: list[float] = []
-    for _ in range(10):
+    for _ in range(30):
         before = time.monotonic()
         shop.ask(path)
         seconds.append(time.monotonic() - before)
+    # The quickest: on a busy machine the others only show the load.
     assert min(seconds) < 0.03

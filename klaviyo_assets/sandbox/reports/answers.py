@@ -63,9 +63,9 @@ class ReportAnswers:
         found: list[Json] = []
         for day in days:
             start = datetime.combine(day, time())
-            frame = Timeframe(start, start + timedelta(days=1), self.zone)
+            spans = spans_of(Timeframe(start, start + timedelta(days=1), self.zone))
             for message in self.messages(kind):
-                counts = tally.over(message, spans_of(frame))
+                counts = tally.over(message, spans)
                 if counts.recipients:
                     found.append(true_row(kind, message, counts=counts, day=day))
         return found

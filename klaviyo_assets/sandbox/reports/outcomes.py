@@ -71,40 +71,45 @@ def outcome(channel: str, bits: int, recipients: int, *, age: float, weight: flo
     bounced = int(recipients * habits.bounced * jitter + (bits >> 8 & 1)) if habits.bounced else 0
     failed = int(recipients * habits.failed * jitter)
     segments = recipients * (1 + (bits >> 12 & 1)) if habits.is_text else 0
-    delivery = Counts(
+    bounced = min(bounced, recipients)
+    failed = min(failed, recipients - bounced)
+    reached = (recipients - bounced - failed) * jitter
+    return Counts(
         recipients=recipients,
-        bounced=min(bounced, recipients),
-        failed=min(failed, recipients - min(bounced, recipients)),
+        bounced=bounced,
+        failed=failed,
         segments=segments,
         credits=segments * 2,
         spend=int(segments * 2 * _CREDIT_CENTS),
+        **engagement(habits, bits, reached=reached, age=age),
+        **earnings(habits, bits, reached=reached * weight, age=age),
     )
-    reached = delivery.delivered * jitter
-    engaged = engagement(habits, bits, reached=reached, age=age)
-    earned = earnings(habits, bits, reached=reached * weight, age=age)
-    return Counts.total([delivery, engaged, earned])
 
 
-def engagement(habits: Habits, bits: int, *, reached: float, age: float) -> Counts:
+def engagement(habits: Habits, bits: int, *, reached: float, age: float) -> dict[str, int]:
     """Opens, clicks and leavings of so many reached, after `age` seconds."""
     opened = arrived(reached * habits.opened, age, _ENGAGED_FOR)
     clicked = arrived(reached * habits.clicked, age, _ENGAGED_FOR)
     left = arrived(reached * habits.left, age, _ENGAGED_FOR)
-    return Counts(
-        opens=opened + opened * (bits >> 9 & 7) // 8,
-        opens_unique=opened,
-        clicks=clicked + clicked * (bits >> 13 & 3) // 4,
-        clicks_unique=clicked,
-        unsubscribes=left,
-        unsubscribe_uniques=left,
-        spam_complaints=left // 9,
-    )
+    return {
+        "opens": opened + opened * (bits >> 9 & 7) // 8,
+        "opens_unique": opened,
+        "clicks": clicked + clicked * (bits >> 13 & 3) // 4,
+        "clicks_unique": clicked,
+        "unsubscribes": left,
+        "unsubscribe_uniques": left,
+        "spam_complaints": left // 9,
+    }
 
 
-def earnings(habits: Habits, bits: int, *, reached: float, age: float) -> Counts:
+def earnings(habits: Habits, bits: int, *, reached: float, age: float) -> dict[str, int]:
     """Conversions and their value; one send in sixteen has refunds after twenty days."""
     ordered = arrived(reached * _CONVERTING, age, habits.window)
     value = ordered * (1500 + (bits >> 32) % 9000)
     if age > _REFUND_AFTER and bits >> 56 & 15 == 0:
         value -= value // 10
-    return Counts(conversions=ordered, conversion_uniques=ordered - ordered // 12, value=value)
+    return {
+        "conversions": ordered,
+        "conversion_uniques": ordered - ordered // 12,
+        "value": value,
+    }
