@@ -218,7 +218,8 @@ class Ledger:
     def prepare(self, connection: sqlite3.Connection, *, was_broken: bool) -> None:
         """Make the tables; after a broken file, hold all budgets for a minute.
 
-        What the broken one held is unknown: it may all have been spent.
+        What the broken one held is unknown: it may all have been spent. Of the day, Klaviyo's own
+        refusal will tell; to hold reports for a day would cost more than that one request.
         """
         wall = self.clock()
         held_until = wall + STEADY_SECONDS if was_broken else wall

@@ -4,9 +4,10 @@ What belongs here: everything that touches the disk, the ledger of the room `api
 not: Klaviyo, schemas (`tables` makes them), Dagster. The names below are the room's door.
 """
 
-from klaviyo_assets.lake.answers import Answers, KeptAnswer
+from klaviyo_assets.lake.answers import Answers
 from klaviyo_assets.lake.cells import Fetched
 from klaviyo_assets.lake.facts import CellFacts
+from klaviyo_assets.lake.kept import KeptAnswer
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import Table, table_of
 from klaviyo_assets.lake.relations import Detailed, Joined, Plain, Relation, relation_of

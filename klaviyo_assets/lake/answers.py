@@ -1,33 +1,29 @@
 """Answers to report requests that were paid for, kept for a day so that nobody pays again.
 
-What belongs here: files of answers, whole or as far as their pages came, and the lock that keeps
-two runs from asking the same. What does not: what is in them (`tables`), who may use which
-(`sync/reports`).
+What belongs here: the folder, and the lock that keeps two runs from asking the same. What does not:
+one answer and its file (`kept`), what is in it (`tables`), who may use it (`sync/reports`).
 
     _answers/<stream>/
-    ├── <metric>.<first>.<last>.<messages>.<second>.answer    one a question; later ones replace it
-    └── <metric>.lock                                         held while somebody asks
+    ├── <metric>.<first>.<last>.<messages>.answer    one a question; later ones replace it
+    └── <metric>.lock                                held while somebody asks
 
 Metric and messages are told by hashes: ids come from outside, and files stay in their folder. A
-file is a line of JSON and the compressed pages. It is written beside and renamed, its bytes on the
-disk before: a killed process loses the page it was about to keep, and nothing that was kept.
+file is written beside and renamed, its bytes on the disk before: a killed process loses the page it
+was about to keep, and nothing that was kept.
 """
 
-import json
 import os
 import time
 import zlib
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
-from hashlib import sha256
-from itertools import accumulate, pairwise
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
 from klaviyo_assets.errors import StorageError
 from klaviyo_assets.lake.disk import make_folder, take_lock, told
+from klaviyo_assets.lake.kept import KeptAnswer, name_of, read_answer, written
 from klaviyo_assets.model.report import Days
 
 KEPT_FOR = timedelta(days=1)
@@ -43,27 +39,6 @@ POLL_SECONDS = 0.2
 
 ENDING = ".answer"
 HALF = ".part"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptAnswer:
-    """An answer to one question; `message_ids` is empty where it was about all messages.
-
-    `fetched_at` (UTC) is when Klaviyo computed its first page. Of one that is not `is_whole` the
-    last page says where the next one is.
-    """
-
-    days: Days
-    message_ids: tuple[str, ...]
-    fetched_at: datetime
-    is_whole: bool
-    lengths: tuple[int, ...] = field(repr=False)
-    packed: bytes = field(repr=False)
-
-    def pages(self) -> list[bytes]:
-        """Return the pages as they came, in order."""
-        plain = zlib.decompress(self.packed)
-        return [plain[start:end] for start, end in pairwise(accumulate(self.lengths, initial=0))]
 
 
 class Answers:
@@ -161,27 +136,21 @@ class Answers:
         Raises:
             StorageError: the disk refused.
         """
-        question = "all" if not message_ids else name_of(*message_ids)
-        stem = f"{name_of(metric_id)}.{days.first}.{days.last}.{question}"
-        head = {
-            "metric_id": metric_id,
-            "days": [days.first.isoformat(), days.last.isoformat()],
-            "message_ids": list(message_ids),
-            "fetched_at": fetched_at.isoformat(),
-            "is_whole": is_whole,
-            "lengths": [len(page) for page in pages],
-        }
-        packed = zlib.compress(b"".join(pages), 1)
+        answer = KeptAnswer(
+            days=days,
+            message_ids=tuple(message_ids),
+            fetched_at=fetched_at,
+            is_whole=is_whole,
+            lengths=tuple(len(page) for page in pages),
+            packed=zlib.compress(b"".join(pages), 1),
+        )
+        asked = "all" if not message_ids else name_of(*message_ids)
+        name = f"{name_of(metric_id)}.{days.first}.{days.last}.{asked}{ENDING}"
         with told(self.folder, self.stream):
             make_folder(self.folder)
-            earlier = list(self.folder.glob(f"{stem}.*{ENDING}"))
-            target = self.folder / f"{stem}.{int(fetched_at.timestamp())}{ENDING}"
-            write_whole(target, json.dumps(head).encode() + b"\n" + packed)
             # Its age is told by our own clock; `fetched_at` is Klaviyo's.
-            os.utime(target, (self.clock().timestamp(),) * 2)
-            for path in earlier:
-                if path != target:
-                    path.unlink(missing_ok=True)
+            at = self.clock().timestamp()
+            write_whole(self.folder / name, written(answer, metric_id), at=at)
             self.prune()
 
     def prune(self) -> None:
@@ -204,41 +173,19 @@ class Answers:
                     path.unlink()
 
 
-def name_of(*ids: str) -> str:
-    """Return a name for some ids that is safe in a folder, and nobody else's."""
-    return sha256(json.dumps(ids).encode()).hexdigest()[:32]
+def write_whole(target: Path, content: bytes, *, at: float) -> None:
+    """Write a file beside and rename it, its bytes on the disk before its name.
 
-
-def write_whole(target: Path, content: bytes) -> None:
-    """Write a file beside and rename it, its bytes on the disk before its name."""
+    Its modification time is `at`, in seconds since 1970.
+    """
     half = target.with_name(f"{uuid4().hex}{HALF}")
     try:
         with half.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        os.utime(half, (at, at))
         half.replace(target)
     except BaseException:
         half.unlink(missing_ok=True)
         raise
-
-
-def read_answer(path: Path, metric_id: str) -> KeptAnswer | None:
-    """Return what a file holds; None where it cannot be read, or is about another metric."""
-    try:
-        head, _, packed = path.read_bytes().partition(b"\n")
-        said = json.loads(head)
-        first, last = said["days"]
-        answer = KeptAnswer(
-            days=Days(date.fromisoformat(first), date.fromisoformat(last)),
-            message_ids=tuple(said["message_ids"]),
-            fetched_at=datetime.fromisoformat(said["fetched_at"]).astimezone(UTC),
-            is_whole=said["is_whole"],
-            lengths=tuple(said["lengths"]),
-            packed=packed,
-        )
-        is_whole_file = len(zlib.decompress(packed)) == sum(answer.lengths)
-        is_sound = is_whole_file and said["metric_id"] == metric_id
-    except (OSError, ValueError, KeyError, TypeError, zlib.error):
-        return None
-    return answer if is_sound else None

@@ -123,15 +123,14 @@ def test_answers_are_gone_after_a_day(answers: Answers, clock: Clock, root: Path
 
 
 def test_the_oldest_go_when_there_are_too_many(
-    answers: Answers, root: Path, monkeypatch: pytest.MonkeyPatch
+    answers: Answers, root: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folder does not grow without bounds, whatever answers weigh."""
     monkeypatch.setattr(room, "MOST_BYTES", 4000)
     for number in range(20):
+        clock.now += timedelta(seconds=1)
         page = os.urandom(600)
-        answers.put(
-            "A", DAYS, (f"m{number}",), fetched_at=AT + timedelta(seconds=number), pages=[page]
-        )
+        answers.put("A", DAYS, (f"m{number}",), fetched_at=clock.now, pages=[page])
     kept = answers.kept("A", fresh_since=AT)
     assert 2 <= len(kept) <= 6
     assert kept[0].message_ids == ("m19",)

@@ -258,6 +258,7 @@ def test_only_a_daily_quota_can_be_spent_for_the_day(opened: Callable[..., Ledge
     flows = Budget("GET /api/flows", M)
     ledger = opened()
     ledger.note_spent_day((flows,), 73_473)
+    assert ledger.held((flows,)) == 0
     assert ledger.reserve((flows,)) == 0
     with pytest.raises(ValueError, match="no daily quota"):
         ledger.quota(flows)
