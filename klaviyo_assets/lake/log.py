@@ -194,9 +194,7 @@ def refuse_features(table: DeltaTable, stream: str) -> None:
 
 def files_of(table: DeltaTable, folder: Path) -> Iterator[DataFile]:
     """Yield the files of the loaded version with what their statistics tell."""
-    columns = cast(
-        "dict[str, list[Any]]", pa.table(table.get_add_actions(flatten=True)).to_pydict()
-    )
+    columns = pa.table(table.get_add_actions(flatten=True)).to_pydict()
     lows = {name[4:]: values for name, values in columns.items() if name.startswith("min.")}
     highs = {name[4:]: values for name, values in columns.items() if name.startswith("max.")}
     by = {name: columns[f"partition.{name}"] for name in partitions(table)}
