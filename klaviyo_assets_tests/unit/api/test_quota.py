@@ -23,6 +23,7 @@ from klaviyo_assets.model.tiers import REPORT, Budget, M, Tier
 VALUES = Budget("POST /api/campaign-values-reports", REPORT)
 SERIES = Budget("POST /api/flow-series-reports", REPORT)
 START = 1_795_000_000.0
+FEW = Budget("POST /api/few", Tier(name="few", burst=1, steady=2, daily=9))
 QUICK = Tier(name="quick", burst=1000, steady=60_000, daily=225)
 
 
@@ -109,7 +110,8 @@ def test_two_a_minute_stay_two_whatever_the_share(
 def test_the_endpoints_have_a_quota_each(opened: Callable[..., Ledger], clock: Clock) -> None:
     """Klaviyo limits each report endpoint by itself."""
     ledger = opened()
-    spend(ledger, clock, 225)
+    spend(ledger, clock, 5)
+    assert ledger.quota(VALUES).left == 220
     assert ledger.quota(SERIES).left == 225
     assert ledger.reserve((SERIES,)) == 0
 
@@ -147,29 +149,31 @@ def test_the_scale_multiplies_the_day(opened: Callable[..., Ledger]) -> None:
 def test_the_day_slides(opened: Callable[..., Ledger], clock: Clock) -> None:
     """Slots come back one by one, a day after each was used, not all at midnight."""
     ledger = opened()
-    budget = Budget("POST /api/any", QUICK)
-    for _ in range(225):
-        assert ledger.reserve((budget,)) <= 10
-        clock.now += 200
-    assert ledger.quota(budget).left == 0
+    for _ in range(9):
+        assert ledger.reserve((FEW,)) <= 10
+        clock.now += 900
+    assert ledger.quota(FEW).left == 0
     clock.now = START + DAY_SECONDS - 301
     with pytest.raises(QuotaError):
-        ledger.reserve((budget,))
+        ledger.reserve((FEW,))
     clock.now = START + DAY_SECONDS
-    assert ledger.quota(budget).left == 1
-    clock.now += 3 * 200
-    assert ledger.quota(budget).left == 4
+    assert ledger.quota(FEW).left == 1
+    clock.now += 3 * 900
+    assert ledger.quota(FEW).left == 4
     for _ in range(4):
-        assert ledger.reserve((budget,)) <= 10
-    assert ledger.quota(budget).left == 0
+        clock.now += ledger.reserve((FEW,))
+    assert ledger.quota(FEW).left == 0
 
 
 def test_a_short_wait_is_no_spent_day(opened: Callable[..., Ledger], clock: Clock) -> None:
     """A slot that comes back within minutes is waited for, and booked at its moment."""
     ledger = opened()
-    spend(ledger, clock, 225)
-    clock.now = START + DAY_SECONDS - LONGEST_DAY_WAIT_SECONDS + 1
-    assert ledger.reserve((VALUES,)) == pytest.approx(LONGEST_DAY_WAIT_SECONDS - 1)
+    spend(ledger, clock, 9, FEW)
+    clock.now = START + DAY_SECONDS - LONGEST_DAY_WAIT_SECONDS - 1
+    with pytest.raises(QuotaError):
+        ledger.reserve((FEW,))
+    clock.now += 2
+    assert ledger.reserve((FEW,)) == pytest.approx(LONGEST_DAY_WAIT_SECONDS - 1)
 
 
 def test_a_long_queue_is_no_spent_day(opened: Callable[..., Ledger]) -> None:
@@ -236,13 +240,13 @@ def test_when_klaviyos_day_has_turned_all_of_it_is_there(
 ) -> None:
     """A Retry-After shows when the fixed day turns: what was booked before counts no more."""
     ledger = opened()
-    spend(ledger, clock, 225)
-    ledger.note_spent_day((VALUES,), 3600)
+    spend(ledger, clock, 9, FEW)
+    ledger.note_spent_day((FEW,), 3600)
     clock.now += 3601
-    assert ledger.quota(VALUES).left == 225
-    spend(ledger, clock, 225)
-    with pytest.raises(QuotaError, match="225 of our 225"):
-        ledger.reserve((VALUES,))
+    assert ledger.quota(FEW).left == 9
+    spend(ledger, clock, 9, FEW)
+    with pytest.raises(QuotaError, match="9 of our 9"):
+        ledger.reserve((FEW,))
 
 
 def test_a_wrong_word_blocks_no_longer_than_a_day(opened: Callable[..., Ledger]) -> None:
