@@ -69,9 +69,12 @@ def _lake(settings: Settings) -> Lake:
 
 
 def _publish(settings: Settings) -> int:
-    _lake(settings).publish([relation_of(stream, STREAMS) for stream in COLLECTIONS])
-    print(f"{settings.data_dir}/klaviyo.duckdb shows the lake as it is now")
-    return 0
+    problems = _lake(settings).publish([relation_of(each, STREAMS) for each in STREAMS.values()])
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    rest = ", but for what cannot be read" if problems else ""
+    print(f"{settings.data_dir}/klaviyo.duckdb shows the lake as it is now{rest}")
+    return 1 if problems else 0
 
 
 def _check(settings: Settings) -> int:

@@ -162,7 +162,7 @@ def _view(
             raise MissingTableError(
                 f"the table {parent} was never read; materialize klaviyo/{parent} first"
             )
-    lake.publish(store)
+    lake.publish(store, say=context.log.warning)
     left = next(state for state in states.values() if state is not None)
     counted = ("records_read", "rows_written", "requests", "retries", "throttled_seconds")
     numbers: dict[str, int | float] = dict.fromkeys(counted, 0)

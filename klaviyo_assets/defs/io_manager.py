@@ -18,8 +18,6 @@ from klaviyo_assets.defs.failures import as_failures
 from klaviyo_assets.defs.metadata import widened_by
 from klaviyo_assets.defs.resources import LakeResource
 from klaviyo_assets.defs.syncing import Syncing
-from klaviyo_assets.errors import LakeError
-from klaviyo_assets.lake import Lake
 
 _PUBLISH_EVERY = timedelta(minutes=1)
 """How often a long sync shows its commits in DuckDB; well below the grace of retired files."""
@@ -49,21 +47,12 @@ class LakeIOManager(dg.ConfigurableIOManager):
         for receipt in obj.pull.receipts(lake):
             obj.report(receipt)
             if monotonic() >= due:
-                self._publish(obj, lake, warn)
+                self.lake.publish(lake, say=warn)
                 due = monotonic() + _PUBLISH_EVERY.total_seconds()
         for remark in obj.remarks():
             warn(remark)
-        self._publish(obj, lake, warn)
+        self.lake.publish(lake, say=warn)
         lake.maintain(obj.stream.name)
-
-    def _publish(self, obj: Syncing, lake: Lake, warn: Callable[[str], None]) -> None:
-        """Show the lake; another stream's table that cannot be read is said, and stops nobody."""
-        try:
-            self.lake.publish(lake)
-        except LakeError as problem:
-            if problem.stream in {None, obj.stream.name}:
-                raise
-            warn(f"klaviyo.duckdb does without a table that cannot be read. {problem}")
 
     def _rows_shown(self, obj: Syncing) -> dict[str, int]:
         """Return the rows of a relation that is wider than its own table; nothing for the rest."""

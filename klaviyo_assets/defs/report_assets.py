@@ -166,7 +166,7 @@ def _carry_out(
         return
     finally:
         if events.stored:
-            lake.publish(desk.lake)
+            lake.publish(desk.lake, say=context.log.warning)
             desk.lake.maintain(desk.stream.name)
     events.refuse_unfinished(fetch.left)
 

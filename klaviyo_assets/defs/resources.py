@@ -157,10 +157,13 @@ class LakeResource(dg.ConfigurableResource[object]):
         """Return the lake; touches nothing."""
         return Lake(Path(self.data_dir).absolute(), clock=utc_now)
 
-    def publish(self, lake: Lake) -> None:
+    def publish(self, lake: Lake, *, say: Callable[[str], None]) -> None:
         """Show the lake as it is now in `klaviyo.duckdb`.
+
+        `say` takes a sentence for each table that cannot be read; all others are shown.
 
         Raises:
             StorageError: the folder cannot be written, or another publisher does not end.
         """
-        lake.publish([relation_of(stream, STREAMS) for stream in STREAMS.values()])
+        for problem in lake.publish([relation_of(each, STREAMS) for each in STREAMS.values()]):
+            say(f"klaviyo.duckdb does without a table that cannot be read. {problem}")

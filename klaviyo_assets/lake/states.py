@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from klaviyo_assets.errors import WrongAccountError
+from klaviyo_assets.errors import CorruptFileError, WrongAccountError
 from klaviyo_assets.lake.layout import table_folder
 from klaviyo_assets.lake.log import Snapshot, newest_mark, newest_version
 
@@ -40,6 +40,8 @@ def table_state(found: Snapshot | None) -> TableState | None:
 def refuse_foreign(root: Path, account: str, *, tables: Iterable[str]) -> None:
     """Refuse to bring a second account among the tables; reads one commit of each.
 
+    A table that cannot be read is passed over: its own sync says so, and stops no other.
+
     Raises:
         WrongAccountError: a table holds another account's data.
         LakeVersionError: a later version of this project wrote a table.
@@ -47,7 +49,10 @@ def refuse_foreign(root: Path, account: str, *, tables: Iterable[str]) -> None:
     for name in tables:
         folder = table_folder(root, name)
         newest = newest_version(folder)
-        mark = None if newest is None else newest_mark(folder, newest, name)
+        try:
+            mark = None if newest is None else newest_mark(folder, newest, name)
+        except CorruptFileError:
+            continue
         if mark is not None and mark.account != account:
             raise WrongAccountError(
                 f"{root} holds account {mark.account} and the key belongs to account {account}. "

@@ -12,10 +12,10 @@ from typing import cast
 
 from klaviyo_assets.api.client import Answer, Client
 from klaviyo_assets.api.protocol import Request
-from klaviyo_assets.errors import MissingTableError, RequestError, SettingError
+from klaviyo_assets.errors import MissingTableError, RequestError, ServerError, SettingError
 from klaviyo_assets.lake import Lake, table_of
 from klaviyo_assets.model.settings import Settings
-from klaviyo_assets.model.stream import WHOLE, Detail, Slice, Stream
+from klaviyo_assets.model.stream import WHOLE, Collection, Detail, Slice, Stream
 from klaviyo_assets.model.window import instant
 from klaviyo_assets.sync.details import FanOut, worth_asking
 from klaviyo_assets.sync.plan import Known, Order, Plan, plan_of, refuse_nonsense
@@ -52,6 +52,7 @@ def begin(stream: Stream, order: Order, metadata_mark: datetime | None, *, desk:
     Raises:
         KlaviyoAssetsError: the order makes no sense, the lake cannot be read, Klaviyo refuses.
     """
+    desk.lake.prepare(desk.account)
     before = desk.lake.state(stream.name)
     known = Known(
         metadata_mark=metadata_mark,
@@ -123,8 +124,25 @@ def page_reader(stream: Stream, decoder: PageDecoder, *, desk: Desk) -> PageRead
                 f"does not take it (ids of custom metrics are not taken). {error.message}",
                 stream=stream.name,
             ) from error
+        except ServerError as error:
+            error.message += _way_round(stream, desk.settings)
+            raise
 
     return read
+
+
+def _way_round(stream: Stream, settings: Settings) -> str:
+    """Return what an operator can do when Klaviyo fails again and again; empty: only wait.
+
+    Of the fields that come only on request, some make Klaviyo's answers slow enough to fail.
+    """
+    extras = stream.source.additional_fields if isinstance(stream.source, Collection) else ()
+    return "".join(
+        f" Asking for {each.name} may be too much: KLAVIYO_DISABLE_{each.name.upper()}=true leaves "
+        "it out, and the rest is read."
+        for each in extras
+        if each.optional and each.name not in settings.left_out
+    )
 
 
 def _fan_out(stream: Stream, order: Order, known: Known, *, desk: Desk) -> Pull:
