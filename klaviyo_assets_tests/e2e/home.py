@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import dagster as dg
 import duckdb
+from deltalake import DeltaTable
 
 from klaviyo_assets.definitions import build_defs
 from klaviyo_assets.model.settings import read_settings
@@ -151,6 +152,19 @@ class Home:
     def ids(self, relation: str) -> list[str]:
         """Return the ids of a relation, as often as they are there."""
         return [each for (each,) in self.query(f'SELECT id FROM klaviyo."{relation}"')]
+
+    def lake_ids(self, table: str) -> list[str | None]:
+        """Return the ids of a table's newest commit, as any engine that speaks Delta reads them."""
+        stored = DeltaTable(str(self.data / "lake" / table)).to_pyarrow_table(columns=["id"])
+        return stored["id"].to_pylist()
+
+    def files(self) -> dict[str, tuple[int, int]]:
+        """Return every file below the data folder with its size and time of change."""
+        return {
+            str(path): (path.stat().st_size, path.stat().st_mtime_ns)
+            for path in self.data.rglob("*")
+            if path.is_file()
+        }
 
     def count(self, relation: str) -> int:
         """Return the number of rows of a relation."""

@@ -1,0 +1,193 @@
+"""What fails, and what goes on: each failure names the stream, what came back, and what to do."""
+
+import dagster as dg
+import pytest
+
+from klaviyo_assets.api import retries
+from klaviyo_assets.defs import assets
+from klaviyo_assets.sandbox import Key
+from klaviyo_assets.sandbox.account import DEFAULT_KEY
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home
+
+ASKING = (
+    "accounts",
+    "campaigns",
+    "email_templates",
+    "events",
+    "flows",
+    "global_exclusions",
+    "lists",
+    "metrics",
+    "profiles",
+    "segments",
+)
+"""Streams whose first sync asks Klaviyo something."""
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let waits between tries be short; how long they are is tested where they are decided."""
+    monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(retries, "LONGEST_WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(assets, "RETRY", dg.RetryPolicy(max_retries=1, delay=0))
+
+
+def home_with(start: StartHome, *scopes: str) -> Home:
+    """Return a home whose key has only the scopes to read these."""
+    named = frozenset(f"{each}:read" for each in scopes)
+    return start(keys=(Key(value=DEFAULT_KEY, scopes=named),))
+
+
+def test_one_failing_stream_leaves_the_others(home: Home) -> None:
+    """A path that fails for ever fails its stream alone, in bounded tries, saying what and how."""
+    with home.shop.faulty("error", match={"path": "/api/flows"}, status=500):
+        run = home.sync()
+    assert not run.success
+    assert list(run.failed) == ["flows"]
+    assert "flows: GET /api/flows" in run.failed["flows"]
+    assert "500" in run.failed["flows"]
+    assert "Given up after 6 tries" in run.failed["flows"]
+    assert set(run.materialized) == set(home.relations())
+    assert set(ASKING) - set(run.materialized) == {"flows"}
+    # Two parts of the collection, six tries each, once more by Dagster.
+    assert run.attempts["flows"] == 2
+    assert home.shop.asked()["/api/flows"] <= 2 * 2 * 6
+    assert home.sync("flows").success
+    assert sorted(home.ids("flows")) == sorted(home.shop.truth("flows"))
+
+
+def test_what_depends_on_a_failed_stream_waits_for_it(home: Home) -> None:
+    """A stream made of one that failed is not tried on what is not there, and comes next time."""
+    with home.shop.faulty("error", match={"path": "/api/events"}, status=400):
+        run = home.sync("events", "metrics", "events_detailed")
+    assert list(run.failed) == ["events"]
+    assert set(run.materialized) == {"metrics"}
+    assert home.sync("events", "metrics", "events_detailed").success
+    assert sorted(home.ids("events_detailed")) == sorted(home.shop.truth("events"))
+
+
+def test_a_permanent_error_is_not_tried_again(home: Home) -> None:
+    """A 400 fails at once: one request, one attempt, Klaviyo's own words."""
+    with home.shop.faulty("error", match={"path": "/api/lists"}, status=400, detail="No such sort"):
+        run = home.sync("lists")
+    assert "400" in run.failed["lists"]
+    assert "No such sort" in run.failed["lists"]
+    assert home.shop.asked()["/api/lists"] == 1
+    assert run.attempts["lists"] == 1
+
+
+def test_a_refused_key_costs_one_request_a_stream(home: Home) -> None:
+    """With a key that Klaviyo does not know, each stream asks at most once and says what to do."""
+    with home.shop.faulty("error", match={}, status=401):
+        run = home.sync()
+    assert set(run.failed) == set(ASKING)
+    assert home.shop.asked().total() <= len(ASKING)
+    assert {run.attempts[stream] for stream in ASKING} == {1}
+    for stream in ASKING:
+        assert "401" in run.failed[stream]
+        assert "set KLAVIYO_API_KEY to a live private key" in run.failed[stream]
+        assert home.shop.key not in run.failed[stream]
+
+
+def test_a_key_revoked_on_the_way_costs_nothing_that_was_read(start: StartHome) -> None:
+    """What came before a 401 in mid-sync is stored; a new key reads only the rest."""
+    home = start(events=6_000, future_events=0)
+    match = {"path": "/api/events", "from": 4}
+    with home.shop.faulty("error", match=match, status=401):
+        broken = home.sync("events")
+    assert "401" in broken.failed["events"]
+    kept = home.lake_ids("events")
+    assert 0 < len(kept) == len(set(kept)) < len(home.shop.truth("events"))
+    home.shop.forget()
+    assert home.sync("events").success
+    assert sorted(home.ids("events")) == sorted(home.shop.truth("events"))
+    again = set(home.shop.shown("/api/events")) & set(kept)
+    assert len(again) <= len(kept) / 10
+
+
+def test_a_missing_scope_skips_the_stream(start: StartHome) -> None:
+    """A stream that the key may not read is skipped in a green run that names the scope."""
+    home = home_with(start, "accounts", "lists", "segments")
+    run = home.sync("flows", "lists", "segments")
+    assert run.success
+    assert set(run.materialized) == {"lists", "segments"}
+    assert "flows is skipped: the key lacks the scope flows:read" in run.warnings
+    (seen,) = run.observed["flows"]
+    assert seen["klaviyo/missing_scope"] == "flows:read"
+    assert "klaviyo/cursor" not in seen
+    assert "flows" not in home.relations()
+
+
+def test_a_missing_scope_skips_what_is_made_of_it(start: StartHome) -> None:
+    """Without metrics:read the views made of metrics are skipped as well, and events come in."""
+    home = home_with(start, "accounts", "events")
+    run = home.sync("events", "metrics", "events_detailed")
+    assert run.success
+    assert set(run.materialized) == {"events"}
+    assert sorted(home.ids("events")) == sorted(home.shop.truth("events"))
+
+
+def test_a_key_that_may_not_know_its_account_syncs_all_the_same(start: StartHome) -> None:
+    """Without accounts:read the key's hash stands for the account, said aloud, and rows come in."""
+    home = home_with(start, "profiles", "lists")
+    first = home.sync("accounts", "profiles")
+    assert first.success
+    assert "the key lacks accounts:read: its hash stands for the account" in first.warnings
+    assert set(first.materialized) == {"profiles"}
+    second = home.sync("profiles")
+    assert second.success
+    assert sorted(home.ids("profiles")) == sorted(home.shop.truth("profiles"))
+    assert home.shop.key not in first.warnings
+
+
+def test_a_storm_on_predictive_analytics_ends_with_advice(home: Home) -> None:
+    """When only predictive_analytics fails, the failure names the setting that leaves it out."""
+    match = {"path": "/api/profiles", "query": "predictive_analytics"}
+    with home.shop.faulty("error", match=match, status=503):
+        run = home.sync("profiles", "lists")
+        assert set(run.failed) == {"profiles"}
+        assert set(run.materialized) == {"lists"}
+        assert "503" in run.failed["profiles"]
+        assert "KLAVIYO_DISABLE_PREDICTIVE_ANALYTICS=true" in run.failed["profiles"]
+        advised = home.sync("profiles", disable_predictive_analytics="true")
+    assert advised.success
+    assert sorted(home.ids("profiles")) == sorted(home.shop.truth("profiles"))
+
+
+def test_a_storm_elsewhere_gives_no_wrong_advice(home: Home) -> None:
+    """Where predictive_analytics was not asked for, nobody is sent to its setting."""
+    with home.shop.faulty("error", match={"path": "/api/profiles"}, status=503):
+        run = home.sync("profiles", "global_exclusions", disable_predictive_analytics="true")
+    assert set(run.failed) == {"profiles", "global_exclusions"}
+    assert "PREDICTIVE" not in "".join(run.failed.values())
+
+
+def test_a_broken_table_stops_only_its_own_stream(home: Home) -> None:
+    """A damaged log of one table is warned of by the others, which are stored and shown."""
+    home.sync("lists")
+    (commit,) = (home.data / "lake" / "lists" / "_delta_log").glob("*.json")
+    commit.write_text("{\n".join(commit.read_text().splitlines()))
+    run = home.sync("segments", "lists")
+    assert set(run.materialized) == {"segments"}
+    assert "lists" in run.failed["lists"]
+    assert "klaviyo.duckdb does without a table that cannot be read" in run.warnings
+    assert home.relations() == {"segments"}
+
+
+def test_the_lake_of_another_account_is_left_alone(home: Home, start: StartHome) -> None:
+    """A key of another account is refused with both accounts and the way out, nothing written."""
+    home.sync("lists", "profiles")
+    before = home.files()
+    other = start(seed=2)
+    other.settings["KLAVIYO_DATA_DIR"] = str(home.data)
+    run = other.sync("lists", "events")
+    assert not run.success
+    (mine,) = home.shop.truth("accounts")
+    (theirs,) = other.shop.truth("accounts")
+    for stream in ("lists", "events"):
+        assert mine in run.failed[stream]
+        assert theirs in run.failed[stream]
+        assert "Give each account its own KLAVIYO_DATA_DIR" in run.failed[stream]
+        assert run.attempts[stream] == 1
+    assert home.files() == before
