@@ -13,10 +13,11 @@ import dagster as dg
 from klaviyo_assets.defs.assets import asset_of
 from klaviyo_assets.defs.automation import jobs, schedules
 from klaviyo_assets.defs.io_manager import LakeIOManager
+from klaviyo_assets.defs.report_assets import report_asset
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.settings import Settings, read_settings
-from klaviyo_assets.streams import COLLECTIONS
+from klaviyo_assets.streams import COLLECTIONS, REPORTS
 
 
 def build_defs(
@@ -35,7 +36,10 @@ def build_defs(
     lake = LakeResource(data_dir=str(Path(settings.data_dir).absolute()))
     key = api_key if api_key is not None else dg.EnvVar("KLAVIYO_API_KEY")
     return dg.Definitions(
-        assets=[asset_of(stream) for stream in COLLECTIONS],
+        assets=[
+            *(asset_of(stream) for stream in COLLECTIONS),
+            *(report_asset(stream, settings) for stream in REPORTS),
+        ],
         jobs=jobs(),
         schedules=schedules(settings),
         resources={

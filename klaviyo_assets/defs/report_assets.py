@@ -175,7 +175,7 @@ def _wishes(
     context: dg.AssetExecutionContext, cells: Sequence[Cell], *, is_alone: bool
 ) -> list[Wish]:
     """Return what is wanted of each metric; what this run has stored before a retry is not."""
-    past = past_of(context.instance, context.asset_key, cells, run_id=context.run_id)
+    past = past_of(context.instance, context.asset_key, cells, run_id=context.run.run_id)
     among = siblings(context.instance, context.asset_key, context.run.tags)
     wanted = by_metric(cell for cell in cells if cell not in past.done)
     return [

@@ -36,11 +36,8 @@ def past_of(
     """
     records = latest_materializations(instance, key, cells)
     runs = {record.run_id for record in records.values()} - {run_id}
-    well = {
-        run.run_id
-        for run in instance.get_runs(dg.RunsFilter(run_ids=list(runs)))
-        if run.status is dg.DagsterRunStatus.SUCCESS
-    }
+    found = instance.get_runs(dg.RunsFilter(run_ids=list(runs))) if runs else ()
+    well = {run.run_id for run in found if run.status is dg.DagsterRunStatus.SUCCESS}
     delivered: dict[Cell, datetime] = {}
     for cell, record in records.items():
         at = _fetched_at(record)

@@ -152,6 +152,7 @@ class Placing:
     def _locate(self) -> Questions:
         """Find the units of which nobody tells the days; those with parts, beside these."""
         lost = {unit.key: unit for unit, _ in self._needed(is_lost=True)}
+        known = {key: set(unit.parts) for key, unit in lost.items()}
         fresh = {key: unit.total for key, unit in lost.items() if not unit.parts}
         days = {day for key in fresh for day in lost[key].open} & self.wanted
         yield from halve(self.board, fresh, self.days, wanted=days)
@@ -165,7 +166,9 @@ class Placing:
             yield from halve(self.board, there, run, wanted=self.wanted)
         for unit in lost.values():
             unit.is_lost = False
-            self._given.difference_update(unit.parts)
+            if unit.is_wrong:
+                # These days may have been given without it.
+                self._given -= unit.parts.keys() - known[unit.key]
 
     def _day_by_day(self) -> Questions:
         """Ask for each day on which something can have been sent, for all units of it together."""
@@ -212,7 +215,7 @@ class Placing:
             self._knowledge.learned.forget(unit.key)
             for day, row in unit.parts.items():
                 self.board.settle(unit.key, day, row)
-            unit.is_lost, unit.is_exact = True, False
+            unit.is_lost, unit.is_wrong, unit.is_exact = True, True, False
             unit.open = set(self._all_days - unit.parts.keys())
         elif unit.is_exact and all(map(self._knowledge.is_settled, unit.parts)):
             # Nothing moves any more, so it is not the time between the answers.

@@ -25,6 +25,13 @@ within this margin of midnight counts as spread, until reports have shown its da
 EARLIEST_ZONE, LATEST_ZONE = timedelta(hours=14), timedelta(hours=12)
 """How far local clocks are ahead of and behind UTC: UTC+14 to UTC-12, 26 hours in all."""
 
+COUNTED_BY_THE_HOUR = timedelta(hours=1)
+"""How far before its time a send may be counted.
+
+Time frames of reports end with an hour (api reference: the end is rounded up), and where a zone's
+midnight is not that of an hour of UTC, the first half hour may count with the day before.
+"""
+
 WINNER = timedelta(days=3)
 """How long after its beginning an A/B test may send the winner; Klaviyo does not tell the API."""
 
@@ -81,7 +88,7 @@ def sending_of(campaign: Campaign, zone: ZoneInfo) -> Sending:
     if span is None:
         return Unknown()
     first, last = span
-    last += LONG_SEND
+    first, last = first - COUNTED_BY_THE_HOUR, last + LONG_SEND
     if campaign.status != SENT:
         last += HELD_UP
     days = Days(day_of(first, zone), day_of(last, zone))
@@ -125,8 +132,10 @@ def _smart(campaign: Campaign) -> Span | None:
             return None
         return (begin - EARLIEST_ZONE, begin + timedelta(days=1) + LATEST_ZONE)
     midnight = datetime.combine(campaign.planned_on, time(), tzinfo=UTC)
-    span = (midnight - EARLIEST_ZONE, midnight + timedelta(days=1) + LATEST_ZONE)
-    return _with_send_time(campaign, span)
+    begin = campaign.send_time or midnight
+    # Unverified whether a recipient's day is counted from the send time or from midnight.
+    last = max(midnight, begin) + timedelta(days=1) + LATEST_ZONE
+    return min(begin, midnight - EARLIEST_ZONE), last
 
 
 def _tested(campaign: Campaign) -> Span | None:

@@ -45,6 +45,7 @@ class Unit:
     is_exact: bool = False
     is_lost: bool = False
     is_checked: bool = False
+    is_wrong: bool = False
     parts: dict[date, TimedRow] = field(default_factory=dict[date, TimedRow])
 
 

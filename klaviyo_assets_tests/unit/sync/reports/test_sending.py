@@ -45,6 +45,12 @@ def test_the_day_is_the_accounts_own() -> None:
     )
 
 
+def test_right_after_midnight_it_may_count_with_the_day_before() -> None:
+    """Reports count by the hour: within the first one of a day a send counts as spread."""
+    found = sending_of(sent("static", datetime(2026, 10, 6, 22, 30, tzinfo=UTC)), ZONE)
+    assert found == Spread(october(6, 7))
+
+
 @pytest.mark.parametrize(("minute", "is_spread"), [(59, False), (0, True)])
 def test_late_in_the_evening_it_may_run_past_midnight(minute: int, is_spread: bool) -> None:  # noqa: FBT001
     """From three hours before local midnight on, a send counts as spread over both days."""
@@ -61,9 +67,9 @@ def test_recipients_local_time_goes_around_the_world() -> None:
 
 
 def test_smart_send_time_takes_a_day_of_every_zone() -> None:
-    """Each recipient's own hour of a day: the day before to the day after."""
+    """Each recipient's own hour, from the first zone's midnight to a day after the last's noon."""
     found = sending_of(sent("smart_send_time", planned_on=DAY), ZONE)
-    assert found == Spread(october(6, 8))
+    assert found == Spread(october(6, 9))
 
 
 @pytest.mark.parametrize(("percentage", "last"), [(50, 7), (20, 7), (10, 8), (None, 10)])

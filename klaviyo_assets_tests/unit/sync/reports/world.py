@@ -92,16 +92,21 @@ class World:
 
 
 def run(placing: Placing, world: World) -> dict[date, dict[str, TimedRow]]:
-    """Answer every question; return the finished days with their rows by message."""
+    """Answer every question; return the finished days with their rows by message.
+
+    Each day must come once, unless something was noted.
+    """
     finished = placing.finished()
     questions = placing.questions()
-    try:
-        part = next(questions)
-        while True:
+    part = next(questions, None)
+    while part is not None:
+        try:
             part = questions.send(by_unit(world.answer(part), "campaign_message_id"))
-            finished |= placing.finished()
-    except StopIteration:
-        finished |= placing.finished()
+        except StopIteration:
+            part = None
+        ready = placing.finished()
+        assert placing.board.notes or not ready.keys() & finished.keys()
+        finished |= ready
     return {
         when: {row.row.groupings["campaign_id"] or "": row for row in rows}
         for when, rows in finished.items()

@@ -1,0 +1,146 @@
+"""Runs of report partitions in a home, what they logged per partition, and the sandbox's truth.
+
+What belongs here: launching a rectangle of partitions as Dagster's runs do, and comparing. What
+does not: backfills by the daemon (`backfills`), judging (the tests).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any, cast
+
+import dagster as dg
+
+from klaviyo_assets.sandbox.reports.conversions import eligible
+from klaviyo_assets_tests.e2e.home import Home, key_of
+from klaviyo_assets_tests.e2e.run import Metadata, Run, values_of
+
+FLOWS, CAMPAIGNS = "flow_series_reports", "campaign_values_reports"
+PATHS = {FLOWS: "/api/flow-series-reports", CAMPAIGNS: "/api/campaign-values-reports"}
+KINDS = {FLOWS: "flow-series-report", CAMPAIGNS: "campaign-values-report"}
+METRICS = "klaviyo_conversion_metrics"
+
+Rows = dict[tuple[str, ...], dict[str, object]]
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRun:
+    """A run, and the metadata of each materialization by metric and day, in order."""
+
+    run: Run
+    events: tuple[tuple[str, date, Metadata], ...]
+
+    @property
+    def partitions(self) -> Counter[tuple[str, date]]:
+        """Return how many materializations each partition got."""
+        return Counter((metric, day) for metric, day, _ in self.events)
+
+
+def metrics_of(home: Home) -> list[str]:
+    """Return the metrics that the shop's reports accept, the main one first."""
+    return eligible(home.shop.sandbox.shop)
+
+
+def add_metrics(home: Home, metrics: Sequence[str]) -> None:
+    """Make partitions of metrics, as the sensor does."""
+    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+        instance.add_dynamic_partitions(METRICS, list(metrics))
+
+
+def fetch(
+    home: Home,
+    stream: str,
+    cells: tuple[str, date] | tuple[str, date, str, date],
+    *,
+    tags: Mapping[str, str] | None = None,
+    config: Mapping[str, object] | None = None,
+    **more: str,
+) -> ReportRun:
+    """Run one partition, or the rectangle between two, and return what became of it."""
+    defs = home.code_location(**more)
+    ends = [f"{cells[1]}|{cells[0]}", f"{cells[-1]}|{cells[-2]}"]
+    of_range = dict(
+        zip(
+            ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end"),
+            ends,
+            strict=True,
+        )
+    )
+
+    def materialize(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+        return dg.materialize(
+            list(defs.assets or ()),  # pyright: ignore[reportArgumentType]
+            selection=dg.AssetSelection.assets(key_of(stream)),
+            instance=instance,
+            resources=defs.resources,
+            tags={**of_range, **(tags or {})},
+            run_config={"ops": {f"klaviyo__{stream}": {"config": dict(config)}}}
+            if config
+            else None,
+            raise_on_error=False,
+        )
+
+    run = home.run(materialize, **more)
+    return ReportRun(run, tuple(materializations(home, run.id)))
+
+
+def materializations(home: Home, run_id: str) -> Iterable[tuple[str, date, Metadata]]:
+    """Yield a run's materializations: metric, day, metadata."""
+    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+        for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION):
+            assert entry.dagster_event is not None
+            found = entry.dagster_event.step_materialization_data.materialization
+            day, _, metric = str(found.partition).partition("|")
+            yield metric, date.fromisoformat(day), values_of(found.metadata)
+
+
+def days_between(first: date, last: date) -> list[date]:
+    """Return the days, both ends inclusive."""
+    return [first + timedelta(days=number) for number in range((last - first).days + 1)]
+
+
+def true_rows(home: Home, stream: str, metric: str, days: Iterable[date]) -> Rows:
+    """Return what the shop says happened, by day, message and channel."""
+    service = home.shop.sandbox.service
+    with service.lock:
+        found = service.reports.truth(
+            KINDS[stream], metric, days=list(days), now=service.clock.now()
+        )
+    rows = cast("list[dict[str, Any]]", found)
+    message = "flow_message_id" if stream == FLOWS else "campaign_message_id"
+    return {(row["date"], row[message], row["send_channel"]): row for row in rows}
+
+
+def stored_rows(home: Home, stream: str, metric: str, days: Iterable[date]) -> Rows:
+    """Return what the table holds, by day, message and channel."""
+    message = "flow_message_id" if stream == FLOWS else "campaign_message_id"
+    wanted = {day.isoformat() for day in days}
+    sql = f"SELECT * FROM klaviyo.{stream} WHERE conversion_metric_id = '{metric}'"
+    names = [name for (name,) in home.query(f"SELECT column_name FROM (DESCRIBE {sql})")]
+    rows = [dict(zip(names, row, strict=True)) for row in home.query(sql)]
+    return {
+        (str(row["date"]), row[message], row["send_channel"]): row
+        for row in rows
+        if str(row["date"]) in wanted
+    }
+
+
+def compare(home: Home, stream: str, metric: str, days: Sequence[date]) -> int:
+    """Assert that the table has the truth for these days, every statistic; return the rows."""
+    truth = true_rows(home, stream, metric, days)
+    stored = stored_rows(home, stream, metric, days)
+    assert stored.keys() == truth.keys()
+    for key, row in truth.items():
+        for name, expected in row.items():
+            if isinstance(expected, int | float):
+                found = stored[key][name]
+                assert isinstance(found, float), (key, name, found, expected)
+                assert math.isclose(found, expected, rel_tol=1e-9, abs_tol=1e-9), (key, name)
+    return len(truth)
+
+
+def requests(home: Home, stream: str) -> int:
+    """Return how many requests a report has had since `forget`."""
+    return home.shop.asked()[PATHS[stream]]

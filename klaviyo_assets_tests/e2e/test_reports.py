@@ -1,0 +1,213 @@
+"""Reports, from a launch to the table: every day has its truth, and each request is paid once."""
+
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from klaviyo_assets.sandbox import Key
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.report_runs import (
+    CAMPAIGNS,
+    FLOWS,
+    add_metrics,
+    compare,
+    days_between,
+    fetch,
+    metrics_of,
+    requests,
+    stored_rows,
+)
+
+NOW = datetime(2026, 11, 10, 12, tzinfo=UTC)
+"""After the last of the year's changes of clocks."""
+
+CHANGES = [
+    ("America/Los_Angeles", date(2026, 3, 8)),
+    ("America/Los_Angeles", date(2026, 11, 1)),
+    ("Europe/Copenhagen", date(2026, 3, 29)),
+    ("Europe/Copenhagen", date(2026, 10, 25)),
+    ("Australia/Lord_Howe", date(2026, 4, 5)),
+    ("Australia/Lord_Howe", date(2026, 10, 4)),
+]
+"""Days on which the clocks of a zone change."""
+
+
+def report_home(start: StartHome, now: datetime, zone: str = "UTC", **numbers: object) -> Home:
+    """Return a home whose shop is at `now` in a zone, with campaigns read and metrics known."""
+    sizes = {"days": 60, "campaigns": 40, "flows": 24, "report_page": 5000, **numbers}
+    home = start(now=now, timezone=zone, **sizes)
+    home.settings |= {"KLAVIYO_TIMEZONE": zone, "KLAVIYO_REPORT_START_DATE": "2026-01-01"}
+    run = home.sync("metrics", "campaigns")
+    assert run.success, run.failed
+    add_metrics(home, metrics_of(home))
+    home.shop.forget()
+    return home
+
+
+@pytest.mark.parametrize(("zone", "change"), CHANGES)
+def test_every_day_has_its_truth_over_the_change_of_clocks(
+    start: StartHome, zone: str, change: date
+) -> None:
+    """Values equal the shop's own for every day around a change of clocks."""
+    home = report_home(start, NOW, zone, days=(NOW.date() - change).days + 12)
+    metric = metrics_of(home)[0]
+    days = days_between(change - timedelta(days=8), change + timedelta(days=8))
+    for stream in (FLOWS, CAMPAIGNS):
+        done = fetch(home, stream, (metric, days[0], metric, days[-1]))
+        assert done.run.success, done.run.failed
+        assert done.partitions == dict.fromkeys([(metric, day) for day in days], 1)
+        assert compare(home, stream, metric, days)
+        assert "add up" not in done.run.warnings
+
+
+def test_restated_values_replace_what_was_stored(start: StartHome) -> None:
+    """Nine days later the same days are fetched again, and equal the truth of then."""
+    home = report_home(start, NOW)
+    metric = metrics_of(home)[0]
+    days = days_between(date(2026, 10, 10), date(2026, 11, 9))
+    for stream in (FLOWS, CAMPAIGNS):
+        fetch(home, stream, (metric, days[0], metric, days[-1]))
+        rows = compare(home, stream, metric, days)
+        before = stored_rows(home, stream, metric, days)
+        home.shop.move(days=9)
+        done = fetch(home, stream, (metric, days[0], metric, days[-1]))
+        assert done.run.success, done.run.failed
+        assert compare(home, stream, metric, days) == rows
+        after = stored_rows(home, stream, metric, days)
+        assert any(row["opens"] != before[key]["opens"] for key, row in after.items())
+        assert {row["is_final"] for row in after.values()} == {True, False}
+        home.shop.move(days=-9)
+
+
+def test_the_unfinished_day_is_not_stored_west_of_utc(start: StartHome) -> None:
+    """At 02:00 UTC the day before goes on in Los Angeles: it is refused, and not stored."""
+    now = datetime(2026, 10, 10, 2, tzinfo=UTC)
+    home = report_home(start, now, "America/Los_Angeles")
+    metric = metrics_of(home)[0]
+    done = fetch(home, FLOWS, (metric, date(2026, 10, 6), metric, date(2026, 10, 9)))
+    assert not done.run.success
+    assert "2026-10-09" in done.run.failed[FLOWS]
+    assert "not over" in done.run.failed[FLOWS]
+    days = days_between(date(2026, 10, 6), date(2026, 10, 8))
+    assert sorted(day for _, day in done.partitions) == days
+    assert compare(home, FLOWS, metric, days)
+    assert not stored_rows(home, FLOWS, metric, [date(2026, 10, 9)])
+
+
+def test_another_zone_than_the_accounts_is_refused_before_any_request(start: StartHome) -> None:
+    """A wrong KLAVIYO_TIMEZONE names the right one and costs no report request."""
+    home = report_home(start, datetime(2026, 10, 10, tzinfo=UTC), "Europe/Copenhagen")
+    metric = metrics_of(home)[0]
+    day = date(2026, 10, 1)
+    done = fetch(home, FLOWS, (metric, day), timezone="America/New_York")
+    assert not done.run.success
+    assert "KLAVIYO_TIMEZONE=Europe/Copenhagen" in done.run.failed[FLOWS]
+    assert requests(home, FLOWS) == 0
+    alias = fetch(home, FLOWS, (metric, day), timezone="Arctic/Longyearbyen")
+    assert alias.run.success, alias.run.failed
+
+
+def test_seven_runs_of_a_day_cost_what_one_run_costs(start: StartHome) -> None:
+    """Twenty metrics' worth of sibling runs, cut day by day, share one answer a metric."""
+    home = report_home(start, NOW)
+    metrics = metrics_of(home)
+    for day in days_between(date(2026, 10, 1), date(2026, 10, 7)):
+        done = fetch(home, FLOWS, (metrics[0], day, metrics[-1], day))
+        assert done.run.success, done.run.failed
+        assert len(done.partitions) == len(metrics)
+    assert requests(home, FLOWS) == len(metrics)
+    for metric in metrics:
+        compare(home, FLOWS, metric, days_between(date(2026, 10, 1), date(2026, 10, 7)))
+
+
+def test_a_refused_metric_is_asked_once(start: StartHome) -> None:
+    """It is remembered with the day, shown, and asked again only when told to; others go on."""
+    home = report_home(start, NOW)
+    good, day = metrics_of(home)[0], date(2026, 10, 1)
+    everything = {each for (each,) in home.query("SELECT id FROM klaviyo.metrics")}
+    refused = min(everything - set(metrics_of(home)))
+    add_metrics(home, [refused])
+    for times in range(2):
+        done = fetch(home, FLOWS, (good, day, refused, day + timedelta(days=1)))
+        assert done.run.success, done.run.failed
+        assert refused not in {metric for metric, _ in done.partitions}
+        assert (good, day) in done.partitions
+        (seen,) = done.run.observed[FLOWS]
+        assert seen["klaviyo/refused_metric"] == refused
+        assert seen["klaviyo/refused_on"] == "2026-11-10"
+        if times == 0:
+            home.shop.forget()
+    asked_before = requests(home, FLOWS)
+    fetch(home, FLOWS, (refused, day), config={"ask_refused": True})
+    assert requests(home, FLOWS) == asked_before + 1
+    fetch(home, FLOWS, (refused, day))
+    assert requests(home, FLOWS) == asked_before + 1
+
+
+def test_metadata_of_each_partition(start: StartHome) -> None:
+    """Each partition tells its own rows, what it shared, whether it is final, and the zone."""
+    home = report_home(start, NOW)
+    metric = metrics_of(home)[0]
+    done = fetch(home, FLOWS, (metric, date(2026, 10, 1), metric, date(2026, 11, 9)))
+    assert done.run.success
+    shown = {day: metadata for _, day, metadata in done.events}
+    assert len(shown) == 40
+    for day, metadata in shown.items():
+        assert metadata["klaviyo/requests"] == 1
+        assert metadata["klaviyo/requests_shared_by"] == 40
+        assert metadata["klaviyo/is_final"] is (day <= date(2026, 10, 10))
+        assert metadata["klaviyo/account_timezone"] == "UTC"
+        assert metadata["klaviyo/sync_mode"] == "incremental_deduped"
+        assert metadata["dagster/table_name"] == "klaviyo.flow_series_reports"
+        rows = stored_rows(home, FLOWS, metric, [day])
+        assert metadata["klaviyo/rows_written"] == len(rows)
+        assert {row["is_final"] for row in rows.values()} <= {day <= date(2026, 10, 10)}
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"sync_mode": "full_refresh_overwrite"}, "partitions are replaced"),
+        ({"sync_mode": "incremental_append"}, "partitions are replaced"),
+        ({"start": "2026-10-01"}, "choose partitions"),
+    ],
+)
+def test_what_makes_no_sense_for_a_report_is_refused(
+    start: StartHome, config: dict[str, object], words: str
+) -> None:
+    """Other sync modes and windows are refused before anything is asked."""
+    home = report_home(start, NOW)
+    done = fetch(home, FLOWS, (metrics_of(home)[0], date(2026, 10, 1)), config=config)
+    assert words in done.run.failed[FLOWS]
+    assert home.shop.asked().total() == 0
+
+
+def test_launches_that_dagster_would_cut_down_are_refused(start: StartHome) -> None:
+    """A job's backfill and a reversed range end in a sentence and fetch nothing."""
+    home = report_home(start, NOW)
+    first, second = metrics_of(home)[:2]
+    day = date(2026, 10, 1)
+    of_a_job = {"dagster/partition/date": "2026-10-01", "dagster/partition/metric": first}
+    done = fetch(home, FLOWS, (first, day, first, day + timedelta(days=3)), tags=of_a_job)
+    assert "asset's page" in done.run.failed[FLOWS]
+    done = fetch(home, FLOWS, (first, day, first, day - timedelta(days=3)))
+    assert "wrong way round" in done.run.failed[FLOWS]
+    done = fetch(home, FLOWS, (second, day, first, day))
+    assert "wrong way round" in done.run.failed[FLOWS]
+    assert requests(home, FLOWS) == 0
+
+
+def test_a_missing_scope_skips_the_report(start: StartHome) -> None:
+    """The run is green, nothing is materialized, and the scope is named."""
+    key = Key(
+        value="pk_" + "a" * 40,
+        scopes=frozenset({"accounts:read", "metrics:read", "campaigns:read"}),
+    )
+    home = start(now=NOW, timezone="UTC", keys=(key,))
+    home.settings["KLAVIYO_REPORT_START_DATE"] = "2026-01-01"
+    add_metrics(home, metrics_of(home))
+    done = fetch(home, FLOWS, (metrics_of(home)[0], date(2026, 10, 1)))
+    assert done.run.success
+    assert done.events == ()
+    assert "flows:read" in done.run.warnings
