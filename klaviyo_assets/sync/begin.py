@@ -148,7 +148,6 @@ def _way_round(stream: Stream, settings: Settings) -> str:
 def _fan_out(stream: Stream, order: Order, known: Known, *, desk: Desk) -> Pull:
     refuse_nonsense(stream, order)
     source = cast("Detail", stream.source)
-    parents = _parents(source, desk.lake)
     now = desk.clock()
     state = known.lake_state or {}
     # None: the last sync asked for all there was, so everything is asked for again. Only what a
@@ -157,7 +156,7 @@ def _fan_out(stream: Stream, order: Order, known: Known, *, desk: Desk) -> Pull:
     stored = _stored(stream, source, desk.lake) if not order.mode.is_full else _NOTHING
     decoder = PageDecoder(stream)
     ask = _ask(stream, decoder, desk=desk)
-    wanted = worth_asking(parents, stored, since=since)
+    wanted = worth_asking(_parents(source, desk.lake), stored, since=since)
     return Pull(
         table=table_of(stream, arrow_schema(stream)),
         items=FanOut(ask, wanted, decoder=decoder, asked_at=now),
