@@ -46,6 +46,7 @@ class Home:
     blank: Path
     settings: dict[str, str] = field(default_factory=dict[str, str])
     homes: int = 0
+    has_key: bool = True
 
     def __post_init__(self) -> None:
         """Make a first DAGSTER_HOME."""
@@ -126,11 +127,12 @@ class Home:
     ) -> Run:
         """Execute in this home's DAGSTER_HOME with its key, and read the log."""
         key = (self.variables | variables_of(more))["KLAVIYO_API_KEY"]
+        environment = {"KLAVIYO_API_KEY": key} if self.has_key else {}
         # Dagster's own, where a resource is nested in another.
         ignored = "InitResourceContext.dagster_run is deprecated"
         with (
             warnings.catch_warnings(),
-            patch.dict(os.environ, {"KLAVIYO_API_KEY": key}),
+            patch.dict(os.environ, environment),
             dg.DagsterInstance.from_config(str(self.dagster)) as instance,
         ):
             warnings.filterwarnings("ignore", message=ignored)

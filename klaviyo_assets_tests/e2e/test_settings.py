@@ -1,0 +1,95 @@
+"""Settings that cannot be used: refused before the first request, with what is allowed."""
+
+import dagster as dg
+import pytest
+
+from klaviyo_assets.defs.resources import KlaviyoResource
+from klaviyo_assets_tests.e2e.home import Home, key_of
+
+BAD = {
+    "base_url": ("http://klaviyo.example.com", "https"),
+    "disable_predictive_analytics": ("maybe", "true or false"),
+    "event_metric_ids": ("Placed Order", "metric ids"),
+    "late_events_days": ("a week", "a whole number of days"),
+    "lookback_days": ("-1", "0 or more"),
+    "rate_limit_scale": ("0", "a number above 0"),
+    "rate_limit_share": ("1.5", "up to 1"),
+    "report_start_date": ("yesterday", "YYYY-MM-DD"),
+    "revision": ("latest", "YYYY-MM-DD"),
+    "start_date": ("2026-13-01", "YYYY-MM-DD"),
+    "timezone": ("Mars/Olympus", "IANA"),
+}
+"""A value that cannot be used, and what the refusal must say is allowed."""
+
+BAD_KEYS = {
+    "blank": ("pk_0123456789 abcdef", "holds a blank or a line end"),
+    "line end": ("pk_0123456789abcdef\nX-Header: 1", "holds a blank or a line end"),
+    "public": ("AbC123", "holds the public key"),
+    "nonsense": ("secret-0123456789", "has not the form of a private key"),
+    "empty": ("", "is empty"),
+}
+
+
+@pytest.mark.parametrize("setting", BAD)
+def test_a_bad_setting_is_refused_before_the_first_request(home: Home, setting: str) -> None:
+    """The failure names the variable, its value and what is allowed; Klaviyo hears nothing."""
+    value, allowed = BAD[setting]
+    home.settings[f"KLAVIYO_{setting.upper()}"] = value
+    run = home.sync("lists")
+    assert f"KLAVIYO_{setting.upper()}" in run.failed["lists"]
+    assert value in run.failed["lists"]
+    assert allowed in run.failed["lists"]
+    assert run.attempts["lists"] == 1
+    assert home.shop.asked().total() == 0
+    assert not home.data.exists()
+
+
+def test_all_bad_settings_are_named_at_once(home: Home) -> None:
+    """Nobody has to mend one setting to learn of the next."""
+    run = home.sync("lists", start_date="soon", lookback_days="some")
+    assert "KLAVIYO_START_DATE='soon'" in run.failed["lists"]
+    assert "KLAVIYO_LOOKBACK_DAYS='some'" in run.failed["lists"]
+
+
+@pytest.mark.parametrize("case", BAD_KEYS)
+def test_a_key_of_the_wrong_form_is_refused_without_being_shown(home: Home, case: str) -> None:
+    """A key that cannot be one is refused before the first request, and never quoted."""
+    key, sentence = BAD_KEYS[case]
+    run = home.sync("lists", api_key=key)
+    assert f"KLAVIYO_API_KEY {sentence}" in run.failed["lists"]
+    said = "\n".join([run.failed["lists"], run.warnings])
+    assert not key or key not in said
+    assert home.shop.asked().total() == 0
+
+
+def test_a_resource_field_is_checked_like_its_variable(home: Home) -> None:
+    """A field that somebody sets in code is refused with the variable that it stands for."""
+    defs = home.code_location()
+    key = dg.EnvVar("KLAVIYO_API_KEY")
+    klaviyo = KlaviyoResource(api_key=key, base_url=home.shop.url, rate_limit_share=7.0)
+    run = home.run(
+        lambda instance: dg.materialize(
+            list(defs.assets or ()),  # pyright: ignore[reportArgumentType]
+            selection=[key_of("lists")],
+            instance=instance,
+            resources={**(defs.resources or {}), "klaviyo": klaviyo},
+            raise_on_error=False,
+        )
+    )
+    assert "KLAVIYO_RATE_LIMIT_SHARE='7.0' cannot be used" in run.failed["lists"]
+    assert home.shop.asked().total() == 0
+
+
+def test_without_a_key_the_variable_is_named(home: Home) -> None:
+    """A run without KLAVIYO_API_KEY fails with the variable's name, and Klaviyo hears nothing."""
+    home.has_key = False
+    with pytest.raises(dg.DagsterInvalidConfigError, match='"KLAVIYO_API_KEY" which is not set'):
+        home.sync("lists")
+    assert home.shop.asked().total() == 0
+
+
+def test_a_code_location_loads_whatever_the_settings(home: Home) -> None:
+    """Bad settings hide nothing: the code location loads with every asset, job and schedule."""
+    home.settings |= {f"KLAVIYO_{name.upper()}": value for name, (value, _) in BAD.items()}
+    defs = home.code_location()
+    dg.Definitions.validate_loadable(defs)
