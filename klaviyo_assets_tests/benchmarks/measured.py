@@ -1,0 +1,175 @@
+"""One program in a fresh process, and what it cost.
+
+What belongs here: starting programs, and what the system says of them. What does not: which ones
+(`cases`). This process stays small and imports little: the system counts its memory as the start of
+its children's.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.request import urlopen
+
+PACKAGE = "klaviyo_assets_tests.benchmarks"
+KEY = "pk_sandbox_0123456789abcdef"
+UNLIMITED = "1000000"
+"""The scale at which no limit of Klaviyo's is felt."""
+
+
+class BenchmarkError(Exception):
+    """A program that was to be measured failed; its last lines are the message."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a page server was asked: requests by path, and the time of the first, since 1970."""
+
+    first: float
+    requests: int
+    paths: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What one run cost: seconds of wall and CPU, bytes.
+
+    `net` is the wall from the first request to the end of the process, its exit included.
+    """
+
+    wall: float
+    net: float
+    cpu: float
+    peak_bytes: int
+    written_bytes: int
+    requests: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pages:
+    """A page server that is running."""
+
+    url: str
+
+    def asked(self) -> Asked:
+        """Return what it was asked since this was last called."""
+        with urlopen(f"{self.url}/bench") as answer:  # noqa: S310 - our own server on loopback
+            known = json.load(answer)
+        return Asked(**known)
+
+
+@contextmanager
+def pages(*options: str) -> Generator[Pages]:
+    """Serve pages in a process of its own, by the options of `pages.py`."""
+    command = [sys.executable, "-m", f"{PACKAGE}.pages", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            url = server.stdout.readline().strip() if server.stdout is not None else ""
+            yield Pages(url=url)
+        finally:
+            server.terminate()
+
+
+def measured(command: Sequence[str], server: Pages, environment: Mapping[str, str]) -> Cost:
+    """Run a command to its end.
+
+    Raises:
+        BenchmarkError: it failed.
+    """
+    server.asked()
+    with Path(environment["BENCH_LOG"]).open("wb") as log:
+        start = time.time()
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **environment}
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        end = time.time()
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise BenchmarkError(Path(environment["BENCH_LOG"]).read_text(encoding="utf-8")[-3000:])
+    asked = server.asked()
+    return Cost(
+        wall=end - start,
+        net=end - (asked.first or start),
+        cpu=usage.ru_utime + usage.ru_stime,
+        peak_bytes=usage.ru_maxrss * 1024,
+        written_bytes=usage.ru_oublock * 512,
+        requests=asked.requests,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Home:
+    """A folder for the data, state and log of one run after another."""
+
+    folder: Path
+
+    def environment(self, server: Pages) -> dict[str, str]:
+        """Return the variables with which the road runs: no limit, and the whole share ours."""
+        return {
+            "KLAVIYO_API_KEY": KEY,
+            "KLAVIYO_BASE_URL": server.url,
+            "KLAVIYO_DATA_DIR": str(self.folder / "data"),
+            "KLAVIYO_STATE_DIR": str(self.folder / "state"),
+            "KLAVIYO_RATE_LIMIT_SCALE": UNLIMITED,
+            "KLAVIYO_RATE_LIMIT_SHARE": "1",
+            "DAGSTER_HOME": "",
+            "BENCH_LOG": str(self.folder / "log"),
+            # dlt asks the network for nothing, and tells nobody.
+            "RUNTIME__DLTHUB_TELEMETRY": "false",
+        }
+
+    def sync(self, server: Pages, stream: str, **config: str) -> Cost:
+        """Materialize one stream as a user would; `config` is its op's."""
+        command = dagster("asset", "materialize", "--select", f"klaviyo/{stream}")
+        if config:
+            ops = {"ops": {f"klaviyo__{stream}": {"config": config}}}
+            command += ["--config-json", json.dumps(ops)]
+        return measured(command, server, self.environment(server))
+
+    def job(self, server: Pages, name: str) -> Cost:
+        """Run a job in this process model: all of it in one process."""
+        return measured(dagster("job", "execute", "-j", name), server, self.environment(server))
+
+    def yardstick(self, server: Pages, name: str, kind: str) -> Cost:
+        """Run a yardstick."""
+        module = f"{PACKAGE}.yardsticks"
+        command = [sys.executable, "-m", module, name, kind, server.url, str(self.folder)]
+        return measured(command, server, self.environment(server))
+
+
+def dagster(*words: str) -> list[str]:
+    """Return a command of Dagster's on our definitions."""
+    return [sys.executable, "-m", "dagster", *words, "-m", "klaviyo_assets.definitions"]
+
+
+def asked_of(program: str, *words: str) -> str:
+    """Run a few lines of Python in a process of their own; return what they print."""
+    command = [sys.executable, "-c", program, *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+ROWS = """
+import sys, duckdb
+base = duckdb.connect(sys.argv[1], read_only=True)
+rows = base.sql(f"FROM klaviyo.klaviyo.{sys.argv[2]} SELECT count(*), count(DISTINCT id)")
+print(*rows.fetchall()[0])
+"""
+
+
+def stored(home: Home, stream: str) -> int:
+    """Return the rows of a relation, as a user would query it.
+
+    Raises:
+        BenchmarkError: a key is there twice.
+    """
+    text = asked_of(ROWS, str(home.folder / "data" / "klaviyo.duckdb"), stream)
+    rows, keys = map(int, text.split())
+    if rows != keys:
+        raise BenchmarkError(f"{stream}: {rows} rows of {keys} keys")
+    return rows

@@ -1,0 +1,45 @@
+"""The page server says what the road may rely on: whatever the window, each record once."""
+
+import gzip
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from klaviyo_assets_tests.benchmarks.pages import window
+from klaviyo_assets_tests.benchmarks.shelf import FIRST, YEAR, Shelf
+
+COUNT = 1234
+
+
+@pytest.fixture(scope="module")
+def shelf() -> Shelf:
+    """A shelf of events, packed as well."""
+    return Shelf("events", count=COUNT, a_year=COUNT, packs=True)
+
+
+def read(body: bytes) -> list[str]:
+    """Return the ids of a body."""
+    page: Any = json.loads(body)
+    return [record["id"] for record in page["data"]]
+
+
+def test_packed(shelf: Shelf) -> None:
+    """A packed body is the plain one, in gzip."""
+    plain = shelf.body(137, 451, b'"next"', packed=False)
+    assert gzip.decompress(shelf.body(137, 451, b'"next"', packed=True)) == plain
+    assert read(plain) == [f"{position:011d}" for position in range(137, 451)]
+
+
+@pytest.mark.parametrize("second", [1, 12_345, YEAR // 2, YEAR - 1])
+def test_seam(shelf: Shelf, second: int) -> None:
+    """Two windows that meet at a second show each record once."""
+    stamp = (FIRST + timedelta(seconds=second)).isoformat()
+    before = (FIRST + timedelta(seconds=second - 1)).isoformat()
+    until = window(shelf, f"less-than(datetime,{stamp})")
+    since = window(shelf, f"greater-or-equal(datetime,{stamp})")
+    assert until[0] == 0
+    assert since == (until[1], COUNT)
+    assert window(shelf, f"greater-than(datetime,{before})") == since
+    assert shelf.second(until[1] - 1) < second <= shelf.second(until[1])
