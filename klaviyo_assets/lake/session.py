@@ -123,10 +123,13 @@ class Session:
         batches, self.batches, self.buffered_bytes = self.batches, [], 0
         if not batches:
             return
+        # Over unless it succeeds: rows are gone from memory, and a later commit would lack them.
+        self.is_over = True
         with told(self.main.folder, self.main.table.name):
             if self.history is not None:
                 self.history.stage.take([self.dated(batch) for batch in batches])
             self.main.stage.take(batches)
+        self.is_over = False
 
     def dated(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Return the rows with the start of the sync, as the history has them."""
@@ -155,6 +158,7 @@ class Session:
             StorageError: the disk refused. In all three cases the table is as before.
         """
         self.stage()
+        self.is_over = True
         # As it will be read back: a tuple is a list there, and must not look like a change.
         known: dict[str, object] = json.loads(json.dumps(dict(state)))
         if self.history is not None:

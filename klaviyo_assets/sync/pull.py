@@ -94,6 +94,7 @@ class Pull:
         self._state = state
         self._stream = items.items()
         self._first: list[Piece | Slice] = []
+        self._failure: KlaviyoAssetsError | None = None
 
     @property
     def vanished(self) -> int:
@@ -149,24 +150,34 @@ class Pull:
             )
 
     def _write(self, session: Session) -> Iterator[Receipt]:
-        due = monotonic() + COMMIT_SECONDS
-        try:
-            for item in self._all():
-                self._take(session, item)
-                is_due = session.buffered_bytes >= COMMIT_BYTES or monotonic() >= due
-                if is_due and not self._manner.replaces:
-                    yield self._commit(session)
-                    due = monotonic() + COMMIT_SECONDS
-        except KlaviyoAssetsError:
-            if not self._manner.replaces and self.tally.records_read:
-                yield self._commit(session)
-            raise
-        yield self._commit(session)
+        """Write what the readers bring; their failure comes after a commit of what came before it.
 
-    def _all(self) -> Iterator[Piece | Slice]:
-        yield from self._first
-        self._first.clear()
-        yield from self._stream
+        A failure of the session itself is raised as it is, without another commit: rows that it
+        may have dropped are claimed by the progress already.
+        """
+        due = monotonic() + COMMIT_SECONDS
+        while (item := self._next()) is not None:
+            self._take(session, item)
+            is_due = session.buffered_bytes >= COMMIT_BYTES or monotonic() >= due
+            if is_due and not self._manner.replaces:
+                yield self._commit(session)
+                due = monotonic() + COMMIT_SECONDS
+        if self._failure is None:
+            yield self._commit(session)
+            return
+        if not self._manner.replaces and self.tally.records_read:
+            yield self._commit(session)
+        raise self._failure
+
+    def _next(self) -> Piece | Slice | None:
+        """Return what the readers bring next; None at their end, or once one of them has failed."""
+        if self._first:
+            return self._first.pop(0)
+        try:
+            return next(self._stream, None)
+        except KlaviyoAssetsError as failure:
+            self._failure = failure
+            return None
 
     def _take(self, session: Session, item: Piece | Slice) -> None:
         if isinstance(item, Slice):

@@ -1,0 +1,53 @@
+"""A disk that fails in the middle of a sync loses no record: the mark stays behind the files."""
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from klaviyo_assets.lake import staging, writing
+from klaviyo_assets.sync import pull
+from klaviyo_assets_tests.e2e.conftest import StartHome
+
+
+def failing(real: Callable[..., Any], *, at: int) -> Callable[..., Any]:
+    """Return `real` with its call number `at` meeting a full disk."""
+    calls = 0
+
+    def maybe(*words: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*words, **named)
+
+    return maybe
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_files_that_cannot_be_placed_are_read_again(
+    start: StartHome, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """A full disk while a commit's files are put in place: the next run brings their rows."""
+    home = start(events=6000)
+    monkeypatch.setattr(pull, "COMMIT_BYTES", 200_000)
+    with monkeypatch.context() as broken:
+        broken.setattr(writing, "placed", failing(writing.placed, at=at))
+        assert "disk" in home.sync("events").failed["events"]
+    assert home.sync("events").success
+    assert sorted(home.ids("events")) == sorted(home.shop.truth("events"))
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_rows_that_cannot_be_staged_are_read_again(
+    start: StartHome, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """A full disk while rows are staged: they are gone from memory, and the mark knows."""
+    home = start(events=6000)
+    monkeypatch.setattr(pull, "COMMIT_BYTES", 200_000)
+    with monkeypatch.context() as broken:
+        broken.setattr(staging.Stage, "take", failing(staging.Stage.take, at=at))
+        assert "disk" in home.sync("events").failed["events"]
+    assert home.sync("events").success
+    assert sorted(home.ids("events")) == sorted(home.shop.truth("events"))
