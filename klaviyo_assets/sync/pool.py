@@ -5,14 +5,15 @@ not: what a window is (`walk`) and what is done with a page (`pull`).
 """
 
 from collections.abc import Iterator, Sequence
-from queue import Full, Queue
+from queue import SimpleQueue
 from threading import Condition, Event, Thread
 
 from klaviyo_assets.model.stream import Slice
+from klaviyo_assets.sync.pace import Pace, Room, Stopwatch
 from klaviyo_assets.sync.walk import Piece, Walk
 
 _LOOK_UP_SECONDS = 0.2
-"""How often a blocked worker looks up whether it should stop."""
+"""How often an idle worker looks up whether it should stop."""
 
 _Item = Piece | Slice | BaseException | None
 """What workers hand over; None once the last of them has gone home."""
@@ -21,20 +22,23 @@ _Item = Piece | Slice | BaseException | None
 class Pool:
     """Reads walks with up to `workers` threads; `items` yields what they bring, as it comes.
 
-    Half as many pages as workers wait for the writer at most: memory stays flat, and what is under
-    way when a run is killed stays little.
+    Half as many pages as workers wait for the writer at most, fewer where pages are large: memory
+    stays flat, and what is under way when a run is killed stays little. A window is split for an
+    idle worker only while `pace` says that one more is worth its requests.
     """
 
     vanished = 0
     """Windows have no parent records that could be gone."""
 
-    def __init__(self, walks: Sequence[Walk], *, workers: int) -> None:
+    def __init__(self, walks: Sequence[Walk], *, workers: int, pace: Pace | None = None) -> None:
         """Start the workers at once."""
         self._pending = list(walks)
         self._active: list[Walk] = []
         self._open = [walk.slice for walk in walks]
         self._at_work = workers
-        self._queue: Queue[_Item] = Queue(maxsize=max(2, workers // 2))
+        self._pace = pace if pace is not None else Pace()
+        self._room = Room(most=workers + max(2, workers // 2))
+        self._queue: SimpleQueue[_Item] = SimpleQueue()
         self._turn = Condition()
         self._stop = Event()
         self.threads = [
@@ -52,6 +56,8 @@ class Pool:
         while (item := self._queue.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
+            if isinstance(item, Piece):
+                self._room.leave()
             yield item
 
     def close(self) -> None:
@@ -64,23 +70,37 @@ class Pool:
         try:
             self._read()
         except BaseException as error:  # noqa: BLE001 - carried to the writer, which raises it
-            self._put(error)
+            self._queue.put(error)
             self.close()
         with self._turn:
             self._at_work -= 1
             is_last = self._at_work == 0
         if is_last:
-            self._put(None)
+            self._queue.put(None)
 
     def _read(self) -> None:
         while (walk := self._next_walk()) is not None:
-            for piece in walk.pieces():
-                self._put(piece)
-                if self._stop.is_set():
-                    return
+            pieces = walk.pieces()
+            while self._room.enter(self._stop):
+                piece = self._next_piece(pieces)
+                if piece is None:
+                    self._room.leave()
+                    break
+                self._queue.put(piece)
                 with self._turn:
                     self._turn.notify()
+            if self._stop.is_set():
+                return
             self._finish(walk)
+
+    def _next_piece(self, pieces: Iterator[Piece]) -> Piece | None:
+        """Return the next page of a walk, None after the last, and learn what it cost."""
+        watch = Stopwatch()
+        piece = next(pieces, None)
+        if piece is not None:
+            self._pace.note(*watch.read())
+            self._room.note(piece.page.batch.nbytes)
+        return piece
 
     def _next_walk(self) -> Walk | None:
         """Return a waiting window, else the later half of the busiest; None when all is read."""
@@ -97,7 +117,7 @@ class Pool:
             return None
 
     def _later_half(self) -> Walk | None:
-        if not self._active:
+        if not self._active or len(self._active) >= self._pace.windows:
             return None
         busiest = max(self._active, key=lambda walk: walk.pages_left)
         later = busiest.split()
@@ -112,14 +132,4 @@ class Pool:
             is_slice_read = walk.slice not in self._open
             self._turn.notify_all()
         if is_slice_read:
-            self._put(walk.slice)
-
-    def _put(self, item: _Item) -> None:
-        while True:
-            try:
-                self._queue.put(item, timeout=_LOOK_UP_SECONDS)
-            except Full:
-                if self._stop.is_set():
-                    return
-                continue
-            return
+            self._queue.put(walk.slice)

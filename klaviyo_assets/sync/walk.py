@@ -58,16 +58,28 @@ class Piece:
 class Walk:
     """A window being read. `split` may be called from any thread, `pieces` from one."""
 
-    def __init__(self, ask: Ask, slice_: Slice, window: Window) -> None:
-        """Stand at the start of `window`; nothing is asked for yet."""
+    def __init__(
+        self,
+        ask: Ask,
+        slice_: Slice,
+        window: Window,
+        *,
+        pages_left: float = 0.0,
+        horizon: datetime | None = None,
+    ) -> None:
+        """Stand at the start of `window`; nothing is asked for yet.
+
+        `pages_left` is what it promises where that is known already; `horizon` (UTC) the end of
+        what is settled, by the first answer where it is None.
+        """
         self.slice = slice_
         self._ask = ask
         self._window = window
         self._end = window.end
         self._claimed = window.start
         self._position: datetime | None = None
-        self._pages_left = 0.0
-        self._horizon: datetime | None = None
+        self._pages_left = pages_left
+        self._horizon = horizon
         self._is_in_order = True
         self._lock = Lock()
 
@@ -99,7 +111,10 @@ class Walk:
 
     @property
     def pages_left(self) -> float:
-        """Return how many pages the rest of the window promises, by the density of the last one."""
+        """Return how many pages the rest of the window promises, by the density of the last one.
+
+        Before its first page, by that of the walk which it was split from.
+        """
         return self._pages_left
 
     def split(self) -> "Walk | None":
@@ -111,16 +126,19 @@ class Walk:
         the new one ──────────────────[══════════════)
         """
         with self._lock:
-            if self._pages_left < WORTH_SPLITTING or self._position is None:
-                return None
+            lower = self._position if self._position is not None else self._window.start
             upper = self._end if self._end is not None else self._horizon
-            if upper is None or upper - self._position < 4 * _SECOND:
+            if self._pages_left < WORTH_SPLITTING or lower is None or upper is None:
                 return None
-            middle = (self._position + (upper - self._position) / 2).replace(microsecond=0)
-            later = Walk(self._ask, self.slice, Window(middle, self._end))
+            if upper - lower < 4 * _SECOND:
+                return None
+            middle = (lower + (upper - lower) / 2).replace(microsecond=0)
+            rest = Window(middle, self._end)
             self._end = middle
             self._pages_left /= 2
-            return later
+            return Walk(
+                self._ask, self.slice, rest, pages_left=self._pages_left, horizon=self._horizon
+            )
 
     def _first(self, start: datetime | None) -> Request:
         return first_request(

@@ -1,0 +1,123 @@
+"""How much is read at once follows what pages cost and how large they are."""
+
+import random
+import threading
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from klaviyo_assets.model.stream import WHOLE
+from klaviyo_assets.model.window import Window
+from klaviyo_assets.sync.pace import Pace, Room
+from klaviyo_assets.sync.pool import Pool
+from klaviyo_assets.sync.walk import Piece, Walk
+from klaviyo_assets_tests.unit.sync.test_walk import Shelf, ask, shelf_of
+
+
+class Eager(Pace):
+    """Finds any number of windows worth reading."""
+
+    @property
+    def windows(self) -> int:
+        """Return more than there ever are."""
+        return 99
+
+
+class Patient(Pace):
+    """Finds one window enough."""
+
+    @property
+    def windows(self) -> int:
+        """Return one."""
+        return 1
+
+
+def ids_of(shelf: Shelf, *, workers: int, pace: Pace) -> list[str]:
+    """Return the ids of a shelf as a pool brings them."""
+    pool = Pool([Walk(ask(shelf), WHOLE, Window())], workers=workers, pace=pace)
+    pieces = [item for item in pool.items() if isinstance(item, Piece)]
+    return [str(each) for piece in pieces for each in piece.batch["id"].to_pylist()]
+
+
+def test_latency_calls_for_windows() -> None:
+    """As many windows are worth reading as hide the wait behind each other's work."""
+    pace = Pace()
+    assert pace.windows == 0
+    for _ in range(10):
+        pace.note(0.005, 0.15)
+    assert pace.windows == 31
+    for _ in range(10):
+        pace.note(0.005, 0.001)
+    assert pace.windows == 1
+
+
+def test_a_crowded_interpreter_is_no_latency() -> None:
+    """Where some pages come at once, others' waits were not for Klaviyo: no more windows."""
+    pace = Pace()
+    for waited in (0.03, 0.02, 0.0, 0.05):
+        pace.note(0.005, waited)
+    assert pace.windows == 1
+
+
+def test_the_limit_calls_for_no_windows() -> None:
+    """While requests wait for the rate limit, another window is not worth its request."""
+    seconds = iter([0.0, 0.0, 1.5, 1.5])
+    pace = Pace(lambda: next(seconds))
+    pace.note(0.005, 0.15)
+    assert pace.windows == 31
+    pace.note(0.005, 1.65)
+    assert pace.windows == 0
+    pace.note(0.005, 0.15)
+    assert pace.windows == 31
+
+
+@settings(max_examples=60)
+@given(
+    seconds=st.lists(st.integers(min_value=0, max_value=6000), max_size=300),
+    page_size=st.integers(min_value=1, max_value=40),
+    workers=st.integers(min_value=2, max_value=8),
+)
+def test_every_split_is_exact(seconds: list[int], page_size: int, workers: int) -> None:
+    """However eagerly windows are split, also before their first page, each id comes once."""
+    shelf = shelf_of(seconds, page_size, seed=len(seconds))
+    ids = ids_of(shelf, workers=workers, pace=Eager())
+    assert sorted(ids) == sorted(f"e{place}" for place in range(len(seconds)))
+
+
+def test_no_split_costs_no_request() -> None:
+    """Where nothing is gained by reading side by side, a window costs its pages and no more."""
+    shelf = Shelf(list(range(2000)), 100)
+    assert len(ids_of(shelf, workers=8, pace=Patient())) == 2000
+    assert shelf.asked == 20
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_splits_cost_few_requests(seed: int) -> None:
+    """A window read by eight costs a few requests more than its pages, wherever its records lie."""
+    chance = random.Random(seed)
+    crowded = [chance.randrange(4000, 4100) for _ in range(1500)]
+    shelf = shelf_of([chance.randrange(4700) for _ in range(1500)] + crowded, 20, seed)
+    ids_of(shelf, workers=8, pace=Eager())
+    assert shelf.asked <= 150 + 50
+
+
+def test_large_pages_leave_room_for_few() -> None:
+    """Pages under way are counted by their bytes: large ones are read one after the other."""
+    room, stop = Room(most=9, limit=1000), threading.Event()
+    room.note(400)
+    assert [room.enter(stop), room.enter(stop)] == [True, True]
+    threading.Timer(0.3, room.leave).start()
+    before = time.monotonic()
+    assert room.enter(stop)
+    assert time.monotonic() - before > 0.2
+
+
+def test_a_page_larger_than_all_room_is_read() -> None:
+    """There is room for one page, whatever its size; who is told to stop gets none."""
+    room, stop = Room(most=9, limit=1000), threading.Event()
+    room.note(5000)
+    assert room.enter(stop)
+    stop.set()
+    assert not room.enter(stop)
