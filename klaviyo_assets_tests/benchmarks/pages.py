@@ -25,6 +25,9 @@ MOMENT = re.compile(
 ACCOUNT = b'{"data":[{"type":"account","id":"BENCH1","attributes":{"timezone":"UTC"}}]}'
 NOTHING = b'{"data":[],"links":{"self":"x","next":null,"prev":null}}'
 ESTIMATE = b'{"data":{"type":"campaign-recipient-estimation","id":"%s","attributes":{%s}}}'
+A_YEAR = 2_000_000
+"""Events a year in the account that the goals are stated for: 5,480 a day."""
+
 UNPAGED = 200
 """Records on a page of a collection that takes no `page[size]`."""
 
@@ -145,7 +148,7 @@ def main() -> int:
     """Serve until killed; print the address first."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("shelves", nargs="+", metavar="collection=count")
-    options.add_argument("--a-year", type=int, default=0, help="records a year; 0: all of them")
+    options.add_argument("--a-year", type=int, default=A_YEAR, help="records a year")
     options.add_argument("--latency-ms", type=float, default=0.0)
     options.add_argument("--gzip", action="store_true")
     options.add_argument("--huge-every", type=int, default=0, help="one record of 5 MB in so many")
@@ -153,10 +156,9 @@ def main() -> int:
     shelves: dict[str, Shelf] = {}
     for each in wanted.shelves:
         kind, _, count = each.partition("=")
-        a_year = wanted.a_year or int(count)
         every = wanted.huge_every if kind == "events" else 0
         shelves[kind] = Shelf(
-            kind, count=int(count), a_year=a_year, packs=wanted.gzip, huge_every=every
+            kind, count=int(count), a_year=wanted.a_year, packs=wanted.gzip, huge_every=every
         )
     served = Served(shelves=shelves, latency=wanted.latency_ms / 1000, packs=wanted.gzip)
     Answering.served, Answering.clock = served, served.clock

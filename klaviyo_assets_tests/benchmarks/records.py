@@ -9,8 +9,11 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-TEMPLATES = 500
-"""Different records of a collection; all others are these with another id and moment."""
+TEMPLATES = 2000
+"""Different records of a collection, more than a compressor looks back on; all others are these
+with another id and moment."""
+
+WORDS = "order shop blue summer linen shirt size gift return express parcel coupon thanks".split()
 
 HUGE_BYTES = 5_000_000
 """The largest event that Klaviyo takes."""
@@ -38,6 +41,17 @@ def template(kind: str, attributes: Mapping[str, object], **beside: object) -> T
     return Template(f'{{"type":"{kind}","id":"'.encode(), middle.encode(), f'"}},{rest}'.encode())
 
 
+def prose(chance: random.Random, length: int) -> str:
+    """Return text of some length that is packed to about a third, as people's text is."""
+    words: list[str] = []
+    size = 0
+    while size < min(length, 100_000):
+        words.append(chance.choice(WORDS) + chance.choice("abcdefgh") * chance.randrange(2))
+        size += len(words[-1]) + 1
+    text = " ".join(words)
+    return (text * (length // len(text) + 1))[:length]
+
+
 def event(chance: random.Random, *, padding: int = 640) -> Template:
     """Return an event of about 1.8 kB, or more with more `padding`."""
     items = [
@@ -48,7 +62,7 @@ def event(chance: random.Random, *, padding: int = 640) -> Template:
         "$value": chance.random() * 100,
         "$event_id": str(chance.random()),
         "Items": items,
-        "$extra": {"note": "x" * padding, "items": items},
+        "$extra": {"note": prose(chance, padding), "items": items},
     }
     relationships = {
         "profile": {"data": {"type": "profile", "id": f"01{chance.randrange(10**20):020d}ABCD"}},
@@ -75,7 +89,7 @@ def profile(chance: random.Random) -> Template:
         "email": f"{chance.randrange(10**9)}@example.com",
         "first_name": "Ada",
         "location": {"city": "Copenhagen", "country": "Denmark", "latitude": 55.6},
-        "properties": {f"property {number}": "y" * 40 for number in range(46)},
+        "properties": {f"property {number}": prose(chance, 40) for number in range(46)},
         "subscriptions": {"email": {"marketing": consent}, "sms": {"marketing": sms}},
         "predictive_analytics": {"historic_clv": 10.5, "churn_probability": 0.25},
         "created": "2025-01-01T00:00:00+00:00",
