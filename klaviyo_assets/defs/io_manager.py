@@ -8,16 +8,20 @@ surface here.
 from collections.abc import Callable
 from datetime import timedelta
 from time import monotonic
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import duckdb
-import pandas as pd
 import pyarrow as pa
 
 from klaviyo_assets.defs.failures import as_failures
 from klaviyo_assets.defs.metadata import widened_by
 from klaviyo_assets.defs.resources import LakeResource
 from klaviyo_assets.defs.syncing import Syncing
+
+if TYPE_CHECKING:
+    # At run time DuckDB brings it when a frame is asked for: a third of a second of every start.
+    import pandas as pd
 
 _PUBLISH_EVERY = timedelta(minutes=1)
 """How often a long sync shows its commits in DuckDB; well below the grace of retired files."""
@@ -62,7 +66,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
 
     def load_input(
         self, context: dg.InputContext
-    ) -> pd.DataFrame | pa.Table | duckdb.DuckDBPyRelation:
+    ) -> "pd.DataFrame | pa.Table | duckdb.DuckDBPyRelation":
         """Return the asset's relation in the type that the input is annotated with.
 
         Without an annotation a `pandas.DataFrame` is returned; times are UTC.

@@ -3,6 +3,7 @@
 import random
 import threading
 import time
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -38,7 +39,7 @@ def ids_of(shelf: Shelf, *, workers: int, pace: Pace) -> list[str]:
     """Return the ids of a shelf as a pool brings them."""
     pool = Pool([Walk(ask(shelf), WHOLE, Window())], workers=workers, pace=pace)
     pieces = [item for item in pool.items() if isinstance(item, Piece)]
-    return [str(each) for piece in pieces for each in piece.batch["id"].to_pylist()]
+    return [each for piece in pieces for each in cast("list[str]", piece.batch["id"].to_pylist())]
 
 
 def test_latency_calls_for_windows() -> None:
