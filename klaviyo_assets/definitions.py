@@ -13,11 +13,15 @@ import dagster as dg
 from klaviyo_assets.defs.assets import asset_of
 from klaviyo_assets.defs.automation import jobs, schedules
 from klaviyo_assets.defs.io_manager import LakeIOManager
+from klaviyo_assets.defs.metric_keys import add_metric_keys, metric_sensor
 from klaviyo_assets.defs.report_assets import report_asset
+from klaviyo_assets.defs.report_drain import drain_sensor
+from klaviyo_assets.defs.report_schedule import report_schedule
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.settings import Settings, read_settings
 from klaviyo_assets.streams import COLLECTIONS, REPORTS
+from klaviyo_assets.streams.metrics import METRICS
 
 
 def build_defs(
@@ -37,11 +41,15 @@ def build_defs(
     key = api_key if api_key is not None else dg.EnvVar("KLAVIYO_API_KEY")
     return dg.Definitions(
         assets=[
-            *(asset_of(stream) for stream in COLLECTIONS),
+            *(
+                asset_of(stream, afterwards=add_metric_keys if stream is METRICS else None)
+                for stream in COLLECTIONS
+            ),
             *(report_asset(stream, settings) for stream in REPORTS),
         ],
         jobs=jobs(),
-        schedules=schedules(settings),
+        schedules=[*schedules(settings), report_schedule(settings)],
+        sensors=[metric_sensor(settings), drain_sensor()],
         resources={
             "klaviyo": _klaviyo(settings, refusals, key),
             "lake": lake,

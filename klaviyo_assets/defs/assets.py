@@ -4,7 +4,7 @@ What belongs here: what an asset looks like and how its body begins. What does n
 (`io_manager`), what the stream is (`streams`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import dagster as dg
@@ -29,9 +29,15 @@ RETRY = dg.RetryPolicy(
 """One more try of what passes by itself; the client has tried six times by then."""
 
 
-def asset_of(stream: Stream) -> dg.AssetsDefinition:
+Afterwards = Callable[[dg.AssetExecutionContext, KlaviyoResource, LakeResource], None]
+"""What a run does once its table is stored."""
+
+
+def asset_of(stream: Stream, *, afterwards: Afterwards | None = None) -> dg.AssetsDefinition:
     """Return the asset of a stream: a view for a join, a sync for everything else."""
-    return _joined(stream) if isinstance(stream.source, Join) else _synced(stream)
+    if isinstance(stream.source, Join):
+        return _joined(stream)
+    return _synced(stream, afterwards)
 
 
 def parents_of(stream: Stream) -> tuple[str, ...]:
@@ -50,7 +56,7 @@ def group_of(stream: Stream) -> str:
     return stream.section.lower().replace(" ", "_")
 
 
-def _synced(stream: Stream) -> dg.AssetsDefinition:
+def _synced(stream: Stream, afterwards: Afterwards | None) -> dg.AssetsDefinition:
     @dg.asset(
         key=asset_key(stream.name),
         description=stream.about,
@@ -77,6 +83,8 @@ def _synced(stream: Stream) -> dg.AssetsDefinition:
             skip(context, stream, error)
             return
         yield dg.Output(syncing)
+        if afterwards is not None:
+            afterwards(context, klaviyo, lake)
 
     return synced
 

@@ -11,8 +11,12 @@ import dagster as dg
 from pydantic import Field
 
 from klaviyo_assets.errors import SettingError
+from klaviyo_assets.model.settings import EARLIEST
 from klaviyo_assets.model.window import Window
 from klaviyo_assets.sync.plan import Order, SyncMode
+
+LATEST_YEAR = 9000
+"""An offset from UTC must not push the moment past where dates end."""
 
 
 class SyncModeChoice(Enum):
@@ -61,4 +65,6 @@ def _moment(name: str, text: str | None) -> datetime | None:
             f"{name}={text!r} cannot be used: an ISO date or datetime is wanted, "
             "such as 2026-10-01 or 2026-10-01T06:00:00Z"
         ) from None
+    if value.year < EARLIEST.year or value.year > LATEST_YEAR:
+        raise SettingError(f"{name}={text!r} cannot be used: no event lies there")
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)

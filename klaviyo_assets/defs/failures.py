@@ -15,6 +15,7 @@ from klaviyo_assets.errors import (
     ConfigError,
     ContractError,
     KlaviyoAssetsError,
+    LakeConflictError,
     MissingScopeError,
     PermanentError,
     QuotaError,
@@ -59,7 +60,9 @@ def as_failures(stream: str) -> Generator[None]:
 def failure_of(error: KlaviyoAssetsError) -> dg.Failure:
     """Return the failure to raise; only what passes by itself may be retried by Dagster."""
     who = next((text for kind, text in _WHO_ACTS if isinstance(error, kind)), "the operator")
-    passes = isinstance(error, TransientError) and not isinstance(error, QuotaError)
+    # After a conflict the next attempt plans from the newer mark, as if it had come second.
+    passes = isinstance(error, TransientError | LakeConflictError)
+    passes = passes and not isinstance(error, QuotaError)
     return dg.Failure(
         description=str(error),
         metadata={"klaviyo/error": type(error).__name__, "klaviyo/who_acts": who},

@@ -20,6 +20,15 @@ DATE = "date"
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 
+REQUESTS = "klaviyo/requests_at_most"
+"""The tag of a run that may make so many requests, and ends well when they are made."""
+
+ALONE = "klaviyo/alone"
+"""The tag of a run whose answers serve nobody else: its time frames are as short as they can be."""
+
+DRAIN = "klaviyo/drain"
+"""The tag of the draining sensor's runs: the report they are for."""
+
 METRICS = dg.DynamicPartitionsDefinition(name="klaviyo_conversion_metrics")
 """The account's metrics. Keys are added as they appear, and never taken away."""
 

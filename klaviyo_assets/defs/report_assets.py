@@ -16,7 +16,7 @@ from klaviyo_assets.defs.assets import KINDS, OWNERS, RETRY, group_of, skip
 from klaviyo_assets.defs.config import SyncConfig
 from klaviyo_assets.defs.failures import as_failures
 from klaviyo_assets.defs.metadata import asset_key, definition_metadata
-from klaviyo_assets.defs.partitions import by_metric, report_partitions, run_cells
+from klaviyo_assets.defs.partitions import ALONE, REQUESTS, by_metric, report_partitions, run_cells
 from klaviyo_assets.defs.report_events import ReportEvents
 from klaviyo_assets.defs.report_history import days_of, past_of, siblings
 from klaviyo_assets.defs.resources import Connection, KlaviyoResource, LakeResource, utc_now
@@ -30,9 +30,6 @@ from klaviyo_assets.sync.reports.fetch import Fetch
 from klaviyo_assets.sync.reports.paying import Purse
 from klaviyo_assets.sync.reports.present import calendar_of
 from klaviyo_assets.sync.reports.walk import Wish
-
-REQUESTS = "klaviyo/requests_at_most"
-"""The tag of a run that may make so many requests, and ends well when they are made."""
 
 SERIES_CHUNK = 180
 TOTALS_CHUNK = 366
@@ -67,10 +64,8 @@ def report_asset(stream: Stream, settings: Settings) -> dg.AssetsDefinition:
     Raises:
         TypeError: the stream is none.
     """
-    report = stream.source
-    if not isinstance(report, Report):
-        raise TypeError(f"{stream.name} is no report")
-    parents = ["metrics"] if report.interval else ["metrics", "campaigns"]
+    is_series = report_of(stream).interval is not None
+    parents = ["metrics"] if is_series else ["metrics", "campaigns"]
 
     @dg.asset(
         key=asset_key(stream.name),
@@ -82,9 +77,7 @@ def report_asset(stream: Stream, settings: Settings) -> dg.AssetsDefinition:
         metadata=definition_metadata(stream),
         deps=[asset_key(parent) for parent in parents],
         partitions_def=report_partitions(settings),
-        backfill_policy=dg.BackfillPolicy.multi_run(
-            SERIES_CHUNK if report.interval else TOTALS_CHUNK
-        ),
+        backfill_policy=dg.BackfillPolicy.multi_run(SERIES_CHUNK if is_series else TOTALS_CHUNK),
         retry_policy=RETRY,
         output_required=False,
     )
@@ -94,24 +87,45 @@ def report_asset(stream: Stream, settings: Settings) -> dg.AssetsDefinition:
         klaviyo: KlaviyoResource,
         lake: LakeResource,
     ) -> Iterator[dg.Output[None]]:
-        try:
-            with as_failures(stream.name):
-                config.check()
-                cells = run_cells(context)
-                connection = klaviyo.connect(say=context.log.warning)
-                desk = _desk(context, stream, report, connection=connection, lake=lake)
-                _carry_out(context, cells, config, desk=desk, lake=lake)
-        except MissingScopeError as error:
-            skip(context, stream, error)
+        _report(context, stream, config, klaviyo=klaviyo, lake=lake)
         yield from ()
 
     return reported
 
 
+def report_of(stream: Stream) -> Report:
+    """Return the report that a stream is.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(stream.source, Report):
+        raise TypeError(f"{stream.name} is no report")
+    return stream.source
+
+
+def _report(
+    context: dg.AssetExecutionContext,
+    stream: Stream,
+    config: ReportConfig,
+    *,
+    klaviyo: KlaviyoResource,
+    lake: LakeResource,
+) -> None:
+    try:
+        with as_failures(stream.name):
+            config.check()
+            cells = run_cells(context)
+            connection = klaviyo.connect(say=context.log.warning)
+            desk = _desk(context, stream, connection=connection, lake=lake)
+            _carry_out(context, cells, config, desk=desk, lake=lake)
+    except MissingScopeError as error:
+        skip(context, stream, error)
+
+
 def _desk(
     context: dg.AssetExecutionContext,
     stream: Stream,
-    report: Report,
     *,
     connection: Connection,
     lake: LakeResource,
@@ -121,7 +135,7 @@ def _desk(
     store.prepare(connection.account)
     return ReportDesk(
         stream=stream,
-        report=report,
+        report=report_of(stream),
         client=connection.client,
         lake=store,
         base_url=connection.settings.base_url,
@@ -150,7 +164,7 @@ def _carry_out(
     given = context.run.tags.get(REQUESTS)
     events = ReportEvents(context, desk)
     fetch = Fetch(
-        _wishes(context, cells, is_alone=given is not None),
+        _wishes(context, cells, is_alone=ALONE in context.run.tags),
         desk=desk,
         purse=Purse(int(given) if given is not None else None),
     )

@@ -65,6 +65,32 @@ class Imagined:
         return turn, Answered(rows=rows, fetched_at=fetched_at, requests=int(not is_kept))
 
 
+class Estimate:
+    """Costs of wishes one after the other: what an earlier one teaches spares the later ones."""
+
+    def __init__(
+        self,
+        terms: Terms,
+        campaigns: Iterable[Campaign],
+        *,
+        days_of: Callable[[Days], Collection[date]],
+    ) -> None:
+        """Take what is known; `days_of` tells on which of some days a spread message was sent."""
+        self._terms = terms
+        self._sent: Mapping[UnitKey, Sent] = {}
+        if terms.knowledge is not None:
+            learned = learned_from_json(terms.knowledge.learned.to_json())
+            self._terms = replace(terms, knowledge=replace(terms.knowledge, learned=learned))
+            self._sent = _sent(campaigns, terms.knowledge.sending, learned, days_of)
+
+    def add(self, wish: Wish, kept: Iterable[Kept] = ()) -> int:
+        """Return the requests of one more wish, given the usable answers about its metric."""
+        imagined = Imagined(self._sent, kept)
+        for _ in walk(wish, self._terms, imagined):
+            pass
+        return imagined.requests
+
+
 def cost_of(
     wishes: Sequence[Wish],
     terms: Terms,
@@ -73,16 +99,11 @@ def cost_of(
     campaigns: Iterable[Campaign] = (),
 ) -> Cost:
     """Return what the wishes cost in this order; `kept` has the usable answers by metric."""
-    if terms.knowledge is None:
-        requests = _count(wishes, terms, kept=kept, sent={})
-        return Cost(requests, requests)
     known = list(campaigns)
     counts: list[int] = []
-    for days_of in (_one_day, _every_day):
-        learned = learned_from_json(terms.knowledge.learned.to_json())
-        mine = replace(terms, knowledge=replace(terms.knowledge, learned=learned))
-        sent = _sent(known, terms.knowledge.sending, learned, days_of)
-        counts.append(_count(wishes, mine, kept=kept, sent=sent))
+    for days_of in (one_day, every_day):
+        estimate = Estimate(terms, known, days_of=days_of)
+        counts.append(sum(estimate.add(wish, kept.get(wish.metric_id, ())) for wish in wishes))
     return Cost(min(counts), max(counts))
 
 
@@ -107,22 +128,6 @@ class Pace:
         days = self.days(requests)
         of_last_day = requests if not days else requests - self.left - (days - 1) * self.limit
         return now + timedelta(days=days, minutes=self.minutes(of_last_day))
-
-
-def _count(
-    wishes: Sequence[Wish],
-    terms: Terms,
-    *,
-    kept: Mapping[str, Sequence[Kept]],
-    sent: Mapping[UnitKey, Sent],
-) -> int:
-    requests = 0
-    for wish in wishes:
-        imagined = Imagined(sent, kept.get(wish.metric_id, ()))
-        for _ in walk(wish, terms, imagined):
-            pass
-        requests += imagined.requests
-    return requests
 
 
 def _sent(
@@ -152,11 +157,13 @@ def _sent(
     return sent
 
 
-def _one_day(stretch: Days) -> Collection[date]:
+def one_day(stretch: Days) -> Collection[date]:
+    """Return the days of a message that is not spread after all."""
     return (stretch.last,)
 
 
-def _every_day(stretch: Days) -> Collection[date]:
+def every_day(stretch: Days) -> Collection[date]:
+    """Return the days of a message that is spread as far as it can be."""
     return stretch
 
 

@@ -4,7 +4,7 @@ What belongs here: which days are due, their order, and where to stop; pure. Wha
 launches it (`defs`), what it costs (`cost`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Protocol
@@ -66,17 +66,17 @@ def errands(due: Mapping[str, frozenset[date]], *, bounds: Days, most_days: int)
 
 
 def affordable(
-    wanted: Sequence[Errand], *, left: int, cost: Callable[[Sequence[Errand]], int]
-) -> list[Errand]:
-    """Return the longest beginning of `wanted` that costs at most `left` requests.
+    wanted: Iterable[Errand], *, left: int, cost: Callable[[Errand], int]
+) -> list[tuple[Errand, int]]:
+    """Return the longest beginning of `wanted` that costs at most `left` requests, with the costs.
 
-    `cost` tells the most that some errands cost in this order. It never falls when one is added.
+    `cost` tells the most that an errand costs after those it was called with before.
     """
-    low, high = 0, len(wanted)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if cost(wanted[:middle]) <= left:
-            low = middle
-        else:
-            high = middle - 1
-    return list(wanted[:low])
+    taken: list[tuple[Errand, int]] = []
+    for errand in wanted:
+        price = cost(errand)
+        if price > left:
+            break
+        left -= price
+        taken.append((errand, price))
+    return taken

@@ -1,6 +1,5 @@
 """What is due is fetched in the order of its worth, and only as far as the quota reaches."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -70,11 +69,8 @@ def test_everything_due_is_in_an_errand(due: dict[str, frozenset[date]]) -> None
 def test_never_more_than_is_left(costs: list[int], left: int) -> None:
     """The longest beginning that the quota can pay is taken, and not one more."""
     wanted = [Errand(f"m{n}", days(n, n)) for n in range(len(costs))]
-
-    def cost(of: Sequence[Errand]) -> int:
-        return sum(costs[: len(of)])
-
-    taken = affordable(wanted, left=left, cost=cost)
-    assert taken == wanted[: len(taken)]
-    assert cost(taken) <= left
-    assert len(taken) == len(wanted) or cost(wanted[: len(taken) + 1]) > left
+    prices = iter(costs)
+    taken = affordable(wanted, left=left, cost=lambda _: next(prices))
+    assert taken == list(zip(wanted, costs, strict=True))[: len(taken)]
+    assert sum(costs[: len(taken)]) <= left
+    assert len(taken) == len(wanted) or sum(costs[: len(taken) + 1]) > left

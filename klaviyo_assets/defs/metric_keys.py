@@ -1,0 +1,113 @@
+"""The metric dimension of report partitions: kept in step with the account, never shrunk.
+
+What belongs here: adding keys, by the run of the `metrics` asset and by a sensor. What does not:
+which metrics those are (`sync.reports.metrics`).
+
+A key is never taken away: a metric that is missing from one answer, or from the setting, keeps its
+partitions and what was fetched for them.
+"""
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from klaviyo_assets.defs.partitions import METRICS
+from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
+from klaviyo_assets.errors import KlaviyoAssetsError
+from klaviyo_assets.lake import Lake
+from klaviyo_assets.model.settings import Settings
+from klaviyo_assets.sync.reports.metrics import (
+    AUTO,
+    TABLE,
+    mapped_revenue,
+    stored_metrics,
+    wanted_metrics,
+)
+
+EVERY_SECONDS = 300
+
+
+def add_metric_keys(
+    context: dg.AssetExecutionContext, klaviyo: KlaviyoResource, lake: LakeResource
+) -> None:
+    """Add a partition key for each metric wanted that has none; a failure is only told."""
+    try:
+        settings = klaviyo.settings()
+        mapped = None
+        if AUTO in settings.conversion_metric_ids:
+            connection = klaviyo.connect(say=context.log.warning)
+            mapped = mapped_revenue(connection.client, settings.base_url)
+        new = missing_keys(context.instance, lake.lake(), settings, mapped=mapped)
+    except KlaviyoAssetsError as error:
+        context.log.warning("no metrics were added to the partitions of reports: %s", error)
+        return
+    if new:
+        context.instance.add_dynamic_partitions(METRICS.name or "", list(new))
+        context.log.info("%d metrics added to the partitions of reports", len(new))
+
+
+def missing_keys(
+    instance: dg.DagsterInstance, lake: Lake, settings: Settings, *, mapped: str | None
+) -> Sequence[str]:
+    """Return the metrics wanted that have no partition key, the revenue metric first.
+
+    Raises:
+        LakeError: the table of metrics cannot be read.
+    """
+    known = set(instance.get_dynamic_partitions(METRICS.name or ""))
+    wanted = wanted_metrics(settings, stored_metrics(lake), mapped=mapped)
+    return [each for each in wanted if each not in known]
+
+
+def metrics_to_fetch(
+    instance: dg.DagsterInstance,
+    lake: Lake,
+    settings: Settings,
+    *,
+    stream: str,
+    mapped: str | None = None,
+) -> list[str]:
+    """Return the metrics of a report's partitions that Klaviyo has not refused, in order of worth.
+
+    The revenue metric comes first. Those that the setting no longer names are left out.
+
+    Raises:
+        LakeError: a table cannot be read.
+    """
+    keys = set(instance.get_dynamic_partitions(METRICS.name or ""))
+    wanted = wanted_metrics(settings, stored_metrics(lake), mapped=mapped)
+    others = () if settings.conversion_metric_ids else sorted(keys.difference(wanted))
+    refused = lake.refused_metrics(stream)
+    return [each for each in (*wanted, *others) if each in keys and each not in refused]
+
+
+def metric_sensor(settings: Settings) -> dg.SensorDefinition:
+    """Return the sensor that adds keys; it looks at the lake alone, unless the setting says auto.
+
+    It runs from the start: it costs nothing, and without keys there is no partition to fetch.
+    """
+    needs_klaviyo = AUTO in settings.conversion_metric_ids
+
+    @dg.sensor(
+        name="klaviyo_conversion_metrics",
+        description="Adds the account's metrics to the partitions of reports.",
+        minimum_interval_seconds=EVERY_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        required_resource_keys={"lake", "klaviyo"} if needs_klaviyo else {"lake"},
+    )
+    def metrics(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        lake: Lake = context.resources.lake.lake()
+        before = lake.state(TABLE)
+        seen = f"{before.version if before is not None else None} {settings.conversion_metric_ids}"
+        if context.cursor == seen:
+            return dg.SkipReason("the metrics are as they were at the last look")
+        mapped: str | None = None
+        if needs_klaviyo:
+            klaviyo: KlaviyoResource = context.resources.klaviyo
+            connection = klaviyo.connect(say=context.log.warning)
+            mapped = mapped_revenue(connection.client, connection.settings.base_url)
+        new = missing_keys(context.instance, lake, settings, mapped=mapped)
+        adding = [METRICS.build_add_request(list(new))] if new else []
+        return dg.SensorResult(dynamic_partitions_requests=adding, cursor=seen)
+
+    return metrics

@@ -1,0 +1,94 @@
+"""What is under way: unfinished runs of a report, whoever launched them.
+
+What belongs here: reading runs and their tags. What does not: launching (`report_drain`).
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+import dagster as dg
+
+from klaviyo_assets.defs.metadata import asset_key
+from klaviyo_assets.defs.partitions import DRAIN, RANGE_END, RANGE_START, REQUESTS, cell_of
+from klaviyo_assets.model.report import Days
+
+PARTITION = "dagster/partition"
+
+UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """Days that a run is for; `metric_id` None: of any metric."""
+
+    metric_id: str | None
+    days: Days
+
+
+EVERYTHING = Area(None, Days(date.min, date.max))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flight:
+    """Unfinished runs of a report.
+
+    `drains` are those of the sensor, `given` the requests they may make; `failures` counts its runs
+    that failed lately.
+    """
+
+    areas: Collection[Area]
+    drains: int
+    given: int
+    failures: int
+
+    def has(self, metric_id: str, day: date) -> bool:
+        """Return whether a run that has not ended is for this partition."""
+        return any(day in area.days and area.metric_id in {None, metric_id} for area in self.areas)
+
+
+def flight_of(
+    instance: dg.DagsterInstance, name: str, *, now: datetime, within: timedelta
+) -> Flight:
+    """Return what of a report is under way, and how many of the sensor's runs failed `within`."""
+    runs = [
+        run
+        for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
+        if is_of(run, asset_key(name))
+    ]
+    drains = [run for run in runs if run.tags.get(DRAIN) == name]
+    failed = dg.RunsFilter(
+        statuses=[dg.DagsterRunStatus.FAILURE], tags={DRAIN: name}, created_after=now - within
+    )
+    return Flight(
+        areas=[area_of(run.tags) for run in runs],
+        drains=len(drains),
+        given=sum(int(run.tags.get(REQUESTS, "0")) for run in drains),
+        failures=instance.get_runs_count(failed),
+    )
+
+
+def is_of(run: dg.DagsterRun, key: dg.AssetKey) -> bool:
+    """Return whether a run materializes an asset; one that does not say which may."""
+    return run.asset_selection is None or key in run.asset_selection
+
+
+def area_of(tags: Mapping[str, str]) -> Area:
+    """Return what a run's tags say of its partitions; everything where they say nothing."""
+    first = tags.get(RANGE_START) or tags.get(PARTITION)
+    last = tags.get(RANGE_END) or first
+    if first is None or last is None:
+        return EVERYTHING
+    try:
+        start, end = cell_of(first), cell_of(last)
+        days = Days(start.day, end.day)
+    except ValueError:
+        # Another asset's partitions, or a reversed range, which will be refused.
+        return EVERYTHING
+    return Area(start.metric_id if start.metric_id == end.metric_id else None, days)

@@ -1,0 +1,56 @@
+"""The daily fetch of reports: yesterday, and the days whose numbers still move.
+
+What belongs here: the ticks. What does not: what a run does (`report_assets`), filling the past
+(`report_drain`).
+"""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+
+from klaviyo_assets.defs.metadata import asset_key
+from klaviyo_assets.defs.metric_keys import metrics_to_fetch
+from klaviyo_assets.defs.partitions import ALONE, range_tags
+from klaviyo_assets.lake import Lake
+from klaviyo_assets.model.settings import Settings
+from klaviyo_assets.streams import REPORTS
+from klaviyo_assets.sync.reports.zone import last_over
+
+AFTER_MIDNIGHT = "15 4 * * *"
+"""In the account's zone: some hours after the day is over, so that it is counted."""
+
+
+def report_schedule(settings: Settings) -> dg.ScheduleDefinition:
+    """Return the schedule, stopped: a run a report and metric, over the trailing days.
+
+                 attribution window           yesterday  tick
+    ──────────────[════════════════════════════════════]────┼──▶ days of the account's zone
+                  └─ fetched for the last time, and final
+    """
+    keys = [asset_key(stream.name) for stream in REPORTS]
+
+    @dg.schedule(
+        name="klaviyo_daily_reports",
+        cron_schedule=AFTER_MIDNIGHT,
+        execution_timezone=settings.timezone,
+        target=dg.AssetSelection.assets(*keys),
+        description="Yesterday and the days whose numbers still move, of every metric.",
+        required_resource_keys={"lake"},
+    )
+    def daily(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+        last = last_over(context.scheduled_execution_time, ZoneInfo(settings.timezone))
+        first = max(settings.first_report_day, last - timedelta(days=settings.report_lookback_days))
+        if last < first:
+            return
+        lake: Lake = context.resources.lake.lake()
+        for stream in REPORTS:
+            for metric_id in metrics_to_fetch(context.instance, lake, settings, stream=stream.name):
+                yield dg.RunRequest(
+                    run_key=f"{stream.name} {metric_id} {last}",
+                    asset_selection=[asset_key(stream.name)],
+                    tags={**range_tags(metric_id, first, last), ALONE: "true"},
+                )
+
+    return daily

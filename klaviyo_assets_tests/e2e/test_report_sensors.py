@@ -1,0 +1,230 @@
+"""Metrics become partitions, and the backfill drains itself within the quota."""
+
+from datetime import UTC, date, datetime, timedelta
+
+import dagster as dg
+import pytest
+
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.report_runs import (
+    CAMPAIGNS,
+    FLOWS,
+    add_metrics,
+    compare,
+    days_between,
+    fetch,
+    metrics_of,
+    requests,
+    stored_rows,
+)
+from klaviyo_assets_tests.e2e.report_ticks import (
+    carry_out,
+    keys,
+    pretend,
+    schedule_tick,
+    spend,
+    tick,
+)
+from klaviyo_assets_tests.e2e.test_reports import NOW, report_home
+
+METRICS, DRAIN = "klaviyo_conversion_metrics", "klaviyo_reports_drain"
+WEEK_BEFORE = "2026-11-03"
+
+
+def bare_home(start: StartHome, **settings: str) -> Home:
+    """Return a home before anything was read, with settings of its own."""
+    home = start(now=NOW, timezone="UTC", days=30)
+    home.settings |= {"KLAVIYO_REPORT_START_DATE": WEEK_BEFORE, **settings}
+    return home
+
+
+def test_the_run_of_metrics_adds_them(start: StartHome) -> None:
+    """After the asset's own run every metric is a partition, and none is lost when one is gone."""
+    home = bare_home(start)
+    assert home.sync("metrics").success
+    found = keys(home)
+    assert set(found) == set(home.ids("metrics"))
+    add_metrics(home, ["Gone99"])
+    assert home.sync("metrics").success
+    assert keys(home) == [*found, "Gone99"]
+
+
+def test_the_sensor_adds_what_is_stored(start: StartHome) -> None:
+    """A lake that came from elsewhere fills a fresh DAGSTER_HOME; the next look adds nothing."""
+    home = bare_home(start)
+    home.sync("metrics")
+    home.move_in()
+    assert keys(home) == []
+    found = tick(home, METRICS)
+    assert set(keys(home)) == set(home.ids("metrics"))
+    assert "as they were" in tick(home, METRICS, found.cursor).reason
+
+
+def test_a_setting_restricts_what_is_added(start: StartHome) -> None:
+    """Only the ids named become partitions, custom ones that no list has included."""
+    home = bare_home(start, KLAVIYO_CONVERSION_METRIC_IDS="Custom1, Other22")
+    home.sync("metrics")
+    assert keys(home) == ["Custom1", "Other22"]
+
+
+@pytest.mark.parametrize("by", ["run", "sensor"])
+def test_auto_is_the_mapped_revenue_metric(start: StartHome, by: str) -> None:
+    """`auto` asks the account which metric is its revenue."""
+    home = bare_home(start, KLAVIYO_CONVERSION_METRIC_IDS="auto")
+    home.sync("metrics")
+    if by == "sensor":
+        home.move_in()
+        tick(home, METRICS)
+    (mapped,) = keys(home)
+    name = home.query(f"SELECT name FROM klaviyo.metrics WHERE id = '{mapped}'")
+    assert name == [("Placed Order",)]
+    assert home.shop.asked()["/api/mapped-metrics"] == 1 + (by == "sensor")
+
+
+def test_without_a_mapping_auto_goes_by_name(start: StartHome) -> None:
+    """Where Klaviyo does not tell, Placed Order counts."""
+    home = bare_home(start, KLAVIYO_CONVERSION_METRIC_IDS="auto")
+    match = {"path": "/api/mapped-metrics"}
+    with home.shop.faulty("error", match=match, status=404):
+        assert home.sync("metrics").success
+    (named,) = keys(home)
+    assert home.query(f"SELECT name FROM klaviyo.metrics WHERE id = '{named}'") == [
+        ("Placed Order",)
+    ]
+
+
+def drained(home: Home, *, ticks: int = 40) -> int:
+    """Let the sensor run dry; return how many runs it took. Everything it asks for ends well."""
+    runs = 0
+    cursor: str | None = None
+    for _ in range(ticks):
+        found = tick(home, DRAIN, cursor)
+        if not found.runs:
+            assert found.reason.count("nothing is missing") == 2
+            return runs
+        cursor = found.cursor
+        for request in found.runs:
+            done = carry_out(home, request)
+            assert done.run.success, done.run.failed
+            runs += 1
+    raise AssertionError("never dry")
+
+
+def test_left_alone_it_fills_everything_and_keeps_it_current(start: StartHome) -> None:
+    """Every metric and day of both reports gets its truth; a day later only what moves is asked."""
+    home = report_home(start, NOW)
+    home.settings |= {"KLAVIYO_REPORT_START_DATE": "2026-09-06"}
+    metrics = metrics_of(home)[:2]
+    home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = ",".join(metrics)
+    drained(home)
+    days = days_between(date(2026, 9, 6), date(2026, 11, 9))
+    for stream in (FLOWS, CAMPAIGNS):
+        for metric in metrics:
+            assert compare(home, stream, metric, days)
+    assert requests(home, FLOWS) == 2 * len(metrics)
+    home.shop.forget()
+    assert drained(home) == 0
+    assert requests(home, FLOWS) + requests(home, CAMPAIGNS) == 0
+    home.shop.move(days=1)
+    drained(home)
+    assert requests(home, FLOWS) == len(metrics)
+    days = days_between(date(2026, 10, 12), date(2026, 11, 10))
+    for stream in (FLOWS, CAMPAIGNS):
+        for metric in metrics:
+            assert compare(home, stream, metric, days)
+
+
+def test_it_never_asks_for_more_than_is_left(start: StartHome) -> None:
+    """The runs of a tick may make no more requests than the ledger has; the newest come first."""
+    home = report_home(start, NOW)
+    home.settings |= {"KLAVIYO_REPORT_START_DATE": "2026-01-01", "KLAVIYO_RATE_LIMIT_SCALE": "1"}
+    spend(home, {FLOWS: 220, CAMPAIGNS: 225})
+    asked = tick(home, DRAIN).runs
+    assert {request.tags["klaviyo/drain"] for request in asked} == {FLOWS}
+    assert 0 < sum(int(each.tags["klaviyo/requests_at_most"]) for each in asked) <= 5
+    revenue = metrics_of(home)[0]
+    assert asked[0].tags["dagster/asset_partition_range_end"] == f"2026-11-09|{revenue}"
+
+
+def test_a_run_of_the_sensor_stays_green_when_its_requests_are_made(start: StartHome) -> None:
+    """It stores what it could, says what is left, and does not fail."""
+    home = report_home(start, NOW)
+    metric = metrics_of(home)[0]
+    done = fetch(
+        home,
+        FLOWS,
+        (metric, date(2026, 6, 1), metric, date(2026, 11, 9)),
+        tags={"klaviyo/requests_at_most": "1", "klaviyo/alone": "true"},
+    )
+    assert done.run.success
+    assert len(done.partitions) == 60
+    assert "102 of 1 metrics are left" in done.run.warnings
+    assert requests(home, FLOWS) == 1
+
+
+def test_what_is_under_way_is_not_launched_again(start: StartHome) -> None:
+    """A partition of a run that has not ended is left out, whoever launched it."""
+    home = report_home(start, NOW)
+    metrics = metrics_of(home)
+    home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = ",".join(metrics[:2])
+    tags = {
+        "dagster/asset_partition_range_start": f"2026-11-01|{metrics[0]}",
+        "dagster/asset_partition_range_end": f"2026-11-09|{metrics[0]}",
+    }
+    pretend(home, FLOWS, dg.DagsterRunStatus.STARTED, tags)
+    found = tick(home, DRAIN)
+    assert found.runs
+    for request in found.runs:
+        if request.tags["klaviyo/drain"] == FLOWS:
+            start_day, _, metric = request.tags["dagster/asset_partition_range_start"].partition(
+                "|"
+            )
+            end_day = request.tags["dagster/asset_partition_range_end"][:10]
+            is_clear = end_day < "2026-11-01" or start_day > "2026-11-09"
+            assert metric == metrics[1] or is_clear
+
+
+def test_failing_runs_stop_it(start: StartHome) -> None:
+    """After three failures within an hour it says so, and launches nothing of that report."""
+    home = report_home(start, NOW)
+    for stream in (FLOWS, CAMPAIGNS) * 3:
+        pretend(home, stream, dg.DagsterRunStatus.FAILURE, {"klaviyo/drain": stream})
+    found = tick(home, DRAIN)
+    assert not found.runs
+    assert found.reason.count("3 runs failed") == 2
+
+
+def test_a_wrong_zone_is_told_at_the_tick(start: StartHome) -> None:
+    """No run is launched that would only fail."""
+    home = report_home(start, NOW)
+    found = tick(home, DRAIN, timezone="Asia/Tokyo")
+    assert not found.runs
+    assert "KLAVIYO_TIMEZONE=UTC" in found.reason
+
+
+def test_the_daily_schedule_asks_for_what_moves(start: StartHome) -> None:
+    """A run a report and metric: yesterday and the thirty days before, one request for flows."""
+    home = report_home(start, NOW)
+    metrics = metrics_of(home)[:2]
+    home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = ",".join(metrics)
+    asked = schedule_tick(home, datetime(2026, 11, 10, 4, 15, tzinfo=UTC))
+    ranges = {
+        (
+            each.asset_selection[0].path[-1] if each.asset_selection else "",
+            *sorted(each.tags.items()),
+        )
+        for each in asked
+    }
+    assert len(asked) == len(ranges) == 4
+    for request in asked:
+        done = carry_out(home, request)
+        assert done.run.success, done.run.failed
+        assert {day for _, day in done.partitions} == set(
+            days_between(date(2026, 10, 10), date(2026, 11, 9))
+        )
+        final = {day for _, day, metadata in done.events if metadata["klaviyo/is_final"]}
+        assert final == {date(2026, 10, 10)}
+    assert requests(home, FLOWS) == 2
+    assert stored_rows(home, FLOWS, metrics[0], [date(2026, 11, 9)])
+    assert timedelta(days=31) == date(2026, 11, 10) - date(2026, 10, 10)
