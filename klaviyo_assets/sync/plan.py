@@ -181,8 +181,9 @@ def _progress_before(
         )
         return Progress(start, {}, names), ((note,) if lost else ())
     before = _with_all_metrics(slices_from_json(known.lake_state), names)
-    progress = Progress(start, before, names, former=mark_from_json(known.lake_state))
-    notes = _reconciled(progress, known.metadata_mark)
+    lake_mark = mark_from_json(known.lake_state)
+    progress = Progress(start, before, names, former=lake_mark, shown=known.metadata_mark)
+    notes = _reconciled(progress, behind=mark_from_json(known.lake_state, "behind"))
     if any(each.highest and each.highest > now + CURSOR_IN_FUTURE for each in before.values()):
         notes.append(f"cursor in the future: going on from {now.isoformat()} instead")
         progress.former = None
@@ -191,15 +192,24 @@ def _progress_before(
     return progress, tuple(notes)
 
 
-def _reconciled(progress: Progress, shown: datetime | None) -> list[str]:
-    """Forget what only one of the two marks says was read; return what is to be said of it."""
-    lake_mark = progress.former
+def _reconciled(progress: Progress, *, behind: datetime | None) -> list[str]:
+    """Forget what only one of the two marks says was read; return what is to be said of it.
+
+    `behind` is what asset metadata shows where a run was killed right after a commit.
+    """
+    lake_mark, shown = progress.former, progress.shown
     if lake_mark is None or shown == lake_mark:
         return []
     if shown is None:
         note = (
             f"no mark in asset metadata: going on from the lake's, {lake_mark.isoformat()} "
             "(to read everything again, use sync_mode: full_refresh_overwrite)"
+        )
+        return [note]
+    if shown == behind:
+        note = (
+            f"asset metadata is one commit behind, as a kill leaves it ({shown}): going on from "
+            f"the lake's mark, {lake_mark.isoformat()}"
         )
         return [note]
     for name, each in progress.slices.items():

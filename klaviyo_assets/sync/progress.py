@@ -54,6 +54,8 @@ class Progress:
     finished: set[str] = field(default_factory=set[str])
     former: datetime | None = None
     """The mark before this sync; the new one is never lower."""
+    shown: datetime | None = None
+    """The mark in asset metadata: what stays there if the run ends right after the next commit."""
 
     def note(self, slice_name: str, window: Window | None, highest: datetime | None) -> None:
         """Take in that `window` was read completely and stored, and the greatest cursor in it."""
@@ -95,7 +97,13 @@ def latest(*instants: datetime | None) -> datetime | None:
 
 
 def progress_to_json(progress: Progress) -> dict[str, object]:
-    """Return the JSON object that the lake's commit carries."""
+    """Return the JSON object that the lake's commit carries.
+
+    In the midst of a sync it also says which mark asset metadata has until it hears of the commit,
+    `behind`: a run that is killed between the two leaves it there.
+    """
+    is_under_way = not progress.finished.issuperset(progress.active)
+    behind = progress.shown if is_under_way and progress.shown != progress.mark else None
     return {
         "cursor": progress.mark.isoformat() if progress.mark else None,
         "slices": {
@@ -105,6 +113,7 @@ def progress_to_json(progress: Progress) -> dict[str, object]:
             }
             for name, each in progress.slices.items()
         },
+        **({"behind": behind.isoformat()} if behind is not None else {}),
     }
 
 
@@ -130,14 +139,14 @@ def slices_from_json(state: Mapping[str, object]) -> dict[str, SliceProgress]:
         ) from error
 
 
-def mark_from_json(state: Mapping[str, object]) -> datetime | None:
-    """Return the mark that a commit of ours carries.
+def mark_from_json(state: Mapping[str, object], name: str = "cursor") -> datetime | None:
+    """Return the mark that a commit of ours carries, or with `behind` that of asset metadata.
 
     Raises:
         ConfigError: the text is not an instant.
     """
     try:
-        return instant(cast("str | None", state.get("cursor")))
+        return instant(cast("str | None", state.get(name)))
     except (TypeError, ValueError) as error:
         raise ConfigError(
             "the mark in the lake's last commit cannot be read; "

@@ -208,6 +208,7 @@ class Pull:
 
     def _commit(self, session: Session) -> Receipt:
         receipt = session.commit(self._state(self.progress))
+        self.progress.shown = self.progress.mark
         self.tally.commits += 1
         self.tally.rows_written += receipt.rows_written
         self.tally.rows_total = receipt.rows_total
