@@ -1,0 +1,46 @@
+"""Killed runs: nothing is lost, nothing doubled, and only what was in flight is asked for again."""
+
+import os
+import random
+from unittest.mock import patch
+
+from klaviyo_assets.__main__ import main as command
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.kills import Killing
+from klaviyo_assets_tests.e2e.lives import forked
+
+KILLS = 20
+EVENTS = 40_000
+PAGE = 1_000
+LONGEST = 14
+"""Pages that a life asks for at most before it is killed."""
+
+COMMIT_BYTES = 2**20
+"""About two pages, so that a small sync has as many commits as a large one."""
+
+MOST_IN_FLIGHT = (2 + 12 + 6 + 1) * PAGE
+"""What a kill may cost: a commit's worth, a page for each of twelve workers, six on their way to
+the writer, one in its hands. With commits of their real size, 48 MiB, that is 45,000 events."""
+
+
+def test_twenty_kills_of_a_first_sync_lose_and_double_nothing(start: StartHome) -> None:
+    """Twenty SIGKILLs at random moments, a resume after each: every event is stored once."""
+    home = start(events=EVENTS, days=6, gzip=False)
+    seed = random.randrange(10**6)
+    killing = Killing(
+        home=home,
+        begin=lambda: forked(home, "events", commit_bytes=COMMIT_BYTES),
+        chance=random.Random(seed),
+    )
+    kills = 0
+    while kills < KILLS and killing.kill_once(pages=LONGEST):
+        kills += 1
+    assert killing.finish() == 0
+    said = f"seed {seed}, {kills} kills, {killing.cost}"
+    assert kills >= KILLS / 2, said
+    assert killing.cost.problems == [], said
+    assert killing.cost.in_flight <= MOST_IN_FLIGHT, said
+    assert killing.cost.asked_in_vain <= EVENTS / 50, said
+    assert sorted(home.ids("events")) == sorted(home.shop.truth("events")), said
+    with patch.dict(os.environ, home.variables):
+        assert command(["check"]) == 0
