@@ -32,6 +32,7 @@ WAYS_OUT = {
     errno.EPERM: "this user may not write there; change its permissions or KLAVIYO_DATA_DIR",
     errno.EROFS: "the file system is read-only; choose another KLAVIYO_DATA_DIR",
     errno.ENOTDIR: "a file is where a folder should be; choose another KLAVIYO_DATA_DIR",
+    errno.ENOENT: "nothing can be created there; choose another KLAVIYO_DATA_DIR",
     errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
 }
 

@@ -57,5 +57,4 @@ def refuse_foreign(root: Path, account: str, *, tables: Iterable[str]) -> None:
             raise WrongAccountError(
                 f"{root} holds account {mark.account} and the key belongs to account {account}. "
                 "Give each account its own KLAVIYO_DATA_DIR; nothing was written",
-                stream=name,
             )

@@ -13,6 +13,13 @@ from zoneinfo import ZoneInfo
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.tiers import REPORT
 
+EARLIEST = date(1970, 1, 1)
+"""Older than Klaviyo, and far from where dates end."""
+
+MOST_DAYS = 36_500
+MOST_DIGITS = len(str(MOST_DAYS))
+"""A century: more than any account has, and no date runs out of years."""
+
 LARGEST_SCALE = 1e9
 """No sandbox needs more, and the limits stay exact integers."""
 
@@ -61,6 +68,10 @@ class Settings:
         return frozenset({"predictive_analytics"}) if switched_off else frozenset()
 
 
+class PrivateError(ValueError):
+    """A value that is refused without being quoted."""
+
+
 def read_settings(environment: Mapping[str, str]) -> tuple[Settings, tuple[SettingError, ...]]:
     """Return the settings and what had to be refused; a refused one keeps its default here.
 
@@ -76,6 +87,8 @@ def read_settings(environment: Mapping[str, str]) -> tuple[Settings, tuple[Setti
             continue
         try:
             values[each.name] = _PARSERS[each.name](raw)
+        except PrivateError as refused:
+            refusals.append(SettingError(f"{variable} cannot be used: {refused}."))
         except ValueError as refused:
             refusals.append(SettingError(f"{variable}={raw!r} cannot be used: {refused}."))
     return Settings(**values), tuple(refusals)  # pyright: ignore[reportArgumentType]
@@ -86,15 +99,19 @@ def _text(raw: str) -> str:
 
 
 def _day(raw: str) -> date:
+    # fromisoformat also takes weeks and dates without hyphens, which people mistype for others.
     try:
-        return date.fromisoformat(raw)
+        day = date.fromisoformat(raw) if re.fullmatch(r"\d{4}-\d{2}-\d{2}", raw) else None
     except ValueError:
-        raise ValueError("a date as YYYY-MM-DD is wanted") from None
+        day = None
+    if day is None or day < EARLIEST:
+        raise ValueError(f"a date as YYYY-MM-DD is wanted, not before {EARLIEST}")
+    return day
 
 
 def _days(raw: str) -> int:
-    if not raw.isdecimal():
-        raise ValueError("a whole number of days is wanted, 0 or more")
+    if not raw.isdecimal() or len(raw) > MOST_DIGITS or int(raw) > MOST_DAYS:
+        raise ValueError(f"a whole number of days is wanted, from 0 to {MOST_DAYS}")
     return int(raw)
 
 
@@ -106,6 +123,8 @@ def _requests(raw: str) -> int:
 
 def _ids(raw: str) -> tuple[str, ...]:
     ids = tuple(part.strip() for part in raw.split(",") if part.strip())
+    if any(each.startswith("pk_") for each in ids):
+        raise PrivateError("a key stands where metric ids belong")
     for each in ids:
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", each):
             raise ValueError("metric ids are wanted, letters and digits, separated by commas")

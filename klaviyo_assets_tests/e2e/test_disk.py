@@ -2,7 +2,6 @@
 
 import errno
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -11,11 +10,11 @@ from klaviyo_assets.sync import pull
 from klaviyo_assets_tests.e2e.conftest import StartHome
 
 
-def failing(real: Callable[..., Any], *, at: int) -> Callable[..., Any]:
+def failing(real: Callable[..., object], *, at: int) -> Callable[..., object]:
     """Return `real` with its call number `at` meeting a full disk."""
     calls = 0
 
-    def maybe(*words: Any, **named: Any) -> Any:
+    def maybe(*words: object, **named: object) -> object:
         nonlocal calls
         calls += 1
         if calls == at:

@@ -11,7 +11,7 @@ BAD = {
     "disable_predictive_analytics": ("maybe", "true or false"),
     "event_metric_ids": ("Placed Order", "metric ids"),
     "late_events_days": ("a week", "a whole number of days"),
-    "lookback_days": ("-1", "0 or more"),
+    "lookback_days": ("-1", "from 0 to 36500"),
     "rate_limit_scale": ("0", "a number above 0"),
     "rate_limit_share": ("1.5", "up to 1"),
     "report_start_date": ("yesterday", "YYYY-MM-DD"),

@@ -71,7 +71,12 @@ def test_a_variable_is_its_setting(variable: str, raw: str, value: object) -> No
         ("REVISION", "latest", "YYYY-MM-DD"),
         ("START_DATE", "31.01.2026", "YYYY-MM-DD"),
         ("START_DATE", "2026-02-30", "YYYY-MM-DD"),
-        ("LOOKBACK_DAYS", "-1", "0 or more"),
+        ("START_DATE", "20260131", "YYYY-MM-DD"),
+        ("START_DATE", "2026-W05-1", "YYYY-MM-DD"),
+        ("START_DATE", "0001-01-01", "not before 1970-01-01"),
+        ("LOOKBACK_DAYS", "-1", "from 0 to 36500"),
+        ("LOOKBACK_DAYS", "36501", "from 0 to 36500"),
+        ("LOOKBACK_DAYS", "9" * 5000, "from 0 to 36500"),
         ("LATE_EVENTS_DAYS", "1.5", "whole number"),
         ("REPORT_RESERVE", "225", "below 225"),
         ("REPORT_RESERVE", "-1", "whole number"),
@@ -92,6 +97,13 @@ def test_a_bad_value_is_refused_in_words(variable: str, raw: str, allowed: str) 
     assert settings == Settings()
     assert f"KLAVIYO_{variable}={raw!r}" in str(refusal)
     assert allowed in str(refusal)
+
+
+def test_a_key_in_the_wrong_variable_is_not_quoted() -> None:
+    """A key among metric ids would end in filters and messages; it is refused without a word."""
+    _, [refusal] = read_settings({"KLAVIYO_EVENT_METRIC_IDS": "AbC123, pk_0123456789abcdef"})
+    assert "KLAVIYO_EVENT_METRIC_IDS" in str(refusal)
+    assert "pk_" not in str(refusal)
 
 
 def test_every_bad_value_is_named_at_once() -> None:
