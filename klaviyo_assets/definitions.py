@@ -48,7 +48,7 @@ def build_defs(
             *(report_asset(stream, settings) for stream in REPORTS),
         ],
         jobs=jobs(),
-        schedules=[*schedules(settings), report_schedule(settings)],
+        schedules=[*schedules(settings), *(report_schedule(each, settings) for each in REPORTS)],
         sensors=[metric_sensor(settings), drain_sensor()],
         resources={
             "klaviyo": _klaviyo(settings, refusals, key),

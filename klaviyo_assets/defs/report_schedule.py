@@ -15,27 +15,28 @@ from klaviyo_assets.defs.metric_keys import metrics_to_fetch
 from klaviyo_assets.defs.partitions import ALONE, range_tags
 from klaviyo_assets.lake import Lake
 from klaviyo_assets.model.settings import Settings
-from klaviyo_assets.streams import REPORTS
+from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.sync.reports.zone import last_over
 
 AFTER_MIDNIGHT = "15 4 * * *"
 """In the account's zone: some hours after the day is over, so that it is counted."""
 
 
-def report_schedule(settings: Settings) -> dg.ScheduleDefinition:
-    """Return the schedule, stopped: a run a report and metric, over the trailing days.
+def report_schedule(stream: Stream, settings: Settings) -> dg.ScheduleDefinition:
+    """Return a report's schedule, stopped: a run a metric, over the trailing days.
+
+    One schedule a report: their backfills are cut differently, and a schedule has one policy.
 
                  attribution window           yesterday  tick
     ──────────────[════════════════════════════════════]────┼──▶ days of the account's zone
                   └─ fetched for the last time, and final
     """
-    keys = [asset_key(stream.name) for stream in REPORTS]
 
     @dg.schedule(
-        name="klaviyo_daily_reports",
+        name=f"klaviyo_daily_{stream.name}",
         cron_schedule=AFTER_MIDNIGHT,
         execution_timezone=settings.timezone,
-        target=dg.AssetSelection.assets(*keys),
+        target=dg.AssetSelection.assets(asset_key(stream.name)),
         description="Yesterday and the days whose numbers still move, of every metric.",
         required_resource_keys={"lake"},
     )
@@ -45,12 +46,11 @@ def report_schedule(settings: Settings) -> dg.ScheduleDefinition:
         if last < first:
             return
         lake: Lake = context.resources.lake.lake()
-        for stream in REPORTS:
-            for metric_id in metrics_to_fetch(context.instance, lake, settings, stream=stream.name):
-                yield dg.RunRequest(
-                    run_key=f"{stream.name} {metric_id} {last}",
-                    asset_selection=[asset_key(stream.name)],
-                    tags={**range_tags(metric_id, first, last), ALONE: "true"},
-                )
+        for metric_id in metrics_to_fetch(context.instance, lake, settings, stream=stream.name):
+            yield dg.RunRequest(
+                run_key=f"{stream.name} {metric_id} {last}",
+                asset_selection=[asset_key(stream.name)],
+                tags={**range_tags(metric_id, first, last), ALONE: "true"},
+            )
 
     return daily

@@ -10,17 +10,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
-from platformdirs import user_state_path
 from pydantic import Field
 
 from klaviyo_assets.api.client import Client
 from klaviyo_assets.api.gate import checked_base_url, checked_key
-from klaviyo_assets.api.ledger import Ledger, key_hash
+from klaviyo_assets.api.ledger import key_hash
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.lake import Lake, relation_of
 from klaviyo_assets.model.settings import Settings, read_settings
 from klaviyo_assets.streams import STREAMS
-from klaviyo_assets.sync.account import Asking, account_behind, stand_in
+from klaviyo_assets.sync.account import Asking, account_behind, ledger_of, stand_in
 
 
 def utc_now() -> datetime:
@@ -134,18 +133,6 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
         if account != stand_in(name):
             asking = asking_for(account)
         return Connection(client=asking.client, account=account, settings=settings, asking=asking)
-
-
-def ledger_of(settings: Settings, account: str) -> Ledger:
-    """Return the budgets of an account as the settings share them out."""
-    folder = Path(settings.state_dir) if settings.state_dir else user_state_path("klaviyo_assets")
-    return Ledger(
-        folder,
-        account,
-        share=settings.rate_limit_share,
-        scale=settings.rate_limit_scale,
-        reserve=settings.report_reserve,
-    )
 
 
 class LakeResource(dg.ConfigurableResource[object]):

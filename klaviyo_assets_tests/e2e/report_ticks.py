@@ -18,7 +18,7 @@ import dagster as dg
 
 from klaviyo_assets.api.ledger import Ledger
 from klaviyo_assets.lake import Lake
-from klaviyo_assets.streams import STREAMS
+from klaviyo_assets.streams import REPORTS, STREAMS
 from klaviyo_assets_tests.e2e.home import Home, key_of
 from klaviyo_assets_tests.e2e.report_runs import METRICS, ReportRun, fetch
 
@@ -67,7 +67,7 @@ def resources_of(defs: dg.Definitions) -> dict[str, object]:
 
 
 def schedule_tick(home: Home, at: datetime) -> list[dg.RunRequest]:
-    """Return what the daily schedule asks for at a tick."""
+    """Return what the daily schedules of the reports ask for at a tick."""
     defs = home.code_location()
     with (
         opened(home) as instance,
@@ -75,8 +75,9 @@ def schedule_tick(home: Home, at: datetime) -> list[dg.RunRequest]:
             instance=instance, resources=resources_of(defs), scheduled_execution_time=at
         ) as context,
     ):
-        found = defs.resolve_schedule_def("klaviyo_daily_reports").evaluate_tick(context)
-        return list(found.run_requests or ())
+        names = [f"klaviyo_daily_{stream.name}" for stream in REPORTS]
+        ticks = [defs.resolve_schedule_def(name).evaluate_tick(context) for name in names]
+        return [request for tick in ticks for request in tick.run_requests or ()]
 
 
 def pretend(home: Home, stream: str, status: dg.DagsterRunStatus, tags: Mapping[str, str]) -> None:
