@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from klaviyo_assets.api import retries
+from klaviyo_assets.defs import assets
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home, blank_home
+from klaviyo_assets_tests.e2e.lives import SOON
 from klaviyo_assets_tests.e2e.shop import open_shop
 
 StartHome = Callable[..., Home]
@@ -17,6 +20,14 @@ StartHome = Callable[..., Home]
 def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a DAGSTER_HOME that nobody uses, to copy."""
     return blank_home(tmp_path_factory.mktemp("blank"), ROOT / "deploy" / "dagster.yaml")
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let waits between tries be short; how long they are is tested where they are decided."""
+    monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(retries, "LONGEST_WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(assets, "RETRY", SOON)
 
 
 @pytest.fixture

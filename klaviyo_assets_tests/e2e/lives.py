@@ -18,12 +18,16 @@ from subprocess import DEVNULL, Popen, TimeoutExpired
 import dagster as dg
 
 from klaviyo_assets.definitions import build_defs
+from klaviyo_assets.defs import assets
 from klaviyo_assets.model.settings import read_settings
 from klaviyo_assets.sync import pull
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home, key_of
 
 PRELOADED = ["klaviyo_assets_tests.e2e.lives", "duckdb", "pandas", "pyarrow.parquet", "deltalake"]
+
+SOON = dg.RetryPolicy(max_retries=1, delay=0)
+"""How Dagster tries again here; the product waits a minute between two attempts."""
 
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(PRELOADED)
@@ -92,9 +96,42 @@ def forked(
     return Life(process)
 
 
+def side_by_side(home: Home, *streams: str) -> Life:
+    """Start the job that gives each stream a process of its own, for these streams only."""
+    orders = Orders(
+        variables=home.variables,
+        dagster=home.dagster,
+        streams=streams,
+        config={},
+        commit_bytes=pull.COMMIT_BYTES,
+    )
+    process = CONTEXT.Process(target=work_off, args=(orders,))
+    process.start()
+    return Life(process)
+
+
+def first_sync() -> dg.JobDefinition:
+    """Return the job of several processes, with the settings of this process."""
+    assets.RETRY = SOON
+    return build_defs(*read_settings(os.environ)).resolve_job_def("klaviyo_first_sync")
+
+
+def work_off(orders: Orders) -> None:
+    """Be a run worker: start a process for each step and wait for them."""
+    os.environ.update({**orders.variables, "DAGSTER_HOME": str(orders.dagster)})
+    with dg.DagsterInstance.from_config(str(orders.dagster)) as instance:
+        done = dg.execute_job(
+            dg.reconstructable(first_sync),
+            instance=instance,
+            asset_selection=[key_of(each) for each in orders.streams],
+        )
+    sys.exit(0 if done.success else 1)
+
+
 def carry_out(orders: Orders) -> None:
     """Materialize what is ordered; the exit code is 1 if the run is not green."""
     os.environ.update(orders.variables)
+    assets.RETRY = SOON
     pull.COMMIT_BYTES = orders.commit_bytes
     defs = build_defs(*read_settings(orders.variables))
     op = {"config": dict(orders.config)}

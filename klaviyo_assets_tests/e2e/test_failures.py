@@ -1,10 +1,7 @@
 """What fails, and what goes on: each failure names the stream, what came back, and what to do."""
 
-import dagster as dg
 import pytest
 
-from klaviyo_assets.api import retries
-from klaviyo_assets.defs import assets
 from klaviyo_assets.sandbox import Key
 from klaviyo_assets.sandbox.account import DEFAULT_KEY
 from klaviyo_assets_tests.e2e.conftest import StartHome
@@ -25,12 +22,7 @@ ASKING = (
 """Streams whose first sync asks Klaviyo something."""
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let waits between tries be short; how long they are is tested where they are decided."""
-    monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0.01)
-    monkeypatch.setattr(retries, "LONGEST_WAIT_SECONDS", 0.02)
-    monkeypatch.setattr(assets, "RETRY", dg.RetryPolicy(max_retries=1, delay=0))
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 def home_with(start: StartHome, *scopes: str) -> Home:

@@ -5,6 +5,10 @@ import random
 from unittest.mock import patch
 
 from klaviyo_assets.__main__ import main as command
+from klaviyo_assets.defs.syncing import Syncing
+from klaviyo_assets.errors import StorageError
+from klaviyo_assets.lake import Receipt
+from klaviyo_assets.sync import pull
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.kills import Killing
 from klaviyo_assets_tests.e2e.lives import forked
@@ -44,3 +48,28 @@ def test_twenty_kills_of_a_first_sync_lose_and_double_nothing(start: StartHome) 
     assert sorted(home.ids("events")) == sorted(home.shop.truth("events")), said
     with patch.dict(os.environ, home.variables):
         assert command(["check"]) == 0
+
+
+def test_a_death_between_commit_and_observation_costs_no_second_reading(start: StartHome) -> None:
+    """Where Dagster never hears of a commit, the next run says so and goes on from the lake's."""
+    home = start(events=8_000, future_events=0)
+    report = Syncing.report
+
+    def dies_at_the_third(syncing: Syncing, receipt: Receipt) -> None:
+        if syncing.pull.tally.commits == 3:
+            raise StorageError("the machine went dark")
+        report(syncing, receipt)
+
+    with (
+        patch.object(Syncing, "report", dies_at_the_third),
+        patch.object(pull, "COMMIT_BYTES", COMMIT_BYTES),
+    ):
+        assert not home.sync("events").success
+    kept = home.lake_ids("events")
+    assert 0 < len(kept) < len(home.shop.truth("events"))
+    home.shop.forget()
+    second = home.sync("events")
+    assert second.success
+    assert "one commit behind, as a kill leaves it" in second.warnings
+    assert len(set(home.shop.shown("/api/events")) & set(kept)) <= len(kept) / 50
+    assert sorted(home.ids("events")) == sorted(home.shop.truth("events"))
