@@ -8,15 +8,25 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from klaviyo_assets.errors import KlaviyoAssetsError, SettingError
 from klaviyo_assets.lake import Lake, relation_of
+from klaviyo_assets.model.report import Report
 from klaviyo_assets.model.settings import Settings, read_settings
 from klaviyo_assets.model.stream import Join
 from klaviyo_assets.sandbox.__main__ import main as sandbox
-from klaviyo_assets.streams import COLLECTIONS, STREAMS
+from klaviyo_assets.streams import COLLECTIONS, REPORTS, STREAMS
+from klaviyo_assets.sync.account import ledger_of
+from klaviyo_assets.sync.reports.metrics import stored_metrics, wanted_metrics
+from klaviyo_assets.sync.reports.outlook import (
+    Desktop,
+    days_to_plan,
+    outlook_of,
+    standing,
+    told,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,13 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The sandbox knows nothing of the product, so it reads its own options.
         return sandbox(words[1:])
     options = _parser().parse_args(words)
-    verb: Callable[[Settings], int] = options.verb
+    verb: Callable[[Settings, argparse.Namespace], int] = options.verb
     settings, refusals = read_settings(os.environ)
     if refusals:
         print("\n".join(str(each) for each in refusals), file=sys.stderr)
         return 2
     try:
-        return verb(settings)
+        return verb(settings, options)
     except SettingError as error:
         print(error, file=sys.stderr)
         return 2
@@ -48,14 +58,33 @@ def _parser() -> argparse.ArgumentParser:
         ("streams", _streams, "list the streams: table, grain, cursor, tier, scopes"),
         ("publish", _publish, "write klaviyo.duckdb anew from the lake, after a move or a loss"),
         ("check", _check, "read every file of the lake and say what is wrong with it"),
+        ("plan", _plan, "say what fetching reports will cost, before anything is spent"),
+        ("status", _status, "say how far each stream is, and what is left of the quotas"),
     ):
         added = verbs.add_parser(name, help=about, description=about)
         added.set_defaults(verb=verb)
+        if verb is _plan:
+            _add_plan_options(added)
     verbs.add_parser("sandbox", help="run a Klaviyo on loopback, to try things on")
     return parser
 
 
-def _streams(_settings: Settings) -> int:
+def _add_plan_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--start", type=_day, required=True, help="first day, YYYY-MM-DD")
+    parser.add_argument("--end", type=_day, required=True, help="last day, inclusive")
+    parser.add_argument(
+        "--metrics", nargs="+", metavar="ID", help="metric ids; those of the settings without it"
+    )
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no date as YYYY-MM-DD") from None
+
+
+def _streams(_settings: Settings, _options: argparse.Namespace) -> int:
     for stream in COLLECTIONS:
         cursor = stream.cursor.column if stream.cursor else "-"
         tier = stream.tier.name if stream.tier else "-"
@@ -68,7 +97,7 @@ def _lake(settings: Settings) -> Lake:
     return Lake(Path(settings.data_dir).absolute(), clock=lambda: datetime.now(tz=UTC))
 
 
-def _publish(settings: Settings) -> int:
+def _publish(settings: Settings, _options: argparse.Namespace) -> int:
     problems = _lake(settings).publish([relation_of(each, STREAMS) for each in STREAMS.values()])
     for problem in problems:
         print(problem, file=sys.stderr)
@@ -77,13 +106,54 @@ def _publish(settings: Settings) -> int:
     return 1 if problems else 0
 
 
-def _check(settings: Settings) -> int:
+def _check(settings: Settings, _options: argparse.Namespace) -> int:
     lake = _lake(settings)
     lake.check()
     for stream in COLLECTIONS:
         state = None if isinstance(stream.source, Join) else lake.state(stream.name)
         if state is not None:
             print(f"{stream.name:<20} {state.rows:>12,} rows, version {state.version}")
+    return 0
+
+
+def _desktop(settings: Settings) -> Desktop:
+    lake = _lake(settings)
+    states = map(lake.state, STREAMS)
+    account = next((state.account for state in states if state is not None), "")
+    return Desktop(
+        lake=lake,
+        ledger=ledger_of(settings, account),
+        settings=settings,
+        now=datetime.now(tz=UTC),
+    )
+
+
+def _plan(settings: Settings, options: argparse.Namespace) -> int:
+    at = _desktop(settings)
+    days = days_to_plan(settings, options.start, options.end, now=at.now)
+    named = [part for word in options.metrics or () for part in word.split(",") if part]
+    metrics = named or wanted_metrics(settings, stored_metrics(at.lake))
+    if not metrics:
+        raise SettingError(
+            "no metric is known: materialize klaviyo/metrics first, or name some with --metrics"
+        )
+    for stream in REPORTS:
+        if isinstance(stream.source, Report):
+            print("\n".join(told(outlook_of(stream, stream.source, metrics, days, at=at))))
+    return 0
+
+
+def _status(settings: Settings, _options: argparse.Namespace) -> int:
+    at = _desktop(settings)
+    for stream in STREAMS.values():
+        state = None if isinstance(stream.source, Join) else at.lake.state(stream.name)
+        if state is None:
+            continue
+        mark = state.state.get("cursor") if stream.cursor is not None else None
+        upto = f", complete up to {mark}" if mark is not None else ""
+        print(f"{stream.name:<24} {state.rows:>12,} rows{upto}")
+        if isinstance(stream.source, Report):
+            print("\n".join(standing(stream, at=at)))
     return 0
 
 

@@ -7,13 +7,16 @@ not: the file it is remembered in (`api.ledger`).
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 import msgspec
+from platformdirs import user_state_path
 
 from klaviyo_assets.api.client import Answer, Client
 from klaviyo_assets.api.ledger import Ledger
 from klaviyo_assets.api.protocol import first_request
 from klaviyo_assets.errors import BrokenBodyError, MissingScopeError
+from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import WHOLE, Stream
 from klaviyo_assets.model.window import Window
 
@@ -96,3 +99,15 @@ def _present(answer: Answer) -> Present:
     except (msgspec.DecodeError, IndexError):
         raise BrokenBodyError("the answer to GET /api/accounts names no account") from None
     return Present(account.id, account.attributes.timezone, answer.server_time)
+
+
+def ledger_of(settings: Settings, account: str) -> Ledger:
+    """Return the budgets of an account as the settings share them out."""
+    folder = Path(settings.state_dir) if settings.state_dir else user_state_path("klaviyo_assets")
+    return Ledger(
+        folder,
+        account,
+        share=settings.rate_limit_share,
+        scale=settings.rate_limit_scale,
+        reserve=settings.report_reserve,
+    )

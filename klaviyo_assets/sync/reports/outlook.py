@@ -1,0 +1,184 @@
+"""A fetch of reports before it is made: what is wanted, what it costs, when it will be done.
+
+What belongs here: the figures, from the lake and the ledger alone; no request is sent. What does
+not: how requests are counted (`cost`), printing.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from math import ceil, floor
+from zoneinfo import ZoneInfo
+
+from klaviyo_assets.api.ledger import Ledger
+from klaviyo_assets.api.quota import Quota
+from klaviyo_assets.errors import SettingError
+from klaviyo_assets.lake import Lake
+from klaviyo_assets.model.report import Cell, Days, Report
+from klaviyo_assets.model.settings import Settings
+from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.sync.reports.cost import Cost, Pace, cost_of
+from klaviyo_assets.sync.reports.desk import Calendar, background_of, terms_of
+from klaviyo_assets.sync.reports.paying import FRESH
+from klaviyo_assets.sync.reports.walk import Kept, Wish
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """The figures of one report; `refused` are metrics that are left out because Klaviyo did."""
+
+    stream: str
+    metrics: int
+    days: Days
+    wanted: int
+    there: int
+    cost: Cost
+    pace: Pace
+    now: datetime
+    refused: Mapping[str, date]
+
+
+def days_to_plan(settings: Settings, start: date, end: date, *, now: datetime) -> Days:
+    """Return the days of a plan, both ends inclusive: those that are over and have partitions.
+
+    Raises:
+        SettingError: none of the days is.
+    """
+    calendar = calendar_at(settings, now)
+    bounds = calendar.bounds
+    first = max(start, calendar.first)
+    last = min(end, bounds.last) if bounds is not None else end
+    if bounds is None or last < first:
+        raise SettingError(
+            f"no day from {start} to {end} can be fetched: reports begin at {calendar.first} "
+            f"(KLAVIYO_REPORT_START_DATE), and a day has to be over in {settings.timezone}"
+        )
+    return Days(first, last)
+
+
+def calendar_at(settings: Settings, now: datetime) -> Calendar:
+    """Return the calendar of the settings at an instant of this machine's clock."""
+    return Calendar(
+        zone=ZoneInfo(settings.timezone),
+        now=now,
+        first=settings.first_report_day,
+        window_days=settings.report_lookback_days,
+    )
+
+
+def outlook_of(
+    stream: Stream,
+    report: Report,
+    metrics: Sequence[str],
+    days: Days,
+    *,
+    at: "Desktop",
+) -> Outlook:
+    """Return the figures for what is not stored yet of some metrics and days.
+
+    Raises:
+        LakeError: the lake cannot be read.
+    """
+    calendar = calendar_at(at.settings, at.now)
+    refused = at.lake.refused_metrics(stream.name)
+    asked = [each for each in metrics if each not in refused]
+    there = set(at.lake.cell_facts(stream.name))
+    wishes = [
+        Wish(metric_id=each, days=frozenset(day for day in days if Cell(each, day) not in there))
+        for each in asked
+    ]
+    background = background_of(stream, report, at.lake)
+    bounds = calendar.bounds or days
+    terms = terms_of(report, bounds, background, calendar)
+    wanted = len(asked) * len(days)
+    return Outlook(
+        stream=stream.name,
+        metrics=len(asked),
+        days=days,
+        wanted=wanted,
+        there=wanted - sum(len(wish.days) for wish in wishes),
+        cost=cost_of(
+            wishes,
+            terms,
+            kept=_kept(stream.name, asked, at),
+            campaigns=background.campaigns.values(),
+        ),
+        pace=pace_of(at.ledger.quota(stream.budgets()[0]), at.settings),
+        now=at.now,
+        refused={each: refused[each] for each in metrics if each in refused},
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desktop:
+    """What figures are made from: the lake, the ledger, the settings, and this machine's clock."""
+
+    lake: Lake
+    ledger: Ledger
+    settings: Settings
+    now: datetime
+
+
+def pace_of(quota: Quota, settings: Settings) -> Pace:
+    """Return how fast reports can be asked for."""
+    a_minute = max(1, floor(2 * settings.rate_limit_scale))
+    return Pace(left=quota.left, limit=quota.limit, a_minute=a_minute)
+
+
+def _kept(name: str, metrics: Collection[str], at: Desktop) -> Mapping[str, Sequence[Kept]]:
+    answers = at.lake.answers(name)
+    since = at.now - FRESH
+    return {
+        each: [
+            Kept(found.days, found.fetched_at)
+            for found in answers.kept(each, fresh_since=since)
+            if not found.message_ids
+        ]
+        for each in metrics
+    }
+
+
+def told(outlook: Outlook) -> list[str]:
+    """Return the figures as lines of a table."""
+    pace, cost = outlook.pace, outlook.cost
+    done = pace.done_at(cost.most, outlook.now)
+    least = "" if cost.least == cost.most else f"  (at most; {cost.least:,} at least)"
+    rows = [
+        ("partitions wanted", f"{outlook.wanted:,}", _extent(outlook)),
+        ("already there", f"{outlook.there:,}", ""),
+        ("requests", f"{cost.most:,}", least),
+        (f"minutes at {pace.a_minute} a minute", f"{pace.minutes(cost.most):,}", ""),
+        (
+            f"days at {pace.limit:,} a day",
+            f"{ceil(cost.most / pace.limit):,}",
+            f"  ({pace.left:,} requests left now)",
+        ),
+        ("done", f"{done:%Y-%m-%d}", ""),
+    ]
+    lines = [outlook.stream, *(f"  {name:<22} {value:>10}{more}" for name, value, more in rows)]
+    refused = [f"  refused by Klaviyo: {each} ({on})" for each, on in outlook.refused.items()]
+    return lines + refused
+
+
+def _extent(outlook: Outlook) -> str:
+    days = outlook.days
+    return f"  ({outlook.metrics} metrics x {len(days)} days, {days.first} to {days.last})"
+
+
+def standing(stream: Stream, *, at: Desktop) -> list[str]:
+    """Return how far a report is, as lines: its partitions, refused metrics, its quota.
+
+    Raises:
+        LakeError: the lake cannot be read.
+    """
+    facts = at.lake.cell_facts(stream.name)
+    final = sum(each.is_final for each in facts.values())
+    newest = max((cell.day for cell in facts), default=None)
+    quota = at.ledger.quota(stream.budgets()[0])
+    free = f"{quota.next_free_at:%Y-%m-%d %H:%M}"
+    lines = [
+        f"  {len(facts):,} partitions, {final:,} of them final, the newest day {newest}",
+        f"  {quota.left:,} of {quota.limit:,} requests left; the next can go at {free} UTC",
+    ]
+    refused = at.lake.refused_metrics(stream.name)
+    return lines + [f"  refused by Klaviyo: {each} ({on})" for each, on in refused.items()]

@@ -1,0 +1,139 @@
+"""A plan before spending: the number it announces is the number that is then made."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from datetime import date
+
+import pytest
+
+from klaviyo_assets_tests.contract.checkout import ROOT
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.report_runs import (
+    CAMPAIGNS,
+    FLOWS,
+    add_metrics,
+    fetch,
+    metrics_of,
+    requests,
+)
+from klaviyo_assets_tests.e2e.report_ticks import spend
+from klaviyo_assets_tests.e2e.test_reports import NOW, report_home
+
+
+def command(home: Home, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the console command in a process of its own, without a key."""
+    environment = {**os.environ, **home.variables, "PYTHONPATH": str(ROOT)}
+    del environment["KLAVIYO_API_KEY"]
+    return subprocess.run(
+        [sys.executable, "-m", "klaviyo_assets", *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def planned(home: Home, start: date, end: date, *metrics: str) -> dict[str, dict[str, str]]:
+    """Return the plan's lines by report and name."""
+    words = ["--metrics", *metrics] if metrics else []
+    done = command(home, "plan", "--start", str(start), "--end", str(end), *words)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, dict[str, str]] = {}
+    for line in done.stdout.splitlines():
+        if not line.startswith(" "):
+            found[line] = {}
+        elif pair := re.fullmatch(r"  (.*?)  +(.*)", line):
+            found[list(found)[-1]][pair[1]] = pair[2]
+    return found
+
+
+def number(line: str) -> int:
+    """Return the number that a line begins with."""
+    return int(line.split(maxsplit=1)[0].replace(",", ""))
+
+
+def test_the_number_announced_is_the_number_made(start: StartHome) -> None:
+    """For both reports, first without any knowledge of spread messages, then exactly."""
+    home = report_home(start, NOW)
+    metrics = metrics_of(home)[:3]
+    first, last = date(2026, 7, 1), date(2026, 11, 9)
+    plan = planned(home, first, last, *metrics)
+    assert plan[FLOWS]["partitions wanted"].startswith("396  (3 metrics x 132 days")
+    assert number(plan[FLOWS]["requests"]) == 9
+    fetch(home, FLOWS, (metrics[0], first, metrics[-1], last))
+    assert requests(home, FLOWS) == 9
+    after = planned(home, first, last, *metrics)
+    assert number(after[FLOWS]["already there"]) == 396
+    assert number(after[FLOWS]["requests"]) == 0
+    # The first metric teaches when messages were sent, those of no campaign included.
+    fetch(home, CAMPAIGNS, (metrics[0], first, metrics[0], last))
+    rest = planned(home, first, last, *metrics)[CAMPAIGNS]
+    assert "at least" not in rest["requests"]
+    home.shop.forget()
+    fetch(home, CAMPAIGNS, (metrics[1], first, metrics[-1], last))
+    assert requests(home, CAMPAIGNS) == number(rest["requests"])
+
+
+def test_the_plan_knows_the_quota(start: StartHome) -> None:
+    """What others booked today, the reserve and the pace are in it; nothing is sent."""
+    home = report_home(start, NOW)
+    home.settings |= {"KLAVIYO_RATE_LIMIT_SCALE": "1", "KLAVIYO_REPORT_RESERVE": "25"}
+    spend(home, {FLOWS: 150})
+    plan = planned(home, date(2026, 7, 1), date(2026, 11, 9), *(f"m{n}" for n in range(70)))[FLOWS]
+    assert number(plan["requests"]) == 210
+    assert number(plan["minutes at 2 a minute"]) == 105
+    assert plan["days at 200 a day"].split() == ["2", "(50", "requests", "left", "now)"]
+    assert home.shop.asked().total() == 0
+
+
+def test_metrics_are_those_of_the_settings(start: StartHome) -> None:
+    """Without --metrics the plan is for the metrics that the sensor would fetch."""
+    home = report_home(start, NOW)
+    plan = planned(home, date(2026, 11, 1), date(2026, 11, 9))[FLOWS]
+    assert plan["partitions wanted"].startswith(f"{home.count('metrics') * 9}  ")
+    home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = "AbC123,auto"
+    plan = planned(home, date(2026, 11, 1), date(2026, 11, 9))[FLOWS]
+    assert plan["partitions wanted"].startswith("18  ")
+
+
+def test_refused_metrics_are_told_and_not_counted(start: StartHome) -> None:
+    """What Klaviyo has refused costs nothing more, and is listed with the day."""
+    home = report_home(start, NOW)
+    add_metrics(home, ["Nope99"])
+    everything = {each for (each,) in home.query("SELECT id FROM klaviyo.metrics")}
+    refused = min(everything - set(metrics_of(home)))
+    add_metrics(home, [refused])
+    fetch(home, FLOWS, (refused, date(2026, 11, 1)))
+    done = command(
+        home, "plan", "--start", "2026-11-01", "--end", "2026-11-09", "--metrics", refused
+    )
+    assert f"refused by Klaviyo: {refused} (2026-11-10)" in done.stdout
+    status = command(home, "status")
+    assert status.returncode == 0, status.stderr
+    assert f"refused by Klaviyo: {refused} (2026-11-10)" in status.stdout
+    assert "requests left" in status.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--start", "2026-11-01", "--end", "yesterday"], "no date"),
+        (["--start", "2024-01-01", "--end", "2024-12-31"], "reports begin at 2026-01-01"),
+        (["--start", "2026-11-09", "--end", "2026-11-01"], "no day from"),
+        (["--start", "2026-11-01", "--end", "2026-11-09"], "materialize klaviyo/metrics first"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused(
+    start: StartHome, words: list[str], said: str
+) -> None:
+    """A bad option or range, or a lake without metrics, ends with 2 and a sentence."""
+    home = start()
+    home.settings["KLAVIYO_REPORT_START_DATE"] = "2026-01-01"
+    done = command(home, "plan", *words)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert json.dumps("Traceback") not in done.stderr
