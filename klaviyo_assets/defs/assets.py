@@ -76,17 +76,31 @@ def _synced(stream: Stream, afterwards: Afterwards | None) -> dg.AssetsDefinitio
         klaviyo: KlaviyoResource,
         lake: LakeResource,
     ) -> Iterator[dg.Output[Syncing]]:
-        try:
-            with as_failures(stream.name):
-                syncing = _begin(context, stream, config, klaviyo=klaviyo, lake=lake)
-        except MissingScopeError as error:
-            skip(context, stream, error)
+        syncing = _begun(context, stream, config, klaviyo=klaviyo, lake=lake)
+        if syncing is None:
             return
         yield dg.Output(syncing)
         if afterwards is not None:
             afterwards(context, klaviyo, lake)
 
     return synced
+
+
+def _begun(
+    context: dg.AssetExecutionContext,
+    stream: Stream,
+    config: SyncConfig,
+    *,
+    klaviyo: KlaviyoResource,
+    lake: LakeResource,
+) -> Syncing | None:
+    """Return the sync, its first answer there; None where the key may not read the stream."""
+    try:
+        with as_failures(stream.name):
+            return _begin(context, stream, config, klaviyo=klaviyo, lake=lake)
+    except MissingScopeError as error:
+        skip(context, stream, error)
+        return None
 
 
 def _begin(

@@ -45,15 +45,14 @@ def test_an_old_python_is_refused_in_one_sentence(tmp_path: Path) -> None:
     assert not (tmp_path / ".venv").exists()
 
 
-def test_the_instance_takes_turns_and_frees_what_the_dead_held(tmp_path: Path) -> None:
-    """`make dev` runs with one step per pool, one run per account, and slots freed after a kill."""
+def test_the_instance_runs_four_at_once_and_notices_the_dead(tmp_path: Path) -> None:
+    """`make dev` runs with a bound on runs, no pool that a killed run could hold, and a monitor."""
     shutil.copy(ROOT / "deploy" / "dagster.yaml", tmp_path)
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         concurrency = instance.get_concurrency_config()
-        assert concurrency.pool_config.default_pool_limit == 1
+        assert concurrency.pool_config.default_pool_limit is None
         assert concurrency.run_queue_config
-        limits = concurrency.run_queue_config.tag_concurrency_limits or []
-        assert [(limit["key"], limit["limit"]) for limit in limits] == [("klaviyo/account", 1)]
+        assert concurrency.run_queue_config.max_concurrent_runs == 4
         assert instance.run_monitoring_enabled
         assert instance.run_monitoring_settings["free_slots_after_run_end_seconds"] > 0
         assert not instance.telemetry_enabled
