@@ -7,7 +7,7 @@ import pytest
 from klaviyo_assets.definitions import build_defs
 from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import Stream
-from klaviyo_assets.streams import COLLECTIONS
+from klaviyo_assets.streams import COLLECTIONS, REPORTS
 from klaviyo_assets_tests.contract.checkout import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -21,7 +21,7 @@ def row_of(stream: Stream) -> str:
     return f"| `{stream.name}` | {grain} | {cursor} | {tier} | {', '.join(stream.scopes)} |"
 
 
-@pytest.mark.parametrize("stream", COLLECTIONS, ids=lambda stream: stream.name)
+@pytest.mark.parametrize("stream", [*COLLECTIONS, *REPORTS], ids=lambda stream: stream.name)
 def test_every_stream_has_its_row(stream: Stream) -> None:
     """The table of streams says what the registry says; the failing line is the row to add."""
     assert row_of(stream) in README.splitlines(), f"add to README.md:\n{row_of(stream)}"
@@ -31,7 +31,7 @@ def test_no_row_for_a_stream_that_is_not_there() -> None:
     """A stream that was taken out leaves the table as well."""
     table = README.split("## Streams")[1].split("\n\n")[1]
     named = re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE)
-    assert named == [stream.name for stream in COLLECTIONS]
+    assert named == [stream.name for stream in (*COLLECTIONS, *REPORTS)]
 
 
 def test_jobs_and_schedules_are_those_of_the_code_location() -> None:
