@@ -109,10 +109,12 @@ def _publish(settings: Settings, _options: argparse.Namespace) -> int:
 def _check(settings: Settings, _options: argparse.Namespace) -> int:
     lake = _lake(settings)
     lake.check()
-    for stream in COLLECTIONS:
-        state = None if isinstance(stream.source, Join) else lake.state(stream.name)
-        if state is not None:
-            print(f"{stream.name:<20} {state.rows:>12,} rows, version {state.version}")
+    stored = [stream.name for stream in STREAMS.values() if not isinstance(stream.source, Join)]
+    states = {name: state for name in stored if (state := lake.state(name)) is not None}
+    for name, state in states.items():
+        print(f"{name:<24} {state.rows:>12,} rows, version {state.version}")
+    if not states:
+        print(f"no lake in {settings.data_dir} (KLAVIYO_DATA_DIR)")
     return 0
 
 

@@ -17,6 +17,7 @@ from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource, utc_now
 from klaviyo_assets.defs.syncing import Syncing
 from klaviyo_assets.errors import MissingScopeError, MissingTableError
 from klaviyo_assets.model.stream import Detail, Join, Stream
+from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.sync.begin import Desk, begin
 from klaviyo_assets.sync.plan import refuse_nonsense
 
@@ -182,7 +183,8 @@ def _view(
     for parent, state in states.items():
         if state is None:
             raise MissingTableError(
-                f"the table {parent} was never read; materialize klaviyo/{parent} first"
+                f"the table {parent} was never read; materialize klaviyo/{parent} first (the key "
+                f"needs {' and '.join(STREAMS[parent].scopes)})"
             )
     lake.publish(store, say=context.log.warning)
     left = next(state for state in states.values() if state is not None)
