@@ -33,8 +33,11 @@ LAKE_VERSION = 1
 """The version of this layout, in every commit. A lake of a later one is refused."""
 
 ROW_GROUP_ROWS = 50_000
-ROW_GROUP_BYTES = 64 * 2**20
-"""A row group ends at whichever comes first; bytes in memory, before compression."""
+ROW_GROUP_BYTES = 16 * 2**20
+"""A row group ends at whichever comes first; bytes in memory, before compression.
+
+Merging small files holds three: as read, as filtered, and those that wait to be written.
+"""
 
 FILE_BYTES = 128 * 2**20
 """A file ends with the row group that takes it over this size on disk."""

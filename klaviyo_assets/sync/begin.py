@@ -7,6 +7,7 @@ carries. What does not: carrying it out (`pull`).
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from threading import Lock
 from types import MappingProxyType
 from typing import cast
 
@@ -18,6 +19,7 @@ from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import WHOLE, Collection, Detail, Slice, Stream
 from klaviyo_assets.model.window import instant
 from klaviyo_assets.sync.details import FanOut, worth_asking
+from klaviyo_assets.sync.memory import give_large_blocks_back
 from klaviyo_assets.sync.pace import Pace
 from klaviyo_assets.sync.plan import Known, Order, Plan, plan_of, refuse_nonsense
 from klaviyo_assets.sync.pool import Pool
@@ -54,6 +56,7 @@ def begin(stream: Stream, order: Order, metadata_mark: datetime | None, *, desk:
         KlaviyoAssetsError: the order makes no sense, the lake cannot be read, Klaviyo refuses.
     """
     desk.lake.prepare(desk.account)
+    give_large_blocks_back()
     before = desk.lake.state(stream.name)
     known = Known(
         metadata_mark=metadata_mark,
@@ -109,12 +112,17 @@ def _ask(stream: Stream, decoder: PageDecoder, *, desk: Desk) -> Ask:
 
 
 def page_reader(stream: Stream, decoder: PageDecoder, *, desk: Desk) -> PageReader:
-    """Return what sends a request and decodes its page, with Klaviyo's clock at the answer."""
+    """Return what sends a request and decodes its page, with Klaviyo's clock at the answer.
+
+    One page is decoded at a time: threads do not speed it up, but each would hold a page thrice.
+    """
+    turn = Lock()
 
     def read(request: Request, slice_: Slice) -> tuple[Page, datetime]:
         def decode(answer: Answer) -> tuple[Page, datetime]:
             now = answer.server_time or desk.clock()
-            return decoder.decode(answer.body, synced_at=now, slice_=slice_), now
+            with turn:
+                return decoder.decode(answer.body, synced_at=now, slice_=slice_), now
 
         try:
             return desk.client.read(request, decode, stream=stream.name)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from threading import Condition, Event
 from time import monotonic, thread_time
 
-IN_FLIGHT_BYTES = 32 * 1024 * 1024
+IN_FLIGHT_BYTES = 24 * 1024 * 1024
 """Decoded pages between Klaviyo and the writer. A page being decoded takes thrice its size."""
 
 _LATEST = 8

@@ -19,8 +19,8 @@ from klaviyo_assets.sync.progress import Progress
 from klaviyo_assets.sync.walk import Piece
 from klaviyo_assets.tables.decode import Page
 
-COMMIT_BYTES = 48 * 1024 * 1024
-"""Rows held before a commit, in Arrow bytes: keeps memory flat, a commit well above its cost."""
+COMMIT_BYTES = 32 * 1024 * 1024
+"""Rows held before a commit, in Arrow bytes: twenty pages of events, at most a second."""
 
 COMMIT_SECONDS = 60.0
 """Longest time between commits: what a kill may cost."""
