@@ -15,7 +15,7 @@ from klaviyo_assets.defs.failures import as_failures
 from klaviyo_assets.defs.metadata import asset_key, definition_metadata, sync_metadata
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource, utc_now
 from klaviyo_assets.defs.syncing import Syncing
-from klaviyo_assets.errors import MissingScopeError, MissingTableError
+from klaviyo_assets.errors import CorruptFileError, MissingScopeError, MissingTableError
 from klaviyo_assets.model.stream import Detail, Join, Stream
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.sync.begin import Desk, begin
@@ -186,7 +186,11 @@ def _view(
                 f"the table {parent} was never read; materialize klaviyo/{parent} first (the key "
                 f"needs {' and '.join(STREAMS[parent].scopes)})"
             )
-    lake.publish(store, say=context.log.warning)
+    if stream.name in lake.publish(store, say=context.log.warning):
+        raise CorruptFileError(
+            f"it is made of {' and '.join(states)}, and one of them cannot be read; "
+            "klaviyo-assets check names the file and the way out"
+        )
     left = next(state for state in states.values() if state is not None)
     counted = ("records_read", "rows_written", "requests", "retries", "throttled_seconds")
     numbers: dict[str, int | float] = dict.fromkeys(counted, 0)

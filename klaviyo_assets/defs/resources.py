@@ -144,13 +144,16 @@ class LakeResource(dg.ConfigurableResource[object]):
         """Return the lake; touches nothing."""
         return Lake(Path(self.data_dir).absolute(), clock=utc_now)
 
-    def publish(self, lake: Lake, *, say: Callable[[str], None]) -> None:
+    def publish(self, lake: Lake, *, say: Callable[[str], None]) -> frozenset[str]:
         """Show the lake as it is now in `klaviyo.duckdb`.
 
-        `say` takes a sentence for each table that cannot be read; all others are shown.
+        `say` takes a sentence for each table that cannot be read; all others are shown. Returns
+        the names of those that are not.
 
         Raises:
             StorageError: the folder cannot be written, or another publisher does not end.
         """
-        for problem in lake.publish([relation_of(each, STREAMS) for each in STREAMS.values()]):
+        problems = lake.publish([relation_of(each, STREAMS) for each in STREAMS.values()])
+        for problem in problems:
             say(f"klaviyo.duckdb does without a table that cannot be read. {problem}")
+        return frozenset(problem.stream or "" for problem in problems)
