@@ -15,13 +15,17 @@ Metadata = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A run by stream: metadata of materializations and observations, failures, and all it said."""
+    """A run by stream: metadata of materializations and observations, failures, and all it said.
+
+    `failed` is what ended a stream, `retried` what an attempt before its last one met.
+    """
 
     id: str
     success: bool
     materialized: Mapping[str, Metadata]
     observed: Mapping[str, list[Metadata]]
     failed: Mapping[str, str]
+    retried: Mapping[str, str]
     attempts: Mapping[str, int]
     log: tuple[tuple[int, str], ...]
 
@@ -48,6 +52,7 @@ def run_from_log(instance: dg.DagsterInstance, run_id: str, *, success: bool) ->
     observed: dict[str, list[Metadata]] = {}
     materialized: dict[str, Metadata] = {}
     failed: dict[str, str] = {}
+    retried: dict[str, str] = {}
     attempts: dict[str, int] = {}
     for event in events:
         if event.is_step_materialization:
@@ -58,6 +63,8 @@ def run_from_log(instance: dg.DagsterInstance, run_id: str, *, success: bool) ->
             observed.setdefault(seen.asset_key.path[-1], []).append(values_of(seen.metadata))
         elif event.is_step_failure:
             failed[stream_of(event)] = failure_text(event)
+        elif event.is_step_up_for_retry:
+            retried[stream_of(event)] = event.step_retry_data.error.to_string()
         elif event.is_step_start or event.is_step_restarted:
             attempts[stream_of(event)] = attempts.get(stream_of(event), 0) + 1
     return Run(
@@ -66,6 +73,7 @@ def run_from_log(instance: dg.DagsterInstance, run_id: str, *, success: bool) ->
         materialized=materialized,
         observed=observed,
         failed=failed,
+        retried=retried,
         attempts=attempts,
         log=tuple(lines_of(entries)),
     )

@@ -1,0 +1,67 @@
+"""Runs at the same time: of one stream, where the commit is the fence, and of all streams."""
+
+from collections.abc import Mapping
+from unittest.mock import patch
+
+import pytest
+
+from klaviyo_assets.lake import Receipt, Session
+from klaviyo_assets.streams import COLLECTIONS
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.lives import forked, side_by_side
+from klaviyo_assets_tests.e2e.run import Run
+
+pytestmark = pytest.mark.usefixtures("impatient")
+
+
+def overtaken(home: Home, stream: str, config: Mapping[str, str]) -> tuple[Run, Run]:
+    """Let a run be overtaken by a whole other one right before its first commit; return both."""
+    commit, others = Session.commit, list[Run]()
+
+    def late(session: Session, state: Mapping[str, object]) -> Receipt:
+        if not others:
+            # Whoever commits from here on is the other run, or comes after it.
+            with patch.object(Session, "commit", commit):
+                others.append(home.sync(stream))
+        return commit(session, state)
+
+    with patch.object(Session, "commit", late):
+        run = home.sync(stream, config=config)
+    return run, others[0]
+
+
+@pytest.mark.parametrize("mode", ["incremental_deduped", "full_refresh_overwrite"])
+@pytest.mark.parametrize("stream", ["profiles", "lists"])
+def test_a_run_that_is_overtaken_starts_over(home: Home, stream: str, mode: str) -> None:
+    """The later of two runs of one stream is refused its commit, says so, and starts over."""
+    home.sync(stream)
+    home.shop.move(days=1)
+    run, other = overtaken(home, stream, {"sync_mode": mode})
+    assert other.success
+    assert "another run committed" in run.retried[stream]
+    assert run.success
+    assert run.attempts[stream] == 2
+    assert sorted(home.ids(stream)) == sorted(home.shop.truth(stream))
+
+
+def test_two_first_syncs_in_two_processes_make_one_table(start: StartHome) -> None:
+    """Two processes that begin the same first sync at once leave every event once."""
+    home = start(events=4_000, latency_ms=150, future_events=0)
+    lives = [forked(home, "events"), forked(home, "events")]
+    assert all(life.ended(within=60) for life in lives)
+    assert {life.code for life in lives} == {0}
+    assert sorted(home.ids("events")) == sorted(home.shop.truth("events"))
+    assert home.shop.asked()["/api/events"] > 4
+
+
+def test_all_streams_side_by_side_lose_no_view(home: Home) -> None:
+    """The first-sync job, a process a stream, publishes every relation whole."""
+    names = [stream.name for stream in COLLECTIONS]
+    life = side_by_side(home, *names)
+    assert life.ended(within=120)
+    assert life.code == 0
+    assert home.relations() == set(names)
+    for stream in names:
+        truth = home.shop.truth(stream.removesuffix("_detailed"))
+        assert sorted(home.ids(stream)) == sorted(truth)
