@@ -49,6 +49,14 @@ def add_metrics(home: Home, metrics: Sequence[str]) -> None:
         instance.add_dynamic_partitions(METRICS, list(metrics))
 
 
+def set_metrics(home: Home, metrics: Sequence[str]) -> None:
+    """Make these metrics the partitions, in this order: a range goes from one to another."""
+    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+        for known in instance.get_dynamic_partitions(METRICS):
+            instance.delete_dynamic_partition(METRICS, known)
+        instance.add_dynamic_partitions(METRICS, list(metrics))
+
+
 def fetch(
     home: Home,
     stream: str,

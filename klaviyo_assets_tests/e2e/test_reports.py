@@ -16,6 +16,7 @@ from klaviyo_assets_tests.e2e.report_runs import (
     fetch,
     metrics_of,
     requests,
+    set_metrics,
     stored_rows,
 )
 
@@ -40,7 +41,7 @@ def report_home(start: StartHome, now: datetime, zone: str = "UTC", **numbers: o
     home.settings |= {"KLAVIYO_TIMEZONE": zone, "KLAVIYO_REPORT_START_DATE": "2026-01-01"}
     run = home.sync("metrics", "campaigns")
     assert run.success, run.failed
-    add_metrics(home, metrics_of(home))
+    set_metrics(home, metrics_of(home))
     home.shop.forget()
     return home
 

@@ -146,7 +146,10 @@ def _sent(
                 case SentOn(day):
                     days: Collection[date] = (day,)
                 case Spread(stretch):
-                    days = days_of(stretch)
+                    none = learned.none((message_id, campaign.channel or ""))
+                    days = [
+                        day for day in days_of(stretch) if not any(day in each for each in none)
+                    ]
                 case _:
                     continue
             sent[message_id, campaign.channel or ""] = (campaign.id, dict.fromkeys(days, 1.0))

@@ -17,7 +17,7 @@ from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.sync.reports.campaigns import stored_campaigns
 from klaviyo_assets.sync.reports.learned import Learned, learned_from_json
 from klaviyo_assets.sync.reports.place import Knowledge
-from klaviyo_assets.sync.reports.sending import Campaign, Sending, Unknown, sending_of
+from klaviyo_assets.sync.reports.sending import Campaign, Sending, Spread, Unknown, sending_of
 from klaviyo_assets.sync.reports.walk import Terms
 from klaviyo_assets.sync.reports.zone import end_of, is_final, last_over
 
@@ -100,8 +100,18 @@ def terms_of(report: Report, bounds: Days, background: Background, calendar: Cal
         is_settled=partial(calendar.is_final, fetched_at=calendar.now),
         # What was sent just before midnight is counted a little later.
         lasting=last_over(calendar.now - timedelta(days=1), calendar.zone),
+        spread={
+            (message_id, each.channel or ""): days
+            for each in background.campaigns.values()
+            if (days := _spread(sending[each.id])) is not None
+            for message_id in each.message_ids
+        },
     )
     return Terms(report=report, bounds=bounds, knowledge=knowledge)
+
+
+def _spread(sending: Sending) -> Days | None:
+    return sending.days if isinstance(sending, Spread) else None
 
 
 def is_over_at(day: date, moment: datetime, calendar: Calendar) -> bool:

@@ -9,7 +9,7 @@ for again: day by day, or, if no campaign tells when, by halving.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 
 from klaviyo_assets.model.report import Days
@@ -41,7 +41,8 @@ class Knowledge:
 
     `sending` takes the id of a campaign; `is_settled` tells of a day whether its numbers have
     stopped moving. `lasting` is the newest day of which it may be remembered that nothing was sent:
-    what is counted late has been counted by now. `learned` is added to.
+    what is counted late has been counted by now. `spread` are the messages of listed campaigns that
+    may have been sent on several days. `learned` is added to.
     """
 
     subject_field: str
@@ -50,6 +51,7 @@ class Knowledge:
     learned: Learned
     is_settled: Callable[[date], bool]
     lasting: date
+    spread: Mapping[UnitKey, Days] = field(default_factory=dict[UnitKey, Days])
 
 
 class Placing:
@@ -76,11 +78,19 @@ class Placing:
             blank += unit.is_lost and is_blank(row)
             if not (unit.is_lost and is_blank(row)):
                 self.board.units[unit.key] = unit
+        self._note_absent()
         if blank:
             self.board.notes.append(
                 f"{blank} messages without a recipient and a campaign that tells their day are "
                 f"left out, {days.first} to {days.last}"
             )
+
+    def _note_absent(self) -> None:
+        """Learn of the messages that could be in the total, and are not: nothing was sent."""
+        for key, days in self._knowledge.spread.items():
+            first, last = max(days.first, self.days.first), min(days.last, self.days.last)
+            if key not in self.board.units and first <= last:
+                self.board.note(key, Days(first, last), 0)
 
     def finished(self) -> dict[date, tuple[TimedRow, ...]]:
         """Return the days wanted whose rows are complete since it was last asked, newest first.

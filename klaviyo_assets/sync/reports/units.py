@@ -66,7 +66,7 @@ class Board:
         """
         unit = self.units[key]
         unit.open.discard(day)
-        self._note(key, Days(day, day), value(row, "recipients"))
+        self.note(key, Days(day, day), value(row, "recipients"))
         if row is not None:
             unit.parts[day] = row
         if unit.parts and not differences(unit.parts.values(), unit.total, PLACING):
@@ -75,9 +75,10 @@ class Board:
     def clear(self, key: UnitKey, days: Days) -> None:
         """Know that nothing of a unit was sent on these days."""
         self.units[key].open.difference_update(days)
-        self._note(key, days, 0)
+        self.note(key, days, 0)
 
-    def _note(self, key: UnitKey, days: Days, recipients: float) -> None:
+    def note(self, key: UnitKey, days: Days, recipients: float) -> None:
+        """Remember what was sent in a stretch; of none only what has been counted for good."""
         if recipients > 0 or days.last <= self.lasting:
             self.learned.note(key, days, recipients)
         elif days.first <= self.lasting:

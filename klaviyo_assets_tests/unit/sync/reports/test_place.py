@@ -206,6 +206,16 @@ def test_conversions_that_do_not_add_up_are_told(is_settled: bool, questions: in
     assert len(world.questions) == questions
 
 
+def test_messages_that_are_not_in_the_total_are_known_not_to_be() -> None:
+    """A campaign that was stopped before it was sent costs no question, and is remembered."""
+    learned = Learned()
+    spread = {("gone", "email"): days(5, 6), ("edge", "email"): days(364, 366)}
+    knowledge = replace(World({}, {}).knowledge(learned), spread=spread, lasting=day(364))
+    Placing(YEAR, [], wanted=set(YEAR), knowledge=knowledge)
+    assert learned.none(("gone", "email")) == (days(5, 6),)
+    assert learned.none(("edge", "email")) == (days(364, 364),)
+
+
 def test_blank_messages_are_left_out_and_counted() -> None:
     """A message without any number and without a campaign has no day, and is told of."""
     world = World({}, {})
