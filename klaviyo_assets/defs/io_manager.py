@@ -70,11 +70,17 @@ class LakeIOManager(dg.ConfigurableIOManager):
         """Return the asset's relation in the type that the input is annotated with.
 
         Without an annotation a `pandas.DataFrame` is returned; times are UTC.
+
+        Raises:
+            dg.Failure: a table that it is made of was never read, or cannot be.
         """
-        relation = self.lake.lake().relation(context.asset_key.path[-1])
+        name = context.asset_key.path[-1]
+        with as_failures(name):
+            relation = self.lake.lake().relation(name)
         wanted = context.dagster_type.typing_type
         if wanted is pa.Table:
             return relation.to_arrow_table()
         if wanted is duckdb.DuckDBPyRelation:
             return relation
-        return relation.df()
+        # Not DuckDB's own `df`: that warns of what pandas 3 deprecates, at every call.
+        return relation.to_arrow_table().to_pandas()
