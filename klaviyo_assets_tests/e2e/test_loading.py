@@ -1,0 +1,104 @@
+"""Loading in downstream code: the annotation of an input says what comes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import dagster as dg
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from klaviyo_assets_tests.e2e.home import Home, key_of
+from klaviyo_assets_tests.e2e.run import Run
+from klaviyo_assets_tests.e2e.shop import open_shop
+
+INS = {"table": dg.AssetIn(key=key_of("events_detailed"))}
+
+
+@dg.asset(ins=INS)
+def as_frame(table: pd.DataFrame) -> dg.MaterializeResult[Any]:
+    """Take a DataFrame, and tell of it."""
+    kinds = cast("dict[str, object]", table.dtypes.to_dict())
+    return told(table, len(table), table["id"].nunique(), str(kinds["datetime"]))
+
+
+@dg.asset(ins=INS)
+def as_table(table: pa.Table) -> dg.MaterializeResult[Any]:
+    """Take an Arrow table, and tell of it."""
+    ids = len(set(table["id"].to_pylist()))
+    return told(table, table.num_rows, ids, str(table.schema.field("datetime").type))
+
+
+@dg.asset(ins=INS)
+def as_relation(table: duckdb.DuckDBPyRelation) -> dg.MaterializeResult[Any]:
+    """Take a DuckDB relation, go on querying it, and tell of it."""
+    (rows, ids, kind) = table.aggregate(
+        "count(*), count(DISTINCT id), any_value(typeof(datetime))"
+    ).fetchall()[0]
+    return told(table, rows, ids, kind)
+
+
+@dg.asset(ins=INS)
+def as_it_comes(table: Any) -> dg.MaterializeResult[Any]:  # noqa: ANN401 - this is the case
+    """Take what comes without saying what, and tell of it."""
+    return told(table, len(table), table["id"].nunique(), str(table["datetime"].dtype))
+
+
+def told(table: object, rows: int, ids: int, kind: str) -> dg.MaterializeResult[Any]:
+    """Return what came as metadata."""
+    metadata = {"type": type(table).__name__, "rows": rows, "ids": ids, "datetime": kind}
+    return dg.MaterializeResult(metadata=metadata)
+
+
+def load(home: Home, downstream: dg.AssetsDefinition) -> Run:
+    """Materialize one downstream asset beside the stored streams."""
+    defs = home.code_location()
+    wanted = [asset for asset in defs.assets or () if isinstance(asset, dg.AssetsDefinition)]
+    resources = {**(defs.resources or {}), "io_manager": (defs.resources or {})["lake_io_manager"]}
+    return home.run(
+        lambda instance: dg.materialize(
+            [*wanted, downstream],
+            selection=[downstream],
+            instance=instance,
+            resources=resources,
+            raise_on_error=False,
+        )
+    )
+
+
+CASES: dict[str, tuple[dg.AssetsDefinition, str, str]] = {
+    "pandas": (as_frame, "DataFrame", "datetime64[us, UTC]"),
+    "pyarrow": (as_table, "Table", "timestamp[us, tz=UTC]"),
+    "duckdb": (as_relation, "DuckDBPyRelation", "TIMESTAMP WITH TIME ZONE"),
+    "nothing": (as_it_comes, "DataFrame", "datetime64[us, UTC]"),
+}
+
+
+@pytest.fixture(scope="module")
+def stored(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """Give a home with events and metrics, which nobody changes."""
+    with open_shop() as shop:
+        home = Home(shop=shop, root=tmp_path_factory.mktemp("stored"), blank=blank)
+        home.sync("events", "metrics", "events_detailed")
+        yield home
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_input_comes_as_it_is_annotated(stored: Home, case: str) -> None:
+    """A DataFrame, an Arrow table or a DuckDB relation, whole, with times in UTC."""
+    asset, kind, datetime_type = CASES[case]
+    run = load(stored, asset)
+    rows = len(stored.shop.truth("events"))
+    assert run.success, run.failed
+    shown = run.materialized[asset.key.path[-1]]
+    assert shown["type"] == kind
+    assert shown["rows"] == shown["ids"] == rows
+    assert shown["datetime"] == datetime_type
+
+
+def test_loading_what_was_never_read_says_what_to_do(home: Home) -> None:
+    """An input whose table was never read fails with the asset to materialize."""
+    run = load(home, as_frame)
+    assert "materialize klaviyo/events_detailed first" in run.failed["as_frame"]
