@@ -47,6 +47,7 @@ class Home:
     settings: dict[str, str] = field(default_factory=dict[str, str])
     homes: int = 0
     has_key: bool = True
+    moved_to: Path | None = None
 
     def __post_init__(self) -> None:
         """Make a first DAGSTER_HOME."""
@@ -55,7 +56,7 @@ class Home:
     @property
     def data(self) -> Path:
         """Return the data folder."""
-        return self.root / "data"
+        return self.moved_to or self.root / "data"
 
     @property
     def dagster(self) -> Path:

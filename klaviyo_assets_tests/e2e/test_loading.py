@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import dagster as dg
 import duckdb
@@ -20,15 +20,15 @@ INS = {"table": dg.AssetIn(key=key_of("events_detailed"))}
 @dg.asset(ins=INS)
 def as_frame(table: pd.DataFrame) -> dg.MaterializeResult[Any]:
     """Take a DataFrame, and tell of it."""
-    kinds = cast("dict[str, object]", table.dtypes.to_dict())
-    return told(table, len(table), table["id"].nunique(), str(kinds["datetime"]))
+    kinds = table.dtypes.astype(str)
+    return told(table, len(table), table["id"].nunique(), kinds["datetime"])
 
 
 @dg.asset(ins=INS)
 def as_table(table: pa.Table) -> dg.MaterializeResult[Any]:
     """Take an Arrow table, and tell of it."""
     ids = len(set(table["id"].to_pylist()))
-    return told(table, table.num_rows, ids, str(table.schema.field("datetime").type))
+    return told(table, table.num_rows, ids, f"{table.schema.field('datetime').type}")
 
 
 @dg.asset(ins=INS)
