@@ -63,15 +63,15 @@ def test_the_number_announced_is_the_number_made(start: StartHome) -> None:
     """
     now = datetime.now(UTC).replace(hour=12, microsecond=0)
     home = report_home(start, now)
-    metrics = metrics_of(home)[:3]
-    first, last = now.date() - timedelta(days=90), now.date() - timedelta(days=8)
+    metrics = metrics_of(home)[:2]
+    first, last = now.date() - timedelta(days=69), now.date() - timedelta(days=8)
     plan = planned(home, first, last, *metrics)
-    assert plan[FLOWS]["partitions wanted"].startswith("249  (3 metrics x 83 days")
-    assert number(plan[FLOWS]["requests"]) == 6
+    assert plan[FLOWS]["partitions wanted"].startswith("124  (2 metrics x 62 days")
+    assert number(plan[FLOWS]["requests"]) == 4
     fetch(home, FLOWS, (metrics[0], first, metrics[-1], last))
-    assert requests(home, FLOWS) == 6
+    assert requests(home, FLOWS) == 4
     after = planned(home, first, last, *metrics)
-    assert number(after[FLOWS]["already there"]) == 249
+    assert number(after[FLOWS]["already there"]) == 124
     assert number(after[FLOWS]["requests"]) == 0
     most = number(plan[CAMPAIGNS]["requests"])
     fetch(home, CAMPAIGNS, (metrics[0], first, metrics[0], last))

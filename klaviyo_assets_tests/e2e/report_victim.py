@@ -1,0 +1,77 @@
+"""A report run that kills itself at a chosen moment: what `kill -9` does to what was paid for.
+
+`python -m klaviyo_assets_tests.e2e.report_victim MOMENT COUNT DAGSTER_HOME STREAM FIRST LAST`:
+FIRST and LAST are partition keys, the settings those of the environment. What belongs here: the
+moments. What does not: what must be left of it (`test_report_quota`).
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import dagster as dg
+
+from klaviyo_assets.api.client import Client
+from klaviyo_assets.definitions import build_defs
+from klaviyo_assets.defs.report_events import ReportEvents
+from klaviyo_assets.lake import Lake
+from klaviyo_assets.lake.answers import Answers
+from klaviyo_assets.model.settings import read_settings
+
+Words = ParamSpec("Words")
+Result = TypeVar("Result")
+
+MOMENTS: dict[str, tuple[type, str, bool]] = {
+    "booked": (Client, "ask", True),
+    "answered": (Answers, "put", True),
+    "kept": (Answers, "put", False),
+    "stored": (Lake, "replace_cells", False),
+    "told": (ReportEvents, "log", False),
+}
+"""What is about to be called (True) or has just been called when the run dies."""
+
+
+def deadly(method: Callable[Words, Result], count: int, *, before: bool) -> Callable[Words, Result]:
+    """Return the method; its `count`-th call kills this process, before or after it."""
+    calls = 0
+
+    @wraps(method)
+    def called(*words: Words.args, **named: Words.kwargs) -> Result:
+        nonlocal calls
+        # The account is asked for by the same call, before any report.
+        calls += all(getattr(word, "method", "POST") == "POST" for word in words)
+        if before and calls == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = method(*words, **named)
+        if calls == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    return called
+
+
+def main(moment: str, count: str, home: str, stream: str, *ends: str) -> None:
+    """Run the partitions until the moment comes."""
+    kind, name, before = MOMENTS[moment]
+    setattr(kind, name, deadly(getattr(kind, name), int(count), before=before))
+    defs = build_defs(*read_settings(os.environ))
+    first, last = ends
+    tags = {
+        "dagster/asset_partition_range_start": first,
+        "dagster/asset_partition_range_end": last,
+    }
+    with dg.DagsterInstance.from_config(home) as instance:
+        dg.materialize(
+            list(defs.assets or ()),  # pyright: ignore[reportArgumentType]
+            selection=dg.AssetSelection.assets(dg.AssetKey(["klaviyo", stream])),
+            instance=instance,
+            resources=defs.resources,
+            tags=tags,
+        )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

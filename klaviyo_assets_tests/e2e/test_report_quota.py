@@ -1,0 +1,119 @@
+"""The quota is money: it is never overspent, and a kill wastes at most one request."""
+
+import os
+import signal
+import subprocess
+import sys
+from datetime import date, datetime
+from pathlib import Path
+
+import pytest
+
+from klaviyo_assets.api.ledger import Ledger
+from klaviyo_assets.api.quota import Quota
+from klaviyo_assets.lake import Lake
+from klaviyo_assets.streams import STREAMS
+from klaviyo_assets_tests.contract.checkout import ROOT
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.report_runs import (
+    FLOWS,
+    compare,
+    days_between,
+    fetch,
+    metrics_of,
+    requests,
+)
+from klaviyo_assets_tests.e2e.report_ticks import spend
+from klaviyo_assets_tests.e2e.test_reports import NOW, report_home
+
+FIRST, LAST = date(2026, 9, 8), date(2026, 11, 9)
+"""63 days: two requests of flow series."""
+
+
+def victim(home: Home, moment: str, count: int, metric: str) -> None:
+    """Run the days in a process that kills itself at a moment."""
+    words = [moment, str(count), str(home.dagster), FLOWS, f"{FIRST}|{metric}", f"{LAST}|{metric}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "klaviyo_assets_tests.e2e.report_victim", *words],
+        env={**os.environ, **home.variables, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+
+
+def quota(home: Home) -> Quota:
+    """Return what the ledger says of the flow series' day."""
+    state = Lake(home.data, clock=datetime.now).state("metrics")
+    assert state is not None
+    ledger = Ledger(Path(home.variables["KLAVIYO_STATE_DIR"]), state.account)
+    return ledger.quota(STREAMS[FLOWS].budgets()[0])
+
+
+@pytest.mark.parametrize(
+    ("moment", "sent", "booked"),
+    [("booked", 2, 3), ("answered", 3, 3), ("kept", 2, 2), ("stored", 2, 2), ("told", 2, 2)],
+)
+def test_a_kill_wastes_at_most_one_request(
+    start: StartHome, moment: str, sent: int, booked: int
+) -> None:
+    """A launch killed at its second request is repeated: nothing is lost, one request at most."""
+    home = report_home(start, NOW)
+    metric = metrics_of(home)[0]
+    victim(home, moment, 2, metric)
+    done = fetch(home, FLOWS, (metric, FIRST, metric, LAST))
+    assert done.run.success, done.run.failed
+    days = days_between(FIRST, LAST)
+    assert done.partitions == dict.fromkeys([(metric, day) for day in days], 1)
+    assert compare(home, FLOWS, metric, days)
+    assert (requests(home, FLOWS), quota(home).used) == (sent, booked)
+
+
+def test_the_last_request_of_the_day_is_made_and_no_more(start: StartHome) -> None:
+    """At 224 one request is made; what it brought is stored, and the run ends in one sentence."""
+    home = report_home(start, NOW)
+    home.settings["KLAVIYO_RATE_LIMIT_SCALE"] = "1"
+    spend(home, {FLOWS: 224})
+    metric = metrics_of(home)[0]
+    done = fetch(home, FLOWS, (metric, FIRST, metric, LAST))
+    assert not done.run.success
+    assert requests(home, FLOWS) == 1
+    said = done.run.failed[FLOWS]
+    assert "60 partitions are materialized, 3 of 1 metrics are left" in said
+    assert "The next one can go at 20" in said
+    assert done.run.attempts[FLOWS] == 1
+    assert len(done.partitions) == 60
+    assert compare(home, FLOWS, metric, days_between(date(2026, 9, 11), LAST))
+    again = fetch(home, FLOWS, (metric, FIRST, metric, date(2026, 9, 10)))
+    assert "0 partitions are materialized, 3 of 1 metrics are left" in again.run.failed[FLOWS]
+    assert requests(home, FLOWS) == 1
+
+
+def test_killed_with_the_last_request_booked(start: StartHome) -> None:
+    """The 225th was booked and never sent: nothing more is asked that day, by anybody."""
+    home = report_home(start, NOW)
+    home.settings["KLAVIYO_RATE_LIMIT_SCALE"] = "1"
+    spend(home, {FLOWS: 224})
+    metric = metrics_of(home)[0]
+    victim(home, "booked", 1, metric)
+    done = fetch(home, FLOWS, (metric, FIRST, metric, LAST))
+    assert "0 partitions are materialized" in done.run.failed[FLOWS]
+    assert requests(home, FLOWS) == 0
+    assert quota(home).left == 0
+
+
+def test_klaviyos_own_word_ends_the_run(start: StartHome) -> None:
+    """A 429 with a wait of hours is told in a sentence, at once, and kept for the next run."""
+    home = report_home(start, NOW)
+    metric = metrics_of(home)[0]
+    match = {"path": "/api/flow-series-reports"}
+    with home.shop.faulty("throttle", match=match, retry_after="73473"):
+        done = fetch(home, FLOWS, (metric, FIRST, metric, LAST))
+    assert not done.run.success
+    assert "0 partitions are materialized, 63 of 1 metrics are left" in done.run.failed[FLOWS]
+    assert requests(home, FLOWS) == 1
+    again = fetch(home, FLOWS, (metric, FIRST, metric, LAST))
+    assert not again.run.success
+    assert requests(home, FLOWS) == 1
