@@ -42,7 +42,7 @@ Merging small files holds three: as read, as filtered, and those that wait to be
 FILE_BYTES = 128 * 2**20
 """A file ends with the row group that takes it over this size on disk."""
 
-STAGE_BYTES = 64 * 2**20
+STAGE_BYTES = 32 * 2**20
 """Rows in memory, in bytes, beyond which they go to files of the staging folder."""
 
 KEYS_IN_MEMORY = 1_000_000

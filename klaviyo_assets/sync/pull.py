@@ -19,8 +19,13 @@ from klaviyo_assets.sync.progress import Progress
 from klaviyo_assets.sync.walk import Piece
 from klaviyo_assets.tables.decode import Page
 
-COMMIT_BYTES = 32 * 1024 * 1024
-"""Rows held before a commit, in Arrow bytes: twenty pages of events, at most a second."""
+COMMIT_BYTES = 128 * 1024 * 1024
+"""Rows read before a commit, in Arrow bytes: eighty pages of events, some seconds of reading.
+
+The session holds fewer in memory. Each commit adds a small file to a table without partitions, and
+what is small is merged again and again: with a quarter of this, 50,000 profiles took a second of
+CPU more, of three.
+"""
 
 COMMIT_SECONDS = 60.0
 """Longest time between commits: what a kill may cost."""
@@ -95,6 +100,7 @@ class Pull:
         self._stream = items.items()
         self._first: list[Piece | Slice] = []
         self._failure: KlaviyoAssetsError | None = None
+        self._uncommitted_bytes = 0
 
     @property
     def vanished(self) -> int:
@@ -158,7 +164,7 @@ class Pull:
         due = monotonic() + COMMIT_SECONDS
         while (item := self._next()) is not None:
             self._take(session, item)
-            is_due = session.buffered_bytes >= COMMIT_BYTES or monotonic() >= due
+            is_due = self._uncommitted_bytes >= COMMIT_BYTES or monotonic() >= due
             if is_due and not self._manner.replaces:
                 yield self._commit(session)
                 due = monotonic() + COMMIT_SECONDS
@@ -188,6 +194,7 @@ class Pull:
         batch: pa.RecordBatch = item.batch
         if batch.num_rows:
             session.add(batch)
+            self._uncommitted_bytes += batch.nbytes
         if self._manner.moves_mark:
             self.progress.note(item.slice.name, item.read, item.highest)
 
@@ -208,6 +215,7 @@ class Pull:
 
     def _commit(self, session: Session) -> Receipt:
         receipt = session.commit(self._state(self.progress))
+        self._uncommitted_bytes = 0
         self.progress.shown = self.progress.mark
         self.tally.commits += 1
         self.tally.rows_written += receipt.rows_written
