@@ -13,7 +13,7 @@ TEMPLATES = 2000
 """Different records of a collection, more than a compressor looks back on; all others are these
 with another id and moment."""
 
-WORDS = "order shop blue summer linen shirt size gift return express parcel coupon thanks".split()
+WORDS = ["order", "shop", "blue", "summer", "linen", "shirt", "size", "gift", "express", "parcel"]
 
 HUGE_BYTES = 5_000_000
 """The largest event that Klaviyo takes."""
