@@ -5,10 +5,12 @@ Options to cases, runs in turn, a table on the screen and in a dated file of `re
 
 import argparse
 import sys
+from collections.abc import Iterator
 
+from klaviyo_assets_tests.benchmarks.growth import QUICK, SIZES, growth_table, plot, steps
 from klaviyo_assets_tests.benchmarks.measured import BenchmarkError
 from klaviyo_assets_tests.benchmarks.readings import READINGS, Measured, measure
-from klaviyo_assets_tests.benchmarks.report import document, keep
+from klaviyo_assets_tests.benchmarks.report import document, path_of
 from klaviyo_assets_tests.benchmarks.scenes import SCENES, Line
 
 
@@ -19,6 +21,7 @@ class Options(argparse.Namespace):
     runs: int
     only: str
     alone: bool
+    growth: bool
     dry: bool
 
 
@@ -29,36 +32,54 @@ def options() -> Options:
     found.add_argument("--runs", type=int, default=0, help="runs of each case (3; quick: 1)")
     found.add_argument("--only", default="", help="cases whose name has this in it")
     found.add_argument("--alone", action="store_true", help="without the yardsticks")
+    found.add_argument("--growth", action="store_true", help="one lake, larger step by step")
     found.add_argument("--dry", action="store_true", help="write no file")
     return found.parse_args(namespace=Options())
+
+
+def readings(wanted: Options, runs: int) -> Iterator[Measured]:
+    """Measure the cases that read one collection."""
+    for reading in READINGS:
+        if wanted.only in reading.name:
+            print(f"{reading.name} ...", file=sys.stderr, flush=True)
+            yield measure(reading, runs=runs, quick=wanted.quick, beside=not wanted.alone)
+
+
+def scenes(wanted: Options) -> Iterator[Line]:
+    """Play the cases of several steps."""
+    for name, scene in SCENES.items():
+        if wanted.only in name:
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            yield from scene(quick=wanted.quick)
 
 
 def main() -> int:
     """Run what was asked for; 1 where a program failed."""
     wanted = options()
     runs = wanted.runs or (1 if wanted.quick else 3)
-    cases: list[Measured] = []
-    lines: list[Line] = []
+    name = "growth" if wanted.growth else "quick" if wanted.quick else "full"
     try:
-        for reading in READINGS:
-            if wanted.only in reading.name:
-                print(f"{reading.name} ...", file=sys.stderr, flush=True)
-                cases.append(
-                    measure(reading, runs=runs, quick=wanted.quick, beside=not wanted.alone)
-                )
-        for name, scene in SCENES.items():
-            if wanted.only in name:
-                print(f"{name} ...", file=sys.stderr, flush=True)
-                lines.extend(scene(quick=wanted.quick))
+        if wanted.growth:
+            grown = list(steps(QUICK if wanted.quick else SIZES))
+            text = document(said(), runs=1, cases=(), lines=(), more=growth_table(grown))
+            if not wanted.dry:
+                plot(grown, path_of(name, "svg"))
+        else:
+            cases, lines = list(readings(wanted, runs)), list(scenes(wanted))
+            text = document(said(), runs=runs, cases=cases, lines=lines)
     except BenchmarkError as problem:
         print(problem, file=sys.stderr)
         return 1
-    command = " ".join(["make bench", *(f"BENCH_ARGS='{' '.join(sys.argv[1:])}'",) * wanted.quick])
-    text = document(command, runs, cases, lines)
     print(text)
     if not wanted.dry:
-        print(f"kept in {keep(text, 'quick' if wanted.quick else 'full').name}")
+        path_of(name, "md").write_text(text, encoding="utf-8")
     return 0
+
+
+def said() -> str:
+    """Return the command as a user gives it."""
+    words = " ".join(sys.argv[1:])
+    return f"make bench BENCH_ARGS='{words}'" if words else "make bench"
 
 
 if __name__ == "__main__":

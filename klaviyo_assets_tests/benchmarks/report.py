@@ -115,8 +115,10 @@ def machine() -> str:
     )
 
 
-def document(command: str, runs: int, cases: Sequence[Measured], lines: Sequence[Line]) -> str:
-    """Return the whole report as Markdown."""
+def document(
+    command: str, *, runs: int, cases: Sequence[Measured], lines: Sequence[Line], more: str = ""
+) -> str:
+    """Return the whole report as Markdown; `more` ends it."""
     load = os.getloadavg()[0]
     how = (
         f"{machine()}. Command: `{command}`. Medians of {runs} runs, each in a fresh process, "
@@ -132,12 +134,12 @@ def document(command: str, runs: int, cases: Sequence[Measured], lines: Sequence
     if lines:
         told = [(line.name, line.figure, line.goal, said(is_met=line.is_met)) for line in lines]
         parts.append(markdown(("case", "figure", "goal", "met"), told))
+    if more:
+        parts.append(more)
     return "\n\n".join(parts) + "\n"
 
 
-def keep(text: str, name: str) -> Path:
-    """Write the report into the folder of results; one of the same day and name is replaced."""
+def path_of(name: str, kind: str) -> Path:
+    """Return where a report of today lies; one of the same day and name is replaced."""
     RESULTS.mkdir(exist_ok=True)
-    target = RESULTS / f"{date.today().isoformat()}-{name}.md"  # noqa: DTZ011 - the reader's day
-    target.write_text(text, encoding="utf-8")
-    return target
+    return RESULTS / f"{date.today().isoformat()}-{name}.{kind}"  # noqa: DTZ011 - the reader's day
