@@ -79,19 +79,16 @@ class Fetch:
         """
         desk = self._desk
         background = background_of(desk.stream, desk.report, desk.lake)
-        refused = desk.lake.refused_metrics(desk.stream.name)
         terms = terms_of(desk.report, bounds, background, desk.calendar)
+        refusals = Refusals(desk, self._table, asks_again=ask_refused)
         for wish in self._wishes:
-            if wish.metric_id in refused and not ask_refused:
-                del self.left[wish.metric_id]
-                yield Refused(metric_id=wish.metric_id, on=refused[wish.metric_id], is_news=False)
-                continue
-            paying = Paying(desk, wish.metric_id, self.purse)
+            paying = Paying(desk, wish.metric_id, self.purse, refusals=refusals)
             try:
                 for finished in walk(wish, terms, paying):
                     yield from self._stored(wish, finished, background)
             except IneligibleMetricError:
-                yield self._refused(wish.metric_id)
+                del self.left[wish.metric_id]
+                yield refusals.told(wish.metric_id)
             except QuotaError:
                 self._keep(background)
                 raise
@@ -147,9 +144,38 @@ class Fetch:
         if background.learned.units():
             self._commit({}, rows_to_batch(self._desk.stream, ()), background)
 
-    def _refused(self, metric_id: str) -> Refused:
+
+class Refusals:
+    """The metrics that Klaviyo refuses for a report, as the lake has them."""
+
+    def __init__(self, desk: ReportDesk, table: Table, *, asks_again: bool) -> None:
+        """Read nothing yet; with `asks_again` what is known does not count."""
+        self._desk = desk
+        self._table = table
+        self._asks_again = asks_again
+        self._news: set[str] = set()
+
+    def check(self, metric_id: str) -> None:
+        """Refuse to ask for a metric that Klaviyo has refused before.
+
+        Raises:
+            IneligibleMetricError: it has.
+        """
+        if not self._asks_again and metric_id in self._known():
+            raise IneligibleMetricError(f"Klaviyo has refused metric {metric_id!a} before")
+
+    def note(self, metric_id: str) -> None:
+        """Remember that Klaviyo has just refused a metric."""
         desk = self._desk
         on = day_of(desk.calendar.now, desk.calendar.zone)
         desk.lake.note_refused(self._table, account=desk.account, metric_id=metric_id, on=on)
-        del self.left[metric_id]
-        return Refused(metric_id=metric_id, on=on, is_news=True)
+        self._news.add(metric_id)
+
+    def told(self, metric_id: str) -> Refused:
+        """Return what is known of a refused metric."""
+        today = day_of(self._desk.calendar.now, self._desk.calendar.zone)
+        on = self._known().get(metric_id, today)
+        return Refused(metric_id=metric_id, on=on, is_news=metric_id in self._news)
+
+    def _known(self) -> Mapping[str, date]:
+        return self._desk.lake.refused_metrics(self._desk.stream.name)

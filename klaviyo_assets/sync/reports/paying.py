@@ -7,10 +7,11 @@ question (`walk`), how answers are kept (`lake`), the quota (`api/ledger.py`).
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from klaviyo_assets.api.exchange import Answer, Request
 from klaviyo_assets.api.reports import following_report_request, report_request
-from klaviyo_assets.errors import MalformedPageError, QuotaError
+from klaviyo_assets.errors import IneligibleMetricError, MalformedPageError, QuotaError
 from klaviyo_assets.sync.reports.desk import ReportDesk
 from klaviyo_assets.sync.reports.halving import Part
 from klaviyo_assets.sync.reports.units import TimedRow
@@ -48,11 +49,26 @@ class _Read:
     at: datetime
 
 
+class Refusals(Protocol):
+    """What is known of metrics that Klaviyo refuses."""
+
+    def check(self, metric_id: str) -> None:
+        """Raise IneligibleMetricError for a metric that is not to be asked for again."""
+        ...
+
+    def note(self, metric_id: str) -> None:
+        """Remember that Klaviyo has just refused a metric."""
+        ...
+
+
 class Paying:
     """Answers questions about one metric."""
 
-    def __init__(self, desk: ReportDesk, metric_id: str, purse: Purse) -> None:
+    def __init__(
+        self, desk: ReportDesk, metric_id: str, purse: Purse, *, refusals: Refusals
+    ) -> None:
         """Take what it needs; nothing is asked yet."""
+        self._refusals = refusals
         self._desk = desk
         self._metric_id = metric_id
         self._purse = purse
@@ -62,6 +78,7 @@ class Paying:
         """Return an answer to what is chosen in view of the answers kept, and what was chosen.
 
         Raises:
+            IneligibleMetricError: Klaviyo refuses the metric, or is known to.
             KlaviyoAssetsError: as the client says; QuotaError, too, where the run's part is spent.
         """
         fresh_since = self._desk.calendar.now - FRESH
@@ -74,7 +91,13 @@ class Paying:
                 if is_same and each.fetched_at > turn.newer_than:
                     pages = [self._page(body) for body in each.pages()]
                     return turn, _answered(pages, each.fetched_at, requests=0)
-            return turn, self._pay(turn.part, fresh_since=max(fresh_since, turn.newer_than))
+            self._refusals.check(self._metric_id)
+            try:
+                return turn, self._pay(turn.part, fresh_since=max(fresh_since, turn.newer_than))
+            except IneligibleMetricError:
+                # Noted before another run may ask.
+                self._refusals.note(self._metric_id)
+                raise
 
     def _pay(self, part: Part, *, fresh_since: datetime) -> Answered:
         """Ask Klaviyo page by page, and keep each; go on where a killed run ended.
