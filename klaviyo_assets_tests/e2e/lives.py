@@ -80,31 +80,30 @@ class Life:
         assert self.ended(within=30)
 
 
-def forked(
+def orders_of(
     home: Home, *streams: str, config: Mapping[str, str] | None = None, commit_bytes: int = 0
-) -> Life:
-    """Start a sync in a process that has everything imported."""
-    orders = Orders(
+) -> Orders:
+    """Return the orders to materialize streams in a home; 0 leaves commits their real size."""
+    return Orders(
         variables=home.variables,
         dagster=home.dagster,
         streams=streams,
         config=config or {},
         commit_bytes=commit_bytes or pull.COMMIT_BYTES,
     )
-    process = CONTEXT.Process(target=carry_out, args=(orders,))
+
+
+def forked(home: Home, *streams: str, commit_bytes: int = 0) -> Life:
+    """Start a sync in a process that has everything imported; its exit code is 0 if green."""
+    orders = orders_of(home, *streams, commit_bytes=commit_bytes)
+    process = CONTEXT.Process(target=carry_out_and_exit, args=(orders,))
     process.start()
     return Life(process)
 
 
 def side_by_side(home: Home, *streams: str) -> Life:
     """Start the job that gives each stream a process of its own, for these streams only."""
-    orders = Orders(
-        variables=home.variables,
-        dagster=home.dagster,
-        streams=streams,
-        config={},
-        commit_bytes=pull.COMMIT_BYTES,
-    )
+    orders = orders_of(home, *streams)
     process = CONTEXT.Process(target=work_off, args=(orders,))
     process.start()
     return Life(process)
@@ -128,8 +127,13 @@ def work_off(orders: Orders) -> None:
     sys.exit(0 if done.success else 1)
 
 
-def carry_out(orders: Orders) -> None:
-    """Materialize what is ordered; the exit code is 1 if the run is not green."""
+def carry_out_and_exit(orders: Orders) -> None:
+    """Be a process that does what is ordered and nothing else."""
+    sys.exit(carry_out(orders))
+
+
+def carry_out(orders: Orders) -> int:
+    """Materialize what is ordered in this process; return 0 if the run is green."""
     os.environ.update(orders.variables)
     assets.RETRY = SOON
     pull.COMMIT_BYTES = orders.commit_bytes
@@ -144,7 +148,7 @@ def carry_out(orders: Orders) -> None:
             run_config={"ops": {f"klaviyo__{each}": op for each in orders.streams}},
             raise_on_error=False,
         )
-    sys.exit(0 if done.success else 1)
+    return 0 if done.success else 1
 
 
 def commanded(home: Home, *words: str) -> Life:

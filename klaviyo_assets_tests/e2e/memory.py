@@ -1,0 +1,70 @@
+"""Peak memory of a first sync of events, by their number: it must not grow with them.
+
+`python -m klaviyo_assets_tests.e2e.memory` is the long form: 200,000 and 1,000,000 events by
+Dagster's own command, within a tenth of each other. The test suite has the short form.
+"""
+
+import argparse
+import os
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
+from tempfile import TemporaryDirectory
+
+from klaviyo_assets_tests.contract.checkout import ROOT
+from klaviyo_assets_tests.e2e.home import Home, blank_home
+from klaviyo_assets_tests.e2e.lives import CONTEXT, Orders, carry_out, commanded, orders_of
+from klaviyo_assets_tests.e2e.shop import open_shop
+
+DAYS = 365
+
+
+def peak_of_fork(home: Home) -> int:
+    """Return the peak memory in bytes of a first sync of events in a forked process."""
+    ours, theirs = CONTEXT.Pipe()
+    process = CONTEXT.Process(target=sync_and_tell, args=(orders_of(home, "events"), theirs))
+    process.start()
+    code, peak = ours.recv()
+    process.join()
+    assert code == 0
+    return peak
+
+
+def sync_and_tell(orders: Orders, report: Connection) -> None:
+    """Carry out the orders, then send the exit code and the peak of this process in bytes."""
+    code = carry_out(orders)
+    report.send((code, getrusage(RUSAGE_SELF).ru_maxrss * 1024))
+
+
+def peak_of_command(home: Home) -> int:
+    """Return the peak memory in bytes of a first sync of events by Dagster's own command."""
+    life = commanded(home, "asset", "materialize", "--select", "klaviyo/events")
+    _, status, usage = os.wait4(life.pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    return usage.ru_maxrss * 1024
+
+
+def main() -> int:
+    """Print the peak for each number of events; exit code 1 if it grows by more than allowed."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--events", type=int, nargs="+", default=[200_000, 1_000_000])
+    options.add_argument("--growth", type=float, default=0.10, help="allowed part")
+    wanted = options.parse_args()
+    peaks: list[int] = []
+    for events in wanted.events:
+        with TemporaryDirectory() as folder, open_shop(events=events, days=DAYS) as shop:
+            blank = Path(folder, "blank")
+            blank.mkdir()
+            blank_home(blank, ROOT / "deploy" / "dagster.yaml")
+            home = Home(shop=shop, root=Path(folder, "home"), blank=blank)
+            peaks.append(peak_of_command(home))
+            stored = home.count("events")
+        sys.stdout.write(f"{stored:>10,} events: {peaks[-1] / 2**20:>6.0f} MiB at the peak\n")
+    growth = max(peaks) / peaks[0] - 1
+    sys.stdout.write(f"growth: {growth:.1%}, allowed {wanted.growth:.0%}\n")
+    return int(growth > wanted.growth)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
