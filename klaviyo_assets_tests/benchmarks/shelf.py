@@ -13,6 +13,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import NamedTuple
 
 from klaviyo_assets_tests.benchmarks.records import templates
@@ -93,15 +94,27 @@ class Shelf:
 
     def piece(self, first: int, last: int) -> Piece:
         """Return records of positions `[first, last)` with commas between them."""
-        text = b",".join(map(self.record, range(first, last)))
+        text = b",".join([self.record(position) for position in range(first, last)])
         return Piece(text, deflated(text) if self.packs else b"")
 
     def record(self, position: int) -> bytes:
         """Return one record."""
         one = self.templates[position % len(self.templates)]
-        days, seconds = divmod(self.second(position), DAY)
-        day = (FIRST + timedelta(days=days)).date().isoformat().encode()
-        return b"".join((one.head, b"%011d" % position, one.middle, day, TIMES[seconds], one.tail))
+        days, seconds = divmod(position * YEAR // self.a_year, DAY)
+        return b"%b%011d%b%b%b%b" % (
+            one.head,
+            position,
+            one.middle,
+            day_text(days),
+            TIMES[seconds],
+            one.tail,
+        )
+
+
+@cache
+def day_text(days: int) -> bytes:
+    """Return a day, so many after `FIRST`, as Klaviyo writes it."""
+    return (FIRST + timedelta(days=days)).date().isoformat().encode()
 
 
 def deflated(text: bytes) -> bytes:
