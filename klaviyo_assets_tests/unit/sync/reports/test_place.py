@@ -51,7 +51,7 @@ def test_every_day_has_exactly_its_rows(world: World, wanted: set[date]) -> None
 def test_what_one_metric_taught_spares_the_others(
     world: World, first: set[date], second: set[date]
 ) -> None:
-    """With what was learned, written and read back, the next metric asks hardly more and is as exact."""
+    """With what was learned, and read back, the next metric asks hardly more and is as exact."""
     learned = Learned()
     world.place(frames, first, world.knowledge(learned))
     spent = len(world.questions)
