@@ -108,7 +108,8 @@ class Session:
         if (batch.schema.names, batch.schema.types) != (schema.names, schema.types):
             raise LakeError("a batch has other columns than its table", stream=self.main.table.name)
         self.batches.append(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
-        self.buffered_bytes += batch.nbytes
+        # `nbytes` asks every buffer of 90 columns and lets go of the interpreter each time.
+        self.buffered_bytes += batch.get_total_buffer_size()
         if self.buffered_bytes >= STAGE_BYTES:
             self.stage()
 

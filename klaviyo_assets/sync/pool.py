@@ -99,7 +99,7 @@ class Pool:
         piece = next(pieces, None)
         if piece is not None:
             self._pace.note(*watch.read())
-            self._room.note(piece.page.batch.nbytes)
+            self._room.note(piece.page.batch.get_total_buffer_size())
         return piece
 
     def _next_walk(self) -> Walk | None:

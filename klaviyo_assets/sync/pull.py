@@ -194,7 +194,7 @@ class Pull:
         batch: pa.RecordBatch = item.batch
         if batch.num_rows:
             session.add(batch)
-            self._uncommitted_bytes += batch.nbytes
+            self._uncommitted_bytes += batch.get_total_buffer_size()
         if self._manner.moves_mark:
             self.progress.note(item.slice.name, item.read, item.highest)
 
