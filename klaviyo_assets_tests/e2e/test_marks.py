@@ -224,6 +224,16 @@ def test_a_metric_id_without_a_single_event_is_pointed_at(home: Home) -> None:
     assert repr(one) not in run.warnings
 
 
+def test_a_run_that_finds_nothing_hands_the_mark_on(home: Home) -> None:
+    """The mark stays where it was when a run asks for a metric that has no events at all."""
+    one = min(home.shop.attributes("metric"))
+    home.shop.write_events({"metric": one, "datetime": (NOON - DAY).isoformat()})
+    first = home.sync("events", event_metric_ids=one)
+    second = home.sync("events", event_metric_ids="XxXxXx")
+    assert second.success
+    assert second.cursor("events") == first.cursor("events") is not None
+
+
 @pytest.mark.parametrize("edge", ["date", "instant"])
 def test_a_window_read_again_leaves_the_mark(home: Home, edge: str) -> None:
     """`start` and `end` read exactly `[start, end)` again and move neither mark nor other rows."""
@@ -247,12 +257,14 @@ def test_a_window_read_again_leaves_the_mark(home: Home, edge: str) -> None:
     assert dated_from(home, mark_of(first)) <= set(home.ids("events"))
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_window_read_again_finishes_nothing(home: Home) -> None:
     """After a first sync that failed half-way, a re-read leaves no mark that claims the rest."""
     archived = "equals%28archived%2Ctrue%29"
-    with home.shop.faulty("error", match={"path": "/api/campaigns", "query": archived}, status=400):
+    with home.shop.faulty("error", match={"path": "/api/campaigns", "query": archived}, status=500):
         broken = home.sync("campaigns")
     assert not broken.success
+    assert home.lake_ids("campaigns")
     window = {"start": f"{NOON - 2 * DAY:%Y-%m-%d}", "end": f"{NOON - DAY:%Y-%m-%d}"}
     again = home.sync("campaigns", config=window)
     assert again.success

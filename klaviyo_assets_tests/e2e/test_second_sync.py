@@ -151,6 +151,7 @@ def test_the_daily_job_brings_late_events(home: Home) -> None:
     home.shop.move(days=1)
     hourly = home.sync("events")
     assert not late & set(home.ids("events"))
+    home.shop.move(hours=3)
     home.shop.forget()
     daily = home.scheduled("klaviyo_daily_late_events", home.shop.now)
     assert daily.success
