@@ -25,6 +25,8 @@ _COLUMNS = (
     "send_strategy_datetime",
     "send_strategy_date",
     "send_strategy_options_is_local",
+    "send_strategy_options_send_past_recipients_immediately",
+    "scheduled_at",
     "send_strategy_throttle_percentage",
     "campaign_message_ids",
 )
@@ -53,7 +55,9 @@ def campaign_of(row: Mapping[str, object]) -> Campaign:
         method=cast("str | None", row["send_strategy_method"]),
         planned_at=cast("datetime | None", row["send_strategy_datetime"]),
         planned_on=cast("date | None", row["send_strategy_date"]),
+        scheduled_at=cast("datetime | None", row["scheduled_at"]),
         is_local=bool(row["send_strategy_options_is_local"]),
+        waits_a_day=row["send_strategy_options_send_past_recipients_immediately"] is False,
         throttle_percentage=cast("int | None", row["send_strategy_throttle_percentage"]),
         message_ids=tuple(cast("list[str] | None", row["campaign_message_ids"]) or ()),
     )

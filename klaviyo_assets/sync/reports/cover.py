@@ -47,6 +47,17 @@ def hull(days: Collection[date]) -> Days:
     return Days(min(days), max(days))
 
 
+def runs(days: Collection[date]) -> Iterator[Days]:
+    """Yield the stretches without a gap, newest first."""
+    rest = sorted(days, reverse=True)
+    while rest:
+        length = 1
+        while length < len(rest) and rest[length] == rest[0] - timedelta(days=length):
+            length += 1
+        yield Days(rest[length - 1], rest[0])
+        rest = rest[length:]
+
+
 def _frames(ascending: list[date], *, bounds: Days, most_days: int, widens: bool) -> Iterator[Days]:
     """Yield time frames greedily from the newest day on, each moved into its surroundings."""
     days = ascending

@@ -12,7 +12,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 
+from klaviyo_assets.api.reports import MOST_IDS
 from klaviyo_assets.model.report import Days
+from klaviyo_assets.sync.reports.cover import runs
 from klaviyo_assets.sync.reports.halving import Questions, halve, part_of
 from klaviyo_assets.sync.reports.learned import Learned, UnitKey
 from klaviyo_assets.sync.reports.sending import Sending, SentOn, Spread, Unknown
@@ -105,8 +107,8 @@ class Placing:
     def questions(self) -> Questions:
         """Yield what to ask, take the answers; at the end every day wanted is finished."""
         while True:
-            yield from self._locate()
             yield from self._day_by_day()
+            yield from self._locate()
             yield from self._in_stretches()
             self._check_all()
             if not self.wanted & self.board.open_days():
@@ -167,7 +169,7 @@ class Placing:
         days = {day for key in fresh for day in lost[key].open} & self.wanted
         yield from halve(self.board, fresh, self.days, wanted=days)
         again = [key for key in lost if key not in fresh]
-        for run in _runs({day for key in again for day in lost[key].open} & self.wanted):
+        for run in runs({day for key in again for day in lost[key].open} & self.wanted):
             found = yield part_of(run, again)
             there = {key: found[key] for key in again if not is_blank(found.get(key))}
             for key in again:
@@ -184,11 +186,19 @@ class Placing:
         """Ask for each day on which something can have been sent, for all units of it together."""
         while days := [day for _, each in self._needed(is_lost=False) for day in each]:
             day = max(days)
-            units = [unit.key for unit in self.board.units.values() if day in unit.open]
+            units = self._asked_with(day)
             found = yield part_of(Days(day, day), units)
             for key in units:
                 row = found.get(key)
                 self.board.settle(key, day, None if is_blank(row) else row)
+
+    def _asked_with(self, day: date) -> list[UnitKey]:
+        """Return the units to ask for on a day: lost ones too, as far as the filter has room."""
+        units = [unit for unit in self.board.units.values() if day in unit.open]
+        certain = [unit.key for unit in units if not unit.is_lost]
+        room = MOST_IDS - len({message_id for message_id, _ in certain})
+        lost = [unit.key for unit in units if unit.is_lost]
+        return certain + lost[: max(0, room)]
 
     def _in_stretches(self) -> Questions:
         """Ask for the days that are known to be the only ones, several in one time frame."""
@@ -230,14 +240,3 @@ class Placing:
         elif unit.is_exact and all(map(self._knowledge.is_settled, unit.parts)):
             # Nothing moves any more, so it is not the time between the answers.
             self._doubt(unit.key, set(unit.parts))
-
-
-def _runs(days: Collection[date]) -> Iterator[Days]:
-    """Yield the stretches without a gap, newest first."""
-    rest = sorted(days, reverse=True)
-    while rest:
-        length = 1
-        while length < len(rest) and rest[length] == rest[0] - timedelta(days=length):
-            length += 1
-        yield Days(rest[length - 1], rest[0])
-        rest = rest[length:]

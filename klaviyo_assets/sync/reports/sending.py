@@ -15,22 +15,16 @@ from zoneinfo import ZoneInfo
 from klaviyo_assets.model.report import Days
 from klaviyo_assets.sync.reports.zone import day_of
 
-LONG_SEND = timedelta(hours=3)
+LONG_SEND = timedelta(hours=2)
 """How long a send in one go may take, from when it was due to its last message.
 
-Klaviyo prepares the audience first and queues large ones. Unverified how long at most: a send due
-within this margin of midnight counts as spread, until reports have shown its days.
+Klaviyo speaks of "several minutes or more", slower on the hour and for large audiences (help
+centre, "campaign schedule and send options"). Unverified how long at most: a send due within this
+margin of midnight counts as spread, until reports have shown its days.
 """
 
 EARLIEST_ZONE, LATEST_ZONE = timedelta(hours=14), timedelta(hours=12)
 """How far local clocks are ahead of and behind UTC: UTC+14 to UTC-12, 26 hours in all."""
-
-COUNTED_BY_THE_HOUR = timedelta(hours=1)
-"""How far before its time a send may be counted.
-
-Time frames of reports end with an hour (api reference: the end is rounded up), and where a zone's
-midnight is not that of an hour of UTC, the first half hour may count with the day before.
-"""
 
 WINNER = timedelta(days=3)
 """How long after its beginning an A/B test may send the winner; Klaviyo does not tell the API."""
@@ -52,7 +46,10 @@ class Campaign:
     method: str | None = None
     planned_at: datetime | None = None
     planned_on: date | None = None
+    scheduled_at: datetime | None = None
     is_local: bool = False
+    waits_a_day: bool = False
+    """Local only: whether those whose time has passed get it on the following day."""
     throttle_percentage: int | None = None
     message_ids: tuple[str, ...] = ()
 
@@ -88,7 +85,8 @@ def sending_of(campaign: Campaign, zone: ZoneInfo) -> Sending:
     if span is None:
         return Unknown()
     first, last = span
-    first, last = first - COUNTED_BY_THE_HOUR, last + LONG_SEND
+    # Reports count by the hour of UTC; midnight is not at one in every zone.
+    first, last = first.replace(minute=0, second=0, microsecond=0), last + LONG_SEND
     if campaign.status != SENT:
         last += HELD_UP
     days = Days(day_of(first, zone), day_of(last, zone))
@@ -111,7 +109,11 @@ def _static(campaign: Campaign) -> Span | None:
     if due is None:
         return None
     # What is given is the time on the recipients' clocks, whatever offset is written behind it.
-    return _with_send_time(campaign, (due - EARLIEST_ZONE, due + LATEST_ZONE))
+    first, last = due - EARLIEST_ZONE, due + LATEST_ZONE
+    if campaign.waits_a_day and (campaign.scheduled_at is None or campaign.scheduled_at > first):
+        # For some the time had passed when it was scheduled: they get it a day later.
+        last += timedelta(days=1)
+    return _with_send_time(campaign, (first, last))
 
 
 def _throttled(campaign: Campaign) -> Span | None:

@@ -45,16 +45,29 @@ def test_the_day_is_the_accounts_own() -> None:
     )
 
 
-def test_right_after_midnight_it_may_count_with_the_day_before() -> None:
-    """Reports count by the hour: within the first one of a day a send counts as spread."""
-    found = sending_of(sent("static", datetime(2026, 10, 6, 22, 30, tzinfo=UTC)), ZONE)
-    assert found == Spread(october(6, 7))
+def test_midnight_within_an_hour_of_utc_blurs_that_hour() -> None:
+    """Reports count by the hour: where that holds a midnight, a send counts with both days."""
+    at = datetime(2026, 10, 7, 13, 20, tzinfo=UTC)
+    found = sending_of(sent("static", at), ZoneInfo("Australia/Lord_Howe"))
+    assert found == SentOn(date(2026, 10, 8))
+    winter = datetime(2026, 7, 7, 13, 40, tzinfo=UTC)
+    found = sending_of(sent("static", winter), ZoneInfo("Australia/Lord_Howe"))
+    assert found == Spread(Days(date(2026, 7, 7), date(2026, 7, 8)))
+
+
+def test_some_wait_a_day_for_their_local_time() -> None:
+    """Scheduled when the time had passed somewhere, it goes on there on the following day."""
+    nine = datetime(2026, 10, 7, 9, tzinfo=UTC)
+    local = sent("static", nine, planned_at=nine, is_local=True, waits_a_day=True)
+    assert sending_of(replace(local, scheduled_at=nine), ZONE) == Spread(october(6, 9))
+    early = datetime(2026, 10, 1, tzinfo=UTC)
+    assert sending_of(replace(local, scheduled_at=early), ZONE) == Spread(october(6, 8))
 
 
 @pytest.mark.parametrize(("minute", "is_spread"), [(59, False), (0, True)])
 def test_late_in_the_evening_it_may_run_past_midnight(minute: int, is_spread: bool) -> None:  # noqa: FBT001
-    """From three hours before local midnight on, a send counts as spread over both days."""
-    hour = 19 if is_spread else 18
+    """From two hours before local midnight on, a send counts as spread over both days."""
+    hour = 20 if is_spread else 19
     found = sending_of(sent("static", datetime(2026, 10, 7, hour, minute, tzinfo=UTC)), ZONE)
     assert found == (Spread(october(7, 8)) if is_spread else SentOn(DAY))
 
