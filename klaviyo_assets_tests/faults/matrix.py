@@ -1,0 +1,93 @@
+"""The rows of the matrix, the tests that carry their numbers, and the page made of both.
+
+What belongs here: reading `matrix.toml` and the names of tests, and putting them side by side.
+What does not: running a test, or judging what it proves.
+"""
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from klaviyo_assets_tests.contract.checkout import ROOT
+
+HERE = Path(__file__).parent
+PAGE = ROOT / "docs" / "faults.md"
+
+NUMBERED = re.compile(r"test_f(\d+)_\w+")
+
+INTRODUCTION = """\
+# What may go wrong
+
+Every row is a test with its number in its name: a sandbox Klaviyo over a socket, Dagster, real
+files, and real kills where the row is about them. After each, what is stored is compared with what
+the sandbox holds and with what its journal says was shown intact; every key is there once, and no
+mark lies beyond the rows.
+
+* **OK**: the run is green, and the tables are what the account holds.
+* **RETRY**: the same, after waits.
+* **SKIP**: a stream or a parent is left out with its reason; everything else comes.
+* **FAIL**: the stream fails with a text that says what to do. What was committed stays, and the
+  next run completes it.
+
+Made by `python -m klaviyo_assets_tests.faults`; the tests lie in `klaviyo_assets_tests/faults`.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One row: its number as `F01`, and words; `note` tells of another outcome, and why."""
+
+    number: str
+    stage: str
+    fault: str
+    outcome: str
+    codes: tuple[str, ...]
+    note: str = ""
+
+
+def rows() -> list[Row]:
+    """Return all rows in order."""
+    written = tomllib.loads((HERE / "matrix.toml").read_text(encoding="utf-8"))
+    return [row_of(number, words) for number, words in written.items()]
+
+
+def row_of(number: str, words: Mapping[str, Any]) -> Row:
+    """Return a row; a word that rows do not have is a TypeError."""
+    told = dict(words)
+    return Row(number=number, codes=tuple(told.pop("codes")), **told)
+
+
+def numbered_tests() -> dict[str, list[str]]:
+    """Return the numbered tests of this folder by their row, each as `file::name`."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(HERE.rglob("test_*.py")):
+        for name in test_names(path):
+            if told := NUMBERED.fullmatch(name):
+                found.setdefault(f"F{told[1]}", []).append(f"{path.name}::{name}")
+    return found
+
+
+def test_names(path: Path) -> Iterator[str]:
+    """Yield the names of the functions of a file, in order."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef):
+            yield node.name
+
+
+def page() -> str:
+    """Return `docs/faults.md` as it should be now."""
+    tests = numbered_tests()
+    lines = ["| row | stage | fault | outcome | test |", "|---|---|---|---|---|"]
+    notes: list[str] = []
+    for row in rows():
+        named = "<br>".join(f"`{each}`" for each in tests.get(row.number, ())) or "**missing**"
+        outcome = f"**{' / '.join(row.codes)}** {row.outcome}"
+        lines.append(f"| {row.number} | {row.stage} | {row.fault} | {outcome} | {named} |")
+        if row.note:
+            notes.append(f"* {row.number}: {row.note}")
+    told = ["", "## Notes", "", *notes] if notes else []
+    return "\n".join([INTRODUCTION, *lines, *told, ""])

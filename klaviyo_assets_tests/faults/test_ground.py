@@ -1,0 +1,61 @@
+"""The judge can say no, and the matrix is whole: without this the numbered tests prove nothing."""
+
+from datetime import timedelta
+
+import pytest
+
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.faults.judge import committed_mark, judge, judge_part
+from klaviyo_assets_tests.faults.matrix import numbered_tests, rows
+
+CODES = {"OK", "RETRY", "SKIP", "FAIL"}
+
+
+def test_the_matrix_has_seventy_rows() -> None:
+    """Every row is there, in order, with a stage, a fault, an outcome and its codes."""
+    found = rows()
+    assert [row.number for row in found] == [f"F{number:02}" for number in range(1, 71)]
+    for row in found:
+        assert row.stage
+        assert row.fault
+        assert row.outcome
+        assert row.codes
+        assert set(row.codes) <= CODES
+
+
+def test_a_numbered_test_names_a_row() -> None:
+    """No test carries the number of a row that is not in the matrix."""
+    assert numbered_tests().keys() <= {row.number for row in rows()}
+
+
+def test_the_judge_accepts_a_good_sync(home: Home) -> None:
+    """What a sync without faults leaves passes, with and without cursors."""
+    assert home.sync("events", "lists", "profiles", "metrics").success
+    judge(home, "events", "lists", "profiles", "metrics")
+
+
+def test_the_judge_finds_what_is_missing(home: Home) -> None:
+    """One record more in the shop than in the lake is one too few."""
+    home.sync("lists")
+    home.shop.mutate(create="list", set={"name": "new"})
+    with pytest.raises(AssertionError):
+        judge(home, "lists")
+    judge_part(home, "lists")
+
+
+def test_the_judge_finds_what_was_never_shown(home: Home) -> None:
+    """A row of which the journal knows nothing is an invention."""
+    home.sync("lists")
+    home.shop.forget()
+    with pytest.raises(AssertionError, match="never shown intact"):
+        judge_part(home, "lists")
+
+
+def test_the_judge_finds_two_marks(home: Home) -> None:
+    """A mark in asset metadata that is not the lake's is no mark."""
+    home.sync("events")
+    mark = committed_mark(home, "events")
+    assert mark is not None
+    home.observe("events", mark - timedelta(seconds=1))
+    with pytest.raises(AssertionError, match="in asset metadata"):
+        judge(home, "events")
