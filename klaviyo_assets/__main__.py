@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from klaviyo_assets.errors import KlaviyoAssetsError, SettingError
-from klaviyo_assets.lake import Lake, relation_of
+from klaviyo_assets.lake import Lake, relation_of, set_aside
 from klaviyo_assets.model.report import Report
 from klaviyo_assets.model.settings import Settings, read_settings
 from klaviyo_assets.model.stream import Join
@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         ("streams", _streams, "list the streams: table, grain, cursor, tier, scopes"),
         ("publish", _publish, "write klaviyo.duckdb anew from the lake, after a move or a loss"),
         ("check", _check, "read every file of the lake and say what is wrong with it"),
+        ("set-aside", _set_aside, "put a damaged table away, so that its asset begins it anew"),
         ("plan", _plan, "say what fetching reports will cost, before anything is spent"),
         ("status", _status, "say how far each stream is, and what is left of the quotas"),
     ):
@@ -65,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(verb=verb)
         if verb is _plan:
             _add_plan_options(added)
+        if verb is _set_aside:
+            added.add_argument("table", help="its name, as check says it")
     verbs.add_parser("sandbox", help="run a Klaviyo on loopback, to try things on")
     return parser
 
@@ -116,6 +119,20 @@ def _check(settings: Settings, _options: argparse.Namespace) -> int:
     if not states:
         print(f"no lake in {settings.data_dir} (KLAVIYO_DATA_DIR)")
     return 0
+
+
+def _set_aside(settings: Settings, options: argparse.Namespace) -> int:
+    lake = _lake(settings)
+    place = set_aside(lake.root, options.table, now=lake.clock())
+    print(f"{options.table} lies in {place} now, with all its files")
+    stream = STREAMS.get(options.table)
+    if stream is None:
+        print("the next sync in an append mode begins a new history")
+    elif isinstance(stream.source, Report):
+        print("a backfill of its partitions, or the sensor klaviyo_reports_drain, fetches it anew")
+    else:
+        print(f"materialize klaviyo/{options.table}: it is read from the beginning")
+    return _publish(settings, options)
 
 
 def _desktop(settings: Settings) -> Desktop:

@@ -5,16 +5,18 @@ not: Klaviyo, schemas (`tables` makes them), Dagster. The names below are the ro
 """
 
 from klaviyo_assets.lake.answers import Answers
+from klaviyo_assets.lake.aside import set_aside
 from klaviyo_assets.lake.cells import Fetched
 from klaviyo_assets.lake.facts import CellFacts
 from klaviyo_assets.lake.kept import KeptAnswer
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.lake.layout import Table, table_of
+from klaviyo_assets.lake.layout import HISTORY, Table, table_of
 from klaviyo_assets.lake.relations import Detailed, Joined, Plain, Relation, relation_of
 from klaviyo_assets.lake.session import Receipt, Session
 from klaviyo_assets.lake.states import TableState
 
 __all__ = [
+    "HISTORY",
     "Answers",
     "CellFacts",
     "Detailed",
@@ -29,5 +31,6 @@ __all__ = [
     "Table",
     "TableState",
     "relation_of",
+    "set_aside",
     "table_of",
 ]

@@ -152,8 +152,8 @@ def delta_types(stored: pa.Schema, table: Table) -> None:
         if there.get(field.name, field.type) != field.type:
             raise LakeVersionError(
                 f"the column {field.name} is {there[field.name]} in the lake and {field.type} in "
-                "this release. Materialize the asset once into another KLAVIYO_DATA_DIR, or move "
-                "the table's folder away and read the stream again",
+                "this release. Put the table away with "
+                f"`klaviyo-assets set-aside {table.name}` and materialize the asset again",
                 stream=table.name,
             )
 

@@ -16,6 +16,7 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from uuid import uuid4
 
 import duckdb
@@ -39,15 +40,19 @@ WAYS_OUT = {
 # deltalake gives the number of the system's error only inside its text, DuckDB its words.
 OS_ERROR = re.compile(r"os error (\d+)|code: (\d+)")
 
-REBUILD = (
-    "Bring the file back from a backup, or rebuild the table by materializing the asset once with "
-    "sync_mode full_refresh_overwrite"
-)
+
+def way_out(stream: str) -> str:
+    """Return how a table that cannot be read comes back."""
+    return (
+        "Bring it back from a backup, or have the stream read again: materialize the asset once "
+        "with sync_mode full_refresh_overwrite. A report or a history knows no such mode: put it "
+        f"away with `klaviyo-assets set-aside {stream}`, and it begins anew"
+    )
 
 
 def broken(path: Path, stream: str) -> CorruptFileError:
-    """Return the error for a data file that cannot be read, with the way out."""
-    return CorruptFileError(f"{path} is missing or damaged. {REBUILD}", stream=stream)
+    """Return the error for a file that cannot be read, with the way out."""
+    return CorruptFileError(f"{path} is missing or damaged. {way_out(stream)}", stream=stream)
 
 
 def refusal(cause: BaseException, path: Path, stream: str | None) -> StorageError:
@@ -106,6 +111,17 @@ def make_folder(folder: Path) -> None:
     for path in reversed(missing):
         with suppress(FileExistsError):
             path.mkdir(mode=0o700)
+
+
+def make_writable(folder: Path) -> None:
+    """Create a folder where it is missing, and try to write in it.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with told(folder, None):
+        make_folder(folder)
+        TemporaryFile(dir=folder).close()
 
 
 def force_to_disk(paths: Sequence[Path]) -> None:

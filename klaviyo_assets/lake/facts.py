@@ -124,6 +124,7 @@ def read(text: str | None, stream: str) -> dict[date, CellFacts]:
     except (ValueError, TypeError, OverflowError, zlib.error, binascii.Error):
         raise CorruptFileError(
             "the newest commit's facts of days cannot be read: was it written by another version "
-            "of klaviyo_assets? Move the table's folder away and fetch the report again",
+            f"of klaviyo_assets? Put the table away with `klaviyo-assets set-aside {stream}` and "
+            "fetch the report again",
             stream=stream,
         ) from None

@@ -7,7 +7,6 @@ showing (`database`), cleaning (`upkeep`) and checking (`check`).
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from tempfile import TemporaryFile
 
 import duckdb
 import pyarrow as pa
@@ -18,7 +17,7 @@ from klaviyo_assets.lake.cells import Fetched, StateOf, refusal_noted, replaced,
 from klaviyo_assets.lake.check import problems
 from klaviyo_assets.lake.contents import columns_now, relation_now
 from klaviyo_assets.lake.database import publish, published, stored_tables
-from klaviyo_assets.lake.disk import make_folder, told
+from klaviyo_assets.lake.disk import make_writable
 from klaviyo_assets.lake.facts import CellFacts, facts_of, refused_of
 from klaviyo_assets.lake.layout import HISTORY, Table, answers_folder, history_of, table_folder
 from klaviyo_assets.lake.log import Snapshot, snapshot
@@ -66,7 +65,7 @@ class Lake:
         refuse_foreign(self.root, account, tables=stored_tables(self.root))
 
     def prepare(self, account: str) -> None:
-        """Refuse what would make a sync fail at its first commit, before its first request.
+        """Refuse what would make a sync fail at its first commit, before its first page.
 
         Raises:
             WrongAccountError: the lake holds another account's data; nothing was written.
@@ -74,9 +73,11 @@ class Lake:
             StorageError: the folder cannot be written.
         """
         self.refuse_foreign(account)
-        with told(self.root, None):
-            make_folder(self.root / "lake")
-            TemporaryFile(dir=self.root / "lake").close()
+        self.make_ready()
+
+    def make_ready(self) -> None:
+        """Make the folder; StorageError where it cannot be written, whoever's it is."""
+        make_writable(self.root / "lake")
 
     def open(
         self, table: Table, *, account: str, mode: Mode, with_history: bool, started_at: datetime

@@ -9,6 +9,7 @@
         │   └── [day=2024-05-01/ or metric=<id>/month=2024-05/]part-*.parquet
         ├── <stream>_history/               every version seen, where the sync mode asks for it
         ├── _answers/<stream>/              answers to report requests, for a day
+        ├── _damaged/<table>-<time>/        tables that were set aside; nobody reads or deletes them
         └── _quarantine/<stream>/           records that could not be stored
 
 What belongs here: names, sizes, and the rule for compaction. What does not: doing it (`merge`,

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from klaviyo_assets.errors import CorruptFileError, LakeVersionError
-from klaviyo_assets.lake.disk import REBUILD, reading, refusal
+from klaviyo_assets.errors import LakeVersionError
+from klaviyo_assets.lake.disk import broken, reading, refusal
 from klaviyo_assets.lake.layout import LAKE_VERSION, PARTITION_COLUMNS
 from klaviyo_assets.lake.parquet import DataFile
 
@@ -112,7 +112,7 @@ def newest_mark(folder: Path, version: int, stream: str) -> Mark | None:
             if ours:
                 return read_mark(cast("dict[str, object]", ours[0]), stream)
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise CorruptFileError(f"{path} cannot be read. {REBUILD}", stream=stream) from None
+            raise broken(path, stream) from None
         version -= 1
     return None
 
@@ -169,7 +169,7 @@ def log_error(cause: BaseException, folder: Path, stream: str) -> Exception:
     """Return the error for a log that deltalake could not read."""
     if isinstance(cause, PermissionError) or "ermission denied" in str(cause):
         return refusal(PermissionError(13, ""), folder / LOG, stream)
-    return CorruptFileError(f"{folder / LOG} cannot be read. {REBUILD}", stream=stream)
+    return broken(folder / LOG, stream)
 
 
 def partitions(table: DeltaTable) -> list[str]:
@@ -186,8 +186,8 @@ def refuse_features(table: DeltaTable, stream: str) -> None:
     if table.protocol().min_reader_version > 1 or partitions(table) not in PARTITIONINGS:
         raise LakeVersionError(
             "another program gave this table Delta features that klaviyo_assets does not read "
-            "(deletion vectors, column mapping, other partitions). Copy it without them, or move "
-            "its folder away and read the stream again",
+            "(deletion vectors, column mapping, other partitions). Copy it without them, or put it "
+            f"away with `klaviyo-assets set-aside {stream}` and materialize the asset again",
             stream=stream,
         )
 

@@ -13,8 +13,14 @@ from typing import cast
 
 from klaviyo_assets.api.client import Answer, Client
 from klaviyo_assets.api.protocol import Request
-from klaviyo_assets.errors import MissingTableError, RequestError, ServerError, SettingError
-from klaviyo_assets.lake import Lake, table_of
+from klaviyo_assets.errors import (
+    CorruptFileError,
+    MissingTableError,
+    RequestError,
+    ServerError,
+    SettingError,
+)
+from klaviyo_assets.lake import HISTORY, Lake, TableState, set_aside, table_of
 from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import WHOLE, Collection, Detail, Slice, Stream
 from klaviyo_assets.model.window import instant
@@ -57,7 +63,7 @@ def begin(stream: Stream, order: Order, metadata_mark: datetime | None, *, desk:
     """
     desk.lake.prepare(desk.account)
     give_large_blocks_back()
-    before = desk.lake.state(stream.name)
+    before = _before(stream, order, desk=desk)
     known = Known(
         metadata_mark=metadata_mark,
         lake_state=before.state if before else None,
@@ -76,6 +82,31 @@ def begin(stream: Stream, order: Order, metadata_mark: datetime | None, *, desk:
         pull.close()
         raise
     return pull
+
+
+def _before(stream: Stream, order: Order, *, desk: Desk) -> TableState | None:
+    """Return the table's state; what a full refresh cannot read is no reason for it to fail.
+
+    It needs nothing of what is there, so a table or history of it that cannot be read is set aside.
+    """
+    if not order.mode.is_full:
+        return desk.lake.state(stream.name)
+    if order.mode.keeps_history:
+        _mended(stream.name + HISTORY, desk=desk)
+    return _mended(stream.name, desk=desk)
+
+
+def _mended(table: str, *, desk: Desk) -> TableState | None:
+    """Return a table's state; a table that cannot be read is set aside, and said to be."""
+    try:
+        return desk.lake.state(table)
+    except CorruptFileError:
+        place = set_aside(desk.lake.root, table, now=desk.clock())
+        desk.say(
+            f"the table {table} could not be read and was set aside: {place} holds all its files; "
+            "reading from the beginning"
+        )
+        return None
 
 
 def _windows(stream: Stream, order: Order, plan: Plan, *, desk: Desk, version: int | None) -> Pull:
