@@ -10,6 +10,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from klaviyo_assets.api.gate import KEY_VARIABLE
 from klaviyo_assets.defs.assets import asset_of
 from klaviyo_assets.defs.automation import jobs, schedules
 from klaviyo_assets.defs.io_manager import LakeIOManager
@@ -28,17 +29,16 @@ def build_defs(
     settings: Settings,
     refusals: Sequence[SettingError] = (),
     *,
-    api_key: str | dg.EnvVar | None = None,
+    api_key: dg.EnvVar | None = None,
 ) -> dg.Definitions:
     """Return everything Dagster needs for one account.
 
     Args:
         settings: what is configured, but for the key.
         refusals: what of it could not be used; a run refuses to start while one stands.
-        api_key: the key; by default the variable `KLAVIYO_API_KEY`, read when a run starts.
+        api_key: where the key is, read when a run needs it; by default `KLAVIYO_API_KEY`.
     """
     lake = LakeResource(data_dir=str(Path(settings.data_dir).absolute()))
-    key = api_key if api_key is not None else dg.EnvVar("KLAVIYO_API_KEY")
     return dg.Definitions(
         assets=[
             *(
@@ -51,7 +51,7 @@ def build_defs(
         schedules=[*schedules(settings), *(report_schedule(each, settings) for each in REPORTS)],
         sensors=[metric_sensor(settings), drain_sensor()],
         resources={
-            "klaviyo": _klaviyo(settings, refusals, key),
+            "klaviyo": _klaviyo(settings, refusals, api_key),
             "lake": lake,
             "lake_io_manager": LakeIOManager(lake=lake),
         },
@@ -60,10 +60,10 @@ def build_defs(
 
 
 def _klaviyo(
-    settings: Settings, refusals: Sequence[SettingError], api_key: str | dg.EnvVar
+    settings: Settings, refusals: Sequence[SettingError], api_key: dg.EnvVar | None
 ) -> KlaviyoResource:
     return KlaviyoResource(
-        api_key=api_key,
+        api_key_variable=KEY_VARIABLE if api_key is None else api_key.env_var_name,
         base_url=settings.base_url,
         revision=settings.revision,
         start_date=settings.start_date.isoformat() if settings.start_date else "",

@@ -13,6 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 from klaviyo_assets.api.exchange import Request
 from klaviyo_assets.errors import ForeignLinkError, PermanentError, SettingError
 
+KEY_VARIABLE = "KLAVIYO_API_KEY"
 PRIVATE_KEY = re.compile(r"pk_[A-Za-z0-9_]{10,}")
 PUBLIC_KEY = re.compile(r"[A-Za-z0-9]{6}")
 DEFAULT_PORTS = {"https": 443, "http": 80}
@@ -32,23 +33,23 @@ READING_POSTS = frozenset(
 """All POSTs of Klaviyo that change nothing; no other method but GET is ever sent."""
 
 
-def checked_key(raw: str) -> str:
-    """Return the key as it is, once it has the form of a private one.
+def checked_key(raw: str, *, variable: str = KEY_VARIABLE) -> str:
+    """Return the key as it is, once it has the form of a private one; `variable` held it.
 
     Raises:
         SettingError: it has not; the text never quotes it.
     """
     wanted = "Set it to a private key: pk_ and at least ten letters, digits or underscores."
     if not raw:
-        raise SettingError(f"KLAVIYO_API_KEY is empty. {wanted}")
+        raise SettingError(f"{variable} is empty. {wanted}")
     if re.search(r"\s", raw):
-        raise SettingError(f"KLAVIYO_API_KEY holds a blank or a line end. {wanted}")
+        raise SettingError(f"{variable} holds a blank or a line end. {wanted}")
     if PUBLIC_KEY.fullmatch(raw):
         raise SettingError(
-            f"KLAVIYO_API_KEY holds the public key (the account's six characters). {wanted}"
+            f"{variable} holds the public key (the account's six characters). {wanted}"
         )
     if not PRIVATE_KEY.fullmatch(raw):
-        raise SettingError(f"KLAVIYO_API_KEY has not the form of a private key. {wanted}")
+        raise SettingError(f"{variable} has not the form of a private key. {wanted}")
     return raw
 
 

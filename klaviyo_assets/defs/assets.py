@@ -114,10 +114,11 @@ def _begin(
 ) -> Syncing:
     order = config.order()
     refuse_nonsense(stream, order)
-    connection = klaviyo.connect(say=context.log.warning)
+    store = lake.lake()
+    connection = klaviyo.connect(say=context.log.warning, ready=store.make_ready)
     desk = Desk(
         client=connection.client,
-        lake=lake.lake(),
+        lake=store,
         settings=connection.settings,
         account=connection.account,
         clock=utc_now,

@@ -117,7 +117,8 @@ def _report(
         with as_failures(stream.name):
             config.check()
             cells = run_cells(context)
-            connection = klaviyo.connect(say=context.log.warning)
+            ready = lake.lake().make_ready
+            connection = klaviyo.connect(say=context.log.warning, ready=ready)
             desk = _desk(context, stream, connection=connection, lake=lake)
             _carry_out(context, cells, config, desk=desk, lake=lake)
     except MissingScopeError as error:

@@ -4,6 +4,7 @@ What belongs here: fields for the launchpad, and the plain objects they become. 
 those objects do (`api`, `lake`).
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ import dagster as dg
 from pydantic import Field
 
 from klaviyo_assets.api.client import Client
-from klaviyo_assets.api.gate import checked_base_url, checked_key
+from klaviyo_assets.api.gate import KEY_VARIABLE, checked_base_url, checked_key
 from klaviyo_assets.api.ledger import key_hash
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.lake import Lake, relation_of
@@ -41,7 +42,15 @@ class Connection:
 class KlaviyoResource(dg.ConfigurableResource[object]):
     """Klaviyo's API with one key; each field is the setting `KLAVIYO_<FIELD>`."""
 
-    api_key: str = Field(description="Private key, pk_...; give it as an EnvVar.", repr=False)
+    api_key: str = Field(
+        default="",
+        description="Private key as an EnvVar (the UI shows text); empty: the variable below.",
+        repr=False,
+        json_schema_extra={"dagster__is_secret": True},
+    )
+    api_key_variable: str = Field(
+        default=KEY_VARIABLE, description="The environment variable that holds the private key."
+    )
     base_url: str = "https://a.klaviyo.com"
     revision: str = "2026-07-15"
     start_date: str = Field(default="", description="YYYY-MM-DD, inclusive; empty: everything.")
@@ -103,17 +112,38 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
             raise refusals[0]
         return settings
 
-    def connect(self, *, say: Callable[[str], None]) -> Connection:
+    def key(self) -> str:
+        """Return the private key, as the environment of this process has it now.
+
+        Not Dagster's own EnvVar: without the variable that ends a run before any asset of it
+        begins, with an error about config that names no way out.
+
+        Raises:
+            SettingError: there is none, or it has not the form of one.
+        """
+        name = self.api_key_variable
+        raw = self.api_key or os.environ.get(name)
+        if raw is None:
+            raise SettingError(
+                f"{name} is not set: give the process that runs Dagster the account's private key, "
+                f"by `export {name}=pk_...` before it starts, or in the file .env of its folder."
+            )
+        return checked_key(raw, variable=name)
+
+    def connect(
+        self, *, say: Callable[[str], None], ready: Callable[[], None] = lambda: None
+    ) -> Connection:
         """Return a client whose budget is the account's, shared with all processes of the user.
 
         `say` takes what the operator should know. Sends a request only where the account has not
-        been asked for today.
+        been asked for today; `ready` is called before it, once the settings are known to be good.
 
         Raises:
-            KlaviyoAssetsError: a setting cannot be used, or Klaviyo refuses the key.
+            KlaviyoAssetsError: a setting cannot be used, or Klaviyo refuses the key; or of `ready`.
         """
         settings = self.settings()
-        key, base_url = checked_key(self.api_key), checked_base_url(settings.base_url)
+        key, base_url = self.key(), checked_base_url(settings.base_url)
+        ready()
         # A sandbox may know the same key as Klaviyo, and another account by it.
         name = key_hash(f"{base_url} {key}")
 

@@ -3,8 +3,11 @@
 import dagster as dg
 import pytest
 
+from klaviyo_assets.definitions import build_defs
 from klaviyo_assets.defs.resources import KlaviyoResource
+from klaviyo_assets.model.settings import read_settings
 from klaviyo_assets_tests.e2e.home import Home, key_of
+from klaviyo_assets_tests.e2e.run import Run
 
 BAD = {
     "base_url": ("http://klaviyo.example.com", "https"),
@@ -28,6 +31,19 @@ BAD_KEYS = {
     "nonsense": ("secret-0123456789", "has not the form of a private key"),
     "empty": ("", "is empty"),
 }
+
+
+def synced_by(home: Home, defs: dg.Definitions, *streams: str, **resources: object) -> Run:
+    """Materialize streams of a code location in a home; `resources` take the place of its own."""
+    return home.run(
+        lambda instance: dg.materialize(
+            list(defs.assets or ()),  # pyright: ignore[reportArgumentType]
+            selection=[*map(key_of, streams)],
+            instance=instance,
+            resources={**(defs.resources or {}), **resources},
+            raise_on_error=False,
+        )
+    )
 
 
 @pytest.mark.parametrize("setting", BAD)
@@ -67,25 +83,38 @@ def test_a_resource_field_is_checked_like_its_variable(home: Home) -> None:
     defs = home.code_location()
     key = dg.EnvVar("KLAVIYO_API_KEY")
     klaviyo = KlaviyoResource(api_key=key, base_url=home.shop.url, rate_limit_share=7.0)
-    run = home.run(
-        lambda instance: dg.materialize(
-            list(defs.assets or ()),  # pyright: ignore[reportArgumentType]
-            selection=[key_of("lists")],
-            instance=instance,
-            resources={**(defs.resources or {}), "klaviyo": klaviyo},
-            raise_on_error=False,
-        )
-    )
+    run = synced_by(home, defs, "lists", klaviyo=klaviyo)
     assert "KLAVIYO_RATE_LIMIT_SHARE='7.0' cannot be used" in run.failed["lists"]
     assert home.shop.asked().total() == 0
 
 
-def test_without_a_key_the_variable_is_named(home: Home) -> None:
-    """A run without KLAVIYO_API_KEY fails with the variable's name, and Klaviyo hears nothing."""
+@pytest.mark.parametrize("variable", ["KLAVIYO_API_KEY", "SECOND_SHOP_KEY"])
+def test_without_a_key_the_variable_is_named(home: Home, variable: str) -> None:
+    """A run without its key's variable fails in our words, one stream each; Klaviyo hears nothing.
+
+    The code location loads without it, and the run does not need it to begin.
+    """
     home.has_key = False
-    with pytest.raises(dg.DagsterInvalidConfigError, match='"KLAVIYO_API_KEY" which is not set'):
-        home.sync("lists")
+    defs = build_defs(*read_settings(home.variables), api_key=dg.EnvVar(variable))
+    dg.Definitions.validate_loadable(defs)
+    run = synced_by(home, defs, "lists", "segments")
+    assert set(run.failed) == {"lists", "segments"}
+    for said in run.failed.values():
+        assert f"{variable} is not set" in said
+        assert f"export {variable}=pk_" in said
     assert home.shop.asked().total() == 0
+
+
+def test_a_second_account_has_a_variable_of_its_own(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key comes from the variable that `build_defs` was told, whatever the usual one holds."""
+    monkeypatch.setenv("SECOND_SHOP_KEY", home.shop.key)
+    home.settings["KLAVIYO_API_KEY"] = "pk_of_nobody_here_00000"
+    defs = build_defs(*read_settings(home.variables), api_key=dg.EnvVar("SECOND_SHOP_KEY"))
+    run = synced_by(home, defs, "lists")
+    assert run.success, run.failed
+    assert sorted(home.ids("lists")) == sorted(home.shop.truth("lists"))
 
 
 def test_a_code_location_loads_whatever_the_settings(home: Home) -> None:
