@@ -32,7 +32,7 @@ from klaviyo_assets.lake.merge import losers, numbered
 from klaviyo_assets.lake.parquet import DataFile, Writer, conformed, row_groups
 from klaviyo_assets.lake.session import Receipt, receipt_of
 from klaviyo_assets.lake.states import TableState, refuse_foreign, table_state
-from klaviyo_assets.lake.writing import TableWriter, Written
+from klaviyo_assets.lake.writing import TableWriter, Written, refuse_gaps
 from klaviyo_assets.model.report import Cell
 
 DAY_COLUMN = "date"
@@ -172,6 +172,7 @@ def attempted(wanted: Replacement, folder: Path, *, clock: Callable[[], datetime
     """
     table = wanted.table
     start = snapshot(folder, table.name)
+    refuse_gaps(start, table)
     writer = TableWriter(table, folder, start, account=wanted.account, clock=clock)
     try:
         with told(folder, table.name):

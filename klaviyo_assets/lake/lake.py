@@ -26,7 +26,7 @@ from klaviyo_assets.lake.repair import repaired
 from klaviyo_assets.lake.session import Mode, Receipt, Session
 from klaviyo_assets.lake.states import TableState, refuse_foreign, table_state
 from klaviyo_assets.lake.upkeep import Upkeep, tidied
-from klaviyo_assets.lake.writing import TableWriter
+from klaviyo_assets.lake.writing import TableWriter, refuse_gaps
 from klaviyo_assets.model.report import Cell
 
 GRACE = timedelta(hours=1)
@@ -88,7 +88,7 @@ class Lake:
 
         Raises:
             WrongAccountError: the lake holds another account's data; nothing was written.
-            LakeVersionError: the table was written by a later version, or by another program.
+            LakeVersionError: the table was written by another version, or by another program.
             CorruptFileError: the log cannot be read.
             StorageError: the folder cannot be written.
         """
@@ -98,6 +98,8 @@ class Lake:
         writers: list[TableWriter] = []
         try:
             for one, start in zip(tables, starts, strict=True):
+                if mode == "merge" or one.keeps == "every":
+                    refuse_gaps(start, one)
                 folder = table_folder(self.root, one.name)
                 writers.append(TableWriter(one, folder, start, account=account, clock=self.clock))
         except BaseException:

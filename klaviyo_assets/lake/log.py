@@ -101,7 +101,7 @@ def newest_mark(folder: Path, version: int, stream: str) -> Mark | None:
 
     Raises:
         CorruptFileError: a commit cannot be read.
-        LakeVersionError: a later version of this project wrote it.
+        LakeVersionError: a version of this project with another layout wrote it.
     """
     while version >= 0:
         path = commit_path(folder, version)
@@ -124,6 +124,13 @@ def read_mark(ours: Mapping[str, object], stream: str) -> Mark:
         raise LakeVersionError(
             f"the lake was written by a later version of klaviyo_assets (layout {found}; this one "
             f"reads up to {LAKE_VERSION}). Upgrade, or choose another KLAVIYO_DATA_DIR",
+            stream=stream,
+        )
+    if found < LAKE_VERSION:
+        # Columns that a release adds need no other layout; a release with one brings the way there.
+        raise LakeVersionError(
+            f"the lake was written by an earlier version of klaviyo_assets (layout {found}; this "
+            f"one reads {LAKE_VERSION}). Read the streams again into another KLAVIYO_DATA_DIR",
             stream=stream,
         )
     return Mark(

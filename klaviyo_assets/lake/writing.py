@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from klaviyo_assets.errors import CorruptFileError, LakeError
+from klaviyo_assets.errors import CorruptFileError, LakeError, LakeVersionError
 from klaviyo_assets.lake.delta import Change, commit, conflict, delta_types, widen
 from klaviyo_assets.lake.disk import Staging, clear_dead, told
 from klaviyo_assets.lake.layout import CHECKPOINT_COMMITS, STAGING, Table
@@ -208,6 +208,24 @@ def widened(stored: pa.Schema, table: Table) -> pa.Schema:
     added = without(table.schema, stored.names)
     pairs = zip([*stored.names, *added.names], [*stored.types, *added.types], strict=True)
     return pa.schema(list(pairs))
+
+
+def refuse_gaps(start: Snapshot | None, table: Table) -> None:
+    """Refuse to write on where the stored rows lack a column that tells rows or versions apart.
+
+    Any other column that is missing is added, NULL in the rows that are there.
+
+    Raises:
+        LakeVersionError: another program took it out; the text names it.
+    """
+    gone = [] if start is None else [one for one in table.needed if one not in start.schema.names]
+    if start is not None and start.files and gone:
+        raise LakeVersionError(
+            f"the column {', '.join(gone)} is no longer in the lake: another program took it out, "
+            "and the rows there cannot be told apart without it. Read the stream again whole with "
+            "sync_mode: full_refresh_overwrite (a report: move the table's folder away first)",
+            stream=table.name,
+        )
 
 
 def without(schema: pa.Schema, names: Collection[str]) -> pa.Schema:

@@ -121,11 +121,12 @@ def slices_from_json(state: Mapping[str, object]) -> dict[str, SliceProgress]:
     """Return what a commit of ours says of the slices.
 
     Raises:
-        ConfigError: the text is not what this version writes.
+        ConfigError: the text is not what this version writes; nor is a mark without windows, by
+            which everything would be asked for again in silence.
     """
     try:
         slices = cast("Mapping[str, Mapping[str, object]]", state.get("slices", {}))
-        return {
+        known = {
             name: SliceProgress(
                 coverage_from_json(cast("list[list[str | None]]", each["windows"])),
                 instant(cast("str | None", each["highest"])),
@@ -137,6 +138,12 @@ def slices_from_json(state: Mapping[str, object]) -> dict[str, SliceProgress]:
             "the mark in the lake's last commit cannot be read "
             f"({type(error).__name__}); reset it with sync_mode: full_refresh_overwrite"
         ) from error
+    if not known and state.get("cursor") is not None:
+        raise ConfigError(
+            "the mark in the lake's last commit does not tell which windows were read; "
+            "reset it with sync_mode: full_refresh_overwrite"
+        )
+    return known
 
 
 def mark_from_json(state: Mapping[str, object], name: str = "cursor") -> datetime | None:
