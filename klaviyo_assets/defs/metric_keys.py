@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from klaviyo_assets.defs.partitions import METRICS
+from klaviyo_assets.defs.partitions import METRICS, UNFIT
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
 from klaviyo_assets.errors import KlaviyoAssetsError
 from klaviyo_assets.lake import Lake
@@ -37,7 +37,7 @@ def add_metric_keys(
         if AUTO in settings.conversion_metric_ids:
             connection = klaviyo.connect(say=context.log.warning)
             mapped = mapped_revenue(connection.client, settings.base_url)
-        new = missing_keys(context.instance, lake.lake(), settings, mapped=mapped)
+        new = missing_keys(context, lake.lake(), settings, mapped=mapped)
     except KlaviyoAssetsError as error:
         context.log.warning("no metrics were added to the partitions of reports: %s", error)
         return
@@ -47,16 +47,25 @@ def add_metric_keys(
 
 
 def missing_keys(
-    instance: dg.DagsterInstance, lake: Lake, settings: Settings, *, mapped: str | None
+    context: dg.AssetExecutionContext | dg.SensorEvaluationContext,
+    lake: Lake,
+    settings: Settings,
+    *,
+    mapped: str | None,
 ) -> Sequence[str]:
     """Return the metrics wanted that have no partition key, the revenue metric first.
+
+    One whose id Dagster takes for no key is left out, said aloud.
 
     Raises:
         LakeError: the table of metrics cannot be read.
     """
-    known = set(instance.get_dynamic_partitions(METRICS.name or ""))
+    known = set(context.instance.get_dynamic_partitions(METRICS.name or ""))
     wanted = wanted_metrics(settings, stored_metrics(lake), mapped=mapped)
-    return [each for each in wanted if each not in known]
+    for each in wanted:
+        if UNFIT.search(each):
+            context.log.warning("%.80r cannot be the key of a partition: no report of it", each)
+    return [each for each in wanted if each not in known and not UNFIT.search(each)]
 
 
 def metrics_to_fetch(
@@ -106,7 +115,7 @@ def metric_sensor(settings: Settings) -> dg.SensorDefinition:
             klaviyo: KlaviyoResource = context.resources.klaviyo
             connection = klaviyo.connect(say=context.log.warning)
             mapped = mapped_revenue(connection.client, connection.settings.base_url)
-        new = missing_keys(context.instance, lake, settings, mapped=mapped)
+        new = missing_keys(context, lake, settings, mapped=mapped)
         adding = [METRICS.build_add_request(list(new))] if new else []
         return dg.SensorResult(dynamic_partitions_requests=adding, cursor=seen)
 

@@ -4,6 +4,7 @@ What belongs here: the definitions, and from Dagster's keys to cells and back. W
 metrics there are (`report_sensors`), what a run does with its partitions (`report_assets`).
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import date
 
@@ -28,6 +29,9 @@ ALONE = "klaviyo/alone"
 
 DRAIN = "klaviyo/drain"
 """The tag of the draining sensor's runs: the report they are for."""
+
+UNFIT = re.compile(r"[|\x00-\x1f]|\.\.\.")
+"""What Dagster takes in no key of one dimension of two: its two separators, control characters."""
 
 METRICS = dg.DynamicPartitionsDefinition(name="klaviyo_conversion_metrics")
 """The account's metrics. Keys are added as they appear, and never taken away."""

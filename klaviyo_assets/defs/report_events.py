@@ -78,16 +78,17 @@ class ReportEvents:
         }
 
     def _refused(self, outcome: Refused) -> None:
+        what = f"Klaviyo computes no {self._desk.stream.name} for"
         said = (
-            f"Klaviyo computes no {self._desk.stream.name} for metric {outcome.metric_id}: it "
-            f"refused it on {outcome.on}. It is not asked again unless the run config says "
+            f"it refused it on {outcome.on}. It is not asked again unless the run config says "
             "ask_refused: true."
         )
-        self._context.log.warning("%s", said)
+        self._context.log.warning("%s metric %s: %s", what, outcome.metric_id, said)
         self._context.log_event(
             dg.AssetObservation(
                 asset_key(self._desk.stream.name),
-                description=said,
+                # A page takes a description for Markdown: what Klaviyo calls its own stays out.
+                description=f"{what} the metric below: {said}",
                 metadata={
                     "klaviyo/refused_metric": outcome.metric_id,
                     "klaviyo/refused_on": outcome.on.isoformat(),

@@ -125,7 +125,8 @@ def stored_rows(home: Home, stream: str, metric: str, days: Iterable[date]) -> R
     """Return what the table holds, by day, message and channel."""
     message = "flow_message_id" if stream == FLOWS else "campaign_message_id"
     wanted = {day.isoformat() for day in days}
-    sql = f"SELECT * FROM klaviyo.{stream} WHERE conversion_metric_id = '{metric}'"
+    quoted = metric.replace("'", "''")
+    sql = f"SELECT * FROM klaviyo.{stream} WHERE conversion_metric_id = '{quoted}'"
     names = [name for (name,) in home.query(f"SELECT column_name FROM (DESCRIBE {sql})")]
     rows = [dict(zip(names, row, strict=True)) for row in home.query(sql)]
     return {

@@ -79,6 +79,15 @@ def judge_marks(home: Home, stream: str) -> None:
         assert committed <= greatest(home, stream, cursor.column), stream
 
 
+def judge_keys(home: Home, report: str) -> None:
+    """Assert that a report has rows, and every key once."""
+    columns = ", ".join(STREAMS[report].key)
+    rows, keys = home.query(f"SELECT count(*), count(DISTINCT ({columns})) FROM klaviyo.{report}")[
+        0
+    ]
+    assert rows == keys > 0, report
+
+
 def has_table(home: Home, stream: str) -> bool:
     """Tell whether the stream was ever committed."""
     return (home.data / "lake" / stream / "_delta_log").exists()

@@ -1,0 +1,118 @@
+"""F55 and F56: accounts with nothing, or next to nothing, in them."""
+
+from datetime import date
+
+import dagster as dg
+import duckdb
+import pandas as pd
+import pyarrow as pa
+
+from klaviyo_assets.sandbox.account import SIZES
+from klaviyo_assets.streams import COLLECTIONS
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home, key_of
+from klaviyo_assets_tests.e2e.report_runs import CAMPAIGNS, FLOWS, add_metrics, fetch
+from klaviyo_assets_tests.faults.judge import PATHS, judge
+
+STREAMS = tuple(stream.name for stream in COLLECTIONS)
+
+
+def relation_columns(home: Home, stream: str) -> list[str]:
+    """Return the columns of a relation."""
+    return [name for (name,) in home.query(f"SELECT column_name FROM (DESCRIBE klaviyo.{stream})")]
+
+
+def downstream(home: Home) -> dict[str, int]:
+    """Materialize models that are made of the streams; return what they counted."""
+    counted: dict[str, int] = {}
+
+    @dg.asset(ins={"events": dg.AssetIn(key_of("events_detailed"))})
+    def per_metric(events: pd.DataFrame) -> None:
+        counted["metrics"] = len(events.groupby("metric_name")["id"].nunique())
+
+    @dg.asset(ins={"profiles": dg.AssetIn(key_of("profiles"))})
+    def people(profiles: pa.Table) -> None:
+        counted["people"] = len(profiles.column("email").drop_null())
+
+    @dg.asset(ins={"lists": dg.AssetIn(key_of("lists_detailed"))})
+    def audience(lists: duckdb.DuckDBPyRelation) -> None:
+        counted["audience"] = int(lists.sum("coalesce(profile_count, 0)").fetchall()[0][0] or 0)
+
+    defs = home.code_location()
+    models = [per_metric, people, audience]
+
+    def materialize(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+        return dg.materialize(
+            [*(defs.assets or ()), *models],  # pyright: ignore[reportArgumentType]
+            selection=dg.AssetSelection.assets(*models),
+            instance=instance,
+            resources=defs.resources,
+            raise_on_error=False,
+        )
+
+    run = home.run(materialize)
+    assert run.success, run.failed
+    return counted
+
+
+def test_f55_an_empty_account_has_whole_tables(start: StartHome) -> None:
+    """Every stream is a table without rows and with its columns, and what is made of them runs."""
+    full, home = start(events=50, campaigns=3), start(**SIZES["empty"])
+    assert full.sync().success
+    run = home.sync()
+    assert run.success
+    assert run.warnings == ""
+    judge(home, *PATHS)
+    assert home.relations() == set(STREAMS)
+    for stream in STREAMS:
+        assert relation_columns(home, stream) == relation_columns(full, stream)
+        assert (home.count(stream) > 0) is (stream in {"accounts", "metrics"})
+        assert run.materialized[stream]["dagster/row_count"] == home.count(stream)
+        assert run.cursor(stream) is None
+    assert downstream(home) == {"metrics": 0, "people": 0, "audience": 0}
+    home.shop.write_events({"datetime": home.shop.now.isoformat(), "profile": None})
+    home.shop.move(hours=1)
+    assert home.sync("events").success
+    judge(home, "events")
+
+
+def test_f55_an_account_without_a_metric_has_no_report(start: StartHome) -> None:
+    """Without a metric the metrics are an empty table, and there is no partition to fetch."""
+    home = start(**SIZES["empty"])
+    for metric in home.shop.truth("metrics"):
+        home.shop.mutate(metric=metric, delete=True)
+    assert home.sync("metrics", "events", "events_detailed").success
+    judge(home, "metrics", "events")
+    assert home.count("metrics") == home.count("events_detailed") == 0
+    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+        assert instance.get_dynamic_partitions("klaviyo_conversion_metrics") == []
+    add_metrics(home, ["XxXxXx"])
+    home.settings["KLAVIYO_TIMEZONE"] = "America/New_York"
+    for stream in (FLOWS, CAMPAIGNS):
+        if stream == CAMPAIGNS:
+            assert home.sync("campaigns").success
+        done = fetch(home, stream, ("XxXxXx", date(2026, 9, 1)))
+        assert done.run.success, done.run.failed
+        assert done.events == ()
+
+
+def test_f56_one_list_without_members_or_names(start: StartHome) -> None:
+    """A list of nobody and records whose names are null are stored as they are."""
+    home = start(**{**SIZES["empty"], "lists": 1, "segments": 1, "flows": 2, "profiles": 2})
+    (only,) = home.shop.truth("lists")
+    home.shop.mutate(list=only, set={"name": None}, remove=sorted(home.shop.members(only)))
+    for kind in ("segment", "flow"):
+        for each in home.shop.attributes(kind):
+            home.shop.mutate(**{kind: each}, set={"name": None})
+    for person in home.shop.truth("profiles"):
+        home.shop.mutate(profile=person, set={"first_name": None, "last_name": None})
+    assert home.sync().success
+    judge(home, *PATHS)
+    assert home.query("SELECT id, name, profile_count FROM klaviyo.lists_detailed") == [
+        (only, None, 0)
+    ]
+    for stream in ("segments", "flows"):
+        assert {name for (name,) in home.query(f"SELECT name FROM klaviyo.{stream}")} == {None}
+    named = home.query("SELECT count(first_name), count(last_name), count(*) FROM klaviyo.profiles")
+    assert named == [(0, 0, len(home.shop.truth("profiles")))]
+    assert downstream(home)["audience"] == 0

@@ -1,0 +1,307 @@
+"""F64 to F66 and F68: ids, names and fields that are more to files, SQL, URLs or pages."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from klaviyo_assets.lake import Lake
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home, key_of
+from klaviyo_assets_tests.e2e.report_runs import (
+    CAMPAIGNS,
+    FLOWS,
+    compare,
+    days_between,
+    fetch,
+    metrics_of,
+    set_metrics,
+    stored_rows,
+)
+from klaviyo_assets_tests.e2e.report_ticks import keys
+from klaviyo_assets_tests.e2e.test_reports import NOW, report_home
+from klaviyo_assets_tests.faults.judge import PATHS, judge
+
+ODD_IDS = (
+    "../../etc/x",
+    "/etc/x",
+    "a/b",
+    "..",
+    ".",
+    "CON",
+    "%2e%2e",
+    "%2e%2e%2fetc%2fx",
+    "x" * 300,
+    "a b?c#d&e=f",
+    "a\\b",
+    "O'Hara\"; DROP TABLE lists; --",
+    "$(id)",
+    "Ünïcödé-☃",
+)
+"""What an id could be if somebody wanted a file, a query or a path to go elsewhere."""
+
+ODD_NAMES = (
+    'x"; DROP TABLE profiles; --',
+    "'; DELETE FROM klaviyo.profiles; --",
+    "a.b",
+    "with space",
+    "$dollar",
+    "quote'quote",
+    '"quoted"',
+    "{curly}",
+    "First_Name",
+    "FIRST_NAME",
+    "first_name ",
+    "",
+)
+"""What an attribute could be called."""
+
+MARKUP = (
+    "<script>alert(1)</script>",
+    "[x](javascript:alert(1))",
+    "<img src=x onerror=alert(1)>",
+    "# heading\n\n| a | b |\n|---|---|",
+    "![x](https://elsewhere.example/pixel.png)",
+)
+"""What a page would make something of, if it took it for markup."""
+
+DAY_SECONDS = 86_400
+
+SAFE = re.compile(r"[A-Za-z0-9_.=~-]{1,255}")
+"""Names that any file system takes, and that lead nowhere."""
+
+
+def paths_below(folder: Path) -> set[str]:
+    """Return all paths below a folder, relative to it."""
+    return {str(each.relative_to(folder)) for each in folder.rglob("*")}
+
+
+def judge_paths(home: Home, before: Iterable[str]) -> None:
+    """Assert that nothing was written outside the home, and that all names in the lake are safe."""
+    outside = paths_below(home.root.parent) - set(before)
+    own = tuple(f"{home.root.name}/{each}" for each in ("data", "state", "dagster-"))
+    assert not [each for each in outside if not each.startswith(own)]
+    named = {part for each in paths_below(home.data) for part in each.split("/")}
+    assert not [each for each in named if not SAFE.fullmatch(each)]
+    assert ".." not in named
+    assert not Path("/etc/x").exists()
+
+
+def test_f64_odd_ids_of_records_ask_and_write_nowhere_else(home: Home) -> None:
+    """Lists with odd ids are stored, and each one's count is asked for by its very own path."""
+    before = paths_below(home.root.parent)
+    for each in ODD_IDS:
+        home.shop.mutate(create="list", set={"id": each, "name": each})
+    run = home.sync("lists", "lists_detailed")
+    assert run.success, run.failed
+    judge(home, "lists")
+    counts = dict(home.query("SELECT id, profile_count FROM klaviyo.lists_detailed"))
+    assert counts.keys() == home.shop.truth("lists") >= {*ODD_IDS}
+    assert None not in counts.values()
+    asked = home.shop.asked()
+    assert sum(times for path, times in asked.items() if path.startswith("/api/lists/")) == len(
+        counts
+    )
+    statuses = {each.status for each in home.shop.sandbox.journal.requests()}
+    assert statuses == {200}
+    judge_paths(home, before)
+
+
+def test_f64_odd_partition_keys_are_partitions_like_any_other(start: StartHome) -> None:
+    """Reports of metrics with odd ids are fetched into folders of their own, inside the lake."""
+    home = report_home(start, NOW)
+    before = paths_below(home.root.parent)
+    for each in ODD_IDS:
+        home.shop.mutate(create="custom-metric", set={"id": each, "name": each})
+    set_metrics(home, ODD_IDS)
+    days = days_between(date(2026, 10, 1), date(2026, 10, 2))
+    for stream in (FLOWS, CAMPAIGNS):
+        done = fetch(home, stream, (ODD_IDS[0], days[0], ODD_IDS[-1], days[-1]))
+        assert done.run.success, done.run.failed
+        assert {metric for metric, _ in done.partitions} == {*ODD_IDS}
+        rows = sum(compare(home, stream, each, days) for each in ODD_IDS)
+        assert home.query(f"SELECT count(*) FROM klaviyo.{stream}") == [(rows,)]
+    folders = {each.name for each in (home.data / "lake" / FLOWS).glob("metric=*")}
+    assert len(folders) == len(ODD_IDS)
+    judge_paths(home, before)
+
+
+def test_f64_odd_ids_in_answers_are_only_values(start: StartHome) -> None:
+    """Messages and campaigns of reports with odd ids are rows, and name no file or filter."""
+    home = report_home(start, NOW)
+    before = paths_below(home.root.parent)
+    metric = metrics_of(home)[0]
+    sends = home.shop.sandbox.service.reports.sends
+    for place, message in enumerate(sends.campaigns):
+        odd = f"{ODD_IDS[place % len(ODD_IDS)]}{place}"
+        message.groupings["campaign_message_id"] = odd
+        # The days of a campaign that went out over several are known by its id alone.
+        if len({hour // DAY_SECONDS for hour, _ in message.hours}) == 1:
+            message.groupings["campaign_id"] = f"c{odd}"
+    days = days_between(date(2026, 9, 20), date(2026, 11, 9))
+    done = fetch(home, CAMPAIGNS, (metric, days[0], metric, days[-1]))
+    assert done.run.success, done.run.failed
+    assert compare(home, CAMPAIGNS, metric, days)
+    named = {message for _, message, _ in stored_rows(home, CAMPAIGNS, metric, days)}
+    assert len([each for each in named if not each.isalnum()]) > 5
+    judge_paths(home, before)
+
+
+@pytest.mark.parametrize("odd", ["a|b", "a...b", "two\nlines", "tab\there"])
+def test_f64_an_id_that_dagster_takes_for_no_key_stops_nothing(home: Home, odd: str) -> None:
+    """A metric whose id cannot be a partition is stored and told; the others become partitions."""
+    home.shop.mutate(create="metric", set={"id": odd, "name": "Odd"})
+    run = home.sync("metrics", "events")
+    assert run.success, run.failed
+    judge(home, "metrics", "events")
+    assert set(keys(home)) == home.shop.truth("metrics") - {odd}
+    assert "cannot be the key of a partition" in run.warnings
+
+
+def test_f65_names_with_sql_in_them_are_text(home: Home) -> None:
+    """Names, subjects and addresses that are SQL come out as they went in; every table is whole."""
+    names = dict(zip(sorted(home.shop.attributes("list")), ODD_NAMES, strict=False))
+    for each, name in names.items():
+        home.shop.mutate(list=each, set={"name": name})
+    people = dict(zip(sorted(home.shop.truth("profiles")), ODD_NAMES, strict=False))
+    for person, name in people.items():
+        home.shop.mutate(profile=person, set={"last_name": name})
+    assert home.sync().success
+    judge(home, *PATHS)
+    assert dict(home.query("SELECT id, name FROM klaviyo.lists")) == names | {
+        each: home.shop.attributes("list")[each]["name"]
+        for each in home.shop.truth("lists") - names.keys()
+    }
+    stored = dict(home.query("SELECT id, last_name FROM klaviyo.profiles"))
+    assert {each: stored[each] for each in people} == people
+
+
+def test_f65_fields_with_odd_names_make_no_column_and_clash_alike(home: Home) -> None:
+    """Unknown attributes, however called, are in `extra`, each run alike; columns are as before."""
+    odd: Mapping[str, object] = {
+        **{name: f"odd {place}" for place, name in enumerate(ODD_NAMES)},
+        "id": "not the id",
+        "ID": "neither",
+        "extra": "no extra",
+        "synced_at": "never",
+        "Name": "no name",
+    }
+    changed = sorted(home.shop.attributes("flow"))[:3]
+    for each in changed:
+        home.shop.mutate(flow=each, set={**odd})
+    assert home.sync("flows").success
+    judge(home, "flows")
+    columns = home.query("DESCRIBE klaviyo.flows")
+    first = home.query("SELECT id, name, extra FROM klaviyo.flows ORDER BY id")
+    kept = {each: json.loads(extra) for each, _, extra in first if each in changed}
+    for each in changed:
+        # A name in quotes is quoted once more: quotes stand around the parts of a path.
+        assert kept[each].pop(json.dumps('"quoted"')) == odd['"quoted"']
+        assert kept[each].items() >= {(k, v) for k, v in odd.items() if k != '"quoted"'}
+    assert {name for _, name, _ in first} == {
+        each["name"] for each in home.shop.attributes("flow").values()
+    }
+    assert home.sync("flows", config={"sync_mode": "full_refresh_overwrite"}).success
+    judge(home, "flows")
+    assert home.query("SELECT id, name, extra FROM klaviyo.flows ORDER BY id") == first
+    assert home.query("DESCRIBE klaviyo.flows") == columns
+
+
+def metadata_events(home: Home, *streams: str) -> Iterable[tuple[Mapping[str, Any], str]]:
+    """Yield metadata and description of every materialization and observation of the streams."""
+    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+        for stream in streams:
+            for record in (
+                *instance.fetch_materializations(key_of(stream), limit=50).records,
+                *instance.fetch_observations(key_of(stream), limit=50).records,
+            ):
+                seen: Any = record.asset_materialization or record.event_log_entry.asset_observation
+                yield seen.metadata, seen.description or ""
+
+
+PLAIN = (
+    dg.TextMetadataValue,
+    dg.IntMetadataValue,
+    dg.FloatMetadataValue,
+    dg.BoolMetadataValue,
+    dg.JsonMetadataValue,
+    dg.TableSchemaMetadataValue,
+    dg.TimestampMetadataValue,
+)
+"""Kinds of metadata that a page shows letter by letter."""
+
+
+def test_f66_markup_in_names_is_shown_as_text(home: Home) -> None:
+    """No metadata is of a kind that renders markup, and no description repeats what was sent."""
+    for kind in ("list", "flow", "template", "segment"):
+        for each, name in zip(sorted(home.shop.attributes(kind)), MARKUP, strict=False):
+            home.shop.mutate(**{kind: each}, set={"name": name})
+    for each in sorted(home.shop.attributes("flow"))[:2]:
+        home.shop.mutate(flow=each, set=dict.fromkeys(MARKUP, "x"))
+    streams = ("lists", "flows", "email_templates", "segments", "lists_detailed")
+    run = home.sync(*streams)
+    assert run.success
+    judge(home, *streams[:-1])
+    seen = list(metadata_events(home, *streams))
+    assert len(seen) >= len(streams)
+    shown = ""
+    for metadata, description in seen:
+        assert not [name for name, value in metadata.items() if not isinstance(value, PLAIN)]
+        assert not any(each in description for each in MARKUP)
+        schema = metadata["dagster/column_schema"].value
+        assert not any(
+            each in str(column.description) for each in MARKUP for column in schema.columns
+        )
+        shown += str(metadata.get("klaviyo/notices"))
+    # The names are there, in JSON, which a page shows as it is.
+    assert "<script>" in shown
+    named = {name for (name,) in home.query("SELECT name FROM klaviyo.lists")}
+    assert {*MARKUP} <= named
+
+
+def test_f66_markup_in_a_metric_id_is_shown_as_text(start: StartHome) -> None:
+    """A refused metric whose id is markup is told as text, with the markup quoted or left out."""
+    home = report_home(start, NOW)
+    odd = MARKUP[0]
+    set_metrics(home, [odd])
+    done = fetch(home, FLOWS, (odd, date(2026, 10, 1)))
+    assert done.run.success, done.run.failed
+    ((metadata, description),) = metadata_events(home, FLOWS)
+    assert isinstance(metadata["klaviyo/refused_metric"], dg.TextMetadataValue)
+    assert metadata["klaviyo/refused_metric"].value == odd
+    assert odd not in description
+    assert odd in Lake(home.data, clock=lambda: home.shop.now).refused_metrics(FLOWS)
+
+
+@pytest.mark.parametrize(
+    "odd", [{"Name": "upper", "name": "lower"}, {"a b": 1, "A B": 2, "a_b": 3}]
+)
+def test_f68_properties_that_differ_in_case_are_both_kept(
+    home: Home, odd: Mapping[str, object]
+) -> None:
+    """Of one person, of two, and of an event: every property is in the JSON column as sent."""
+    one, two, three = sorted(home.shop.truth("profiles"))[:3]
+    halves = [dict([pair]) for pair in odd.items()]
+    wanted = {one: {**odd}, two: halves[0], three: halves[1]}
+    for person, properties in wanted.items():
+        home.shop.mutate(profile=person, set={"properties": properties})
+    (event,) = home.shop.write_events(
+        {"datetime": home.shop.now.isoformat(), "properties": {**odd}}
+    )
+    assert home.sync("profiles", "events", "metrics", "events_detailed").success
+    judge(home, "profiles", "events")
+    stored = dict(home.query("SELECT id, properties FROM klaviyo.profiles"))
+    for person, properties in wanted.items():
+        assert json.loads(stored[person]).items() >= properties.items()
+    sent = "SELECT event_properties FROM klaviyo.events_detailed WHERE id = "
+    assert json.loads(home.query(f"{sent}'{event}'")[0][0]).items() >= odd.items()
+    for name, value in odd.items():
+        (found,) = home.query(
+            f"SELECT properties ->> '$.\"{name}\"' FROM klaviyo.profiles WHERE id = '{one}'"
+        )
+        assert found == (str(value),)

@@ -1,0 +1,225 @@
+"""F35 to F41: records dated ahead, late and all at once; clocks that are wrong or go back."""
+
+import sys
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from klaviyo_assets.defs.resources import utc_now
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.report_runs import (
+    CAMPAIGNS,
+    FLOWS,
+    compare,
+    days_between,
+    fetch,
+    metrics_of,
+    stored_rows,
+)
+from klaviyo_assets_tests.e2e.test_reports import NOW, report_home
+from klaviyo_assets_tests.faults.judge import committed_mark, judge, judge_keys, judge_part
+
+DAY, HOUR = timedelta(days=1), timedelta(hours=1)
+SETTLED = timedelta(minutes=5)
+"""What the mark stays behind Klaviyo's clock."""
+
+
+def late_events(home: Home, *, days: float) -> set[str]:
+    """Let events appear in six hours that are dated so many days before that."""
+    seen = home.shop.now + 6 * HOUR
+    dated = (seen - days * DAY).isoformat()
+    return home.shop.write_events(
+        {"datetime": dated, "visible_at": seen.isoformat(), "count": 40, "profile": None}
+    )
+
+
+def set_local_clock(monkeypatch: pytest.MonkeyPatch, clock: Callable[[], datetime]) -> None:
+    """Give every module that looks at this machine's clock another one."""
+    modules = [each for name, each in sys.modules.items() if name.startswith("klaviyo_assets.")]
+    holders = [each for each in modules if vars(each).get("utc_now") is utc_now]
+    assert len(holders) > 1
+    for module in holders:
+        monkeypatch.setattr(module, "utc_now", clock)
+
+
+def test_f35_events_of_the_future_are_kept_and_move_nothing(start: StartHome) -> None:
+    """Events 300 days ahead are stored, the mark stays behind now, and ordinary ones still come."""
+    # No events but those written here: a shop's own come late now and then.
+    home = start(events=0, future_events=0)
+    ahead = home.shop.write_events(
+        {"datetime": (home.shop.now + 300 * DAY).isoformat(), "count": 25}
+    )
+    for hours in (0, 6, 30):
+        home.shop.move(hours=hours)
+        ordinary = home.shop.write_events({"datetime": (home.shop.now - HOUR).isoformat()})
+        assert home.sync("events").success
+        assert ahead | ordinary <= set(home.ids("events"))
+        mark = committed_mark(home, "events")
+        assert mark is not None
+        assert home.shop.now - 2 * HOUR <= mark <= home.shop.now - SETTLED
+        judge(home, "events")
+
+
+@pytest.mark.parametrize("road", ["lookback", "schedule"])
+def test_f36_late_events_within_the_lookback_arrive(home: Home, road: str) -> None:
+    """Events that appear six days late come with a lookback, or a daily re-read, of seven days."""
+    home.sync("events")
+    late = late_events(home, days=6)
+    home.shop.move(hours=7)
+    assert home.sync("events").success
+    assert not late & set(home.ids("events"))
+    if road == "lookback":
+        assert home.sync("events", lookback_days="7").success
+    else:
+        at = home.shop.now
+        assert home.scheduled("klaviyo_daily_late_events", at, late_events_days="7").success
+    assert late <= set(home.ids("events"))
+    judge(home, "events")
+
+
+@pytest.mark.parametrize("road", ["window", "schedule"])
+def test_f37_later_events_are_missing_until_read_again(home: Home, road: str) -> None:
+    """Events 17 days late are not in a sync with a lookback of 7, and are in a deep re-read."""
+    home.sync("events")
+    late = late_events(home, days=17)
+    home.shop.move(hours=7)
+    assert home.sync("events", lookback_days="7").success
+    assert home.scheduled("klaviyo_daily_late_events", home.shop.now, late_events_days="7").success
+    assert home.shop.truth("events") - set(home.ids("events")) == late
+    judge_part(home, "events")
+    mark = committed_mark(home, "events")
+    if road == "window":
+        dated = home.shop.now - HOUR - 17 * DAY
+        window = {"start": f"{dated - DAY:%Y-%m-%d}", "end": f"{dated + DAY:%Y-%m-%d}"}
+        assert home.sync("events", config=window).success
+    else:
+        at = home.shop.now
+        assert home.scheduled("klaviyo_daily_late_events", at, late_events_days="20").success
+    assert late <= set(home.ids("events"))
+    assert committed_mark(home, "events") == mark
+    judge(home, "events")
+
+
+def test_f38_events_of_one_moment_are_all_there(home: Home) -> None:
+    """2,500 events of one second, over two page borders, and 1,200 more of it after the run."""
+    same = (home.shop.now - HOUR).isoformat()
+    home.shop.write_events({"datetime": same, "count": 2500})
+    assert home.sync("events").success
+    judge(home, "events")
+    mark = committed_mark(home, "events")
+    assert mark is not None
+    home.shop.write_events({"datetime": mark.isoformat(), "count": 1200})
+    assert home.sync("events").success
+    judge(home, "events")
+    assert committed_mark(home, "events") == mark
+
+
+def test_f38_profiles_of_one_moment_are_all_there(start: StartHome) -> None:
+    """250 profiles that changed in one second, over page borders, and 30 more after the run."""
+    home = start(profiles=300)
+    same = (home.shop.now - SETTLED).isoformat()
+    people = sorted(home.shop.truth("profiles"))
+    for person in people[:250]:
+        home.shop.mutate(profile=person, set={"updated": same, "last_name": "First"})
+    first = home.sync("profiles")
+    assert first.cursor("profiles") == same
+    judge(home, "profiles")
+    for person in people[235:265]:
+        home.shop.mutate(profile=person, set={"updated": same, "last_name": "Second"})
+    assert home.sync("profiles").success
+    judge(home, "profiles")
+    named = "SELECT id FROM klaviyo.profiles WHERE last_name = 'Second'"
+    assert sorted(each for (each,) in home.query(named)) == people[235:265]
+
+
+@pytest.mark.parametrize("hours", [2, -2], ids=["ahead", "behind"])
+def test_f39_a_wrong_local_clock_moves_no_window(
+    home: Home, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """With this machine two hours wrong the marks follow Klaviyo's clock, and nothing is lost."""
+    set_local_clock(monkeypatch, lambda: home.shop.now + hours * HOUR)
+    for wait in (0.0, 0.5, 3):
+        home.shop.move(hours=wait)
+        settled = home.shop.now - timedelta(minutes=6)
+        young = home.shop.now - timedelta(minutes=4)
+        home.shop.write_events({"datetime": settled.isoformat()}, {"datetime": young.isoformat()})
+        person = min(home.shop.truth("profiles"))
+        home.shop.mutate(profile=person, set={"updated": settled.isoformat()})
+        run = home.sync("events", "profiles")
+        assert run.success
+        assert run.warnings == ""
+        for stream in ("events", "profiles"):
+            mark = committed_mark(home, stream)
+            assert mark is not None
+            assert settled <= mark <= home.shop.now - SETTLED
+        judge(home, "events", "profiles")
+    statuses = {entry.status for entry in home.shop.sandbox.journal.requests()}
+    assert statuses == {200}
+
+
+@pytest.mark.parametrize("hours", [2, -2], ids=["ahead", "behind"])
+def test_f39_a_wrong_local_clock_ends_no_day(
+    start: StartHome, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """Which days of reports are over is Klaviyo's word, an hour before midnight and after."""
+    now = datetime(2026, 10, 10, 23 if hours > 0 else 1, tzinfo=UTC)
+    home = report_home(start, now, days=30)
+    set_local_clock(monkeypatch, lambda: home.shop.now + hours * HOUR)
+    metric = metrics_of(home)[0]
+    yesterday, today = date(2026, 10, 9), date(2026, 10, 10)
+    assert fetch(home, FLOWS, (metric, yesterday)).run.success
+    refused = fetch(home, FLOWS, (metric, today))
+    assert "not over" in refused.run.failed[FLOWS]
+    assert compare(home, FLOWS, metric, [yesterday])
+    assert not stored_rows(home, FLOWS, metric, [today])
+
+
+@pytest.mark.parametrize(
+    ("change", "hours"), [(date(2026, 3, 29), 23), (date(2026, 10, 25), 25)], ids=["23h", "25h"]
+)
+def test_f40_a_day_of_another_length_is_one_day(start: StartHome, change: date, hours: int) -> None:
+    """Days around a change of clocks have the numbers of their own hours, and each key once."""
+    span = (NOW.date() - change).days + 60
+    home = report_home(start, NOW, "Europe/Copenhagen", days=span, campaigns=span)
+    zone = ZoneInfo("Europe/Copenhagen")
+    first, last = (
+        datetime.combine(change + each * DAY, datetime.min.time(), zone) for each in (0, 1)
+    )
+    assert (last.astimezone(UTC) - first.astimezone(UTC)) == hours * HOUR
+    metric = metrics_of(home)[0]
+    days = days_between(change - 3 * DAY, change + 3 * DAY)
+    for stream in (FLOWS, CAMPAIGNS):
+        for _ in range(2):
+            done = fetch(home, stream, (metric, days[0], metric, days[-1]))
+            assert done.run.success, done.run.failed
+            assert compare(home, stream, metric, days)
+        judge_keys(home, stream)
+    assert stored_rows(home, FLOWS, metric, [change])
+
+
+@pytest.mark.parametrize("whose", ["local", "Klaviyo's", "both"])
+def test_f41_a_clock_that_goes_back_lowers_no_mark(
+    home: Home, monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
+    """Three hours back between two runs leave the mark; when time goes on, so does the mark."""
+    local = timedelta()
+    set_local_clock(monkeypatch, lambda: home.shop.now + local)
+    home.sync("events", "profiles")
+    before = [committed_mark(home, each) for each in ("events", "profiles")]
+    local = -3 * HOUR if whose == "local" else timedelta()
+    home.shop.move(hours=0 if whose == "local" else -3)
+    if whose == "Klaviyo's":
+        local = 3 * HOUR
+    assert home.sync("events", "profiles").success
+    assert [committed_mark(home, each) for each in ("events", "profiles")] == before
+    home.shop.move(hours=4 if whose == "local" else 7)
+    assert home.sync("events", "profiles").success
+    after = [committed_mark(home, each) for each in ("events", "profiles")]
+    assert all(
+        then is not None and now is not None and now > then
+        for then, now in zip(before, after, strict=True)
+    )
+    judge(home, "events", "profiles")
