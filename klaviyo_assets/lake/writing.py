@@ -223,7 +223,8 @@ def refuse_gaps(start: Snapshot | None, table: Table) -> None:
         raise LakeVersionError(
             f"the column {', '.join(gone)} is no longer in the lake: another program took it out, "
             "and the rows there cannot be told apart without it. Read the stream again whole with "
-            "sync_mode: full_refresh_overwrite (a report: move the table's folder away first)",
+            "sync_mode: full_refresh_overwrite; put a report or a history away with "
+            f"`klaviyo-assets set-aside {table.name}`, and it begins anew",
             stream=table.name,
         )
 
