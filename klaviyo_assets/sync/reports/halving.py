@@ -3,9 +3,12 @@
 What belongs here: the search, pure. What does not: messages that a campaign tells the days of
 (`place`). WhatsApp campaigns cannot be listed and deleted ones are gone, but reports have them.
 
-    A              B                     two stretches, each with messages that lie within it
-    [══════╪══════][══════╪══════]
-           └──────────────┘              one question: the newer half of A, the older half of B
+    A                   B                     two stretches, each with messages of its own
+    [══════╪══════] · · [══════╪══════]
+           └───────────────────┘              one question: the newer half of A, the older half of B
+
+The rest of that question must be known to hold nothing of either: a message whose days are not all
+wanted may have been sent beside its stretch, too.
 """
 
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
@@ -58,6 +61,13 @@ class Stretch:
         """Return the newer half, the longer one of an odd number of days."""
         return Days(self.middle, self.days.last)
 
+    def outside(self, part: Days) -> Iterator[Days]:
+        """Yield what lies before and after a part of the days."""
+        if self.days.first < part.first:
+            yield Days(self.days.first, part.first - ONE_DAY)
+        if part.last < self.days.last:
+            yield Days(part.last + ONE_DAY, self.days.last)
+
 
 def part_of(days: Days, units: Iterable[UnitKey]) -> Part:
     """Return the question about some units; about all messages where a filter cannot hold them.
@@ -86,7 +96,7 @@ def halve(board: Board, rows: Rows, days: Days, *, wanted: Collection[date]) -> 
         for stretch in stretches:
             narrow += yield from _narrowed(board, stretch, wanted)
         halves: list[Stretch] = []
-        for pair in _pairs(narrow):
+        for pair in _pairs(board, narrow):
             halves += yield from _split(board, *pair, wanted=wanted)
         stretches = halves
 
@@ -114,19 +124,28 @@ def _narrowed(
     around = hull(inside)
     if around == stretch.days:
         return [stretch]
-    there = present((yield part_of(around, stretch.rows)), stretch.rows)
-    for key in stretch.rows.keys() - there.keys():
-        board.clear(key, around)
-    return (yield from _narrowed(board, Stretch(around, there), wanted))
+    found = Stretch(around, present((yield part_of(around, stretch.rows)), stretch.rows))
+    _clear_beside(board, stretch, found)
+    return (yield from _narrowed(board, found, wanted))
 
 
-def _pairs(stretches: Iterable[Stretch]) -> Iterator[tuple[Stretch, Stretch | None]]:
+def _clear_beside(board: Board, stretch: Stretch, found: Stretch) -> None:
+    """Know what was not sent within a part of a stretch, and what was not sent beside it."""
+    for key, row in stretch.rows.items():
+        if key not in found.rows:
+            board.clear(key, found.days)
+        elif not differences([found.rows[key]], row, PLACING):
+            for beside in stretch.outside(found.days):
+                board.clear(key, beside)
+
+
+def _pairs(board: Board, stretches: Iterable[Stretch]) -> Iterator[tuple[Stretch, Stretch | None]]:
     """Yield stretches two by two, the newer one first, where one question serves both."""
     waiting: Stretch | None = None
     for stretch in sorted(stretches, key=lambda each: each.days, reverse=True):
         if waiting is None:
             waiting = stretch
-        elif _can_share(stretch, waiting):
+        elif _can_share(board, stretch, waiting):
             yield waiting, stretch
             waiting = None
         else:
@@ -136,13 +155,17 @@ def _pairs(stretches: Iterable[Stretch]) -> Iterator[tuple[Stretch, Stretch | No
         yield waiting, None
 
 
-def _can_share(older: Stretch, newer: Stretch) -> bool:
+def _can_share(board: Board, older: Stretch, newer: Stretch) -> bool:
     """Return whether their units are told apart: each has only its own half in the question."""
+    if older.days.last >= newer.days.first:
+        return False
     messages = {message_id for message_id, _ in (*older.rows, *newer.rows)}
+    before = Days(older.middle, newer.days.first - ONE_DAY)
+    after = Days(older.days.last + ONE_DAY, newer.middle - ONE_DAY)
     return (
-        older.days.last < newer.days.first
-        and not older.rows.keys() & newer.rows.keys()
-        and len(messages) <= MOST_IDS
+        len(messages) <= MOST_IDS
+        and not any(board.units[key].may_have(before) for key in newer.rows)
+        and not any(board.units[key].may_have(after) for key in older.rows)
     )
 
 

@@ -124,7 +124,7 @@ class Placing:
         elif isinstance(sending, SentOn) and not sent:
             unit.open = {sending.day} & self._all_days
         elif not isinstance(sending, Unknown):
-            unit.open = self._candidates(sending, sent) - self._without(key)
+            unit.open = self._candidates(key, sending, sent)
         if len(self.days) == 1:
             unit.open = set(self.days)
         if len(unit.open) == 1:
@@ -140,19 +140,24 @@ class Placing:
     def _without(self, key: UnitKey) -> set[date]:
         return {day for stretch in self._knowledge.learned.none(key) for day in stretch}
 
-    def _candidates(self, sending: Sending, sent: Iterable[date]) -> set[date]:
-        """Return the days of the time frame on which a message can have been sent."""
-        seen = set(sent)
-        if seen:
-            seen.update(Days(min(seen), max(seen) + AFTERWARDS))
+    def _candidates(self, key: UnitKey, sending: Sending, sent: Iterable[date]) -> set[date]:
+        """Return the days of the time frame on which a message can have been sent.
+
+        While a day that its campaign tells of has not been seen yet, these days are enough.
+        """
+        seen, without = set(sent), self._without(key)
         match sending:
             case SentOn(day):
-                seen.add(day)
+                claimed = {day}
             case Spread(days):
-                seen.update(days)
+                claimed = set(days)
             case _:
-                pass
-        return seen & self._all_days
+                claimed = set[date]()
+        claimed = (claimed & self._all_days) - without
+        if not seen or seen < claimed:
+            return claimed
+        around = Days(min(seen), max(seen) + AFTERWARDS)
+        return ((claimed | set(around)) & self._all_days) - without
 
     def _needed(self, *, is_lost: bool, is_exact: bool = False) -> Iterator[tuple[Unit, set[date]]]:
         """Yield the units of a kind that days wanted still wait for, and those days."""
@@ -211,7 +216,7 @@ class Placing:
                 if is_same(value(row, "recipients"), sent[key][day]):
                     self.board.settle(key, day, row)
                 else:
-                    self._doubt(key, self._candidates(Unknown(), sent[key]))
+                    self._doubt(key, self._candidates(key, Unknown(), sent[key]))
 
     def _doubt(self, key: UnitKey, days: set[date]) -> None:
         """Take back what was learned of a unit: it is asked for day by day."""

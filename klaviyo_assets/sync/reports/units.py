@@ -48,6 +48,10 @@ class Unit:
     is_wrong: bool = False
     parts: dict[date, TimedRow] = field(default_factory=dict[date, TimedRow])
 
+    def may_have(self, days: Days) -> bool:
+        """Return whether some of it was, or can have been, sent on some of the days."""
+        return any(day in self.open or day in self.parts for day in days)
+
 
 class Board:
     """The units of one time frame. What is found out about days is noted in `learned`, too."""
