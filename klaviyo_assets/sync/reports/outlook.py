@@ -66,49 +66,6 @@ def calendar_at(settings: Settings, now: datetime) -> Calendar:
     )
 
 
-def outlook_of(
-    stream: Stream,
-    report: Report,
-    metrics: Sequence[str],
-    days: Days,
-    *,
-    at: "Desktop",
-) -> Outlook:
-    """Return the figures for what is not stored yet of some metrics and days.
-
-    Raises:
-        LakeError: the lake cannot be read.
-    """
-    calendar = calendar_at(at.settings, at.now)
-    refused = at.lake.refused_metrics(stream.name)
-    asked = [each for each in metrics if each not in refused]
-    there = set(at.lake.cell_facts(stream.name))
-    wishes = [
-        Wish(metric_id=each, days=frozenset(day for day in days if Cell(each, day) not in there))
-        for each in asked
-    ]
-    background = background_of(stream, report, at.lake)
-    bounds = calendar.bounds or days
-    terms = terms_of(report, bounds, background, calendar)
-    wanted = len(asked) * len(days)
-    return Outlook(
-        stream=stream.name,
-        metrics=len(asked),
-        days=days,
-        wanted=wanted,
-        there=wanted - sum(len(wish.days) for wish in wishes),
-        cost=cost_of(
-            wishes,
-            terms,
-            kept=_kept(stream.name, asked, at),
-            campaigns=background.campaigns.values(),
-        ),
-        pace=pace_of(at.ledger.quota(stream.budgets()[0]), at.settings),
-        now=at.now,
-        refused={each: refused[each] for each in metrics if each in refused},
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desktop:
     """What figures are made from: the lake, the ledger, the settings, and this machine's clock."""
@@ -117,6 +74,53 @@ class Desktop:
     ledger: Ledger
     settings: Settings
     now: datetime
+
+
+def outlook_of(
+    stream: Stream, report: Report, metrics: Sequence[str], days: Days, *, at: Desktop
+) -> Outlook:
+    """Return the figures for what is not stored yet of some metrics and days.
+
+    Raises:
+        LakeError: the lake cannot be read.
+    """
+    refused = at.lake.refused_metrics(stream.name)
+    wishes = _wishes(stream.name, [each for each in metrics if each not in refused], days, at=at)
+    wanted = len(wishes) * len(days)
+    return Outlook(
+        stream=stream.name,
+        metrics=len(wishes),
+        days=days,
+        wanted=wanted,
+        there=wanted - sum(len(wish.days) for wish in wishes),
+        cost=_cost(stream, report, wishes, days, at=at),
+        pace=pace_of(at.ledger.quota(stream.budgets()[0]), at.settings),
+        now=at.now,
+        refused={each: refused[each] for each in metrics if each in refused},
+    )
+
+
+def _wishes(name: str, metrics: Sequence[str], days: Days, *, at: Desktop) -> list[Wish]:
+    """Return what a report lacks of each metric."""
+    there = set(at.lake.cell_facts(name))
+    return [
+        Wish(metric_id=each, days=frozenset(day for day in days if Cell(each, day) not in there))
+        for each in metrics
+    ]
+
+
+def _cost(
+    stream: Stream, report: Report, wishes: Sequence[Wish], days: Days, *, at: Desktop
+) -> Cost:
+    """Return what the wishes cost now, given the answers that were paid for already."""
+    calendar = calendar_at(at.settings, at.now)
+    background = background_of(stream, report, at.lake)
+    return cost_of(
+        wishes,
+        terms_of(report, calendar.bounds or days, background, calendar),
+        kept=_kept(stream.name, [wish.metric_id for wish in wishes], at),
+        campaigns=background.campaigns.values(),
+    )
 
 
 def pace_of(quota: Quota, settings: Settings) -> Pace:
