@@ -1,0 +1,112 @@
+"""Backfills as the asset page launches them: cut into runs by Dagster's own daemon code.
+
+What belongs here: launching, and letting the daemon's loop turn until all runs have ended. What
+does not: judging (the tests). The names under `dagster._core` are not public; the release is
+pinned.
+"""
+
+import os
+import time
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from logging import getLogger
+from unittest.mock import patch
+
+import dagster as dg
+from dagster._core.definitions.assets.graph.remote_asset_graph import RemoteWorkspaceAssetGraph
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
+from dagster._core.test_utils import create_test_daemon_workspace_context
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import ModuleTarget
+from dagster._daemon.backfill import (
+    execute_backfill_iteration,  # pyright: ignore[reportUnknownVariableType]
+)
+
+from klaviyo_assets_tests.e2e.home import Home, key_of
+from klaviyo_assets_tests.e2e.report_runs import materializations
+
+PATIENCE_SECONDS = 120
+WITHOUT_QUEUE = """
+run_coordinator: {module: dagster._core.run_coordinator, class: DefaultRunCoordinator}
+code_servers: {wait_for_local_processes_on_shutdown: true}
+telemetry: {enabled: false}
+"""
+"""Runs start at once, as processes of their own: nobody here would take them out of a queue. The
+process that serves the code is waited for, or a warning of it fails whichever test comes then."""
+
+DAGSTERS_OWN = "Function `AssetSelection.sources` is deprecated"
+"""What Dagster's loop for backfills warns of, because it calls it itself."""
+
+ENDED = (
+    BulkActionStatus.COMPLETED_SUCCESS,
+    BulkActionStatus.COMPLETED_FAILED,
+    BulkActionStatus.FAILED,
+    BulkActionStatus.CANCELED,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Backfill:
+    """An ended backfill: its status, its runs, and the partitions that they materialized."""
+
+    status: str
+    runs: tuple[dg.DagsterRun, ...]
+    partitions: tuple[str, ...]
+
+
+def backfill(home: Home, stream: str, partitions: Iterable[str]) -> Backfill:
+    """Launch partitions of a report as the asset page does, and wait for the end."""
+    (home.dagster / "dagster.yaml").write_text(WITHOUT_QUEUE, encoding="utf-8")
+    environment = {**home.variables, "DAGSTER_HOME": str(home.dagster)}
+    with (
+        warnings.catch_warnings(),
+        patch.dict(os.environ, environment),
+        dg.DagsterInstance.from_config(str(home.dagster)) as instance,
+        create_test_daemon_workspace_context(
+            ModuleTarget("klaviyo_assets.definitions", None, None, "klaviyo_assets"), instance
+        ) as workspace,
+    ):
+        warnings.filterwarnings("ignore", message=DAGSTERS_OWN, category=DeprecationWarning)
+        backfill_id = launch(workspace, stream, list(partitions))
+        status = ended(workspace, backfill_id)
+        runs = instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": backfill_id}))
+    events = [event for run in runs for event in materializations(home, run.run_id)]
+    return Backfill(
+        status.value,
+        tuple(runs),
+        tuple(f"{day}|{metric}" for metric, day, _ in events),
+    )
+
+
+def ended(workspace: WorkspaceProcessContext, backfill_id: str) -> BulkActionStatus:
+    """Let the daemon's loop turn until the backfill has ended; return how."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        list(execute_backfill_iteration(workspace, getLogger("backfill")))
+        found = workspace.instance.get_backfill(backfill_id)
+        if found is not None and found.status in ENDED:
+            return found.status
+        time.sleep(0.5)
+    raise TimeoutError(f"the backfill has not ended in {PATIENCE_SECONDS} s")
+
+
+def launch(workspace: WorkspaceProcessContext, stream: str, partitions: list[str]) -> str:
+    """Store a backfill of some partitions; return its id."""
+    graph = workspace.create_request_context().asset_graph
+    assert isinstance(graph, RemoteWorkspaceAssetGraph)
+    wanted = PartitionBackfill.from_asset_partitions(
+        backfill_id="backfill",
+        asset_graph=graph,
+        partition_names=partitions,
+        asset_selection=[key_of(stream)],
+        backfill_timestamp=time.time(),
+        tags={},
+        dynamic_partitions_store=workspace.instance,
+        all_partitions=False,
+        title=None,
+        description=None,
+        run_config=None,
+    )
+    workspace.instance.add_backfill(wanted)
+    return wanted.backfill_id
