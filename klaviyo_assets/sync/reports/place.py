@@ -15,9 +15,9 @@ from datetime import date, timedelta
 from klaviyo_assets.api.reports import MOST_IDS
 from klaviyo_assets.model.report import Days
 from klaviyo_assets.sync.reports.cover import runs
-from klaviyo_assets.sync.reports.halving import Questions, halve, part_of
+from klaviyo_assets.sync.reports.halving import Questions, halve, part_of, present
 from klaviyo_assets.sync.reports.learned import Learned, UnitKey
-from klaviyo_assets.sync.reports.sending import Sending, SentOn, Spread, Unknown
+from klaviyo_assets.sync.reports.sending import Sending, SentOn, Unknown, claimed_days
 from klaviyo_assets.sync.reports.stretches import stretches
 from klaviyo_assets.sync.reports.units import (
     PLACING,
@@ -146,14 +146,7 @@ class Placing:
         While a day that its campaign tells of has not been seen yet, these days are enough.
         """
         seen, without = set(sent), self._without(key)
-        match sending:
-            case SentOn(day):
-                claimed = {day}
-            case Spread(days):
-                claimed = set(days)
-            case _:
-                claimed = set[date]()
-        claimed = (claimed & self._all_days) - without
+        claimed = set(claimed_days(sending) & self._all_days) - without
         if not seen or seen < claimed:
             return claimed
         around = Days(min(seen), max(seen) + AFTERWARDS)
@@ -173,19 +166,25 @@ class Placing:
         fresh = {key: unit.total for key, unit in lost.items() if not unit.parts}
         days = {day for key in fresh for day in lost[key].open} & self.wanted
         yield from halve(self.board, fresh, self.days, wanted=days)
-        again = [key for key in lost if key not in fresh]
-        for run in runs({day for key in again for day in lost[key].open} & self.wanted):
-            found = yield part_of(run, again)
-            there = {key: found[key] for key in again if not is_blank(found.get(key))}
-            for key in again:
-                if key not in there:
-                    self.board.clear(key, run)
-            yield from halve(self.board, there, run, wanted=self.wanted)
+        for run, keys in self._runs(lost.keys() - fresh.keys()):
+            again = [key for key in keys if not lost[key].open.isdisjoint(run)]
+            found = present((yield part_of(run, again)), again) if again else {}
+            for key in set(again) - found.keys():
+                self.board.clear(key, run)
+            yield from halve(self.board, found, run, wanted=self.wanted)
         for unit in lost.values():
             unit.is_lost = False
             if unit.is_wrong:
                 # These days may have been given without it.
                 self._given -= unit.parts.keys() - known[unit.key]
+
+    def _runs(self, keys: Iterable[UnitKey]) -> list[tuple[Days, list[UnitKey]]]:
+        """Return stretches without a part of the units that they are asked for, newest first."""
+        together: dict[Days, list[UnitKey]] = {}
+        for key in sorted(keys):
+            for run in runs(self.board.units[key].open & self.wanted):
+                together.setdefault(run, []).append(key)
+        return sorted(together.items(), reverse=True)
 
     def _day_by_day(self) -> Questions:
         """Ask for each day on which something can have been sent, for all units of it together."""

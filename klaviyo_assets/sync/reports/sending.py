@@ -76,6 +76,18 @@ class Unknown:
 Sending = SentOn | Spread | Unknown
 """Everything that can be known beforehand of when a message was sent; the set is closed."""
 
+
+def claimed_days(sending: Sending) -> frozenset[date]:
+    """Return the days that a campaign tells of; none where it tells nothing."""
+    match sending:
+        case SentOn(day):
+            return frozenset({day})
+        case Spread(days):
+            return frozenset(days)
+        case Unknown():
+            return frozenset()
+
+
 Span = tuple[datetime, datetime]
 
 

@@ -171,7 +171,14 @@ def test_days_of_nobody_are_finished_at_once() -> None:
     assert [row.row.groupings["campaign_id"] for row in finished[day(5)]] == ["a"]
 
 
+def part_at_an_edge() -> World:
+    """Return messages of which one has a part that another's wrong claim uncovered."""
+    sent = {"a": {day(0): 1}, "b": {day(2): 1, day(3): 1}, "c": {day(0): 1, day(2): 1}}
+    return World(sent, {"a": Spread(days(0, 2)), "c": Spread(days(4, 6))})
+
+
 @given(lies())
+@example(part_at_an_edge())
 def test_no_row_is_lost_whatever_is_claimed(world: World) -> None:
     """Where campaigns claim other days than those of their messages, the totals tell."""
     placing = Placing(frames, world.rows(frames), wanted=set(frames), knowledge=world.knowledge())
