@@ -18,7 +18,8 @@ from klaviyo_assets.defs.syncing import Syncing
 from klaviyo_assets.errors import CorruptFileError, MissingScopeError, MissingTableError
 from klaviyo_assets.model.stream import Detail, Join, Stream
 from klaviyo_assets.streams import STREAMS
-from klaviyo_assets.sync.begin import Desk, begin
+from klaviyo_assets.sync.begin import begin
+from klaviyo_assets.sync.desk import Desk
 from klaviyo_assets.sync.plan import refuse_nonsense
 
 OWNERS = ("team:klaviyo",)

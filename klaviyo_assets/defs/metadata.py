@@ -14,6 +14,12 @@ from klaviyo_assets.streams import STREAMS
 
 _TYPES = {"ids": "list<string>", "timestamp": "timestamp with time zone", "json": "json text"}
 
+DELETED = dg.TableColumn(
+    "deleted_at",
+    _TYPES["timestamp"],
+    "When a complete read first missed it, Klaviyo's clock; NULL while it exists.",
+)
+
 
 Metadata = dict[str, str | int | float | bool | dg.TableSchema | dg.JsonMetadataValue]
 """What Dagster takes as metadata, by name."""
@@ -64,6 +70,7 @@ def column_schema(stream: Stream) -> dg.TableSchema:
             dg.TableColumn(
                 "synced_at", _TYPES["timestamp"], "When the row was read, Klaviyo's clock."
             ),
+            *([DELETED] if stream.marks_deleted else []),
         ]
     )
 

@@ -52,6 +52,11 @@ class Syncing:
         if gone:
             total, parents = gone + self.pull.tally.records_read, widened_by(self.stream)
             yield f"{name}: {gone} of {total} {parents} were deleted since they were read, skipped"
+        if self.pull.tally.lost:
+            yield (
+                f"{name}: {self.pull.tally.lost} rows lay in damaged files; what Klaviyo has of "
+                "them was read again, what it had deleted is lost"
+            )
         source, progress = self.stream.source, self.pull.progress
         if isinstance(source, Collection) and source.metric_filter:
             seen = {each for each, known in progress.slices.items() if known.highest is not None}
@@ -75,6 +80,8 @@ class Syncing:
             "commits": tally.commits,
             "quarantined": tally.quarantined,
         }
+        if self.stream.marks_deleted:
+            numbers["deleted"] = tally.deleted
         if isinstance(self.stream.source, Detail):
             numbers["vanished"] = self.pull.vanished
         shown = sync_metadata(

@@ -8,6 +8,7 @@ from klaviyo_assets.lake.answers import Answers
 from klaviyo_assets.lake.aside import set_aside
 from klaviyo_assets.lake.cells import Fetched
 from klaviyo_assets.lake.facts import CellFacts
+from klaviyo_assets.lake.gone import Noticed
 from klaviyo_assets.lake.kept import KeptAnswer
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import HISTORY, Table, table_of
@@ -24,6 +25,7 @@ __all__ = [
     "Joined",
     "KeptAnswer",
     "Lake",
+    "Noticed",
     "Plain",
     "Receipt",
     "Relation",

@@ -42,6 +42,8 @@ def relation_now(root: Path, name: str, relations: Sequence[Relation]) -> duckdb
 def columns_now(root: Path, name: str, columns: Sequence[str]) -> pa.Table:
     """Return some columns of a whole stored table, in memory; empty where it was never read.
 
+    A column that the table lacks, because no release that has it wrote it yet, is NULL.
+
     Raises:
         CorruptFileError: a file is missing or damaged.
     """
@@ -50,6 +52,6 @@ def columns_now(root: Path, name: str, columns: Sequence[str]) -> pa.Table:
     if found is None:
         return pa.table({column: pa.array([], pa.string()) for column in columns})
     known = dict(zip(found.schema.names, found.schema.types, strict=True))
-    schema = pa.schema([(column, known[column]) for column in columns])
+    schema = pa.schema([(column, known.get(column, pa.null())) for column in columns])
     parts = [columns_of(folder / file.path, schema, name) for file in found.files]
     return pa.concat_tables(parts) if parts else schema.empty_table()

@@ -41,11 +41,17 @@ HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=F
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What a commit adds and takes away."""
+    """What a commit adds and takes away.
+
+    `deleted` counts the rows that it marks as deleted, `lost` those of damaged files that it gives
+    up.
+    """
 
     added: Sequence[DataFile]
     removed: Sequence[DataFile]
     at: datetime
+    deleted: int = 0
+    lost: int = 0
 
 
 def commit(folder: Path, table: Table, start: Snapshot | None, change: Change, mark: Mark) -> int:

@@ -12,8 +12,8 @@
         ├── _damaged/<table>-<time>/        tables that were set aside; nobody reads or deletes them
         └── _quarantine/<stream>/           records that could not be stored
 
-What belongs here: names, sizes, and the rule for compaction. What does not: doing it (`merge`,
-`staging`, `delta`). The sizes were measured with rows of 1.8 kB on two cores.
+What belongs here: names, sizes, the rule for compaction. What does not: doing it (`merge`, ...).
+The sizes were measured with rows of 1.8 kB on two cores.
 """
 
 import re
@@ -78,11 +78,11 @@ PARTITION_COLUMNS: Mapping[Partitioning, Mapping[str, pa.DataType]] = MappingPro
 """The partition columns of each partitioning, in the order of the folders."""
 
 SYNCED_AT = "synced_at"
+DELETED_AT = "deleted_at"
 SYNC_STARTED_AT = "sync_started_at"
 HISTORY = "_history"
 
-# 63 characters: PostgreSQL's limit for a name, far below what a file system takes. Lower case
-# only, because some file systems and all SQL engines do not tell cases apart.
+# 63 characters: PostgreSQL's limit. Lower case: some file systems and all SQL engines ignore case.
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
@@ -128,8 +128,7 @@ class Table:
     @property
     def needed(self) -> tuple[str, ...]:
         """Return the columns that are never NULL: key, cursor and `synced_at`."""
-        cursor = () if self.cursor is None else (self.cursor,)
-        return tuple(dict.fromkeys((*self.key, *cursor, SYNCED_AT)))
+        return tuple(dict.fromkeys(filter(None, (*self.key, self.cursor, SYNCED_AT))))
 
     @property
     def versions(self) -> tuple[str, ...]:
@@ -155,11 +154,13 @@ def table_of(stream: Stream, schema: pa.Schema) -> Table:
 
 
 def history_of(table: Table) -> Table:
-    """Return the table of all versions: unique by key and cursor, or by key and sync."""
+    """Return the table of all versions sent: unique by key and cursor, or by key and sync."""
+    pairs = zip(table.schema.names, table.schema.types, strict=True)
+    columns = [(name, kind) for name, kind in pairs if name != DELETED_AT]
     version = table.cursor if table.cursor is not None else SYNC_STARTED_AT
     return Table(
         name=table.name + HISTORY,
-        schema=table.schema.append(pa.field(SYNC_STARTED_AT, pa.timestamp("us", tz="UTC"))),
+        schema=pa.schema([*columns, (SYNC_STARTED_AT, pa.timestamp("us", tz="UTC"))]),
         key=tuple(dict.fromkeys((*table.key, version))),
         cursor=table.cursor,
         newest_by_cursor=False,

@@ -25,7 +25,8 @@ import pyarrow as pa
 
 from klaviyo_assets.errors import LakeError
 from klaviyo_assets.lake.disk import told
-from klaviyo_assets.lake.layout import STAGE_BYTES, SYNC_STARTED_AT
+from klaviyo_assets.lake.gone import Noticed
+from klaviyo_assets.lake.layout import DELETED_AT, STAGE_BYTES, SYNC_STARTED_AT
 from klaviyo_assets.lake.quarantine import keep
 from klaviyo_assets.lake.writing import TableWriter, Written
 
@@ -34,7 +35,11 @@ Mode = Literal["merge", "replace"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What a commit did. `rows_written` came in and stay; `version` is the table's now."""
+    """What a commit did. `rows_written` came in and stay; `version` is the table's now.
+
+    `deleted` counts the rows that it marked as deleted, `lost` those of damaged files that it gave
+    up without knowing which of them were gone.
+    """
 
     version: int
     rows_written: int
@@ -42,6 +47,8 @@ class Receipt:
     files_added: int
     files_removed: int
     bytes_added: int
+    deleted: int = 0
+    lost: int = 0
 
 
 class Session:
@@ -135,6 +142,8 @@ class Session:
     def dated(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Return the rows with the start of the sync, as the history has them."""
         kind = pa.timestamp("us", tz="UTC")
+        if DELETED_AT in batch.schema.names:
+            batch = batch.drop_columns([DELETED_AT])
         when = pa.repeat(pa.scalar(self.started_at, kind), batch.num_rows)
         return batch.append_column(pa.field(SYNC_STARTED_AT, kind), when)
 
@@ -148,9 +157,10 @@ class Session:
         """
         return keep(self.root, self.main.table.name, records)
 
-    def commit(self, state: Mapping[str, object]) -> Receipt:
+    def commit(self, state: Mapping[str, object], noticed: Noticed | None = None) -> Receipt:
         """Make the rows added so far and `state` (JSON) visible at once; return the receipt.
 
+        With `noticed` a replacement keeps the rows that it does not bring, and marks them.
         Without rows the state alone is committed where it changed; where it did not, nothing is.
 
         Raises:
@@ -164,7 +174,7 @@ class Session:
         known: dict[str, object] = json.loads(json.dumps(dict(state)))
         if self.history is not None:
             self.history.commit({}, replace=False)
-        written = self.main.commit(known, replace=self.mode == "replace")
+        written = self.main.commit(known, replace=self.mode == "replace", noticed=noticed)
         self.is_over = self.mode == "replace"
         return receipt_of(written)
 
@@ -187,4 +197,6 @@ def receipt_of(written: Written) -> Receipt:
         files_added=len(written.change.added),
         files_removed=len(written.change.removed),
         bytes_added=sum(file.size for file in written.change.added),
+        deleted=written.change.deleted,
+        lost=written.change.lost,
     )

@@ -17,6 +17,7 @@ import pyarrow as pa
 from klaviyo_assets.errors import CorruptFileError, LakeError, LakeVersionError
 from klaviyo_assets.lake.delta import Change, commit, conflict, delta_types, widen
 from klaviyo_assets.lake.disk import Staging, clear_dead, told
+from klaviyo_assets.lake.gone import Gone, Noticed, gone
 from klaviyo_assets.lake.layout import CHECKPOINT_COMMITS, STAGING, Table
 from klaviyo_assets.lake.log import Mark, Snapshot, newest_version, snapshot
 from klaviyo_assets.lake.parquet import DataFile
@@ -66,8 +67,13 @@ class TableWriter:
         self.stage.abandon()
         self.staging.close()
 
-    def commit(self, state: Mapping[str, object], *, replace: bool) -> Written:
+    def commit(
+        self, state: Mapping[str, object], *, replace: bool, noticed: Noticed | None = None
+    ) -> Written:
         """Commit what is staged, and `state`; return what was done.
+
+        `noticed` is for a replacement: rows that it does not bring stay, and are marked. Without
+        it they leave.
 
         Raises:
             LakeConflictError: another writer committed since the start.
@@ -76,7 +82,7 @@ class TableWriter:
         """
         try:
             with told(self.folder, self.table.name):
-                change, came_in = self.change(replace=replace)
+                change, came_in = self.change(replace=replace, noticed=noticed)
         except CorruptFileError:
             # Upkeep of the writer that came first may have removed what our version still names.
             if self.is_stale:
@@ -100,7 +106,7 @@ class TableWriter:
         """Return what rewrites files of this table into the staging folder."""
         return Rewriter(self.table, self.schema, self.folder, self.staging.folder)
 
-    def change(self, *, replace: bool) -> tuple[Change, int]:
+    def change(self, *, replace: bool, noticed: Noticed | None) -> tuple[Change, int]:
         """Work out the files to add and remove, and how many of the staged rows stay."""
         staged = self.stage.finished()
         stored: dict[str, list[DataFile]] = defaultdict(list)
@@ -108,10 +114,14 @@ class TableWriter:
         for file in () if replace else known:
             stored[file.partition].append(file)
         outcomes = [self.rewriter.partition(stored[each], files) for each, files in staged.items()]
+        added = [file for outcome in outcomes for file in outcome.added]
+        left = Gone() if noticed is None else gone(self.rewriter, known, added, noticed)
         change = Change(
-            added=[file for outcome in outcomes for file in outcome.added],
+            added=[*added, *left.files],
             removed=known if replace else [file for one in outcomes for file in one.removed],
             at=self.clock(),
+            deleted=left.marked,
+            lost=left.lost,
         )
         return change, sum(outcome.rows for outcome in outcomes)
 
@@ -145,7 +155,7 @@ class TableWriter:
         with told(self.folder, self.table.name):
             at = change.at.timestamp()
             files = placed(change.added, self.staging.folder, self.folder, at=at)
-        change = Change(added=files, removed=change.removed, at=change.at)
+        change = dataclasses.replace(change, added=files)
         try:
             version = commit(self.folder, self.table, self.start, change, mark)
         except LakeError:

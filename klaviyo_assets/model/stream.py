@@ -115,9 +115,11 @@ class Stream:
     """One table's worth of Klaviyo.
 
     `about` starts with "One row per": the grain. `section` is a heading of Klaviyo's API reference.
-    A collection without a cursor is swept: every sync reads everything and replaces the table, so
-    that deletions show. `ignores_start` marks tables that others are joined to: the start date does
-    not cut them.
+    A collection without a cursor is swept: every sync reads everything and replaces the table.
+    `ignores_start` marks tables that others are joined to: the start date does not cut them. Of a
+    stream that `marks_deleted`, rows that a complete read no longer brings stay, and say since when
+    they are gone. `ids_by` is the order in which its ids alone can be swept: one that no change of
+    a record moves it in.
     """
 
     name: str
@@ -131,6 +133,8 @@ class Stream:
     partitioning: Partitioning = "none"
     ignores_start: bool = False
     key: tuple[str, ...] = ("id",)
+    marks_deleted: bool = False
+    ids_by: Cursor | None = None
 
     def __post_init__(self) -> None:
         """Refuse nonsense.
@@ -147,6 +151,23 @@ class Stream:
             raise ValueError(f"{self.name}: the cursor {self.cursor.column!r} is not a column")
         if self.partitioning == "day" and self.cursor is None:
             raise ValueError(f"{self.name}: a table by day needs a cursor to take the day from")
+        self._refuse_unmarkable(names)
+
+    def _refuse_unmarkable(self, names: list[str]) -> None:
+        """Refuse to mark deleted rows where what a read did not bring need not be gone.
+
+        Raises:
+            ValueError: as for all nonsense.
+        """
+        goes_back = self.cursor is not None and not self.cursor.is_version
+        is_plain = isinstance(self.source, Collection) and self.partitioning == "none"
+        if self.marks_deleted and (goes_back or not is_plain or self.key != ("id",)):
+            raise ValueError(
+                f"{self.name}: only a collection by id whose cursor never goes back "
+                "can tell what was deleted"
+            )
+        if self.ids_by is not None and (not self.marks_deleted or self.ids_by.column not in names):
+            raise ValueError(f"{self.name}: a sweep of ids is for a column, and marks deleted rows")
 
     @property
     def is_swept(self) -> bool:

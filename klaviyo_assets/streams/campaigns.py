@@ -47,6 +47,7 @@ CAMPAIGNS = Stream(
     cursor=Cursor(column="updated_at", field="updated_at"),
     tier=M,
     scopes=("campaigns:read",),
+    marks_deleted=True,
     columns=(
         Column("name", "The campaign's name."),
         Column("status", "Where it stands: Draft, Scheduled, Sending, Sent, Cancelled, ..."),

@@ -25,6 +25,7 @@ FLOWS = Stream(
     cursor=Cursor(column="updated", field="updated"),
     tier=S,
     scopes=("flows:read",),
+    marks_deleted=True,
     columns=(
         Column("name", "The flow's name."),
         Column("status", "Where it stands: draft, manual or live."),

@@ -19,6 +19,7 @@ LISTS = Stream(
     tier=L,
     scopes=("lists:read",),
     ignores_start=True,
+    marks_deleted=True,
     columns=(
         Column("name", "The list's name."),
         Column("created", "When it was created.", "timestamp"),

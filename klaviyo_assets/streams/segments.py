@@ -18,6 +18,7 @@ SEGMENTS = Stream(
     tier=L,
     scopes=("segments:read",),
     ignores_start=True,
+    marks_deleted=True,
     columns=(
         Column("name", "The segment's name."),
         Column("definition", "The rule as a tree of conditions.", "json"),

@@ -20,6 +20,7 @@ EMAIL_TEMPLATES = Stream(
     cursor=Cursor(column="updated", field="updated"),
     tier=L,
     scopes=("templates:read",),
+    marks_deleted=True,
     columns=(
         Column("name", "The template's name."),
         Column("editor_type", "How it is edited: SYSTEM_DRAGGABLE, USER_DRAGGABLE, CODE, SIMPLE."),

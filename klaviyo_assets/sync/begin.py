@@ -4,55 +4,38 @@ What belongs here: choosing between windows and a fan-out, and the JSON state th
 carries. What does not: carrying it out (`pull`).
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import datetime
-from threading import Lock
 from types import MappingProxyType
 from typing import cast
 
-from klaviyo_assets.api.client import Answer, Client
-from klaviyo_assets.api.protocol import Request
+import pyarrow.compute as pc
+
 from klaviyo_assets.errors import (
     CorruptFileError,
     MissingTableError,
-    RequestError,
-    ServerError,
-    SettingError,
 )
 from klaviyo_assets.lake import HISTORY, Lake, TableState, set_aside, table_of
-from klaviyo_assets.model.settings import Settings
-from klaviyo_assets.model.stream import WHOLE, Collection, Detail, Slice, Stream
-from klaviyo_assets.model.window import instant
+from klaviyo_assets.model.stream import WHOLE, Detail, Stream
+from klaviyo_assets.model.window import Window, instant
+from klaviyo_assets.sync.desk import Desk, ask_of
 from klaviyo_assets.sync.details import FanOut, worth_asking
 from klaviyo_assets.sync.memory import give_large_blocks_back
 from klaviyo_assets.sync.pace import Pace
 from klaviyo_assets.sync.plan import Known, Order, Plan, plan_of, refuse_nonsense
 from klaviyo_assets.sync.pool import Pool
 from klaviyo_assets.sync.progress import Progress, progress_to_json
-from klaviyo_assets.sync.pull import Manner, Pull
-from klaviyo_assets.sync.walk import Ask, PageReader, Walk
-from klaviyo_assets.tables.decode import Page, PageDecoder
-from klaviyo_assets.tables.schema import PARENT_VERSION, SYNCED_AT, arrow_schema
+from klaviyo_assets.sync.pull import Items, Manner, Pull
+from klaviyo_assets.sync.rounds import Rounds
+from klaviyo_assets.sync.walk import Ask, Walk
+from klaviyo_assets.tables.decode import PageDecoder
+from klaviyo_assets.tables.schema import DELETED_AT, PARENT_VERSION, SYNCED_AT, arrow_schema
 
 _MOST_WORKERS = 16
 """As many as a client is safe for: they keep the largest tier busy at 270 ms a page."""
 
 _ASKING_SINCE = "asking_since"
 _NOTHING: Mapping[str, datetime | None] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Desk:
-    """Everything a sync works with."""
-
-    client: Client
-    lake: Lake
-    settings: Settings
-    account: str
-    clock: Callable[[], datetime]
-    say: Callable[[str], None]
-    """Takes a sentence for the operator: what was unexpected and what is done about it."""
 
 
 def begin(stream: Stream, order: Order, metadata_mark: datetime | None, *, desk: Desk) -> Pull:
@@ -110,80 +93,45 @@ def _mended(table: str, *, desk: Desk) -> TableState | None:
 
 
 def _windows(stream: Stream, order: Order, plan: Plan, *, desk: Desk, version: int | None) -> Pull:
-    ask = _ask(stream, PageDecoder(stream), desk=desk)
-    walks = [Walk(ask, slice_, window) for slice_, window in plan.windows]
-    client = desk.client
-    burst = stream.tier.burst if stream.tier is not None else 1
-    is_splittable = stream.cursor is not None
-    workers = min(_MOST_WORKERS, burst, _MOST_WORKERS if is_splittable else len(walks))
+    ask = ask_of(stream, PageDecoder(stream), desk=desk)
     return Pull(
         table=table_of(stream, arrow_schema(stream)),
-        items=Pool(walks, workers=workers, pace=Pace(lambda: client.counters.throttled_seconds)),
+        items=_rounds(ask, plan, desk=desk, is_first=version is None),
         manner=Manner(
             account=desk.account,
             replaces=plan.replaces,
+            marks_deleted=plan.replaces and stream.marks_deleted,
+            since=plan.progress.start,
             keeps_history=order.mode.keeps_history,
             moves_mark=plan.moves_mark,
             started_at=desk.clock(),
             version=version,
-            hang_up=client.stop,
+            hang_up=desk.client.stop,
         ),
         progress=plan.progress,
         state=progress_to_json,
     )
 
 
-def _ask(stream: Stream, decoder: PageDecoder, *, desk: Desk) -> Ask:
-    return Ask(
-        stream=stream,
-        base_url=desk.settings.base_url,
-        left_out=desk.settings.left_out,
-        read=page_reader(stream, decoder, desk=desk),
-    )
+def _rounds(ask: Ask, plan: Plan, *, desk: Desk, is_first: bool) -> Items:
+    """Return the readers of the plan's windows, started.
 
-
-def page_reader(stream: Stream, decoder: PageDecoder, *, desk: Desk) -> PageReader:
-    """Return what sends a request and decodes its page, with Klaviyo's clock at the answer.
-
-    One page is decoded at a time: threads do not speed it up, but each would hold a page thrice.
+    Where rows that they do not bring are to be marked as deleted, a second round follows.
     """
-    turn = Lock()
+    stream, client = ask.stream, desk.client
+    walks = [Walk(ask, slice_, window) for slice_, window in plan.windows]
+    burst = stream.tier.burst if stream.tier is not None else 1
+    is_splittable = stream.cursor is not None
+    workers = min(_MOST_WORKERS, burst, _MOST_WORKERS if is_splittable else len(walks))
+    pool = Pool(walks, workers=workers, pace=Pace(lambda: client.counters.throttled_seconds))
+    if is_first or not (plan.replaces and is_splittable and stream.marks_deleted):
+        return pool
 
-    def read(request: Request, slice_: Slice) -> tuple[Page, datetime]:
-        def decode(answer: Answer) -> tuple[Page, datetime]:
-            now = answer.server_time or desk.clock()
-            with turn:
-                return decoder.decode(answer.body, synced_at=now, slice_=slice_), now
+    def again(since: datetime) -> Pool:
+        later = Window(max(filter(None, (since, plan.progress.start))), None)
+        return Pool([Walk(ask, slice_, later) for slice_, _ in plan.windows], workers=1)
 
-        try:
-            return desk.client.read(request, decode, stream=stream.name)
-        except RequestError as error:
-            if slice_.name not in desk.settings.event_metric_ids:
-                raise
-            raise SettingError(
-                f"KLAVIYO_EVENT_METRIC_IDS names {slice_.name!r}, and Klaviyo's filter of events "
-                f"does not take it (ids of custom metrics are not taken). {error.message}",
-                stream=stream.name,
-            ) from error
-        except ServerError as error:
-            error.message += _way_round(stream, desk.settings)
-            raise
-
-    return read
-
-
-def _way_round(stream: Stream, settings: Settings) -> str:
-    """Return what an operator can do when Klaviyo fails again and again; empty: only wait.
-
-    Of the fields that come only on request, some make Klaviyo's answers slow enough to fail.
-    """
-    extras = stream.source.additional_fields if isinstance(stream.source, Collection) else ()
-    return "".join(
-        f" Asking for {each.name} may be too much: KLAVIYO_DISABLE_{each.name.upper()}=true leaves "
-        "it out, and the rest is read."
-        for each in extras
-        if each.optional and each.name not in settings.left_out
-    )
+    return Rounds(pool, again)
 
 
 def _fan_out(stream: Stream, order: Order, known: Known, *, desk: Desk) -> Pull:
@@ -196,7 +144,7 @@ def _fan_out(stream: Stream, order: Order, known: Known, *, desk: Desk) -> Pull:
     since = instant(cast("str | None", state.get(_ASKING_SINCE)))
     stored = _stored(stream, source, desk.lake) if not order.mode.is_full else _NOTHING
     decoder = PageDecoder(stream)
-    ask = _ask(stream, decoder, desk=desk)
+    ask = ask_of(stream, decoder, desk=desk)
     wanted = worth_asking(_parents(source, desk.lake), stored, since=since)
     return Pull(
         table=table_of(stream, arrow_schema(stream)),
@@ -219,14 +167,18 @@ def _fan_out(stream: Stream, order: Order, known: Known, *, desk: Desk) -> Pull:
 
 
 def _parents(source: Detail, lake: Lake) -> Mapping[str, datetime | None]:
+    """Return the parents that still exist, each with its version where it has one."""
     if lake.state(source.parent) is None:
         raise MissingTableError(
             f"the table {source.parent} was never read; materialize klaviyo/{source.parent} first"
         )
-    if source.version is not None:
-        return _moments(lake, source.parent, source.version)
-    rows = lake.keys(source.parent, ["id"])
-    return dict.fromkeys(cast("list[str]", rows["id"].to_pylist()))
+    version = source.version
+    rows = lake.keys(source.parent, ["id", DELETED_AT, *([] if version is None else [version])])
+    rows = rows.filter(pc.is_null(rows[DELETED_AT]))
+    ids = cast("list[str]", rows["id"].to_pylist())
+    if version is None:
+        return dict.fromkeys(ids)
+    return dict(zip(ids, cast("list[datetime | None]", rows[version].to_pylist()), strict=True))
 
 
 def _stored(stream: Stream, source: Detail, lake: Lake) -> Mapping[str, datetime | None]:

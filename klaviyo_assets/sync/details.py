@@ -113,18 +113,19 @@ class FanOut:
             stream, parent.id, base_url=self._ask.base_url, without=self._ask.left_out
         )
         try:
-            page, _ = self._ask.read(request, WHOLE)
+            page, at = self._ask.read(request, WHOLE)
         except NotFoundError:
             if not source.missing_is_null:
                 return None
             nothing = json.encode({"data": {"id": parent.id, "attributes": {}}})
-            page = self._decoder.decode(nothing, synced_at=self._asked_at)
-        return _piece(page, parent)
+            at = self._asked_at
+            page = self._decoder.decode(nothing, synced_at=at)
+        return _piece(page, parent, at=at)
 
 
-def _piece(page: Page, parent: Parent) -> Piece:
+def _piece(page: Page, parent: Parent, *, at: datetime) -> Piece:
     batch, place = page.batch, page.batch.schema.get_field_index(PARENT_VERSION)
     if place >= 0:
         versions = pa.array([parent.version] * batch.num_rows, pa.timestamp("us", tz="UTC"))
         batch = batch.set_column(place, PARENT_VERSION, versions)
-    return Piece(slice=WHOLE, page=page, batch=batch, read=None, highest=parent.version)
+    return Piece(slice=WHOLE, page=page, batch=batch, read=None, highest=parent.version, at=at)

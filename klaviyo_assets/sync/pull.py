@@ -13,7 +13,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from klaviyo_assets.errors import KlaviyoAssetsError, LakeConflictError, QuarantineError
-from klaviyo_assets.lake import Lake, Receipt, Session, Table
+from klaviyo_assets.lake import Lake, Noticed, Receipt, Session, Table
 from klaviyo_assets.model.stream import Slice
 from klaviyo_assets.sync.progress import Progress
 from klaviyo_assets.sync.walk import Piece
@@ -58,6 +58,10 @@ class Tally:
     records_read: int = 0
     rows_written: int = 0
     rows_total: int = 0
+    deleted: int = 0
+    """Rows that were marked as deleted."""
+    lost: int = 0
+    """Rows of damaged files, of which nobody can tell whether they would have stayed."""
     quarantined: int = 0
     commits: int = 0
     notices: set[str] = field(default_factory=set[str])
@@ -69,6 +73,10 @@ class Manner:
 
     account: str
     replaces: bool
+    marks_deleted: bool = False
+    """Whether rows that a replacement does not bring stay, and are marked."""
+    since: datetime | None = None
+    """Where a replacement begins to read, by the cursor; None: at the beginning."""
     keeps_history: bool
     moves_mark: bool
     started_at: datetime
@@ -101,6 +109,8 @@ class Pull:
         self._first: list[Piece | Slice] = []
         self._failure: KlaviyoAssetsError | None = None
         self._uncommitted_bytes = 0
+        self._ended: set[str] = set()
+        self._began: datetime | None = None
 
     @property
     def vanished(self) -> int:
@@ -187,9 +197,11 @@ class Pull:
 
     def _take(self, session: Session, item: Piece | Slice) -> None:
         if isinstance(item, Slice):
+            self._ended.add(item.name)
             if self._manner.moves_mark:
                 self.progress.finish(item.name)
             return
+        self._began = item.at if self._began is None else min(self._began, item.at)
         self._count(session, item.page)
         batch: pa.RecordBatch = item.batch
         if batch.num_rows:
@@ -214,10 +226,22 @@ class Pull:
             )
 
     def _commit(self, session: Session) -> Receipt:
-        receipt = session.commit(self._state(self.progress))
+        receipt = session.commit(self._state(self.progress), self._noticed())
         self._uncommitted_bytes = 0
         self.progress.shown = self.progress.mark
         self.tally.commits += 1
         self.tally.rows_written += receipt.rows_written
+        self.tally.deleted += receipt.deleted
+        self.tally.lost += receipt.lost
         self.tally.rows_total = receipt.rows_total
         return receipt
+
+    def _noticed(self) -> Noticed | None:
+        """Return what a whole read says of rows that it did not bring; None where they leave.
+
+        One that put records aside, or left a slice out, has not seen all there is: it marks none.
+        """
+        if not self._manner.marks_deleted:
+            return None
+        is_whole = self._ended.issuperset(self.progress.active) and not self.tally.quarantined
+        return Noticed(at=self._began if is_whole else None, since=self._manner.since)

@@ -45,7 +45,8 @@ class Ask:
 class Piece:
     """One page, and what is read completely once it and its walk's earlier pages are stored.
 
-    `highest` is the greatest cursor in it, UTC, that is old enough to become a mark.
+    `highest` is the greatest cursor in it, UTC, that is old enough to become a mark; `at` is
+    Klaviyo's clock when it answered, UTC.
     """
 
     slice: Slice
@@ -53,6 +54,7 @@ class Piece:
     batch: pa.RecordBatch
     read: Window | None
     highest: datetime | None
+    at: datetime
 
 
 class Walk:
@@ -164,6 +166,7 @@ class Walk:
                 batch=batch,
                 read=self._claim(is_last=is_last),
                 highest=self._highest(page, batch),
+                at=server_time,
             )
             return piece, is_last
 

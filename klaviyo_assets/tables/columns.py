@@ -30,7 +30,7 @@ from klaviyo_assets.tables.gathered import Gathered
 from klaviyo_assets.tables.layout import Layout
 from klaviyo_assets.tables.related import Related
 from klaviyo_assets.tables.resources import ABSENT
-from klaviyo_assets.tables.schema import EXTRA, KEY, MOMENT, PARENT_VERSION, SYNCED_AT
+from klaviyo_assets.tables.schema import DELETED_AT, EXTRA, KEY, MOMENT, PARENT_VERSION, SYNCED_AT
 from klaviyo_assets.tables.tree import extra_key, path_of
 
 # The first and the last second that Python and Arrow both can name: years 1 to 9999.
@@ -71,7 +71,7 @@ class Building:
         rows = len(self._gathered.ids)
         arrays[EXTRA] = self._extra(rows)
         arrays[SYNCED_AT] = pa.repeat(pa.scalar(synced_at, MOMENT), rows)
-        arrays[PARENT_VERSION] = pa.nulls(rows, MOMENT)
+        arrays[PARENT_VERSION] = arrays[DELETED_AT] = pa.nulls(rows, MOMENT)
         schema = self._layout.schema
         return pa.record_batch([arrays[name] for name in schema.names], schema=schema)
 

@@ -17,7 +17,9 @@ PARENT_VERSION = "parent_version"
 EXTRA = "extra"
 """What no other column holds, as one JSON object a record: full path to value."""
 SYNCED_AT = "synced_at"
-OURS = frozenset({KEY, PARENT_VERSION, EXTRA, SYNCED_AT})
+DELETED_AT = "deleted_at"
+"""When a complete read first missed the record; pages leave it NULL, the lake fills it in."""
+OURS = frozenset({KEY, PARENT_VERSION, EXTRA, SYNCED_AT, DELETED_AT})
 
 MOMENT = pa.timestamp("us", tz="UTC")
 
@@ -37,10 +39,11 @@ ARROW_TYPES: Mapping[ColumnType, pa.DataType] = MappingProxyType(
 
 
 def arrow_schema(stream: Stream, *, exclude: frozenset[str] = frozenset()) -> pa.Schema:
-    """Return the key, the stream's columns in order, `extra` and `synced_at`.
+    """Return the key, the stream's columns in order, `extra`, `synced_at` and maybe `deleted_at`.
 
-    The key and `synced_at` are never null. A detail has `parent_version` after its key, where the
-    parent has a version. `exclude` names columns to leave out.
+    The key and `synced_at` are never null; streams that mark deleted records have `deleted_at`. A
+    detail has `parent_version` after its key, where the parent has a version. `exclude` names
+    columns to leave out.
 
     Raises:
         TypeError: a join has no table of its own.
@@ -60,5 +63,6 @@ def arrow_schema(stream: Stream, *, exclude: frozenset[str] = frozenset()) -> pa
             *(pa.field(column.name, ARROW_TYPES[column.type]) for column in columns),
             pa.field(EXTRA, pa.string()),
             pa.field(SYNCED_AT, MOMENT, nullable=False),
+            *([pa.field(DELETED_AT, MOMENT)] if stream.marks_deleted else []),
         ]
     )

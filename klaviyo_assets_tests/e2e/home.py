@@ -156,6 +156,16 @@ class Home:
         """Return the ids of a relation, as often as they are there."""
         return [each for (each,) in self.query(f'SELECT id FROM klaviyo."{relation}"')]
 
+    def living(self, relation: str) -> list[str]:
+        """Return the ids of a relation without a mark of deletion, as often as they are there."""
+        found = self.query(f'SELECT id FROM klaviyo."{relation}" WHERE deleted_at IS NULL')
+        return [each for (each,) in found]
+
+    def deleted(self, relation: str) -> dict[str, datetime]:
+        """Return the ids of a relation that are marked as deleted, each with since when."""
+        marked = f'SELECT id, deleted_at FROM klaviyo."{relation}" WHERE deleted_at IS NOT NULL'
+        return dict(self.query(marked))
+
     def lake_ids(self, table: str) -> list[str | None]:
         """Return the ids of a table's newest commit, as any engine that speaks Delta reads them."""
         stored = DeltaTable(str(self.data / "lake" / table)).to_pyarrow_table(columns=["id"])

@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 from klaviyo_assets.sandbox import Account, Sandbox, serve
+from klaviyo_assets.sandbox.shop.profiles import ProfileShelf
+from klaviyo_assets.sandbox.shop.record import RecordShelf
 from klaviyo_assets.sandbox.truth import truth
 
 NOON = datetime(2026, 9, 30, 12, tzinfo=UTC)
@@ -93,6 +95,20 @@ class Shop:
         with service.lock:
             changed = service.mutations.apply(cast("Any", wish), service.clock.now())
         return str(cast("Mapping[str, object]", changed)["id"])
+
+    def revive(self, kind: str, record_id: str) -> None:
+        """Bring a deleted record back as it was."""
+        shop = self.sandbox.shop
+        shelf = shop.profiles if kind == "profile" else shop.shelves[kind]
+        ordinal = shelf.ordinal_of(record_id)
+        assert ordinal is not None
+        with self.sandbox.service.lock:
+            if isinstance(shelf, ProfileShelf):
+                shelf.lives[ordinal] = 1
+                shelf.changed()
+            elif isinstance(shelf, RecordShelf):
+                shelf.records[ordinal].alive = True
+                shelf.changed()
 
     def write_events(self, *events: Mapping[str, object]) -> set[str]:
         """Add events, in the words of the sandbox's `/__events`; return their ids."""

@@ -76,7 +76,7 @@ def test_profile_counts_are_those_of_the_members(home: Home) -> None:
 
 
 def test_a_list_deleted_meanwhile_is_skipped(home: Home) -> None:
-    """A list that vanishes between the two streams is skipped, counted, and gone after the next."""
+    """A list that vanishes between the two streams is skipped, then known as deleted, not asked."""
     home.sync("lists")
     gone = home.shop.mutate(list=min(home.ids("lists")), delete=True)
     run = home.sync("lists_detailed")
@@ -85,12 +85,15 @@ def test_a_list_deleted_meanwhile_is_skipped(home: Home) -> None:
     assert "1 of 5 lists" in run.warnings
     assert run.number("lists_detailed", "records_read") == 4
     home.sync("lists", "lists_detailed")
-    assert gone not in home.ids("lists_detailed")
-    assert sorted(home.ids("lists_detailed")) == sorted(home.shop.truth("lists"))
-    home.shop.mutate(list=min(home.ids("lists")), delete=True)
+    assert set(home.deleted("lists_detailed")) == {gone}
+    assert sorted(home.living("lists_detailed")) == sorted(home.shop.truth("lists"))
+    other = home.shop.mutate(list=min(home.living("lists")), delete=True)
     last = home.sync("lists", "lists_detailed")
-    assert last.materialized["lists_detailed"]["dagster/row_count"] == 3
-    assert sorted(home.ids("lists_detailed")) == sorted(home.shop.truth("lists"))
+    assert last.materialized["lists_detailed"]["dagster/row_count"] == 5
+    assert last.number("lists_detailed", "vanished") == 0
+    assert last.number("lists_detailed", "requests") == 3
+    counted = "SELECT id FROM klaviyo.lists_detailed WHERE profile_count IS NOT NULL"
+    assert {each for (each,) in home.query(counted)} == {other, *home.shop.truth("lists")}
 
 
 def test_a_detail_without_its_parent_says_what_to_do(home: Home) -> None:

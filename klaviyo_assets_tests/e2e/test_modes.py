@@ -1,6 +1,7 @@
 """The four sync modes: what they read, what they keep, and what a crash between commits costs."""
 
 from datetime import datetime, timedelta
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -55,7 +56,7 @@ def test_append_of_events_keeps_an_event_once(home: Home) -> None:
 
 
 def test_append_of_a_swept_stream_keeps_every_sync(home: Home) -> None:
-    """Without a cursor a version is a sync: each brings its rows, deleted ones stay."""
+    """Without a cursor a version is a sync: each brings what there is, a deletion adds nothing."""
     home.sync("lists", config=APPEND)
     gone = home.shop.mutate(list=min(home.ids("lists")), delete=True)
     home.sync("lists", config=APPEND)
@@ -63,7 +64,8 @@ def test_append_of_a_swept_stream_keeps_every_sync(home: Home) -> None:
     assert len(found) == len(set(found)) == 5 + 4
     assert len({when for _, when in found}) == 2
     assert [each for each, _ in found].count(gone) == 1
-    assert sorted(home.ids("lists")) == sorted(home.shop.truth("lists"))
+    assert sorted(home.living("lists")) == sorted(home.shop.truth("lists"))
+    assert set(home.deleted("lists")) == {gone}
 
 
 def test_append_of_estimates_keeps_what_was_estimated(home: Home) -> None:
@@ -81,18 +83,19 @@ def test_append_of_estimates_keeps_what_was_estimated(home: Home) -> None:
 
 def test_a_full_refresh_replaces_the_table(home: Home) -> None:
     """Everything is read again, what Klaviyo no longer has is gone, the mark stays."""
-    first = home.sync("email_templates", "events")
-    gone = home.shop.mutate(template=min(home.ids("email_templates")), delete=True)
-    home.sync("email_templates")
-    assert gone in home.ids("email_templates")
-    run = home.sync("email_templates", "events", config=FULL)
+    first = home.sync("global_exclusions", "events")
+    lifted = min(home.shop.truth("global_exclusions"))
+    home.shop.mutate(profile=lifted, lift_suppression=True)
+    home.sync("global_exclusions")
+    assert lifted in home.ids("global_exclusions")
+    run = home.sync("global_exclusions", "events", config=FULL)
     assert run.success
-    for stream in ("email_templates", "events"):
+    for stream in ("global_exclusions", "events"):
         truth = home.shop.truth(stream)
         assert sorted(home.ids(stream)) == sorted(truth)
         assert run.number(stream, "records_read") == len(truth)
     assert run.cursor("events") == first.cursor("events")
-    assert "email_templates_history" not in home.relations()
+    assert "global_exclusions_history" not in home.relations()
 
 
 def test_a_full_refresh_starts_at_the_start_date(home: Home) -> None:
@@ -108,7 +111,7 @@ def test_a_full_refresh_starts_at_the_start_date(home: Home) -> None:
 
 
 def test_a_full_refresh_with_history_keeps_what_is_gone(home: Home) -> None:
-    """`full_refresh_append` replaces the relation and keeps every version ever seen."""
+    """`full_refresh_append` marks what is gone, and keeps every version of it ever seen."""
     home.sync("email_templates", config=FULL_APPEND)
     gone = home.shop.mutate(template=min(home.ids("email_templates")), delete=True)
     home.shop.move(hours=1)
@@ -118,7 +121,8 @@ def test_a_full_refresh_with_history_keeps_what_is_gone(home: Home) -> None:
     assert len(found) == len(set(found)) == 6 + 1
     kept = [each for each, _ in found]
     assert (kept.count(gone), kept.count(renamed)) == (1, 2)
-    assert sorted(home.ids("email_templates")) == sorted(home.shop.truth("email_templates"))
+    assert sorted(home.living("email_templates")) == sorted(home.shop.truth("email_templates"))
+    assert set(home.deleted("email_templates")) == {gone}
 
 
 @pytest.mark.parametrize("config", [APPEND, FULL_APPEND], ids=["incremental", "full"])
@@ -128,10 +132,10 @@ def test_a_crash_between_history_and_table_loses_and_doubles_nothing(
     """What dies after the history's commit and before the table's is redone by the next run."""
     commit = TableWriter.commit
 
-    def crash(writer: TableWriter, state: dict[str, object], *, replace: bool) -> Written:
+    def crash(writer: TableWriter, state: dict[str, object], **how: Any) -> Written:  # noqa: ANN401 - passed on
         if writer.table.name == "profiles":
             raise StorageError("the machine went dark")
-        return commit(writer, state, replace=replace)
+        return commit(writer, state, **how)
 
     with patch.object(TableWriter, "commit", crash):
         broken = home.sync("profiles", config=config)

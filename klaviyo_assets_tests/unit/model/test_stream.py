@@ -1,6 +1,7 @@
 """A stream refuses nonsense and says what its requests are counted against."""
 
 from dataclasses import FrozenInstanceError, replace
+from typing import Any
 
 import pytest
 
@@ -69,6 +70,33 @@ def test_a_table_by_day_has_a_day() -> None:
     """Partitions by day need a cursor to take the day from."""
     with pytest.raises(ValueError, match=r"things: .*by day"):
         replace(THINGS, cursor=None, partitioning="day")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"cursor": Cursor(column="name", field="name", is_version=False)},
+        {"partitioning": "day"},
+        {"key": ("name",)},
+        {"source": COUNTED.source, "cursor": None},
+    ],
+    ids=["a cursor that goes back", "by day", "another key", "a detail"],
+)
+def test_only_what_a_read_misses_for_sure_is_marked(wrong: dict[str, Any]) -> None:
+    """A stream whose complete read could miss a record that is there cannot mark deleted ones."""
+    assert replace(THINGS, marks_deleted=True).marks_deleted
+    with pytest.raises(ValueError, match=r"things: .*deleted"):
+        replace(THINGS, marks_deleted=True, **wrong)
+
+
+def test_a_sweep_of_ids_is_by_a_column() -> None:
+    """Ids are swept by a column of a stream that marks deleted records, or not at all."""
+    by_name = Cursor(column="name", field="name")
+    assert replace(THINGS, marks_deleted=True, ids_by=by_name).ids_by == by_name
+    with pytest.raises(ValueError, match=r"things: a sweep"):
+        replace(THINGS, ids_by=by_name)
+    with pytest.raises(ValueError, match=r"things: a sweep"):
+        replace(THINGS, marks_deleted=True, ids_by=Cursor(column="x", field="x"))
 
 
 def test_a_declaration_does_not_change() -> None:

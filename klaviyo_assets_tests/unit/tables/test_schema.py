@@ -1,5 +1,7 @@
 """The schema of a stream's table."""
 
+from dataclasses import replace
+
 import pyarrow as pa
 import pytest
 
@@ -68,6 +70,13 @@ def test_a_detail_says_which_version_of_its_parent_it_belongs_to() -> None:
     assert "parent_version" not in arrow_schema(detail(None)).names
 
 
+def test_a_stream_that_marks_deleted_records_has_a_moment_for_it() -> None:
+    """`deleted_at` comes last, and only where the stream marks."""
+    marking = replace(EVERY_TYPE, marks_deleted=True)
+    assert arrow_schema(marking).names == [*arrow_schema(EVERY_TYPE).names, "deleted_at"]
+    assert arrow_schema(marking).field("deleted_at").type == pa.timestamp("us", tz="UTC")
+
+
 def test_a_join_has_no_table() -> None:
     """A relation made of two tables is refused: its rows are stored nowhere."""
     for stream in COLLECTIONS:
@@ -76,7 +85,7 @@ def test_a_join_has_no_table() -> None:
                 arrow_schema(stream)
 
 
-@pytest.mark.parametrize("name", ["id", "extra", "synced_at", "parent_version"])
+@pytest.mark.parametrize("name", ["id", "extra", "synced_at", "deleted_at", "parent_version"])
 def test_our_own_names_are_taken(name: str) -> None:
     """A declared column cannot shadow one that every table has."""
     with pytest.raises(ValueError, match="things"):

@@ -1,0 +1,145 @@
+"""Records that Klaviyo no longer has: their rows stay, and `deleted_at` says since when.
+
+What belongs here: which stored rows a complete read did not bring, and what becomes of them. What
+does not: whether a read was complete (`sync`), and the commit (`writing`).
+
+    stored row                     not brought                      brought
+    ────────────────────────────────────────────────────────────────────────────────
+    its cursor lies before `since` leaves: it was not looked for    the new row
+    `deleted_at` is NULL           stays, `deleted_at` becomes `at` the new row
+    `deleted_at` is a moment       stays as it is                   the new row, NULL again
+
+Keys are compared file by file, so that memory holds those of two files, whatever the table holds.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from klaviyo_assets.errors import CorruptFileError
+from klaviyo_assets.lake.layout import DELETED_AT
+from klaviyo_assets.lake.parquet import DataFile, Writer, columns_of, row_groups
+from klaviyo_assets.lake.rewrite import Rewriter
+
+MOMENT = pa.timestamp("us", tz="UTC")
+
+Mask = npt.NDArray[np.bool_]
+"""A boolean a row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noticed:
+    """What a complete read says of the stored rows that it did not bring.
+
+    `at` (UTC) is when they were missed; None where something that came could not be read, and any
+    of them may be that: they stay as they are. `since` (UTC) is where the read began, by the
+    cursor; None: at the beginning.
+    """
+
+    at: datetime | None
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gone:
+    """Files of the staging folder with the rows that stay; `marked` of them are newly so.
+
+    `lost` counts the stored rows whose files are damaged: a replacement rebuilds a table all the
+    same, but which of those rows would have stayed nobody can tell.
+    """
+
+    files: tuple[DataFile, ...] = ()
+    marked: int = 0
+    lost: int = 0
+
+
+def gone(
+    rewriter: Rewriter, stored: Sequence[DataFile], fresh: Sequence[DataFile], noticed: Noticed
+) -> Gone:
+    """Write the stored rows whose key is in no fresh file, marked, to files to add.
+
+    `fresh` lie in the staging folder: what a replacement brought, each key once.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    writer = Writer(rewriter.staging, rewriter.table, "")
+    marked, lost = 0, 0
+    for file in stored:
+        path = rewriter.folder / file.path
+        try:
+            stay, newly = _staying(path, rewriter, fresh, noticed)
+            if stay.any():
+                for rows in filtered(path, stay, rewriter):
+                    writer.write(marked_at(rows, noticed.at))
+        except CorruptFileError:
+            lost += file.rows
+        else:
+            marked += newly
+    return Gone(files=tuple(writer.close()), marked=marked, lost=lost)
+
+
+def _staying(
+    path: Path, rewriter: Rewriter, fresh: Sequence[DataFile], noticed: Noticed
+) -> tuple[Mask, int]:
+    """Return which rows of a stored file stay, and how many of them have no mark but will."""
+    keys = columns_of(path, rewriter.columns(_judged_by(rewriter)), rewriter.table.name)
+    stay = _unbrought(keys, rewriter, fresh)
+    if noticed.since is not None and rewriter.table.cursor is not None:
+        stay &= _mask(pc.greater_equal(keys[rewriter.table.cursor], moment(noticed.since)))
+    if noticed.at is None:
+        return stay, 0
+    return stay, int((stay & _mask(pc.is_null(keys[DELETED_AT]))).sum())
+
+
+def _judged_by(rewriter: Rewriter) -> tuple[str, ...]:
+    table = rewriter.table
+    cursor = () if table.cursor is None else (table.cursor,)
+    return tuple(dict.fromkeys((*table.key, *cursor, DELETED_AT)))
+
+
+def _unbrought(keys: pa.Table, rewriter: Rewriter, fresh: Sequence[DataFile]) -> Mask:
+    """Return which rows have a key that no fresh file has."""
+    (key,) = rewriter.table.key
+    missing = np.ones(keys.num_rows, dtype=np.bool_)
+    for file in fresh:
+        path = rewriter.staging / file.path
+        brought = columns_of(path, rewriter.columns((key,)), rewriter.table.name)[key]
+        missing &= ~_mask(pc.is_in(keys[key], value_set=brought.combine_chunks()))
+    return missing
+
+
+def filtered(path: Path, stay: Mask, rewriter: Rewriter) -> Iterator[pa.Table]:
+    """Yield the rows of a stored file for which `stay` is true, group by group."""
+    start = 0
+    for rows in row_groups(path, rewriter.schema, rewriter.table.name):
+        kept = stay[start : start + rows.num_rows]
+        start += rows.num_rows
+        if kept.any():
+            yield rows.filter(pa.array(kept))
+
+
+def marked_at(rows: pa.Table, at: datetime | None) -> pa.Table:
+    """Return the rows with `deleted_at` where they had none; None leaves them as they are."""
+    if at is None:
+        return rows
+    place = rows.schema.get_field_index(DELETED_AT)
+    column: Any = pc.coalesce(rows[DELETED_AT], moment(at))
+    return rows.set_column(place, DELETED_AT, column)
+
+
+def moment(at: datetime) -> "pa.TimestampScalar[Any, Any]":
+    """Return a moment as the columns have it."""
+    return pa.scalar(at, MOMENT)
+
+
+def _mask(column: "pa.ChunkedArray[Any] | pa.Array[Any]") -> Mask:
+    """Return a column of booleans without NULL as an array."""
+    return np.asarray(column, dtype=np.bool_)

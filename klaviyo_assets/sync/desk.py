@@ -1,0 +1,86 @@
+"""What every sync works with, and how it asks: requests sent, pages decoded, refusals explained.
+
+What belongs here: what the windows of a collection and a fan-out share. What does not: choosing
+what to ask for (`begin`), and carrying it out (`pull`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from threading import Lock
+
+from klaviyo_assets.api.client import Answer, Client
+from klaviyo_assets.api.protocol import Request
+from klaviyo_assets.errors import RequestError, ServerError, SettingError
+from klaviyo_assets.lake import Lake
+from klaviyo_assets.model.settings import Settings
+from klaviyo_assets.model.stream import Collection, Slice, Stream
+from klaviyo_assets.sync.walk import Ask, PageReader
+from klaviyo_assets.tables.decode import Page, PageDecoder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desk:
+    """Everything a sync works with."""
+
+    client: Client
+    lake: Lake
+    settings: Settings
+    account: str
+    clock: Callable[[], datetime]
+    say: Callable[[str], None]
+    """Takes a sentence for the operator: what was unexpected and what is done about it."""
+
+
+def ask_of(stream: Stream, decoder: PageDecoder, *, desk: Desk) -> Ask:
+    """Return what the walks of a sync of the stream ask with."""
+    return Ask(
+        stream=stream,
+        base_url=desk.settings.base_url,
+        left_out=desk.settings.left_out,
+        read=page_reader(stream, decoder, desk=desk),
+    )
+
+
+def page_reader(stream: Stream, decoder: PageDecoder, *, desk: Desk) -> PageReader:
+    """Return what sends a request and decodes its page, with Klaviyo's clock at the answer.
+
+    One page is decoded at a time: threads do not speed it up, but each would hold a page thrice.
+    """
+    turn = Lock()
+
+    def read(request: Request, slice_: Slice) -> tuple[Page, datetime]:
+        def decode(answer: Answer) -> tuple[Page, datetime]:
+            now = answer.server_time or desk.clock()
+            with turn:
+                return decoder.decode(answer.body, synced_at=now, slice_=slice_), now
+
+        try:
+            return desk.client.read(request, decode, stream=stream.name)
+        except RequestError as error:
+            if slice_.name not in desk.settings.event_metric_ids:
+                raise
+            raise SettingError(
+                f"KLAVIYO_EVENT_METRIC_IDS names {slice_.name!r}, and Klaviyo's filter of events "
+                f"does not take it (ids of custom metrics are not taken). {error.message}",
+                stream=stream.name,
+            ) from error
+        except ServerError as error:
+            error.message += _way_round(stream, desk.settings)
+            raise
+
+    return read
+
+
+def _way_round(stream: Stream, settings: Settings) -> str:
+    """Return what an operator can do when Klaviyo fails again and again; empty: only wait.
+
+    Of the fields that come only on request, some make Klaviyo's answers slow enough to fail.
+    """
+    extras = stream.source.additional_fields if isinstance(stream.source, Collection) else ()
+    return "".join(
+        f" Asking for {each.name} may be too much: KLAVIYO_DISABLE_{each.name.upper()}=true leaves "
+        "it out, and the rest is read."
+        for each in extras
+        if each.optional and each.name not in settings.left_out
+    )

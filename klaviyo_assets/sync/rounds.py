@@ -1,0 +1,50 @@
+"""A full refresh in two rounds: everything, then what changed while everything was read.
+
+What belongs here: the order of the two. What does not: reading (`pool`, `walk`). Windows that are
+read side by side miss a record that moves from one that is still to be read to one that was read
+already, as any change of it does. What was missed must have changed since the first answer, so the
+second round reads from there on, by one worker and in the order of the cursor: whatever changes
+now moves ahead of it.
+"""
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+from klaviyo_assets.model.stream import Slice
+from klaviyo_assets.sync.pool import Pool
+from klaviyo_assets.sync.walk import SETTLED, Piece
+
+
+class Rounds:
+    """Two pools, one after the other; slices end with the second."""
+
+    vanished = 0
+    """Windows have no parent records that could be gone."""
+
+    def __init__(self, first: Pool, second: Callable[[datetime], Pool]) -> None:
+        """Take the first; `second` starts the pool that reads from a moment (UTC) on."""
+        self._pool = first
+        self._second = second
+        self._is_over = False
+
+    def items(self) -> Iterator[Piece | Slice]:
+        """Yield the pieces of both, and each slice once.
+
+        Raises:
+            KlaviyoAssetsError: what a worker met, after everything that was read before it.
+        """
+        began: datetime | None = None
+        for item in self._pool.items():
+            if isinstance(item, Slice):
+                continue
+            began = item.at if began is None else min(began, item.at)
+            yield item
+        if began is None or self._is_over:
+            return
+        self._pool = self._second(began - SETTLED)
+        yield from self._pool.items()
+
+    def close(self) -> None:
+        """Tell the workers to stop after their page."""
+        self._is_over = True
+        self._pool.close()
