@@ -78,6 +78,7 @@ def test_f67_the_columns_of_a_new_release_are_added_once(home: Home, stream: str
         run = home.sync(stream)
         assert run.success
         assert run.warnings == ""
+        assert run.attempts == {stream: 1}
         assert run.number(stream, "records_read") < rows / 2
         judge(home, stream)
         assert widenings(home, stream) == [1]
