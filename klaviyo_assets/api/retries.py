@@ -122,7 +122,7 @@ def come_back(error: TransientError, asked: float, now: datetime) -> TransientEr
 def worn(error: TransientError, said: str) -> TransientError:
     """Return the same error with one sentence more."""
     return type(error)(
-        f"{error.message} {said}",
+        f"{error.message.rstrip('.')}. {said}",
         stream=error.stream,
         retry_after_seconds=error.retry_after_seconds,
     )

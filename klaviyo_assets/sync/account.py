@@ -19,6 +19,7 @@ from klaviyo_assets.errors import BrokenBodyError, MissingScopeError
 from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import WHOLE, Stream
 from klaviyo_assets.model.window import Window
+from klaviyo_assets.tables.body import opened, with_whole_characters
 
 
 class _Attributes(msgspec.Struct, frozen=True):
@@ -95,7 +96,8 @@ def ask_account(asking: Asking) -> Present:
 
 def _present(answer: Answer) -> Present:
     try:
-        account = msgspec.json.decode(answer.body, type=_Answer).data[0]
+        text, _ = with_whole_characters(opened(answer.body, "accounts"))
+        account = msgspec.json.decode(text, type=_Answer).data[0]
     except (msgspec.DecodeError, IndexError):
         raise BrokenBodyError("the answer to GET /api/accounts names no account") from None
     return Present(account.id, account.attributes.timezone, answer.server_time)

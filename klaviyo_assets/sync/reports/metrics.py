@@ -17,6 +17,7 @@ from klaviyo_assets.errors import BrokenBodyError, MissingScopeError, PermanentE
 from klaviyo_assets.lake import Lake
 from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.tiers import Budget, S
+from klaviyo_assets.tables.body import opened, with_whole_characters
 
 TABLE = "metrics"
 AUTO = "auto"
@@ -142,7 +143,8 @@ def mapped_revenue(client: Client, base_url: str) -> str | None:
 
 def _revenue_in(answer: Answer) -> str | None:
     try:
-        found = msgspec.json.decode(answer.body, type=_Answer).data
+        text, _ = with_whole_characters(opened(answer.body, TABLE))
+        found = msgspec.json.decode(text, type=_Answer).data
     except msgspec.DecodeError:
         raise BrokenBodyError(f"the answer to GET {_PATH} has not the documented shape") from None
     for each in found:

@@ -1,0 +1,19 @@
+"""What was asked for and when, from the sandbox's journal; and scripts with several faults.
+
+What belongs here: readings of the journal that more than one stage needs. What does not: judging.
+"""
+
+from itertools import pairwise
+
+from klaviyo_assets_tests.e2e.home import Home
+
+
+def statuses(home: Home, path: str) -> list[int | None]:
+    """Return how each request of a path was answered, in order of arrival."""
+    return [each.status for each in home.shop.sandbox.journal.requests() if each.path == path]
+
+
+def pauses(home: Home, path: str) -> list[float]:
+    """Return the seconds between the requests of a path, in order of arrival."""
+    arrived = [each.seconds for each in home.shop.sandbox.journal.requests() if each.path == path]
+    return [later - earlier for earlier, later in pairwise(arrived)]

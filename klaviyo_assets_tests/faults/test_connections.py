@@ -1,0 +1,90 @@
+"""Connections: F16 and F17. Nobody there, or somebody else: told, and never trusted."""
+
+import socket
+from collections.abc import Callable
+from typing import NoReturn
+
+import pytest
+
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.faults.judge import has_table, judge
+from klaviyo_assets_tests.integration.api.wire import CERTIFICATE, reply, serving
+
+KLAVIYO = "https://a.klaviyo.com"
+
+
+def free_port() -> int:
+    """Return a port of loopback on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def unknown(*_: object, **__: object) -> NoReturn:
+    """Resolve as a resolver does that knows no such name."""
+    raise socket.gaierror(-2, "Name or service not known")
+
+
+def blocked(*_: object, **__: object) -> list[tuple[object, ...]]:
+    """Resolve as a filter does that blocks names; nobody listens there."""
+    port = free_port()
+    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("0.0.0.0", port))]  # noqa: S104
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("resolver", "said"),
+    [
+        (unknown, "no answer from a.klaviyo.com: gaierror"),
+        (blocked, "resolves to 0.0.0.0: a DNS filter on this network blocks it"),
+    ],
+    ids=["unknown", "blocked"],
+)
+def test_f16_a_name_that_leads_nowhere_is_told(
+    home: Home, resolver: Callable[..., object], said: str
+) -> None:
+    """Name and hint come after bounded tries; the next run, with the name there again, reads."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(socket, "getaddrinfo", resolver)
+        run = home.sync("lists", base_url=KLAVIYO)
+    assert said in run.failed["lists"]
+    assert "a.klaviyo.com" in run.failed["lists"]
+    assert "Given up after 6 tries" in run.failed["lists"]
+    assert run.attempts["lists"] == 2
+    assert not has_table(home, "lists")
+    assert home.sync("lists").success
+    judge(home, "lists")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_f16_a_refused_connection_is_told(home: Home) -> None:
+    """Where nobody listens the stream fails after bounded tries, with the host and a hint."""
+    run = home.sync("lists", base_url=f"http://127.0.0.1:{free_port()}")
+    assert "no answer from 127.0.0.1: ConnectionRefusedError" in run.failed["lists"]
+    assert "Check the network, any proxy, and that 127.0.0.1 can be reached" in run.failed["lists"]
+    assert "Given up after 6 tries" in run.failed["lists"]
+    assert run.attempts["lists"] == 2
+    assert home.sync("lists").success
+    judge(home, "lists")
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("trusted", [False, True], ids=["unknown authority", "another name"])
+def test_f17_a_certificate_that_cannot_be_verified_is_refused(
+    home: Home, monkeypatch: pytest.MonkeyPatch, *, trusted: bool
+) -> None:
+    """Nothing is sent over such a connection, not even at a second try; the text says why."""
+    with serving(reply(), is_tls=True) as stranger:
+        url = stranger.url
+        if trusted:
+            monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+            url = url.replace("localhost", "127.0.0.1")
+        run = home.sync("lists", base_url=url)
+        assert stranger.seen == []
+        assert stranger.connections == 1
+    assert "CERTIFICATE_VERIFY_FAILED" in run.failed["lists"]
+    assert "the key was not sent" in run.failed["lists"]
+    assert run.attempts["lists"] == 1
+    assert not has_table(home, "lists")
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    assert home.sync("lists").success
+    judge(home, "lists")

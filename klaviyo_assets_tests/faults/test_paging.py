@@ -1,0 +1,163 @@
+"""Paging: F24 to F29. The way from page to page, and what comes twice or moves on it."""
+
+import json
+import socket
+
+import pytest
+
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.faults.asked import statuses
+from klaviyo_assets_tests.faults.judge import has_table, judge, judge_part, stored_ids
+from klaviyo_assets_tests.integration.api.wire import CERTIFICATE, Act, Server, reply, serving
+
+LISTS = "/api/lists"
+PROFILES = "/api/profiles"
+
+
+def stocked(start: StartHome) -> Home:
+    """Return a home for a shop with some pages of events, lists and profiles."""
+    return start(lists=35, profiles=450, events=3_000, future_events=0)
+
+
+@pytest.mark.parametrize("stream", ["events", "lists", "profiles"])
+@pytest.mark.parametrize("kind", ["same_next", "cycle"])
+def test_f24_paging_in_a_circle_ends(start: StartHome, stream: str, kind: str) -> None:
+    """A next link to a page already read fails the stream after few requests, no row twice."""
+    home = stocked(start)
+    path = f"/api/{stream}"
+    with home.shop.faulty(kind, match={"path": path, "from": 2, "to": 2}):
+        run = home.sync(stream)
+    assert "Klaviyo's paging runs in a circle" in run.failed[stream]
+    assert run.attempts[stream] == 1
+    assert home.shop.asked()[path] <= 6
+    judge_part(home, stream)
+    assert home.sync(stream).success
+    judge(home, stream)
+
+
+@pytest.mark.parametrize("stream", ["events", "lists", "profiles"])
+def test_f25_a_next_link_to_another_host_is_not_followed(start: StartHome, stream: str) -> None:
+    """The other host hears nothing, not even a connection, and what was read is kept."""
+    home = stocked(start)
+    path = f"/api/{stream}"
+    with serving(reply()) as other:
+        with home.shop.faulty("next_host", match={"path": path, "from": 2}, origin=other.url):
+            run = home.sync(stream)
+        assert (other.connections, other.seen) == (0, [])
+    assert "the next link leaves the endpoint" in run.failed[stream]
+    assert "was not followed" in run.failed[stream]
+    assert run.attempts[stream] == 1
+    judge_part(home, stream)
+    # Lists are read whole, and shown only whole.
+    assert bool(stored_ids(home, stream)) == (stream != "lists")
+    assert home.sync(stream).success
+    judge(home, stream)
+
+
+def page_of(record: dict[str, object], next_link: str | None = None) -> Act:
+    """Answer with a page of one record."""
+    page = {"data": [record], "links": {"next": next_link}}
+    return reply(200, json.dumps(page).encode())
+
+
+def in_the_clear(line: socket.socket, server: Server) -> None:
+    """Answer with a page whose next link is on the same host and port, without TLS."""
+    link = f"{server.url.replace('https:', 'http:')}{LISTS}?page%5Bcursor%5D=b"
+    page_of({"type": "list", "id": "L1", "attributes": {"name": "One"}}, link)(line, server)
+
+
+def test_f25_a_next_link_to_plain_http_is_not_followed(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over TLS a next link without it is refused: the key never goes in the clear."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    account = page_of({"type": "account", "id": "A1", "attributes": {"timezone": "UTC"}})
+    with serving(account, in_the_clear, is_tls=True) as server:
+        run = home.sync("lists", base_url=server.url)
+        # One connection for each of the two clients: that of the account, and the stream's.
+        assert (len(server.seen), server.connections) == (2, 2)
+    assert "the next link leaves the endpoint ('http://localhost/api/lists')" in run.failed["lists"]
+    assert run.attempts["lists"] == 1
+    assert not has_table(home, "lists")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_f26_a_redirect_is_not_followed(start: StartHome, status: int) -> None:
+    """The host that a redirect names hears nothing; the text says that it was not followed."""
+    home = stocked(start)
+    with serving(reply()) as other:
+        match = {"path": LISTS, "from": 2}
+        location = f"{other.url}{LISTS}"
+        with home.shop.faulty("redirect", match=match, location=location, status=status):
+            run = home.sync("lists", "segments")
+        assert (other.connections, other.seen) == (0, [])
+    assert list(run.failed) == ["lists"]
+    assert "Redirects (here to 127.0.0.1) are not followed" in run.failed["lists"]
+    assert statuses(home, LISTS) == [200, status]
+    assert run.attempts["lists"] == 1
+    judge_part(home, "lists")
+    judge(home, "segments")
+    assert home.sync("lists").success
+    judge(home, "lists")
+
+
+@pytest.mark.parametrize("stream", ["events", "lists", "profiles"])
+def test_f27_an_empty_page_is_not_the_end(start: StartHome, stream: str) -> None:
+    """A page without records in the middle is passed, as long as it says what comes next."""
+    home = stocked(start)
+    path = f"/api/{stream}"
+    with home.shop.faulty("empty_page", match={"path": path, "nth": 2}):
+        run = home.sync(stream)
+    assert run.success
+    assert run.number(stream, "retries") == 0
+    assert run.number(stream, "records_read") == len(home.shop.truth(stream))
+    judge(home, stream)
+
+
+@pytest.mark.parametrize("stream", ["events", "lists", "profiles"])
+def test_f28_a_record_on_two_pages_is_stored_once(start: StartHome, stream: str) -> None:
+    """The last records of every page come once more on the next one; each is a row once."""
+    home = stocked(start)
+    path = f"/api/{stream}"
+    with home.shop.faulty("duplicates", match={"path": path, "from": 2}, count=3):
+        run = home.sync(stream)
+    assert run.success
+    assert max(home.shop.shown(path).values()) == 2
+    assert run.number(stream, "records_read") > len(home.shop.truth(stream))
+    judge(home, stream)
+
+
+def test_f28_a_record_that_moves_while_it_is_read_is_there_in_its_newest_version(
+    start: StartHome,
+) -> None:
+    """A profile of the first page, and one of a page to come, change: both are there as changed."""
+    home = stocked(start)
+    moments = home.shop.moments("profiles")
+    order = sorted(moments, key=lambda each: (moments[each] is not None, moments[each]))
+    early, late = order[0], order[-1]
+    changes = [{"profile": each, "set": {"first_name": "Moved"}} for each in (early, late)]
+    with home.shop.faulty("mutate", match={"path": PROFILES, "nth": 3}, mutations=changes):
+        run = home.sync("profiles")
+    assert run.success
+    assert home.shop.shown(PROFILES)[early] == 2
+    moved = home.query("SELECT id, updated FROM klaviyo.profiles WHERE first_name = 'Moved'")
+    assert sorted(moved) == sorted((each, home.shop.now) for each in (early, late))
+    judge(home, "profiles")
+
+
+@pytest.mark.parametrize("stream", ["events", "lists", "profiles"])
+@pytest.mark.parametrize("factor", [2, 0.5])
+def test_f29_pages_of_another_length_are_read_as_they_come(
+    start: StartHome, stream: str, factor: float
+) -> None:
+    """Twice as many records as were asked for, or half as many, are all stored."""
+    home = stocked(start)
+    path = f"/api/{stream}"
+    with home.shop.faulty("page_factor", match={"path": path}, factor=factor):
+        run = home.sync(stream)
+    assert run.success
+    sizes = {len(each.shown) for each in home.shop.sandbox.journal.requests() if each.path == path}
+    asked = {"events": 1000, "lists": 10, "profiles": 100}[stream]
+    assert max(sizes) == asked * factor
+    judge(home, stream)

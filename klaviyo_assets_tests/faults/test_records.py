@@ -1,0 +1,216 @@
+"""Records: F30 to F34. Broken ones are put aside, strange ones are kept as they came."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+
+import pyarrow.parquet as pq
+import pytest
+
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.run import Run
+from klaviyo_assets_tests.faults.judge import has_table, judge, judge_part
+
+EVENTS = "/api/events"
+PROFILES = "/api/profiles"
+ALL = 100_000
+
+
+def quarantined(home: Home, stream: str) -> list[tuple[str, Any]]:
+    """Return reason and record of everything that was put aside, each record once."""
+    folder = home.data / "lake" / "_quarantine" / stream
+    found: list[tuple[str, Any]] = []
+    for path in sorted(folder.glob("*.parquet")):
+        rows = pq.read_table(path).to_pylist()
+        found += [(each["reason"], json.loads(each["record"])) for each in rows]
+    return found
+
+
+def notices(run: Run, stream: str) -> list[str]:
+    """Return what a stream's metadata tells of fields and types."""
+    return cast("list[str]", run.materialized[stream].get("klaviyo/notices", []))
+
+
+def extras(home: Home, stream: str) -> dict[str, Mapping[str, Any]]:
+    """Return what `extra` holds, by id, for the rows that have something."""
+    rows = home.query(f"SELECT id, extra FROM klaviyo.{stream} WHERE extra IS NOT NULL")
+    return {each: json.loads(text) for each, text in rows}
+
+
+BROKEN = {
+    "no_id": "the record has no id",
+    "null_id": "the record's id is null",
+    "null_attributes": "the record's attributes are not an object but null",
+    "string_record": "the record is not an object but string",
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_f30_broken_records_are_put_aside_and_counted(home: Home, kind: str) -> None:
+    """Sound records around broken ones are stored; the broken lie in quarantine as they came."""
+    moments = home.shop.moments(stream := "events")
+    match = {"path": EVENTS, "nth": 1}
+    with home.shop.faulty(kind, match=match, at=[0, 7, 450]):
+        run = home.sync(stream)
+    assert run.success
+    assert run.number(stream, "quarantined") == 3
+    aside = quarantined(home, stream)
+    assert [reason for reason, _ in aside] == [BROKEN[kind]] * 3
+    order = sorted(moments, key=lambda each: str(moments[each]))
+    stored = set(home.ids(stream))
+    broken = {each for each in order if each not in stored}
+    assert len(broken) == 3
+    assert order[0] in broken or moments[order[0]] == moments[order[1]]
+    assert order[-1] in stored
+    judge(home, stream, put_aside=broken)
+    if kind == "null_attributes":
+        assert {record["id"] for _, record in aside} == broken
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_f30_too_many_broken_records_fail_the_stream(home: Home, kind: str) -> None:
+    """Beyond one in a hundred nothing of the page is stored; the sound page is read next time."""
+    with home.shop.faulty(kind, match={"path": EVENTS}, count=20):
+        run = home.sync("events", "lists")
+    assert list(run.failed) == ["events"]
+    assert "20 of 895 records cannot be stored, more than 1 %" in run.failed["events"]
+    assert "_quarantine/events" in run.failed["events"]
+    assert run.attempts["events"] == 1
+    assert len(quarantined(home, "events")) == 20
+    judge_part(home, "events")
+    judge(home, "lists")
+    assert home.sync("events").success
+    judge(home, "events")
+
+
+def test_f31_a_new_attribute_is_kept_as_json(home: Home) -> None:
+    """What no column holds is in `extra` for every record, and the metadata names the field."""
+    novelty = {"since": 2027, "tags": ["a", None]}
+    with home.shop.faulty("new_field", match={"path": PROFILES}, count=ALL, value=novelty):
+        run = home.sync("profiles")
+    assert run.success
+    assert notices(run, "profiles") == ["brand_new_field: object without a column, kept in `extra`"]
+    kept = extras(home, "profiles")
+    assert kept.keys() == home.shop.truth("profiles")
+    assert all(each["brand_new_field"] == novelty for each in kept.values())
+    judge(home, "profiles")
+
+
+def test_f31_a_new_relationship_is_kept_as_json(home: Home) -> None:
+    """A relationship that no column holds is in `extra`, and the metadata names it."""
+    with home.shop.faulty("new_relationship", match={"path": EVENTS}, at=[0, 5]):
+        run = home.sync("events")
+    assert run.success
+    assert "relationships.novelty: object without a column, kept in `extra`" in notices(
+        run, "events"
+    )
+    kept = list(extras(home, "events").values())
+    assert len(kept) == 2
+    for each in kept:
+        assert each["relationships.novelty"] == {"type": "novelty", "id": "N1"}
+    judge(home, "events")
+
+
+def test_f31_a_new_value_is_a_value(home: Home) -> None:
+    """A word that Klaviyo's list of values does not have is stored in its column."""
+    with home.shop.faulty("new_value", match={"path": "/api/campaigns"}):
+        run = home.sync("campaigns")
+    assert run.success
+    assert ("Teleported",) in home.query("SELECT status FROM klaviyo.campaigns")
+    judge(home, "campaigns")
+
+
+TYPES: dict[str, tuple[str, str, object, object, str]] = {
+    "text for an integer": ("events", "timestamp", "soon", None, "string"),
+    "object for an integer": ("events", "timestamp", {"was": 1}, None, "object"),
+    "list for a time": ("profiles", "last_event_date", ["a"], None, "array"),
+    "number for text": ("profiles", "first_name", 12.50, "12.5", "number"),
+    "object for text": ("profiles", "first_name", {"was": "x"}, None, "object"),
+    "text for an object": ("profiles", "location", "Rome", None, "string"),
+}
+
+
+@pytest.mark.parametrize("case", TYPES)
+def test_f32_a_value_of_another_type_is_kept(home: Home, case: str) -> None:
+    """The column is NULL or text, the value is in `extra`, and the metadata tells of both."""
+    stream, field, value, stored, was = TYPES[case]
+    match = {"path": f"/api/{stream}", "nth": 1}
+    with home.shop.faulty("type_change", match=match, field=field, value=value, at=3):
+        run = home.sync(stream)
+    assert run.success
+    assert run.number(stream, "quarantined") == 0
+    ((changed, kept),) = extras(home, stream).items()
+    assert kept == {field: value}
+    told = [each for each in notices(run, stream) if each.startswith(field)]
+    assert len(told) == 1
+    assert was in told[0]
+    assert "kept in `extra`" in told[0]
+    column = "location_city" if field == "location" else field
+    found = home.query(f"SELECT {column} FROM klaviyo.{stream} WHERE id = '{changed}'")
+    assert found == [(stored,)]
+    judge(home, stream)
+
+
+ODD = [
+    "huge_integer",
+    "overflow",
+    "nan_text",
+    "deep_nesting",
+    "huge_string",
+    "nul_character",
+    "lone_surrogate",
+]
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_f33_strange_values_are_kept_as_valid_json(home: Home, kind: str) -> None:
+    """In free-form properties each is stored as JSON that DuckDB reads, and no record is lost."""
+    with home.shop.faulty(kind, match={"path": EVENTS, "nth": 1}, at=[2, 3]):
+        run = home.sync("events")
+    assert run.success
+    assert run.number("events", "quarantined") == 0
+    odd = home.query(
+        "SELECT count(*), bool_and(json_valid(event_properties)) FROM klaviyo.events "
+        "WHERE json_exists(event_properties, '$.odd')"
+    )
+    assert odd == [(2, True)]
+    judge(home, "events")
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("field", ["first_name", "created", "brand_new_field"])
+def test_f33_strange_values_anywhere_lose_no_record(home: Home, kind: str, field: str) -> None:
+    """In a text, in a time and in a new field each leaves a row that can be read."""
+    with home.shop.faulty(kind, match={"path": PROFILES, "nth": 1}, field=field, at=2):
+        run = home.sync("profiles")
+    assert run.success
+    assert run.number("profiles", "quarantined") == 0
+    odd = home.query(
+        "SELECT bool_and(json_valid(extra)) FROM klaviyo.profiles WHERE extra IS NOT NULL"
+    )
+    assert odd in ([(True,)], [(None,)])
+    judge(home, "profiles")
+
+
+def test_f33_a_bare_nan_is_no_json(start: StartHome, impatient: None) -> None:  # noqa: ARG001
+    """NaN without quotes makes a page no JSON at all: asked again, and read once it is sound."""
+    home = start()
+    with home.shop.faulty("nan_literal", match={"path": EVENTS, "nth": 1}):
+        run = home.sync("events")
+    assert run.success
+    assert run.number("events", "retries") == 1
+    judge(home, "events")
+
+
+def test_f34_an_attribute_that_is_no_longer_sent_is_null(home: Home) -> None:
+    """The column is NULL in every row, and the metadata names the attribute that nobody has."""
+    assert home.sync("lists").success
+    match = {"path": PROFILES}
+    with home.shop.faulty("removed_field", match=match, field="title", count=ALL):
+        run = home.sync("profiles")
+    assert run.success
+    assert notices(run, "profiles") == ["title: declared, but no record of the page has it"]
+    assert home.query("SELECT count(title) FROM klaviyo.profiles") == [(0,)]
+    assert not has_table(home, "events")
+    judge(home, "profiles")

@@ -1,0 +1,293 @@
+"""Refusals: F01 to F15. What Klaviyo says no to is waited for, skipped, or told."""
+
+from math import ceil
+
+import pytest
+
+from klaviyo_assets.api import retries
+from klaviyo_assets.sandbox import Key
+from klaviyo_assets.sandbox.account import DEFAULT_KEY
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.lives import side_by_side
+from klaviyo_assets_tests.faults.asked import pauses, statuses
+from klaviyo_assets_tests.faults.judge import has_table, judge, judge_part, stored_ids
+
+LISTS = "/api/lists"
+EVENTS = "/api/events"
+A_DAY_ALMOST = "73473"
+
+PAGES = 4
+"""Pages of lists in a shop with 35 of them."""
+
+
+def backs_off_for(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Let every back-off of ours be between half of so many seconds and all of them."""
+    monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", seconds)
+    monkeypatch.setattr(retries, "LONGEST_WAIT_SECONDS", seconds)
+
+
+def test_f01_a_single_429_is_waited_out(start: StartHome) -> None:
+    """The second that Klaviyo asks for is waited, once, and nothing is lost or asked in vain."""
+    home = start(lists=35)
+    with home.shop.faulty("throttle", match={"path": LISTS, "nth": 2}, retry_after="1"):
+        run = home.sync("lists")
+    assert run.success
+    assert statuses(home, LISTS) == [200, 429, 200, 200, 200]
+    assert pauses(home, LISTS)[1] >= 1
+    assert run.number("lists", "rate_limited") == 1
+    assert run.number("lists", "retries") == 1
+    assert run.number("lists", "throttled_seconds") >= 1
+    judge(home, "lists")
+
+
+def test_f02_a_storm_of_429s_is_waited_out(
+    start: StartHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fifty refusals cost fifty waits: none is asked again at once, none more often than needed."""
+    backs_off_for(monkeypatch, 0.1)
+    home = start(lists=35)
+    with home.shop.faulty("throttle", match={"path": LISTS, "from": 2, "to": 51}, retry_after="0"):
+        run = home.sync("lists")
+    assert run.success
+    assert run.attempts["lists"] == 1
+    assert statuses(home, LISTS) == [200, *[429] * 50, 200, 200, 200]
+    assert min(pauses(home, LISTS)[1:51]) >= 0.05
+    judge(home, "lists")
+
+
+def test_f03_a_days_quota_fails_at_once_and_keeps_what_was_read(start: StartHome) -> None:
+    """A wait of most of a day is told with its end and not slept; the next run reads the rest."""
+    home = start(events=6_000, future_events=0)
+    match = {"path": EVENTS, "from": 4}
+    with home.shop.faulty("throttle", match=match, retry_after=A_DAY_ALMOST):
+        run = home.sync("events")
+    assert run.attempts["events"] == 1
+    assert "429" in run.failed["events"]
+    assert f"Klaviyo asks to wait {A_DAY_ALMOST} s" in run.failed["events"]
+    assert "run it after 20" in run.failed["events"]
+    # Side by side, each of the windows may meet the refusal once.
+    assert 1 <= statuses(home, EVENTS).count(429) <= 4
+    judge_part(home, "events")
+    kept = stored_ids(home, "events")
+    assert kept
+    assert home.sync("events").success
+    assert set(kept) <= set(stored_ids(home, "events"))
+    judge(home, "events")
+
+
+@pytest.mark.parametrize("said", [None, "", "-3", "http-date", "soon", "1.5"], ids=str)
+def test_f04_a_retry_after_that_says_nothing_is_backed_off(
+    start: StartHome, monkeypatch: pytest.MonkeyPatch, said: str | None
+) -> None:
+    """Without whole seconds our own back-off decides; it is never no wait at all."""
+    backs_off_for(monkeypatch, 0.2)
+    home = start(lists=35)
+    with home.shop.faulty("throttle", match={"path": LISTS, "from": 2, "to": 3}, retry_after=said):
+        run = home.sync("lists")
+    assert run.success
+    assert statuses(home, LISTS) == [200, 429, 429, 200, 200, 200]
+    assert min(pauses(home, LISTS)[1:3]) >= 0.1
+    assert 0.2 <= run.number("lists", "throttled_seconds") <= 0.4
+    judge(home, "lists")
+
+
+def test_f05_all_streams_at_once_keep_the_true_windows(start: StartHome) -> None:
+    """A process a stream under Klaviyo's own limits: no 429, no wait beyond the tightest."""
+    streams = ("campaigns", "events", "flows", "lists", "profiles", "segments")
+    home = start(rate_limit_scale=1.0, flows=600, events=3_000)
+    home.settings["KLAVIYO_RATE_LIMIT_SCALE"] = "1"
+    life = side_by_side(home, *streams)
+    assert life.ended(within=120)
+    assert life.code == 0
+    asked = home.shop.asked()["/api/flows"]
+    least = ceil(asked / 3) - 1
+    assert least >= 3
+    # Three a second, and a quarter of a second more for each three: the margin of the ledger.
+    assert least - 1 <= sum(pauses(home, "/api/flows")) <= 1.25 * least + 3
+    assert home.shop.sandbox.journal.summary()["throttled"] == 0
+    judge(home, *streams)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 524])
+def test_f06_a_server_that_fails_twice_is_asked_again(start: StartHome, status: int) -> None:
+    """Two failures in a row are gone over, and only they are asked again."""
+    home = start(lists=35)
+    with home.shop.faulty("error", match={"path": LISTS, "from": 2, "to": 3}, status=status):
+        run = home.sync("lists")
+    assert run.success
+    assert statuses(home, LISTS) == [200, status, status, 200, 200, 200]
+    assert run.number("lists", "retries") == 2
+    assert run.attempts["lists"] == 1
+    judge(home, "lists")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_f07_a_path_that_fails_for_ever_fails_its_stream_alone(home: Home) -> None:
+    """Tries are bounded, the text says what came back, and every other stream is complete."""
+    others = ("events", "lists", "profiles", "segments")
+    with home.shop.faulty("error", match={"path": "/api/flows"}, status=500):
+        run = home.sync("flows", *others)
+    assert list(run.failed) == ["flows"]
+    assert "GET /api/flows" in run.failed["flows"]
+    assert "500" in run.failed["flows"]
+    assert "Given up after 6 tries" in run.failed["flows"]
+    # Two slices, six tries each, once more by Dagster.
+    assert home.shop.asked()["/api/flows"] <= 2 * 2 * 6
+    assert not has_table(home, "flows")
+    judge(home, *others)
+    assert home.sync("flows").success
+    judge(home, "flows")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_f08_a_proxys_page_is_no_missing_scope(start: StartHome) -> None:
+    """A 403 that is HTML is asked again; nothing is skipped."""
+    home = start(lists=35)
+    with home.shop.faulty("challenge", match={"path": LISTS, "from": 1, "to": 2}):
+        run = home.sync("lists")
+    assert run.success
+    assert statuses(home, LISTS) == [403, 403, *[200] * PAGES]
+    assert "lists" in run.materialized
+    assert "scope" not in run.warnings
+    judge(home, "lists")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_f09_a_refused_key_costs_a_request_a_stream_at_most(home: Home) -> None:
+    """A key that Klaviyo does not know fails each stream, with what to do; a good one reads all."""
+    streams = ("campaigns", "events", "flows", "lists", "metrics", "profiles", "segments")
+    wrong = "pk_ffffffffffffffffffffffffffffffffff"
+    run = home.sync(*streams, api_key=wrong)
+    assert set(run.failed) == set(streams)
+    assert home.shop.asked().total() <= len(streams)
+    for stream in streams:
+        assert "401" in run.failed[stream]
+        assert "set KLAVIYO_API_KEY to a live private key" in run.failed[stream]
+        assert wrong not in run.failed[stream]
+        assert run.attempts[stream] == 1
+        assert not has_table(home, stream)
+    assert home.sync(*streams).success
+    judge(home, *streams)
+
+
+def test_f10_a_key_revoked_on_the_way_costs_nothing_that_was_read(start: StartHome) -> None:
+    """What came before a 401 is stored, and another key of the account reads the rest."""
+    fresh = "pk_eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee"
+    home = start(events=6_000, future_events=0, keys=(Key(value=DEFAULT_KEY), Key(value=fresh)))
+    with home.shop.faulty("error", match={"path": EVENTS, "from": 4}, status=401):
+        run = home.sync("events")
+    assert "401" in run.failed["events"]
+    assert run.attempts["events"] == 1
+    judge_part(home, "events")
+    kept, asked = stored_ids(home, "events"), home.shop.asked()[EVENTS]
+    assert kept
+    assert home.sync("events", api_key=fresh).success
+    judge(home, "events")
+    again = home.shop.shown(EVENTS)
+    assert sum(again[each] > 1 for each in kept) <= len(kept) / 10
+    assert home.shop.asked()[EVENTS] - asked <= 6
+
+
+def test_f11_a_missing_scope_skips_the_stream(start: StartHome) -> None:
+    """A stream that the key may not read is named with its scope; a key with it reads it later."""
+    scopes = frozenset({"accounts:read", "lists:read", "segments:read"})
+    home = start(keys=(Key(value=DEFAULT_KEY, scopes=scopes), Key(value="pk_" + "d" * 34)))
+    run = home.sync("flows", "lists", "segments")
+    assert run.success
+    assert "flows is skipped: the key lacks the scope flows:read" in run.warnings
+    assert run.observed["flows"][0]["klaviyo/missing_scope"] == "flows:read"
+    assert "flows" not in run.materialized
+    assert home.shop.asked()["/api/flows"] <= 2
+    judge(home, "lists", "segments")
+    assert home.sync("flows", api_key="pk_" + "d" * 34).success
+    judge(home, "flows")
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("status", "detail"), [(404, "No valid revisions found"), (410, "The revision was retired.")]
+)
+def test_f12_an_endpoint_without_the_revision_names_its_setting(
+    home: Home, status: int, detail: str
+) -> None:
+    """A path that the revision does not have is asked once, and the revision is what to set."""
+    match = {"path": LISTS}
+    with home.shop.faulty("error", match=match, status=status, detail=detail):
+        run = home.sync("lists", "segments")
+    assert list(run.failed) == ["lists"]
+    assert str(status) in run.failed["lists"]
+    assert "set KLAVIYO_REVISION to a live one" in run.failed["lists"]
+    assert statuses(home, LISTS) == [status]
+    assert run.attempts["lists"] == 1
+    judge(home, "segments")
+    assert home.sync("lists").success
+    judge(home, "lists")
+
+
+def test_f12_a_retired_revision_is_no_silent_drift(home: Home) -> None:
+    """A revision that Klaviyo has retired is refused, where it would answer in another's shape."""
+    run = home.sync("lists", revision="2023-02-22")
+    assert "410" in run.failed["lists"]
+    assert "set KLAVIYO_REVISION to a live one" in run.failed["lists"]
+    assert not has_table(home, "lists")
+    assert home.sync("lists").success
+    judge(home, "lists")
+
+
+def test_f13_a_parent_deleted_meanwhile_is_skipped_and_counted(home: Home) -> None:
+    """A list that goes between its listing and its count is left out, and the metadata says so."""
+    home.sync("lists")
+    gone = home.shop.mutate(list=min(home.ids("lists")), delete=True)
+    run = home.sync("lists_detailed")
+    assert run.success
+    assert run.number("lists_detailed", "vanished") == 1
+    assert statuses(home, f"{LISTS}/{gone}") == [404]
+    assert stored_ids(home, "lists_detailed") == sorted(home.shop.truth("lists"))
+    assert home.sync("lists", "lists_detailed").success
+    judge(home, "lists")
+    assert sorted(home.ids("lists_detailed")) == sorted(home.shop.truth("lists"))
+
+
+@pytest.mark.parametrize("stream", ["events", "lists"])
+def test_f14_a_lost_paging_cursor_starts_the_slice_again(start: StartHome, stream: str) -> None:
+    """A paging cursor that has expired costs the slice a new start, and no row is there twice."""
+    home = start(events=6_000, future_events=0, lists=35)
+    path = f"/api/{stream}"
+    with home.shop.faulty("invalid_cursor", match={"path": path, "nth": 3}):
+        run = home.sync(stream)
+    assert run.success
+    assert run.attempts[stream] == 1
+    assert statuses(home, path).count(400) == 1
+    judge(home, stream)
+
+
+@pytest.mark.parametrize("stream", ["events", "lists"])
+def test_f14_a_paging_cursor_lost_twice_fails(start: StartHome, stream: str) -> None:
+    """A slice is started again once; then it fails, with what it read before, in few requests."""
+    home = start(events=6_000, future_events=0, lists=35)
+    path = f"/api/{stream}"
+    match = {"path": path, "query": "page%5Bcursor%5D"}
+    with home.shop.faulty("invalid_cursor", match=match):
+        run = home.sync(stream)
+    assert "The paging cursor is lost" in run.failed[stream]
+    assert run.attempts[stream] == 1
+    # Events are read in up to four windows side by side.
+    assert 2 <= statuses(home, path).count(400) <= {"events": 8, "lists": 2}[stream]
+    judge_part(home, stream)
+    assert home.sync(stream).success
+    judge(home, stream)
+
+
+def test_f15_a_refused_filter_is_asked_once(home: Home) -> None:
+    """A 400 is Klaviyo's last word: one request, one attempt, its own text."""
+    match = {"path": EVENTS}
+    with home.shop.faulty("error", match=match, status=400, detail="Invalid filter provided."):
+        run = home.sync("events")
+    assert statuses(home, EVENTS) == [400]
+    assert run.attempts["events"] == 1
+    assert "Invalid filter provided" in run.failed["events"]
+    assert not has_table(home, "events")
+    assert home.sync("events").success
+    judge(home, "events")
