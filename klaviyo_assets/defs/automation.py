@@ -4,6 +4,7 @@ What belongs here: selections and cron strings. What does not: what a run does. 
 off until someone switches it on.
 """
 
+from collections.abc import Mapping
 from datetime import timedelta
 
 import dagster as dg
@@ -45,10 +46,16 @@ def jobs() -> list[UnresolvedAssetJobDefinition]:
             "Global exclusions from the beginning, so that lifted ones leave.",
         ),
         _job(
+            "deleted_profiles",
+            ("profiles",),
+            "Which profiles there still are; the others are marked as deleted.",
+            config=SWEEP,
+        ),
+        _job(
             "first_sync",
             (*every_hour, *slow),
             "Everything, streams side by side in processes of their own.",
-            several_processes(),
+            executor=several_processes(),
         ),
     ]
 
@@ -57,12 +64,15 @@ def _job(
     name: str,
     streams: tuple[str, ...],
     about: str,
+    *,
     executor: dg.ExecutorDefinition = dg.in_process_executor,
+    config: dict[str, object] | None = None,
 ) -> UnresolvedAssetJobDefinition:
     return dg.define_asset_job(
         f"klaviyo_{name}",
         selection=[asset_key(stream) for stream in streams],
         executor_def=executor,
+        config=config,
         description=about,
     )
 
@@ -75,7 +85,6 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         start = context.scheduled_execution_time - timedelta(days=days)
         return dg.RunRequest(run_config=_op_config("events", {"start": start.isoformat()}))
 
-    lifted = _op_config("global_exclusions", {"sync_mode": SyncMode.FULL_REFRESH_OVERWRITE.value})
     return [
         dg.ScheduleDefinition(
             name="klaviyo_hourly", job_name="klaviyo_collections", cron_schedule="7 * * * *"
@@ -91,14 +100,31 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
             cron_schedule="40 2 * * *",
             execution_fn=late_events,
         ),
+        *_weekly(),
+    ]
+
+
+def _weekly() -> list[dg.ScheduleDefinition]:
+    lifted = _op_config("global_exclusions", {"sync_mode": SyncMode.FULL_REFRESH_OVERWRITE.value})
+    return [
         dg.ScheduleDefinition(
             name="klaviyo_weekly_exclusions",
             job_name="klaviyo_lifted_suppressions",
             cron_schedule="10 4 * * 0",
             run_config=lifted,
         ),
+        dg.ScheduleDefinition(
+            name="klaviyo_weekly_deleted_profiles",
+            job_name="klaviyo_deleted_profiles",
+            cron_schedule="20 5 * * 0",
+            run_config=SWEEP,
+        ),
     ]
 
 
-def _op_config(stream: str, config: dict[str, str]) -> dict[str, object]:
+def _op_config(stream: str, config: Mapping[str, object]) -> dict[str, object]:
     return {"ops": {f"klaviyo__{stream}": {"config": config}}}
+
+
+SWEEP = _op_config("profiles", {"sweep_ids": True})
+"""One request a hundred profiles, so not too often."""

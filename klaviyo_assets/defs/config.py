@@ -42,6 +42,12 @@ class SyncConfig(dg.Config):
     )
     end: str | None = Field(default=None, description="Read again up to here, exclusive.")
 
+    sweep_ids: bool = Field(
+        default=False,
+        description="Profiles only: read which ids there still are, and mark the others as "
+        "deleted; no record is read and the cursor stays.",
+    )
+
     def order(self) -> Order:
         """Return what the sync is to do.
 
@@ -50,9 +56,9 @@ class SyncConfig(dg.Config):
         """
         mode: SyncMode = self.sync_mode.value
         if self.start is None and self.end is None:
-            return Order(mode=mode)
+            return Order(mode=mode, sweeps_ids=self.sweep_ids)
         again = Window(_moment("start", self.start), _moment("end", self.end))
-        return Order(mode=mode, again=again)
+        return Order(mode=mode, again=again, sweeps_ids=self.sweep_ids)
 
 
 def _moment(name: str, text: str | None) -> datetime | None:

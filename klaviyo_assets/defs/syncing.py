@@ -52,6 +52,8 @@ class Syncing:
         if gone:
             total, parents = gone + self.pull.tally.records_read, widened_by(self.stream)
             yield f"{name}: {gone} of {total} {parents} were deleted since they were read, skipped"
+        if self.stream.marks_deleted and self.order.sweeps_ids and self.pull.tally.quarantined:
+            yield f"{name}: ids came that cannot be read, so none that is missing was marked"
         if self.pull.tally.lost:
             yield (
                 f"{name}: {self.pull.tally.lost} rows lay in damaged files; what Klaviyo has of "

@@ -15,6 +15,7 @@ from klaviyo_assets.lake.layout import HISTORY, Table, table_of
 from klaviyo_assets.lake.relations import Detailed, Joined, Plain, Relation, relation_of
 from klaviyo_assets.lake.session import Receipt, Session
 from klaviyo_assets.lake.states import TableState
+from klaviyo_assets.lake.sweep import Sweep
 
 __all__ = [
     "HISTORY",
@@ -30,6 +31,7 @@ __all__ = [
     "Receipt",
     "Relation",
     "Session",
+    "Sweep",
     "Table",
     "TableState",
     "relation_of",

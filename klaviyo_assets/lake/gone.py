@@ -93,10 +93,10 @@ def _staying(
     keys = columns_of(path, rewriter.columns(_judged_by(rewriter)), rewriter.table.name)
     stay = _unbrought(keys, rewriter, fresh)
     if noticed.since is not None and rewriter.table.cursor is not None:
-        stay &= _mask(pc.greater_equal(keys[rewriter.table.cursor], moment(noticed.since)))
+        stay &= mask(pc.greater_equal(keys[rewriter.table.cursor], moment(noticed.since)))
     if noticed.at is None:
         return stay, 0
-    return stay, int((stay & _mask(pc.is_null(keys[DELETED_AT]))).sum())
+    return stay, int((stay & mask(pc.is_null(keys[DELETED_AT]))).sum())
 
 
 def _judged_by(rewriter: Rewriter) -> tuple[str, ...]:
@@ -112,7 +112,7 @@ def _unbrought(keys: pa.Table, rewriter: Rewriter, fresh: Sequence[DataFile]) ->
     for file in fresh:
         path = rewriter.staging / file.path
         brought = columns_of(path, rewriter.columns((key,)), rewriter.table.name)[key]
-        missing &= ~_mask(pc.is_in(keys[key], value_set=brought.combine_chunks()))
+        missing &= ~mask(pc.is_in(keys[key], value_set=brought.combine_chunks()))
     return missing
 
 
@@ -140,6 +140,6 @@ def moment(at: datetime) -> "pa.TimestampScalar[Any, Any]":
     return pa.scalar(at, MOMENT)
 
 
-def _mask(column: "pa.ChunkedArray[Any] | pa.Array[Any]") -> Mask:
+def mask(column: "pa.ChunkedArray[Any] | pa.Array[Any]") -> Mask:
     """Return a column of booleans without NULL as an array."""
     return np.asarray(column, dtype=np.bool_)

@@ -20,13 +20,15 @@ from klaviyo_assets.model.stream import WHOLE, Detail, Stream
 from klaviyo_assets.model.window import Window, instant
 from klaviyo_assets.sync.desk import Desk, ask_of
 from klaviyo_assets.sync.details import FanOut, worth_asking
+from klaviyo_assets.sync.manner import Manner
 from klaviyo_assets.sync.memory import give_large_blocks_back
 from klaviyo_assets.sync.pace import Pace
 from klaviyo_assets.sync.plan import Known, Order, Plan, plan_of, refuse_nonsense
 from klaviyo_assets.sync.pool import Pool
 from klaviyo_assets.sync.progress import Progress, progress_to_json
-from klaviyo_assets.sync.pull import Items, Manner, Pull
+from klaviyo_assets.sync.pull import Items, Pull
 from klaviyo_assets.sync.rounds import Rounds
+from klaviyo_assets.sync.sweep import ids_of
 from klaviyo_assets.sync.walk import Ask, Walk
 from klaviyo_assets.tables.decode import PageDecoder
 from klaviyo_assets.tables.schema import DELETED_AT, PARENT_VERSION, SYNCED_AT, arrow_schema
@@ -52,6 +54,11 @@ def begin(stream: Stream, order: Order, metadata_mark: datetime | None, *, desk:
         lake_state=before.state if before else None,
         version=before.version if before else None,
     )
+    if order.sweeps_ids and before is None:
+        raise MissingTableError(
+            f"the table {stream.name} was never read, so nothing of it can be gone; materialize "
+            f"klaviyo/{stream.name} first"
+        )
     if isinstance(stream.source, Detail):
         pull = _fan_out(stream, order, known, desk=desk)
     else:
@@ -93,14 +100,20 @@ def _mended(table: str, *, desk: Desk) -> TableState | None:
 
 
 def _windows(stream: Stream, order: Order, plan: Plan, *, desk: Desk, version: int | None) -> Pull:
-    ask = ask_of(stream, PageDecoder(stream), desk=desk)
+    if order.sweeps_ids:
+        ids = ids_of(stream)
+        only = tuple(column.name for column in ids.columns)
+        ask = ask_of(ids, PageDecoder(ids), desk=desk, fields=only)
+    else:
+        ask = ask_of(stream, PageDecoder(stream), desk=desk)
     return Pull(
         table=table_of(stream, arrow_schema(stream)),
         items=_rounds(ask, plan, desk=desk, is_first=version is None),
         manner=Manner(
             account=desk.account,
             replaces=plan.replaces,
-            marks_deleted=plan.replaces and stream.marks_deleted,
+            sweeps=order.sweeps_ids,
+            marks_deleted=stream.marks_deleted and (plan.replaces or order.sweeps_ids),
             since=plan.progress.start,
             keeps_history=order.mode.keeps_history,
             moves_mark=plan.moves_mark,

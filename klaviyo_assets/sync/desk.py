@@ -32,9 +32,12 @@ class Desk:
     """Takes a sentence for the operator: what was unexpected and what is done about it."""
 
 
-def ask_of(stream: Stream, decoder: PageDecoder, *, desk: Desk) -> Ask:
-    """Return what the walks of a sync of the stream ask with."""
+def ask_of(
+    stream: Stream, decoder: PageDecoder, *, desk: Desk, fields: tuple[str, ...] | None = None
+) -> Ask:
+    """Return what the walks of a sync of the stream ask with; `fields`: only these attributes."""
     return Ask(
+        fields=fields,
         stream=stream,
         base_url=desk.settings.base_url,
         left_out=desk.settings.left_out,

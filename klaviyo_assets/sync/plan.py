@@ -45,10 +45,11 @@ class SyncMode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What the caller wants: the mode, and a window to read again without moving the mark."""
+    """What the caller wants: the mode, a window to read again, or which ids there still are."""
 
     mode: SyncMode = SyncMode.INCREMENTAL_DEDUPED
     again: Window | None = None
+    sweeps_ids: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +101,8 @@ def plan_of(
         progress = Progress(start, {}, tuple(each.name for each in slices))
         return Plan(windows=windows, progress=progress, replaces=True, moves_mark=True, notes=())
     progress, notes = _progress_before(stream, known, slices=slices, start=start, now=now)
-    if order.again is not None:
-        windows = tuple((each, order.again) for each in slices)
+    if order.again is not None or order.sweeps_ids:
+        windows = tuple((each, order.again or Window()) for each in slices)
         return Plan(
             windows=windows, progress=progress, replaces=False, moves_mark=False, notes=notes
         )
@@ -119,8 +120,10 @@ def refuse_nonsense(stream: Stream, order: Order) -> None:
 
     Raises:
         SettingError: `start`/`end` with a full refresh, for a stream without a filter, or reversed;
-            a history of a view.
+            a history of a view; a sweep with anything else, or of a stream without one.
     """
+    if order.sweeps_ids:
+        _refuse_sweep(stream, order)
     if order.mode.keeps_history and isinstance(stream.source, Join):
         raise SettingError(
             f"sync_mode {order.mode.value} keeps a history, and this stream stores nothing of its "
@@ -141,6 +144,17 @@ def refuse_nonsense(stream: Stream, order: Order) -> None:
         )
     if order.again.is_empty:
         raise SettingError("start must lie before end (end is exclusive)", stream=stream.name)
+
+
+def _refuse_sweep(stream: Stream, order: Order) -> None:
+    if stream.ids_by is None:
+        raise SettingError("sweep_ids: the ids of this stream are not swept", stream=stream.name)
+    if order.again is not None or order.mode is not SyncMode.INCREMENTAL_DEDUPED:
+        raise SettingError(
+            "sweep_ids reads which ids there still are and no record: give it alone, without "
+            "start, end or another sync_mode",
+            stream=stream.name,
+        )
 
 
 def _looks_back(stream: Stream) -> bool:

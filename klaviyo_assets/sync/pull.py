@@ -13,8 +13,9 @@ from typing import Protocol
 import pyarrow as pa
 
 from klaviyo_assets.errors import KlaviyoAssetsError, LakeConflictError, QuarantineError
-from klaviyo_assets.lake import Lake, Noticed, Receipt, Session, Table
+from klaviyo_assets.lake import Lake, Noticed, Receipt, Session, Sweep, Table
 from klaviyo_assets.model.stream import Slice
+from klaviyo_assets.sync.manner import Manner, opened
 from klaviyo_assets.sync.progress import Progress
 from klaviyo_assets.sync.walk import Piece
 from klaviyo_assets.tables.decode import Page
@@ -65,25 +66,6 @@ class Tally:
     quarantined: int = 0
     commits: int = 0
     notices: set[str] = field(default_factory=set[str])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manner:
-    """How the lake is to be written: which account's, replaced or merged, with history or not."""
-
-    account: str
-    replaces: bool
-    marks_deleted: bool = False
-    """Whether rows that a replacement does not bring stay, and are marked."""
-    since: datetime | None = None
-    """Where a replacement begins to read, by the cursor; None: at the beginning."""
-    keeps_history: bool
-    moves_mark: bool
-    started_at: datetime
-    version: int | None
-    """The table's version that was planned with; None where there was no table."""
-    hang_up: Callable[[], None]
-    """Wakes every request that is waiting, so that a cancelled run ends at once."""
 
 
 class Pull:
@@ -141,15 +123,8 @@ class Pull:
         Raises:
             KlaviyoAssetsError: what stopped the sync.
         """
-        manner = self._manner
         try:
-            with lake.open(
-                self.table,
-                account=manner.account,
-                mode="replace" if manner.replaces else "merge",
-                with_history=manner.keeps_history,
-                started_at=manner.started_at,
-            ) as session:
+            with opened(self.table, lake, self._manner) as session:
                 self._refuse_race(lake)
                 yield from self._write(session)
         finally:
@@ -165,7 +140,7 @@ class Pull:
                 stream=self.table.name,
             )
 
-    def _write(self, session: Session) -> Iterator[Receipt]:
+    def _write(self, session: Session | Sweep) -> Iterator[Receipt]:
         """Write what the readers bring; their failure comes after a commit of what came before it.
 
         A failure of the session itself is raised as it is, without another commit: rows that it
@@ -175,13 +150,13 @@ class Pull:
         while (item := self._next()) is not None:
             self._take(session, item)
             is_due = self._uncommitted_bytes >= COMMIT_BYTES or monotonic() >= due
-            if is_due and not self._manner.replaces:
+            if is_due and not self._manner.is_all_or_nothing:
                 yield self._commit(session)
                 due = monotonic() + COMMIT_SECONDS
         if self._failure is None:
             yield self._commit(session)
             return
-        if not self._manner.replaces and self.tally.records_read:
+        if not self._manner.is_all_or_nothing and self.tally.records_read:
             yield self._commit(session)
         raise self._failure
 
@@ -195,7 +170,7 @@ class Pull:
             self._failure = failure
             return None
 
-    def _take(self, session: Session, item: Piece | Slice) -> None:
+    def _take(self, session: Session | Sweep, item: Piece | Slice) -> None:
         if isinstance(item, Slice):
             self._ended.add(item.name)
             if self._manner.moves_mark:
@@ -210,7 +185,7 @@ class Pull:
         if self._manner.moves_mark:
             self.progress.note(item.slice.name, item.read, item.highest)
 
-    def _count(self, session: Session, page: Page) -> None:
+    def _count(self, session: Session | Sweep, page: Page) -> None:
         self.tally.records_read += page.records
         self.tally.notices.update(page.notices)
         if not page.quarantined:
@@ -225,7 +200,7 @@ class Pull:
                 stream=self.table.name,
             )
 
-    def _commit(self, session: Session) -> Receipt:
+    def _commit(self, session: Session | Sweep) -> Receipt:
         receipt = session.commit(self._state(self.progress), self._noticed())
         self._uncommitted_bytes = 0
         self.progress.shown = self.progress.mark

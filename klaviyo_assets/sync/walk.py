@@ -39,6 +39,8 @@ class Ask:
     base_url: str
     left_out: frozenset[str]
     read: PageReader
+    fields: tuple[str, ...] | None = None
+    """The only attributes wanted; None: all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +151,7 @@ class Walk:
             Window(start, self._window.end),
             base_url=self._ask.base_url,
             without=self._ask.left_out,
+            fields=self._ask.fields,
         )
 
     def _take(self, page: Page, server_time: datetime, *, is_last: bool) -> tuple[Piece, bool]:

@@ -87,6 +87,18 @@ def test_a_cursor_is_filtered_and_sorted_by_as_offered(stream: Stream) -> None:
 
 
 @each_asking
+def test_ids_are_swept_in_an_order_that_is_offered(stream: Stream) -> None:
+    """A sweep sorts and filters by a field that the path offers for both."""
+    order, facts = stream.ids_by, published(stream)
+    if order is None:
+        return
+    operators = facts.filters[order.field]
+    assert order.inclusive == ("greater-or-equal" in operators)
+    assert {"greater-than", "less-than"} <= set(operators)
+    assert order.field in facts.sort
+
+
+@each_asking
 def test_slices_ask_what_klaviyo_can_answer(stream: Stream) -> None:
     """A slice compares a field by an operator that is offered, with a value that it knows."""
     facts = published(stream)

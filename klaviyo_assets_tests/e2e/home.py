@@ -84,7 +84,7 @@ class Home:
         """Return what Dagster would load with the home's settings; `more` are further ones."""
         return build_defs(*read_settings(self.variables | variables_of(more)))
 
-    def sync(self, *streams: str, config: Mapping[str, str] | None = None, **more: str) -> Run:
+    def sync(self, *streams: str, config: Mapping[str, object] | None = None, **more: str) -> Run:
         """Materialize streams, all collections where none is named; `config` is for each op.
 
         `more` are settings for this run alone: `event_metric_ids="..."`.

@@ -1,0 +1,181 @@
+"""Sweeps of keys: marks on top of whatever is newest, but for what was read meanwhile."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from klaviyo_assets.errors import CorruptFileError, LakeConflictError
+from klaviyo_assets.lake import Lake, Noticed, Plain, Receipt, Sweep, sweep
+from klaviyo_assets.lake.writing import TableWriter
+from klaviyo_assets_tests.integration.lake.ground import (
+    ACCOUNT,
+    START,
+    data_files,
+    lake_at,
+    merge,
+    numbered,
+    shown,
+)
+from klaviyo_assets_tests.integration.lake.killed import Moment, die_at, run
+from klaviyo_assets_tests.integration.lake.test_gone import (
+    MARKING,
+    at_day,
+    key,
+    marks,
+    refresh,
+    unmarked,
+)
+
+LATE = (at_day(5) - START).total_seconds()
+"""When a row was read that was read after every sweep of these tests began."""
+
+
+def begun(lake: Lake, seen: Iterable[int]) -> Sweep:
+    """Return a sweep that has seen some keys."""
+    made = Sweep(MARKING, lake.root, account=ACCOUNT, clock=lake.clock)
+    made.add(pa.record_batch({"id": pa.array(map(key, seen), pa.string())}))
+    return made
+
+
+def swept(lake: Lake, seen: Iterable[int], day: int) -> Receipt:
+    """Carry a sweep out."""
+    with begun(lake, seen) as made:
+        return made.commit({}, Noticed(at=at_day(day)))
+
+
+def test_a_sweep_marks_and_lifts(lake: Lake) -> None:
+    """Unseen rows are marked once, seen ones have their mark lifted, the state stays."""
+    merge(lake, MARKING, [unmarked(numbered(0, 10, note="a"))], {"cursor": "x"})
+    first = swept(lake, range(6), 1)
+    assert (first.deleted, first.rows_written, first.rows_total) == (4, 0, 10)
+    second = swept(lake, range(3, 8), 2)
+    assert second.deleted == 3
+    expected: dict[str, datetime | None] = dict.fromkeys(map(key, range(3, 8)))
+    expected |= dict.fromkeys(map(key, range(3)), at_day(2))
+    assert marks(lake) == expected | dict.fromkeys(map(key, (8, 9)), at_day(1))
+    state = lake.state("profiles")
+    assert state is not None
+    assert state.state == {"cursor": "x"}
+    assert {note for (note,) in lake.relation("profiles").select("note").fetchall()} == {"a"}
+
+
+def test_a_sweep_without_news_commits_nothing(lake: Lake) -> None:
+    """Where every mark is right already no version is made."""
+    merge(lake, MARKING, [unmarked(numbered(0, 10))])
+    version = swept(lake, range(9), 1).version
+    assert swept(lake, range(9), 2).version == version
+    assert marks(lake)[key(9)] == at_day(1)
+
+
+def test_a_sweep_rewrites_only_files_that_change(lake: Lake, root: Path) -> None:
+    """A file whose rows are all there is left alone."""
+    merge(lake, MARKING, [unmarked(numbered(0, 10))])
+    before = set(data_files(root, "profiles"))
+    merge(lake, MARKING, [unmarked(numbered(10, 10))])
+    receipt = swept(lake, range(19), 1)
+    assert (receipt.files_added, receipt.files_removed) == (1, 1)
+    assert before <= set(data_files(root, "profiles"))
+
+
+def test_what_was_read_meanwhile_is_left_alone(lake: Lake) -> None:
+    """Of rows that another run read since the sweep began, new or not, it says nothing."""
+    merge(lake, MARKING, [unmarked(numbered(0, 4))])
+    with begun(lake, [0]) as made:
+        merge(lake, MARKING, [unmarked(numbered(2, 4, synced=LATE))])
+        receipt = made.commit({}, Noticed(at=at_day(1)))
+    assert receipt.deleted == 1
+    assert marks(lake) == {key(at): at_day(1) if at == 1 else None for at in range(6)}
+
+
+def test_what_was_rewritten_meanwhile_is_still_judged(lake: Lake) -> None:
+    """A row that only moved to another file since is as old as before."""
+    merge(lake, MARKING, [unmarked(numbered(0, 4))])
+    with begun(lake, [0]) as made:
+        merge(lake, MARKING, [unmarked(numbered(3, 1, synced=LATE))])
+        made.commit({}, Noticed(at=at_day(1)))
+    assert marks(lake) == {key(at): at_day(1) if at in {1, 2} else None for at in range(4)}
+
+
+def test_a_mark_that_was_made_meanwhile_stays(lake: Lake) -> None:
+    """A full refresh that missed a profile after the sweep had seen it knows better."""
+    merge(lake, MARKING, [unmarked(numbered(0, 2))])
+    with begun(lake, [0, 1]) as made:
+        refresh(lake, [numbered(0, 1, synced=10)], Noticed(at=at_day(2)))
+        made.commit({}, Noticed(at=at_day(1)))
+    assert marks(lake) == {key(0): None, key(1): at_day(2)}
+
+
+def test_a_sweep_that_may_have_missed_something_only_lifts(lake: Lake) -> None:
+    """Without a moment nothing is marked; what was seen again is there all the same."""
+    refresh(lake, [numbered(0, 3)], Noticed(at=at_day(0)))
+    swept(lake, [0], 1)
+    with begun(lake, [1]) as made:
+        assert made.commit({}, Noticed(at=None)).deleted == 0
+    assert marks(lake) == {key(0): None, key(1): None, key(2): at_day(1)}
+
+
+def test_a_rival_is_waited_for_not_for_ever(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit that comes first makes the sweep judge again; one after the other ends it."""
+    merge(lake, MARKING, [unmarked(numbered(0, 4))])
+    write, rivals = TableWriter.write, [1, 1]
+
+    def outrun(writer: TableWriter, *what: object) -> object:
+        if writer.start is not None and rivals and rivals.pop():
+            other = numbered(100 + len(rivals), 1, synced=LATE)
+            monkeypatch.setattr(TableWriter, "write", write)
+            merge(lake, MARKING, [unmarked(other)])
+            monkeypatch.setattr(TableWriter, "write", outrun)
+        return write(writer, *what)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(TableWriter, "write", outrun)
+    assert swept(lake, range(3), 1).deleted == 1
+    rivals.extend([1] * sweep.TRIES)
+    with pytest.raises(LakeConflictError):
+        swept(lake, range(2), 2)
+    monkeypatch.setattr(TableWriter, "write", write)
+    assert marks(lake)[key(2)] is None
+
+
+def test_a_damaged_file_stops_a_sweep(lake: Lake, root: Path) -> None:
+    """A sweep that cannot read a file names it and marks nothing."""
+    merge(lake, MARKING, [unmarked(numbered(0, 4))])
+    (file,) = data_files(root, "profiles")
+    file.write_bytes(b"")
+    with pytest.raises(CorruptFileError, match="part-"):
+        swept(lake, [0], 1)
+
+
+def sweep_and_die(root: Path, moment: Moment | None) -> None:
+    """Sweep and publish, in a process that kills itself."""
+    if moment is not None:
+        die_at(moment)
+    lake = lake_at(root)
+    swept(lake, range(30), 1)
+    lake.publish([Plain(name="profiles")])
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        ("call", "write_table", 1),
+        ("c_call", "replace", 1),
+        ("c_call", "create_write_transaction", 1),
+        ("c_return", "create_write_transaction", 1),
+    ],
+    ids=["as a file is begun", "as a file is placed", "before the commit", "after the commit"],
+)
+def test_a_kill_leaves_all_marks_or_none(tmp_path: Path, moment: Moment) -> None:
+    """A sweep is one commit: readers see the table before it or after it."""
+    lake = lake_at(tmp_path)
+    merge(lake, MARKING, [unmarked(numbered(0, 60))], {"cursor": "x"})
+    lake.publish([Plain(name="profiles")])
+    assert run(sweep_and_die, tmp_path, moment) == -9
+    after = {key(at): at_day(1) if at >= 30 else None for at in range(60)}
+    assert marks(lake) in (after, dict.fromkeys(after))
+    assert shown(tmp_path, "SELECT count(*) FROM k.klaviyo.profiles") == [(60,)]
+    sweep_and_die(tmp_path, None)
+    assert marks(lake) == after
+    lake.check()
