@@ -33,17 +33,26 @@ _WHO_ACTS: tuple[tuple[type[KlaviyoAssetsError], str], ...] = (
 )
 
 
+class CancelledError(dg.DagsterExecutionInterruptedError, dg.DagsterError):
+    """A cancel that stays one.
+
+    Dagster takes an interrupt of a step with a retry policy for a failure, waits and begins the
+    step anew (1.13, `op_execution_error_boundary`); its own errors it lets through as they are.
+    """
+
+
 @contextmanager
 def as_failures(stream: str) -> Generator[None]:
     """Raise what happens inside as Dagster failures that name the stream.
 
-    A cancel passes through as it is: it is no failure, and nothing may swallow it.
-
     Raises:
         dg.Failure: for any exception but a skip, which is the caller's to handle.
+        CancelledError: the run was cancelled, which is no failure; nothing may swallow it.
     """
     try:
         yield
+    except dg.DagsterExecutionInterruptedError as cancel:
+        raise CancelledError from cancel
     except MissingScopeError:
         raise
     except KlaviyoAssetsError as error:
