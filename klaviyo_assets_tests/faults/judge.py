@@ -90,7 +90,7 @@ def judge_keys(home: Home, report: str) -> None:
 
 def has_table(home: Home, stream: str) -> bool:
     """Tell whether the stream was ever committed."""
-    return (home.data / "lake" / stream / "_delta_log").exists()
+    return any((home.data / "lake" / stream / "_delta_log").glob("*.json"))
 
 
 def stored_ids(home: Home, stream: str) -> list[str]:

@@ -1,0 +1,143 @@
+"""F42 to F45: processes that are killed, cancelled, doubled or short of memory."""
+
+import os
+import signal
+from collections.abc import Callable
+from datetime import timedelta
+from time import monotonic
+
+import dagster as dg
+import pytest
+from deltalake import DeltaTable
+
+from klaviyo_assets.lake import Lake
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.lives import Life, forked, side_by_side
+from klaviyo_assets_tests.e2e.memory import peak_of_fork
+from klaviyo_assets_tests.faults.deaths import Moment, dying
+from klaviyo_assets_tests.faults.judge import judge, judge_part, stored_ids
+
+EVENTS = "/api/events"
+
+COMMIT_BYTES = 2**20
+"""About two pages, so that a small sync has several commits."""
+
+LAKE, SYNCING = "klaviyo_assets.lake", "klaviyo_assets.defs.syncing:Syncing"
+
+MOMENTS = {
+    "before the first write": Moment(owner=f"{LAKE}.staging:Stage", name="take", when="before"),
+    "in a part, before its first bytes are out": Moment(
+        owner=f"{LAKE}.parquet:OpenFile", name="write", when="inside", count=2
+    ),
+    "in a part, half of it written": Moment(
+        owner=f"{LAKE}.parquet:OpenFile", name="write", when="after", count=3
+    ),
+    "after the rename, before the commit": Moment(
+        owner=f"{LAKE}.writing", name="placed", when="after", count=2
+    ),
+    "inside the first commit": Moment(owner=f"{LAKE}.delta", name="write_commit", when="inside"),
+    "inside a later commit": Moment(
+        owner=f"{LAKE}.delta", name="write_commit", when="inside", count=2
+    ),
+    "after the commit, before the metadata": Moment(
+        owner=SYNCING, name="report", when="before", count=2
+    ),
+    "after the metadata": Moment(owner=SYNCING, name="report", when="after", count=2),
+    "after the last commit, before its materialization": Moment(
+        owner="klaviyo_assets.defs.io_manager:LakeIOManager", name="handle_output", when="after"
+    ),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_f42_a_kill_at_any_point_is_completed_by_the_next_run(
+    start: StartHome, moment: str
+) -> None:
+    """Killed there, a first sync leaves nothing twice; the next run completes it and tidies up."""
+    home = start(events=6_000, future_events=0, gzip=False)
+    life = dying(home, "events", at=MOMENTS[moment], commit_bytes=COMMIT_BYTES)
+    assert life.ended(within=60)
+    assert life.code in {-signal.SIGKILL, -signal.SIGXFSZ}
+    kept = stored_ids(home, "events")
+    assert len(kept) == len(set(kept))
+    assert set(kept) <= home.shop.truth("events")
+    assert home.sync("events").success
+    judge(home, "events")
+    assert not leftovers(home, "events")
+
+
+def leftovers(home: Home, stream: str) -> set[str]:
+    """Return what lies in a table's folder beyond its newest version, once the grace is over."""
+    later = home.shop.now + timedelta(days=3650)
+    Lake(home.data, clock=lambda: later).maintain(stream)
+    folder = home.data / "lake" / stream
+    named = set(DeltaTable(str(folder)).file_uris())
+    found = {
+        str(path) for path in folder.rglob("*") if path.is_file() and "_delta_log" not in path.parts
+    }
+    return found - named
+
+
+@pytest.mark.parametrize("begin", [forked, side_by_side], ids=["one process", "several"])
+@pytest.mark.parametrize("page", [1, 3])
+def test_f43_a_cancel_ends_the_wait_for_klaviyo(
+    start: StartHome, begin: Callable[..., Life], page: int
+) -> None:
+    """In a Retry-After of minutes a cancelled run ends within two seconds, as cancelled.
+
+    Dagster's retry policy does not begin it anew; the next run completes it.
+    """
+    home = start(events=6_000, future_events=0)
+    match = {"path": EVENTS, "from": page}
+    with home.shop.faulty("throttle", match=match, retry_after=250):
+        life = begin(home, "events")
+        wait_for_a_429(home, life)
+        began = monotonic()
+        cancel(home, life)
+        assert life.ended(within=30)
+        took = monotonic() - began
+    assert took < 2, took
+    assert status_of_last_run(home) is dg.DagsterRunStatus.CANCELED
+    judge_part(home, "events")
+    # What Klaviyo asked for is waited for by every process of the account.
+    home.settings["KLAVIYO_STATE_DIR"] = str(home.root / "another")
+    assert home.sync("events").success
+    judge(home, "events")
+
+
+def cancel(home: Home, life: Life) -> None:
+    """Do what the UI's button does: note that the run is to be cancelled, then signal it."""
+    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+        instance.report_run_canceling(instance.get_runs(limit=1)[0])
+    os.kill(life.pid, signal.SIGTERM)
+
+
+def status_of_last_run(home: Home) -> dg.DagsterRunStatus:
+    """Return how Dagster says that the newest run ended."""
+    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+        return instance.get_runs(limit=1)[0].status
+
+
+def wait_for_a_429(home: Home, life: Life) -> None:
+    """Wait until the shop has told a run to wait."""
+    while not any(each.status == 429 for each in home.shop.sandbox.journal.requests()):
+        assert not life.ended(within=0.02)
+
+
+def test_f44_two_runs_of_one_stream_at_once_leave_no_double(start: StartHome) -> None:
+    """Two processes begin the same first sync: both end green, one of them after starting over."""
+    home = start(events=4_000, latency_ms=150, future_events=0)
+    lives = [forked(home, "events"), forked(home, "events")]
+    assert all(life.ended(within=60) for life in lives)
+    assert {life.code for life in lives} == {0}
+    assert home.shop.asked()[EVENTS] > 4
+    judge(home, "events")
+
+
+def test_f45_a_first_sync_stays_below_half_a_gigabyte(start: StartHome) -> None:
+    """200,000 events at 1,000 a page: the peak of the whole process is below 512 MiB."""
+    home = start(events=200_000, days=200, gzip=False)
+    peak = peak_of_fork(home)
+    assert peak < 512 * 2**20, f"{peak / 2**20:.0f} MiB"
+    judge(home, "events")
