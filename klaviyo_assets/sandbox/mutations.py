@@ -1,7 +1,7 @@
 """What tests change in the shop: fields, deletions, merges, memberships, suppressions, new records.
 
-A change moves `updated` to the sandbox's time unless it sets it. `ValueError` says what was wrong
-with a wish; nothing is changed then.
+Events can be kept back as well. A change moves `updated` to the sandbox's time unless it sets it.
+`ValueError` says what was wrong with a wish; nothing is changed then.
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from klaviyo_assets.sandbox.json_types import Json, JsonObject, as_list, as_obje
 from klaviyo_assets.sandbox.moments import SECOND, micro_text, moment, seconds_text
 from klaviyo_assets.sandbox.shop.events import WrittenEvent
 from klaviyo_assets.sandbox.shop.groups import Membership
+from klaviyo_assets.sandbox.shop.hidden import Hidden
 from klaviyo_assets.sandbox.shop.record import Record, RecordShelf
 from klaviyo_assets.sandbox.shop.seeds import short_id
 from klaviyo_assets.sandbox.shop.store import Shop
@@ -25,7 +26,12 @@ class Mutations:
         self.shop = shop
 
     def apply(self, wish: JsonObject, now: float) -> Json:
-        """One change: `{"<type>": id, ...}` or `{"create": "<type>", "set": {...}}`."""
+        """One change: `{"<type>": id, ...}` or `{"create": "<type>", "set": {...}}`.
+
+        Events: `{"hide_events": {start, end, metric, every, counted}}` and `{"show_events": true}`.
+        """
+        if "hide_events" in wish or "show_events" in wish:
+            return self.hide_events(wish)
         if "create" in wish:
             return self.create(str(wish["create"]), as_object(wish.get("set")), now)
         kinds = [kind for kind in self.shop.shelves if kind in wish]
@@ -150,6 +156,28 @@ class Mutations:
         touch(kind, record.attributes, wanted, now)
         shelf.add(record)
         return {"id": record.id}
+
+    def hide_events(self, wish: JsonObject) -> Json:
+        """Keep events of [start, end) back, counted all the same unless told; or show all again."""
+        book = self.shop.events
+        if "show_events" in wish:
+            book.hidden.clear()
+            return {"id": ""}
+        asked = as_object(wish["hide_events"])
+        metric = asked.get("metric")
+        ordinal = None if metric is None else self.shop.metrics.ordinal_of(str(metric))
+        if metric is not None and ordinal is None:
+            raise ValueError(f"no metric {metric}")
+        book.hidden.append(
+            Hidden(
+                start=moment(str(asked["start"])) // SECOND,
+                end=-(-moment(str(asked["end"])) // SECOND),
+                metric=ordinal,
+                every=int(str(asked.get("every", 1))),
+                is_counted=bool(asked.get("counted", True)),
+            )
+        )
+        return {"id": ""}
 
     def write_events(self, listed: list[Json], now: float) -> Json:
         """Add events `{datetime, metric, profile, properties, visible_at, count}`; their ids."""

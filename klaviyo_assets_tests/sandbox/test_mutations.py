@@ -1,5 +1,6 @@
 """What tests change in the shop shows as it would in Klaviyo."""
 
+import json
 from urllib.parse import quote
 
 from klaviyo_assets_tests.sandbox.asking import Asker, Document
@@ -167,3 +168,37 @@ def test_flows_hang_on_their_triggers(shop: Asker) -> None:
         ]
         assert linked
         assert {each["id"] for each in page["included"]} == set(linked)
+
+
+def test_events_that_are_kept_back_are_counted_unless_they_are_gone(start: Start) -> None:
+    """Hidden events leave the pages and stay in the aggregates; gone ones leave both."""
+    shop = start(profiles=5, events=300, days=20, future_events=0)
+    metric = shop.sandbox.shop.metrics.id_of(5)
+    pages = f"/api/events?filter=equals(metric_id,'{metric}')"
+    everything = shop.ids(pages)
+    bounds = {"start": "2026-01-01T00:00:00Z", "end": NOON.isoformat()}
+    attributes = {
+        "metric_id": metric,
+        "measurements": ["count"],
+        "filter": [
+            f"greater-or-equal(datetime,{bounds['start']})",
+            f"less-than(datetime,{NOON:%FT%TZ})",
+        ],
+    }
+    body = json.dumps({"data": {"type": "metric-aggregate", "attributes": attributes}}).encode()
+
+    def counted() -> float:
+        kind = {"Content-Type": "application/vnd.api+json"}
+        found = shop.ask("/api/metric-aggregates", kind, method="POST", body=body).json
+        return sum(found["data"]["attributes"]["data"][0]["measurements"]["count"])
+
+    shop.admin("POST", "/__mutate", {"hide_events": {**bounds, "metric": metric}})
+    assert (shop.ids(pages), counted()) == ([], len(everything))
+    assert shop.ids("/api/events")
+    shop.admin("POST", "/__mutate", {"show_events": True})
+    shop.admin("POST", "/__mutate", {"hide_events": {**bounds, "every": 2, "counted": False}})
+    left = shop.ids(pages)
+    assert 0 < len(left) < len(everything)
+    assert counted() == len(left)
+    shop.admin("POST", "/__mutate", {"show_events": True})
+    assert (shop.ids(pages), counted()) == (everything, len(everything))

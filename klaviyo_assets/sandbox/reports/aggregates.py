@@ -67,7 +67,7 @@ class Aggregates:
         """A row per group of dimensions, sorted by them."""
         groups: dict[tuple[str, ...], list[Cell]] = {}
         book = self.shop.events
-        wanted = EventAsk(start=ask.start, end=ask.end, metric=ask.metric)
+        wanted = EventAsk(start=ask.start, end=ask.end, metric=ask.metric, counting=True)
         bucket = 0
         for ordinal in book.walk(wanted, now, after=None, descending=False):
             seconds = book.seconds(ordinal)

@@ -13,6 +13,7 @@ from itertools import islice
 
 from klaviyo_assets.sandbox.json_types import JsonObject
 from klaviyo_assets.sandbox.moments import DAY_SECONDS
+from klaviyo_assets.sandbox.shop.hidden import Hidden, unhidden
 from klaviyo_assets.sandbox.shop.metric_index import MetricIndex
 from klaviyo_assets.sandbox.shop.metrics import UNRESOLVED, metric_table
 from klaviyo_assets.sandbox.shop.rhythm import Rhythm
@@ -37,7 +38,10 @@ class WrittenEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventAsk:
-    """Which events: seconds in [start, end), a metric, a profile, both relations present or not."""
+    """Which events: seconds in [start, end), a metric, a profile, both relations present or not.
+
+    `counting` also takes those that pages leave out and aggregates count.
+    """
 
     start: int
     end: int
@@ -45,6 +49,7 @@ class EventAsk:
     profile: int | None = None
     has_profile: bool = False
     has_metric: bool = False
+    counting: bool = False
 
 
 class EventBook:
@@ -60,6 +65,7 @@ class EventBook:
         # Where a profile's events went: another profile after a merge, None after a deletion.
         self.moved: dict[int, int | None] = {}
         self.by_metric = MetricIndex(seed)
+        self.hidden: list[Hidden] = []
 
     def write(self, event: WrittenEvent) -> int:
         """Add an event; its ordinal."""
@@ -155,8 +161,9 @@ class EventBook:
                 written,
                 key=lambda k: (sign * self.seconds(k), sign * k),
             )
-            return filter(keeps, mixed) if keeps else mixed
-        return filter(keeps, regular) if keeps else iter(regular)
+            regular = mixed
+        kept = filter(keeps, regular) if keeps else iter(regular)
+        return unhidden(kept, self, counting=ask.counting)
 
     def regular(
         self, ask: EventAsk, now: float, *, after: tuple[int, int] | None, descending: bool
