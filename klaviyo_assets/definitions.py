@@ -13,6 +13,9 @@ import dagster as dg
 from klaviyo_assets.api.gate import KEY_VARIABLE
 from klaviyo_assets.defs.assets import asset_of
 from klaviyo_assets.defs.automation import jobs, schedules
+from klaviyo_assets.defs.completeness import completeness_check
+from klaviyo_assets.defs.deep_checks import deep_checks
+from klaviyo_assets.defs.healing import healing_sensor
 from klaviyo_assets.defs.io_manager import LakeIOManager
 from klaviyo_assets.defs.metric_keys import add_metric_keys, metric_sensor
 from klaviyo_assets.defs.report_assets import report_asset
@@ -21,7 +24,7 @@ from klaviyo_assets.defs.report_schedule import report_schedule
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.settings import Settings, read_settings
-from klaviyo_assets.streams import COLLECTIONS, REPORTS
+from klaviyo_assets.streams import COLLECTIONS, REPORTS, STREAMS
 from klaviyo_assets.streams.metrics import METRICS
 
 
@@ -47,9 +50,10 @@ def build_defs(
             ),
             *(report_asset(stream, settings) for stream in REPORTS),
         ],
+        asset_checks=[*map(deep_checks, STREAMS.values()), completeness_check()],
         jobs=jobs(),
         schedules=[*schedules(settings), *(report_schedule(each, settings) for each in REPORTS)],
-        sensors=[metric_sensor(settings), drain_sensor()],
+        sensors=[metric_sensor(settings), drain_sensor(), healing_sensor()],
         resources={
             "klaviyo": _klaviyo(settings, refusals, api_key),
             "lake": lake,

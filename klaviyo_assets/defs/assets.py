@@ -9,6 +9,14 @@ from typing import Any
 
 import dagster as dg
 
+from klaviyo_assets.defs.checks import (
+    Looked,
+    freshness_of,
+    not_checked,
+    results,
+    rows_lately,
+    specs_of,
+)
 from klaviyo_assets.defs.config import SyncConfig
 from klaviyo_assets.defs.cursors import CURSOR, metadata_mark
 from klaviyo_assets.defs.failures import as_failures
@@ -16,6 +24,7 @@ from klaviyo_assets.defs.metadata import asset_key, definition_metadata, sync_me
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource, utc_now
 from klaviyo_assets.defs.syncing import Syncing
 from klaviyo_assets.errors import CorruptFileError, MissingScopeError, MissingTableError
+from klaviyo_assets.lake import standing
 from klaviyo_assets.model.stream import Detail, Join, Stream
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.sync.begin import begin
@@ -71,18 +80,18 @@ def _synced(stream: Stream, afterwards: Afterwards | None) -> dg.AssetsDefinitio
         io_manager_key="lake_io_manager",
         retry_policy=RETRY,
         output_required=False,
+        check_specs=specs_of(stream),
+        freshness_policy=freshness_of(stream),
     )
     def synced(
         context: dg.AssetExecutionContext,
         config: SyncConfig,
         klaviyo: KlaviyoResource,
         lake: LakeResource,
-    ) -> Iterator[dg.Output[Syncing]]:
+    ) -> Iterator[dg.Output[Syncing] | dg.AssetCheckResult]:
         syncing = _begun(context, stream, config, klaviyo=klaviyo, lake=lake)
-        if syncing is None:
-            return
-        yield dg.Output(syncing)
-        if afterwards is not None:
+        yield from _told(context, stream, syncing, lake=lake)
+        if afterwards is not None and syncing is not None:
             afterwards(context, klaviyo, lake)
 
     return synced
@@ -136,6 +145,34 @@ def _begin(
     )
 
 
+def _told(
+    context: dg.AssetExecutionContext,
+    stream: Stream,
+    syncing: Syncing | None,
+    *,
+    lake: LakeResource,
+) -> Iterator[dg.Output[Syncing] | dg.AssetCheckResult]:
+    """Yield the sync, which is drained before anything more is asked of this, then its checks."""
+    if syncing is None:
+        yield from not_checked(stream)
+        return
+    yield dg.Output(syncing)
+    yield from results(stream, _looked(context, syncing, lake))
+
+
+def _looked(context: dg.AssetExecutionContext, syncing: Syncing, lake: LakeResource) -> Looked:
+    """Return what the checks look at, right after the stream was materialized."""
+    stream = syncing.stream
+    with as_failures(stream.name):
+        return Looked(
+            now=utc_now(),
+            rows=rows_lately(context.instance, stream),
+            mark=syncing.mark,
+            table=standing(lake.lake().root, stream.name),
+            notices=sorted(syncing.pull.tally.notices),
+        )
+
+
 def skip(context: dg.AssetExecutionContext, stream: Stream, error: MissingScopeError) -> None:
     """Say that the key may not read the stream; nothing is materialized, the run stays green."""
     scope = error.scope or " and ".join(stream.scopes)
@@ -166,13 +203,19 @@ def _joined(stream: Stream) -> dg.AssetsDefinition:
         metadata=definition_metadata(stream),
         deps=[asset_key(parent) for parent in parents],
         io_manager_key="lake_io_manager",
+        check_specs=specs_of(stream),
+        freshness_policy=freshness_of(stream),
     )
     def joined(
         context: dg.AssetExecutionContext, config: SyncConfig, lake: LakeResource
-    ) -> dg.MaterializeResult[Any]:
+    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         with as_failures(stream.name):
             refuse_nonsense(stream, config.order())
-            return _view(context, stream, config, lake=lake)
+            shown = _view(context, stream, config, lake=lake)
+        yield shown
+        yield from results(
+            stream, Looked(now=utc_now(), rows=rows_lately(context.instance, stream))
+        )
 
     return joined
 

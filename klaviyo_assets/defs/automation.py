@@ -10,13 +10,22 @@ from datetime import timedelta
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from klaviyo_assets.defs.completeness_verdict import COMPLETE
+from klaviyo_assets.defs.deep_checks import deep_checks_of
 from klaviyo_assets.defs.metadata import asset_key
+from klaviyo_assets.defs.verdicts import check_key
 from klaviyo_assets.model.settings import Settings
-from klaviyo_assets.streams import COLLECTIONS
+from klaviyo_assets.streams import COLLECTIONS, STREAMS
 from klaviyo_assets.sync.plan import SyncMode
 
 SLOW = frozenset({"lists_detailed"})
 """Fifteen lists a minute: on their own daily schedule, so that they hold nobody up."""
+
+DEEP = dg.AssetSelection.checks(
+    *(check_key(each.name, name) for each in STREAMS.values() for name in deep_checks_of(each)),
+    COMPLETE,
+)
+"""Checks that read whole tables or ask Klaviyo: no part of a sync."""
 
 _PRELOADED = ["klaviyo_assets.definitions", "duckdb", "pandas", "pyarrow.parquet", "deltalake"]
 
@@ -33,7 +42,7 @@ def several_processes() -> dg.ExecutorDefinition:
 
 
 def jobs() -> list[UnresolvedAssetJobDefinition]:
-    """Return the jobs: every collection hourly, slow ones daily, a first sync of all."""
+    """Return the jobs: every collection hourly, slow ones daily, a first sync of all, checks."""
     every_hour = tuple(each.name for each in COLLECTIONS if each.name not in SLOW)
     slow = tuple(sorted(SLOW))
     return [
@@ -57,6 +66,12 @@ def jobs() -> list[UnresolvedAssetJobDefinition]:
             "Everything, streams side by side in processes of their own.",
             executor=several_processes(),
         ),
+        dg.define_asset_job(
+            "klaviyo_checks",
+            selection=DEEP,
+            executor_def=dg.in_process_executor,
+            description="Keys once, nothing NULL, and every event that Klaviyo counts.",
+        ),
     ]
 
 
@@ -70,7 +85,7 @@ def _job(
 ) -> UnresolvedAssetJobDefinition:
     return dg.define_asset_job(
         f"klaviyo_{name}",
-        selection=[asset_key(stream) for stream in streams],
+        selection=dg.AssetSelection.assets(*map(asset_key, streams)) - DEEP,
         executor_def=executor,
         config=config,
         description=about,
@@ -86,14 +101,10 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         return dg.RunRequest(run_config=_op_config("events", {"start": start.isoformat()}))
 
     return [
-        dg.ScheduleDefinition(
-            name="klaviyo_hourly", job_name="klaviyo_collections", cron_schedule="7 * * * *"
-        ),
-        dg.ScheduleDefinition(
-            name="klaviyo_daily_details",
-            job_name="klaviyo_slow_details",
-            cron_schedule="20 3 * * *",
-        ),
+        _schedule("hourly", job="collections", cron="7 * * * *"),
+        _schedule("daily_details", job="slow_details", cron="20 3 * * *"),
+        # After the late events, which would be missing before.
+        _schedule("daily_checks", job="checks", cron="10 3 * * *"),
         dg.ScheduleDefinition(
             name="klaviyo_daily_late_events",
             job_name="klaviyo_late_events",
@@ -120,6 +131,12 @@ def _weekly() -> list[dg.ScheduleDefinition]:
             run_config=SWEEP,
         ),
     ]
+
+
+def _schedule(name: str, *, job: str, cron: str) -> dg.ScheduleDefinition:
+    return dg.ScheduleDefinition(
+        name=f"klaviyo_{name}", job_name=f"klaviyo_{job}", cron_schedule=cron
+    )
 
 
 def _op_config(stream: str, config: Mapping[str, object]) -> dict[str, object]:

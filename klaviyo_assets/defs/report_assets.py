@@ -13,6 +13,7 @@ import dagster as dg
 from pydantic import Field
 
 from klaviyo_assets.defs.assets import KINDS, OWNERS, RETRY, group_of, skip
+from klaviyo_assets.defs.checks import DAILY
 from klaviyo_assets.defs.config import SyncConfig
 from klaviyo_assets.defs.failures import as_failures
 from klaviyo_assets.defs.metadata import asset_key, definition_metadata
@@ -81,6 +82,7 @@ def report_asset(stream: Stream, settings: Settings) -> dg.AssetsDefinition:
         backfill_policy=dg.BackfillPolicy.multi_run(CHUNK),
         retry_policy=RETRY,
         output_required=False,
+        freshness_policy=dg.FreshnessPolicy.time_window(warn_window=DAILY[0], fail_window=DAILY[1]),
     )
     def reported(
         context: dg.AssetExecutionContext,

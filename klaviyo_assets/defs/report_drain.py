@@ -191,6 +191,8 @@ def _request(stream: Stream, launch: Launch, ticks: int) -> dg.RunRequest:
         # The same tick, evaluated again after a crash, launches nothing twice.
         run_key=f"{stream.name} {errand.metric_id} {errand.days.first} {errand.days.last} {ticks}",
         asset_selection=[asset_key(stream.name)],
+        # The checks of a report read its whole table: they have a schedule of their own.
+        asset_check_keys=[],
         tags={
             **range_tags(errand.metric_id, errand.days.first, errand.days.last),
             DRAIN: stream.name,

@@ -7,6 +7,7 @@ not: Klaviyo, schemas (`tables` makes them), Dagster. The names below are the ro
 from klaviyo_assets.lake.answers import Answers
 from klaviyo_assets.lake.aside import set_aside
 from klaviyo_assets.lake.cells import Fetched
+from klaviyo_assets.lake.day_counts import Counting, DayCount, day_counts, first_day
 from klaviyo_assets.lake.facts import CellFacts
 from klaviyo_assets.lake.gone import Noticed
 from klaviyo_assets.lake.kept import KeptAnswer
@@ -14,6 +15,7 @@ from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import HISTORY, Table, table_of
 from klaviyo_assets.lake.relations import Detailed, Joined, Plain, Relation, relation_of
 from klaviyo_assets.lake.session import Receipt, Session
+from klaviyo_assets.lake.standing import Standing, ids_there_twice, keys_there_twice, standing
 from klaviyo_assets.lake.states import TableState
 from klaviyo_assets.lake.sweep import Sweep
 
@@ -21,6 +23,8 @@ __all__ = [
     "HISTORY",
     "Answers",
     "CellFacts",
+    "Counting",
+    "DayCount",
     "Detailed",
     "Fetched",
     "Joined",
@@ -31,10 +35,16 @@ __all__ = [
     "Receipt",
     "Relation",
     "Session",
+    "Standing",
     "Sweep",
     "Table",
     "TableState",
+    "day_counts",
+    "first_day",
+    "ids_there_twice",
+    "keys_there_twice",
     "relation_of",
     "set_aside",
+    "standing",
     "table_of",
 ]

@@ -14,10 +14,20 @@ Metadata = Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a check said: `colour` is green, yellow or red, as the UI shows it."""
+
+    colour: str
+    text: str
+    shown: Metadata
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """A run by stream: metadata of materializations and observations, failures, and all it said.
 
-    `failed` is what ended a stream, `retried` what an attempt before its last one met.
+    `failed` is what ended a stream, `retried` what an attempt before its last one met; `verdicts`
+    are those of checks, by stream and name.
     """
 
     id: str
@@ -27,6 +37,7 @@ class Run:
     failed: Mapping[str, str]
     retried: Mapping[str, str]
     attempts: Mapping[str, int]
+    verdicts: Mapping[tuple[str, str], Verdict]
     log: tuple[tuple[int, str], ...]
 
     @property
@@ -54,6 +65,7 @@ def run_from_log(instance: dg.DagsterInstance, run_id: str, *, success: bool) ->
     failed: dict[str, str] = {}
     retried: dict[str, str] = {}
     attempts: dict[str, int] = {}
+    verdicts: dict[tuple[str, str], Verdict] = {}
     for event in events:
         if event.is_step_materialization:
             found = event.step_materialization_data.materialization
@@ -61,6 +73,9 @@ def run_from_log(instance: dg.DagsterInstance, run_id: str, *, success: bool) ->
         elif event.is_asset_observation:
             seen = event.asset_observation_data.asset_observation
             observed.setdefault(seen.asset_key.path[-1], []).append(values_of(seen.metadata))
+        elif event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            judged = event.asset_check_evaluation_data
+            verdicts[judged.asset_key.path[-1], judged.check_name] = verdict_of(judged)
         elif event.is_step_failure:
             failed[stream_of(event)] = failure_text(event)
         elif event.is_step_up_for_retry:
@@ -75,8 +90,16 @@ def run_from_log(instance: dg.DagsterInstance, run_id: str, *, success: bool) ->
         failed=failed,
         retried=retried,
         attempts=attempts,
+        verdicts=verdicts,
         log=tuple(lines_of(entries)),
     )
+
+
+def verdict_of(judged: dg.AssetCheckEvaluation) -> Verdict:
+    """Return a check's evaluation in the colours of the UI."""
+    is_error = judged.severity is dg.AssetCheckSeverity.ERROR
+    colour = "green" if judged.passed else "red" if is_error else "yellow"
+    return Verdict(colour=colour, text=judged.description or "", shown=values_of(judged.metadata))
 
 
 def stream_of(event: dg.DagsterEvent) -> str:

@@ -1,0 +1,184 @@
+"""Checks that run with every materialization: they look at the log and at metadata, never at rows.
+
+What belongs here: what is looked at, how bad it is, and what to do about it. What does not: checks
+that read whole tables (`deep_checks`) or ask Klaviyo (`completeness`).
+
+They are part of the asset's own step, and few: a check costs 20 ms in Dagster's event log, a step
+60 ms more, and the hourly job has a dozen streams of which most have nothing new.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import dagster as dg
+
+from klaviyo_assets.defs.metadata import asset_key
+from klaviyo_assets.defs.verdicts import check_key, failed, passed, warned
+from klaviyo_assets.lake import Standing
+from klaviyo_assets.model.stream import Collection, Detail, Stream
+from klaviyo_assets.sync.plan import CURSOR_IN_FUTURE
+from klaviyo_assets.tables.schema import SYNCED_AT, arrow_schema
+
+COLUMNS = "columns_as_declared"
+ROWS = "row_count_holds"
+CURSOR = "cursor_not_in_future"
+
+ABOUT = {
+    COLUMNS: "The table has the declared columns, and the last sync met no field without one.",
+    ROWS: "The table has not lost half of its rows since the last materialization.",
+    CURSOR: "The high-water mark is no later than this machine's clock.",
+}
+
+BLOCKING = frozenset({COLUMNS})
+"""What is made of a table without its keys would be wrong; the rest is no reason to stop."""
+
+FEW_ROWS, LEAST_LEFT = 20, 0.5
+"""Smaller tables may halve in a day's work."""
+
+NOTICES_SHOWN = 5
+
+ROW_COUNT = "dagster/row_count"
+
+
+def checks_of(stream: Stream) -> tuple[str, ...]:
+    """Return the names of the checks that go with each materialization of a stream."""
+    match stream.source:
+        case Collection():
+            return (COLUMNS, ROWS, *([CURSOR] if stream.cursor is not None else []))
+        case Detail():
+            return (COLUMNS,)
+        case _:
+            return ()
+
+
+def specs_of(stream: Stream) -> list[dg.AssetCheckSpec]:
+    """Return the declarations of those checks."""
+    key = asset_key(stream.name)
+    return [
+        dg.AssetCheckSpec(name, asset=key, description=ABOUT[name], blocking=name in BLOCKING)
+        for name in checks_of(stream)
+    ]
+
+
+def freshness_of(stream: Stream) -> dg.FreshnessPolicy:
+    """Return how old a stream may become: what is synced hourly, and what daily."""
+    is_hourly = not isinstance(stream.source, Detail) or stream.source.version is not None
+    warn, fail = (timedelta(hours=3), timedelta(hours=26)) if is_hourly else DAILY
+    return dg.FreshnessPolicy.time_window(fail_window=fail, warn_window=warn)
+
+
+DAILY = (timedelta(hours=26), timedelta(hours=74))
+"""From when on a stream that is read daily is late, and from when on it is stale."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """What the checks of one materialization look at; `rows` are those now, and those before."""
+
+    now: datetime
+    rows: Sequence[int]
+    mark: datetime | None = None
+    table: Standing | None = None
+    notices: Sequence[str] = ()
+
+
+def rows_lately(instance: dg.DagsterInstance, stream: Stream) -> list[int]:
+    """Return the rows of the last materializations of a stream, the newest first, two at most."""
+    records = instance.fetch_materializations(asset_key(stream.name), limit=2).records
+    shown = [each.asset_materialization for each in records]
+    counts = [each.metadata.get(ROW_COUNT) for each in shown if each is not None]
+    return [
+        each.value
+        for each in counts
+        if isinstance(each, dg.IntMetadataValue) and each.value is not None
+    ]
+
+
+def results(stream: Stream, looked: Looked) -> Iterator[dg.AssetCheckResult]:
+    """Yield the result of each check that goes with a materialization."""
+    for name in checks_of(stream):
+        match name:
+            case "columns_as_declared":
+                yield as_declared(stream, looked.table, looked.notices)
+            case "row_count_holds":
+                yield row_count_holds(stream, looked.rows)
+            case _:
+                yield not_in_future(stream, looked.mark, looked.now)
+
+
+def not_checked(stream: Stream) -> Iterator[dg.AssetCheckResult]:
+    """Yield a warning for each check of a stream that the key may not read."""
+    for name in checks_of(stream):
+        yield warned(
+            check_key(stream.name, name),
+            f"Not checked: nothing was materialized, because the key lacks a scope. Make a key "
+            f"with {' and '.join(stream.scopes)}, or leave the asset out.",
+        )
+
+
+def as_declared(
+    stream: Stream, table: Standing | None, notices: Sequence[str]
+) -> dg.AssetCheckResult:
+    """Judge the stored columns, and fields that Klaviyo sent and no column holds."""
+    declared = list(arrow_schema(stream).names)
+    there = set(table.columns) if table is not None else set(declared)
+    missing = [name for name in declared if name not in there]
+    foreign = sorted(there.difference(declared))
+    if {*stream.key, SYNCED_AT}.intersection(missing):
+        return failed(
+            check_key(stream.name, COLUMNS),
+            f"The table lacks {', '.join(missing)}: another program changed it. Materialize the "
+            "asset once with sync_mode full_refresh_overwrite.",
+        )
+    if missing or foreign:
+        told = [f"{', '.join(missing)} is missing, and comes with the next rows"] if missing else []
+        told += [f"{', '.join(foreign)} is not declared, and stays NULL"] if foreign else []
+        return warned(
+            check_key(stream.name, COLUMNS),
+            f"Of the columns {'; '.join(told)}. Another release, or another program, changed the "
+            "table; materialize the asset once with sync_mode full_refresh_overwrite to have "
+            "exactly the declared ones.",
+        )
+    if notices:
+        more = len(notices) - NOTICES_SHOWN
+        shown = "; ".join(notices[:NOTICES_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+        return warned(
+            check_key(stream.name, COLUMNS),
+            f"Klaviyo sent what no column is declared for: {shown}. Nothing is lost: read it from "
+            "extra, and add a Column to the stream to have one of its own.",
+            {"klaviyo/notices": dg.MetadataValue.json(list(notices))},
+        )
+    return passed(
+        check_key(stream.name, COLUMNS), f"All {len(declared)} columns are there, and no others."
+    )
+
+
+def row_count_holds(stream: Stream, rows: Sequence[int]) -> dg.AssetCheckResult:
+    """Judge the rows of now beside those of the materialization before."""
+    now, before = rows[0] if rows else 0, rows[1] if len(rows) > 1 else None
+    numbers = {"klaviyo/rows": now, **({"klaviyo/rows_before": before} if before else {})}
+    if before is None or before < FEW_ROWS or now >= before * LEAST_LEFT:
+        return passed(
+            check_key(stream.name, ROWS), f"{now:,} rows, {before or 0:,} before.", numbers
+        )
+    return failed(
+        check_key(stream.name, ROWS),
+        f"{now:,} rows, and {before:,} at the materialization before. If it was no full refresh "
+        "with other settings and nobody deleted records at Klaviyo, look at the run's warnings and "
+        "materialize again; the version before is in the lake for an hour.",
+        numbers,
+    )
+
+
+def not_in_future(stream: Stream, mark: datetime | None, now: datetime) -> dg.AssetCheckResult:
+    """Judge the mark by this machine's clock."""
+    if mark is None or mark <= now + CURSOR_IN_FUTURE:
+        shown = mark.isoformat() if mark is not None else "not there yet"
+        return passed(check_key(stream.name, CURSOR), f"The mark is {shown}.")
+    return failed(
+        check_key(stream.name, CURSOR),
+        f"The mark is {mark.isoformat()} and this machine's clock says {now.isoformat()}: what "
+        "happens until then would not be read. Set the clock right; the next sync then goes on "
+        "from now by itself.",
+    )

@@ -1,0 +1,135 @@
+"""The check that all events are there: what is stored beside what Klaviyo counts, day by day.
+
+What belongs here: Dagster's side of it: config, verdict, metadata. What does not: the comparison
+(`sync.reckoning`), healing (`healing`).
+
+One check for all metrics: whether events are complete is one question, with one answer in the list
+of checks, and a day is read again for all metrics at once. Which metric lacks what is in the table
+that comes with the answer.
+"""
+
+from collections.abc import Mapping
+from datetime import date, datetime, timedelta
+from typing import cast
+
+import dagster as dg
+from dagster._core.storage.asset_check_execution_record import (
+    AssetCheckExecutionRecord,
+    AssetCheckExecutionRecordStatus,
+)
+from pydantic import Field
+
+from klaviyo_assets.defs.completeness_verdict import COMPLETE, READ_AGAIN, shown_of, verdict
+from klaviyo_assets.defs.failures import as_failures
+from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
+from klaviyo_assets.defs.verdicts import warned
+from klaviyo_assets.errors import MissingScopeError, MissingTableError, SettingError
+from klaviyo_assets.model.window import instant
+from klaviyo_assets.sync.counts import STREAM
+from klaviyo_assets.sync.reckoning import Wish, reckon
+
+REQUESTS = "klaviyo/requests"
+
+
+class CompletenessConfig(dg.Config):
+    """All optional; the default compares the last five weeks."""
+
+    days: int = Field(
+        default=35,
+        ge=0,
+        description="Days before the mark that are compared; 0: everything stored.",
+    )
+    tolerance_hours: int = Field(
+        default=6, ge=0, description="Newest hours left alone: Klaviyo's counts lag, and so do we."
+    )
+    most_requests: int = Field(
+        default=1000,
+        ge=1,
+        description="A comparison that takes more is refused: one a metric and year.",
+    )
+    read_again: dict[str, str] = Field(
+        default_factory=dict,
+        description="Days that this run has read again, each with Klaviyo's time before: stored "
+        "events that were not shown since are gone at Klaviyo.",
+    )
+
+    def wish(self, before: Mapping[date, datetime]) -> Wish:
+        """Return what to compare; `before` are days read again that an earlier check knew of.
+
+        Raises:
+            SettingError: a day or moment cannot be read.
+        """
+        return Wish(
+            days=self.days,
+            tolerance=timedelta(hours=self.tolerance_hours),
+            most_requests=self.most_requests,
+            read_again={**before, **moments_of(self.read_again)},
+        )
+
+
+def completeness_check() -> dg.AssetChecksDefinition:
+    """Return the check; one request a metric and year, three a second and sixty a minute."""
+
+    @dg.asset_check(
+        name=COMPLETE.name,
+        asset=COMPLETE.asset_key,
+        description="As many events are stored of every metric and UTC day as Klaviyo counts.",
+    )
+    def complete(
+        context: dg.AssetCheckExecutionContext,
+        config: CompletenessConfig,
+        klaviyo: KlaviyoResource,
+        lake: LakeResource,
+    ) -> dg.AssetCheckResult:
+        with as_failures(STREAM):
+            wish = config.wish(_remembered(context.instance))
+            connection = klaviyo.connect(say=context.log.warning)
+            try:
+                outcome = reckon(
+                    wish,
+                    client=connection.client,
+                    lake=lake.lake(),
+                    settings=connection.settings,
+                    say=context.log.info,
+                )
+            except (MissingScopeError, MissingTableError) as error:
+                return warned(COMPLETE, f"Not checked: {error.message}")
+            shown = shown_of(outcome, wish)
+            return verdict(outcome, shown | {REQUESTS: connection.client.counters.requests})
+
+    return complete
+
+
+def last_verdict(instance: dg.DagsterInstance) -> AssetCheckExecutionRecord | None:
+    """Return the last comparison that came to an end; None before the first."""
+    done = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
+    records = instance.event_log_storage.get_asset_check_execution_history(
+        COMPLETE, limit=1, status=done
+    )
+    return records[0] if records else None
+
+
+def told_in(record: AssetCheckExecutionRecord, name: str) -> object:
+    """Return a value of a verdict's metadata, None where it has none of that name."""
+    evaluation = record.evaluation
+    value = evaluation.metadata.get(name) if evaluation is not None else None
+    return value.value if value is not None else None
+
+
+def moments_of(texts: Mapping[str, str]) -> dict[date, datetime]:
+    """Return days and moments from their ISO texts.
+
+    Raises:
+        SettingError: one cannot be read.
+    """
+    try:
+        moments = {date.fromisoformat(day): instant(text) for day, text in texts.items()}
+    except ValueError as error:
+        raise SettingError(f"read_again cannot be used: {error}", stream=STREAM) from None
+    return {day: moment for day, moment in moments.items() if moment is not None}
+
+
+def _remembered(instance: dg.DagsterInstance) -> dict[date, datetime]:
+    record = last_verdict(instance)
+    told = told_in(record, READ_AGAIN) if record is not None else None
+    return moments_of(cast("Mapping[str, str]", told)) if isinstance(told, Mapping) else {}
