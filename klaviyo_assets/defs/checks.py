@@ -121,10 +121,26 @@ def as_declared(
     stream: Stream, table: Standing | None, notices: Sequence[str]
 ) -> dg.AssetCheckResult:
     """Judge the stored columns, and fields that Klaviyo sent and no column holds."""
+    changed = columns_changed(stream, table.columns) if table is not None else None
+    if changed is not None:
+        return changed
+    if notices:
+        more = len(notices) - NOTICES_SHOWN
+        shown = "; ".join(notices[:NOTICES_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+        return warned(
+            check_key(stream.name, COLUMNS),
+            f"Klaviyo sent what no column is declared for: {shown}. Nothing is lost: read it from "
+            "extra, and add a Column to the stream to have one of its own.",
+            {"klaviyo/notices": dg.MetadataValue.json(list(notices))},
+        )
+    return passed(check_key(stream.name, COLUMNS), "The columns are those declared, and no others.")
+
+
+def columns_changed(stream: Stream, columns: Sequence[str]) -> dg.AssetCheckResult | None:
+    """Judge stored columns that are not those declared; None where they are."""
     declared = list(arrow_schema(stream).names)
-    there = set(table.columns) if table is not None else set(declared)
-    missing = [name for name in declared if name not in there]
-    foreign = sorted(there.difference(declared))
+    missing = [name for name in declared if name not in columns]
+    foreign = sorted(set(columns).difference(declared))
     if {*stream.key, SYNCED_AT}.intersection(missing):
         return failed(
             check_key(stream.name, COLUMNS),
@@ -140,18 +156,7 @@ def as_declared(
             "table; materialize the asset once with sync_mode full_refresh_overwrite to have "
             "exactly the declared ones.",
         )
-    if notices:
-        more = len(notices) - NOTICES_SHOWN
-        shown = "; ".join(notices[:NOTICES_SHOWN]) + (f"; and {more} more" if more > 0 else "")
-        return warned(
-            check_key(stream.name, COLUMNS),
-            f"Klaviyo sent what no column is declared for: {shown}. Nothing is lost: read it from "
-            "extra, and add a Column to the stream to have one of its own.",
-            {"klaviyo/notices": dg.MetadataValue.json(list(notices))},
-        )
-    return passed(
-        check_key(stream.name, COLUMNS), f"All {len(declared)} columns are there, and no others."
-    )
+    return None
 
 
 def row_count_holds(stream: Stream, rows: Sequence[int]) -> dg.AssetCheckResult:
