@@ -66,13 +66,17 @@ def jobs() -> list[UnresolvedAssetJobDefinition]:
             "Everything, streams side by side in processes of their own.",
             executor=several_processes(),
         ),
-        dg.define_asset_job(
-            "klaviyo_checks",
-            selection=DEEP,
-            executor_def=dg.in_process_executor,
-            description="Keys once, nothing NULL, and every event that Klaviyo counts.",
-        ),
+        _checks(),
     ]
+
+
+def _checks() -> UnresolvedAssetJobDefinition:
+    return dg.define_asset_job(
+        "klaviyo_checks",
+        selection=DEEP,
+        executor_def=dg.in_process_executor,
+        description="Keys once, nothing NULL, and every event that Klaviyo counts.",
+    )
 
 
 def _job(

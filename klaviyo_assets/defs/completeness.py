@@ -21,6 +21,7 @@ from pydantic import Field
 
 from klaviyo_assets.defs.completeness_verdict import COMPLETE, READ_AGAIN, shown_of, verdict
 from klaviyo_assets.defs.failures import as_failures
+from klaviyo_assets.defs.lateness import lateness_shown
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
 from klaviyo_assets.defs.verdicts import warned
 from klaviyo_assets.errors import MissingScopeError, MissingTableError, SettingError
@@ -94,7 +95,7 @@ def completeness_check() -> dg.AssetChecksDefinition:
                 )
             except (MissingScopeError, MissingTableError) as error:
                 return warned(COMPLETE, f"Not checked: {error.message}")
-            shown = shown_of(outcome, wish)
+            shown = shown_of(outcome, wish) | lateness_shown(context.instance, outcome.names)
             return verdict(outcome, shown | {REQUESTS: connection.client.counters.requests})
 
     return complete

@@ -15,6 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from klaviyo_assets.defs.failures import as_failures
+from klaviyo_assets.defs.lateness import first_seen_metadata
 from klaviyo_assets.defs.metadata import widened_by
 from klaviyo_assets.defs.resources import LakeResource
 from klaviyo_assets.defs.syncing import Syncing
@@ -41,9 +42,10 @@ class LakeIOManager(dg.ConfigurableIOManager):
         try:
             with as_failures(obj.stream.name):
                 self._drain(obj, context.log.warning)
+                late = first_seen_metadata(obj, self.lake.lake())
         finally:
             obj.pull.close()
-        context.add_output_metadata({**obj.metadata(), **self._rows_shown(obj)})
+        context.add_output_metadata({**obj.metadata(), **self._rows_shown(obj), **late})
 
     def _drain(self, obj: Syncing, warn: Callable[[str], None]) -> None:
         lake = self.lake.lake()

@@ -9,6 +9,7 @@ from klaviyo_assets.lake.aside import set_aside
 from klaviyo_assets.lake.cells import Fetched
 from klaviyo_assets.lake.day_counts import Counting, DayCount, day_counts, first_day
 from klaviyo_assets.lake.facts import CellFacts
+from klaviyo_assets.lake.first_seen import FirstSeen, Since, first_seen
 from klaviyo_assets.lake.gone import Noticed
 from klaviyo_assets.lake.kept import KeptAnswer
 from klaviyo_assets.lake.lake import Lake
@@ -27,6 +28,7 @@ __all__ = [
     "DayCount",
     "Detailed",
     "Fetched",
+    "FirstSeen",
     "Joined",
     "KeptAnswer",
     "Lake",
@@ -35,12 +37,14 @@ __all__ = [
     "Receipt",
     "Relation",
     "Session",
+    "Since",
     "Standing",
     "Sweep",
     "Table",
     "TableState",
     "day_counts",
     "first_day",
+    "first_seen",
     "ids_there_twice",
     "keys_there_twice",
     "relation_of",

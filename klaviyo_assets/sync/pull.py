@@ -83,6 +83,7 @@ class Pull:
         """Take the parts; `state` gives the JSON object that each commit carries."""
         self.table = table
         self.progress = progress
+        self.version_before = manner.version
         self.tally = Tally()
         self._items = items
         self._manner = manner

@@ -212,3 +212,23 @@ def test_before_the_first_sync_nothing_is_judged(start: StartHome) -> None:
     verdict = check(home)
     assert verdict.colour == "yellow"
     assert "materialize klaviyo/events first" in verdict.text
+
+
+def test_lateness_is_measured_when_events_are_first_seen(home: Home) -> None:
+    """An event that comes five days late is told as such, once, and so is the lookback it needs."""
+    late = home.shop.now - timedelta(days=5)
+    metric = home.ids("metrics")[0]
+    home.shop.move(minutes=30)
+    home.shop.write_events({"datetime": late.isoformat(), "metric": metric, "count": 3})
+    window = {"start": f"{late - DAY:%Y-%m-%d}"}
+    run = home.sync("events", config=window)
+    told = cast("dict[str, dict[str, object]]", run.materialized["events"]["klaviyo/first_seen"])
+    seconds = timedelta(days=5, minutes=30).total_seconds()
+    assert list(told) == [metric]
+    assert list(cast("dict[str, int]", told[metric]["behind"]).values()) == [3]
+    assert told[metric]["longest"] == seconds
+    again = home.sync("events", config=window)
+    assert "klaviyo/first_seen" not in again.materialized["events"]
+    verdict = check(home)
+    assert verdict.shown["klaviyo/suggested_lookback_days"] == 6
+    assert "'max': '5.0 d'" in str(verdict.shown["klaviyo/lateness"])

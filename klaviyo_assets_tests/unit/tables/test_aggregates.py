@@ -11,8 +11,8 @@ from klaviyo_assets.tables.aggregates import read_counts
 
 def answer(dates: list[str], *rows: list[float]) -> bytes:
     """Return an answer with these rows of counts."""
-    listed = [{"dimensions": [], "measurements": {"count": row}} for row in rows]
-    attributes = {"dates": dates, "data": listed}
+    listed: list[object] = [{"dimensions": [], "measurements": {"count": row}} for row in rows]
+    attributes: dict[str, object] = {"dates": dates, "data": listed}
     return json.dumps({"data": {"type": "metric-aggregate", "attributes": attributes}}).encode()
 
 
