@@ -1,0 +1,132 @@
+"""Checks of every stream: each green where all is well, and not where something is wrong."""
+
+from datetime import timedelta
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable, Schema, write_deltalake
+
+from klaviyo_assets.defs import assets
+from klaviyo_assets.defs.checks import checks_of
+from klaviyo_assets.defs.deep_checks import deep_checks_of
+from klaviyo_assets.sandbox import DEFAULT_KEY, Key
+from klaviyo_assets.streams import COLLECTIONS, REPORTS, STREAMS
+from klaviyo_assets_tests.e2e.checking import launch
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home, key_of
+from klaviyo_assets_tests.e2e.run import Run
+from klaviyo_assets_tests.e2e.shop import NOON
+
+
+def deep(home: Home, *streams: str) -> Run:
+    """Run the checks of the rows of some streams."""
+    keys = {
+        dg.AssetCheckKey(key_of(stream), name)
+        for stream in streams
+        for name in deep_checks_of(STREAMS[stream])
+    }
+    return launch(home, keys)
+
+
+def test_every_stream_has_its_checks_and_all_are_green(home: Home) -> None:
+    """After a first sync each check of each stream has been made, and none has found anything."""
+    run, rows = home.sync(), deep(home, *STREAMS)
+    assert rows.success, rows.failed
+    found = {**run.verdicts, **rows.verdicts}
+    assert found.keys() == {
+        (stream.name, name)
+        for stream in (*COLLECTIONS, *REPORTS)
+        for name in (*checks_of(stream), *deep_checks_of(stream))
+    }
+    never_read = {stream.name for stream in REPORTS}
+    colours = {key: each.colour for key, each in found.items()}
+    assert {each for key, each in colours.items() if key[0] not in never_read} == {"green"}, colours
+    assert {each for key, each in colours.items() if key[0] in never_read} == {"yellow"}
+
+
+def test_a_new_field_is_named(home: Home) -> None:
+    """A field that no column holds turns the check yellow with its name, and lies in `extra`."""
+    match = {"path": "/api/lists"}
+    with home.shop.faulty("new_field", match=match, field="colour_of_list", value="blue"):
+        run = home.sync("lists")
+    verdict = run.verdicts["lists", "columns_as_declared"]
+    assert verdict.colour == "yellow"
+    assert "colour_of_list" in verdict.text
+    assert "extra" in verdict.text
+    assert home.query("SELECT count(*) FROM klaviyo.lists WHERE extra LIKE '%blue%'") == [(1,)]
+    assert home.sync("lists").verdicts["lists", "columns_as_declared"].colour == "green"
+
+
+def test_a_column_of_somebody_else_is_named(home: Home) -> None:
+    """A column that another program added turns the check yellow with its name."""
+    home.sync("events")
+    table = DeltaTable(str(home.data / "lake" / "events"))
+    table.alter.add_columns(Schema.from_arrow(pa.schema([("mood", pa.string())])).fields)
+    verdict = home.sync("events").verdicts["events", "columns_as_declared"]
+    assert (verdict.colour, "mood" in verdict.text) == ("yellow", True)
+
+
+def test_a_sharp_fall_of_rows_is_red(home: Home) -> None:
+    """A table that lost most of its rows since the materialization before says both numbers."""
+    assert home.sync("metrics").verdicts["metrics", "row_count_holds"].colour == "green"
+    before = home.count("metrics")
+    for each in sorted(home.shop.truth("metrics"))[3:]:
+        home.shop.mutate(metric=each, delete=True)
+    verdict = home.sync("metrics").verdicts["metrics", "row_count_holds"]
+    assert verdict.colour == "red"
+    assert (verdict.shown["klaviyo/rows_before"], verdict.shown["klaviyo/rows"]) == (before, 3)
+
+
+def test_a_mark_past_this_machines_clock_is_red(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Klaviyo's clock is far ahead of ours, one of the two is wrong: somebody has to look."""
+    assert home.sync("events").verdicts["events", "cursor_not_in_future"].colour == "green"
+    home.shop.write_events({"datetime": (NOON - timedelta(minutes=10)).isoformat()})
+    monkeypatch.setattr(assets, "utc_now", lambda: NOON - timedelta(days=10))
+    verdict = home.sync("events").verdicts["events", "cursor_not_in_future"]
+    assert verdict.colour == "red"
+    assert "Set the clock right" in verdict.text
+
+
+def test_a_key_that_is_there_twice_is_red(home: Home) -> None:
+    """What another program wrote a second time is found by reading every key, in views as well."""
+    home.sync("events", "metrics", "events_detailed")
+    table = DeltaTable(str(home.data / "lake" / "events"))
+    write_deltalake(table, table.to_pyarrow_table().slice(0, 3), mode="append")
+    run = deep(home, "events", "events_detailed")
+    for stream in ("events", "events_detailed"):
+        verdict = run.verdicts[stream, "key_is_unique"]
+        assert (verdict.colour, verdict.shown["klaviyo/keys_there_twice"]) == ("red", 3)
+        assert "full_refresh_overwrite" in verdict.text
+
+
+def test_a_null_where_none_may_be_is_red(home: Home) -> None:
+    """Rows that another program wrote without a key are counted by the log's statistics."""
+    home.sync("lists")
+    table = DeltaTable(str(home.data / "lake" / "lists"))
+    rows = table.to_pyarrow_table().slice(0, 2)
+    place = rows.schema.get_field_index("id")
+    write_deltalake(
+        table, rows.set_column(place, "id", pa.array([None, None], pa.string())), mode="append"
+    )
+    verdict = deep(home, "lists").verdicts["lists", "key_and_cursor_not_null"]
+    assert (verdict.colour, verdict.shown["klaviyo/null_id"]) == ("red", 2)
+
+
+def test_a_stream_without_its_scope_is_not_judged(start: StartHome) -> None:
+    """Where nothing was materialized the checks say which scope is wanted; the run stays green."""
+    home = start(keys=(Key(value=DEFAULT_KEY, scopes=frozenset({"accounts:read"})),))
+    run = home.sync("flows")
+    assert run.success
+    for name in checks_of(STREAMS["flows"]):
+        verdict = run.verdicts["flows", name]
+        assert (verdict.colour, "flows:read" in verdict.text) == ("yellow", True)
+
+
+def test_every_asset_says_how_fresh_it_should_be(home: Home) -> None:
+    """Each stream has a freshness policy, so that the UI tells which one was not synced."""
+    graph = home.code_location().resolve_asset_graph()
+    for stream in STREAMS:
+        assert graph.get(key_of(stream)).freshness_policy is not None
