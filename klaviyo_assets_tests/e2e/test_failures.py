@@ -183,3 +183,6 @@ def test_the_lake_of_another_account_is_left_alone(home: Home, start: StartHome)
         assert "Give each account its own KLAVIYO_DATA_DIR" in run.failed[stream]
         assert run.attempts[stream] == 1
     assert home.files() == before
+    del other.settings["KLAVIYO_DATA_DIR"]
+    assert other.sync("lists").success
+    assert sorted(other.ids("lists")) == sorted(other.shop.truth("lists"))

@@ -1,0 +1,111 @@
+"""Dagster's UI as a browser meets it: a real webserver over a home, and what its pages are made of.
+
+What belongs here: starting it, and the questions that the pages ask. What does not: judging.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Generator
+from contextlib import closing, contextmanager
+from subprocess import DEVNULL
+from urllib.error import URLError
+
+from klaviyo_assets_tests.contract.checkout import ROOT
+from klaviyo_assets_tests.e2e.home import Home
+
+RUNS = """{ runsOrError(limit: 200) { ... on Runs { results {
+  runId status runConfigYaml tags { key value }
+  eventConnection(limit: 1000) { events {
+    __typename
+    ... on MessageEvent { message level stepKey }
+    ... on ErrorEvent { error { message stack className errorChain { error { message stack } } } }
+    ... on ExecutionStepUpForRetryEvent { error { message stack cause { message stack } } }
+    ... on DisplayableEvent { label description metadataEntries { label description
+      ... on TextMetadataEntry { text } ... on JsonMetadataEntry { jsonString } } }
+    ... on LogsCapturedEvent { fileKey stepKeys }
+  } } } } } }"""
+
+RESOURCES = """{ repositoriesOrError { ... on RepositoryConnection { nodes {
+  allTopLevelResourceDetails { name description resourceType
+    configFields { name description isRequired defaultValueAsJson configTypeKey }
+    configuredValues { key value type } }
+  pipelines { name presets { runConfigYaml } runConfigSchema: name }
+} } } }"""
+
+ASSETS = """{ assetsOrError { ... on AssetConnection { nodes { key { path }
+  assetMaterializations(limit: 50) { message metadataEntries { label description
+    ... on TextMetadataEntry { text } ... on JsonMetadataEntry { jsonString } } }
+  assetObservations(limit: 50) { description metadataEntries { label
+    ... on TextMetadataEntry { text } ... on JsonMetadataEntry { jsonString } } }
+} } } }"""
+
+
+class Pages:
+    """A webserver that answers."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def ask(self, query: str) -> str:
+        """Return the answer to a GraphQL question, as text.
+
+        Raises:
+            AssertionError: the question is wrong.
+        """
+        body = json.dumps({"query": query}).encode()
+        request = urllib.request.Request(  # noqa: S310 - loopback, by us
+            f"{self.url}/graphql", body, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - loopback
+            text = answer.read().decode()
+        assert "errors" not in json.loads(text), text[:2000]
+        return text
+
+    def compute_logs(self, run_id: str, file_key: str) -> str:
+        """Return what a step wrote to its output and its errors."""
+        key = json.dumps([run_id, "compute_logs", file_key])
+        return self.ask(f"{{ capturedLogs(logKey: {key}) {{ stdout stderr }} }}")
+
+
+@contextmanager
+def webserver(home: Home) -> Generator[Pages]:
+    """Run the UI of the code location on a free port of loopback until the block ends."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [
+            sys.executable, "-m", "dagster_webserver", "-m", "klaviyo_assets.definitions",
+            "-h", "127.0.0.1", "-p", str(port),
+        ],
+        cwd=ROOT,
+        env={**os.environ, **home.variables, "DAGSTER_HOME": str(home.dagster)},
+        stdout=DEVNULL,
+        stderr=DEVNULL,
+    )  # fmt: skip
+    try:
+        pages = Pages(f"http://127.0.0.1:{port}")
+        wait_until_it_answers(pages, process)
+        yield pages
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def wait_until_it_answers(pages: Pages, process: "subprocess.Popen[bytes]") -> None:
+    """Ask until there is an answer; a server that ended fails at once."""
+    end = time.monotonic() + 90
+    while True:
+        assert process.poll() is None, "the webserver ended"
+        assert time.monotonic() < end, "the webserver does not answer"
+        try:
+            pages.ask("{ version }")
+        except (URLError, ConnectionError):
+            time.sleep(0.2)
+        else:
+            return

@@ -1,0 +1,193 @@
+"""Runs with random faults and random kills, told by their seed, each judged to the last id.
+
+`python -m klaviyo_assets_tests.faults.random_runs --seeds 200` is the long form; the test suite has
+the short one. One seed is one account and one installation: some runs of some streams, of which up
+to two are killed, while one request in twenty meets a fault and time goes by between the runs;
+then a run that lives. What belongs here: rolling the dice and counting. What does not: comparing
+(`judge`).
+"""
+
+import argparse
+import random
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
+
+from klaviyo_assets.api import retries
+from klaviyo_assets_tests.contract.checkout import ROOT
+from klaviyo_assets_tests.e2e.home import Home, blank_home
+from klaviyo_assets_tests.e2e.lives import CONTEXT, Life, Orders, carry_out_and_exit, orders_of
+from klaviyo_assets_tests.e2e.shop import open_shop
+from klaviyo_assets_tests.faults.judge import PATHS, judge, stored_ids
+
+RATE = 0.05
+OTHERS = tuple(sorted(PATHS.keys() - {"events", "global_exclusions"}))
+"""Without the one whose records the sandbox lets sign up with suppressions older than themselves:
+no cursor finds those."""
+
+MOST_KILLS = 2
+TRIES = 3
+"""Lives that the last run may take: six faults in a row on one request end one, and rightly."""
+
+COMMIT_BYTES = 2**18
+"""A few hundred events, so that a small sync has several commits to be killed between."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """What became of a seed, in numbers; `problem` is what the judge said, empty if nothing."""
+
+    seed: int
+    streams: tuple[str, ...]
+    kills: int = 0
+    faults: int = 0
+    requests: int = 0
+    compared: int = 0
+    lost: int = 0
+    doubled: int = 0
+    problem: str = ""
+
+    @property
+    def is_good(self) -> bool:
+        """Tell whether nothing is wrong."""
+        return not (self.lost or self.doubled or self.problem)
+
+    def __str__(self) -> str:
+        """Return it in a line."""
+        return (
+            f"seed {self.seed}: {self.kills} kills, {self.faults} faults, {self.requests:,} "
+            f"requests, {self.compared:,} ids compared, {self.lost} lost, {self.doubled} doubled"
+            f"{'; ' + self.problem if self.problem else ''} ({', '.join(self.streams)})"
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class Dice:
+    """One seed at work in its home."""
+
+    home: Home
+    chance: random.Random
+    outcome: Outcome
+
+    def roll(self) -> None:
+        """Run, kill and go on until a run has lived to its end; then compare."""
+        for _ in range(self.chance.randint(0, MOST_KILLS)):
+            self.outcome.kills += self.killed(self.begin())
+            judge_part_but_marks(self.home, self.outcome.streams)
+            self.pass_time()
+        codes: list[int | None] = []
+        while 0 not in codes and len(codes) < TRIES:
+            life = self.begin()
+            assert life.ended(within=120), "a run did not end"
+            codes.append(life.code)
+        assert 0 in codes, f"the last run failed {TRIES} times"
+
+    def begin(self) -> Life:
+        """Start a run of the seed's streams."""
+        orders = orders_of(self.home, *self.outcome.streams, commit_bytes=COMMIT_BYTES)
+        process = CONTEXT.Process(target=live_impatiently, args=(orders,))
+        process.start()
+        return Life(process)
+
+    def killed(self, life: Life) -> bool:
+        """Kill a run somewhere; tell if it was still alive."""
+        seen = len(self.home.shop.sandbox.journal.requests())
+        enough = seen + self.chance.randint(1, 8)
+        while len(self.home.shop.sandbox.journal.requests()) < enough and not life.ended(
+            within=0.003
+        ):
+            pass
+        was_alive = not life.ended(within=self.chance.uniform(0, 0.15))
+        life.kill()
+        return was_alive
+
+    def pass_time(self) -> None:
+        """Let up to two days go by in the shop, with their events and people, and a new list."""
+        self.home.shop.move(hours=self.chance.uniform(0, 48))
+        if self.chance.random() < 0.5:
+            self.home.shop.mutate(create="list", set={"name": f"list {self.chance.random()}"})
+
+    def count(self) -> None:
+        """Compare every stream's ids with the shop's, and count what the journal has."""
+        for stream in self.outcome.streams:
+            truth, stored = self.home.shop.truth(stream), Counter(stored_ids(self.home, stream))
+            self.outcome.compared += len(truth)
+            self.outcome.lost += len(truth - stored.keys())
+            self.outcome.doubled += stored.total() - len(stored)
+        entries = self.home.shop.sandbox.journal.requests()
+        self.outcome.requests = len(entries)
+        self.outcome.faults = sum(each.fault is not None for each in entries)
+
+
+def judge_part_but_marks(home: Home, streams: Sequence[str]) -> None:
+    """Assert that what a killed run left is sound; Dagster may not have heard of its mark."""
+    for stream in streams:
+        stored = stored_ids(home, stream)
+        assert len(stored) == len(set(stored)), stream
+        assert set(stored) <= home.shop.truth(stream), stream
+
+
+def live_impatiently(orders: Orders) -> None:
+    """Carry out the orders with short waits between tries."""
+    retries.FIRST_WAIT_SECONDS, retries.LONGEST_WAIT_SECONDS = 0.01, 0.02
+    carry_out_and_exit(orders)
+
+
+def rolled(seed: int, folder: Path, blank: Path) -> Outcome:
+    """Return what becomes of a seed in a fresh home below `folder`."""
+    chance = random.Random(seed)
+    streams = ("events", *chance.sample(OTHERS, chance.randint(1, 3)))
+    outcome = Outcome(seed=seed, streams=streams)
+    events = chance.choice([0, 1500, 4000])
+    with open_shop(seed=seed, events=events, gzip=chance.random() < 0.5) as shop:
+        # Some events of a shop come days late.
+        settings = {"KLAVIYO_LOOKBACK_DAYS": "7"}
+        home = Home(shop=shop, root=folder / f"seed-{seed}", blank=blank, settings=settings)
+        shop.sandbox.faults.add({"random": {"seed": seed, "rate": RATE}})
+        dice = Dice(home=home, chance=chance, outcome=outcome)
+        try:
+            dice.roll()
+            judge(home, *streams)
+        except AssertionError as wrong:
+            outcome.problem = str(wrong).splitlines()[0][:300] if str(wrong) else "not equal"
+        dice.count()
+    return outcome
+
+
+def summary(outcomes: Sequence[Outcome], seconds: float) -> str:
+    """Return the closing line over all seeds."""
+    parts = ("kills", "faults", "requests", "compared", "lost", "doubled")
+    total = {part: sum(getattr(each, part) for each in outcomes) for part in parts}
+    return (
+        f"{len(outcomes)} seeds in {seconds:.0f} s: {total['kills']} kills, {total['faults']:,} "
+        f"faults in {total['requests']:,} requests, {total['compared']:,} ids compared, "
+        f"{total['lost']} lost, {total['doubled']} doubled, "
+        f"{sum(not each.is_good for each in outcomes)} seeds with problems"
+    )
+
+
+def main() -> int:
+    """Run the long form; exit code 1 if any seed has a problem."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--seeds", type=int, default=200, help="how many")
+    options.add_argument("--first", type=int, default=1, help="the first of them")
+    wanted = options.parse_args()
+    began = monotonic()
+    outcomes: list[Outcome] = []
+    with TemporaryDirectory() as blank_folder:
+        blank = blank_home(Path(blank_folder), ROOT / "deploy" / "dagster.yaml")
+        for seed in range(wanted.first, wanted.first + wanted.seeds):
+            with TemporaryDirectory() as folder:
+                outcomes.append(rolled(seed, Path(folder), blank))
+            sys.stdout.write(f"{outcomes[-1]}\n")
+            sys.stdout.flush()
+    sys.stdout.write(summary(outcomes, monotonic() - began) + "\n")
+    return int(not all(each.is_good for each in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,244 @@
+"""F46 to F49: disks that are full, folders and files that are not as they should be, and locks.
+
+Each ends in a sentence, and each sentence's way out is gone here to its end.
+"""
+
+import ctypes
+import errno
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from pkgutil import resolve_name
+
+import dagster as dg
+import pytest
+
+from klaviyo_assets.lake import database
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.lives import CONTEXT, Orders, carry_out_and_exit, orders_of
+from klaviyo_assets_tests.e2e.run import run_from_log
+from klaviyo_assets_tests.e2e.test_verbs import verb
+from klaviyo_assets_tests.faults.judge import judge, judge_part, stored_ids
+
+FULL: dict[str, tuple[str, str, str]] = {
+    "in a part": ("klaviyo_assets.lake.parquet:OpenFile", "write", "size limit"),
+    "in the commit": ("klaviyo_assets.lake.delta", "write_commit", "size limit"),
+    "in the database": ("klaviyo_assets.lake.database", "build", "size limit"),
+    "in the rate budget": ("klaviyo_assets.api.ledger:Ledger", "reserve", "rate ledger"),
+}
+"""Where the disk has no room: whose function is on its way, and a word of the failure."""
+
+
+@pytest.fixture
+def home(home: Home) -> Home:
+    """Give a home that reads the last days again, because some events of a shop come late."""
+    home.settings["KLAVIYO_LOOKBACK_DAYS"] = "7"
+    return home
+
+
+def without_room(owner: str, name: str) -> None:
+    """Let no file of this process grow beyond 100 bytes while a function is on its way."""
+    place = resolve_name(owner)
+    real: Callable[..., object] = getattr(place, name)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def cramped(*words: object, **named: object) -> object:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+        try:
+            return real(*words, **named)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+    setattr(place, name, cramped)
+
+
+def live_without_room(orders: Orders, owner: str, name: str) -> None:
+    """Carry out the orders with no room for what one function writes."""
+    without_room(owner, name)
+    carry_out_and_exit(orders)
+
+
+@pytest.mark.parametrize("where", FULL)
+def test_f46_a_full_disk_is_told_and_made_good(home: Home, where: str) -> None:
+    """Without room there the stream fails and says why; the old table stays whole.
+
+    With room again the next run completes. The kernel refuses the bytes, in a process of its own.
+    """
+    assert home.sync("events").success
+    before = stored_ids(home, "events")
+    home.shop.move(days=2)
+    owner, name, word = FULL[where]
+    orders = orders_of(home, "events")
+    process = CONTEXT.Process(target=live_without_room, args=(orders, owner, name))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 1
+    assert word in failure_of_last_run(home, "events")
+    judge_part(home, "events")
+    assert set(before) <= set(stored_ids(home, "events"))
+    assert len(home.ids("events")) >= len(before)
+    assert home.sync("events").success
+    judge(home, "events")
+
+
+def failure_of_last_run(home: Home, stream: str) -> str:
+    """Return what ended a stream in the newest run."""
+    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+        run_id = instance.get_runs(limit=1)[0].run_id
+        return run_from_log(instance, run_id, success=False).failed[stream]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_f46_a_full_disk_says_so(home: Home, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The sentence for a disk without space names the folder, the reason and what to do."""
+
+    def full(_: Sequence[Path]) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as broken:
+        broken.setattr("klaviyo_assets.lake.staging.force_to_disk", full)
+        failed = home.sync("events").failed["events"]
+    assert str(home.data) in failed
+    assert "the disk" in failed
+    assert "free some space and run again" in failed
+    assert "What was committed before is intact" in failed
+    assert home.sync("events").success
+    judge(home, "events")
+
+
+def live_unprivileged(orders: Orders) -> None:
+    """Carry out the orders without the capabilities by which root passes over permissions."""
+    header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert ctypes.CDLL(None).capset(header, none) == 0
+    carry_out_and_exit(orders)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="drops capabilities")
+def test_f47_a_read_only_folder_fails_before_the_first_request(home: Home) -> None:
+    """Without the right to write, the run fails and Klaviyo hears nothing; with it, all comes."""
+    home.data.mkdir(mode=0o555, parents=True)
+    process = CONTEXT.Process(target=live_unprivileged, args=(orders_of(home, "events"),))
+    process.start()
+    process.join(60)
+    home.data.chmod(0o755)
+    assert process.exitcode == 1
+    assert "this user may not write there" in failure_of_last_run(home, "events")
+    assert home.shop.asked().total() == 0
+    assert home.sync("events").success
+    judge(home, "events")
+
+
+@pytest.mark.parametrize("place", ["a file", "nowhere"])
+def test_f47_a_folder_that_cannot_be_is_refused_in_words(home: Home, place: str) -> None:
+    """A file in the folder's place, or a place where nothing can be made, is told at once."""
+    blocker = home.root / "blocker"
+    blocker.write_text("not a folder")
+    home.moved_to = blocker if place == "a file" else Path("/proc/nowhere/data")
+    failed = home.sync("events").failed["events"]
+    assert "choose another KLAVIYO_DATA_DIR" in failed
+    assert home.shop.asked().total() == 0
+    home.moved_to = None
+    assert home.sync("events").success
+    judge(home, "events")
+
+
+def empty(path: Path) -> None:
+    """Leave no byte."""
+    path.write_bytes(b"")
+
+
+def flip(path: Path) -> None:
+    """Change a byte in the midst of the rows."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 0xFF
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [empty, flip])
+def test_f48_a_damaged_part_is_named_and_rebuilt(
+    home: Home, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file is named by the sync that needs it and by `check`, never passed over.
+
+    The refresh that both advise brings every row back.
+    """
+    assert home.sync("profiles").success
+    (part,) = (home.data / "lake" / "profiles").glob("*.parquet")
+    damage(part)
+    home.shop.move(days=1)
+    failed = home.sync("profiles").failed["profiles"]
+    assert part.name in failed
+    assert "full_refresh_overwrite" in failed
+    assert verb(home, "check") == 1
+    assert part.name in capsys.readouterr().err
+    assert home.sync("profiles", config={"sync_mode": "full_refresh_overwrite"}).success
+    assert verb(home, "check") == 0
+    judge(home, "profiles")
+
+
+WRITER = """
+import sys, duckdb
+held = duckdb.connect(sys.argv[1])
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+PUBLISHER = """
+import fcntl, sys
+held = open(sys.argv[1], "a")
+fcntl.flock(held, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def holding(program: str, path: Path) -> subprocess.Popen[str]:
+    """Start a process that holds a file until its input ends; return once it does."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_f49_a_database_that_somebody_writes_to_keeps_nobody_out(home: Home) -> None:
+    """A process that opened klaviyo.duckdb for writing holds up neither a sync nor its readers.
+
+    The database is built beside and renamed over, so the lock is on a file that has gone.
+    """
+    assert home.sync("events").success
+    holder = holding(WRITER, home.data / "klaviyo.duckdb")
+    home.shop.move(days=2)
+    try:
+        assert home.sync("events").success
+        judge(home, "events")
+    finally:
+        holder.communicate()
+
+
+def test_f49_a_publisher_that_does_not_end_is_told(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held by another process, the publishing lock is waited for within bounds, then told.
+
+    The rows are committed by then; the next run shows them.
+    """
+    monkeypatch.setattr(database, "WAIT_SECONDS", 0.5)
+    assert home.sync("lists").success
+    holder = holding(PUBLISHER, home.data / database.LOCK)
+    try:
+        failed = home.sync("events").failed["events"]
+    finally:
+        holder.communicate()
+    assert database.LOCK in failed
+    assert "is held by another process for over 0.5 s; wait for it to end" in failed
+    judge_part(home, "events")
+    assert home.sync("events").success
+    judge(home, "events")

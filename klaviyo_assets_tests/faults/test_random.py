@@ -1,0 +1,24 @@
+"""F70: random faults and kills, by seed. The long form is the module `random_runs`."""
+
+from pathlib import Path
+
+import pytest
+
+from klaviyo_assets_tests.faults.random_runs import rolled
+
+TWENTY = range(1, 21)
+HANDFUL = 5
+"""Seeds a test, so that workers share them."""
+
+
+@pytest.mark.parametrize("first", TWENTY[::HANDFUL])
+def test_f70_random_faults_and_kills_end_at_what_the_shop_holds(
+    tmp_path: Path, blank: Path, first: int
+) -> None:
+    """Five seeds of twenty: whatever was met, every id is stored once; a failure tells the seed.
+
+    How many faults and kills a seed meets depends on how fast it is; the long form counts them.
+    """
+    outcomes = [rolled(seed, tmp_path, blank) for seed in range(first, first + HANDFUL)]
+    assert all(each.is_good for each in outcomes), "\n".join(map(str, outcomes))
+    assert all(each.requests and each.compared for each in outcomes)

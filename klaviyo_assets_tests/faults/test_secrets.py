@@ -1,0 +1,177 @@
+"""F61 to F63: the key and people's addresses stay out of everything that is written anywhere."""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dagster as dg
+import pyarrow.parquet as pq
+import pytest
+
+from klaviyo_assets.sandbox import Key
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.lives import side_by_side
+from klaviyo_assets_tests.faults.pages import ASSETS, RESOURCES, RUNS, webserver
+
+KEY = "pk_5e1f0c7a9d2b4836e0f1a2b3c4d5e6f708"
+HINT = KEY[:12]
+
+ADDRESS = "ada.lovelace@example.com"
+
+FAILURES: dict[str, dict[str, object]] = {
+    "refused": {"kind": "error", "status": 401},
+    "the key echoed": {"kind": "error", "status": 400, "detail": f"Bad key {KEY} in header."},
+    "the key echoed by a proxy": {
+        "kind": "error", "status": 502, "body": f"Authorization: Klaviyo-API-Key {KEY}",
+    },
+    "no scope": {"kind": "error", "status": 403},
+    "a challenge": {"kind": "challenge"},
+    "not found": {"kind": "error", "status": 404, "detail": f"No {KEY} found"},
+    "retired": {"kind": "error", "status": 410},
+    "broken": {"kind": "error", "status": 500},
+    "throttled for the day": {"kind": "throttle", "retry_after": 73473},
+    "reset": {"kind": "reset"},
+    "cut": {"kind": "truncated_json"},
+    "a page of HTML": {"kind": "html_body"},
+    "a text": {"kind": "text_body", "text": f"denied for {KEY}"},
+    "sent elsewhere": {"kind": "redirect", "location": f"http://127.0.0.1:9/?key={KEY}"},
+    "paged elsewhere": {"kind": "next_host"},
+}  # fmt: skip
+"""How a sync can fail; some of these repeat the key, as a careless server or proxy would."""
+
+BAD_KEYS = {
+    "pk_0123456789 abcdef0123456789": "holds a blank or a line end",
+    " pk_0123456789abcdef0123456789": "holds a blank or a line end",
+    "pk_0123456789abcdef0123\r\nX-Evil: 1": "holds a blank or a line end",
+    "AbC123": "holds the public key",
+    "hunter2-hunter2-hunter2": "has not the form of a private key",
+    "": "is empty",
+}
+
+pytestmark = pytest.mark.usefixtures("impatient")
+
+
+@pytest.fixture
+def watched(start: StartHome, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """Give a home with a key of its own that logs everything at DEBUG and keeps its temp files."""
+    home = start(keys=(Key(value=KEY),), events=1_500)
+    settings = home.dagster / "dagster.yaml"
+    logs = {"python_logs": {"python_log_level": "DEBUG", "managed_python_loggers": ["root"]}}
+    settings.write_text(settings.read_text() + "\n" + json.dumps(logs)[1:-1] + "\n")
+    temporary = home.root / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return home
+
+
+def places(home: Home, *, secret: str) -> Iterator[str]:
+    """Yield every file below the home that holds a text, compressed columns looked into."""
+    for path in home.root.rglob("*"):
+        if not path.is_file():
+            continue
+        content = path.read_bytes()
+        if path.suffix == ".parquet":
+            content += repr(pq.read_table(path).to_pydict()).encode()
+        if secret.encode() in content:
+            yield str(path)
+
+
+def logged(home: Home) -> str:
+    """Return everything that Dagster recorded of all runs, serialized as it is stored."""
+    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+        runs = instance.get_runs()
+        entries = [entry for run in runs for entry in instance.all_logs(run.run_id)]
+        return "\n".join([*map(repr, runs), *(dg.serialize_value(entry) for entry in entries)])
+
+
+def arguments() -> str:
+    """Return the command lines of all processes that are there now."""
+    found: list[str] = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:
+            continue
+    return "\n".join(found)
+
+
+def test_f61_the_key_is_nowhere_after_success_and_failures(watched: Home) -> None:
+    """A whole sync, then fifteen kinds of failure: no file, record or page holds the key.
+
+    Nor its first twelve characters. The UI's page of the resource names the variable instead.
+    """
+    home = watched
+    assert home.sync().success
+    failed: set[str] = set()
+    for name, fault in FAILURES.items():
+        options = {option: value for option, value in fault.items() if option != "kind"}
+        with home.shop.faulty(str(fault["kind"]), match={"path": "/api/events*"}, **options):
+            run = home.sync("events", config={"sync_mode": "full_refresh_overwrite"})
+        failed |= {name} if run.failed else set()
+        assert HINT not in "".join([*run.failed.values(), run.warnings]), name
+        home.settings["KLAVIYO_STATE_DIR"] = str(home.root / f"state-{len(failed)}")
+    # A missing scope is a skip, not a failure.
+    assert failed >= FAILURES.keys() - {"no scope"}
+    assert list(places(home, secret=HINT)) == []
+    assert HINT not in logged(home)
+    with webserver(home) as pages:
+        shown = pages.ask(RESOURCES)
+        assert "KLAVIYO_API_KEY" in shown
+        runs = pages.ask(RUNS)
+        assert "Klaviyo does not know this key" in runs
+        answers = [shown, runs, pages.ask(ASSETS), *compute_logs(runs, pages.compute_logs)]
+        assert HINT not in arguments()
+    assert not any(HINT in answer for answer in answers)
+    assert list(places(home, secret=HINT)) == []
+
+
+def compute_logs(runs: str, fetch: Callable[[str, str], str]) -> Iterator[str]:
+    """Yield what each step of each run wrote, as the UI shows it."""
+    for run in json.loads(runs)["data"]["runsOrError"]["results"]:
+        for event in run["eventConnection"]["events"]:
+            if "fileKey" in event:
+                yield fetch(run["runId"], event["fileKey"])
+
+
+def test_f61_the_key_is_in_no_process_arguments(start: StartHome) -> None:
+    """While a job of several processes runs, no command line on the machine holds the key."""
+    home = start(keys=(Key(value=KEY),), events=4_000, latency_ms=150)
+    life = side_by_side(home, "events", "lists")
+    seen: list[str] = []
+    while not life.ended(within=0.05):
+        seen.append(arguments())
+    assert life.code == 0
+    assert any("multiprocessing" in each or "dagster" in each for each in seen)
+    assert HINT not in "\n".join(seen)
+    assert list(places(home, secret=HINT)) == []
+
+
+def test_f62_an_address_in_an_error_is_not_passed_on(watched: Home) -> None:
+    """A refusal that quotes somebody's address is told without it, in failures and in logs."""
+    home = watched
+    for detail in (
+        f"Invalid filter: equals(email,'{ADDRESS}')",
+        f"Profile {ADDRESS} (+4512345678) is suppressed",
+    ):
+        with home.shop.faulty("error", match={"path": "/api/lists"}, status=400, detail=detail):
+            run = home.sync("lists")
+        assert "400" in run.failed["lists"]
+        assert ADDRESS not in run.failed["lists"]
+    assert ADDRESS not in logged(home)
+    assert list(places(home, secret=ADDRESS)) == []
+
+
+def test_f63_a_key_that_cannot_be_one_is_refused(watched: Home) -> None:
+    """Blanks, line ends, a public key, nothing: told in words, never quoted; nothing is sent."""
+    home = watched
+    for key, sentence in BAD_KEYS.items():
+        run = home.sync("lists", api_key=key)
+        assert f"KLAVIYO_API_KEY {sentence}" in run.failed["lists"]
+        assert run.attempts["lists"] == 1
+        assert not key or key not in logged(home)
+        assert not key or list(places(home, secret=key)) == []
+    assert home.shop.asked().total() == 0
+    assert home.sync("lists").success
