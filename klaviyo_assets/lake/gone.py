@@ -51,8 +51,9 @@ class Noticed:
 class Gone:
     """Files of the staging folder with the rows that stay; `marked` of them are newly so.
 
-    `lost` counts the stored rows whose files are damaged: a replacement rebuilds a table all the
-    same, but which of those rows would have stayed nobody can tell.
+    `lost` counts the stored rows that are damaged, by file or because key, cursor or `synced_at`
+    was taken out: a replacement rebuilds a table all the same, but which of those rows would have
+    stayed nobody can tell.
     """
 
     files: tuple[DataFile, ...] = ()
@@ -75,7 +76,7 @@ def gone(
     for file in stored:
         path = rewriter.folder / file.path
         try:
-            stay, newly = _staying(path, rewriter, fresh, noticed)
+            stay, newly, broken = _staying(path, rewriter, fresh, noticed)
             if stay.any():
                 for rows in filtered(path, stay, rewriter):
                     writer.write(marked_at(rows, noticed.at))
@@ -83,26 +84,33 @@ def gone(
             lost += file.rows
         else:
             marked += newly
+            lost += broken
     return Gone(files=tuple(writer.close()), marked=marked, lost=lost)
 
 
 def _staying(
     path: Path, rewriter: Rewriter, fresh: Sequence[DataFile], noticed: Noticed
-) -> tuple[Mask, int]:
-    """Return which rows of a stored file stay, and how many of them have no mark but will."""
-    keys = columns_of(path, rewriter.columns(_judged_by(rewriter)), rewriter.table.name)
+) -> tuple[Mask, int, int]:
+    """Return which rows of a stored file stay, how many of them are newly marked, how many cannot.
+
+    Without key, cursor or `synced_at` a row can be neither told apart nor dated.
+    """
+    judged_by = tuple(dict.fromkeys((*rewriter.table.needed, DELETED_AT)))
+    keys = columns_of(path, rewriter.columns(judged_by), rewriter.table.name)
     stay = _unbrought(keys, rewriter, fresh)
+    is_whole = _whole(keys, rewriter.table.needed)
+    broken = int((stay & ~is_whole).sum())
+    stay &= is_whole
     if noticed.since is not None and rewriter.table.cursor is not None:
         stay &= mask(pc.greater_equal(keys[rewriter.table.cursor], moment(noticed.since)))
     if noticed.at is None:
-        return stay, 0
-    return stay, int((stay & mask(pc.is_null(keys[DELETED_AT]))).sum())
+        return stay, 0, broken
+    return stay, int((stay & mask(pc.is_null(keys[DELETED_AT]))).sum()), broken
 
 
-def _judged_by(rewriter: Rewriter) -> tuple[str, ...]:
-    table = rewriter.table
-    cursor = () if table.cursor is None else (table.cursor,)
-    return tuple(dict.fromkeys((*table.key, *cursor, DELETED_AT)))
+def _whole(rows: pa.Table, columns: Sequence[str]) -> Mask:
+    """Return which rows have a value in each of the columns."""
+    return np.logical_and.reduce([mask(pc.is_valid(rows[each])) for each in columns])
 
 
 def _unbrought(keys: pa.Table, rewriter: Rewriter, fresh: Sequence[DataFile]) -> Mask:
