@@ -69,12 +69,13 @@ class ReportEvents:
             },
             row_count=outcome.receipt.rows_total,
         )
+        # The partition's own facts first: the UI keeps the order.
         return {
-            **shown,
             "dagster/partition_row_count": outcome.rows[day],
             "klaviyo/is_final": day in outcome.final,
-            "klaviyo/account_timezone": self._desk.calendar.zone.key,
             FETCHED_AT: outcome.fetched_at.isoformat(),
+            "klaviyo/account_timezone": self._desk.calendar.zone.key,
+            **shown,
         }
 
     def _refused(self, outcome: Refused) -> None:

@@ -54,7 +54,10 @@ def report_columns(subject: str, names: tuple[str, ...]) -> tuple[Column, ...]:
         Column(f"{subject}_id", f"The {subject}."),
         Column(f"{subject}_message_id", f"The message of the {subject}."),
         Column("send_channel", "email, sms, push-notification or whatsapp."),
-        *(Column(name, f"The {name.removesuffix('_name')}'s name at the time.") for name in names),
+        *(
+            Column(name, f"The {name.removesuffix('_name').replace('_', ' ')}'s name at the time.")
+            for name in names
+        ),
         *(Column(name, about, "number") for name, about in STATISTICS.items()),
         Column("is_final", "Whether the attribution window had passed when asked.", "boolean"),
         Column("fetched_at", "When Klaviyo computed the row, UTC.", "timestamp"),
