@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 import dagster as dg
 import pytest
 
+from klaviyo_assets.lake import Lake
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.report_runs import (
@@ -185,6 +186,28 @@ def test_what_is_under_way_is_not_launched_again(start: StartHome) -> None:
             assert metric == metrics[1] or is_clear
 
 
+def test_a_day_without_anything_is_done(start: StartHome) -> None:
+    """What answers with nothing is a partition without rows, and is not launched again."""
+    home = report_home(start, NOW)
+    metric, day = metrics_of(home)[0], date(2026, 3, 1)
+    home.settings |= {
+        "KLAVIYO_REPORT_START_DATE": str(day),
+        "KLAVIYO_CONVERSION_METRIC_IDS": metric,
+    }
+    for stream in (FLOWS, CAMPAIGNS):
+        done = fetch(home, stream, (metric, day))
+        assert done.run.success, done.run.failed
+        ((_, _, metadata),) = done.events
+        assert metadata["klaviyo/rows_written"] == 0
+        assert metadata["klaviyo/is_final"] is True
+        assert stored_rows(home, stream, metric, [day]) == {}
+    starts = [
+        each.tags["dagster/asset_partition_range_start"][:10] for each in tick(home, DRAIN).runs
+    ]
+    assert starts.count("2026-03-02") == 2
+    assert min(starts) == "2026-03-02"
+
+
 def test_failing_runs_stop_it(start: StartHome) -> None:
     """After three failures within an hour it says so, and launches nothing of that report."""
     home = report_home(start, NOW)
@@ -227,4 +250,8 @@ def test_the_daily_schedule_asks_for_what_moves(start: StartHome) -> None:
         assert final == {date(2026, 10, 10)}
     assert requests(home, FLOWS) == 2
     assert stored_rows(home, FLOWS, metrics[0], [date(2026, 11, 9)])
-    assert timedelta(days=31) == date(2026, 11, 10) - date(2026, 10, 10)
+    # Of campaigns one answer over all days; the others are about spread messages alone.
+    answers = Lake(home.data, clock=lambda: NOW).answers(CAMPAIGNS)
+    for metric in metrics:
+        kept = list(answers.kept(metric, fresh_since=NOW - timedelta(hours=1)))
+        assert [not each.message_ids for each in kept].count(True) == 1
