@@ -13,6 +13,7 @@ from pathlib import Path
 
 from klaviyo_assets.errors import KlaviyoAssetsError, SettingError
 from klaviyo_assets.lake import Lake, relation_of, set_aside
+from klaviyo_assets.model.privacy import privacy_refusals
 from klaviyo_assets.model.report import Report
 from klaviyo_assets.model.settings import Settings, read_settings
 from klaviyo_assets.model.stream import Join
@@ -37,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return sandbox(words[1:])
     options = _parser().parse_args(words)
     verb: Callable[[Settings, argparse.Namespace], int] = options.verb
-    settings, refusals = read_settings(os.environ)
+    settings, refused = read_settings(os.environ)
+    refusals = [*refused, *privacy_refusals(settings, STREAMS)]
     if refusals:
         print("\n".join(str(each) for each in refusals), file=sys.stderr)
         return 2

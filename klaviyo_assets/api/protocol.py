@@ -53,8 +53,8 @@ def first_request(  # noqa: PLR0913 - the pieces of one request, each with a nam
 ) -> Request:
     """Return the request for the first page of a slice, records ascending by the cursor.
 
-    `without` names additional fields that are not asked for; `fields` are the only attributes and
-    relationships wanted. Without a cursor the window is not said: Klaviyo could not tell.
+    `without` names additional fields that are not asked for; `fields` are the only attributes
+    wanted, empty for all. Without a cursor the window is not said: Klaviyo could not tell.
 
     Raises:
         TypeError: the stream is no collection.

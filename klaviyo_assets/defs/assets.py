@@ -133,6 +133,7 @@ def _begin(
         account=connection.account,
         clock=utc_now,
         say=context.log.warning,
+        salt=connection.salt,
     )
     mark = metadata_mark(context.instance, context.asset_key)
     return Syncing(

@@ -6,7 +6,7 @@ those objects do (`api`, `lake`).
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from klaviyo_assets.api.gate import KEY_VARIABLE, checked_base_url, checked_key
 from klaviyo_assets.api.ledger import key_hash
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.lake import Lake, relation_of
+from klaviyo_assets.model.privacy import SALT_VARIABLE, checked_salt, privacy_refusals
 from klaviyo_assets.model.settings import Settings, read_settings
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.sync.account import Asking, account_behind, ledger_of, stand_in
@@ -37,6 +38,8 @@ class Connection:
     settings: Settings
     asking: Asking
     """What it takes to ask for the account again."""
+    salt: bytes = field(repr=False)
+    """What hashed columns are hashed with; empty where there are none."""
 
 
 class KlaviyoResource(dg.ConfigurableResource[object]):
@@ -60,6 +63,20 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
     )
     disable_predictive_analytics: bool = Field(
         default=False, description="Leave predictive_analytics out: five times the rate limit."
+    )
+    exclude_columns: list[str] = Field(
+        default_factory=list, description="stream.column, or *.column: left NULL, never stored."
+    )
+    hash_columns: list[str] = Field(
+        default_factory=list, description="stream.column: stored as HMAC-SHA-256 with hash_salt."
+    )
+    hash_salt: str = Field(
+        default="",
+        description="Secret of the hashes as an EnvVar; empty: KLAVIYO_HASH_SALT.",
+        repr=False,
+    )
+    json_keys: list[str] = Field(
+        default_factory=list, description="stream.column:key|key: all that is kept of that JSON."
     )
     state_dir: str = Field(default="", description="Budget and account facts; empty: the user's.")
     rate_limit_share: float = Field(default=0.9, description="Our part of each steady limit.")
@@ -96,6 +113,9 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
             "lookback_days": str(self.lookback_days),
             "event_metric_ids": ",".join(self.event_metric_ids),
             "disable_predictive_analytics": str(self.disable_predictive_analytics),
+            "exclude_columns": ",".join(self.exclude_columns),
+            "hash_columns": ",".join(self.hash_columns),
+            "json_keys": ",".join(self.json_keys),
             "state_dir": self.state_dir,
             "rate_limit_share": str(self.rate_limit_share),
             "rate_limit_scale": str(self.rate_limit_scale),
@@ -108,8 +128,8 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
         settings, refusals = read_settings(
             {f"KLAVIYO_{name.upper()}": value for name, value in fields.items()}
         )
-        if refusals:
-            raise refusals[0]
+        for refusal in (*refusals, *privacy_refusals(settings, STREAMS)):
+            raise refusal
         return settings
 
     def key(self) -> str:
@@ -130,6 +150,14 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
             )
         return checked_key(raw, variable=name)
 
+    def salt(self) -> bytes:
+        """Return the secret of the hashes, as the environment of this process has it now.
+
+        Raises:
+            SettingError: there is none, or it is too short to be one.
+        """
+        return checked_salt(self.hash_salt or os.environ.get(SALT_VARIABLE, ""))
+
     def connect(
         self, *, say: Callable[[str], None], ready: Callable[[], None] = lambda: None
     ) -> Connection:
@@ -143,6 +171,7 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
         """
         settings = self.settings()
         key, base_url = self.key(), checked_base_url(settings.base_url)
+        salt = self.salt() if settings.hash_columns else b""
         ready()
         # A sandbox may know the same key as Klaviyo, and another account by it.
         name = key_hash(f"{base_url} {key}")
@@ -162,7 +191,9 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
         account = account_behind(asking, say=say)
         if account != stand_in(name):
             asking = asking_for(account)
-        return Connection(client=asking.client, account=account, settings=settings, asking=asking)
+        return Connection(
+            client=asking.client, account=account, settings=settings, asking=asking, salt=salt
+        )
 
 
 class LakeResource(dg.ConfigurableResource[object]):

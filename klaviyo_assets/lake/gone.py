@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -40,11 +40,13 @@ class Noticed:
 
     `at` (UTC) is when they were missed; None where something that came could not be read, and any
     of them may be that: they stay as they are. `since` (UTC) is where the read began, by the
-    cursor; None: at the beginning.
+    cursor; None: at the beginning. `hidden` columns become NULL in the rows that stay: they are
+    older than a setting of privacy.
     """
 
     at: datetime | None
     since: datetime | None = None
+    hidden: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +81,7 @@ def gone(
             stay, newly, broken = _staying(path, rewriter, fresh, noticed)
             if stay.any():
                 for rows in filtered(path, stay, rewriter):
-                    writer.write(marked_at(rows, noticed.at))
+                    writer.write(without_values(marked_at(rows, noticed.at), noticed.hidden))
         except CorruptFileError:
             lost += file.rows
         else:
@@ -141,6 +143,16 @@ def marked_at(rows: pa.Table, at: datetime | None) -> pa.Table:
     place = rows.schema.get_field_index(DELETED_AT)
     column: Any = pc.coalesce(rows[DELETED_AT], moment(at))
     return rows.set_column(place, DELETED_AT, column)
+
+
+def without_values(rows: pa.Table, names: frozenset[str]) -> pa.Table:
+    """Return the rows with NULL in these columns."""
+    for place, name in enumerate(rows.schema.names):
+        if name in names:
+            # The stubs know `nulls` of single types alone.
+            nulls = cast("Any", pa.nulls(rows.num_rows, cast("Any", rows.schema.types[place])))
+            rows = rows.set_column(place, name, nulls)
+    return rows
 
 
 def moment(at: datetime) -> "pa.TimestampScalar[Any, Any]":

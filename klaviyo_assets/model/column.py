@@ -9,6 +9,9 @@ from typing import Literal
 ColumnType = Literal["string", "integer", "number", "boolean", "timestamp", "date", "json", "ids"]
 """`json` is JSON text; `ids` a list of strings; `timestamp` is UTC in microseconds."""
 
+EXTRA = "extra"
+"""The column of every table that holds what no other does, as one JSON object: path to value."""
+
 
 @dataclass(frozen=True, slots=True)
 class At:

@@ -24,6 +24,9 @@ LARGEST_SCALE = 1e9
 """No sandbox needs more, and the limits stay exact integers."""
 
 
+_COLUMN = r"(\*|[a-z][a-z0-9_]*)\.[a-z][a-z0-9_]*"
+"""A stream, or all of them, and a column."""
+
 FIRST_REPORT_DAY = date(2025, 1, 1)
 """Where report partitions begin if no setting says so; each day more is a cell to fetch."""
 
@@ -42,6 +45,9 @@ class Settings:
     conversion_metric_ids: tuple[str, ...] = ()
     event_metric_ids: tuple[str, ...] = ()
     disable_predictive_analytics: bool = False
+    exclude_columns: tuple[str, ...] = ()
+    hash_columns: tuple[str, ...] = ()
+    json_keys: tuple[str, ...] = ()
     timezone: str = "UTC"
     report_start_date: date | None = None
     data_dir: str = "./data"
@@ -122,13 +128,26 @@ def _requests(raw: str) -> int:
 
 
 def _ids(raw: str) -> tuple[str, ...]:
-    ids = tuple(part.strip() for part in raw.split(",") if part.strip())
-    if any(each.startswith("pk_") for each in ids):
-        raise PrivateError("a key stands where metric ids belong")
-    for each in ids:
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", each):
-            raise ValueError("metric ids are wanted, letters and digits, separated by commas")
-    return tuple(dict.fromkeys(ids))
+    return _several(raw, r"[A-Za-z0-9_-]{1,64}", "metric ids are wanted, letters and digits")
+
+
+def _columns(raw: str) -> tuple[str, ...]:
+    return _several(raw, _COLUMN, "columns such as profiles.email, or *.email for all, are wanted")
+
+
+def _json_keys(raw: str) -> tuple[str, ...]:
+    wanted = "a column and keys such as events.event_properties:$value|ItemNames are wanted"
+    return _several(raw, rf"{_COLUMN}:[^|]+(\|[^|]+)*", wanted)
+
+
+def _several(raw: str, form: str, wanted: str) -> tuple[str, ...]:
+    """Return what stands between commas, each once, if all of it has the form."""
+    found = tuple(part.strip() for part in raw.split(",") if part.strip())
+    if any(each.startswith("pk_") for each in found):
+        raise PrivateError(f"a key stands where something else belongs: {wanted}")
+    if not all(re.fullmatch(form, each) for each in found):
+        raise ValueError(f"{wanted}, separated by commas")
+    return tuple(dict.fromkeys(found))
 
 
 def _flag(raw: str) -> bool:
@@ -183,6 +202,9 @@ _PARSERS: Mapping[str, Callable[[str], object]] = {
     "conversion_metric_ids": _ids,
     "event_metric_ids": _ids,
     "disable_predictive_analytics": _flag,
+    "exclude_columns": _columns,
+    "hash_columns": _columns,
+    "json_keys": _json_keys,
     "timezone": _zone,
     "report_start_date": _day,
     "data_dir": _text,

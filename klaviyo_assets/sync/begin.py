@@ -26,6 +26,7 @@ from klaviyo_assets.sync.pace import Pace
 from klaviyo_assets.sync.plan import Known, Order, Plan, plan_of, refuse_nonsense
 from klaviyo_assets.sync.pool import Pool
 from klaviyo_assets.sync.progress import Progress, progress_to_json
+from klaviyo_assets.sync.protection import guard_of
 from klaviyo_assets.sync.pull import Items, Pull
 from klaviyo_assets.sync.rounds import Rounds
 from klaviyo_assets.sync.sweep import ids_of
@@ -100,12 +101,13 @@ def _mended(table: str, *, desk: Desk) -> TableState | None:
 
 
 def _windows(stream: Stream, order: Order, plan: Plan, *, desk: Desk, version: int | None) -> Pull:
+    guard = guard_of(stream, desk, replaces=plan.replaces)
     if order.sweeps_ids:
         ids = ids_of(stream)
         only = tuple(column.name for column in ids.columns)
-        ask = ask_of(ids, PageDecoder(ids), desk=desk, fields=only)
+        ask = ask_of(ids, PageDecoder(ids, privacy=guard.privacy), desk=desk, fields=only)
     else:
-        ask = ask_of(stream, PageDecoder(stream), desk=desk)
+        ask = ask_of(stream, guard.decoder, desk=desk, fields=guard.fields)
     return Pull(
         table=table_of(stream, arrow_schema(stream)),
         items=_rounds(ask, plan, desk=desk, is_first=version is None),
@@ -115,6 +117,7 @@ def _windows(stream: Stream, order: Order, plan: Plan, *, desk: Desk, version: i
             sweeps=order.sweeps_ids,
             marks_deleted=stream.marks_deleted and (plan.replaces or order.sweeps_ids),
             since=plan.progress.start,
+            hidden=guard.hidden,
             keeps_history=order.mode.keeps_history,
             moves_mark=plan.moves_mark,
             started_at=desk.clock(),
@@ -122,7 +125,7 @@ def _windows(stream: Stream, order: Order, plan: Plan, *, desk: Desk, version: i
             hang_up=desk.client.stop,
         ),
         progress=plan.progress,
-        state=progress_to_json,
+        state=lambda progress: {**progress_to_json(progress), **guard.claims},
     )
 
 
@@ -151,17 +154,16 @@ def _fan_out(stream: Stream, order: Order, known: Known, *, desk: Desk) -> Pull:
     refuse_nonsense(stream, order)
     source = cast("Detail", stream.source)
     now = desk.clock()
-    state = known.lake_state or {}
     # None: the last sync asked for all there was, so everything is asked for again. Only what a
     # killed one left is measured by the clock, which may differ from Klaviyo's.
-    since = instant(cast("str | None", state.get(_ASKING_SINCE)))
+    since = instant(cast("str | None", (known.lake_state or {}).get(_ASKING_SINCE)))
     stored = _stored(stream, source, desk.lake) if not order.mode.is_full else _NOTHING
-    decoder = PageDecoder(stream)
-    ask = ask_of(stream, decoder, desk=desk)
+    guard = guard_of(stream, desk, replaces=order.mode.is_full)
+    ask = ask_of(stream, guard.decoder, desk=desk)
     wanted = worth_asking(_parents(source, desk.lake), stored, since=since)
     return Pull(
         table=table_of(stream, arrow_schema(stream)),
-        items=FanOut(ask, wanted, decoder=decoder, asked_at=now),
+        items=FanOut(ask, wanted, decoder=guard.decoder, asked_at=now),
         manner=Manner(
             account=desk.account,
             replaces=order.mode.is_full,
@@ -175,6 +177,7 @@ def _fan_out(stream: Stream, order: Order, known: Known, *, desk: Desk) -> Pull:
         state=lambda progress: {
             "cursor": None,
             _ASKING_SINCE: None if WHOLE.name in progress.finished else (since or now).isoformat(),
+            **guard.claims,
         },
     )
 

@@ -5,7 +5,7 @@ what to ask for (`begin`), and carrying it out (`pull`).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from threading import Lock
 
@@ -30,6 +30,8 @@ class Desk:
     clock: Callable[[], datetime]
     say: Callable[[str], None]
     """Takes a sentence for the operator: what was unexpected and what is done about it."""
+    salt: bytes = field(default=b"", repr=False)
+    """What hashed columns are hashed with; empty where there are none."""
 
 
 def ask_of(
@@ -37,11 +39,11 @@ def ask_of(
 ) -> Ask:
     """Return what the walks of a sync of the stream ask with; `fields`: only these attributes."""
     return Ask(
-        fields=fields,
         stream=stream,
         base_url=desk.settings.base_url,
         left_out=desk.settings.left_out,
         read=page_reader(stream, decoder, desk=desk),
+        fields=fields,
     )
 
 

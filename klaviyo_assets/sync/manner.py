@@ -23,6 +23,8 @@ class Manner:
     """Whether rows that a replacement or a sweep does not bring stay, and are marked."""
     since: datetime | None = None
     """Where a replacement begins to read, by the cursor; None: at the beginning."""
+    hidden: frozenset[str] = frozenset()
+    """Columns that rows which a replacement keeps lose: older than a setting of privacy."""
     keeps_history: bool
     moves_mark: bool
     started_at: datetime

@@ -220,4 +220,5 @@ class Pull:
         if not self._manner.marks_deleted:
             return None
         is_whole = self._ended.issuperset(self.progress.active) and not self.tally.quarantined
-        return Noticed(at=self._began if is_whole else None, since=self._manner.since)
+        at, manner = self._began if is_whole else None, self._manner
+        return Noticed(at=at, since=manner.since, hidden=manner.hidden)

@@ -12,6 +12,7 @@ import msgspec
 import pyarrow as pa
 
 from klaviyo_assets.errors import BrokenBodyError, KlaviyoAssetsError, MalformedPageError
+from klaviyo_assets.model.privacy import Privacy
 from klaviyo_assets.model.stream import WHOLE, Slice, Stream
 from klaviyo_assets.tables.absence import missing_attributes
 from klaviyo_assets.tables.body import opened, with_whole_characters
@@ -21,6 +22,7 @@ from klaviyo_assets.tables.findings import Findings
 from klaviyo_assets.tables.gathered import Gathered, Quarantined
 from klaviyo_assets.tables.layout import layout_of
 from klaviyo_assets.tables.schema import EXTRA
+from klaviyo_assets.tables.screen import Screen
 from klaviyo_assets.tables.structs import FastPath, is_learnable
 from klaviyo_assets.tables.survey import surveyed
 from klaviyo_assets.tables.tree import Path, taught
@@ -66,19 +68,21 @@ class _Lessons:
 class PageDecoder:
     """Decodes the pages of one stream; may be shared by threads.
 
-    `schema` is that of every batch: the stream's, without excluded columns.
+    `schema` is that of every batch: the stream's, whatever is excluded.
     """
 
-    def __init__(self, stream: Stream, *, exclude: frozenset[str] = frozenset()) -> None:
+    def __init__(self, stream: Stream, *, privacy: Privacy | None = None) -> None:
         """Make the structs of the stream's columns.
 
-        `exclude` names columns, or paths below `attributes` with all that is under them, to leave
-        out of the batches and of `extra`.
+        What `privacy` names is neither in the batches nor in `extra` nor in quarantine as it came;
+        excluded columns are NULL.
 
         Raises:
             ValueError: the stream's columns contradict each other, or the cursor is excluded.
         """
-        self._layout = layout_of(stream, exclude=exclude)
+        privacy = privacy or Privacy()
+        self._layout = layout_of(stream, exclude=privacy.excluded - {EXTRA})
+        self._screen = Screen(stream, privacy, self._layout.root)
         self._lessons = _Lessons(
             fast=FastPath(self._layout.root, sorted(self._layout.relationships))
         )
@@ -90,7 +94,7 @@ class PageDecoder:
     @property
     def schema(self) -> pa.Schema:
         """Return the schema of every batch."""
-        return self._layout.schema
+        return self._screen.schema
 
     def decode(self, body: bytes, *, synced_at: datetime, slice_: Slice = WHOLE) -> Page:
         """Return a page as a record batch, and what the sync wants to know of it.
@@ -144,13 +148,13 @@ class PageDecoder:
             self._look_for_absences(body, gathered.findings)
         lowest, highest, is_ascending = (cursor and span_of(batch, cursor)) or (None, None, True)
         return Page(
-            batch=batch,
+            batch=self._screen.screened(batch),
             next_link=gathered.next_link,
             records=gathered.records,
             lowest=lowest,
             highest=highest,
             is_ascending=is_ascending,
-            quarantined=tuple(gathered.quarantined),
+            quarantined=tuple(map(self._screen.quarantined, gathered.quarantined)),
             notices=gathered.findings.notices(),
             is_fast=gathered.is_fast,
         )

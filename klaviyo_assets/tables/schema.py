@@ -8,14 +8,12 @@ from types import MappingProxyType
 
 import pyarrow as pa
 
-from klaviyo_assets.model.column import ColumnType
+from klaviyo_assets.model.column import EXTRA, ColumnType
 from klaviyo_assets.model.stream import Detail, Join, Stream
 
 KEY = "id"
 PARENT_VERSION = "parent_version"
 """The parent's cursor when a detail was asked for; the sync fills it in."""
-EXTRA = "extra"
-"""What no other column holds, as one JSON object a record: full path to value."""
 SYNCED_AT = "synced_at"
 DELETED_AT = "deleted_at"
 """When a complete read first missed the record; pages leave it NULL, the lake fills it in."""

@@ -12,6 +12,9 @@ from klaviyo_assets_tests.e2e.run import Run
 BAD = {
     "base_url": ("http://klaviyo.example.com", "https"),
     "disable_predictive_analytics": ("maybe", "true or false"),
+    "exclude_columns": ("profiles.birthday", "profiles has a column birthday"),
+    "hash_columns": ("events.event_properties", "is not text"),
+    "json_keys": ("profiles.email:domain", "is not JSON"),
     "event_metric_ids": ("Placed Order", "metric ids"),
     "late_events_days": ("a week", "a whole number of days"),
     "lookback_days": ("-1", "from 0 to 36500"),
@@ -85,6 +88,21 @@ def test_a_resource_field_is_checked_like_its_variable(home: Home) -> None:
     klaviyo = KlaviyoResource(api_key=key, base_url=home.shop.url, rate_limit_share=7.0)
     run = synced_by(home, defs, "lists", klaviyo=klaviyo)
     assert "KLAVIYO_RATE_LIMIT_SHARE='7.0' cannot be used" in run.failed["lists"]
+    assert home.shop.asked().total() == 0
+
+
+@pytest.mark.parametrize("salt", [None, "pepper"])
+def test_hashing_without_a_secret_is_refused(
+    home: Home, salt: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hash without a long salt is found by trying: refused by its variable, never quoted."""
+    monkeypatch.delenv("KLAVIYO_HASH_SALT", raising=False)
+    if salt is not None:
+        monkeypatch.setenv("KLAVIYO_HASH_SALT", salt)
+    run = home.sync("profiles", hash_columns="profiles.email")
+    assert "KLAVIYO_HASH_SALT cannot be used" in run.failed["profiles"]
+    assert "at least 16 characters" in run.failed["profiles"]
+    assert "pepper" not in "\n".join([run.failed["profiles"], run.warnings])
     assert home.shop.asked().total() == 0
 
 

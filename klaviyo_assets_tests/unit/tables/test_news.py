@@ -13,6 +13,7 @@ from klaviyo_assets.model.column import (
     RelatedIds,
     attribute,
 )
+from klaviyo_assets.model.privacy import Privacy
 from klaviyo_assets.tables.decode import LEARNED_AT_MOST, Page, PageDecoder
 from klaviyo_assets_tests.unit.tables.samples import (
     SYNCED_AT,
@@ -310,7 +311,7 @@ def test_a_notice_shows_no_value_and_no_page_of_a_name() -> None:
 
 
 def test_excluded_columns_leave_no_trace() -> None:
-    """An excluded column, or path with all below it, is neither in the batch nor in `extra`."""
+    """An excluded column, or path with all below it, is NULL, and nothing of it in `extra`."""
     stream = stream_of(
         Column("name", "Name."),
         attribute("analytics.clv", "Value.", "number"),
@@ -319,11 +320,12 @@ def test_excluded_columns_leave_no_trace() -> None:
     )
     body = page_of(record("a", name="x", analytics={"clv": 1, "orders": "many", "new": 3}, more=1))
     for exclude in ({"analytics", "channel"}, {"analytics_clv", "analytics_orders", "channel"}):
-        decoder = PageDecoder(stream, exclude=frozenset(exclude))
+        decoder = PageDecoder(stream, privacy=Privacy(excluded=frozenset(exclude)))
         page = decoder.decode(body, synced_at=SYNCED_AT)
-        assert page.batch.schema == decoder.schema
-        assert rows(page) == [{"id": "a", "name": "x", "extra": '{"more":1}'}]
-    one = PageDecoder(stream, exclude=frozenset({"analytics_clv"}))
+        assert page.batch.schema == decoder.schema == PageDecoder(stream).schema
+        nulls = dict.fromkeys(["analytics_clv", "analytics_orders", "channel"])
+        assert rows(page) == [{"id": "a", "name": "x", **nulls, "extra": '{"more":1}'}]
+    one = PageDecoder(stream, privacy=Privacy(excluded=frozenset({"analytics_clv"})))
     page = one.decode(body, synced_at=SYNCED_AT)
     assert extras(page) == [{"analytics.new": 3, "analytics.orders": "many", "more": 1}]
 
@@ -332,4 +334,4 @@ def test_the_cursor_cannot_be_excluded() -> None:
     """A stream without its cursor would start again from the beginning each time."""
     stream = stream_of(Column("at", "Moment.", "timestamp"), cursor="at")
     with pytest.raises(ValueError, match="cursor"):
-        PageDecoder(stream, exclude=frozenset({"at"}))
+        PageDecoder(stream, privacy=Privacy(excluded=frozenset({"at"})))

@@ -1,0 +1,171 @@
+"""Privacy: which values of a stream are never stored as they came, by the settings.
+
+What belongs here: from the settings' words to the columns of one stream, and what is refused. What
+does not: leaving out, hashing and thinning (`tables`), and not asking at all (`api/sparse`).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from klaviyo_assets.errors import SettingError
+from klaviyo_assets.model.column import EXTRA, ColumnType, RelatedId
+from klaviyo_assets.model.report import Report
+from klaviyo_assets.model.settings import Settings
+from klaviyo_assets.model.stream import Collection, Join, Stream
+
+EVERY = "*"
+"""Stands for every stream that has the column."""
+
+PROFILE = "profile"
+
+SALT_VARIABLE = "KLAVIYO_HASH_SALT"
+SHORTEST_SALT = 16
+"""Characters; a shorter one is found by trying, and with it every e-mail address."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Privacy:
+    """What becomes of one stream's columns before anything of them is stored.
+
+    `excluded` are NULL, `hashed` are HMAC-SHA-256 with `salt`, of `json_keys` only these members
+    stay. Excluded wins where a column is named twice.
+    """
+
+    excluded: frozenset[str] = frozenset()
+    hashed: frozenset[str] = frozenset()
+    json_keys: Mapping[str, frozenset[str]] = field(default_factory=lambda: MappingProxyType({}))
+    salt: bytes = field(default=b"", repr=False)
+
+    @property
+    def touched(self) -> frozenset[str]:
+        """Return the columns that are not stored as they come."""
+        return self.excluded | self.hashed | self.json_keys.keys()
+
+
+def privacy_of(stream: Stream, settings: Settings, *, salt: bytes = b"") -> Privacy:
+    """Return what the settings say of a stream's columns.
+
+    What is said of the stream that is named as the records' path holds for the others that read the
+    same records: profiles' for global_exclusions, so that no value comes in by another door.
+    """
+    if isinstance(stream.source, Join | Report):
+        return Privacy()
+    there = types_of(stream)
+    names = {EVERY, stream.name}
+    if isinstance(stream.source, Collection):
+        names.add(stream.source.path.rsplit("/", maxsplit=1)[-1])
+
+    def chosen(entries: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+        for entry in entries:
+            name, column, rest = parts_of(entry)
+            if name in names and column in there:
+                yield column, rest
+
+    return Privacy(
+        excluded=frozenset(column for column, _ in chosen(settings.exclude_columns)),
+        hashed=frozenset(column for column, _ in chosen(settings.hash_columns)),
+        json_keys={
+            column: frozenset(rest.split("|")) for column, rest in chosen(settings.json_keys)
+        },
+        salt=salt,
+    )
+
+
+def parts_of(entry: str) -> tuple[str, str, str]:
+    """Return stream, column and what comes after a colon of `stream.column:key|key`."""
+    place, _, rest = entry.partition(":")
+    name, _, column = place.partition(".")
+    return name, column, rest
+
+
+def types_of(stream: Stream) -> dict[str, ColumnType]:
+    """Return the columns that a setting can name, with their types."""
+    return {EXTRA: "json", **{column.name: column.type for column in stream.columns}}
+
+
+def checked_salt(salt: str) -> bytes:
+    """Return the salt as bytes.
+
+    Raises:
+        SettingError: it is missing or too short; it is not quoted.
+    """
+    if len(salt.strip()) < SHORTEST_SALT:
+        raise SettingError(
+            f"{SALT_VARIABLE} cannot be used: KLAVIYO_HASH_COLUMNS needs a secret of at least "
+            f"{SHORTEST_SALT} characters that never changes, such as `openssl rand -hex 32` makes."
+        )
+    return salt.strip().encode()
+
+
+def privacy_refusals(settings: Settings, streams: Mapping[str, Stream]) -> list[SettingError]:
+    """Return a refusal for each column that cannot be excluded, hashed or thinned."""
+    wanted: tuple[tuple[str, tuple[str, ...], ColumnType | None], ...] = (
+        ("KLAVIYO_EXCLUDE_COLUMNS", settings.exclude_columns, None),
+        ("KLAVIYO_HASH_COLUMNS", settings.hash_columns, "string"),
+        ("KLAVIYO_JSON_KEYS", settings.json_keys, "json"),
+    )
+    return [
+        SettingError(f"{variable}={entry!r} cannot be used: {reason}.")
+        for variable, entries, kind in wanted
+        for entry in entries
+        if (reason := _reason_against(entry, kind, streams)) is not None
+    ]
+
+
+def _reason_against(
+    entry: str, kind: ColumnType | None, streams: Mapping[str, Stream]
+) -> str | None:
+    name, column, _ = parts_of(entry)
+    if name != EVERY and name not in streams:
+        return f"no stream is called {name}; `klaviyo-assets streams` lists them"
+    if name == EVERY:
+        meant = [each for each in streams.values() if _reason_against_stream(each) is None]
+    elif (reason := _reason_against_stream(streams[name])) is not None:
+        return reason
+    else:
+        meant = [streams[name]]
+    found = [each for each in meant if column in types_of(each) | dict.fromkeys(_ours(each))]
+    if not found:
+        return f"{'no stream' if name == EVERY else name} has a column {column}"
+    for each in found:
+        if column in needed(each, streams):
+            return f"{column} of {each.name} is a key, a cursor or what tables are joined by"
+        if kind is not None and types_of(each).get(column) != kind:
+            return f"{column} of {each.name} is not {'text' if kind == 'string' else 'JSON'}"
+    return None
+
+
+def _reason_against_stream(stream: Stream) -> str | None:
+    match stream.source:
+        case Join(left=left, right=right):
+            return f"{stream.name} is made of {left} and {right}, so name the column there"
+        case Report():
+            return f"{stream.name} counts, and holds no person's data"
+        case _:
+            return None
+
+
+def _ours(stream: Stream) -> tuple[str, ...]:
+    return (*stream.key, "synced_at")
+
+
+def needed(stream: Stream, streams: Mapping[str, Stream]) -> frozenset[str]:
+    """Return the columns that a stream cannot do without, nor an erasure of a person."""
+    cursor = [each.column for each in (stream.cursor, stream.ids_by) if each is not None]
+    joined = (
+        each.source.on
+        for each in streams.values()
+        if isinstance(each.source, Join) and each.source.left == stream.name
+    )
+    return frozenset({*_ours(stream), *cursor, *joined, *filter(None, (profile_id_of(stream),))})
+
+
+def profile_id_of(stream: Stream) -> str | None:
+    """Return the column that holds the id of the profile a row is about; None where none is."""
+    if isinstance(stream.source, Collection) and stream.source.path.endswith("/profiles"):
+        return "id"
+    for column in stream.columns:
+        if column.source == RelatedId(PROFILE):
+            return column.name
+    return None

@@ -1,0 +1,162 @@
+"""What the settings keep back is nowhere: in no file of the lake, of Dagster or of the state."""
+
+import hmac
+import json
+from urllib.parse import parse_qs
+
+import pytest
+
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.traces import traces
+
+SALT = "correct horse battery staple"
+ADA = "ada.lovelace@example.com"
+
+KEPT_BACK = {
+    "KLAVIYO_EXCLUDE_COLUMNS": "profiles.location_ip,profiles.phone_number,*.extra,"
+    "accounts.contact_information_default_sender_email",
+    "KLAVIYO_HASH_COLUMNS": "*.email,"
+    + ",".join(
+        f"profiles.subscriptions_whatsapp_{purpose}_phone_number"
+        for purpose in ("marketing", "transactional", "conversational")
+    ),
+    "KLAVIYO_JSON_KEYS": "events.event_properties:$value,profiles.properties:Name",
+}
+"""Settings under which no address and no number of anybody may be stored."""
+
+
+@pytest.fixture(autouse=True)
+def salted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the salt, as an operator's environment has it."""
+    monkeypatch.setenv("KLAVIYO_HASH_SALT", SALT)
+
+
+def addresses(home: Home) -> set[str]:
+    """Return the e-mail addresses, phone numbers and IP addresses of everybody in the shop."""
+    people = home.shop.attributes("profile").values()
+    own = {each[name] for each in people for name in ("email", "phone_number")}
+    seen_at = {each["location"]["ip"] for each in people if each["location"]}
+    return {ADA, "+15550123", *(str(each) for each in own | seen_at if each is not None)}
+
+
+def chosen(query: str) -> set[str]:
+    """Return the attributes of profiles that a query asks for by name; empty: all."""
+    return set(",".join(parse_qs(query).get("fields[profile]", [])).split(",")) - {""}
+
+
+def live(home: Home) -> None:
+    """Bring everything, with history, from a shop where addresses are where none are expected."""
+    someone = min(home.shop.attributes("profile"))
+    home.shop.write_events({"profile": someone, "properties": {"$value": 7, "CC": ADA}})
+    odd = {"path": "/api/profiles"}
+    append = {"sync_mode": "incremental_append"}
+    with home.shop.faulty("null_id", match=odd, at=3):
+        assert home.sync("profiles", config=append).success
+    with home.shop.faulty("new_field", match=odd, field="second_email", value=ADA, count=100):
+        assert home.sync().success
+    home.shop.move(days=1)
+    home.shop.mutate(profile=someone, set={"email": ADA, "first_name": "Ada"})
+    with home.shop.faulty("type_change", match=odd, field="email", value=[ADA], count=100):
+        assert home.sync("profiles", "events", config=append).success
+
+
+def test_nothing_kept_back_is_on_the_disk(home: Home) -> None:
+    """Hashed, excluded and unlisted values are in no file, decoded or raw, of a whole home."""
+    home.settings |= KEPT_BACK
+    live(home)
+    assert len(addresses(home)) > 150
+    assert traces(home.root, addresses(home)) == {}
+    assert traces(home.root, [SALT]) == {}
+    (put_aside,) = (home.data / "lake" / "_quarantine" / "profiles").iterdir()
+    assert put_aside.is_file()
+
+
+def test_without_the_settings_the_same_search_finds_them(home: Home) -> None:
+    """The search is not blind: without the settings the lake holds addresses, and only the lake."""
+    live(home)
+    found = traces(home.root, addresses(home))
+    tables = {path.split("/")[2] for path in found}
+    assert tables >= {"profiles", "profiles_history", "global_exclusions", "events", "_quarantine"}
+    assert {path.split("/")[:2] == ["data", "lake"] for path in found} == {True}
+    assert ADA in set().union(*found.values())
+
+
+def test_hashes_join_and_allowed_members_stay(home: Home) -> None:
+    """Tables still join by a hashed column, which anybody with the salt can work out anew."""
+    home.settings |= KEPT_BACK
+    live(home)
+    known = {each["email"] for each in home.shop.attributes("profile").values()} - {None, ADA}
+    digests = {hmac.new(SALT.encode(), each.encode(), "sha256").hexdigest() for each in known}
+    stored = {each for (each,) in home.query("SELECT email FROM klaviyo.profiles") if each}
+    assert stored & digests
+    assert {len(each) for each in stored} == {64}
+    joined = home.query(
+        "SELECT count(*), count(p.id = x.id OR NULL) FROM klaviyo.global_exclusions x "
+        "JOIN klaviyo.profiles p USING (email)"
+    )
+    assert joined[0][0] == joined[0][1] > 0
+    kept = home.query("SELECT DISTINCT json_keys(event_properties) FROM klaviyo.events_detailed")
+    assert sorted(kept) == [([],), (["$value"],)]
+
+
+def test_what_is_excluded_is_not_asked_for(home: Home) -> None:
+    """Klaviyo is asked for the other attributes by name; without exclusions for all of them."""
+    home.sync("profiles")
+    assert [each for each in home.shop.queries("/api/profiles") if chosen(each)] == []
+    home.shop.forget()
+    home.sync("profiles", "global_exclusions", exclude_columns="profiles.email,*.location_ip")
+    for query in home.shop.queries("/api/profiles"):
+        assert {"location.city", "updated", "subscriptions"} <= chosen(query)
+        assert not {"email", "location", "location.ip"} & chosen(query)
+
+
+def test_older_rows_are_told_of_until_a_full_refresh(home: Home) -> None:
+    """A new setting does not reach what is stored: runs say so until a full refresh.
+
+    What Klaviyo no longer has stays in the table, but for what the setting keeps back.
+    """
+    home.sync("profiles")
+    home.settings["KLAVIYO_EXCLUDE_COLUMNS"] = "profiles.email"
+    for _ in range(2):
+        said = home.sync("profiles").warnings
+        assert "profiles: rows stored before" in said
+        assert "hold email as before" in said
+        assert "full_refresh_overwrite" in said
+    full = {"sync_mode": "full_refresh_overwrite"}
+    gone = min(home.ids("profiles"))
+    home.shop.mutate(profile=gone, delete=True)
+    assert home.sync("profiles", config=full).warnings == ""
+    assert home.query("SELECT id FROM klaviyo.profiles WHERE deleted_at IS NOT NULL") == [(gone,)]
+    assert home.sync("profiles").warnings == ""
+    assert home.query("SELECT count(email) FROM klaviyo.profiles") == [(0,)]
+    del home.settings["KLAVIYO_EXCLUDE_COLUMNS"]
+    assert "hold email as before" in home.sync("profiles", hash_columns="profiles.email").warnings
+
+
+def test_a_history_from_before_is_told_of(home: Home) -> None:
+    """No refresh rewrites a history, so a setting that came later goes on being said of it."""
+    home.sync("profiles", config={"sync_mode": "incremental_append"})
+    home.settings["KLAVIYO_EXCLUDE_COLUMNS"] = "profiles.email"
+    full = {"sync_mode": "full_refresh_overwrite"}
+    for _ in range(2):
+        said = home.sync("profiles", config=full).warnings
+        assert "profiles_history holds versions from before" in said
+        assert "rows stored before" not in said
+
+
+def test_another_salt_is_told_of(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hashes of two salts do not join: a run with another one says that the old ones stay."""
+    home.settings["KLAVIYO_HASH_COLUMNS"] = "profiles.email"
+    assert home.sync("profiles").warnings == ""
+    assert home.sync("profiles").warnings == ""
+    monkeypatch.setenv("KLAVIYO_HASH_SALT", SALT[::-1])
+    assert "hold email as before" in home.sync("profiles").warnings
+
+
+def test_the_ui_shows_no_salt(home: Home) -> None:
+    """The salt reaches the resource as the name of its variable, never as its value."""
+    home.settings |= KEPT_BACK
+    resources = home.code_location().resources or {}
+    shown = json.dumps(resources["klaviyo"].model_dump(), default=str)
+    assert SALT not in shown
+    assert SALT not in repr(resources["klaviyo"])

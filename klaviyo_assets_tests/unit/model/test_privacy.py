@@ -1,0 +1,120 @@
+"""Settings of privacy mean what they say for each stream, and what cannot be done is refused."""
+
+import pytest
+
+from klaviyo_assets.errors import SettingError
+from klaviyo_assets.model.privacy import (
+    Privacy,
+    checked_salt,
+    privacy_of,
+    privacy_refusals,
+    profile_id_of,
+)
+from klaviyo_assets.model.settings import Settings
+from klaviyo_assets.streams import STREAMS
+
+SALT = "correct horse battery staple"
+
+
+def privacy(stream: str, **settings: tuple[str, ...]) -> Privacy:
+    """Return the privacy of a stream by some settings."""
+    return privacy_of(STREAMS[stream], Settings(**settings))  # pyright: ignore[reportArgumentType]
+
+
+def refusals(**settings: tuple[str, ...]) -> list[str]:
+    """Return what is said against some settings."""
+    found = privacy_refusals(Settings(**settings), STREAMS)  # pyright: ignore[reportArgumentType]
+    return [str(each) for each in found]
+
+
+def test_without_settings_nothing_is_touched() -> None:
+    """By default every column of every stream is stored as it comes."""
+    assert [name for name in STREAMS if privacy(name).touched] == []
+
+
+def test_a_column_of_one_stream_is_that_streams_alone() -> None:
+    """Excluding a column of one stream leaves its namesakes elsewhere alone."""
+    assert privacy("campaigns", exclude_columns=("campaigns.name",)).excluded == {"name"}
+    assert privacy("lists", exclude_columns=("campaigns.name",)).excluded == set()
+
+
+def test_what_is_said_of_profiles_holds_for_global_exclusions() -> None:
+    """The same people's records must not bring in by the other table what one leaves out."""
+    entry = ("profiles.email", "profiles.extra")
+    assert privacy("global_exclusions", exclude_columns=entry).excluded == {"email", "extra"}
+    assert privacy("global_exclusions", hash_columns=entry[:1]).hashed == {"email"}
+    assert privacy("profiles", exclude_columns=("global_exclusions.email",)).excluded == set()
+
+
+def test_a_star_is_every_stream_that_has_the_column() -> None:
+    """`*.extra` holds for every stored table and breaks none that lacks the column."""
+    for name in ("profiles", "events", "lists_detailed", "accounts"):
+        assert privacy(name, exclude_columns=("*.extra", "*.email")).excluded >= {"extra"}
+    assert privacy("accounts", exclude_columns=("*.email",)).excluded == set()
+    assert refusals(exclude_columns=("*.extra", "*.email")) == []
+
+
+def test_keys_of_json_are_those_listed() -> None:
+    """An allow-list holds the names between the bars as they are, blanks and dollars included."""
+    found = privacy("events", json_keys=("events.event_properties:$value|Item Names",))
+    assert dict(found.json_keys) == {"event_properties": {"$value", "Item Names"}}
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ("people.email", "no stream is called people"),
+        ("profiles.birthday", "profiles has a column birthday"),
+        ("*.birthday", "no stream has a column birthday"),
+        ("*.metric_name", "no stream has a column metric_name"),
+        ("profiles.id", "key"),
+        ("profiles.updated", "cursor"),
+        ("*.updated", "cursor"),
+        ("profiles.synced_at", "key"),
+        ("events.metric_id", "joined by"),
+        ("events.profile_id", "joined by"),
+        ("events_detailed.metric_name", "made of events and metrics"),
+        ("flow_series_reports.flow_name", "no person's data"),
+    ],
+)
+def test_what_cannot_be_excluded_is_refused(entry: str, reason: str) -> None:
+    """The refusal names the variable, the entry, and why it cannot be."""
+    [said] = refusals(exclude_columns=(entry,))
+    assert f"KLAVIYO_EXCLUDE_COLUMNS='{entry}' cannot be used" in said
+    assert reason in said
+
+
+def test_only_text_is_hashed_and_only_json_has_keys() -> None:
+    """A number's hash is found by counting, and text has no keys: both are refused."""
+    assert "not text" in refusals(hash_columns=("events.event_properties",))[0]
+    assert "not text" in refusals(hash_columns=("profiles.location_latitude",))[0]
+    assert "not JSON" in refusals(json_keys=("profiles.email:domain",))[0]
+    assert refusals(hash_columns=("*.email",), json_keys=("profiles.extra:a",)) == []
+
+
+@pytest.mark.parametrize("salt", ["", "short", " " * 40])
+def test_a_salt_that_is_no_secret_is_refused_unquoted(salt: str) -> None:
+    """A missing or short salt is refused by its variable; the text never holds it."""
+    with pytest.raises(SettingError, match="KLAVIYO_HASH_SALT cannot be used") as refused:
+        checked_salt(salt)
+    assert not salt.strip() or salt not in str(refused.value)
+
+
+def test_the_salt_is_in_no_text_of_its_holder() -> None:
+    """What holds the salt can be printed without showing it."""
+    assert SALT not in repr(Privacy(salt=checked_salt(SALT)))
+
+
+@pytest.mark.parametrize(
+    ("stream", "column"),
+    [
+        ("profiles", "id"),
+        ("global_exclusions", "id"),
+        ("events", "profile_id"),
+        ("campaigns", None),
+        ("lists", None),
+    ],
+)
+def test_the_person_of_a_row_is_known(stream: str, column: str | None) -> None:
+    """Each stream about people says which column holds whose row it is."""
+    assert profile_id_of(STREAMS[stream]) == column
