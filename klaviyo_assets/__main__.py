@@ -6,14 +6,16 @@ option. What does not: what the verbs do.
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import cast
 
 from klaviyo_assets.errors import KlaviyoAssetsError, SettingError
-from klaviyo_assets.lake import Lake, relation_of, set_aside
-from klaviyo_assets.model.privacy import privacy_refusals
+from klaviyo_assets.lake import Lake, PeopleTable, erase, relation_of, set_aside, table_of
+from klaviyo_assets.model.privacy import privacy_refusals, profile_id_of
 from klaviyo_assets.model.report import Report
 from klaviyo_assets.model.settings import Settings, read_settings
 from klaviyo_assets.model.stream import Join
@@ -28,6 +30,7 @@ from klaviyo_assets.sync.reports.outlook import (
     standing,
     told,
 )
+from klaviyo_assets.tables.schema import arrow_schema
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         ("publish", _publish, "write klaviyo.duckdb anew from the lake, after a move or a loss"),
         ("check", _check, "read every file of the lake and say what is wrong with it"),
         ("set-aside", _set_aside, "put a damaged table away, so that its asset begins it anew"),
+        ("erase", _erase, "remove everything of some profiles from the disk, and keep a receipt"),
         ("plan", _plan, "say what fetching reports will cost, before anything is spent"),
         ("status", _status, "say how far each stream is, and what is left of the quotas"),
     ):
@@ -70,6 +74,8 @@ def _parser() -> argparse.ArgumentParser:
             _add_plan_options(added)
         if verb is _set_aside:
             added.add_argument("table", help="its name, as check says it")
+        if verb is _erase:
+            added.add_argument("ids", nargs="+", type=_profile_id, metavar="PROFILE_ID")
     verbs.add_parser("sandbox", help="run a Klaviyo on loopback, to try things on")
     return parser
 
@@ -135,6 +141,31 @@ def _set_aside(settings: Settings, options: argparse.Namespace) -> int:
     else:
         print(f"materialize klaviyo/{options.table}: it is read from the beginning")
     return _publish(settings, options)
+
+
+def _profile_id(text: str) -> str:
+    # Not quoted in the refusal: an address that was given instead is a person's.
+    if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text) is None:
+        raise argparse.ArgumentTypeError(
+            "an id of a profile is wanted, letters and digits, as the column id of profiles has it"
+        )
+    return text
+
+
+def _erase(settings: Settings, options: argparse.Namespace) -> int:
+    lake, ids = _lake(settings), cast("list[str]", options.ids)
+    people = [
+        PeopleTable(table=table_of(stream, arrow_schema(stream)), column=column)
+        for stream in STREAMS.values()
+        if (column := profile_id_of(stream)) is not None
+    ]
+    relations = [relation_of(each, STREAMS) for each in STREAMS.values()]
+    erased = erase(lake.root, people, ids, relations=relations, clock=lake.clock)
+    print(f"{', '.join(ids)}:")
+    print("\n".join(f"  {line}" for line in erased.told()))
+    for problem in erased.problems:
+        print(problem, file=sys.stderr)
+    return 1 if erased.problems or erased.aside else 0
 
 
 def _desktop(settings: Settings) -> Desktop:

@@ -8,6 +8,7 @@ from klaviyo_assets.lake.answers import Answers
 from klaviyo_assets.lake.aside import set_aside
 from klaviyo_assets.lake.cells import Fetched
 from klaviyo_assets.lake.day_counts import Counting, DayCount, day_counts, first_day
+from klaviyo_assets.lake.erase import Erased, erase
 from klaviyo_assets.lake.facts import CellFacts
 from klaviyo_assets.lake.first_seen import FirstSeen, Since, first_seen
 from klaviyo_assets.lake.gone import Noticed
@@ -15,6 +16,7 @@ from klaviyo_assets.lake.kept import KeptAnswer
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import HISTORY, Table, table_of
 from klaviyo_assets.lake.relations import Detailed, Joined, Plain, Relation, relation_of
+from klaviyo_assets.lake.removal import PeopleTable
 from klaviyo_assets.lake.session import Receipt, Session
 from klaviyo_assets.lake.standing import Standing, ids_there_twice, keys_there_twice, standing
 from klaviyo_assets.lake.states import TableState
@@ -27,12 +29,14 @@ __all__ = [
     "Counting",
     "DayCount",
     "Detailed",
+    "Erased",
     "Fetched",
     "FirstSeen",
     "Joined",
     "KeptAnswer",
     "Lake",
     "Noticed",
+    "PeopleTable",
     "Plain",
     "Receipt",
     "Relation",
@@ -43,6 +47,7 @@ __all__ = [
     "Table",
     "TableState",
     "day_counts",
+    "erase",
     "first_day",
     "first_seen",
     "ids_there_twice",

@@ -12,7 +12,7 @@ from klaviyo_assets.__main__ import main
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home
 
-VERBS = ("check", "plan", "publish", "sandbox", "set-aside", "status", "streams")
+VERBS = ("check", "erase", "plan", "publish", "sandbox", "set-aside", "status", "streams")
 
 
 def verb(home: Home, *words: str, **more: str) -> int:

@@ -12,12 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from klaviyo_assets.lake import Plain
+from klaviyo_assets.lake import PeopleTable, Plain, erase
 from klaviyo_assets_tests.integration.lake.ground import (
     EVENTS,
     PROFILES,
     lake_at,
     merge,
+    now,
     numbered,
     replace,
 )
@@ -61,6 +62,18 @@ def sync(root: Path, mode: str, moment: Moment | None) -> None:
     write(lake, table, rows, {"generation": 2}, with_history=True)
     lake.publish([Plain(name=table.name)])
     lake.maintain(table.name)
+
+
+def erase_two(root: Path, moment: Moment) -> None:
+    """Erase two profiles from profiles and events."""
+    die_at(moment)
+    erase(
+        root,
+        [PeopleTable(table=EVENTS, column="id"), PeopleTable(table=PROFILES, column="id")],
+        ["k0000003", "k0000040"],
+        relations=[Plain(name="profiles"), Plain(name="events")],
+        clock=now,
+    )
 
 
 def run(target: Callable[..., None], *args: object) -> int:

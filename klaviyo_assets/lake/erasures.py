@@ -1,0 +1,114 @@
+"""The receipt of an erasure: what left the disk, written down while it leaves.
+
+What belongs here: the file `lake/_receipts/<time>-<digest>.json`. What does not: erasing (`erase`).
+An id is personal as well, so the file holds its SHA-256. What is about to be removed is written
+before it goes: an erasure that was killed goes on in its unfinished file when it is run again.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+
+from klaviyo_assets.lake.answers import write_whole
+from klaviyo_assets.lake.disk import make_folder, told
+
+RECEIPTS = "_receipts"
+UNFINISHED = ".begun"
+
+
+@dataclass(slots=True, kw_only=True)
+class Erasure:
+    """What one erasure removed: rows and version by table, records by file of the quarantine.
+
+    And the files of kept answers that went.
+    """
+
+    begun: str
+    tables: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
+    quarantine: dict[str, int] = field(default_factory=dict[str, int])
+    answers: list[str] = field(default_factory=list[str])
+
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether there was nothing to erase."""
+        return not (self.tables or self.quarantine or self.answers)
+
+    def told(self) -> Iterator[str]:
+        """Yield what was removed, a line each."""
+        for name, each in self.tables.items():
+            yield f"{name}: {each['rows']:,} rows removed, version {each['version']}"
+        if self.quarantine:
+            yield f"quarantine: {sum(self.quarantine.values()):,} records removed"
+        if self.answers:
+            yield f"kept answers: {len(self.answers):,} removed"
+
+
+class ErasureReceipt:
+    """The receipt of erasing some profiles, in the making; empty ones are never written."""
+
+    def __init__(self, root: Path, ids: Sequence[str], *, clock: Callable[[], datetime]) -> None:
+        """Go on with the unfinished receipt of the same profiles, if there is one."""
+        self.folder, self.clock = root / "lake" / RECEIPTS, clock
+        self.hashes = sorted(sha256(each.encode()).hexdigest() for each in set(ids))
+        self.digest = sha256("".join(self.hashes).encode()).hexdigest()[:16]
+        self.so_far = Erasure(begun=clock().isoformat())
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            known = json.loads(self.unfinished.read_bytes())
+            self.so_far = Erasure(
+                begun=known["begun"],
+                tables=known["tables"],
+                quarantine=known["quarantine"],
+                answers=known["answers"],
+            )
+
+    @property
+    def unfinished(self) -> Path:
+        """Return the file that says how far an erasure came."""
+        return self.folder / f"{self.digest}{UNFINISHED}"
+
+    def table(self, name: str, *, rows: int, version: int) -> None:
+        """Note rows that are about to leave a table with the commit of `version`."""
+        self.so_far.tables[name] = {"rows": rows, "version": version}
+        self.write(self.unfinished)
+
+    def put_aside(self, file: str, records: int) -> None:
+        """Note records that are about to leave a file of the quarantine."""
+        self.so_far.quarantine[file] = records
+        self.write(self.unfinished)
+
+    def answer(self, file: str) -> None:
+        """Note the file of a kept answer that is about to go."""
+        self.so_far.answers = sorted({*self.so_far.answers, file})
+        self.write(self.unfinished)
+
+    def finish(self) -> Path:
+        """Write the receipt as finished now; return where it lies.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        now = self.clock()
+        target = self.folder / f"{now:%Y%m%dT%H%M%S}Z-{self.digest}.json"
+        self.write(target, finished=now.isoformat())
+        with told(target, None):
+            self.unfinished.unlink(missing_ok=True)
+        return target
+
+    def write(self, target: Path, **more: str) -> None:
+        """Write what is known so far."""
+        said = {
+            "profile_id_sha256": self.hashes,
+            "begun": self.so_far.begun,
+            **more,
+            "tables": self.so_far.tables,
+            "quarantine": self.so_far.quarantine,
+            "answers": self.so_far.answers,
+        }
+        with told(target, None):
+            make_folder(self.folder)
+            content = json.dumps(said, indent=2).encode()
+            write_whole(target, content, at=self.clock().timestamp())
