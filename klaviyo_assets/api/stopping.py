@@ -6,7 +6,8 @@ What belongs here: being stopped, and the deadline of one request. What does not
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from threading import Event, Lock, Timer
+from threading import Condition, Event, Lock, Thread
+from time import monotonic
 
 from klaviyo_assets.errors import StoppedError
 
@@ -45,11 +46,19 @@ class Line:
 
 
 class Switch:
-    """On until `stop`. Safe for threads; a wait in the main thread also ends by a signal."""
+    """On until `stop`. Safe for threads; a wait in the main thread also ends by a signal.
+
+    One thread watches the deadlines of all lines, and goes home when there is none to watch: a
+    timer a request cost a new thread for each page.
+    """
 
     def __init__(self) -> None:
         self.stopped = Event()
-        self.lines: set[Line] = set()
+        self.turn = Condition()
+        self.lines: dict[Line, float] = {}
+        """Requests under way, each with its deadline in monotonic seconds."""
+        self.next_look: float | None = None
+        """When the watcher wakes by itself; None where there is no watcher."""
 
     def wait(self, seconds: float) -> None:
         """Sleep, unless and until stopped."""
@@ -64,21 +73,42 @@ class Switch:
     def line(self, seconds: float) -> Generator[Line]:
         """Give a line that is cut after `seconds`, or when stopped."""
         line = Line()
-        timer = Timer(seconds, line.cut)
-        timer.daemon = True
-        timer.start()
-        self.lines.add(line)
+        with self.turn:
+            self.lines[line] = monotonic() + seconds
+            self.have_watched(self.lines[line])
         try:
             # Only now: a stop before this moment has not seen the line.
             self.check()
             yield line
         finally:
-            timer.cancel()
             line.leave()
-            self.lines.discard(line)
+            with self.turn:
+                self.lines.pop(line, None)
+
+    def have_watched(self, deadline: float) -> None:
+        """See to it that somebody looks up at `deadline`; to be called with the turn taken."""
+        if self.next_look is None:
+            self.next_look = deadline
+            Thread(target=self.watch, name="klaviyo-deadlines", daemon=True).start()
+        elif deadline < self.next_look:
+            self.turn.notify()
+
+    def watch(self) -> None:
+        """Cut each line at its deadline, until there is none left."""
+        with self.turn:
+            while self.lines:
+                now = monotonic()
+                for line in [each for each, deadline in self.lines.items() if deadline <= now]:
+                    del self.lines[line]
+                    line.cut()
+                self.next_look = min(self.lines.values(), default=now)
+                self.turn.wait(self.next_look - now)
+            self.next_look = None
 
     def stop(self) -> None:
         """End every wait and every line, and let nothing begin again."""
         self.stopped.set()
-        for line in tuple(self.lines):
+        with self.turn:
+            under_way = tuple(self.lines)
+        for line in under_way:
             line.cut()

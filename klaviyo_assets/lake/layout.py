@@ -43,8 +43,8 @@ Merging small files holds three: as read, as filtered, and those that wait to be
 FILE_BYTES = 128 * 2**20
 """A file ends with the row group that takes it over this size on disk."""
 
-STAGE_BYTES = 32 * 2**20
-"""Rows in memory, in bytes, beyond which they go to files of the staging folder."""
+STAGE_BYTES = 16 * 2**20
+"""Rows in memory, in bytes, beyond which they are staged: fewer than may wait (`sync.pace`)."""
 
 KEYS_IN_MEMORY = 1_000_000
 """Keys of one commit and partition that are compared in memory, some 100 MB; more go to DuckDB."""

@@ -103,7 +103,7 @@ class Session:
         return [self.main] if self.history is None else [self.history, self.main]
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Take rows in the columns of the table's schema; beyond 32 MiB they go to disk.
+        """Take rows in the columns of the table's schema; beyond 16 MiB they go to disk.
 
         Raises:
             ContractError: a row without key or cursor.

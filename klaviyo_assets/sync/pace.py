@@ -9,8 +9,11 @@ from collections.abc import Callable
 from threading import Condition, Event
 from time import monotonic, thread_time
 
-IN_FLIGHT_BYTES = 24 * 1024 * 1024
-"""Decoded pages between Klaviyo and the writer. A page being decoded takes thrice its size."""
+IN_FLIGHT_BYTES = 40 * 1024 * 1024
+"""Decoded pages between Klaviyo and the writer. A page being decoded takes thrice its size.
+
+Twice as much as the writer stages at a time, and more: readers go on while it writes and commits.
+"""
 
 _LATEST = 8
 """Pages that are looked back on: enough to see past one slow answer, few enough to follow."""

@@ -74,12 +74,12 @@ class Related:
         Empty bytes where the relationship was not sent. A resource that was not included is there
         as its identifier.
         """
-        found = self.linkages(name)
+        # Most events have none: those cost no call.
         return [
             b"[" + b",".join(map(self._text, _several(each))) + b"]"
             if each
-            else (b"[]" if _is_sent(each) else b"")
-            for each in found
+            else (b"" if each is None or each is UNSET else b"[]")
+            for each in self.linkages(name)
         ]
 
     def ids_of_firsts(self, name: str, related: str) -> list[str | None]:

@@ -1,4 +1,4 @@
-"""Memory that pages took goes back to the system."""
+"""Memory that large pages took goes back to the system."""
 
 import subprocess
 import sys
@@ -15,8 +15,8 @@ def resident():
 give_large_blocks_back()
 before = resident()
 for _ in range(3):
-    # Each page's text beside something small that lives on.
-    texts = [(bytes(1) * (400_000 + at), bytearray(600)) for at in range(200)]
+    # Texts larger than a usual page, beside something small that lives on.
+    texts = [(bytes(1) * (5_000_000 + at), bytearray(600)) for at in range(16)]
     kept = [small for _, small in texts]
     del texts
 print(resident() - before)
@@ -25,7 +25,7 @@ print(resident() - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux how much memory is resident")
 def test_large_blocks_go_back() -> None:
-    """Eighty megabytes of texts leave less than ten behind, whatever small lies between them."""
+    """Eighty megabytes of large texts leave less than ten behind, whatever lies between them."""
     done = subprocess.run(
         [sys.executable, "-c", GONE], capture_output=True, text=True, check=True, timeout=60
     )
