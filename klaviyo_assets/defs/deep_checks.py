@@ -11,7 +11,7 @@ import dagster as dg
 from klaviyo_assets.defs.failures import as_failures
 from klaviyo_assets.defs.metadata import asset_key
 from klaviyo_assets.defs.resources import LakeResource
-from klaviyo_assets.defs.verdicts import check_key, failed, passed, warned
+from klaviyo_assets.defs.verdicts import check_key, failed, goes_with_a_sync, passed, warned
 from klaviyo_assets.errors import MissingTableError
 from klaviyo_assets.lake import Lake, Standing, ids_there_twice, keys_there_twice, standing
 from klaviyo_assets.model.stream import Join, Stream
@@ -42,6 +42,8 @@ def deep_checks(stream: Stream) -> dg.AssetChecksDefinition:
     def rows(
         context: dg.AssetCheckExecutionContext, lake: LakeResource
     ) -> Iterator[dg.AssetCheckResult]:
+        if goes_with_a_sync(context, stream.name):
+            return
         store = lake.lake()
         with as_failures(stream.name):
             for each in sorted(context.selected_asset_check_keys, key=lambda one: one.name):
