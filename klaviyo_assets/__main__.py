@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import cast
 
 from klaviyo_assets.errors import KlaviyoAssetsError, SettingError
-from klaviyo_assets.lake import Lake, PeopleTable, erase, relation_of, set_aside, table_of
+from klaviyo_assets.lake import Lake, PeopleTable, erase, relations_of, set_aside, table_of
 from klaviyo_assets.model.privacy import privacy_refusals, profile_id_of
 from klaviyo_assets.model.report import Report
 from klaviyo_assets.model.settings import Settings, read_settings
 from klaviyo_assets.model.stream import Join
 from klaviyo_assets.sandbox.__main__ import main as sandbox
-from klaviyo_assets.streams import COLLECTIONS, REPORTS, STREAMS
+from klaviyo_assets.streams import COLLECTIONS, MERGES, REPORTS, STREAMS
 from klaviyo_assets.sync.account import ledger_of
 from klaviyo_assets.sync.reports.metrics import stored_metrics, wanted_metrics
 from klaviyo_assets.sync.reports.outlook import (
@@ -109,7 +109,7 @@ def _lake(settings: Settings) -> Lake:
 
 
 def _publish(settings: Settings, _options: argparse.Namespace) -> int:
-    problems = _lake(settings).publish([relation_of(each, STREAMS) for each in STREAMS.values()])
+    problems = _lake(settings).publish(relations_of(STREAMS, MERGES))
     for problem in problems:
         print(problem, file=sys.stderr)
     rest = ", but for what cannot be read" if problems else ""
@@ -159,7 +159,7 @@ def _erase(settings: Settings, options: argparse.Namespace) -> int:
         for stream in STREAMS.values()
         if (column := profile_id_of(stream)) is not None
     ]
-    relations = [relation_of(each, STREAMS) for each in STREAMS.values()]
+    relations = relations_of(STREAMS, MERGES)
     erased = erase(lake.root, people, ids, relations=relations, clock=lake.clock)
     print(f"{', '.join(ids)}:")
     print("\n".join(f"  {line}" for line in erased.told()))

@@ -17,10 +17,10 @@ from klaviyo_assets.api.client import Client
 from klaviyo_assets.api.gate import KEY_VARIABLE, checked_base_url, checked_key
 from klaviyo_assets.api.ledger import key_hash
 from klaviyo_assets.errors import SettingError
-from klaviyo_assets.lake import Lake, relation_of
+from klaviyo_assets.lake import Lake, relations_of
 from klaviyo_assets.model.privacy import SALT_VARIABLE, checked_salt, privacy_refusals
 from klaviyo_assets.model.settings import Settings, read_settings
-from klaviyo_assets.streams import STREAMS
+from klaviyo_assets.streams import MERGES, STREAMS
 from klaviyo_assets.sync.account import Asking, account_behind, ledger_of, stand_in
 
 
@@ -214,7 +214,7 @@ class LakeResource(dg.ConfigurableResource[object]):
         Raises:
             StorageError: the folder cannot be written, or another publisher does not end.
         """
-        problems = lake.publish([relation_of(each, STREAMS) for each in STREAMS.values()])
+        problems = lake.publish(relations_of(STREAMS, MERGES))
         for problem in problems:
             say(f"klaviyo.duckdb does without a table that cannot be read. {problem}")
         return frozenset(problem.stream or "" for problem in problems)

@@ -15,7 +15,14 @@ from klaviyo_assets.lake.gone import Noticed
 from klaviyo_assets.lake.kept import KeptAnswer
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import HISTORY, Table, table_of
-from klaviyo_assets.lake.relations import Detailed, Joined, Plain, Relation, relation_of
+from klaviyo_assets.lake.relations import (
+    Detailed,
+    Joined,
+    Plain,
+    Relation,
+    relation_of,
+    relations_of,
+)
 from klaviyo_assets.lake.removal import PeopleTable
 from klaviyo_assets.lake.session import Receipt, Session
 from klaviyo_assets.lake.standing import Standing, ids_there_twice, keys_there_twice, standing
@@ -53,6 +60,7 @@ __all__ = [
     "ids_there_twice",
     "keys_there_twice",
     "relation_of",
+    "relations_of",
     "set_aside",
     "standing",
     "table_of",

@@ -12,10 +12,11 @@ import pyarrow as pa
 
 from klaviyo_assets.errors import MissingTableError
 from klaviyo_assets.lake.database import connection, published, shown
-from klaviyo_assets.lake.layout import table_folder
+from klaviyo_assets.lake.layout import HISTORY, table_folder
 from klaviyo_assets.lake.log import Snapshot, snapshot
 from klaviyo_assets.lake.parquet import columns_of
 from klaviyo_assets.lake.relations import Plain, Relation, query
+from klaviyo_assets.model.stream import Merges
 
 
 def relation_now(root: Path, name: str, relations: Sequence[Relation]) -> duckdb.DuckDBPyRelation:
@@ -27,8 +28,11 @@ def relation_now(root: Path, name: str, relations: Sequence[Relation]) -> duckdb
     known = {one.name: one for one in (*published(root).relations, *relations)}
     relation = known.get(name, Plain(name=name))
     found: dict[str, Snapshot] = {}
-    for table in relation.tables:
+    optional = (relation.events, relation.events + HISTORY) if isinstance(relation, Merges) else ()
+    for table in (*relation.tables, *optional):
         one = snapshot(table_folder(root, table), table)
+        if one is None and table in optional:
+            continue
         if one is None:
             raise MissingTableError(
                 f"the table {table} was never read; materialize klaviyo/{table} first",

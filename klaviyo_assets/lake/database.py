@@ -27,13 +27,12 @@ from klaviyo_assets.lake.relations import (
     SCHEMA,
     Plain,
     Relation,
-    Shown,
     create_view,
     from_json,
     query,
-    quoted,
     to_json,
 )
+from klaviyo_assets.lake.sql import Shown, quoted
 
 PUBLISHED = "_published.json"
 LOCK = ".klaviyo.duckdb.lock"

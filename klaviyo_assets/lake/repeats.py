@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from klaviyo_assets.lake.database import connection
 from klaviyo_assets.lake.parquet import conformed
-from klaviyo_assets.lake.relations import Shown, literal, quoted, select
+from klaviyo_assets.lake.sql import Shown, literal, quoted, select
 
 MEMORY = "256MB"
 

@@ -104,6 +104,26 @@ class Join:
     """Name here to name in `right`; `column.key` is a text inside a JSON column."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merges:
+    """A map from records that vanished to those they were merged into, told by what is stored.
+
+    `people` is the stream of the records, `identifiers` its columns that no two living ones share;
+    `events` the stream whose `owner` column names them.
+    """
+
+    name: str
+    people: str
+    identifiers: tuple[str, ...]
+    events: str
+    owner: str
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Return the tables that it cannot do without."""
+        return (self.people,)
+
+
 Source = Collection | Detail | Join | Report
 """Every way a stream comes about; the set is closed."""
 

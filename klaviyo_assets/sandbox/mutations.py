@@ -88,8 +88,11 @@ class Mutations:
         shelf = self.shop.profiles
         if "merge_into" in wish:
             target = self.profile(str(wish["merge_into"]))
+            taken = shelf.texts(ordinal)
+            missing = [name for name, text in shelf.texts(target).items() if text is None]
             self.vanish(ordinal, target)
-            self.set_profile(target, {}, now)
+            # The destination keeps what it has and takes over what it lacks.
+            self.set_profile(target, {name: taken[name] for name in missing}, now)
         elif wish.get("delete"):
             self.vanish(ordinal, None)
         elif "suppress" in wish or wish.get("lift_suppression"):

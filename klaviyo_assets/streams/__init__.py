@@ -7,14 +7,14 @@ module or a stream that is missing.
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.model.stream import Merges, Stream
 from klaviyo_assets.streams.accounts import ACCOUNTS
 from klaviyo_assets.streams.campaigns import CAMPAIGNS, CAMPAIGNS_DETAILED
 from klaviyo_assets.streams.events import EVENTS, EVENTS_DETAILED
 from klaviyo_assets.streams.flows import FLOWS
 from klaviyo_assets.streams.lists import LISTS, LISTS_DETAILED
 from klaviyo_assets.streams.metrics import METRICS
-from klaviyo_assets.streams.profiles import GLOBAL_EXCLUSIONS, PROFILES
+from klaviyo_assets.streams.profiles import GLOBAL_EXCLUSIONS, PROFILE_MERGES, PROFILES
 from klaviyo_assets.streams.reports import CAMPAIGN_VALUES_REPORTS, FLOW_SERIES_REPORTS
 from klaviyo_assets.streams.segments import SEGMENTS
 from klaviyo_assets.streams.templates import EMAIL_TEMPLATES
@@ -38,6 +38,9 @@ COLLECTIONS: tuple[Stream, ...] = (
 
 REPORTS: tuple[Stream, ...] = (CAMPAIGN_VALUES_REPORTS, FLOW_SERIES_REPORTS)
 """Every stream that Klaviyo computes on request, by conversion metric and day."""
+
+MERGES: tuple[Merges, ...] = (PROFILE_MERGES,)
+"""Every map of merges; no request is made for one."""
 
 STREAMS: Mapping[str, Stream] = MappingProxyType(
     {stream.name: stream for stream in (*COLLECTIONS, *REPORTS)}

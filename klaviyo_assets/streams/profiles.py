@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from klaviyo_assets.model.column import At, Column, ColumnType, Newest, attribute
-from klaviyo_assets.model.stream import AdditionalField, Collection, Cursor, Stream
+from klaviyo_assets.model.stream import AdditionalField, Collection, Cursor, Merges, Stream
 from klaviyo_assets.model.tiers import L, M
 
 SUPPRESSION = "subscriptions.email.marketing.suppression"
@@ -179,6 +179,15 @@ PROFILES = Stream(
     ids_by=Cursor(column="created", field="created", inclusive=False),
     columns=(*PERSON, *CONSENTS, *PREDICTIONS),
 )
+
+PROFILE_MERGES = Merges(
+    name="profile_merges",
+    people="profiles",
+    identifiers=("email", "phone_number", "external_id"),
+    events="events",
+    owner="profile_id",
+)
+"""Klaviyo reports no merge: https://developers.klaviyo.com/en/reference/merge_profiles."""
 
 GLOBAL_EXCLUSIONS = Stream(
     name="global_exclusions",

@@ -90,6 +90,14 @@ def test_what_was_read_meanwhile_is_left_alone(lake: Lake) -> None:
     assert marks(lake) == {key(at): at_day(1) if at == 1 else None for at in range(6)}
 
 
+def test_what_was_read_in_the_very_second_is_judged(lake: Lake) -> None:
+    """A row that lay there when the sweep began is old, however coarse the clock."""
+    merge(lake, MARKING, [unmarked(numbered(0, 2, synced=LATE))])
+    assert swept(lake, [0], 5).deleted == 1
+    assert swept(lake, [0, 1], 5).deleted == 0
+    assert marks(lake) == {key(0): None, key(1): None}
+
+
 def test_what_was_rewritten_meanwhile_is_still_judged(lake: Lake) -> None:
     """A row that only moved to another file since is as old as before."""
     merge(lake, MARKING, [unmarked(numbered(0, 4))])

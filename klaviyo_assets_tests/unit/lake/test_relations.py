@@ -13,16 +13,12 @@ from klaviyo_assets.lake.relations import (
     Joined,
     Plain,
     Relation,
-    Shown,
-    duckdb_type,
     from_json,
-    literal,
     query,
-    quoted,
     relation_of,
-    select,
     to_json,
 )
+from klaviyo_assets.lake.sql import Shown, duckdb_type, literal, quoted, select
 from klaviyo_assets.model.stream import Collection, Detail, Join, Source, Stream
 
 NASTY = "x\"; DROP TABLE profiles; --'"
