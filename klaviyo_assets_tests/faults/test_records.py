@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any, cast
 
 import pyarrow.parquet as pq
@@ -68,7 +69,7 @@ def test_f30_broken_records_are_put_aside_and_counted(home: Home, kind: str) -> 
         assert {record["id"] for _, record in aside} == broken
 
 
-@pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.parametrize("kind", ["no_id", "null_attributes"])
 def test_f30_too_many_broken_records_fail_the_stream(home: Home, kind: str) -> None:
     """Beyond one in a hundred nothing of the page is stored; the sound page is read next time."""
     with home.shop.faulty(kind, match={"path": EVENTS}, count=20):
@@ -179,17 +180,19 @@ def test_f33_strange_values_are_kept_as_valid_json(home: Home, kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", ODD)
-@pytest.mark.parametrize("field", ["first_name", "created", "brand_new_field"])
-def test_f33_strange_values_anywhere_lose_no_record(home: Home, kind: str, field: str) -> None:
+def test_f33_strange_values_anywhere_lose_no_record(start: StartHome, kind: str) -> None:
     """In a text, in a time and in a new field each leaves a row that can be read."""
-    with home.shop.faulty(kind, match={"path": PROFILES, "nth": 1}, field=field, at=2):
+    home = start(profiles=250)
+    with ExitStack() as stack:
+        for page, field in enumerate(("first_name", "created", "brand_new_field"), 1):
+            match = {"path": PROFILES, "nth": page}
+            stack.enter_context(home.shop.faulty(kind, match=match, field=field, at=2))
         run = home.sync("profiles")
     assert run.success
     assert run.number("profiles", "quarantined") == 0
-    odd = home.query(
-        "SELECT bool_and(json_valid(extra)) FROM klaviyo.profiles WHERE extra IS NOT NULL"
-    )
-    assert odd in ([(True,)], [(None,)])
+    assert run.number("profiles", "retries") == 0
+    kept = [set(each) for each in extras(home, "profiles").values()]
+    assert {"brand_new_field"} in kept
     judge(home, "profiles")
 
 

@@ -179,6 +179,7 @@ def test_f10_a_key_revoked_on_the_way_costs_nothing_that_was_read(start: StartHo
     with home.shop.faulty("error", match={"path": EVENTS, "from": 4}, status=401):
         run = home.sync("events")
     assert "401" in run.failed["events"]
+    assert "set KLAVIYO_API_KEY to a live private key" in run.failed["events"]
     assert run.attempts["events"] == 1
     judge_part(home, "events")
     kept, asked = stored_ids(home, "events"), home.shop.asked()[EVENTS]
