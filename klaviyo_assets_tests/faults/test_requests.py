@@ -247,8 +247,9 @@ def test_f13_a_parent_deleted_meanwhile_is_skipped_and_counted(home: Home) -> No
     assert statuses(home, f"{LISTS}/{gone}") == [404]
     assert stored_ids(home, "lists_detailed") == sorted(home.shop.truth("lists"))
     assert home.sync("lists", "lists_detailed").success
-    judge(home, "lists")
-    assert sorted(home.ids("lists_detailed")) == sorted(home.shop.truth("lists"))
+    for stream in ("lists", "lists_detailed"):
+        assert sorted(home.living(stream)) == sorted(home.shop.truth("lists"))
+        assert set(home.deleted(stream)) == {gone}
 
 
 @pytest.mark.parametrize("stream", ["events", "lists"])
