@@ -1,0 +1,13 @@
+"""The fault matrix as a promise: each row has its test, and the page says which."""
+
+from klaviyo_assets_tests.faults.matrix import PAGE, numbered_tests, page, rows
+
+
+def test_every_row_has_a_test() -> None:
+    """No fault of the matrix is without a test that carries its number, and none has another's."""
+    assert numbered_tests().keys() == {row.number for row in rows()}
+
+
+def test_the_page_is_what_the_tests_say() -> None:
+    """`docs/faults.md` names the rows and tests of now: `python -m klaviyo_assets_tests.faults`."""
+    assert PAGE.read_text(encoding="utf-8") == page()
