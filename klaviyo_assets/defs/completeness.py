@@ -68,12 +68,17 @@ class CompletenessConfig(dg.Config):
         )
 
 
+SPEC = dg.AssetCheckSpec(
+    COMPLETE.name,
+    asset=COMPLETE.asset_key,
+    description="As many events are stored of every metric and UTC day as Klaviyo counts.",
+)
+
+
 def completeness_check() -> dg.AssetChecksDefinition:
     """Return the check; one request a metric and year, three a second and sixty a minute."""
-    about = "As many events are stored of every metric and UTC day as Klaviyo counts."
-    spec = dg.AssetCheckSpec(COMPLETE.name, asset=COMPLETE.asset_key, description=about)
 
-    @dg.multi_asset_check(specs=[spec], name=f"klaviyo__{STREAM}_{COMPLETE.name}", can_subset=True)
+    @dg.multi_asset_check(specs=[SPEC], name=f"klaviyo__{STREAM}_{COMPLETE.name}", can_subset=True)
     def complete(
         context: dg.AssetCheckExecutionContext,
         config: CompletenessConfig,

@@ -143,7 +143,7 @@ def build(
             if sql is None:
                 continue
             try:
-                connection.execute(create_view(relation.name, sql, catalog=catalog))
+                connection.execute(create_view(relation, sql, catalog=catalog))
             except duckdb.Error:
                 problems.append(broken(path.parent / "lake" / relation.name, relation.name))
     return problems

@@ -133,9 +133,13 @@ def of_right(path: str) -> str:
     return f"json_extract_string({value}, {literal('$' + inside)})" if keys else value
 
 
-def create_view(name: str, select_sql: str, *, catalog: str) -> str:
-    """Return the statement that creates a view; the catalog tells it from the schema's name."""
-    return f"CREATE VIEW {quoted(catalog)}.{quoted(SCHEMA)}.{quoted(name)} AS {select_sql}"
+def create_view(relation: Relation, select_sql: str, *, catalog: str) -> str:
+    """Return the statement that creates a view; the catalog tells it from the schema's name.
+
+    The schema `klaviyo` has streams and their histories alone; what else is known is in `main`.
+    """
+    schema = "main" if isinstance(relation, Merges) else SCHEMA
+    return f"CREATE VIEW {quoted(catalog)}.{quoted(schema)}.{quoted(relation.name)} AS {select_sql}"
 
 
 def to_json(relation: Relation) -> dict[str, object]:

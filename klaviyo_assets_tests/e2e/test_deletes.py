@@ -103,6 +103,7 @@ def test_before_the_start_date_nothing_is_called_deleted(home: Home) -> None:
     assert sorted(home.ids("profiles")) == late
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_refresh_that_fails_marks_nothing(home: Home) -> None:
     """Where one slice cannot be read the table stays as it is, marks included."""
     home.sync("campaigns")

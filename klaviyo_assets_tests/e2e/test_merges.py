@@ -7,7 +7,7 @@ from klaviyo_assets_tests.e2e.shop import NOON
 
 SWEEP = {"sweep_ids": True}
 APPEND = {"sync_mode": "incremental_append"}
-MAP = "SELECT old_id, survivor_id, noticed_at, evidence FROM klaviyo.profile_merges"
+MAP = "SELECT old_id, survivor_id, noticed_at, evidence FROM main.profile_merges"
 
 
 def pair(home: Home, *, survivor_lacks: str) -> tuple[str, str]:

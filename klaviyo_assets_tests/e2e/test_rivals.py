@@ -5,7 +5,7 @@ from unittest.mock import patch
 
 import pytest
 
-from klaviyo_assets.lake import Receipt, Session
+from klaviyo_assets.lake import Noticed, Receipt, Session
 from klaviyo_assets.streams import COLLECTIONS
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
@@ -19,12 +19,14 @@ def overtaken(home: Home, stream: str, config: Mapping[str, str]) -> tuple[Run, 
     """Let a run be overtaken by a whole other one right before its first commit; return both."""
     commit, others = Session.commit, list[Run]()
 
-    def late(session: Session, state: Mapping[str, object]) -> Receipt:
+    def late(
+        session: Session, state: Mapping[str, object], noticed: Noticed | None = None
+    ) -> Receipt:
         if not others:
             # Whoever commits from here on is the other run, or comes after it.
             with patch.object(Session, "commit", commit):
                 others.append(home.sync(stream))
-        return commit(session, state)
+        return commit(session, state, noticed)
 
     with patch.object(Session, "commit", late):
         run = home.sync(stream, config=config)

@@ -154,6 +154,7 @@ def test_a_sync_during_the_sweep_hinders_neither(home: Home) -> None:
     assert set(home.deleted("profiles")) == {first, third}
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_sweep_that_fails_marks_nothing(start: StartHome) -> None:
     """A page that never comes leaves the table as it was."""
     home = start(profiles=350, events=0)
