@@ -15,7 +15,7 @@ from klaviyo_assets.model.tiers import Budget, Tier
 
 PROCESSES = 8
 ROUNDS = 6
-SLOW = (Budget("GET /api/any", Tier(name="any", burst=1, steady=60)),)
+SLOW = (Budget("GET /api/any", Tier(name="any", burst=1, steady=1)),)
 
 
 def begin(folder: Path, moment: float) -> None:

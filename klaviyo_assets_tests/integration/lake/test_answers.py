@@ -251,7 +251,7 @@ def test_waiting_is_said_bounded_and_ended_by_death(
     said: list[str] = []
     with (
         pytest.raises(StorageError, match="metric 'A' and has not ended in"),
-        answers.lock("A", say=said.append, patience_seconds=0.4),
+        answers.lock("A", say=said.append, patience_seconds=1.0),
     ):
         pytest.fail("the lock is held by another process")
     assert len(said) == 1
@@ -261,5 +261,5 @@ def test_waiting_is_said_bounded_and_ended_by_death(
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    with answers.lock("A", say=said.append, patience_seconds=0.4):
+    with answers.lock("A", say=said.append, patience_seconds=1.0):
         pass

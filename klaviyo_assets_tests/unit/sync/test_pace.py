@@ -109,8 +109,8 @@ def test_large_pages_leave_room_for_few() -> None:
     room, stop = Room(most=9, limit=1000), threading.Event()
     room.note(400)
     assert [room.enter(stop), room.enter(stop)] == [True, True]
-    threading.Timer(0.3, room.leave).start()
     before = time.monotonic()
+    threading.Timer(0.3, room.leave).start()
     assert room.enter(stop)
     assert time.monotonic() - before > 0.2
 

@@ -190,7 +190,6 @@ def test_a_closed_pool_ends_its_workers() -> None:
     pool = Pool([Walk(ask(shelf), WHOLE, Window())], workers=3)
     next(pool.items())
     pool.close()
-    deadline = time.monotonic() + 5
-    while any(thread.is_alive() for thread in pool.threads) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    for thread in pool.threads:
+        thread.join(60)
     assert not any(thread.is_alive() for thread in pool.threads)
