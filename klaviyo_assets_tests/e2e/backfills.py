@@ -24,9 +24,10 @@ from dagster._daemon.backfill import (
 )
 
 from klaviyo_assets_tests.e2e.home import Home, key_of
+from klaviyo_assets_tests.e2e.instance import instance_of
 from klaviyo_assets_tests.e2e.report_runs import materializations
 
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 300
 WITHOUT_QUEUE = """
 run_coordinator: {module: dagster._core.run_coordinator, class: DefaultRunCoordinator}
 code_servers: {wait_for_local_processes_on_shutdown: true}
@@ -62,7 +63,7 @@ def backfill(home: Home, stream: str, partitions: Iterable[str]) -> Backfill:
     with (
         warnings.catch_warnings(),
         patch.dict(os.environ, environment),
-        dg.DagsterInstance.from_config(str(home.dagster)) as instance,
+        instance_of(home.dagster) as instance,
         create_test_daemon_workspace_context(
             ModuleTarget("klaviyo_assets.definitions", None, None, "klaviyo_assets"), instance
         ) as workspace,

@@ -21,6 +21,7 @@ from deltalake import DeltaTable
 from klaviyo_assets.definitions import build_defs
 from klaviyo_assets.model.settings import read_settings
 from klaviyo_assets.streams import COLLECTIONS
+from klaviyo_assets_tests.e2e.instance import instance_of
 from klaviyo_assets_tests.e2e.run import Run, run_from_log
 from klaviyo_assets_tests.e2e.shop import Shop
 
@@ -48,6 +49,7 @@ class Home:
     homes: int = 0
     has_key: bool = True
     moved_to: Path | None = None
+    loaded: dict[str, dg.Definitions] = field(default_factory=dict[str, dg.Definitions])
 
     def __post_init__(self) -> None:
         """Make a first DAGSTER_HOME."""
@@ -81,8 +83,15 @@ class Home:
         }
 
     def code_location(self, **more: str) -> dg.Definitions:
-        """Return what Dagster would load with the home's settings; `more` are further ones."""
-        return build_defs(*read_settings(self.variables | variables_of(more)))
+        """Return what Dagster would load with the home's settings; `more` are further ones.
+
+        It is loaded once for the same settings, as by a process that lives on.
+        """
+        variables = self.variables | variables_of(more)
+        known = repr(sorted(variables.items()))
+        if known not in self.loaded:
+            self.loaded[known] = build_defs(*read_settings(variables))
+        return self.loaded[known]
 
     def sync(self, *streams: str, config: Mapping[str, object] | None = None, **more: str) -> Run:
         """Materialize streams, all collections where none is named; `config` is for each op.
@@ -134,7 +143,7 @@ class Home:
         with (
             warnings.catch_warnings(),
             patch.dict(os.environ, environment),
-            dg.DagsterInstance.from_config(str(self.dagster)) as instance,
+            instance_of(self.dagster) as instance,
         ):
             warnings.filterwarnings("ignore", message=ignored)
             done = execute(instance)
@@ -193,20 +202,20 @@ class Home:
     def observe(self, stream: str, cursor: datetime | str) -> None:
         """Put a mark into asset metadata by hand, as somebody's script might."""
         text = cursor if isinstance(cursor, str) else cursor.isoformat()
-        with dg.DagsterInstance.from_config(str(self.dagster)) as instance:
+        with instance_of(self.dagster) as instance:
             instance.report_runless_asset_event(
                 dg.AssetObservation(key_of(stream), metadata={"klaviyo/cursor": text})
             )
 
     def wipe(self, stream: str) -> None:
         """Wipe an asset, as the UI's button does."""
-        with dg.DagsterInstance.from_config(str(self.dagster)) as instance:
+        with instance_of(self.dagster) as instance:
             instance.wipe_assets([key_of(stream)])
 
 
 def blank_home(folder: Path, template: Path) -> Path:
     """Make a DAGSTER_HOME with its databases, once, because that takes most of a second."""
     shutil.copy(template, folder / "dagster.yaml")
-    with dg.DagsterInstance.from_config(str(folder)) as instance:
+    with instance_of(folder) as instance:
         assert instance.get_runs(limit=1) == []
     return folder

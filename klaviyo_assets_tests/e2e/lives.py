@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from subprocess import DEVNULL, Popen, TimeoutExpired
@@ -23,14 +22,11 @@ from klaviyo_assets.model.settings import read_settings
 from klaviyo_assets.sync import pull
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home, key_of
-
-PRELOADED = ["klaviyo_assets_tests.e2e.lives", "duckdb", "pandas", "pyarrow.parquet", "deltalake"]
+from klaviyo_assets_tests.e2e.instance import instance_of
+from klaviyo_assets_tests.forks import FORKS
 
 SOON = dg.RetryPolicy(max_retries=1, delay=0)
 """How Dagster tries again here; the product waits a minute between two attempts."""
-
-CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(PRELOADED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +92,7 @@ def orders_of(
 def forked(home: Home, *streams: str, commit_bytes: int = 0) -> Life:
     """Start a sync in a process that has everything imported; its exit code is 0 if green."""
     orders = orders_of(home, *streams, commit_bytes=commit_bytes)
-    process = CONTEXT.Process(target=carry_out_and_exit, args=(orders,))
+    process = FORKS.Process(target=carry_out_and_exit, args=(orders,))
     process.start()
     return Life(process)
 
@@ -104,7 +100,7 @@ def forked(home: Home, *streams: str, commit_bytes: int = 0) -> Life:
 def side_by_side(home: Home, *streams: str) -> Life:
     """Start the job that gives each stream a process of its own, for these streams only."""
     orders = orders_of(home, *streams)
-    process = CONTEXT.Process(target=work_off, args=(orders,))
+    process = FORKS.Process(target=work_off, args=(orders,))
     process.start()
     return Life(process)
 
@@ -118,7 +114,7 @@ def first_sync() -> dg.JobDefinition:
 def work_off(orders: Orders) -> None:
     """Be a run worker: start a process for each step and wait for them."""
     os.environ.update({**orders.variables, "DAGSTER_HOME": str(orders.dagster)})
-    with dg.DagsterInstance.from_config(str(orders.dagster)) as instance:
+    with instance_of(orders.dagster) as instance:
         done = dg.execute_job(
             dg.reconstructable(first_sync),
             instance=instance,
@@ -139,7 +135,7 @@ def carry_out(orders: Orders) -> int:
     pull.COMMIT_BYTES = orders.commit_bytes
     defs = build_defs(*read_settings(orders.variables))
     op = {"config": dict(orders.config)}
-    with dg.DagsterInstance.from_config(str(orders.dagster)) as instance:
+    with instance_of(orders.dagster) as instance:
         done = dg.materialize(
             list(defs.assets or ()),  # pyright: ignore[reportArgumentType]
             selection=dg.AssetSelection.assets(*map(key_of, orders.streams)),

@@ -14,16 +14,17 @@ from tempfile import TemporaryDirectory
 
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home, blank_home
-from klaviyo_assets_tests.e2e.lives import CONTEXT, Orders, carry_out, commanded, orders_of
+from klaviyo_assets_tests.e2e.lives import Orders, carry_out, commanded, orders_of
 from klaviyo_assets_tests.e2e.shop import open_shop
+from klaviyo_assets_tests.forks import FORKS
 
 DAYS = 365
 
 
 def peak_of_fork(home: Home) -> int:
     """Return the peak memory in bytes of a first sync of events in a forked process."""
-    ours, theirs = CONTEXT.Pipe()
-    process = CONTEXT.Process(target=sync_and_tell, args=(orders_of(home, "events"), theirs))
+    ours, theirs = FORKS.Pipe()
+    process = FORKS.Process(target=sync_and_tell, args=(orders_of(home, "events"), theirs))
     process.start()
     code, peak = ours.recv()
     process.join()

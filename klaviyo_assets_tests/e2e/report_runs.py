@@ -15,6 +15,7 @@ import dagster as dg
 
 from klaviyo_assets.sandbox.reports.conversions import eligible
 from klaviyo_assets_tests.e2e.home import Home, key_of
+from klaviyo_assets_tests.e2e.instance import instance_of
 from klaviyo_assets_tests.e2e.run import Metadata, Run, values_of
 
 FLOWS, CAMPAIGNS = "flow_series_reports", "campaign_values_reports"
@@ -45,13 +46,13 @@ def metrics_of(home: Home) -> list[str]:
 
 def add_metrics(home: Home, metrics: Sequence[str]) -> None:
     """Make partitions of metrics, as the sensor does."""
-    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+    with instance_of(home.dagster) as instance:
         instance.add_dynamic_partitions(METRICS, list(metrics))
 
 
 def set_metrics(home: Home, metrics: Sequence[str]) -> None:
     """Make these metrics the partitions, in this order: a range goes from one to another."""
-    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+    with instance_of(home.dagster) as instance:
         for known in instance.get_dynamic_partitions(METRICS):
             instance.delete_dynamic_partition(METRICS, known)
         instance.add_dynamic_partitions(METRICS, list(metrics))
@@ -96,7 +97,7 @@ def fetch(
 
 def materializations(home: Home, run_id: str) -> Iterable[tuple[str, date, Metadata]]:
     """Yield a run's materializations: metric, day, metadata."""
-    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+    with instance_of(home.dagster) as instance:
         for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION):
             assert entry.dagster_event is not None
             found = entry.dagster_event.step_materialization_data.materialization

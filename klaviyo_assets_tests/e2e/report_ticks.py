@@ -20,6 +20,7 @@ from klaviyo_assets.api.ledger import Ledger
 from klaviyo_assets.lake import Lake
 from klaviyo_assets.streams import REPORTS, STREAMS
 from klaviyo_assets_tests.e2e.home import Home, key_of
+from klaviyo_assets_tests.e2e.instance import instance_of
 from klaviyo_assets_tests.e2e.report_runs import METRICS, ReportRun, fetch
 
 RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
@@ -39,7 +40,7 @@ def opened(home: Home) -> Generator[dg.DagsterInstance]:
     """Open the home's Dagster, with its key in the environment."""
     with (
         patch.dict(os.environ, {"KLAVIYO_API_KEY": home.shop.key}),
-        dg.DagsterInstance.from_config(str(home.dagster)) as instance,
+        instance_of(home.dagster) as instance,
         dg.partition_loading_context(dynamic_partitions_store=instance),
     ):
         yield instance
@@ -105,7 +106,7 @@ def carry_out(home: Home, request: dg.RunRequest) -> ReportRun:
 
 def keys(home: Home) -> list[str]:
     """Return the metrics that are partitions now."""
-    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+    with instance_of(home.dagster) as instance:
         return list(instance.get_dynamic_partitions(METRICS))
 
 

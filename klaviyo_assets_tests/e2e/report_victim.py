@@ -1,15 +1,14 @@
 """A report run that kills itself at a chosen moment: what `kill -9` does to what was paid for.
 
-`python -m klaviyo_assets_tests.e2e.report_victim MOMENT COUNT DAGSTER_HOME STREAM FIRST LAST`:
-FIRST and LAST are partition keys, the settings those of the environment. What belongs here: the
-moments. What does not: what must be left of it (`test_report_quota`).
+What belongs here: the moments. What does not: what must be left of it (`test_report_quota`).
 """
 
 import os
 import signal
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import dagster as dg
@@ -20,6 +19,7 @@ from klaviyo_assets.defs.report_events import ReportEvents
 from klaviyo_assets.lake import Lake
 from klaviyo_assets.lake.answers import Answers
 from klaviyo_assets.model.settings import read_settings
+from klaviyo_assets_tests.e2e.instance import instance_of
 
 Words = ParamSpec("Words")
 Result = TypeVar("Result")
@@ -53,25 +53,34 @@ def deadly(method: Callable[Words, Result], count: int, *, before: bool) -> Call
     return called
 
 
-def main(moment: str, count: str, home: str, stream: str, *ends: str) -> None:
-    """Run the partitions until the moment comes."""
-    kind, name, before = MOMENTS[moment]
-    setattr(kind, name, deadly(getattr(kind, name), int(count), before=before))
-    defs = build_defs(*read_settings(os.environ))
-    first, last = ends
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fate:
+    """A run of the partitions between two keys, and the moment of its death, by name and count."""
+
+    variables: Mapping[str, str]
+    dagster: Path
+    stream: str
+    ends: tuple[str, str]
+    moment: str
+    count: int
+
+
+def meet(fate: Fate) -> None:
+    """Be a process that runs the partitions until the moment comes."""
+    os.environ.update(fate.variables)
+    kind, name, before = MOMENTS[fate.moment]
+    setattr(kind, name, deadly(getattr(kind, name), fate.count, before=before))
+    defs = build_defs(*read_settings(fate.variables))
+    first, last = fate.ends
     tags = {
         "dagster/asset_partition_range_start": first,
         "dagster/asset_partition_range_end": last,
     }
-    with dg.DagsterInstance.from_config(home) as instance:
+    with instance_of(fate.dagster) as instance:
         dg.materialize(
             list(defs.assets or ()),  # pyright: ignore[reportArgumentType]
-            selection=dg.AssetSelection.assets(dg.AssetKey(["klaviyo", stream])),
+            selection=dg.AssetSelection.assets(dg.AssetKey(["klaviyo", fate.stream])),
             instance=instance,
             resources=defs.resources,
             tags=tags,
         )
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

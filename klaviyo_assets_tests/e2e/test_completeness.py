@@ -9,6 +9,7 @@ import pytest
 from klaviyo_assets_tests.e2e.checking import check, heal, hide, look, show
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.instance import instance_of
 from klaviyo_assets_tests.e2e.shop import NOON
 
 DAY = timedelta(days=1)
@@ -154,7 +155,7 @@ def test_a_verdict_is_healed_once(home: Home) -> None:
     skip(home, FIRST + 7 * DAY)
     check(home)
     (request,) = look(home).runs
-    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+    with instance_of(home.dagster) as instance:
         run = instance.add_run(
             dg.DagsterRun(
                 job_name="__ASSET_JOB", status=dg.DagsterRunStatus.STARTED, tags=dict(request.tags)

@@ -9,11 +9,11 @@ import select
 from collections.abc import Callable
 from pathlib import Path
 
-import dagster as dg
 import pytest
 
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.instance import instance_of
 from klaviyo_assets_tests.e2e.lives import Life, side_by_side
 
 EVENTS = "/api/events"
@@ -32,7 +32,7 @@ def wait_for(claim: Callable[[], bool], life: Life) -> None:
 
 def step_pid(home: Home) -> int | None:
     """Return the process of the step that reads events, as the event log has it."""
-    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+    with instance_of(home.dagster) as instance:
         for run in instance.get_runs(limit=1):
             for entry in instance.all_logs(run.run_id):
                 event = entry.dagster_event
@@ -59,7 +59,7 @@ def outlive(pid: int) -> None:
     except ProcessLookupError:
         return
     try:
-        ready, _, _ = select.select([watched], [], [], 60)
+        ready, _, _ = select.select([watched], [], [], 300)
         if not ready:
             os.kill(pid, 9)
         assert ready, "the orphan did not come to its end"

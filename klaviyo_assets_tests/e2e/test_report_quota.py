@@ -1,9 +1,6 @@
 """The quota is money: it is never overspent, and a kill wastes at most one request."""
 
-import os
 import signal
-import subprocess
-import sys
 from datetime import date, datetime
 from pathlib import Path
 
@@ -13,7 +10,6 @@ from klaviyo_assets.api.ledger import Ledger
 from klaviyo_assets.api.quota import Quota
 from klaviyo_assets.lake import Lake
 from klaviyo_assets.streams import STREAMS
-from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.report_runs import (
@@ -25,7 +21,9 @@ from klaviyo_assets_tests.e2e.report_runs import (
     requests,
 )
 from klaviyo_assets_tests.e2e.report_ticks import spend
+from klaviyo_assets_tests.e2e.report_victim import Fate, meet
 from klaviyo_assets_tests.e2e.test_reports import NOW, report_home
+from klaviyo_assets_tests.forks import FORKS
 
 FIRST, LAST = date(2026, 9, 8), date(2026, 11, 9)
 """63 days: two requests of flow series."""
@@ -33,15 +31,18 @@ FIRST, LAST = date(2026, 9, 8), date(2026, 11, 9)
 
 def victim(home: Home, moment: str, count: int, metric: str) -> None:
     """Run the days in a process that kills itself at a moment."""
-    words = [moment, str(count), str(home.dagster), FLOWS, f"{FIRST}|{metric}", f"{LAST}|{metric}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "klaviyo_assets_tests.e2e.report_victim", *words],
-        env={**os.environ, **home.variables, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
+    fate = Fate(
+        variables=home.variables,
+        dagster=home.dagster,
+        stream=FLOWS,
+        ends=(f"{FIRST}|{metric}", f"{LAST}|{metric}"),
+        moment=moment,
+        count=count,
     )
-    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    process = FORKS.Process(target=meet, args=(fate,))
+    process.start()
+    process.join(300)
+    assert process.exitcode == -signal.SIGKILL
 
 
 def quota(home: Home) -> Quota:

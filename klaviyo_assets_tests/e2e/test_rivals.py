@@ -51,7 +51,7 @@ def test_two_first_syncs_in_two_processes_make_one_table(start: StartHome) -> No
     """Two processes that begin the same first sync at once leave every event once."""
     home = start(events=4_000, latency_ms=150, future_events=0)
     lives = [forked(home, "events"), forked(home, "events")]
-    assert all(life.ended(within=60) for life in lives)
+    assert all(life.ended(within=300) for life in lives)
     assert {life.code for life in lives} == {0}
     assert sorted(home.ids("events")) == sorted(home.shop.truth("events"))
     assert home.shop.asked()["/api/events"] > 4
@@ -61,7 +61,7 @@ def test_all_streams_side_by_side_lose_no_view(home: Home) -> None:
     """The first-sync job, a process a stream, publishes every relation whole."""
     names = [stream.name for stream in COLLECTIONS]
     life = side_by_side(home, *names)
-    assert life.ended(within=120)
+    assert life.ended(within=300)
     assert life.code == 0
     assert home.relations() == set(names)
     for stream in names:

@@ -14,7 +14,8 @@ from pkgutil import resolve_name
 from typing import Literal
 
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.e2e.lives import CONTEXT, Life, Orders, carry_out_and_exit, orders_of
+from klaviyo_assets_tests.e2e.lives import Life, Orders, carry_out_and_exit, orders_of
+from klaviyo_assets_tests.forks import FORKS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,7 @@ def die_at_the_next_byte() -> None:
 def dying(home: Home, *streams: str, at: Moment, commit_bytes: int = 0) -> Life:
     """Start a sync that dies at the moment; its exit code tells of the signal."""
     orders = orders_of(home, *streams, commit_bytes=commit_bytes)
-    process = CONTEXT.Process(target=live_until, args=(orders, at))
+    process = FORKS.Process(target=live_until, args=(orders, at))
     process.start()
     return Life(process)
 

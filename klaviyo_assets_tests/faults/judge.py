@@ -8,12 +8,12 @@ from collections.abc import Set as AbstractSet
 from datetime import datetime
 from typing import Any, cast
 
-import dagster as dg
 from deltalake import DeltaTable
 
 from klaviyo_assets.lake import Lake
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets_tests.e2e.home import Home, key_of
+from klaviyo_assets_tests.e2e.instance import instance_of
 
 CURSOR = "klaviyo/cursor"
 
@@ -114,7 +114,7 @@ def committed_mark(home: Home, stream: str) -> datetime | None:
 
 def told_mark(home: Home, stream: str) -> datetime | None:
     """Return the newest mark that asset metadata has, of materializations and observations, UTC."""
-    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+    with instance_of(home.dagster) as instance:
         records = [
             *instance.fetch_materializations(key_of(stream), limit=1).records,
             *instance.fetch_observations(key_of(stream), limit=20).records,

@@ -20,9 +20,10 @@ from time import monotonic
 from klaviyo_assets.api import retries
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home, blank_home
-from klaviyo_assets_tests.e2e.lives import CONTEXT, Life, Orders, carry_out_and_exit, orders_of
+from klaviyo_assets_tests.e2e.lives import Life, Orders, carry_out_and_exit, orders_of
 from klaviyo_assets_tests.e2e.shop import open_shop
 from klaviyo_assets_tests.faults.judge import PATHS, judge, stored_ids
+from klaviyo_assets_tests.forks import FORKS
 
 RATE = 0.05
 OTHERS = tuple(sorted(PATHS.keys() - {"events", "global_exclusions"}))
@@ -82,14 +83,14 @@ class Dice:
         codes: list[int | None] = []
         while 0 not in codes and len(codes) < TRIES:
             life = self.begin()
-            assert life.ended(within=120), "a run did not end"
+            assert life.ended(within=300), "a run did not end"
             codes.append(life.code)
         assert 0 in codes, f"the last run failed {TRIES} times"
 
     def begin(self) -> Life:
         """Start a run of the seed's streams."""
         orders = orders_of(self.home, *self.outcome.streams, commit_bytes=COMMIT_BYTES)
-        process = CONTEXT.Process(target=live_impatiently, args=(orders,))
+        process = FORKS.Process(target=live_impatiently, args=(orders,))
         process.start()
         return Life(process)
 

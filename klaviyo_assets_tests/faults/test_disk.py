@@ -13,15 +13,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
 
-import dagster as dg
 import pytest
 
 from klaviyo_assets.lake import database
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.e2e.lives import CONTEXT, Orders, carry_out_and_exit, orders_of
+from klaviyo_assets_tests.e2e.instance import instance_of
+from klaviyo_assets_tests.e2e.lives import Orders, carry_out_and_exit, orders_of
 from klaviyo_assets_tests.e2e.run import run_from_log
 from klaviyo_assets_tests.e2e.test_verbs import verb
 from klaviyo_assets_tests.faults.judge import judge, judge_part, stored_ids
+from klaviyo_assets_tests.forks import FORKS
 
 FULL: dict[str, tuple[str, str, str]] = {
     "in a part": ("klaviyo_assets.lake.parquet:OpenFile", "write", "size limit"),
@@ -72,7 +73,7 @@ def test_f46_a_full_disk_is_told_and_made_good(home: Home, where: str) -> None:
     home.shop.move(days=2)
     owner, name, word = FULL[where]
     orders = orders_of(home, "events")
-    process = CONTEXT.Process(target=live_without_room, args=(orders, owner, name))
+    process = FORKS.Process(target=live_without_room, args=(orders, owner, name))
     process.start()
     process.join(60)
     assert process.exitcode == 1
@@ -86,7 +87,7 @@ def test_f46_a_full_disk_is_told_and_made_good(home: Home, where: str) -> None:
 
 def failure_of_last_run(home: Home, stream: str) -> str:
     """Return what ended a stream in the newest run."""
-    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+    with instance_of(home.dagster) as instance:
         run_id = instance.get_runs(limit=1)[0].run_id
         return run_from_log(instance, run_id, success=False).failed[stream]
 
@@ -120,7 +121,7 @@ def live_unprivileged(orders: Orders) -> None:
 def test_f47_a_read_only_folder_fails_before_the_first_request(home: Home) -> None:
     """Without the right to write, the run fails and Klaviyo hears nothing; with it, all comes."""
     home.data.mkdir(mode=0o555, parents=True)
-    process = CONTEXT.Process(target=live_unprivileged, args=(orders_of(home, "events"),))
+    process = FORKS.Process(target=live_unprivileged, args=(orders_of(home, "events"),))
     process.start()
     process.join(60)
     home.data.chmod(0o755)

@@ -11,6 +11,7 @@ from klaviyo_assets.sandbox.account import SIZES
 from klaviyo_assets.streams import COLLECTIONS
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home, key_of
+from klaviyo_assets_tests.e2e.instance import instance_of
 from klaviyo_assets_tests.e2e.report_runs import CAMPAIGNS, FLOWS, add_metrics, fetch
 from klaviyo_assets_tests.faults.judge import PATHS, judge
 
@@ -84,7 +85,7 @@ def test_f55_an_account_without_a_metric_has_no_report(start: StartHome) -> None
     assert home.sync("metrics", "events", "events_detailed").success
     judge(home, "metrics", "events")
     assert home.count("metrics") == home.count("events_detailed") == 0
-    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+    with instance_of(home.dagster) as instance:
         assert instance.get_dynamic_partitions("klaviyo_conversion_metrics") == []
     add_metrics(home, ["XxXxXx"])
     home.settings["KLAVIYO_TIMEZONE"] = "America/New_York"

@@ -13,6 +13,7 @@ import pytest
 from klaviyo_assets.lake import Lake
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home, key_of
+from klaviyo_assets_tests.e2e.instance import instance_of
 from klaviyo_assets_tests.e2e.report_runs import (
     CAMPAIGNS,
     FLOWS,
@@ -212,7 +213,7 @@ def test_f65_fields_with_odd_names_make_no_column_and_clash_alike(home: Home) ->
 
 def metadata_events(home: Home, *streams: str) -> Iterable[tuple[Mapping[str, Any], str]]:
     """Yield metadata and description of every materialization and observation of the streams."""
-    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+    with instance_of(home.dagster) as instance:
         for stream in streams:
             for record in (
                 *instance.fetch_materializations(key_of(stream), limit=50).records,

@@ -13,6 +13,7 @@ from deltalake import DeltaTable
 from klaviyo_assets.lake import Lake
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.instance import instance_of
 from klaviyo_assets_tests.e2e.lives import Life, forked, side_by_side
 from klaviyo_assets_tests.e2e.memory import peak_of_fork
 from klaviyo_assets_tests.faults.deaths import Moment, dying
@@ -57,7 +58,7 @@ def test_f42_a_kill_at_any_point_is_completed_by_the_next_run(
     """Killed there, a first sync leaves nothing twice; the next run completes it and tidies up."""
     home = start(events=6_000, future_events=0, gzip=False)
     life = dying(home, "events", at=MOMENTS[moment], commit_bytes=COMMIT_BYTES)
-    assert life.ended(within=60)
+    assert life.ended(within=300)
     assert life.code in {-signal.SIGKILL, -signal.SIGXFSZ}
     kept = stored_ids(home, "events")
     assert len(kept) == len(set(kept))
@@ -108,14 +109,14 @@ def test_f43_a_cancel_ends_the_wait_for_klaviyo(
 
 def cancel(home: Home, life: Life) -> None:
     """Do what the UI's button does: note that the run is to be cancelled, then signal it."""
-    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+    with instance_of(home.dagster) as instance:
         instance.report_run_canceling(instance.get_runs(limit=1)[0])
     os.kill(life.pid, signal.SIGTERM)
 
 
 def status_of_last_run(home: Home) -> dg.DagsterRunStatus:
     """Return how Dagster says that the newest run ended."""
-    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+    with instance_of(home.dagster) as instance:
         return instance.get_runs(limit=1)[0].status
 
 
@@ -129,7 +130,7 @@ def test_f44_two_runs_of_one_stream_at_once_leave_no_double(start: StartHome) ->
     """Two processes begin the same first sync: both end green, one of them after starting over."""
     home = start(events=4_000, latency_ms=150, future_events=0)
     lives = [forked(home, "events"), forked(home, "events")]
-    assert all(life.ended(within=60) for life in lives)
+    assert all(life.ended(within=300) for life in lives)
     assert {life.code for life in lives} == {0}
     assert home.shop.asked()[EVENTS] > 4
     judge(home, "events")

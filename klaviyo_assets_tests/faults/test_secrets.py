@@ -12,6 +12,7 @@ import pytest
 from klaviyo_assets.sandbox import Key
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.instance import instance_of
 from klaviyo_assets_tests.e2e.lives import side_by_side
 from klaviyo_assets_tests.faults.pages import ASSETS, RESOURCES, RUNS, webserver
 
@@ -81,7 +82,7 @@ def places(home: Home, *, secret: str) -> Iterator[str]:
 
 def logged(home: Home) -> str:
     """Return everything that Dagster recorded of all runs, serialized as it is stored."""
-    with dg.DagsterInstance.from_config(str(home.dagster)) as instance:
+    with instance_of(home.dagster) as instance:
         runs = instance.get_runs()
         entries = [entry for run in runs for entry in instance.all_logs(run.run_id)]
         return "\n".join([*map(repr, runs), *(dg.serialize_value(entry) for entry in entries)])

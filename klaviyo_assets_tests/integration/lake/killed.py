@@ -4,7 +4,6 @@ What belongs here: choosing the moment. A profile function sees every call; noth
 is replaced. What does not: what must hold afterwards (`test_kills`).
 """
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from klaviyo_assets.lake import PeopleTable, Plain, erase
+from klaviyo_assets_tests.forks import FORKS
 from klaviyo_assets_tests.integration.lake.ground import (
     EVENTS,
     PROFILES,
@@ -22,10 +22,6 @@ from klaviyo_assets_tests.integration.lake.ground import (
     numbered,
     replace,
 )
-
-# Not fork: the parent's threads, Arrow's and deltalake's, would not be there in the child.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["klaviyo_assets_tests.integration.lake.killed"])
 
 NEW = 60
 """Keys that the killed sync brings; the first half was there before."""
@@ -78,7 +74,7 @@ def erase_two(root: Path, moment: Moment) -> None:
 
 def run(target: Callable[..., None], *args: object) -> int:
     """Run a function in another process to its end; return its exit code, -9 if it was killed."""
-    child = PROCESSES.Process(target=target, args=args)
+    child = FORKS.Process(target=target, args=args)
     child.start()
     child.join(60)
     assert child.exitcode is not None, "the child did not end within a minute"

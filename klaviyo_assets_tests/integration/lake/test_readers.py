@@ -8,6 +8,7 @@ import duckdb
 import pytest
 
 from klaviyo_assets.lake import Lake, Plain
+from klaviyo_assets_tests.forks import FORKS
 from klaviyo_assets_tests.integration.lake.ground import (
     ACCOUNT,
     EVENTS,
@@ -17,7 +18,6 @@ from klaviyo_assets_tests.integration.lake.ground import (
     numbered,
     replace,
 )
-from klaviyo_assets_tests.integration.lake.killed import PROCESSES
 
 ROWS = 400
 QUERY = "SELECT count(*), count(DISTINCT id), count(DISTINCT note) FROM klaviyo.klaviyo.events"
@@ -54,8 +54,8 @@ def test_a_reader_in_a_loop_sees_whole_versions(
     lake = lake_at(root)
     merge(lake, EVENTS, [numbered(0, ROWS, note="0", days=0.05)])
     lake.publish([Plain(name="events")])
-    stop, started = PROCESSES.Event(), PROCESSES.Event()
-    child = PROCESSES.Process(target=reader, args=(root, stop, started))
+    stop, started = FORKS.Event(), FORKS.Event()
+    child = FORKS.Process(target=reader, args=(root, stop, started))
     child.start()
     assert started.wait(60)
     for number in range(1, 9):

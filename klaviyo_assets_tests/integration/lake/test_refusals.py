@@ -20,6 +20,7 @@ from klaviyo_assets.errors import (
 )
 from klaviyo_assets.lake import Lake, Table
 from klaviyo_assets.lake.delta import commit_path
+from klaviyo_assets_tests.forks import FORKS
 from klaviyo_assets_tests.integration.lake.ground import (
     ACCOUNT,
     PROFILES,
@@ -34,7 +35,6 @@ from klaviyo_assets_tests.integration.lake.ground import (
     replace,
     shown,
 )
-from klaviyo_assets_tests.integration.lake.killed import PROCESSES
 
 NOBODY = 65534
 """A user without rights, for tests that run as root, whom no permission stops."""
@@ -42,8 +42,8 @@ NOBODY = 65534
 
 def in_a_child(target: Callable[..., None], *args: object) -> str:
     """Run `target` in another process; return the error that it died of, as its type and text."""
-    receiver, sender = PROCESSES.Pipe(duplex=False)
-    child = PROCESSES.Process(target=reported, args=(sender, target, args))
+    receiver, sender = FORKS.Pipe(duplex=False)
+    child = FORKS.Process(target=reported, args=(sender, target, args))
     child.start()
     sender.close()
     child.join(60)

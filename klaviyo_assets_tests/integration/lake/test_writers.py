@@ -13,6 +13,7 @@ from klaviyo_assets.lake import Lake, Plain, Session, Table
 from klaviyo_assets.lake.delta import Change, commit
 from klaviyo_assets.lake.disk import take_lock
 from klaviyo_assets.lake.log import Mark
+from klaviyo_assets_tests.forks import FORKS
 from klaviyo_assets_tests.integration.lake.ground import (
     ACCOUNT,
     PROFILES,
@@ -26,7 +27,7 @@ from klaviyo_assets_tests.integration.lake.ground import (
     replace,
     shown,
 )
-from klaviyo_assets_tests.integration.lake.killed import PROCESSES, run, sync
+from klaviyo_assets_tests.integration.lake.killed import run, sync
 
 
 def begun(lake: Lake, mode: str = "merge") -> Session:
@@ -191,7 +192,7 @@ def write_and_publish(root: Path, name: str) -> None:
 def test_writers_of_different_tables_do_not_lose_each_others_views(root: Path) -> None:
     """Four processes write and publish at once; in the end the database shows all of everything."""
     names = [f"table{number}" for number in range(4)]
-    children = [PROCESSES.Process(target=write_and_publish, args=(root, name)) for name in names]
+    children = [FORKS.Process(target=write_and_publish, args=(root, name)) for name in names]
     for child in children:
         child.start()
     for child in children:
