@@ -200,7 +200,8 @@ def _wishes(
         Wish(
             metric_id=metric_id,
             days=days,
-            among=days_of(among, metric_id),
+            among=days_of(among.cells, metric_id),
+            pending=days_of(among.pending, metric_id),
             delivered={
                 cell.day: at for cell, at in past.delivered.items() if cell.metric_id == metric_id
             },

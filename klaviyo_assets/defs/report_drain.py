@@ -29,6 +29,7 @@ from klaviyo_assets.streams import REPORTS
 from klaviyo_assets.sync.reports.cost import Estimate, every_day
 from klaviyo_assets.sync.reports.desk import Calendar, background_of, terms_of
 from klaviyo_assets.sync.reports.metrics import AUTO, mapped_revenue
+from klaviyo_assets.sync.reports.paying import FRESH
 from klaviyo_assets.sync.reports.present import calendar_of
 from klaviyo_assets.sync.reports.walk import Wish
 from klaviyo_assets.sync.reports.worth import Errand, affordable, due_days, errands
@@ -169,7 +170,12 @@ class Draining:
     def _affordable(self, wanted: Sequence[Errand], bounds: Days, left: int) -> list[Launch]:
         background = background_of(self._stream, self._report, self._lake)
         terms = terms_of(self._report, bounds, background, self._calendar)
-        estimate = Estimate(terms, background.campaigns.values(), days_of=every_day)
+        estimate = Estimate(
+            terms,
+            background.campaigns.values(),
+            days_of=every_day,
+            frames=self._lake.answers(self._stream.name).frames(within=FRESH),
+        )
 
         def cost(errand: Errand) -> int:
             days = frozenset(errand.days)

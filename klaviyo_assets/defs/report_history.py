@@ -67,17 +67,28 @@ def latest_materializations(
     }
 
 
-def siblings(
-    instance: dg.DagsterInstance, key: dg.AssetKey, tags: Mapping[str, str]
-) -> frozenset[Cell]:
-    """Return all cells of the backfill that a run belongs to; none where it belongs to none."""
+@dataclass(frozen=True, slots=True)
+class Siblings:
+    """Cells of a backfill: all of them, and those that none of its runs has materialized yet."""
+
+    cells: frozenset[Cell] = frozenset()
+    pending: frozenset[Cell] = frozenset()
+
+
+def siblings(instance: dg.DagsterInstance, key: dg.AssetKey, tags: Mapping[str, str]) -> Siblings:
+    """Return the cells of the backfill that a run belongs to; none where it belongs to none."""
     backfill_id = tags.get(BACKFILL)
     backfill = instance.get_backfill(backfill_id) if backfill_id is not None else None
     data = backfill.asset_backfill_data if backfill is not None else None
     if data is None or key not in data.target_subset.partitions_subsets_by_asset_key:
-        return frozenset()
-    subset = data.target_subset.get_partitions_subset(key)
-    return frozenset(cell_of(each) for each in subset.get_partition_keys())
+        return Siblings()
+    cells, done = (
+        frozenset(cell_of(each) for each in subset.get_partitions_subset(key).get_partition_keys())
+        if key in subset.partitions_subsets_by_asset_key
+        else frozenset[Cell]()
+        for subset in (data.target_subset, data.materialized_subset)
+    )
+    return Siblings(cells, cells - done)
 
 
 def _fetched_at(record: dg.EventLogRecord) -> datetime | None:

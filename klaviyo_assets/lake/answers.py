@@ -5,7 +5,8 @@ one answer and its file (`kept`), what is in it (`tables`), who may use it (`syn
 
     _answers/<stream>/
     ├── <metric>.<first>.<last>.<messages>.answer    one a question; later ones replace it
-    └── <metric>.lock                                held while somebody asks
+    ├── <metric>.lock                                held while somebody asks
+    └── placing.lock, turn.lock                      held while somebody places totals on days
 
 Metric and messages are told by hashes: ids come from outside, and files stay in their folder. A
 file is written beside and renamed, its bytes on the disk before: a killed process loses the page it
@@ -17,7 +18,8 @@ import time
 import zlib
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -30,15 +32,25 @@ KEPT_FOR = timedelta(days=1)
 MOST_BYTES = 256 * 2**20
 """Answers of one stream on the disk, compressed; beyond that the oldest go."""
 
-PATIENCE_SECONDS = 3600.0
-"""How long one waits for another run that asks the same: requests queue for minutes."""
+PATIENCE_SECONDS = 9000.0
+"""How long one waits for another run that asks the same: a day's requests take two hours."""
 
-FIRST_SAID_SECONDS = 1.0
+FIRST_SAID_SECONDS = 10.0
 SAID_SECONDS = 30.0
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.05
 
 ENDING = ".answer"
 HALF = ".part"
+ALL = "all"
+PLACING, TURN = "placing.lock", "turn.lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Who is waited for, and who is told of it now and then."""
+
+    about: str
+    say: Callable[[str], None]
 
 
 class Answers:
@@ -63,34 +75,67 @@ class Answers:
         Raises:
             StorageError: the disk refused, or another run did not end in time.
         """
-        with told(self.folder, self.stream):
-            make_folder(self.folder)
-            path = self.folder / f"{name_of(metric_id)}.lock"
-            number = self.taken(path, metric_id, say, patience_seconds)
+        waiting = Waiting(f"another run is asking about metric {metric_id[:80]!a}", say)
+        number = self.taken(f"{name_of(metric_id)}.lock", waiting, patience_seconds)
         try:
             yield
         finally:
             os.close(number)
 
-    def taken(
-        self, path: Path, metric_id: str, say: Callable[[str], None], patience_seconds: float
-    ) -> int:
-        """Return the locked file's descriptor."""
-        began, say_at = time.monotonic(), FIRST_SAID_SECONDS
-        while (number := take_lock(path, wait=False)) is None:
-            waited = time.monotonic() - began
-            about = f"another run is asking about metric {metric_id[:80]!a}"
-            if waited > patience_seconds:
-                raise StorageError(
-                    f"{about} and has not ended in {patience_seconds:g} s ({path}); let it end, or "
-                    "end it, then run again",
-                    stream=self.stream,
-                )
-            if waited >= say_at:
-                say(f"{about}: waiting for its answer, {waited:.0f} s so far")
-                say_at = waited + SAID_SECONDS
-            time.sleep(POLL_SECONDS)
-        return number
+    @contextmanager
+    def alone(
+        self, *, say: Callable[[str], None], patience_seconds: float = PATIENCE_SECONDS
+    ) -> Generator[None]:
+        """Keep all other runs from placing totals for the block; those that wait take turns.
+
+        Raises:
+            StorageError: as `lock` says.
+        """
+        waiting = Waiting("another run is finding out when messages were sent", say)
+        # Who holds the turn is next: who comes out of the block, and wants in again, waits for it.
+        turn = self.taken(TURN, waiting, patience_seconds)
+        try:
+            number = self.taken(PLACING, waiting, patience_seconds)
+        finally:
+            os.close(turn)
+        try:
+            yield
+        finally:
+            os.close(number)
+
+    def taken(self, name: str, waiting: Waiting, patience_seconds: float) -> int:
+        """Return a locked file's descriptor."""
+        path = self.folder / name
+        with told(self.folder, self.stream):
+            make_folder(self.folder)
+            began, say_at = time.monotonic(), FIRST_SAID_SECONDS
+            while (number := take_lock(path, wait=False)) is None:
+                waited = time.monotonic() - began
+                if waited > patience_seconds:
+                    raise StorageError(
+                        f"{waiting.about} and has not ended in {patience_seconds:g} s ({path}); "
+                        "let it end, or end it, then run again",
+                        stream=self.stream,
+                    )
+                if waited >= say_at:
+                    waiting.say(f"{waiting.about}: waiting for its answer, {waited:.0f} s so far")
+                    say_at = waited + SAID_SECONDS
+                time.sleep(POLL_SECONDS)
+            return number
+
+    def frames(self, *, within: timedelta) -> frozenset[Days]:
+        """Return the time frames of which anybody kept an answer about all messages lately.
+
+        Answers about any metric count, begun ones too.
+        """
+        since = (self.clock() - within).timestamp()
+        found: set[Days] = set()
+        for path in self.folder.glob(f"*.{ALL}{ENDING}"):
+            with suppress(FileNotFoundError, ValueError):
+                _, first, last, *_ = path.name.split(".")
+                if path.stat().st_mtime >= since:
+                    found.add(Days(date.fromisoformat(first), date.fromisoformat(last)))
+        return frozenset(found)
 
     def kept(self, metric_id: str, *, fresh_since: datetime) -> list[KeptAnswer]:
         """Return the whole answers about a metric computed at or after a moment, the newest first.
@@ -144,7 +189,7 @@ class Answers:
             lengths=tuple(len(page) for page in pages),
             packed=zlib.compress(b"".join(pages), 1),
         )
-        asked = "all" if not message_ids else name_of(*message_ids)
+        asked = ALL if not message_ids else name_of(*message_ids)
         name = f"{name_of(metric_id)}.{days.first}.{days.last}.{asked}{ENDING}"
         with told(self.folder, self.stream):
             make_folder(self.folder)

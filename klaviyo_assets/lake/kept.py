@@ -6,6 +6,7 @@ What belongs here: the value, and its form on the disk. What does not: where fil
 
 import json
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from hashlib import sha256
@@ -29,6 +30,13 @@ class KeptAnswer:
     is_whole: bool
     lengths: tuple[int, ...] = field(repr=False)
     packed: bytes = field(repr=False)
+
+    def serves(self, days: Days, message_ids: Sequence[str]) -> bool:
+        """Return whether it holds the answer to a question, and perhaps more than that."""
+        is_wide = not self.message_ids or (
+            bool(message_ids) and set(message_ids) <= set(self.message_ids)
+        )
+        return self.days == days and is_wide
 
     def pages(self) -> list[bytes]:
         """Return the pages as they came, in order."""

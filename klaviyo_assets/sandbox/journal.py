@@ -16,7 +16,8 @@ from klaviyo_assets.sandbox.json_types import JsonObject
 class Entry:
     """One request; `seconds` is real time, `sandbox_seconds` the sandbox's, both since 1970.
 
-    `shown` are ordinals of the primary records sent intact, of collection `kind`.
+    `body` is what was sent along; the JSON form leaves it out. `shown` are ordinals of the primary
+    records sent intact, of collection `kind`.
     """
 
     number: int
@@ -26,6 +27,7 @@ class Entry:
     path: str
     query: str
     key_hash: str | None
+    body: bytes = b""
     operation: str | None = None
     status: int | None = None
     size: int = 0

@@ -69,6 +69,7 @@ class Service:
                 path=request.path.rstrip("/"),
                 query=request.query,
                 key_hash=key_hash(request.headers.get("authorization")),
+                body=request.body,
             )
         )
 

@@ -4,6 +4,7 @@ What belongs here: questions to the oracle and changes of the shop, in the tests
 not: anything of the product.
 """
 
+import json
 from collections import Counter
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -140,6 +141,11 @@ class Shop:
     def queries(self, path: str) -> list[str]:
         """Return the queries that came for a path since `forget`, still encoded."""
         return [each.query for each in self.sandbox.journal.requests() if each.path == path]
+
+    def bodies(self, path: str) -> list[Any]:
+        """Return the JSON objects that came for a path since `forget`, in order."""
+        entries = self.sandbox.journal.requests()
+        return [json.loads(each.body) for each in entries if each.path == path]
 
     def shown(self, path: str) -> Counter[str]:
         """Return how often each record of a path was shown intact since `forget`, by id."""

@@ -1,14 +1,21 @@
 """Backfills from the asset page: however Dagster cuts them, each answer is paid once."""
 
+import re
 from collections import Counter
 from datetime import date
 
+import pytest
+
 from klaviyo_assets_tests.e2e.backfills import backfill
 from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.report_runs import (
+    CAMPAIGNS,
     FLOWS,
+    PATHS,
     compare,
     days_between,
+    fetch,
     metrics_of,
     requests,
 )
@@ -38,3 +45,35 @@ def test_runs_of_a_day_each_share_the_answers(start: StartHome) -> None:
     assert requests(home, FLOWS) == 4
     for metric in metrics:
         compare(home, FLOWS, metric, days)
+
+
+def questions(home: Home) -> Counter[tuple[str, ...]]:
+    """Return what was asked of campaign values, a message at a time: metric, time frame, id."""
+    asked = [each["data"]["attributes"] for each in home.shop.bodies(PATHS[CAMPAIGNS])]
+    return Counter(
+        (each["conversion_metric_id"], *sorted(each["timeframe"].values()), message_id)
+        for each in asked
+        for message_id in re.findall(r'"(\w+)"', each.get("filter") or "") or [""]
+    )
+
+
+@pytest.mark.parametrize(("metric_count", "first"), [(4, 5), (2, 4)], ids=["by day", "by metric"])
+def test_runs_at_once_place_totals_as_one_run_would(
+    start: StartHome, metric_count: int, first: int
+) -> None:
+    """However a backfill is cut, its runs ask nothing twice, and together what one run asks."""
+    home, whole = (report_home(start, NOW, days=14, spread_share=0.6) for _ in range(2))
+    metrics = metrics_of(home)[:metric_count]
+    days = days_between(date(2026, 11, first), date(2026, 11, 7))
+    wanted = [f"{day}|{metric}" for day in days for metric in metrics]
+    # A slow answer, so that every run is there while the first one asks.
+    with home.shop.faulty("latency", match={"path": PATHS[CAMPAIGNS], "nth": 1}, seconds=4):
+        done = backfill(home, CAMPAIGNS, wanted)
+    assert done.status == "COMPLETED_SUCCESS"
+    assert len(done.runs) == min(len(metrics), len(days))
+    assert set(questions(home).values()) == {1}
+    for metric in metrics:
+        assert compare(home, CAMPAIGNS, metric, days)
+    assert fetch(whole, CAMPAIGNS, (metrics[0], days[0], metrics[-1], days[-1])).run.success
+    assert len(questions(whole)) > len(metrics)
+    assert questions(home).total() == questions(whole).total()

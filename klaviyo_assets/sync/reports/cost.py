@@ -9,16 +9,19 @@ one day only, and as if on every day on which it can have been. Messages that no
 (WhatsApp, deleted ones) are not in them until a report has shown them once.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from math import ceil
 
 from klaviyo_assets.model.report import Days
+from klaviyo_assets.sync.reports.asking import Answered, Kept, Turn, View
+from klaviyo_assets.sync.reports.halving import Part
 from klaviyo_assets.sync.reports.learned import Learned, UnitKey, learned_from_json
 from klaviyo_assets.sync.reports.sending import Campaign, Sending, SentOn, Spread
 from klaviyo_assets.sync.reports.units import TimedRow
-from klaviyo_assets.sync.reports.walk import Answered, Kept, Terms, Turn, Wish, walk
+from klaviyo_assets.sync.reports.walk import Terms, Wish, walk
 from klaviyo_assets.tables.report_answers import ReportRow
 
 UNSENT = ("Draft", "Scheduled", "Preparing to schedule", "Unknown")
@@ -40,29 +43,52 @@ Sent = tuple[str, Mapping[date, float]]
 class Imagined:
     """Answers as they would be if messages were sent as `sent` has it."""
 
-    def __init__(self, sent: Mapping[UnitKey, Sent], kept: Iterable[Kept]) -> None:
-        """Take what was sent by unit, and the answers that are there already."""
+    def __init__(
+        self, sent: Mapping[UnitKey, Sent], kept: Iterable[Kept], frames: set[Days]
+    ) -> None:
+        """Take what was sent by unit, the answers that are there already, and asked time frames."""
         self.sent = sent
         self.kept = list(kept)
+        self.frames = frames
         self.requests = 0
 
-    def ask(self, choose: Callable[[Sequence[Kept]], Turn]) -> tuple[Turn, Answered]:
+    def ask(self, choose: Callable[[View], Turn]) -> tuple[Turn, Answered]:
         """Return an answer, and count what it would cost."""
-        turn = choose(self.kept)
-        times = [each.fetched_at for each in self.kept if each.days == turn.part.days]
-        is_kept = not turn.part.message_ids and any(each > turn.newer_than for each in times)
+        turn = choose(View(self.kept, self.frames))
+        part = turn.part
+        is_kept = any(
+            (each.days, each.message_ids) == (part.days, part.message_ids)
+            and each.fetched_at > turn.newer_than
+            for each in self.kept
+        )
         fetched_at = turn.newer_than + timedelta(seconds=1)
         if not is_kept:
             self.requests += 1
-        if not is_kept and not turn.part.message_ids:
-            self.kept.append(Kept(turn.part.days, fetched_at))
-        rows = [
+            self.kept.append(Kept(part.days, fetched_at, part.message_ids))
+        if not part.message_ids:
+            self.frames.add(part.days)
+        rows = self._rows(part, fetched_at)
+        return turn, Answered(rows=rows, fetched_at=fetched_at, requests=int(not is_kept))
+
+    def paid(self, turn: Turn) -> Iterator[tuple[Part, Sequence[TimedRow]]]:
+        """Yield the answers kept about parts of a turn's time frame, as they would be."""
+        for each in self.kept:
+            is_inside = each.days.first in turn.part.days and each.days.last in turn.part.days
+            if is_inside and each.fetched_at > turn.newer_than:
+                part = Part(each.days, each.message_ids)
+                yield part, self._rows(part, each.fetched_at)
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Return a block that keeps nobody out: nothing is asked."""
+        return nullcontext()
+
+    def _rows(self, part: Part, fetched_at: datetime) -> list[TimedRow]:
+        return [
             TimedRow(_row(unit, campaign, count), fetched_at)
             for unit, (campaign, sent) in self.sent.items()
-            if not turn.part.message_ids or unit[0] in turn.part.message_ids
-            if (count := sum(sent[day] for day in sent if day in turn.part.days))
+            if not part.message_ids or unit[0] in part.message_ids
+            if (count := sum(sent[day] for day in sent if day in part.days))
         ]
-        return turn, Answered(rows=rows, fetched_at=fetched_at, requests=int(not is_kept))
 
 
 class Estimate:
@@ -74,9 +100,14 @@ class Estimate:
         campaigns: Iterable[Campaign],
         *,
         days_of: Callable[[Days], Collection[date]],
+        frames: Collection[Days] = (),
     ) -> None:
-        """Take what is known; `days_of` tells on which of some days a spread message was sent."""
+        """Take what is known; `days_of` tells on which of some days a spread message was sent.
+
+        `frames` are the time frames that any metric was asked about lately.
+        """
         self._terms = terms
+        self._frames = set(frames)
         self._sent: Mapping[UnitKey, Sent] = {}
         if terms.knowledge is not None:
             learned = learned_from_json(terms.knowledge.learned.to_json())
@@ -85,7 +116,7 @@ class Estimate:
 
     def add(self, wish: Wish, kept: Iterable[Kept] = ()) -> int:
         """Return the requests of one more wish, given the usable answers about its metric."""
-        imagined = Imagined(self._sent, kept)
+        imagined = Imagined(self._sent, kept, self._frames)
         for _ in walk(wish, self._terms, imagined):
             pass
         return imagined.requests
@@ -97,12 +128,13 @@ def cost_of(
     *,
     kept: Mapping[str, Sequence[Kept]],
     campaigns: Iterable[Campaign] = (),
+    frames: Collection[Days] = (),
 ) -> Cost:
     """Return what the wishes cost in this order; `kept` has the usable answers by metric."""
     known = list(campaigns)
     counts: list[int] = []
     for days_of in (one_day, every_day):
-        estimate = Estimate(terms, known, days_of=days_of)
+        estimate = Estimate(terms, known, days_of=days_of, frames=frames)
         counts.append(sum(estimate.add(wish, kept.get(wish.metric_id, ())) for wish in wishes))
     return Cost(min(counts), max(counts))
 

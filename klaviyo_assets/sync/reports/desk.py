@@ -80,9 +80,17 @@ def background_of(stream: Stream, report: Report, lake: Lake) -> Background:
     """
     if report.interval is not None:
         return Background(learned=Learned())
-    before = lake.state(stream.name)
-    learned = learned_from_json(before.state.get(LEARNED) if before is not None else None)
-    return Background(learned=learned, campaigns=stored_campaigns(lake))
+    return Background(learned=stored_learned(stream.name, lake), campaigns=stored_campaigns(lake))
+
+
+def stored_learned(name: str, lake: Lake) -> Learned:
+    """Return what the newest commit of a report knows of when messages were sent.
+
+    Raises:
+        LakeError: the table cannot be read.
+    """
+    known = lake.state(name)
+    return learned_from_json(known.state.get(LEARNED) if known is not None else None)
 
 
 def terms_of(report: Report, bounds: Days, background: Background, calendar: Calendar) -> Terms:

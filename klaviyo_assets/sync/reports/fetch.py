@@ -5,6 +5,7 @@ What does not: which questions (`walk`), answering them (`paying`), Dagster (`de
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import date, datetime
 
@@ -82,16 +83,23 @@ class Fetch:
         terms = terms_of(desk.report, bounds, background, desk.calendar)
         refusals = Refusals(desk, self._table, asks_again=ask_refused)
         for wish in self._wishes:
-            paying = Paying(desk, wish.metric_id, self.purse, refusals=refusals)
+            paying = Paying(
+                desk, wish.metric_id, self.purse, refusals=refusals, background=background
+            )
             try:
-                for finished in walk(wish, terms, paying):
-                    yield from self._stored(wish, finished, background)
+                # Closed at once, whatever ends the loop: others wait for what it holds.
+                with closing(walk(wish, terms, paying)) as walked:
+                    for finished in walked:
+                        yield from self._stored(wish, finished, background)
             except IneligibleMetricError:
                 del self.left[wish.metric_id]
                 yield refusals.told(wish.metric_id)
             except QuotaError:
                 self._keep(background)
-                raise
+                if any(self.left.values()):
+                    raise
+                # What is not placed now is for sibling runs, which will be told themselves.
+                return
 
     def _stored(self, wish: Wish, finished: Finished, background: Background) -> Iterator[Stored]:
         desk, at = self._desk, finished.fetched_at
@@ -100,6 +108,7 @@ class Fetch:
         # Klaviyo's own clock has the last word on which days are over.
         days = [day for day in finished.rows if is_over_at(day, at, desk.calendar)]
         if not days:
+            self._keep(background)
             return
         cells = {
             Cell(wish.metric_id, day): Fetched(at, desk.calendar.is_final(day, at)) for day in days

@@ -17,10 +17,11 @@ from klaviyo_assets.lake import Lake
 from klaviyo_assets.model.report import Cell, Days, Report
 from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.sync.reports.asking import Kept
 from klaviyo_assets.sync.reports.cost import Cost, Pace, cost_of
 from klaviyo_assets.sync.reports.desk import Calendar, background_of, terms_of
 from klaviyo_assets.sync.reports.paying import FRESH
-from klaviyo_assets.sync.reports.walk import Kept, Wish
+from klaviyo_assets.sync.reports.walk import Wish
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +121,7 @@ def _cost(
         terms_of(report, calendar.bounds or days, background, calendar),
         kept=_kept(stream.name, [wish.metric_id for wish in wishes], at),
         campaigns=background.campaigns.values(),
+        frames=at.lake.answers(stream.name).frames(within=FRESH),
     )
 
 
@@ -134,9 +136,8 @@ def _kept(name: str, metrics: Collection[str], at: Desktop) -> Mapping[str, Sequ
     since = at.now - FRESH
     return {
         each: [
-            Kept(found.days, found.fetched_at)
+            Kept(found.days, found.fetched_at, found.message_ids)
             for found in answers.kept(each, fresh_since=since)
-            if not found.message_ids
         ]
         for each in metrics
     }

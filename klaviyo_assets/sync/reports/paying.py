@@ -4,7 +4,8 @@ What belongs here: one question answered, all its pages followed and kept. What 
 question (`walk`), how answers are kept (`lake`), the quota (`api/ledger.py`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -12,10 +13,11 @@ from typing import Protocol
 from klaviyo_assets.api.exchange import Answer, Request
 from klaviyo_assets.api.reports import following_report_request, report_request
 from klaviyo_assets.errors import IneligibleMetricError, MalformedPageError, QuotaError
-from klaviyo_assets.sync.reports.desk import ReportDesk
+from klaviyo_assets.lake import KeptAnswer
+from klaviyo_assets.sync.reports.asking import Answered, Kept, Turn, View
+from klaviyo_assets.sync.reports.desk import Background, ReportDesk, stored_learned
 from klaviyo_assets.sync.reports.halving import Part
 from klaviyo_assets.sync.reports.units import TimedRow
-from klaviyo_assets.sync.reports.walk import Answered, Kept, Turn
 from klaviyo_assets.tables.report_answers import ReportPage, read_report
 
 FRESH = timedelta(hours=6)
@@ -65,39 +67,74 @@ class Paying:
     """Answers questions about one metric."""
 
     def __init__(
-        self, desk: ReportDesk, metric_id: str, purse: Purse, *, refusals: Refusals
+        self,
+        desk: ReportDesk,
+        metric_id: str,
+        purse: Purse,
+        *,
+        refusals: Refusals,
+        background: Background,
     ) -> None:
         """Take what it needs; nothing is asked yet."""
         self._refusals = refusals
+        self._background = background
         self._desk = desk
         self._metric_id = metric_id
         self._purse = purse
         self._answers = desk.lake.answers(desk.stream.name)
+        self._fresh_since = desk.calendar.now - FRESH
 
-    def ask(self, choose: Callable[[Sequence[Kept]], Turn]) -> tuple[Turn, Answered]:
-        """Return an answer to what is chosen in view of the answers kept, and what was chosen.
+    @contextmanager
+    def alone(self) -> Generator[None]:
+        """Keep all other runs from placing totals of the report; begin with what they learned.
+
+        A series tells the days itself: nobody is kept from asking for it.
+        """
+        if self._desk.report.interval is not None:
+            yield
+            return
+        with self._answers.alone(say=self._desk.say):
+            self._background.learned.take(stored_learned(self._desk.stream.name, self._desk.lake))
+            yield
+
+    def ask(self, choose: Callable[[View], Turn]) -> tuple[Turn, Answered]:
+        """Return an answer to what is chosen in view of what was paid for, and what was chosen.
 
         Raises:
             IneligibleMetricError: Klaviyo refuses the metric, or is known to.
             KlaviyoAssetsError: as the client says; QuotaError, too, where the run's part is spent.
         """
-        fresh_since = self._desk.calendar.now - FRESH
         with self._answers.lock(self._metric_id, say=self._desk.say):
-            kept = self._answers.kept(self._metric_id, fresh_since=fresh_since)
-            whole = [Kept(each.days, each.fetched_at) for each in kept if not each.message_ids]
-            turn = choose(whole)
+            kept = self._answers.kept(self._metric_id, fresh_since=self._fresh_since)
+            view = View(
+                [Kept(each.days, each.fetched_at, each.message_ids) for each in kept],
+                self._answers.frames(within=FRESH),
+            )
+            turn = choose(view)
             for each in kept:
-                is_same = (each.days, each.message_ids) == (turn.part.days, turn.part.message_ids)
-                if is_same and each.fetched_at > turn.newer_than:
-                    pages = [self._page(body) for body in each.pages()]
-                    return turn, _answered(pages, each.fetched_at, requests=0)
+                is_later = each.fetched_at > turn.newer_than
+                if is_later and each.serves(turn.part.days, turn.part.message_ids):
+                    return turn, self._again(each)
             self._refusals.check(self._metric_id)
+            since = max(self._fresh_since, turn.newer_than)
             try:
-                return turn, self._pay(turn.part, fresh_since=max(fresh_since, turn.newer_than))
+                return turn, self._pay(turn.part, fresh_since=since)
             except IneligibleMetricError:
                 # Noted before another run may ask.
                 self._refusals.note(self._metric_id)
                 raise
+
+    def paid(self, turn: Turn) -> Iterator[tuple[Part, Sequence[TimedRow]]]:
+        """Yield the answers kept about parts of a turn's time frame that will do for it."""
+        for each in self._answers.kept(self._metric_id, fresh_since=self._fresh_since):
+            is_part = each.days != turn.part.days or each.message_ids
+            is_inside = each.days.first in turn.part.days and each.days.last in turn.part.days
+            if is_part and is_inside and each.fetched_at > turn.newer_than:
+                yield Part(each.days, each.message_ids), self._again(each).rows
+
+    def _again(self, kept: KeptAnswer) -> Answered:
+        pages = [self._page(body) for body in kept.pages()]
+        return _answered(pages, kept.fetched_at, requests=0)
 
     def _pay(self, part: Part, *, fresh_since: datetime) -> Answered:
         """Ask Klaviyo page by page, and keep each; go on where a killed run ended.

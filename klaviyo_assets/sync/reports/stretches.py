@@ -7,7 +7,7 @@ else the stretch holds. So days known to be the only ones are not asked for one 
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from datetime import date
+from datetime import date, timedelta
 from typing import TypeVar
 
 from klaviyo_assets.model.report import Days
@@ -46,3 +46,30 @@ def stretches(
     if asked:
         found.append(asked)
     return tuple((hull(each.values()), each) for each in found)
+
+
+def pieces(
+    frame: Days, sent: Mapping[Name, Collection[date]], wanted: Collection[date]
+) -> tuple[Days, ...]:
+    """Return the fewest time frames that make up `frame` and tell the days wanted, newest first.
+
+    None of them holds a day wanted of a name together with another of its days in `sent`.
+
+        a      x         x
+        b          x   x
+        [──────────][──────────] days: totals over both tell all four
+    """
+    names: dict[date, list[Name]] = {}
+    for name, days in sent.items():
+        for day in days:
+            if day in frame:
+                names.setdefault(day, []).append(name)
+    found: list[Days] = []
+    last, inside = frame.last, dict[Name, bool]()
+    for day in sorted(names, reverse=True):
+        is_wanted = day in wanted
+        if any(name in inside and (is_wanted or inside[name]) for name in names[day]):
+            found.append(Days(day + timedelta(days=1), last))
+            last, inside = day, {}
+        inside |= {name: is_wanted or inside.get(name, False) for name in names[day]}
+    return (*found, Days(frame.first, last))

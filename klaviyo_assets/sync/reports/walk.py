@@ -4,16 +4,19 @@ What belongs here: the order of questions for one metric, the same whether they 
 or only counted (`cost`). What does not: sending, storing, counting.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import partial
-from typing import Protocol
 
 from klaviyo_assets.model.report import Days, Report
+from klaviyo_assets.sync.reports.asking import Answered, Asking, Kept, Turn, View
 from klaviyo_assets.sync.reports.cover import cover
 from klaviyo_assets.sync.reports.halving import Part
+from klaviyo_assets.sync.reports.learned import Learned
 from klaviyo_assets.sync.reports.place import Knowledge, Placing
+from klaviyo_assets.sync.reports.replay import replay
+from klaviyo_assets.sync.reports.stretches import pieces
 from klaviyo_assets.sync.reports.units import TimedRow, by_unit
 
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -23,59 +26,26 @@ LONG_AGO = datetime.min.replace(tzinfo=UTC)
 class Wish:
     """The days wanted of one metric.
 
-    `among` are the days that sibling runs want of it too. `delivered` tells of days when the answer
-    was given that a finished run has stored for them: who asks again wants a later one. `widens` is
-    false where nobody else can be served: then time frames are only as long as needed.
+    `among` are the days that sibling runs want of it too, `pending` those of them that none has
+    finished: totals are placed on them as well, so that all siblings ask what one run would.
+    `delivered` tells of days when the answer was given that a finished run has stored for them: who
+    asks again wants a later one. `widens` is false where nobody else can be served: then time
+    frames are only as long as needed.
     """
 
     metric_id: str
     days: frozenset[date]
     among: frozenset[date] = frozenset()
+    pending: frozenset[date] = frozenset()
     delivered: Mapping[date, datetime] = field(default_factory=dict[date, datetime])
     widens: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """The time frame of an answer, without a filter, that was paid for already, and its time."""
-
-    days: Days
-    fetched_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """What to ask next; an answer that was given after `newer_than` (UTC) will do."""
-
-    part: Part
-    newer_than: datetime
-    days: frozenset[date]
-    """The days wanted that the answer is for."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answered:
-    """An answer with all its pages. `requests` were spent on it now: 0 if it was there already."""
-
-    rows: Sequence[TimedRow]
-    fetched_at: datetime
-    requests: int
-
-
-class Asking(Protocol):
-    """What answers: Klaviyo and the answers kept, or an estimate."""
-
-    def ask(self, choose: Callable[[Sequence[Kept]], Turn]) -> tuple[Turn, Answered]:
-        """Return an answer to what is chosen in view of the answers kept, and what was chosen.
-
-        While it is chosen and asked, no other process asks for the same metric.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
     """Days that are complete: their rows, and what they cost together with others.
+
+    Without a day it tells that something was learned, from days that are for siblings alone.
 
     `requests` is what their time frame has cost so far, `shared_by` for how many days wanted.
     `fetched_at` is when the answer was given that all of them rest on, UTC.
@@ -98,7 +68,7 @@ class Terms:
     """None for a series, which tells the days itself."""
 
 
-def walk(wish: Wish, terms: Terms, asking: Asking) -> Iterator[Finished]:
+def walk(wish: Wish, terms: Terms, asking: Asking) -> Generator[Finished]:
     """Yield the days wanted within the bounds as they become complete, the newest first.
 
     Raises:
@@ -106,13 +76,15 @@ def walk(wish: Wish, terms: Terms, asking: Asking) -> Iterator[Finished]:
     """
     rest = frozenset(day for day in wish.days if day in terms.bounds)
     while rest:
-        turn, answered = asking.ask(partial(_next_frame, rest, wish=wish, terms=terms))
-        yield from _placed(turn, answered, terms=terms, asking=asking)
+        with asking.alone():
+            turn, answered = asking.ask(partial(_next_frame, rest, wish=wish, terms=terms))
+            yield from _placed(turn, answered, wish=wish, terms=terms, asking=asking)
         rest -= turn.days
 
 
-def _next_frame(rest: frozenset[date], kept: Sequence[Kept], *, wish: Wish, terms: Terms) -> Turn:
+def _next_frame(rest: frozenset[date], view: View, *, wish: Wish, terms: Terms) -> Turn:
     """Return the kept answer that serves most of what is left, else the newest time frame."""
+    kept = [each for each in view.kept if not each.message_ids]
     served = [(_served(rest, each, wish), each) for each in kept]
     days, best = max(served, key=lambda each: len(each[0]), default=(frozenset[date](), None))
     if best is not None and days:
@@ -125,7 +97,30 @@ def _next_frame(rest: frozenset[date], kept: Sequence[Kept], *, wish: Wish, term
         among=wish.among - covered,
         widens=wish.widens,
     )
-    return _turn(frames[0], frozenset(day for day in rest if day in frames[0]), wish)
+    frame = frames[0]
+    if terms.knowledge is not None:
+        frame = _told_apart(frame, rest, view, wish=wish, learned=terms.knowledge.learned)
+    return _turn(frame, frozenset(day for day in rest if day in frame), wish)
+
+
+def _told_apart(
+    frame: Days, rest: frozenset[date], view: View, *, wish: Wish, learned: Learned
+) -> Days:
+    """Return the part of a time frame whose totals need no placing, as far as that is known.
+
+    Where another metric was asked about the same days, it is known which messages there are. Totals
+    over parts, each with one day of a message, then cost one request less than the total over all
+    of them, and the same parts of it again. The newest part that holds days of `rest` is returned.
+    """
+    newest = [day for day in rest if day in frame]
+    known = [each for each in view.frames if all(day in each for day in newest)]
+    if not known:
+        return frame
+    sent = {key: learned.sent(key) for key in learned.units()}
+    choice = max if wish.widens else min
+    whole = frame if frame in known else choice(known, key=lambda each: (len(each), each))
+    parts = pieces(whole, sent, rest | wish.pending)
+    return next(each for each in parts if max(newest) in each)
 
 
 def _served(rest: frozenset[date], kept: Kept, wish: Wish) -> frozenset[date]:
@@ -141,35 +136,56 @@ def _turn(frame: Days, days: frozenset[date], wish: Wish) -> Turn:
     return Turn(Part(frame, ()), newer_than, days)
 
 
-def _placed(turn: Turn, answered: Answered, *, terms: Terms, asking: Asking) -> Iterator[Finished]:
+def _placed(
+    turn: Turn, answered: Answered, *, wish: Wish, terms: Terms, asking: Asking
+) -> Iterator[Finished]:
     """Yield the days of one time frame as the answer, and those to further questions, give them."""
     if terms.knowledge is None:
-        by_day: dict[date, list[TimedRow]] = {day: [] for day in sorted(turn.days, reverse=True)}
-        for row in answered.rows:
-            if row.row.day is not None and row.row.day in by_day:
-                by_day[row.row.day].append(row)
-        yield _finished(by_day, turn, answered, requests=answered.requests)
+        yield _of_series(turn, answered)
         return
-    requests = answered.requests
-    placing = Placing(turn.part.days, answered.rows, wanted=turn.days, knowledge=terms.knowledge)
+    wanted = turn.days | wish.pending
+    placing = Placing(turn.part.days, answered.rows, wanted=wanted, knowledge=terms.knowledge)
+    if wanted & placing.board.open_days():
+        for part, rows in asking.paid(turn):
+            units = by_unit(rows, terms.knowledge.message_field)
+            replay(placing.board, part.days, part.message_ids, units)
+    asked = _asked(placing, turn, answered.requests, knowledge=terms.knowledge, asking=asking)
+    requests = told = answered.requests
+    for requests in asked:
+        rows = {day: each for day, each in placing.finished().items() if day in turn.days}
+        if rows or placing.board.notes:
+            told = requests
+            yield _finished(rows, turn, answered, requests=requests, placing=placing)
+    if requests > told:
+        yield _finished({}, turn, answered, requests=requests)
+
+
+def _of_series(turn: Turn, answered: Answered) -> Finished:
+    by_day: dict[date, list[TimedRow]] = {day: [] for day in sorted(turn.days, reverse=True)}
+    for row in answered.rows:
+        if row.row.day is not None and row.row.day in by_day:
+            by_day[row.row.day].append(row)
+    return _finished(by_day, turn, answered, requests=answered.requests)
+
+
+def _asked(
+    placing: Placing, turn: Turn, requests: int, *, knowledge: Knowledge, asking: Asking
+) -> Iterator[int]:
+    """Yield before each question, and after the last, how many requests the time frame has cost."""
     questions = placing.questions()
     part = next(questions, None)
-    while True:
-        rows = placing.finished()
-        if rows or placing.board.notes:
-            yield _finished(rows, turn, answered, requests=requests, placing=placing)
-        if part is None:
-            return
+    while part is not None:
+        yield requests
         _, found = asking.ask(_only(Turn(part, turn.newer_than, turn.days)))
         requests += found.requests
-        units = by_unit(found.rows, terms.knowledge.message_field)
         try:
-            part = questions.send(units)
+            part = questions.send(by_unit(found.rows, knowledge.message_field))
         except StopIteration:
             part = None
+    yield requests
 
 
-def _only(turn: Turn) -> Callable[[Sequence[Kept]], Turn]:
+def _only(turn: Turn) -> Callable[[View], Turn]:
     return lambda _: turn
 
 

@@ -5,7 +5,8 @@ from datetime import date
 from hypothesis import given
 from hypothesis import strategies as st
 
-from klaviyo_assets.sync.reports.stretches import stretches
+from klaviyo_assets.sync.reports.cover import runs
+from klaviyo_assets.sync.reports.stretches import pieces, stretches
 from klaviyo_assets_tests.unit.sync.reports.world import day, days
 
 names = st.dictionaries(
@@ -41,3 +42,30 @@ def test_the_drawing_holds() -> None:
 def test_nothing_of_interest_costs_nothing() -> None:
     """Names without a day wanted are not asked for."""
     assert stretches({"a": {day(0), day(7)}}, {"a": set()}) == ()
+
+
+@given(names, st.sets(st.integers(0, 25).map(day)))
+def test_pieces_make_up_the_whole_and_tell_days_apart(
+    sent: dict[str, set[date]], interest: set[date]
+) -> None:
+    """No piece holds a day of interest with another day of the same name; no day is left out."""
+    found = pieces(days(2, 22), sent, interest)
+    assert list(runs([when for piece in found for when in piece])) == [days(2, 22)]
+    assert sum(map(len, found)) == 21
+    for piece in found:
+        for when in sent.values():
+            inside = when & set(piece)
+            assert len(inside) <= 1 or inside.isdisjoint(interest)
+
+
+@given(names)
+def test_pieces_cost_less_than_the_whole_and_its_stretches(sent: dict[str, set[date]]) -> None:
+    """Totals over pieces are never more than the days apart, and one without any days."""
+    twice = {name: when for name, when in sent.items() if len(when) > 1}
+    assert len(pieces(days(0, 25), sent, days(0, 25))) <= max(1, len(stretches(twice, twice)))
+
+
+def test_the_drawing_of_pieces_holds() -> None:
+    """Two messages over four days are told apart by two totals."""
+    sent = {"a": {day(0), day(7)}, "b": {day(4), day(8)}}
+    assert pieces(days(0, 10), sent, days(0, 10)) == (days(5, 10), days(0, 4))

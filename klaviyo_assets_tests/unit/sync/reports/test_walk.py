@@ -1,6 +1,7 @@
 """One metric's days come complete with the fewest requests, kept answers first."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 
@@ -10,13 +11,17 @@ from hypothesis import strategies as st
 
 from klaviyo_assets.model.report import Days, Report
 from klaviyo_assets.streams.reports import CAMPAIGN_VALUES_REPORTS, FLOW_SERIES_REPORTS
-from klaviyo_assets.sync.reports.learned import Learned
+from klaviyo_assets.sync.reports.asking import Answered, Kept, Turn, View
+from klaviyo_assets.sync.reports.halving import Part
+from klaviyo_assets.sync.reports.learned import Learned, learned_from_json
 from klaviyo_assets.sync.reports.sending import SentOn, Spread
 from klaviyo_assets.sync.reports.units import TimedRow
-from klaviyo_assets.sync.reports.walk import Answered, Kept, Terms, Turn, Wish, walk
+from klaviyo_assets.sync.reports.walk import Terms, Wish, walk
+from klaviyo_assets_tests.unit.sync.reports.test_place import worlds
 from klaviyo_assets_tests.unit.sync.reports.world import ASKED, World, day, days
 
 YEAR = days(0, 364)
+WEEKS = days(0, 62)
 
 
 def report(of: object) -> Report:
@@ -36,22 +41,38 @@ class Klaviyo:
     world: World
     now: datetime = ASKED
     is_series: bool = False
+    asked: set[Days] = field(default_factory=set[Days])
     kept: list[tuple[Kept, Answered]] = field(default_factory=list[tuple[Kept, Answered]])
     turns: list[Turn] = field(default_factory=list[Turn])
 
-    def ask(self, choose: Callable[[Sequence[Kept]], Turn]) -> tuple[Turn, Answered]:
+    def ask(self, choose: Callable[[View], Turn]) -> tuple[Turn, Answered]:
         """Return a kept answer where one will do."""
-        turn = choose([kept for kept, _ in self.kept])
+        turn = choose(View([kept for kept, _ in self.kept], self.asked))
+        part = turn.part
         for kept, answered in self.kept:
-            is_same = kept.days == turn.part.days and not turn.part.message_ids
+            is_same = (kept.days, kept.message_ids) == (part.days, part.message_ids)
             if is_same and kept.fetched_at > turn.newer_than:
                 return turn, replace(answered, requests=0)
         self.turns.append(turn)
-        rows = self.series(turn.part.days) if self.is_series else self.world.answer(turn.part)
+        rows = self.series(part.days) if self.is_series else self.world.answer(part)
         answered = Answered(rows=rows, fetched_at=self.now, requests=1)
-        if not turn.part.message_ids:
-            self.kept.append((Kept(turn.part.days, self.now), answered))
+        self.kept.append((Kept(part.days, self.now, part.message_ids), answered))
+        if not part.message_ids:
+            self.asked.add(part.days)
         return turn, answered
+
+    def paid(self, turn: Turn) -> list[tuple[Part, Sequence[TimedRow]]]:
+        """Return what was answered about parts of a turn's time frame."""
+        return [
+            (Part(kept.days, kept.message_ids), answered.rows)
+            for kept, answered in self.kept
+            if kept.days.first in turn.part.days and kept.days.last in turn.part.days
+            if kept.fetched_at > turn.newer_than
+        ]
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Keep nobody out: there is nobody."""
+        return nullcontext()
 
     def series(self, when: Days) -> list[TimedRow]:
         """Return one row a message and day."""
@@ -73,7 +94,7 @@ def rows_by_day(klaviyo: Klaviyo, wish: Wish, terms: Terms) -> dict[date, int]:
     }
 
 
-def wish(wanted: Days | set[date], **more: object) -> Wish:
+def wish(wanted: Days | set[date] | frozenset[date], **more: object) -> Wish:
     """Return a wish for the days of the metric."""
     return replace(Wish(metric_id="m", days=frozenset(wanted)), **more)
 
@@ -168,3 +189,55 @@ def test_differences_are_passed_on() -> None:
     terms = Terms(report=VALUES, bounds=YEAR, knowledge=world.knowledge(Learned()))
     notes = [note for each in walk(wish(YEAR), terms, Klaviyo(world)) for note in each.notes]
     assert "recipients 10, not 15" in notes[0]
+
+
+def placed_by_one(world: World, wanted: frozenset[date], metrics: int) -> int:
+    """Return what one run over all days asks for some metrics."""
+    terms = Terms(report=VALUES, bounds=WEEKS, knowledge=world.knowledge(Learned()))
+    asked: set[Days] = set()
+    everyone = [Klaviyo(world, asked=asked) for _ in range(metrics)]
+    for klaviyo in everyone:
+        assert rows_by_day(klaviyo, wish(wanted), terms).keys() == wanted
+    return sum(len(klaviyo.turns) for klaviyo in everyone)
+
+
+@given(worlds(), st.sets(st.integers(0, 62).map(day), min_size=1, max_size=7).map(frozenset))
+def test_siblings_that_take_turns_cost_what_one_run_costs(
+    world: World, wanted: frozenset[date]
+) -> None:
+    """Runs of a day each, metric by metric in turn, ask together what one run asks, and no more."""
+    asked: set[Days] = set()
+    everyone = [Klaviyo(world, asked=asked) for _ in range(2)]
+    common: object = None
+    for klaviyo in everyone:
+        for each in sorted(wanted):
+            # What others committed is read when the turn comes.
+            learned = learned_from_json(common)
+            terms = Terms(report=VALUES, bounds=WEEKS, knowledge=world.knowledge(learned))
+            own = wish({each}, among=wanted, pending=wanted)
+            assert rows_by_day(klaviyo, own, terms) == {each: len(world.truth(each))}
+            common = learned.to_json()
+    assert sum(len(klaviyo.turns) for klaviyo in everyone) == placed_by_one(world, wanted, 2)
+
+
+def test_where_the_messages_are_known_totals_over_parts_tell_the_days() -> None:
+    """A further metric asks for two totals, not for one and both its halves again."""
+    world = World({"b": {day(8): 10, day(9): 5}}, {"b": Spread(days(8, 9))})
+    terms = Terms(report=VALUES, bounds=WEEKS, knowledge=world.knowledge(Learned()))
+    first = Klaviyo(world)
+    rows_by_day(first, wish(WEEKS), terms)
+    assert len(first.turns) == 3
+    second = Klaviyo(world, asked=first.asked)
+    assert rows_by_day(second, wish(WEEKS), terms) == {
+        when: len(world.truth(when)) for when in WEEKS
+    }
+    assert second.frames == [days(9, 62), days(0, 8)]
+
+
+def test_what_siblings_are_served_by_is_told_without_a_day() -> None:
+    """What was learned after a run's own days were finished is handed on to be kept."""
+    world = World({"b": {day(8): 10, day(9): 5}}, {"b": Spread(days(8, 9))})
+    terms = Terms(report=VALUES, bounds=WEEKS, knowledge=world.knowledge(Learned()))
+    mine = wish({day(20)}, among=frozenset(days(8, 20)), pending=frozenset(days(8, 20)))
+    found = list(walk(mine, terms, Klaviyo(world)))
+    assert [(list(each.rows), each.requests) for each in found] == [([day(20)], 1), ([], 3)]
