@@ -11,11 +11,16 @@ import dagster as dg
 from klaviyo_assets.defs.metadata import Metadata, asset_key, sync_metadata
 from klaviyo_assets.defs.partitions import key_of
 from klaviyo_assets.defs.report_history import FETCHED_AT
-from klaviyo_assets.errors import QuotaError, SettingError
+from klaviyo_assets.errors import KlaviyoAssetsError, QuotaError, SettingError
 from klaviyo_assets.model.report import Cell
 from klaviyo_assets.sync.plan import SyncMode
 from klaviyo_assets.sync.reports.desk import ReportDesk
 from klaviyo_assets.sync.reports.fetch import Refused, Stored
+from klaviyo_assets.sync.reports.metrics import stored_metrics
+
+METRIC_NAME = "klaviyo/metric_name"
+MOST_CHARACTERS = 200
+"""How much of a metric's name is shown."""
 
 Left = Mapping[str, Collection[date]]
 """Days by metric that are not stored."""
@@ -28,6 +33,7 @@ class ReportEvents:
         """Log nothing yet."""
         self._context = context
         self._desk = desk
+        self._names = self._metric_names()
         self.stored = 0
 
     def log(self, outcome: Stored | Refused) -> None:
@@ -53,6 +59,15 @@ class ReportEvents:
             self._desk.client.counters.requests,
         )
 
+    def _metric_names(self) -> Mapping[str, str]:
+        """Return the names of the metrics that the lake knows; keys of partitions are ids."""
+        try:
+            stored = stored_metrics(self._desk.lake)
+        except KlaviyoAssetsError as error:
+            self._context.log.warning("metrics are shown without their names: %s", error)
+            return {}
+        return {each.id: each.name[:MOST_CHARACTERS] for each in stored if each.name}
+
     def _metadata(self, outcome: Stored, day: date) -> Metadata:
         counters = self._desk.client.counters
         shown = sync_metadata(
@@ -69,8 +84,10 @@ class ReportEvents:
             },
             row_count=outcome.receipt.rows_total,
         )
+        name = self._names.get(outcome.metric_id)
         # The partition's own facts first: the UI keeps the order.
         return {
+            **({METRIC_NAME: name} if name else {}),
             "dagster/partition_row_count": outcome.rows[day],
             "klaviyo/is_final": day in outcome.final,
             FETCHED_AT: outcome.fetched_at.isoformat(),

@@ -147,14 +147,17 @@ def test_a_refused_metric_is_asked_once(start: StartHome) -> None:
 
 
 def test_metadata_of_each_partition(start: StartHome) -> None:
-    """Each partition tells its own rows, what it shared, whether it is final, and the zone."""
+    """Each tells its metric's name, its rows, what it shared, whether it is final, the zone."""
     home = report_home(start, NOW)
     metric = metrics_of(home)[0]
+    ((name,),) = home.query(f"SELECT name FROM klaviyo.metrics WHERE id = '{metric}'")
     done = fetch(home, FLOWS, (metric, date(2026, 10, 1), metric, date(2026, 11, 9)))
     assert done.run.success
     shown = {day: metadata for _, day, metadata in done.events}
     assert len(shown) == 40
     for day, metadata in shown.items():
+        assert next(iter(metadata)) == "klaviyo/metric_name"
+        assert metadata["klaviyo/metric_name"] == name
         assert metadata["klaviyo/requests"] == 1
         assert metadata["klaviyo/requests_shared_by"] == 40
         assert metadata["klaviyo/is_final"] is (day <= date(2026, 10, 10))
@@ -164,6 +167,19 @@ def test_metadata_of_each_partition(start: StartHome) -> None:
         rows = stored_rows(home, FLOWS, metric, [day])
         assert metadata["klaviyo/rows_written"] == len(rows)
         assert {row["is_final"] for row in rows.values()} <= {day <= date(2026, 10, 10)}
+
+
+def test_a_metric_of_no_table_has_no_name(start: StartHome) -> None:
+    """Reports come before the metrics were ever read; only the name is missing."""
+    home = start(now=NOW, timezone="UTC", days=30)
+    home.settings["KLAVIYO_REPORT_START_DATE"] = "2026-10-01"
+    metric = metrics_of(home)[0]
+    add_metrics(home, [metric])
+    done = fetch(home, FLOWS, (metric, date(2026, 11, 1)))
+    assert done.run.success, done.run.failed
+    ((_, _, metadata),) = done.events
+    assert "klaviyo/metric_name" not in metadata
+    assert metadata["klaviyo/is_final"] is False
 
 
 @pytest.mark.parametrize(

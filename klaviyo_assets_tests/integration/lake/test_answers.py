@@ -6,6 +6,7 @@ import signal
 import stat
 import time
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -263,3 +264,62 @@ def test_waiting_is_said_bounded_and_ended_by_death(
     process.join()
     with answers.lock("A", say=said.append, patience_seconds=1.0):
         pass
+
+
+def test_a_wider_answer_serves_a_narrower_question(answers: Answers) -> None:
+    """What was asked of all messages, or of more of them, has the answer about some."""
+    answers.put("A", DAYS, ("m1", "m2"), fetched_at=AT, pages=PAGES)
+    answers.put("A", LATER, fetched_at=AT, pages=PAGES)
+    some, everything = sorted(answers.kept("A", fresh_since=AT), key=lambda each: each.days)
+    assert some.serves(DAYS, ("m2",))
+    assert not some.serves(DAYS, ("m2", "m3"))
+    assert not some.serves(DAYS, ())
+    assert not some.serves(LATER, ("m2",))
+    assert everything.serves(LATER, ("m3",))
+    assert everything.serves(LATER, ())
+
+
+def test_time_frames_asked_lately_are_known(answers: Answers, clock: Clock) -> None:
+    """Whichever metric they were asked about, as long as it was about all messages."""
+    answers.put("A", DAYS, fetched_at=AT, pages=PAGES)
+    clock.now += timedelta(hours=2)
+    answers.put("B", LATER, fetched_at=AT, pages=PAGES)
+    answers.put("B", Days(DAYS.first, DAYS.first), ("m1",), fetched_at=AT, pages=PAGES)
+    assert answers.frames(within=timedelta(hours=3)) == {DAYS, LATER}
+    assert answers.frames(within=timedelta(hours=1)) == {LATER}
+
+
+def place(root: str, ready: Connection, written: str) -> None:
+    """Place totals three times without a pause, and note each time who did."""
+    answers = Lake(Path(root), clock=Clock()).answers("campaign_values_reports")
+    ready.send("ready")
+    ready.recv()
+    for _ in range(3):
+        with answers.alone(say=print), Path(written).open("a", encoding="utf-8") as file:
+            file.write(f"{os.getpid()} ")
+            file.flush()
+            # Long enough for the other to be waiting when it ends.
+            time.sleep(0.3)
+            file.write(f"{os.getpid()}\n")
+
+
+def test_those_who_place_totals_take_turns(root: Path, tmp_path: Path) -> None:
+    """One at a time, and who has just done it lets those go first that wait."""
+    context = multiprocessing.get_context("spawn")
+    ends = [context.Pipe() for _ in range(2)]
+    noted = tmp_path / "noted"
+    made = [context.Process(target=place, args=(str(root), end, str(noted))) for _, end in ends]
+    for process in made:
+        process.start()
+    for mine, _ in ends:
+        assert mine.recv() == "ready"
+    for mine, _ in ends:
+        mine.send("go")
+    for process in made:
+        process.join()
+    lines = [line.split() for line in noted.read_text().splitlines()]
+    assert all(begun == ended for begun, ended in lines)
+    assert len(lines) == 6
+    handed_over = [one != other for (one, _), (other, _) in pairwise(lines)]
+    # Five, on a machine that does not stand still; without turns it would be one.
+    assert sum(handed_over) >= 3
