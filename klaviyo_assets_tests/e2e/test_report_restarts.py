@@ -1,0 +1,93 @@
+"""The drain goes on where it was when the daemon is killed and started again."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from datetime import date
+
+import dagster as dg
+import pytest
+
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.instance import instance_of
+from klaviyo_assets_tests.e2e.report_daemon import cursor_of, launched, looked
+from klaviyo_assets_tests.e2e.report_runs import CAMPAIGNS, FLOWS, days_between, metrics_of
+from klaviyo_assets_tests.e2e.report_ticks import RANGE, spend
+from klaviyo_assets_tests.e2e.test_report_sensors import DRAIN
+from klaviyo_assets_tests.e2e.test_reports import NOW, report_home
+
+LEFT = {FLOWS: 15, CAMPAIGNS: 25}
+"""Requests that the day still has: fewer than two metrics of ten months need."""
+
+
+def partitions(runs: Iterable[dg.DagsterRun]) -> Counter[tuple[str, str, str]]:
+    """Return how often each partition was launched: report, metric, day."""
+    found: Counter[tuple[str, str, str]] = Counter()
+    for run in runs:
+        (first, _, metric), (last, _, _) = (run.tags[name].partition("|") for name in RANGE)
+        days = days_between(date.fromisoformat(first), date.fromisoformat(last))
+        found.update((run.tags["klaviyo/drain"], metric, str(day)) for day in days)
+    return found
+
+
+def given(runs: Iterable[dg.DagsterRun]) -> Counter[str]:
+    """Return how many requests the runs of each report may make."""
+    found: Counter[str] = Counter()
+    for run in runs:
+        found[run.tags["klaviyo/drain"]] += int(run.tags["klaviyo/requests_at_most"])
+    return found
+
+
+def draining_home(start: StartHome) -> Home:
+    """Return a home with two metrics to drain."""
+    home = report_home(start, NOW)
+    home.settings |= {
+        "KLAVIYO_RATE_LIMIT_SCALE": "1",
+        "KLAVIYO_CONVERSION_METRIC_IDS": ",".join(metrics_of(home)[:2]),
+    }
+    return home
+
+
+def cancel(home: Home, runs: Iterable[dg.DagsterRun]) -> None:
+    """Take runs out of the queue, as somebody does in the UI."""
+    with instance_of(home.dagster) as instance:
+        for run in runs:
+            instance.report_run_canceled(run)
+
+
+@pytest.mark.parametrize("moment", ["RUN_IDS_RESERVED", "RUN_CREATED", "RUN_LAUNCHED"])
+def test_killed_in_mid_tick_it_launches_nothing_twice(start: StartHome, moment: str) -> None:
+    """The next daemon launches the rest of the tick, no partition twice, within the quota."""
+    home = draining_home(start)
+    spend(home, {stream: 225 - left for stream, left in LEFT.items()})
+    looked(home, DRAIN, killed_at=moment)
+    before = launched(home, DRAIN)
+    assert len(before) == (0 if moment == "RUN_IDS_RESERVED" else 1)
+    looked(home, DRAIN)
+    runs = launched(home, DRAIN)
+    assert len(runs) > len(before)
+    assert {run.run_id for run in before} <= {run.run_id for run in runs}
+    assert {run.status for run in runs} == {dg.DagsterRunStatus.QUEUED}
+    assert json.loads(cursor_of(home, DRAIN) or "") == {"ticks": 1}
+    looked(home, DRAIN)
+    runs = launched(home, DRAIN)
+    assert set(partitions(runs).values()) == {1}
+    assert given(runs) <= Counter(LEFT)
+
+
+def test_its_counter_outlives_the_daemon(start: StartHome) -> None:
+    """What is under way is left alone; what was cancelled is launched again, by a later tick."""
+    home = draining_home(start)
+    home.settings["KLAVIYO_REPORT_START_DATE"] = "2026-09-01"
+    looked(home, DRAIN)
+    runs = launched(home, DRAIN)
+    assert partitions(runs).total() == 2 * 2 * 70
+    looked(home, DRAIN)
+    assert len(launched(home, DRAIN)) == len(runs)
+    assert json.loads(cursor_of(home, DRAIN) or "") == {"ticks": 1}
+    cancel(home, runs)
+    looked(home, DRAIN)
+    again = launched(home, DRAIN)[len(runs) :]
+    assert partitions(again) == partitions(runs)
+    assert json.loads(cursor_of(home, DRAIN) or "") == {"ticks": 2}
