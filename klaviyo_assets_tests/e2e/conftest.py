@@ -10,7 +10,7 @@ from klaviyo_assets.api import retries
 from klaviyo_assets.defs import assets
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home, blank_home
-from klaviyo_assets_tests.e2e.lives import SOON
+from klaviyo_assets_tests.e2e.job import SOON
 from klaviyo_assets_tests.e2e.shop import open_shop
 
 StartHome = Callable[..., Home]

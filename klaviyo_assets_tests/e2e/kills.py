@@ -7,7 +7,7 @@ command, killed twenty times at random moments. The test suite has the short for
 import argparse
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -50,12 +50,20 @@ class Cost:
 
 @dataclass(slots=True, kw_only=True)
 class Killing:
-    """One home whose first sync of events is killed; `begin` starts a run."""
+    """One home whose first sync of events is killed; `begin` starts a run.
+
+    `moments` are those of all its events: the shop's clock stands still.
+    """
 
     home: Home
     begin: Callable[[], Life]
     chance: random.Random
     cost: Cost = field(default_factory=Cost)
+    moments: Mapping[str, datetime | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Ask the shop for its events, once."""
+        self.moments = self.home.shop.moments("events")
 
     def kill_once(self, *, pages: int) -> bool:
         """Let one run live until it has asked for up to so many pages; tell if it was killed."""
@@ -98,10 +106,9 @@ class Killing:
     def judge(self, stored: set[str], edges: set[datetime]) -> None:
         """Take in what a life has shown and left; `stored` and `edges` are from before it."""
         shown = self.home.shop.shown(EVENTS)
-        moments = self.home.shop.moments("events")
         horizon = self.home.shop.now - UNSETTLED
         vain = set(shown) & stored
-        wrong = [k for k in vain if (at := moments[k]) and at <= horizon and at not in edges]
+        wrong = [k for k in vain if (at := self.moments[k]) and at <= horizon and at not in edges]
         if wrong:
             self.cost.problems.append(f"{len(wrong)} stored records of closed windows asked again")
         kept = self.stored()

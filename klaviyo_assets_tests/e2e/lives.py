@@ -23,10 +23,8 @@ from klaviyo_assets.sync import pull
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home, key_of
 from klaviyo_assets_tests.e2e.instance import instance_of
+from klaviyo_assets_tests.e2e.job import SOON, first_sync
 from klaviyo_assets_tests.forks import FORKS
-
-SOON = dg.RetryPolicy(max_retries=1, delay=0)
-"""How Dagster tries again here; the product waits a minute between two attempts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,12 +101,6 @@ def side_by_side(home: Home, *streams: str) -> Life:
     process = FORKS.Process(target=work_off, args=(orders,))
     process.start()
     return Life(process)
-
-
-def first_sync() -> dg.JobDefinition:
-    """Return the job of several processes, with the settings of this process."""
-    assets.RETRY = SOON
-    return build_defs(*read_settings(os.environ)).resolve_job_def("klaviyo_first_sync")
 
 
 def work_off(orders: Orders) -> None:
