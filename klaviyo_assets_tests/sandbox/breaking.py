@@ -8,7 +8,7 @@ from klaviyo_assets_tests.sandbox.asking import Asker
 EVENTS = "/api/events?page[size]=5&sort=datetime"
 
 
-def raw(shop: Asker, target: str, seconds: float = 1.0) -> tuple[bytes, str]:
+def raw(shop: Asker, target: str, seconds: float = 30.0) -> tuple[bytes, str]:
     """The bytes that come within some seconds, and how the connection ended."""
     with socket.create_connection(("127.0.0.1", shop.connection.port), timeout=seconds) as link:
         head = f"GET {target} HTTP/1.1\r\nHost: sandbox\r\nrevision: 2026-07-15\r\n"

@@ -64,7 +64,7 @@ def test_slow_and_hanging_answers(start: Start) -> None:
     shop = start()
     shop.fault("slow", {"to": 1})
     shop.fault("hang", {"from": 2})
-    found, ended = raw(shop, EVENTS, 0.6)
+    found, ended = raw(shop, EVENTS, 0.9)
     body = found.partition(b"\r\n\r\n")[2]
     assert (ended, len(body)) == ("open", 1)
     assert raw(shop, EVENTS, 0.3) == (b"", "open")

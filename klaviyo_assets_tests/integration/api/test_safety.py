@@ -124,7 +124,7 @@ def test_an_authority_of_ones_own_can_be_named(
     """With SSL_CERT_FILE the server is verified and read, with deadlines as over plain http."""
     monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
     with serving(reply(), hang(b"HTTP/1.1 200 OK\r\n"), reply(), is_tls=True) as server:
-        client = client_of(server, timeout_seconds=0.5)
+        client = client_of(server, timeout_seconds=1.0)
         for _ in range(2):
             assert client.read(events(server), body_of, stream="events") == PAGE
         assert client.counters.retries == 1
