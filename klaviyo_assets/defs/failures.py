@@ -24,7 +24,7 @@ from klaviyo_assets.errors import (
 )
 
 _WHO_ACTS: tuple[tuple[type[KlaviyoAssetsError], str], ...] = (
-    (QuotaError, "nobody: come back later"),
+    (QuotaError, "whoever launched the run, when requests are free again"),
     (StoppedError, "nobody: the run was cancelled"),
     (TransientError, "nobody: a later run goes on from the last commit"),
     (ConfigError, "the operator"),

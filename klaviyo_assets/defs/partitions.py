@@ -30,6 +30,9 @@ ALONE = "klaviyo/alone"
 DRAIN = "klaviyo/drain"
 """The tag of the draining sensor's runs: the report they are for."""
 
+DRAIN_SENSOR = "klaviyo_reports_drain"
+"""The draining sensor's name, as the UI shows it."""
+
 UNFIT = re.compile(r"[|\x00-\x1f]|\.\.\.")
 """What Dagster takes in no key of one dimension of two: its two separators, control characters."""
 

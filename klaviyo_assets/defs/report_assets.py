@@ -179,8 +179,8 @@ def _carry_out(
                 events.log(outcome)
     except QuotaError as error:
         if given is None:
-            raise events.spent(error, fetch.left) from error
-        context.log.warning("%s", events.spent(error, fetch.left))
+            raise events.spent(error, fetch.left, by_sensor=False) from error
+        context.log.warning("%s", events.spent(error, fetch.left, by_sensor=True))
         return
     finally:
         if events.stored:

@@ -17,7 +17,7 @@ import dagster as dg
 
 from klaviyo_assets.defs.metadata import asset_key
 from klaviyo_assets.defs.metric_keys import metrics_to_fetch
-from klaviyo_assets.defs.partitions import ALONE, DRAIN, REQUESTS, range_tags
+from klaviyo_assets.defs.partitions import ALONE, DRAIN, DRAIN_SENSOR, REQUESTS, range_tags
 from klaviyo_assets.defs.report_assets import report_of
 from klaviyo_assets.defs.report_flight import Flight, flight_of
 from klaviyo_assets.defs.resources import Connection, KlaviyoResource, utc_now
@@ -59,7 +59,7 @@ def drain_sensor() -> dg.SensorDefinition:
     keys = [asset_key(stream.name) for stream in REPORTS]
 
     @dg.sensor(
-        name="klaviyo_reports_drain",
+        name=DRAIN_SENSOR,
         description="Fetches missing and moving report days, newest first, as the quota permits.",
         minimum_interval_seconds=EVERY_SECONDS,
         target=dg.AssetSelection.assets(*keys),

@@ -9,7 +9,7 @@ from datetime import date
 import dagster as dg
 
 from klaviyo_assets.defs.metadata import Metadata, asset_key, sync_metadata
-from klaviyo_assets.defs.partitions import key_of
+from klaviyo_assets.defs.partitions import DRAIN_SENSOR, key_of
 from klaviyo_assets.defs.report_history import FETCHED_AT
 from klaviyo_assets.errors import KlaviyoAssetsError, QuotaError, SettingError
 from klaviyo_assets.model.report import Cell
@@ -114,13 +114,18 @@ class ReportEvents:
             )
         )
 
-    def spent(self, error: QuotaError, left: Left) -> QuotaError:
-        """Return the error in one sentence: what is done, what is left, when it can go on."""
+    def spent(self, error: QuotaError, left: Left, *, by_sensor: bool) -> QuotaError:
+        """Return the error as what is done, what is left, when it can go on, and who sees to it."""
         count = sum(len(days) for days in left.values())
         metrics = sum(bool(days) for days in left.values())
+        goes_on = "The sensor launches the rest by itself."
+        if not by_sensor:
+            goes_on = (
+                f"Launch the rest then; the sensor {DRAIN_SENSOR}, switched on, does it itself."
+            )
         return QuotaError(
-            f"{self.stored} partitions are materialized, {count} of {metrics} metrics are left, "
-            f"because {error.message}",
+            f"{counted(self.stored, 'partition')} stored, {counted(count, 'partition')} of "
+            f"{counted(metrics, 'metric')} left. {error.message.rstrip('.')}. {goes_on}",
             stream=self._desk.stream.name,
             retry_after_seconds=error.retry_after_seconds,
         )
@@ -138,3 +143,8 @@ class ReportEvents:
                 f"days from {days[0]} to {days[-1]} are not stored: in {zone.key} they are not "
                 f"over at {now.astimezone(zone):%Y-%m-%d %H:%M}, Klaviyo's time"
             )
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with what it counts, which has a plain plural."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -82,13 +82,14 @@ def test_the_last_request_of_the_day_is_made_and_no_more(start: StartHome) -> No
     assert not done.run.success
     assert requests(home, FLOWS) == 1
     said = done.run.failed[FLOWS]
-    assert "60 partitions are materialized, 3 of 1 metrics are left" in said
+    assert "60 partitions stored, 3 partitions of 1 metric left" in said
     assert "The next one can go at 20" in said
+    assert "Launch the rest then; the sensor klaviyo_reports_drain" in said
     assert done.run.attempts[FLOWS] == 1
     assert len(done.partitions) == 60
     assert compare(home, FLOWS, metric, days_between(date(2026, 9, 11), LAST))
     again = fetch(home, FLOWS, (metric, FIRST, metric, date(2026, 9, 10)))
-    assert "0 partitions are materialized, 3 of 1 metrics are left" in again.run.failed[FLOWS]
+    assert "0 partitions stored, 3 partitions of 1 metric left" in again.run.failed[FLOWS]
     assert requests(home, FLOWS) == 1
 
 
@@ -100,7 +101,7 @@ def test_killed_with_the_last_request_booked(start: StartHome) -> None:
     metric = metrics_of(home)[0]
     victim(home, "booked", 1, metric)
     done = fetch(home, FLOWS, (metric, FIRST, metric, LAST))
-    assert "0 partitions are materialized" in done.run.failed[FLOWS]
+    assert "0 partitions stored" in done.run.failed[FLOWS]
     assert requests(home, FLOWS) == 0
     assert quota(home).left == 0
 
@@ -113,7 +114,7 @@ def test_klaviyos_own_word_ends_the_run(start: StartHome) -> None:
     with home.shop.faulty("throttle", match=match, retry_after="73473"):
         done = fetch(home, FLOWS, (metric, FIRST, metric, LAST))
     assert not done.run.success
-    assert "0 partitions are materialized, 63 of 1 metrics are left" in done.run.failed[FLOWS]
+    assert "0 partitions stored, 63 partitions of 1 metric left" in done.run.failed[FLOWS]
     assert requests(home, FLOWS) == 1
     again = fetch(home, FLOWS, (metric, FIRST, metric, LAST))
     assert not again.run.success

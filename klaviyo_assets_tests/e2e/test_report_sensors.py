@@ -160,7 +160,8 @@ def test_a_run_of_the_sensor_stays_green_when_its_requests_are_made(start: Start
     )
     assert done.run.success
     assert len(done.partitions) == 60
-    assert "102 of 1 metrics are left" in done.run.warnings
+    assert "102 partitions of 1 metric left" in done.run.warnings
+    assert "The sensor launches the rest by itself" in done.run.warnings
     assert requests(home, FLOWS) == 1
 
 

@@ -57,7 +57,7 @@ def test_f58_what_the_day_cannot_pay_comes_the_next_day(start: StartHome) -> Non
     days = days_between(date(2026, 9, 8), date(2026, 11, 9))
     spend(home, {FLOWS: 224})
     done = fetch(home, FLOWS, (metric, days[0], metric, days[-1]))
-    assert "60 partitions are materialized, 3 of 1 metrics are left" in done.run.failed[FLOWS]
+    assert "60 partitions stored, 3 partitions of 1 metric left" in done.run.failed[FLOWS]
     assert done.run.attempts[FLOWS] == 1
     assert requests(home, FLOWS) == 1
     assert compare(home, FLOWS, metric, days[3:])
