@@ -119,7 +119,8 @@ class Answers:
                     )
                 if waited >= say_at:
                     waiting.say(f"{waiting.about}: waiting for its answer, {waited:.0f} s so far")
-                    say_at = waited + SAID_SECONDS
+                    # Ever more rarely: a wait of two hours is a dozen lines of a log.
+                    say_at = waited + max(waited, SAID_SECONDS)
                 time.sleep(POLL_SECONDS)
             return number
 
