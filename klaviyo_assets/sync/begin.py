@@ -21,7 +21,7 @@ from klaviyo_assets.model.window import Window, instant
 from klaviyo_assets.sync.desk import Desk, ask_of
 from klaviyo_assets.sync.details import FanOut, worth_asking
 from klaviyo_assets.sync.manner import Manner
-from klaviyo_assets.sync.memory import give_large_blocks_back
+from klaviyo_assets.sync.memory import give_large_blocks_back, spare_what_lives_on
 from klaviyo_assets.sync.pace import Pace
 from klaviyo_assets.sync.plan import Known, Order, Plan, plan_of, refuse_nonsense
 from klaviyo_assets.sync.pool import Pool
@@ -31,6 +31,7 @@ from klaviyo_assets.sync.pull import Items, Pull
 from klaviyo_assets.sync.rounds import Rounds
 from klaviyo_assets.sync.sweep import ids_of
 from klaviyo_assets.sync.walk import Ask, Walk
+from klaviyo_assets.tables.arrays import make_ready
 from klaviyo_assets.tables.decode import PageDecoder
 from klaviyo_assets.tables.schema import DELETED_AT, PARENT_VERSION, SYNCED_AT, arrow_schema
 
@@ -49,6 +50,7 @@ def begin(stream: Stream, order: Order, metadata_mark: datetime | None, *, desk:
     """
     desk.lake.prepare(desk.account)
     give_large_blocks_back()
+    spare_what_lives_on()
     before = _before(stream, order, desk=desk)
     known = Known(
         metadata_mark=metadata_mark,
@@ -67,6 +69,7 @@ def begin(stream: Stream, order: Order, metadata_mark: datetime | None, *, desk:
         for note in plan.notes:
             desk.say(note)
         pull = _windows(stream, order, plan, desk=desk, version=known.version)
+    make_ready()
     try:
         pull.prime()
     except BaseException:

@@ -1,8 +1,8 @@
-"""Memory that pages took goes back to the system.
+"""Memory that pages took goes back to the system, and looking for garbage costs next to nothing.
 
-What belongs here: the allocator's settings of this process. What does not: how many pages there may
-be at once (`pace`), and Arrow's own allocator, which is chosen before Arrow is imported (in
-`defs`).
+What belongs here: the settings of this process's allocator and collector. What does not: how many
+pages there may be at once (`pace`), and Arrow's own allocator, which is chosen before Arrow is
+imported (in `defs`).
 
 Measured, MiB resident at the most and seconds of CPU in the kernel:
 
@@ -16,6 +16,7 @@ Source: mallopt(3).
 """
 
 import ctypes
+import gc
 import sys
 from contextlib import suppress
 
@@ -40,3 +41,22 @@ def give_large_blocks_back() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
         mallopt(_M_ARENA_MAX, ARENAS)
+
+
+YOUNG_OBJECTS = 50_000
+"""New containers before the collector looks for circles among them; 700 as it comes.
+
+A page of events makes some 10,000 that are gone again without it.
+"""
+
+
+def spare_what_lives_on() -> None:
+    """Keep the collector from walking again and again through what this process will keep anyway.
+
+    Dagster's modules and definitions are half a million objects. Walked through twice in 200,000
+    events and twice more at the end of the process, they took 1.3 of 4.0 seconds: 45,000 events a
+    second before, 65,000 after. Safe to call again; a later call changes nothing.
+    """
+    if not gc.get_freeze_count():
+        gc.freeze()
+        gc.set_threshold(YOUNG_OBJECTS, 20, 50)

@@ -6,6 +6,7 @@ What belongs here: the two measures, and the waiting for room. What does not: wh
 
 from collections import deque
 from collections.abc import Callable
+from statistics import median_low
 from threading import Condition, Event
 from time import monotonic, thread_time
 
@@ -63,12 +64,13 @@ class Pace:
         """Return how many windows are worth reading at once; 0 while the limit holds us back.
 
         The shortest wait of late counts: a longer one was for the interpreter as much as for
-        Klaviyo, and would call for ever more workers.
+        Klaviyo, and would call for ever more workers. The work is that of the usual page: the
+        first one costs twenty times as much, and sixteen windows would be a second late.
         """
         pages = list(self._pages)
         if self._is_held or not pages:
             return 0
-        working = sum(cpu for cpu, _ in pages) / len(pages)
+        working = median_low(cpu for cpu, _ in pages)
         waiting = min(waited for _, waited in pages)
         return 1 + round(waiting / max(working, 1e-6))
 

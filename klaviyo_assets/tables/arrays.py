@@ -65,6 +65,14 @@ def built(kind: ColumnType, columns: Columns) -> Built:
             return Built(_sliced(_whole(columns, ARROW_TYPES[kind]), columns))
 
 
+def make_ready() -> None:
+    """Let Arrow load what it wants before it takes its first list, a quarter of a second of work.
+
+    It looks for pandas then. Whoever waits for an answer has the time.
+    """
+    pa.array([""], pa.string())
+
+
 def json_array(raws: Sequence[Raw | bytes]) -> Array:
     """Return JSON text as it was sent; null for JSON null and for absent (empty) values."""
     lengths = list(map(len, raws))

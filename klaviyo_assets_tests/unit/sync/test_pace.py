@@ -54,6 +54,14 @@ def test_latency_calls_for_windows() -> None:
     assert pace.windows == 1
 
 
+def test_the_first_page_is_not_the_usual_one() -> None:
+    """A first page that loads half the libraries does not keep the second windows waiting."""
+    pace = Pace()
+    pace.note(0.2, 0.15)
+    pace.note(0.005, 0.15)
+    assert pace.windows == 31
+
+
 def test_a_crowded_interpreter_is_no_latency() -> None:
     """Where some pages come at once, others' waits were not for Klaviyo: no more windows."""
     pace = Pace()
