@@ -54,6 +54,8 @@ class LedgerFile:
         self.lock = RLock()
         self.connection: sqlite3.Connection | None = None
         self.inode: int | None = None
+        self.is_synced: bool | None = None
+        """Whether the connection waits for the disk at each commit; None before it was told."""
 
     def transact(
         self, work: Callable[[sqlite3.Connection], Result], *, is_dear: bool = False
@@ -84,7 +86,9 @@ class LedgerFile:
         """Run `work` in one transaction; SQLite's errors pass."""
         connection = self.opened(was_broken=was_broken)
         try:
-            connection.execute(f"PRAGMA synchronous={'FULL' if is_dear else 'NORMAL'}")
+            if is_dear != self.is_synced:
+                connection.execute(f"PRAGMA synchronous={'FULL' if is_dear else 'NORMAL'}")
+                self.is_synced = is_dear
             connection.execute("BEGIN IMMEDIATE")
             result = work(connection)
             connection.execute("COMMIT")
@@ -110,6 +114,7 @@ class LedgerFile:
         except OSError as error:
             raise self.unusable(error) from error
         self.inode = inode_of(self.path)
+        self.is_synced = None
         self.connection = self.connected(self.path, was_broken=was_broken)
         return self.connection
 

@@ -30,6 +30,8 @@ _ENDS: Mapping[ColumnType, tuple[pa.DataType, int, int]] = {
 }
 """The first and the last moment (microseconds) and day of the years 1 to 9999, since 1970."""
 
+_LENGTHS_OF_NULL = frozenset({0, len(b"null")})
+
 REPLACEMENT = "\ufffd"
 
 
@@ -78,8 +80,11 @@ def json_array(raws: Sequence[Raw | bytes]) -> Array:
     lengths = list(map(len, raws))
     validity = None
     # Most pages have none of either length, and lengths are looked at more quickly than bytes.
-    if not {0, len(b"null")}.isdisjoint(lengths):
-        raws = [b"" if is_null(raw) else raw for raw in raws]
+    if not _LENGTHS_OF_NULL.isdisjoint(lengths):
+        raws = [
+            b"" if length in _LENGTHS_OF_NULL and is_null(raw) else raw
+            for length, raw in zip(lengths, raws, strict=True)
+        ]
         lengths = list(map(len, raws))
         is_there = list(map(bool, lengths))
         validity = pa.array(is_there, pa.bool_()).buffers()[1]
