@@ -40,7 +40,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 HALF = replied()[:-300]
 HEAD = replied()[: -len(PAGE)]
 
-DEADLINE_SECONDS = 1.0
+DEADLINE_SECONDS = 2.0
 """Long enough for a good answer from a busy machine."""
 
 ENDLESS_SECONDS = 9
