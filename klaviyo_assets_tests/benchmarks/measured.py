@@ -154,6 +154,17 @@ def asked_of(program: str, *words: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
+OPENED = """
+import sys, time
+start = time.perf_counter()
+import duckdb
+with duckdb.connect(sys.argv[1], read_only=True) as base:
+    base.sql("FROM klaviyo.klaviyo.events SELECT count(*), max(datetime)").fetchall()
+print(time.perf_counter() - start)
+"""
+"""Prints the seconds that a process takes to open klaviyo.duckdb and to count all events."""
+
+
 ROWS = """
 import sys, duckdb
 base = duckdb.connect(sys.argv[1], read_only=True)
