@@ -41,7 +41,7 @@ from klaviyo_assets.api.stopping import Line, Switch
 from klaviyo_assets.errors import BrokenBodyError, KlaviyoAssetsError, QuotaError, RateLimitError
 
 CONNECT_SECONDS = 10.0
-CONNECTIONS = 16
+CONNECTIONS = 20
 
 Result = TypeVar("Result")
 
@@ -71,7 +71,7 @@ class TlsConnection(HTTPSConnection):
 
 
 class Client:
-    """Reads from one server with one key. Safe for up to sixteen threads; it has no other state.
+    """Reads from one server with one key. Safe for up to twenty threads; it has no other state.
 
     `timeout_seconds` is for a whole answer, from the first byte sent to the last one received;
     `max_waiting` bounds what one request waits in all because of 429s, in seconds. `sleep` and

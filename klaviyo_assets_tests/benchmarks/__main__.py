@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 
-from klaviyo_assets_tests.benchmarks.growth import QUICK, SIZES, growth_table, plot, steps
+from klaviyo_assets_tests.benchmarks.growth import QUICK, SIZES, Step, growth_table, plot, steps
 from klaviyo_assets_tests.benchmarks.measured import BenchmarkError
 from klaviyo_assets_tests.benchmarks.readings import READINGS, Measured, measure
 from klaviyo_assets_tests.benchmarks.report import document, path_of
@@ -58,12 +58,11 @@ def main() -> int:
     wanted = options()
     runs = wanted.runs or (1 if wanted.quick else 3)
     name = "growth" if wanted.growth else "quick" if wanted.quick else "full"
+    grown: list[Step] = []
     try:
         if wanted.growth:
             grown = list(steps(QUICK if wanted.quick else SIZES))
             text = document(said(), runs=1, cases=(), lines=(), more=growth_table(grown))
-            if not wanted.dry:
-                plot(grown, path_of(name, "svg"))
         else:
             cases, lines = list(readings(wanted, runs)), list(scenes(wanted))
             text = document(said(), runs=runs, cases=cases, lines=lines)
@@ -73,6 +72,8 @@ def main() -> int:
     print(text)
     if not wanted.dry:
         path_of(name, "md").write_text(text, encoding="utf-8")
+        if grown:
+            plot(grown, path_of(name, "svg"))
     return 0
 
 

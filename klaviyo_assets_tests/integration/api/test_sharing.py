@@ -87,17 +87,17 @@ def test_all_processes_can_begin_at_once(tmp_path: Path) -> None:
 
 
 def test_threads_share_a_client(client_of: MakeClient, moved: MovedTime) -> None:
-    """Sixteen threads: every answer reaches its asker, over no more than sixteen connections."""
+    """Twenty threads: every answer reaches its asker, over no more than twenty connections."""
     with serving(reply()) as server:
         client = client_of(server)
-        with ThreadPoolExecutor(16) as threads:
+        with ThreadPoolExecutor(20) as threads:
             asked = [
                 threads.submit(client.read, events(server), lambda got: got.body, stream="events")
                 for _ in range(200)
             ]
             answers = [each.result() for each in asked]
         assert answers == [PAGE] * 200
-        assert server.connections <= 16
+        assert server.connections <= 20
         assert client.counters.requests == 200
     assert moved.sleeps == []
 
