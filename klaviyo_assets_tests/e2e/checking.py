@@ -34,10 +34,11 @@ def launch(
     tags: Mapping[str, str] | None = None,
 ) -> Run:
     """Run checks, after assets where some are named."""
-    job = home.code_location().resolve_implicit_global_asset_job_def()
-    part = job.get_subset(asset_selection=assets or set(), asset_check_selection=checks)
+    defs = home.code_location()
 
     def execute(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+        job = defs.resolve_implicit_global_asset_job_def()
+        part = job.get_subset(asset_selection=assets or set(), asset_check_selection=checks)
         return part.execute_in_process(
             run_config=dict(run_config or {}),
             instance=instance,

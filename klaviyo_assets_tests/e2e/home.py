@@ -118,15 +118,17 @@ class Home:
     def scheduled(self, name: str, at: datetime, **more: str) -> Run:
         """Run the job of a schedule as its tick at `at` orders it."""
         defs = self.code_location(**more)
-        schedule = defs.resolve_schedule_def(name)
-        job = defs.resolve_job_def(schedule.job_name)
 
         def execute(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
-            context = dg.build_schedule_context(
+            # Definitions ask the instance that is open for their state: one must be.
+            schedule = defs.resolve_schedule_def(name)
+            # Left open, the context keeps an instance of its own, and makes it Dagster's current
+            # one whenever it happens to be collected.
+            with dg.build_schedule_context(
                 instance=instance, scheduled_execution_time=at, repository_def=None
-            )
-            (request,) = list(schedule.evaluate_tick(context).run_requests or ())
-            return job.execute_in_process(
+            ) as context:
+                (request,) = list(schedule.evaluate_tick(context).run_requests or ())
+            return defs.resolve_job_def(schedule.job_name).execute_in_process(
                 run_config=dict(request.run_config), instance=instance, raise_on_error=False
             )
 

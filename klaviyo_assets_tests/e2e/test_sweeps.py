@@ -64,8 +64,12 @@ def test_the_weekly_job_sweeps(home: Home) -> None:
     assert home.scheduled("klaviyo_weekly_deleted_profiles", home.shop.now).success
     assert set(home.deleted("profiles")) == {first}
     home.shop.mutate(profile=second, delete=True)
-    job = home.code_location().resolve_job_def("klaviyo_deleted_profiles")
-    run = home.run(lambda instance: job.execute_in_process(instance=instance, raise_on_error=False))
+    defs = home.code_location()
+    run = home.run(
+        lambda instance: defs.resolve_job_def("klaviyo_deleted_profiles").execute_in_process(
+            instance=instance, raise_on_error=False
+        )
+    )
     assert run.success
     assert set(home.deleted("profiles")) == {first, second}
 
