@@ -16,7 +16,7 @@ Measured, MiB resident at the most, 200,000 and 1,000,000 events, and page fault
     1.5 MiB            every 16 MiB, from 280     324, 332    356, 361    1.1
 
 As it comes, glibc's allocator took 428 MiB for 200,000 events, and 566 for 50,000 profiles at
-150 ms a page. A page fault costs 2 us. Source: mallopt(3), malloc_trim(3).
+150 ms a page. A page fault costs 3 us. Source: mallopt(3), malloc_trim(3).
 """
 
 import ctypes
@@ -66,15 +66,15 @@ def give_free_blocks_back() -> None:
 YOUNG_OBJECTS = 50_000
 """New containers before the collector looks for circles among them; 700 as it comes.
 
-A page of events makes some 10,000 that are gone again without it.
+Most of a page's are gone again without it.
 """
 
 
 def spare_what_lives_on() -> None:
     """Keep the collector from walking again and again through what this process will keep anyway.
 
-    Dagster's modules and definitions are half a million objects. Walked through twice in 200,000
-    events and twice more at the end of the process, they took 1.3 of 4.0 seconds: 45,000 events a
+    Dagster's modules and definitions are 170,000 containers. Walked through twice in 200,000
+    events and twice more at the end of the process, they took 1.1 of 4.0 seconds: 45,000 events a
     second before, 65,000 after. Safe to call again; a later call changes nothing.
     """
     if not gc.get_freeze_count():
