@@ -32,11 +32,10 @@ class KeptAnswer:
     packed: bytes = field(repr=False)
 
     def serves(self, days: Days, message_ids: Sequence[str]) -> bool:
-        """Return whether it holds the answer to a question, and perhaps more than that."""
-        is_wide = not self.message_ids or (
-            bool(message_ids) and set(message_ids) <= set(self.message_ids)
-        )
-        return self.days == days and is_wide
+        """Tell whether it answers a question, which is about all messages where it names none."""
+        is_of_all = not self.message_ids
+        is_of_more = bool(message_ids) and set(message_ids) <= set(self.message_ids)
+        return self.days == days and (is_of_all or is_of_more)
 
     def pages(self) -> list[bytes]:
         """Return the pages as they came, in order."""

@@ -11,6 +11,7 @@ from typing import cast
 
 import pyarrow.compute as pc
 
+from klaviyo_assets.api.client import CONNECTIONS
 from klaviyo_assets.errors import (
     CorruptFileError,
     MissingTableError,
@@ -34,9 +35,6 @@ from klaviyo_assets.sync.walk import Ask, Walk
 from klaviyo_assets.tables.arrays import make_ready
 from klaviyo_assets.tables.decode import PageDecoder
 from klaviyo_assets.tables.schema import DELETED_AT, PARENT_VERSION, SYNCED_AT, arrow_schema
-
-_MOST_WORKERS = 20
-"""As many as a client is safe for: they keep the largest tier busy at 340 ms a page."""
 
 _ASKING_SINCE = "asking_since"
 _NOTHING: Mapping[str, datetime | None] = MappingProxyType({})
@@ -69,8 +67,8 @@ def begin(stream: Stream, order: Order, metadata_mark: datetime | None, *, desk:
         for note in plan.notes:
             desk.say(note)
         pull = _windows(stream, order, plan, desk=desk, version=known.version)
-    make_ready()
     try:
+        make_ready()
         pull.prime()
     except BaseException:
         pull.close()
@@ -141,7 +139,7 @@ def _rounds(ask: Ask, plan: Plan, *, desk: Desk, is_first: bool) -> Items:
     walks = [Walk(ask, slice_, window) for slice_, window in plan.windows]
     burst = stream.tier.burst if stream.tier is not None else 1
     is_splittable = stream.cursor is not None
-    workers = min(_MOST_WORKERS, burst, _MOST_WORKERS if is_splittable else len(walks))
+    workers = min(CONNECTIONS, burst, CONNECTIONS if is_splittable else len(walks))
     pool = Pool(walks, workers=workers, pace=Pace(lambda: client.counters.throttled_seconds))
     if is_first or not (plan.replaces and is_splittable and stream.marks_deleted):
         return pool

@@ -30,9 +30,20 @@ _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 """Numbers of glibc's <malloc.h>."""
 
-LARGE_PROCESS_BYTES = 280 * 1024 * 1024
 LARGE_BYTES = 1536 * 1024
+"""From here on a block is the system's own; the text of a usual page of events is larger."""
+
 ARENAS = 1
+"""Heaps: one, however many threads there are."""
+
+LARGE_PROCESS_BYTES = 280 * 1024 * 1024
+"""Memory of a process, resident, above which free blocks are given back."""
+
+YOUNG_OBJECTS = 50_000
+"""New containers before the collector looks for circles among them; 700 as it comes.
+
+Most of a page's are gone again without it.
+"""
 
 
 def give_large_blocks_back() -> None:
@@ -61,13 +72,6 @@ def give_free_blocks_back() -> None:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         if pages * PAGESIZE > LARGE_PROCESS_BYTES:
             ctypes.CDLL(None).malloc_trim(0)
-
-
-YOUNG_OBJECTS = 50_000
-"""New containers before the collector looks for circles among them; 700 as it comes.
-
-Most of a page's are gone again without it.
-"""
 
 
 def spare_what_lives_on() -> None:

@@ -65,7 +65,7 @@ class Pace:
 
         The shortest wait of late counts: a longer one was for the interpreter as much as for
         Klaviyo, and would call for ever more workers. The work is that of the usual page: the
-        first one costs twenty times as much, and all other windows would be a second late.
+        first ones cost several times as much, and the other windows would be a second late.
         """
         pages = list(self._pages)
         if self._is_held or not pages:

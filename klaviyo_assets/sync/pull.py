@@ -99,7 +99,7 @@ class Pull:
         self._first: list[Piece | Slice] = []
         self._failure: KlaviyoAssetsError | None = None
         self._uncommitted_bytes = 0
-        self._kept_bytes = 0
+        self._unreturned_bytes = 0
         self._ended: set[str] = set()
         self._began: datetime | None = None
 
@@ -192,10 +192,10 @@ class Pull:
             session.add(batch)
             size = batch.get_total_buffer_size()
             self._uncommitted_bytes += size
-            self._kept_bytes += size
-        if self._kept_bytes >= GIVE_BACK_BYTES:
+            self._unreturned_bytes += size
+        if self._unreturned_bytes >= GIVE_BACK_BYTES:
             give_free_blocks_back()
-            self._kept_bytes = 0
+            self._unreturned_bytes = 0
         if self._manner.moves_mark:
             self.progress.note(item.slice.name, item.read, item.highest)
 

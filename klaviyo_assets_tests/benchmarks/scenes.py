@@ -116,9 +116,6 @@ def moment(position: int) -> str:
     return (FIRST + timedelta(seconds=position * YEAR // A_YEAR)).isoformat()
 
 
-Scene = Callable[..., Iterator[Line]]
-
-
 def many_files(*, quick: bool) -> Iterator[Line]:
     """Read two events a day into a file a day, and open what came of it in DuckDB."""
     days = 2_000 if quick else 10_000
@@ -133,6 +130,8 @@ def many_files(*, quick: bool) -> Iterator[Line]:
         is_met=seconds <= 2,
     )
 
+
+Scene = Callable[..., Iterator[Line]]
 
 SCENES: Mapping[str, Scene] = MappingProxyType(
     {"hourly": hourly_job, "second": second_sync, "refresh": full_refresh, "files": many_files}

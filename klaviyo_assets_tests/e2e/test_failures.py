@@ -1,9 +1,12 @@
 """What fails, and what goes on: each failure names the stream, what came back, and what to do."""
 
+import threading
+
 import pytest
 
 from klaviyo_assets.sandbox import Key
 from klaviyo_assets.sandbox.account import DEFAULT_KEY
+from klaviyo_assets.sync import begin
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 
@@ -47,6 +50,24 @@ def test_one_failing_stream_leaves_the_others(home: Home) -> None:
     assert home.shop.asked()["/api/flows"] <= 2 * 2 * 6
     assert home.sync("flows").success
     assert sorted(home.ids("flows")) == sorted(home.shop.truth("flows"))
+
+
+def test_what_ends_a_run_before_its_first_page_ends_its_readers(
+    start: StartHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelled while the first answer is awaited, a run asks for nothing more."""
+    home = start(events=6_000, latency_ms=300, future_events=0)
+
+    def cancelled() -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(begin, "make_ready", cancelled)
+    assert "RuntimeError" in home.sync("events").failed["events"]
+    for thread in threading.enumerate():
+        if thread.name.removeprefix("klaviyo-").isdigit():
+            thread.join(60)
+    # One a Dagster attempt; to read on would be six more each.
+    assert home.shop.asked()["/api/events"] <= 2
 
 
 def test_what_depends_on_a_failed_stream_waits_for_it(home: Home) -> None:

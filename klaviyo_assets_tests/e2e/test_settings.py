@@ -137,6 +137,19 @@ def test_a_second_account_has_a_variable_of_its_own(
 
 def test_a_code_location_loads_whatever_the_settings(home: Home) -> None:
     """Bad settings hide nothing: the code location loads with every asset, job and schedule."""
+    good = shown_by(home.code_location())
     home.settings |= {f"KLAVIYO_{name.upper()}": value for name, (value, _) in BAD.items()}
     defs = home.code_location()
     dg.Definitions.validate_loadable(defs)
+    assert shown_by(defs) == good
+
+
+def shown_by(defs: dg.Definitions) -> dict[str, set[str]]:
+    """Return the names of what a code location brings, by kind."""
+    repository = defs.get_repository_def()
+    return {
+        "assets": {key.to_user_string() for key in repository.asset_graph.get_all_asset_keys()},
+        "jobs": {job.name for job in repository.get_all_jobs()},
+        "schedules": {schedule.name for schedule in repository.schedule_defs},
+        "sensors": {sensor.name for sensor in repository.sensor_defs},
+    }

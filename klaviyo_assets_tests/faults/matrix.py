@@ -65,13 +65,13 @@ def numbered_tests() -> dict[str, list[str]]:
     """Return the numbered tests of this folder by their row, each as `file::name`."""
     found: dict[str, list[str]] = {}
     for path in sorted(HERE.rglob("test_*.py")):
-        for name in test_names(path):
+        for name in functions_of(path):
             if told := NUMBERED.fullmatch(name):
                 found.setdefault(f"F{told[1]}", []).append(f"{path.name}::{name}")
     return found
 
 
-def test_names(path: Path) -> Iterator[str]:
+def functions_of(path: Path) -> Iterator[str]:
     """Yield the names of the functions of a file, in order."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef):

@@ -349,6 +349,19 @@ def test_a_deleted_file_comes_back(opened: Callable[..., Ledger], tmp_path: Path
     assert one.reserve(FLOWS) == pytest.approx(BURST_SECONDS)
 
 
+def test_what_is_dear_is_on_the_disk(opened: Callable[..., Ledger], tmp_path: Path) -> None:
+    """A report's booking waits for the disk, whatever came before it, also in a file made anew."""
+    ledger = opened()
+    for budgets, level in ((REPORTS, 2), (FLOWS, 1), (REPORTS, 2), (REPORTS, 2), (FLOWS, 1)):
+        ledger.reserve(budgets)
+        assert ledger.file.connection is not None
+        assert ledger.file.connection.execute("PRAGMA synchronous").fetchone() == (level,)
+    for file in (tmp_path / "state").iterdir():
+        file.unlink()
+    ledger.reserve(FLOWS)
+    assert ledger.file.connection.execute("PRAGMA synchronous").fetchone() == (1,)
+
+
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, clock: Clock) -> None:
     """Without a place for the ledger nothing is asked: the text names the setting."""
     (tmp_path / "file").write_text("in the way")
