@@ -11,13 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from klaviyo_assets_tests.benchmarks.measured import OPENED, asked_of, pages
+from klaviyo_assets_tests.benchmarks.measured import OPENED, BenchmarkError, asked_of, pages
 from klaviyo_assets_tests.benchmarks.readings import home
 from klaviyo_assets_tests.benchmarks.report import markdown
 from klaviyo_assets_tests.benchmarks.scenes import files, moment
 
 SIZES = (200_000, 1_000_000, 5_000_000, 10_000_000)
 QUICK = (200_000, 400_000, 800_000)
+PAGE = 1_000
+SPLITS = 100
+"""Requests that windows read side by side may cost beyond their pages."""
+
 AGAIN = 20_000
 """Events that are read again at each size: all of them known."""
 
@@ -38,13 +42,19 @@ class Step:
 
 
 def steps(sizes: Sequence[int]) -> Iterator[Step]:
-    """Let one lake grow, and yield what each size showed."""
+    """Let one lake grow, and yield what each size showed.
+
+    Raises:
+        BenchmarkError: a sync failed, or read much that was there already.
+    """
     before = 0
     with home() as place:
         for size in sizes:
             with pages(f"events={size}") as server:
                 grown = place.sync(server, "events")
                 again = place.sync(server, "events", start=moment(size - AGAIN))
+            if grown.requests > 1.1 * (size - before) / PAGE + SPLITS:
+                raise BenchmarkError(f"{grown.requests} requests for {size - before:,} new events")
             opened = asked_of(OPENED, str(place.folder / "data" / "klaviyo.duckdb"))
             yield Step(
                 stored=size,

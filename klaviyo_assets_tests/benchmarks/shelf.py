@@ -18,7 +18,9 @@ from typing import NamedTuple
 
 from klaviyo_assets_tests.benchmarks.records import templates
 
-FIRST = datetime(2025, 11, 1, tzinfo=UTC)
+FIRST = datetime(2015, 11, 1, tzinfo=UTC)
+"""So early that ten million events of an account have happened: a mark never passes today."""
+
 YEAR = int(timedelta(days=365).total_seconds())
 DAY = 86_400
 
