@@ -3,10 +3,9 @@
 What belongs here: sending one request, waiting, trying again. What does not: what to ask
 (`protocol.py`), how fast (`limits.py`, `ledger.py`), whether again (`retries.py`).
 
-urllib3 without its conveniences: redirects and retries off, certificates always verified against
-the system's authorities (OpenSSL's `SSL_CERT_FILE` and `SSL_CERT_DIR` name others). A proxy is used
-where `HTTPS_PROXY` or `ALL_PROXY` names one and `NO_PROXY` does not exempt the host; the key stays
-inside the TLS tunnel. Plain http, which only loopback may use, never goes through a proxy.
+urllib3 without its conveniences: redirects and retries off, certificates always verified (OpenSSL's
+`SSL_CERT_FILE` and `SSL_CERT_DIR` name other authorities). `HTTPS_PROXY`, `ALL_PROXY` and
+`NO_PROXY` are obeyed; the key stays inside the TLS tunnel, and plain http is never proxied.
 """
 
 import logging
