@@ -69,11 +69,12 @@ dev: install ## the Dagster UI and daemon on http://127.0.0.1:3000 (PORT=3000)
 	$(call dagster_home,$(DAGSTER_HOME))
 	@$(PY) -m dagster dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
 
-lint: $(VENV)/.installed-lint ## formatter check, linter, types, import fences
+lint: $(VENV)/.installed-lint ## formatter check, linter, types, import fences, shape of the files
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
 	@$(PY) -m basedpyright
 	@$(VENV)/bin/lint-imports --no-logo
+	@$(PY) -m pytest -q -p no:cacheprovider klaviyo_assets_tests/contract/test_shape.py
 
 format: $(VENV)/.installed-lint ## let ruff format and fix what it can
 	@$(PY) -m ruff format .
