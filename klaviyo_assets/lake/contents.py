@@ -6,8 +6,8 @@ others open (`database`).
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import duckdb
 import pyarrow as pa
 
 from klaviyo_assets.errors import MissingTableError
@@ -18,8 +18,11 @@ from klaviyo_assets.lake.parquet import columns_of
 from klaviyo_assets.lake.relations import Plain, Relation, query
 from klaviyo_assets.model.stream import Merges
 
+if TYPE_CHECKING:
+    import duckdb
 
-def relation_now(root: Path, name: str, relations: Sequence[Relation]) -> duckdb.DuckDBPyRelation:
+
+def relation_now(root: Path, name: str, relations: Sequence[Relation]) -> "duckdb.DuckDBPyRelation":
     """Return a relation as it is now, over a connection of its own in memory.
 
     Raises:

@@ -8,6 +8,10 @@ old file goes on with the old versions, whose files stay for the grace.
 Beside the lake lies `_published.json`: which version of which table the database shows. From it
 follows which files a new database retires, and from when their grace counts: a file is retired
 when the database that named it is replaced, not when a commit dropped it.
+
+DuckDB is imported by what uses it. A sync keeps the garbage collector from what is there when it
+begins (`sync.memory`), and DuckDB reports what of its own that covers as leaks when the process
+ends, fifty lines of them.
 """
 
 import json
@@ -16,8 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import duckdb
+from typing import TYPE_CHECKING
 
 from klaviyo_assets.errors import LakeError
 from klaviyo_assets.lake.disk import broken, exclusive, make_folder, told
@@ -33,6 +36,9 @@ from klaviyo_assets.lake.relations import (
     to_json,
 )
 from klaviyo_assets.lake.sql import Shown, quoted
+
+if TYPE_CHECKING:
+    import duckdb
 
 PUBLISHED = "_published.json"
 LOCK = ".klaviyo.duckdb.lock"
@@ -134,6 +140,8 @@ def build(
 
     The statements name the catalog, because it may be called like the schema.
     """
+    import duckdb  # noqa: PLC0415 - late, as the head of this file says
+
     problems: list[LakeError] = []
     with duckdb.connect(path, config=OFFLINE) as connection:
         catalog = str(connection.execute("SELECT current_database()").fetchall()[0][0])
@@ -178,8 +186,10 @@ def remember(root: Path, found: Mapping[str, Snapshot], relations: Sequence[Rela
     half.replace(target)
 
 
-def connection() -> duckdb.DuckDBPyConnection:
+def connection() -> "duckdb.DuckDBPyConnection":
     """Return a connection in memory, in UTC, that fetches nothing."""
+    import duckdb  # noqa: PLC0415 - late, as the head of this file says
+
     made = duckdb.connect(":memory:", config=OFFLINE)
     made.execute("SET TimeZone = 'UTC'")
     return made

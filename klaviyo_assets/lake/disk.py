@@ -11,6 +11,7 @@ import fcntl
 import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,6 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from uuid import uuid4
 
-import duckdb
 import pyarrow as pa
 from deltalake.exceptions import DeltaError
 
@@ -79,12 +79,21 @@ def number_of(cause: BaseException) -> int | None:
     return next((number for number in WAYS_OUT if os.strerror(number) in text), None)
 
 
+def disk_errors() -> tuple[type[Exception], ...]:
+    """Return what the disk's refusals are raised as: by Python, by deltalake, and by DuckDB.
+
+    DuckDB raises nothing before it was imported, and a sync imports it late (see `database`).
+    """
+    duckdb = sys.modules.get("duckdb")
+    return (OSError, DeltaError) if duckdb is None else (OSError, DeltaError, duckdb.Error)
+
+
 @contextmanager
 def told(path: Path, stream: str | None) -> Generator[None]:
     """Turn what the disk refuses in the block, to us, deltalake or DuckDB, into a StorageError."""
     try:
         yield
-    except (OSError, DeltaError, duckdb.Error) as cause:
+    except disk_errors() as cause:
         # Without the cause: deltalake's and DuckDB's texts can quote rows.
         raise refusal(cause, path, stream) from None
 

@@ -7,8 +7,8 @@ showing (`database`), cleaning (`upkeep`) and checking (`check`).
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import duckdb
 import pyarrow as pa
 
 from klaviyo_assets.errors import LakeError
@@ -28,6 +28,9 @@ from klaviyo_assets.lake.states import TableState, refuse_foreign, table_state
 from klaviyo_assets.lake.upkeep import Upkeep, tidied
 from klaviyo_assets.lake.writing import TableWriter, refuse_gaps
 from klaviyo_assets.model.report import Cell
+
+if TYPE_CHECKING:
+    import duckdb
 
 GRACE = timedelta(hours=1)
 """How long a file stays after the database that named it was replaced: longer than a query."""
@@ -173,7 +176,7 @@ class Lake:
         """
         return publish(self.root, relations)
 
-    def relation(self, name: str, relations: Sequence[Relation] = ()) -> duckdb.DuckDBPyRelation:
+    def relation(self, name: str, relations: Sequence[Relation] = ()) -> "duckdb.DuckDBPyRelation":
         """Return a relation as it is now, over a connection of its own in memory.
 
         `relations` describes those that are not plain tables; the ones last published are known.

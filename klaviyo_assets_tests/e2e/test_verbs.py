@@ -143,13 +143,17 @@ def test_the_module_and_its_exit_code_reach_the_shell(home: Home) -> None:
 
 
 def test_dagsters_own_command_materializes(home: Home) -> None:
-    """`dagster asset materialize -m klaviyo_assets.definitions` brings streams and ends with 0."""
+    """`dagster asset materialize -m klaviyo_assets.definitions` brings streams and ends with 0.
+
+    Its last words are Dagster's: no library has anything to say when the process ends.
+    """
     done = shell(
         home, "dagster", "asset", "materialize", "--select", "klaviyo/lists,klaviyo/metrics",
         "-m", "klaviyo_assets.definitions",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert sorted(home.ids("lists")) == sorted(home.shop.truth("lists"))
+    assert "RUN_SUCCESS" in done.stderr.splitlines()[-1]
     assert home.shop.key not in done.stdout + done.stderr
 
 

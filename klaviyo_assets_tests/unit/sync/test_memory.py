@@ -86,3 +86,31 @@ def test_what_lives_on_is_not_walked_through_again() -> None:
     assert int(walked) < 1_000
     assert int(threshold) > 10_000
     assert is_gone == "True"
+
+
+QUIET = """
+import sys
+import klaviyo_assets.definitions
+from klaviyo_assets.lake.database import connection
+from klaviyo_assets.sync.memory import spare_what_lives_on
+
+print("duckdb" in sys.modules)
+spare_what_lives_on()
+connection().sql("SELECT 1").fetchall()
+"""
+
+LOUDER = QUIET.replace("import sys\n", "import sys, gc\nimport duckdb\n") + "print(gc.isenabled())"
+
+
+@pytest.mark.parametrize(("program", "told"), [(QUIET, ["False"]), (LOUDER, ["True", "True"])])
+def test_a_process_ends_without_a_word_of_leaks(program: str, told: list[str]) -> None:
+    """DuckDB finds nothing left of its own, whether a user imported it first or a sync did."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.split() == told
+    assert not done.stderr
