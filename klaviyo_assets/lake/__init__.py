@@ -7,6 +7,7 @@ not: Klaviyo, schemas (`tables` makes them), Dagster. The names below are the ro
 from klaviyo_assets.lake.answers import Answers
 from klaviyo_assets.lake.aside import set_aside
 from klaviyo_assets.lake.cells import Fetched
+from klaviyo_assets.lake.database import load
 from klaviyo_assets.lake.day_counts import Counting, DayCount, day_counts, first_day
 from klaviyo_assets.lake.erase import Erased, erase
 from klaviyo_assets.lake.facts import CellFacts
@@ -59,6 +60,7 @@ __all__ = [
     "first_seen",
     "ids_there_twice",
     "keys_there_twice",
+    "load",
     "relation_of",
     "relations_of",
     "set_aside",

@@ -16,7 +16,7 @@ from klaviyo_assets.errors import (
     CorruptFileError,
     MissingTableError,
 )
-from klaviyo_assets.lake import HISTORY, Lake, TableState, set_aside, table_of
+from klaviyo_assets.lake import HISTORY, Lake, TableState, load, set_aside, table_of
 from klaviyo_assets.model.stream import WHOLE, Detail, Stream
 from klaviyo_assets.model.window import Window, instant
 from klaviyo_assets.sync.desk import Desk, ask_of
@@ -69,6 +69,7 @@ def begin(stream: Stream, order: Order, metadata_mark: datetime | None, *, desk:
         pull = _windows(stream, order, plan, desk=desk, version=known.version)
     try:
         make_ready()
+        load()
         pull.prime()
     except BaseException:
         pull.close()
