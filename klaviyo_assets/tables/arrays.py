@@ -17,7 +17,6 @@ from msgspec import Raw
 
 from klaviyo_assets.model.column import ColumnType
 from klaviyo_assets.tables.coercion import day_of, moment_of
-from klaviyo_assets.tables.findings import is_null
 from klaviyo_assets.tables.schema import ARROW_TYPES
 
 Array: TypeAlias = "pa.Array[Any]"
@@ -30,7 +29,8 @@ _ENDS: Mapping[ColumnType, tuple[pa.DataType, int, int]] = {
 }
 """The first and the last moment (microseconds) and day of the years 1 to 9999, since 1970."""
 
-_LENGTHS_OF_NULL = frozenset({0, len(b"null")})
+_NULL = b"null"
+_LENGTHS_OF_NULL = frozenset({0, len(_NULL)})
 
 REPLACEMENT = "\ufffd"
 
@@ -82,7 +82,7 @@ def json_array(raws: Sequence[Raw | bytes]) -> Array:
     # Most pages have none of either length, and lengths are looked at more quickly than bytes.
     if not _LENGTHS_OF_NULL.isdisjoint(lengths):
         raws = [
-            b"" if length in _LENGTHS_OF_NULL and is_null(raw) else raw
+            b"" if length == len(_NULL) and bytes(raw) == _NULL else raw
             for length, raw in zip(lengths, raws, strict=True)
         ]
         lengths = list(map(len, raws))
