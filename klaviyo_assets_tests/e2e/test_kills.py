@@ -23,9 +23,9 @@ LONGEST = 14
 COMMIT_BYTES = 2**20
 """About two pages, so that a small sync has as many commits as a large one."""
 
-MOST_IN_FLIGHT = (2 + 24 + 1) * PAGE
-"""What a kill may cost: a commit's worth, 24 pages between Klaviyo and the writer, one in its
-hands. With commits of their real size, 48 MiB, that is 52,000 events of 1.8 kB."""
+MOST_IN_FLIGHT = (2 + 30 + 1) * PAGE
+"""What a kill may cost: a commit's worth, 30 pages between Klaviyo and the writer, one in its
+hands. With commits of their real size, 256 MiB, that is 165,000 events of 1.8 kB."""
 
 
 def test_twenty_kills_of_a_first_sync_lose_and_double_nothing(start: StartHome) -> None:
@@ -45,7 +45,9 @@ def test_twenty_kills_of_a_first_sync_lose_and_double_nothing(start: StartHome) 
     assert kills >= KILLS / 2, said
     assert killing.cost.problems == [], said
     assert killing.cost.in_flight <= MOST_IN_FLIGHT, said
-    assert killing.cost.asked_in_vain <= EVENTS / 50, said
+    # That none of them lies in a closed window is told above. How many share the second at which an
+    # open one goes on depends on how many are open: mostly 300, once 1,552 on a busy machine.
+    assert killing.cost.asked_in_vain <= killing.cost.shown / 50, said
     assert sorted(home.ids("events")) == sorted(home.shop.truth("events")), said
     with patch.dict(os.environ, home.variables):
         assert command(["check"]) == 0
