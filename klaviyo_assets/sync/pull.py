@@ -21,13 +21,19 @@ from klaviyo_assets.sync.progress import Progress
 from klaviyo_assets.sync.walk import Piece
 from klaviyo_assets.tables.decode import Page
 
-COMMIT_BYTES = 256 * 1024 * 1024
-"""Rows read before a commit, in Arrow bytes: 140 pages of events, three seconds of reading.
+COMMIT_BYTES = 192 * 1024 * 1024
+"""Rows read before a commit, in Arrow bytes: a hundred pages of events, two seconds of reading.
 
 The session holds fewer in memory. Readers wait while files go to the disk, and each commit adds a
-small file to a table without partitions, which is merged again and again. With half of this, 50,000
-profiles came at 13,200 a second instead of 14,600, and 200,000 events at 150 ms a page at 40,700
-instead of 43,100: medians of five and six runs in turn, by the speed of the start beside each.
+small file to a table without partitions, which is merged again and again. MiB at the peak for
+200,000 and 1,000,000 events, and records a second (profiles, and events at 150 ms a page), medians
+of three to six runs in turn, the speeds by that of the start beside each:
+
+    128 MiB    337    367 (+ 9 %)    13,200    40,700
+    192 MiB    335    361 (+ 8 %)
+    256 MiB    323    361 (+ 12 %)   14,600    43,100
+
+50,000 profiles and 200,000 events take as many commits with 192 MiB as with 256.
 """
 
 GIVE_BACK_BYTES = 16 * 1024 * 1024

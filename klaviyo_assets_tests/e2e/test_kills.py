@@ -25,7 +25,7 @@ COMMIT_BYTES = 2**20
 
 MOST_IN_FLIGHT = (2 + 30 + 1) * PAGE
 """What a kill may cost: a commit's worth, 30 pages between Klaviyo and the writer, one in its
-hands. With commits of their real size, 256 MiB, that is 165,000 events of 1.8 kB."""
+hands. With commits of their real size, 192 MiB, that is 130,000 events of 1.8 kB."""
 
 
 def test_twenty_kills_of_a_first_sync_lose_and_double_nothing(start: StartHome) -> None:
