@@ -30,8 +30,9 @@ EPOCH = date(1970, 1, 1)
 OPEN_FILES = 32
 """Partitions whose files stay open from one stage to the next.
 
-Sixteen windows read side by side bring a page of each of some thirty days at a time. With one file
-open, 200,000 events of 36 days became 200 files, most of which were merged again at once.
+Windows read side by side, sixteen when this was measured, bring pages of some thirty days at a
+time. With one file open, 200,000 events of 36 days became 200 files, most of which were merged
+again at once.
 """
 
 CRUMB = 500
