@@ -44,14 +44,9 @@ class StoredRow:
 
 
 def report_schema(stream: Stream) -> pa.Schema:
-    """Return the stream's columns in order, `extra` and `synced_at`; keys are never null."""
-    never_null = {*stream.key, "is_final", "fetched_at"}
-    fields = [
-        pa.field(column.name, ARROW_TYPES[column.type], nullable=column.name not in never_null)
-        for column in stream.columns
-    ]
-    extra, synced_at = pa.field(EXTRA, pa.string()), pa.field(SYNCED_AT, MOMENT, nullable=False)
-    return pa.schema([*fields, extra, synced_at])
+    """Return the stream's columns in order, `extra` and `synced_at`."""
+    fields = [pa.field(column.name, ARROW_TYPES[column.type]) for column in stream.columns]
+    return pa.schema([*fields, pa.field(EXTRA, pa.string()), pa.field(SYNCED_AT, MOMENT)])
 
 
 def rows_to_batch(stream: Stream, rows: Iterable[StoredRow]) -> pa.RecordBatch:

@@ -39,9 +39,10 @@ ARROW_TYPES: Mapping[ColumnType, pa.DataType] = MappingProxyType(
 def arrow_schema(stream: Stream, *, exclude: frozenset[str] = frozenset()) -> pa.Schema:
     """Return the key, the stream's columns in order, `extra`, `synced_at` and maybe `deleted_at`.
 
-    The key and `synced_at` are never null; streams that mark deleted records have `deleted_at`. A
-    detail has `parent_version` after its key, where the parent has a version. `exclude` names
-    columns to leave out.
+    Streams that mark deleted records have `deleted_at`. A detail has `parent_version` after its
+    key, where the parent has a version. `exclude` names columns to leave out. That the key and
+    `synced_at` are never null is not said here: the lake's tables say it of none, and take a batch
+    as it comes only where its schema is theirs.
 
     Raises:
         TypeError: a join has no table of its own.
@@ -56,11 +57,11 @@ def arrow_schema(stream: Stream, *, exclude: frozenset[str] = frozenset()) -> pa
         raise ValueError(f"{stream.name}: a column is named as one that every table has")
     return pa.schema(
         [
-            pa.field(KEY, pa.string(), nullable=False),
+            pa.field(KEY, pa.string()),
             *([pa.field(PARENT_VERSION, MOMENT)] if is_versioned else []),
             *(pa.field(column.name, ARROW_TYPES[column.type]) for column in columns),
             pa.field(EXTRA, pa.string()),
-            pa.field(SYNCED_AT, MOMENT, nullable=False),
+            pa.field(SYNCED_AT, MOMENT),
             *([pa.field(DELETED_AT, MOMENT)] if stream.marks_deleted else []),
         ]
     )

@@ -52,8 +52,15 @@ _struct = partial(msgspec.defstruct, kw_only=True, gc=False)
 _closed_struct = partial(_struct, forbid_unknown_fields=True)
 
 
+class _Record(Protocol):
+    id: str
+    attributes: Struct
+    relationships: object
+    meta: Raw
+
+
 class _Page(Protocol):
-    data: list[Struct] | Struct
+    data: list[_Record] | _Record
     links: Links | None
     included: Raw
 
@@ -114,15 +121,18 @@ class FastPath:
         self, page: _Page, relations_of_page: Callable[[Sequence[object]], Relations]
     ) -> Gathered:
         records = page.data if isinstance(page.data, list) else [page.data]
-        ids, attributes, relations, metas, *_ = _columns(records, fields=6)
+        ids = [each.id for each in records]
+        attributes = [each.attributes for each in records]
+        relations = [each.relationships for each in records]
+        metas = [each.meta for each in records]
         findings = Findings()
         values = {
             field.path: self._finished(field, found, findings)
-            for field, found in _fields(self._nest, cast("Sequence[Struct]", attributes))
+            for field, found in _fields(self._nest, attributes)
         }
-        _keep_metas(cast("Sequence[Raw]", metas), findings)
+        _keep_metas(metas, findings)
         return Gathered(
-            ids=cast("Sequence[str]", ids),
+            ids=ids,
             values=values,
             relations=relations_of_page(relations),
             records=len(records),

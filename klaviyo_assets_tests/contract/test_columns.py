@@ -2,6 +2,7 @@
 
 import pytest
 
+from klaviyo_assets.lake.layout import table_of
 from klaviyo_assets.model.column import (
     At,
     Column,
@@ -12,8 +13,9 @@ from klaviyo_assets.model.column import (
     RelatedId,
     RelatedIds,
 )
-from klaviyo_assets.model.stream import Collection, Detail, Stream
-from klaviyo_assets.streams import STREAMS
+from klaviyo_assets.model.stream import Collection, Detail, Join, Stream
+from klaviyo_assets.streams import COLLECTIONS, STREAMS
+from klaviyo_assets.tables.decode import PageDecoder
 from klaviyo_assets_tests.contract.facts import OPERATIONS
 from klaviyo_assets_tests.contract.published import ASKING, published
 
@@ -29,6 +31,8 @@ COLUMN_TYPES = {
     "object": "json",
     "objects": "json",
 }
+
+STORED = [stream for stream in COLLECTIONS if not isinstance(stream.source, Join)]
 
 FREE_FORM_IN_COLUMNS = {("metrics", "integration")}
 """Free-form objects whose usual fields are columns; `extra` holds what else comes."""
@@ -231,3 +235,10 @@ def test_exclusions_are_the_profile_without_its_predictions() -> None:
         "suppressions",
         "suppressed_at",
     ]
+
+
+@pytest.mark.parametrize("stream", STORED, ids=lambda stream: stream.name)
+def test_a_batch_has_its_tables_own_schema(stream: Stream) -> None:
+    """A decoded page goes into the lake as it is; under another schema each costs a copy."""
+    schema = PageDecoder(stream).schema
+    assert table_of(stream, schema).schema.equals(schema, check_metadata=True)

@@ -331,6 +331,14 @@ def test_other_columns_are_refused(lake: Lake) -> None:
         merge(lake, PROFILES, [rows])
 
 
+def test_what_a_schema_says_beside_its_columns_is_the_tables(lake: Lake) -> None:
+    """Rows whose schema speaks of more, or of NULL otherwise, lie beside those that do not."""
+    loose = pa.schema(list(zip(SCHEMA.names, SCHEMA.types, strict=True)), metadata={"from": "x"})
+    other = pa.RecordBatch.from_arrays(numbered(0, 3).columns, schema=loose)
+    merge(lake, PROFILES, [other, numbered(3, 3)])
+    assert len(notes_of(lake, "profiles")) == 6
+
+
 def test_a_key_of_several_columns(lake: Lake) -> None:
     """Rows are told apart by the whole key, dates included."""
     schema = pa.schema(

@@ -259,17 +259,11 @@ def test_numbers_without_bounds_do_no_harm() -> None:
 
 @pytest.mark.parametrize("stream", [CAMPAIGN_VALUES_REPORTS, FLOW_SERIES_REPORTS])
 def test_the_table_has_the_streams_columns(stream: Stream) -> None:
-    """Columns as declared, then `extra` and `synced_at`; a key is never null."""
+    """Columns as declared, then `extra` and `synced_at`."""
     schema = report_schema(stream)
     assert schema.names == [*(column.name for column in stream.columns), "extra", "synced_at"]
     assert {schema.field(name).type for name in STATISTICS} == {pa.float64()}
     assert schema.field("date").type == pa.date32()
-    assert {name for name in schema.names if not schema.field(name).nullable} == {
-        *stream.key,
-        "is_final",
-        "fetched_at",
-        "synced_at",
-    }
 
 
 def test_a_row_is_stored_under_its_cell() -> None:
