@@ -13,7 +13,6 @@ from typing import Any, cast
 from uuid import uuid4
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from klaviyo_assets.lake.disk import reading
@@ -44,11 +43,11 @@ class DataFile:
     high: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
-def slices(rows: pa.Table) -> Iterator[pa.Table]:
-    """Yield the rows in pieces that each fit a row group, in rows and in bytes."""
+def slices(rows: pa.Table, size: int) -> Iterator[pa.Table]:
+    """Yield rows of `size` bytes in pieces that each fit a row group, in rows and in bytes."""
     most = ROW_GROUP_ROWS
-    if rows.nbytes > ROW_GROUP_BYTES:
-        most = min(most, max(1, rows.num_rows * ROW_GROUP_BYTES // rows.nbytes))
+    if size > ROW_GROUP_BYTES:
+        most = min(most, max(1, rows.num_rows * ROW_GROUP_BYTES // size))
     for start in range(0, rows.num_rows, most):
         yield rows.slice(start, most)
 
@@ -67,17 +66,33 @@ def worth_dictionary(rows: pa.Table, key: Sequence[str]) -> list[str]:
     ]
 
 
+def span_of(footer: pq.FileMetaData, column: int) -> tuple[Any, Any] | None:
+    """Return the least and greatest value of a column; None where the footer does not tell.
+
+    It does not for text above 4 kB.
+    """
+    groups = range(footer.num_row_groups)
+    found = [footer.row_group(group).column(column).statistics for group in groups]
+    known: list[Any] = [each for each in found if each is not None and each.has_min_max]
+    if len(known) < len(found):
+        return None
+    return min(each.min for each in known), max(each.max for each in known)
+
+
 class OpenFile:
-    """One file being written, and the least and greatest values of some columns so far."""
+    """One file being written.
+
+    What it holds at least and at most is read from its footer: to ask Arrow for that column by
+    column, while readers decode, meant to wait for the interpreter three times a row group.
+    """
 
     def __init__(self, folder: Path, table: Table, first: pa.Table) -> None:
         """Create the file; its encodings are chosen by its first rows."""
         self.path = folder / f"part-{uuid4().hex}.parquet"
-        self.columns = table.needed
-        self.low: dict[str, Any] = {}
-        self.high: dict[str, Any] = {}
-        self.rows = 0
+        # Their places in the footer, too: no column, a list neither, has more than one leaf.
+        self.columns = {name: first.schema.names.index(name) for name in table.needed}
         self.sink = pa.OSFile(str(self.path), "wb")
+        self.footers: list[pq.FileMetaData] = []
         self.writer = pq.ParquetWriter(
             self.sink,
             first.schema,
@@ -87,16 +102,12 @@ class OpenFile:
             use_dictionary=cast("bool", worth_dictionary(first, table.key) or False),
             write_statistics=list(self.columns),
             write_page_checksum=True,
+            metadata_collector=self.footers,
         )
 
     def write(self, rows: pa.Table) -> int:
         """Write the rows as one row group; return the size of the file so far, in bytes."""
         self.writer.write_table(rows, row_group_size=rows.num_rows)
-        self.rows += rows.num_rows
-        for name in self.columns:
-            span = cast("dict[str, Any]", pc.min_max(rows[name]).as_py())
-            self.low[name] = min(self.low.get(name, span["min"]), span["min"])
-            self.high[name] = max(self.high.get(name, span["max"]), span["max"])
         return self.sink.tell()
 
     def close(self, partition: str) -> DataFile:
@@ -105,13 +116,15 @@ class OpenFile:
             self.writer.close()
         finally:
             self.sink.close()
+        footer = self.footers[0]
+        spans = {name: span_of(footer, at) for name, at in self.columns.items()}
         return DataFile(
             path=self.path.name,
             partition=partition,
             size=self.path.stat().st_size,
-            rows=self.rows,
-            low=self.low,
-            high=self.high,
+            rows=footer.num_rows,
+            low={name: span[0] for name, span in spans.items() if span is not None},
+            high={name: span[1] for name, span in spans.items() if span is not None},
         )
 
 
@@ -148,9 +161,9 @@ class Writer:
         """Write the waiting rows as row groups, and end the file when it is large enough."""
         if not self.waiting:
             return
-        rows = pa.concat_tables(self.waiting)
+        rows, size = pa.concat_tables(self.waiting), self.waiting_bytes
         self.waiting, self.waiting_rows, self.waiting_bytes = [], 0, 0
-        for piece in slices(rows):
+        for piece in slices(rows, size):
             if self.file is None:
                 self.file = OpenFile(self.folder, self.table, piece)
             if self.file.write(piece) >= FILE_BYTES:

@@ -6,26 +6,24 @@ the writers of the latest days stay open from one stage to the next.
 """
 
 import os
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
+from datetime import date
+from itertools import accumulate
 from pathlib import Path, PurePath
-from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from klaviyo_assets.errors import ContractError
 from klaviyo_assets.lake.disk import force_to_disk, make_folder
 from klaviyo_assets.lake.layout import DAY, Table
-from klaviyo_assets.lake.merge import kept, losers, numbered
+from klaviyo_assets.lake.merge import kept, losers, numbered, repeats
 from klaviyo_assets.lake.parquet import DataFile, Writer
 from klaviyo_assets.lake.rewrite import Staged
-
-EPOCH = date(1970, 1, 1)
 
 OPEN_FILES = 32
 """Partitions whose files stay open from one stage to the next.
@@ -39,36 +37,41 @@ CRUMB = 500
 """Rows a batch, on average, below which batches are copied into one."""
 
 
-def newest(table: Table, batches: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yield the batches without the rows that another row among them beats."""
+def newest(table: Table, batches: Sequence[pa.RecordBatch]) -> Sequence[pa.RecordBatch]:
+    """Return the batches without the rows that another row among them beats."""
     columns = list(dict.fromkeys((*table.key, *table.versions)))
     rows = pa.Table.from_batches([batch.select(columns) for batch in batches])
+    if repeats(rows, table.key) is None:
+        return batches
     lost = losers(numbered(rows, 0), table.key, table.versions)
     stay = kept(lost, 0, rows.num_rows)
-    start = 0
+    starts = accumulate((batch.num_rows for batch in batches), initial=0)
+    return [
+        batch if stay is None else batch.filter(stay.slice(start, batch.num_rows))
+        for start, batch in zip(starts, batches, strict=False)
+    ]
+
+
+def by_day(batches: Sequence[pa.RecordBatch], cursor: str) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """Yield the rows of each UTC day of the cursor, as `day=YYYY-MM-DD` and rows.
+
+    A day comes again where rows are in no order, and from another batch.
+    """
+    moments = pa.Table.from_batches([batch.select([cursor]) for batch in batches])[cursor]
+    # All batches at once: while readers decode, each call of Arrow's waits for the interpreter.
+    days = moments.to_numpy().astype("datetime64[D]")
+    changes = (np.flatnonzero(days[1:] != days[:-1]) + 1).tolist()
+    end = 0
     for batch in batches:
-        yield batch if stay is None else batch.filter(stay.slice(start, batch.num_rows))
-        start += batch.num_rows
-
-
-def by_day(batch: pa.RecordBatch, cursor: str) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Yield the rows of each UTC day of the cursor, as `day=YYYY-MM-DD` and rows."""
-    moments = cast("pa.TimestampArray[Any, Any]", batch[cursor])
-    numbers = pc.floor_temporal(moments, unit="day").cast(pa.int64()).to_numpy()
-    if (np.diff(numbers) < 0).any():
-        order = np.argsort(numbers, kind="stable")
-        batch, numbers = batch.take(order), numbers[order]
-    ends = [*(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
-    start = 0
-    for end in ends:
-        if end > start:
-            yield f"{DAY}={day_of(int(numbers[start]))}", batch.slice(start, end - start)
-        start = end
-
-
-def day_of(micros: int) -> str:
-    """Return the day of a moment in microseconds since 1970, as `YYYY-MM-DD`."""
-    return (EPOCH + timedelta(microseconds=micros)).isoformat()
+        start, end = end, end + batch.num_rows
+        cuts = [start, *changes[bisect_right(changes, start) : bisect_left(changes, end)], end]
+        found: list[date] = days[cuts[:-1]].tolist() if batch.num_rows else []
+        if found == sorted(found):
+            for day, low, high in zip(found, cuts, cuts[1:], strict=False):
+                yield f"{DAY}={day.isoformat()}", batch.slice(low - start, high - low)
+        else:
+            order = np.argsort(days[start:end], kind="stable")
+            yield from by_day([batch.take(order)], cursor)
 
 
 @dataclass(slots=True)
@@ -99,9 +102,8 @@ class Stage:
         for batch in batches:
             self.refuse_nulls(batch)
         parts: dict[str, list[pa.RecordBatch]] = defaultdict(list)
-        for batch in newest(self.table, batches):
-            for partition, rows in self.partitions(batch):
-                parts[partition].append(rows)
+        for partition, rows in self.partitions(newest(self.table, batches)):
+            parts[partition].append(rows)
         # Oldest day last would close the writer that the next rows most likely belong to.
         for partition in sorted(parts):
             self.write(partition, parts.pop(partition))
@@ -115,11 +117,11 @@ class Stage:
             if missing:
                 raise ContractError(f"{missing} rows without {column}", stream=self.table.name)
 
-    def partitions(self, batch: pa.RecordBatch) -> Iterable[tuple[str, pa.RecordBatch]]:
-        """Yield the rows of each partition."""
+    def partitions(self, batches: Sequence[pa.RecordBatch]) -> Iterable[tuple[str, pa.RecordBatch]]:
+        """Yield rows with the partition that they belong to."""
         if self.table.partitioning == DAY and self.table.cursor is not None:
-            return by_day(batch, self.table.cursor)
-        return [("", batch)]
+            return by_day(batches, self.table.cursor)
+        return [("", batch) for batch in batches]
 
     def write(self, partition: str, batches: Sequence[pa.RecordBatch]) -> None:
         """Write the rows of one partition, going on with its file where that is open."""
@@ -148,8 +150,8 @@ class Stage:
     def abandon(self) -> None:
         """Let go of the open files, whole or not."""
         for opened in self.open.values():
-            # The disk that refused the rows may refuse the footer as well.
-            with suppress(OSError, pa.ArrowException):
+            # The disk that refused the rows may refuse the footer as well: then there is none.
+            with suppress(OSError, pa.ArrowException, RuntimeError):
                 opened.writer.end()
         self.open = {}
 

@@ -1,0 +1,61 @@
+"""One data file: what it tells of its rows."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from klaviyo_assets.lake import Lake
+from klaviyo_assets.lake.parquet import DataFile, Writer
+from klaviyo_assets_tests.integration.lake.ground import (
+    PROFILES,
+    START,
+    Row,
+    batch,
+    merge,
+    notes_of,
+)
+
+
+def written(folder: Path, *groups: list[Row]) -> DataFile:
+    """Write one file, a row group for each list of rows."""
+    writer = Writer(folder, PROFILES, "")
+    for rows in groups:
+        writer.write(pa.Table.from_batches([batch(rows)]).cast(PROFILES.schema))
+        writer.flush()
+    (file,) = writer.close()
+    return file
+
+
+def test_a_file_tells_the_ends_of_its_columns(tmp_path: Path) -> None:
+    """Least and greatest key, cursor and `synced_at` of all row groups, and how many rows."""
+    file = written(
+        tmp_path, [("m", 3, "", 5), ("zebra", -4000, "", 9)], [("Ä", 7.5, "", 1)], [("b", 4, "", 2)]
+    )
+    assert file.rows == 4
+    assert file.low == {
+        "id": "b",
+        "updated": START - timedelta(days=4000),
+        "synced_at": START + timedelta(seconds=1),
+    }
+    assert file.high == {
+        "id": "Ä",
+        "updated": START + timedelta(days=7.5),
+        "synced_at": START + timedelta(seconds=9),
+    }
+
+
+def test_a_very_long_key_has_no_ends(tmp_path: Path) -> None:
+    """A footer leaves texts above 4 kB out; then nothing is told of the whole column."""
+    file = written(tmp_path, [("a", 0, "", 0)], [("b" * 5000, 0, "", 0)])
+    assert set(file.low) == set(file.high) == {"updated", "synced_at"}
+
+
+@pytest.mark.parametrize("length", [10, 5000])
+def test_a_key_however_long_is_there_once(lake: Lake, length: int) -> None:
+    """Rows of a known key find it, whatever its file tells."""
+    key = "k" * length
+    merge(lake, PROFILES, [batch([(key, 0, "old", 0), ("other", 0, "stays", 0)])])
+    merge(lake, PROFILES, [batch([(key, 1, "new", 1)])])
+    assert notes_of(lake, "profiles") == {key: "new", "other": "stays"}
