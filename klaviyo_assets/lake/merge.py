@@ -73,9 +73,9 @@ def losers(rows: pa.Table, key: Sequence[str], versions: Sequence[str]) -> pa.Ta
 
 def kept(lost: pa.Table, source: int, count: int) -> pa.BooleanArray | None:
     """Return which of the `count` rows of a source stay, as booleans in order; None for all."""
-    rows = lost.filter(pc.field(SOURCE) == source)[ROW]
+    rows = lost[ROW].to_numpy()[lost[SOURCE].to_numpy() == source]
     if not len(rows):
         return None
     mask = np.ones(count, dtype=bool)
-    mask[rows.to_numpy()] = False
+    mask[rows] = False
     return pa.array(mask)

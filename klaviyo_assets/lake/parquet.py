@@ -89,7 +89,7 @@ class OpenFile:
     def __init__(self, folder: Path, table: Table, first: pa.Table) -> None:
         """Create the file; its encodings are chosen by its first rows."""
         self.path = folder / f"part-{uuid4().hex}.parquet"
-        # Their places in the footer, too: no column, a list neither, has more than one leaf.
+        # Their places in the footer, too: no column, not even a list, has more than one leaf.
         self.columns = {name: first.schema.names.index(name) for name in table.needed}
         self.sink = pa.OSFile(str(self.path), "wb")
         self.footers: list[pq.FileMetaData] = []

@@ -21,7 +21,7 @@ import pyarrow as pa
 from klaviyo_assets.errors import ContractError
 from klaviyo_assets.lake.disk import force_to_disk, make_folder
 from klaviyo_assets.lake.layout import DAY, Table
-from klaviyo_assets.lake.merge import kept, losers, numbered, repeats
+from klaviyo_assets.lake.merge import kept, losers, numbered
 from klaviyo_assets.lake.parquet import DataFile, Writer
 from klaviyo_assets.lake.rewrite import Staged
 
@@ -41,13 +41,13 @@ def newest(table: Table, batches: Sequence[pa.RecordBatch]) -> Sequence[pa.Recor
     """Return the batches without the rows that another row among them beats."""
     columns = list(dict.fromkeys((*table.key, *table.versions)))
     rows = pa.Table.from_batches([batch.select(columns) for batch in batches])
-    if repeats(rows, table.key) is None:
-        return batches
     lost = losers(numbered(rows, 0), table.key, table.versions)
     stay = kept(lost, 0, rows.num_rows)
+    if stay is None:
+        return batches
     starts = accumulate((batch.num_rows for batch in batches), initial=0)
     return [
-        batch if stay is None else batch.filter(stay.slice(start, batch.num_rows))
+        batch.filter(stay.slice(start, batch.num_rows))
         for start, batch in zip(starts, batches, strict=False)
     ]
 

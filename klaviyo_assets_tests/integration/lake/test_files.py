@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from klaviyo_assets.lake import Lake
+from klaviyo_assets.lake import Lake, Table
 from klaviyo_assets.lake.parquet import DataFile, Writer
 from klaviyo_assets_tests.integration.lake.ground import (
     PROFILES,
@@ -44,6 +44,19 @@ def test_a_file_tells_the_ends_of_its_columns(tmp_path: Path) -> None:
         "updated": START + timedelta(days=7.5),
         "synced_at": START + timedelta(seconds=9),
     }
+
+
+def test_a_list_before_a_column_moves_no_ends(tmp_path: Path) -> None:
+    """A list is stored as its items; the columns behind it are found all the same."""
+    kind = pa.list_(pa.string())
+    schema = PROFILES.schema.insert(1, pa.field("tags", kind))
+    table = Table(name="tagged", schema=schema, key=("id",), cursor="updated")
+    rows = pa.Table.from_batches([batch([("a", 1, "", 2)])])
+    writer = Writer(tmp_path, table, "")
+    writer.write(rows.add_column(1, "tags", pa.array([["x", "y"]], kind)))
+    (file,) = writer.close()
+    ends = {"id": "a", "updated": START + timedelta(days=1)}
+    assert file.low == file.high == ends | {"synced_at": START + timedelta(seconds=2)}
 
 
 def test_a_very_long_key_has_no_ends(tmp_path: Path) -> None:

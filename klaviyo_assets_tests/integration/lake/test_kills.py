@@ -21,7 +21,7 @@ MOMENTS: dict[str, Moment] = {
     "before the first row is written": ("call", "take", 1),
     "as a file is begun": ("call", "write_table", 1),
     "as the next file is begun": ("call", "write_table", 2),
-    "as rows are judged": ("call", "repeats", 3),
+    "as rows are judged": ("call", "losers", 3),
     "as a file is placed": ("c_call", "replace", 1),
     "before the history's commit": ("c_call", "create_write_transaction", 1),
     "between the history's commit and the table's": ("c_return", "create_write_transaction", 1),
