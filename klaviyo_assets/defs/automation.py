@@ -27,7 +27,7 @@ DEEP = dg.AssetSelection.checks(
 )
 """Checks that read whole tables or ask Klaviyo: no part of a sync."""
 
-_PRELOADED = ["klaviyo_assets.definitions", "duckdb", "pandas", "pyarrow.parquet", "deltalake"]
+_PRELOADED = ["klaviyo_assets.definitions", "duckdb", "pyarrow.parquet", "deltalake"]
 
 
 def several_processes() -> dg.ExecutorDefinition:

@@ -29,6 +29,7 @@ from klaviyo_assets.lake.session import Receipt, Session
 from klaviyo_assets.lake.standing import Standing, ids_there_twice, keys_there_twice, standing
 from klaviyo_assets.lake.states import TableState
 from klaviyo_assets.lake.sweep import Sweep
+from klaviyo_assets.lake.vectors import values_of
 
 __all__ = [
     "HISTORY",
@@ -66,4 +67,5 @@ __all__ = [
     "set_aside",
     "standing",
     "table_of",
+    "values_of",
 ]

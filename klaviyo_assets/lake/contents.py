@@ -57,7 +57,7 @@ def columns_now(root: Path, name: str, columns: Sequence[str]) -> pa.Table:
     folder = table_folder(root, name)
     found = snapshot(folder, name)
     if found is None:
-        return pa.table({column: pa.array([], pa.string()) for column in columns})
+        return pa.schema([(column, pa.string()) for column in columns]).empty_table()
     known = dict(zip(found.schema.names, found.schema.types, strict=True))
     schema = pa.schema([(column, known.get(column, pa.null())) for column in columns])
     parts = [columns_of(folder / file.path, schema, name) for file in found.files]

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -27,11 +26,7 @@ from klaviyo_assets.errors import CorruptFileError
 from klaviyo_assets.lake.layout import DELETED_AT
 from klaviyo_assets.lake.parquet import DataFile, Writer, columns_of, row_groups
 from klaviyo_assets.lake.rewrite import Rewriter
-
-MOMENT = pa.timestamp("us", tz="UTC")
-
-Mask = npt.NDArray[np.bool_]
-"""A boolean a row."""
+from klaviyo_assets.lake.vectors import Mask, flags, mask, moment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +128,7 @@ def filtered(path: Path, stay: Mask, rewriter: Rewriter) -> Iterator[pa.Table]:
         kept = stay[start : start + rows.num_rows]
         start += rows.num_rows
         if kept.any():
-            yield rows.filter(pa.array(kept))
+            yield rows.filter(flags(kept))
 
 
 def marked_at(rows: pa.Table, at: datetime | None) -> pa.Table:
@@ -153,13 +148,3 @@ def without_values(rows: pa.Table, names: frozenset[str]) -> pa.Table:
             nulls = cast("Any", pa.nulls(rows.num_rows, cast("Any", rows.schema.types[place])))
             rows = rows.set_column(place, name, nulls)
     return rows
-
-
-def moment(at: datetime) -> "pa.TimestampScalar[Any, Any]":
-    """Return a moment as the columns have it."""
-    return pa.scalar(at, MOMENT)
-
-
-def mask(column: "pa.ChunkedArray[Any] | pa.Array[Any]") -> Mask:
-    """Return a column of booleans without NULL as an array."""
-    return np.asarray(column, dtype=np.bool_)

@@ -13,13 +13,13 @@ from typing import Any, cast
 from urllib.parse import unquote
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from klaviyo_assets.errors import LakeVersionError
-from klaviyo_assets.lake.disk import broken, reading, refusal
+from klaviyo_assets.lake.disk import broken, refusal
 from klaviyo_assets.lake.layout import LAKE_VERSION, PARTITION_COLUMNS
+from klaviyo_assets.lake.listing import files_of, partitions
 from klaviyo_assets.lake.parquet import DataFile
 
 OURS = "klaviyo_assets"
@@ -179,11 +179,6 @@ def log_error(cause: BaseException, folder: Path, stream: str) -> Exception:
     return broken(folder / LOG, stream)
 
 
-def partitions(table: DeltaTable) -> list[str]:
-    """Return the partition columns."""
-    return table.metadata().partition_columns
-
-
 def refuse_features(table: DeltaTable, stream: str) -> None:
     """Refuse a table that another engine gave features that `read_parquet` would not honour.
 
@@ -197,32 +192,6 @@ def refuse_features(table: DeltaTable, stream: str) -> None:
             f"away with `klaviyo-assets set-aside {stream}` and materialize the asset again",
             stream=stream,
         )
-
-
-def files_of(table: DeltaTable, folder: Path) -> Iterator[DataFile]:
-    """Yield the files of the loaded version with what their statistics tell."""
-    columns = pa.table(table.get_add_actions(flatten=True)).to_pydict()
-    lows = {name[4:]: values for name, values in columns.items() if name.startswith("min.")}
-    highs = {name[4:]: values for name, values in columns.items() if name.startswith("max.")}
-    by = {name: columns[f"partition.{name}"] for name in partitions(table)}
-    for at, path in enumerate(columns["path"]):
-        count = columns["num_records"][at]
-        yield DataFile(
-            path=path,
-            # A date is written as ISO 8601.
-            partition="/".join(f"{name}={values[at]}" for name, values in by.items()),
-            size=columns["size_bytes"][at],
-            # Another engine may leave the statistics out, or some of them.
-            rows=footer_rows(folder / path) if count is None else count,
-            low={name: values[at] for name, values in lows.items() if values[at] is not None},
-            high={name: values[at] for name, values in highs.items() if values[at] is not None},
-        )
-
-
-def footer_rows(path: Path) -> int:
-    """Return the number of rows by the file's own footer."""
-    with reading(path, path.parent.name):
-        return pq.read_metadata(path).num_rows
 
 
 def commits(folder: Path) -> list[int]:

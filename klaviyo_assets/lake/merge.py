@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from klaviyo_assets.lake.vectors import flags, mask, numbers, whole_numbers
+
 SOURCE = "__source"
 ROW = "__row"
 SETTLED = "__settled"
@@ -25,9 +27,9 @@ def numbered(rows: pa.Table, source: int, *, settled: bool = False) -> pa.Table:
     """Return the rows with their source and place, and whether they were in the table before."""
     count = rows.num_rows
     return (
-        rows.append_column(SOURCE, pa.array(np.full(count, source, dtype=np.int32)))
-        .append_column(ROW, pa.array(np.arange(count, dtype=np.int64)))
-        .append_column(SETTLED, pa.array(np.full(count, settled)))
+        rows.append_column(SOURCE, numbers(np.full(count, source, dtype=np.int32)))
+        .append_column(ROW, numbers(np.arange(count, dtype=np.int64)))
+        .append_column(SETTLED, flags(np.full(count, settled)))
     )
 
 
@@ -47,7 +49,8 @@ def repeats(rows: pa.Table, key: Sequence[str]) -> pa.Table | None:
     if pc.count_distinct(column, mode="all").as_py() == rows.num_rows:
         return None
     counted = pa.Table.from_struct_array(pc.value_counts(column))
-    return counted.filter(pc.field("counts") > 1).select(["values"]).rename_columns(list(key))
+    is_repeated = flags(whole_numbers(counted["counts"]) > 1)
+    return counted.filter(is_repeated).select(["values"]).rename_columns(list(key))
 
 
 def losers(rows: pa.Table, key: Sequence[str], versions: Sequence[str]) -> pa.Table:
@@ -67,15 +70,15 @@ def losers(rows: pa.Table, key: Sequence[str], versions: Sequence[str]) -> pa.Ta
     beaten[-1] = False
     for column in key:
         values = ranked[column]
-        beaten[:-1] &= pc.equal(values.slice(1), values.slice(0, len(ranked) - 1)).to_numpy()
-    return ranked.filter(pa.array(beaten)).select([SOURCE, ROW])
+        beaten[:-1] &= mask(pc.equal(values.slice(1), values.slice(0, len(ranked) - 1)))
+    return ranked.filter(flags(beaten)).select([SOURCE, ROW])
 
 
 def kept(lost: pa.Table, source: int, count: int) -> pa.BooleanArray | None:
     """Return which of the `count` rows of a source stay, as booleans in order; None for all."""
-    rows = lost[ROW].to_numpy()[lost[SOURCE].to_numpy() == source]
+    rows = whole_numbers(lost[ROW])[whole_numbers(lost[SOURCE]) == source]
     if not len(rows):
         return None
     mask = np.ones(count, dtype=bool)
     mask[rows] = False
-    return pa.array(mask)
+    return flags(mask)

@@ -22,6 +22,7 @@ from klaviyo_assets.lake.layout import (
     ROW_GROUP_ROWS,
     Table,
 )
+from klaviyo_assets.lake.vectors import moment_of
 
 SHORT_BYTES = 64
 """A text column is short, and worth a dictionary, up to this average length."""
@@ -76,6 +77,10 @@ def span_of(footer: pq.FileMetaData, column: int) -> tuple[Any, Any] | None:
     known: list[Any] = [each for each in found if each is not None and each.has_min_max]
     if len(known) < len(found):
         return None
+    if known and known[0].logical_type.type == "TIMESTAMP":
+        # Arrow looks for pandas before it makes a moment with a time zone.
+        least, greatest = min(each.min_raw for each in known), max(each.max_raw for each in known)
+        return moment_of(least), moment_of(greatest)
     return min(each.min for each in known), max(each.max for each in known)
 
 

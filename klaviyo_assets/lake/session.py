@@ -28,6 +28,7 @@ from klaviyo_assets.lake.disk import told
 from klaviyo_assets.lake.gone import Noticed
 from klaviyo_assets.lake.layout import DELETED_AT, STAGE_BYTES, SYNC_STARTED_AT
 from klaviyo_assets.lake.quarantine import keep
+from klaviyo_assets.lake.vectors import MOMENT, moments
 from klaviyo_assets.lake.writing import TableWriter, Written
 
 Mode = Literal["merge", "replace"]
@@ -142,11 +143,10 @@ class Session:
 
     def dated(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Return the rows with the start of the sync, as the history has them."""
-        kind = pa.timestamp("us", tz="UTC")
         if DELETED_AT in batch.schema.names:
             batch = batch.drop_columns([DELETED_AT])
-        when = pa.repeat(pa.scalar(self.started_at, kind), batch.num_rows)
-        return batch.append_column(pa.field(SYNC_STARTED_AT, kind), when)
+        when = moments(self.started_at, batch.num_rows)
+        return batch.append_column(pa.field(SYNC_STARTED_AT, MOMENT), when)
 
     def quarantine(self, records: Iterable[tuple[str, bytes]]) -> int:
         """Keep records that cannot be stored, as (reason, bytes); return how many there were.

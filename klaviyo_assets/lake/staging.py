@@ -24,6 +24,7 @@ from klaviyo_assets.lake.layout import DAY, Table
 from klaviyo_assets.lake.merge import kept, losers, numbered
 from klaviyo_assets.lake.parquet import DataFile, Writer
 from klaviyo_assets.lake.rewrite import Staged
+from klaviyo_assets.lake.vectors import whole_numbers
 
 OPEN_FILES = 32
 """Partitions whose files stay open from one stage to the next.
@@ -59,7 +60,7 @@ def by_day(batches: Sequence[pa.RecordBatch], cursor: str) -> Iterator[tuple[str
     """
     moments = pa.Table.from_batches([batch.select([cursor]) for batch in batches])[cursor]
     # All batches at once: while readers decode, each call of Arrow's waits for the interpreter.
-    days = moments.to_numpy().astype("datetime64[D]")
+    days = whole_numbers(moments.cast(pa.int64())).view("datetime64[us]").astype("datetime64[D]")
     changes = (np.flatnonzero(days[1:] != days[:-1]) + 1).tolist()
     end = 0
     for batch in batches:

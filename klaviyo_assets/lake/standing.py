@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-
 from klaviyo_assets.errors import MissingTableError
 from klaviyo_assets.lake.check import repeated_keys
 from klaviyo_assets.lake.contents import relation_now
 from klaviyo_assets.lake.disk import told
 from klaviyo_assets.lake.layout import table_folder
+from klaviyo_assets.lake.listing import add_actions
 from klaviyo_assets.lake.log import snapshot
 
 _NULLS = "null_count."
@@ -38,7 +37,7 @@ def standing(root: Path, name: str) -> Standing | None:
     found = snapshot(table_folder(root, name), name)
     if found is None:
         return None
-    told_of = pa.table(found.table.get_add_actions(flatten=True))
+    told_of = add_actions(found.table)
     nulls = {
         column.removeprefix(_NULLS): sum(each or 0 for each in told_of[column].to_pylist())
         for column in told_of.schema.names

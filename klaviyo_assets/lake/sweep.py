@@ -29,12 +29,13 @@ import pyarrow.compute as pc
 from klaviyo_assets.errors import CorruptFileError, LakeConflictError
 from klaviyo_assets.lake.delta import Change, conflict
 from klaviyo_assets.lake.disk import told
-from klaviyo_assets.lake.gone import Mask, Noticed, mask, moment
+from klaviyo_assets.lake.gone import Noticed
 from klaviyo_assets.lake.layout import DELETED_AT, SYNCED_AT, Table, table_folder
 from klaviyo_assets.lake.log import snapshot
 from klaviyo_assets.lake.parquet import DataFile, Writer, columns_of, row_groups
 from klaviyo_assets.lake.quarantine import keep
 from klaviyo_assets.lake.session import Receipt, receipt_of
+from klaviyo_assets.lake.vectors import MOMENT, Mask, flags, mask, moment
 from klaviyo_assets.lake.writing import TableWriter, Written
 
 TRIES = 5
@@ -172,8 +173,8 @@ class Sweep:
 def remarked(rows: pa.Table, gone: Mask, back: Mask, at: datetime | None) -> pa.Table:
     """Return the rows with the marks of those that are gone, and without those of the others."""
     column = rows[DELETED_AT]
-    column = pc.if_else(pa.array(back), None, column)
+    column = pc.if_else(flags(back), pa.nulls(1, MOMENT)[0], column)
     if at is not None:
-        column = pc.if_else(pa.array(gone), moment(at), column)
+        column = pc.if_else(flags(gone), moment(at), column)
     place = rows.schema.get_field_index(DELETED_AT)
     return rows.set_column(place, DELETED_AT, column)

@@ -16,7 +16,7 @@ from klaviyo_assets.errors import (
     CorruptFileError,
     MissingTableError,
 )
-from klaviyo_assets.lake import HISTORY, Lake, TableState, load, set_aside, table_of
+from klaviyo_assets.lake import HISTORY, Lake, TableState, load, set_aside, table_of, values_of
 from klaviyo_assets.model.stream import WHOLE, Detail, Stream
 from klaviyo_assets.model.window import Window, instant
 from klaviyo_assets.sync.desk import Desk, ask_of
@@ -32,7 +32,6 @@ from klaviyo_assets.sync.pull import Items, Pull
 from klaviyo_assets.sync.rounds import Rounds
 from klaviyo_assets.sync.sweep import ids_of
 from klaviyo_assets.sync.walk import Ask, Walk
-from klaviyo_assets.tables.arrays import make_ready
 from klaviyo_assets.tables.decode import PageDecoder
 from klaviyo_assets.tables.schema import DELETED_AT, PARENT_VERSION, SYNCED_AT, arrow_schema
 
@@ -68,7 +67,6 @@ def begin(stream: Stream, order: Order, metadata_mark: datetime | None, *, desk:
             desk.say(note)
         pull = _windows(stream, order, plan, desk=desk, version=known.version)
     try:
-        make_ready()
         load()
         pull.prime()
     except BaseException:
@@ -196,7 +194,7 @@ def _parents(source: Detail, lake: Lake) -> Mapping[str, datetime | None]:
     ids = cast("list[str]", rows["id"].to_pylist())
     if version is None:
         return dict.fromkeys(ids)
-    return dict(zip(ids, cast("list[datetime | None]", rows[version].to_pylist()), strict=True))
+    return dict(zip(ids, values_of(rows[version]), strict=True))
 
 
 def _stored(stream: Stream, source: Detail, lake: Lake) -> Mapping[str, datetime | None]:
@@ -208,4 +206,4 @@ def _stored(stream: Stream, source: Detail, lake: Lake) -> Mapping[str, datetime
 def _moments(lake: Lake, table: str, column: str) -> Mapping[str, datetime | None]:
     rows = lake.keys(table, ["id", column])
     ids = cast("list[str]", rows["id"].to_pylist())
-    return dict(zip(ids, cast("list[datetime | None]", rows[column].to_pylist()), strict=True))
+    return dict(zip(ids, values_of(rows[column]), strict=True))

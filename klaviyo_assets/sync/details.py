@@ -11,7 +11,6 @@ from datetime import datetime
 from itertools import islice
 from threading import Event
 
-import pyarrow as pa
 from msgspec import json
 
 from klaviyo_assets.api.protocol import detail_request
@@ -19,7 +18,8 @@ from klaviyo_assets.errors import NotFoundError
 from klaviyo_assets.model.stream import WHOLE, Detail, Slice
 from klaviyo_assets.sync.walk import Ask, Piece
 from klaviyo_assets.tables.decode import Page, PageDecoder
-from klaviyo_assets.tables.schema import PARENT_VERSION
+from klaviyo_assets.tables.schema import MOMENT, PARENT_VERSION
+from klaviyo_assets.tables.values import Array, moments, nulls
 
 _WORKERS = 4
 """Enough to fill the tightest limits (1 to 10 a second) at any usual latency."""
@@ -123,9 +123,13 @@ class FanOut:
         return _piece(page, parent, at=at)
 
 
+def _versions(parent: Parent, rows: int) -> Array:
+    return nulls(rows, MOMENT) if parent.version is None else moments(parent.version, rows)
+
+
 def _piece(page: Page, parent: Parent, *, at: datetime) -> Piece:
     batch, place = page.batch, page.batch.schema.get_field_index(PARENT_VERSION)
     if place >= 0:
-        versions = pa.array([parent.version] * batch.num_rows, pa.timestamp("us", tz="UTC"))
+        versions = _versions(parent, batch.num_rows)
         batch = batch.set_column(place, PARENT_VERSION, versions)
     return Piece(slice=WHOLE, page=page, batch=batch, read=None, highest=parent.version, at=at)

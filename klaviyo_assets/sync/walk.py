@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from threading import Lock
-from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,7 +16,9 @@ from klaviyo_assets.api.protocol import Request, first_request, next_request
 from klaviyo_assets.errors import CursorLostError
 from klaviyo_assets.model.stream import Slice, Stream
 from klaviyo_assets.model.window import Window
+from klaviyo_assets.tables.cursor import span_of
 from klaviyo_assets.tables.decode import Page
+from klaviyo_assets.tables.values import moment
 
 SETTLED = timedelta(minutes=5)
 """How far the mark stays behind Klaviyo's clock: what arrives late by seconds is read next time."""
@@ -178,7 +179,7 @@ class Walk:
         cursor = self._ask.stream.cursor
         if cursor is None or self._end is None or page.highest is None or page.highest < self._end:
             return page.batch
-        return page.batch.filter(pc.less(page.batch[cursor.column], pa.scalar(self._end)))
+        return page.batch.filter(pc.less(page.batch[cursor.column], moment(self._end)))
 
     def _move(self, page: Page) -> None:
         if page.highest is None:
@@ -213,6 +214,6 @@ class Walk:
             return None
         if batch.num_rows == page.batch.num_rows and page.highest <= self._horizon:
             return page.highest
-        settled = batch.filter(pc.less_equal(batch[cursor.column], pa.scalar(self._horizon)))
-        moments = cast("list[datetime]", settled[cursor.column].to_pylist())
-        return max(moments, default=None)
+        settled = batch.filter(pc.less_equal(batch[cursor.column], moment(self._horizon)))
+        span = span_of(settled, cursor.column)
+        return None if span is None else span[1]

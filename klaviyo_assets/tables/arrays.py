@@ -5,11 +5,10 @@ A page of profiles has 89 columns of 100 values: a call a column costs more than
 all columns of a type are built as one array and sliced.
 """
 
-from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, chain
-from typing import Any, TypeAlias, cast
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,8 +17,8 @@ from msgspec import Raw
 from klaviyo_assets.model.column import ColumnType
 from klaviyo_assets.tables.coercion import day_of, moment_of
 from klaviyo_assets.tables.schema import ARROW_TYPES
+from klaviyo_assets.tables.values import Array, array_of, json_array, nulls
 
-Array: TypeAlias = "pa.Array[Any]"
 Columns = Mapping[str, Sequence[object]]
 """Values by column; the columns may be of different lengths."""
 
@@ -28,9 +27,6 @@ _ENDS: Mapping[ColumnType, tuple[pa.DataType, int, int]] = {
     "date": (pa.int32(), -719_162, 2_932_896),
 }
 """The first and the last moment (microseconds) and day of the years 1 to 9999, since 1970."""
-
-_NULL = b"null"
-_LENGTHS_OF_NULL = frozenset({0, len(_NULL)})
 
 REPLACEMENT = "\ufffd"
 
@@ -51,50 +47,35 @@ def built(kind: ColumnType, columns: Columns) -> Built:
     JSON, lists of text for ids, Python's own for the rest; None is null. Text that is no timestamp
     or date becomes null and is named. JSON is not checked to be UTF-8.
     """
+    if kind == "json":
+        raws = cast("list[Raw | bytes]", list(chain.from_iterable(columns.values())))
+        return Built(_sliced(json_array(raws), columns))
+    # Most columns of most pages have no value at all: they share one array.
+    some = {name: values for name, values in columns.items() if not _is_empty(values)}
+    made = _with_values(kind, some) if some else Built({})
+    empty = {len(values): nulls(len(values), ARROW_TYPES[kind]) for values in columns.values()}
+    absent = {name: empty[len(columns[name])] for name in columns.keys() - some.keys()}
+    return replace(made, arrays=made.arrays | absent)
+
+
+def _is_empty(values: Sequence[object]) -> bool:
+    return not any(values) and values.count(None) == len(values)
+
+
+def _with_values(kind: ColumnType, columns: Columns) -> Built:
     match kind:
-        case "string":
-            return _without_nul(columns, kind)
-        case "ids":
+        case "string" | "ids":
             return _without_nul(columns, kind)
         case "timestamp":
             return _parsed(columns, kind, moment_of)
         case "date":
             return _parsed(columns, kind, day_of)
-        case "json":
-            raws = cast("list[Raw | bytes]", list(chain.from_iterable(columns.values())))
-            return Built(_sliced(json_array(raws), columns))
         case _:
             return Built(_sliced(_whole(columns, ARROW_TYPES[kind]), columns))
 
 
-def make_ready() -> None:
-    """Let Arrow load what it wants before it takes its first list, a quarter of a second of work.
-
-    It looks for pandas then. Whoever waits for an answer has the time.
-    """
-    pa.array([""], pa.string())
-
-
-def json_array(raws: Sequence[Raw | bytes]) -> Array:
-    """Return JSON text as it was sent; null for JSON null and for absent (empty) values."""
-    lengths = list(map(len, raws))
-    validity = None
-    # Most pages have none of either length, and lengths are looked at more quickly than bytes.
-    if not _LENGTHS_OF_NULL.isdisjoint(lengths):
-        raws = [
-            b"" if length == len(_NULL) and bytes(raw) == _NULL else raw
-            for length, raw in zip(lengths, raws, strict=True)
-        ]
-        lengths = list(map(len, raws))
-        is_there = list(map(bool, lengths))
-        validity = pa.array(is_there, pa.bool_()).buffers()[1]
-    offsets = pa.py_buffer(array("i", list(accumulate(lengths, initial=0))))
-    data = pa.py_buffer(b"".join(raws))
-    return pa.StringArray.from_buffers(len(lengths), offsets, data, validity)
-
-
 def _whole(columns: Columns, kind: "pa.DataType") -> Array:
-    return pa.array(list(chain.from_iterable(columns.values())), kind)
+    return array_of(list(chain.from_iterable(columns.values())), kind)
 
 
 def _sliced(whole: Array, columns: Columns) -> dict[str, Array]:
@@ -147,4 +128,5 @@ def _parsed(columns: Columns, kind: ColumnType, one: Callable[[str], object]) ->
     ((name, texts),) = columns.items()
     values = [one(text) if isinstance(text, str) else None for text in texts]
     rows = [row for row, text in enumerate(texts) if text is not None and values[row] is None]
+    # Rare, so Arrow may bring pandas along.
     return Built({name: pa.array(values, ARROW_TYPES[kind])}, misfits={name: rows} if rows else {})

@@ -23,7 +23,7 @@ from klaviyo_assets.model.column import (
     RelatedIds,
 )
 from klaviyo_assets.model.stream import Slice
-from klaviyo_assets.tables.arrays import Array, Built, built, json_array
+from klaviyo_assets.tables.arrays import Built, built
 from klaviyo_assets.tables.coercion import coerced, moment_of
 from klaviyo_assets.tables.findings import is_null
 from klaviyo_assets.tables.gathered import Gathered
@@ -32,6 +32,7 @@ from klaviyo_assets.tables.related import Related
 from klaviyo_assets.tables.resources import ABSENT
 from klaviyo_assets.tables.schema import DELETED_AT, EXTRA, KEY, MOMENT, PARENT_VERSION, SYNCED_AT
 from klaviyo_assets.tables.tree import extra_key, path_of
+from klaviyo_assets.tables.values import Array, json_array, moments, nulls
 
 # The first and the last second that Python and Arrow both can name: years 1 to 9999.
 _SECONDS = range(-62_135_596_800, 253_402_300_800)
@@ -70,8 +71,8 @@ class Building:
         self._fill(arrays)
         rows = len(self._gathered.ids)
         arrays[EXTRA] = self._extra(rows)
-        arrays[SYNCED_AT] = pa.repeat(pa.scalar(synced_at, MOMENT), rows)
-        arrays[PARENT_VERSION] = arrays[DELETED_AT] = pa.nulls(rows, MOMENT)
+        arrays[SYNCED_AT] = moments(synced_at, rows)
+        arrays[PARENT_VERSION] = arrays[DELETED_AT] = nulls(rows, MOMENT)
         schema = self._layout.schema
         return pa.record_batch([arrays[name] for name in schema.names], schema=schema)
 
@@ -131,7 +132,7 @@ class Building:
 
     def _extra(self, rows: int) -> Array:
         findings = self._gathered.findings
-        return json_array(findings.objects(rows)) if findings.kept else pa.nulls(rows, pa.string())
+        return json_array(findings.objects(rows)) if findings.kept else nulls(rows, pa.string())
 
 
 _objects = msgspec.json.Decoder(list[dict[str, Raw]])

@@ -7,6 +7,7 @@ and whether pages come in order (the sync's).
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
+import numpy as np
 import pyarrow as pa
 from msgspec import Raw
 
@@ -43,7 +44,7 @@ def span_of(batch: pa.RecordBatch, cursor: str) -> tuple[datetime, datetime, boo
 
     None without rows. No row may be without cursor.
     """
-    micros = cast("list[int]", batch[cursor].cast(pa.int64()).to_numpy().tolist())
+    micros = cast("list[int]", np.from_dlpack(batch[cursor].cast(pa.int64())).tolist())
     if not micros:
         return None
     ordered = sorted(micros)

@@ -8,9 +8,7 @@ import re
 from collections.abc import Callable
 from typing import cast
 
-import pyarrow as pa
-
-from klaviyo_assets.tables.arrays import Array
+from klaviyo_assets.tables.values import Array, strings
 
 
 def hashed(values: Array, *, salt: bytes, form: Callable[[str], str]) -> Array:
@@ -21,7 +19,7 @@ def hashed(values: Array, *, salt: bytes, form: Callable[[str], str]) -> Array:
         for text in set(texts)
         if text is not None
     }
-    return pa.array([None if text is None else known[text] for text in texts], pa.string())
+    return strings([None if text is None else known[text] for text in texts])
 
 
 def form_of(name: str) -> Callable[[str], str]:

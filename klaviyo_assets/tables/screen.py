@@ -9,7 +9,7 @@ before anything leaves this room; a stream without such settings pays nothing.
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 import pyarrow as pa
@@ -26,11 +26,11 @@ from klaviyo_assets.model.column import (
 )
 from klaviyo_assets.model.privacy import Privacy
 from klaviyo_assets.model.stream import Stream
-from klaviyo_assets.tables.arrays import Array
 from klaviyo_assets.tables.gathered import Quarantined
 from klaviyo_assets.tables.hashing import form_of, hashed
 from klaviyo_assets.tables.schema import EXTRA, arrow_schema
 from klaviyo_assets.tables.tree import Branch, extra_key, fields_of, path_of
+from klaviyo_assets.tables.values import Array, nulls, strings
 
 DEFINITION = "definition"
 HEADERS = "headers"
@@ -107,17 +107,11 @@ class Screen:
             return Quarantined(each.reason, b"{}")
 
 
-def nulls(rows: int, kind: pa.DataType) -> Array:
-    """Return a column without any value."""
-    # The stubs know `nulls` of single types alone.
-    return cast("Array", pa.nulls(rows, cast("Any", kind)))
-
-
 def thinned(values: Array, *, one: Callable[[bytes], bytes | None]) -> Array:
     """Return JSON texts changed one by one; None becomes NULL."""
     texts = cast("list[str | None]", values.to_pylist())
     kept = [None if text is None else one(text.encode()) for text in texts]
-    return pa.array([None if each is None else each.decode() for each in kept], pa.string())
+    return strings([None if each is None else each.decode() for each in kept])
 
 
 def cleaned(values: Array, *, inside: bool) -> Array:

@@ -61,7 +61,7 @@ def test_what_ends_a_run_before_its_first_page_ends_its_readers(
     def cancelled() -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(begin, "make_ready", cancelled)
+    monkeypatch.setattr(begin, "load", cancelled)
     assert "RuntimeError" in home.sync("events").failed["events"]
     for thread in threading.enumerate():
         if thread.name.removeprefix("klaviyo-").isdigit():

@@ -1,0 +1,65 @@
+"""Columns from numpy and back are those that Arrow itself makes."""
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from klaviyo_assets.lake.vectors import (
+    MOMENT,
+    flags,
+    mask,
+    moment,
+    moments,
+    numbers,
+    values_of,
+    whole_numbers,
+)
+
+MOMENTS = st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=9))]))
+
+
+@given(st.lists(st.lists(st.booleans(), max_size=20), max_size=3), st.integers(0, 3))
+def test_booleans_go_both_ways(chunks: list[list[bool]], start: int) -> None:
+    """In one piece or several, from the middle of a byte, or none at all."""
+    column: Any = pa.chunked_array([flags(np.array(each, np.bool_)) for each in chunks], pa.bool_())
+    together = [value for each in chunks for value in each]
+    assert column.to_pylist() == together
+    assert mask(column).tolist() == together
+    assert mask(column.slice(start)).tolist() == together[start:]
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+@given(data=st.data())
+def test_whole_numbers_go_both_ways(dtype: type[np.int32 | np.int64], data: st.DataObject) -> None:
+    """Of both widths, in one piece or several."""
+    least, greatest = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+    chunks = data.draw(st.lists(st.lists(st.integers(least, greatest), max_size=9), max_size=3))
+    arrays = [numbers(np.array(each, cast("Any", dtype))) for each in chunks]
+    kind = {np.int32: pa.int32(), np.int64: pa.int64()}[dtype]
+    column = cast("pa.ChunkedArray[Any]", pa.chunked_array(arrays, cast("Any", kind)))
+    together = [value for each in chunks for value in each]
+    assert column.type == kind
+    assert column.to_pylist() == together
+    assert whole_numbers(column).tolist() == together
+    assert whole_numbers(column.slice(1)).tolist() == together[1:]
+
+
+@given(st.lists(st.one_of(st.none(), MOMENTS), max_size=9))
+def test_moments_are_as_arrow_reads_them(found: list[datetime | None]) -> None:
+    """To the microsecond and in UTC, whatever their zone."""
+    column = pa.chunked_array([pa.array(found, MOMENT)])
+    assert values_of(column) == column.to_pylist()
+    assert {each.tzinfo for each in values_of(column) if each is not None} <= {UTC}
+    for at in filter(None, found):
+        assert moment(at).equals(pa.scalar(at, MOMENT))
+        assert moments(at, 3).equals(pa.array([at] * 3, MOMENT))
+
+
+def test_other_values_are_arrows_own() -> None:
+    """What is no moment stays as Arrow has it."""
+    assert values_of(pa.array(["a", None])) == ["a", None]
