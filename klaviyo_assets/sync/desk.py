@@ -7,7 +7,6 @@ what to ask for (`begin`), and carrying it out (`pull`).
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from threading import Lock
 
 from klaviyo_assets.api.client import Answer, Client
 from klaviyo_assets.api.protocol import Request
@@ -15,6 +14,7 @@ from klaviyo_assets.errors import RequestError, ServerError, SettingError
 from klaviyo_assets.lake import Lake
 from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import Collection, Slice, Stream
+from klaviyo_assets.sync.pace import Turn
 from klaviyo_assets.sync.walk import Ask, PageReader
 from klaviyo_assets.tables.decode import Page, PageDecoder
 
@@ -38,21 +38,22 @@ def ask_of(
     stream: Stream, decoder: PageDecoder, *, desk: Desk, fields: tuple[str, ...] | None = None
 ) -> Ask:
     """Return what the walks of a sync of the stream ask with; `fields`: only these attributes."""
+    turn = Turn()
     return Ask(
         stream=stream,
         base_url=desk.settings.base_url,
         left_out=desk.settings.left_out,
-        read=page_reader(stream, decoder, desk=desk),
+        read=page_reader(stream, decoder, desk=desk, turn=turn),
+        turn=turn,
         fields=fields,
     )
 
 
-def page_reader(stream: Stream, decoder: PageDecoder, *, desk: Desk) -> PageReader:
+def page_reader(stream: Stream, decoder: PageDecoder, *, desk: Desk, turn: Turn) -> PageReader:
     """Return what sends a request and decodes its page, with Klaviyo's clock at the answer.
 
     One page is decoded at a time: threads do not speed it up, but each would hold a page thrice.
     """
-    turn = Lock()
 
     def read(request: Request, slice_: Slice) -> tuple[Page, datetime]:
         def decode(answer: Answer) -> tuple[Page, datetime]:

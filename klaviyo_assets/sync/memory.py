@@ -15,16 +15,18 @@ Measured, MiB resident at the most, 200,000 and 1,000,000 events, and page fault
     1.5 MiB            every 64 MiB               334         371, 374    0.6
     1.5 MiB            every 16 MiB, from 280     324, 332    356, 361    1.1
 
-With a commit every 192 MiB, thousands of events a second beside the MiB, two to six runs in turn:
+With a commit every 192 MiB, a bounded backlog (`pace`) and without pandas, blocks from 1.5 MiB,
+given back every 16 MiB of rows; medians of three runs of a million and five of 200,000, in turn:
 
-    1.5 MiB            every 16 MiB, from 280     333   90    366   80
-    1.5 MiB            every 16 MiB, from 325     331   91    362   80
-    1.5 MiB            every 32 MiB, from 325     340   89    369   85
-    1.5 MiB            every 64 MiB, from 325     341  102    381   88
-    1.5 MiB            never                      341  102    386   98
+    free blocks given back     200,000     1,000,000   thousands of the latter a second
+    above 270 MiB                278         298         85
+    above 285 MiB                279         296         88
+    above 300 MiB                281         307         93
+    above 330 MiB                281         311         97
+    never                        284         306         90
 
-The more seldom, the faster, for most of it is faulted in again by the next pages; but a million
-events may take no more than a tenth above 200,000.
+What is given back is faulted in again by the next pages; but a million events may take no more than
+a tenth above 200,000.
 
 As it comes, glibc's allocator took 428 MiB for 200,000 events, and 566 for 50,000 profiles at
 150 ms a page. A page fault costs 3 us. Source: mallopt(3), malloc_trim(3).
@@ -47,7 +49,7 @@ LARGE_BYTES = 1536 * 1024
 ARENAS = 1
 """Heaps: one, however many threads there are."""
 
-LARGE_PROCESS_BYTES = 325 * 1024 * 1024
+LARGE_PROCESS_BYTES = 285 * 1024 * 1024
 """Memory of a process, resident, above which free blocks are given back."""
 
 YOUNG_OBJECTS = 50_000

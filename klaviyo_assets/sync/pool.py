@@ -22,9 +22,9 @@ _Item = Piece | Slice | BaseException | None
 class Pool:
     """Reads walks with up to `workers` threads; `items` yields what they bring, as it comes.
 
-    Half as many pages as workers wait for the writer at most, fewer where pages are large: memory
-    stays flat, and what is under way when a run is killed stays little. A window is split for an
-    idle worker only while `pace` says that one more is worth its requests.
+    Half as many pages as workers wait for the writer at most, fewer where pages are large or come
+    at once: memory stays flat, and what is under way when a run is killed stays little. A window is
+    split for an idle worker only while `pace` says that one more is worth its requests.
     """
 
     vanished = 0
@@ -37,7 +37,7 @@ class Pool:
         self._open = [walk.slice for walk in walks]
         self._at_work = workers
         self._pace = pace if pace is not None else Pace()
-        self._room = Room(most=workers + max(2, workers // 2))
+        self._room = Room(most=workers + max(2, workers // 2), pace=self._pace)
         self._queue: SimpleQueue[_Item] = SimpleQueue()
         self._turn = Condition()
         self._stop = Event()
@@ -82,7 +82,7 @@ class Pool:
         while (walk := self._next_walk()) is not None:
             pieces = walk.pieces()
             while self._room.enter(self._stop):
-                piece = self._next_piece(pieces)
+                piece = self._next_piece(pieces, Stopwatch(walk.turn))
                 if piece is None:
                     self._room.leave()
                     break
@@ -93,9 +93,8 @@ class Pool:
                 return
             self._finish(walk)
 
-    def _next_piece(self, pieces: Iterator[Piece]) -> Piece | None:
+    def _next_piece(self, pieces: Iterator[Piece], watch: Stopwatch) -> Piece | None:
         """Return the next page of a walk, None after the last, and learn what it cost."""
-        watch = Stopwatch()
         piece = next(pieces, None)
         if piece is not None:
             self._pace.note(*watch.read())

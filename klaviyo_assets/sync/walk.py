@@ -5,7 +5,7 @@ half. What does not: threads and queues (`pool`), HTTP (`api`), decoding (`table
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from threading import Lock
 
@@ -16,6 +16,7 @@ from klaviyo_assets.api.protocol import Request, first_request, next_request
 from klaviyo_assets.errors import CursorLostError
 from klaviyo_assets.model.stream import Slice, Stream
 from klaviyo_assets.model.window import Window
+from klaviyo_assets.sync.pace import Turn
 from klaviyo_assets.tables.cursor import span_of
 from klaviyo_assets.tables.decode import Page
 from klaviyo_assets.tables.values import moment
@@ -42,6 +43,8 @@ class Ask:
     read: PageReader
     fields: tuple[str, ...] | None = None
     """The only attributes wanted; None: all."""
+    turn: Turn = field(default_factory=Turn)
+    """What a page waits for before it is decoded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +116,11 @@ class Walk:
             piece, is_last = self._take(page, server_time, is_last=following is None)
             yield piece
             request = None if is_last else following
+
+    @property
+    def turn(self) -> Turn:
+        """Return what its pages wait for before they are decoded."""
+        return self._ask.turn
 
     @property
     def pages_left(self) -> float:

@@ -3,18 +3,22 @@
 import random
 import threading
 import time
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from klaviyo_assets.model.stream import WHOLE
+from klaviyo_assets.api.protocol import Request
+from klaviyo_assets.model.stream import WHOLE, Slice
 from klaviyo_assets.model.window import Window
-from klaviyo_assets.sync.pace import Pace, Room
+from klaviyo_assets.sync.pace import Pace, Room, Stopwatch, Turn
 from klaviyo_assets.sync.pool import Pool
 from klaviyo_assets.sync.walk import Piece, Walk
-from klaviyo_assets_tests.unit.sync.test_walk import Shelf, ask, shelf_of
+from klaviyo_assets.tables.decode import Page
+from klaviyo_assets_tests.unit.sync.test_walk import FIRST, Shelf, ask, shelf_of
 
 
 class Eager(Pace):
@@ -114,7 +118,7 @@ def test_splits_cost_few_requests(seed: int) -> None:
 
 def test_large_pages_leave_room_for_few() -> None:
     """Pages under way are counted by their bytes: large ones are read one after the other."""
-    room, stop = Room(most=9, limit=1000), threading.Event()
+    room, stop = Room(most=9, limit=1000, pace=Eager()), threading.Event()
     room.note(400)
     assert [room.enter(stop), room.enter(stop)] == [True, True]
     before = time.monotonic()
@@ -123,9 +127,73 @@ def test_large_pages_leave_room_for_few() -> None:
     assert time.monotonic() - before > 0.2
 
 
+@pytest.mark.parametrize(("pace", "pages"), [(Patient(), 1 + 2), (Eager(), 9)])
+def test_what_hides_no_latency_waits_outside(pace: Pace, pages: int) -> None:
+    """Beyond the windows that hide the latency, as many pages as the backlog holds are enough."""
+    room, stop = Room(most=9, backlog=1000, pace=pace), threading.Event()
+    room.note(400)
+    threading.Timer(0.3, stop.set).start()
+    entered = 0
+    while room.enter(stop):
+        entered += 1
+    assert entered == pages
+
+
+def test_the_wait_for_a_turn_is_no_latency() -> None:
+    """A page that waits for others to be decoded did not wait for Klaviyo, nor does it work."""
+    turn, costs = Turn(), list[tuple[float, float]]()
+
+    def page() -> None:
+        watch = Stopwatch(turn)
+        time.sleep(0.05)
+        with turn:
+            time.sleep(0.2)
+        costs.append(watch.read())
+
+    workers = [threading.Thread(target=page) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(costs) == 4
+    # 0.25 s a page; with the others' turns it were 2.2 s in all.
+    assert 4 * 0.24 < sum(waited for _, waited in costs) < 1.6
+    assert all(cpu < 0.05 for cpu, _ in costs)
+
+
+def test_a_pool_learns_what_klaviyo_took() -> None:
+    """Windows that are read side by side wait for each other, not for Klaviyo."""
+    costs = list[float]()
+
+    class Noting(Patient):
+        def note(self, cpu: float, waited: float) -> None:
+            """Keep what a page waited."""
+            del cpu
+            costs.append(waited)
+
+    shelf, turn = Shelf(list(range(40)), 5), Turn()
+    # The first page that the shelf makes brings pandas along.
+    ids_of(shelf, workers=1, pace=Patient())
+
+    def read(request: Request, slice_: Slice) -> tuple[Page, datetime]:
+        with turn:
+            time.sleep(0.05)
+        return shelf.read(request, slice_)
+
+    asking = replace(ask(shelf), read=read, turn=turn)
+    windows = [
+        Window(FIRST + timedelta(seconds=at), FIRST + timedelta(seconds=at + 5))
+        for at in range(0, 40, 5)
+    ]
+    pool = Pool([Walk(asking, WHOLE, each) for each in windows], workers=8, pace=Noting())
+    assert len([item for item in pool.items() if isinstance(item, Piece)]) == 8
+    # 0.05 s a page; with the others' turns it were 1.8 s in all.
+    assert 8 * 0.05 < sum(costs) < 1.2
+
+
 def test_a_page_larger_than_all_room_is_read() -> None:
     """There is room for one page, whatever its size; who is told to stop gets none."""
-    room, stop = Room(most=9, limit=1000), threading.Event()
+    room, stop = Room(most=9, limit=1000, backlog=0, pace=Pace()), threading.Event()
     room.note(5000)
     assert room.enter(stop)
     stop.set()
