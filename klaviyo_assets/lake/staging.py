@@ -22,7 +22,7 @@ from klaviyo_assets.errors import ContractError
 from klaviyo_assets.lake.disk import force_to_disk, make_folder
 from klaviyo_assets.lake.layout import DAY, Table
 from klaviyo_assets.lake.merge import kept, losers, numbered
-from klaviyo_assets.lake.parquet import DataFile, Writer
+from klaviyo_assets.lake.parquet import DataFile, Encodings, Writer
 from klaviyo_assets.lake.rewrite import Staged
 from klaviyo_assets.lake.vectors import whole_numbers
 
@@ -89,6 +89,7 @@ class Stage:
     def __init__(self, table: Table, folder: Path) -> None:
         """Write nothing yet; `folder` is the session's staging folder."""
         self.table, self.folder = table, folder
+        self.encodings = Encodings(table)
         self.files: dict[str, list[Staged]] = defaultdict(list)
         self.open: dict[str, Opened] = {}
         """By partition, the one written to longest ago first."""
@@ -130,7 +131,7 @@ class Stage:
         if opened is None:
             if len(self.open) >= OPEN_FILES:
                 self.close_one(next(iter(self.open)))
-            opened = Opened(Writer(self.folder, self.table, partition))
+            opened = Opened(Writer(self.folder, self.table, partition, self.encodings))
         self.open[partition] = opened
         opened.visits += 1
         rows = pa.Table.from_batches(batches)
@@ -159,6 +160,7 @@ class Stage:
     def finished(self) -> dict[str, list[Staged]]:
         """Close what is open and return the files by partition; the next rows start anew."""
         self.close()
+        self.encodings = Encodings(self.table)
         files, self.files = self.files, defaultdict(list)
         return files
 

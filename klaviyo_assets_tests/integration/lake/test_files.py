@@ -2,14 +2,19 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from klaviyo_assets.lake import Lake, Table
 from klaviyo_assets.lake.parquet import DataFile, Writer
 from klaviyo_assets_tests.integration.lake.ground import (
+    ACCOUNT,
+    EVENTS,
     PROFILES,
+    SCHEMA,
     START,
     Row,
     batch,
@@ -72,3 +77,49 @@ def test_a_key_however_long_is_there_once(lake: Lake, length: int) -> None:
     merge(lake, PROFILES, [batch([(key, 0, "old", 0), ("other", 0, "stays", 0)])])
     merge(lake, PROFILES, [batch([(key, 1, "new", 1)])])
     assert notes_of(lake, "profiles") == {key: "new", "other": "stays"}
+
+
+def with_dictionary(path: Path) -> set[str]:
+    """Return the columns of a file that are written with a dictionary."""
+    group = pq.read_metadata(path).row_group(0)
+    columns = [group.column(at) for at in range(group.num_columns)]
+    return {each.path_in_schema for each in columns if "RLE_DICTIONARY" in each.encodings}
+
+
+def test_short_values_that_repeat_get_a_dictionary(tmp_path: Path) -> None:
+    """Not a key's, not those that differ, are long, are not there, or are lists."""
+    texts: dict[str, list[str | None]] = {
+        "same": ["a"] * 100,
+        "some": [None if at % 2 else f"{at // 4}" for at in range(100)],
+        "all_differ": [str(at) for at in range(100)],
+        "long": ["long " * 20] * 100,
+        "absent": [None] * 100,
+    }
+    fields: list[Any] = [*SCHEMA, *(pa.field(name, pa.string()) for name in texts)]
+    fields.append(pa.field("tags", pa.list_(pa.string())))
+    table = Table(name="any", schema=pa.schema(fields), key=("id",))
+    rows = pa.Table.from_batches([batch((f"k{at % 2}", at, "", 0) for at in range(100))])
+    for name, values in texts.items():
+        rows = rows.append_column(name, pa.array(values, pa.string()))
+    writer = Writer(tmp_path, table, "")
+    writer.write(rows.append_column("tags", pa.array([["x"]] * 100, pa.list_(pa.string()))))
+    (file,) = writer.close()
+    chosen = {"note", "synced_at", "same", "some"}
+    assert with_dictionary(tmp_path / file.path) == chosen
+
+
+def test_what_a_commit_brings_chooses_its_own_dictionaries(lake: Lake) -> None:
+    """A long sync is not bound by what its first rows looked like."""
+    with lake.open(
+        EVENTS, account=ACCOUNT, mode="merge", with_history=False, started_at=START
+    ) as session:
+        for day, note in ((1, None), (2, "seen")):
+            rows = batch((f"{day}-{at}", day, note or f"{at}", 0) for at in range(100))
+            session.add(rows)
+            session.commit({})
+    folder = lake.root / "lake" / "events"
+    chosen = {path.parent.name: with_dictionary(path) for path in folder.glob("day=*/*.parquet")}
+    assert [chosen[day] for day in sorted(chosen)] == [
+        {"updated", "synced_at"},
+        {"updated", "synced_at", "note"},
+    ]
