@@ -148,7 +148,7 @@ def _placed(
     if wanted & placing.board.open_days():
         for part, rows in asking.paid(turn):
             units = by_unit(rows, terms.knowledge.message_field)
-            replay(placing.board, part.days, part.message_ids, units)
+            replay(placing.board, part.days, part.message_ids, units, wanted=placing.wanted)
     asked = _asked(placing, turn, answered.requests, knowledge=terms.knowledge, asking=asking)
     requests = told = answered.requests
     for requests in asked:
