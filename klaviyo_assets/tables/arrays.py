@@ -53,8 +53,9 @@ def built(kind: ColumnType, columns: Columns) -> Built:
     # Most columns of most pages have no value at all: they share one array.
     some = {name: values for name, values in columns.items() if not _is_empty(values)}
     made = _with_values(kind, some) if some else Built({})
-    empty = {len(values): nulls(len(values), ARROW_TYPES[kind]) for values in columns.values()}
-    absent = {name: empty[len(columns[name])] for name in columns.keys() - some.keys()}
+    lengths = {name: len(columns[name]) for name in columns.keys() - some.keys()}
+    empty = {rows: nulls(rows, ARROW_TYPES[kind]) for rows in set(lengths.values())}
+    absent = {name: empty[rows] for name, rows in lengths.items()}
     return replace(made, arrays=made.arrays | absent)
 
 
