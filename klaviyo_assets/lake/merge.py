@@ -79,6 +79,6 @@ def kept(lost: pa.Table, source: int, count: int) -> pa.BooleanArray | None:
     rows = whole_numbers(lost[ROW])[whole_numbers(lost[SOURCE]) == source]
     if not len(rows):
         return None
-    mask = np.ones(count, dtype=bool)
-    mask[rows] = False
-    return flags(mask)
+    stay = np.ones(count, dtype=bool)
+    stay[rows] = False
+    return flags(stay)

@@ -5,7 +5,7 @@ What belongs here: the two measures, and the waiting for room. What does not: wh
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from statistics import median_low
 from threading import Condition, Event, Lock, local
 from time import monotonic, thread_time
@@ -102,13 +102,31 @@ class Pace:
         pages = list(self._pages)
         if self._is_held or not pages:
             return 0
-        working = median_low(cpu for cpu, _ in pages)
-        waiting = min(waited for _, waited in pages)
-        return 1 + round(waiting / max(working, 1e-6))
+        return _hiding(min(waited for _, waited in pages), pages)
+
+    @property
+    def readers(self) -> int:
+        """Return how many pages are worth reading at a time; 0: any, none of them works.
+
+        The usual wait counts: one page that came at once is no reason to wait for all others.
+        """
+        pages = list(self._pages)
+        if self._is_held or not pages:
+            return 0
+        return _hiding(median_low(waited for _, waited in pages), pages)
+
+
+def _hiding(waiting: float, pages: Iterable[tuple[float, float]]) -> int:
+    """Return how many readers hide a wait behind each other's work, that of a usual page."""
+    return 1 + round(waiting / max(median_low(cpu for cpu, _ in pages), 1e-6))
 
 
 class Room:
-    """Lets as many pages be under way as memory has room for, by the size of the latest ones."""
+    """Lets as many pages be under way as memory has room for, by the size of the latest ones.
+
+    Of these, as many are read at a time as `pace` finds worth it: with every reader more, all of
+    them wait longer for the interpreter.
+    """
 
     def __init__(
         self,
@@ -125,17 +143,25 @@ class Room:
         self._most, self._limit, self._backlog, self._pace = most, limit, backlog, pace
         self._sizes: deque[int] = deque(maxlen=_LATEST)
         self._taken = 0
+        self._read = 0
         self._turn = Condition()
 
     def enter(self, stop: Event) -> bool:
         """Wait for room for one page; False where `stop` was set first."""
         with self._turn:
-            while self._taken >= self._allowed:
+            while self._is_full:
                 if stop.is_set():
                     return False
                 self._turn.wait(_LOOK_UP_SECONDS)
             self._taken += 1
+            self._read += 1
         return not stop.is_set()
+
+    def hand_over(self) -> None:
+        """Have read the page, which now waits for the writer; another may be read."""
+        with self._turn:
+            self._read -= 1
+            self._turn.notify()
 
     def note(self, size: int) -> None:
         """Take in the size of a page that was decoded, in bytes."""
@@ -148,9 +174,13 @@ class Room:
             self._turn.notify()
 
     @property
+    def _is_full(self) -> bool:
+        return self._taken >= self._allowed or 0 < self._pace.readers <= self._read
+
+    @property
     def _allowed(self) -> int:
         largest = max(list(self._sizes), default=0)
         if not largest:
             return self._most
-        useful = self._pace.windows + self._backlog // largest
+        useful = self._pace.readers + self._backlog // largest
         return max(1, min(self._most, self._limit // largest, useful))

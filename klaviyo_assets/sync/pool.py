@@ -83,6 +83,7 @@ class Pool:
             pieces = walk.pieces()
             while self._room.enter(self._stop):
                 piece = self._next_piece(pieces, Stopwatch(walk.turn))
+                self._room.hand_over()
                 if piece is None:
                     self._room.leave()
                     break

@@ -29,6 +29,11 @@ class Eager(Pace):
         """Return more than there ever are."""
         return 99
 
+    @property
+    def readers(self) -> int:
+        """Return the same."""
+        return self.windows
+
 
 class Patient(Pace):
     """Finds one window enough."""
@@ -37,6 +42,11 @@ class Patient(Pace):
     def windows(self) -> int:
         """Return one."""
         return 1
+
+    @property
+    def readers(self) -> int:
+        """Return the same."""
+        return self.windows
 
 
 def ids_of(shelf: Shelf, *, workers: int, pace: Pace) -> list[str]:
@@ -136,7 +146,34 @@ def test_what_hides_no_latency_waits_outside(pace: Pace, pages: int) -> None:
     entered = 0
     while room.enter(stop):
         entered += 1
+        room.hand_over()
     assert entered == pages
+
+
+@pytest.mark.parametrize(("pace", "pages"), [(Pace(), 9), (Patient(), 1), (Eager(), 9)])
+def test_as_many_pages_are_read_at_a_time_as_hide_the_latency(pace: Pace, pages: int) -> None:
+    """More readers would wait for each other; as soon as one has read, the next one reads."""
+    room, stop = Room(most=9, pace=pace), threading.Event()
+    threading.Timer(0.3, stop.set).start()
+    entered = 0
+    while room.enter(stop):
+        entered += 1
+    assert entered == pages
+    stop.clear()
+    room.hand_over()
+    room.leave()
+    assert room.enter(stop)
+
+
+def test_one_page_that_came_at_once_stops_no_reader() -> None:
+    """An empty window is answered sooner than full ones: the usual wait tells how many read."""
+    pace = Pace()
+    for waited in (0.15, 0.15, 0.002, 0.15):
+        pace.note(0.005, waited)
+    assert (pace.windows, pace.readers) == (1, 31)
+    for _ in range(8):
+        pace.note(0.005, 0.001)
+    assert pace.readers == 1
 
 
 def test_the_wait_for_a_turn_is_no_latency() -> None:
