@@ -58,6 +58,10 @@ def goals(measured: Measured) -> str:
     if reading.goal is not None:
         is_met = rate(measured, ROAD) >= reading.goal
         words.append(f"{reading.goal:,}/s: {said(is_met=is_met)}")
+    for who, times in reading.yardsticks.items():
+        if times is not None and who in measured.costs:
+            is_met = rate(measured, ROAD) >= times * rate(measured, who)
+            words.append(f"{times:g} x {who}: {said(is_met=is_met)}")
     if reading.peak_mib is not None:
         is_met = median(cost.peak_bytes for cost in costs) <= reading.peak_mib * MIB
         words.append(f"{reading.peak_mib} MiB: {said(is_met=is_met)}")
