@@ -182,5 +182,7 @@ class Room:
         largest = max(list(self._sizes), default=0)
         if not largest:
             return self._most
-        useful = self._pace.readers + self._backlog // largest
+        readers = self._pace.readers
+        # Those that wait for the rate limit are no backlog: fewer could not use it up.
+        useful = readers + self._backlog // largest if readers else self._most
         return max(1, min(self._most, self._limit // largest, useful))

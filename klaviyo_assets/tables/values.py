@@ -15,10 +15,11 @@ import numpy.typing as npt
 import pyarrow as pa
 from msgspec import Raw
 
+from klaviyo_assets.tables.schema import MOMENT
+
 Array: TypeAlias = "pa.Array[Any]"
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
-_MOMENT = pa.timestamp("us", tz="UTC")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NULL = b"null"
 _LENGTHS_OF_NULL = frozenset({0, len(_NULL)})
@@ -100,7 +101,7 @@ def moments(at: datetime, rows: int) -> Array:
     """Return a moment as often as there are rows: microseconds, UTC."""
     since = at - _EPOCH
     micros = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-    return _from_buffers(_MOMENT, rows, [None, _buffer(np.full(rows, micros, np.int64))])
+    return _from_buffers(MOMENT, rows, [None, _buffer(np.full(rows, micros, np.int64))])
 
 
 def moment(at: datetime) -> "pa.TimestampScalar[Any, Any]":
