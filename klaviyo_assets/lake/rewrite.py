@@ -26,9 +26,9 @@ from klaviyo_assets.lake.repeats import repeated
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """A file of the staging folder. `is_clean`: no key is in it twice."""
+    """The files of a partition in the staging folder. `is_clean`: no key is in them twice."""
 
-    file: DataFile
+    files: Sequence[DataFile]
     is_clean: bool
 
 
@@ -75,7 +75,7 @@ class Rewriter:
     folder: Path
     staging: Path
 
-    def partition(self, stored: Sequence[DataFile], staged: Sequence[Staged]) -> Outcome:
+    def partition(self, stored: Sequence[DataFile], staged: Staged) -> Outcome:
         """Return what to add and remove so that no key is there twice in the partition.
 
         Writes to the staging folder; reads stored files only where a key could be there already.
@@ -87,24 +87,24 @@ class Rewriter:
         near: list[DataFile] = []
         far: list[DataFile] = []
         for file in stored:
-            (near if self.meets(file, staged) else far).append(file)
+            (near if self.meets(file, staged.files) else far).append(file)
         parts = [
             *(Part(file, self.folder, is_staged=False) for file in near),
-            *(Part(one.file, self.staging, is_staged=True) for one in staged),
+            *(Part(file, self.staging, is_staged=True) for file in staged.files),
         ]
-        if near or len(staged) > 1 or not all(one.is_clean for one in staged):
+        if near or not staged.is_clean:
             parts = self.judged(parts)
         came_in = sum(part.rows for part in parts if part.is_staged)
         parts.extend(Part(file, self.folder, is_staged=False) for file in far)
         return self.settled(parts, came_in)
 
-    def meets(self, file: DataFile, staged: Iterable[Staged]) -> bool:
+    def meets(self, file: DataFile, staged: Iterable[DataFile]) -> bool:
         """Tell whether the key ranges of a stored file and a staged one overlap, or are unknown."""
         first = self.table.key[0]
         if first not in file.low or first not in file.high:
             return True
         return any(
-            file.low[first] <= one.file.high[first] and one.file.low[first] <= file.high[first]
+            file.low[first] <= one.high[first] and one.low[first] <= file.high[first]
             for one in staged
         )
 

@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from itertools import accumulate
 from pathlib import Path, PurePath
@@ -24,6 +24,7 @@ from klaviyo_assets.lake.layout import DAY, Table
 from klaviyo_assets.lake.merge import kept, losers, numbered
 from klaviyo_assets.lake.parquet import DataFile, Encodings, Writer
 from klaviyo_assets.lake.rewrite import Staged
+from klaviyo_assets.lake.staged_keys import StagedKeys
 from klaviyo_assets.lake.vectors import whole_numbers
 
 OPEN_FILES = 32
@@ -75,23 +76,15 @@ def by_day(batches: Sequence[pa.RecordBatch], cursor: str) -> Iterator[tuple[str
             yield from by_day([batch.take(order)], cursor)
 
 
-@dataclass(slots=True)
-class Opened:
-    """A file being written. Rows that came more than once may hold a key twice."""
-
-    writer: Writer
-    visits: int = 0
-
-
 class Stage:
     """The staged files of one table in one session."""
 
     def __init__(self, table: Table, folder: Path) -> None:
         """Write nothing yet; `folder` is the session's staging folder."""
         self.table, self.folder = table, folder
-        self.encodings = Encodings(table)
-        self.files: dict[str, list[Staged]] = defaultdict(list)
-        self.open: dict[str, Opened] = {}
+        self.encodings, self.keys = Encodings(table), StagedKeys(table.key)
+        self.files: dict[str, list[DataFile]] = defaultdict(list)
+        self.open: dict[str, Writer] = {}
         """By partition, the one written to longest ago first."""
 
     def take(self, batches: Sequence[pa.RecordBatch]) -> None:
@@ -109,8 +102,8 @@ class Stage:
         # Oldest day last would close the writer that the next rows most likely belong to.
         for partition in sorted(parts):
             self.write(partition, parts.pop(partition))
-        for opened in self.open.values():
-            opened.writer.flush()
+        for writer in self.open.values():
+            writer.flush()
 
     def refuse_nulls(self, batch: pa.RecordBatch) -> None:
         """Refuse rows without key, cursor or `synced_at`."""
@@ -127,16 +120,16 @@ class Stage:
 
     def write(self, partition: str, batches: Sequence[pa.RecordBatch]) -> None:
         """Write the rows of one partition, going on with its file where that is open."""
-        opened = self.open.pop(partition, None)
-        if opened is None:
+        writer = self.open.pop(partition, None)
+        if writer is None:
             if len(self.open) >= OPEN_FILES:
                 self.close_one(next(iter(self.open)))
-            opened = Opened(Writer(self.folder, self.table, partition, self.encodings))
-        self.open[partition] = opened
-        opened.visits += 1
+            writer = Writer(self.folder, self.table, partition, self.encodings)
+        self.open[partition] = writer
         rows = pa.Table.from_batches(batches)
+        self.keys.note(partition, rows)
         # Crumbs, from rows in no order, cost Arrow milliseconds at every step from here on.
-        opened.writer.write(rows.combine_chunks() if rows.num_rows < CRUMB * len(batches) else rows)
+        writer.write(rows.combine_chunks() if rows.num_rows < CRUMB * len(batches) else rows)
 
     def close(self) -> None:
         """Close the open files; rows that come later make others."""
@@ -145,24 +138,26 @@ class Stage:
 
     def close_one(self, partition: str) -> None:
         """Close the open file of a partition."""
-        opened = self.open.pop(partition)
-        staged = [Staged(file, is_clean=opened.visits == 1) for file in opened.writer.close()]
-        self.files[partition].extend(staged)
+        self.files[partition].extend(self.open.pop(partition).close())
 
     def abandon(self) -> None:
         """Let go of the open files, whole or not."""
-        for opened in self.open.values():
+        for writer in self.open.values():
             # The disk that refused the rows may refuse the footer as well: then there is none.
             with suppress(OSError, pa.ArrowException, RuntimeError):
-                opened.writer.end()
+                writer.end()
         self.open = {}
 
-    def finished(self) -> dict[str, list[Staged]]:
+    def finished(self) -> dict[str, Staged]:
         """Close what is open and return the files by partition; the next rows start anew."""
         self.close()
-        self.encodings = Encodings(self.table)
-        files, self.files = self.files, defaultdict(list)
-        return files
+        done = {
+            partition: Staged(files, is_clean=self.keys.are_unique(partition))
+            for partition, files in self.files.items()
+        }
+        self.encodings, self.keys = Encodings(self.table), StagedKeys(self.table.key)
+        self.files = defaultdict(list)
+        return done
 
 
 def placed(files: Sequence[DataFile], staging: Path, folder: Path, *, at: float) -> list[DataFile]:

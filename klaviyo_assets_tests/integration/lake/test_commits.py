@@ -221,6 +221,21 @@ def test_a_replacement_is_unique_over_all_that_was_staged(lake: Lake) -> None:
         assert notes_of(lake, table.name)["k0000015"] == "3"
 
 
+@pytest.mark.parametrize("table", [PROFILES, EVENTS])
+def test_a_first_sync_reads_nothing_back(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, table: Table
+) -> None:
+    """However many stages bring rows to a partition, a commit of new keys only writes."""
+    monkeypatch.delattr(rewrite, "columns_of")
+    with lake.open(
+        table, account=ACCOUNT, mode="merge", with_history=False, started_at=now()
+    ) as session:
+        for number in range(4):
+            session.add(numbered(number * 20, 20))
+            session.stage()
+        assert session.commit({}).rows_total == 80
+
+
 @pytest.mark.parametrize("mode", ["merge", "replace"])
 def test_memory_is_bounded_however_much_is_added(
     lake: Lake, monkeypatch: pytest.MonkeyPatch, mode: str
