@@ -7,8 +7,8 @@ not: Klaviyo, schemas (`tables` makes them), Dagster. The names below are the ro
 from klaviyo_assets.lake.answers import Answers
 from klaviyo_assets.lake.aside import set_aside
 from klaviyo_assets.lake.cells import Fetched
-from klaviyo_assets.lake.database import load
 from klaviyo_assets.lake.day_counts import Counting, DayCount, day_counts, first_day
+from klaviyo_assets.lake.engine import load
 from klaviyo_assets.lake.erase import Erased, erase
 from klaviyo_assets.lake.facts import CellFacts
 from klaviyo_assets.lake.first_seen import FirstSeen, Since, first_seen

@@ -22,7 +22,7 @@ from typing import cast
 import pyarrow as pa
 
 from klaviyo_assets.errors import CorruptFileError, LakeConflictError, LakeError
-from klaviyo_assets.lake.database import stored_tables
+from klaviyo_assets.lake.current import stored_tables
 from klaviyo_assets.lake.delta import Change, conflict
 from klaviyo_assets.lake.disk import told
 from klaviyo_assets.lake.facts import CELLS, REFUSED, CellFacts, refused_of, with_facts

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from klaviyo_assets.errors import CorruptFileError, LakeError
-from klaviyo_assets.lake.database import stored_tables
+from klaviyo_assets.lake.current import stored_tables
 from klaviyo_assets.lake.disk import broken, reading
 from klaviyo_assets.lake.layout import SPILL, table_folder
 from klaviyo_assets.lake.log import Snapshot, snapshot

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from klaviyo_assets.errors import MissingTableError
-from klaviyo_assets.lake.database import connection, published, shown
+from klaviyo_assets.lake.current import current
+from klaviyo_assets.lake.engine import connection
 from klaviyo_assets.lake.layout import HISTORY, table_folder
-from klaviyo_assets.lake.log import Snapshot, snapshot
+from klaviyo_assets.lake.log import snapshot
 from klaviyo_assets.lake.parquet import columns_of
+from klaviyo_assets.lake.published import published
 from klaviyo_assets.lake.relations import Plain, Relation, query
+from klaviyo_assets.lake.sql import Shown
 from klaviyo_assets.model.stream import Merges
 
 if TYPE_CHECKING:
@@ -30,10 +33,10 @@ def relation_now(root: Path, name: str, relations: Sequence[Relation]) -> "duckd
     """
     known = {one.name: one for one in (*published(root).relations, *relations)}
     relation = known.get(name, Plain(name=name))
-    found: dict[str, Snapshot] = {}
+    found: dict[str, Shown] = {}
     optional = (relation.events, relation.events + HISTORY) if isinstance(relation, Merges) else ()
     for table in (*relation.tables, *optional):
-        one = snapshot(table_folder(root, table), table)
+        one = current(root, table)
         if one is None and table in optional:
             continue
         if one is None:
@@ -41,9 +44,8 @@ def relation_now(root: Path, name: str, relations: Sequence[Relation]) -> "duckd
                 f"the table {table} was never read; materialize klaviyo/{table} first",
                 stream=name,
             )
-        found[table] = one
-    sql = query(relation, shown(root, found))
-    return connection().sql(str(sql))
+        found[table] = one.shown
+    return connection().sql(str(query(relation, found)))
 
 
 def columns_now(root: Path, name: str, columns: Sequence[str]) -> pa.Table:

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from klaviyo_assets.errors import LakeConflictError, LakeError
-from klaviyo_assets.lake.database import publish, published
+from klaviyo_assets.lake.database import publish
 from klaviyo_assets.lake.disk import clear_dead, told
 from klaviyo_assets.lake.erasures import Erasure, ErasureReceipt
 from klaviyo_assets.lake.layout import STAGING, history_of, table_folder
@@ -102,8 +102,7 @@ def erase(
     if receipt.so_far.is_empty:
         return Erased(erasure=receipt.so_far, receipt=None, aside=aside)
     problems = publish(root, relations)
-    shown = published(root).versions
-    tidied(root, names, now=clock(), grace=timedelta(0), published=shown)
+    tidied(root, names, now=clock(), grace=timedelta(0))
     for name in names:
         forget_versions(table_folder(root, name), name, ids)
     refuse_writers(root, names)

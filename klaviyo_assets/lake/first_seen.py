@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from klaviyo_assets.lake.database import connection
 from klaviyo_assets.lake.disk import told
+from klaviyo_assets.lake.engine import connection
 from klaviyo_assets.lake.layout import SYNCED_AT, table_folder
 from klaviyo_assets.lake.log import Snapshot, snapshot
 from klaviyo_assets.lake.parquet import DataFile

@@ -16,7 +16,8 @@ from klaviyo_assets.lake.answers import Answers
 from klaviyo_assets.lake.cells import Fetched, StateOf, refusal_noted, replaced, replacement
 from klaviyo_assets.lake.check import problems
 from klaviyo_assets.lake.contents import columns_now, relation_now
-from klaviyo_assets.lake.database import publish, published, stored_tables
+from klaviyo_assets.lake.current import stored_tables
+from klaviyo_assets.lake.database import publish
 from klaviyo_assets.lake.disk import make_writable
 from klaviyo_assets.lake.facts import CellFacts, facts_of, refused_of
 from klaviyo_assets.lake.layout import HISTORY, Table, answers_folder, history_of, table_folder
@@ -221,7 +222,6 @@ class Lake:
             (name, name + HISTORY),
             now=self.clock(),
             grace=self.grace if grace is None else grace,
-            published=published(self.root).versions,
         )
 
     def repair(self, table: Table, *, account: str) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from klaviyo_assets.lake.database import connection
+from klaviyo_assets.lake.engine import connection
 from klaviyo_assets.lake.parquet import conformed
 from klaviyo_assets.lake.sql import Shown, literal, quoted, select
 

@@ -13,7 +13,7 @@ A data file is deleted when all of this holds, and only inside its table's folde
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -31,6 +31,7 @@ from klaviyo_assets.lake.log import (
     removed,
     snapshot,
 )
+from klaviyo_assets.lake.published import published
 
 LOG_KEPT = timedelta(days=1)
 """How long commits stay that a checkpoint covers: for readers that are loading the table."""
@@ -44,10 +45,8 @@ class Upkeep:
     bytes_freed: int
 
 
-def tidy(
-    folder: Path, name: str, *, now: datetime, grace: timedelta, published: int | None
-) -> Upkeep:
-    """Tidy one table; quick where nothing is to be done. `published` is the version shown.
+def tidy(folder: Path, name: str, *, now: datetime, grace: timedelta, shown: int | None) -> Upkeep:
+    """Tidy one table; quick where nothing is to be done. The database shows the version `shown`.
 
     Raises:
         CorruptFileError: the log cannot be read.
@@ -58,7 +57,7 @@ def tidy(
         return Upkeep(files_removed=0, bytes_freed=0)
     with told(folder, name):
         alive = clear_dead(folder / STAGING)
-        held, tombs = known_files(folder, found, since=now - grace, published=published)
+        held, tombs = known_files(folder, found, since=now - grace, shown=shown)
         doomed = [
             path
             for path in data_files(folder)
@@ -66,21 +65,15 @@ def tidy(
         ]
         done = delete(folder, doomed, before=now - grace)
         write_checkpoint(folder, found)
-        shorten_log(folder, now=now, keep=max(grace, LOG_KEPT), published=published)
+        shorten_log(folder, now=now, keep=max(grace, LOG_KEPT), shown=shown)
     return done
 
 
-def tidied(
-    root: Path,
-    names: Iterable[str],
-    *,
-    now: datetime,
-    grace: timedelta,
-    published: Mapping[str, int],
-) -> Upkeep:
+def tidied(root: Path, names: Iterable[str], *, now: datetime, grace: timedelta) -> Upkeep:
     """Tidy some tables below `root`, and return what was removed in all."""
+    shown = published(root).versions
     done = [
-        tidy(table_folder(root, one), one, now=now, grace=grace, published=published.get(one))
+        tidy(table_folder(root, one), one, now=now, grace=grace, shown=shown.get(one))
         for one in names
     ]
     return Upkeep(
@@ -101,7 +94,7 @@ def data_files(folder: Path) -> list[str]:
 
 
 def known_files(
-    folder: Path, found: Snapshot, *, since: datetime, published: int | None
+    folder: Path, found: Snapshot, *, since: datetime, shown: int | None
 ) -> tuple[set[str], set[str]]:
     """Return the files that somebody may still read, and those that a commit in the log removed."""
     held = {file.path for file in found.files}
@@ -110,7 +103,7 @@ def known_files(
         path = commit_path(folder, version)
         gone = set(removed(path))
         tombs |= gone
-        is_shown = published is not None and version > published
+        is_shown = shown is not None and version > shown
         if is_shown or committed_at(path) >= since.timestamp():
             held |= gone
     return held, tombs
@@ -152,7 +145,7 @@ def write_checkpoint(folder: Path, found: Snapshot) -> None:
         found.table.create_checkpoint()
 
 
-def shorten_log(folder: Path, *, now: datetime, keep: timedelta, published: int | None) -> None:
+def shorten_log(folder: Path, *, now: datetime, keep: timedelta, shown: int | None) -> None:
     """Delete commits and checkpoints that a newer checkpoint covers and nobody may still read.
 
     What stays: the newest commit of ours and all after it, because it holds the mark; everything
@@ -160,8 +153,8 @@ def shorten_log(folder: Path, *, now: datetime, keep: timedelta, published: int 
     """
     covered = last_checkpoint(folder)
     versions = [version for version in commits(folder) if version < covered]
-    if published is not None:
-        versions = [version for version in versions if version <= published]
+    if shown is not None:
+        versions = [version for version in versions if version <= shown]
     if len(versions) <= CHECKPOINT_COMMITS:
         return
     oldest = (now - keep).timestamp()

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -11,6 +13,7 @@ import pytest
 from klaviyo_assets.errors import CorruptFileError, MissingTableError, StorageError
 from klaviyo_assets.lake import Detailed, Joined, Lake, Plain, Relation, Table, database
 from klaviyo_assets.lake.disk import exclusive
+from klaviyo_assets.lake.published import PUBLISHED, published
 from klaviyo_assets_tests.integration.lake.ground import (
     MOMENT,
     PROFILES,
@@ -138,7 +141,7 @@ def test_a_deleted_database_comes_back(lake: Lake, root: Path) -> None:
     merge(lake, PROFILES, [numbered(0, 5)])
     lake.publish(RELATIONS)
     (root / "klaviyo.duckdb").unlink()
-    (root / "lake" / database.PUBLISHED).unlink()
+    (root / "lake" / PUBLISHED).unlink()
     lake.publish(RELATIONS)
     assert shown(root, "SELECT count(*) FROM k.klaviyo.profiles") == [(5,)]
 
@@ -147,9 +150,99 @@ def test_a_broken_database_is_replaced(lake: Lake, root: Path) -> None:
     """Garbage under the database's name, or in our notes, is in nobody's way."""
     merge(lake, PROFILES, [numbered(0, 5)])
     (root / "klaviyo.duckdb").write_bytes(b"garbage")
-    (root / "lake" / database.PUBLISHED).write_text(json.dumps(["nonsense"]))
+    (root / "lake" / PUBLISHED).write_text(json.dumps(["nonsense"]))
     (root / database.BESIDE).write_bytes(b"left by a killed publisher")
     lake.publish(RELATIONS)
+    assert shown(root, "SELECT count(*) FROM k.klaviyo.profiles") == [(5,)]
+
+
+def number_of(root: Path) -> int:
+    """Return the number of the file that is the database: another one whenever it is replaced."""
+    return (root / "klaviyo.duckdb").stat().st_ino
+
+
+def test_a_new_mark_alone_leaves_the_database_as_it_is(lake: Lake, root: Path) -> None:
+    """Nothing is built where nothing new is to be seen; what upkeep goes by is noted all the same.
+
+    Rows, or another relation, make it new.
+    """
+    merge(lake, PROFILES, [numbered(0, 5)], {"n": 1})
+    lake.publish([])
+    before = number_of(root)
+    merge(lake, PROFILES, [], {"n": 2})
+    lake.publish([])
+    assert number_of(root) == before
+    assert published(root).versions == {"profiles": 1}
+    merge(lake, PROFILES, [numbered(5, 5)], {"n": 2})
+    lake.publish([])
+    assert shown(root, "SELECT count(*) FROM k.klaviyo.profiles") == [(10,)]
+    between = number_of(root)
+    assert between != before
+    merge(lake, TAGS, [])
+    lake.publish([JOINED])
+    assert number_of(root) != between
+    assert "profiles_joined" in names(root)
+
+
+@pytest.mark.parametrize("by", ["garbage", "another", "nothing"])
+def test_what_a_user_did_to_the_database_is_undone(lake: Lake, root: Path, by: str) -> None:
+    """Whatever lies under its name and is not what was published is replaced by what there is."""
+    merge(lake, PROFILES, [numbered(0, 5)])
+    lake.publish([])
+    path = root / "klaviyo.duckdb"
+    match by:
+        case "garbage":
+            path.write_bytes(b"garbage")
+        case "another":
+            with duckdb.connect(path) as connection:
+                connection.execute("DROP VIEW klaviyo.klaviyo.profiles")
+        case _:
+            path.unlink()
+    lake.publish([])
+    assert shown(root, "SELECT count(*) FROM k.klaviyo.profiles") == [(5,)]
+
+
+def test_a_view_that_failed_is_tried_again(lake: Lake, root: Path) -> None:
+    """A database that lacks a view is built anew by the next publisher, changed or not."""
+    merge(lake, PROFILES, [numbered(0, 5)])
+    twice = Joined(
+        name="wrong", left="profiles", right="profiles", on="no such column", columns=(("a", "id"),)
+    )
+    for _ in range(2):
+        (problem,) = lake.publish([twice])
+        assert problem.stream == "wrong"
+    lake.publish([])
+    assert names(root) == {"profiles"}
+
+
+def test_a_table_begun_anew_is_not_taken_for_the_old_one(lake: Lake, root: Path) -> None:
+    """After a table was put away, one of the same name and version shows its own rows."""
+    for count in (5, 7):
+        merge(lake, PROFILES, [numbered(0, count)])
+        lake.publish([])
+        assert shown(root, "SELECT count(*) FROM k.klaviyo.profiles") == [(count,)]
+        shutil.move(root / "lake/profiles", root / f"put-away-{count}")
+
+
+AFTER_A_FORK = """
+import os, sys
+from pathlib import Path
+from klaviyo_assets.lake import load
+from klaviyo_assets_tests.integration.lake.ground import PROFILES, lake_at, merge, numbered
+
+load()
+if not (child := os.fork()):
+    lake = lake_at(Path(sys.argv[1]))
+    merge(lake, PROFILES, [numbered(0, 5)])
+    lake.publish([])
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_fork_starts_a_duckdb_of_its_own(root: Path) -> None:
+    """A process that was forked from one with DuckDB in memory publishes like any other."""
+    subprocess.run([sys.executable, "-c", AFTER_A_FORK, str(root)], check=True, timeout=60)
     assert shown(root, "SELECT count(*) FROM k.klaviyo.profiles") == [(5,)]
 
 

@@ -91,11 +91,12 @@ def test_what_lives_on_is_not_walked_through_again() -> None:
 QUIET = """
 import sys
 import klaviyo_assets.definitions
-from klaviyo_assets.lake.database import connection
+from klaviyo_assets.lake.engine import connection, load
 from klaviyo_assets.sync.memory import spare_what_lives_on
 
 print("duckdb" in sys.modules)
 spare_what_lives_on()
+load()
 connection().sql("SELECT 1").fetchall()
 """
 
