@@ -14,17 +14,16 @@ from klaviyo_assets.defs.checks import (
     freshness_of,
     not_checked,
     results,
-    rows_lately,
     specs_of,
 )
 from klaviyo_assets.defs.config import SyncConfig
-from klaviyo_assets.defs.cursors import CURSOR, metadata_mark
+from klaviyo_assets.defs.cursors import CURSOR, remembered
 from klaviyo_assets.defs.failures import as_failures
 from klaviyo_assets.defs.metadata import asset_key, definition_metadata, sync_metadata
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource, utc_now
 from klaviyo_assets.defs.syncing import Syncing
 from klaviyo_assets.errors import CorruptFileError, MissingScopeError, MissingTableError
-from klaviyo_assets.lake import standing
+from klaviyo_assets.lake import stored_columns
 from klaviyo_assets.model.stream import Detail, Join, Stream
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.sync.begin import begin
@@ -90,7 +89,7 @@ def _synced(stream: Stream, afterwards: Afterwards | None) -> dg.AssetsDefinitio
         lake: LakeResource,
     ) -> Iterator[dg.Output[Syncing] | dg.AssetCheckResult]:
         syncing = _begun(context, stream, config, klaviyo=klaviyo, lake=lake)
-        yield from _told(context, stream, syncing, lake=lake)
+        yield from _told(stream, syncing, lake=lake)
         if afterwards is not None and syncing is not None:
             afterwards(context, klaviyo, lake)
 
@@ -122,55 +121,52 @@ def _begin(
     klaviyo: KlaviyoResource,
     lake: LakeResource,
 ) -> Syncing:
-    order = config.order()
-    refuse_nonsense(stream, order)
-    store = lake.lake()
-    connection = klaviyo.connect(say=context.log.warning, ready=store.make_ready)
+    refuse_nonsense(stream, order := config.order())
+    store, say = lake.lake(), context.log.warning
+    connection = klaviyo.connect(say=say, ready=store.make_ready)
     desk = Desk(
         client=connection.client,
         lake=store,
         settings=connection.settings,
         account=connection.account,
         clock=utc_now,
-        say=context.log.warning,
+        say=say,
         salt=connection.salt,
     )
-    mark = metadata_mark(context.instance, context.asset_key)
+    before = remembered(context.instance, context.asset_key)
     return Syncing(
         stream=stream,
         order=order,
-        pull=begin(stream, order, mark, desk=desk),
+        pull=begin(stream, order, before.mark, desk=desk),
         client=connection.client,
         log=context.log.info,
         observe=context.log_event,
+        rows_before=before.rows,
     )
 
 
 def _told(
-    context: dg.AssetExecutionContext,
-    stream: Stream,
-    syncing: Syncing | None,
-    *,
-    lake: LakeResource,
+    stream: Stream, syncing: Syncing | None, *, lake: LakeResource
 ) -> Iterator[dg.Output[Syncing] | dg.AssetCheckResult]:
     """Yield the sync, which is drained before anything more is asked of this, then its checks."""
     if syncing is None:
         yield from not_checked(stream)
         return
     yield dg.Output(syncing)
-    yield from results(stream, _looked(context, syncing, lake))
+    yield from results(stream, _looked(syncing, lake))
 
 
-def _looked(context: dg.AssetExecutionContext, syncing: Syncing, lake: LakeResource) -> Looked:
+def _looked(syncing: Syncing, lake: LakeResource) -> Looked:
     """Return what the checks look at, right after the stream was materialized."""
-    stream = syncing.stream
+    stream, tally = syncing.stream, syncing.pull.tally
     with as_failures(stream.name):
         return Looked(
             now=utc_now(),
-            rows=rows_lately(context.instance, stream),
+            rows=tally.rows_total,
+            rows_before=syncing.rows_before,
             mark=syncing.mark,
-            table=standing(lake.lake().root, stream.name),
-            notices=sorted(syncing.pull.tally.notices),
+            columns=stored_columns(lake.lake().root, stream.name),
+            notices=sorted(tally.notices),
         )
 
 
@@ -204,19 +200,14 @@ def _joined(stream: Stream) -> dg.AssetsDefinition:
         metadata=definition_metadata(stream),
         deps=[asset_key(parent) for parent in parents],
         io_manager_key="lake_io_manager",
-        check_specs=specs_of(stream),
         freshness_policy=freshness_of(stream),
     )
     def joined(
         context: dg.AssetExecutionContext, config: SyncConfig, lake: LakeResource
-    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+    ) -> dg.MaterializeResult[Any]:
         with as_failures(stream.name):
             refuse_nonsense(stream, config.order())
-            shown = _view(context, stream, config, lake=lake)
-        yield shown
-        yield from results(
-            stream, Looked(now=utc_now(), rows=rows_lately(context.instance, stream))
-        )
+            return _view(context, stream, config, lake=lake)
 
     return joined
 

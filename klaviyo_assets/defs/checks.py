@@ -15,7 +15,6 @@ import dagster as dg
 
 from klaviyo_assets.defs.metadata import asset_key
 from klaviyo_assets.defs.verdicts import check_key, failed, passed, warned
-from klaviyo_assets.lake import Standing
 from klaviyo_assets.model.stream import Collection, Detail, Stream
 from klaviyo_assets.sync.plan import CURSOR_IN_FUTURE
 from klaviyo_assets.tables.schema import SYNCED_AT, arrow_schema
@@ -37,8 +36,6 @@ FEW_ROWS, LEAST_LEFT = 20, 0.5
 """Smaller tables may halve in a day's work."""
 
 NOTICES_SHOWN = 5
-
-ROW_COUNT = "dagster/row_count"
 
 
 def checks_of(stream: Stream) -> tuple[str, ...]:
@@ -74,25 +71,18 @@ DAILY = (timedelta(hours=26), timedelta(hours=74))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Looked:
-    """What the checks of one materialization look at; `rows` are those now, and those before."""
+    """What the checks of one materialization look at.
+
+    `rows` are those now, `rows_before` those of the materialization before; `columns` are the
+    stored ones, None where nothing is stored.
+    """
 
     now: datetime
-    rows: Sequence[int]
-    mark: datetime | None = None
-    table: Standing | None = None
-    notices: Sequence[str] = ()
-
-
-def rows_lately(instance: dg.DagsterInstance, stream: Stream) -> list[int]:
-    """Return the rows of the last materializations of a stream, the newest first, two at most."""
-    records = instance.fetch_materializations(asset_key(stream.name), limit=2).records
-    shown = [each.asset_materialization for each in records]
-    counts = [each.metadata.get(ROW_COUNT) for each in shown if each is not None]
-    return [
-        each.value
-        for each in counts
-        if isinstance(each, dg.IntMetadataValue) and each.value is not None
-    ]
+    rows: int
+    rows_before: int | None
+    mark: datetime | None
+    columns: Sequence[str] | None
+    notices: Sequence[str]
 
 
 def results(stream: Stream, looked: Looked) -> Iterator[dg.AssetCheckResult]:
@@ -100,9 +90,9 @@ def results(stream: Stream, looked: Looked) -> Iterator[dg.AssetCheckResult]:
     for name in checks_of(stream):
         match name:
             case "columns_as_declared":
-                yield as_declared(stream, looked.table, looked.notices)
+                yield as_declared(stream, looked.columns, looked.notices)
             case "row_count_holds":
-                yield row_count_holds(stream, looked.rows)
+                yield row_count_holds(stream, looked.rows, looked.rows_before)
             case _:
                 yield not_in_future(stream, looked.mark, looked.now)
 
@@ -118,10 +108,10 @@ def not_checked(stream: Stream) -> Iterator[dg.AssetCheckResult]:
 
 
 def as_declared(
-    stream: Stream, table: Standing | None, notices: Sequence[str]
+    stream: Stream, columns: Sequence[str] | None, notices: Sequence[str]
 ) -> dg.AssetCheckResult:
     """Judge the stored columns, and fields that Klaviyo sent and no column holds."""
-    changed = columns_changed(stream, table.columns) if table is not None else None
+    changed = columns_changed(stream, columns) if columns is not None else None
     if changed is not None:
         return changed
     if notices:
@@ -159,9 +149,8 @@ def columns_changed(stream: Stream, columns: Sequence[str]) -> dg.AssetCheckResu
     return None
 
 
-def row_count_holds(stream: Stream, rows: Sequence[int]) -> dg.AssetCheckResult:
+def row_count_holds(stream: Stream, now: int, before: int | None) -> dg.AssetCheckResult:
     """Judge the rows of now beside those of the materialization before."""
-    now, before = rows[0] if rows else 0, rows[1] if len(rows) > 1 else None
     numbers = {"klaviyo/rows": now, **({"klaviyo/rows_before": before} if before else {})}
     if before is None or before < FEW_ROWS or now >= before * LEAST_LEFT:
         return passed(

@@ -4,7 +4,8 @@ What belongs here: reading and writing `klaviyo/cursor`. What does not: what fol
 (`sync.plan`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 import dagster as dg
@@ -13,23 +14,43 @@ from klaviyo_assets.errors import ConfigError
 from klaviyo_assets.model.window import instant
 
 CURSOR = "klaviyo/cursor"
+ROW_COUNT = "dagster/row_count"
 
 _RECENT = 20
 """Observations looked through: others than ours (a freshness check, a script) carry no mark."""
 
 
-def metadata_mark(instance: dg.DagsterInstance, key: dg.AssetKey) -> datetime | None:
-    """Return the mark of the later of the last materialization and the last observation, UTC.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remembered:
+    """What Dagster knows of an asset before a sync.
 
-    None where the asset was never materialized, was wiped, or its stream has no cursor.
+    `mark` (UTC) is that of the later of the last materialization and the last observation; None
+    where there was none, where they were wiped, or where the stream has no cursor. `rows` are those
+    of the last materialization.
+    """
+
+    mark: datetime | None = None
+    rows: int | None = None
+
+
+def remembered(instance: dg.DagsterInstance, key: dg.AssetKey) -> Remembered:
+    """Return what the asset's metadata says.
 
     Raises:
-        ConfigError: the text there is not an instant.
+        ConfigError: the text of the mark is not an instant.
     """
-    events = [
-        *instance.fetch_materializations(key, limit=1).records,
-        *instance.fetch_observations(key, limit=_RECENT).records,
-    ]
+    materialized = instance.fetch_materializations(key, limit=1).records
+    observed = instance.fetch_observations(key, limit=_RECENT).records
+    return Remembered(mark=_mark([*materialized, *observed], key), rows=_rows(materialized))
+
+
+def _rows(materialized: Sequence[dg.EventLogRecord]) -> int | None:
+    shown = materialized[0].asset_materialization if materialized else None
+    count = shown.metadata.get(ROW_COUNT) if shown is not None else None
+    return count.value if isinstance(count, dg.IntMetadataValue) else None
+
+
+def _mark(events: Iterable[dg.EventLogRecord], key: dg.AssetKey) -> datetime | None:
     for text in _marks_newest_first(events):
         try:
             return instant(text)

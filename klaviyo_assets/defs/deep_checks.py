@@ -4,7 +4,7 @@ What belongs here: what is judged of one stream's key. What does not: checks tha
 materialization (`checks`), the comparison with Klaviyo (`completeness`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import dagster as dg
 
@@ -13,7 +13,7 @@ from klaviyo_assets.defs.metadata import asset_key
 from klaviyo_assets.defs.resources import LakeResource
 from klaviyo_assets.defs.verdicts import check_key, failed, goes_with_a_sync, passed, warned
 from klaviyo_assets.errors import MissingTableError
-from klaviyo_assets.lake import Lake, Standing, ids_there_twice, keys_there_twice, standing
+from klaviyo_assets.lake import Lake, ids_there_twice, keys_there_twice, null_counts
 from klaviyo_assets.model.stream import Join, Stream
 from klaviyo_assets.tables.schema import SYNCED_AT
 
@@ -80,11 +80,11 @@ def unique(stream: Stream, lake: Lake) -> dg.AssetCheckResult:
 def not_null(stream: Stream, lake: Lake) -> dg.AssetCheckResult:
     """Judge NULLs where none may be, by the statistics in the log."""
     key = check_key(stream.name, NOT_NULL)
-    table: Standing | None = standing(lake.root, stream.name)
-    if table is None:
+    nulls = null_counts(lake.root, stream.name)
+    if nulls is None:
         return never_read(key)
     needed = needed_of(stream)
-    bad: Mapping[str, int] = {name: table.nulls[name] for name in needed if table.nulls.get(name)}
+    bad = {name: nulls[name] for name in needed if nulls.get(name)}
     if not bad:
         return passed(key, f"None of {', '.join(needed)} is NULL.")
     told = ", ".join(f"{count:,} rows lack {name}" for name, count in bad.items())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pyarrow as pa
 
+from klaviyo_assets.defs.cursors import ROW_COUNT
 from klaviyo_assets.defs.failures import as_failures
 from klaviyo_assets.defs.lateness import first_seen_metadata
 from klaviyo_assets.defs.metadata import widened_by
@@ -64,7 +65,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
         """Return the rows of a relation that is wider than its own table; nothing for the rest."""
         parent = widened_by(obj.stream)
         state = None if parent is None else self.lake.lake().state(parent)
-        return {} if state is None else {"dagster/row_count": state.rows}
+        return {} if state is None else {ROW_COUNT: state.rows}
 
     def load_input(
         self, context: dg.InputContext

@@ -8,7 +8,7 @@ from datetime import datetime
 
 import dagster as dg
 
-from klaviyo_assets.defs.cursors import CURSOR
+from klaviyo_assets.defs.cursors import CURSOR, ROW_COUNT
 from klaviyo_assets.model.stream import Detail, Join, Stream
 from klaviyo_assets.streams import STREAMS
 
@@ -87,7 +87,7 @@ def sync_metadata(
     shown: Metadata = {
         "klaviyo/sync_mode": mode,
         **{f"klaviyo/{name}": number for name, number in numbers.items()},
-        "dagster/row_count": row_count,
+        ROW_COUNT: row_count,
         **definition_metadata(stream),
     }
     if stream.cursor is not None:

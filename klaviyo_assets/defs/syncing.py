@@ -28,6 +28,8 @@ class Syncing:
     client: Client
     log: Callable[[str], None]
     observe: Callable[[dg.AssetObservation], None]
+    rows_before: int | None = None
+    """Rows at the materialization before; None where there was none."""
 
     @property
     def mark(self) -> datetime | None:
@@ -35,7 +37,10 @@ class Syncing:
         return self.pull.progress.mark if self.stream.cursor is not None else None
 
     def report(self, receipt: Receipt) -> None:
-        """Log a commit, and keep its mark as an observation, which outlives the run."""
+        """Log a commit, and keep its mark as an observation, which outlives the run.
+
+        Not that of the last one: the materialization that follows has it.
+        """
         tally, mark = self.pull.tally, self.mark
         upto = f", complete up to {mark.isoformat()}" if mark is not None else ""
         self.log(
@@ -43,7 +48,7 @@ class Syncing:
             f"{receipt.rows_total:,} rows stored{upto}; "
             f"{self.client.counters.requests:,} requests"
         )
-        if mark is not None:
+        if mark is not None and not self.pull.is_read:
             self.observe(dg.AssetObservation(asset_key(self.stream.name), metadata=self.metadata()))
 
     def remarks(self) -> Iterator[str]:

@@ -7,6 +7,7 @@ not: Klaviyo, schemas (`tables` makes them), Dagster. The names below are the ro
 from klaviyo_assets.lake.answers import Answers
 from klaviyo_assets.lake.aside import set_aside
 from klaviyo_assets.lake.cells import Fetched
+from klaviyo_assets.lake.current import stored_columns
 from klaviyo_assets.lake.day_counts import Counting, DayCount, day_counts, first_day
 from klaviyo_assets.lake.engine import load
 from klaviyo_assets.lake.erase import Erased, erase
@@ -26,7 +27,7 @@ from klaviyo_assets.lake.relations import (
 )
 from klaviyo_assets.lake.removal import PeopleTable
 from klaviyo_assets.lake.session import Receipt, Session
-from klaviyo_assets.lake.standing import Standing, ids_there_twice, keys_there_twice, standing
+from klaviyo_assets.lake.standing import ids_there_twice, keys_there_twice, null_counts
 from klaviyo_assets.lake.states import TableState
 from klaviyo_assets.lake.sweep import Sweep
 from klaviyo_assets.lake.vectors import values_of
@@ -51,7 +52,6 @@ __all__ = [
     "Relation",
     "Session",
     "Since",
-    "Standing",
     "Sweep",
     "Table",
     "TableState",
@@ -62,10 +62,11 @@ __all__ = [
     "ids_there_twice",
     "keys_there_twice",
     "load",
+    "null_counts",
     "relation_of",
     "relations_of",
     "set_aside",
-    "standing",
+    "stored_columns",
     "table_of",
     "values_of",
 ]

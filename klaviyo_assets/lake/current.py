@@ -55,6 +55,16 @@ def current(root: Path, name: str) -> Current | None:
     return now
 
 
+def stored_columns(root: Path, name: str) -> list[str] | None:
+    """Return the names of a table's columns as they are now; None where there is no table.
+
+    Raises:
+        CorruptFileError, LakeVersionError: as for `current`.
+    """
+    found = current(root, name)
+    return None if found is None else found.shown.schema.names
+
+
 def stored_tables(root: Path) -> Iterator[str]:
     """Yield the names of the tables in the lake, histories included, in order."""
     for folder in sorted((root / "lake").glob("*/_delta_log")):

@@ -1,11 +1,10 @@
-"""How a table stands, by what its log tells alone: quick enough to look after every sync.
+"""How a table stands: what may be NULL nowhere, and what may be there once alone.
 
 What belongs here: reading the log's statistics, and finding keys that are there twice, which reads
-one column of everything. What does not: what is to be thought of it (`defs/checks.py`).
+one column of everything. What does not: what is to be thought of it (`defs/deep_checks.py`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from klaviyo_assets.errors import MissingTableError
@@ -19,17 +18,8 @@ from klaviyo_assets.lake.log import snapshot
 _NULLS = "null_count."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """A table's rows and columns; `nulls` has what the log tells of columns' NULLs."""
-
-    rows: int
-    columns: tuple[str, ...]
-    nulls: Mapping[str, int]
-
-
-def standing(root: Path, name: str) -> Standing | None:
-    """Return how a stored table stands; None where it was never read.
+def null_counts(root: Path, name: str) -> Mapping[str, int] | None:
+    """Return how many NULLs the log tells of, by column; None where the table was never read.
 
     Raises:
         CorruptFileError: the log cannot be read.
@@ -38,12 +28,11 @@ def standing(root: Path, name: str) -> Standing | None:
     if found is None:
         return None
     told_of = add_actions(found.table)
-    nulls = {
+    return {
         column.removeprefix(_NULLS): sum(each or 0 for each in told_of[column].to_pylist())
         for column in told_of.schema.names
         if column.startswith(_NULLS)
     }
-    return Standing(rows=found.rows, columns=tuple(found.schema.names), nulls=nulls)
 
 
 def keys_there_twice(root: Path, name: str) -> int:
