@@ -26,6 +26,14 @@ Where the writer is what is waited for, still more of them would only lie there:
 _LATEST = 8
 """Pages that are looked back on: enough to see past one slow answer, few enough to follow."""
 
+_WORTH_HIDING = 2.0
+"""Times its work that a page must wait for Klaviyo before a second reader is worth anything.
+
+Two readers wait for each other about as long as they work, which looks like a wait for Klaviyo and
+kept the second one going: half of all runs beside a server on the same machine had two or three of
+them from the first pages on. Klaviyo's own waits are twenty times the work.
+"""
+
 _LOOK_UP_SECONDS = 0.2
 """How often a worker that waits for room looks up whether it should stop."""
 
@@ -74,7 +82,7 @@ class Pace:
     """How many windows are worth reading side by side. Safe for threads.
 
     A worker works while the others wait, so `1 + waiting / working` of them keep one interpreter
-    busy: two beside a server on the same machine, all that there are at 150 ms a page. Where the
+    busy: one beside a server on the same machine, all that there are at 150 ms a page. Where the
     rate limit is what is waited for, more of them bring nothing but requests.
     """
 
@@ -118,7 +126,8 @@ class Pace:
 
 def _hiding(waiting: float, pages: Iterable[tuple[float, float]]) -> int:
     """Return how many readers hide a wait behind each other's work, that of a usual page."""
-    return 1 + round(waiting / max(median_low(cpu for cpu, _ in pages), 1e-6))
+    times = waiting / max(median_low(cpu for cpu, _ in pages), 1e-6)
+    return 1 + round(times) if times >= _WORTH_HIDING else 1
 
 
 class Room:

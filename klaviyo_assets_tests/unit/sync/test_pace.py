@@ -84,6 +84,15 @@ def test_a_crowded_interpreter_is_no_latency() -> None:
     assert pace.windows == 1
 
 
+@pytest.mark.parametrize(("waited", "readers"), [(0.006, 1), (0.0099, 1), (0.0101, 3), (0.05, 11)])
+def test_readers_that_wait_for_each_other_are_no_latency(waited: float, readers: int) -> None:
+    """Two readers wait for each other as long as they work: that is no reason for two."""
+    pace = Pace()
+    for _ in range(8):
+        pace.note(0.005, waited)
+    assert (pace.windows, pace.readers) == (readers, readers)
+
+
 def test_the_limit_calls_for_no_windows() -> None:
     """While requests wait for the rate limit, another window is not worth its request."""
     seconds = iter([0.0, 0.0, 1.5, 1.5])
