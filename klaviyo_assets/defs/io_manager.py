@@ -44,6 +44,11 @@ class LakeIOManager(dg.ConfigurableIOManager):
             with as_failures(obj.stream.name):
                 self._drain(obj, context.log.warning)
                 late = first_seen_metadata(obj, self.lake.lake())
+        except BaseException:
+            if obj.pull.is_done:
+                # What is committed has no materialization now that would tell its mark.
+                obj.keep_mark()
+            raise
         finally:
             obj.pull.close()
         context.add_output_metadata({**obj.metadata(), **self._rows_shown(obj), **late})

@@ -37,7 +37,7 @@ class Syncing:
         return self.pull.progress.mark if self.stream.cursor is not None else None
 
     def report(self, receipt: Receipt) -> None:
-        """Log a commit, and keep its mark as an observation, which outlives the run.
+        """Log a commit, and keep its mark, which outlives the run.
 
         Not that of the last one: the materialization that follows has it.
         """
@@ -48,7 +48,12 @@ class Syncing:
             f"{receipt.rows_total:,} rows stored{upto}; "
             f"{self.client.counters.requests:,} requests"
         )
-        if mark is not None and not self.pull.is_read:
+        if not self.pull.is_done:
+            self.keep_mark()
+
+    def keep_mark(self) -> None:
+        """Write the mark as an observation into the asset's metadata."""
+        if self.mark is not None:
             self.observe(dg.AssetObservation(asset_key(self.stream.name), metadata=self.metadata()))
 
     def remarks(self) -> Iterator[str]:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from uuid import uuid4
@@ -116,10 +117,12 @@ def reading(path: Path, stream: str) -> Generator[None]:
 
 def make_folder(folder: Path) -> None:
     """Create a folder and its parents, open to this user alone; existing ones stay as they are."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    for path in reversed(missing):
-        with suppress(FileExistsError):
-            path.mkdir(mode=0o700)
+    with suppress(FileExistsError):
+        try:
+            folder.mkdir(mode=0o700)
+        except FileNotFoundError:
+            make_folder(folder.parent)
+            folder.mkdir(mode=0o700)
 
 
 def make_writable(folder: Path) -> None:
@@ -133,20 +136,22 @@ def make_writable(folder: Path) -> None:
         TemporaryFile(dir=folder).close()
 
 
-def force_to_disk(paths: Sequence[Path]) -> None:
-    """Wait until the bytes of the files are on the disk itself.
+def force_to_disk(paths: Sequence[Path], *, at: float) -> None:
+    """Wait until the bytes of the files, touched `at` (seconds since 1970), are on the disk itself.
 
     Measured with 365 new files: 0.53 s one after the other, 0.04 s by eight threads, because the
-    file system writes its journal once for all that wait.
+    file system writes its journal once for all that wait. To start a thread means to wait for the
+    interpreter, while readers decode.
     """
-    with ThreadPoolExecutor(max_workers=8) as threads:
-        list(threads.map(force_one_to_disk, paths))
+    with ThreadPoolExecutor(max_workers=min(8, 1 + len(paths) // 8)) as threads:
+        list(threads.map(partial(force_one_to_disk, at=at), paths))
 
 
-def force_one_to_disk(path: Path) -> None:
+def force_one_to_disk(path: Path, *, at: float) -> None:
     """Wait until the bytes of one file are on the disk."""
     number = os.open(path, os.O_RDONLY)
     try:
+        os.utime(number, (at, at))
         os.fsync(number)
     finally:
         os.close(number)

@@ -141,6 +141,7 @@ class OpenFile:
         """Write the footer and return what the file holds."""
         try:
             self.writer.close()
+            size = self.sink.tell()
         finally:
             self.sink.close()
         footer = self.footers[0]
@@ -148,7 +149,7 @@ class OpenFile:
         return DataFile(
             path=self.path.name,
             partition=partition,
-            size=self.path.stat().st_size,
+            size=size,
             rows=footer.num_rows,
             low={name: span[0] for name, span in spans.items() if span is not None},
             high={name: span[1] for name, span in spans.items() if span is not None},

@@ -5,7 +5,6 @@ What belongs here: files that no commit names yet. What does not: which of their
 the writers of the latest days stay open from one stage to the next.
 """
 
-import os
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -169,12 +168,11 @@ def placed(files: Sequence[DataFile], staging: Path, folder: Path, *, at: float)
     Raises:
         OSError: the disk refused; the moved ones are in no commit, and upkeep removes them.
     """
-    force_to_disk([staging / file.path for file in files])
+    force_to_disk([staging / file.path for file in files], at=at)
     moved: list[DataFile] = []
     for file in files:
         path = str(PurePath(file.partition, file.path))
         make_folder((folder / path).parent)
-        os.utime(staging / file.path, (at, at))
         (staging / file.path).replace(folder / path)
         moved.append(replace(file, path=path))
     return moved

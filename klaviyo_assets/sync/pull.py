@@ -97,8 +97,8 @@ class Pull:
         """Take the parts; `state` gives the JSON object that each commit carries."""
         self.table = table
         self.progress = progress
-        self.is_read = False
-        """Whether everything was read: the next receipt, or the one just given, is the last."""
+        self.is_done = False
+        """Whether everything was read and is committed: the receipt just given is the last."""
         self.version_before = manner.version
         self.tally = Tally()
         self._items = items
@@ -172,8 +172,9 @@ class Pull:
                 yield self._commit(session)
                 due = monotonic() + COMMIT_SECONDS
         if self._failure is None:
-            self.is_read = True
-            yield self._commit(session)
+            receipt = self._commit(session)
+            self.is_done = True
+            yield receipt
             return
         if not self._manner.is_all_or_nothing and self.tally.records_read:
             yield self._commit(session)
