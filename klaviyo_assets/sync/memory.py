@@ -4,39 +4,21 @@ What belongs here: the settings of this process's allocator and collector. What 
 pages there may be at once (`pace`), and Arrow's own allocator, which is chosen before Arrow is
 imported (in `defs`).
 
-Measured, MiB resident at the most, 200,000 and 1,000,000 events, and page faults of the latter:
+Measured in turn, MiB resident at the most for 200,000 and 1,000,000 events and for 50,000 profiles
+at 150 ms a page, and thousands a second of 200,000 events, at once and at 150 ms a page; medians of
+eight runs and of two:
 
-    blocks from        free blocks given back     200,000     1,000,000   faults
-    4 MiB              never                      337         396         0.2 million
-    2 MiB              never                      337         378         0.2
-    1 MiB              never                      327         347         1.4
-    256 KiB, 2 arenas  never                      330         345         1.7
-    4 MiB              every 16 MiB, from 280     333, 334    362, 370    1.0
-    1.5 MiB            every 64 MiB               334         371, 374    0.6
-    1.5 MiB            every 16 MiB, from 280     324, 332    356, 361    1.1
+    blocks from   kept at the top   free blocks back   MiB              thousands a second
+    1.5 MiB       128 KiB           above 320 MiB      301  304  289    84.6  59.4
+    4 MiB         64 MiB            above 320 MiB      310  315  318    87.6  63.6
+    16 MiB        512 MiB           never              311  314         88.1
 
-With a commit every 192 MiB, a bounded backlog (`pace`) and without pandas, blocks from 1.5 MiB,
-given back every 16 MiB of rows; medians of three runs of a million and five of 200,000, in turn:
-
-    free blocks given back     200,000     1,000,000   thousands of the latter a second
-    above 270 MiB                278         298         85
-    above 285 MiB                279         296         88
-    above 300 MiB                281         307         93
-    above 330 MiB                281         311         97
-    never                        284         306         90
-
-With DuckDB in memory from the first page on, 12 MiB that came at the end before, medians of three
-and five in turn, in an hour in which the machine was slow:
-
-    above 285 MiB                295         296         53
-    above 300 MiB                299         301         56
-    above 320 MiB                302         303         57
-
-What is given back is faulted in again by the next pages; but a million events may take no more than
-a tenth above 200,000.
+What is given back is faulted in again by the next pages, at 3 us each 4 KiB: 100,000 times in
+200,000 events with the first line, 65,000 with the others. Given back above 285 MiB, which is less
+than the process takes anyway, 200,000 events went at 77.7 thousand a second, and 86.5 above 320.
 
 As it comes, glibc's allocator took 428 MiB for 200,000 events, and 566 for 50,000 profiles at
-150 ms a page. A page fault costs 3 us. Source: mallopt(3), malloc_trim(3).
+150 ms a page. Source: mallopt(3), malloc_trim(3).
 """
 
 import ctypes
@@ -46,12 +28,17 @@ from contextlib import suppress
 from mmap import PAGESIZE
 from pathlib import Path
 
+_M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 """Numbers of glibc's <malloc.h>."""
 
-LARGE_BYTES = 1536 * 1024
-"""From here on a block is the system's own; the text of a usual page of events is larger."""
+LARGE_BYTES = 4 * 1024 * 1024
+"""From here on a block is the system's own; the text of a usual page is smaller, and the next page
+comes to lie where it lay."""
+
+KEPT_BYTES = 64 * 1024 * 1024
+"""Free memory at the top of the heap that is kept for the next pages."""
 
 ARENAS = 1
 """Heaps: one, however many threads there are."""
@@ -67,7 +54,7 @@ Most of a page's are gone again without it.
 
 
 def give_large_blocks_back() -> None:
-    """Let every large block, a usual page's text among them, go back as soon as it is freed.
+    """Let every large block, the text of an unusual page, go back as soon as it is freed.
 
     By itself glibc takes all blocks from heaps, one a thread, after it has freed a few: what lies
     between smaller ones that live on is never given back. Elsewhere than on glibc nothing happens;
@@ -78,6 +65,7 @@ def give_large_blocks_back() -> None:
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
         mallopt(_M_ARENA_MAX, ARENAS)
 
 
