@@ -4,13 +4,18 @@ What belongs here: content codings, and good or not. What does not: what a refus
 (`refusals.py`), JSON (`tables` reads pages).
 """
 
-import gzip
-import zlib
 from dataclasses import replace
+from typing import cast
+
+from isal import igzip, isal_zlib
 
 from klaviyo_assets.api.exchange import Answer, Request
 from klaviyo_assets.api.refusals import asked, error_for, scrubbed
 from klaviyo_assets.errors import BrokenBodyError
+
+# The stubs take the exception's class for an exception.
+BROKEN = (OSError, EOFError, cast("type[Exception]", isal_zlib.error))
+"""What is raised for gzip that is cut, of another format, garbled, or of another checksum."""
 
 
 class UnreadableBodyError(ValueError):
@@ -51,6 +56,6 @@ def unpacked(answer: Answer) -> Answer:
     if coding not in {"gzip", "x-gzip"}:
         raise UnreadableBodyError(f"its coding {scrubbed(coding)[:20]!a} was not asked for")
     try:
-        return replace(answer, body=gzip.decompress(answer.body))
-    except (OSError, EOFError, zlib.error) as error:
+        return replace(answer, body=igzip.decompress(answer.body))
+    except BROKEN as error:
         raise UnreadableBodyError(f"its gzip is broken ({error})") from error

@@ -2,8 +2,11 @@
 
 import gzip
 import zlib
+from contextlib import suppress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from klaviyo_assets.api.answers import judged
 from klaviyo_assets.errors import BrokenBodyError, RateLimitError, ServerError
@@ -42,6 +45,24 @@ def test_broken_gzip_is_a_broken_body(body: bytes) -> None:
     with pytest.raises(BrokenBodyError, match="its gzip is broken") as caught:
         judged(answer_of(200, body, GZIP), request_of(), "events")
     assert str(caught.value).startswith("events: GET /api/events was answered with 200")
+
+
+@given(
+    text=st.binary(max_size=300),
+    level=st.integers(0, 9),
+    at=st.integers(0, 400),
+    byte=st.integers(0, 255),
+    end=st.integers(0, 400),
+)
+def test_no_damage_passes_for_the_text(
+    text: bytes, level: int, at: int, byte: int, end: int
+) -> None:
+    """Whichever byte is another one, wherever the body ends: it is the text, or it is refused."""
+    packed = bytearray(gzip.compress(text, level, mtime=0))
+    packed[at % len(packed)] = byte
+    answer = answer_of(200, bytes(packed[: max(1, end)]), GZIP)
+    with suppress(BrokenBodyError):
+        assert judged(answer, request_of(), "events").body == text
 
 
 def test_a_coding_that_was_not_asked_for_is_broken() -> None:
