@@ -44,7 +44,7 @@ def publish(root: Path, relations: Sequence[Relation]) -> tuple[LakeError, ...]:
             found, problems = tables_now(root)
             views = statements(found, relations)
             before = published(root)
-            seal = before.seal if is_shown(root, views, before) else ""
+            seal = before.seal if is_shown(root, found, views, before) else ""
             if not seal:
                 failed = build(root, views)
                 problems += failed
@@ -75,8 +75,15 @@ def all_relations(names: Mapping[str, object], relations: Sequence[Relation]) ->
     return [*relations, *others]
 
 
-def is_shown(root: Path, views: Mapping[str, str], before: Published) -> bool:
-    """Tell whether the database is there, and is what the last publisher made of these views."""
+def is_shown(
+    root: Path, found: Mapping[str, Current], views: Mapping[str, str], before: Published
+) -> bool:
+    """Tell whether the database is there, and is what the last publisher made of these views.
+
+    Where a table's first file is gone, it is built anew: DuckDB finds that, and it is told.
+    """
+    if not all(path.exists() for one in found.values() for path in one.shown.paths[:1]):
+        return False
     with suppress(FileNotFoundError):
         return bool(before.seal) and before.seal == seal_of(root, list(views.values()))
     return False

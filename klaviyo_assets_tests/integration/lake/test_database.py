@@ -215,6 +215,19 @@ def test_a_view_that_failed_is_tried_again(lake: Lake, root: Path) -> None:
     assert names(root) == {"profiles"}
 
 
+def test_a_file_that_went_away_is_told_though_nothing_is_new(lake: Lake, root: Path) -> None:
+    """What was shown before and cannot be read any more is named by every publisher."""
+    merge(lake, TAGS, [numbered(0, 5)])
+    merge(lake, PROFILES, [numbered(0, 5)])
+    assert lake.publish([]) == ()
+    (file,) = (root / "lake/tags").glob("*.parquet")
+    file.unlink()
+    for _ in range(2):
+        (problem,) = lake.publish([])
+        assert (type(problem), problem.stream) == (CorruptFileError, "tags")
+    assert names(root) == {"profiles"}
+
+
 def test_a_table_begun_anew_is_not_taken_for_the_old_one(lake: Lake, root: Path) -> None:
     """After a table was put away, one of the same name and version shows its own rows."""
     for count in (5, 7):
