@@ -14,8 +14,8 @@ from klaviyo_assets_tests.contract.checkout import (
     modules,
 )
 
-LINES_OF_A_FILE = 250
-LINES_OF_A_FUNCTION = 30
+LINES_OF_A_FILE = 700
+LINES_OF_A_FUNCTION = 40
 
 # What may be longer, by dotted name, with the reason. Both are empty, and should stay so.
 LONGER_FILES: dict[str, str] = {}
@@ -43,15 +43,15 @@ def parsed_package() -> list[Module]:
     return found
 
 
-def test_a_file_fits_in_the_head(package: list[Module]) -> None:
-    """No file of the package is longer than 250 lines."""
+def test_a_file_has_one_subject(package: list[Module]) -> None:
+    """No file of the package is longer than 700 lines; 500 is the aim."""
     lengths = {module.name: len(module.text.splitlines()) for module in package}
     long = {name: lines for name, lines in lengths.items() if lines > LINES_OF_A_FILE}
     assert long.keys() == LONGER_FILES.keys(), long
 
 
 def test_a_function_fits_on_a_screen(package: list[Module]) -> None:
-    """No function is longer than 30 lines, its docstring not counted."""
+    """No function is longer than 40 lines, its docstring not counted."""
     long = {
         f"{module.name}.{function.name}": lines_of_code(function)
         for module in package
