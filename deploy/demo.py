@@ -33,7 +33,7 @@ SELECT metric_name AS metric,
        count(DISTINCT profile_id) AS people,
        round(sum(TRY_CAST(event_properties ->> '$."$value"' AS DOUBLE)), 2) AS value,
        max(datetime)::DATE AS latest
-FROM klaviyo.klaviyo.events_detailed
+FROM klaviyo.events_detailed
 WHERE datetime < now()
 GROUP BY ALL
 ORDER BY events DESC
@@ -107,8 +107,8 @@ def partitions() -> list[str]:
     with duckdb.connect(str(DATABASE), read_only=True) as database:
         found = database.execute(
             "SELECT DISTINCT (c.send_time AT TIME ZONE a.timezone)::DATE AS day, m.id "
-            "FROM klaviyo.klaviyo.campaigns AS c, klaviyo.klaviyo.accounts AS a, "
-            "(SELECT min(id) AS id FROM klaviyo.klaviyo.metrics WHERE name = 'Placed Order') AS m "
+            "FROM klaviyo.campaigns AS c, klaviyo.accounts AS a, "
+            "(SELECT min(id) AS id FROM klaviyo.metrics WHERE name = 'Placed Order') AS m "
             "WHERE day < (now() AT TIME ZONE a.timezone)::DATE ORDER BY day DESC LIMIT 2"
         ).fetchall()
     return [f"{day}|{metric}" for day, metric in reversed(found)]
@@ -142,14 +142,12 @@ def show_tables() -> None:
     with duckdb.connect(str(DATABASE), read_only=True) as database:
         names = database.execute(
             "SELECT table_name, count(*) FROM information_schema.columns "
-            "WHERE table_schema = 'klaviyo' GROUP BY ALL ORDER BY ALL"
+            "WHERE table_schema = 'main' GROUP BY ALL ORDER BY ALL"
         ).fetchall()
         print(f"== Stored in {DATABASE.relative_to(ROOT)}")
         print(f"   {'relation':<34}{'rows':>10}{'columns':>10}")
         for name, columns in names:
-            rows = database.execute(f'SELECT count(*) FROM klaviyo.klaviyo."{name}"').fetchall()[0][
-                0
-            ]
+            ((rows,),) = database.execute(f'SELECT count(*) FROM "{name}"').fetchall()
             print(f"   klaviyo.{name:<26}{rows:>10,}{columns:>10}")
 
 

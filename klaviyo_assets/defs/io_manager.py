@@ -16,9 +16,9 @@ import pyarrow as pa
 from klaviyo_assets.defs.cursors import ROW_COUNT
 from klaviyo_assets.defs.failures import as_failures
 from klaviyo_assets.defs.lateness import first_seen_metadata
-from klaviyo_assets.defs.metadata import widened_by
 from klaviyo_assets.defs.resources import LakeResource
 from klaviyo_assets.defs.syncing import Syncing
+from klaviyo_assets.model.descriptions import widened_by
 
 if TYPE_CHECKING:
     # At run time both come when they are asked for: pandas alone takes a third of a second.

@@ -9,16 +9,11 @@ from datetime import datetime
 import dagster as dg
 
 from klaviyo_assets.defs.cursors import CURSOR, ROW_COUNT
-from klaviyo_assets.model.stream import Detail, Join, Stream
+from klaviyo_assets.model.descriptions import KEY_COLUMN, relation_columns
+from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.streams import STREAMS
 
 _TYPES = {"ids": "list<string>", "timestamp": "timestamp with time zone", "json": "json text"}
-
-DELETED = dg.TableColumn(
-    "deleted_at",
-    _TYPES["timestamp"],
-    "When a complete read first missed it, Klaviyo's clock; NULL while it exists.",
-)
 
 
 Metadata = dict[str, str | int | float | bool | dg.TableSchema | dg.JsonMetadataValue]
@@ -30,15 +25,6 @@ def asset_key(name: str) -> dg.AssetKey:
     return dg.AssetKey(["klaviyo", name])
 
 
-def widened_by(stream: Stream) -> str | None:
-    """Return the stream whose relation this one's is, with columns added; None where it is none."""
-    match stream.source:
-        case Join(left=name) | Detail(parent=name):
-            return name
-        case _:
-            return None
-
-
 def definition_metadata(stream: Stream) -> Metadata:
     """Return what is known of the table before any sync."""
     return {
@@ -48,29 +34,17 @@ def definition_metadata(stream: Stream) -> Metadata:
 
 
 def column_schema(stream: Stream) -> dg.TableSchema:
-    """Return the relation's columns in their order, each with its description.
-
-    A relation that adds columns to another's has all of that one's first.
-    """
-    constraint = dg.TableColumnConstraints(nullable=False, unique=True)
-    own = [
-        dg.TableColumn(each.name, _TYPES.get(each.type, each.type), each.about)
-        for each in stream.columns
-    ]
-    widened = widened_by(stream)
-    if widened is not None:
-        return dg.TableSchema([*column_schema(STREAMS[widened]).columns, *own])
-    is_keyed_by_id = "id" in stream.key
-    key = dg.TableColumn("id", "string", "Klaviyo's id; once in the table.", constraint)
+    """Return the relation's columns in their order, each with its description."""
+    once = dg.TableColumnConstraints(nullable=False, unique=True)
     return dg.TableSchema(
         [
-            *([key] if is_keyed_by_id else []),
-            *own,
-            dg.TableColumn("extra", "json text", "Attributes that no column holds; NULL: none."),
             dg.TableColumn(
-                "synced_at", _TYPES["timestamp"], "When the row was read, Klaviyo's clock."
-            ),
-            *([DELETED] if stream.marks_deleted else []),
+                each.name,
+                _TYPES.get(each.type, each.type),
+                each.about,
+                once if each is KEY_COLUMN else None,
+            )
+            for each in relation_columns(stream, STREAMS)
         ]
     )
 

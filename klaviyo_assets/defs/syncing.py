@@ -11,8 +11,9 @@ from datetime import datetime
 import dagster as dg
 
 from klaviyo_assets.api.client import Client
-from klaviyo_assets.defs.metadata import Metadata, asset_key, sync_metadata, widened_by
+from klaviyo_assets.defs.metadata import Metadata, asset_key, sync_metadata
 from klaviyo_assets.lake import Receipt
+from klaviyo_assets.model.descriptions import widened_by
 from klaviyo_assets.model.stream import WHOLE, Collection, Detail, Stream
 from klaviyo_assets.sync.plan import Order
 from klaviyo_assets.sync.pull import Pull

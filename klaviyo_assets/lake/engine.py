@@ -33,6 +33,9 @@ OFFLINE: dict[str, str | bool | int | float | list[str]] = {
 CATALOG = "beside"
 """What a database that is being written is called; its views do not know."""
 
+STORAGE_VERSION = "v1.0.0"
+"""The format of the files that we write: every DuckDB since 1.0 reads it."""
+
 _TURN = Lock()
 
 
@@ -56,7 +59,8 @@ def database_at(path: Path) -> "Generator[duckdb.DuckDBPyConnection]":
         duckdb.Error: it cannot be written.
     """
     with _TURN, _started(os.getpid()).cursor() as cursor:
-        cursor.execute(f"ATTACH {literal(str(path))} AS {quoted(CATALOG)}")
+        options = f"STORAGE_VERSION {literal(STORAGE_VERSION)}"
+        cursor.execute(f"ATTACH {literal(str(path))} AS {quoted(CATALOG)} ({options})")
         try:
             yield cursor
         finally:

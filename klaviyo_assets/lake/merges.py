@@ -19,9 +19,22 @@ from collections.abc import Iterator, Mapping
 
 from klaviyo_assets.lake.layout import DELETED_AT, HISTORY, SYNCED_AT
 from klaviyo_assets.lake.sql import Shown, literal, quoted, select
+from klaviyo_assets.model.descriptions import Description
 from klaviyo_assets.model.stream import Merges
 
 CREATED = "created"
+
+MERGES_DESCRIPTION = Description(
+    about="One row per profile that vanished and what it was merged into, as far as stored rows "
+    "tell.",
+    columns={
+        "old_id": "Id of the profile that vanished.",
+        "survivor_id": "Id of the profile that has its identifiers or events now.",
+        "noticed_at": "When a complete read first missed the old one, Klaviyo's clock.",
+        "evidence": "What tells of it: identifiers that moved, events that changed their owner.",
+    },
+)
+"""What the relation of every map of merges holds; its columns in their order."""
 
 NONE = (
     "SELECT NULL::VARCHAR AS old_id, NULL::VARCHAR AS survivor_id, "

@@ -57,12 +57,13 @@ def remember(root: Path, shown: Published) -> None:
     half.replace(target)
 
 
-def seal_of(root: Path, statements: Sequence[str]) -> str:
-    """Return the seal of the database as it lies there, if these statements made it.
+def seal_of(root: Path, views: Mapping[str, Sequence[str]]) -> str:
+    """Return the seal of the database as it lies there, if the statements of these views made it.
 
     Raises:
         FileNotFoundError: it is not there.
     """
     file = (root / DATABASE).stat()
+    statements = (each for view in views.values() for each in view)
     text = "\n".join((*statements, f"{file.st_ino} {file.st_size} {file.st_mtime_ns}"))
     return sha256(text.encode()).hexdigest()

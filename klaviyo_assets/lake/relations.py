@@ -4,16 +4,20 @@ What belongs here: which tables a relation joins and how, as text. What does not
 table (`sql`), and running it (`database`).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import cast
 
 from klaviyo_assets.errors import LakeError
-from klaviyo_assets.lake.merges import merges
+from klaviyo_assets.lake.layout import HISTORY
+from klaviyo_assets.lake.merges import MERGES_DESCRIPTION, merges
 from klaviyo_assets.lake.sql import Shown, literal, quoted, select
+from klaviyo_assets.model.descriptions import Description, history_description, stream_description
 from klaviyo_assets.model.stream import Detail, Join, Merges, Stream
 
-SCHEMA = "klaviyo"
+SCHEMA = "main"
+"""The schema of all relations. One called like the file could not be told from it: `FROM
+klaviyo.events` is ambiguous in every DuckDB where both the file and a schema are called klaviyo."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +25,7 @@ class Plain:
     """A table as it is stored."""
 
     name: str
+    description: Description = field(default=Description(), compare=False)
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -36,6 +41,7 @@ class Detailed:
     parent: str
     key: tuple[str, ...]
     columns: tuple[str, ...]
+    description: Description = field(default=Description(), compare=False)
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -52,6 +58,7 @@ class Joined:
     right: str
     on: str
     columns: tuple[tuple[str, str], ...]
+    description: Description = field(default=Description(), compare=False)
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -84,7 +91,7 @@ def relation_of(stream: Stream, streams: Mapping[str, Stream]) -> Relation:
     for table in relation.tables:
         if table not in streams:
             raise LakeError(f"made of {table}, which is no stream", stream=stream.name)
-    return relation
+    return replace(relation, description=stream_description(stream, streams))
 
 
 def relations_of(streams: Mapping[str, Stream], known: Sequence[Merges]) -> list[Relation]:
@@ -96,6 +103,29 @@ def relations_of(streams: Mapping[str, Stream], known: Sequence[Merges]) -> list
     return [*(relation_of(each, streams) for each in streams.values()), *known]
 
 
+def all_relations(names: Mapping[str, object], relations: Sequence[Relation]) -> list[Relation]:
+    """Return the given relations, and a plain one for every table that none of them is named as.
+
+    A history is described by the words for its stream.
+    """
+    named = {relation.name: relation for relation in relations}
+    others = [
+        Plain(name=name, description=table_description(name, named))
+        for name in names
+        if name not in named
+    ]
+    return [*relations, *others]
+
+
+def table_description(name: str, named: Mapping[str, Relation]) -> Description:
+    """Return the description of a table that no relation is named as: a history, or another's."""
+    stream = name.removesuffix(HISTORY)
+    newest = named.get(stream)
+    if stream == name or newest is None or isinstance(newest, Merges):
+        return Description()
+    return history_description(stream, newest.description)
+
+
 def query(relation: Relation, tables: Mapping[str, Shown]) -> str | None:
     """Return the SELECT of a relation; None where a table it is made of was never read."""
     if any(table not in tables for table in relation.tables):
@@ -105,11 +135,8 @@ def query(relation: Relation, tables: Mapping[str, Shown]) -> str | None:
             return select(tables[name])
         case Merges():
             return merges(relation, tables)
-        case Detailed(name=name, parent=parent, key=key, columns=columns):
-            have = tables[parent].schema.names
-            there = tables[name].schema.names
-            wanted = [column for column in columns if column in there and column not in have]
-            added = [f"r.{quoted(column)}" for column in wanted]
+        case Detailed(name=name, parent=parent, key=key):
+            added = [f"r.{quoted(column)}" for column in added_columns(relation, tables)]
             on = " AND ".join(f"l.{quoted(column)} = r.{quoted(column)}" for column in key)
             right = select(tables[name])
             left = select(tables[parent])
@@ -120,6 +147,26 @@ def query(relation: Relation, tables: Mapping[str, Shown]) -> str | None:
             left = select(tables[first])
     shown = ", ".join(["l.*", *added])
     return f"SELECT {shown} FROM ({left}) AS l LEFT JOIN ({right}) AS r ON {on}"
+
+
+def added_columns(relation: Detailed | Joined, tables: Mapping[str, Shown]) -> list[str]:
+    """Return the names of the columns that a relation adds to those of its first table."""
+    if isinstance(relation, Joined):
+        return [here for here, _ in relation.columns]
+    have = tables[relation.parent].schema.names
+    there = tables[relation.name].schema.names
+    return [column for column in relation.columns if column in there and column not in have]
+
+
+def column_names(relation: Relation, tables: Mapping[str, Shown]) -> list[str]:
+    """Return the names of a relation's columns; the tables it is made of are there."""
+    match relation:
+        case Plain(name=name):
+            return tables[name].schema.names
+        case Merges():
+            return list(MERGES_DESCRIPTION.columns)
+        case Detailed() | Joined():
+            return [*tables[relation.tables[0]].schema.names, *added_columns(relation, tables)]
 
 
 def of_right(path: str) -> str:
@@ -133,18 +180,36 @@ def of_right(path: str) -> str:
     return f"json_extract_string({value}, {literal('$' + inside)})" if keys else value
 
 
-def create_view(relation: Relation, select_sql: str, *, catalog: str) -> str:
-    """Return the statement that creates a view; the catalog tells it from the schema's name.
+def create_view(
+    relation: Relation, tables: Mapping[str, Shown], *, catalog: str
+) -> tuple[str, ...] | None:
+    """Return the statements that create a view and say what it and its columns hold.
 
-    The schema `klaviyo` has streams and their histories alone; what else is known is in `main`.
+    None where a table it is made of was never read. The catalog is that of the database that is
+    written; the view does not know it.
     """
-    schema = "main" if isinstance(relation, Merges) else SCHEMA
-    return f"CREATE VIEW {quoted(catalog)}.{quoted(schema)}.{quoted(relation.name)} AS {select_sql}"
+    select_sql = query(relation, tables)
+    if select_sql is None:
+        return None
+    view = f"{quoted(catalog)}.{quoted(SCHEMA)}.{quoted(relation.name)}"
+    create = f"CREATE VIEW {view} AS {select_sql}"
+    return (create, *comments(view, relation, column_names(relation, tables)))
+
+
+def comments(view: str, relation: Relation, names: Sequence[str]) -> Iterator[str]:
+    """Yield the statements that describe a view and those of its columns that are known."""
+    known = MERGES_DESCRIPTION if isinstance(relation, Merges) else relation.description
+    if known.about:
+        yield f"COMMENT ON VIEW {view} IS {literal(known.about)}"
+    for name in names:
+        if about := known.columns.get(name):
+            yield f"COMMENT ON COLUMN {view}.{quoted(name)} IS {literal(about)}"
 
 
 def to_json(relation: Relation) -> dict[str, object]:
-    """Return the relation as a JSON object, for a later process to read."""
-    return asdict(relation)
+    """Return the relation as a JSON object, for a later process to read; its description apart."""
+    names = [each.name for each in fields(relation) if each.name != "description"]
+    return {name: getattr(relation, name) for name in names}
 
 
 def from_json(known: Mapping[str, object]) -> Relation:

@@ -159,7 +159,7 @@ import sys, time
 start = time.perf_counter()
 import duckdb
 with duckdb.connect(sys.argv[1], read_only=True) as base:
-    base.sql("FROM klaviyo.klaviyo.events SELECT count(*), max(datetime)").fetchall()
+    base.sql("FROM klaviyo.events SELECT count(*), max(datetime)").fetchall()
 print(time.perf_counter() - start)
 """
 """Prints the seconds that a process takes to open klaviyo.duckdb and to count all events."""
@@ -168,7 +168,7 @@ print(time.perf_counter() - start)
 ROWS = """
 import sys, duckdb
 base = duckdb.connect(sys.argv[1], read_only=True)
-rows = base.sql(f"FROM klaviyo.klaviyo.{sys.argv[2]} SELECT count(*), count(DISTINCT id)")
+rows = base.sql(f"FROM klaviyo.{sys.argv[2]} SELECT count(*), count(DISTINCT id)")
 print(*rows.fetchall()[0])
 """
 

@@ -20,7 +20,7 @@ from deltalake import DeltaTable
 
 from klaviyo_assets.definitions import build_defs
 from klaviyo_assets.model.settings import read_settings
-from klaviyo_assets.streams import COLLECTIONS
+from klaviyo_assets.streams import COLLECTIONS, MERGES
 from klaviyo_assets_tests.e2e.instance import instance_of
 from klaviyo_assets_tests.e2e.run import Run, run_from_log
 from klaviyo_assets_tests.e2e.shop import Shop
@@ -152,15 +152,11 @@ class Home:
             return run_from_log(instance, done.run_id, success=done.success)
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """Return the rows of a query over `klaviyo.duckdb`, attached read-only; times are UTC.
-
-        Attached under another name, because DuckDB calls the catalog of `klaviyo.duckdb` like our
-        schema and refuses `klaviyo.events` as ambiguous.
-        """
+        """Return the rows of a query over `klaviyo.duckdb`, attached read-only; times are UTC."""
         with duckdb.connect() as database:
             database.execute("SET TimeZone = 'UTC'")
-            database.execute(f"ATTACH '{self.data / 'klaviyo.duckdb'}' AS lake (READ_ONLY)")
-            database.execute("USE lake")
+            database.execute(f"ATTACH '{self.data / 'klaviyo.duckdb'}' AS klaviyo (READ_ONLY)")
+            database.execute("USE klaviyo")
             return database.execute(sql).fetchall()
 
     def ids(self, relation: str) -> list[str]:
@@ -195,11 +191,9 @@ class Home:
         return int(self.query(f'SELECT count(*) FROM klaviyo."{relation}"')[0][0])
 
     def relations(self) -> set[str]:
-        """Return the names of all relations in the schema `klaviyo`."""
-        found = self.query(
-            "SELECT table_name FROM information_schema.tables WHERE table_schema = 'klaviyo'"
-        )
-        return {name for (name,) in found}
+        """Return the names of all relations of streams and histories; merges are no stream's."""
+        found = self.query("SELECT table_name FROM information_schema.tables")
+        return {name for (name,) in found} - {each.name for each in MERGES}
 
     def observe(self, stream: str, cursor: datetime | str) -> None:
         """Put a mark into asset metadata by hand, as somebody's script might."""

@@ -42,8 +42,7 @@ class Reading:
 def opened(path: str) -> duckdb.DuckDBPyConnection:
     """Return a connection that has the database attached read-only, as a dashboard does."""
     connection = duckdb.connect(config={"threads": 1})
-    connection.execute(f"ATTACH '{path}' AS lake (READ_ONLY)")
-    connection.execute("USE lake")
+    connection.execute(f"ATTACH '{path}' AS klaviyo (READ_ONLY)")
     return connection
 
 

@@ -78,7 +78,7 @@ def schema_of(first: First, stream: str) -> list[tuple[str, str]]:
         (name, kind)
         for name, kind in first.home.query(
             "SELECT column_name, data_type FROM information_schema.columns "
-            f"WHERE table_schema = 'klaviyo' AND table_name = '{stream}' "
+            f"WHERE table_schema = 'main' AND table_name = '{stream}' "
             "ORDER BY ordinal_position"
         )
     ]

@@ -205,7 +205,7 @@ def test_f64_metric_ids_stay_in_the_folder(lake: Lake, root: Path) -> None:
     assert {each: row for each, row in stored(lake).items() if each.day == FIRST} == wanted
     assert set(lake.cell_facts("reports")) == set(stored(lake))
     lake.publish(())
-    assert shown(root, "SELECT count(*) FROM k.klaviyo.reports") == [(29,)]
+    assert shown(root, "SELECT count(*) FROM k.reports") == [(29,)]
     inside = root / "lake" / "reports"
     every = [path for path in root.parent.rglob("*") if path.name.startswith("part-")]
     assert len(every) == len(data_files(root, "reports"))
@@ -304,10 +304,10 @@ def test_a_reader_sees_whole_versions(lake: Lake, root: Path) -> None:
     lake.publish(())
     put(lake, {cell("A", number): {"m": 2.0} for number in range(60)})
     lake.maintain("reports")
-    assert shown(root, "SELECT sum(opens), count(*) FROM k.klaviyo.reports") == [(60.0, 60)]
+    assert shown(root, "SELECT sum(opens), count(*) FROM k.reports") == [(60.0, 60)]
     lake.publish(())
-    assert shown(root, "SELECT sum(opens), count(*) FROM k.klaviyo.reports") == [(120.0, 60)]
-    assert "metric" not in str(shown(root, "DESCRIBE k.klaviyo.reports")).replace(
+    assert shown(root, "SELECT sum(opens), count(*) FROM k.reports") == [(120.0, 60)]
+    assert "metric" not in str(shown(root, "DESCRIBE k.reports")).replace(
         "conversion_metric_id", ""
     )
 

@@ -63,10 +63,9 @@ def counts(*pairs: tuple[str, int]) -> pa.RecordBatch:
 
 
 def names(root: Path) -> set[str]:
-    """Return the relations of the schema klaviyo."""
+    """Return the names of all relations."""
     sql = "SELECT view_name FROM duckdb_views() WHERE database_name = 'k' AND NOT internal"
-    found = shown(root, f"{sql} AND schema_name = 'klaviyo'")
-    return {str(name) for (name,) in found}
+    return {str(name) for (name,) in shown(root, sql)}
 
 
 def test_every_table_has_a_view(lake: Lake, root: Path) -> None:
@@ -75,8 +74,8 @@ def test_every_table_has_a_view(lake: Lake, root: Path) -> None:
     merge(lake, TAGS, [])
     lake.publish(RELATIONS)
     assert names(root) == {"profiles", "profiles_history", "tags", "profiles_joined"}
-    assert shown(root, "SELECT count(*) FROM k.klaviyo.profiles") == [(5,)]
-    described = shown(root, "SELECT column_name, column_type FROM (DESCRIBE k.klaviyo.tags)")
+    assert shown(root, "SELECT count(*) FROM k.profiles") == [(5,)]
+    described = shown(root, "SELECT column_name, column_type FROM (DESCRIBE k.tags)")
     assert described == [
         ("id", "VARCHAR"),
         ("updated", "TIMESTAMP WITH TIME ZONE"),
@@ -86,12 +85,13 @@ def test_every_table_has_a_view(lake: Lake, root: Path) -> None:
 
 
 def test_the_database_can_be_opened_by_itself(lake: Lake, root: Path) -> None:
-    """A user who opens the file directly finds the relations in the schema klaviyo."""
+    """A user who opens the file directly finds every relation by its name, bare or in `klaviyo`."""
     merge(lake, PROFILES, [numbered(0, 5)])
     lake.publish([])
     with duckdb.connect(root / "klaviyo.duckdb", read_only=True) as connection:
-        connection.execute("USE klaviyo.klaviyo")
-        assert connection.execute("SELECT count(*) FROM profiles").fetchall() == [(5,)]
+        assert connection.execute("SHOW TABLES").fetchall() == [("profiles",)]
+        for name in ("profiles", "klaviyo.profiles", "main.profiles", "klaviyo.main.profiles"):
+            assert connection.execute(f"SELECT count(*) FROM {name}").fetchall() == [(5,)]
 
 
 def test_a_detail_is_its_parent_and_what_was_asked(lake: Lake, root: Path) -> None:
@@ -99,9 +99,9 @@ def test_a_detail_is_its_parent_and_what_was_asked(lake: Lake, root: Path) -> No
     merge(lake, LISTS, [batch([("a", 1, "x", 0), ("b", 1, "y", 0)])])
     merge(lake, COUNTS, [counts(("a", 7), ("gone", 9))])
     lake.publish(RELATIONS)
-    sql = "SELECT id, note, profile_count FROM k.klaviyo.lists_detailed ORDER BY id"
+    sql = "SELECT id, note, profile_count FROM k.lists_detailed ORDER BY id"
     assert shown(root, sql) == [("a", "x", 7), ("b", "y", None)]
-    columns = shown(root, "SELECT column_name FROM (DESCRIBE k.klaviyo.lists_detailed)")
+    columns = shown(root, "SELECT column_name FROM (DESCRIBE k.lists_detailed)")
     assert [name for (name,) in columns] == [*SCHEMA.names, "profile_count"]
 
 
@@ -111,7 +111,7 @@ def test_a_join_shows_what_the_other_table_has_now(lake: Lake, root: Path) -> No
     for name in ("old", "new"):
         replace(lake, TAGS, [batch([("t1", 1, name, 0)])])
         lake.publish(RELATIONS)
-        sql = "SELECT id, tag_note FROM k.klaviyo.profiles_joined ORDER BY id"
+        sql = "SELECT id, tag_note FROM k.profiles_joined ORDER BY id"
         assert shown(root, sql) == [("a", name), ("b", None)]
 
 
@@ -143,7 +143,7 @@ def test_a_deleted_database_comes_back(lake: Lake, root: Path) -> None:
     (root / "klaviyo.duckdb").unlink()
     (root / "lake" / PUBLISHED).unlink()
     lake.publish(RELATIONS)
-    assert shown(root, "SELECT count(*) FROM k.klaviyo.profiles") == [(5,)]
+    assert shown(root, "SELECT count(*) FROM k.profiles") == [(5,)]
 
 
 def test_a_broken_database_is_replaced(lake: Lake, root: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_broken_database_is_replaced(lake: Lake, root: Path) -> None:
     (root / "lake" / PUBLISHED).write_text(json.dumps(["nonsense"]))
     (root / database.BESIDE).write_bytes(b"left by a killed publisher")
     lake.publish(RELATIONS)
-    assert shown(root, "SELECT count(*) FROM k.klaviyo.profiles") == [(5,)]
+    assert shown(root, "SELECT count(*) FROM k.profiles") == [(5,)]
 
 
 def number_of(root: Path) -> int:
@@ -175,7 +175,7 @@ def test_a_new_mark_alone_leaves_the_database_as_it_is(lake: Lake, root: Path) -
     assert published(root).versions == {"profiles": 1}
     merge(lake, PROFILES, [numbered(5, 5)], {"n": 2})
     lake.publish([])
-    assert shown(root, "SELECT count(*) FROM k.klaviyo.profiles") == [(10,)]
+    assert shown(root, "SELECT count(*) FROM k.profiles") == [(10,)]
     between = number_of(root)
     assert between != before
     merge(lake, TAGS, [])
@@ -195,11 +195,11 @@ def test_what_a_user_did_to_the_database_is_undone(lake: Lake, root: Path, by: s
             path.write_bytes(b"garbage")
         case "another":
             with duckdb.connect(path) as connection:
-                connection.execute("DROP VIEW klaviyo.klaviyo.profiles")
+                connection.execute("DROP VIEW klaviyo.profiles")
         case _:
             path.unlink()
     lake.publish([])
-    assert shown(root, "SELECT count(*) FROM k.klaviyo.profiles") == [(5,)]
+    assert shown(root, "SELECT count(*) FROM k.profiles") == [(5,)]
 
 
 def test_a_view_that_failed_is_tried_again(lake: Lake, root: Path) -> None:
@@ -233,7 +233,7 @@ def test_a_table_begun_anew_is_not_taken_for_the_old_one(lake: Lake, root: Path)
     for count in (5, 7):
         merge(lake, PROFILES, [numbered(0, count)])
         lake.publish([])
-        assert shown(root, "SELECT count(*) FROM k.klaviyo.profiles") == [(count,)]
+        assert shown(root, "SELECT count(*) FROM k.profiles") == [(count,)]
         shutil.move(root / "lake/profiles", root / f"put-away-{count}")
 
 
@@ -256,7 +256,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_a_fork_starts_a_duckdb_of_its_own(root: Path) -> None:
     """A process that was forked from one with DuckDB in memory publishes like any other."""
     subprocess.run([sys.executable, "-c", AFTER_A_FORK, str(root)], check=True, timeout=60)
-    assert shown(root, "SELECT count(*) FROM k.klaviyo.profiles") == [(5,)]
+    assert shown(root, "SELECT count(*) FROM k.profiles") == [(5,)]
 
 
 def test_a_moved_folder_works_on(lake: Lake, root: Path, tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_a_moved_folder_works_on(lake: Lake, root: Path, tmp_path: Path) -> None
     assert state.state == {"n": 1}
     merge(moved, PROFILES, [numbered(3, 5)], {"n": 2})
     moved.publish(RELATIONS)
-    assert shown(there, "SELECT count(*) FROM k.klaviyo.profiles") == [(8,)]
+    assert shown(there, "SELECT count(*) FROM k.profiles") == [(8,)]
 
 
 def test_one_damaged_table_does_not_hide_the_others(lake: Lake, root: Path) -> None:

@@ -207,7 +207,7 @@ def test_a_kill_leaves_all_marks_or_none(tmp_path: Path, moment: str) -> None:
     new = {key(at): at_day(1) if at < 30 else None for at in range(90)}
     expected = {1: dict.fromkeys(map(key, range(60))), 2: new}
     assert marks(lake) == expected[int(str(state.state["generation"]))]
-    (counted,) = shown(tmp_path, "SELECT count(*) FROM k.klaviyo.profiles")
+    (counted,) = shown(tmp_path, "SELECT count(*) FROM k.profiles")
     assert counted[0] in {60, 90}
     refresh_and_die(tmp_path, None)
     assert marks(lake) == new

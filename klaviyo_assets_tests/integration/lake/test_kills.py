@@ -68,7 +68,7 @@ def test_a_kill_leaves_before_or_after(tmp_path: Path, mode: str, moment: str) -
     # A mark that has moved is never asked about again: by then its history must be there.
     history = lake.relation(f"{table.name}_history").filter("note = 'new'").fetchall()
     assert generation == 1 or len(history) == NEW // 2
-    assert shown(tmp_path, f"SELECT count(*) FROM k.klaviyo.{table.name}")[0][0] in {
+    assert shown(tmp_path, f"SELECT count(*) FROM k.{table.name}")[0][0] in {
         len(old),
         len(expected[2]),
     }

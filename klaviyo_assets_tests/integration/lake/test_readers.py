@@ -20,7 +20,7 @@ from klaviyo_assets_tests.integration.lake.ground import (
 )
 
 ROWS = 400
-QUERY = "SELECT count(*), count(DISTINCT id), count(DISTINCT note) FROM klaviyo.klaviyo.events"
+QUERY = "SELECT count(*), count(DISTINCT id), count(DISTINCT note) FROM klaviyo.events"
 
 
 def read_on(root: Path, stop: Event, started: Event) -> None:
@@ -35,10 +35,10 @@ def read_on(root: Path, stop: Event, started: Event) -> None:
 def hold_on(root: Path, stop: Event, started: Event) -> None:
     """Keep one connection open and read it over and over: always the same generation."""
     with duckdb.connect(root / "klaviyo.duckdb", read_only=True) as connection:
-        first = connection.execute("SELECT any_value(note) FROM klaviyo.klaviyo.events").fetchall()
+        first = connection.execute("SELECT any_value(note) FROM klaviyo.events").fetchall()
         while not stop.is_set():
             assert connection.execute(QUERY).fetchall() == [(ROWS, ROWS, 1)]
-            again = "SELECT any_value(note) FROM klaviyo.klaviyo.events"
+            again = "SELECT any_value(note) FROM klaviyo.events"
             assert connection.execute(again).fetchall() == first
             started.set()
 

@@ -258,6 +258,6 @@ def test_a_full_disk_leaves_the_database_as_it_was(lake: Lake, root: Path) -> No
     assert text.startswith("StorageError: ")
     assert "klaviyo.duckdb" in text
     assert "size limit" in text
-    assert shown(root, "SELECT count(*) FROM k.klaviyo.profiles") == [(10,)]
+    assert shown(root, "SELECT count(*) FROM k.profiles") == [(10,)]
     lake.publish([])
-    assert shown(root, "SELECT count(*) FROM k.klaviyo.profiles") == [(15,)]
+    assert shown(root, "SELECT count(*) FROM k.profiles") == [(15,)]

@@ -183,7 +183,7 @@ def test_a_kill_leaves_all_marks_or_none(tmp_path: Path, moment: Moment) -> None
     assert run(sweep_and_die, tmp_path, moment) == -9
     after = {key(at): at_day(1) if at >= 30 else None for at in range(60)}
     assert marks(lake) in (after, dict.fromkeys(after))
-    assert shown(tmp_path, "SELECT count(*) FROM k.klaviyo.profiles") == [(60,)]
+    assert shown(tmp_path, "SELECT count(*) FROM k.profiles") == [(60,)]
     sweep_and_die(tmp_path, None)
     assert marks(lake) == after
     lake.check()

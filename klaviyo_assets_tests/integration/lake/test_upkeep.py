@@ -83,11 +83,11 @@ def test_what_the_database_names_stays(lake: Lake, root: Path, clock: Clock) -> 
     merge(lake, EVENTS, [numbered(0, 20, note="unseen", synced=5)])
     clock.ahead = 5 * HOUR
     assert lake.maintain("events").files_removed == 0
-    assert shown(root, "SELECT any_value(note) FROM k.klaviyo.events") == [("0",)]
+    assert shown(root, "SELECT any_value(note) FROM k.events") == [("0",)]
     lake.publish([])
     clock.ahead += 2 * HOUR
     assert lake.maintain("events").files_removed == 1
-    assert shown(root, "SELECT any_value(note) FROM k.klaviyo.events") == [("unseen",)]
+    assert shown(root, "SELECT any_value(note) FROM k.events") == [("unseen",)]
 
 
 def test_the_grace_counts_from_the_publishing(lake: Lake, root: Path) -> None:

@@ -199,4 +199,4 @@ def test_writers_of_different_tables_do_not_lose_each_others_views(root: Path) -
         child.join(60)
     assert [child.exitcode for child in children] == [0, 0, 0, 0]
     for name in names:
-        assert shown(root, f"SELECT count(*) FROM k.klaviyo.{name}") == [(50,)]
+        assert shown(root, f"SELECT count(*) FROM k.{name}") == [(50,)]

@@ -1,0 +1,93 @@
+"""Releases of DuckDB other than ours, for tests that open our files as users' tools do.
+
+They are installed from PyPI once, into a folder of this environment that goes when it goes. Where
+PyPI cannot be reached, the tests that need them are skipped.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import cast
+
+import duckdb
+import pytest
+
+FOLDER = Path(sys.prefix) / "duckdb-releases"
+
+LIBRARIES = ("1.4.5", "1.5.6")
+"""The libraries that other tools carry. Our own release is read without an installation."""
+
+COMMAND_LINE = "1.5.6"
+"""The newest release of `duckdb-cli`, the command-line client that pip gives."""
+
+READ = """
+import json, sys
+import duckdb
+
+with duckdb.connect(config={"autoinstall_known_extensions": False}) as connection:
+    path, name, read_only, queries = json.load(sys.stdin)
+    connection.execute(f"ATTACH '{path}' AS {name}" + (" (READ_ONLY)" if read_only else ""))
+    connection.execute(f"USE {name}; SET TimeZone = 'UTC'")
+    rows = [connection.execute(query).fetchall() for query in queries]
+    json.dump([duckdb.__version__, rows], sys.stdout, default=str)
+"""
+
+
+def installed(requirement: str) -> Path:
+    """Return the folder of a package without its dependencies, which is installed where missing.
+
+    It is renamed into place, so that several workers can do this at once. Skips the test where the
+    package cannot be had.
+    """
+    target = FOLDER / requirement
+    if target.exists():
+        return target
+    FOLDER.mkdir(exist_ok=True)
+    with TemporaryDirectory(dir=FOLDER) as folder:
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--retries", "1"]
+        command += ["--only-binary", ":all:", "--target", f"{folder}/made", requirement]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        if done.returncode != 0:
+            pytest.skip(f"{requirement} cannot be had: {done.stderr.strip()[-200:]}")
+        try:
+            Path(folder, "made").rename(target)
+        except OSError:
+            # Another worker was first.
+            assert target.exists()
+    return target
+
+
+def read_by(
+    release: str, path: Path, *queries: str, name: str = "klaviyo", read_only: bool = True
+) -> list[list[list[object]]]:
+    """Return each query's rows, as a process with that release of DuckDB reads the file at `path`.
+
+    The file is attached as `name`; times come as text in UTC.
+    """
+    is_ours = release == duckdb.__version__
+    folder = {} if is_ours else {"PYTHONPATH": str(installed(f"duckdb=={release}"))}
+    done = subprocess.run(
+        [sys.executable, "-c", READ],
+        input=json.dumps([str(path), name, read_only, queries]),
+        capture_output=True,
+        text=True,
+        env=os.environ | folder,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    version, rows = json.loads(done.stdout)
+    assert version == release
+    return cast("list[list[list[object]]]", rows)
+
+
+def typed(path: Path, *lines: str) -> str:
+    """Return what DuckDB's command-line client prints as CSV for these lines."""
+    client = installed(f"duckdb-cli=={COMMAND_LINE}") / "duckdb_cli" / "duckdb"
+    command = [str(client), "-readonly", "-csv", str(path), *lines]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout

@@ -1,0 +1,109 @@
+"""The file as other programs open it: every relation in DuckDB 1.4, 1.5 and ours, with comments."""
+
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from klaviyo_assets.model.stream import Collection
+from klaviyo_assets.streams import COLLECTIONS, STREAMS
+from klaviyo_assets_tests.duckdb_releases import LIBRARIES, read_by, typed
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.report_runs import CAMPAIGNS, FLOWS, add_metrics, fetch, metrics_of
+from klaviyo_assets_tests.e2e.shop import NOON, open_shop
+
+RELEASES = (*LIBRARIES, duckdb.__version__)
+
+ALL_NAMES = "SELECT table_name FROM information_schema.tables ORDER BY table_name"
+"""What `SHOW TABLES` shows where the file is the database in use."""
+
+
+@pytest.fixture(scope="module")
+def whole(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """Give a home with every kind of relation: histories, details, joins, merges, reports."""
+    with open_shop(timezone="UTC") as shop:
+        home = Home(shop=shop, root=tmp_path_factory.mktemp("whole"), blank=blank)
+        home.settings |= {"KLAVIYO_TIMEZONE": "UTC"}
+        assert home.sync().success
+        read = [each.name for each in COLLECTIONS if isinstance(each.source, Collection)]
+        assert home.sync(*read, config={"sync_mode": "full_refresh_append"}).success
+        metric = metrics_of(home)[0]
+        add_metrics(home, [metric])
+        day: date = NOON.date().replace(day=1)
+        for stream in (FLOWS, CAMPAIGNS):
+            assert fetch(home, stream, (metric, day)).run.success
+        yield home
+
+
+def relations(home: Home) -> list[str]:
+    """Return the names of all relations, by our own DuckDB."""
+    return [name for (name,) in home.query(ALL_NAMES)]
+
+
+def test_every_kind_of_relation_is_there(whole: Home) -> None:
+    """The file has what the tests below read: a relation a stream, histories, and merges."""
+    names = set(relations(whole))
+    assert names >= {*STREAMS, "profile_merges", "events_history", "lists_history"}
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_every_relation_is_read_by_other_releases(whole: Home, release: str) -> None:
+    """Each relation has the same rows, column by column, whatever DuckDB opens the file."""
+    names = relations(whole)
+    counts = [f'SELECT count(*) FROM "{name}"' for name in names]
+    rows = [f'SELECT * FROM "{name}" ORDER BY ALL LIMIT 5' for name in names]
+    path = whole.data / "klaviyo.duckdb"
+    assert read_by(release, path, *counts, *rows) == read_by(
+        duckdb.__version__, path, *counts, *rows
+    )
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("alias", ["klaviyo", "k"])
+def test_the_first_things_an_analyst_types_work(whole: Home, release: str, alias: str) -> None:
+    """`SHOW TABLES` lists everything; a bare name and one with the alias are the relation."""
+    names, bare, qualified = read_by(
+        release,
+        whole.data / "klaviyo.duckdb",
+        "SHOW TABLES",
+        "FROM events ORDER BY id LIMIT 3",
+        f"FROM {alias}.events ORDER BY id LIMIT 3",
+        name=alias,
+    )
+    assert [name for (name,) in names] == relations(whole)
+    assert bare == qualified
+    assert len(bare) == 3
+
+
+def test_the_command_line_client_shows_them(whole: Home) -> None:
+    """The client that pip gives opens the file by its path and answers the same three."""
+    path = whole.data / "klaviyo.duckdb"
+    assert typed(path, "SHOW TABLES").split() == ["name", *relations(whole)]
+    for name in ("events", "klaviyo.events"):
+        printed = typed(path, f"FROM {name} ORDER BY id LIMIT 3").splitlines()
+        assert printed[0].startswith("id,timestamp,datetime,")
+        assert len(printed) == 4
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_every_relation_and_column_says_what_it_holds(whole: Home, release: str) -> None:
+    """No view and no column is without a comment, and a stream's are the words of its asset."""
+    views, columns = read_by(
+        release,
+        whole.data / "klaviyo.duckdb",
+        "SELECT view_name, comment FROM duckdb_views() WHERE NOT internal ORDER BY view_name",
+        "SELECT table_name, column_name, comment FROM duckdb_columns() WHERE NOT internal",
+    )
+    assert [name for name, _ in views] == relations(whole)
+    assert [name for name, comment in views if not comment] == []
+    assert [(table, column) for table, column, comment in columns if not comment] == []
+    said = {str(name): comment for name, comment in views}
+    assert {name: said[name] for name in STREAMS} == {
+        name: stream.about for name, stream in STREAMS.items()
+    }
+    words = {(table, column): comment for table, column, comment in columns}
+    for stream in STREAMS.values():
+        for column in stream.columns:
+            assert words[stream.name, column.name] == column.about
