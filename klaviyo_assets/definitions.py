@@ -6,7 +6,6 @@ What belongs here: `build_defs`, a pure function of the settings (two accounts a
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import dagster as dg
 
@@ -41,7 +40,12 @@ def build_defs(
         refusals: what of it could not be used; a run refuses to start while one stands.
         api_key: where the key is, read when a run needs it; by default `KLAVIYO_API_KEY`.
     """
-    lake = LakeResource(data_dir=str(Path(settings.data_dir).absolute()))
+    klaviyo = KlaviyoResource(
+        settings=settings,
+        refusals=tuple(refusals),
+        key_variable=KEY_VARIABLE if api_key is None else api_key.env_var_name,
+    )
+    lake = LakeResource(settings=settings)
     return dg.Definitions(
         assets=[
             *(
@@ -55,39 +59,11 @@ def build_defs(
         schedules=[*schedules(settings), *(report_schedule(each, settings) for each in REPORTS)],
         sensors=[metric_sensor(settings), drain_sensor(), healing_sensor()],
         resources={
-            "klaviyo": _klaviyo(settings, refusals, api_key),
+            "klaviyo": klaviyo,
             "lake": lake,
             "lake_io_manager": LakeIOManager(lake=lake),
         },
         executor=dg.in_process_executor,
-    )
-
-
-def _klaviyo(
-    settings: Settings, refusals: Sequence[SettingError], api_key: dg.EnvVar | None
-) -> KlaviyoResource:
-    return KlaviyoResource(
-        api_key_variable=KEY_VARIABLE if api_key is None else api_key.env_var_name,
-        base_url=settings.base_url,
-        revision=settings.revision,
-        start_date=settings.start_date.isoformat() if settings.start_date else "",
-        lookback_days=settings.lookback_days,
-        event_metric_ids=list(settings.event_metric_ids),
-        disable_predictive_analytics=settings.disable_predictive_analytics,
-        exclude_columns=list(settings.exclude_columns),
-        hash_columns=list(settings.hash_columns),
-        json_keys=list(settings.json_keys),
-        state_dir=settings.state_dir,
-        rate_limit_share=settings.rate_limit_share,
-        rate_limit_scale=settings.rate_limit_scale,
-        timezone=settings.timezone,
-        report_start_date=(
-            settings.report_start_date.isoformat() if settings.report_start_date else ""
-        ),
-        report_lookback_days=settings.report_lookback_days,
-        report_reserve=settings.report_reserve,
-        conversion_metric_ids=list(settings.conversion_metric_ids),
-        refusals=[str(each) for each in refusals],
     )
 
 

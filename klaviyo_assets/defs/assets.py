@@ -16,7 +16,7 @@ from klaviyo_assets.defs.checks import (
     results,
     specs_of,
 )
-from klaviyo_assets.defs.config import SyncConfig
+from klaviyo_assets.defs.config import config_schema, given_config, order_of
 from klaviyo_assets.defs.cursors import CURSOR, remembered
 from klaviyo_assets.defs.failures import as_failures
 from klaviyo_assets.defs.metadata import asset_key, definition_metadata, sync_metadata
@@ -28,7 +28,7 @@ from klaviyo_assets.model.stream import Detail, Join, Stream
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.sync.begin import begin
 from klaviyo_assets.sync.desk import Desk
-from klaviyo_assets.sync.plan import refuse_nonsense
+from klaviyo_assets.sync.plan import Order, refuse_nonsense
 
 OWNERS = ("team:klaviyo",)
 KINDS = {"klaviyo", "deltalake", "duckdb"}
@@ -81,14 +81,14 @@ def _synced(stream: Stream, afterwards: Afterwards | None) -> dg.AssetsDefinitio
         output_required=False,
         check_specs=specs_of(stream),
         freshness_policy=freshness_of(stream),
+        config_schema=config_schema(stream),
     )
     def synced(
         context: dg.AssetExecutionContext,
-        config: SyncConfig,
         klaviyo: KlaviyoResource,
         lake: LakeResource,
     ) -> Iterator[dg.Output[Syncing] | dg.AssetCheckResult]:
-        syncing = _begun(context, stream, config, klaviyo=klaviyo, lake=lake)
+        syncing = _begun(context, stream, klaviyo=klaviyo, lake=lake)
         yield from _told(stream, syncing, lake=lake)
         if afterwards is not None and syncing is not None:
             afterwards(context, klaviyo, lake)
@@ -99,7 +99,6 @@ def _synced(stream: Stream, afterwards: Afterwards | None) -> dg.AssetsDefinitio
 def _begun(
     context: dg.AssetExecutionContext,
     stream: Stream,
-    config: SyncConfig,
     *,
     klaviyo: KlaviyoResource,
     lake: LakeResource,
@@ -107,7 +106,7 @@ def _begun(
     """Return the sync, its first answer there; None where the key may not read the stream."""
     try:
         with as_failures(stream.name):
-            return _begin(context, stream, config, klaviyo=klaviyo, lake=lake)
+            return _begin(context, stream, klaviyo=klaviyo, lake=lake)
     except MissingScopeError as error:
         skip(context, stream, error)
         return None
@@ -116,12 +115,11 @@ def _begun(
 def _begin(
     context: dg.AssetExecutionContext,
     stream: Stream,
-    config: SyncConfig,
     *,
     klaviyo: KlaviyoResource,
     lake: LakeResource,
 ) -> Syncing:
-    refuse_nonsense(stream, order := config.order())
+    order = _order(context, stream)
     store, say = lake.lake(), context.log.warning
     connection = klaviyo.connect(say=say, ready=store.make_ready)
     desk = Desk(
@@ -143,6 +141,17 @@ def _begin(
         observe=context.log_event,
         rows_before=before.rows,
     )
+
+
+def _order(context: dg.AssetExecutionContext, stream: Stream) -> Order:
+    """Return what the run config orders.
+
+    Raises:
+        SettingError: the stream cannot carry it out.
+    """
+    order = order_of(stream, given_config(context))
+    refuse_nonsense(stream, order)
+    return order
 
 
 def _told(
@@ -201,19 +210,17 @@ def _joined(stream: Stream) -> dg.AssetsDefinition:
         deps=[asset_key(parent) for parent in parents],
         io_manager_key="lake_io_manager",
         freshness_policy=freshness_of(stream),
+        config_schema=config_schema(stream),
     )
-    def joined(
-        context: dg.AssetExecutionContext, config: SyncConfig, lake: LakeResource
-    ) -> dg.MaterializeResult[Any]:
+    def joined(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult[Any]:
         with as_failures(stream.name):
-            refuse_nonsense(stream, config.order())
-            return _view(context, stream, config, lake=lake)
+            return _view(context, stream, _order(context, stream), lake=lake)
 
     return joined
 
 
 def _view(
-    context: dg.AssetExecutionContext, stream: Stream, config: SyncConfig, *, lake: LakeResource
+    context: dg.AssetExecutionContext, stream: Stream, order: Order, *, lake: LakeResource
 ) -> dg.MaterializeResult[Any]:
     store = lake.lake()
     states = {parent: store.state(parent) for parent in parents_of(stream)}
@@ -232,7 +239,7 @@ def _view(
     counted = ("records_read", "rows_written", "requests", "retries", "throttled_seconds")
     numbers: dict[str, int | float] = dict.fromkeys(counted, 0)
     shown = sync_metadata(
-        stream, mode=config.order().mode.value, mark=None, numbers=numbers, row_count=left.rows
+        stream, mode=order.mode.value, mark=None, numbers=numbers, row_count=left.rows
     )
     if isinstance(mark := left.state.get("cursor"), str):
         shown |= {CURSOR: mark, "klaviyo/cursor_field": "datetime"}

@@ -1,76 +1,168 @@
-"""Run config of a stream's op: the sync mode, and a window to read again.
+"""Run config of a stream's op: what a person may change at one launch, and what it means.
 
-What belongs here: how the launchpad's words become an order. What does not: what an order means
-(`sync.plan`).
+What belongs here: the options that the launchpad shows for each kind of stream, and how they
+become an order. What does not: what an order means (`sync.plan`), the deployment's settings
+(`resources`).
+
+An asset shows the options that it can carry out, and no others: Dagster's launchpad writes every
+option with a default into the editor. The contract's other options are still taken where a script
+gives them to every op alike, and refused in a sentence, hence the permissive schemas. A stream that
+knows all of the contract's options has a strict one, so that the launchpad marks a typing error.
 """
 
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from enum import Enum
+from typing import cast
 
 import dagster as dg
-from pydantic import Field
 
 from klaviyo_assets.errors import SettingError
+from klaviyo_assets.model.report import Report
 from klaviyo_assets.model.settings import EARLIEST
+from klaviyo_assets.model.stream import Collection, Join, Stream
 from klaviyo_assets.model.window import Window
 from klaviyo_assets.sync.plan import Order, SyncMode
+
+SYNC_MODE, START, END = "sync_mode", "start", "end"
+SWEEP_IDS, ASK_REFUSED = "sweep_ids", "ask_refused"
 
 LATEST_YEAR = 9000
 """An offset from UTC must not push the moment past where dates end."""
 
+_ABOUT_MODES = {
+    SyncMode.INCREMENTAL_DEDUPED: "Reads what is new since the last run; each key is kept once.",
+    SyncMode.INCREMENTAL_APPEND: "The same, and keeps every version in <table>_history as well.",
+    SyncMode.FULL_REFRESH_OVERWRITE: "Reads everything again, and replaces the table.",
+    SyncMode.FULL_REFRESH_APPEND: "The same, and keeps every version in <table>_history as well.",
+}
 
-class SyncModeChoice(Enum):
-    """The sync modes; Dagster shows and takes the names of members, so they are the contract's."""
+_MODES = dg.Enum(
+    "KlaviyoSyncMode",
+    [dg.EnumValue(mode.value, mode, about) for mode, about in _ABOUT_MODES.items()],
+)
 
-    incremental_deduped = SyncMode.INCREMENTAL_DEDUPED
-    incremental_append = SyncMode.INCREMENTAL_APPEND
-    full_refresh_overwrite = SyncMode.FULL_REFRESH_OVERWRITE
-    full_refresh_append = SyncMode.FULL_REFRESH_APPEND
-
-
-class SyncConfig(dg.Config):
-    """All optional; the default is an incremental sync that keeps each key once."""
-
-    sync_mode: SyncModeChoice = Field(
-        default=SyncModeChoice.incremental_deduped,
-        description="What is read and what is kept; the append modes keep a history besides.",
-    )
-    start: str | None = Field(
-        default=None,
-        description="Read again from here on (ISO date or datetime, UTC without an offset); "
-        "the cursor stays where it is.",
-    )
-    end: str | None = Field(default=None, description="Read again up to here, exclusive.")
-
-    sweep_ids: bool = Field(
-        default=False,
-        description="Profiles only: read which ids there still are, and mark the others as "
-        "deleted; no record is read and the cursor stays.",
-    )
-
-    def order(self) -> Order:
-        """Return what the sync is to do.
-
-        Raises:
-            SettingError: `start` or `end` is not an ISO date or datetime.
-        """
-        mode: SyncMode = self.sync_mode.value
-        if self.start is None and self.end is None:
-            return Order(mode=mode, sweeps_ids=self.sweep_ids)
-        again = Window(_moment("start", self.start), _moment("end", self.end))
-        return Order(mode=mode, again=again, sweeps_ids=self.sweep_ids)
+_FIELDS: Mapping[str, dg.Field] = {
+    SYNC_MODE: dg.Field(
+        _MODES,
+        default_value=SyncMode.INCREMENTAL_DEDUPED.value,
+        description="\n".join(f"{mode.value}: {about}" for mode, about in _ABOUT_MODES.items()),
+    ),
+    START: dg.Field(
+        dg.Noneable(str),
+        default_value="",
+        description="Reads one window again, from here on: an ISO date or datetime, UTC without an "
+        "offset. The cursor stays where it is. Empty: no window.",
+    ),
+    END: dg.Field(
+        dg.Noneable(str),
+        default_value="",
+        description="Where the window to read again ends, exclusive. Empty: now.",
+    ),
+    SWEEP_IDS: dg.Field(
+        bool,
+        default_value=False,
+        description="Reads only which ids there still are, a hundred a request, and marks the "
+        "others as deleted. The cursor stays where it is.",
+    ),
+    ASK_REFUSED: dg.Field(
+        bool,
+        default_value=False,
+        description="Asks again for metrics that Klaviyo has refused before.",
+    ),
+}
 
 
-def _moment(name: str, text: str | None) -> datetime | None:
-    if text is None:
+def run_options(stream: Stream) -> tuple[str, ...]:
+    """Return the names of the options that the launchpad shows for a stream."""
+    match stream.source:
+        case Report():
+            return (ASK_REFUSED,)
+        case Join():
+            return ()
+        case Collection() if stream.cursor is not None:
+            return (SYNC_MODE, START, END, *([SWEEP_IDS] if stream.ids_by is not None else []))
+        case _:
+            return (SYNC_MODE,)
+
+
+def config_schema(stream: Stream) -> Mapping[str, dg.Field] | dg.Permissive | None:
+    """Return the schema of a stream's run config; None takes anything, and shows nothing."""
+    fields = {name: _FIELDS[name] for name in run_options(stream)}
+    if not fields or {SYNC_MODE, START, END} <= fields.keys():
+        return fields or None
+    return cast("dg.Permissive", dg.Permissive(fields))
+
+
+def given_config(context: dg.AssetExecutionContext) -> Mapping[str, object]:
+    """Return the run config of the op that runs, defaults filled in; empty where there is none."""
+    return context.op_execution_context.op_config or {}
+
+
+def order_of(stream: Stream, config: Mapping[str, object]) -> Order:
+    """Return what the run config of a stream orders.
+
+    Raises:
+        SettingError: an option that there is not, or a value that cannot be used.
+    """
+    _refuse_unknown(stream, config, known=(SYNC_MODE, START, END, SWEEP_IDS))
+    mode, sweeps_ids = _mode(config.get(SYNC_MODE)), bool(config.get(SWEEP_IDS))
+    start, end = (_moment(name, config.get(name)) for name in (START, END))
+    if start is None and end is None:
+        return Order(mode=mode, sweeps_ids=sweeps_ids)
+    return Order(mode=mode, again=Window(start, end), sweeps_ids=sweeps_ids)
+
+
+def asks_refused(stream: Stream, config: Mapping[str, object]) -> bool:
+    """Return whether a report's run config wants refused metrics to be asked for again.
+
+    Raises:
+        SettingError: an option makes no sense for a report, or there is none of that name.
+    """
+    _refuse_unknown(stream, config, known=(SYNC_MODE, START, END, ASK_REFUSED))
+    mode = _mode(config.get(SYNC_MODE))
+    if mode is not SyncMode.INCREMENTAL_DEDUPED:
+        raise SettingError(
+            f"sync_mode={mode.value} makes no sense for a report: its partitions are "
+            "replaced. Leave it out, and choose partitions",
+            stream=stream.name,
+        )
+    if config.get(START) or config.get(END):
+        raise SettingError(
+            "start/end make no sense for a report: choose partitions instead", stream=stream.name
+        )
+    return bool(config.get(ASK_REFUSED))
+
+
+def _refuse_unknown(stream: Stream, config: Mapping[str, object], *, known: Iterable[str]) -> None:
+    unknown = sorted(config.keys() - set(known))
+    if unknown:
+        options = ", ".join(run_options(stream)) or "none"
+        raise SettingError(
+            f"run config has no option {', '.join(unknown)} here; there are: {options}",
+            stream=stream.name,
+        )
+
+
+def _mode(value: object) -> SyncMode:
+    try:
+        return SyncMode(str(value)) if value is not None else SyncMode.INCREMENTAL_DEDUPED
+    except ValueError:
+        modes = ", ".join(mode.value for mode in SyncMode)
+        raise SettingError(
+            f"sync_mode={value!r} cannot be used: one of {modes} is wanted"
+        ) from None
+
+
+def _moment(name: str, value: object) -> datetime | None:
+    if value is None or not (text := str(value).strip()):
         return None
     try:
-        value = datetime.fromisoformat(text.strip())
+        moment = datetime.fromisoformat(text)
     except ValueError:
         raise SettingError(
             f"{name}={text!r} cannot be used: an ISO date or datetime is wanted, "
             "such as 2026-10-01 or 2026-10-01T06:00:00Z"
         ) from None
-    if value.year < EARLIEST.year or value.year > LATEST_YEAR:
+    if moment.year < EARLIEST.year or moment.year > LATEST_YEAR:
         raise SettingError(f"{name}={text!r} cannot be used: no event lies there")
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -32,7 +32,7 @@ def add_metric_keys(
 ) -> None:
     """Add a partition key for each metric wanted that has none; a failure is only told."""
     try:
-        settings = klaviyo.settings()
+        settings = klaviyo.checked_settings()
         mapped = None
         if AUTO in settings.conversion_metric_ids:
             connection = klaviyo.connect(say=context.log.warning)

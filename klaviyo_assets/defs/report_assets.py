@@ -10,22 +10,20 @@ stored count, also when the quota ends in the middle.
 from collections.abc import Iterator, Sequence
 
 import dagster as dg
-from pydantic import Field
 
 from klaviyo_assets.defs.assets import KINDS, OWNERS, RETRY, group_of, skip
 from klaviyo_assets.defs.checks import DAILY
-from klaviyo_assets.defs.config import SyncConfig
+from klaviyo_assets.defs.config import asks_refused, config_schema, given_config
 from klaviyo_assets.defs.failures import as_failures
 from klaviyo_assets.defs.metadata import asset_key, definition_metadata
 from klaviyo_assets.defs.partitions import ALONE, REQUESTS, by_metric, report_partitions, run_cells
 from klaviyo_assets.defs.report_events import ReportEvents
 from klaviyo_assets.defs.report_history import days_of, past_of, siblings
 from klaviyo_assets.defs.resources import Connection, KlaviyoResource, LakeResource, utc_now
-from klaviyo_assets.errors import MissingScopeError, QuotaError, SettingError
+from klaviyo_assets.errors import MissingScopeError, QuotaError
 from klaviyo_assets.model.report import Cell, Report
 from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import Stream
-from klaviyo_assets.sync.plan import SyncMode
 from klaviyo_assets.sync.reports.desk import ReportDesk
 from klaviyo_assets.sync.reports.fetch import Fetch
 from klaviyo_assets.sync.reports.paying import Purse
@@ -36,28 +34,6 @@ CHUNK = 360
 """Partitions a run of a backfill, of both reports: six whole time frames of a series, and nearly a
 year of totals. One number, because Dagster gives a sensor over both assets the smaller of two and
 warns of it at every load; kept answers make the cut free (a request covers more than a run)."""
-
-
-class ReportConfig(SyncConfig):
-    """All optional; a report knows one way of being fetched: its partitions are replaced."""
-
-    ask_refused: bool = Field(
-        default=False, description="Ask again for metrics that Klaviyo has refused before."
-    )
-
-    def check(self) -> None:
-        """Refuse what makes no sense for a report.
-
-        Raises:
-            SettingError: another sync mode, or a window.
-        """
-        if self.sync_mode.value is not SyncMode.INCREMENTAL_DEDUPED:
-            raise SettingError(
-                f"sync_mode={self.sync_mode.name} makes no sense for a report: its partitions are "
-                "replaced. Leave it out, and choose partitions"
-            )
-        if self.start is not None or self.end is not None:
-            raise SettingError("start/end make no sense for a report: choose partitions instead")
 
 
 def report_asset(stream: Stream, settings: Settings) -> dg.AssetsDefinition:
@@ -83,14 +59,14 @@ def report_asset(stream: Stream, settings: Settings) -> dg.AssetsDefinition:
         retry_policy=RETRY,
         output_required=False,
         freshness_policy=dg.FreshnessPolicy.time_window(warn_window=DAILY[0], fail_window=DAILY[1]),
+        config_schema=config_schema(stream),
     )
     def reported(
         context: dg.AssetExecutionContext,
-        config: ReportConfig,
         klaviyo: KlaviyoResource,
         lake: LakeResource,
     ) -> Iterator[dg.Output[None]]:
-        _report(context, stream, config, klaviyo=klaviyo, lake=lake)
+        _report(context, stream, klaviyo=klaviyo, lake=lake)
         yield from ()
 
     return reported
@@ -110,19 +86,18 @@ def report_of(stream: Stream) -> Report:
 def _report(
     context: dg.AssetExecutionContext,
     stream: Stream,
-    config: ReportConfig,
     *,
     klaviyo: KlaviyoResource,
     lake: LakeResource,
 ) -> None:
     try:
         with as_failures(stream.name):
-            config.check()
+            ask_refused = asks_refused(stream, given_config(context))
             cells = run_cells(context)
             ready = lake.lake().make_ready
             connection = klaviyo.connect(say=context.log.warning, ready=ready)
             desk = _desk(context, stream, connection=connection, lake=lake)
-            _carry_out(context, cells, config, desk=desk, lake=lake)
+            _carry_out(context, cells, ask_refused=ask_refused, desk=desk, lake=lake)
     except MissingScopeError as error:
         skip(context, stream, error)
 
@@ -153,8 +128,8 @@ def _desk(
 def _carry_out(
     context: dg.AssetExecutionContext,
     cells: Sequence[Cell],
-    config: ReportConfig,
     *,
+    ask_refused: bool,
     desk: ReportDesk,
     lake: LakeResource,
 ) -> None:
@@ -175,7 +150,7 @@ def _carry_out(
     bounds = desk.calendar.bounds
     try:
         if bounds is not None:
-            for outcome in fetch.outcomes(bounds, ask_refused=config.ask_refused):
+            for outcome in fetch.outcomes(bounds, ask_refused=ask_refused):
                 events.log(outcome)
     except QuotaError as error:
         if given is None:

@@ -1,17 +1,16 @@
 """Resources: the client of Klaviyo and the lake, as Dagster configures them.
 
-What belongs here: fields for the launchpad, and the plain objects they become. What does not: what
-those objects do (`api`, `lake`).
+What belongs here: from settings to a client and a lake, and the key, which no other object holds.
+What does not: what the client and the lake do (`api`, `lake`), run config (`config`).
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
-from pydantic import Field
 
 from klaviyo_assets.api.client import Client
 from klaviyo_assets.api.gate import KEY_VARIABLE, checked_base_url, checked_key
@@ -19,7 +18,7 @@ from klaviyo_assets.api.ledger import key_hash
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.lake import Lake, relations_of
 from klaviyo_assets.model.privacy import SALT_VARIABLE, checked_salt, privacy_refusals
-from klaviyo_assets.model.settings import Settings, read_settings
+from klaviyo_assets.model.settings import Settings, read_settings, settings_as_variables
 from klaviyo_assets.streams import MERGES, STREAMS
 from klaviyo_assets.sync.account import Asking, account_behind, ledger_of, stand_in
 
@@ -43,91 +42,28 @@ class Connection:
 
 
 class KlaviyoResource(dg.ConfigurableResource[object]):
-    """Klaviyo's API with one key; each field is the setting `KLAVIYO_<FIELD>`."""
+    """Klaviyo's API with one private key, which each run reads from KLAVIYO_API_KEY.
 
-    api_key: str = Field(
-        default="",
-        description="Private key as an EnvVar (the UI shows text); empty: the variable below.",
-        repr=False,
-        json_schema_extra={"dagster__is_secret": True},
-    )
-    api_key_variable: str = Field(
-        default=KEY_VARIABLE, description="The environment variable that holds the private key."
-    )
-    base_url: str = "https://a.klaviyo.com"
-    revision: str = "2026-07-15"
-    start_date: str = Field(default="", description="YYYY-MM-DD, inclusive; empty: everything.")
-    lookback_days: int = Field(default=0, description="Days of events read again on every sync.")
-    event_metric_ids: list[str] = Field(
-        default_factory=list, description="Restrict events to these metrics; empty: all."
-    )
-    disable_predictive_analytics: bool = Field(
-        default=False, description="Leave predictive_analytics out: five times the rate limit."
-    )
-    exclude_columns: list[str] = Field(
-        default_factory=list, description="stream.column, or *.column: left NULL, never stored."
-    )
-    hash_columns: list[str] = Field(
-        default_factory=list, description="stream.column: stored as HMAC-SHA-256 with hash_salt."
-    )
-    hash_salt: str = Field(
-        default="",
-        description="Secret of the hashes as an EnvVar; empty: KLAVIYO_HASH_SALT.",
-        repr=False,
-    )
-    json_keys: list[str] = Field(
-        default_factory=list, description="stream.column:key|key: all that is kept of that JSON."
-    )
-    state_dir: str = Field(default="", description="Budget and account facts; empty: the user's.")
-    rate_limit_share: float = Field(default=0.9, description="Our part of each steady limit.")
-    rate_limit_scale: float = Field(default=1.0, description="Multiplies every published limit.")
-    timezone: str = Field(default="UTC", description="The account's zone, for days of reports.")
-    report_start_date: str = Field(
-        default="", description="First day of reports; empty: start_date, else 2025-01-01."
-    )
-    report_lookback_days: int = Field(
-        default=30, description="Days that report numbers go on moving, and are fetched again."
-    )
-    report_reserve: int = Field(
-        default=0, description="Report requests a day that are left to the account's other users."
-    )
-    conversion_metric_ids: list[str] = Field(
-        default_factory=list, description="Metrics of the reports; empty: all; or auto."
-    )
-    refusals: list[str] = Field(
-        default_factory=list, description="Settings of the environment that cannot be used."
-    )
+    The other settings are variables KLAVIYO_... of the code location. No field is run config: the
+    launchpad would write every one into its editor, a secret as asterisks, which the run would take
+    for the key; and a resource that is configured in part forgets the rest of its settings.
+    """
 
-    def settings(self) -> Settings:
-        """Return the checked settings.
+    settings: dg.ResourceDependency[Settings]
+    key_variable: dg.ResourceDependency[str] = KEY_VARIABLE  # pyright: ignore[reportAssignmentType]
+    """The environment variable that holds the private key, read in the process of the run."""
+    refusals: dg.ResourceDependency[Sequence[SettingError]] = ()  # pyright: ignore[reportAssignmentType]
+    """Settings of the environment that cannot be used: nothing connects while there is one."""
+
+    def checked_settings(self) -> Settings:
+        """Return the settings, those that somebody wrote in Python checked like their variables.
 
         Raises:
-            SettingError: a field, or a variable of the environment, cannot be used.
+            SettingError: one of them cannot be used.
         """
         if self.refusals:
-            raise SettingError(" ".join(self.refusals))
-        fields = {
-            "base_url": self.base_url,
-            "revision": self.revision,
-            "start_date": self.start_date,
-            "lookback_days": str(self.lookback_days),
-            "event_metric_ids": ",".join(self.event_metric_ids),
-            "disable_predictive_analytics": str(self.disable_predictive_analytics),
-            "exclude_columns": ",".join(self.exclude_columns),
-            "hash_columns": ",".join(self.hash_columns),
-            "json_keys": ",".join(self.json_keys),
-            "state_dir": self.state_dir,
-            "rate_limit_share": str(self.rate_limit_share),
-            "rate_limit_scale": str(self.rate_limit_scale),
-            "timezone": self.timezone,
-            "report_start_date": self.report_start_date,
-            "report_lookback_days": str(self.report_lookback_days),
-            "report_reserve": str(self.report_reserve),
-            "conversion_metric_ids": ",".join(self.conversion_metric_ids),
-        }
-        settings, refusals = read_settings(
-            {f"KLAVIYO_{name.upper()}": value for name, value in fields.items()}
-        )
+            raise SettingError(" ".join(map(str, self.refusals)))
+        settings, refusals = read_settings(settings_as_variables(self.settings))
         for refusal in (*refusals, *privacy_refusals(settings, STREAMS)):
             raise refusal
         return settings
@@ -141,8 +77,8 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
         Raises:
             SettingError: there is none, or it has not the form of one.
         """
-        name = self.api_key_variable
-        raw = self.api_key or os.environ.get(name)
+        name = self.key_variable
+        raw = os.environ.get(name)
         if raw is None:
             raise SettingError(
                 f"{name} is not set: give the process that runs Dagster the account's private key, "
@@ -156,7 +92,7 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
         Raises:
             SettingError: there is none, or it is too short to be one.
         """
-        return checked_salt(self.hash_salt or os.environ.get(SALT_VARIABLE, ""))
+        return checked_salt(os.environ.get(SALT_VARIABLE, ""))
 
     def connect(
         self, *, say: Callable[[str], None], ready: Callable[[], None] = lambda: None
@@ -169,7 +105,7 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
         Raises:
             KlaviyoAssetsError: a setting cannot be used, or Klaviyo refuses the key; or of `ready`.
         """
-        settings = self.settings()
+        settings = self.checked_settings()
         key, base_url = self.key(), checked_base_url(settings.base_url)
         salt = self.salt() if settings.hash_columns else b""
         ready()
@@ -197,13 +133,13 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
 
 
 class LakeResource(dg.ConfigurableResource[object]):
-    """Where the lake and the DuckDB file lie: the setting `KLAVIYO_DATA_DIR`."""
+    """Where the lake and the DuckDB file lie: the setting `KLAVIYO_DATA_DIR`, and no run config."""
 
-    data_dir: str = "./data"
+    settings: dg.ResourceDependency[Settings]
 
     def lake(self) -> Lake:
         """Return the lake; touches nothing."""
-        return Lake(Path(self.data_dir).absolute(), clock=utc_now)
+        return Lake(Path(self.settings.data_dir).absolute(), clock=utc_now)
 
     def publish(self, lake: Lake, *, say: Callable[[str], None]) -> frozenset[str]:
         """Show the lake as it is now in `klaviyo.duckdb`.

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime
+from typing import cast
 from zoneinfo import ZoneInfo
 
 from klaviyo_assets.errors import SettingError
@@ -72,6 +73,21 @@ class Settings:
         """Return the optional additional fields that are not asked for."""
         switched_off = self.disable_predictive_analytics
         return frozenset({"predictive_analytics"}) if switched_off else frozenset()
+
+
+def settings_as_variables(settings: Settings) -> dict[str, str]:
+    """Return settings as the environment variables that they stand for, as `read_settings` reads.
+
+    What is not set, and what is empty, is left out.
+    """
+    texts = {each.name: _as_text(getattr(settings, each.name)) for each in fields(Settings)}
+    return {f"KLAVIYO_{name.upper()}": text for name, text in texts.items() if text}
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, cast("tuple[object, ...]", value)))
+    return str(value) if value is not None else ""
 
 
 class PrivateError(ValueError):

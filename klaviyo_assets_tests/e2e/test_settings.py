@@ -1,5 +1,7 @@
 """Settings that cannot be used: refused before the first request, with what is allowed."""
 
+from dataclasses import replace
+
 import dagster as dg
 import pytest
 
@@ -81,11 +83,11 @@ def test_a_key_of_the_wrong_form_is_refused_without_being_shown(home: Home, case
     assert home.shop.asked().total() == 0
 
 
-def test_a_resource_field_is_checked_like_its_variable(home: Home) -> None:
-    """A field that somebody sets in code is refused with the variable that it stands for."""
+def test_settings_written_in_python_are_checked_like_variables(home: Home) -> None:
+    """A setting that somebody writes in code is refused with the variable that it stands for."""
     defs = home.code_location()
-    key = dg.EnvVar("KLAVIYO_API_KEY")
-    klaviyo = KlaviyoResource(api_key=key, base_url=home.shop.url, rate_limit_share=7.0)
+    settings, _ = read_settings(home.variables)
+    klaviyo = KlaviyoResource(settings=replace(settings, rate_limit_share=7.0))
     run = synced_by(home, defs, "lists", klaviyo=klaviyo)
     assert "KLAVIYO_RATE_LIMIT_SHARE='7.0' cannot be used" in run.failed["lists"]
     assert home.shop.asked().total() == 0

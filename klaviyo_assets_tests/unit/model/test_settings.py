@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from klaviyo_assets.model.settings import Settings, read_settings
+from klaviyo_assets.model.settings import Settings, read_settings, settings_as_variables
 
 
 def read(**variables: str) -> Settings:
@@ -155,3 +155,23 @@ def test_what_is_left_out_is_what_the_setting_names() -> None:
     """Predictive analytics are asked for unless they are disabled."""
     assert Settings().left_out == frozenset()
     assert Settings(disable_predictive_analytics=True).left_out == {"predictive_analytics"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(),
+        Settings(
+            start_date=date(2026, 1, 31),
+            lookback_days=3,
+            event_metric_ids=("AbC123", "XyZ789"),
+            disable_predictive_analytics=True,
+            json_keys=("events.event_properties:$value|Item Names",),
+            timezone="Europe/Copenhagen",
+            rate_limit_share=0.5,
+        ),
+    ],
+)
+def test_settings_are_told_as_variables_and_read_back(settings: Settings) -> None:
+    """Settings that somebody writes in Python mean what their variables mean."""
+    assert read_settings(settings_as_variables(settings)) == (settings, ())
