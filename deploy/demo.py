@@ -95,7 +95,6 @@ def settings(url: str) -> dict[str, str]:
         "KLAVIYO_DATA_DIR": str(DEMO / "data"),
         "KLAVIYO_STATE_DIR": str(DEMO / "state"),
         "KLAVIYO_RATE_LIMIT_SCALE": SCALE,
-        "KLAVIYO_TIMEZONE": ZONE,
         "PYTHONUNBUFFERED": "1",
         # Dagster says of some of its own features that they are in beta.
         "PYTHONWARNINGS": "ignore",

@@ -25,7 +25,9 @@ from klaviyo_assets.sync.account import ledger_of
 from klaviyo_assets.sync.reports.metrics import stored_metrics, wanted_metrics
 from klaviyo_assets.sync.reports.outlook import (
     Desktop,
+    calendar_without_asking,
     days_to_plan,
+    no_day,
     outlook_of,
     standing,
     told,
@@ -170,11 +172,9 @@ def _erase(settings: Settings, options: argparse.Namespace) -> int:
 
 def _desktop(settings: Settings) -> Desktop:
     lake = _lake(settings)
-    states = map(lake.state, STREAMS)
-    account = next((state.account for state in states if state is not None), "")
     return Desktop(
         lake=lake,
-        ledger=ledger_of(settings, account),
+        ledger=ledger_of(settings, lake.account() or ""),
         settings=settings,
         now=datetime.now(tz=UTC),
     )
@@ -182,13 +182,17 @@ def _desktop(settings: Settings) -> Desktop:
 
 def _plan(settings: Settings, options: argparse.Namespace) -> int:
     at = _desktop(settings)
-    days = days_to_plan(settings, options.start, options.end, now=at.now)
+    first = settings.first_report_day
+    if options.end < max(options.start, first):
+        raise no_day(options.start, options.end, first=first, zone="the account's time zone")
     named = [part for word in options.metrics or () for part in word.split(",") if part]
     metrics = named or wanted_metrics(settings, stored_metrics(at.lake))
     if not metrics:
         raise SettingError(
             "no metric is known: materialize klaviyo/metrics first, or name some with --metrics"
         )
+    calendar = calendar_without_asking(settings, at.lake, at.now)
+    days = days_to_plan(options.start, options.end, calendar)
     for stream in REPORTS:
         if isinstance(stream.source, Report):
             print("\n".join(told(outlook_of(stream, stream.source, metrics, days, at=at))))

@@ -25,6 +25,7 @@ from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.settings import Settings, read_settings
 from klaviyo_assets.streams import COLLECTIONS, REPORTS, STREAMS
 from klaviyo_assets.streams.metrics import METRICS
+from klaviyo_assets.sync.reports.account_zone import zone_at_load
 
 
 def build_defs(
@@ -46,17 +47,21 @@ def build_defs(
         key_variable=KEY_VARIABLE if api_key is None else api_key.env_var_name,
     )
     lake = LakeResource(settings=settings)
+    zone = zone_at_load(settings, lake.lake())
     return dg.Definitions(
         assets=[
             *(
                 asset_of(stream, afterwards=add_metric_keys if stream is METRICS else None)
                 for stream in COLLECTIONS
             ),
-            *(report_asset(stream, settings) for stream in REPORTS),
+            *(report_asset(stream, settings, zone) for stream in REPORTS),
         ],
         asset_checks=[*map(deep_checks, STREAMS.values()), completeness_check()],
         jobs=jobs(),
-        schedules=[*schedules(settings), *(report_schedule(each, settings) for each in REPORTS)],
+        schedules=[
+            *schedules(settings),
+            *(report_schedule(each, settings, zone) for each in REPORTS),
+        ],
         sensors=[metric_sensor(settings), drain_sensor(), healing_sensor()],
         resources={
             "klaviyo": klaviyo,

@@ -10,10 +10,12 @@ A reservation takes 0.4 ms (0.35 of CPU) with four processes that make 58 a seco
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from typing import cast
 
 from klaviyo_assets.api.ledger_file import LedgerFile
 from klaviyo_assets.api.ledger_tables import (
@@ -48,10 +50,13 @@ FACTS_LAST_SECONDS = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class AccountFacts:
-    """What Klaviyo said of a key's account: its id, its IANA time zone, and when (UTC)."""
+    """What Klaviyo said of a key's account: its id, its IANA time zone, and when (UTC).
+
+    `timezone` is None where Klaviyo named none.
+    """
 
     account_id: str
-    timezone: str
+    timezone: str | None
     asked_at: datetime
 
 
@@ -198,13 +203,14 @@ class Ledger:
             ).fetchone()
             if row is None or not 0 <= self.clock() - row[2] < FACTS_LAST_SECONDS:
                 return None
-            return AccountFacts(row[0], row[1], datetime.fromtimestamp(row[2], UTC))
+            return AccountFacts(row[0], row[1] or None, datetime.fromtimestamp(row[2], UTC))
 
         return self.file.transact(read)
 
-    def remember_account(self, key_hash: str, *, account_id: str, timezone: str) -> None:
-        """Keep what Klaviyo just said of a key's account, for a day."""
-        facts = (key_hash, account_id, timezone, self.clock())
+    def remember_account(self, key_hash: str, *, account_id: str, timezone: str | None) -> None:
+        """Keep what Klaviyo just said of a key's account: its id for a day, its zone for good."""
+        # The column takes no NULL, and another layout would be another file.
+        facts = (key_hash, account_id, timezone or "", self.clock())
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute("INSERT OR REPLACE INTO account VALUES (?, ?, ?, ?)", facts)
@@ -224,6 +230,28 @@ class Ledger:
         wall = self.clock()
         held_until = wall + STEADY_SECONDS if was_broken else wall
         make_tables(connection, wall=wall, held_until=held_until)
+
+
+def last_said_zone(folder: Path, account: str) -> str | None:
+    """Return the time zone that Klaviyo last named for an account, however long ago; else None.
+
+    Reads the file of the state folder and nothing else: it makes none, waits for no writer, and
+    takes a file that cannot be read for none. So a program may call it while it is loaded.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return None
+    try:
+        with closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0)
+        ) as connection:
+            row = connection.execute(
+                "SELECT timezone FROM account WHERE account_id = ? ORDER BY asked_at DESC LIMIT 1",
+                (account,),
+            ).fetchone()
+    except sqlite3.Error:
+        return None
+    return cast("tuple[str]", row)[0] or None if row is not None else None
 
 
 def spent(budgets: tuple[Budget, ...], wait: float) -> QuotaError:

@@ -5,8 +5,8 @@ metrics there are (`report_sensors`), what a run does with its partitions (`repo
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from datetime import date
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, timedelta
 
 import dagster as dg
 
@@ -40,10 +40,19 @@ METRICS = dg.DynamicPartitionsDefinition(name="klaviyo_conversion_metrics")
 """The account's metrics. Keys are added as they appear, and never taken away."""
 
 
-def report_partitions(settings: Settings) -> dg.MultiPartitionsDefinition:
-    """Return metric x day, from the first report day on, up to the last day that is over."""
+AHEAD_OF_ALL = "Etc/GMT-14"
+"""Fourteen hours ahead of UTC, as far as any zone; the sign is that of POSIX."""
+
+
+def report_partitions(settings: Settings, zone: str | None) -> dg.MultiPartitionsDefinition:
+    """Return metric x day, from the first report day on, up to the last day that is over.
+
+    Without a zone, before the first sync, every day is there that is over anywhere on earth. The
+    keys are local dates whatever the zone, so those who launch need not load the code again: a
+    run refuses a day that is not over in the account's zone, in words.
+    """
     days = dg.DailyPartitionsDefinition(
-        start_date=settings.first_report_day.isoformat(), timezone=settings.timezone
+        start_date=settings.first_report_day.isoformat(), timezone=zone or AHEAD_OF_ALL
     )
     return dg.MultiPartitionsDefinition({METRIC: METRICS, DATE: days})
 
@@ -98,12 +107,33 @@ def run_cells(context: dg.AssetExecutionContext) -> list[Cell]:
             "This backfill was launched from a job's page, and Dagster would fetch one of its "
             "partitions and call it done (dagster#28861). Launch it from the asset's page."
         )
-    if not context.has_partition_key and not context.has_partition_key_range:
+    if start is not None and end is not None:
+        return range_cells(start, end, context.instance.get_dynamic_partitions(METRICS.name or ""))
+    if not context.has_partition_key:
         raise SettingError("A report is fetched for partitions: choose metrics and days.")
-    keys = list(context.partition_keys)
-    if not keys:
+    return [cell_of(key) for key in context.partition_keys]
+
+
+def range_cells(start: str, end: str, metrics: Sequence[str]) -> list[Cell]:
+    """Return the cells of the rectangle between two keys, day by day; metrics in their order.
+
+    Not by the partitions definition: who launched the run may have loaded another one, from before
+    the account's zone was known, and a day more in it is no reason to fetch none.
+
+    Raises:
+        SettingError: there is none, or a metric is no partition.
+    """
+    first, last = cell_of(start), cell_of(end)
+    places = {metric_id: place for place, metric_id in enumerate(metrics)}
+    unknown = [each for each in (first.metric_id, last.metric_id) if each not in places]
+    if unknown:
+        raise SettingError(f"The metric {unknown[0]} of the range is no partition any more.")
+    between = metrics[places[first.metric_id] : places[last.metric_id] + 1]
+    days = range((last.day - first.day).days + 1)
+    cells = [Cell(each, first.day + timedelta(days=day)) for day in days for each in between]
+    if not cells:
         raise SettingError(
             f"The range from {start} to {end} holds no partition: are its ends, or its metrics, "
             "the wrong way round? Metrics stand in the order in which they were added."
         )
-    return [cell_of(key) for key in keys]
+    return cells

@@ -36,8 +36,8 @@ year of totals. One number, because Dagster gives a sensor over both assets the 
 warns of it at every load; kept answers make the cut free (a request covers more than a run)."""
 
 
-def report_asset(stream: Stream, settings: Settings) -> dg.AssetsDefinition:
-    """Return the asset of a report.
+def report_asset(stream: Stream, settings: Settings, zone: str | None) -> dg.AssetsDefinition:
+    """Return the asset of a report; `zone` is that of its days, None where it is not known yet.
 
     Raises:
         TypeError: the stream is none.
@@ -54,7 +54,7 @@ def report_asset(stream: Stream, settings: Settings) -> dg.AssetsDefinition:
         tags={"klaviyo/tier": stream.tier.name if stream.tier else "none"},
         metadata=definition_metadata(stream),
         deps=[asset_key(parent) for parent in parents],
-        partitions_def=report_partitions(settings),
+        partitions_def=report_partitions(settings, zone),
         backfill_policy=dg.BackfillPolicy.multi_run(CHUNK),
         retry_policy=RETRY,
         output_required=False,
@@ -109,7 +109,7 @@ def _desk(
     connection: Connection,
     lake: LakeResource,
 ) -> ReportDesk:
-    say = context.log.warning
+    say, settings = context.log.warning, connection.settings
     store = lake.lake()
     store.prepare(connection.account)
     return ReportDesk(
@@ -117,9 +117,9 @@ def _desk(
         report=report_of(stream),
         client=connection.client,
         lake=store,
-        base_url=connection.settings.base_url,
+        base_url=settings.base_url,
         account=connection.account,
-        calendar=calendar_of(connection.asking, connection.settings, clock=utc_now, say=say),
+        calendar=calendar_of(connection.asking, settings, clock=utc_now, say=say),
         clock=utc_now,
         say=say,
     )

@@ -6,26 +6,28 @@ What belongs here: the ticks. What does not: what a run does (`report_assets`), 
 
 from collections.abc import Iterator
 from datetime import timedelta
-from zoneinfo import ZoneInfo
 
 import dagster as dg
 
 from klaviyo_assets.defs.metadata import asset_key
 from klaviyo_assets.defs.metric_keys import metrics_to_fetch
 from klaviyo_assets.defs.partitions import ALONE, range_tags
+from klaviyo_assets.errors import KlaviyoAssetsError
 from klaviyo_assets.lake import Lake
 from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.sync.reports.account_zone import zone_without_asking
 from klaviyo_assets.sync.reports.zone import last_over
 
 AFTER_MIDNIGHT = "15 4 * * *"
 """In the account's zone: some hours after the day is over, so that it is counted."""
 
 
-def report_schedule(stream: Stream, settings: Settings) -> dg.ScheduleDefinition:
+def report_schedule(stream: Stream, settings: Settings, zone: str | None) -> dg.ScheduleDefinition:
     """Return a report's schedule, stopped: a run a metric, over the trailing days.
 
     One schedule a report: their backfills are cut differently, and a schedule has one policy.
+    It ticks in `zone`, in UTC while that is not known; its days are the account's all the same.
 
                  attribution window           yesterday  tick
     ──────────────[════════════════════════════════════]────┼──▶ days of the account's zone
@@ -35,17 +37,24 @@ def report_schedule(stream: Stream, settings: Settings) -> dg.ScheduleDefinition
     @dg.schedule(
         name=f"klaviyo_daily_{stream.name}",
         cron_schedule=AFTER_MIDNIGHT,
-        execution_timezone=settings.timezone,
+        execution_timezone=zone or "UTC",
         target=dg.AssetSelection.assets(asset_key(stream.name)),
         description="Yesterday and the days whose numbers still move, of every metric.",
         required_resource_keys={"lake"},
     )
-    def daily(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
-        last = last_over(context.scheduled_execution_time, ZoneInfo(settings.timezone))
+    def daily(
+        context: dg.ScheduleEvaluationContext,
+    ) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        lake: Lake = context.resources.lake.lake()
+        now = context.scheduled_execution_time
+        try:
+            last = last_over(now, zone_without_asking(settings, lake, now=now))
+        except KlaviyoAssetsError as error:
+            yield dg.SkipReason(str(error))
+            return
         first = max(settings.first_report_day, last - timedelta(days=settings.report_lookback_days))
         if last < first:
             return
-        lake: Lake = context.resources.lake.lake()
         for metric_id in metrics_to_fetch(context.instance, lake, settings, stream=stream.name):
             yield dg.RunRequest(
                 run_key=f"{stream.name} {metric_id} {last}",

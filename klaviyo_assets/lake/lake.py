@@ -25,7 +25,12 @@ from klaviyo_assets.lake.log import Snapshot, snapshot
 from klaviyo_assets.lake.relations import Relation
 from klaviyo_assets.lake.repair import repaired
 from klaviyo_assets.lake.session import Mode, Receipt, Session
-from klaviyo_assets.lake.states import TableState, refuse_foreign, table_state
+from klaviyo_assets.lake.states import (
+    TableState,
+    refuse_foreign,
+    stored_account,
+    table_state,
+)
 from klaviyo_assets.lake.upkeep import Upkeep, tidied
 from klaviyo_assets.lake.writing import TableWriter, refuse_gaps
 from klaviyo_assets.model.report import Cell
@@ -58,6 +63,10 @@ class Lake:
     def snapshot(self, name: str) -> Snapshot | None:
         """Return a table at its newest version; None where there is none."""
         return snapshot(table_folder(self.root, name), name)
+
+    def account(self) -> str | None:
+        """Return whose data the lake holds; None while it is empty. Reads one commit, mostly."""
+        return stored_account(self.root, tables=stored_tables(self.root))
 
     def refuse_foreign(self, account: str) -> None:
         """Refuse to bring a second account into the lake; reads one commit a table.

@@ -5,10 +5,11 @@ and `facts` for reports).
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from klaviyo_assets.errors import CorruptFileError, WrongAccountError
+from klaviyo_assets.errors import CorruptFileError, LakeError, WrongAccountError
 from klaviyo_assets.lake.layout import table_folder
 from klaviyo_assets.lake.log import Snapshot, newest_mark, newest_version
 
@@ -35,6 +36,18 @@ def table_state(found: Snapshot | None) -> TableState | None:
         rows=found.rows,
         state=found.mark.state,
     )
+
+
+def stored_account(root: Path, *, tables: Iterable[str]) -> str | None:
+    """Return whose data the tables hold; None where there is none that can be read."""
+    for name in tables:
+        folder = table_folder(root, name)
+        newest = newest_version(folder)
+        with suppress(LakeError):
+            mark = None if newest is None else newest_mark(folder, newest, name)
+            if mark is not None:
+                return mark.account
+    return None
 
 
 def refuse_foreign(root: Path, account: str, *, tables: Iterable[str]) -> None:

@@ -49,7 +49,8 @@ class Settings:
     exclude_columns: tuple[str, ...] = ()
     hash_columns: tuple[str, ...] = ()
     json_keys: tuple[str, ...] = ()
-    timezone: str = "UTC"
+    timezone: str | None = None
+    """None: the zone of the account, as Klaviyo says it."""
     report_start_date: date | None = None
     data_dir: str = "./data"
     state_dir: str = ""

@@ -23,12 +23,12 @@ from klaviyo_assets.tables.body import opened, with_whole_characters
 
 
 class _Attributes(msgspec.Struct, frozen=True):
-    timezone: str = "UTC"
+    timezone: str | None = None
 
 
 class _Account(msgspec.Struct):
     id: str
-    attributes: _Attributes = _Attributes()
+    attributes: _Attributes | None = None
 
 
 class _Answer(msgspec.Struct):
@@ -40,7 +40,7 @@ class Present:
     """What an account says now: its id, its IANA zone, and Klaviyo's clock, UTC (None: unsaid)."""
 
     id: str
-    timezone: str
+    timezone: str | None
     server_time: datetime | None
 
 
@@ -100,16 +100,21 @@ def _present(answer: Answer) -> Present:
         account = msgspec.json.decode(text, type=_Answer).data[0]
     except (msgspec.DecodeError, IndexError):
         raise BrokenBodyError("the answer to GET /api/accounts names no account") from None
-    return Present(account.id, account.attributes.timezone, answer.server_time)
+    attributes = account.attributes or _Attributes()
+    return Present(account.id, attributes.timezone or None, answer.server_time)
 
 
 def ledger_of(settings: Settings, account: str) -> Ledger:
     """Return the budgets of an account as the settings share them out."""
-    folder = Path(settings.state_dir) if settings.state_dir else user_state_path("klaviyo_assets")
     return Ledger(
-        folder,
+        state_folder(settings),
         account,
         share=settings.rate_limit_share,
         scale=settings.rate_limit_scale,
         reserve=settings.report_reserve,
     )
+
+
+def state_folder(settings: Settings) -> Path:
+    """Return the folder of budgets and account facts; the user's own without a setting."""
+    return Path(settings.state_dir) if settings.state_dir else user_state_path("klaviyo_assets")

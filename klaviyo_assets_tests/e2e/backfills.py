@@ -8,10 +8,13 @@ pinned.
 import os
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from logging import getLogger
 from unittest.mock import patch
+from uuid import uuid4
 
 import dagster as dg
 from dagster._core.definitions.assets.graph.remote_asset_graph import RemoteWorkspaceAssetGraph
@@ -56,8 +59,44 @@ class Backfill:
     partitions: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class AssetPage:
+    """The asset pages of a home's Dagster, with the code as it was loaded when they were opened."""
+
+    home: Home
+    workspace: WorkspaceProcessContext
+
+    def offered_days(self, stream: str) -> list[date]:
+        """Return the days that the page of a report offers, in order."""
+        node = self.workspace.create_request_context().asset_graph.get(key_of(stream))
+        found = node.partitions_def
+        assert isinstance(found, dg.MultiPartitionsDefinition)
+        days = found.get_partitions_def_for_dimension("date")
+        return [date.fromisoformat(key) for key in days.get_partition_keys()]
+
+    def backfill(self, stream: str, partitions: Iterable[str]) -> Backfill:
+        """Launch partitions of a report, and wait for the end of their runs."""
+        instance = self.workspace.instance
+        backfill_id = launch(self.workspace, stream, list(partitions))
+        status = ended(self.workspace, backfill_id)
+        runs = instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": backfill_id}))
+        events = [event for run in runs for event in materializations(self.home, run.run_id)]
+        return Backfill(
+            status.value,
+            tuple(runs),
+            tuple(f"{day}|{metric}" for metric, day, _ in events),
+        )
+
+
 def backfill(home: Home, stream: str, partitions: Iterable[str]) -> Backfill:
     """Launch partitions of a report as the asset page does, and wait for the end."""
+    with open_asset_page(home) as page:
+        return page.backfill(stream, partitions)
+
+
+@contextmanager
+def open_asset_page(home: Home) -> Generator[AssetPage]:
+    """Load the home's code as a process of the UI does."""
     (home.dagster / "dagster.yaml").write_text(WITHOUT_QUEUE, encoding="utf-8")
     environment = {**home.variables, "DAGSTER_HOME": str(home.dagster)}
     with (
@@ -69,15 +108,7 @@ def backfill(home: Home, stream: str, partitions: Iterable[str]) -> Backfill:
         ) as workspace,
     ):
         warnings.filterwarnings("ignore", message=DAGSTERS_OWN, category=DeprecationWarning)
-        backfill_id = launch(workspace, stream, list(partitions))
-        status = ended(workspace, backfill_id)
-        runs = instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": backfill_id}))
-    events = [event for run in runs for event in materializations(home, run.run_id)]
-    return Backfill(
-        status.value,
-        tuple(runs),
-        tuple(f"{day}|{metric}" for metric, day, _ in events),
-    )
+        yield AssetPage(home, workspace)
 
 
 def ended(workspace: WorkspaceProcessContext, backfill_id: str) -> BulkActionStatus:
@@ -97,7 +128,7 @@ def launch(workspace: WorkspaceProcessContext, stream: str, partitions: list[str
     graph = workspace.create_request_context().asset_graph
     assert isinstance(graph, RemoteWorkspaceAssetGraph)
     wanted = PartitionBackfill.from_asset_partitions(
-        backfill_id="backfill",
+        backfill_id=f"backfill-{uuid4().hex}",
         asset_graph=graph,
         partition_names=partitions,
         asset_selection=[key_of(stream)],

@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from math import ceil, floor
-from zoneinfo import ZoneInfo
 
 from klaviyo_assets.api.ledger import Ledger
 from klaviyo_assets.api.quota import Quota
@@ -17,6 +16,7 @@ from klaviyo_assets.lake import Lake
 from klaviyo_assets.model.report import Cell, Days, Report
 from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.sync.reports.account_zone import remembered_zone, zone_without_asking
 from klaviyo_assets.sync.reports.asking import Kept
 from klaviyo_assets.sync.reports.cost import Cost, Pace, cost_of
 from klaviyo_assets.sync.reports.desk import Calendar, background_of, terms_of
@@ -39,28 +39,37 @@ class Outlook:
     refused: Mapping[str, date]
 
 
-def days_to_plan(settings: Settings, start: date, end: date, *, now: datetime) -> Days:
+def days_to_plan(start: date, end: date, calendar: Calendar) -> Days:
     """Return the days of a plan, both ends inclusive: those that are over and have partitions.
 
     Raises:
         SettingError: none of the days is.
     """
-    calendar = calendar_at(settings, now)
     bounds = calendar.bounds
     first = max(start, calendar.first)
     last = min(end, bounds.last) if bounds is not None else end
     if bounds is None or last < first:
-        raise SettingError(
-            f"no day from {start} to {end} can be fetched: reports begin at {calendar.first} "
-            f"(KLAVIYO_REPORT_START_DATE), and a day has to be over in {settings.timezone}"
-        )
+        raise no_day(start, end, first=calendar.first, zone=calendar.zone.key)
     return Days(first, last)
 
 
-def calendar_at(settings: Settings, now: datetime) -> Calendar:
-    """Return the calendar of the settings at an instant of this machine's clock."""
+def no_day(start: date, end: date, *, first: date, zone: str) -> SettingError:
+    """Return the error for days of which none can be fetched."""
+    return SettingError(
+        f"no day from {start} to {end} can be fetched: reports begin at {first} "
+        f"(KLAVIYO_REPORT_START_DATE), and a day has to be over in {zone}"
+    )
+
+
+def calendar_without_asking(settings: Settings, lake: Lake, now: datetime) -> Calendar:
+    """Return the account's calendar at an instant of this machine's clock; no request is sent.
+
+    Raises:
+        SettingError: the account's zone is not known, or not that of the settings.
+        LakeError: the lake cannot be read.
+    """
     return Calendar(
-        zone=ZoneInfo(settings.timezone),
+        zone=zone_without_asking(settings, lake, now=now),
         now=now,
         first=settings.first_report_day,
         window_days=settings.report_lookback_days,
@@ -83,6 +92,7 @@ def outlook_of(
     """Return the figures for what is not stored yet of some metrics and days.
 
     Raises:
+        SettingError: as for `calendar_without_asking`.
         LakeError: the lake cannot be read.
     """
     refused = at.lake.refused_metrics(stream.name)
@@ -114,7 +124,7 @@ def _cost(
     stream: Stream, report: Report, wishes: Sequence[Wish], days: Days, *, at: Desktop
 ) -> Cost:
     """Return what the wishes cost now, given the answers that were paid for already."""
-    calendar = calendar_at(at.settings, at.now)
+    calendar = calendar_without_asking(at.settings, at.lake, at.now)
     background = background_of(stream, report, at.lake)
     return cost_of(
         wishes,
@@ -181,7 +191,9 @@ def standing(stream: Stream, *, at: Desktop) -> list[str]:
     newest = max((cell.day for cell in facts), default=None)
     quota = at.ledger.quota(stream.budgets()[0])
     free = f"{quota.next_free_at:%Y-%m-%d %H:%M}"
+    zone = at.settings.timezone or remembered_zone(at.settings, at.lake)
     lines = [
+        f"  days of {zone or 'a time zone that is not known: set KLAVIYO_TIMEZONE'}",
         f"  {len(facts):,} partitions, {final:,} of them final, the newest day {newest}",
         f"  {quota.left:,} of {quota.limit:,} requests left; the next can go at {free} UTC",
     ]

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from klaviyo_assets.api.ledger import FILE_NAME, Ledger, key_hash
+from klaviyo_assets.api.ledger import FILE_NAME, Ledger, key_hash, last_said_zone
 from klaviyo_assets.api.limits import BURST_SECONDS, STEADY_SECONDS
 from klaviyo_assets.errors import QuotaError, StorageError
 from klaviyo_assets.model.tiers import REPORT, XS, Budget, L, M, S, Tier
@@ -429,6 +429,43 @@ def test_facts_from_the_future_are_asked_again(opened: Callable[..., Ledger], cl
     opened().remember_account("k", account_id="AbC123", timezone="UTC")
     clock.now -= 1
     assert opened().account_facts("k") is None
+
+
+def test_the_zone_last_said_is_known_for_good(
+    opened: Callable[..., Ledger], clock: Clock, tmp_path: Path
+) -> None:
+    """Of an account's keys the one that was asked last counts; a day changes nothing."""
+    folder = tmp_path / "state"
+    assert last_said_zone(folder, "AbC123") is None
+    assert not folder.exists()
+    opened().remember_account("one", account_id="AbC123", timezone="Europe/Copenhagen")
+    clock.now += 1
+    opened().remember_account("two", account_id="AbC123", timezone="America/New_York")
+    opened().remember_account("else", account_id="XyZ789", timezone=None)
+    clock.now += 10 * 86_400
+    assert last_said_zone(folder, "AbC123") == "America/New_York"
+    assert last_said_zone(folder, "XyZ789") is None
+    assert last_said_zone(folder, "Nobody") is None
+
+
+def test_an_account_without_a_zone_is_known_as_such(opened: Callable[..., Ledger]) -> None:
+    """Klaviyo may name no zone; who the account is counts all the same."""
+    opened().remember_account("k", account_id="AbC123", timezone=None)
+    facts = opened().account_facts("k")
+    assert facts is not None
+    assert (facts.account_id, facts.timezone) == ("AbC123", None)
+
+
+def test_the_zone_last_said_waits_for_nobody(opened: Callable[..., Ledger], tmp_path: Path) -> None:
+    """A writer in mid-transaction keeps nobody out, and rubbish counts as nothing said."""
+    opened().remember_account("k", account_id="AbC123", timezone="UTC")
+    path = tmp_path / "state" / FILE_NAME
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        assert last_said_zone(path.parent, "AbC123") == "UTC"
+    for file in path.parent.iterdir():
+        file.write_bytes(b"rubbish" * 400)
+    assert last_said_zone(path.parent, "AbC123") is None
 
 
 def test_the_key_is_not_in_the_file(opened: Callable[..., Ledger], tmp_path: Path) -> None:

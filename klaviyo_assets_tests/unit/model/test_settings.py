@@ -31,7 +31,7 @@ def test_nothing_set_means_the_documented_defaults() -> None:
         exclude_columns=(),
         hash_columns=(),
         json_keys=(),
-        timezone="UTC",
+        timezone=None,
         report_start_date=None,
         data_dir="./data",
         state_dir="",

@@ -1,0 +1,193 @@
+"""The documented path: no time zone is set, and the account's own decides which days there are."""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from klaviyo_assets.defs.partitions import AHEAD_OF_ALL
+from klaviyo_assets.sandbox import DEFAULT_KEY, Key
+from klaviyo_assets_tests.e2e.backfills import AssetPage, open_asset_page
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.report_runs import (
+    CAMPAIGNS,
+    FLOWS,
+    compare,
+    days_between,
+    fetch,
+    metrics_of,
+    requests,
+    set_metrics,
+)
+from klaviyo_assets_tests.e2e.report_ticks import schedule_tick, tick
+from klaviyo_assets_tests.e2e.test_report_plan import command, number, planned
+from klaviyo_assets_tests.e2e.test_report_sensors import DRAIN
+
+ZONES = ["America/New_York", "Pacific/Auckland"]
+"""Behind UTC and ahead of it."""
+
+
+def account_in(start: StartHome, zone: str | None, now: datetime | None = None) -> Home:
+    """Return a home without the setting, for an account in a zone; nothing is read yet."""
+    home = start(
+        now=now or datetime.now(UTC),
+        timezone=zone or "UTC",
+        days=100,
+        campaigns=20,
+        flows=12,
+        report_page=5000,
+    )
+    home.settings["KLAVIYO_REPORT_START_DATE"] = "2026-01-01"
+    if zone is None:
+        (account,) = home.shop.truth("accounts")
+        home.shop.mutate(account=account, set={"timezone": None})
+    return home
+
+
+def first_sync(home: Home) -> str:
+    """Read what reports need, as the first sync does; return the revenue metric."""
+    run = home.sync("accounts", "metrics", "campaigns")
+    assert run.success, run.failed
+    set_metrics(home, metrics_of(home))
+    home.shop.forget()
+    return metrics_of(home)[0]
+
+
+def yesterday_in(zone: str) -> date:
+    """Return the newest day that is over in a zone."""
+    return datetime.now(ZoneInfo(zone)).date() - timedelta(days=1)
+
+
+def backfill_of_90_days(
+    home: Home, page: AssetPage, zone: str, metric: str, *, streams: Sequence[str]
+) -> None:
+    """Backfill 90 days of reports from the page; all are green, as the plan announced."""
+    last = yesterday_in(zone)
+    days = days_between(last - timedelta(days=89), last)
+    plan = planned(home, days[0], days[-1] + timedelta(days=3), metric)
+    for stream in streams:
+        wanted = [f"{day}|{metric}" for day in days]
+        assert set(days) <= set(page.offered_days(stream))
+        done = page.backfill(stream, wanted)
+        assert done.status == "COMPLETED_SUCCESS", [run.status for run in done.runs]
+        assert sorted(done.partitions) == wanted
+        assert number(plan[stream]["partitions wanted"]) == 90
+        assert f"{days[0]} to {days[-1]}" in plan[stream]["partitions wanted"]
+        assert 0 < requests(home, stream) <= number(plan[stream]["requests"])
+        assert compare(home, stream, metric, days)
+    assert requests(home, FLOWS) == number(plan[FLOWS]["requests"]) == 2
+
+
+@pytest.mark.parametrize("zone", ZONES)
+def test_a_backfill_after_the_first_sync_is_green(start: StartHome, zone: str) -> None:
+    """The page offers the days that are over in the account's zone, and each of them is stored."""
+    home = account_in(start, zone)
+    metric = first_sync(home)
+    with open_asset_page(home) as page:
+        assert page.offered_days(FLOWS)[-1] == yesterday_in(zone)
+        backfill_of_90_days(home, page, zone, metric, streams=(FLOWS, CAMPAIGNS))
+
+
+@pytest.mark.parametrize("zone", ZONES)
+def test_the_first_session_needs_no_reload(start: StartHome, zone: str) -> None:
+    """Pages opened before the first sync offer every day that is over, and a backfill is green."""
+    home = account_in(start, zone)
+    with open_asset_page(home) as page:
+        assert page.offered_days(FLOWS)[-1] == yesterday_in(AHEAD_OF_ALL)
+        metric = first_sync(home)
+        backfill_of_90_days(home, page, zone, metric, streams=(FLOWS,))
+        # A day that a page from before the sync offers, and that is not over in the zone.
+        last = yesterday_in(zone)
+        days = days_between(last - timedelta(days=1), yesterday_in(AHEAD_OF_ALL))
+        done = page.backfill(FLOWS, [f"{day}|{metric}" for day in days])
+        over = [day for day in days if day <= last]
+        assert sorted(done.partitions) == [f"{day}|{metric}" for day in over]
+        assert (done.status == "COMPLETED_SUCCESS") == (days == over)
+
+
+def test_days_that_are_not_over_are_refused_in_words(start: StartHome) -> None:
+    """Whoever launches them: the others are stored, and the run names the zone and the days."""
+    home = account_in(start, "America/New_York", datetime(2026, 11, 10, 2, tzinfo=UTC))
+    metric = first_sync(home)
+    done = fetch(home, FLOWS, (metric, date(2026, 11, 6), metric, date(2026, 11, 9)))
+    assert not done.run.success
+    assert "2026-11-09" in done.run.failed[FLOWS]
+    assert "America/New_York" in done.run.failed[FLOWS]
+    assert sorted(day for _, day in done.partitions) == days_between(
+        date(2026, 11, 6), date(2026, 11, 8)
+    )
+    for _, _, metadata in done.events:
+        assert metadata["klaviyo/account_timezone"] == "America/New_York"
+
+
+def test_the_schedule_and_the_sensor_keep_to_the_accounts_days(start: StartHome) -> None:
+    """At 11:15 UTC the tenth is over in Auckland and goes on in New York."""
+    now = datetime(2026, 11, 10, 11, 15, tzinfo=UTC)
+    for zone, last in [("Pacific/Auckland", "2026-11-10"), ("America/New_York", "2026-11-09")]:
+        home = account_in(start, zone, now)
+        metric = first_sync(home)
+        home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = metric
+        for request in [*schedule_tick(home, now), *tick(home, DRAIN).runs[:1]]:
+            assert request.tags["dagster/asset_partition_range_end"] == f"{last}|{metric}"
+        defs = home.code_location()
+        schedule = defs.resolve_schedule_def(f"klaviyo_daily_{FLOWS}")
+        assert schedule.execution_timezone == zone
+
+
+def test_before_the_zone_is_known_nothing_is_priced_or_launched(start: StartHome) -> None:
+    """The plan, the status and the schedule say that it is not known, and what to do."""
+    home = account_in(start, "America/New_York")
+    done = command(home, "plan", "--start", "2026-10-01", "--end", "2026-10-09", "--metrics", "M1")
+    assert done.returncode == 2
+    assert "materialize klaviyo/accounts first" in done.stderr
+    assert "KLAVIYO_TIMEZONE" in done.stderr
+    metric = first_sync(home)
+    assert planned(home, date(2026, 10, 1), date(2026, 10, 9), metric)
+    fetch(home, FLOWS, (metric, date(2026, 10, 1)))
+    assert "days of America/New_York" in command(home, "status").stdout
+
+
+def test_a_setting_that_disagrees_is_refused_by_the_plan_too(start: StartHome) -> None:
+    """What the run would refuse is not priced."""
+    home = account_in(start, "America/New_York")
+    metric = first_sync(home)
+    home.settings["KLAVIYO_TIMEZONE"] = "UTC"
+    words = ["--start", "2026-10-01", "--end", "2026-10-09", "--metrics", metric]
+    done = command(home, "plan", *words)
+    assert done.returncode == 2
+    assert "KLAVIYO_TIMEZONE=America/New_York" in done.stderr
+    run = fetch(home, FLOWS, (metric, date(2026, 10, 1))).run
+    assert "KLAVIYO_TIMEZONE=America/New_York" in run.failed[FLOWS]
+    assert requests(home, FLOWS) == 0
+
+
+def test_an_account_without_a_zone_syncs_and_its_reports_ask_for_one(start: StartHome) -> None:
+    """Collections go on; reports name the setting, and are fetched in the zone that it gives."""
+    home = account_in(start, None)
+    assert home.sync().success
+    set_metrics(home, metrics_of(home))
+    metric, day = metrics_of(home)[0], date(2026, 10, 1)
+    refused = fetch(home, FLOWS, (metric, day)).run
+    assert "names no time zone" in refused.failed[FLOWS]
+    assert "set KLAVIYO_TIMEZONE" in refused.failed[FLOWS]
+    assert "set KLAVIYO_TIMEZONE" in tick(home, DRAIN).reason
+    done = fetch(home, FLOWS, (metric, day), timezone="UTC")
+    assert done.run.success, done.run.failed
+    assert "KLAVIYO_TIMEZONE=UTC cannot be checked" in done.run.warnings
+    assert compare(home, FLOWS, metric, [day]) >= 0
+
+
+def test_a_key_that_may_not_read_the_account_asks_for_the_setting(start: StartHome) -> None:
+    """Without accounts:read nobody says the zone: the error names both ways out."""
+    scopes = frozenset({"flows:read", "metrics:read", "campaigns:read"})
+    # Without the account's answer this machine's clock decides which days are over.
+    home = start(keys=(Key(value=DEFAULT_KEY, scopes=scopes),), days=40, now=datetime.now(UTC))
+    assert home.sync("metrics").success
+    metric, day = metrics_of(home)[0], home.shop.now.date() - timedelta(days=9)
+    set_metrics(home, [metric])
+    refused = fetch(home, FLOWS, (metric, day)).run
+    assert "the key lacks accounts:read" in refused.failed[FLOWS]
+    assert "set KLAVIYO_TIMEZONE" in refused.failed[FLOWS]
+    assert fetch(home, FLOWS, (metric, day), timezone="America/New_York").run.success
