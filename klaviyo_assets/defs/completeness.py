@@ -6,10 +6,14 @@ What belongs here: Dagster's side of it: config, verdict, metadata. What does no
 One check for all metrics: whether events are complete is one question, with one answer in the list
 of checks, and a day is read again for all metrics at once. Which metric lacks what is in the table
 that comes with the answer.
+
+Dagster plans every check of an asset in a run that a person launches for the asset alone. The
+comparison costs a request a metric and year, so such a run makes none: it repeats the last verdict
+and says that it does.
 """
 
 from collections.abc import Iterator, Mapping
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import cast
 
 import dagster as dg
@@ -23,13 +27,19 @@ from klaviyo_assets.defs.completeness_verdict import COMPLETE, READ_AGAIN, shown
 from klaviyo_assets.defs.failures import as_failures
 from klaviyo_assets.defs.lateness import lateness_shown
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
-from klaviyo_assets.defs.verdicts import goes_with_a_sync, warned
+from klaviyo_assets.defs.verdicts import warned
 from klaviyo_assets.errors import MissingScopeError, MissingTableError, SettingError
 from klaviyo_assets.model.window import instant
 from klaviyo_assets.sync.counts import STREAM
 from klaviyo_assets.sync.reckoning import Wish, reckon
 
 REQUESTS = "klaviyo/requests"
+
+REPEATED_RUN = "klaviyo/repeated_from_run"
+"""The run whose verdict a run repeats that compares nothing itself."""
+
+RECORDS_AT_ONCE = 20
+"""Verdicts read at a time, in search of one that is not repeated."""
 
 
 class CompletenessConfig(dg.Config):
@@ -86,7 +96,8 @@ def completeness_check() -> dg.AssetChecksDefinition:
         lake: LakeResource,
     ) -> Iterator[dg.AssetCheckResult]:
         # A healing run reads days again in order to compare them.
-        if goes_with_a_sync(context, STREAM) and not config.read_again:
+        if materializes_events(context) and not config.read_again:
+            yield repeated_verdict(last_verdict(context.instance))
             return
         with as_failures(STREAM):
             wish = config.wish(_remembered(context.instance))
@@ -108,13 +119,44 @@ def completeness_check() -> dg.AssetChecksDefinition:
     return complete
 
 
+def materializes_events(context: dg.AssetCheckExecutionContext) -> bool:
+    """Tell whether the run materializes the events as well."""
+    return COMPLETE.asset_key in context.job_def.asset_layer.executable_asset_keys
+
+
+def repeated_verdict(record: AssetCheckExecutionRecord | None) -> dg.AssetCheckResult:
+    """Return the verdict of the last comparison once more; a warning where there was none yet."""
+    evaluation = record.evaluation if record is not None else None
+    if record is None or evaluation is None:
+        return warned(
+            COMPLETE,
+            "Not compared yet: that asks Klaviyo for its counts, and has a job of its own. Launch "
+            "klaviyo_checks.",
+        )
+    at = datetime.fromtimestamp(record.create_timestamp, tz=UTC)
+    return dg.AssetCheckResult(
+        passed=evaluation.passed,
+        severity=evaluation.severity,
+        asset_key=COMPLETE.asset_key,
+        check_name=COMPLETE.name,
+        description=f"As of {at:%Y-%m-%d %H:%M} UTC, when klaviyo_checks or a healing run last "
+        f"asked Klaviyo for its counts; this run did not. {evaluation.description}",
+        metadata={**evaluation.metadata, REPEATED_RUN: dg.MetadataValue.dagster_run(record.run_id)},
+    )
+
+
 def last_verdict(instance: dg.DagsterInstance) -> AssetCheckExecutionRecord | None:
     """Return the last comparison that came to an end; None before the first."""
     done = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
-    records = instance.event_log_storage.get_asset_check_execution_history(
-        COMPLETE, limit=1, status=done
-    )
-    return records[0] if records else None
+    cursor: int | None = None
+    while records := instance.event_log_storage.get_asset_check_execution_history(
+        COMPLETE, limit=RECORDS_AT_ONCE, cursor=cursor, status=done
+    ):
+        for record in records:
+            if told_in(record, REPEATED_RUN) is None:
+                return record
+        cursor = records[-1].id
+    return None
 
 
 def told_in(record: AssetCheckExecutionRecord, name: str) -> object:

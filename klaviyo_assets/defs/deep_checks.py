@@ -1,7 +1,12 @@
-"""Checks of a table's rows, on a job and a schedule of their own: keys once, and nothing NULL.
+"""Checks of a table's rows: every key once, and nothing NULL where nothing may be.
 
-What belongs here: what is judged of one stream's key. What does not: checks that go with every
-materialization (`checks`), the comparison with Klaviyo (`completeness`).
+What belongs here: what is judged of one stream's key. What does not: checks that are part of a
+stream's own step (`checks`), the comparison with Klaviyo (`completeness`).
+
+They run whenever they are asked: with whatever a person materializes, and daily in their own job.
+The jobs that sync leave them out, because a step and two events cost a tenth of a second each hour
+and stream. NULLs are counted by the statistics in the log; keys are compared by reading their
+columns alone, 0.16 s of CPU a million.
 """
 
 from collections.abc import Iterator
@@ -11,9 +16,9 @@ import dagster as dg
 from klaviyo_assets.defs.failures import as_failures
 from klaviyo_assets.defs.metadata import asset_key
 from klaviyo_assets.defs.resources import LakeResource
-from klaviyo_assets.defs.verdicts import check_key, failed, goes_with_a_sync, passed, warned
+from klaviyo_assets.defs.verdicts import check_key, failed, passed, warned
 from klaviyo_assets.errors import MissingTableError
-from klaviyo_assets.lake import Lake, ids_there_twice, keys_there_twice, null_counts
+from klaviyo_assets.lake import Lake, keys_there_twice, null_counts
 from klaviyo_assets.model.stream import Join, Stream
 from klaviyo_assets.tables.schema import SYNCED_AT
 
@@ -42,14 +47,19 @@ def deep_checks(stream: Stream) -> dg.AssetChecksDefinition:
     def rows(
         context: dg.AssetCheckExecutionContext, lake: LakeResource
     ) -> Iterator[dg.AssetCheckResult]:
-        if goes_with_a_sync(context, stream.name):
-            return
         store = lake.lake()
         with as_failures(stream.name):
             for each in sorted(context.selected_asset_check_keys, key=lambda one: one.name):
                 yield (unique if each.name == UNIQUE else not_null)(stream, store)
 
     return rows
+
+
+def tables_of(stream: Stream) -> tuple[str, ...]:
+    """Return the stored tables that a stream's relation is made of."""
+    if isinstance(stream.source, Join):
+        return (stream.source.left, stream.source.right)
+    return (stream.name,)
 
 
 def needed_of(stream: Stream) -> tuple[str, ...]:
@@ -59,11 +69,13 @@ def needed_of(stream: Stream) -> tuple[str, ...]:
 
 
 def unique(stream: Stream, lake: Lake) -> dg.AssetCheckResult:
-    """Judge whether every key is there once, by reading the key of every row."""
+    """Judge whether every key is there once, by reading the key of every row.
+
+    A view has a key twice where its own rows do, or where the table that it looks up has.
+    """
     key = check_key(stream.name, UNIQUE)
-    is_view = isinstance(stream.source, Join)
     try:
-        twice = (ids_there_twice if is_view else keys_there_twice)(lake.root, stream.name)
+        twice = sum(keys_there_twice(lake.root, table) for table in tables_of(stream))
     except MissingTableError:
         return never_read(key)
     if not twice:

@@ -3,11 +3,13 @@
 What belongs here: a run's partitions in, an event per partition out. What does not: which requests
 that takes (`sync.reports`), who launches it (`report_sensors`).
 
-The step logs its own materializations and has no output, so that exactly the partitions that are
-stored count, also when the quota ends in the middle.
+A run whose partitions are all stored returns its result: Dagster logs a materialization for each
+and runs the report's checks. A run that ends before that, because the quota does, logs those of the
+partitions that are stored and returns none: exactly they count.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import dagster as dg
 
@@ -18,14 +20,14 @@ from klaviyo_assets.defs.failures import as_failures
 from klaviyo_assets.defs.metadata import asset_key, definition_metadata
 from klaviyo_assets.defs.partitions import ALONE, REQUESTS, by_metric, report_partitions, run_cells
 from klaviyo_assets.defs.report_events import ReportEvents
-from klaviyo_assets.defs.report_history import days_of, past_of, siblings
+from klaviyo_assets.defs.report_history import days_of, delivered_at, siblings
 from klaviyo_assets.defs.resources import Connection, KlaviyoResource, LakeResource, utc_now
 from klaviyo_assets.errors import MissingScopeError, QuotaError
 from klaviyo_assets.model.report import Cell, Report
 from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.sync.reports.desk import ReportDesk
-from klaviyo_assets.sync.reports.fetch import Fetch
+from klaviyo_assets.sync.reports.fetch import Fetch, Refused, Stored
 from klaviyo_assets.sync.reports.paying import Purse
 from klaviyo_assets.sync.reports.present import calendar_of
 from klaviyo_assets.sync.reports.walk import Wish
@@ -65,9 +67,10 @@ def report_asset(stream: Stream, settings: Settings, zone: str | None) -> dg.Ass
         context: dg.AssetExecutionContext,
         klaviyo: KlaviyoResource,
         lake: LakeResource,
-    ) -> Iterator[dg.Output[None]]:
-        _report(context, stream, klaviyo=klaviyo, lake=lake)
-        yield from ()
+    ) -> Iterator[dg.MaterializeResult[Any]]:
+        events = _report(context, stream, klaviyo=klaviyo, lake=lake)
+        if events is not None:
+            yield events.materialize()
 
     return reported
 
@@ -89,7 +92,8 @@ def _report(
     *,
     klaviyo: KlaviyoResource,
     lake: LakeResource,
-) -> None:
+) -> ReportEvents | None:
+    """Fetch the run's partitions; return their events, or None where not all of them are stored."""
     try:
         with as_failures(stream.name):
             ask_refused = asks_refused(stream, given_config(context))
@@ -97,9 +101,10 @@ def _report(
             ready = lake.lake().make_ready
             connection = klaviyo.connect(say=context.log.warning, ready=ready)
             desk = _desk(context, stream, connection=connection, lake=lake)
-            _carry_out(context, cells, ask_refused=ask_refused, desk=desk, lake=lake)
+            return _carry_out(context, cells, ask_refused=ask_refused, desk=desk, lake=lake)
     except MissingScopeError as error:
         skip(context, stream, error)
+        return None
 
 
 def _desk(
@@ -132,8 +137,8 @@ def _carry_out(
     ask_refused: bool,
     desk: ReportDesk,
     lake: LakeResource,
-) -> None:
-    """Fetch the cells; log an event for each as it is stored.
+) -> ReportEvents | None:
+    """Fetch the cells; return what was stored, or None where the run's own quota ended before.
 
     Raises:
         QuotaError: it ran out in a run that a person launched.
@@ -150,27 +155,44 @@ def _carry_out(
     bounds = desk.calendar.bounds
     try:
         if bounds is not None:
-            for outcome in fetch.outcomes(bounds, ask_refused=ask_refused):
-                events.log(outcome)
+            outcomes = fetch.outcomes(bounds, ask_refused=ask_refused)
+            _store(outcomes, events, desk=desk, lake=lake)
+        events.refuse_unfinished(fetch.left)
     except QuotaError as error:
+        events.log_stored()
         if given is None:
             raise events.spent(error, fetch.left, by_sensor=False) from error
         context.log.warning("%s", events.spent(error, fetch.left, by_sensor=True))
-        return
+        return None
+    except BaseException:
+        events.log_stored()
+        raise
+    return events
+
+
+def _store(
+    outcomes: Iterator[Stored | Refused],
+    events: ReportEvents,
+    *,
+    desk: ReportDesk,
+    lake: LakeResource,
+) -> None:
+    """Let a fetch store what it asks for, and show what is stored in DuckDB, however it ends."""
+    try:
+        for outcome in outcomes:
+            events.add(outcome)
     finally:
         if events.stored:
-            lake.publish(desk.lake, say=context.log.warning)
+            lake.publish(desk.lake, say=desk.say)
             desk.lake.maintain(desk.stream.name)
-    events.refuse_unfinished(fetch.left)
 
 
 def _wishes(
     context: dg.AssetExecutionContext, cells: Sequence[Cell], *, is_alone: bool
 ) -> list[Wish]:
-    """Return what is wanted of each metric; what this run has stored before a retry is not."""
-    past = past_of(context.instance, context.asset_key, cells, run_id=context.run.run_id)
+    """Return what is wanted of each metric."""
+    delivered = delivered_at(context.instance, context.asset_key, cells, run_id=context.run.run_id)
     among = siblings(context.instance, context.asset_key, context.run.tags)
-    wanted = by_metric(cell for cell in cells if cell not in past.done)
     return [
         Wish(
             metric_id=metric_id,
@@ -178,9 +200,9 @@ def _wishes(
             among=days_of(among.cells, metric_id),
             pending=days_of(among.pending, metric_id),
             delivered={
-                cell.day: at for cell, at in past.delivered.items() if cell.metric_id == metric_id
+                cell.day: at for cell, at in delivered.items() if cell.metric_id == metric_id
             },
             widens=not is_alone,
         )
-        for metric_id, days in wanted.items()
+        for metric_id, days in by_metric(cells).items()
     ]

@@ -1,15 +1,19 @@
 """What a report's run tells Dagster: an event per partition, and what is left undone.
 
 What belongs here: metadata and sentences. What does not: the fetch itself (`sync.reports`).
+
+A run whose partitions are all done hands their metadata to Dagster, which writes the events; a run
+that ends before that writes those of the stored partitions itself.
 """
 
 from collections.abc import Collection, Mapping
 from datetime import date
+from typing import Any
 
 import dagster as dg
 
 from klaviyo_assets.defs.metadata import Metadata, asset_key, sync_metadata
-from klaviyo_assets.defs.partitions import DRAIN_SENSOR, key_of
+from klaviyo_assets.defs.partitions import DRAIN_SENSOR, cell_of, key_of
 from klaviyo_assets.defs.report_history import FETCHED_AT
 from klaviyo_assets.errors import KlaviyoAssetsError, QuotaError, SettingError
 from klaviyo_assets.model.report import Cell
@@ -27,37 +31,58 @@ Left = Mapping[str, Collection[date]]
 
 
 class ReportEvents:
-    """Logs what a fetch brings; `stored` counts the partitions."""
+    """Gathers what a fetch brings, partition by partition."""
 
     def __init__(self, context: dg.AssetExecutionContext, desk: ReportDesk) -> None:
-        """Log nothing yet."""
+        """Gather nothing yet."""
         self._context = context
         self._desk = desk
         self._names = self._metric_names()
-        self.stored = 0
+        self._metadata_by_partition: dict[str, Metadata] = {}
+        self._refused_metrics: dict[str, Metadata] = {}
 
-    def log(self, outcome: Stored | Refused) -> None:
-        """Log one materialization for each partition, or an observation for a refused metric."""
+    @property
+    def stored(self) -> int:
+        """Return how many partitions are stored."""
+        return len(self._metadata_by_partition)
+
+    def add(self, outcome: Stored | Refused) -> None:
+        """Take what was stored, or an observation of a refused metric, and tell of it."""
         if isinstance(outcome, Refused):
             self._refused(outcome)
             return
         for day in outcome.rows:
+            partition = key_of(Cell(outcome.metric_id, day))
+            self._metadata_by_partition[partition] = self._metadata(outcome, day)
+        name = self._names.get(outcome.metric_id)
+        self._context.log.info(
+            "%s: %s of metric %s stored, %s; %s by this run",
+            self._desk.stream.name,
+            counted(len(outcome.rows), "day"),
+            f"{name} ({outcome.metric_id})" if name else outcome.metric_id,
+            counted(sum(outcome.rows.values()), "row"),
+            counted(self._desk.client.counters.requests, "request"),
+        )
+
+    def materialize(self) -> dg.MaterializeResult[Any]:
+        """Return the result of which Dagster makes one event for each partition of the run.
+
+        Partitions of refused metrics are among them: there is nothing more to fetch.
+        """
+        for partition in self._context.partition_keys:
+            metadata = self._metadata_by_partition.get(partition)
+            metadata = metadata or self._refused_metrics[cell_of(partition).metric_id]
+            self._context.add_asset_metadata(metadata, partition_key=partition)
+        return dg.MaterializeResult()
+
+    def log_stored(self) -> None:
+        """Log an event for each stored partition, in a run that will not return a result."""
+        for partition, metadata in self._metadata_by_partition.items():
             self._context.log_event(
                 dg.AssetMaterialization(
-                    asset_key(self._desk.stream.name),
-                    partition=key_of(Cell(outcome.metric_id, day)),
-                    metadata=self._metadata(outcome, day),
+                    self._context.asset_key, partition=partition, metadata=metadata
                 )
             )
-        self.stored += len(outcome.rows)
-        self._context.log.info(
-            "%s: %d days of metric %s stored, %d rows; %d requests by this run",
-            self._desk.stream.name,
-            len(outcome.rows),
-            outcome.metric_id,
-            sum(outcome.rows.values()),
-            self._desk.client.counters.requests,
-        )
 
     def _metric_names(self) -> Mapping[str, str]:
         """Return the names of the metrics that the lake knows; keys of partitions are ids."""
@@ -113,6 +138,12 @@ class ReportEvents:
                 },
             )
         )
+        self._refused_metrics[outcome.metric_id] = {
+            "klaviyo/refused": True,
+            "klaviyo/refused_reason": f"{what} this metric: {said}",
+            "klaviyo/refused_on": outcome.on.isoformat(),
+            "dagster/partition_row_count": 0,
+        }
 
     def spent(self, error: QuotaError, left: Left, *, by_sensor: bool) -> QuotaError:
         """Return the error as what is done, what is left, when it can go on, and who sees to it."""

@@ -5,7 +5,7 @@ What belongs here: reading the instance. What does not: what follows from it (`r
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime
 
 import dagster as dg
@@ -18,21 +18,13 @@ FETCHED_AT = "klaviyo/fetched_at"
 BACKFILL = "dagster/backfill"
 
 
-@dataclass(frozen=True, slots=True)
-class Past:
-    """Of some cells: when a run that ended well got its answer (UTC); which this run has done."""
-
-    delivered: Mapping[Cell, datetime] = field(default_factory=dict[Cell, datetime])
-    done: frozenset[Cell] = frozenset()
-
-
-def past_of(
+def delivered_at(
     instance: dg.DagsterInstance, key: dg.AssetKey, cells: Collection[Cell], *, run_id: str
-) -> Past:
-    """Return what became of the last materialization of each cell.
+) -> Mapping[Cell, datetime]:
+    """Return for each cell when the run that delivered it last got its answer, UTC.
 
     A run that failed or was killed does not count as having delivered: who launches it again goes
-    on with the answers that it paid for.
+    on with the answers that it paid for. Nor does the run itself, which a retry begins anew.
     """
     records = latest_materializations(instance, key, cells)
     runs = {record.run_id for record in records.values()} - {run_id}
@@ -43,8 +35,7 @@ def past_of(
         at = _fetched_at(record)
         if record.run_id in well and at is not None:
             delivered[cell] = at
-    done = frozenset(cell for cell, record in records.items() if record.run_id == run_id)
-    return Past(delivered, done)
+    return delivered
 
 
 def latest_materializations(

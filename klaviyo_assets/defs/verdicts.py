@@ -1,7 +1,7 @@
 """Verdicts of checks, as Dagster takes them: green, yellow or red, with a sentence of what to do.
 
-What belongs here: the form, and which runs want one. What does not: what is judged (`checks`,
-`deep_checks`, `completeness`).
+What belongs here: the form. What does not: what is judged (`checks`, `deep_checks`,
+`completeness`).
 """
 
 from collections.abc import Mapping
@@ -18,16 +18,6 @@ Shown = Mapping[str, ShownValue]
 def check_key(stream: str, name: str) -> dg.AssetCheckKey:
     """Return the key of a stream's check."""
     return dg.AssetCheckKey(asset_key(stream), name)
-
-
-def goes_with_a_sync(context: dg.AssetCheckExecutionContext, stream: str) -> bool:
-    """Tell whether the run materializes the stream as well.
-
-    Dagster adds every check of an asset to a run that somebody launches for the asset alone. What
-    reads a whole table or asks Klaviyo has its own job, and is left out there: such a run would
-    cost requests, and time, that nobody asked for.
-    """
-    return asset_key(stream) in context.job_def.asset_layer.executable_asset_keys
 
 
 def passed(

@@ -27,7 +27,7 @@ from klaviyo_assets.lake.relations import (
 )
 from klaviyo_assets.lake.removal import PeopleTable
 from klaviyo_assets.lake.session import Receipt, Session
-from klaviyo_assets.lake.standing import ids_there_twice, keys_there_twice, null_counts
+from klaviyo_assets.lake.standing import keys_there_twice, null_counts
 from klaviyo_assets.lake.states import TableState
 from klaviyo_assets.lake.sweep import Sweep
 from klaviyo_assets.lake.vectors import values_of
@@ -59,7 +59,6 @@ __all__ = [
     "erase",
     "first_day",
     "first_seen",
-    "ids_there_twice",
     "keys_there_twice",
     "load",
     "null_counts",

@@ -17,7 +17,7 @@ from klaviyo_assets.lake.disk import broken, reading
 from klaviyo_assets.lake.layout import SPILL, table_folder
 from klaviyo_assets.lake.log import Snapshot, snapshot
 from klaviyo_assets.lake.parquet import DataFile
-from klaviyo_assets.lake.repeats import repeated
+from klaviyo_assets.lake.repeats import has_equal_hashes, repeated
 
 
 def problems(root: Path) -> Iterator[LakeError]:
@@ -81,4 +81,7 @@ def repeated_keys(root: Path, name: str, found: Snapshot, key: Sequence[str]) ->
     kinds = dict(zip(found.schema.names, found.schema.types, strict=True))
     schema = pa.schema([(column, kinds[column]) for column in key])
     paths = [table_folder(root, name) / file.path for file in found.files]
-    return repeated(paths, schema, spill=root / "lake" / SPILL)
+    spill = root / "lake" / SPILL
+    if not has_equal_hashes(paths, schema, spill=spill):
+        return schema.empty_table()
+    return repeated(paths, schema, spill=spill)

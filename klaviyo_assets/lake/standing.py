@@ -9,7 +9,6 @@ from pathlib import Path
 
 from klaviyo_assets.errors import MissingTableError
 from klaviyo_assets.lake.check import repeated_keys
-from klaviyo_assets.lake.contents import relation_now
 from klaviyo_assets.lake.disk import told
 from klaviyo_assets.lake.layout import table_folder
 from klaviyo_assets.lake.listing import add_actions
@@ -49,15 +48,3 @@ def keys_there_twice(root: Path, name: str) -> int:
         raise MissingTableError(f"the table {name} was never read", stream=name)
     with told(folder, name):
         return repeated_keys(root, name, found, found.mark.key).num_rows
-
-
-def ids_there_twice(root: Path, name: str) -> int:
-    """Return how many ids a relation made of several tables shows more than once.
-
-    Raises:
-        MissingTableError: a table it is made of was never read.
-    """
-    ids = relation_now(root, name, ()).select("id")
-    with told(table_folder(root, name), name):
-        repeats = ids.aggregate("id, count(*) AS times", "id").filter("times > 1")
-        return len(repeats.fetchall())

@@ -29,7 +29,7 @@ MOMENTS: dict[str, tuple[type, str, bool]] = {
     "answered": (Answers, "put", True),
     "kept": (Answers, "put", False),
     "stored": (Lake, "replace_cells", False),
-    "told": (ReportEvents, "log", False),
+    "told": (ReportEvents, "add", False),
 }
 """What is about to be called (True) or has just been called when the run dies."""
 

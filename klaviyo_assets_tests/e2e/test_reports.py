@@ -132,7 +132,10 @@ def test_a_refused_metric_is_asked_once(start: StartHome) -> None:
     for times in range(2):
         done = fetch(home, FLOWS, (good, day, refused, day + timedelta(days=1)))
         assert done.run.success, done.run.failed
-        assert refused not in {metric for metric, _ in done.partitions}
+        assert set(done.partitions.values()) == {1}
+        empty = [each for metric, _, each in done.events if metric == refused]
+        assert [each["klaviyo/refused"] for each in empty] == [True, True]
+        assert "refused it on 2026-11-10" in str(empty[0]["klaviyo/refused_reason"])
         assert (good, day) in done.partitions
         (seen,) = done.run.observed[FLOWS]
         assert seen["klaviyo/refused_metric"] == refused

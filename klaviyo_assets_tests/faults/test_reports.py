@@ -26,7 +26,7 @@ BOTH = pytest.mark.parametrize("stream", [FLOWS, CAMPAIGNS])
 
 @BOTH
 def test_f57_a_metric_that_reports_refuse_is_left_out(start: StartHome, stream: str) -> None:
-    """The 400 for one metric is a warning and an observation; the others of the run come."""
+    """The 400 for one metric is a warning and empty partitions; the others of the run come."""
     home = report_home(start, NOW)
     good = metrics_of(home)[:2]
     refused = min(
@@ -38,7 +38,8 @@ def test_f57_a_metric_that_reports_refuse_is_left_out(start: StartHome, stream: 
     assert done.run.success, done.run.failed
     assert f"computes no {stream} for metric {refused}" in done.run.warnings
     assert [each["klaviyo/refused_metric"] for each in done.run.observed[stream]] == [refused]
-    assert refused not in {metric for metric, _ in done.partitions}
+    empty = {day for _, day, each in done.events if each.get("klaviyo/refused")}
+    assert empty == {*days}
     for metric in good:
         assert {day for each, day in done.partitions if each == metric} == {*days}
         assert compare(home, stream, metric, days)

@@ -1,0 +1,135 @@
+"""A run's log speaks of nothing that did not happen: every check planned has a result."""
+
+from collections.abc import Mapping
+from datetime import date
+
+import dagster as dg
+import pytest
+
+from klaviyo_assets.sandbox import DEFAULT_KEY, Key
+from klaviyo_assets.streams import COLLECTIONS
+from klaviyo_assets_tests.e2e.checking import check
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home, key_of
+from klaviyo_assets_tests.e2e.instance import instance_of
+from klaviyo_assets_tests.e2e.report_runs import (
+    FLOWS,
+    days_between,
+    materializations,
+    metrics_of,
+)
+from klaviyo_assets_tests.e2e.report_ticks import RANGE
+from klaviyo_assets_tests.e2e.run import Run
+from klaviyo_assets_tests.e2e.test_reports import NOW, report_home
+
+UNASKED = ("did not yield", "Skipping step", "skipped", "no result", "without gating")
+"""Words of Dagster's for what a run had planned and did not do."""
+
+JOBS = ("first_sync", "collections", "slow_details", "deleted_profiles", "checks")
+
+
+def materialize(home: Home, *streams: str, tags: Mapping[str, str] | None = None) -> Run:
+    """Materialize streams with all of their checks, as the button of the UI does."""
+    return run_job(home, "__ASSET_JOB", assets={key_of(each) for each in streams}, tags=tags)
+
+
+def run_job(
+    home: Home,
+    name: str,
+    *,
+    assets: set[dg.AssetKey] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> Run:
+    """Run a job, or a part of it, in this process."""
+    defs = home.code_location()
+
+    def execute(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+        job = defs.resolve_job_def(name)
+        part = job.get_subset(asset_selection=assets) if assets else job
+        return part.execute_in_process(
+            instance=instance, raise_on_error=False, tags=dict(tags or {})
+        )
+
+    return home.run(execute)
+
+
+def judge(home: Home, run: Run) -> None:
+    """Assert that a run ended well, did all that it had planned, and said nothing besides."""
+    assert run.success, run.failed
+    with instance_of(home.dagster) as instance:
+        entries = instance.all_logs(run.id)
+    planned, done = set[dg.AssetCheckKey](), set[dg.AssetCheckKey]()
+    for entry in entries:
+        said = [word for word in UNASKED if word in entry.user_message]
+        assert not said, entry.user_message
+        event = entry.dagster_event
+        assert event is None or event.event_type is not dg.DagsterEventType.STEP_SKIPPED
+        if event and event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED:
+            planned.add(event.asset_check_planned_data.asset_check_key)
+        if event and event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            done.add(event.asset_check_evaluation_data.asset_check_key)
+    assert planned == done
+
+
+def test_everything_materialized_by_hand_is_checked(home: Home) -> None:
+    """All checks of all collections have a result; only what asks Klaviyo says that it waits."""
+    every = [stream.name for stream in COLLECTIONS]
+    run = materialize(home, *every)
+    judge(home, run)
+    assert {stream for stream, _ in run.verdicts} == {*every}
+    colours = {key: each.colour for key, each in run.verdicts.items()}
+    assert colours.pop(("events", "complete")) == "yellow"
+    assert set(colours.values()) == {"green"}
+
+
+def test_a_comparison_is_repeated_and_not_made_again(home: Home) -> None:
+    """With events materialized by hand the last verdict stands: no request, and it says so."""
+    assert (
+        "Launch klaviyo_checks" in materialize(home, "events").verdicts["events", "complete"].text
+    )
+    assert home.sync("metrics").success
+    compared = check(home)
+    assert compared.colour == "green"
+    home.shop.forget()
+    for _ in range(2):
+        run = materialize(home, "events")
+        judge(home, run)
+        repeated = run.verdicts["events", "complete"]
+        assert repeated.colour == "green"
+        assert repeated.text.startswith("As of ")
+        assert repeated.text.endswith(compared.text)
+        assert repeated.shown["klaviyo/missing"] == compared.shown["klaviyo/missing"]
+    assert not home.shop.asked()["/api/metric-aggregates"]
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_each_job_does_what_it_plans(home: Home, name: str) -> None:
+    """No job leaves a check without a result or a step behind."""
+    every = [stream.name for stream in COLLECTIONS]
+    assert home.sync(*every).success
+    judge(home, run_job(home, f"klaviyo_{name}"))
+
+
+def test_a_run_of_report_partitions_is_checked(start: StartHome) -> None:
+    """Its partitions are materialized once each by Dagster, and then its rows are checked."""
+    home = report_home(start, NOW)
+    metric = metrics_of(home)[0]
+    days = days_between(date(2026, 11, 1), date(2026, 11, 5))
+    ends = {RANGE[0]: f"{days[0]}|{metric}", RANGE[1]: f"{days[-1]}|{metric}"}
+    run = materialize(home, FLOWS, tags=ends)
+    judge(home, run)
+    assert sorted(day for _, day, _ in materializations(home, run.id)) == days
+    verdicts = {name: each.colour for (_, name), each in run.verdicts.items()}
+    assert verdicts == {"key_is_unique": "green", "key_and_cursor_not_null": "green"}
+
+
+def test_a_stream_without_its_scope_says_so_alone(start: StartHome) -> None:
+    """A green run, nothing materialized, a warning, an observation, and each own check warns."""
+    home = start(keys=(Key(value=DEFAULT_KEY, scopes=frozenset({"accounts:read"})),))
+    run = home.sync("flows")
+    assert run.success
+    assert "flows is skipped: the key lacks the scope flows:read" in run.warnings
+    assert not run.materialized
+    assert [each["klaviyo/missing_scope"] for each in run.observed["flows"]] == ["flows:read"]
+    with instance_of(home.dagster) as instance:
+        assert not [each for each in instance.all_logs(run.id) if UNASKED[0] in each.user_message]
