@@ -28,8 +28,9 @@ import json, sys
 import duckdb
 
 with duckdb.connect(config={"autoinstall_known_extensions": False}) as connection:
-    path, name, read_only, queries = json.load(sys.stdin)
-    connection.execute(f"ATTACH '{path}' AS {name}" + (" (READ_ONLY)" if read_only else ""))
+    path, name, queries = json.load(sys.stdin)
+    quoted = path.replace("'", "''")
+    connection.execute(f"ATTACH '{quoted}' AS {name} (READ_ONLY)")
     connection.execute(f"USE {name}; SET TimeZone = 'UTC'")
     rows = [connection.execute(query).fetchall() for query in queries]
     json.dump([duckdb.__version__, rows], sys.stdout, default=str)
@@ -60,21 +61,26 @@ def installed(requirement: str) -> Path:
     return target
 
 
+def environment_of(release: str) -> dict[str, str]:
+    """Return the environment of a process that imports that release of DuckDB."""
+    if release == duckdb.__version__:
+        return dict(os.environ)
+    return os.environ | {"PYTHONPATH": str(installed(f"duckdb=={release}"))}
+
+
 def read_by(
-    release: str, path: Path, *queries: str, name: str = "klaviyo", read_only: bool = True
+    release: str, path: Path, *queries: str, name: str = "klaviyo"
 ) -> list[list[list[object]]]:
     """Return each query's rows, as a process with that release of DuckDB reads the file at `path`.
 
     The file is attached as `name`; times come as text in UTC.
     """
-    is_ours = release == duckdb.__version__
-    folder = {} if is_ours else {"PYTHONPATH": str(installed(f"duckdb=={release}"))}
     done = subprocess.run(
         [sys.executable, "-c", READ],
-        input=json.dumps([str(path), name, read_only, queries]),
+        input=json.dumps([str(path), name, queries]),
         capture_output=True,
         text=True,
-        env=os.environ | folder,
+        env=environment_of(release),
         check=False,
         timeout=120,
     )

@@ -1,4 +1,4 @@
-"""Checking the lake: is every byte there, and every key once.
+"""Checking the lake: is every byte there, every key once, and does klaviyo.duckdb show it.
 
 What belongs here: reading everything. What does not: repairing it
 (`Lake.repair` where keys are there twice, a full refresh otherwise). Files have
@@ -14,10 +14,13 @@ import pyarrow.parquet as pq
 from klaviyo_assets.errors import CorruptFileError, LakeError
 from klaviyo_assets.lake.current import stored_tables
 from klaviyo_assets.lake.disk import broken, reading
-from klaviyo_assets.lake.layout import SPILL, table_folder
+from klaviyo_assets.lake.engine import connection
+from klaviyo_assets.lake.layout import DATABASE, SPILL, table_folder
 from klaviyo_assets.lake.log import Snapshot, snapshot
 from klaviyo_assets.lake.parquet import DataFile
+from klaviyo_assets.lake.published import side_files
 from klaviyo_assets.lake.repeats import has_equal_hashes, repeated
+from klaviyo_assets.lake.sql import literal, quoted
 
 
 def problems(root: Path) -> Iterator[LakeError]:
@@ -37,6 +40,53 @@ def problems(root: Path) -> Iterator[LakeError]:
             yield from damaged
             if not damaged:
                 yield from doubles(root, name, found)
+
+
+def database_problems(root: Path) -> Iterator[LakeError]:
+    """Yield what keeps a reader of klaviyo.duckdb from the lake; nothing where there is none."""
+    # Not at import: a sync imports DuckDB late, as `engine` says.
+    import duckdb  # noqa: PLC0415
+
+    path = root / DATABASE
+    if not path.exists():
+        return
+    if left := side_files(path):
+        yield LakeError(
+            f"{', '.join(each.name for each in left)} lies beside {path}: another program opened "
+            "the database for writing, and was killed or is at work. What a reader sees is not "
+            "what was published. Close that program, then run `klaviyo-assets publish`"
+        )
+        return
+    try:
+        for name in unreadable_views(path):
+            yield LakeError(
+                f"{path} has a view that cannot be read: run `klaviyo-assets publish`", stream=name
+            )
+    except duckdb.Error:
+        yield LakeError(
+            f"{path} cannot be opened: another program has it open for writing, or it is damaged. "
+            "Close that program, then run `klaviyo-assets publish`"
+        )
+
+
+def unreadable_views(database: Path) -> list[str]:
+    """Return the names of the views that DuckDB cannot make sense of, or find no files for.
+
+    Raises:
+        duckdb.Error: the database cannot be opened.
+    """
+    import duckdb  # noqa: PLC0415 - as above
+
+    found: list[str] = []
+    with connection() as opened:
+        opened.execute(f"ATTACH {literal(str(database))} AS shown (READ_ONLY)")
+        sql = "SELECT view_name FROM duckdb_views() WHERE NOT internal AND database_name = 'shown'"
+        for (name,) in opened.execute(sql).fetchall():
+            try:
+                opened.execute(f"DESCRIBE shown.{quoted(name)}")
+            except duckdb.Error:
+                found.append(name)
+    return found
 
 
 def damages(folder: Path, name: str, found: Snapshot) -> Iterator[CorruptFileError]:

@@ -5,13 +5,22 @@ What belongs here: building and swapping. What does not: the SQL (`relations`), 
 and keeps writers out while somebody reads, so the database is never opened for writing in place. A
 reader that holds the old file goes on with the old versions, whose files stay for the grace.
 
-Most commits of an hourly job bring a new mark and no rows: then the database stays as it is.
+Most commits of an hourly job bring a new mark and no rows: then the database stays as it is. The
+others change a view or two of two dozen, and then the rest is copied: to create and describe all of
+them takes 0.3 s of CPU, to change one 0.02 to 0.05.
+
+A program that opens the database for writing puts a side file beside it, by the database's name
+(`klaviyo.duckdb.wal`). Where that program was killed, or goes on after a swap, the side file stays,
+and DuckDB reads it into the new database, which it has nothing to do with. So the swap removes it,
+and a publisher that finds one builds anew.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from shutil import copyfile
+from typing import TYPE_CHECKING
 
 from klaviyo_assets.errors import LakeError
 from klaviyo_assets.lake.current import Current, tables_now
@@ -19,8 +28,18 @@ from klaviyo_assets.lake.disk import broken, exclusive, make_folder, told
 from klaviyo_assets.lake.engine import CATALOG, database_at
 from klaviyo_assets.lake.layout import DATABASE, table_folder
 from klaviyo_assets.lake.log import removed_since
-from klaviyo_assets.lake.published import Published, published, remember, seal_of
-from klaviyo_assets.lake.relations import Relation, all_relations, create_view
+from klaviyo_assets.lake.published import (
+    Published,
+    digest_of,
+    fingerprint,
+    published,
+    remember,
+    side_files,
+)
+from klaviyo_assets.lake.relations import Relation, all_relations, create_view, drop_view
+
+if TYPE_CHECKING:
+    import duckdb
 
 LOCK = ".klaviyo.duckdb.lock"
 BESIDE = ".beside.duckdb"
@@ -42,16 +61,25 @@ def publish(root: Path, relations: Sequence[Relation]) -> tuple[LakeError, ...]:
         with exclusive(root / LOCK, seconds=WAIT_SECONDS):
             found, problems = tables_now(root)
             views = statements(found, relations)
+            digests = {name: digest_of(view) for name, view in views.items()}
             before = published(root)
-            seal = before.seal if is_shown(root, found, views, before) else ""
-            if not seal:
-                failed = build(root, views)
+            intact = before.views if is_intact(root, found, before) else None
+            if intact != digests:
+                kept = {
+                    name for name, digest in (intact or {}).items() if digests.get(name) == digest
+                }
+                failed = build(root, views, kept=kept)
                 problems += failed
                 retire(root, found, before)
-                (root / BESIDE).replace(root / DATABASE)
-                seal = "" if failed else seal_of(root, views)
-            versions = {name: one.version for name, one in found.items()}
-            now = Published(versions=versions, relations=tuple(relations), seal=seal)
+                swap(root)
+                for problem in failed:
+                    digests.pop(str(problem.stream))
+            now = Published(
+                versions={name: one.version for name, one in found.items()},
+                relations=tuple(relations),
+                views=digests,
+                file=fingerprint(root / DATABASE),
+            )
             remember(root, now)
     return tuple(problems)
 
@@ -68,37 +96,39 @@ def statements(
     return {name: view for name, view in made.items() if view is not None}
 
 
-def is_shown(
-    root: Path,
-    found: Mapping[str, Current],
-    views: Mapping[str, Sequence[str]],
-    before: Published,
-) -> bool:
-    """Tell whether the database is there, and is what the last publisher made of these views.
+def is_intact(root: Path, found: Mapping[str, Current], before: Published) -> bool:
+    """Tell whether the database is the one that the last publisher made.
 
     Where a table's first file is gone, it is built anew: DuckDB finds that, and it is told.
     """
     if not all(path.exists() for one in found.values() for path in one.shown.paths[:1]):
         return False
-    with suppress(FileNotFoundError):
-        return bool(before.seal) and before.seal == seal_of(root, views)
-    return False
+    return bool(before.file) and before.file == fingerprint(root / DATABASE)
 
 
-def build(root: Path, views: Mapping[str, Sequence[str]]) -> list[LakeError]:
+def build(
+    root: Path, views: Mapping[str, Sequence[str]], *, kept: Collection[str]
+) -> list[LakeError]:
     """Write a database with these views beside the old one; return the errors of those that failed.
 
-    One transaction a view: outside of one, each comment takes twice as long.
+    Those that are `kept` are copied with the old one. One transaction a view: outside of one, each
+    comment takes twice as long.
     """
     # Whoever gets here has DuckDB in memory already, or will in a moment.
     import duckdb  # noqa: PLC0415 - late, as `engine` says
 
     beside = root / BESIDE
-    for left in (beside, beside.with_suffix(".duckdb.wal")):
+    for left in (beside, *side_files(beside)):
         left.unlink(missing_ok=True)
+    if kept:
+        copyfile(root / DATABASE, beside)
     problems: list[LakeError] = []
     with told(root / DATABASE, None), database_at(beside) as connection:
+        for name in sorted(view_names(connection) - set(kept)):
+            connection.execute(drop_view(name, catalog=CATALOG))
         for name, statements_of_view in views.items():
+            if name in kept:
+                continue
             connection.begin()
             try:
                 connection.execute("; ".join(statements_of_view))
@@ -108,6 +138,26 @@ def build(root: Path, views: Mapping[str, Sequence[str]]) -> list[LakeError]:
             else:
                 connection.commit()
     return problems
+
+
+def view_names(connection: "duckdb.DuckDBPyConnection") -> set[str]:
+    """Return the names of the views that a database that is being written has."""
+    sql = "SELECT view_name FROM duckdb_views() WHERE NOT internal AND database_name = ?"
+    return {str(name) for (name,) in connection.execute(sql, [CATALOG]).fetchall()}
+
+
+def swap(root: Path) -> None:
+    """Put the new database in the old one's place, without what other programs left beside that.
+
+    The side files go first: a reader in between finds the old database as it was published, never
+    the new one with them. A program that still has the old one open for writing may make another
+    at any time; the next publisher removes that.
+    """
+    for left in side_files(root / DATABASE):
+        left.unlink(missing_ok=True)
+    (root / BESIDE).replace(root / DATABASE)
+    for left in side_files(root / DATABASE):
+        left.unlink(missing_ok=True)
 
 
 def retire(root: Path, found: Mapping[str, Current], before: Published) -> None:

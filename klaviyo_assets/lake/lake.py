@@ -14,7 +14,7 @@ import pyarrow as pa
 from klaviyo_assets.errors import LakeError
 from klaviyo_assets.lake.answers import Answers
 from klaviyo_assets.lake.cells import Fetched, StateOf, refusal_noted, replaced, replacement
-from klaviyo_assets.lake.check import problems
+from klaviyo_assets.lake.check import database_problems, problems
 from klaviyo_assets.lake.contents import columns_now, relation_now
 from klaviyo_assets.lake.current import stored_tables
 from klaviyo_assets.lake.database import publish
@@ -246,13 +246,13 @@ class Lake:
         return repaired(self.root, table, account=account, clock=self.clock)
 
     def check(self) -> None:
-        """Read every file of every table, and look for keys that are there twice.
+        """Read every file of every table, look for keys that are there twice, bind every view.
 
         Raises:
             CorruptFileError: a file or log is missing or damaged; the text names all of them.
-            LakeError: a key is there twice.
+            LakeError: a key is there twice, or klaviyo.duckdb does not show what was published.
         """
-        found = list(problems(self.root))
+        found = [*problems(self.root), *database_problems(self.root)]
         if found:
             first = found[0]
             first.message = "\n".join([first.message, *(str(other) for other in found[1:])])

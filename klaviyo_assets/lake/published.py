@@ -2,8 +2,8 @@
 
 What belongs here: the note. What does not: the database (`database`). Which files a new database
 retires, and from when their grace counts, follows from the versions: a file is retired when the
-database that named it is replaced, not when a commit dropped it. By the seal a publisher knows
-that there is nothing new to show.
+database that named it is replaced, not when a commit dropped it. By the views and the file a
+publisher knows what is new, and whether the database is still the one that was published.
 """
 
 import json
@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from klaviyo_assets.lake.layout import DATABASE
 from klaviyo_assets.lake.relations import Plain, Relation, from_json, to_json
 
 PUBLISHED = "_published.json"
@@ -22,12 +21,14 @@ PUBLISHED = "_published.json"
 class Published:
     """What the database shows: versions by table, and the relations that are not plain tables.
 
-    `seal` stands for the statements that made it and the file that they made, "" where one failed.
+    `views` has the digest of the statements that made each view, `file` the fingerprint of the
+    database that has them: "" where that is not known.
     """
 
     versions: Mapping[str, int] = field(default_factory=dict[str, int])
     relations: tuple[Relation, ...] = ()
-    seal: str = ""
+    views: Mapping[str, str] = field(default_factory=dict[str, str])
+    file: str = ""
 
 
 def published(root: Path) -> Published:
@@ -37,7 +38,8 @@ def published(root: Path) -> Published:
         return Published(
             versions={str(name): int(number) for name, number in known["versions"].items()},
             relations=tuple(from_json(each) for each in known["relations"]),
-            seal=str(known.get("seal", "")),
+            views={str(name): str(digest) for name, digest in known.get("views", {}).items()},
+            file=str(known.get("file", "")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # A cache: what it says is found out anew by the next publisher.
@@ -51,19 +53,32 @@ def remember(root: Path, shown: Published) -> None:
     known = {
         "versions": dict(shown.versions),
         "relations": [to_json(each) for each in shown.relations if not isinstance(each, Plain)],
-        "seal": shown.seal,
+        "views": dict(shown.views),
+        "file": shown.file,
     }
     half.write_text(json.dumps(known), encoding="utf-8")
     half.replace(target)
 
 
-def seal_of(root: Path, views: Mapping[str, Sequence[str]]) -> str:
-    """Return the seal of the database as it lies there, if the statements of these views made it.
+def fingerprint(database: Path) -> str:
+    """Return what tells a database file from any other state of it; "" where it is none of ours.
 
-    Raises:
-        FileNotFoundError: it is not there.
+    That is where it is missing, or where a program opened it for writing and left a side file.
     """
-    file = (root / DATABASE).stat()
-    statements = (each for view in views.values() for each in view)
-    text = "\n".join((*statements, f"{file.st_ino} {file.st_size} {file.st_mtime_ns}"))
-    return sha256(text.encode()).hexdigest()
+    if side_files(database):
+        return ""
+    try:
+        file = database.stat()
+    except FileNotFoundError:
+        return ""
+    return f"{file.st_ino} {file.st_size} {file.st_mtime_ns}"
+
+
+def side_files(database: Path) -> list[Path]:
+    """Return what a program that opened a database for writing has beside it, or left there."""
+    return sorted(database.parent.glob(f"{database.name}.wal*"))
+
+
+def digest_of(statements: Sequence[str]) -> str:
+    """Return what stands for the statements of a view."""
+    return sha256("\n".join(statements).encode()).hexdigest()

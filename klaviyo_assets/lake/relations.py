@@ -191,9 +191,19 @@ def create_view(
     select_sql = query(relation, tables)
     if select_sql is None:
         return None
-    view = f"{quoted(catalog)}.{quoted(SCHEMA)}.{quoted(relation.name)}"
+    view = view_in(catalog, relation.name)
     create = f"CREATE VIEW {view} AS {select_sql}"
     return (create, *comments(view, relation, column_names(relation, tables)))
+
+
+def drop_view(name: str, *, catalog: str) -> str:
+    """Return the statement that removes a view."""
+    return f"DROP VIEW {view_in(catalog, name)}"
+
+
+def view_in(catalog: str, name: str) -> str:
+    """Return the full name of a view in a database."""
+    return f"{quoted(catalog)}.{quoted(SCHEMA)}.{quoted(name)}"
 
 
 def comments(view: str, relation: Relation, names: Sequence[str]) -> Iterator[str]:

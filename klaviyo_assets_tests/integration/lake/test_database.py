@@ -4,16 +4,18 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 import pytest
 
-from klaviyo_assets.errors import CorruptFileError, MissingTableError, StorageError
+from klaviyo_assets.errors import CorruptFileError, LakeError, MissingTableError, StorageError
 from klaviyo_assets.lake import Detailed, Joined, Lake, Plain, Relation, Table, database
 from klaviyo_assets.lake.disk import exclusive
 from klaviyo_assets.lake.published import PUBLISHED, published
+from klaviyo_assets.model.descriptions import Description
 from klaviyo_assets_tests.integration.lake.ground import (
     MOMENT,
     PROFILES,
@@ -182,6 +184,51 @@ def test_a_new_mark_alone_leaves_the_database_as_it_is(lake: Lake, root: Path) -
     lake.publish([JOINED])
     assert number_of(root) != between
     assert "profiles_joined" in names(root)
+
+
+EVERYTHING = (
+    "SELECT view_name, sql, comment FROM duckdb_views() WHERE NOT internal ORDER BY ALL",
+    "SELECT table_name, column_name, comment FROM duckdb_columns() WHERE NOT internal ORDER BY ALL",
+)
+
+
+def test_only_what_is_new_is_built(lake: Lake, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table's commit costs its own views; the rest is kept, and all is as if built anew.
+
+    Neither does the file grow from one publisher to the next.
+    """
+    rebuilt: list[set[str]] = []
+
+    def spied(root: Path, views: Mapping[str, Sequence[str]], *, kept: set[str]) -> list[LakeError]:
+        rebuilt.append(set(views) - kept)
+        return build(root, views, kept=kept)
+
+    build = database.build
+    monkeypatch.setattr(database, "build", spied)
+    described = Description(about="One row per tag; it's one.", columns={"note": "'; DROP --"})
+    relations = [*RELATIONS, Plain(name="tags", description=described)]
+    merge(lake, PROFILES, [numbered(0, 5)])
+    merge(lake, LISTS, [numbered(0, 5)])
+    lake.publish(relations)
+    sizes = set[int]()
+    for number in range(10):
+        merge(lake, TAGS, [numbered(number, 5)])
+        lake.publish(relations)
+        sizes.add((root / "klaviyo.duckdb").stat().st_size)
+    first, *others = rebuilt
+    assert first == {"profiles", "lists"}
+    assert others == [{"tags", "profiles_joined"}] * 10
+    shutil.rmtree(root / "lake/lists")
+    lake.publish(relations)
+    assert rebuilt.pop() == set()
+    kept = [shown(root, sql) for sql in EVERYTHING]
+    (root / "klaviyo.duckdb").unlink()
+    lake.publish(relations)
+    assert rebuilt.pop() == {"profiles", "tags", "profiles_joined"}
+    assert [shown(root, sql) for sql in EVERYTHING] == kept
+    assert ("tags", "note", "'; DROP --") in kept[1]
+    assert "One row per tag; it's one." in {comment for _, _, comment in kept[0]}
+    assert len(sizes) <= 2
 
 
 @pytest.mark.parametrize("by", ["garbage", "another", "nothing"])
