@@ -64,18 +64,19 @@ def _parser() -> argparse.ArgumentParser:
     for name, verb, about in (
         ("streams", _streams, "list the streams: table, grain, cursor, tier, scopes"),
         ("publish", _publish, "write klaviyo.duckdb anew from the lake, after a move or a loss"),
-        ("check", _check, "read every file of the lake and say what is wrong with it"),
+        ("verify", _verify, "read every file and view, and say what is wrong (once called check)"),
         ("set-aside", _set_aside, "put a damaged table away, so that its asset begins it anew"),
         ("erase", _erase, "remove everything of some profiles from the disk, and keep a receipt"),
         ("plan", _plan, "say what fetching reports will cost, before anything is spent"),
         ("status", _status, "say how far each stream is, and what is left of the quotas"),
     ):
-        added = verbs.add_parser(name, help=about, description=about)
+        aliases = ["check"] if verb is _verify else []
+        added = verbs.add_parser(name, help=about, description=about, aliases=aliases)
         added.set_defaults(verb=verb)
         if verb is _plan:
             _add_plan_options(added)
         if verb is _set_aside:
-            added.add_argument("table", help="its name, as check says it")
+            added.add_argument("table", help="its name, as verify says it")
         if verb is _erase:
             added.add_argument("ids", nargs="+", type=_profile_id, metavar="PROFILE_ID")
     verbs.add_parser("sandbox", help="run a Klaviyo on loopback, to try things on")
@@ -119,7 +120,7 @@ def _publish(settings: Settings, _options: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def _check(settings: Settings, _options: argparse.Namespace) -> int:
+def _verify(settings: Settings, _options: argparse.Namespace) -> int:
     lake = _lake(settings)
     lake.check()
     stored = [stream.name for stream in STREAMS.values() if not isinstance(stream.source, Join)]

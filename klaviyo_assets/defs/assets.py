@@ -233,7 +233,7 @@ def _view(
     if stream.name in lake.publish(store, say=context.log.warning):
         raise CorruptFileError(
             f"it is made of {' and '.join(states)}, and one of them cannot be read; "
-            "klaviyo-assets check names the file and the way out"
+            "klaviyo-assets verify names the file and the way out"
         )
     left = next(state for state in states.values() if state is not None)
     counted = ("records_read", "rows_written", "requests", "retries", "throttled_seconds")

@@ -94,7 +94,7 @@ def test_a_damaged_log_is_read_anew_by_the_advised_refresh(
     assert after.warnings == ""
     truth = home.shop.truth(stream.removesuffix("_detailed"))
     assert sorted(home.ids(stream)) == sorted(truth)
-    assert verb(home, "check") == 0
+    assert verb(home, "verify") == 0
 
 
 def test_an_incremental_sync_sets_nothing_aside(home: Home) -> None:
@@ -185,4 +185,4 @@ def test_a_damaged_report_is_fetched_anew_after_the_advised_command(
     again = fetch(home, FLOWS, cells)
     assert again.run.success, again.run.failed
     assert compare(home, FLOWS, metric, days) == rows
-    assert verb(home, "check") == 0
+    assert verb(home, "verify") == 0

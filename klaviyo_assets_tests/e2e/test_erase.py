@@ -47,7 +47,7 @@ def test_a_person_leaves_every_file(home: Home, capsys: pytest.CaptureFixture[st
     assert "Klaviyo may still have them" in said
     assert traces(home.root, theirs) == {}
     assert set(home.ids("profiles")) == others
-    assert verb(home, "check") == 0
+    assert verb(home, "verify") == 0
     (receipt,) = (home.data / "lake" / "_receipts").iterdir()
     written = json.loads(receipt.read_bytes())
     assert written["profile_id_sha256"] == [sha256(id_.encode()).hexdigest()]

@@ -50,7 +50,7 @@ def test_twenty_kills_of_a_first_sync_lose_and_double_nothing(start: StartHome) 
     assert killing.cost.asked_in_vain <= killing.cost.shown / 50, said
     assert sorted(home.ids("events")) == sorted(home.shop.truth("events")), said
     with patch.dict(os.environ, home.variables):
-        assert command(["check"]) == 0
+        assert command(["verify"]) == 0
 
 
 def test_a_death_between_commit_and_observation_costs_no_second_reading(start: StartHome) -> None:

@@ -12,7 +12,7 @@ from klaviyo_assets.__main__ import main
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home
 
-VERBS = ("check", "erase", "plan", "publish", "sandbox", "set-aside", "status", "streams")
+VERBS = ("erase", "plan", "publish", "sandbox", "set-aside", "status", "streams", "verify")
 
 
 def verb(home: Home, *words: str, **more: str) -> int:
@@ -50,7 +50,9 @@ def test_every_verb_explains_itself(
     assert word in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [(), ("fetch",), ("check", "--fast"), ("sandbox", "--size", "x")])
+@pytest.mark.parametrize(
+    "words", [(), ("fetch",), ("verify", "--fast"), ("sandbox", "--size", "x")]
+)
 def test_a_bad_option_ends_with_two(
     home: Home, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
 ) -> None:
@@ -59,7 +61,7 @@ def test_a_bad_option_ends_with_two(
     assert "usage: klaviyo-assets" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("word", ["check", "publish", "status", "streams"])
+@pytest.mark.parametrize("word", ["check", "verify", "publish", "status", "streams"])
 def test_a_bad_setting_ends_with_two(
     home: Home, capsys: pytest.CaptureFixture[str], word: str
 ) -> None:
@@ -78,18 +80,19 @@ def test_streams_lists_every_stream(home: Home, capsys: pytest.CaptureFixture[st
     assert "events:read" in listed
 
 
-def test_check_tells_a_sound_lake_from_a_damaged_one(
-    home: Home, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("word", ["verify", "check"])
+def test_verify_tells_a_sound_lake_from_a_damaged_one(
+    home: Home, capsys: pytest.CaptureFixture[str], word: str
 ) -> None:
-    """`check` counts the rows of a sound lake with 0; a flipped byte ends with 1."""
+    """`verify`, once `check`, counts a sound lake's rows with 0; a flipped byte ends with 1."""
     home.sync("profiles")
-    assert verb(home, "check") == 0
+    assert verb(home, word) == 0
     assert "90 rows" in capsys.readouterr().out
     (stored,) = (home.data / "lake" / "profiles").glob("*.parquet")
     content = bytearray(stored.read_bytes())
     content[len(content) // 3] ^= 0xFF
     stored.write_bytes(content)
-    assert verb(home, "check") == 1
+    assert verb(home, word) == 1
     assert stored.name in capsys.readouterr().err
 
 
@@ -136,7 +139,7 @@ def test_publish_shows_what_can_be_read_and_ends_with_one(
 def test_the_module_and_its_exit_code_reach_the_shell(home: Home) -> None:
     """`python -m klaviyo_assets` is the command: its code and its words come out of the process."""
     home.settings["KLAVIYO_START_DATE"] = "soon"
-    done = shell(home, "klaviyo_assets", "check")
+    done = shell(home, "klaviyo_assets", "verify")
     assert done.returncode == 2
     assert "KLAVIYO_START_DATE='soon' cannot be used" in done.stderr
     assert "Traceback" not in done.stderr

@@ -174,10 +174,10 @@ def test_f48_a_damaged_part_is_named_and_rebuilt(
     failed = home.sync("profiles").failed["profiles"]
     assert part.name in failed
     assert "full_refresh_overwrite" in failed
-    assert verb(home, "check") == 1
+    assert verb(home, "verify") == 1
     assert part.name in capsys.readouterr().err
     assert home.sync("profiles", config={"sync_mode": "full_refresh_overwrite"}).success
-    assert verb(home, "check") == 0
+    assert verb(home, "verify") == 0
     judge(home, "profiles")
 
 
