@@ -62,7 +62,7 @@ def build_defs(
             *schedules(settings),
             *(report_schedule(each, settings, zone) for each in REPORTS),
         ],
-        sensors=[metric_sensor(settings), drain_sensor(), healing_sensor()],
+        sensors=[metric_sensor(settings), drain_sensor(settings), healing_sensor(settings)],
         resources={
             "klaviyo": klaviyo,
             "lake": lake,

@@ -19,6 +19,7 @@ from klaviyo_assets.defs.checks import (
 from klaviyo_assets.defs.config import config_schema, given_config, order_of
 from klaviyo_assets.defs.cursors import CURSOR, remembered
 from klaviyo_assets.defs.failures import as_failures
+from klaviyo_assets.defs.lateness import unread_late_events
 from klaviyo_assets.defs.metadata import asset_key, definition_metadata, sync_metadata
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource, utc_now
 from klaviyo_assets.defs.syncing import Syncing
@@ -132,6 +133,9 @@ def _begin(
         salt=connection.salt,
     )
     before = remembered(context.instance, context.asset_key)
+    late_events = unread_late_events(context, stream, connection.settings)
+    if late_events is not None:
+        say(late_events)
     return Syncing(
         stream=stream,
         order=order,
@@ -140,6 +144,7 @@ def _begin(
         log=context.log.info,
         observe=context.log_event,
         rows_before=before.rows,
+        late_events=late_events,
     )
 
 

@@ -1,11 +1,11 @@
 """Jobs and schedules: what runs together, in how many processes, and when.
 
 What belongs here: selections and cron strings. What does not: what a run does. Every schedule is
-off until someone switches it on.
+off until someone switches it on, or from the start where `KLAVIYO_AUTOMATION` says so.
 """
 
-from collections.abc import Mapping
-from datetime import timedelta
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -13,6 +13,9 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from klaviyo_assets.defs.completeness_verdict import COMPLETE
 from klaviyo_assets.defs.deep_checks import deep_checks_of
 from klaviyo_assets.defs.metadata import asset_key
+from klaviyo_assets.defs.report_flight import UNFINISHED
+from klaviyo_assets.defs.resources import utc_now
+from klaviyo_assets.defs.switches import schedule_status
 from klaviyo_assets.defs.verdicts import check_key
 from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.streams import COLLECTIONS, STREAMS
@@ -26,6 +29,13 @@ DEEP = dg.AssetSelection.checks(
     COMPLETE,
 )
 """Checks that read whole tables or ask Klaviyo: no part of a sync."""
+
+FIRST_SYNC = "klaviyo_first_sync"
+
+LONGEST_WAIT = timedelta(days=1)
+"""So long schedules leave a run alone that has not ended."""
+
+FULL_REFRESH = SyncMode.FULL_REFRESH_OVERWRITE.value
 
 _PRELOADED = ["klaviyo_assets.definitions", "duckdb", "pyarrow.parquet", "deltalake"]
 
@@ -97,50 +107,79 @@ def _job(
 
 
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
-    """Return the schedules, all stopped; times are UTC."""
+    """Return the schedules of collections and checks; times are UTC."""
     days = settings.late_events_days
 
-    def late_events(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-        start = context.scheduled_execution_time - timedelta(days=days)
-        return dg.RunRequest(run_config=_op_config("events", {"start": start.isoformat()}))
+    def last_days(at: datetime) -> dict[str, object]:
+        return _op_config("events", {"start": (at - timedelta(days=days)).isoformat()})
 
+    def from_the_beginning(_at: datetime) -> dict[str, object]:
+        return _op_config("global_exclusions", {"sync_mode": FULL_REFRESH})
+
+    status = schedule_status(settings)
     return [
-        _schedule("hourly", job="collections", cron="7 * * * *"),
-        _schedule("daily_details", job="slow_details", cron="20 3 * * *"),
+        _schedule("hourly", "7 * * * *", job="collections", status=status),
+        _schedule("daily_details", "20 3 * * *", job="slow_details", status=status),
         # After the late events, which would be missing before.
-        _schedule("daily_checks", job="checks", cron="10 3 * * *"),
-        dg.ScheduleDefinition(
-            name="klaviyo_daily_late_events",
-            job_name="klaviyo_late_events",
-            cron_schedule="40 2 * * *",
-            execution_fn=late_events,
+        _schedule("daily_checks", "10 3 * * *", job="checks", status=status),
+        _schedule(
+            "daily_late_events", "40 2 * * *", job="late_events", status=status, config=last_days
         ),
-        *_weekly(),
-    ]
-
-
-def _weekly() -> list[dg.ScheduleDefinition]:
-    lifted = _op_config("global_exclusions", {"sync_mode": SyncMode.FULL_REFRESH_OVERWRITE.value})
-    return [
-        dg.ScheduleDefinition(
-            name="klaviyo_weekly_exclusions",
-            job_name="klaviyo_lifted_suppressions",
-            cron_schedule="10 4 * * 0",
-            run_config=lifted,
+        _schedule(
+            "weekly_exclusions",
+            "10 4 * * 0",
+            job="lifted_suppressions",
+            status=status,
+            config=from_the_beginning,
         ),
-        dg.ScheduleDefinition(
-            name="klaviyo_weekly_deleted_profiles",
-            job_name="klaviyo_deleted_profiles",
-            cron_schedule="20 5 * * 0",
-            run_config=SWEEP,
+        _schedule(
+            "weekly_deleted_profiles",
+            "20 5 * * 0",
+            job="deleted_profiles",
+            status=status,
+            config=lambda _at: SWEEP,
         ),
     ]
 
 
-def _schedule(name: str, *, job: str, cron: str) -> dg.ScheduleDefinition:
+def _schedule(
+    name: str,
+    cron: str,
+    *,
+    job: str,
+    status: dg.DefaultScheduleStatus,
+    config: Callable[[datetime], dict[str, object]] = lambda _at: {},
+) -> dg.ScheduleDefinition:
+    """Return a schedule that launches a job, with the config for the time of the tick."""
+    job_name = f"klaviyo_{job}"
+
+    def launch(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        under_way = _run_under_way(context.instance, (job_name, FIRST_SYNC))
+        if under_way is not None:
+            return dg.SkipReason(f"run {under_way.run_id} of {under_way.job_name} is under way")
+        return dg.RunRequest(run_config=config(context.scheduled_execution_time))
+
     return dg.ScheduleDefinition(
-        name=f"klaviyo_{name}", job_name=f"klaviyo_{job}", cron_schedule=cron
+        name=f"klaviyo_{name}",
+        job_name=job_name,
+        cron_schedule=cron,
+        default_status=status,
+        execution_fn=launch,
     )
+
+
+def _run_under_way(instance: dg.DagsterInstance, jobs: Sequence[str]) -> dg.DagsterRun | None:
+    """Return a run of one of these jobs that has not ended; None where there is none.
+
+    A second run would read the same records beside it, and lose at the lake's commit. One that was
+    launched more than a day ago is not waited for: its process may be gone without a word.
+    """
+    since = utc_now() - LONGEST_WAIT
+    for job in jobs:
+        wanted = dg.RunsFilter(job_name=job, statuses=UNFINISHED, created_after=since)
+        if runs := instance.get_runs(wanted, limit=1):
+            return runs[0]
+    return None
 
 
 def _op_config(stream: str, config: Mapping[str, object]) -> dict[str, object]:

@@ -19,8 +19,10 @@ from klaviyo_assets.defs.completeness import last_verdict, told_in
 from klaviyo_assets.defs.completeness_verdict import ASKED_AT, COMPLETE, DAYS, SHORT_DAYS, named
 from klaviyo_assets.defs.report_flight import UNFINISHED
 from klaviyo_assets.defs.resources import utc_now
+from klaviyo_assets.defs.switches import sensor_status
 from klaviyo_assets.defs.verdicts import check_key
 from klaviyo_assets.model.report import Days
+from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.streams.events import EVENTS
 from klaviyo_assets.sync.completeness import in_a_row
 
@@ -36,13 +38,14 @@ MOST_TRIES, WITHIN = 3, timedelta(days=1)
 """A day that is short after so many runs within so long is left alone."""
 
 
-def healing_sensor() -> dg.SensorDefinition:
-    """Return the sensor, stopped."""
+def healing_sensor(settings: Settings) -> dg.SensorDefinition:
+    """Return the sensor; it can be switched on and paused in the UI."""
 
     @dg.sensor(
         name="klaviyo_events_healing",
         description="Reads the days again on which the last comparison found events missing.",
         minimum_interval_seconds=EVERY_SECONDS,
+        default_status=sensor_status(settings),
         target=dg.AssetSelection.assets(COMPLETE.asset_key),
     )
     def healing(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:

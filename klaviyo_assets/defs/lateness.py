@@ -12,9 +12,12 @@ import dagster as dg
 
 from klaviyo_assets.defs.metadata import asset_key
 from klaviyo_assets.defs.resources import utc_now
+from klaviyo_assets.defs.switches import is_switched_on
 from klaviyo_assets.defs.syncing import Syncing
 from klaviyo_assets.defs.verdicts import ShownValue
 from klaviyo_assets.lake import Lake, Since, first_seen
+from klaviyo_assets.model.settings import Settings
+from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.sync.counts import STREAM
 from klaviyo_assets.sync.lateness import (
     PAUSE,
@@ -30,6 +33,28 @@ FIRST_SEEN = "klaviyo/first_seen"
 
 MOST_SYNCS = 1000
 """Materializations that are summed up: six weeks of hourly ones."""
+
+
+LATE_EVENTS_SCHEDULE = "klaviyo_daily_late_events"
+
+
+def unread_late_events(
+    context: dg.AssetExecutionContext, stream: Stream, settings: Settings
+) -> str | None:
+    """Return the sentence for a sync of events where nothing looks for late ones; else None.
+
+    That is so with no lookback, while the daily schedule is off or goes back no day.
+    """
+    if stream.name != STREAM or settings.lookback_days:
+        return None
+    switched_on = is_switched_on(context.instance, LATE_EVENTS_SCHEDULE, settings, run=context.run)
+    if switched_on and settings.late_events_days:
+        return None
+    return (
+        "late events are not looked for: one that Klaviyo takes in after its time was read is "
+        f"never read. Switch on the schedule {LATE_EVENTS_SCHEDULE} with KLAVIYO_LATE_EVENTS_DAYS "
+        "above 0 (KLAVIYO_AUTOMATION=recommended does), or set KLAVIYO_LOOKBACK_DAYS"
+    )
 
 
 def first_seen_metadata(syncing: Syncing, lake: Lake) -> dict[str, dg.JsonMetadataValue]:

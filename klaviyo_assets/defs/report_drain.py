@@ -21,9 +21,11 @@ from klaviyo_assets.defs.partitions import ALONE, DRAIN, DRAIN_SENSOR, REQUESTS,
 from klaviyo_assets.defs.report_assets import report_of
 from klaviyo_assets.defs.report_flight import Flight, flight_of
 from klaviyo_assets.defs.resources import Connection, KlaviyoResource, utc_now
+from klaviyo_assets.defs.switches import sensor_status
 from klaviyo_assets.errors import KlaviyoAssetsError
 from klaviyo_assets.lake import CellFacts, Lake
 from klaviyo_assets.model.report import Days
+from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.streams import REPORTS
 from klaviyo_assets.sync.reports.cost import Estimate, every_day
@@ -54,14 +56,15 @@ class Launch:
     requests: int
 
 
-def drain_sensor() -> dg.SensorDefinition:
-    """Return the sensor, stopped; it is switched on and paused in the UI."""
+def drain_sensor(settings: Settings) -> dg.SensorDefinition:
+    """Return the sensor; it can be switched on and paused in the UI."""
     keys = [asset_key(stream.name) for stream in REPORTS]
 
     @dg.sensor(
         name=DRAIN_SENSOR,
         description="Fetches missing and moving report days, newest first, as the quota permits.",
         minimum_interval_seconds=EVERY_SECONDS,
+        default_status=sensor_status(settings),
         target=dg.AssetSelection.assets(*keys),
         required_resource_keys={"lake", "klaviyo"},
     )

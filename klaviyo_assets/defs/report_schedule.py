@@ -11,7 +11,8 @@ import dagster as dg
 
 from klaviyo_assets.defs.metadata import asset_key
 from klaviyo_assets.defs.metric_keys import metrics_to_fetch
-from klaviyo_assets.defs.partitions import ALONE, range_tags
+from klaviyo_assets.defs.partitions import ALONE, DRAIN_SENSOR, range_tags
+from klaviyo_assets.defs.switches import is_switched_on, schedule_status
 from klaviyo_assets.errors import KlaviyoAssetsError
 from klaviyo_assets.lake import Lake
 from klaviyo_assets.model.settings import Settings
@@ -24,7 +25,10 @@ AFTER_MIDNIGHT = "15 4 * * *"
 
 
 def report_schedule(stream: Stream, settings: Settings, zone: str | None) -> dg.ScheduleDefinition:
-    """Return a report's schedule, stopped: a run a metric, over the trailing days.
+    """Return a report's schedule: a run a metric, over the trailing days.
+
+    While the sensor `klaviyo_reports_drain` is on it asks for nothing: that one fetches the same
+    days, within the day's requests, and both together would pay for them twice.
 
     One schedule a report: their backfills are cut differently, and a schedule has one policy.
     It ticks in `zone`, in UTC while that is not known; its days are the account's all the same.
@@ -38,6 +42,7 @@ def report_schedule(stream: Stream, settings: Settings, zone: str | None) -> dg.
         name=f"klaviyo_daily_{stream.name}",
         cron_schedule=AFTER_MIDNIGHT,
         execution_timezone=zone or "UTC",
+        default_status=schedule_status(settings),
         target=dg.AssetSelection.assets(asset_key(stream.name)),
         description="Yesterday and the days whose numbers still move, of every metric.",
         required_resource_keys={"lake"},
@@ -45,6 +50,9 @@ def report_schedule(stream: Stream, settings: Settings, zone: str | None) -> dg.
     def daily(
         context: dg.ScheduleEvaluationContext,
     ) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        if is_switched_on(context.instance, DRAIN_SENSOR, settings):
+            yield dg.SkipReason(f"the sensor {DRAIN_SENSOR} is on, and fetches these days")
+            return
         lake: Lake = context.resources.lake.lake()
         now = context.scheduled_execution_time
         try:

@@ -18,6 +18,8 @@ from klaviyo_assets.model.stream import WHOLE, Collection, Detail, Stream
 from klaviyo_assets.sync.plan import Order
 from klaviyo_assets.sync.pull import Pull
 
+LATE_EVENTS = "klaviyo/late_events"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Syncing:
@@ -31,6 +33,8 @@ class Syncing:
     observe: Callable[[dg.AssetObservation], None]
     rows_before: int | None = None
     """Rows at the materialization before; None where there was none."""
+    late_events: str | None = None
+    """That nothing looks for late events; None where something does, and for other streams."""
 
     @property
     def mark(self) -> datetime | None:
@@ -104,6 +108,8 @@ class Syncing:
             numbers=numbers,
             row_count=tally.rows_total,
         )
+        if self.late_events is not None:
+            shown[LATE_EVENTS] = self.late_events
         if tally.notices:
             shown["klaviyo/notices"] = dg.MetadataValue.json(sorted(tally.notices))
         return shown

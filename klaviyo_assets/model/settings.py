@@ -28,6 +28,9 @@ LARGEST_SCALE = 1e9
 _COLUMN = r"(\*|[a-z][a-z0-9_]*)\.[a-z][a-z0-9_]*"
 """A stream, or all of them, and a column."""
 
+OFF, RECOMMENDED = "off", "recommended"
+"""Values of `KLAVIYO_AUTOMATION`: whether schedules and sensors start by themselves."""
+
 FIRST_REPORT_DAY = date(2025, 1, 1)
 """Where report partitions begin if no setting says so; each day more is a cell to fetch."""
 
@@ -56,6 +59,7 @@ class Settings:
     state_dir: str = ""
     rate_limit_share: float = 0.9
     rate_limit_scale: float = 1.0
+    automation: str = OFF
 
     @property
     def start(self) -> datetime | None:
@@ -202,6 +206,12 @@ def _number(raw: str) -> float:
         raise ValueError("a number is wanted") from None
 
 
+def _automation(raw: str) -> str:
+    if raw.lower() not in {OFF, RECOMMENDED}:
+        raise ValueError(f"{OFF} or {RECOMMENDED} is wanted")
+    return raw.lower()
+
+
 def _revision(raw: str) -> str:
     if not re.fullmatch(r"\d{4}-\d{2}-\d{2}(\.[a-z0-9]+)?", raw):
         raise ValueError("a revision as YYYY-MM-DD is wanted")
@@ -228,4 +238,5 @@ _PARSERS: Mapping[str, Callable[[str], object]] = {
     "state_dir": _text,
     "rate_limit_share": _share,
     "rate_limit_scale": _scale,
+    "automation": _automation,
 }

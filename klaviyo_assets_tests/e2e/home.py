@@ -27,6 +27,9 @@ from klaviyo_assets_tests.e2e.shop import Shop
 
 FREE_RATES = {"KLAVIYO_RATE_LIMIT_SCALE": "1000000"}
 
+AUTOMATED = {"KLAVIYO_AUTOMATION": "recommended"}
+"""As the README has it. No daemon runs here, so nothing starts; events warn of nothing."""
+
 
 def key_of(stream: str) -> dg.AssetKey:
     """Return the asset key of a stream, as the contract has it."""
@@ -79,6 +82,7 @@ class Home:
             "KLAVIYO_DATA_DIR": str(self.data),
             "KLAVIYO_STATE_DIR": str(self.root / "state"),
             **FREE_RATES,
+            **AUTOMATED,
             **self.settings,
         }
 

@@ -84,7 +84,9 @@ def state_of(instance: dg.DagsterInstance, sensor: str) -> InstigatorState | Non
 
 def looked(home: Home, sensor: str, *, killed_at: str | None = None) -> None:
     """Start a daemon in a process of its own, and wait for its end."""
-    look = Look(variables=home.variables, dagster=home.dagster, sensor=sensor, killed_at=killed_at)
+    # This sensor alone is looked at, and not all that the home's setting switches on.
+    variables = {**home.variables, "KLAVIYO_AUTOMATION": "off"}
+    look = Look(variables=variables, dagster=home.dagster, sensor=sensor, killed_at=killed_at)
     process = FORKS.Process(target=take, args=(look,))
     process.start()
     process.join(PATIENCE_SECONDS)

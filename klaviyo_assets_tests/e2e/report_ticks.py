@@ -67,9 +67,9 @@ def resources_of(defs: dg.Definitions) -> dict[str, object]:
     return {name: (defs.resources or {})[name] for name in ("lake", "klaviyo")}
 
 
-def schedule_tick(home: Home, at: datetime) -> list[dg.RunRequest]:
+def schedule_tick(home: Home, at: datetime, *, automation: str = "off") -> list[dg.RunRequest]:
     """Return what the daily schedules of the reports ask for at a tick."""
-    defs = home.code_location()
+    defs = home.code_location(automation=automation)
     with (
         opened(home) as instance,
         dg.build_schedule_context(

@@ -12,6 +12,7 @@ from klaviyo_assets_tests.e2e.home import Home, key_of
 from klaviyo_assets_tests.e2e.run import Run
 
 BAD = {
+    "automation": ("on", "off or recommended"),
     "base_url": ("http://klaviyo.example.com", "https"),
     "disable_predictive_analytics": ("maybe", "true or false"),
     "exclude_columns": ("profiles.birthday", "profiles has a column birthday"),

@@ -37,6 +37,7 @@ def test_nothing_set_means_the_documented_defaults() -> None:
         state_dir="",
         rate_limit_share=0.9,
         rate_limit_scale=1.0,
+        automation="off",
     )
 
 
@@ -50,6 +51,8 @@ def test_nothing_set_means_the_documented_defaults() -> None:
         ("LATE_EVENTS_DAYS", "0", 0),
         ("REPORT_LOOKBACK_DAYS", "90", 90),
         ("REPORT_RESERVE", "224", 224),
+        ("AUTOMATION", "off", "off"),
+        ("AUTOMATION", "Recommended", "recommended"),
         ("CONVERSION_METRIC_IDS", "auto", ("auto",)),
         ("EVENT_METRIC_IDS", " AbC123 ,, XyZ789,AbC123 ", ("AbC123", "XyZ789")),
         ("DISABLE_PREDICTIVE_ANALYTICS", "True", True),

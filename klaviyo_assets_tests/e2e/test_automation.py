@@ -1,0 +1,223 @@
+"""What starts by itself: a real daemon with `KLAVIYO_AUTOMATION`, and who looks for late events."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from subprocess import DEVNULL
+
+import dagster as dg
+import pytest
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    ScheduleInstigatorData,
+)
+
+from klaviyo_assets.definitions import build_defs
+from klaviyo_assets.defs import automation
+from klaviyo_assets.defs.resources import utc_now
+from klaviyo_assets.model.settings import Settings
+from klaviyo_assets_tests.contract.checkout import ROOT
+from klaviyo_assets_tests.e2e.home import Home, variables_of
+from klaviyo_assets_tests.e2e.instance import instance_of
+from klaviyo_assets_tests.e2e.lives import commanded
+from klaviyo_assets_tests.e2e.report_ticks import schedule_tick
+
+PATIENCE_SECONDS = 180
+
+METRICS_SENSOR = "klaviyo_conversion_metrics"
+"""On whatever the setting: it costs nothing, and without it reports have no partitions."""
+
+LATE_SCHEDULE = "klaviyo_daily_late_events"
+
+COLLECTION_SCHEDULES = [
+    "klaviyo_hourly",
+    "klaviyo_daily_details",
+    "klaviyo_daily_checks",
+    LATE_SCHEDULE,
+    "klaviyo_weekly_exclusions",
+    "klaviyo_weekly_deleted_profiles",
+]
+
+RECOMMENDED = {
+    *COLLECTION_SCHEDULES,
+    "klaviyo_daily_campaign_values_reports",
+    "klaviyo_daily_flow_series_reports",
+    "klaviyo_reports_drain",
+    "klaviyo_events_healing",
+    METRICS_SENSOR,
+}
+
+
+@contextmanager
+def daemon(home: Home) -> Generator[None]:
+    """Run Dagster's own daemon on the home, and end it, its servers and runs included."""
+    command = [str(Path(sys.executable).with_name("dagster-daemon")), "run"]
+    environment = {**os.environ, **home.variables, "DAGSTER_HOME": str(home.dagster)}
+    process = subprocess.Popen(
+        [*command, "-m", "klaviyo_assets.definitions"],
+        cwd=ROOT,
+        env=environment,
+        stdout=DEVNULL,
+        stderr=DEVNULL,
+    )
+    try:
+        yield
+        assert process.poll() is None
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def eventually(happened: Callable[[], bool]) -> None:
+    """Wait until something has happened."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not happened():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.5)
+
+
+def states(instance: dg.DagsterInstance) -> dict[str, InstigatorState]:
+    """Return what Dagster keeps of schedules and sensors, by name."""
+    return {each.name: each for each in instance.all_instigator_state()}
+
+
+def test_recommended_is_on_from_the_start_and_launches(home: Home) -> None:
+    """The daemon starts all that the setting names; an hour later the collections are read."""
+    with instance_of(home.dagster) as instance:
+        with daemon(home):
+            eventually(lambda: states(instance).keys() >= RECOMMENDED)
+        found = states(instance)
+        assert {each.status for each in found.values()} == {InstigatorStatus.DECLARED_IN_CODE}
+        # As if the daemon had first come up an hour ago: what it missed it makes good at once.
+        hourly = found["klaviyo_hourly"]
+        data = hourly.instigator_data
+        assert isinstance(data, ScheduleInstigatorData)
+        since = (data.start_timestamp or 0) - timedelta(hours=1).total_seconds()
+        instance.update_instigator_state(
+            hourly.with_data(ScheduleInstigatorData(data.cron_schedule, since))
+        )
+        launched = dg.RunsFilter(tags={"dagster/schedule_name": "klaviyo_hourly"})
+        with daemon(home):
+            eventually(lambda: any(run.is_finished for run in instance.get_runs(launched)))
+        (run,) = instance.get_runs(launched)
+        assert run.is_success
+        assert run.job_name == "klaviyo_collections"
+        late = instance.get_latest_materialization_event(dg.AssetKey(["klaviyo", "events"]))
+        assert late is not None
+        assert late.asset_materialization is not None
+        assert "klaviyo/late_events" not in late.asset_materialization.metadata
+    assert set(home.shop.truth("lists")) == set(home.ids("lists"))
+
+
+def test_off_nothing_starts_but_the_keys_of_partitions(home: Home) -> None:
+    """Without the setting the daemon starts no schedule, and no sensor that launches anything."""
+    home.settings["KLAVIYO_AUTOMATION"] = ""
+    with instance_of(home.dagster) as instance, daemon(home):
+        eventually(
+            lambda: (
+                METRICS_SENSOR in states(instance)
+                and bool(ticks_of(instance, states(instance)[METRICS_SENSOR]))
+            )
+        )
+        assert set(states(instance)) == {METRICS_SENSOR}
+        assert list(instance.get_runs()) == []
+    assert home.shop.asked().total() == 0
+
+
+def ticks_of(instance: dg.DagsterInstance, state: InstigatorState) -> list[object]:
+    """Return the ticks of a schedule or sensor."""
+    return list(instance.get_ticks(state.instigator_origin_id, state.selector_id))
+
+
+def test_the_recommended_set_is_all_there_is() -> None:
+    """A schedule or sensor that is added later belongs to the set, or says here why not."""
+    repository = build_defs(Settings(automation="recommended")).get_repository_def()
+    found = [*repository.schedule_defs, *repository.sensor_defs]
+    assert {each.name for each in found if each.default_status.value == "RUNNING"} == RECOMMENDED
+    assert {each.name for each in found} == RECOMMENDED
+
+
+def reasons(home: Home) -> list[str]:
+    """Return why the schedules of collections would launch nothing now; empty texts: they would."""
+    defs = home.code_location()
+    found: list[str] = []
+    with instance_of(home.dagster) as instance:
+        for name in COLLECTION_SCHEDULES:
+            with dg.build_schedule_context(
+                instance=instance, scheduled_execution_time=home.shop.now
+            ) as context:
+                tick = defs.resolve_schedule_def(name).evaluate_tick(context)
+            assert bool(tick.run_requests) is (tick.skip_message is None)
+            found.append(tick.skip_message or "")
+    return found
+
+
+def test_ticks_wait_for_the_first_sync(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is launched beside a first sync, unless that has been under way for a day."""
+    assert reasons(home) == [""] * 6
+    with instance_of(home.dagster) as instance:
+        run = dg.DagsterRun(job_name="klaviyo_first_sync", status=dg.DagsterRunStatus.STARTED)
+        instance.add_run(run)
+    why = f"run {run.run_id} of klaviyo_first_sync is under way"
+    assert reasons(home) == [why] * 6
+    tomorrow = utc_now() + timedelta(days=1, minutes=1)
+    monkeypatch.setattr(automation, "utc_now", lambda: tomorrow)
+    assert reasons(home) == [""] * 6
+
+
+def test_daily_reports_are_left_to_the_sensor_that_is_on(home: Home) -> None:
+    """The days are not paid for twice: with the draining sensor on the schedule asks for none."""
+    home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = "AbC123"
+    assert home.sync("metrics").success
+    assert len(schedule_tick(home, home.shop.now)) == 2
+    assert schedule_tick(home, home.shop.now, automation="recommended") == []
+
+
+NOT_LOOKED_FOR = "late events are not looked for"
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({}, True),
+        ({"lookback_days": "2"}, False),
+        ({"automation": "recommended"}, False),
+        ({"automation": "recommended", "late_events_days": "0"}, True),
+    ],
+    ids=["defaults", "lookback", "recommended", "no-days"],
+)
+def test_events_say_that_late_ones_are_not_looked_for(
+    home: Home, more: dict[str, str], *, says: bool
+) -> None:
+    """Each materialization says so exactly where nothing reads them; other streams never do."""
+    home.settings |= variables_of({"automation": "", **more})
+    for _ in range(2):
+        run = home.sync("events", "lists")
+        assert run.success, run.failed
+        assert run.warnings.count(NOT_LOOKED_FOR) == says
+        assert ("klaviyo/late_events" in run.materialized["events"]) is says
+        assert "klaviyo/late_events" not in run.materialized["lists"]
+
+
+def test_a_switch_in_the_ui_decides(home: Home) -> None:
+    """Whoever switched the schedule on is not nagged, and whoever switched it off is told."""
+    home.settings["KLAVIYO_AUTOMATION"] = "off"
+    switch(home, "start")
+    assert NOT_LOOKED_FOR not in home.sync("events").warnings
+    switch(home, "stop")
+    assert NOT_LOOKED_FOR in home.sync("events").warnings
+    home.settings["KLAVIYO_AUTOMATION"] = "recommended"
+    assert NOT_LOOKED_FOR in home.sync("events").warnings
+
+
+def switch(home: Home, verb: str) -> None:
+    """Start or stop the schedule of late events by Dagster's own command, as the UI's switch."""
+    command = commanded(home, "schedule", verb, LATE_SCHEDULE)
+    assert command.ended(within=PATIENCE_SECONDS)
+    assert command.code == 0
