@@ -1,7 +1,7 @@
-"""Windows read side by side: workers that take a window, and when idle the later half of another's.
+"""Windows read side by side: workers that take a window, and when idle a part of another's.
 
-What belongs here: threads, the queue between them and the writer, and who takes what. What does
-not: what a window is (`walk`) and what is done with a page (`pull`).
+What belongs here: threads, and the queue between them and the writer. What does not: who takes what
+(`scheduler`), what a window is (`walk`) and what is done with a page (`pull`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,6 +10,7 @@ from threading import Condition, Event, Thread
 
 from klaviyo_assets.model.stream import Slice
 from klaviyo_assets.sync.pace import Pace, Room, Stopwatch
+from klaviyo_assets.sync.scheduler import WindowScheduler
 from klaviyo_assets.sync.walk import Piece, Walk
 
 _LOOK_UP_SECONDS = 0.2
@@ -24,7 +25,7 @@ class Pool:
 
     Half as many pages as workers wait for the writer at most, fewer where pages are large or come
     at once: memory stays flat, and what is under way when a run is killed stays little. A window is
-    split for an idle worker only while `pace` says that one more is worth its requests.
+    split for an idle worker only while `pace` says that one more hides latency.
     """
 
     vanished = 0
@@ -32,9 +33,8 @@ class Pool:
 
     def __init__(self, walks: Sequence[Walk], *, workers: int, pace: Pace | None = None) -> None:
         """Start the workers at once."""
-        self._pending = list(walks)
-        self._active: list[Walk] = []
-        self._open = [walk.slice for walk in walks]
+        self._windows = WindowScheduler.of(walks)
+        self._idle = 0
         self._at_work = workers
         self._pace = pace if pace is not None else Pace()
         self._room = Room(most=workers + max(2, workers // 2), pace=self._pace)
@@ -89,6 +89,7 @@ class Pool:
                     break
                 self._queue.put(piece)
                 with self._turn:
+                    self._windows.note(walk)
                     self._turn.notify()
             if self._stop.is_set():
                 return
@@ -103,33 +104,28 @@ class Pool:
         return piece
 
     def _next_walk(self) -> Walk | None:
-        """Return a waiting window, else the later half of the busiest; None when all is read."""
+        """Return a waiting window, else a part of one being read; None when all is read."""
         with self._turn:
-            while not self._stop.is_set():
-                walk = self._pending.pop(0) if self._pending else self._later_half()
-                if walk is not None:
-                    self._active.append(walk)
-                    return walk
-                if not self._active:
-                    self._turn.notify_all()
-                    return None
-                self._turn.wait(_LOOK_UP_SECONDS)
-            return None
+            self._idle += 1
+            try:
+                return self._wait_for_walk()
+            finally:
+                self._idle -= 1
 
-    def _later_half(self) -> Walk | None:
-        if not self._active or len(self._active) >= self._pace.windows:
-            return None
-        busiest = max(self._active, key=lambda walk: walk.pages_left)
-        later = busiest.split()
-        if later is not None:
-            self._open.append(later.slice)
-        return later
+    def _wait_for_walk(self) -> Walk | None:
+        while not self._stop.is_set():
+            walk = self._windows.next_walk(idle=self._idle, windows=self._pace.windows)
+            if walk is not None:
+                return walk
+            if self._windows.is_over:
+                self._turn.notify_all()
+                return None
+            self._turn.wait(_LOOK_UP_SECONDS)
+        return None
 
     def _finish(self, walk: Walk) -> None:
         with self._turn:
-            self._active.remove(walk)
-            self._open.remove(walk.slice)
-            is_slice_read = walk.slice not in self._open
+            is_slice_read = self._windows.finish(walk)
             self._turn.notify_all()
         if is_slice_read:
             self._queue.put(walk.slice)

@@ -1,7 +1,8 @@
 """One window of one slice, read page by page in the order of the cursor.
 
-What belongs here: where a walk stands, what it may claim as read, and where it gives up its later
-half. What does not: threads and queues (`pool`), HTTP (`api`), decoding (`tables`).
+What belongs here: where a walk stands, what it may claim as read, and giving up its later part.
+What does not: whether and where it is split (`scheduler`), threads and queues (`pool`), HTTP
+(`api`), decoding (`tables`).
 """
 
 from collections.abc import Callable, Iterator
@@ -14,8 +15,9 @@ import pyarrow.compute as pc
 
 from klaviyo_assets.api.protocol import Request, first_request, next_request
 from klaviyo_assets.errors import CursorLostError
-from klaviyo_assets.model.stream import Slice, Stream
+from klaviyo_assets.model.stream import Collection, Slice, Stream
 from klaviyo_assets.model.window import Window
+from klaviyo_assets.sync.density import Density
 from klaviyo_assets.sync.pace import Turn
 from klaviyo_assets.tables.cursor import span_of
 from klaviyo_assets.tables.decode import Page
@@ -23,11 +25,6 @@ from klaviyo_assets.tables.values import moment
 
 SETTLED = timedelta(minutes=5)
 """How far the mark stays behind Klaviyo's clock: what arrives late by seconds is read next time."""
-
-WORTH_SPLITTING = 4
-"""Pages that a window must still promise before an idle worker takes its later half."""
-
-_SECOND = timedelta(seconds=1)
 
 PageReader = Callable[[Request, Slice], tuple[Page, datetime]]
 """Sends one request; returns the decoded page and Klaviyo's clock when it answered, UTC."""
@@ -72,21 +69,23 @@ class Walk:
         slice_: Slice,
         window: Window,
         *,
-        pages_left: float = 0.0,
         horizon: datetime | None = None,
     ) -> None:
         """Stand at the start of `window`; nothing is asked for yet.
 
-        `pages_left` is what it promises where that is known already; `horizon` (UTC) the end of
-        what is settled, by the first answer where it is None.
+        `horizon` (UTC) is the end of what is settled, where another walk of the sync has asked
+        already, whose window this one was a part of; None: it follows from the first answer.
         """
         self.slice = slice_
+        self.requests = 0
+        """Pages asked for that have come."""
         self._ask = ask
         self._window = window
         self._end = window.end
         self._claimed = window.start
-        self._position: datetime | None = None
-        self._pages_left = pages_left
+        self._density = Density(since=window.start if horizon is not None else None)
+        self.is_at_end = False
+        """Whether its last page has come."""
         self._horizon = horizon
         self._is_in_order = True
         self._lock = Lock()
@@ -110,7 +109,7 @@ class Walk:
                     raise
                 has_restarted = True
                 seen.clear()
-                request = self._first(self._position or self._window.start)
+                request = self._first(self._density.position or self._window.start)
                 continue
             following = next_request(request, page.next_link, seen=seen)
             piece, is_last = self._take(page, server_time, is_last=following is None)
@@ -123,35 +122,51 @@ class Walk:
         return self._ask.turn
 
     @property
-    def pages_left(self) -> float:
-        """Return how many pages the rest of the window promises, by the density of the last one.
+    def position(self) -> datetime | None:
+        """Return the greatest cursor read so far, UTC; None before the first record."""
+        return self._density.position
 
-        Before its first page, by that of the walk which it was split from.
+    @property
+    def upper(self) -> datetime | None:
+        """Return where records are expected to end, UTC: the end, or the horizon of an open one."""
+        return self._end if self._end is not None else self._horizon
+
+    @property
+    def span(self) -> timedelta:
+        """Return the time that was read so far, at least a second."""
+        return self._density.span
+
+    @property
+    def pages(self) -> float:
+        """Return the full pages that it has brought; part of a page counts as that part.
+
+        A page is full where another one follows, whatever Klaviyo put on it.
         """
-        return self._pages_left
+        return self._density.pages
 
-    def split(self) -> "Walk | None":
-        """Give up the later half of what is left; None where that is not worth a request.
+    @property
+    def pages_left(self) -> float:
+        """Return how many pages the rest of the window holds if its records lie on like this."""
+        upper = self.upper
+        return 0.0 if self.is_at_end or upper is None else self._density.pages_until(upper)
 
-                 position          middle          end
+    def split(self, at: datetime) -> "Walk | None":
+        """Give up what lies from `at` (UTC, a whole second) on; None where that is too late.
+
+                 position            at            end
         ─────────────┼────────────────┼──────────────┼──────▶ UTC
         this walk ───[════════════════)
         the new one ──────────────────[══════════════)
         """
         with self._lock:
-            lower = self._position if self._position is not None else self._window.start
-            upper = self._end if self._end is not None else self._horizon
-            if self._pages_left < WORTH_SPLITTING or lower is None or upper is None:
+            lower = self._density.position
+            if self.is_at_end or lower is None or not lower < at:
                 return None
-            if upper - lower < 4 * _SECOND:
+            if self._end is not None and at >= self._end:
                 return None
-            middle = (lower + (upper - lower) / 2).replace(microsecond=0)
-            rest = Window(middle, self._end)
-            self._end = middle
-            self._pages_left /= 2
-            return Walk(
-                self._ask, self.slice, rest, pages_left=self._pages_left, horizon=self._horizon
-            )
+            rest = Window(at, self._end)
+            self._end = at
+            return Walk(self._ask, self.slice, rest, horizon=self._horizon)
 
     def _first(self, start: datetime | None) -> Request:
         return first_request(
@@ -169,9 +184,8 @@ class Walk:
                 self._horizon = server_time - SETTLED
             batch = self._before_end(page)
             is_last = is_last or batch.num_rows < page.batch.num_rows
-            self._move(page)
-            if is_last:
-                self._pages_left = 0.0
+            self._move(page, share=self._share(page, batch) if is_last else 1.0)
+            self.is_at_end = is_last
             piece = Piece(
                 slice=self.slice,
                 page=page,
@@ -189,24 +203,25 @@ class Walk:
             return page.batch
         return page.batch.filter(pc.less(page.batch[cursor.column], moment(self._end)))
 
-    def _move(self, page: Page) -> None:
-        if page.highest is None:
-            return
-        if self._position is not None and page.lowest is not None:
-            self._is_in_order &= page.lowest >= self._position
+    def _share(self, page: Page, batch: pa.RecordBatch) -> float:
+        """Return how full the window's last page is with rows of its own."""
+        source = self._ask.stream.source
+        size = source.page_size if isinstance(source, Collection) else None
+        return batch.num_rows / max(page.batch.num_rows, size or 1)
+
+    def _move(self, page: Page, *, share: float) -> None:
+        self.requests += 1
+        before = self._density.position
         self._is_in_order &= page.is_ascending
-        before = self._position if self._position is not None else page.lowest
-        self._position = max(filter(None, (self._position, page.highest)))
-        span = max(self._position - (before or self._position), _SECOND)
-        upper = self._end if self._end is not None else self._horizon
-        if upper is not None:
-            self._pages_left = max(0.0, (upper - self._position) / span)
+        if before is not None and page.lowest is not None:
+            self._is_in_order &= page.lowest >= before
+        self._density.note(page.lowest, page.highest, pages=share)
 
     def _claim(self, *, is_last: bool) -> Window | None:
         """Return what the pages so far have completed; nothing before the end if out of order."""
         if self._ask.stream.cursor is None or self._horizon is None:
             return None
-        end = self._end if is_last else self._position
+        end = self._end if is_last else self._density.position
         if not is_last and (end is None or not self._is_in_order):
             return None
         claim = Window(self._claimed, min(filter(None, (end, self._horizon))))
