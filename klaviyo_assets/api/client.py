@@ -18,6 +18,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import partial
 from http.client import HTTPException
+from time import monotonic
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -74,8 +75,8 @@ class Client:
     """Reads from one server with one key, by up to `CONNECTIONS` threads; it has no other state.
 
     `timeout_seconds` is for a whole answer, from the first byte sent to the last one received;
-    `max_waiting` bounds what one request waits in all because of 429s, in seconds. `sleep` and
-    `chance` stand for the clock and for luck in tests.
+    `max_waiting` bounds what one request waits in all because of 429s, in seconds. `sleep`, `clock`
+    (monotonic seconds) and `chance` stand for time and for luck in tests.
     """
 
     def __init__(  # noqa: PLR0913 - settings, and the seams for tests, all by name
@@ -88,6 +89,7 @@ class Client:
         timeout_seconds: float = 60.0,
         max_waiting: float = Policy().waiting_seconds,
         sleep: Callable[[float], None] | None = None,
+        clock: Callable[[], float] = monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.base_url = checked_base_url(base_url)
@@ -100,7 +102,7 @@ class Client:
         self.switch = Switch()
         self.sleep = sleep or self.switch.wait
         self.chance = chance
-        self.tally = Tally()
+        self.tally = Tally(clock)
         self.pool = pool_of(self.base_url)
         # At DEBUG it writes every URL into the log, and a filter may name a person.
         logging.getLogger("urllib3").setLevel(logging.INFO)
@@ -157,7 +159,7 @@ class Client:
         self.tally.add(retries=1)
         if isinstance(failure, RateLimitError):
             self.ledger.note_retry_after(request.budgets, seconds)
-            self.tally.add(throttled_seconds=seconds)
+            self.tally.hold(seconds)
         self.wait(seconds)
 
     def queue(self, request: Request) -> None:
@@ -166,7 +168,7 @@ class Client:
         If Klaviyo refused another request meanwhile, the moment is void and a later one is booked.
         """
         while seconds := self.ledger.reserve(request.budgets):
-            self.tally.add(throttled_seconds=seconds)
+            self.tally.hold(seconds)
             self.wait(seconds)
             if not self.ledger.held(request.budgets):
                 return

@@ -60,6 +60,7 @@ def client_of(tmp_path: Path, moved: MovedTime) -> Iterator[MakeClient]:
                 timeout_seconds=timeout_seconds,
                 max_waiting=max_waiting,
                 sleep=moved.sleep,
+                clock=moved.clock,
                 chance=lambda: 0.0,
             )
             return stack.enter_context(closing(client))

@@ -8,12 +8,13 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from threading import Thread
 
 from klaviyo_assets.api.client import Client
-from klaviyo_assets.api.exchange import Request
+from klaviyo_assets.api.exchange import Answer, Request
 from klaviyo_assets.api.ledger import FILE_NAME, Ledger
 from klaviyo_assets.api.protocol import REVISION
 from klaviyo_assets.errors import StoppedError
@@ -100,6 +101,25 @@ def test_threads_share_a_client(client_of: MakeClient, moved: MovedTime) -> None
         assert server.connections <= 20
         assert client.counters.requests == 200
     assert moved.sleeps == []
+
+
+def test_waits_of_many_threads_are_felt_once(patient_client_of: MakeClient) -> None:
+    """Eight threads under a limit of three a second: no more seconds held back than have passed."""
+    budget = Budget("GET /api/lists", Tier(name="S", burst=3, steady=60))
+    with serving(reply()) as server:
+        client = patient_client_of(server)
+        asked = replace(events(server), budgets=(budget,))
+        began = time.monotonic()
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(lambda _: client.read(asked, len_of, stream="lists"), range(8)))
+        took = time.monotonic() - began
+    # Three leave at once, three after a second and a quarter, two after another.
+    assert 2.4 <= client.counters.throttled_seconds <= took
+
+
+def len_of(answer: Answer) -> int:
+    """Return how long a body is."""
+    return len(answer.body)
 
 
 def test_a_refusal_meets_every_other_client(client_of: MakeClient, moved: MovedTime) -> None:

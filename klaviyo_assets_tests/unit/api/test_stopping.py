@@ -4,7 +4,6 @@ from threading import Event
 
 import pytest
 
-from klaviyo_assets.api.counters import Counters, Tally
 from klaviyo_assets.api.stopping import Line, Switch
 from klaviyo_assets.errors import StoppedError
 
@@ -70,15 +69,3 @@ def test_an_end_that_was_already_over_is_no_failure() -> None:
     line.take(gone)
     line.cut()
     assert line.is_cut
-
-
-def test_counters_add_up_and_stand_still() -> None:
-    """A snapshot stays what it was while counting goes on."""
-    tally = Tally()
-    tally.add(requests=1, received_bytes=10)
-    before = tally.counters
-    tally.add(requests=2, retries=1, rate_limited=1, throttled_seconds=1.5)
-    assert before == Counters(requests=1, received_bytes=10)
-    assert tally.counters == Counters(
-        requests=3, retries=1, rate_limited=1, received_bytes=10, throttled_seconds=1.5
-    )
