@@ -6,12 +6,14 @@ carries. What does not: carrying it out (`pull`).
 
 from collections.abc import Mapping
 from datetime import datetime
+from math import inf
 from types import MappingProxyType
 from typing import cast
 
 import pyarrow.compute as pc
 
 from klaviyo_assets.api.client import CONNECTIONS
+from klaviyo_assets.api.ledger import Ledger
 from klaviyo_assets.errors import (
     CorruptFileError,
     MissingTableError,
@@ -139,7 +141,11 @@ def _rounds(ask: Ask, plan: Plan, *, desk: Desk, is_first: bool) -> Items:
     burst = stream.tier.burst if stream.tier is not None else 1
     is_splittable = stream.cursor is not None
     workers = min(CONNECTIONS, burst, CONNECTIONS if is_splittable else len(walks))
-    pool = Pool(walks, workers=workers, pace=Pace(lambda: client.counters.throttled_seconds))
+    pace = Pace(
+        lambda: client.counters.throttled_seconds,
+        requests_a_second=_requests_a_second(ask, client.ledger),
+    )
+    pool = Pool(walks, workers=workers, pace=pace)
     if is_first or not (plan.replaces and is_splittable and stream.marks_deleted):
         return pool
 
@@ -148,6 +154,13 @@ def _rounds(ask: Ask, plan: Plan, *, desk: Desk, is_first: bool) -> Items:
         return Pool([Walk(ask, slice_, later) for slice_, _ in plan.windows], workers=1)
 
     return Rounds(pool, again)
+
+
+def _requests_a_second(ask: Ask, ledger: Ledger) -> float:
+    """Return how many requests the limits let through at their fastest."""
+    budgets = ask.stream.budgets(without=ask.left_out)
+    bursts = [ledger.limits(budget)[0] for budget in budgets]
+    return min((burst.requests / burst.seconds for burst in bursts), default=inf)
 
 
 def _fan_out(stream: Stream, order: Order, known: Known, *, desk: Desk) -> Pull:

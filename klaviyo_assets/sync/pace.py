@@ -6,6 +6,7 @@ What belongs here: the two measures, and the waiting for room. What does not: wh
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from math import inf
 from statistics import median_low
 from threading import Condition, Event, Lock, local
 from time import monotonic, thread_time
@@ -83,12 +84,22 @@ class Pace:
 
     A worker works while the others wait, so `1 + waiting / working` of them keep one interpreter
     busy: one beside a server on the same machine, all that there are at 150 ms a page. Where the
-    rate limit is what is waited for, more of them bring nothing but requests.
+    rate limit is what is waited for, more of them bring nothing but requests: two readers at 150 ms
+    a page use up ten requests a second.
     """
 
-    def __init__(self, throttled_seconds: Callable[[], float] = lambda: 0.0) -> None:
-        """`throttled_seconds` tells how long was waited for the rate limit so far, by everybody."""
+    def __init__(
+        self,
+        throttled_seconds: Callable[[], float] = lambda: 0.0,
+        *,
+        requests_a_second: float = inf,
+    ) -> None:
+        """`throttled_seconds` tells for how long the rate limit has held readers back so far.
+
+        `requests_a_second` is as many as it lets through at its fastest.
+        """
         self._throttled_seconds = throttled_seconds
+        self._requests_a_second = requests_a_second
         self._throttled = throttled_seconds()
         self._pages: deque[tuple[float, float]] = deque(maxlen=_LATEST)
         self._is_held = False
@@ -110,7 +121,9 @@ class Pace:
         pages = list(self._pages)
         if self._is_held or not pages:
             return 0
-        return _hiding(min(waited for _, waited in pages), pages)
+        waiting = min(waited for _, waited in pages)
+        seconds = max(waiting + median_low(cpu for cpu, _ in pages), 1e-6)
+        return int(min(_hiding(waiting, pages), 1 + self._requests_a_second * seconds))
 
     @property
     def readers(self) -> int:

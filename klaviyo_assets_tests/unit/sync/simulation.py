@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from math import ceil
+from typing import cast
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -30,7 +31,8 @@ BEGIN = datetime(2015, 1, 1, tzinfo=UTC)
 """When simulated seconds begin to count."""
 
 DAY = 86_400
-SCHEMA = pa.schema([("id", pa.int64()), ("datetime", pa.timestamp("us", tz="UTC"))])
+MOMENT = pa.timestamp("us", tz="UTC")
+SCHEMA = pa.schema([("id", pa.int64()), ("datetime", MOMENT)])
 
 
 def moment_of(second: float) -> datetime:
@@ -99,7 +101,7 @@ def page_of(seconds: Sequence[int], places: range, link: str | None) -> Page:
     """Return the decoded page with the records at these places."""
     found = np.array([seconds[place] for place in places], dtype="int64")
     micros = (found + int(BEGIN.timestamp())) * 1_000_000
-    moments = pa.array(micros).cast(SCHEMA.field("datetime").type)
+    moments = pa.array(micros).cast(MOMENT)
     ids = pa.array(np.array(places, dtype="int64"))
     return Page(
         batch=pa.RecordBatch.from_arrays([ids, moments], schema=SCHEMA),
@@ -223,7 +225,7 @@ class _Run:
         outcome.seconds = max(outcome.seconds, arrival) + self.world.work
         self.has_read = True
         piece = next(self.pieces[walk])
-        outcome.ids[piece.slice.name] += piece.batch["id"].to_pylist()
+        outcome.ids[piece.slice.name] += cast("list[int]", piece.batch["id"].to_pylist())
         outcome.progress.note(piece.slice.name, piece.read, piece.highest)
         self.scheduler.note(walk)
         if walk.is_at_end:

@@ -68,6 +68,15 @@ def test_latency_calls_for_windows() -> None:
     assert pace.windows == 1
 
 
+@pytest.mark.parametrize(("a_second", "windows"), [(8.0, 2), (60.0, 10), (280.0, 31)])
+def test_no_more_windows_than_the_limit_lets_read(a_second: float, windows: int) -> None:
+    """Eight requests a second, as predictive analytics have them, keep two readers busy."""
+    pace = Pace(requests_a_second=a_second)
+    for _ in range(8):
+        pace.note(0.005, 0.15)
+    assert pace.windows == windows
+
+
 def test_the_first_page_is_not_the_usual_one() -> None:
     """A first page that loads half the libraries does not keep the second windows waiting."""
     pace = Pace()
