@@ -23,16 +23,19 @@ class Density:
     position: datetime | None = None
     """The greatest cursor read so far, UTC."""
     pages: float = 0.0
-    """Full pages read; a part of one counts as that part."""
+    """Full pages with records; a part of one counts as that part."""
     _first: datetime | None = None
     _widest: timedelta = field(default_factory=timedelta)
     _count: int = 0
 
     def note(self, lowest: datetime | None, highest: datetime | None, *, pages: float) -> None:
-        """Take in one page: its least and greatest cursor (None without rows), and its size."""
-        self.pages += pages
+        """Take in one page: its least and greatest cursor, and its size.
+
+        Without rows they are None, and the page says nothing.
+        """
         if lowest is None or highest is None:
             return
+        self.pages += pages
         self._count += 1
         if self._first is None:
             self._first = lowest

@@ -78,7 +78,12 @@ class Walk:
         """
         self.slice = slice_
         self.requests = 0
-        """Pages asked for that have come."""
+        """Pages that have come."""
+        self.pages = 0.0
+        """The same in full pages: the last one counts as far as it is full with its own rows.
+
+        A page is full where another one follows, whatever Klaviyo put on it.
+        """
         self._ask = ask
         self._window = window
         self._end = window.end
@@ -135,14 +140,6 @@ class Walk:
     def span(self) -> timedelta:
         """Return the time that was read so far, at least a second."""
         return self._density.span
-
-    @property
-    def pages(self) -> float:
-        """Return the full pages that it has brought; part of a page counts as that part.
-
-        A page is full where another one follows, whatever Klaviyo put on it.
-        """
-        return self._density.pages
 
     @property
     def pages_left(self) -> float:
@@ -211,6 +208,7 @@ class Walk:
 
     def _move(self, page: Page, *, share: float) -> None:
         self.requests += 1
+        self.pages += share
         before = self._density.position
         self._is_in_order &= page.is_ascending
         if before is not None and page.lowest is not None:

@@ -111,7 +111,8 @@ def test_waits_of_many_threads_are_felt_once(patient_client_of: MakeClient) -> N
         asked = replace(events(server), budgets=(budget,))
         began = time.monotonic()
         with ThreadPoolExecutor(8) as threads:
-            list(threads.map(lambda _: client.read(asked, len_of, stream="lists"), range(8)))
+            waits = [threads.submit(client.read, asked, len_of, stream="lists") for _ in range(8)]
+            assert {each.result() for each in waits} == {len(PAGE)}
         took = time.monotonic() - began
     # Three leave at once, three after a second and a quarter, two after another.
     assert 2.4 <= client.counters.throttled_seconds <= took
