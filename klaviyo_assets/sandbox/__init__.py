@@ -7,11 +7,11 @@ sandbox imports nothing of the product and the product nothing of it, so that it
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from klaviyo_assets.sandbox.account import DEFAULT_KEY, SIZES, Account, Key
+from klaviyo_assets.sandbox.account import DEFAULT_KEY, MIXTURES, SIZES, Account, Burst, Key
 from klaviyo_assets.sandbox.server import Sandbox
 from klaviyo_assets.sandbox.service import Service
 
-__all__ = ["DEFAULT_KEY", "SIZES", "Account", "Key", "Sandbox", "serve"]
+__all__ = ["DEFAULT_KEY", "MIXTURES", "SIZES", "Account", "Burst", "Key", "Sandbox", "serve"]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from klaviyo_assets.sandbox import DEFAULT_KEY, SIZES, Account, Key, serve
+from klaviyo_assets.sandbox import DEFAULT_KEY, MIXTURES, SIZES, Account, Key, serve
 
 _COUNTS = ("events", "profiles", "lists", "segments", "campaigns", "templates", "flows")
 
@@ -47,6 +47,13 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--size", choices=sorted(SIZES), default="demo")
     for name in _COUNTS:
         found.add_argument(f"--{name}", type=int, metavar="N")
+    found.add_argument(
+        "--bursts",
+        choices=sorted(MIXTURES),
+        action="append",
+        default=[],
+        help="records in bursts, as imports and sends bring them, instead of evenly",
+    )
     found.add_argument("--seed", type=int, default=1)
     found.add_argument("--days", type=int, default=365, help="days of history")
     found.add_argument("--now", type=moment_option, help="sandbox time at the start, ISO")
@@ -68,6 +75,7 @@ class Options(argparse.Namespace):
 
     port: int
     size: str
+    bursts: list[str]
     seed: int
     days: int
     now: datetime | None
@@ -97,6 +105,8 @@ def account_of(options: Options) -> Account:
         report_page=options.report_page,
         gzip=not options.no_gzip,
         keys=tuple(options.key or (Key(value=DEFAULT_KEY),)),
+        event_bursts=tuple(each for name in options.bursts for each in MIXTURES[name].events),
+        profile_bursts=tuple(each for name in options.bursts for each in MIXTURES[name].profiles),
     )
     return replace(account, **{**SIZES[options.size], **counts})
 

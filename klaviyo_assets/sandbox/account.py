@@ -19,8 +19,25 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Burst:
+    """Records spread evenly over some `seconds`, as imports and sends bring them.
+
+    `start` is in seconds from the sandbox's first moment on, negative before it. What lies after it
+    appears as the clock moves on.
+    """
+
+    records: int
+    start: int
+    seconds: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """A shop by its numbers. The same values give the same bytes on every machine."""
+    """A shop by its numbers. The same values give the same bytes on every machine.
+
+    Where `event_bursts` or `profile_bursts` are given, they are all the events or profiles that
+    there are, instead of `events` or `profiles` over `days`.
+    """
 
     seed: int = 1
     events: int = 20_000
@@ -40,6 +57,8 @@ class Account:
     spread_share: float = 0.3
     report_page: int = 200
     future_events: int = 3
+    event_bursts: tuple[Burst, ...] = ()
+    profile_bursts: tuple[Burst, ...] = ()
     keys: tuple[Key, ...] = field(default=(Key(value=DEFAULT_KEY),))
 
 
@@ -74,3 +93,52 @@ SIZES: Final[dict[str, dict[str, int]]] = {
         "flows": 40,
     },
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixture:
+    """Bursts of a kind that real accounts have."""
+
+    events: tuple[Burst, ...] = ()
+    profiles: tuple[Burst, ...] = ()
+
+
+_DAY: Final = 86_400
+
+MIXTURES: Final[dict[str, Mixture]] = {
+    # Each night for a month 500 profiles within 20 seconds.
+    "imports": Mixture(
+        profiles=tuple(
+            Burst(records=500, start=-night * _DAY, seconds=20) for night in range(30, 0, -1)
+        )
+    ),
+    # Each week 2,500 events within ten minutes.
+    "sends": Mixture(
+        events=tuple(
+            Burst(records=2_500, start=-week * 7 * _DAY, seconds=600) for week in range(13, 3, -1)
+        )
+    ),
+    # A first record, ten years of nothing, then a hundred days of data.
+    "decade": Mixture(
+        events=(
+            Burst(records=1, start=-3_650 * _DAY),
+            Burst(records=20_000, start=-120 * _DAY, seconds=100 * _DAY),
+        ),
+        profiles=(
+            Burst(records=1, start=-3_650 * _DAY),
+            Burst(records=2_000, start=-120 * _DAY, seconds=100 * _DAY),
+        ),
+    ),
+    # 3,000 records of one second, and a few before and after it.
+    "second": Mixture(
+        events=(
+            Burst(records=3_000, start=-60 * _DAY),
+            Burst(records=500, start=-120 * _DAY, seconds=100 * _DAY),
+        ),
+        profiles=(
+            Burst(records=3_000, start=-60 * _DAY),
+            Burst(records=100, start=-120 * _DAY, seconds=100 * _DAY),
+        ),
+    ),
+}
+"""What `--bursts` offers."""

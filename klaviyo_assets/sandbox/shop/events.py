@@ -13,6 +13,7 @@ from itertools import islice
 
 from klaviyo_assets.sandbox.json_types import JsonObject
 from klaviyo_assets.sandbox.moments import DAY_SECONDS
+from klaviyo_assets.sandbox.shop.bursts import BurstRhythm
 from klaviyo_assets.sandbox.shop.hidden import Hidden, unhidden
 from klaviyo_assets.sandbox.shop.metric_index import MetricIndex
 from klaviyo_assets.sandbox.shop.metrics import UNRESOLVED, metric_table
@@ -55,7 +56,7 @@ class EventAsk:
 class EventBook:
     """All events; time is an argument of every question."""
 
-    def __init__(self, *, seed: int, rhythm: Rhythm, people: int) -> None:
+    def __init__(self, *, seed: int, rhythm: Rhythm | BurstRhythm, people: int) -> None:
         """Events of `people` profiles at the times of the rhythm."""
         self.seed = seed
         self.rhythm = rhythm

@@ -5,7 +5,9 @@ What a test changes lies in `changes`, merged over the made record; deletions an
 """
 
 from array import array
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterable, Sequence
 
 from klaviyo_assets.sandbox.json_types import Json, JsonObject, as_list, as_object
 from klaviyo_assets.sandbox.moments import DAY_SECONDS, SECOND, moment, seconds_text
@@ -47,6 +49,7 @@ class ProfileShelf:
             updated = max(imported, created) if bits >> 40 & 31 == 0 else created + quiet
             self.created.append(created)
             self.updated.append(min(updated, base - 1))
+        self.coming: deque[int] = deque()
         self.pools: dict[str, list[JsonObject]] = {
             "location": people.location_pool(seed),
             "properties": people.property_pool(seed),
@@ -65,11 +68,26 @@ class ProfileShelf:
         self.changed()
         return len(self.lives) - 1
 
+    def take_moments(self, moments: Iterable[int]) -> None:
+        """Let these be the seconds in which all profiles were made; later ones are still to come.
+
+        There must be as many up to the base as there are profiles.
+        """
+        moments = sorted(moments)
+        now = bisect_right(moments, self.base)
+        self.created = array("q", moments[:now])
+        self.updated = array("q", moments[:now])
+        self.coming.extend(moments[now:])
+        self.grown = -1
+        self.changed()
+
     def grow(self, now: int) -> None:
         """What happened since at the history's pace: with each sign-up, three others change.
 
-        Nothing happens in a shop that began without people.
+        Nothing happens in a shop that began without people, and in one of bursts only those.
         """
+        while self.coming and self.coming[0] <= now:
+            self.add(self.coming.popleft())
         while self.grown >= 0 and self.base + (self.grown + 1) * self.pace <= now:
             self.grown += 1
             at = self.base + self.grown * self.pace

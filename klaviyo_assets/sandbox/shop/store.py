@@ -4,11 +4,14 @@ The one place that knows which shelves there are. Everything is made from the se
 from the clock, which is an argument.
 """
 
+from bisect import bisect_right
+from dataclasses import replace
 from zoneinfo import ZoneInfo
 
 from klaviyo_assets.sandbox.account import Account
 from klaviyo_assets.sandbox.moments import DAY_SECONDS
 from klaviyo_assets.sandbox.shop import campaigns, event_properties, groups, journeys, metrics
+from klaviyo_assets.sandbox.shop.bursts import BurstRhythm, burst_moments
 from klaviyo_assets.sandbox.shop.events import EventBook, WrittenEvent
 from klaviyo_assets.sandbox.shop.profiles import ProfileShelf
 from klaviyo_assets.sandbox.shop.record import Linked, RecordShelf, Shelf
@@ -21,6 +24,9 @@ class Shop:
     def __init__(self, account: Account, base: int) -> None:
         """Make every shelf; two million events cost nothing here, they are functions."""
         seed = account.seed
+        born = burst_moments(account.profile_bursts, base=base)
+        if born:
+            account = replace(account, profiles=bisect_right(born, base))
         self.account = account
         self.base = base
         history = {"base": base, "days": account.days}
@@ -29,6 +35,8 @@ class Shop:
         self.profiles = ProfileShelf(
             seed=seed, count=account.profiles, list_ids=ids_of(self.lists), **history
         )
+        if born:
+            self.profiles.take_moments(born)
         self.metrics = metrics.metric_shelf(seed, **history)
         self.custom_metrics = metrics.custom_metric_shelf(seed, base=base, metrics=self.metrics)
         self.templates = journeys.template_shelf(seed, count=account.templates, **history)
@@ -91,16 +99,7 @@ class Shop:
     def book(self) -> EventBook:
         """The events, with the few that senders dated 300 days ahead."""
         account = self.account
-        rhythm = Rhythm(
-            seed=account.seed,
-            # The future-dated ones are among the events asked for.
-            count=max(0, account.events - account.future_events),
-            days=account.days,
-            # No regular event falls on the first moment itself.
-            base=self.base + 1,
-            zone=account.timezone,
-        )
-        book = EventBook(seed=account.seed, rhythm=rhythm, people=account.profiles)
+        book = EventBook(seed=account.seed, rhythm=self.rhythm(), people=account.profiles)
         for place in range(account.future_events):
             ahead = self.base + 300 * DAY_SECONDS + place
             book.write(
@@ -113,6 +112,21 @@ class Shop:
                 )
             )
         return book
+
+    def rhythm(self) -> Rhythm | BurstRhythm:
+        """When the events happen."""
+        account = self.account
+        if account.event_bursts:
+            return BurstRhythm(account.event_bursts, base=self.base)
+        return Rhythm(
+            seed=account.seed,
+            # The future-dated ones are among the events asked for.
+            count=max(0, account.events - account.future_events),
+            days=account.days,
+            # No regular event falls on the first moment itself.
+            base=self.base + 1,
+            zone=account.timezone,
+        )
 
     def groups_of(self, profile: int) -> dict[str, Linked]:
         """The lists and segments that a profile is in, as relationships."""

@@ -1,0 +1,122 @@
+"""Accounts whose records come in bursts: a sync over HTTP asks for little more than its pages.
+
+At 50 ms a page and without rate limits, where reading side by side is worth most and so costs most.
+`make bench` measures the same at 150 ms and under Klaviyo's limits.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from math import ceil
+
+import pytest
+
+from klaviyo_assets.sandbox import MIXTURES, Burst
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home
+
+DAY = 86_400
+LATENCY_MS = 50
+PAGE_SIZE = {"events": 1000, "profiles": 100}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A stream and when its records come, in seconds from the sandbox's first moment."""
+
+    stream: str
+    bursts: tuple[Burst, ...]
+
+
+FIRST_SYNCS = {
+    "import, then a drizzle": Case(
+        "profiles",
+        (
+            Burst(records=1_000, start=-300 * DAY, seconds=10),
+            Burst(records=50, start=-300 * DAY + 20, seconds=299 * DAY),
+        ),
+    ),
+    "150 in one second": Case("profiles", (Burst(records=150, start=-100 * DAY),)),
+    "nights": Case("profiles", MIXTURES["imports"].profiles),
+    "sends": Case("events", MIXTURES["sends"].events),
+    "a decade of nothing": Case("profiles", MIXTURES["decade"].profiles),
+    "3,000 events in one second": Case("events", MIXTURES["second"].events),
+    "3,000 profiles in one second": Case("profiles", MIXTURES["second"].profiles),
+}
+
+HOURLY_SYNCS = {
+    "after an import": Case("profiles", (Burst(records=250, start=1_800, seconds=2),)),
+    "after a send": Case(
+        "events",
+        (
+            Burst(records=5_000, start=1_200, seconds=60),
+            Burst(records=1_500, start=60, seconds=3_456),
+        ),
+    ),
+}
+
+
+def start_home(start: StartHome, case: Case, *more: Burst) -> Home:
+    """Give a home for a shop with the records of a case, and of other bursts."""
+    bursts = (*more, *case.bursts)
+    kind = f"{case.stream.removesuffix('s')}_bursts"
+    return start(latency_ms=LATENCY_MS, future_events=0, **{kind: bursts})
+
+
+def most_requests(records: int, stream: str) -> float:
+    """Return how many requests a sync of so many records may take."""
+    return 1.1 * max(1, ceil(records / PAGE_SIZE[stream])) + 10
+
+
+@pytest.mark.parametrize("name", FIRST_SYNCS)
+def test_a_first_sync_of_bursts_asks_for_little_more_than_its_pages(
+    start: StartHome, name: str
+) -> None:
+    """Everything is there once, and requests stay within the pages, a tenth of them, and ten."""
+    case = FIRST_SYNCS[name]
+    home = start_home(start, case)
+    run = home.sync(case.stream)
+    assert run.success
+    truth = home.shop.truth(case.stream)
+    assert len(truth) >= 150
+    assert Counter(home.ids(case.stream)) == Counter(truth)
+    asked = home.shop.asked()[f"/api/{case.stream}"]
+    assert asked == run.number(case.stream, "requests")
+    assert asked <= most_requests(len(truth), case.stream)
+
+
+@pytest.mark.parametrize("name", HOURLY_SYNCS)
+def test_an_hourly_sync_after_a_burst_asks_for_little_more_than_its_pages(
+    start: StartHome, name: str
+) -> None:
+    """What is new comes in its pages and a few requests more, wherever in the hour it lies."""
+    case = HOURLY_SYNCS[name]
+    home = start_home(start, case, Burst(records=40, start=-DAY, seconds=DAY // 2))
+    assert home.sync(case.stream).success
+    before = home.shop.truth(case.stream)
+    home.shop.move(hours=1)
+    home.shop.forget()
+    run = home.sync(case.stream)
+    assert run.success
+    truth = home.shop.truth(case.stream)
+    assert len(truth - before) >= 240
+    assert Counter(home.ids(case.stream)) == Counter(truth)
+    # The record that the mark comes from is read again.
+    asked = home.shop.asked()[f"/api/{case.stream}"]
+    assert asked <= most_requests(len(truth - before) + 1, case.stream)
+
+
+def test_an_hourly_sync_after_an_import_takes_a_request_or_two_beyond_its_pages(
+    start: StartHome,
+) -> None:
+    """Under Klaviyo's limits two readers use up what there is: 250 profiles cost three or four."""
+    case = HOURLY_SYNCS["after an import"]
+    bursts = (Burst(records=40, start=-DAY, seconds=DAY // 2), *case.bursts)
+    home = start(latency_ms=LATENCY_MS, rate_limit_scale=1.0, profile_bursts=bursts)
+    home.settings["KLAVIYO_RATE_LIMIT_SCALE"] = "1"
+    assert home.sync("profiles").success
+    home.shop.move(hours=1)
+    home.shop.forget()
+    assert home.sync("profiles").success
+    assert len(home.ids("profiles")) == 290
+    assert 3 <= home.shop.asked()["/api/profiles"] <= 4
+    assert home.shop.sandbox.journal.summary()["throttled"] == 0
