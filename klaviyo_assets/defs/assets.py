@@ -30,6 +30,7 @@ from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.sync.begin import begin
 from klaviyo_assets.sync.desk import Desk
 from klaviyo_assets.sync.plan import Order, refuse_nonsense
+from klaviyo_assets.wording import quantity
 
 OWNERS = ("team:klaviyo",)
 KINDS = {"klaviyo", "deltalake", "duckdb"}
@@ -248,5 +249,6 @@ def _view(
     )
     if isinstance(mark := left.state.get("cursor"), str):
         shown |= {CURSOR: mark, "klaviyo/cursor_field": "datetime"}
-    context.log.info("%s: %s rows, as its tables have them", stream.name, f"{left.rows:,}")
+    rows = quantity(left.rows, "row")
+    context.log.info("%s: %s, as its tables have them", stream.name, rows)
     return dg.MaterializeResult(metadata=shown)

@@ -18,6 +18,7 @@ from klaviyo_assets.defs.verdicts import check_key, failed, passed, warned
 from klaviyo_assets.model.stream import Collection, Detail, Stream
 from klaviyo_assets.sync.plan import CURSOR_IN_FUTURE
 from klaviyo_assets.tables.schema import SYNCED_AT, arrow_schema
+from klaviyo_assets.wording import quantity
 
 COLUMNS = "columns_as_declared"
 ROWS = "row_count_holds"
@@ -154,13 +155,15 @@ def row_count_holds(stream: Stream, now: int, before: int | None) -> dg.AssetChe
     numbers = {"klaviyo/rows": now, **({"klaviyo/rows_before": before} if before else {})}
     if before is None or before < FEW_ROWS or now >= before * LEAST_LEFT:
         return passed(
-            check_key(stream.name, ROWS), f"{now:,} rows, {before or 0:,} before.", numbers
+            check_key(stream.name, ROWS),
+            f"{quantity(now, 'row')}, {before or 0:,} before.",
+            numbers,
         )
     return failed(
         check_key(stream.name, ROWS),
-        f"{now:,} rows, and {before:,} at the materialization before. If it was no full refresh "
-        "with other settings and nobody deleted records at Klaviyo, look at the run's warnings and "
-        "materialize again; the version before is in the lake for an hour.",
+        f"{quantity(now, 'row')}, and {before:,} at the materialization before. If it was no full "
+        "refresh with other settings and nobody deleted records at Klaviyo, look at the run's "
+        "warnings and materialize again; the version before is in the lake for an hour.",
         numbers,
     )
 

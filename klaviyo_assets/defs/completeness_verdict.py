@@ -13,6 +13,7 @@ from klaviyo_assets.defs.verdicts import Shown, ShownValue, check_key, failed, p
 from klaviyo_assets.sync.completeness import Difference, in_a_row, short_days, vanished_days
 from klaviyo_assets.sync.counts import STREAM
 from klaviyo_assets.sync.reckoning import Reckoning, Wish
+from klaviyo_assets.wording import quantity
 
 COMPLETE = check_key(STREAM, "complete")
 
@@ -32,13 +33,13 @@ def verdict(outcome: Reckoning, shown: Shown) -> dg.AssetCheckResult:
     short, gone = short_days(outcome.found), vanished_days(outcome.found)
     vanished = sum(each.vanished for each in outcome.found)
     lost = (
-        f"{vanished:,} stored events of {named(gone)} Klaviyo no longer has: redacted, or merged "
-        "away. They stay, and reading again brings none back; a full refresh drops them."
+        f"{quantity(vanished, 'stored event')} of {named(gone)} Klaviyo no longer has: redacted, "
+        "or merged away. They stay, and reading again brings none back; a full refresh drops them."
     )
     if short:
         newest = in_a_row(short)[-1]
         missing = (
-            f"{sum(short.values()):,} events of {named(short)} are missing. The sensor "
+            f"{events_missing(short)}. The sensor "
             "klaviyo_events_healing reads exactly these days again; by hand, materialize "
             f"klaviyo/events with start {newest.first} and end {newest.last + timedelta(days=1)}."
         )
@@ -47,10 +48,18 @@ def verdict(outcome: Reckoning, shown: Shown) -> dg.AssetCheckResult:
         return warned(COMPLETE, lost, shown)
     return passed(
         COMPLETE,
-        f"All {outcome.stored:,} events of {len(outcome.names)} metrics from "
+        f"All {quantity(outcome.stored, 'event')} of {quantity(len(outcome.names), 'metric')} from "
         f"{outcome.window.floor:%Y-%m-%d} to {outcome.window.ceiling:%Y-%m-%d %H:%M} UTC are "
         "stored, as Klaviyo counts them.",
         shown,
+    )
+
+
+def events_missing(short: Mapping[date, int]) -> str:
+    """Return how many events of which days are missing, as the beginning of a sentence."""
+    days = named(short)
+    return quantity(
+        sum(short.values()), f"event of {days} is missing", plural=f"events of {days} are missing"
     )
 
 
@@ -62,7 +71,8 @@ def named(days: Collection[date]) -> str:
         for each in stretches[:STRETCHES_NAMED]
     ]
     more = len(stretches) - STRETCHES_NAMED
-    return ", ".join(texts) + (f" and {more} stretches more" if more > 0 else "")
+    rest = quantity(more, "more stretch", plural="more stretches")
+    return ", ".join(texts) + (f" and {rest}" if more > 0 else "")
 
 
 def shown_of(outcome: Reckoning, wish: Wish) -> dict[str, ShownValue]:

@@ -21,6 +21,7 @@ from klaviyo_assets.errors import MissingTableError
 from klaviyo_assets.lake import Lake, keys_there_twice, null_counts
 from klaviyo_assets.model.stream import Join, Stream
 from klaviyo_assets.tables.schema import SYNCED_AT
+from klaviyo_assets.wording import quantity
 
 UNIQUE = "key_is_unique"
 NOT_NULL = "key_and_cursor_not_null"
@@ -82,9 +83,9 @@ def unique(stream: Stream, lake: Lake) -> dg.AssetCheckResult:
         return passed(key, "Every key is there once.", {"klaviyo/keys_there_twice": 0})
     return failed(
         key,
-        f"{twice:,} keys are there more than once. Materialize the asset once with sync_mode "
-        "full_refresh_overwrite; of a report, move its folder of the lake away and fetch its "
-        "partitions again.",
+        f"{quantity(twice, 'key is', plural='keys are')} there more than once. Materialize the "
+        "asset once with sync_mode full_refresh_overwrite; of a report, put the table away with "
+        f"`klaviyo-assets set-aside {stream.name}` and fetch its partitions again.",
         {"klaviyo/keys_there_twice": twice},
     )
 
@@ -99,7 +100,10 @@ def not_null(stream: Stream, lake: Lake) -> dg.AssetCheckResult:
     bad = {name: nulls[name] for name in needed if nulls.get(name)}
     if not bad:
         return passed(key, f"None of {', '.join(needed)} is NULL.")
-    told = ", ".join(f"{count:,} rows lack {name}" for name, count in bad.items())
+    told = ", ".join(
+        f"{quantity(count, f'row lacks {name}', plural=f'rows lack {name}')}"
+        for name, count in bad.items()
+    )
     return failed(
         key,
         f"{told}. klaviyo_assets writes no such row: another program did. Materialize the asset "

@@ -23,6 +23,7 @@ from klaviyo_assets.sync.reports.metrics import (
     stored_metrics,
     wanted_metrics,
 )
+from klaviyo_assets.wording import quantity
 
 EVERY_SECONDS = 300
 
@@ -43,7 +44,7 @@ def add_metric_keys(
         return
     if new:
         context.instance.add_dynamic_partitions(METRICS.name or "", list(new))
-        context.log.info("%d metrics added to the partitions of reports", len(new))
+        context.log.info("%s added to the partitions of reports", quantity(len(new), "metric"))
 
 
 def missing_keys(

@@ -35,6 +35,7 @@ from klaviyo_assets.sync.reports.paying import FRESH
 from klaviyo_assets.sync.reports.present import calendar_of
 from klaviyo_assets.sync.reports.walk import Wish
 from klaviyo_assets.sync.reports.worth import Errand, affordable, due_days, errands
+from klaviyo_assets.wording import quantity
 
 EVERY_SECONDS = 300
 
@@ -120,7 +121,9 @@ class Draining:
         """
         flight = flight_of(instance, self._stream.name, now=utc_now(), within=WITHIN)
         if flight.failures >= FAILURES:
-            return f"{flight.failures} runs failed within {WITHIN}; look at the last one"
+            return (
+                f"{quantity(flight.failures, 'run')} failed within {WITHIN}; look at the last one"
+            )
         free = MOST_IN_FLIGHT - flight.drains
         if free <= 0:
             return f"{flight.drains} runs are under way"

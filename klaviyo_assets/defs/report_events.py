@@ -21,6 +21,7 @@ from klaviyo_assets.sync.plan import SyncMode
 from klaviyo_assets.sync.reports.desk import ReportDesk
 from klaviyo_assets.sync.reports.fetch import Refused, Stored
 from klaviyo_assets.sync.reports.metrics import stored_metrics
+from klaviyo_assets.wording import quantity
 
 METRIC_NAME = "klaviyo/metric_name"
 MOST_CHARACTERS = 200
@@ -58,10 +59,10 @@ class ReportEvents:
         self._context.log.info(
             "%s: %s of metric %s stored, %s; %s by this run",
             self._desk.stream.name,
-            counted(len(outcome.rows), "day"),
+            quantity(len(outcome.rows), "day"),
             f"{name} ({outcome.metric_id})" if name else outcome.metric_id,
-            counted(sum(outcome.rows.values()), "row"),
-            counted(self._desk.client.counters.requests, "request"),
+            quantity(sum(outcome.rows.values()), "row"),
+            quantity(self._desk.client.counters.requests, "request"),
         )
 
     def materialize(self) -> dg.MaterializeResult[Any]:
@@ -155,8 +156,8 @@ class ReportEvents:
                 f"Launch the rest then; the sensor {DRAIN_SENSOR}, switched on, does it itself."
             )
         return QuotaError(
-            f"{counted(self.stored, 'partition')} stored, {counted(count, 'partition')} of "
-            f"{counted(metrics, 'metric')} left. {error.message.rstrip('.')}. {goes_on}",
+            f"{quantity(self.stored, 'partition')} stored, {quantity(count, 'partition')} of "
+            f"{quantity(metrics, 'metric')} left. {error.message.rstrip('.')}. {goes_on}",
             stream=self._desk.stream.name,
             retry_after_seconds=error.retry_after_seconds,
         )
@@ -174,8 +175,3 @@ class ReportEvents:
                 f"days from {days[0]} to {days[-1]} are not stored: in {zone.key} they are not "
                 f"over at {now.astimezone(zone):%Y-%m-%d %H:%M}, Klaviyo's time"
             )
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with what it counts, which has a plain plural."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -17,6 +17,7 @@ from klaviyo_assets.model.descriptions import widened_by
 from klaviyo_assets.model.stream import WHOLE, Collection, Detail, Stream
 from klaviyo_assets.sync.plan import Order
 from klaviyo_assets.sync.pull import Pull
+from klaviyo_assets.wording import quantity
 
 LATE_EVENTS = "klaviyo/late_events"
 
@@ -47,11 +48,13 @@ class Syncing:
         Not that of the last one: the materialization that follows has it.
         """
         tally, mark = self.pull.tally, self.mark
-        upto = f", complete up to {mark.isoformat()}" if mark is not None else ""
+        upto = f", complete up to {mark:%Y-%m-%d %H:%M:%S} UTC" if mark is not None else ""
+        repeats = tally.records_read - tally.rows_written - tally.quarantined
+        again = f" ({repeats:,} came twice)" if repeats > 0 else ""
         self.log(
-            f"{self.stream.name}: {tally.records_read:,} records read, "
-            f"{receipt.rows_total:,} rows stored{upto}; "
-            f"{self.client.counters.requests:,} requests"
+            f"{self.stream.name}: {quantity(tally.records_read, 'record')} read{again}, "
+            f"{quantity(receipt.rows_total, 'row')} stored{upto}; "
+            f"{quantity(self.client.counters.requests, 'request')}"
         )
         if not self.pull.is_done:
             self.keep_mark()
@@ -71,8 +74,8 @@ class Syncing:
             yield f"{name}: ids came that cannot be read, so none that is missing was marked"
         if self.pull.tally.lost:
             yield (
-                f"{name}: {self.pull.tally.lost} rows lay in damaged files; what Klaviyo has of "
-                "them was read again, what it had deleted is lost"
+                f"{name}: {quantity(self.pull.tally.lost, 'row')} lay in damaged files; what "
+                "Klaviyo has of them was read again, what it had deleted is lost"
             )
         source, progress = self.stream.source, self.pull.progress
         if isinstance(source, Collection) and source.metric_filter:

@@ -21,6 +21,7 @@ from klaviyo_assets.lake.parquet import DataFile
 from klaviyo_assets.lake.published import side_files
 from klaviyo_assets.lake.repeats import has_equal_hashes, repeated
 from klaviyo_assets.lake.sql import literal, quoted
+from klaviyo_assets.wording import quantity
 
 
 def problems(root: Path) -> Iterator[LakeError]:
@@ -120,8 +121,8 @@ def doubles(root: Path, name: str, found: Snapshot) -> Iterator[LakeError]:
     count = repeated_keys(root, name, found, found.mark.key).num_rows
     if count:
         yield LakeError(
-            f"{count} keys are there more than once. Materialize the asset once with sync_mode "
-            "full_refresh_overwrite",
+            f"{quantity(count, 'key is', plural='keys are')} there more than once. "
+            "Materialize the asset once with sync_mode full_refresh_overwrite",
             stream=name,
         )
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from klaviyo_assets.lake.answers import write_whole
 from klaviyo_assets.lake.disk import make_folder, told
+from klaviyo_assets.wording import quantity
 
 RECEIPTS = "_receipts"
 UNFINISHED = ".begun"
@@ -40,9 +41,9 @@ class Erasure:
     def told(self) -> Iterator[str]:
         """Yield what was removed, a line each."""
         for name, each in self.tables.items():
-            yield f"{name}: {each['rows']:,} rows removed, version {each['version']}"
+            yield f"{name}: {quantity(each['rows'], 'row')} removed, version {each['version']}"
         if self.quarantine:
-            yield f"quarantine: {sum(self.quarantine.values()):,} records removed"
+            yield f"quarantine: {quantity(sum(self.quarantine.values()), 'record')} removed"
         if self.answers:
             yield f"kept answers: {len(self.answers):,} removed"
 

@@ -14,6 +14,7 @@ from klaviyo_assets.errors import PermanentError, SettingError
 from klaviyo_assets.model.report import Cell
 from klaviyo_assets.model.window import Window
 from klaviyo_assets.tables.aggregates import read_counts
+from klaviyo_assets.wording import quantity
 
 STREAM = "events"
 
@@ -48,9 +49,9 @@ def refuse_dear(metrics: Collection[str], window: Window, *, most: int) -> int:
     wanted = len(metrics) * sum(1 for _ in years_of(window))
     if wanted > most:
         raise SettingError(
-            f"counting {len(metrics)} metrics from {window.floor:%Y-%m-%d} to "
-            f"{window.ceiling:%Y-%m-%d} takes {wanted} requests, and most_requests allows {most}. "
-            "Choose fewer days, or allow more: Klaviyo answers 60 a minute",
+            f"counting {quantity(len(metrics), 'metric')} from {window.floor:%Y-%m-%d} to "
+            f"{window.ceiling:%Y-%m-%d} takes {quantity(wanted, 'request')}, and most_requests "
+            f"allows {most}. Choose fewer days, or allow more: Klaviyo answers 60 a minute",
             stream=STREAM,
         )
     return wanted

@@ -18,6 +18,7 @@ from klaviyo_assets.sync.completeness import Difference, Stored, compared_window
 from klaviyo_assets.sync.counts import STREAM, Counted, klaviyo_counts, refuse_dear
 from klaviyo_assets.sync.progress import mark_from_json
 from klaviyo_assets.sync.reports.metrics import Metric, stored_metrics
+from klaviyo_assets.wording import quantity
 
 METRIC, MOMENT = "metric_id", "datetime"
 
@@ -75,8 +76,8 @@ def reckon(
     names = metrics_to_count(stored_metrics(lake), rows, settings)
     requests = refuse_dear(names, window, most=wish.most_requests)
     say(
-        f"{requests} requests count {len(names)} metrics from {window.floor:%Y-%m-%d} to "
-        f"{window.ceiling:%Y-%m-%d %H:%M} UTC"
+        f"{quantity(requests, 'request')} for the counts of {quantity(len(names), 'metric')} from "
+        f"{window.floor:%Y-%m-%d} to {window.ceiling:%Y-%m-%d %H:%M} UTC"
     )
     counted = klaviyo_counts(client, names, window, base_url=settings.base_url)
     return compared(window, rows, counted, names)

@@ -22,6 +22,7 @@ from klaviyo_assets.tables.body import opened, with_whole_characters
 from klaviyo_assets.tables.coercion import coerced
 from klaviyo_assets.tables.findings import is_null
 from klaviyo_assets.tables.resources import ABSENT, NOTHING, Links
+from klaviyo_assets.wording import quantity
 
 
 def nothing() -> Mapping[str, bytes]:
@@ -196,7 +197,7 @@ class _Reading:
                 if extra:
                     odd.setdefault(at, {}).update(extra)
         if len(numbers) != len(self.days):
-            said = f"{len(numbers)} values for {len(self.days)} days"
+            said = f"{quantity(len(numbers), 'value')} for {quantity(len(self.days), 'day')}"
             raise MalformedPageError(f"the shape of the series is broken: {name[:80]!a} has {said}")
         return numbers
 

@@ -43,7 +43,7 @@ def test_a_person_leaves_every_file(home: Home, capsys: pytest.CaptureFixture[st
     assert verb(home, "erase", id_) == 0
     said = capsys.readouterr().out
     assert said.startswith(f"{id_}:\n")
-    assert "profiles: 1 rows removed" in said
+    assert "profiles: 1 row removed" in said
     assert "Klaviyo may still have them" in said
     assert traces(home.root, theirs) == {}
     assert set(home.ids("profiles")) == others

@@ -22,6 +22,7 @@ from klaviyo_assets.sync.reports.cost import Cost, Pace, cost_of
 from klaviyo_assets.sync.reports.desk import Calendar, background_of, terms_of
 from klaviyo_assets.sync.reports.paying import FRESH
 from klaviyo_assets.sync.reports.walk import Wish
+from klaviyo_assets.wording import quantity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,8 +177,8 @@ def told(outlook: Outlook) -> list[str]:
 
 
 def _extent(outlook: Outlook) -> str:
-    days = outlook.days
-    return f"  ({outlook.metrics} metrics x {len(days)} days, {days.first} to {days.last})"
+    days, metrics = outlook.days, quantity(outlook.metrics, "metric")
+    return f"  ({metrics} x {quantity(len(days), 'day')}, {days.first} to {days.last})"
 
 
 def standing(stream: Stream, *, at: Desktop) -> list[str]:
@@ -194,7 +195,7 @@ def standing(stream: Stream, *, at: Desktop) -> list[str]:
     zone = at.settings.timezone or remembered_zone(at.settings, at.lake)
     lines = [
         f"  days of {zone or 'a time zone that is not known: set KLAVIYO_TIMEZONE'}",
-        f"  {len(facts):,} partitions, {final:,} of them final, the newest day {newest}",
+        f"  {quantity(len(facts), 'partition')}, {final:,} of them final, the newest day {newest}",
         f"  {quota.left:,} of {quota.limit:,} requests left; the next can go at {free} UTC",
     ]
     refused = at.lake.refused_metrics(stream.name)

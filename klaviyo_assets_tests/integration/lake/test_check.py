@@ -91,7 +91,7 @@ def test_a_key_on_two_days_is_found(lake: Lake) -> None:
     """An event that came back on another day, which no partition can see, is counted."""
     merge(lake, EVENTS, [batch([("a", 0, "", 1), ("b", 0, "", 1)])])
     merge(lake, EVENTS, [batch([("a", 3, "", 2)])])
-    with pytest.raises(LakeError, match="events: 1 keys are there more than once"):
+    with pytest.raises(LakeError, match="events: 1 key is there more than once"):
         lake.check()
 
 

@@ -1,0 +1,34 @@
+"""Numbers in sentences."""
+
+import pytest
+
+from klaviyo_assets.wording import duration, quantity
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (22483, "22,483 rows")]
+)
+def test_what_is_counted_has_its_plural(number: int, said: str) -> None:
+    """One is a singular, everything else a plural, thousands are apart."""
+    assert quantity(number, "row") == said
+
+
+def test_a_plural_of_its_own() -> None:
+    """A noun that takes no plain s brings its plural along."""
+    assert quantity(2, "stretch", plural="stretches") == "2 stretches"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.04, "0.0 s"),
+        (9.96, "10 s"),
+        (48.4, "48 s"),
+        (59.7, "1 min 0 s"),
+        (125, "2 min 5 s"),
+        (18720, "5 h 12 min"),
+    ],
+)
+def test_a_time_is_said_as_people_say_it(seconds: float, said: str) -> None:
+    """Tenths only where they matter, minutes from a minute on."""
+    assert duration(seconds) == said
