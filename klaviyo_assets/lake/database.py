@@ -3,7 +3,8 @@
 What belongs here: building and swapping. What does not: the SQL (`relations`), the tables
 (`current`) and what is noted of a database (`published`). DuckDB locks a file for its one writer
 and keeps writers out while somebody reads, so the database is never opened for writing in place. A
-reader that holds the old file goes on with the old versions, whose files stay for the grace.
+reader that holds the old file goes on with the old versions, whose files stay as long as it does
+(`open_readers`).
 
 Most commits of an hourly job bring a new mark and no rows: then the database stays as it is. The
 others change a view or two of two dozen, and then the rest is copied: to create and describe all of
@@ -28,6 +29,7 @@ from klaviyo_assets.lake.disk import broken, exclusive, make_folder, told
 from klaviyo_assets.lake.engine import CATALOG, database_at
 from klaviyo_assets.lake.layout import DATABASE, table_folder
 from klaviyo_assets.lake.log import removed_since
+from klaviyo_assets.lake.open_readers import follow_database, is_open_here
 from klaviyo_assets.lake.published import (
     Published,
     digest_of,
@@ -65,12 +67,10 @@ def publish(root: Path, relations: Sequence[Relation]) -> tuple[LakeError, ...]:
             before = published(root)
             intact = before.views if is_intact(root, found, before) else None
             if intact != digests:
-                kept = {
-                    name for name, digest in (intact or {}).items() if digests.get(name) == digest
-                }
-                failed = build(root, views, kept=kept)
+                failed = build(root, views, kept=kept_views(root, intact or {}, digests))
                 problems += failed
                 retire(root, found, before)
+                follow_database(root, root / BESIDE, found)
                 swap(root)
                 for problem in failed:
                     digests.pop(str(problem.stream))
@@ -94,6 +94,18 @@ def statements(
         for relation in all_relations(found, relations)
     }
     return {name: view for name, view in made.items() if view is not None}
+
+
+def kept_views(
+    root: Path, before: Mapping[str, str], digests: Mapping[str, str]
+) -> Collection[str]:
+    """Return the names of the views that can be copied with the database that has them.
+
+    None, where this process has that one open: to copy it would lift DuckDB's lock on it, by which
+    others know that it is in use (`open_readers`).
+    """
+    kept = {name for name, digest in before.items() if digests.get(name) == digest}
+    return () if kept and is_open_here(root / DATABASE) else kept
 
 
 def is_intact(root: Path, found: Mapping[str, Current], before: Published) -> bool:

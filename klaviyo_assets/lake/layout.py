@@ -9,6 +9,7 @@
         │   └── [day=2024-05-01/ or metric=<id>/month=2024-05/]part-*.parquet
         ├── <stream>_history/               every version seen, where the sync mode asks for it
         ├── _answers/<stream>/              answers to report requests, for a day
+        ├── _readers/                       databases that were replaced and may still be open
         ├── _damaged/<table>-<time>/        tables that were set aside; nobody reads or deletes them
         └── _quarantine/<stream>/           records that could not be stored
 
@@ -60,6 +61,7 @@ DATABASE = "klaviyo.duckdb"
 STAGING = "_staging"
 QUARANTINE = "_quarantine"
 ANSWERS = "_answers"
+READERS = "_readers"
 SPILL = "_spill"
 DAY = "day"
 """The Delta partition column: the UTC day of the cursor. Not in the files, nor in the views."""

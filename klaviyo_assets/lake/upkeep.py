@@ -9,11 +9,14 @@ A data file is deleted when all of this holds, and only inside its table's folde
     1. the current version does not name it, nor does one that ended within the grace;
     2. the database on disk does not name it: it went before the version that was published;
     3. it was not touched within the grace (placing and retiring a file touch it);
-    4. it was in a commit once, or no session is alive that could be about to commit it.
+    4. it was in a commit once, or no session is alive that could be about to commit it;
+    5. no replaced database that a process still has open names it.
+
+To erase somebody means a grace of zero: then only the current version counts, whoever reads.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -31,6 +34,7 @@ from klaviyo_assets.lake.log import (
     removed,
     snapshot,
 )
+from klaviyo_assets.lake.open_readers import files_in_use
 from klaviyo_assets.lake.published import published
 
 LOG_KEPT = timedelta(days=1)
@@ -45,8 +49,16 @@ class Upkeep:
     bytes_freed: int
 
 
-def tidy(folder: Path, name: str, *, now: datetime, grace: timedelta, shown: int | None) -> Upkeep:
-    """Tidy one table; quick where nothing is to be done. The database shows the version `shown`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needed:
+    """What readers need of a table: the version that the database shows, and files of others."""
+
+    shown: int | None
+    files: Collection[str]
+
+
+def tidy(folder: Path, name: str, *, now: datetime, grace: timedelta, needed: Needed) -> Upkeep:
+    """Tidy one table; quick where nothing is to be done.
 
     Raises:
         CorruptFileError: the log cannot be read.
@@ -57,7 +69,8 @@ def tidy(folder: Path, name: str, *, now: datetime, grace: timedelta, shown: int
         return Upkeep(files_removed=0, bytes_freed=0)
     with told(folder, name):
         alive = clear_dead(folder / STAGING)
-        held, tombs = known_files(folder, found, since=now - grace, shown=shown)
+        held, tombs = known_files(folder, found, since=now - grace, shown=needed.shown)
+        held.update(needed.files)
         doomed = [
             path
             for path in data_files(folder)
@@ -65,16 +78,18 @@ def tidy(folder: Path, name: str, *, now: datetime, grace: timedelta, shown: int
         ]
         done = delete(folder, doomed, before=now - grace)
         write_checkpoint(folder, found)
-        shorten_log(folder, now=now, keep=max(grace, LOG_KEPT), shown=shown)
+        shorten_log(folder, now=now, keep=max(grace, LOG_KEPT), shown=needed.shown)
     return done
 
 
 def tidied(root: Path, names: Iterable[str], *, now: datetime, grace: timedelta) -> Upkeep:
     """Tidy some tables below `root`, and return what was removed in all."""
     shown = published(root).versions
+    used = files_in_use(root, before=now - grace) if grace else {}
+    needed = {one: Needed(shown=shown.get(one), files=used.get(one, set())) for one in names}
     done = [
-        tidy(table_folder(root, one), one, now=now, grace=grace, shown=shown.get(one))
-        for one in names
+        tidy(table_folder(root, one), one, now=now, grace=grace, needed=each)
+        for one, each in needed.items()
     ]
     return Upkeep(
         files_removed=sum(one.files_removed for one in done),

@@ -1,0 +1,78 @@
+"""A connection that stays open, as that of a BI tool does: a process of its own, of any release.
+
+What belongs here: the process, and asking it. What does not: what it must answer (the tests).
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import duckdb
+
+from klaviyo_assets_tests.duckdb_releases import installed
+
+HOLD = """
+import json, sys
+import duckdb
+
+path, release = sys.argv[1:]
+assert duckdb.__version__ == release, duckdb.__version__
+connection = duckdb.connect(path, read_only=True, config={"threads": 1})
+connection.execute("SET TimeZone = 'UTC'")
+print("open", flush=True)
+for line in sys.stdin:
+    try:
+        answer = connection.execute(json.loads(line)).fetchall()
+    except duckdb.Error as error:
+        answer = f"{type(error).__name__}: {error}"
+    print(json.dumps(answer, default=str), flush=True)
+"""
+
+Answer = list[list[object]] | str
+"""Rows, or the words of DuckDB's error."""
+
+
+class HeldConnection:
+    """One connection to a database, read-only, that nothing closes before its process ends."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        """Take a process that runs `HOLD`."""
+        self.process = process
+
+    def ask(self, sql: str) -> Answer:
+        """Return what the connection answers now."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(sql) + "\n")
+        self.process.stdin.flush()
+        return cast("Answer", json.loads(self.line()))
+
+    def line(self) -> str:
+        """Return the next line that the process prints."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+
+@contextmanager
+def held_connection(path: Path, release: str) -> Generator[HeldConnection]:
+    """Keep a connection of that release of DuckDB open for the block; its process ends after it."""
+    is_ours = release == duckdb.__version__
+    folder = {} if is_ours else {"PYTHONPATH": str(installed(f"duckdb=={release}"))}
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path), release],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | folder,
+    )
+    held = HeldConnection(process)
+    with process:
+        try:
+            assert held.line() == "open"
+            yield held
+        finally:
+            process.kill()

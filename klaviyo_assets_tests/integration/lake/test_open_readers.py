@@ -1,0 +1,187 @@
+"""Connections that stay open: their files stay as long as they do, and no longer."""
+
+import os
+import subprocess
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from klaviyo_assets.lake import Lake
+from klaviyo_assets.lake.layout import READERS
+from klaviyo_assets_tests.duckdb_releases import LIBRARIES
+from klaviyo_assets_tests.held_connections import HeldConnection, held_connection
+from klaviyo_assets_tests.integration.lake.ground import (
+    EVENTS,
+    data_files,
+    merge,
+    now,
+    numbered,
+    replace,
+)
+
+RELEASES = (*LIBRARIES, duckdb.__version__)
+
+WRITE = "import duckdb, sys; duckdb.connect(sys.argv[1]).execute('CREATE TABLE mine (n INT)')"
+
+QUERY = "SELECT min(note), max(note), count(*), count(DISTINCT id) FROM events"
+
+
+class Clock:
+    """The real time, moved forward at will."""
+
+    def __init__(self) -> None:
+        """Start at the present."""
+        self.ahead = timedelta()
+
+    def __call__(self) -> datetime:
+        """Return the time in UTC."""
+        return now() + self.ahead
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Return a clock that the test moves."""
+    return Clock()
+
+
+@pytest.fixture
+def lake(root: Path, clock: Clock) -> Lake:
+    """Return a lake on that clock, with the grace that every lake has."""
+    return Lake(root, clock=clock)
+
+
+def write_generation(lake: Lake, number: int) -> None:
+    """Give every row of events another note, and publish: no file is as before."""
+    write = replace if number % 4 == 3 else merge
+    rows = [numbered(0, 40, note=str(number), synced=number, days=0.1)]
+    write(lake, EVENTS, rows, {"n": number})
+    lake.publish([])
+
+
+def pass_the_grace(lake: Lake, clock: Clock) -> None:
+    """Let two hours go by, and have upkeep look."""
+    clock.ahead += timedelta(hours=2)
+    lake.maintain("events")
+
+
+def seen(held: HeldConnection) -> str:
+    """Return the only note that a connection sees, in forty rows with keys of their own."""
+    answer = held.ask(QUERY)
+    assert isinstance(answer, list), answer
+    ((first, last, rows, keys),) = answer
+    assert (first, rows, keys) == (last, 40, 40)
+    return str(first)
+
+
+def seen_anew(root: Path, release: str = duckdb.__version__) -> str:
+    """Return the only note that a new connection sees."""
+    with held_connection(root / "klaviyo.duckdb", release) as held:
+        return seen(held)
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_connection_outlives_ten_versions_and_the_grace(
+    lake: Lake, root: Path, clock: Clock, release: str
+) -> None:
+    """It answers with the version that it opened, whole, though each was replaced two hours ago.
+
+    The versions between cost nothing: no more than the first and the last two are on disk. When it
+    is closed, its own go with the next upkeep.
+    """
+    write_generation(lake, 0)
+    one = len(data_files(root, "events"))
+    with held_connection(root / "klaviyo.duckdb", release) as held:
+        for number in range(1, 11):
+            write_generation(lake, number)
+            assert seen(held) == "0"
+            pass_the_grace(lake, clock)
+            assert seen(held) == "0"
+            assert len(data_files(root, "events")) == 2 * one
+            assert seen_anew(root, release) == str(number)
+    pass_the_grace(lake, clock)
+    assert len(data_files(root, "events")) == one
+    assert len(list((root / "lake" / READERS).iterdir())) == 2
+
+
+def test_each_open_version_is_kept(lake: Lake, root: Path, clock: Clock) -> None:
+    """Two connections of different ages see what each has opened, and go one by one."""
+    write_generation(lake, 0)
+    one = len(data_files(root, "events"))
+    with held_connection(root / "klaviyo.duckdb", duckdb.__version__) as elder:
+        write_generation(lake, 1)
+        with held_connection(root / "klaviyo.duckdb", duckdb.__version__) as younger:
+            for number in range(2, 5):
+                write_generation(lake, number)
+                pass_the_grace(lake, clock)
+                assert (seen(elder), seen(younger)) == ("0", "1")
+            assert len(data_files(root, "events")) == 3 * one
+        pass_the_grace(lake, clock)
+        assert len(data_files(root, "events")) == 2 * one
+        assert seen(elder) == "0"
+
+
+def test_whoever_opens_just_before_a_swap_is_held_too(lake: Lake, root: Path, clock: Clock) -> None:
+    """A database is not forgotten within the grace, open or not: it can be opened until its end."""
+    write_generation(lake, 0)
+    file = root / "opened by somebody slow.duckdb"
+    file.hardlink_to(root / "klaviyo.duckdb")
+    write_generation(lake, 1)
+    lake.maintain("events")
+    with held_connection(file, duckdb.__version__) as held:
+        pass_the_grace(lake, clock)
+        assert seen(held) == "0"
+
+
+def test_an_erasure_does_not_wait_for_readers(lake: Lake, root: Path) -> None:
+    """With a grace of zero the files go at once; who still reads them is told that they went."""
+    write_generation(lake, 0)
+    with held_connection(root / "klaviyo.duckdb", duckdb.__version__) as held:
+        replace(lake, EVENTS, [])
+        lake.publish([])
+        lake.maintain("events", grace=timedelta())
+        assert data_files(root, "events") == []
+        answer = held.ask(QUERY)
+        assert isinstance(answer, str)
+        assert answer.startswith("IOException")
+
+
+def test_our_own_connection_keeps_its_files_and_its_lock(
+    lake: Lake, root: Path, clock: Clock
+) -> None:
+    """What this process has open counts, and looking does not lift DuckDB's lock on it."""
+    write_generation(lake, 0)
+    old = root / "old.duckdb"
+    old.hardlink_to(root / "klaviyo.duckdb")
+    with duckdb.connect(root / "klaviyo.duckdb", read_only=True) as connection:
+        write_generation(lake, 1)
+        pass_the_grace(lake, clock)
+        assert connection.execute(QUERY).fetchall() == [("0", "0", 40, 40)]
+        tried = subprocess.run([sys.executable, "-c", WRITE, str(old)], check=False)
+        assert tried.returncode == 1, "another process could lock what this one reads"
+
+
+def test_without_second_names_the_grace_is_what_there_is(
+    lake: Lake, root: Path, clock: Clock, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Where a file cannot have two names, all is published and tidied as ever."""
+    elsewhere = Path("/dev/shm")  # noqa: S108 - another file system is the point
+    if (
+        not elsewhere.is_dir()
+        or elsewhere.stat().st_dev == tmp_path_factory.getbasetemp().stat().st_dev
+    ):
+        pytest.skip("no second file system here")
+    other = elsewhere / f"readers-{os.getpid()}"
+    other.mkdir()
+    try:
+        (root / "lake").mkdir(parents=True)
+        (root / "lake" / READERS).symlink_to(other)
+        for number in range(3):
+            write_generation(lake, number)
+            pass_the_grace(lake, clock)
+        assert list(other.iterdir()) == []
+        assert seen_anew(root) == "2"
+    finally:
+        other.rmdir()
