@@ -15,6 +15,7 @@ from klaviyo_assets_tests.duckdb_releases import LIBRARIES
 from klaviyo_assets_tests.held_connections import HeldConnection, held_connection
 from klaviyo_assets_tests.integration.lake.ground import (
     EVENTS,
+    TAGS,
     data_files,
     merge,
     now,
@@ -151,7 +152,11 @@ def test_an_erasure_does_not_wait_for_readers(lake: Lake, root: Path) -> None:
 def test_our_own_connection_keeps_its_files_and_its_lock(
     lake: Lake, root: Path, clock: Clock
 ) -> None:
-    """What this process has open counts, and looking does not lift DuckDB's lock on it."""
+    """What this process has open counts, and neither looking nor publishing lifts DuckDB's lock.
+
+    The tags stay as they are: what shows them could be copied from the database that is open.
+    """
+    merge(lake, TAGS, [numbered(0, 5)])
     write_generation(lake, 0)
     old = root / "old.duckdb"
     old.hardlink_to(root / "klaviyo.duckdb")
