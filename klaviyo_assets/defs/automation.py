@@ -13,6 +13,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from klaviyo_assets.defs.completeness_verdict import COMPLETE
 from klaviyo_assets.defs.deep_checks import deep_checks_of
 from klaviyo_assets.defs.metadata import asset_key
+from klaviyo_assets.defs.partitions import PRIORITY
 from klaviyo_assets.defs.report_flight import UNFINISHED
 from klaviyo_assets.defs.resources import utc_now
 from klaviyo_assets.defs.switches import schedule_status
@@ -36,6 +37,9 @@ LONGEST_WAIT = timedelta(days=1)
 """So long schedules leave a run alone that has not ended."""
 
 FULL_REFRESH = SyncMode.FULL_REFRESH_OVERWRITE.value
+
+FIRST_IN_QUEUE = {PRIORITY: "5"}
+"""Runs of jobs come before those of backfills, of which a person may launch fifty at once."""
 
 _PRELOADED = ["klaviyo_assets.definitions", "duckdb", "pyarrow.parquet", "deltalake"]
 
@@ -85,6 +89,7 @@ def _checks() -> UnresolvedAssetJobDefinition:
         "klaviyo_checks",
         selection=DEEP,
         executor_def=dg.in_process_executor,
+        tags=FIRST_IN_QUEUE,
         description="Keys once, nothing NULL, and every event that Klaviyo counts.",
     )
 
@@ -102,6 +107,7 @@ def _job(
         selection=dg.AssetSelection.assets(*map(asset_key, streams)) - DEEP,
         executor_def=executor,
         config=config,
+        tags=FIRST_IN_QUEUE,
         description=about,
     )
 

@@ -11,7 +11,7 @@ from datetime import date, timedelta
 import dagster as dg
 
 from klaviyo_assets.errors import SettingError
-from klaviyo_assets.model.report import Cell
+from klaviyo_assets.model.report import Cell, Days
 from klaviyo_assets.model.settings import Settings
 
 METRIC = "metric"
@@ -26,6 +26,12 @@ REQUESTS = "klaviyo/requests_at_most"
 
 ALONE = "klaviyo/alone"
 """The tag of a run whose answers serve nobody else: its time frames are as short as they can be."""
+
+REPORT = "klaviyo/report"
+"""The tag of runs that a sensor or schedule launches for a report: its name."""
+
+PRIORITY = "dagster/priority"
+"""Dagster's tag: of the runs in the queue the highest comes first; without it a run has 0."""
 
 DRAIN = "klaviyo/drain"
 """The tag of the draining sensor's runs: the report they are for."""
@@ -84,12 +90,21 @@ def by_metric(cells: Iterable[Cell]) -> Mapping[str, frozenset[date]]:
     return {metric_id: frozenset(each) for metric_id, each in days.items()}
 
 
-def range_tags(metric_id: str, first: date, last: date) -> Mapping[str, str]:
-    """Return the tags of a run over days of one metric, both ends inclusive."""
+def range_tags(metric_ids: Sequence[str], days: Days) -> Mapping[str, str]:
+    """Return the tags of a run over days of metrics that stand side by side, in their order."""
     return {
-        RANGE_START: key_of(Cell(metric_id, first)),
-        RANGE_END: key_of(Cell(metric_id, last)),
+        RANGE_START: key_of(Cell(metric_ids[0], days.first)),
+        RANGE_END: key_of(Cell(metric_ids[-1], days.last)),
     }
+
+
+def report_run_tags(stream_name: str, *, priority: int) -> Mapping[str, str]:
+    """Return the tags that keep runs of a report from holding up others.
+
+    Runs of one report wait for the same two requests a minute: `deploy/dagster.yaml` lets one of
+    them run at a time, and what has a higher priority is taken out of the queue before them.
+    """
+    return {REPORT: stream_name, ALONE: "true", PRIORITY: str(priority)}
 
 
 def run_cells(context: dg.AssetExecutionContext) -> list[Cell]:

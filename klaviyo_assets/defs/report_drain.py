@@ -1,6 +1,6 @@
 """The backfill that drains itself: a sensor that launches what today's quota can pay.
 
-What belongs here: which runs to launch at a tick, and which not. What does not: the order of worth
+What belongs here: which run of each report to launch at a tick. What does not: the order of worth
 and the costs (`sync.reports`), what a run does (`report_assets`).
 
 It keeps nothing but a counter: what is missing or still moves is read from the lake at every tick,
@@ -12,13 +12,22 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from math import floor
 
 import dagster as dg
 
+from klaviyo_assets.api.quota import Quota
 from klaviyo_assets.defs.metadata import asset_key
 from klaviyo_assets.defs.metric_keys import metrics_to_fetch
-from klaviyo_assets.defs.partitions import ALONE, DRAIN, DRAIN_SENSOR, REQUESTS, range_tags
-from klaviyo_assets.defs.report_assets import report_of
+from klaviyo_assets.defs.partitions import (
+    DRAIN,
+    DRAIN_SENSOR,
+    METRICS,
+    REQUESTS,
+    range_tags,
+    report_run_tags,
+)
+from klaviyo_assets.defs.report_assets import CHUNK, report_of
 from klaviyo_assets.defs.report_flight import Flight, flight_of
 from klaviyo_assets.defs.resources import Connection, KlaviyoResource, utc_now
 from klaviyo_assets.defs.switches import sensor_status
@@ -34,13 +43,33 @@ from klaviyo_assets.sync.reports.metrics import AUTO, mapped_revenue
 from klaviyo_assets.sync.reports.paying import FRESH
 from klaviyo_assets.sync.reports.present import calendar_of
 from klaviyo_assets.sync.reports.walk import Wish
-from klaviyo_assets.sync.reports.worth import Errand, affordable, due_days, errands
+from klaviyo_assets.sync.reports.worth import (
+    Batch,
+    BatchLimits,
+    Errand,
+    due_days,
+    errands,
+    next_batch,
+)
 from klaviyo_assets.wording import quantity
 
-EVERY_SECONDS = 300
+EVERY_SECONDS = 60
 
-MOST_IN_FLIGHT = 8
-"""Runs of one report that the sensor has under way at most: two requests a minute keep few busy."""
+MINUTES = 5
+"""How many minutes' requests a run may make.
+
+One run of a report at a time: two of Klaviyo's requests a minute keep no second one busy, and it
+would hold a place that others want. Of series a run holds six requests, by its partitions: three
+minutes, twenty seconds to start and to store, and the next look comes within a minute. So the 225
+requests of a day are made in three hours. Where no two errands fit into one run, each of 225 runs
+takes two minutes: seven and a half hours.
+"""
+
+PARTITIONS = CHUNK
+"""Partitions of a run: while it is launched, and nothing else is, Dagster notes each of them."""
+
+BELOW_ALL = -10
+"""What fills the past can wait for every other run, the daily fetch of reports included."""
 
 FAILURES, WITHIN = 3, timedelta(hours=1)
 """After so many failed runs of a report within so long the sensor leaves it alone."""
@@ -51,9 +80,9 @@ SPARE = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """A run to launch: some days of one metric, and how many requests it may make."""
+    """A run to launch: its partitions, and how many requests it may make."""
 
-    errand: Errand
+    batch: Batch
     requests: int
 
 
@@ -88,16 +117,38 @@ def _tick(context: dg.SensorEvaluationContext, ticks: int) -> tuple[list[dg.RunR
     lake: Lake = context.resources.lake.lake()
     say = context.log.warning
     connection = klaviyo.connect(say=say)
+    reasons: list[str] = []
+    able: list[tuple[Stream, Flight, int]] = []
+    for stream in REPORTS:
+        flight = flight_of(context.instance, stream.name, now=utc_now(), within=WITHIN)
+        quota = connection.asking.ledger.quota(stream.budgets()[0])
+        if (reason := _waiting(flight, quota)) is not None:
+            reasons.append(f"{stream.name}: {reason}")
+        else:
+            able.append((stream, flight, quota.left))
+    if not able:
+        # Nothing was asked: most looks come while a run is under way, or the day is spent.
+        return [], reasons
     calendar = calendar_of(connection.asking, connection.settings, clock=utc_now, say=say)
     requests: list[dg.RunRequest] = []
-    reasons: list[str] = []
-    for stream in REPORTS:
-        found = Draining(stream, connection, lake, calendar).launches(context.instance)
+    for stream, flight, left in able:
+        found = Draining(stream, connection, lake, calendar).launch(context.instance, flight, left)
         if isinstance(found, str):
             reasons.append(f"{stream.name}: {found}")
         else:
-            requests += [_request(stream, launch, ticks) for launch in found]
+            requests.append(_request(stream, found, ticks))
     return requests, reasons
+
+
+def _waiting(flight: Flight, quota: Quota) -> str | None:
+    """Return why no run of a report is launched now, whatever is missing; None where one may be."""
+    if flight.failures >= FAILURES:
+        return f"{quantity(flight.failures, 'run')} failed within {WITHIN}; look at the last one"
+    if flight.is_draining:
+        return "a run of the sensor is under way"
+    if quota.left <= 0:
+        return f"the day's requests are spent until {quota.next_free_at:%H:%M} UTC"
+    return None
 
 
 class Draining:
@@ -113,29 +164,18 @@ class Draining:
         self._lake = lake
         self._calendar = calendar
 
-    def launches(self, instance: dg.DagsterInstance) -> list[Launch] | str:
-        """Return the runs to launch now, in the order of worth; or why there are none.
+    def launch(self, instance: dg.DagsterInstance, flight: Flight, left: int) -> Launch | str:
+        """Return the run to launch now, in the order of worth; or why there is none.
 
         Raises:
             KlaviyoAssetsError: the lake or the ledger cannot be read.
         """
-        flight = flight_of(instance, self._stream.name, now=utc_now(), within=WITHIN)
-        if flight.failures >= FAILURES:
-            return (
-                f"{quantity(flight.failures, 'run')} failed within {WITHIN}; look at the last one"
-            )
-        free = MOST_IN_FLIGHT - flight.drains
-        if free <= 0:
-            return f"{flight.drains} runs are under way"
-        quota = self._connection.asking.ledger.quota(self._stream.budgets()[0])
-        left = quota.left - flight.given
-        if left <= 0:
-            return f"the day's requests are spent or given until {quota.next_free_at:%H:%M} UTC"
         bounds = self._calendar.bounds
         wanted = self._wanted(instance, bounds, flight) if bounds is not None else []
         if bounds is None or not wanted:
             return "nothing is missing, and what moves was fetched today"
-        return self._affordable(wanted[:free], bounds, left) or (
+        order = instance.get_dynamic_partitions(METRICS.name or "")
+        return self._affordable(wanted, order, bounds, left) or (
             f"{left} requests are left, too few for what comes next"
         )
 
@@ -173,7 +213,9 @@ class Draining:
             return None
         return mapped_revenue(self._connection.client, settings.base_url)
 
-    def _affordable(self, wanted: Sequence[Errand], bounds: Days, left: int) -> list[Launch]:
+    def _affordable(
+        self, wanted: Sequence[Errand], order: Sequence[str], bounds: Days, left: int
+    ) -> Launch | None:
         background = background_of(self._stream, self._report, self._lake)
         terms = terms_of(self._report, bounds, background, self._calendar)
         estimate = Estimate(
@@ -187,28 +229,28 @@ class Draining:
             days = frozenset(errand.days)
             return estimate.add(Wish(metric_id=errand.metric_id, days=days, widens=False))
 
-        launches: list[Launch] = []
-        for errand, price in affordable(wanted, left=left, cost=cost):
-            requests = min(left, price + SPARE)
-            if requests < price:
-                break
-            left -= requests
-            launches.append(Launch(errand=errand, requests=requests))
-        return launches
+        a_minute = floor(2 * self._connection.settings.rate_limit_scale)
+        limits = BatchLimits(left=left, requests=max(1, a_minute * MINUTES), partitions=PARTITIONS)
+        found = next_batch(wanted, order, limits=limits, cost=cost)
+        if found is None:
+            return None
+        batch, price = found
+        return Launch(batch=batch, requests=min(left, price + SPARE))
 
 
 def _request(stream: Stream, launch: Launch, ticks: int) -> dg.RunRequest:
-    errand = launch.errand
+    batch = launch.batch
+    first, last = batch.metric_ids[0], batch.metric_ids[-1]
     return dg.RunRequest(
         # The same tick, evaluated again after a crash, launches nothing twice.
-        run_key=f"{stream.name} {errand.metric_id} {errand.days.first} {errand.days.last} {ticks}",
+        run_key=f"{stream.name} {first} {last} {batch.days.first} {batch.days.last} {ticks}",
         asset_selection=[asset_key(stream.name)],
         # The checks of a report read its whole table: they have a schedule of their own.
         asset_check_keys=[],
         tags={
-            **range_tags(errand.metric_id, errand.days.first, errand.days.last),
+            **range_tags(batch.metric_ids, batch.days),
+            **report_run_tags(stream.name, priority=BELOW_ALL),
             DRAIN: stream.name,
-            ALONE: "true",
             REQUESTS: str(launch.requests),
         },
     )

@@ -10,7 +10,7 @@ from datetime import date, datetime, timedelta
 import dagster as dg
 
 from klaviyo_assets.defs.metadata import asset_key
-from klaviyo_assets.defs.partitions import DRAIN, RANGE_END, RANGE_START, REQUESTS, cell_of
+from klaviyo_assets.defs.partitions import DRAIN, RANGE_END, RANGE_START, cell_of
 from klaviyo_assets.model.report import Days
 
 PARTITION = "dagster/partition"
@@ -39,13 +39,12 @@ EVERYTHING = Area(None, Days(date.min, date.max))
 class Flight:
     """Unfinished runs of a report.
 
-    `drains` are those of the sensor, `given` the requests they may make; `failures` counts its runs
-    that failed lately.
+    `is_draining` tells whether one of them is the sensor's; `failures` counts its runs that failed
+    lately.
     """
 
     areas: Collection[Area]
-    drains: int
-    given: int
+    is_draining: bool
     failures: int
 
     def has(self, metric_id: str, day: date) -> bool:
@@ -62,14 +61,12 @@ def flight_of(
         for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
         if is_of(run, asset_key(name))
     ]
-    drains = [run for run in runs if run.tags.get(DRAIN) == name]
     failed = dg.RunsFilter(
         statuses=[dg.DagsterRunStatus.FAILURE], tags={DRAIN: name}, created_after=now - within
     )
     return Flight(
         areas=[area_of(run.tags) for run in runs],
-        drains=len(drains),
-        given=sum(int(run.tags.get(REQUESTS, "0")) for run in drains),
+        is_draining=any(run.tags.get(DRAIN) == name for run in runs),
         failures=instance.get_runs_count(failed),
     )
 

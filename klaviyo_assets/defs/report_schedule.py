@@ -11,10 +11,11 @@ import dagster as dg
 
 from klaviyo_assets.defs.metadata import asset_key
 from klaviyo_assets.defs.metric_keys import metrics_to_fetch
-from klaviyo_assets.defs.partitions import ALONE, DRAIN_SENSOR, range_tags
+from klaviyo_assets.defs.partitions import DRAIN_SENSOR, range_tags, report_run_tags
 from klaviyo_assets.defs.switches import is_switched_on, schedule_status
 from klaviyo_assets.errors import KlaviyoAssetsError
 from klaviyo_assets.lake import Lake
+from klaviyo_assets.model.report import Days
 from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.sync.reports.account_zone import zone_without_asking
@@ -22,6 +23,9 @@ from klaviyo_assets.sync.reports.zone import last_over
 
 AFTER_MIDNIGHT = "15 4 * * *"
 """In the account's zone: some hours after the day is over, so that it is counted."""
+
+BELOW_OTHERS = -5
+"""Runs of all metrics are many, and wait for each other: every other run comes first."""
 
 
 def report_schedule(stream: Stream, settings: Settings, zone: str | None) -> dg.ScheduleDefinition:
@@ -69,7 +73,10 @@ def report_schedule(stream: Stream, settings: Settings, zone: str | None) -> dg.
                 asset_selection=[asset_key(stream.name)],
                 # The checks of a report read its whole table: they have a schedule of their own.
                 asset_check_keys=[],
-                tags={**range_tags(metric_id, first, last), ALONE: "true"},
+                tags={
+                    **range_tags([metric_id], Days(first, last)),
+                    **report_run_tags(stream.name, priority=BELOW_OTHERS),
+                },
             )
 
     return daily

@@ -4,10 +4,19 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from klaviyo_assets.sync.reports.worth import Errand, affordable, due_days, errands
+from klaviyo_assets.defs.report_drain import EVERY_SECONDS, MINUTES, PARTITIONS
+from klaviyo_assets.sync.reports.worth import (
+    Batch,
+    BatchLimits,
+    Errand,
+    due_days,
+    errands,
+    next_batch,
+)
 from klaviyo_assets_tests.unit.sync.reports.world import day, days
 
 ZONE = ZoneInfo("America/Los_Angeles")
@@ -65,12 +74,85 @@ def test_everything_due_is_in_an_errand(due: dict[str, frozenset[date]]) -> None
         assert wanted <= held
 
 
-@given(st.lists(st.integers(0, 9), max_size=30), st.integers(0, 100))
-def test_never_more_than_is_left(costs: list[int], left: int) -> None:
-    """The longest beginning that the quota can pay is taken, and not one more."""
-    wanted = [Errand(f"m{n}", days(n, n)) for n in range(len(costs))]
+ORDER = ["a", "b", "c", "d"]
+MANY = BatchLimits(left=100, requests=100, partitions=10_000)
+
+
+def one_each(_: Errand) -> int:
+    """Return the price of a series: one request for a time frame."""
+    return 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "batch", "price"),
+    [
+        # Side by side, in whatever order they are worth it.
+        ([("b", 60, 119), ("d", 60, 119), ("a", 60, 119), ("c", 60, 119)], ("abcd", 60, 119), 4),
+        # A metric between them is not due: a rectangle would hold it too.
+        ([("a", 60, 119), ("c", 60, 119)], ("a", 60, 119), 1),
+        # Other days.
+        ([("a", 60, 119), ("b", 61, 119)], ("a", 60, 119), 1),
+        # One metric's past, where it comes before the rest.
+        ([("a", 60, 119), ("a", 0, 59), ("b", 60, 119)], ("a", 0, 119), 2),
+        ([("a", 60, 119), ("a", 0, 58)], ("a", 60, 119), 1),
+        ([("a", 60, 119), ("b", 60, 119), ("a", 0, 59)], ("ab", 60, 119), 2),
+    ],
+)
+def test_a_run_holds_a_rectangle(
+    wanted: list[tuple[str, int, int]], batch: tuple[str, int, int], price: int
+) -> None:
+    """What one run fetches is told by two ends, so only what lies between them may be due."""
+    found = next_batch(
+        [Errand(metric_id, days(first, last)) for metric_id, first, last in wanted],
+        ORDER,
+        limits=MANY,
+        cost=one_each,
+    )
+    metrics, first, last = batch
+    assert found == (Batch(tuple(metrics), days(first, last)), price)
+
+
+@given(
+    st.lists(st.integers(0, 9), max_size=30),
+    st.integers(0, 60),
+    st.integers(1, 20),
+    st.integers(1, 40),
+)
+def test_never_more_than_is_left(costs: list[int], left: int, requests: int, most: int) -> None:
+    """The longest beginning that the day and the run can pay is taken, the first one at any cost.
+
+    Each errand is one day of the metric after the one before.
+    """
+    metrics = [f"m{number}" for number in range(len(costs))]
+    wanted = [Errand(metric_id, days(0, 0)) for metric_id in metrics]
     prices = iter(costs)
-    taken = affordable(wanted, left=left, cost=lambda _: next(prices))
-    assert taken == list(zip(wanted, costs, strict=True))[: len(taken)]
-    assert sum(costs[: len(taken)]) <= left
-    assert len(taken) == len(wanted) or sum(costs[: len(taken) + 1]) > left
+    limits = BatchLimits(left=left, requests=requests, partitions=most)
+    found = next_batch(wanted, metrics, limits=limits, cost=lambda _: next(prices))
+    if found is None:
+        assert not costs or costs[0] > left
+        return
+    batch, price = found
+    taken = len(batch.metric_ids)
+    assert batch.metric_ids == tuple(metrics[:taken])
+    assert price == sum(costs[:taken]) <= left
+    assert taken == 1 or (price <= requests and taken <= most)
+    if taken < len(costs):
+        assert price + costs[taken] > min(left, requests) or taken == most
+
+
+def test_the_days_quota_is_used_up_within_the_day() -> None:
+    """The arithmetic of the sensor's limits: runs of a series, and the worst case of one request.
+
+    A run takes its start, two requests a minute, an event for each partition; then the next look
+    comes.
+    """
+    start, event = 15, 0.016
+
+    def hours(requests: int, partitions: int) -> float:
+        seconds = start + requests * 30 + partitions * event + EVERY_SECONDS
+        return 225 / requests * seconds / 3600
+
+    requests = min(2 * MINUTES, PARTITIONS // 60)
+    assert requests == 6
+    assert hours(requests, PARTITIONS) < 3
+    assert hours(1, 60) < 8

@@ -1,0 +1,121 @@
+"""A whole Dagster daemon in a process of its own, which takes runs out of the queue.
+
+What belongs here: starting it, what it did, and ending it with the runs that it started. What does
+not: judging (the tests), a look at one sensor (`report_daemon`).
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from unittest.mock import patch
+
+import dagster as dg
+from dagster._core.scheduler.instigation import InstigatorTick
+
+from klaviyo_assets_tests.contract.checkout import ROOT
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.instance import instance_of
+from klaviyo_assets_tests.e2e.report_daemon import MODULE
+
+PATIENCE_SECONDS = 180
+
+START = "from dagster._daemon.cli import cli; cli()"
+"""What the command `dagster-daemon` does, whatever lies in the path of the shell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """A daemon at work, and what it has launched in its home."""
+
+    home: Home
+    instance: dg.DagsterInstance
+    process: subprocess.Popen[bytes]
+
+    def runs(self, **tags: str) -> list[dg.DagsterRun]:
+        """Return the runs with some tags, the first one first."""
+        names = {name.replace("__", "/"): value for name, value in tags.items()}
+        return list(self.instance.get_runs(dg.RunsFilter(tags=names), ascending=True))
+
+    def wait_for(self, happened: Callable[[], bool]) -> float:
+        """Wait until something has happened; return the seconds that took."""
+        began = time.monotonic()
+        while not happened():
+            assert self.process.poll() is None, "the daemon has ended"
+            assert time.monotonic() - began < PATIENCE_SECONDS
+            time.sleep(0.2)
+        return time.monotonic() - began
+
+    def ticks(self, sensor: str) -> list[InstigatorTick]:
+        """Return the ticks of a sensor that have ended, the last one first."""
+        for state in self.instance.all_instigator_state():
+            if state.name == sensor:
+                found = self.instance.get_ticks(state.instigator_origin_id, state.selector_id)
+                return [tick for tick in found if tick.end_timestamp is not None]
+        return []
+
+    def seconds_in_queue(self, job: str) -> float | None:
+        """Return how long the last run of a job waited for a place; None where it waits still."""
+        (record,) = self.instance.get_run_records(dg.RunsFilter(job_name=job), limit=1)
+        if record.start_time is None:
+            return None
+        return record.start_time - record.create_timestamp.timestamp()
+
+
+@contextmanager
+def daemon_with(home: Home, *sensors: str) -> Generator[Daemon]:
+    """Start a daemon with some sensors switched on, and end it and all its runs."""
+    environment = {**os.environ, **home.variables, "DAGSTER_HOME": str(home.dagster)}
+    with (
+        patch.dict(os.environ, environment),
+        instance_of(home.dagster) as instance,
+        (home.root / "daemon.log").open("wb") as log,
+    ):
+        for sensor in sensors:
+            dagster_command("sensor", "start", sensor)
+        process = subprocess.Popen(
+            [sys.executable, "-c", START, "run", "-m", MODULE],
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield Daemon(home, instance, process)
+        finally:
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            process.kill()
+            process.wait()
+            for run in instance.get_runs():
+                end(instance, run)
+
+
+def dagster_command(*words: str) -> str:
+    """Run Dagster's own command on the project in the environment of now; return what it says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dagster", *words, "-m", MODULE],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def end(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """End the process of a run that outlived the daemon."""
+    if run.is_finished:
+        return
+    for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
+        event = entry.dagster_event
+        data = event.engine_event_data if event is not None else None
+        pid = data.metadata.get("pid") if data is not None else None
+        if pid is not None:
+            with suppress(ProcessLookupError, ValueError):
+                os.kill(int(str(pid.value)), signal.SIGKILL)
