@@ -116,6 +116,8 @@ class Pool:
         while not self._stop.is_set():
             walk = self._windows.next_walk(idle=self._idle, windows=self._pace.windows)
             if walk is not None:
+                # One page may be reason enough for several parts, and wakes one worker.
+                self._turn.notify()
                 return walk
             if self._windows.is_over:
                 self._turn.notify_all()

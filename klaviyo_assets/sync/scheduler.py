@@ -60,9 +60,10 @@ _ROUNDING = 1e-6
 
 @dataclass(slots=True)
 class _Family:
-    """A window of the plan and all that was cut off it."""
+    """The windows of one slice: those of the plan and all that was cut off them."""
 
-    splits: int = 0
+    splits: int
+    """Windows beyond the first one."""
     last_pages: float = 0.0
     """How full the last pages of those were that were read to their end, in pages."""
 
@@ -132,14 +133,17 @@ class WindowScheduler:
     pages: float = 0.0
     """Full pages that all windows have brought."""
     _readings: dict[Walk, _Reading] = field(default_factory=dict[Walk, _Reading])
-    _families: list[_Family] = field(default_factory=list[_Family])
+    _families: dict[str, _Family] = field(default_factory=dict[str, _Family])
+    """By their slice's name."""
     _unread: Counter[str] = field(default_factory=Counter[str])
     """Windows that are not read to their end, by their slice's name."""
 
     @classmethod
     def of(cls, walks: Sequence[Walk]) -> "WindowScheduler":
         """Return the scheduler of the plan's windows."""
-        return cls(list(walks), _unread=Counter(walk.slice.name for walk in walks))
+        windows = Counter(walk.slice.name for walk in walks)
+        families = {name: _Family(count - 1) for name, count in windows.items()}
+        return cls(list(walks), _families=families, _unread=windows)
 
     @property
     def is_over(self) -> bool:
@@ -159,9 +163,7 @@ class WindowScheduler:
         """
         if self.waiting:
             walk = self.waiting.pop(0)
-            family = _Family()
-            self._families.append(family)
-            self._readings[walk] = _Reading(walk, family)
+            self._readings[walk] = _Reading(walk, self._families[walk.slice.name])
             return walk
         return self._later_part(min(idle, windows - len(self._readings)))
 
@@ -198,7 +200,7 @@ class WindowScheduler:
     @property
     def _affordable(self) -> int:
         """Return how many more splits are certain to stay within bounds."""
-        at_risk = sum(each.at_risk for each in self._families)
+        at_risk = sum(each.at_risk for each in self._families.values())
         return floor(MOST_WASTED + WASTED_SHARE * self.pages - at_risk + _ROUNDING)
 
     def _cut_off(self, giver: _Reading, parts: int) -> Walk | None:

@@ -152,10 +152,14 @@ class Outcome:
     progress: Progress
 
 
+Ends = tuple[int | None, int | None]
+"""A window in seconds, half open; None leaves a side open."""
+
+
 def simulate(
-    timeline: Timeline, world: World, *, start: int | None = None, end: int | None = None
+    timeline: Timeline, world: World, *, windows: Sequence[Ends] = ((None, None),)
 ) -> Outcome:
-    """Read a window of every slice of a timeline, in seconds; half open, None leaves a side open.
+    """Read windows of every slice of a timeline, as a plan has them.
 
     An answer is taken when it arrives, so that a window may be cut while one is under way.
     """
@@ -165,19 +169,21 @@ def simulate(
         left_out=frozenset(),
         read=timeline.read,
     )
-    window = Window(*(None if each is None else moment_of(each) for each in (start, end)))
+    planned = [
+        Window(*(None if each is None else moment_of(each) for each in ends)) for ends in windows
+    ]
     slices = [
         WHOLE if name == WHOLE.name else Slice(name=name, filter="") for name in timeline.slices
     ]
     run = _Run(
-        WindowScheduler.of([Walk(ask, each, window) for each in slices]),
+        WindowScheduler.of([Walk(ask, each, one) for each in slices for one in planned]),
         world,
         Outcome(
             requests=0,
             seconds=0.0,
             most_windows=0,
             ids={each.name: [] for each in slices},
-            progress=Progress(window.start, {}, tuple(each.name for each in slices)),
+            progress=Progress(planned[0].start, {}, tuple(each.name for each in slices)),
         ),
     )
     run.hand_out()

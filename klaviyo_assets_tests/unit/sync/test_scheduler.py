@@ -131,10 +131,32 @@ def test_a_window_read_again_costs_its_own_pages(
     """`start` and `end` are kept to, and the same bound holds for what lies between them."""
     seconds = mixture(*parts)
     timeline = timeline_of(seconds, page_size)
-    outcome = simulate(timeline, World(), start=start, end=start + span)
+    outcome = simulate(timeline, World(), windows=[(start, start + span)])
     inside = [at for at, second in enumerate(seconds) if start <= second < start + span]
     assert sorted(outcome.ids[WHOLE.name]) == inside
     assert outcome.requests <= 1.1 * max(1, ceil(len(inside) / page_size)) + 10 + 1e-6
+
+
+@settings(max_examples=40)
+@given(
+    parts=st.lists(bursts(300), max_size=8),
+    page_size=st.integers(1, 40),
+    cuts=st.lists(st.integers(0, 4000 * DAY), min_size=2, max_size=20, unique=True),
+)
+def test_what_a_killed_run_left_costs_its_own_pages(
+    parts: list[Burst], page_size: int, cuts: list[int]
+) -> None:
+    """Windows that were not read are read, one request each at least, and no others."""
+    seconds = mixture(*parts)
+    ends = sorted(cuts)
+    left = list(zip(ends[::2], ends[1::2], strict=False))
+    timeline = timeline_of(seconds, page_size)
+    outcome = simulate(timeline, World(), windows=left)
+    inside = [at for at, each in enumerate(seconds) if any(a <= each < b for a, b in left)]
+    assert sorted(outcome.ids[WHOLE.name]) == inside
+    least = max(1, ceil(len(inside) / page_size))
+    # Each window is a request, whatever was left in it: that many cannot be saved.
+    assert outcome.requests <= max(1.1 * least + 10, least + len(left) - 1) + 1e-6
 
 
 @pytest.mark.parametrize("name", MIXTURES)
@@ -193,7 +215,7 @@ def test_a_start_date_before_the_first_record_slows_nothing_down() -> None:
     """A window of the plan that begins years before its records is read side by side as well."""
     seconds = mixture(Burst(20_000, 3650 * DAY, 100 * DAY))
     timeline = timeline_of(seconds, 100)
-    assert simulate(timeline, World(), start=0).seconds < 3
+    assert simulate(timeline, World(), windows=[(0, None)]).seconds < 3
 
 
 def test_published_limits_are_not_waited_for_longer() -> None:
