@@ -69,13 +69,13 @@ class _Family:
 
     @property
     def at_risk(self) -> int:
-        """Return how many requests more than one reader it may come to.
+        """Return how many requests more than its pages it may come to.
 
         Each window makes a request for each full page and one for its last page, which is full in
-        part: `full + splits + 1` in all. One reader makes `full` and as many as all these parts
-        fill, which is one at least: the last record of all lies on the last page of its window.
+        part, or empty: `full + splits + 1` in all. Its pages are `full` and as many as all these
+        parts fill. What is never split asks for what one reader asks for.
         """
-        return self.splits + 1 - max(1, ceil(self.last_pages - _ROUNDING))
+        return self.splits + 1 - ceil(self.last_pages - _ROUNDING) if self.splits else 0
 
 
 @dataclass(slots=True, eq=False)

@@ -7,6 +7,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 
+from klaviyo_assets_tests.benchmarks.bursts import bursty_accounts
 from klaviyo_assets_tests.benchmarks.growth import QUICK, SIZES, Step, growth_table, plot, steps
 from klaviyo_assets_tests.benchmarks.measured import BenchmarkError
 from klaviyo_assets_tests.benchmarks.readings import READINGS, Measured, measure
@@ -47,7 +48,7 @@ def readings(wanted: Options, runs: int) -> Iterator[Measured]:
 
 def scenes(wanted: Options) -> Iterator[Line]:
     """Play the cases of several steps."""
-    for name, scene in SCENES.items():
+    for name, scene in {**SCENES, "bursts": bursty_accounts}.items():
         if wanted.only in name:
             print(f"{name} ...", file=sys.stderr, flush=True)
             yield from scene(quick=wanted.quick)

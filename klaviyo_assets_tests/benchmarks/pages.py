@@ -11,13 +11,13 @@ import re
 import sys
 import time
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock
 from urllib.parse import parse_qs, quote, urlsplit
 
-from klaviyo_assets_tests.benchmarks.shelf import FIRST, Shelf
+from klaviyo_assets_tests.benchmarks.shelf import DAY, FIRST, Burst, Shelf
 
 MOMENT = re.compile(
     r"(greater-or-equal|greater-than|less-than)\((datetime|updated|updated_at),([^)]+)\)"
@@ -39,6 +39,7 @@ class Served:
     shelves: dict[str, Shelf]
     latency: float
     packs: bool
+    rest: int
     first: float = 0.0
     requests: int = 0
     paths: dict[str, int] = field(default_factory=dict[str, int])
@@ -46,8 +47,9 @@ class Served:
 
     @property
     def clock(self) -> str:
-        """Return the `Date` header: a day after the last record."""
-        return format_datetime(max(shelf.end for shelf in self.shelves.values()), usegmt=True)
+        """Return the `Date` header: `rest` seconds after the last record."""
+        last = max(shelf.end for shelf in self.shelves.values())
+        return format_datetime(last + timedelta(seconds=self.rest), usegmt=True)
 
     def note(self, path: str) -> None:
         """Count a request."""
@@ -144,6 +146,12 @@ def window(shelf: Shelf, asked: str) -> tuple[int, int]:
     return first, end
 
 
+def burst(text: str) -> Burst:
+    """Return what `RECORDS:START:SECONDS` says."""
+    records, start, seconds = map(int, text.split(":"))
+    return Burst(records, start, seconds)
+
+
 def main() -> int:
     """Serve until killed; print the address first."""
     options = argparse.ArgumentParser(description=__doc__)
@@ -151,6 +159,15 @@ def main() -> int:
     options.add_argument("--a-year", type=int, default=A_YEAR, help="records a year")
     options.add_argument("--latency-ms", type=float, default=0.0)
     options.add_argument("--gzip", action="store_true")
+    options.add_argument("--rest", type=int, default=DAY, help="seconds since the last record")
+    options.add_argument(
+        "--burst",
+        type=burst,
+        action="append",
+        default=[],
+        metavar="RECORDS:START:SECONDS",
+        help="the records of all collections, in seconds after the first moment",
+    )
     options.add_argument("--huge-every", type=int, default=0, help="one record of 5 MB in so many")
     wanted = options.parse_args()
     shelves: dict[str, Shelf] = {}
@@ -158,9 +175,16 @@ def main() -> int:
         kind, _, count = each.partition("=")
         every = wanted.huge_every if kind == "events" else 0
         shelves[kind] = Shelf(
-            kind, count=int(count), a_year=wanted.a_year, packs=wanted.gzip, huge_every=every
+            kind,
+            count=int(count or 0),
+            a_year=wanted.a_year,
+            packs=wanted.gzip,
+            huge_every=every,
+            bursts=wanted.burst,
         )
-    served = Served(shelves=shelves, latency=wanted.latency_ms / 1000, packs=wanted.gzip)
+    served = Served(
+        shelves=shelves, latency=wanted.latency_ms / 1000, packs=wanted.gzip, rest=wanted.rest
+    )
     Answering.served, Answering.clock = served, served.clock
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
     print(f"http://127.0.0.1:{server.server_port}", flush=True)

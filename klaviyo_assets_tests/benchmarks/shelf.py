@@ -1,4 +1,4 @@
-"""A collection as the page server keeps it: evenly spread over time, any window found by counting.
+"""A collection as the page server keeps it: evenly spread over time, or in bursts.
 
 What belongs here: positions, bodies, and the same bodies packed with gzip. What does not: what a
 record says (`records`), HTTP (`pages`).
@@ -11,7 +11,9 @@ Source: RFC 1951, and RFC 1952, section 2.2.
 
 import struct
 import zlib
-from collections.abc import Iterator
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import NamedTuple
@@ -41,13 +43,38 @@ class Piece(NamedTuple):
     packed: bytes
 
 
-class Shelf:
-    """`count` records of one collection, `a_year` of them in a year from `FIRST` on."""
+class Burst(NamedTuple):
+    """Records spread evenly over some seconds, from a second after `FIRST` on."""
 
-    def __init__(
-        self, kind: str, *, count: int, a_year: int, packs: bool = False, huge_every: int = 0
+    records: int
+    start: int
+    seconds: int = 1
+
+    def moments(self) -> Iterator[int]:
+        """Yield the second of each record."""
+        for number in range(self.records):
+            yield self.start + number * self.seconds // self.records
+
+
+class Shelf:
+    """`count` records of one collection, `a_year` of them in a year from `FIRST` on.
+
+    Where `bursts` are given, these are all the records there are.
+    """
+
+    def __init__(  # noqa: PLR0913 - what the records are like, all by name
+        self,
+        kind: str,
+        *,
+        count: int,
+        a_year: int,
+        packs: bool = False,
+        huge_every: int = 0,
+        bursts: Iterable[Burst] = (),
     ) -> None:
         """Serialize the records; `packs`: with gzip as well."""
+        self.moments = array("q", sorted(each for burst in bursts for each in burst.moments()))
+        count = len(self.moments) or count
         self.count, self.a_year, self.packs = count, max(1, a_year), packs
         self.templates = templates(kind, huge_every=huge_every)
         kept = 0 if count > KEPT_AT_MOST or huge_every else count // HUNDRED
@@ -55,15 +82,17 @@ class Shelf:
 
     @property
     def end(self) -> datetime:
-        """Return a day after the last record: the server's clock."""
-        return FIRST + timedelta(seconds=self.second(self.count) + DAY)
+        """Return when the last record happened."""
+        return FIRST + timedelta(seconds=self.second(self.count - 1) if self.count else 0)
 
     def second(self, position: int) -> int:
         """Return when a record happened, in seconds since `FIRST`."""
-        return position * YEAR // self.a_year
+        return self.moments[position] if self.moments else position * YEAR // self.a_year
 
     def position(self, second: int) -> int:
         """Return the first position that happened at or after `second`."""
+        if self.moments:
+            return bisect_left(self.moments, second)
         return min(self.count, max(0, -(-second * self.a_year // YEAR)))
 
     def body(self, first: int, last: int, following: bytes, *, packed: bool) -> bytes:
@@ -102,7 +131,7 @@ class Shelf:
     def record(self, position: int) -> bytes:
         """Return one record."""
         one = self.templates[position % len(self.templates)]
-        days, seconds = divmod(position * YEAR // self.a_year, DAY)
+        days, seconds = divmod(self.second(position), DAY)
         return b"%b%011d%b%b%b%b" % (
             one.head,
             position,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from klaviyo_assets_tests.benchmarks.pages import window
-from klaviyo_assets_tests.benchmarks.shelf import FIRST, YEAR, Shelf
+from klaviyo_assets_tests.benchmarks.shelf import FIRST, YEAR, Burst, Shelf
 
 COUNT = 1234
 
@@ -43,3 +43,18 @@ def test_seam(shelf: Shelf, second: int) -> None:
     assert since == (until[1], COUNT)
     assert window(shelf, f"greater-than(datetime,{before})") == since
     assert shelf.second(until[1] - 1) < second <= shelf.second(until[1])
+
+
+def test_bursts() -> None:
+    """Records of a burst lie where it says, and a window within one second cannot be cut."""
+    bursts = (Burst(300, 86_400), Burst(10, 0, 100), Burst(5, 86_401, 5))
+    shelf = Shelf("profiles", count=0, a_year=1, bursts=bursts)
+    day = FIRST + timedelta(days=1)
+    after = day + timedelta(seconds=1)
+    assert shelf.count == 315
+    assert window(shelf, f"less-than(updated,{day.isoformat()})") == (0, 10)
+    one = f"greater-than(updated,{(day - timedelta(seconds=1)).isoformat()})"
+    assert window(shelf, f"{one},less-than(updated,{after.isoformat()})") == (10, 310)
+    page: Any = json.loads(shelf.body(10, 11, b"null", packed=False))
+    assert page["data"][0]["attributes"]["updated"] == day.isoformat()
+    assert shelf.end == FIRST + timedelta(seconds=86_405)

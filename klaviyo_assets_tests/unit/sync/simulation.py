@@ -61,11 +61,16 @@ def mixture(*bursts: Burst) -> list[int]:
 
 @dataclass(slots=True)
 class Timeline:
-    """Klaviyo with records at these seconds, by slice; `now` is its clock, in seconds."""
+    """Klaviyo with records at these seconds, by slice; `now` is its clock, in seconds.
+
+    Where it `looks_ahead`, a full page that is the last one has no link; else the link leads to an
+    empty page, as that of events does.
+    """
 
     slices: Mapping[str, Sequence[int]]
     page_size: int
     now: int
+    looks_ahead: bool = True
     requests: int = 0
 
     def read(self, request: Request, slice_: Slice) -> tuple[Page, datetime]:
@@ -77,7 +82,8 @@ class Timeline:
         first = max(bisect_left(seconds, start), int(query.get("after", ["0"])[0]))
         stop = bisect_left(seconds, end)
         last = min(first + self.page_size, stop)
-        link = f"{request.url.split('&after')[0]}&after={last}" if last < stop else None
+        has_more = last < stop or (not self.looks_ahead and last - first == self.page_size)
+        link = f"{request.url.split('&after')[0]}&after={last}" if has_more else None
         return page_of(seconds, range(first, max(first, last)), link), moment_of(self.now)
 
     def least_requests(self) -> int:
