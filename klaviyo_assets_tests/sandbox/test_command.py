@@ -101,3 +101,11 @@ def test_a_bad_option_is_refused(options: list[str], capsys: pytest.CaptureFixtu
         main(options)
     assert ended.value.code == 2
     assert options[0] in capsys.readouterr().err
+
+
+def test_bursts_become_an_account() -> None:
+    """`--bursts` replaces the even history of the streams that it names, and adds up."""
+    account = account_of(parse(["--bursts", "imports", "--bursts", "second"]))
+    assert sum(burst.records for burst in account.profile_bursts) == 15_000 + 3_100
+    assert sum(burst.records for burst in account.event_bursts) == 3_500
+    assert account_of(parse([])).event_bursts == ()

@@ -68,7 +68,7 @@ def most_requests(records: int, stream: str) -> float:
 
 
 @pytest.mark.parametrize("name", FIRST_SYNCS)
-def test_a_first_sync_of_bursts_asks_for_little_more_than_its_pages(
+def test_f88_a_first_sync_of_bursts_asks_for_little_more_than_its_pages(
     start: StartHome, name: str
 ) -> None:
     """Everything is there once, and requests stay within the pages, a tenth of them, and ten."""
@@ -85,7 +85,7 @@ def test_a_first_sync_of_bursts_asks_for_little_more_than_its_pages(
 
 
 @pytest.mark.parametrize("name", HOURLY_SYNCS)
-def test_an_hourly_sync_after_a_burst_asks_for_little_more_than_its_pages(
+def test_f88_an_hourly_sync_after_a_burst_asks_for_little_more_than_its_pages(
     start: StartHome, name: str
 ) -> None:
     """What is new comes in its pages and a few requests more, wherever in the hour it lies."""
@@ -105,7 +105,7 @@ def test_an_hourly_sync_after_a_burst_asks_for_little_more_than_its_pages(
     assert asked <= most_requests(len(truth - before) + 1, case.stream)
 
 
-def test_an_hourly_sync_after_an_import_takes_a_request_or_two_beyond_its_pages(
+def test_f88_an_hourly_sync_after_an_import_takes_a_request_or_two_beyond_its_pages(
     start: StartHome,
 ) -> None:
     """Under Klaviyo's limits two readers use up what there is: 250 profiles cost three or four."""
