@@ -20,7 +20,7 @@ from klaviyo_assets.defs.config import config_schema, given_config, order_of
 from klaviyo_assets.defs.cursors import CURSOR, remembered
 from klaviyo_assets.defs.failures import as_failures
 from klaviyo_assets.defs.lateness import unread_late_events
-from klaviyo_assets.defs.metadata import asset_key, definition_metadata, sync_metadata
+from klaviyo_assets.defs.metadata import asset_key, asset_tags, definition_metadata, sync_metadata
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource, utc_now
 from klaviyo_assets.defs.syncing import Syncing
 from klaviyo_assets.errors import CorruptFileError, MissingScopeError, MissingTableError
@@ -75,7 +75,7 @@ def _synced(stream: Stream, afterwards: Afterwards | None) -> dg.AssetsDefinitio
         group_name=group_of(stream),
         kinds=KINDS,
         owners=OWNERS,
-        tags={"klaviyo/tier": stream.tier.name if stream.tier else "none"},
+        tags=asset_tags(stream),
         metadata=definition_metadata(stream),
         deps=[asset_key(parent) for parent in parents_of(stream)],
         io_manager_key="lake_io_manager",
@@ -139,6 +139,7 @@ def _begin(
         say(late_events)
     return Syncing(
         stream=stream,
+        asset_key=context.asset_key,
         order=order,
         pull=begin(stream, order, before.mark, desk=desk),
         client=connection.client,
@@ -196,7 +197,7 @@ def skip(context: dg.AssetExecutionContext, stream: Stream, error: MissingScopeE
     )
     context.log_event(
         dg.AssetObservation(
-            asset_key(stream.name),
+            context.asset_key,
             description=f"Skipped: the key lacks the scope {scope}.",
             metadata={"klaviyo/skipped": True, "klaviyo/missing_scope": scope},
         )
@@ -212,6 +213,7 @@ def _joined(stream: Stream) -> dg.AssetsDefinition:
         group_name=group_of(stream),
         kinds={"duckdb"},
         owners=OWNERS,
+        tags=asset_tags(stream),
         metadata=definition_metadata(stream),
         deps=[asset_key(parent) for parent in parents],
         io_manager_key="lake_io_manager",

@@ -11,24 +11,20 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from klaviyo_assets.defs.completeness_verdict import COMPLETE
-from klaviyo_assets.defs.deep_checks import deep_checks_of
-from klaviyo_assets.defs.metadata import asset_key
+from klaviyo_assets.defs.deep_checks import NOT_NULL, UNIQUE
 from klaviyo_assets.defs.partitions import PRIORITY
 from klaviyo_assets.defs.report_flight import UNFINISHED
 from klaviyo_assets.defs.resources import utc_now
+from klaviyo_assets.defs.selections import ChecksByName, assets_of
 from klaviyo_assets.defs.switches import schedule_status
-from klaviyo_assets.defs.verdicts import check_key
 from klaviyo_assets.model.settings import Settings
-from klaviyo_assets.streams import COLLECTIONS, STREAMS
+from klaviyo_assets.streams import COLLECTIONS
 from klaviyo_assets.sync.plan import SyncMode
 
 SLOW = frozenset({"lists_detailed"})
 """Fifteen lists a minute: on their own daily schedule, so that they hold nobody up."""
 
-DEEP = dg.AssetSelection.checks(
-    *(check_key(each.name, name) for each in STREAMS.values() for name in deep_checks_of(each)),
-    COMPLETE,
-)
+DEEP = ChecksByName(UNIQUE, NOT_NULL, COMPLETE.name)
 """Checks that read whole tables or ask Klaviyo: no part of a sync."""
 
 FIRST_SYNC = "klaviyo_first_sync"
@@ -104,7 +100,7 @@ def _job(
 ) -> UnresolvedAssetJobDefinition:
     return dg.define_asset_job(
         f"klaviyo_{name}",
-        selection=dg.AssetSelection.assets(*map(asset_key, streams)) - DEEP,
+        selection=assets_of(*streams) - DEEP,
         executor_def=executor,
         config=config,
         tags=FIRST_IN_QUEUE,

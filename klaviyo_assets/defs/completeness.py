@@ -42,21 +42,29 @@ RECORDS_AT_ONCE = 20
 """Verdicts read at a time, in search of one that is not repeated."""
 
 
-class CompletenessConfig(dg.Config):
-    """All optional; the default compares the last five weeks."""
+DAYS_COMPARED, TOLERANCE_HOURS, MOST_REQUESTS = 35, 6, 1000
 
-    days: int = Field(
-        default=35,
+
+class CompletenessConfig(dg.Config):
+    """All optional, and without defaults of Dagster's, which the launchpad of events would show."""
+
+    days: int | None = Field(
+        default=None,
         ge=0,
-        description="Days before the mark that are compared; 0: everything stored.",
+        description=f"Days before the mark that are compared; 0: everything stored. "
+        f"{DAYS_COMPARED} where it is left out.",
     )
-    tolerance_hours: int = Field(
-        default=6, ge=0, description="Newest hours left alone: Klaviyo's counts lag, and so do we."
+    tolerance_hours: int | None = Field(
+        default=None,
+        ge=0,
+        description="Newest hours left alone: Klaviyo's counts lag, and so do we. "
+        f"{TOLERANCE_HOURS} where it is left out.",
     )
-    most_requests: int = Field(
-        default=1000,
+    most_requests: int | None = Field(
+        default=None,
         ge=1,
-        description="A comparison that takes more is refused: one a metric and year.",
+        description="A comparison that takes more is refused: one a metric and year. "
+        f"{MOST_REQUESTS} where it is left out.",
     )
     read_again: dict[str, str] = Field(
         default_factory=dict,
@@ -70,10 +78,11 @@ class CompletenessConfig(dg.Config):
         Raises:
             SettingError: a day or moment cannot be read.
         """
+        hours = TOLERANCE_HOURS if self.tolerance_hours is None else self.tolerance_hours
         return Wish(
-            days=self.days,
-            tolerance=timedelta(hours=self.tolerance_hours),
-            most_requests=self.most_requests,
+            days=DAYS_COMPARED if self.days is None else self.days,
+            tolerance=timedelta(hours=hours),
+            most_requests=self.most_requests or MOST_REQUESTS,
             read_again={**before, **moments_of(self.read_again)},
         )
 
@@ -96,11 +105,12 @@ def completeness_check() -> dg.AssetChecksDefinition:
         lake: LakeResource,
     ) -> Iterator[dg.AssetCheckResult]:
         # A healing run reads days again in order to compare them.
-        if materializes_events(context) and not config.read_again:
-            yield repeated_verdict(last_verdict(context.instance))
+        (check,) = context.selected_asset_check_keys
+        if materializes(context, check.asset_key) and not config.read_again:
+            yield repeated_verdict(last_verdict(context.instance, check))
             return
         with as_failures(STREAM):
-            wish = config.wish(_remembered(context.instance))
+            wish = config.wish(_remembered(context.instance, check))
             connection = klaviyo.connect(say=context.log.warning)
             try:
                 outcome = reckon(
@@ -113,15 +123,16 @@ def completeness_check() -> dg.AssetChecksDefinition:
             except (MissingScopeError, MissingTableError) as error:
                 yield warned(COMPLETE, f"Not checked: {error.message}")
                 return
-            shown = shown_of(outcome, wish) | lateness_shown(context.instance, outcome.names)
+            late = lateness_shown(context.instance, check.asset_key, outcome.names)
+            shown = shown_of(outcome, wish) | late
             yield verdict(outcome, shown | {REQUESTS: connection.client.counters.requests})
 
     return complete
 
 
-def materializes_events(context: dg.AssetCheckExecutionContext) -> bool:
-    """Tell whether the run materializes the events as well."""
-    return COMPLETE.asset_key in context.job_def.asset_layer.executable_asset_keys
+def materializes(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) -> bool:
+    """Tell whether the run materializes the asset as well."""
+    return key in context.job_def.asset_layer.executable_asset_keys
 
 
 def repeated_verdict(record: AssetCheckExecutionRecord | None) -> dg.AssetCheckResult:
@@ -137,7 +148,6 @@ def repeated_verdict(record: AssetCheckExecutionRecord | None) -> dg.AssetCheckR
     return dg.AssetCheckResult(
         passed=evaluation.passed,
         severity=evaluation.severity,
-        asset_key=COMPLETE.asset_key,
         check_name=COMPLETE.name,
         description=f"As of {at:%Y-%m-%d %H:%M} UTC, when klaviyo_checks or a healing run last "
         f"asked Klaviyo for its counts; this run did not. {evaluation.description}",
@@ -145,12 +155,14 @@ def repeated_verdict(record: AssetCheckExecutionRecord | None) -> dg.AssetCheckR
     )
 
 
-def last_verdict(instance: dg.DagsterInstance) -> AssetCheckExecutionRecord | None:
+def last_verdict(
+    instance: dg.DagsterInstance, check: dg.AssetCheckKey
+) -> AssetCheckExecutionRecord | None:
     """Return the last comparison that came to an end; None before the first."""
     done = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
     cursor: int | None = None
     while records := instance.event_log_storage.get_asset_check_execution_history(
-        COMPLETE, limit=RECORDS_AT_ONCE, cursor=cursor, status=done
+        check, limit=RECORDS_AT_ONCE, cursor=cursor, status=done
     ):
         for record in records:
             if told_in(record, REPEATED_RUN) is None:
@@ -179,7 +191,7 @@ def moments_of(texts: Mapping[str, str]) -> dict[date, datetime]:
     return {day: moment for day, moment in moments.items() if moment is not None}
 
 
-def _remembered(instance: dg.DagsterInstance) -> dict[date, datetime]:
-    record = last_verdict(instance)
+def _remembered(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> dict[date, datetime]:
+    record = last_verdict(instance, check)
     told = told_in(record, READ_AGAIN) if record is not None else None
     return moments_of(cast("Mapping[str, str]", told)) if isinstance(told, Mapping) else {}

@@ -31,9 +31,10 @@ LATEST_YEAR = 9000
 
 _ABOUT_MODES = {
     SyncMode.INCREMENTAL_DEDUPED: "Reads what is new since the last run; each key is kept once.",
-    SyncMode.INCREMENTAL_APPEND: "The same, and keeps every version in <table>_history as well.",
+    SyncMode.INCREMENTAL_APPEND: "Reads what is new, and keeps all versions in <table>_history.",
     SyncMode.FULL_REFRESH_OVERWRITE: "Reads everything again, and replaces the table.",
-    SyncMode.FULL_REFRESH_APPEND: "The same, and keeps every version in <table>_history as well.",
+    SyncMode.FULL_REFRESH_APPEND: "Reads everything again, and keeps all versions in "
+    "<table>_history.",
 }
 
 _MODES = dg.Enum(
@@ -45,7 +46,8 @@ _FIELDS: Mapping[str, dg.Field] = {
     SYNC_MODE: dg.Field(
         _MODES,
         default_value=SyncMode.INCREMENTAL_DEDUPED.value,
-        description="\n".join(f"{mode.value}: {about}" for mode, about in _ABOUT_MODES.items()),
+        # One line: the launchpad shows no others.
+        description=" ".join(f"{mode.value}: {about}" for mode, about in _ABOUT_MODES.items()),
     ),
     START: dg.Field(
         dg.Noneable(str),

@@ -19,8 +19,8 @@ from klaviyo_assets.defs.completeness import last_verdict, told_in
 from klaviyo_assets.defs.completeness_verdict import ASKED_AT, COMPLETE, DAYS, SHORT_DAYS, named
 from klaviyo_assets.defs.report_flight import UNFINISHED
 from klaviyo_assets.defs.resources import utc_now
+from klaviyo_assets.defs.selections import assets_of, key_in
 from klaviyo_assets.defs.switches import sensor_status
-from klaviyo_assets.defs.verdicts import check_key
 from klaviyo_assets.model.report import Days
 from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.streams.events import EVENTS
@@ -46,17 +46,18 @@ def healing_sensor(settings: Settings) -> dg.SensorDefinition:
         description="Reads the days again on which the last comparison found events missing.",
         minimum_interval_seconds=EVERY_SECONDS,
         default_status=sensor_status(settings),
-        target=dg.AssetSelection.assets(COMPLETE.asset_key),
+        target=assets_of(EVENTS.name),
     )
     def healing(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        return _wanted(context.instance)
+        check = dg.AssetCheckKey(key_in(context, EVENTS.name), COMPLETE.name)
+        return _wanted(context.instance, check)
 
     return healing
 
 
-def _wanted(instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipReason:
+def _wanted(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> dg.RunRequest | dg.SkipReason:
     """Return the run to launch, or why there is none."""
-    record = last_verdict(instance)
+    record = last_verdict(instance, check)
     if record is None:
         return dg.SkipReason("events were never compared: launch klaviyo_checks")
     told = cast("Mapping[str, int]", told_in(record, SHORT_DAYS) or {})
@@ -83,20 +84,28 @@ def _wanted(instance: dg.DagsterInstance) -> dg.RunRequest | dg.SkipReason:
         "days": told_in(record, DAYS),
         "read_again": {f"{day}": told_in(record, ASKED_AT) for day in days},
     }
-    return _request(days, config, verdict_id=verdict_id, attempt=tries[days.first])
+    return _request(days, config, check=check, verdict_id=verdict_id, attempt=tries[days.first])
 
 
 def _request(
-    days: Days, config: Mapping[str, object], *, verdict_id: str, attempt: int
+    days: Days,
+    config: Mapping[str, object],
+    *,
+    check: dg.AssetCheckKey,
+    verdict_id: str,
+    attempt: int,
 ) -> dg.RunRequest:
     window = {"start": f"{days.first}", "end": f"{days.last + timedelta(days=1)}"}
     ops = {"klaviyo__events": {"config": window}, "klaviyo__events_complete": {"config": config}}
     return dg.RunRequest(
         # The same tick, evaluated again after a crash, launches nothing twice.
         run_key=f"{verdict_id} {days.first} {days.last} {attempt}",
-        asset_selection=[COMPLETE.asset_key],
+        asset_selection=[check.asset_key],
         # With those of the asset's own step, which Dagster cannot leave out of it.
-        asset_check_keys=[COMPLETE, *(check_key(EVENTS.name, name) for name in checks_of(EVENTS))],
+        asset_check_keys=[
+            check,
+            *(dg.AssetCheckKey(check.asset_key, name) for name in checks_of(EVENTS)),
+        ],
         run_config={"ops": ops},
         tags={HEALING: verdict_id, HEALED: f"{days.first} {days.last}"},
     )

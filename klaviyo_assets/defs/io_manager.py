@@ -16,6 +16,7 @@ import pyarrow as pa
 from klaviyo_assets.defs.cursors import ROW_COUNT
 from klaviyo_assets.defs.failures import as_failures
 from klaviyo_assets.defs.lateness import first_seen_metadata
+from klaviyo_assets.defs.metadata import stream_of
 from klaviyo_assets.defs.resources import LakeResource
 from klaviyo_assets.defs.syncing import Syncing
 from klaviyo_assets.model.descriptions import widened_by
@@ -82,7 +83,8 @@ class LakeIOManager(dg.ConfigurableIOManager):
         Raises:
             dg.Failure: a table that it is made of was never read, or cannot be.
         """
-        name = context.asset_key.path[-1]
+        upstream = context.upstream_output
+        name = stream_of(context.asset_key, upstream.definition_metadata if upstream else {})
         with as_failures(name):
             relation = self.lake.lake().relation(name)
         wanted = context.dagster_type.typing_type

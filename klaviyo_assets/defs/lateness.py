@@ -10,7 +10,6 @@ from typing import cast
 
 import dagster as dg
 
-from klaviyo_assets.defs.metadata import asset_key
 from klaviyo_assets.defs.resources import utc_now
 from klaviyo_assets.defs.switches import is_switched_on
 from klaviyo_assets.defs.syncing import Syncing
@@ -72,12 +71,14 @@ def first_seen_metadata(syncing: Syncing, lake: Lake) -> dict[str, dg.JsonMetada
     return {FIRST_SEEN: dg.MetadataValue.json(dict(found))} if found else {}
 
 
-def lateness_shown(instance: dg.DagsterInstance, names: Mapping[str, str]) -> dict[str, ShownValue]:
+def lateness_shown(
+    instance: dg.DagsterInstance, events: dg.AssetKey, names: Mapping[str, str]
+) -> dict[str, ShownValue]:
     """Return p50, p99 and the latest by metric over the last syncs, and the lookback they suggest.
 
     `names` are those of metrics by id.
     """
-    records = instance.fetch_materializations(asset_key(STREAM), limit=MOST_SYNCS).records
+    records = instance.fetch_materializations(events, limit=MOST_SYNCS).records
     told = [
         value.value
         for each in records

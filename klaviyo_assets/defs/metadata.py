@@ -20,9 +20,24 @@ Metadata = dict[str, str | int | float | bool | dg.TableSchema | dg.JsonMetadata
 """What Dagster takes as metadata, by name."""
 
 
+STREAM_TAG = "klaviyo/stream"
+"""The tag by which an asset is known as a stream's, whatever key somebody gives it."""
+
+
 def asset_key(name: str) -> dg.AssetKey:
-    """Return the asset key of a stream."""
+    """Return the asset key that `build_defs` gives a stream; users may give another one."""
     return dg.AssetKey(["klaviyo", name])
+
+
+def asset_tags(stream: Stream) -> dict[str, str]:
+    """Return the tags of a stream's asset."""
+    tier = {"klaviyo/tier": stream.tier.name} if stream.tier is not None else {}
+    return {STREAM_TAG: stream.name, **tier}
+
+
+def stream_of(key: dg.AssetKey, metadata: Mapping[str, object]) -> str:
+    """Return the stream of an asset by its definition's metadata, for a key that may be renamed."""
+    return str(metadata.get("dagster/table_name") or key.path[-1]).removeprefix("klaviyo.")
 
 
 def definition_metadata(stream: Stream) -> Metadata:

@@ -17,7 +17,7 @@ from klaviyo_assets.defs.assets import KINDS, OWNERS, RETRY, group_of, skip
 from klaviyo_assets.defs.checks import DAILY
 from klaviyo_assets.defs.config import asks_refused, config_schema, given_config
 from klaviyo_assets.defs.failures import as_failures
-from klaviyo_assets.defs.metadata import asset_key, definition_metadata
+from klaviyo_assets.defs.metadata import asset_key, asset_tags, definition_metadata
 from klaviyo_assets.defs.partitions import ALONE, REQUESTS, by_metric, report_partitions, run_cells
 from klaviyo_assets.defs.report_events import ReportEvents
 from klaviyo_assets.defs.report_history import days_of, delivered_at, siblings
@@ -53,7 +53,7 @@ def report_asset(stream: Stream, settings: Settings, zone: str | None) -> dg.Ass
         group_name=group_of(stream),
         kinds=KINDS,
         owners=OWNERS,
-        tags={"klaviyo/tier": stream.tier.name if stream.tier else "none"},
+        tags=asset_tags(stream),
         metadata=definition_metadata(stream),
         deps=[asset_key(parent) for parent in parents],
         partitions_def=report_partitions(settings, zone),

@@ -17,7 +17,6 @@ from math import floor
 import dagster as dg
 
 from klaviyo_assets.api.quota import Quota
-from klaviyo_assets.defs.metadata import asset_key
 from klaviyo_assets.defs.metric_keys import metrics_to_fetch
 from klaviyo_assets.defs.partitions import (
     DRAIN,
@@ -30,6 +29,7 @@ from klaviyo_assets.defs.partitions import (
 from klaviyo_assets.defs.report_assets import CHUNK, report_of
 from klaviyo_assets.defs.report_flight import Flight, flight_of
 from klaviyo_assets.defs.resources import Connection, KlaviyoResource, utc_now
+from klaviyo_assets.defs.selections import assets_of, key_in
 from klaviyo_assets.defs.switches import sensor_status
 from klaviyo_assets.errors import KlaviyoAssetsError
 from klaviyo_assets.lake import CellFacts, Lake
@@ -88,14 +88,13 @@ class Launch:
 
 def drain_sensor(settings: Settings) -> dg.SensorDefinition:
     """Return the sensor; it can be switched on and paused in the UI."""
-    keys = [asset_key(stream.name) for stream in REPORTS]
 
     @dg.sensor(
         name=DRAIN_SENSOR,
         description="Fetches missing and moving report days, newest first, as the quota permits.",
         minimum_interval_seconds=EVERY_SECONDS,
         default_status=sensor_status(settings),
-        target=dg.AssetSelection.assets(*keys),
+        target=assets_of(*(stream.name for stream in REPORTS)),
         required_resource_keys={"lake", "klaviyo"},
     )
     def drain(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
@@ -120,7 +119,8 @@ def _tick(context: dg.SensorEvaluationContext, ticks: int) -> tuple[list[dg.RunR
     reasons: list[str] = []
     able: list[tuple[Stream, Flight, int]] = []
     for stream in REPORTS:
-        flight = flight_of(context.instance, stream.name, now=utc_now(), within=WITHIN)
+        key = key_in(context, stream.name)
+        flight = flight_of(context.instance, stream.name, key, now=utc_now(), within=WITHIN)
         quota = connection.asking.ledger.quota(stream.budgets()[0])
         if (reason := _waiting(flight, quota)) is not None:
             reasons.append(f"{stream.name}: {reason}")
@@ -136,7 +136,7 @@ def _tick(context: dg.SensorEvaluationContext, ticks: int) -> tuple[list[dg.RunR
         if isinstance(found, str):
             reasons.append(f"{stream.name}: {found}")
         else:
-            requests.append(_request(stream, found, ticks))
+            requests.append(_request(stream, key_in(context, stream.name), found, ticks))
     return requests, reasons
 
 
@@ -238,13 +238,13 @@ class Draining:
         return Launch(batch=batch, requests=min(left, price + SPARE))
 
 
-def _request(stream: Stream, launch: Launch, ticks: int) -> dg.RunRequest:
+def _request(stream: Stream, key: dg.AssetKey, launch: Launch, ticks: int) -> dg.RunRequest:
     batch = launch.batch
     first, last = batch.metric_ids[0], batch.metric_ids[-1]
     return dg.RunRequest(
         # The same tick, evaluated again after a crash, launches nothing twice.
         run_key=f"{stream.name} {first} {last} {batch.days.first} {batch.days.last} {ticks}",
-        asset_selection=[asset_key(stream.name)],
+        asset_selection=[key],
         # The checks of a report read its whole table: they have a schedule of their own.
         asset_check_keys=[],
         tags={

@@ -12,7 +12,7 @@ from typing import Any
 
 import dagster as dg
 
-from klaviyo_assets.defs.metadata import Metadata, asset_key, sync_metadata
+from klaviyo_assets.defs.metadata import Metadata, sync_metadata
 from klaviyo_assets.defs.partitions import DRAIN_SENSOR, cell_of, key_of
 from klaviyo_assets.defs.report_history import FETCHED_AT
 from klaviyo_assets.errors import KlaviyoAssetsError, QuotaError, SettingError
@@ -130,7 +130,7 @@ class ReportEvents:
         self._context.log.warning("%s metric %s: %s", what, outcome.metric_id, said)
         self._context.log_event(
             dg.AssetObservation(
-                asset_key(self._desk.stream.name),
+                self._context.asset_key,
                 # A page takes a description for Markdown: what Klaviyo calls its own stays out.
                 description=f"{what} the metric below: {said}",
                 metadata={

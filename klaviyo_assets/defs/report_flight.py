@@ -9,7 +9,6 @@ from datetime import date, datetime, timedelta
 
 import dagster as dg
 
-from klaviyo_assets.defs.metadata import asset_key
 from klaviyo_assets.defs.partitions import DRAIN, RANGE_END, RANGE_START, cell_of
 from klaviyo_assets.model.report import Days
 
@@ -53,14 +52,15 @@ class Flight:
 
 
 def flight_of(
-    instance: dg.DagsterInstance, name: str, *, now: datetime, within: timedelta
+    instance: dg.DagsterInstance,
+    name: str,
+    key: dg.AssetKey,
+    *,
+    now: datetime,
+    within: timedelta,
 ) -> Flight:
     """Return what of a report is under way, and how many of the sensor's runs failed `within`."""
-    runs = [
-        run
-        for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
-        if is_of(run, asset_key(name))
-    ]
+    runs = [run for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)) if is_of(run, key)]
     failed = dg.RunsFilter(
         statuses=[dg.DagsterRunStatus.FAILURE], tags={DRAIN: name}, created_after=now - within
     )

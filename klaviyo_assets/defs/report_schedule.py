@@ -9,9 +9,9 @@ from datetime import timedelta
 
 import dagster as dg
 
-from klaviyo_assets.defs.metadata import asset_key
 from klaviyo_assets.defs.metric_keys import metrics_to_fetch
 from klaviyo_assets.defs.partitions import DRAIN_SENSOR, range_tags, report_run_tags
+from klaviyo_assets.defs.selections import assets_of, key_in
 from klaviyo_assets.defs.switches import is_switched_on, schedule_status
 from klaviyo_assets.errors import KlaviyoAssetsError
 from klaviyo_assets.lake import Lake
@@ -47,7 +47,7 @@ def report_schedule(stream: Stream, settings: Settings, zone: str | None) -> dg.
         cron_schedule=AFTER_MIDNIGHT,
         execution_timezone=zone or "UTC",
         default_status=schedule_status(settings),
-        target=dg.AssetSelection.assets(asset_key(stream.name)),
+        target=assets_of(stream.name),
         description="Yesterday and the days whose numbers still move, of every metric.",
         required_resource_keys={"lake"},
     )
@@ -70,7 +70,7 @@ def report_schedule(stream: Stream, settings: Settings, zone: str | None) -> dg.
         for metric_id in metrics_to_fetch(context.instance, lake, settings, stream=stream.name):
             yield dg.RunRequest(
                 run_key=f"{stream.name} {metric_id} {last}",
-                asset_selection=[asset_key(stream.name)],
+                asset_selection=[key_in(context, stream.name)],
                 # The checks of a report read its whole table: they have a schedule of their own.
                 asset_check_keys=[],
                 tags={

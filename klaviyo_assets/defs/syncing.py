@@ -11,7 +11,7 @@ from datetime import datetime
 import dagster as dg
 
 from klaviyo_assets.api.client import Client
-from klaviyo_assets.defs.metadata import Metadata, asset_key, sync_metadata
+from klaviyo_assets.defs.metadata import Metadata, sync_metadata
 from klaviyo_assets.lake import Receipt
 from klaviyo_assets.model.descriptions import widened_by
 from klaviyo_assets.model.stream import WHOLE, Collection, Detail, Stream
@@ -27,6 +27,7 @@ class Syncing:
     """What a stream asset returns: nothing is written until the IO manager drains it."""
 
     stream: Stream
+    asset_key: dg.AssetKey
     order: Order
     pull: Pull
     client: Client
@@ -62,7 +63,7 @@ class Syncing:
     def keep_mark(self) -> None:
         """Write the mark as an observation into the asset's metadata."""
         if self.mark is not None:
-            self.observe(dg.AssetObservation(asset_key(self.stream.name), metadata=self.metadata()))
+            self.observe(dg.AssetObservation(self.asset_key, metadata=self.metadata()))
 
     def remarks(self) -> Iterator[str]:
         """Yield what the operator should know of a sync that is over, a sentence each."""

@@ -51,7 +51,7 @@ def _verdict(
     return dg.AssetCheckResult(
         passed=severity is None,
         severity=severity or dg.AssetCheckSeverity.ERROR,
-        asset_key=key.asset_key,
+        # Without the asset's key: Dagster knows it, and somebody may have renamed the asset.
         check_name=key.name,
         description=description,
         metadata=dict(shown or {}),

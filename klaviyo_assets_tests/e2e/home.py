@@ -25,6 +25,8 @@ from klaviyo_assets_tests.e2e.instance import instance_of
 from klaviyo_assets_tests.e2e.run import Run, run_from_log
 from klaviyo_assets_tests.e2e.shop import Shop
 
+Rename = Callable[[dg.AssetKey], dg.AssetKey]
+
 FREE_RATES = {"KLAVIYO_RATE_LIMIT_SCALE": "1000000"}
 
 AUTOMATED = {"KLAVIYO_AUTOMATION": "recommended"}
@@ -41,9 +43,29 @@ def variables_of(settings: Mapping[str, str]) -> dict[str, str]:
     return {f"KLAVIYO_{name.upper()}": value for name, value in settings.items()}
 
 
+def renamed(defs: dg.Definitions, rename: Rename) -> dg.Definitions:
+    """Return a code location whose assets and checks have other keys; the rest is as it was."""
+    assets = [each for each in defs.assets or () if isinstance(each, dg.AssetsDefinition)]
+    keys = {key: rename(key) for asset in assets for key in asset.keys}
+    return dg.Definitions(
+        assets=[asset.with_attributes(asset_key_replacements=keys) for asset in assets],
+        asset_checks=[
+            check.with_attributes(asset_key_replacements=keys) for check in defs.asset_checks or ()
+        ],
+        jobs=defs.jobs,
+        schedules=defs.schedules,
+        sensors=defs.sensors,
+        resources=defs.resources,
+        executor=defs.executor,
+    )
+
+
 @dataclass(slots=True, kw_only=True)
 class Home:
-    """Folders and variables; `blank` is a migrated DAGSTER_HOME that a fresh one is copied from."""
+    """Folders and variables; `blank` is a migrated DAGSTER_HOME that a fresh one is copied from.
+
+    `rename` gives the assets of its code location other keys, as Dagster lets users do.
+    """
 
     shop: Shop
     root: Path
@@ -52,6 +74,7 @@ class Home:
     homes: int = 0
     has_key: bool = True
     moved_to: Path | None = None
+    rename: Rename | None = None
     loaded: dict[str, dg.Definitions] = field(default_factory=dict[str, dg.Definitions])
 
     def __post_init__(self) -> None:
@@ -94,8 +117,13 @@ class Home:
         variables = self.variables | variables_of(more)
         known = repr(sorted(variables.items()))
         if known not in self.loaded:
-            self.loaded[known] = build_defs(*read_settings(variables))
+            defs = build_defs(*read_settings(variables))
+            self.loaded[known] = renamed(defs, self.rename) if self.rename else defs
         return self.loaded[known]
+
+    def key(self, stream: str) -> dg.AssetKey:
+        """Return the asset key of a stream in this home's code location."""
+        return self.rename(key_of(stream)) if self.rename else key_of(stream)
 
     def sync(self, *streams: str, config: Mapping[str, object] | None = None, **more: str) -> Run:
         """Materialize streams, all collections where none is named; `config` is for each op.
@@ -108,7 +136,7 @@ class Home:
         def materialize(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
             return dg.materialize(
                 list(defs.assets or ()),  # pyright: ignore[reportArgumentType]
-                selection=dg.AssetSelection.assets(*map(key_of, names)),
+                selection=dg.AssetSelection.assets(*map(self.key, names)),
                 instance=instance,
                 resources=defs.resources,
                 run_config={"ops": {f"klaviyo__{each}": {"config": dict(config)} for each in names}}

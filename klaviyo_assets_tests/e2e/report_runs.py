@@ -14,7 +14,7 @@ from typing import Any, cast
 import dagster as dg
 
 from klaviyo_assets.sandbox.reports.conversions import eligible
-from klaviyo_assets_tests.e2e.home import Home, key_of
+from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.instance import instance_of
 from klaviyo_assets_tests.e2e.run import Metadata, Run, values_of
 
@@ -81,7 +81,7 @@ def fetch(
     def materialize(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
         return dg.materialize(
             list(defs.assets or ()),  # pyright: ignore[reportArgumentType]
-            selection=dg.AssetSelection.assets(key_of(stream)),
+            selection=dg.AssetSelection.assets(home.key(stream)),
             instance=instance,
             resources=defs.resources,
             tags={**of_range, **(tags or {})},

@@ -19,7 +19,7 @@ import dagster as dg
 from klaviyo_assets.api.ledger import Ledger
 from klaviyo_assets.lake import Lake
 from klaviyo_assets.streams import REPORTS, STREAMS
-from klaviyo_assets_tests.e2e.home import Home, key_of
+from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.instance import instance_of
 from klaviyo_assets_tests.e2e.report_runs import METRICS, ReportRun, fetch
 
@@ -52,7 +52,10 @@ def tick(home: Home, sensor: str, cursor: str | None = None, **more: str) -> Tic
     with (
         opened(home) as instance,
         dg.build_sensor_context(
-            instance=instance, resources=resources_of(defs), cursor=cursor
+            instance=instance,
+            resources=resources_of(defs),
+            cursor=cursor,
+            repository_def=defs.get_repository_def(),
         ) as context,
     ):
         found = defs.resolve_sensor_def(sensor).evaluate_tick(context)
@@ -73,7 +76,10 @@ def schedule_tick(home: Home, at: datetime, *, automation: str = "off") -> list[
     with (
         opened(home) as instance,
         dg.build_schedule_context(
-            instance=instance, resources=resources_of(defs), scheduled_execution_time=at
+            instance=instance,
+            resources=resources_of(defs),
+            scheduled_execution_time=at,
+            repository_def=defs.get_repository_def(),
         ) as context,
     ):
         names = [f"klaviyo_daily_{stream.name}" for stream in REPORTS]
@@ -89,7 +95,7 @@ def pretend(home: Home, stream: str, status: dg.DagsterRunStatus, tags: Mapping[
                 job_name="__ASSET_JOB",
                 status=status,
                 tags=dict(tags),
-                asset_selection=frozenset({key_of(stream)}),
+                asset_selection=frozenset({home.key(stream)}),
             )
         )
 

@@ -1,0 +1,212 @@
+"""Assets under other keys, as Dagster's `asset_key_replacements` gives them: everything follows.
+
+The whole code location is renamed, checks included; jobs, schedules and sensors are as they were
+made, and find the assets by a tag.
+"""
+
+import shutil
+from datetime import date
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+import pytest
+
+from klaviyo_assets.sandbox import Key
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home, Rename
+from klaviyo_assets_tests.e2e.instance import instance_of
+from klaviyo_assets_tests.e2e.report_runs import (
+    CAMPAIGNS,
+    FLOWS,
+    compare,
+    days_between,
+    metrics_of,
+    requests,
+    set_metrics,
+)
+from klaviyo_assets_tests.e2e.report_ticks import pretend, schedule_tick, tick
+from klaviyo_assets_tests.e2e.run import Run
+from klaviyo_assets_tests.e2e.test_completeness import DAY, FIRST, happen, skip
+from klaviyo_assets_tests.e2e.test_reports import NOW
+
+STORED = (dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+
+RENAMES: dict[str, Rename] = {
+    "a prefix": lambda key: key.with_prefix("crm"),
+    "a name of its own": lambda key: dg.AssetKey(f"raw_{key.path[-1]}_of_klaviyo"),
+}
+
+
+@pytest.fixture(params=RENAMES)
+def rename(request: pytest.FixtureRequest) -> Rename:
+    """Give each way to rename an asset."""
+    return RENAMES[request.param]
+
+
+def launch(home: Home, *streams: str, request: dg.RunRequest | None = None) -> Run:
+    """Run assets with all of their checks, as the button does, or what a tick asks for."""
+    job = home.code_location().get_repository_def().get_job("__ASSET_JOB")
+    if request is None:
+        part = job.get_subset(asset_selection=set(map(home.key, streams)))
+    else:
+        checks = request.asset_check_keys
+        part = job.get_subset(
+            asset_selection=set(request.asset_selection or ()),
+            asset_check_selection=set(checks) if checks is not None else None,
+        )
+    return home.run(
+        lambda instance: part.execute_in_process(
+            run_config=dict(request.run_config) if request else None,
+            tags=dict(request.tags) if request else None,
+            instance=instance,
+            raise_on_error=False,
+        )
+    )
+
+
+def run_job(home: Home, name: str) -> Run:
+    """Run a job by its name."""
+    job = home.code_location().resolve_job_def(name)
+    return home.run(lambda each: job.execute_in_process(instance=each, raise_on_error=False))
+
+
+def keys_of(home: Home, run: Run, kind: dg.DagsterEventType) -> set[dg.AssetKey]:
+    """Return the assets that the events of a kind in a run are about."""
+    with instance_of(home.dagster) as instance:
+        entries = instance.all_logs(run.id, of_type=kind)
+    events = [entry.dagster_event for entry in entries if entry.dagster_event is not None]
+    if kind is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+        return {event.asset_check_evaluation_data.asset_key for event in events}
+    return {event.asset_key for event in events if event.asset_key is not None}
+
+
+def test_a_renamed_collection_is_synced_and_goes_on(home: Home, rename: Rename) -> None:
+    """All that a run logs is about the new key, and the next run finds its cursor there."""
+    home.rename = rename
+    streams = ("metrics", "events", "events_detailed", "profiles", "lists", "lists_detailed")
+    first = launch(home, *streams)
+    assert first.success, first.failed
+    for kind in STORED:
+        assert keys_of(home, first, kind) == set(map(home.key, streams))
+    for stream in ("events", "profiles", "lists"):
+        assert sorted(home.ids(stream)) == sorted(home.shop.truth(stream))
+    second = launch(home, *streams)
+    assert second.success, second.failed
+    assert "no mark in asset metadata" not in second.warnings
+    name = home.key("profiles").path[-1]
+    assert second.cursor(name) == first.cursor(name) is not None
+    assert second.verdicts[name, "row_count_holds"].shown["klaviyo/rows_before"] == 90
+
+
+def test_a_mark_without_a_materialization_is_kept_under_the_new_key(
+    home: Home, rename: Rename
+) -> None:
+    """A sync that fails after its last commit leaves its mark as an observation of the asset."""
+    home.rename = rename
+    in_the_way = home.data / "klaviyo.duckdb" / "a file"
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.touch()
+    run = launch(home, "events")
+    assert run.failed
+    assert keys_of(home, run, dg.DagsterEventType.ASSET_OBSERVATION) == {home.key("events")}
+    shutil.rmtree(in_the_way.parent)
+    again = launch(home, "events")
+    assert again.success, again.failed
+    assert "no mark in asset metadata" not in again.warnings
+    assert sorted(home.ids("events")) == sorted(home.shop.truth("events"))
+
+
+def test_a_renamed_stream_without_its_scope_is_skipped(start: StartHome, rename: Rename) -> None:
+    """The run is green; the observation that names the scope is about the new key."""
+    home = start(keys=(Key(value="pk_" + "a" * 40, scopes=frozenset({"accounts:read"})),))
+    home.rename = rename
+    run = launch(home, "lists")
+    assert run.success, run.failed
+    assert keys_of(home, run, dg.DagsterEventType.ASSET_OBSERVATION) == {home.key("lists")}
+    (observed,) = run.observed[home.key("lists").path[-1]]
+    assert observed["klaviyo/missing_scope"] == "lists:read"
+    assert keys_of(home, run, STORED[0]) == set()
+
+
+def test_jobs_and_loading_follow_a_rename(home: Home, rename: Rename) -> None:
+    """Jobs hold the renamed assets, and downstream code loads them by their new keys."""
+    home.rename = rename
+
+    @dg.asset(ins={"table": dg.AssetIn(key=home.key("events_detailed"))})
+    def downstream(table: pd.DataFrame) -> dg.MaterializeResult[Any]:
+        return dg.MaterializeResult(metadata={"rows": len(table)})
+
+    run = run_job(home, "klaviyo_collections")
+    assert run.success, run.failed
+    assert home.key("events") in keys_of(home, run, STORED[0])
+    defs = home.code_location()
+    resources = {**(defs.resources or {}), "io_manager": (defs.resources or {})["lake_io_manager"]}
+    loaded = home.run(
+        lambda instance: dg.materialize(
+            [*(each for each in defs.assets or () if isinstance(each, dg.AssetsDefinition)),
+             downstream],
+            selection=[downstream],
+            instance=instance,
+            resources=resources,
+        )
+    )  # fmt: skip
+    assert loaded.materialized["downstream"]["rows"] == home.count("events_detailed")
+
+
+def test_renamed_events_are_compared_and_healed(start: StartHome, rename: Rename) -> None:
+    """The comparison's verdict is kept under the new key, and the sensor heals the new key."""
+    home = start(events=0, future_events=0)
+    home.rename = rename
+    happen(home, *(FIRST + number * DAY for number in range(5)))
+    assert run_job(home, "klaviyo_collections").success
+    name = home.key("events").path[-1]
+    first = run_job(home, "klaviyo_checks")
+    assert first.success, first.failed
+    assert first.verdicts[name, "complete"].colour == "green"
+    skip(home, FIRST + 7 * DAY)
+    assert run_job(home, "klaviyo_checks").verdicts[name, "complete"].colour == "red"
+    repeated = launch(home, "events").verdicts[name, "complete"]
+    assert repeated.text.startswith("As of ")
+    (request,) = tick(home, "klaviyo_events_healing").runs
+    assert request.asset_selection == [home.key("events")]
+    healed = launch(home, request=request)
+    assert healed.success, healed.failed
+    assert healed.verdicts[name, "complete"].colour == "green"
+    assert sorted(home.ids("events")) == sorted(home.shop.truth("events"))
+
+
+def test_a_renamed_report_is_fetched_backfilled_and_watched(
+    start: StartHome, rename: Rename
+) -> None:
+    """Partitions are the new key's, and the sensor and the schedule launch it, once each."""
+    home = start(now=NOW, timezone="UTC", days=30)
+    home.rename = rename
+    home.settings["KLAVIYO_REPORT_START_DATE"] = "2026-11-03"
+    assert launch(home, "metrics", "campaigns").success
+    metric = metrics_of(home)[0]
+    home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = metric
+    set_metrics(home, [metric])
+    days = days_between(date(2026, 11, 3), date(2026, 11, 9))
+    wanted = {each.run_key: each for each in tick(home, "klaviyo_reports_drain").runs}
+    for request in wanted.values():
+        assert set(request.asset_selection or ()) < {home.key(FLOWS), home.key(CAMPAIGNS)}
+        run = launch(home, request=request)
+        assert run.success, run.failed
+        assert keys_of(home, run, STORED[0]) == set(request.asset_selection or ())
+    assert len(wanted) == 2
+    with instance_of(home.dagster) as instance:
+        found = instance.get_materialized_partitions(home.key(FLOWS))
+    assert found == {f"{day}|{metric}" for day in days}
+    for stream in (FLOWS, CAMPAIGNS):
+        assert compare(home, stream, metric, days)
+    (of_flows,) = (
+        each for each in schedule_tick(home, NOW) if each.asset_selection == [home.key(FLOWS)]
+    )
+    home.shop.forget()
+    assert launch(home, request=of_flows).success
+    assert requests(home, FLOWS) == 1
+    home.shop.move(days=2)
+    pretend(home, FLOWS, dg.DagsterRunStatus.STARTED, {})
+    again = tick(home, "klaviyo_reports_drain").runs
+    assert {key for each in again for key in each.asset_selection or ()} == {home.key(CAMPAIGNS)}
