@@ -1,8 +1,9 @@
 # Everything from a fresh clone with Python 3.11 or newer and make; `make help` lists the verbs.
 #
 # The environment is made once, in .venv, and again when pyproject.toml or constraints.txt change or
-# the folder moves. Dagster keeps its records in $DAGSTER_HOME, ./.dagster unless you set it; those
-# of the demo lie under ./demo.
+# the folder moves; what only tests, linters or benchmarks need comes with the first of them.
+# Dagster keeps its records in $DAGSTER_HOME, ./.dagster unless you set it; those of the demo lie
+# under ./demo.
 
 PYTHON ?= python3
 UI ?= 1
@@ -14,7 +15,7 @@ export DAGSTER_HOME
 
 VENV := .venv
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip --disable-pip-version-check -qq
+PIP := $(PY) -m pip --disable-pip-version-check
 REQUIREMENTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
@@ -24,12 +25,21 @@ REQUIREMENTS := pyproject.toml constraints.txt
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | expand -t 10
 
-install: $(VENV)/.installed ## the environment, in .venv, with all that the tests need
+install: $(VENV)/.installed ## the environment, in .venv
 
 # The stamp holds the folder it was made in: an editable install points at its folder.
 ifneq "$(shell cat $(VENV)/.installed 2>/dev/null)" "$(CURDIR)"
 $(VENV)/.installed: moved
 endif
+
+# pip says nothing for a minute, or everything: a dot for each package, and all it said if it fails.
+define pip_install
+@{ $(PIP) install -c constraints.txt $(1); echo "pip ended with $$?"; } 2>&1 | awk ' \
+  /^pip ended with / { status = $$4; next } \
+  { said = said $$0 "\n" } \
+  /^(Collecting|  Downloading|Installing)/ { printf "."; fflush() } \
+  END { print ""; if (status != 0) { printf "%s", said; exit status } }'
+endef
 
 # Built without isolation, on the pinned setuptools: an isolated build would fetch the newest one.
 $(VENV)/.installed: $(REQUIREMENTS)
@@ -39,13 +49,14 @@ $(VENV)/.installed: $(REQUIREMENTS)
 	  exit 1; }
 	@echo "Installing into $(VENV), for a minute or so"
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	@$(PIP) install -c constraints.txt setuptools
-	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[test]'
+	@$(PIP) install -qq -c constraints.txt setuptools
+	$(call pip_install,--no-build-isolation -e .)
 	@rm -f $(VENV)/.installed-*
 	@echo "$(CURDIR)" > $@
 
 $(VENV)/.installed-%: $(VENV)/.installed
-	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[$*]'
+	@echo "Installing what make $* needs"
+	$(call pip_install,--no-build-isolation -e '.[$*]')
 	@touch $@
 
 # Migrated once for each installation, before anything starts several processes that would all
@@ -54,22 +65,27 @@ define dagster_home
 @mkdir -p "$(1)"
 @test -f "$(1)/dagster.yaml" || cp deploy/dagster.yaml "$(1)/dagster.yaml"
 @test "$(1)/.migrated" -nt $(VENV)/.installed || { \
-  DAGSTER_HOME="$(1)" $(PY) -m dagster instance migrate >/dev/null && touch "$(1)/.migrated"; }
+  DAGSTER_HOME="$(1)" $(QUIET) $(PY) -m dagster instance migrate >/dev/null && \
+  touch "$(1)/.migrated"; }
 endef
+
+# Dagster says of some of its own features that they are in beta.
+QUIET := PYTHONWARNINGS=ignore
 
 demo: install ## a sandbox Klaviyo, every asset, a query, the UI (UI=0: without it)
 	@rm -rf demo
 	$(call dagster_home,$(CURDIR)/demo/dagster)
-	@DAGSTER_HOME="$(CURDIR)/demo/dagster" $(PY) deploy/demo.py --ui $(UI) --port $(PORT)
+	@DAGSTER_HOME="$(CURDIR)/demo/dagster" $(QUIET) $(PY) deploy/demo.py --ui $(UI) --port $(PORT)
 
-test: install ## the whole test suite (PYTEST_ARGS='-k ledger')
+test: $(VENV)/.installed-test ## the whole test suite (PYTEST_ARGS='-k ledger')
 	@$(PY) -m pytest -n 3 $(PYTEST_ARGS)
 
 dev: install ## the Dagster UI and daemon on http://127.0.0.1:3000 (PORT=3000)
 	$(call dagster_home,$(DAGSTER_HOME))
-	@$(PY) -m dagster dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
+	@echo "The Dagster UI comes up on http://127.0.0.1:$(PORT); Ctrl-C ends it."
+	@$(QUIET) $(PY) -m dagster dev -w workspace.yaml -h 127.0.0.1 -p $(PORT) --log-level warning
 
-lint: $(VENV)/.installed-lint ## formatter check, linter, types, import fences, shape of the files
+lint: $(VENV)/.installed-test $(VENV)/.installed-lint ## format, linter, types, import fences
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
 	@$(PY) -m basedpyright
@@ -80,7 +96,7 @@ format: $(VENV)/.installed-lint ## let ruff format and fix what it can
 	@$(PY) -m ruff format .
 	@$(PY) -m ruff check --fix-only .
 
-bench: $(VENV)/.installed-bench ## the benchmarks, beside dlt (BENCH_ARGS=...)
+bench: $(VENV)/.installed-test $(VENV)/.installed-bench ## benchmarks, beside dlt (BENCH_ARGS=...)
 	@$(PY) -m klaviyo_assets_tests.benchmarks $(BENCH_ARGS)
 
 clean: ## remove the environment, the caches and the demo; your data stays

@@ -1,5 +1,6 @@
 """What a fresh clone offers before any of our code runs: the make verbs and Dagster's instance."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -57,3 +58,16 @@ def test_the_instance_runs_four_at_once_and_notices_the_dead(tmp_path: Path) -> 
         assert instance.run_monitoring_settings["free_slots_after_run_end_seconds"] > 0
         assert not instance.telemetry_enabled
         assert not instance.nux_enabled
+
+
+def test_the_demo_installs_nothing_that_only_tests_need() -> None:
+    """`make demo` and `make dev` need the product alone; `make test` brings pytest with it."""
+    rules = (ROOT / "Makefile").read_text(encoding="utf-8")
+    prerequisites = dict(re.findall(r"^(\w+): (.*?) *##", rules, flags=re.MULTILINE))
+    assert prerequisites["demo"] == prerequisites["dev"] == "install"
+    assert prerequisites["install"] == "$(VENV)/.installed"
+    assert "$(VENV)/.installed-test" in prerequisites["test"].split()
+    (product,) = re.findall(
+        r"^\$\(VENV\)/\.installed: \$\(REQ.*?\n\n", rules, re.MULTILINE | re.DOTALL
+    )
+    assert "[test]" not in product
