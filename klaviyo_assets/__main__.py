@@ -11,10 +11,22 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import cast
+from time import monotonic
+from typing import TextIO, cast
 
 from klaviyo_assets.errors import KlaviyoAssetsError, SettingError
-from klaviyo_assets.lake import Lake, PeopleTable, erase, relations_of, set_aside, table_of
+from klaviyo_assets.lake import (
+    Exported,
+    Lake,
+    PeopleTable,
+    erase,
+    export,
+    refuse_target,
+    relations_of,
+    relations_to_export,
+    set_aside,
+    table_of,
+)
 from klaviyo_assets.model.privacy import privacy_refusals, profile_id_of
 from klaviyo_assets.model.report import Report
 from klaviyo_assets.model.settings import Settings, read_settings
@@ -33,6 +45,9 @@ from klaviyo_assets.sync.reports.outlook import (
     told,
 )
 from klaviyo_assets.tables.schema import arrow_schema
+
+_LINE_SECONDS = 10.0
+"""How often a long verb says how far it is, where nobody watches a bar."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,6 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KlaviyoAssetsError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nstopped by Ctrl-C", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, verb, about in (
         ("streams", _streams, "list the streams: table, grain, cursor, tier, scopes"),
         ("publish", _publish, "write klaviyo.duckdb anew from the lake, after a move or a loss"),
+        ("export", _export, "write the tables themselves into one DuckDB file, to hand over"),
         ("verify", _verify, "read every file and view, and say what is wrong (once called check)"),
         ("set-aside", _set_aside, "put a damaged table away, so that its asset begins it anew"),
         ("erase", _erase, "remove everything of some profiles from the disk, and keep a receipt"),
@@ -75,6 +94,8 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(verb=verb)
         if verb is _plan:
             _add_plan_options(added)
+        if verb is _export:
+            _add_export_options(added)
         if verb is _set_aside:
             added.add_argument("table", help="its name, as verify says it")
         if verb is _erase:
@@ -88,6 +109,16 @@ def _add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--end", type=_day, required=True, help="last day, inclusive")
     parser.add_argument(
         "--metrics", nargs="+", metavar="ID", help="metric ids; those of the settings without it"
+    )
+
+
+def _add_export_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE.duckdb", help="where to write it")
+    parser.add_argument(
+        "--tables", nargs="+", default=(), metavar="NAME", help="only these; all without it"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace a DuckDB file that is there already"
     )
 
 
@@ -130,6 +161,41 @@ def _verify(settings: Settings, _options: argparse.Namespace) -> int:
     if not states:
         print(f"no lake in {settings.data_dir} (KLAVIYO_DATA_DIR)")
     return 0
+
+
+def _export(settings: Settings, options: argparse.Namespace) -> int:
+    root, target = _lake(settings).root, cast("Path", options.file).absolute()
+    names = [part for word in options.tables for part in word.split(",") if part]
+    refuse_target(root, target, overwrite=options.force)
+    tables = relations_to_export(root, relations_of(STREAMS, MERGES), names)
+    done = export(target, tables, say=_progress(sys.stderr))
+    count, rows = len(done), sum(each.rows or 0 for each in done)
+    print(
+        f"{options.file} holds {count} {'table' if count == 1 else 'tables'}, {rows:,} rows, "
+        f"{target.stat().st_size / 1e6:,.1f} MB, and needs no other file; "
+        "DuckDB 1.4 and later open it"
+    )
+    return 0
+
+
+def _progress(out: TextIO) -> Callable[[Exported], None]:
+    """Return what tells how far an export is: by a bar on a terminal, elsewhere by lines."""
+    is_terminal, said_at = out.isatty(), monotonic()
+
+    def say(at: Exported) -> None:
+        nonlocal said_at
+        start = "\r\x1b[K" if is_terminal else ""
+        if at.rows is not None:
+            print(f"{start}{at.name:<28} {at.rows:>12,} rows", file=out, flush=True)
+            said_at = monotonic()
+        elif is_terminal:
+            bar = "#" * round(at.share * 40)
+            print(f"{start}{at.name:<28} [{bar:<40}] {at.share:4.0%}", end="", file=out, flush=True)
+        elif monotonic() - said_at >= _LINE_SECONDS:
+            print(f"{at.name:<28} {at.share:>11.0%} so far", file=out, flush=True)
+            said_at = monotonic()
+
+    return say
 
 
 def _set_aside(settings: Settings, options: argparse.Namespace) -> int:

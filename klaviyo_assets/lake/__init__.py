@@ -11,6 +11,7 @@ from klaviyo_assets.lake.current import stored_columns
 from klaviyo_assets.lake.day_counts import Counting, DayCount, day_counts, first_day
 from klaviyo_assets.lake.engine import load
 from klaviyo_assets.lake.erase import Erased, erase
+from klaviyo_assets.lake.export import Exported, export, refuse_target, relations_to_export
 from klaviyo_assets.lake.facts import CellFacts
 from klaviyo_assets.lake.first_seen import FirstSeen, Since, first_seen
 from klaviyo_assets.lake.gone import Noticed
@@ -40,6 +41,7 @@ __all__ = [
     "DayCount",
     "Detailed",
     "Erased",
+    "Exported",
     "Fetched",
     "FirstSeen",
     "Joined",
@@ -57,13 +59,16 @@ __all__ = [
     "TableState",
     "day_counts",
     "erase",
+    "export",
     "first_day",
     "first_seen",
     "keys_there_twice",
     "load",
     "null_counts",
+    "refuse_target",
     "relation_of",
     "relations_of",
+    "relations_to_export",
     "set_aside",
     "stored_columns",
     "table_of",

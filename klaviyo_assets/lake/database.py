@@ -38,7 +38,7 @@ from klaviyo_assets.lake.published import (
     remember,
     side_files,
 )
-from klaviyo_assets.lake.relations import Relation, all_relations, create_view, drop_view
+from klaviyo_assets.lake.relations import Relation, all_relations, create_relation, drop_view
 
 if TYPE_CHECKING:
     import duckdb
@@ -90,7 +90,7 @@ def statements(
     """Return the statements that create and describe each view, by its name."""
     tables = {name: one.shown for name, one in found.items()}
     made = {
-        relation.name: create_view(relation, tables, catalog=CATALOG)
+        relation.name: create_relation(relation, tables, catalog=CATALOG, kind="VIEW")
         for relation in all_relations(found, relations)
     }
     return {name: view for name, view in made.items() if view is not None}

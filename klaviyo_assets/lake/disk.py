@@ -147,11 +147,12 @@ def force_to_disk(paths: Sequence[Path], *, at: float) -> None:
         list(threads.map(partial(force_one_to_disk, at=at), paths))
 
 
-def force_one_to_disk(path: Path, *, at: float) -> None:
-    """Wait until the bytes of one file are on the disk."""
+def force_one_to_disk(path: Path, *, at: float | None = None) -> None:
+    """Wait until the bytes of one file are on the disk; touched `at`, unless that is None."""
     number = os.open(path, os.O_RDONLY)
     try:
-        os.utime(number, (at, at))
+        if at is not None:
+            os.utime(number, (at, at))
         os.fsync(number)
     finally:
         os.close(number)

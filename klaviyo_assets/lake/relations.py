@@ -4,9 +4,9 @@ What belongs here: which tables a relation joins and how, as text. What does not
 table (`sql`), and running it (`database`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import cast
+from typing import Literal, cast
 
 from klaviyo_assets.errors import LakeError
 from klaviyo_assets.lake.layout import HISTORY
@@ -180,40 +180,36 @@ def of_right(path: str) -> str:
     return f"json_extract_string({value}, {literal('$' + inside)})" if keys else value
 
 
-def create_view(
-    relation: Relation, tables: Mapping[str, Shown], *, catalog: str
+def create_relation(
+    relation: Relation, tables: Mapping[str, Shown], *, catalog: str, kind: Literal["VIEW", "TABLE"]
 ) -> tuple[str, ...] | None:
-    """Return the statements that create a view and say what it and its columns hold.
+    """Return the statements that create a view or table, and say what it and its columns hold.
 
     None where a table it is made of was never read. The catalog is that of the database that is
-    written; the view does not know it.
+    written; a view does not know it.
     """
     select_sql = query(relation, tables)
     if select_sql is None:
         return None
-    view = view_in(catalog, relation.name)
-    create = f"CREATE VIEW {view} AS {select_sql}"
-    return (create, *comments(view, relation, column_names(relation, tables)))
+    full = name_in(catalog, relation.name)
+    known = MERGES_DESCRIPTION if isinstance(relation, Merges) else relation.description
+    about = [f"COMMENT ON {kind} {full} IS {literal(known.about)}"] if known.about else []
+    columns = (
+        f"COMMENT ON COLUMN {full}.{quoted(name)} IS {literal(known.columns[name])}"
+        for name in column_names(relation, tables)
+        if name in known.columns
+    )
+    return (f"CREATE {kind} {full} AS {select_sql}", *about, *columns)
 
 
 def drop_view(name: str, *, catalog: str) -> str:
     """Return the statement that removes a view."""
-    return f"DROP VIEW {view_in(catalog, name)}"
+    return f"DROP VIEW {name_in(catalog, name)}"
 
 
-def view_in(catalog: str, name: str) -> str:
-    """Return the full name of a view in a database."""
+def name_in(catalog: str, name: str) -> str:
+    """Return the full name of a relation in a database."""
     return f"{quoted(catalog)}.{quoted(SCHEMA)}.{quoted(name)}"
-
-
-def comments(view: str, relation: Relation, names: Sequence[str]) -> Iterator[str]:
-    """Yield the statements that describe a view and those of its columns that are known."""
-    known = MERGES_DESCRIPTION if isinstance(relation, Merges) else relation.description
-    if known.about:
-        yield f"COMMENT ON VIEW {view} IS {literal(known.about)}"
-    for name in names:
-        if about := known.columns.get(name):
-            yield f"COMMENT ON COLUMN {view}.{quoted(name)} IS {literal(about)}"
 
 
 def to_json(relation: Relation) -> dict[str, object]:

@@ -1,0 +1,191 @@
+"""`klaviyo-assets export`: one file with the rows themselves, for whoever has no lake."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from time import sleep
+
+import duckdb
+import pytest
+
+from klaviyo_assets_tests.contract.checkout import ROOT
+from klaviyo_assets_tests.duckdb_releases import LIBRARIES, read_by
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.test_verbs import verb
+
+RELEASES = (*LIBRARIES, duckdb.__version__)
+
+
+@pytest.fixture
+def home(start: StartHome) -> Home:
+    """Give a home with tables, a history, a detail, a join and merges."""
+    home = start()
+    assert home.sync().success
+    assert home.sync("lists", config={"sync_mode": "full_refresh_append"}).success
+    return home
+
+
+def rows_and_words(home: Home) -> tuple[dict[str, int], list[tuple[object, ...]]]:
+    """Return the rows of each relation of klaviyo.duckdb, and its columns with their comments."""
+    names = [name for (name,) in home.query("SHOW TABLES")]
+    columns = home.query(
+        "SELECT table_name, column_name, data_type, comment FROM duckdb_columns() "
+        "WHERE database_name = 'klaviyo' ORDER BY ALL"
+    )
+    return {name: home.count(name) for name in names}, columns
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_an_export_is_whole_without_the_lake(
+    home: Home, capsys: pytest.CaptureFixture[str], release: str
+) -> None:
+    """All rows, types and comments are in one file, which any DuckDB opens without the lake."""
+    rows, columns = rows_and_words(home)
+    file = home.root / "it's handed over.duckdb"
+    assert verb(home, "export", str(file)) == 0
+    said = capsys.readouterr()
+    assert f"holds {len(rows)} tables, {sum(rows.values()):,} rows" in said.out
+    assert {line.split()[0] for line in said.err.splitlines()} == set(rows)
+    shutil.rmtree(home.data)
+    counts = [f'SELECT count(*) FROM "{name}"' for name in rows]
+    words = (
+        "SELECT table_name, column_name, data_type, comment FROM duckdb_columns() "
+        "WHERE database_name = 'x' ORDER BY ALL"
+    )
+    found, tables, *counted = read_by(
+        release, file, words, "SELECT table_name, comment FROM duckdb_tables()", *counts, name="x"
+    )
+    assert [tuple(each) for each in found] == columns
+    assert [name for name, comment in tables if not comment] == []
+    assert [count for ((count,),) in counted] == list(rows.values())
+    assert list(file.parent.glob(".*.duckdb.*")) == []
+
+
+def test_only_the_tables_asked_for(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--tables` takes names, apart or with commas; a relation brings the columns of both sides."""
+    file = home.root / "some.duckdb"
+    assert (
+        verb(home, "export", str(file), "--tables", "metrics,lists_history", "events_detailed") == 0
+    )
+    assert "holds 3 tables" in capsys.readouterr().out
+    with duckdb.connect(file, read_only=True) as opened:
+        names = [name for (name,) in opened.execute("SHOW TABLES").fetchall()]
+        assert names == ["events_detailed", "lists_history", "metrics"]
+        named = "SELECT count(metric_name) FROM events_detailed"
+        assert opened.execute(named).fetchall()[0][0] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--tables", "event"), "there is no table 'event': did you mean events"),
+        (("--tables", "zzzz"), "there is no table 'zzzz': there are accounts, "),
+        (("--tables", "x'; DROP TABLE events; --"), "there is no table"),
+    ],
+)
+def test_an_unknown_table_ends_with_two(
+    home: Home, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], told: str
+) -> None:
+    """The nearest names are told, and nothing is written."""
+    file = home.root / "none.duckdb"
+    assert verb(home, "export", str(file), *words) == 2
+    assert told in capsys.readouterr().err
+    assert not file.exists()
+
+
+def test_what_is_there_is_not_lost(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """The lake's own files, files of other kinds and folders stay; a database goes with --force."""
+    theirs = home.root / "letter.duckdb"
+    theirs.write_text("Dear shop, this is no database at all.")
+    database = home.root / "mine.duckdb"
+    with duckdb.connect(database) as mine:
+        mine.execute("CREATE TABLE mine (n INTEGER)")
+    link = home.root / "link.duckdb"
+    link.symlink_to(home.data / "klaviyo.duckdb")
+    for path, options, told in (
+        (home.data / "klaviyo.duckdb", ("--force",), "the lake's own"),
+        (link, ("--force",), "the lake's own"),
+        (home.data / "lake" / "x.duckdb", (), "the lake's own"),
+        (theirs, ("--force",), "no DuckDB database"),
+        (home.root, ("--force",), "is a folder"),
+        (home.root / "no" / "x.duckdb", (), "is no folder"),
+        (database, (), "--force replaces it"),
+    ):
+        assert verb(home, "export", str(path), *options) == 2
+        assert told in capsys.readouterr().err
+    assert theirs.read_text().startswith("Dear shop")
+    assert verb(home, "export", str(database), "--force", "--tables", "lists") == 0
+    with duckdb.connect(database, read_only=True) as opened:
+        assert opened.execute("SHOW TABLES").fetchall() == [("lists",)]
+    home.query("FROM lists")
+
+
+def test_without_a_lake_there_is_nothing_to_export(
+    start: StartHome, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An empty folder ends with 1 and a line; a table that was never read too."""
+    home = start()
+    file = home.root / "none.duckdb"
+    assert verb(home, "export", str(file)) == 1
+    assert "there is nothing to export" in capsys.readouterr().err
+    assert home.sync("metrics").success
+    assert verb(home, "export", str(file), "--tables", "events") == 1
+    assert "events: was never read" in capsys.readouterr().err
+    assert not file.exists()
+
+
+def test_an_export_that_fails_leaves_what_was_there(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A damaged table is named, the old export stays, and nothing is left beside it."""
+    file = home.root / "kept.duckdb"
+    assert verb(home, "export", str(file), "--tables", "lists") == 0
+    before = file.read_bytes()
+    (stored,) = (home.data / "lake" / "profiles").glob("*.parquet")
+    stored.unlink()
+    assert verb(home, "export", str(file), "--force") == 1
+    assert "Traceback" not in capsys.readouterr().err
+    assert file.read_bytes() == before
+    assert [each.name for each in home.root.iterdir() if each.name.startswith(".")] == []
+
+
+def ended_half_way(home: Home, file: Path, by: signal.Signals) -> tuple[int, str]:
+    """End an export by a signal while it writes; return its exit code and what it said."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "klaviyo_assets", "export", str(file)],
+        cwd=ROOT,
+        env={**os.environ, **home.variables},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not file.with_name(f".{file.name}.part").exists() and process.poll() is None:
+        sleep(0.001)
+    process.send_signal(by)
+    _, said = process.communicate(timeout=60)
+    return process.returncode, said
+
+
+def test_ctrl_c_ends_an_export_with_130(home: Home) -> None:
+    """It says so in a line, and takes away what it had written."""
+    file = home.root / "stopped.duckdb"
+    code, said = ended_half_way(home, file, signal.SIGINT)
+    assert code == 130, said
+    assert said.splitlines()[-1] == "stopped by Ctrl-C"
+    assert "Traceback" not in said
+    assert [each.name for each in home.root.iterdir() if "stopped" in each.name] == []
+
+
+def test_a_killed_export_is_no_file_and_in_nobodys_way(home: Home) -> None:
+    """Killed half-way, it leaves no file under the name; the next one writes it."""
+    file = home.root / "killed.duckdb"
+    ended_half_way(home, file, signal.SIGKILL)
+    assert (home.root / ".killed.duckdb.part").exists()
+    assert not file.exists()
+    assert verb(home, "export", str(file), "--tables", "lists") == 0
+    assert [each.name for each in home.root.iterdir() if each.name.startswith(".")] == []
+    with duckdb.connect(file, read_only=True) as opened:
+        assert opened.execute("SELECT count(*) FROM lists").fetchall() == [(home.count("lists"),)]
