@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TextIO, cast
@@ -94,6 +95,12 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(verb=verb)
         if verb is _plan:
             _add_plan_options(added)
+        if verb is _publish:
+            added.add_argument(
+                "--lake-root", type=_mounted_lake, metavar="PATH",
+                help="the data folder, or the folder lake in it, as readers have it mounted; "
+                "later syncs go on with it, until publish is run without it",
+            )  # fmt: skip
         if verb is _export:
             _add_export_options(added)
         if verb is _set_aside:
@@ -139,16 +146,33 @@ def _streams(_settings: Settings, _options: argparse.Namespace) -> int:
 
 
 def _lake(settings: Settings) -> Lake:
-    return Lake(Path(settings.data_dir).absolute(), clock=lambda: datetime.now(tz=UTC))
+    folder = Path(settings.data_dir).absolute()
+    now = partial(datetime.now, tz=UTC)
+    return Lake(folder, clock=now, folder_mode=settings.folder_mode)
 
 
-def _publish(settings: Settings, _options: argparse.Namespace) -> int:
-    problems = _lake(settings).publish(relations_of(STREAMS, MERGES))
+def _publish(settings: Settings, options: argparse.Namespace) -> int:
+    # `set-aside` publishes as well, and leaves where readers have the lake as it was.
+    lake_root = cast("str", options.lake_root or "") if "lake_root" in options else None
+    problems = _lake(settings).publish(relations_of(STREAMS, MERGES), lake_root=lake_root)
     for problem in problems:
         print(problem, file=sys.stderr)
     rest = ", but for what cannot be read" if problems else ""
     print(f"{settings.data_dir}/klaviyo.duckdb shows the lake as it is now{rest}")
+    if lake_root:
+        print(
+            f"its views name the files below {lake_root}, in later syncs too, "
+            "until `klaviyo-assets publish` is run without --lake-root"
+        )
     return 1 if problems else 0
+
+
+def _mounted_lake(text: str) -> str:
+    """Return the folder of the tables as readers have it; what is mounted is that or its parent."""
+    if re.match(r"/|[A-Za-z]:[\\/]|\\\\|[a-z0-9]+://", text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole path: it must begin at the root")
+    place = text.replace("\\", "/").rstrip("/")
+    return place if place.rpartition("/")[2] == "lake" else f"{place}/lake"
 
 
 def _verify(settings: Settings, _options: argparse.Namespace) -> int:

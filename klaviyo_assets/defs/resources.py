@@ -139,7 +139,8 @@ class LakeResource(dg.ConfigurableResource[object]):
 
     def lake(self) -> Lake:
         """Return the lake; touches nothing."""
-        return Lake(Path(self.settings.data_dir).absolute(), clock=utc_now)
+        folder = Path(self.settings.data_dir).absolute()
+        return Lake(folder, clock=utc_now, folder_mode=self.settings.folder_mode)
 
     def publish(self, lake: Lake, *, say: Callable[[str], None]) -> frozenset[str]:
         """Show the lake as it is now in `klaviyo.duckdb`.

@@ -18,7 +18,7 @@ from klaviyo_assets.lake.engine import connection
 from klaviyo_assets.lake.layout import DATABASE, SPILL, table_folder
 from klaviyo_assets.lake.log import Snapshot, snapshot
 from klaviyo_assets.lake.parquet import DataFile
-from klaviyo_assets.lake.published import side_files
+from klaviyo_assets.lake.published import published, side_files
 from klaviyo_assets.lake.repeats import has_equal_hashes, repeated
 from klaviyo_assets.lake.sql import literal, quoted
 from klaviyo_assets.wording import quantity
@@ -51,6 +51,7 @@ def database_problems(root: Path) -> Iterator[LakeError]:
     path = root / DATABASE
     if not path.exists():
         return
+    is_elsewhere = bool(published(root).lake_root)
     if left := side_files(path):
         yield LakeError(
             f"{', '.join(each.name for each in left)} lies beside {path}: another program opened "
@@ -59,7 +60,7 @@ def database_problems(root: Path) -> Iterator[LakeError]:
         )
         return
     try:
-        for name in unreadable_views(path):
+        for name in [] if is_elsewhere else unreadable_views(path):
             yield LakeError(
                 f"{path} has a view that cannot be read: run `klaviyo-assets publish`", stream=name
             )

@@ -19,6 +19,7 @@ and a publisher that finds one builds anew.
 import os
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ from klaviyo_assets.lake.engine import CATALOG, database_at
 from klaviyo_assets.lake.layout import DATABASE, table_folder
 from klaviyo_assets.lake.log import removed_since
 from klaviyo_assets.lake.open_readers import follow_database, is_open_here
+from klaviyo_assets.lake.permissions import FILE_BITS, apply_folder_mode, set_mode
 from klaviyo_assets.lake.published import (
     Published,
     digest_of,
@@ -39,6 +41,7 @@ from klaviyo_assets.lake.published import (
     side_files,
 )
 from klaviyo_assets.lake.relations import Relation, all_relations, create_relation, drop_view
+from klaviyo_assets.lake.sql import create_lake_file
 
 if TYPE_CHECKING:
     import duckdb
@@ -49,11 +52,19 @@ WAIT_SECONDS = 60.0
 """How long a publisher waits for another; building takes well under a second."""
 
 
-def publish(root: Path, relations: Sequence[Relation]) -> tuple[LakeError, ...]:
+def publish(
+    root: Path,
+    relations: Sequence[Relation],
+    *,
+    lake_root: str | None = None,
+    folder_mode: str = "",
+) -> tuple[LakeError, ...]:
     """Show the whole lake as it is now; return what could not be shown, table by table.
 
     Every table has a view, and every one of `relations` whose tables were read. Two publishers at
-    once wait for each other, and the later one sees what both have committed.
+    once wait for each other, and the later one sees what both have committed. `lake_root` is the
+    lake's folder as readers have it mounted, "" for here and None for what it was; `folder_mode`
+    the mode of its folders, octal, "" to leave those that are there as they are.
 
     Raises:
         StorageError: the folder cannot be written, or another publisher does not end.
@@ -62,14 +73,19 @@ def publish(root: Path, relations: Sequence[Relation]) -> tuple[LakeError, ...]:
         make_folder(root / "lake")
         with exclusive(root / LOCK, seconds=WAIT_SECONDS):
             found, problems = tables_now(root)
-            views = statements(found, relations)
-            digests = {name: digest_of(view) for name, view in views.items()}
             before = published(root)
+            place = before.lake_root if lake_root is None else lake_root
+            views = statements(root, found, relations, place=place)
+            digests = {name: digest_of([place, *view]) for name, view in views.items()}
+            give_modes(root, found, before, folder_mode)
             intact = before.views if is_intact(root, found, before) else None
             if intact != digests:
-                failed = build(root, views, kept=kept_views(root, intact or {}, digests))
+                kept = kept_views(root, intact or {}, digests)
+                failed = build(root, views, kept=kept, place=place)
                 problems += failed
                 retire(root, found, before)
+                if folder_mode:
+                    set_mode(root / BESIDE, int(folder_mode, 8) & FILE_BITS)
                 follow_database(root, root / BESIDE, found)
                 swap(root)
                 for problem in failed:
@@ -79,21 +95,43 @@ def publish(root: Path, relations: Sequence[Relation]) -> tuple[LakeError, ...]:
                 relations=tuple(relations),
                 views=digests,
                 file=fingerprint(root / DATABASE),
+                lake_root=place,
+                folder_mode=folder_mode,
             )
             remember(root, now)
     return tuple(problems)
 
 
 def statements(
-    found: Mapping[str, Current], relations: Sequence[Relation]
+    root: Path, found: Mapping[str, Current], relations: Sequence[Relation], *, place: str
 ) -> dict[str, tuple[str, ...]]:
-    """Return the statements that create and describe each view, by its name."""
-    tables = {name: one.shown for name, one in found.items()}
+    """Return the statements that create and describe each view, by its name.
+
+    `place` is the lake's folder as readers have it, "" where they have it here.
+    """
+    below = root / "lake" if place else None
+    tables = {name: replace(one.shown, below=below) for name, one in found.items()}
     made = {
         relation.name: create_relation(relation, tables, catalog=CATALOG, kind="VIEW")
         for relation in all_relations(found, relations)
     }
     return {name: view for name, view in made.items() if view is not None}
+
+
+def give_modes(
+    root: Path, found: Mapping[str, Current], before: Published, folder_mode: str
+) -> None:
+    """Give folders and files their mode: all if the setting is new, else those of new commits."""
+    if not folder_mode:
+        return
+    is_new = folder_mode != before.folder_mode
+    names = [
+        name for name, one in found.items() if is_new or before.versions.get(name) != one.version
+    ]
+    if names:
+        apply_folder_mode(root, names, int(folder_mode, 8))
+    if is_new and (root / DATABASE).exists():
+        set_mode(root / DATABASE, int(folder_mode, 8) & FILE_BITS)
 
 
 def kept_views(
@@ -119,37 +157,51 @@ def is_intact(root: Path, found: Mapping[str, Current], before: Published) -> bo
 
 
 def build(
-    root: Path, views: Mapping[str, Sequence[str]], *, kept: Collection[str]
+    root: Path, views: Mapping[str, Sequence[str]], *, kept: Collection[str], place: str = ""
 ) -> list[LakeError]:
     """Write a database with these views beside the old one; return the errors of those that failed.
 
-    Those that are `kept` are copied with the old one. One transaction a view: outside of one, each
-    comment takes twice as long.
+    Those that are `kept` are copied with the old one. `place` is the lake's folder as readers have
+    it, "" for here.
     """
-    # Whoever gets here has DuckDB in memory already, or will in a moment.
-    import duckdb  # noqa: PLC0415 - late, as `engine` says
-
     beside = root / BESIDE
     for left in (beside, *side_files(beside)):
         left.unlink(missing_ok=True)
     if kept:
         copyfile(root / DATABASE, beside)
-    problems: list[LakeError] = []
     with told(root / DATABASE, None), database_at(beside) as connection:
         for name in sorted(view_names(connection) - set(kept)):
             connection.execute(drop_view(name, catalog=CATALOG))
-        for name, statements_of_view in views.items():
-            if name in kept:
-                continue
-            connection.begin()
-            try:
-                connection.execute("; ".join(statements_of_view))
-            except duckdb.Error:
-                connection.rollback()
-                problems.append(broken(root / "lake" / name, name))
-            else:
-                connection.commit()
-    return problems
+        if place:
+            connection.execute(create_lake_file(str(root / "lake"), catalog=CATALOG))
+        new = {name: view for name, view in views.items() if name not in kept}
+        failed = create_views(connection, new)
+        if place:
+            connection.execute(create_lake_file(place, catalog=CATALOG))
+    return [broken(root / "lake" / name, name) for name in failed]
+
+
+def create_views(
+    connection: "duckdb.DuckDBPyConnection", views: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Create views and their comments; return the names of those that failed.
+
+    One transaction a view: outside of one, each comment takes twice as long.
+    """
+    # Whoever gets here has DuckDB in memory already, or will in a moment.
+    import duckdb  # noqa: PLC0415 - late, as `engine` says
+
+    failed: list[str] = []
+    for name, view in views.items():
+        connection.begin()
+        try:
+            connection.execute("; ".join(view))
+        except duckdb.Error:
+            connection.rollback()
+            failed.append(name)
+        else:
+            connection.commit()
+    return failed
 
 
 def view_names(connection: "duckdb.DuckDBPyConnection") -> set[str]:

@@ -136,7 +136,7 @@ def make_writable(folder: Path) -> None:
         TemporaryFile(dir=folder).close()
 
 
-def force_to_disk(paths: Sequence[Path], *, at: float) -> None:
+def force_to_disk(paths: Sequence[Path], *, at: float, mode: int) -> None:
     """Wait until the bytes of the files, touched `at` (seconds since 1970), are on the disk itself.
 
     Measured with 365 new files: 0.53 s one after the other, 0.04 s by eight threads, because the
@@ -144,13 +144,15 @@ def force_to_disk(paths: Sequence[Path], *, at: float) -> None:
     interpreter, while readers decode.
     """
     with ThreadPoolExecutor(max_workers=min(8, 1 + len(paths) // 8)) as threads:
-        list(threads.map(partial(force_one_to_disk, at=at), paths))
+        list(threads.map(partial(force_one_to_disk, at=at, mode=mode), paths))
 
 
-def force_one_to_disk(path: Path, *, at: float | None = None) -> None:
-    """Wait until the bytes of one file are on the disk; touched `at`, unless that is None."""
+def force_one_to_disk(path: Path, *, at: float | None = None, mode: int | None = None) -> None:
+    """Wait until the bytes of one file are on the disk, its time and mode set where given."""
     number = os.open(path, os.O_RDONLY)
     try:
+        if mode is not None:
+            os.fchmod(number, mode)
         if at is not None:
             os.utime(number, (at, at))
         os.fsync(number)

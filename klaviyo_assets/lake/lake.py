@@ -46,10 +46,19 @@ class Lake:
     """The tables below `root`, the setting `KLAVIYO_DATA_DIR`. Making one touches nothing."""
 
     def __init__(
-        self, root: Path, *, clock: Callable[[], datetime], grace: timedelta = GRACE
+        self,
+        root: Path,
+        *,
+        clock: Callable[[], datetime],
+        grace: timedelta = GRACE,
+        folder_mode: str = "",
     ) -> None:
-        """Take the folder; `clock` gives the time in UTC."""
+        """Take the folder; `clock` gives the time in UTC.
+
+        `folder_mode` is the setting: octal, "" for a lake that is its owner's alone.
+        """
         self.root, self.clock, self.grace = root.absolute(), clock, grace
+        self.folder_mode = folder_mode
 
     def state(self, name: str) -> TableState | None:
         """Return the state of a table; None where it was never read, or another engine emptied it.
@@ -175,8 +184,13 @@ class Lake:
         """Return the answers of a report that were paid for and are kept; touches nothing."""
         return Answers(answers_folder(self.root, name), name, clock=self.clock)
 
-    def publish(self, relations: Sequence[Relation]) -> tuple[LakeError, ...]:
+    def publish(
+        self, relations: Sequence[Relation], *, lake_root: str | None = None
+    ) -> tuple[LakeError, ...]:
         """Show the whole lake as it is now in `klaviyo.duckdb`; other processes may do the same.
+
+        `lake_root` is the lake's folder as readers have it mounted, from now on: "" for here, None
+        for what it was.
 
         Returns an error for each table that cannot be read and is not shown: another stream's
         damage is no reason for this one to fail.
@@ -184,7 +198,7 @@ class Lake:
         Raises:
             StorageError: the folder cannot be written, or another publisher does not end.
         """
-        return publish(self.root, relations)
+        return publish(self.root, relations, lake_root=lake_root, folder_mode=self.folder_mode)
 
     def relation(self, name: str, relations: Sequence[Relation] = ()) -> "duckdb.DuckDBPyRelation":
         """Return a relation as it is now, over a connection of its own in memory.

@@ -22,13 +22,17 @@ class Published:
     """What the database shows: versions by table, and the relations that are not plain tables.
 
     `views` has the digest of the statements that made each view, `file` the fingerprint of the
-    database that has them: "" where that is not known.
+    database that has them: "" where that is not known. `lake_root` is the lake's folder as those
+    have it mounted for whom the database was made, "" where that is here; `folder_mode` the mode
+    that folders were given.
     """
 
     versions: Mapping[str, int] = field(default_factory=dict[str, int])
     relations: tuple[Relation, ...] = ()
     views: Mapping[str, str] = field(default_factory=dict[str, str])
     file: str = ""
+    lake_root: str = ""
+    folder_mode: str = ""
 
 
 def published(root: Path) -> Published:
@@ -40,6 +44,8 @@ def published(root: Path) -> Published:
             relations=tuple(from_json(each) for each in known["relations"]),
             views={str(name): str(digest) for name, digest in known.get("views", {}).items()},
             file=str(known.get("file", "")),
+            lake_root=str(known.get("lake_root", "")),
+            folder_mode=str(known.get("folder_mode", "")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # A cache: what it says is found out anew by the next publisher.
@@ -55,6 +61,8 @@ def remember(root: Path, shown: Published) -> None:
         "relations": [to_json(each) for each in shown.relations if not isinstance(each, Plain)],
         "views": dict(shown.views),
         "file": shown.file,
+        "lake_root": shown.lake_root,
+        "folder_mode": shown.folder_mode,
     }
     half.write_text(json.dumps(known), encoding="utf-8")
     half.replace(target)

@@ -19,10 +19,20 @@ from klaviyo_assets.errors import LakeVersionError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """A table at one version: columns and the absolute paths of its files."""
+    """A table at one version: columns and the absolute paths of its files.
+
+    Where `below` is given, its SELECT names the files relative to that folder, by `LAKE_FILE`.
+    """
 
     schema: pa.Schema
     paths: tuple[Path, ...]
+    below: Path | None = None
+
+
+LAKE_FILE = "lake_file"
+"""The macro that makes a path out of one below the lake's folder, in a database for readers who
+have the lake elsewhere. DuckDB looks for a view's files when the view is created, here; a macro can
+be given its last meaning after that."""
 
 
 def select(shown: Shown) -> str:
@@ -36,10 +46,23 @@ def select(shown: Shown) -> str:
         f"{literal(name)}: {{name: {literal(name)}, type: {literal(kind)}, default_value: NULL}}"
         for name, kind in types.items()
     )
-    paths = ", ".join(literal(str(path)) for path in shown.paths)
+    paths = ", ".join(path_expression(path, shown.below) for path in shown.paths)
     columns = ", ".join(quoted(name) for name in types)
     arguments = f"[{paths}], hive_partitioning = false, schema = MAP {{{', '.join(entries)}}}"
     return f"SELECT {columns} FROM read_parquet({arguments})"
+
+
+def path_expression(path: Path, below: Path | None) -> str:
+    """Return the SQL of a file's path."""
+    if below is None:
+        return literal(str(path))
+    return f"{LAKE_FILE}({literal(str(path.relative_to(below)))})"
+
+
+def create_lake_file(folder: str, *, catalog: str) -> str:
+    """Return the statement that gives `LAKE_FILE` the meaning of a path below `folder`."""
+    macro = f"{quoted(catalog)}.main.{LAKE_FILE}"
+    return f"CREATE OR REPLACE MACRO {macro}(path) AS {literal(folder + '/')} || path"
 
 
 def quoted(name: str) -> str:

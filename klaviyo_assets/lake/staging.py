@@ -22,6 +22,7 @@ from klaviyo_assets.lake.disk import force_to_disk, make_folder
 from klaviyo_assets.lake.layout import DAY, Table
 from klaviyo_assets.lake.merge import kept, losers, numbered
 from klaviyo_assets.lake.parquet import DataFile, Encodings, Writer
+from klaviyo_assets.lake.permissions import FILE_BITS, mode_of, set_mode
 from klaviyo_assets.lake.rewrite import Staged
 from klaviyo_assets.lake.staged_keys import StagedKeys
 from klaviyo_assets.lake.vectors import whole_numbers
@@ -164,15 +165,21 @@ def placed(files: Sequence[DataFile], staging: Path, folder: Path, *, at: float)
 
     Their bytes are on the disk before their names, so that a power cut leaves no commit that names
     half a file. Their modification time becomes `at` (seconds since 1970): they count as just seen.
+    Who may read the table's folder may read them.
 
     Raises:
         OSError: the disk refused; the moved ones are in no commit, and upkeep removes them.
     """
-    force_to_disk([staging / file.path for file in files], at=at)
+    mode = mode_of(folder)
+    force_to_disk([staging / file.path for file in files], at=at, mode=mode & FILE_BITS)
     moved: list[DataFile] = []
     for file in files:
-        path = str(PurePath(file.partition, file.path))
-        make_folder((folder / path).parent)
+        path, place = str(PurePath(file.partition, file.path)), folder
+        for part in PurePath(file.partition).parts:
+            place /= part
+            if not place.exists():
+                make_folder(place)
+                set_mode(place, mode)
         (staging / file.path).replace(folder / path)
         moved.append(replace(file, path=path))
     return moved

@@ -56,6 +56,8 @@ class Settings:
     """None: the zone of the account, as Klaviyo says it."""
     report_start_date: date | None = None
     data_dir: str = "./data"
+    folder_mode: str = ""
+    """Octal. Empty: new folders of the lake are 700, and those that are there stay as they are."""
     state_dir: str = ""
     rate_limit_share: float = 0.9
     rate_limit_scale: float = 1.0
@@ -218,6 +220,15 @@ def _revision(raw: str) -> str:
     return raw
 
 
+def _folder_mode(raw: str) -> str:
+    if re.fullmatch(r"0?7[057][05]", raw) is None:
+        raise ValueError(
+            "three octal digits are wanted, for owner, group and others: 7 for the owner, 7, 5 or "
+            "0 for the group, 5 or 0 for others, who may read at most; such as 750"
+        )
+    return raw[-3:]
+
+
 _PARSERS: Mapping[str, Callable[[str], object]] = {
     "base_url": _text,
     "revision": _revision,
@@ -235,6 +246,7 @@ _PARSERS: Mapping[str, Callable[[str], object]] = {
     "timezone": _zone,
     "report_start_date": _day,
     "data_dir": _text,
+    "folder_mode": _folder_mode,
     "state_dir": _text,
     "rate_limit_share": _share,
     "rate_limit_scale": _scale,

@@ -16,6 +16,7 @@ BAD = {
     "base_url": ("http://klaviyo.example.com", "https"),
     "disable_predictive_analytics": ("maybe", "true or false"),
     "exclude_columns": ("profiles.birthday", "profiles has a column birthday"),
+    "folder_mode": ("777", "5 or 0 for others, who may read at most"),
     "hash_columns": ("events.event_properties", "is not text"),
     "json_keys": ("profiles.email:domain", "is not JSON"),
     "event_metric_ids": ("Placed Order", "metric ids"),

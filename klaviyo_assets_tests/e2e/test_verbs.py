@@ -12,7 +12,17 @@ from klaviyo_assets.__main__ import main
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home
 
-VERBS = ("erase", "plan", "publish", "sandbox", "set-aside", "status", "streams", "verify")
+VERBS = (
+    "erase",
+    "export",
+    "plan",
+    "publish",
+    "sandbox",
+    "set-aside",
+    "status",
+    "streams",
+    "verify",
+)
 
 
 def verb(home: Home, *words: str, **more: str) -> int:
@@ -122,6 +132,30 @@ def test_publish_follows_a_moved_data_folder(home: Home) -> None:
     assert run.success
     assert run.warnings == ""
     assert sorted(home.ids("campaigns")) == sorted(home.shop.truth("campaigns"))
+
+
+@pytest.mark.parametrize("suffix", ["", "/", "/lake"])
+def test_publish_writes_views_for_another_mount(
+    home: Home, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    """`--lake-root` takes the data folder or the lake's, and a later sync goes on with it."""
+    home.sync("lists")
+    there = home.root / "there"
+    assert verb(home, "publish", "--lake-root", f"{there}{suffix}") == 0
+    assert f"files below {there}/lake, in later syncs too" in capsys.readouterr().out
+    home.sync("segments")
+    assert verb(home, "verify") == 0
+    here = home.data
+    home.data.rename(there)
+    home.moved_to = there
+    assert sorted(home.ids("lists")) == sorted(home.shop.truth("lists"))
+    assert sorted(home.ids("segments")) == sorted(home.shop.truth("segments"))
+    there.rename(here)
+    home.moved_to = None
+    assert verb(home, "publish") == 0
+    assert sorted(home.ids("segments")) == sorted(home.shop.truth("segments"))
+    assert verb(home, "publish", "--lake-root", "there/lake") == 2
+    assert "it must begin at the root" in capsys.readouterr().err
 
 
 def test_publish_shows_what_can_be_read_and_ends_with_one(

@@ -199,9 +199,11 @@ def test_only_what_is_new_is_built(lake: Lake, root: Path, monkeypatch: pytest.M
     """
     rebuilt: list[set[str]] = []
 
-    def spied(root: Path, views: Mapping[str, Sequence[str]], *, kept: set[str]) -> list[LakeError]:
+    def spied(
+        root: Path, views: Mapping[str, Sequence[str]], *, kept: set[str], place: str
+    ) -> list[LakeError]:
         rebuilt.append(set(views) - kept)
-        return build(root, views, kept=kept)
+        return build(root, views, kept=kept, place=place)
 
     build = database.build
     monkeypatch.setattr(database, "build", spied)
