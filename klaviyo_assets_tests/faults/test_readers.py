@@ -1,0 +1,145 @@
+"""F89: connections that stay open while the account is synced again and again."""
+
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from threading import Event, Thread
+
+import duckdb
+
+from klaviyo_assets.lake import Lake
+from klaviyo_assets.streams import COLLECTIONS
+from klaviyo_assets_tests.duckdb_releases import LIBRARIES
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.report_runs import FLOWS, add_metrics, fetch, metrics_of
+from klaviyo_assets_tests.e2e.run import Run
+from klaviyo_assets_tests.e2e.shop import NOON
+from klaviyo_assets_tests.faults.test_upgrade import age, widenings
+from klaviyo_assets_tests.held_connections import Answer, HeldConnection, held_connection
+
+RELEASES = (*LIBRARIES, duckdb.__version__)
+
+RELATIONS = ("events", "events_detailed", "profiles", "lists", "metrics", FLOWS)
+
+TABLES = [each.name for each in COLLECTIONS] + [FLOWS]
+
+
+@dataclass(slots=True)
+class Watched:
+    """A connection that is asked over and over, and what it answered: distinct answers alone."""
+
+    held: HeldConnection
+    answers: dict[str, list[Answer]] = field(default_factory=dict[str, list[Answer]])
+    rounds: int = 0
+
+    def ask_everything(self) -> None:
+        """Ask for each relation's whole content: its columns, and what stands for its rows."""
+        for name in RELATIONS:
+            content = self.held.ask(f"SELECT count(*), bit_xor(hash(each)) FROM {name} AS each")
+            columns = self.held.ask(f"SELECT column_name FROM (DESCRIBE {name})")
+            assert isinstance(content, list), content
+            assert isinstance(columns, list), columns
+            known = self.answers.setdefault(name, [])
+            if [*content, *columns] not in known:
+                known.append([*content, *columns])
+        self.rounds += 1
+
+
+@contextmanager
+def watched(home: Home, release: str) -> Generator[Watched]:
+    """Ask a connection of that release without a pause while the block runs."""
+    stop, errors = Event(), list[AssertionError]()
+
+    def ask_on() -> None:
+        try:
+            while not stop.is_set():
+                watching.ask_everything()
+        except AssertionError as error:
+            errors.append(error)
+
+    with held_connection(home.data / "klaviyo.duckdb", release) as held:
+        watching = Watched(held)
+        watching.ask_everything()
+        thread = Thread(target=ask_on)
+        thread.start()
+        try:
+            yield watching
+        finally:
+            stop.set()
+            thread.join()
+        assert errors == []
+
+
+def upkeep_after_the_grace(home: Home) -> int:
+    """Do the upkeep of a sync in two hours; return how many files went."""
+    later = datetime.now(tz=UTC) + timedelta(hours=2)
+    lake = Lake(home.data, clock=lambda: later)
+    return sum(lake.maintain(name).files_removed for name in TABLES)
+
+
+def syncs(home: Home, metric: str) -> list[Callable[[], Run]]:
+    """Return ten syncs of every kind that replaces what is there."""
+    shop, old = home.shop, {"start": "2020-01-01"}
+
+    def with_news(*streams: str) -> Run:
+        shop.move(hours=3)
+        return home.sync(*streams)
+
+    def after_changes() -> Run:
+        some = sorted(home.ids("profiles"))
+        shop.mutate(profile=some[0], set={"last_name": "Changed"})
+        shop.mutate(profile=some[1], delete=True)
+        shop.mutate(list=min(home.ids("lists")), delete=True)
+        return with_news("profiles", "lists", "metrics")
+
+    return [
+        with_news,
+        lambda: home.sync("events", config=old),
+        after_changes,
+        lambda: with_news("events", "metrics"),
+        lambda: fetch(home, FLOWS, (metric, NOON.date().replace(day=1))).run,
+        lambda: home.sync("events", config={"sync_mode": "full_refresh_overwrite"}),
+        lambda: home.sync("profiles", config={"sync_mode": "full_refresh_overwrite"}),
+        lambda: home.sync("lists", config={"sync_mode": "full_refresh_append"}),
+        lambda: fetch(home, FLOWS, (metric, NOON.date().replace(day=2))).run,
+        with_news,
+    ]
+
+
+def test_f89_connections_outlive_ten_syncs_and_the_grace(start: StartHome) -> None:
+    """Old and new releases of DuckDB answer all along, each with the one version that it opened.
+
+    Rows of old days are replaced meanwhile, rows are deleted, a table gets further columns, others
+    are read from the beginning, and partitions of a report are fetched again; after each sync what
+    was retired two hours ago is removed. A connection of now sees what there is now.
+    """
+    home = start(timezone="UTC")
+    home.settings |= {"KLAVIYO_TIMEZONE": "UTC"}
+    metric = metrics_of(home)[0] if home.sync().success else ""
+    add_metrics(home, [metric])
+    assert fetch(home, FLOWS, (metric, NOON.date().replace(day=1))).run.success
+    age(home, "profiles")
+    assert home.sync("lists").success
+    with ExitStack() as stack:
+        watching = [stack.enter_context(watched(home, each)) for each in RELEASES]
+        removed = 0
+        for sync in syncs(home, metric):
+            rounds = [each.rounds for each in watching]
+            assert sync().success
+            removed += upkeep_after_the_grace(home)
+            assert home.count("events") == len(home.lake_ids("events"))
+            while any(
+                now.rounds < before + 2 for now, before in zip(watching, rounds, strict=True)
+            ):
+                Event().wait(0.01)
+    assert widenings(home, "profiles")
+    assert removed > len(RELEASES)
+    for each in watching:
+        assert {name: len(seen) for name, seen in each.answers.items()} == dict.fromkeys(
+            RELATIONS, 1
+        )
+    # Nobody has the first version open any more: its files go.
+    assert upkeep_after_the_grace(home) > 0
+    assert upkeep_after_the_grace(home) == 0
