@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from threading import Event, Thread
+from time import sleep
 
 import duckdb
 
@@ -32,7 +33,14 @@ class Watched:
 
     held: HeldConnection
     answers: dict[str, list[Answer]] = field(default_factory=dict[str, list[Answer]])
+    errors: list[AssertionError] = field(default_factory=list[AssertionError])
     rounds: int = 0
+
+    def wait_for_rounds(self, count: int) -> None:
+        """Wait until everything was asked so many times in all, or an answer was an error."""
+        while self.rounds < count and not self.errors:
+            sleep(0.01)
+        assert self.errors == []
 
     def ask_everything(self) -> None:
         """Ask for each relation's whole content: its columns, and what stands for its rows."""
@@ -50,14 +58,14 @@ class Watched:
 @contextmanager
 def watched(home: Home, release: str) -> Generator[Watched]:
     """Ask a connection of that release without a pause while the block runs."""
-    stop, errors = Event(), list[AssertionError]()
+    stop = Event()
 
     def ask_on() -> None:
         try:
             while not stop.is_set():
                 watching.ask_everything()
         except AssertionError as error:
-            errors.append(error)
+            watching.errors.append(error)
 
     with held_connection(home.data / "klaviyo.duckdb", release) as held:
         watching = Watched(held)
@@ -69,7 +77,7 @@ def watched(home: Home, release: str) -> Generator[Watched]:
         finally:
             stop.set()
             thread.join()
-        assert errors == []
+        assert watching.errors == []
 
 
 def upkeep_after_the_grace(home: Home) -> int:
@@ -130,10 +138,8 @@ def test_f89_connections_outlive_ten_syncs_and_the_grace(start: StartHome) -> No
             assert sync().success
             removed += upkeep_after_the_grace(home)
             assert home.count("events") == len(home.lake_ids("events"))
-            while any(
-                now.rounds < before + 2 for now, before in zip(watching, rounds, strict=True)
-            ):
-                Event().wait(0.01)
+            for each, count in zip(watching, rounds, strict=True):
+                each.wait_for_rounds(count + 2)
     assert widenings(home, "profiles")
     assert removed > len(RELEASES)
     for each in watching:

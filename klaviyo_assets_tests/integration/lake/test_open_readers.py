@@ -107,6 +107,27 @@ def test_a_connection_outlives_ten_versions_and_the_grace(
     assert len(list((root / "lake" / READERS).iterdir())) == 2
 
 
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_connection_that_attaches_anew_sees_new_rows(
+    lake: Lake, root: Path, release: str
+) -> None:
+    """The lines of `docs/readers.md` work in every release, without closing the connection."""
+    write_generation(lake, 0)
+    path = str(root / "klaviyo.duckdb").replace("'", "''")
+    with held_connection(root / "klaviyo.duckdb", release) as held:
+        write_generation(lake, 1)
+        assert seen(held) == "0"
+        for sql in (
+            "ATTACH ':memory:' AS mine",
+            "USE mine",
+            "DETACH klaviyo",
+            f"ATTACH '{path}' AS klaviyo (READ_ONLY)",
+            "USE klaviyo",
+        ):
+            assert held.ask(sql) == []
+        assert seen(held) == "1"
+
+
 def test_each_open_version_is_kept(lake: Lake, root: Path, clock: Clock) -> None:
     """Two connections of different ages see what each has opened, and go one by one."""
     write_generation(lake, 0)
