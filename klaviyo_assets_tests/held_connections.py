@@ -22,7 +22,7 @@ import duckdb
 
 path, release = sys.argv[1:]
 assert duckdb.__version__ == release, duckdb.__version__
-connection = duckdb.connect(path, read_only=True, config={"threads": 1})
+connection = duckdb.connect(path, read_only=path != ":memory:", config={"threads": 1})
 connection.execute("SET TimeZone = 'UTC'")
 print("open", flush=True)
 for line in sys.stdin:
@@ -58,8 +58,11 @@ class HeldConnection:
 
 
 @contextmanager
-def held_connection(path: Path, release: str) -> Generator[HeldConnection]:
-    """Keep a connection of that release of DuckDB open for the block; its process ends after it."""
+def held_connection(path: Path | str, release: str) -> Generator[HeldConnection]:
+    """Keep a connection of that release of DuckDB open for the block; its process ends after it.
+
+    It is read-only, but for one to `:memory:`.
+    """
     is_ours = release == duckdb.__version__
     folder = {} if is_ours else {"PYTHONPATH": str(installed(f"duckdb=={release}"))}
     process = subprocess.Popen(
