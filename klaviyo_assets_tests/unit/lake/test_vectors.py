@@ -20,7 +20,11 @@ from klaviyo_assets.lake.vectors import (
     whole_numbers,
 )
 
-MOMENTS = st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=9))]))
+MOMENTS = st.datetimes(
+    min_value=datetime(1, 1, 2),  # noqa: DTZ001 - the zones are given beside
+    timezones=st.sampled_from([UTC, timezone(timedelta(hours=9))]),
+)
+"""From the second day of all on: the first began before the year 1, by UTC."""
 
 
 @given(st.lists(st.lists(st.booleans(), max_size=20), max_size=3), st.integers(0, 3))
