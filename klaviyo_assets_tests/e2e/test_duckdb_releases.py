@@ -1,20 +1,34 @@
 """The file as other programs open it: every relation in DuckDB 1.4, 1.5 and ours, with comments."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
 import duckdb
+import pandas as pd
 import pytest
+from deltalake import DeltaTable
 
 from klaviyo_assets.model.stream import Collection
 from klaviyo_assets.streams import COLLECTIONS, STREAMS
-from klaviyo_assets_tests.duckdb_releases import LIBRARIES, read_by, typed
+from klaviyo_assets_tests.duckdb_releases import LIBRARIES, installed, read_by, typed
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.report_runs import CAMPAIGNS, FLOWS, add_metrics, fetch, metrics_of
 from klaviyo_assets_tests.e2e.shop import NOON, open_shop
 
 RELEASES = (*LIBRARIES, duckdb.__version__)
+
+POLARS = "polars==1.31.0"
+"""The newest one that comes as a single package."""
+
+READ_BY_POLARS = """
+import sys
+import polars
+print(*sorted(polars.read_delta(sys.argv[1]).get_column("id")))
+"""
 
 ALL_NAMES = "SELECT table_name FROM information_schema.tables ORDER BY table_name"
 """What `SHOW TABLES` shows where the file is the database in use."""
@@ -107,3 +121,26 @@ def test_every_relation_and_column_says_what_it_holds(whole: Home, release: str)
     for stream in STREAMS.values():
         for column in stream.columns:
             assert words[stream.name, column.name] == column.about
+
+
+def test_pandas_reads_the_lake(whole: Home) -> None:
+    """A table is a Delta table to pandas, and its files are Parquet, with the same rows."""
+    folder = whole.data / "lake" / "profiles"
+    frame = DeltaTable(str(folder)).to_pandas()
+    assert sorted(frame["id"]) == sorted(whole.ids("profiles"))
+    (file,) = DeltaTable(str(folder)).file_uris()
+    assert sorted(pd.read_parquet(file)["id"]) == sorted(frame["id"])
+
+
+def test_polars_reads_the_lake(whole: Home) -> None:
+    """Polars reads a table by day, as Delta, whole."""
+    done = subprocess.run(
+        [sys.executable, "-c", READ_BY_POLARS, str(whole.data / "lake" / "events")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(installed(POLARS))},
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == sorted(whole.ids("events"))
