@@ -35,7 +35,13 @@ from klaviyo_assets.model.stream import Join
 from klaviyo_assets.sandbox.__main__ import main as sandbox
 from klaviyo_assets.streams import COLLECTIONS, MERGES, REPORTS, STREAMS
 from klaviyo_assets.sync.account import ledger_of
-from klaviyo_assets.sync.reports.metrics import stored_metrics, wanted_metrics
+from klaviyo_assets.sync.reports.metrics import (
+    metric_choices,
+    no_revenue,
+    setting_problems,
+    stored_metrics,
+    wanted_metrics,
+)
 from klaviyo_assets.sync.reports.outlook import (
     Desktop,
     calendar_without_asking,
@@ -44,6 +50,7 @@ from klaviyo_assets.sync.reports.outlook import (
     outlook_of,
     standing,
     told,
+    told_beside,
 )
 from klaviyo_assets.tables.schema import arrow_schema
 
@@ -277,17 +284,31 @@ def _plan(settings: Settings, options: argparse.Namespace) -> int:
     if options.end < max(options.start, first):
         raise no_day(options.start, options.end, first=first, zone="the account's time zone")
     named = [part for word in options.metrics or () for part in word.split(",") if part]
-    metrics = named or wanted_metrics(settings, stored_metrics(at.lake))
-    if not metrics:
+    stored, mapped = stored_metrics(at.lake), at.mapped_metric
+    metrics = named or wanted_metrics(settings, stored, mapped=mapped)
+    if not metrics and not stored:
         raise SettingError(
             "no metric is known: materialize klaviyo/metrics first, or name some with --metrics"
         )
+    if not metrics:
+        raise SettingError(no_revenue(stored))
     calendar = calendar_without_asking(settings, at.lake, at.now)
     days = days_to_plan(options.start, options.end, calendar)
+    _print_metric_problems(at)
     for stream in REPORTS:
         if isinstance(stream.source, Report):
             print("\n".join(told(outlook_of(stream, stream.source, metrics, days, at=at))))
+            for name, others in metric_choices(stored, mapped).items():
+                print(told_beside(name, outlook_of(stream, stream.source, others, days, at=at)))
     return 0
+
+
+def _print_metric_problems(at: Desktop) -> None:
+    """Print what is wrong with the setting that names the metrics of reports."""
+    proven = {cell.metric_id for stream in REPORTS for cell in at.lake.cell_facts(stream.name)}
+    stored = stored_metrics(at.lake)
+    for problem in setting_problems(at.settings, stored, mapped=at.mapped_metric, proven=proven):
+        print(f"warning: {problem}")
 
 
 def _status(settings: Settings, _options: argparse.Namespace) -> int:
@@ -301,6 +322,7 @@ def _status(settings: Settings, _options: argparse.Namespace) -> int:
         print(f"{stream.name:<24} {state.rows:>12,} rows{upto}")
         if isinstance(stream.source, Report):
             print("\n".join(standing(stream, at=at)))
+    _print_metric_problems(at)
     return 0
 
 

@@ -5,6 +5,7 @@
     │   ├── SettingError           a setting has a value that cannot be used
     │   ├── BadKeyError            401: Klaviyo refuses the key
     │   ├── MissingScopeError      403: the key may not read this
+    │   ├── UnknownMetricError     the account has no metric of an id that a setting names
     │   └── LakeError              the lake cannot be read or written as it is
     │       ├── WrongAccountError      the lake holds another account's data
     │       ├── LakeVersionError       the lake was written by another version
@@ -21,7 +22,7 @@
     ├── StoppedError           nobody acts: the run was cancelled
     ├── PermanentError         the developer acts: the request is wrong
     │   ├── RequestError           400 and other 4xx
-    │   ├── IneligibleMetricError  400: no report counts this metric's events as conversions
+    │   ├── IneligibleMetricError  400 about the conversion metric: Klaviyo makes no report with it
     │   ├── CursorLostError        400 "Invalid cursor provided.": the slice starts again
     │   ├── NotFoundError          404
     │   └── RevisionRetiredError   410, or a revision without this endpoint
@@ -67,6 +68,10 @@ class MissingScopeError(ConfigError):
     """The key may not read this (403); the stream is skipped. `scope` as Klaviyo names it."""
 
     scope: str | None = field(default=None, kw_only=True)
+
+
+class UnknownMetricError(ConfigError):
+    """The account has no metric of this id: a setting, or a partition, names one that is not."""
 
 
 class LakeError(ConfigError):
@@ -130,11 +135,15 @@ class StoppedError(KlaviyoAssetsError):
 
 @dataclass(eq=False)
 class PermanentError(KlaviyoAssetsError):
-    """The request is wrong; the same request fails again. `code` and `source` are Klaviyo's."""
+    """The request is wrong; the same request fails again.
+
+    `code`, `source` and `detail` are Klaviyo's; its words are shown, and nothing depends on them.
+    """
 
     status: int | None = field(default=None, kw_only=True)
     code: str | None = field(default=None, kw_only=True)
     source: str | None = field(default=None, kw_only=True)
+    detail: str | None = field(default=None, kw_only=True)
 
 
 class RequestError(PermanentError):
@@ -142,7 +151,7 @@ class RequestError(PermanentError):
 
 
 class IneligibleMetricError(PermanentError):
-    """No report takes this conversion metric; the metric is skipped, and not asked for again."""
+    """Klaviyo makes no report with this conversion metric; it is not asked for again."""
 
 
 class CursorLostError(PermanentError):

@@ -60,6 +60,14 @@ class AccountFacts:
     asked_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class RevenueMetric:
+    """Which metric an account maps to revenue, None for none, and when it said so, UTC."""
+
+    id: str | None
+    asked_at: datetime
+
+
 def key_hash(key: str) -> str:
     """Return the name under which a key is known here; the key cannot be had back from it."""
     return sha256(key.encode()).hexdigest()[:32]
@@ -214,6 +222,26 @@ class Ledger:
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute("INSERT OR REPLACE INTO account VALUES (?, ?, ?, ?)", facts)
+
+        self.file.transact(write)
+
+    def revenue_metric(self) -> RevenueMetric | None:
+        """Return which metric the account maps to revenue; None where it was never asked."""
+
+        def read(connection: sqlite3.Connection) -> RevenueMetric | None:
+            row = connection.execute(
+                "SELECT metric_id, asked_at FROM revenue WHERE account = ?", (self.account,)
+            ).fetchone()
+            return RevenueMetric(row[0], datetime.fromtimestamp(row[1], UTC)) if row else None
+
+        return self.file.transact(read)
+
+    def remember_revenue_metric(self, metric_id: str | None) -> None:
+        """Keep which metric the account maps to revenue, None where it maps none."""
+        fact = (self.account, metric_id, self.clock())
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT OR REPLACE INTO revenue VALUES (?, ?, ?)", fact)
 
         self.file.transact(write)
 

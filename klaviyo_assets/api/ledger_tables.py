@@ -35,6 +35,9 @@ CREATE TABLE IF NOT EXISTS account (
     key_hash TEXT PRIMARY KEY, account_id TEXT NOT NULL, timezone TEXT NOT NULL,
     asked_at REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS revenue (
+    account TEXT PRIMARY KEY, metric_id TEXT, asked_at REAL NOT NULL
+) STRICT, WITHOUT ROWID;
 """
 
 

@@ -43,8 +43,11 @@ SECRETS = (
 PERSONAL_PARAMETERS = frozenset({"filter", "page[cursor]", "page_cursor"})
 """Their values are not shown: a filter may name a person, and a paging cursor holds a record's."""
 
-INELIGIBLE = "does not support querying for values data"
-"""What Klaviyo says of a conversion metric that reports do not take, whatever the report."""
+CONVERSION_METRIC = "conversion_metric_id"
+"""The member of a report request that names its metric, and of the pointer in a refusal of it."""
+
+METRIC = re.compile(r"(?i)\bmetrics?\b|conversion_metric")
+"""What a refusal without a pointer says where it is about the metric, whatever else it says."""
 
 SCOPE = re.compile(r"\b[a-z]+(?:-[a-z]+)*:(?:read|write|full)\b")
 WHOLE_SECONDS = re.compile(r"[0-9]{1,9}")
@@ -85,7 +88,7 @@ def error_for(answer: Answer, request: Request, stream_name: str) -> KlaviyoAsse
         case status if status >= 500:  # noqa: PLR2004 - the first of the server's own statuses
             return unanswered(text, answer.headers, stream_name)
         case _:
-            return permanent(text, answer, said, stream_name)
+            return permanent(text, answer, said, request=request, stream_name=stream_name)
 
 
 def unanswered(text: str, headers: Mapping[str, str], stream_name: str) -> ServerError:
@@ -109,7 +112,9 @@ def missing_scope(text: str, said: Complaint, stream_name: str) -> MissingScopeE
     return MissingScopeError(text + advice, stream=stream_name, scope=scope)
 
 
-def permanent(text: str, answer: Answer, said: Complaint, stream_name: str) -> PermanentError:
+def permanent(
+    text: str, answer: Answer, said: Complaint, *, request: Request, stream_name: str
+) -> PermanentError:
     """Return the error for a request that would fail again just so."""
     detail = (said.detail or "").lower()
     kind, advice = RequestError, "It fails the same way again: the program is wrong, or a setting."
@@ -120,7 +125,7 @@ def permanent(text: str, answer: Answer, said: Complaint, stream_name: str) -> P
         kind, advice = NotFoundError, "It is gone, or was never there."
     elif answer.status == 400 and "invalid cursor provided" in detail:  # noqa: PLR2004
         kind, advice = CursorLostError, "The paging cursor is lost: the slice is read again."
-    elif answer.status == 400 and INELIGIBLE in detail:  # noqa: PLR2004
+    elif answer.status == 400 and refuses_metric(request, said):  # noqa: PLR2004
         kind = IneligibleMetricError
         advice = "Klaviyo makes no reports with this conversion metric: it is left out."
     elif 300 <= answer.status < 400:  # noqa: PLR2004 - the redirects
@@ -130,8 +135,28 @@ def permanent(text: str, answer: Answer, said: Complaint, stream_name: str) -> P
             "along. Check KLAVIYO_BASE_URL and any proxy."
         )
     return kind(
-        text + advice, stream=stream_name, status=answer.status, code=said.code, source=said.source
+        text + advice,
+        stream=stream_name,
+        status=answer.status,
+        code=said.code,
+        source=said.source,
+        detail=said.detail,
     )
+
+
+def refuses_metric(request: Request, said: Complaint) -> bool:
+    """Return whether a 400 to a report request is about its conversion metric.
+
+    Klaviyo points at the metric's place in the body; where it points nowhere in particular, the
+    sentence has to mention a metric. Seen: a metric that no report takes, and an id that no metric
+    has; the sentences differ, and more may come.
+    """
+    if CONVERSION_METRIC.encode() not in (request.body or b""):
+        return False
+    place = (said.source or "").strip("/")
+    if place not in {"", "data", "data/attributes"}:
+        return CONVERSION_METRIC in place
+    return METRIC.search(said.detail or "") is not None
 
 
 def asked(request: Request) -> str:

@@ -12,14 +12,18 @@ from collections.abc import Sequence
 import dagster as dg
 
 from klaviyo_assets.defs.partitions import METRICS, UNFIT
-from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
+from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource, utc_now
 from klaviyo_assets.errors import KlaviyoAssetsError
 from klaviyo_assets.lake import Lake
 from klaviyo_assets.model.settings import Settings
+from klaviyo_assets.sync.reports.metric_requests import custom_metrics, revenue_now
 from klaviyo_assets.sync.reports.metrics import (
     AUTO,
     TABLE,
-    mapped_revenue,
+    Metric,
+    absent_metrics,
+    mapped_metric,
+    setting_problems,
     stored_metrics,
     wanted_metrics,
 )
@@ -31,14 +35,23 @@ EVERY_SECONDS = 300
 def add_metric_keys(
     context: dg.AssetExecutionContext, klaviyo: KlaviyoResource, lake: LakeResource
 ) -> None:
-    """Add a partition key for each metric wanted that has none; a failure is only told."""
+    """Add a partition key for each metric wanted that has none; a failure is only told.
+
+    Klaviyo says which metric is the revenue, and, where the setting names an id that the table does
+    not have, which custom metrics there are; what is wrong with the setting is a warning.
+    """
     try:
-        settings = klaviyo.checked_settings()
-        mapped = None
-        if AUTO in settings.conversion_metric_ids:
-            connection = klaviyo.connect(say=context.log.warning)
-            mapped = mapped_revenue(connection.client, settings.base_url)
-        new = missing_keys(context, lake.lake(), settings, mapped=mapped)
+        connection = klaviyo.connect(say=context.log.warning)
+        settings, stored = connection.settings, stored_metrics(lake.lake())
+        mapped = revenue_now(
+            connection.client, connection.asking.ledger, settings.base_url, now=utc_now()
+        )
+        custom: Sequence[Metric] | None = None
+        if absent_metrics(settings, stored):
+            custom = custom_metrics(connection.client, settings.base_url)
+        for problem in setting_problems(settings, stored, mapped=mapped, custom=custom):
+            context.log.warning("%s", problem)
+        new = missing_keys(context, wanted_metrics(settings, stored, mapped=mapped))
     except KlaviyoAssetsError as error:
         context.log.warning("no metrics were added to the partitions of reports: %s", error)
         return
@@ -48,21 +61,13 @@ def add_metric_keys(
 
 
 def missing_keys(
-    context: dg.AssetExecutionContext | dg.SensorEvaluationContext,
-    lake: Lake,
-    settings: Settings,
-    *,
-    mapped: str | None,
+    context: dg.AssetExecutionContext | dg.SensorEvaluationContext, wanted: Sequence[str]
 ) -> Sequence[str]:
-    """Return the metrics wanted that have no partition key, the revenue metric first.
+    """Return the metrics wanted that have no partition key, in their order.
 
     One whose id Dagster takes for no key is left out, said aloud.
-
-    Raises:
-        LakeError: the table of metrics cannot be read.
     """
     known = set(context.instance.get_dynamic_partitions(METRICS.name or ""))
-    wanted = wanted_metrics(settings, stored_metrics(lake), mapped=mapped)
     for each in wanted:
         if UNFIT.search(each):
             context.log.warning("%.80r cannot be the key of a partition: no report of it", each)
@@ -75,7 +80,7 @@ def metrics_to_fetch(
     settings: Settings,
     *,
     stream: str,
-    mapped: str | None = None,
+    mapped: str | None,
 ) -> list[str]:
     """Return the metrics of a report's partitions that Klaviyo has not refused, in order of worth.
 
@@ -111,12 +116,17 @@ def metric_sensor(settings: Settings) -> dg.SensorDefinition:
         seen = f"{before.version if before is not None else None} {settings.conversion_metric_ids}"
         if context.cursor == seen:
             return dg.SkipReason("the metrics are as they were at the last look")
-        mapped: str | None = None
+        mapped = mapped_metric(lake, settings)
         if needs_klaviyo:
             klaviyo: KlaviyoResource = context.resources.klaviyo
             connection = klaviyo.connect(say=context.log.warning)
-            mapped = mapped_revenue(connection.client, connection.settings.base_url)
-        new = missing_keys(context, lake, settings, mapped=mapped)
+            ledger = connection.asking.ledger
+            base_url = connection.settings.base_url
+            mapped = revenue_now(connection.client, ledger, base_url, now=utc_now())
+        stored = stored_metrics(lake)
+        for problem in setting_problems(settings, stored, mapped=mapped):
+            context.log.warning("%s", problem)
+        new = missing_keys(context, wanted_metrics(settings, stored, mapped=mapped))
         adding = [METRICS.build_add_request(list(new))] if new else []
         return dg.SensorResult(dynamic_partitions_requests=adding, cursor=seen)
 

@@ -36,6 +36,11 @@ PRIORITY = "dagster/priority"
 DRAIN = "klaviyo/drain"
 """The tag of the draining sensor's runs: the report they are for."""
 
+FAILED_METRICS = "klaviyo/failed_metrics"
+FAILED_SEPARATOR = "|"
+"""The tag of a run that stored its partitions but for those of some metrics, and what stands
+between these: what no key of a partition holds."""
+
 DRAIN_SENSOR = "klaviyo_reports_drain"
 """The draining sensor's name, as the UI shows it."""
 

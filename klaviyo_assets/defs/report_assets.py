@@ -27,7 +27,7 @@ from klaviyo_assets.model.report import Cell, Report
 from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.sync.reports.desk import ReportDesk
-from klaviyo_assets.sync.reports.fetch import Fetch, Refused, Stored
+from klaviyo_assets.sync.reports.fetch import Fetch, Outcome
 from klaviyo_assets.sync.reports.paying import Purse
 from klaviyo_assets.sync.reports.present import calendar_of
 from klaviyo_assets.sync.reports.walk import Wish
@@ -142,6 +142,7 @@ def _carry_out(
 
     Raises:
         QuotaError: it ran out in a run that a person launched.
+        UnknownMetricError, ContractError: of a metric nothing could be stored; the others are.
         SettingError: a day is not over; the others are stored.
         KlaviyoAssetsError: as `Fetch.outcomes` says.
     """
@@ -157,21 +158,23 @@ def _carry_out(
         if bounds is not None:
             outcomes = fetch.outcomes(bounds, ask_refused=ask_refused)
             _store(outcomes, events, desk=desk, lake=lake)
+        events.refuse_failed()
         events.refuse_unfinished(fetch.left)
     except QuotaError as error:
-        events.log_stored()
+        events.log_done()
         if given is None:
             raise events.spent(error, fetch.left, by_sensor=False) from error
         context.log.warning("%s", events.spent(error, fetch.left, by_sensor=True))
+        events.refuse_failed()
         return None
     except BaseException:
-        events.log_stored()
+        events.log_done()
         raise
     return events
 
 
 def _store(
-    outcomes: Iterator[Stored | Refused],
+    outcomes: Iterator[Outcome],
     events: ReportEvents,
     *,
     desk: ReportDesk,

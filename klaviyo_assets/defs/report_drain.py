@@ -39,7 +39,14 @@ from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.streams import REPORTS
 from klaviyo_assets.sync.reports.cost import Estimate, every_day
 from klaviyo_assets.sync.reports.desk import Calendar, background_of, terms_of
-from klaviyo_assets.sync.reports.metrics import AUTO, mapped_revenue
+from klaviyo_assets.sync.reports.metric_requests import custom_metrics, learn_revenue
+from klaviyo_assets.sync.reports.metrics import (
+    Metric,
+    absent_metrics,
+    revenue_metric,
+    setting_problems,
+    stored_metrics,
+)
 from klaviyo_assets.sync.reports.paying import FRESH
 from klaviyo_assets.sync.reports.present import calendar_of
 from klaviyo_assets.sync.reports.walk import Wish
@@ -72,7 +79,8 @@ BELOW_ALL = -10
 """What fills the past can wait for every other run, the daily fetch of reports included."""
 
 FAILURES, WITHIN = 3, timedelta(hours=1)
-"""After so many failed runs of a report within so long the sensor leaves it alone."""
+"""After so many failed runs of a metric within so long the sensor leaves it alone; a report, where
+so many metrics failed and no run of it ended well."""
 
 SPARE = 8
 """Requests that a run may make beyond its estimate: further pages, messages of unknown days."""
@@ -130,9 +138,14 @@ def _tick(context: dg.SensorEvaluationContext, ticks: int) -> tuple[list[dg.RunR
         # Nothing was asked: most looks come while a run is under way, or the day is spent.
         return [], reasons
     calendar = calendar_of(connection.asking, connection.settings, clock=utc_now, say=say)
+    chosen = chosen_metrics(connection, lake)
+    for problem in chosen.problems:
+        say(problem)
     requests: list[dg.RunRequest] = []
+    reasons += chosen.problems
     for stream, flight, left in able:
-        found = Draining(stream, connection, lake, calendar).launch(context.instance, flight, left)
+        draining = Draining(stream, connection, lake, calendar=calendar, chosen=chosen)
+        found = draining.launch(context.instance, flight, left)
         if isinstance(found, str):
             reasons.append(f"{stream.name}: {found}")
         else:
@@ -142,8 +155,14 @@ def _tick(context: dg.SensorEvaluationContext, ticks: int) -> tuple[list[dg.RunR
 
 def _waiting(flight: Flight, quota: Quota) -> str | None:
     """Return why no run of a report is launched now, whatever is missing; None where one may be."""
-    if flight.failures >= FAILURES:
-        return f"{quantity(flight.failures, 'run')} failed within {WITHIN}; look at the last one"
+    failures = flight.failures(None)
+    if failures >= FAILURES:
+        return f"{quantity(failures, 'run')} failed within {WITHIN}; look at the last one"
+    if not flight.successes and len(flight.failed) >= FAILURES:
+        return (
+            f"runs of {len(flight.failed)} metrics failed within {WITHIN} and none ended well; "
+            "look at the last one"
+        )
     if flight.is_draining:
         return "a run of the sensor is under way"
     if quota.left <= 0:
@@ -151,13 +170,63 @@ def _waiting(flight: Flight, quota: Quota) -> str | None:
     return None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChosenMetrics:
+    """What holds of the metrics at a tick, whatever the report.
+
+    `mapped` is the one that the account maps to revenue, `revenue` that one or Placed Order;
+    `absent` are ids of the setting that the account does not have. `problems` are sentences about
+    the setting.
+    """
+
+    mapped: str | None
+    revenue: str | None
+    absent: frozenset[str]
+    problems: Sequence[str]
+
+
+def chosen_metrics(connection: Connection, lake: Lake) -> ChosenMetrics:
+    """Return what the setting names and the account has; Klaviyo is asked for what is not known.
+
+    That is the revenue metric where no sync of metrics has asked for it yet, and the custom metrics
+    where the setting names an id that no table has and no report was stored of.
+
+    Raises:
+        KlaviyoAssetsError: the lake or the ledger cannot be read, or Klaviyo cannot be reached.
+    """
+    settings, client, ledger = connection.settings, connection.client, connection.asking.ledger
+    known = ledger.revenue_metric()
+    mapped = known.id if known else learn_revenue(client, ledger, settings.base_url)
+    stored = stored_metrics(lake)
+    proven = {cell.metric_id for stream in REPORTS for cell in lake.cell_facts(stream.name)}
+    custom: Sequence[Metric] | None = None
+    absent = set[str]()
+    if stored and not proven.issuperset(absent_metrics(settings, stored)):
+        custom = custom_metrics(client, settings.base_url)
+    if custom is not None:
+        absent = set(absent_metrics(settings, [*stored, *custom])) - proven
+    return ChosenMetrics(
+        mapped=mapped,
+        revenue=revenue_metric(stored, mapped),
+        absent=frozenset(absent),
+        problems=setting_problems(settings, stored, mapped=mapped, custom=custom, proven=proven),
+    )
+
+
 class Draining:
     """One report at one tick."""
 
     def __init__(
-        self, stream: Stream, connection: Connection, lake: Lake, calendar: Calendar
+        self,
+        stream: Stream,
+        connection: Connection,
+        lake: Lake,
+        *,
+        calendar: Calendar,
+        chosen: ChosenMetrics,
     ) -> None:
         """Read nothing yet."""
+        self._chosen = chosen
         self._stream = stream
         self._report = report_of(stream)
         self._connection = connection
@@ -173,7 +242,7 @@ class Draining:
         bounds = self._calendar.bounds
         wanted = self._wanted(instance, bounds, flight) if bounds is not None else []
         if bounds is None or not wanted:
-            return "nothing is missing, and what moves was fetched today"
+            return self._idle(flight)
         order = instance.get_dynamic_partitions(METRICS.name or "")
         return self._affordable(wanted, order, bounds, left) or (
             f"{left} requests are left, too few for what comes next"
@@ -186,7 +255,7 @@ class Draining:
             self._lake,
             self._connection.settings,
             stream=self._stream.name,
-            mapped=self._mapped(),
+            mapped=self._chosen.mapped,
         )
         stored: dict[str, dict[date, CellFacts]] = {}
         for cell, facts in self._lake.cell_facts(self._stream.name).items():
@@ -199,19 +268,31 @@ class Draining:
                 if not flight.has(each, day)
             )
             for each in metrics
+            if each not in self._chosen.absent and flight.failures(each) < FAILURES
         }
         # Between days that are due may lie some that are under way.
         return [
             errand
-            for errand in errands(due, bounds=bounds, most_days=self._report.most_days)
+            for errand in errands(
+                due,
+                bounds=bounds,
+                most_days=self._report.most_days,
+                before_all=self._chosen.revenue,
+            )
             if not any(flight.has(errand.metric_id, day) for day in errand.days)
         ]
 
-    def _mapped(self) -> str | None:
-        settings = self._connection.settings
-        if AUTO not in settings.conversion_metric_ids:
-            return None
-        return mapped_revenue(self._connection.client, settings.base_url)
+    def _idle(self, flight: Flight) -> str:
+        """Return why nothing is launched where nothing is wanted."""
+        failing = sorted(
+            each for each in flight.failed if each is not None and flight.failures(each) >= FAILURES
+        )
+        if failing:
+            return (
+                f"left alone, as {FAILURES} runs of each failed within {WITHIN}: "
+                f"{', '.join(map(ascii, failing))}; nothing else is missing"
+            )
+        return "nothing is missing, and what moves was fetched today"
 
     def _affordable(
         self, wanted: Sequence[Errand], order: Sequence[str], bounds: Days, left: int

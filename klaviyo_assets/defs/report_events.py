@@ -6,24 +6,43 @@ A run whose partitions are all done hands their metadata to Dagster, which write
 that ends before that writes those of the stored partitions itself.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 from typing import Any
 
 import dagster as dg
 
 from klaviyo_assets.defs.metadata import Metadata, sync_metadata
-from klaviyo_assets.defs.partitions import DRAIN_SENSOR, cell_of, key_of
+from klaviyo_assets.defs.partitions import DRAIN_SENSOR, FAILED_METRICS, FAILED_SEPARATOR, key_of
 from klaviyo_assets.defs.report_history import FETCHED_AT
-from klaviyo_assets.errors import KlaviyoAssetsError, QuotaError, SettingError
+from klaviyo_assets.errors import (
+    KlaviyoAssetsError,
+    QuotaError,
+    SettingError,
+    UnknownMetricError,
+)
+from klaviyo_assets.lake import MetricRefusal
 from klaviyo_assets.model.report import Cell
 from klaviyo_assets.sync.plan import SyncMode
 from klaviyo_assets.sync.reports.desk import ReportDesk
-from klaviyo_assets.sync.reports.fetch import Refused, Stored
-from klaviyo_assets.sync.reports.metrics import stored_metrics
+from klaviyo_assets.sync.reports.fetch import Broken, Outcome, Refused, Stored
+from klaviyo_assets.sync.reports.metrics import (
+    TABLE,
+    VARIABLE,
+    Metric,
+    nearest_sentence,
+    shown_metric,
+    stored_metrics,
+)
 from klaviyo_assets.wording import quantity
 
 METRIC_NAME = "klaviyo/metric_name"
+REFUSED = "klaviyo/refused"
+"""Metadata of a partition that is done because Klaviyo makes no report with its metric."""
+
+NO_REASON = "Klaviyo's words were not kept"
+"""Said where a refusal was remembered by a release that kept its day alone."""
+
 MOST_CHARACTERS = 200
 """How much of a metric's name is shown."""
 
@@ -38,46 +57,33 @@ class ReportEvents:
         """Gather nothing yet."""
         self._context = context
         self._desk = desk
-        self._names = self._metric_names()
+        self._metrics = self._known_metrics()
+        self._names = {each.id: each.name[:MOST_CHARACTERS] for each in self._metrics if each.name}
         self._metadata_by_partition: dict[str, Metadata] = {}
-        self._refused_metrics: dict[str, Metadata] = {}
+        self._failed: dict[str, KlaviyoAssetsError] = {}
+        self.stored = 0
 
-    @property
-    def stored(self) -> int:
-        """Return how many partitions are stored."""
-        return len(self._metadata_by_partition)
-
-    def add(self, outcome: Stored | Refused) -> None:
-        """Take what was stored, or an observation of a refused metric, and tell of it."""
-        if isinstance(outcome, Refused):
-            self._refused(outcome)
-            return
-        for day in outcome.rows:
-            partition = key_of(Cell(outcome.metric_id, day))
-            self._metadata_by_partition[partition] = self._metadata(outcome, day)
-        name = self._names.get(outcome.metric_id)
-        self._context.log.info(
-            "%s: %s of metric %s stored, %s; %s by this run",
-            self._desk.stream.name,
-            quantity(len(outcome.rows), "day"),
-            f"{name} ({outcome.metric_id})" if name else outcome.metric_id,
-            quantity(sum(outcome.rows.values()), "row"),
-            quantity(self._desk.client.counters.requests, "request"),
-        )
+    def add(self, outcome: Outcome) -> None:
+        """Take what became of partitions, or why nothing did, and tell of it."""
+        match outcome:
+            case Stored():
+                self._stored(outcome)
+            case Refused(refusal=MetricRefusal(is_known=True)):
+                self._refused(outcome)
+            case Refused():
+                self._fail(outcome.metric_id, len(outcome.rows), self._unknown(outcome))
+            case Broken():
+                self._fail(outcome.metric_id, len(outcome.days), outcome.error)
 
     def materialize(self) -> dg.MaterializeResult[Any]:
-        """Return the result of which Dagster makes one event for each partition of the run.
-
-        Partitions of refused metrics are among them: there is nothing more to fetch.
-        """
+        """Return the result of which Dagster makes one event for each partition of the run."""
         for partition in self._context.partition_keys:
-            metadata = self._metadata_by_partition.get(partition)
-            metadata = metadata or self._refused_metrics[cell_of(partition).metric_id]
+            metadata = self._metadata_by_partition[partition]
             self._context.add_asset_metadata(metadata, partition_key=partition)
         return dg.MaterializeResult()
 
-    def log_stored(self) -> None:
-        """Log an event for each stored partition, in a run that will not return a result."""
+    def log_done(self) -> None:
+        """Log an event for each partition that is done, in a run that will not return a result."""
         for partition, metadata in self._metadata_by_partition.items():
             self._context.log_event(
                 dg.AssetMaterialization(
@@ -85,35 +91,40 @@ class ReportEvents:
                 )
             )
 
-    def _metric_names(self) -> Mapping[str, str]:
-        """Return the names of the metrics that the lake knows; keys of partitions are ids."""
+    def _stored(self, outcome: Stored) -> None:
+        for day in outcome.rows:
+            self._done(outcome.metric_id, day, self._metadata(outcome, day))
+        self.stored += len(outcome.rows)
+        self._context.log.info(
+            "%s: %s of metric %s stored, %s; %s by this run",
+            self._desk.stream.name,
+            quantity(len(outcome.rows), "day"),
+            self._shown(outcome.metric_id),
+            quantity(sum(outcome.rows.values()), "row"),
+            quantity(self._desk.client.counters.requests, "request"),
+        )
+
+    def _done(self, metric_id: str, day: date, facts: Metadata) -> None:
+        name = self._names.get(metric_id)
+        # The UI keeps the order.
+        metadata = {**({METRIC_NAME: name} if name else {}), **facts}
+        self._metadata_by_partition[key_of(Cell(metric_id, day))] = metadata
+
+    def _known_metrics(self) -> Sequence[Metric]:
         try:
-            stored = stored_metrics(self._desk.lake)
+            return stored_metrics(self._desk.lake)
         except KlaviyoAssetsError as error:
             self._context.log.warning("metrics are shown without their names: %s", error)
-            return {}
-        return {each.id: each.name[:MOST_CHARACTERS] for each in stored if each.name}
+            return ()
 
     def _metadata(self, outcome: Stored, day: date) -> Metadata:
-        counters = self._desk.client.counters
-        shown = sync_metadata(
-            self._desk.stream,
-            mode=SyncMode.INCREMENTAL_DEDUPED.value,
-            mark=None,
-            numbers={
-                "records_read": outcome.rows[day],
-                "rows_written": outcome.rows[day],
-                "requests": outcome.requests,
-                "requests_shared_by": outcome.shared_by,
-                "retries": counters.retries,
-                "throttled_seconds": round(counters.throttled_seconds, 3),
-            },
-            row_count=outcome.receipt.rows_total,
+        shown = self._sync_metadata(
+            rows=outcome.rows[day],
+            requests=outcome.requests,
+            shared_by=outcome.shared_by,
+            rows_total=outcome.receipt.rows_total,
         )
-        name = self._names.get(outcome.metric_id)
-        # The partition's own facts first: the UI keeps the order.
         return {
-            **({METRIC_NAME: name} if name else {}),
             "dagster/partition_row_count": outcome.rows[day],
             "klaviyo/is_final": day in outcome.final,
             FETCHED_AT: outcome.fetched_at.isoformat(),
@@ -121,30 +132,99 @@ class ReportEvents:
             **shown,
         }
 
-    def _refused(self, outcome: Refused) -> None:
-        what = f"Klaviyo computes no {self._desk.stream.name} for"
-        said = (
-            f"it refused it on {outcome.on}. It is not asked again unless the run config says "
-            "ask_refused: true."
+    def _sync_metadata(
+        self, *, rows: int, requests: int, shared_by: int, rows_total: int
+    ) -> Metadata:
+        counters = self._desk.client.counters
+        return sync_metadata(
+            self._desk.stream,
+            mode=SyncMode.INCREMENTAL_DEDUPED.value,
+            mark=None,
+            numbers={
+                "records_read": rows,
+                "rows_written": rows,
+                "requests": requests,
+                "requests_shared_by": shared_by,
+                "retries": counters.retries,
+                "throttled_seconds": round(counters.throttled_seconds, 3),
+            },
+            row_count=rows_total,
         )
-        self._context.log.warning("%s metric %s: %s", what, outcome.metric_id, said)
-        self._context.log_event(
-            dg.AssetObservation(
-                self._context.asset_key,
-                # A page takes a description for Markdown: what Klaviyo calls its own stays out.
-                description=f"{what} the metric below: {said}",
-                metadata={
-                    "klaviyo/refused_metric": outcome.metric_id,
-                    "klaviyo/refused_on": outcome.on.isoformat(),
+
+    def _refused(self, outcome: Refused) -> None:
+        """Log each partition as done: empty, unless rows are there from before the refusal."""
+        refusal, report = outcome.refusal, self._desk.stream.name
+        reason = refusal.reason or NO_REASON
+        shown = self._sync_metadata(
+            rows=0,
+            requests=outcome.requests,
+            shared_by=len(outcome.rows),
+            rows_total=outcome.rows_total,
+        )
+        for day, rows in outcome.rows.items():
+            self._done(
+                outcome.metric_id,
+                day,
+                {
+                    REFUSED: True,
+                    "klaviyo/refused_reason": reason,
+                    "klaviyo/refused_on": refusal.on.isoformat(),
+                    "dagster/partition_row_count": rows,
+                    "klaviyo/account_timezone": self._desk.calendar.zone.key,
+                    **shown,
                 },
             )
+        self._context.log.warning(
+            "Klaviyo makes no %s with metric %s: %s (said on %s). %s done, as empty; it is not "
+            "asked again unless the run config says ask_refused: true.",
+            report,
+            self._shown(outcome.metric_id),
+            reason,
+            refusal.on,
+            quantity(len(outcome.rows), "partition"),
         )
-        self._refused_metrics[outcome.metric_id] = {
-            "klaviyo/refused": True,
-            "klaviyo/refused_reason": f"{what} this metric: {said}",
-            "klaviyo/refused_on": outcome.on.isoformat(),
-            "dagster/partition_row_count": 0,
-        }
+
+    def _unknown(self, outcome: Refused) -> UnknownMetricError:
+        """Return the error for an id that no metric of the account has."""
+        refusal = outcome.refusal
+        where = "the account has no metric of this id"
+        if self._desk.lake.state(TABLE) is None:
+            where = "the table metrics was never read, so whether there is one is not known"
+        nearest = nearest_sentence(outcome.metric_id, self._metrics)
+        return UnknownMetricError(
+            f"{where}; Klaviyo said on {refusal.on}: {refusal.reason or NO_REASON}.{nearest} "
+            f"Was it mistyped in {VARIABLE}? It is not asked again unless the run config says "
+            "ask_refused: true"
+        )
+
+    def _fail(self, metric_id: str, partitions: int, error: KlaviyoAssetsError) -> None:
+        """Keep the error of one metric for the end of the run, and say it now."""
+        error.message = (
+            f"metric {self._shown(metric_id)}: {error.message.rstrip('.')}. "
+            f"{quantity(partitions, 'partition')} of it not stored"
+        )
+        error.stream = error.stream or self._desk.stream.name
+        self._context.log.error("%s. The other metrics go on.", error)
+        self._failed[metric_id] = error
+
+    def _shown(self, metric_id: str) -> str:
+        known = {each.id: each for each in self._metrics}
+        return shown_metric(known[metric_id]) if metric_id in known else ascii(metric_id)
+
+    def refuse_failed(self) -> None:
+        """Refuse to end well where a metric failed: all of them are named, the rest is stored.
+
+        Raises:
+            KlaviyoAssetsError: the first metric's error, with those of the others in its text.
+        """
+        if not self._failed:
+            return
+        tags = {FAILED_METRICS: FAILED_SEPARATOR.join(self._failed)}
+        self._context.instance.add_run_tags(self._context.run.run_id, tags)
+        first, *others = self._failed.values()
+        stored = f"{quantity(self.stored, 'partition')} of other metrics stored."
+        first.message = "\n".join([*(each.message for each in [first, *others]), stored])
+        raise first
 
     def spent(self, error: QuotaError, left: Left, *, by_sensor: bool) -> QuotaError:
         """Return the error as what is done, what is left, when it can go on, and who sees to it."""

@@ -3,13 +3,21 @@
 What belongs here: reading runs and their tags. What does not: launching (`report_drain`).
 """
 
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 import dagster as dg
 
-from klaviyo_assets.defs.partitions import DRAIN, RANGE_END, RANGE_START, cell_of
+from klaviyo_assets.defs.partitions import (
+    DRAIN,
+    FAILED_METRICS,
+    FAILED_SEPARATOR,
+    RANGE_END,
+    RANGE_START,
+    cell_of,
+)
 from klaviyo_assets.model.report import Days
 
 PARTITION = "dagster/partition"
@@ -38,13 +46,18 @@ EVERYTHING = Area(None, Days(date.min, date.max))
 class Flight:
     """Unfinished runs of a report.
 
-    `is_draining` tells whether one of them is the sensor's; `failures` counts its runs that failed
-    lately.
+    `is_draining` tells whether one of them is the sensor's. `failed` counts its runs that failed
+    lately, by metric (None: of all its metrics), `successes` those that did not.
     """
 
     areas: Collection[Area]
     is_draining: bool
-    failures: int
+    failed: Mapping[str | None, int]
+    successes: int
+
+    def failures(self, metric_id: str | None) -> int:
+        """Return how many runs for a metric failed lately, those for all metrics included."""
+        return sum(self.failed.get(each, 0) for each in {metric_id, None})
 
     def has(self, metric_id: str, day: date) -> bool:
         """Return whether a run that has not ended is for this partition."""
@@ -61,19 +74,30 @@ def flight_of(
 ) -> Flight:
     """Return what of a report is under way, and how many of the sensor's runs failed `within`."""
     runs = [run for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)) if is_of(run, key)]
-    failed = dg.RunsFilter(
-        statuses=[dg.DagsterRunStatus.FAILURE], tags={DRAIN: name}, created_after=now - within
+    lately = dg.RunsFilter(
+        statuses=[dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS],
+        tags={DRAIN: name},
+        created_after=now - within,
     )
+    ended = instance.get_runs(lately)
+    failed = [run for run in ended if run.status is dg.DagsterRunStatus.FAILURE]
     return Flight(
         areas=[area_of(run.tags) for run in runs],
         is_draining=any(run.tags.get(DRAIN) == name for run in runs),
-        failures=instance.get_runs_count(failed),
+        failed=Counter(metric_id for run in failed for metric_id in failed_metrics(run.tags)),
+        successes=len(ended) - len(failed),
     )
 
 
 def is_of(run: dg.DagsterRun, key: dg.AssetKey) -> bool:
     """Return whether a run materializes an asset; one that does not say which may."""
     return run.asset_selection is None or key in run.asset_selection
+
+
+def failed_metrics(tags: Mapping[str, str]) -> Sequence[str | None]:
+    """Return the metrics that a failed run could not fetch; None alone where it was all."""
+    named = tags.get(FAILED_METRICS)
+    return named.split(FAILED_SEPARATOR) if named is not None else [area_of(tags).metric_id]
 
 
 def area_of(tags: Mapping[str, str]) -> Area:

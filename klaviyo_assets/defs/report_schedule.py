@@ -4,7 +4,7 @@ What belongs here: the ticks. What does not: what a run does (`report_assets`), 
 (`report_drain`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 import dagster as dg
@@ -19,6 +19,7 @@ from klaviyo_assets.model.report import Days
 from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.sync.reports.account_zone import zone_without_asking
+from klaviyo_assets.sync.reports.metrics import mapped_metric, setting_problems, stored_metrics
 from klaviyo_assets.sync.reports.zone import last_over
 
 AFTER_MIDNIGHT = "15 4 * * *"
@@ -67,7 +68,10 @@ def report_schedule(stream: Stream, settings: Settings, zone: str | None) -> dg.
         first = max(settings.first_report_day, last - timedelta(days=settings.report_lookback_days))
         if last < first:
             return
-        for metric_id in metrics_to_fetch(context.instance, lake, settings, stream=stream.name):
+        metrics = _metrics(context.instance, lake, settings, stream)
+        if not metrics:
+            yield dg.SkipReason(_no_metric(lake, settings))
+        for metric_id in metrics:
             yield dg.RunRequest(
                 run_key=f"{stream.name} {metric_id} {last}",
                 asset_selection=[key_in(context, stream.name)],
@@ -80,3 +84,19 @@ def report_schedule(stream: Stream, settings: Settings, zone: str | None) -> dg.
             )
 
     return daily
+
+
+def _metrics(
+    instance: dg.DagsterInstance, lake: Lake, settings: Settings, stream: Stream
+) -> Sequence[str]:
+    """Return the metrics to fetch, the revenue metric first."""
+    mapped = mapped_metric(lake, settings)
+    return metrics_to_fetch(instance, lake, settings, stream=stream.name, mapped=mapped)
+
+
+def _no_metric(lake: Lake, settings: Settings) -> str:
+    """Return why there is no metric to fetch."""
+    stored = stored_metrics(lake)
+    problems = setting_problems(settings, stored, mapped=mapped_metric(lake, settings))
+    reason = "no metric is a partition of the report yet" if stored else "no metric was read yet"
+    return "; ".join([reason, *problems])

@@ -12,7 +12,7 @@ from klaviyo_assets.lake.day_counts import Counting, DayCount, day_counts, first
 from klaviyo_assets.lake.engine import load
 from klaviyo_assets.lake.erase import Erased, erase
 from klaviyo_assets.lake.export import Exported, export, refuse_target, relations_to_export
-from klaviyo_assets.lake.facts import CellFacts
+from klaviyo_assets.lake.facts import CellFacts, MetricRefusal
 from klaviyo_assets.lake.first_seen import FirstSeen, Since, first_seen
 from klaviyo_assets.lake.gone import Noticed
 from klaviyo_assets.lake.kept import KeptAnswer
@@ -47,6 +47,7 @@ __all__ = [
     "Joined",
     "KeptAnswer",
     "Lake",
+    "MetricRefusal",
     "Noticed",
     "PeopleTable",
     "Plain",

@@ -25,7 +25,15 @@ from klaviyo_assets.errors import CorruptFileError, LakeConflictError, LakeError
 from klaviyo_assets.lake.current import stored_tables
 from klaviyo_assets.lake.delta import Change, conflict
 from klaviyo_assets.lake.disk import told
-from klaviyo_assets.lake.facts import CELLS, REFUSED, CellFacts, refused_of, with_facts
+from klaviyo_assets.lake.facts import (
+    CELLS,
+    REFUSED,
+    CellFacts,
+    MetricRefusal,
+    refused_of,
+    with_facts,
+    written_refusal,
+)
 from klaviyo_assets.lake.layout import Table, metric_partition, table_folder
 from klaviyo_assets.lake.log import snapshot
 from klaviyo_assets.lake.merge import losers, numbered
@@ -58,7 +66,7 @@ class Fetched:
 class Replacement:
     """Cells and the rows that they hold from now on; none for a cell that is empty.
 
-    `refused` are metrics that Klaviyo refused, each with the day, or None to forget it.
+    `refused` are metrics that Klaviyo refused; None forgets a refusal.
     """
 
     table: Table
@@ -66,7 +74,9 @@ class Replacement:
     cells: Mapping[Cell, Fetched]
     rows: pa.Table
     state_of: StateOf
-    refused: Mapping[str, date | None] = field(default_factory=dict[str, date | None])
+    refused: Mapping[str, MetricRefusal | None] = field(
+        default_factory=dict[str, MetricRefusal | None]
+    )
 
     def facts(self) -> dict[Cell, CellFacts]:
         """Return the facts of the cells."""
@@ -85,14 +95,16 @@ class Replacement:
     def state(self, known: TableState | None) -> dict[str, object]:
         """Return the state of the commit, on top of what is known."""
         before = {} if known is None else known.state
-        refused = {metric: day.isoformat() for metric, day in refused_of(before).items()}
-        refused |= {metric: day.isoformat() for metric, day in self.refused.items() if day}
+        refused: dict[str, MetricRefusal | None] = {**refused_of(before), **self.refused}
         served = {cell.metric_id for cell in self.cells}
-        forgotten = served | {metric for metric, day in self.refused.items() if day is None}
         return {
             **self.state_of(known),
             CELLS: with_facts(before, self.facts(), stream=self.table.name),
-            REFUSED: {metric: day for metric, day in refused.items() if metric not in forgotten},
+            REFUSED: {
+                metric: written_refusal(each)
+                for metric, each in refused.items()
+                if each is not None and metric not in served
+            },
         }
 
 
@@ -109,7 +121,9 @@ def replacement(
     return Replacement(table=table, account=account, cells=cells, rows=rows, state_of=state_of)
 
 
-def refusal_noted(table: Table, *, account: str, metric_id: str, on: date | None) -> Replacement:
+def refusal_noted(
+    table: Table, *, account: str, metric_id: str, refusal: MetricRefusal | None
+) -> Replacement:
     """Return the replacement that changes no cell, and what is known of a refused metric."""
     return Replacement(
         table=table,
@@ -117,7 +131,7 @@ def refusal_noted(table: Table, *, account: str, metric_id: str, on: date | None
         cells={},
         rows=table.schema.empty_table(),
         state_of=lambda known: {} if known is None else known.state,
-        refused={metric_id: on},
+        refused={metric_id: refusal},
     )
 
 

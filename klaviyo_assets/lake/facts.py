@@ -42,6 +42,19 @@ Days = Mapping[date, CellFacts]
 """The stored days of one metric."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricRefusal:
+    """Klaviyo made no report with a metric: the day it said so, in the account's zone, and why.
+
+    `reason` is in Klaviyo's words, empty where they were not kept. `is_known` tells whether the
+    account had a metric of that id then.
+    """
+
+    on: date
+    reason: str = ""
+    is_known: bool = True
+
+
 def packed(days: Days) -> str:
     """Return the facts of one metric's days as text."""
     ordered = sorted(days.items())
@@ -105,10 +118,25 @@ def facts_of(state: Mapping[str, object], *, stream: str) -> dict[Cell, CellFact
     }
 
 
-def refused_of(state: Mapping[str, object]) -> dict[str, date]:
-    """Return the metrics that Klaviyo refused, each with the day it did."""
-    written = cast("Mapping[str, str]", state.get(REFUSED, {}))
-    return {metric_id: date.fromisoformat(day) for metric_id, day in written.items()}
+def refused_of(state: Mapping[str, object]) -> dict[str, MetricRefusal]:
+    """Return the metrics that Klaviyo refused."""
+    written = cast("Mapping[str, str | list[object]]", state.get(REFUSED, {}))
+    return {metric_id: read_refusal(each) for metric_id, each in written.items()}
+
+
+def read_refusal(written: str | list[object]) -> MetricRefusal:
+    """Return a refusal as `written_refusal` writes it; 2026.11.0 wrote its day alone."""
+    if isinstance(written, str):
+        return MetricRefusal(on=date.fromisoformat(written))
+    on, reason, is_known = written
+    return MetricRefusal(
+        on=date.fromisoformat(str(on)), reason=str(reason), is_known=bool(is_known)
+    )
+
+
+def written_refusal(refusal: MetricRefusal) -> list[object]:
+    """Return a refusal as a table's state holds it."""
+    return [refusal.on.isoformat(), refusal.reason, refusal.is_known]
 
 
 def read(text: str | None, stream: str) -> dict[date, CellFacts]:

@@ -5,7 +5,7 @@ showing (`database`), cleaning (`upkeep`) and checking (`check`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from klaviyo_assets.lake.contents import columns_now, relation_now
 from klaviyo_assets.lake.current import stored_tables
 from klaviyo_assets.lake.database import publish
 from klaviyo_assets.lake.disk import make_writable
-from klaviyo_assets.lake.facts import CellFacts, facts_of, refused_of
+from klaviyo_assets.lake.facts import CellFacts, MetricRefusal, facts_of, refused_of
 from klaviyo_assets.lake.layout import HISTORY, Table, answers_folder, history_of, table_folder
 from klaviyo_assets.lake.log import Snapshot, snapshot
 from klaviyo_assets.lake.relations import Relation
@@ -156,14 +156,14 @@ class Lake:
         return replaced(wanted, self.root, clock=self.clock)
 
     def note_refused(
-        self, table: Table, *, account: str, metric_id: str, on: date | None
+        self, table: Table, *, account: str, metric_id: str, refusal: MetricRefusal | None
     ) -> Receipt:
-        """Remember that Klaviyo refused a metric on a day; None forgets it, as its first cell does.
+        """Remember that Klaviyo refused a metric; None forgets it, as its first cell does.
 
         Raises:
             WrongAccountError, CorruptFileError, StorageError: as for `replace_cells`.
         """
-        wanted = refusal_noted(table, account=account, metric_id=metric_id, on=on)
+        wanted = refusal_noted(table, account=account, metric_id=metric_id, refusal=refusal)
         return replaced(wanted, self.root, clock=self.clock)
 
     def cell_facts(self, name: str) -> Mapping[Cell, CellFacts]:
@@ -175,8 +175,8 @@ class Lake:
         known = self.state(name)
         return {} if known is None else facts_of(known.state, stream=name)
 
-    def refused_metrics(self, name: str) -> Mapping[str, date]:
-        """Return the metrics that Klaviyo refused for a report, each with the day it did."""
+    def refused_metrics(self, name: str) -> Mapping[str, MetricRefusal]:
+        """Return the metrics that Klaviyo refused for a report."""
         known = self.state(name)
         return {} if known is None else refused_of(known.state)
 

@@ -31,6 +31,9 @@ _COLUMN = r"(\*|[a-z][a-z0-9_]*)\.[a-z][a-z0-9_]*"
 OFF, RECOMMENDED = "off", "recommended"
 """Values of `KLAVIYO_AUTOMATION`: whether schedules and sensors start by themselves."""
 
+ALL_METRICS = "all"
+"""The word of `conversion_metric_ids` that stands for every metric, as nothing does."""
+
 FIRST_REPORT_DAY = date(2025, 1, 1)
 """Where report partitions begin if no setting says so; each day more is a cell to fetch."""
 
@@ -154,6 +157,12 @@ def _ids(raw: str) -> tuple[str, ...]:
     return _several(raw, r"[A-Za-z0-9_-]{1,64}", "metric ids are wanted, letters and digits")
 
 
+def _conversion_metrics(raw: str) -> tuple[str, ...]:
+    """Return the ids; `all` among them is said aloud what none means."""
+    ids = _ids(raw)
+    return () if ALL_METRICS in ids else ids
+
+
 def _columns(raw: str) -> tuple[str, ...]:
     return _several(raw, _COLUMN, "columns such as profiles.email, or *.email for all, are wanted")
 
@@ -237,7 +246,7 @@ _PARSERS: Mapping[str, Callable[[str], object]] = {
     "late_events_days": _days,
     "report_lookback_days": _days,
     "report_reserve": _requests,
-    "conversion_metric_ids": _ids,
+    "conversion_metric_ids": _conversion_metrics,
     "event_metric_ids": _ids,
     "disable_predictive_analytics": _flag,
     "exclude_columns": _columns,

@@ -11,7 +11,8 @@
     POST         /__events                {"events": [{datetime, metric, profile, properties,
                                           visible_at, count}]}
     POST         /__mutate                one change, see `mutations`
-    GET, POST, DELETE /__faults           [{"match": {path, method, query, nth | from, to | every},
+    GET, POST, DELETE /__faults           [{"match": {path, method, query, body, nth | from, to |
+                                          every},
                                           "fault": {"kind": ..., options}}], see `faults`
 
 Each is a small function of the request; what they change is in the rooms they call.

@@ -122,33 +122,6 @@ def test_seven_runs_of_a_day_cost_what_one_run_costs(start: StartHome) -> None:
         compare(home, FLOWS, metric, days_between(date(2026, 10, 1), date(2026, 10, 7)))
 
 
-def test_a_refused_metric_is_asked_once(start: StartHome) -> None:
-    """It is remembered with the day, shown, and asked again only when told to; others go on."""
-    home = report_home(start, NOW)
-    good, day = metrics_of(home)[0], date(2026, 10, 1)
-    everything = {each for (each,) in home.query("SELECT id FROM klaviyo.metrics")}
-    refused = min(everything - set(metrics_of(home)))
-    add_metrics(home, [refused])
-    for times in range(2):
-        done = fetch(home, FLOWS, (good, day, refused, day + timedelta(days=1)))
-        assert done.run.success, done.run.failed
-        assert set(done.partitions.values()) == {1}
-        empty = [each for metric, _, each in done.events if metric == refused]
-        assert [each["klaviyo/refused"] for each in empty] == [True, True]
-        assert "refused it on 2026-11-10" in str(empty[0]["klaviyo/refused_reason"])
-        assert (good, day) in done.partitions
-        (seen,) = done.run.observed[FLOWS]
-        assert seen["klaviyo/refused_metric"] == refused
-        assert seen["klaviyo/refused_on"] == "2026-11-10"
-        if times == 0:
-            home.shop.forget()
-    asked_before = requests(home, FLOWS)
-    fetch(home, FLOWS, (refused, day), config={"ask_refused": True})
-    assert requests(home, FLOWS) == asked_before + 1
-    fetch(home, FLOWS, (refused, day))
-    assert requests(home, FLOWS) == asked_before + 1
-
-
 def test_metadata_of_each_partition(start: StartHome) -> None:
     """Each tells its metric's name, its rows, what it shared, whether it is final, the zone."""
     home = report_home(start, NOW)

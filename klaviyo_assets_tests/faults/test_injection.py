@@ -264,17 +264,23 @@ def test_f66_markup_in_names_is_shown_as_text(home: Home) -> None:
 
 
 def test_f66_markup_in_a_metric_id_is_shown_as_text(start: StartHome) -> None:
-    """A refused metric whose id is markup is told as text, with the markup quoted or left out."""
+    """An unknown metric whose id is markup is quoted, and so is markup in Klaviyo's refusal."""
     home = report_home(start, NOW)
-    odd = MARKUP[0]
+    odd, day = MARKUP[0], date(2026, 10, 1)
     set_metrics(home, [odd])
-    done = fetch(home, FLOWS, (odd, date(2026, 10, 1)))
-    assert done.run.success, done.run.failed
-    ((metadata, description),) = metadata_events(home, FLOWS)
-    assert isinstance(metadata["klaviyo/refused_metric"], dg.TextMetadataValue)
-    assert metadata["klaviyo/refused_metric"].value == odd
-    assert odd not in description
+    done = fetch(home, FLOWS, (odd, day))
+    assert f"metric {odd!a}: the account has no metric" in done.run.failed[FLOWS]
     assert odd in Lake(home.data, clock=lambda: home.shop.now).refused_metrics(FLOWS)
+    good = metrics_of(home)[0]
+    set_metrics(home, [good])
+    pointer = "/data/attributes/conversion_metric_id"
+    match = {"path": "/api/flow-series-reports"}
+    with home.shop.faulty("error", match=match, status=400, detail=odd, pointer=pointer):
+        assert fetch(home, FLOWS, (good, day)).run.success
+    ((metadata, description),) = metadata_events(home, FLOWS)
+    assert isinstance(metadata["klaviyo/refused_reason"], dg.TextMetadataValue)
+    assert metadata["klaviyo/refused_reason"].value == odd
+    assert odd not in description
 
 
 @pytest.mark.parametrize(

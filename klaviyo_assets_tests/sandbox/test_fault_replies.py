@@ -8,6 +8,7 @@ from klaviyo_assets.sandbox.faults.kinds import KINDS, LINKS, OTHER, RECORDS, RE
 from klaviyo_assets_tests.sandbox.asking import Answered
 from klaviyo_assets_tests.sandbox.breaking import EVENTS, shown
 from klaviyo_assets_tests.sandbox.conftest import Start
+from klaviyo_assets_tests.sandbox.reporting import SERIES, post
 
 
 def test_every_kind_belongs_to_one_room() -> None:
@@ -46,6 +47,22 @@ def test_throttle_can_name_a_date(start: Start) -> None:
     shop = start()
     shop.fault("throttle", retry_after="http-date")
     assert shop.ask(EVENTS).headers["retry-after"].endswith(" GMT")
+
+
+def test_error_may_say_anything_of_one_body(start: Start) -> None:
+    """Code, words and place are those asked for, and only a request with that body has it."""
+    shop = start()
+    said = {"code": "odd", "detail": "No.", "pointer": "/data/attributes/conversion_metric_id"}
+    match: dict[str, object] = {"path": f"/api/{SERIES}s", "body": "AAA111"}
+    shop.fault("error", match, status=400, **said)
+    errors = [
+        post(shop, SERIES, conversion_metric_id=each).json["errors"][0]
+        for each in ("AAA111", "BBB222")
+    ]
+    assert [each["code"] for each in errors] == ["odd", "invalid"]
+    assert (errors[0]["detail"], errors[0]["source"]) == ("No.", {"pointer": said["pointer"]})
+    shop.fault("error", {"path": "/api/events"}, status=400, pointer="")
+    assert shop.ask(EVENTS).json["errors"][0]["source"] == {}
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410, 500, 502, 503, 504, 524])

@@ -142,6 +142,15 @@ def test_metrics_that_are_not_eligible_are_refused(shop: Asker) -> None:
     assert 3 < len(eligible) < 21
 
 
+def test_an_id_that_no_metric_has_is_refused_in_other_words(shop: Asker) -> None:
+    """The recorded answers for a metric that cannot convert and for no metric at all differ."""
+    answered = post(shop, VALUES, conversion_metric_id="ZZZZZZ")
+    assert answered.status == 400
+    (error,) = answered.json["errors"]
+    assert error["detail"] == "Passed in conversion metric does not exist"
+    assert error["source"] == {"pointer": "/data/attributes/conversion_metric_id"}
+
+
 def test_groups_and_filters_choose_rows(shop: Asker) -> None:
     """Filters keep the rows that meet them; grouping by tags gives a row per tag."""
     frame = {"start": "2026-01-01T00:00:00", "end": "2026-11-19T23:59:59"}

@@ -25,7 +25,7 @@ class Faults:
 
     def pick(self, request: Request) -> Fault | None:
         """The fault of this request; a mutation is made at once."""
-        fault = self.script.pick(request.method, request.path, request.query)
+        fault = self.script.pick(request)
         if fault is not None and fault.kind == "mutate":
             for wish in as_list(fault.options.get("mutations")):
                 self.mutate(as_object(wish))

@@ -74,13 +74,17 @@ def throttle(fault: Fault) -> ApiError:
 
 
 def failed(fault: Fault, number: int) -> Reply:
-    """A status with a body of Klaviyo's form, HTML, text or nothing (`"body"`)."""
+    """A status with a body of Klaviyo's form, HTML, text or nothing (`"body"`).
+
+    `code`, `detail` and `pointer` replace what Klaviyo's form would say; no pointer: "".
+    """
     status = int(fault.number("status", 500))
     form = fault.text("body", "html" if status in {502, 504, 524} else "json")
     if form == "json":
         code, title = _CODES.get(status, ("error", "A server error occurred."))
         detail = fault.text("detail", title)
-        source = {"pointer": "/data/"}
+        code, pointer = fault.text("code", code), fault.text("pointer", "/data/")
+        source = {"pointer": pointer} if pointer else {}
         return refused(ApiError(status, code, title=title, detail=detail, source=source), number)
     body = {"html": _HTML, "empty": b""}.get(form, form.encode())
     return Reply(status=status, body=body, headers={"content-type": "text/html"})

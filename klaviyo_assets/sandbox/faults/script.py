@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from klaviyo_assets.sandbox.faults.kinds import KINDS, RECOVERABLE
 from klaviyo_assets.sandbox.json_types import Json, JsonObject, as_list, as_object
+from klaviyo_assets.sandbox.reply import Request
 from klaviyo_assets.sandbox.shop.seeds import mix
 
 
@@ -38,16 +39,18 @@ class Match:
     path: str = "*"
     method: str | None = None
     query: str = ""
+    body: str = ""
     first: int = 1
     last: int | None = None
     every: int = 1
 
-    def sees(self, method: str, path: str, query: str) -> bool:
-        """Whether the rule counts this request; `path` may hold `*`."""
+    def sees(self, asked: Request) -> bool:
+        """Whether the rule counts this request; `path` may hold `*`, the others are parts."""
         return (
-            fnmatch.fnmatchcase(path, self.path)
-            and self.method in {None, method}
-            and self.query in query
+            fnmatch.fnmatchcase(asked.path, self.path)
+            and self.method in {None, asked.method}
+            and self.query in asked.query
+            and self.body.encode() in asked.body
         )
 
     def fires(self, count: int) -> bool:
@@ -65,9 +68,9 @@ class Rule:
         self.seen = 0
         self.hits = 0
 
-    def try_on(self, method: str, path: str, query: str) -> bool:
+    def try_on(self, asked: Request) -> bool:
         """Count a request; whether the fault is to happen on it."""
-        if not self.match.sees(method, path, query):
+        if not self.match.sees(asked):
             return False
         self.seen += 1
         if not self.match.fires(self.seen):
@@ -125,11 +128,11 @@ class Script:
             self.rules = []
             self.chance = None
 
-    def pick(self, method: str, path: str, query: str) -> Fault | None:
+    def pick(self, asked: Request) -> Fault | None:
         """The fault for this request; every rule that matches counts it."""
         with self.lock:
             self.number += 1
-            fired = [rule.fault for rule in self.rules if rule.try_on(method, path, query)]
+            fired = [rule.fault for rule in self.rules if rule.try_on(asked)]
             if fired:
                 return fired[0]
             return self.chance.fault(self.number) if self.chance else None
@@ -168,6 +171,7 @@ def rule_of(wish: JsonObject) -> Rule:
             path=str(match.get("path") or "*"),
             method=None if method is None else str(method),
             query=str(match.get("query") or ""),
+            body=str(match.get("body") or ""),
             first=int(str(first or 1)),
             last=None if last is None else int(str(last)),
             every=int(str(every or 1)),

@@ -30,12 +30,14 @@ def eligible(shop: Shop) -> list[str]:
 
 
 def conversion(shop: Shop, metric_id: str) -> Conversion:
-    """The conversion of a metric; 400 in Klaviyo's words for one that is not eligible."""
+    """The conversion of a metric; 400 in Klaviyo's words for one that is unknown or refused."""
     place = shop.metrics.ordinal_of(metric_id)
     custom = shop.custom_metrics.ordinal_of(metric_id)
     if custom is not None:
         return Conversion(metric_id, 0.3, mix(shop.account.seed, 900 + custom))
-    if place is None or place >= len(METRICS) or not METRICS[place].converts:
+    if place is None:
+        raise unknown()
+    if place >= len(METRICS) or not METRICS[place].converts:
         raise not_eligible()
     return Conversion(
         metric_id, METRICS[place].share / _ORDERS_SHARE, mix(shop.account.seed, 500 + place)
@@ -43,8 +45,15 @@ def conversion(shop: Shop, metric_id: str) -> Conversion:
 
 
 def not_eligible() -> ApiError:
-    """The recorded answer, which the product has to recognise."""
-    return invalid(
-        "Passed in conversion metric does not support querying for values data",
-        pointer="/data/attributes/conversion_metric_id",
-    )
+    """The recorded answer for a metric whose events no report counts."""
+    return refused("Passed in conversion metric does not support querying for values data")
+
+
+def unknown() -> ApiError:
+    """The recorded answer for an id that no metric of the account has."""
+    return refused("Passed in conversion metric does not exist")
+
+
+def refused(detail: str) -> ApiError:
+    """A 400 that points at the conversion metric; its words are Klaviyo's to change."""
+    return invalid(detail, pointer="/data/attributes/conversion_metric_id")

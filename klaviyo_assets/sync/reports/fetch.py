@@ -4,15 +4,20 @@ What belongs here: metric by metric, from wishes to commits, and what is left wh
 What does not: which questions (`walk`), answering them (`paying`), Dagster (`defs`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 
 import pyarrow as pa
 
-from klaviyo_assets.errors import IneligibleMetricError, QuotaError
-from klaviyo_assets.lake import Fetched, Receipt, Table, TableState, table_of
+from klaviyo_assets.errors import (
+    ContractError,
+    IneligibleMetricError,
+    QuotaError,
+    TransientError,
+)
+from klaviyo_assets.lake import Fetched, MetricRefusal, Receipt, Table, TableState, table_of
 from klaviyo_assets.model.report import Cell, Days
 from klaviyo_assets.sync.reports.desk import (
     LEARNED,
@@ -23,6 +28,8 @@ from klaviyo_assets.sync.reports.desk import (
     terms_of,
 )
 from klaviyo_assets.sync.reports.learned import learned_from_json
+from klaviyo_assets.sync.reports.metric_requests import custom_metrics
+from klaviyo_assets.sync.reports.metrics import stored_metrics
 from klaviyo_assets.sync.reports.paying import Paying, Purse
 from klaviyo_assets.sync.reports.walk import Finished, Wish, walk
 from klaviyo_assets.sync.reports.zone import day_of
@@ -48,17 +55,37 @@ class Stored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """A metric that Klaviyo computes no report for; `on` is the day it said so."""
+    """A metric that Klaviyo makes no report with, and the days wanted of it that it has not made.
+
+    `rows` has how many rows of a day are stored all the same, from a time when it did, and
+    `rows_total` how many the table has. `requests` were spent now to learn it: 0 if it was known.
+    """
 
     metric_id: str
-    on: date
-    is_news: bool
+    refusal: MetricRefusal
+    rows: Mapping[date, int]
+    rows_total: int
+    requests: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """A metric whose answer cannot be used, and the days wanted of it that are not stored."""
+
+    metric_id: str
+    days: frozenset[date]
+    error: ContractError
+
+
+Outcome = Stored | Refused | Broken
+"""What becomes of a metric: each is told as it happens, and the next metric's turn comes."""
 
 
 class Fetch:
     """A fetch of some metrics' days, in the order given. Lazy: `outcomes` asks and stores.
 
-    `left` has the days that are not stored yet, by metric; those of refused metrics are not in it.
+    `left` has the days that are not stored yet, by metric; those of metrics that were refused, or
+    whose answer was broken, are not in it.
     """
 
     def __init__(self, wishes: Sequence[Wish], *, desk: ReportDesk, purse: Purse) -> None:
@@ -69,10 +96,11 @@ class Fetch:
         self._desk = desk
         self._table: Table = table_of(desk.stream, report_schema(desk.stream))
 
-    def outcomes(self, bounds: Days, *, ask_refused: bool = False) -> Iterator[Stored | Refused]:
-        """Yield what has been stored, commit by commit, and the metrics that Klaviyo refuses.
+    def outcomes(self, bounds: Days, *, ask_refused: bool = False) -> Iterator[Outcome]:
+        """Yield what has been stored, commit by commit, and the metrics that come to nothing.
 
-        Of refused metrics nothing is asked again unless `ask_refused`.
+        Of refused metrics nothing is asked again unless `ask_refused`. A metric whose answer has
+        not the shape of a report is put aside; the others go on.
 
         Raises:
             QuotaError: the day's requests, or those of the run, are spent; what was yielded stands.
@@ -92,14 +120,23 @@ class Fetch:
                     for finished in walked:
                         yield from self._stored(wish, finished, background)
             except IneligibleMetricError:
-                del self.left[wish.metric_id]
-                yield refusals.told(wish.metric_id)
+                yield refusals.outcome(wish.metric_id, self._given_up(wish, bounds))
+            except ContractError as error:
+                self._keep(background)
+                days = self._given_up(wish, bounds)
+                yield Broken(metric_id=wish.metric_id, days=days, error=error)
             except QuotaError:
                 self._keep(background)
                 if any(self.left.values()):
                     raise
                 # What is not placed now is for sibling runs, which will be told themselves.
                 return
+
+    def _given_up(self, wish: Wish, bounds: Days) -> frozenset[date]:
+        """Take the days out of what is left that were asked for in vain, and return them."""
+        days = frozenset(day for day in self.left[wish.metric_id] if day in bounds)
+        self.left[wish.metric_id] -= days
+        return days
 
     def _stored(self, wish: Wish, finished: Finished, background: Background) -> Iterator[Stored]:
         desk, at = self._desk, finished.fetched_at
@@ -173,18 +210,48 @@ class Refusals:
         if not self._asks_again and metric_id in self._known():
             raise IneligibleMetricError(f"Klaviyo has refused metric {metric_id!a} before")
 
-    def note(self, metric_id: str) -> None:
-        """Remember that Klaviyo has just refused a metric."""
+    def note(self, metric_id: str, error: IneligibleMetricError) -> None:
+        """Remember that Klaviyo has just refused a metric, its words, and whether there is one."""
         desk = self._desk
-        on = day_of(desk.calendar.now, desk.calendar.zone)
-        desk.lake.note_refused(self._table, account=desk.account, metric_id=metric_id, on=on)
+        refusal = MetricRefusal(
+            on=day_of(desk.calendar.now, desk.calendar.zone),
+            reason=error.detail or error.code or "",
+            is_known=self._is_listed(metric_id) or self._is_custom(metric_id),
+        )
+        desk.lake.note_refused(
+            self._table, account=desk.account, metric_id=metric_id, refusal=refusal
+        )
         self._news.add(metric_id)
 
-    def told(self, metric_id: str) -> Refused:
-        """Return what is known of a refused metric."""
-        today = day_of(self._desk.calendar.now, self._desk.calendar.zone)
-        on = self._known().get(metric_id, today)
-        return Refused(metric_id=metric_id, on=on, is_news=metric_id in self._news)
+    def outcome(self, metric_id: str, days: Collection[date]) -> Refused:
+        """Return what is known of a refused metric, and of the days wanted of it."""
+        lake, name = self._desk.lake, self._desk.stream.name
+        refusal = self._known()[metric_id]
+        if not refusal.is_known and self._is_listed(metric_id):
+            refusal = replace(refusal, is_known=True)
+        facts = lake.cell_facts(name)
+        stored = {day: facts.get(Cell(metric_id, day)) for day in sorted(days)}
+        rows = {day: each.rows if each is not None else 0 for day, each in stored.items()}
+        state = lake.state(name)
+        return Refused(
+            metric_id=metric_id,
+            refusal=refusal,
+            rows=rows,
+            rows_total=state.rows if state is not None else 0,
+            requests=int(metric_id in self._news),
+        )
 
-    def _known(self) -> Mapping[str, date]:
+    def _known(self) -> Mapping[str, MetricRefusal]:
         return self._desk.lake.refused_metrics(self._desk.stream.name)
+
+    def _is_listed(self, metric_id: str) -> bool:
+        return any(metric.id == metric_id for metric in stored_metrics(self._desk.lake))
+
+    def _is_custom(self, metric_id: str) -> bool:
+        """Return whether it is a custom metric, which no table has; False where nobody tells."""
+        try:
+            found = custom_metrics(self._desk.client, self._desk.base_url)
+        except TransientError as error:
+            self._desk.say(f"whether {metric_id!a} is a custom metric cannot be told: {error}")
+            found = None
+        return any(metric.id == metric_id for metric in found or ())

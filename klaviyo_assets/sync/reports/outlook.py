@@ -12,7 +12,7 @@ from math import ceil, floor
 from klaviyo_assets.api.ledger import Ledger
 from klaviyo_assets.api.quota import Quota
 from klaviyo_assets.errors import SettingError
-from klaviyo_assets.lake import Lake
+from klaviyo_assets.lake import Lake, MetricRefusal
 from klaviyo_assets.model.report import Cell, Days, Report
 from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import Stream
@@ -20,6 +20,7 @@ from klaviyo_assets.sync.reports.account_zone import remembered_zone, zone_witho
 from klaviyo_assets.sync.reports.asking import Kept
 from klaviyo_assets.sync.reports.cost import Cost, Pace, cost_of
 from klaviyo_assets.sync.reports.desk import Calendar, background_of, terms_of
+from klaviyo_assets.sync.reports.metrics import remembered_revenue
 from klaviyo_assets.sync.reports.paying import FRESH
 from klaviyo_assets.sync.reports.walk import Wish
 from klaviyo_assets.wording import quantity
@@ -37,7 +38,7 @@ class Outlook:
     cost: Cost
     pace: Pace
     now: datetime
-    refused: Mapping[str, date]
+    refused: Mapping[str, MetricRefusal]
 
 
 def days_to_plan(start: date, end: date, calendar: Calendar) -> Days:
@@ -85,6 +86,11 @@ class Desktop:
     ledger: Ledger
     settings: Settings
     now: datetime
+
+    @property
+    def mapped_metric(self) -> str | None:
+        """Return the metric that the account maps to revenue, where a sync of metrics asked."""
+        return remembered_revenue(self.ledger)
 
 
 def outlook_of(
@@ -171,9 +177,30 @@ def told(outlook: Outlook) -> list[str]:
         ),
         ("done", f"{done:%Y-%m-%d}", ""),
     ]
-    lines = [outlook.stream, *(f"  {name:<22} {value:>10}{more}" for name, value, more in rows)]
-    refused = [f"  refused by Klaviyo: {each} ({on})" for each, on in outlook.refused.items()]
-    return lines + refused
+    lines = [outlook.stream, *(_line(*row) for row in rows)]
+    return lines + refused_lines(outlook.refused)
+
+
+def _line(name: str, value: str, more: str) -> str:
+    return f"  {name:<22} {value:>10}{more}"
+
+
+def told_beside(name: str, outlook: Outlook) -> str:
+    """Return what another choice of metrics is, as one line: its partitions and its requests."""
+    cost, days = outlook.cost, len(outlook.days)
+    requests = f"{cost.most:,}" if cost.least == cost.most else f"{cost.least:,} to {cost.most:,}"
+    extent = f"{quantity(outlook.metrics, 'metric')} x {quantity(days, 'day')}"
+    more = f"  partitions ({extent}), {requests} requests"
+    return _line(f"with {name}", f"{outlook.wanted:,}", more)
+
+
+def refused_lines(refused: Mapping[str, MetricRefusal]) -> list[str]:
+    """Return the metrics that Klaviyo refused, a line each."""
+    return [
+        f"  {'refused by Klaviyo' if each.is_known else 'not in the account'}: {metric_id} "
+        f"({each.on}){': ' * bool(each.reason)}{each.reason}"
+        for metric_id, each in refused.items()
+    ]
 
 
 def _extent(outlook: Outlook) -> str:
@@ -198,5 +225,4 @@ def standing(stream: Stream, *, at: Desktop) -> list[str]:
         f"  {quantity(len(facts), 'partition')}, {final:,} of them final, the newest day {newest}",
         f"  {quota.left:,} of {quota.limit:,} requests left; the next can go at {free} UTC",
     ]
-    refused = at.lake.refused_metrics(stream.name)
-    return lines + [f"  refused by Klaviyo: {each} ({on})" for each, on in refused.items()]
+    return lines + refused_lines(at.lake.refused_metrics(stream.name))

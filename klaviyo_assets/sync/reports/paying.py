@@ -58,8 +58,8 @@ class Refusals(Protocol):
         """Raise IneligibleMetricError for a metric that is not to be asked for again."""
         ...
 
-    def note(self, metric_id: str) -> None:
-        """Remember that Klaviyo has just refused a metric."""
+    def note(self, metric_id: str, error: IneligibleMetricError) -> None:
+        """Remember that Klaviyo has just refused a metric, and its words."""
         ...
 
 
@@ -119,9 +119,9 @@ class Paying:
             since = max(self._fresh_since, turn.newer_than)
             try:
                 return turn, self._pay(turn.part, fresh_since=since)
-            except IneligibleMetricError:
+            except IneligibleMetricError as error:
                 # Noted before another run may ask.
-                self._refusals.note(self._metric_id)
+                self._refusals.note(self._metric_id, error)
                 raise
 
     def paid(self, turn: Turn) -> Iterator[tuple[Part, Sequence[TimedRow]]]:

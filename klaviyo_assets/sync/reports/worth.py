@@ -51,19 +51,31 @@ def due_days(
     )
 
 
-def errands(due: Mapping[str, frozenset[date]], *, bounds: Days, most_days: int) -> list[Errand]:
+def errands(
+    due: Mapping[str, frozenset[date]],
+    *,
+    bounds: Days,
+    most_days: int,
+    before_all: str | None = None,
+) -> list[Errand]:
     """Return launches that hold every day due, in the order of worth.
 
-    The newest days come first, of equally new ones those of the metric that stands first in `due`.
-    Each is one time frame long, so that as many as possible share its request.
+    Those of the metric `before_all` come first. Of each kind the newest days come first, of equally
+    new ones those of the metric that stands first in `due`. Each is one time frame long, so that as
+    many as possible share its request.
     """
     ranked = [
-        (frame.last, -rank, Errand(metric_id, hull([day for day in days if day in frame])))
+        (
+            metric_id == before_all,
+            frame.last,
+            -rank,
+            Errand(metric_id, hull([day for day in days if day in frame])),
+        )
         for rank, (metric_id, days) in enumerate(due.items())
         for frame in cover(days, bounds=bounds, most_days=most_days, widens=False)
     ]
-    ordered = sorted(ranked, key=lambda each: (each[0], each[1]), reverse=True)
-    return [errand for _, _, errand in ordered]
+    ordered = sorted(ranked, key=lambda each: each[:3], reverse=True)
+    return [errand for _, _, _, errand in ordered]
 
 
 @dataclass(frozen=True, slots=True)

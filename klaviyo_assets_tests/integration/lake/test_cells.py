@@ -19,7 +19,15 @@ from klaviyo_assets.errors import (
     LakeError,
     WrongAccountError,
 )
-from klaviyo_assets.lake import CellFacts, Fetched, Lake, Receipt, Table, TableState
+from klaviyo_assets.lake import (
+    CellFacts,
+    Fetched,
+    Lake,
+    MetricRefusal,
+    Receipt,
+    Table,
+    TableState,
+)
 from klaviyo_assets.lake.cells import TRIES, replaced, replacement
 from klaviyo_assets.model.report import Cell
 from klaviyo_assets_tests.integration.lake.ground import (
@@ -238,17 +246,18 @@ def test_the_syncs_own_state_is_kept_beside(lake: Lake) -> None:
 
 
 def test_a_refused_metric_is_remembered_until_told_or_served(lake: Lake) -> None:
-    """The date of a refusal is kept in the commit; an order or a first answer forgets it."""
+    """A refusal is kept in the commit, with its reason; an order or a first answer forgets it."""
     put(lake, {cell("A", 0): {"m": 1.0}}, state={"mine": 1})
+    refusal = MetricRefusal(on=date(2026, 11, 2), reason="not so", is_known=False)
     for metric in ("B", "C"):
-        lake.note_refused(REPORTS, account=ACCOUNT, metric_id=metric, on=date(2026, 11, 2))
-    refused = {"B": date(2026, 11, 2), "C": date(2026, 11, 2)}
+        lake.note_refused(REPORTS, account=ACCOUNT, metric_id=metric, refusal=refusal)
+    refused = {"B": refusal, "C": refusal}
     assert lake.refused_metrics("reports") == refused
     put(lake, {cell("A", 1): {"m": 1.0}})
     assert lake.refused_metrics("reports") == refused
     put(lake, {cell("B", 0): {}})
-    assert lake.refused_metrics("reports") == {"C": date(2026, 11, 2)}
-    lake.note_refused(REPORTS, account=ACCOUNT, metric_id="C", on=None)
+    assert lake.refused_metrics("reports") == {"C": refusal}
+    lake.note_refused(REPORTS, account=ACCOUNT, metric_id="C", refusal=None)
     assert lake.refused_metrics("reports") == {}
     assert len(lake.cell_facts("reports")) == 3
     state = lake.state("reports")

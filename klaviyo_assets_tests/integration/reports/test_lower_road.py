@@ -203,7 +203,7 @@ def test_an_answer_about_some_messages(sandbox: Sandbox, tmp_path: Path) -> None
 
 
 def test_a_metric_that_reports_do_not_take(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Klaviyo's words are recognised, after one request."""
+    """The refusal is told from other errors, after one request."""
     with closing(client_of(sandbox, tmp_path)) as client:
         with pytest.raises(IneligibleMetricError):
             rows_of(client, CAMPAIGN_VALUES_REPORTS, OVER_A_CHANGE_OF_CLOCKS, metric_id="NoSuch")

@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import chain, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +18,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from klaviyo_assets.api.ledger import FILE_NAME, Ledger, key_hash, last_said_zone
+from klaviyo_assets.api.ledger import (
+    FILE_NAME,
+    Ledger,
+    RevenueMetric,
+    key_hash,
+    last_said_zone,
+)
 from klaviyo_assets.api.limits import BURST_SECONDS, STEADY_SECONDS
 from klaviyo_assets.errors import QuotaError, StorageError
 from klaviyo_assets.model.tiers import REPORT, XS, Budget, L, M, S, Tier
@@ -466,6 +472,20 @@ def test_the_zone_last_said_waits_for_nobody(opened: Callable[..., Ledger], tmp_
     for file in path.parent.iterdir():
         file.write_bytes(b"rubbish" * 400)
     assert last_said_zone(path.parent, "AbC123") is None
+
+
+def test_the_revenue_metric_is_remembered_by_account(
+    opened: Callable[..., Ledger], clock: Clock
+) -> None:
+    """What the account maps is told from never having asked, and from another account's."""
+    assert opened().revenue_metric() is None
+    opened().remember_revenue_metric("AbC123")
+    asked_at = datetime.fromtimestamp(clock.now, UTC)
+    clock.now += 10 * 86_400
+    assert opened().revenue_metric() == RevenueMetric("AbC123", asked_at)
+    assert opened("other").revenue_metric() is None
+    opened().remember_revenue_metric(None)
+    assert opened().revenue_metric() == RevenueMetric(None, asked_at + timedelta(days=10))
 
 
 def test_the_key_is_not_in_the_file(opened: Callable[..., Ledger], tmp_path: Path) -> None:

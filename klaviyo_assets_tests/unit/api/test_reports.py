@@ -190,9 +190,10 @@ def test_a_circle_of_pages_ends() -> None:
         following_report_request(request, link=None, page_cursor="a", seen=seen)
 
 
-def refused(detail: str) -> Exception:
-    """Return the error for a 400 with this detail."""
-    body = {"errors": [{"id": "1", "status": 400, "code": "invalid", "detail": detail}]}
+def refused(detail: str, pointer: str | None = None) -> Exception:
+    """Return the error for a 400 with this detail, at this place of the body."""
+    source = {"source": {"pointer": pointer}} if pointer is not None else {}
+    body = {"errors": [{"id": "1", "status": 400, "code": "invalid", "detail": detail, **source}]}
     return error_for(answer_of(400, json.dumps(body)), asked(CAMPAIGN_VALUES_REPORTS), "reports")
 
 
@@ -201,4 +202,33 @@ def test_a_metric_that_reports_do_not_take_has_an_error_of_its_own() -> None:
     error = refused("Passed in conversion metric does not support querying for values data")
     assert isinstance(error, IneligibleMetricError)
     assert "is left out" in error.message
+    assert error.detail == "Passed in conversion metric does not support querying for values data"
     assert type(refused("Invalid filter provided")) is RequestError
+
+
+@pytest.mark.parametrize(
+    ("detail", "pointer"),
+    [
+        ("Passed in conversion metric does not exist", "/data/attributes/conversion_metric_id"),
+        ("Das geht nicht.", "/data/attributes/conversion_metric_id"),
+        ("Das geht nicht.", "data/attributes/conversion_metric_id/"),
+        ("Metric 'RES' is not available for reporting", "/data/"),
+        ("conversion_metric_id is invalid", None),
+    ],
+)
+def test_a_refusal_of_the_metric_is_told_by_its_place(detail: str, pointer: str | None) -> None:
+    """Whatever its words: the pointer tells; without one the sentence names the metric."""
+    assert isinstance(refused(detail, pointer), IneligibleMetricError)
+
+
+@pytest.mark.parametrize(
+    ("detail", "pointer"),
+    [
+        ("'metric' is not a valid choice for group_by", "/data/attributes/group_by"),
+        ("End date may not be in the future", "/data/attributes/timeframe"),
+        ("Invalid input.", "/data/"),
+    ],
+)
+def test_a_refusal_of_something_else_is_not_the_metrics(detail: str, pointer: str) -> None:
+    """What is wrong with every report is no reason to leave one metric after the other out."""
+    assert type(refused(detail, pointer)) is RequestError

@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from klaviyo_assets.errors import CorruptFileError
 from klaviyo_assets.lake.facts import (
     CELLS,
+    REFUSED,
     CellFacts,
+    MetricRefusal,
     facts_of,
     packed,
     refused_of,
     unpacked,
     with_facts,
+    written_refusal,
 )
 from klaviyo_assets.model.report import Cell
 
@@ -83,3 +86,13 @@ def test_a_state_without_facts_has_none() -> None:
     """A table that holds no cell yet is one whose cells are all missing."""
     assert facts_of({}, stream="s") == {}
     assert refused_of({}) == {}
+
+
+def test_a_refusal_is_read_as_it_was_written() -> None:
+    """Day, reason and whether there is such a metric; the first release wrote the day alone."""
+    refusal = MetricRefusal(on=date(2026, 11, 2), reason="not so", is_known=False)
+    state = json.loads(json.dumps({"A": written_refusal(refusal), "B": "2026-10-01"}))
+    assert refused_of({REFUSED: state}) == {
+        "A": refusal,
+        "B": MetricRefusal(on=date(2026, 10, 1), reason="", is_known=True),
+    }

@@ -55,6 +55,8 @@ def test_nothing_set_means_the_documented_defaults() -> None:
         ("AUTOMATION", "off", "off"),
         ("AUTOMATION", "Recommended", "recommended"),
         ("CONVERSION_METRIC_IDS", "auto", ("auto",)),
+        ("CONVERSION_METRIC_IDS", " all ", ()),
+        ("CONVERSION_METRIC_IDS", "AbC123, all", ()),
         ("EVENT_METRIC_IDS", " AbC123 ,, XyZ789,AbC123 ", ("AbC123", "XyZ789")),
         ("DISABLE_PREDICTIVE_ANALYTICS", "True", True),
         ("DISABLE_PREDICTIVE_ANALYTICS", "0", False),

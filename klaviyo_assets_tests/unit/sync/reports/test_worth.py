@@ -60,6 +60,16 @@ def test_yesterday_of_every_metric_comes_before_the_past() -> None:
     ]
 
 
+def test_one_metric_may_come_before_all_the_rest() -> None:
+    """Its past comes before the yesterday of others, wherever it stands among them."""
+    due = {"other": frozenset(days(60, 119)), "revenue": frozenset(days(0, 119))}
+    assert errands(due, bounds=days(0, 119), most_days=60, before_all="revenue") == [
+        Errand("revenue", days(60, 119)),
+        Errand("revenue", days(0, 59)),
+        Errand("other", days(60, 119)),
+    ]
+
+
 @given(
     st.dictionaries(
         st.sampled_from(["a", "b"]), st.sets(st.integers(0, 364).map(day)).map(frozenset)
