@@ -55,35 +55,42 @@ def report_schedule(stream: Stream, settings: Settings, zone: str | None) -> dg.
     def daily(
         context: dg.ScheduleEvaluationContext,
     ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        if is_switched_on(context.instance, DRAIN_SENSOR, settings):
-            yield dg.SkipReason(f"the sensor {DRAIN_SENSOR} is on, and fetches these days")
-            return
-        lake: Lake = context.resources.lake.lake()
-        now = context.scheduled_execution_time
-        try:
-            last = last_over(now, zone_without_asking(settings, lake, now=now))
-        except KlaviyoAssetsError as error:
-            yield dg.SkipReason(str(error))
-            return
-        first = max(settings.first_report_day, last - timedelta(days=settings.report_lookback_days))
-        if last < first:
-            return
-        metrics = _metrics(context.instance, lake, settings, stream)
-        if not metrics:
-            yield dg.SkipReason(_no_metric(lake, settings))
-        for metric_id in metrics:
-            yield dg.RunRequest(
-                run_key=f"{stream.name} {metric_id} {last}",
-                asset_selection=[key_in(context, stream.name)],
-                # The checks of a report read its whole table: they have a schedule of their own.
-                asset_check_keys=[],
-                tags={
-                    **range_tags([metric_id], Days(first, last)),
-                    **report_run_tags(stream.name, priority=BELOW_OTHERS),
-                },
-            )
+        yield from _requests(context, stream, settings)
 
     return daily
+
+
+def _requests(
+    context: dg.ScheduleEvaluationContext, stream: Stream, settings: Settings
+) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    """Yield a run a metric, or why there is none."""
+    if is_switched_on(context.instance, DRAIN_SENSOR, settings):
+        yield dg.SkipReason(f"the sensor {DRAIN_SENSOR} is on, and fetches these days")
+        return
+    lake: Lake = context.resources.lake.lake()
+    now = context.scheduled_execution_time
+    try:
+        last = last_over(now, zone_without_asking(settings, lake, now=now))
+    except KlaviyoAssetsError as error:
+        yield dg.SkipReason(str(error))
+        return
+    first = max(settings.first_report_day, last - timedelta(days=settings.report_lookback_days))
+    if last < first:
+        return
+    metrics = _metrics(context.instance, lake, settings, stream)
+    if not metrics:
+        yield dg.SkipReason(_no_metric(lake, settings))
+    for metric_id in metrics:
+        yield dg.RunRequest(
+            run_key=f"{stream.name} {metric_id} {last}",
+            asset_selection=[key_in(context, stream.name)],
+            # The checks of a report read its whole table: they have a schedule of their own.
+            asset_check_keys=[],
+            tags={
+                **range_tags([metric_id], Days(first, last)),
+                **report_run_tags(stream.name, priority=BELOW_OTHERS),
+            },
+        )
 
 
 def _metrics(
