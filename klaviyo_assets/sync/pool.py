@@ -34,7 +34,6 @@ class Pool:
     def __init__(self, walks: Sequence[Walk], *, workers: int, pace: Pace | None = None) -> None:
         """Start the workers at once."""
         self._windows = WindowScheduler.of(walks)
-        self._idle = 0
         self._at_work = workers
         self._pace = pace if pace is not None else Pace()
         self._room = Room(most=workers + max(2, workers // 2), pace=self._pace)
@@ -106,24 +105,18 @@ class Pool:
     def _next_walk(self) -> Walk | None:
         """Return a waiting window, else a part of one being read; None when all is read."""
         with self._turn:
-            self._idle += 1
-            try:
-                return self._wait_for_walk()
-            finally:
-                self._idle -= 1
-
-    def _wait_for_walk(self) -> Walk | None:
-        while not self._stop.is_set():
-            walk = self._windows.next_walk(idle=self._idle, windows=self._pace.windows)
-            if walk is not None:
-                # One page may be reason enough for several parts, and wakes one worker.
-                self._turn.notify()
-                return walk
-            if self._windows.is_over:
-                self._turn.notify_all()
-                return None
-            self._turn.wait(_LOOK_UP_SECONDS)
-        return None
+            while not self._stop.is_set():
+                idle = self._at_work - self._windows.reading
+                walk = self._windows.next_walk(idle=idle, windows=self._pace.windows)
+                if walk is not None:
+                    # One page may be reason enough for several parts, and wakes one worker.
+                    self._turn.notify()
+                    return walk
+                if self._windows.is_over:
+                    self._turn.notify_all()
+                    return None
+                self._turn.wait(_LOOK_UP_SECONDS)
+            return None
 
     def _finish(self, walk: Walk) -> None:
         with self._turn:

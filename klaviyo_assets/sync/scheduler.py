@@ -89,7 +89,8 @@ class _Reading:
     """Pages that its parent's density promised."""
     pages: float = 0.0
     """Its pages that are counted already."""
-    quota: int = 1
+    quota: int = 0
+    """Parts that may be cut off it before the first of them is answered; 0 before its own page."""
     unanswered: int = 0
     """Parts cut off it whose first page has not come."""
     refuted: int = 0
@@ -98,7 +99,7 @@ class _Reading:
     @property
     def promise(self) -> float:
         """Return how many pages the rest of the window is likely to bring."""
-        if not self.walk.requests:
+        if not self.quota:
             return self.promised
         if not self.refuted:
             return self.walk.pages_left
@@ -107,9 +108,8 @@ class _Reading:
     @property
     def parts(self) -> int:
         """Return how many parts it may give up now."""
-        is_worth_it = self.walk.requests and self.promise >= WORTH_SPLITTING
         has_waited = not self.refuted or self.walk.requests >= 2 ** (self.refuted + 1)
-        if not is_worth_it or not has_waited:
+        if not self.quota or not has_waited or self.promise < WORTH_SPLITTING:
             return 0
         return (1 if self.refuted else self.quota) - self.unanswered
 

@@ -6,7 +6,7 @@ What belongs here: the mixtures, and a line of figures for each. What does not: 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, floor
 from types import MappingProxyType
 
 from klaviyo_assets_tests.benchmarks.measured import BenchmarkError, Cost, Home, pages, stored
@@ -85,7 +85,7 @@ def bursty_accounts(*, quick: bool) -> Iterator[Line]:
         yield Line(
             name=name,
             figure=f"{asked} requests for {least} pages, {cost.net:.2f} s net",
-            goal=f"{1.1 * least + 10:.0f} requests: pages, 10 %, and 10",
+            goal=f"{floor(1.1 * least + 10)} requests: pages, 10 %, and 10",
             is_met=asked <= 1.1 * least + 10,
         )
 

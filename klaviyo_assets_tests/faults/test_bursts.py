@@ -120,3 +120,17 @@ def test_f88_an_hourly_sync_after_an_import_takes_a_request_or_two_beyond_its_pa
     assert len(home.ids("profiles")) == 290
     assert 3 <= home.shop.asked()["/api/profiles"] <= 4
     assert home.shop.sandbox.journal.summary()["throttled"] == 0
+
+
+def test_f88_what_the_rate_limit_lets_through_is_read_by_as_many_as_it_takes(
+    start: StartHome,
+) -> None:
+    """Eight requests a second are one reader's at 50 ms a page: more would only cost requests."""
+    even = Burst(records=2_500, start=-300 * DAY, seconds=299 * DAY)
+    home = start(latency_ms=LATENCY_MS, rate_limit_scale=1.0, profile_bursts=(even,))
+    home.settings["KLAVIYO_RATE_LIMIT_SCALE"] = "1"
+    run = home.sync("profiles")
+    assert len(home.ids("profiles")) == 2_500
+    assert 25 <= run.number("profiles", "requests") <= 27
+    # Ten at once, ten after a second and a quarter, five after another.
+    assert 0 < run.number("profiles", "throttled_seconds") <= 3

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from klaviyo_assets.api.protocol import Request
 from klaviyo_assets.model.stream import WHOLE, Slice
 from klaviyo_assets.model.window import Window
+from klaviyo_assets.sync import pool
 from klaviyo_assets.sync.pace import Pace, Room, Stopwatch, Turn
 from klaviyo_assets.sync.pool import Pool
 from klaviyo_assets.sync.walk import Piece, Walk
@@ -51,8 +52,8 @@ class Patient(Pace):
 
 def ids_of(shelf: Shelf, *, workers: int, pace: Pace) -> list[str]:
     """Return the ids of a shelf as a pool brings them."""
-    pool = Pool([Walk(ask(shelf), WHOLE, Window())], workers=workers, pace=pace)
-    pieces = [item for item in pool.items() if isinstance(item, Piece)]
+    reading = Pool([Walk(ask(shelf), WHOLE, Window())], workers=workers, pace=pace)
+    pieces = [item for item in reading.items() if isinstance(item, Piece)]
     return [each for piece in pieces for each in cast("list[str]", piece.batch["id"].to_pylist())]
 
 
@@ -142,6 +143,26 @@ def test_splits_cost_few_requests(seed: int) -> None:
     shelf = shelf_of([chance.randrange(4700) for _ in range(1500)] + crowded, 20, seed)
     ids_of(shelf, workers=8, pace=Eager())
     assert shelf.asked <= 150 + 50
+
+
+def test_one_page_is_reason_enough_for_many_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the first page promises is read side by side at once, not a worker a page."""
+    monkeypatch.setattr(pool, "_LOOK_UP_SECONDS", 60.0)
+    shelf, begun, free = Shelf(list(range(2000)), 100), threading.Semaphore(0), threading.Event()
+
+    def read(request: Request, slice_: Slice) -> tuple[Page, datetime]:
+        if shelf.asked:
+            begun.release()
+            assert free.wait(60)
+        return shelf.read(request, slice_)
+
+    asking = replace(ask(shelf), read=read)
+    reading = Pool([Walk(asking, WHOLE, Window())], workers=6, pace=Eager())
+    assert all(begun.acquire(timeout=30) for _ in range(6))
+    free.set()
+    assert (
+        sum(piece.batch.num_rows for piece in reading.items() if isinstance(piece, Piece)) == 2000
+    )
 
 
 def test_large_pages_leave_room_for_few() -> None:
@@ -243,8 +264,8 @@ def test_a_pool_learns_what_klaviyo_took() -> None:
         Window(FIRST + timedelta(seconds=at), FIRST + timedelta(seconds=at + 5))
         for at in range(0, 40, 5)
     ]
-    pool = Pool([Walk(asking, WHOLE, each) for each in windows], workers=8, pace=Noting())
-    assert len([item for item in pool.items() if isinstance(item, Piece)]) == 8
+    reading = Pool([Walk(asking, WHOLE, each) for each in windows], workers=8, pace=Noting())
+    assert len([item for item in reading.items() if isinstance(item, Piece)]) == 8
     # 0.05 s a page; with the others' turns it were 1.8 s in all.
     assert 8 * 0.05 < sum(costs) < 1.2
 
