@@ -1,0 +1,1 @@
+"""The pages: a real browser presses the buttons of a real Dagster UI with its daemon."""

@@ -1,0 +1,153 @@
+"""What a new user presses first, pressed: every launch ends green, and the rows are there.
+
+One test, because the presses are one story on one Dagster: the backfill's daemon looks every
+thirty seconds, and in the meantime the other buttons are pressed.
+"""
+
+import re
+from datetime import date, timedelta
+
+import pytest
+from playwright.sync_api import expect
+
+from klaviyo_assets_tests.browser.conftest import DAYS
+from klaviyo_assets_tests.browser.screen import BACKFILL_MS, RUN_MS, Screen
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.report_runs import (
+    CAMPAIGNS,
+    FLOWS,
+    PATHS,
+    compare,
+    days_between,
+    stored_rows,
+)
+
+UNCHANGED = """ops:
+  klaviyo__campaigns:
+    config:
+      end: ""
+      start: ""
+      sync_mode: incremental_deduped
+resources: {}"""
+
+
+def test_the_buttons_do_what_they_say(
+    new_york: Home, screen: Screen, subtests: pytest.Subtests
+) -> None:
+    """A job, Materialize, the launchpad, a backfill and a sensor, on an account in New York."""
+    backfill = ""
+    with subtests.test("a job from its page"):
+        press_a_job(new_york, screen)
+    with subtests.test("a backfill is launched"):
+        backfill = press_a_backfill(new_york, screen)
+    with subtests.test("Materialize on an asset's page"):
+        press_materialize(new_york, screen)
+    with subtests.test("the launchpad"):
+        press_the_launchpad(new_york, screen)
+    with subtests.test("a sensor is switched on"):
+        press_a_sensor(new_york, screen)
+    with subtests.test("the backfill has ended"):
+        judge_the_backfill(new_york, screen, backfill)
+    with subtests.test("the browser's console"):
+        assert screen.complaints == []
+
+
+def press_a_job(home: Home, screen: Screen) -> None:
+    """Press Materialize all on the page of the hourly job: every collection is there."""
+    screen.open("locations/klaviyo_assets/jobs/klaviyo_collections")
+    screen.button("Materialize all").click()
+    run = screen.follow("Launched run")
+    screen.wait_for_success(run)
+    screen.picture("job")
+    for stream in ("accounts", "events", "metrics", "profiles"):
+        assert sorted(home.ids(stream)) == sorted(home.shop.truth(stream))
+    assert home.count("events_detailed") == home.count("events")
+
+
+def press_materialize(home: Home, screen: Screen) -> None:
+    """Press Materialize on the page of an asset that was never read."""
+    run = screen.launch("klaviyo/lists_detailed")
+    screen.wait_for_success(run)
+    assert sorted(home.ids("lists_detailed")) == sorted(home.shop.truth("lists"))
+    screen.open("assets/klaviyo/lists_detailed")
+    screen.picture("asset", once="Latest check results")
+    expect(screen.page.get_by_text("Never materialized")).to_have_count(0)
+
+
+def press_the_launchpad(home: Home, screen: Screen) -> None:
+    """Launch from the launchpad: what it shows, everything again, and one window again."""
+    screen.open_launchpad("klaviyo/campaigns")
+    assert screen.editor() == UNCHANGED
+    screen.picture("launchpad")
+    screen.wait_for_success(screen.launch_config())
+    assert sorted(home.ids("campaigns")) == sorted(home.shop.truth("campaigns"))
+
+    screen.open_launchpad("klaviyo/campaigns")
+    screen.set_option("sync_mode", "full_refresh_overwrite")
+    screen.picture("launchpad-full-refresh")
+    before = home.shop.shown("/api/campaigns")
+    screen.wait_for_success(screen.launch_config())
+    assert (home.shop.shown("/api/campaigns") - before).keys() == home.shop.truth("campaigns")
+    assert sorted(home.ids("campaigns")) == sorted(home.shop.truth("campaigns"))
+
+    start = home.shop.now - timedelta(days=20)
+    end = start + timedelta(days=10)
+    screen.open_launchpad("klaviyo/events")
+    screen.set_option("start", f'"{start:%Y-%m-%d}"')
+    screen.set_option("end", f'"{end:%Y-%m-%d}"')
+    screen.picture("launchpad-window")
+    before = home.shop.shown("/api/events")
+    screen.wait_for_success(screen.launch_config())
+    screen.picture("run")
+    moments = home.shop.moments("events")
+    inside = {each for each, at in moments.items() if at and start.date() <= at.date() < end.date()}
+    assert inside
+    assert (home.shop.shown("/api/events") - before).keys() == inside
+    assert sorted(home.ids("events")) == sorted(moments)
+
+
+def press_a_backfill(home: Home, screen: Screen) -> str:
+    """Launch three metrics of thirty days from the page of a report; return the backfill's id."""
+    days, metrics = wanted(home)
+    screen.open(f"assets/klaviyo/{FLOWS}")
+    screen.button("Materialize").click()
+    screen.choose_partitions(f"[{days[0]}...{days[-1]}]", metrics)
+    expect(screen.page.get_by_text(f"{3 * DAYS} partitions")).to_be_visible()
+    screen.picture("backfill-dialog")
+    screen.button("Launch backfill").click()
+    return screen.follow("Created backfill")
+
+
+def judge_the_backfill(home: Home, screen: Screen, backfill: str) -> None:
+    """Wait on the backfill's page; its partitions are all green, and the figures Klaviyo's."""
+    days, metrics = wanted(home)
+    screen.open(f"runs/b/{backfill}")
+    status = screen.page.locator("xpath=//*[text()='Status']/following::*[1]")
+    expect(status).not_to_have_text(re.compile("In progress|Requested"), timeout=BACKFILL_MS)
+    screen.picture("backfill")
+    assert status.inner_text() == "Succeeded"
+    for metric in metrics[:2]:
+        assert compare(home, FLOWS, metric, days)
+    refused = [each for each in home.shop.bodies(PATHS[FLOWS]) if metrics[2] in str(each["data"])]
+    assert len(refused) == 1
+    assert stored_rows(home, FLOWS, metrics[2], days) == {}
+    screen.open(f"assets/klaviyo/{FLOWS}?view=partitions")
+    screen.picture("partitions", once="Missing")
+
+
+def press_a_sensor(home: Home, screen: Screen) -> None:
+    """Switch the draining sensor on: it launches runs by itself, and they end green."""
+    days, metrics = wanted(home)
+    screen.open("locations/klaviyo_assets/sensors/klaviyo_reports_drain")
+    screen.page.locator("input[type=checkbox]").locator("xpath=..").click()
+    screen.button("Runs").click()
+    screen.page.get_by_text("Success", exact=True).first.wait_for(timeout=2 * RUN_MS)
+    screen.picture("sensor")
+    assert compare(home, CAMPAIGNS, metrics[0], days[-7:])
+
+
+def wanted(home: Home) -> tuple[list[date], list[str]]:
+    """Return the days of the reports, and their metrics, of which the last is refused."""
+    first = date.fromisoformat(home.settings["KLAVIYO_REPORT_START_DATE"])
+    metrics = home.settings["KLAVIYO_CONVERSION_METRIC_IDS"].split(",")
+    return days_between(first, first + timedelta(days=DAYS - 1)), metrics
