@@ -17,6 +17,7 @@ from klaviyo_assets.defs.deep_checks import deep_checks
 from klaviyo_assets.defs.healing import healing_sensor
 from klaviyo_assets.defs.io_manager import LakeIOManager
 from klaviyo_assets.defs.metric_keys import add_metric_keys, metric_sensor
+from klaviyo_assets.defs.newest_days import newest_days_check, newest_days_sensor
 from klaviyo_assets.defs.report_assets import report_asset
 from klaviyo_assets.defs.report_drain import drain_sensor
 from klaviyo_assets.defs.report_schedule import report_schedule
@@ -56,13 +57,22 @@ def build_defs(
             ),
             *(report_asset(stream, settings, zone) for stream in REPORTS),
         ],
-        asset_checks=[*map(deep_checks, STREAMS.values()), completeness_check()],
+        asset_checks=[
+            *map(deep_checks, STREAMS.values()),
+            completeness_check(),
+            *(newest_days_check(stream, settings) for stream in REPORTS),
+        ],
         jobs=jobs(),
         schedules=[
             *schedules(settings),
             *(report_schedule(each, settings, zone) for each in REPORTS),
         ],
-        sensors=[metric_sensor(settings), drain_sensor(settings), healing_sensor(settings)],
+        sensors=[
+            metric_sensor(settings),
+            drain_sensor(settings),
+            healing_sensor(settings),
+            newest_days_sensor(settings),
+        ],
         resources={
             "klaviyo": klaviyo,
             "lake": lake,

@@ -12,6 +12,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from klaviyo_assets.defs.completeness_verdict import COMPLETE
 from klaviyo_assets.defs.deep_checks import NOT_NULL, UNIQUE
+from klaviyo_assets.defs.newest_days import NEWEST
 from klaviyo_assets.defs.partitions import PRIORITY
 from klaviyo_assets.defs.report_flight import UNFINISHED
 from klaviyo_assets.defs.resources import utc_now
@@ -24,7 +25,7 @@ from klaviyo_assets.sync.plan import SyncMode
 SLOW = frozenset({"lists_detailed"})
 """Fifteen lists a minute: on their own daily schedule, so that they hold nobody up."""
 
-DEEP = ChecksByName(UNIQUE, NOT_NULL, COMPLETE.name)
+DEEP = ChecksByName(UNIQUE, NOT_NULL, NEWEST, COMPLETE.name)
 """Checks that read whole tables or ask Klaviyo: no part of a sync."""
 
 FIRST_SYNC = "klaviyo_first_sync"

@@ -14,7 +14,6 @@ from typing import Any
 import dagster as dg
 
 from klaviyo_assets.defs.assets import KINDS, OWNERS, RETRY, group_of, skip
-from klaviyo_assets.defs.checks import DAILY
 from klaviyo_assets.defs.config import asks_refused, config_schema, given_config
 from klaviyo_assets.defs.failures import as_failures
 from klaviyo_assets.defs.metadata import asset_key, asset_tags, definition_metadata
@@ -60,7 +59,6 @@ def report_asset(stream: Stream, settings: Settings, zone: str | None) -> dg.Ass
         backfill_policy=dg.BackfillPolicy.multi_run(CHUNK),
         retry_policy=RETRY,
         output_required=False,
-        freshness_policy=dg.FreshnessPolicy.time_window(warn_window=DAILY[0], fail_window=DAILY[1]),
         config_schema=config_schema(stream),
     )
     def reported(

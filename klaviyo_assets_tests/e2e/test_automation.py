@@ -50,6 +50,7 @@ RECOMMENDED = {
     "klaviyo_daily_flow_series_reports",
     "klaviyo_reports_drain",
     "klaviyo_events_healing",
+    "klaviyo_reports_newest_days",
     METRICS_SENSOR,
 }
 
