@@ -57,11 +57,7 @@ def build_defs(
             ),
             *(report_asset(stream, settings, zone) for stream in REPORTS),
         ],
-        asset_checks=[
-            *map(deep_checks, STREAMS.values()),
-            completeness_check(),
-            *(newest_days_check(stream, settings) for stream in REPORTS),
-        ],
+        asset_checks=_checks(settings),
         jobs=jobs(),
         schedules=[
             *schedules(settings),
@@ -80,6 +76,14 @@ def build_defs(
         },
         executor=dg.in_process_executor,
     )
+
+
+def _checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
+    return [
+        *map(deep_checks, STREAMS.values()),
+        completeness_check(),
+        *(newest_days_check(stream, settings) for stream in REPORTS),
+    ]
 
 
 defs = build_defs(*read_settings(os.environ))
