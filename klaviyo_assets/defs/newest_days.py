@@ -38,6 +38,7 @@ from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.streams import REPORTS
 from klaviyo_assets.sync.reports.account_zone import zone_without_asking
+from klaviyo_assets.sync.reports.metrics import mapped_metric
 from klaviyo_assets.sync.reports.zone import last_over
 from klaviyo_assets.wording import quantity
 
@@ -126,7 +127,8 @@ def newest_days_verdict(
         due = days_due(settings, lake, now)
     except SettingError as error:
         return warned(key, f"Not checked: {error.message}")
-    wanted = metrics_to_fetch(instance, lake, settings, stream=stream.name)
+    mapped = mapped_metric(lake, settings)
+    wanted = metrics_to_fetch(instance, lake, settings, stream=stream.name, mapped=mapped)
     judged = {each: stored[each] for each in wanted if each in stored}
     if not judged:
         return warned(
