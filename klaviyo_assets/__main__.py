@@ -8,7 +8,8 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, contextmanager
 from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
@@ -268,18 +269,19 @@ def _erase(settings: Settings, options: argparse.Namespace) -> int:
     return 1 if erased.problems or erased.aside else 0
 
 
-def _desktop(settings: Settings) -> Desktop:
+@contextmanager
+def _desktop(settings: Settings) -> Generator[Desktop]:
     lake = _lake(settings)
-    return Desktop(
-        lake=lake,
-        ledger=ledger_of(settings, lake.account() or ""),
-        settings=settings,
-        now=datetime.now(tz=UTC),
-    )
+    with closing(ledger_of(settings, lake.account() or "")) as ledger:
+        yield Desktop(lake=lake, ledger=ledger, settings=settings, now=datetime.now(tz=UTC))
 
 
 def _plan(settings: Settings, options: argparse.Namespace) -> int:
-    at = _desktop(settings)
+    with _desktop(settings) as at:
+        return _print_plan(settings, options, at)
+
+
+def _print_plan(settings: Settings, options: argparse.Namespace, at: Desktop) -> int:
     first = settings.first_report_day
     if options.end < max(options.start, first):
         raise no_day(options.start, options.end, first=first, zone="the account's time zone")
@@ -312,7 +314,11 @@ def _print_metric_problems(at: Desktop) -> None:
 
 
 def _status(settings: Settings, _options: argparse.Namespace) -> int:
-    at = _desktop(settings)
+    with _desktop(settings) as at:
+        return _print_status(at)
+
+
+def _print_status(at: Desktop) -> int:
     for stream in STREAMS.values():
         state = None if isinstance(stream.source, Join) else at.lake.state(stream.name)
         if state is None:

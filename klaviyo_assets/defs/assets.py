@@ -21,10 +21,10 @@ from klaviyo_assets.defs.cursors import CURSOR, remembered
 from klaviyo_assets.defs.failures import as_failures
 from klaviyo_assets.defs.lateness import unread_late_events
 from klaviyo_assets.defs.metadata import asset_key, asset_tags, definition_metadata, sync_metadata
-from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource, utc_now
+from klaviyo_assets.defs.resources import Connection, KlaviyoResource, LakeResource, utc_now
 from klaviyo_assets.defs.syncing import Syncing
 from klaviyo_assets.errors import CorruptFileError, MissingScopeError, MissingTableError
-from klaviyo_assets.lake import stored_columns
+from klaviyo_assets.lake import Lake, stored_columns
 from klaviyo_assets.model.stream import Detail, Join, Stream
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.sync.begin import begin
@@ -91,7 +91,12 @@ def _synced(stream: Stream, afterwards: Afterwards | None) -> dg.AssetsDefinitio
         lake: LakeResource,
     ) -> Iterator[dg.Output[Syncing] | dg.AssetCheckResult]:
         syncing = _begun(context, stream, klaviyo=klaviyo, lake=lake)
-        yield from _told(stream, syncing, lake=lake)
+        try:
+            yield from _told(stream, syncing, lake=lake)
+        finally:
+            # Also of a step that ends before the IO manager has the sync.
+            if syncing is not None:
+                syncing.close()
         if afterwards is not None and syncing is not None:
             afterwards(context, klaviyo, lake)
 
@@ -122,8 +127,24 @@ def _begin(
     lake: LakeResource,
 ) -> Syncing:
     order = _order(context, stream)
-    store, say = lake.lake(), context.log.warning
-    connection = klaviyo.connect(say=say, ready=store.make_ready)
+    store = lake.lake()
+    connection = klaviyo.connect(say=context.log.warning, ready=store.make_ready)
+    try:
+        return _syncing(context, stream, order, connection=connection, store=store)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _syncing(
+    context: dg.AssetExecutionContext,
+    stream: Stream,
+    order: Order,
+    *,
+    connection: Connection,
+    store: Lake,
+) -> Syncing:
+    say = context.log.warning
     desk = Desk(
         client=connection.client,
         lake=store,
@@ -142,7 +163,7 @@ def _begin(
         asset_key=context.asset_key,
         order=order,
         pull=begin(stream, order, before.mark, desk=desk),
-        client=connection.client,
+        connection=connection,
         log=context.log.info,
         observe=context.log_event,
         rows_before=before.rows,

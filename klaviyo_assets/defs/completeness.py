@@ -111,15 +111,15 @@ def completeness_check() -> dg.AssetChecksDefinition:
             return
         with as_failures(STREAM):
             wish = config.wish(_remembered(context.instance, check))
-            connection = klaviyo.connect(say=context.log.warning)
             try:
-                outcome = reckon(
-                    wish,
-                    client=connection.client,
-                    lake=lake.lake(),
-                    settings=connection.settings,
-                    say=context.log.info,
-                )
+                with klaviyo.connect(say=context.log.warning) as connection:
+                    outcome = reckon(
+                        wish,
+                        client=connection.client,
+                        lake=lake.lake(),
+                        settings=connection.settings,
+                        say=context.log.info,
+                    )
             except (MissingScopeError, MissingTableError) as error:
                 yield warned(COMPLETE, f"Not checked: {error.message}")
                 return

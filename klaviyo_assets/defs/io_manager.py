@@ -51,7 +51,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
                 obj.keep_mark()
             raise
         finally:
-            obj.pull.close()
+            obj.close()
         context.add_output_metadata({**obj.metadata(), **self._rows_shown(obj), **late})
 
     def _drain(self, obj: Syncing, warn: Callable[[str], None]) -> None:

@@ -41,14 +41,14 @@ def add_metric_keys(
     not have, which custom metrics there are; what is wrong with the setting is a warning.
     """
     try:
-        connection = klaviyo.connect(say=context.log.warning)
-        settings, stored = connection.settings, stored_metrics(lake.lake())
-        mapped = revenue_now(
-            connection.client, connection.asking.ledger, settings.base_url, now=utc_now()
-        )
-        custom: Sequence[Metric] | None = None
-        if absent_metrics(settings, stored):
-            custom = custom_metrics(connection.client, settings.base_url)
+        with klaviyo.connect(say=context.log.warning) as connection:
+            settings, stored = connection.settings, stored_metrics(lake.lake())
+            mapped = revenue_now(
+                connection.client, connection.asking.ledger, settings.base_url, now=utc_now()
+            )
+            custom: Sequence[Metric] | None = None
+            if absent_metrics(settings, stored):
+                custom = custom_metrics(connection.client, settings.base_url)
         for problem in setting_problems(settings, stored, mapped=mapped, custom=custom):
             context.log.warning("%s", problem)
         new = missing_keys(context, wanted_metrics(settings, stored, mapped=mapped))
@@ -119,10 +119,10 @@ def metric_sensor(settings: Settings) -> dg.SensorDefinition:
         mapped = mapped_metric(lake, settings)
         if needs_klaviyo:
             klaviyo: KlaviyoResource = context.resources.klaviyo
-            connection = klaviyo.connect(say=context.log.warning)
-            ledger = connection.asking.ledger
-            base_url = connection.settings.base_url
-            mapped = revenue_now(connection.client, ledger, base_url, now=utc_now())
+            with klaviyo.connect(say=context.log.warning) as connection:
+                ledger = connection.asking.ledger
+                base_url = connection.settings.base_url
+                mapped = revenue_now(connection.client, ledger, base_url, now=utc_now())
         stored = stored_metrics(lake)
         for problem in setting_problems(settings, stored, mapped=mapped):
             context.log.warning("%s", problem)

@@ -97,9 +97,9 @@ def _report(
             ask_refused = asks_refused(stream, given_config(context))
             cells = run_cells(context)
             ready = lake.lake().make_ready
-            connection = klaviyo.connect(say=context.log.warning, ready=ready)
-            desk = _desk(context, stream, connection=connection, lake=lake)
-            return _carry_out(context, cells, ask_refused=ask_refused, desk=desk, lake=lake)
+            with klaviyo.connect(say=context.log.warning, ready=ready) as connection:
+                desk = _desk(context, stream, connection=connection, lake=lake)
+                return _carry_out(context, cells, ask_refused=ask_refused, desk=desk, lake=lake)
     except MissingScopeError as error:
         skip(context, stream, error)
         return None

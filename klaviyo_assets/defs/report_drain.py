@@ -122,8 +122,14 @@ def _tick(context: dg.SensorEvaluationContext, ticks: int) -> tuple[list[dg.RunR
     """Return what to launch for all reports, and why nothing for the others."""
     klaviyo: KlaviyoResource = context.resources.klaviyo
     lake: Lake = context.resources.lake.lake()
+    with klaviyo.connect(say=context.log.warning) as connection:
+        return _launches(context, connection, lake, ticks)
+
+
+def _launches(
+    context: dg.SensorEvaluationContext, connection: Connection, lake: Lake, ticks: int
+) -> tuple[list[dg.RunRequest], list[str]]:
     say = context.log.warning
-    connection = klaviyo.connect(say=say)
     reasons: list[str] = []
     able: list[tuple[Stream, Flight, int]] = []
     for stream in REPORTS:

@@ -6,9 +6,11 @@ What does not: what the client and the lake do (`api`, `lake`), run config (`con
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
 import dagster as dg
 
@@ -30,7 +32,10 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
-    """A client that is ready to talk, whose account it talks for, and how it is set."""
+    """A client that is ready to talk, whose account it talks for, and how it is set.
+
+    A context manager: at its end the sockets and the ledger's file are closed.
+    """
 
     client: Client
     account: str
@@ -39,6 +44,16 @@ class Connection:
     """What it takes to ask for the account again."""
     salt: bytes = field(repr=False)
     """What hashed columns are hashed with; empty where there are none."""
+
+    def close(self) -> None:
+        """Close what it holds open; more than once does no harm."""
+        self.asking.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class KlaviyoResource(dg.ConfigurableResource[object]):
@@ -99,6 +114,8 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
     ) -> Connection:
         """Return a client whose budget is the account's, shared with all processes of the user.
 
+        It holds sockets and a file open until it is closed.
+
         `say` takes what the operator should know. Sends a request only where the account has not
         been asked for today; `ready` is called before it, once the settings are known to be good.
 
@@ -123,10 +140,9 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
                 key_name=name,
             )
 
-        asking = asking_for(stand_in(name))
-        account = account_behind(asking, say=say)
-        if account != stand_in(name):
-            asking = asking_for(account)
+        with closing(asking_for(stand_in(name))) as unknown:
+            account = account_behind(unknown, say=say)
+        asking = asking_for(account)
         return Connection(
             client=asking.client, account=account, settings=settings, asking=asking, salt=salt
         )

@@ -10,8 +10,8 @@ from datetime import datetime
 
 import dagster as dg
 
-from klaviyo_assets.api.client import Client
 from klaviyo_assets.defs.metadata import Metadata, sync_metadata
+from klaviyo_assets.defs.resources import Connection
 from klaviyo_assets.lake import Receipt
 from klaviyo_assets.model.descriptions import widened_by
 from klaviyo_assets.model.stream import WHOLE, Collection, Detail, Stream
@@ -30,7 +30,7 @@ class Syncing:
     asset_key: dg.AssetKey
     order: Order
     pull: Pull
-    client: Client
+    connection: Connection
     log: Callable[[str], None]
     observe: Callable[[dg.AssetObservation], None]
     rows_before: int | None = None
@@ -42,6 +42,11 @@ class Syncing:
     def mark(self) -> datetime | None:
         """Return the high-water mark so far, UTC."""
         return self.pull.progress.mark if self.stream.cursor is not None else None
+
+    def close(self) -> None:
+        """Stop reading, and close the connection; what was committed stays."""
+        self.pull.close()
+        self.connection.close()
 
     def report(self, receipt: Receipt) -> None:
         """Log a commit, and keep its mark, which outlives the run.
@@ -55,7 +60,7 @@ class Syncing:
         self.log(
             f"{self.stream.name}: {quantity(tally.records_read, 'record')} read{again}, "
             f"{quantity(receipt.rows_total, 'row')} stored{upto}; "
-            f"{quantity(self.client.counters.requests, 'request')}"
+            f"{quantity(self.connection.client.counters.requests, 'request')}"
         )
         if not self.pull.is_done:
             self.keep_mark()
@@ -89,7 +94,7 @@ class Syncing:
 
     def metadata(self) -> Metadata:
         """Return what the contract promises of a materialization, as of now."""
-        tally, counters = self.pull.tally, self.client.counters
+        tally, counters = self.pull.tally, self.connection.client.counters
         numbers: dict[str, int | float] = {
             "records_read": tally.records_read,
             "rows_written": tally.rows_written,

@@ -55,6 +55,11 @@ class Asking:
     key_name: str
     """The name the key goes by in the ledger; never the key."""
 
+    def close(self) -> None:
+        """Close the connections to the server and the ledger's file."""
+        self.client.close()
+        self.ledger.close()
+
 
 def account_behind(asking: Asking, *, say: Callable[[str], None]) -> str:
     """Return the account's id; without the scope `accounts:read` a name made of the key's hash.

@@ -1,6 +1,7 @@
 """The quota is money: it is never overspent, and a kill wastes at most one request."""
 
 import signal
+from contextlib import closing
 from datetime import date, datetime
 from pathlib import Path
 
@@ -49,8 +50,8 @@ def quota(home: Home) -> Quota:
     """Return what the ledger says of the flow series' day."""
     state = Lake(home.data, clock=datetime.now).state("metrics")
     assert state is not None
-    ledger = Ledger(Path(home.variables["KLAVIYO_STATE_DIR"]), state.account)
-    return ledger.quota(STREAMS[FLOWS].budgets()[0])
+    with closing(Ledger(Path(home.variables["KLAVIYO_STATE_DIR"]), state.account)) as ledger:
+        return ledger.quota(STREAMS[FLOWS].budgets()[0])
 
 
 @pytest.mark.parametrize(

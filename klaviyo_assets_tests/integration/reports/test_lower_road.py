@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -66,10 +66,16 @@ def sandbox() -> Generator[Sandbox]:
         yield running
 
 
-def client_of(sandbox: Sandbox, folder: Path) -> Client:
-    """Return a client with the sandbox's limits, whose ledger lies in a folder."""
-    ledger = Ledger(folder, "a", scale=SCALE)
-    return Client(base_url=sandbox.url, key=DEFAULT_KEY, revision=REVISION, ledger=ledger)
+@contextmanager
+def client_of(sandbox: Sandbox, folder: Path) -> Generator[Client]:
+    """Give a client with the sandbox's limits, whose ledger lies in a folder."""
+    with (
+        closing(Ledger(folder, "a", scale=SCALE)) as ledger,
+        closing(
+            Client(base_url=sandbox.url, key=DEFAULT_KEY, revision=REVISION, ledger=ledger)
+        ) as client,
+    ):
+        yield client
 
 
 def revenue(sandbox: Sandbox) -> str:
@@ -151,7 +157,7 @@ def in_order(rows: list[Row]) -> list[str]:
 def test_a_series_is_stored_as_the_truth_has_it(tmp_path: Path, zone: str) -> None:
     """Sixty days over a change of clocks, in many pages: every row on its own day."""
     days = OVER_A_CHANGE_OF_CLOCKS
-    with serve(account(timezone=zone)) as shop, closing(client_of(shop, tmp_path)) as client:
+    with serve(account(timezone=zone)) as shop, client_of(shop, tmp_path) as client:
         metric_id = revenue(shop)
         rows = [
             StoredRow(cell=Cell(metric_id, row.day), row=row, is_final=False, fetched_at=NOW)
@@ -171,7 +177,7 @@ def test_a_series_is_stored_as_the_truth_has_it(tmp_path: Path, zone: str) -> No
 def test_values_of_single_days_are_the_truth(sandbox: Sandbox, tmp_path: Path) -> None:
     """A request for one day brings that day's rows, all statistics as they are."""
     days = Days(date(2026, 10, 4), date(2026, 11, 5))
-    with closing(client_of(sandbox, tmp_path)) as client:
+    with client_of(sandbox, tmp_path) as client:
         metric_id = revenue(sandbox)
         rows = [
             StoredRow(cell=Cell(metric_id, day), row=row, is_final=False, fetched_at=NOW)
@@ -188,7 +194,7 @@ def test_values_of_single_days_are_the_truth(sandbox: Sandbox, tmp_path: Path) -
 def test_an_answer_about_some_messages(sandbox: Sandbox, tmp_path: Path) -> None:
     """The filter is understood: it brings these messages, and no others."""
     days = Days(date(2026, 5, 1), date(2026, 11, 5))
-    with closing(client_of(sandbox, tmp_path)) as client:
+    with client_of(sandbox, tmp_path) as client:
         everything = rows_of(client, CAMPAIGN_VALUES_REPORTS, days, metric_id=revenue(sandbox))
         ids = [row.groupings["campaign_message_id"] or "" for row in everything][:100]
         some = rows_of(
@@ -204,7 +210,7 @@ def test_an_answer_about_some_messages(sandbox: Sandbox, tmp_path: Path) -> None
 
 def test_a_metric_that_reports_do_not_take(sandbox: Sandbox, tmp_path: Path) -> None:
     """The refusal is told from other errors, after one request."""
-    with closing(client_of(sandbox, tmp_path)) as client:
+    with client_of(sandbox, tmp_path) as client:
         with pytest.raises(IneligibleMetricError):
             rows_of(client, CAMPAIGN_VALUES_REPORTS, OVER_A_CHANGE_OF_CLOCKS, metric_id="NoSuch")
         assert client.counters.requests == 1
@@ -215,7 +221,7 @@ def test_a_day_that_others_have_spent(sandbox: Sandbox, tmp_path: Path) -> None:
     day = Days(date(2026, 11, 5), date(2026, 11, 5))
     metric_id = revenue(sandbox)
     [budget] = FLOW_SERIES_REPORTS.budgets()
-    with closing(client_of(sandbox, tmp_path)) as client:
+    with client_of(sandbox, tmp_path) as client:
         rows_of(client, FLOW_SERIES_REPORTS, day, metric_id=metric_id)
         for windows in sandbox.service.limits.budgets.values():
             span = 86_400
@@ -225,7 +231,7 @@ def test_a_day_that_others_have_spent(sandbox: Sandbox, tmp_path: Path) -> None:
         with pytest.raises(QuotaError, match="run it after") as told:
             rows_of(client, FLOW_SERIES_REPORTS, day, metric_id=metric_id)
     asked = sandbox.journal.number
-    with closing(client_of(sandbox, tmp_path)) as later:
+    with client_of(sandbox, tmp_path) as later:
         with pytest.raises(QuotaError, match="Klaviyo says"):
             rows_of(later, FLOW_SERIES_REPORTS, day, metric_id=metric_id)
         quota = later.ledger.quota(budget)

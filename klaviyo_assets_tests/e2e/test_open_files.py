@@ -1,0 +1,85 @@
+"""What a run opens it closes: a daemon or a notebook that goes on for weeks keeps no file open."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from klaviyo_assets.__main__ import main
+from klaviyo_assets.defs.resources import KlaviyoResource
+from klaviyo_assets_tests.e2e.checking import check
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.report_runs import CAMPAIGNS, fetch, metrics_of
+from klaviyo_assets_tests.e2e.report_ticks import tick
+from klaviyo_assets_tests.e2e.test_reports import NOW, report_home
+
+DESCRIPTORS = Path("/proc/self/fd")
+
+pytestmark = pytest.mark.skipif(
+    not DESCRIPTORS.is_dir(), reason="this system does not list a process's open files in /proc"
+)
+
+
+def open_files(below: Path) -> list[str]:
+    """Return the files below a folder that this process has open."""
+    return sorted(name for name in open_names() if name.startswith(f"{below}/"))
+
+
+def open_names() -> Iterator[str]:
+    """Yield the names of all that this process has open."""
+    for each in DESCRIPTORS.iterdir():
+        # One of them is what lists them, and gone by now.
+        with suppress(FileNotFoundError):
+            yield str(each.readlink())
+
+
+def test_five_hundred_connections_leave_nothing_open(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is closed at the end of its block: as many files are open afterwards as before."""
+    assert home.sync("accounts").success
+    monkeypatch.setenv("KLAVIYO_API_KEY", home.shop.key)
+    klaviyo = (home.code_location().resources or {})["klaviyo"]
+    assert isinstance(klaviyo, KlaviyoResource)
+    before = len(list(open_names()))
+    for _ in range(500):
+        with klaviyo.connect(say=print) as connection:
+            assert connection.asking.ledger.account_facts("nobody") is None
+            assert open_files(home.root / "state")
+    assert len(list(open_names())) == before
+    assert open_files(home.root / "state") == []
+
+
+def test_every_road_closes_the_ledger(
+    start: StartHome, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Syncs, reports, checks, sensors and verbs leave no file of the state folder open."""
+    home = report_home(start, NOW)
+    state = home.root / "state"
+    assert home.sync("events").success
+    assert open_files(state) == []
+    metric, day = metrics_of(home)[0], NOW.date().replace(day=1)
+    assert fetch(home, CAMPAIGNS, (metric, day)).run.success
+    assert open_files(state) == []
+    assert check(home).colour != "red"
+    assert open_files(state) == []
+    assert tick(home, "klaviyo_reports_drain").runs
+    tick(home, "klaviyo_conversion_metrics", conversion_metric_ids="auto")
+    assert open_files(state) == []
+    for name, value in home.variables.items():
+        monkeypatch.setenv(name, value)
+    for words in (["status"], ["plan", "--start", "2026-11-01", "--end", "2026-11-05"]):
+        assert main(words) == 0
+    assert "campaign_values_reports" in capsys.readouterr().out
+    assert open_files(state) == []
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("status", [400, 401, 500])
+def test_a_run_that_fails_closes_it_too(home: Home, status: int) -> None:
+    """Refused at its first request: nothing stays open."""
+    with home.shop.faulty("error", match={"path": "/api/lists"}, status=status):
+        assert not home.sync("lists").success
+    assert open_files(home.root / "state") == []
