@@ -47,8 +47,9 @@ def build_defs(
         refusals=tuple(refusals),
         key_variable=KEY_VARIABLE if api_key is None else api_key.env_var_name,
     )
-    lake = LakeResource(settings=settings)
-    zone = zone_at_load(settings, lake.lake())
+    lake = LakeResource(settings=settings, refusals=tuple(refusals))
+    # Where a setting is refused nothing is read; the zone matters to nothing then.
+    zone = None if refusals else zone_at_load(settings, lake.lake())
     return dg.Definitions(
         assets=[
             *(

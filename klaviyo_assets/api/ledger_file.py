@@ -18,6 +18,7 @@ from threading import RLock, get_ident
 from typing import Protocol, TypeVar
 
 from klaviyo_assets.errors import StorageError
+from klaviyo_assets.locks import check_locks
 
 BUSY_SECONDS = 10.0
 """How long a transaction waits for those of others; each takes well below a millisecond."""
@@ -66,6 +67,7 @@ class LedgerFile:
         the disk when this returns, power failures included.
 
         Raises:
+            SettingError: the folder's file system does not lock files.
             StorageError: the file cannot be written, or stays locked for ten seconds.
         """
         with self.lock:
@@ -109,6 +111,8 @@ class LedgerFile:
             return self.connection
         self.close()
         try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            check_locks(self.path.parent, variable="KLAVIYO_STATE_DIR")
             if not self.path.exists():
                 self.make(was_broken=was_broken)
         except OSError as error:
@@ -124,7 +128,6 @@ class LedgerFile:
         Turning a database to WAL while others open it fails with "locked" whatever the timeout, and
         several processes do begin at once: one in a hundred failed that way.
         """
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh = self.path.with_name(f"{self.path.name}.{os.getpid()}-{get_ident()}")
         # Made before SQLite can make it readable to others; its side files take this mode.
         os.close(os.open(fresh, os.O_CREAT | os.O_RDWR, 0o600))

@@ -152,9 +152,17 @@ class LakeResource(dg.ConfigurableResource[object]):
     """Where the lake and the DuckDB file lie: the setting `KLAVIYO_DATA_DIR`, and no run config."""
 
     settings: dg.ResourceDependency[Settings]
+    refusals: dg.ResourceDependency[Sequence[SettingError]] = ()  # pyright: ignore[reportAssignmentType]
+    """Settings of the environment that cannot be used: the lake may be meant to lie elsewhere."""
 
     def lake(self) -> Lake:
-        """Return the lake; touches nothing."""
+        """Return the lake; touches nothing.
+
+        Raises:
+            SettingError: a setting of the environment cannot be used.
+        """
+        if self.refusals:
+            raise SettingError(" ".join(map(str, self.refusals)))
         folder = Path(self.settings.data_dir).absolute()
         return Lake(folder, clock=utc_now, folder_mode=self.settings.folder_mode)
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from klaviyo_assets.errors import LakeError
+from klaviyo_assets.errors import LakeError, SettingError
 from klaviyo_assets.lake.answers import Answers
 from klaviyo_assets.lake.cells import Fetched, StateOf, refusal_noted, replaced, replacement
 from klaviyo_assets.lake.check import database_problems, problems
 from klaviyo_assets.lake.contents import columns_now, relation_now
 from klaviyo_assets.lake.current import stored_tables
 from klaviyo_assets.lake.database import publish
-from klaviyo_assets.lake.disk import make_writable
+from klaviyo_assets.lake.disk import make_writable, told
 from klaviyo_assets.lake.facts import CellFacts, MetricRefusal, facts_of, refused_of
 from klaviyo_assets.lake.layout import HISTORY, Table, answers_folder, history_of, table_folder
 from klaviyo_assets.lake.log import Snapshot, snapshot
@@ -33,7 +33,9 @@ from klaviyo_assets.lake.states import (
 )
 from klaviyo_assets.lake.upkeep import Upkeep, tidied
 from klaviyo_assets.lake.writing import TableWriter, refuse_gaps
+from klaviyo_assets.locks import check_locks
 from klaviyo_assets.model.report import Cell
+from klaviyo_assets.model.settings import refuse_lake_path
 
 if TYPE_CHECKING:
     import duckdb
@@ -98,8 +100,16 @@ class Lake:
         self.make_ready()
 
     def make_ready(self) -> None:
-        """Make the folder; StorageError where it cannot be written, whoever's it is."""
+        """Make the folder, whoever's it is to be.
+
+        Raises:
+            SettingError: its path cannot be used, or its file system does not lock files.
+            StorageError: it cannot be written.
+        """
+        self._refuse_path()
         make_writable(self.root / "lake")
+        with told(self.root, None):
+            check_locks(self.root, variable="KLAVIYO_DATA_DIR")
 
     def open(
         self, table: Table, *, account: str, mode: Mode, with_history: bool, started_at: datetime
@@ -196,9 +206,21 @@ class Lake:
         damage is no reason for this one to fail.
 
         Raises:
+            SettingError: the folder's path cannot be used.
             StorageError: the folder cannot be written, or another publisher does not end.
         """
+        self._refuse_path()
         return publish(self.root, relations, lake_root=lake_root, folder_mode=self.folder_mode)
+
+    def _refuse_path(self) -> None:
+        # The whole path: a relative one lies wherever the process was started.
+        try:
+            refuse_lake_path(str(self.root))
+        except ValueError as refused:
+            raise SettingError(
+                f"the lake would lie in {str(self.root)!r}, by KLAVIYO_DATA_DIR and the folder "
+                f"that this process was started in: {refused}"
+            ) from None
 
     def relation(self, name: str, relations: Sequence[Relation] = ()) -> "duckdb.DuckDBPyRelation":
         """Return a relation as it is now, over a connection of its own in memory.

@@ -28,6 +28,21 @@ LARGEST_SCALE = 1e9
 _COLUMN = r"(\*|[a-z][a-z0-9_]*)\.[a-z][a-z0-9_]*"
 """A stream, or all of them, and a column."""
 
+REVISIONS = ("2026-07-15",)
+"""Revisions of Klaviyo's API that the project has facts of, the newest last; no beta (`.pre`)."""
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+"""How an address begins: `s3://`, `file://`, and the same with a slash missing."""
+
+_UNTOLD = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+"""Control characters, and bytes that are no text: messages and deltalake break at them."""
+
+_UNREADABLE = re.compile(r"[?\\]|%[0-9A-Fa-f]{2}")
+"""What deltalake or DuckDB take for something else in a path: it names another folder to them."""
+
+_KEY = re.compile(r"(?<![A-Za-z0-9_])pk_(?=\w*\d)\w{10,}")
+"""A private key: beside its form it has digits, unlike a word that begins so."""
+
 OFF, RECOMMENDED = "off", "recommended"
 """Values of `KLAVIYO_AUTOMATION`: whether schedules and sensors start by themselves."""
 
@@ -43,7 +58,7 @@ class Settings:
     """Every setting but the key; each field is the variable `KLAVIYO_<FIELD>`."""
 
     base_url: str = "https://a.klaviyo.com"
-    revision: str = "2026-07-15"
+    revision: str = REVISIONS[-1]
     start_date: date | None = None
     lookback_days: int = 0
     late_events_days: int = 7
@@ -118,16 +133,56 @@ def read_settings(environment: Mapping[str, str]) -> tuple[Settings, tuple[Setti
         if not raw:
             continue
         try:
-            values[each.name] = _PARSERS[each.name](raw)
-        except PrivateError as refused:
-            refusals.append(SettingError(f"{variable} cannot be used: {refused}."))
+            values[each.name] = _parsed(each.name, raw)
         except ValueError as refused:
-            refusals.append(SettingError(f"{variable}={raw!r} cannot be used: {refused}."))
+            # Of a key not even a part is quoted, nor of what may be one.
+            is_private = isinstance(refused, PrivateError) or "pk_" in raw
+            quoted = "" if is_private else f"={raw!r}"
+            refusals.append(SettingError(f"{variable}{quoted} cannot be used: {refused}."))
     return Settings(**values), tuple(refusals)  # pyright: ignore[reportArgumentType]
+
+
+def _parsed(name: str, raw: str) -> object:
+    if _KEY.search(raw):
+        raise PrivateError("a private key stands in it, and belongs in KLAVIYO_API_KEY alone")
+    return _PARSERS[name](raw)
 
 
 def _text(raw: str) -> str:
     return raw
+
+
+def _folder(raw: str) -> str:
+    if _ADDRESS.match(raw):
+        raise ValueError(
+            "a folder of this machine is wanted, as a path; object storage and other addresses "
+            "are not supported yet"
+        )
+    if raw.startswith("~"):
+        raise ValueError("a folder is wanted by its whole path, as nothing here expands ~")
+    if _UNTOLD.search(raw):
+        raise ValueError("the path of a folder is wanted, without control characters")
+    return raw
+
+
+def _lake_folder(raw: str) -> str:
+    refuse_lake_path(_folder(raw))
+    return raw
+
+
+def refuse_lake_path(path: str) -> None:
+    """Refuse a folder in which deltalake or DuckDB would not find what was written.
+
+    Raises:
+        ValueError: the path holds what one of them takes for something else.
+    """
+    found = _UNREADABLE.search(path) or _UNTOLD.search(path)
+    if found is not None:
+        raise ValueError(
+            f"deltalake and DuckDB take {found.group()!r} in a path for something else; choose a "
+            "folder whose path has no ?, no backslash, no control character and no % before two "
+            "hexadecimal digits"
+        )
 
 
 def _day(raw: str) -> date:
@@ -224,8 +279,9 @@ def _automation(raw: str) -> str:
 
 
 def _revision(raw: str) -> str:
-    if not re.fullmatch(r"\d{4}-\d{2}-\d{2}(\.[a-z0-9]+)?", raw):
-        raise ValueError("a revision as YYYY-MM-DD is wanted")
+    if raw not in REVISIONS:
+        known = " or ".join(REVISIONS)
+        raise ValueError(f"a revision that this version can read is wanted: {known}")
     return raw
 
 
@@ -254,9 +310,9 @@ _PARSERS: Mapping[str, Callable[[str], object]] = {
     "json_keys": _json_keys,
     "timezone": _zone,
     "report_start_date": _day,
-    "data_dir": _text,
+    "data_dir": _lake_folder,
     "folder_mode": _folder_mode,
-    "state_dir": _text,
+    "state_dir": _folder,
     "rate_limit_share": _share,
     "rate_limit_scale": _scale,
     "automation": _automation,

@@ -15,7 +15,7 @@ from platformdirs import user_state_path
 from klaviyo_assets.api.client import Answer, Client
 from klaviyo_assets.api.ledger import Ledger
 from klaviyo_assets.api.protocol import first_request
-from klaviyo_assets.errors import BrokenBodyError, MissingScopeError
+from klaviyo_assets.errors import BrokenBodyError, MissingScopeError, SettingError
 from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import WHOLE, Stream
 from klaviyo_assets.model.window import Window
@@ -121,5 +121,18 @@ def ledger_of(settings: Settings, account: str) -> Ledger:
 
 
 def state_folder(settings: Settings) -> Path:
-    """Return the folder of budgets and account facts; the user's own without a setting."""
-    return Path(settings.state_dir) if settings.state_dir else user_state_path("klaviyo_assets")
+    """Return the folder of budgets and account facts; the user's own without a setting.
+
+    Raises:
+        SettingError: there is no setting, and this user has no home.
+    """
+    if settings.state_dir:
+        return Path(settings.state_dir)
+    try:
+        return user_state_path("klaviyo_assets")
+    except RuntimeError:
+        raise SettingError(
+            "KLAVIYO_STATE_DIR is not set, and this user has no home folder to keep the rate "
+            "budget in (HOME is not set either): set KLAVIYO_STATE_DIR to a folder that may be "
+            "written and outlives the process"
+        ) from None

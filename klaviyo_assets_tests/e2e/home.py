@@ -187,7 +187,8 @@ class Home:
         """Return the rows of a query over `klaviyo.duckdb`, attached read-only; times are UTC."""
         with duckdb.connect() as database:
             database.execute("SET TimeZone = 'UTC'")
-            database.execute(f"ATTACH '{self.data / 'klaviyo.duckdb'}' AS klaviyo (READ_ONLY)")
+            path = str(self.data / "klaviyo.duckdb").replace("'", "''")
+            database.execute(f"ATTACH '{path}' AS klaviyo (READ_ONLY)")
             database.execute("USE klaviyo")
             return database.execute(sql).fetchall()
 

@@ -56,8 +56,7 @@ def zone_at_load(settings: Settings, lake: Lake) -> str | None:
     """
     if settings.timezone is not None:
         return settings.timezone
-    # RuntimeError: without a home there is no state folder of the user.
-    with suppress(KlaviyoAssetsError, OSError, ValueError, RuntimeError):
+    with suppress(KlaviyoAssetsError, OSError, ValueError):
         remembered = remembered_zone(settings, lake)
         return ZoneInfo(remembered).key if remembered is not None else None
     return None

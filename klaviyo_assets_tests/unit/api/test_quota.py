@@ -5,6 +5,7 @@ import os
 import signal
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -276,14 +277,14 @@ def test_looking_books_nothing(opened: Callable[..., Ledger]) -> None:
 
 def book(folder: str, clock_at: float, requests: int, sent: Connection) -> None:
     """Book as fast as the ledger lets us, as a process of its own; send how many it let."""
-    ledger = Ledger(Path(folder), "AbC123", clock=lambda: clock_at)
     made = 0
-    for _ in range(requests):
-        try:
-            ledger.reserve((Budget("POST /api/any", QUICK),))
-        except QuotaError:
-            break
-        made += 1
+    with closing(Ledger(Path(folder), "AbC123", clock=lambda: clock_at)) as ledger:
+        for _ in range(requests):
+            try:
+                ledger.reserve((Budget("POST /api/any", QUICK),))
+            except QuotaError:
+                break
+            made += 1
     sent.send(made)
 
 
@@ -298,10 +299,8 @@ def test_processes_share_the_day(tmp_path: Path) -> None:
     for process in made:
         process.join()
     assert sum(counts) == 225
-    assert (
-        Ledger(tmp_path, "AbC123", clock=lambda: START).quota(Budget("POST /api/any", QUICK)).left
-        == 0
-    )
+    with closing(Ledger(tmp_path, "AbC123", clock=lambda: START)) as ledger:
+        assert ledger.quota(Budget("POST /api/any", QUICK)).left == 0
 
 
 def book_and_hang(folder: str, booked: Connection) -> None:

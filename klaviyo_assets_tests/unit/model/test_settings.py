@@ -1,5 +1,6 @@
 """Settings mean what the contract says, and a bad one is refused in words."""
 
+from dataclasses import fields
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -46,7 +47,7 @@ def test_nothing_set_means_the_documented_defaults() -> None:
     ("variable", "raw", "value"),
     [
         ("BASE_URL", "http://127.0.0.1:8000", "http://127.0.0.1:8000"),
-        ("REVISION", "2026-07-15.pre", "2026-07-15.pre"),
+        ("REVISION", "2026-07-15", "2026-07-15"),
         ("START_DATE", "2026-01-31", date(2026, 1, 31)),
         ("LOOKBACK_DAYS", "3", 3),
         ("LATE_EVENTS_DAYS", "0", 0),
@@ -72,7 +73,10 @@ def test_nothing_set_means_the_documented_defaults() -> None:
         ("DATA_DIR", " ./demo ", "./demo"),
         ("FOLDER_MODE", "0750", "750"),
         ("FOLDER_MODE", "775", "775"),
+        ("DATA_DIR", "/mnt/a b/50%/x=1/[é]'\"#;:&", "/mnt/a b/50%/x=1/[é]'\"#;:&"),
+        ("DATA_DIR", "/mnt/pk_production_lake", "/mnt/pk_production_lake"),
         ("STATE_DIR", "state", "state"),
+        ("STATE_DIR", "/var/my%20state?", "/var/my%20state?"),
         ("RATE_LIMIT_SHARE", "0.5", 0.5),
         ("RATE_LIMIT_SCALE", "100", 100.0),
     ],
@@ -86,7 +90,23 @@ def test_a_variable_is_its_setting(variable: str, raw: str, value: object) -> No
 @pytest.mark.parametrize(
     ("variable", "raw", "allowed"),
     [
-        ("REVISION", "latest", "YYYY-MM-DD"),
+        ("REVISION", "latest", "2026-07-15"),
+        ("REVISION", "2026-10-15", "2026-07-15"),
+        ("REVISION", "2026-07-15.pre", "wanted: 2026-07-15."),
+        ("DATA_DIR", "s3://bucket/lake", "a folder of this machine"),
+        ("DATA_DIR", "s3:/bucket/lake", "a folder of this machine"),
+        ("DATA_DIR", "file:///mnt/lake", "a folder of this machine"),
+        ("DATA_DIR", "abfss+x://c@a.dfs.example/lake", "a folder of this machine"),
+        ("STATE_DIR", "gs://bucket/state", "a folder of this machine"),
+        ("DATA_DIR", "~/lake", "its whole path"),
+        ("STATE_DIR", "~ada/state", "its whole path"),
+        ("DATA_DIR", "/mnt/my%20lake", "no % before two hexadecimal digits"),
+        ("DATA_DIR", "/mnt/lake?", "no ?"),
+        ("DATA_DIR", "C:\\lake", "no backslash"),
+        ("DATA_DIR", "/mnt/a\nb", "without control characters"),
+        ("DATA_DIR", "/mnt/a\x7fb", "without control characters"),
+        ("STATE_DIR", "/mnt/a\tb", "without control characters"),
+        ("DATA_DIR", "/mnt/\udcff", "without control characters"),
         ("START_DATE", "31.01.2026", "YYYY-MM-DD"),
         ("START_DATE", "2026-02-30", "YYYY-MM-DD"),
         ("START_DATE", "20260131", "YYYY-MM-DD"),
@@ -126,10 +146,23 @@ def test_a_bad_value_is_refused_in_words(variable: str, raw: str, allowed: str) 
     assert allowed in str(refusal)
 
 
-def test_a_key_in_the_wrong_variable_is_not_quoted() -> None:
-    """A key among metric ids would end in filters and messages; it is refused without a word."""
-    _, [refusal] = read_settings({"KLAVIYO_EVENT_METRIC_IDS": "AbC123, pk_0123456789abcdef"})
-    assert "KLAVIYO_EVENT_METRIC_IDS" in str(refusal)
+@pytest.mark.parametrize("field", [each.name.upper() for each in fields(Settings)])
+@pytest.mark.parametrize("around", ["{}", "AbC123, {}", "https://{}@a.klaviyo.com", "/mnt/{}/x"])
+@pytest.mark.parametrize("key", ["pk_0123456789abcdef0123456789abcdef01", "pk_AbC123_09af09af09af"])
+def test_a_key_in_the_wrong_variable_is_not_quoted(field: str, around: str, key: str) -> None:
+    """A key would end in filters, paths and messages; whatever the variable, it is not quoted."""
+    settings, [refusal] = read_settings({f"KLAVIYO_{field}": around.format(key)})
+    assert settings == Settings()
+    assert f"KLAVIYO_{field} cannot be used" in str(refusal)
+    assert "belongs in KLAVIYO_API_KEY alone" in str(refusal)
+    assert key not in str(refusal)
+
+
+@pytest.mark.parametrize("raw", ["pk_short", "2026-01-01 pk_AbCdEfGhIjKlMnOp"])
+def test_what_may_be_a_key_is_not_quoted_either(raw: str) -> None:
+    """A cut key, or one without a digit, is no date: refused, and its value left out."""
+    _, [refusal] = read_settings({"KLAVIYO_START_DATE": raw})
+    assert "YYYY-MM-DD" in str(refusal)
     assert "pk_" not in str(refusal)
 
 

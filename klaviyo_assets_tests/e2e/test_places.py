@@ -1,0 +1,161 @@
+"""Where the lake and the state may lie: what works there is proven, what does not is refused."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from klaviyo_assets import locks
+from klaviyo_assets.__main__ import main
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.instance import instance_of
+from klaviyo_assets_tests.e2e.lives import Orders, carry_out, orders_of
+from klaviyo_assets_tests.e2e.run import Run, run_from_log
+from klaviyo_assets_tests.forks import FORKS
+
+NOBODY = 61_234
+"""A user that no machine knows by name, as OpenShift runs containers."""
+
+ODD_NAMES = [
+    "a b",
+    "50%",
+    "#1;&|=:,",
+    "[x]*{y}",
+    'double "quotes"',
+    "single 'quotes'",
+    "Ætna 日本",
+    "-dash",
+    "$HOME",
+    "year=2026",
+]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_folder_of_an_odd_name_works(home: Home, name: str) -> None:
+    """Both engines find what was written, after a second commit too."""
+    home.moved_to = home.root / name / "data"
+    for config in (None, {"sync_mode": "full_refresh_append"}):
+        run = home.sync("lists", "metrics", "events", config=config)
+        assert run.success, run.failed
+    assert home.sync("events_detailed").success
+    assert set(home.lake_ids("lists")) == set(home.ids("lists")) == home.shop.truth("lists")
+    assert set(home.lake_ids("events")) == set(home.ids("events_detailed"))
+
+
+BAD_FOLDERS = [
+    "s3://bucket/lake",
+    "gs://bucket/lake",
+    "file:///tmp/lake",
+    "memory://lake",
+    "s3:/bucket/lake",
+    "~/lake",
+    "my%20lake",
+    "what?",
+    "C:\\lake",
+    "two\nlines",
+]
+
+
+@pytest.mark.parametrize("stream", ["lists", "events_detailed"])
+@pytest.mark.parametrize("value", BAD_FOLDERS)
+def test_a_folder_that_cannot_work_is_refused_before_anything_is_made(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: str, value: str
+) -> None:
+    """Named with its value and what is allowed; no folder, no request, the default untouched."""
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    home.settings["KLAVIYO_DATA_DIR"] = value
+    run = home.sync(stream)
+    assert f"KLAVIYO_DATA_DIR={value!r} cannot be used" in run.failed[stream]
+    assert sorted(tmp_path.iterdir()) == before
+    assert home.shop.asked().total() == 0
+
+
+def test_a_relative_folder_lies_where_the_process_was_started(
+    home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole path counts: below a folder named `my%20project` nothing would be found again."""
+    project = home.root / "my%20project"
+    project.mkdir()
+    monkeypatch.chdir(project)
+    home.settings["KLAVIYO_DATA_DIR"] = "data"
+    run = home.sync("lists")
+    assert "my%20project/data" in run.failed["lists"]
+    assert "KLAVIYO_DATA_DIR" in run.failed["lists"]
+    for name, value in home.variables.items():
+        monkeypatch.setenv(name, value)
+    assert main(["publish"]) == 2
+    assert "my%20project/data" in capsys.readouterr().err
+    assert list(project.iterdir()) == []
+    assert home.shop.asked().total() == 0
+
+
+def test_a_mount_without_locks_is_refused_before_the_first_request(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lake's folder and its setting are named; nothing is asked."""
+
+    def refuse(_descriptor: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    run = home.sync("lists")
+    assert f"the file system of {home.data} has no locks" in run.failed["lists"]
+    assert "KLAVIYO_DATA_DIR" in run.failed["lists"]
+    assert home.shop.asked().total() == 0
+
+
+@pytest.fixture
+def open_folder() -> Generator[Path]:
+    """Give a folder that belongs to nobody by name, whom pytest's own folders keep out."""
+    folder = Path(tempfile.mkdtemp(prefix="klaviyo-assets-"))
+    os.chown(folder, NOBODY, NOBODY)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user that nobody knows")
+@pytest.mark.parametrize("is_set", [False, True], ids=["unset", "set"])
+def test_without_a_home_the_state_folder_is_to_be_set(
+    home: Home, open_folder: Path, *, is_set: bool
+) -> None:
+    """No HOME and a user without a name: the variable is named; with it, all works."""
+    shutil.move(home.root, open_folder / "home")
+    home.root = open_folder / "home"
+    if not is_set:
+        home.settings["KLAVIYO_STATE_DIR"] = ""
+    for path in [home.root, *home.root.rglob("*")]:
+        os.chown(path, NOBODY, NOBODY)
+    process = FORKS.Process(target=as_nobody, args=(orders_of(home, "lists"),))
+    process.start()
+    process.join(120)
+    run = last_run(home)
+    assert run.success is is_set, run.failed
+    if not is_set:
+        assert "KLAVIYO_STATE_DIR is not set" in run.failed["lists"]
+        assert "HOME" in run.failed["lists"]
+        assert "defect" not in run.failed["lists"]
+        assert home.shop.asked().total() == 0
+
+
+def as_nobody(orders: Orders) -> None:
+    """Be a process of a user without a name and without a home."""
+    # Python finds its codecs in its own folder, which this user may not be able to read.
+    "loaded".encode("idna")
+    os.environ.pop("HOME", None)
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+    os.chdir("/")
+    carry_out(orders)
+
+
+def last_run(home: Home) -> Run:
+    """Return the newest run of a home."""
+    with instance_of(home.dagster) as instance:
+        (run,) = instance.get_runs(limit=1)
+        return run_from_log(instance, run.run_id, success=run.is_success)
