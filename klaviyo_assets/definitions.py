@@ -39,7 +39,7 @@ def build_defs(
 
     Args:
         settings: what is configured, but for the key.
-        refusals: what of it could not be used; a run refuses to start while one stands.
+        refusals: what of it could not be used; nothing is read or run while one stands.
         api_key: where the key is, read when a run needs it; by default `KLAVIYO_API_KEY`.
     """
     klaviyo = KlaviyoResource(
@@ -48,7 +48,6 @@ def build_defs(
         key_variable=KEY_VARIABLE if api_key is None else api_key.env_var_name,
     )
     lake = LakeResource(settings=settings, refusals=tuple(refusals))
-    # Where a setting is refused nothing is read; the zone matters to nothing then.
     zone = None if refusals else zone_at_load(settings, lake.lake())
     return dg.Definitions(
         assets=[

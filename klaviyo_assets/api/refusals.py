@@ -120,7 +120,10 @@ def permanent(
     kind, advice = RequestError, "It fails the same way again: the program is wrong, or a setting."
     if answer.status == 410 or (answer.status == 404 and "no valid revisions" in detail):  # noqa: PLR2004
         kind = RevisionRetiredError
-        advice = "This revision does not offer it (any more): set KLAVIYO_REVISION to a live one."
+        advice = (
+            "This revision does not offer it (any more): set KLAVIYO_REVISION to a live one that "
+            "this version reads, or update klaviyo_assets."
+        )
     elif answer.status == 404:  # noqa: PLR2004 - the status itself says it best
         kind, advice = NotFoundError, "It is gone, or was never there."
     elif answer.status == 400 and "invalid cursor provided" in detail:  # noqa: PLR2004

@@ -49,7 +49,7 @@ def test_a_folder_of_an_odd_name_works(home: Home, name: str) -> None:
 BAD_FOLDERS = [
     "s3://bucket/lake",
     "gs://bucket/lake",
-    "file:///tmp/lake",
+    "file:///mnt/lake",
     "memory://lake",
     "s3:/bucket/lake",
     "~/lake",
