@@ -165,7 +165,9 @@ class WindowScheduler:
             walk = self.waiting.pop(0)
             self._readings[walk] = _Reading(walk, self._families[walk.slice.name])
             return walk
-        return self._later_part(min(idle, windows - len(self._readings)))
+        # Most calls end here, and each page makes one: nothing dear before it.
+        room = min(idle, windows - self.reading)
+        return self._later_part(min(room, self._affordable)) if room > 0 else None
 
     def note(self, walk: Walk) -> None:
         """Take in that the walk has brought a page."""
@@ -183,13 +185,10 @@ class WindowScheduler:
 
     def _later_part(self, room: int) -> Walk | None:
         """Cut off a part of the busiest window that may give one up; `room` are wanted in all."""
-        givers = [each for each in self._readings.values() if each.parts > 0]
-        if room <= 0 or not givers:
+        givers = [each for each in self._readings.values() if each.parts > 0] if room > 0 else []
+        if not givers:
             return None
         busiest = max(givers, key=lambda each: each.promise)
-        room = min(room, self._affordable)
-        if room <= 0:
-            return None
         promise = busiest.promise
         share = sum(each.promise for each in self._readings.values()) / (self.reading + room)
         parts = min(
