@@ -56,6 +56,11 @@ class ReportPage:
     next_link: str | None
     page_cursor: str | None
 
+    @property
+    def is_empty(self) -> bool:
+        """Return whether it tells of no day and of no row: nothing happened on any day."""
+        return not self.days and not self.rows
+
 
 class _Attributes(msgspec.Struct):
     results: list[dict[str, Raw]]
@@ -85,8 +90,8 @@ _values = msgspec.json.Decoder(list[Raw])
 def read_report(body: bytes, report: Report) -> ReportPage:
     """Return the rows of one page.
 
-    A report without an interval gives every row that Klaviyo sends. A series repeats each message
-    on every day: the days on which all of its statistics are 0 or null are left out.
+    Every row that Klaviyo sends is given: a series repeats each message on every day, also on those
+    on which all of its statistics are 0 or null. A series without a day and a result is empty.
 
     Raises:
         BrokenBodyError: not JSON, not UTF-8, or no JSON object; asking again may help.
@@ -171,11 +176,10 @@ class _Reading:
             return
         odd: dict[int, dict[str, bytes]] = {}
         columns = [self.column(name, raw, odd) for name, raw in statistics.items()]
-        for at, (day, *numbers) in enumerate(zip(self.days, *columns, strict=True)):
-            if any(numbers) or at in odd:
-                by_name = dict(zip(statistics, numbers, strict=True))
-                kept = extra | odd.get(at, {})
-                yield ReportRow(day=day, groupings=texts, statistics=by_name, extra=kept)
+        for at, day in enumerate(self.days):
+            by_name = {name: column[at] for name, column in zip(statistics, columns, strict=True)}
+            kept = extra | odd.get(at, {})
+            yield ReportRow(day=day, groupings=texts, statistics=by_name, extra=kept)
 
     def column(
         self, name: str, raw: Raw, odd: dict[int, dict[str, bytes]]

@@ -151,12 +151,7 @@ class Paying:
         while request is not None:
             self._purse.pay()
             found = self._desk.client.read(request, self._read, stream=self._desk.stream.name)
-            if self._desk.report.interval and not set(part.days) <= set(found.page.days):
-                raise MalformedPageError(
-                    f"the series has not all days from {part.days.first} to {part.days.last}; "
-                    "nothing of it is stored",
-                    stream=self._desk.stream.name,
-                )
+            self._refuse_missing_days(part, found.page)
             read.append(found)
             request = _following(request, found, seen)
             self._answers.put(
@@ -169,6 +164,16 @@ class Paying:
             )
         pages = [each.page for each in read]
         return _answered(pages, read[0].at, requests=len(read) - before)
+
+    def _refuse_missing_days(self, part: Part, page: ReportPage) -> None:
+        """Refuse a series that tells of some of the days alone; one of none at all is empty."""
+        is_whole = self._desk.report.interval is None or set(part.days) <= set(page.days)
+        if not is_whole and not page.is_empty:
+            raise MalformedPageError(
+                f"the series has not all days from {part.days.first} to {part.days.last}; "
+                "nothing of it is stored",
+                stream=self._desk.stream.name,
+            )
 
     def _request(self, part: Part) -> Request:
         return report_request(

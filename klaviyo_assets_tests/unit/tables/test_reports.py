@@ -94,8 +94,8 @@ def test_values_give_a_row_a_result() -> None:
     )
 
 
-def test_a_series_gives_a_row_a_day_on_which_something_happened() -> None:
-    """A message's day without anything but zeros and nulls is no row, any other is its own."""
+def test_a_series_gives_a_row_a_day_zeros_and_nulls_included() -> None:
+    """Averages over days come out right: what Klaviyo sends as 0 or null is not left out."""
     days = [DAY + timedelta(days=number) for number in range(4)]
     page = read(
         FLOW_SERIES_REPORTS,
@@ -106,6 +106,8 @@ def test_a_series_gives_a_row_a_day_on_which_something_happened() -> None:
     )
     assert [(row.day, dict(row.statistics)) for row in page.rows] == [
         (days[0], {"opens": 1.0, "opens_unique": 1.0, "open_rate": None}),
+        (days[1], {"opens": 0.0, "opens_unique": 0.0, "open_rate": None}),
+        (days[2], {"opens": None, "opens_unique": 0.0, "open_rate": None}),
         (days[3], {"opens": 0.0, "opens_unique": 2.0, "open_rate": None}),
     ]
     assert all(row.groupings == FLOW for row in page.rows)
@@ -136,7 +138,7 @@ def test_a_label_names_a_local_day(label: str) -> None:
     )
 )
 def test_every_value_of_a_series_lands_on_its_day(series: list[list[float | None]]) -> None:
-    """What is not zero in the answer is in the rows, at its day, message and name, and no more."""
+    """What is in the answer is in the rows, at its day, message and name, and no more."""
     days = [DAY + timedelta(days=number) for number in range(5)]
     results = [
         result(FLOW | {"flow_message_id": f"M{at}"}, opens=values, clicks=values[::-1])
@@ -147,16 +149,14 @@ def test_every_value_of_a_series_lands_on_its_day(series: list[list[float | None
         (row.groupings["flow_message_id"], row.day, name): value
         for row in page.rows
         for name, value in row.statistics.items()
-        if value
     }
     assert found == {
         (f"M{at}", day, name): value
         for at, values in enumerate(series)
         for name, column in (("opens", values), ("clicks", values[::-1]))
         for day, value in zip(days, column, strict=True)
-        if value
     }
-    assert all(any(row.statistics.values()) for row in page.rows)
+    assert len(page.rows) == 5 * len(series)
 
 
 @pytest.mark.parametrize("opens", [[1, 2], [1, 2, 3, 4], [], 7, {"0": 1}, "123"])
@@ -172,6 +172,10 @@ def test_f60_a_series_of_another_length_is_refused(opens: object) -> None:
     ("body", "said"),
     [
         (body_of(result(FLOW, opens=[1])), "no date_times"),
+        (body_of(), "no date_times"),
+        (body_of(result(FLOW, opens=[1]), labels=[]), "1 value for 0 days"),
+        (b'{"data": {"attributes": {"date_times": []}}}', "results"),
+        (b'{"data": {"attributes": {"date_times": [], "results": null}}}', "results"),
         (body_of(result(FLOW, opens=[1]), labels=["yesterday"]), "no time"),
         (body_of(result(FLOW, opens=[1, 2]), labels=labels_of(DAY, DAY)), "two labels of one day"),
         (body_of({"groupings": FLOW}, labels=[]), "no statistics"),
@@ -203,6 +207,8 @@ def test_an_answer_may_hold_nothing() -> None:
     """A metric without results is an answer like any other."""
     assert read(FLOW_SERIES_REPORTS, body_of(labels=labels_of(DAY))).rows == ()
     assert read(CAMPAIGN_VALUES_REPORTS, body_of()).rows == ()
+    assert not read(FLOW_SERIES_REPORTS, body_of(labels=labels_of(DAY))).is_empty
+    assert read(FLOW_SERIES_REPORTS, body_of(labels=[])).is_empty
 
 
 @pytest.mark.parametrize("nothing", [None, [], {}])
@@ -240,10 +246,11 @@ def test_values_of_other_types_are_kept_as_they_came() -> None:
     }
 
 
-def test_a_day_with_an_unreadable_value_is_kept() -> None:
-    """A value that is no number may mean something, so its day is a row though the rest is zero."""
+def test_an_unreadable_value_of_a_day_is_kept_with_that_day() -> None:
+    """A value that is no number may mean something: it is in `extra` of its own day alone."""
     body = body_of(result(FLOW, opens=[0, "n/a"]), labels=labels_of(DAY, DAY + timedelta(days=1)))
-    [row] = read(FLOW_SERIES_REPORTS, body).rows
+    before, row = read(FLOW_SERIES_REPORTS, body).rows
+    assert before.extra == {}
     assert (row.day, dict(row.extra)) == (DAY + timedelta(days=1), {"statistics.opens": b'"n/a"'})
 
 

@@ -1,0 +1,141 @@
+"""Answers that hold nothing, half of what they should, or nothing but zeros."""
+
+import json
+from datetime import UTC, date, datetime
+
+import pytest
+
+from klaviyo_assets.sandbox.facts.reporting import STATISTICS
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.report_runs import (
+    CAMPAIGNS,
+    FLOWS,
+    PATHS,
+    compare,
+    days_between,
+    fetch,
+    metrics_of,
+    requests,
+    stored_rows,
+)
+from klaviyo_assets_tests.e2e.test_reports import report_home
+
+DAYS = days_between(date(2026, 10, 1), date(2026, 10, 3))
+LABELS = [f"{day}T00:00:00+00:00" for day in DAYS]
+FLOW = {
+    "flow_id": "FLOW01",
+    "flow_message_id": "MSG001",
+    "send_channel": "email",
+    "flow_name": "Welcome",
+    "flow_message_name": "Welcome 1",
+}
+
+
+def three_days(start: StartHome) -> Home:
+    """Return a home whose reports have three days, so that an answer tells of just these."""
+    home = report_home(start, datetime(2026, 10, 4, 12, tzinfo=UTC))
+    home.settings["KLAVIYO_REPORT_START_DATE"] = str(DAYS[0])
+    return home
+
+
+def answer(**attributes: object) -> str:
+    """Return the text of an answer with these attributes."""
+    return json.dumps({"data": {"type": "flow-series-report", "attributes": attributes}})
+
+
+@pytest.mark.parametrize(
+    ("stream", "text"),
+    [
+        (FLOWS, answer(date_times=[], results=[])),
+        (FLOWS, answer(date_times=LABELS, results=[])),
+        (CAMPAIGNS, answer(results=[])),
+    ],
+    ids=["no days and no results", "no results", "no totals"],
+)
+def test_an_answer_without_anything_is_done(start: StartHome, stream: str, text: str) -> None:
+    """Its partitions are stored as empty, by one request, and the next metric comes too."""
+    home = three_days(start)
+    empty, other = metrics_of(home)[:2]
+    match = {"path": PATHS[stream], "body": empty}
+    with home.shop.faulty("text_body", match=match, text=text):
+        done = fetch(home, stream, (empty, DAYS[0], other, DAYS[-1]))
+    assert done.run.success, done.run.failed
+    assert done.partitions == dict.fromkeys(
+        [(metric, day) for metric in (empty, other) for day in DAYS], 1
+    )
+    assert not stored_rows(home, stream, empty, DAYS)
+    assert {
+        shown["dagster/partition_row_count"] for metric, _, shown in done.events if metric == empty
+    } == {0}
+    assert compare(home, stream, other, DAYS)
+    again = requests(home, stream)
+    home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = empty
+    assert fetch(home, stream, (empty, DAYS[0])).run.success
+    assert requests(home, stream) == again + 1
+
+
+HALVES = {
+    "no date_times": answer(results=[]),
+    "no results": answer(date_times=LABELS),
+    "results null": answer(date_times=LABELS, results=None),
+    "two days of three": answer(date_times=LABELS[:2], results=[]),
+    "days without labels": answer(
+        date_times=[], results=[{"groupings": FLOW, "statistics": {"opens": [1, 2, 3]}}]
+    ),
+    "short": answer(
+        date_times=LABELS, results=[{"groupings": FLOW, "statistics": {"opens": [1, 2]}}]
+    ),
+}
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_half_an_answer_fails_its_metric_alone(start: StartHome, half: str) -> None:
+    """The run names the metric, keeps the others' partitions, and is not tried again."""
+    home = three_days(start)
+    first, broken, last = metrics_of(home)[:3]
+    match = {"path": PATHS[FLOWS], "body": broken}
+    with home.shop.faulty("text_body", match=match, text=HALVES[half]):
+        done = fetch(home, FLOWS, (first, DAYS[0], last, DAYS[-1]))
+    assert not done.run.success
+    assert f"metric {broken!a}" in done.run.failed[FLOWS]
+    assert "3 partitions of it not stored" in done.run.failed[FLOWS]
+    assert "6 partitions of other metrics stored" in done.run.failed[FLOWS]
+    assert done.run.attempts[FLOWS] == 1
+    assert done.partitions == dict.fromkeys(
+        [(metric, day) for metric in (first, last) for day in DAYS], 1
+    )
+    for metric in (first, last):
+        assert compare(home, FLOWS, metric, DAYS)
+    assert not stored_rows(home, FLOWS, broken, DAYS)
+    assert requests(home, FLOWS) == 3
+    assert fetch(home, FLOWS, (broken, DAYS[0], broken, DAYS[-1])).run.success
+    assert compare(home, FLOWS, broken, DAYS)
+
+
+def test_half_an_answer_of_totals_fails_its_metric_alone(start: StartHome) -> None:
+    """The same for campaigns: no results, and the metric after it comes."""
+    home = three_days(start)
+    broken, other = metrics_of(home)[:2]
+    match = {"path": PATHS[CAMPAIGNS], "body": broken}
+    with home.shop.faulty("text_body", match=match, text=answer()):
+        done = fetch(home, CAMPAIGNS, (broken, DAYS[0], other, DAYS[-1]))
+    assert f"metric {broken!a}" in done.run.failed[CAMPAIGNS]
+    assert done.partitions == dict.fromkeys([(other, day) for day in DAYS], 1)
+    assert compare(home, CAMPAIGNS, other, DAYS)
+
+
+def test_days_of_zeros_and_nulls_are_stored_as_they_are_sent(start: StartHome) -> None:
+    """A message has a row on each day of its answer: 0 is 0, null is NULL, averages are right."""
+    home = three_days(start)
+    metric = metrics_of(home)[0]
+    numbers = {name: [4, 0, None] for name in STATISTICS}
+    text = answer(date_times=LABELS, results=[{"groupings": FLOW, "statistics": numbers}])
+    with home.shop.faulty("text_body", match={"path": PATHS[FLOWS]}, text=text):
+        done = fetch(home, FLOWS, (metric, DAYS[0], metric, DAYS[-1]))
+    assert done.run.success, done.run.failed
+    found = home.query(
+        "SELECT date, opens, conversion_value, open_rate FROM flow_series_reports ORDER BY date"
+    )
+    assert found == [(DAYS[0], 4, 4, 4), (DAYS[1], 0, 0, 0), (DAYS[2], None, None, None)]
+    assert home.query("SELECT avg(opens) FROM flow_series_reports") == [(2,)]
