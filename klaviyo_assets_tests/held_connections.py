@@ -49,7 +49,9 @@ class HeldConnection:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(sql) + "\n")
         self.process.stdin.flush()
-        return cast("Answer", json.loads(self.line()))
+        line = self.line()
+        assert line, f"the process ended, {self.process.poll()}"
+        return cast("Answer", json.loads(line))
 
     def line(self) -> str:
         """Return the next line that the process prints."""
