@@ -99,7 +99,8 @@ def test_rows_from_before_a_refusal_stay(start: StartHome) -> None:
     home = report_home(start, NOW)
     metric, day = metrics_of(home)[0], date(2026, 10, 1)
     fetch(home, FLOWS, (metric, day))
-    rows = compare(home, FLOWS, metric, [day])
+    assert compare(home, FLOWS, metric, [day])
+    rows = len(stored_rows(home, FLOWS, metric, [day]))
     home.shop.move(days=1)
     match = {"path": PATHS[FLOWS]}
     with home.shop.faulty("error", match=match, status=400, detail="No.", pointer=POINTER):

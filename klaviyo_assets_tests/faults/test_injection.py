@@ -123,7 +123,9 @@ def test_f64_odd_partition_keys_are_partitions_like_any_other(start: StartHome) 
         done = fetch(home, stream, (ODD_IDS[0], days[0], ODD_IDS[-1], days[-1]))
         assert done.run.success, done.run.failed
         assert {metric for metric, _ in done.partitions} == {*ODD_IDS}
-        rows = sum(compare(home, stream, each, days) for each in ODD_IDS)
+        for each in ODD_IDS:
+            compare(home, stream, each, days)
+        rows = sum(len(stored_rows(home, stream, each, days)) for each in ODD_IDS)
         assert home.query(f"SELECT count(*) FROM klaviyo.{stream}") == [(rows,)]
     folders = {each.name for each in (home.data / "lake" / FLOWS).glob("metric=*")}
     assert len(folders) == len(ODD_IDS)
