@@ -363,7 +363,8 @@ def line_of(name: str, found: Sequence[Mapping[str, dg.MetadataValue[Any]]]) -> 
     read, twice = number("klaviyo/records_read"), ""
     if (repeats := read - number("klaviyo/rows_written")) > 0:
         twice = f" ({repeats:,} came twice)"
-    told_of = [f"{quantity(read, 'record')} read{twice}", f"{number('dagster/row_count'):,} stored"]
+    in_table = f"{quantity(number('dagster/row_count'), 'row')} in the table"
+    told_of = [f"{quantity(read, 'record')} read{twice}", in_table]
     if requests := number("klaviyo/requests"):
         told_of.append(quantity(requests, "request"))
     return f"{name:<24} {', '.join(told_of if requests else told_of[1:])}"
