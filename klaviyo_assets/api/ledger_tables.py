@@ -73,9 +73,9 @@ class Numbered:
             "UPDATE budget SET booked = ? WHERE id = ?", (self.booked + 1, self.budget)
         )
         self.connection.execute(
-            "DELETE FROM booking WHERE budget = ?1 AND moment < ?2 AND number < 2 + "
-            "(SELECT min(number) FROM booking WHERE budget = ?1)",
-            (self.budget, horizon),
+            "DELETE FROM booking WHERE budget = ? AND moment < ? AND number < 2 + "
+            "(SELECT min(number) FROM booking WHERE budget = ?)",
+            (self.budget, horizon, self.budget),
         )
 
 
