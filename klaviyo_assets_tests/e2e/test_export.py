@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from time import sleep
 
@@ -153,20 +154,38 @@ def test_an_export_that_fails_leaves_what_was_there(
     assert [each.name for each in home.root.iterdir() if each.name.startswith(".")] == []
 
 
+def fill_up(pipe: int) -> int:
+    """Write into a pipe until it takes no more; return how many bytes it took."""
+    taken = 0
+    os.set_blocking(pipe, False)
+    with suppress(BlockingIOError):
+        while True:
+            taken += os.write(pipe, b"\n" * 4096)
+    os.set_blocking(pipe, True)
+    return taken
+
+
 def ended_half_way(home: Home, file: Path, by: signal.Signals) -> tuple[int, str]:
-    """End an export by a signal while it writes; return its exit code and what it said."""
+    """End an export by a signal while it writes; return its exit code and what it said.
+
+    Its standard error is a pipe that is full, so that it waits at its first line, however slow
+    this process is to send the signal.
+    """
+    reading, writing = os.pipe()
+    before = fill_up(writing)
     process = subprocess.Popen(
         [sys.executable, "-m", "klaviyo_assets", "export", str(file)],
         cwd=ROOT,
         env={**os.environ, **home.variables},
-        stderr=subprocess.PIPE,
-        text=True,
+        stderr=writing,
     )
+    os.close(writing)
     while not file.with_name(f".{file.name}.part").exists() and process.poll() is None:
         sleep(0.001)
     process.send_signal(by)
-    _, said = process.communicate(timeout=60)
-    return process.returncode, said
+    with os.fdopen(reading, encoding="utf-8") as lines:
+        said = lines.read()
+    return process.wait(timeout=60), said[before:]
 
 
 def test_ctrl_c_ends_an_export_with_130(home: Home) -> None:
