@@ -35,7 +35,7 @@ from klaviyo_assets.api.ledger import Ledger
 from klaviyo_assets.api.losses import lost
 from klaviyo_assets.api.protocol import MEDIA_TYPE, headers, server_time
 from klaviyo_assets.api.proxies import proxy_for
-from klaviyo_assets.api.refusals import asked
+from klaviyo_assets.api.refusals import asked, words_in
 from klaviyo_assets.api.retries import GiveUp, Policy, Tries, next_wait
 from klaviyo_assets.api.stopping import Line, Switch
 from klaviyo_assets.errors import BrokenBodyError, KlaviyoAssetsError, QuotaError, RateLimitError
@@ -152,7 +152,8 @@ class Client:
         try:
             return reader(answer)
         except BrokenBodyError as error:
-            raise BrokenBodyError(f"{asked(request)}: {error.message}", stream=stream) from None
+            text = f"{asked(request)}: {error.message}{words_in(answer.body)}"
+            raise BrokenBodyError(text, stream=stream) from None
 
     def before_retry(self, request: Request, failure: Exception, seconds: float) -> None:
         """Wait for the next try; a 429 keeps every process out of its budgets meanwhile."""

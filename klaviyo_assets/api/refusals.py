@@ -182,6 +182,12 @@ def told(said: Complaint) -> str:
     return f" ({words})" if words else ""
 
 
+def words_in(body: bytes) -> str:
+    """Return the error that a body tells of although it came as a good answer, as `told` does."""
+    said = complaint_of(body)
+    return told(said) if said.is_json else ""
+
+
 def complaint_of(body: bytes) -> Complaint:
     """Return the first error of a body, however little it keeps to the published form.
 

@@ -12,6 +12,7 @@ import msgspec
 
 from klaviyo_assets.errors import BrokenBodyError, MalformedPageError
 from klaviyo_assets.tables.body import opened
+from klaviyo_assets.tables.envelope import refuse_no_answer
 
 
 class _Measurements(msgspec.Struct):
@@ -42,10 +43,11 @@ def read_counts(body: bytes) -> Mapping[date, int]:
     """Return how many events each UTC day of the answer has, days without any included.
 
     Raises:
-        BrokenBodyError: not JSON; asking again may help.
+        BrokenBodyError: not JSON, without `data` or with `errors`; asking again may help.
         MalformedPageError: not the shape of an answer without dimensions; no number is guessed.
     """
     text = opened(body, "events")
+    refuse_no_answer(text, stream="events", is_paged=False)
     try:
         found = _answer.decode(text).data.attributes
     except msgspec.ValidationError as problem:

@@ -13,11 +13,12 @@ import pyarrow as pa
 
 from klaviyo_assets.errors import BrokenBodyError, KlaviyoAssetsError, MalformedPageError
 from klaviyo_assets.model.privacy import Privacy
-from klaviyo_assets.model.stream import WHOLE, Slice, Stream
+from klaviyo_assets.model.stream import WHOLE, Collection, Slice, Stream
 from klaviyo_assets.tables.absence import missing_attributes
 from klaviyo_assets.tables.body import opened, with_whole_characters
 from klaviyo_assets.tables.columns import Building
 from klaviyo_assets.tables.cursor import rows_with_cursor, span_of
+from klaviyo_assets.tables.envelope import refuse_no_page
 from klaviyo_assets.tables.findings import Findings
 from klaviyo_assets.tables.gathered import Gathered, Quarantined
 from klaviyo_assets.tables.layout import layout_of
@@ -90,6 +91,7 @@ class PageDecoder:
             {EXTRA, *(each.name for each in stream.columns if each.type == "json")}
         )
         self._is_first = True
+        self._is_paged = isinstance(stream.source, Collection)
 
     @property
     def schema(self) -> pa.Schema:
@@ -105,8 +107,9 @@ class PageDecoder:
             slice_: the slice it was asked for, for the constants that the slice brings.
 
         Raises:
-            BrokenBodyError: not JSON, not UTF-8, or no JSON object; asking again may help.
-            MalformedPageError: an object, but not a page; or nested deeper than can be read.
+            BrokenBodyError: not JSON, not UTF-8, no JSON object, or one that is no page (without
+                `data` or `links.self`, or with `errors`); asking again may help.
+            MalformedPageError: nested deeper than can be read.
         """
         text = opened(body, self._layout.stream)
         try:
@@ -135,6 +138,7 @@ class PageDecoder:
     def _page(self, body: bytes, synced_at: datetime, slice_: Slice) -> Page:
         layout = self._layout
         gathered = self._gathered(body)
+        self._refuse_no_page(gathered)
         batch = Building(layout, gathered, slice_).batch(synced_at)
         cursor = layout.cursor
         if cursor is not None and batch[cursor].null_count:
@@ -149,7 +153,7 @@ class PageDecoder:
         lowest, highest, is_ascending = (cursor and span_of(batch, cursor)) or (None, None, True)
         return Page(
             batch=self._screen.screened(batch),
-            next_link=gathered.next_link,
+            next_link=gathered.links.next,
             records=gathered.records,
             lowest=lowest,
             highest=highest,
@@ -166,6 +170,14 @@ class PageDecoder:
             gathered = surveyed(body, self._layout.root, self._layout.stream)
         self._learn(gathered.findings)
         return gathered
+
+    def _refuse_no_page(self, gathered: Gathered) -> None:
+        """Refuse what looks like a page and is none; of a single record the links do not matter."""
+        stream = self._layout.stream
+        refuse_no_page(gathered.links if self._is_paged else None, gathered.errors, stream=stream)
+        if self._is_paged and not gathered.is_list:
+            text = "the answer is no page: its `data` is one record, not a list of them"
+            raise BrokenBodyError(text, stream=stream)
 
     def _learn(self, findings: Findings) -> None:
         """Know from now on what was found; a new value each time, for other threads' sake."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from msgspec import Raw
 
 from klaviyo_assets.tables.findings import Findings
-from klaviyo_assets.tables.resources import Relations
+from klaviyo_assets.tables.resources import Links, Relations
 from klaviyo_assets.tables.tree import Path
 
 
@@ -28,7 +28,9 @@ class Gathered:
 
     `values` has a list for every path of the tree: text for strings and times, numbers, booleans,
     lists of ids, `Raw` for JSON (empty where absent). `raws` are the records themselves, unless
-    they were read fast; `records` counts those that came, the quarantined included.
+    they were read fast; `records` counts those that came, the quarantined included. `is_list` tells
+    whether they came as a list, `errors` what came beside them, `links` what the page says of
+    itself.
     """
 
     ids: Sequence[str]
@@ -37,7 +39,9 @@ class Gathered:
     records: int
     findings: Findings
     included: Raw
-    next_link: str | None
+    links: Links
+    errors: Raw
+    is_list: bool
     is_fast: bool
     raws: Sequence[Raw] = ()
     quarantined: list[Quarantined] = field(default_factory=list[Quarantined])

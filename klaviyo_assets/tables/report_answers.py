@@ -20,6 +20,7 @@ from klaviyo_assets.errors import BrokenBodyError, MalformedPageError
 from klaviyo_assets.model.report import Report
 from klaviyo_assets.tables.body import opened, with_whole_characters
 from klaviyo_assets.tables.coercion import coerced
+from klaviyo_assets.tables.envelope import refuse_no_answer
 from klaviyo_assets.tables.findings import is_null
 from klaviyo_assets.tables.resources import ABSENT, NOTHING, Links
 from klaviyo_assets.wording import quantity
@@ -94,12 +95,12 @@ def read_report(body: bytes, report: Report) -> ReportPage:
     on which all of its statistics are 0 or null. A series without a day and a result is empty.
 
     Raises:
-        BrokenBodyError: not JSON, not UTF-8, or no JSON object; asking again may help.
+        BrokenBodyError: not JSON, not UTF-8, no JSON object, or one that is no answer of Klaviyo's
+            (without `data` or `links.self`, or with `errors`); asking again may help.
         MalformedPageError: not the shape of this report; no row is guessed.
     """
     text, _ = with_whole_characters(opened(body, report.type))
-    if not text.lstrip().startswith(b"{"):
-        raise BrokenBodyError("the answer is no JSON object", stream=report.type)
+    refuse_no_answer(text, stream=report.type, is_paged=True)
     try:
         # What is only passed on, msgspec does not look at.
         text.decode()
@@ -109,7 +110,7 @@ def read_report(body: bytes, report: Report) -> ReportPage:
         days = _days(found.date_times) if report.interval else ()
         reading = _Reading(report, days)
         rows = tuple(row for parts in results for row in reading.rows(*parts))
-        links = Links() if bytes(answer.links) in NOTHING else _links.decode(answer.links)
+        links = _links.decode(answer.links)
         meta = _Meta() if bytes(answer.meta) in NOTHING else _meta.decode(answer.meta)
     except msgspec.ValidationError as problem:
         # msgspec says what it expected and where, not what stands there.

@@ -48,10 +48,15 @@ Relations = Mapping[str, Sequence[Relationship | None]]
 """Those of all records of a page, in the records' order."""
 
 
-class Links(Struct, gc=False):
-    """Where other pages are. `prev` may be rubbish, so it is not even read."""
+class Links(Struct, gc=False, rename={"self_": "self"}):
+    """Where this page is, and where the next one. `prev` may be rubbish, so it is not even read."""
 
+    self_: str | None = None
     next: str | None = None
+
+
+NO_LINKS = Links()
+"""Those of an answer that has none."""
 
 
 class Envelope(Struct, gc=False):
@@ -59,6 +64,7 @@ class Envelope(Struct, gc=False):
 
     data: Raw = ABSENT
     links: Raw = ABSENT
+    errors: Raw = ABSENT
     included: Raw = ABSENT
 
 

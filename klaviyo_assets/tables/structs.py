@@ -22,6 +22,7 @@ from klaviyo_assets.tables.findings import Findings, is_null
 from klaviyo_assets.tables.gathered import Gathered
 from klaviyo_assets.tables.resources import (
     ABSENT,
+    NO_LINKS,
     NOTHING,
     Id,
     Links,
@@ -62,6 +63,7 @@ class _Record(Protocol):
 class _Page(Protocol):
     data: list[_Record] | _Record
     links: Links | None
+    errors: Raw
     included: Raw
 
 
@@ -120,7 +122,8 @@ class FastPath:
     def _gathered(
         self, page: _Page, relations_of_page: Callable[[Sequence[object]], Relations]
     ) -> Gathered:
-        records = page.data if isinstance(page.data, list) else [page.data]
+        is_list = isinstance(page.data, list)
+        records = cast("list[_Record]", page.data if is_list else [page.data])
         ids = [each.id for each in records]
         attributes = [each.attributes for each in records]
         relations = [each.relationships for each in records]
@@ -138,8 +141,10 @@ class FastPath:
             records=len(records),
             findings=findings,
             included=page.included,
+            links=page.links or NO_LINKS,
+            errors=page.errors,
+            is_list=is_list,
             is_fast=True,
-            next_link=page.links.next if page.links is not None else None,
         )
 
     def _declared_relations(self, found: Sequence[object]) -> Relations:
@@ -193,6 +198,7 @@ def _page_decoder(
         [
             ("data", list[record] | record),
             ("links", Links | None, None),
+            ("errors", Raw, ABSENT),
             ("included", Raw, ABSENT),
         ],
     )

@@ -7,15 +7,15 @@ and noting what the fast path could learn. What does not: building columns.
 import msgspec
 from msgspec import Raw
 
-from klaviyo_assets.errors import BrokenBodyError, MalformedPageError
+from klaviyo_assets.errors import BrokenBodyError
 from klaviyo_assets.tables.coercion import coerced
+from klaviyo_assets.tables.envelope import WITHOUT_DATA, links_of
 from klaviyo_assets.tables.findings import Findings, is_null, json_type
 from klaviyo_assets.tables.gathered import Gathered, Quarantined
 from klaviyo_assets.tables.resources import (
     ABSENT,
     NOTHING,
     Envelope,
-    Links,
     Relationships,
     relations_of,
     relationships_of,
@@ -25,7 +25,6 @@ from klaviyo_assets.tables.tree import Branch, Field, Path, extra_key
 _OF_A_RECORD = frozenset({"type", "id", "attributes", "relationships", "links"})
 
 _envelope = msgspec.json.Decoder(Envelope)
-_links = msgspec.json.Decoder(Links | None)
 _list = msgspec.json.Decoder(list[Raw])
 _members = msgspec.json.Decoder(dict[str, Raw])
 
@@ -43,17 +42,16 @@ def surveyed(body: bytes, root: Branch, stream: str) -> Gathered:
         stream: the stream's name, for errors.
 
     Raises:
-        BrokenBodyError: JSON, but not an object.
-        MalformedPageError: an object that is no page.
+        BrokenBodyError: JSON, but not an object; or an object that is no page.
         msgspec.DecodeError: not JSON.
     """
     try:
         page = _envelope.decode(body)
     except msgspec.ValidationError:
         raise BrokenBodyError("the answer is JSON, but not an object", stream=stream) from None
-    next_link = _next_link(page.links, stream)
+    links = links_of(page.links, stream)
     survey = _Survey(root)
-    records = _records(page.data, stream)
+    records, is_list = _records(page.data, stream)
     for record in records:
         survey.add(record)
     return Gathered(
@@ -63,36 +61,27 @@ def surveyed(body: bytes, root: Branch, stream: str) -> Gathered:
         records=len(records),
         findings=survey.findings,
         included=page.included,
-        next_link=next_link,
+        links=links,
+        errors=page.errors,
+        is_list=is_list,
         is_fast=False,
         raws=survey.raws,
         quarantined=survey.quarantined,
     )
 
 
-def _records(data: Raw, stream: str) -> list[Raw]:
+def _records(data: Raw, stream: str) -> tuple[list[Raw], bool]:
+    """Return the records, and whether they came as a list."""
     if not len(data):
-        raise MalformedPageError("the answer is an object without `data`", stream=stream)
+        raise BrokenBodyError(WITHOUT_DATA, stream=stream)
     match json_type(data):
         case "array":
-            return _list.decode(data)
+            return _list.decode(data), True
         case "object":
-            return [data]
+            return [data], False
         case found:
-            text = f"`data` of the answer is neither a list nor an object but {found}"
-            raise MalformedPageError(text, stream=stream)
-
-
-def _next_link(links: Raw, stream: str) -> str | None:
-    if bytes(links) in NOTHING:
-        return None
-    try:
-        found = _links.decode(links)
-    except msgspec.ValidationError:
-        # To stop here would lose the pages behind it.
-        text = "where the next page is cannot be read: `links.next` is no text"
-        raise MalformedPageError(text, stream=stream) from None
-    return found.next if found is not None else None
+            text = f"the answer is no page: its `data` is neither a list nor an object but {found}"
+            raise BrokenBodyError(text, stream=stream)
 
 
 class _Survey:

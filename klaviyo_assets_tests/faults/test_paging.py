@@ -59,7 +59,7 @@ def test_f25_a_next_link_to_another_host_is_not_followed(start: StartHome, strea
 
 def page_of(record: dict[str, object], next_link: str | None = None) -> Act:
     """Answer with a page of one record."""
-    page = {"data": [record], "links": {"next": next_link}}
+    page = {"data": [record], "links": {"self": "here", "next": next_link}}
     return reply(200, json.dumps(page).encode())
 
 

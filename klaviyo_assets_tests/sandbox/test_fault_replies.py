@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from klaviyo_assets.sandbox.faults.kinds import KINDS, LINKS, OTHER, RECORDS, REPLIES, WIRE
+from klaviyo_assets.sandbox.faults.kinds import KINDS, LIES, LINKS, OTHER, RECORDS, REPLIES, WIRE
 from klaviyo_assets_tests.sandbox.asking import Answered
 from klaviyo_assets_tests.sandbox.breaking import EVENTS, shown
 from klaviyo_assets_tests.sandbox.conftest import Start
@@ -13,7 +13,7 @@ from klaviyo_assets_tests.sandbox.reporting import SERIES, post
 
 def test_every_kind_belongs_to_one_room() -> None:
     """The groups of kinds do not overlap and are all kinds."""
-    groups = (REPLIES, LINKS, RECORDS, WIRE, OTHER)
+    groups = (REPLIES, LINKS, LIES, RECORDS, WIRE, OTHER)
     assert sum(len(group) for group in groups) == len(KINDS)
 
 
@@ -131,6 +131,43 @@ def test_next_can_lead_elsewhere(start: Start) -> None:
     assert shop.get(EVENTS)["links"]["next"].startswith("http://localhost:9999/api/events?")
     assert shop.get(EVENTS)["links"]["next"] == "http://a.example/x"
     assert shop.get(EVENTS)["links"] == {}
+
+
+def test_a_good_answer_can_be_a_lie(start: Start) -> None:
+    """Without links, with errors beside records (of both nothing is shown), or cut short."""
+    shop = start(events=40)
+    shop.fault("bare_page", {"to": 1})
+    shop.fault("errors_beside", {"from": 2, "to": 2}, count=0)
+    shop.fault("cut_list", {"from": 3, "to": 3}, count=2)
+    assert shop.get(EVENTS).keys() == {"data"}
+    assert shop.get(EVENTS)["data"] == []
+    assert shop.admin("GET", "/__journal/ids?path=/api/events")["ids"] == []
+    page = shop.get(EVENTS)
+    assert len(page["data"]) == 2
+    assert (page["links"]["next"], bool(page["links"]["self"])) == (None, True)
+
+
+def test_paging_can_go_on_without_end(start: Start) -> None:
+    """The same page comes again and again, under a link that is new each time."""
+    shop = start(events=40)
+    shop.fault("endless")
+    target, seen = EVENTS, set[str]()
+    for _ in range(5):
+        page = shop.get(target)
+        assert page["data"] == shop.get(EVENTS)["data"]
+        target = page["links"]["next"]
+        assert target not in seen
+        seen.add(target)
+
+
+def test_another_order_can_come_than_was_asked_for(start: Start) -> None:
+    """Every record is there once, from the last to the first."""
+    shop = start(events=40)
+    sound = [each["id"] for page in shop.pages(EVENTS) for each in page["data"]]
+    shop.fault("unsorted", sort="-datetime")
+    found = [each["id"] for page in shop.pages(EVENTS) for each in page["data"]]
+    assert sorted(found) == sorted(sound)
+    assert found[0] == sound[-1]
 
 
 def test_an_empty_page_in_the_middle_loses_nothing(start: Start) -> None:

@@ -1,11 +1,12 @@
 """What goes wrong on purpose: scripts of faults, and what each does to an answer.
 
-`script` decides which request is hit, `replies`, `pages`, `records` change what is said, `wire`
-says how it is sent. Nothing here answers a request by itself.
+`script` decides which request is hit, `replies`, `pages`, `lies`, `records` change what is said,
+`wire` says how it is sent. Nothing here answers a request by itself.
 
 Options, all with defaults: `throttle` retry_after (text, null, "http-date"); `error` status, body
 (json, html, empty or a text), detail; `redirect` location, status; `text_body` text; `next_link`
-url; `next_host` origin; `duplicates` count; `page_factor` factor; records: at (index or indices),
-count, field, value; `slow`, `bandwidth` bytes_per_second; `hang`, `close`, `latency` seconds;
-`chunks`, `broken_chunks` size; `mutate` mutations (as for `/__mutate`).
+url; `next_host` origin; `duplicates` count; lies: count (of the records that stay); `unsorted` sort
+(the order answered in); `page_factor` factor; records: at (index or indices), count, field, value;
+`slow`, `bandwidth` bytes_per_second; `hang`, `close`, `latency` seconds; `chunks`, `broken_chunks`
+size; `mutate` mutations (as for `/__mutate`).
 """

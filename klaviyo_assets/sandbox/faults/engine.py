@@ -5,11 +5,13 @@ The right answer is always made first, so that rate windows count; a refusal sta
 
 from collections.abc import Callable
 from http import HTTPStatus
+from urllib.parse import parse_qsl
 
-from klaviyo_assets.sandbox.faults import kinds, records, replies, wire
+from klaviyo_assets.sandbox.faults import kinds, lies, records, replies, wire
 from klaviyo_assets.sandbox.faults.pages import PageFaults, written
 from klaviyo_assets.sandbox.faults.script import Fault, Script
 from klaviyo_assets.sandbox.json_types import JsonObject, as_list, as_object, loads_object
+from klaviyo_assets.sandbox.paging import query_text
 from klaviyo_assets.sandbox.reply import Reply, Request
 
 Mutate = Callable[[JsonObject], object]
@@ -37,6 +39,8 @@ class Faults:
             request = self.pages.original(request)
         if fault is not None and fault.kind == "page_factor":
             return request.with_factor(fault.number("factor", 2))
+        if fault is not None and fault.kind == "unsorted":
+            return with_sort(request, fault.text("sort", "id"))
         return request
 
     def applied(self, fault: Fault | None, request: Request, reply: Reply, number: int) -> Reply:
@@ -48,7 +52,7 @@ class Faults:
             return replies.replaced(fault, number=number)
         if reply.status != HTTPStatus.OK:
             return reply
-        if fault.kind in kinds.LINKS | kinds.RECORDS:
+        if fault.kind in kinds.LINKS | kinds.LIES | kinds.RECORDS:
             self.reworked(fault, request, reply)
         body, headers = wire.recoded(fault, reply.body)
         reply.body = body
@@ -69,8 +73,16 @@ class Faults:
         rows, shown = as_list(document.get("data")), list(reply.shown)
         if fault.kind in kinds.RECORDS:
             records.apply(fault, reply, document)
+        elif fault.kind in kinds.LIES:
+            lies.apply(fault, request, reply, document, self.pages)
         elif fault.kind != "page_factor":
             self.pages.apply(fault, request, reply, document)
         sound = Reply(status=200, body=b"", shown=shown)
         self.pages.remember(request, rows, sound)
         reply.body = records.raw(fault, written(document))
+
+
+def with_sort(request: Request, sort: str) -> Request:
+    """The same request, as if another order had been asked for."""
+    pairs = [pair for pair in parse_qsl(request.query) if pair[0] != "sort"]
+    return request.with_query(query_text((*pairs, ("sort", sort))))

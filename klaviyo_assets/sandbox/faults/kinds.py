@@ -30,6 +30,7 @@ LINKS = frozenset(
         "short_series",
     }
 )
+LIES = frozenset({"bare_page", "errors_beside", "cut_list", "endless", "unsorted"})
 RECORDS = frozenset(
     {
         "no_id",
@@ -71,7 +72,7 @@ WIRE = frozenset(
     }
 )
 OTHER = frozenset({"mutate"})
-KINDS = REPLIES | LINKS | RECORDS | WIRE | OTHER
+KINDS = REPLIES | LINKS | LIES | RECORDS | WIRE | OTHER
 
 # Half of a body does not count as shown, however much of it was read.
 UNREAD = frozenset(

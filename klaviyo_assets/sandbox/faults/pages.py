@@ -61,7 +61,7 @@ class PageFaults:
                 origin = fault.text("origin", "http://localhost:9")
                 links["next"] = str(links.get("next") or "").replace(request.origin, origin)
             case "no_links":
-                links = {}
+                links, reply.shown = {}, []
             case "empty_page":
                 links["next"] = self.alias(request, request.query)
                 rows, reply.shown = [], []

@@ -18,6 +18,7 @@ from klaviyo_assets.errors import BrokenBodyError, MissingScopeError, PermanentE
 from klaviyo_assets.model.tiers import Budget, S
 from klaviyo_assets.sync.reports.metrics import TABLE, Metric
 from klaviyo_assets.tables.body import opened, with_whole_characters
+from klaviyo_assets.tables.envelope import refuse_no_answer
 
 REVENUE = "revenue"
 """The id of the mapping that names the account's revenue metric."""
@@ -137,6 +138,7 @@ def _customs_in(answer: Answer) -> list[_Custom]:
 def _decoded(answer: Answer, path: str, shape: type[_Shape]) -> _Shape:
     try:
         text, _ = with_whole_characters(opened(answer.body, TABLE))
+        refuse_no_answer(text, stream=TABLE, is_paged=True)
         return msgspec.json.decode(text, type=shape)
     except msgspec.DecodeError:
         raise BrokenBodyError(f"the answer to GET {path} has not the documented shape") from None

@@ -61,7 +61,7 @@ def page_of(*records: object, **members: object) -> bytes:
 
 def raw_page(*records: str) -> bytes:
     """Return a page whose records are written as JSON text by the caller."""
-    return b'{"data":[' + ",".join(records).encode() + b"]}"
+    return b'{"data":[' + ",".join(records).encode() + b'],"links":{"self":"x"}}'
 
 
 def decoded(stream: Stream, body: bytes, *, slice_: Slice = WHOLE) -> Page:

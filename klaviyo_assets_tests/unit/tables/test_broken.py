@@ -1,6 +1,7 @@
 """Records, pages and bodies that cannot be stored, and text that not every program takes."""
 
 import json
+from dataclasses import replace
 
 import duckdb
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pytest
 
 from klaviyo_assets.errors import BrokenBodyError, MalformedPageError
 from klaviyo_assets.model.column import Column, Included, Newest, RelatedIds
+from klaviyo_assets.model.stream import Detail
 from klaviyo_assets.tables.decode import Quarantined
 from klaviyo_assets_tests.unit.tables.samples import (
     decoded,
@@ -138,16 +140,48 @@ def test_the_reason_is_told_where_it_is_plain() -> None:
         b'{"errors": [{"detail": "secret"}]}',
         b'{"data": null}',
         b'{"data": "secret"}',
-        b'{"data": [], "links": {"next": 7}}',
+        b'{"data": []}',
+        b'{"data": [{"id": "a", "attributes": {"name": "secret"}}]}',
+        b'{"data": [{"id": "a", "attributes": {"secret": 1}}], "links": {}}',
+        b'{"data": [], "links": []}',
+        b'{"data": [], "links": null}',
         b'{"data": [], "links": "secret"}',
+        b'{"data": [], "links": {"next": null}}',
+        b'{"data": [], "links": {"self": ""}}',
+        b'{"data": [], "links": {"self": null}}',
+        b'{"data": [], "links": {"self": "x", "next": 7}}',
+        b'{"data": {"id": "a", "attributes": {}}, "links": {"self": "x"}}',
+        b'{"data": [], "errors": [{"detail": "secret"}], "links": {"self": "x"}}',
+        b'{"data": [], "errors": {"detail": "secret"}, "links": {"self": "x"}}',
+        b'{"data": [{"id": 7, "attributes": {}}], "errors": ["secret"], "links": {"self": "x"}}',
     ],
     ids=repr,
 )
-def test_an_object_that_is_no_page_is_malformed(body: bytes) -> None:
-    """Klaviyo broke its word: not a page, or no way to the next one, which must not be missed."""
-    with pytest.raises(MalformedPageError) as caught:
+def test_an_object_that_is_no_page_is_a_broken_body(body: bytes) -> None:
+    """Taken for the last page it would lose the ones behind it; asking again may help."""
+    with pytest.raises(BrokenBodyError, match=r"things: the answer is (no page|an object without)"):
         decoded(THINGS, body)
-    assert caught.value.stream == "things"
+
+
+@pytest.mark.parametrize("nothing", [b"null", b"[]", b"{}"])
+def test_no_errors_beside_data_are_none(nothing: bytes) -> None:
+    """PHP sends empty arrays for what is not there."""
+    body = b'{"data": [], "errors": ' + nothing + b', "links": {"self": "x"}}'
+    assert decoded(THINGS, body).records == 0
+
+
+def test_errors_beside_one_record_are_no_answer() -> None:
+    """A single record has no page behind it, and needs no links; errors are errors."""
+    about_one = replace(THINGS, source=Detail(parent="things", path="/api/things/{id}"))
+    assert decoded(about_one, b'{"data": {"id": "a", "attributes": {}}}').records == 1
+    with pytest.raises(BrokenBodyError, match="`errors` beside `data`"):
+        decoded(about_one, b'{"data": {"id": "a", "attributes": {}}, "errors": ["secret"]}')
+
+
+def test_what_is_told_of_no_page_holds_nothing_of_it() -> None:
+    """Klaviyo's own words are added by the client, which takes out what is secret or personal."""
+    with pytest.raises(BrokenBodyError) as caught:
+        decoded(THINGS, b'{"data": [], "errors": [{"detail": "secret"}], "links": {"self": "x"}}')
     assert "secret" not in str(caught.value)
 
 
