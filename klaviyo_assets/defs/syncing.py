@@ -55,11 +55,13 @@ class Syncing:
         """
         tally, mark = self.pull.tally, self.mark
         upto = f", complete up to {mark:%Y-%m-%d %H:%M:%S} UTC" if mark is not None else ""
+        taken = f"; {quantity(receipt.taken_over, 'row')} that other runs stored meanwhile"
+        meanwhile = f"{taken} were put beside them" if receipt.taken_over else ""
         repeats = tally.records_read - tally.rows_written - tally.quarantined
         again = f" ({repeats:,} came twice)" if repeats > 0 else ""
         self.log(
             f"{self.stream.name}: {quantity(tally.records_read, 'record')} read{again}, "
-            f"{quantity(receipt.rows_total, 'row')} stored{upto}; "
+            f"{quantity(receipt.rows_total, 'row')} stored{upto}{meanwhile}; "
             f"{quantity(self.connection.client.counters.requests, 'request')}"
         )
         if not self.pull.is_done:

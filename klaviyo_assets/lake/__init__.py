@@ -18,6 +18,7 @@ from klaviyo_assets.lake.gone import Noticed
 from klaviyo_assets.lake.kept import KeptAnswer
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import HISTORY, Table, table_of
+from klaviyo_assets.lake.rebase import Rebase
 from klaviyo_assets.lake.relations import (
     Detailed,
     Joined,
@@ -51,6 +52,7 @@ __all__ = [
     "Noticed",
     "PeopleTable",
     "Plain",
+    "Rebase",
     "Receipt",
     "Relation",
     "Session",

@@ -44,7 +44,8 @@ class Change:
     """What a commit adds and takes away.
 
     `deleted` counts the rows that it marks as deleted, `lost` those of damaged files that it gives
-    up.
+    up. `keeps_keys` tells whether every key that was there still is: of a commit that does not say
+    so, a replacement that began before cannot know what it took away.
     """
 
     added: Sequence[DataFile]
@@ -52,6 +53,7 @@ class Change:
     at: datetime
     deleted: int = 0
     lost: int = 0
+    keeps_keys: bool = False
 
 
 def commit(folder: Path, table: Table, start: Snapshot | None, change: Change, mark: Mark) -> int:

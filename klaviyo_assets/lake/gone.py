@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from klaviyo_assets.errors import CorruptFileError
-from klaviyo_assets.lake.layout import DELETED_AT
+from klaviyo_assets.lake.layout import DELETED_AT, SYNCED_AT
 from klaviyo_assets.lake.parquet import DataFile, Writer, columns_of, row_groups
 from klaviyo_assets.lake.rewrite import Rewriter
 from klaviyo_assets.lake.vectors import Mask, flags, mask, moment
@@ -95,7 +95,7 @@ def _staying(
     judged_by = tuple(dict.fromkeys((*rewriter.table.needed, DELETED_AT)))
     keys = columns_of(path, rewriter.columns(judged_by), rewriter.table.name)
     stay = _unbrought(keys, rewriter, fresh)
-    is_whole = _whole(keys, rewriter.table.needed)
+    is_whole = whole(keys, rewriter.table.needed)
     broken = int((stay & ~is_whole).sum())
     stay &= is_whole
     if noticed.since is not None and rewriter.table.cursor is not None:
@@ -105,7 +105,7 @@ def _staying(
     return stay, int((stay & mask(pc.is_null(keys[DELETED_AT]))).sum()), broken
 
 
-def _whole(rows: pa.Table, columns: Sequence[str]) -> Mask:
+def whole(rows: pa.Table, columns: Sequence[str]) -> Mask:
     """Return which rows have a value in each of the columns."""
     return np.logical_and.reduce([mask(pc.is_valid(rows[each])) for each in columns])
 
@@ -132,11 +132,16 @@ def filtered(path: Path, stay: Mask, rewriter: Rewriter) -> Iterator[pa.Table]:
 
 
 def marked_at(rows: pa.Table, at: datetime | None) -> pa.Table:
-    """Return the rows with `deleted_at` where they had none; None leaves them as they are."""
+    """Return the rows with `deleted_at` where they had none; None leaves them as they are.
+
+    Never before they were last read: others may have read them while this was.
+    """
     if at is None:
         return rows
     place = rows.schema.get_field_index(DELETED_AT)
-    column: Any = pc.coalesce(rows[DELETED_AT], moment(at))
+    read = rows[SYNCED_AT]
+    missed: Any = pc.if_else(pc.greater(read, moment(at)), read, moment(at))
+    column: Any = pc.coalesce(rows[DELETED_AT], missed)
     return rows.set_column(place, DELETED_AT, column)
 
 

@@ -33,6 +33,7 @@ class Mark:
     """Our part of a commit: whose data, of which layout, how far (`state`), by which session.
 
     `key` are the columns by which rows are told apart: a check needs them without the stream.
+    `keeps_keys`: whether every key that was there still is; False where nobody knows.
     """
 
     account: str
@@ -41,12 +42,14 @@ class Mark:
     rows: int
     session: str
     sequence: int
+    keeps_keys: bool = False
     lake_version: int = LAKE_VERSION
 
     def as_json(self) -> dict[str, object]:
         """Return the custom metadata of a commit."""
         return {
             "account": self.account,
+            "keeps_keys": self.keeps_keys,
             "key": [*self.key],
             "lake_version": self.lake_version,
             "rows": self.rows,
@@ -103,18 +106,41 @@ def newest_mark(folder: Path, version: int, stream: str) -> Mark | None:
         CorruptFileError: a commit cannot be read.
         LakeVersionError: a version of this project with another layout wrote it.
     """
-    while version >= 0:
-        path = commit_path(folder, version)
-        if not path.exists():
-            return None
-        try:
-            ours = [info[OURS] for info in actions(path, "commitInfo") if OURS in info]
-            if ours:
-                return read_mark(cast("dict[str, object]", ours[0]), stream)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise broken(path, stream) from None
+    while version >= 0 and commit_path(folder, version).exists():
+        mark = mark_at(folder, version, stream)
+        if mark is not None:
+            return mark
         version -= 1
     return None
+
+
+def marks(folder: Path, stream: str, *, after: int, upto: int) -> Iterator[Mark | None]:
+    """Yield our part of each commit later than `after` up to `upto`; None where it has none.
+
+    None, too, for a commit that is no longer in the log.
+
+    Raises:
+        CorruptFileError: a commit cannot be read.
+        LakeVersionError: a version of this project with another layout wrote it.
+    """
+    for version in range(after + 1, upto + 1):
+        is_there = commit_path(folder, version).exists()
+        yield mark_at(folder, version, stream) if is_there else None
+
+
+def mark_at(folder: Path, version: int, stream: str) -> Mark | None:
+    """Return our part of a commit that is in the log; None where it is not ours.
+
+    Raises:
+        CorruptFileError: the commit cannot be read.
+        LakeVersionError: a version of this project with another layout wrote it.
+    """
+    path = commit_path(folder, version)
+    try:
+        ours = [info[OURS] for info in actions(path, "commitInfo") if OURS in info]
+        return read_mark(cast("dict[str, object]", ours[0]), stream) if ours else None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise broken(path, stream) from None
 
 
 def read_mark(ours: Mapping[str, object], stream: str) -> Mark:
@@ -140,6 +166,7 @@ def read_mark(ours: Mapping[str, object], stream: str) -> Mark:
         rows=cast("int", ours["rows"]),
         session=str(ours["session"]),
         sequence=cast("int", ours["sequence"]),
+        keeps_keys=ours.get("keeps_keys") is True,
         lake_version=found,
     )
 

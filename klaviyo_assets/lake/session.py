@@ -28,6 +28,7 @@ from klaviyo_assets.lake.disk import told
 from klaviyo_assets.lake.gone import Noticed
 from klaviyo_assets.lake.layout import DELETED_AT, STAGE_BYTES, SYNC_STARTED_AT
 from klaviyo_assets.lake.quarantine import keep
+from klaviyo_assets.lake.rebase import Rebase
 from klaviyo_assets.lake.vectors import MOMENT, moments
 from klaviyo_assets.lake.writing import TableWriter, Written
 
@@ -39,7 +40,8 @@ class Receipt:
     """What a commit did. `rows_written` came in and stay; `version` is the table's now.
 
     `deleted` counts the rows that it marked as deleted, `lost` those of damaged files that it gave
-    up without knowing which of them were gone.
+    up without knowing which of them were gone, `taken_over` those that others committed while a
+    replacement was read.
     """
 
     version: int
@@ -50,6 +52,7 @@ class Receipt:
     bytes_added: int
     deleted: int = 0
     lost: int = 0
+    taken_over: int = 0
 
 
 class Session:
@@ -158,10 +161,16 @@ class Session:
         """
         return keep(self.root, self.main.table.name, records)
 
-    def commit(self, state: Mapping[str, object], noticed: Noticed | None = None) -> Receipt:
+    def commit(
+        self,
+        state: Mapping[str, object],
+        noticed: Noticed | None = None,
+        rebase: Rebase | None = None,
+    ) -> Receipt:
         """Make the rows added so far and `state` (JSON) visible at once; return the receipt.
 
-        With `noticed` a replacement keeps the rows that it does not bring, and marks them.
+        With `noticed` a replacement keeps the rows that it does not bring, and marks them. With
+        `rebase` it goes on from what others committed since this session began.
         Without rows the state alone is committed where it changed; where it did not, nothing is.
 
         Raises:
@@ -171,12 +180,16 @@ class Session:
         """
         self.stage()
         self.is_over = True
-        # As it will be read back: a tuple is a list there, and must not look like a change.
-        known: dict[str, object] = json.loads(json.dumps(dict(state)))
-        if self.history is not None:
-            self.history.commit({}, replace=False)
-        written = self.main.commit(known, replace=self.mode == "replace", noticed=noticed)
-        self.is_over = self.mode == "replace"
+        replace, known = self.mode == "replace", as_read_back(state)
+        if rebase is None:
+            if self.history is not None:
+                self.history.commit({}, replace=False)
+            written = self.main.commit(known, replace=replace, noticed=noticed)
+        else:
+            if self.history is not None:
+                self.history.commit_rebased({}, rebase, replace=False)
+            written = self.main.commit_rebased(known, rebase, replace=replace, noticed=noticed)
+        self.is_over = replace
         return receipt_of(written)
 
     def refuse_over(self) -> None:
@@ -187,6 +200,11 @@ class Session:
         """
         if self.is_over:
             raise LakeError("the session is over; open another", stream=self.main.table.name)
+
+
+def as_read_back(state: Mapping[str, object]) -> dict[str, object]:
+    """Return a state as it will be read back: a tuple is a list there, and must look like one."""
+    return json.loads(json.dumps(dict(state)))
 
 
 def relabelled(batch: pa.RecordBatch, schema: pa.Schema, stream: str) -> pa.RecordBatch:
@@ -211,4 +229,5 @@ def receipt_of(written: Written) -> Receipt:
         bytes_added=sum(file.size for file in written.change.added),
         deleted=written.change.deleted,
         lost=written.change.lost,
+        taken_over=written.taken_over,
     )

@@ -121,7 +121,7 @@ class Sweep:
                 raise
             if not change.added:
                 return Written(version=start.version, change=change, rows=0, rows_total=start.rows)
-            return writer.write(change, {} if start.mark is None else start.mark.state, 0)
+            return writer.write(change, writer.known_state, 0)
 
     def change(
         self,
@@ -146,7 +146,13 @@ class Sweep:
                 end = start + rows.num_rows
                 file_writer.write(remarked(rows, gone[start:end], back[start:end], noticed.at))
                 start = end
-        return Change(added=file_writer.close(), removed=removed, at=self.clock(), deleted=marked)
+        return Change(
+            added=file_writer.close(),
+            removed=removed,
+            at=self.clock(),
+            deleted=marked,
+            keeps_keys=True,
+        )
 
     def judged(
         self, writer: TableWriter, file: DataFile, seen: "pa.Array[Any]", noticed: Noticed

@@ -6,7 +6,7 @@ between a table and its history (`session`).
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,25 +14,35 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from klaviyo_assets.errors import CorruptFileError, LakeError, LakeVersionError
+from klaviyo_assets.errors import (
+    CorruptFileError,
+    LakeConflictError,
+    LakeError,
+    LakeVersionError,
+)
 from klaviyo_assets.lake.delta import Change, commit, conflict, delta_types, widen
 from klaviyo_assets.lake.disk import Staging, clear_dead, told
 from klaviyo_assets.lake.gone import Gone, Noticed, gone
 from klaviyo_assets.lake.layout import CHECKPOINT_COMMITS, STAGING, Table
 from klaviyo_assets.lake.log import Mark, Snapshot, newest_version, snapshot
 from klaviyo_assets.lake.parquet import DataFile
-from klaviyo_assets.lake.rewrite import Rewriter
+from klaviyo_assets.lake.rebase import TRIES, Rebase, keeps_all_keys, rows_read_since
+from klaviyo_assets.lake.rewrite import Rewriter, Staged
 from klaviyo_assets.lake.staging import Stage, placed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """A commit that went through, or that was not needed: `change` is empty then."""
+    """A commit that went through, or that was not needed: `change` is empty then.
+
+    `taken_over` counts the rows that others committed meanwhile and that were put beside its own.
+    """
 
     version: int
     change: Change
     rows: int
     rows_total: int
+    taken_over: int = 0
 
 
 class TableWriter:
@@ -61,6 +71,16 @@ class TableWriter:
             clear_dead(folder / STAGING)
             self.staging = Staging(folder / STAGING)
         self.stage = Stage(table, self.staging.folder)
+        self.waiting: dict[str, Staged] = {}
+        """What is staged and in no commit yet, by partition."""
+
+    def begin_from(self, version: int) -> None:
+        """Take `version` for the one that was found; others may have committed since.
+
+        Raises:
+            CorruptFileError: the log cannot be read.
+        """
+        self.start = snapshot(self.folder, self.table.name, version)
 
     def close(self) -> None:
         """Drop what was not committed. Safe to call twice."""
@@ -80,6 +100,7 @@ class TableWriter:
             CorruptFileError: a stored file that has to be read is missing or damaged.
             StorageError: the disk refused.
         """
+        start = self.start
         try:
             with told(self.folder, self.table.name):
                 change, came_in = self.change(replace=replace, noticed=noticed)
@@ -88,12 +109,79 @@ class TableWriter:
             if self.is_stale:
                 raise conflict(self.table.name) from None
             raise
-        start = self.start
         if start is not None and not change.added and not change.removed:
             known = None if start.mark is None or start.is_emptied else start.mark.state
             if known == state:
+                self.waiting = {}
                 return Written(version=start.version, change=change, rows=0, rows_total=start.rows)
         return self.write(change, state, came_in)
+
+    def commit_rebased(
+        self,
+        state: Mapping[str, object],
+        wanted: Rebase,
+        *,
+        replace: bool,
+        noticed: Noticed | None = None,
+    ) -> Written:
+        """Commit as `commit` does, on top of what others committed since the start.
+
+        Where the staged rows replace the table, the rows that others read meanwhile stay, too, and
+        the state is theirs and ours in one.
+
+        Raises:
+            LakeConflictError: one of them may have taken keys away, or others came first time and
+                again.
+            CorruptFileError, StorageError: as for `commit`.
+        """
+        taken_over = 0
+        for tries_left in reversed(range(TRIES)):
+            if self.is_stale:
+                files = self.go_on_from_newest()
+                if replace:
+                    taken_over += self.take_over(files, wanted)
+                    state = wanted.state_of(self.known_state)
+            try:
+                done = self.commit(state, replace=replace, noticed=noticed)
+            except LakeConflictError:
+                if not tries_left:
+                    raise
+            else:
+                return dataclasses.replace(done, taken_over=taken_over)
+        raise conflict(self.table.name)
+
+    def go_on_from_newest(self) -> list[DataFile]:
+        """Start from the newest version instead; return the files that were added since.
+
+        Raises:
+            LakeConflictError: a commit since the start may have taken keys away.
+            LakeVersionError: a column has another type now.
+        """
+        name, start = self.table.name, self.start
+        after = -1 if start is None else start.version
+        newest = snapshot(self.folder, name)
+        if newest is None or not keeps_all_keys(
+            self.folder, name, after=after, upto=newest.version
+        ):
+            raise conflict(name)
+        self.schema = widened(newest.schema, self.table)
+        self.start = newest
+        known = frozenset(() if start is None else (file.path for file in start.files))
+        return [file for file in newest.files if file.path not in known]
+
+    def take_over(self, files: Sequence[DataFile], wanted: Rebase) -> int:
+        """Stage the rows of stored files that others read meanwhile; return how many."""
+        count = 0
+        with told(self.folder, self.table.name):
+            for batches in rows_read_since(self.rewriter, files, wanted):
+                self.stage.take(batches)
+                count += sum(batch.num_rows for batch in batches)
+        return count
+
+    @property
+    def known_state(self) -> Mapping[str, object]:
+        """Return the state in the version that the next commit starts from."""
+        return {} if self.start is None or self.start.mark is None else self.start.mark.state
 
     @property
     def is_stale(self) -> bool:
@@ -108,7 +196,7 @@ class TableWriter:
 
     def change(self, *, replace: bool, noticed: Noticed | None) -> tuple[Change, int]:
         """Work out the files to add and remove, and how many of the staged rows stay."""
-        staged = self.stage.finished()
+        staged = self.staged()
         stored: dict[str, list[DataFile]] = defaultdict(list)
         known = () if self.start is None else self.start.files
         for file in () if replace else known:
@@ -122,8 +210,18 @@ class TableWriter:
             at=self.clock(),
             deleted=left.marked,
             lost=left.lost,
+            keeps_keys=not replace,
         )
         return change, sum(outcome.rows for outcome in outcomes)
+
+    def staged(self) -> Mapping[str, Staged]:
+        """Close what is open and return all that is in no commit yet, by partition."""
+        for partition, more in self.stage.finished().items():
+            before = self.waiting.get(partition)
+            self.waiting[partition] = (
+                more if before is None else Staged([*before.files, *more.files], is_clean=False)
+            )
+        return self.waiting
 
     def repair(self, repeated: pa.Table) -> Written:
         """Commit the table without the rows that lose against another of their key.
@@ -142,16 +240,17 @@ class TableWriter:
             added=[file for outcome in outcomes for file in outcome.added],
             removed=[file for outcome in outcomes for file in outcome.removed],
             at=self.clock(),
+            keeps_keys=True,
         )
-        return self.write(change, {} if start.mark is None else start.mark.state, 0)
+        return self.write(change, self.known_state, 0)
 
     def write(self, change: Change, state: Mapping[str, object], came_in: int) -> Written:
         """Move the files into the table's folder and commit them with the state."""
         before = 0 if self.start is None else self.start.rows
         gone = sum(file.rows for file in change.removed)
         total = before - gone + sum(file.rows for file in change.added)
-        mark = self.mark(state, total)
         self.widen()
+        mark = dataclasses.replace(self.mark(state, total), keeps_keys=change.keeps_keys)
         with told(self.folder, self.table.name):
             at = change.at.timestamp()
             files = placed(change.added, self.staging.folder, self.folder, at=at)
@@ -159,8 +258,11 @@ class TableWriter:
         try:
             version = commit(self.folder, self.table, self.start, change, mark)
         except LakeError:
+            # Back to where no reader and no upkeep looks: another attempt may commit them.
             for file in files:
-                (self.folder / file.path).unlink(missing_ok=True)
+                with suppress(OSError):
+                    place = self.folder / file.path
+                    place.replace(self.staging.folder / place.name)
             raise
         self.go_on(version, change, mark)
         return Written(version=version, change=change, rows=came_in, rows_total=total)
@@ -182,9 +284,10 @@ class TableWriter:
         start = self.start
         if start is None or len(start.schema) == len(self.schema):
             return
-        known = {} if start.mark is None else start.mark.state
+        known = self.known_state
         added = without(self.schema, start.schema.names)
-        widen(start, added, self.mark(known, start.rows), folder=self.folder)
+        mark = dataclasses.replace(self.mark(known, start.rows), keeps_keys=True)
+        widen(start, added, mark, folder=self.folder)
         self.start = snapshot(self.folder, self.table.name, start.version + 1)
 
     def go_on(self, version: int, change: Change, mark: Mark) -> None:
@@ -193,6 +296,7 @@ class TableWriter:
         What is known of the files is carried on: reading a log of 10,000 files takes 0.3 s. If
         somebody else has committed by now, the next commit finds the table ahead of the snapshot.
         """
+        self.waiting = {}
         start = self.start
         if start is None:
             self.start = snapshot(self.folder, self.table.name, version)

@@ -76,6 +76,7 @@ class FanOut:
         self._asked_at = asked_at
         self._stop = Event()
         self.vanished = 0
+        self.last_round_at: datetime | None = None
 
     def items(self) -> Iterator[Piece | Slice]:
         """Yield a piece a parent in the order of the parents, then the one slice.

@@ -47,10 +47,14 @@ def opened(table: Table, lake: Lake, manner: Manner) -> Session | Sweep:
     """
     if manner.sweeps:
         return Sweep(table, lake.root, account=manner.account, clock=lake.clock)
-    return lake.open(
+    session = lake.open(
         table,
         account=manner.account,
         mode="replace" if manner.replaces else "merge",
         with_history=manner.keeps_history,
         started_at=manner.started_at,
     )
+    if manner.replaces and manner.version is not None:
+        # What others committed since then, the commit puts beside what comes in.
+        session.main.begin_from(manner.version)
+    return session

@@ -30,6 +30,8 @@ class Pool:
 
     vanished = 0
     """Windows have no parent records that could be gone."""
+    last_round_at = None
+    """There is one round."""
 
     def __init__(self, walks: Sequence[Walk], *, workers: int, pace: Pace | None = None) -> None:
         """Start the workers at once."""

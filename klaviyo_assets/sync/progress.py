@@ -71,6 +71,26 @@ class Progress:
         self.slices[slice_name] = known
         self.finished.add(slice_name)
 
+    def unite(self, others: Mapping[str, SliceProgress], mark: datetime | None) -> None:
+        """Take in what others read while this read everything, and the mark that they left, UTC.
+
+        Of theirs only what follows on ours counts: before that, only what was read here is there.
+
+                     start                   our reach           theirs
+        ─────────────┼───────────────────────────┼──────────────────┼──────▶ UTC
+        read here ───[═══════════════════════════)
+        taken in ────────────────────────────────[══════════════════)
+        """
+        for name in self.active:
+            known, other = self.slices.get(name), others.get(name)
+            reach = None if known is None else known.coverage.reach(self.start)
+            if known is None or other is None or reach is None:
+                continue
+            further = other.coverage.without(Window(None, reach))
+            highest = latest(known.highest, other.highest)
+            self.slices[name] = SliceProgress(known.coverage.union(further), highest)
+        self.former = latest(self.former, mark)
+
     @property
     def mark(self) -> datetime | None:
         """Return the stream's high-water mark, UTC: the end of the prefix without a gap.

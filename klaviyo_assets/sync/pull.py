@@ -4,7 +4,7 @@ What belongs here: when to commit, and what a commit may claim. What does not: r
 (`pool`), requests per parent record (`details`), files (`lake`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from time import monotonic
@@ -13,12 +13,12 @@ from typing import Protocol
 import pyarrow as pa
 
 from klaviyo_assets.errors import KlaviyoAssetsError, LakeConflictError, QuarantineError
-from klaviyo_assets.lake import Lake, Noticed, Receipt, Session, Sweep, Table
+from klaviyo_assets.lake import Lake, Noticed, Rebase, Receipt, Session, Sweep, Table
 from klaviyo_assets.model.stream import Slice
 from klaviyo_assets.sync.manner import Manner, opened
 from klaviyo_assets.sync.memory import give_free_blocks_back
-from klaviyo_assets.sync.progress import Progress
-from klaviyo_assets.sync.walk import Piece
+from klaviyo_assets.sync.progress import Progress, mark_from_json, slices_from_json
+from klaviyo_assets.sync.walk import SETTLED, Piece
 from klaviyo_assets.tables.decode import Page
 
 COMMIT_BYTES = 192 * 1024 * 1024
@@ -57,6 +57,11 @@ class Items(Protocol):
         """Return how many parent records were gone when they were asked about, so far."""
         ...
 
+    @property
+    def last_round_at(self) -> datetime | None:
+        """Return when the last of several readings began, UTC; None where there is one."""
+        ...
+
     def items(self) -> Iterator[Piece | Slice]:
         """Yield pieces, and each slice once when it has been read to its end."""
         ...
@@ -78,6 +83,8 @@ class Tally:
     lost: int = 0
     """Rows of damaged files, of which nobody can tell whether they would have stayed."""
     quarantined: int = 0
+    taken_over: int = 0
+    """Rows that other runs committed while everything was read."""
     commits: int = 0
     notices: set[str] = field(default_factory=set[str])
 
@@ -149,7 +156,12 @@ class Pull:
             self.close()
 
     def _refuse_race(self, lake: Lake) -> None:
-        """Refuse to write by a plan that another run has overtaken."""
+        """Refuse to write by a plan that another run has overtaken.
+
+        A replacement of what there was is no such plan: it goes on from what others committed.
+        """
+        if self._manner.replaces and self._manner.version is not None:
+            return
         now = lake.state(self.table.name)
         if (now.version if now is not None else None) != self._manner.version:
             raise LakeConflictError(
@@ -226,13 +238,18 @@ class Pull:
             )
 
     def _commit(self, session: Session | Sweep) -> Receipt:
-        receipt = session.commit(self._state(self.progress), self._noticed())
+        state, noticed = self._state(self.progress), self._noticed()
+        if isinstance(session, Session) and self._manner.replaces:
+            receipt = session.commit(state, noticed, self._rebase())
+        else:
+            receipt = session.commit(state, noticed)
         self._uncommitted_bytes = 0
         self.progress.shown = self.progress.mark
         self.tally.commits += 1
         self.tally.rows_written += receipt.rows_written
         self.tally.deleted += receipt.deleted
         self.tally.lost += receipt.lost
+        self.tally.taken_over += receipt.taken_over
         self.tally.rows_total = receipt.rows_total
         return receipt
 
@@ -246,3 +263,19 @@ class Pull:
         is_whole = self._ended.issuperset(self.progress.active) and not self.tally.quarantined
         at, manner = self._began if is_whole else None, self._manner
         return Noticed(at=at, since=manner.since, hidden=manner.hidden)
+
+    def _rebase(self) -> Rebase:
+        """Return how to go on from what others committed while everything was read.
+
+        What they read before the last round began, and it did not bring, is gone; what they read
+        later, it may have missed.
+        """
+        began = self._began or self._manner.started_at
+        last = self._items.last_round_at
+        since = began if last is None else max(began, last - SETTLED)
+        return Rebase(since=since, state_of=self._united, hidden=self._manner.hidden)
+
+    def _united(self, theirs: Mapping[str, object]) -> dict[str, object]:
+        """Return the state of a table that holds what was read here and what others read since."""
+        self.progress.unite(slices_from_json(theirs), mark_from_json(theirs))
+        return self._state(self.progress)

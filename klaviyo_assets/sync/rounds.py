@@ -26,6 +26,8 @@ class Rounds:
         self._pool = first
         self._second = second
         self._is_over = False
+        self.last_round_at: datetime | None = None
+        """When the second round began, by its first answer, UTC."""
 
     def items(self) -> Iterator[Piece | Slice]:
         """Yield the pieces of both, and each slice once.
@@ -42,7 +44,10 @@ class Rounds:
         if began is None or self._is_over:
             return
         self._pool = self._second(began - SETTLED)
-        yield from self._pool.items()
+        for item in self._pool.items():
+            if self.last_round_at is None and isinstance(item, Piece):
+                self.last_round_at = item.at
+            yield item
 
     def close(self) -> None:
         """Tell the workers to stop after their page."""

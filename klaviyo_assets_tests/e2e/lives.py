@@ -87,9 +87,11 @@ def orders_of(
     )
 
 
-def forked(home: Home, *streams: str, commit_bytes: int = 0) -> Life:
+def forked(
+    home: Home, *streams: str, config: Mapping[str, str] | None = None, commit_bytes: int = 0
+) -> Life:
     """Start a sync in a process that has everything imported; its exit code is 0 if green."""
-    orders = orders_of(home, *streams, commit_bytes=commit_bytes)
+    orders = orders_of(home, *streams, config=config, commit_bytes=commit_bytes)
     process = FORKS.Process(target=carry_out_and_exit, args=(orders,))
     process.start()
     return Life(process)

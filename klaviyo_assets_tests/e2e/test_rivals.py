@@ -5,7 +5,7 @@ from unittest.mock import patch
 
 import pytest
 
-from klaviyo_assets.lake import Noticed, Receipt, Session
+from klaviyo_assets.lake import Noticed, Rebase, Receipt, Session
 from klaviyo_assets.streams import COLLECTIONS
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
@@ -20,23 +20,35 @@ def overtaken(home: Home, stream: str, config: Mapping[str, str]) -> tuple[Run, 
     commit, others = Session.commit, list[Run]()
 
     def late(
-        session: Session, state: Mapping[str, object], noticed: Noticed | None = None
+        session: Session,
+        state: Mapping[str, object],
+        noticed: Noticed | None = None,
+        rebase: Rebase | None = None,
     ) -> Receipt:
         if not others:
             # Whoever commits from here on is the other run, or comes after it.
             with patch.object(Session, "commit", commit):
                 others.append(home.sync(stream))
-        return commit(session, state, noticed)
+        return commit(session, state, noticed, rebase)
 
     with patch.object(Session, "commit", late):
         run = home.sync(stream, config=config)
     return run, others[0]
 
 
-@pytest.mark.parametrize("mode", ["incremental_deduped", "full_refresh_overwrite"])
-@pytest.mark.parametrize("stream", ["profiles", "lists"])
+@pytest.mark.parametrize(
+    ("stream", "mode"),
+    [
+        ("profiles", "incremental_deduped"),
+        ("lists", "incremental_deduped"),
+        ("lists", "full_refresh_overwrite"),
+    ],
+)
 def test_a_run_that_is_overtaken_starts_over(home: Home, stream: str, mode: str) -> None:
-    """The later of two runs of one stream is refused its commit, says so, and starts over."""
+    """The later of two runs of one stream is refused its commit, says so, and starts over.
+
+    Every run of lists replaces the table, so none can tell what the other's took away.
+    """
     home.sync(stream)
     home.shop.move(days=1)
     run, other = overtaken(home, stream, {"sync_mode": mode})
@@ -45,6 +57,23 @@ def test_a_run_that_is_overtaken_starts_over(home: Home, stream: str, mode: str)
     assert run.success
     assert run.attempts[stream] == 2
     assert sorted(home.ids(stream)) == sorted(home.shop.truth(stream))
+
+
+def test_a_full_refresh_that_an_increment_overtakes_goes_on(home: Home) -> None:
+    """It is stored at its first attempt, beside what the increment brought, and says so."""
+    home.sync("profiles")
+    home.shop.move(days=1)
+    run, other = overtaken(home, "profiles", {"sync_mode": "full_refresh_overwrite"})
+    assert other.success
+    assert run.success
+    assert run.attempts["profiles"] == 1
+    assert "rows that other runs stored meanwhile were put beside them" in said(run)
+    assert sorted(home.ids("profiles")) == sorted(home.shop.truth("profiles"))
+
+
+def said(run: Run) -> str:
+    """Return all that a run said, a line each."""
+    return "\n".join(text for _, text in run.log)
 
 
 def test_two_first_syncs_in_two_processes_make_one_table(start: StartHome) -> None:

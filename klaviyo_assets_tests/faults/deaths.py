@@ -8,7 +8,7 @@ or inside it, where the kernel stops it (SIGXFSZ) at the first bytes that it wri
 import os
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Literal
@@ -64,9 +64,15 @@ def die_at_the_next_byte() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 
 
-def dying(home: Home, *streams: str, at: Moment, commit_bytes: int = 0) -> Life:
+def dying(
+    home: Home,
+    *streams: str,
+    at: Moment,
+    config: Mapping[str, str] | None = None,
+    commit_bytes: int = 0,
+) -> Life:
     """Start a sync that dies at the moment; its exit code tells of the signal."""
-    orders = orders_of(home, *streams, commit_bytes=commit_bytes)
+    orders = orders_of(home, *streams, config=config, commit_bytes=commit_bytes)
     process = FORKS.Process(target=live_until, args=(orders, at))
     process.start()
     return Life(process)

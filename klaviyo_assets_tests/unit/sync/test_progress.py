@@ -57,6 +57,20 @@ def test_an_unread_slice_holds_the_mark_back() -> None:
     assert progress.mark == day(8)
 
 
+def test_a_full_read_goes_on_from_what_others_read_meanwhile() -> None:
+    """Of theirs what follows on ours counts, and their mark; what lies before it does not."""
+    progress = Progress(day(2), {}, ("*", "new"))
+    for name in progress.active:
+        progress.note(name, Window(day(2), day(6)), day(5))
+        progress.finish(name)
+    theirs = SliceProgress(Coverage((Window(None, day(8)),)), day(8))
+    progress.unite({"*": theirs, "other": theirs}, day(8))
+    assert progress.slices["*"] == SliceProgress(Coverage((Window(day(2), day(8)),)), day(8))
+    assert progress.slices["new"] == SliceProgress(Coverage((Window(day(2), day(5)),)), day(5))
+    assert set(progress.slices) == {"*", "new"}
+    assert progress.mark == day(8)
+
+
 def test_mark_never_goes_back() -> None:
     """Even if a re-read brings less than before, the mark stays."""
     progress = Progress(None, {}, ("*",), former=day(7))
