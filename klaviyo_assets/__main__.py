@@ -36,6 +36,7 @@ from klaviyo_assets.model.stream import Join
 from klaviyo_assets.sandbox.__main__ import main as sandbox
 from klaviyo_assets.streams import COLLECTIONS, MERGES, REPORTS, STREAMS
 from klaviyo_assets.sync.account import ledger_of
+from klaviyo_assets.sync.reports.failing import failed_metrics
 from klaviyo_assets.sync.reports.metrics import (
     metric_choices,
     no_revenue,
@@ -47,6 +48,7 @@ from klaviyo_assets.sync.reports.outlook import (
     Desktop,
     calendar_without_asking,
     days_to_plan,
+    failed_lines,
     no_day,
     outlook_of,
     standing,
@@ -322,6 +324,8 @@ def _print_status(at: Desktop) -> int:
     for stream in STREAMS.values():
         state = None if isinstance(stream.source, Join) else at.lake.state(stream.name)
         if state is None:
+            if failed := failed_metrics(at.lake, stream.name):
+                print("\n".join([f"{stream.name:<24} never stored", *failed_lines(failed)]))
             continue
         mark = state.state.get("cursor") if stream.cursor is not None else None
         upto = f", complete up to {mark}" if mark is not None else ""

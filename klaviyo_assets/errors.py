@@ -17,6 +17,7 @@
     │   ├── RateLimitError         429
     │   ├── QuotaError             429 with a wait beyond the cap, or a spent quota: come back later
     │   ├── ServerError            5xx, 408, a proxy's page
+    │   ├── ReportFailedError      a report failed too often of late: it is asked again later
     │   ├── ConnectionLostError    no answer, or half of one
     │   └── BrokenBodyError        an answer that is not the JSON it claims to be
     ├── StoppedError           nobody acts: the run was cancelled
@@ -121,8 +122,15 @@ class ServerError(TransientError):
     """Klaviyo, or a proxy before it, could not answer."""
 
 
+class ReportFailedError(TransientError):
+    """A metric's report failed too often within a day; it is asked again later, or when told to."""
+
+
+@dataclass(eq=False)
 class ConnectionLostError(TransientError):
-    """No answer came, or only a part of one."""
+    """No answer came, or only a part of one; not `was_sent`: no server can have got the request."""
+
+    was_sent: bool = field(default=True, kw_only=True)
 
 
 class BrokenBodyError(TransientError):

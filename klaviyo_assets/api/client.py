@@ -115,10 +115,20 @@ class Client:
         """Return what was done so far."""
         return self.tally.counters
 
-    def read(self, request: Request, reader: Callable[[Answer], Result], *, stream: str) -> Result:
+    def read(
+        self,
+        request: Request,
+        reader: Callable[[Answer], Result],
+        *,
+        stream: str,
+        policy: Policy | None = None,
+        failed: Callable[[KlaviyoAssetsError], None] | None = None,
+    ) -> Result:
         """Return what `reader` makes of the answer, waiting and trying again where that helps.
 
         A `BrokenBodyError` of the reader counts as a broken body: the page is asked for again.
+        `policy` is how patient to be with this request, the client's own without it; `failed` takes
+        the error of each try that failed, before the next one.
 
         Raises:
             KlaviyoAssetsError: as `refusals.py` and `losses.py` map what came back, after the tries
@@ -127,16 +137,18 @@ class Client:
             StoppedError: `stop` was called.
         """
         check_request(request, self.base_url)
-        tries = Tries()
+        policy, tries = policy or self.policy, Tries()
         while True:
             try:
                 return self.attempt(request, reader, stream)
             except KlaviyoAssetsError as error:
                 failure = error
             failure.stream = failure.stream or stream
+            if failed is not None:
+                failed(failure)
             self.tally.add(rate_limited=int(isinstance(failure, RateLimitError)))
             now = datetime.now(UTC).astimezone()
-            outcome = next_wait(tries, failure, policy=self.policy, chance=self.chance(), now=now)
+            outcome = next_wait(tries, failure, policy=policy, chance=self.chance(), now=now)
             if isinstance(outcome, GiveUp):
                 if isinstance(failure, RateLimitError) and isinstance(outcome.error, QuotaError):
                     self.ledger.note_spent_day(request.budgets, failure.retry_after_seconds or 0)
@@ -192,12 +204,20 @@ class Client:
         self.tally.add(requests=1)
         with self.switch.line(self.timeout_seconds) as line:
             outcome = self.outcome(request, line)
+            was_sent = line.is_taken
         self.switch.check()
         if line.is_cut:
             outcome = TimeoutError(f"no whole answer within {self.timeout_seconds:g} s")
         if isinstance(outcome, Exception):
             addresses = addresses_of(self.host)
-            raise lost(request, outcome, stream=stream, host=self.host, addresses=addresses)
+            raise lost(
+                request,
+                outcome,
+                stream=stream,
+                host=self.host,
+                addresses=addresses,
+                was_sent=was_sent,
+            )
         self.tally.add(received_bytes=len(outcome.body))
         return judged(outcome, request, stream)
 

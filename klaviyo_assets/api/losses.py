@@ -14,14 +14,20 @@ from klaviyo_assets.api.refusals import asked, scrubbed
 from klaviyo_assets.errors import ConfigError, ConnectionLostError, KlaviyoAssetsError
 
 
-def lost(
-    request: Request, failure: Exception, *, stream: str, host: str, addresses: list[str]
+def lost(  # noqa: PLR0913 - what is known of one failure, each with a name
+    request: Request,
+    failure: Exception,
+    *,
+    stream: str,
+    host: str,
+    addresses: list[str],
+    was_sent: bool = True,
 ) -> KlaviyoAssetsError:
     """Return the error for a request that got no whole answer.
 
-    `addresses` are what the host name now stands for, empty where that is not known. A certificate
-    that cannot be verified is a `ConfigError`, never tried again and never let pass; all else may
-    be better a moment later.
+    `addresses` are what the host name now stands for, empty where that is not known; `was_sent` is
+    false where no server can have got the request. A certificate that cannot be verified is a
+    `ConfigError`, never tried again and never let pass; all else may be better a moment later.
     """
     text = f"{asked(request)} got no answer from {host}: {reason_of(failure)}."
     if is_blocked(host, addresses):
@@ -29,7 +35,7 @@ def lost(
             f"The name resolves to {addresses[0]}: a DNS filter on this network blocks it. Allow "
             f"{host} there."
         )
-        return ConnectionLostError(f"{text} {hint}", stream=stream)
+        return ConnectionLostError(f"{text} {hint}", stream=stream, was_sent=was_sent)
     if any(isinstance(each, ssl.SSLCertVerificationError) for each in chain_of(failure)):
         hint = (
             "The connection is not safe, and the key was not sent. If a proxy of yours signs "
@@ -37,7 +43,7 @@ def lost(
         )
         return ConfigError(f"{text} {hint}", stream=stream)
     hint = f"Check the network, any proxy, and that {host} can be reached."
-    return ConnectionLostError(f"{text} {hint}", stream=stream)
+    return ConnectionLostError(f"{text} {hint}", stream=stream, was_sent=was_sent)
 
 
 def is_blocked(host: str, addresses: list[str]) -> bool:

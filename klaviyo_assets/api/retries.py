@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from klaviyo_assets.errors import (
+    ConnectionLostError,
     KlaviyoAssetsError,
     QuotaError,
     RateLimitError,
@@ -22,12 +23,21 @@ FIRST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 10.0
 """Our own waits double up to this; with every answer a 429 they fill ten minutes in 60 requests."""
 
+MANY = 16
+"""So many waits before that the next one is the longest; more would overflow a float one day."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How patient we are. `tries` includes the first one; `waiting_seconds` is for 429s, in all."""
+    """How patient we are. `tries` includes the first one; `waiting_seconds` is for 429s, in all.
+
+    Where `waits_long`, every wait after a failure is our longest one: few tries, far apart.
+    `free_tries` is for what no server can have got.
+    """
 
     tries: int = 6
+    free_tries: int = 6
+    waits_long: bool = False
     waiting_seconds: float = 600.0
     retry_after_seconds: float = 300.0
     """The longest `Retry-After` that is slept through; beyond it the quota is spent."""
@@ -78,9 +88,11 @@ def next_wait(
     if isinstance(error, RateLimitError):
         return after_refusal(tries, error, policy=policy, chance=chance)
     failed = replace(tries, failures=tries.failures + 1)
-    if failed.failures >= policy.tries:
+    was_sent = not isinstance(error, ConnectionLostError) or error.was_sent
+    if failed.failures >= (policy.tries if was_sent else policy.free_tries):
         return GiveUp(worn(error, f"Given up after {failed.failures} tries."))
-    return Wait(max(asked or 0.0, backoff(tries.failures, chance)), failed)
+    waits = MANY if policy.waits_long else tries.failures
+    return Wait(max(asked or 0.0, backoff(waits, chance)), failed)
 
 
 def after_refusal(
@@ -105,8 +117,7 @@ def after_refusal(
 
 def backoff(count: int, chance: float) -> float:
     """Return the wait after `count` earlier ones: doubled each time, then cut by up to half."""
-    # The exponent is bounded: a storm of a thousand 429s must not overflow a float.
-    whole = min(FIRST_WAIT_SECONDS * 2 ** min(count, 16), LONGEST_WAIT_SECONDS)
+    whole = min(FIRST_WAIT_SECONDS * 2 ** min(count, MANY), LONGEST_WAIT_SECONDS)
     return whole * (1 - chance / 2)
 
 
@@ -121,8 +132,4 @@ def come_back(error: TransientError, asked: float, now: datetime) -> TransientEr
 
 def worn(error: TransientError, said: str) -> TransientError:
     """Return the same error with one sentence more."""
-    return type(error)(
-        f"{error.message.rstrip('.')}. {said}",
-        stream=error.stream,
-        retry_after_seconds=error.retry_after_seconds,
-    )
+    return replace(error, message=f"{error.message.rstrip('.')}. {said}")

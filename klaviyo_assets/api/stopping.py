@@ -22,6 +22,8 @@ class Line:
         self.lock = Lock()
         self.end: Callable[[], None] | None = None
         self.is_cut = False
+        self.is_taken = False
+        """Whether a request was sent over it, so that somebody may have got it."""
 
     def take(self, end: Callable[[], None]) -> None:
         """Note how to end it; a line that was cut while it was connecting raises TimeoutError."""
@@ -29,6 +31,7 @@ class Line:
             if self.is_cut:
                 raise TimeoutError("cut while connecting")
             self.end = end
+            self.is_taken = True
 
     def cut(self) -> None:
         """End it, now or as soon as it is connected."""

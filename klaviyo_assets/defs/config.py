@@ -69,7 +69,8 @@ _FIELDS: Mapping[str, dg.Field] = {
     ASK_REFUSED: dg.Field(
         bool,
         default_value=False,
-        description="Asks again for metrics that Klaviyo has refused before.",
+        description="Asks again for metrics that Klaviyo has refused before, and for those whose "
+        "report failed too often within a day.",
     ),
 }
 
@@ -115,7 +116,7 @@ def order_of(stream: Stream, config: Mapping[str, object]) -> Order:
 
 
 def asks_refused(stream: Stream, config: Mapping[str, object]) -> bool:
-    """Return whether a report's run config wants refused metrics to be asked for again.
+    """Return whether a report's run config wants refused and failed metrics to be asked again.
 
     Raises:
         SettingError: an option makes no sense for a report, or there is none of that name.

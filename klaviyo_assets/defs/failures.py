@@ -19,12 +19,14 @@ from klaviyo_assets.errors import (
     MissingScopeError,
     PermanentError,
     QuotaError,
+    ReportFailedError,
     StoppedError,
     TransientError,
 )
 
 _WHO_ACTS: tuple[tuple[type[KlaviyoAssetsError], str], ...] = (
     (QuotaError, "whoever launched the run, when requests are free again"),
+    (ReportFailedError, "nobody: a later run asks again"),
     (StoppedError, "nobody: the run was cancelled"),
     (TransientError, "nobody: a later run goes on from the last commit"),
     (ConfigError, "the operator"),
@@ -71,7 +73,7 @@ def failure_of(error: KlaviyoAssetsError) -> dg.Failure:
     who = next((text for kind, text in _WHO_ACTS if isinstance(error, kind)), "the operator")
     # After a conflict the next attempt plans from the newer mark, as if it had come second.
     passes = isinstance(error, TransientError | LakeConflictError)
-    passes = passes and not isinstance(error, QuotaError)
+    passes = passes and not isinstance(error, QuotaError | ReportFailedError)
     return dg.Failure(
         description=str(error),
         metadata={"klaviyo/error": type(error).__name__, "klaviyo/who_acts": who},

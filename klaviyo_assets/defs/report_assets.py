@@ -94,7 +94,9 @@ def _report(
     """Fetch the run's partitions; return their events, or None where not all of them are stored."""
     try:
         with as_failures(stream.name):
-            ask_refused = asks_refused(stream, given_config(context))
+            # Who orders it does so once: the retry of a run counts with what the run has found.
+            is_retry = context.op_execution_context.retry_number > 0
+            ask_refused = asks_refused(stream, given_config(context)) and not is_retry
             cells = run_cells(context)
             ready = lake.lake().make_ready
             with klaviyo.connect(say=context.log.warning, ready=ready) as connection:
@@ -140,7 +142,7 @@ def _carry_out(
 
     Raises:
         QuotaError: it ran out in a run that a person launched.
-        UnknownMetricError, ContractError: of a metric nothing could be stored; the others are.
+        KlaviyoAssetsError: of a metric nothing could be stored; the others are.
         SettingError: a day is not over; the others are stored.
         KlaviyoAssetsError: as `Fetch.outcomes` says.
     """
@@ -156,14 +158,14 @@ def _carry_out(
         if bounds is not None:
             outcomes = fetch.outcomes(bounds, ask_refused=ask_refused)
             _store(outcomes, events, desk=desk, lake=lake)
-        events.refuse_failed()
+        events.refuse_failed(by_sensor=given is not None)
         events.refuse_unfinished(fetch.left)
     except QuotaError as error:
         events.log_done()
         if given is None:
             raise events.spent(error, fetch.left, by_sensor=False) from error
         context.log.warning("%s", events.spent(error, fetch.left, by_sensor=True))
-        events.refuse_failed()
+        events.refuse_failed(by_sensor=True)
         return None
     except BaseException:
         events.log_done()

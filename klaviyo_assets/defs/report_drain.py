@@ -39,6 +39,7 @@ from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.streams import REPORTS
 from klaviyo_assets.sync.reports.cost import Estimate, every_day
 from klaviyo_assets.sync.reports.desk import Calendar, background_of, terms_of
+from klaviyo_assets.sync.reports.failing import failed_metrics
 from klaviyo_assets.sync.reports.metric_requests import custom_metrics, learn_revenue
 from klaviyo_assets.sync.reports.metrics import (
     Metric,
@@ -231,13 +232,18 @@ class Draining:
         calendar: Calendar,
         chosen: ChosenMetrics,
     ) -> None:
-        """Read nothing yet."""
+        """Read which metrics failed of late; the rest is read when it is needed."""
         self._chosen = chosen
         self._stream = stream
         self._report = report_of(stream)
         self._connection = connection
         self._lake = lake
         self._calendar = calendar
+        now = calendar.now
+        failed = failed_metrics(lake, stream.name, now)
+        self._paused = {
+            metric_id: each for metric_id, each in failed.items() if now < each.asked_again_at
+        }
 
     def launch(self, instance: dg.DagsterInstance, flight: Flight, left: int) -> Launch | str:
         """Return the run to launch now, in the order of worth; or why there is none.
@@ -274,7 +280,9 @@ class Draining:
                 if not flight.has(each, day)
             )
             for each in metrics
-            if each not in self._chosen.absent and flight.failures(each) < FAILURES
+            if each not in self._chosen.absent
+            and each not in self._paused
+            and flight.failures(each) < FAILURES
         }
         # Between days that are due may lie some that are under way.
         return [
@@ -290,14 +298,21 @@ class Draining:
 
     def _idle(self, flight: Flight) -> str:
         """Return why nothing is launched where nothing is wanted."""
+        paused = [
+            f"metric {metric_id!a} is left alone until {each.asked_again_at:%Y-%m-%d %H:%M} UTC: "
+            f"{quantity(each.count, 'request')} failed within a day, the last one so: {each.reason}"
+            for metric_id, each in self._paused.items()
+        ]
         failing = sorted(
             each for each in flight.failed if each is not None and flight.failures(each) >= FAILURES
         )
         if failing:
-            return (
+            paused.append(
                 f"left alone, as {FAILURES} runs of each failed within {WITHIN}: "
-                f"{', '.join(map(ascii, failing))}; nothing else is missing"
+                f"{', '.join(map(ascii, failing))}"
             )
+        if paused:
+            return "; ".join([*paused, "nothing else is missing"])
         return "nothing is missing, and what moves was fetched today"
 
     def _affordable(

@@ -18,7 +18,9 @@ from klaviyo_assets.defs.report_history import FETCHED_AT
 from klaviyo_assets.errors import (
     KlaviyoAssetsError,
     QuotaError,
+    ReportFailedError,
     SettingError,
+    TransientError,
     UnknownMetricError,
 )
 from klaviyo_assets.lake import MetricRefusal
@@ -39,6 +41,9 @@ from klaviyo_assets.wording import quantity
 METRIC_NAME = "klaviyo/metric_name"
 REFUSED = "klaviyo/refused"
 """Metadata of a partition that is done because Klaviyo makes no report with its metric."""
+
+FAILED_METRIC = "klaviyo/failed_metric"
+"""Metadata of the observation that a metric's report failed: the metric."""
 
 NO_REASON = "Klaviyo's words were not kept"
 """Said where a refusal was remembered by a release that kept its day alone."""
@@ -73,7 +78,7 @@ class ReportEvents:
             case Refused():
                 self._fail(outcome.metric_id, len(outcome.rows), self._unknown(outcome))
             case Broken():
-                self._fail(outcome.metric_id, len(outcome.days), outcome.error)
+                self._broken(outcome)
 
     def materialize(self) -> dg.MaterializeResult[Any]:
         """Return the result of which Dagster makes one event for each partition of the run."""
@@ -197,6 +202,30 @@ class ReportEvents:
             "ask_refused: true"
         )
 
+    def _broken(self, outcome: Broken) -> None:
+        """Take a metric whose report failed; the asset's page shows it beside its partitions."""
+        metric_id, error, failed = outcome.metric_id, outcome.error, outcome.failed
+        if failed is not None and not isinstance(error, ReportFailedError):
+            error.message = f"{error.message.rstrip('.')}. {failed.told()}"
+            if not failed.tries_left and isinstance(error, TransientError):
+                error = ReportFailedError(error.message, stream=error.stream)
+        self._fail(metric_id, len(outcome.days), error)
+        name = self._names.get(metric_id)
+        shown: Metadata = {
+            FAILED_METRIC: metric_id,
+            **({METRIC_NAME: name} if name else {}),
+            "klaviyo/partitions_not_stored": len(outcome.days),
+        }
+        if failed is not None:
+            shown |= {
+                "klaviyo/failed_requests": failed.count,
+                "klaviyo/failed_reason": failed.reason,
+                "klaviyo/asked_again_at": failed.asked_again_at.isoformat(),
+            }
+        self._context.log_event(
+            dg.AssetObservation(self._context.asset_key, description=error.message, metadata=shown)
+        )
+
     def _fail(self, metric_id: str, partitions: int, error: KlaviyoAssetsError) -> None:
         """Keep the error of one metric for the end of the run, and say it now."""
         error.message = (
@@ -211,8 +240,11 @@ class ReportEvents:
         known = {each.id: each for each in self._metrics}
         return shown_metric(known[metric_id]) if metric_id in known else ascii(metric_id)
 
-    def refuse_failed(self) -> None:
+    def refuse_failed(self, *, by_sensor: bool) -> None:
         """Refuse to end well where a metric failed: all of them are named, the rest is stored.
+
+        Dagster tries the run again only where that may help every metric that failed, and nobody
+        else does: the sensor launches another one an hour later.
 
         Raises:
             KlaviyoAssetsError: the first metric's error, with those of the others in its text.
@@ -221,9 +253,14 @@ class ReportEvents:
             return
         tags = {FAILED_METRICS: FAILED_SEPARATOR.join(self._failed)}
         self._context.instance.add_run_tags(self._context.run.run_id, tags)
-        first, *others = self._failed.values()
+        errors = list(self._failed.values())
         stored = f"{quantity(self.stored, 'partition')} of other metrics stored."
-        first.message = "\n".join([*(each.message for each in [first, *others]), stored])
+        text = "\n".join([*(each.message for each in errors), stored])
+        lasting = [each for each in errors if not isinstance(each, TransientError)]
+        first = (lasting or errors)[0]
+        if by_sensor and not lasting:
+            raise ReportFailedError(text, stream=first.stream) from first
+        first.message = text
         raise first
 
     def spent(self, error: QuotaError, left: Left, *, by_sensor: bool) -> QuotaError:

@@ -28,6 +28,7 @@ from klaviyo_assets.lake.relations import (
     relations_of,
 )
 from klaviyo_assets.lake.removal import PeopleTable
+from klaviyo_assets.lake.report_failures import ReportFailure
 from klaviyo_assets.lake.session import Receipt, Session
 from klaviyo_assets.lake.standing import keys_there_twice, null_counts
 from klaviyo_assets.lake.states import TableState
@@ -55,6 +56,7 @@ __all__ = [
     "Rebase",
     "Receipt",
     "Relation",
+    "ReportFailure",
     "Session",
     "Since",
     "Sweep",

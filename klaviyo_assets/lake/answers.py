@@ -5,6 +5,7 @@ one answer and its file (`kept`), what is in it (`tables`), who may use it (`syn
 
     _answers/<stream>/
     ├── <metric>.<first>.<last>.<messages>.answer    one a question; later ones replace it
+    ├── <metric>.failed                              its requests of late that failed, and why
     ├── <metric>.lock                                held while somebody asks
     └── placing.lock, turn.lock                      held while somebody places totals on days
 
@@ -16,7 +17,7 @@ was about to keep, and nothing that was kept.
 import os
 import time
 import zlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -26,6 +27,7 @@ from uuid import uuid4
 from klaviyo_assets.errors import StorageError
 from klaviyo_assets.lake.disk import make_folder, take_lock, told
 from klaviyo_assets.lake.kept import KeptAnswer, name_of, read_answer, written
+from klaviyo_assets.lake.report_failures import ReportFailure, read_failures, written_failures
 from klaviyo_assets.model.report import Days
 
 KEPT_FOR = timedelta(days=1)
@@ -40,6 +42,7 @@ SAID_SECONDS = 30.0
 POLL_SECONDS = 0.05
 
 ENDING = ".answer"
+FAILED = ".failed"
 HALF = ".part"
 ALL = "all"
 PLACING, TURN = "placing.lock", "turn.lock"
@@ -199,9 +202,40 @@ class Answers:
             write_whole(self.folder / name, written(answer, metric_id), at=at)
             self.prune()
 
+    def failures(self, metric_id: str) -> tuple[ReportFailure, ...]:
+        """Return the requests about a metric that are remembered as failed, the oldest first."""
+        return read_failures(self.folder / f"{name_of(metric_id)}{FAILED}")[1]
+
+    def failed_metrics(self) -> Mapping[str, tuple[ReportFailure, ...]]:
+        """Return the failures of all metrics that have some, in the order of their ids."""
+        found = (read_failures(path) for path in self.folder.glob(f"*{FAILED}"))
+        return {metric_id: failures for metric_id, failures in sorted(found) if failures}
+
+    def keep_failures(self, metric_id: str, failures: Sequence[ReportFailure]) -> None:
+        """Remember exactly these failures of a metric; with none it is forgotten that any were.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        path = self.folder / f"{name_of(metric_id)}{FAILED}"
+        with told(self.folder, self.stream):
+            if not failures:
+                path.unlink(missing_ok=True)
+                return
+            make_folder(self.folder)
+            at = self.clock().timestamp()
+            write_whole(path, written_failures(metric_id, failures), at=at)
+
     def prune(self) -> None:
-        """Remove answers that are a day old, and the oldest beyond the limit of bytes."""
+        """Remove answers that are a day old, and the oldest beyond the limit of bytes.
+
+        So go failures that nobody asked about for a day more: they count for one.
+        """
         oldest = (self.clock() - KEPT_FOR).timestamp()
+        for path in self.folder.glob(f"*{FAILED}"):
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < oldest - KEPT_FOR.total_seconds():
+                    path.unlink()
         sizes: list[tuple[float, int, Path]] = []
         for path in self.folder.glob(f"*{ENDING}"):
             with suppress(FileNotFoundError):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from klaviyo_assets.api import retries
-from klaviyo_assets.defs import assets
+from klaviyo_assets.defs import assets, report_assets
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home, blank_home
 from klaviyo_assets_tests.e2e.job import SOON
@@ -27,7 +27,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let waits between tries be short; how long they are is tested where they are decided."""
     monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0.01)
     monkeypatch.setattr(retries, "LONGEST_WAIT_SECONDS", 0.02)
-    monkeypatch.setattr(assets, "RETRY", SOON)
+    for module in (assets, report_assets):
+        monkeypatch.setattr(module, "RETRY", SOON)
 
 
 @pytest.fixture

@@ -14,7 +14,10 @@ import pyarrow as pa
 from klaviyo_assets.errors import (
     ContractError,
     IneligibleMetricError,
+    KlaviyoAssetsError,
     QuotaError,
+    ReportFailedError,
+    RevisionRetiredError,
     TransientError,
 )
 from klaviyo_assets.lake import Fetched, MetricRefusal, Receipt, Table, TableState, table_of
@@ -27,6 +30,7 @@ from klaviyo_assets.sync.reports.desk import (
     is_over_at,
     terms_of,
 )
+from klaviyo_assets.sync.reports.failing import FailedMetric, FailureMemory, is_paid_in_vain
 from klaviyo_assets.sync.reports.learned import learned_from_json
 from klaviyo_assets.sync.reports.metric_requests import custom_metrics
 from klaviyo_assets.sync.reports.metrics import stored_metrics
@@ -70,11 +74,15 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Broken:
-    """A metric whose answer cannot be used, and the days wanted of it that are not stored."""
+    """A metric whose report is not answered, or not so that it can be used.
+
+    `days` are those wanted of it that are not stored, `failed` its requests that failed of late.
+    """
 
     metric_id: str
     days: frozenset[date]
-    error: ContractError
+    error: KlaviyoAssetsError
+    failed: FailedMetric | None
 
 
 Outcome = Stored | Refused | Broken
@@ -99,8 +107,8 @@ class Fetch:
     def outcomes(self, bounds: Days, *, ask_refused: bool = False) -> Iterator[Outcome]:
         """Yield what has been stored, commit by commit, and the metrics that come to nothing.
 
-        Of refused metrics nothing is asked again unless `ask_refused`. A metric whose answer has
-        not the shape of a report is put aside; the others go on.
+        Of refused metrics, and of those that failed too often within a day, nothing is asked again
+        unless `ask_refused`. A metric that fails is left; the others go on.
 
         Raises:
             QuotaError: the day's requests, or those of the run, are spent; what was yielded stands.
@@ -110,9 +118,15 @@ class Fetch:
         background = background_of(desk.stream, desk.report, desk.lake)
         terms = terms_of(desk.report, bounds, background, desk.calendar)
         refusals = Refusals(desk, self._table, asks_again=ask_refused)
+        failures = FailureMemory(desk, asks_again=ask_refused)
         for wish in self._wishes:
             paying = Paying(
-                desk, wish.metric_id, self.purse, refusals=refusals, background=background
+                desk,
+                wish.metric_id,
+                self.purse,
+                refusals=refusals,
+                failures=failures,
+                background=background,
             )
             try:
                 # Closed at once, whatever ends the loop: others wait for what it holds.
@@ -121,16 +135,22 @@ class Fetch:
                         yield from self._stored(wish, finished, background)
             except IneligibleMetricError:
                 yield refusals.outcome(wish.metric_id, self._given_up(wish, bounds))
-            except ContractError as error:
-                self._keep(background)
-                days = self._given_up(wish, bounds)
-                yield Broken(metric_id=wish.metric_id, days=days, error=error)
             except QuotaError:
                 self._keep(background)
                 if any(self.left.values()):
                     raise
                 # What is not placed now is for sibling runs, which will be told themselves.
                 return
+            except KlaviyoAssetsError as error:
+                if not is_of_one_metric(error):
+                    raise
+                self._keep(background)
+                yield Broken(
+                    metric_id=wish.metric_id,
+                    days=self._given_up(wish, bounds),
+                    error=error,
+                    failed=failures.known(wish.metric_id),
+                )
 
     def _given_up(self, wish: Wish, bounds: Days) -> frozenset[date]:
         """Take the days out of what is left that were asked for in vain, and return them."""
@@ -189,6 +209,16 @@ class Fetch:
         """Keep what was learned since the last commit: it was paid for."""
         if background.learned.units():
             self._commit({}, rows_to_batch(self._desk.stream, ()), background)
+
+
+def is_of_one_metric(error: KlaviyoAssetsError) -> bool:
+    """Tell whether an error says something of one metric's report alone, so that others go on.
+
+    Not what holds for every request: a limit that is spent, a network that is gone, a revision.
+    """
+    if isinstance(error, RevisionRetiredError):
+        return False
+    return isinstance(error, ContractError | ReportFailedError) or is_paid_in_vain(error)
 
 
 class Refusals:

@@ -20,6 +20,7 @@ from klaviyo_assets.sync.reports.account_zone import remembered_zone, zone_witho
 from klaviyo_assets.sync.reports.asking import Kept
 from klaviyo_assets.sync.reports.cost import Cost, Pace, cost_of
 from klaviyo_assets.sync.reports.desk import Calendar, background_of, terms_of
+from klaviyo_assets.sync.reports.failing import FailedMetric, failed_metrics
 from klaviyo_assets.sync.reports.metrics import remembered_revenue
 from klaviyo_assets.sync.reports.paying import FRESH
 from klaviyo_assets.sync.reports.walk import Wish
@@ -28,7 +29,10 @@ from klaviyo_assets.wording import quantity
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlook:
-    """The figures of one report; `refused` are metrics that are left out because Klaviyo did."""
+    """The figures of one report; `refused` are metrics that are left out because Klaviyo did.
+
+    `failed` are those whose report failed of late: their requests count as if it had not.
+    """
 
     stream: str
     metrics: int
@@ -39,6 +43,7 @@ class Outlook:
     pace: Pace
     now: datetime
     refused: Mapping[str, MetricRefusal]
+    failed: Mapping[str, FailedMetric]
 
 
 def days_to_plan(start: date, end: date, calendar: Calendar) -> Days:
@@ -103,6 +108,7 @@ def outlook_of(
         LakeError: the lake cannot be read.
     """
     refused = at.lake.refused_metrics(stream.name)
+    failed = failed_metrics(at.lake, stream.name)
     wishes = _wishes(stream.name, [each for each in metrics if each not in refused], days, at=at)
     wanted = len(wishes) * len(days)
     return Outlook(
@@ -115,6 +121,7 @@ def outlook_of(
         pace=pace_of(at.ledger.quota(stream.budgets()[0]), at.settings),
         now=at.now,
         refused={each: refused[each] for each in metrics if each in refused},
+        failed={each: failed[each] for each in metrics if each in failed},
     )
 
 
@@ -178,7 +185,7 @@ def told(outlook: Outlook) -> list[str]:
         ("done", f"{done:%Y-%m-%d}", ""),
     ]
     lines = [outlook.stream, *(_line(*row) for row in rows)]
-    return lines + refused_lines(outlook.refused)
+    return lines + refused_lines(outlook.refused) + failed_lines(outlook.failed)
 
 
 def _line(name: str, value: str, more: str) -> str:
@@ -200,6 +207,15 @@ def refused_lines(refused: Mapping[str, MetricRefusal]) -> list[str]:
         f"  {'refused by Klaviyo' if each.is_known else 'not in the account'}: {metric_id} "
         f"({each.on}){': ' * bool(each.reason)}{each.reason}"
         for metric_id, each in refused.items()
+    ]
+
+
+def failed_lines(failed: Mapping[str, FailedMetric]) -> list[str]:
+    """Return the metrics whose report failed of late, a line each."""
+    return [
+        f"  {'failed of late' if each.tries_left else 'set aside'}: {metric_id}: {each.told()}; "
+        f"what came back last: {each.reason}"
+        for metric_id, each in failed.items()
     ]
 
 
@@ -225,4 +241,5 @@ def standing(stream: Stream, *, at: Desktop) -> list[str]:
         f"  {quantity(len(facts), 'partition')}, {final:,} of them final, the newest day {newest}",
         f"  {quota.left:,} of {quota.limit:,} requests left; the next can go at {free} UTC",
     ]
-    return lines + refused_lines(at.lake.refused_metrics(stream.name))
+    refused = refused_lines(at.lake.refused_metrics(stream.name))
+    return lines + refused + failed_lines(failed_metrics(at.lake, stream.name))

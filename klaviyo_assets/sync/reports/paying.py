@@ -8,14 +8,21 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Protocol
 
 from klaviyo_assets.api.exchange import Answer, Request
 from klaviyo_assets.api.reports import following_report_request, report_request
-from klaviyo_assets.errors import IneligibleMetricError, MalformedPageError, QuotaError
+from klaviyo_assets.errors import (
+    ContractError,
+    IneligibleMetricError,
+    MalformedPageError,
+    QuotaError,
+)
 from klaviyo_assets.lake import KeptAnswer
 from klaviyo_assets.sync.reports.asking import Answered, Kept, Turn, View
 from klaviyo_assets.sync.reports.desk import Background, ReportDesk, stored_learned
+from klaviyo_assets.sync.reports.failing import FailureMemory
 from klaviyo_assets.sync.reports.halving import Part
 from klaviyo_assets.sync.reports.units import TimedRow
 from klaviyo_assets.tables.report_answers import ReportPage, read_report
@@ -66,17 +73,19 @@ class Refusals(Protocol):
 class Paying:
     """Answers questions about one metric."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it works with, each with a name
         self,
         desk: ReportDesk,
         metric_id: str,
         purse: Purse,
         *,
         refusals: Refusals,
+        failures: FailureMemory,
         background: Background,
     ) -> None:
         """Take what it needs; nothing is asked yet."""
         self._refusals = refusals
+        self._failures = failures
         self._background = background
         self._desk = desk
         self._metric_id = metric_id
@@ -102,6 +111,7 @@ class Paying:
 
         Raises:
             IneligibleMetricError: Klaviyo refuses the metric, or is known to.
+            ReportFailedError: too many requests about it failed within a day.
             KlaviyoAssetsError: as the client says; QuotaError, too, where the run's part is spent.
         """
         with self._answers.lock(self._metric_id, say=self._desk.say):
@@ -149,11 +159,8 @@ class Paying:
             request = _following(request, each, seen)
         before = len(read)
         while request is not None:
-            self._purse.pay()
-            found = self._desk.client.read(request, self._read, stream=self._desk.stream.name)
-            self._refuse_missing_days(part, found.page)
+            found, request = self._paid_page(part, request, seen)
             read.append(found)
-            request = _following(request, found, seen)
             self._answers.put(
                 self._metric_id,
                 part.days,
@@ -164,6 +171,29 @@ class Paying:
             )
         pages = [each.page for each in read]
         return _answered(pages, read[0].at, requests=len(read) - before)
+
+    def _paid_page(
+        self, part: Part, request: Request, seen: set[str]
+    ) -> tuple[_Read, Request | None]:
+        """Return one page, and the request for the next; what was paid in vain is remembered.
+
+        Raises:
+            ReportFailedError: too many requests about the metric failed within a day.
+        """
+        note = partial(self._failures.note, self._metric_id, part)
+        policy = self._failures.policy(self._metric_id)
+        self._purse.pay()
+        found = self._desk.client.read(
+            request, self._read, stream=self._desk.stream.name, policy=policy, failed=note
+        )
+        try:
+            self._refuse_missing_days(part, found.page)
+            following = _following(request, found, seen)
+        except ContractError as error:
+            note(error)
+            raise
+        self._failures.take_back(self._metric_id, part)
+        return found, following
 
     def _refuse_missing_days(self, part: Part, page: ReportPage) -> None:
         """Refuse a series that tells of some of the days alone; one of none at all is empty."""

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from klaviyo_assets.api.exchange import Answer
+from klaviyo_assets.api.retries import Policy
 from klaviyo_assets.errors import (
     BadKeyError,
     BrokenBodyError,
@@ -126,6 +127,25 @@ def test_a_lasting_fault_ends_after_six_tries(
         assert caught.value.__context__ is None
         assert len(server.seen) == 6
     assert moved.sleeps == [1, 2, 4, 8, 10]
+
+
+def test_a_dear_request_is_tried_less_often_and_each_failure_is_told(
+    client_of: MakeClient, moved: MovedTime
+) -> None:
+    """Two tries far apart where each one costs; whoever counts them is told of each."""
+    failed: list[KlaviyoAssetsError] = []
+    policy = Policy(tries=2, waits_long=True)
+    with serving(reset(HALF)) as server:
+        with pytest.raises(ConnectionLostError, match="Given up after 2 tries"):
+            client_of(server).read(
+                events(server), body_of, stream="events", policy=policy, failed=failed.append
+            )
+        assert len(server.seen) == 2
+    assert moved.sleeps == [10]
+    assert [isinstance(each, ConnectionLostError) and each.was_sent for each in failed] == [
+        True,
+        True,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from klaviyo_assets.api.exchange import Answer, Request
 from klaviyo_assets.api.gate import READING_POSTS
 from klaviyo_assets.api.protocol import next_request
+from klaviyo_assets.api.retries import Policy
 from klaviyo_assets.errors import (
     BrokenBodyError,
     ConfigError,
@@ -197,11 +198,13 @@ def free_port() -> int:
 def test_a_refused_connection_is_tried_again_then_told(
     client_of: MakeClient, moved: MovedTime
 ) -> None:
-    """Nobody there: six tries, then the host and what to look at."""
+    """Nobody there: six tries, then the host and what to look at; no try cost a request."""
     server = Server(f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(ConnectionLostError, match=r"from 127\.0\.0\.1: ConnectionRefused"):
-        client_of(server).read(events(server), body_of, stream="events")
+    policy = Policy(tries=2)
+    with pytest.raises(ConnectionLostError, match=r"from 127\.0\.0\.1: ConnectionRefused") as told:
+        client_of(server).read(events(server), body_of, stream="events", policy=policy)
     assert len(moved.sleeps) == 5
+    assert not told.value.was_sent
 
 
 def test_a_name_that_cannot_be_resolved_is_tried_again_then_told(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from klaviyo_assets.errors import LakeError, StorageError
-from klaviyo_assets.lake import Answers, Lake
+from klaviyo_assets.lake import Answers, Lake, ReportFailure
 from klaviyo_assets.lake import answers as room
 from klaviyo_assets.model.report import Days
 from klaviyo_assets_tests.integration.lake.ground import lake_at
@@ -323,3 +323,24 @@ def test_those_who_place_totals_take_turns(root: Path, tmp_path: Path) -> None:
     handed_over = [one != other for (one, _), (other, _) in pairwise(lines)]
     # Five, on a machine that does not stand still; without turns it would be one.
     assert sum(handed_over) >= 3
+
+
+def test_failures_are_remembered_by_metric(answers: Answers, root: Path, clock: Clock) -> None:
+    """For whoever opens the lake, until nobody notes one for two days; half a file is none."""
+    first = ReportFailure(at=AT, question="2026-10-01 2026-11-29", reason="It failed.")
+    answers.keep_failures("A", [first])
+    answers.keep_failures("B/..", [first, first])
+    other = Lake(root, clock=clock).answers("flow_series_reports")
+    assert other.failures("A") == (first,)
+    assert other.failed_metrics() == {"A": (first,), "B/..": (first, first)}
+    other.keep_failures("A", [])
+    assert answers.failed_metrics() == {"B/..": (first, first)}
+    clock.now += timedelta(hours=47)
+    answers.prune()
+    assert answers.failures("B/..")
+    for path in (root / "lake" / "_answers").rglob("*.failed"):
+        path.write_bytes(path.read_bytes()[:9])
+    assert not answers.failed_metrics()
+    clock.now += timedelta(hours=2)
+    answers.prune()
+    assert not [*(root / "lake" / "_answers").rglob("*.failed")]
