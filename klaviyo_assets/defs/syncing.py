@@ -78,6 +78,16 @@ class Syncing:
         if gone:
             total, parents = gone + self.pull.tally.records_read, widened_by(self.stream)
             yield f"{name}: {gone} of {total} {parents} were deleted since they were read, skipped"
+        failed = sum(self.pull.unanswered.values())
+        if failed:
+            reasons = "; ".join(sorted(self.pull.unanswered))
+            yield (
+                f"{name}: Klaviyo gave no answer about {failed} of "
+                f"{failed + gone + self.pull.tally.records_read} {widened_by(self.stream)} "
+                f"({reasons}); the others are stored, and the next run asks about these again"
+            )
+        if self.pull.tally.quarantined:
+            yield self._put_aside()
         if self.stream.marks_deleted and self.order.sweeps_ids and self.pull.tally.quarantined:
             yield f"{name}: ids came that cannot be read, so none that is missing was marked"
         if self.pull.tally.lost:
@@ -93,6 +103,16 @@ class Syncing:
                     f"{name}: no event of {metric!r} was ever seen; check KLAVIYO_EVENT_METRIC_IDS "
                     "(Klaviyo's filter of events takes no custom metrics)"
                 )
+
+    def _put_aside(self) -> str:
+        """Return what to say of records that could not be stored."""
+        tally, name = self.pull.tally, self.stream.name
+        again = "; later runs ask for them again" if self.pull.asks_again else ""
+        return (
+            f"{name}: {tally.quarantined:,} of {quantity(tally.records_read, 'record')} could not "
+            f"be stored ({'; '.join(sorted(tally.reasons))}) and lie in lake/_quarantine/{name}"
+            f"{again}"
+        )
 
     def metadata(self) -> Metadata:
         """Return what the contract promises of a materialization, as of now."""
@@ -112,6 +132,7 @@ class Syncing:
             numbers["deleted"] = tally.deleted
         if isinstance(self.stream.source, Detail):
             numbers["vanished"] = self.pull.vanished
+            numbers["unanswered"] = sum(self.pull.unanswered.values())
         shown = sync_metadata(
             self.stream,
             mode=self.order.mode.value,
@@ -121,6 +142,8 @@ class Syncing:
         )
         if self.late_events is not None:
             shown[LATE_EVENTS] = self.late_events
+        if tally.reasons:
+            shown["klaviyo/quarantine_reasons"] = dg.MetadataValue.json(dict(tally.reasons))
         if tally.notices:
             shown["klaviyo/notices"] = dg.MetadataValue.json(sorted(tally.notices))
         return shown

@@ -4,8 +4,9 @@ What belongs here: which parents are asked again, and asking them side by side. 
 the answers join their parents (`lake`).
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -14,7 +15,15 @@ from threading import Event
 from msgspec import json
 
 from klaviyo_assets.api.protocol import detail_request
-from klaviyo_assets.errors import NotFoundError
+from klaviyo_assets.errors import (
+    BrokenBodyError,
+    ContractError,
+    KlaviyoAssetsError,
+    NotFoundError,
+    PermanentError,
+    RequestError,
+    ServerError,
+)
 from klaviyo_assets.model.stream import WHOLE, Detail, Slice
 from klaviyo_assets.sync.walk import Ask, Piece
 from klaviyo_assets.tables.decode import Page, PageDecoder
@@ -23,6 +32,15 @@ from klaviyo_assets.tables.values import Array, moments, nulls
 
 _WORKERS = 4
 """Enough to fill the tightest limits (1 to 10 a second) at any usual latency."""
+
+_OF_ONE_PARENT = (RequestError, NotFoundError, ContractError, ServerError, BrokenBodyError)
+"""What may be wrong with one parent alone; a key, a limit or a line concerns them all."""
+
+MOST_IN_A_ROW = 10
+"""Parents without an answer in a row before it is the endpoint that is taken to be broken."""
+
+UNANSWERED_SHARE, UNANSWERED_COUNT = 0.01, 100
+"""Share and number of parents without an answer that, both exceeded, fail a sync at its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,28 +95,60 @@ class FanOut:
         self._stop = Event()
         self.vanished = 0
         self.last_round_at: datetime | None = None
+        self.unanswered: Counter[str] = Counter()
+        """Parents that Klaviyo gave no answer about, by the reason: later syncs ask again."""
+        self._in_a_row = 0
 
     def items(self) -> Iterator[Piece | Slice]:
         """Yield a piece a parent in the order of the parents, then the one slice.
 
+        A parent that Klaviyo gives no answer about costs itself alone.
+
         Raises:
-            KlaviyoAssetsError: as the client says; a 404 alone stops nothing.
+            KlaviyoAssetsError: as the client says; or what was the matter with a parent, where it
+                is the matter with many in a row, or with many of all at the end.
         """
         waiting = iter(self._parents)
         with ThreadPoolExecutor(_WORKERS, thread_name_prefix="klaviyo-detail") as threads:
             try:
                 flight = [threads.submit(self._one, each) for each in islice(waiting, _WORKERS)]
                 while flight:
-                    piece = flight.pop(0).result()
+                    piece = self._answer(flight.pop(0))
                     flight.extend(threads.submit(self._one, each) for each in islice(waiting, 1))
                     if piece is not None:
                         yield piece
-                    elif not self._stop.is_set():
-                        self.vanished += 1
             finally:
                 self._stop.set()
                 threads.shutdown(wait=False, cancel_futures=True)
+        self._refuse_too_many()
         yield WHOLE
+
+    def _answer(self, asked: "Future[Piece | None]") -> Piece | None:
+        """Return what came of a parent; None where it is gone, or where no answer came."""
+        try:
+            piece = asked.result()
+        except _OF_ONE_PARENT as error:
+            self.unanswered[reason_of(error)] += 1
+            self._in_a_row += 1
+            if self._in_a_row >= MOST_IN_A_ROW:
+                raise
+            return None
+        self._in_a_row = 0
+        if piece is None and not self._stop.is_set():
+            self.vanished += 1
+        return piece
+
+    def _refuse_too_many(self) -> None:
+        failed, asked = self.unanswered.total(), len(self._parents)
+        if failed <= max(UNANSWERED_COUNT, asked * UNANSWERED_SHARE):
+            return
+        reasons = "; ".join(sorted(self.unanswered))
+        raise ContractError(
+            f"Klaviyo gave no answer about {failed} of {asked} records, more than "
+            f"{UNANSWERED_COUNT} and more than 1 % ({reasons}); the others are stored, and a later "
+            "run asks about these again",
+            stream=self._ask.stream.name,
+        )
 
     def close(self) -> None:
         """Stop before the next request."""
@@ -122,6 +172,17 @@ class FanOut:
             at = self._asked_at
             page = self._decoder.decode(nothing, synced_at=at)
         return _piece(page, parent, at=at)
+
+
+def reason_of(error: KlaviyoAssetsError) -> str:
+    """Return in a few words why no answer came, without anything of the one record."""
+    match error:
+        case PermanentError(status=int(status)):
+            return ": ".join(filter(None, (f"status {status}", error.code)))
+        case ServerError():
+            return "the server could not answer"
+        case _:
+            return "the answer cannot be read"
 
 
 def _versions(parent: Parent, rows: int) -> Array:

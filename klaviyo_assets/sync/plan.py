@@ -14,11 +14,13 @@ from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import WHOLE, Collection, Join, Slice, Stream
 from klaviyo_assets.model.window import Window
 from klaviyo_assets.sync.progress import (
+    RETRIES,
     Progress,
     SliceProgress,
     mark_from_json,
     slices_from_json,
 )
+from klaviyo_assets.sync.quarantine_retries import retries_from_json
 
 CURSOR_IN_FUTURE = timedelta(days=2)
 """A mark this far past our own clock is a fault, not a wrong clock."""
@@ -107,10 +109,16 @@ def plan_of(
             windows=windows, progress=progress, replaces=False, moves_mark=False, notes=notes
         )
     lookback = timedelta(days=settings.lookback_days if _looks_back(stream) else 0)
+    progress.retries.begin(now)
     windows = tuple(
         (each, window)
         for each in slices
-        for window in _unread(progress.slices.get(each.name), start=start, lookback=lookback)
+        for window in _unread(
+            progress.slices.get(each.name),
+            start=start,
+            lookback=lookback,
+            again=progress.retries.of_slice(each.name),
+        )
     )
     return Plan(windows=windows, progress=progress, replaces=False, moves_mark=True, notes=notes)
 
@@ -162,9 +170,15 @@ def _looks_back(stream: Stream) -> bool:
 
 
 def _unread(
-    known: SliceProgress | None, *, start: datetime | None, lookback: timedelta
+    known: SliceProgress | None,
+    *,
+    start: datetime | None,
+    lookback: timedelta,
+    again: tuple[Window, ...],
 ) -> tuple[Window, ...]:
     """Return what is left of `[start, ∞)`, and the lookback window before the mark once more.
+
+    As well as the windows `again`, which held records that could not be stored.
 
                 start        mark - lookback      mark
     ──────────────┼────────────────┼────────────────┼──────────▶ UTC
@@ -175,6 +189,8 @@ def _unread(
     coverage, mark = progress.coverage, progress.mark(start)
     if mark is not None:
         coverage = coverage.without(Window(mark - lookback, mark))
+    for window in again:
+        coverage = coverage.without(window)
     return coverage.gaps(Window(start))
 
 
@@ -197,6 +213,7 @@ def _progress_before(
     before = _with_all_metrics(slices_from_json(known.lake_state), names)
     lake_mark = mark_from_json(known.lake_state)
     progress = Progress(start, before, names, former=lake_mark, shown=known.metadata_mark)
+    progress.retries = retries_from_json(known.lake_state.get(RETRIES))
     notes = _reconciled(progress, behind=mark_from_json(known.lake_state, "behind"))
     if any(each.highest and each.highest > now + CURSOR_IN_FUTURE for each in before.values()):
         notes.append(f"cursor in the future: going on from {now.isoformat()} instead")

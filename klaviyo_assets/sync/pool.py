@@ -4,10 +4,20 @@ What belongs here: threads, and the queue between them and the writer. What does
 (`scheduler`), what a window is (`walk`) and what is done with a page (`pull`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from queue import SimpleQueue
 from threading import Condition, Event, Thread
+from types import MappingProxyType
 
+from klaviyo_assets.errors import (
+    BrokenBodyError,
+    ContractError,
+    KlaviyoAssetsError,
+    PermanentError,
+    RevisionRetiredError,
+    ServerError,
+    SettingError,
+)
 from klaviyo_assets.model.stream import Slice
 from klaviyo_assets.sync.pace import Pace, Room, Stopwatch
 from klaviyo_assets.sync.scheduler import WindowScheduler
@@ -15,6 +25,9 @@ from klaviyo_assets.sync.walk import Piece, Walk
 
 _LOOK_UP_SECONDS = 0.2
 """How often an idle worker looks up whether it should stop."""
+
+_OF_ONE_SLICE = (SettingError, PermanentError, ContractError, ServerError, BrokenBodyError)
+"""What may be wrong with one slice alone; a key, a limit or a line concerns them all."""
 
 _Item = Piece | Slice | BaseException | None
 """What workers hand over; None once the last of them has gone home."""
@@ -29,13 +42,16 @@ class Pool:
     """
 
     vanished = 0
-    """Windows have no parent records that could be gone."""
     last_round_at = None
     """There is one round."""
+    unanswered: Mapping[str, int] = MappingProxyType({})
+    """Windows have no parent records that could be gone, or get no answer."""
 
     def __init__(self, walks: Sequence[Walk], *, workers: int, pace: Pace | None = None) -> None:
         """Start the workers at once."""
         self._windows = WindowScheduler.of(walks)
+        self._has_slices = len({walk.slice.name for walk in walks}) > 1
+        self._failures: dict[str, KlaviyoAssetsError] = {}
         self._at_work = workers
         self._pace = pace if pace is not None else Pace()
         self._room = Room(most=workers + max(2, workers // 2), pace=self._pace)
@@ -51,8 +67,11 @@ class Pool:
     def items(self) -> Iterator[Piece | Slice]:
         """Yield pieces, and each slice once when its last window has been read.
 
+        A slice that cannot be read keeps none of the others.
+
         Raises:
-            KlaviyoAssetsError: what a worker met, after everything that was read before it.
+            KlaviyoAssetsError: what a worker met, after everything that was read before it; what
+                concerns a slice alone after the other slices were read to their end.
         """
         while (item := self._queue.get()) is not None:
             if isinstance(item, BaseException):
@@ -60,6 +79,8 @@ class Pool:
             if isinstance(item, Piece):
                 self._room.leave()
             yield item
+        if self._failures:
+            raise _failure_of(self._failures)
 
     def close(self) -> None:
         """Tell the workers to stop after their page; does not wait for an answer under way."""
@@ -81,24 +102,40 @@ class Pool:
 
     def _read(self) -> None:
         while (walk := self._next_walk()) is not None:
-            pieces = walk.pieces()
-            while self._room.enter(self._stop):
-                piece = self._next_piece(pieces, Stopwatch(walk.turn))
-                self._room.hand_over()
-                if piece is None:
-                    self._room.leave()
-                    break
-                self._queue.put(piece)
-                with self._turn:
-                    self._windows.note(walk)
-                    self._turn.notify()
+            try:
+                self._read_to_end(walk)
+            except _OF_ONE_SLICE as error:
+                if not self._has_slices or isinstance(error, RevisionRetiredError):
+                    raise
+                self._give_up(walk, error)
+                continue
             if self._stop.is_set():
                 return
             self._finish(walk)
 
+    def _read_to_end(self, walk: Walk) -> None:
+        pieces = walk.pieces()
+        while self._room.enter(self._stop):
+            piece = self._next_piece(pieces, Stopwatch(walk.turn))
+            if piece is None:
+                return
+            self._queue.put(piece)
+            with self._turn:
+                self._windows.note(walk)
+                self._turn.notify()
+
     def _next_piece(self, pieces: Iterator[Piece], watch: Stopwatch) -> Piece | None:
-        """Return the next page of a walk, None after the last, and learn what it cost."""
-        piece = next(pieces, None)
+        """Return the next page of a walk, None after the last, and learn what it cost.
+
+        The room that was taken for it is free again where none comes.
+        """
+        piece = None
+        try:
+            piece = next(pieces, None)
+        finally:
+            self._room.hand_over()
+            if piece is None:
+                self._room.leave()
         if piece is not None:
             self._pace.note(*watch.read())
             self._room.note(piece.page.batch.get_total_buffer_size())
@@ -120,9 +157,22 @@ class Pool:
                 self._turn.wait(_LOOK_UP_SECONDS)
             return None
 
+    def _give_up(self, walk: Walk, error: KlaviyoAssetsError) -> None:
+        with self._turn:
+            self._failures.setdefault(walk.slice.name, error)
+            self._windows.give_up(walk)
+            self._turn.notify_all()
+
     def _finish(self, walk: Walk) -> None:
         with self._turn:
             is_slice_read = self._windows.finish(walk)
             self._turn.notify_all()
         if is_slice_read:
             self._queue.put(walk.slice)
+
+
+def _failure_of(failures: Mapping[str, KlaviyoAssetsError]) -> KlaviyoAssetsError:
+    """Return the failure of the first slice, and say which others could not be read."""
+    first, names = next(iter(failures.values())), ", ".join(map(repr, sorted(failures)))
+    first.message = f"{first.message} All but {names} was read."
+    return first

@@ -17,6 +17,10 @@ from klaviyo_assets.model.window import (
     coverage_to_json,
     instant,
 )
+from klaviyo_assets.sync.quarantine_retries import QuarantineRetries, retries_to_json
+
+RETRIES = "quarantine_retries"
+"""The key of a commit's state that holds the windows with records that could not be stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ class Progress:
     """The mark before this sync; the new one is never lower."""
     shown: datetime | None = None
     """The mark in asset metadata: what stays there if the run ends right after the next commit."""
+    retries: QuarantineRetries = field(default_factory=QuarantineRetries)
+    """Windows with records that could not be stored."""
 
     def note(self, slice_name: str, window: Window | None, highest: datetime | None) -> None:
         """Take in that `window` was read completely and stored, and the greatest cursor in it."""
@@ -70,6 +76,7 @@ class Progress:
             known = replace(known, coverage=known.coverage.without(Window(mark, None)))
         self.slices[slice_name] = known
         self.finished.add(slice_name)
+        self.retries.finish(slice_name)
 
     def unite(self, others: Mapping[str, SliceProgress], mark: datetime | None) -> None:
         """Take in what others read while this read everything, and the mark that they left, UTC.
@@ -134,6 +141,7 @@ def progress_to_json(progress: Progress) -> dict[str, object]:
             for name, each in progress.slices.items()
         },
         **({"behind": behind.isoformat()} if behind is not None else {}),
+        **({RETRIES: retries_to_json(progress.retries)} if progress.retries.windows else {}),
     }
 
 

@@ -4,6 +4,7 @@ What belongs here: when to commit, and what a commit may claim. What does not: r
 (`pool`), requests per parent record (`details`), files (`lake`).
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -46,7 +47,11 @@ COMMIT_SECONDS = 60.0
 """Longest time between commits: what a kill may cost."""
 
 QUARANTINE_SHARE = 0.01
-"""Share of records that may be put aside before the sync fails; one record always may."""
+QUARANTINE_COUNT = 100
+"""Share and number of records put aside that, where both are exceeded, fail a sync at its end.
+
+A share alone, judged on the few records of an hour, would fail a stream for two of them.
+"""
 
 
 class Items(Protocol):
@@ -60,6 +65,11 @@ class Items(Protocol):
     @property
     def last_round_at(self) -> datetime | None:
         """Return when the last of several readings began, UTC; None where there is one."""
+        ...
+
+    @property
+    def unanswered(self) -> Mapping[str, int]:
+        """Return how many parent records Klaviyo gave no answer about so far, by the reason."""
         ...
 
     def items(self) -> Iterator[Piece | Slice]:
@@ -85,6 +95,8 @@ class Tally:
     quarantined: int = 0
     taken_over: int = 0
     """Rows that other runs committed while everything was read."""
+    reasons: Counter[str] = field(default_factory=Counter[str])
+    """Why records were put aside, and how many for each reason."""
     commits: int = 0
     notices: set[str] = field(default_factory=set[str])
 
@@ -123,6 +135,17 @@ class Pull:
     def vanished(self) -> int:
         """Return how many parent records were gone when they were asked about, so far."""
         return self._items.vanished
+
+    @property
+    def unanswered(self) -> Mapping[str, int]:
+        """Return how many parent records Klaviyo gave no answer about so far, by the reason."""
+        return self._items.unanswered
+
+    @property
+    def asks_again(self) -> bool:
+        """Return whether later syncs ask again for what could not be stored."""
+        is_swept = self._manner.moves_mark and self._manner.replaces
+        return is_swept or bool(self.progress.retries.windows)
 
     def prime(self) -> None:
         """Wait for the first answer, so that a refusal shows before anything is written.
@@ -184,9 +207,19 @@ class Pull:
                 yield self._commit(session)
                 due = monotonic() + COMMIT_SECONDS
         if self._failure is None:
+            broken = self._too_many_broken()
+            if (
+                broken is not None
+                and self._manner.is_all_or_nothing
+                and self._manner.version is not None
+            ):
+                # What the table holds is worth more than a replacement with holes.
+                raise broken
             receipt = self._commit(session)
-            self.is_done = True
+            self.is_done = broken is None
             yield receipt
+            if broken is not None:
+                raise broken
             return
         if not self._manner.is_all_or_nothing and self.tally.records_read:
             yield self._commit(session)
@@ -221,6 +254,9 @@ class Pull:
             self._unreturned_bytes = 0
         if self._manner.moves_mark:
             self.progress.note(item.slice.name, item.read, item.highest)
+            if item.suspect is not None:
+                again, now = self.progress.retries, self._manner.started_at
+                again.note(item.slice.name, item.suspect, now)
 
     def _count(self, session: Session | Sweep, page: Page) -> None:
         self.tally.records_read += page.records
@@ -228,14 +264,21 @@ class Pull:
         if not page.quarantined:
             return
         self.tally.quarantined += len(page.quarantined)
+        self.tally.reasons.update(each.reason for each in page.quarantined)
         session.quarantine((each.reason, each.record) for each in page.quarantined)
-        allowed = max(1, int(self.tally.records_read * QUARANTINE_SHARE))
-        if self.tally.quarantined > allowed:
-            raise QuarantineError(
-                f"{self.tally.quarantined} of {self.tally.records_read} records cannot be stored, "
-                f"more than 1 %; they lie in lake/_quarantine/{self.table.name} with the reason",
-                stream=self.table.name,
-            )
+
+    def _too_many_broken(self) -> QuarantineError | None:
+        """Return the failure of a sync that has put many records aside, of many and by share."""
+        put_aside, read = self.tally.quarantined, self.tally.records_read
+        if put_aside <= max(QUARANTINE_COUNT, read * QUARANTINE_SHARE):
+            return None
+        return QuarantineError(
+            f"{put_aside} of {read} records cannot be stored, more than {QUARANTINE_COUNT} and "
+            f"more than 1 % ({'; '.join(sorted(self.tally.reasons))}); they lie in "
+            f"lake/_quarantine/{self.table.name} with the reason, and later runs ask for them "
+            "again. Tell the developers of klaviyo_assets, or Klaviyo's support, if it stays so",
+            stream=self.table.name,
+        )
 
     def _commit(self, session: Session | Sweep) -> Receipt:
         state, noticed = self._state(self.progress), self._noticed()

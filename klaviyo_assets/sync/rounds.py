@@ -7,8 +7,9 @@ second round reads from there on, by one worker and in the order of the cursor: 
 now moves ahead of it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from types import MappingProxyType
 
 from klaviyo_assets.model.stream import Slice
 from klaviyo_assets.sync.pool import Pool
@@ -19,7 +20,8 @@ class Rounds:
     """Two pools, one after the other; slices end with the second."""
 
     vanished = 0
-    """Windows have no parent records that could be gone."""
+    unanswered: Mapping[str, int] = MappingProxyType({})
+    """Windows have no parent records that could be gone, or get no answer."""
 
     def __init__(self, first: Pool, second: Callable[[datetime], Pool]) -> None:
         """Take the first; `second` starts the pool that reads from a moment (UTC) on."""

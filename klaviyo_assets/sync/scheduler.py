@@ -137,6 +137,8 @@ class WindowScheduler:
     """By their slice's name."""
     _unread: Counter[str] = field(default_factory=Counter[str])
     """Windows that are not read to their end, by their slice's name."""
+    _given_up: set[str] = field(default_factory=set[str])
+    """Names of slices of which a window could not be read."""
 
     @classmethod
     def of(cls, walks: Sequence[Walk]) -> "WindowScheduler":
@@ -181,7 +183,18 @@ class WindowScheduler:
         reading = self._readings.pop(walk)
         reading.family.last_pages += 1 + walk.pages - walk.requests
         self._unread[walk.slice.name] -= 1
-        return not self._unread[walk.slice.name]
+        return not self._unread[walk.slice.name] and walk.slice.name not in self._given_up
+
+    def give_up(self, walk: Walk) -> None:
+        """Take in that the walk cannot be read, so that its slice is not read to its end now.
+
+        Its windows that wait are dropped; those being read bring what they can.
+        """
+        reading = self._readings.pop(walk)
+        if reading.parent is not None:
+            reading.parent.unanswered -= 1
+        self._given_up.add(walk.slice.name)
+        self.waiting = [each for each in self.waiting if each.slice.name != walk.slice.name]
 
     def _later_part(self, room: int) -> Walk | None:
         """Cut off a part of the busiest window that may give one up; `room` are wanted in all."""

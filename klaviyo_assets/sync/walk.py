@@ -17,7 +17,7 @@ from klaviyo_assets.api.protocol import Request, first_request, next_request
 from klaviyo_assets.errors import CursorLostError
 from klaviyo_assets.model.stream import Collection, Slice, Stream
 from klaviyo_assets.model.window import Window
-from klaviyo_assets.sync.density import Density
+from klaviyo_assets.sync.density import SECOND, Density
 from klaviyo_assets.sync.pace import Turn
 from klaviyo_assets.tables.cursor import span_of
 from klaviyo_assets.tables.decode import Page
@@ -58,6 +58,8 @@ class Piece:
     read: Window | None
     highest: datetime | None
     at: datetime
+    suspect: Window | None = None
+    """Where to ask for the page again; None where all of its records can be stored."""
 
 
 class Walk:
@@ -179,6 +181,7 @@ class Walk:
         with self._lock:
             if self._horizon is None:
                 self._horizon = server_time - SETTLED
+            before = self._density.position
             batch = self._before_end(page)
             is_last = is_last or batch.num_rows < page.batch.num_rows
             self._move(page, share=self._share(page, batch) if is_last else 1.0)
@@ -190,8 +193,22 @@ class Walk:
                 read=self._claim(is_last=is_last),
                 highest=self._highest(page, batch),
                 at=server_time,
+                suspect=self._suspect(page, before, is_last=is_last),
             )
             return piece, is_last
+
+    def _suspect(self, page: Page, before: datetime | None, *, is_last: bool) -> Window | None:
+        """Return where the page's records lie, from the last one before it (UTC) on, if any broke.
+
+        A broken record need not tell its own cursor: it may lie at either edge of the page.
+        """
+        if not page.quarantined or self._ask.stream.cursor is None:
+            return None
+        start = self._window.start if before is None else before.replace(microsecond=0)
+        position = self._density.position
+        if not is_last and position is not None:
+            return Window(start, position.replace(microsecond=0) + SECOND)
+        return Window(start, self.upper)
 
     def _before_end(self, page: Page) -> pa.RecordBatch:
         """Return the rows before the end, which another worker may have moved meanwhile."""

@@ -3,15 +3,17 @@
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 import pyarrow.parquet as pq
 import pytest
 
+from klaviyo_assets.defs import assets
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.run import Run
-from klaviyo_assets_tests.faults.judge import has_table, judge, judge_part
+from klaviyo_assets_tests.faults.judge import has_table, judge, judge_part, stored_ids
 
 EVENTS = "/api/events"
 PROFILES = "/api/profiles"
@@ -71,18 +73,68 @@ def test_f30_broken_records_are_put_aside_and_counted(home: Home, kind: str) -> 
 
 @pytest.mark.parametrize("kind", ["no_id", "null_attributes"])
 def test_f30_too_many_broken_records_fail_the_stream(home: Home, kind: str) -> None:
-    """Beyond one in a hundred nothing of the page is stored; the sound page is read next time."""
-    with home.shop.faulty(kind, match={"path": EVENTS}, count=20):
+    """Beyond a hundred and one in a hundred it is red; what is sound is stored all the same.
+
+    The next run asks for the windows of the broken ones again, though the mark lies beyond them.
+    """
+    with home.shop.faulty(kind, match={"path": EVENTS}, count=120):
         run = home.sync("events", "lists")
     assert list(run.failed) == ["events"]
-    assert "20 of 895 records cannot be stored, more than 1 %" in run.failed["events"]
+    assert "120 of 895 records cannot be stored, more than 100 and" in run.failed["events"]
     assert "_quarantine/events" in run.failed["events"]
     assert run.attempts["events"] == 1
-    assert len(quarantined(home, "events")) == 20
+    assert len(quarantined(home, "events")) == 120
+    assert len(stored_ids(home, "events")) == 895 - 120
     judge_part(home, "events")
     judge(home, "lists")
     assert home.sync("events").success
     judge(home, "events")
+
+
+def test_f30_a_full_refresh_with_many_broken_records_replaces_nothing(home: Home) -> None:
+    """A table that is there is not replaced by one with a hundred holes."""
+    assert home.sync("events").success
+    with home.shop.faulty("no_id", match={"path": EVENTS}, count=120):
+        run = home.sync("events", config={"sync_mode": "full_refresh_overwrite"})
+    assert "120 of 895 records cannot be stored" in run.failed["events"]
+    judge(home, "events")
+
+
+def test_f30_two_broken_of_an_hours_records_do_not_stop_the_stream(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of twenty-two are put aside, run after run, while all others come and the mark goes on.
+
+    Once Klaviyo sends them whole they are stored, though the mark is beyond them by then.
+    """
+    assert home.sync("events").success
+    newest = home.shop.now
+    # The first ones of the page were read before: those of the last minutes before the mark.
+    with home.shop.faulty("null_attributes", match={"path": EVENTS}, at=[10, 11]):
+        for _ in range(2):
+            home.shop.move(hours=1)
+            moments = [home.shop.now - timedelta(seconds=3000 - each) for each in range(22)]
+            newest = max(moments)
+            home.shop.write_events(*({"datetime": each.isoformat()} for each in moments))
+            run = home.sync("events")
+            assert run.success
+            assert run.number("events", "quarantined") == 2
+            assert "2 of " in run.warnings
+            assert "the record's attributes are not an object but null" in run.warnings
+            assert "later runs ask for them again" in run.warnings
+            assert datetime.fromisoformat(str(run.cursor("events"))) >= newest
+    missing = home.shop.truth("events") - set(stored_ids(home, "events"))
+    assert missing == {record["id"] for _, record in quarantined(home, "events")}
+    assert len(missing) == 2
+    soon = assets.utc_now() + timedelta(hours=2)
+    monkeypatch.setattr(assets, "utc_now", lambda: soon)
+    home.shop.forget()
+    assert home.sync("events").success
+    assert stored_ids(home, "events") == sorted(home.shop.truth("events"))
+    # One request for the window and what is new, which touch.
+    assert home.shop.asked()[EVENTS] == 1
+    monkeypatch.setattr(assets, "utc_now", lambda: soon + timedelta(days=1))
+    assert home.sync("events").number("events", "records_read") <= 1
 
 
 def test_f31_a_new_attribute_is_kept_as_json(home: Home) -> None:

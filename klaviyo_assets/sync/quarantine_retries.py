@@ -1,0 +1,126 @@
+"""Windows that held records which could not be stored, to be asked for again by later syncs.
+
+What belongs here: which windows, when again, and their JSON form in the lake's commit. What does
+not: judging records (`tables`) and reading windows (`pool`). The mark does not wait for them: a
+record that stays broken would hold up all that come after it.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import cast
+
+from klaviyo_assets.model.window import Window, instant
+
+MOST_TRIES = 8
+"""Syncs that ask for a window again: at once, then 1, 2, 4, ... hours later, five days in all."""
+
+MOST_WINDOWS = 50
+"""Windows remembered of one slice; beyond that they become one from the first to the last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuarantineRetry:
+    """A window of one slice that is asked for again from `due` (UTC) on; `tries` were made."""
+
+    slice: str
+    window: Window
+    tries: int
+    due: datetime
+
+
+@dataclass(slots=True)
+class QuarantineRetries:
+    """Those of one stream. `begin` comes first; then `note` as pages come, `finish` as slices end.
+
+    A window leaves once its slice was read to the end without a broken record in it.
+    """
+
+    windows: list[QuarantineRetry] = field(default_factory=list[QuarantineRetry])
+    _asked: list[QuarantineRetry] = field(default_factory=list[QuarantineRetry])
+    """Windows that this sync asks for again, as they are from now on if it is cut short."""
+
+    def begin(self, now: datetime) -> None:
+        """Choose the windows that are due, and say when each is next if nothing comes of it."""
+        kept = [each for each in self.windows if each.due > now]
+        self._asked = [
+            replace(each, tries=each.tries + 1, due=now + timedelta(hours=2**each.tries))
+            for each in self.windows
+            if each.due <= now and each.tries < MOST_TRIES
+        ]
+        self.windows = kept + self._asked
+
+    def of_slice(self, slice_name: str) -> tuple[Window, ...]:
+        """Return what is to be asked for again of a slice now."""
+        return tuple(each.window for each in self._asked if each.slice == slice_name)
+
+    def note(self, slice_name: str, window: Window, now: datetime) -> None:
+        """Take in that a page in `window` held a record that cannot be stored.
+
+        It becomes one with those that it touches; the most tries of them count.
+        """
+        merged = QuarantineRetry(slice=slice_name, window=window, tries=0, due=now)
+        apart: list[QuarantineRetry] = []
+        for each in self.windows:
+            if each.slice == slice_name and _touch(each.window, merged.window):
+                due = max(merged.due, each.due)
+                tries, hull = max(merged.tries, each.tries), _hull(merged.window, each.window)
+                merged = replace(merged, window=hull, tries=tries, due=due)
+            else:
+                apart.append(each)
+        self.windows = [*apart, merged]
+        self._asked = [each for each in self._asked if each in apart]
+        own = [each for each in self.windows if each.slice == slice_name]
+        if len(own) > MOST_WINDOWS:
+            self.note(slice_name, _hull(*(each.window for each in own)), now)
+
+    def finish(self, slice_name: str) -> None:
+        """Forget the windows asked for again of a slice that has been read to its end."""
+        done = [each for each in self._asked if each.slice == slice_name]
+        self._asked = [each for each in self._asked if each not in done]
+        self.windows = [each for each in self.windows if each not in done]
+
+
+def _touch(one: Window, other: Window) -> bool:
+    return one.floor <= other.ceiling and other.floor <= one.ceiling
+
+
+def _hull(*windows: Window) -> Window:
+    first, last = min(windows, key=lambda one: one.floor), max(windows, key=lambda one: one.ceiling)
+    return Window(first.start, last.end)
+
+
+def retries_to_json(retries: QuarantineRetries) -> list[dict[str, object]]:
+    """Return the windows as a commit carries them."""
+    return [
+        {
+            "slice": each.slice,
+            "start": _text(each.window.start),
+            "end": _text(each.window.end),
+            "tries": each.tries,
+            "due": _text(each.due),
+        }
+        for each in retries.windows
+    ]
+
+
+def retries_from_json(found: object) -> QuarantineRetries:
+    """Return the windows that a commit carries; what cannot be read is no reason to stop."""
+    rows = cast("Iterable[object]", found) if isinstance(found, list) else ()
+    read: list[QuarantineRetry] = []
+    for row in rows:
+        try:
+            each = cast("Mapping[str, str | None]", row)
+            due = instant(each["due"])
+            if due is not None:
+                window = Window(instant(each["start"]), instant(each["end"]))
+                tries = int(str(each["tries"]))
+                name = str(each["slice"])
+                read.append(QuarantineRetry(slice=name, window=window, tries=tries, due=due))
+        except (KeyError, TypeError, ValueError):
+            continue
+    return QuarantineRetries(read)
+
+
+def _text(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
