@@ -19,7 +19,7 @@ from klaviyo_assets.errors import BrokenBodyError, MissingScopeError, SettingErr
 from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import WHOLE, Stream
 from klaviyo_assets.model.window import Window
-from klaviyo_assets.tables.body import opened, with_whole_characters
+from klaviyo_assets.tables.body import mended, opened
 
 
 class _Attributes(msgspec.Struct, frozen=True):
@@ -101,7 +101,7 @@ def ask_account(asking: Asking) -> Present:
 
 def _present(answer: Answer) -> Present:
     try:
-        text, _ = with_whole_characters(opened(answer.body, "accounts"))
+        text, _ = mended(opened(answer.body, "accounts"))
         account = msgspec.json.decode(text, type=_Answer).data[0]
     except (msgspec.DecodeError, IndexError):
         raise BrokenBodyError("the answer to GET /api/accounts names no account") from None

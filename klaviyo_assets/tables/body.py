@@ -16,6 +16,17 @@ _ESCAPE = re.compile(
     rb"|\\."
 )
 
+# A string, taken whole, or what most readers and writers of JSON take for a number.
+_TEXT_OR_NUMBER = re.compile(
+    rb'"(?:[^"\\]*+(?:\\.[^"\\]*+)*+)"|(?P<number>-?Infinity|NaN)', re.DOTALL
+)
+_CONTROL = re.compile(rb"[\x00-\x1f]")
+
+NO_NUMBER = "number: NaN or Infinity, which JSON does not have, read as null"
+NO_UTF8 = "text: bytes that are not UTF-8, replaced by U+FFFD"
+BARE_CONTROL = "text: control characters that were not escaped, escaped"
+HALF_A_PAIR = "text: half of a surrogate pair, replaced by U+FFFD"
+
 
 def opened(body: bytes, stream: str) -> bytes:
     """Return the body without a byte order mark.
@@ -32,18 +43,38 @@ def opened(body: bytes, stream: str) -> bytes:
     return text
 
 
-def with_whole_characters(body: bytes) -> tuple[bytes, int]:
-    r"""Return JSON text with each unpaired surrogate escape as `\ufffd`, and how many there were.
+def mended(body: bytes) -> tuple[bytes, tuple[str, ...]]:
+    r"""Return as JSON what JSON's usual readers take for it, and what was changed, in words.
 
-    JSON allows `"\ud800"`; UTF-8 cannot hold it, and neither msgspec nor DuckDB reads text with it.
+    Without NaN and infinities, bytes that are not UTF-8, bare control characters in strings, and
+    unpaired surrogate escapes: JSON allows `"\ud800"`, UTF-8 cannot hold it, and neither msgspec
+    nor DuckDB reads text with it. What stays broken is as it came.
     """
-    halves = 0
+    notices: set[str] = set()
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        body = body.decode(errors="replace").encode()
+        notices.add(NO_UTF8)
+
+    def mend(found: re.Match[bytes]) -> bytes:
+        if found["number"] is not None:
+            notices.add(NO_NUMBER)
+            return b"null"
+        return _mended_text(found[0], notices)
+
+    return _TEXT_OR_NUMBER.sub(mend, body), tuple(sorted(notices))
+
+
+def _mended_text(text: bytes, notices: set[str]) -> bytes:
+    escaped = _CONTROL.sub(lambda each: b"\\u%04x" % each[0][0], text)
+    if escaped != text:
+        notices.add(BARE_CONTROL)
 
     def whole(found: re.Match[bytes]) -> bytes:
-        nonlocal halves
         if found["half"] is None:
             return found[0]
-        halves += 1
+        notices.add(HALF_A_PAIR)
         return rb"\ufffd"
 
-    return _ESCAPE.sub(whole, body), halves
+    return _ESCAPE.sub(whole, escaped) if b"\\u" in escaped else escaped

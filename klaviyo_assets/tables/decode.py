@@ -15,7 +15,7 @@ from klaviyo_assets.errors import BrokenBodyError, KlaviyoAssetsError, Malformed
 from klaviyo_assets.model.privacy import Privacy
 from klaviyo_assets.model.stream import WHOLE, Collection, Slice, Stream
 from klaviyo_assets.tables.absence import missing_attributes
-from klaviyo_assets.tables.body import opened, with_whole_characters
+from klaviyo_assets.tables.body import mended, opened
 from klaviyo_assets.tables.columns import Building
 from klaviyo_assets.tables.cursor import rows_with_cursor, span_of
 from klaviyo_assets.tables.envelope import refuse_no_page
@@ -32,8 +32,6 @@ __all__ = ["Page", "PageDecoder", "Quarantined"]
 
 LEARNED_AT_MOST = 500
 """Fields that are not declared and yet decoded fast; a page with more takes the slow path."""
-
-HALF_A_PAIR = "text: half of a surrogate pair, replaced by U+FFFD"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,14 +113,14 @@ class PageDecoder:
         try:
             return self._page(text, synced_at, slice_)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-            whole, halves = with_whole_characters(text)
-            if not halves:
+            whole, changed = mended(text)
+            if not changed:
                 raise self._refusal(problem) from None
         try:
             page = self._page(whole, synced_at, slice_)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
             raise self._refusal(problem) from None
-        return replace(page, notices=(*page.notices, HALF_A_PAIR))
+        return replace(page, notices=(*page.notices, *changed))
 
     def _refusal(self, problem: Exception) -> KlaviyoAssetsError:
         stream = self._layout.stream

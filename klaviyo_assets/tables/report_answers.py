@@ -18,7 +18,7 @@ from msgspec import Raw
 
 from klaviyo_assets.errors import BrokenBodyError, MalformedPageError
 from klaviyo_assets.model.report import Report
-from klaviyo_assets.tables.body import opened, with_whole_characters
+from klaviyo_assets.tables.body import mended, opened
 from klaviyo_assets.tables.coercion import coerced
 from klaviyo_assets.tables.envelope import refuse_no_answer
 from klaviyo_assets.tables.findings import is_null
@@ -99,7 +99,7 @@ def read_report(body: bytes, report: Report) -> ReportPage:
             (without `data` or `links.self`, or with `errors`); asking again may help.
         MalformedPageError: not the shape of this report; no row is guessed.
     """
-    text, _ = with_whole_characters(opened(body, report.type))
+    text, _ = mended(opened(body, report.type))
     refuse_no_answer(text, stream=report.type, is_paged=True)
     try:
         # What is only passed on, msgspec does not look at.

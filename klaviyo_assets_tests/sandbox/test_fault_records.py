@@ -31,6 +31,9 @@ CHANGED: dict[str, Callable[[Any], bool]] = {
     "overflow": lambda r: odd(r) == float("inf"),
     "nan_text": lambda r: odd(r) == "NaN",
     "nan_literal": lambda r: odd(r) != odd(r),
+    "infinity_literal": lambda r: odd(r) == float("-inf"),
+    "stray_byte": lambda r: odd(r) == "before\ufffdafter",
+    "bare_control": lambda r: odd(r) == "before\nafter",
     "huge_string": lambda r: len(odd(r)) == 5 * 1024 * 1024,
     "nul_character": lambda r: odd(r) == "before\0after",
     "lone_surrogate": lambda r: odd(r) == "before\ud800after",
@@ -52,10 +55,11 @@ def test_a_record_is_strange_or_broken(start: Start, kind: str) -> None:
     sound = shop.get(EVENTS)["data"]
     shop.admin("DELETE", "/__journal")
     shop.fault(kind, at=1)
-    page = json.loads(shop.ask(EVENTS).body)["data"]
+    text = shop.ask(EVENTS).body.decode(errors="replace")
+    page = json.loads(text, strict=False)["data"]
     assert CHANGED[kind](page[1])
     assert page[:1] + page[2:] == sound[:1] + sound[2:]
-    unreadable = kind in {"no_id", "null_id", "string_record", "nan_literal"}
+    unreadable = kind in {"no_id", "null_id", "string_record"}
     assert len(shown(shop)) == (4 if unreadable else 5)
     assert (sound[1]["id"] in shown(shop)) != unreadable
 

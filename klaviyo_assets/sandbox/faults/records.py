@@ -11,13 +11,16 @@ from klaviyo_assets.sandbox.faults.script import Fault
 from klaviyo_assets.sandbox.json_types import Json, JsonObject, as_list, as_object
 from klaviyo_assets.sandbox.reply import Reply
 
-BROKEN: Final = frozenset({"no_id", "null_id", "string_record", "nan_literal"})
+BROKEN: Final = frozenset({"no_id", "null_id", "string_record"})
 _MARK: Final = "@@sandbox-raw@@"
 _MEGABYTES: Final = 5 * 1024 * 1024
 _RAW: Final[dict[str, Callable[[], bytes]]] = {
     "huge_integer": lambda: b"9" * 80,
     "overflow": lambda: b"1e400",
     "nan_literal": lambda: b"NaN",
+    "infinity_literal": lambda: b"-Infinity",
+    "stray_byte": lambda: b'"before\xffafter"',
+    "bare_control": lambda: b'"before\nafter"',
     "deep_nesting": lambda: b'{"a":[' * 100 + b"1" + b"]}" * 100,
     "huge_string": lambda: b'"' + b"x" * _MEGABYTES + b'"',
     "nul_character": lambda: b'"before\\u0000after"',

@@ -17,7 +17,7 @@ from klaviyo_assets.api.ledger import Ledger
 from klaviyo_assets.errors import BrokenBodyError, MissingScopeError, PermanentError
 from klaviyo_assets.model.tiers import Budget, S
 from klaviyo_assets.sync.reports.metrics import TABLE, Metric
-from klaviyo_assets.tables.body import opened, with_whole_characters
+from klaviyo_assets.tables.body import mended, opened
 from klaviyo_assets.tables.envelope import refuse_no_answer
 
 REVENUE = "revenue"
@@ -137,7 +137,7 @@ def _customs_in(answer: Answer) -> list[_Custom]:
 
 def _decoded(answer: Answer, path: str, shape: type[_Shape]) -> _Shape:
     try:
-        text, _ = with_whole_characters(opened(answer.body, TABLE))
+        text, _ = mended(opened(answer.body, TABLE))
         refuse_no_answer(text, stream=TABLE, is_paged=True)
         return msgspec.json.decode(text, type=shape)
     except msgspec.DecodeError:
