@@ -5,8 +5,8 @@ What belongs here: the shape of a report and of the days it is asked for. What d
 Source: https://developers.klaviyo.com/en/reference/reporting_api_overview, revision 2026-07-15.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 
 
@@ -62,7 +62,8 @@ class Report:
 
     `subject` is what rows are about: `campaign` or `flow`. `interval` is set where the answer is a
     series; without one an answer is a total over its time frame. `most_days` is the longest time
-    frame of one request.
+    frame of one request. `rates` are the statistics that are no sums, each with what it is a share
+    of.
     """
 
     path: str
@@ -72,6 +73,7 @@ class Report:
     most_days: int
     group_by: tuple[str, ...]
     statistics: tuple[str, ...]
+    rates: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def message_field(self) -> str:

@@ -36,7 +36,8 @@ class Account:
     """A shop by its numbers. The same values give the same bytes on every machine.
 
     Where `event_bursts` or `profile_bursts` are given, they are all the events or profiles that
-    there are, instead of `events` or `profiles` over `days`.
+    there are, instead of `events` or `profiles` over `days`. The newest `slow_campaigns` of those
+    that say they went out at once took three days.
     """
 
     seed: int = 1
@@ -55,6 +56,7 @@ class Account:
     latency_ms: float = 0.0
     gzip: bool = True
     spread_share: float = 0.3
+    slow_campaigns: int = 0
     report_page: int = 200
     future_events: int = 3
     event_bursts: tuple[Burst, ...] = ()

@@ -45,6 +45,23 @@ STATISTICS: dict[str, str] = {
 }
 """Every statistic that campaign and flow reports offer, with what it counts."""
 
+RATES = {
+    "average_order_value": "conversions",
+    "bounce_rate": "recipients",
+    "bounced_or_failed_rate": "recipients",
+    "click_rate": "delivered",
+    "click_to_open_rate": "opens_unique",
+    "conversion_rate": "delivered",
+    "delivery_rate": "recipients",
+    "failed_rate": "recipients",
+    "open_rate": "delivered",
+    "revenue_per_recipient": "recipients",
+    "spam_complaint_rate": "delivered",
+    "text_message_roi": "text_message_spend",
+    "unsubscribe_rate": "delivered",
+}
+"""The statistics that do not add up, each with what it is a share of."""
+
 
 def report_columns(subject: str, names: tuple[str, ...]) -> tuple[Column, ...]:
     """Return the columns of a report about `subject`; `names` are the groupings that are names."""
@@ -82,6 +99,7 @@ CAMPAIGN_VALUES_REPORTS = Stream(
         most_days=365,
         group_by=("campaign_id", "campaign_message_id", "send_channel", "campaign_message_name"),
         statistics=tuple(STATISTICS),
+        rates=RATES,
     ),
     key=report_key("campaign"),
     partitioning="metric and month",
@@ -108,6 +126,7 @@ FLOW_SERIES_REPORTS = Stream(
             "flow_message_name",
         ),
         statistics=tuple(STATISTICS),
+        rates=RATES,
     ),
     key=report_key("flow"),
     partitioning="metric and month",

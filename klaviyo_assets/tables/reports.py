@@ -15,6 +15,7 @@ from klaviyo_assets.errors import MalformedPageError
 from klaviyo_assets.model.report import Cell, Report, storable
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.tables.report_answers import ReportPage, ReportRow, read_report
+from klaviyo_assets.tables.report_names import CHANNEL, UNKNOWN
 from klaviyo_assets.tables.schema import ARROW_TYPES, EXTRA, MOMENT, SYNCED_AT
 
 __all__ = [
@@ -25,9 +26,6 @@ __all__ = [
     "report_schema",
     "rows_to_batch",
 ]
-
-UNKNOWN = "unknown"
-CHANNEL = "send_channel"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -125,6 +125,63 @@ def test_half_an_answer_of_totals_fails_its_metric_alone(start: StartHome) -> No
     assert compare(home, CAMPAIGNS, other, DAYS)
 
 
+RENAMED = FLOW | {"flow_message_name": "Welcome one"}
+
+
+def counts(*days: int, share: float) -> dict[str, list[float]]:
+    """Return the statistics of a series: everything counts the same, a share of it was opened."""
+    found: dict[str, list[float]] = {name: [*days] for name in STATISTICS}
+    return found | {"open_rate": [share if each else 0 for each in days]}
+
+
+def test_a_renamed_message_is_one_message(start: StartHome) -> None:
+    """Two names of one key: its numbers are added, a rate keeps its share, the newest name is."""
+    home = three_days(start)
+    metric = metrics_of(home)[0]
+    text = answer(
+        date_times=LABELS,
+        results=[
+            {"groupings": RENAMED, "statistics": counts(0, 3, 7, share=0.5)},
+            {"groupings": FLOW, "statistics": counts(5, 1, 0, share=0.25)},
+        ],
+    )
+    with home.shop.faulty("text_body", match={"path": PATHS[FLOWS]}, text=text):
+        done = fetch(home, FLOWS, (metric, DAYS[0], metric, DAYS[-1]))
+    assert done.run.success, done.run.failed
+    found = home.query(
+        "SELECT date, recipients, conversion_value, open_rate, flow_message_name "
+        "FROM flow_series_reports ORDER BY date"
+    )
+    assert found == [
+        (DAYS[0], 5, 5, 0.25, "Welcome one"),
+        (DAYS[1], 4, 4, 0.4375, "Welcome one"),
+        (DAYS[2], 7, 7, 0.5, "Welcome one"),
+    ]
+
+
+def test_a_renamed_campaign_message_is_one_message(start: StartHome) -> None:
+    """The same for totals: the parts are added, and placed as one message."""
+    home = three_days(start)
+    metric = metrics_of(home)[0]
+    groupings = {"campaign_id": "C1", "campaign_message_id": "M1", "send_channel": "email"}
+    text = answer(
+        results=[
+            {
+                "groupings": groupings | {"campaign_message_name": name},
+                "statistics": {"recipients": count, "delivered": count, "open_rate": share},
+            }
+            for name, count, share in (("Old", 3, 1.0), ("New", 1, 0.0))
+        ]
+    )
+    home.settings["KLAVIYO_REPORT_START_DATE"] = str(DAYS[-1])
+    with home.shop.faulty("text_body", match={"path": PATHS[CAMPAIGNS]}, text=text):
+        done = fetch(home, CAMPAIGNS, (metric, DAYS[-1]))
+    assert done.run.success, done.run.failed
+    assert home.query(
+        "SELECT date, recipients, open_rate, campaign_message_name FROM campaign_values_reports"
+    ) == [(DAYS[-1], 4, 0.75, "New")]
+
+
 def test_days_of_zeros_and_nulls_are_stored_as_they_are_sent(start: StartHome) -> None:
     """A message has a row on each day of its answer: 0 is 0, null is NULL, averages are right."""
     home = three_days(start)

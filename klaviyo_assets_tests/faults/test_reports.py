@@ -1,10 +1,11 @@
-"""F57 to F60: reports that refuse a metric, cost too much, restate, or fall short."""
+"""F57 to F60, F85 and F87: reports that refuse, cost too much, restate, fall short, or lie."""
 
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
 from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.report_runs import (
     CAMPAIGNS,
     FLOWS,
@@ -18,6 +19,7 @@ from klaviyo_assets_tests.e2e.report_runs import (
     stored_rows,
 )
 from klaviyo_assets_tests.e2e.report_ticks import spend
+from klaviyo_assets_tests.e2e.test_report_answers import DAYS, FLOW, LABELS, answer, three_days
 from klaviyo_assets_tests.e2e.test_reports import NOW, report_home
 from klaviyo_assets_tests.faults.judge import judge_keys
 
@@ -111,3 +113,94 @@ def test_f60_a_series_that_falls_short_fails(start: StartHome) -> None:
     assert done.run.success, done.run.failed
     assert compare(home, FLOWS, metric, days)
     judge_keys(home, FLOWS)
+
+
+EMPTY = {
+    "nothing": answer(date_times=[], results=[]),
+    "no results": answer(date_times=LABELS, results=[]),
+}
+HALF = {
+    "no results": answer(date_times=LABELS),
+    "no days": answer(results=[{"groupings": FLOW, "statistics": {"opens": [1, 2, 3]}}]),
+    "days without labels": answer(
+        date_times=[], results=[{"groupings": FLOW, "statistics": {"opens": [1, 2, 3]}}]
+    ),
+}
+
+
+@pytest.mark.parametrize("text", EMPTY.values(), ids=EMPTY)
+def test_f85_an_empty_series_is_no_rows(start: StartHome, text: str) -> None:
+    """Without a result there is nothing to store: its days are done, the next metric comes too."""
+    home = three_days(start)
+    empty, other = metrics_of(home)[:2]
+    with home.shop.faulty("text_body", match={"path": PATHS[FLOWS], "body": empty}, text=text):
+        done = fetch(home, FLOWS, (empty, DAYS[0], other, DAYS[-1]))
+    assert done.run.success, done.run.failed
+    assert {day for each, day in done.partitions if each == empty} == {*DAYS}
+    assert not stored_rows(home, FLOWS, empty, DAYS)
+    assert compare(home, FLOWS, other, DAYS)
+    judge_keys(home, FLOWS)
+
+
+@pytest.mark.parametrize("text", HALF.values(), ids=HALF)
+def test_f85_half_a_series_fails_its_metric_alone(start: StartHome, text: str) -> None:
+    """With one part missing no row is guessed: the metric is named, the others are stored."""
+    home = three_days(start)
+    first, broken, last = metrics_of(home)[:3]
+    with home.shop.faulty("text_body", match={"path": PATHS[FLOWS], "body": broken}, text=text):
+        done = fetch(home, FLOWS, (first, DAYS[0], last, DAYS[-1]))
+    assert f"metric {broken!a}" in done.run.failed[FLOWS]
+    assert {each for each, _ in done.partitions} == {first, last}
+    assert not stored_rows(home, FLOWS, broken, DAYS)
+    for metric in (first, last):
+        assert compare(home, FLOWS, metric, DAYS)
+    judge_keys(home, FLOWS)
+
+
+def slow_campaign(start: StartHome) -> tuple[Home, str, date]:
+    """Return a home with a campaign that went out over three days and says at once; its first."""
+    home = report_home(start, NOW, slow_campaigns=1)
+    rows = home.query(
+        "SELECT id, send_time FROM campaigns WHERE status = 'Sent' "
+        "AND send_strategy_method = 'immediate' AND len(campaign_message_ids) > 0 "
+        "ORDER BY send_time DESC LIMIT 1"
+    )
+    ((campaign, sent),) = rows
+    assert isinstance(sent, datetime)
+    first = sent.astimezone(UTC).date()
+    later = datetime.combine(first, datetime.min.time(), UTC) + timedelta(days=1, hours=12)
+    home.shop.move(seconds=(later - home.shop.now).total_seconds())
+    return home, str(campaign), first
+
+
+def test_f87_a_campaign_that_goes_on_is_found_by_its_sums(start: StartHome) -> None:
+    """Fetched day after day, a total that grew is asked for by day; every day has its own part."""
+    home, campaign, first = slow_campaign(start)
+    metric = metrics_of(home)[0]
+    began = first - timedelta(days=3)
+    for number in range(4):
+        days = days_between(began, first + timedelta(days=number))
+        done = fetch(home, CAMPAIGNS, (metric, days[0], metric, days[-1]))
+        assert done.run.success, done.run.failed
+        assert compare(home, CAMPAIGNS, metric, days)
+        parts = home.query(
+            "SELECT count(*) FROM campaign_values_reports "
+            f"WHERE campaign_id = '{campaign}' AND recipients > 0"
+        )
+        assert parts == [(min(number + 1, 3),)]
+        home.shop.move(days=1)
+    judge_keys(home, CAMPAIGNS)
+
+
+def test_f87_a_campaign_that_ended_later_is_placed_by_day(start: StartHome) -> None:
+    """Asked for only when all is sent, the campaign's own last change tells how long it took."""
+    home, campaign, first = slow_campaign(start)
+    metric = metrics_of(home)[0]
+    ended = datetime.combine(first, datetime.min.time(), UTC) + timedelta(days=2, hours=20)
+    home.shop.mutate(campaign=campaign, set={"updated_at": ended.isoformat()})
+    home.shop.move(days=4)
+    assert home.sync("campaigns").success
+    days = days_between(first - timedelta(days=3), first + timedelta(days=3))
+    done = fetch(home, CAMPAIGNS, (metric, days[0], metric, days[-1]))
+    assert done.run.success, done.run.failed
+    assert compare(home, CAMPAIGNS, metric, days)

@@ -7,7 +7,7 @@ ones and WhatsApp.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from klaviyo_assets.sandbox.json_types import as_object
@@ -59,14 +59,27 @@ class Sends:
         self.shop = shop
         self.campaigns = [*self.listed(), *self.unlisted()]
 
+    def slow(self) -> set[str]:
+        """The newest campaigns that say they went out at once, and did not."""
+        claim = [
+            (str(each.attributes["send_time"]), each.id)
+            for each in self.shop.campaigns.records
+            if each.attributes["status"] == "Sent" and each.links["campaign-messages"][1]
+            if as_object(each.attributes["send_strategy"])["method"] == "immediate"
+        ]
+        count = self.shop.account.slow_campaigns
+        return {campaign for _, campaign in sorted(claim)[-count:]} if count else set()
+
     def listed(self) -> Iterator[Message]:
         """The messages of campaigns that were sent; deleting one later does not unsend it."""
+        slow = self.slow()
         for index, campaign in enumerate(self.shop.campaigns.records):
             _, ids = campaign.links["campaign-messages"]
             if campaign.attributes["status"] != "Sent" or not isinstance(ids, tuple):
                 continue
             for place, record_id in enumerate(ids):
-                yield self.campaign_message(index, campaign, record_id=record_id, place=place)
+                message = self.campaign_message(index, campaign, record_id=record_id, place=place)
+                yield replace(message, hours=slowed(message)) if campaign.id in slow else message
 
     def campaign_message(
         self, index: int, campaign: Record, *, record_id: str, place: int
@@ -178,6 +191,15 @@ def flow_message_id(seed: int, index: int, place: int) -> str:
 def audience(seed: int, people: int) -> int:
     """How many a campaign goes to: a good part of the people, some hundreds at least."""
     return 200 + mix(seed, 77) % max(1, people)
+
+
+def slowed(message: Message) -> tuple[tuple[int, int], ...]:
+    """The sends of a message that takes three days, a third of it on each."""
+    return tuple(
+        (hour + number * DAY_SECONDS, people // 3 + (number < people % 3))
+        for hour, people in message.hours
+        for number in range(3)
+    )
 
 
 def hours_of(

@@ -28,6 +28,7 @@ _COLUMNS = (
     "send_strategy_options_send_past_recipients_immediately",
     "scheduled_at",
     "send_strategy_throttle_percentage",
+    "updated_at",
     "campaign_message_ids",
 )
 
@@ -59,5 +60,6 @@ def campaign_of(row: Mapping[str, object]) -> Campaign:
         is_local=bool(row["send_strategy_options_is_local"]),
         waits_a_day=row["send_strategy_options_send_past_recipients_immediately"] is False,
         throttle_percentage=cast("int | None", row["send_strategy_throttle_percentage"]),
+        updated_at=cast("datetime | None", row["updated_at"]),
         message_ids=tuple(cast("list[str] | None", row["campaign_message_ids"]) or ()),
     )

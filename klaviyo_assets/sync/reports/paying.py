@@ -20,12 +20,14 @@ from klaviyo_assets.errors import (
     QuotaError,
 )
 from klaviyo_assets.lake import KeptAnswer
+from klaviyo_assets.model.report import Report
 from klaviyo_assets.sync.reports.asking import Answered, Kept, Turn, View
 from klaviyo_assets.sync.reports.desk import Background, ReportDesk, stored_learned
 from klaviyo_assets.sync.reports.failing import FailureMemory
 from klaviyo_assets.sync.reports.halving import Part
 from klaviyo_assets.sync.reports.units import TimedRow
 from klaviyo_assets.tables.report_answers import ReportPage, read_report
+from klaviyo_assets.tables.report_names import with_one_name
 
 FRESH = timedelta(hours=6)
 """How long an answer serves other runs: as long as the day's requests take, several times over."""
@@ -144,7 +146,7 @@ class Paying:
 
     def _again(self, kept: KeptAnswer) -> Answered:
         pages = [self._page(body) for body in kept.pages()]
-        return _answered(pages, kept.fetched_at, requests=0)
+        return _answered(pages, self._desk.report, kept.fetched_at, requests=0)
 
     def _pay(self, part: Part, *, fresh_since: datetime) -> Answered:
         """Ask Klaviyo page by page, and keep each; go on where a killed run ended.
@@ -170,7 +172,7 @@ class Paying:
                 is_whole=request is None,
             )
         pages = [each.page for each in read]
-        return _answered(pages, read[0].at, requests=len(read) - before)
+        return _answered(pages, self._desk.report, read[0].at, requests=len(read) - before)
 
     def _paid_page(
         self, part: Part, request: Request, seen: set[str]
@@ -238,6 +240,9 @@ def _following(request: Request | None, read: _Read, seen: set[str]) -> Request 
     return following_report_request(request, link=link, page_cursor=page_cursor, seen=seen)
 
 
-def _answered(pages: Sequence[ReportPage], fetched_at: datetime, *, requests: int) -> Answered:
-    rows = [TimedRow(row, fetched_at) for page in pages for row in page.rows]
-    return Answered(rows=rows, fetched_at=fetched_at, requests=requests)
+def _answered(
+    pages: Sequence[ReportPage], report: Report, fetched_at: datetime, *, requests: int
+) -> Answered:
+    rows = with_one_name([row for page in pages for row in page.rows], report)
+    timed = [TimedRow(row, fetched_at) for row in rows]
+    return Answered(rows=timed, fetched_at=fetched_at, requests=requests)

@@ -123,6 +123,7 @@ class Placing:
             unit.open, unit.is_exact = set(sent), True
         elif isinstance(sending, SentOn) and not sent:
             unit.open = {sending.day} & self._all_days
+            self._note_claim(unit)
         elif not isinstance(sending, Unknown):
             unit.open = self._candidates(key, sending, sent)
         if len(self.days) == 1:
@@ -132,6 +133,15 @@ class Placing:
         elif not unit.open:
             unit.open, unit.is_lost = set(self._all_days - self._without(key)), True
         return unit
+
+    def _note_claim(self, unit: Unit) -> None:
+        """Remember what a message had when only the day that it claims was there, or few more.
+
+        If it goes on being sent, the next total will differ, and its days are asked for.
+        """
+        for day in unit.open:
+            if self.days.last - day < AFTERWARDS:
+                self.board.note(unit.key, Days(day, day), value(unit.total, "recipients"))
 
     def _sent(self, key: UnitKey) -> Mapping[date, float]:
         sent = self._knowledge.learned.sent(key)

@@ -51,6 +51,8 @@ class Campaign:
     waits_a_day: bool = False
     """Local only: whether those whose time has passed get it on the following day."""
     throttle_percentage: int | None = None
+    updated_at: datetime | None = None
+    """When anything of it changed last: that it was sent to the end is such a change."""
     message_ids: tuple[str, ...] = ()
 
 
@@ -101,6 +103,10 @@ def sending_of(campaign: Campaign, zone: ZoneInfo) -> Sending:
     first, last = first.replace(minute=0, second=0, microsecond=0), last + LONG_SEND
     if campaign.status != SENT:
         last += HELD_UP
+    elif campaign.updated_at is not None and last < campaign.updated_at <= last + HELD_UP:
+        # It may have taken so long, whatever it says of how it was sent. What changed it later
+        # still was no end of a send.
+        last = campaign.updated_at
     days = Days(day_of(first, zone), day_of(last, zone))
     return SentOn(days.first) if len(days) == 1 else Spread(days)
 
