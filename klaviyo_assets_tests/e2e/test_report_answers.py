@@ -41,7 +41,8 @@ def three_days(start: StartHome) -> Home:
 
 def answer(**attributes: object) -> str:
     """Return the text of an answer with these attributes."""
-    return json.dumps({"data": {"type": "flow-series-report", "attributes": attributes}})
+    data = {"type": "flow-series-report", "attributes": attributes}
+    return json.dumps({"data": data, "links": {"self": "x", "next": None, "prev": None}})
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from klaviyo_assets_tests.e2e.report_runs import (
     stored_rows,
 )
 from klaviyo_assets_tests.e2e.report_ticks import carry_out, schedule_tick, tick
+from klaviyo_assets_tests.e2e.test_report_answers import answer
 from klaviyo_assets_tests.e2e.test_report_plan import command
 from klaviyo_assets_tests.e2e.test_reports import NOW, report_home
 
@@ -36,7 +37,7 @@ FOR_GOOD: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "504": ("error", {"status": 504}),
     "cut": ("truncated_json", {}),
     "no answer": ("reset", {}),
-    "no report": ("text_body", {"text": '{"data": {"type": "x"}}'}),
+    "no report": ("text_body", {"text": answer()}),
 }
 """What may come back every time, in the sandbox's words."""
 

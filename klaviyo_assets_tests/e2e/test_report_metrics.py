@@ -25,6 +25,7 @@ from klaviyo_assets_tests.e2e.report_runs import (
     stored_rows,
 )
 from klaviyo_assets_tests.e2e.report_ticks import carry_out, keys, pretend, schedule_tick, tick
+from klaviyo_assets_tests.e2e.test_report_answers import answer
 from klaviyo_assets_tests.e2e.test_report_plan import command, planned
 from klaviyo_assets_tests.e2e.test_reports import NOW, report_home
 
@@ -384,7 +385,7 @@ def test_a_run_of_several_metrics_fails_for_the_one_that_failed(start: StartHome
     }
     match = {"path": PATHS[FLOWS], "body": bad}
     failed, reasons = 0, ""
-    with home.shop.faulty("text_body", match=match, text='{"data": {"attributes": {}}}'):
+    with home.shop.faulty("text_body", match=match, text=answer()):
         for _ in range(8):
             found = tick(home, DRAIN)
             reasons += found.reason
