@@ -16,6 +16,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TextIO, cast
 
+from klaviyo_assets.api.gate import KEY_VARIABLE, checked_key
 from klaviyo_assets.errors import KlaviyoAssetsError, SettingError
 from klaviyo_assets.lake import (
     Exported,
@@ -35,7 +36,8 @@ from klaviyo_assets.model.settings import Settings, read_settings
 from klaviyo_assets.model.stream import Join
 from klaviyo_assets.sandbox.__main__ import main as sandbox
 from klaviyo_assets.streams import COLLECTIONS, MERGES, REPORTS, STREAMS
-from klaviyo_assets.sync.account import ledger_of
+from klaviyo_assets.sync.account import asking_with, ledger_of
+from klaviyo_assets.sync.adoption import adopt
 from klaviyo_assets.sync.reports.failing import failed_metrics
 from klaviyo_assets.sync.reports.metrics import (
     metric_choices,
@@ -96,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         ("export", _export, "write the tables themselves into one DuckDB file, to hand over"),
         ("verify", _verify, "read every file and view, and say what is wrong (once called check)"),
         ("set-aside", _set_aside, "put a damaged table away, so that its asset begins it anew"),
+        ("adopt", _adopt, "say that the lake's account and the key's are one, after asking"),
         ("erase", _erase, "remove everything of some profiles from the disk, and keep a receipt"),
         ("plan", _plan, "say what fetching reports will cost, before anything is spent"),
         ("status", _status, "say how far each stream is, and what is left of the quotas"),
@@ -115,6 +118,8 @@ def _parser() -> argparse.ArgumentParser:
             _add_export_options(added)
         if verb is _set_aside:
             added.add_argument("table", help="its name, as verify says it")
+        if verb is _adopt:
+            added.add_argument("--yes", action="store_true", help="do not ask")
         if verb is _erase:
             added.add_argument("ids", nargs="+", type=_profile_id, metavar="PROFILE_ID")
     verbs.add_parser("sandbox", help="run a Klaviyo on loopback, to try things on")
@@ -244,6 +249,23 @@ def _set_aside(settings: Settings, options: argparse.Namespace) -> int:
     else:
         print(f"materialize klaviyo/{options.table}: it is read from the beginning")
     return _publish(settings, options)
+
+
+def _adopt(settings: Settings, options: argparse.Namespace) -> int:
+    lake, key = _lake(settings), checked_key(os.environ.get(KEY_VARIABLE, ""))
+
+    def confirm(question: str) -> bool:
+        if options.yes:
+            return True
+        if not sys.stdin.isatty():
+            raise SettingError(f"{question} Nothing was renamed: give --yes if they are")
+        return input(f"{question} Are they one account? [y/N] ").strip().lower() in {"y", "yes"}
+
+    with closing(asking_with(settings, key, accounts=STREAMS["accounts"])) as asking:
+        done = adopt(lake, asking, streams=STREAMS, confirm=confirm, say=print)
+    if not done:
+        print("nothing was renamed")
+    return 0 if done else 1
 
 
 def _profile_id(text: str) -> str:

@@ -4,7 +4,10 @@
     ├── ConfigError            the operator acts
     │   ├── SettingError           a setting has a value that cannot be used
     │   ├── BadKeyError            401: Klaviyo refuses the key
-    │   ├── MissingScopeError      403: the key may not read this
+    │   ├── RefusedStreamError     403: this is not for this key or account; the stream is skipped
+    │   │   ├── MissingScopeError      the key lacks a scope
+    │   │   └── PlanError              the account's plan does not have it
+    │   ├── AccessDeniedError      403 for any other reason: the account, the network
     │   ├── UnknownMetricError     the account has no metric of an id that a setting names
     │   └── LakeError              the lake cannot be read or written as it is
     │       ├── WrongAccountError      the lake holds another account's data
@@ -65,10 +68,28 @@ class BadKeyError(ConfigError):
 
 
 @dataclass(eq=False)
-class MissingScopeError(ConfigError):
-    """The key may not read this (403); the stream is skipped. `scope` as Klaviyo names it."""
+class RefusedStreamError(ConfigError):
+    """This is not for this key or account (403); the stream is skipped.
 
-    scope: str | None = field(default=None, kw_only=True)
+    `detail` is Klaviyo's own sentence, scrubbed.
+    """
+
+    detail: str | None = field(default=None, kw_only=True)
+
+
+@dataclass(eq=False)
+class MissingScopeError(RefusedStreamError):
+    """The key lacks a scope. `scopes` as Klaviyo names them; empty where it names none."""
+
+    scopes: tuple[str, ...] = field(default=(), kw_only=True)
+
+
+class PlanError(RefusedStreamError):
+    """The account's plan does not have it."""
+
+
+class AccessDeniedError(ConfigError):
+    """Klaviyo refuses for another reason (403): a suspended account, a network, an unknown one."""
 
 
 class UnknownMetricError(ConfigError):

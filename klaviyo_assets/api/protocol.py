@@ -7,11 +7,12 @@ revision 2026-07-15.
 """
 
 import re
+from collections.abc import Collection as Several
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urljoin, urlsplit
 
 from klaviyo_assets import __version__
 from klaviyo_assets.api.exchange import Answer, Request
@@ -34,8 +35,10 @@ __all__ = [
     "error_for",
     "first_request",
     "headers",
+    "included_in",
     "next_request",
     "server_time",
+    "without_included",
 ]
 
 REVISION = "2026-07-15"
@@ -108,6 +111,24 @@ def detail_request(
         budgets=stream.budgets(without=without),
         path=path,
     )
+
+
+def included_in(request: Request) -> tuple[str, ...]:
+    """Return the parts of a request's `include`."""
+    pairs = parse_qsl(urlsplit(request.url).query)
+    return tuple(part for name, value in pairs if name == "include" for part in value.split(","))
+
+
+def without_included(request: Request, refused: Several[str]) -> Request:
+    """Return the request without those parts of `include`; as it is where it asks for none."""
+    asked = included_in(request)
+    kept = [part for part in asked if part not in refused]
+    if len(kept) == len(asked):
+        return request
+    url = urlsplit(request.url)
+    pairs = parse_qsl(url.query, keep_blank_values=True)
+    parameters = {name: ",".join(kept) if name == "include" else value for name, value in pairs}
+    return replace(request, url=url._replace(query="").geturl() + query_of(parameters))
 
 
 def bounds_of(cursor: Cursor, window: Window) -> str:

@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from klaviyo_assets.api.exchange import Answer, Request
 from klaviyo_assets.errors import (
+    AccessDeniedError,
     BadKeyError,
     CursorLostError,
     IneligibleMetricError,
@@ -22,6 +23,7 @@ from klaviyo_assets.errors import (
     MissingScopeError,
     NotFoundError,
     PermanentError,
+    PlanError,
     RateLimitError,
     RequestError,
     RevisionRetiredError,
@@ -50,14 +52,33 @@ METRIC = re.compile(r"(?i)\bmetrics?\b|conversion_metric")
 """What a refusal without a pointer says where it is about the metric, whatever else it says."""
 
 SCOPE = re.compile(r"\b[a-z]+(?:-[a-z]+)*:(?:read|write|full)\b")
+SCOPES = re.compile(r"(?i)\bscopes?\b")
+PERMISSION = re.compile(
+    r"(?i)\bpermissions? to\b|\b(?:missing|lacks?|insufficient|required) (?:the )?permissions?\b"
+)
+PLAN = re.compile(
+    r"(?i)\bplans?\b|\bentitle|\bupgrade\b|\badvanced kdp\b|\badd-?ons?\b"
+    r"|\bmust have\b.*\benabled\b"
+)
+ELSEWHERE = re.compile(
+    r"(?i)\bsuspend|\bdeactivat|\bdisabled\b|\bclosed\b|\bblocked\b|\bbanned\b|\blocked\b"
+    r"|\bnetworks?\b|\bIPs?\b|\bpast due\b|\boverdue\b|\bunpaid\b|\bpayments?\b"
+)
+"""Words of a 403 that is about the account or the way to it, whatever else it mentions."""
+
 WHOLE_SECONDS = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Complaint:
-    """What Klaviyo says is wrong, scrubbed; `is_json` is false for a proxy's page or nothing."""
+    """What Klaviyo says is wrong, scrubbed.
+
+    `is_json` is false for a proxy's page or nothing, `is_klaviyos` also for JSON without the form
+    of Klaviyo's errors: a gateway's.
+    """
 
     is_json: bool
+    is_klaviyos: bool = False
     code: str | None = None
     detail: str | None = None
     source: str | None = None
@@ -74,8 +95,8 @@ def error_for(answer: Answer, request: Request, stream_name: str) -> KlaviyoAsse
         case 401:
             advice = "Klaviyo does not know this key: set KLAVIYO_API_KEY to a live private key."
             return BadKeyError(text + advice, stream=stream_name)
-        case 403 if said.is_json:
-            return missing_scope(text, said, stream_name)
+        case 403 if said.is_klaviyos:
+            return denied(text, said, stream_name)
         case 429:
             advice = "The account's rate limit is spent, by this program or another one."
             return RateLimitError(
@@ -100,16 +121,32 @@ def unanswered(text: str, headers: Mapping[str, str], stream_name: str) -> Serve
     )
 
 
-def missing_scope(text: str, said: Complaint, stream_name: str) -> MissingScopeError:
-    """Return the error for a key that may not read this; a plan that lacks it names no scope."""
-    found = SCOPE.search(said.detail or "")
-    scope = found.group() if found else None
-    advice = (
-        f"The key lacks the scope {scope}. Scopes cannot be added to a key: make a new one with it."
-        if scope
-        else "The key's scopes or the account's plan do not allow it."
-    )
-    return MissingScopeError(text + advice, stream=stream_name, scope=scope)
+def denied(text: str, said: Complaint, stream_name: str) -> KlaviyoAssetsError:
+    """Return the error for a 403: a scope that the key lacks, a plan gate, or anything else.
+
+    Only Klaviyo's own words on scopes or plans make a stream one to skip. Seen: "Your API key is
+    missing required scopes: ...", the bare "You do not have permission to perform this action.",
+    "You must have Advanced KDP enabled to use this endpoint.", "Entitlement to ... not found."
+    """
+    detail = said.detail or ""
+    scopes = tuple(dict.fromkeys(SCOPE.findall(detail)))
+    is_elsewhere = ELSEWHERE.search(detail) is not None
+    if scopes:
+        named = " and ".join(scopes)
+        advice = f"The key lacks the scope {named}. "
+    elif SCOPES.search(detail) or (PERMISSION.search(detail) and not is_elsewhere):
+        advice = "The key lacks a scope. "
+    elif PLAN.search(detail) and not is_elsewhere:
+        advice = "The account's plan does not have it: upgrade, or leave the asset out."
+        return PlanError(text + advice, stream=stream_name, detail=said.detail)
+    else:
+        advice = (
+            "That is no missing scope: Klaviyo refuses this account, key or network. Its own words "
+            "are above; ask whoever manages the account, or Klaviyo's support."
+        )
+        return AccessDeniedError(text + advice, stream=stream_name)
+    advice += "Scopes cannot be added to a key: make a new one with it."
+    return MissingScopeError(text + advice, stream=stream_name, scopes=scopes, detail=said.detail)
 
 
 def permanent(
@@ -177,6 +214,8 @@ def told(said: Complaint) -> str:
     """Return Klaviyo's own words in brackets, with a leading blank."""
     if not said.is_json:
         return " (no JSON: a proxy's page, or nothing)"
+    if not said.is_klaviyos:
+        return " (JSON that is not Klaviyo's: a proxy's or gateway's)"
     parts = (said.code, said.source, said.detail.rstrip(". ") if said.detail else None)
     words = ": ".join(part for part in parts if part)
     return f" ({words})" if words else ""
@@ -203,6 +242,7 @@ def complaint_of(body: bytes) -> Complaint:
     source = member(errors, "source")
     return Complaint(
         is_json=True,
+        is_klaviyos=any(text_of(member(errors, each)) for each in ("code", "title", "detail")),
         code=text_of(member(errors, "code")),
         detail=text_of(member(errors, "detail")) or text_of(member(errors, "title")),
         source=text_of(member(source, "parameter")) or text_of(member(source, "pointer")),

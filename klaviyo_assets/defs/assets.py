@@ -5,6 +5,7 @@ What belongs here: what an asset looks like and how its body begins. What does n
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import dagster as dg
@@ -23,7 +24,13 @@ from klaviyo_assets.defs.lateness import unread_late_events
 from klaviyo_assets.defs.metadata import asset_key, asset_tags, definition_metadata, sync_metadata
 from klaviyo_assets.defs.resources import Connection, KlaviyoResource, LakeResource, utc_now
 from klaviyo_assets.defs.syncing import Syncing
-from klaviyo_assets.errors import CorruptFileError, MissingScopeError, MissingTableError
+from klaviyo_assets.errors import (
+    CorruptFileError,
+    LakeError,
+    MissingScopeError,
+    MissingTableError,
+    RefusedStreamError,
+)
 from klaviyo_assets.lake import Lake, stored_columns
 from klaviyo_assets.model.stream import Detail, Join, Stream
 from klaviyo_assets.streams import STREAMS
@@ -112,10 +119,10 @@ def _begun(
 ) -> Syncing | None:
     """Return the sync, its first answer there; None where the key may not read the stream."""
     try:
-        with as_failures(stream.name):
+        with as_failures(stream.name, may_skip=True):
             return _begin(context, stream, klaviyo=klaviyo, lake=lake)
-    except MissingScopeError as error:
-        skip(context, stream, error)
+    except RefusedStreamError as error:
+        skip(context, stream, error, lake=lake)
         return None
 
 
@@ -128,7 +135,7 @@ def _begin(
 ) -> Syncing:
     order = _order(context, stream)
     store = lake.lake()
-    connection = klaviyo.connect(say=context.log.warning, ready=store.make_ready)
+    connection = klaviyo.connect(say=context.log.warning, lake=store)
     try:
         return _syncing(context, stream, order, connection=connection, store=store)
     except BaseException:
@@ -207,22 +214,55 @@ def _looked(syncing: Syncing, lake: LakeResource) -> Looked:
         )
 
 
-def skip(context: dg.AssetExecutionContext, stream: Stream, error: MissingScopeError) -> None:
-    """Say that the key may not read the stream; nothing is materialized, the run stays green."""
-    scope = error.scope or " and ".join(stream.scopes)
+def skip(
+    context: dg.AssetExecutionContext,
+    stream: Stream,
+    error: RefusedStreamError,
+    *,
+    lake: LakeResource,
+) -> None:
+    """Say why the stream is not read; nothing is materialized, the run stays green.
+
+    What is stored stays as it is and grows old, which its freshness shows: that is said as well.
+    """
+    if isinstance(error, MissingScopeError):
+        scope = " and ".join(error.scopes or stream.scopes)
+        why, shown = f"the key lacks the scope {scope}", {"klaviyo/missing_scope": scope}
+        advice = "Make a key with it (scopes of an existing key cannot be changed)"
+    else:
+        why, shown = "the account's plan does not have it", dict[str, str]()
+        advice = "Upgrade the plan"
+    words = f' Klaviyo says: "{error.detail}"' if error.detail else ""
+    stored = _rows_stored(lake, stream)
+    stays = f" Its {quantity(stored, 'row')} stay as they are and grow old." if stored else ""
     context.log.warning(
-        "%s is skipped: the key lacks the scope %s. Make a key with it (scopes of an existing key "
-        "cannot be changed), or leave the asset out.",
+        "%s is skipped: %s.%s%s %s, or leave the asset out.",
         stream.name,
-        scope,
+        why,
+        words,
+        stays,
+        advice,
     )
     context.log_event(
         dg.AssetObservation(
             context.asset_key,
-            description=f"Skipped: the key lacks the scope {scope}.",
-            metadata={"klaviyo/skipped": True, "klaviyo/missing_scope": scope},
+            description=f"Skipped: {why}.{words}{stays}",
+            metadata={
+                "klaviyo/skipped": True,
+                **shown,
+                "klaviyo/refusal": error.detail or error.message,
+                **({"klaviyo/rows_not_updated": stored} if stored else {}),
+            },
         )
     )
+
+
+def _rows_stored(lake: LakeResource, stream: Stream) -> int:
+    """Return the rows that a stream's table has; none where it cannot be read."""
+    with suppress(LakeError):
+        state = lake.lake().state(stream.name)
+        return state.rows if state is not None else 0
+    return 0
 
 
 def _joined(stream: Stream) -> dg.AssetsDefinition:

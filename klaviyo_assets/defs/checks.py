@@ -103,8 +103,9 @@ def not_checked(stream: Stream) -> Iterator[dg.AssetCheckResult]:
     for name in checks_of(stream):
         yield warned(
             check_key(stream.name, name),
-            f"Not checked: nothing was materialized, because the key lacks a scope. Make a key "
-            f"with {' and '.join(stream.scopes)}, or leave the asset out.",
+            f"Not checked: nothing was materialized, because Klaviyo refuses the stream to this "
+            f"key or account; the run's warning has its words. Make a key with "
+            f"{' and '.join(stream.scopes)}, or leave the asset out.",
         )
 
 

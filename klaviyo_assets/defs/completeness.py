@@ -28,7 +28,7 @@ from klaviyo_assets.defs.failures import as_failures
 from klaviyo_assets.defs.lateness import lateness_shown
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
 from klaviyo_assets.defs.verdicts import warned
-from klaviyo_assets.errors import MissingScopeError, MissingTableError, SettingError
+from klaviyo_assets.errors import MissingTableError, RefusedStreamError, SettingError
 from klaviyo_assets.model.window import instant
 from klaviyo_assets.sync.counts import STREAM
 from klaviyo_assets.sync.reckoning import Wish, reckon
@@ -120,7 +120,7 @@ def completeness_check() -> dg.AssetChecksDefinition:
                         settings=connection.settings,
                         say=context.log.info,
                     )
-            except (MissingScopeError, MissingTableError) as error:
+            except (RefusedStreamError, MissingTableError) as error:
                 yield warned(COMPLETE, f"Not checked: {error.message}")
                 return
             late = lateness_shown(context.instance, check.asset_key, outcome.names)

@@ -16,9 +16,9 @@ from klaviyo_assets.errors import (
     ContractError,
     KlaviyoAssetsError,
     LakeConflictError,
-    MissingScopeError,
     PermanentError,
     QuotaError,
+    RefusedStreamError,
     ReportFailedError,
     StoppedError,
     TransientError,
@@ -44,20 +44,21 @@ class CancelledError(dg.DagsterExecutionInterruptedError, dg.DagsterError):
 
 
 @contextmanager
-def as_failures(stream: str) -> Generator[None]:
+def as_failures(stream: str, *, may_skip: bool = False) -> Generator[None]:
     """Raise what happens inside as Dagster failures that name the stream.
 
     Raises:
-        dg.Failure: for any exception but a skip, which is the caller's to handle.
+        dg.Failure: for any exception.
+        RefusedStreamError: where the caller `may_skip` the stream, which has not begun.
         CancelledError: the run was cancelled, which is no failure; nothing may swallow it.
     """
     try:
         yield
     except dg.DagsterExecutionInterruptedError as cancel:
         raise CancelledError from cancel
-    except MissingScopeError:
-        raise
     except KlaviyoAssetsError as error:
+        if may_skip and isinstance(error, RefusedStreamError):
+            raise
         error.stream = error.stream or stream
         raise failure_of(error) from error
     except Exception as error:

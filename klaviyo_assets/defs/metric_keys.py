@@ -41,7 +41,7 @@ def add_metric_keys(
     not have, which custom metrics there are; what is wrong with the setting is a warning.
     """
     try:
-        with klaviyo.connect(say=context.log.warning) as connection:
+        with klaviyo.connect(say=context.log.warning, lake=lake.lake()) as connection:
             settings, stored = connection.settings, stored_metrics(lake.lake())
             mapped = revenue_now(
                 connection.client, connection.asking.ledger, settings.base_url, now=utc_now()
@@ -119,7 +119,8 @@ def metric_sensor(settings: Settings) -> dg.SensorDefinition:
         mapped = mapped_metric(lake, settings)
         if needs_klaviyo:
             klaviyo: KlaviyoResource = context.resources.klaviyo
-            with klaviyo.connect(say=context.log.warning) as connection:
+            known = lake if before is not None else None
+            with klaviyo.connect(say=context.log.warning, lake=known) as connection:
                 ledger = connection.asking.ledger
                 base_url = connection.settings.base_url
                 mapped = revenue_now(connection.client, ledger, base_url, now=utc_now())

@@ -21,7 +21,7 @@ from klaviyo_assets.defs.partitions import ALONE, REQUESTS, by_metric, report_pa
 from klaviyo_assets.defs.report_events import ReportEvents
 from klaviyo_assets.defs.report_history import days_of, delivered_at, siblings
 from klaviyo_assets.defs.resources import Connection, KlaviyoResource, LakeResource, utc_now
-from klaviyo_assets.errors import MissingScopeError, QuotaError
+from klaviyo_assets.errors import QuotaError, RefusedStreamError
 from klaviyo_assets.model.report import Cell, Report
 from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import Stream
@@ -93,17 +93,16 @@ def _report(
 ) -> ReportEvents | None:
     """Fetch the run's partitions; return their events, or None where not all of them are stored."""
     try:
-        with as_failures(stream.name):
+        with as_failures(stream.name, may_skip=True):
             # Who orders it does so once: the retry of a run counts with what the run has found.
             is_retry = context.op_execution_context.retry_number > 0
             ask_refused = asks_refused(stream, given_config(context)) and not is_retry
             cells = run_cells(context)
-            ready = lake.lake().make_ready
-            with klaviyo.connect(say=context.log.warning, ready=ready) as connection:
+            with klaviyo.connect(say=context.log.warning, lake=lake.lake()) as connection:
                 desk = _desk(context, stream, connection=connection, lake=lake)
                 return _carry_out(context, cells, ask_refused=ask_refused, desk=desk, lake=lake)
-    except MissingScopeError as error:
-        skip(context, stream, error)
+    except RefusedStreamError as error:
+        skip(context, stream, error, lake=lake)
         return None
 
 

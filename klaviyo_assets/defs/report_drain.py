@@ -123,7 +123,8 @@ def _tick(context: dg.SensorEvaluationContext, ticks: int) -> tuple[list[dg.RunR
     """Return what to launch for all reports, and why nothing for the others."""
     klaviyo: KlaviyoResource = context.resources.klaviyo
     lake: Lake = context.resources.lake.lake()
-    with klaviyo.connect(say=context.log.warning) as connection:
+    known = lake if lake.account() is not None else None
+    with klaviyo.connect(say=context.log.warning, lake=known) as connection:
         return _launches(context, connection, lake, ticks)
 
 

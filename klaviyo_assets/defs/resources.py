@@ -16,13 +16,13 @@ import dagster as dg
 
 from klaviyo_assets.api.client import Client
 from klaviyo_assets.api.gate import KEY_VARIABLE, checked_base_url, checked_key
-from klaviyo_assets.api.ledger import key_hash
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.lake import Lake, relations_of
 from klaviyo_assets.model.privacy import SALT_VARIABLE, checked_salt, privacy_refusals
 from klaviyo_assets.model.settings import Settings, read_settings, settings_as_variables
 from klaviyo_assets.streams import MERGES, STREAMS
-from klaviyo_assets.sync.account import Asking, account_behind, ledger_of, stand_in
+from klaviyo_assets.sync.account import Asking, account_behind, asking_with
+from klaviyo_assets.sync.adoption import account_in
 
 
 def utc_now() -> datetime:
@@ -109,40 +109,31 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
         """
         return checked_salt(os.environ.get(SALT_VARIABLE, ""))
 
-    def connect(
-        self, *, say: Callable[[str], None], ready: Callable[[], None] = lambda: None
-    ) -> Connection:
+    def connect(self, *, say: Callable[[str], None], lake: Lake | None = None) -> Connection:
         """Return a client whose budget is the account's, shared with all processes of the user.
 
         It holds sockets and a file open until it is closed.
 
         `say` takes what the operator should know. Sends a request only where the account has not
-        been asked for today; `ready` is called before it, once the settings are known to be good.
+        been asked for today. `lake` is where its data are to go: it is made ready before that, once
+        the settings are known to be good, and the account goes by the name that it has there.
 
         Raises:
-            KlaviyoAssetsError: a setting cannot be used, or Klaviyo refuses the key; or of `ready`.
+            KlaviyoAssetsError: a setting cannot be used, or Klaviyo refuses the key; or the lake's
+                folder cannot be used.
         """
         settings = self.checked_settings()
-        key, base_url = self.key(), checked_base_url(settings.base_url)
+        key = self.key()
         salt = self.salt() if settings.hash_columns else b""
-        ready()
-        # A sandbox may know the same key as Klaviyo, and another account by it.
-        name = key_hash(f"{base_url} {key}")
-
-        def asking_for(account: str) -> Asking:
-            ledger = ledger_of(settings, account)
-            client = Client(base_url=base_url, key=key, revision=settings.revision, ledger=ledger)
-            return Asking(
-                accounts=STREAMS["accounts"],
-                client=client,
-                ledger=ledger,
-                base_url=base_url,
-                key_name=name,
-            )
-
-        with closing(asking_for(stand_in(name))) as unknown:
+        checked_base_url(settings.base_url)
+        if lake is not None:
+            lake.make_ready()
+        accounts = STREAMS["accounts"]
+        with closing(asking_with(settings, key, accounts=accounts)) as unknown:
             account = account_behind(unknown, say=say)
-        asking = asking_for(account)
+            if lake is not None:
+                account = account_in(lake, unknown, account, streams=STREAMS, say=say)
+        asking = asking_with(settings, key, accounts=accounts, account=account)
         return Connection(
             client=asking.client, account=account, settings=settings, asking=asking, salt=salt
         )

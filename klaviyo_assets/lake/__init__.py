@@ -15,6 +15,7 @@ from klaviyo_assets.lake.export import Exported, export, refuse_target, relation
 from klaviyo_assets.lake.facts import CellFacts, MetricRefusal
 from klaviyo_assets.lake.first_seen import FirstSeen, Since, first_seen
 from klaviyo_assets.lake.gone import Noticed
+from klaviyo_assets.lake.identity import STAND_IN, Identity
 from klaviyo_assets.lake.kept import KeptAnswer
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import HISTORY, Table, table_of
@@ -37,6 +38,7 @@ from klaviyo_assets.lake.vectors import values_of
 
 __all__ = [
     "HISTORY",
+    "STAND_IN",
     "Answers",
     "CellFacts",
     "Counting",
@@ -46,6 +48,7 @@ __all__ = [
     "Exported",
     "Fetched",
     "FirstSeen",
+    "Identity",
     "Joined",
     "KeptAnswer",
     "Lake",

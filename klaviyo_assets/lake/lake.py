@@ -4,7 +4,7 @@ What belongs here: the doors, and what is checked at them. What does not: writin
 showing (`database`), cleaning (`upkeep`) and checking (`check`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from klaviyo_assets.lake.current import stored_tables
 from klaviyo_assets.lake.database import publish
 from klaviyo_assets.lake.disk import make_writable, told
 from klaviyo_assets.lake.facts import CellFacts, MetricRefusal, facts_of, refused_of
+from klaviyo_assets.lake.identity import Identity, call_account, named_identity
 from klaviyo_assets.lake.layout import HISTORY, Table, answers_folder, history_of, table_folder
 from klaviyo_assets.lake.log import Snapshot, snapshot
 from klaviyo_assets.lake.relations import Relation
@@ -29,6 +30,7 @@ from klaviyo_assets.lake.states import (
     TableState,
     refuse_foreign,
     stored_account,
+    stored_accounts,
     table_state,
 )
 from klaviyo_assets.lake.upkeep import Upkeep, tidied
@@ -78,6 +80,31 @@ class Lake:
     def account(self) -> str | None:
         """Return whose data the lake holds; None while it is empty. Reads one commit, mostly."""
         return stored_account(self.root, tables=stored_tables(self.root))
+
+    def accounts(self) -> frozenset[str]:
+        """Return whose data the tables hold: one account, by the name of now. Reads a commit each.
+
+        Several where another program brought tables of another lake.
+        """
+        return frozenset(stored_accounts(self.root, tables=stored_tables(self.root)))
+
+    def identity(self) -> Identity:
+        """Return which lake this is; one without a name of its own gets one.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        return named_identity(self.root)
+
+    def call_account(self, account: str, *, also: Iterable[str]) -> bool:
+        """Note that the lake's account goes by `account` from now on; tell whether that is news.
+
+        `also` are the names that mean it, in commits and of other keys.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        return call_account(self.root, account, also=also)
 
     def refuse_foreign(self, account: str) -> None:
         """Refuse to bring a second account into the lake; reads one commit a table.

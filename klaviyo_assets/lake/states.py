@@ -4,14 +4,15 @@ What belongs here: the value and where it comes from. What does not: what the st
 and `facts` for reports).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from klaviyo_assets.errors import CorruptFileError, LakeError, WrongAccountError
+from klaviyo_assets.lake.identity import STAND_IN, lake_identity
 from klaviyo_assets.lake.layout import table_folder
-from klaviyo_assets.lake.log import Snapshot, newest_mark, newest_version
+from klaviyo_assets.lake.log import Mark, Snapshot, newest_mark, newest_version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +41,17 @@ def table_state(found: Snapshot | None) -> TableState | None:
 
 def stored_account(root: Path, *, tables: Iterable[str]) -> str | None:
     """Return whose data the tables hold; None where there is none that can be read."""
+    return next(iter(stored_accounts(root, tables=tables)), None)
+
+
+def stored_accounts(root: Path, *, tables: Iterable[str]) -> Iterator[str]:
+    """Yield whose data each table holds that can be read, by the name of now."""
+    identity = lake_identity(root)
     for name in tables:
-        folder = table_folder(root, name)
-        newest = newest_version(folder)
         with suppress(LakeError):
-            mark = None if newest is None else newest_mark(folder, newest, name)
+            mark = _newest_mark(root, name)
             if mark is not None:
-                return mark.account
-    return None
+                yield identity.name_of(mark.account)
 
 
 def refuse_foreign(root: Path, account: str, *, tables: Iterable[str]) -> None:
@@ -59,15 +63,33 @@ def refuse_foreign(root: Path, account: str, *, tables: Iterable[str]) -> None:
         WrongAccountError: a table holds another account's data.
         LakeVersionError: a later version of this project wrote a table.
     """
+    identity = lake_identity(root)
     for name in tables:
-        folder = table_folder(root, name)
-        newest = newest_version(folder)
         try:
-            mark = None if newest is None else newest_mark(folder, newest, name)
+            mark = _newest_mark(root, name)
         except CorruptFileError:
             continue
-        if mark is not None and mark.account != account:
+        if mark is None:
+            continue
+        stored = identity.name_of(mark.account)
+        if stored != identity.name_of(account):
             raise WrongAccountError(
-                f"{root} holds account {mark.account} and the key belongs to account {account}. "
-                "Give each account its own KLAVIYO_DATA_DIR; nothing was written",
+                f"{root} holds account {stored} and the key belongs to account {account}. "
+                f"Give each account its own KLAVIYO_DATA_DIR; nothing was written{_hint(stored)}",
             )
+
+
+def _newest_mark(root: Path, name: str) -> Mark | None:
+    folder = table_folder(root, name)
+    newest = newest_version(folder)
+    return None if newest is None else newest_mark(folder, newest, name)
+
+
+def _hint(stored: str) -> str:
+    """Return the way out where the lake may be the key's own after all."""
+    if not stored.startswith(STAND_IN):
+        return ""
+    return (
+        f". {stored} stands for the account of an earlier key that lacked accounts:read, and the "
+        "two could not be compared: if they are one account, run `klaviyo-assets adopt`"
+    )

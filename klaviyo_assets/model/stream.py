@@ -64,6 +64,19 @@ class AdditionalField:
     optional: bool = False
 
 
+INCLUDED_SCOPES: Mapping[str, str] = MappingProxyType(
+    {
+        "attributions": "events:read",
+        "campaign-messages": "campaigns:read",
+        "flow-actions": "flows:read",
+        "flow-triggers": "flows:read",
+        "metric": "metrics:read",
+        "tags": "tags:read",
+    }
+)
+"""The scope that reads what `include` names, where it is another than the collection's own."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collection:
     """All records of one path, page by page. `page_size` is the maximum; None: not accepted."""

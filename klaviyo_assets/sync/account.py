@@ -4,35 +4,26 @@ What belongs here: asking, remembering, and what stands in where the key may not
 not: the file it is remembered in (`api.ledger`).
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import cast
 
-import msgspec
 from platformdirs import user_state_path
 
 from klaviyo_assets.api.client import Answer, Client
-from klaviyo_assets.api.ledger import Ledger
+from klaviyo_assets.api.gate import checked_base_url
+from klaviyo_assets.api.ledger import Ledger, key_hash
 from klaviyo_assets.api.protocol import first_request
+from klaviyo_assets.api.refusals import member
 from klaviyo_assets.errors import BrokenBodyError, MissingScopeError, SettingError
+from klaviyo_assets.lake import STAND_IN
 from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import WHOLE, Stream
 from klaviyo_assets.model.window import Window
 from klaviyo_assets.tables.body import mended, opened
-
-
-class _Attributes(msgspec.Struct, frozen=True):
-    timezone: str | None = None
-
-
-class _Account(msgspec.Struct):
-    id: str
-    attributes: _Attributes | None = None
-
-
-class _Answer(msgspec.Struct):
-    data: list[_Account]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +52,26 @@ class Asking:
         self.ledger.close()
 
 
+def asking_with(
+    settings: Settings, key: str, *, accounts: Stream, account: str | None = None
+) -> Asking:
+    """Return what asks with a key; its budgets are `account`'s, or the key's own until it is known.
+
+    It holds sockets and a file open until it is closed.
+    """
+    base_url = checked_base_url(settings.base_url)
+    # A sandbox may know the same key as Klaviyo, and another account by it.
+    name = key_hash(f"{base_url} {key}")
+    ledger = ledger_of(settings, account or stand_in(name))
+    client = Client(base_url=base_url, key=key, revision=settings.revision, ledger=ledger)
+    return Asking(accounts=accounts, client=client, ledger=ledger, base_url=base_url, key_name=name)
+
+
 def account_behind(asking: Asking, *, say: Callable[[str], None]) -> str:
     """Return the account's id; without the scope `accounts:read` a name made of the key's hash.
 
     Raises:
-        KlaviyoAssetsError: Klaviyo refuses the key, or cannot be reached.
+        KlaviyoAssetsError: Klaviyo refuses the key for another reason, or cannot be reached.
     """
     known = asking.ledger.account_facts(asking.key_name)
     if known is not None:
@@ -74,8 +80,8 @@ def account_behind(asking: Asking, *, say: Callable[[str], None]) -> str:
         account = ask_account(asking)
     except MissingScopeError:
         say(
-            "the key lacks accounts:read: its hash stands for the account, so another key of the "
-            "same account will be taken for another account"
+            "the key lacks accounts:read: its hash stands for the account; another key of the "
+            "account is recognized by the ids of what is stored, or by `klaviyo-assets adopt`"
         )
         return stand_in(asking.key_name)
     return account.id
@@ -83,7 +89,7 @@ def account_behind(asking: Asking, *, say: Callable[[str], None]) -> str:
 
 def stand_in(key_name: str) -> str:
     """Return the account's name where only the key is known."""
-    return f"key-{key_name[:16]}"
+    return f"{STAND_IN}{key_name[:16]}"
 
 
 def ask_account(asking: Asking) -> Present:
@@ -100,13 +106,20 @@ def ask_account(asking: Asking) -> Present:
 
 
 def _present(answer: Answer) -> Present:
+    """Read the id, and leniently what is beside it: no odd attribute may stop every stream."""
     try:
         text, _ = mended(opened(answer.body, "accounts"))
-        account = msgspec.json.decode(text, type=_Answer).data[0]
-    except (msgspec.DecodeError, IndexError):
-        raise BrokenBodyError("the answer to GET /api/accounts names no account") from None
-    attributes = account.attributes or _Attributes()
-    return Present(account.id, attributes.timezone or None, answer.server_time)
+        document: object = json.loads(text)
+    except (ValueError, RecursionError):
+        document = None
+    first = member(document, "data")
+    if isinstance(first, list):
+        first = next(iter(cast("list[object]", first)), None)
+    account = member(first, "id")
+    if not isinstance(account, str) or not account:
+        raise BrokenBodyError("the answer to GET /api/accounts names no account")
+    zone = member(member(first, "attributes"), "timezone")
+    return Present(account, zone if isinstance(zone, str) and zone else None, answer.server_time)
 
 
 def ledger_of(settings: Settings, account: str) -> Ledger:

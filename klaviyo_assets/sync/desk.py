@@ -14,6 +14,7 @@ from klaviyo_assets.errors import RequestError, ServerError, SettingError
 from klaviyo_assets.lake import Lake
 from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import Collection, Slice, Stream
+from klaviyo_assets.sync.includes import RefusedIncludes
 from klaviyo_assets.sync.pace import Turn
 from klaviyo_assets.sync.walk import Ask, PageReader
 from klaviyo_assets.tables.decode import Page, PageDecoder
@@ -54,6 +55,7 @@ def page_reader(stream: Stream, decoder: PageDecoder, *, desk: Desk, turn: Turn)
 
     One page is decoded at a time: threads do not speed it up, but each would hold a page thrice.
     """
+    includes = RefusedIncludes(stream, desk.say)
 
     def read(request: Request, slice_: Slice) -> tuple[Page, datetime]:
         def decode(answer: Answer) -> tuple[Page, datetime]:
@@ -62,7 +64,9 @@ def page_reader(stream: Stream, decoder: PageDecoder, *, desk: Desk, turn: Turn)
                 return decoder.decode(answer.body, synced_at=now, slice_=slice_), now
 
         try:
-            return desk.client.read(request, decode, stream=stream.name)
+            return includes.read(
+                request, lambda sent: desk.client.read(sent, decode, stream=stream.name)
+            )
         except RequestError as error:
             if slice_.name not in desk.settings.event_metric_ids:
                 raise

@@ -13,6 +13,7 @@ from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home
 
 VERBS = (
+    "adopt",
     "erase",
     "export",
     "plan",

@@ -14,7 +14,7 @@ import msgspec
 from klaviyo_assets.api.client import Client
 from klaviyo_assets.api.exchange import Answer, Request
 from klaviyo_assets.api.ledger import Ledger
-from klaviyo_assets.errors import BrokenBodyError, MissingScopeError, PermanentError
+from klaviyo_assets.errors import BrokenBodyError, PermanentError, RefusedStreamError
 from klaviyo_assets.model.tiers import Budget, S
 from klaviyo_assets.sync.reports.metrics import TABLE, Metric
 from klaviyo_assets.tables.body import mended, opened
@@ -93,7 +93,7 @@ def learn_revenue(client: Client, ledger: Ledger, base_url: str) -> str | None:
             _revenue_in,
             stream=TABLE,
         )
-    except (MissingScopeError, PermanentError):
+    except (RefusedStreamError, PermanentError):
         found = None
     ledger.remember_revenue_metric(found)
     return found
@@ -107,7 +107,7 @@ def custom_metrics(client: Client, base_url: str) -> Sequence[Metric] | None:
     """
     try:
         found = client.read(_request(base_url, CUSTOM), _customs_in, stream=TABLE)
-    except (MissingScopeError, PermanentError):
+    except (RefusedStreamError, PermanentError):
         return None
     return [Metric(id=each.id, name=each.attributes.name, is_of_shop=False) for each in found]
 

@@ -123,7 +123,7 @@ def mapped_metric(lake: Lake, settings: Settings) -> str | None:
     state = lake.state(TABLE)
     if state is None:
         return None
-    ledger = ledger_of(settings, state.account)
+    ledger = ledger_of(settings, lake.account() or state.account)
     try:
         return remembered_revenue(ledger)
     finally:

@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 
 from klaviyo_assets.api.refusals import asked, error_for, retry_after_of, scrubbed
 from klaviyo_assets.errors import (
+    AccessDeniedError,
     BadKeyError,
     CursorLostError,
     KlaviyoAssetsError,
     MissingScopeError,
     NotFoundError,
     PermanentError,
+    PlanError,
     RateLimitError,
     RequestError,
     RevisionRetiredError,
@@ -25,6 +27,9 @@ from klaviyo_assets_tests.unit.api.samples import KEY, answer_of, request_of
 
 CHALLENGE = "<!DOCTYPE html><html><title>Just a moment...</title></html>"
 PHP = '{"errors":[{"status":429,"code":"throttled","links":[],"meta":[],"source":[]}]}'
+
+
+BARE = "You do not have permission to perform this action."
 
 
 def body_of(code: str, detail: str, **source: str) -> str:
@@ -41,7 +46,16 @@ def body_of(code: str, detail: str, **source: str) -> str:
         (401, body_of("not_authenticated", "Credentials were not provided."), BadKeyError),
         (401, "", BadKeyError),
         (403, body_of("permission_denied", "Missing scope."), MissingScopeError),
-        (403, body_of("forbidden", "Entitlement not found."), MissingScopeError),
+        (403, body_of("forbidden", "Entitlement not found."), PlanError),
+        (403, body_of("forbidden", "This feature needs the Advanced plan."), PlanError),
+        (403, body_of("permission_denied", "Your account has been suspended."), AccessDeniedError),
+        (403, body_of("permission_denied", "Not from this network."), AccessDeniedError),
+        (403, body_of("permission_denied", "Your plan is past due."), AccessDeniedError),
+        (403, body_of("permission_denied", "Something new."), AccessDeniedError),
+        (403, body_of("permission_denied", BARE), MissingScopeError),
+        (403, '{"message": "blocked"}', ServerError),
+        (403, '{"errors": [{}]}', ServerError),
+        (403, "[]", ServerError),
         (403, CHALLENGE, ServerError),
         (403, "", ServerError),
         (404, body_of("not_found", "A profile with id X does not exist."), NotFoundError),
@@ -139,7 +153,7 @@ def test_a_missing_scope_is_named() -> None:
     detail = "The following scopes are required: segments:read"
     error = error_for(answer_of(403, body_of("permission_denied", detail)), request_of(), "x")
     assert isinstance(error, MissingScopeError)
-    assert error.scope == "segments:read"
+    assert error.scopes == ("segments:read",)
     assert "lacks the scope segments:read" in str(error)
 
 
@@ -147,8 +161,8 @@ def test_a_plan_that_forbids_names_no_scope() -> None:
     """Without a scope in the words none is invented."""
     detail = "You must have Advanced KDP enabled to use this endpoint."
     error = error_for(answer_of(403, body_of("permission_denied", detail)), request_of(), "x")
-    assert isinstance(error, MissingScopeError)
-    assert error.scope is None
+    assert isinstance(error, PlanError)
+    assert error.detail == detail
     assert "plan" in str(error)
 
 
