@@ -15,7 +15,6 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from datetime import UTC, datetime
 from functools import partial
 from http.client import HTTPException
 from time import monotonic
@@ -28,6 +27,7 @@ from urllib3.exceptions import HTTPError
 from urllib3.response import HTTPResponse
 
 from klaviyo_assets.api.answers import judged
+from klaviyo_assets.api.clock import Clocks
 from klaviyo_assets.api.counters import Counters, Tally
 from klaviyo_assets.api.exchange import Answer, Request
 from klaviyo_assets.api.gate import check_request, checked_base_url, checked_key
@@ -75,8 +75,9 @@ class Client:
     """Reads from one server with one key, by up to `CONNECTIONS` threads; it has no other state.
 
     `timeout_seconds` is for a whole answer, from the first byte sent to the last one received;
-    `max_waiting` bounds what one request waits in all because of 429s, in seconds. `sleep`, `clock`
-    (monotonic seconds) and `chance` stand for time and for luck in tests.
+    `max_waiting` bounds what one request waits in all because of 429s, in seconds. `clocks` dates
+    the answers. `sleep`, `clock` (monotonic seconds) and `chance` stand for time and for luck in
+    tests.
     """
 
     def __init__(  # noqa: PLR0913 - settings, and the seams for tests, all by name
@@ -86,6 +87,7 @@ class Client:
         key: str,
         revision: str,
         ledger: Ledger,
+        clocks: Clocks | None = None,
         timeout_seconds: float = 60.0,
         max_waiting: float = Policy().waiting_seconds,
         sleep: Callable[[float], None] | None = None,
@@ -96,6 +98,7 @@ class Client:
         self.host = urlsplit(self.base_url).hostname or ""
         self.headers = headers(checked_key(key), revision)
         self.ledger = ledger
+        self.clocks = clocks if clocks is not None else Clocks()
         self.timeout = Timeout(min(CONNECT_SECONDS, timeout_seconds), timeout_seconds)
         self.timeout_seconds = timeout_seconds
         self.policy = Policy(waiting_seconds=max_waiting)
@@ -147,7 +150,7 @@ class Client:
             if failed is not None:
                 failed(failure)
             self.tally.add(rate_limited=int(isinstance(failure, RateLimitError)))
-            now = datetime.now(UTC).astimezone()
+            now = self.clocks.now().astimezone()
             outcome = next_wait(tries, failure, policy=policy, chance=self.chance(), now=now)
             if isinstance(outcome, GiveUp):
                 if isinstance(failure, RateLimitError) and isinstance(outcome.error, QuotaError):
@@ -224,7 +227,7 @@ class Client:
     def outcome(self, request: Request, line: Line) -> Answer | Exception:
         """Return the answer as it came over the wire, or what went wrong on it."""
         kind = {"Content-Type": MEDIA_TYPE} if request.body is not None else {}
-        token = LINE.set(line)
+        token, asked_at = LINE.set(line), self.clocks.now()
         try:
             response = self.pool.urlopen(
                 request.method,
@@ -243,7 +246,8 @@ class Client:
         finally:
             LINE.reset(token)
         told = {name.lower(): value for name, value in response.headers.items()}
-        return Answer(response.status, told, body, server_time(told))
+        at = self.clocks.earlier(server_time(told), asked_at=asked_at)
+        return Answer(response.status, told, body, at)
 
 
 def addresses_of(host: str) -> list[str]:

@@ -35,9 +35,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer: names of headers in lower case, the body unpacked, the server's clock in UTC."""
+    """One answer: names of headers in lower case, and the body unpacked.
+
+    `at` is when it was given, UTC, by the earlier of Klaviyo's clock and this machine's.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
-    server_time: datetime | None = None
+    at: datetime

@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 
+from klaviyo_assets.api.clock import utc_now
 from klaviyo_assets.defs.checks import (
     Looked,
     freshness_of,
@@ -22,7 +23,7 @@ from klaviyo_assets.defs.cursors import CURSOR, remembered
 from klaviyo_assets.defs.failures import as_failures
 from klaviyo_assets.defs.lateness import unread_late_events
 from klaviyo_assets.defs.metadata import asset_key, asset_tags, definition_metadata, sync_metadata
-from klaviyo_assets.defs.resources import Connection, KlaviyoResource, LakeResource, utc_now
+from klaviyo_assets.defs.resources import Connection, KlaviyoResource, LakeResource
 from klaviyo_assets.defs.syncing import Syncing
 from klaviyo_assets.errors import (
     CorruptFileError,

@@ -10,12 +10,12 @@ from datetime import datetime, timedelta
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from klaviyo_assets.api.clock import utc_now
 from klaviyo_assets.defs.completeness_verdict import COMPLETE
 from klaviyo_assets.defs.deep_checks import NOT_NULL, UNIQUE
 from klaviyo_assets.defs.newest_days import NEWEST
 from klaviyo_assets.defs.partitions import PRIORITY
 from klaviyo_assets.defs.report_flight import UNFINISHED
-from klaviyo_assets.defs.resources import utc_now
 from klaviyo_assets.defs.selections import ChecksByName, assets_of
 from klaviyo_assets.defs.switches import schedule_status
 from klaviyo_assets.model.settings import Settings

@@ -14,11 +14,11 @@ from typing import cast
 
 import dagster as dg
 
+from klaviyo_assets.api.clock import utc_now
 from klaviyo_assets.defs.checks import checks_of
 from klaviyo_assets.defs.completeness import last_verdict, told_in
 from klaviyo_assets.defs.completeness_verdict import ASKED_AT, COMPLETE, DAYS, SHORT_DAYS, named
 from klaviyo_assets.defs.report_flight import UNFINISHED
-from klaviyo_assets.defs.resources import utc_now
 from klaviyo_assets.defs.selections import assets_of, key_in
 from klaviyo_assets.defs.switches import sensor_status
 from klaviyo_assets.model.report import Days

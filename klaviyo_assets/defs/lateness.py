@@ -10,7 +10,7 @@ from typing import cast
 
 import dagster as dg
 
-from klaviyo_assets.defs.resources import utc_now
+from klaviyo_assets.api.clock import utc_now
 from klaviyo_assets.defs.switches import is_switched_on
 from klaviyo_assets.defs.syncing import Syncing
 from klaviyo_assets.defs.verdicts import ShownValue

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from klaviyo_assets.api.clock import utc_now
 from klaviyo_assets.defs.partitions import METRICS, UNFIT
-from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource, utc_now
+from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
 from klaviyo_assets.errors import KlaviyoAssetsError
 from klaviyo_assets.lake import Lake
 from klaviyo_assets.model.settings import Settings

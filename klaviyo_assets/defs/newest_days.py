@@ -21,13 +21,14 @@ from datetime import date, datetime, timedelta
 
 import dagster as dg
 
+from klaviyo_assets.api.clock import utc_now
 from klaviyo_assets.defs.checks import DAILY
 from klaviyo_assets.defs.deep_checks import never_read
 from klaviyo_assets.defs.failures import as_failures
 from klaviyo_assets.defs.metadata import asset_key
 from klaviyo_assets.defs.metric_keys import metrics_to_fetch
 from klaviyo_assets.defs.partitions import DRAIN_SENSOR
-from klaviyo_assets.defs.resources import LakeResource, utc_now
+from klaviyo_assets.defs.resources import LakeResource
 from klaviyo_assets.defs.selections import key_in
 from klaviyo_assets.defs.switches import sensor_status
 from klaviyo_assets.defs.verdicts import check_key, failed, passed, warned

@@ -20,7 +20,7 @@ from klaviyo_assets.defs.metadata import asset_key, asset_tags, definition_metad
 from klaviyo_assets.defs.partitions import ALONE, REQUESTS, by_metric, report_partitions, run_cells
 from klaviyo_assets.defs.report_events import ReportEvents
 from klaviyo_assets.defs.report_history import days_of, delivered_at, siblings
-from klaviyo_assets.defs.resources import Connection, KlaviyoResource, LakeResource, utc_now
+from klaviyo_assets.defs.resources import Connection, KlaviyoResource, LakeResource
 from klaviyo_assets.errors import QuotaError, RefusedStreamError
 from klaviyo_assets.model.report import Cell, Report
 from klaviyo_assets.model.settings import Settings
@@ -123,8 +123,7 @@ def _desk(
         lake=store,
         base_url=settings.base_url,
         account=connection.account,
-        calendar=calendar_of(connection.asking, settings, clock=utc_now, say=say),
-        clock=utc_now,
+        calendar=calendar_of(connection.asking, settings, say=say),
         say=say,
     )
 

@@ -16,6 +16,7 @@ from math import floor
 
 import dagster as dg
 
+from klaviyo_assets.api.clock import utc_now
 from klaviyo_assets.api.quota import Quota
 from klaviyo_assets.defs.metric_keys import metrics_to_fetch
 from klaviyo_assets.defs.partitions import (
@@ -28,7 +29,7 @@ from klaviyo_assets.defs.partitions import (
 )
 from klaviyo_assets.defs.report_assets import CHUNK, report_of
 from klaviyo_assets.defs.report_flight import Flight, flight_of
-from klaviyo_assets.defs.resources import Connection, KlaviyoResource, utc_now
+from klaviyo_assets.defs.resources import Connection, KlaviyoResource
 from klaviyo_assets.defs.selections import assets_of, key_in
 from klaviyo_assets.defs.switches import sensor_status
 from klaviyo_assets.errors import KlaviyoAssetsError
@@ -145,7 +146,7 @@ def _launches(
     if not able:
         # Nothing was asked: most looks come while a run is under way, or the day is spent.
         return [], reasons
-    calendar = calendar_of(connection.asking, connection.settings, clock=utc_now, say=say)
+    calendar = calendar_of(connection.asking, connection.settings, say=say)
     chosen = chosen_metrics(connection, lake)
     for problem in chosen.problems:
         say(problem)

@@ -152,6 +152,7 @@ class ReportEvents:
                 "requests_shared_by": shared_by,
                 "retries": counters.retries,
                 "throttled_seconds": round(counters.throttled_seconds, 3),
+                **self._desk.client.clocks.numbers(),
             },
             row_count=rows_total,
         )

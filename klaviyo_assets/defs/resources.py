@@ -8,13 +8,13 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
 import dagster as dg
 
 from klaviyo_assets.api.client import Client
+from klaviyo_assets.api.clock import Clocks, utc_now
 from klaviyo_assets.api.gate import KEY_VARIABLE, checked_base_url, checked_key
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.lake import Lake, relations_of
@@ -23,11 +23,6 @@ from klaviyo_assets.model.settings import Settings, read_settings, settings_as_v
 from klaviyo_assets.streams import MERGES, STREAMS
 from klaviyo_assets.sync.account import Asking, account_behind, asking_with
 from klaviyo_assets.sync.adoption import account_in
-
-
-def utc_now() -> datetime:
-    """Return the time of this machine, UTC."""
-    return datetime.now(tz=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +37,16 @@ class Connection:
     settings: Settings
     asking: Asking
     """What it takes to ask for the account again."""
+    say: Callable[[str], None]
+    """Takes what the operator should know."""
     salt: bytes = field(repr=False)
     """What hashed columns are hashed with; empty where there are none."""
 
     def close(self) -> None:
-        """Close what it holds open; more than once does no harm."""
+        """Close what it holds open; more than once does no harm. Says where clocks are apart."""
         self.asking.close()
+        if (remark := self.client.clocks.remark()) is not None:
+            self.say(remark)
 
     def __enter__(self) -> Self:
         return self
@@ -128,14 +127,19 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
         checked_base_url(settings.base_url)
         if lake is not None:
             lake.make_ready()
-        accounts = STREAMS["accounts"]
-        with closing(asking_with(settings, key, accounts=accounts)) as unknown:
+        accounts, clocks = STREAMS["accounts"], Clocks()
+        with closing(asking_with(settings, key, accounts=accounts, clocks=clocks)) as unknown:
             account = account_behind(unknown, say=say)
             if lake is not None:
                 account = account_in(lake, unknown, account, streams=STREAMS, say=say)
-        asking = asking_with(settings, key, accounts=accounts, account=account)
+        asking = asking_with(settings, key, accounts=accounts, account=account, clocks=clocks)
         return Connection(
-            client=asking.client, account=account, settings=settings, asking=asking, salt=salt
+            client=asking.client,
+            account=account,
+            settings=settings,
+            asking=asking,
+            say=say,
+            salt=salt,
         )
 
 

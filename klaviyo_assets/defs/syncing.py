@@ -127,6 +127,7 @@ class Syncing:
             "received_bytes": counters.received_bytes,
             "commits": tally.commits,
             "quarantined": tally.quarantined,
+            **self.connection.client.clocks.numbers(),
         }
         if self.stream.marks_deleted:
             numbers["deleted"] = tally.deleted

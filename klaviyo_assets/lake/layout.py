@@ -93,8 +93,8 @@ class Table:
     """One table as the lake keeps it: its columns, its key, and which version of a key stays.
 
     `schema` has the key, the cursor and `synced_at` among its columns. `keeps` is "newest" (of
-    equal keys the later cursor where `newest_by_cursor`, then the later `synced_at`) or "every"
-    (a key that is there already stays as it is: a history, whose key holds the version).
+    equal keys the later cursor where `newest_by_cursor`, then the one that came in later) or
+    "every" (a key that is there already stays as it is: a history, whose key holds the version).
     """
 
     name: str
@@ -134,10 +134,14 @@ class Table:
 
     @property
     def versions(self) -> tuple[str, ...]:
-        """Return the columns that tell which row of a key is the newest, the weightiest first."""
+        """Return the columns that tell which row of a key is the newest; else the order tells it.
+
+        `synced_at` is none of them: it is by a clock, and clocks jump. Whoever commits has read
+        after the version that the commit goes through against, so what comes in later is newer.
+        """
         if self.cursor is not None and self.newest_by_cursor and self.cursor not in self.key:
-            return (self.cursor, SYNCED_AT)
-        return (SYNCED_AT,)
+            return (self.cursor,)
+        return ()
 
 
 def table_of(stream: Stream, schema: pa.Schema) -> Table:

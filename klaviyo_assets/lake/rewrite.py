@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from klaviyo_assets.lake.layout import KEYS_IN_MEMORY, SPILL, Table, compacted
+from klaviyo_assets.lake.layout import KEYS_IN_MEMORY, SPILL, SYNCED_AT, Table, compacted
 from klaviyo_assets.lake.merge import SETTLED, kept, losers, matching, numbered
 from klaviyo_assets.lake.parquet import DataFile, Writer, columns_of, row_groups
 from klaviyo_assets.lake.repeats import repeated
@@ -121,35 +121,44 @@ class Rewriter:
             for at, part in enumerate(parts)
             if not part.is_staged
         ]
-        return self.without_losers(parts, [*known, keys])
+        return self.without_losers(parts, [*known, keys], self.order)
 
-    def judged_among(self, parts: Sequence[Part], keys: pa.Table) -> list[Part]:
-        """Return the parts with the rows that stay, where only rows of `keys` can lose."""
+    def judged_among(
+        self, parts: Sequence[Part], keys: pa.Table, clock: Sequence[str] = ()
+    ) -> list[Part]:
+        """Return the parts with the rows that stay, where only rows of `keys` can lose.
+
+        `clock` names what tells the newer of two rows where the order of the parts does not.
+        """
         rows = [
-            matching(self.rows(part, at), keys, self.table.key) for at, part in enumerate(parts)
+            matching(self.rows(part, at, clock), keys, self.table.key)
+            for at, part in enumerate(parts)
         ]
-        return self.without_losers(parts, rows)
+        return self.without_losers(parts, rows, (*self.order, *clock))
 
-    def without_losers(self, parts: Sequence[Part], rows: Sequence[pa.Table]) -> list[Part]:
+    def without_losers(
+        self, parts: Sequence[Part], rows: Sequence[pa.Table], order: Sequence[str]
+    ) -> list[Part]:
         """Return the parts without those of `rows` that another one beats."""
-        lost = losers(pa.concat_tables(rows), self.table.key, self.order)
+        lost = losers(pa.concat_tables(rows), self.table.key, order)
         return [replace(part, stay=kept(lost, at, part.file.rows)) for at, part in enumerate(parts)]
 
     def unique(self, stored: Sequence[DataFile], keys: pa.Table) -> list[Outcome]:
         """Return what to add and remove so that none of `keys` is there twice in the whole table.
 
-        A key can lie in two partitions, which `partition` never sees together.
+        A key can lie in two partitions, which `partition` never sees together. Files of the log
+        lie in no order: here alone it is the clock that tells which row is the newer.
         """
         parts = [Part(file, self.folder, is_staged=False) for file in stored]
         partitions: dict[str, list[Part]] = defaultdict(list)
-        for part in self.judged_among(parts, keys):
+        for part in self.judged_among(parts, keys, clock=(SYNCED_AT,)):
             if part.stay is not None:
                 partitions[part.file.partition].append(part)
         return [self.settled(judged, 0) for judged in partitions.values()]
 
-    def rows(self, part: Part, at: int) -> pa.Table:
+    def rows(self, part: Part, at: int, clock: Sequence[str] = ()) -> pa.Table:
         """Return key, versions and place of all rows of the part at position `at`."""
-        schema = self.columns(tuple(dict.fromkeys((*self.table.key, *self.table.versions))))
+        schema = self.columns(tuple(dict.fromkeys((*self.table.key, *self.table.versions, *clock))))
         rows = columns_of(part.folder / part.file.path, schema, self.table.name)
         return numbered(rows, at, settled=not part.is_staged)
 

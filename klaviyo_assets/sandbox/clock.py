@@ -37,6 +37,6 @@ class Clock:
             self.base += seconds - self.now()
         return self.now()
 
-    def http_date(self) -> str:
-        """The time as the `Date` header carries it."""
-        return datetime.fromtimestamp(self.now(), UTC).strftime("%a, %d %b %Y %H:%M:%S GMT")
+    def http_date(self, *, ahead: float = 0) -> str:
+        """The time as the `Date` header carries it, so many seconds ahead."""
+        return datetime.fromtimestamp(self.now() + ahead, UTC).strftime("%a, %d %b %Y %H:%M:%S GMT")

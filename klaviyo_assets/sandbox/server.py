@@ -106,7 +106,9 @@ class SandboxConnection(BaseHTTPRequestHandler):
         if travel.before and self.stopped(travel.before):
             return 0
         if not travel.silent:
-            self.deliver(travel, self.head(reply.status, headers, travel))
+            date = self.date(fault)
+            dated = {"Date": date, **headers} if date else headers
+            self.deliver(travel, self.head(reply.status, dated, travel))
         if travel.end == "reset":
             reset(self.connection)
         return len(body)
@@ -142,12 +144,12 @@ class SandboxConnection(BaseHTTPRequestHandler):
         return self.sandbox.closing.wait(seconds)
 
     def head(self, status: int, headers: dict[str, str], travel: Plan) -> bytes:
-        """Status line and headers; the date is the sandbox's."""
+        """Status line and headers."""
         try:
             phrase = HTTPStatus(status).phrase
         except ValueError:
             phrase = "Unknown"
-        lines = [f"HTTP/1.1 {status} {phrase}", f"Date: {self.sandbox.service.clock.http_date()}"]
+        lines = [f"HTTP/1.1 {status} {phrase}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         if travel.chunked:
             lines.append("Transfer-Encoding: chunked")
@@ -156,6 +158,13 @@ class SandboxConnection(BaseHTTPRequestHandler):
         if self.close_connection:
             lines.append("Connection: close")
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+    def date(self, fault: Fault | None) -> str:
+        """The date of an answer: the sandbox's time, unless a fault has it wrong, or empty."""
+        clock = self.sandbox.service.clock
+        if fault is None or fault.kind != "date":
+            return clock.http_date()
+        return fault.text("text", clock.http_date(ahead=fault.number("seconds", 0)))
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base's name)
         """Keep standard error quiet; the journal is the log."""

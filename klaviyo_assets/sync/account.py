@@ -14,6 +14,7 @@ from typing import cast
 from platformdirs import user_state_path
 
 from klaviyo_assets.api.client import Answer, Client
+from klaviyo_assets.api.clock import Clocks
 from klaviyo_assets.api.gate import checked_base_url
 from klaviyo_assets.api.ledger import Ledger, key_hash
 from klaviyo_assets.api.protocol import first_request
@@ -28,11 +29,11 @@ from klaviyo_assets.tables.body import mended, opened
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """What an account says now: its id, its IANA zone, and Klaviyo's clock, UTC (None: unsaid)."""
+    """What an account says: its id, its IANA zone (None: unsaid), and when it said so, UTC."""
 
     id: str
     timezone: str | None
-    server_time: datetime | None
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,17 +54,24 @@ class Asking:
 
 
 def asking_with(
-    settings: Settings, key: str, *, accounts: Stream, account: str | None = None
+    settings: Settings,
+    key: str,
+    *,
+    accounts: Stream,
+    account: str | None = None,
+    clocks: Clocks | None = None,
 ) -> Asking:
     """Return what asks with a key; its budgets are `account`'s, or the key's own until it is known.
 
-    It holds sockets and a file open until it is closed.
+    `clocks` are those of the run, where it asks in more than one way. It holds sockets and a file open until it is closed.
     """
     base_url = checked_base_url(settings.base_url)
     # A sandbox may know the same key as Klaviyo, and another account by it.
     name = key_hash(f"{base_url} {key}")
     ledger = ledger_of(settings, account or stand_in(name))
-    client = Client(base_url=base_url, key=key, revision=settings.revision, ledger=ledger)
+    client = Client(
+        base_url=base_url, key=key, revision=settings.revision, ledger=ledger, clocks=clocks
+    )
     return Asking(accounts=accounts, client=client, ledger=ledger, base_url=base_url, key_name=name)
 
 
@@ -119,7 +127,7 @@ def _present(answer: Answer) -> Present:
     if not isinstance(account, str) or not account:
         raise BrokenBodyError("the answer to GET /api/accounts names no account")
     zone = member(member(first, "attributes"), "timezone")
-    return Present(account, zone if isinstance(zone, str) and zone else None, answer.server_time)
+    return Present(account, zone if isinstance(zone, str) and zone else None, answer.at)
 
 
 def ledger_of(settings: Settings, account: str) -> Ledger:

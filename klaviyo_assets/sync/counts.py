@@ -23,7 +23,7 @@ STREAM = "events"
 class Counted:
     """Klaviyo's counts; `refused` are metrics that it does not count, with its words.
 
-    `asked_at` is Klaviyo's clock at the first answer, UTC.
+    `asked_at` is when the first answer was given, UTC.
     """
 
     events: dict[Cell, int] = field(default_factory=dict[Cell, int])
@@ -88,6 +88,6 @@ def _count(
         for day, number in read_counts(answer.body).items():
             cell = Cell(metric_id, day)
             counted.events[cell] = counted.events.get(cell, 0) + number
-        counted.asked_at = counted.asked_at or answer.server_time
+        counted.asked_at = counted.asked_at or answer.at
 
     client.read(request, read, stream=STREAM)

@@ -51,7 +51,7 @@ def ask_of(
 
 
 def page_reader(stream: Stream, decoder: PageDecoder, *, desk: Desk, turn: Turn) -> PageReader:
-    """Return what sends a request and decodes its page, with Klaviyo's clock at the answer.
+    """Return what sends a request and decodes its page, with when it was answered.
 
     One page is decoded at a time: threads do not speed it up, but each would hold a page thrice.
     """
@@ -59,9 +59,9 @@ def page_reader(stream: Stream, decoder: PageDecoder, *, desk: Desk, turn: Turn)
 
     def read(request: Request, slice_: Slice) -> tuple[Page, datetime]:
         def decode(answer: Answer) -> tuple[Page, datetime]:
-            now = answer.server_time or desk.clock()
             with turn:
-                return decoder.decode(answer.body, synced_at=now, slice_=slice_), now
+                page = decoder.decode(answer.body, synced_at=answer.at, slice_=slice_)
+            return page, answer.at
 
         try:
             return includes.read(

@@ -30,7 +30,7 @@ MOST_YEARS = 10
 class Wish:
     """What to compare: the last `days` before the mark, 0 for all that is stored.
 
-    `read_again` has the days that were read again whole, and since when by Klaviyo's clock.
+    `read_again` has the days that were read again whole, and since when.
     """
 
     days: int
@@ -44,7 +44,7 @@ class Reckoning:
     """The outcome, over a window in UTC.
 
     `refused` are metrics that Klaviyo does not count, `without_metric` stored events that no count
-    can hold; `asked_at` is Klaviyo's clock at its first answer.
+    can hold; `asked_at` is when Klaviyo gave its first answer.
     """
 
     window: Window

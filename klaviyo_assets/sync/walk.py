@@ -24,10 +24,10 @@ from klaviyo_assets.tables.decode import Page
 from klaviyo_assets.tables.values import moment
 
 SETTLED = timedelta(minutes=5)
-"""How far the mark stays behind Klaviyo's clock: what arrives late by seconds is read next time."""
+"""How far the mark stays behind the clock: what arrives late by seconds is read next time."""
 
 PageReader = Callable[[Request, Slice], tuple[Page, datetime]]
-"""Sends one request; returns the decoded page and Klaviyo's clock when it answered, UTC."""
+"""Sends one request; returns the decoded page and when it was answered (`Answer.at`), UTC."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +48,8 @@ class Ask:
 class Piece:
     """One page, and what is read completely once it and its walk's earlier pages are stored.
 
-    `highest` is the greatest cursor in it, UTC, that is old enough to become a mark; `at` is
-    Klaviyo's clock when it answered, UTC.
+    `highest` is the greatest cursor in it, UTC, that is old enough to become a mark; `at` is when
+    it was answered, UTC.
     """
 
     slice: Slice
@@ -110,7 +110,7 @@ class Walk:
         has_restarted = False
         while request is not None:
             try:
-                page, server_time = self._ask.read(request, self.slice)
+                page, at = self._ask.read(request, self.slice)
             except CursorLostError:
                 if has_restarted:
                     raise
@@ -119,7 +119,7 @@ class Walk:
                 request = self._first(self._density.position or self._window.start)
                 continue
             following = next_request(request, page.next_link, seen=seen)
-            piece, is_last = self._take(page, server_time, is_last=following is None)
+            piece, is_last = self._take(page, at, is_last=following is None)
             yield piece
             request = None if is_last else following
 
@@ -177,10 +177,10 @@ class Walk:
             fields=self._ask.fields,
         )
 
-    def _take(self, page: Page, server_time: datetime, *, is_last: bool) -> tuple[Piece, bool]:
+    def _take(self, page: Page, at: datetime, *, is_last: bool) -> tuple[Piece, bool]:
         with self._lock:
             if self._horizon is None:
-                self._horizon = server_time - SETTLED
+                self._horizon = at - SETTLED
             before = self._density.position
             batch = self._before_end(page)
             is_last = is_last or batch.num_rows < page.batch.num_rows
@@ -192,7 +192,7 @@ class Walk:
                 batch=batch,
                 read=self._claim(is_last=is_last),
                 highest=self._highest(page, batch),
-                at=server_time,
+                at=at,
                 suspect=self._suspect(page, before, is_last=is_last),
             )
             return piece, is_last

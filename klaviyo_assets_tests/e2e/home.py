@@ -18,6 +18,7 @@ import dagster as dg
 import duckdb
 from deltalake import DeltaTable
 
+from klaviyo_assets.api import clock as machine
 from klaviyo_assets.definitions import build_defs
 from klaviyo_assets.model.settings import read_settings
 from klaviyo_assets.streams import COLLECTIONS, MERGES
@@ -75,6 +76,8 @@ class Home:
     has_key: bool = True
     moved_to: Path | None = None
     rename: Rename | None = None
+    clock: Callable[[], datetime] | None = None
+    """What this machine's clock is beside Klaviyo's; None: they agree."""
     loaded: dict[str, dg.Definitions] = field(default_factory=dict[str, dg.Definitions])
 
     def __post_init__(self) -> None:
@@ -177,6 +180,7 @@ class Home:
         with (
             warnings.catch_warnings(),
             patch.dict(os.environ, environment),
+            patch.object(machine, "utc_now", self.clock or (lambda: self.shop.now)),
             instance_of(self.dagster) as instance,
         ):
             warnings.filterwarnings("ignore", message=ignored)

@@ -1,4 +1,4 @@
-"""F35 to F41: records dated ahead, late and all at once; clocks that are wrong or go back."""
+"""F35 to F41, F74, F78: records dated ahead and late; clocks that are wrong or go back."""
 
 import sys
 from collections.abc import Callable
@@ -7,12 +7,13 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from klaviyo_assets.defs.resources import utc_now
+from klaviyo_assets.api.clock import utc_now
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.report_runs import (
     CAMPAIGNS,
     FLOWS,
+    PATHS,
     compare,
     days_between,
     fetch,
@@ -36,8 +37,11 @@ def late_events(home: Home, *, days: float) -> set[str]:
     )
 
 
-def set_local_clock(monkeypatch: pytest.MonkeyPatch, clock: Callable[[], datetime]) -> None:
+def set_local_clock(
+    home: Home, monkeypatch: pytest.MonkeyPatch, clock: Callable[[], datetime]
+) -> None:
     """Give every module that looks at this machine's clock another one."""
+    home.clock = clock
     modules = [each for name, each in sys.modules.items() if name.startswith("klaviyo_assets.")]
     holders = [each for each in modules if vars(each).get("utc_now") is utc_now]
     assert len(holders) > 1
@@ -137,12 +141,12 @@ def test_f38_profiles_of_one_moment_are_all_there(start: StartHome) -> None:
     assert sorted(each for (each,) in home.query(named)) == people[235:265]
 
 
-@pytest.mark.parametrize("hours", [2, -2], ids=["ahead", "behind"])
-def test_f39_a_wrong_local_clock_moves_no_window(
+@pytest.mark.parametrize("hours", [2, -2, -72], ids=["ahead", "behind", "days behind"])
+def test_f39_a_wrong_local_clock_loses_nothing(
     home: Home, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
-    """With this machine two hours wrong the marks follow Klaviyo's clock, and nothing is lost."""
-    set_local_clock(monkeypatch, lambda: home.shop.now + hours * HOUR)
+    """With this machine's clock wrong, marks keep behind the earlier of the two clocks."""
+    set_local_clock(home, monkeypatch, lambda: home.shop.now + hours * HOUR)
     for wait in (0.0, 0.5, 3):
         home.shop.move(hours=wait)
         settled = home.shop.now - timedelta(minutes=6)
@@ -152,11 +156,15 @@ def test_f39_a_wrong_local_clock_moves_no_window(
         home.shop.mutate(profile=person, set={"updated": settled.isoformat()})
         run = home.sync("events", "profiles")
         assert run.success
-        assert run.warnings == ""
+        side = "behind" if hours > 0 else "ahead of"
+        said = f"dated up to {abs(hours) * 60} minutes {side} this machine's clock"
+        assert run.warnings.count(said) == 2
         for stream in ("events", "profiles"):
             mark = committed_mark(home, stream)
             assert mark is not None
-            assert settled <= mark <= home.shop.now - SETTLED
+            assert mark <= home.shop.now + min(hours, 0) * HOUR - SETTLED
+            assert hours < 0 or mark >= settled
+            assert run.number(stream, "clock_difference_seconds") == -hours * 3600
         judge(home, "events", "profiles")
     statuses = {entry.status for entry in home.shop.sandbox.journal.requests()}
     assert statuses == {200}
@@ -166,17 +174,18 @@ def test_f39_a_wrong_local_clock_moves_no_window(
 def test_f39_a_wrong_local_clock_ends_no_day(
     start: StartHome, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
-    """Which days of reports are over is Klaviyo's word, an hour before midnight and after."""
+    """A day of reports is over once it is by both clocks, an hour before midnight and after."""
     now = datetime(2026, 10, 10, 23 if hours > 0 else 1, tzinfo=UTC)
     home = report_home(start, now, days=30)
-    set_local_clock(monkeypatch, lambda: home.shop.now + hours * HOUR)
+    set_local_clock(home, monkeypatch, lambda: home.shop.now + hours * HOUR)
     metric = metrics_of(home)[0]
-    yesterday, today = date(2026, 10, 9), date(2026, 10, 10)
-    assert fetch(home, FLOWS, (metric, yesterday)).run.success
-    refused = fetch(home, FLOWS, (metric, today))
+    over = date(2026, 10, 9 if hours > 0 else 8)
+    assert fetch(home, FLOWS, (metric, over)).run.success
+    refused = fetch(home, FLOWS, (metric, over + DAY))
     assert "not over" in refused.run.failed[FLOWS]
-    assert compare(home, FLOWS, metric, [yesterday])
-    assert not stored_rows(home, FLOWS, metric, [today])
+    assert "this machine's clock" in refused.run.warnings
+    assert compare(home, FLOWS, metric, [over])
+    assert not stored_rows(home, FLOWS, metric, [over + DAY])
 
 
 @pytest.mark.parametrize(
@@ -208,7 +217,7 @@ def test_f41_a_clock_that_goes_back_lowers_no_mark(
 ) -> None:
     """Three hours back between two runs leave the mark; when time goes on, so does the mark."""
     local = timedelta()
-    set_local_clock(monkeypatch, lambda: home.shop.now + local)
+    set_local_clock(home, monkeypatch, lambda: home.shop.now + local)
     home.sync("events", "profiles")
     before = [committed_mark(home, each) for each in ("events", "profiles")]
     local = -3 * HOUR if whose == "local" else timedelta()
@@ -217,7 +226,7 @@ def test_f41_a_clock_that_goes_back_lowers_no_mark(
         local = 3 * HOUR
     assert home.sync("events", "profiles").success
     assert [committed_mark(home, each) for each in ("events", "profiles")] == before
-    home.shop.move(hours=4 if whose == "local" else 7)
+    home.shop.move(hours=7)
     assert home.sync("events", "profiles").success
     after = [committed_mark(home, each) for each in ("events", "profiles")]
     assert all(
@@ -225,3 +234,90 @@ def test_f41_a_clock_that_goes_back_lowers_no_mark(
         for then, now in zip(before, after, strict=True)
     )
     judge(home, "events", "profiles")
+
+
+AHEAD = {"hour": HOUR, "day": DAY, "sixty days": 60 * DAY}
+WHICH = {"one": {"path": "/api/events", "nth": 1}, "all": {"path": "*"}}
+
+
+@pytest.mark.parametrize("which", WHICH)
+@pytest.mark.parametrize("ahead", AHEAD)
+def test_f74_events_that_come_late_are_read_however_far_ahead_klaviyo_dates_its_answers(
+    start: StartHome, ahead: str, which: str
+) -> None:
+    """Events of the last minutes that Klaviyo shows after a sync come with the next one."""
+    home = start(events=40, future_events=0)
+    minute = timedelta(minutes=1)
+    home.shop.write_events({"datetime": (home.shop.now - minute / 6).isoformat()})
+    seconds = AHEAD[ahead].total_seconds()
+    with home.shop.faulty("date", match=WHICH[which], seconds=seconds):
+        first = home.sync("events")
+    assert first.success
+    assert first.warnings.count("minutes ahead of this machine's clock") == 1
+    assert first.number("events", "clock_difference_seconds") == seconds
+    mark = committed_mark(home, "events")
+    assert mark is not None
+    assert mark <= home.shop.now - SETTLED
+    late = home.shop.write_events(
+        {
+            "datetime": (home.shop.now - 4 * minute).isoformat(),
+            "visible_at": (home.shop.now + minute).isoformat(),
+            "count": 5,
+        }
+    )
+    home.shop.move(minutes=10)
+    second = home.sync("events")
+    assert second.success
+    assert second.warnings == ""
+    assert late <= set(home.ids("events"))
+    judge(home, "events")
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "Mon, 99 Feb 2026 25:61:00 GMT"])
+def test_f74_without_a_date_that_can_be_read_our_own_clock_counts(home: Home, text: str) -> None:
+    """No `Date`, or rubbish in it: the mark keeps its distance from this machine's clock."""
+    home.shop.write_events({"datetime": home.shop.now.isoformat()})
+    with home.shop.faulty("date", match={"path": "*"}, text=text):
+        run = home.sync("events")
+    assert run.success
+    assert run.warnings == ""
+    mark = committed_mark(home, "events")
+    assert mark is not None
+    assert mark <= home.shop.now - SETTLED
+    judge(home, "events")
+
+
+def test_f74_a_newer_version_wins_over_one_that_was_dated_ahead(home: Home) -> None:
+    """Events change their owner after a sync whose answers were dated a day ahead."""
+    with home.shop.faulty("date", match={"path": "*"}, seconds=DAY.total_seconds()):
+        assert home.sync("events").success
+    owners = home.query("SELECT profile_id, count(*) FROM events GROUP BY 1 ORDER BY 2 DESC")
+    old, new = str(owners[0][0]), str(owners[1][0])
+    home.shop.mutate(profile=old, merge_into=new)
+    home.shop.move(hours=1)
+    window = {"start": "2026-08-01", "end": f"{home.shop.now + DAY:%Y-%m-%d}"}
+    assert home.sync("events", config=window).success
+    now = dict(home.query("SELECT profile_id, count(*) FROM events GROUP BY 1"))
+    assert old not in now
+    assert now[new] == owners[0][1] + owners[1][1]
+
+
+@pytest.mark.parametrize("path", [PATHS[FLOWS], "*"], ids=["one", "all"])
+def test_f74_no_day_of_reports_is_final_too_early(start: StartHome, path: str) -> None:
+    """With answers dated sixty days ahead a day's numbers still move, and today is not over."""
+    now = datetime(2026, 10, 10, 12, tzinfo=UTC)
+    home = report_home(start, now, days=30)
+    metric, yesterday, today = metrics_of(home)[0], date(2026, 10, 9), date(2026, 10, 10)
+    with home.shop.faulty("date", match={"path": path}, seconds=(60 * DAY).total_seconds()):
+        done = fetch(home, FLOWS, (metric, yesterday))
+        refused = fetch(home, FLOWS, (metric, today))
+    assert done.run.success
+    ((_, _, shown),) = done.events
+    assert shown["klaviyo/is_final"] is False
+    assert shown["klaviyo/fetched_at"] == now.isoformat()
+    assert shown["klaviyo/clock_difference_seconds"] == (60 * DAY).total_seconds()
+    assert "minutes ahead of this machine's clock" in done.run.warnings
+    assert "not over" in refused.run.failed[FLOWS]
+    stored = stored_rows(home, FLOWS, metric, [yesterday])
+    assert stored
+    assert {row["is_final"] for row in stored.values()} == {False}

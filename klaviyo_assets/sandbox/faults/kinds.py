@@ -72,6 +72,7 @@ WIRE = frozenset(
         "bandwidth",
         "chunks",
         "broken_chunks",
+        "date",
     }
 )
 OTHER = frozenset({"mutate"})

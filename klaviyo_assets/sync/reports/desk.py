@@ -27,7 +27,7 @@ LEARNED = "learned"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calendar:
-    """The days of an account: its zone, Klaviyo's clock at the start (UTC), the first day wanted.
+    """The days of an account: its zone, the time at the start (UTC), the first day wanted.
 
     `window_days` is how long numbers move after the day they belong to: the attribution window.
     """
@@ -59,7 +59,6 @@ class ReportDesk:
     base_url: str
     account: str
     calendar: Calendar
-    clock: Callable[[], datetime]
     say: Callable[[str], None]
     """Takes a sentence for the operator: what was unexpected and what is done about it."""
 
@@ -123,5 +122,5 @@ def _spread(sending: Sending) -> Days | None:
 
 
 def is_over_at(day: date, moment: datetime, calendar: Calendar) -> bool:
-    """Return whether a day was over at an instant of Klaviyo's clock."""
+    """Return whether a day was over at an instant."""
     return moment >= end_of(day, calendar.zone)

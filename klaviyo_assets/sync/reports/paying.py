@@ -53,7 +53,7 @@ class Purse:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """One page: as it came, what it holds, and Klaviyo's clock when it answered, UTC."""
+    """One page: as it came, what it holds, and when it was answered, UTC."""
 
     body: bytes
     page: ReportPage
@@ -226,8 +226,7 @@ class Paying:
         return [_Read(body, self._page(body), found.fetched_at) for body in found.pages()]
 
     def _read(self, answer: Answer) -> _Read:
-        at = (answer.server_time or self._desk.clock()).replace(microsecond=0)
-        return _Read(answer.body, self._page(answer.body), at)
+        return _Read(answer.body, self._page(answer.body), answer.at)
 
     def _page(self, body: bytes) -> ReportPage:
         return read_report(body, self._desk.report)

@@ -8,7 +8,6 @@ account's zone can be changed. The endpoint has a limit of its own, far from tha
 """
 
 from collections.abc import Callable
-from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from klaviyo_assets.errors import MissingScopeError, SettingError
@@ -18,13 +17,7 @@ from klaviyo_assets.sync.reports.account_zone import GIVE_ZONE, agreed_zone
 from klaviyo_assets.sync.reports.desk import Calendar
 
 
-def calendar_of(
-    asking: Asking,
-    settings: Settings,
-    *,
-    clock: Callable[[], datetime],
-    say: Callable[[str], None],
-) -> Calendar:
+def calendar_of(asking: Asking, settings: Settings, *, say: Callable[[str], None]) -> Calendar:
     """Return the account's calendar.
 
     Raises:
@@ -32,7 +25,6 @@ def calendar_of(
             which zone that is.
         KlaviyoAssetsError: Klaviyo cannot be reached.
     """
-    now: datetime | None = None
     try:
         present = ask_account(asking)
     except MissingScopeError:
@@ -41,14 +33,14 @@ def calendar_of(
                 "the key lacks accounts:read, so the time zone that reports count days in is not "
                 f"known: {GIVE_ZONE}, or make a key with that scope"
             ) from None
-        zone = ZoneInfo(settings.timezone)
+        zone, now = ZoneInfo(settings.timezone), asking.client.clocks.cautious_now()
         say(
             "the key lacks accounts:read: whether the account's days are those of "
             f"KLAVIYO_TIMEZONE={zone.key} cannot be checked"
         )
     else:
-        now = present.server_time
-        zone = agreed_zone(settings, present.timezone, now=now or clock())
+        now = present.at
+        zone = agreed_zone(settings, present.timezone, now=now)
         if present.timezone is None:
             say(
                 f"Klaviyo names no time zone for the account: whether its days are those of "
@@ -56,7 +48,7 @@ def calendar_of(
             )
     return Calendar(
         zone=zone,
-        now=now or clock(),
+        now=now,
         first=settings.first_report_day,
         window_days=settings.report_lookback_days,
     )

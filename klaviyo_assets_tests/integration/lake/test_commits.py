@@ -102,10 +102,14 @@ def test_the_later_cursor_wins_whenever_it_comes(lake: Lake) -> None:
 
 
 def test_an_event_is_kept_as_it_was_read_last(lake: Lake) -> None:
-    """Where the cursor is no version, the later `synced_at` wins, and equal ones the incoming."""
-    merge(lake, EVENTS, [batch([("a", 0.5, "first", 5), ("b", 0.5, "first", 5)])])
-    merge(lake, EVENTS, [batch([("a", 0.1, "earlier read", 4), ("b", 0.1, "same read", 5)])])
-    assert notes_of(lake, "events") == {"a": "first", "b": "same read"}
+    """Where the cursor is no version, what comes in later wins, whatever a clock said of it."""
+    day = 86_400.0
+    merge(lake, EVENTS, [batch([("a", 0.5, "first", day), ("b", 0.5, "first", 5)])])
+    merge(lake, EVENTS, [batch([("a", 0.1, "second", 4), ("b", 0.1, "second", 5)])])
+    assert notes_of(lake, "events") == {"a": "second", "b": "second"}
+    ahead = batch([("a", 0.1, "third", day), ("b", 0.1, "third", 7)])
+    merge(lake, EVENTS, [ahead, batch([("a", 0.1, "fourth", 8), ("b", 0.1, "fourth", 6)])])
+    assert notes_of(lake, "events") == {"a": "fourth", "b": "fourth"}
 
 
 def test_only_files_with_a_superseded_row_are_rewritten(lake: Lake, root: Path) -> None:

@@ -1,6 +1,7 @@
 """Streams, requests and answers of our own, small enough to check by eye."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from urllib.parse import parse_qsl, urlsplit
 
 from klaviyo_assets.api.exchange import Answer, Request
@@ -73,7 +74,9 @@ def answer_of(
     status: int, body: bytes | str = b"", headers: Mapping[str, str] | None = None
 ) -> Answer:
     """Return an answer with a body of text or bytes."""
-    return Answer(status, headers or {}, body.encode() if isinstance(body, str) else body)
+    return Answer(
+        status, headers or {}, body.encode() if isinstance(body, str) else body, datetime.now(UTC)
+    )
 
 
 def parameters_of(request: Request) -> dict[str, str]:

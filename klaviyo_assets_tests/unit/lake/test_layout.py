@@ -65,13 +65,13 @@ def test_a_table_follows_its_stream() -> None:
 
 
 def test_the_cursor_counts_first_where_it_is_a_version() -> None:
-    """Of two versions the cursor decides, and `synced_at` only where the cursor is no version."""
+    """Of two versions the cursor decides, and no clock where the cursor is no version."""
     newest = table_of(STREAM, SCHEMA)
     by_read = Table(
         name="events", schema=SCHEMA, key=("id",), cursor="updated", newest_by_cursor=False
     )
-    assert newest.versions == ("updated", "synced_at")
-    assert by_read.versions == ("synced_at",)
+    assert newest.versions == ("updated",)
+    assert by_read.versions == ()
 
 
 def test_a_history_is_keyed_by_version() -> None:
