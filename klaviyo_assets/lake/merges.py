@@ -30,7 +30,7 @@ MERGES_DESCRIPTION = Description(
     columns={
         "old_id": "Id of the profile that vanished.",
         "survivor_id": "Id of the profile that has its identifiers or events now.",
-        "noticed_at": "When a complete read first missed the old one, Klaviyo's clock.",
+        "noticed_at": "When a complete read first missed the old one.",
         "evidence": "What tells of it: identifiers that moved, events that changed their owner.",
     },
 )

@@ -11,14 +11,16 @@ from klaviyo_assets.model.stream import Detail, Join, Stream
 
 KEY_COLUMN = Column("id", "Klaviyo's id; once in the table.")
 EXTRA_COLUMN = Column(EXTRA, "Attributes that no column holds; NULL: none.", "json")
-SYNCED_COLUMN = Column("synced_at", "When the row was read, Klaviyo's clock.", "timestamp")
+SYNCED_COLUMN = Column(
+    "synced_at", "When the row was read, by the earlier of Klaviyo's clock and ours.", "timestamp"
+)
 DELETED_COLUMN = Column(
     "deleted_at",
-    "When a complete read first missed it, Klaviyo's clock; NULL while it exists.",
+    "When a complete read first missed it; NULL while it exists.",
     "timestamp",
 )
 SYNC_STARTED_COLUMN = Column(
-    "sync_started_at", "When the sync that read this version began, Klaviyo's clock.", "timestamp"
+    "sync_started_at", "When the sync that read this version began, our clock.", "timestamp"
 )
 
 

@@ -1,4 +1,4 @@
-"""Klaviyo's clock and the account's zone, as they are when a fetch begins.
+"""The time and the account's zone, as they are when a fetch begins.
 
 What belongs here: the calendar that a fetch keeps to. What does not: which zone counts
 (`account_zone`), the arithmetic of days (`zone`).
