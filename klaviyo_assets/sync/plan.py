@@ -184,8 +184,13 @@ def _unread(
     ──────────────┼────────────────┼────────────────┼──────────▶ UTC
     read before ──[═════════════════════════════════)
     to read ───────────────────────[════════════════╪══════════▶
+
+    A slice without a record has no mark to look back from, and is asked for as a whole: an empty
+    answer takes one request all the same, and it brings what comes late, or is imported.
     """
     progress = known or SliceProgress()
+    if progress.highest is None:
+        return (Window(start),)
     coverage, mark = progress.coverage, progress.mark(start)
     if mark is not None:
         coverage = coverage.without(Window(mark - lookback, mark))

@@ -321,3 +321,30 @@ def test_f74_no_day_of_reports_is_final_too_early(start: StartHome, path: str) -
     stored = stored_rows(home, FLOWS, metric, [yesterday])
     assert stored
     assert {row["is_final"] for row in stored.values()} == {False}
+
+
+@pytest.mark.parametrize("lookback", ["0", "7"])
+@pytest.mark.parametrize("what", ["account", "metric"])
+def test_f78_what_comes_late_into_emptiness_is_read(
+    start: StartHome, what: str, lookback: str
+) -> None:
+    """A late event, and a history, of an account or a metric that had no event until then."""
+    home = start(events=0, future_events=0)
+    busy, quiet = sorted(home.shop.attributes("metric"))[:2]
+    chosen = {"lookback_days": lookback}
+    if what == "metric":
+        chosen["event_metric_ids"] = f"{busy},{quiet}"
+        home.shop.write_events({"metric": busy, "datetime": (home.shop.now - HOUR).isoformat()})
+    for _ in range(2):
+        assert home.sync("events", **chosen).success
+        home.shop.move(hours=1)
+    late = home.shop.write_events(
+        {"metric": quiet, "datetime": (home.shop.now - 3 * DAY).isoformat()},
+        {"metric": quiet, "datetime": (home.shop.now - 400 * DAY).isoformat(), "count": 30},
+    )
+    home.shop.forget()
+    second = home.sync("events", **chosen)
+    assert second.success
+    assert late <= set(home.ids("events"))
+    judge(home, "events")
+    assert home.shop.asked()["/api/events"] <= (1 if what == "account" else 2)

@@ -98,6 +98,22 @@ def test_lookback_reads_the_days_before_the_mark_again() -> None:
     assert windows(made) == [("*", Window(MARK - timedelta(days=7), None))]
 
 
+@pytest.mark.parametrize("lookback", [0, 7])
+def test_a_slice_without_a_record_is_asked_for_as_a_whole(lookback: int) -> None:
+    """What is still empty has no mark to look back from; a history may be imported any day."""
+    progress = Progress(None, {}, ("full", "empty"))
+    progress.note("full", Window(None, NOW), MARK)
+    progress.note("empty", Window(None, NOW), None)
+    for name in progress.active:
+        progress.finish(name)
+    made = plan(
+        Known(metadata_mark=MARK, lake_state=progress_to_json(progress)),
+        Settings(event_metric_ids=("full", "empty"), lookback_days=lookback),
+    )
+    before = MARK - timedelta(days=lookback)
+    assert windows(made) == [("full", Window(before, None)), ("empty", Window(None, None))]
+
+
 def test_windows_finished_out_of_order_are_not_read_again() -> None:
     """After a kill only what no commit holds is asked for again."""
     progress = Progress(None, {}, ("*",))
