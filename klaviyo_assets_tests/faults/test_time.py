@@ -331,19 +331,19 @@ def test_f78_what_comes_late_into_emptiness_is_read(
     """A late event, and a history, of an account or a metric that had no event until then."""
     home = start(events=0, future_events=0)
     busy, quiet = sorted(home.shop.attributes("metric"))[:2]
-    chosen = {"lookback_days": lookback}
+    chosen = ""
     if what == "metric":
-        chosen["event_metric_ids"] = f"{busy},{quiet}"
+        chosen = f"{busy},{quiet}"
         home.shop.write_events({"metric": busy, "datetime": (home.shop.now - HOUR).isoformat()})
     for _ in range(2):
-        assert home.sync("events", **chosen).success
+        assert home.sync("events", lookback_days=lookback, event_metric_ids=chosen).success
         home.shop.move(hours=1)
     late = home.shop.write_events(
         {"metric": quiet, "datetime": (home.shop.now - 3 * DAY).isoformat()},
         {"metric": quiet, "datetime": (home.shop.now - 400 * DAY).isoformat(), "count": 30},
     )
     home.shop.forget()
-    second = home.sync("events", **chosen)
+    second = home.sync("events", lookback_days=lookback, event_metric_ids=chosen)
     assert second.success
     assert late <= set(home.ids("events"))
     judge(home, "events")
