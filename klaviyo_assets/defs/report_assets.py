@@ -13,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 
+from klaviyo_assets.api.clock import utc_now
 from klaviyo_assets.defs.assets import KINDS, OWNERS, RETRY, group_of, skip
 from klaviyo_assets.defs.config import asks_refused, config_schema, given_config
 from klaviyo_assets.defs.failures import as_failures
@@ -124,6 +125,7 @@ def _desk(
         base_url=settings.base_url,
         account=connection.account,
         calendar=calendar_of(connection.asking, settings, say=say),
+        clock=utc_now,
         say=say,
     )
 

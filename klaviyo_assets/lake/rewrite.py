@@ -67,13 +67,15 @@ class Outcome:
 class Rewriter:
     """Works out the partitions of one commit. `schema` is the table's own, newer than some files.
 
-    `folder` is the table's, `staging` the session's.
+    `folder` is the table's, `staging` the session's. `clock` names what tells the newer of two rows
+    where the order in which they came in does not: it is by a clock, and clocks jump.
     """
 
     table: Table
     schema: pa.Schema
     folder: Path
     staging: Path
+    clock: tuple[str, ...] = ()
 
     def partition(self, stored: Sequence[DataFile], staged: Staged) -> Outcome:
         """Return what to add and remove so that no key is there twice in the partition.
@@ -121,44 +123,38 @@ class Rewriter:
             for at, part in enumerate(parts)
             if not part.is_staged
         ]
-        return self.without_losers(parts, [*known, keys], self.order)
+        return self.without_losers(parts, [*known, keys])
 
-    def judged_among(
-        self, parts: Sequence[Part], keys: pa.Table, clock: Sequence[str] = ()
-    ) -> list[Part]:
-        """Return the parts with the rows that stay, where only rows of `keys` can lose.
-
-        `clock` names what tells the newer of two rows where the order of the parts does not.
-        """
+    def judged_among(self, parts: Sequence[Part], keys: pa.Table) -> list[Part]:
+        """Return the parts with the rows that stay, where only rows of `keys` can lose."""
         rows = [
-            matching(self.rows(part, at, clock), keys, self.table.key)
-            for at, part in enumerate(parts)
+            matching(self.rows(part, at), keys, self.table.key) for at, part in enumerate(parts)
         ]
-        return self.without_losers(parts, rows, (*self.order, *clock))
+        return self.without_losers(parts, rows)
 
-    def without_losers(
-        self, parts: Sequence[Part], rows: Sequence[pa.Table], order: Sequence[str]
-    ) -> list[Part]:
+    def without_losers(self, parts: Sequence[Part], rows: Sequence[pa.Table]) -> list[Part]:
         """Return the parts without those of `rows` that another one beats."""
-        lost = losers(pa.concat_tables(rows), self.table.key, order)
+        lost = losers(pa.concat_tables(rows), self.table.key, self.order)
         return [replace(part, stay=kept(lost, at, part.file.rows)) for at, part in enumerate(parts)]
 
     def unique(self, stored: Sequence[DataFile], keys: pa.Table) -> list[Outcome]:
         """Return what to add and remove so that none of `keys` is there twice in the whole table.
 
         A key can lie in two partitions, which `partition` never sees together. Files of the log
-        lie in no order: here alone it is the clock that tells which row is the newer.
+        lie in no order, so the clock tells which row is the newer.
         """
+        by_clock = replace(self, clock=(SYNCED_AT,))
         parts = [Part(file, self.folder, is_staged=False) for file in stored]
         partitions: dict[str, list[Part]] = defaultdict(list)
-        for part in self.judged_among(parts, keys, clock=(SYNCED_AT,)):
+        for part in by_clock.judged_among(parts, keys):
             if part.stay is not None:
                 partitions[part.file.partition].append(part)
         return [self.settled(judged, 0) for judged in partitions.values()]
 
-    def rows(self, part: Part, at: int, clock: Sequence[str] = ()) -> pa.Table:
+    def rows(self, part: Part, at: int) -> pa.Table:
         """Return key, versions and place of all rows of the part at position `at`."""
-        schema = self.columns(tuple(dict.fromkeys((*self.table.key, *self.table.versions, *clock))))
+        told_by = (*self.table.key, *self.table.versions, *self.clock)
+        schema = self.columns(tuple(dict.fromkeys(told_by)))
         rows = columns_of(part.folder / part.file.path, schema, self.table.name)
         return numbered(rows, at, settled=not part.is_staged)
 
@@ -170,7 +166,7 @@ class Rewriter:
     @property
     def order(self) -> tuple[str, ...]:
         """Return the columns by which rows of one key are compared, the greatest stays."""
-        versions = self.table.versions
+        versions = (*self.table.versions, *self.clock)
         return (SETTLED, *versions) if self.table.keeps == "every" else versions
 
     def settled(self, parts: Sequence[Part], came_in: int) -> Outcome:

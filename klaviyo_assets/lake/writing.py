@@ -23,7 +23,7 @@ from klaviyo_assets.errors import (
 from klaviyo_assets.lake.delta import Change, commit, conflict, delta_types, widen
 from klaviyo_assets.lake.disk import Staging, clear_dead, told
 from klaviyo_assets.lake.gone import Gone, Noticed, gone
-from klaviyo_assets.lake.layout import CHECKPOINT_COMMITS, STAGING, Table
+from klaviyo_assets.lake.layout import CHECKPOINT_COMMITS, STAGING, SYNCED_AT, Table
 from klaviyo_assets.lake.log import Mark, Snapshot, newest_version, snapshot
 from klaviyo_assets.lake.parquet import DataFile
 from klaviyo_assets.lake.rebase import TRIES, Rebase, keeps_all_keys, rows_read_since
@@ -66,6 +66,7 @@ class TableWriter:
         self.table, self.folder, self.start = table, folder, start
         self.account, self.clock = account, clock
         self.sequence = 0
+        self.took_over = False
         self.schema = table.schema if start is None else widened(start.schema, table)
         with told(folder, table.name):
             clear_dead(folder / STAGING)
@@ -176,6 +177,7 @@ class TableWriter:
             for batches in rows_read_since(self.rewriter, files, wanted):
                 self.stage.take(batches)
                 count += sum(batch.num_rows for batch in batches)
+                self.took_over = True
         return count
 
     @property
@@ -192,7 +194,9 @@ class TableWriter:
     @property
     def rewriter(self) -> Rewriter:
         """Return what rewrites files of this table into the staging folder."""
-        return Rewriter(self.table, self.schema, self.folder, self.staging.folder)
+        # Rows taken over are staged after ours, and were read before or after them.
+        clock = (SYNCED_AT,) if self.took_over else ()
+        return Rewriter(self.table, self.schema, self.folder, self.staging.folder, clock)
 
     def change(self, *, replace: bool, noticed: Noticed | None) -> tuple[Change, int]:
         """Work out the files to add and remove, and how many of the staged rows stay."""

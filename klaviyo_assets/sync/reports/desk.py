@@ -59,6 +59,7 @@ class ReportDesk:
     base_url: str
     account: str
     calendar: Calendar
+    clock: Callable[[], datetime]
     say: Callable[[str], None]
     """Takes a sentence for the operator: what was unexpected and what is done about it."""
 
