@@ -423,14 +423,14 @@ def test_any_sequence_of_commits_equals_a_dict(
     """Merges and replacements, staged in pieces, leave what a dict by the same rule would hold."""
     with TemporaryDirectory() as folder:
         lake = lake_at(Path(folder))
-        oracle: dict[str, tuple[int, int, str]] = {}
+        oracle: dict[str, tuple[int, str]] = {}
         for number, (mode, rows, pieces) in enumerate(commits):
             if mode == "replace":
                 oracle = {}
-            for key, cursor, note, synced in rows:
+            for key, cursor, note, _ in rows:
                 known = oracle.get(key)
-                if known is None or known[:2] <= (cursor, synced):
-                    oracle[key] = (cursor, synced, note)
+                if known is None or known[0] <= cursor:
+                    oracle[key] = (cursor, note)
             parts = (
                 [batch(rows[at::pieces]) for at in range(pieces)]
                 if pieces == 1
@@ -450,7 +450,7 @@ def test_any_sequence_of_commits_equals_a_dict(
         if commits:
             found = rows_of(lake, "profiles")
             assert {key: row[1] for key, row in found.items()} == {
-                key: row[2] for key, row in oracle.items()
+                key: row[1] for key, row in oracle.items()
             }
             lake.check()
 
