@@ -63,7 +63,8 @@ def asking_with(
 ) -> Asking:
     """Return what asks with a key; its budgets are `account`'s, or the key's own until it is known.
 
-    `clocks` are those of the run, where it asks in more than one way. It holds sockets and a file open until it is closed.
+    `clocks` are those of the run, where it asks in more than one way. It holds sockets and a file
+    open until it is closed.
     """
     base_url = checked_base_url(settings.base_url)
     # A sandbox may know the same key as Klaviyo, and another account by it.
