@@ -31,6 +31,7 @@ from klaviyo_assets.lake import (
     table_of,
 )
 from klaviyo_assets.model.privacy import privacy_refusals, profile_id_of
+from klaviyo_assets.model.promises import on_by_setting, promises_not_kept
 from klaviyo_assets.model.report import Report
 from klaviyo_assets.model.settings import Settings, read_settings
 from klaviyo_assets.model.stream import Join
@@ -355,7 +356,29 @@ def _print_status(at: Desktop) -> int:
         if isinstance(stream.source, Report):
             print("\n".join(standing(stream, at=at)))
     _print_metric_problems(at)
+    _print_promises(at.settings)
     return 0
+
+
+def _print_promises(settings: Settings) -> None:
+    """Print which promises nothing keeps, as their schedules and sensors are off."""
+    on, whence = on_by_setting(settings), f"KLAVIYO_AUTOMATION={settings.automation or 'off'}"
+    if "DAGSTER_HOME" in os.environ:
+        # Late: Dagster takes two seconds to load, and no other verb needs it.
+        from klaviyo_assets.defs.switches import switched_on  # noqa: PLC0415
+
+        try:
+            on, whence = tuple(switched_on(settings)), "the switches in DAGSTER_HOME"
+        except SettingError as error:
+            whence += f"; {error}"
+    else:
+        whence += "; without DAGSTER_HOME the switches of the UI are not known"
+    off = promises_not_kept(settings, on)
+    print(f"automation: {'off is what follows' if off else 'everything is on'} ({whence})")
+    for promise in off:
+        print(f"  off: {promise.about} ({', '.join(promise.kept_by)})")
+    if off:
+        print("  KLAVIYO_AUTOMATION=recommended starts all of it; each has its switch in the UI")
 
 
 if __name__ == "__main__":

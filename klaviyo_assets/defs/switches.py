@@ -7,6 +7,8 @@ schedules and sensors do.
 import dagster as dg
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus
 
+from klaviyo_assets.errors import SettingError
+from klaviyo_assets.model.promises import ALWAYS_ON, automated
 from klaviyo_assets.model.settings import RECOMMENDED, Settings
 
 
@@ -35,6 +37,21 @@ def is_switched_on(
     if switched:
         return any(each.status is InstigatorStatus.RUNNING for each in switched)
     return settings.automation == RECOMMENDED
+
+
+def switched_on(settings: Settings) -> set[str]:
+    """Return the names of the schedules and sensors that are on in the DAGSTER_HOME of now.
+
+    Raises:
+        SettingError: there is none, or it cannot be read.
+    """
+    try:
+        with dg.DagsterInstance.get() as instance:
+            on = {each for each in automated() if is_switched_on(instance, each, settings)}
+            states = {each.name: each.status for each in _states(instance, None)}
+    except dg.DagsterError as error:
+        raise SettingError(f"the switches in DAGSTER_HOME cannot be read: {error}") from error
+    return on | {each for each in ALWAYS_ON if states.get(each) is not InstigatorStatus.STOPPED}
 
 
 def _states(instance: dg.DagsterInstance, run: dg.DagsterRun | None) -> list[InstigatorState]:

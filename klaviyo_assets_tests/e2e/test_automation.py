@@ -1,6 +1,7 @@
 """What starts by itself: a real daemon with `KLAVIYO_AUTOMATION`, and who looks for late events."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -21,12 +22,14 @@ from dagster._core.scheduler.instigation import (
 from klaviyo_assets.definitions import build_defs
 from klaviyo_assets.defs import automation
 from klaviyo_assets.defs.resources import utc_now
+from klaviyo_assets.model.promises import automated
 from klaviyo_assets.model.settings import Settings
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home, variables_of
 from klaviyo_assets_tests.e2e.instance import instance_of
 from klaviyo_assets_tests.e2e.lives import commanded
 from klaviyo_assets_tests.e2e.report_ticks import schedule_tick
+from klaviyo_assets_tests.e2e.test_report_plan import command
 
 PATIENCE_SECONDS = 180
 
@@ -44,10 +47,15 @@ COLLECTION_SCHEDULES = [
     "klaviyo_weekly_deleted_profiles",
 ]
 
-RECOMMENDED = {
-    *COLLECTION_SCHEDULES,
+DAILY_REPORTS = [
     "klaviyo_daily_campaign_values_reports",
     "klaviyo_daily_flow_series_reports",
+]
+"""They stand in for the draining sensor, which is on with them."""
+
+RECOMMENDED = {
+    *COLLECTION_SCHEDULES,
+    *DAILY_REPORTS,
     "klaviyo_reports_drain",
     "klaviyo_events_healing",
     "klaviyo_reports_newest_days",
@@ -58,10 +66,10 @@ RECOMMENDED = {
 @contextmanager
 def daemon(home: Home) -> Generator[None]:
     """Run Dagster's own daemon on the home, and end it, its servers and runs included."""
-    command = [str(Path(sys.executable).with_name("dagster-daemon")), "run"]
+    dagster = [str(Path(sys.executable).with_name("dagster-daemon")), "run"]
     environment = {**os.environ, **home.variables, "DAGSTER_HOME": str(home.dagster)}
     process = subprocess.Popen(
-        [*command, "-m", "klaviyo_assets.definitions"],
+        [*dagster, "-m", "klaviyo_assets.definitions"],
         cwd=ROOT,
         env=environment,
         stdout=DEVNULL,
@@ -142,6 +150,21 @@ def test_the_recommended_set_is_all_there_is() -> None:
     found = [*repository.schedule_defs, *repository.sensor_defs]
     assert {each.name for each in found if each.default_status.value == "RUNNING"} == RECOMMENDED
     assert {each.name for each in found} == RECOMMENDED
+    assert set(automated()) == RECOMMENDED
+
+
+def test_status_says_which_promises_nothing_keeps(home: Home) -> None:
+    """Off, each is named with what would keep it; a setting that undoes one counts, too."""
+    home.settings["KLAVIYO_AUTOMATION"] = "off"
+    said = command(home, "status").stdout
+    for name in RECOMMENDED - {METRICS_SENSOR, *DAILY_REPORTS}:
+        assert f"({name})" in said
+    assert "KLAVIYO_AUTOMATION=recommended starts all of it" in said
+    home.settings["KLAVIYO_AUTOMATION"] = "recommended"
+    assert "everything is on" in command(home, "status").stdout
+    home.settings["KLAVIYO_LATE_EVENTS_DAYS"] = "0"
+    (off,) = re.findall("off: (.*)", command(home, "status").stdout)
+    assert off == f"events that arrive late ({LATE_SCHEDULE})"
 
 
 def reasons(home: Home) -> list[str]:
@@ -215,10 +238,13 @@ def test_a_switch_in_the_ui_decides(home: Home) -> None:
     assert NOT_LOOKED_FOR in home.sync("events").warnings
     home.settings["KLAVIYO_AUTOMATION"] = "recommended"
     assert NOT_LOOKED_FOR in home.sync("events").warnings
+    home.settings["DAGSTER_HOME"] = str(home.dagster)
+    (off,) = re.findall("off: (.*)", command(home, "status").stdout)
+    assert off == f"events that arrive late ({LATE_SCHEDULE})"
 
 
 def switch(home: Home, verb: str) -> None:
     """Start or stop the schedule of late events by Dagster's own command, as the UI's switch."""
-    command = commanded(home, "schedule", verb, LATE_SCHEDULE)
-    assert command.ended(within=PATIENCE_SECONDS)
-    assert command.code == 0
+    dagster = commanded(home, "schedule", verb, LATE_SCHEDULE)
+    assert dagster.ended(within=PATIENCE_SECONDS)
+    assert dagster.code == 0
