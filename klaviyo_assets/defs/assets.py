@@ -225,6 +225,9 @@ def skip(
     """Say why the stream is not read; nothing is materialized, the run stays green.
 
     What is stored stays as it is and grows old, which its freshness shows: that is said as well.
+    What depends on it in the same run, checks that read whole tables included, Dagster skips, and
+    says so. It could be kept from that only by an output, which is a materialization that never
+    was.
     """
     if isinstance(error, MissingScopeError):
         scope = " and ".join(error.scopes or stream.scopes)

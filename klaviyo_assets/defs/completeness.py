@@ -38,6 +38,9 @@ REQUESTS = "klaviyo/requests"
 REPEATED_RUN = "klaviyo/repeated_from_run"
 """The run whose verdict a run repeats that compares nothing itself."""
 
+NOT_COMPARED = "klaviyo/not_compared_yet"
+"""Metadata of a verdict that rests on no comparison, because there was none yet."""
+
 RECORDS_AT_ONCE = 20
 """Verdicts read at a time, in search of one that is not repeated."""
 
@@ -136,13 +139,18 @@ def materializes(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) -> bo
 
 
 def repeated_verdict(record: AssetCheckExecutionRecord | None) -> dg.AssetCheckResult:
-    """Return the verdict of the last comparison once more; a warning where there was none yet."""
+    """Return the verdict of the last comparison once more; a warning where there was none yet.
+
+    Dagster knows passed and failed alone, and its log calls a warning "failed". Passed it would be
+    green, and green says that every event is there: nobody has looked.
+    """
     evaluation = record.evaluation if record is not None else None
     if record is None or evaluation is None:
         return warned(
             COMPLETE,
             "Not compared yet: that asks Klaviyo for its counts, and has a job of its own. Launch "
             "klaviyo_checks.",
+            {NOT_COMPARED: True},
         )
     at = datetime.fromtimestamp(record.create_timestamp, tz=UTC)
     return dg.AssetCheckResult(
@@ -165,7 +173,7 @@ def last_verdict(
         check, limit=RECORDS_AT_ONCE, cursor=cursor, status=done
     ):
         for record in records:
-            if told_in(record, REPEATED_RUN) is None:
+            if told_in(record, REPEATED_RUN) is None and told_in(record, NOT_COMPARED) is None:
                 return record
         cursor = records[-1].id
     return None

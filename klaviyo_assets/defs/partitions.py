@@ -41,6 +41,9 @@ FAILED_SEPARATOR = "|"
 """The tag of a run that stored its partitions but for those of some metrics, and what stands
 between these: what no key of a partition holds."""
 
+SKIPPED = "klaviyo/skipped"
+"""The tag of a report's run that was skipped, as the key may not read it: `true`."""
+
 DRAIN_SENSOR = "klaviyo_reports_drain"
 """The draining sensor's name, as the UI shows it."""
 

@@ -18,7 +18,14 @@ from klaviyo_assets.defs.assets import KINDS, OWNERS, RETRY, group_of, skip
 from klaviyo_assets.defs.config import asks_refused, config_schema, given_config
 from klaviyo_assets.defs.failures import as_failures
 from klaviyo_assets.defs.metadata import asset_key, asset_tags, definition_metadata
-from klaviyo_assets.defs.partitions import ALONE, REQUESTS, by_metric, report_partitions, run_cells
+from klaviyo_assets.defs.partitions import (
+    ALONE,
+    REQUESTS,
+    SKIPPED,
+    by_metric,
+    report_partitions,
+    run_cells,
+)
 from klaviyo_assets.defs.report_events import ReportEvents
 from klaviyo_assets.defs.report_history import days_of, delivered_at, siblings
 from klaviyo_assets.defs.resources import Connection, KlaviyoResource, LakeResource
@@ -104,6 +111,7 @@ def _report(
                 return _carry_out(context, cells, ask_refused=ask_refused, desk=desk, lake=lake)
     except RefusedStreamError as error:
         skip(context, stream, error, lake=lake)
+        context.instance.add_run_tags(context.run.run_id, {SKIPPED: "true"})
         return None
 
 

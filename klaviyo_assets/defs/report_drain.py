@@ -28,7 +28,7 @@ from klaviyo_assets.defs.partitions import (
     report_run_tags,
 )
 from klaviyo_assets.defs.report_assets import CHUNK, report_of
-from klaviyo_assets.defs.report_flight import Flight, flight_of
+from klaviyo_assets.defs.report_flight import SKIPPED_WITHIN, Flight, flight_of
 from klaviyo_assets.defs.resources import Connection, KlaviyoResource
 from klaviyo_assets.defs.selections import assets_of, key_in
 from klaviyo_assets.defs.switches import sensor_status
@@ -171,6 +171,11 @@ def _waiting(flight: Flight, quota: Quota) -> str | None:
         return (
             f"runs of {len(flight.failed)} metrics failed within {WITHIN} and none ended well; "
             "look at the last one"
+        )
+    if flight.was_skipped:
+        return (
+            f"the key may not read it, as a run found within {SKIPPED_WITHIN}: look at that run's "
+            "warning, and launch one by hand to see whether another key may"
         )
     if flight.is_draining:
         return "a run of the sensor is under way"

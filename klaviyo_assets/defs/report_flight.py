@@ -16,11 +16,16 @@ from klaviyo_assets.defs.partitions import (
     FAILED_SEPARATOR,
     RANGE_END,
     RANGE_START,
+    SKIPPED,
     cell_of,
 )
 from klaviyo_assets.model.report import Days
 
 PARTITION = "dagster/partition"
+
+SKIPPED_WITHIN = timedelta(hours=8)
+"""So long the sensor launches no run of a report that the key may not read: three requests a day
+find out whether another key may."""
 
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -47,13 +52,15 @@ class Flight:
     """Unfinished runs of a report.
 
     `is_draining` tells whether one of them is the sensor's. `failed` counts its runs that failed
-    lately, by metric (None: of all its metrics), `successes` those that did not.
+    lately, by metric (None: of all its metrics), `successes` those that did not. `was_skipped`
+    tells whether the key could not read the report when one was launched some hours ago.
     """
 
     areas: Collection[Area]
     is_draining: bool
     failed: Mapping[str | None, int]
     successes: int
+    was_skipped: bool
 
     def failures(self, metric_id: str | None) -> int:
         """Return how many runs for a metric failed lately, those for all metrics included."""
@@ -81,11 +88,13 @@ def flight_of(
     )
     ended = instance.get_runs(lately)
     failed = [run for run in ended if run.status is dg.DagsterRunStatus.FAILURE]
+    skipped = dg.RunsFilter(tags={DRAIN: name, SKIPPED: "true"}, created_after=now - SKIPPED_WITHIN)
     return Flight(
         areas=[area_of(run.tags) for run in runs],
         is_draining=any(run.tags.get(DRAIN) == name for run in runs),
         failed=Counter(metric_id for run in failed for metric_id in failed_metrics(run.tags)),
         successes=len(ended) - len(failed),
+        was_skipped=bool(instance.get_runs(skipped, limit=1)),
     )
 
 

@@ -8,6 +8,7 @@ from datetime import date
 
 import pytest
 
+from klaviyo_assets.sandbox import Key
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.report_runs import (
@@ -18,6 +19,7 @@ from klaviyo_assets_tests.e2e.report_runs import (
     days_between,
     fetch,
     metrics_of,
+    requests,
     set_metrics,
     stored_rows,
 )
@@ -179,3 +181,20 @@ def test_an_order_to_ask_again_has_three_requests_of_its_own(start: StartHome) -
         for expected, config in ((3, None), (3, None), (6, {"ask_refused": True}), (6, None)):
             assert not fetch(home, FLOWS, wanted, config=config).run.success
             assert posts(home, FLOWS, metric) == expected
+
+
+def test_a_report_that_the_key_may_not_read_is_not_asked_for_all_day(start: StartHome) -> None:
+    """Each request would be of the day; the sensor says why it waits, the other report comes."""
+    key = Key(
+        value="pk_" + "a" * 40,
+        scopes=frozenset({"accounts:read", "metrics:read", "campaigns:read"}),
+    )
+    home = report_home(start, NOW, keys=(key,))
+    home.settings["KLAVIYO_REPORT_START_DATE"] = str(DAYS[0])
+    for _ in range(3):
+        found = tick(home, DRAIN)
+        for request in found.runs:
+            assert carry_out(home, request).run.success
+    assert requests(home, FLOWS) == 1
+    assert stored_rows(home, CAMPAIGNS, metrics_of(home)[0], DAYS)
+    assert "the key may not read it" in tick(home, DRAIN).reason

@@ -19,6 +19,7 @@ from datetime import datetime, timedelta
 
 from klaviyo_assets.api.retries import Policy
 from klaviyo_assets.errors import (
+    AccessDeniedError,
     ConnectionLostError,
     ContractError,
     IneligibleMetricError,
@@ -120,7 +121,8 @@ def is_paid_in_vain(error: KlaviyoAssetsError) -> bool:
         return error.was_sent
     if isinstance(error, RateLimitError | QuotaError | ReportFailedError | IneligibleMetricError):
         return False
-    return isinstance(error, TransientError | PermanentError | ContractError)
+    kinds = TransientError | PermanentError | ContractError | AccessDeniedError
+    return isinstance(error, kinds)
 
 
 class FailureMemory:

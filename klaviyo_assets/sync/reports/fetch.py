@@ -12,6 +12,7 @@ from datetime import date, datetime
 import pyarrow as pa
 
 from klaviyo_assets.errors import (
+    AccessDeniedError,
     ContractError,
     IneligibleMetricError,
     KlaviyoAssetsError,
@@ -214,9 +215,10 @@ class Fetch:
 def is_of_one_metric(error: KlaviyoAssetsError) -> bool:
     """Tell whether an error says something of one metric's report alone, so that others go on.
 
-    Not what holds for every request: a limit that is spent, a network that is gone, a revision.
+    Not what holds for every request: a limit that is spent, a network that is gone, an account
+    that is refused, a revision that has ended.
     """
-    if isinstance(error, RevisionRetiredError):
+    if isinstance(error, RevisionRetiredError | AccessDeniedError):
         return False
     return isinstance(error, ContractError | ReportFailedError) or is_paid_in_vain(error)
 

@@ -18,6 +18,7 @@ from klaviyo_assets.errors import (
     IneligibleMetricError,
     MalformedPageError,
     QuotaError,
+    RepeatedPageError,
 )
 from klaviyo_assets.lake import KeptAnswer
 from klaviyo_assets.model.report import Report
@@ -26,11 +27,15 @@ from klaviyo_assets.sync.reports.desk import Background, ReportDesk, stored_lear
 from klaviyo_assets.sync.reports.failing import FailureMemory
 from klaviyo_assets.sync.reports.halving import Part
 from klaviyo_assets.sync.reports.units import TimedRow
-from klaviyo_assets.tables.report_answers import ReportPage, read_report
+from klaviyo_assets.tables.report_answers import ReportPage, ReportRow, read_report
 from klaviyo_assets.tables.report_names import with_one_name
 
 FRESH = timedelta(hours=6)
 """How long an answer serves other runs: as long as the day's requests take, several times over."""
+
+
+MOST_PAGES_WITHOUT_NEWS = 3
+"""A page may be empty, or bring again what shifted; more in a row are no progress."""
 
 
 @dataclass(slots=True)
@@ -161,7 +166,7 @@ class Paying:
             request = _following(request, each, seen)
         before = len(read)
         while request is not None:
-            found, request = self._paid_page(part, request, seen)
+            found, request = self._paid_page(part, request, read, seen)
             read.append(found)
             self._answers.put(
                 self._metric_id,
@@ -171,13 +176,16 @@ class Paying:
                 pages=[each.body for each in read],
                 is_whole=request is None,
             )
+        self._failures.take_back(self._metric_id, part)
         pages = [each.page for each in read]
         return _answered(pages, self._desk.report, read[0].at, requests=len(read) - before)
 
     def _paid_page(
-        self, part: Part, request: Request, seen: set[str]
+        self, part: Part, request: Request, before: Sequence[_Read], seen: set[str]
     ) -> tuple[_Read, Request | None]:
-        """Return one page, and the request for the next; what was paid in vain is remembered.
+        """Return the page after those `before`, and the request for the next.
+
+        What was paid in vain is remembered.
 
         Raises:
             ReportFailedError: too many requests about the metric failed within a day.
@@ -190,11 +198,11 @@ class Paying:
         )
         try:
             self._refuse_missing_days(part, found.page)
+            refuse_standstill([each.page for each in (*before, found)])
             following = _following(request, found, seen)
         except ContractError as error:
             note(error)
             raise
-        self._failures.take_back(self._metric_id, part)
         return found, following
 
     def _refuse_missing_days(self, part: Part, page: ReportPage) -> None:
@@ -230,6 +238,29 @@ class Paying:
 
     def _page(self, body: bytes) -> ReportPage:
         return read_report(body, self._desk.report)
+
+
+def refuse_standstill(pages: Sequence[ReportPage]) -> None:
+    """Refuse an answer whose last pages bring nothing new: each costs a request of the day.
+
+    Raises:
+        RepeatedPageError: so many pages in a row bring no row that was not there before.
+    """
+    news = pages[-MOST_PAGES_WITHOUT_NEWS:]
+    if len(pages) <= MOST_PAGES_WITHOUT_NEWS:
+        return
+    known = {rows_told(row) for page in pages[:-MOST_PAGES_WITHOUT_NEWS] for row in page.rows}
+    if all(rows_told(row) in known for page in news for row in page.rows):
+        raise RepeatedPageError(
+            f"{len(news)} pages in a row bring no row that was not there before, after "
+            f"{len(pages) - len(news)} pages: paging does not end. Tell Klaviyo's support if it "
+            "stays so."
+        )
+
+
+def rows_told(row: ReportRow) -> tuple[object, ...]:
+    """Return what a row of an answer is about."""
+    return (row.day, *sorted(row.groupings.items()))
 
 
 def _following(request: Request | None, read: _Read, seen: set[str]) -> Request | None:
