@@ -60,9 +60,16 @@ class Newest:
 
 @dataclass(frozen=True, slots=True)
 class OfSlice:
-    """A constant that the slice brings, because Klaviyo does not say it in the record."""
+    """A constant that the slice brings, because Klaviyo does not say it in the record.
+
+    `first` and `path` name what the record brings along that may say it all the same: the first
+    included resource of a relationship, and a dotted path below its attributes. What came counts,
+    not what was asked for.
+    """
 
     name: str
+    first: str = ""
+    path: str = ""
 
 
 Place = At | RelatedId | RelatedIds | Included | FirstIncludedId | Newest | OfSlice

@@ -92,7 +92,11 @@ CAMPAIGNS = Stream(
         Column("scheduled_at", "When somebody scheduled it; NULL until then.", "timestamp"),
         Column("updated_at", "When it last changed, by a person or by Klaviyo.", "timestamp"),
         Column("send_time", "When it is or was sent; NULL until it is scheduled.", "timestamp"),
-        Column("channel", "The channel: email, sms or mobile_push.", place=OfSlice("channel")),
+        Column(
+            "channel",
+            "The channel: email, sms or mobile_push.",
+            place=OfSlice("channel", first="campaign-messages", path="definition.channel"),
+        ),
         Column(
             "campaign_message_ids", "Its messages.", "ids", place=RelatedIds("campaign-messages")
         ),

@@ -88,10 +88,19 @@ class Building:
                 return self._related.ids_of_firsts(name, related)
             case Newest(path, item):
                 return self._newest(path, item)
-            case OfSlice(name):
-                return [self._slice.values.get(name)] * len(self._gathered.ids)
+            case OfSlice() as place:
+                return self._of_slice(column.name, place)
             case At(path):
                 return self._gathered.values[path_of(path)]
+
+    def _of_slice(self, column: str, place: OfSlice) -> list[str | None]:
+        asked = self._slice.values.get(place.name)
+        if not place.first:
+            return [asked] * len(self._gathered.ids)
+        came = self._related.texts_of_firsts(place.first, place.path)
+        for other in sorted({each for each in came if each is not None} - {asked or ""}):
+            self._gathered.findings.note(column, f"records of {other} came for {asked}")
+        return [each or asked for each in came]
 
     def _newest(self, path: str, item: str) -> list[str | None]:
         newest: list[str | None] = []

@@ -95,6 +95,12 @@ class Related:
                 ids[row] = relationship.data.id
         return ids
 
+    def texts_of_firsts(self, name: str, path: str) -> list[str | None]:
+        """Return the text at a path below the attributes of the first included resource."""
+        several = map(_several, self.linkages(name))
+        found = [self._resource(each[0]) if each else None for each in several]
+        return [_text_at(each[1], path) if each is not None else None for each in found]
+
     def keep_others(self, declared: frozenset[str]) -> None:
         """Keep the data of the relationships that no column is declared for."""
         for name in self._relations.keys() - declared:
@@ -144,6 +150,13 @@ class Related:
         except msgspec.ValidationError:
             self._findings.note("included", "a resource of another shape, left aside")
             return None
+
+
+def _text_at(raw: Raw, path: str) -> str | None:
+    value = msgspec.json.decode(raw)
+    for name in ("attributes", *path.split(".")):
+        value = cast("dict[str, object]", value).get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, str) and value else None
 
 
 def _several(linkage: Linkage) -> list[Identifier]:

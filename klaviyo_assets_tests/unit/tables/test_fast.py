@@ -274,6 +274,20 @@ def test_a_slice_brings_its_constants() -> None:
     assert decoded(stream, body).batch["channel"].to_pylist() == [None] * 2
 
 
+def test_what_came_counts_before_what_was_asked_for() -> None:
+    """A channel that a message of the record tells is stored, and said where it is another."""
+    place = OfSlice("channel", first="campaign-messages", path="definition.channel")
+    stream = stream_of(Column("channel", "Channel.", place=place))
+    message = {"type": "campaign-message", "id": "m"}
+    told = message | {"attributes": {"definition": {"channel": "sms"}}}
+    related = {"campaign-messages": {"data": [message]}}
+    body = page_of(record("a") | {"relationships": related}, record("b"), included=[told])
+    email = Slice(name="email", filter="", values={"channel": "email"})
+    page = decoded(stream, body, slice_=email)
+    assert page.batch["channel"].to_pylist() == ["sms", "email"]
+    assert any("records of sms came for email" in each for each in page.notices)
+
+
 def test_a_single_record_is_a_page_of_one() -> None:
     """An endpoint of one record answers with an object instead of a list."""
     about_one = replace(TYPES, source=Detail(parent="things", path="/api/things/{id}"))
