@@ -10,6 +10,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
+from zoneinfo import ZoneInfo
 
 from klaviyo_assets.sandbox import Account, Sandbox, serve
 from klaviyo_assets.sandbox.shop.profiles import ProfileShelf
@@ -82,6 +83,12 @@ class Shop:
         """Return the profiles on a list."""
         group = self.sandbox.shop.members("list", list_id)
         return set() if group is None else {group.id_of(k) for k in group.members()}
+
+    def set_zone(self, zone: str) -> None:
+        """Let the account have another time zone from now on, in what it says and in reports."""
+        (account,) = self.truth("accounts")
+        self.mutate(account=account, set={"timezone": zone})
+        self.sandbox.service.reports.zone = ZoneInfo(zone)
 
     def set_estimate(self, campaign: str, people: int) -> None:
         """Let Klaviyo estimate another number of recipients; the campaign itself stays as it is."""

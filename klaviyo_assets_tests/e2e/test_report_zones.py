@@ -191,3 +191,32 @@ def test_a_key_that_may_not_read_the_account_asks_for_the_setting(start: StartHo
     assert "the key lacks accounts:read" in refused.failed[FLOWS]
     assert "set KLAVIYO_TIMEZONE" in refused.failed[FLOWS]
     assert fetch(home, FLOWS, (metric, day), timezone="America/New_York").run.success
+
+
+def test_a_changed_zone_is_said_with_the_days_that_it_concerns(start: StartHome) -> None:
+    """Days stored in the former zone are named by metric, in runs and in `status`, until redone."""
+    home = account_in(start, "America/New_York", datetime(2026, 11, 10, 12, tzinfo=UTC))
+    metric = first_sync(home)
+    first, later = date(2026, 11, 2), date(2026, 11, 5)
+    assert "time zone was" not in fetch(home, FLOWS, (metric, first, metric, later)).run.warnings
+    home.shop.move(days=1)
+    home.shop.set_zone("Pacific/Auckland")
+    fresh = date(2026, 11, 8)
+    for _ in range(2):
+        said = fetch(home, FLOWS, (metric, fresh)).run.warnings
+        assert "was America/New_York and is Pacific/Auckland now" in said
+        assert "4 partitions stored before" in said
+        assert f"{first} to {later} of metric {metric}" in said
+    assert f"{first} to {later} of metric {metric}" in command(home, "status").stdout
+    assert fetch(home, FLOWS, (metric, first, metric, later)).run.success
+    assert "time zone was" not in fetch(home, FLOWS, (metric, fresh)).run.warnings
+    assert "time zone was" not in command(home, "status").stdout
+
+
+def test_another_name_of_the_zone_is_no_change(start: StartHome) -> None:
+    """Klaviyo may call a zone by its newer name: the days are the same, and nothing is said."""
+    home = account_in(start, "Europe/Kiev", datetime(2026, 11, 10, 12, tzinfo=UTC))
+    metric = first_sync(home)
+    fetch(home, FLOWS, (metric, date(2026, 11, 2)))
+    home.shop.set_zone("Europe/Kyiv")
+    assert "time zone was" not in fetch(home, FLOWS, (metric, date(2026, 11, 3))).run.warnings

@@ -38,6 +38,7 @@ from klaviyo_assets.sync.reports.metrics import stored_metrics
 from klaviyo_assets.sync.reports.paying import Paying, Purse
 from klaviyo_assets.sync.reports.walk import Finished, Wish, walk
 from klaviyo_assets.sync.reports.zone import day_of
+from klaviyo_assets.sync.reports.zone_changes import ZONES, eras_to_json
 from klaviyo_assets.tables.reports import StoredRow, report_schema, rows_to_batch
 
 
@@ -196,7 +197,8 @@ class Fetch:
         def state_of(known: TableState | None) -> Mapping[str, object]:
             learned = learned_from_json(known.state.get(LEARNED) if known is not None else None)
             learned.take(background.learned)
-            return {LEARNED: learned.to_json()}
+            zones = eras_to_json(known.state if known is not None else {}, self._desk.calendar)
+            return {LEARNED: learned.to_json(), ZONES: zones}
 
         return self._desk.lake.replace_cells(
             self._table,

@@ -5,6 +5,7 @@ not: how requests are counted (`cost`), printing.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from math import ceil, floor
@@ -24,6 +25,7 @@ from klaviyo_assets.sync.reports.failing import FailedMetric, failed_metrics
 from klaviyo_assets.sync.reports.metrics import remembered_revenue
 from klaviyo_assets.sync.reports.paying import FRESH
 from klaviyo_assets.sync.reports.walk import Wish
+from klaviyo_assets.sync.reports.zone_changes import days_of_another_zone
 from klaviyo_assets.wording import quantity
 
 
@@ -241,5 +243,9 @@ def standing(stream: Stream, *, at: Desktop) -> list[str]:
         f"  {quantity(len(facts), 'partition')}, {final:,} of them final, the newest day {newest}",
         f"  {quota.left:,} of {quota.limit:,} requests left; the next can go at {free} UTC",
     ]
+    with suppress(SettingError):
+        calendar = calendar_without_asking(at.settings, at.lake, at.now)
+        mixed = days_of_another_zone(at.lake, stream.name, calendar)
+        lines += [f"  {mixed}"] if mixed is not None else []
     refused = refused_lines(at.lake.refused_metrics(stream.name))
     return lines + refused + failed_lines(failed_metrics(at.lake, stream.name))
