@@ -33,7 +33,7 @@ from klaviyo_assets.lake import (
 from klaviyo_assets.model.privacy import privacy_refusals, profile_id_of
 from klaviyo_assets.model.promises import on_by_setting, promises_not_kept
 from klaviyo_assets.model.report import Report
-from klaviyo_assets.model.settings import Settings, read_settings
+from klaviyo_assets.model.settings import Settings, future_refusals, read_settings
 from klaviyo_assets.model.stream import Join
 from klaviyo_assets.sandbox.__main__ import main as sandbox
 from klaviyo_assets.streams import COLLECTIONS, MERGES, REPORTS, STREAMS
@@ -73,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(words)
     verb: Callable[[Settings, argparse.Namespace], int] = options.verb
     settings, refused = read_settings(os.environ)
-    refusals = [*refused, *privacy_refusals(settings, STREAMS)]
+    early = future_refusals(settings, today=datetime.now(tz=UTC).date())
+    refusals = [*refused, *early, *privacy_refusals(settings, STREAMS)]
     if refusals:
         print("\n".join(str(each) for each in refusals), file=sys.stderr)
         return 2

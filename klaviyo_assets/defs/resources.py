@@ -19,7 +19,12 @@ from klaviyo_assets.api.gate import KEY_VARIABLE, checked_base_url, checked_key
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.lake import Lake, relations_of
 from klaviyo_assets.model.privacy import SALT_VARIABLE, checked_salt, privacy_refusals
-from klaviyo_assets.model.settings import Settings, read_settings, settings_as_variables
+from klaviyo_assets.model.settings import (
+    Settings,
+    future_refusals,
+    read_settings,
+    settings_as_variables,
+)
 from klaviyo_assets.streams import MERGES, STREAMS
 from klaviyo_assets.sync.account import Asking, account_behind, asking_with
 from klaviyo_assets.sync.adoption import account_in
@@ -78,7 +83,8 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
         if self.refusals:
             raise SettingError(" ".join(map(str, self.refusals)))
         settings, refusals = read_settings(settings_as_variables(self.settings))
-        for refusal in (*refusals, *privacy_refusals(settings, STREAMS)):
+        early = future_refusals(settings, today=utc_now().date())
+        for refusal in (*refusals, *early, *privacy_refusals(settings, STREAMS)):
             raise refusal
         return settings
 

@@ -7,7 +7,7 @@ What belongs here: names, defaults, allowed values. What does not: reading the e
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import cast
 from zoneinfo import ZoneInfo
 
@@ -33,6 +33,15 @@ REVISIONS = ("2026-07-15",)
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 """How an address begins: `s3://`, `file://`, and the same with a slash missing."""
+
+_REMOTE = re.compile(r"[\w.-]+@[\w.-]+:|//[\w.-]+/")
+"""How copies are addressed on another machine: `user@host:`, `//host/`."""
+
+_SHELL = re.compile(r"""^\$|^["']|`|\$[({]|&&|\|\||^[;|&<>]|\s[;|<>]|[;|<>]\s""")
+"""What a shell would have expanded, run or taken away: quotes, variables, commands, redirections.
+
+A folder may be named `$HOME` or hold quotes; that a path begins so is a slip in a file of settings.
+"""
 
 _UNTOLD = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 """Control characters, and bytes that are no text: messages and deltalake break at them."""
@@ -81,6 +90,11 @@ class Settings:
     rate_limit_scale: float = 1.0
     automation: str = OFF
 
+    def __post_init__(self) -> None:
+        """Let `all` among the conversion metrics be what it says, whoever wrote it: no choice."""
+        if ALL_METRICS in self.conversion_metric_ids:
+            object.__setattr__(self, "conversion_metric_ids", ())
+
     @property
     def start(self) -> datetime | None:
         """Return the first instant of the start date in UTC, None for everything."""
@@ -113,6 +127,25 @@ def _as_text(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, cast("tuple[object, ...]", value)))
     return str(value) if value is not None else ""
+
+
+def future_refusals(settings: Settings, *, today: date) -> list[SettingError]:
+    """Return an error for each first day that lies in the future; `today` is the day in UTC.
+
+    Somewhere it may be tomorrow already.
+    """
+    days = {
+        "KLAVIYO_START_DATE": settings.start_date,
+        "KLAVIYO_REPORT_START_DATE": settings.report_start_date,
+    }
+    return [
+        SettingError(
+            f"{name}={day} cannot be used: it lies in the future, so nothing would ever be read. A "
+            f"day up to today is wanted; this machine's clock says {today}."
+        )
+        for name, day in days.items()
+        if day is not None and day > today + timedelta(days=1)
+    ]
 
 
 class PrivateError(ValueError):
@@ -158,6 +191,10 @@ def _folder(raw: str) -> str:
             "a folder of this machine is wanted, as a path; object storage and other addresses "
             "are not supported yet"
         )
+    if _REMOTE.match(raw):
+        raise ValueError("a folder of this machine is wanted, as a path, and no other host's")
+    if _SHELL.search(raw):
+        raise ValueError("a path is wanted as it is: no shell expands or runs what stands in it")
     if raw.startswith("~"):
         raise ValueError("a folder is wanted by its whole path, as nothing here expands ~")
     if _UNTOLD.search(raw):
@@ -210,12 +247,6 @@ def _requests(raw: str) -> int:
 
 def _ids(raw: str) -> tuple[str, ...]:
     return _several(raw, r"[A-Za-z0-9_-]{1,64}", "metric ids are wanted, letters and digits")
-
-
-def _conversion_metrics(raw: str) -> tuple[str, ...]:
-    """Return the ids; `all` among them is said aloud what none means."""
-    ids = _ids(raw)
-    return () if ALL_METRICS in ids else ids
 
 
 def _columns(raw: str) -> tuple[str, ...]:
@@ -302,7 +333,7 @@ _PARSERS: Mapping[str, Callable[[str], object]] = {
     "late_events_days": _days,
     "report_lookback_days": _days,
     "report_reserve": _requests,
-    "conversion_metric_ids": _conversion_metrics,
+    "conversion_metric_ids": _ids,
     "event_metric_ids": _ids,
     "disable_predictive_analytics": _flag,
     "exclude_columns": _columns,

@@ -55,3 +55,34 @@ def test_another_kind_of_proxy_is_refused(monkeypatch: pytest.MonkeyPatch, url: 
     with pytest.raises(SettingError, match="Allowed is http://") as caught:
         proxy_for("a.klaviyo.com")
     assert "jane" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "rubbish",
+        "true",
+        "http:///",
+        "http://proxy:port",
+        "http://proxy:0",
+        "http://[::1",
+        "http://pro xy:80",
+        "http://jane:pass@/",
+        "proxy.example:3128/path",
+        "$PROXY:80",
+    ],
+)
+def test_rubbish_is_a_setting_error(monkeypatch: pytest.MonkeyPatch, raw: str) -> None:
+    """What is no address is refused by the variables' names, and is not quoted."""
+    monkeypatch.setenv("HTTPS_PROXY", raw)
+    with pytest.raises(SettingError, match="HTTPS_PROXY or ALL_PROXY") as caught:
+        proxy_for("a.klaviyo.com")
+    assert raw not in str(caught.value)
+    assert "jane" not in str(caught.value)
+
+
+@pytest.mark.parametrize("raw", ["10.0.0.1", "[::1]:3128", "localhost:3128", "http://proxy:80/"])
+def test_short_addresses_are_taken(monkeypatch: pytest.MonkeyPatch, raw: str) -> None:
+    """A number, a port, or a scheme tells an address from a word."""
+    monkeypatch.setenv("HTTPS_PROXY", raw)
+    assert proxy_for("a.klaviyo.com") is not None

@@ -6,7 +6,12 @@ from typing import Any
 
 import pytest
 
-from klaviyo_assets.model.settings import Settings, read_settings, settings_as_variables
+from klaviyo_assets.model.settings import (
+    Settings,
+    future_refusals,
+    read_settings,
+    settings_as_variables,
+)
 
 
 def read(**variables: str) -> Settings:
@@ -220,3 +225,34 @@ def test_what_is_left_out_is_what_the_setting_names() -> None:
 def test_settings_are_told_as_variables_and_read_back(settings: Settings) -> None:
     """Settings that somebody writes in Python mean what their variables mean."""
     assert read_settings(settings_as_variables(settings)) == (settings, ())
+
+
+@pytest.mark.parametrize(
+    "raw",
+    ["$HOME/x", "$(pwd)", "${HOME}/x", "/srv/`pwd`", "'/srv'", '"/srv"', "/srv && x", "a | b"],
+)
+@pytest.mark.parametrize("name", ["DATA_DIR", "STATE_DIR"])
+def test_shell_text_is_no_folder(name: str, raw: str) -> None:
+    """Nothing here expands or runs it: a folder of that name would be made."""
+    _, [refusal] = read_settings({f"KLAVIYO_{name}": raw})
+    assert "no shell" in str(refusal)
+
+
+@pytest.mark.parametrize("raw", ["/srv/$HOME/x", "/srv/a'b", "/srv/a&b;c", "/srv/jane@nas"])
+def test_an_odd_name_is_a_folder(raw: str) -> None:
+    """Signs that a shell knows may be part of a name."""
+    assert read(KLAVIYO_DATA_DIR=raw).data_dir == raw
+
+
+def test_a_first_day_in_the_future_is_refused() -> None:
+    """Nothing would ever be read; tomorrow is today somewhere."""
+    today = date(2026, 11, 30)
+    for day, refused in ((today, 0), (date(2026, 12, 1), 0), (date(2026, 12, 2), 2)):
+        settings = Settings(start_date=day, report_start_date=day)
+        assert len(future_refusals(settings, today=today)) == refused
+
+
+def test_all_metrics_written_in_python_are_no_metric_of_that_name() -> None:
+    """What the variable takes for every metric, the value does as well."""
+    assert Settings(conversion_metric_ids=("all",)) == Settings()
+    assert Settings(conversion_metric_ids=("AbC123", "all")).conversion_metric_ids == ()
