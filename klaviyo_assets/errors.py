@@ -11,6 +11,7 @@
     │   ├── UnknownMetricError     the account has no metric of an id that a setting names
     │   └── LakeError              the lake cannot be read or written as it is
     │       ├── WrongAccountError      the lake holds another account's data
+    │       ├── OtherLakeError         Dagster's history of the asset is that of another lake
     │       ├── LakeVersionError       the lake was written by another version
     │       ├── LakeConflictError      another writer committed first
     │       ├── CorruptFileError       a data file cannot be read
@@ -102,6 +103,10 @@ class LakeError(ConfigError):
 
 class WrongAccountError(LakeError):
     """The lake holds another account's data."""
+
+
+class OtherLakeError(LakeError):
+    """Dagster's history of the asset was written for another lake."""
 
 
 class LakeVersionError(LakeError):

@@ -24,6 +24,7 @@ from klaviyo_assets.defs.failures import as_failures
 from klaviyo_assets.defs.lateness import unread_late_events
 from klaviyo_assets.defs.metadata import asset_key, asset_tags, definition_metadata, sync_metadata
 from klaviyo_assets.defs.resources import Connection, KlaviyoResource, LakeResource
+from klaviyo_assets.defs.same_lake import refuse_other_lake
 from klaviyo_assets.defs.syncing import Syncing
 from klaviyo_assets.errors import (
     CorruptFileError,
@@ -163,6 +164,8 @@ def _syncing(
         salt=connection.salt,
     )
     before = remembered(context.instance, context.asset_key)
+    history = None if order.mode.is_full else before.lake
+    lake = refuse_other_lake(context.asset_key, stream, before=history, lake=store)
     late_events = unread_late_events(context, stream, connection.settings)
     if late_events is not None:
         say(late_events)
@@ -174,6 +177,7 @@ def _syncing(
         connection=connection,
         log=context.log.info,
         observe=context.log_event,
+        lake=str(lake),
         rows_before=before.rows,
         late_events=late_events,
     )

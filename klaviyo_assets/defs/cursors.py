@@ -10,6 +10,7 @@ from datetime import datetime
 
 import dagster as dg
 
+from klaviyo_assets.defs.same_lake import LAKE
 from klaviyo_assets.errors import ConfigError
 from klaviyo_assets.model.window import instant
 
@@ -26,11 +27,12 @@ class Remembered:
 
     `mark` (UTC) is that of the later of the last materialization and the last observation; None
     where there was none, where they were wiped, or where the stream has no cursor. `rows` are those
-    of the last materialization.
+    of the last materialization. `lake` is which lake the newest of these was of, as text.
     """
 
     mark: datetime | None = None
     rows: int | None = None
+    lake: str | None = None
 
 
 def remembered(instance: dg.DagsterInstance, key: dg.AssetKey) -> Remembered:
@@ -41,7 +43,15 @@ def remembered(instance: dg.DagsterInstance, key: dg.AssetKey) -> Remembered:
     """
     materialized = instance.fetch_materializations(key, limit=1).records
     observed = instance.fetch_observations(key, limit=_RECENT).records
-    return Remembered(mark=_mark([*materialized, *observed], key), rows=_rows(materialized))
+    events = [*materialized, *observed]
+    lake = next(iter(_texts_newest_first(events, LAKE)), None)
+    return Remembered(mark=_mark(events, key), rows=_rows(materialized), lake=lake)
+
+
+def remembered_lake(instance: dg.DagsterInstance, key: dg.AssetKey) -> str | None:
+    """Return which lake the asset's last materialization was of, None where it does not say."""
+    events = instance.fetch_materializations(key, limit=1).records
+    return next(iter(_texts_newest_first(events, LAKE)), None)
 
 
 def _rows(materialized: Sequence[dg.EventLogRecord]) -> int | None:
@@ -51,7 +61,7 @@ def _rows(materialized: Sequence[dg.EventLogRecord]) -> int | None:
 
 
 def _mark(events: Iterable[dg.EventLogRecord], key: dg.AssetKey) -> datetime | None:
-    for text in _marks_newest_first(events):
+    for text in _texts_newest_first(events, CURSOR):
         try:
             return instant(text)
         except ValueError as error:
@@ -62,9 +72,9 @@ def _mark(events: Iterable[dg.EventLogRecord], key: dg.AssetKey) -> datetime | N
     return None
 
 
-def _marks_newest_first(events: Iterable[dg.EventLogRecord]) -> Iterable[str]:
+def _texts_newest_first(events: Iterable[dg.EventLogRecord], name: str) -> Iterable[str]:
     for event in sorted(events, key=lambda each: each.storage_id, reverse=True):
         shown = event.asset_materialization or event.event_log_entry.asset_observation
-        value = shown.metadata.get(CURSOR) if shown is not None else None
+        value = shown.metadata.get(name) if shown is not None else None
         if value is not None and isinstance(value.value, str):
             yield value.value

@@ -16,6 +16,7 @@ import dagster as dg
 from klaviyo_assets.api.clock import utc_now
 from klaviyo_assets.defs.assets import KINDS, OWNERS, RETRY, group_of, skip
 from klaviyo_assets.defs.config import asks_refused, config_schema, given_config
+from klaviyo_assets.defs.cursors import remembered_lake
 from klaviyo_assets.defs.failures import as_failures
 from klaviyo_assets.defs.metadata import asset_key, asset_tags, definition_metadata
 from klaviyo_assets.defs.partitions import (
@@ -29,6 +30,7 @@ from klaviyo_assets.defs.partitions import (
 from klaviyo_assets.defs.report_events import ReportEvents
 from klaviyo_assets.defs.report_history import days_of, delivered_at, siblings
 from klaviyo_assets.defs.resources import Connection, KlaviyoResource, LakeResource
+from klaviyo_assets.defs.same_lake import refuse_other_lake
 from klaviyo_assets.errors import QuotaError, RefusedStreamError
 from klaviyo_assets.model.report import Cell, Report
 from klaviyo_assets.model.settings import Settings
@@ -38,6 +40,7 @@ from klaviyo_assets.sync.reports.fetch import Fetch, Outcome
 from klaviyo_assets.sync.reports.paying import Purse
 from klaviyo_assets.sync.reports.present import calendar_of
 from klaviyo_assets.sync.reports.walk import Wish
+from klaviyo_assets.sync.reports.zone_changes import days_of_another_zone
 
 CHUNK = 360
 """Partitions a run of a backfill, of both reports: six whole time frames of a series, and nearly a
@@ -123,7 +126,8 @@ def _desk(
     lake: LakeResource,
 ) -> ReportDesk:
     say, settings = context.log.warning, connection.settings
-    store = lake.lake()
+    store, key = lake.lake(), context.asset_key
+    refuse_other_lake(key, stream, before=remembered_lake(context.instance, key), lake=store)
     store.prepare(connection.account)
     return ReportDesk(
         stream=stream,
@@ -155,6 +159,9 @@ def _carry_out(
         KlaviyoAssetsError: as `Fetch.outcomes` says.
     """
     given = context.run.tags.get(REQUESTS)
+    mixed = days_of_another_zone(desk.lake, desk.stream.name, desk.calendar)
+    if mixed is not None:
+        desk.say(mixed)
     events = ReportEvents(context, desk)
     fetch = Fetch(
         _wishes(context, cells, is_alone=ALONE in context.run.tags),

@@ -15,6 +15,7 @@ import dagster as dg
 from klaviyo_assets.defs.metadata import Metadata, sync_metadata
 from klaviyo_assets.defs.partitions import DRAIN_SENSOR, FAILED_METRICS, FAILED_SEPARATOR, key_of
 from klaviyo_assets.defs.report_history import FETCHED_AT
+from klaviyo_assets.defs.same_lake import LAKE
 from klaviyo_assets.errors import (
     KlaviyoAssetsError,
     QuotaError,
@@ -62,6 +63,7 @@ class ReportEvents:
         """Gather nothing yet."""
         self._context = context
         self._desk = desk
+        self._lake = str(desk.lake.whereabouts())
         self._metrics = self._known_metrics()
         self._names = {each.id: each.name[:MOST_CHARACTERS] for each in self._metrics if each.name}
         self._metadata_by_partition: dict[str, Metadata] = {}
@@ -141,7 +143,7 @@ class ReportEvents:
         self, *, rows: int, requests: int, shared_by: int, rows_total: int
     ) -> Metadata:
         counters = self._desk.client.counters
-        return sync_metadata(
+        shown = sync_metadata(
             self._desk.stream,
             mode=SyncMode.INCREMENTAL_DEDUPED.value,
             mark=None,
@@ -156,6 +158,7 @@ class ReportEvents:
             },
             row_count=rows_total,
         )
+        return shown | {LAKE: self._lake}
 
     def _refused(self, outcome: Refused) -> None:
         """Log each partition as done: empty, unless rows are there from before the refusal."""

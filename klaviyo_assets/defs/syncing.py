@@ -12,6 +12,7 @@ import dagster as dg
 
 from klaviyo_assets.defs.metadata import Metadata, sync_metadata
 from klaviyo_assets.defs.resources import Connection
+from klaviyo_assets.defs.same_lake import LAKE
 from klaviyo_assets.lake import Receipt
 from klaviyo_assets.model.descriptions import widened_by
 from klaviyo_assets.model.stream import WHOLE, Collection, Detail, Stream
@@ -33,6 +34,8 @@ class Syncing:
     connection: Connection
     log: Callable[[str], None]
     observe: Callable[[dg.AssetObservation], None]
+    lake: str
+    """Which lake it writes, as text."""
     rows_before: int | None = None
     """Rows at the materialization before; None where there was none."""
     late_events: str | None = None
@@ -141,6 +144,7 @@ class Syncing:
             numbers=numbers,
             row_count=tally.rows_total,
         )
+        shown[LAKE] = self.lake
         if self.late_events is not None:
             shown[LATE_EVENTS] = self.late_events
         if tally.reasons:

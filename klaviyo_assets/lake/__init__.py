@@ -15,7 +15,7 @@ from klaviyo_assets.lake.export import Exported, export, refuse_target, relation
 from klaviyo_assets.lake.facts import CellFacts, MetricRefusal
 from klaviyo_assets.lake.first_seen import FirstSeen, Since, first_seen
 from klaviyo_assets.lake.gone import Noticed
-from klaviyo_assets.lake.identity import STAND_IN, Identity
+from klaviyo_assets.lake.identity import STAND_IN, Identity, Whereabouts, read_whereabouts
 from klaviyo_assets.lake.kept import KeptAnswer
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import HISTORY, Table, table_of
@@ -65,6 +65,7 @@ __all__ = [
     "Sweep",
     "Table",
     "TableState",
+    "Whereabouts",
     "day_counts",
     "erase",
     "export",
@@ -73,6 +74,7 @@ __all__ = [
     "keys_there_twice",
     "load",
     "null_counts",
+    "read_whereabouts",
     "refuse_target",
     "relation_of",
     "relations_of",

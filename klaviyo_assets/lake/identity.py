@@ -9,6 +9,7 @@ written for it, which would make runs under way lose their race.
 
 import json
 import os
+import platform
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,6 +68,55 @@ def named_identity(root: Path) -> Identity:
     with told(root, None), exclusive(_lock(root), seconds=_LOCK_SECONDS):
         known = lake_identity(root)
         return known if known.id else _write(root, replace(known, id=uuid4().hex))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whereabouts:
+    """Which lake it is, and where: on which host, in which folder, on which device."""
+
+    id: str
+    host: str
+    device: int
+    folder: str
+
+    def __str__(self) -> str:
+        return f"{self.id} {self.device} {self.host}:{self.folder}"
+
+    @property
+    def place(self) -> str:
+        """Return where it lies, for people."""
+        return f"{self.host}:{self.folder}"
+
+    def is_other(self, before: "Whereabouts") -> bool:
+        """Tell whether this is another lake than the one before, at another place.
+
+        One whose folder was moved or copied brought its id along. A new one where the old one lay
+        is what somebody leaves who deletes the files.
+        """
+        is_moved = (self.place, self.device) != (before.place, before.device)
+        return self.id != before.id and is_moved
+
+
+def whereabouts_of(root: Path) -> Whereabouts:
+    """Return which lake this is and where; a lake without a name of its own gets one.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    with told(root, None):
+        device = root.stat().st_dev
+    identity = named_identity(root)
+    return Whereabouts(id=identity.id, host=platform.node(), device=device, folder=str(root))
+
+
+def read_whereabouts(text: str) -> Whereabouts | None:
+    """Return what `str` made of whereabouts; None of another text."""
+    name, _, rest = text.partition(" ")
+    device, _, place = rest.partition(" ")
+    host, colon, folder = place.partition(":")
+    if not (name and colon and device.isdecimal()):
+        return None
+    return Whereabouts(id=name, host=host, device=int(device), folder=folder)
 
 
 def call_account(root: Path, account: str, *, also: Iterable[str]) -> bool:

@@ -20,7 +20,13 @@ from klaviyo_assets.lake.current import stored_tables
 from klaviyo_assets.lake.database import publish
 from klaviyo_assets.lake.disk import make_writable, told
 from klaviyo_assets.lake.facts import CellFacts, MetricRefusal, facts_of, refused_of
-from klaviyo_assets.lake.identity import Identity, call_account, named_identity
+from klaviyo_assets.lake.identity import (
+    Identity,
+    Whereabouts,
+    call_account,
+    named_identity,
+    whereabouts_of,
+)
 from klaviyo_assets.lake.layout import HISTORY, Table, answers_folder, history_of, table_folder
 from klaviyo_assets.lake.log import Snapshot, snapshot
 from klaviyo_assets.lake.relations import Relation
@@ -95,6 +101,14 @@ class Lake:
             StorageError: the folder cannot be written.
         """
         return named_identity(self.root)
+
+    def whereabouts(self) -> Whereabouts:
+        """Return which lake this is, and where it lies.
+
+        Raises:
+            StorageError: the folder is not there, or cannot be written.
+        """
+        return whereabouts_of(self.root)
 
     def call_account(self, account: str, *, also: Iterable[str]) -> bool:
         """Note that the lake's account goes by `account` from now on; tell whether that is news.

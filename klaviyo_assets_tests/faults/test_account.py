@@ -1,4 +1,4 @@
-"""Accounts and places: F77. Whose data the lake holds, where the key may not know it."""
+"""Accounts: F77. Whose data the lake holds, where the key may not know it."""
 
 import os
 from unittest.mock import patch

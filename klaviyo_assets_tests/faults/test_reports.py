@@ -1,4 +1,4 @@
-"""F57 to F60, F85 and F87: reports that refuse, cost too much, restate, fall short, or lie."""
+"""F57 to F60, F85 to F87: reports that refuse, cost too much, restate, fall short, or lie."""
 
 from datetime import UTC, date, datetime, timedelta
 
@@ -16,6 +16,7 @@ from klaviyo_assets_tests.e2e.report_runs import (
     fetch,
     metrics_of,
     requests,
+    set_metrics,
     stored_rows,
 )
 from klaviyo_assets_tests.e2e.report_ticks import spend
@@ -204,3 +205,21 @@ def test_f87_a_campaign_that_ended_later_is_placed_by_day(start: StartHome) -> N
     done = fetch(home, CAMPAIGNS, (metric, days[0], metric, days[-1]))
     assert done.run.success, done.run.failed
     assert compare(home, CAMPAIGNS, metric, days)
+
+
+def test_f86_a_metric_that_the_account_does_not_have_hinders_no_other(start: StartHome) -> None:
+    """It is warned of, fails in words, and is not paid for again; the other metric is stored."""
+    home = report_home(start, NOW)
+    good, wrong = metrics_of(home)[0], "Zz9Zz9"
+    home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = f"{wrong},{good}"
+    assert f"{wrong!a}" in home.sync("metrics").warnings
+    set_metrics(home, [wrong, good])
+    days = days_between(date(2026, 10, 1), date(2026, 10, 3))
+    for _ in range(2):
+        done = fetch(home, FLOWS, (wrong, days[0], good, days[-1]))
+        said = done.run.failed[FLOWS]
+        assert f"metric {wrong!a}: the account has no metric of this id" in said
+        assert done.run.attempts[FLOWS] == 1
+        assert done.partitions == {(good, day): 1 for day in days}
+        assert compare(home, FLOWS, good, days)
+        assert requests(home, FLOWS) == 2
