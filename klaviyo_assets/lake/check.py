@@ -1,8 +1,8 @@
 """Checking the lake: is every byte there, every key once, and does klaviyo.duckdb show it.
 
-What belongs here: reading everything. What does not: repairing it
-(`Lake.repair` where keys are there twice, a full refresh otherwise). Files have
-checksums of their pages, so that a flipped bit is found even where it decompresses.
+What belongs here: reading everything. What does not: mending it, which the last commit of each run
+does where a key lies on two days (`moved`), and a full refresh otherwise. Files have checksums of
+their pages, so that a flipped bit is found even where it decompresses.
 """
 
 from collections.abc import Iterator, Sequence

@@ -45,7 +45,8 @@ class Change:
 
     `deleted` counts the rows that it marks as deleted, `lost` those of damaged files that it gives
     up. `keeps_keys` tells whether every key that was there still is: of a commit that does not say
-    so, a replacement that began before cannot know what it took away.
+    so, a replacement that began before cannot know what it took away. `is_unique` tells whether
+    each key is there once; None: as far as that was so before.
     """
 
     added: Sequence[DataFile]
@@ -54,6 +55,7 @@ class Change:
     deleted: int = 0
     lost: int = 0
     keeps_keys: bool = False
+    is_unique: bool | None = None
 
 
 def commit(folder: Path, table: Table, start: Snapshot | None, change: Change, mark: Mark) -> int:

@@ -136,6 +136,16 @@ def make_writable(folder: Path) -> None:
         TemporaryFile(dir=folder).close()
 
 
+def without_link(path: Path) -> None:
+    """Remove a symbolic link from where a file is about to be written: what it names is not ours.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    if path.is_symlink():
+        path.unlink()
+
+
 def force_to_disk(paths: Sequence[Path], *, at: float, mode: int) -> None:
     """Wait until the bytes of the files, touched `at` (seconds since 1970), are on the disk itself.
 

@@ -30,7 +30,6 @@ from klaviyo_assets.lake.identity import (
 from klaviyo_assets.lake.layout import HISTORY, Table, answers_folder, history_of, table_folder
 from klaviyo_assets.lake.log import Snapshot, snapshot
 from klaviyo_assets.lake.relations import Relation
-from klaviyo_assets.lake.repair import repaired
 from klaviyo_assets.lake.session import Mode, Receipt, Session
 from klaviyo_assets.lake.states import (
     TableState,
@@ -309,18 +308,6 @@ class Lake:
             now=self.clock(),
             grace=self.grace if grace is None else grace,
         )
-
-    def repair(self, table: Table, *, account: str) -> int:
-        """Delete the older rows of keys that are in the table twice; return how many went.
-
-        Raises:
-            WrongAccountError: the lake holds another account's data; nothing was written.
-            LakeConflictError: another writer committed meanwhile.
-            CorruptFileError: a file is missing or damaged.
-            StorageError: the disk refused; the table is as before.
-        """
-        self.refuse_foreign(account)
-        return repaired(self.root, table, account=account, clock=self.clock)
 
     def check(self) -> None:
         """Read every file of every table, look for keys that are there twice, bind every view.

@@ -143,6 +143,11 @@ class Table:
             return (self.cursor,)
         return ()
 
+    @property
+    def can_move(self) -> bool:
+        """Return whether a key can come back in another partition: it does not hold its day."""
+        return self.partitioning == DAY and self.cursor not in self.key
+
 
 def table_of(stream: Stream, schema: pa.Schema) -> Table:
     """Return the table that a stream is stored in; `schema` comes from the room `tables`."""

@@ -33,7 +33,8 @@ class Mark:
     """Our part of a commit: whose data, of which layout, how far (`state`), by which session.
 
     `key` are the columns by which rows are told apart: a check needs them without the stream.
-    `keeps_keys`: whether every key that was there still is; False where nobody knows.
+    `keeps_keys`: whether every key that was there still is, `is_unique`: whether each is there
+    once; False where nobody knows.
     """
 
     account: str
@@ -43,12 +44,14 @@ class Mark:
     session: str
     sequence: int
     keeps_keys: bool = False
+    is_unique: bool = False
     lake_version: int = LAKE_VERSION
 
     def as_json(self) -> dict[str, object]:
         """Return the custom metadata of a commit."""
         return {
             "account": self.account,
+            "is_unique": self.is_unique,
             "keeps_keys": self.keeps_keys,
             "key": [*self.key],
             "lake_version": self.lake_version,
@@ -167,6 +170,7 @@ def read_mark(ours: Mapping[str, object], stream: str) -> Mark:
         session=str(ours["session"]),
         sequence=cast("int", ours["sequence"]),
         keeps_keys=ours.get("keeps_keys") is True,
+        is_unique=ours.get("is_unique") is True,
         lake_version=found,
     )
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+from klaviyo_assets.lake.disk import without_link
 from klaviyo_assets.lake.relations import Plain, Relation, from_json, to_json
 
 PUBLISHED = "_published.json"
@@ -64,6 +65,7 @@ def remember(root: Path, shown: Published) -> None:
         "lake_root": shown.lake_root,
         "folder_mode": shown.folder_mode,
     }
+    without_link(half)
     half.write_text(json.dumps(known), encoding="utf-8")
     half.replace(target)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from klaviyo_assets.lake.disk import make_folder, told
+from klaviyo_assets.lake.disk import make_folder, told, without_link
 from klaviyo_assets.lake.layout import quarantine_folder
 
 
@@ -39,6 +39,7 @@ def keep(root: Path, stream: str, records: Iterable[tuple[str, bytes]]) -> int:
     with told(target, stream):
         make_folder(folder)
         half = target.with_suffix(".part")
+        without_link(half)
         pq.write_table(rows, half, compression="zstd")
         half.replace(target)
     return len(pairs)

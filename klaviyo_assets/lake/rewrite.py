@@ -12,16 +12,23 @@ For each touched partition:
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from klaviyo_assets.lake.layout import KEYS_IN_MEMORY, SPILL, SYNCED_AT, Table, compacted
 from klaviyo_assets.lake.merge import SETTLED, kept, losers, matching, numbered
 from klaviyo_assets.lake.parquet import DataFile, Writer, columns_of, row_groups
 from klaviyo_assets.lake.repeats import repeated
+from klaviyo_assets.lake.vectors import flags
+
+CAME_IN = "__came_in"
+NOTHING_CAME: Mapping[str, pa.Table] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,19 +144,30 @@ class Rewriter:
         lost = losers(pa.concat_tables(rows), self.table.key, self.order)
         return [replace(part, stay=kept(lost, at, part.file.rows)) for at, part in enumerate(parts)]
 
-    def unique(self, stored: Sequence[DataFile], keys: pa.Table) -> list[Outcome]:
-        """Return what to add and remove so that none of `keys` is there twice in the whole table.
+    def unique(
+        self, parts: Sequence[Part], keys: pa.Table, came: Mapping[str, pa.Table] = NOTHING_CAME
+    ) -> tuple[list[Outcome], frozenset[str]]:
+        """Return what to add and remove so that none of `keys` is in the parts twice.
 
-        A key can lie in two partitions, which `partition` never sees together. Files of the log
-        lie in no order, so the clock tells which row is the newer.
+        A key can lie in two partitions, which `partition` never sees together. `came` are those of
+        `keys` that came in with this commit, by partition: they are newer than the others. Among
+        these files lie in no order, so the clock tells which row is the newer. The second value
+        names the files that lose rows.
         """
         by_clock = replace(self, clock=(SYNCED_AT,))
-        parts = [Part(file, self.folder, is_staged=False) for file in stored]
+        rows = [
+            with_came(matching(by_clock.rows(part, at), keys, self.table.key), self.table.key, each)
+            for at, part in enumerate(parts)
+            for each in [came.get(part.file.partition)]
+        ]
+        lost = losers(pa.concat_tables(rows), self.table.key, (CAME_IN, *by_clock.order))
         partitions: dict[str, list[Part]] = defaultdict(list)
-        for part in by_clock.judged_among(parts, keys):
-            if part.stay is not None:
-                partitions[part.file.partition].append(part)
-        return [self.settled(judged, 0) for judged in partitions.values()]
+        for at, part in enumerate(parts):
+            stay = kept(lost, at, part.file.rows)
+            if stay is not None:
+                partitions[part.file.partition].append(replace(part, stay=stay))
+        touched = (part.file.path for judged in partitions.values() for part in judged)
+        return [self.settled(judged, 0) for judged in partitions.values()], frozenset(touched)
 
     def rows(self, part: Part, at: int) -> pa.Table:
         """Return key, versions and place of all rows of the part at position `at`."""
@@ -198,3 +216,12 @@ class Rewriter:
                 writer.write(stay)
                 start += count
         return writer.close()
+
+
+def with_came(rows: pa.Table, key: Sequence[str], came: pa.Table | None) -> pa.Table:
+    """Return the rows with whether their key is among those that came in."""
+    if came is None or not rows.num_rows:
+        return rows.append_column(CAME_IN, flags(np.zeros(rows.num_rows, dtype=np.bool_)))
+    (name,) = key
+    is_new = pc.is_in(rows[name], value_set=came[name].combine_chunks())
+    return rows.append_column(CAME_IN, is_new)

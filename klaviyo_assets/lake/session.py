@@ -166,11 +166,14 @@ class Session:
         state: Mapping[str, object],
         noticed: Noticed | None = None,
         rebase: Rebase | None = None,
+        *,
+        is_last: bool = True,
     ) -> Receipt:
         """Make the rows added so far and `state` (JSON) visible at once; return the receipt.
 
         With `noticed` a replacement keeps the rows that it does not bring, and marks them. With
-        `rebase` it goes on from what others committed since this session began.
+        `rebase` it goes on from what others committed since this session began. Only with the last
+        commit of a session a key that lay in another partition has left there.
         Without rows the state alone is committed where it changed; where it did not, nothing is.
 
         Raises:
@@ -184,7 +187,7 @@ class Session:
         if rebase is None:
             if self.history is not None:
                 self.history.commit({}, replace=False)
-            written = self.main.commit(known, replace=replace, noticed=noticed)
+            written = self.main.commit(known, replace=replace, noticed=noticed, is_last=is_last)
         else:
             if self.history is not None:
                 self.history.commit_rebased({}, rebase, replace=False)

@@ -25,9 +25,16 @@ from klaviyo_assets.lake.disk import Staging, clear_dead, told
 from klaviyo_assets.lake.gone import Gone, Noticed, gone
 from klaviyo_assets.lake.layout import CHECKPOINT_COMMITS, STAGING, SYNCED_AT, Table
 from klaviyo_assets.lake.log import Mark, Snapshot, newest_version, snapshot
+from klaviyo_assets.lake.moved import (
+    are_few,
+    moved_keys,
+    repeated_keys_of,
+    sound_parts,
+    staged_among,
+)
 from klaviyo_assets.lake.parquet import DataFile
 from klaviyo_assets.lake.rebase import TRIES, Rebase, keeps_all_keys, rows_read_since
-from klaviyo_assets.lake.rewrite import Rewriter, Staged
+from klaviyo_assets.lake.rewrite import Part, Rewriter, Staged
 from klaviyo_assets.lake.staging import Stage, placed
 
 
@@ -89,12 +96,18 @@ class TableWriter:
         self.staging.close()
 
     def commit(
-        self, state: Mapping[str, object], *, replace: bool, noticed: Noticed | None = None
+        self,
+        state: Mapping[str, object],
+        *,
+        replace: bool,
+        noticed: Noticed | None = None,
+        is_last: bool = True,
     ) -> Written:
         """Commit what is staged, and `state`; return what was done.
 
         `noticed` is for a replacement: rows that it does not bring stay, and are marked. Without
-        it they leave.
+        it they leave. The last commit sees to it that no key lies in two partitions; those before
+        it say that nobody looked, so that the next session does where this one is killed.
 
         Raises:
             LakeConflictError: another writer committed since the start.
@@ -104,7 +117,7 @@ class TableWriter:
         start = self.start
         try:
             with told(self.folder, self.table.name):
-                change, came_in = self.change(replace=replace, noticed=noticed)
+                change, came_in = self.change(replace=replace, noticed=noticed, is_last=is_last)
         except CorruptFileError:
             # Upkeep of the writer that came first may have removed what our version still names.
             if self.is_stale:
@@ -112,7 +125,8 @@ class TableWriter:
             raise
         if start is not None and not change.added and not change.removed:
             known = None if start.mark is None or start.is_emptied else start.mark.state
-            if known == state:
+            is_told = not is_last or self.is_known_unique
+            if known == state and is_told:
                 self.waiting = {}
                 return Written(version=start.version, change=change, rows=0, rows_total=start.rows)
         return self.write(change, state, came_in)
@@ -181,6 +195,12 @@ class TableWriter:
         return count
 
     @property
+    def is_known_unique(self) -> bool:
+        """Tell whether each key is there once in the version that the next commit starts from."""
+        mark = None if self.start is None else self.start.mark
+        return not self.table.can_move or (mark is not None and mark.is_unique)
+
+    @property
     def known_state(self) -> Mapping[str, object]:
         """Return the state in the version that the next commit starts from."""
         return {} if self.start is None or self.start.mark is None else self.start.mark.state
@@ -198,7 +218,9 @@ class TableWriter:
         clock = (SYNCED_AT,) if self.took_over else ()
         return Rewriter(self.table, self.schema, self.folder, self.staging.folder, clock)
 
-    def change(self, *, replace: bool, noticed: Noticed | None) -> tuple[Change, int]:
+    def change(
+        self, *, replace: bool, noticed: Noticed | None, is_last: bool
+    ) -> tuple[Change, int]:
         """Work out the files to add and remove, and how many of the staged rows stay."""
         staged = self.staged()
         stored: dict[str, list[DataFile]] = defaultdict(list)
@@ -215,8 +237,45 @@ class TableWriter:
             deleted=left.marked,
             lost=left.lost,
             keeps_keys=not replace,
+            is_unique=is_last or not self.table.can_move,
         )
+        if is_last and self.table.can_move:
+            change = self.without_moved(change, () if replace else known, staged)
         return change, sum(outcome.rows for outcome in outcomes)
+
+    def without_moved(
+        self, change: Change, stored: Sequence[DataFile], staged: Mapping[str, Staged]
+    ) -> Change:
+        """Return the change without rows that another of their key in another partition beats."""
+        was_unique = not stored or self.is_known_unique
+        grown = sum(file.rows for file in change.added) - sum(file.rows for file in change.removed)
+        if was_unique and stored and not grown:
+            # Each key that came in was in its partition before, so it is in no other.
+            return change
+        gone = {file.path for file in change.removed}
+        parts = [
+            *(Part(one, self.folder, is_staged=False) for one in stored if one.path not in gone),
+            *(Part(one, self.staging.folder, is_staged=True) for one in change.added),
+        ]
+        if was_unique and are_few(staged):
+            keys = moved_keys(self.rewriter, stored, staged)
+        else:
+            keys = repeated_keys_of(self.rewriter, parts)
+        if not keys.num_rows:
+            return change
+        came = staged_among(self.rewriter, staged, keys)
+        outcomes, touched = self.rewriter.unique(sound_parts(self.rewriter, parts), keys, came)
+        return dataclasses.replace(
+            change,
+            added=[
+                *(file for file in change.added if file.path not in touched),
+                *(file for outcome in outcomes for file in outcome.added),
+            ],
+            removed=[
+                *change.removed,
+                *(file for outcome in outcomes for file in outcome.removed),
+            ],
+        )
 
     def staged(self) -> Mapping[str, Staged]:
         """Close what is open and return all that is in no commit yet, by partition."""
@@ -227,27 +286,6 @@ class TableWriter:
             )
         return self.waiting
 
-    def repair(self, repeated: pa.Table) -> Written:
-        """Commit the table without the rows that lose against another of their key.
-
-        Raises:
-            LakeConflictError: another writer committed since the start.
-            CorruptFileError: a stored file that has to be read is missing or damaged.
-            StorageError: the disk refused.
-        """
-        start = self.start
-        if start is None or not repeated.num_rows:
-            raise LakeError("there is nothing to repair", stream=self.table.name)
-        with told(self.folder, self.table.name):
-            outcomes = self.rewriter.unique(start.files, repeated)
-        change = Change(
-            added=[file for outcome in outcomes for file in outcome.added],
-            removed=[file for outcome in outcomes for file in outcome.removed],
-            at=self.clock(),
-            keeps_keys=True,
-        )
-        return self.write(change, self.known_state, 0)
-
     def write(self, change: Change, state: Mapping[str, object], came_in: int) -> Written:
         """Move the files into the table's folder and commit them with the state."""
         before = 0 if self.start is None else self.start.rows
@@ -255,6 +293,8 @@ class TableWriter:
         total = before - gone + sum(file.rows for file in change.added)
         self.widen()
         mark = dataclasses.replace(self.mark(state, total), keeps_keys=change.keeps_keys)
+        if change.is_unique is not None:
+            mark = dataclasses.replace(mark, is_unique=change.is_unique)
         with told(self.folder, self.table.name):
             at = change.at.timestamp()
             files = placed(change.added, self.staging.folder, self.folder, at=at)
@@ -281,6 +321,7 @@ class TableWriter:
             rows=rows,
             session=self.staging.name,
             sequence=self.sequence,
+            is_unique=self.is_known_unique,
         )
 
     def widen(self) -> None:

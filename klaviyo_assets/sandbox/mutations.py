@@ -9,7 +9,7 @@ from copy import deepcopy
 
 from klaviyo_assets.sandbox.json_types import Json, JsonObject, as_list, as_object
 from klaviyo_assets.sandbox.moments import SECOND, micro_text, moment, seconds_text
-from klaviyo_assets.sandbox.shop.events import WrittenEvent
+from klaviyo_assets.sandbox.shop.events import WRITTEN, WrittenEvent
 from klaviyo_assets.sandbox.shop.groups import Membership
 from klaviyo_assets.sandbox.shop.hidden import Hidden
 from klaviyo_assets.sandbox.shop.record import Record, RecordShelf
@@ -28,8 +28,11 @@ class Mutations:
     def apply(self, wish: JsonObject, now: float) -> Json:
         """One change: `{"<type>": id, ...}` or `{"create": "<type>", "set": {...}}`.
 
-        Events: `{"hide_events": {start, end, metric, every, counted}}` and `{"show_events": true}`.
+        Events: `{"hide_events": {start, end, metric, every, counted}}`, `{"show_events": true}`,
+        and `{"redate_event": id, "datetime": ...}` for one that a test wrote.
         """
+        if "redate_event" in wish:
+            return self.redate_event(str(wish["redate_event"]), str(wish["datetime"]))
         if "hide_events" in wish or "show_events" in wish:
             return self.hide_events(wish)
         if "create" in wish:
@@ -159,6 +162,14 @@ class Mutations:
         touch(kind, record.attributes, wanted, now)
         shelf.add(record)
         return {"id": record.id}
+
+    def redate_event(self, record_id: str, when: str) -> Json:
+        """Let a written event have happened at another time."""
+        ordinal = self.shop.events.known(record_id)
+        if ordinal is None or ordinal < WRITTEN:
+            raise ValueError(f"no test wrote an event {record_id}")
+        self.shop.events.redate(ordinal, moment(when) // SECOND)
+        return {"id": record_id}
 
     def hide_events(self, wish: JsonObject) -> Json:
         """Keep events of [start, end) back, counted all the same unless told; or show all again."""

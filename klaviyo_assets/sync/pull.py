@@ -204,7 +204,7 @@ class Pull:
             self._take(session, item)
             is_due = self._uncommitted_bytes >= COMMIT_BYTES or monotonic() >= due
             if is_due and not self._manner.is_all_or_nothing:
-                yield self._commit(session)
+                yield self._commit(session, is_last=False)
                 due = monotonic() + COMMIT_SECONDS
         if self._failure is None:
             broken = self._too_many_broken()
@@ -280,10 +280,11 @@ class Pull:
             stream=self.table.name,
         )
 
-    def _commit(self, session: Session | Sweep) -> Receipt:
+    def _commit(self, session: Session | Sweep, *, is_last: bool = True) -> Receipt:
         state, noticed = self._state(self.progress), self._noticed()
-        if isinstance(session, Session) and self._manner.replaces:
-            receipt = session.commit(state, noticed, self._rebase())
+        if isinstance(session, Session):
+            rebase = self._rebase() if self._manner.replaces else None
+            receipt = session.commit(state, noticed, rebase, is_last=is_last)
         else:
             receipt = session.commit(state, noticed)
         self._uncommitted_bytes = 0

@@ -24,12 +24,13 @@ def overtaken(home: Home, stream: str, config: Mapping[str, str]) -> tuple[Run, 
         state: Mapping[str, object],
         noticed: Noticed | None = None,
         rebase: Rebase | None = None,
+        **more: bool,
     ) -> Receipt:
         if not others:
             # Whoever commits from here on is the other run, or comes after it.
             with patch.object(Session, "commit", commit):
                 others.append(home.sync(stream))
-        return commit(session, state, noticed, rebase)
+        return commit(session, state, noticed, rebase, **more)
 
     with patch.object(Session, "commit", late):
         run = home.sync(stream, config=config)

@@ -1,6 +1,7 @@
 """What tests change in the shop shows as it would in Klaviyo."""
 
 import json
+from datetime import timedelta
 from urllib.parse import quote
 
 from klaviyo_assets_tests.sandbox.asking import Asker, Document
@@ -202,3 +203,15 @@ def test_events_that_are_kept_back_are_counted_unless_they_are_gone(start: Start
     assert counted() == len(left)
     shop.admin("POST", "/__mutate", {"show_events": True})
     assert (shop.ids(pages), counted()) == (everything, len(everything))
+
+
+def test_an_event_that_gets_another_time(start: Start) -> None:
+    """A written event moves with its id."""
+    shop = start(events=50, future_events=0)
+    wish = {"datetime": f"{NOON - timedelta(days=2):%FT%TZ}"}
+    (event,) = shop.admin("POST", "/__events", {"events": [wish]})["ids"]
+    later = NOON - timedelta(hours=1)
+    shop.admin("POST", "/__mutate", {"redate_event": event, "datetime": f"{later:%FT%TZ}"})
+    found = shop.get(f"/api/events/{event}")["data"]["attributes"]
+    assert found["datetime"].startswith(f"{later:%F}")
+    assert shop.ids("/api/events").count(event) == 1

@@ -7,7 +7,7 @@ at once, some within six days, a few after seventeen.
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import merge
 from itertools import islice
 
@@ -74,6 +74,13 @@ class EventBook:
         ordinal = WRITTEN + len(self.written) - 1
         insort(self.written_order, (event.seconds, ordinal))
         return ordinal
+
+    def redate(self, ordinal: int, seconds: int) -> None:
+        """Give a written event another time; its id stays."""
+        event = self.written[ordinal - WRITTEN]
+        self.written_order.remove((event.seconds, ordinal))
+        self.written[ordinal - WRITTEN] = replace(event, seconds=seconds)
+        insort(self.written_order, (seconds, ordinal))
 
     def bits(self, ordinal: int) -> int:
         """The 64 random bits a regular event is made of."""

@@ -20,6 +20,7 @@ from klaviyo_assets.errors import (
 )
 from klaviyo_assets.lake import Lake, Table
 from klaviyo_assets.lake.delta import commit_path
+from klaviyo_assets.lake.quarantine import keep
 from klaviyo_assets_tests.forks import FORKS
 from klaviyo_assets_tests.integration.lake.ground import (
     ACCOUNT,
@@ -261,3 +262,22 @@ def test_a_full_disk_leaves_the_database_as_it_was(lake: Lake, root: Path) -> No
     assert shown(root, "SELECT count(*) FROM k.profiles") == [(10,)]
     lake.publish([])
     assert shown(root, "SELECT count(*) FROM k.profiles") == [(15,)]
+
+
+@pytest.mark.parametrize("place", ["published", "quarantine"])
+def test_a_symbolic_link_in_the_place_of_a_half_file(lake: Lake, root: Path, place: str) -> None:
+    """What it names stays as it is, and the file that comes is one of our own."""
+    merge(lake, PROFILES, [numbered(0, 5)])
+    victim = root / "victim"
+    victim.write_text("theirs")
+    keep(root, "profiles", [("unreadable", b"{}")])
+    (made,) = root.glob("lake/_quarantine/profiles/*.parquet")
+    if place == "published":
+        made = root / "lake/_published.json"
+    made.unlink(missing_ok=True)
+    made.with_suffix(".part").symlink_to(victim)
+    keep(root, "profiles", [("unreadable", b"{}")])
+    lake.publish([])
+    assert victim.read_text() == "theirs"
+    assert made.is_file()
+    assert not made.is_symlink()
