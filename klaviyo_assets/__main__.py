@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from klaviyo_assets.model.promises import on_by_setting, promises_not_kept
 from klaviyo_assets.model.report import Report
 from klaviyo_assets.model.settings import Settings, future_refusals, read_settings
 from klaviyo_assets.model.stream import Join
+from klaviyo_assets.redaction import RedactedOutput, redact_causes
 from klaviyo_assets.sandbox.__main__ import main as sandbox
 from klaviyo_assets.streams import COLLECTIONS, MERGES, REPORTS, STREAMS
 from klaviyo_assets.sync.account import asking_with, ledger_of
@@ -70,9 +71,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == ["sandbox"]:
         # The sandbox knows nothing of the product, so it reads its own options.
         return sandbox(words[1:])
+    with (
+        redirect_stdout(cast("TextIO", RedactedOutput(sys.stdout))),
+        redirect_stderr(cast("TextIO", RedactedOutput(sys.stderr))),
+    ):
+        try:
+            return _run(words)
+        except Exception as error:
+            redact_causes(error)
+            raise
+
+
+def _run(words: Sequence[str]) -> int:
+    settings, refused = read_settings(os.environ)
     options = _parser().parse_args(words)
     verb: Callable[[Settings, argparse.Namespace], int] = options.verb
-    settings, refused = read_settings(os.environ)
     early = future_refusals(settings, today=datetime.now(tz=UTC).date())
     refusals = [*refused, *early, *privacy_refusals(settings, STREAMS)]
     if refusals:

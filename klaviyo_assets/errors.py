@@ -43,6 +43,8 @@ mapping from HTTP statuses (`api/protocol.py`) and to Dagster (`defs/io_manager.
 
 from dataclasses import dataclass, field
 
+from klaviyo_assets.redaction import redact
+
 
 @dataclass(eq=False)
 class KlaviyoAssetsError(Exception):
@@ -51,9 +53,13 @@ class KlaviyoAssetsError(Exception):
     message: str
     stream: str | None = field(default=None, kw_only=True)
 
+    def __post_init__(self) -> None:
+        """Take keys out of the sentence, whoever has put them there."""
+        self.message = redact(self.message)
+
     def __str__(self) -> str:
-        """Return the sentence, led by the stream where one is known."""
-        return f"{self.stream}: {self.message}" if self.stream else self.message
+        """Return the sentence, led by the stream where one is known; without keys."""
+        return redact(f"{self.stream}: {self.message}" if self.stream else self.message)
 
 
 class ConfigError(KlaviyoAssetsError):

@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from klaviyo_assets.api.exchange import Request
 from klaviyo_assets.errors import ForeignLinkError, PermanentError, SettingError
+from klaviyo_assets.redaction import keep_secret
 
 KEY_VARIABLE = "KLAVIYO_API_KEY"
 PRIVATE_KEY = re.compile(r"pk_[A-Za-z0-9_]{10,}")
@@ -36,6 +37,8 @@ READING_POSTS = frozenset(
 def checked_key(raw: str, *, variable: str = KEY_VARIABLE) -> str:
     """Return the key as it is, once it has the form of a private one; `variable` held it.
 
+    No text of this process holds it from then on.
+
     Raises:
         SettingError: it has not; the text never quotes it.
     """
@@ -50,6 +53,7 @@ def checked_key(raw: str, *, variable: str = KEY_VARIABLE) -> str:
         )
     if not PRIVATE_KEY.fullmatch(raw):
         raise SettingError(f"{variable} has not the form of a private key. {wanted}")
+    keep_secret(raw)
     return raw
 
 

@@ -29,9 +29,9 @@ from klaviyo_assets.errors import (
     RevisionRetiredError,
     ServerError,
 )
+from klaviyo_assets.redaction import redact
 
-SECRETS = (
-    (re.compile(r"(?i)\bpk_\w+|(?<=klaviyo-api-key )\S+"), "[key]"),
+PEOPLE = (
     (re.compile(r"[^\s\"'<>(),;:=]+(?:@|%40)[^\s\"'<>(),;:=]+"), "[e-mail]"),
     (
         re.compile(
@@ -264,7 +264,8 @@ def scrubbed(text: str) -> str:
 
     Klaviyo's details quote the values of filters, and those may be a person's.
     """
-    for pattern, instead in SECRETS:
+    text = redact(text)
+    for pattern, instead in PEOPLE:
         text = pattern.sub(instead, text)
     plain = "".join(each if each.isprintable() else " " for each in text)
     return plain if len(plain) <= 300 else plain[:299] + "…"  # noqa: PLR2004 - stated above

@@ -35,6 +35,7 @@ from klaviyo_assets.errors import (
 )
 from klaviyo_assets.lake import Lake, stored_columns
 from klaviyo_assets.model.stream import Detail, Join, Stream
+from klaviyo_assets.redaction import Redaction
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.sync.begin import begin
 from klaviyo_assets.sync.desk import Desk
@@ -99,6 +100,7 @@ def _synced(stream: Stream, afterwards: Afterwards | None) -> dg.AssetsDefinitio
         klaviyo: KlaviyoResource,
         lake: LakeResource,
     ) -> Iterator[dg.Output[Syncing] | dg.AssetCheckResult]:
+        context.log.addFilter(Redaction())
         syncing = _begun(context, stream, klaviyo=klaviyo, lake=lake)
         try:
             yield from _told(stream, syncing, lake=lake)

@@ -21,6 +21,7 @@ from klaviyo_assets.model.report import Report
 from klaviyo_assets.model.settings import EARLIEST
 from klaviyo_assets.model.stream import Collection, Join, Stream
 from klaviyo_assets.model.window import Window
+from klaviyo_assets.redaction import holds_key
 from klaviyo_assets.sync.plan import Order, SyncMode
 
 SYNC_MODE, START, END = "sync_mode", "start", "end"
@@ -88,12 +89,32 @@ def run_options(stream: Stream) -> tuple[str, ...]:
             return (SYNC_MODE,)
 
 
-def config_schema(stream: Stream) -> Mapping[str, dg.Field] | dg.Permissive | None:
+def config_schema(stream: Stream) -> dg.Shape | dg.Permissive | None:
     """Return the schema of a stream's run config; None takes anything, and shows nothing."""
     fields = {name: _FIELDS[name] for name in run_options(stream)}
-    if not fields or {SYNC_MODE, START, END} <= fields.keys():
-        return fields or None
-    return cast("dg.Permissive", dg.Permissive(fields))
+    if not fields:
+        return None
+    kind = dg.Shape if {SYNC_MODE, START, END} <= fields.keys() else dg.Permissive
+    schema = cast("dg.Shape | dg.Permissive", kind(fields))
+    # No subclass: Dagster makes a plain shape of any, and keeps it for whoever has equal fields.
+    schema.post_process = refuse_keys
+    return schema
+
+
+def refuse_keys(value: Mapping[str, object]) -> Mapping[str, object]:
+    """Return the run config of an op as it is, once no private key stands in it.
+
+    Dagster asks before it stores a run, which would keep the key for as long as it keeps the run.
+
+    Raises:
+        SettingError: a key stands in it; the text does not quote it.
+    """
+    if holds_key(repr(value)):
+        raise SettingError(
+            "a private key stands in the run config, and belongs in KLAVIYO_API_KEY alone; nothing "
+            "was launched, and nothing stored"
+        )
+    return value
 
 
 def given_config(context: dg.AssetExecutionContext) -> Mapping[str, object]:

@@ -23,6 +23,7 @@ from klaviyo_assets.errors import (
     StoppedError,
     TransientError,
 )
+from klaviyo_assets.redaction import redact_causes
 
 _WHO_ACTS: tuple[tuple[type[KlaviyoAssetsError], str], ...] = (
     (QuotaError, "whoever launched the run, when requests are free again"),
@@ -60,8 +61,10 @@ def as_failures(stream: str, *, may_skip: bool = False) -> Generator[None]:
         if may_skip and isinstance(error, RefusedStreamError):
             raise
         error.stream = error.stream or stream
+        redact_causes(error)
         raise failure_of(error) from error
     except Exception as error:
+        redact_causes(error)
         raise dg.Failure(
             description=f"{stream}: {type(error).__name__}, a defect of klaviyo_assets; what was "
             "committed before stays. Please report it with the trace below.",

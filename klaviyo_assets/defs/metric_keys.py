@@ -17,6 +17,7 @@ from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
 from klaviyo_assets.errors import KlaviyoAssetsError
 from klaviyo_assets.lake import Lake
 from klaviyo_assets.model.settings import Settings
+from klaviyo_assets.redaction import Redaction
 from klaviyo_assets.sync.reports.metric_requests import custom_metrics, revenue_now
 from klaviyo_assets.sync.reports.metrics import (
     AUTO,
@@ -112,6 +113,7 @@ def metric_sensor(settings: Settings) -> dg.SensorDefinition:
         required_resource_keys={"lake", "klaviyo"} if needs_klaviyo else {"lake"},
     )
     def metrics(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        context.log.addFilter(Redaction())
         lake: Lake = context.resources.lake.lake()
         before = lake.state(TABLE)
         seen = f"{before.version if before is not None else None} {settings.conversion_metric_ids}"

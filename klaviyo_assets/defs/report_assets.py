@@ -35,6 +35,7 @@ from klaviyo_assets.errors import QuotaError, RefusedStreamError
 from klaviyo_assets.model.report import Cell, Report
 from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.redaction import Redaction
 from klaviyo_assets.sync.reports.desk import ReportDesk
 from klaviyo_assets.sync.reports.fetch import Fetch, Outcome
 from klaviyo_assets.sync.reports.paying import Purse
@@ -77,6 +78,7 @@ def report_asset(stream: Stream, settings: Settings, zone: str | None) -> dg.Ass
         klaviyo: KlaviyoResource,
         lake: LakeResource,
     ) -> Iterator[dg.MaterializeResult[Any]]:
+        context.log.addFilter(Redaction())
         events = _report(context, stream, klaviyo=klaviyo, lake=lake)
         if events is not None:
             yield events.materialize()

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.tiers import REPORT
+from klaviyo_assets.redaction import holds_key, keep_secret
 
 EARLIEST = date(1970, 1, 1)
 """Older than Klaviyo, and far from where dates end."""
@@ -49,8 +50,7 @@ _UNTOLD = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _UNREADABLE = re.compile(r"[?\\]|%[0-9A-Fa-f]{2}")
 """What deltalake or DuckDB take for something else in a path: it names another folder to them."""
 
-_KEY = re.compile(r"(?<![A-Za-z0-9_])pk_(?=\w*\d)\w{10,}")
-"""A private key: beside its form it has digits, unlike a word that begins so."""
+_KEY_VARIABLE = "KLAVIYO_API_KEY"
 
 OFF, RECOMMENDED = "off", "recommended"
 """Values of `KLAVIYO_AUTOMATION`: whether schedules and sensors start by themselves."""
@@ -156,8 +156,10 @@ def read_settings(environment: Mapping[str, str]) -> tuple[Settings, tuple[Setti
     """Return the settings and what had to be refused; a refused one keeps its default here.
 
     A code location has to load whatever the environment holds, so that its other parts can be
-    seen; a run refuses to start while a refusal stands.
+    seen; a run refuses to start while a refusal stands. No text of this process holds from then on
+    what KLAVIYO_API_KEY holds.
     """
+    keep_secret(environment.get(_KEY_VARIABLE, "").strip())
     values: dict[str, object] = {}
     refusals: list[SettingError] = []
     for each in fields(Settings):
@@ -176,8 +178,8 @@ def read_settings(environment: Mapping[str, str]) -> tuple[Settings, tuple[Setti
 
 
 def _parsed(name: str, raw: str) -> object:
-    if _KEY.search(raw):
-        raise PrivateError("a private key stands in it, and belongs in KLAVIYO_API_KEY alone")
+    if holds_key(raw):
+        raise PrivateError(f"a private key stands in it, and belongs in {_KEY_VARIABLE} alone")
     return _PARSERS[name](raw)
 
 

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Raw
 
 from klaviyo_assets.model.column import ColumnType
+from klaviyo_assets.redaction import redact
 from klaviyo_assets.tables.coercion import coerced, number_in_text
 from klaviyo_assets.tables.tree import Path
 
@@ -75,6 +76,7 @@ class Findings:
 
     def note(self, name: str, text: str) -> None:
         """Add a notice; `text` must hold no value of a record."""
+        name = redact(name)
         shown = name if len(name) <= NAME_AT_MOST else f"{name[:NAME_AT_MOST]}..."
         self._notices.add(f"{shown!r}: {text}" if not shown.isprintable() else f"{shown}: {text}")
 

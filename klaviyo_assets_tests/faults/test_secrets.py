@@ -1,4 +1,4 @@
-"""F61 to F63: the key and people's addresses stay out of everything that is written anywhere."""
+"""F61 to F63, F81: the key and people's addresses stay out of everything that is written."""
 
 import json
 import tempfile
@@ -9,9 +9,10 @@ import dagster as dg
 import pyarrow.parquet as pq
 import pytest
 
+from klaviyo_assets.__main__ import main
 from klaviyo_assets.sandbox import Key
 from klaviyo_assets_tests.e2e.conftest import StartHome
-from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.home import Home, variables_of
 from klaviyo_assets_tests.e2e.instance import instance_of
 from klaviyo_assets_tests.e2e.lives import side_by_side
 from klaviyo_assets_tests.faults.pages import ASSETS, RESOURCES, RUNS, webserver
@@ -39,6 +40,8 @@ FAILURES: dict[str, dict[str, object]] = {
     "a text": {"kind": "text_body", "text": f"denied for {KEY}"},
     "sent elsewhere": {"kind": "redirect", "location": f"http://127.0.0.1:9/?key={KEY}"},
     "paged elsewhere": {"kind": "next_host"},
+    "sent to a host named by it": {"kind": "redirect", "location": f"https://{KEY}.example/"},
+    "paged to a host named by it": {"kind": "next_link", "url": f"https://{KEY}.example/api"},
 }  # fmt: skip
 """How a sync can fail; some of these repeat the key, as a careless server or proxy would."""
 
@@ -100,7 +103,7 @@ def arguments() -> str:
 
 
 def test_f61_the_key_is_nowhere_after_success_and_failures(watched: Home) -> None:
-    """A whole sync, then fifteen kinds of failure: no file, record or page holds the key.
+    """A whole sync, then seventeen kinds of failure: no file, record or page holds the key.
 
     Nor its first twelve characters. The UI's page of the resource names the variable instead.
     """
@@ -176,3 +179,85 @@ def test_f63_a_key_that_cannot_be_one_is_refused(watched: Home) -> None:
         assert not key or list(places(home, secret=key)) == []
     assert home.shop.asked().total() == 0
     assert home.sync("lists").success
+
+
+WORD = "pk_abcdefghijklmnopqrstuvwxyz"
+"""A key that nothing but its place tells from a word."""
+
+ELSEWHERE: dict[str, str] = {
+    "timezone": "{}",
+    "base_url": "https://{}@a.klaviyo.com",
+    "start_date": "{}",
+    "event_metric_ids": "AbC123,{}",
+    "lookback_days": "{}",
+    "exclude_columns": "profiles.{}",
+    "json_keys": "events.event_properties:{}",
+    "state_dir": "/srv/{}/state",
+    "automation": "{}",
+}
+"""Where people put the key by mistake."""
+
+
+@pytest.mark.parametrize("key", [KEY, WORD], ids=["by its form", "by the environment"])
+def test_f81_a_key_in_another_variable_is_not_quoted(
+    watched: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    """Each is named with where the key belongs, by a run and by a verb; nothing is asked."""
+    home = watched
+    wrong = {name: form.format(key) for name, form in ELSEWHERE.items()}
+    home.settings |= variables_of({"api_key": key, **wrong})
+    run = home.sync("lists")
+    for name in ELSEWHERE:
+        variable = f"KLAVIYO_{name.upper()}"
+        assert f"{variable} cannot be used: a private key stands in it" in run.failed["lists"]
+    for name, value in home.variables.items():
+        monkeypatch.setenv(name, value)
+    assert main(["status"]) == 2
+    with pytest.raises(SystemExit):
+        main(["plan", "--start", key, "--end", "2026-01-01"])
+    said = capsys.readouterr()
+    assert "KLAVIYO_TIMEZONE cannot be used" in said.err
+    assert "is no date" in said.err
+    assert key[:12] not in said.out + said.err
+    assert key[:12] not in logged(home)
+    assert list(places(home, secret=key[:12])) == []
+    assert home.shop.asked().total() == 0
+
+
+LAUNCH = """mutation { launchPipelineExecution(executionParams: { mode: "default"
+  selector: { repositoryLocationName: "klaviyo_assets.definitions"
+    repositoryName: "__repository__" pipelineName: "__ASSET_JOB"
+    assetSelection: [{ path: ["klaviyo", "%s"] }] }
+  runConfigData: "{ops: {klaviyo__%s: {config: {start: '%s'}}}}" })
+{ __typename ... on PythonError { message } ... on LaunchRunSuccess { run { runId } } } }"""
+
+
+def test_f81_a_key_in_run_config_is_refused_before_it_is_stored(watched: Home) -> None:
+    """Typed into a field of the launchpad, of an asset that has the field and of one that has not.
+
+    Dagster keeps no run of it. The same launch with a date is one.
+    """
+    home = watched
+    with webserver(home) as pages:
+        for stream in ("events", "lists"):
+            refused = pages.ask(LAUNCH % (stream, stream, KEY))
+            assert "a private key stands in the run config" in refused
+            assert HINT not in refused
+        assert list(places(home, secret=HINT)) == []
+        with instance_of(home.dagster) as instance:
+            assert instance.get_runs() == []
+        launched = pages.ask(LAUNCH % ("events", "events", "2026-09-29"))
+        assert "LaunchRunSuccess" in launched
+
+
+def test_f81_a_page_that_repeats_the_key_stores_it_nowhere(watched: Home) -> None:
+    """Echoed as the name of an attribute, on pages that are then read as usual."""
+    home = watched
+    with home.shop.faulty("new_field", match={"path": "/api/events"}, field=f"x_{KEY}", value=1):
+        run = home.sync("events")
+    assert run.success
+    assert "x_[key]" in str(run.materialized["events"]["klaviyo/notices"])
+    assert HINT not in logged(home)
+    assert list(places(home, secret=HINT)) == []
+    extra = home.query("SELECT extra FROM events WHERE extra IS NOT NULL")
+    assert {text for (text,) in extra} == {'{"x_[key]":1}'}
