@@ -198,3 +198,18 @@ def test_a_report_that_the_key_may_not_read_is_not_asked_for_all_day(start: Star
     assert requests(home, FLOWS) == 1
     assert stored_rows(home, CAMPAIGNS, metrics_of(home)[0], DAYS)
     assert "the key may not read it" in tick(home, DRAIN).reason
+
+
+def test_paging_without_end_is_ended(start: StartHome) -> None:
+    """Links that are new each time while the rows stay: some pages, not the day's requests."""
+    home = small_home(start)
+    broken, good = metrics_of(home)[:2]
+    match = {"path": PATHS[FLOWS], "body": broken}
+    with home.shop.faulty("endless", match=match):
+        for _ in range(4):
+            done = fetch(home, FLOWS, (broken, DAYS[0], good, DAYS[-1]))
+            assert not done.run.success
+            assert "bring no row that was not there before" in done.run.failed[FLOWS]
+    assert posts(home, FLOWS, broken) == 5
+    assert compare(home, FLOWS, good, DAYS)
+    assert not stored_rows(home, FLOWS, broken, DAYS)

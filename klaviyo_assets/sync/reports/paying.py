@@ -34,7 +34,7 @@ FRESH = timedelta(hours=6)
 """How long an answer serves other runs: as long as the day's requests take, several times over."""
 
 
-MOST_PAGES_WITHOUT_NEWS = 3
+MOST_PAGES_WITHOUT_NEWS = 2
 """A page may be empty, or bring again what shifted; more in a row are no progress."""
 
 
