@@ -39,6 +39,7 @@ from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.streams import REPORTS
 from klaviyo_assets.sync.reports.account_zone import zone_without_asking
+from klaviyo_assets.sync.reports.failing import failed_metrics
 from klaviyo_assets.sync.reports.metrics import mapped_metric
 from klaviyo_assets.sync.reports.zone import last_over
 from klaviyo_assets.wording import quantity
@@ -139,7 +140,12 @@ def newest_days_verdict(
         )
     if due is None:
         return passed(key, "No day is due yet.")
-    return _judged(key, stream, due, judged, never_fetched=len(wanted) - len(judged))
+    found = _judged(key, stream, due, judged, never_fetched=len(wanted) - len(judged))
+    failed = failed_metrics(lake, stream.name)
+    told = [f"Metric {each!a}: {failed[each].told()}." for each in judged if each in failed]
+    if found.passed or not told:
+        return found
+    return found._replace(description=" ".join([found.description or "", *told]))
 
 
 def days_due(settings: Settings, lake: Lake, now: datetime) -> DaysDue | None:

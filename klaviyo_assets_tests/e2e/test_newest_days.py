@@ -9,7 +9,7 @@ from klaviyo_assets.defs import newest_days
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home, key_of
 from klaviyo_assets_tests.e2e.report_daemon import looked
-from klaviyo_assets_tests.e2e.report_runs import CAMPAIGNS, FLOWS, fetch, metrics_of
+from klaviyo_assets_tests.e2e.report_runs import CAMPAIGNS, FLOWS, PATHS, fetch, metrics_of
 from klaviyo_assets_tests.e2e.report_ticks import opened
 from klaviyo_assets_tests.e2e.test_report_zones import account_in, first_sync
 
@@ -126,3 +126,16 @@ def test_the_sensor_tells_of_a_verdict_once(start: StartHome) -> None:
         told = instance.event_log_storage.get_asset_check_execution_history(key, limit=9)
         assert len(told) == 2
         assert len(instance.get_runs()) == runs + 1
+
+
+@pytest.mark.usefixtures("at_noon")
+def test_days_that_are_missing_because_a_report_failed_say_so(start: StartHome) -> None:
+    """Beside the days the check tells how often and since when the metric's report failed."""
+    home = account_in(start, "America/New_York", NOON)
+    metric = first_sync(home)
+    home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = metric
+    fetched(home, metric, date(2026, 9, 1), date(2026, 9, 1))
+    with home.shop.faulty("error", match={"path": PATHS[FLOWS]}, status=400):
+        assert not fetch(home, FLOWS, (metric, date(2026, 11, 8))).run.success
+    judge(home)
+    assert f"Metric {metric!a}: 1 request failed since 2026-11-10" in verdict_of(home, FLOWS)[2]

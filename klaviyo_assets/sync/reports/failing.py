@@ -44,6 +44,9 @@ TRIES_A_RUN = 2
 FORGOTTEN_AFTER = timedelta(hours=23, minutes=50)
 """How long a failure counts: a day, less what a daily run may begin sooner than the day before."""
 
+UNUSABLE = "all"
+"""The question of a failure that shows only when all answers are put together."""
+
 PAUSE_AFTER_FAILURE = timedelta(hours=1)
 """So long nothing is launched by itself for a metric whose request has failed."""
 
@@ -134,6 +137,7 @@ class FailureMemory:
         self._answers = desk.lake.answers(desk.stream.name)
         self._asks_again = asks_again
         self._begun: set[str] = set()
+        self._noted: KlaviyoAssetsError | None = None
         self._began_at = desk.clock()
 
     def policy(self, metric_id: str) -> Policy:
@@ -158,12 +162,19 @@ class FailureMemory:
         """Return the failures of a metric that count now; None where there is none."""
         return recent(self._answers.failures(metric_id), self._now())
 
-    def note(self, metric_id: str, part: Part, error: KlaviyoAssetsError) -> None:
+    def note_unusable(self, metric_id: str, error: KlaviyoAssetsError) -> None:
+        """Remember that what was paid for now was read, and cannot be stored all the same."""
+        if error is not self._noted and isinstance(error, ContractError):
+            self.note(metric_id, None, error)
+
+    def note(self, metric_id: str, part: Part | None, error: KlaviyoAssetsError) -> None:
         """Remember that a request was paid in vain, if it was."""
         if not is_paid_in_vain(error):
             return
+        self._noted = error
         known = self.known(metric_id)
-        failed = ReportFailure(at=self._now(), question=question_of(part), reason=error.message)
+        question = question_of(part) if part is not None else UNUSABLE
+        failed = ReportFailure(at=self._now(), question=question, reason=error.message)
         self._answers.keep_failures(metric_id, (*(known.failures if known else ()), failed))
 
     def take_back(self, metric_id: str, part: Part) -> None:

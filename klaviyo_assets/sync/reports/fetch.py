@@ -147,12 +147,9 @@ class Fetch:
                 if not is_of_one_metric(error):
                     raise
                 self._keep(background)
-                yield Broken(
-                    metric_id=wish.metric_id,
-                    days=self._given_up(wish, bounds),
-                    error=error,
-                    failed=failures.known(wish.metric_id),
-                )
+                days = self._given_up(wish, bounds)
+                failed = paying.failed_after(error)
+                yield Broken(metric_id=wish.metric_id, days=days, error=error, failed=failed)
 
     def _given_up(self, wish: Wish, bounds: Days) -> frozenset[date]:
         """Take the days out of what is left that were asked for in vain, and return them."""

@@ -16,6 +16,7 @@ from klaviyo_assets.api.reports import following_report_request, report_request
 from klaviyo_assets.errors import (
     ContractError,
     IneligibleMetricError,
+    KlaviyoAssetsError,
     MalformedPageError,
     QuotaError,
     RepeatedPageError,
@@ -24,7 +25,7 @@ from klaviyo_assets.lake import KeptAnswer
 from klaviyo_assets.model.report import Report
 from klaviyo_assets.sync.reports.asking import Answered, Kept, Turn, View
 from klaviyo_assets.sync.reports.desk import Background, ReportDesk, stored_learned
-from klaviyo_assets.sync.reports.failing import FailureMemory
+from klaviyo_assets.sync.reports.failing import FailedMetric, FailureMemory
 from klaviyo_assets.sync.reports.halving import Part
 from klaviyo_assets.sync.reports.units import TimedRow
 from klaviyo_assets.tables.report_answers import ReportPage, ReportRow, read_report
@@ -97,6 +98,7 @@ class Paying:
         self._desk = desk
         self._metric_id = metric_id
         self._purse = purse
+        self._spent_before = purse.spent
         self._answers = desk.lake.answers(desk.stream.name)
         self._fresh_since = desk.calendar.now - FRESH
 
@@ -112,6 +114,12 @@ class Paying:
         with self._answers.alone(say=self._desk.say):
             self._background.learned.take(stored_learned(self._desk.stream.name, self._desk.lake))
             yield
+
+    def failed_after(self, error: KlaviyoAssetsError) -> FailedMetric | None:
+        """Return the failures of the metric that count, that which ended its questions included."""
+        if self._purse.spent > self._spent_before:
+            self._failures.note_unusable(self._metric_id, error)
+        return self._failures.known(self._metric_id)
 
     def ask(self, choose: Callable[[View], Turn]) -> tuple[Turn, Answered]:
         """Return an answer to what is chosen in view of what was paid for, and what was chosen.
