@@ -141,11 +141,11 @@ def newest_days_verdict(
     if due is None:
         return passed(key, "No day is due yet.")
     found = _judged(key, stream, due, judged, never_fetched=len(wanted) - len(judged))
-    failed = failed_metrics(lake, stream.name)
-    told = [f"Metric {each!a}: {failed[each].told()}." for each in judged if each in failed]
-    if found.passed or not told:
+    failed = [each for each in failed_metrics(lake, stream.name) if each in judged]
+    if found.passed or not failed:
         return found
-    return found._replace(description=" ".join([found.description or "", *told]))
+    told = f"Requests of {quantity(len(failed), 'metric')} failed of late: klaviyo-assets status."
+    return found._replace(description=f"{found.description} {told}")
 
 
 def days_due(settings: Settings, lake: Lake, now: datetime) -> DaysDue | None:

@@ -219,15 +219,17 @@ class ReportEvents:
             FAILED_METRIC: metric_id,
             **({METRIC_NAME: name} if name else {}),
             "klaviyo/partitions_not_stored": len(outcome.days),
+            "klaviyo/failed_reason": failed.reason if failed is not None else error.message,
         }
         if failed is not None:
             shown |= {
                 "klaviyo/failed_requests": failed.count,
-                "klaviyo/failed_reason": failed.reason,
                 "klaviyo/asked_again_at": failed.asked_again_at.isoformat(),
             }
+        # Klaviyo's words, and ids, are metadata: a description is shown as Markdown.
+        about = f"A metric's report failed: {quantity(len(outcome.days), 'partition')} not stored."
         self._context.log_event(
-            dg.AssetObservation(self._context.asset_key, description=error.message, metadata=shown)
+            dg.AssetObservation(self._context.asset_key, description=about, metadata=shown)
         )
 
     def _fail(self, metric_id: str, partitions: int, error: KlaviyoAssetsError) -> None:

@@ -285,6 +285,22 @@ def test_f66_markup_in_a_metric_id_is_shown_as_text(start: StartHome) -> None:
     assert odd not in description
 
 
+def test_f66_markup_in_a_failure_of_a_report_is_shown_as_text(start: StartHome) -> None:
+    """Klaviyo's words on a report that failed are plain metadata beside a sentence of ours."""
+    home = report_home(start, NOW)
+    match = {"path": "/api/flow-series-reports"}
+    with home.shop.faulty("error", match=match, status=400, detail=MARKUP[0]):
+        assert not fetch(home, FLOWS, (metrics_of(home)[0], date(2026, 10, 1))).run.success
+    with instance_of(home.dagster) as instance:
+        (record,) = instance.fetch_observations(home.key(FLOWS), limit=5).records
+    seen = record.event_log_entry.asset_observation
+    assert seen is not None
+    reason = seen.metadata["klaviyo/failed_reason"]
+    assert isinstance(reason, dg.TextMetadataValue)
+    assert MARKUP[0] in (reason.value or "")
+    assert MARKUP[0] not in (seen.description or "")
+
+
 @pytest.mark.parametrize(
     "odd", [{"Name": "upper", "name": "lower"}, {"a b": 1, "A B": 2, "a_b": 3}]
 )
