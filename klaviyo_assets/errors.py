@@ -16,6 +16,7 @@
     │       ├── LakeConflictError      another writer committed first
     │       ├── CorruptFileError       a data file cannot be read
     │       ├── MissingTableError      a table that this one is made of was never read
+    │       ├── ShrinkError            a read would take away more of a table than is believed
     │       └── StorageError           disk full, read-only folder, locked file
     ├── TransientError         nobody acts: try again
     │   ├── RateLimitError         429
@@ -129,6 +130,17 @@ class CorruptFileError(LakeError):
 
 class MissingTableError(LakeError):
     """A table that this one is made of was never read."""
+
+
+@dataclass(eq=False)
+class ShrinkError(LakeError):
+    """A complete read would take away more of a table than is believed without being confirmed.
+
+    `rows_before` and `rows_now` are the living rows before and after it; nothing was committed.
+    """
+
+    rows_before: int = field(kw_only=True)
+    rows_now: int = field(kw_only=True)
 
 
 class StorageError(LakeError):

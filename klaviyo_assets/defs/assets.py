@@ -215,6 +215,7 @@ def _looked(syncing: Syncing, lake: LakeResource) -> Looked:
             now=utc_now(),
             rows=tally.rows_total,
             rows_before=syncing.rows_before,
+            is_confirmed=syncing.order.confirms_shrink,
             mark=syncing.mark,
             columns=stored_columns(lake.lake().root, stream.name),
             notices=sorted(tally.notices),

@@ -26,6 +26,7 @@ from klaviyo_assets.sync.plan import Order, SyncMode
 
 SYNC_MODE, START, END = "sync_mode", "start", "end"
 SWEEP_IDS, ASK_REFUSED = "sweep_ids", "ask_refused"
+CONFIRM_SHRINK = "confirm_shrink"
 
 LATEST_YEAR = 9000
 """An offset from UTC must not push the moment past where dates end."""
@@ -67,6 +68,12 @@ _FIELDS: Mapping[str, dg.Field] = {
         description="Reads only which ids there still are, a hundred a request, and marks the "
         "others as deleted. The cursor stays where it is.",
     ),
+    CONFIRM_SHRINK: dg.Field(
+        bool,
+        default_value=False,
+        description="Lets this run drop or mark more of the table than KLAVIYO_SHRINK_LIMIT, once "
+        "a second read of everything says the same.",
+    ),
     ASK_REFUSED: dg.Field(
         bool,
         default_value=False,
@@ -84,9 +91,10 @@ def run_options(stream: Stream) -> tuple[str, ...]:
         case Join():
             return ()
         case Collection() if stream.cursor is not None:
-            return (SYNC_MODE, START, END, *([SWEEP_IDS] if stream.ids_by is not None else []))
+            sweeps = (SWEEP_IDS,) if stream.ids_by is not None else ()
+            return (SYNC_MODE, START, END, *sweeps, CONFIRM_SHRINK)
         case _:
-            return (SYNC_MODE,)
+            return (SYNC_MODE, CONFIRM_SHRINK)
 
 
 def config_schema(stream: Stream) -> dg.Shape | dg.Permissive | None:
@@ -128,12 +136,14 @@ def order_of(stream: Stream, config: Mapping[str, object]) -> Order:
     Raises:
         SettingError: an option that there is not, or a value that cannot be used.
     """
-    _refuse_unknown(stream, config, known=(SYNC_MODE, START, END, SWEEP_IDS))
-    mode, sweeps_ids = _mode(config.get(SYNC_MODE)), bool(config.get(SWEEP_IDS))
+    _refuse_unknown(stream, config, known=(SYNC_MODE, START, END, SWEEP_IDS, CONFIRM_SHRINK))
     start, end = (_moment(name, config.get(name)) for name in (START, END))
-    if start is None and end is None:
-        return Order(mode=mode, sweeps_ids=sweeps_ids)
-    return Order(mode=mode, again=Window(start, end), sweeps_ids=sweeps_ids)
+    return Order(
+        mode=_mode(config.get(SYNC_MODE)),
+        again=None if start is None and end is None else Window(start, end),
+        sweeps_ids=bool(config.get(SWEEP_IDS)),
+        confirms_shrink=bool(config.get(CONFIRM_SHRINK)),
+    )
 
 
 def asks_refused(stream: Stream, config: Mapping[str, object]) -> bool:

@@ -31,6 +31,7 @@ from klaviyo_assets.lake.relations import (
 from klaviyo_assets.lake.removal import PeopleTable
 from klaviyo_assets.lake.report_failures import ReportFailure
 from klaviyo_assets.lake.session import Receipt, Session
+from klaviyo_assets.lake.shrink import ShrinkGuard
 from klaviyo_assets.lake.standing import keys_there_twice, null_counts
 from klaviyo_assets.lake.states import TableState
 from klaviyo_assets.lake.sweep import Sweep
@@ -61,6 +62,7 @@ __all__ = [
     "Relation",
     "ReportFailure",
     "Session",
+    "ShrinkGuard",
     "Since",
     "Sweep",
     "Table",

@@ -48,6 +48,7 @@ class Noticed:
 class Gone:
     """Files of the staging folder with the rows that stay; `marked` of them are newly so.
 
+    `living` counts the stored rows that had no mark before, and that were looked for.
     `lost` counts the stored rows that are damaged, by file or because key, cursor or `synced_at`
     was taken out: a replacement rebuilds a table all the same, but which of those rows would have
     stayed nobody can tell.
@@ -56,6 +57,16 @@ class Gone:
     files: tuple[DataFile, ...] = ()
     marked: int = 0
     lost: int = 0
+    living: int = 0
+
+    def __add__(self, other: "Gone") -> "Gone":
+        """Return the numbers and files of both."""
+        return Gone(
+            files=self.files + other.files,
+            marked=self.marked + other.marked,
+            lost=self.lost + other.lost,
+            living=self.living + other.living,
+        )
 
 
 def gone(
@@ -69,26 +80,24 @@ def gone(
         OSError: the disk refused.
     """
     writer = Writer(rewriter.staging, rewriter.table, "")
-    marked, lost = 0, 0
+    found = Gone()
     for file in stored:
         path = rewriter.folder / file.path
         try:
-            stay, newly, broken = _staying(path, rewriter, fresh, noticed)
+            stay, counts = _staying(path, rewriter, fresh, noticed)
             if stay.any():
                 for rows in filtered(path, stay, rewriter):
                     writer.write(without_values(marked_at(rows, noticed.at), noticed.hidden))
         except CorruptFileError:
-            lost += file.rows
-        else:
-            marked += newly
-            lost += broken
-    return Gone(files=tuple(writer.close()), marked=marked, lost=lost)
+            counts = Gone(lost=file.rows)
+        found += counts
+    return found + Gone(files=tuple(writer.close()))
 
 
 def _staying(
     path: Path, rewriter: Rewriter, fresh: Sequence[DataFile], noticed: Noticed
-) -> tuple[Mask, int, int]:
-    """Return which rows of a stored file stay, how many of them are newly marked, how many cannot.
+) -> tuple[Mask, Gone]:
+    """Return which rows of a stored file stay, and the numbers of those that do not or are marked.
 
     Without key, cursor or `synced_at` a row can be neither told apart nor dated.
     """
@@ -98,11 +107,13 @@ def _staying(
     is_whole = whole(keys, rewriter.table.needed)
     broken = int((stay & ~is_whole).sum())
     stay &= is_whole
+    living = mask(pc.is_null(keys[DELETED_AT]))
     if noticed.since is not None and rewriter.table.cursor is not None:
-        stay &= mask(pc.greater_equal(keys[rewriter.table.cursor], moment(noticed.since)))
-    if noticed.at is None:
-        return stay, 0, broken
-    return stay, int((stay & mask(pc.is_null(keys[DELETED_AT]))).sum()), broken
+        looked_for = mask(pc.greater_equal(keys[rewriter.table.cursor], moment(noticed.since)))
+        stay &= looked_for
+        living = living & looked_for
+    marked = 0 if noticed.at is None else int((stay & living).sum())
+    return stay, Gone(marked=marked, lost=broken, living=int(living.sum()))
 
 
 def whole(rows: pa.Table, columns: Sequence[str]) -> Mask:

@@ -29,6 +29,7 @@ from klaviyo_assets.lake.gone import Noticed
 from klaviyo_assets.lake.layout import DELETED_AT, STAGE_BYTES, SYNC_STARTED_AT
 from klaviyo_assets.lake.quarantine import keep
 from klaviyo_assets.lake.rebase import Rebase
+from klaviyo_assets.lake.shrink import ShrinkGuard
 from klaviyo_assets.lake.vectors import MOMENT, moments
 from klaviyo_assets.lake.writing import TableWriter, Written
 
@@ -168,18 +169,21 @@ class Session:
         rebase: Rebase | None = None,
         *,
         is_last: bool = True,
+        guard: ShrinkGuard | None = None,
     ) -> Receipt:
         """Make the rows added so far and `state` (JSON) visible at once; return the receipt.
 
         With `noticed` a replacement keeps the rows that it does not bring, and marks them. With
-        `rebase` it goes on from what others committed since this session began. Only with the last
-        commit of a session a key that lay in another partition has left there.
+        `rebase` it goes on from what others committed since this session began; with `guard` it is
+        refused where it takes away too much. Only with the last commit of a session a key that lay
+        in another partition has left there.
         Without rows the state alone is committed where it changed; where it did not, nothing is.
 
         Raises:
+            ShrinkError: as the guard says.
             LakeConflictError: another writer of the table committed since this session began.
             CorruptFileError: a file that has to be rewritten is missing or damaged.
-            StorageError: the disk refused. In all three cases the table is as before.
+            StorageError: the disk refused. In all four cases the table is as before.
         """
         self.stage()
         self.is_over = True
@@ -187,11 +191,15 @@ class Session:
         if rebase is None:
             if self.history is not None:
                 self.history.commit({}, replace=False)
-            written = self.main.commit(known, replace=replace, noticed=noticed, is_last=is_last)
+            written = self.main.commit(
+                known, replace=replace, noticed=noticed, is_last=is_last, guard=guard
+            )
         else:
             if self.history is not None:
                 self.history.commit_rebased({}, rebase, replace=False)
-            written = self.main.commit_rebased(known, rebase, replace=replace, noticed=noticed)
+            written = self.main.commit_rebased(
+                known, rebase, replace=replace, noticed=noticed, guard=guard
+            )
         self.is_over = replace
         return receipt_of(written)
 

@@ -35,6 +35,7 @@ from klaviyo_assets.lake.log import snapshot
 from klaviyo_assets.lake.parquet import DataFile, Writer, columns_of, row_groups
 from klaviyo_assets.lake.quarantine import keep
 from klaviyo_assets.lake.session import Receipt, receipt_of
+from klaviyo_assets.lake.shrink import ShrinkGuard
 from klaviyo_assets.lake.vectors import MOMENT, Mask, flags, mask, moment
 from klaviyo_assets.lake.writing import TableWriter, Written
 
@@ -80,12 +81,19 @@ class Sweep:
         """
         return keep(self.root, self.table.name, records)
 
-    def commit(self, state: Mapping[str, object], noticed: Noticed | None = None) -> Receipt:
+    def commit(
+        self,
+        state: Mapping[str, object],
+        noticed: Noticed | None = None,
+        guard: ShrinkGuard | None = None,
+    ) -> Receipt:
         """Mark and unmark in one commit; the table's own state is carried on, not `state`.
 
-        Without anything to change nothing is committed.
+        Without anything to change nothing is committed; with `guard` it is refused where it marks
+        too much.
 
         Raises:
+            ShrinkError: as the guard says; nothing was marked.
             LakeConflictError: others committed first, time and again; nothing was marked.
             CorruptFileError: a file of the table is missing or damaged.
             StorageError: the disk refused; the table is as before.
@@ -95,15 +103,18 @@ class Sweep:
         wanted = Noticed(at=None) if noticed is None else noticed
         for _tries in range(1, TRIES):
             try:
-                return receipt_of(self.attempted(seen, wanted))
+                return receipt_of(self.attempted(seen, wanted, guard))
             except LakeConflictError:
                 continue
-        return receipt_of(self.attempted(seen, wanted))
+        return receipt_of(self.attempted(seen, wanted, guard))
 
-    def attempted(self, seen: "pa.Array[Any]", noticed: Noticed) -> Written:
+    def attempted(
+        self, seen: "pa.Array[Any]", noticed: Noticed, guard: ShrinkGuard | None
+    ) -> Written:
         """Mark on top of the newest version.
 
         Raises:
+            ShrinkError: as the guard says.
             LakeConflictError: another writer came first.
         """
         name = self.table.name
@@ -114,11 +125,13 @@ class Sweep:
         with closing(writer):
             try:
                 with told(self.folder, name):
-                    change = self.change(writer, start.files, seen, noticed=noticed)
+                    change, living = self.change(writer, start.files, seen, noticed=noticed)
             except CorruptFileError:
                 if writer.is_stale:
                     raise conflict(name) from None
                 raise
+            if guard is not None:
+                guard.check(before=living, missing=change.deleted, stream=name)
             if not change.added:
                 return Written(version=start.version, change=change, rows=0, rows_total=start.rows)
             return writer.write(change, writer.known_state, 0)
@@ -130,13 +143,14 @@ class Sweep:
         seen: "pa.Array[Any]",
         *,
         noticed: Noticed,
-    ) -> Change:
-        """Rewrite the files in which a mark changes to the staging folder."""
+    ) -> tuple[Change, int]:
+        """Rewrite the files in which a mark changes to the staging folder; count unmarked rows."""
         file_writer = Writer(writer.staging.folder, self.table, "")
         removed: list[DataFile] = []
-        marked = 0
+        marked, living = 0, 0
         for file in stored:
-            gone, back = self.judged(writer, file, seen, noticed)
+            gone, back, unmarked = self.judged(writer, file, seen, noticed)
+            living += unmarked
             if not (gone.any() or back.any()):
                 continue
             removed.append(file)
@@ -146,18 +160,15 @@ class Sweep:
                 end = start + rows.num_rows
                 file_writer.write(remarked(rows, gone[start:end], back[start:end], noticed.at))
                 start = end
-        return Change(
-            added=file_writer.close(),
-            removed=removed,
-            at=self.clock(),
-            deleted=marked,
-            keeps_keys=True,
-        )
+        added = file_writer.close()
+        at = self.clock()
+        change = Change(added=added, removed=removed, at=at, deleted=marked, keeps_keys=True)
+        return change, living
 
     def judged(
         self, writer: TableWriter, file: DataFile, seen: "pa.Array[Any]", noticed: Noticed
-    ) -> tuple[Mask, Mask]:
-        """Return which rows of a file are found gone, and which are back."""
+    ) -> tuple[Mask, Mask, int]:
+        """Return which rows of a file are found gone, which are back, how many had no mark."""
         (key,) = self.table.key
         schema = writer.rewriter.columns((key, SYNCED_AT, DELETED_AT))
         rows = columns_of(self.folder / file.path, schema, self.table.name)
@@ -165,7 +176,7 @@ class Sweep:
         is_marked = mask(pc.is_valid(rows[DELETED_AT]))
         old = self.before(file, rows, noticed.at)
         gone = np.zeros_like(old) if noticed.at is None else old & ~is_seen & ~is_marked
-        return gone, old & is_seen & is_marked
+        return gone, old & is_seen & is_marked, int((~is_marked).sum())
 
     def before(self, file: DataFile, rows: pa.Table, at: datetime | None) -> Mask:
         """Return which rows are as they were when the sweep began."""

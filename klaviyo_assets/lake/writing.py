@@ -35,6 +35,7 @@ from klaviyo_assets.lake.moved import (
 from klaviyo_assets.lake.parquet import DataFile
 from klaviyo_assets.lake.rebase import TRIES, Rebase, keeps_all_keys, rows_read_since
 from klaviyo_assets.lake.rewrite import Part, Rewriter, Staged
+from klaviyo_assets.lake.shrink import ShrinkGuard
 from klaviyo_assets.lake.staging import Stage, placed
 
 
@@ -102,14 +103,17 @@ class TableWriter:
         replace: bool,
         noticed: Noticed | None = None,
         is_last: bool = True,
+        guard: ShrinkGuard | None = None,
     ) -> Written:
         """Commit what is staged, and `state`; return what was done.
 
         `noticed` is for a replacement: rows that it does not bring stay, and are marked. Without
-        it they leave. The last commit sees to it that no key lies in two partitions; those before
-        it say that nobody looked, so that the next session does where this one is killed.
+        it they leave. With `guard` it is refused where it takes away too much. The last commit sees
+        to it that no key lies in two partitions; those before it say that nobody looked, so that
+        the next session does where this one is killed.
 
         Raises:
+            ShrinkError: as the guard says.
             LakeConflictError: another writer committed since the start.
             CorruptFileError: a stored file that has to be read is missing or damaged.
             StorageError: the disk refused.
@@ -117,12 +121,16 @@ class TableWriter:
         start = self.start
         try:
             with told(self.folder, self.table.name):
-                change, came_in = self.change(replace=replace, noticed=noticed, is_last=is_last)
+                change, came_in, living = self.change(
+                    replace=replace, noticed=noticed, is_last=is_last
+                )
         except CorruptFileError:
             # Upkeep of the writer that came first may have removed what our version still names.
             if self.is_stale:
                 raise conflict(self.table.name) from None
             raise
+        if start is not None and replace and guard is not None:
+            self.check_shrink(guard, change, came_in, living=None if noticed is None else living)
         if start is not None and not change.added and not change.removed:
             known = None if start.mark is None or start.is_emptied else start.mark.state
             is_told = not is_last or self.is_known_unique
@@ -138,6 +146,7 @@ class TableWriter:
         *,
         replace: bool,
         noticed: Noticed | None = None,
+        guard: ShrinkGuard | None = None,
     ) -> Written:
         """Commit as `commit` does, on top of what others committed since the start.
 
@@ -147,7 +156,7 @@ class TableWriter:
         Raises:
             LakeConflictError: one of them may have taken keys away, or others came first time and
                 again.
-            CorruptFileError, StorageError: as for `commit`.
+            ShrinkError, CorruptFileError, StorageError: as for `commit`.
         """
         taken_over = 0
         for tries_left in reversed(range(TRIES)):
@@ -157,7 +166,7 @@ class TableWriter:
                     taken_over += self.take_over(files, wanted)
                     state = wanted.state_of(self.known_state)
             try:
-                done = self.commit(state, replace=replace, noticed=noticed)
+                done = self.commit(state, replace=replace, noticed=noticed, guard=guard)
             except LakeConflictError:
                 if not tries_left:
                     raise
@@ -220,8 +229,11 @@ class TableWriter:
 
     def change(
         self, *, replace: bool, noticed: Noticed | None, is_last: bool
-    ) -> tuple[Change, int]:
-        """Work out the files to add and remove, and how many of the staged rows stay."""
+    ) -> tuple[Change, int, int]:
+        """Work out the files to add and remove, and how many of the staged rows stay.
+
+        Then how many stored rows were looked for and had no mark before; 0 without `noticed`.
+        """
         staged = self.staged()
         stored: dict[str, list[DataFile]] = defaultdict(list)
         known = () if self.start is None else self.start.files
@@ -241,7 +253,23 @@ class TableWriter:
         )
         if is_last and self.table.can_move:
             change = self.without_moved(change, () if replace else known, staged)
-        return change, sum(outcome.rows for outcome in outcomes)
+        return change, sum(outcome.rows for outcome in outcomes), left.living
+
+    def check_shrink(
+        self, guard: ShrinkGuard, change: Change, came_in: int, *, living: int | None
+    ) -> None:
+        """Refuse a replacement that takes away too much; where no marks are kept, by numbers.
+
+        Raises:
+            ShrinkError: as the guard says.
+        """
+        name, column = self.table.name, self.table.cursor or ""
+        if living is not None:
+            guard.check(before=living, missing=change.deleted, stream=name)
+            return
+        stored = () if self.start is None else self.start.files
+        before = sum(file.rows for file in stored if not guard.overlooks(file.high.get(column)))
+        guard.check(before=before, missing=before - came_in, stream=name)
 
     def without_moved(
         self, change: Change, stored: Sequence[DataFile], staged: Mapping[str, Staged]

@@ -86,6 +86,7 @@ class Settings:
     folder_mode: str = ""
     """Octal. Empty: new folders of the lake are 700, and those that are there stay as they are."""
     state_dir: str = ""
+    shrink_limit: float = 0.33
     rate_limit_share: float = 0.9
     rate_limit_scale: float = 1.0
     automation: str = OFF
@@ -291,6 +292,13 @@ def _share(raw: str) -> float:
     return share
 
 
+def _part(raw: str) -> float:
+    part = _number(raw)
+    if not 0 <= part <= 1:
+        raise ValueError("a share from 0 to 1 is wanted; 1 lets every read drop what it likes")
+    return part
+
+
 def _scale(raw: str) -> float:
     scale = _number(raw)
     if not 0 < scale <= LARGEST_SCALE:
@@ -346,6 +354,7 @@ _PARSERS: Mapping[str, Callable[[str], object]] = {
     "data_dir": _lake_folder,
     "folder_mode": _folder_mode,
     "state_dir": _folder,
+    "shrink_limit": _part,
     "rate_limit_share": _share,
     "rate_limit_scale": _scale,
     "automation": _automation,

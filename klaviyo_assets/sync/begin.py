@@ -112,7 +112,7 @@ def _windows(stream: Stream, order: Order, plan: Plan, *, desk: Desk, version: i
         ask = ask_of(stream, guard.decoder, desk=desk, fields=guard.fields)
     return Pull(
         table=table_of(stream, arrow_schema(stream)),
-        items=_rounds(ask, plan, desk=desk, is_first=version is None),
+        read=lambda: _rounds(ask, plan, desk=desk, is_first=version is None),
         manner=Manner(
             account=desk.account,
             replaces=plan.replaces,
@@ -124,6 +124,9 @@ def _windows(stream: Stream, order: Order, plan: Plan, *, desk: Desk, version: i
             moves_mark=plan.moves_mark,
             started_at=desk.clock(),
             version=version,
+            shrink_limit=desk.settings.shrink_limit,
+            confirms_shrink=order.confirms_shrink,
+            say=desk.say,
             hang_up=desk.client.stop,
         ),
         progress=plan.progress,
@@ -176,7 +179,7 @@ def _fan_out(stream: Stream, order: Order, known: Known, *, desk: Desk) -> Pull:
     wanted = worth_asking(_parents(source, desk.lake), stored, since=since)
     return Pull(
         table=table_of(stream, arrow_schema(stream)),
-        items=FanOut(ask, wanted, decoder=guard.decoder, asked_at=now),
+        read=lambda: FanOut(ask, wanted, decoder=guard.decoder, asked_at=now),
         manner=Manner(
             account=desk.account,
             replaces=order.mode.is_full,
@@ -184,6 +187,9 @@ def _fan_out(stream: Stream, order: Order, known: Known, *, desk: Desk) -> Pull:
             moves_mark=True,
             started_at=now,
             version=known.version,
+            shrink_limit=desk.settings.shrink_limit,
+            confirms_shrink=order.confirms_shrink,
+            say=desk.say,
             hang_up=desk.client.stop,
         ),
         progress=Progress(None, {}, (WHOLE.name,)),

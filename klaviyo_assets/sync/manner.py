@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from klaviyo_assets.lake import Lake, Session, Sweep, Table
+from klaviyo_assets.lake import Lake, Session, ShrinkGuard, Sweep, Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,12 @@ class Manner:
     started_at: datetime
     version: int | None
     """The table's version that was planned with; None where there was no table."""
+    shrink_limit: float = 1.0
+    """Share of the rows that a complete read may drop or mark without being confirmed."""
+    confirms_shrink: bool = False
+    """Whether somebody has confirmed that it may be more, once a second read says so too."""
+    say: Callable[[str], None]
+    """Takes a sentence for the operator."""
     hang_up: Callable[[], None]
     """Wakes every request that is waiting, so that a cancelled run ends at once."""
 
@@ -37,6 +43,12 @@ class Manner:
     def is_all_or_nothing(self) -> bool:
         """Return whether only what was read to its end is written, in one commit."""
         return self.replaces or self.sweeps
+
+    def guard(self, *, is_second: bool) -> ShrinkGuard | None:
+        """Return what a commit must not exceed, by the first or the second complete read."""
+        if not self.is_all_or_nothing or (is_second and self.confirms_shrink):
+            return None
+        return ShrinkGuard(limit=self.shrink_limit, since=self.since, spares_few=is_second)
 
 
 def opened(table: Table, lake: Lake, manner: Manner) -> Session | Sweep:

@@ -47,11 +47,15 @@ class SyncMode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What the caller wants: the mode, a window to read again, or which ids there still are."""
+    """What the caller wants: the mode, a window to read again, or which ids there still are.
+
+    `confirms_shrink`: a complete read may take away more of the table than KLAVIYO_SHRINK_LIMIT.
+    """
 
     mode: SyncMode = SyncMode.INCREMENTAL_DEDUPED
     again: Window | None = None
     sweeps_ids: bool = False
+    confirms_shrink: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +140,12 @@ def refuse_nonsense(stream: Stream, order: Order) -> None:
         raise SettingError(
             f"sync_mode {order.mode.value} keeps a history, and this stream stores nothing of its "
             f"own: it shows {stream.source.left}, so keep a history of that",
+            stream=stream.name,
+        )
+    if order.confirms_shrink and not (stream.is_swept or order.mode.is_full or order.sweeps_ids):
+        raise SettingError(
+            "confirm_shrink: this sync neither drops nor marks a row; give it with sync_mode: "
+            "full_refresh_overwrite, or with the option that was refused",
             stream=stream.name,
         )
     if order.again is None:

@@ -6,6 +6,7 @@ What belongs here: when to commit, and what a commit may claim. What does not: r
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
 from time import monotonic
@@ -13,7 +14,12 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from klaviyo_assets.errors import KlaviyoAssetsError, LakeConflictError, QuarantineError
+from klaviyo_assets.errors import (
+    KlaviyoAssetsError,
+    LakeConflictError,
+    QuarantineError,
+    ShrinkError,
+)
 from klaviyo_assets.lake import Lake, Noticed, Rebase, Receipt, Session, Sweep, Table
 from klaviyo_assets.model.stream import Slice
 from klaviyo_assets.sync.manner import Manner, opened
@@ -108,22 +114,29 @@ class Pull:
         self,
         *,
         table: Table,
-        items: Items,
+        read: Callable[[], Items],
         manner: Manner,
         progress: Progress,
         state: Callable[[Progress], dict[str, object]],
     ) -> None:
-        """Take the parts; `state` gives the JSON object that each commit carries."""
+        """Take the parts, and begin to read.
+
+        `read` begins a read of everything that is wanted, each time anew; `state` gives the JSON
+        object that each commit carries.
+        """
         self.table = table
-        self.progress = progress
+        self.progress = deepcopy(progress)
         self.is_done = False
         """Whether everything was read and is committed: the receipt just given is the last."""
         self.version_before = manner.version
         self.tally = Tally()
-        self._items = items
+        self._read = read
         self._manner = manner
         self._state = state
-        self._stream = items.items()
+        self._before = progress
+        self._items = read()
+        self._stream = self._items.items()
+        self._is_second = False
         self._first: list[Piece | Slice] = []
         self._failure: KlaviyoAssetsError | None = None
         self._uncommitted_bytes = 0
@@ -166,17 +179,51 @@ class Pull:
         """Read everything and write it; yield after each commit.
 
         What was read before a failure is committed first, but for a full refresh, which shows only
-        whole. Closing the iterator stops the readers.
+        whole. One that would take away much of the table is read a second time before it is
+        believed. Closing the iterator stops the readers.
 
         Raises:
             KlaviyoAssetsError: what stopped the sync.
         """
         try:
-            with opened(self.table, lake, self._manner) as session:
-                self._refuse_race(lake)
-                yield from self._write(session)
+            try:
+                yield from self._written(lake)
+            except ShrinkError as first:
+                self._begin_again(first)
+                yield from self._confirmed(lake)
         finally:
             self.close()
+
+    def _written(self, lake: Lake) -> Iterator[Receipt]:
+        with opened(self.table, lake, self._manner) as session:
+            self._refuse_race(lake)
+            yield from self._write(session)
+
+    def _confirmed(self, lake: Lake) -> Iterator[Receipt]:
+        """Write what a second read brings, as far as it is believed.
+
+        Raises:
+            ShrinkError: it says the same as the first, and nobody has confirmed it.
+        """
+        try:
+            yield from self._written(lake)
+        except ShrinkError as second:
+            second.message = refused_shrink(second, self._manner)
+            raise
+
+    def _begin_again(self, first: ShrinkError) -> None:
+        """Forget what was read, and read everything once more."""
+        self._manner.say(
+            f"{self.table.name}: only {first.rows_now:,} of {first.rows_before:,} rows are still "
+            "there by what was read; it is read a second time before that is believed"
+        )
+        self._items.close()
+        self.progress, self.tally = deepcopy(self._before), Tally()
+        self._first, self._ended, self._began = [], set(), None
+        self._uncommitted_bytes = self._unreturned_bytes = 0
+        self._is_second = True
+        self._items = self._read()
+        self._stream = self._items.items()
 
     def _refuse_race(self, lake: Lake) -> None:
         """Refuse to write by a plan that another run has overtaken.
@@ -282,11 +329,12 @@ class Pull:
 
     def _commit(self, session: Session | Sweep, *, is_last: bool = True) -> Receipt:
         state, noticed = self._state(self.progress), self._noticed()
+        guard = self._manner.guard(is_second=self._is_second)
         if isinstance(session, Session):
             rebase = self._rebase() if self._manner.replaces else None
-            receipt = session.commit(state, noticed, rebase, is_last=is_last)
+            receipt = session.commit(state, noticed, rebase, is_last=is_last, guard=guard)
         else:
-            receipt = session.commit(state, noticed)
+            receipt = session.commit(state, noticed, guard)
         self._uncommitted_bytes = 0
         self.progress.shown = self.progress.mark
         self.tally.commits += 1
@@ -323,3 +371,17 @@ class Pull:
         """Return the state of a table that holds what was read here and what others read since."""
         self.progress.unite(slices_from_json(theirs), mark_from_json(theirs))
         return self._state(self.progress)
+
+
+def refused_shrink(error: ShrinkError, manner: Manner) -> str:
+    """Return what the operator is told of a read that was not believed, and how to confirm it."""
+    missing = error.rows_before - error.rows_now
+    done = "mark {} of {} rows as deleted" if manner.marks_deleted else "drop {} of {} rows"
+    return (
+        f"this read would {done.format(f'{missing:,}', f'{error.rows_before:,}')} (rows before: "
+        f"{error.rows_before:,}, rows now: {error.rows_now:,}), more than the "
+        f"{manner.shrink_limit:.0%} of KLAVIYO_SHRINK_LIMIT, and a second read of everything said "
+        "the same. Nothing was dropped or marked. If it is true (many records were deleted at "
+        "Klaviyo, or a setting such as KLAVIYO_EVENT_METRIC_IDS leaves them out), launch it once "
+        "more with confirm_shrink: true in its run config; if not, run it again later"
+    )

@@ -69,14 +69,29 @@ def test_a_column_of_somebody_else_is_named(home: Home) -> None:
 
 
 def test_a_sharp_fall_of_rows_is_red(home: Home) -> None:
-    """A table that lost most of its rows since the materialization before says both numbers."""
-    assert home.sync("metrics").verdicts["metrics", "row_count_holds"].colour == "green"
+    """A table that lost most of its rows since the materialization before says both numbers.
+
+    Only where no guard came first: here a start date cuts the table off.
+    """
+    assert home.sync("events").verdicts["events", "row_count_holds"].colour == "green"
+    before, start = home.count("events"), f"{NOON:%Y-%m-%d}"
+    run = home.sync("events", config={"sync_mode": "full_refresh_overwrite"}, start_date=start)
+    verdict, rows = run.verdicts["events", "row_count_holds"], home.count("events")
+    assert verdict.colour == "red"
+    assert (verdict.shown["klaviyo/rows_before"], verdict.shown["klaviyo/rows"]) == (before, rows)
+
+
+def test_a_fall_that_was_confirmed_is_green(home: Home) -> None:
+    """A sharp fall is refused before it is stored; once confirmed, no check complains of it."""
+    assert home.sync("metrics").success
     before = home.count("metrics")
     for each in sorted(home.shop.truth("metrics"))[3:]:
         home.shop.mutate(metric=each, delete=True)
-    verdict = home.sync("metrics").verdicts["metrics", "row_count_holds"]
-    assert verdict.colour == "red"
-    assert (verdict.shown["klaviyo/rows_before"], verdict.shown["klaviyo/rows"]) == (before, 3)
+    assert "confirm_shrink: true" in home.sync("metrics").failed["metrics"]
+    assert home.count("metrics") == before
+    confirmed = home.sync("metrics", config={"confirm_shrink": True})
+    assert confirmed.verdicts["metrics", "row_count_holds"].colour == "green"
+    assert home.count("metrics") == 3
 
 
 def test_a_mark_past_this_machines_clock_is_red(

@@ -20,6 +20,7 @@ from klaviyo_assets_tests.e2e.home import Home, key_of
 
 MODE: dict[str, object] = {"sync_mode": "incremental_deduped"}
 WINDOW: dict[str, object] = {"start": "", "end": ""}
+CONFIRM: dict[str, object] = {"confirm_shrink": False}
 WITHOUT_WINDOW = {
     "accounts",
     "campaigns_detailed",
@@ -31,10 +32,10 @@ WITHOUT_WINDOW = {
 """Streams that Klaviyo cannot filter by time, and what is asked for record by record."""
 
 SHOWN: dict[str, Mapping[str, object]] = {
-    **dict.fromkeys(STREAMS, MODE | WINDOW),
-    **dict.fromkeys(WITHOUT_WINDOW, MODE),
+    **dict.fromkeys(STREAMS, MODE | WINDOW | CONFIRM),
+    **dict.fromkeys(WITHOUT_WINDOW, MODE | CONFIRM),
     **{stream.name: {"ask_refused": False} for stream in REPORTS},
-    "profiles": MODE | WINDOW | {"sweep_ids": False},
+    "profiles": MODE | WINDOW | CONFIRM | {"sweep_ids": False},
     "events_detailed": {},
 }
 
@@ -122,6 +123,7 @@ NONSENSE: dict[str, tuple[str, dict[str, object], str]] = {
     "a window of a view": ("events_detailed", {"end": "2026-10-01"}, "cannot filter"),
     "a history of a view": ("events_detailed", {"sync_mode": "full_refresh_append"}, "a history"),
     "a mode that there is not": ("events_detailed", {"sync_mode": "full"}, "incremental_append"),
+    "what only a full read needs": ("events", {"confirm_shrink": True}, "neither drops nor marks"),
     "an option that there is not": ("lists", {"sync_mod": "x"}, "no option sync_mod here"),
     "one of another stream": ("lists", {"ask_refused": True}, "there are: sync_mode"),
 }

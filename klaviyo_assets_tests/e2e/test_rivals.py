@@ -1,6 +1,7 @@
 """Runs at the same time: of one stream, where the commit is the fence, and of all streams."""
 
 from collections.abc import Mapping
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -24,7 +25,7 @@ def overtaken(home: Home, stream: str, config: Mapping[str, str]) -> tuple[Run, 
         state: Mapping[str, object],
         noticed: Noticed | None = None,
         rebase: Rebase | None = None,
-        **more: bool,
+        **more: Any,  # noqa: ANN401 - passed on
     ) -> Receipt:
         if not others:
             # Whoever commits from here on is the other run, or comes after it.

@@ -6,7 +6,7 @@ from urllib.parse import unquote_plus
 
 import pytest
 
-from klaviyo_assets.lake import Noticed, Receipt, Sweep
+from klaviyo_assets.lake import Noticed, Receipt, ShrinkGuard, Sweep
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.shop import NOON
@@ -133,7 +133,10 @@ def test_a_sync_during_the_sweep_hinders_neither(home: Home) -> None:
     turns: list[str] = []
 
     def commit_after_a_sync(
-        sweep: Sweep, state: Mapping[str, object], noticed: Noticed | None = None
+        sweep: Sweep,
+        state: Mapping[str, object],
+        noticed: Noticed | None = None,
+        guard: ShrinkGuard | None = None,
     ) -> Receipt:
         if not turns:
             turns.append("sweep")
@@ -144,7 +147,7 @@ def test_a_sync_during_the_sweep_hinders_neither(home: Home) -> None:
             assert home.sync("profiles").success
             home.shop.mutate(profile=third, delete=True)
             turns.append(new)
-        return commit(sweep, state, noticed)
+        return commit(sweep, state, noticed, guard)
 
     with patch.object(Sweep, "commit", commit_after_a_sync):
         run = home.sync("profiles", config=SWEEP)

@@ -115,3 +115,95 @@ def test_f72_single_records_are_asked_for_again(start: StartHome, lie: str) -> N
     assert dict(counted) == {
         each: len(home.shop.members(each)) for each in home.shop.truth("lists")
     }
+
+
+WHOLE_READS: Mapping[str, Mapping[str, object]] = {
+    "events": FULL,
+    "global_exclusions": FULL,
+    "lists": {},
+    "profiles": SWEEP,
+}
+"""Streams with what has them read whole: full refreshes, a snapshot, a sweep of ids."""
+
+
+@pytest.mark.parametrize("kept", [0, 10])
+def test_f73_a_read_that_leaves_much_out_is_not_believed(start: StartHome, kept: int) -> None:
+    """Nothing, or a list cut short, in Klaviyo's own form: read twice, then refused in words."""
+    home = stocked(start)
+    assert home.sync(*WHOLE_READS).success
+    for stream, config in WHOLE_READS.items():
+        before = home.query(f"FROM klaviyo.{stream} ORDER BY id")
+        with home.shop.faulty("cut_list", match={"path": PATHS[stream]}, count=kept):
+            run = home.sync(stream, config=config)
+        said = run.failed[stream]
+        assert f"rows before: {len(before):,}, rows now: {kept})" in said
+        assert "a second read of everything said the same" in said
+        assert "confirm_shrink: true" in said
+        assert run.attempts[stream] == 1
+        assert "it is read a second time" in run.warnings
+        assert home.query(f"FROM klaviyo.{stream} ORDER BY id") == before
+        assert home.sync(stream, config=config).success
+        assert sorted(home.ids(stream)) == sorted(home.shop.truth(stream))
+    assert home.deleted("lists") == home.deleted("profiles") == {}
+    judge(home, "events", "lists", "profiles")
+
+
+def test_f73_a_lie_told_once_changes_nothing(start: StartHome) -> None:
+    """The second read has everything: the run is green, and says that it read twice."""
+    home = stocked(start)
+    assert home.sync(*WHOLE_READS).success
+    for stream, config in WHOLE_READS.items():
+        with home.shop.faulty("cut_list", match={"path": PATHS[stream], "to": 1}, count=3):
+            run = home.sync(stream, config=config)
+        assert run.success, run.failed
+        assert "it is read a second time" in run.warnings
+        assert run.number(stream, "records_read") == len(home.shop.truth(stream))
+    assert home.deleted("lists") == home.deleted("profiles") == {}
+    judge(home, "events", "lists", "profiles")
+
+
+def test_f73_what_is_confirmed_is_believed(start: StartHome) -> None:
+    """Most lists are really deleted: refused until somebody confirms it, and marked then."""
+    home = stocked(start)
+    assert home.sync("lists").success
+    gone = {home.shop.mutate(list=each, delete=True) for each in sorted(home.ids("lists"))[:12]}
+    assert "would mark 12 of 15 rows as deleted" in home.sync("lists").failed["lists"]
+    assert home.deleted("lists") == {}
+    assert home.sync("lists", config={"confirm_shrink": True}).success
+    assert set(home.deleted("lists")) == gone
+    # Those marked are no part of the share any more.
+    assert home.sync("lists").success
+    assert sorted(home.living("lists")) == sorted(home.shop.truth("lists"))
+
+
+def test_f73_a_few_lists_may_go_unless_none_is_left(start: StartHome) -> None:
+    """Of small tables people delete half in an afternoon; that nothing is left is confirmed."""
+    home = start(lists=4, events=0)
+    assert home.sync("lists").success
+    first, second, third, fourth = sorted(home.ids("lists"))
+    for each in (first, second, third):
+        home.shop.mutate(list=each, delete=True)
+    home.shop.forget()
+    run = home.sync("lists")
+    assert run.success, run.failed
+    assert set(home.deleted("lists")) == {first, second, third}
+    assert home.shop.asked()[PATHS["lists"]] == 2
+    home.shop.mutate(list=fourth, delete=True)
+    assert "rows before: 1, rows now: 0" in home.sync("lists").failed["lists"]
+    assert home.sync("lists", config={"confirm_shrink": True}).success
+    assert home.living("lists") == []
+
+
+def test_f73_the_share_is_a_setting(start: StartHome) -> None:
+    """What a table may lose is `KLAVIYO_SHRINK_LIMIT`; what lies before a start date is no loss."""
+    home = stocked(start)
+    assert home.sync("events", "lists").success
+    for each in sorted(home.ids("lists"))[:12]:
+        home.shop.mutate(list=each, delete=True)
+    home.shop.forget()
+    assert home.sync("lists", shrink_limit="0.9").success
+    assert len(home.deleted("lists")) == 12
+    assert home.shop.asked()[PATHS["lists"]] == 1
+    day = f"{home.shop.now:%Y-%m-%d}"
+    assert home.sync("events", config=FULL, start_date=day).success
+    assert 0 < home.count("events") < len(home.shop.truth("events")) / 2
