@@ -139,8 +139,8 @@ class ShrinkError(LakeError):
     `rows_before` and `rows_now` are the living rows before and after it; nothing was committed.
     """
 
-    rows_before: int = field(kw_only=True)
-    rows_now: int = field(kw_only=True)
+    rows_before: int = field(default=0, kw_only=True)
+    rows_now: int = field(default=0, kw_only=True)
 
 
 class StorageError(LakeError):
