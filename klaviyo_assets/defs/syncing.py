@@ -78,6 +78,11 @@ class Syncing:
     def remarks(self) -> Iterator[str]:
         """Yield what the operator should know of a sync that is over, a sentence each."""
         name, gone = self.stream.name, self.pull.vanished
+        if self.pull.tally.is_disordered and self.stream.comes_in_order:
+            yield (
+                f"{name}: Klaviyo's pages were not in the order that was asked for; each window "
+                "was read in one piece, and counts as read only because its paging came to its end"
+            )
         if gone:
             total, parents = gone + self.pull.tally.records_read, widened_by(self.stream)
             yield f"{name}: {gone} of {total} {parents} were deleted since they were read, skipped"
@@ -98,7 +103,10 @@ class Syncing:
                 f"{name}: {quantity(self.pull.tally.lost, 'row')} lay in damaged files; what "
                 "Klaviyo has of them was read again, what it had deleted is lost"
             )
-        source, progress = self.stream.source, self.pull.progress
+        yield from self._unseen_metrics()
+
+    def _unseen_metrics(self) -> Iterator[str]:
+        source, progress, name = self.stream.source, self.pull.progress, self.stream.name
         if isinstance(source, Collection) and source.metric_filter:
             seen = {each for each, known in progress.slices.items() if known.highest is not None}
             for metric in sorted(set(progress.active) - seen - {WHOLE.name}):

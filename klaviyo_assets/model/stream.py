@@ -11,7 +11,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Literal
 
-from klaviyo_assets.model.column import Column
+from klaviyo_assets.model.column import Column, Newest
 from klaviyo_assets.model.report import Report
 from klaviyo_assets.model.tiers import Budget, Tier
 
@@ -206,6 +206,15 @@ class Stream:
     def is_swept(self) -> bool:
         """Return whether every sync reads everything and replaces the table."""
         return self.cursor is None and isinstance(self.source, Collection)
+
+    @property
+    def comes_in_order(self) -> bool:
+        """Return whether records that are sorted by the cursor have ascending cursor columns.
+
+        Not where the column holds the newest of several: Klaviyo sorts by the first of them.
+        """
+        places = {column.name: column.place for column in self.columns}
+        return self.cursor is None or not isinstance(places.get(self.cursor.column), Newest)
 
     def budgets(self, *, without: frozenset[str] = frozenset()) -> tuple[Budget, ...]:
         """Return what one request of this stream spends.

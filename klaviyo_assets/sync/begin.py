@@ -142,7 +142,7 @@ def _rounds(ask: Ask, plan: Plan, *, desk: Desk, is_first: bool) -> Items:
     stream, client = ask.stream, desk.client
     walks = [Walk(ask, slice_, window) for slice_, window in plan.windows]
     burst = stream.tier.burst if stream.tier is not None else 1
-    is_splittable = stream.cursor is not None
+    is_splittable = stream.cursor is not None and stream.comes_in_order
     workers = min(CONNECTIONS, burst, CONNECTIONS if is_splittable else len(walks))
     pace = Pace(
         lambda: client.counters.throttled_seconds,

@@ -63,9 +63,20 @@ class Progress:
     retries: QuarantineRetries = field(default_factory=QuarantineRetries)
     """Windows with records that could not be stored."""
 
-    def note(self, slice_name: str, window: Window | None, highest: datetime | None) -> None:
-        """Take in that `window` was read completely and stored, and the greatest cursor in it."""
+    def note(
+        self,
+        slice_name: str,
+        window: Window | None,
+        highest: datetime | None,
+        unread: Window | None = None,
+    ) -> None:
+        """Take in that `window` was read completely and stored, and the greatest cursor in it.
+
+        `unread` is what was said to be read before, and turned out not to be for sure.
+        """
         known = self.slices.get(slice_name, SliceProgress())
+        if unread is not None:
+            known = replace(known, coverage=known.coverage.without(unread))
         self.slices[slice_name] = known.read(window, highest)
 
     def finish(self, slice_name: str) -> None:

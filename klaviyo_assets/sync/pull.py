@@ -104,6 +104,8 @@ class Tally:
     reasons: Counter[str] = field(default_factory=Counter[str])
     """Why records were put aside, and how many for each reason."""
     commits: int = 0
+    is_disordered: bool = False
+    """Whether pages came out of the order that was asked for."""
     notices: set[str] = field(default_factory=set[str])
 
 
@@ -299,8 +301,10 @@ class Pull:
         if self._unreturned_bytes >= GIVE_BACK_BYTES:
             give_free_blocks_back()
             self._unreturned_bytes = 0
+        read, unread = item.claims()
+        self.tally.is_disordered |= unread is not None
         if self._manner.moves_mark:
-            self.progress.note(item.slice.name, item.read, item.highest)
+            self.progress.note(item.slice.name, read, item.highest, unread)
             if item.suspect is not None:
                 again, now = self.progress.retries, self._manner.started_at
                 again.note(item.slice.name, item.suspect, now)

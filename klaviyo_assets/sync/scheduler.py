@@ -111,6 +111,8 @@ class _Reading:
         has_waited = not self.refuted or self.walk.requests >= 2 ** (self.refuted + 1)
         if not self.quota or not has_waited or self.promise < WORTH_SPLITTING:
             return 0
+        if not self.walk.is_splittable:
+            return 0
         return (1 if self.refuted else self.quota) - self.unanswered
 
     def note(self) -> None:
@@ -183,7 +185,18 @@ class WindowScheduler:
         reading = self._readings.pop(walk)
         reading.family.last_pages += 1 + walk.pages - walk.requests
         self._unread[walk.slice.name] -= 1
+        self._read_again(walk, reading.family)
         return not self._unread[walk.slice.name] and walk.slice.name not in self._given_up
+
+    def _read_again(self, walk: Walk, family: _Family) -> None:
+        """Have a window that came out of order read whole, once all of its parts have ended."""
+        again = walk.again()
+        parts = (each.origin for each in self._readings)
+        if again is None or walk.origin in parts or walk.slice.name in self._given_up:
+            return
+        self.waiting.append(again)
+        self._unread[walk.slice.name] += 1
+        family.splits += 1
 
     def give_up(self, walk: Walk) -> None:
         """Take in that the walk cannot be read, so that its slice is not read to its end now.

@@ -19,7 +19,8 @@ from klaviyo_assets.model.stream import Collection, Slice, Stream
 from klaviyo_assets.model.window import Window
 from klaviyo_assets.sync.density import SECOND, Density
 from klaviyo_assets.sync.pace import Turn
-from klaviyo_assets.tables.cursor import span_of
+from klaviyo_assets.sync.standstill import Standstill
+from klaviyo_assets.tables.cursor import is_ascending_by_second, span_of
 from klaviyo_assets.tables.decode import Page
 from klaviyo_assets.tables.values import moment
 
@@ -44,6 +45,19 @@ class Ask:
     """What a page waits for before it is decoded."""
 
 
+@dataclass(slots=True, eq=False)
+class Origin:
+    """A window of the plan, shared by all walks that read it or a part of it.
+
+    Once pages of it were seen out of order, its parts and what was claimed of it prove nothing: it
+    is read in one piece, to where its paging ends, and only that counts.
+    """
+
+    window: Window
+    is_disordered: bool = False
+    is_read_whole: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
     """One page, and what is read completely once it and its walk's earlier pages are stored.
@@ -60,6 +74,20 @@ class Piece:
     at: datetime
     suspect: Window | None = None
     """Where to ask for the page again; None where all of its records can be stored."""
+    origin: Origin | None = None
+    """The window of the plan that it is of; None for what no window asks for."""
+    is_end_of_whole: bool = False
+    """Whether with it the whole window was read in one piece."""
+
+    def claims(self) -> tuple[Window | None, Window | None]:
+        """Return what counts as read from now on, and what does no longer.
+
+        To be asked when the piece is stored: another part of its window may have been found out of
+        order since it was read.
+        """
+        if self.origin is None or not self.origin.is_disordered or self.is_end_of_whole:
+            return self.read, None
+        return None, self.origin.window
 
 
 class Walk:
@@ -72,9 +100,11 @@ class Walk:
         window: Window,
         *,
         horizon: datetime | None = None,
+        origin: Origin | None = None,
     ) -> None:
         """Stand at the start of `window`; nothing is asked for yet.
 
+        `origin` is the window of the plan that this one is a part of; None: it is one itself.
         `horizon` (UTC) is the end of what is settled, where another walk of the sync has asked
         already, whose window this one was a part of; None: it follows from the first answer.
         """
@@ -95,6 +125,11 @@ class Walk:
         """Whether its last page has come."""
         self._horizon = horizon
         self._is_in_order = True
+        self.origin = origin or Origin(window, is_disordered=not ask.stream.comes_in_order)
+        self._is_whole = self.origin.window == window
+        """Whether it reads its window of the plan in one piece, so far."""
+        self._follows: datetime | None = None
+        """The greatest cursor since the paging began, UTC."""
         self._lock = Lock()
 
     def pieces(self) -> Iterator[Piece]:
@@ -107,6 +142,7 @@ class Walk:
         """
         request: Request | None = self._first(self._window.start)
         seen: set[str] = set()
+        standstill = Standstill(self._ask.stream)
         has_restarted = False
         while request is not None:
             try:
@@ -116,9 +152,11 @@ class Walk:
                     raise
                 has_restarted = True
                 seen.clear()
-                request = self._first(self._density.position or self._window.start)
+                request = self._first(self._restart())
                 continue
             following = next_request(request, page.next_link, seen=seen)
+            if following is not None:
+                standstill.note(page)
             piece, is_last = self._take(page, at, is_last=following is None)
             yield piece
             request = None if is_last else following
@@ -149,6 +187,17 @@ class Walk:
         upper = self.upper
         return 0.0 if self.is_at_end or upper is None else self._density.pages_until(upper)
 
+    @property
+    def is_splittable(self) -> bool:
+        """Return whether a part of the window may be read apart: not once its order is broken."""
+        return not self.origin.is_disordered
+
+    def again(self) -> "Walk | None":
+        """Return a walk that reads the whole window of the plan in one piece, where one must."""
+        if not self.origin.is_disordered or self.origin.is_read_whole:
+            return None
+        return Walk(self._ask, self.slice, self.origin.window, origin=self.origin)
+
     def split(self, at: datetime) -> "Walk | None":
         """Give up what lies from `at` (UTC, a whole second) on; None where that is too late.
 
@@ -159,13 +208,27 @@ class Walk:
         """
         with self._lock:
             lower = self._density.position
-            if self.is_at_end or lower is None or not lower < at:
+            if self.is_at_end or lower is None or not lower < at or not self.is_splittable:
                 return None
             if self._end is not None and at >= self._end:
                 return None
             rest = Window(at, self._end)
             self._end = at
-            return Walk(self._ask, self.slice, rest, horizon=self._horizon)
+            self._is_whole = False
+            return Walk(self._ask, self.slice, rest, horizon=self._horizon, origin=self.origin)
+
+    def _restart(self) -> datetime | None:
+        """Return where to ask on from, without the cursor that was lost: the window's start, UTC.
+
+        Or its position, before which nothing is left while pages come in order.
+        """
+        with self._lock:
+            self._follows = None
+            position = self._density.position
+            if position is None or self.origin.is_disordered:
+                return self._window.start
+            self._is_whole = False
+            return position
 
     def _first(self, start: datetime | None) -> Request:
         return first_request(
@@ -183,19 +246,40 @@ class Walk:
                 self._horizon = at - SETTLED
             before = self._density.position
             batch = self._before_end(page)
-            is_last = is_last or batch.num_rows < page.batch.num_rows
+            if self._breaks_order(page):
+                self.origin.is_disordered = True
+            is_end_of_whole = is_last and self._is_whole
+            if not (self.origin.is_disordered and self._is_whole):
+                is_cut = self.origin.is_disordered or batch.num_rows < page.batch.num_rows
+                is_last = is_last or is_cut
             self._move(page, share=self._share(page, batch) if is_last else 1.0)
             self.is_at_end = is_last
+            self.origin.is_read_whole |= is_end_of_whole
             piece = Piece(
                 slice=self.slice,
                 page=page,
                 batch=batch,
-                read=self._claim(is_last=is_last),
+                read=self._claim(is_last=is_last, is_end_of_whole=is_end_of_whole),
                 highest=self._highest(page, batch),
                 at=at,
                 suspect=self._suspect(page, before, is_last=is_last),
+                origin=self.origin,
+                is_end_of_whole=is_end_of_whole,
             )
             return piece, is_last
+
+    def _breaks_order(self, page: Page) -> bool:
+        """Return whether records of the page lie in an earlier second than some before them.
+
+        Within a second nothing is cut, and claims are asked for again from its start on.
+        """
+        cursor, before = self._ask.stream.cursor, self._follows
+        if cursor is None or page.lowest is None or page.highest is None:
+            return False
+        self._follows = page.highest if before is None else max(before, page.highest)
+        if before is not None and page.lowest < before.replace(microsecond=0):
+            return True
+        return not page.is_ascending and not is_ascending_by_second(page.batch, cursor.column)
 
     def _suspect(self, page: Page, before: datetime | None, *, is_last: bool) -> Window | None:
         """Return where the page's records lie, from the last one before it (UTC) on, if any broke.
@@ -232,10 +316,14 @@ class Walk:
             self._is_in_order &= page.lowest >= before
         self._density.note(page.lowest, page.highest, pages=share)
 
-    def _claim(self, *, is_last: bool) -> Window | None:
+    def _claim(self, *, is_last: bool, is_end_of_whole: bool) -> Window | None:
         """Return what the pages so far have completed; nothing before the end if out of order."""
         if self._ask.stream.cursor is None or self._horizon is None:
             return None
+        if self.origin.is_disordered:
+            self._claimed = self._window.start
+            if not is_end_of_whole:
+                return None
         end = self._end if is_last else self._density.position
         if not is_last and (end is None or not self._is_in_order):
             return None

@@ -51,5 +51,12 @@ def span_of(batch: pa.RecordBatch, cursor: str) -> tuple[datetime, datetime, boo
     return _moment(ordered[0]), _moment(ordered[-1]), micros == ordered
 
 
+def is_ascending_by_second(batch: pa.RecordBatch, cursor: str) -> bool:
+    """Tell whether no row lies in an earlier second than the one before; none may be NULL."""
+    micros = cast("list[int]", np.from_dlpack(batch[cursor].cast(pa.int64())).tolist())
+    seconds = [each // 1_000_000 for each in micros]
+    return seconds == sorted(seconds)
+
+
 def _moment(micros: int) -> datetime:
     return _EPOCH + timedelta(microseconds=micros)

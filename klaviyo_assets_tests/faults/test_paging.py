@@ -1,4 +1,4 @@
-"""Paging: F24 to F29. The way from page to page, and what comes twice or moves on it."""
+"""Paging: F24 to F29, F76, F84. The way from page to page, and what comes twice or moves on it."""
 
 import json
 import socket
@@ -163,3 +163,60 @@ def test_f29_pages_of_another_length_are_read_as_they_come(
     asked = {"events": 1000, "lists": 10, "profiles": 100}[stream]
     assert max(sizes) == asked * factor
     judge(home, stream)
+
+
+@pytest.mark.parametrize(("stream", "kind"), [("profiles", "endless"), ("lists", "empty_page")])
+def test_f84_paging_that_gets_nowhere_is_stopped(start: StartHome, stream: str, kind: str) -> None:
+    """Links that are new for ever, with the same records or none behind them, end in words."""
+    home = start(lists=15, profiles=120, events=0)
+    path = f"/api/{stream}"
+    with home.shop.faulty(kind, match={"path": path, "from": 2}):
+        run = home.sync(stream)
+    assert "Klaviyo's paging does not end: 3" in run.failed[stream]
+    assert run.attempts[stream] == 1
+    assert 300 <= home.shop.asked()[path] <= 310
+    judge_part(home, stream)
+    assert home.sync(stream).success
+    judge(home, stream)
+
+
+@pytest.mark.parametrize("sort", ["-updated", "id"])
+def test_f76_pages_out_of_order_are_read_whole(start: StartHome, sort: str) -> None:
+    """Profiles come in another order than was asked for, to several readers: none is lost."""
+    home = start(profiles=2_000, events=0)
+    with home.shop.faulty("unsorted", match={"path": PROFILES}, sort=sort):
+        run = home.sync("profiles")
+    assert run.success
+    assert "not in the order that was asked for" in run.warnings
+    judge(home, "profiles")
+    home.shop.forget()
+    assert home.sync("profiles").success
+    assert home.shop.shown(PROFILES).total() < 100
+
+
+def test_f76_a_lost_cursor_among_pages_out_of_order_loses_nothing(start: StartHome) -> None:
+    """Behind the greatest cursor seen there may be anything: reading starts from the beginning."""
+    home = start(profiles=1_000, events=0)
+    script = home.shop.sandbox.faults
+    lost = {"path": PROFILES, "nth": 4, "query": "cursor"}
+    script.add([{"match": lost, "fault": {"kind": "invalid_cursor"}}])
+    with home.shop.faulty("unsorted", match={"path": PROFILES}, sort="-updated"):
+        run = home.sync("profiles")
+    assert run.success, run.failed
+    assert 400 in statuses(home, PROFILES)
+    judge(home, "profiles")
+
+
+def test_f76_nothing_is_claimed_of_pages_out_of_order_that_end_early(start: StartHome) -> None:
+    """A reader that fails on the way claims nothing: the next run reads the window again."""
+    home = start(profiles=1_000, events=0)
+    script = home.shop.sandbox.faults
+    script.add(
+        [{"match": {"path": PROFILES, "from": 5}, "fault": {"kind": "error", "status": 400}}]
+    )
+    with home.shop.faulty("unsorted", match={"path": PROFILES}, sort="-updated"):
+        run = home.sync("profiles")
+    assert "profiles" in run.failed
+    judge_part(home, "profiles")
+    assert home.sync("profiles").success
+    judge(home, "profiles")

@@ -100,18 +100,24 @@ def ask(shelf: Shelf) -> Ask:
     return Ask(stream=EVENTS, base_url=BASE, left_out=frozenset(), read=shelf.read)
 
 
-def read_all(shelf: Shelf, *, workers: int) -> tuple[list[str], Progress]:
-    """Return the ids in the order they came, and the progress they make."""
+def read_all(shelf: Shelf, *, workers: int, is_sorted: bool = True) -> tuple[list[str], Progress]:
+    """Return the ids in the order they came, and the progress they make.
+
+    Of a shelf that is not sorted, what is claimed is true at the end.
+    """
     pool = Pool([Walk(ask(shelf), WHOLE, Window())], workers=workers)
     progress = Progress(None, {}, (WHOLE.name,))
     ids: list[str] = []
     for item in pool.items():
         if isinstance(item, Piece):
             ids += cast("list[str]", item.batch["id"].to_pylist())
-            progress.note(item.slice.name, item.read, item.highest)
-            check_claim(shelf, progress, set(ids))
+            read, unread = item.claims()
+            progress.note(item.slice.name, read, item.highest, unread)
+            if is_sorted:
+                check_claim(shelf, progress, set(ids))
         else:
             progress.finish(item.name)
+    check_claim(shelf, progress, set(ids))
     return ids, progress
 
 
@@ -154,6 +160,57 @@ def test_a_lost_cursor_costs_no_record(shelf: Shelf, workers: int, lost: int) ->
     shelf.lose_cursor_at = lost
     ids, _ = read_all(shelf, workers=workers)
     assert set(ids) == {f"e{place}" for place in range(len(shelf.seconds))}
+
+
+@settings(max_examples=60)
+@given(
+    seconds=st.lists(st.integers(min_value=0, max_value=4000), min_size=1, max_size=200),
+    page_size=st.integers(min_value=2, max_value=20),
+    lost=st.integers(min_value=2, max_value=12),
+)
+def test_pages_in_no_order_lose_no_record(seconds: list[int], page_size: int, lost: int) -> None:
+    """Once the first page has shown it, records may lie as they like, and a cursor be lost."""
+    shelf = Shelf([4000, 0, *seconds], page_size, lose_cursor_at=lost)
+    ids, progress = read_all(shelf, workers=1, is_sorted=False)
+    assert set(ids) == {f"e{place}" for place in range(len(shelf.seconds))}
+    assert progress.slices[WHOLE.name].coverage.reach(None) is not None
+
+
+@settings(max_examples=30)
+@given(
+    seconds=st.lists(st.integers(min_value=0, max_value=4000), min_size=100, max_size=300),
+    page_size=st.integers(min_value=1, max_value=20),
+    workers=st.integers(min_value=2, max_value=6),
+)
+def test_pages_from_last_to_first_lose_no_record(
+    seconds: list[int], page_size: int, workers: int
+) -> None:
+    """Several readers give up their parts, and one reads the window again in one piece."""
+    shelf = Shelf(sorted(seconds, reverse=True), page_size)
+    ids, _ = read_all(shelf, workers=workers, is_sorted=False)
+    assert set(ids) == {f"e{place}" for place in range(len(seconds))}
+
+
+def test_a_part_found_out_of_order_takes_back_what_others_claimed() -> None:
+    """Until the window was read in one piece nothing of it counts, whatever was said before."""
+    early, late = [(1, "a"), (10, "b")], [(20, "c"), (5, "d")]
+    answers = [page_of(early, f"{BASE}/api/events?after=1"), page_of(late, None)]
+
+    def read(_request: Request, _slice: Slice) -> tuple[Page, datetime]:
+        return answers.pop(0), NOW
+
+    one = Ask(stream=EVENTS, base_url=BASE, left_out=frozenset(), read=read)
+    walk = Walk(one, WHOLE, Window())
+    pieces = walk.pieces()
+    first = next(pieces)
+    assert first.claims() == (first.read, None) != (None, None)
+    part = walk.split(FIRST + timedelta(seconds=15))
+    second = next(pieces)
+    assert (second.claims(), first.claims()) == ((None, Window()), (None, Window()))
+    assert [next(pieces, None), walk.is_splittable] == [None, False]
+    assert part is not None
+    assert walk.again() is not None
+    assert part.split(FIRST + timedelta(seconds=50)) is None
 
 
 def test_an_empty_decade_costs_a_handful_of_requests() -> None:
