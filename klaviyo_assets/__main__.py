@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout, suppress
 from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
@@ -24,13 +24,15 @@ from klaviyo_assets.lake import (
     PeopleTable,
     erase,
     export,
+    note_export,
+    noted_exports,
     refuse_target,
     relations_of,
     relations_to_export,
     set_aside,
     table_of,
 )
-from klaviyo_assets.model.privacy import privacy_refusals, profile_id_of
+from klaviyo_assets.model.privacy import privacy_refusals, profile_id_of, uncovered_places
 from klaviyo_assets.model.promises import on_by_setting, promises_not_kept
 from klaviyo_assets.model.report import Report
 from klaviyo_assets.model.settings import Settings, future_refusals, read_settings
@@ -38,7 +40,7 @@ from klaviyo_assets.model.stream import Join
 from klaviyo_assets.redaction import RedactedOutput, redact_causes
 from klaviyo_assets.sandbox.__main__ import main as sandbox
 from klaviyo_assets.streams import COLLECTIONS, MERGES, REPORTS, STREAMS
-from klaviyo_assets.sync.account import asking_with, ledger_of
+from klaviyo_assets.sync.account import asking_with, ledger_of, state_folder
 from klaviyo_assets.sync.adoption import adopt
 from klaviyo_assets.sync.reports.failing import failed_metrics
 from klaviyo_assets.sync.reports.metrics import (
@@ -60,6 +62,7 @@ from klaviyo_assets.sync.reports.outlook import (
     told_beside,
 )
 from klaviyo_assets.tables.schema import arrow_schema
+from klaviyo_assets.wording import quantity
 
 _LINE_SECONDS = 10.0
 """How often a long verb says how far it is, where nobody watches a bar."""
@@ -136,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         if verb is _adopt:
             added.add_argument("--yes", action="store_true", help="do not ask")
         if verb is _erase:
-            added.add_argument("ids", nargs="+", type=_profile_id, metavar="PROFILE_ID")
+            _add_erase_options(added)
     verbs.add_parser("sandbox", help="run a Klaviyo on loopback, to try things on")
     return parser
 
@@ -157,6 +160,17 @@ def _add_export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force", action="store_true", help="replace a DuckDB file that is there already"
     )
+
+
+def _add_erase_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "ids", nargs="*", type=_profile_id, metavar="PROFILE_ID",
+        help="as the column id of profiles has it; - reads them from standard input",
+    )  # fmt: skip
+    parser.add_argument(
+        "--file", metavar="PATH",
+        help="a text with an id a line, so that no id stands in the list of processes; - as above",
+    )  # fmt: skip
 
 
 def _day(text: str) -> date:
@@ -214,6 +228,7 @@ def _verify(settings: Settings, _options: argparse.Namespace) -> int:
         print(f"{name:<24} {state.rows:>12,} rows, version {state.version}")
     if not states:
         print(f"no lake in {settings.data_dir} (KLAVIYO_DATA_DIR)")
+    _print_uncovered(settings)
     return 0
 
 
@@ -222,6 +237,7 @@ def _export(settings: Settings, options: argparse.Namespace) -> int:
     names = [part for word in options.tables for part in word.split(",") if part]
     refuse_target(root, target, overwrite=options.force)
     tables = relations_to_export(root, relations_of(STREAMS, MERGES), names)
+    note_export(root, target, at=datetime.now(tz=UTC))
     done = export(target, tables, say=_progress(sys.stderr))
     count, rows = len(done), sum(each.rows or 0 for each in done)
     print(
@@ -292,20 +308,50 @@ def _profile_id(text: str) -> str:
     return text
 
 
+def _read_profile_ids(source: str) -> list[str]:
+    """Return the ids of a file, or of standard input; blank lines are passed over.
+
+    Raises:
+        SettingError: it cannot be read, or a line is no id; the line is not quoted.
+    """
+    try:
+        text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as refused:
+        reason = refused.strerror if isinstance(refused, OSError) else "it is no text in UTF-8"
+        raise SettingError(f"the ids of {source} cannot be read: {reason}") from None
+    ids: list[str] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if word := line.strip():
+            try:
+                ids.append(_profile_id(word))
+            except argparse.ArgumentTypeError as refused:
+                raise SettingError(f"line {number} of {source}: {refused}") from None
+    return ids
+
+
 def _erase(settings: Settings, options: argparse.Namespace) -> int:
-    lake, ids = _lake(settings), cast("list[str]", options.ids)
+    lake, named = _lake(settings), [each for each in options.ids if each != "-"]
+    sources = ["-"] if "-" in options.ids else []
+    sources += [options.file] if options.file else []
+    ids = [*named, *(each for source in sources for each in _read_profile_ids(source))]
+    if not ids:
+        raise SettingError("no profile is named: give ids, --file PATH, or - for standard input")
     people = [
         PeopleTable(table=table_of(stream, arrow_schema(stream)), column=column)
         for stream in STREAMS.values()
         if (column := profile_id_of(stream)) is not None
     ]
+    beside = [*noted_exports(lake.root)]
+    with suppress(SettingError):
+        # Without a home folder there is no state either.
+        beside.append(state_folder(settings))
     relations = relations_of(STREAMS, MERGES)
-    erased = erase(lake.root, people, ids, relations=relations, clock=lake.clock)
-    print(f"{', '.join(ids)}:")
+    erased = erase(lake.root, people, ids, relations=relations, clock=lake.clock, beside=beside)
+    print(f"{', '.join(named) if not sources else quantity(len({*ids}), 'profile')}:")
     print("\n".join(f"  {line}" for line in erased.told()))
     for problem in erased.problems:
         print(problem, file=sys.stderr)
-    return 1 if erased.problems or erased.aside else 0
+    return 0 if erased.is_complete else 1
 
 
 @contextmanager
@@ -352,7 +398,14 @@ def _print_metric_problems(at: Desktop) -> None:
         print(f"warning: {problem}")
 
 
+def _print_uncovered(settings: Settings) -> None:
+    """Print which personal values the settings of privacy do not reach."""
+    for each in uncovered_places(settings, STREAMS):
+        print(f"warning: {each}")
+
+
 def _status(settings: Settings, _options: argparse.Namespace) -> int:
+    _print_uncovered(settings)
     with _desktop(settings) as at:
         return _print_status(at)
 

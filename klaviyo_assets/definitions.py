@@ -4,6 +4,7 @@ What belongs here: `build_defs`, a pure function of the settings (two accounts a
 `defs`, its value for this process's environment. What does not: anything that acts.
 """
 
+import logging
 import os
 from collections.abc import Sequence
 
@@ -23,10 +24,13 @@ from klaviyo_assets.defs.report_drain import drain_sensor
 from klaviyo_assets.defs.report_schedule import report_schedule
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
 from klaviyo_assets.errors import SettingError
+from klaviyo_assets.model.privacy import uncovered_places
 from klaviyo_assets.model.settings import Settings, read_settings
 from klaviyo_assets.streams import COLLECTIONS, REPORTS, STREAMS
 from klaviyo_assets.streams.metrics import METRICS
 from klaviyo_assets.sync.reports.account_zone import zone_at_load
+
+log = logging.getLogger(__name__)
 
 
 def build_defs(
@@ -42,6 +46,8 @@ def build_defs(
         refusals: what of it could not be used; nothing is read or run while one stands.
         api_key: where the key is, read when a run needs it; by default `KLAVIYO_API_KEY`.
     """
+    for each in [] if refusals else uncovered_places(settings, STREAMS):
+        log.warning(each)
     klaviyo = KlaviyoResource(
         settings=settings,
         refusals=tuple(refusals),
@@ -63,12 +69,7 @@ def build_defs(
             *schedules(settings),
             *(report_schedule(each, settings, zone) for each in REPORTS),
         ],
-        sensors=[
-            metric_sensor(settings),
-            drain_sensor(settings),
-            healing_sensor(settings),
-            newest_days_sensor(settings),
-        ],
+        sensors=_sensors(settings),
         resources={
             "klaviyo": klaviyo,
             "lake": lake,
@@ -76,6 +77,15 @@ def build_defs(
         },
         executor=dg.in_process_executor,
     )
+
+
+def _sensors(settings: Settings) -> list[dg.SensorDefinition]:
+    return [
+        metric_sensor(settings),
+        drain_sensor(settings),
+        healing_sensor(settings),
+        newest_days_sensor(settings),
+    ]
 
 
 def _checks(settings: Settings) -> list[dg.AssetChecksDefinition]:

@@ -11,7 +11,14 @@ from klaviyo_assets.lake.current import stored_columns
 from klaviyo_assets.lake.day_counts import Counting, DayCount, day_counts, first_day
 from klaviyo_assets.lake.engine import load
 from klaviyo_assets.lake.erase import Erased, erase
-from klaviyo_assets.lake.export import Exported, export, refuse_target, relations_to_export
+from klaviyo_assets.lake.export import (
+    Exported,
+    export,
+    note_export,
+    noted_exports,
+    refuse_target,
+    relations_to_export,
+)
 from klaviyo_assets.lake.facts import CellFacts, MetricRefusal
 from klaviyo_assets.lake.first_seen import FirstSeen, Since, first_seen
 from klaviyo_assets.lake.gone import Noticed
@@ -19,6 +26,7 @@ from klaviyo_assets.lake.identity import STAND_IN, Identity, Whereabouts, read_w
 from klaviyo_assets.lake.kept import KeptAnswer
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import HISTORY, Table, table_of
+from klaviyo_assets.lake.quarantine import older_quarantine
 from klaviyo_assets.lake.rebase import Rebase
 from klaviyo_assets.lake.relations import (
     Detailed,
@@ -75,7 +83,10 @@ __all__ = [
     "first_seen",
     "keys_there_twice",
     "load",
+    "note_export",
+    "noted_exports",
     "null_counts",
+    "older_quarantine",
     "read_whereabouts",
     "refuse_target",
     "relation_of",

@@ -10,9 +10,7 @@ from pathlib import Path
 
 from klaviyo_assets.errors import LakeConflictError, MissingTableError
 from klaviyo_assets.lake.disk import clear_dead, make_folder, told
-from klaviyo_assets.lake.layout import STAGING, table_folder
-
-DAMAGED = "_damaged"
+from klaviyo_assets.lake.layout import DAMAGED, STAGING, table_folder
 
 
 def set_aside(root: Path, name: str, *, now: datetime) -> Path:

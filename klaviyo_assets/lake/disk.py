@@ -248,4 +248,8 @@ def clear_dead(parent: Path) -> bool:
         shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
         lock.unlink(missing_ok=True)
         os.close(number)
+    for folder in parent.glob("*/"):
+        # A session has its lock before its folder, and its folder goes before its lock.
+        if not folder.with_suffix(".lock").exists():
+            shutil.rmtree(folder, ignore_errors=True)
     return alive

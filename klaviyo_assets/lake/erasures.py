@@ -6,7 +6,7 @@ before it goes: an erasure that was killed goes on in its unfinished file when i
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,9 +15,9 @@ from pathlib import Path
 
 from klaviyo_assets.lake.answers import write_whole
 from klaviyo_assets.lake.disk import make_folder, told
+from klaviyo_assets.lake.layout import RECEIPTS
 from klaviyo_assets.wording import quantity
 
-RECEIPTS = "_receipts"
 UNFINISHED = ".begun"
 
 
@@ -25,18 +25,19 @@ UNFINISHED = ".begun"
 class Erasure:
     """What one erasure removed: rows and version by table, records by file of the quarantine.
 
-    And the files of kept answers that went.
+    And the kept answers that went, and the files of older versions and of killed runs.
     """
 
     begun: str
     tables: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
     quarantine: dict[str, int] = field(default_factory=dict[str, int])
     answers: list[str] = field(default_factory=list[str])
+    files: list[str] = field(default_factory=list[str])
 
     @property
     def is_empty(self) -> bool:
         """Tell whether there was nothing to erase."""
-        return not (self.tables or self.quarantine or self.answers)
+        return not (self.tables or self.quarantine or self.answers or self.files)
 
     def told(self) -> Iterator[str]:
         """Yield what was removed, a line each."""
@@ -46,15 +47,25 @@ class Erasure:
             yield f"quarantine: {quantity(sum(self.quarantine.values()), 'record')} removed"
         if self.answers:
             yield f"kept answers: {len(self.answers):,} removed"
+        if self.files:
+            yield (
+                f"older versions and killed runs: {quantity(len(self.files), 'file')} that named "
+                "them removed"
+            )
 
 
 class ErasureReceipt:
     """The receipt of erasing some profiles, in the making; empty ones are never written."""
 
-    def __init__(self, root: Path, ids: Sequence[str], *, clock: Callable[[], datetime]) -> None:
-        """Go on with the unfinished receipt of the same profiles, if there is one."""
+    def __init__(
+        self, root: Path, hashes: Collection[str], *, clock: Callable[[], datetime]
+    ) -> None:
+        """Go on with the unfinished receipt of the same profiles, if there is one.
+
+        `hashes` are those of their ids, as `hash_of` makes them.
+        """
         self.folder, self.clock = root / "lake" / RECEIPTS, clock
-        self.hashes = sorted(sha256(each.encode()).hexdigest() for each in set(ids))
+        self.hashes = sorted(set(hashes))
         self.digest = sha256("".join(self.hashes).encode()).hexdigest()[:16]
         self.so_far = Erasure(begun=clock().isoformat())
         with suppress(OSError, ValueError, KeyError, TypeError):
@@ -64,6 +75,8 @@ class ErasureReceipt:
                 tables=known["tables"],
                 quarantine=known["quarantine"],
                 answers=known["answers"],
+                # Receipts of earlier releases have none.
+                files=known.get("files", []),
             )
 
     @property
@@ -86,20 +99,27 @@ class ErasureReceipt:
         self.so_far.answers = sorted({*self.so_far.answers, file})
         self.write(self.unfinished)
 
-    def finish(self) -> Path:
+    def file(self, file: str) -> None:
+        """Note a file of an older version, or of a killed run, that is about to go."""
+        self.so_far.files = sorted({*self.so_far.files, file})
+        self.write(self.unfinished)
+
+    def finish(self, *, remains: Sequence[str] = ()) -> Path:
         """Write the receipt as finished now; return where it lies.
+
+        `remains` are the places that still name the profiles.
 
         Raises:
             StorageError: the disk refused.
         """
         now = self.clock()
         target = self.folder / f"{now:%Y%m%dT%H%M%S}Z-{self.digest}.json"
-        self.write(target, finished=now.isoformat())
+        self.write(target, finished=now.isoformat(), remains=[*remains])
         with told(target, None):
             self.unfinished.unlink(missing_ok=True)
         return target
 
-    def write(self, target: Path, **more: str) -> None:
+    def write(self, target: Path, **more: object) -> None:
         """Write what is known so far."""
         said = {
             "profile_id_sha256": self.hashes,
@@ -108,8 +128,24 @@ class ErasureReceipt:
             "tables": self.so_far.tables,
             "quarantine": self.so_far.quarantine,
             "answers": self.so_far.answers,
+            "files": self.so_far.files,
         }
         with told(target, None):
             make_folder(self.folder)
             content = json.dumps(said, indent=2).encode()
             write_whole(target, content, at=self.clock().timestamp())
+
+
+def hash_of(profile_id: str) -> str:
+    """Return what stands for an id in a receipt."""
+    return sha256(profile_id.encode()).hexdigest()
+
+
+def unfinished_receipts(root: Path, *, clock: Callable[[], datetime]) -> list[ErasureReceipt]:
+    """Return the receipts of erasures that were killed; those that cannot be read are left out."""
+    found: list[ErasureReceipt] = []
+    for path in sorted((root / "lake" / RECEIPTS).glob(f"*{UNFINISHED}")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            hashes = json.loads(path.read_bytes())["profile_id_sha256"]
+            found.append(ErasureReceipt(root, hashes, clock=clock))
+    return found

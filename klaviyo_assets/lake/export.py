@@ -8,20 +8,23 @@ usual rows. Measured with 800,000 rows of 1.7 kB: 580 MiB, where its defaults ta
 command with 400,000 events: 665 MiB, 442 MB of a lake of 39.
 """
 
+import json
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 from klaviyo_assets.errors import LakeError, MissingTableError, SettingError, StorageError
+from klaviyo_assets.lake.answers import write_whole
 from klaviyo_assets.lake.current import tables_now
 from klaviyo_assets.lake.disk import force_one_to_disk, take_lock, told
 from klaviyo_assets.lake.engine import STORAGE_VERSION, connection
-from klaviyo_assets.lake.layout import DATABASE
+from klaviyo_assets.lake.layout import DATABASE, EXPORTS
 from klaviyo_assets.lake.published import side_files
 from klaviyo_assets.lake.relations import Relation, all_relations, create_relation
 from klaviyo_assets.lake.sql import literal, quoted
@@ -108,6 +111,25 @@ def refuse_target(root: Path, target: Path, *, overwrite: bool) -> None:
         raise SettingError(f"{target} is there and no DuckDB database; it stays as it is")
     if not overwrite:
         raise SettingError(f"{target} is there already: --force replaces it")
+
+
+def note_export(root: Path, target: Path, *, at: datetime) -> None:
+    """Note where an export is about to be written, so that an erasure looks there.
+
+    Who may read the lake alone exports unnoted.
+    """
+    known = {str(path): when for path, when in noted_exports(root).items()}
+    content = json.dumps(known | {str(target): at.isoformat()}, indent=2).encode()
+    with suppress(OSError):
+        write_whole(root / "lake" / EXPORTS, content, at=at.timestamp())
+
+
+def noted_exports(root: Path) -> dict[Path, str]:
+    """Return where exports of a lake were written, and when last (ISO 8601)."""
+    with suppress(OSError, ValueError, AttributeError):
+        known = json.loads((root / "lake" / EXPORTS).read_bytes())
+        return {Path(path): str(when) for path, when in known.items()}
+    return {}
 
 
 def export(target: Path, tables: Mapping[str, Sequence[str]], *, say: Say) -> list[Exported]:

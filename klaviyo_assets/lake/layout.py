@@ -10,6 +10,8 @@
         ├── <stream>_history/               every version seen, where the sync mode asks for it
         ├── _answers/<stream>/              answers to report requests, for a day
         ├── _readers/                       databases that were replaced and may still be open
+        ├── _receipts/                      what erasures removed, of whom by hash
+        ├── _exports.json                   where exports were written, for an erasure to look there
         ├── _damaged/<table>-<time>/        tables that were set aside; nobody reads or deletes them
         └── _quarantine/<stream>/           records that could not be stored
 
@@ -63,6 +65,9 @@ QUARANTINE = "_quarantine"
 ANSWERS = "_answers"
 READERS = "_readers"
 SPILL = "_spill"
+RECEIPTS = "_receipts"
+EXPORTS = "_exports.json"
+DAMAGED = "_damaged"
 DAY = "day"
 """The Delta partition column: the UTC day of the cursor. Not in the files, nor in the views."""
 

@@ -75,6 +75,12 @@ def files_in_use(root: Path, *, before: datetime) -> dict[str, set[str]]:
     return files
 
 
+def is_older_open(root: Path) -> bool:
+    """Tell whether a program has a database open that another one was published after."""
+    held = (root / "lake" / READERS).glob("*.duckdb")
+    return any(is_open(each) for each in held if not is_same_file(each, root / DATABASE))
+
+
 def is_same_file(one: Path, other: Path) -> bool:
     """Tell whether two paths name one file; False where one names none."""
     with suppress(FileNotFoundError):

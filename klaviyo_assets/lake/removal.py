@@ -32,10 +32,16 @@ TRIES = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeopleTable:
-    """A table with rows about profiles, and the column with the profile's id."""
+    """A table with rows about profiles, and the column with the profile's id.
+
+    `addresses` are the columns whose values tell a person's records where the id cannot be read:
+    what Klaviyo tells profiles apart by, so that no two of them share one. The number that somebody
+    consented to WhatsApp with can be a household's.
+    """
 
     table: Table
     column: str
+    addresses: tuple[str, ...] = ("email", "phone_number")
 
 
 def without_rows(

@@ -1,8 +1,9 @@
 """Upkeep: what no version and no reader needs any more is removed.
 
-What belongs here: retired files, files that never made it into a commit, checkpoints, old commits.
-What does not: merging small files, which commits do as they go (`layout.compacted`). Upkeep never
-commits, so it cannot get in the way of a writer; deltalake's own vacuum would.
+What belongs here: retired files, files that never made it into a commit, commits that a kill kept
+from their names (`N.json#1`), half files of killed processes, checkpoints, old commits. What does
+not: merging small files, which commits do as they go (`layout.compacted`). Upkeep never commits, so
+it cannot get in the way of a writer; deltalake's own vacuum would.
 
 A data file is deleted when all of this holds, and only inside its table's folder:
 
@@ -12,10 +13,13 @@ A data file is deleted when all of this holds, and only inside its table's folde
     4. it was in a commit once, or no session is alive that could be about to commit it;
     5. no replaced database that a process still has open names it.
 
-To erase somebody means a grace of zero: then only the current version counts, whoever reads.
+To erase somebody means a grace of zero: then only the current version counts, whoever reads, and
+whatever a file's time says, which another machine's clock may have set.
 """
 
 import json
+import re
+import shutil
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +27,16 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from klaviyo_assets.lake.disk import clear_dead, told
-from klaviyo_assets.lake.layout import CHECKPOINT_COMMITS, STAGING, is_data_file, table_folder
+from klaviyo_assets.lake.layout import (
+    ANSWERS,
+    CHECKPOINT_COMMITS,
+    QUARANTINE,
+    RECEIPTS,
+    SPILL,
+    STAGING,
+    is_data_file,
+    table_folder,
+)
 from klaviyo_assets.lake.log import (
     LOG,
     OURS,
@@ -39,6 +52,12 @@ from klaviyo_assets.lake.published import published
 
 LOG_KEPT = timedelta(days=1)
 """How long commits stay that a checkpoint covers: for readers that are loading the table."""
+
+HALVES_KEPT = timedelta(days=1)
+"""How long a half file stays beside the tables: longer than anybody takes to write one."""
+
+UNNAMED = re.compile(r".+#\d+|.+\.tmp")
+"""What a commit or a checkpoint is called until it is whole and linked to its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,28 +83,40 @@ def tidy(folder: Path, name: str, *, now: datetime, grace: timedelta, needed: Ne
         CorruptFileError: the log cannot be read.
         StorageError: the disk refused.
     """
+    before = now - grace if grace else None
+    with told(folder, name):
+        # A table whose first commit was never made has these alone.
+        alive = clear_dead(folder / STAGING)
+        unnamed = Upkeep(files_removed=0, bytes_freed=0)
+        if not alive:
+            unnamed = delete(folder, unnamed_commits(folder), before=before)
     found = snapshot(folder, name)
     if found is None:
-        return Upkeep(files_removed=0, bytes_freed=0)
+        return unnamed
     with told(folder, name):
-        alive = clear_dead(folder / STAGING)
-        held, tombs = known_files(folder, found, since=now - grace, shown=needed.shown)
+        held, tombs = known_files(folder, found, since=before, shown=needed.shown)
         held.update(needed.files)
         doomed = [
             path
             for path in data_files(folder)
             if path not in held and (path in tombs or (not alive and is_data_file(path)))
         ]
-        done = delete(folder, doomed, before=now - grace)
+        done = delete(folder, doomed, before=before)
         write_checkpoint(folder, found)
         shorten_log(folder, now=now, keep=max(grace, LOG_KEPT), shown=needed.shown)
-    return done
+    return Upkeep(
+        files_removed=done.files_removed + unnamed.files_removed,
+        bytes_freed=done.bytes_freed + unnamed.bytes_freed,
+    )
 
 
 def tidied(root: Path, names: Iterable[str], *, now: datetime, grace: timedelta) -> Upkeep:
     """Tidy some tables below `root`, and return what was removed in all."""
+    clear_halves(root, before=now - HALVES_KEPT)
     shown = published(root).versions
-    used = files_in_use(root, before=now - grace) if grace else {}
+    # Without a grace, too, the databases that nobody has open any more are forgotten.
+    used = files_in_use(root, before=now - grace)
+    used = used if grace else {}
     needed = {one: Needed(shown=shown.get(one), files=used.get(one, set())) for one in names}
     done = [
         tidy(table_folder(root, one), one, now=now, grace=grace, needed=each)
@@ -95,6 +126,25 @@ def tidied(root: Path, names: Iterable[str], *, now: datetime, grace: timedelta)
         files_removed=sum(one.files_removed for one in done),
         bytes_freed=sum(one.bytes_freed for one in done),
     )
+
+
+def clear_halves(root: Path, *, before: datetime) -> None:
+    """Delete half files that killed processes left beside the tables, and what they had spilled.
+
+    What was touched since `before` stays: somebody may be writing it.
+    """
+    lake = root / "lake"
+    left = [*lake.glob(f"{QUARANTINE}/*/*.part"), *lake.glob(f"{ANSWERS}/*/*.part")]
+    for path in [*left, *lake.glob(f"{RECEIPTS}/*.part"), *lake.glob(f"{SPILL}/*")]:
+        with suppress(OSError):
+            if path.stat().st_mtime <= before.timestamp():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def unnamed_commits(folder: Path) -> list[str]:
+    """Return the files in a log whose writer was killed before they got their names."""
+    found = (path for path in (folder / LOG).glob("*") if UNNAMED.fullmatch(path.name))
+    return [str(path.relative_to(folder)) for path in found]
 
 
 def data_files(folder: Path) -> list[str]:
@@ -109,9 +159,12 @@ def data_files(folder: Path) -> list[str]:
 
 
 def known_files(
-    folder: Path, found: Snapshot, *, since: datetime, shown: int | None
+    folder: Path, found: Snapshot, *, since: datetime | None, shown: int | None
 ) -> tuple[set[str], set[str]]:
-    """Return the files that somebody may still read, and those that a commit in the log removed."""
+    """Return the files that somebody may still read, and those that a commit in the log removed.
+
+    Without `since` nobody but the current version counts.
+    """
     held = {file.path for file in found.files}
     tombs: set[str] = set()
     for version in commits(folder):
@@ -119,7 +172,7 @@ def known_files(
         gone = set(removed(path))
         tombs |= gone
         is_shown = shown is not None and version > shown
-        if is_shown or committed_at(path) >= since.timestamp():
+        if since is not None and (is_shown or committed_at(path) >= since.timestamp()):
             held |= gone
     return held, tombs
 
@@ -133,13 +186,13 @@ def committed_at(path: Path) -> float:
     return path.stat().st_mtime
 
 
-def delete(folder: Path, doomed: list[str], *, before: datetime) -> Upkeep:
-    """Delete the files that were not touched since `before`."""
+def delete(folder: Path, doomed: list[str], *, before: datetime | None) -> Upkeep:
+    """Delete the files that were not touched since `before`; all of them where that is None."""
     count = size = 0
     for name in doomed:
         with suppress(FileNotFoundError):
             known = (folder / name).stat()
-            if known.st_mtime <= before.timestamp():
+            if before is None or known.st_mtime <= before.timestamp():
                 (folder / name).unlink()
                 count, size = count + 1, size + known.st_size
     return Upkeep(files_removed=count, bytes_freed=size)

@@ -9,6 +9,9 @@ from typing import Literal
 ColumnType = Literal["string", "integer", "number", "boolean", "timestamp", "date", "json", "ids"]
 """`json` is JSON text; `ids` a list of strings; `timestamp` is UTC in microseconds."""
 
+PersonalKind = Literal["email", "phone_number"]
+"""Kinds of values that tell a person and lie in several places, named as the profile's column."""
+
 EXTRA = "extra"
 """The column of every table that holds what no other does, as one JSON object: path to value."""
 
@@ -82,12 +85,18 @@ class Column:
 
     Every column may be NULL but for keys and cursors: the published `required` is not kept by real
     answers. Without `place` the value lies at `attributes.<name>`.
+
+    `holds` is the personal kind of a text. Of JSON `members` are names, at any depth, with the kind
+    of their values; `is_free_form` tells that people choose its members, so that any may be there.
     """
 
     name: str
     about: str
     type: ColumnType = "string"
     place: Place | None = None
+    holds: PersonalKind | None = None
+    members: tuple[tuple[str, PersonalKind], ...] = ()
+    is_free_form: bool = False
 
     @property
     def source(self) -> Place:
@@ -95,6 +104,8 @@ class Column:
         return self.place if self.place is not None else At(self.name)
 
 
-def attribute(path: str, about: str, kind: ColumnType = "string") -> Column:
+def attribute(
+    path: str, about: str, kind: ColumnType = "string", *, holds: PersonalKind | None = None
+) -> Column:
     """Return the column of a nested attribute, named by its path joined with `_`."""
-    return Column(path.replace(".", "_"), about, kind, At(path))
+    return Column(path.replace(".", "_"), about, kind, At(path), holds=holds)

@@ -4,12 +4,12 @@ What belongs here: from the settings' words to the columns of one stream, and wh
 does not: leaving out, hashing and thinning (`tables`), and not asking at all (`api/sparse`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from klaviyo_assets.errors import SettingError
-from klaviyo_assets.model.column import EXTRA, ColumnType, RelatedId
+from klaviyo_assets.model.column import EXTRA, Column, ColumnType, PersonalKind, RelatedId
 from klaviyo_assets.model.report import Report
 from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import Collection, Join, Stream
@@ -29,18 +29,29 @@ class Privacy:
     """What becomes of one stream's columns before anything of them is stored.
 
     `excluded` are NULL, `hashed` are HMAC-SHA-256 with `salt`, of `json_keys` only these members
-    stay. Excluded wins where a column is named twice.
+    stay. Excluded wins where a column is named twice, and what is named by itself over what only
+    holds the same kind of value. Members of `members` are taken out of JSON columns or hashed
+    there, at any depth.
     """
 
     excluded: frozenset[str] = frozenset()
     hashed: frozenset[str] = frozenset()
     json_keys: Mapping[str, frozenset[str]] = field(default_factory=lambda: MappingProxyType({}))
+    members: Mapping[str, "PrivateMembers"] = field(default_factory=lambda: MappingProxyType({}))
     salt: bytes = field(default=b"", repr=False)
 
     @property
     def touched(self) -> frozenset[str]:
         """Return the columns that are not stored as they come."""
-        return self.excluded | self.hashed | self.json_keys.keys()
+        return self.excluded | self.hashed | self.json_keys.keys() | self.members.keys()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivateMembers:
+    """Names of members of a JSON column whose values do not stay as they came."""
+
+    excluded: frozenset[str] = frozenset()
+    hashed: frozenset[str] = frozenset()
 
 
 def privacy_of(stream: Stream, settings: Settings, *, salt: bytes = b"") -> Privacy:
@@ -59,17 +70,39 @@ def privacy_of(stream: Stream, settings: Settings, *, salt: bytes = b"") -> Priv
     def chosen(entries: tuple[str, ...]) -> Iterator[tuple[str, str]]:
         for entry in entries:
             name, column, rest = parts_of(entry)
-            if name in names and column in there:
+            if name in names:
                 yield column, rest
 
+    excluded = frozenset(column for column, _ in chosen(settings.exclude_columns))
+    hashed = frozenset(column for column, _ in chosen(settings.hash_columns))
+    named = excluded | hashed
+
+    def of_kind(kinds: frozenset[str]) -> frozenset[str]:
+        """Return the columns that are named, and those not named that hold a kind that is."""
+        alike = {each.name for each in stream.columns if each.holds in kinds} - named
+        return frozenset(alike | (kinds & there.keys()))
+
     return Privacy(
-        excluded=frozenset(column for column, _ in chosen(settings.exclude_columns)),
-        hashed=frozenset(column for column, _ in chosen(settings.hash_columns)),
+        excluded=of_kind(excluded),
+        hashed=of_kind(hashed),
         json_keys={
-            column: frozenset(rest.split("|")) for column, rest in chosen(settings.json_keys)
+            column: frozenset(rest.split("|"))
+            for column, rest in chosen(settings.json_keys)
+            if column in there
+        },
+        members={
+            each.name: PrivateMembers(
+                excluded=_members_of(each, excluded), hashed=_members_of(each, hashed - excluded)
+            )
+            for each in stream.columns
+            if _members_of(each, named) and each.name not in excluded
         },
         salt=salt,
     )
+
+
+def _members_of(column: Column, kinds: frozenset[str]) -> frozenset[str]:
+    return frozenset(name for name, kind in column.members if kind in kinds)
 
 
 def parts_of(entry: str) -> tuple[str, str, str]:
@@ -111,6 +144,51 @@ def privacy_refusals(settings: Settings, streams: Mapping[str, Stream]) -> list[
         for entry in entries
         if (reason := _reason_against(entry, kind, streams)) is not None
     ]
+
+
+def uncovered_places(settings: Settings, streams: Mapping[str, Stream]) -> list[str]:
+    """Return a sentence for each personal kind that a setting names and that stays somewhere.
+
+    Of what people write themselves nobody knows the members: that is named too, unless it is left
+    out or cut to listed members.
+    """
+    entries = (*settings.exclude_columns, *settings.hash_columns)
+    every = streams.values()
+    kinds: dict[PersonalKind, None] = dict.fromkeys(
+        kind for entry in entries for kind in _kinds_of(entry, every)
+    )
+    found = {kind: [*_clear_places(kind, settings, every)] for kind in kinds}
+    return [
+        f"KLAVIYO_EXCLUDE_COLUMNS and KLAVIYO_HASH_COLUMNS name columns of the kind {kind}, and do "
+        f"not reach such values in {', '.join(places)}: name those columns as well, leave them out "
+        "(KLAVIYO_EXCLUDE_COLUMNS), or keep listed members alone (KLAVIYO_JSON_KEYS)"
+        for kind, places in found.items()
+        if places
+    ]
+
+
+def _kinds_of(entry: str, streams: Iterable[Stream]) -> Iterator[PersonalKind]:
+    name, column, _ = parts_of(entry)
+    for stream in streams:
+        for each in stream.columns:
+            if each.name == column and each.holds is not None and name in {EVERY, stream.name}:
+                yield each.holds
+
+
+def _clear_places(
+    kind: PersonalKind, settings: Settings, streams: Iterable[Stream]
+) -> Iterator[str]:
+    for stream in streams:
+        if isinstance(stream.source, Join | Report):
+            continue
+        privacy = privacy_of(stream, settings)
+        for each in stream.columns:
+            is_of_kind = each.holds == kind or kind in {one for _, one in each.members}
+            if (is_of_kind or each.is_free_form) and each.name not in privacy.touched:
+                yield f"{stream.name}.{each.name}"
+        is_personal = any(each.holds or each.is_free_form for each in stream.columns)
+        if is_personal and EXTRA not in privacy.touched:
+            yield f"{stream.name}.{EXTRA}"
 
 
 def _reason_against(

@@ -19,7 +19,11 @@ ACCOUNTS = Stream(
     columns=(
         Column("test_account", "Whether Klaviyo marks it as a test account.", "boolean"),
         attribute("contact_information.default_sender_name", "Sender name put into new messages."),
-        attribute("contact_information.default_sender_email", "Sender address of new messages."),
+        attribute(
+            "contact_information.default_sender_email",
+            "Sender address of new messages.",
+            holds="email",
+        ),
         attribute("contact_information.website_url", "The organization's website."),
         attribute("contact_information.organization_name", "The organization's name."),
         attribute("contact_information.street_address.address1", "Street address, first line."),

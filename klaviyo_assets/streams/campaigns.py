@@ -11,6 +11,7 @@ from klaviyo_assets.model.column import (
     Column,
     Included,
     OfSlice,
+    PersonalKind,
     RelatedIds,
     attribute,
 )
@@ -29,6 +30,11 @@ def campaign_slice(channel: str, archived: str) -> Slice:
         values={"channel": channel},
     )
 
+
+SENDERS: tuple[tuple[str, PersonalKind], ...] = tuple(
+    (f"{name}_email", "email") for name in ("from", "reply_to", "cc", "bcc")
+)
+"""Members of a message's content that are addresses."""
 
 CAMPAIGNS = Stream(
     name="campaigns",
@@ -106,6 +112,7 @@ CAMPAIGNS = Stream(
             "Its messages whole: subject, sender, content, send times.",
             "json",
             place=Included("campaign-messages"),
+            members=SENDERS,
         ),
     ),
 )

@@ -42,7 +42,12 @@ EVENTS = Stream(
             place=At("datetime", or_else="timestamp"),
         ),
         Column("uuid", "Klaviyo's universally unique identifier of the event."),
-        Column("event_properties", "Everything sent along; differs by metric.", "json"),
+        Column(
+            "event_properties",
+            "Everything sent along; differs by metric.",
+            "json",
+            is_free_form=True,
+        ),
         Column("metric_id", "What kind of event it is.", place=RelatedId("metric")),
         Column("profile_id", "Whom it belongs to; NULL once deleted.", place=RelatedId("profile")),
         Column(

@@ -16,8 +16,8 @@ from klaviyo_assets.model.tiers import L, M
 SUPPRESSION = "subscriptions.email.marketing.suppression"
 
 PERSON = (
-    Column("email", "Email address."),
-    Column("phone_number", "Phone number in E.164 form."),
+    Column("email", "Email address.", holds="email"),
+    Column("phone_number", "Phone number in E.164 form.", holds="phone_number"),
     Column("external_id", "The id that another system knows the person by."),
     Column("first_name", "First name."),
     Column("last_name", "Last name."),
@@ -39,7 +39,7 @@ PERSON = (
     attribute("location.zip", "Postal code."),
     attribute("location.timezone", "Time zone name, mostly IANA's."),
     attribute("location.ip", "IP address that the person was last seen at."),
-    Column("properties", "The account's own properties of the person.", "json"),
+    Column("properties", "The account's own properties of the person.", "json", is_free_form=True),
 )
 
 CONSENT_FIELDS: Mapping[str, tuple[ColumnType, str]] = {
@@ -85,7 +85,12 @@ def consent_columns(path: str, subject: str, fields: tuple[str, ...]) -> tuple[C
     `subject` says what is consented to, in words that stand in the columns' descriptions.
     """
     return tuple(
-        attribute(f"subscriptions.{path}.{name}", about.format(subject), kind)
+        attribute(
+            f"subscriptions.{path}.{name}",
+            about.format(subject),
+            kind,
+            holds="phone_number" if name == "phone_number" else None,
+        )
         for name in fields
         for kind, about in (CONSENT_FIELDS[name],)
     )

@@ -21,7 +21,7 @@ SEGMENTS = Stream(
     marks_deleted=True,
     columns=(
         Column("name", "The segment's name."),
-        Column("definition", "The rule as a tree of conditions.", "json"),
+        Column("definition", "The rule as a tree of conditions.", "json", is_free_form=True),
         Column("created", "When it was created.", "timestamp"),
         Column("updated", "When the segment itself last changed; not its members.", "timestamp"),
         Column("is_active", "Whether Klaviyo keeps its members up to date.", "boolean"),

@@ -5,13 +5,14 @@ setting. What does not: the settings (`model/privacy`) and what becomes of value
 """
 
 import hmac
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
 from klaviyo_assets.api.sparse import sparse_fields
 from klaviyo_assets.errors import CorruptFileError
-from klaviyo_assets.lake import HISTORY, Lake, TableState
+from klaviyo_assets.lake import HISTORY, Lake, TableState, older_quarantine
 from klaviyo_assets.model.column import EXTRA
 from klaviyo_assets.model.privacy import Privacy, privacy_of
 from klaviyo_assets.model.stream import Stream
@@ -32,9 +33,12 @@ _NOTHING: Mapping[str, Claims] = {ROWS: {}, VERSIONS: {}}
 def claims_of(privacy: Privacy) -> Claims:
     """Return in words what becomes of each column; hashes name their salt by a hash of it."""
     claims = {name: f"only {'|'.join(sorted(keys))}" for name, keys in privacy.json_keys.items()}
-    if privacy.hashed:
-        salt = hmac.digest(privacy.salt, b"klaviyo_assets", "sha256").hex()[:12]
-        claims |= dict.fromkeys(privacy.hashed, f"hashed with {salt}")
+    salt = hmac.digest(privacy.salt, b"klaviyo_assets", "sha256").hex()[:12]
+    claims |= dict.fromkeys(privacy.hashed, f"hashed with {salt}")
+    for name, members in privacy.members.items():
+        parts = [f"without {each}" for each in sorted(members.excluded)]
+        parts += [f"{each} hashed with {salt}" for each in sorted(members.hashed)]
+        claims[name] = ", ".join([*filter(None, [claims.get(name)]), *parts])
     return claims | dict.fromkeys(privacy.excluded, "excluded")
 
 
@@ -67,6 +71,7 @@ def guard_of(stream: Stream, desk: Desk, *, replaces: bool) -> Guard:
     older = frozenset(wanted.keys() - held[ROWS].keys())
     if wanted:
         warn(stream.name, wanted, held, replaces=replaces, say=desk.say)
+        warn_of_quarantine(stream.name, desk)
     rows = wanted if replaces else held[ROWS]
     return Guard(
         privacy=privacy,
@@ -98,8 +103,22 @@ def warn(
     if older:
         say(
             f"{stream}: {stream + HISTORY} holds versions from before the settings of privacy "
-            f"changed, with {', '.join(older)} as before; no refresh rewrites them, so move its "
-            "folder out of the lake"
+            f"changed, with {', '.join(older)} as before; no refresh rewrites them: run "
+            f"`klaviyo-assets set-aside {stream + HISTORY}` and delete the folder that it names"
+        )
+
+
+def warn_of_quarantine(stream: str, desk: Desk) -> None:
+    """Say that records which were put aside before the settings of privacy are there whole."""
+    try:
+        folder = older_quarantine(desk.lake.root, stream)
+    except CorruptFileError as broken:
+        desk.say(str(broken))
+        return
+    if folder is not None:
+        desk.say(
+            f"{stream}: records in quarantine were put aside whole, before the settings of "
+            f"privacy; no sync rewrites them: `rm -r {shlex.quote(str(folder))}` ends that"
         )
 
 

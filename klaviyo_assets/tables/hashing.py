@@ -15,11 +15,14 @@ def hashed(values: Array, *, salt: bytes, form: Callable[[str], str]) -> Array:
     """Return HMAC-SHA-256 of the texts in their normal form, in hexadecimal; NULL stays NULL."""
     texts = cast("list[str | None]", values.to_pylist())
     known = {
-        text: hmac.digest(salt, form(text).encode(), "sha256").hex()
-        for text in set(texts)
-        if text is not None
+        text: hash_of_text(text, salt=salt, form=form) for text in set(texts) if text is not None
     }
     return strings([None if text is None else known[text] for text in texts])
+
+
+def hash_of_text(text: str, *, salt: bytes, form: Callable[[str], str]) -> str:
+    """Return HMAC-SHA-256 of a text in its normal form, in hexadecimal."""
+    return hmac.digest(salt, form(text).encode(), "sha256").hex()
 
 
 def form_of(name: str) -> Callable[[str], str]:

@@ -27,7 +27,7 @@ from klaviyo_assets.model.column import (
 from klaviyo_assets.model.privacy import Privacy
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.tables.gathered import Quarantined
-from klaviyo_assets.tables.hashing import form_of, hashed
+from klaviyo_assets.tables.hashing import form_of, hash_of_text, hashed
 from klaviyo_assets.tables.schema import EXTRA, arrow_schema
 from klaviyo_assets.tables.tree import Branch, extra_key, fields_of, path_of
 from klaviyo_assets.tables.values import Array, nulls, strings
@@ -64,7 +64,13 @@ class Screen:
                 )
             elif holds_definition(column):
                 self._changes[column.name] = partial(cleaned, inside=_is_definition(column))
-        touched = [column for column in stream.columns if column.name in privacy.touched]
+            if column.name in privacy.members:
+                self._changes[column.name] = _one_after_another(
+                    self._changes.get(column.name),
+                    partial(thinned, one=_members_masked(column, privacy)),
+                )
+        whole = privacy.touched - privacy.members.keys()
+        touched = [column for column in stream.columns if column.name in whole]
         keys = frozenset(key for column in touched for key in _keys_of(column, root))
         self._changes[EXTRA] = partial(
             _extra,
@@ -105,6 +111,42 @@ class Screen:
             return Quarantined(each.reason, without_headers(each.record.strip(), inside=False))
         except msgspec.DecodeError:
             return Quarantined(each.reason, b"{}")
+
+
+def _one_after_another(first: Change | None, then: Change) -> Change:
+    return then if first is None else lambda values: then(first(values))
+
+
+def _members_masked(column: Column, privacy: Privacy) -> Callable[[bytes], bytes]:
+    """Return what takes members of a JSON column out, or hashes their texts."""
+    private = privacy.members[column.name]
+    forms = {name: form_of(kind) for name, kind in column.members if name in private.hashed}
+
+    def one(name: str, value: bytes) -> bytes:
+        if value.startswith(b"["):
+            return _array([one(name, bytes(item)) for item in _items.decode(value)])
+        if value.startswith(b"{"):
+            return masked(value)
+        if not value.startswith(b'"'):
+            # A number that a text was expected for tells the person as well.
+            return b"null"
+        text = msgspec.json.decode(value, type=str)
+        return msgspec.json.encode(hash_of_text(text, salt=privacy.salt, form=forms[name]))
+
+    def masked(raw: bytes) -> bytes:
+        if raw.startswith(b"["):
+            return _array([masked(bytes(item)) for item in _items.decode(raw)])
+        if not raw.startswith(b"{"):
+            return raw
+        return _object(
+            {
+                name: one(name, bytes(value)) if name in forms else masked(bytes(value))
+                for name, value in _members.decode(raw).items()
+                if name not in private.excluded
+            }
+        )
+
+    return masked
 
 
 def thinned(values: Array, *, one: Callable[[bytes], bytes | None]) -> Array:

@@ -83,6 +83,38 @@ def test_an_address_instead_of_an_id_is_refused_unquoted(
     assert "ada@example.com" not in said.out + said.err
 
 
+def test_ids_come_from_a_file(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file has an id a line, with blank lines between; none is printed."""
+    home.sync("profiles")
+    one, two, *_ = sorted(home.ids("profiles"))
+    ids = home.root / "ids.txt"
+    ids.write_text(f"\ufeff{one}\r\n\n {two} \n", encoding="utf-8")
+    capsys.readouterr()
+    assert verb(home, "erase", "--file", str(ids)) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("2 profiles:\n")
+    assert one not in said
+    ids.unlink()
+    assert traces(home.root, [one, two]) == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("abc\nada@example.com\n", "line 2"), ("\n", "no profile is named"), (None, "No such file")],
+)
+def test_a_file_without_ids_is_refused_unquoted(
+    home: Home, capsys: pytest.CaptureFixture[str], content: str | None, reason: str
+) -> None:
+    """A line that is no id ends with 2 and its number; nothing of it is repeated."""
+    ids = home.root / "ids.txt"
+    if content is not None:
+        ids.write_text(content)
+    assert verb(home, "erase", "--file", str(ids)) == 2
+    said = capsys.readouterr()
+    assert reason in said.err
+    assert "ada@example.com" not in said.out + said.err
+
+
 def test_without_a_lake_there_is_nothing_to_erase(
     home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,26 +1,30 @@
 """Looking for values in every file of a home, in whatever form a file keeps them.
 
-What belongs here: reading files so that nothing hides in them. What does not: what is looked for.
+What belongs here: reading files so that nothing hides in them, by nothing of the product's. What
+does not: what is looked for.
 """
 
 import json
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
+from itertools import chain
 from pathlib import Path
+from typing import cast
 
+import duckdb
 import pyarrow.parquet as pq
 
 
 def traces(root: Path, values: Iterable[str]) -> dict[str, set[str]]:
-    """Return the values that are found below a folder, by the files that hold them."""
-    wanted = {value: value.encode() for value in values}
+    """Return the values that are found below a folder, in any case, by the files that hold them."""
+    wanted = {value: value.lower().encode() for value in values}
     assert wanted
     found: dict[str, set[str]] = {}
     for path in sorted(root.rglob("*")):
         if path.is_file():
-            forms = list(forms_of(path))
+            forms = [form.lower() for form in forms_of(path)]
             seen = {value for value, raw in wanted.items() if any(raw in form for form in forms)}
             if seen:
                 found[str(path.relative_to(root))] = seen
@@ -32,11 +36,37 @@ def forms_of(path: Path) -> Iterator[bytes]:
     raw = path.read_bytes()
     yield raw
     if raw.startswith(b"PAR1"):
-        rows = pq.read_table(path).to_pylist()
-        yield json.dumps(rows, ensure_ascii=False, default=str).encode()
-        yield b"\n".join(each for row in rows for each in row.values() if isinstance(each, bytes))
+        # Half a file says nothing more: what was to be its footer is not there.
+        if raw.endswith(b"PAR1"):
+            yield b"\n".join(spoken(pq.read_table(path).to_pylist()))
     elif raw.startswith(b"SQLite format 3"):
         with closing(sqlite3.connect(path)) as database:
             yield "\n".join(database.iterdump()).encode()
+    elif raw[8:12] == b"DUCK":
+        with duckdb.connect(str(path), read_only=True) as database:
+            for (name,) in database.execute("SELECT table_name FROM duckdb_tables()").fetchall():
+                yield b"\n".join(spoken(database.execute(f'FROM "{name}"').fetchall()))
     elif path.suffix == ".answer":
         yield zlib.decompress(raw.partition(b"\n")[2])
+    else:
+        yield b"\n".join(text for line in raw.splitlines() for text in spoken(line))
+
+
+def spoken(value: object) -> Iterator[bytes]:
+    """Yield the texts of a value, and of the JSON that is in them."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, str):
+        yield value.encode("utf-8", "replace")
+        with suppress(ValueError):
+            if value.startswith(("{", "[", '"')):
+                yield from spoken(json.loads(value))
+    for each in parts(value):
+        yield from spoken(each)
+
+
+def parts(value: object) -> Iterable[object]:
+    """Return what a value is made of."""
+    if isinstance(value, dict):
+        return chain.from_iterable(cast("dict[object, object]", value).items())
+    return cast("Iterable[object]", value) if isinstance(value, list | tuple) else ()

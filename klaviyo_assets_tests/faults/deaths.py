@@ -8,11 +8,13 @@ or inside it, where the kernel stops it (SIGXFSZ) at the first bytes that it wri
 import os
 import resource
 import signal
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Literal
 
+from klaviyo_assets.__main__ import main
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.lives import Life, Orders, carry_out_and_exit, orders_of
 from klaviyo_assets_tests.forks import FORKS
@@ -76,6 +78,20 @@ def dying(
     process = FORKS.Process(target=live_until, args=(orders, at))
     process.start()
     return Life(process)
+
+
+def erasing(home: Home, *ids: str, at: Moment) -> Life:
+    """Start an erasure that dies at the moment."""
+    process = FORKS.Process(target=erase_until, args=(home.variables, ids, at))
+    process.start()
+    return Life(process)
+
+
+def erase_until(variables: Mapping[str, str], ids: Sequence[str], at: Moment) -> None:
+    """Erase people until the moment."""
+    os.environ.update(variables)
+    at.arrange()
+    sys.exit(main(["erase", *ids]))
 
 
 def live_until(orders: Orders, at: Moment) -> None:

@@ -5,13 +5,14 @@ is replaced. What does not: what must hold afterwards (`test_kills`).
 """
 
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from klaviyo_assets.lake import PeopleTable, Plain, erase
+from klaviyo_assets.lake import PeopleTable, Plain, Table, erase, writing
 from klaviyo_assets_tests.forks import FORKS
 from klaviyo_assets_tests.integration.lake.ground import (
     EVENTS,
@@ -22,6 +23,9 @@ from klaviyo_assets_tests.integration.lake.ground import (
     numbered,
     replace,
 )
+
+NOTE = "note.of."
+"""How the note of a row begins that a killed process brings."""
 
 NEW = 60
 """Keys that the killed sync brings; the first half was there before."""
@@ -60,6 +64,21 @@ def sync(root: Path, mode: str, moment: Moment | None) -> None:
     lake.maintain(table.name)
 
 
+def merge_and_die(root: Path, table: Table, key: int, *, room: int, with_history: bool) -> None:
+    """Add one row; be ended by the kernel where the commit's file grows beyond `room` bytes."""
+    real = writing.commit
+
+    def commit(*words: object) -> int:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+        return real(*words)  # pyright: ignore[reportArgumentType]
+
+    writing.commit = commit
+    rows = [numbered(key, 1, note=f"{NOTE}{key}", synced=1, days=0.1)]
+    merge(lake_at(root), table, rows, {"generation": 2}, with_history=with_history)
+
+
 def erase_two(root: Path, moment: Moment) -> None:
     """Erase two profiles from profiles and events."""
     die_at(moment)
@@ -72,9 +91,9 @@ def erase_two(root: Path, moment: Moment) -> None:
     )
 
 
-def run(target: Callable[..., None], *args: object) -> int:
+def run(target: Callable[..., None], *args: object, **named: object) -> int:
     """Run a function in another process to its end; return its exit code, -9 if it was killed."""
-    child = FORKS.Process(target=target, args=args)
+    child = FORKS.Process(target=target, args=args, kwargs=named)
     child.start()
     child.join(60)
     assert child.exitcode is not None, "the child did not end within a minute"

@@ -9,6 +9,7 @@ from klaviyo_assets.model.privacy import (
     privacy_of,
     privacy_refusals,
     profile_id_of,
+    uncovered_places,
 )
 from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.streams import STREAMS
@@ -50,8 +51,48 @@ def test_a_star_is_every_stream_that_has_the_column() -> None:
     """`*.extra` holds for every stored table and breaks none that lacks the column."""
     for name in ("profiles", "events", "lists_detailed", "accounts"):
         assert privacy(name, exclude_columns=("*.extra", "*.email")).excluded >= {"extra"}
-    assert privacy("accounts", exclude_columns=("*.email",)).excluded == set()
+    sender = {"contact_information_default_sender_email"}
+    assert privacy("accounts", exclude_columns=("*.email",)).excluded == sender
     assert refusals(exclude_columns=("*.extra", "*.email")) == []
+
+
+def test_a_name_stands_for_the_kind_of_value() -> None:
+    """`*.phone_number` is every column with such a number, `*.email` the senders of messages too.
+
+    A column that is named by itself stays what it is named for.
+    """
+    whatsapp = {
+        f"subscriptions_whatsapp_{each}_phone_number"
+        for each in ("marketing", "transactional", "conversational")
+    }
+    for name in ("profiles", "global_exclusions"):
+        found = privacy(name, hash_columns=("*.phone_number", "*.email"))
+        assert found.hashed == {"email", "phone_number", *whatsapp}
+    one = min(whatsapp)
+    found = privacy(
+        "profiles", exclude_columns=("*.phone_number",), hash_columns=(f"profiles.{one}",)
+    )
+    assert (found.excluded, found.hashed) == ({"phone_number", *whatsapp} - {one}, {one})
+    messages = privacy("campaigns", hash_columns=("*.email",)).members["campaign_messages"]
+    assert messages.hashed == {"from_email", "reply_to_email", "cc_email", "bcc_email"}
+    assert privacy("campaigns", hash_columns=("*.phone_number",)).members == {}
+
+
+def test_what_a_setting_does_not_reach_is_named() -> None:
+    """Free-form JSON and columns of the same kind elsewhere are named, until they are seen to."""
+    (said,) = uncovered_places(Settings(hash_columns=("profiles.phone_number",)), STREAMS)
+    assert "phone_number" in said
+    for place in ("events.event_properties", "profiles.properties", "profiles.extra"):
+        assert place in said
+    assert "whatsapp" not in said
+    assert "accounts.contact_information_default_sender_email" not in said
+    (said,) = uncovered_places(Settings(exclude_columns=("profiles.email",)), STREAMS)
+    assert "accounts.contact_information_default_sender_email" in said
+    assert "campaigns.campaign_messages" in said
+    every = ("*.email", "*.extra", "*.properties", "segments.definition")
+    cut = ("events.event_properties:$value",)
+    assert uncovered_places(Settings(exclude_columns=every, json_keys=cut), STREAMS) == []
+    assert uncovered_places(Settings(exclude_columns=("profiles.last_name",)), STREAMS) == []
 
 
 def test_keys_of_json_are_those_listed() -> None:

@@ -1,0 +1,254 @@
+"""Where bytes of a person may lie beside the rows: an erasure finds them all, or names the place.
+
+What is left is searched by the tests' own means (`e2e/traces`), raw and decoded.
+"""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from klaviyo_assets.lake import Erased, Lake, PeopleTable, Plain, Table, erase
+from klaviyo_assets_tests.e2e.traces import traces
+from klaviyo_assets_tests.integration.lake.ground import (
+    ACCOUNT,
+    EVENTS,
+    PROFILES,
+    TAGS,
+    batch,
+    lake_at,
+    merge,
+    notes_of,
+    now,
+    numbered,
+    replace,
+)
+from klaviyo_assets_tests.integration.lake.killed import erase_two, merge_and_die, run, sync
+
+ADA = "k0000007"
+MAIL = "Ada.Lovelace@example.com"
+PEOPLE = [PeopleTable(table=each, column="id", addresses=("note",)) for each in (EVENTS, PROFILES)]
+
+
+def erased(lake: Lake, *ids: str, beside: tuple[Path, ...] = ()) -> Erased:
+    """Erase Ada, or others."""
+    relations = [Plain(name="profiles"), Plain(name="events")]
+    return erase(lake.root, PEOPLE, ids or [ADA], relations=relations, clock=now, beside=beside)
+
+
+def put_aside(lake: Lake, *records: bytes) -> None:
+    """Put records of profiles into quarantine, as a sync does."""
+    opened = lake.open(
+        PROFILES, account=ACCOUNT, mode="merge", with_history=False, started_at=now()
+    )
+    with opened as session:
+        session.quarantine(("no id", each) for each in records)
+
+
+def in_a_retired_file(lake: Lake) -> None:
+    """Ada was in an older version, and is in no row of the newest."""
+    replace(lake, PROFILES, [batch([(ADA, 0.0, MAIL, 0)])])
+    replace(lake, PROFILES, [numbered(20, 5)])
+
+
+def in_a_retired_file_of_another_clock(lake: Lake) -> None:
+    """The same, and a machine whose clock is ahead has touched the file last."""
+    in_a_retired_file(lake)
+    tomorrow = now().timestamp() + 86_400
+    for path in (lake.root / "lake" / "profiles").glob("*.parquet"):
+        os.utime(path, (tomorrow, tomorrow))
+
+
+def in_files_of_a_killed_run(lake: Lake) -> None:
+    """A run was killed before its first commit, its files in place."""
+    assert run(sync, lake.root, "days", ("c_call", "create_table_with_add_actions", 1)) == -9
+
+
+def in_a_history_that_was_never_committed(lake: Lake) -> None:
+    """A run was killed before the first commit of a history, which has no log so."""
+    merge(lake, PROFILES, [numbered(20, 5)])
+    moment = ("c_call", "create_table_with_add_actions", 1)
+    assert run(sync, lake.root, "merge", moment) == -9
+    assert not list((lake.root / "lake" / "profiles_history").glob("_delta_log/*.json"))
+
+
+def in_a_commit_without_its_name(lake: Lake) -> None:
+    """A run was killed after it had written its commit, before that was linked to its name."""
+    twin = lake_at(lake.root.with_name("twin"))
+    for each in (lake, twin):
+        merge(each, PROFILES, [numbered(20, 5)])
+    merge(twin, PROFILES, [numbered(7, 1, note="note.of.7", synced=1)], {"generation": 2})
+    size = (twin.root / "lake/profiles/_delta_log/00000000000000000001.json").stat().st_size
+    code = run(merge_and_die, lake.root, PROFILES, 7, room=size - 1, with_history=False)
+    assert code == -signal.SIGXFSZ
+    assert list((lake.root / "lake" / "profiles" / "_delta_log").glob("*.json#*"))
+    # What the commit names goes by itself; what is left is the commit.
+    merge(lake, PROFILES, [numbered(30, 1)])
+
+
+def in_quarantine_with_escapes(lake: Lake) -> None:
+    """A record without an id has the address with JSON's escapes, another in capitals."""
+    merge(lake, PROFILES, [batch([(ADA, 0.0, MAIL, 0), ("k0000020", 1.0, "", 0)])])
+    put_aside(
+        lake,
+        json.dumps({"id": None, "attributes": {"email": MAIL.upper()}}).encode(),
+        b'{"id":null,"attributes":{"email":"' + MAIL.replace("@", "\\u0040").encode() + b'"}}',
+        json.dumps({"id": None, "raw": json.dumps({"e": MAIL}).replace("@", "\\u0040")}).encode(),
+    )
+
+
+def in_quarantine_alone(lake: Lake) -> None:
+    """All there is of Ada is in quarantine: a record by her id, and one by her address."""
+    merge(lake, PROFILES, [numbered(20, 5)])
+    put_aside(
+        lake,
+        json.dumps({"id": ADA, "attributes": {"note": MAIL}}).encode(),
+        json.dumps({"id": None, "attributes": {"email": MAIL.lower()}}).encode(),
+    )
+
+
+def in_half_a_record_file(lake: Lake) -> None:
+    """A process was killed while it wrote into the quarantine."""
+    in_quarantine_alone(lake)
+    (whole, *_) = (lake.root / "lake" / "_quarantine" / "profiles").glob("*.parquet")
+    whole.with_suffix(".part").write_bytes(whole.read_bytes()[:-20])
+
+
+def in_what_was_spilled(lake: Lake) -> None:
+    """A check of keys was killed that had gone to disk."""
+    merge(lake, PROFILES, [numbered(20, 5)])
+    spill = lake.root / "lake" / "_spill"
+    spill.mkdir()
+    (spill / "duckdb_temp_storage-0.tmp").write_bytes(b"\0\1" + ADA.encode() + b"\0" * 100)
+
+
+PLACES = (
+    in_a_retired_file,
+    in_a_retired_file_of_another_clock,
+    in_files_of_a_killed_run,
+    in_a_history_that_was_never_committed,
+    in_a_commit_without_its_name,
+    in_quarantine_with_escapes,
+    in_quarantine_alone,
+    in_half_a_record_file,
+    in_what_was_spilled,
+)
+
+
+@pytest.mark.parametrize("plant", PLACES, ids=lambda each: each.__name__)
+def test_nothing_is_left_there(lake: Lake, plant: Callable[[Lake], None]) -> None:
+    """Ada is in that place; then in no file, raw or decoded, and others are as they were."""
+    plant(lake)
+    id_ = "k0000040" if "killed" in plant.__name__ or "never" in plant.__name__ else ADA
+    theirs = [id_, MAIL]
+    others = {name: notes_of(lake, name) for name in ("profiles",) if lake.state(name)}
+    assert traces(lake.root, theirs)
+    done = erased(lake, id_)
+    assert traces(lake.root, theirs) == {}
+    assert done.is_complete
+    assert "nothing of them is in the lake" in list(done.told())
+    for name, rows in others.items():
+        assert notes_of(lake, name) == {key: row for key, row in rows.items() if key != id_}
+
+
+def test_what_was_put_aside_of_others_stays(lake: Lake) -> None:
+    """An address that is part of another one is another one, and so is a longer id."""
+    merge(lake, PROFILES, [batch([(ADA, 0.0, MAIL, 0)])])
+    others = (f'{{"id":"{ADA}7"}}'.encode(), f'{{"email":"x{MAIL}"}}'.encode())
+    put_aside(lake, *others, ADA.encode())
+    assert list(erased(lake).erasure.quarantine.values()) == [1]
+    assert traces(lake.root, [f"x{MAIL}"])
+
+
+def test_rows_about_others_are_named_and_stay(lake: Lake) -> None:
+    """A row of somebody else that holds the address is not removed, and the verdict says so."""
+    merge(lake, PROFILES, [batch([(ADA, 0.0, MAIL, 0), ("k0000020", 1.0, f"cc {MAIL}", 0)])])
+    done = erased(lake)
+    assert not done.is_complete
+    assert any(line.startswith("profiles: rows about others") for line in done.remains)
+    assert any("in note" in line for line in done.remains)
+    assert set(notes_of(lake, "profiles")) == {"k0000020"}
+    assert MAIL.lower() not in "\n".join(done.told()).lower()
+    assert done.receipt is not None
+    assert json.loads(done.receipt.read_bytes())["remains"] == list(done.remains)
+
+
+def test_a_table_without_people_is_looked_through_too(lake: Lake) -> None:
+    """A table that no profile's id leads to names Ada in its older version alone: that goes."""
+    replace(lake, TAGS, [batch([("t1", 0.0, f"of {ADA}", 0)])])
+    replace(lake, TAGS, [batch([("t1", 0.0, "of nobody", 0)])])
+    done = erased(lake)
+    assert done.is_complete
+    assert traces(lake.root, [ADA]) == {}
+    assert len(done.erasure.files) == 1
+
+
+@pytest.mark.parametrize("given", [[ADA], ["k0000040"], [ADA, "k0000040"]])
+def test_a_killed_erasure_of_two_is_ended_by_the_next(lake: Lake, given: list[str]) -> None:
+    """Two were to go, one of them is erased next: both are gone, and one receipt tells of both."""
+    two = ["k0000003", "k0000040"]
+    for table in (EVENTS, PROFILES):
+        merge(lake, table, [numbered(0, 60, note="n")], with_history=True)
+    assert run(erase_two, lake.root, ("c_return", "create_write_transaction", 1)) == -9
+    done = erased(lake, *given)
+    assert traces(lake.root, {*two, *given}) == {}
+    assert done.is_complete
+    assert not list((lake.root / "lake" / "_receipts").glob("*.begun"))
+    lake.check()
+
+
+def test_a_killed_erasure_of_whom_nobody_knows_is_said(lake: Lake) -> None:
+    """Where the rows of the other are gone already, the next erasure cannot end it, and says so."""
+    for table in (EVENTS, PROFILES):
+        merge(lake, table, [numbered(0, 60, note="n")], with_history=True)
+    assert run(erase_two, lake.root, ("call", "finish", 1)) == -9
+    done = erased(lake, ADA)
+    assert not done.is_complete
+    assert any("was killed and is not finished" in line for line in done.told())
+    assert erased(lake, "k0000003", "k0000040").is_complete
+    assert erased(lake, ADA).is_complete
+
+
+def test_files_elsewhere_are_looked_through(lake: Lake, tmp_path: Path) -> None:
+    """An export that is known of, and the state folder, are named where they hold somebody."""
+    merge(lake, PROFILES, [batch([(ADA, 0.0, MAIL, 0)])])
+    export, state = tmp_path / "export.duckdb", tmp_path / "state"
+    with duckdb.connect(str(export)) as database:
+        database.execute("CREATE TABLE people AS SELECT lower(?) AS email, [?] AS ids", [MAIL, ADA])
+    state.mkdir()
+    (state / "facts.json").write_text(json.dumps({"who": "nobody"}))
+    done = erased(lake, beside=(export, state, tmp_path / "gone.duckdb"))
+    assert [line.partition(": ")[0] for line in done.remains] == [str(export)]
+    export.unlink()
+    assert erased(lake, beside=(export, state)).is_complete
+
+
+def test_a_file_that_is_named_for_them_is_not_quoted(lake: Lake) -> None:
+    """A name of a file holds the id: the folder is named, and nothing of the person."""
+    merge(lake, PROFILES, [batch([(ADA, 0.0, MAIL, 0)])])
+    (lake.root / f"{MAIL}.csv").write_text("a,b\n")
+    done = erased(lake)
+    (remains,) = done.remains
+    assert str(lake.root) in remains
+    assert MAIL.lower() not in remains.lower()
+
+
+@pytest.mark.parametrize("table", [PROFILES, EVENTS], ids=lambda each: each.name)
+def test_upkeep_removes_what_kills_leave(lake: Lake, table: Table) -> None:
+    """An ordinary upkeep, after the grace, clears commits without a name and dead sessions."""
+    merge(lake, table, [numbered(20, 5)])
+    assert run(merge_and_die, lake.root, table, 7, room=100, with_history=True) != 0
+    log = lake.root / "lake" / f"{table.name}_history" / "_delta_log"
+    assert list(log.glob("*#*"))
+    lake.maintain(table.name)
+    assert list(log.glob("*#*")), "somebody may be writing it, as far as the grace goes"
+    later = Lake(lake.root, clock=lambda: now() + 2 * lake.grace)
+    later.maintain(table.name)
+    assert not list(log.glob("*#*"))
+    assert not [
+        each for each in (lake.root / "lake").glob("*/_staging/*") if "history" in str(each)
+    ]
