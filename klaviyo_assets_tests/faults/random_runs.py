@@ -3,15 +3,15 @@
 `python -m klaviyo_assets_tests.faults.random_runs --seeds 200` is the long form; the test suite has
 the short one. One seed is one account and one installation: some runs of some streams, of which up
 to two are killed, while one request in twenty meets a fault and time goes by between the runs;
-then a run that lives. What belongs here: rolling the dice and counting. What does not: comparing
-(`judge`).
+then, in some, a full refresh beside a run, and a run that lives. What belongs here: rolling the
+dice and counting. What does not: comparing (`judge`).
 """
 
 import argparse
 import random
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,8 +31,13 @@ OTHERS = tuple(sorted(PATHS.keys() - {"events", "global_exclusions"}))
 no cursor finds those."""
 
 MOST_KILLS = 2
+OVERLAPS = 0.3
+"""Share of seeds in which a full refresh and a run live at the same time."""
+
 TRIES = 3
 """Lives that the last run may take: six faults in a row on one request end one, and rightly."""
+
+WHOLE = {"sync_mode": "full_refresh_overwrite"}
 
 COMMIT_BYTES = 2**18
 """A few hundred events, so that a small sync has several commits to be killed between."""
@@ -73,12 +78,17 @@ class Dice:
     home: Home
     chance: random.Random
     outcome: Outcome
+    moving: str = ""
+    """An event that changes its day, once it was written."""
 
     def roll(self) -> None:
         """Run, kill and go on until a run has lived to its end; then compare."""
         for _ in range(self.chance.randint(0, MOST_KILLS)):
             self.outcome.kills += self.killed(self.begin())
-            judge_part_but_marks(self.home, self.outcome.streams)
+            judge_part_but_marks(self.home, self.outcome.streams, moving=self.moving)
+            self.pass_time()
+        if self.chance.random() < OVERLAPS:
+            self.overlap()
             self.pass_time()
         codes: list[int | None] = []
         while 0 not in codes and len(codes) < TRIES:
@@ -87,9 +97,22 @@ class Dice:
             codes.append(life.code)
         assert 0 in codes, f"the last run failed {TRIES} times"
 
-    def begin(self) -> Life:
-        """Start a run of the seed's streams."""
-        orders = orders_of(self.home, *self.outcome.streams, commit_bytes=COMMIT_BYTES)
+    def overlap(self) -> None:
+        """Let a full refresh of events and a run of all streams live at the same time.
+
+        The refresh may be the later of the two, and then goes on from what the other stored.
+        """
+        refresh = self.begin("events", config=WHOLE)
+        refresh.ended(within=self.chance.uniform(0, 0.5))
+        run = self.begin()
+        assert run.ended(within=300), "a run did not end"
+        assert refresh.ended(within=300), "a refresh did not end"
+        judge_part_but_marks(self.home, self.outcome.streams, moving=self.moving)
+
+    def begin(self, *streams: str, config: Mapping[str, str] | None = None) -> Life:
+        """Start a run of these streams, or of all that the seed has."""
+        wanted = streams or self.outcome.streams
+        orders = orders_of(self.home, *wanted, config=config, commit_bytes=COMMIT_BYTES)
         process = FORKS.Process(target=live_impatiently, args=(orders,))
         process.start()
         return Life(process)
@@ -107,8 +130,16 @@ class Dice:
         return was_alive
 
     def pass_time(self) -> None:
-        """Let up to two days go by in the shop, with their events and people, and a new list."""
+        """Let up to two days go by in the shop, with their events and people, and a new list.
+
+        An event that was written before may come back with the day of now.
+        """
         self.home.shop.move(hours=self.chance.uniform(0, 48))
+        now = self.home.shop.now.isoformat()
+        if self.moving:
+            self.home.shop.mutate(redate_event=self.moving, datetime=now)
+        elif self.chance.random() < 0.5:
+            (self.moving,) = self.home.shop.write_events({"datetime": now})
         if self.chance.random() < 0.5:
             self.home.shop.mutate(create="list", set={"name": f"list {self.chance.random()}"})
 
@@ -124,10 +155,13 @@ class Dice:
         self.outcome.faults = sum(each.fault is not None for each in entries)
 
 
-def judge_part_but_marks(home: Home, streams: Sequence[str]) -> None:
-    """Assert that what a killed run left is sound; Dagster may not have heard of its mark."""
+def judge_part_but_marks(home: Home, streams: Sequence[str], *, moving: str = "") -> None:
+    """Assert that what a killed run left is sound; Dagster may not have heard of its mark.
+
+    `moving` is an event that may lie on two days until the end of the run that brings the second.
+    """
     for stream in streams:
-        stored = stored_ids(home, stream)
+        stored = [each for each in stored_ids(home, stream) if each != moving]
         assert len(stored) == len(set(stored)), stream
         assert set(stored) <= home.shop.truth(stream), stream
 
