@@ -5,15 +5,15 @@ Sources: https://developers.klaviyo.com/en/reference/get_mapped_metrics and get_
 revision 2026-07-15.
 """
 
+import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import TypeVar
-
-import msgspec
+from typing import cast
 
 from klaviyo_assets.api.client import Client
 from klaviyo_assets.api.exchange import Answer, Request
 from klaviyo_assets.api.ledger import Ledger
+from klaviyo_assets.api.refusals import member
 from klaviyo_assets.errors import BrokenBodyError, PermanentError, RefusedStreamError
 from klaviyo_assets.model.tiers import Budget, S
 from klaviyo_assets.sync.reports.metrics import TABLE, Metric
@@ -26,43 +26,6 @@ REVENUE = "revenue"
 A_DAY = timedelta(days=1)
 
 MAPPED, CUSTOM = "/api/mapped-metrics", "/api/custom-metrics"
-
-_Shape = TypeVar("_Shape", bound=msgspec.Struct)
-
-
-class _Identifier(msgspec.Struct):
-    id: str
-
-
-class _Related(msgspec.Struct):
-    data: _Identifier | None = None
-
-
-class _Relationships(msgspec.Struct, rename="kebab"):
-    metric: _Related | None = None
-    custom_metric: _Related | None = None
-
-
-class _Mapped(msgspec.Struct):
-    id: str
-    relationships: _Relationships = msgspec.field(default_factory=_Relationships)
-
-
-class _Answer(msgspec.Struct):
-    data: list[_Mapped]
-
-
-class _CustomAttributes(msgspec.Struct):
-    name: str | None = None
-
-
-class _Custom(msgspec.Struct):
-    id: str
-    attributes: _CustomAttributes = msgspec.field(default_factory=_CustomAttributes)
-
-
-class _CustomAnswer(msgspec.Struct):
-    data: list[_Custom]
 
 
 def revenue_now(client: Client, ledger: Ledger, base_url: str, *, now: datetime) -> str | None:
@@ -109,7 +72,7 @@ def custom_metrics(client: Client, base_url: str) -> Sequence[Metric] | None:
         found = client.read(_request(base_url, CUSTOM), _customs_in, stream=TABLE)
     except (RefusedStreamError, PermanentError):
         return None
-    return [Metric(id=each.id, name=each.attributes.name, is_of_shop=False) for each in found]
+    return found
 
 
 def _request(base_url: str, path: str, query: str = "") -> Request:
@@ -122,23 +85,41 @@ def _request(base_url: str, path: str, query: str = "") -> Request:
 
 
 def _revenue_in(answer: Answer) -> str | None:
-    for each in _decoded(answer, MAPPED, _Answer).data:
-        if each.id != REVENUE:
+    for each in _records(answer, MAPPED):
+        if member(each, "id") != REVENUE:
             continue
-        for related in (each.relationships.metric, each.relationships.custom_metric):
-            if related is not None and related.data is not None:
-                return related.data.id
+        for name in ("metric", "custom-metric"):
+            related = member(member(each, "relationships"), name)
+            if isinstance(found := member(member(related, "data"), "id"), str):
+                return found
     return None
 
 
-def _customs_in(answer: Answer) -> list[_Custom]:
-    return _decoded(answer, CUSTOM, _CustomAnswer).data
+def _customs_in(answer: Answer) -> list[Metric]:
+    """Return the metrics with an id; one whose name is no text has none."""
+    named = [
+        (member(each, "id"), member(member(each, "attributes"), "name"))
+        for each in _records(answer, CUSTOM)
+    ]
+    return [
+        Metric(id=each, name=name if isinstance(name, str) else None, is_of_shop=False)
+        for each, name in named
+        if isinstance(each, str)
+    ]
 
 
-def _decoded(answer: Answer, path: str, shape: type[_Shape]) -> _Shape:
+def _records(answer: Answer, path: str) -> list[object]:
+    """Return the records of an answer, read leniently: what is odd in one of them hides no other.
+
+    Raises:
+        BrokenBodyError: it is no answer of Klaviyo's.
+    """
+    text, _ = mended(opened(answer.body, TABLE))
+    refuse_no_answer(text, stream=TABLE, is_paged=True)
     try:
-        text, _ = mended(opened(answer.body, TABLE))
-        refuse_no_answer(text, stream=TABLE, is_paged=True)
-        return msgspec.json.decode(text, type=shape)
-    except msgspec.DecodeError:
-        raise BrokenBodyError(f"the answer to GET {path} has not the documented shape") from None
+        records = member(json.loads(text), "data")
+    except (ValueError, RecursionError):
+        records = None
+    if not isinstance(records, list):
+        raise BrokenBodyError(f"the answer to GET {path} has not the documented shape")
+    return cast("list[object]", records)
