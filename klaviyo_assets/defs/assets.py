@@ -6,6 +6,7 @@ What belongs here: what an asset looks like and how its body begins. What does n
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -25,6 +26,7 @@ from klaviyo_assets.defs.lateness import unread_late_events
 from klaviyo_assets.defs.metadata import asset_key, asset_tags, definition_metadata, sync_metadata
 from klaviyo_assets.defs.resources import Connection, KlaviyoResource, LakeResource
 from klaviyo_assets.defs.same_lake import refuse_other_lake
+from klaviyo_assets.defs.selections import with_own_keys
 from klaviyo_assets.defs.syncing import Syncing
 from klaviyo_assets.errors import (
     CorruptFileError,
@@ -123,7 +125,7 @@ def _begun(
 ) -> Syncing | None:
     """Return the sync, its first answer there; None where the key may not read the stream."""
     try:
-        with as_failures(stream.name, may_skip=True):
+        with as_failures(stream.name, may_skip=True, worded=partial(with_own_keys, context)):
             return _begin(context, stream, klaviyo=klaviyo, lake=lake)
     except RefusedStreamError as error:
         skip(context, stream, error, lake=lake)
@@ -155,7 +157,10 @@ def _syncing(
     connection: Connection,
     store: Lake,
 ) -> Syncing:
-    say = context.log.warning
+
+    def say(text: str) -> None:
+        context.log.warning("%s", with_own_keys(context, text))
+
     desk = Desk(
         client=connection.client,
         lake=store,
@@ -293,7 +298,7 @@ def _joined(stream: Stream) -> dg.AssetsDefinition:
         config_schema=config_schema(stream),
     )
     def joined(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult[Any]:
-        with as_failures(stream.name):
+        with as_failures(stream.name, worded=partial(with_own_keys, context)):
             return _view(context, stream, _order(context, stream), lake=lake)
 
     return joined

@@ -6,7 +6,7 @@ an exception that is not a `Failure` would be retried whatever it is.
 Source: https://docs.dagster.io/guides/build/ops/op-retries
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import dagster as dg
@@ -45,8 +45,12 @@ class CancelledError(dg.DagsterExecutionInterruptedError, dg.DagsterError):
 
 
 @contextmanager
-def as_failures(stream: str, *, may_skip: bool = False) -> Generator[None]:
+def as_failures(
+    stream: str, *, may_skip: bool = False, worded: Callable[[str], str] = str
+) -> Generator[None]:
     """Raise what happens inside as Dagster failures that name the stream.
+
+    `worded` has the last word on the text of an error of ours.
 
     Raises:
         dg.Failure: for any exception.
@@ -62,6 +66,7 @@ def as_failures(stream: str, *, may_skip: bool = False) -> Generator[None]:
             raise
         error.stream = error.stream or stream
         redact_causes(error)
+        error.message = worded(error.message)
         raise failure_of(error) from error
     except Exception as error:
         redact_causes(error)

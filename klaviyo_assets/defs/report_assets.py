@@ -9,6 +9,7 @@ partitions that are stored and returns none: exactly they count.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -31,6 +32,7 @@ from klaviyo_assets.defs.report_events import ReportEvents
 from klaviyo_assets.defs.report_history import days_of, delivered_at, siblings
 from klaviyo_assets.defs.resources import Connection, KlaviyoResource, LakeResource
 from klaviyo_assets.defs.same_lake import refuse_other_lake
+from klaviyo_assets.defs.selections import with_own_keys
 from klaviyo_assets.errors import QuotaError, RefusedStreamError
 from klaviyo_assets.model.report import Cell, Report
 from klaviyo_assets.model.settings import Settings
@@ -106,7 +108,7 @@ def _report(
 ) -> ReportEvents | None:
     """Fetch the run's partitions; return their events, or None where not all of them are stored."""
     try:
-        with as_failures(stream.name, may_skip=True):
+        with as_failures(stream.name, may_skip=True, worded=partial(with_own_keys, context)):
             # Who orders it does so once: the retry of a run counts with what the run has found.
             is_retry = context.op_execution_context.retry_number > 0
             ask_refused = asks_refused(stream, given_config(context)) and not is_retry

@@ -5,6 +5,7 @@ does not: what is done with it (`automation`, sensors). A key is never taken fro
 Dagster's `asset_key_replacements` gives an asset another one, and everything else of ours follows.
 """
 
+import re
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -12,6 +13,10 @@ import dagster as dg
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
 from klaviyo_assets.defs.metadata import STREAM_TAG, asset_key
+from klaviyo_assets.streams import STREAMS
+
+_NAMED = re.compile(r"(?<![\w/])klaviyo/([a-z_]+)\b")
+"""How the texts of rooms that know no asset name one."""
 
 
 def assets_of(*streams: str) -> dg.AssetSelection:
@@ -48,6 +53,23 @@ class ChecksByName(dg.AssetSelection):
             for key in asset_graph.asset_check_keys
             if key.asset_key in ours and key.name in self._names
         }
+
+
+def with_own_keys(context: dg.AssetExecutionContext, text: str) -> str:
+    """Return a text that names assets as `build_defs` does, with the keys that they have here.
+
+    An asset that the run's job does not hold keeps the name that `build_defs` gives it.
+    """
+    if not any(each.group(1) in STREAMS for each in _NAMED.finditer(text)):
+        return text
+    nodes = context.job_def.asset_layer.asset_graph.asset_nodes
+    keys = {node.tags[STREAM_TAG]: node.key for node in nodes if STREAM_TAG in node.tags}
+
+    def own(named: re.Match[str]) -> str:
+        key = keys.get(named.group(1))
+        return named.group() if key is None else key.to_user_string()
+
+    return _NAMED.sub(own, text)
 
 
 def key_in(

@@ -117,6 +117,16 @@ def test_a_mark_without_a_materialization_is_kept_under_the_new_key(
     assert sorted(home.ids("events")) == sorted(home.shop.truth("events"))
 
 
+def test_errors_name_renamed_assets_by_their_own_keys(home: Home, rename: Rename) -> None:
+    """What is to be materialized first is named as the page shows it, not as it was once called."""
+    home.rename = rename
+    run = launch(home, "lists_detailed")
+    assert f"materialize {home.key('lists').to_user_string()} first" in str(run.failed)
+    run = launch(home, "events_detailed")
+    assert f"materialize {home.key('events').to_user_string()} first" in str(run.failed)
+    assert "klaviyo/events" not in str(run.failed).replace(home.key("events").to_user_string(), "")
+
+
 def test_a_renamed_stream_without_its_scope_is_skipped(start: StartHome, rename: Rename) -> None:
     """The run is green; the observation that names the scope is about the new key."""
     home = start(keys=(Key(value="pk_" + "a" * 40, scopes=frozenset({"accounts:read"})),))
