@@ -183,7 +183,7 @@ def test_f84_paging_that_gets_nowhere_is_stopped(start: StartHome, stream: str, 
 @pytest.mark.parametrize("sort", ["-updated", "id"])
 def test_f76_pages_out_of_order_are_read_whole(start: StartHome, sort: str) -> None:
     """Profiles come in another order than was asked for, to several readers: none is lost."""
-    home = start(profiles=2_000, events=0)
+    home = start(profiles=3_000, events=0, latency_ms=120)
     with home.shop.faulty("unsorted", match={"path": PROFILES}, sort=sort):
         run = home.sync("profiles")
     assert run.success

@@ -104,6 +104,8 @@ RECOVERABLE = (
     "short_body",
     "truncated_json",
     "bad_gzip",
+    "bare_page",
+    "errors_beside",
     "empty_page",
     "duplicates",
     "chunks",

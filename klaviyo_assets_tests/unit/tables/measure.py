@@ -104,7 +104,13 @@ def main() -> None:
             "links": {"self": "https://a.klaviyo.com/api/events", "next": None},
         },
     )
-    measure(STREAMS["profiles"], {"data": [profile(each) for each in range(100)]})
+    measure(
+        STREAMS["profiles"],
+        {
+            "data": [profile(each) for each in range(100)],
+            "links": {"self": "https://a.klaviyo.com/api/profiles", "next": None},
+        },
+    )
 
 
 if __name__ == "__main__":
