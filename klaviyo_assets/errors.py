@@ -24,7 +24,8 @@
     │   ├── ServerError            5xx, 408, a proxy's page
     │   ├── ReportFailedError      a report failed too often of late: it is asked again later
     │   ├── ConnectionLostError    no answer, or half of one
-    │   └── BrokenBodyError        an answer that is not the JSON it claims to be
+    │   ├── BrokenBodyError        an answer that is not the JSON it claims to be
+    │   └── LargeBodyError         an answer larger than KLAVIYO_MAX_BODY_MIB
     ├── StoppedError           nobody acts: the run was cancelled
     ├── PermanentError         the developer acts: the request is wrong
     │   ├── RequestError           400 and other 4xx
@@ -179,6 +180,10 @@ class ConnectionLostError(TransientError):
 
 class BrokenBodyError(TransientError):
     """The answer is not what its headers say: cut, not JSON, or bad compression."""
+
+
+class LargeBodyError(TransientError):
+    """The answer is larger than this machine is to hold, packed or not; a smaller page may do."""
 
 
 class StoppedError(KlaviyoAssetsError):

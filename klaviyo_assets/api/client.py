@@ -15,6 +15,7 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import partial
 from http.client import HTTPException
 from time import monotonic
@@ -24,9 +25,9 @@ from urllib.parse import urlsplit
 from urllib3 import HTTPConnectionPool, PoolManager, ProxyManager, Timeout
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
-from urllib3.response import HTTPResponse
+from urllib3.response import BaseHTTPResponse, HTTPResponse
 
-from klaviyo_assets.api.answers import judged
+from klaviyo_assets.api.answers import MIB, judged
 from klaviyo_assets.api.clock import Clocks
 from klaviyo_assets.api.counters import Counters, Tally
 from klaviyo_assets.api.exchange import Answer, Request
@@ -45,6 +46,9 @@ CONNECTIONS = 20
 """Threads that may read at once: they keep the largest tier busy at 340 ms a page."""
 
 Result = TypeVar("Result")
+
+Smaller = Callable[[Request, KlaviyoAssetsError, int], Request]
+"""What to ask for after a failure, given how many there were."""
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +79,7 @@ class Client:
     """Reads from one server with one key, by up to `CONNECTIONS` threads; it has no other state.
 
     `timeout_seconds` is for a whole answer, from the first byte sent to the last one received;
-    `max_waiting` bounds what one request waits in all because of 429s, in seconds. `clocks` dates
+    `max_body_mib` bounds its body, packed or not; `max_waiting` bounds what one request waits in all because of 429s, in seconds. `clocks` dates
     the answers. `sleep`, `clock` (monotonic seconds) and `chance` stand for time and for luck in
     tests.
     """
@@ -90,6 +94,7 @@ class Client:
         clocks: Clocks | None = None,
         timeout_seconds: float = 60.0,
         max_waiting: float = Policy().waiting_seconds,
+        max_body_mib: int = 256,
         sleep: Callable[[float], None] | None = None,
         clock: Callable[[], float] = monotonic,
         chance: Callable[[], float] = random.random,
@@ -101,6 +106,7 @@ class Client:
         self.clocks = clocks if clocks is not None else Clocks()
         self.timeout = Timeout(min(CONNECT_SECONDS, timeout_seconds), timeout_seconds)
         self.timeout_seconds = timeout_seconds
+        self.max_body_bytes = max_body_mib * MIB
         self.policy = Policy(waiting_seconds=max_waiting)
         self.switch = Switch()
         self.sleep = sleep or self.switch.wait
@@ -118,18 +124,20 @@ class Client:
         """Return what was done so far."""
         return self.tally.counters
 
-    def read(
+    def read(  # noqa: PLR0913 - how to try again, all by name
         self,
         request: Request,
         reader: Callable[[Answer], Result],
         *,
         stream: str,
         policy: Policy | None = None,
+        smaller: Smaller | None = None,
         failed: Callable[[KlaviyoAssetsError], None] | None = None,
     ) -> Result:
         """Return what `reader` makes of the answer, waiting and trying again where that helps.
 
         A `BrokenBodyError` of the reader counts as a broken body: the page is asked for again.
+        `smaller` says what to ask for then, after each failure and by their number so far.
         `policy` is how patient to be with this request, the client's own without it; `failed` takes
         the error of each try that failed, before the next one.
 
@@ -159,6 +167,8 @@ class Client:
             tries = outcome.tries
             log.info("%s Next try in %.1f s.", failure, outcome.seconds)
             self.before_retry(request, failure, outcome.seconds)
+            if smaller is not None:
+                request = smaller(request, failure, tries.failures)
 
     def attempt(self, request: Request, reader: Callable[[Answer], Result], stream: str) -> Result:
         """Wait for the budget, ask once, and read; raise what the answer or its lack means."""
@@ -222,7 +232,7 @@ class Client:
                 was_sent=was_sent,
             )
         self.tally.add(received_bytes=len(outcome.body))
-        return judged(outcome, request, stream)
+        return judged(outcome, request, stream, most_bytes=self.max_body_bytes)
 
     def outcome(self, request: Request, line: Line) -> Answer | Exception:
         """Return the answer as it came over the wire, or what went wrong on it."""
@@ -240,14 +250,32 @@ class Client:
                 preload_content=False,
                 decode_content=False,
             )
-            body = response.read()
+            body = body_of(response, self.max_body_bytes)
         except (HTTPError, HTTPException, OSError) as error:
             return error
         finally:
             LINE.reset(token)
         told = {name.lower(): value for name, value in response.headers.items()}
         at = self.clocks.earlier(server_time(told), asked_at=asked_at)
-        return Answer(response.status, told, body, at)
+        answer = Answer(response.status, told, body or b"", at)
+        return answer if body is not None else replace(answer, is_too_large=True)
+
+
+def body_of(response: BaseHTTPResponse, most_bytes: int) -> bytes | None:
+    """Return the body as it came over the wire; None, and the line cut, where it is larger.
+
+    Raises:
+        HTTPError, HTTPException, OSError: the rest did not come.
+    """
+    length = response.length_remaining
+    if length is not None and length <= most_bytes:
+        return response.read()
+    body = b"" if length is not None else response.read(most_bytes + 1)
+    if length is None and len(body) <= most_bytes:
+        return body
+    # What is still to come must not be taken for the next answer.
+    response.close()
+    return None
 
 
 def addresses_of(host: str) -> list[str]:

@@ -38,9 +38,11 @@ class Answer:
     """One answer: names of headers in lower case, and the body unpacked.
 
     `at` is when it was given, UTC, by the earlier of Klaviyo's clock and this machine's.
+    `is_too_large` tells that the body was refused while it came in, and `body` is empty.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
     at: datetime
+    is_too_large: bool = False

@@ -34,10 +34,13 @@ __all__ = [
     "detail_request",
     "error_for",
     "first_request",
+    "has_cursor",
     "headers",
     "included_in",
     "next_request",
+    "page_size_of",
     "server_time",
+    "with_page_size",
     "without_included",
 ]
 
@@ -205,6 +208,30 @@ def next_request(request: Request, link: str | None, *, seen: set[str]) -> Reque
             "tell Klaviyo's support if it stays so."
         )
     return replace(request, url=url)
+
+
+CURSOR = re.compile(r"(?i)(?<=[?&])page(?:%5B|\[)cursor(?:%5D|\])=")
+PAGE_SIZE = re.compile(r"(?i)(?<=[?&])(page(?:%5B|\[)size(?:%5D|\]))=([0-9]+)(?=&|$)")
+
+
+def page_size_of(request: Request) -> int | None:
+    """Return how many records a page is asked for; None where that is Klaviyo's to choose."""
+    found = PAGE_SIZE.search(request.url)
+    return None if found is None else int(found[2])
+
+
+def has_cursor(request: Request) -> bool:
+    """Return whether a request is for a page behind the first."""
+    return CURSOR.search(request.url) is not None
+
+
+def with_page_size(request: Request, size: int) -> Request:
+    """Return the request for so many records a page; next links carry a size as first pages do.
+
+    Unverified for next links: cursors name the last record alone, and the document lists both
+    parameters side by side. Should one be refused, it is a lost cursor, and the slice starts again.
+    """
+    return replace(request, url=PAGE_SIZE.sub(rf"\g<1>={size}", request.url, count=1))
 
 
 def split_link(request: Request, link: str) -> SplitResult:

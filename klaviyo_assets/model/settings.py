@@ -22,6 +22,9 @@ MOST_DAYS = 36_500
 MOST_DIGITS = len(str(MOST_DAYS))
 """A century: more than any account has, and no date runs out of years."""
 
+MOST_BODY_MIB = 2047
+"""Arrow holds no more text than that in one column of a page."""
+
 LARGEST_SCALE = 1e9
 """No sandbox needs more, and the limits stay exact integers."""
 
@@ -89,6 +92,8 @@ class Settings:
     shrink_limit: float = 0.33
     rate_limit_share: float = 0.9
     rate_limit_scale: float = 1.0
+    max_body_mib: int = 256
+    """A larger answer is refused while it comes in."""
     automation: str = OFF
 
     def __post_init__(self) -> None:
@@ -248,6 +253,12 @@ def _requests(raw: str) -> int:
     return int(raw)
 
 
+def _body_mib(raw: str) -> int:
+    if re.fullmatch("[0-9]{1,4}", raw) is None or not 1 <= int(raw) <= MOST_BODY_MIB:
+        raise ValueError(f"a whole number of MiB is wanted, from 1 to {MOST_BODY_MIB}")
+    return int(raw)
+
+
 def _ids(raw: str) -> tuple[str, ...]:
     return _several(raw, r"[A-Za-z0-9_-]{1,64}", "metric ids are wanted, letters and digits")
 
@@ -357,5 +368,6 @@ _PARSERS: Mapping[str, Callable[[str], object]] = {
     "shrink_limit": _part,
     "rate_limit_share": _share,
     "rate_limit_scale": _scale,
+    "max_body_mib": _body_mib,
     "automation": _automation,
 }

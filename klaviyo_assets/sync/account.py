@@ -71,7 +71,12 @@ def asking_with(
     name = key_hash(f"{base_url} {key}")
     ledger = ledger_of(settings, account or stand_in(name))
     client = Client(
-        base_url=base_url, key=key, revision=settings.revision, ledger=ledger, clocks=clocks
+        base_url=base_url,
+        key=key,
+        revision=settings.revision,
+        ledger=ledger,
+        max_body_mib=settings.max_body_mib,
+        clocks=clocks,
     )
     return Asking(accounts=accounts, client=client, ledger=ledger, base_url=base_url, key_name=name)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from klaviyo_assets.api.client import Answer, Client
+from klaviyo_assets.api.page_size import PageSize
 from klaviyo_assets.api.protocol import Request
 from klaviyo_assets.errors import RequestError, ServerError, SettingError
 from klaviyo_assets.lake import Lake
@@ -39,18 +40,22 @@ def ask_of(
     stream: Stream, decoder: PageDecoder, *, desk: Desk, fields: tuple[str, ...] | None = None
 ) -> Ask:
     """Return what the walks of a sync of the stream ask with; `fields`: only these attributes."""
-    turn = Turn()
+    turn, source = Turn(), stream.source
+    size = PageSize(source.page_size if isinstance(source, Collection) else None)
     return Ask(
         stream=stream,
         base_url=desk.settings.base_url,
         left_out=desk.settings.left_out,
-        read=page_reader(stream, decoder, desk=desk, turn=turn),
+        read=page_reader(stream, decoder, desk=desk, turn=turn, page_size=size),
         turn=turn,
+        page_size=size,
         fields=fields,
     )
 
 
-def page_reader(stream: Stream, decoder: PageDecoder, *, desk: Desk, turn: Turn) -> PageReader:
+def page_reader(
+    stream: Stream, decoder: PageDecoder, *, desk: Desk, turn: Turn, page_size: PageSize
+) -> PageReader:
     """Return what sends a request and decodes its page, with when it was answered.
 
     One page is decoded at a time: threads do not speed it up, but each would hold a page thrice.
@@ -61,11 +66,15 @@ def page_reader(stream: Stream, decoder: PageDecoder, *, desk: Desk, turn: Turn)
         def decode(answer: Answer) -> tuple[Page, datetime]:
             with turn:
                 page = decoder.decode(answer.body, synced_at=answer.at, slice_=slice_)
+            page_size.note(records=page.records, size=len(answer.body))
             return page, answer.at
 
         try:
             return includes.read(
-                request, lambda sent: desk.client.read(sent, decode, stream=stream.name)
+                request,
+                lambda sent: desk.client.read(
+                    page_size.fitted(sent), decode, stream=stream.name, smaller=page_size.smaller
+                ),
             )
         except RequestError as error:
             if slice_.name not in desk.settings.event_metric_ids:

@@ -183,7 +183,7 @@ class WindowScheduler:
     def finish(self, walk: Walk) -> bool:
         """Take in that the walk is at its end; return whether all of its slice has been read."""
         reading = self._readings.pop(walk)
-        reading.family.last_pages += 1 + walk.pages - walk.requests
+        reading.family.last_pages += walk.last_page
         self._unread[walk.slice.name] -= 1
         self._read_again(walk, reading.family)
         return not self._unread[walk.slice.name] and walk.slice.name not in self._given_up

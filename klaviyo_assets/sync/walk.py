@@ -13,6 +13,7 @@ from threading import Lock
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from klaviyo_assets.api.page_size import PageSize
 from klaviyo_assets.api.protocol import Request, first_request, next_request
 from klaviyo_assets.errors import CursorLostError
 from klaviyo_assets.model.stream import Collection, Slice, Stream
@@ -43,6 +44,7 @@ class Ask:
     """The only attributes wanted; None: all."""
     turn: Turn = field(default_factory=Turn)
     """What a page waits for before it is decoded."""
+    page_size: PageSize = field(default_factory=PageSize)
 
 
 @dataclass(slots=True, eq=False)
@@ -123,6 +125,8 @@ class Walk:
         self._density = Density(since=window.start if horizon is not None else None)
         self.is_at_end = False
         """Whether its last page has come."""
+        self.last_page = 0.0
+        """How full the page is that came last."""
         self._horizon = horizon
         self._is_in_order = True
         self.origin = origin or Origin(window, is_disordered=not ask.stream.comes_in_order)
@@ -148,9 +152,10 @@ class Walk:
             try:
                 page, at = self._ask.read(request, self.slice)
             except CursorLostError:
-                if has_restarted:
+                is_of_size = self._ask.page_size.is_refused(request)
+                if has_restarted and not is_of_size:
                     raise
-                has_restarted = True
+                has_restarted |= not is_of_size
                 seen.clear()
                 request = self._first(self._restart())
                 continue
@@ -252,8 +257,9 @@ class Walk:
             if not (self.origin.is_disordered and self._is_whole):
                 is_cut = self.origin.is_disordered or batch.num_rows < page.batch.num_rows
                 is_last = is_last or is_cut
-            self._move(page, share=self._share(page, batch) if is_last else 1.0)
-            self.is_at_end = is_last
+            share = self._share(page, batch, is_last=is_last)
+            self._move(page, share=share)
+            self.is_at_end, self.last_page = is_last, share
             self.origin.is_read_whole |= is_end_of_whole
             piece = Piece(
                 slice=self.slice,
@@ -301,10 +307,13 @@ class Walk:
             return page.batch
         return page.batch.filter(pc.less(page.batch[cursor.column], moment(self._end)))
 
-    def _share(self, page: Page, batch: pa.RecordBatch) -> float:
-        """Return how full the window's last page is with rows of its own."""
+    def _share(self, page: Page, batch: pa.RecordBatch, *, is_last: bool) -> float:
+        """Return how full a page is; the window's last one with rows of its own."""
         source = self._ask.stream.source
         size = source.page_size if isinstance(source, Collection) else None
+        if not is_last:
+            is_cut = size is not None and self._ask.page_size.is_smaller
+            return min(1.0, page.records / size) if is_cut and size else 1.0
         return batch.num_rows / max(page.batch.num_rows, size or 1)
 
     def _move(self, page: Page, *, share: float) -> None:

@@ -8,5 +8,6 @@ Options, all with defaults: `throttle` retry_after (text, null, "http-date"); `e
 url; `next_host` origin; `duplicates` count; lies: count (of the records that stay); `unsorted` sort
 (the order answered in); `page_factor` factor; records: at (index or indices), count, field, value;
 `slow`, `bandwidth` bytes_per_second; `hang`, `close`, `latency` seconds; `chunks`, `broken_chunks`
-size; `date` seconds (how far the header is ahead) or text; `mutate` mutations (as for `/__mutate`).
+size; `date` seconds (how far the header is ahead) or text; `huge_string` bytes; `gzip_bomb`,
+`flood` mib; `flood` chunked; `mutate` mutations (as for `/__mutate`).
 """

@@ -73,6 +73,8 @@ WIRE = frozenset(
         "chunks",
         "broken_chunks",
         "date",
+        "gzip_bomb",
+        "flood",
     }
 )
 OTHER = frozenset({"mutate"})
@@ -91,6 +93,8 @@ UNREAD = frozenset(
         "bad_gzip",
         "charset",
         "broken_chunks",
+        "gzip_bomb",
+        "flood",
     }
 )
 RECOVERABLE = (

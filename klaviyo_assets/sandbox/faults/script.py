@@ -7,6 +7,7 @@ import fnmatch
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import parse_qsl
 
 from klaviyo_assets.sandbox.faults.kinds import KINDS, RECOVERABLE
 from klaviyo_assets.sandbox.json_types import Json, JsonObject, as_list, as_object
@@ -43,20 +44,31 @@ class Match:
     first: int = 1
     last: int | None = None
     every: int = 1
+    size_above: int | None = None
 
     def sees(self, asked: Request) -> bool:
-        """Whether the rule counts this request; `path` may hold `*`, the others are parts."""
+        """Whether the rule counts this request; `path` may hold `*`, the others are parts.
+
+        `size_above` leaves out requests for pages of no more records than that.
+        """
         return (
             fnmatch.fnmatchcase(asked.path, self.path)
             and self.method in {None, asked.method}
             and self.query in asked.query
             and self.body.encode() in asked.body
+            and (self.size_above is None or page_size(asked) > self.size_above)
         )
 
     def fires(self, count: int) -> bool:
         """Whether the rule fires on its count-th request."""
         inside = self.first <= count and (self.last is None or count <= self.last)
         return inside and (count - self.first) % self.every == 0
+
+
+def page_size(asked: Request) -> int:
+    """The page size that a request names; 0 where it names none."""
+    text = dict(parse_qsl(asked.query)).get("page[size]", "")
+    return int(text) if text.isdigit() else 0
 
 
 class Rule:
@@ -162,7 +174,7 @@ def rule_of(wish: JsonObject) -> Rule:
         raise ValueError(f"unknown fault kind {kind!r}; there are {', '.join(sorted(KINDS))}")
     nth = match.get("nth")
     first, last = match.get("from", nth), match.get("to", nth)
-    every = match.get("every")
+    every, above = match.get("every"), match.get("size_above")
     if every is not None and first is None:
         first = every
     method = match.get("method")
@@ -175,6 +187,7 @@ def rule_of(wish: JsonObject) -> Rule:
             first=int(str(first or 1)),
             last=None if last is None else int(str(last)),
             every=int(str(every or 1)),
+            size_above=None if above is None else int(str(above)),
         ),
         Fault(kind, fault),
     )

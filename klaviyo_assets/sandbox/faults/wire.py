@@ -3,12 +3,15 @@
 A plan is made of the reply here; the socket work is in `server`.
 """
 
+import gzip
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from klaviyo_assets.sandbox.faults.script import Fault
 
 _HANG_SECONDS = 3600.0
+_BLANKS = b" " * 2**20
+_MIB_OF_A_BOMB, _MIB_OF_A_FLOOD = 4096, 2253
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +86,14 @@ def chunked(fault: Fault, body: bytes) -> Plan:
     return Plan(pieces=pieces[: len(pieces) // 2 + 1], chunked=True, terminated=False, end="close")
 
 
+def flooded(fault: Fault, body: bytes) -> Plan:
+    """A body with `"mib"` MiB of blanks behind it: of a known length, or in chunks."""
+    pieces = (body, *[_BLANKS] * int(fault.number("mib", _MIB_OF_A_FLOOD)))
+    if fault.options.get("chunked"):
+        return Plan(pieces=pieces, chunked=True, end="close")
+    return Plan(pieces=pieces, declared=sum(map(len, pieces)), end="close")
+
+
 _PLANS: dict[str, Callable[[Fault, bytes], Plan]] = {
     "reset": cut,
     "short_body": cut,
@@ -94,6 +105,7 @@ _PLANS: dict[str, Callable[[Fault, bytes], Plan]] = {
     "bandwidth": trickled,
     "chunks": chunked,
     "broken_chunks": chunked,
+    "flood": flooded,
 }
 
 
@@ -115,5 +127,10 @@ def recoded(fault: Fault, body: bytes) -> tuple[bytes, dict[str, str]]:
             return text, {"content-type": "application/vnd.api+json; charset=utf-8"}
         case "bad_gzip":
             return b"\x1f\x8b\x08\x00" + body[:200], {"content-encoding": "gzip"}
+        case "gzip_bomb":
+            # Blanks behind a page are JSON still; each member is a MiB of them in a kilobyte.
+            member = gzip.compress(_BLANKS, mtime=0)
+            members = member * int(fault.number("mib", _MIB_OF_A_BOMB))
+            return gzip.compress(body, mtime=0) + members, {"content-encoding": "gzip"}
         case _:
             return body, {}
