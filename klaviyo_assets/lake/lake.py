@@ -29,6 +29,7 @@ from klaviyo_assets.lake.identity import (
 )
 from klaviyo_assets.lake.layout import HISTORY, Table, answers_folder, history_of, table_folder
 from klaviyo_assets.lake.log import Snapshot, snapshot
+from klaviyo_assets.lake.quarantine import keep
 from klaviyo_assets.lake.relations import Relation
 from klaviyo_assets.lake.session import Mode, Receipt, Session
 from klaviyo_assets.lake.states import (
@@ -229,6 +230,14 @@ class Lake:
         """Return the metrics that Klaviyo refused for a report."""
         known = self.state(name)
         return {} if known is None else refused_of(known.state)
+
+    def quarantine(self, name: str, records: Iterable[tuple[str, bytes]]) -> int:
+        """Put aside what cannot be stored in a table, with the reason; return how many there were.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        return keep(self.root, name, records)
 
     def answers(self, name: str) -> Answers:
         """Return the answers of a report that were paid for and are kept; touches nothing."""

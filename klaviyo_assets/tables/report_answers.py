@@ -21,9 +21,13 @@ from klaviyo_assets.model.report import Report
 from klaviyo_assets.tables.body import mended, opened
 from klaviyo_assets.tables.coercion import coerced
 from klaviyo_assets.tables.envelope import refuse_no_answer
-from klaviyo_assets.tables.findings import is_null
+from klaviyo_assets.tables.findings import is_null, json_type
+from klaviyo_assets.tables.gathered import Quarantined
 from klaviyo_assets.tables.resources import ABSENT, NOTHING, Links
 from klaviyo_assets.wording import quantity
+
+MOST_PUT_ASIDE, PUT_ASIDE_SHARE, ALL_PUT_ASIDE = 100, 0.01, 10
+"""Results put aside that fail an answer: their number and share, both exceeded, or these at all."""
 
 
 def nothing() -> Mapping[str, bytes]:
@@ -49,18 +53,20 @@ class ReportRow:
 class ReportPage:
     """One page of an answer; where the next one is, if any, by link or by `page_cursor`.
 
-    `days` are those that a series tells of, rows or not; none where it is no series.
+    `days` are those that a series tells of, rows or not; none where it is no series. `put_aside`
+    are results of which nobody can say what message they are of.
     """
 
     days: tuple[date, ...]
     rows: tuple[ReportRow, ...]
     next_link: str | None
     page_cursor: str | None
+    put_aside: tuple[Quarantined, ...] = ()
 
     @property
     def is_empty(self) -> bool:
         """Return whether it tells of no day and of no row: nothing happened on any day."""
-        return not self.days and not self.rows
+        return not self.days and not self.rows and not self.put_aside
 
 
 class _Attributes(msgspec.Struct):
@@ -106,10 +112,9 @@ def read_report(body: bytes, report: Report) -> ReportPage:
         text.decode()
         answer = _answer.decode(text)
         found = answer.data.attributes
-        results = [_members_of(each) for each in found.results]
         days = _days(found.date_times) if report.interval else ()
         reading = _Reading(report, days)
-        rows = tuple(row for parts in results for row in reading.rows(*parts))
+        rows, put_aside = _rows_of(found.results, reading)
         links = _links.decode(answer.links)
         meta = _Meta() if bytes(answer.meta) in NOTHING else _meta.decode(answer.meta)
     except msgspec.ValidationError as problem:
@@ -117,7 +122,13 @@ def read_report(body: bytes, report: Report) -> ReportPage:
         raise MalformedPageError(f"the answer has not the shape of a report: {problem}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BrokenBodyError("the answer is not JSON in UTF-8", stream=report.type) from None
-    return ReportPage(days=days, rows=rows, next_link=links.next, page_cursor=meta.page_cursor)
+    return ReportPage(
+        days=days,
+        rows=rows,
+        next_link=links.next,
+        page_cursor=meta.page_cursor,
+        put_aside=put_aside,
+    )
 
 
 _links = msgspec.json.Decoder(Links)
@@ -129,10 +140,38 @@ Parts = tuple[dict[str, Raw], dict[str, Raw], dict[str, bytes]]
 """Groupings, statistics, and what else a result holds."""
 
 
+class _BrokenResultError(ValueError):
+    """A result that belongs to no message; the text is the reason. It never leaves this file."""
+
+
+def _rows_of(
+    results: Sequence[dict[str, Raw]], reading: "_Reading"
+) -> tuple[tuple[ReportRow, ...], tuple[Quarantined, ...]]:
+    """Return the rows of sound results, and the others as they came.
+
+    Raises:
+        MalformedPageError: the others are many, or all there is: days would be stored as empty.
+    """
+    rows: list[ReportRow] = []
+    put_aside: list[Quarantined] = []
+    for result in results:
+        try:
+            rows += reading.rows(*_members_of(result))
+        except _BrokenResultError as broken:
+            put_aside.append(Quarantined(str(broken), msgspec.json.encode(result)))
+    is_many = len(put_aside) > max(MOST_PUT_ASIDE, len(results) * PUT_ASIDE_SHARE)
+    if is_many or (len(put_aside) == len(results) >= ALL_PUT_ASIDE):
+        raise MalformedPageError(
+            f"{quantity(len(put_aside), 'result')} of {len(results)} cannot be stored: "
+            f"{put_aside[0].reason}"
+        )
+    return tuple(rows), tuple(put_aside)
+
+
 def _members_of(result: dict[str, Raw]) -> Parts:
     for name in ("groupings", "statistics"):
-        if name not in result:
-            raise MalformedPageError(f"a result of the answer has no {name}")
+        if name not in result or json_type(result[name]) != "object":
+            raise _BrokenResultError(f"a result of the answer has no {name}")
     others = {
         name: bytes(raw)
         for name, raw in result.items()
@@ -170,7 +209,7 @@ class _Reading:
         texts = {name: _text(name, raw, extra) for name, raw in groupings.items()}
         for name in self.needed:
             if not texts.get(name):
-                raise MalformedPageError(f"a result of the answer has no {name}")
+                raise _BrokenResultError(f"a result of the answer has no {name}")
         if self.report.interval is None:
             numbers = {name: _number(name, raw, extra) for name, raw in statistics.items()}
             yield ReportRow(day=None, groupings=texts, statistics=numbers, extra=extra)

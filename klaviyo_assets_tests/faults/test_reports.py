@@ -1,5 +1,6 @@
 """F57 to F60, F85 to F87: reports that refuse, cost too much, restate, fall short, or lie."""
 
+import json
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
@@ -23,6 +24,7 @@ from klaviyo_assets_tests.e2e.report_ticks import spend
 from klaviyo_assets_tests.e2e.test_report_answers import DAYS, FLOW, LABELS, answer, three_days
 from klaviyo_assets_tests.e2e.test_reports import NOW, report_home
 from klaviyo_assets_tests.faults.judge import judge_keys
+from klaviyo_assets_tests.faults.test_records import quarantined
 
 BOTH = pytest.mark.parametrize("stream", [FLOWS, CAMPAIGNS])
 
@@ -223,3 +225,28 @@ def test_f86_a_metric_that_the_account_does_not_have_hinders_no_other(start: Sta
         assert done.partitions == {(good, day): 1 for day in days}
         assert compare(home, FLOWS, good, days)
         assert requests(home, FLOWS) == 2
+
+
+def test_a_row_without_a_message_costs_itself_alone(start: StartHome) -> None:
+    """The other rows of its days are stored; it lies in quarantine with its reason, and is said."""
+    home = report_home(start, NOW)
+    metric = metrics_of(home)[0]
+    days = days_between(date(2026, 10, 1), date(2026, 10, 2))
+    flow = {"flow_id": "F1", "send_channel": "email", "flow_name": "W", "flow_message_name": "W 1"}
+    sound = {"groupings": flow | {"flow_message_id": "M1"}, "statistics": {"opens": [1, 1]}}
+    nameless = {"groupings": flow | {"flow_message_id": None}, "statistics": {"opens": [5, 0]}}
+    labels = [f"{day}T00:00:00+00:00" for day in days]
+    attributes = {"date_times": labels, "results": [sound, nameless]}
+    data = {"type": "flow-series-report", "attributes": attributes}
+    links = {"self": f"{home.shop.url}{PATHS[FLOWS]}", "next": None}
+    text = json.dumps({"data": data, "links": links})
+    home.settings["KLAVIYO_REPORT_START_DATE"] = str(days[0])
+    with home.shop.faulty("text_body", match={"path": PATHS[FLOWS]}, text=text):
+        done = fetch(home, FLOWS, (metric, days[0], metric, days[-1]))
+    assert done.run.success, done.run.failed
+    found = home.query("SELECT date, flow_message_id, opens FROM flow_series_reports ORDER BY date")
+    assert found == [(day, "M1", 1) for day in days]
+    assert quarantined(home, FLOWS) == [("a result of the answer has no flow_message_id", nameless)]
+    assert "1 result of metric" in done.run.warnings
+    assert "has no flow_message_id" in done.run.warnings
+    assert requests(home, FLOWS) == 1

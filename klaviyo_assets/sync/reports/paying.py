@@ -30,6 +30,7 @@ from klaviyo_assets.sync.reports.halving import Part
 from klaviyo_assets.sync.reports.units import TimedRow
 from klaviyo_assets.tables.report_answers import ReportPage, ReportRow, read_report
 from klaviyo_assets.tables.report_names import with_one_name
+from klaviyo_assets.wording import quantity
 
 FRESH = timedelta(hours=6)
 """How long an answer serves other runs: as long as the day's requests take, several times over."""
@@ -211,7 +212,21 @@ class Paying:
         except ContractError as error:
             note(error)
             raise
+        self._put_aside(found.page)
         return found, following
+
+    def _put_aside(self, page: ReportPage) -> None:
+        """Keep and tell of results that belong to no message; all others are stored."""
+        if not page.put_aside:
+            return
+        name = self._desk.stream.name
+        self._desk.lake.quarantine(name, [(each.reason, each.record) for each in page.put_aside])
+        reasons = "; ".join(sorted({each.reason for each in page.put_aside}))
+        self._desk.say(
+            f"{name}: {quantity(len(page.put_aside), 'result')} of metric {self._metric_id!a} "
+            f"could not be stored ({reasons}); kept in lake/_quarantine/{name}, and asked for "
+            "again when the days are fetched again"
+        )
 
     def _refuse_missing_days(self, part: Part, page: ReportPage) -> None:
         """Refuse a series that tells of some of the days alone; one of none at all is empty."""

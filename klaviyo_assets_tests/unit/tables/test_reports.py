@@ -178,10 +178,6 @@ def test_f60_a_series_of_another_length_is_refused(opens: object) -> None:
         (body_of().replace(b'"results": []', b'"results": null'), "results"),
         (body_of(result(FLOW, opens=[1]), labels=["yesterday"]), "no time"),
         (body_of(result(FLOW, opens=[1, 2]), labels=labels_of(DAY, DAY)), "two labels of one day"),
-        (body_of({"groupings": FLOW}, labels=[]), "no statistics"),
-        (body_of({"statistics": {}}, labels=[]), "no groupings"),
-        (body_of(result(FLOW | {"flow_id": None}), labels=[]), "no flow_id"),
-        (body_of(result(FLOW | {"flow_message_id": ""}), labels=[]), "no flow_message_id"),
         (body_of("result", labels=[]), "shape"),
         (b'{"data": {"type": "r", "attributes": {}}, "links": {"self": "x"}}', "shape"),
         (b'{"data": [], "links": {"self": "x"}}', "shape"),
@@ -214,6 +210,34 @@ def test_what_is_not_json_may_be_better_next_time(body: bytes) -> None:
     """A cut or foreign body is asked for again, not taken for a report."""
     with pytest.raises(BrokenBodyError):
         read(FLOW_SERIES_REPORTS, body)
+
+
+NAMELESS: dict[str, dict[str, object]] = {
+    "no statistics": {"groupings": FLOW},
+    "no groupings": {"statistics": {}},
+    "no flow_id": result(FLOW | {"flow_id": None}),
+    "no flow_message_id": result(FLOW | {"flow_message_id": ""}),
+}
+"""Results that belong to no message, by what is said of them."""
+
+
+@pytest.mark.parametrize("said", NAMELESS)
+def test_a_result_that_belongs_to_no_message_is_put_aside(said: str) -> None:
+    """It is kept as it came, with the reason; the results beside it are rows."""
+    body = body_of(NAMELESS[said], result(FLOW, opens=[1]), labels=labels_of(DAY))
+    page = read(FLOW_SERIES_REPORTS, body)
+    assert [row.statistics for row in page.rows] == [{"opens": 1}]
+    (aside,) = page.put_aside
+    assert said in aside.reason
+    assert json.loads(aside.record) == NAMELESS[said]
+
+
+@pytest.mark.parametrize(("sound", "broken"), [(0, 10), (300, 101)])
+def test_many_results_without_a_message_fail_the_answer(sound: int, broken: int) -> None:
+    """Ten of ten, or a hundred of a few hundreds: days would be stored with most rows missing."""
+    results = [result(FLOW, opens=[1])] * sound + [NAMELESS["no flow_id"]] * broken
+    with pytest.raises(MalformedPageError, match=f"{broken} results of {len(results)}"):
+        read(FLOW_SERIES_REPORTS, body_of(*results, labels=labels_of(DAY)))
 
 
 def test_an_answer_may_hold_nothing() -> None:
