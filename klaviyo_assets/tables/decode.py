@@ -22,6 +22,7 @@ from klaviyo_assets.tables.envelope import refuse_no_page
 from klaviyo_assets.tables.findings import Findings
 from klaviyo_assets.tables.gathered import Gathered, Quarantined
 from klaviyo_assets.tables.layout import layout_of
+from klaviyo_assets.tables.salvage import salvaged
 from klaviyo_assets.tables.schema import EXTRA
 from klaviyo_assets.tables.screen import Screen
 from klaviyo_assets.tables.structs import FastPath, is_learnable
@@ -32,6 +33,9 @@ __all__ = ["Page", "PageDecoder", "Quarantined"]
 
 LEARNED_AT_MOST = 500
 """Fields that are not declared and yet decoded fast; a page with more takes the slow path."""
+
+
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,15 +116,33 @@ class PageDecoder:
         text = opened(body, self._layout.stream)
         try:
             return self._page(text, synced_at, slice_)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+        except _UNREADABLE as problem:
             whole, changed = mended(text)
             if not changed:
-                raise self._refusal(problem) from None
+                return self._salvaged(whole, problem, synced_at, slice_)
         try:
             page = self._page(whole, synced_at, slice_)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-            raise self._refusal(problem) from None
+        except _UNREADABLE as problem:
+            page = self._salvaged(whole, problem, synced_at, slice_)
         return replace(page, notices=(*page.notices, *changed))
+
+    def _salvaged(
+        self, body: bytes, problem: Exception, synced_at: datetime, slice_: Slice
+    ) -> Page:
+        """Return a page with the records that cannot be read in quarantine."""
+        found = salvaged(body)
+        if found is None:
+            raise self._refusal(problem) from None
+        try:
+            page = self._page(found.body, synced_at, slice_)
+        except _UNREADABLE:
+            raise self._refusal(problem) from None
+        broken = tuple(map(self._screen.quarantined, found.broken))
+        return replace(
+            page,
+            records=page.records + len(broken),
+            quarantined=(*page.quarantined, *broken),
+        )
 
     def _refusal(self, problem: Exception) -> KlaviyoAssetsError:
         stream = self._layout.stream

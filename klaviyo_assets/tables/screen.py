@@ -109,7 +109,7 @@ class Screen:
             return each
         try:
             return Quarantined(each.reason, without_headers(each.record.strip(), inside=False))
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return Quarantined(each.reason, b"{}")
 
 
@@ -252,6 +252,6 @@ def _array(items: list[bytes]) -> bytes:
 def _id_alone(record: bytes) -> bytes:
     try:
         id_ = bytes(_members.decode(record).get("id", Raw()))
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return b"{}"
     return b'{"id":' + id_ + b"}" if re.fullmatch(rb'"[A-Za-z0-9_-]{1,64}"', id_) else b"{}"

@@ -6,6 +6,8 @@ from dataclasses import replace
 import duckdb
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from klaviyo_assets.errors import BrokenBodyError, MalformedPageError
 from klaviyo_assets.model.column import Column, Included, Newest, RelatedIds
@@ -193,9 +195,41 @@ def test_a_byte_order_mark_is_read_over() -> None:
 
 def test_nesting_without_end_is_refused() -> None:
     """A body that would exhaust the stack is an error with a name, not a crash."""
-    deep = "[" * 100_000 + "]" * 100_000
+    deep = b"[" * 100_000 + b"]" * 100_000
     with pytest.raises(MalformedPageError, match="nested"):
-        decoded(THINGS, raw_page(f'{{"id":"a","attributes":{{"free":{deep}}}}}'))
+        decoded(THINGS, b'{"data":[],"links":{"self":"x"},"meta":%s}' % deep)
+
+
+UNREADABLE = {
+    "the record is nested too deep to read": "[" * 100_000 + "]" * 100_000,
+    "the record is not JSON": 'undefined, "b": [1,2,{"c":"}]\\"{"}]',
+}
+
+
+@pytest.mark.parametrize("reason", UNREADABLE)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_record_that_cannot_be_read_at_all_goes_to_quarantine(reason: str, place: int) -> None:
+    """It costs itself and no other; its bytes are kept, and the next page is known."""
+    broken = f'{{"id":"x","attributes":{{"free":{UNREADABLE[reason]}}}}}'
+    sound = [f'{{"id":"{each}","attributes":{{"name":"[{each}]}}, {{"}}}}' for each in "ab"]
+    records = [*sound[:place], broken, *sound[place:]]
+    body = raw_page(*records).replace(b'"self":"x"', b'"self":"x","next":"y"')
+    page = decoded(THINGS, body)
+    assert [row["id"] for row in rows(page)] == ["a", "b"]
+    assert [row["name"] for row in rows(page)] == ["[a]}, {", "[b]}, {"]
+    assert page.records == 3
+    assert page.next_link == "y"
+    (aside,) = page.quarantined
+    assert (aside.reason, aside.record) == (reason, broken.encode())
+
+
+@given(st.integers(0, 10_000))
+def test_no_part_of_a_page_passes_for_a_page(end: int) -> None:
+    """Wherever a page with a broken record is cut, nothing of it is read."""
+    sound = ['{"id":"a","attributes":{"free":["]}",{}]}}', '{"id":"b","attributes":{}}']
+    whole = raw_page(sound[0], '{"id":"x","attributes":{"free":undefined}}', sound[1])
+    with pytest.raises(BrokenBodyError):
+        decoded(THINGS, whole[: end % len(whole)])
 
 
 FREE = [
