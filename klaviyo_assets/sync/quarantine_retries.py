@@ -15,6 +15,9 @@ from klaviyo_assets.model.window import Window, instant
 MOST_TRIES = 8
 """Syncs that ask for a window again: at once, then 1, 2, 4, ... hours later, five days in all."""
 
+FIRST_WAIT = timedelta(hours=1)
+"""After the first try; doubled after each."""
+
 MOST_WINDOWS = 50
 """Windows remembered of one slice; beyond that they become one from the first to the last."""
 
@@ -44,7 +47,7 @@ class QuarantineRetries:
         """Choose the windows that are due, and say when each is next if nothing comes of it."""
         kept = [each for each in self.windows if each.due > now]
         self._asked = [
-            replace(each, tries=each.tries + 1, due=now + timedelta(hours=2**each.tries))
+            replace(each, tries=each.tries + 1, due=now + FIRST_WAIT * 2**each.tries)
             for each in self.windows
             if each.due <= now and each.tries < MOST_TRIES
         ]

@@ -97,6 +97,11 @@ UNREAD = frozenset(
         "flood",
     }
 )
+LENIENT = ("nan_literal", "infinity_literal", "stray_byte", "bare_control")
+"""No JSON to the letter, and read as if it were by most readers."""
+
+TOO_LARGE = ("gzip_bomb", "flood")
+
 RECOVERABLE = (
     "throttle",
     "error",

@@ -1,0 +1,97 @@
+"""Windows with broken records are asked for again, ever more rarely, and in the end left alone."""
+
+from datetime import UTC, datetime, timedelta
+
+from klaviyo_assets.model.settings import Settings
+from klaviyo_assets.model.window import Window
+from klaviyo_assets.streams import STREAMS
+from klaviyo_assets.sync.plan import Known, Order, plan_of
+from klaviyo_assets.sync.progress import Progress, progress_to_json
+from klaviyo_assets.sync.quarantine_retries import (
+    MOST_TRIES,
+    MOST_WINDOWS,
+    QuarantineRetries,
+    retries_from_json,
+    retries_to_json,
+)
+
+NOW = datetime(2026, 11, 1, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+ONE = Window(NOW - 30 * HOUR, NOW - 29 * HOUR)
+OTHER = Window(NOW - 9 * HOUR, NOW - 8 * HOUR)
+
+
+def again(retries: QuarantineRetries, now: datetime) -> tuple[Window, ...]:
+    """Return what a sync that begins at `now` asks for again."""
+    retries.begin(now)
+    return retries.of_slice("*")
+
+
+def test_a_window_is_asked_for_again_until_it_is_whole() -> None:
+    """The next sync asks for it; read without a broken record, it is forgotten."""
+    retries = QuarantineRetries()
+    retries.note("*", ONE, NOW)
+    retries.note("other", OTHER, NOW)
+    assert again(retries, NOW) == (ONE,)
+    retries.finish("*")
+    assert again(retries, NOW + HOUR) == ()
+    assert [each.slice for each in retries.windows] == ["other"]
+
+
+def test_a_window_that_stays_broken_is_asked_for_ever_more_rarely() -> None:
+    """At once, then after 1, 2, 4, ... hours, and eight times in all."""
+    retries = QuarantineRetries()
+    retries.note("*", ONE, NOW)
+    asked: list[int] = []
+    for hour in range(24 * 14):
+        now = NOW + hour * HOUR
+        if again(retries, now):
+            asked.append(hour)
+            retries.note("*", ONE, now)
+        retries.finish("*")
+    assert asked == [0, 1, 3, 7, 15, 31, 63, 127]
+    assert len(asked) == MOST_TRIES
+    assert not retries.windows
+
+
+def test_a_sync_that_is_cut_short_forgets_nothing() -> None:
+    """A window that was asked for and not read to the end stays, also through its JSON."""
+    retries = QuarantineRetries()
+    retries.note("*", ONE, NOW)
+    again(retries, NOW)
+    known = retries_from_json(retries_to_json(retries))
+    assert known.windows == retries.windows
+    assert again(known, NOW) == ()
+    assert again(known, NOW + HOUR) == (ONE,)
+
+
+def test_windows_that_touch_become_one_and_many_become_one() -> None:
+    """What is remembered has a bound."""
+    retries = QuarantineRetries()
+    retries.note("*", ONE, NOW)
+    retries.note("*", Window(ONE.end, NOW - 28 * HOUR), NOW)
+    assert again(retries, NOW) == (Window(ONE.start, NOW - 28 * HOUR),)
+    many = QuarantineRetries()
+    for day in range(MOST_WINDOWS + 1):
+        many.note("*", Window(NOW + day * 24 * HOUR, NOW + (day * 24 + 1) * HOUR), NOW)
+    assert len(many.windows) == 1
+
+
+def test_what_no_version_wrote_is_no_reason_to_stop() -> None:
+    """Rubbish in the commit's state is passed over."""
+    assert not retries_from_json(None).windows
+    assert not retries_from_json("x").windows
+    assert not retries_from_json([{"slice": "*"}, 7, {"due": "x", "start": None}]).windows
+
+
+def test_a_plan_asks_for_the_window_beside_what_is_new() -> None:
+    """The mark stays where it is; the window before it is read once more."""
+    mark = NOW - HOUR
+    progress = Progress(None, {}, ("*",))
+    progress.note("*", Window(None, mark), mark)
+    progress.finish("*")
+    progress.retries.note("*", ONE, NOW)
+    known = Known(metadata_mark=mark, lake_state=progress_to_json(progress))
+    made = plan_of(STREAMS["events"], Order(), known, settings=Settings(), now=NOW)
+    assert [window for _, window in made.windows] == [ONE, Window(mark, None)]
+    assert made.progress.mark == mark
