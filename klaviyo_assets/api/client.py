@@ -79,9 +79,9 @@ class Client:
     """Reads from one server with one key, by up to `CONNECTIONS` threads; it has no other state.
 
     `timeout_seconds` is for a whole answer, from the first byte sent to the last one received;
-    `max_body_mib` bounds its body, packed or not; `max_waiting` bounds what one request waits in all because of 429s, in seconds. `clocks` dates
-    the answers. `sleep`, `clock` (monotonic seconds) and `chance` stand for time and for luck in
-    tests.
+    `max_body_mib` bounds its body, packed or not; `max_waiting` bounds what one request waits in
+    all because of 429s, in seconds. `clocks` dates the answers. `sleep`, `clock` (monotonic
+    seconds) and `chance` stand for time and for luck in tests.
     """
 
     def __init__(  # noqa: PLR0913 - settings, and the seams for tests, all by name
