@@ -9,7 +9,7 @@ from threading import Lock
 
 from klaviyo_assets.api.exchange import Request
 from klaviyo_assets.api.protocol import has_cursor, page_size_of, with_page_size
-from klaviyo_assets.errors import KlaviyoAssetsError, LargeBodyError, RateLimitError, ServerError
+from klaviyo_assets.errors import KlaviyoAssetsError, LargeBodyError, RateLimitError
 
 PAGE_BYTES = 16 * 1024 * 1024
 """Bytes that a page should have at the most: eight times those of a usual page of events."""
@@ -17,10 +17,10 @@ PAGE_BYTES = 16 * 1024 * 1024
 SMALLER_BY = 4
 LARGER_BY = 2
 
-FAILURES_OF_A_SERVER, FAILURES_OF_A_LINE = 2, 3
-"""Failures of a page after which it is asked for in a smaller size.
+FAILURES = 3
+"""Failures of a page after which it is asked for in a smaller size: two are a hiccup.
 
-An error of the server may well mean the size; lines and bodies break by themselves.
+One is enough where the size has failed before.
 """
 
 FIRST_PATIENCE, LONGEST_PATIENCE = 16, 256
@@ -64,12 +64,13 @@ class PageSize:
     def smaller(self, request: Request, error: KlaviyoAssetsError, failures: int) -> Request:
         """Return what to ask for after a failure, the so-manieth of this page."""
         size = page_size_of(request)
-        if self.most is None or size is None or size == 1 or not _is_of_size(error, failures):
+        if self.most is None or size is None or size == 1 or self._keeps(request):
             return request
-        if self._keeps(request):
+        has_failed = self._failed_at is not None and size >= self._failed_at
+        if not _is_of_size(error, FAILURES if has_failed else failures):
             return request
         with self._lock:
-            self._failed_at = size
+            self._failed_at = min(size, self._failed_at or size)
             self._now = min(self._now, max(1, size // SMALLER_BY))
             self._good = 0
         return with_page_size(request, self._now)
@@ -78,18 +79,20 @@ class PageSize:
         """Take in a page that came: its records, and the bytes of its body."""
         if self.most is None or not records:
             return
-        if self._now == self.most and size <= PAGE_BYTES:
+        if self._now == self.most and size <= PAGE_BYTES and self._failed_at is None:
             return
         with self._lock:
             # The heaviest of late counts, a page of light ones halves it.
             self._record_bytes = max(size / records, self._record_bytes / 2)
             self._good += 1
+            if self._failed_at is not None and records >= self._failed_at:
+                self._failed_at = None
             larger = self._now * LARGER_BY
             if self._failed_at is not None and larger >= self._failed_at:
                 if self._good < self._patience:
                     larger = self._now
                 else:
-                    self._failed_at, self._good = None, 0
+                    self._good = 0
                     self._patience = min(self._patience * LARGER_BY, LONGEST_PATIENCE)
             fitting = int(PAGE_BYTES / self._record_bytes)
             self._now = max(1, min(larger, self.most, fitting))
@@ -105,7 +108,5 @@ def _is_of_size(error: KlaviyoAssetsError, failures: int) -> bool:
             return True
         case RateLimitError():
             return False
-        case ServerError():
-            return failures >= FAILURES_OF_A_SERVER
         case _:
-            return failures >= FAILURES_OF_A_LINE
+            return failures >= FAILURES

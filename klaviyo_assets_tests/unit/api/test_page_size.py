@@ -42,7 +42,7 @@ def test_the_size_is_changed_in_place() -> None:
 @pytest.mark.parametrize(
     ("error", "asked"),
     [
-        (ServerError("504"), [1000, 250, 62, 15, 3]),
+        (ServerError("504"), [1000, 1000, 250, 62, 15]),
         (ConnectionLostError("reset"), [1000, 1000, 250, 62, 15]),
         (BrokenBodyError("no JSON"), [1000, 1000, 250, 62, 15]),
         (LargeBodyError("too large"), [250, 62, 15, 3, 1]),
@@ -53,7 +53,7 @@ def test_the_size_is_changed_in_place() -> None:
 def test_a_page_that_fails_is_asked_for_smaller(
     error: KlaviyoAssetsError, asked: list[int]
 ) -> None:
-    """Within the tries of one page; a lost line is more likely the line's fault than the size's."""
+    """Within the tries of one page: after two hiccups, or at once where it is too large."""
     size, request = PageSize(1000), FULL
     found: list[int | None] = []
     for failures in range(1, 6):
@@ -74,12 +74,12 @@ def test_a_size_that_failed_is_tried_again_after_a_while_only() -> None:
                 return pages
         return 0
 
-    size.smaller(FULL, ServerError("504"), 2)
+    size.smaller(FULL, ServerError("504"), 3)
     assert size_of(size) == 250
     size.note(records=250, size=10_000)
     assert size_of(size) == 500
     assert good_pages_until_full() == FIRST_PATIENCE - 1
-    size.smaller(FULL, ServerError("504"), 2)
+    size.smaller(FULL, ServerError("504"), 3)
     assert good_pages_until_full() == 2 * FIRST_PATIENCE
 
 
@@ -108,7 +108,7 @@ def test_links_that_may_not_change_are_followed_as_they_come() -> None:
     """A cursor lost over a changed size is told from any other, once; then links stay."""
     size = PageSize(1000)
     assert not size.is_refused(LINK)
-    size.smaller(LINK, ServerError("504"), 2)
+    size.smaller(LINK, ServerError("504"), 3)
     assert page_size_of(size.fitted(LINK)) == 250
     assert size.is_refused(LINK)
     assert size.fitted(LINK) is LINK
