@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from klaviyo_assets.api.answers import judged
-from klaviyo_assets.errors import BrokenBodyError, RateLimitError, ServerError
+from klaviyo_assets.errors import BrokenBodyError, LargeBodyError, RateLimitError, ServerError
 from klaviyo_assets_tests.unit.api.samples import answer_of, request_of
 
 PAGE = b'{"data":[]}' * 100
@@ -85,6 +85,21 @@ def test_a_refusal_with_a_broken_body_stays_a_refusal() -> None:
     """The status says enough."""
     with pytest.raises(ServerError, match="503"):
         judged(answer_of(503, PACKED[:20], GZIP), request_of(), "events", most_bytes=2**20)
+
+
+BLANKS = gzip.compress(b" " * 2**19)
+LYING = gzip.compress(b" " * 2**21)[:-4] + b"\1\0\0\0"
+
+
+@pytest.mark.parametrize("packed", [gzip.compress(b" " * (2**20 + 1)), BLANKS * 3, LYING])
+def test_what_unpacks_to_too_much_is_refused(packed: bytes) -> None:
+    """By what comes out, not by what gzip says of itself; up to the bound it is a body."""
+    with pytest.raises(LargeBodyError, match="more than 1 MiB, which was refused"):
+        judged(answer_of(200, packed, GZIP), request_of(), "events", most_bytes=2**20)
+    with pytest.raises(ServerError, match="503"):
+        judged(answer_of(503, packed, GZIP), request_of(), "events", most_bytes=2**20)
+    two = judged(answer_of(200, BLANKS * 2, GZIP), request_of(), "events", most_bytes=2**20)
+    assert len(two.body) == 2**20
 
 
 def test_an_empty_body_needs_no_unpacking() -> None:
