@@ -56,6 +56,9 @@ def bounded_connection(spill: Path, *, memory: str = MEMORY) -> "duckdb.DuckDBPy
     """Return a connection that goes to the folder `spill` beyond its limit of memory."""
     opened = connection()
     opened.execute(f"SET memory_limit = '{memory}'")
+    if memory != MEMORY:
+        # Each thread needs some of it: on many cores little would not be enough.
+        opened.execute("SET threads = 1")
     opened.execute(f"SET temp_directory = {literal(str(spill))}")
     return opened
 
