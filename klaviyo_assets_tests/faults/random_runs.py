@@ -2,9 +2,10 @@
 
 `python -m klaviyo_assets_tests.faults.random_runs --seeds 200` is the long form; the test suite has
 the short one. One seed is one account and one installation: some runs of some streams, of which up
-to two are killed, while one request in twenty meets a fault and time goes by between the runs;
-then, in some, a full refresh beside a run, and a run that lives. What belongs here: rolling the
-dice and counting. What does not: comparing (`judge`).
+to two are killed, while one request in twenty meets a fault, some answers come in another order or
+dated ahead, events change their day, and time goes by between the runs; then, in some, a full
+refresh beside a run, and a run that lives. What belongs here: rolling the dice and counting. What
+does not: comparing (`judge`).
 """
 
 import argparse
@@ -13,13 +14,16 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
+from typing import cast
 
+from klaviyo_assets.api import clock as machine
 from klaviyo_assets.api import retries
 from klaviyo_assets.sandbox.faults.kinds import LENIENT, RECOVERABLE, TOO_LARGE
+from klaviyo_assets.sandbox.json_types import Json
 from klaviyo_assets.sync import quarantine_retries
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home, blank_home
@@ -39,6 +43,13 @@ KINDS = (*RECOVERABLE, *LENIENT, *TOO_LARGE, *BROKEN)
 
 A broken record is put aside by a green run, and comes with a later one.
 """
+
+LIES: tuple[dict[str, object], ...] = (
+    {"kind": "unsorted", "sort": "-datetime"},
+    {"kind": "date", "seconds": 3_600},
+    {"kind": "date", "seconds": 60 * 86_400},
+)
+"""What answers of events may claim untruly: an order, and a time in their `Date` header."""
 
 MOST_KILLS = 2
 OVERLAPS = 0.3
@@ -61,6 +72,11 @@ class Outcome:
     streams: tuple[str, ...]
     kills: int = 0
     faults: int = 0
+    lies: int = 0
+    overlaps: int = 0
+    """Full refreshes beside which another run lived."""
+    moves: int = 0
+    """Times that an event changed its day."""
     requests: int = 0
     compared: int = 0
     lost: int = 0
@@ -75,8 +91,9 @@ class Outcome:
     def __str__(self) -> str:
         """Return it in a line."""
         return (
-            f"seed {self.seed}: {self.kills} kills, {self.faults} faults, {self.requests:,} "
-            f"requests, {self.compared:,} ids compared, {self.lost} lost, {self.doubled} doubled"
+            f"seed {self.seed}: {self.kills} kills, {self.faults} faults, {self.lies} of them "
+            f"lies, {self.overlaps} overlaps, {self.moves} moves, {self.requests:,} requests, "
+            f"{self.compared:,} ids compared, {self.lost} lost, {self.doubled} doubled"
             f"{'; ' + self.problem if self.problem else ''} ({', '.join(self.streams)})"
         )
 
@@ -94,12 +111,14 @@ class Dice:
     def roll(self) -> None:
         """Run, kill and go on until a run has lived to its end; then compare."""
         for _ in range(self.chance.randint(0, MOST_KILLS)):
+            self.lie()
             self.outcome.kills += self.killed(self.begin())
             judge_part_but_marks(self.home, self.outcome.streams, moving=self.moving)
             self.pass_time()
         if self.chance.random() < OVERLAPS:
             self.overlap()
             self.pass_time()
+        self.lie()
         codes: list[int | None] = []
         while 0 not in codes and len(codes) < TRIES:
             life = self.begin()
@@ -112,11 +131,19 @@ class Dice:
             assert life.ended(within=300), "the run for what was put aside did not end"
             assert life.code == 0, "the run for what was put aside failed"
 
+    def lie(self) -> None:
+        """Have some of the next answers of events lie."""
+        for lie in self.chance.sample(LIES, self.chance.randint(0, len(LIES))):
+            match: dict[str, object] = {"path": PATHS["events"], "nth": self.chance.randint(1, 6)}
+            script = [{"match": match, "fault": lie}]
+            self.home.shop.sandbox.faults.add(cast("Json", script))
+
     def overlap(self) -> None:
         """Let a full refresh of events and a run of all streams live at the same time.
 
         The refresh may be the later of the two, and then goes on from what the other stored.
         """
+        self.outcome.overlaps += 1
         refresh = self.begin("events", config=WHOLE)
         refresh.ended(within=self.chance.uniform(0, 0.5))
         run = self.begin()
@@ -128,7 +155,7 @@ class Dice:
         """Start a run of these streams, or of all that the seed has."""
         wanted = streams or self.outcome.streams
         orders = orders_of(self.home, *wanted, config=config, commit_bytes=COMMIT_BYTES)
-        process = FORKS.Process(target=live_impatiently, args=(orders,))
+        process = FORKS.Process(target=live_impatiently, args=(orders, self.home.shop.now))
         process.start()
         return Life(process)
 
@@ -153,6 +180,7 @@ class Dice:
         now = self.home.shop.now.isoformat()
         if self.moving:
             self.home.shop.mutate(redate_event=self.moving, datetime=now)
+            self.outcome.moves += 1
         elif self.chance.random() < 0.5:
             (self.moving,) = self.home.shop.write_events({"datetime": now})
         if self.chance.random() < 0.5:
@@ -167,7 +195,9 @@ class Dice:
             self.outcome.doubled += stored.total() - len(stored)
         entries = self.home.shop.sandbox.journal.requests()
         self.outcome.requests = len(entries)
-        self.outcome.faults = sum(each.fault is not None for each in entries)
+        met = Counter(each.fault for each in entries if each.fault is not None)
+        self.outcome.faults = met.total()
+        self.outcome.lies = sum(met[kind] for kind in {str(each["kind"]) for each in LIES})
 
 
 def judge_part_but_marks(home: Home, streams: Sequence[str], *, moving: str = "") -> None:
@@ -181,8 +211,12 @@ def judge_part_but_marks(home: Home, streams: Sequence[str], *, moving: str = ""
         assert set(stored) <= home.shop.truth(stream), stream
 
 
-def live_impatiently(orders: Orders) -> None:
-    """Carry out the orders with short waits between tries, and between runs for broken records."""
+def live_impatiently(orders: Orders, now: datetime) -> None:
+    """Carry out the orders with short waits between tries, and between runs for broken records.
+
+    This machine's clock stands at `now`, UTC.
+    """
+    machine.utc_now = lambda: now
     retries.FIRST_WAIT_SECONDS, retries.LONGEST_WAIT_SECONDS = 0.01, 0.02
     quarantine_retries.FIRST_WAIT = timedelta(0)
     carry_out_and_exit(orders)
@@ -211,11 +245,16 @@ def rolled(seed: int, folder: Path, blank: Path) -> Outcome:
 
 def summary(outcomes: Sequence[Outcome], seconds: float) -> str:
     """Return the closing line over all seeds."""
-    parts = ("kills", "faults", "requests", "compared", "lost", "doubled")
+    parts = (
+        *("kills", "faults", "lies", "overlaps", "moves"),
+        *("requests", "compared", "lost", "doubled"),
+    )
     total = {part: sum(getattr(each, part) for each in outcomes) for part in parts}
     return (
         f"{len(outcomes)} seeds in {seconds:.0f} s: {total['kills']} kills, {total['faults']:,} "
-        f"faults in {total['requests']:,} requests, {total['compared']:,} ids compared, "
+        f"faults in {total['requests']:,} requests ({total['lies']} of them lies), "
+        f"{total['overlaps']} full refreshes beside a run, {total['moves']} times an event on "
+        f"another day, {total['compared']:,} ids compared, "
         f"{total['lost']} lost, {total['doubled']} doubled, "
         f"{sum(not each.is_good for each in outcomes)} seeds with problems"
     )
