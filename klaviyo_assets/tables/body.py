@@ -48,9 +48,11 @@ def mended(body: bytes) -> tuple[bytes, tuple[str, ...]]:
 
     Without NaN and infinities, bytes that are not UTF-8, bare control characters in strings, and
     unpaired surrogate escapes: JSON allows `"\ud800"`, UTF-8 cannot hold it, and neither msgspec
-    nor DuckDB reads text with it. What stays broken is as it came.
+    nor DuckDB reads text with it. In an `id` the four digits stay behind U+FFFD, so that two ids
+    remain two. What stays broken is as it came.
     """
     notices: set[str] = set()
+    before = b""
     try:
         body.decode()
     except UnicodeDecodeError:
@@ -58,15 +60,17 @@ def mended(body: bytes) -> tuple[bytes, tuple[str, ...]]:
         notices.add(NO_UTF8)
 
     def mend(found: re.Match[bytes]) -> bytes:
+        nonlocal before
+        is_id, before = before == b'"id"', found[0]
         if found["number"] is not None:
             notices.add(NO_NUMBER)
             return b"null"
-        return _mended_text(found[0], notices)
+        return _mended_text(found[0], notices, is_id=is_id)
 
     return _TEXT_OR_NUMBER.sub(mend, body), tuple(sorted(notices))
 
 
-def _mended_text(text: bytes, notices: set[str]) -> bytes:
+def _mended_text(text: bytes, notices: set[str], *, is_id: bool) -> bytes:
     escaped = _CONTROL.sub(lambda each: b"\\u%04x" % each[0][0], text)
     if escaped != text:
         notices.add(BARE_CONTROL)
@@ -75,6 +79,6 @@ def _mended_text(text: bytes, notices: set[str]) -> bytes:
         if found["half"] is None:
             return found[0]
         notices.add(HALF_A_PAIR)
-        return rb"\ufffd"
+        return rb"\ufffd" + (found[0][2:].lower() if is_id else b"")
 
     return _ESCAPE.sub(whole, escaped) if b"\\u" in escaped else escaped

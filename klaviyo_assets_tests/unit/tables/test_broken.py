@@ -317,6 +317,15 @@ def test_lenient_values_of_columns_are_null_or_text() -> None:
     assert (first["name"], first["free"]) == ("x\ufffdy\x02", None)
 
 
+def test_ids_that_differ_in_half_a_surrogate_pair_alone_stay_two() -> None:
+    """Both become U+FFFD and the digits: a record and a relationship still have the same id."""
+    tags = '{"tags":{"data":[{"type":"tag","id":"x\\uD801"},{"type":"tag","id":"x\\ud802"}]}}'
+    first = f'{{"type":"thing","id":"x\\ud801","attributes":{{}},"relationships":{tags}}}'
+    page = decoded(THINGS, raw_page(first, '{"type":"thing","id": "x\\ud802","attributes":{}}'))
+    assert [each["id"] for each in rows(page)] == ["x\ufffdd801", "x\ufffdd802"]
+    assert rows(page)[0]["tag_ids"] == ["x\ufffdd801", "x\ufffdd802"]
+
+
 @pytest.mark.parametrize("half", ["\\ud800", "\\uDFFF", "\\ud83dx", "\\ude00\\ud83d", "\\ud800\\n"])
 def test_half_a_surrogate_pair_is_replaced(half: str) -> None:
     """No UTF-8 and no JSON reader of DuckDB's takes half a pair: it becomes U+FFFD everywhere."""
