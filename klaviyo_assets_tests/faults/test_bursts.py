@@ -131,6 +131,7 @@ def test_f88_what_the_rate_limit_lets_through_is_read_by_as_many_as_it_takes(
     home.settings["KLAVIYO_RATE_LIMIT_SCALE"] = "1"
     run = home.sync("profiles")
     assert len(home.ids("profiles")) == 2_500
-    assert 25 <= run.number("profiles", "requests") <= 27
+    # Two windows as a rule; a machine that is busy may see the limit later and open some more.
+    assert 25 <= run.number("profiles", "requests") <= 30
     # Ten at once, ten after a second and a quarter, five after another.
     assert 0 < run.number("profiles", "throttled_seconds") <= 3
