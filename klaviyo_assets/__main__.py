@@ -24,6 +24,7 @@ from klaviyo_assets.lake import (
     PeopleTable,
     erase,
     export,
+    half_written,
     note_export,
     noted_exports,
     refuse_target,
@@ -341,7 +342,8 @@ def _erase(settings: Settings, options: argparse.Namespace) -> int:
         for stream in STREAMS.values()
         if (column := profile_id_of(stream)) is not None
     ]
-    beside = [*noted_exports(lake.root)]
+    exports = noted_exports(lake.root)
+    beside = [*exports, *map(half_written, exports)]
     with suppress(SettingError):
         # Without a home folder there is no state either.
         beside.append(state_folder(settings))

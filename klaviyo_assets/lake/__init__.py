@@ -14,6 +14,7 @@ from klaviyo_assets.lake.erase import Erased, erase
 from klaviyo_assets.lake.export import (
     Exported,
     export,
+    half_written,
     note_export,
     noted_exports,
     refuse_target,
@@ -81,6 +82,7 @@ __all__ = [
     "export",
     "first_day",
     "first_seen",
+    "half_written",
     "keys_there_twice",
     "load",
     "note_export",

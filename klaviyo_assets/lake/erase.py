@@ -52,9 +52,9 @@ from klaviyo_assets.wording import quantity
 
 OUT_OF_REACH = (
     "out of reach, so look there yourself: copies, backups and snapshots of the data folder, older "
-    "versions of a bucket, exports that were moved or written by other programs, files that a "
-    "program still has open, and Dagster's storage and logs (what is stored there by this project "
-    "names no person; your own assets may)"
+    "versions of a bucket, exports that were moved, or written by other programs or an earlier "
+    "release, files that a program still has open, and Dagster's storage and logs (what is stored "
+    "there by this project names no person; your own assets may)"
 )
 
 

@@ -132,6 +132,11 @@ def noted_exports(root: Path) -> dict[Path, str]:
     return {}
 
 
+def half_written(target: Path) -> Path:
+    """Return where an export writes until it is whole, and what one that was killed leaves."""
+    return target.with_name(f".{target.name}.part")
+
+
 def export(target: Path, tables: Mapping[str, Sequence[str]], *, say: Say) -> list[Exported]:
     """Write the tables into a new file at `target`, in the storage format that klaviyo.duckdb has.
 
@@ -142,7 +147,7 @@ def export(target: Path, tables: Mapping[str, Sequence[str]], *, say: Say) -> li
         StorageError: the disk refused, or another export writes this file.
         LakeError: a table cannot be read, or its rows need too much memory.
     """
-    beside = target.with_name(f".{target.name}.part")
+    beside = half_written(target)
     with told(target, None), alone(beside):
         for left in (beside, *side_files(beside)):
             left.unlink(missing_ok=True)

@@ -58,12 +58,19 @@ class NamingFile:
 def files_below(folder: Path) -> Iterator[Path]:
     """Yield every file of a folder and of those in it, behind symbolic links too, each once.
 
-    A file that is given instead of a folder is all there is.
+    A file that is given instead of a folder is all there is. A folder that cannot be listed comes
+    itself.
     """
+    closed: list[Path] = []
+
+    def note(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError) and error.filename is not None:
+            closed.append(Path(error.filename))
+
     if folder.is_file():
         yield folder
     seen: set[tuple[int, int]] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=note, followlinks=True):
         known = Path(place).stat()
         if (known.st_dev, known.st_ino) in seen:
             folders.clear()
@@ -71,6 +78,7 @@ def files_below(folder: Path) -> Iterator[Path]:
         seen.add((known.st_dev, known.st_ino))
         folders.sort()
         yield from (Path(place, name) for name in sorted(names))
+    yield from closed
 
 
 def files_naming(paths: Iterable[Path], terms: SearchTerms) -> Iterator[NamingFile]:
@@ -80,6 +88,10 @@ def files_naming(paths: Iterable[Path], terms: SearchTerms) -> Iterator[NamingFi
         names = os.fsencode(f"{path.name}\n{path.stem}")
         is_named_for = terms.are_named_in(names)
         try:
+            if path.is_dir():
+                # It came because it could not be listed.
+                yield NamingFile(path=path, is_readable=False, is_named_for=is_named_for)
+                continue
             if not path.is_file():
                 continue
             columns = list(_parts_naming(path, terms))

@@ -24,7 +24,7 @@ from klaviyo_assets.lake.delta import Change, commit, conflict, delta_types, wid
 from klaviyo_assets.lake.disk import Staging, clear_dead, told
 from klaviyo_assets.lake.gone import Gone, Noticed, gone
 from klaviyo_assets.lake.layout import CHECKPOINT_COMMITS, STAGING, SYNCED_AT, Table
-from klaviyo_assets.lake.log import Mark, Snapshot, newest_version, snapshot
+from klaviyo_assets.lake.log import Mark, Snapshot, marks, newest_version, snapshot
 from klaviyo_assets.lake.moved import (
     are_few,
     moved_keys,
@@ -205,9 +205,17 @@ class TableWriter:
 
     @property
     def is_known_unique(self) -> bool:
-        """Tell whether each key is there once in the version that the next commit starts from."""
-        mark = None if self.start is None else self.start.mark
-        return not self.table.can_move or (mark is not None and mark.is_unique)
+        """Tell whether each key is there once in the version that the next commit starts from.
+
+        Only a commit of ours says so, and only of itself: of another program's nothing is known.
+        """
+        if not self.table.can_move:
+            return True
+        if self.start is None:
+            return False
+        at = self.start.version
+        found = marks(self.folder, self.table.name, after=at - 1, upto=at)
+        return all(mark is not None and mark.is_unique for mark in found)
 
     @property
     def known_state(self) -> Mapping[str, object]:

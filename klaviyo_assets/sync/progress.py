@@ -89,10 +89,16 @@ class Progress:
         self.finished.add(slice_name)
         self.retries.finish(slice_name)
 
-    def unite(self, others: Mapping[str, SliceProgress], mark: datetime | None) -> None:
+    def unite(
+        self,
+        others: Mapping[str, SliceProgress],
+        mark: datetime | None,
+        retries: QuarantineRetries,
+    ) -> None:
         """Take in what others read while this read everything, and the mark that they left, UTC.
 
         Of theirs only what follows on ours counts: before that, only what was read here is there.
+        What they could not store is asked for again, as they would have done.
 
                      start                   our reach           theirs
         ─────────────┼───────────────────────────┼──────────────────┼──────▶ UTC
@@ -108,6 +114,7 @@ class Progress:
             highest = latest(known.highest, other.highest)
             self.slices[name] = SliceProgress(known.coverage.union(further), highest)
         self.former = latest(self.former, mark)
+        self.retries.take_over(retries)
 
     @property
     def mark(self) -> datetime | None:

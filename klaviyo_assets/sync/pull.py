@@ -24,7 +24,13 @@ from klaviyo_assets.lake import Lake, Noticed, Rebase, Receipt, Session, Sweep, 
 from klaviyo_assets.model.stream import Slice
 from klaviyo_assets.sync.manner import Manner, opened
 from klaviyo_assets.sync.memory import give_free_blocks_back
-from klaviyo_assets.sync.progress import Progress, mark_from_json, slices_from_json
+from klaviyo_assets.sync.progress import (
+    RETRIES,
+    Progress,
+    mark_from_json,
+    slices_from_json,
+)
+from klaviyo_assets.sync.quarantine_retries import retries_from_json
 from klaviyo_assets.sync.walk import SETTLED, Piece
 from klaviyo_assets.tables.decode import Page
 
@@ -372,8 +378,17 @@ class Pull:
         return Rebase(since=since, state_of=self._united, hidden=self._manner.hidden)
 
     def _united(self, theirs: Mapping[str, object]) -> dict[str, object]:
-        """Return the state of a table that holds what was read here and what others read since."""
-        self.progress.unite(slices_from_json(theirs), mark_from_json(theirs))
+        """Return the state of a table that holds what was read here and what others read since.
+
+        Where columns of their rows are emptied for a setting of privacy, what they read is asked
+        for again: their state does not count.
+        """
+        if not self._manner.hidden:
+            self.progress.unite(
+                slices_from_json(theirs),
+                mark_from_json(theirs),
+                retries_from_json(theirs.get(RETRIES)),
+            )
         return self._state(self.progress)
 
 

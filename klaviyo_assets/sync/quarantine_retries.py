@@ -77,6 +77,10 @@ class QuarantineRetries:
         if len(own) > MOST_WINDOWS:
             self.note(slice_name, _hull(*(each.window for each in own)), now)
 
+    def take_over(self, others: "QuarantineRetries") -> None:
+        """Remember the windows of others as well, each once."""
+        self.windows += [each for each in others.windows if each not in self.windows]
+
     def finish(self, slice_name: str) -> None:
         """Forget the windows asked for again of a slice that has been read to its end."""
         done = [each for each in self._asked if each.slice == slice_name]

@@ -3,8 +3,10 @@
 from datetime import timedelta
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from deltalake import write_deltalake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -130,6 +132,19 @@ def test_a_lake_of_an_earlier_release_is_looked_through_once(lake: Lake) -> None
     damaged.write_bytes(b"damaged")
     # Of a day that was read before nothing is new: no other day is looked at.
     merge(lake, EVENTS, [one("y", 8.5, "again", 4)])
+
+
+def test_what_another_program_appends_is_looked_through(lake: Lake) -> None:
+    """Its commit does not say that each key is there once, so the next of ours looks."""
+    merge(lake, EVENTS, [one("x", 1.5, "ours", 1)])
+    rows = pa.Table.from_batches([one("x", 4.5, "theirs", 2)])
+    days = pc.strftime(rows["updated"], "%Y-%m-%d")
+    write_deltalake(lake.root / "lake/events", rows.append_column("day", days), mode="append")
+    assert lake.relation("events").aggregate("count(*)").fetchall() == [(2,)]
+    merge(lake, EVENTS, [one("y", 6.5, "", 3)])
+    assert notes_of(lake, "events").keys() == {"x", "y"}
+    assert lake.relation("events").aggregate("count(*)").fetchall() == [(2,)]
+    assert is_unique(lake)
 
 
 @pytest.mark.usefixtures("few")

@@ -12,6 +12,7 @@ from klaviyo_assets.sync.progress import (
     progress_to_json,
     slices_from_json,
 )
+from klaviyo_assets.sync.quarantine_retries import QuarantineRetries, QuarantineRetry
 
 DAY = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -64,7 +65,10 @@ def test_a_full_read_goes_on_from_what_others_read_meanwhile() -> None:
         progress.note(name, Window(day(2), day(6)), day(5))
         progress.finish(name)
     theirs = SliceProgress(Coverage((Window(None, day(8)),)), day(8))
-    progress.unite({"*": theirs, "other": theirs}, day(8))
+    retry = QuarantineRetry(slice="*", window=Window(day(7), day(8)), tries=1, due=day(9))
+    progress.unite({"*": theirs, "other": theirs}, day(8), QuarantineRetries([retry]))
+    progress.unite({}, day(8), QuarantineRetries([retry]))
+    assert progress.retries.windows == [retry]
     assert progress.slices["*"] == SliceProgress(Coverage((Window(day(2), day(8)),)), day(8))
     assert progress.slices["new"] == SliceProgress(Coverage((Window(day(2), day(5)),)), day(5))
     assert set(progress.slices) == {"*", "new"}
