@@ -179,7 +179,9 @@ def _fan_out(stream: Stream, order: Order, known: Known, *, desk: Desk) -> Pull:
     wanted = worth_asking(_parents(source, desk.lake), stored, since=since)
     return Pull(
         table=table_of(stream, arrow_schema(stream)),
-        read=lambda: FanOut(ask, wanted, decoder=guard.decoder, asked_at=now),
+        read=lambda: FanOut(
+            ask, wanted, decoder=guard.decoder, asked_at=now, has_answered=bool(stored)
+        ),
         manner=Manner(
             account=desk.account,
             replaces=order.mode.is_full,

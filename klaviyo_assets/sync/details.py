@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
+from itertools import chain, islice, zip_longest
 from threading import Event
 
 from msgspec import json
@@ -19,6 +19,7 @@ from klaviyo_assets.errors import (
     BrokenBodyError,
     ContractError,
     KlaviyoAssetsError,
+    LargeBodyError,
     NotFoundError,
     PermanentError,
     RequestError,
@@ -33,7 +34,10 @@ from klaviyo_assets.tables.values import Array, moments, nulls
 _WORKERS = 4
 """Enough to fill the tightest limits (1 to 10 a second) at any usual latency."""
 
-_OF_ONE_PARENT = (RequestError, NotFoundError, ContractError, ServerError, BrokenBodyError)
+_OF_ONE_PARENT = (
+    *(RequestError, NotFoundError, ContractError),
+    *(ServerError, BrokenBodyError, LargeBodyError),
+)
 """What may be wrong with one parent alone; a key, a limit or a line concerns them all."""
 
 MOST_IN_A_ROW = 10
@@ -57,7 +61,9 @@ def worth_asking(
     *,
     since: datetime | None,
 ) -> list[Parent]:
-    """Return the parents to ask about, those never asked first.
+    """Return the parents to ask about, those never answered and the others in turn.
+
+    Some of those never answered may fail for good: in a row they would look like a broken endpoint.
 
     Args:
         parents: id to version, None where every parent is asked on every sync.
@@ -71,7 +77,8 @@ def worth_asking(
         for each, version in parents.items()
         if each in stored and _is_older(stored[each], version if version is not None else since)
     ]
-    return never + again
+    in_turn = chain.from_iterable(zip_longest(never, again))
+    return [each for each in in_turn if each is not None]
 
 
 def _is_older(known: datetime | None, wanted: datetime | None) -> bool:
@@ -82,13 +89,21 @@ class FanOut:
     """Asks for each parent; an answer is a piece of one row."""
 
     def __init__(
-        self, ask: Ask, parents: list[Parent], *, decoder: PageDecoder, asked_at: datetime
+        self,
+        ask: Ask,
+        parents: list[Parent],
+        *,
+        decoder: PageDecoder,
+        asked_at: datetime,
+        has_answered: bool = False,
     ) -> None:
         """Hold what to ask; nothing is sent before `items` is iterated.
 
-        `asked_at` (UTC) is when an answer that says "none" counts as read.
+        `asked_at` (UTC) is when an answer that says "none" counts as read. `has_answered`: Klaviyo
+        has answered about a parent before, so that a refusal is the matter of that parent.
         """
         self._ask = ask
+        self._has_answered = has_answered
         self._parents = parents
         self._decoder = decoder
         self._asked_at = asked_at
@@ -130,7 +145,8 @@ class FanOut:
         except _OF_ONE_PARENT as error:
             self.unanswered[reason_of(error)] += 1
             self._in_a_row += 1
-            if self._in_a_row >= MOST_IN_A_ROW:
+            is_of_parent = self._has_answered and isinstance(error, RequestError)
+            if self._in_a_row >= (UNANSWERED_COUNT if is_of_parent else MOST_IN_A_ROW):
                 raise
             return None
         self._in_a_row = 0

@@ -13,6 +13,7 @@ from klaviyo_assets.errors import (
     BrokenBodyError,
     ContractError,
     KlaviyoAssetsError,
+    LargeBodyError,
     PermanentError,
     RevisionRetiredError,
     ServerError,
@@ -26,7 +27,10 @@ from klaviyo_assets.sync.walk import Piece, Walk
 _LOOK_UP_SECONDS = 0.2
 """How often an idle worker looks up whether it should stop."""
 
-_OF_ONE_SLICE = (SettingError, PermanentError, ContractError, ServerError, BrokenBodyError)
+_OF_ONE_SLICE = (
+    *(SettingError, PermanentError, ContractError),
+    *(ServerError, BrokenBodyError, LargeBodyError),
+)
 """What may be wrong with one slice alone; a key, a limit or a line concerns them all."""
 
 _Item = Piece | Slice | BaseException | None

@@ -7,7 +7,7 @@ What belongs here: when to commit, and what a commit may claim. What does not: r
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from time import monotonic
 from typing import Protocol
@@ -197,7 +197,7 @@ class Pull:
             try:
                 yield from self._written(lake)
             except ShrinkError as first:
-                self._begin_again(first)
+                self._begin_again(first, lake)
                 yield from self._confirmed(lake)
         finally:
             self.close()
@@ -219,8 +219,14 @@ class Pull:
             second.message = refused_shrink(second, self._manner)
             raise
 
-    def _begin_again(self, first: ShrinkError) -> None:
-        """Forget what was read, and read everything once more."""
+    def _begin_again(self, first: ShrinkError, lake: Lake) -> None:
+        """Forget what was read, and read everything once more.
+
+        An id scan is planned by the ids of a version: from now on by that which there is now.
+        """
+        if not self._manner.replaces:
+            now = lake.state(self.table.name)
+            self._manner = replace(self._manner, version=None if now is None else now.version)
         self._manner.say(
             f"{self.table.name}: only {first.rows_now:,} of {first.rows_before:,} rows are still "
             "there by what was read; it is read a second time before that is believed"

@@ -8,6 +8,7 @@ record that stays broken would hold up all that come after it.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import cast
 
 from klaviyo_assets.model.window import Window, instant
@@ -18,8 +19,8 @@ MOST_TRIES = 8
 FIRST_WAIT = timedelta(hours=1)
 """After the first try; doubled after each."""
 
-MOST_WINDOWS = 50
-"""Windows remembered of one slice; beyond that they become one from the first to the last."""
+MOST_WINDOWS = 200
+"""Windows remembered of one slice; beyond that the two that lie closest become one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +66,9 @@ class QuarantineRetries:
         merged = QuarantineRetry(slice=slice_name, window=window, tries=0, due=now)
         apart: list[QuarantineRetry] = []
         for each in self.windows:
-            if each.slice == slice_name and _touch(each.window, merged.window):
+            # One whose tries are over waits to be forgotten, and takes no other along.
+            is_over = each.tries >= MOST_TRIES and each not in self._asked
+            if each.slice == slice_name and not is_over and _touch(each.window, merged.window):
                 due = max(merged.due, each.due)
                 tries, hull = max(merged.tries, each.tries), _hull(merged.window, each.window)
                 merged = replace(merged, window=hull, tries=tries, due=due)
@@ -75,7 +78,7 @@ class QuarantineRetries:
         self._asked = [each for each in self._asked if each in apart]
         own = [each for each in self.windows if each.slice == slice_name]
         if len(own) > MOST_WINDOWS:
-            self.note(slice_name, _hull(*(each.window for each in own)), now)
+            self.note(slice_name, _narrowest_gap([each.window for each in own]), now)
 
     def take_over(self, others: "QuarantineRetries") -> None:
         """Remember the windows of others as well, each once."""
@@ -90,6 +93,13 @@ class QuarantineRetries:
 
 def _touch(one: Window, other: Window) -> bool:
     return one.floor <= other.ceiling and other.floor <= one.ceiling
+
+
+def _narrowest_gap(windows: list[Window]) -> Window:
+    """Return the smallest gap between two of the windows, which do not touch."""
+    ordered = sorted(windows, key=lambda one: one.floor)
+    gaps = [Window(one.end, other.start) for one, other in pairwise(ordered)]
+    return min(gaps, key=lambda gap: gap.ceiling - gap.floor)
 
 
 def _hull(*windows: Window) -> Window:

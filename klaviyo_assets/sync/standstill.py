@@ -19,6 +19,10 @@ MOST_AT_ONE_MOMENT = 10_000
 that at ten records a page."""
 
 
+MOST_IDS = 200_000
+"""Ids remembered; beyond that only those of the newest page are."""
+
+
 class Standstill:
     """Watches the pages of one walk. The usual page costs one comparison of moments."""
 
@@ -29,7 +33,7 @@ class Standstill:
         self._idle = 0
         """Pages since the last one that brought something new."""
         self._here = 0
-        """Pages since the position moved."""
+        """Pages in a row that end at the position."""
         self._ids: set[int] = set()
         """Hashes of the ids that came since then."""
 
@@ -46,8 +50,10 @@ class Standstill:
         key = cast("list[object]", page.batch[self._stream.key[0]].to_pylist())
         ids = set(map(hash, key))
         self._idle = self._idle + 1 if ids <= self._ids else 0
-        self._ids |= ids
-        self._here += self._position is not None
+        self._ids = ids if len(self._ids) > MOST_IDS else self._ids | ids
+        # Records that lie before the position are no crowd at it: the order is another one.
+        is_here = self._position is not None and page.highest == self._position
+        self._here = self._here + 1 if is_here else 0
         if self._idle >= MOST_PAGES or self._here >= MOST_AT_ONE_MOMENT:
             at = f" after {self._position.isoformat()}" if self._position is not None else ""
             raise RepeatedPageError(

@@ -133,6 +133,8 @@ class Walk:
         self._is_whole = self.origin.window == window
         """Whether it reads its window of the plan in one piece, so far."""
         self._follows: datetime | None = None
+        self._is_suspect, self._suspect_from = False, window.start
+        """Whether a record broke since the last sound page, and where that page ended, UTC."""
         """The greatest cursor since the paging began, UTC."""
         self._lock = Lock()
 
@@ -157,6 +159,7 @@ class Walk:
                     raise
                 has_restarted |= not is_of_size
                 seen.clear()
+                standstill = Standstill(self._ask.stream)
                 request = self._first(self._restart())
                 continue
             following = next_request(request, page.next_link, seen=seen)
@@ -288,17 +291,25 @@ class Walk:
         return not page.is_ascending and not is_ascending_by_second(page.batch, cursor.column)
 
     def _suspect(self, page: Page, before: datetime | None, *, is_last: bool) -> Window | None:
-        """Return where the page's records lie, from the last one before it (UTC) on, if any broke.
+        """Return where records lie that broke, from the last sound one before them (UTC) on.
 
-        A broken record need not tell its own cursor: it may lie at either edge of the page.
+        A broken record need not tell its own cursor, and may be the last of its page, or one of a
+        page of none else: so the next page with records tells where it ends. Out of order it may
+        lie anywhere.
         """
-        if not page.quarantined or self._ask.stream.cursor is None:
+        is_over = self._is_suspect and not page.quarantined and page.lowest is not None
+        if self._ask.stream.cursor is None or not (page.quarantined or is_over):
             return None
-        start = self._window.start if before is None else before.replace(microsecond=0)
-        position = self._density.position
-        if not is_last and position is not None:
-            return Window(start, position.replace(microsecond=0) + SECOND)
-        return Window(start, self.upper)
+        if not self._is_suspect:
+            start = self._window.start if before is None else before.replace(microsecond=0)
+            self._is_suspect, self._suspect_from = True, start
+        self._is_suspect = not is_over
+        if self.origin.is_disordered:
+            return Window(self._window.start, self.upper)
+        until = page.lowest if is_over else self._density.position
+        if until is None or (is_last and not is_over):
+            return Window(self._suspect_from, self.upper)
+        return Window(self._suspect_from, until.replace(microsecond=0) + SECOND)
 
     def _before_end(self, page: Page) -> pa.RecordBatch:
         """Return the rows before the end, which another worker may have moved meanwhile."""

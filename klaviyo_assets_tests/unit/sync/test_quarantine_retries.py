@@ -65,16 +65,34 @@ def test_a_sync_that_is_cut_short_forgets_nothing() -> None:
     assert again(known, NOW + HOUR) == (ONE,)
 
 
-def test_windows_that_touch_become_one_and_many_become_one() -> None:
+def test_windows_that_touch_become_one_and_so_do_the_closest_of_many() -> None:
     """What is remembered has a bound."""
     retries = QuarantineRetries()
     retries.note("*", ONE, NOW)
     retries.note("*", Window(ONE.end, NOW - 28 * HOUR), NOW)
     assert again(retries, NOW) == (Window(ONE.start, NOW - 28 * HOUR),)
     many = QuarantineRetries()
-    for day in range(MOST_WINDOWS + 1):
+    for day in range(MOST_WINDOWS):
         many.note("*", Window(NOW + day * 24 * HOUR, NOW + (day * 24 + 1) * HOUR), NOW)
-    assert len(many.windows) == 1
+    many.note("*", Window(NOW + 3 * HOUR, NOW + 4 * HOUR), NOW)
+    assert len(many.windows) == MOST_WINDOWS
+    assert Window(NOW, NOW + 4 * HOUR) in [each.window for each in many.windows]
+    assert all(each.window.ceiling - each.window.floor <= 4 * HOUR for each in many.windows)
+
+
+def test_a_window_whose_tries_are_over_takes_no_other_along() -> None:
+    """A record that breaks beside it is asked for again, eight times of its own."""
+    retries = QuarantineRetries()
+    retries.note("*", ONE, NOW)
+    now = NOW
+    for _ in range(MOST_TRIES):
+        assert again(retries, now) == (ONE,)
+        retries.note("*", ONE, now)
+        retries.finish("*")
+        now = max(each.due for each in retries.windows)
+    beside = Window(ONE.end, NOW - 28 * HOUR)
+    retries.note("*", beside, now - HOUR)
+    assert again(retries, now) == (beside,)
 
 
 def test_what_no_version_wrote_is_no_reason_to_stop() -> None:

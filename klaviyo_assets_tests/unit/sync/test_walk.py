@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import cast
@@ -15,14 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klaviyo_assets.api.protocol import Request
-from klaviyo_assets.errors import CursorLostError, ServerError
+from klaviyo_assets.errors import CursorLostError, RepeatedPageError, ServerError
 from klaviyo_assets.model.stream import WHOLE, Slice
 from klaviyo_assets.model.window import Window
 from klaviyo_assets.streams import STREAMS
+from klaviyo_assets.sync import standstill
 from klaviyo_assets.sync.pool import Pool
 from klaviyo_assets.sync.progress import Progress
 from klaviyo_assets.sync.walk import SETTLED, Ask, Piece, Walk
-from klaviyo_assets.tables.decode import Page
+from klaviyo_assets.tables.decode import Page, Quarantined
 
 EVENTS = STREAMS["events"]
 BASE = "http://127.0.0.1:9"
@@ -239,6 +240,42 @@ def test_a_failure_comes_after_what_was_read() -> None:
     assert all(isinstance(item, Piece) for item in before)
     with pytest.raises(ServerError):
         next(items)
+
+
+@pytest.mark.parametrize("broken", [{9}, {10}, set(range(10, 20)), {29}, {7, 18}, set(range(30))])
+def test_where_a_record_broke_is_asked_for_again(broken: set[int]) -> None:
+    """Three pages of ten, a record a second: wherever broken ones lie, windows named hold them."""
+    numbers = iter(range(3))
+
+    def read(_request: Request, _slice: Slice) -> tuple[Page, datetime]:
+        number = next(numbers)
+        rows = [(each, f"e{each}") for each in range(number * 10, number * 10 + 10)]
+        sound = [row for row in rows if row[0] not in broken]
+        link = f"{BASE}/api/events?after={number}" if number < 2 else None
+        put_aside = (Quarantined("no id", b"{}"),) * (len(rows) - len(sound))
+        return replace(page_of(sound, link), quarantined=put_aside), NOW
+
+    walk = Walk(Ask(stream=EVENTS, base_url=BASE, left_out=frozenset(), read=read), WHOLE, Window())
+    named = [each.suspect for each in walk.pieces() if each.suspect is not None]
+    for second in broken:
+        at = FIRST + timedelta(seconds=second)
+        assert any(one.floor <= at < one.ceiling for one in named)
+
+
+def test_new_records_before_the_position_are_no_standstill(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stream that is sorted by another moment may show its latest record first."""
+    monkeypatch.setattr(standstill, "MOST_AT_ONE_MOMENT", 5)
+    watching = standstill.Standstill(EVENTS)
+    watching.note(page_of([(4000, "latest")], BASE))
+    for number in range(20):
+        watching.note(page_of([(number, f"e{number}")], BASE))
+    *few, one_more = [page_of([(4000, f"new{number}")], BASE) for number in range(5)]
+    for page in few:
+        watching.note(page)
+    with pytest.raises(RepeatedPageError):
+        watching.note(one_more)
 
 
 def test_a_closed_pool_ends_its_workers() -> None:
