@@ -57,7 +57,7 @@ def _repeated_in(rewriter: Rewriter, parts: Sequence[Part], *, memory: str) -> p
     paths = [part.folder / part.file.path for part in parts]
     spill = rewriter.staging / SPILL
     if not has_equal_hashes(paths, key, spill=spill, memory=memory):
-        return key.empty_table()
+        return pa.Table.from_batches([], schema=key)
     return repeated(paths, key, spill=spill)
 
 
@@ -102,9 +102,9 @@ def moved_keys(
         for partition, each in staged.items()
     }
     parts = [one for each in came.values() for one in each]
-    everything = pa.concat_tables([schema.empty_table(), *parts])
+    everything = pa.concat_tables([pa.Table.from_batches([], schema=schema), *parts])
     twice = repeats(everything, rewriter.table.key)
-    found = [schema.empty_table() if twice is None else twice]
+    found = [pa.Table.from_batches([], schema=schema) if twice is None else twice]
     wanted = everything[name].combine_chunks()
     for file in stored if len(wanted) else ():
         keys = keys_in(rewriter, rewriter.folder, file)
@@ -127,7 +127,7 @@ def staged_among(
     return {
         partition: pa.concat_tables(
             [
-                schema.empty_table(),
+                pa.Table.from_batches([], schema=schema),
                 *(
                     matching(columns_of(rewriter.staging / file.path, schema, name), keys, key)
                     for file in each.files

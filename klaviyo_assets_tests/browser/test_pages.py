@@ -25,6 +25,7 @@ from klaviyo_assets_tests.e2e.report_runs import (
 UNCHANGED = """ops:
   klaviyo__campaigns:
     config:
+      confirm_shrink: false
       end: ""
       start: ""
       sync_mode: incremental_deduped

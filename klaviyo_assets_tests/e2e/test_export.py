@@ -182,6 +182,8 @@ def ended_half_way(home: Home, file: Path, by: signal.Signals) -> tuple[int, str
     os.close(writing)
     while not file.with_name(f".{file.name}.part").exists() and process.poll() is None:
         sleep(0.001)
+    # By then it waits at its first line; a signal in the midst of a statement may come too late.
+    sleep(2)
     process.send_signal(by)
     with os.fdopen(reading, encoding="utf-8") as lines:
         said = lines.read()

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from klaviyo_assets.api.client import Client
-from klaviyo_assets.defs import resources
+from klaviyo_assets.sync import account
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.run import Run
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("impatient")
 def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let an answer have a second, where the product gives it a minute."""
     hurried = partial(Client, timeout_seconds=DEADLINE_SECONDS)
-    monkeypatch.setattr(resources, "Client", hurried)
+    monkeypatch.setattr(account, "Client", hurried)
 
 
 def stocked(start: StartHome) -> Home:

@@ -229,7 +229,7 @@ def test_f86_a_metric_that_the_account_does_not_have_hinders_no_other(start: Sta
 
 def test_a_row_without_a_message_costs_itself_alone(start: StartHome) -> None:
     """The other rows of its days are stored; it lies in quarantine with its reason, and is said."""
-    home = report_home(start, NOW)
+    home = report_home(start, datetime(2026, 10, 3, 12, tzinfo=UTC))
     metric = metrics_of(home)[0]
     days = days_between(date(2026, 10, 1), date(2026, 10, 2))
     flow = {"flow_id": "F1", "send_channel": "email", "flow_name": "W", "flow_message_name": "W 1"}
