@@ -169,8 +169,10 @@ def ended_half_way(home: Home, file: Path, by: signal.Signals) -> tuple[int, str
     """End an export by a signal while it writes; return its exit code and what it said.
 
     Its standard error is a pipe that is full, so that it waits at its first line, however slow
-    this process is to send the signal.
+    this process is to send the signal. What a shell starts in the background ignores Ctrl-C, and so
+    would what this starts: the signal is listened to while the process begins.
     """
+    before_this = signal.signal(signal.SIGINT, signal.default_int_handler)
     reading, writing = os.pipe()
     before = fill_up(writing)
     process = subprocess.Popen(
@@ -179,6 +181,7 @@ def ended_half_way(home: Home, file: Path, by: signal.Signals) -> tuple[int, str
         env={**os.environ, **home.variables},
         stderr=writing,
     )
+    signal.signal(signal.SIGINT, before_this)
     os.close(writing)
     while not file.with_name(f".{file.name}.part").exists() and process.poll() is None:
         sleep(0.001)
