@@ -188,7 +188,8 @@ def _unread(
 ) -> tuple[Window, ...]:
     """Return what is left of `[start, ∞)`, and the lookback window before the mark once more.
 
-    As well as the windows `again`, which held records that could not be stored.
+    As well as the one before the end of all that was read, where that lies beyond a gap, and the
+    windows `again`, which held records that could not be stored.
 
                 start        mark - lookback      mark
     ──────────────┼────────────────┼────────────────┼──────────▶ UTC
@@ -201,10 +202,11 @@ def _unread(
     progress = known or SliceProgress()
     if progress.highest is None:
         return (Window(start),)
-    coverage, mark = progress.coverage, progress.mark(start)
-    if mark is not None:
-        coverage = coverage.without(Window(mark - lookback, mark))
-    for window in again:
+    coverage = progress.coverage
+    # What a killed run read beyond a gap ends later than the mark; late events lie there as well.
+    ends = (progress.mark(start), *(own.end for own in coverage.windows[-1:]))
+    back = [Window(end - lookback, end) for end in ends if end is not None]
+    for window in (*back, *again):
         coverage = coverage.without(window)
     return coverage.gaps(Window(start))
 

@@ -98,6 +98,21 @@ def test_lookback_reads_the_days_before_the_mark_again() -> None:
     assert windows(made) == [("*", Window(MARK - timedelta(days=7), None))]
 
 
+def test_lookback_reads_again_what_was_read_beyond_a_gap() -> None:
+    """A killed run had read windows ahead of the gap: a late event may lie in them as well."""
+    gap = Window(MARK - timedelta(days=60), MARK - timedelta(days=50))
+    progress = Progress(None, {}, ("*",))
+    progress.note("*", Window(None, gap.start), gap.start)
+    progress.note("*", Window(gap.end, MARK), MARK)
+    known = Known(metadata_mark=progress.mark, lake_state=progress_to_json(progress))
+    week = timedelta(days=7)
+    assert windows(plan(known)) == [("*", gap), ("*", Window(MARK, None))]
+    assert windows(plan(known, Settings(lookback_days=7))) == [
+        ("*", Window(gap.start - week, gap.end)),
+        ("*", Window(MARK - week, None)),
+    ]
+
+
 @pytest.mark.parametrize("lookback", [0, 7])
 def test_a_slice_without_a_record_is_asked_for_as_a_whole(lookback: int) -> None:
     """What is still empty has no mark to look back from; a history may be imported any day."""
