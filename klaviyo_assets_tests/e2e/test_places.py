@@ -1,6 +1,5 @@
 """Where the lake and the state may lie: what works there is proven, what does not is refused."""
 
-import errno
 import os
 import shutil
 import tempfile
@@ -9,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from klaviyo_assets import locks
 from klaviyo_assets.__main__ import main
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.instance import instance_of
@@ -91,21 +89,6 @@ def test_a_relative_folder_lies_where_the_process_was_started(
     assert main(["publish"]) == 2
     assert "my%20project/data" in capsys.readouterr().err
     assert list(project.iterdir()) == []
-    assert home.shop.asked().total() == 0
-
-
-def test_a_mount_without_locks_is_refused_before_the_first_request(
-    home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The lake's folder and its setting are named; nothing is asked."""
-
-    def refuse(_descriptor: int, _operation: int) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(locks.fcntl, "flock", refuse)
-    run = home.sync("lists")
-    assert f"the file system of {home.data} has no locks" in run.failed["lists"]
-    assert "KLAVIYO_DATA_DIR" in run.failed["lists"]
     assert home.shop.asked().total() == 0
 
 
