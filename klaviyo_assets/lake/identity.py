@@ -44,15 +44,25 @@ class Identity:
 
 
 def lake_identity(root: Path) -> Identity:
-    """Return what the lake's note says; nothing where there is none that can be read."""
+    """Return what the lake's note says; nothing where there is none, or one that is damaged.
+
+    Raises:
+        StorageError: there may be one, and the disk refused to give it.
+    """
+    note = _note(root)
+    with told(note, None):
+        try:
+            raw = note.read_bytes()
+        except FileNotFoundError:
+            return Identity()
     try:
-        known = json.loads(_note(root).read_bytes())
+        known = json.loads(raw)
         return Identity(
             id=str(known["id"]),
             account=str(known["account"]),
             also=frozenset(map(str, cast("list[object]", known["also"]))),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return Identity()
 
 
@@ -60,7 +70,7 @@ def named_identity(root: Path) -> Identity:
     """Return what the lake's note says; a lake without a name of its own gets one.
 
     Raises:
-        StorageError: the folder cannot be written.
+        StorageError: the folder cannot be written, or the note not read.
     """
     known = lake_identity(root)
     if known.id:
@@ -101,7 +111,7 @@ def whereabouts_of(root: Path) -> Whereabouts:
     """Return which lake this is and where; a lake without a name of its own gets one.
 
     Raises:
-        StorageError: the folder cannot be written.
+        StorageError: the folder cannot be written, or the note not read.
     """
     with told(root, None):
         device = root.stat().st_dev
@@ -123,7 +133,7 @@ def call_account(root: Path, account: str, *, also: Iterable[str]) -> bool:
     """Note that the account goes by `account`, and that the other names mean it; tell if it's news.
 
     Raises:
-        StorageError: the folder cannot be written.
+        StorageError: the folder cannot be written, or the note not read.
     """
     make_folder(root / "lake")
     with told(root, None), exclusive(_lock(root), seconds=_LOCK_SECONDS):

@@ -45,7 +45,11 @@ def stored_account(root: Path, *, tables: Iterable[str]) -> str | None:
 
 
 def stored_accounts(root: Path, *, tables: Iterable[str]) -> Iterator[str]:
-    """Yield whose data each table holds that can be read, by the name of now."""
+    """Yield whose data each table holds that can be read, by the name of now.
+
+    Raises:
+        StorageError: the note of the account's names is there and cannot be read.
+    """
     identity = lake_identity(root)
     for name in tables:
         with suppress(LakeError):
@@ -62,6 +66,7 @@ def refuse_foreign(root: Path, account: str, *, tables: Iterable[str]) -> None:
     Raises:
         WrongAccountError: a table holds another account's data.
         LakeVersionError: a later version of this project wrote a table.
+        StorageError: the note of the account's names is there and cannot be read.
     """
     identity = lake_identity(root)
     for name in tables:
