@@ -31,6 +31,7 @@
     │   ├── RequestError           400 and other 4xx
     │   ├── IneligibleMetricError  400 about the conversion metric: Klaviyo makes no report with it
     │   ├── CursorLostError        400 "Invalid cursor provided.": the slice starts again
+    │   ├── PageSizeError          400 about the page size: fewer records are asked for
     │   ├── NotFoundError          404
     │   └── RevisionRetiredError   410, or a revision without this endpoint
     └── ContractError          the developer acts: Klaviyo broke its word
@@ -213,6 +214,10 @@ class IneligibleMetricError(PermanentError):
 
 class CursorLostError(PermanentError):
     """Klaviyo no longer knows the paging cursor; the slice starts again from its last progress."""
+
+
+class PageSizeError(PermanentError):
+    """Klaviyo does not take the page size; the page is asked for with fewer records."""
 
 
 class NotFoundError(PermanentError):

@@ -16,6 +16,8 @@ PAGE_BYTES = 16 * 1024 * 1024
 
 SMALLER_BY = 4
 LARGER_BY = 2
+REFUSED_BY = 2
+"""What a size that Klaviyo does not take is divided by: ten times, then a thousand is one."""
 
 FAILURES = 3
 """Failures of a page after which it is asked for in a smaller size: two are a hiccup.
@@ -33,7 +35,7 @@ class PageSize:
     def __init__(self, most: int | None = None) -> None:
         """Begin with `most`, the largest size; None: the endpoint has no page size."""
         self.most = most
-        self._now = most or 1
+        self._now = self._ceiling = most or 1
         self._failed_at: int | None = None
         self._patience = FIRST_PATIENCE
         self._good = 0
@@ -60,6 +62,20 @@ class PageSize:
         was_changed = has_cursor(request) and self.fitted(request) is not request
         self._links_are_fixed |= was_changed
         return was_changed
+
+    def step_down(self, request: Request) -> bool:
+        """Take in that Klaviyo does not take the size of `request`, as it was sent, in any words.
+
+        Tell whether fewer may be asked for. As large a page is not asked for again: what is refused
+        by a rule is no matter of luck.
+        """
+        size = page_size_of(request)
+        if self.most is None or size is None or size == 1 or self._keeps(request):
+            return False
+        with self._lock:
+            self._ceiling = min(self._ceiling, max(1, size // REFUSED_BY))
+            self._now = min(self._now, self._ceiling)
+        return True
 
     def smaller(self, request: Request, error: KlaviyoAssetsError, failures: int) -> Request:
         """Return what to ask for after a failure, the so-manieth of this page."""
@@ -95,7 +111,7 @@ class PageSize:
                     self._good = 0
                     self._patience = min(self._patience * LARGER_BY, LONGEST_PATIENCE)
             fitting = int(PAGE_BYTES / self._record_bytes)
-            self._now = max(1, min(larger, self.most, fitting))
+            self._now = max(1, min(larger, self._ceiling, fitting))
 
     def _keeps(self, request: Request) -> bool:
         return self._links_are_fixed and has_cursor(request)

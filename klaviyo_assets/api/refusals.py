@@ -22,6 +22,7 @@ from klaviyo_assets.errors import (
     KlaviyoAssetsError,
     MissingScopeError,
     NotFoundError,
+    PageSizeError,
     PermanentError,
     PlanError,
     RateLimitError,
@@ -65,6 +66,9 @@ ELSEWHERE = re.compile(
     r"|\bnetworks?\b|\bIPs?\b|\bpast due\b|\boverdue\b|\bunpaid\b|\bpayments?\b"
 )
 """Words of a 403 that is about the account or the way to it, whatever else it mentions."""
+
+PAGE_SIZE = re.compile(r"(?i)\bpage(?:%5B|[\s_\[-])*size\b")
+"""A page size, as parameters are written and as sentences have it."""
 
 WHOLE_SECONDS = re.compile(r"[0-9]{1,9}")
 
@@ -165,6 +169,8 @@ def permanent(
         kind, advice = NotFoundError, "It is gone, or was never there."
     elif answer.status == 400 and "invalid cursor provided" in detail:  # noqa: PLR2004
         kind, advice = CursorLostError, "The paging cursor is lost: the slice is read again."
+    elif answer.status == 400 and refuses_page_size(request, said):  # noqa: PLR2004
+        kind, advice = PageSizeError, "Fewer records are asked for, as long as there are fewer."
     elif answer.status == 400 and refuses_metric(request, said):  # noqa: PLR2004
         kind = IneligibleMetricError
         advice = "Klaviyo makes no reports with this conversion metric: it is left out."
@@ -197,6 +203,21 @@ def refuses_metric(request: Request, said: Complaint) -> bool:
     if place not in {"", "data", "data/attributes"}:
         return CONVERSION_METRIC in place
     return METRIC.search(said.detail or "") is not None
+
+
+def refuses_page_size(request: Request, said: Complaint) -> bool:
+    """Return whether a 400 to a request that names a page size is about that.
+
+    Klaviyo points at the parameter; where it points nowhere in particular, or at another one of
+    paging, the sentence has to mention it. No such refusal was recorded.
+    """
+    if PAGE_SIZE.search(request.url) is None:
+        return False
+    place = (said.source or "").strip("/")
+    if PAGE_SIZE.search(place):
+        return True
+    is_open = place in {"", "data"} or place.startswith("page")
+    return is_open and PAGE_SIZE.search(said.detail or "") is not None
 
 
 def asked(request: Request) -> str:

@@ -7,11 +7,18 @@ what to ask for (`begin`), and carrying it out (`pull`).
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeVar
 
 from klaviyo_assets.api.client import Answer, Client
 from klaviyo_assets.api.page_size import PageSize
-from klaviyo_assets.api.protocol import Request
-from klaviyo_assets.errors import RequestError, ServerError, SettingError
+from klaviyo_assets.api.protocol import Request, has_cursor
+from klaviyo_assets.errors import (
+    CursorLostError,
+    PageSizeError,
+    RequestError,
+    ServerError,
+    SettingError,
+)
 from klaviyo_assets.lake import Lake
 from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import Collection, Slice, Stream
@@ -19,6 +26,8 @@ from klaviyo_assets.sync.includes import RefusedIncludes
 from klaviyo_assets.sync.pace import Turn
 from klaviyo_assets.sync.walk import Ask, PageReader
 from klaviyo_assets.tables.decode import Page, PageDecoder
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,13 +78,17 @@ def page_reader(
             page_size.note(records=page.records, size=len(answer.body))
             return page, answer.at
 
-        try:
-            return includes.read(
-                request,
-                lambda sent: desk.client.read(
-                    page_size.fitted(sent), decode, stream=stream.name, smaller=page_size.smaller
+        def ask(sent: Request) -> tuple[Page, datetime]:
+            return in_a_size_taken(
+                sent,
+                page_size,
+                lambda fitted: desk.client.read(
+                    fitted, decode, stream=stream.name, smaller=page_size.smaller
                 ),
             )
+
+        try:
+            return includes.read(request, ask)
         except RequestError as error:
             if slice_.name not in desk.settings.event_metric_ids:
                 raise
@@ -89,6 +102,26 @@ def page_reader(
             raise
 
     return read
+
+
+def in_a_size_taken(
+    request: Request, page_size: PageSize, ask: Callable[[Request], Found]
+) -> Found:
+    """Return what `ask` brings, with fewer records a page where Klaviyo refuses their number.
+
+    Raises:
+        PageSizeError: a single record is refused as well, or what a next link says as it comes.
+        CursorLostError: a next link is refused whose size was changed; and all of `ask`.
+    """
+    while True:
+        fitted = page_size.fitted(request)
+        try:
+            return ask(fitted)
+        except PageSizeError as error:
+            if fitted is not request and has_cursor(request):
+                raise CursorLostError(error.message, stream=error.stream) from error
+            if not page_size.step_down(fitted):
+                raise
 
 
 def _way_round(stream: Stream, settings: Settings) -> str:

@@ -145,3 +145,32 @@ def test_a_next_link_whose_size_may_not_change_starts_the_window_again(start: St
     assert run.success
     judge(home, "events")
     assert len(stored_ids(home, "events")) == len(home.shop.truth("events"))
+
+
+@pytest.mark.parametrize("first", [1, 3], ids=["the first page", "a next link"])
+def test_a_page_size_that_klaviyo_refuses_is_halved(start: StartHome, first: int) -> None:
+    """Should Klaviyo allow 200 events a page one day, or from some page on: all are read.
+
+    Only as often as it takes to find out what is allowed, and never again in this sync.
+    """
+    home = start(events=6_000, future_events=0)
+    match = {"path": EVENTS, "size_above": 200, "from": first}
+    said = "page_size must be at most 200."
+    with home.shop.faulty("error", match=match, status=400, detail=said):
+        run = home.sync("events")
+    assert run.success
+    judge(home, "events")
+    asked = sizes(home)
+    assert min(asked) == 125
+    at_once = 10
+    assert sum(size > 200 for size in asked) < first + 3 * at_once
+
+
+def test_a_page_size_that_is_refused_however_small_ends_the_stream(start: StartHome) -> None:
+    """After ten requests, with Klaviyo's own words."""
+    home = start(events=600, future_events=0)
+    match = {"path": EVENTS, "size_above": 0}
+    with home.shop.faulty("error", match=match, status=400, detail="Bad page size."):
+        run = home.sync("events")
+    assert "Bad page size" in run.failed["events"]
+    assert sizes(home) == [1000, 500, 250, 125, 62, 31, 15, 7, 3, 1]

@@ -96,11 +96,29 @@ def test_heavy_pages_become_smaller_and_light_ones_full_again() -> None:
     assert size_of(size) == 1000
 
 
+def test_a_size_that_is_refused_is_halved_and_not_asked_for_again() -> None:
+    """Whatever pages follow; refusals of what others have left already halve nothing."""
+    size = PageSize(1000)
+    assert size.step_down(FULL)
+    assert size.step_down(FULL)
+    assert size_of(size) == 500
+    assert size.is_smaller
+    for _ in range(1000):
+        size.note(records=100, size=10_000)
+    assert size_of(size) == 500
+    refused = 0
+    while size.step_down(size.fitted(FULL)):
+        refused += 1
+    assert refused <= 10
+    assert size_of(size) == 1
+
+
 def test_an_endpoint_without_a_size_is_left_alone() -> None:
     """Nothing is known of it, and nothing is asked."""
     size = PageSize()
     size.note(records=200, size=HEAVY)
     assert size.fitted(FULL) is FULL
+    assert not size.step_down(FULL)
     assert size.smaller(FULL, LargeBodyError("too large"), 1) is FULL
 
 

@@ -15,6 +15,7 @@ from klaviyo_assets.errors import (
     KlaviyoAssetsError,
     MissingScopeError,
     NotFoundError,
+    PageSizeError,
     PermanentError,
     PlanError,
     RateLimitError,
@@ -88,6 +89,33 @@ def test_every_status_has_one_error(status: int, body: str, kind: type[KlaviyoAs
     assert type(error) is kind
     assert error.stream == "events"
     assert str(error).startswith(f"events: GET /api/events was answered with {status}")
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (body_of("invalid", "Too large.", parameter="page[size]"), PageSizeError),
+        (body_of("invalid", "Too large.", parameter="page_size"), PageSizeError),
+        (body_of("invalid", "'page_size' must be at most 200.", pointer="/data/"), PageSizeError),
+        (
+            body_of("invalid", "The page size may not change.", parameter="page[cursor]"),
+            PageSizeError,
+        ),
+        (body_of("invalid", "page[size] is too large."), PageSizeError),
+        (body_of("invalid", "Invalid cursor provided.", parameter="page[size]"), CursorLostError),
+        (body_of("invalid", "No page size there.", parameter="filter"), RequestError),
+        (body_of("invalid", "The page is not sized."), RequestError),
+    ],
+    ids=str,
+)
+def test_a_refused_page_size_is_told_from_other_refusals(
+    body: str, kind: type[KlaviyoAssetsError]
+) -> None:
+    """By where Klaviyo points, or its words; a request that names no size is refused as ever."""
+    answer = answer_of(400, body)
+    sized = request_of(query="page%5Bsize%5D=1000")
+    assert type(error_for(answer, sized, "events")) is kind
+    assert not isinstance(error_for(answer, request_of(), "events"), PageSizeError)
 
 
 @given(
