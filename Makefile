@@ -78,7 +78,7 @@ demo: install ## a sandbox Klaviyo, every asset, a query, the UI (UI=0: without 
 	@DAGSTER_HOME="$(CURDIR)/demo/dagster" $(QUIET) $(PY) deploy/demo.py --ui $(UI) --port $(PORT)
 
 test: $(VENV)/.installed-test ## the whole test suite (PYTEST_ARGS='-k ledger')
-	@$(PY) -m pytest -n 3 $(PYTEST_ARGS)
+	@$(PY) -m pytest -n 4 --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 dev: install ## the Dagster UI and daemon on http://127.0.0.1:3000 (PORT=3000)
 	$(call dagster_home,$(DAGSTER_HOME))

@@ -63,6 +63,18 @@ def pytest_configure() -> None:
     sys.addaudithook(refuse_the_network)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest tests first, and leave the others in their order of chance."""
+    items.sort(key=lambda each: -seconds_of(each))
+
+
+def seconds_of(item: pytest.Item) -> float:
+    """Return the seconds that a test says it takes; 0 where it says nothing."""
+    mark = item.get_closest_marker("takes")
+    return float(mark.args[0]) if mark is not None else 0.0
+
+
 def is_whole_run(config: pytest.Config) -> bool:
     """Tell whether nothing was asked for by name: no path, no -k, no -m, no --lf."""
     selecting = ("keyword", "markexpr", "lf", "deselect", "ignore", "ignore_glob", "maxfail")

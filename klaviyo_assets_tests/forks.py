@@ -11,6 +11,7 @@ from multiprocessing import get_context
 FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
+        "klaviyo_assets_tests.e2e.launcher",
         "klaviyo_assets_tests.e2e.lives",
         "klaviyo_assets_tests.e2e.report_victim",
         "klaviyo_assets_tests.integration.lake.killed",

@@ -32,6 +32,7 @@ UNCHANGED = """ops:
 resources: {}"""
 
 
+@pytest.mark.takes(200)
 def test_the_buttons_do_what_they_say(
     new_york: Home, screen: Screen, subtests: pytest.Subtests
 ) -> None:

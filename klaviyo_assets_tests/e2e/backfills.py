@@ -33,6 +33,7 @@ from klaviyo_assets_tests.e2e.report_runs import materializations
 PATIENCE_SECONDS = 300
 WITHOUT_QUEUE = """
 run_coordinator: {module: dagster._core.run_coordinator, class: DefaultRunCoordinator}
+run_launcher: {module: klaviyo_assets_tests.e2e.launcher, class: ForkingLauncher}
 code_servers: {wait_for_local_processes_on_shutdown: true}
 telemetry: {enabled: false}
 """
@@ -119,7 +120,7 @@ def ended(workspace: WorkspaceProcessContext, backfill_id: str) -> BulkActionSta
         found = workspace.instance.get_backfill(backfill_id)
         if found is not None and found.status in ENDED:
             return found.status
-        time.sleep(0.5)
+        time.sleep(0.1)
     raise TimeoutError(f"the backfill has not ended in {PATIENCE_SECONDS} s")
 
 

@@ -5,16 +5,18 @@ What belongs here: opening a DAGSTER_HOME. What does not: running anything in it
 Dagster 1.13 opens SQLite anew for every event, about eighty times a run, and reads all of its
 migrations from the disk five times a run: together half of what a small run costs. Here a file
 stays open as long as the instance does, and migrations are read once. Nor does SQLite wait for the
-disk: that guards against a loss of power, which no test brings about, and not against a kill.
+disk: that guards against a loss of power, which no test brings about, and not against a kill. And
+what a run prints lies in its files alone: Dagster would start four processes a run to repeat it.
 """
 
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from unittest.mock import patch
 
 import dagster as dg
 from alembic.script import ScriptDirectory
+from dagster._core.execution import compute_logs
 from dagster._core.storage.event_log.sqlite import sqlite_event_log
 from dagster._core.storage.runs.sqlite import sqlite_run_storage
 from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
@@ -41,10 +43,16 @@ def instance_of(folder: Path) -> Generator[dg.DagsterInstance]:
 
     with ExitStack() as stack:
         stack.enter_context(patch.object(ScriptDirectory, "from_config", return_value=MIGRATIONS))
+        stack.enter_context(patch.object(compute_logs, "tail_to_stream", not_repeated))
         for storage in STORAGES:
             stack.enter_context(patch.object(storage, "create_engine", kept))
         stack.callback(lambda: [engine.pool.dispose() for engine in engines.values()])
         yield stack.enter_context(dg.DagsterInstance.from_config(str(folder)))
+
+
+def not_repeated(*_: object) -> nullcontext[tuple[None, None]]:
+    """Repeat nothing of what a step prints; give no processes that would."""
+    return nullcontext((None, None))
 
 
 def engine_that_stays(url: str) -> Engine:

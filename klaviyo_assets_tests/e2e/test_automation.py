@@ -96,6 +96,7 @@ def states(instance: dg.DagsterInstance) -> dict[str, InstigatorState]:
     return {each.name: each for each in instance.all_instigator_state()}
 
 
+@pytest.mark.takes(20)
 def test_recommended_is_on_from_the_start_and_launches(home: Home) -> None:
     """The daemon starts all that the setting names; an hour later the collections are read."""
     with instance_of(home.dagster) as instance:

@@ -27,6 +27,9 @@ POLARS = "polars==1.31.0"
 READ_BY_POLARS = """
 import sys
 import polars
+
+# Its home is read by all of them: one worker makes it.
+pytestmark = pytest.mark.xdist_group("whole")
 print(*sorted(polars.read_delta(sys.argv[1]).get_column("id")))
 """
 

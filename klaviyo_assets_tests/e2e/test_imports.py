@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home
 
@@ -23,6 +25,7 @@ def imported(home: Home, *command: str) -> set[str]:
     return {line.rpartition("|")[2].strip() for line in lines}
 
 
+@pytest.mark.takes(20)
 def test_the_hourly_job_has_no_use_for_pandas(home: Home) -> None:
     """Neither the first time nor, with rows to be merged, the second: 0.2 s and 46 MiB each."""
     job = (

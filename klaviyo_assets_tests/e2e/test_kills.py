@@ -5,6 +5,8 @@ import random
 from datetime import datetime
 from unittest.mock import patch
 
+import pytest
+
 from klaviyo_assets.__main__ import main as command
 from klaviyo_assets.defs.syncing import Syncing
 from klaviyo_assets.errors import StorageError
@@ -28,6 +30,7 @@ MOST_IN_FLIGHT = (2 + 30 + 1) * PAGE
 hands. With commits of their real size, 192 MiB, that is 130,000 events of 1.8 kB."""
 
 
+@pytest.mark.takes(20)
 def test_twenty_kills_of_a_first_sync_lose_and_double_nothing(start: StartHome) -> None:
     """Twenty SIGKILLs at random moments, a resume after each: every event is stored once."""
     home = start(events=EVENTS, days=6, gzip=False)

@@ -57,6 +57,7 @@ def questions(home: Home) -> Counter[tuple[str, ...]]:
     )
 
 
+@pytest.mark.takes(20)
 @pytest.mark.parametrize(("metric_count", "first"), [(4, 5), (2, 4)], ids=["by day", "by metric"])
 def test_runs_at_once_place_totals_as_one_run_would(
     start: StartHome, metric_count: int, first: int

@@ -4,6 +4,7 @@ from collections import Counter
 from datetime import UTC, datetime
 
 import dagster as dg
+import pytest
 
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.daemons import daemon_with, dagster_command
@@ -23,6 +24,7 @@ def busy_home(start: StartHome) -> Home:
     return home
 
 
+@pytest.mark.takes(70)
 def test_the_hourly_job_starts_within_seconds(start: StartHome) -> None:
     """One run of each report is under way, and the collections find a place at once."""
     home = busy_home(start)

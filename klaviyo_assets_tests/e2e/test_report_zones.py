@@ -80,6 +80,7 @@ def backfill_of_90_days(
     assert requests(home, FLOWS) == number(plan[FLOWS]["requests"]) == 2
 
 
+@pytest.mark.takes(20)
 @pytest.mark.parametrize("zone", ZONES)
 def test_a_backfill_after_the_first_sync_is_green(start: StartHome, zone: str) -> None:
     """The page offers the days that are over in the account's zone, and each of them is stored."""
@@ -90,6 +91,7 @@ def test_a_backfill_after_the_first_sync_is_green(start: StartHome, zone: str) -
         backfill_of_90_days(home, page, zone, metric, streams=(FLOWS, CAMPAIGNS))
 
 
+@pytest.mark.takes(20)
 @pytest.mark.parametrize("zone", ZONES)
 def test_the_first_session_needs_no_reload(start: StartHome, zone: str) -> None:
     """Pages opened before the first sync offer every day that is over, and a backfill is green."""

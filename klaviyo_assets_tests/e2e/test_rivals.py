@@ -88,6 +88,7 @@ def test_two_first_syncs_in_two_processes_make_one_table(start: StartHome) -> No
     assert home.shop.asked()["/api/events"] > 4
 
 
+@pytest.mark.takes(30)
 def test_all_streams_side_by_side_lose_no_view(home: Home) -> None:
     """The first-sync job, a process a stream, publishes every relation whole."""
     names = [stream.name for stream in COLLECTIONS]

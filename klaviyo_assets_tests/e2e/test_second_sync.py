@@ -12,6 +12,9 @@ from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.run import Run
 from klaviyo_assets_tests.e2e.shop import NOON, open_shop
 
+# Its home is read by all of them: one worker makes it.
+pytestmark = pytest.mark.xdist_group("twice")
+
 ASKED_AGAIN = {
     "accounts": 1,
     # Three channels, archived and not.

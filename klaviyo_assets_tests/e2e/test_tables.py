@@ -14,6 +14,9 @@ from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.run import Run
 from klaviyo_assets_tests.e2e.shop import NOON, open_shop
 
+# Its home is read by all of them: one worker makes it.
+pytestmark = pytest.mark.xdist_group("first")
+
 STREAMS = [stream.name for stream in COLLECTIONS]
 CURSORS = {
     "campaigns": "updated_at",

@@ -142,6 +142,7 @@ def test_f44_two_runs_of_one_stream_at_once_leave_no_double(start: StartHome) ->
     judge(home, "events")
 
 
+@pytest.mark.takes(20)
 def test_f45_a_first_sync_stays_below_half_a_gigabyte(start: StartHome) -> None:
     """200,000 events at 1,000 a page: the peak of the whole process is below 512 MiB."""
     home = start(events=200_000, days=200, gzip=False)

@@ -11,6 +11,7 @@ HANDFUL = 5
 """Seeds a test, so that workers share them."""
 
 
+@pytest.mark.takes(20)
 @pytest.mark.parametrize("first", TWENTY[::HANDFUL])
 def test_f70_random_faults_and_kills_end_at_what_the_shop_holds(
     tmp_path: Path, blank: Path, first: int

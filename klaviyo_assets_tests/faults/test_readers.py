@@ -8,6 +8,7 @@ from threading import Event, Thread
 from time import sleep
 
 import duckdb
+import pytest
 
 from klaviyo_assets.lake import Lake
 from klaviyo_assets.streams import COLLECTIONS
@@ -116,6 +117,7 @@ def syncs(home: Home, metric: str) -> list[Callable[[], Run]]:
     ]
 
 
+@pytest.mark.takes(30)
 def test_f89_connections_outlive_ten_syncs_and_the_grace(start: StartHome) -> None:
     """Old and new releases of DuckDB answer all along, each with the one version that it opened.
 

@@ -94,6 +94,7 @@ def test_f04_a_retry_after_that_says_nothing_is_backed_off(
     judge(home, "lists")
 
 
+@pytest.mark.takes(20)
 def test_f05_all_streams_at_once_keep_the_true_windows(start: StartHome) -> None:
     """A process a stream under Klaviyo's own limits: no 429, no wait beyond the tightest."""
     assert quickest(lambda: wasted_seconds(start), within=0) < 0

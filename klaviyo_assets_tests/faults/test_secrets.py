@@ -102,6 +102,7 @@ def arguments() -> str:
     return "\n".join(found)
 
 
+@pytest.mark.takes(20)
 def test_f61_the_key_is_nowhere_after_success_and_failures(watched: Home) -> None:
     """A whole sync, then seventeen kinds of failure: no file, record or page holds the key.
 
