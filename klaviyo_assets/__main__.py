@@ -13,10 +13,11 @@ from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
+from textwrap import wrap
 from time import monotonic
 from typing import TextIO, cast
 
-from klaviyo_assets.api.gate import KEY_VARIABLE, checked_key
+from klaviyo_assets.api.gate import checked_key
 from klaviyo_assets.errors import KlaviyoAssetsError, SettingError
 from klaviyo_assets.lake import (
     Exported,
@@ -36,10 +37,17 @@ from klaviyo_assets.lake import (
 from klaviyo_assets.model.privacy import privacy_refusals, profile_id_of, uncovered_places
 from klaviyo_assets.model.promises import on_by_setting, promises_not_kept
 from klaviyo_assets.model.report import Report
-from klaviyo_assets.model.settings import Settings, future_refusals, read_settings
 from klaviyo_assets.model.stream import Join
 from klaviyo_assets.redaction import RedactedOutput, redact_causes
 from klaviyo_assets.sandbox.__main__ import main as sandbox
+from klaviyo_assets.settings import (
+    KEY_VARIABLE,
+    Settings,
+    future_refusals,
+    read_settings,
+    unknown_variables,
+    variables,
+)
 from klaviyo_assets.streams import COLLECTIONS, MERGES, REPORTS, STREAMS
 from klaviyo_assets.sync.account import asking_with, ledger_of, state_folder
 from klaviyo_assets.sync.adoption import adopt
@@ -90,6 +98,8 @@ def _run(words: Sequence[str]) -> int:
     settings, refused = read_settings(os.environ)
     options = _parser().parse_args(words)
     verb: Callable[[Settings, argparse.Namespace], int] = options.verb
+    for warning in unknown_variables(os.environ):
+        print(f"warning: {warning}", file=sys.stderr)
     early = future_refusals(settings, today=datetime.now(tz=UTC).date())
     refusals = [*refused, *early, *privacy_refusals(settings, STREAMS)]
     if refusals:
@@ -109,7 +119,12 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="klaviyo-assets", description="Klaviyo, brought home.")
+    parser = argparse.ArgumentParser(
+        prog="klaviyo-assets",
+        description="Klaviyo, brought home.",
+        epilog=_settings_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     verbs = parser.add_subparsers(required=True, metavar="verb")
     for name, verb, about in (
         ("streams", _streams, "list the streams: table, grain, cursor, tier, scopes"),
@@ -143,6 +158,16 @@ def _parser() -> argparse.ArgumentParser:
             _add_erase_options(added)
     verbs.add_parser("sandbox", help="run a Klaviyo on loopback, to try things on")
     return parser
+
+
+def _settings_help() -> str:
+    """Return the settings as the end of `--help`."""
+    lines = ["settings, which are environment variables (default in brackets):"]
+    for each in variables():
+        lines.append(f"  {each.name}" + (f" [{each.default}]" if each.default else ""))
+        text = f"{each.about} (allowed: {each.allowed})"
+        lines += wrap(text, 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines)
 
 
 def _add_plan_options(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from klaviyo_assets.api.gate import KEY_VARIABLE
 from klaviyo_assets.defs.assets import asset_of
 from klaviyo_assets.defs.automation import jobs, schedules
 from klaviyo_assets.defs.completeness import completeness_check
@@ -25,7 +24,7 @@ from klaviyo_assets.defs.report_schedule import report_schedule
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.privacy import uncovered_places
-from klaviyo_assets.model.settings import Settings, read_settings
+from klaviyo_assets.settings import KEY_VARIABLE, Settings, read_settings, unknown_variables
 from klaviyo_assets.streams import COLLECTIONS, REPORTS, STREAMS
 from klaviyo_assets.streams.metrics import METRICS
 from klaviyo_assets.sync.reports.account_zone import zone_at_load
@@ -96,4 +95,6 @@ def _checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
     ]
 
 
+for warning in unknown_variables(os.environ):
+    log.warning(warning)
 defs = build_defs(*read_settings(os.environ))

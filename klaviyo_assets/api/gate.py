@@ -13,8 +13,8 @@ from urllib.parse import SplitResult, urlsplit
 from klaviyo_assets.api.exchange import Request
 from klaviyo_assets.errors import ForeignLinkError, PermanentError, SettingError
 from klaviyo_assets.redaction import keep_secret
+from klaviyo_assets.settings import KEY_VARIABLE
 
-KEY_VARIABLE = "KLAVIYO_API_KEY"
 PRIVATE_KEY = re.compile(r"pk_[A-Za-z0-9_]{10,}")
 PUBLIC_KEY = re.compile(r"[A-Za-z0-9]{6}")
 DEFAULT_PORTS = {"https": 443, "http": 80}

@@ -18,7 +18,7 @@ from klaviyo_assets.defs.partitions import PRIORITY
 from klaviyo_assets.defs.report_flight import UNFINISHED
 from klaviyo_assets.defs.selections import ChecksByName, assets_of
 from klaviyo_assets.defs.switches import schedule_status
-from klaviyo_assets.model.settings import Settings
+from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import COLLECTIONS
 from klaviyo_assets.sync.plan import SyncMode
 

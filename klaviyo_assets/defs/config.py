@@ -18,10 +18,10 @@ import dagster as dg
 
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.report import Report
-from klaviyo_assets.model.settings import EARLIEST
 from klaviyo_assets.model.stream import Collection, Join, Stream
 from klaviyo_assets.model.window import Window
 from klaviyo_assets.redaction import holds_key
+from klaviyo_assets.settings import EARLIEST
 from klaviyo_assets.sync.plan import Order, SyncMode
 
 SYNC_MODE, START, END = "sync_mode", "start", "end"

@@ -22,7 +22,7 @@ from klaviyo_assets.defs.report_flight import UNFINISHED
 from klaviyo_assets.defs.selections import assets_of, key_in
 from klaviyo_assets.defs.switches import sensor_status
 from klaviyo_assets.model.report import Days
-from klaviyo_assets.model.settings import Settings
+from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams.events import EVENTS
 from klaviyo_assets.sync.completeness import in_a_row
 

@@ -15,8 +15,8 @@ from klaviyo_assets.defs.switches import is_switched_on
 from klaviyo_assets.defs.syncing import Syncing
 from klaviyo_assets.defs.verdicts import ShownValue
 from klaviyo_assets.lake import Lake, Since, first_seen
-from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.settings import Settings
 from klaviyo_assets.sync.counts import STREAM
 from klaviyo_assets.sync.lateness import (
     PAUSE,

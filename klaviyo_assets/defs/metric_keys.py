@@ -16,8 +16,8 @@ from klaviyo_assets.defs.partitions import METRICS, UNFIT
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
 from klaviyo_assets.errors import KlaviyoAssetsError
 from klaviyo_assets.lake import Lake
-from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.redaction import Redaction
+from klaviyo_assets.settings import Settings
 from klaviyo_assets.sync.reports.metric_requests import custom_metrics, revenue_now
 from klaviyo_assets.sync.reports.metrics import (
     AUTO,

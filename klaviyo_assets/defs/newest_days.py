@@ -35,8 +35,8 @@ from klaviyo_assets.defs.verdicts import check_key, failed, passed, warned
 from klaviyo_assets.errors import KlaviyoAssetsError, SettingError
 from klaviyo_assets.lake import Lake
 from klaviyo_assets.model.report import Days
-from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import REPORTS
 from klaviyo_assets.sync.reports.account_zone import zone_without_asking
 from klaviyo_assets.sync.reports.failing import failed_metrics

@@ -12,7 +12,7 @@ import dagster as dg
 
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.report import Cell, Days
-from klaviyo_assets.model.settings import Settings
+from klaviyo_assets.settings import Settings
 
 METRIC = "metric"
 DATE = "date"

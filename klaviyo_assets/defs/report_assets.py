@@ -35,9 +35,10 @@ from klaviyo_assets.defs.same_lake import refuse_other_lake
 from klaviyo_assets.defs.selections import with_own_keys
 from klaviyo_assets.errors import QuotaError, RefusedStreamError
 from klaviyo_assets.model.report import Cell, Report
-from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.redaction import Redaction
+from klaviyo_assets.settings import Settings
+from klaviyo_assets.sync.memory import tune_process
 from klaviyo_assets.sync.reports.desk import ReportDesk
 from klaviyo_assets.sync.reports.fetch import Fetch, Outcome
 from klaviyo_assets.sync.reports.paying import Purse
@@ -133,6 +134,8 @@ def _desk(
     store, key = lake.lake(), context.asset_key
     refuse_other_lake(key, stream, before=remembered_lake(context.instance, key), lake=store)
     store.prepare(connection.account)
+    if settings.tune_process:
+        tune_process()
     return ReportDesk(
         stream=stream,
         report=report_of(stream),

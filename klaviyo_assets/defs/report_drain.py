@@ -35,8 +35,8 @@ from klaviyo_assets.defs.switches import sensor_status
 from klaviyo_assets.errors import KlaviyoAssetsError
 from klaviyo_assets.lake import CellFacts, Lake
 from klaviyo_assets.model.report import Days
-from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import REPORTS
 from klaviyo_assets.sync.reports.cost import Estimate, every_day
 from klaviyo_assets.sync.reports.desk import Calendar, background_of, terms_of

@@ -16,8 +16,8 @@ from klaviyo_assets.defs.switches import is_switched_on, schedule_status
 from klaviyo_assets.errors import KlaviyoAssetsError
 from klaviyo_assets.lake import Lake
 from klaviyo_assets.model.report import Days
-from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.settings import Settings
 from klaviyo_assets.sync.reports.account_zone import zone_without_asking
 from klaviyo_assets.sync.reports.metrics import mapped_metric, setting_problems, stored_metrics
 from klaviyo_assets.sync.reports.zone import last_over

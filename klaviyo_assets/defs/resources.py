@@ -15,11 +15,13 @@ import dagster as dg
 
 from klaviyo_assets.api.client import Client
 from klaviyo_assets.api.clock import Clocks, utc_now
-from klaviyo_assets.api.gate import KEY_VARIABLE, checked_base_url, checked_key
+from klaviyo_assets.api.gate import checked_base_url, checked_key
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.lake import Lake, relations_of
-from klaviyo_assets.model.privacy import SALT_VARIABLE, checked_salt, privacy_refusals
-from klaviyo_assets.model.settings import (
+from klaviyo_assets.model.privacy import checked_salt, privacy_refusals
+from klaviyo_assets.settings import (
+    KEY_VARIABLE,
+    SALT_VARIABLE,
     Settings,
     future_refusals,
     read_settings,

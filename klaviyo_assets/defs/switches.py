@@ -9,7 +9,7 @@ from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatu
 
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.promises import ALWAYS_ON, automated
-from klaviyo_assets.model.settings import RECOMMENDED, Settings
+from klaviyo_assets.settings import RECOMMENDED, Settings
 
 
 def schedule_status(settings: Settings) -> dg.DefaultScheduleStatus:

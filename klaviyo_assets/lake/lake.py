@@ -43,7 +43,7 @@ from klaviyo_assets.lake.upkeep import Upkeep, tidied
 from klaviyo_assets.lake.writing import TableWriter, refuse_gaps
 from klaviyo_assets.locks import check_locks
 from klaviyo_assets.model.report import Cell
-from klaviyo_assets.model.settings import refuse_lake_path
+from klaviyo_assets.settings import RefusedPathError, refuse_lake_path
 
 if TYPE_CHECKING:
     import duckdb
@@ -265,7 +265,7 @@ class Lake:
         # The whole path: a relative one lies wherever the process was started.
         try:
             refuse_lake_path(str(self.root))
-        except ValueError as refused:
+        except RefusedPathError as refused:
             raise SettingError(
                 f"the lake would lie in {str(self.root)!r}, by KLAVIYO_DATA_DIR and the folder "
                 f"that this process was started in: {refused}"

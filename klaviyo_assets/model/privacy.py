@@ -11,17 +11,13 @@ from types import MappingProxyType
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.column import EXTRA, Column, ColumnType, PersonalKind, RelatedId
 from klaviyo_assets.model.report import Report
-from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import Collection, Join, Stream
+from klaviyo_assets.settings import SALT_VARIABLE, SHORTEST_SALT, Settings, variable_of
 
 EVERY = "*"
 """Stands for every stream that has the column."""
 
 PROFILE = "profile"
-
-SALT_VARIABLE = "KLAVIYO_HASH_SALT"
-SHORTEST_SALT = 16
-"""Characters; a shorter one is found by trying, and with it every e-mail address."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,13 +130,13 @@ def checked_salt(salt: str) -> bytes:
 def privacy_refusals(settings: Settings, streams: Mapping[str, Stream]) -> list[SettingError]:
     """Return a refusal for each column that cannot be excluded, hashed or thinned."""
     wanted: tuple[tuple[str, tuple[str, ...], ColumnType | None], ...] = (
-        ("KLAVIYO_EXCLUDE_COLUMNS", settings.exclude_columns, None),
-        ("KLAVIYO_HASH_COLUMNS", settings.hash_columns, "string"),
-        ("KLAVIYO_JSON_KEYS", settings.json_keys, "json"),
+        ("exclude_columns", settings.exclude_columns, None),
+        ("hash_columns", settings.hash_columns, "string"),
+        ("json_keys", settings.json_keys, "json"),
     )
     return [
-        SettingError(f"{variable}={entry!r} cannot be used: {reason}.")
-        for variable, entries, kind in wanted
+        SettingError(f"{variable_of(name)}={entry!r} cannot be used: {reason}.")
+        for name, entries, kind in wanted
         for entry in entries
         if (reason := _reason_against(entry, kind, streams)) is not None
     ]

@@ -7,7 +7,7 @@ What belongs here: the names, in the order of worth. What does not: whether one 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from klaviyo_assets.model.settings import RECOMMENDED, Settings
+from klaviyo_assets.settings import RECOMMENDED, Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,9 @@ from klaviyo_assets.api.protocol import first_request
 from klaviyo_assets.api.refusals import member
 from klaviyo_assets.errors import BrokenBodyError, MissingScopeError, SettingError
 from klaviyo_assets.lake import STAND_IN
-from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import WHOLE, Stream
 from klaviyo_assets.model.window import Window
+from klaviyo_assets.settings import Settings
 from klaviyo_assets.tables.body import mended, opened
 
 

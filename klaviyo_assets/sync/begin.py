@@ -24,7 +24,7 @@ from klaviyo_assets.model.window import Window, instant
 from klaviyo_assets.sync.desk import Desk, ask_of
 from klaviyo_assets.sync.details import FanOut, worth_asking
 from klaviyo_assets.sync.manner import Manner
-from klaviyo_assets.sync.memory import give_large_blocks_back, spare_what_lives_on
+from klaviyo_assets.sync.memory import tune_process
 from klaviyo_assets.sync.pace import Pace
 from klaviyo_assets.sync.plan import Known, Order, Plan, plan_of, refuse_nonsense
 from klaviyo_assets.sync.pool import Pool
@@ -48,8 +48,8 @@ def begin(stream: Stream, order: Order, metadata_mark: datetime | None, *, desk:
         KlaviyoAssetsError: the order makes no sense, the lake cannot be read, Klaviyo refuses.
     """
     desk.lake.prepare(desk.account)
-    give_large_blocks_back()
-    spare_what_lives_on()
+    if desk.settings.tune_process:
+        tune_process()
     before = _before(stream, order, desk=desk)
     known = Known(
         metadata_mark=metadata_mark,
@@ -126,6 +126,7 @@ def _windows(stream: Stream, order: Order, plan: Plan, *, desk: Desk, version: i
             version=version,
             shrink_limit=desk.settings.shrink_limit,
             confirms_shrink=order.confirms_shrink,
+            tunes_process=desk.settings.tune_process,
             say=desk.say,
             hang_up=desk.client.stop,
         ),
@@ -191,6 +192,7 @@ def _fan_out(stream: Stream, order: Order, known: Known, *, desk: Desk) -> Pull:
             version=known.version,
             shrink_limit=desk.settings.shrink_limit,
             confirms_shrink=order.confirms_shrink,
+            tunes_process=desk.settings.tune_process,
             say=desk.say,
             hang_up=desk.client.stop,
         ),

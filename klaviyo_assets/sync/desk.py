@@ -20,8 +20,8 @@ from klaviyo_assets.errors import (
     SettingError,
 )
 from klaviyo_assets.lake import Lake
-from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import Collection, Slice, Stream
+from klaviyo_assets.settings import Settings
 from klaviyo_assets.sync.includes import RefusedIncludes
 from klaviyo_assets.sync.pace import Turn
 from klaviyo_assets.sync.walk import Ask, PageReader

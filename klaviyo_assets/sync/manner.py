@@ -34,6 +34,8 @@ class Manner:
     """Share of the rows that a complete read may drop or mark without being confirmed."""
     confirms_shrink: bool = False
     """Whether somebody has confirmed that it may be more, once a second read says so too."""
+    tunes_process: bool = True
+    """Whether free memory is given back to the system while rows come in."""
     say: Callable[[str], None]
     """Takes a sentence for the operator."""
     hang_up: Callable[[], None]

@@ -1,8 +1,8 @@
 """Memory that pages took goes back to the system, and looking for garbage costs next to nothing.
 
-What belongs here: the settings of this process's allocator and collector. What does not: how many
-pages there may be at once (`pace`), and Arrow's own allocator, which is chosen before Arrow is
-imported (in `defs`).
+What belongs here: all that a run or step process changes for itself as a whole, which is its
+allocators and its collector; never at import, and not with KLAVIYO_TUNE_PROCESS=false. What does
+not: how many pages there may be at once (`pace`).
 
 Measured in turn, MiB resident at the most for 200,000 and 1,000,000 events and for 50,000 profiles
 at 150 ms a page, and thousands a second of 200,000 events, at once and at 150 ms a page; medians of
@@ -28,6 +28,8 @@ from contextlib import suppress
 from mmap import PAGESIZE
 from pathlib import Path
 
+import pyarrow as pa
+
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
@@ -51,6 +53,21 @@ YOUNG_OBJECTS = 50_000
 
 Most of a page's are gone again without it.
 """
+
+
+ARROWS_OWN = pa.default_memory_pool()
+"""What Arrow's C++ goes on with whatever Python sets, such as the pages of a Parquet file."""
+
+
+def tune_process() -> None:
+    """Set the allocators and the collector of this process; safe to call again.
+
+    Arrow's own allocator keeps what writing files once took: with 500,000 events 438 MiB resident
+    and growing, 335 and flat with the system's.
+    """
+    pa.set_memory_pool(pa.system_memory_pool())
+    give_large_blocks_back()
+    spare_what_lives_on()
 
 
 def give_large_blocks_back() -> None:
@@ -80,6 +97,7 @@ def give_free_blocks_back() -> None:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         if pages * PAGESIZE > LARGE_PROCESS_BYTES:
             ctypes.CDLL(None).malloc_trim(0)
+            ARROWS_OWN.release_unused()
 
 
 def spare_what_lives_on() -> None:

@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from klaviyo_assets.errors import SettingError
-from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import WHOLE, Collection, Join, Slice, Stream
 from klaviyo_assets.model.window import Window
+from klaviyo_assets.settings import Settings
 from klaviyo_assets.sync.progress import (
     RETRIES,
     Progress,

@@ -310,7 +310,7 @@ class Pull:
             size = batch.get_total_buffer_size()
             self._uncommitted_bytes += size
             self._unreturned_bytes += size
-        if self._unreturned_bytes >= GIVE_BACK_BYTES:
+        if self._manner.tunes_process and self._unreturned_bytes >= GIVE_BACK_BYTES:
             give_free_blocks_back()
             self._unreturned_bytes = 0
         read, unread = item.claims()

@@ -12,8 +12,8 @@ from klaviyo_assets.api.client import Client
 from klaviyo_assets.errors import MissingTableError
 from klaviyo_assets.lake import Counting, DayCount, Lake, day_counts, first_day
 from klaviyo_assets.model.report import Cell
-from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.window import Window
+from klaviyo_assets.settings import Settings
 from klaviyo_assets.sync.completeness import Difference, Stored, compared_window, differences
 from klaviyo_assets.sync.counts import STREAM, Counted, klaviyo_counts, refuse_dear
 from klaviyo_assets.sync.progress import mark_from_json

@@ -3,6 +3,7 @@
 The shape of the code (sizes, names, purity) is judged in test_shape.py, imports by `make lint`.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -151,6 +152,51 @@ def test_the_code_location_loads_without_settings(flags: list[str], tmp_path: Pa
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     assert "Validation successful for code location klaviyo_assets" in said
+
+
+WATCHED = """
+import gc, importlib, logging, os, sys
+
+def state():
+    names = ("", "urllib3", "requests", "dagster")
+    levels = {name: logging.getLogger(name).level for name in names}
+    return (gc.get_threshold(), gc.isenabled(), gc.get_freeze_count(), dict(os.environ), levels)
+
+# What others do at their import is theirs.
+for name in sys.argv[1].split(","):
+    importlib.import_module(name)
+import pyarrow
+before, pool = state(), pyarrow.default_memory_pool().backend_name
+import klaviyo_assets.definitions
+assert state() == before, (before, state())
+assert pyarrow.default_memory_pool().backend_name == pool
+"""
+
+
+def test_importing_the_code_location_changes_nothing_of_the_process() -> None:
+    """Collector, environment, logger levels and Arrow's memory are as before, for other code."""
+    others = "dagster,pyarrow,urllib3,deltalake"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", WATCHED, others],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_code_location_tells_of_an_unknown_setting_when_it_loads() -> None:
+    """Once, with the nearest known name and without the value."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", "import klaviyo_assets.definitions"],
+        env={**os.environ, "KLAVIYO_STRAT_DATE": "2026-01-01"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr.count("KLAVIYO_STRAT_DATE") == 1
+    assert "did you mean KLAVIYO_START_DATE?" in done.stderr
+    assert "2026-01-01" not in done.stderr
 
 
 def test_no_file_names_a_machine_or_a_registry() -> None:

@@ -5,10 +5,11 @@ import re
 import pytest
 
 from klaviyo_assets.definitions import build_defs
-from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import COLLECTIONS, REPORTS
 from klaviyo_assets_tests.contract.checkout import ROOT
+from klaviyo_assets_tests.contract.settings_table import HEAD, expected_pages
 
 README = (ROOT / "README.md").read_text()
 
@@ -38,6 +39,14 @@ def test_jobs_and_schedules_are_those_of_the_code_location() -> None:
     """Every job has a row in the README and every row a job."""
     jobs = {job.name for job in build_defs(Settings()).jobs or ()}
     assert set(re.findall(r"^\| `(klaviyo_\w+)`", README, flags=re.MULTILINE)) == jobs
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/settings.md"])
+def test_the_table_of_settings_is_made_from_the_settings(page: str) -> None:
+    """`python -m klaviyo_assets_tests.contract.settings_table` writes it anew."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert HEAD in text
+    assert text == expected_pages()[ROOT / page]
 
 
 def test_it_fits_on_three_screens() -> None:

@@ -20,7 +20,7 @@ from deltalake import DeltaTable
 
 from klaviyo_assets.api import clock as machine
 from klaviyo_assets.definitions import build_defs
-from klaviyo_assets.model.settings import read_settings
+from klaviyo_assets.settings import read_settings
 from klaviyo_assets.streams import COLLECTIONS, MERGES
 from klaviyo_assets_tests.e2e.instance import instance_of
 from klaviyo_assets_tests.e2e.run import Run, run_from_log

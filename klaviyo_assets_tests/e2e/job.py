@@ -10,7 +10,7 @@ import dagster as dg
 
 from klaviyo_assets.definitions import build_defs
 from klaviyo_assets.defs import assets
-from klaviyo_assets.model.settings import read_settings
+from klaviyo_assets.settings import read_settings
 
 SOON = dg.RetryPolicy(max_retries=1, delay=0)
 """How Dagster tries again here; the product waits a minute between two attempts."""

@@ -18,7 +18,7 @@ import dagster as dg
 
 from klaviyo_assets.definitions import build_defs
 from klaviyo_assets.defs import assets
-from klaviyo_assets.model.settings import read_settings
+from klaviyo_assets.settings import read_settings
 from klaviyo_assets.sync import pull
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home, key_of

@@ -18,7 +18,7 @@ from klaviyo_assets.definitions import build_defs
 from klaviyo_assets.defs.report_events import ReportEvents
 from klaviyo_assets.lake import Lake
 from klaviyo_assets.lake.answers import Answers
-from klaviyo_assets.model.settings import read_settings
+from klaviyo_assets.settings import read_settings
 from klaviyo_assets_tests.e2e.instance import instance_of
 
 Words = ParamSpec("Words")

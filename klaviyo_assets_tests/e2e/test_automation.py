@@ -23,7 +23,7 @@ from klaviyo_assets.definitions import build_defs
 from klaviyo_assets.defs import automation
 from klaviyo_assets.defs.resources import utc_now
 from klaviyo_assets.model.promises import automated
-from klaviyo_assets.model.settings import Settings
+from klaviyo_assets.settings import Settings
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home, variables_of
 from klaviyo_assets_tests.e2e.instance import instance_of

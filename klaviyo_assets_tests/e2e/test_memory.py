@@ -1,10 +1,28 @@
 """Memory stays flat however many events there are. The long form is the module `memory`."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from klaviyo_assets.sync import pull
 from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.memory import DAYS, peak_of_fork
+
+PROCESS_OF_A_RUN = """
+import gc, os
+import dagster as dg, pyarrow
+from klaviyo_assets.definitions import defs
+
+def state():
+    return gc.get_threshold(), gc.get_freeze_count(), pyarrow.default_memory_pool().backend_name
+
+before = state()
+done = dg.materialize(list(defs.assets), selection=["klaviyo/lists"], resources=defs.resources)
+print(done.success, [one == other for one, other in zip(before, state())])
+"""
 
 FEW, MANY = 40_000, 160_000
 
@@ -27,3 +45,16 @@ def test_memory_goes_back_while_a_sync_goes_on(
     home = start(events=12_000, future_events=0)
     assert home.sync("events").success
     assert 1 < len(times) < home.shop.asked()["/api/events"]
+
+
+@pytest.mark.parametrize("tune", ["true", "false"])
+def test_the_process_of_a_run_is_tuned_unless_a_setting_says_no(home: Home, tune: str) -> None:
+    """Collector and Arrow's memory change with the first sync, and with the setting alone."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PROCESS_OF_A_RUN],
+        env={**os.environ, **home.variables, "KLAVIYO_TUNE_PROCESS": tune},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert done.stdout.split("\n")[-2] == f"True {[tune == 'false'] * 3}"

@@ -7,7 +7,7 @@ import pytest
 
 from klaviyo_assets.definitions import build_defs
 from klaviyo_assets.defs.resources import KlaviyoResource
-from klaviyo_assets.model.settings import read_settings
+from klaviyo_assets.settings import read_settings
 from klaviyo_assets_tests.e2e.home import Home, key_of
 from klaviyo_assets_tests.e2e.run import Run
 

@@ -9,6 +9,7 @@ from unittest.mock import patch
 import pytest
 
 from klaviyo_assets.__main__ import main
+from klaviyo_assets.settings import variables
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home
 
@@ -50,6 +51,25 @@ def shell(home: Home, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_help_lists_every_setting(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bare `--help` names each environment variable with what it means."""
+    assert verb(home, "--help") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for each in variables():
+        assert each.name in said
+        assert " ".join(each.about.split()) in said
+
+
+def test_a_verb_tells_of_an_unknown_setting(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """The verb does its work; standard error has the nearest known name, without the value."""
+    assert verb(home, "streams", KLAVIYO_STRAT_DATE="2026-01-01") == 0
+    said = capsys.readouterr()
+    assert "events" in said.out
+    assert said.err.startswith("warning: KLAVIYO_STRAT_DATE is set")
+    assert "did you mean KLAVIYO_START_DATE?" in said.err
+    assert "2026-01-01" not in said.err
+
+
 @pytest.mark.parametrize("word", VERBS)
 def test_every_verb_explains_itself(
     home: Home, capsys: pytest.CaptureFixture[str], word: str
@@ -79,7 +99,7 @@ def test_a_bad_setting_ends_with_two(
     """A setting that cannot be used ends every verb with 2, its name and what is allowed."""
     assert verb(home, word, KLAVIYO_LOOKBACK_DAYS="some") == 2
     said = capsys.readouterr().err
-    assert "KLAVIYO_LOOKBACK_DAYS='some' cannot be used: a whole number of days" in said
+    assert "KLAVIYO_LOOKBACK_DAYS='some' cannot be used. Allowed: a whole number of days" in said
 
 
 def test_streams_lists_every_stream(home: Home, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,9 +5,9 @@ from math import ceil
 import pytest
 
 from klaviyo_assets.api import retries
-from klaviyo_assets.model import settings
 from klaviyo_assets.sandbox import Key
 from klaviyo_assets.sandbox.account import DEFAULT_KEY
+from klaviyo_assets.settings import DECLARED, Form, Setting
 from klaviyo_assets_tests.attempts import quickest
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
@@ -242,7 +242,8 @@ def test_f12_a_retired_revision_is_no_silent_drift(
 ) -> None:
     """A revision that Klaviyo has retired is refused, where it would answer in another's shape."""
     # As a version of ours that was left behind, which knows this one.
-    monkeypatch.setattr(settings, "REVISIONS", (*settings.REVISIONS, "2023-02-22"))
+    any_revision = Setting(Form("a revision", str), "")
+    monkeypatch.setitem(DECLARED, "revision", any_revision)
     run = home.sync("lists", revision="2023-02-22")
     assert "410" in run.failed["lists"]
     assert "set KLAVIYO_REVISION to a live one" in run.failed["lists"]

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 from klaviyo_assets.api.ledger import last_said_zone
 from klaviyo_assets.errors import KlaviyoAssetsError, SettingError
 from klaviyo_assets.lake import Lake
-from klaviyo_assets.model.settings import Settings
+from klaviyo_assets.settings import Settings
 from klaviyo_assets.sync.account import state_folder
 
 ACCOUNTS = "accounts"

@@ -14,7 +14,7 @@ import msgspec
 
 from klaviyo_assets.api.ledger import Ledger
 from klaviyo_assets.lake import Lake
-from klaviyo_assets.model.settings import ALL_METRICS, Settings
+from klaviyo_assets.settings import ALL_METRICS, Settings
 from klaviyo_assets.sync.account import ledger_of
 
 TABLE = "metrics"

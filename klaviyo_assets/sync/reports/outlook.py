@@ -15,8 +15,8 @@ from klaviyo_assets.api.quota import Quota
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.lake import Lake, MetricRefusal
 from klaviyo_assets.model.report import Cell, Days, Report
-from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.settings import Settings
 from klaviyo_assets.sync.reports.account_zone import remembered_zone, zone_without_asking
 from klaviyo_assets.sync.reports.asking import Kept
 from klaviyo_assets.sync.reports.cost import Cost, Pace, cost_of

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from zoneinfo import ZoneInfo
 
 from klaviyo_assets.errors import MissingScopeError, SettingError
-from klaviyo_assets.model.settings import Settings
+from klaviyo_assets.settings import Settings
 from klaviyo_assets.sync.account import Asking, ask_account
 from klaviyo_assets.sync.reports.account_zone import GIVE_ZONE, agreed_zone
 from klaviyo_assets.sync.reports.desk import Calendar

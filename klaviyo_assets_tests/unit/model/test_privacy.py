@@ -11,7 +11,7 @@ from klaviyo_assets.model.privacy import (
     profile_id_of,
     uncovered_places,
 )
-from klaviyo_assets.model.settings import Settings
+from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import STREAMS
 
 SALT = "correct horse battery staple"

@@ -88,6 +88,29 @@ def test_what_lives_on_is_not_walked_through_again() -> None:
     assert is_gone == "True"
 
 
+TUNED = """
+import gc
+import pyarrow
+from klaviyo_assets.sync.memory import tune_process
+
+print(gc.get_freeze_count(), pyarrow.default_memory_pool().backend_name)
+tune_process()
+print(gc.get_freeze_count(), pyarrow.default_memory_pool().backend_name)
+"""
+
+
+def test_a_process_is_tuned_when_told_to_and_not_by_an_import() -> None:
+    """What lives on is spared and Arrow's memory is the system's from then on."""
+    done = subprocess.run(
+        [sys.executable, "-c", TUNED], capture_output=True, text=True, check=True, timeout=60
+    )
+    frozen, pool, frozen_later, pool_later = done.stdout.split()
+    assert frozen == "0"
+    assert pool != "system"
+    assert int(frozen_later) > 0
+    assert pool_later == "system"
+
+
 QUIET = """
 import sys
 import klaviyo_assets.definitions

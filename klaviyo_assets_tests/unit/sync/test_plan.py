@@ -5,8 +5,8 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from klaviyo_assets.errors import ConfigError, SettingError
-from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.window import Coverage, Window
+from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.sync.plan import Known, Order, Plan, SyncMode, plan_of
 from klaviyo_assets.sync.progress import Progress, SliceProgress, progress_to_json

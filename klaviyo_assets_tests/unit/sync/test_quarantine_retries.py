@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from klaviyo_assets.model.settings import Settings
 from klaviyo_assets.model.window import Window
+from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.sync.plan import Known, Order, plan_of
 from klaviyo_assets.sync.progress import Progress, progress_to_json

@@ -9,7 +9,7 @@ import pytest
 from klaviyo_assets.api.ledger import Ledger
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.lake import Lake
-from klaviyo_assets.model.settings import Settings
+from klaviyo_assets.settings import Settings
 from klaviyo_assets.sync.reports.account_zone import (
     agreed_zone,
     zone_at_load,

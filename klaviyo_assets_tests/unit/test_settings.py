@@ -6,11 +6,16 @@ from typing import Any
 
 import pytest
 
-from klaviyo_assets.model.settings import (
+from klaviyo_assets.model.tiers import REPORT
+from klaviyo_assets.settings import (
+    MOST_REPORT_RESERVE,
     Settings,
     future_refusals,
     read_settings,
     settings_as_variables,
+    unknown_variables,
+    variable_of,
+    variables,
 )
 
 
@@ -45,6 +50,7 @@ def test_nothing_set_means_the_documented_defaults() -> None:
         rate_limit_share=0.9,
         rate_limit_scale=1.0,
         automation="off",
+        tune_process=True,
     )
 
 
@@ -84,6 +90,7 @@ def test_nothing_set_means_the_documented_defaults() -> None:
         ("STATE_DIR", "/var/my%20state?", "/var/my%20state?"),
         ("RATE_LIMIT_SHARE", "0.5", 0.5),
         ("RATE_LIMIT_SCALE", "100", 100.0),
+        ("TUNE_PROCESS", "no", False),
     ],
 )
 def test_a_variable_is_its_setting(variable: str, raw: str, value: object) -> None:
@@ -97,7 +104,7 @@ def test_a_variable_is_its_setting(variable: str, raw: str, value: object) -> No
     [
         ("REVISION", "latest", "2026-07-15"),
         ("REVISION", "2026-10-15", "2026-07-15"),
-        ("REVISION", "2026-07-15.pre", "wanted: 2026-07-15."),
+        ("REVISION", "2026-07-15.pre", "Allowed: 2026-07-15."),
         ("DATA_DIR", "s3://bucket/lake", "a folder of this machine"),
         ("DATA_DIR", "s3:/bucket/lake", "a folder of this machine"),
         ("DATA_DIR", "file:///mnt/lake", "a folder of this machine"),
@@ -121,7 +128,7 @@ def test_a_variable_is_its_setting(variable: str, raw: str, value: object) -> No
         ("LOOKBACK_DAYS", "36501", "from 0 to 36500"),
         ("LOOKBACK_DAYS", "9" * 5000, "from 0 to 36500"),
         ("LATE_EVENTS_DAYS", "1.5", "whole number"),
-        ("REPORT_RESERVE", "225", "below 225"),
+        ("REPORT_RESERVE", "225", "from 0 to 224"),
         ("REPORT_RESERVE", "-1", "whole number"),
         ("EVENT_METRIC_IDS", 'AbC") or (', "metric ids"),
         ("DISABLE_PREDICTIVE_ANALYTICS", "perhaps", "true or false"),
@@ -141,6 +148,9 @@ def test_a_variable_is_its_setting(variable: str, raw: str, value: object) -> No
         ("RATE_LIMIT_SHARE", "nan", "above 0 and up to 1"),
         ("RATE_LIMIT_SCALE", "inf", "above 0"),
         ("RATE_LIMIT_SCALE", "much", "a number"),
+        ("MAX_BODY_MIB", "0", "from 1 to 2047"),
+        ("SHRINK_LIMIT", "-0.1", "from 0 to 1"),
+        ("TUNE_PROCESS", "off", "true or false"),
     ],
 )
 def test_a_bad_value_is_refused_in_words(variable: str, raw: str, allowed: str) -> None:
@@ -250,6 +260,51 @@ def test_a_first_day_in_the_future_is_refused() -> None:
     for day, refused in ((today, 0), (date(2026, 12, 1), 0), (date(2026, 12, 2), 2)):
         settings = Settings(start_date=day, report_start_date=day)
         assert len(future_refusals(settings, today=today)) == refused
+
+
+def test_the_reserve_of_report_requests_leaves_one_of_the_published_limit() -> None:
+    """The bound of the setting and the tier that Klaviyo publishes are one number."""
+    assert REPORT.daily == MOST_REPORT_RESERVE + 1
+
+
+def test_every_setting_is_documented() -> None:
+    """Each has a meaning, what is allowed, and a default in words or as a value."""
+    named = {each.name: each for each in variables()}
+    assert named.keys() > {variable_of(each.name) for each in fields(Settings)}
+    for each in fields(Settings):
+        said = named[variable_of(each.name)]
+        assert said.default, said.name
+        assert said.allowed, said.name
+        assert said.about, said.name
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("KLAVIYO_STRAT_DATE", "did you mean KLAVIYO_START_DATE?"),
+        ("KLAVIYO_HASH_COLUMN", "did you mean KLAVIYO_HASH_COLUMNS?"),
+        ("KLAVIYO_APIKEY", "did you mean KLAVIYO_API_KEY?"),
+        ("klaviyo_data_dir", "did you mean KLAVIYO_DATA_DIR?"),
+        ("KLAVIYO_STREAMS", "`klaviyo-assets --help` lists them"),
+    ],
+)
+def test_an_unknown_name_is_told_with_the_nearest_known_one(name: str, hint: str) -> None:
+    """A slip in a name would go unnoticed; what the variable holds is not said."""
+    [sentence] = unknown_variables({name: "pk_0123456789abcdef", "PATH": "/bin"})
+    assert name in sentence
+    assert hint in sentence
+    assert "pk_" not in sentence
+
+
+def test_a_key_in_place_of_a_name_is_not_told() -> None:
+    """Even a name may hold a key, where a file of settings was written in haste."""
+    [sentence] = unknown_variables({"KLAVIYO_KEY pk_0123456789abcdef": ""})
+    assert "0123456789abcdef" not in sentence
+
+
+def test_no_known_name_is_unknown() -> None:
+    """Every variable of the documentation is known, the secrets among them."""
+    assert unknown_variables({each.name: "x" for each in variables()}) == []
 
 
 def test_all_metrics_written_in_python_are_no_metric_of_that_name() -> None:

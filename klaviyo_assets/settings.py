@@ -1,0 +1,463 @@
+"""Settings: each is declared once, with its default, what is allowed and what it means.
+
+The reader of the environment, Dagster's resources, `klaviyo-assets --help` and the tables of
+README.md and docs/settings.md are made from these declarations. What does not belong here: reading
+the environment (`definitions.py`, the verbs) and the key, which only the client's resource holds.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, date, datetime, timedelta
+from difflib import get_close_matches
+from typing import Annotated, cast, get_type_hints
+from zoneinfo import ZoneInfo
+
+from klaviyo_assets.errors import SettingError
+from klaviyo_assets.redaction import holds_key, keep_secret, redact
+
+PREFIX = "KLAVIYO_"
+"""How the name of every setting begins, as an environment variable."""
+
+KEY_VARIABLE = "KLAVIYO_API_KEY"
+SALT_VARIABLE = "KLAVIYO_HASH_SALT"
+
+SHORTEST_SALT = 16
+"""Characters; a shorter one is found by trying, and with it every e-mail address."""
+
+EARLIEST = date(1970, 1, 1)
+"""Older than Klaviyo, and far from where dates end."""
+
+MOST_DAYS = 36_500
+"""A century: more than any account has, and no date runs out of years."""
+
+MOST_BODY_MIB = 2047
+"""Arrow holds no more text than that in one column of a page."""
+
+MOST_REPORT_RESERVE = 224
+"""One of the 225 report requests that Klaviyo allows a day remains for us."""
+
+LARGEST_SCALE = 1_000_000_000
+"""No sandbox needs more, and the limits stay exact integers."""
+
+REVISIONS = ("2026-07-15",)
+"""Revisions of Klaviyo's API that the project has facts of, the newest last; no beta (`.pre`)."""
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+"""How an address begins: `s3://`, `file://`, and the same with a slash missing."""
+
+_REMOTE = re.compile(r"[\w.-]+@[\w.-]+:|//[\w.-]+/")
+"""How copies are addressed on another machine: `user@host:`, `//host/`."""
+
+_SHELL = re.compile(r"""^\$|^["']|`|\$[({]|&&|\|\||^[;|&<>]|\s[;|<>]|[;|<>]\s""")
+"""What a shell would have expanded, run or taken away: quotes, variables, commands, redirections.
+
+A folder may be named `$HOME` or hold quotes; that a path begins so is a slip in a file of settings.
+"""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+"""Control characters, and bytes that are no text: messages and deltalake break at them."""
+
+_UNREADABLE = re.compile(r"[?\\]|%[0-9A-Fa-f]{2}")
+"""What deltalake or DuckDB take for something else in a path: it names another folder to them."""
+
+OFF, RECOMMENDED = "off", "recommended"
+"""Values of `KLAVIYO_AUTOMATION`: whether schedules and sensors start by themselves."""
+
+ALL_METRICS = "all"
+"""The word of `conversion_metric_ids` that stands for every metric, as nothing does."""
+
+FIRST_REPORT_DAY = date(2025, 1, 1)
+"""Where report partitions begin if no setting says so; each day more is a partition to fetch."""
+
+
+class RefusedPathError(ValueError):
+    """A path that cannot be used, with the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a value must be, in words for refusals and documentation, and how its text is read.
+
+    `read` raises ValueError, LookupError or OSError for a text that is not allowed.
+    """
+
+    allowed: str
+    read: Callable[[str], object]
+
+
+def _one_of(*values: str) -> Form:
+    return Form(" or ".join(values), lambda raw: values[values.index(raw.lower())])
+
+
+def _whole_number(unit: str, least: int, most: int) -> Form:
+    def read(raw: str) -> int:
+        is_short = len(raw) <= len(str(most)) and re.fullmatch("[0-9]+", raw) is not None
+        if not is_short or not least <= int(raw) <= most:
+            raise ValueError
+        return int(raw)
+
+    return Form(f"a whole number of {unit}, from {least} to {most}", read)
+
+
+def _number(most: int, *, or_zero: bool = False) -> Form:
+    def read(raw: str) -> float:
+        number = float(raw)
+        if not 0 <= number <= most or (number == 0 and not or_zero):
+            raise ValueError
+        return number
+
+    return Form(f"a number {'from 0' if or_zero else 'above 0 and up'} to {most}", read)
+
+
+def _list_of(pattern: str, allowed: str) -> Form:
+    """Return the form of a list between commas, each entry once; what begins like a key is none."""
+
+    def read(raw: str) -> tuple[str, ...]:
+        found = tuple(part.strip() for part in raw.split(",") if part.strip())
+        if any(re.fullmatch(pattern, each) is None or each[:3] == "pk_" for each in found):
+            raise ValueError
+        return tuple(dict.fromkeys(found))
+
+    return Form(f"{allowed}, separated by commas", read)
+
+
+def _read_date(raw: str) -> date:
+    # fromisoformat also takes weeks and dates without hyphens, which people mistype for others.
+    if re.fullmatch(r"\d{4}-\d{2}-\d{2}", raw) is None or date.fromisoformat(raw) < EARLIEST:
+        raise ValueError
+    return date.fromisoformat(raw)
+
+
+def _read_flag(raw: str) -> bool:
+    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    return known[raw.lower()]
+
+
+def _read_folder_mode(raw: str) -> str:
+    if re.fullmatch(r"0?7[057][05]", raw) is None:
+        raise ValueError
+    return raw[-3:]
+
+
+def _read_folder(raw: str) -> str:
+    if _ADDRESS.match(raw):
+        raise RefusedPathError(
+            "a folder of this machine is wanted, as a path; object storage and other addresses "
+            "are not supported yet"
+        )
+    if _REMOTE.match(raw):
+        raise RefusedPathError("a folder of this machine is wanted, as a path, and no other host's")
+    if _SHELL.search(raw):
+        raise RefusedPathError(
+            "a path is wanted as it is: no shell expands or runs what stands in it"
+        )
+    if raw.startswith("~"):
+        raise RefusedPathError("a folder is wanted by its whole path, as nothing here expands ~")
+    if _CONTROL.search(raw):
+        raise RefusedPathError("the path of a folder is wanted, without control characters")
+    return raw
+
+
+def _read_lake_folder(raw: str) -> str:
+    refuse_lake_path(_read_folder(raw))
+    return raw
+
+
+def refuse_lake_path(path: str) -> None:
+    """Refuse a folder in which deltalake or DuckDB would not find what was written.
+
+    Raises:
+        RefusedPathError: the path holds what one of them takes for something else.
+    """
+    found = _UNREADABLE.search(path) or _CONTROL.search(path)
+    if found is not None:
+        raise RefusedPathError(
+            f"deltalake and DuckDB take {found.group()!r} in a path for something else; choose a "
+            "folder whose path has no ?, no backslash, no control character and no % before two "
+            "hexadecimal digits"
+        )
+
+
+_URL = Form("an https address, or http of this machine", str)
+_DAYS = _whole_number("days", 0, MOST_DAYS)
+_DATE = Form(f"a date as YYYY-MM-DD, not before {EARLIEST}", _read_date)
+_FLAG = Form("true or false", _read_flag)
+_METRIC_IDS = _list_of("[A-Za-z0-9_-]{1,64}", "metric ids, letters and digits")
+_COLUMN = r"(\*|[a-z][a-z0-9_]*)\.[a-z][a-z0-9_]*"
+_COLUMNS = _list_of(_COLUMN, "columns such as profiles.email, or *.email in all streams")
+_JSON_KEYS = _list_of(
+    rf"{_COLUMN}:[^|]+(\|[^|]+)*",
+    "a column and keys such as events.event_properties:$value|ItemNames",
+)
+_ZONE = Form("an IANA time zone such as Europe/Copenhagen", lambda raw: ZoneInfo(raw).key)
+_FOLDER = Form("a folder of this machine, as a path", _read_folder)
+_FOLDER_MODE = Form(
+    "three octal digits for owner, group and others, such as 750: 7 for the owner, 7, 5 or 0 for "
+    "the group, 5 or 0 for others, who may read at most",
+    _read_folder_mode,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is declared of a setting beside its type and default: its form and its meaning."""
+
+    form: Form
+    about: str
+    shown: str = ""
+    """What the documentation calls a default that says nothing itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Every setting but the secrets; each field is the variable `KLAVIYO_<FIELD>`."""
+
+    # fmt: off
+    automation: Annotated[str, Setting(
+        _one_of(OFF, RECOMMENDED),
+        "recommended: all schedules and sensors are on from the start; off: until switched on "
+        "in the UI; klaviyo-assets status says what is off",
+    )] = OFF
+    start_date: Annotated[date | None, Setting(
+        _DATE,
+        "first day of what is read, by each stream's cursor; moved earlier, the gap is filled",
+        "everything",
+    )] = None
+    lookback_days: Annotated[int, Setting(
+        _DAYS, "days of events read again on every sync"
+    )] = 0
+    late_events_days: Annotated[int, Setting(
+        _DAYS, "days of events that the daily job reads again"
+    )] = 7
+    event_metric_ids: Annotated[tuple[str, ...], Setting(
+        _METRIC_IDS, "only events of these metrics", "all"
+    )] = ()
+    conversion_metric_ids: Annotated[tuple[str, ...], Setting(
+        _METRIC_IDS,
+        "metrics of the reports; all: each that Klaviyo accepts; auto: the account's mapped "
+        "revenue metric, else Placed Order",
+        ALL_METRICS,
+    )] = ()
+    timezone: Annotated[str | None, Setting(
+        _ZONE,
+        "zone of report days, only where Klaviyo does not say it; another than the account's "
+        "is refused",
+        "the account's own",
+    )] = None
+    report_start_date: Annotated[date | None, Setting(
+        _DATE, "first day of the reports", f"KLAVIYO_START_DATE, else {FIRST_REPORT_DAY}"
+    )] = None
+    report_lookback_days: Annotated[int, Setting(
+        _DAYS, "days of reports that the schedule fetches again"
+    )] = 30
+    report_reserve: Annotated[int, Setting(
+        _whole_number("requests", 0, MOST_REPORT_RESERVE),
+        "report requests a day left to other users of the account",
+    )] = 0
+    disable_predictive_analytics: Annotated[bool, Setting(
+        _FLAG, "profiles come without predictive_analytics, at five times the rate"
+    )] = False
+    exclude_columns: Annotated[tuple[str, ...], Setting(
+        _COLUMNS,
+        "NULL, and not fetched where Klaviyo lets us choose fields (then what it does not "
+        "document does not come either)",
+        "none",
+    )] = ()
+    hash_columns: Annotated[tuple[str, ...], Setting(
+        _COLUMNS,
+        "HMAC-SHA-256 of the trimmed, lower-case address (phone: plus and digits), the same in "
+        f"all tables; needs {SALT_VARIABLE}",
+        "none",
+    )] = ()
+    json_keys: Annotated[tuple[str, ...], Setting(
+        _JSON_KEYS, "only these members of a JSON column are kept", "all"
+    )] = ()
+    data_dir: Annotated[str, Setting(
+        Form(_FOLDER.allowed, _read_lake_folder), "the lake and klaviyo.duckdb"
+    )] = "./data"
+    folder_mode: Annotated[str, Setting(
+        _FOLDER_MODE, "mode of the lake's folders, for readers of another user", "700 for new ones"
+    )] = ""
+    state_dir: Annotated[str, Setting(
+        _FOLDER,
+        "rate budget, quotas and account facts, shared by all projects of the user",
+        "the user's state folder",
+    )] = ""
+    rate_limit_share: Annotated[float, Setting(
+        _number(1), "the part of each steady limit that we use"
+    )] = 0.9
+    max_body_mib: Annotated[int, Setting(
+        _whole_number("MiB", 1, MOST_BODY_MIB), "a larger answer is refused while it comes in"
+    )] = 256
+    shrink_limit: Annotated[float, Setting(
+        _number(1, or_zero=True),
+        "share of a table that one read may drop or mark as deleted without being confirmed; 1 "
+        "lets every read drop what it likes",
+    )] = 0.33
+    tune_process: Annotated[bool, Setting(
+        _FLAG,
+        "run and step processes set their allocators and garbage collector; false: nothing of "
+        "the process is changed, at the cost of memory and time",
+    )] = True
+    base_url: Annotated[str, Setting(
+        _URL, "where the API is; for sandboxes and tests"
+    )] = "https://a.klaviyo.com"
+    revision: Annotated[str, Setting(
+        _one_of(*REVISIONS), "revision of Klaviyo's API"
+    )] = REVISIONS[-1]
+    rate_limit_scale: Annotated[float, Setting(
+        _number(LARGEST_SCALE), "multiplies every published limit; for sandboxes and tests"
+    )] = 1.0
+    # fmt: on
+
+    def __post_init__(self) -> None:
+        """Let `all` among the conversion metrics be what it says, whoever wrote it: no choice."""
+        if ALL_METRICS in self.conversion_metric_ids:
+            object.__setattr__(self, "conversion_metric_ids", ())
+
+    @property
+    def start(self) -> datetime | None:
+        """Return the first instant of the start date in UTC, None for everything."""
+        if self.start_date is None:
+            return None
+        return datetime(*self.start_date.timetuple()[:3], tzinfo=UTC)
+
+    @property
+    def first_report_day(self) -> date:
+        """Return the first day of the report partitions, in the account's zone."""
+        return self.report_start_date or self.start_date or FIRST_REPORT_DAY
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        """Return the optional additional fields that are not asked for."""
+        switched_off = self.disable_predictive_analytics
+        return frozenset({"predictive_analytics"}) if switched_off else frozenset()
+
+
+DECLARED: dict[str, Setting] = {
+    name: hint.__metadata__[0]
+    for name, hint in get_type_hints(Settings, include_extras=True).items()
+}
+"""What is declared of each field of the settings."""
+
+
+def variable_of(name: str) -> str:
+    """Return the environment variable of a field of the settings."""
+    return PREFIX + name.upper()
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, cast("tuple[object, ...]", value)))
+    return str(value) if value is not None else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """An environment variable, as refusals and the documentation tell of it."""
+
+    name: str
+    default: str
+    """What holds without it, in words where the value itself says nothing."""
+    allowed: str
+    about: str
+
+
+def variables() -> tuple[Variable, ...]:
+    """Return every environment variable that has a meaning, in the order of the documentation."""
+    key = "a private key, pk_ and letters or digits"
+    salt = f"at least {SHORTEST_SALT} characters"
+    return (
+        Variable(KEY_VARIABLE, "", key, "only runs that talk to Klaviyo need it"),
+        *(
+            Variable(
+                variable_of(each.name),
+                (said := DECLARED[each.name]).shown or _as_text(each.default).lower(),
+                said.form.allowed,
+                said.about,
+            )
+            for each in fields(Settings)
+        ),
+        Variable(SALT_VARIABLE, "", salt, "secret of the hashed columns; it must never change"),
+        Variable(
+            "DAGSTER_HOME",
+            "./.dagster under make",
+            _FOLDER.allowed,
+            "Dagster's own history; unset, the marks beside the files carry on",
+        ),
+    )
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each variable that is named like a setting and is none; no values."""
+    known = [each.name.removeprefix(PREFIX) for each in variables()]
+    sentences: list[str] = []
+    for name in sorted(environment):
+        word = name.upper().removeprefix(PREFIX)
+        if not name.upper().startswith(PREFIX) or (name.startswith(PREFIX) and word in known):
+            continue
+        near = get_close_matches(word, known, n=1)
+        hint = f"did you mean {PREFIX}{near[0]}?" if near else "`klaviyo-assets --help` lists them."
+        sentences.append(f"{redact(name)} is set and is no setting of klaviyo_assets: {hint}")
+    return sentences
+
+
+def settings_as_variables(settings: Settings) -> dict[str, str]:
+    """Return settings as the environment variables that they stand for, as `read_settings` reads.
+
+    What is not set, and what is empty, is left out.
+    """
+    texts = {name: _as_text(getattr(settings, name)) for name in DECLARED}
+    return {variable_of(name): text for name, text in texts.items() if text}
+
+
+def future_refusals(settings: Settings, *, today: date) -> list[SettingError]:
+    """Return an error for each first day that lies in the future; `today` is the day in UTC.
+
+    Somewhere it may be tomorrow already.
+    """
+    values = {name: getattr(settings, name) for name in DECLARED}
+    return [
+        SettingError(
+            f"{variable_of(name)}={day} cannot be used: it lies in the future, so nothing would "
+            f"ever be read. A day up to today is wanted; this machine's clock says {today}."
+        )
+        for name, day in values.items()
+        if isinstance(day, date) and day > today + timedelta(days=1)
+    ]
+
+
+def read_settings(environment: Mapping[str, str]) -> tuple[Settings, tuple[SettingError, ...]]:
+    """Return the settings and what had to be refused; a refused one keeps its default here.
+
+    A code location has to load whatever the environment holds, so that its other parts can be
+    seen; a run refuses to start while a refusal stands. No text of this process holds from then on
+    what KLAVIYO_API_KEY holds.
+    """
+    keep_secret(environment.get(KEY_VARIABLE, "").strip())
+    values: dict[str, object] = {}
+    refusals: list[SettingError] = []
+    for name, declared in DECLARED.items():
+        if raw := environment.get(variable_of(name), "").strip():
+            try:
+                values[name] = _read_value(name, raw, declared.form)
+            except SettingError as refused:
+                refusals.append(refused)
+    return Settings(**values), tuple(refusals)  # pyright: ignore[reportArgumentType]
+
+
+def _read_value(name: str, raw: str, form: Form) -> object:
+    """Return what a text means; of a key not even a part is quoted, nor of what may be one."""
+    told = variable_of(name) + ("" if "pk_" in raw or holds_key(raw) else f"={raw!r}")
+    if holds_key(raw):
+        raise SettingError(
+            f"{told} cannot be used: a private key stands in it, and belongs in {KEY_VARIABLE} "
+            "alone."
+        )
+    try:
+        return form.read(raw)
+    except RefusedPathError as refused:
+        raise SettingError(f"{told} cannot be used: {refused}.") from None
+    except (ValueError, LookupError, OSError):
+        raise SettingError(f"{told} cannot be used. Allowed: {form.allowed}.") from None
