@@ -4,12 +4,14 @@ What belongs here: choosing between windows and a fan-out, and the JSON state th
 carries. What does not: carrying it out (`pull`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
+from functools import partial
 from math import inf
 from types import MappingProxyType
-from typing import cast
+from typing import Any, cast
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from klaviyo_assets.api.client import CONNECTIONS
@@ -18,7 +20,16 @@ from klaviyo_assets.errors import (
     CorruptFileError,
     MissingTableError,
 )
-from klaviyo_assets.lake import HISTORY, Lake, TableState, load, set_aside, table_of, values_of
+from klaviyo_assets.lake import (
+    HISTORY,
+    Lake,
+    Table,
+    TableState,
+    load,
+    set_aside,
+    table_of,
+    values_of,
+)
 from klaviyo_assets.model.stream import WHOLE, Detail, Stream
 from klaviyo_assets.model.window import Window, instant
 from klaviyo_assets.sync.desk import Desk, ask_of
@@ -36,6 +47,7 @@ from klaviyo_assets.sync.sweep import ids_of
 from klaviyo_assets.sync.walk import Ask, Walk
 from klaviyo_assets.tables.decode import PageDecoder
 from klaviyo_assets.tables.schema import DELETED_AT, PARENT_VERSION, SYNCED_AT, arrow_schema
+from klaviyo_assets.tables.values import nulls
 
 _ASKING_SINCE = "asking_since"
 _NOTHING: Mapping[str, datetime | None] = MappingProxyType({})
@@ -178,10 +190,18 @@ def _fan_out(stream: Stream, order: Order, known: Known, *, desk: Desk) -> Pull:
     guard = guard_of(stream, desk, replaces=order.mode.is_full)
     ask = ask_of(stream, guard.decoder, desk=desk)
     wanted = worth_asking(_parents(source, desk.lake), stored, since=since)
+    table = table_of(stream, arrow_schema(stream))
+    is_replaced = order.mode.is_full and known.version is not None
+    rows = partial(_rows_of, table, lake=desk.lake, hidden=guard.hidden)
     return Pull(
-        table=table_of(stream, arrow_schema(stream)),
+        table=table,
         read=lambda: FanOut(
-            ask, wanted, decoder=guard.decoder, asked_at=now, has_answered=bool(stored)
+            ask,
+            wanted,
+            decoder=guard.decoder,
+            asked_at=now,
+            has_answered=bool(stored),
+            stored=rows if is_replaced else None,
         ),
         manner=Manner(
             account=desk.account,
@@ -203,6 +223,27 @@ def _fan_out(stream: Stream, order: Order, known: Known, *, desk: Desk) -> Pull:
             **guard.claims,
         },
     )
+
+
+def _rows_of(
+    table: Table, ids: Collection[str], *, lake: Lake, hidden: frozenset[str]
+) -> pa.RecordBatch | None:
+    """Return the stored rows of some ids, NULL in the columns that a setting of privacy hides.
+
+    None where there are none, or where they cannot be read: a replacement mends a damaged table.
+    """
+    try:
+        stored = lake.keys(table.name, table.schema.names)
+    except CorruptFileError:
+        return None
+    rows = stored.filter(pc.is_in(stored["id"], value_set=pa.array(sorted(ids), pa.string())))
+    if not rows.num_rows:
+        return None
+    columns: list[Any] = [
+        nulls(rows.num_rows, kind) if name in hidden else rows[name].cast(kind).combine_chunks()
+        for name, kind in zip(table.schema.names, table.schema.types, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=table.schema)
 
 
 def _parents(source: Detail, lake: Lake) -> Mapping[str, datetime | None]:

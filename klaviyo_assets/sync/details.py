@@ -5,13 +5,14 @@ the answers join their parents (`lake`).
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain, islice, zip_longest
 from threading import Event
 
+import pyarrow as pa
 from msgspec import json
 
 from klaviyo_assets.api.protocol import detail_request
@@ -88,7 +89,7 @@ def _is_older(known: datetime | None, wanted: datetime | None) -> bool:
 class FanOut:
     """Asks for each parent; an answer is a piece of one row."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - how to ask, all by name
         self,
         ask: Ask,
         parents: list[Parent],
@@ -96,17 +97,22 @@ class FanOut:
         decoder: PageDecoder,
         asked_at: datetime,
         has_answered: bool = False,
+        stored: "Callable[[Collection[str]], pa.RecordBatch | None] | None" = None,
     ) -> None:
         """Hold what to ask; nothing is sent before `items` is iterated.
 
         `asked_at` (UTC) is when an answer that says "none" counts as read. `has_answered`: Klaviyo
         has answered about a parent before, so that a refusal is the matter of that parent.
+        `stored` gives the rows of parents, by their ids, that a replacement keeps where no answer
+        comes; None where the stored rows stay anyway.
         """
         self._ask = ask
         self._has_answered = has_answered
         self._parents = parents
         self._decoder = decoder
         self._asked_at = asked_at
+        self._stored = stored
+        self._without_answer: list[str] = []
         self._stop = Event()
         self.vanished = 0
         self.last_round_at: datetime | None = None
@@ -123,27 +129,46 @@ class FanOut:
             KlaviyoAssetsError: as the client says; or what was the matter with a parent, where it
                 is the matter with many in a row, or with many of all at the end.
         """
-        waiting = iter(self._parents)
+        waiting, last_at = iter(self._parents), self._asked_at
         with ThreadPoolExecutor(_WORKERS, thread_name_prefix="klaviyo-detail") as threads:
             try:
-                flight = [threads.submit(self._one, each) for each in islice(waiting, _WORKERS)]
+                flight = [
+                    (each, threads.submit(self._one, each)) for each in islice(waiting, _WORKERS)
+                ]
                 while flight:
-                    piece = self._answer(flight.pop(0))
-                    flight.extend(threads.submit(self._one, each) for each in islice(waiting, 1))
+                    piece = self._answer(*flight.pop(0))
+                    flight.extend(
+                        (each, threads.submit(self._one, each)) for each in islice(waiting, 1)
+                    )
                     if piece is not None:
+                        last_at = piece.at
                         yield piece
             finally:
                 self._stop.set()
                 threads.shutdown(wait=False, cancel_futures=True)
         self._refuse_too_many()
+        yield from self._rows_that_stay(last_at)
         yield WHOLE
 
-    def _answer(self, asked: "Future[Piece | None]") -> Piece | None:
+    def _rows_that_stay(self, at: datetime) -> Iterator[Piece]:
+        """Yield the stored rows of parents without an answer, as they are, where they would leave.
+
+        What Klaviyo could not tell of now is no less true than before; later syncs ask again.
+        """
+        if self._stored is None or not self._without_answer:
+            return
+        rows = self._stored(self._without_answer)
+        if rows is not None:
+            page = _page_of(rows)
+            yield Piece(slice=WHOLE, page=page, batch=rows, read=None, highest=None, at=at)
+
+    def _answer(self, parent: Parent, asked: "Future[Piece | None]") -> Piece | None:
         """Return what came of a parent; None where it is gone, or where no answer came."""
         try:
             piece = asked.result()
         except _OF_ONE_PARENT as error:
             self.unanswered[reason_of(error)] += 1
+            self._without_answer.append(parent.id)
             self._in_a_row += 1
             is_of_parent = self._has_answered and isinstance(error, RequestError)
             if self._in_a_row >= (UNANSWERED_COUNT if is_of_parent else MOST_IN_A_ROW):
@@ -199,6 +224,21 @@ def reason_of(error: KlaviyoAssetsError) -> str:
             return "the server could not answer"
         case _:
             return "the answer cannot be read"
+
+
+def _page_of(rows: pa.RecordBatch) -> Page:
+    """Return stored rows as a page of which nothing came."""
+    return Page(
+        batch=rows,
+        next_link=None,
+        records=0,
+        lowest=None,
+        highest=None,
+        is_ascending=True,
+        quarantined=(),
+        notices=(),
+        is_fast=True,
+    )
 
 
 def _versions(parent: Parent, rows: int) -> Array:

@@ -113,7 +113,7 @@ def plan_of(
             windows=windows, progress=progress, replaces=False, moves_mark=False, notes=notes
         )
     lookback = timedelta(days=settings.lookback_days if _looks_back(stream) else 0)
-    progress.retries.begin(now)
+    progress.retries.begin(now, progress.active)
     windows = tuple(
         (each, window)
         for each in slices
@@ -227,10 +227,13 @@ def _progress_before(
             "reading from the beginning"
         )
         return Progress(start, {}, names), ((note,) if lost else ())
-    before = _with_all_metrics(slices_from_json(known.lake_state), names)
+    stored = slices_from_json(known.lake_state)
+    before = _with_all_metrics(stored, names)
     lake_mark = mark_from_json(known.lake_state)
     progress = Progress(start, before, names, former=lake_mark, shown=known.metadata_mark)
     progress.retries = retries_from_json(known.lake_state.get(RETRIES))
+    # What of all metrics could not be stored may be one of each that is read alone from now on.
+    progress.retries.share(WHOLE.name, (each for each in names if each not in stored))
     notes = _reconciled(progress, behind=mark_from_json(known.lake_state, "behind"))
     if any(each.highest and each.highest > now + CURSOR_IN_FUTURE for each in before.values()):
         notes.append(f"cursor in the future: going on from {now.isoformat()} instead")

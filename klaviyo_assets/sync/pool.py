@@ -4,7 +4,7 @@ What belongs here: threads, and the queue between them and the writer. What does
 (`scheduler`), what a window is (`walk`) and what is done with a page (`pull`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from queue import SimpleQueue
 from threading import Condition, Event, Thread
 from types import MappingProxyType
@@ -15,6 +15,7 @@ from klaviyo_assets.errors import (
     KlaviyoAssetsError,
     LargeBodyError,
     PermanentError,
+    PlanError,
     RevisionRetiredError,
     ServerError,
     SettingError,
@@ -28,7 +29,7 @@ _LOOK_UP_SECONDS = 0.2
 """How often an idle worker looks up whether it should stop."""
 
 _OF_ONE_SLICE = (
-    *(SettingError, PermanentError, ContractError),
+    *(SettingError, PermanentError, PlanError, ContractError),
     *(ServerError, BrokenBodyError, LargeBodyError),
 )
 """What may be wrong with one slice alone; a key, a limit or a line concerns them all."""
@@ -54,7 +55,7 @@ class Pool:
     def __init__(self, walks: Sequence[Walk], *, workers: int, pace: Pace | None = None) -> None:
         """Start the workers at once."""
         self._windows = WindowScheduler.of(walks)
-        self._has_slices = len({walk.slice.name for walk in walks}) > 1
+        self._slices = {walk.slice.name for walk in walks}
         self._failures: dict[str, KlaviyoAssetsError] = {}
         self._at_work = workers
         self._pace = pace if pace is not None else Pace()
@@ -84,7 +85,7 @@ class Pool:
                 self._room.leave()
             yield item
         if self._failures:
-            raise _failure_of(self._failures)
+            raise _failure_of(self._failures, self._slices)
 
     def close(self) -> None:
         """Tell the workers to stop after their page; does not wait for an answer under way."""
@@ -109,7 +110,7 @@ class Pool:
             try:
                 self._read_to_end(walk)
             except _OF_ONE_SLICE as error:
-                if not self._has_slices or isinstance(error, RevisionRetiredError):
+                if len(self._slices) == 1 or isinstance(error, RevisionRetiredError):
                     raise
                 self._give_up(walk, error)
                 continue
@@ -175,8 +176,11 @@ class Pool:
             self._queue.put(walk.slice)
 
 
-def _failure_of(failures: Mapping[str, KlaviyoAssetsError]) -> KlaviyoAssetsError:
+def _failure_of(
+    failures: Mapping[str, KlaviyoAssetsError], slices: Collection[str]
+) -> KlaviyoAssetsError:
     """Return the failure of the first slice, and say which others could not be read."""
     first, names = next(iter(failures.values())), ", ".join(map(repr, sorted(failures)))
-    first.message = f"{first.message} All but {names} was read."
+    if len(failures) < len(slices):
+        first.message = f"{first.message} All but {names} was read."
     return first

@@ -5,7 +5,7 @@ not: judging records (`tables`) and reading windows (`pool`). The mark does not 
 record that stays broken would hold up all that come after it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -44,13 +44,17 @@ class QuarantineRetries:
     _asked: list[QuarantineRetry] = field(default_factory=list[QuarantineRetry])
     """Windows that this sync asks for again, as they are from now on if it is cut short."""
 
-    def begin(self, now: datetime) -> None:
-        """Choose the windows that are due, and say when each is next if nothing comes of it."""
-        kept = [each for each in self.windows if each.due > now]
+    def begin(self, now: datetime, active: Collection[str] | None = None) -> None:
+        """Choose the windows that are due, and say when each is next if nothing comes of it.
+
+        `active` are the names of the slices that are read, None for all: those of others wait.
+        """
+        waiting = [each for each in self.windows if active is not None and each.slice not in active]
+        kept = [each for each in self.windows if each in waiting or each.due > now]
         self._asked = [
             replace(each, tries=each.tries + 1, due=now + FIRST_WAIT * 2**each.tries)
             for each in self.windows
-            if each.due <= now and each.tries < MOST_TRIES
+            if each not in waiting and each.due <= now and each.tries < MOST_TRIES
         ]
         self.windows = kept + self._asked
 
@@ -79,6 +83,11 @@ class QuarantineRetries:
         own = [each for each in self.windows if each.slice == slice_name]
         if len(own) > MOST_WINDOWS:
             self.note(slice_name, _narrowest_gap([each.window for each in own]), now)
+
+    def share(self, slice_name: str, others: Iterable[str]) -> None:
+        """Have what one slice could not store asked for again in others as well."""
+        of_one = [each for each in self.windows if each.slice == slice_name]
+        self.windows += [replace(each, slice=name) for name in others for each in of_one]
 
     def take_over(self, others: "QuarantineRetries") -> None:
         """Remember the windows of others as well, each once."""

@@ -46,6 +46,28 @@ def test_an_answer_about_a_parent_that_is_no_record_costs_itself_alone(start: St
     assert stored_ids(home, "lists_detailed") == sorted(home.shop.truth("lists") - {bad})
 
 
+def test_a_full_refresh_keeps_the_row_of_a_parent_without_an_answer(start: StartHome) -> None:
+    """As it was, but for what a setting of privacy hides by now; that of a gone parent leaves."""
+    home, full = start(lists=30), {"sync_mode": "full_refresh_overwrite"}
+    assert home.sync("lists", "lists_detailed").success
+    bad, gone = sorted(home.ids("lists"))[3:5]
+    home.shop.mutate(list=gone, delete=True)
+    with home.shop.faulty("error", match={"path": f"{LISTS}/{bad}"}, status=500):
+        run = home.sync("lists_detailed", config=full)
+    assert run.success
+    assert "no answer about 1 of 30 lists" in run.warnings
+    assert set(home.lake_ids("lists_detailed")) == home.shop.truth("lists")
+    count = f"SELECT profile_count FROM klaviyo.lists_detailed WHERE id = '{bad}'"
+    assert home.query(count) == [(len(home.shop.members(bad)),)]
+    with home.shop.faulty("error", match={"path": f"{LISTS}/{bad}"}, status=500):
+        hidden = "lists_detailed.profile_count"
+        assert home.sync("lists_detailed", config=full, exclude_columns=hidden).success
+    assert set(home.lake_ids("lists_detailed")) == home.shop.truth("lists")
+    assert home.query(count) == [(None,)]
+    assert home.sync("lists", "lists_detailed").success
+    assert home.query(count) == [(len(home.shop.members(bad)),)]
+
+
 def test_parents_that_are_all_refused_fail_after_a_few(start: StartHome) -> None:
     """Where it is not one that is broken but the endpoint, few requests are spent on finding out.
 
@@ -112,6 +134,31 @@ def test_a_slice_that_klaviyo_cannot_answer_costs_itself_alone(start: StartHome)
     assert stored_ids(home, "campaigns") == sorted(home.shop.truth("campaigns") - sms)
     assert home.sync("campaigns").success
     judge(home, "campaigns")
+
+
+def test_a_slice_that_the_plan_lacks_costs_itself_alone(start: StartHome) -> None:
+    """An account without SMS: its other campaigns are stored, and Klaviyo's words are told."""
+    home = start(campaigns=60)
+    words = "Your plan does not include SMS campaigns: upgrade to see them."
+    match = {"path": "/api/campaigns", "query": "sms"}
+    with home.shop.faulty("error", match=match, status=403, code="forbidden", detail=words):
+        run = home.sync("campaigns")
+    sms = {k for k, each in channels(home).items() if each == "sms"}
+    assert stored_ids(home, "campaigns") == sorted(home.shop.truth("campaigns") - sms)
+    assert "Your plan does not include SMS" in run.failed["campaigns"]
+    assert "All but 'sms, archived=false', 'sms, archived=true' was read" in run.failed["campaigns"]
+
+
+def test_a_stream_that_the_plan_lacks_in_all_slices_is_skipped(start: StartHome) -> None:
+    """As one without slices is, and nothing is said to have been read."""
+    home = start(campaigns=6)
+    words = "Your plan does not include campaigns."
+    match = {"path": "/api/campaigns"}
+    with home.shop.faulty("error", match=match, status=403, code="forbidden", detail=words):
+        run = home.sync("campaigns")
+    assert run.success
+    assert "campaigns is skipped" in run.warnings
+    assert "was read" not in run.warnings
 
 
 def channels(home: Home) -> dict[str, str]:

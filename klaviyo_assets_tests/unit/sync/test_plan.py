@@ -160,6 +160,25 @@ def test_metrics_read_with_all_are_known() -> None:
     assert windows(made) == [("AbC123", Window(MARK, None))]
 
 
+def test_what_all_metrics_could_not_store_is_asked_for_again_of_each() -> None:
+    """Once of each that is read alone, and of all of them where they are read together again."""
+    broken = Window(MARK - timedelta(hours=9), MARK - timedelta(hours=8))
+    one = Settings(event_metric_ids=("AbC123",))
+    progress = Progress(None, {}, ("*",))
+    progress.note("*", Window(None, MARK), MARK)
+    progress.retries.note("*", broken, MARK)
+    progress.finish("*")
+    made = plan(Known(metadata_mark=MARK, lake_state=progress_to_json(progress)), one)
+    assert windows(made) == [("AbC123", broken), ("AbC123", Window(MARK, None))]
+    for _ in range(9):
+        made.progress.finish("AbC123")
+        after = progress_to_json(made.progress)
+        made = plan(Known(metadata_mark=MARK, lake_state=after), one)
+        assert windows(made) == [("AbC123", Window(MARK, None))]
+    made = plan(Known(metadata_mark=MARK, lake_state=progress_to_json(made.progress)))
+    assert windows(made) == [("*", broken), ("*", Window(MARK, None))]
+
+
 def test_full_refresh_reads_everything_and_replaces() -> None:
     """A full refresh forgets what was read."""
     made = plan(
