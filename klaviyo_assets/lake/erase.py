@@ -30,6 +30,7 @@ from klaviyo_assets.lake.erasures import (
     ErasureReceipt,
     hash_of,
     unfinished_receipts,
+    unreadable_receipts,
 )
 from klaviyo_assets.lake.file_search import NamingFile, files_below, files_naming
 from klaviyo_assets.lake.layout import DAMAGED, STAGING, history_of, table_folder
@@ -63,8 +64,8 @@ class Erased:
     """What was erased and where that is written; None where there was nothing.
 
     `problems` are tables that could not be published, `remains` the places that still name the
-    people or cannot be looked through, in words, `unfinished` the moments at which erasures of
-    others began that were killed and cannot be ended without their ids.
+    people or cannot be looked through, in words, `unfinished` in
+    words what ends the erasures of others that were killed, and that need their ids.
     """
 
     erasure: Erasure
@@ -94,11 +95,7 @@ class Erased:
             yield from self.remains
         else:
             yield "nothing of them is in the lake"
-        for begun in self.unfinished:
-            yield (
-                f"an erasure of others that began {begun} was killed and is not finished: run it "
-                "again with all its ids"
-            )
+        yield from self.unfinished
         if self.is_read:
             yield (
                 "a program has an older klaviyo.duckdb open and may still read deleted files: "
@@ -149,11 +146,35 @@ def erase(  # noqa: PLR0913 - what is known of the lake, each with a name
         receipt=None if is_empty else receipt.finish(remains=remains),
         problems=problems,
         remains=remains,
-        unfinished=tuple(
-            each.so_far.begun for each in others if not hashes.issuperset(each.hashes)
-        ),
+        unfinished=tuple(unfinished_in_words(root, hashes, others, clock=clock)),
         is_read=is_older_open(root),
     )
+
+
+def unfinished_in_words(
+    root: Path,
+    hashes: set[str],
+    others: Sequence[ErasureReceipt],
+    *,
+    clock: Callable[[], datetime],
+) -> Iterator[str]:
+    """Yield what ends each erasure that was killed and that this one, of `hashes`, did not end.
+
+    Whom it was about only its ids tell, so it stays open until they are given, or somebody who
+    knows that they are lost takes its file away.
+    """
+    for each in others:
+        if not hashes.issuperset(each.hashes):
+            yield (
+                f"an erasure of others that began {each.so_far.begun} was killed and is not "
+                "finished: run it again with all its ids, or, where nobody has them any more, "
+                f"delete {each.unfinished}: no erasure asks for them then"
+            )
+    for path in unreadable_receipts(root, clock=clock):
+        yield (
+            f"an erasure of others was killed and is not finished, and {path} cannot be read: run "
+            "it again with all its ids, then delete that file"
+        )
 
 
 def removed_at_once(  # noqa: PLR0913 - as above

@@ -141,6 +141,13 @@ def hash_of(profile_id: str) -> str:
     return sha256(profile_id.encode()).hexdigest()
 
 
+def unreadable_receipts(root: Path, *, clock: Callable[[], datetime]) -> list[Path]:
+    """Return the files of erasures that were killed which do not tell whom they are about."""
+    folder = root / "lake" / RECEIPTS
+    known = {each.unfinished for each in unfinished_receipts(root, clock=clock)}
+    return [each for each in sorted(folder.glob(f"*{UNFINISHED}")) if each not in known]
+
+
 def unfinished_receipts(root: Path, *, clock: Callable[[], datetime]) -> list[ErasureReceipt]:
     """Return the receipts of erasures that were killed; those that cannot be read are left out."""
     found: list[ErasureReceipt] = []

@@ -5,21 +5,30 @@ What does not: what counts as naming (`search_terms`), and what becomes of a fil
 
     Parquet              every column, nested ones and binary ones included, and the footer's notes
     DuckDB, SQLite       every row of every table, the statements of the views, and the raw pages
-    kept answers, gzip   unpacked
-    all others           as text; where they are none, as bytes
+    kept answers         unpacked
+    gzip, bzip2, xz,     unpacked, up to `MOST_UNPACKED` bytes, and what is packed in them as well;
+    zip, tar             databases and Parquet in them, and other packers, cannot be looked through
+    all others           as text (UTF-8, or as a byte order mark says); where none, as bytes
 
 A row group of ours has 16 MiB; nothing here holds more than a few of them.
 """
 
+import bz2
+import codecs
 import gzip
+import io
+import lzma
 import os
+import re
 import sqlite3
+import tarfile
+import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Final, cast
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -37,8 +46,36 @@ PIECE_BYTES = 8 * 2**20
 OVERLAP_BYTES = 4096
 """What two pieces of a text share: a term with all its escapes is shorter."""
 
+MOST_UNPACKED = 4 * 2**30
+"""Bytes of all that is packed in one file; where there are more, it cannot be looked through."""
+
+DEEPEST = 4
+"""How often a file can be packed one time upon another, as with text (`search_terms.DEPTH`)."""
+
 _DUCKDB_AT = 8
-_UNREADABLE = (pa.ArrowException, zlib.error, sqlite3.Error, EOFError, ValueError)
+_TAR_AT = 257
+_HEAD_BYTES = 64 * 1024
+_UNREADABLE = (
+    *(pa.ArrowException, zlib.error, lzma.LZMAError, sqlite3.Error, EOFError, ValueError),
+    *(zipfile.BadZipFile, tarfile.TarError, NotImplementedError),
+)
+_PACKERS: Final = (
+    (re.compile(rb"\x1f\x8b"), gzip.open),
+    (re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"), bz2.open),
+    (re.compile(rb"\xfd7zXZ\0"), lzma.open),
+)
+_CLOSED = re.compile(
+    rb"\x28\xb5\x2f\xfd|\x04\x22\x4d\x18|7z\xbc\xaf\x27\x1c|Rar!\x1a\x07"
+    rb"|PAR1|SQLite format 3|.{8}DUCK",
+    re.DOTALL,
+)
+"""How the files begin that cannot be looked through as a stream: zstd, lz4, 7z, rar, databases."""
+
+_MARKS = (
+    *((codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be")),
+    *((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")),
+)
+"""Byte order marks, the longer ones first: one begins with another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,39 +149,126 @@ def _parts_naming(path: Path, terms: SearchTerms) -> Iterator[str]:
     if head.startswith(b"PAR1") or path.suffix == ".parquet":
         yield from _parquet_columns_naming(path, terms)
     elif head[_DUCKDB_AT : _DUCKDB_AT + 4] == b"DUCK":
-        yield from _texts_naming(_duckdb_texts(path), terms)
-        yield from _raw_naming(path, terms)
+        yield from _database_naming(path, _duckdb_texts(path), terms)
     elif head.startswith(b"SQLite format 3"):
-        yield from _texts_naming(_sqlite_texts(path), terms)
-        yield from _raw_naming(path, terms)
+        yield from _database_naming(path, _sqlite_texts(path), terms)
     elif path.suffix == ENDING:
         first, _, packed = path.read_bytes().partition(b"\n")
-        yield from _texts_naming([first, zlib.decompress(packed)], terms)
-    elif head.startswith(b"\x1f\x8b"):
-        with gzip.open(path) as unpacked:
-            yield from _texts_naming(_pieces(cast("BinaryIO", unpacked)), terms)
+        if _is_one_named([first, zlib.decompress(packed)], terms):
+            yield ""
     else:
         with path.open("rb") as file:
-            yield from _texts_naming(_pieces(file), terms)
+            if _is_named_in(file, terms, _Room(MOST_UNPACKED)):
+                yield ""
 
 
-def _texts_naming(texts: Iterable[bytes], terms: SearchTerms) -> Iterator[str]:
-    """Yield "" once if one of the texts names a term."""
-    for text in texts:
-        is_binary = b"\0" in text
-        if terms.are_in_bytes(text) if is_binary else terms.are_named_in(text):
-            yield ""
-            return
+def _is_one_named(
+    texts: Iterable[bytes], terms: SearchTerms, longer: set[bytes] | None = None
+) -> bool:
+    """Tell whether one of the texts names a term; `longer` as in `SearchTerms.are_named_in`."""
+    return any(
+        terms.are_in_bytes(text) if b"\0" in text else terms.are_named_in(text, longer)
+        for text in texts
+    )
 
 
-def _raw_naming(path: Path, terms: SearchTerms) -> Iterator[str]:
+def _database_naming(path: Path, texts: Iterable[bytes], terms: SearchTerms) -> Iterator[str]:
+    """Yield "" if the rows of a database name a term, or else its pages, as deleted rows may lie.
+
+    In pages nothing bounds a value: what the rows say is a longer word is taken for one.
+    """
+    longer: set[bytes] = set()
+    if _is_one_named(texts, terms, longer):
+        yield ""
+        return
     with path.open("rb") as file:
-        if any(terms.are_in_bytes(piece) for piece in _pieces(file)):
+        if any(terms.are_in_bytes(piece, longer) for piece in _pieces(file)):
             yield ""
+
+
+@dataclass(slots=True)
+class _Room:
+    """Bytes that may still be unpacked of one file."""
+
+    left: int
+
+
+class _Unpacked(io.RawIOBase):
+    """What is packed in a file, to be read as far as there is room."""
+
+    def __init__(self, file: BinaryIO, room: _Room) -> None:
+        self._file, self._room = file, room
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "memoryview[int]", /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        piece = self._file.read(len(buffer))
+        self._room.left -= len(piece)
+        if self._room.left < 0:
+            raise ValueError("more is packed in it than is unpacked")
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+def _is_named_in(file: BinaryIO, terms: SearchTerms, room: _Room, depth: int = 0) -> bool:
+    """Tell whether a file names a term, unpacked as often as it is packed.
+
+    Raises:
+        OSError, ValueError and all of `_UNREADABLE`: it cannot be looked through.
+    """
+    stream = cast("io.BufferedReader", file)
+    if depth:
+        stream = io.BufferedReader(_Unpacked(file, room), _HEAD_BYTES)
+    head = stream.peek(_HEAD_BYTES)
+    if depth > DEEPEST or _CLOSED.match(head):
+        raise ValueError("it cannot be looked through as a stream")
+    for mark, packer in _PACKERS:
+        if mark.match(head):
+            with packer(stream) as unpacked:
+                return _is_named_in(cast("BinaryIO", unpacked), terms, room, depth + 1)
+    if head.startswith((b"PK\3\4", b"PK\5\6")):
+        return _is_named_in_zip(stream, terms, room, depth)
+    if head[_TAR_AT : _TAR_AT + 5] == b"ustar":
+        return _is_named_in_tar(stream, terms, room, depth)
+    return _is_one_named(_texts(stream, head), terms)
+
+
+def _is_named_in_zip(file: BinaryIO, terms: SearchTerms, room: _Room, depth: int) -> bool:
+    with zipfile.ZipFile(file) as archive:
+        for each in archive.infolist():
+            if terms.are_named_in(each.filename.encode() + b"\n" + each.comment):
+                return True
+            if each.flag_bits & 1:
+                raise ValueError("it is encrypted")
+            with archive.open(each) as member:
+                if _is_named_in(cast("BinaryIO", member), terms, room, depth + 1):
+                    return True
+        return terms.are_named_in(archive.comment)
+
+
+def _is_named_in_tar(file: BinaryIO, terms: SearchTerms, room: _Room, depth: int) -> bool:
+    with tarfile.open(fileobj=file, mode="r|") as archive:
+        for each in archive:
+            if terms.are_named_in(f"{each.name}\n{each.linkname}".encode("utf-8", "replace")):
+                return True
+            member = archive.extractfile(each) if each.isfile() else None
+            if member and _is_named_in(cast("BinaryIO", member), terms, room, depth + 1):
+                return True
+    return False
+
+
+def _texts(file: BinaryIO, head: bytes) -> Iterator[bytes]:
+    """Yield a file in pieces that overlap, and each as UTF-8 where its mark says it is another."""
+    encoding = next((name for mark, name in _MARKS if head.startswith(mark)), None)
+    for piece in _pieces(file):
+        yield piece
+        if encoding is not None:
+            yield piece.decode(encoding, "replace").encode()
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes]:
-    """Yield a file in pieces that overlap."""
+    """Yield a file in pieces that overlap, by whole characters of any width."""
     before = b""
     while piece := file.read(PIECE_BYTES):
         yield before + piece

@@ -10,7 +10,7 @@ of a longer word is another one: `da@example.com` is not in `ada@example.com`.
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 DEPTH = 4
 """How often a text can be encoded one time upon another: JSON in JSON in an address."""
@@ -30,6 +30,9 @@ _ESCAPES: tuple[tuple[bytes, "re.Pattern[bytes]", int], ...] = (
 )
 """What a text holds that has such escapes, how they look in lower case, and their base."""
 
+_WORD_BYTES = 256
+_WORD_BEFORE = re.compile(rb"[a-z0-9._+-]*\Z")
+_WORD_AFTER = re.compile(rb"[a-z0-9.-]*")
 _LONGER_BEFORE = re.compile(rb"[a-z0-9._-]\Z")
 _LONGER_AFTER = re.compile(rb"[a-z0-9]|[.-][a-z0-9]")
 
@@ -76,18 +79,23 @@ class SearchTerms:
         """Tell whether there is anything to look for."""
         return bool(self._terms)
 
-    def are_named_in(self, raw: bytes) -> bool:
-        """Tell whether a text, of whatever encoding upon encoding, names one of the terms."""
-        text = plain_text(raw)
-        return any(_stands_in(each, text) for each in self._near(text))
+    def are_named_in(self, raw: bytes, longer: set[bytes] | None = None) -> bool:
+        """Tell whether a text, of whatever encoding upon encoding, names one of the terms.
 
-    def are_in_bytes(self, raw: bytes) -> bool:
+        `longer` takes the words of the text that a term is only a part of.
+        """
+        text = plain_text(raw)
+        return any(_stands_in(each, text, longer) for each in self._near(text))
+
+    def are_in_bytes(self, raw: bytes, longer: Collection[bytes] = ()) -> bool:
         """Tell whether bytes of which no text can be made hold one of the terms, however bounded.
 
-        Values of a database page stand wall to wall.
+        Values of a database page stand wall to wall: `ann@x` may be an address, or `n@x` behind a
+        value that ends with `an`. It is taken for the first where `longer` has it, the words that
+        the rows of the same file hold, and for the second, a false alarm perhaps, everywhere else.
         """
         text = raw.lower()
-        return any(each in text for each in self._terms)
+        return any(_lies_in(each, text, longer) for each in self._terms)
 
     def _near(self, text: bytes) -> Iterable[bytes]:
         if len(self._terms) <= FEW:
@@ -96,8 +104,27 @@ class SearchTerms:
         return [each for word in words for each in self._by_word[word]]
 
 
-def _stands_in(term: bytes, text: bytes) -> bool:
-    """Tell whether a text holds a term that is not part of a longer one."""
+def _lies_in(term: bytes, text: bytes, longer: Collection[bytes]) -> bool:
+    """Tell whether bytes hold a term other than as a part of one of the longer words."""
+    words = [(each, each.find(term)) for each in longer if term in each]
+    at = text.find(term)
+    while at >= 0:
+        # Of a word that begins before the piece, the piece holds the end.
+        if not any(text.startswith(each[max(0, n - at) :], max(0, at - n)) for each, n in words):
+            return True
+        at = text.find(term, at + 1)
+    return False
+
+
+def _whole_word(text: bytes, at: int, end: int) -> bytes:
+    """Return the word of a text that holds what lies between two places."""
+    before = _WORD_BEFORE.search(text, max(0, at - _WORD_BYTES), at)
+    after = _WORD_AFTER.match(text, end, end + _WORD_BYTES)
+    return text[before.start() if before else at : after.end() if after else end]
+
+
+def _stands_in(term: bytes, text: bytes, longer: set[bytes] | None = None) -> bool:
+    """Tell whether a text holds a term that is not part of a longer one; note the longer ones."""
     at = text.find(term)
     while at >= 0:
         end = at + len(term)
@@ -110,5 +137,7 @@ def _stands_in(term: bytes, text: bytes) -> bool:
             is_longer |= term[:1].isalnum() and at > 0 and text[at - 1 : at].isalnum()
         if not is_longer:
             return True
+        if longer is not None:
+            longer.add(_whole_word(text, at, end))
         at = text.find(term, at + 1)
     return False

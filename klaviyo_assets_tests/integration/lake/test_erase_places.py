@@ -3,16 +3,25 @@
 What is left is searched by the tests' own means (`e2e/traces`), raw and decoded.
 """
 
+import bz2
+import gzip
+import io
 import json
+import lzma
 import os
 import signal
+import sqlite3
+import tarfile
+import zipfile
 from collections.abc import Callable
+from contextlib import closing
+from functools import reduce
 from pathlib import Path
 
 import duckdb
 import pytest
 
-from klaviyo_assets.lake import Erased, Lake, PeopleTable, Plain, Table, erase
+from klaviyo_assets.lake import Erased, Lake, PeopleTable, Plain, Table, erase, file_search
 from klaviyo_assets_tests.e2e.traces import traces
 from klaviyo_assets_tests.integration.lake.ground import (
     ACCOUNT,
@@ -213,6 +222,26 @@ def test_a_killed_erasure_of_whom_nobody_knows_is_said(lake: Lake) -> None:
     assert erased(lake, ADA).is_complete
 
 
+@pytest.mark.parametrize("content", [None, b"", b"[]"], ids=["whole", "empty", "damaged"])
+def test_a_killed_erasure_whose_ids_are_lost_is_ended_by_hand(
+    lake: Lake, content: bytes | None
+) -> None:
+    """Each erasure names the file to delete, which is the way out; then none is open any more."""
+    merge(lake, PROFILES, [numbered(0, 60, note="n")])
+    merge(lake, EVENTS, [numbered(0, 60, note="n")])
+    assert run(erase_two, lake.root, ("call", "finish", 1)) == -9
+    (note,) = (lake.root / "lake" / "_receipts").glob("*.begun")
+    if content is not None:
+        note.write_bytes(content)
+    for _ in range(2):
+        done = erased(lake, ADA)
+        assert not done.is_complete
+        assert any("delete" in line and str(note) in line for line in done.told()) or content
+        assert any(str(note) in line and "not finished" in line for line in done.told())
+    note.unlink()
+    assert erased(lake, ADA).is_complete
+
+
 def test_files_elsewhere_are_looked_through(lake: Lake, tmp_path: Path) -> None:
     """An export that is known of, and the state folder, are named where they hold somebody."""
     merge(lake, PROFILES, [batch([(ADA, 0.0, MAIL, 0)])])
@@ -225,6 +254,99 @@ def test_files_elsewhere_are_looked_through(lake: Lake, tmp_path: Path) -> None:
     assert [line.partition(": ")[0] for line in done.remains] == [str(export)]
     export.unlink()
     assert erased(lake, beside=(export, state)).is_complete
+
+
+def test_a_longer_address_in_an_export_is_no_find(lake: Lake, tmp_path: Path) -> None:
+    """Pages of a database bound no value, but its rows say which addresses it holds."""
+    merge(lake, PROFILES, [batch([(ADA, 0.0, MAIL, 0)])])
+    exports = [tmp_path / "export.duckdb", tmp_path / "export.sqlite"]
+    with duckdb.connect(str(exports[0])) as database:
+        database.execute("CREATE TABLE people AS SELECT ? AS email", [f"x{MAIL}"])
+    with closing(sqlite3.connect(exports[1])) as database:
+        database.execute("CREATE TABLE people (email TEXT)")
+        database.execute("INSERT INTO people VALUES (?)", [f"x{MAIL}"])
+        database.commit()
+    done = erased(lake, beside=tuple(exports))
+    assert done.remains == ()
+    assert done.is_complete
+
+
+def zipped(content: bytes, name: str = "people.csv") -> bytes:
+    """Return a zip of one file."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    return made.getvalue()
+
+
+def in_a_tar(content: bytes) -> bytes:
+    """Return a packed tar of one file."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:gz") as archive:
+        entry = tarfile.TarInfo("people.csv")
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
+    return made.getvalue()
+
+
+def in_utf_16(content: bytes) -> bytes:
+    """Return a text as some programs of Windows write it."""
+    return content.decode().encode("utf-16")
+
+
+FORMS: dict[str, Callable[[bytes], bytes]] = {
+    "utf-16": in_utf_16,
+    "utf-16, the other way": lambda text: b"\xfe\xff" + text.decode().encode("utf-16-be"),
+    "utf-32": lambda text: text.decode().encode("utf-32"),
+    "gzip": gzip.compress,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+    "zip": zipped,
+    "tar": in_a_tar,
+    "utf-16 in gzip in a zip": lambda text: zipped(gzip.compress(in_utf_16(text))),
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("before", ["", "x"], ids=["them", "others"])
+def test_a_file_of_another_form_is_looked_into(
+    lake: Lake, form: Callable[[bytes], bytes], before: str
+) -> None:
+    """Texts of other widths, and what is packed, however often; a longer address is another one."""
+    merge(lake, PROFILES, [batch([(ADA, 0.0, MAIL, 0)])])
+    path = lake.root / "notes"
+    path.write_bytes(form(f"id,email\n1,{before}{MAIL}\n".encode() + b"0,nobody\n" * 1000))
+    done = erased(lake)
+    assert [line.partition(": names them")[0] for line in done.remains] == [str(path)] * (
+        not before
+    )
+    assert done.is_complete is bool(before)
+
+
+CLOSED: dict[str, bytes] = {
+    "zstd": b"\x28\xb5\x2f\xfd" + bytes(20),
+    "a database in a zip": zipped(b"SQLite format 3\0" + bytes(100)),
+    "a zip in gzip": gzip.compress(zipped(b"nobody")),
+    "half a file of gzip": gzip.compress(os.urandom(1000))[:500],
+    "gzip six times": reduce(lambda text, _: gzip.compress(text), range(6), b"nobody"),
+    "too much": gzip.compress(bytes(3_000_000)),
+    "too much in parts": zipped(gzip.compress(bytes(1_999_000))),
+}
+
+
+@pytest.mark.parametrize("content", CLOSED.values(), ids=CLOSED)
+def test_a_file_that_cannot_be_looked_into_is_named(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    """Nothing is taken for free of somebody that nobody has read."""
+    monkeypatch.setattr(file_search, "MOST_UNPACKED", 2_000_000)
+    merge(lake, PROFILES, [batch([(ADA, 0.0, MAIL, 0)])])
+    path = lake.root / "notes"
+    path.write_bytes(content)
+    done = erased(lake)
+    assert not done.is_complete
+    (line,) = done.remains
+    assert line.startswith(f"{path}: cannot be looked through")
 
 
 def test_a_file_that_is_named_for_them_is_not_quoted(lake: Lake) -> None:

@@ -57,6 +57,19 @@ def test_values_wall_to_wall_are_found_in_bytes() -> None:
     assert not terms().are_in_bytes(b"\x00\x01")
 
 
+def test_a_longer_word_of_the_rows_is_no_find_in_their_pages() -> None:
+    """Where the file's rows have the longer address; elsewhere nobody can tell where one begins."""
+    longer: set[bytes] = set()
+    assert not terms().are_named_in(b"of Nada@Example.com, x", longer)
+    assert longer == {b"nada@example.com"}
+    page = b"\x02Bobnada@example.com\x07"
+    assert not terms().are_in_bytes(page, longer)
+    assert not terms().are_in_bytes(page[6:], longer)
+    assert terms().are_in_bytes(page)
+    assert terms().are_in_bytes(page + b"ada@example.com", longer)
+    assert terms().are_in_bytes(b"\x02Bobada@example.com", longer)
+
+
 def test_nobody_is_in_no_text() -> None:
     """Without terms nothing is named, and empty ones are left out."""
     assert not SearchTerms([""])
