@@ -192,17 +192,11 @@ def _fan_out(stream: Stream, order: Order, known: Known, *, desk: Desk) -> Pull:
     wanted = worth_asking(_parents(source, desk.lake), stored, since=since)
     table = table_of(stream, arrow_schema(stream))
     is_replaced = order.mode.is_full and known.version is not None
-    rows = partial(_rows_of, table, lake=desk.lake, hidden=guard.hidden)
+    rows = partial(_rows_of, table, lake=desk.lake, hidden=guard.hidden) if is_replaced else None
+    read = partial(FanOut, ask, wanted, decoder=guard.decoder, asked_at=now, stored=rows)
     return Pull(
         table=table,
-        read=lambda: FanOut(
-            ask,
-            wanted,
-            decoder=guard.decoder,
-            asked_at=now,
-            has_answered=bool(stored),
-            stored=rows if is_replaced else None,
-        ),
+        read=lambda: read(has_answered=bool(stored)),
         manner=Manner(
             account=desk.account,
             replaces=order.mode.is_full,
