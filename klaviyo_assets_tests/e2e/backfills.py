@@ -21,27 +21,28 @@ from dagster._core.definitions.assets.graph.remote_asset_graph import RemoteWork
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.test_utils import create_test_daemon_workspace_context
 from dagster._core.workspace.context import WorkspaceProcessContext
-from dagster._core.workspace.load_target import ModuleTarget
 from dagster._daemon.backfill import (
     execute_backfill_iteration,  # pyright: ignore[reportUnknownVariableType]
 )
 
 from klaviyo_assets_tests.e2e.home import Home, key_of
 from klaviyo_assets_tests.e2e.instance import instance_of
+from klaviyo_assets_tests.e2e.report_daemon import InThisProcess, import_anew
 from klaviyo_assets_tests.e2e.report_runs import materializations
 
 PATIENCE_SECONDS = 300
 WITHOUT_QUEUE = """
 run_coordinator: {module: dagster._core.run_coordinator, class: DefaultRunCoordinator}
 run_launcher: {module: klaviyo_assets_tests.e2e.launcher, class: ForkingLauncher}
-code_servers: {wait_for_local_processes_on_shutdown: true}
 telemetry: {enabled: false}
 """
-"""Runs start at once, as processes of their own: nobody here would take them out of a queue. The
-process that serves the code is waited for, or a warning of it fails whichever test comes then."""
+"""Runs start at once, as processes of their own: nobody here would take them out of a queue."""
 
-DAGSTERS_OWN = "Function `AssetSelection.sources` is deprecated"
-"""What Dagster's loop for backfills warns of, because it calls it itself."""
+DAGSTERS_OWN = (
+    "Function `AssetSelection.sources` is deprecated",
+    ".*environment_vars. is deprecated",
+)
+"""What Dagster warns of, because it calls it itself: for backfills, and where it serves code."""
 
 ENDED = (
     BulkActionStatus.COMPLETED_SUCCESS,
@@ -104,12 +105,12 @@ def open_asset_page(home: Home) -> Generator[AssetPage]:
         warnings.catch_warnings(),
         patch.dict(os.environ, environment),
         instance_of(home.dagster) as instance,
-        create_test_daemon_workspace_context(
-            ModuleTarget("klaviyo_assets.definitions", None, None, "klaviyo_assets"), instance
-        ) as workspace,
     ):
-        warnings.filterwarnings("ignore", message=DAGSTERS_OWN, category=DeprecationWarning)
-        yield AssetPage(home, workspace)
+        for message in DAGSTERS_OWN:
+            warnings.filterwarnings("ignore", message=message, category=DeprecationWarning)
+        import_anew()
+        with create_test_daemon_workspace_context(InThisProcess(), instance) as workspace:
+            yield AssetPage(home, workspace)
 
 
 def ended(workspace: WorkspaceProcessContext, backfill_id: str) -> BulkActionStatus:

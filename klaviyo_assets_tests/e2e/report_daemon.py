@@ -53,8 +53,7 @@ class Look:
 def take(look: Look) -> None:
     """Be a daemon that was just started, and looks at the sensor once: its time has come."""
     os.environ.update(look.variables, DAGSTER_HOME=str(look.dagster))
-    # The settings are read when the module is imported, and it may be here already.
-    importlib.reload(importlib.import_module(MODULE))
+    import_anew()
     flags = {look.sensor: {look.killed_at: signal.SIGKILL}} if look.killed_at else None
     with (
         instance_of(look.dagster) as instance,
@@ -66,6 +65,11 @@ def take(look: Look) -> None:
             workspace, getLogger("sensors"), None, None, debug_crash_flags=flags
         ):
             pass
+
+
+def import_anew() -> None:
+    """Load the code with the settings of now, which are read when its module is imported."""
+    importlib.reload(importlib.import_module(MODULE))
 
 
 def switch_on(workspace: WorkspaceProcessContext, name: str) -> None:
