@@ -19,6 +19,9 @@ from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.report_runs import CAMPAIGNS, FLOWS, add_metrics, fetch, metrics_of
 from klaviyo_assets_tests.e2e.shop import NOON, open_shop
 
+# Its home is read by all of them: one worker makes it.
+pytestmark = pytest.mark.xdist_group("whole")
+
 RELEASES = (*LIBRARIES, duckdb.__version__)
 
 POLARS = "polars==1.31.0"
@@ -27,9 +30,6 @@ POLARS = "polars==1.31.0"
 READ_BY_POLARS = """
 import sys
 import polars
-
-# Its home is read by all of them: one worker makes it.
-pytestmark = pytest.mark.xdist_group("whole")
 print(*sorted(polars.read_delta(sys.argv[1]).get_column("id")))
 """
 
