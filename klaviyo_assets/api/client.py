@@ -3,26 +3,39 @@
 What belongs here: sending one request, waiting, trying again. What does not: what to ask
 (`protocol.py`), how fast (`limits.py`, `ledger.py`), whether again (`retries.py`).
 
-urllib3 without its conveniences: redirects and retries off, certificates always verified (OpenSSL's
-`SSL_CERT_FILE` and `SSL_CERT_DIR` name other authorities). `HTTPS_PROXY`, `ALL_PROXY` and
-`NO_PROXY` are obeyed; the key stays inside the TLS tunnel, and plain http is never proxied.
+`requests`, with one adapter and without conveniences: no redirects, cookies, `.netrc` or retries.
+Proxies (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`) and authorities (`REQUESTS_CA_BUNDLE`,
+`CURL_CA_BUNDLE`) are read from the environment as `requests` reads them, once; `SSL_CERT_FILE` and
+`SSL_CERT_DIR` count where it finds none. The key stays inside the TLS tunnel, and plain http, which
+is allowed to loopback alone, is never proxied.
+
+Of urllib3, on which `requests` stands, only what `requests` has no name for: the connection, since
+who holds its socket can end a wait, and the errors of a body that is read raw.
 """
 
 import logging
+import os
 import random
+import re
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
 from http.client import HTTPException
+from http.cookiejar import DefaultCookiePolicy
+from pathlib import Path
 from time import monotonic
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from urllib3 import HTTPConnectionPool, PoolManager, ProxyManager, Timeout
+from requests import PreparedRequest, Response, Session
+from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
+from requests.utils import select_proxy
+from urllib3 import HTTPConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse, HTTPResponse
@@ -35,15 +48,29 @@ from klaviyo_assets.api.gate import check_request, checked_base_url, checked_key
 from klaviyo_assets.api.ledger import Ledger
 from klaviyo_assets.api.losses import lost
 from klaviyo_assets.api.protocol import MEDIA_TYPE, headers, server_time
-from klaviyo_assets.api.proxies import proxy_for
 from klaviyo_assets.api.refusals import asked, words_in
 from klaviyo_assets.api.retries import GiveUp, Policy, Tries, next_wait
 from klaviyo_assets.api.stopping import Line, Switch
-from klaviyo_assets.errors import BrokenBodyError, KlaviyoAssetsError, QuotaError, RateLimitError
+from klaviyo_assets.errors import (
+    BrokenBodyError,
+    KlaviyoAssetsError,
+    QuotaError,
+    RateLimitError,
+    SettingError,
+)
 
 CONNECT_SECONDS = 10.0
 CONNECTIONS = 20
 """Threads that may read at once: they keep the largest tier busy at 340 ms a page."""
+
+OPENSSL_BUNDLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Where OpenSSL looks for authorities, and `requests` does not."""
+
+PROXY = re.compile(
+    r"(?=.*[.:])(?:http://)?(?:[^/\s]*@)?(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::0*[1-9][0-9]*)?/?",
+    re.IGNORECASE,
+)
+"""A proxy that is spoken to by http; a dot, a port or a scheme tells its address from a word."""
 
 Result = TypeVar("Result")
 
@@ -75,6 +102,44 @@ class TlsConnection(HTTPSConnection):
     getresponse = watched_response
 
 
+class Adapter(HTTPAdapter):
+    """The adapter of `requests`, on connections whose waits can be ended."""
+
+    def get_connection_with_tls_context(
+        self,
+        request: PreparedRequest,
+        verify: bool | str,  # noqa: FBT001 - the signature is that of `requests`
+        proxies: dict[str, str] | None = None,
+        cert: tuple[str, str] | str | None = None,
+    ) -> HTTPConnectionPool:
+        """Return the pool of `requests`, once it makes connections of ours."""
+        pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
+        # urllib3 types this as a protocol that its own connections do not keep to.
+        pool.ConnectionCls = TlsConnection if pool.scheme == "https" else PlainConnection  # pyright: ignore[reportAttributeAccessIssue]
+        return pool
+
+
+class OneServerSession(Session):
+    """A session that speaks to one server only, and sends nothing that it was not given."""
+
+    def __init__(self, base_url: str) -> None:
+        super().__init__()
+        self.adapters.clear()
+        self.mount(f"{base_url}/", Adapter(pool_connections=1, pool_maxsize=CONNECTIONS))
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
+        found = self.merge_environment_settings(base_url, {}, stream=True, verify=None, cert=None)
+        # Once is enough, and what `.netrc` holds would take the place of the key.
+        self.trust_env = False
+        if base_url.startswith("https:"):
+            named = (found["verify"], *map(os.environ.get, OPENSSL_BUNDLES))
+            self.verify = checked_bundle([each for each in named if isinstance(each, str) and each])
+            self.proxies = checked_proxies(base_url, found["proxies"])
+
+    def get_redirect_target(self, resp: Response) -> str | None:  # noqa: ARG002 - as `requests` has it
+        """Know of none: else the body would be read without bounds, even where none is followed."""
+        return None
+
+
 class Client:
     """Reads from one server with one key, by up to `CONNECTIONS` threads; it has no other state.
 
@@ -104,7 +169,7 @@ class Client:
         self.headers = headers(checked_key(key), revision)
         self.ledger = ledger
         self.clocks = clocks if clocks is not None else Clocks()
-        self.timeout = Timeout(min(CONNECT_SECONDS, timeout_seconds), timeout_seconds)
+        self.timeout = (min(CONNECT_SECONDS, timeout_seconds), timeout_seconds)
         self.timeout_seconds = timeout_seconds
         self.max_body_bytes = max_body_mib * MIB
         self.policy = Policy(waiting_seconds=max_waiting)
@@ -112,7 +177,7 @@ class Client:
         self.sleep = sleep or self.switch.wait
         self.chance = chance
         self.tally = Tally(clock)
-        self.pool = pool_of(self.base_url)
+        self.session = OneServerSession(self.base_url)
         # At DEBUG it writes every URL into the log, and a filter may name a person.
         logging.getLogger("urllib3").setLevel(logging.INFO)
 
@@ -210,7 +275,7 @@ class Client:
 
     def close(self) -> None:
         """Close idle connections; the client may be used again."""
-        self.pool.close()
+        self.session.close()
 
     def ask(self, request: Request, stream: str) -> Answer:
         """Send the request once; return a good answer, raise what any other means."""
@@ -236,20 +301,15 @@ class Client:
 
     def outcome(self, request: Request, line: Line) -> Answer | Exception:
         """Return the answer as it came over the wire, or what went wrong on it."""
-        kind = {"Content-Type": MEDIA_TYPE} if request.body is not None else {}
         token, asked_at = LINE.set(line), self.clocks.now()
         try:
-            response = self.pool.urlopen(
-                request.method,
-                request.target,
-                body=request.body,
-                headers=self.headers | kind,
+            response: BaseHTTPResponse = self.session.send(
+                self.prepared(request),
+                stream=True,
                 timeout=self.timeout,
-                retries=False,
-                redirect=False,
-                preload_content=False,
-                decode_content=False,
-            )
+                proxies=self.session.proxies,
+                allow_redirects=False,
+            ).raw
             body = body_of(response, self.max_body_bytes)
         except (HTTPError, HTTPException, OSError) as error:
             return error
@@ -259,6 +319,22 @@ class Client:
         at = self.clocks.earlier(server_time(told), asked_at=asked_at)
         answer = Answer(response.status, told, body or b"", at)
         return answer if body is not None else replace(answer, is_too_large=True)
+
+    def prepared(self, request: Request) -> PreparedRequest:
+        """Return the request as `requests` sends it, to the client's own server in any case.
+
+        By hand: it is whole already, and to have it prepared and merged with a session's settings
+        is most of what `requests` costs.
+        """
+        prepared = PreparedRequest()
+        prepared.method = request.method
+        prepared.url = self.base_url + request.target
+        prepared.headers = CaseInsensitiveDict(self.headers)
+        if request.body is not None:
+            prepared.body = request.body
+            prepared.headers["Content-Type"] = MEDIA_TYPE
+            prepared.headers["Content-Length"] = str(len(request.body))
+        return prepared
 
 
 def body_of(response: BaseHTTPResponse, most_bytes: int) -> bytes | None:
@@ -285,21 +361,42 @@ def addresses_of(host: str) -> list[str]:
     return []
 
 
-def pool_of(base_url: str) -> HTTPConnectionPool:
-    """Return the connections to one server, through a proxy where the environment names one."""
-    url = urlsplit(base_url)
-    host = url.hostname or ""
-    is_tls = url.scheme == "https"
-    # The default context requires certificates and compares host names.
-    trust = ssl.create_default_context() if is_tls else None
-    proxy = proxy_for(host) if is_tls else None
-    if proxy is None:
-        way = PoolManager(maxsize=CONNECTIONS, ssl_context=trust)
-    else:
-        way = ProxyManager(
-            proxy.url, maxsize=CONNECTIONS, proxy_headers=proxy.headers, ssl_context=trust
+def checked_bundle(found: Sequence[str]) -> bool | str:
+    """Return the first file or folder of authorities found; True for those that `requests` brings.
+
+    Raises:
+        SettingError: it cannot be read. The text does not quote it.
+    """
+    if not found:
+        return True
+    named = found[0]
+    try:
+        if not Path(named).is_dir():
+            ssl.create_default_context(cafile=named)
+    except OSError as error:
+        raise SettingError(
+            "REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, SSL_CERT_FILE or SSL_CERT_DIR names no "
+            f"certificates that can be read ({error.strerror}). Allowed is a file in PEM, or a "
+            "folder as OpenSSL wants it; unset it to trust the usual authorities."
+        ) from None
+    return named
+
+
+def checked_proxies(base_url: str, found: Mapping[str, str]) -> dict[str, str]:
+    """Return the proxy on the way to a server, if there is one, of all that `requests` found.
+
+    It is spoken to by plain http; the tunnel through it is encrypted.
+
+    Raises:
+        SettingError: it cannot be used so. The text does not quote it: it may hold a login.
+    """
+    proxy = select_proxy(base_url, dict(found))
+    if not proxy:
+        return {}
+    if not PROXY.fullmatch(proxy):
+        raise SettingError(
+            "HTTPS_PROXY or ALL_PROXY names no proxy that can be used. Allowed is "
+            "http://host:port, through which the connection to Klaviyo is encrypted all the way; "
+            "unset it where there is no proxy, or name Klaviyo's host in NO_PROXY."
         )
-    pool = way.connection_from_host(host, url.port, url.scheme)
-    # urllib3 types this as a protocol that its own connections do not keep to.
-    pool.ConnectionCls = TlsConnection if is_tls else PlainConnection  # pyright: ignore[reportAttributeAccessIssue]
-    return pool
+    return {"https": proxy}

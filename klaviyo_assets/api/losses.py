@@ -39,7 +39,8 @@ def lost(  # noqa: PLR0913 - what is known of one failure, each with a name
     if any(isinstance(each, ssl.SSLCertVerificationError) for each in chain_of(failure)):
         hint = (
             "The connection is not safe, and the key was not sent. If a proxy of yours signs "
-            "certificates, name its authority's file in SSL_CERT_FILE; check the clock as well."
+            "certificates, name its authority's file in REQUESTS_CA_BUNDLE or SSL_CERT_FILE; check "
+            "the clock as well."
         )
         return ConfigError(f"{text} {hint}", stream=stream)
     hint = f"Check the network, any proxy, and that {host} can be reached."

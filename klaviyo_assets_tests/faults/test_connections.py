@@ -76,7 +76,7 @@ def test_f17_a_certificate_that_cannot_be_verified_is_refused(
     with serving(reply(), is_tls=True) as stranger:
         url = stranger.url
         if trusted:
-            monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+            monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATE))
             url = url.replace("localhost", "127.0.0.1")
         run = home.sync("lists", base_url=url)
         assert stranger.seen == []
@@ -85,6 +85,6 @@ def test_f17_a_certificate_that_cannot_be_verified_is_refused(
     assert "the key was not sent" in run.failed["lists"]
     assert run.attempts["lists"] == 1
     assert not has_table(home, "lists")
-    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     assert home.sync("lists").success
     judge(home, "lists")

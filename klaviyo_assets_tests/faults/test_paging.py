@@ -73,7 +73,7 @@ def test_f25_a_next_link_to_plain_http_is_not_followed(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over TLS a next link without it is refused: the key never goes in the clear."""
-    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATE))
     account = page_of({"type": "account", "id": "A1", "attributes": {"timezone": "UTC"}})
     with serving(account, in_the_clear, is_tls=True) as server:
         run = home.sync("lists", base_url=server.url)

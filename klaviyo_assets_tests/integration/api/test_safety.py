@@ -3,9 +3,12 @@
 import logging
 import socket
 from dataclasses import replace
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import requests
+from requests.utils import get_netrc_auth
 
 from klaviyo_assets.api.exchange import Answer, Request
 from klaviyo_assets.api.gate import READING_POSTS
@@ -119,16 +122,112 @@ def test_a_certificate_for_another_name_is_refused(
         assert server.seen == []
 
 
+@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
 def test_an_authority_of_ones_own_can_be_named(
-    client_of: MakeClient, monkeypatch: pytest.MonkeyPatch
+    name: str, client_of: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With SSL_CERT_FILE the server is verified and read, with deadlines as over plain http."""
-    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    """With its file named the server is verified and read, with deadlines as over plain http."""
+    monkeypatch.setenv(name, str(CERTIFICATE))
     with serving(reply(), hang(b"HTTP/1.1 200 OK\r\n"), reply(), is_tls=True) as server:
         client = client_of(server, timeout_seconds=1.0)
         for _ in range(2):
             assert client.read(events(server), body_of, stream="events") == PAGE
         assert client.counters.retries == 1
+
+
+def test_the_bundle_of_requests_goes_before_that_of_openssl(
+    client_of: MakeClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where both are named, the one that `requests` reads is trusted, and it alone."""
+    folder = tmp_path / "authorities"
+    folder.mkdir()
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(folder))
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    with serving(reply(), is_tls=True) as server:
+        with pytest.raises(ConfigError, match="CERTIFICATE_VERIFY_FAILED"):
+            client_of(server).read(events(server), body_of, stream="events")
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATE))
+        monkeypatch.setenv("SSL_CERT_FILE", str(folder / "gone.pem"))
+        assert client_of(server).read(events(server), body_of, stream="events") == PAGE
+
+
+@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"])
+@pytest.mark.parametrize("content", [None, "no certificate"], ids=["no file", "no certificate"])
+def test_a_bundle_that_cannot_be_read_is_a_setting_error(
+    name: str,
+    content: str | None,
+    client_of: MakeClient,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """The variables are named, the value is not quoted; plain http to loopback does not care."""
+    bundle = tmp_path / "authorities.pem"
+    if content is not None:
+        bundle.write_text(content)
+    monkeypatch.setenv(name, str(bundle))
+    with pytest.raises(SettingError, match=name) as caught:
+        client_of("https://localhost:1")
+    assert str(bundle) not in str(caught.value)
+    assert client_of("http://127.0.0.1:1").session.verify is True
+
+
+NETRC = "machine {host} login jane password secret\ndefault login jane password secret\n"
+
+
+def test_what_netrc_holds_never_takes_the_place_of_the_key(
+    client_of: MakeClient, bare_environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A `.netrc` with this very host, at home and named by NETRC: the key's header stays."""
+    with serving(reply()) as server:
+        netrc = bare_environment / ".netrc"
+        netrc.write_text(NETRC.format(host="127.0.0.1"))
+        netrc.chmod(0o600)
+        assert get_netrc_auth(server.url) == ("jane", "secret")
+        client = client_of(server)
+        for _ in range(2):
+            client.read(events(server), body_of, stream="events")
+            monkeypatch.setenv("NETRC", str(netrc))
+        # Nor would it, were a request prepared as `requests` does it.
+        asked = requests.Request("GET", f"{server.url}/api/events", headers=client.headers)
+        prepared = client.session.prepare_request(asked)
+    assert prepared.headers["Authorization"] == f"Klaviyo-API-Key {KEY}"
+    assert {seen.headers["authorization"] for seen in server.seen} == {f"Klaviyo-API-Key {KEY}"}
+    assert len(server.seen) == 2
+
+
+def test_a_cookie_is_not_kept(client_of: MakeClient) -> None:
+    """What a server sets is not sent back, and not even remembered."""
+    with serving(reply(200, PAGE, {"Set-Cookie": "__cf_bm=1; Path=/; Max-Age=1800"})) as server:
+        client = client_of(server)
+        for _ in range(2):
+            client.read(events(server), body_of, stream="events")
+        asked = requests.Request("GET", f"{server.url}/api/events")
+        prepared = client.session.prepare_request(asked)
+    assert [seen.headers.get("cookie") for seen in server.seen] == [None] * 2
+    assert "Cookie" not in prepared.headers
+    assert list(client.session.cookies) == []
+
+
+def test_the_session_has_a_way_to_one_server_only(client_of: MakeClient) -> None:
+    """Whatever were asked of it, another host, port or scheme has no adapter."""
+    with serving(reply()) as server, serving(reply()) as other:
+        session = client_of(server).session
+        for url in (other.url, "http://127.0.0.1:1", server.url.replace("http:", "https:")):
+            with pytest.raises(requests.exceptions.InvalidSchema):
+                session.get(f"{url}/api/events")
+        assert (server.connections, other.connections) == (0, 0)
+
+
+def test_a_redirects_body_is_bounded_too(client_of: MakeClient) -> None:
+    """An endless redirect ends at the size that any answer may have, and is not followed."""
+    head = b"HTTP/1.1 302 Found\r\nLocation: /api/lists\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunk = b"10000\r\n" + b"x" * 65_536 + b"\r\n"
+    with serving(raw(head + chunk * 320)) as server:
+        client = client_of(server)
+        client.max_body_bytes = 2**20
+        with pytest.raises(RequestError, match="Redirects"):
+            client.read(events(server), body_of, stream="events")
+        assert len(server.seen) == 1
 
 
 def tunnel(target: Server) -> Act:
@@ -165,6 +264,76 @@ def test_a_proxy_sees_the_host_and_never_the_key(
     assert seen.line.startswith("CONNECT localhost:")
     assert seen.headers["proxy-authorization"] == "Basic amFuZTpzZWNyZXQ="
     assert KEY not in str(seen)
+
+
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"])
+def test_each_of_the_usual_variables_names_a_proxy(
+    name: str, client_of: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a scheme or without one; NO_PROXY exempts the host, or a host above it."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATE))
+    with serving(reply(), is_tls=True) as server, serving(tunnel(server)) as proxy:
+        for value in (proxy.url, proxy.url.removeprefix("http://")):
+            monkeypatch.setenv(name, value)
+            assert client_of(server).read(events(server), body_of, stream="events") == PAGE
+        assert len(proxy.seen) == 2
+        for exempt in ("localhost", "*", "example.com, localhost"):
+            monkeypatch.setenv("NO_PROXY", exempt)
+            assert client_of(server).read(events(server), body_of, stream="events") == PAGE
+        assert (len(proxy.seen), len(server.seen)) == (2, 5)
+
+
+@pytest.mark.parametrize("exempt", ["a.klaviyo.com", ".klaviyo.com", "klaviyo.com", "*"])
+def test_an_exempt_host_goes_straight(
+    exempt: str, client_of: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NO_PROXY is honoured as `requests` honours it."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
+    assert client_of("https://a.klaviyo.com").session.proxies == {
+        "https": "http://proxy.example:3128"
+    }
+    monkeypatch.setenv("NO_PROXY", exempt)
+    assert client_of("https://a.klaviyo.com").session.proxies == {}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "rubbish",
+        "true",
+        "http:///",
+        "http://proxy:port",
+        "http://proxy:0",
+        "http://[::1",
+        "http://pro xy:80",
+        "http://jane:pass@/",
+        "proxy.example:3128/path",
+        "$PROXY:80",
+        "https://proxy.example",
+        "socks5://jane:pass@proxy.example:1080",
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_a_setting_error(
+    value: str, client_of: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is no address, or wants another way, is refused by the variables' names, unquoted."""
+    monkeypatch.setenv("HTTPS_PROXY", value)
+    with pytest.raises(SettingError, match=r"HTTPS_PROXY or ALL_PROXY.*Allowed is http://") as told:
+        client_of("https://a.klaviyo.com")
+    assert value not in str(told.value)
+    assert "jane" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["10.0.0.1", "[::1]:3128", "localhost:3128", "http://proxy:80/", "HTTP://j:p%40@s@10.0.0.1:80"],
+)
+def test_short_addresses_are_taken(
+    value: str, client_of: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number, a port, or a scheme tells an address from a word."""
+    monkeypatch.setenv("HTTPS_PROXY", value)
+    assert client_of("https://a.klaviyo.com").session.proxies == {"https": value}
 
 
 def test_a_proxy_that_refuses_is_told(
