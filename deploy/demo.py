@@ -32,7 +32,7 @@ import dagster as dg
 import duckdb
 
 from klaviyo_assets.streams import REPORTS
-from klaviyo_assets.wording import duration, quantity
+from klaviyo_assets.wording import format_quantity, format_seconds
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "demo"
@@ -119,7 +119,7 @@ def story(door: "Door", instance: dg.DagsterInstance) -> None:
         checks += follow(instance, door.launch_job("klaviyo_checks"))
     if checks.total() != checks["green"]:
         raise SystemExit("The demo failed: a check is not green; see above.")
-    print(f"\n== All {quantity(checks.total(), 'result')} of checks are green\n")
+    print(f"\n== All {format_quantity(checks.total(), 'result')} of checks are green\n")
 
 
 def quarter(door: "Door") -> tuple[str, list[date]]:
@@ -145,7 +145,7 @@ def told(title: str) -> Generator[None]:
     print(f"\n== {title}", flush=True)
     began = time.monotonic()
     yield
-    print(f"   done in {duration(time.monotonic() - began)}", flush=True)
+    print(f"   done in {format_seconds(time.monotonic() - began)}", flush=True)
 
 
 @contextmanager
@@ -248,7 +248,7 @@ def dagster(environment: Mapping[str, str], port: str) -> Generator[Door]:
         )
     try:
         door = opened(f"http://127.0.0.1:{port}/graphql", process)
-        print(f" ready after {duration(time.monotonic() - began)}")
+        print(f" ready after {format_seconds(time.monotonic() - began)}")
         yield door
     finally:
         process.terminate()
@@ -348,7 +348,7 @@ class Teller:
             self._print(f"{found.asset_key.path[-1]} {found.check_name}: {found.description}")
 
     def _print(self, text: str) -> None:
-        print(f"   {duration(time.monotonic() - self._began):>9}  {text}", flush=True)
+        print(f"   {format_seconds(time.monotonic() - self._began):>9}  {text}", flush=True)
 
 
 def line_of(name: str, found: Sequence[Mapping[str, dg.MetadataValue[Any]]]) -> str:
@@ -358,15 +358,15 @@ def line_of(name: str, found: Sequence[Mapping[str, dg.MetadataValue[Any]]]) -> 
         return sum(int(each[label].value) for each in found if label in each)
 
     if len(found) > 1:
-        rows = quantity(number("dagster/partition_row_count"), "row")
-        return f"{name:<24} {quantity(len(found), 'day')}, {rows}"
+        rows = format_quantity(number("dagster/partition_row_count"), "row")
+        return f"{name:<24} {format_quantity(len(found), 'day')}, {rows}"
     read, twice = number("klaviyo/records_read"), ""
     if (repeats := read - number("klaviyo/rows_written")) > 0:
         twice = f" ({repeats:,} came twice)"
-    in_table = f"{quantity(number('dagster/row_count'), 'row')} in the table"
-    told_of = [f"{quantity(read, 'record')} read{twice}", in_table]
+    in_table = f"{format_quantity(number('dagster/row_count'), 'row')} in the table"
+    told_of = [f"{format_quantity(read, 'record')} read{twice}", in_table]
     if requests := number("klaviyo/requests"):
-        told_of.append(quantity(requests, "request"))
+        told_of.append(format_quantity(requests, "request"))
     return f"{name:<24} {', '.join(told_of if requests else told_of[1:])}"
 
 

@@ -1,8 +1,4 @@
-"""The code location: the one place where the parts are put together.
-
-What belongs here: `build_defs`, a pure function of the settings (two accounts are two calls), and
-`defs`, its value for this process's environment. What does not: anything that acts.
-"""
+"""The code location: the one place where the parts are put together."""
 
 import logging
 import os
@@ -10,26 +6,28 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from klaviyo_assets.defs.assets import asset_of
-from klaviyo_assets.defs.automation import jobs, schedules
-from klaviyo_assets.defs.completeness import completeness_check
-from klaviyo_assets.defs.deep_checks import deep_checks
-from klaviyo_assets.defs.healing import healing_sensor
+from klaviyo_assets.defs.assets import build_stream_asset
+from klaviyo_assets.defs.backfill_sensor import build_backfill_sensor
+from klaviyo_assets.defs.checks import build_row_checks
+from klaviyo_assets.defs.completeness_check import build_completeness_check
 from klaviyo_assets.defs.io_manager import LakeIOManager
-from klaviyo_assets.defs.metric_keys import add_metric_keys, metric_sensor
-from klaviyo_assets.defs.newest_days import newest_days_check, newest_days_sensor
-from klaviyo_assets.defs.report_assets import report_asset
-from klaviyo_assets.defs.report_drain import drain_sensor
-from klaviyo_assets.defs.report_schedule import report_schedule
+from klaviyo_assets.defs.report_assets import build_report_asset
+from klaviyo_assets.defs.report_freshness import build_newest_days_check, build_newest_days_sensor
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
+from klaviyo_assets.defs.schedules import build_jobs, build_report_schedule, build_schedules
+from klaviyo_assets.defs.sensors import (
+    add_metric_partitions,
+    build_metric_sensor,
+    build_repair_sensor,
+)
 from klaviyo_assets.errors import SettingError
-from klaviyo_assets.model.privacy import uncovered_places
+from klaviyo_assets.model.privacy import unprotected_column_warnings
+from klaviyo_assets.reports.calendar import zone_for_definitions
 from klaviyo_assets.settings import KEY_VARIABLE, Settings, read_settings, unknown_variables
 from klaviyo_assets.streams import COLLECTIONS, REPORTS, STREAMS
 from klaviyo_assets.streams.metrics import METRICS
-from klaviyo_assets.sync.reports.account_zone import zone_at_load
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def build_defs(
@@ -45,30 +43,32 @@ def build_defs(
         refusals: what of it could not be used; nothing is read or run while one stands.
         api_key: where the key is, read when a run needs it; by default `KLAVIYO_API_KEY`.
     """
-    for each in [] if refusals else uncovered_places(settings, STREAMS):
-        log.warning(each)
+    for each in [] if refusals else unprotected_column_warnings(settings, STREAMS):
+        logger.warning(each)
     klaviyo = KlaviyoResource(
         settings=settings,
         refusals=tuple(refusals),
         key_variable=KEY_VARIABLE if api_key is None else api_key.env_var_name,
     )
     lake = LakeResource(settings=settings, refusals=tuple(refusals))
-    zone = None if refusals else zone_at_load(settings, lake.lake())
+    zone = None if refusals else zone_for_definitions(settings, lake.lake())
     return dg.Definitions(
         assets=[
             *(
-                asset_of(stream, afterwards=add_metric_keys if stream is METRICS else None)
+                build_stream_asset(
+                    stream, post_sync_hook=add_metric_partitions if stream is METRICS else None
+                )
                 for stream in COLLECTIONS
             ),
-            *(report_asset(stream, settings, zone) for stream in REPORTS),
+            *(build_report_asset(stream, settings, zone) for stream in REPORTS),
         ],
-        asset_checks=_checks(settings),
-        jobs=jobs(),
+        asset_checks=_build_checks(settings),
+        jobs=build_jobs(),
         schedules=[
-            *schedules(settings),
-            *(report_schedule(each, settings, zone) for each in REPORTS),
+            *build_schedules(settings),
+            *(build_report_schedule(each, settings, zone) for each in REPORTS),
         ],
-        sensors=_sensors(settings),
+        sensors=_build_sensors(settings),
         resources={
             "klaviyo": klaviyo,
             "lake": lake,
@@ -78,23 +78,23 @@ def build_defs(
     )
 
 
-def _sensors(settings: Settings) -> list[dg.SensorDefinition]:
+def _build_sensors(settings: Settings) -> list[dg.SensorDefinition]:
     return [
-        metric_sensor(settings),
-        drain_sensor(settings),
-        healing_sensor(settings),
-        newest_days_sensor(settings),
+        build_metric_sensor(settings),
+        build_backfill_sensor(settings),
+        build_repair_sensor(settings),
+        build_newest_days_sensor(settings),
     ]
 
 
-def _checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
+def _build_checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
     return [
-        *map(deep_checks, STREAMS.values()),
-        completeness_check(),
-        *(newest_days_check(stream, settings) for stream in REPORTS),
+        *map(build_row_checks, STREAMS.values()),
+        build_completeness_check(),
+        *(build_newest_days_check(stream, settings) for stream in REPORTS),
     ]
 
 
 for warning in unknown_variables(os.environ):
-    log.warning(warning)
+    logger.warning(warning)
 defs = build_defs(*read_settings(os.environ))

@@ -1,52 +1,49 @@
 """Every exception of the project, drawn as a tree: the branch says who acts.
 
-    KlaviyoAssetsError
-    ├── ConfigError            the operator acts
-    │   ├── SettingError           a setting has a value that cannot be used
-    │   ├── BadKeyError            401: Klaviyo refuses the key
-    │   ├── RefusedStreamError     403: this is not for this key or account; the stream is skipped
-    │   │   ├── MissingScopeError      the key lacks a scope
-    │   │   └── PlanError              the account's plan does not have it
-    │   ├── AccessDeniedError      403 for any other reason: the account, the network
-    │   ├── UnknownMetricError     the account has no metric of an id that a setting names
-    │   └── LakeError              the lake cannot be read or written as it is
-    │       ├── WrongAccountError      the lake holds another account's data
-    │       ├── OtherLakeError         Dagster's history of the asset is that of another lake
-    │       ├── LakeVersionError       the lake was written by another version
-    │       ├── LakeConflictError      another writer committed first
-    │       ├── CorruptFileError       a data file cannot be read
-    │       ├── MissingTableError      a table that this one is made of was never read
-    │       ├── ShrinkError            a read would take away more of a table than is believed
-    │       └── StorageError           disk full, read-only folder, locked file
-    ├── TransientError         nobody acts: try again
-    │   ├── RateLimitError         429
-    │   ├── QuotaError             429 with a wait beyond the cap, or a spent quota: come back later
-    │   ├── ServerError            5xx, 408, a proxy's page
-    │   ├── ReportFailedError      a report failed too often of late: it is asked again later
-    │   ├── ConnectionLostError    no answer, or half of one
-    │   ├── BrokenBodyError        an answer that is not the JSON it claims to be
-    │   └── LargeBodyError         an answer larger than KLAVIYO_MAX_BODY_MIB
-    ├── StoppedError           nobody acts: the run was cancelled
-    ├── PermanentError         the developer acts: the request is wrong
-    │   ├── RequestError           400 and other 4xx
-    │   ├── IneligibleMetricError  400 about the conversion metric: Klaviyo makes no report with it
-    │   ├── CursorLostError        400 "Invalid cursor provided.": the slice starts again
-    │   ├── PageSizeError          400 about the page size: fewer records are asked for
-    │   ├── NotFoundError          404
-    │   └── RevisionRetiredError   410, or a revision without this endpoint
-    └── ContractError          the developer acts: Klaviyo broke its word
-        ├── MalformedPageError     a page without the shape that is documented
-        ├── QuarantineError        too many records that cannot be stored
-        ├── RepeatedPageError      paging came back to a page already read
-        └── ForeignLinkError       a next link leaves the host or the path
-
-What belongs here: names, the values that each error carries, and its sentence. What does not: the
-mapping from HTTP statuses (`api/protocol.py`) and to Dagster (`defs/io_manager.py`).
+KlaviyoAssetsError
+├── ConfigError            the operator acts
+│   ├── SettingError           a setting has a value that cannot be used
+│   ├── BadKeyError            401: Klaviyo refuses the key
+│   ├── RefusedStreamError     403: this is not for this key or account; the stream is skipped
+│   │   ├── MissingScopeError      the key lacks a scope
+│   │   └── PlanError              the account's plan does not have it
+│   ├── AccessDeniedError      403 for any other reason: the account, the network
+│   ├── UnknownMetricError     the account has no metric of an id that a setting names
+│   └── LakeError              the lake cannot be read or written as it is
+│       ├── WrongAccountError      the lake holds another account's data
+│       ├── OtherLakeError         Dagster's history of the asset is that of another lake
+│       ├── LakeVersionError       the lake was written by another version
+│       ├── LakeConflictError      another writer committed first
+│       ├── CorruptFileError       a data file cannot be read
+│       ├── MissingTableError      a table that this one is made of was never read
+│       ├── ShrinkError            a read would take away more of a table than is believed
+│       └── StorageError           disk full, read-only folder, locked file
+├── TransientError         nobody acts: try again
+│   ├── RateLimitError         429
+│   ├── QuotaError             429 with a wait beyond the cap, or a spent quota: come back later
+│   ├── ServerError            5xx, 408, a proxy's page
+│   ├── ReportFailedError      a report failed too often of late: it is asked again later
+│   ├── ConnectionLostError    no answer, or half of one
+│   ├── BrokenBodyError        an answer that is not the JSON it claims to be
+│   └── LargeBodyError         an answer larger than KLAVIYO_MAX_BODY_MIB
+├── StoppedError           nobody acts: the run was cancelled
+├── PermanentError         the developer acts: the request is wrong
+│   ├── RequestError           400 and other 4xx
+│   ├── IneligibleMetricError  400 about the conversion metric: Klaviyo makes no report with it
+│   ├── CursorLostError        400 "Invalid cursor provided.": the slice starts again
+│   ├── PageSizeError          400 about the page size: fewer records are asked for
+│   ├── NotFoundError          404
+│   └── RevisionRetiredError   410, or a revision without this endpoint
+└── ContractError          the developer acts: Klaviyo broke its word
+    ├── MalformedPageError     a page without the shape that is documented
+    ├── QuarantineError        too many records that cannot be stored
+    ├── RepeatedPageError      paging came back to a page already read
+    └── ForeignLinkError       a next link leaves the host or the path
 """
 
 from dataclasses import dataclass, field
 
-from klaviyo_assets.redaction import redact
+from klaviyo_assets.redaction import redact_keys
 
 
 @dataclass(eq=False)
@@ -58,11 +55,11 @@ class KlaviyoAssetsError(Exception):
 
     def __post_init__(self) -> None:
         """Take keys out of the sentence, whoever has put them there."""
-        self.message = redact(self.message)
+        self.message = redact_keys(self.message)
 
     def __str__(self) -> str:
         """Return the sentence, led by the stream where one is known; without keys."""
-        return redact(f"{self.stream}: {self.message}" if self.stream else self.message)
+        return redact_keys(f"{self.stream}: {self.message}" if self.stream else self.message)
 
 
 class ConfigError(KlaviyoAssetsError):

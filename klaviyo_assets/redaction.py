@@ -1,8 +1,5 @@
 """Keys out of text: what everything that leaves a process passes through.
 
-What belongs here: what counts as a key, and what stands in its place. What does not: people's data
-in Klaviyo's words (`api/refusals`), and columns that are left out or hashed (`tables/screen`).
-
 Errors redact themselves, and so do the loggers and metadata of runs, and whatever a verb prints: no
 other place has to think of it.
 """
@@ -13,56 +10,56 @@ from collections.abc import Iterator
 from io import TextIOBase
 from typing import TextIO
 
-REDACTED = "[key]"
+KEY_PLACEHOLDER = "[key]"
 
-FORM = re.compile(r"(?i)(?<![a-z0-9])pk_(?=\w*\d)\w{10,}")
+KEY_PATTERN = re.compile(r"(?i)(?<![a-z0-9])pk_(?=\w*\d)\w{10,}")
 """A private key: beside its beginning and length it has digits, unlike a word that begins so."""
 
-IN_MESSAGES = re.compile(rf"{FORM.pattern}|\bpk_\w+|(?<=klaviyo-api-key )\S+")
+KEY_IN_MESSAGE_PATTERN = re.compile(rf"{KEY_PATTERN.pattern}|\bpk_\w+|(?<=klaviyo-api-key )\S+")
 """In a message the beginning is enough: what was cut short, or mistyped, may still be a key."""
 
-SHORTEST = 10
+MIN_SECRET_CHARACTERS = 10
 """Characters of a secret that is looked for wherever it stands; a shorter one may be a word."""
 
-secrets: set[str] = set()
+known_secrets: set[str] = set()
 """The keys of this process, whatever their form: nothing that it writes may hold one."""
 
 
-def keep_secret(key: str) -> None:
-    """Have `redact` take this key out of every text of the process from now on."""
-    if len(key) >= SHORTEST:
-        secrets.add(key)
+def register_secret(key: str) -> None:
+    """Have `redact_keys` take this key out of every text of the process from now on."""
+    if len(key) >= MIN_SECRET_CHARACTERS:
+        known_secrets.add(key)
 
 
-def holds_key(text: str) -> bool:
+def contains_key(text: str) -> bool:
     """Return whether a private key stands in the text: one of the process, or one by its form."""
-    return FORM.search(text) is not None or any(each in text for each in secrets)
+    return KEY_PATTERN.search(text) is not None or any(each in text for each in known_secrets)
 
 
-def redact(text: str) -> str:
+def redact_keys(text: str) -> str:
     """Return the text with `[key]` in place of keys, whatever their case."""
-    for each in tuple(secrets):
-        text = re.sub(re.escape(each), REDACTED, text, flags=re.IGNORECASE)
-    return IN_MESSAGES.sub(REDACTED, text)
+    for each in tuple(known_secrets):
+        text = re.sub(re.escape(each), KEY_PLACEHOLDER, text, flags=re.IGNORECASE)
+    return KEY_IN_MESSAGE_PATTERN.sub(KEY_PLACEHOLDER, text)
 
 
-def without_keys(body: bytes) -> bytes:
+def redact_known_keys(body: bytes) -> bytes:
     """Return the bytes of an answer with `[key]` in place of the keys of the process.
 
     By their exact letters alone: what else looks like one is the account's data.
     """
-    for each in tuple(secrets):
-        body = body.replace(each.encode(), REDACTED.encode())
+    for each in tuple(known_secrets):
+        body = body.replace(each.encode(), KEY_PLACEHOLDER.encode())
     return body
 
 
-def redact_causes(error: BaseException) -> None:
+def redact_error_chain(error: BaseException) -> None:
     """Redact what an exception, and those that led to it, will say in a trace."""
-    for each in chain_of_errors(error):
-        each.args = tuple(redact(arg) if isinstance(arg, str) else arg for arg in each.args)
+    for each in iterate_error_chain(error):
+        each.args = tuple(redact_keys(arg) if isinstance(arg, str) else arg for arg in each.args)
 
 
-def chain_of_errors(error: BaseException | None) -> Iterator[BaseException]:
+def iterate_error_chain(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an exception, then what it was raised from or while handling, each once."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -71,31 +68,31 @@ def chain_of_errors(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-class Redaction(logging.Filter):
+class KeyRedactingFilter(logging.Filter):
     """A filter of a logger: redacts each message, and lets all of them through."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Redact the record's message."""
-        record.msg, record.args = redact(record.getMessage()), ()
+        record.msg, record.args = redact_keys(record.getMessage()), ()
         return True
 
 
-class RedactedOutput(TextIOBase):
+class KeyRedactingStream(TextIOBase):
     """A text stream that redacts what is written to another one."""
 
-    def __init__(self, out: TextIO) -> None:
-        """Write to `out`."""
-        self._out = out
+    def __init__(self, stream: TextIO) -> None:
+        """Write to `stream`."""
+        self._stream = stream
 
     def write(self, text: str, /) -> int:
         """Write the text, redacted; return how much of it was taken."""
-        self._out.write(redact(text))
+        self._stream.write(redact_keys(text))
         return len(text)
 
     def flush(self) -> None:
         """Flush the other stream."""
-        self._out.flush()
+        self._stream.flush()
 
     def isatty(self) -> bool:
         """Return whether the other stream is a terminal."""
-        return self._out.isatty()
+        return self._stream.isatty()

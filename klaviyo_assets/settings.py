@@ -14,7 +14,7 @@ from typing import Annotated, cast, get_type_hints
 from zoneinfo import ZoneInfo
 
 from klaviyo_assets.errors import SettingError
-from klaviyo_assets.redaction import holds_key, keep_secret, redact
+from klaviyo_assets.redaction import contains_key, redact_keys, register_secret
 
 PREFIX = "KLAVIYO_"
 """How the name of every setting begins, as an environment variable."""
@@ -25,31 +25,31 @@ SALT_VARIABLE = "KLAVIYO_HASH_SALT"
 SHORTEST_SALT = 16
 """Characters; a shorter one is found by trying, and with it every e-mail address."""
 
-EARLIEST = date(1970, 1, 1)
+EARLIEST_DATE = date(1970, 1, 1)
 """Older than Klaviyo, and far from where dates end."""
 
-MOST_DAYS = 36_500
+MAX_SETTING_DAYS = 36_500
 """A century: more than any account has, and no date runs out of years."""
 
-MOST_BODY_MIB = 2047
+MAX_ALLOWED_BODY_MIB = 2047
 """Arrow holds no more text than that in one column of a page."""
 
 MOST_REPORT_RESERVE = 224
 """One of the 225 report requests that Klaviyo allows a day remains for us."""
 
-LARGEST_SCALE = 1_000_000_000
+MAX_RATE_LIMIT_SCALE = 1_000_000_000
 """No sandbox needs more, and the limits stay exact integers."""
 
-REVISIONS = ("2026-07-15",)
+SUPPORTED_REVISIONS = ("2026-07-15",)
 """Revisions of Klaviyo's API that the project has facts of, the newest last; no beta (`.pre`)."""
 
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_URL_START = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 """How an address begins: `s3://`, `file://`, and the same with a slash missing."""
 
-_REMOTE = re.compile(r"[\w.-]+@[\w.-]+:|//[\w.-]+/")
+_REMOTE_PATH = re.compile(r"[\w.-]+@[\w.-]+:|//[\w.-]+/")
 """How copies are addressed on another machine: `user@host:`, `//host/`."""
 
-_SHELL = re.compile(r"""^\$|^["']|`|\$[({]|&&|\|\||^[;|&<>]|\s[;|<>]|[;|<>]\s""")
+_SHELL_SYNTAX = re.compile(r"""^\$|^["']|`|\$[({]|&&|\|\||^[;|&<>]|\s[;|<>]|[;|<>]\s""")
 """What a shell would have expanded, run or taken away: quotes, variables, commands, redirections.
 
 A folder may be named `$HOME` or hold quotes; that a path begins so is a slip in a file of settings.
@@ -58,16 +58,16 @@ A folder may be named `$HOME` or hold quotes; that a path begins so is a slip in
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 """Control characters, and bytes that are no text: messages and deltalake break at them."""
 
-_UNREADABLE = re.compile(r"[?\\]|%[0-9A-Fa-f]{2}")
+_AMBIGUOUS_PATH_TEXT = re.compile(r"[?\\]|%[0-9A-Fa-f]{2}")
 """What deltalake or DuckDB take for something else in a path: it names another folder to them."""
 
-OFF, RECOMMENDED = "off", "recommended"
+AUTOMATION_OFF, AUTOMATION_RECOMMENDED = "off", "recommended"
 """Values of `KLAVIYO_AUTOMATION`: whether schedules and sensors start by themselves."""
 
 ALL_METRICS = "all"
 """The word of `conversion_metric_ids` that stands for every metric, as nothing does."""
 
-FIRST_REPORT_DAY = date(2025, 1, 1)
+DEFAULT_REPORT_START_DATE = date(2025, 1, 1)
 """Where report partitions begin if no setting says so; each day more is a partition to fetch."""
 
 
@@ -100,7 +100,7 @@ def _whole_number(unit: str, least: int, most: int) -> Form:
     return Form(f"a whole number of {unit}, from {least} to {most}", read)
 
 
-def _number(most: int, *, or_zero: bool = False) -> Form:
+def _parse_number(most: int, *, or_zero: bool = False) -> Form:
     def read(raw: str) -> float:
         number = float(raw)
         if not 0 <= number <= most or (number == 0 and not or_zero):
@@ -124,7 +124,7 @@ def _list_of(pattern: str, allowed: str) -> Form:
 
 def _read_date(raw: str) -> date:
     # fromisoformat also takes weeks and dates without hyphens, which people mistype for others.
-    if re.fullmatch(r"\d{4}-\d{2}-\d{2}", raw) is None or date.fromisoformat(raw) < EARLIEST:
+    if re.fullmatch(r"\d{4}-\d{2}-\d{2}", raw) is None or date.fromisoformat(raw) < EARLIEST_DATE:
         raise ValueError
     return date.fromisoformat(raw)
 
@@ -141,14 +141,14 @@ def _read_folder_mode(raw: str) -> str:
 
 
 def _read_folder(raw: str) -> str:
-    if _ADDRESS.match(raw):
+    if _URL_START.match(raw):
         raise RefusedPathError(
             "a folder of this machine is wanted, as a path; object storage and other addresses "
             "are not supported yet"
         )
-    if _REMOTE.match(raw):
+    if _REMOTE_PATH.match(raw):
         raise RefusedPathError("a folder of this machine is wanted, as a path, and no other host's")
-    if _SHELL.search(raw):
+    if _SHELL_SYNTAX.search(raw):
         raise RefusedPathError(
             "a path is wanted as it is: no shell expands or runs what stands in it"
         )
@@ -160,17 +160,17 @@ def _read_folder(raw: str) -> str:
 
 
 def _read_lake_folder(raw: str) -> str:
-    refuse_lake_path(_read_folder(raw))
+    check_lake_path(_read_folder(raw))
     return raw
 
 
-def refuse_lake_path(path: str) -> None:
+def check_lake_path(path: str) -> None:
     """Refuse a folder in which deltalake or DuckDB would not find what was written.
 
     Raises:
         RefusedPathError: the path holds what one of them takes for something else.
     """
-    found = _UNREADABLE.search(path) or _CONTROL.search(path)
+    found = _AMBIGUOUS_PATH_TEXT.search(path) or _CONTROL.search(path)
     if found is not None:
         raise RefusedPathError(
             f"deltalake and DuckDB take {found.group()!r} in a path for something else; choose a "
@@ -180,14 +180,14 @@ def refuse_lake_path(path: str) -> None:
 
 
 _URL = Form("an https address, or http of this machine", str)
-_DAYS = _whole_number("days", 0, MOST_DAYS)
-_DATE = Form(f"a date as YYYY-MM-DD, not before {EARLIEST}", _read_date)
+_DAYS = _whole_number("days", 0, MAX_SETTING_DAYS)
+_DATE = Form(f"a date as YYYY-MM-DD, not before {EARLIEST_DATE}", _read_date)
 _FLAG = Form("true or false", _read_flag)
 _METRIC_IDS = _list_of("[A-Za-z0-9_-]{1,64}", "metric ids, letters and digits")
-_COLUMN = r"(\*|[a-z][a-z0-9_]*)\.[a-z][a-z0-9_]*"
-_COLUMNS = _list_of(_COLUMN, "columns such as profiles.email, or *.email in all streams")
+_COLUMN_PATTERN = r"(\*|[a-z][a-z0-9_]*)\.[a-z][a-z0-9_]*"
+_COLUMNS = _list_of(_COLUMN_PATTERN, "columns such as profiles.email, or *.email in all streams")
 _JSON_KEYS = _list_of(
-    rf"{_COLUMN}:[^|]+(\|[^|]+)*",
+    rf"{_COLUMN_PATTERN}:[^|]+(\|[^|]+)*",
     "a column and keys such as events.event_properties:$value|ItemNames",
 )
 _ZONE = Form("an IANA time zone such as Europe/Copenhagen", lambda raw: ZoneInfo(raw).key)
@@ -215,10 +215,10 @@ class Settings:
 
     # fmt: off
     automation: Annotated[str, Setting(
-        _one_of(OFF, RECOMMENDED),
+        _one_of(AUTOMATION_OFF, AUTOMATION_RECOMMENDED),
         "recommended: all schedules and sensors are on from the start; off: until switched on "
         "in the UI; klaviyo-assets status says what is off",
-    )] = OFF
+    )] = AUTOMATION_OFF
     start_date: Annotated[date | None, Setting(
         _DATE,
         "first day of what is read, by each stream's cursor; moved earlier, the gap is filled",
@@ -246,7 +246,7 @@ class Settings:
         "the account's own",
     )] = None
     report_start_date: Annotated[date | None, Setting(
-        _DATE, "first day of the reports", f"KLAVIYO_START_DATE, else {FIRST_REPORT_DAY}"
+        _DATE, "first day of the reports", f"KLAVIYO_START_DATE, else {DEFAULT_REPORT_START_DATE}"
     )] = None
     report_lookback_days: Annotated[int, Setting(
         _DAYS, "days of reports that the schedule fetches again"
@@ -285,13 +285,13 @@ class Settings:
         "the user's state folder",
     )] = ""
     rate_limit_share: Annotated[float, Setting(
-        _number(1), "the part of each steady limit that we use"
+        _parse_number(1), "the part of each steady limit that we use"
     )] = 0.9
     max_body_mib: Annotated[int, Setting(
-        _whole_number("MiB", 1, MOST_BODY_MIB), "a larger answer is refused while it comes in"
+        _whole_number("MiB", 1, MAX_ALLOWED_BODY_MIB), "a larger body is refused as it comes in"
     )] = 256
     shrink_limit: Annotated[float, Setting(
-        _number(1, or_zero=True),
+        _parse_number(1, or_zero=True),
         "share of a table that one read may drop or mark as deleted without being confirmed; 1 "
         "lets every read drop what it likes",
     )] = 0.33
@@ -304,10 +304,10 @@ class Settings:
         _URL, "where the API is; for sandboxes and tests"
     )] = "https://a.klaviyo.com"
     revision: Annotated[str, Setting(
-        _one_of(*REVISIONS), "revision of Klaviyo's API"
-    )] = REVISIONS[-1]
+        _one_of(*SUPPORTED_REVISIONS), "revision of Klaviyo's API"
+    )] = SUPPORTED_REVISIONS[-1]
     rate_limit_scale: Annotated[float, Setting(
-        _number(LARGEST_SCALE), "multiplies every published limit; for sandboxes and tests"
+        _parse_number(MAX_RATE_LIMIT_SCALE), "multiplies published limits; for sandboxes and tests"
     )] = 1.0
     # fmt: on
 
@@ -326,10 +326,10 @@ class Settings:
     @property
     def first_report_day(self) -> date:
         """Return the first day of the report partitions, in the account's zone."""
-        return self.report_start_date or self.start_date or FIRST_REPORT_DAY
+        return self.report_start_date or self.start_date or DEFAULT_REPORT_START_DATE
 
     @property
-    def left_out(self) -> frozenset[str]:
+    def excluded_additional_fields(self) -> frozenset[str]:
         """Return the optional additional fields that are not asked for."""
         switched_off = self.disable_predictive_analytics
         return frozenset({"predictive_analytics"}) if switched_off else frozenset()
@@ -347,7 +347,7 @@ def variable_of(name: str) -> str:
     return PREFIX + name.upper()
 
 
-def _as_text(value: object) -> str:
+def _format_value(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, cast("tuple[object, ...]", value)))
     return str(value) if value is not None else ""
@@ -373,7 +373,7 @@ def variables() -> tuple[Variable, ...]:
         *(
             Variable(
                 variable_of(each.name),
-                (said := DECLARED[each.name]).shown or _as_text(each.default).lower(),
+                (said := DECLARED[each.name]).shown or _format_value(each.default).lower(),
                 said.form.allowed,
                 said.about,
             )
@@ -399,20 +399,20 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
             continue
         near = get_close_matches(word, known, n=1)
         hint = f"did you mean {PREFIX}{near[0]}?" if near else "`klaviyo-assets --help` lists them."
-        sentences.append(f"{redact(name)} is set and is no setting of klaviyo_assets: {hint}")
+        sentences.append(f"{redact_keys(name)} is set and is no setting of klaviyo_assets: {hint}")
     return sentences
 
 
-def settings_as_variables(settings: Settings) -> dict[str, str]:
+def settings_to_environment(settings: Settings) -> dict[str, str]:
     """Return settings as the environment variables that they stand for, as `read_settings` reads.
 
     What is not set, and what is empty, is left out.
     """
-    texts = {name: _as_text(getattr(settings, name)) for name in DECLARED}
+    texts = {name: _format_value(getattr(settings, name)) for name in DECLARED}
     return {variable_of(name): text for name, text in texts.items() if text}
 
 
-def future_refusals(settings: Settings, *, today: date) -> list[SettingError]:
+def future_date_errors(settings: Settings, *, today: date) -> list[SettingError]:
     """Return an error for each first day that lies in the future; `today` is the day in UTC.
 
     Somewhere it may be tomorrow already.
@@ -435,7 +435,7 @@ def read_settings(environment: Mapping[str, str]) -> tuple[Settings, tuple[Setti
     seen; a run refuses to start while a refusal stands. No text of this process holds from then on
     what KLAVIYO_API_KEY holds.
     """
-    keep_secret(environment.get(KEY_VARIABLE, "").strip())
+    register_secret(environment.get(KEY_VARIABLE, "").strip())
     values: dict[str, object] = {}
     refusals: list[SettingError] = []
     for name, declared in DECLARED.items():
@@ -449,8 +449,8 @@ def read_settings(environment: Mapping[str, str]) -> tuple[Settings, tuple[Setti
 
 def _read_value(name: str, raw: str, form: Form) -> object:
     """Return what a text means; of a key not even a part is quoted, nor of what may be one."""
-    told = variable_of(name) + ("" if "pk_" in raw or holds_key(raw) else f"={raw!r}")
-    if holds_key(raw):
+    told = variable_of(name) + ("" if "pk_" in raw or contains_key(raw) else f"={raw!r}")
+    if contains_key(raw):
         raise SettingError(
             f"{told} cannot be used: a private key stands in it, and belongs in {KEY_VARIABLE} "
             "alone."

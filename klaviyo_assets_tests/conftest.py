@@ -17,15 +17,15 @@ settings.register_profile("house", deadline=None, max_examples=50, print_blob=Tr
 settings.load_profile("house")
 
 
-class LeftTheMachineError(BaseException):
+class NetworkAccessError(BaseException):
     """A test reached for an address that is not loopback.
 
     Not an `Exception`: a client that retries after any failure must not hide it.
     """
 
 
-def refuse_the_network(event: str, args: tuple[Any, ...]) -> None:
-    """Raise `LeftTheMachineError` for a connection or a name look-up beyond loopback.
+def block_network(event: str, args: tuple[Any, ...]) -> None:
+    """Raise `NetworkAccessError` for a connection or a name look-up beyond loopback.
 
     An audit hook of Python: the arguments are those of the event in Python's audit events table.
     Child processes are not seen.
@@ -39,7 +39,7 @@ def refuse_the_network(event: str, args: tuple[Any, ...]) -> None:
             # Anything else, a connection to a Unix socket (its address is text) included.
             return
     if not is_loopback(host):
-        raise LeftTheMachineError(host)
+        raise NetworkAccessError(host)
 
 
 def is_loopback(host: object) -> bool:
@@ -60,16 +60,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure() -> None:
     """Close the network for this process, once; a hook of this kind cannot be taken away."""
-    sys.addaudithook(refuse_the_network)
+    sys.addaudithook(block_network)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest tests first, and leave the others in their order of chance."""
-    items.sort(key=lambda each: -seconds_of(each))
+    items.sort(key=lambda each: -declared_seconds(each))
 
 
-def seconds_of(item: pytest.Item) -> float:
+def declared_seconds(item: pytest.Item) -> float:
     """Return the seconds that a test says it takes; 0 where it says nothing."""
     mark = item.get_closest_marker("takes")
     return float(mark.args[0]) if mark is not None else 0.0

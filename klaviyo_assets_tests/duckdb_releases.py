@@ -15,15 +15,15 @@ from typing import cast
 import duckdb
 import pytest
 
-FOLDER = Path(sys.prefix) / "duckdb-releases"
+RELEASES_FOLDER = Path(sys.prefix) / "duckdb-releases"
 
-LIBRARIES = ("1.4.5", "1.5.6")
+LIBRARY_RELEASES = ("1.4.5", "1.5.6")
 """The libraries that other tools carry. Our own release is read without an installation."""
 
-COMMAND_LINE = "1.5.6"
+CLI_RELEASE = "1.5.6"
 """The newest release of `duckdb-cli`, the command-line client that pip gives."""
 
-READ = """
+READ_SCRIPT = """
 import json, sys
 import duckdb
 
@@ -37,17 +37,17 @@ with duckdb.connect(config={"autoinstall_known_extensions": False}) as connectio
 """
 
 
-def installed(requirement: str) -> Path:
+def install_package(requirement: str) -> Path:
     """Return the folder of a package without its dependencies, which is installed where missing.
 
     It is renamed into place, so that several workers can do this at once. Skips the test where the
     package cannot be had.
     """
-    target = FOLDER / requirement
+    target = RELEASES_FOLDER / requirement
     if target.exists():
         return target
-    FOLDER.mkdir(exist_ok=True)
-    with TemporaryDirectory(dir=FOLDER) as folder:
+    RELEASES_FOLDER.mkdir(exist_ok=True)
+    with TemporaryDirectory(dir=RELEASES_FOLDER) as folder:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--retries", "1"]
         command += ["--only-binary", ":all:", "--target", f"{folder}/made", requirement]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
@@ -61,14 +61,14 @@ def installed(requirement: str) -> Path:
     return target
 
 
-def environment_of(release: str) -> dict[str, str]:
+def release_environment(release: str) -> dict[str, str]:
     """Return the environment of a process that imports that release of DuckDB."""
     if release == duckdb.__version__:
         return dict(os.environ)
-    return os.environ | {"PYTHONPATH": str(installed(f"duckdb=={release}"))}
+    return os.environ | {"PYTHONPATH": str(install_package(f"duckdb=={release}"))}
 
 
-def read_by(
+def query_with_release(
     release: str, path: Path, *queries: str, name: str = "klaviyo"
 ) -> list[list[list[object]]]:
     """Return each query's rows, as a process with that release of DuckDB reads the file at `path`.
@@ -76,11 +76,11 @@ def read_by(
     The file is attached as `name`; times come as text in UTC.
     """
     done = subprocess.run(
-        [sys.executable, "-c", READ],
+        [sys.executable, "-c", READ_SCRIPT],
         input=json.dumps([str(path), name, queries]),
         capture_output=True,
         text=True,
-        env=environment_of(release),
+        env=release_environment(release),
         check=False,
         timeout=120,
     )
@@ -90,9 +90,9 @@ def read_by(
     return cast("list[list[list[object]]]", rows)
 
 
-def typed(path: Path, *lines: str) -> str:
+def run_cli(path: Path, *lines: str) -> str:
     """Return what DuckDB's command-line client prints as CSV for these lines."""
-    client = installed(f"duckdb-cli=={COMMAND_LINE}") / "duckdb_cli" / "duckdb"
+    client = install_package(f"duckdb-cli=={CLI_RELEASE}") / "duckdb_cli" / "duckdb"
     command = [str(client), "-readonly", "-csv", str(path), *lines]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")

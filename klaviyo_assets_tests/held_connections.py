@@ -1,7 +1,4 @@
-"""A connection that stays open, as that of a BI tool does: a process of its own, of any release.
-
-What belongs here: the process, and asking it. What does not: what it must answer (the tests).
-"""
+"""A connection that stays open, as that of a BI tool does: a process of its own, of any release."""
 
 import json
 import os
@@ -14,9 +11,9 @@ from typing import cast
 
 import duckdb
 
-from klaviyo_assets_tests.duckdb_releases import installed
+from klaviyo_assets_tests.duckdb_releases import install_package
 
-HOLD = """
+HOLD_SCRIPT = """
 import json, sys
 import duckdb
 
@@ -33,7 +30,7 @@ for line in sys.stdin:
     print(json.dumps(answer, default=str), flush=True)
 """
 
-Answer = list[list[object]] | str
+QueryResult = list[list[object]] | str
 """Rows, or the words of DuckDB's error."""
 
 
@@ -41,34 +38,34 @@ class HeldConnection:
     """One connection to a database, read-only, that nothing closes before its process ends."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
-        """Take a process that runs `HOLD`."""
+        """Take a process that runs `HOLD_SCRIPT`."""
         self.process = process
 
-    def ask(self, sql: str) -> Answer:
+    def query(self, sql: str) -> QueryResult:
         """Return what the connection answers now."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(sql) + "\n")
         self.process.stdin.flush()
-        line = self.line()
+        line = self.read_line()
         assert line, f"the process ended, {self.process.poll()}"
-        return cast("Answer", json.loads(line))
+        return cast("QueryResult", json.loads(line))
 
-    def line(self) -> str:
+    def read_line(self) -> str:
         """Return the next line that the process prints."""
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
 
 @contextmanager
-def held_connection(path: Path | str, release: str) -> Generator[HeldConnection]:
+def hold_connection(path: Path | str, release: str) -> Generator[HeldConnection]:
     """Keep a connection of that release of DuckDB open for the block; its process ends after it.
 
     It is read-only, but for one to `:memory:`.
     """
     is_ours = release == duckdb.__version__
-    folder = {} if is_ours else {"PYTHONPATH": str(installed(f"duckdb=={release}"))}
+    folder = {} if is_ours else {"PYTHONPATH": str(install_package(f"duckdb=={release}"))}
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path), release],
+        [sys.executable, "-c", HOLD_SCRIPT, str(path), release],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -77,7 +74,7 @@ def held_connection(path: Path | str, release: str) -> Generator[HeldConnection]
     held = HeldConnection(process)
     with process:
         try:
-            assert held.line() == "open"
+            assert held.read_line() == "open"
             yield held
         finally:
             process.kill()

@@ -1,8 +1,4 @@
-"""Assets: one per stream, made from the stream's declaration.
-
-What belongs here: what an asset looks like and how its body begins. What does not: draining it
-(`io_manager`), what the stream is (`streams`).
-"""
+"""Assets: one per stream, made from the stream's declaration."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -12,22 +8,27 @@ from typing import Any
 import dagster as dg
 
 from klaviyo_assets.api.clock import utc_now
+from klaviyo_assets.defs.automation import replace_asset_names
 from klaviyo_assets.defs.checks import (
-    Looked,
-    freshness_of,
-    not_checked,
-    results,
-    specs_of,
+    CheckInputs,
+    evaluate_materialization_checks,
+    freshness_policy,
+    materialization_check_specs,
+    warn_not_checked,
 )
-from klaviyo_assets.defs.config import config_schema, given_config, order_of
-from klaviyo_assets.defs.cursors import CURSOR, remembered
-from klaviyo_assets.defs.failures import as_failures
-from klaviyo_assets.defs.lateness import unread_late_events
-from klaviyo_assets.defs.metadata import asset_key, asset_tags, definition_metadata, sync_metadata
-from klaviyo_assets.defs.resources import Connection, KlaviyoResource, LakeResource
-from klaviyo_assets.defs.same_lake import refuse_other_lake
-from klaviyo_assets.defs.selections import with_own_keys
-from klaviyo_assets.defs.syncing import Syncing
+from klaviyo_assets.defs.config import parse_run_config, read_op_config, run_config_schema
+from klaviyo_assets.defs.failures import raise_as_failures
+from klaviyo_assets.defs.metadata import (
+    CURSOR_METADATA_KEY,
+    asset_key,
+    asset_tags,
+    check_same_lake,
+    definition_metadata,
+    read_last_metadata,
+    sync_metadata,
+)
+from klaviyo_assets.defs.resources import KlaviyoConnection, KlaviyoResource, LakeResource
+from klaviyo_assets.defs.sync_output import SyncOutput, late_events_warning
 from klaviyo_assets.errors import (
     CorruptFileError,
     LakeError,
@@ -37,34 +38,36 @@ from klaviyo_assets.errors import (
 )
 from klaviyo_assets.lake import Lake, stored_columns
 from klaviyo_assets.model.stream import Detail, Join, Stream
-from klaviyo_assets.redaction import Redaction
+from klaviyo_assets.redaction import KeyRedactingFilter
 from klaviyo_assets.streams import STREAMS
-from klaviyo_assets.sync.begin import begin
-from klaviyo_assets.sync.desk import Desk
-from klaviyo_assets.sync.plan import Order, refuse_nonsense
-from klaviyo_assets.wording import quantity
+from klaviyo_assets.sync.context import SyncContext
+from klaviyo_assets.sync.plan import SyncOptions, validate_options
+from klaviyo_assets.sync.runner import start_sync
+from klaviyo_assets.wording import format_quantity
 
-OWNERS = ("team:klaviyo",)
-KINDS = {"klaviyo", "deltalake", "duckdb"}
+ASSET_OWNERS = ("team:klaviyo",)
+ASSET_KINDS = {"klaviyo", "deltalake", "duckdb"}
 
-RETRY = dg.RetryPolicy(
+ASSET_RETRY_POLICY = dg.RetryPolicy(
     max_retries=1, delay=60, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
 )
 """One more try of what passes by itself; the client has tried six times by then."""
 
 
-Afterwards = Callable[[dg.AssetExecutionContext, KlaviyoResource, LakeResource], None]
+PostSyncHook = Callable[[dg.AssetExecutionContext, KlaviyoResource, LakeResource], None]
 """What a run does once its table is stored."""
 
 
-def asset_of(stream: Stream, *, afterwards: Afterwards | None = None) -> dg.AssetsDefinition:
+def build_stream_asset(
+    stream: Stream, *, post_sync_hook: PostSyncHook | None = None
+) -> dg.AssetsDefinition:
     """Return the asset of a stream: a view for a join, a sync for everything else."""
     if isinstance(stream.source, Join):
-        return _joined(stream)
-    return _synced(stream, afterwards)
+        return _build_join_asset(stream)
+    return _build_sync_asset(stream, post_sync_hook)
 
 
-def parents_of(stream: Stream) -> tuple[str, ...]:
+def upstream_streams(stream: Stream) -> tuple[str, ...]:
     """Return the streams that this one is made of."""
     match stream.source:
         case Join(left=left, right=right):
@@ -75,159 +78,161 @@ def parents_of(stream: Stream) -> tuple[str, ...]:
             return ()
 
 
-def group_of(stream: Stream) -> str:
+def asset_group(stream: Stream) -> str:
     """Return the asset group: the section of Klaviyo's API reference."""
     return stream.section.lower().replace(" ", "_")
 
 
-def _synced(stream: Stream, afterwards: Afterwards | None) -> dg.AssetsDefinition:
+def _build_sync_asset(stream: Stream, post_sync_hook: PostSyncHook | None) -> dg.AssetsDefinition:
     @dg.asset(
         key=asset_key(stream.name),
-        description=stream.about,
-        group_name=group_of(stream),
-        kinds=KINDS,
-        owners=OWNERS,
+        description=stream.description,
+        group_name=asset_group(stream),
+        kinds=ASSET_KINDS,
+        owners=ASSET_OWNERS,
         tags=asset_tags(stream),
         metadata=definition_metadata(stream),
-        deps=[asset_key(parent) for parent in parents_of(stream)],
+        deps=[asset_key(parent) for parent in upstream_streams(stream)],
         io_manager_key="lake_io_manager",
-        retry_policy=RETRY,
+        retry_policy=ASSET_RETRY_POLICY,
         output_required=False,
-        check_specs=specs_of(stream),
-        freshness_policy=freshness_of(stream),
-        config_schema=config_schema(stream),
+        check_specs=materialization_check_specs(stream),
+        freshness_policy=freshness_policy(stream),
+        config_schema=run_config_schema(stream),
     )
     def synced(
         context: dg.AssetExecutionContext,
         klaviyo: KlaviyoResource,
         lake: LakeResource,
-    ) -> Iterator[dg.Output[Syncing] | dg.AssetCheckResult]:
-        context.log.addFilter(Redaction())
-        syncing = _begun(context, stream, klaviyo=klaviyo, lake=lake)
+    ) -> Iterator[dg.Output[SyncOutput] | dg.AssetCheckResult]:
+        context.log.addFilter(KeyRedactingFilter())
+        syncing = _start_or_skip(context, stream, klaviyo=klaviyo, lake=lake)
         try:
-            yield from _told(stream, syncing, lake=lake)
+            yield from _yield_output_and_checks(stream, syncing, lake=lake)
         finally:
             # Also of a step that ends before the IO manager has the sync.
             if syncing is not None:
                 syncing.close()
-        if afterwards is not None and syncing is not None:
-            afterwards(context, klaviyo, lake)
+        if post_sync_hook is not None and syncing is not None:
+            post_sync_hook(context, klaviyo, lake)
 
     return synced
 
 
-def _begun(
+def _start_or_skip(
     context: dg.AssetExecutionContext,
     stream: Stream,
     *,
     klaviyo: KlaviyoResource,
     lake: LakeResource,
-) -> Syncing | None:
+) -> SyncOutput | None:
     """Return the sync, its first answer there; None where the key may not read the stream."""
     try:
-        with as_failures(stream.name, may_skip=True, worded=partial(with_own_keys, context)):
-            return _begin(context, stream, klaviyo=klaviyo, lake=lake)
+        with raise_as_failures(
+            stream.name, may_skip=True, rewrite_message=partial(replace_asset_names, context)
+        ):
+            return _start_sync(context, stream, klaviyo=klaviyo, lake=lake)
     except RefusedStreamError as error:
-        skip(context, stream, error, lake=lake)
+        report_skipped_stream(context, stream, error, lake=lake)
         return None
 
 
-def _begin(
+def _start_sync(
     context: dg.AssetExecutionContext,
     stream: Stream,
     *,
     klaviyo: KlaviyoResource,
     lake: LakeResource,
-) -> Syncing:
-    order = _order(context, stream)
+) -> SyncOutput:
+    order = _read_sync_options(context, stream)
     store = lake.lake()
-    connection = klaviyo.connect(say=context.log.warning, lake=store)
+    connection = klaviyo.connect(warn=context.log.warning, lake=store)
     try:
-        return _syncing(context, stream, order, connection=connection, store=store)
+        return _build_sync_output(context, stream, order, connection=connection, store=store)
     except BaseException:
         connection.close()
         raise
 
 
-def _syncing(
+def _build_sync_output(
     context: dg.AssetExecutionContext,
     stream: Stream,
-    order: Order,
+    options: SyncOptions,
     *,
-    connection: Connection,
+    connection: KlaviyoConnection,
     store: Lake,
-) -> Syncing:
+) -> SyncOutput:
 
     def say(text: str) -> None:
-        context.log.warning("%s", with_own_keys(context, text))
+        context.log.warning("%s", replace_asset_names(context, text))
 
-    desk = Desk(
+    desk = SyncContext(
         client=connection.client,
         lake=store,
         settings=connection.settings,
         account=connection.account,
         clock=utc_now,
-        say=say,
+        warn=say,
         salt=connection.salt,
     )
-    before = remembered(context.instance, context.asset_key)
-    history = None if order.mode.is_full else before.lake
-    lake = refuse_other_lake(context.asset_key, stream, before=history, lake=store)
-    late_events = unread_late_events(context, stream, connection.settings)
+    before = read_last_metadata(context.instance, context.asset_key)
+    history = None if options.mode.is_full_refresh else before.lake
+    lake = check_same_lake(context.asset_key, stream, last_lake=history, lake=store)
+    late_events = late_events_warning(context, stream, connection.settings)
     if late_events is not None:
         say(late_events)
-    return Syncing(
+    return SyncOutput(
         stream=stream,
         asset_key=context.asset_key,
-        order=order,
-        pull=begin(stream, order, before.mark, desk=desk),
+        options=options,
+        sync_run=start_sync(stream, options, before.cursor, context=desk),
         connection=connection,
         log=context.log.info,
         observe=context.log_event,
-        lake=str(lake),
-        rows_before=before.rows,
-        late_events=late_events,
+        lake_location=str(lake),
+        rows_before=before.row_count,
+        late_events_warning=late_events,
     )
 
 
-def _order(context: dg.AssetExecutionContext, stream: Stream) -> Order:
+def _read_sync_options(context: dg.AssetExecutionContext, stream: Stream) -> SyncOptions:
     """Return what the run config orders.
 
     Raises:
         SettingError: the stream cannot carry it out.
     """
-    order = order_of(stream, given_config(context))
-    refuse_nonsense(stream, order)
+    order = parse_run_config(stream, read_op_config(context))
+    validate_options(stream, order)
     return order
 
 
-def _told(
-    stream: Stream, syncing: Syncing | None, *, lake: LakeResource
-) -> Iterator[dg.Output[Syncing] | dg.AssetCheckResult]:
+def _yield_output_and_checks(
+    stream: Stream, sync_output: SyncOutput | None, *, lake: LakeResource
+) -> Iterator[dg.Output[SyncOutput] | dg.AssetCheckResult]:
     """Yield the sync, which is drained before anything more is asked of this, then its checks."""
-    if syncing is None:
-        yield from not_checked(stream)
+    if sync_output is None:
+        yield from warn_not_checked(stream)
         return
-    yield dg.Output(syncing)
-    yield from results(stream, _looked(syncing, lake))
+    yield dg.Output(sync_output)
+    yield from evaluate_materialization_checks(stream, _collect_check_inputs(sync_output, lake))
 
 
-def _looked(syncing: Syncing, lake: LakeResource) -> Looked:
+def _collect_check_inputs(sync_output: SyncOutput, lake: LakeResource) -> CheckInputs:
     """Return what the checks look at, right after the stream was materialized."""
-    stream, tally = syncing.stream, syncing.pull.tally
-    with as_failures(stream.name):
-        return Looked(
+    stream, tally = sync_output.stream, sync_output.sync_run.stats
+    with raise_as_failures(stream.name):
+        return CheckInputs(
             now=utc_now(),
             rows=tally.rows_total,
-            rows_before=syncing.rows_before,
-            is_confirmed=syncing.order.confirms_shrink,
-            mark=syncing.mark,
-            columns=stored_columns(lake.lake().root, stream.name),
+            rows_before=sync_output.rows_before,
+            is_confirmed=sync_output.options.is_shrink_confirmed,
+            high_water_mark=sync_output.high_water_mark,
+            stored_columns=stored_columns(lake.lake().root, stream.name),
             notices=sorted(tally.notices),
         )
 
 
-def skip(
+def report_skipped_stream(
     context: dg.AssetExecutionContext,
     stream: Stream,
     error: RefusedStreamError,
@@ -249,8 +254,10 @@ def skip(
         why, shown = "the account's plan does not have it", dict[str, str]()
         advice = "Upgrade the plan"
     words = f' Klaviyo says: "{error.detail}"' if error.detail else ""
-    stored = _rows_stored(lake, stream)
-    stays = f" Its {quantity(stored, 'row')} stay as they are and grow old." if stored else ""
+    stored = _stored_row_count(lake, stream)
+    stays = (
+        f" Its {format_quantity(stored, 'row')} stay as they are and grow old." if stored else ""
+    )
     context.log.warning(
         "%s is skipped: %s.%s%s %s, or leave the asset out.",
         stream.name,
@@ -273,49 +280,51 @@ def skip(
     )
 
 
-def _rows_stored(lake: LakeResource, stream: Stream) -> int:
+def _stored_row_count(lake: LakeResource, stream: Stream) -> int:
     """Return the rows that a stream's table has; none where it cannot be read."""
     with suppress(LakeError):
-        state = lake.lake().state(stream.name)
+        state = lake.lake().read_table_state(stream.name)
         return state.rows if state is not None else 0
     return 0
 
 
-def _joined(stream: Stream) -> dg.AssetsDefinition:
-    parents = parents_of(stream)
+def _build_join_asset(stream: Stream) -> dg.AssetsDefinition:
+    parents = upstream_streams(stream)
 
     @dg.asset(
         key=asset_key(stream.name),
-        description=stream.about,
-        group_name=group_of(stream),
+        description=stream.description,
+        group_name=asset_group(stream),
         kinds={"duckdb"},
-        owners=OWNERS,
+        owners=ASSET_OWNERS,
         tags=asset_tags(stream),
         metadata=definition_metadata(stream),
         deps=[asset_key(parent) for parent in parents],
         io_manager_key="lake_io_manager",
-        freshness_policy=freshness_of(stream),
-        config_schema=config_schema(stream),
+        freshness_policy=freshness_policy(stream),
+        config_schema=run_config_schema(stream),
     )
     def joined(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult[Any]:
-        with as_failures(stream.name, worded=partial(with_own_keys, context)):
-            return _view(context, stream, _order(context, stream), lake=lake)
+        with raise_as_failures(stream.name, rewrite_message=partial(replace_asset_names, context)):
+            return _materialize_view(
+                context, stream, _read_sync_options(context, stream), lake=lake
+            )
 
     return joined
 
 
-def _view(
-    context: dg.AssetExecutionContext, stream: Stream, order: Order, *, lake: LakeResource
+def _materialize_view(
+    context: dg.AssetExecutionContext, stream: Stream, options: SyncOptions, *, lake: LakeResource
 ) -> dg.MaterializeResult[Any]:
     store = lake.lake()
-    states = {parent: store.state(parent) for parent in parents_of(stream)}
+    states = {parent: store.read_table_state(parent) for parent in upstream_streams(stream)}
     for parent, state in states.items():
         if state is None:
             raise MissingTableError(
                 f"the table {parent} was never read; materialize klaviyo/{parent} first (the key "
                 f"needs {' and '.join(STREAMS[parent].scopes)})"
             )
-    if stream.name in lake.publish(store, say=context.log.warning):
+    if stream.name in lake.publish(store, warn=context.log.warning):
         raise CorruptFileError(
             f"it is made of {' and '.join(states)}, and one of them cannot be read; "
             "klaviyo-assets verify names the file and the way out"
@@ -324,10 +333,10 @@ def _view(
     counted = ("records_read", "rows_written", "requests", "retries", "throttled_seconds")
     numbers: dict[str, int | float] = dict.fromkeys(counted, 0)
     shown = sync_metadata(
-        stream, mode=order.mode.value, mark=None, numbers=numbers, row_count=left.rows
+        stream, mode=options.mode.value, cursor=None, numbers=numbers, row_count=left.rows
     )
     if isinstance(mark := left.state.get("cursor"), str):
-        shown |= {CURSOR: mark, "klaviyo/cursor_field": "datetime"}
-    rows = quantity(left.rows, "row")
+        shown |= {CURSOR_METADATA_KEY: mark, "klaviyo/cursor_field": "datetime"}
+    rows = format_quantity(left.rows, "row")
     context.log.info("%s: %s, as its tables have them", stream.name, rows)
     return dg.MaterializeResult(metadata=shown)

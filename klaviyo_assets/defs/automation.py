@@ -1,193 +1,146 @@
-"""Jobs and schedules: what runs together, in how many processes, and when.
+"""Our assets and checks as selections that hold when somebody renames assets.
 
-What belongs here: selections and cron strings. What does not: what a run does. Every schedule is
-off until someone switches it on, or from the start where `KLAVIYO_AUTOMATION` says so.
+Whether schedules and sensors are on: from the start by a setting, or by their switch in the UI.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+import re
+from collections.abc import Set as AbstractSet
+from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus
 
-from klaviyo_assets.api.clock import utc_now
-from klaviyo_assets.defs.completeness_verdict import COMPLETE
-from klaviyo_assets.defs.deep_checks import NOT_NULL, UNIQUE
-from klaviyo_assets.defs.newest_days import NEWEST
-from klaviyo_assets.defs.partitions import PRIORITY
-from klaviyo_assets.defs.report_flight import UNFINISHED
-from klaviyo_assets.defs.selections import ChecksByName, assets_of
-from klaviyo_assets.defs.switches import schedule_status
-from klaviyo_assets.settings import Settings
-from klaviyo_assets.streams import COLLECTIONS
-from klaviyo_assets.sync.plan import SyncMode
+from klaviyo_assets.defs.metadata import STREAM_TAG, asset_key
+from klaviyo_assets.errors import SettingError
+from klaviyo_assets.model.automation import ALWAYS_ON_AUTOMATIONS, all_automations
+from klaviyo_assets.settings import AUTOMATION_RECOMMENDED, Settings
+from klaviyo_assets.streams import STREAMS
 
-SLOW = frozenset({"lists_detailed"})
-"""Fifteen lists a minute: on their own daily schedule, so that they hold nobody up."""
-
-DEEP = ChecksByName(UNIQUE, NOT_NULL, NEWEST, COMPLETE.name)
-"""Checks that read whole tables or ask Klaviyo: no part of a sync."""
-
-FIRST_SYNC = "klaviyo_first_sync"
-
-LONGEST_WAIT = timedelta(days=1)
-"""So long schedules leave a run alone that has not ended."""
-
-FULL_REFRESH = SyncMode.FULL_REFRESH_OVERWRITE.value
-
-FIRST_IN_QUEUE = {PRIORITY: "5"}
-"""Runs of jobs come before those of backfills, of which a person may launch fifty at once."""
-
-_PRELOADED = ["klaviyo_assets.definitions", "duckdb", "pyarrow.parquet", "deltalake"]
+_ASSET_NAME_PATTERN = re.compile(r"(?<![\w/])klaviyo/([a-z_]+)\b")
+"""How the texts of rooms that know no asset name one."""
 
 
-def several_processes() -> dg.ExecutorDefinition:
-    """Return the executor that runs streams side by side, each in a process of its own.
+def select_assets(*streams: str) -> dg.AssetSelection:
+    """Return the assets of streams, whatever their keys; each has its checks with it."""
+    found = dg.AssetSelection.tag(STREAM_TAG, streams[0])
+    for stream in streams[1:]:
+        found |= dg.AssetSelection.tag(STREAM_TAG, stream)
+    return found
 
-    For a first sync: every stream waits for its own rate limit, so the sum becomes the maximum.
-    Starting a process costs seconds, which a sync of minutes does not feel and an hourly one does.
+
+class ChecksByName(dg.AssetSelection):
+    """The checks of our assets that have one of some names; no asset."""
+
+    def __init__(self, *names: str) -> None:
+        self._names = frozenset(names)
+
+    def resolve_inner(
+        self,
+        asset_graph: BaseAssetGraph[Any],  # noqa: ARG002 - the signature is Dagster's
+        allow_missing: bool,  # noqa: ARG002, FBT001 - the signature is Dagster's
+    ) -> AbstractSet[dg.AssetKey]:
+        """Return no asset."""
+        return set()
+
+    def resolve_checks_inner(
+        self,
+        asset_graph: BaseAssetGraph[Any],
+        allow_missing: bool,  # noqa: ARG002, FBT001 - the signature is Dagster's
+    ) -> AbstractSet[dg.AssetCheckKey]:
+        """Return the checks of those names in a code location."""
+        ours = {node.key for node in asset_graph.asset_nodes if STREAM_TAG in node.tags}
+        return {
+            key
+            for key in asset_graph.asset_check_keys
+            if key.asset_key in ours and key.name in self._names
+        }
+
+
+def replace_asset_names(context: dg.AssetExecutionContext, text: str) -> str:
+    """Return a text that names assets as `build_defs` does, with the keys that they have here.
+
+    An asset that the run's job does not hold keeps the name that `build_defs` gives it.
     """
-    return dg.multiprocess_executor.configured(
-        {"max_concurrent": 4, "start_method": {"forkserver": {"preload_modules": _PRELOADED}}}
-    )
+    if not any(each.group(1) in STREAMS for each in _ASSET_NAME_PATTERN.finditer(text)):
+        return text
+    nodes = context.job_def.asset_layer.asset_graph.asset_nodes
+    keys = {node.tags[STREAM_TAG]: node.key for node in nodes if STREAM_TAG in node.tags}
+
+    def own(named: re.Match[str]) -> str:
+        key = keys.get(named.group(1))
+        return named.group() if key is None else key.to_user_string()
+
+    return _ASSET_NAME_PATTERN.sub(own, text)
 
 
-def jobs() -> list[UnresolvedAssetJobDefinition]:
-    """Return the jobs: every collection hourly, slow ones daily, a first sync of all, checks."""
-    every_hour = tuple(each.name for each in COLLECTIONS if each.name not in SLOW)
-    slow = tuple(sorted(SLOW))
-    return [
-        _job("collections", every_hour, "What is new everywhere, one stream after the other."),
-        _job("slow_details", slow, "Profile counts, fifteen lists a minute."),
-        _job("late_events", ("events",), "The last days of events again, for what arrived late."),
-        _job(
-            "lifted_suppressions",
-            ("global_exclusions",),
-            "Global exclusions from the beginning, so that lifted ones leave.",
-        ),
-        _job(
-            "deleted_profiles",
-            ("profiles",),
-            "Which profiles there still are; the others are marked as deleted.",
-            config=SWEEP,
-        ),
-        _job(
-            "first_sync",
-            (*every_hour, *slow),
-            "Everything, streams side by side in processes of their own.",
-            executor=several_processes(),
-        ),
-        _checks(),
-    ]
+def find_asset_key(
+    context: dg.SensorEvaluationContext | dg.ScheduleEvaluationContext, stream: str
+) -> dg.AssetKey:
+    """Return the key that a stream's asset has in the code location of a tick.
 
-
-def _checks() -> UnresolvedAssetJobDefinition:
-    return dg.define_asset_job(
-        "klaviyo_checks",
-        selection=DEEP,
-        executor_def=dg.in_process_executor,
-        tags=FIRST_IN_QUEUE,
-        description="Keys once, nothing NULL, and every event that Klaviyo counts.",
-    )
-
-
-def _job(
-    name: str,
-    streams: tuple[str, ...],
-    about: str,
-    *,
-    executor: dg.ExecutorDefinition = dg.in_process_executor,
-    config: dict[str, object] | None = None,
-) -> UnresolvedAssetJobDefinition:
-    return dg.define_asset_job(
-        f"klaviyo_{name}",
-        selection=assets_of(*streams) - DEEP,
-        executor_def=executor,
-        config=config,
-        tags=FIRST_IN_QUEUE,
-        description=about,
-    )
-
-
-def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
-    """Return the schedules of collections and checks; times are UTC."""
-    days = settings.late_events_days
-
-    def last_days(at: datetime) -> dict[str, object]:
-        return _op_config("events", {"start": (at - timedelta(days=days)).isoformat()})
-
-    def from_the_beginning(_at: datetime) -> dict[str, object]:
-        return _op_config("global_exclusions", {"sync_mode": FULL_REFRESH})
-
-    status = schedule_status(settings)
-    return [
-        _schedule("hourly", "7 * * * *", job="collections", status=status),
-        _schedule("daily_details", "20 3 * * *", job="slow_details", status=status),
-        # After the late events, which would be missing before.
-        _schedule("daily_checks", "10 3 * * *", job="checks", status=status),
-        _schedule(
-            "daily_late_events", "40 2 * * *", job="late_events", status=status, config=last_days
-        ),
-        _schedule(
-            "weekly_exclusions",
-            "10 4 * * 0",
-            job="lifted_suppressions",
-            status=status,
-            config=from_the_beginning,
-        ),
-        _schedule(
-            "weekly_deleted_profiles",
-            "20 5 * * 0",
-            job="deleted_profiles",
-            status=status,
-            config=lambda _at: SWEEP,
-        ),
-    ]
-
-
-def _schedule(
-    name: str,
-    cron: str,
-    *,
-    job: str,
-    status: dg.DefaultScheduleStatus,
-    config: Callable[[datetime], dict[str, object]] = lambda _at: {},
-) -> dg.ScheduleDefinition:
-    """Return a schedule that launches a job, with the config for the time of the tick."""
-    job_name = f"klaviyo_{job}"
-
-    def launch(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        under_way = _run_under_way(context.instance, (job_name, FIRST_SYNC))
-        if under_way is not None:
-            return dg.SkipReason(f"run {under_way.run_id} of {under_way.job_name} is under way")
-        return dg.RunRequest(run_config=config(context.scheduled_execution_time))
-
-    return dg.ScheduleDefinition(
-        name=f"klaviyo_{name}",
-        job_name=job_name,
-        cron_schedule=cron,
-        default_status=status,
-        execution_fn=launch,
-    )
-
-
-def _run_under_way(instance: dg.DagsterInstance, jobs: Sequence[str]) -> dg.DagsterRun | None:
-    """Return a run of one of these jobs that has not ended; None where there is none.
-
-    A second run would read the same records beside it, and lose at the lake's commit. One that was
-    launched more than a day ago is not waited for: its process may be gone without a word.
+    That of `build_defs` where a test evaluates the tick without a code location.
     """
-    since = utc_now() - LONGEST_WAIT
-    for job in jobs:
-        wanted = dg.RunsFilter(job_name=job, statuses=UNFINISHED, created_after=since)
-        if runs := instance.get_runs(wanted, limit=1):
-            return runs[0]
-    return None
+    try:
+        repository = context.repository_def
+    except dg.DagsterInvariantViolationError:
+        repository = None
+    if repository is None:
+        return asset_key(stream)
+    (key,) = select_assets(stream).resolve(repository.asset_graph)
+    return key
 
 
-def _op_config(stream: str, config: Mapping[str, object]) -> dict[str, object]:
-    return {"ops": {f"klaviyo__{stream}": {"config": config}}}
+def default_schedule_status(settings: Settings) -> dg.DefaultScheduleStatus:
+    """Return whether the schedules that keep the README's promises run from the start."""
+    is_on = settings.automation == AUTOMATION_RECOMMENDED
+    return dg.DefaultScheduleStatus.RUNNING if is_on else dg.DefaultScheduleStatus.STOPPED
 
 
-SWEEP = _op_config("profiles", {"sweep_ids": True})
-"""One request a hundred profiles, so not too often."""
+def default_sensor_status(settings: Settings) -> dg.DefaultSensorStatus:
+    """Return whether the sensors that keep the README's promises run from the start."""
+    is_on = settings.automation == AUTOMATION_RECOMMENDED
+    return dg.DefaultSensorStatus.RUNNING if is_on else dg.DefaultSensorStatus.STOPPED
+
+
+def is_switched_on(
+    instance: dg.DagsterInstance, name: str, settings: Settings, *, run: dg.DagsterRun | None = None
+) -> bool:
+    """Tell whether a schedule or sensor is on now.
+
+    Its switch in the UI decides where somebody used it, else the setting. Two code locations may
+    each have one of that name: where `run` says which of them it is of, only that one counts.
+    """
+    states = [each for each in _instigator_states(instance, run) if each.name == name]
+    switched = [each for each in states if each.status is not InstigatorStatus.DECLARED_IN_CODE]
+    if switched:
+        return any(each.status is InstigatorStatus.RUNNING for each in switched)
+    return settings.automation == AUTOMATION_RECOMMENDED
+
+
+def find_switched_on(settings: Settings) -> set[str]:
+    """Return the names of the schedules and sensors that are on in the DAGSTER_HOME of now.
+
+    Raises:
+        SettingError: there is none, or it cannot be read.
+    """
+    try:
+        with dg.DagsterInstance.get() as instance:
+            on = {each for each in all_automations() if is_switched_on(instance, each, settings)}
+            states = {each.name: each.status for each in _instigator_states(instance, None)}
+    except dg.DagsterError as error:
+        raise SettingError(f"the switches in DAGSTER_HOME cannot be read: {error}") from error
+    return on | {
+        each for each in ALWAYS_ON_AUTOMATIONS if states.get(each) is not InstigatorStatus.STOPPED
+    }
+
+
+def _instigator_states(
+    instance: dg.DagsterInstance, run: dg.DagsterRun | None
+) -> list[InstigatorState]:
+    """Return what Dagster keeps of schedules and sensors; nothing where it keeps no history."""
+    if instance.schedule_storage is None:
+        return []
+    origin = run.remote_job_origin if run is not None else None
+    selector = origin.repository_origin.get_selector_id() if origin is not None else None
+    return list(instance.all_instigator_state(repository_selector_id=selector))

@@ -1,110 +1,175 @@
-"""Checks that run with every materialization: they look at the log and at metadata, never at rows.
-
-What belongs here: what is looked at, how bad it is, and what to do about it. What does not: checks
-that read whole tables (`deep_checks`) or ask Klaviyo (`completeness`).
+"""Asset checks of one table: columns, row count and cursor; keys and NULLs in their own job.
 
 They are part of the asset's own step, and few: a check costs 20 ms in Dagster's event log, a step
 60 ms more, and the hourly job has a dozen streams of which most have nothing new.
+
+They run whenever they are asked: with whatever a person materializes, and daily in their own job.
+The jobs that sync leave them out, because a step and two events cost a tenth of a second each hour
+and stream. NULLs are counted by the statistics in the log; keys are compared by reading their
+columns alone, 0.16 s of CPU a million.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import dagster as dg
 
+from klaviyo_assets.decode.schema import SYNCED_AT_FIELD, arrow_schema
+from klaviyo_assets.defs.failures import raise_as_failures
 from klaviyo_assets.defs.metadata import asset_key
-from klaviyo_assets.defs.verdicts import check_key, failed, passed, warned
-from klaviyo_assets.model.stream import Collection, Detail, Stream
-from klaviyo_assets.sync.plan import CURSOR_IN_FUTURE
-from klaviyo_assets.tables.schema import SYNCED_AT, arrow_schema
-from klaviyo_assets.wording import quantity
+from klaviyo_assets.defs.resources import LakeResource
+from klaviyo_assets.errors import MissingTableError
+from klaviyo_assets.lake import Lake, count_duplicate_keys, read_null_counts
+from klaviyo_assets.model.stream import Collection, Detail, Join, Stream
+from klaviyo_assets.sync.plan import FUTURE_CURSOR_TOLERANCE
+from klaviyo_assets.wording import format_quantity
 
-COLUMNS = "columns_as_declared"
-ROWS = "row_count_holds"
-CURSOR = "cursor_not_in_future"
+CheckMetadataValue = str | int | float | bool | dg.JsonMetadataValue | dg.TableMetadataValue
+CheckMetadata = Mapping[str, CheckMetadataValue]
+"""What a verdict rests on, as metadata."""
 
-ABOUT = {
-    COLUMNS: "The table has the declared columns, and the last sync met no field without one.",
-    ROWS: "The table has not lost half of its rows since the last materialization; a read that "
-    "drops or marks more than KLAVIYO_SHRINK_LIMIT is refused before it is stored.",
-    CURSOR: "The high-water mark is no later than this machine's clock.",
+
+def check_key(stream: str, name: str) -> dg.AssetCheckKey:
+    """Return the key of a stream's check."""
+    return dg.AssetCheckKey(asset_key(stream), name)
+
+
+def passed_result(
+    key: dg.AssetCheckKey, description: str, metadata: CheckMetadata | None = None
+) -> dg.AssetCheckResult:
+    """Return a green verdict."""
+    return _build_check_result(key, description, metadata, severity=None)
+
+
+def warning_result(
+    key: dg.AssetCheckKey, description: str, metadata: CheckMetadata | None = None
+) -> dg.AssetCheckResult:
+    """Return a yellow verdict: worth a look, and nothing is wrong with the rows."""
+    return _build_check_result(key, description, metadata, severity=dg.AssetCheckSeverity.WARN)
+
+
+def failed_result(
+    key: dg.AssetCheckKey, description: str, metadata: CheckMetadata | None = None
+) -> dg.AssetCheckResult:
+    """Return a red verdict."""
+    return _build_check_result(key, description, metadata, severity=dg.AssetCheckSeverity.ERROR)
+
+
+def _build_check_result(
+    key: dg.AssetCheckKey,
+    description: str,
+    metadata: CheckMetadata | None,
+    *,
+    severity: dg.AssetCheckSeverity | None,
+) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        passed=severity is None,
+        severity=severity or dg.AssetCheckSeverity.ERROR,
+        # Without the asset's key: Dagster knows it, and somebody may have renamed the asset.
+        check_name=key.name,
+        description=description,
+        metadata=dict(metadata or {}),
+    )
+
+
+COLUMNS_CHECK = "columns_as_declared"
+ROW_COUNT_CHECK = "row_count_holds"
+CURSOR_CHECK = "cursor_not_in_future"
+
+CHECK_DESCRIPTIONS = {
+    COLUMNS_CHECK: (
+        "The table has the declared columns, and the last sync met no field without one."
+    ),
+    ROW_COUNT_CHECK: (
+        "The table has not lost half of its rows since the last materialization; a "
+        "read that drops or marks more than KLAVIYO_SHRINK_LIMIT is refused before it is stored."
+    ),
+    CURSOR_CHECK: "The high-water mark is no later than this machine's clock.",
 }
 
-BLOCKING = frozenset({COLUMNS})
+BLOCKING_CHECKS = frozenset({COLUMNS_CHECK})
 """What is made of a table without its keys would be wrong; the rest is no reason to stop."""
 
-FEW_ROWS, LEAST_LEFT = 20, 0.5
+SMALL_TABLE_ROWS, MIN_REMAINING_SHARE = 20, 0.5
 """Smaller tables may halve in a day's work."""
 
-NOTICES_SHOWN = 5
+MAX_SHOWN_NOTICES = 5
 
 
-def checks_of(stream: Stream) -> tuple[str, ...]:
+def materialization_check_names(stream: Stream) -> tuple[str, ...]:
     """Return the names of the checks that go with each materialization of a stream."""
     match stream.source:
         case Collection():
-            return (COLUMNS, ROWS, *([CURSOR] if stream.cursor is not None else []))
+            return (
+                COLUMNS_CHECK,
+                ROW_COUNT_CHECK,
+                *([CURSOR_CHECK] if stream.cursor is not None else []),
+            )
         case Detail():
-            return (COLUMNS,)
+            return (COLUMNS_CHECK,)
         case _:
             return ()
 
 
-def specs_of(stream: Stream) -> list[dg.AssetCheckSpec]:
+def materialization_check_specs(stream: Stream) -> list[dg.AssetCheckSpec]:
     """Return the declarations of those checks."""
     key = asset_key(stream.name)
     return [
-        dg.AssetCheckSpec(name, asset=key, description=ABOUT[name], blocking=name in BLOCKING)
-        for name in checks_of(stream)
+        dg.AssetCheckSpec(
+            name, asset=key, description=CHECK_DESCRIPTIONS[name], blocking=name in BLOCKING_CHECKS
+        )
+        for name in materialization_check_names(stream)
     ]
 
 
-def freshness_of(stream: Stream) -> dg.FreshnessPolicy:
+def freshness_policy(stream: Stream) -> dg.FreshnessPolicy:
     """Return how old a stream may become: what is synced hourly, and what daily."""
-    is_hourly = not isinstance(stream.source, Detail) or stream.source.version is not None
-    warn, fail = (timedelta(hours=3), timedelta(hours=26)) if is_hourly else DAILY
+    is_hourly = not isinstance(stream.source, Detail) or stream.source.version_column is not None
+    warn, fail = (timedelta(hours=3), timedelta(hours=26)) if is_hourly else DAILY_FRESHNESS_WINDOWS
     return dg.FreshnessPolicy.time_window(fail_window=fail, warn_window=warn)
 
 
-DAILY = (timedelta(hours=26), timedelta(hours=74))
+DAILY_FRESHNESS_WINDOWS = (timedelta(hours=26), timedelta(hours=74))
 """From when on a stream that is read daily is late, and from when on it is stale."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Looked:
+class CheckInputs:
     """What the checks of one materialization look at.
 
-    `rows` are those now, `rows_before` those of the materialization before; `columns` are the
-    stored ones, None where nothing is stored. `is_confirmed`: run config let the table shrink.
+    `rows` are those now, `rows_before` those of the materialization before; `stored_columns` are
+    the stored ones, None where nothing is stored. `is_confirmed`: run config let the table shrink.
     """
 
     now: datetime
     rows: int
     rows_before: int | None
     is_confirmed: bool
-    mark: datetime | None
-    columns: Sequence[str] | None
+    high_water_mark: datetime | None
+    stored_columns: Sequence[str] | None
     notices: Sequence[str]
 
 
-def results(stream: Stream, looked: Looked) -> Iterator[dg.AssetCheckResult]:
+def evaluate_materialization_checks(
+    stream: Stream, inputs: CheckInputs
+) -> Iterator[dg.AssetCheckResult]:
     """Yield the result of each check that goes with a materialization."""
-    for name in checks_of(stream):
+    for name in materialization_check_names(stream):
         match name:
             case "columns_as_declared":
-                yield as_declared(stream, looked.columns, looked.notices)
+                yield check_columns(stream, inputs.stored_columns, inputs.notices)
             case "row_count_holds":
-                before = None if looked.is_confirmed else looked.rows_before
-                yield row_count_holds(stream, looked.rows, before)
+                before = None if inputs.is_confirmed else inputs.rows_before
+                yield check_row_count(stream, inputs.rows, before)
             case _:
-                yield not_in_future(stream, looked.mark, looked.now)
+                yield check_cursor_not_in_future(stream, inputs.high_water_mark, inputs.now)
 
 
-def not_checked(stream: Stream) -> Iterator[dg.AssetCheckResult]:
+def warn_not_checked(stream: Stream) -> Iterator[dg.AssetCheckResult]:
     """Yield a warning for each check of a stream that the key may not read."""
-    for name in checks_of(stream):
-        yield warned(
+    for name in materialization_check_names(stream):
+        yield warning_result(
             check_key(stream.name, name),
             f"Not checked: nothing was materialized, because Klaviyo refuses the stream to this "
             f"key or account; the run's warning has its words. Make a key with "
@@ -112,41 +177,43 @@ def not_checked(stream: Stream) -> Iterator[dg.AssetCheckResult]:
         )
 
 
-def as_declared(
+def check_columns(
     stream: Stream, columns: Sequence[str] | None, notices: Sequence[str]
 ) -> dg.AssetCheckResult:
     """Judge the stored columns, and fields that Klaviyo sent and no column holds."""
-    changed = columns_changed(stream, columns) if columns is not None else None
+    changed = compare_columns(stream, columns) if columns is not None else None
     if changed is not None:
         return changed
     if notices:
-        more = len(notices) - NOTICES_SHOWN
-        shown = "; ".join(notices[:NOTICES_SHOWN]) + (f"; and {more} more" if more > 0 else "")
-        return warned(
-            check_key(stream.name, COLUMNS),
+        more = len(notices) - MAX_SHOWN_NOTICES
+        shown = "; ".join(notices[:MAX_SHOWN_NOTICES]) + (f"; and {more} more" if more > 0 else "")
+        return warning_result(
+            check_key(stream.name, COLUMNS_CHECK),
             f"Klaviyo sent what no column is declared for: {shown}. Nothing is lost: read it from "
             "extra, and add a Column to the stream to have one of its own.",
             {"klaviyo/notices": dg.MetadataValue.json(list(notices))},
         )
-    return passed(check_key(stream.name, COLUMNS), "The columns are those declared, and no others.")
+    return passed_result(
+        check_key(stream.name, COLUMNS_CHECK), "The columns are those declared, and no others."
+    )
 
 
-def columns_changed(stream: Stream, columns: Sequence[str]) -> dg.AssetCheckResult | None:
+def compare_columns(stream: Stream, columns: Sequence[str]) -> dg.AssetCheckResult | None:
     """Judge stored columns that are not those declared; None where they are."""
     declared = list(arrow_schema(stream).names)
     missing = [name for name in declared if name not in columns]
     foreign = sorted(set(columns).difference(declared))
-    if {*stream.key, SYNCED_AT}.intersection(missing):
-        return failed(
-            check_key(stream.name, COLUMNS),
+    if {*stream.key, SYNCED_AT_FIELD}.intersection(missing):
+        return failed_result(
+            check_key(stream.name, COLUMNS_CHECK),
             f"The table lacks {', '.join(missing)}: another program changed it. Materialize the "
             "asset once with sync_mode full_refresh_overwrite.",
         )
     if missing or foreign:
         told = [f"{', '.join(missing)} is missing, and comes with the next rows"] if missing else []
         told += [f"{', '.join(foreign)} is not declared, and stays NULL"] if foreign else []
-        return warned(
-            check_key(stream.name, COLUMNS),
+        return warning_result(
+            check_key(stream.name, COLUMNS_CHECK),
             f"Of the columns {'; '.join(told)}. Another release, or another program, changed the "
             "table; materialize the asset once with sync_mode full_refresh_overwrite to have "
             "exactly the declared ones.",
@@ -154,18 +221,26 @@ def columns_changed(stream: Stream, columns: Sequence[str]) -> dg.AssetCheckResu
     return None
 
 
-def row_count_holds(stream: Stream, now: int, before: int | None) -> dg.AssetCheckResult:
+def check_row_count(stream: Stream, rows: int, rows_before: int | None) -> dg.AssetCheckResult:
     """Judge the rows of now beside those of the materialization before."""
-    numbers = {"klaviyo/rows": now, **({"klaviyo/rows_before": before} if before else {})}
-    if before is None or before < FEW_ROWS or now >= before * LEAST_LEFT:
-        return passed(
-            check_key(stream.name, ROWS),
-            f"{quantity(now, 'row')}, {before or 0:,} before.",
+    numbers = {
+        "klaviyo/rows": rows,
+        **({"klaviyo/rows_before": rows_before} if rows_before else {}),
+    }
+    if (
+        rows_before is None
+        or rows_before < SMALL_TABLE_ROWS
+        or rows >= rows_before * MIN_REMAINING_SHARE
+    ):
+        return passed_result(
+            check_key(stream.name, ROW_COUNT_CHECK),
+            f"{format_quantity(rows, 'row')}, {rows_before or 0:,} before.",
             numbers,
         )
-    return failed(
-        check_key(stream.name, ROWS),
-        f"{quantity(now, 'row')}, and {before:,} at the materialization before, and no "
+    return failed_result(
+        check_key(stream.name, ROW_COUNT_CHECK),
+        f"{format_quantity(rows, 'row')}, and {rows_before:,} at the materialization before, and "
+        "no "
         "confirm_shrink in the run config. If it was no full refresh with other settings and "
         "nobody deleted records at Klaviyo, look at the run's warnings and materialize again; the "
         "version before is in the lake for an hour.",
@@ -173,14 +248,119 @@ def row_count_holds(stream: Stream, now: int, before: int | None) -> dg.AssetChe
     )
 
 
-def not_in_future(stream: Stream, mark: datetime | None, now: datetime) -> dg.AssetCheckResult:
+def check_cursor_not_in_future(
+    stream: Stream, high_water_mark: datetime | None, now: datetime
+) -> dg.AssetCheckResult:
     """Judge the mark by this machine's clock."""
-    if mark is None or mark <= now + CURSOR_IN_FUTURE:
-        shown = mark.isoformat() if mark is not None else "not there yet"
-        return passed(check_key(stream.name, CURSOR), f"The mark is {shown}.")
-    return failed(
-        check_key(stream.name, CURSOR),
-        f"The mark is {mark.isoformat()} and this machine's clock says {now.isoformat()}: what "
+    if high_water_mark is None or high_water_mark <= now + FUTURE_CURSOR_TOLERANCE:
+        shown = high_water_mark.isoformat() if high_water_mark is not None else "not there yet"
+        return passed_result(check_key(stream.name, CURSOR_CHECK), f"The mark is {shown}.")
+    return failed_result(
+        check_key(stream.name, CURSOR_CHECK),
+        f"The mark is {high_water_mark.isoformat()} and this machine's clock says "
+        f"{now.isoformat()}: what "
         "happens until then would not be read. Set the clock right; the next sync then goes on "
         "from now by itself.",
     )
+
+
+UNIQUE_KEY_CHECK = "key_is_unique"
+NOT_NULL_CHECK = "key_and_cursor_not_null"
+
+
+def row_check_names(stream: Stream) -> tuple[str, ...]:
+    """Return the names of the checks of a stream's rows; a view stores none of its own."""
+    return (
+        (UNIQUE_KEY_CHECK,)
+        if isinstance(stream.source, Join)
+        else (UNIQUE_KEY_CHECK, NOT_NULL_CHECK)
+    )
+
+
+def build_row_checks(stream: Stream) -> dg.AssetChecksDefinition:
+    """Return the checks of a stream's rows, in one step."""
+    key = ", ".join(stream.key)
+    about = {
+        UNIQUE_KEY_CHECK: f"Every key ({key}) is there once.",
+        NOT_NULL_CHECK: f"No row lacks {', '.join(required_columns(stream))}.",
+    }
+    specs = [
+        dg.AssetCheckSpec(name, asset=asset_key(stream.name), description=about[name])
+        for name in row_check_names(stream)
+    ]
+
+    @dg.multi_asset_check(specs=specs, name=f"klaviyo__{stream.name}_rows", can_subset=True)
+    def rows(
+        context: dg.AssetCheckExecutionContext, lake: LakeResource
+    ) -> Iterator[dg.AssetCheckResult]:
+        store = lake.lake()
+        with raise_as_failures(stream.name):
+            for each in sorted(context.selected_asset_check_keys, key=lambda one: one.name):
+                yield (check_unique_key if each.name == UNIQUE_KEY_CHECK else check_not_null)(
+                    stream, store
+                )
+
+    return rows
+
+
+def underlying_tables(stream: Stream) -> tuple[str, ...]:
+    """Return the stored tables that a stream's relation is made of."""
+    if isinstance(stream.source, Join):
+        return (stream.source.left, stream.source.right)
+    return (stream.name,)
+
+
+def required_columns(stream: Stream) -> tuple[str, ...]:
+    """Return the columns that are never NULL."""
+    cursor = (stream.cursor.column,) if stream.cursor is not None else ()
+    return tuple(dict.fromkeys((*stream.key, *cursor, SYNCED_AT_FIELD)))
+
+
+def check_unique_key(stream: Stream, lake: Lake) -> dg.AssetCheckResult:
+    """Judge whether every key is there once, by reading the key of every row.
+
+    A view has a key twice where its own rows do, or where the table that it looks up has.
+    """
+    key = check_key(stream.name, UNIQUE_KEY_CHECK)
+    try:
+        twice = sum(count_duplicate_keys(lake.root, table) for table in underlying_tables(stream))
+    except MissingTableError:
+        return missing_table_warning(key)
+    if not twice:
+        return passed_result(key, "Every key is there once.", {"klaviyo/keys_there_twice": 0})
+    return failed_result(
+        key,
+        f"{format_quantity(twice, 'key is', plural='keys are')} there more than once. Materialize "
+        "the "
+        "asset once with sync_mode full_refresh_overwrite; of a report, put the table away with "
+        f"`klaviyo-assets set-aside {stream.name}` and fetch its partitions again.",
+        {"klaviyo/keys_there_twice": twice},
+    )
+
+
+def check_not_null(stream: Stream, lake: Lake) -> dg.AssetCheckResult:
+    """Judge NULLs where none may be, by the statistics in the log."""
+    key = check_key(stream.name, NOT_NULL_CHECK)
+    nulls = read_null_counts(lake.root, stream.name)
+    if nulls is None:
+        return missing_table_warning(key)
+    needed = required_columns(stream)
+    bad = {name: nulls[name] for name in needed if nulls.get(name)}
+    if not bad:
+        return passed_result(key, f"None of {', '.join(needed)} is NULL.")
+    told = ", ".join(
+        f"{format_quantity(count, f'row lacks {name}', plural=f'rows lack {name}')}"
+        for name, count in bad.items()
+    )
+    return failed_result(
+        key,
+        f"{told}. klaviyo_assets writes no such row: another program did. Materialize the asset "
+        "once with sync_mode full_refresh_overwrite.",
+        {f"klaviyo/null_{name}": count for name, count in bad.items()},
+    )
+
+
+def missing_table_warning(key: dg.AssetCheckKey) -> dg.AssetCheckResult:
+    """Return the warning for a table that is not there yet."""
+    asset = key.asset_key.to_user_string()
+    return warning_result(key, f"Not checked: {asset} was never read. Materialize it first.")

@@ -1,10 +1,4 @@
-"""Our errors as Dagster failures: who acts decides whether Dagster tries again.
-
-What belongs here: the one mapping. It is used where a sync begins (the asset) and where it is
-drained (the IO manager): the reader is lazy, so most errors surface in `handle_output`, and there
-an exception that is not a `Failure` would be retried whatever it is.
-Source: https://docs.dagster.io/guides/build/ops/op-retries
-"""
+"""Our errors as Dagster failures: who acts decides whether Dagster tries again."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -23,7 +17,7 @@ from klaviyo_assets.errors import (
     StoppedError,
     TransientError,
 )
-from klaviyo_assets.redaction import redact_causes
+from klaviyo_assets.redaction import redact_error_chain
 
 _WHO_ACTS: tuple[tuple[type[KlaviyoAssetsError], str], ...] = (
     (QuotaError, "whoever launched the run, when requests are free again"),
@@ -36,7 +30,7 @@ _WHO_ACTS: tuple[tuple[type[KlaviyoAssetsError], str], ...] = (
 )
 
 
-class CancelledError(dg.DagsterExecutionInterruptedError, dg.DagsterError):
+class RunCancelledError(dg.DagsterExecutionInterruptedError, dg.DagsterError):
     """A cancel that stays one.
 
     Dagster takes an interrupt of a step with a retry policy for a failure, waits and begins the
@@ -45,12 +39,12 @@ class CancelledError(dg.DagsterExecutionInterruptedError, dg.DagsterError):
 
 
 @contextmanager
-def as_failures(
-    stream: str, *, may_skip: bool = False, worded: Callable[[str], str] = str
+def raise_as_failures(
+    stream: str, *, may_skip: bool = False, rewrite_message: Callable[[str], str] = str
 ) -> Generator[None]:
     """Raise what happens inside as Dagster failures that name the stream.
 
-    `worded` has the last word on the text of an error of ours.
+    `rewrite_message` has the last word on the text of an error of ours.
 
     Raises:
         dg.Failure: for any exception.
@@ -60,16 +54,16 @@ def as_failures(
     try:
         yield
     except dg.DagsterExecutionInterruptedError as cancel:
-        raise CancelledError from cancel
+        raise RunCancelledError from cancel
     except KlaviyoAssetsError as error:
         if may_skip and isinstance(error, RefusedStreamError):
             raise
         error.stream = error.stream or stream
-        redact_causes(error)
-        error.message = worded(error.message)
-        raise failure_of(error) from error
+        redact_error_chain(error)
+        error.message = rewrite_message(error.message)
+        raise to_dagster_failure(error) from error
     except Exception as error:
-        redact_causes(error)
+        redact_error_chain(error)
         raise dg.Failure(
             description=f"{stream}: {type(error).__name__}, a defect of klaviyo_assets; what was "
             "committed before stays. Please report it with the trace below.",
@@ -77,7 +71,7 @@ def as_failures(
         ) from error
 
 
-def failure_of(error: KlaviyoAssetsError) -> dg.Failure:
+def to_dagster_failure(error: KlaviyoAssetsError) -> dg.Failure:
     """Return the failure to raise; only what passes by itself may be retried by Dagster."""
     who = next((text for kind, text in _WHO_ACTS if isinstance(error, kind)), "the operator")
     # After a conflict the next attempt plans from the newer mark, as if it had come second.

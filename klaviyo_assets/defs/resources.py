@@ -1,8 +1,4 @@
-"""Resources: the client of Klaviyo and the lake, as Dagster configures them.
-
-What belongs here: from settings to a client and a lake, and the key, which no other object holds.
-What does not: what the client and the lake do (`api`, `lake`), run config (`config`).
-"""
+"""Resources: the client of Klaviyo and the lake, as Dagster configures them."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -13,47 +9,51 @@ from typing import Self
 
 import dagster as dg
 
-from klaviyo_assets.api.client import Client
-from klaviyo_assets.api.clock import Clocks, utc_now
-from klaviyo_assets.api.gate import checked_base_url, checked_key
+from klaviyo_assets.account.connection import (
+    AccountConnection,
+    connect_account,
+    resolve_account_id,
+    resolve_lake_account,
+)
+from klaviyo_assets.api.client import KlaviyoClient
+from klaviyo_assets.api.clock import ClockSkewTracker, utc_now
+from klaviyo_assets.api.request_guard import validate_api_key, validate_base_url
 from klaviyo_assets.errors import SettingError
-from klaviyo_assets.lake import Lake, relations_of
-from klaviyo_assets.model.privacy import checked_salt, privacy_refusals
+from klaviyo_assets.lake import Lake, build_relations
+from klaviyo_assets.model.privacy import privacy_setting_errors, validate_salt
 from klaviyo_assets.settings import (
     KEY_VARIABLE,
     SALT_VARIABLE,
     Settings,
-    future_refusals,
+    future_date_errors,
     read_settings,
-    settings_as_variables,
+    settings_to_environment,
 )
-from klaviyo_assets.streams import MERGES, STREAMS
-from klaviyo_assets.sync.account import Asking, account_behind, asking_with
-from klaviyo_assets.sync.adoption import account_in
+from klaviyo_assets.streams import MERGE_RULES, STREAMS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Connection:
+class KlaviyoConnection:
     """A client that is ready to talk, whose account it talks for, and how it is set.
 
     A context manager: at its end the sockets and the ledger's file are closed.
     """
 
-    client: Client
+    client: KlaviyoClient
     account: str
     settings: Settings
-    asking: Asking
+    account_connection: AccountConnection
     """What it takes to ask for the account again."""
-    say: Callable[[str], None]
+    warn: Callable[[str], None]
     """Takes what the operator should know."""
     salt: bytes = field(repr=False)
     """What hashed columns are hashed with; empty where there are none."""
 
     def close(self) -> None:
         """Close what it holds open; more than once does no harm. Says where clocks are apart."""
-        self.asking.close()
-        if (remark := self.client.clocks.remark()) is not None:
-            self.say(remark)
+        self.account_connection.close()
+        if (remark := self.client.clock_skew.take_skew_warning()) is not None:
+            self.warn(remark)
 
     def __enter__(self) -> Self:
         return self
@@ -76,7 +76,7 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
     refusals: dg.ResourceDependency[Sequence[SettingError]] = ()  # pyright: ignore[reportAssignmentType]
     """Settings of the environment that cannot be used: nothing connects while there is one."""
 
-    def checked_settings(self) -> Settings:
+    def validate_settings(self) -> Settings:
         """Return the settings, those that somebody wrote in Python checked like their variables.
 
         Raises:
@@ -84,9 +84,9 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
         """
         if self.refusals:
             raise SettingError(" ".join(map(str, self.refusals)))
-        settings, refusals = read_settings(settings_as_variables(self.settings))
-        early = future_refusals(settings, today=utc_now().date())
-        for refusal in (*refusals, *early, *privacy_refusals(settings, STREAMS)):
+        settings, refusals = read_settings(settings_to_environment(self.settings))
+        early = future_date_errors(settings, today=utc_now().date())
+        for refusal in (*refusals, *early, *privacy_setting_errors(settings, STREAMS)):
             raise refusal
         return settings
 
@@ -106,7 +106,7 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
                 f"{name} is not set: give the process that runs Dagster the account's private key, "
                 f"by `export {name}=pk_...` before it starts, or in the file .env of its folder."
             )
-        return checked_key(raw, variable=name)
+        return validate_api_key(raw, variable=name)
 
     def salt(self) -> bytes:
         """Return the secret of the hashes, as the environment of this process has it now.
@@ -114,14 +114,16 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
         Raises:
             SettingError: there is none, or it is too short to be one.
         """
-        return checked_salt(os.environ.get(SALT_VARIABLE, ""))
+        return validate_salt(os.environ.get(SALT_VARIABLE, ""))
 
-    def connect(self, *, say: Callable[[str], None], lake: Lake | None = None) -> Connection:
+    def connect(
+        self, *, warn: Callable[[str], None], lake: Lake | None = None
+    ) -> KlaviyoConnection:
         """Return a client whose budget is the account's, shared with all processes of the user.
 
         It holds sockets and a file open until it is closed.
 
-        `say` takes what the operator should know. Sends a request only where the account has not
+        `warn` takes what the operator should know. Sends a request only where the account has not
         been asked for today. `lake` is where its data are to go: it is made ready before that, once
         the settings are known to be good, and the account goes by the name that it has there.
 
@@ -129,24 +131,24 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
             KlaviyoAssetsError: a setting cannot be used, or Klaviyo refuses the key; or the lake's
                 folder cannot be used.
         """
-        settings = self.checked_settings()
+        settings = self.validate_settings()
         key = self.key()
         salt = self.salt() if settings.hash_columns else b""
-        checked_base_url(settings.base_url)
+        validate_base_url(settings.base_url)
         if lake is not None:
-            lake.make_ready()
-        accounts, clocks = STREAMS["accounts"], Clocks()
-        with closing(asking_with(settings, key, accounts=accounts, clocks=clocks)) as unknown:
-            account = account_behind(unknown, say=say)
+            lake.ensure_writable()
+        accounts, clocks = STREAMS["accounts"], ClockSkewTracker()
+        with closing(connect_account(settings, key, accounts=accounts, clocks=clocks)) as unknown:
+            account = resolve_account_id(unknown, warn=warn)
             if lake is not None:
-                account = account_in(lake, unknown, account, streams=STREAMS, say=say)
-        asking = asking_with(settings, key, accounts=accounts, account=account, clocks=clocks)
-        return Connection(
+                account = resolve_lake_account(lake, unknown, account, streams=STREAMS, warn=warn)
+        asking = connect_account(settings, key, accounts=accounts, account=account, clocks=clocks)
+        return KlaviyoConnection(
             client=asking.client,
             account=account,
             settings=settings,
-            asking=asking,
-            say=say,
+            account_connection=asking,
+            warn=warn,
             salt=salt,
         )
 
@@ -169,16 +171,16 @@ class LakeResource(dg.ConfigurableResource[object]):
         folder = Path(self.settings.data_dir).absolute()
         return Lake(folder, clock=utc_now, folder_mode=self.settings.folder_mode)
 
-    def publish(self, lake: Lake, *, say: Callable[[str], None]) -> frozenset[str]:
+    def publish(self, lake: Lake, *, warn: Callable[[str], None]) -> frozenset[str]:
         """Show the lake as it is now in `klaviyo.duckdb`.
 
-        `say` takes a sentence for each table that cannot be read; all others are shown. Returns
+        `warn` takes a sentence for each table that cannot be read; all others are shown. Returns
         the names of those that are not.
 
         Raises:
             StorageError: the folder cannot be written, or another publisher does not end.
         """
-        problems = lake.publish(relations_of(STREAMS, MERGES))
+        problems = lake.publish(build_relations(STREAMS, MERGE_RULES))
         for problem in problems:
-            say(f"klaviyo.duckdb does without a table that cannot be read. {problem}")
+            warn(f"klaviyo.duckdb does without a table that cannot be read. {problem}")
         return frozenset(problem.stream or "" for problem in problems)

@@ -1,101 +1,104 @@
-"""The lake: Delta tables of Parquet as the truth, DuckDB views as the door.
+"""The lake: Delta tables of Parquet as the truth, DuckDB views as the door."""
 
-What belongs here: everything that touches the disk, the ledger of the room `api` apart. What does
-not: Klaviyo, schemas (`tables` makes them), Dagster. The names below are the room's door.
-"""
-
-from klaviyo_assets.lake.answers import Answers
-from klaviyo_assets.lake.aside import set_aside
-from klaviyo_assets.lake.cells import Fetched
-from klaviyo_assets.lake.current import stored_columns
-from klaviyo_assets.lake.day_counts import Counting, DayCount, day_counts, first_day
-from klaviyo_assets.lake.engine import load
-from klaviyo_assets.lake.erase import Erased, erase
-from klaviyo_assets.lake.export import (
-    Exported,
-    export,
-    half_written,
-    note_export,
-    noted_exports,
-    refuse_target,
-    relations_to_export,
+from klaviyo_assets.arrow_buffers import to_python_values
+from klaviyo_assets.lake.delta.state import MetricRefusal, PartitionState, TableState
+from klaviyo_assets.lake.identity import (
+    ACCOUNT_STAND_IN_PREFIX,
+    LakeIdentity,
+    LakeLocation,
+    parse_location,
 )
-from klaviyo_assets.lake.facts import CellFacts, MetricRefusal
-from klaviyo_assets.lake.first_seen import FirstSeen, Since, first_seen
-from klaviyo_assets.lake.gone import Noticed
-from klaviyo_assets.lake.identity import STAND_IN, Identity, Whereabouts, read_whereabouts
-from klaviyo_assets.lake.kept import KeptAnswer
-from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.lake.layout import HISTORY, Table, table_of
-from klaviyo_assets.lake.quarantine import older_quarantine
-from klaviyo_assets.lake.rebase import Rebase
-from klaviyo_assets.lake.relations import (
-    Detailed,
-    Joined,
-    Plain,
+from klaviyo_assets.lake.lake import Lake, set_aside_table
+from klaviyo_assets.lake.layout import HISTORY_SUFFIX, LakeTable, build_table
+from klaviyo_assets.lake.maintenance.erasure import ErasureResult, erase_profiles
+from klaviyo_assets.lake.maintenance.personal_data import ProfileTable
+from klaviyo_assets.lake.quarantine import find_unredacted_quarantine
+from klaviyo_assets.lake.read.duckdb import load_duckdb
+from klaviyo_assets.lake.read.export import (
+    ExportProgress,
+    build_export_statements,
+    export_tables,
+    partial_export_path,
+    read_exports,
+    record_export,
+    refuse_export_target,
+)
+from klaviyo_assets.lake.read.integrity import count_duplicate_keys, read_null_counts
+from klaviyo_assets.lake.read.queries import (
+    ArrivalDelay,
+    ArrivalQuery,
+    DayCount,
+    DayCountQuery,
+    count_rows_by_day,
+    first_stored_day,
+    measure_arrival_delays,
+)
+from klaviyo_assets.lake.read.views import (
+    DetailRelation,
+    JoinRelation,
+    PlainRelation,
     Relation,
-    relation_of,
-    relations_of,
+    build_relation,
+    build_relations,
+    stored_columns,
 )
-from klaviyo_assets.lake.removal import PeopleTable
-from klaviyo_assets.lake.report_failures import ReportFailure
-from klaviyo_assets.lake.session import Receipt, Session
-from klaviyo_assets.lake.shrink import ShrinkGuard
-from klaviyo_assets.lake.standing import keys_there_twice, null_counts
-from klaviyo_assets.lake.states import TableState
-from klaviyo_assets.lake.sweep import Sweep
-from klaviyo_assets.lake.vectors import values_of
+from klaviyo_assets.lake.response_cache import CachedResponse, ReportFailure, ReportResponseCache
+from klaviyo_assets.lake.write.id_scan import IdScanSession
+from klaviyo_assets.lake.write.report_partitions import PartitionFetch
+from klaviyo_assets.lake.write.session import CommitReceipt, WriteSession
+from klaviyo_assets.lake.write.soft_deletes import DeletionScan, ShrinkGuard
+from klaviyo_assets.lake.write.table_writer import Rebase
 
 __all__ = [
-    "HISTORY",
-    "STAND_IN",
-    "Answers",
-    "CellFacts",
-    "Counting",
+    "ACCOUNT_STAND_IN_PREFIX",
+    "HISTORY_SUFFIX",
+    "ArrivalDelay",
+    "ArrivalQuery",
+    "CachedResponse",
+    "CommitReceipt",
     "DayCount",
-    "Detailed",
-    "Erased",
-    "Exported",
-    "Fetched",
-    "FirstSeen",
-    "Identity",
-    "Joined",
-    "KeptAnswer",
+    "DayCountQuery",
+    "DeletionScan",
+    "DetailRelation",
+    "ErasureResult",
+    "ExportProgress",
+    "IdScanSession",
+    "JoinRelation",
     "Lake",
+    "LakeIdentity",
+    "LakeLocation",
+    "LakeTable",
     "MetricRefusal",
-    "Noticed",
-    "PeopleTable",
-    "Plain",
+    "PartitionFetch",
+    "PartitionState",
+    "PlainRelation",
+    "ProfileTable",
     "Rebase",
-    "Receipt",
     "Relation",
     "ReportFailure",
-    "Session",
+    "ReportResponseCache",
     "ShrinkGuard",
-    "Since",
-    "Sweep",
-    "Table",
     "TableState",
-    "Whereabouts",
-    "day_counts",
-    "erase",
-    "export",
-    "first_day",
-    "first_seen",
-    "half_written",
-    "keys_there_twice",
-    "load",
-    "note_export",
-    "noted_exports",
-    "null_counts",
-    "older_quarantine",
-    "read_whereabouts",
-    "refuse_target",
-    "relation_of",
-    "relations_of",
-    "relations_to_export",
-    "set_aside",
+    "WriteSession",
+    "build_export_statements",
+    "build_relation",
+    "build_relations",
+    "build_table",
+    "count_duplicate_keys",
+    "count_rows_by_day",
+    "erase_profiles",
+    "export_tables",
+    "find_unredacted_quarantine",
+    "first_stored_day",
+    "load_duckdb",
+    "measure_arrival_delays",
+    "parse_location",
+    "partial_export_path",
+    "read_exports",
+    "read_null_counts",
+    "record_export",
+    "refuse_export_target",
+    "set_aside_table",
     "stored_columns",
-    "table_of",
-    "values_of",
+    "to_python_values",
 ]

@@ -1,21 +1,15 @@
-"""Modes of the lake's folders and files: who else on this machine may read them.
-
-What belongs here: the setting `KLAVIYO_FOLDER_MODE` on the disk. A publisher applies it, because it
-knows what is new: to a table's folders, and to its files without the right to enter (750: 640).
-What readers have no use for (staged files, answers, quarantine, erasures; all names that begin with
-`_` but the log's) stays with its owner. Without the setting no mode of what is there is touched.
-"""
+"""Modes of the lake's folders and files: who else on this machine may read them."""
 
 import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from klaviyo_assets.lake.delta.log import DELTA_LOG_FOLDER
 from klaviyo_assets.lake.layout import table_folder
-from klaviyo_assets.lake.log import LOG
 
-FILE_BITS = 0o666
-ALL_BITS = 0o777
+FILE_MODE_MASK = 0o666
+MODE_MASK = 0o777
 
 
 def apply_folder_mode(root: Path, names: Iterable[str], mode: int) -> None:
@@ -27,27 +21,29 @@ def apply_folder_mode(root: Path, names: Iterable[str], mode: int) -> None:
         OSError: it is another user's.
     """
     for name in names:
-        apply_to_table(table_folder(root, name), mode)
+        apply_table_mode(table_folder(root, name), mode)
     set_mode(root / "lake", mode)
-    set_mode(root, mode | mode_of(root))
+    set_mode(root, mode | read_mode(root))
 
 
-def apply_to_table(folder: Path, mode: int) -> None:
+def apply_table_mode(folder: Path, mode: int) -> None:
     """Give a table's folders and files a mode; what readers have no use for is left out."""
     for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name == LOG or not name.startswith("_")]
+        folders[:] = [
+            name for name in folders if name == DELTA_LOG_FOLDER or not name.startswith("_")
+        ]
         set_mode(Path(place), mode)
         for name in files:
-            set_mode(Path(place, name), mode & FILE_BITS)
+            set_mode(Path(place, name), mode & FILE_MODE_MASK)
 
 
 def set_mode(path: Path, mode: int) -> None:
     """Set the mode of a file or folder where it has another; a group that is passed on stays so."""
     known = path.stat().st_mode
-    if known & ALL_BITS != mode:
-        path.chmod(stat.S_IMODE(known) & ~ALL_BITS | mode)
+    if known & MODE_MASK != mode:
+        path.chmod(stat.S_IMODE(known) & ~MODE_MASK | mode)
 
 
-def mode_of(path: Path) -> int:
+def read_mode(path: Path) -> int:
     """Return what owner, group and others may do with a file or folder."""
-    return path.stat().st_mode & ALL_BITS
+    return path.stat().st_mode & MODE_MASK

@@ -1,7 +1,4 @@
-"""Columns and the places in a record that they are read from.
-
-What belongs here: where a value lies and what it is. What does not: how it is decoded (`tables`).
-"""
+"""Columns and the places in a record that they are read from."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,19 +6,22 @@ from typing import Literal
 ColumnType = Literal["string", "integer", "number", "boolean", "timestamp", "date", "json", "ids"]
 """`json` is JSON text; `ids` a list of strings; `timestamp` is UTC in microseconds."""
 
-PersonalKind = Literal["email", "phone_number"]
+PersonalDataKind = Literal["email", "phone_number"]
 """Kinds of values that tell a person and lie in several places, named as the profile's column."""
 
-EXTRA = "extra"
+EXTRA_FIELD = "extra"
 """The column of every table that holds what no other does, as one JSON object: path to value."""
 
 
 @dataclass(frozen=True, slots=True)
-class At:
-    """A dotted path below `attributes`; `or_else` is a path to epoch seconds, used where null."""
+class FieldPath:
+    """A dotted path below `attributes`.
+
+    `epoch_seconds_path` is a path to epoch seconds, used where null.
+    """
 
     path: str
-    or_else: str | None = None
+    epoch_seconds_path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,35 +47,37 @@ class Included:
 
 @dataclass(frozen=True, slots=True)
 class FirstIncludedId:
-    """The id that the first included resource of `relationship` relates to as `related`."""
+    """The id that the first included resource of `relationship` relates to as `related_name`."""
 
     relationship: str
-    related: str
+    related_name: str
 
 
 @dataclass(frozen=True, slots=True)
-class Newest:
-    """The newest timestamp `item` among the objects of the array at `path` below `attributes`."""
+class LatestOf:
+    """The newest `timestamp_member` among the objects of the array at `included_path`."""
 
     path: str
-    item: str
+    timestamp_member: str
 
 
 @dataclass(frozen=True, slots=True)
-class OfSlice:
+class SliceConstant:
     """A constant that the slice brings, because Klaviyo does not say it in the record.
 
-    `first` and `path` name what the record brings along that may say it all the same: the first
-    included resource of a relationship, and a dotted path below its attributes. What came counts,
-    not what was asked for.
+    `included_relationship` and `included_path` name what the record brings along that may say it
+    all the same: the first included resource of a relationship, and a dotted path below its
+    attributes. What came counts, not what was asked for.
     """
 
     name: str
-    first: str = ""
-    path: str = ""
+    included_relationship: str = ""
+    included_path: str = ""
 
 
-Place = At | RelatedId | RelatedIds | Included | FirstIncludedId | Newest | OfSlice
+ColumnSource = (
+    FieldPath | RelatedId | RelatedIds | Included | FirstIncludedId | LatestOf | SliceConstant
+)
 """Every place a column can be read from; the set is closed."""
 
 
@@ -84,28 +86,35 @@ class Column:
     """One column: its name in the table, what it tells, its type, and where it is read from.
 
     Every column may be NULL but for keys and cursors: the published `required` is not kept by real
-    answers. Without `place` the value lies at `attributes.<name>`.
+    answers. Without `declared_source` the value lies at `attributes.<name>`.
 
-    `holds` is the personal kind of a text. Of JSON `members` are names, at any depth, with the kind
-    of their values; `is_free_form` tells that people choose its members, so that any may be there.
+    `personal_kind` is the personal kind of a text. Of JSON `personal_members` are names, at any
+    depth, with the kind of their values; `is_free_form` tells that people choose its members, so
+    that any may be there.
     """
 
     name: str
-    about: str
+    description: str
     type: ColumnType = "string"
-    place: Place | None = None
-    holds: PersonalKind | None = None
-    members: tuple[tuple[str, PersonalKind], ...] = ()
+    declared_source: ColumnSource | None = None
+    personal_kind: PersonalDataKind | None = None
+    personal_members: tuple[tuple[str, PersonalDataKind], ...] = ()
     is_free_form: bool = False
 
     @property
-    def source(self) -> Place:
+    def source(self) -> ColumnSource:
         """Return where the value lies."""
-        return self.place if self.place is not None else At(self.name)
+        return self.declared_source if self.declared_source is not None else FieldPath(self.name)
 
 
-def attribute(
-    path: str, about: str, kind: ColumnType = "string", *, holds: PersonalKind | None = None
+def attribute_column(
+    path: str,
+    description: str,
+    kind: ColumnType = "string",
+    *,
+    personal_kind: PersonalDataKind | None = None,
 ) -> Column:
     """Return the column of a nested attribute, named by its path joined with `_`."""
-    return Column(path.replace(".", "_"), about, kind, At(path), holds=holds)
+    return Column(
+        path.replace(".", "_"), description, kind, FieldPath(path), personal_kind=personal_kind
+    )

@@ -1,15 +1,11 @@
-"""Windows of time, half open, and what of a slice has been read so far.
-
-What belongs here: the arithmetic of intervals. What does not: asking for them (`api/protocol.py`)
-and reading them (`sync`).
-"""
+"""Windows of time, half open, and what of a slice has been read so far."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-_BEGINNING = datetime.min.replace(tzinfo=UTC)
-_END = datetime.max.replace(tzinfo=UTC)
+_MIN_INSTANT = datetime.min.replace(tzinfo=UTC)
+_MAX_INSTANT = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +23,12 @@ class Window:
     @property
     def floor(self) -> datetime:
         """Return the start, the beginning of time where it is open."""
-        return _BEGINNING if self.start is None else self.start
+        return _MIN_INSTANT if self.start is None else self.start
 
     @property
     def ceiling(self) -> datetime:
         """Return the end, the end of time where it is open."""
-        return _END if self.end is None else self.end
+        return _MAX_INSTANT if self.end is None else self.end
 
     @property
     def is_empty(self) -> bool:
@@ -40,10 +36,10 @@ class Window:
         return self.floor >= self.ceiling
 
 
-def _window(floor: datetime, ceiling: datetime) -> Window:
+def _window_between(floor: datetime, ceiling: datetime) -> Window:
     return Window(
-        None if floor == _BEGINNING else floor,
-        None if ceiling == _END else ceiling,
+        None if floor == _MIN_INSTANT else floor,
+        None if ceiling == _MAX_INSTANT else ceiling,
     )
 
 
@@ -65,7 +61,7 @@ class Coverage:
             else:
                 floor, ceiling = min(floor, other.floor), max(ceiling, other.ceiling)
         return Coverage(
-            tuple(sorted([*apart, _window(floor, ceiling)], key=lambda each: each.floor))
+            tuple(sorted([*apart, _window_between(floor, ceiling)], key=lambda each: each.floor))
         )
 
     def union(self, other: "Coverage") -> "Coverage":
@@ -75,14 +71,14 @@ class Coverage:
             united = united.add(window)
         return united
 
-    def without(self, window: Window) -> "Coverage":
+    def subtract(self, window: Window) -> "Coverage":
         """Return the coverage with the instants of `window` taken out."""
         kept = [
             part
             for own in self.windows
             for part in (
-                _window(own.floor, min(own.ceiling, window.floor)),
-                _window(max(own.floor, window.ceiling), own.ceiling),
+                _window_between(own.floor, min(own.ceiling, window.floor)),
+                _window_between(max(own.floor, window.ceiling), own.ceiling),
             )
             if not part.is_empty
         ]
@@ -92,10 +88,10 @@ class Coverage:
         """Return what of `wanted` has not been read, ascending."""
         rest = Coverage((wanted,)) if not wanted.is_empty else Coverage()
         for own in self.windows:
-            rest = rest.without(own)
+            rest = rest.subtract(own)
         return rest.windows
 
-    def reach(self, start: datetime | None) -> datetime | None:
+    def contiguous_end(self, start: datetime | None) -> datetime | None:
         """Return the end of what has been read without a gap from `start` on, None if nothing."""
         floor = Window(start).floor
         for own in self.windows:
@@ -120,11 +116,11 @@ def coverage_from_json(pairs: Sequence[Sequence[str | None]]) -> Coverage:
     """
     coverage = Coverage()
     for start, end in pairs:
-        coverage = coverage.add(Window(instant(start), instant(end)))
+        coverage = coverage.add(Window(parse_instant(start), parse_instant(end)))
     return coverage
 
 
-def instant(text: str | None) -> datetime | None:
+def parse_instant(text: str | None) -> datetime | None:
     """Return the UTC instant that an ISO 8601 text names; None for None.
 
     Raises:

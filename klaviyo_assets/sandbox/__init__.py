@@ -7,17 +7,33 @@ sandbox imports nothing of the product and the product nothing of it, so that it
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from klaviyo_assets.sandbox.account import DEFAULT_KEY, MIXTURES, SIZES, Account, Burst, Key
+from klaviyo_assets.sandbox.account.config import (
+    ACCOUNT_SIZES,
+    BURST_PRESETS,
+    DEFAULT_KEY,
+    AccountConfig,
+    Burst,
+    PrivateApiKey,
+)
 from klaviyo_assets.sandbox.server import Sandbox
-from klaviyo_assets.sandbox.service import Service
+from klaviyo_assets.sandbox.service import SandboxService
 
-__all__ = ["DEFAULT_KEY", "MIXTURES", "SIZES", "Account", "Burst", "Key", "Sandbox", "serve"]
+__all__ = [
+    "ACCOUNT_SIZES",
+    "BURST_PRESETS",
+    "DEFAULT_KEY",
+    "AccountConfig",
+    "Burst",
+    "PrivateApiKey",
+    "Sandbox",
+    "serve",
+]
 
 
 @contextmanager
-def serve(account: Account | None = None, *, port: int = 0) -> Generator[Sandbox]:
+def serve(account: AccountConfig | None = None, *, port: int = 0) -> Generator[Sandbox]:
     """A running sandbox on 127.0.0.1 for the length of the block; port 0 takes a free one."""
-    sandbox = Sandbox(Service(account or Account()), port)
+    sandbox = Sandbox(SandboxService(account or AccountConfig()), port)
     try:
         yield sandbox
     finally:

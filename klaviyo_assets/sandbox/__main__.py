@@ -1,7 +1,7 @@
 """The command: `klaviyo-assets sandbox`, also `python -m klaviyo_assets.sandbox`.
 
-Options to an `Account`, one line with the address and the key, and serving until it is told to
-stop.
+Options to an `AccountConfig`, one line with the address and the key, and serving until it is told
+to stop.
 """
 
 import argparse
@@ -12,18 +12,25 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from klaviyo_assets.sandbox import DEFAULT_KEY, MIXTURES, SIZES, Account, Key, serve
+from klaviyo_assets.sandbox import (
+    ACCOUNT_SIZES,
+    BURST_PRESETS,
+    DEFAULT_KEY,
+    AccountConfig,
+    PrivateApiKey,
+    serve,
+)
 
-_COUNTS = ("events", "profiles", "lists", "segments", "campaigns", "templates", "flows")
+_COUNT_OPTIONS = ("events", "profiles", "lists", "segments", "campaigns", "templates", "flows")
 
 
-def moment_option(text: str) -> datetime:
+def parse_time_option(text: str) -> datetime:
     """An ISO time, UTC where it names no offset."""
     found = datetime.fromisoformat(text)
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def zone_option(text: str) -> str:
+def parse_zone_option(text: str) -> str:
     """An IANA zone that exists."""
     try:
         return ZoneInfo(text).key
@@ -32,45 +39,45 @@ def zone_option(text: str) -> str:
         raise argparse.ArgumentTypeError(message) from error
 
 
-def key_option(text: str) -> Key:
+def parse_key_option(text: str) -> PrivateApiKey:
     """`pk_...`, or `pk_...=scope,scope` for a key with only these scopes."""
     value, sign, scopes = text.partition("=")
-    return Key(value=value, scopes=frozenset(scopes.split(",")) if sign else None)
+    return PrivateApiKey(value=value, scopes=frozenset(scopes.split(",")) if sign else None)
 
 
-def parser() -> argparse.ArgumentParser:
+def build_sandbox_parser() -> argparse.ArgumentParser:
     """The options and their defaults."""
     found = argparse.ArgumentParser(
         prog="klaviyo-assets sandbox", description="Serve a Klaviyo account on 127.0.0.1."
     )
     found.add_argument("--port", type=int, default=8765, help="0 picks a free one")
-    found.add_argument("--size", choices=sorted(SIZES), default="demo")
-    for name in _COUNTS:
+    found.add_argument("--size", choices=sorted(ACCOUNT_SIZES), default="demo")
+    for name in _COUNT_OPTIONS:
         found.add_argument(f"--{name}", type=int, metavar="N")
     found.add_argument(
         "--bursts",
-        choices=sorted(MIXTURES),
+        choices=sorted(BURST_PRESETS),
         action="append",
         default=[],
         help="records in bursts, as imports and sends bring them, instead of evenly",
     )
     found.add_argument("--seed", type=int, default=1)
     found.add_argument("--days", type=int, default=365, help="days of history")
-    found.add_argument("--now", type=moment_option, help="sandbox time at the start, ISO")
+    found.add_argument("--now", type=parse_time_option, help="sandbox time at the start, ISO")
     found.add_argument("--frozen", action="store_true", help="the clock moves only when told")
-    found.add_argument("--timezone", type=zone_option, default="America/New_York")
+    found.add_argument("--timezone", type=parse_zone_option, default="America/New_York")
     found.add_argument("--rate-limit-scale", type=float, default=1.0)
     found.add_argument("--latency-ms", type=float, default=0.0)
     found.add_argument("--spread-share", type=float, default=0.3)
     found.add_argument("--report-page", type=int, default=200, help="rows in a report's page")
     found.add_argument("--no-gzip", action="store_true", help="never compress answers")
     found.add_argument(
-        "--key", type=key_option, action="append", help="pk_... or pk_...=scope,scope"
+        "--key", type=parse_key_option, action="append", help="pk_... or pk_...=scope,scope"
     )
     return found
 
 
-class Options(argparse.Namespace):
+class SandboxOptions(argparse.Namespace):
     """The parsed options, by their types."""
 
     port: int
@@ -86,14 +93,14 @@ class Options(argparse.Namespace):
     spread_share: float
     report_page: int
     no_gzip: bool
-    key: list[Key] | None
+    key: list[PrivateApiKey] | None
 
 
-def account_of(options: Options) -> Account:
+def build_account_config(options: SandboxOptions) -> AccountConfig:
     """The account that the options describe."""
-    given: dict[str, int | None] = {name: getattr(options, name) for name in _COUNTS}
+    given: dict[str, int | None] = {name: getattr(options, name) for name in _COUNT_OPTIONS}
     counts = {name: value for name, value in given.items() if value is not None}
-    account = Account(
+    account = AccountConfig(
         seed=options.seed,
         days=options.days,
         now=options.now,
@@ -104,26 +111,28 @@ def account_of(options: Options) -> Account:
         spread_share=options.spread_share,
         report_page=options.report_page,
         gzip=not options.no_gzip,
-        keys=tuple(options.key or (Key(value=DEFAULT_KEY),)),
-        event_bursts=tuple(each for name in options.bursts for each in MIXTURES[name].events),
-        profile_bursts=tuple(each for name in options.bursts for each in MIXTURES[name].profiles),
+        keys=tuple(options.key or (PrivateApiKey(value=DEFAULT_KEY),)),
+        event_bursts=tuple(each for name in options.bursts for each in BURST_PRESETS[name].events),
+        profile_bursts=tuple(
+            each for name in options.bursts for each in BURST_PRESETS[name].profiles
+        ),
     )
-    return replace(account, **{**SIZES[options.size], **counts})
+    return replace(account, **{**ACCOUNT_SIZES[options.size], **counts})
 
 
-def parse(argv: list[str]) -> Options:
+def parse_sandbox_options(argv: list[str]) -> SandboxOptions:
     """The options of a command line; a bad one ends the program with exit code 2."""
-    return parser().parse_args(argv, namespace=Options())
+    return build_sandbox_parser().parse_args(argv, namespace=SandboxOptions())
 
 
-def main(argv: list[str]) -> int:
+def run_sandbox(argv: list[str]) -> int:
     """Serve until SIGTERM or Ctrl-C; exit code 0."""
-    options = parse(argv)
+    options = parse_sandbox_options(argv)
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stopped.set())
     try:
-        with serve(account_of(options), port=options.port) as sandbox:
+        with serve(build_account_config(options), port=options.port) as sandbox:
             line = f"Klaviyo sandbox on {sandbox.url} with key {sandbox.key}"
             sys.stdout.write(line + "\n")
             sys.stdout.flush()
@@ -135,4 +144,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_sandbox(sys.argv[1:]))

@@ -13,16 +13,16 @@ from klaviyo_assets.sandbox.json_types import JsonObject
 
 
 @dataclass(slots=True, kw_only=True)
-class Entry:
-    """One request; `seconds` is real time, `sandbox_seconds` the sandbox's, both since 1970.
+class JournalEntry:
+    """One request; `received_at` is real time, `sandbox_time` the sandbox's, both since 1970.
 
     `body` is what was sent along; the JSON form leaves it out. `shown` are ordinals of the primary
     records sent intact, of collection `kind`.
     """
 
     number: int
-    seconds: float
-    sandbox_seconds: float
+    received_at: float
+    sandbox_time: float
     method: str
     path: str
     query: str
@@ -30,39 +30,39 @@ class Entry:
     body: bytes = b""
     operation: str | None = None
     status: int | None = None
-    size: int = 0
+    body_size: int = 0
     kind: str | None = None
-    shown: "array[int]" = field(default_factory=lambda: array("q"))
+    shown_ordinals: "array[int]" = field(default_factory=lambda: array("q"))
     fault: str | None = None
 
     def as_json(self) -> JsonObject:
         """The entry without its ids, with their count."""
         return {
             "n": self.number,
-            "time": self.seconds,
-            "sandbox_time": self.sandbox_seconds,
+            "time": self.received_at,
+            "sandbox_time": self.sandbox_time,
             "method": self.method,
             "path": self.path,
             "query": self.query,
             "key": self.key_hash,
             "operation": self.operation,
             "status": self.status,
-            "bytes": self.size,
-            "shown": len(self.shown),
+            "bytes": self.body_size,
+            "shown": len(self.shown_ordinals),
             "fault": self.fault,
         }
 
 
-class Journal:
+class RequestJournal:
     """All entries, in the order of arrival."""
 
     def __init__(self) -> None:
         """Begin empty."""
-        self.entries: list[Entry] = []
+        self.entries: list[JournalEntry] = []
         self.number = 0
         self.lock = threading.Lock()
 
-    def open(self, entry: Entry) -> Entry:
+    def append(self, entry: JournalEntry) -> JournalEntry:
         """Number the entry and keep it; it is filled in while the request is answered."""
         with self.lock:
             self.number += 1
@@ -75,7 +75,7 @@ class Journal:
         with self.lock:
             self.entries = []
 
-    def requests(self) -> list[Entry]:
+    def requests(self) -> list[JournalEntry]:
         """A copy of the entries so far."""
         with self.lock:
             return list(self.entries)
@@ -89,12 +89,12 @@ class Journal:
         paths: JsonObject = {path: dict(counts) for path, counts in sorted(found.items())}
         return {"paths": paths, "requests": len(self.requests()), "throttled": throttled}
 
-    def shown(self, path: str) -> tuple[str | None, Counter[int]]:
+    def count_shown(self, path: str) -> tuple[str | None, Counter[int]]:
         """The collection and the ordinals shown intact on a path, with how often each was shown."""
         counts: Counter[int] = Counter()
         kind: str | None = None
         for entry in self.requests():
-            if entry.path == path and entry.shown:
+            if entry.path == path and entry.shown_ordinals:
                 kind = entry.kind
-                counts.update(entry.shown)
+                counts.update(entry.shown_ordinals)
         return kind, counts

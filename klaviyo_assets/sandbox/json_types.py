@@ -11,12 +11,12 @@ Json: TypeAlias = bool | int | float | str | Sequence["Json"] | Mapping[str, "Js
 JsonObject: TypeAlias = dict[str, Json]
 
 
-def dumps(value: Json) -> bytes:
+def dump_json(value: Json) -> bytes:
     """Compact JSON in UTF-8, keys in the order given."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def loads_object(text: bytes | str) -> JsonObject:
+def load_json_object(text: bytes | str) -> JsonObject:
     """Read a JSON object; raise `ValueError` for any other JSON value or for bad JSON."""
     value: object = json.loads(text)
     if not isinstance(value, dict):

@@ -1,148 +1,215 @@
-"""A Klaviyo without a socket: a request's values in, an answer's values out.
+"""The sandbox without a socket: routes a request, checks it, answers it and keeps the journal.
 
 Puts the rooms in order (path, key, revision, rate, query, records) and writes the journal. The
 socket is in `server`, what goes wrong on purpose in `faults`.
+
+404 for a path this revision does not have, 405 for a known path with another method.
 """
 
+import re
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from threading import RLock
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
-from klaviyo_assets.sandbox.account import Account
-from klaviyo_assets.sandbox.admission import (
-    admit,
-    budgets,
+from klaviyo_assets.sandbox.access import (
+    SandboxRateLimiter,
+    applicable_tiers,
+    authenticate,
+    authorize,
     check_content_type,
-    check_revision,
-    identified,
-    key_hash,
+    hash_authorization,
+    resolve_revision,
 )
-from klaviyo_assets.sandbox.answers import Answer, Answers, Place
-from klaviyo_assets.sandbox.clock import Clock
-from klaviyo_assets.sandbox.errors import ApiError
-from klaviyo_assets.sandbox.event_answers import EventAnswers
-from klaviyo_assets.sandbox.facts.operation import Operation
-from klaviyo_assets.sandbox.faults.engine import Faults
-from klaviyo_assets.sandbox.journal import Entry, Journal
-from klaviyo_assets.sandbox.limits import Limits
-from klaviyo_assets.sandbox.mutations import Mutations
-from klaviyo_assets.sandbox.query import Query, read_query
-from klaviyo_assets.sandbox.reply import JSON_API, Reply, Request
-from klaviyo_assets.sandbox.reports.aggregates import Aggregates
-from klaviyo_assets.sandbox.reports.answers import ReportAnswers
-from klaviyo_assets.sandbox.routes import Route, route
-from klaviyo_assets.sandbox.shop.store import Shop
+from klaviyo_assets.sandbox.account.config import AccountConfig
+from klaviyo_assets.sandbox.account.store import AccountStore
+from klaviyo_assets.sandbox.clock import SandboxClock
+from klaviyo_assets.sandbox.event_endpoints import EventEndpoints
+from klaviyo_assets.sandbox.facts.operations import OPERATIONS
+from klaviyo_assets.sandbox.facts.schema import Operation
+from klaviyo_assets.sandbox.faults.injector import FaultInjector
+from klaviyo_assets.sandbox.http_messages import (
+    JSON_API_TYPE,
+    ApiError,
+    HttpRequest,
+    HttpResponse,
+    unknown_path_error,
+)
+from klaviyo_assets.sandbox.journal import JournalEntry, RequestJournal
+from klaviyo_assets.sandbox.mutations import AccountMutations
+from klaviyo_assets.sandbox.query import ParsedQuery, parse_query
+from klaviyo_assets.sandbox.record_endpoints import RecordEndpoints, RequestTarget, ResponseDocument
+from klaviyo_assets.sandbox.reports.aggregates import AggregateEndpoint
+from klaviyo_assets.sandbox.reports.endpoints import ReportEndpoints
 
 
-class Service:
-    """The sandbox's state and its one entry, `answer`."""
+@dataclass(frozen=True, slots=True)
+class MatchedRoute:
+    """An operation and the id in its path, empty where it has none."""
 
-    def __init__(self, account: Account) -> None:
+    operation: Operation
+    record_id: str
+
+
+def _compile_path(path: str) -> re.Pattern[str]:
+    return re.compile(re.escape(path).replace(r"\{id\}", "([^/]+)") + "/?")
+
+
+_PATH_PATTERNS = [(_compile_path(operation.path), operation) for operation in OPERATIONS]
+
+
+def match_route(method: str, path: str) -> MatchedRoute:
+    """The operation for a path as sent (still percent-encoded); 404 or 405 otherwise."""
+    known = False
+    for pattern, operation in _PATH_PATTERNS:
+        match = pattern.fullmatch(path)
+        if match is None:
+            continue
+        known = True
+        if operation.method == method:
+            return MatchedRoute(operation, unquote(match.group(1)) if match.groups() else "")
+    raise method_not_allowed_error(method) if known else unknown_path_error()
+
+
+def method_not_allowed_error(method: str) -> ApiError:
+    """A 405; the sandbox has no writes at all."""
+    return ApiError(
+        405,
+        "method_not_allowed",
+        title="Method not allowed.",
+        detail=f'Method "{method}" not allowed.',
+        source={"pointer": "/data/"},
+    )
+
+
+class SandboxService:
+    """The sandbox's state and its one entry, `respond`."""
+
+    def __init__(self, account: AccountConfig) -> None:
         """Make the shop; the clock starts at the account's `now`, or at the machine's time."""
         base = account.now.timestamp() if account.now else float(int(time.time()))
-        self.account = account
-        self.clock = Clock(base, frozen=account.frozen)
-        self.shop = Shop(account, int(base))
-        self.journal = Journal()
+        self.config = account
+        self.clock = SandboxClock(base, frozen=account.frozen)
+        self.store = AccountStore(account, int(base))
+        self.journal = RequestJournal()
         # Rate windows run on the machine's time, as the caller's patience does; tests set it.
-        self.wall: Callable[[], float] = time.time
-        self.limits = Limits(account.rate_limit_scale)
-        self.answers = Answers(self.shop)
-        self.event_answers = EventAnswers(self.shop)
-        self.reports = ReportAnswers(self.shop)
-        self.aggregates = Aggregates(self.shop, self.event_answers.rendered(""))
-        self.mutations = Mutations(self.shop)
-        self.faults = Faults(lambda wish: self.mutations.apply(wish, self.clock.now()))
+        self.wall_clock: Callable[[], float] = time.time
+        self.rate_limiter = SandboxRateLimiter(account.rate_limit_scale)
+        self.record_endpoints = RecordEndpoints(self.store)
+        self.event_endpoints = EventEndpoints(self.store)
+        self.report_endpoints = ReportEndpoints(self.store)
+        self.aggregate_endpoint = AggregateEndpoint(
+            self.store, self.event_endpoints.renderer_for("")
+        )
+        self.mutations = AccountMutations(self.store)
+        self.faults = FaultInjector(lambda wish: self.mutations.apply(wish, self.clock.now()))
         # Changes and answers take turns, so that a page never shows half a change.
         self.lock = RLock()
 
-    def open_entry(self, request: Request) -> Entry:
+    def open_journal_entry(self, request: HttpRequest) -> JournalEntry:
         """A journal entry for a request."""
-        return self.journal.open(
-            Entry(
+        return self.journal.append(
+            JournalEntry(
                 number=0,
-                seconds=time.time(),
-                sandbox_seconds=self.clock.now(),
+                received_at=time.time(),
+                sandbox_time=self.clock.now(),
                 method=request.method,
                 path=request.path.rstrip("/"),
                 query=request.query,
-                key_hash=key_hash(request.headers.get("authorization")),
+                key_hash=hash_authorization(request.headers.get("authorization")),
                 body=request.body,
             )
         )
 
-    def answer(self, request: Request, entry: Entry) -> Reply:
+    def respond(self, request: HttpRequest, entry: JournalEntry) -> HttpResponse:
         """The answer to a request; refusals come as replies too."""
         limit_headers: dict[str, str] = {}
         try:
-            found = route(request.method, request.path)
+            found = match_route(request.method, request.path)
             entry.operation = found.operation.name
-            self.admit(request, found.operation, limit_headers)
+            self.check_access(request, found.operation, limit_headers)
             with self.lock:
-                return self.accepted(request, found, limit_headers)
+                return self.call_endpoint(request, found, limit_headers)
         except ApiError as error:
-            headers = {"content-type": JSON_API, **limit_headers, **error.headers}
-            return Reply(status=error.status, body=error.body(entry.number), headers=headers)
+            headers = {"content-type": JSON_API_TYPE, **limit_headers, **error.headers}
+            return HttpResponse(
+                status=error.status, body=error.render_body(entry.number), headers=headers
+            )
 
-    def admit(self, request: Request, operation: Operation, limit_headers: dict[str, str]) -> None:
+    def check_access(
+        self, request: HttpRequest, operation: Operation, rate_headers: dict[str, str]
+    ) -> None:
         """Key, rate, scope, revision, content type; fills the rate headers once they are known."""
-        identified(self.account, request.headers.get("authorization"))
+        authenticate(self.config, request.headers.get("authorization"))
         pairs = dict(parse_qsl(request.query, keep_blank_values=True))
-        spent = self.limits.spend(budgets(operation, pairs), self.wall())
-        limit_headers.update(spent)
-        admit(self.account, operation, request.headers)
-        revision = check_revision(request.headers, self.clock.now())
-        limit_headers["x-klaviyo-api-revision"] = revision
+        spent = self.rate_limiter.count_request(
+            applicable_tiers(operation, pairs), self.wall_clock()
+        )
+        rate_headers.update(spent)
+        authorize(self.config, operation, request.headers)
+        revision = resolve_revision(request.headers, self.clock.now())
+        rate_headers["x-klaviyo-api-revision"] = revision
         check_content_type(operation, request.headers)
 
-    def accepted(self, request: Request, found: Route, headers: dict[str, str]) -> Reply:
+    def call_endpoint(
+        self, request: HttpRequest, route: MatchedRoute, rate_headers: dict[str, str]
+    ) -> HttpResponse:
         """The answer to a request that may be made."""
         now = self.clock.now()
-        self.shop.profiles.grow(int(now))
-        query = read_query(found.operation, request.query, now)
+        self.store.profiles.advance_to(int(now))
+        query = parse_query(route.operation, request.query, now)
         if request.page_factor != 1:
-            query = replace(query, size=max(1, int(query.size * request.page_factor)))
-        place = Place(
-            origin=request.origin, path=request.path.rstrip("/"), record_id=found.record_id
+            query = replace(query, page_size=max(1, int(query.page_size * request.page_factor)))
+        target = RequestTarget(
+            origin=request.origin, path=request.path.rstrip("/"), record_id=route.record_id
         )
-        if found.operation.role == "report":
-            answer = self.report(found.operation, request.body, place=place, query=query, now=now)
+        if route.operation.role == "report":
+            answer = self.call_report_endpoint(
+                route.operation, request.body, target=target, query=query, now=now
+            )
         else:
-            answer = self.dispatch(found.operation, place, query=query, now=now)
-        return Reply(
+            answer = self.call_record_endpoint(route.operation, target, query=query, now=now)
+        return HttpResponse(
             status=200,
             body=answer.body,
-            headers={"content-type": JSON_API, **headers},
+            headers={"content-type": JSON_API_TYPE, **rate_headers},
             kind=answer.kind,
-            shown=answer.shown,
+            shown_ordinals=answer.shown_ordinals,
         )
 
-    def report(
-        self, operation: Operation, body: bytes, *, place: Place, query: Query, now: float
-    ) -> Answer:
+    def call_report_endpoint(
+        self,
+        operation: Operation,
+        body: bytes,
+        *,
+        target: RequestTarget,
+        query: ParsedQuery,
+        now: float,
+    ) -> ResponseDocument:
         """The answer to a POST that reads."""
         if operation.kind == "metric-aggregate":
-            return self.aggregates.answer(body, place=place, now=now)
-        return self.reports.answer(operation, body, place=place, query=query, now=now)
+            return self.aggregate_endpoint.respond(body, target=target, now=now)
+        return self.report_endpoints.respond(operation, body, target=target, query=query, now=now)
 
-    def dispatch(self, operation: Operation, place: Place, *, query: Query, now: float) -> Answer:
+    def call_record_endpoint(
+        self, operation: Operation, target: RequestTarget, *, query: ParsedQuery, now: float
+    ) -> ResponseDocument:
         """The answer by the operation's type and role; what is left over are members."""
-        shop, answers = self.shop, self.answers
+        store, answers = self.store, self.record_endpoints
         match operation.kind, operation.role:
             case "event", "collection":
-                found = self.event_answers.collection(place, query, now)
+                found = self.event_endpoints.get_collection(target, query, now)
             case "event", _:
-                found = self.event_answers.detail(place, query, now)
+                found = self.event_endpoints.get_detail(target, query, now)
             case kind, "collection":
-                found = answers.collection(shop.shelves[kind], place, query)
+                found = answers.get_collection(store.collections[kind], target, query)
             case kind, "detail":
-                found = answers.detail(shop.shelves[kind], place, query)
+                found = answers.get_detail(store.collections[kind], target, query)
             case _, "children":
-                found = answers.children(shop.campaigns, place, query)
+                found = answers.get_children(store.campaigns, target, query)
             case _, "linkage":
-                found = answers.linked(shop.campaigns, place)
+                found = answers.get_linkage(store.campaigns, target)
             case _:
-                found = answers.members(operation, place, query)
+                found = answers.get_members(operation, target, query)
         return found

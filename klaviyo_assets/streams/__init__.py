@@ -7,7 +7,7 @@ module or a stream that is missing.
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from klaviyo_assets.model.stream import Merges, Stream
+from klaviyo_assets.model.stream import ProfileMergeRule, Stream
 from klaviyo_assets.streams.accounts import ACCOUNTS
 from klaviyo_assets.streams.campaigns import CAMPAIGNS, CAMPAIGNS_DETAILED
 from klaviyo_assets.streams.events import EVENTS, EVENTS_DETAILED
@@ -39,7 +39,7 @@ COLLECTIONS: tuple[Stream, ...] = (
 REPORTS: tuple[Stream, ...] = (CAMPAIGN_VALUES_REPORTS, FLOW_SERIES_REPORTS)
 """Every stream that Klaviyo computes on request, by conversion metric and day."""
 
-MERGES: tuple[Merges, ...] = (PROFILE_MERGES,)
+MERGE_RULES: tuple[ProfileMergeRule, ...] = (PROFILE_MERGES,)
 """Every map of merges; no request is made for one."""
 
 STREAMS: Mapping[str, Stream] = MappingProxyType(

@@ -1,37 +1,45 @@
-"""Accounts: who the key belongs to. Klaviyo API reference, section "Accounts".
+"""Accounts: who the key belongs to. Klaviyo API reference, section "Accounts"."""
 
-What belongs here: the streams of this section, as values. What does not: anything that acts.
-Source: https://developers.klaviyo.com/en/reference/accounts_api_overview, revision 2026-07-15.
-"""
-
-from klaviyo_assets.model.column import Column, attribute
+from klaviyo_assets.model.column import Column, attribute_column
 from klaviyo_assets.model.stream import Collection, Stream
-from klaviyo_assets.model.tiers import XS
+from klaviyo_assets.rate_tiers import TIER_XS
 
 ACCOUNTS = Stream(
     name="accounts",
-    about="One row per Klaviyo account that the key opens: always one.",
+    description="One row per Klaviyo account that the key opens: always one.",
     section="Accounts",
     source=Collection(path="/api/accounts", page_size=None),
-    tier=XS,
+    tier=TIER_XS,
     scopes=("accounts:read",),
-    ignores_start=True,
+    is_exempt_from_start_date=True,
     columns=(
         Column("test_account", "Whether Klaviyo marks it as a test account.", "boolean"),
-        attribute("contact_information.default_sender_name", "Sender name put into new messages."),
-        attribute(
+        attribute_column(
+            "contact_information.default_sender_name", "Sender name put into new messages."
+        ),
+        attribute_column(
             "contact_information.default_sender_email",
             "Sender address of new messages.",
-            holds="email",
+            personal_kind="email",
         ),
-        attribute("contact_information.website_url", "The organization's website."),
-        attribute("contact_information.organization_name", "The organization's name."),
-        attribute("contact_information.street_address.address1", "Street address, first line."),
-        attribute("contact_information.street_address.address2", "Street address, second line."),
-        attribute("contact_information.street_address.city", "City of the street address."),
-        attribute("contact_information.street_address.region", "State or region of the address."),
-        attribute("contact_information.street_address.country", "Country of the street address."),
-        attribute("contact_information.street_address.zip", "Postal code of the street address."),
+        attribute_column("contact_information.website_url", "The organization's website."),
+        attribute_column("contact_information.organization_name", "The organization's name."),
+        attribute_column(
+            "contact_information.street_address.address1", "Street address, first line."
+        ),
+        attribute_column(
+            "contact_information.street_address.address2", "Street address, second line."
+        ),
+        attribute_column("contact_information.street_address.city", "City of the street address."),
+        attribute_column(
+            "contact_information.street_address.region", "State or region of the address."
+        ),
+        attribute_column(
+            "contact_information.street_address.country", "Country of the street address."
+        ),
+        attribute_column(
+            "contact_information.street_address.zip", "Postal code of the street address."
+        ),
         Column("industry", "The line of business that the account gives."),
         Column("timezone", "IANA time zone that Klaviyo counts the account's days in."),
         Column("preferred_currency", "ISO 4217 code of the currency that values are shown in."),

@@ -1,22 +1,17 @@
-"""Campaigns: what was sent to many at once. Klaviyo API reference, section "Campaigns".
-
-What belongs here: the streams of this section, as values. What does not: anything that acts.
-Campaigns of WhatsApp cannot be listed: the channel filter is required and offers three channels.
-Source: https://developers.klaviyo.com/en/reference/campaigns_api_overview, revision 2026-07-15.
-"""
+"""Campaigns: what was sent to many at once. Klaviyo API reference, section "Campaigns"."""
 
 from itertools import product
 
 from klaviyo_assets.model.column import (
     Column,
     Included,
-    OfSlice,
-    PersonalKind,
+    PersonalDataKind,
     RelatedIds,
-    attribute,
+    SliceConstant,
+    attribute_column,
 )
 from klaviyo_assets.model.stream import Collection, Cursor, Detail, Slice, Stream
-from klaviyo_assets.model.tiers import M
+from klaviyo_assets.rate_tiers import TIER_M
 
 
 def campaign_slice(channel: str, archived: str) -> Slice:
@@ -31,14 +26,14 @@ def campaign_slice(channel: str, archived: str) -> Slice:
     )
 
 
-SENDERS: tuple[tuple[str, PersonalKind], ...] = tuple(
+SENDER_ADDRESS_MEMBERS: tuple[tuple[str, PersonalDataKind], ...] = tuple(
     (f"{name}_email", "email") for name in ("from", "reply_to", "cc", "bcc")
 )
 """Members of a message's content that are addresses."""
 
 CAMPAIGNS = Stream(
     name="campaigns",
-    about="One row per campaign of email, SMS or mobile push, archived ones included.",
+    description="One row per campaign of email, SMS or mobile push, archived ones included.",
     section="Campaigns",
     source=Collection(
         path="/api/campaigns",
@@ -51,45 +46,53 @@ CAMPAIGNS = Stream(
         include=("campaign-messages", "tags"),
     ),
     cursor=Cursor(column="updated_at", field="updated_at"),
-    tier=M,
+    tier=TIER_M,
     scopes=("campaigns:read",),
-    marks_deleted=True,
+    has_soft_deletes=True,
     columns=(
         Column("name", "The campaign's name."),
         Column("status", "Where it stands: Draft, Scheduled, Sending, Sent, Cancelled, ..."),
         Column("archived", "Whether it has been archived.", "boolean"),
-        attribute("audiences.included", "Ids of the lists and segments it goes to.", "ids"),
-        attribute("audiences.excluded", "Ids of the lists and segments left out.", "ids"),
-        attribute(
+        attribute_column("audiences.included", "Ids of the lists and segments it goes to.", "ids"),
+        attribute_column("audiences.excluded", "Ids of the lists and segments left out.", "ids"),
+        attribute_column(
             "send_options.use_smart_sending",
             "Whether people just written to are spared.",
             "boolean",
         ),
         # Tracking and strategy differ by channel and method; the columns are the union of them.
-        attribute(
+        attribute_column(
             "tracking_options.add_tracking_params", "Whether links get UTM parameters.", "boolean"
         ),
-        attribute(
+        attribute_column(
             "tracking_options.custom_tracking_params",
             "The campaign's own UTM parameters; empty: those of the account.",
             "json",
         ),
-        attribute("tracking_options.is_tracking_clicks", "Whether clicks are tracked.", "boolean"),
-        attribute("tracking_options.is_tracking_opens", "Whether opens are tracked.", "boolean"),
-        attribute("send_strategy.method", "How it is sent: static, throttled, immediate, ..."),
-        attribute("send_strategy.datetime", "When to send; static and throttled.", "timestamp"),
-        attribute(
+        attribute_column(
+            "tracking_options.is_tracking_clicks", "Whether clicks are tracked.", "boolean"
+        ),
+        attribute_column(
+            "tracking_options.is_tracking_opens", "Whether opens are tracked.", "boolean"
+        ),
+        attribute_column(
+            "send_strategy.method", "How it is sent: static, throttled, immediate, ..."
+        ),
+        attribute_column(
+            "send_strategy.datetime", "When to send; static and throttled.", "timestamp"
+        ),
+        attribute_column(
             "send_strategy.options.is_local",
             "Whether each recipient's own time zone counts; static only.",
             "boolean",
         ),
-        attribute(
+        attribute_column(
             "send_strategy.options.send_past_recipients_immediately",
             "Whether those whose local time has passed get it at once; static and local only.",
             "boolean",
         ),
-        attribute("send_strategy.date", "The day to send on; smart send time only.", "date"),
-        attribute(
+        attribute_column("send_strategy.date", "The day to send on; smart send time only.", "date"),
+        attribute_column(
             "send_strategy.throttle_percentage",
             "Percentage of the recipients written to each hour; throttled only.",
             "integer",
@@ -101,34 +104,43 @@ CAMPAIGNS = Stream(
         Column(
             "channel",
             "The channel: email, sms or mobile_push.",
-            place=OfSlice("channel", first="campaign-messages", path="definition.channel"),
+            declared_source=SliceConstant(
+                "channel",
+                included_relationship="campaign-messages",
+                included_path="definition.channel",
+            ),
         ),
         Column(
-            "campaign_message_ids", "Its messages.", "ids", place=RelatedIds("campaign-messages")
+            "campaign_message_ids",
+            "Its messages.",
+            "ids",
+            declared_source=RelatedIds("campaign-messages"),
         ),
-        Column("tag_ids", "The tags it carries.", "ids", place=RelatedIds("tags")),
+        Column("tag_ids", "The tags it carries.", "ids", declared_source=RelatedIds("tags")),
         Column(
             "campaign_messages",
             "Its messages whole: subject, sender, content, send times.",
             "json",
-            place=Included("campaign-messages"),
-            members=SENDERS,
+            declared_source=Included("campaign-messages"),
+            personal_members=SENDER_ADDRESS_MEMBERS,
         ),
     ),
 )
 
 CAMPAIGNS_DETAILED = Stream(
     name="campaigns_detailed",
-    about="One row per campaign: all of campaigns, and how many recipients Klaviyo estimates.",
+    description=(
+        "One row per campaign: all of campaigns, and how many recipients Klaviyo estimates."
+    ),
     section="Campaigns",
     source=Detail(
         parent="campaigns",
         path="/api/campaign-recipient-estimations/{id}",
-        version="updated_at",
+        version_column="updated_at",
         # Until somebody has asked Klaviyo for an estimate, there is none: 404.
-        missing_is_null=True,
+        is_null_when_missing=True,
     ),
-    tier=M,
+    tier=TIER_M,
     scopes=("campaigns:read",),
     columns=(
         Column(

@@ -1,25 +1,23 @@
-"""Events: what people did and what was done to them. Klaviyo API reference, section "Events".
+"""Events: what people did and what was done to them. Klaviyo API reference, section "Events"."""
 
-What belongs here: the streams of this section, as values. What does not: anything that acts.
-Events appear late, most within minutes, some after days, one seen after 17: the lookback setting
-and the late-arrivals schedule read the last days again.
-Source: https://developers.klaviyo.com/en/reference/events_api_overview, revision 2026-07-15.
-"""
-
-from klaviyo_assets.model.column import At, Column, FirstIncludedId, Included, RelatedId
+from klaviyo_assets.model.column import Column, FieldPath, FirstIncludedId, Included, RelatedId
 from klaviyo_assets.model.stream import Collection, Cursor, Join, Stream
-from klaviyo_assets.model.tiers import XL
+from klaviyo_assets.rate_tiers import TIER_XL
 
 
-def attributed(name: str, about: str) -> Column:
+def attributed_id_column(name: str, description: str) -> Column:
     """Return the column `attributed_<name>_id`, read from the first attribution of an event."""
     related = {"event": "attributed-event"}.get(name, name.replace("_", "-"))
-    return Column(f"attributed_{name}_id", about, place=FirstIncludedId("attributions", related))
+    return Column(
+        f"attributed_{name}_id",
+        description,
+        declared_source=FirstIncludedId("attributions", related),
+    )
 
 
 EVENTS = Stream(
     name="events",
-    about="One row per event recorded on a profile.",
+    description="One row per event recorded on a profile.",
     section="Events",
     source=Collection(
         path="/api/events",
@@ -27,11 +25,11 @@ EVENTS = Stream(
         # Attributions come in no other way since revision 2024-10-15; an included metric is what
         # the documentation promises the metric's id for, though recorded answers always had it.
         include=("metric", "attributions"),
-        metric_filter=True,
+        has_metric_filter=True,
     ),
     cursor=Cursor(column="datetime", field="datetime", is_version=False, has_lookback=True),
     partitioning="day",
-    tier=XL,
+    tier=TIER_XL,
     scopes=("events:read",),
     columns=(
         Column("timestamp", "When it happened, in whole seconds since 1970 UTC.", "integer"),
@@ -39,7 +37,7 @@ EVENTS = Stream(
             "datetime",
             "When it happened; taken from timestamp where Klaviyo leaves it out.",
             "timestamp",
-            place=At("datetime", or_else="timestamp"),
+            declared_source=FieldPath("datetime", epoch_seconds_path="timestamp"),
         ),
         Column("uuid", "Klaviyo's universally unique identifier of the event."),
         Column(
@@ -48,30 +46,36 @@ EVENTS = Stream(
             "json",
             is_free_form=True,
         ),
-        Column("metric_id", "What kind of event it is.", place=RelatedId("metric")),
-        Column("profile_id", "Whom it belongs to; NULL once deleted.", place=RelatedId("profile")),
+        Column("metric_id", "What kind of event it is.", declared_source=RelatedId("metric")),
+        Column(
+            "profile_id",
+            "Whom it belongs to; NULL once deleted.",
+            declared_source=RelatedId("profile"),
+        ),
         Column(
             "attributions",
             "The messages Klaviyo credits the event to, whole.",
             "json",
-            place=Included("attributions"),
+            declared_source=Included("attributions"),
         ),
-        attributed("campaign", "Campaign of the first attribution."),
-        attributed("campaign_message", "Campaign message of the first attribution."),
-        attributed("flow", "Flow of the first attribution."),
-        attributed("flow_message", "Flow message of the first attribution."),
-        attributed("event", "The open, click or receipt that earned the first attribution."),
+        attributed_id_column("campaign", "Campaign of the first attribution."),
+        attributed_id_column("campaign_message", "Campaign message of the first attribution."),
+        attributed_id_column("flow", "Flow of the first attribution."),
+        attributed_id_column("flow_message", "Flow message of the first attribution."),
+        attributed_id_column(
+            "event", "The open, click or receipt that earned the first attribution."
+        ),
     ),
 )
 
 EVENTS_DETAILED = Stream(
     name="events_detailed",
-    about="One row per event: all of events, and the name of its metric as it is now.",
+    description="One row per event: all of events, and the name of its metric as it is now.",
     section="Events",
     source=Join(
         left="events",
         right="metrics",
-        on="metric_id",
+        join_column="metric_id",
         columns={"metric_name": "name", "metric_integration_name": "integration.name"},
     ),
     tier=None,

@@ -1,16 +1,12 @@
-"""Flows: messages that an occasion sets off. Klaviyo API reference, section "Flows".
-
-What belongs here: the streams of this section, as values. What does not: anything that acts.
-Source: https://developers.klaviyo.com/en/reference/flows_api_overview, revision 2026-07-15.
-"""
+"""Flows: messages that an occasion sets off. Klaviyo API reference, section "Flows"."""
 
 from klaviyo_assets.model.column import Column, RelatedIds
 from klaviyo_assets.model.stream import Collection, Cursor, Slice, Stream
-from klaviyo_assets.model.tiers import S
+from klaviyo_assets.rate_tiers import TIER_S
 
 FLOWS = Stream(
     name="flows",
-    about="One row per flow, archived ones included.",
+    description="One row per flow, archived ones included.",
     section="Flows",
     source=Collection(
         path="/api/flows",
@@ -23,9 +19,9 @@ FLOWS = Stream(
         include=("flow-actions", "tags"),
     ),
     cursor=Cursor(column="updated", field="updated"),
-    tier=S,
+    tier=TIER_S,
     scopes=("flows:read",),
-    marks_deleted=True,
+    has_soft_deletes=True,
     columns=(
         Column("name", "The flow's name."),
         Column("status", "Where it stands: draft, manual or live."),
@@ -33,7 +29,7 @@ FLOWS = Stream(
         Column("created", "When it was created.", "timestamp"),
         Column("updated", "When it last changed.", "timestamp"),
         Column("trigger_type", "What sets it off: Metric, Added to List, Date Based, ..."),
-        Column("flow_action_ids", "Its steps.", "ids", place=RelatedIds("flow-actions")),
-        Column("tag_ids", "The tags it carries.", "ids", place=RelatedIds("tags")),
+        Column("flow_action_ids", "Its steps.", "ids", declared_source=RelatedIds("flow-actions")),
+        Column("tag_ids", "The tags it carries.", "ids", declared_source=RelatedIds("tags")),
     ),
 )

@@ -1,51 +1,45 @@
-"""Lists: profiles that signed up together. Klaviyo API reference, section "Lists".
-
-What belongs here: the streams of this section, as values. What does not: anything that acts.
-Klaviyo filters lists by `updated`, but members who come and go do not move it, and a deleted list
-is reported nowhere: lists are few, so they are read whole.
-Source: https://developers.klaviyo.com/en/reference/lists_api_overview, revision 2026-07-15.
-"""
+"""Lists: profiles that signed up together. Klaviyo API reference, section "Lists"."""
 
 from klaviyo_assets.model.column import Column, RelatedIds
 from klaviyo_assets.model.stream import AdditionalField, Collection, Detail, Stream
-from klaviyo_assets.model.tiers import XS, L
+from klaviyo_assets.rate_tiers import TIER_L, TIER_XS
 
 LISTS = Stream(
     name="lists",
-    about="One row per list.",
+    description="One row per list.",
     section="Lists",
     # The ids of a to-many relationship come only with `include`; it costs no request.
     source=Collection(path="/api/lists", page_size=10, include=("flow-triggers", "tags")),
-    tier=L,
+    tier=TIER_L,
     scopes=("lists:read",),
-    ignores_start=True,
-    marks_deleted=True,
+    is_exempt_from_start_date=True,
+    has_soft_deletes=True,
     columns=(
         Column("name", "The list's name."),
         Column("created", "When it was created.", "timestamp"),
         Column("updated", "When the list itself last changed; not its members.", "timestamp"),
         Column("opt_in_process", "How people join it: single_opt_in or double_opt_in."),
-        Column("tag_ids", "The tags it carries.", "ids", place=RelatedIds("tags")),
+        Column("tag_ids", "The tags it carries.", "ids", declared_source=RelatedIds("tags")),
         Column(
             "flow_trigger_ids",
             "The flows that joining it sets off.",
             "ids",
-            place=RelatedIds("flow-triggers"),
+            declared_source=RelatedIds("flow-triggers"),
         ),
     ),
 )
 
 LISTS_DETAILED = Stream(
     name="lists_detailed",
-    about="One row per list: all of lists, and how many profiles are on it.",
+    description="One row per list: all of lists, and how many profiles are on it.",
     section="Lists",
     source=Detail(
         parent="lists",
         path="/api/lists/{id}",
         # 15 requests a minute: 500 lists take 34 minutes.
-        additional_fields=(AdditionalField(resource="list", name="profile_count", tier=XS),),
+        additional_fields=(AdditionalField(resource="list", name="profile_count", tier=TIER_XS),),
     ),
-    tier=L,
+    tier=TIER_L,
     scopes=("lists:read",),
     columns=(Column("profile_count", "Profiles on the list when it was asked.", "integer"),),
 )

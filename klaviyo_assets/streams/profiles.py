@@ -1,23 +1,23 @@
-"""Profiles: the people. Klaviyo API reference, section "Profiles".
-
-What belongs here: the streams of this section, as values. What does not: anything that acts.
-Consent is published per channel and purpose in four shapes; `consent_columns` writes out the
-columns of one, `subscriptions_<channel>_<purpose>_<field>`.
-Source: https://developers.klaviyo.com/en/reference/profiles_api_overview, revision 2026-07-15.
-"""
+"""Profiles: the people. Klaviyo API reference, section "Profiles"."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from klaviyo_assets.model.column import At, Column, ColumnType, Newest, attribute
-from klaviyo_assets.model.stream import AdditionalField, Collection, Cursor, Merges, Stream
-from klaviyo_assets.model.tiers import L, M
+from klaviyo_assets.model.column import Column, ColumnType, FieldPath, LatestOf, attribute_column
+from klaviyo_assets.model.stream import (
+    AdditionalField,
+    Collection,
+    Cursor,
+    ProfileMergeRule,
+    Stream,
+)
+from klaviyo_assets.rate_tiers import TIER_L, TIER_M
 
-SUPPRESSION = "subscriptions.email.marketing.suppression"
+SUPPRESSION_PATH = "subscriptions.email.marketing.suppression"
 
-PERSON = (
-    Column("email", "Email address.", holds="email"),
-    Column("phone_number", "Phone number in E.164 form.", holds="phone_number"),
+PERSON_COLUMNS = (
+    Column("email", "Email address.", personal_kind="email"),
+    Column("phone_number", "Phone number in E.164 form.", personal_kind="phone_number"),
     Column("external_id", "The id that another system knows the person by."),
     Column("first_name", "First name."),
     Column("last_name", "Last name."),
@@ -28,17 +28,17 @@ PERSON = (
     Column("created", "When the profile was created.", "timestamp"),
     Column("updated", "When the profile last changed.", "timestamp"),
     Column("last_event_date", "When the latest event that changed it happened.", "timestamp"),
-    attribute("location.address1", "Street address, first line."),
-    attribute("location.address2", "Street address, second line."),
-    attribute("location.city", "City."),
-    attribute("location.country", "Country."),
+    attribute_column("location.address1", "Street address, first line."),
+    attribute_column("location.address2", "Street address, second line."),
+    attribute_column("location.city", "City."),
+    attribute_column("location.country", "Country."),
     # Published as number or text: old senders put both.
-    attribute("location.latitude", "Latitude in degrees.", "number"),
-    attribute("location.longitude", "Longitude in degrees.", "number"),
-    attribute("location.region", "State or region within the country."),
-    attribute("location.zip", "Postal code."),
-    attribute("location.timezone", "Time zone name, mostly IANA's."),
-    attribute("location.ip", "IP address that the person was last seen at."),
+    attribute_column("location.latitude", "Latitude in degrees.", "number"),
+    attribute_column("location.longitude", "Longitude in degrees.", "number"),
+    attribute_column("location.region", "State or region within the country."),
+    attribute_column("location.zip", "Postal code."),
+    attribute_column("location.timezone", "Time zone name, mostly IANA's."),
+    attribute_column("location.ip", "IP address that the person was last seen at."),
     Column("properties", "The account's own properties of the person.", "json", is_free_form=True),
 )
 
@@ -64,7 +64,7 @@ CONSENT_FIELDS: Mapping[str, tuple[ColumnType, str]] = {
 }
 """Type and meaning of each field that a consent can have; `{}` is what is consented to."""
 
-PERMISSION = (
+PERMISSION_CONSENT_FIELDS = (
     "consent",
     "consent_timestamp",
     "last_updated",
@@ -75,7 +75,7 @@ PERMISSION = (
 )
 """The fields of the newer consents, open tracking and WhatsApp, in Klaviyo's order."""
 
-TEXTING = ("consent", "consent_timestamp", "method", "method_detail", "last_updated")
+SMS_CONSENT_FIELDS = ("consent", "consent_timestamp", "method", "method_detail", "last_updated")
 """The fields that both consents to SMS share."""
 
 
@@ -85,18 +85,18 @@ def consent_columns(path: str, subject: str, fields: tuple[str, ...]) -> tuple[C
     `subject` says what is consented to, in words that stand in the columns' descriptions.
     """
     return tuple(
-        attribute(
+        attribute_column(
             f"subscriptions.{path}.{name}",
             about.format(subject),
             kind,
-            holds="phone_number" if name == "phone_number" else None,
+            personal_kind="phone_number" if name == "phone_number" else None,
         )
         for name in fields
         for kind, about in (CONSENT_FIELDS[name],)
     )
 
 
-CONSENTS = (
+CONSENT_COLUMNS = (
     *consent_columns(
         "email.marketing",
         "marketing by email",
@@ -113,79 +113,93 @@ CONSENTS = (
             "list_suppressions",
         ),
     ),
-    *consent_columns("email.open_tracking", "tracking of opened emails", PERMISSION),
-    *consent_columns("sms.marketing", "marketing by SMS", ("can_receive_sms_marketing", *TEXTING)),
+    *consent_columns("email.open_tracking", "tracking of opened emails", PERMISSION_CONSENT_FIELDS),
     *consent_columns(
-        "sms.transactional", "notices by SMS", ("can_receive_sms_transactional", *TEXTING)
+        "sms.marketing", "marketing by SMS", ("can_receive_sms_marketing", *SMS_CONSENT_FIELDS)
+    ),
+    *consent_columns(
+        "sms.transactional",
+        "notices by SMS",
+        ("can_receive_sms_transactional", *SMS_CONSENT_FIELDS),
     ),
     *consent_columns(
         "mobile_push.marketing",
         "marketing by push message",
         ("can_receive_push_marketing", "consent", "consent_timestamp"),
     ),
-    *consent_columns("whatsapp.marketing", "marketing by WhatsApp", (*PERMISSION, "phone_number")),
     *consent_columns(
-        "whatsapp.transactional", "notices by WhatsApp", (*PERMISSION, "phone_number")
+        "whatsapp.marketing", "marketing by WhatsApp", (*PERMISSION_CONSENT_FIELDS, "phone_number")
     ),
     *consent_columns(
-        "whatsapp.conversational", "conversation by WhatsApp", (*PERMISSION, "phone_number")
+        "whatsapp.transactional",
+        "notices by WhatsApp",
+        (*PERMISSION_CONSENT_FIELDS, "phone_number"),
+    ),
+    *consent_columns(
+        "whatsapp.conversational",
+        "conversation by WhatsApp",
+        (*PERMISSION_CONSENT_FIELDS, "phone_number"),
     ),
 )
 
-PREDICTIONS = (
-    attribute("predictive_analytics.historic_clv", "Value of all orders so far.", "number"),
-    attribute("predictive_analytics.predicted_clv", "Value expected in 365 days.", "number"),
-    attribute("predictive_analytics.total_clv", "Value so far and expected.", "number"),
-    attribute("predictive_analytics.historic_number_of_orders", "Orders so far.", "number"),
-    attribute(
+PREDICTIVE_COLUMNS = (
+    attribute_column("predictive_analytics.historic_clv", "Value of all orders so far.", "number"),
+    attribute_column("predictive_analytics.predicted_clv", "Value expected in 365 days.", "number"),
+    attribute_column("predictive_analytics.total_clv", "Value so far and expected.", "number"),
+    attribute_column("predictive_analytics.historic_number_of_orders", "Orders so far.", "number"),
+    attribute_column(
         "predictive_analytics.predicted_number_of_orders", "Orders expected in 365 days.", "number"
     ),
-    attribute(
+    attribute_column(
         "predictive_analytics.average_days_between_orders",
         "Days from order to order; NULL after a single one.",
         "number",
     ),
-    attribute("predictive_analytics.average_order_value", "Value of an average order.", "number"),
-    attribute(
+    attribute_column(
+        "predictive_analytics.average_order_value", "Value of an average order.", "number"
+    ),
+    attribute_column(
         "predictive_analytics.churn_probability", "How likely the person is lost, 0 to 1.", "number"
     ),
-    attribute(
+    attribute_column(
         "predictive_analytics.expected_date_of_next_order",
         "When the next order is expected, as worked out at the last one.",
         "timestamp",
     ),
-    attribute(
+    attribute_column(
         "predictive_analytics.ranked_channel_affinity",
         "Channels from the most to the least promising.",
         "ids",
     ),
 )
 
-SUBSCRIPTIONS = AdditionalField(resource="profile", name="subscriptions")
+SUBSCRIPTIONS_FIELD = AdditionalField(resource="profile", name="subscriptions")
 
 PROFILES = Stream(
     name="profiles",
-    about="One row per profile: a person, known by email, phone number or another id.",
+    description="One row per profile: a person, known by email, phone number or another id.",
     section="Profiles",
     source=Collection(
         path="/api/profiles",
         page_size=100,
         additional_fields=(
-            SUBSCRIPTIONS,
-            AdditionalField(resource="profile", name="predictive_analytics", tier=M, optional=True),
+            SUBSCRIPTIONS_FIELD,
+            AdditionalField(
+                resource="profile", name="predictive_analytics", tier=TIER_M, is_optional=True
+            ),
         ),
     ),
     # Of the four comparisons only the two strict ones are offered for `updated`.
-    cursor=Cursor(column="updated", field="updated", inclusive=False),
-    tier=L,
+    cursor=Cursor(column="updated", field="updated", is_inclusive=False),
+    tier=TIER_L,
     scopes=("profiles:read",),
-    marks_deleted=True,
+    has_soft_deletes=True,
     # `updated` moves a profile while it is swept: one could slip from behind to before the reader.
-    ids_by=Cursor(column="created", field="created", inclusive=False),
-    columns=(*PERSON, *CONSENTS, *PREDICTIONS),
+    id_scan_cursor=Cursor(column="created", field="created", is_inclusive=False),
+    columns=(*PERSON_COLUMNS, *CONSENT_COLUMNS, *PREDICTIVE_COLUMNS),
 )
 
-PROFILE_MERGES = Merges(
+PROFILE_MERGES = ProfileMergeRule(
     name="profile_merges",
     people="profiles",
     identifiers=("email", "phone_number", "external_id"),
@@ -196,29 +210,36 @@ PROFILE_MERGES = Merges(
 
 GLOBAL_EXCLUSIONS = Stream(
     name="global_exclusions",
-    about="One row per profile that is suppressed: no marketing by email goes there.",
+    description="One row per profile that is suppressed: no marketing by email goes there.",
     section="Profiles",
-    source=Collection(path="/api/profiles", page_size=100, additional_fields=(SUBSCRIPTIONS,)),
+    source=Collection(
+        path="/api/profiles", page_size=100, additional_fields=(SUBSCRIPTIONS_FIELD,)
+    ),
     cursor=Cursor(
         column="suppressed_at",
-        field=f"{SUPPRESSION}.timestamp",
+        field=f"{SUPPRESSION_PATH}.timestamp",
         # Lifting the newest of several suppressions makes it go back.
         is_version=False,
         # The filter is what leaves out everybody who was never suppressed.
         earliest=datetime(1970, 1, 1, tzinfo=UTC),
     ),
-    tier=L,
+    tier=TIER_L,
     scopes=("profiles:read",),
-    ignores_start=True,
+    is_exempt_from_start_date=True,
     columns=(
-        *PERSON,
-        *CONSENTS,
-        Column("suppressions", "Each suppression's reason and time.", "json", At(SUPPRESSION)),
+        *PERSON_COLUMNS,
+        *CONSENT_COLUMNS,
+        Column(
+            "suppressions",
+            "Each suppression's reason and time.",
+            "json",
+            FieldPath(SUPPRESSION_PATH),
+        ),
         Column(
             "suppressed_at",
             "When the newest suppression began.",
             "timestamp",
-            Newest(SUPPRESSION, "timestamp"),
+            LatestOf(SUPPRESSION_PATH, "timestamp"),
         ),
     ),
 )

@@ -1,14 +1,9 @@
-"""Reports: how messages performed, by conversion metric and day. Section "Reporting".
-
-What belongs here: the report streams, as values. What does not: how days are packed into requests
-(`sync/reports`). All statistics go by the day a message was sent, in the account's time zone.
-Source: https://developers.klaviyo.com/en/reference/reporting_api_overview, revision 2026-07-15.
-"""
+"""Reports: how messages performed, by conversion metric and day. Section "Reporting"."""
 
 from klaviyo_assets.model.column import Column
-from klaviyo_assets.model.report import Report
+from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.model.stream import Stream
-from klaviyo_assets.model.tiers import REPORT
+from klaviyo_assets.rate_tiers import TIER_REPORT
 
 STATISTICS: dict[str, str] = {
     "average_order_value": "Conversion value a conversion.",
@@ -45,7 +40,7 @@ STATISTICS: dict[str, str] = {
 }
 """Every statistic that campaign and flow reports offer, with what it counts."""
 
-RATES = {
+RATE_DENOMINATORS = {
     "average_order_value": "conversions",
     "bounce_rate": "recipients",
     "bounced_or_failed_rate": "recipients",
@@ -81,7 +76,7 @@ def report_columns(subject: str, names: tuple[str, ...]) -> tuple[Column, ...]:
     )
 
 
-def report_key(subject: str) -> tuple[str, ...]:
+def report_key_columns(subject: str) -> tuple[str, ...]:
     """Return the key columns of a report about `subject`."""
     ids = (f"{subject}_id", f"{subject}_message_id")
     return ("date", "conversion_metric_id", *ids, "send_channel")
@@ -89,35 +84,35 @@ def report_key(subject: str) -> tuple[str, ...]:
 
 CAMPAIGN_VALUES_REPORTS = Stream(
     name="campaign_values_reports",
-    about="One row per day, conversion metric, campaign message and channel.",
+    description="One row per day, conversion metric, campaign message and channel.",
     section="Reporting",
-    source=Report(
+    source=ReportEndpoint(
         path="/api/campaign-values-reports",
         type="campaign-values-report",
         subject="campaign",
         interval=None,
-        most_days=365,
+        max_days=365,
         group_by=("campaign_id", "campaign_message_id", "send_channel", "campaign_message_name"),
         statistics=tuple(STATISTICS),
-        rates=RATES,
+        rate_denominators=RATE_DENOMINATORS,
     ),
-    key=report_key("campaign"),
+    key=report_key_columns("campaign"),
     partitioning="metric and month",
-    tier=REPORT,
+    tier=TIER_REPORT,
     scopes=("campaigns:read",),
     columns=report_columns("campaign", ("campaign_message_name",)),
 )
 
 FLOW_SERIES_REPORTS = Stream(
     name="flow_series_reports",
-    about="One row per day, conversion metric, flow message and channel.",
+    description="One row per day, conversion metric, flow message and channel.",
     section="Reporting",
-    source=Report(
+    source=ReportEndpoint(
         path="/api/flow-series-reports",
         type="flow-series-report",
         subject="flow",
         interval="daily",
-        most_days=60,
+        max_days=60,
         group_by=(
             "flow_id",
             "flow_message_id",
@@ -126,11 +121,11 @@ FLOW_SERIES_REPORTS = Stream(
             "flow_message_name",
         ),
         statistics=tuple(STATISTICS),
-        rates=RATES,
+        rate_denominators=RATE_DENOMINATORS,
     ),
-    key=report_key("flow"),
+    key=report_key_columns("flow"),
     partitioning="metric and month",
-    tier=REPORT,
+    tier=TIER_REPORT,
     scopes=("flows:read",),
     columns=report_columns("flow", ("flow_name", "flow_message_name")),
 )

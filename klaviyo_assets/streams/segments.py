@@ -1,24 +1,19 @@
-"""Segments: profiles that a rule finds. Klaviyo API reference, section "Segments".
-
-What belongs here: the streams of this section, as values. What does not: anything that acts.
-As with lists, `updated` says nothing of members and deletions are reported nowhere: read whole.
-Source: https://developers.klaviyo.com/en/reference/segments_api_overview, revision 2026-07-15.
-"""
+"""Segments: profiles that a rule finds. Klaviyo API reference, section "Segments"."""
 
 from klaviyo_assets.model.column import Column, RelatedIds
 from klaviyo_assets.model.stream import Collection, Stream
-from klaviyo_assets.model.tiers import L
+from klaviyo_assets.rate_tiers import TIER_L
 
 SEGMENTS = Stream(
     name="segments",
-    about="One row per segment.",
+    description="One row per segment.",
     section="Segments",
     # The ids of a to-many relationship come only with `include`; it costs no request.
     source=Collection(path="/api/segments", page_size=10, include=("flow-triggers", "tags")),
-    tier=L,
+    tier=TIER_L,
     scopes=("segments:read",),
-    ignores_start=True,
-    marks_deleted=True,
+    is_exempt_from_start_date=True,
+    has_soft_deletes=True,
     columns=(
         Column("name", "The segment's name."),
         Column("definition", "The rule as a tree of conditions.", "json", is_free_form=True),
@@ -27,12 +22,12 @@ SEGMENTS = Stream(
         Column("is_active", "Whether Klaviyo keeps its members up to date.", "boolean"),
         Column("is_processing", "Whether Klaviyo is working its members out.", "boolean"),
         Column("is_starred", "Whether somebody has starred it.", "boolean"),
-        Column("tag_ids", "The tags it carries.", "ids", place=RelatedIds("tags")),
+        Column("tag_ids", "The tags it carries.", "ids", declared_source=RelatedIds("tags")),
         Column(
             "flow_trigger_ids",
             "The flows that entering it sets off.",
             "ids",
-            place=RelatedIds("flow-triggers"),
+            declared_source=RelatedIds("flow-triggers"),
         ),
     ),
 )

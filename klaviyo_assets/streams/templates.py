@@ -1,16 +1,12 @@
-"""Templates: how emails look. Klaviyo API reference, section "Templates".
-
-What belongs here: the streams of this section, as values. What does not: anything that acts.
-Source: https://developers.klaviyo.com/en/reference/templates_api_overview, revision 2026-07-15.
-"""
+"""Templates: how emails look. Klaviyo API reference, section "Templates"."""
 
 from klaviyo_assets.model.column import Column
 from klaviyo_assets.model.stream import AdditionalField, Collection, Cursor, Stream
-from klaviyo_assets.model.tiers import L
+from klaviyo_assets.rate_tiers import TIER_L
 
 EMAIL_TEMPLATES = Stream(
     name="email_templates",
-    about="One row per email template.",
+    description="One row per email template.",
     section="Templates",
     source=Collection(
         path="/api/templates",
@@ -18,9 +14,9 @@ EMAIL_TEMPLATES = Stream(
         additional_fields=(AdditionalField(resource="template", name="definition"),),
     ),
     cursor=Cursor(column="updated", field="updated"),
-    tier=L,
+    tier=TIER_L,
     scopes=("templates:read",),
-    marks_deleted=True,
+    has_soft_deletes=True,
     columns=(
         Column("name", "The template's name."),
         Column("editor_type", "How it is edited: SYSTEM_DRAGGABLE, USER_DRAGGABLE, CODE, SIMPLE."),

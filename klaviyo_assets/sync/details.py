@@ -1,8 +1,4 @@
-"""One request per parent record: recipient estimates of campaigns, profile counts of lists.
-
-What belongs here: which parents are asked again, and asking them side by side. What does not: how
-the answers join their parents (`lake`).
-"""
+"""One request per parent record: recipient estimates of campaigns, profile counts of lists."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -15,7 +11,15 @@ from threading import Event
 import pyarrow as pa
 from msgspec import json
 
-from klaviyo_assets.api.protocol import detail_request
+from klaviyo_assets.api.requests import detail_request
+from klaviyo_assets.arrow_buffers import (
+    TIMESTAMP_UTC,
+    ArrowArray,
+    build_null_array,
+    build_timestamp_array,
+)
+from klaviyo_assets.decode.decoder import DecodedPage, PageDecoder
+from klaviyo_assets.decode.schema import PARENT_VERSION_FIELD
 from klaviyo_assets.errors import (
     BrokenBodyError,
     ContractError,
@@ -26,42 +30,39 @@ from klaviyo_assets.errors import (
     RequestError,
     ServerError,
 )
-from klaviyo_assets.model.stream import WHOLE, Detail, Slice
-from klaviyo_assets.sync.walk import Ask, Piece
-from klaviyo_assets.tables.decode import Page, PageDecoder
-from klaviyo_assets.tables.schema import MOMENT, PARENT_VERSION
-from klaviyo_assets.tables.values import Array, moments, nulls
+from klaviyo_assets.model.stream import WHOLE_COLLECTION, Detail, Slice
+from klaviyo_assets.sync.window_reader import PageResult, RequestContext
 
-_WORKERS = 4
+_WORKER_COUNT = 4
 """Enough to fill the tightest limits (1 to 10 a second) at any usual latency."""
 
-_OF_ONE_PARENT = (
+_PARENT_ERRORS = (
     *(RequestError, NotFoundError, ContractError),
     *(ServerError, BrokenBodyError, LargeBodyError),
 )
 """What may be wrong with one parent alone; a key, a limit or a line concerns them all."""
 
-MOST_IN_A_ROW = 10
+MAX_CONSECUTIVE_FAILURES = 10
 """Parents without an answer in a row before it is the endpoint that is taken to be broken."""
 
-UNANSWERED_SHARE, UNANSWERED_COUNT = 0.01, 100
+MAX_UNANSWERED_SHARE, MAX_UNANSWERED_COUNT = 0.01, 100
 """Share and number of parents without an answer that, both exceeded, fail a sync at its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parent:
+class ParentRecord:
     """A parent record: its id, and the value whose change makes it worth asking again."""
 
     id: str
     version: datetime | None
 
 
-def worth_asking(
+def parents_to_fetch(
     parents: Mapping[str, datetime | None],
     stored: Mapping[str, datetime | None],
     *,
-    since: datetime | None,
-) -> list[Parent]:
+    reread_since: datetime | None,
+) -> list[ParentRecord]:
     """Return the parents to ask about, those never answered and the others in turn.
 
     Some of those never answered may fail for good: in a row they would look like a broken endpoint.
@@ -72,18 +73,19 @@ def worth_asking(
         since: when a sync that asks everything began and was cut short; what was read since is
             not asked again. None: everything is.
     """
-    never = [Parent(id=each, version=parents[each]) for each in parents if each not in stored]
+    never = [ParentRecord(id=each, version=parents[each]) for each in parents if each not in stored]
     again = [
-        Parent(id=each, version=version)
+        ParentRecord(id=each, version=version)
         for each, version in parents.items()
-        if each in stored and _is_older(stored[each], version if version is not None else since)
+        if each in stored
+        and _is_outdated(stored[each], version if version is not None else reread_since)
     ]
     in_turn = chain.from_iterable(zip_longest(never, again))
     return [each for each in in_turn if each is not None]
 
 
-def _is_older(known: datetime | None, wanted: datetime | None) -> bool:
-    return known is None or wanted is None or known < wanted
+def _is_outdated(stored_version: datetime | None, current_version: datetime | None) -> bool:
+    return stored_version is None or current_version is None or stored_version < current_version
 
 
 class FanOut:
@@ -91,36 +93,36 @@ class FanOut:
 
     def __init__(  # noqa: PLR0913 - how to ask, all by name
         self,
-        ask: Ask,
-        parents: list[Parent],
+        context: RequestContext,
+        parents: list[ParentRecord],
         *,
         decoder: PageDecoder,
-        asked_at: datetime,
-        has_answered: bool = False,
+        requested_at: datetime,
+        has_stored_rows: bool = False,
         stored: "Callable[[Collection[str]], pa.RecordBatch | None] | None" = None,
     ) -> None:
-        """Hold what to ask; nothing is sent before `items` is iterated.
+        """Hold what to ask; nothing is sent before `results` is iterated.
 
-        `asked_at` (UTC) is when an answer that says "none" counts as read. `has_answered`: Klaviyo
-        has answered about a parent before, so that a refusal is the matter of that parent.
+        `requested_at` (UTC) is when an answer that says "none" counts as read. `has_stored_rows`:
+        Klaviyo has answered about a parent before, so that a refusal is the matter of that parent.
         `stored` gives the rows of parents, by their ids, that a replacement keeps where no answer
         comes; None where the stored rows stay anyway.
         """
-        self._ask = ask
-        self._has_answered = has_answered
+        self._context = context
+        self._has_stored_rows = has_stored_rows
         self._parents = parents
         self._decoder = decoder
-        self._asked_at = asked_at
+        self._requested_at = requested_at
         self._stored = stored
         self._without_answer: list[str] = []
         self._stop = Event()
-        self.vanished = 0
-        self.last_round_at: datetime | None = None
-        self.unanswered: Counter[str] = Counter()
+        self.missing_parents = 0
+        self.last_pass_at: datetime | None = None
+        self.unanswered_parents: Counter[str] = Counter()
         """Parents that Klaviyo gave no answer about, by the reason: later syncs ask again."""
-        self._in_a_row = 0
+        self._consecutive_failures = 0
 
-    def items(self) -> Iterator[Piece | Slice]:
+    def results(self) -> Iterator[PageResult | Slice]:
         """Yield a piece a parent in the order of the parents, then the one slice.
 
         A parent that Klaviyo gives no answer about costs itself alone.
@@ -129,28 +131,30 @@ class FanOut:
             KlaviyoAssetsError: as the client says; or what was the matter with a parent, where it
                 is the matter with many in a row, or with many of all at the end.
         """
-        waiting, last_at = iter(self._parents), self._asked_at
-        with ThreadPoolExecutor(_WORKERS, thread_name_prefix="klaviyo-detail") as threads:
+        waiting, last_at = iter(self._parents), self._requested_at
+        with ThreadPoolExecutor(_WORKER_COUNT, thread_name_prefix="klaviyo-detail") as threads:
             try:
                 flight = [
-                    (each, threads.submit(self._one, each)) for each in islice(waiting, _WORKERS)
+                    (each, threads.submit(self._fetch_parent, each))
+                    for each in islice(waiting, _WORKER_COUNT)
                 ]
                 while flight:
-                    piece = self._answer(*flight.pop(0))
+                    result = self._collect_result(*flight.pop(0))
                     flight.extend(
-                        (each, threads.submit(self._one, each)) for each in islice(waiting, 1)
+                        (each, threads.submit(self._fetch_parent, each))
+                        for each in islice(waiting, 1)
                     )
-                    if piece is not None:
-                        last_at = piece.at
-                        yield piece
+                    if result is not None:
+                        last_at = result.responded_at
+                        yield result
             finally:
                 self._stop.set()
                 threads.shutdown(wait=False, cancel_futures=True)
-        self._refuse_too_many()
+        self._refuse_too_many_failures()
         yield from self._rows_that_stay(last_at)
-        yield WHOLE
+        yield WHOLE_COLLECTION
 
-    def _rows_that_stay(self, at: datetime) -> Iterator[Piece]:
+    def _rows_that_stay(self, at: datetime) -> Iterator[PageResult]:
         """Yield the stored rows of parents without an answer, as they are, where they would leave.
 
         What Klaviyo could not tell of now is no less true than before; later syncs ask again.
@@ -160,62 +164,77 @@ class FanOut:
         rows = self._stored(self._without_answer)
         if rows is not None:
             page = _page_of(rows)
-            yield Piece(slice=WHOLE, page=page, batch=rows, read=None, highest=None, at=at)
+            yield PageResult(
+                slice=WHOLE_COLLECTION,
+                page=page,
+                batch=rows,
+                completed_window=None,
+                max_cursor=None,
+                responded_at=at,
+            )
 
-    def _answer(self, parent: Parent, asked: "Future[Piece | None]") -> Piece | None:
+    def _collect_result(
+        self, parent: ParentRecord, future: "Future[PageResult | None]"
+    ) -> PageResult | None:
         """Return what came of a parent; None where it is gone, or where no answer came."""
         try:
-            piece = asked.result()
-        except _OF_ONE_PARENT as error:
-            self.unanswered[reason_of(error)] += 1
+            result = future.result()
+        except _PARENT_ERRORS as error:
+            self.unanswered_parents[describe_detail_failure(error)] += 1
             self._without_answer.append(parent.id)
-            self._in_a_row += 1
-            is_of_parent = self._has_answered and isinstance(error, RequestError)
-            if self._in_a_row >= (UNANSWERED_COUNT if is_of_parent else MOST_IN_A_ROW):
+            self._consecutive_failures += 1
+            is_of_parent = self._has_stored_rows and isinstance(error, RequestError)
+            if self._consecutive_failures >= (
+                MAX_UNANSWERED_COUNT if is_of_parent else MAX_CONSECUTIVE_FAILURES
+            ):
                 raise
             return None
-        self._in_a_row = 0
-        if piece is None and not self._stop.is_set():
-            self.vanished += 1
-        return piece
+        self._consecutive_failures = 0
+        if result is None and not self._stop.is_set():
+            self.missing_parents += 1
+        return result
 
-    def _refuse_too_many(self) -> None:
-        failed, asked = self.unanswered.total(), len(self._parents)
-        if failed <= max(UNANSWERED_COUNT, asked * UNANSWERED_SHARE):
+    def _refuse_too_many_failures(self) -> None:
+        failed, requested = self.unanswered_parents.total(), len(self._parents)
+        if failed <= max(MAX_UNANSWERED_COUNT, requested * MAX_UNANSWERED_SHARE):
             return
-        reasons = "; ".join(sorted(self.unanswered))
+        reasons = "; ".join(sorted(self.unanswered_parents))
         raise ContractError(
-            f"Klaviyo gave no answer about {failed} of {asked} records, more than "
-            f"{UNANSWERED_COUNT} and more than 1 % ({reasons}); the others are stored, and a later "
+            f"Klaviyo gave no answer about {failed} of {requested} records, more than "
+            f"{MAX_UNANSWERED_COUNT} and more than 1 % ({reasons}); the others are stored, and a "
+            "later "
             "run asks about these again",
-            stream=self._ask.stream.name,
+            stream=self._context.stream.name,
         )
 
     def close(self) -> None:
         """Stop before the next request."""
         self._stop.set()
 
-    def _one(self, parent: Parent) -> Piece | None:
+    def _fetch_parent(self, parent: ParentRecord) -> PageResult | None:
         if self._stop.is_set():
             return None
-        stream, source = self._ask.stream, self._ask.stream.source
+        stream, source = self._context.stream, self._context.stream.source
         if not isinstance(source, Detail):
             raise TypeError(f"{stream.name} has no parent records to ask about")
         request = detail_request(
-            stream, parent.id, base_url=self._ask.base_url, without=self._ask.left_out
+            stream,
+            parent.id,
+            base_url=self._context.base_url,
+            excluded_fields=self._context.excluded_fields,
         )
         try:
-            page, at = self._ask.read(request, WHOLE)
+            page, at = self._context.fetch_page(request, WHOLE_COLLECTION)
         except NotFoundError:
-            if not source.missing_is_null:
+            if not source.is_null_when_missing:
                 return None
             nothing = json.encode({"data": {"id": parent.id, "attributes": {}}})
-            at = self._asked_at
+            at = self._requested_at
             page = self._decoder.decode(nothing, synced_at=at)
-        return _piece(page, parent, at=at)
+        return _build_result(page, parent, responded_at=at)
 
 
-def reason_of(error: KlaviyoAssetsError) -> str:
+def describe_detail_failure(error: KlaviyoAssetsError) -> str:
     """Return in a few words why no answer came, without anything of the one record."""
     match error:
         case PermanentError(status=int(status)):
@@ -226,14 +245,14 @@ def reason_of(error: KlaviyoAssetsError) -> str:
             return "the answer cannot be read"
 
 
-def _page_of(rows: pa.RecordBatch) -> Page:
+def _page_of(rows: pa.RecordBatch) -> DecodedPage:
     """Return stored rows as a page of which nothing came."""
-    return Page(
+    return DecodedPage(
         batch=rows,
         next_link=None,
-        records=0,
-        lowest=None,
-        highest=None,
+        record_count=0,
+        lowest_cursor=None,
+        highest_cursor=None,
         is_ascending=True,
         quarantined=(),
         notices=(),
@@ -241,13 +260,24 @@ def _page_of(rows: pa.RecordBatch) -> Page:
     )
 
 
-def _versions(parent: Parent, rows: int) -> Array:
-    return nulls(rows, MOMENT) if parent.version is None else moments(parent.version, rows)
+def _build_version_column(parent: ParentRecord, row_count: int) -> ArrowArray:
+    return (
+        build_null_array(row_count, TIMESTAMP_UTC)
+        if parent.version is None
+        else build_timestamp_array(parent.version, row_count)
+    )
 
 
-def _piece(page: Page, parent: Parent, *, at: datetime) -> Piece:
-    batch, place = page.batch, page.batch.schema.get_field_index(PARENT_VERSION)
+def _build_result(page: DecodedPage, parent: ParentRecord, *, responded_at: datetime) -> PageResult:
+    batch, place = page.batch, page.batch.schema.get_field_index(PARENT_VERSION_FIELD)
     if place >= 0:
-        versions = _versions(parent, batch.num_rows)
-        batch = batch.set_column(place, PARENT_VERSION, versions)
-    return Piece(slice=WHOLE, page=page, batch=batch, read=None, highest=parent.version, at=at)
+        versions = _build_version_column(parent, batch.num_rows)
+        batch = batch.set_column(place, PARENT_VERSION_FIELD, versions)
+    return PageResult(
+        slice=WHOLE_COLLECTION,
+        page=page,
+        batch=batch,
+        completed_window=None,
+        max_cursor=parent.version,
+        responded_at=responded_at,
+    )

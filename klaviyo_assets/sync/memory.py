@@ -1,9 +1,5 @@
 """Memory that pages took goes back to the system, and looking for garbage costs next to nothing.
 
-What belongs here: all that a run or step process changes for itself as a whole, which is its
-allocators and its collector; never at import, and not with KLAVIYO_TUNE_PROCESS=false. What does
-not: how many pages there may be at once (`pace`).
-
 Measured in turn, MiB resident at the most for 200,000 and 1,000,000 events and for 50,000 profiles
 at 150 ms a page, and thousands a second of 200,000 events, at once and at 150 ms a page; medians of
 eight runs and of two:
@@ -35,20 +31,20 @@ _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 """Numbers of glibc's <malloc.h>."""
 
-LARGE_BYTES = 4 * 1024 * 1024
+MMAP_THRESHOLD_BYTES = 4 * 1024 * 1024
 """From here on a block is the system's own; the text of a usual page is smaller, and the next page
 comes to lie where it lay."""
 
-KEPT_BYTES = 64 * 1024 * 1024
+TRIM_THRESHOLD_BYTES = 64 * 1024 * 1024
 """Free memory at the top of the heap that is kept for the next pages."""
 
-ARENAS = 1
+MALLOC_ARENA_COUNT = 1
 """Heaps: one, however many threads there are."""
 
-LARGE_PROCESS_BYTES = 320 * 1024 * 1024
+HEAP_TRIM_RSS_BYTES = 320 * 1024 * 1024
 """Memory of a process, resident, above which free blocks are given back."""
 
-YOUNG_OBJECTS = 50_000
+GC_THRESHOLD_OBJECTS = 50_000
 """New containers before the collector looks for circles among them; 700 as it comes.
 
 Most of a page's are gone again without it.
@@ -66,11 +62,11 @@ def tune_process() -> None:
     and growing, 335 and flat with the system's.
     """
     pa.set_memory_pool(pa.system_memory_pool())
-    give_large_blocks_back()
-    spare_what_lives_on()
+    configure_malloc()
+    freeze_garbage_collector()
 
 
-def give_large_blocks_back() -> None:
+def configure_malloc() -> None:
     """Let every large block, the text of an unusual page, go back as soon as it is freed.
 
     By itself glibc takes all blocks from heaps, one a thread, after it has freed a few: what lies
@@ -81,12 +77,12 @@ def give_large_blocks_back() -> None:
         return
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
-        mallopt(_M_ARENA_MAX, ARENAS)
+        mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES)
+        mallopt(_M_ARENA_MAX, MALLOC_ARENA_COUNT)
 
 
-def give_free_blocks_back() -> None:
+def trim_heap() -> None:
     """Give the system what is free between blocks that live on, once this process is large.
 
     Some milliseconds of work; without it the free part of the heap grows as long as a sync goes on.
@@ -95,12 +91,12 @@ def give_free_blocks_back() -> None:
         return
     with suppress(OSError, AttributeError):
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        if pages * PAGESIZE > LARGE_PROCESS_BYTES:
+        if pages * PAGESIZE > HEAP_TRIM_RSS_BYTES:
             ctypes.CDLL(None).malloc_trim(0)
             ARROWS_OWN.release_unused()
 
 
-def spare_what_lives_on() -> None:
+def freeze_garbage_collector() -> None:
     """Keep the collector from walking again and again through what this process will keep anyway.
 
     Dagster's modules and definitions are 170,000 containers. Walked through twice in 200,000
@@ -111,8 +107,8 @@ def spare_what_lives_on() -> None:
     DuckDB makes at its import would be reported as leaks when the process ends.
     """
     # To ask how much is spared already walks through it: 10 ms, for each stream of a job.
-    if gc.get_threshold()[0] == YOUNG_OBJECTS:
+    if gc.get_threshold()[0] == GC_THRESHOLD_OBJECTS:
         return
-    gc.set_threshold(YOUNG_OBJECTS, 20, 50)
+    gc.set_threshold(GC_THRESHOLD_OBJECTS, 20, 50)
     if "duckdb" not in sys.modules:
         gc.freeze()

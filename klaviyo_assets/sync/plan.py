@@ -1,28 +1,24 @@
-"""What a sync reads: which windows of which slices, from which mark, and why.
+"""What a sync reads: which windows of which slices, from which mark, and why."""
 
-What belongs here: the decision, pure, with a sentence for everything unexpected. What does not:
-carrying it out (`pool`, `pull`).
-"""
-
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from klaviyo_assets.errors import SettingError
-from klaviyo_assets.model.stream import WHOLE, Collection, Join, Slice, Stream
-from klaviyo_assets.model.window import Window
-from klaviyo_assets.settings import Settings
-from klaviyo_assets.sync.progress import (
-    RETRIES,
-    Progress,
+from klaviyo_assets.model.stream import WHOLE_COLLECTION, Collection, Join, Slice, Stream
+from klaviyo_assets.model.sync_progress import (
+    QUARANTINE_RETRIES_KEY,
     SliceProgress,
-    mark_from_json,
+    SyncProgress,
+    cursor_from_json,
+    retries_from_json,
     slices_from_json,
 )
-from klaviyo_assets.sync.quarantine_retries import retries_from_json
+from klaviyo_assets.model.window import Window
+from klaviyo_assets.settings import Settings
 
-CURSOR_IN_FUTURE = timedelta(days=2)
+FUTURE_CURSOR_TOLERANCE = timedelta(days=2)
 """A mark this far past our own clock is a fault, not a wrong clock."""
 
 
@@ -35,54 +31,55 @@ class SyncMode(StrEnum):
     FULL_REFRESH_APPEND = "full_refresh_append"
 
     @property
-    def is_full(self) -> bool:
+    def is_full_refresh(self) -> bool:
         """Return whether everything is read again and the table replaced."""
         return self in (SyncMode.FULL_REFRESH_OVERWRITE, SyncMode.FULL_REFRESH_APPEND)
 
     @property
-    def keeps_history(self) -> bool:
+    def should_keep_history(self) -> bool:
         """Return whether every version seen is kept in the history table as well."""
         return self in (SyncMode.INCREMENTAL_APPEND, SyncMode.FULL_REFRESH_APPEND)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class SyncOptions:
     """What the caller wants: the mode, a window to read again, or which ids there still are.
 
-    `confirms_shrink`: a complete read may take away more of the table than KLAVIYO_SHRINK_LIMIT.
+    `is_shrink_confirmed`: a complete read may take away more of the table than
+    KLAVIYO_SHRINK_LIMIT.
     """
 
     mode: SyncMode = SyncMode.INCREMENTAL_DEDUPED
-    again: Window | None = None
-    sweeps_ids: bool = False
-    confirms_shrink: bool = False
+    reread_window: Window | None = None
+    is_id_scan: bool = False
+    is_shrink_confirmed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
+class PreviousSync:
     """What is known before a sync: asset metadata's mark, and the lake's state and version."""
 
-    metadata_mark: datetime | None = None
+    metadata_cursor: datetime | None = None
     lake_state: Mapping[str, object] | None = None
-    version: int | None = None
+    table_version: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)
-class Plan:
+class SyncPlan:
     """Windows to read, in order, the progress they add to, and what has to be said aloud."""
 
     windows: tuple[tuple[Slice, Window], ...]
-    progress: Progress
-    replaces: bool
-    moves_mark: bool
-    notes: tuple[str, ...]
+    progress: SyncProgress
+    is_replacement: bool
+    should_advance_cursor: bool
+    warnings: tuple[str, ...]
 
 
-def slices_of(stream: Stream, settings: Settings) -> tuple[Slice, ...]:
+def select_slices(stream: Stream, settings: Settings) -> tuple[Slice, ...]:
     """Return the parts that the stream is asked for in, one a metric where a setting says so."""
     if not isinstance(stream.source, Collection):
         return ()
-    if not stream.source.metric_filter or not settings.event_metric_ids:
+    if not stream.source.has_metric_filter or not settings.event_metric_ids:
         return stream.source.slices
     return tuple(
         Slice(name=metric, filter=f'equals(metric_id,"{metric}")')
@@ -90,67 +87,86 @@ def slices_of(stream: Stream, settings: Settings) -> tuple[Slice, ...]:
     )
 
 
-def plan_of(
-    stream: Stream, order: Order, known: Known, *, settings: Settings, now: datetime
-) -> Plan:
+def plan_sync(
+    stream: Stream,
+    options: SyncOptions,
+    previous: PreviousSync,
+    *,
+    settings: Settings,
+    now: datetime,
+) -> SyncPlan:
     """Return what to read of a collection stream.
 
     Raises:
         SettingError: the order makes no sense for this stream.
         ConfigError: the lake's mark cannot be read.
     """
-    refuse_nonsense(stream, order)
-    slices = slices_of(stream, settings)
-    start = None if stream.ignores_start else settings.start
-    if stream.is_swept or order.mode.is_full:
-        windows = tuple((each, Window(None if stream.is_swept else start)) for each in slices)
-        progress = Progress(start, {}, tuple(each.name for each in slices))
-        return Plan(windows=windows, progress=progress, replaces=True, moves_mark=True, notes=())
-    progress, notes = _progress_before(stream, known, slices=slices, start=start, now=now)
-    if order.again is not None or order.sweeps_ids:
-        windows = tuple((each, order.again or Window()) for each in slices)
-        return Plan(
-            windows=windows, progress=progress, replaces=False, moves_mark=False, notes=notes
+    validate_options(stream, options)
+    slices = select_slices(stream, settings)
+    start = None if stream.is_exempt_from_start_date else settings.start
+    if stream.is_snapshot or options.mode.is_full_refresh:
+        return _plan_full_read(slices, start, Window(None if stream.is_snapshot else start))
+    progress, notes = _load_progress(stream, previous, slices=slices, start=start, now=now)
+    if options.reread_window is not None or options.is_id_scan:
+        return SyncPlan(
+            windows=tuple((each, options.reread_window or Window()) for each in slices),
+            progress=progress,
+            is_replacement=False,
+            should_advance_cursor=False,
+            warnings=notes,
         )
-    lookback = timedelta(days=settings.lookback_days if _looks_back(stream) else 0)
-    progress.retries.begin(now, progress.active)
-    windows = tuple(
-        (each, window)
-        for each in slices
-        for window in _unread(
-            progress.slices.get(each.name),
-            start=start,
-            lookback=lookback,
-            again=progress.retries.of_slice(each.name),
-        )
+    lookback = timedelta(days=settings.lookback_days if _has_lookback(stream) else 0)
+    progress.retries.select_due(now, progress.active_slices)
+    return SyncPlan(
+        windows=tuple(
+            (each, window)
+            for each in slices
+            for window in _unread_windows(progress, each, start=start, lookback=lookback)
+        ),
+        progress=progress,
+        is_replacement=False,
+        should_advance_cursor=True,
+        warnings=notes,
     )
-    return Plan(windows=windows, progress=progress, replaces=False, moves_mark=True, notes=notes)
 
 
-def refuse_nonsense(stream: Stream, order: Order) -> None:
+def _plan_full_read(slices: Sequence[Slice], start: datetime | None, window: Window) -> SyncPlan:
+    return SyncPlan(
+        windows=tuple((each, window) for each in slices),
+        progress=SyncProgress(start, {}, tuple(each.name for each in slices)),
+        is_replacement=True,
+        should_advance_cursor=True,
+        warnings=(),
+    )
+
+
+def validate_options(stream: Stream, options: SyncOptions) -> None:
     """Refuse an order that the stream cannot carry out.
 
     Raises:
         SettingError: `start`/`end` with a full refresh, for a stream without a filter, or reversed;
             a history of a view; a sweep with anything else, or of a stream without one.
     """
-    if order.sweeps_ids:
-        _refuse_sweep(stream, order)
-    if order.mode.keeps_history and isinstance(stream.source, Join):
+    if options.is_id_scan:
+        _validate_id_scan(stream, options)
+    if options.mode.should_keep_history and isinstance(stream.source, Join):
         raise SettingError(
-            f"sync_mode {order.mode.value} keeps a history, and this stream stores nothing of its "
+            f"sync_mode {options.mode.value} keeps a history, and this stream stores nothing of "
+            "its "
             f"own: it shows {stream.source.left}, so keep a history of that",
             stream=stream.name,
         )
-    if order.confirms_shrink and not (stream.is_swept or order.mode.is_full or order.sweeps_ids):
+    if options.is_shrink_confirmed and not (
+        stream.is_snapshot or options.mode.is_full_refresh or options.is_id_scan
+    ):
         raise SettingError(
             "confirm_shrink: this sync neither drops nor marks a row; give it with sync_mode: "
             "full_refresh_overwrite, or with the option that was refused",
             stream=stream.name,
         )
-    if order.again is None:
+    if options.reread_window is None:
         return
-    if order.mode.is_full:
+    if options.mode.is_full_refresh:
         raise SettingError(
             "start/end read one window again, a full refresh reads everything: give one of the two",
             stream=stream.name,
@@ -160,14 +176,14 @@ def refuse_nonsense(stream: Stream, order: Order) -> None:
             "start/end make no sense here: Klaviyo cannot filter this stream by time",
             stream=stream.name,
         )
-    if order.again.is_empty:
+    if options.reread_window.is_empty:
         raise SettingError("start must lie before end (end is exclusive)", stream=stream.name)
 
 
-def _refuse_sweep(stream: Stream, order: Order) -> None:
-    if stream.ids_by is None:
+def _validate_id_scan(stream: Stream, options: SyncOptions) -> None:
+    if stream.id_scan_cursor is None:
         raise SettingError("sweep_ids: the ids of this stream are not swept", stream=stream.name)
-    if order.again is not None or order.mode is not SyncMode.INCREMENTAL_DEDUPED:
+    if options.reread_window is not None or options.mode is not SyncMode.INCREMENTAL_DEDUPED:
         raise SettingError(
             "sweep_ids reads which ids there still are and no record: give it alone, without "
             "start, end or another sync_mode",
@@ -175,21 +191,17 @@ def _refuse_sweep(stream: Stream, order: Order) -> None:
         )
 
 
-def _looks_back(stream: Stream) -> bool:
+def _has_lookback(stream: Stream) -> bool:
     return stream.cursor is not None and stream.cursor.has_lookback
 
 
-def _unread(
-    known: SliceProgress | None,
-    *,
-    start: datetime | None,
-    lookback: timedelta,
-    again: tuple[Window, ...],
+def _unread_windows(
+    sync_progress: SyncProgress, slice_: Slice, *, start: datetime | None, lookback: timedelta
 ) -> tuple[Window, ...]:
     """Return what is left of `[start, ∞)`, and the lookback window before the mark once more.
 
     As well as the one before the end of all that was read, where that lies beyond a gap, and the
-    windows `again`, which held records that could not be stored.
+    windows to retry, which held records that could not be stored.
 
                 start        mark - lookback      mark
     ──────────────┼────────────────┼────────────────┼──────────▶ UTC
@@ -199,56 +211,65 @@ def _unread(
     A slice without a record has no mark to look back from, and is asked for as a whole: an empty
     answer takes one request all the same, and it brings what comes late, or is imported.
     """
-    progress = known or SliceProgress()
-    if progress.highest is None:
+    progress = sync_progress.slices.get(slice_.name) or SliceProgress()
+    if progress.max_cursor is None:
         return (Window(start),)
     coverage = progress.coverage
     # What a killed run read beyond a gap ends later than the mark; late events lie there as well.
-    ends = (progress.mark(start), *(own.end for own in coverage.windows[-1:]))
+    ends = (progress.high_water_mark(start), *(own.end for own in coverage.windows[-1:]))
     back = [Window(end - lookback, end) for end in ends if end is not None]
-    for window in (*back, *again):
-        coverage = coverage.without(window)
+    for window in (*back, *sync_progress.retries.windows_of_slice(slice_.name)):
+        coverage = coverage.subtract(window)
     return coverage.gaps(Window(start))
 
 
-def _progress_before(
+def _load_progress(
     stream: Stream,
-    known: Known,
+    previous: PreviousSync,
     *,
     slices: tuple[Slice, ...],
     start: datetime | None,
     now: datetime,
-) -> tuple[Progress, tuple[str, ...]]:
+) -> tuple[SyncProgress, tuple[str, ...]]:
     names = tuple(each.name for each in slices)
-    if known.lake_state is None:
-        lost = known.metadata_mark is not None
+    if previous.lake_state is None:
+        lost = previous.metadata_cursor is not None
         note = (
-            f"asset metadata says {known.metadata_mark}, but the lake holds no {stream.name}: "
+            f"asset metadata says {previous.metadata_cursor}, but the lake holds no {stream.name}: "
             "reading from the beginning"
         )
-        return Progress(start, {}, names), ((note,) if lost else ())
-    stored = slices_from_json(known.lake_state)
-    before = _with_all_metrics(stored, names)
-    lake_mark = mark_from_json(known.lake_state)
-    progress = Progress(start, before, names, former=lake_mark, shown=known.metadata_mark)
-    progress.retries = retries_from_json(known.lake_state.get(RETRIES))
+        return SyncProgress(start, {}, names), ((note,) if lost else ())
+    stored = slices_from_json(previous.lake_state)
+    before = _apply_unfiltered_progress(stored, names)
+    lake_mark = cursor_from_json(previous.lake_state)
+    progress = SyncProgress(
+        start, before, names, previous_cursor=lake_mark, metadata_cursor=previous.metadata_cursor
+    )
+    progress.retries = retries_from_json(previous.lake_state.get(QUARANTINE_RETRIES_KEY))
     # What of all metrics could not be stored may be one of each that is read alone from now on.
-    progress.retries.share(WHOLE.name, (each for each in names if each not in stored))
-    notes = _reconciled(progress, behind=mark_from_json(known.lake_state, "behind"))
-    if any(each.highest and each.highest > now + CURSOR_IN_FUTURE for each in before.values()):
+    progress.retries.share(WHOLE_COLLECTION.name, (each for each in names if each not in stored))
+    notes = _resolve_cursor_conflict(
+        progress, lagging_cursor=cursor_from_json(previous.lake_state, "behind")
+    )
+    if any(
+        each.max_cursor and each.max_cursor > now + FUTURE_CURSOR_TOLERANCE
+        for each in before.values()
+    ):
         notes.append(f"cursor in the future: going on from {now.isoformat()} instead")
-        progress.former = None
+        progress.previous_cursor = None
         for name, each in progress.slices.items():
-            progress.slices[name] = each.lowered_to(now)
+            progress.slices[name] = each.cap_at(now)
     return progress, tuple(notes)
 
 
-def _reconciled(progress: Progress, *, behind: datetime | None) -> list[str]:
+def _resolve_cursor_conflict(
+    progress: SyncProgress, *, lagging_cursor: datetime | None
+) -> list[str]:
     """Forget what only one of the two marks says was read; return what is to be said of it.
 
-    `behind` is what asset metadata shows where a run was killed right after a commit.
+    `lagging_cursor` is what asset metadata shows where a run was killed right after a commit.
     """
-    lake_mark, shown = progress.former, progress.shown
+    lake_mark, shown = progress.previous_cursor, progress.metadata_cursor
     if lake_mark is None or shown == lake_mark:
         return []
     if shown is None:
@@ -257,30 +278,30 @@ def _reconciled(progress: Progress, *, behind: datetime | None) -> list[str]:
             "(to read everything again, use sync_mode: full_refresh_overwrite)"
         )
         return [note]
-    if shown == behind:
+    if shown == lagging_cursor:
         note = (
             f"asset metadata is one commit behind, as a kill leaves it ({shown}): going on from "
             f"the lake's mark, {lake_mark.isoformat()}"
         )
         return [note]
     for name, each in progress.slices.items():
-        agreed = each.coverage.without(Window(shown, max(shown, lake_mark)))
+        agreed = each.coverage.subtract(Window(shown, max(shown, lake_mark)))
         progress.slices[name] = replace(each, coverage=agreed)
     return [f"marks differ: asset metadata {shown}, lake {lake_mark}; the lower counts"]
 
 
-def _with_all_metrics(
-    before: dict[str, SliceProgress], names: tuple[str, ...]
+def _apply_unfiltered_progress(
+    previous: dict[str, SliceProgress], names: tuple[str, ...]
 ) -> dict[str, SliceProgress]:
     """Return the progress where what was read of all metrics counts for each single one."""
-    everything = before.get(WHOLE.name)
+    everything = previous.get(WHOLE_COLLECTION.name)
     if everything is None:
-        return before
-    united = dict(before)
+        return previous
+    united = dict(previous)
     for name in names:
-        own = before.get(name, SliceProgress())
+        own = previous.get(name, SliceProgress())
         united[name] = SliceProgress(
             own.coverage.union(everything.coverage),
-            max(filter(None, (own.highest, everything.highest)), default=None),
+            max(filter(None, (own.max_cursor, everything.max_cursor)), default=None),
         )
     return united

@@ -7,12 +7,19 @@ import argparse
 import sys
 from collections.abc import Iterator
 
-from klaviyo_assets_tests.benchmarks.bursts import bursty_accounts
-from klaviyo_assets_tests.benchmarks.growth import QUICK, SIZES, Step, growth_table, plot, steps
-from klaviyo_assets_tests.benchmarks.measured import BenchmarkError
-from klaviyo_assets_tests.benchmarks.readings import READINGS, Measured, measure
-from klaviyo_assets_tests.benchmarks.report import document, path_of
-from klaviyo_assets_tests.benchmarks.scenes import SCENES, Line
+from klaviyo_assets_tests.benchmarks.bursts import run_burst_cases
+from klaviyo_assets_tests.benchmarks.cases import CASES, CaseResult, run_case
+from klaviyo_assets_tests.benchmarks.growth import (
+    LAKE_SIZES,
+    QUICK_LAKE_SIZES,
+    GrowthStep,
+    growth_table,
+    measure_growth,
+    plot_growth,
+)
+from klaviyo_assets_tests.benchmarks.measurement import BenchmarkError
+from klaviyo_assets_tests.benchmarks.report import render_report, report_path
+from klaviyo_assets_tests.benchmarks.scenarios import SCENARIOS, ScenarioResult
 
 
 class Options(argparse.Namespace):
@@ -26,7 +33,7 @@ class Options(argparse.Namespace):
     dry: bool
 
 
-def options() -> Options:
+def parse_options() -> Options:
     """Return what the command line asks for."""
     found = argparse.ArgumentParser(prog="make bench", description=__doc__)
     found.add_argument("--quick", action="store_true", help="smaller cases, one run of each")
@@ -38,47 +45,51 @@ def options() -> Options:
     return found.parse_args(namespace=Options())
 
 
-def readings(wanted: Options, runs: int) -> Iterator[Measured]:
+def run_cases(options: Options, runs: int) -> Iterator[CaseResult]:
     """Measure the cases that read one collection."""
-    for reading in READINGS:
-        if wanted.only in reading.name:
+    for reading in CASES:
+        if options.only in reading.name:
             print(f"{reading.name} ...", file=sys.stderr, flush=True)
-            yield measure(reading, runs=runs, quick=wanted.quick, beside=not wanted.alone)
+            yield run_case(
+                reading, runs=runs, quick=options.quick, with_baselines=not options.alone
+            )
 
 
-def scenes(wanted: Options) -> Iterator[Line]:
+def run_scenarios(options: Options) -> Iterator[ScenarioResult]:
     """Play the cases of several steps."""
-    for name, scene in {**SCENES, "bursts": bursty_accounts}.items():
-        if wanted.only in name:
+    for name, scene in {**SCENARIOS, "bursts": run_burst_cases}.items():
+        if options.only in name:
             print(f"{name} ...", file=sys.stderr, flush=True)
-            yield from scene(quick=wanted.quick)
+            yield from scene(quick=options.quick)
 
 
 def main() -> int:
     """Run what was asked for; 1 where a program failed."""
-    wanted = options()
+    wanted = parse_options()
     runs = wanted.runs or (1 if wanted.quick else 3)
     name = "growth" if wanted.growth else "quick" if wanted.quick else "full"
-    grown: list[Step] = []
+    grown: list[GrowthStep] = []
     try:
         if wanted.growth:
-            grown = list(steps(QUICK if wanted.quick else SIZES))
-            text = document(said(), runs=1, cases=(), lines=(), more=growth_table(grown))
+            grown = list(measure_growth(QUICK_LAKE_SIZES if wanted.quick else LAKE_SIZES))
+            text = render_report(
+                command_line(), runs=1, cases=(), lines=(), more=growth_table(grown)
+            )
         else:
-            cases, lines = list(readings(wanted, runs)), list(scenes(wanted))
-            text = document(said(), runs=runs, cases=cases, lines=lines)
+            cases, lines = list(run_cases(wanted, runs)), list(run_scenarios(wanted))
+            text = render_report(command_line(), runs=runs, cases=cases, lines=lines)
     except BenchmarkError as problem:
         print(problem, file=sys.stderr)
         return 1
     print(text)
     if not wanted.dry:
-        path_of(name, "md").write_text(text, encoding="utf-8")
+        report_path(name, "md").write_text(text, encoding="utf-8")
         if grown:
-            plot(grown, path_of(name, "svg"))
+            plot_growth(grown, report_path(name, "svg"))
     return 0
 
 
-def said() -> str:
+def command_line() -> str:
     """Return the command as a user gives it."""
     words = " ".join(sys.argv[1:])
     return f"make bench BENCH_ARGS='{words}'" if words else "make bench"

@@ -1,9 +1,6 @@
 """A first sync on a virtual clock: how many requests, and how long Klaviyo's limits make it last.
 
 `python -m klaviyo_assets_tests.benchmarks.model_account` prints the account that the goals name.
-What belongs here: counting requests from what the streams declare, and booking them one by one
-under the published limits, as the ledger does. What does not: sending any. Splits of windows are
-not counted: while the limits are what is waited for, there are none.
 """
 
 import argparse
@@ -13,21 +10,21 @@ from dataclasses import dataclass, field
 from math import ceil
 from types import MappingProxyType
 
-from klaviyo_assets.api.limits import allowances, earliest
-from klaviyo_assets.model.report import Report
+from klaviyo_assets.api.limits import earliest_allowed_time, tier_limits
+from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.model.stream import Collection, Detail, Stream
-from klaviyo_assets.model.tiers import Budget
+from klaviyo_assets.rate_tiers import RateLimitBucket
 from klaviyo_assets.streams import STREAMS
-from klaviyo_assets_tests.benchmarks.report import markdown
+from klaviyo_assets_tests.benchmarks.report import markdown_table
 
-GOAL = 6_426
-GOAL_WITHOUT_DETAILS = 5_226
+REQUEST_GOAL = 6_426
+REQUEST_GOAL_WITHOUT_DETAILS = 5_226
 """Requests of a first sync of the model account, without the pages of suppressed profiles."""
 
-UNPAGED = 200
+UNPAGED_RECORDS = 200
 """Records on a page of a collection that takes no `page[size]`."""
 
-MODEL: Mapping[str, Sequence[int]] = MappingProxyType(
+MODEL_COUNTS: Mapping[str, Sequence[int]] = MappingProxyType(
     {
         "accounts": (1,),
         "campaigns": (1_000,),
@@ -43,97 +40,97 @@ MODEL: Mapping[str, Sequence[int]] = MappingProxyType(
 )
 """Records of each collection, slice by slice; slices that are not named are empty."""
 
-METRICS, DAYS = 20, 365
+METRIC_COUNT, REPORT_DAYS = 20, 365
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """What a stream asks for: so many requests, each of which spends all of `budgets`."""
+class StreamRequests:
+    """What a stream asks for: that many requests, each spending all `rate_limit_buckets`."""
 
     stream: str
-    budgets: tuple[Budget, ...]
+    budgets: tuple[RateLimitBucket, ...]
     requests: int
 
 
 @dataclass(slots=True)
-class Booked:
+class BookedTimes:
     """The moments booked in one budget, in seconds from the start."""
 
-    moments: list[float] = field(default_factory=list[float])
+    times: list[float] = field(default_factory=list[float])
 
     def nth_last(self, n: int) -> float | None:
         """Return the n-th booking from the end; None where fewer are."""
-        return self.moments[-n] if n <= len(self.moments) else None
+        return self.times[-n] if n <= len(self.times) else None
 
 
-def requests_of(stream: Stream, counts: Mapping[str, Sequence[int]]) -> int:
+def count_requests(stream: Stream, counts: Mapping[str, Sequence[int]]) -> int:
     """Return the requests of a first sync of one stream; none for a join.
 
     Totals of campaigns cost one request a metric and year where it is known when each was sent.
     """
     match stream.source:
         case Collection() as source:
-            size = source.page_size or UNPAGED
+            size = source.page_size or UNPAGED_RECORDS
             known = counts.get(stream.name, ())
             empty = len(source.slices) - len(known)
             return sum(max(1, ceil(count / size)) for count in known) + max(0, empty)
         case Detail() as source:
             return sum(counts.get(source.parent, ()))
-        case Report() as report:
-            return METRICS * ceil(DAYS / report.most_days)
+        case ReportEndpoint() as report:
+            return METRIC_COUNT * ceil(REPORT_DAYS / report.max_days)
         case _:
             return 0
 
 
-def works(
+def plan_requests(
     counts: Mapping[str, Sequence[int]],
     *,
     streams: Iterable[Stream] = tuple(STREAMS.values()),
-    without: frozenset[str] = frozenset(),
-) -> list[Work]:
-    """Return what each stream asks for; `without` names optional fields that are left out."""
+    excluded_fields: frozenset[str] = frozenset(),
+) -> list[StreamRequests]:
+    """Return what each stream asks for; `excluded_fields` are optional fields left out."""
     return [
-        Work(
+        StreamRequests(
             stream=stream.name,
-            budgets=stream.budgets(without=without),
-            requests=requests_of(stream, counts),
+            budgets=stream.rate_limit_buckets(excluded_fields=excluded_fields),
+            requests=count_requests(stream, counts),
         )
         for stream in streams
     ]
 
 
-def simulate(asked: Sequence[Work], *, share: float) -> dict[str, float]:
+def simulate(requests: Sequence[StreamRequests], *, share: float) -> dict[str, float]:
     """Return when each stream's last request may leave, in seconds; all of them begin at once.
 
     Streams that share a budget take turns; `share` is our part of the steady limits.
     """
-    booked: dict[Budget, Booked] = {}
-    left = {work.stream: work.requests for work in asked}
+    booked: dict[RateLimitBucket, BookedTimes] = {}
+    left = {work.stream: work.requests for work in requests}
     ends = dict.fromkeys(left, 0.0)
     while any(left.values()):
         moments = {
             work.stream: max(
-                earliest(
-                    allowances(budget.tier, share=share, scale=1),
-                    booked.setdefault(budget, Booked()),
+                earliest_allowed_time(
+                    tier_limits(budget.tier, share=share, scale=1),
+                    booked.setdefault(budget, BookedTimes()),
                     0.0,
                 )
                 for budget in work.budgets
             )
-            for work in asked
+            for work in requests
             if left[work.stream]
         }
         work = min(
-            (each for each in asked if each.stream in moments), key=lambda w: moments[w.stream]
+            (each for each in requests if each.stream in moments), key=lambda w: moments[w.stream]
         )
         for budget in work.budgets:
-            booked[budget].moments.append(moments[work.stream])
+            booked[budget].times.append(moments[work.stream])
         left[work.stream] -= 1
         ends[work.stream] = moments[work.stream]
     return ends
 
 
-def table(asked: Sequence[Work], ends: Mapping[str, float]) -> str:
+def format_table(requests: Sequence[StreamRequests], ends: Mapping[str, float]) -> str:
     """Return requests and least wall time of each stream, and of all side by side."""
     rows = [
         (
@@ -142,12 +139,12 @@ def table(asked: Sequence[Work], ends: Mapping[str, float]) -> str:
             ", ".join(budget.tier.name for budget in work.budgets),
             f"{ends[work.stream] / 60:.1f}",
         )
-        for work in asked
+        for work in requests
         if work.requests
     ]
-    total = sum(work.requests for work in asked)
+    total = sum(work.requests for work in requests)
     rows.append(("all", f"{total:,}", "", f"{max(ends.values()) / 60:.1f}"))
-    return markdown(("stream", "requests", "tiers", "least minutes"), rows)
+    return markdown_table(("stream", "requests", "tiers", "least minutes"), rows)
 
 
 def main() -> int:
@@ -164,12 +161,12 @@ def main() -> int:
         if not (wanted.without_details and isinstance(stream.source, Detail))
     ]
     without = {"predictive_analytics"} if wanted.without_predictions else set[str]()
-    counts = {**MODEL, "global_exclusions": (wanted.suppressed,)}
-    asked = works(counts, streams=streams, without=frozenset(without))
-    print(table(asked, simulate(asked, share=wanted.share)))
+    counts = {**MODEL_COUNTS, "global_exclusions": (wanted.suppressed,)}
+    asked = plan_requests(counts, streams=streams, excluded_fields=frozenset(without))
+    print(format_table(asked, simulate(asked, share=wanted.share)))
     suppressed = ceil(wanted.suppressed / 100)
     total = sum(work.requests for work in asked) - suppressed
-    goal = GOAL_WITHOUT_DETAILS if wanted.without_details else GOAL
+    goal = REQUEST_GOAL_WITHOUT_DETAILS if wanted.without_details else REQUEST_GOAL
     print(f"\n{total:,} requests without those of suppressed profiles; goal {goal:,} and 5 %")
     return int(total > goal * 1.05)
 

@@ -1,8 +1,4 @@
-"""`dagster dev` as a user starts it: the UI, the daemon and the code server, on a free port.
-
-What belongs here: starting it over a home, and ending it with all that it started. What does not:
-looking at it (`screen`), judging (the tests).
-"""
+"""`dagster dev` as a user starts it: the UI, the daemon and the code server, on a free port."""
 
 import os
 import signal
@@ -19,12 +15,12 @@ from urllib.error import URLError
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home
 
-PATIENCE_SECONDS = 120
-END_SECONDS = 30
+START_TIMEOUT_SECONDS = 120
+STOP_TIMEOUT_SECONDS = 30
 
 
 @contextmanager
-def dagster_dev(home: Home) -> Generator[str]:
+def run_dagster_dev(home: Home) -> Generator[str]:
     """Run `dagster dev` in a home until the block ends; yield the address of its UI."""
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
@@ -35,7 +31,7 @@ def dagster_dev(home: Home) -> Generator[str]:
         process = subprocess.Popen(
             [*command, "-h", "127.0.0.1", "-p", str(port)],
             cwd=ROOT,
-            env={**os.environ, **home.variables, "DAGSTER_HOME": str(home.dagster)},
+            env={**os.environ, **home.variables, "DAGSTER_HOME": str(home.dagster_home)},
             stdout=output,
             stderr=subprocess.STDOUT,
             # A group of its own, so that its code server and its runs end with it.
@@ -43,15 +39,15 @@ def dagster_dev(home: Home) -> Generator[str]:
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        wait_until_it_answers(url, process)
+        wait_until_ready(url, process)
         yield url
     finally:
-        end(process)
+        stop_process_group(process)
 
 
-def wait_until_it_answers(url: str, process: "subprocess.Popen[bytes]") -> None:
+def wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
     """Ask until the UI answers; a process that ended fails at once."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while True:
         assert process.poll() is None, "dagster dev ended"
         assert time.monotonic() < deadline, "the UI does not answer"
@@ -62,11 +58,11 @@ def wait_until_it_answers(url: str, process: "subprocess.Popen[bytes]") -> None:
             time.sleep(0.3)
 
 
-def end(process: "subprocess.Popen[bytes]") -> None:
+def stop_process_group(process: "subprocess.Popen[bytes]") -> None:
     """End the process as Ctrl-C does, and whatever of its group is left after that."""
     process.send_signal(signal.SIGINT)
     try:
-        process.wait(END_SECONDS)
+        process.wait(STOP_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

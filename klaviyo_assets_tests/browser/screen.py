@@ -1,8 +1,4 @@
-"""What a person does in Dagster's UI: opens a page, presses a button, types, waits for green.
-
-What belongs here: the presses, in the UI's own words, and a picture of every page that matters.
-What does not: judging what came of it (the tests).
-"""
+"""What a person does in Dagster's UI: opens a page, presses a button, types, waits for green."""
 
 import re
 from collections.abc import Generator, Iterable
@@ -11,13 +7,13 @@ from pathlib import Path
 
 from playwright.sync_api import ConsoleMessage, Locator, Page, expect, sync_playwright
 
-PATIENCE_MS = 30_000
-RUN_MS = 90_000
-BACKFILL_MS = 180_000
-SIZE = {"width": 1400, "height": 1000}
+TIMEOUT_MS = 30_000
+RUN_TIMEOUT_MS = 90_000
+BACKFILL_TIMEOUT_MS = 180_000
+WINDOW_SIZE = {"width": 1400, "height": 1000}
 
 
-class Screen:
+class BrowserWindow:
     """One window of the browser on one Dagster."""
 
     def __init__(self, page: Page, url: str, pictures: Path) -> None:
@@ -25,12 +21,12 @@ class Screen:
         self.complaints: list[str] = []
         self._url = url
         self._pictures = pictures
-        page.set_default_timeout(PATIENCE_MS)
-        expect.set_options(timeout=PATIENCE_MS)
-        page.on("console", self._listen)
+        page.set_default_timeout(TIMEOUT_MS)
+        expect.set_options(timeout=TIMEOUT_MS)
+        page.on("console", self._record_console_message)
         page.on("pageerror", lambda error: self.complaints.append(f"{page.url}: {error}"))
 
-    def _listen(self, message: ConsoleMessage) -> None:
+    def _record_console_message(self, message: ConsoleMessage) -> None:
         if message.type == "error":
             self.complaints.append(f"{self.page.url}: {message.text}")
 
@@ -38,30 +34,30 @@ class Screen:
         """Open a page of the UI."""
         self.page.goto(f"{self._url}/{path}")
 
-    def picture(self, name: str, *, once: str | None = None) -> None:
+    def take_screenshot(self, name: str, *, once: str | None = None) -> None:
         """Keep a picture of what is to be seen, once a text is there."""
         if once is not None:
             self.page.get_by_text(once).first.wait_for()
         self.page.screenshot(path=self._pictures / f"{name}.png")
 
-    def button(self, name: str) -> Locator:
+    def find_button(self, name: str) -> Locator:
         """Return the last button of that name: a dialog's lies over the page's."""
         return self.page.get_by_role("button", name=name).last
 
-    def launch(self, asset: str) -> str:
+    def materialize(self, asset: str) -> str:
         """Press Materialize on the page of an asset; return the run's id."""
         self.open(f"assets/{asset}")
-        self.button("Materialize").click()
-        return self.follow("Launched run")
+        self.find_button("Materialize").click()
+        return self.follow_notice("Launched run")
 
     def open_launchpad(self, asset: str) -> None:
         """Open the launchpad from the menu beside the Materialize button of an asset."""
         self.open(f"assets/{asset}")
-        self.button("Materialize").locator("xpath=following::button[1]").click()
+        self.find_button("Materialize").locator("xpath=following::button[1]").click()
         self.page.get_by_text("Open launchpad").click()
         expect(self.page.get_by_text("No errors")).to_be_visible()
 
-    def editor(self) -> str:
+    def read_editor(self) -> str:
         """Return what stands in the launchpad's editor."""
         lines = self.page.locator(".CodeMirror-line").all_inner_texts()
         return "\n".join(line.replace("\u200b", "").rstrip() for line in lines).strip()
@@ -77,13 +73,13 @@ class Screen:
         self.page.keyboard.insert_text(value)
         self.page.keyboard.press("Escape")
 
-    def launch_config(self) -> str:
+    def launch_from_launchpad(self) -> str:
         """Press the launchpad's own button; return the id of the run, whose page opens."""
-        self.button("Materialize").click()
+        self.find_button("Materialize").click()
         self.page.wait_for_url("**/runs/*")
         return self.page.url.rpartition("/")[2]
 
-    def follow(self, words: str) -> str:
+    def follow_notice(self, words: str) -> str:
         """Press View in the notice of a launch; return the id of what was launched."""
         notice = self.page.get_by_text(words)
         notice.wait_for()
@@ -91,7 +87,7 @@ class Screen:
         self.page.wait_for_url("**/runs/**")
         return re.split(r"[/?]", self.page.url.partition("/runs/")[2].removeprefix("b/"))[0]
 
-    def wait_for_success(self, run_id: str, *, milliseconds: int = RUN_MS) -> None:
+    def wait_for_success(self, run_id: str, *, milliseconds: int = RUN_TIMEOUT_MS) -> None:
         """Wait on the page of a run until it says Success."""
         self.open(f"runs/{run_id}")
         ended = self.page.get_by_text(re.compile("^(Success|Failure|Canceled)$")).first
@@ -110,12 +106,12 @@ class Screen:
 
 
 @contextmanager
-def screen_of(url: str, chromium: str, pictures: Path) -> Generator[Screen]:
+def open_browser_window(url: str, chromium: str, pictures: Path) -> Generator[BrowserWindow]:
     """Open a window of the system's Chromium on a UI, without a display."""
     pictures.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         try:
-            yield Screen(browser.new_page(viewport=SIZE), url, pictures)  # pyright: ignore[reportArgumentType]
+            yield BrowserWindow(browser.new_page(viewport=WINDOW_SIZE), url, pictures)  # pyright: ignore[reportArgumentType]
         finally:
             browser.close()

@@ -10,14 +10,14 @@ from datetime import date, timedelta
 import pytest
 from playwright.sync_api import expect
 
-from klaviyo_assets_tests.browser.conftest import DAYS
-from klaviyo_assets_tests.browser.screen import BACKFILL_MS, RUN_MS, Screen
+from klaviyo_assets_tests.browser.conftest import REPORT_DAYS
+from klaviyo_assets_tests.browser.screen import BACKFILL_TIMEOUT_MS, RUN_TIMEOUT_MS, BrowserWindow
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.report_runs import (
-    CAMPAIGNS,
-    FLOWS,
-    PATHS,
-    compare,
+    CAMPAIGN_REPORT,
+    FLOW_REPORT,
+    REPORT_PATHS,
+    assert_rows_match,
     days_between,
     stored_rows,
 )
@@ -34,7 +34,7 @@ resources: {}"""
 
 @pytest.mark.takes(200)
 def test_the_buttons_do_what_they_say(
-    new_york: Home, screen: Screen, subtests: pytest.Subtests
+    new_york: Home, screen: BrowserWindow, subtests: pytest.Subtests
 ) -> None:
     """A job, Materialize, the launchpad, a backfill and a sensor, on an account in New York."""
     backfill = ""
@@ -54,102 +54,110 @@ def test_the_buttons_do_what_they_say(
         assert screen.complaints == []
 
 
-def press_a_job(home: Home, screen: Screen) -> None:
+def press_a_job(home: Home, screen: BrowserWindow) -> None:
     """Press Materialize all on the page of the hourly job: every collection is there."""
     screen.open("locations/klaviyo_assets/jobs/klaviyo_collections")
-    screen.button("Materialize all").click()
-    run = screen.follow("Launched run")
+    screen.find_button("Materialize all").click()
+    run = screen.follow_notice("Launched run")
     screen.wait_for_success(run)
-    screen.picture("job")
+    screen.take_screenshot("job")
     for stream in ("accounts", "events", "metrics", "profiles"):
-        assert sorted(home.ids(stream)) == sorted(home.shop.truth(stream))
-    assert home.count("events_detailed") == home.count("events")
+        assert sorted(home.ids(stream)) == sorted(home.account.true_ids(stream))
+    assert home.row_count("events_detailed") == home.row_count("events")
 
 
-def press_materialize(home: Home, screen: Screen) -> None:
+def press_materialize(home: Home, screen: BrowserWindow) -> None:
     """Press Materialize on the page of an asset that was never read."""
-    run = screen.launch("klaviyo/lists_detailed")
+    run = screen.materialize("klaviyo/lists_detailed")
     screen.wait_for_success(run)
-    assert sorted(home.ids("lists_detailed")) == sorted(home.shop.truth("lists"))
+    assert sorted(home.ids("lists_detailed")) == sorted(home.account.true_ids("lists"))
     screen.open("assets/klaviyo/lists_detailed")
-    screen.picture("asset", once="Latest check results")
+    screen.take_screenshot("asset", once="Latest check results")
     expect(screen.page.get_by_text("Never materialized")).to_have_count(0)
 
 
-def press_the_launchpad(home: Home, screen: Screen) -> None:
+def press_the_launchpad(home: Home, screen: BrowserWindow) -> None:
     """Launch from the launchpad: what it shows, everything again, and one window again."""
     screen.open_launchpad("klaviyo/campaigns")
-    assert screen.editor() == UNCHANGED
-    screen.picture("launchpad")
-    screen.wait_for_success(screen.launch_config())
-    assert sorted(home.ids("campaigns")) == sorted(home.shop.truth("campaigns"))
+    assert screen.read_editor() == UNCHANGED
+    screen.take_screenshot("launchpad")
+    screen.wait_for_success(screen.launch_from_launchpad())
+    assert sorted(home.ids("campaigns")) == sorted(home.account.true_ids("campaigns"))
 
     screen.open_launchpad("klaviyo/campaigns")
     screen.set_option("sync_mode", "full_refresh_overwrite")
-    screen.picture("launchpad-full-refresh")
-    before = home.shop.shown("/api/campaigns")
-    screen.wait_for_success(screen.launch_config())
-    assert (home.shop.shown("/api/campaigns") - before).keys() == home.shop.truth("campaigns")
-    assert sorted(home.ids("campaigns")) == sorted(home.shop.truth("campaigns"))
+    screen.take_screenshot("launchpad-full-refresh")
+    before = home.account.shown_record_counts("/api/campaigns")
+    screen.wait_for_success(screen.launch_from_launchpad())
+    assert (
+        home.account.shown_record_counts("/api/campaigns") - before
+    ).keys() == home.account.true_ids("campaigns")
+    assert sorted(home.ids("campaigns")) == sorted(home.account.true_ids("campaigns"))
 
-    start = home.shop.now - timedelta(days=20)
+    start = home.account.now - timedelta(days=20)
     end = start + timedelta(days=10)
     screen.open_launchpad("klaviyo/events")
     screen.set_option("start", f'"{start:%Y-%m-%d}"')
     screen.set_option("end", f'"{end:%Y-%m-%d}"')
-    screen.picture("launchpad-window")
-    before = home.shop.shown("/api/events")
-    screen.wait_for_success(screen.launch_config())
-    screen.picture("run")
-    moments = home.shop.moments("events")
+    screen.take_screenshot("launchpad-window")
+    before = home.account.shown_record_counts("/api/events")
+    screen.wait_for_success(screen.launch_from_launchpad())
+    screen.take_screenshot("run")
+    moments = home.account.true_cursors("events")
     inside = {each for each, at in moments.items() if at and start.date() <= at.date() < end.date()}
     assert inside
-    assert (home.shop.shown("/api/events") - before).keys() == inside
+    assert (home.account.shown_record_counts("/api/events") - before).keys() == inside
     assert sorted(home.ids("events")) == sorted(moments)
 
 
-def press_a_backfill(home: Home, screen: Screen) -> str:
+def press_a_backfill(home: Home, screen: BrowserWindow) -> str:
     """Launch three metrics of thirty days from the page of a report; return the backfill's id."""
     days, metrics = wanted(home)
-    screen.open(f"assets/klaviyo/{FLOWS}")
-    screen.button("Materialize").click()
+    screen.open(f"assets/klaviyo/{FLOW_REPORT}")
+    screen.find_button("Materialize").click()
     screen.choose_partitions(f"[{days[0]}...{days[-1]}]", metrics)
-    expect(screen.page.get_by_text(f"{3 * DAYS} partitions")).to_be_visible()
-    screen.picture("backfill-dialog")
-    screen.button("Launch backfill").click()
-    return screen.follow("Created backfill")
+    expect(screen.page.get_by_text(f"{3 * REPORT_DAYS} partitions")).to_be_visible()
+    screen.take_screenshot("backfill-dialog")
+    screen.find_button("Launch backfill").click()
+    return screen.follow_notice("Created backfill")
 
 
-def judge_the_backfill(home: Home, screen: Screen, backfill: str) -> None:
+def judge_the_backfill(home: Home, screen: BrowserWindow, backfill: str) -> None:
     """Wait on the backfill's page; its partitions are all green, and the figures Klaviyo's."""
     days, metrics = wanted(home)
     screen.open(f"runs/b/{backfill}")
     status = screen.page.locator("xpath=//*[text()='Status']/following::*[1]")
-    expect(status).not_to_have_text(re.compile("In progress|Requested"), timeout=BACKFILL_MS)
-    screen.picture("backfill")
+    expect(status).not_to_have_text(
+        re.compile("In progress|Requested"), timeout=BACKFILL_TIMEOUT_MS
+    )
+    screen.take_screenshot("backfill")
     assert status.inner_text() == "Succeeded"
     for metric in metrics[:2]:
-        assert compare(home, FLOWS, metric, days)
-    refused = [each for each in home.shop.bodies(PATHS[FLOWS]) if metrics[2] in str(each["data"])]
+        assert assert_rows_match(home, FLOW_REPORT, metric, days)
+    refused = [
+        each
+        for each in home.account.request_bodies(REPORT_PATHS[FLOW_REPORT])
+        if metrics[2] in str(each["data"])
+    ]
     assert len(refused) == 1
-    assert stored_rows(home, FLOWS, metrics[2], days) == {}
-    screen.open(f"assets/klaviyo/{FLOWS}?view=partitions")
-    screen.picture("partitions", once="Missing")
+    assert stored_rows(home, FLOW_REPORT, metrics[2], days) == {}
+    screen.open(f"assets/klaviyo/{FLOW_REPORT}?view=partitions")
+    screen.take_screenshot("partitions", once="Missing")
 
 
-def press_a_sensor(home: Home, screen: Screen) -> None:
+def press_a_sensor(home: Home, screen: BrowserWindow) -> None:
     """Switch the draining sensor on: it launches runs by itself, and they end green."""
     days, metrics = wanted(home)
     screen.open("locations/klaviyo_assets/sensors/klaviyo_reports_drain")
     screen.page.locator("input[type=checkbox]").locator("xpath=..").click()
-    screen.button("Runs").click()
-    screen.page.get_by_text("Success", exact=True).first.wait_for(timeout=2 * RUN_MS)
-    screen.picture("sensor")
-    assert compare(home, CAMPAIGNS, metrics[0], days[-7:])
+    screen.find_button("Runs").click()
+    screen.page.get_by_text("Success", exact=True).first.wait_for(timeout=2 * RUN_TIMEOUT_MS)
+    screen.take_screenshot("sensor")
+    assert assert_rows_match(home, CAMPAIGN_REPORT, metrics[0], days[-7:])
 
 
 def wanted(home: Home) -> tuple[list[date], list[str]]:
     """Return the days of the reports, and their metrics, of which the last is refused."""
     first = date.fromisoformat(home.settings["KLAVIYO_REPORT_START_DATE"])
     metrics = home.settings["KLAVIYO_CONVERSION_METRIC_IDS"].split(",")
-    return days_between(first, first + timedelta(days=DAYS - 1)), metrics
+    return days_between(first, first + timedelta(days=REPORT_DAYS - 1)), metrics

@@ -42,12 +42,12 @@ def tracked_files() -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-def modules() -> list[Module]:
+def parse_package() -> list[Module]:
     """Return every module of the package, parsed, sorted by path."""
-    return [parsed(path) for path in sorted(PACKAGE.rglob("*.py"))]
+    return [parse_module(path) for path in sorted(PACKAGE.rglob("*.py"))]
 
 
-def parsed(path: Path) -> Module:
+def parse_module(path: Path) -> Module:
     """Return the module that a file of the package holds."""
     below = path.relative_to(ROOT)
     parts = below.with_suffix("").parts
@@ -56,14 +56,14 @@ def parsed(path: Path) -> Module:
     return Module(path=below, name=name, text=text, tree=ast.parse(text))
 
 
-def functions(module: Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+def functions_of_module(module: Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     """Yield every function of a module, methods and inner ones included."""
     for node in ast.walk(module.tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
 
-def lines_of_code(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+def count_code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     """Return the lines from `def` to the end; a docstring, which states the contract, is free."""
     length = (function.end_lineno or function.lineno) - function.lineno + 1
     if ast.get_docstring(function) is None:
@@ -81,7 +81,7 @@ def imported_names(module: Module) -> Iterator[str]:
             yield node.module
 
 
-def fences() -> ConfigParser:
+def read_import_contracts() -> ConfigParser:
     """Return setup.cfg, which holds the import contracts."""
     parser = ConfigParser()
     parser.read(ROOT / "setup.cfg", encoding="utf-8")

@@ -1,8 +1,4 @@
-"""Klaviyo's published facts, as far as our requests and columns rest on them.
-
-What belongs here: reading `facts.toml` into types. What does not: where the facts come from
-(`read_facts.py`) and what is compared with them (the tests beside this file).
-"""
+"""Klaviyo's published facts, as far as our requests and columns rest on them."""
 
 import tomllib
 from collections.abc import Mapping
@@ -11,10 +7,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-FACTS = Path(__file__).with_name("facts.toml")
+FACTS_PATH = Path(__file__).with_name("facts.toml")
 
 
-def nothing() -> Mapping[str, Any]:
+def empty_mapping() -> Mapping[str, Any]:
     """Return an empty mapping that nobody can fill."""
     return MappingProxyType({})
 
@@ -42,12 +38,12 @@ class Operation:
     is_filter_required: bool = False
     sort: list[str] = field(default_factory=list[str])
     include: list[str] = field(default_factory=list[str])
-    filters: Mapping[str, list[str]] = field(default_factory=nothing)
-    choices: Mapping[str, list[str]] = field(default_factory=nothing)
-    additional_fields: Mapping[str, list[str]] = field(default_factory=nothing)
-    lowered: Mapping[str, list[int]] = field(default_factory=nothing)
-    relationships: Mapping[str, str] = field(default_factory=nothing)
-    included: Mapping[str, Mapping[str, str]] = field(default_factory=nothing)
+    filters: Mapping[str, list[str]] = field(default_factory=empty_mapping)
+    choices: Mapping[str, list[str]] = field(default_factory=empty_mapping)
+    additional_fields: Mapping[str, list[str]] = field(default_factory=empty_mapping)
+    lowered: Mapping[str, list[int]] = field(default_factory=empty_mapping)
+    relationships: Mapping[str, str] = field(default_factory=empty_mapping)
+    included: Mapping[str, Mapping[str, str]] = field(default_factory=empty_mapping)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,17 +90,17 @@ ATTRIBUTE_WORDS = frozenset(
 """What a value can be; `object` is free-form, `texts` and `objects` are arrays."""
 
 
-DOCUMENT = tomllib.loads(FACTS.read_text(encoding="utf-8"))
+FACTS_DOCUMENT = tomllib.loads(FACTS_PATH.read_text(encoding="utf-8"))
 
-REVISION: str = DOCUMENT["revision"]
+REVISION: str = FACTS_DOCUMENT["revision"]
 """The revision that the facts were published for."""
 
 OPERATIONS: Mapping[str, Operation] = MappingProxyType(
-    {path: Operation(path=path, **facts) for path, facts in DOCUMENT["operations"].items()}
+    {path: Operation(path=path, **facts) for path, facts in FACTS_DOCUMENT["operations"].items()}
 )
 """The GET operations by path."""
 
 REPORTS: Mapping[str, ReportOperation] = MappingProxyType(
-    {path: ReportOperation(path=path, **facts) for path, facts in DOCUMENT["reports"].items()}
+    {path: ReportOperation(path=path, **facts) for path, facts in FACTS_DOCUMENT["reports"].items()}
 )
 """The report operations by path."""

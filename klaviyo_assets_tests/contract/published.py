@@ -4,11 +4,13 @@ from klaviyo_assets.model.stream import Collection, Detail, Stream
 from klaviyo_assets.streams import COLLECTIONS
 from klaviyo_assets_tests.contract.facts import OPERATIONS, Operation
 
-ASKING = [stream for stream in COLLECTIONS if isinstance(stream.source, Collection | Detail)]
+REQUESTING_STREAMS = [
+    stream for stream in COLLECTIONS if isinstance(stream.source, Collection | Detail)
+]
 """The streams that make requests of their own: all but the joins."""
 
 
-def published(stream: Stream) -> Operation:
+def published_operation(stream: Stream) -> Operation:
     """Return the facts of the operation that a stream asks; a path unknown to them is an error."""
     assert isinstance(stream.source, Collection | Detail)
     return OPERATIONS[stream.source.path]

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from klaviyo_assets_tests.contract.facts import FACTS
-from klaviyo_assets_tests.contract.read_reports import REPORT_PATHS, report_facts_of
+from klaviyo_assets_tests.contract.facts import FACTS_PATH
+from klaviyo_assets_tests.contract.read_reports import REPORT_PATHS, report_operation_facts
 
 Node = dict[str, Any]
 
@@ -32,7 +32,7 @@ PATHS = (
     "/api/templates",
 )
 
-LOWERED = re.compile(
+LOWERED_LIMIT_PATTERN = re.compile(
     r"Rate limits when using the `(.+?)` parameter in your API request:"
     r"<br>Burst: `(\d+)/s`<br>Steady: `(\d+)/m`"
 )
@@ -41,13 +41,13 @@ LOWERED = re.compile(
 SCALARS = {"string": "text", "integer": "integer", "number": "number", "boolean": "boolean"}
 
 
-class Document:
+class OpenApiDocument:
     """The OpenAPI document, read node by node with its references followed."""
 
     def __init__(self, root: Node) -> None:
         self.root = root
 
-    def followed(self, node: Node) -> Node:
+    def resolve_reference(self, node: Node) -> Node:
         """Return the node that a reference points to, with what stands beside the reference."""
         while "$ref" in node:
             target: Node = self.root
@@ -56,20 +56,22 @@ class Document:
             node = target | {name: value for name, value in node.items() if name != "$ref"}
         return node
 
-    def fields(self, node: Node) -> Node:
+    def properties_of(self, node: Node) -> Node:
         """Return the properties of an object by name; those of all variants, where it has some."""
-        node = self.followed(node)
+        node = self.resolve_reference(node)
         found: Node = dict(node.get("properties", {}))
         for part in (*node.get("allOf", ()), *node.get("oneOf", ())):
-            for name, value in self.fields(part).items():
+            for name, value in self.properties_of(part).items():
                 both = [each for each in (found.get(name), value) if each is not None]
                 found[name] = both[0] if len(both) == 1 else {"allOf": both}
         return found
 
-    def word(self, node: Node) -> str:
+    def value_word(self, node: Node) -> str:
         """Return what a value without properties is, in the words of `facts.py`."""
-        node = self.followed(node)
-        variants = [self.word(each) for each in (*node.get("oneOf", ()), *node.get("allOf", ()))]
+        node = self.resolve_reference(node)
+        variants = [
+            self.value_word(each) for each in (*node.get("oneOf", ()), *node.get("allOf", ()))
+        ]
         if variants:
             return " or ".join(sorted(set(variants), reverse=True))
         if node.get("format") == "date-time" or "ISO 8601" in node.get("description", ""):
@@ -77,43 +79,43 @@ class Document:
         if node.get("format") == "date":
             return "date"
         if node.get("type") == "array":
-            return "texts" if self.word(node["items"]) == "text" else "objects"
+            return "texts" if self.value_word(node["items"]) == "text" else "objects"
         return SCALARS.get(node.get("type", ""), "object")
 
-    def leaves(self, node: Node, path: str = "") -> Iterator[tuple[str, str]]:
+    def leaf_values(self, node: Node, path: str = "") -> Iterator[tuple[str, str]]:
         """Yield each value's dotted path and word, in the document's order."""
-        for name, value in self.fields(node).items():
+        for name, value in self.properties_of(node).items():
             below = f"{path}.{name}" if path else name
-            if self.fields(value):
-                yield from self.leaves(value, below)
+            if self.properties_of(value):
+                yield from self.leaf_values(value, below)
             else:
-                yield below, self.word(value)
+                yield below, self.value_word(value)
 
     def relationships(self, resource: Node) -> Mapping[str, str]:
         """Return each relationship of a resource as "one <type>" or "many <type>"."""
-        found = self.fields(self.fields(resource).get("relationships", {}))
-        return dict(sorted((name, self.relation(node)) for name, node in found.items()))
+        found = self.properties_of(self.properties_of(resource).get("relationships", {}))
+        return dict(sorted((name, self.relationship_word(node)) for name, node in found.items()))
 
-    def relation(self, node: Node) -> str:
+    def relationship_word(self, node: Node) -> str:
         """Return "one <type>" or "many <type>" for one relationship."""
-        data = self.followed(self.fields(node)["data"])
+        data = self.resolve_reference(self.properties_of(node)["data"])
         many = data.get("type") == "array"
-        return f"{'many' if many else 'one'} {self.type(data['items'] if many else data)}"
+        return f"{'many' if many else 'one'} {self.resource_type(data['items'] if many else data)}"
 
-    def type(self, resource: Node) -> str:
+    def resource_type(self, resource: Node) -> str:
         """Return the JSON:API type of a resource or of its identifier."""
-        node = self.fields(resource)["type"]
-        return next(self.enums(node))
+        node = self.properties_of(resource)["type"]
+        return next(self.enum_values(node))
 
-    def enums(self, node: Node) -> Iterator[str]:
+    def enum_values(self, node: Node) -> Iterator[str]:
         """Yield the values that an enumeration allows, wherever it is nested."""
-        node = self.followed(node)
+        node = self.resolve_reference(node)
         yield from node.get("enum", ())
         for part in node.get("allOf", ()):
-            yield from self.enums(part)
+            yield from self.enum_values(part)
 
 
-def facts_of(document: Document, path: str) -> Node:
+def operation_facts(document: OpenApiDocument, path: str) -> Node:
     """Return the facts of the GET operation at `path`, empty ones left out."""
     operation = document.root["paths"][path]["get"]
     parameters: Node = {each["name"]: each for each in operation["parameters"]}
@@ -126,74 +128,74 @@ def facts_of(document: Document, path: str) -> Node:
         "scopes": operation["x-klaviyo-scopes"],
         "page_size": parameters.get("page[size]", {}).get("schema", {}).get("maximum"),
         "is_filter_required": parameters.get("filter", {}).get("required", False),
-        "sort": choices(parameters.get("sort")),
-        "include": choices(parameters.get("include")),
-        "filters": {name: operators(each) for name, each in filters.items()},
+        "sort": offered_values(parameters.get("sort")),
+        "include": offered_values(parameters.get("include")),
+        "filters": {name: filter_operators(each) for name, each in filters.items()},
         "choices": {
             name: each["value"]["enum"]
             for name, each in filters.items()
             if "enum" in each.get("value", {})
         },
         "additional_fields": {
-            name.removeprefix("additional-fields[").removesuffix("]"): choices(each)
+            name.removeprefix("additional-fields[").removesuffix("]"): offered_values(each)
             for name, each in parameters.items()
             if name.startswith("additional-fields[")
         },
         "lowered": {
             name: [int(burst), int(steady)]
-            for name, burst, steady in LOWERED.findall(operation["description"])
+            for name, burst, steady in LOWERED_LIMIT_PATTERN.findall(operation["description"])
         },
-        **answer_of(document, operation),
+        **response_facts(document, operation),
     }
     return {name: value for name, value in found.items() if value}
 
 
-def answer_of(document: Document, operation: Node) -> Node:
+def response_facts(document: OpenApiDocument, operation: Node) -> Node:
     """Return what an operation answers with: type, attributes, relationships, included."""
     [content] = operation["responses"]["200"]["content"].values()
-    body = document.fields(content["schema"])
-    resource = document.followed(body["data"])
+    body = document.properties_of(content["schema"])
+    resource = document.resolve_reference(body["data"])
     resource = resource.get("items", resource)
-    included = document.followed(body.get("included", {})).get("items", {})
+    included = document.resolve_reference(body.get("included", {})).get("items", {})
     return {
-        "type": document.type(resource),
-        "attributes": dict(document.leaves(document.fields(resource)["attributes"])),
+        "type": document.resource_type(resource),
+        "attributes": dict(document.leaf_values(document.properties_of(resource)["attributes"])),
         "relationships": document.relationships(resource),
         "included": {
-            document.type(each): document.relationships(each)
+            document.resource_type(each): document.relationships(each)
             for each in included.get("oneOf", (included,) if included else ())
         },
     }
 
 
-def report_of(document: Document, path: str) -> Node:
+def report_facts(document: OpenApiDocument, path: str) -> Node:
     """Return the facts of the report operation at `path`."""
     operation = document.root["paths"][path]["post"]
     [content] = operation["requestBody"]["content"].values()
-    body = document.fields(content["schema"])["data"]
-    attributes = document.fields(document.fields(body)["attributes"])
-    followed = {name: document.followed(node) for name, node in attributes.items()}
-    return report_facts_of(operation, document.type(body), followed)
+    body = document.properties_of(content["schema"])["data"]
+    attributes = document.properties_of(document.properties_of(body)["attributes"])
+    followed = {name: document.resolve_reference(node) for name, node in attributes.items()}
+    return report_operation_facts(operation, document.resource_type(body), followed)
 
 
-def choices(parameter: Node | None) -> list[str]:
+def offered_values(parameter: Node | None) -> list[str]:
     """Return the values that a query parameter offers; of sorts, the ascending ones."""
     schema: Node = parameter["schema"] if parameter else {}
     return [each for each in schema.get("items", schema).get("enum", ()) if each[0] != "-"]
 
 
-def operators(offered: Node) -> list[str]:
+def filter_operators(offered: Node) -> list[str]:
     """Return the operators that a filter field offers, sorted."""
     return sorted({operator for names in offered["operators"].values() for operator in names})
 
 
-def facts_from(root: Node) -> Node:
+def all_facts(root: Node) -> Node:
     """Return the facts of every operation that we use, from the parsed OpenAPI document."""
-    document = Document(root)
+    document = OpenApiDocument(root)
     return {
         "revision": root["info"]["version"],
-        "operations": {path: facts_of(document, path) for path in PATHS},
-        "reports": {path: report_of(document, path) for path in REPORT_PATHS},
+        "operations": {path: operation_facts(document, path) for path in PATHS},
+        "reports": {path: report_facts(document, path) for path in REPORT_PATHS},
     }
 
 
@@ -204,24 +206,24 @@ def toml_lines(table: Mapping[str, Any], *names: str) -> Iterator[str]:
     }
     if names and len(below) < len(table):
         yield ""
-        yield f"[{'.'.join(quoted(name) for name in names)}]"
+        yield f"[{'.'.join(toml_key(name) for name in names)}]"
     for name, value in table.items():
         if name not in below:
-            yield f"{quoted(name)} = {json.dumps(value)}"
+            yield f"{toml_key(name)} = {json.dumps(value)}"
     for name, value in below.items():
         yield from toml_lines(value, *names, name)
 
 
-def quoted(key: str) -> str:
+def toml_key(key: str) -> str:
     """Return a key as TOML takes it, bare where it can be."""
     return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
 
 
 def main() -> None:
     """Write `facts.toml` anew."""
-    facts = facts_from(json.loads(DOCUMENT.read_text(encoding="utf-8")))
+    facts = all_facts(json.loads(DOCUMENT.read_text(encoding="utf-8")))
     head = "# Klaviyo's published facts, for the operations we use. Written by read_facts.py."
-    FACTS.write_text("\n".join([head, *toml_lines(facts), ""]), encoding="utf-8")
+    FACTS_PATH.write_text("\n".join([head, *toml_lines(facts), ""]), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,4 @@
-"""Read the facts of a report operation; limits of days and lists stand in Klaviyo's prose alone.
-
-What belongs here: the POSTs that compute reports. What does not: the document itself, and the GETs
-(`read_facts.py`).
-"""
+"""Read the facts of a report operation; limits of days and lists stand in Klaviyo's prose alone."""
 
 import re
 from typing import Any
@@ -11,11 +7,11 @@ Node = dict[str, Any]
 
 REPORT_PATHS = ("/api/campaign-values-reports", "/api/flow-series-reports")
 
-DAYS = {"7 days": 7, "52 weeks": 364, "60 days": 60, "1 year": 365}
+DAYS_BY_PHRASE = {"7 days": 7, "52 weeks": 364, "60 days": 60, "1 year": 365}
 """Klaviyo's words for the longest time frame, in days."""
 
 
-def report_facts_of(operation: Node, kind: str, attributes: Node) -> Node:
+def report_operation_facts(operation: Node, kind: str, attributes: Node) -> Node:
     """Return the facts of one report operation, empty ones left out.
 
     `kind` is the JSON:API type of the body, `attributes` are the members that its attributes take.
@@ -33,32 +29,36 @@ def report_facts_of(operation: Node, kind: str, attributes: Node) -> Node:
         "attributes": sorted(attributes),
         "statistics": attributes["statistics"]["items"]["enum"],
         "group_by": grouping["items"]["enum"],
-        "group_by_default": names(r"will be grouped by (.+?)\.\n", grouping["description"]),
-        "group_by_required": names(r"are required: ([\w, ]+)", grouping["description"]),
-        "contains_any": names(
+        "group_by_default": capture_names(r"will be grouped by (.+?)\.\n", grouping["description"]),
+        "group_by_required": capture_names(r"are required: ([\w, ]+)", grouping["description"]),
+        "contains_any": capture_names(
             r"^Scalar attributes \((.+)\): .*: equals, contains-any\.$", filtering
         ),
-        "most_items": int(said(r"Max of (\d+) items per list filter", filtering)),
-        "most_days": most_days(attributes),
+        "most_items": int(capture_text(r"Max of (\d+) items per list filter", filtering)),
+        "most_days": max_timeframe_days(attributes),
     }
     return {name: value for name, value in found.items() if value}
 
 
-def said(pattern: str, prose: str) -> str:
+def capture_text(pattern: str, prose: str) -> str:
     """Return what a pattern captures; prose that no longer says it is an error."""
     match = re.search(pattern, prose, flags=re.MULTILINE)
     assert match is not None, (pattern, prose)
     return match[1]
 
 
-def names(pattern: str, prose: str) -> list[str]:
+def capture_names(pattern: str, prose: str) -> list[str]:
     """Return the names that a pattern captures, sorted."""
-    return sorted(said(pattern, prose).split(", "))
+    return sorted(capture_text(pattern, prose).split(", "))
 
 
-def most_days(attributes: Node) -> dict[str, int]:
+def max_timeframe_days(attributes: Node) -> dict[str, int]:
     """Return the longest time frame in days: of each interval, and of all under `any`."""
-    longest = {"any": DAYS[said(r"Max length: (.+?)\)", attributes["timeframe"]["description"])]}
+    longest = {
+        "any": DAYS_BY_PHRASE[
+            capture_text(r"Max length: (.+?)\)", attributes["timeframe"]["description"])
+        ]
+    }
     prose = attributes.get("interval", {}).get("description", "")
     told = re.findall(r"If (\w+) is used, the timeframe cannot be longer than (\d+ \w+)", prose)
-    return longest | {interval: DAYS[words] for interval, words in told}
+    return longest | {interval: DAYS_BY_PHRASE[words] for interval, words in told}

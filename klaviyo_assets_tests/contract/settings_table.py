@@ -10,9 +10,9 @@ from pathlib import Path
 from klaviyo_assets.settings import KEY_VARIABLE, variables
 from klaviyo_assets_tests.contract.checkout import ROOT
 
-HEAD = "| variable | default | allowed | meaning |\n|---|---|---|---|\n"
+TABLE_HEAD = "| variable | default | allowed | meaning |\n|---|---|---|---|\n"
 
-IN_README = {
+README_VARIABLES = {
     KEY_VARIABLE,
     "KLAVIYO_AUTOMATION",
     "KLAVIYO_START_DATE",
@@ -30,16 +30,16 @@ def settings_table(names: Collection[str]) -> str:
         if each.name in names
     ]
     escaped = [re.sub(r"(?<=\S)\|(?=\S)", r"\\|", row) for row in rows]
-    return HEAD + "\n".join(escaped) + "\n"
+    return TABLE_HEAD + "\n".join(escaped) + "\n"
 
 
 def expected_pages() -> dict[Path, str]:
     """Return the pages that hold a table of settings, with the tables as they must be."""
     every = {each.name for each in variables()}
-    wanted = {ROOT / "README.md": IN_README, ROOT / "docs" / "settings.md": every}
+    wanted = {ROOT / "README.md": README_VARIABLES, ROOT / "docs" / "settings.md": every}
     pages: dict[Path, str] = {}
     for path, names in wanted.items():
-        before, _, rest = path.read_text(encoding="utf-8").partition(HEAD)
+        before, _, rest = path.read_text(encoding="utf-8").partition(TABLE_HEAD)
         after = re.sub(r"\A(\|.*\n)*", "", rest)
         pages[path] = f"{before}{settings_table(names)}{after}"
     return pages

@@ -2,22 +2,22 @@
 
 import pytest
 
-from klaviyo_assets.lake.layout import table_of
+from klaviyo_assets.decode.decoder import PageDecoder
+from klaviyo_assets.lake.layout import build_table
 from klaviyo_assets.model.column import (
-    At,
     Column,
+    FieldPath,
     FirstIncludedId,
     Included,
-    Newest,
-    OfSlice,
+    LatestOf,
     RelatedId,
     RelatedIds,
+    SliceConstant,
 )
 from klaviyo_assets.model.stream import Collection, Detail, Join, Stream
 from klaviyo_assets.streams import COLLECTIONS, STREAMS
-from klaviyo_assets.tables.decode import PageDecoder
 from klaviyo_assets_tests.contract.facts import OPERATIONS
-from klaviyo_assets_tests.contract.published import ASKING, published
+from klaviyo_assets_tests.contract.published import REQUESTING_STREAMS, published_operation
 
 COLUMN_TYPES = {
     "text": "string",
@@ -47,7 +47,7 @@ NOT_KEPT = {
 """Relationships without a column: members are not offered here, and metrics and profiles are not
 to need another scope than their own."""
 
-each_read = pytest.mark.parametrize("stream", ASKING, ids=lambda stream: stream.name)
+each_read = pytest.mark.parametrize("stream", REQUESTING_STREAMS, ids=lambda stream: stream.name)
 
 
 def included(stream: Stream) -> tuple[str, ...]:
@@ -59,10 +59,12 @@ def sent(stream: Stream) -> dict[str, str]:
     """Return the published attributes but for those of additional fields not asked for."""
     assert isinstance(stream.source, Collection | Detail)
     asked = {extra.name for extra in stream.source.additional_fields}
-    offered = {name for names in published(stream).additional_fields.values() for name in names}
+    offered = {
+        name for names in published_operation(stream).additional_fields.values() for name in names
+    }
     return {
         path: word
-        for path, word in published(stream).attributes.items()
+        for path, word in published_operation(stream).attributes.items()
         if path.split(".")[0] not in offered - asked
     }
 
@@ -72,7 +74,7 @@ def columns_of_records(stream: Stream) -> list[Column]:
     if not isinstance(stream.source, Detail):
         return list(stream.columns)
     parent = STREAMS[stream.source.parent]
-    same = published(parent).type == published(stream).type
+    same = published_operation(parent).type == published_operation(stream).type
     return [*(parent.columns if same else ()), *stream.columns]
 
 
@@ -87,7 +89,7 @@ def test_every_published_attribute_has_a_place(stream: Stream) -> None:
     places = [
         (column.source.path, column.type)
         for column in columns_of_records(stream)
-        if isinstance(column.source, At)
+        if isinstance(column.source, FieldPath)
     ]
     for path, word in sent(stream).items():
         assert (
@@ -102,7 +104,7 @@ def test_every_attribute_column_is_published(stream: Stream) -> None:
     """A column's path and type are published, or lie below an object that is free-form."""
     attributes = sent(stream)
     for column in stream.columns:
-        if not isinstance(column.source, At):
+        if not isinstance(column.source, FieldPath):
             continue
         path = column.source.path
         if path in attributes:
@@ -119,7 +121,7 @@ def test_columns_are_named_by_their_path(stream: Stream) -> None:
     """A column's name is where Klaviyo puts the value, so that its reference explains it."""
     for column in stream.columns:
         match column.source:
-            case At(path=path) if (stream.name, column.name) != (
+            case FieldPath(path=path) if (stream.name, column.name) != (
                 "global_exclusions",
                 "suppressions",
             ):
@@ -135,7 +137,7 @@ def test_columns_are_named_by_their_path(stream: Stream) -> None:
 @each_read
 def test_relationship_columns_are_published_and_brought(stream: Stream) -> None:
     """A to-many relationship has ids only when it is included; a to-one is read as one."""
-    relationships = published(stream).relationships
+    relationships = published_operation(stream).relationships
     for column in stream.columns:
         match column.source:
             case RelatedId(relationship=name):
@@ -156,12 +158,12 @@ def test_relationship_columns_are_published_and_brought(stream: Stream) -> None:
 @each_read
 def test_ids_found_in_included_records_are_published(stream: Stream) -> None:
     """What an included record relates to is a to-one relationship that its type has."""
-    facts = published(stream)
+    facts = published_operation(stream)
     for column in stream.columns:
         if isinstance(column.source, FirstIncludedId):
             kind = facts.relationships[column.source.relationship].split(" ")[1]
             assert column.source.relationship in included(stream)
-            assert facts.included[kind][column.source.related].startswith("one ")
+            assert facts.included[kind][column.source.related_name].startswith("one ")
             assert column.type == "string"
 
 
@@ -175,7 +177,7 @@ def test_every_relationship_has_a_column_or_a_reason(stream: Stream) -> None:
         for column in stream.columns
         if isinstance(column.source, RelatedId | RelatedIds | Included)
     }
-    assert set(published(stream).relationships) - held == NOT_KEPT.get(stream.name, set())
+    assert set(published_operation(stream).relationships) - held == NOT_KEPT.get(stream.name, set())
 
 
 @each_read
@@ -196,9 +198,9 @@ def test_a_cursor_column_holds_what_is_filtered_by(stream: Stream) -> None:
     if stream.cursor is None:
         return
     match sources[stream.cursor.column]:
-        case At(path=path):
+        case FieldPath(path=path):
             assert path == stream.cursor.field
-        case Newest(path=path, item=item):
+        case LatestOf(path=path, timestamp_member=item):
             assert f"{path}.{item}" == stream.cursor.field
             assert sent(stream)[path] == "objects"
         case other:
@@ -208,7 +210,7 @@ def test_a_cursor_column_holds_what_is_filtered_by(stream: Stream) -> None:
 def test_an_event_without_datetime_takes_its_timestamp() -> None:
     """The cursor of events is never empty: whole seconds stand in for the text."""
     sources = {column.name: column.source for column in STREAMS["events"].columns}
-    assert sources["datetime"] == At("datetime", or_else="timestamp")
+    assert sources["datetime"] == FieldPath("datetime", epoch_seconds_path="timestamp")
     assert OPERATIONS["/api/events"].attributes["timestamp"] == "integer"
 
 
@@ -217,7 +219,7 @@ def test_what_a_slice_must_bring_it_brings(stream: Stream) -> None:
     """A column that is read from the slice has a value in every slice."""
     slices = stream.source.slices if isinstance(stream.source, Collection) else ()
     for column in stream.columns:
-        if isinstance(column.source, OfSlice):
+        if isinstance(column.source, SliceConstant):
             values = [each.values[column.source.name] for each in slices]
             assert all(value in each.filter for value, each in zip(values, slices, strict=True))
 
@@ -241,4 +243,4 @@ def test_exclusions_are_the_profile_without_its_predictions() -> None:
 def test_a_batch_has_its_tables_own_schema(stream: Stream) -> None:
     """A decoded page goes into the lake as it is; under another schema each costs a copy."""
     schema = PageDecoder(stream).schema
-    assert table_of(stream, schema).schema.equals(schema, check_metadata=True)
+    assert build_table(stream, schema).schema.equals(schema, check_metadata=True)

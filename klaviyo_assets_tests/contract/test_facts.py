@@ -8,7 +8,7 @@ import pytest
 
 from klaviyo_assets_tests.contract.facts import (
     ATTRIBUTE_WORDS,
-    FACTS,
+    FACTS_PATH,
     OPERATIONS,
     REPORTS,
     Operation,
@@ -17,14 +17,14 @@ from klaviyo_assets_tests.contract.facts import (
 from klaviyo_assets_tests.contract.read_facts import (
     DOCUMENT,
     PATHS,
-    Document,
-    facts_from,
-    facts_of,
+    OpenApiDocument,
+    all_facts,
+    operation_facts,
     toml_lines,
 )
 from klaviyo_assets_tests.contract.read_reports import REPORT_PATHS
 
-TEXT = FACTS.read_text(encoding="utf-8")
+TEXT = FACTS_PATH.read_text(encoding="utf-8")
 
 OPERATORS = {
     "any",
@@ -49,7 +49,7 @@ def test_the_facts_are_the_documents() -> None:
     """
     facts = tomllib.loads(TEXT)
     if DOCUMENT.exists():
-        assert facts == facts_from(json.loads(DOCUMENT.read_text(encoding="utf-8")))
+        assert facts == all_facts(json.loads(DOCUMENT.read_text(encoding="utf-8")))
     assert TEXT.splitlines()[1:] == list(toml_lines(facts))
 
 
@@ -198,7 +198,7 @@ LITTLE = {
 
 def test_the_reader_reads_every_kind_of_fact() -> None:
     """Limits, also those in prose, filters, variants, references and relations are all found."""
-    assert facts_of(Document(LITTLE), "/api/things") == {
+    assert operation_facts(OpenApiDocument(LITTLE), "/api/things") == {
         "section": "Things",
         "type": "thing",
         "burst": 3,

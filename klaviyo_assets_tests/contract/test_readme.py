@@ -9,14 +9,14 @@ from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import COLLECTIONS, REPORTS
 from klaviyo_assets_tests.contract.checkout import ROOT
-from klaviyo_assets_tests.contract.settings_table import HEAD, expected_pages
+from klaviyo_assets_tests.contract.settings_table import TABLE_HEAD, expected_pages
 
 README = (ROOT / "README.md").read_text()
 
 
 def row_of(stream: Stream) -> str:
     """Return the line of the table of streams."""
-    grain = stream.about.removeprefix("One row per ").rstrip(".")
+    grain = stream.description.removeprefix("One row per ").rstrip(".")
     cursor = f"`{stream.cursor.column}`" if stream.cursor else ""
     tier = stream.tier.name if stream.tier else ""
     return f"| `{stream.name}` | {grain} | {cursor} | {tier} | {', '.join(stream.scopes)} |"
@@ -45,7 +45,7 @@ def test_jobs_and_schedules_are_those_of_the_code_location() -> None:
 def test_the_table_of_settings_is_made_from_the_settings(page: str) -> None:
     """`python -m klaviyo_assets_tests.contract.settings_table` writes it anew."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    assert HEAD in text
+    assert TABLE_HEAD in text
     assert text == expected_pages()[ROOT / page]
 
 

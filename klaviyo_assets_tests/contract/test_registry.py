@@ -73,7 +73,7 @@ def test_a_stream_lies_in_the_module_of_its_section(stream: Stream) -> None:
 @each_stream
 def test_a_stream_says_its_grain(stream: Stream) -> None:
     """Every stream says what one row is, in one sentence."""
-    assert re.fullmatch(r"One row per [^\n]+\.", stream.about)
+    assert re.fullmatch(r"One row per [^\n]+\.", stream.description)
 
 
 @each_stream
@@ -89,7 +89,7 @@ def test_columns_are_named_for_sql(stream: Stream) -> None:
 def test_every_column_says_what_it_tells(stream: Stream) -> None:
     """Each column is described in a sentence short enough for a table."""
     for column in stream.columns:
-        assert re.fullmatch(r"[^\n{}]{3,99}\.", column.about), column.name
+        assert re.fullmatch(r"[^\n{}]{3,99}\.", column.description), column.name
 
 
 @each_stream
@@ -134,7 +134,7 @@ def test_only_exclusions_are_never_asked_for_without_a_bound() -> None:
 
 def test_tables_that_others_are_joined_to_are_never_cut() -> None:
     """A start date leaves these streams whole."""
-    assert {stream.name for stream in COLLECTIONS if stream.ignores_start} == {
+    assert {stream.name for stream in COLLECTIONS if stream.is_exempt_from_start_date} == {
         "accounts",
         "global_exclusions",
         "lists",
@@ -148,7 +148,7 @@ def test_only_events_are_kept_by_day_and_looked_back_on() -> None:
     marked = [
         (stream.partitioning == "day")
         + (stream.cursor is not None and stream.cursor.has_lookback)
-        + (isinstance(stream.source, Collection) and stream.source.metric_filter)
+        + (isinstance(stream.source, Collection) and stream.source.has_metric_filter)
         for stream in COLLECTIONS
     ]
     assert {stream.name: n for stream, n in zip(COLLECTIONS, marked, strict=True) if n} == {
@@ -163,7 +163,7 @@ def test_only_predictive_analytics_can_be_left_out() -> None:
         for stream in COLLECTIONS
         if isinstance(stream.source, Collection | Detail)
         for extra in stream.source.additional_fields
-        if extra.optional
+        if extra.is_optional
     ]
     assert optional == [("profiles", "predictive_analytics")]
 
@@ -172,7 +172,7 @@ def test_only_predictive_analytics_can_be_left_out() -> None:
 def test_what_asks_has_a_tier(stream: Stream) -> None:
     """No stream asks Klaviyo without a limit; a join asks nothing."""
     assert (stream.tier is None) == isinstance(stream.source, Join)
-    assert bool(stream.budgets()) != isinstance(stream.source, Join)
+    assert bool(stream.rate_limit_buckets()) != isinstance(stream.source, Join)
 
 
 @each_stream
@@ -184,7 +184,7 @@ def test_a_detail_fits_its_parent(stream: Stream) -> None:
     names = {column.name for column in parent.columns}
     assert isinstance(parent.source, Collection)
     assert stream.source.path.count("{id}") == 1
-    assert stream.source.version is None or stream.source.version in names
+    assert stream.source.version_column is None or stream.source.version_column in names
     assert not names & {column.name for column in stream.columns}
 
 
@@ -195,7 +195,7 @@ def test_a_join_fits_its_sides(stream: Stream) -> None:
         return
     left, right = STREAMS[stream.source.left], STREAMS[stream.source.right]
     types = {column.name: column.type for column in right.columns}
-    assert stream.source.on in {column.name for column in left.columns}
+    assert stream.source.join_column in {column.name for column in left.columns}
     for column in stream.columns:
         there, _, inside = stream.source.columns[column.name].partition(".")
         assert (types[there], column.type) == (("json", "string") if inside else (column.type,) * 2)

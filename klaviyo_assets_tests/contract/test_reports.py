@@ -4,22 +4,22 @@ import re
 
 import pytest
 
-from klaviyo_assets.api.gate import READING_POSTS
-from klaviyo_assets.api.reports import MOST_IDS
-from klaviyo_assets.model.report import Report
+from klaviyo_assets.api.report_requests import MAX_FILTER_IDS
+from klaviyo_assets.api.request_guard import READ_ONLY_POST_PATHS
+from klaviyo_assets.decode.reports import report_schema
+from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.streams import COLLECTIONS, REPORTS
 from klaviyo_assets.streams import reports as module
-from klaviyo_assets.tables.reports import report_schema
 from klaviyo_assets_tests.contract.facts import REPORTS as FACTS
 from klaviyo_assets_tests.contract.facts import ReportOperation
 
 each_report = pytest.mark.parametrize("stream", REPORTS, ids=lambda stream: stream.name)
 
 
-def source(stream: Stream) -> Report:
+def source(stream: Stream) -> ReportEndpoint:
     """Return the report that a stream is made of."""
-    assert isinstance(stream.source, Report)
+    assert isinstance(stream.source, ReportEndpoint)
     return stream.source
 
 
@@ -40,7 +40,7 @@ def test_the_promised_reports_are_there_with_their_columns() -> None:
 def test_every_fact_is_used() -> None:
     """The facts are those of the reports in use, all of them POSTs that only read."""
     assert [source(stream).path for stream in REPORTS] == list(FACTS)
-    assert set(FACTS) <= READING_POSTS
+    assert set(FACTS) <= READ_ONLY_POST_PATHS
 
 
 @each_report
@@ -53,7 +53,7 @@ def test_limits_and_scopes_are_the_published_ones(stream: Stream) -> None:
         facts.steady,
         facts.daily,
     )
-    assert [budget.name for budget in stream.budgets()] == [f"POST {facts.path}"]
+    assert [budget.name for budget in stream.rate_limit_buckets()] == [f"POST {facts.path}"]
     assert stream.scopes == tuple(facts.scopes)
     assert stream.section == facts.section
     assert source(stream).type == facts.type
@@ -75,7 +75,7 @@ def test_everything_that_is_offered_is_asked_for(stream: Stream) -> None:
 def test_a_time_frame_is_as_long_as_it_may_be(stream: Stream) -> None:
     """A request costs one whatever its length, so the longest that is allowed is known."""
     facts, report = published(stream), source(stream)
-    assert report.most_days == facts.most_days[report.interval or "any"]
+    assert report.max_days == facts.most_days[report.interval or "any"]
     assert (report.interval is not None) == ("interval" in facts.attributes)
     assert "page_cursor" in facts.parameters
 
@@ -84,7 +84,7 @@ def test_a_time_frame_is_as_long_as_it_may_be(stream: Stream) -> None:
 def test_messages_are_filtered_by_as_offered(stream: Stream) -> None:
     """An answer can be restricted to messages, by as many as one list may hold."""
     assert source(stream).message_field in published(stream).contains_any
-    assert published(stream).most_items == MOST_IDS
+    assert published(stream).most_items == MAX_FILTER_IDS
 
 
 @each_report
@@ -111,11 +111,11 @@ def test_columns_are_named_for_sql_and_described(stream: Stream) -> None:
     assert len(set(names)) == len(names)
     assert not {"extra", "synced_at"} & set(names)
     for column in stream.columns:
-        assert re.fullmatch(r"[^\n{}]{3,99}\.", column.about), column.name
-    assert re.fullmatch(r"One row per [^\n]+\.", stream.about)
+        assert re.fullmatch(r"[^\n{}]{3,99}\.", column.description), column.name
+    assert re.fullmatch(r"One row per [^\n]+\.", stream.description)
     assert stream in vars(module).values()
 
 
 def test_a_collection_is_read_and_a_report_computed() -> None:
     """The two kinds of stream are kept apart in the registry."""
-    assert not [stream for stream in COLLECTIONS if isinstance(stream.source, Report)]
+    assert not [stream for stream in COLLECTIONS if isinstance(stream.source, ReportEndpoint)]

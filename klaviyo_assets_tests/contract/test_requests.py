@@ -4,9 +4,15 @@ import re
 
 import pytest
 
-from klaviyo_assets.model.stream import WHOLE, AdditionalField, Collection, Detail, Stream
+from klaviyo_assets.model.stream import (
+    WHOLE_COLLECTION,
+    AdditionalField,
+    Collection,
+    Detail,
+    Stream,
+)
 from klaviyo_assets_tests.contract.facts import OPERATIONS, Operation
-from klaviyo_assets_tests.contract.published import ASKING, published
+from klaviyo_assets_tests.contract.published import REQUESTING_STREAMS, published_operation
 
 CLAUSE = re.compile(r'(?P<operator>[a-z-]+)\((?P<field>[\w.]+),"?(?P<value>[^")]*)"?\)')
 
@@ -31,13 +37,13 @@ def clauses(stream: Stream) -> list[re.Match[str]]:
     return [match for matches in found for match in matches]
 
 
-each_asking = pytest.mark.parametrize("stream", ASKING, ids=lambda stream: stream.name)
+each_asking = pytest.mark.parametrize("stream", REQUESTING_STREAMS, ids=lambda stream: stream.name)
 
 
 @each_asking
 def test_limits_and_scopes_are_the_published_ones(stream: Stream) -> None:
     """A stream spends from the tier of its path and needs the scopes of its path."""
-    facts = published(stream)
+    facts = published_operation(stream)
     assert stream.tier is not None
     assert (stream.tier.burst, stream.tier.steady, stream.tier.daily) == (
         facts.burst,
@@ -52,13 +58,13 @@ def test_limits_and_scopes_are_the_published_ones(stream: Stream) -> None:
 def test_pages_are_as_large_as_they_may_be(stream: Stream) -> None:
     """Every page is asked for at the maximum; where the size is refused, none is given."""
     page_size = stream.source.page_size if isinstance(stream.source, Collection) else None
-    assert page_size == published(stream).page_size
+    assert page_size == published_operation(stream).page_size
 
 
 @each_asking
 def test_additional_fields_are_offered_and_cost_what_is_published(stream: Stream) -> None:
     """An additional field is one that the path offers, at the limit that it is lowered to."""
-    facts = published(stream)
+    facts = published_operation(stream)
     for extra in extras(stream):
         parameter = f"additional-fields[{extra.resource}]={extra.name}"
         tier = [extra.tier.burst, extra.tier.steady] if extra.tier else None
@@ -70,18 +76,18 @@ def test_additional_fields_are_offered_and_cost_what_is_published(stream: Stream
 def test_includes_are_offered_and_lower_no_limit(stream: Stream) -> None:
     """A stream includes only what the path offers, and nothing that makes it slower."""
     include = stream.source.include if isinstance(stream.source, Collection) else ()
-    assert set(include) <= set(published(stream).include)
-    assert not {f"include={name}" for name in include} & set(published(stream).lowered)
+    assert set(include) <= set(published_operation(stream).include)
+    assert not {f"include={name}" for name in include} & set(published_operation(stream).lowered)
 
 
 @each_asking
 def test_a_cursor_is_filtered_and_sorted_by_as_offered(stream: Stream) -> None:
     """Windows are asked for with operators that exist; strictly only where there is no other."""
-    cursor, facts = stream.cursor, published(stream)
+    cursor, facts = stream.cursor, published_operation(stream)
     if cursor is None:
         return
     operators = facts.filters[cursor.field]
-    assert cursor.inclusive == ("greater-or-equal" in operators)
+    assert cursor.is_inclusive == ("greater-or-equal" in operators)
     assert {"greater-than", "less-than"} <= set(operators)
     assert cursor.field in facts.sort
 
@@ -89,11 +95,11 @@ def test_a_cursor_is_filtered_and_sorted_by_as_offered(stream: Stream) -> None:
 @each_asking
 def test_ids_are_swept_in_an_order_that_is_offered(stream: Stream) -> None:
     """A sweep sorts and filters by a field that the path offers for both."""
-    order, facts = stream.ids_by, published(stream)
+    order, facts = stream.id_scan_cursor, published_operation(stream)
     if order is None:
         return
     operators = facts.filters[order.field]
-    assert order.inclusive == ("greater-or-equal" in operators)
+    assert order.is_inclusive == ("greater-or-equal" in operators)
     assert {"greater-than", "less-than"} <= set(operators)
     assert order.field in facts.sort
 
@@ -101,7 +107,7 @@ def test_ids_are_swept_in_an_order_that_is_offered(stream: Stream) -> None:
 @each_asking
 def test_slices_ask_what_klaviyo_can_answer(stream: Stream) -> None:
     """A slice compares a field by an operator that is offered, with a value that it knows."""
-    facts = published(stream)
+    facts = published_operation(stream)
     for clause in clauses(stream):
         assert clause["operator"] in facts.filters[clause["field"]]
         assert clause["value"] in answers(facts, clause["field"])
@@ -110,13 +116,13 @@ def test_slices_ask_what_klaviyo_can_answer(stream: Stream) -> None:
 @each_asking
 def test_slices_leave_nothing_out(stream: Stream) -> None:
     """The slices of a stream are all combinations of the values they ask for, each once."""
-    facts, found = published(stream), clauses(stream)
+    facts, found = published_operation(stream), clauses(stream)
     combinations = 1
     for field in {clause["field"] for clause in found}:
         asked = {clause["value"] for clause in found if clause["field"] == field}
         assert asked == set(answers(facts, field))
         combinations *= len(asked)
-    slices = stream.source.slices if isinstance(stream.source, Collection) else (WHOLE,)
+    slices = stream.source.slices if isinstance(stream.source, Collection) else (WHOLE_COLLECTION,)
     assert len({each.filter for each in slices}) == len(slices) == combinations
     assert len({each.name for each in slices}) == len(slices)
 
@@ -125,7 +131,7 @@ def test_slices_leave_nothing_out(stream: Stream) -> None:
 def test_a_required_filter_is_given(stream: Stream) -> None:
     """A path that answers nothing without a filter is always asked in slices."""
     slices = stream.source.slices if isinstance(stream.source, Collection) else ()
-    assert not published(stream).is_filter_required or WHOLE not in slices
+    assert not published_operation(stream).is_filter_required or WHOLE_COLLECTION not in slices
 
 
 def test_hidden_records_are_asked_for() -> None:
@@ -133,19 +139,21 @@ def test_hidden_records_are_asked_for() -> None:
     hiding = {path for path, facts in OPERATIONS.items() if "archived" in facts.filters}
     asked = {
         stream.name
-        for stream in ASKING
+        for stream in REQUESTING_STREAMS
         if any(clause["field"] == "archived" for clause in clauses(stream))
     }
-    assert {published(stream).path for stream in ASKING if stream.name in asked} == hiding
+    assert {
+        published_operation(stream).path for stream in REQUESTING_STREAMS if stream.name in asked
+    } == hiding
 
 
 @each_asking
 def test_the_metric_filter_is_offered(stream: Stream) -> None:
     """Only a path that compares by metric id is restricted to metrics."""
-    if isinstance(stream.source, Collection) and stream.source.metric_filter:
-        assert "equals" in published(stream).filters["metric_id"]
+    if isinstance(stream.source, Collection) and stream.source.has_metric_filter:
+        assert "equals" in published_operation(stream).filters["metric_id"]
 
 
 def test_every_fact_is_used() -> None:
     """The facts are those of the operations in use, and no others."""
-    assert {published(stream).path for stream in ASKING} == set(OPERATIONS)
+    assert {published_operation(stream).path for stream in REQUESTING_STREAMS} == set(OPERATIONS)

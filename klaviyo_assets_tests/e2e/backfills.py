@@ -1,9 +1,4 @@
-"""Backfills as the asset page launches them: cut into runs by Dagster's own daemon code.
-
-What belongs here: launching, and letting the daemon's loop turn until all runs have ended. What
-does not: judging (the tests). The names under `dagster._core` are not public; the release is
-pinned.
-"""
+"""Backfills as the asset page launches them: cut into runs by Dagster's own daemon code."""
 
 import os
 import time
@@ -25,26 +20,26 @@ from dagster._daemon.backfill import (
     execute_backfill_iteration,  # pyright: ignore[reportUnknownVariableType]
 )
 
-from klaviyo_assets_tests.e2e.home import Home, key_of
-from klaviyo_assets_tests.e2e.instance import instance_of
-from klaviyo_assets_tests.e2e.report_daemon import InThisProcess, import_anew
-from klaviyo_assets_tests.e2e.report_runs import materializations
+from klaviyo_assets_tests.e2e.home import Home, asset_key
+from klaviyo_assets_tests.e2e.instance import open_instance
+from klaviyo_assets_tests.e2e.report_daemon import InProcessTarget, reload_definitions
+from klaviyo_assets_tests.e2e.report_runs import read_materializations
 
-PATIENCE_SECONDS = 300
-WITHOUT_QUEUE = """
+TIMEOUT_SECONDS = 300
+NO_QUEUE_CONFIG = """
 run_coordinator: {module: dagster._core.run_coordinator, class: DefaultRunCoordinator}
-run_launcher: {module: klaviyo_assets_tests.e2e.launcher, class: ForkingLauncher}
+run_launcher: {module: klaviyo_assets_tests.e2e.forking_launcher, class: ForkingLauncher}
 telemetry: {enabled: false}
 """
 """Runs start at once, as processes of their own: nobody here would take them out of a queue."""
 
-DAGSTERS_OWN = (
+DAGSTER_DEPRECATION = (
     "Function `AssetSelection.sources` is deprecated",
     ".*environment_vars. is deprecated",
 )
 """What Dagster warns of, because it calls it itself: for backfills, and where it serves code."""
 
-ENDED = (
+ENDED_STATUSES = (
     BulkActionStatus.COMPLETED_SUCCESS,
     BulkActionStatus.COMPLETED_FAILED,
     BulkActionStatus.FAILED,
@@ -53,7 +48,7 @@ ENDED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Backfill:
+class BackfillResult:
     """An ended backfill: its status, its runs, and the partitions that they materialized."""
 
     status: str
@@ -68,64 +63,64 @@ class AssetPage:
     home: Home
     workspace: WorkspaceProcessContext
 
-    def offered_days(self, stream: str) -> list[date]:
+    def partition_days(self, stream: str) -> list[date]:
         """Return the days that the page of a report offers, in order."""
-        node = self.workspace.create_request_context().asset_graph.get(key_of(stream))
+        node = self.workspace.create_request_context().asset_graph.get(asset_key(stream))
         found = node.partitions_def
         assert isinstance(found, dg.MultiPartitionsDefinition)
         days = found.get_partitions_def_for_dimension("date")
         return [date.fromisoformat(key) for key in days.get_partition_keys()]
 
-    def backfill(self, stream: str, partitions: Iterable[str]) -> Backfill:
+    def run_backfill(self, stream: str, partitions: Iterable[str]) -> BackfillResult:
         """Launch partitions of a report, and wait for the end of their runs."""
         instance = self.workspace.instance
-        backfill_id = launch(self.workspace, stream, list(partitions))
-        status = ended(self.workspace, backfill_id)
+        backfill_id = submit_backfill(self.workspace, stream, list(partitions))
+        status = wait_for_backfill(self.workspace, backfill_id)
         runs = instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": backfill_id}))
-        events = [event for run in runs for event in materializations(self.home, run.run_id)]
-        return Backfill(
+        events = [event for run in runs for event in read_materializations(self.home, run.run_id)]
+        return BackfillResult(
             status.value,
             tuple(runs),
             tuple(f"{day}|{metric}" for metric, day, _ in events),
         )
 
 
-def backfill(home: Home, stream: str, partitions: Iterable[str]) -> Backfill:
+def run_backfill(home: Home, stream: str, partitions: Iterable[str]) -> BackfillResult:
     """Launch partitions of a report as the asset page does, and wait for the end."""
     with open_asset_page(home) as page:
-        return page.backfill(stream, partitions)
+        return page.run_backfill(stream, partitions)
 
 
 @contextmanager
 def open_asset_page(home: Home) -> Generator[AssetPage]:
     """Load the home's code as a process of the UI does."""
-    (home.dagster / "dagster.yaml").write_text(WITHOUT_QUEUE, encoding="utf-8")
-    environment = {**home.variables, "DAGSTER_HOME": str(home.dagster)}
+    (home.dagster_home / "dagster.yaml").write_text(NO_QUEUE_CONFIG, encoding="utf-8")
+    environment = {**home.variables, "DAGSTER_HOME": str(home.dagster_home)}
     with (
         warnings.catch_warnings(),
         patch.dict(os.environ, environment),
-        instance_of(home.dagster) as instance,
+        open_instance(home.dagster_home) as instance,
     ):
-        for message in DAGSTERS_OWN:
+        for message in DAGSTER_DEPRECATION:
             warnings.filterwarnings("ignore", message=message, category=DeprecationWarning)
-        import_anew()
-        with create_test_daemon_workspace_context(InThisProcess(), instance) as workspace:
+        reload_definitions()
+        with create_test_daemon_workspace_context(InProcessTarget(), instance) as workspace:
             yield AssetPage(home, workspace)
 
 
-def ended(workspace: WorkspaceProcessContext, backfill_id: str) -> BulkActionStatus:
+def wait_for_backfill(workspace: WorkspaceProcessContext, backfill_id: str) -> BulkActionStatus:
     """Let the daemon's loop turn until the backfill has ended; return how."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         list(execute_backfill_iteration(workspace, getLogger("backfill")))
         found = workspace.instance.get_backfill(backfill_id)
-        if found is not None and found.status in ENDED:
+        if found is not None and found.status in ENDED_STATUSES:
             return found.status
         time.sleep(0.1)
-    raise TimeoutError(f"the backfill has not ended in {PATIENCE_SECONDS} s")
+    raise TimeoutError(f"the backfill has not ended in {TIMEOUT_SECONDS} s")
 
 
-def launch(workspace: WorkspaceProcessContext, stream: str, partitions: list[str]) -> str:
+def submit_backfill(workspace: WorkspaceProcessContext, stream: str, partitions: list[str]) -> str:
     """Store a backfill of some partitions; return its id."""
     graph = workspace.create_request_context().asset_graph
     assert isinstance(graph, RemoteWorkspaceAssetGraph)
@@ -133,7 +128,7 @@ def launch(workspace: WorkspaceProcessContext, stream: str, partitions: list[str
         backfill_id=f"backfill-{uuid4().hex}",
         asset_graph=graph,
         partition_names=partitions,
-        asset_selection=[key_of(stream)],
+        asset_selection=[asset_key(stream)],
         backfill_timestamp=time.time(),
         tags={},
         dynamic_partitions_store=workspace.instance,

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from klaviyo_assets.api import retries
+from klaviyo_assets.api import retry
 from klaviyo_assets.defs import assets, report_assets
 from klaviyo_assets_tests.contract.checkout import ROOT
-from klaviyo_assets_tests.e2e.home import Home, blank_home
-from klaviyo_assets_tests.e2e.job import SOON
-from klaviyo_assets_tests.e2e.shop import open_shop
+from klaviyo_assets_tests.e2e.first_sync_job import IMMEDIATE_RETRY
+from klaviyo_assets_tests.e2e.home import Home, create_dagster_home
+from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
 
 StartHome = Callable[..., Home]
 
@@ -19,16 +19,16 @@ StartHome = Callable[..., Home]
 @pytest.fixture(scope="session")
 def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a DAGSTER_HOME that nobody uses, to copy."""
-    return blank_home(tmp_path_factory.mktemp("blank"), ROOT / "deploy" / "dagster.yaml")
+    return create_dagster_home(tmp_path_factory.mktemp("blank"), ROOT / "deploy" / "dagster.yaml")
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let waits between tries be short; how long they are is tested where they are decided."""
-    monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0.01)
-    monkeypatch.setattr(retries, "LONGEST_WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(retry, "INITIAL_BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(retry, "MAX_BACKOFF_SECONDS", 0.02)
     for module in (assets, report_assets):
-        monkeypatch.setattr(module, "RETRY", SOON)
+        monkeypatch.setattr(module, "ASSET_RETRY_POLICY", IMMEDIATE_RETRY)
 
 
 @pytest.fixture
@@ -37,9 +37,9 @@ def start(blank: Path, tmp_path: Path) -> Iterator[StartHome]:
     with ExitStack() as stack:
 
         def started(**numbers: object) -> Home:
-            shop = stack.enter_context(open_shop(**numbers))
+            shop = stack.enter_context(open_sandbox_account(**numbers))
             root = tmp_path / f"home-{len(list(tmp_path.iterdir()))}"
-            return Home(shop=shop, root=root, blank=blank)
+            return Home(account=shop, root=root, dagster_template=blank)
 
         yield started
 

@@ -1,8 +1,4 @@
-"""A whole Dagster daemon in a process of its own, which takes runs out of the queue.
-
-What belongs here: starting it, what it did, and ending it with the runs that it started. What does
-not: judging (the tests), a look at one sensor (`report_daemon`).
-"""
+"""A whole Dagster daemon in a process of its own, which takes runs out of the queue."""
 
 import os
 import signal
@@ -19,12 +15,12 @@ from dagster._core.scheduler.instigation import InstigatorTick
 
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.e2e.instance import instance_of
-from klaviyo_assets_tests.e2e.report_daemon import MODULE
+from klaviyo_assets_tests.e2e.instance import open_instance
+from klaviyo_assets_tests.e2e.report_daemon import DEFINITIONS_MODULE
 
-PATIENCE_SECONDS = 180
+TIMEOUT_SECONDS = 180
 
-START = "from dagster._daemon.cli import cli; cli()"
+START_SCRIPT = "from dagster._daemon.cli import cli; cli()"
 """What the command `dagster-daemon` does, whatever lies in the path of the shell."""
 
 
@@ -41,12 +37,12 @@ class Daemon:
         names = {name.replace("__", "/"): value for name, value in tags.items()}
         return list(self.instance.get_runs(dg.RunsFilter(tags=names), ascending=True))
 
-    def wait_for(self, happened: Callable[[], bool]) -> float:
+    def wait_for(self, condition: Callable[[], bool]) -> float:
         """Wait until something has happened; return the seconds that took."""
         began = time.monotonic()
-        while not happened():
+        while not condition():
             assert self.process.poll() is None, "the daemon has ended"
-            assert time.monotonic() - began < PATIENCE_SECONDS
+            assert time.monotonic() - began < TIMEOUT_SECONDS
             time.sleep(0.2)
         return time.monotonic() - began
 
@@ -67,18 +63,18 @@ class Daemon:
 
 
 @contextmanager
-def daemon_with(home: Home, *sensors: str) -> Generator[Daemon]:
+def run_daemon(home: Home, *sensors: str) -> Generator[Daemon]:
     """Start a daemon with some sensors switched on, and end it and all its runs."""
-    environment = {**os.environ, **home.variables, "DAGSTER_HOME": str(home.dagster)}
+    environment = {**os.environ, **home.variables, "DAGSTER_HOME": str(home.dagster_home)}
     with (
         patch.dict(os.environ, environment),
-        instance_of(home.dagster) as instance,
+        open_instance(home.dagster_home) as instance,
         (home.root / "daemon.log").open("wb") as log,
     ):
         for sensor in sensors:
-            dagster_command("sensor", "start", sensor)
+            run_dagster_command("sensor", "start", sensor)
         process = subprocess.Popen(
-            [sys.executable, "-c", START, "run", "-m", MODULE],
+            [sys.executable, "-c", START_SCRIPT, "run", "-m", DEFINITIONS_MODULE],
             cwd=ROOT,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -92,13 +88,13 @@ def daemon_with(home: Home, *sensors: str) -> Generator[Daemon]:
             process.kill()
             process.wait()
             for run in instance.get_runs():
-                end(instance, run)
+                kill_run(instance, run)
 
 
-def dagster_command(*words: str) -> str:
+def run_dagster_command(*words: str) -> str:
     """Run Dagster's own command on the project in the environment of now; return what it says."""
     done = subprocess.run(
-        [sys.executable, "-m", "dagster", *words, "-m", MODULE],
+        [sys.executable, "-m", "dagster", *words, "-m", DEFINITIONS_MODULE],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -108,7 +104,7 @@ def dagster_command(*words: str) -> str:
     return done.stdout + done.stderr
 
 
-def end(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+def kill_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
     """End the process of a run that outlived the daemon."""
     if run.is_finished:
         return

@@ -1,8 +1,4 @@
-"""One user's installation: a lake, a state folder, a DAGSTER_HOME and an account's key.
-
-What belongs here: starting runs in it, in this process, and reading what is in the lake by the
-public door, `klaviyo.duckdb`. What does not: judging (the tests), other processes (`processes`).
-"""
+"""One user's installation: a lake, a state folder, a DAGSTER_HOME and an account's key."""
 
 import os
 import shutil
@@ -21,30 +17,30 @@ from deltalake import DeltaTable
 from klaviyo_assets.api import clock as machine
 from klaviyo_assets.definitions import build_defs
 from klaviyo_assets.settings import read_settings
-from klaviyo_assets.streams import COLLECTIONS, MERGES
-from klaviyo_assets_tests.e2e.instance import instance_of
-from klaviyo_assets_tests.e2e.run import Run, run_from_log
-from klaviyo_assets_tests.e2e.shop import Shop
+from klaviyo_assets.streams import COLLECTIONS, MERGE_RULES
+from klaviyo_assets_tests.e2e.instance import open_instance
+from klaviyo_assets_tests.e2e.run_log import RunResult, read_run
+from klaviyo_assets_tests.e2e.sandbox_account import SandboxAccount
 
-Rename = Callable[[dg.AssetKey], dg.AssetKey]
+AssetKeyRename = Callable[[dg.AssetKey], dg.AssetKey]
 
-FREE_RATES = {"KLAVIYO_RATE_LIMIT_SCALE": "1000000"}
+UNLIMITED_RATES = {"KLAVIYO_RATE_LIMIT_SCALE": "1000000"}
 
-AUTOMATED = {"KLAVIYO_AUTOMATION": "recommended"}
+AUTOMATION_ON = {"KLAVIYO_AUTOMATION": "recommended"}
 """As the README has it. No daemon runs here, so nothing starts; events warn of nothing."""
 
 
-def key_of(stream: str) -> dg.AssetKey:
+def asset_key(stream: str) -> dg.AssetKey:
     """Return the asset key of a stream, as the contract has it."""
     return dg.AssetKey(["klaviyo", stream])
 
 
-def variables_of(settings: Mapping[str, str]) -> dict[str, str]:
+def environment_variables(settings: Mapping[str, str]) -> dict[str, str]:
     """Return settings by the names of their variables."""
     return {f"KLAVIYO_{name.upper()}": value for name, value in settings.items()}
 
 
-def renamed(defs: dg.Definitions, rename: Rename) -> dg.Definitions:
+def rename_asset_keys(defs: dg.Definitions, rename: AssetKeyRename) -> dg.Definitions:
     """Return a code location whose assets and checks have other keys; the rest is as it was."""
     assets = [each for each in defs.assets or () if isinstance(each, dg.AssetsDefinition)]
     keys = {key: rename(key) for asset in assets for key in asset.keys}
@@ -63,83 +59,89 @@ def renamed(defs: dg.Definitions, rename: Rename) -> dg.Definitions:
 
 @dataclass(slots=True, kw_only=True)
 class Home:
-    """Folders and variables; `blank` is a migrated DAGSTER_HOME that a fresh one is copied from.
+    """Folders and variables.
+
+    `dagster_template` is a migrated DAGSTER_HOME that a fresh one is copied from.
 
     `rename` gives the assets of its code location other keys, as Dagster lets users do.
     """
 
-    shop: Shop
+    account: SandboxAccount
     root: Path
-    blank: Path
+    dagster_template: Path
     settings: dict[str, str] = field(default_factory=dict[str, str])
-    homes: int = 0
+    dagster_home_count: int = 0
     has_key: bool = True
-    moved_to: Path | None = None
-    rename: Rename | None = None
+    other_data_dir: Path | None = None
+    rename: AssetKeyRename | None = None
     clock: Callable[[], datetime] | None = None
     """What this machine's clock is beside Klaviyo's; None: they agree."""
-    loaded: dict[str, dg.Definitions] = field(default_factory=dict[str, dg.Definitions])
+    loaded_definitions: dict[str, dg.Definitions] = field(default_factory=dict[str, dg.Definitions])
 
     def __post_init__(self) -> None:
         """Make a first DAGSTER_HOME."""
-        self.move_in()
+        self.reset_dagster_home()
 
     @property
-    def data(self) -> Path:
+    def data_dir(self) -> Path:
         """Return the data folder."""
-        return self.moved_to or self.root / "data"
+        return self.other_data_dir or self.root / "data"
 
     @property
-    def dagster(self) -> Path:
+    def dagster_home(self) -> Path:
         """Return the DAGSTER_HOME of now."""
-        return self.root / f"dagster-{self.homes}"
+        return self.root / f"dagster-{self.dagster_home_count}"
 
-    def move_in(self) -> None:
+    def reset_dagster_home(self) -> None:
         """Take a fresh DAGSTER_HOME; the lake stays."""
-        self.homes += 1
-        shutil.copytree(self.blank, self.dagster)
+        self.dagster_home_count += 1
+        shutil.copytree(self.dagster_template, self.dagster_home)
 
     @property
     def variables(self) -> dict[str, str]:
         """Return the environment of a run, the key's variable included."""
         return {
-            "KLAVIYO_API_KEY": self.shop.key,
-            "KLAVIYO_BASE_URL": self.shop.url,
-            "KLAVIYO_DATA_DIR": str(self.data),
+            "KLAVIYO_API_KEY": self.account.key,
+            "KLAVIYO_BASE_URL": self.account.url,
+            "KLAVIYO_DATA_DIR": str(self.data_dir),
             "KLAVIYO_STATE_DIR": str(self.root / "state"),
-            **FREE_RATES,
-            **AUTOMATED,
+            **UNLIMITED_RATES,
+            **AUTOMATION_ON,
             **self.settings,
         }
 
-    def code_location(self, **more: str) -> dg.Definitions:
+    def load_definitions(self, **more: str) -> dg.Definitions:
         """Return what Dagster would load with the home's settings; `more` are further ones.
 
         It is loaded once for the same settings, as by a process that lives on.
         """
-        variables = self.variables | variables_of(more)
+        variables = self.variables | environment_variables(more)
         known = repr(sorted(variables.items()))
-        if known not in self.loaded:
+        if known not in self.loaded_definitions:
             defs = build_defs(*read_settings(variables))
-            self.loaded[known] = renamed(defs, self.rename) if self.rename else defs
-        return self.loaded[known]
+            self.loaded_definitions[known] = (
+                rename_asset_keys(defs, self.rename) if self.rename else defs
+            )
+        return self.loaded_definitions[known]
 
-    def key(self, stream: str) -> dg.AssetKey:
+    def asset_key(self, stream: str) -> dg.AssetKey:
         """Return the asset key of a stream in this home's code location."""
-        return self.rename(key_of(stream)) if self.rename else key_of(stream)
+        return self.rename(asset_key(stream)) if self.rename else asset_key(stream)
 
-    def sync(self, *streams: str, config: Mapping[str, object] | None = None, **more: str) -> Run:
+    def sync(
+        self, *streams: str, config: Mapping[str, object] | None = None, **more: str
+    ) -> RunResult:
         """Materialize streams, all collections where none is named; `config` is for each op.
 
         `more` are settings for this run alone: `event_metric_ids="..."`.
         """
         names = streams or tuple(stream.name for stream in COLLECTIONS)
-        defs = self.code_location(**more)
+        defs = self.load_definitions(**more)
 
         def materialize(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
             return dg.materialize(
                 list(defs.assets or ()),  # pyright: ignore[reportArgumentType]
-                selection=dg.AssetSelection.assets(*map(self.key, names)),
+                selection=dg.AssetSelection.assets(*map(self.asset_key, names)),
                 instance=instance,
                 resources=defs.resources,
                 run_config={"ops": {f"klaviyo__{each}": {"config": dict(config)} for each in names}}
@@ -148,11 +150,11 @@ class Home:
                 raise_on_error=False,
             )
 
-        return self.run(materialize, **more)
+        return self.execute(materialize, **more)
 
-    def scheduled(self, name: str, at: datetime, **more: str) -> Run:
+    def run_schedule(self, name: str, at: datetime, **more: str) -> RunResult:
         """Run the job of a schedule as its tick at `at` orders it."""
-        defs = self.code_location(**more)
+        defs = self.load_definitions(**more)
 
         def execute(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
             # Definitions ask the instance that is open for their state: one must be.
@@ -167,31 +169,31 @@ class Home:
                 run_config=dict(request.run_config), instance=instance, raise_on_error=False
             )
 
-        return self.run(execute, **more)
+        return self.execute(execute, **more)
 
-    def run(
+    def execute(
         self, execute: Callable[[dg.DagsterInstance], dg.ExecuteInProcessResult], **more: str
-    ) -> Run:
+    ) -> RunResult:
         """Execute in this home's DAGSTER_HOME with its key, and read the log."""
-        key = (self.variables | variables_of(more))["KLAVIYO_API_KEY"]
+        key = (self.variables | environment_variables(more))["KLAVIYO_API_KEY"]
         environment = {"KLAVIYO_API_KEY": key} if self.has_key else {}
         # Dagster's own, where a resource is nested in another.
         ignored = "InitResourceContext.dagster_run is deprecated"
         with (
             warnings.catch_warnings(),
             patch.dict(os.environ, environment),
-            patch.object(machine, "utc_now", self.clock or (lambda: self.shop.now)),
-            instance_of(self.dagster) as instance,
+            patch.object(machine, "utc_now", self.clock or (lambda: self.account.now)),
+            open_instance(self.dagster_home) as instance,
         ):
             warnings.filterwarnings("ignore", message=ignored)
             done = execute(instance)
-            return run_from_log(instance, done.run_id, success=done.success)
+            return read_run(instance, done.run_id, success=done.success)
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Return the rows of a query over `klaviyo.duckdb`, attached read-only; times are UTC."""
         with duckdb.connect() as database:
             database.execute("SET TimeZone = 'UTC'")
-            path = str(self.data / "klaviyo.duckdb").replace("'", "''")
+            path = str(self.data_dir / "klaviyo.duckdb").replace("'", "''")
             database.execute(f"ATTACH '{path}' AS klaviyo (READ_ONLY)")
             database.execute("USE klaviyo")
             return database.execute(sql).fetchall()
@@ -200,55 +202,55 @@ class Home:
         """Return the ids of a relation, as often as they are there."""
         return [each for (each,) in self.query(f'SELECT id FROM klaviyo."{relation}"')]
 
-    def living(self, relation: str) -> list[str]:
+    def live_ids(self, relation: str) -> list[str]:
         """Return the ids of a relation without a mark of deletion, as often as they are there."""
         found = self.query(f'SELECT id FROM klaviyo."{relation}" WHERE deleted_at IS NULL')
         return [each for (each,) in found]
 
-    def deleted(self, relation: str) -> dict[str, datetime]:
+    def deletion_times(self, relation: str) -> dict[str, datetime]:
         """Return the ids of a relation that are marked as deleted, each with since when."""
         marked = f'SELECT id, deleted_at FROM klaviyo."{relation}" WHERE deleted_at IS NOT NULL'
         return dict(self.query(marked))
 
     def lake_ids(self, table: str) -> list[str | None]:
         """Return the ids of a table's newest commit, as any engine that speaks Delta reads them."""
-        stored = DeltaTable(str(self.data / "lake" / table)).to_pyarrow_table(columns=["id"])
+        stored = DeltaTable(str(self.data_dir / "lake" / table)).to_pyarrow_table(columns=["id"])
         return stored["id"].to_pylist()
 
-    def files(self) -> dict[str, tuple[int, int]]:
+    def data_files(self) -> dict[str, tuple[int, int]]:
         """Return every file below the data folder with its size and time of change."""
         return {
             str(path): (path.stat().st_size, path.stat().st_mtime_ns)
-            for path in self.data.rglob("*")
+            for path in self.data_dir.rglob("*")
             if path.is_file()
         }
 
-    def count(self, relation: str) -> int:
+    def row_count(self, relation: str) -> int:
         """Return the number of rows of a relation."""
         return int(self.query(f'SELECT count(*) FROM klaviyo."{relation}"')[0][0])
 
-    def relations(self) -> set[str]:
+    def relation_names(self) -> set[str]:
         """Return the names of all relations of streams and histories; merges are no stream's."""
         found = self.query("SELECT table_name FROM information_schema.tables")
-        return {name for (name,) in found} - {each.name for each in MERGES}
+        return {name for (name,) in found} - {each.name for each in MERGE_RULES}
 
-    def observe(self, stream: str, cursor: datetime | str) -> None:
+    def observe_cursor(self, stream: str, cursor: datetime | str) -> None:
         """Put a mark into asset metadata by hand, as somebody's script might."""
         text = cursor if isinstance(cursor, str) else cursor.isoformat()
-        with instance_of(self.dagster) as instance:
+        with open_instance(self.dagster_home) as instance:
             instance.report_runless_asset_event(
-                dg.AssetObservation(key_of(stream), metadata={"klaviyo/cursor": text})
+                dg.AssetObservation(asset_key(stream), metadata={"klaviyo/cursor": text})
             )
 
-    def wipe(self, stream: str) -> None:
+    def wipe_asset(self, stream: str) -> None:
         """Wipe an asset, as the UI's button does."""
-        with instance_of(self.dagster) as instance:
-            instance.wipe_assets([key_of(stream)])
+        with open_instance(self.dagster_home) as instance:
+            instance.wipe_assets([asset_key(stream)])
 
 
-def blank_home(folder: Path, template: Path) -> Path:
+def create_dagster_home(folder: Path, template: Path) -> Path:
     """Make a DAGSTER_HOME with its databases, once, because that takes most of a second."""
     shutil.copy(template, folder / "dagster.yaml")
-    with instance_of(folder) as instance:
+    with open_instance(folder) as instance:
         assert instance.get_runs(limit=1) == []
     return folder

@@ -1,7 +1,5 @@
 """Dagster's own instance in a DAGSTER_HOME: its real classes and its real files, opened thriftily.
 
-What belongs here: opening a DAGSTER_HOME. What does not: running anything in it (`home`).
-
 Dagster 1.13 opens SQLite anew for every event, about eighty times a run, and reads all of its
 migrations from the disk five times a run: together half of what a small run costs. Here a file
 stays open as long as the instance does, and migrations are read once. Nor does SQLite wait for the
@@ -32,42 +30,42 @@ MIGRATIONS.get_heads()
 
 
 @contextmanager
-def instance_of(folder: Path) -> Generator[dg.DagsterInstance]:
+def open_instance(folder: Path) -> Generator[dg.DagsterInstance]:
     """Open a DAGSTER_HOME for the length of the block."""
     engines: dict[str, Engine] = {}
 
     def kept(url: str, **_: object) -> Engine:
         if url not in engines:
-            engines[url] = engine_that_stays(url)
+            engines[url] = create_persistent_engine(url)
         return engines[url]
 
     with ExitStack() as stack:
         stack.enter_context(patch.object(ScriptDirectory, "from_config", return_value=MIGRATIONS))
-        stack.enter_context(patch.object(compute_logs, "tail_to_stream", not_repeated))
+        stack.enter_context(patch.object(compute_logs, "tail_to_stream", skip_output_capture))
         for storage in STORAGES:
             stack.enter_context(patch.object(storage, "create_engine", kept))
         stack.callback(lambda: [engine.pool.dispose() for engine in engines.values()])
         yield stack.enter_context(dg.DagsterInstance.from_config(str(folder)))
 
 
-def not_repeated(*_: object) -> nullcontext[tuple[None, None]]:
+def skip_output_capture(*_: object) -> nullcontext[tuple[None, None]]:
     """Repeat nothing of what a step prints; give no processes that would."""
     return nullcontext((None, None))
 
 
-def engine_that_stays(url: str) -> Engine:
+def create_persistent_engine(url: str) -> Engine:
     """Return an engine that outlives being disposed of, as Dagster does after every event."""
     engine = create_engine(url, poolclass=QueuePool, connect_args={"timeout": 30})
-    event.listen(engine, "connect", do_not_wait_for_the_disk)
-    engine.dispose = stay
+    event.listen(engine, "connect", disable_fsync)
+    engine.dispose = keep_connections
     return engine
 
 
-def stay(close: bool = True) -> None:  # noqa: FBT001, FBT002 - the signature is SQLAlchemy's
+def keep_connections(close: bool = True) -> None:  # noqa: FBT001, FBT002 - the signature is SQLAlchemy's
     """Keep the connections."""
 
 
-def do_not_wait_for_the_disk(connection: DBAPIConnection, _: object) -> None:
+def disable_fsync(connection: DBAPIConnection, _: object) -> None:
     """Let a commit end before its bytes are safe from a loss of power."""
     cursor = connection.cursor()
     cursor.execute("PRAGMA synchronous = OFF")

@@ -16,109 +16,119 @@ from typing import cast
 
 from klaviyo_assets.lake import Lake
 from klaviyo_assets_tests.contract.checkout import ROOT
-from klaviyo_assets_tests.e2e.home import Home, blank_home
-from klaviyo_assets_tests.e2e.lives import Life, commanded
-from klaviyo_assets_tests.e2e.shop import open_shop
+from klaviyo_assets_tests.e2e.home import Home, create_dagster_home
+from klaviyo_assets_tests.e2e.processes import ChildProcess, start_dagster_command
+from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
 
-EVENTS = "/api/events"
-UNSETTLED = timedelta(minutes=5)
+EVENTS_PATH = "/api/events"
+UNSETTLED_PERIOD = timedelta(minutes=5)
 """What is younger than this is read again by every sync, as the mark stays behind it."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Cost:
+class KillCost:
     """What the kills cost so far, in records.
 
-    `in_flight` is the most that one life had been shown and left uncommitted. `asked_in_vain` were
+    `max_uncommitted` is the most that one life had been shown and left uncommitted.
+    `records_requested_again` were
     stored and asked for again all the same: they share the second at which an open window goes on,
     or had not settled.
     """
 
-    lives: int = 0
-    shown: int = 0
-    in_flight: int = 0
-    asked_in_vain: int = 0
+    process_count: int = 0
+    records_shown: int = 0
+    max_uncommitted: int = 0
+    records_requested_again: int = 0
     problems: list[str] = field(default_factory=list[str])
 
     def __str__(self) -> str:
         """Return it in a sentence."""
         return (
-            f"{self.lives} lives: {self.shown:,} records shown, at most {self.in_flight:,} of a "
-            f"life uncommitted, {self.asked_in_vain:,} asked for again though they were stored"
+            f"{self.process_count} lives: {self.records_shown:,} records shown, at most "
+            f"{self.max_uncommitted:,} of a "
+            f"life uncommitted, {self.records_requested_again:,} asked for again though they were "
+            "stored"
         )
 
 
 @dataclass(slots=True, kw_only=True)
-class Killing:
-    """One home whose first sync of events is killed; `begin` starts a run.
+class KilledSync:
+    """One home whose first sync of events is killed; `start_process` starts a run.
 
     `moments` are those of all its events: the shop's clock stands still.
     """
 
     home: Home
-    begin: Callable[[], Life]
-    chance: random.Random
-    cost: Cost = field(default_factory=Cost)
-    moments: Mapping[str, datetime | None] = field(init=False)
+    start_process: Callable[[], ChildProcess]
+    rng: random.Random
+    cost: KillCost = field(default_factory=KillCost)
+    cursors: Mapping[str, datetime | None] = field(init=False)
 
     def __post_init__(self) -> None:
         """Ask the shop for its events, once."""
-        self.moments = self.home.shop.moments("events")
+        self.cursors = self.home.account.true_cursors("events")
 
     def kill_once(self, *, pages: int) -> bool:
         """Let one run live until it has asked for up to so many pages; tell if it was killed."""
-        stored, edges = self.stored(), self.edges()
-        life, enough = self.begin(), self.chance.randint(1, pages)
-        while self.home.shop.asked()[EVENTS] < enough and not life.ended(within=0.005):
+        stored, edges = self.stored_ids(), self.window_ends()
+        life, enough = self.start_process(), self.rng.randint(1, pages)
+        while self.home.account.request_counts()[EVENTS_PATH] < enough and not life.has_ended(
+            within=0.005
+        ):
             pass
-        was_killed = not life.ended(within=self.chance.uniform(0, 0.1))
+        was_killed = not life.has_ended(within=self.rng.uniform(0, 0.1))
         life.kill()
-        self.judge(stored, edges)
+        self.check_process(stored, edges)
         return was_killed
 
     def finish(self) -> int | None:
         """Let a run live to its end; return its exit code."""
-        stored, edges = self.stored(), self.edges()
-        life = self.begin()
-        assert life.ended(within=600)
-        self.judge(stored, edges)
-        return life.code
+        stored, edges = self.stored_ids(), self.window_ends()
+        life = self.start_process()
+        assert life.has_ended(within=600)
+        self.check_process(stored, edges)
+        return life.exit_code
 
-    def stored(self) -> set[str]:
+    def stored_ids(self) -> set[str]:
         """Return what is committed; notes what is there twice."""
-        if not (self.home.data / "lake" / "events" / "_delta_log").exists():
+        if not (self.home.data_dir / "lake" / "events" / "_delta_log").exists():
             return set()
         ids = self.home.lake_ids("events")
         if len(ids) != len(set(ids)):
             self.cost.problems.append(f"{len(ids) - len(set(ids))} rows are there twice")
         return {each for each in ids if each is not None}
 
-    def edges(self) -> set[datetime]:
+    def window_ends(self) -> set[datetime]:
         """Return the seconds at which reading goes on: the ends of the windows read so far."""
-        lake = Lake(self.home.data, clock=lambda: self.home.shop.now)
-        state = lake.state("events")
+        lake = Lake(self.home.data_dir, clock=lambda: self.home.account.now)
+        state = lake.read_table_state("events")
         if state is None:
             return set()
         slices = cast("dict[str, dict[str, list[list[str | None]]]]", state.state["slices"])
         ends = [end for each in slices.values() for _, end in each["windows"] if end]
         return {datetime.fromisoformat(end) for end in ends}
 
-    def judge(self, stored: set[str], edges: set[datetime]) -> None:
-        """Take in what a life has shown and left; `stored` and `edges` are from before it."""
-        shown = self.home.shop.shown(EVENTS)
-        horizon = self.home.shop.now - UNSETTLED
+    def check_process(self, stored: set[str], window_ends: set[datetime]) -> None:
+        """Take in what a life has shown and left.
+
+        `stored_ids` and `window_ends` are from before it.
+        """
+        shown = self.home.account.shown_record_counts(EVENTS_PATH)
+        horizon = self.home.account.now - UNSETTLED_PERIOD
         vain = set(shown) & stored
-        wrong = [k for k in vain if (at := self.moments[k]) and at <= horizon and at not in edges]
+        wrong = [
+            k for k in vain if (at := self.cursors[k]) and at <= horizon and at not in window_ends
+        ]
         if wrong:
             self.cost.problems.append(f"{len(wrong)} stored records of closed windows asked again")
-        kept = self.stored()
+        kept = self.stored_ids()
         if not stored <= kept:
             self.cost.problems.append(f"{len(stored - kept)} stored rows are gone")
-        self.cost.lives += 1
-        self.cost.shown += shown.total()
-        self.cost.in_flight = max(self.cost.in_flight, len(set(shown) - kept))
-        self.cost.asked_in_vain += len(vain)
-        self.home.shop.forget()
+        self.cost.process_count += 1
+        self.cost.records_shown += shown.total()
+        self.cost.max_uncommitted = max(self.cost.max_uncommitted, len(set(shown) - kept))
+        self.cost.records_requested_again += len(vain)
+        self.home.account.clear_journal()
 
 
 def main() -> int:
@@ -130,23 +140,26 @@ def main() -> int:
     options.add_argument("--seed", type=int, default=random.randrange(10**6))
     wanted = options.parse_args()
     sys.stdout.write(f"seed {wanted.seed}\n")
-    with TemporaryDirectory() as folder, open_shop(events=wanted.events, days=60) as shop:
+    with (
+        TemporaryDirectory() as folder,
+        open_sandbox_account(events=wanted.events, days=60) as shop,
+    ):
         blank = Path(folder, "blank")
         blank.mkdir()
-        blank_home(blank, ROOT / "deploy" / "dagster.yaml")
-        home = Home(shop=shop, root=Path(folder, "home"), blank=blank)
+        create_dagster_home(blank, ROOT / "deploy" / "dagster.yaml")
+        home = Home(account=shop, root=Path(folder, "home"), dagster_template=blank)
         words = ("asset", "materialize", "--select", "klaviyo/events")
-        killing = Killing(
+        killing = KilledSync(
             home=home,
-            begin=lambda: commanded(home, *words),
-            chance=random.Random(wanted.seed),
+            start_process=lambda: start_dagster_command(home, *words),
+            rng=random.Random(wanted.seed),
         )
         kills = 0
         while kills < wanted.kills and killing.kill_once(pages=wanted.pages):
             kills += 1
-            sys.stdout.write(f"kill {kills}: {len(killing.stored()):,} events stored\n")
+            sys.stdout.write(f"kill {kills}: {len(killing.stored_ids()):,} events stored\n")
         code = killing.finish()
-        lost = shop.truth("events") ^ set(home.ids("events"))
+        lost = shop.true_ids("events") ^ set(home.ids("events"))
         sys.stdout.write(f"{killing.cost}\nlast exit code {code}, {len(lost)} lost or invented\n")
         sys.stdout.writelines(f"{each}\n" for each in killing.cost.problems)
         return int(bool(killing.cost.problems or lost or code))

@@ -13,18 +13,25 @@ from resource import RUSAGE_SELF, getrusage
 from tempfile import TemporaryDirectory
 
 from klaviyo_assets_tests.contract.checkout import ROOT
-from klaviyo_assets_tests.e2e.home import Home, blank_home
-from klaviyo_assets_tests.e2e.lives import Orders, carry_out, commanded, orders_of
-from klaviyo_assets_tests.e2e.shop import open_shop
-from klaviyo_assets_tests.forks import FORKS
+from klaviyo_assets_tests.e2e.home import Home, create_dagster_home
+from klaviyo_assets_tests.e2e.processes import (
+    SyncTask,
+    build_sync_task,
+    run_task,
+    start_dagster_command,
+)
+from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
+from klaviyo_assets_tests.forkserver import FORKSERVER
 
-DAYS = 365
+ACCOUNT_DAYS = 365
 
 
-def peak_of_fork(home: Home) -> int:
+def measure_forked_peak(home: Home) -> int:
     """Return the peak memory in bytes of a first sync of events in a forked process."""
-    ours, theirs = FORKS.Pipe()
-    process = FORKS.Process(target=sync_and_tell, args=(orders_of(home, "events"), theirs))
+    ours, theirs = FORKSERVER.Pipe()
+    process = FORKSERVER.Process(
+        target=run_and_report_peak, args=(build_sync_task(home, "events"), theirs)
+    )
     process.start()
     code, peak = ours.recv()
     process.join()
@@ -32,15 +39,15 @@ def peak_of_fork(home: Home) -> int:
     return peak
 
 
-def sync_and_tell(orders: Orders, report: Connection) -> None:
+def run_and_report_peak(task: SyncTask, report: Connection) -> None:
     """Carry out the orders, then send the exit code and the peak of this process in bytes."""
-    code = carry_out(orders)
+    code = run_task(task)
     report.send((code, getrusage(RUSAGE_SELF).ru_maxrss * 1024))
 
 
-def peak_of_command(home: Home) -> int:
+def measure_command_peak(home: Home) -> int:
     """Return the peak memory in bytes of a first sync of events by Dagster's own command."""
-    life = commanded(home, "asset", "materialize", "--select", "klaviyo/events")
+    life = start_dagster_command(home, "asset", "materialize", "--select", "klaviyo/events")
     _, status, usage = os.wait4(life.pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     return usage.ru_maxrss * 1024
@@ -54,13 +61,16 @@ def main() -> int:
     wanted = options.parse_args()
     peaks: list[int] = []
     for events in wanted.events:
-        with TemporaryDirectory() as folder, open_shop(events=events, days=DAYS) as shop:
+        with (
+            TemporaryDirectory() as folder,
+            open_sandbox_account(events=events, days=ACCOUNT_DAYS) as shop,
+        ):
             blank = Path(folder, "blank")
             blank.mkdir()
-            blank_home(blank, ROOT / "deploy" / "dagster.yaml")
-            home = Home(shop=shop, root=Path(folder, "home"), blank=blank)
-            peaks.append(peak_of_command(home))
-            stored = home.count("events")
+            create_dagster_home(blank, ROOT / "deploy" / "dagster.yaml")
+            home = Home(account=shop, root=Path(folder, "home"), dagster_template=blank)
+            peaks.append(measure_command_peak(home))
+            stored = home.row_count("events")
         sys.stdout.write(f"{stored:>10,} events: {peaks[-1] / 2**20:>6.0f} MiB at the peak\n")
     growth = max(peaks) / peaks[0] - 1
     sys.stdout.write(f"growth: {growth:.1%}, allowed {wanted.growth:.0%}\n")

@@ -1,8 +1,4 @@
-"""Runs of report partitions in a home, what they logged per partition, and the sandbox's truth.
-
-What belongs here: launching a rectangle of partitions as Dagster's runs do, and comparing. What
-does not: backfills by the daemon (`backfills`), judging (the tests).
-"""
+"""Runs of report partitions in a home, what they logged per partition, and the sandbox's truth."""
 
 import math
 from collections import Counter
@@ -13,64 +9,67 @@ from typing import Any, cast
 
 import dagster as dg
 
-from klaviyo_assets.sandbox.facts.reporting import STATISTICS
-from klaviyo_assets.sandbox.reports.conversions import eligible
+from klaviyo_assets.sandbox.facts.reporting import PUBLISHED_STATISTICS
+from klaviyo_assets.sandbox.reports.endpoints import eligible_metric_ids
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.e2e.instance import instance_of
-from klaviyo_assets_tests.e2e.run import Metadata, Run, values_of
+from klaviyo_assets_tests.e2e.instance import open_instance
+from klaviyo_assets_tests.e2e.run_log import Metadata, RunResult, metadata_values
 
-FLOWS, CAMPAIGNS = "flow_series_reports", "campaign_values_reports"
-PATHS = {FLOWS: "/api/flow-series-reports", CAMPAIGNS: "/api/campaign-values-reports"}
-KINDS = {FLOWS: "flow-series-report", CAMPAIGNS: "campaign-values-report"}
-METRICS = "klaviyo_conversion_metrics"
+FLOW_REPORT, CAMPAIGN_REPORT = "flow_series_reports", "campaign_values_reports"
+REPORT_PATHS = {
+    FLOW_REPORT: "/api/flow-series-reports",
+    CAMPAIGN_REPORT: "/api/campaign-values-reports",
+}
+REPORT_KINDS = {FLOW_REPORT: "flow-series-report", CAMPAIGN_REPORT: "campaign-values-report"}
+METRIC_PARTITIONS = "klaviyo_conversion_metrics"
 
-Rows = dict[tuple[str, ...], dict[str, object]]
+ReportRows = dict[tuple[str, ...], dict[str, object]]
 
 
 @dataclass(frozen=True, slots=True)
 class ReportRun:
     """A run, and the metadata of each materialization by metric and day, in order."""
 
-    run: Run
-    events: tuple[tuple[str, date, Metadata], ...]
+    run: RunResult
+    materializations: tuple[tuple[str, date, Metadata], ...]
 
     @property
     def partitions(self) -> Counter[tuple[str, date]]:
         """Return how many materializations each partition got."""
-        return Counter((metric, day) for metric, day, _ in self.events)
+        return Counter((metric, day) for metric, day, _ in self.materializations)
 
 
-def metrics_of(home: Home) -> list[str]:
+def report_metrics(home: Home) -> list[str]:
     """Return the metrics that the shop's reports accept, the main one first."""
-    return eligible(home.shop.sandbox.shop)
+    return eligible_metric_ids(home.account.sandbox.store)
 
 
 def add_metrics(home: Home, metrics: Sequence[str]) -> None:
     """Make partitions of metrics, as the sensor does."""
-    with instance_of(home.dagster) as instance:
-        instance.add_dynamic_partitions(METRICS, list(metrics))
+    with open_instance(home.dagster_home) as instance:
+        instance.add_dynamic_partitions(METRIC_PARTITIONS, list(metrics))
 
 
 def set_metrics(home: Home, metrics: Sequence[str]) -> None:
     """Make these metrics the partitions, in this order: a range goes from one to another."""
-    with instance_of(home.dagster) as instance:
-        for known in instance.get_dynamic_partitions(METRICS):
-            instance.delete_dynamic_partition(METRICS, known)
-        instance.add_dynamic_partitions(METRICS, list(metrics))
+    with open_instance(home.dagster_home) as instance:
+        for known in instance.get_dynamic_partitions(METRIC_PARTITIONS):
+            instance.delete_dynamic_partition(METRIC_PARTITIONS, known)
+        instance.add_dynamic_partitions(METRIC_PARTITIONS, list(metrics))
 
 
-def fetch(
+def run_partitions(
     home: Home,
     stream: str,
-    cells: tuple[str, date] | tuple[str, date, str, date],
+    partitions: tuple[str, date] | tuple[str, date, str, date],
     *,
     tags: Mapping[str, str] | None = None,
     config: Mapping[str, object] | None = None,
     **more: str,
 ) -> ReportRun:
     """Run one partition, or the rectangle between two, and return what became of it."""
-    defs = home.code_location(**more)
-    ends = [f"{cells[1]}|{cells[0]}", f"{cells[-1]}|{cells[-2]}"]
+    defs = home.load_definitions(**more)
+    ends = [f"{partitions[1]}|{partitions[0]}", f"{partitions[-1]}|{partitions[-2]}"]
     of_range = dict(
         zip(
             ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end"),
@@ -82,7 +81,7 @@ def fetch(
     def materialize(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
         return dg.materialize(
             list(defs.assets or ()),  # pyright: ignore[reportArgumentType]
-            selection=dg.AssetSelection.assets(home.key(stream)),
+            selection=dg.AssetSelection.assets(home.asset_key(stream)),
             instance=instance,
             resources=defs.resources,
             tags={**of_range, **(tags or {})},
@@ -92,18 +91,18 @@ def fetch(
             raise_on_error=False,
         )
 
-    run = home.run(materialize, **more)
-    return ReportRun(run, tuple(materializations(home, run.id)))
+    run = home.execute(materialize, **more)
+    return ReportRun(run, tuple(read_materializations(home, run.id)))
 
 
-def materializations(home: Home, run_id: str) -> Iterable[tuple[str, date, Metadata]]:
+def read_materializations(home: Home, run_id: str) -> Iterable[tuple[str, date, Metadata]]:
     """Yield a run's materializations: metric, day, metadata."""
-    with instance_of(home.dagster) as instance:
+    with open_instance(home.dagster_home) as instance:
         for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION):
             assert entry.dagster_event is not None
             found = entry.dagster_event.step_materialization_data.materialization
             day, _, metric = str(found.partition).partition("|")
-            yield metric, date.fromisoformat(day), values_of(found.metadata)
+            yield metric, date.fromisoformat(day), metadata_values(found.metadata)
 
 
 def days_between(first: date, last: date) -> list[date]:
@@ -111,21 +110,21 @@ def days_between(first: date, last: date) -> list[date]:
     return [first + timedelta(days=number) for number in range((last - first).days + 1)]
 
 
-def true_rows(home: Home, stream: str, metric: str, days: Iterable[date]) -> Rows:
+def true_rows(home: Home, stream: str, metric: str, days: Iterable[date]) -> ReportRows:
     """Return what the shop says happened, by day, message and channel."""
-    service = home.shop.sandbox.service
+    service = home.account.sandbox.service
     with service.lock:
-        found = service.reports.truth(
-            KINDS[stream], metric, days=list(days), now=service.clock.now()
+        found = service.report_endpoints.list_true_rows(
+            REPORT_KINDS[stream], metric, days=list(days), now=service.clock.now()
         )
     rows = cast("list[dict[str, Any]]", found)
-    message = "flow_message_id" if stream == FLOWS else "campaign_message_id"
+    message = "flow_message_id" if stream == FLOW_REPORT else "campaign_message_id"
     return {(row["date"], row[message], row["send_channel"]): row for row in rows}
 
 
-def stored_rows(home: Home, stream: str, metric: str, days: Iterable[date]) -> Rows:
+def stored_rows(home: Home, stream: str, metric: str, days: Iterable[date]) -> ReportRows:
     """Return what the table holds, by day, message and channel."""
-    message = "flow_message_id" if stream == FLOWS else "campaign_message_id"
+    message = "flow_message_id" if stream == FLOW_REPORT else "campaign_message_id"
     wanted = {day.isoformat() for day in days}
     quoted = metric.replace("'", "''")
     sql = f"SELECT * FROM klaviyo.{stream} WHERE conversion_metric_id = '{quoted}'"
@@ -138,7 +137,7 @@ def stored_rows(home: Home, stream: str, metric: str, days: Iterable[date]) -> R
     }
 
 
-def compare(home: Home, stream: str, metric: str, days: Sequence[date]) -> int:
+def assert_rows_match(home: Home, stream: str, metric: str, days: Sequence[date]) -> int:
     """Assert that the table has the truth for these days, every statistic; return the rows.
 
     The truth has no row for a message on a day without a send. A series has one, of zeros.
@@ -147,8 +146,8 @@ def compare(home: Home, stream: str, metric: str, days: Sequence[date]) -> int:
     stored = stored_rows(home, stream, metric, days)
     assert stored.keys() >= truth.keys()
     for key in stored.keys() - truth.keys():
-        assert stream == FLOWS
-        assert not any(stored[key][name] for name in STATISTICS), key
+        assert stream == FLOW_REPORT
+        assert not any(stored[key][name] for name in PUBLISHED_STATISTICS), key
     for key, row in truth.items():
         for name, expected in row.items():
             if isinstance(expected, int | float):
@@ -158,6 +157,6 @@ def compare(home: Home, stream: str, metric: str, days: Sequence[date]) -> int:
     return len(truth)
 
 
-def requests(home: Home, stream: str) -> int:
+def request_count(home: Home, stream: str) -> int:
     """Return how many requests a report has had since `forget`."""
-    return home.shop.asked()[PATHS[stream]]
+    return home.account.request_counts()[REPORT_PATHS[stream]]

@@ -20,15 +20,15 @@ from dagster._core.scheduler.instigation import (
 )
 
 from klaviyo_assets.definitions import build_defs
-from klaviyo_assets.defs import automation
+from klaviyo_assets.defs import schedules
 from klaviyo_assets.defs.resources import utc_now
-from klaviyo_assets.model.promises import automated
+from klaviyo_assets.model.automation import all_automations
 from klaviyo_assets.settings import Settings
 from klaviyo_assets_tests.contract.checkout import ROOT
-from klaviyo_assets_tests.e2e.home import Home, variables_of
-from klaviyo_assets_tests.e2e.instance import instance_of
-from klaviyo_assets_tests.e2e.lives import commanded
-from klaviyo_assets_tests.e2e.report_ticks import schedule_tick
+from klaviyo_assets_tests.e2e.home import Home, environment_variables
+from klaviyo_assets_tests.e2e.instance import open_instance
+from klaviyo_assets_tests.e2e.processes import start_dagster_command
+from klaviyo_assets_tests.e2e.report_ticks import evaluate_daily_schedules
 from klaviyo_assets_tests.e2e.test_report_plan import command
 
 PATIENCE_SECONDS = 180
@@ -67,7 +67,7 @@ RECOMMENDED = {
 def daemon(home: Home) -> Generator[None]:
     """Run Dagster's own daemon on the home, and end it, its servers and runs included."""
     dagster = [str(Path(sys.executable).with_name("dagster-daemon")), "run"]
-    environment = {**os.environ, **home.variables, "DAGSTER_HOME": str(home.dagster)}
+    environment = {**os.environ, **home.variables, "DAGSTER_HOME": str(home.dagster_home)}
     process = subprocess.Popen(
         [*dagster, "-m", "klaviyo_assets.definitions"],
         cwd=ROOT,
@@ -99,7 +99,7 @@ def states(instance: dg.DagsterInstance) -> dict[str, InstigatorState]:
 @pytest.mark.takes(20)
 def test_recommended_is_on_from_the_start_and_launches(home: Home) -> None:
     """The daemon starts all that the setting names; an hour later the collections are read."""
-    with instance_of(home.dagster) as instance:
+    with open_instance(home.dagster_home) as instance:
         with daemon(home):
             eventually(lambda: states(instance).keys() >= RECOMMENDED)
         found = states(instance)
@@ -122,13 +122,13 @@ def test_recommended_is_on_from_the_start_and_launches(home: Home) -> None:
         assert late is not None
         assert late.asset_materialization is not None
         assert "klaviyo/late_events" not in late.asset_materialization.metadata
-    assert set(home.shop.truth("lists")) == set(home.ids("lists"))
+    assert set(home.account.true_ids("lists")) == set(home.ids("lists"))
 
 
 def test_off_nothing_starts_but_the_keys_of_partitions(home: Home) -> None:
     """Without the setting the daemon starts no schedule, and no sensor that launches anything."""
     home.settings["KLAVIYO_AUTOMATION"] = ""
-    with instance_of(home.dagster) as instance, daemon(home):
+    with open_instance(home.dagster_home) as instance, daemon(home):
         eventually(
             lambda: (
                 METRICS_SENSOR in states(instance)
@@ -137,7 +137,7 @@ def test_off_nothing_starts_but_the_keys_of_partitions(home: Home) -> None:
         )
         assert set(states(instance)) == {METRICS_SENSOR}
         assert list(instance.get_runs()) == []
-    assert home.shop.asked().total() == 0
+    assert home.account.request_counts().total() == 0
 
 
 def ticks_of(instance: dg.DagsterInstance, state: InstigatorState) -> list[object]:
@@ -151,7 +151,7 @@ def test_the_recommended_set_is_all_there_is() -> None:
     found = [*repository.schedule_defs, *repository.sensor_defs]
     assert {each.name for each in found if each.default_status.value == "RUNNING"} == RECOMMENDED
     assert {each.name for each in found} == RECOMMENDED
-    assert set(automated()) == RECOMMENDED
+    assert set(all_automations()) == RECOMMENDED
 
 
 def test_status_says_which_promises_nothing_keeps(home: Home) -> None:
@@ -170,12 +170,12 @@ def test_status_says_which_promises_nothing_keeps(home: Home) -> None:
 
 def reasons(home: Home) -> list[str]:
     """Return why the schedules of collections would launch nothing now; empty texts: they would."""
-    defs = home.code_location()
+    defs = home.load_definitions()
     found: list[str] = []
-    with instance_of(home.dagster) as instance:
+    with open_instance(home.dagster_home) as instance:
         for name in COLLECTION_SCHEDULES:
             with dg.build_schedule_context(
-                instance=instance, scheduled_execution_time=home.shop.now
+                instance=instance, scheduled_execution_time=home.account.now
             ) as context:
                 tick = defs.resolve_schedule_def(name).evaluate_tick(context)
             assert bool(tick.run_requests) is (tick.skip_message is None)
@@ -186,13 +186,13 @@ def reasons(home: Home) -> list[str]:
 def test_ticks_wait_for_the_first_sync(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is launched beside a first sync, unless that has been under way for a day."""
     assert reasons(home) == [""] * 6
-    with instance_of(home.dagster) as instance:
+    with open_instance(home.dagster_home) as instance:
         run = dg.DagsterRun(job_name="klaviyo_first_sync", status=dg.DagsterRunStatus.STARTED)
         instance.add_run(run)
     why = f"run {run.run_id} of klaviyo_first_sync is under way"
     assert reasons(home) == [why] * 6
     tomorrow = utc_now() + timedelta(days=1, minutes=1)
-    monkeypatch.setattr(automation, "utc_now", lambda: tomorrow)
+    monkeypatch.setattr(schedules, "utc_now", lambda: tomorrow)
     assert reasons(home) == [""] * 6
 
 
@@ -200,8 +200,8 @@ def test_daily_reports_are_left_to_the_sensor_that_is_on(home: Home) -> None:
     """The days are not paid for twice: with the draining sensor on the schedule asks for none."""
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = "AbC123"
     assert home.sync("metrics").success
-    assert len(schedule_tick(home, home.shop.now)) == 2
-    assert schedule_tick(home, home.shop.now, automation="recommended") == []
+    assert len(evaluate_daily_schedules(home, home.account.now)) == 2
+    assert evaluate_daily_schedules(home, home.account.now, automation="recommended") == []
 
 
 NOT_LOOKED_FOR = "late events are not looked for"
@@ -221,13 +221,13 @@ def test_events_say_that_late_ones_are_not_looked_for(
     home: Home, more: dict[str, str], *, says: bool
 ) -> None:
     """Each materialization says so exactly where nothing reads them; other streams never do."""
-    home.settings |= variables_of({"automation": "", **more})
+    home.settings |= environment_variables({"automation": "", **more})
     for _ in range(2):
         run = home.sync("events", "lists")
-        assert run.success, run.failed
+        assert run.success, run.failures
         assert run.warnings.count(NOT_LOOKED_FOR) == says
-        assert ("klaviyo/late_events" in run.materialized["events"]) is says
-        assert "klaviyo/late_events" not in run.materialized["lists"]
+        assert ("klaviyo/late_events" in run.materializations["events"]) is says
+        assert "klaviyo/late_events" not in run.materializations["lists"]
 
 
 def test_a_switch_in_the_ui_decides(home: Home) -> None:
@@ -239,13 +239,13 @@ def test_a_switch_in_the_ui_decides(home: Home) -> None:
     assert NOT_LOOKED_FOR in home.sync("events").warnings
     home.settings["KLAVIYO_AUTOMATION"] = "recommended"
     assert NOT_LOOKED_FOR in home.sync("events").warnings
-    home.settings["DAGSTER_HOME"] = str(home.dagster)
+    home.settings["DAGSTER_HOME"] = str(home.dagster_home)
     (off,) = re.findall("off: (.*)", command(home, "status").stdout)
     assert off == f"events that arrive late ({LATE_SCHEDULE})"
 
 
 def switch(home: Home, verb: str) -> None:
     """Start or stop the schedule of late events by Dagster's own command, as the UI's switch."""
-    dagster = commanded(home, "schedule", verb, LATE_SCHEDULE)
-    assert dagster.ended(within=PATIENCE_SECONDS)
-    assert dagster.code == 0
+    dagster = start_dagster_command(home, "schedule", verb, LATE_SCHEDULE)
+    assert dagster.has_ended(within=PATIENCE_SECONDS)
+    assert dagster.exit_code == 0

@@ -8,37 +8,36 @@ import pytest
 from deltalake import DeltaTable, Schema, write_deltalake
 
 from klaviyo_assets.defs import assets
-from klaviyo_assets.defs.checks import checks_of
-from klaviyo_assets.defs.deep_checks import deep_checks_of
-from klaviyo_assets.model.report import Report
-from klaviyo_assets.sandbox import DEFAULT_KEY, Key
+from klaviyo_assets.defs.checks import materialization_check_names, row_check_names
+from klaviyo_assets.model.report import ReportEndpoint
+from klaviyo_assets.sandbox import DEFAULT_KEY, PrivateApiKey
 from klaviyo_assets.streams import COLLECTIONS, REPORTS, STREAMS
-from klaviyo_assets_tests.e2e.checking import launch
+from klaviyo_assets_tests.e2e.check_runs import run_checks
 from klaviyo_assets_tests.e2e.conftest import StartHome
-from klaviyo_assets_tests.e2e.home import Home, key_of
-from klaviyo_assets_tests.e2e.run import Run
-from klaviyo_assets_tests.e2e.shop import NOON
+from klaviyo_assets_tests.e2e.home import Home, asset_key
+from klaviyo_assets_tests.e2e.run_log import RunResult
+from klaviyo_assets_tests.e2e.sandbox_account import NOON
 
 
-def deep(home: Home, *streams: str) -> Run:
+def deep(home: Home, *streams: str) -> RunResult:
     """Run the checks of the rows of some streams."""
     keys = {
-        dg.AssetCheckKey(key_of(stream), name)
+        dg.AssetCheckKey(asset_key(stream), name)
         for stream in streams
-        for name in deep_checks_of(STREAMS[stream])
+        for name in row_check_names(STREAMS[stream])
     }
-    return launch(home, keys)
+    return run_checks(home, keys)
 
 
 def test_every_stream_has_its_checks_and_all_are_green(home: Home) -> None:
     """After a first sync each check of each stream has been made, and none has found anything."""
     run, rows = home.sync(), deep(home, *STREAMS)
-    assert rows.success, rows.failed
-    found = {**run.verdicts, **rows.verdicts}
+    assert rows.success, rows.failures
+    found = {**run.check_results, **rows.check_results}
     assert found.keys() == {
         (stream.name, name)
         for stream in (*COLLECTIONS, *REPORTS)
-        for name in (*checks_of(stream), *deep_checks_of(stream))
+        for name in (*materialization_check_names(stream), *row_check_names(stream))
     }
     never_read = {stream.name for stream in REPORTS}
     colours = {key: each.colour for key, each in found.items()}
@@ -49,23 +48,23 @@ def test_every_stream_has_its_checks_and_all_are_green(home: Home) -> None:
 def test_a_new_field_is_named(home: Home) -> None:
     """A field that no column holds turns the check yellow with its name, and lies in `extra`."""
     match = {"path": "/api/lists"}
-    with home.shop.faulty("new_field", match=match, field="colour_of_list", value="blue"):
+    with home.account.inject_fault("new_field", match=match, field="colour_of_list", value="blue"):
         run = home.sync("lists")
-    verdict = run.verdicts["lists", "columns_as_declared"]
+    verdict = run.check_results["lists", "columns_as_declared"]
     assert verdict.colour == "yellow"
-    assert "colour_of_list" in verdict.text
-    assert "extra" in verdict.text
+    assert "colour_of_list" in verdict.description
+    assert "extra" in verdict.description
     assert home.query("SELECT count(*) FROM klaviyo.lists WHERE extra LIKE '%blue%'") == [(1,)]
-    assert home.sync("lists").verdicts["lists", "columns_as_declared"].colour == "green"
+    assert home.sync("lists").check_results["lists", "columns_as_declared"].colour == "green"
 
 
 def test_a_column_of_somebody_else_is_named(home: Home) -> None:
     """A column that another program added turns the check yellow with its name."""
     home.sync("events")
-    table = DeltaTable(str(home.data / "lake" / "events"))
+    table = DeltaTable(str(home.data_dir / "lake" / "events"))
     table.alter.add_columns(Schema.from_arrow(pa.schema([("mood", pa.string())])).fields)
-    verdict = home.sync("events").verdicts["events", "columns_as_declared"]
-    assert (verdict.colour, "mood" in verdict.text) == ("yellow", True)
+    verdict = home.sync("events").check_results["events", "columns_as_declared"]
+    assert (verdict.colour, "mood" in verdict.description) == ("yellow", True)
 
 
 def test_a_sharp_fall_of_rows_is_red(home: Home) -> None:
@@ -73,72 +72,75 @@ def test_a_sharp_fall_of_rows_is_red(home: Home) -> None:
 
     Only where no guard came first: here a start date cuts the table off.
     """
-    assert home.sync("events").verdicts["events", "row_count_holds"].colour == "green"
-    before, start = home.count("events"), f"{NOON:%Y-%m-%d}"
+    assert home.sync("events").check_results["events", "row_count_holds"].colour == "green"
+    before, start = home.row_count("events"), f"{NOON:%Y-%m-%d}"
     run = home.sync("events", config={"sync_mode": "full_refresh_overwrite"}, start_date=start)
-    verdict, rows = run.verdicts["events", "row_count_holds"], home.count("events")
+    verdict, rows = run.check_results["events", "row_count_holds"], home.row_count("events")
     assert verdict.colour == "red"
-    assert (verdict.shown["klaviyo/rows_before"], verdict.shown["klaviyo/rows"]) == (before, rows)
+    assert (verdict.metadata["klaviyo/rows_before"], verdict.metadata["klaviyo/rows"]) == (
+        before,
+        rows,
+    )
 
 
 def test_a_fall_that_was_confirmed_is_green(home: Home) -> None:
     """A sharp fall is refused before it is stored; once confirmed, no check complains of it."""
     assert home.sync("metrics").success
-    before = home.count("metrics")
-    for each in sorted(home.shop.truth("metrics"))[3:]:
-        home.shop.mutate(metric=each, delete=True)
-    assert "confirm_shrink: true" in home.sync("metrics").failed["metrics"]
-    assert home.count("metrics") == before
+    before = home.row_count("metrics")
+    for each in sorted(home.account.true_ids("metrics"))[3:]:
+        home.account.mutate(metric=each, delete=True)
+    assert "confirm_shrink: true" in home.sync("metrics").failures["metrics"]
+    assert home.row_count("metrics") == before
     confirmed = home.sync("metrics", config={"confirm_shrink": True})
-    assert confirmed.verdicts["metrics", "row_count_holds"].colour == "green"
-    assert home.count("metrics") == 3
+    assert confirmed.check_results["metrics", "row_count_holds"].colour == "green"
+    assert home.row_count("metrics") == 3
 
 
 def test_a_mark_past_this_machines_clock_is_red(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where Klaviyo's clock is far ahead of ours, one of the two is wrong: somebody has to look."""
-    assert home.sync("events").verdicts["events", "cursor_not_in_future"].colour == "green"
-    home.shop.write_events({"datetime": (NOON - timedelta(minutes=10)).isoformat()})
+    assert home.sync("events").check_results["events", "cursor_not_in_future"].colour == "green"
+    home.account.add_events({"datetime": (NOON - timedelta(minutes=10)).isoformat()})
     monkeypatch.setattr(assets, "utc_now", lambda: NOON - timedelta(days=10))
-    verdict = home.sync("events").verdicts["events", "cursor_not_in_future"]
+    verdict = home.sync("events").check_results["events", "cursor_not_in_future"]
     assert verdict.colour == "red"
-    assert "Set the clock right" in verdict.text
+    assert "Set the clock right" in verdict.description
 
 
 def test_a_key_that_is_there_twice_is_red(home: Home) -> None:
     """What another program wrote a second time is found by reading every key, in views as well."""
     home.sync("events", "metrics", "events_detailed")
-    table = DeltaTable(str(home.data / "lake" / "events"))
+    table = DeltaTable(str(home.data_dir / "lake" / "events"))
     write_deltalake(table, table.to_pyarrow_table().slice(0, 3), mode="append")
     run = deep(home, "events", "events_detailed")
     for stream in ("events", "events_detailed"):
-        verdict = run.verdicts[stream, "key_is_unique"]
-        assert (verdict.colour, verdict.shown["klaviyo/keys_there_twice"]) == ("red", 3)
-        assert "full_refresh_overwrite" in verdict.text
+        verdict = run.check_results[stream, "key_is_unique"]
+        assert (verdict.colour, verdict.metadata["klaviyo/keys_there_twice"]) == ("red", 3)
+        assert "full_refresh_overwrite" in verdict.description
 
 
 def test_a_null_where_none_may_be_is_red(home: Home) -> None:
     """Rows that another program wrote without a key are counted by the log's statistics."""
     home.sync("lists")
-    table = DeltaTable(str(home.data / "lake" / "lists"))
+    table = DeltaTable(str(home.data_dir / "lake" / "lists"))
     rows = table.to_pyarrow_table().slice(0, 2)
     place = rows.schema.get_field_index("id")
     write_deltalake(
         table, rows.set_column(place, "id", pa.array([None, None], pa.string())), mode="append"
     )
-    verdict = deep(home, "lists").verdicts["lists", "key_and_cursor_not_null"]
-    assert (verdict.colour, verdict.shown["klaviyo/null_id"]) == ("red", 2)
+    verdict = deep(home, "lists").check_results["lists", "key_and_cursor_not_null"]
+    assert (verdict.colour, verdict.metadata["klaviyo/null_id"]) == ("red", 2)
 
 
 def test_a_stream_without_its_scope_is_not_judged(start: StartHome) -> None:
     """Where nothing was materialized the checks say which scope is wanted; the run stays green."""
-    home = start(keys=(Key(value=DEFAULT_KEY, scopes=frozenset({"accounts:read"})),))
+    home = start(keys=(PrivateApiKey(value=DEFAULT_KEY, scopes=frozenset({"accounts:read"})),))
     run = home.sync("flows")
     assert run.success
-    for name in checks_of(STREAMS["flows"]):
-        verdict = run.verdicts["flows", name]
-        assert (verdict.colour, "flows:read" in verdict.text) == ("yellow", True)
+    for name in materialization_check_names(STREAMS["flows"]):
+        verdict = run.check_results["flows", name]
+        assert (verdict.colour, "flows:read" in verdict.description) == ("yellow", True)
 
 
 def test_every_asset_says_how_fresh_it_should_be(home: Home) -> None:
@@ -146,9 +148,9 @@ def test_every_asset_says_how_fresh_it_should_be(home: Home) -> None:
 
     A report has a check of its newest days: a policy would look at whatever was fetched last.
     """
-    graph = home.code_location().resolve_asset_graph()
+    graph = home.load_definitions().resolve_asset_graph()
     for name, stream in STREAMS.items():
-        is_report = isinstance(stream.source, Report)
-        assert (graph.get(key_of(name)).freshness_policy is None) == is_report
-        newest = dg.AssetCheckKey(key_of(name), "newest_days_are_there")
+        is_report = isinstance(stream.source, ReportEndpoint)
+        assert (graph.get(asset_key(name)).freshness_policy is None) == is_report
+        newest = dg.AssetCheckKey(asset_key(name), "newest_days_are_there")
         assert (newest in graph.asset_check_keys) == is_report

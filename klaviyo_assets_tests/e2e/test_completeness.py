@@ -6,11 +6,17 @@ from typing import cast
 import dagster as dg
 import pytest
 
-from klaviyo_assets_tests.e2e.checking import check, heal, hide, look, show
+from klaviyo_assets_tests.e2e.check_runs import (
+    evaluate_repair_sensor,
+    hide_events,
+    run_completeness_check,
+    run_repair_sensor,
+    show_events,
+)
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.e2e.instance import instance_of
-from klaviyo_assets_tests.e2e.shop import NOON
+from klaviyo_assets_tests.e2e.instance import open_instance
+from klaviyo_assets_tests.e2e.sandbox_account import NOON
 
 DAY = timedelta(days=1)
 FIRST = datetime(2026, 9, 25, tzinfo=UTC)
@@ -22,27 +28,27 @@ def written(start: StartHome) -> Home:
     """Give a home for a shop in which only that happens which tests write, all of it read."""
     home = start(events=0, future_events=0)
     happen(home, *(FIRST + k * DAY for k in range(5)))
-    home.shop.write_events({"datetime": (NOON - timedelta(hours=1)).isoformat()})
+    home.account.add_events({"datetime": (NOON - timedelta(hours=1)).isoformat()})
     assert home.sync("metrics", "events").success
     return home
 
 
 def happen(home: Home, *days: datetime, **more: object) -> set[str]:
     """Let seven events happen at noon of each day; return their ids."""
-    return home.shop.write_events(
+    return home.account.add_events(
         *({"datetime": (day + DAY / 2).isoformat(), "count": 7, **more} for day in days)
     )
 
 
 def skip(home: Home, *days: datetime, events: bool = True) -> set[str]:
     """Let time go on past days that Klaviyo does not show while they are read; return their ids."""
-    home.shop.move(days=7)
+    home.account.advance_clock(days=7)
     found = happen(home, *days) if events else set[str]()
-    happen(home, home.shop.now - DAY)
+    happen(home, home.account.now - DAY)
     for day in days:
-        hide(home, day, day + DAY)
+        hide_events(home, day, day + DAY)
     assert home.sync("events").success
-    show(home)
+    show_events(home)
     return found
 
 
@@ -50,66 +56,66 @@ def test_what_is_there_is_counted_and_green(start: StartHome) -> None:
     """Right after a sync every metric and day of a shop agrees, at one request a metric."""
     home = start(future_events=0)
     assert home.sync("metrics", "events").success
-    home.shop.forget()
-    verdict = check(home)
-    assert verdict.colour == "green", verdict.text
-    assert home.shop.asked()["/api/metric-aggregates"] == home.count("metrics")
-    counted = verdict.shown["klaviyo/events_counted"]
-    assert verdict.shown["klaviyo/events_stored"] == counted
+    home.account.clear_journal()
+    verdict = run_completeness_check(home)
+    assert verdict.colour == "green", verdict.description
+    assert home.account.request_counts()["/api/metric-aggregates"] == home.row_count("metrics")
+    counted = verdict.metadata["klaviyo/events_counted"]
+    assert verdict.metadata["klaviyo/events_stored"] == counted
     assert isinstance(counted, int)
     assert counted > 600
     nobodys = home.query("SELECT count(*) FROM klaviyo.events WHERE metric_id IS NULL")[0][0]
-    assert verdict.shown["klaviyo/events_without_metric"] == nobodys > 0
+    assert verdict.metadata["klaviyo/events_without_metric"] == nobodys > 0
 
 
 def test_a_hidden_day_is_named_healed_and_green_again(home: Home) -> None:
     """Green, red with the day's name, one run over exactly that day, green; then nothing to do."""
-    assert check(home).colour == "green"
-    assert "no day was short" in look(home).reason
+    assert run_completeness_check(home).colour == "green"
+    assert "no day was short" in evaluate_repair_sensor(home).reason
     hidden = skip(home, FIRST + 7 * DAY)
-    verdict = check(home)
+    verdict = run_completeness_check(home)
     assert verdict.colour == "red"
-    assert verdict.shown["klaviyo/short_days"] == {"2026-10-02": 7}
-    assert "7 events of 2026-10-02 are missing" in verdict.text
-    assert "start 2026-10-02 and end 2026-10-03" in verdict.text
-    home.shop.forget()
+    assert verdict.metadata["klaviyo/short_days"] == {"2026-10-02": 7}
+    assert "7 events of 2026-10-02 are missing" in verdict.description
+    assert "start 2026-10-02 and end 2026-10-03" in verdict.description
+    home.account.clear_journal()
     mark = home.query("SELECT max(datetime) FROM klaviyo.events")
-    run = heal(home)
-    (asked,) = home.shop.queries("/api/events")
+    run = run_repair_sensor(home)
+    (asked,) = home.account.queries("/api/events")
     assert "2026-10-02T00%3A00%3A00Z" in asked
     assert "2026-10-03T00%3A00%3A00Z" in asked
-    assert hidden <= set(home.ids("events")) == home.shop.truth("events")
+    assert hidden <= set(home.ids("events")) == home.account.true_ids("events")
     assert home.query("SELECT max(datetime) FROM klaviyo.events") == mark
-    assert run.verdicts["events", "complete"].colour == "green"
-    assert look(home).runs == ()
+    assert run.check_results["events", "complete"].colour == "green"
+    assert evaluate_repair_sensor(home).runs == ()
 
 
 def test_stretches_are_healed_one_by_one(home: Home) -> None:
     """Days in a row are one run, days apart a run each, the newest first, until none is short."""
     days = [FIRST + k * DAY for k in (6, 7, 9)]
     skip(home, *days)
-    assert check(home).shown["klaviyo/short_days"] == {
+    assert run_completeness_check(home).metadata["klaviyo/short_days"] == {
         "2026-10-01": 7,
         "2026-10-02": 7,
         "2026-10-04": 7,
     }
-    first = heal(home).verdicts["events", "complete"]
-    assert (first.colour, first.shown["klaviyo/missing"]) == ("red", 14)
-    assert heal(home).verdicts["events", "complete"].colour == "green"
-    assert set(home.ids("events")) == home.shop.truth("events")
+    first = run_repair_sensor(home).check_results["events", "complete"]
+    assert (first.colour, first.metadata["klaviyo/missing"]) == ("red", 14)
+    assert run_repair_sensor(home).check_results["events", "complete"].colour == "green"
+    assert set(home.ids("events")) == home.account.true_ids("events")
 
 
 def test_what_is_gone_at_klaviyo_is_told_apart(home: Home) -> None:
     """Stored events that Klaviyo no longer counts are a warning that names the day, not a gap."""
-    home.shop.move(days=1)
-    hide(home, FIRST, FIRST + DAY, every=2, counted=False)
-    gone = set(home.ids("events")) - home.shop.truth("events")
-    verdict = check(home)
+    home.account.advance_clock(days=1)
+    hide_events(home, FIRST, FIRST + DAY, every=2, counted=False)
+    gone = set(home.ids("events")) - home.account.true_ids("events")
+    verdict = run_completeness_check(home)
     assert verdict.colour == "yellow"
-    assert verdict.shown["klaviyo/vanished"] == len(gone) > 0
-    assert verdict.shown["klaviyo/missing"] == 0
-    assert f"{len(gone)} stored events of 2026-09-25" in verdict.text
-    assert "no day was short" in look(home).reason
+    assert verdict.metadata["klaviyo/vanished"] == len(gone) > 0
+    assert verdict.metadata["klaviyo/missing"] == 0
+    assert f"{len(gone)} stored events of 2026-09-25" in verdict.description
+    assert "no day was short" in evaluate_repair_sensor(home).reason
     assert gone <= set(home.ids("events"))
 
 
@@ -119,33 +125,35 @@ def test_gone_and_missing_of_one_day_are_told_apart_by_healing(home: Home) -> No
     So one that goes missing later shows, although as many are stored as Klaviyo counts.
     """
     day = FIRST + 2 * DAY
-    home.shop.move(days=1)
+    home.account.advance_clock(days=1)
     happen(home, day)
-    hide(home, day, day + DAY, every=4, counted=False)
-    gone = set(home.ids("events")) - home.shop.truth("events")
+    hide_events(home, day, day + DAY, every=4, counted=False)
+    gone = set(home.ids("events")) - home.account.true_ids("events")
     assert len(gone) >= 2
-    before = check(home)
+    before = run_completeness_check(home)
     assert before.colour == "red"
-    after = heal(home).verdicts["events", "complete"]
-    assert (after.colour, after.shown["klaviyo/missing"]) == ("yellow", 0)
-    assert after.shown["klaviyo/vanished"] == len(gone)
-    assert set(home.ids("events")) - home.shop.truth("events") == gone
-    home.shop.write_events({"datetime": day.isoformat(), "count": 1})
-    home.shop.move(hours=1)
-    again = check(home)
-    assert (again.colour, again.shown["klaviyo/missing"]) == ("red", 1)
-    assert heal(home).verdicts["events", "complete"].shown["klaviyo/missing"] == 0
+    after = run_repair_sensor(home).check_results["events", "complete"]
+    assert (after.colour, after.metadata["klaviyo/missing"]) == ("yellow", 0)
+    assert after.metadata["klaviyo/vanished"] == len(gone)
+    assert set(home.ids("events")) - home.account.true_ids("events") == gone
+    home.account.add_events({"datetime": day.isoformat(), "count": 1})
+    home.account.advance_clock(hours=1)
+    again = run_completeness_check(home)
+    assert (again.colour, again.metadata["klaviyo/missing"]) == ("red", 1)
+    assert (
+        run_repair_sensor(home).check_results["events", "complete"].metadata["klaviyo/missing"] == 0
+    )
 
 
 def test_a_day_that_stays_short_is_given_up(home: Home) -> None:
     """After three runs that changed nothing the sensor says so and launches no fourth."""
     day = FIRST + 7 * DAY
     skip(home, day)
-    hide(home, day, day + DAY)
-    assert check(home).colour == "red"
+    hide_events(home, day, day + DAY)
+    assert run_completeness_check(home).colour == "red"
     for _ in range(3):
-        assert heal(home).verdicts["events", "complete"].colour == "red"
-    given_up = look(home)
+        assert run_repair_sensor(home).check_results["events", "complete"].colour == "red"
+    given_up = evaluate_repair_sensor(home)
     assert given_up.runs == ()
     assert "2026-10-02: still short after 3 healing runs" in given_up.reason
 
@@ -153,83 +161,85 @@ def test_a_day_that_stays_short_is_given_up(home: Home) -> None:
 def test_a_verdict_is_healed_once(home: Home) -> None:
     """While a healing run is under way, and after it ended well, the same verdict asks for none."""
     skip(home, FIRST + 7 * DAY)
-    check(home)
-    (request,) = look(home).runs
-    with instance_of(home.dagster) as instance:
+    run_completeness_check(home)
+    (request,) = evaluate_repair_sensor(home).runs
+    with open_instance(home.dagster_home) as instance:
         run = instance.add_run(
             dg.DagsterRun(
                 job_name="__ASSET_JOB", status=dg.DagsterRunStatus.STARTED, tags=dict(request.tags)
             )
         )
-        assert "under way" in look(home).reason
+        assert "under way" in evaluate_repair_sensor(home).reason
         instance.report_run_failed(run, "a test")
-        (second,) = look(home).runs
+        (second,) = evaluate_repair_sensor(home).runs
         assert second.run_key != request.run_key
         instance.add_run(
             dg.DagsterRun(
                 job_name="__ASSET_JOB", status=dg.DagsterRunStatus.SUCCESS, tags=dict(second.tags)
             )
         )
-    assert "read again" in look(home).reason
+    assert "read again" in evaluate_repair_sensor(home).reason
 
 
 def test_the_newest_hours_are_left_alone(home: Home) -> None:
     """What Klaviyo counts in the last hours before the mark may still be on its way."""
     at = NOON - timedelta(hours=3)
-    home.shop.write_events({"datetime": at.isoformat()})
-    assert check(home).colour == "green"
-    strict = check(home, config={"tolerance_hours": 0})
+    home.account.add_events({"datetime": at.isoformat()})
+    assert run_completeness_check(home).colour == "green"
+    strict = run_completeness_check(home, config={"tolerance_hours": 0})
     assert strict.colour == "red"
-    assert strict.shown["klaviyo/short_days"] == {f"{at:%Y-%m-%d}": 1}
+    assert strict.metadata["klaviyo/short_days"] == {f"{at:%Y-%m-%d}": 1}
 
 
 def test_everything_is_compared_on_demand(home: Home) -> None:
     """Beyond the last weeks only a comparison of everything looks; its cost is bounded and said."""
-    home.shop.move(days=60)
-    happen(home, home.shop.now - 2 * DAY)
+    home.account.advance_clock(days=60)
+    happen(home, home.account.now - 2 * DAY)
     assert home.sync("events").success
-    home.shop.write_events({"datetime": FIRST.isoformat()})
-    assert check(home).colour == "green"
-    everything = check(home, config={"days": 0})
-    assert everything.shown["klaviyo/short_days"] == {"2026-09-25": 1}
-    assert heal(home).verdicts["events", "complete"].colour == "green"
-    assert look(home).runs == ()
+    home.account.add_events({"datetime": FIRST.isoformat()})
+    assert run_completeness_check(home).colour == "green"
+    everything = run_completeness_check(home, config={"days": 0})
+    assert everything.metadata["klaviyo/short_days"] == {"2026-09-25": 1}
+    assert run_repair_sensor(home).check_results["events", "complete"].colour == "green"
+    assert evaluate_repair_sensor(home).runs == ()
 
 
 def test_a_metric_that_klaviyo_does_not_count_stops_nothing(home: Home) -> None:
     """Its words are shown, its events are left out, and all others are compared."""
     match = {"path": "/api/metric-aggregates", "method": "POST", "nth": 4}
-    with home.shop.faulty("error", match=match, status=400):
-        verdict = check(home)
+    with home.account.inject_fault("error", match=match, status=400):
+        verdict = run_completeness_check(home)
     assert verdict.colour == "green"
-    told = cast("dict[str, str]", verdict.shown["klaviyo/metrics_not_counted"])
+    told = cast("dict[str, str]", verdict.metadata["klaviyo/metrics_not_counted"])
     assert list(told) == [sorted(home.ids("metrics"))[3]]
 
 
 def test_before_the_first_sync_nothing_is_judged(start: StartHome) -> None:
     """A table that was never read is no gap: the check says what to do, the sensor waits."""
     home = start(events=0)
-    assert "never compared" in look(home).reason
-    verdict = check(home)
+    assert "never compared" in evaluate_repair_sensor(home).reason
+    verdict = run_completeness_check(home)
     assert verdict.colour == "yellow"
-    assert "materialize klaviyo/events first" in verdict.text
+    assert "materialize klaviyo/events first" in verdict.description
 
 
 def test_lateness_is_measured_when_events_are_first_seen(home: Home) -> None:
     """An event that comes five days late is told as such, once, and so is the lookback it needs."""
-    late = home.shop.now - timedelta(days=5)
+    late = home.account.now - timedelta(days=5)
     metric = home.ids("metrics")[0]
-    home.shop.move(minutes=30)
-    home.shop.write_events({"datetime": late.isoformat(), "metric": metric, "count": 3})
+    home.account.advance_clock(minutes=30)
+    home.account.add_events({"datetime": late.isoformat(), "metric": metric, "count": 3})
     window = {"start": f"{late - DAY:%Y-%m-%d}"}
     run = home.sync("events", config=window)
-    told = cast("dict[str, dict[str, object]]", run.materialized["events"]["klaviyo/first_seen"])
+    told = cast(
+        "dict[str, dict[str, object]]", run.materializations["events"]["klaviyo/first_seen"]
+    )
     seconds = timedelta(days=5, minutes=30).total_seconds()
     assert list(told) == [metric]
     assert list(cast("dict[str, int]", told[metric]["behind"]).values()) == [3]
     assert told[metric]["longest"] == seconds
     again = home.sync("events", config=window)
-    assert "klaviyo/first_seen" not in again.materialized["events"]
-    verdict = check(home)
-    assert verdict.shown["klaviyo/suggested_lookback_days"] == 6
-    assert "'max': '5.0 d'" in str(verdict.shown["klaviyo/lateness"])
+    assert "klaviyo/first_seen" not in again.materializations["events"]
+    verdict = run_completeness_check(home)
+    assert verdict.metadata["klaviyo/suggested_lookback_days"] == 6
+    assert "'max': '5.0 d'" in str(verdict.metadata["klaviyo/lateness"])

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from klaviyo_assets.lake import staging, writing
-from klaviyo_assets.sync import pull
+from klaviyo_assets.lake.write import staging, table_writer
+from klaviyo_assets.sync import sync_run
 from klaviyo_assets_tests.e2e.conftest import StartHome
 
 
@@ -30,12 +30,14 @@ def test_files_that_cannot_be_placed_are_read_again(
 ) -> None:
     """A full disk while a commit's files are put in place: the next run brings their rows."""
     home = start(events=6000)
-    monkeypatch.setattr(pull, "COMMIT_BYTES", 200_000)
+    monkeypatch.setattr(sync_run, "COMMIT_BYTES", 200_000)
     with monkeypatch.context() as broken:
-        broken.setattr(writing, "placed", failing(writing.placed, at=at))
-        assert "disk" in home.sync("events").failed["events"]
+        broken.setattr(
+            table_writer, "move_into_table", failing(table_writer.move_into_table, at=at)
+        )
+        assert "disk" in home.sync("events").failures["events"]
     assert home.sync("events").success
-    assert sorted(home.ids("events")) == sorted(home.shop.truth("events"))
+    assert sorted(home.ids("events")) == sorted(home.account.true_ids("events"))
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
@@ -44,9 +46,13 @@ def test_rows_that_cannot_be_staged_are_read_again(
 ) -> None:
     """A full disk while rows are staged: they are gone from memory, and the mark knows."""
     home = start(events=6000)
-    monkeypatch.setattr(pull, "COMMIT_BYTES", 200_000)
+    monkeypatch.setattr(sync_run, "COMMIT_BYTES", 200_000)
     with monkeypatch.context() as broken:
-        broken.setattr(staging.Stage, "take", failing(staging.Stage.take, at=at))
-        assert "disk" in home.sync("events").failed["events"]
+        broken.setattr(
+            staging.StagingWriter,
+            "write_batches",
+            failing(staging.StagingWriter.write_batches, at=at),
+        )
+        assert "disk" in home.sync("events").failures["events"]
     assert home.sync("events").success
-    assert sorted(home.ids("events")) == sorted(home.shop.truth("events"))
+    assert sorted(home.ids("events")) == sorted(home.account.true_ids("events"))

@@ -14,15 +14,26 @@ from deltalake import DeltaTable
 
 from klaviyo_assets.model.stream import Collection
 from klaviyo_assets.streams import COLLECTIONS, STREAMS
-from klaviyo_assets_tests.duckdb_releases import LIBRARIES, installed, read_by, typed
+from klaviyo_assets_tests.duckdb_releases import (
+    LIBRARY_RELEASES,
+    install_package,
+    query_with_release,
+    run_cli,
+)
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.e2e.report_runs import CAMPAIGNS, FLOWS, add_metrics, fetch, metrics_of
-from klaviyo_assets_tests.e2e.shop import NOON, open_shop
+from klaviyo_assets_tests.e2e.report_runs import (
+    CAMPAIGN_REPORT,
+    FLOW_REPORT,
+    add_metrics,
+    report_metrics,
+    run_partitions,
+)
+from klaviyo_assets_tests.e2e.sandbox_account import NOON, open_sandbox_account
 
 # Its home is read by all of them: one worker makes it.
 pytestmark = pytest.mark.xdist_group("whole")
 
-RELEASES = (*LIBRARIES, duckdb.__version__)
+RELEASES = (*LIBRARY_RELEASES, duckdb.__version__)
 
 POLARS = "polars==1.31.0"
 """The newest one that comes as a single package."""
@@ -40,17 +51,17 @@ ALL_NAMES = "SELECT table_name FROM information_schema.tables ORDER BY table_nam
 @pytest.fixture(scope="module")
 def whole(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     """Give a home with every kind of relation: histories, details, joins, merges, reports."""
-    with open_shop(timezone="UTC") as shop:
-        home = Home(shop=shop, root=tmp_path_factory.mktemp("whole"), blank=blank)
+    with open_sandbox_account(timezone="UTC") as shop:
+        home = Home(account=shop, root=tmp_path_factory.mktemp("whole"), dagster_template=blank)
         home.settings |= {"KLAVIYO_TIMEZONE": "UTC"}
         assert home.sync().success
         read = [each.name for each in COLLECTIONS if isinstance(each.source, Collection)]
         assert home.sync(*read, config={"sync_mode": "full_refresh_append"}).success
-        metric = metrics_of(home)[0]
+        metric = report_metrics(home)[0]
         add_metrics(home, [metric])
         day: date = NOON.date().replace(day=1)
-        for stream in (FLOWS, CAMPAIGNS):
-            assert fetch(home, stream, (metric, day)).run.success
+        for stream in (FLOW_REPORT, CAMPAIGN_REPORT):
+            assert run_partitions(home, stream, (metric, day)).run.success
         yield home
 
 
@@ -71,8 +82,8 @@ def test_every_relation_is_read_by_other_releases(whole: Home, release: str) -> 
     names = relations(whole)
     counts = [f'SELECT count(*) FROM "{name}"' for name in names]
     rows = [f'SELECT * FROM "{name}" ORDER BY ALL LIMIT 5' for name in names]
-    path = whole.data / "klaviyo.duckdb"
-    assert read_by(release, path, *counts, *rows) == read_by(
+    path = whole.data_dir / "klaviyo.duckdb"
+    assert query_with_release(release, path, *counts, *rows) == query_with_release(
         duckdb.__version__, path, *counts, *rows
     )
 
@@ -81,9 +92,9 @@ def test_every_relation_is_read_by_other_releases(whole: Home, release: str) -> 
 @pytest.mark.parametrize("alias", ["klaviyo", "k"])
 def test_the_first_things_an_analyst_types_work(whole: Home, release: str, alias: str) -> None:
     """`SHOW TABLES` lists everything; a bare name and one with the alias are the relation."""
-    names, bare, qualified = read_by(
+    names, bare, qualified = query_with_release(
         release,
-        whole.data / "klaviyo.duckdb",
+        whole.data_dir / "klaviyo.duckdb",
         "SHOW TABLES",
         "FROM events ORDER BY id LIMIT 3",
         f"FROM {alias}.events ORDER BY id LIMIT 3",
@@ -96,10 +107,10 @@ def test_the_first_things_an_analyst_types_work(whole: Home, release: str, alias
 
 def test_the_command_line_client_shows_them(whole: Home) -> None:
     """The client that pip gives opens the file by its path and answers the same three."""
-    path = whole.data / "klaviyo.duckdb"
-    assert typed(path, "SHOW TABLES").split() == ["name", *relations(whole)]
+    path = whole.data_dir / "klaviyo.duckdb"
+    assert run_cli(path, "SHOW TABLES").split() == ["name", *relations(whole)]
     for name in ("events", "klaviyo.events"):
-        printed = typed(path, f"FROM {name} ORDER BY id LIMIT 3").splitlines()
+        printed = run_cli(path, f"FROM {name} ORDER BY id LIMIT 3").splitlines()
         assert printed[0].startswith("id,timestamp,datetime,")
         assert len(printed) == 4
 
@@ -107,9 +118,9 @@ def test_the_command_line_client_shows_them(whole: Home) -> None:
 @pytest.mark.parametrize("release", RELEASES)
 def test_every_relation_and_column_says_what_it_holds(whole: Home, release: str) -> None:
     """No view and no column is without a comment, and a stream's are the words of its asset."""
-    views, columns = read_by(
+    views, columns = query_with_release(
         release,
-        whole.data / "klaviyo.duckdb",
+        whole.data_dir / "klaviyo.duckdb",
         "SELECT view_name, comment FROM duckdb_views() WHERE NOT internal ORDER BY view_name",
         "SELECT table_name, column_name, comment FROM duckdb_columns() WHERE NOT internal",
     )
@@ -118,17 +129,17 @@ def test_every_relation_and_column_says_what_it_holds(whole: Home, release: str)
     assert [(table, column) for table, column, comment in columns if not comment] == []
     said = {str(name): comment for name, comment in views}
     assert {name: said[name] for name in STREAMS} == {
-        name: stream.about for name, stream in STREAMS.items()
+        name: stream.description for name, stream in STREAMS.items()
     }
     words = {(table, column): comment for table, column, comment in columns}
     for stream in STREAMS.values():
         for column in stream.columns:
-            assert words[stream.name, column.name] == column.about
+            assert words[stream.name, column.name] == column.description
 
 
 def test_pandas_reads_the_lake(whole: Home) -> None:
     """A table is a Delta table to pandas, and its files are Parquet, with the same rows."""
-    folder = whole.data / "lake" / "profiles"
+    folder = whole.data_dir / "lake" / "profiles"
     frame = DeltaTable(str(folder)).to_pandas()
     assert sorted(frame["id"]) == sorted(whole.ids("profiles"))
     (file,) = DeltaTable(str(folder)).file_uris()
@@ -138,10 +149,10 @@ def test_pandas_reads_the_lake(whole: Home) -> None:
 def test_polars_reads_the_lake(whole: Home) -> None:
     """Polars reads a table by day, as Delta, whole."""
     done = subprocess.run(
-        [sys.executable, "-c", READ_BY_POLARS, str(whole.data / "lake" / "events")],
+        [sys.executable, "-c", READ_BY_POLARS, str(whole.data_dir / "lake" / "events")],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(installed(POLARS))},
+        env=os.environ | {"PYTHONPATH": str(install_package(POLARS))},
         check=False,
         timeout=120,
     )

@@ -13,12 +13,12 @@ import duckdb
 import pytest
 
 from klaviyo_assets_tests.contract.checkout import ROOT
-from klaviyo_assets_tests.duckdb_releases import LIBRARIES, read_by
+from klaviyo_assets_tests.duckdb_releases import LIBRARY_RELEASES, query_with_release
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.e2e.test_verbs import verb
+from klaviyo_assets_tests.e2e.test_cli import verb
 
-RELEASES = (*LIBRARIES, duckdb.__version__)
+RELEASES = (*LIBRARY_RELEASES, duckdb.__version__)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def rows_and_words(home: Home) -> tuple[dict[str, int], list[tuple[object, ...]]
         "SELECT table_name, column_name, data_type, comment FROM duckdb_columns() "
         "WHERE database_name = 'klaviyo' ORDER BY ALL"
     )
-    return {name: home.count(name) for name in names}, columns
+    return {name: home.row_count(name) for name in names}, columns
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -51,13 +51,13 @@ def test_an_export_is_whole_without_the_lake(
     said = capsys.readouterr()
     assert f"holds {len(rows)} tables, {sum(rows.values()):,} rows" in said.out
     assert {line.split()[0] for line in said.err.splitlines()} == set(rows)
-    shutil.rmtree(home.data)
+    shutil.rmtree(home.data_dir)
     counts = [f'SELECT count(*) FROM "{name}"' for name in rows]
     words = (
         "SELECT table_name, column_name, data_type, comment FROM duckdb_columns() "
         "WHERE database_name = 'x' ORDER BY ALL"
     )
-    found, tables, *counted = read_by(
+    found, tables, *counted = query_with_release(
         release, file, words, "SELECT table_name, comment FROM duckdb_tables()", *counts, name="x"
     )
     assert [tuple(each) for each in found] == columns
@@ -106,11 +106,11 @@ def test_what_is_there_is_not_lost(home: Home, capsys: pytest.CaptureFixture[str
     with duckdb.connect(database) as mine:
         mine.execute("CREATE TABLE mine (n INTEGER)")
     link = home.root / "link.duckdb"
-    link.symlink_to(home.data / "klaviyo.duckdb")
+    link.symlink_to(home.data_dir / "klaviyo.duckdb")
     for path, options, told in (
-        (home.data / "klaviyo.duckdb", ("--force",), "the lake's own"),
+        (home.data_dir / "klaviyo.duckdb", ("--force",), "the lake's own"),
         (link, ("--force",), "the lake's own"),
-        (home.data / "lake" / "x.duckdb", (), "the lake's own"),
+        (home.data_dir / "lake" / "x.duckdb", (), "the lake's own"),
         (theirs, ("--force",), "no DuckDB database"),
         (home.root, ("--force",), "is a folder"),
         (home.root / "no" / "x.duckdb", (), "is no folder"),
@@ -146,7 +146,7 @@ def test_an_export_that_fails_leaves_what_was_there(
     file = home.root / "kept.duckdb"
     assert verb(home, "export", str(file), "--tables", "lists") == 0
     before = file.read_bytes()
-    (stored,) = (home.data / "lake" / "profiles").glob("*.parquet")
+    (stored,) = (home.data_dir / "lake" / "profiles").glob("*.parquet")
     stored.unlink()
     assert verb(home, "export", str(file), "--force") == 1
     assert "Traceback" not in capsys.readouterr().err
@@ -212,4 +212,6 @@ def test_a_killed_export_is_no_file_and_in_nobodys_way(home: Home) -> None:
     assert verb(home, "export", str(file), "--tables", "lists") == 0
     assert [each.name for each in home.root.iterdir() if each.name.startswith(".")] == []
     with duckdb.connect(file, read_only=True) as opened:
-        assert opened.execute("SELECT count(*) FROM lists").fetchall() == [(home.count("lists"),)]
+        assert opened.execute("SELECT count(*) FROM lists").fetchall() == [
+            (home.row_count("lists"),)
+        ]

@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
-from klaviyo_assets.sandbox import Key
-from klaviyo_assets.sandbox.account import DEFAULT_KEY
-from klaviyo_assets.sync import begin
+from klaviyo_assets.sandbox import PrivateApiKey
+from klaviyo_assets.sandbox.account.config import DEFAULT_KEY
+from klaviyo_assets.sync import runner
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 
@@ -31,25 +31,25 @@ pytestmark = pytest.mark.usefixtures("impatient")
 def home_with(start: StartHome, *scopes: str) -> Home:
     """Return a home whose key has only the scopes to read these."""
     named = frozenset(f"{each}:read" for each in scopes)
-    return start(keys=(Key(value=DEFAULT_KEY, scopes=named),))
+    return start(keys=(PrivateApiKey(value=DEFAULT_KEY, scopes=named),))
 
 
 def test_one_failing_stream_leaves_the_others(home: Home) -> None:
     """A path that fails for ever fails its stream alone, in bounded tries, saying what and how."""
-    with home.shop.faulty("error", match={"path": "/api/flows"}, status=500):
+    with home.account.inject_fault("error", match={"path": "/api/flows"}, status=500):
         run = home.sync()
     assert not run.success
-    assert list(run.failed) == ["flows"]
-    assert "flows: GET /api/flows" in run.failed["flows"]
-    assert "500" in run.failed["flows"]
-    assert "Given up after 6 tries" in run.failed["flows"]
-    assert set(run.materialized) == set(home.relations())
-    assert set(ASKING) - set(run.materialized) == {"flows"}
+    assert list(run.failures) == ["flows"]
+    assert "flows: GET /api/flows" in run.failures["flows"]
+    assert "500" in run.failures["flows"]
+    assert "Given up after 6 tries" in run.failures["flows"]
+    assert set(run.materializations) == set(home.relation_names())
+    assert set(ASKING) - set(run.materializations) == {"flows"}
     # Two parts of the collection, six tries each, once more by Dagster.
     assert run.attempts["flows"] == 2
-    assert home.shop.asked()["/api/flows"] <= 2 * 2 * 6
+    assert home.account.request_counts()["/api/flows"] <= 2 * 2 * 6
     assert home.sync("flows").success
-    assert sorted(home.ids("flows")) == sorted(home.shop.truth("flows"))
+    assert sorted(home.ids("flows")) == sorted(home.account.true_ids("flows"))
 
 
 def test_what_ends_a_run_before_its_first_page_ends_its_readers(
@@ -61,61 +61,63 @@ def test_what_ends_a_run_before_its_first_page_ends_its_readers(
     def cancelled() -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(begin, "load", cancelled)
-    assert "RuntimeError" in home.sync("events").failed["events"]
+    monkeypatch.setattr(runner, "load_duckdb", cancelled)
+    assert "RuntimeError" in home.sync("events").failures["events"]
     for thread in threading.enumerate():
         if thread.name.removeprefix("klaviyo-").isdigit():
             thread.join(60)
     # One a Dagster attempt; to read on would be six more each.
-    assert home.shop.asked()["/api/events"] <= 2
+    assert home.account.request_counts()["/api/events"] <= 2
 
 
 def test_what_depends_on_a_failed_stream_waits_for_it(home: Home) -> None:
     """A stream made of one that failed is not tried on what is not there, and comes next time."""
-    with home.shop.faulty("error", match={"path": "/api/events"}, status=400):
+    with home.account.inject_fault("error", match={"path": "/api/events"}, status=400):
         run = home.sync("events", "metrics", "events_detailed")
-    assert list(run.failed) == ["events"]
-    assert set(run.materialized) == {"metrics"}
+    assert list(run.failures) == ["events"]
+    assert set(run.materializations) == {"metrics"}
     assert home.sync("events", "metrics", "events_detailed").success
-    assert sorted(home.ids("events_detailed")) == sorted(home.shop.truth("events"))
+    assert sorted(home.ids("events_detailed")) == sorted(home.account.true_ids("events"))
 
 
 def test_a_permanent_error_is_not_tried_again(home: Home) -> None:
     """A 400 fails at once: one request, one attempt, Klaviyo's own words."""
-    with home.shop.faulty("error", match={"path": "/api/lists"}, status=400, detail="No such sort"):
+    with home.account.inject_fault(
+        "error", match={"path": "/api/lists"}, status=400, detail="No such sort"
+    ):
         run = home.sync("lists")
-    assert "400" in run.failed["lists"]
-    assert "No such sort" in run.failed["lists"]
-    assert home.shop.asked()["/api/lists"] == 1
+    assert "400" in run.failures["lists"]
+    assert "No such sort" in run.failures["lists"]
+    assert home.account.request_counts()["/api/lists"] == 1
     assert run.attempts["lists"] == 1
 
 
 def test_a_refused_key_costs_one_request_a_stream(home: Home) -> None:
     """With a key that Klaviyo does not know, each stream asks at most once and says what to do."""
-    with home.shop.faulty("error", match={}, status=401):
+    with home.account.inject_fault("error", match={}, status=401):
         run = home.sync()
-    assert set(run.failed) == set(ASKING)
-    assert home.shop.asked().total() <= len(ASKING)
+    assert set(run.failures) == set(ASKING)
+    assert home.account.request_counts().total() <= len(ASKING)
     assert {run.attempts[stream] for stream in ASKING} == {1}
     for stream in ASKING:
-        assert "401" in run.failed[stream]
-        assert "set KLAVIYO_API_KEY to a live private key" in run.failed[stream]
-        assert home.shop.key not in run.failed[stream]
+        assert "401" in run.failures[stream]
+        assert "set KLAVIYO_API_KEY to a live private key" in run.failures[stream]
+        assert home.account.key not in run.failures[stream]
 
 
 def test_a_key_revoked_on_the_way_costs_nothing_that_was_read(start: StartHome) -> None:
     """What came before a 401 in mid-sync is stored; a new key reads only the rest."""
     home = start(events=6_000, future_events=0)
     match = {"path": "/api/events", "from": 4}
-    with home.shop.faulty("error", match=match, status=401):
+    with home.account.inject_fault("error", match=match, status=401):
         broken = home.sync("events")
-    assert "401" in broken.failed["events"]
+    assert "401" in broken.failures["events"]
     kept = home.lake_ids("events")
-    assert 0 < len(kept) == len(set(kept)) < len(home.shop.truth("events"))
-    home.shop.forget()
+    assert 0 < len(kept) == len(set(kept)) < len(home.account.true_ids("events"))
+    home.account.clear_journal()
     assert home.sync("events").success
-    assert sorted(home.ids("events")) == sorted(home.shop.truth("events"))
-    again = set(home.shop.shown("/api/events")) & set(kept)
+    assert sorted(home.ids("events")) == sorted(home.account.true_ids("events"))
+    again = set(home.account.shown_record_counts("/api/events")) & set(kept)
     assert len(again) <= len(kept) / 10
 
 
@@ -124,12 +126,12 @@ def test_a_missing_scope_skips_the_stream(start: StartHome) -> None:
     home = home_with(start, "accounts", "lists", "segments")
     run = home.sync("flows", "lists", "segments")
     assert run.success
-    assert set(run.materialized) == {"lists", "segments"}
+    assert set(run.materializations) == {"lists", "segments"}
     assert "flows is skipped: the key lacks the scope flows:read" in run.warnings
-    (seen,) = run.observed["flows"]
+    (seen,) = run.observations["flows"]
     assert seen["klaviyo/missing_scope"] == "flows:read"
     assert "klaviyo/cursor" not in seen
-    assert "flows" not in home.relations()
+    assert "flows" not in home.relation_names()
 
 
 def test_a_missing_scope_skips_what_is_made_of_it(start: StartHome) -> None:
@@ -137,8 +139,8 @@ def test_a_missing_scope_skips_what_is_made_of_it(start: StartHome) -> None:
     home = home_with(start, "accounts", "events")
     run = home.sync("events", "metrics", "events_detailed")
     assert run.success
-    assert set(run.materialized) == {"events"}
-    assert sorted(home.ids("events")) == sorted(home.shop.truth("events"))
+    assert set(run.materializations) == {"events"}
+    assert sorted(home.ids("events")) == sorted(home.account.true_ids("events"))
 
 
 def test_a_key_that_may_not_know_its_account_syncs_all_the_same(start: StartHome) -> None:
@@ -147,63 +149,63 @@ def test_a_key_that_may_not_know_its_account_syncs_all_the_same(start: StartHome
     first = home.sync("accounts", "profiles")
     assert first.success
     assert "the key lacks accounts:read: its hash stands for the account" in first.warnings
-    assert set(first.materialized) == {"profiles"}
+    assert set(first.materializations) == {"profiles"}
     second = home.sync("profiles")
     assert second.success
-    assert sorted(home.ids("profiles")) == sorted(home.shop.truth("profiles"))
-    assert home.shop.key not in first.warnings
+    assert sorted(home.ids("profiles")) == sorted(home.account.true_ids("profiles"))
+    assert home.account.key not in first.warnings
 
 
 def test_a_storm_on_predictive_analytics_ends_with_advice(home: Home) -> None:
     """When only predictive_analytics fails, the failure names the setting that leaves it out."""
     match = {"path": "/api/profiles", "query": "predictive_analytics"}
-    with home.shop.faulty("error", match=match, status=503):
+    with home.account.inject_fault("error", match=match, status=503):
         run = home.sync("profiles", "lists")
-        assert set(run.failed) == {"profiles"}
-        assert set(run.materialized) == {"lists"}
-        assert "503" in run.failed["profiles"]
-        assert "KLAVIYO_DISABLE_PREDICTIVE_ANALYTICS=true" in run.failed["profiles"]
+        assert set(run.failures) == {"profiles"}
+        assert set(run.materializations) == {"lists"}
+        assert "503" in run.failures["profiles"]
+        assert "KLAVIYO_DISABLE_PREDICTIVE_ANALYTICS=true" in run.failures["profiles"]
         advised = home.sync("profiles", disable_predictive_analytics="true")
     assert advised.success
-    assert sorted(home.ids("profiles")) == sorted(home.shop.truth("profiles"))
+    assert sorted(home.ids("profiles")) == sorted(home.account.true_ids("profiles"))
 
 
 def test_a_storm_elsewhere_gives_no_wrong_advice(home: Home) -> None:
     """Where predictive_analytics was not asked for, nobody is sent to its setting."""
-    with home.shop.faulty("error", match={"path": "/api/profiles"}, status=503):
+    with home.account.inject_fault("error", match={"path": "/api/profiles"}, status=503):
         run = home.sync("profiles", "global_exclusions", disable_predictive_analytics="true")
-    assert set(run.failed) == {"profiles", "global_exclusions"}
-    assert "PREDICTIVE" not in "".join(run.failed.values())
+    assert set(run.failures) == {"profiles", "global_exclusions"}
+    assert "PREDICTIVE" not in "".join(run.failures.values())
 
 
 def test_a_broken_table_stops_only_its_own_stream(home: Home) -> None:
     """A damaged log of one table is warned of by the others, which are stored and shown."""
     home.sync("lists")
-    (commit,) = (home.data / "lake" / "lists" / "_delta_log").glob("*.json")
+    (commit,) = (home.data_dir / "lake" / "lists" / "_delta_log").glob("*.json")
     commit.write_text("{\n".join(commit.read_text().splitlines()))
     run = home.sync("segments", "lists")
-    assert set(run.materialized) == {"segments"}
-    assert "lists" in run.failed["lists"]
+    assert set(run.materializations) == {"segments"}
+    assert "lists" in run.failures["lists"]
     assert "klaviyo.duckdb does without a table that cannot be read" in run.warnings
-    assert home.relations() == {"segments"}
+    assert home.relation_names() == {"segments"}
 
 
 def test_the_lake_of_another_account_is_left_alone(home: Home, start: StartHome) -> None:
     """A key of another account is refused with both accounts and the way out, nothing written."""
     home.sync("lists", "profiles")
-    before = home.files()
+    before = home.data_files()
     other = start(seed=2)
-    other.settings["KLAVIYO_DATA_DIR"] = str(home.data)
+    other.settings["KLAVIYO_DATA_DIR"] = str(home.data_dir)
     run = other.sync("lists", "events")
     assert not run.success
-    (mine,) = home.shop.truth("accounts")
-    (theirs,) = other.shop.truth("accounts")
+    (mine,) = home.account.true_ids("accounts")
+    (theirs,) = other.account.true_ids("accounts")
     for stream in ("lists", "events"):
-        assert mine in run.failed[stream]
-        assert theirs in run.failed[stream]
-        assert "Give each account its own KLAVIYO_DATA_DIR" in run.failed[stream]
+        assert mine in run.failures[stream]
+        assert theirs in run.failures[stream]
+        assert "Give each account its own KLAVIYO_DATA_DIR" in run.failures[stream]
         assert run.attempts[stream] == 1
-    assert home.files() == before
+    assert home.data_files() == before
     del other.settings["KLAVIYO_DATA_DIR"]
     assert other.sync("lists").success
-    assert sorted(other.ids("lists")) == sorted(other.shop.truth("lists"))
+    assert sorted(other.ids("lists")) == sorted(other.account.true_ids("lists"))

@@ -15,7 +15,7 @@ def imported(home: Home, *command: str) -> set[str]:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", *command],
         cwd=ROOT,
-        env={**os.environ, **home.variables, "DAGSTER_HOME": str(home.dagster)},
+        env={**os.environ, **home.variables, "DAGSTER_HOME": str(home.dagster_home)},
         capture_output=True,
         check=False,
         text=True,
@@ -41,6 +41,6 @@ def test_the_hourly_job_has_no_use_for_pandas(home: Home) -> None:
         found = imported(home, *job)
         assert "pyarrow.lib" in found
         assert "pandas" not in found
-        home.shop.mutate(profile=min(home.ids("profiles")), set={"last_name": "Merged"})
-        home.shop.mutate(list=min(home.ids("lists")), delete=True)
-    assert sorted(home.ids("events")) == sorted(home.shop.truth("events"))
+        home.account.mutate(profile=min(home.ids("profiles")), set={"last_name": "Merged"})
+        home.account.mutate(list=min(home.ids("lists")), delete=True)
+    assert sorted(home.ids("events")) == sorted(home.account.true_ids("events"))

@@ -8,13 +8,13 @@ from unittest.mock import patch
 import pytest
 
 from klaviyo_assets.__main__ import main as command
-from klaviyo_assets.defs.syncing import Syncing
+from klaviyo_assets.defs.sync_output import SyncOutput
 from klaviyo_assets.errors import StorageError
-from klaviyo_assets.lake import Receipt
-from klaviyo_assets.sync import pull
+from klaviyo_assets.lake import CommitReceipt
+from klaviyo_assets.sync import sync_run
 from klaviyo_assets_tests.e2e.conftest import StartHome
-from klaviyo_assets_tests.e2e.kills import Killing
-from klaviyo_assets_tests.e2e.lives import forked
+from klaviyo_assets_tests.e2e.kills import KilledSync
+from klaviyo_assets_tests.e2e.processes import fork_sync
 
 KILLS = 20
 EVENTS = 40_000
@@ -35,10 +35,10 @@ def test_twenty_kills_of_a_first_sync_lose_and_double_nothing(start: StartHome) 
     """Twenty SIGKILLs at random moments, a resume after each: every event is stored once."""
     home = start(events=EVENTS, days=6, gzip=False)
     seed = random.randrange(10**6)
-    killing = Killing(
+    killing = KilledSync(
         home=home,
-        begin=lambda: forked(home, "events", commit_bytes=COMMIT_BYTES),
-        chance=random.Random(seed),
+        start_process=lambda: fork_sync(home, "events", commit_bytes=COMMIT_BYTES),
+        rng=random.Random(seed),
     )
     kills = 0
     while kills < KILLS and killing.kill_once(pages=LONGEST):
@@ -47,11 +47,11 @@ def test_twenty_kills_of_a_first_sync_lose_and_double_nothing(start: StartHome) 
     said = f"seed {seed}, {kills} kills, {killing.cost}"
     assert kills >= KILLS / 2, said
     assert killing.cost.problems == [], said
-    assert killing.cost.in_flight <= MOST_IN_FLIGHT, said
+    assert killing.cost.max_uncommitted <= MOST_IN_FLIGHT, said
     # That none of them lies in a closed window is told above. How many share the second at which an
     # open one goes on depends on how many are open: mostly 300, once 1,552 on a busy machine.
-    assert killing.cost.asked_in_vain <= killing.cost.shown / 50, said
-    assert sorted(home.ids("events")) == sorted(home.shop.truth("events")), said
+    assert killing.cost.records_requested_again <= killing.cost.records_shown / 50, said
+    assert sorted(home.ids("events")) == sorted(home.account.true_ids("events")), said
     with patch.dict(os.environ, home.variables):
         assert command(["verify"]) == 0
 
@@ -59,25 +59,25 @@ def test_twenty_kills_of_a_first_sync_lose_and_double_nothing(start: StartHome) 
 def test_a_death_between_commit_and_observation_costs_no_second_reading(start: StartHome) -> None:
     """Where Dagster never hears of a commit, the next run says so and goes on from the lake's."""
     home = start(events=8_000, future_events=0)
-    report, told = Syncing.report, list[datetime | None]()
+    report, told = SyncOutput.log_commit, list[datetime | None]()
 
-    def dies(syncing: Syncing, receipt: Receipt) -> None:
+    def dies(syncing: SyncOutput, receipt: CommitReceipt) -> None:
         # From the third commit on, at the first that moves the mark: windows end in any order.
-        if syncing.pull.tally.commits >= 3 and syncing.mark != told[-1]:
+        if syncing.sync_run.stats.commits >= 3 and syncing.high_water_mark != told[-1]:
             raise StorageError("the machine went dark")
         report(syncing, receipt)
-        told.append(syncing.mark)
+        told.append(syncing.high_water_mark)
 
     with (
-        patch.object(Syncing, "report", dies),
-        patch.object(pull, "COMMIT_BYTES", COMMIT_BYTES),
+        patch.object(SyncOutput, "log_commit", dies),
+        patch.object(sync_run, "COMMIT_BYTES", COMMIT_BYTES),
     ):
         assert not home.sync("events").success
     kept = home.lake_ids("events")
-    assert 0 < len(kept) < len(home.shop.truth("events"))
-    home.shop.forget()
+    assert 0 < len(kept) < len(home.account.true_ids("events"))
+    home.account.clear_journal()
     second = home.sync("events")
     assert second.success
     assert "one commit behind, as a kill leaves it" in second.warnings
-    assert len(set(home.shop.shown("/api/events")) & set(kept)) <= len(kept) / 50
-    assert sorted(home.ids("events")) == sorted(home.shop.truth("events"))
+    assert len(set(home.account.shown_record_counts("/api/events")) & set(kept)) <= len(kept) / 50
+    assert sorted(home.ids("events")) == sorted(home.account.true_ids("events"))

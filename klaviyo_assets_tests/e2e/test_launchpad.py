@@ -16,7 +16,7 @@ from dagster._core.snap.snap_to_yaml import default_values_yaml_from_type_snap
 
 from klaviyo_assets.streams import REPORTS, STREAMS
 from klaviyo_assets.sync.plan import SyncMode
-from klaviyo_assets_tests.e2e.home import Home, key_of
+from klaviyo_assets_tests.e2e.home import Home, asset_key
 
 MODE: dict[str, object] = {"sync_mode": "incremental_deduped"}
 WINDOW: dict[str, object] = {"start": "", "end": ""}
@@ -42,8 +42,8 @@ SHOWN: dict[str, Mapping[str, object]] = {
 
 def job_of(home: Home, stream: str) -> dg.JobDefinition:
     """Return the job behind the Materialize button of an asset's page."""
-    implicit = home.code_location().get_repository_def().get_job("__ASSET_JOB")
-    return implicit.get_subset(asset_selection={key_of(stream)})
+    implicit = home.load_definitions().get_repository_def().get_job("__ASSET_JOB")
+    return implicit.get_subset(asset_selection={asset_key(stream)})
 
 
 def editor_of(job: dg.JobDefinition) -> dict[str, Any]:
@@ -86,14 +86,14 @@ def test_launching_the_editor_unchanged_is_a_sync(home: Home, stream: str) -> No
     """Open launchpad, change nothing, Materialize: the run is green and the rows are there."""
     home.sync("events", "campaigns", "metrics")
     job = job_of(home, stream)
-    run = home.run(
+    run = home.execute(
         lambda instance: job.execute_in_process(
             run_config=editor_of(job), instance=instance, raise_on_error=False
         )
     )
-    assert run.success, run.failed
-    assert run.materialized[stream]["klaviyo/sync_mode"] == "incremental_deduped"
-    assert home.count(stream) == len(home.shop.truth(stream.removesuffix("_detailed")))
+    assert run.success, run.failures
+    assert run.materializations[stream]["klaviyo/sync_mode"] == "incremental_deduped"
+    assert home.row_count(stream) == len(home.account.true_ids(stream.removesuffix("_detailed")))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_the_deployment_is_no_run_config(
     home: Home, name: str, resource: str, field: str, value: object
 ) -> None:
     """A block of resources is refused before the run, so that it overrides nothing by half."""
-    job = home.code_location().get_repository_def().get_job(name)
+    job = home.load_definitions().get_repository_def().get_job(name)
     config = {"resources": {resource: {"config": {field: value}}}}
     with pytest.raises(dg.DagsterInvalidConfigError, match=f'unexpected config entry "{field}"'):
         dg.validate_run_config(job, config)
@@ -134,8 +134,8 @@ def test_what_a_stream_cannot_do_is_refused_in_words(home: Home, case: str) -> N
     """An option that the editor does not show fails in a sentence, before the first request."""
     stream, config, sentence = NONSENSE[case]
     run = home.sync(stream, config=config)
-    assert sentence in run.failed[stream]
-    assert home.shop.asked().total() == 0
+    assert sentence in run.failures[stream]
+    assert home.account.request_counts().total() == 0
 
 
 def test_a_typing_error_is_marked_in_the_editor(home: Home) -> None:

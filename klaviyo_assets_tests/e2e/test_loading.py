@@ -10,11 +10,11 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from klaviyo_assets_tests.e2e.home import Home, key_of
-from klaviyo_assets_tests.e2e.run import Run
-from klaviyo_assets_tests.e2e.shop import open_shop
+from klaviyo_assets_tests.e2e.home import Home, asset_key
+from klaviyo_assets_tests.e2e.run_log import RunResult
+from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
 
-INS = {"table": dg.AssetIn(key=key_of("events_detailed"))}
+INS = {"table": dg.AssetIn(key=asset_key("events_detailed"))}
 
 
 @dg.asset(ins=INS)
@@ -52,12 +52,12 @@ def told(table: object, rows: int, ids: int, kind: str) -> dg.MaterializeResult[
     return dg.MaterializeResult(metadata=metadata)
 
 
-def load(home: Home, downstream: dg.AssetsDefinition) -> Run:
+def load(home: Home, downstream: dg.AssetsDefinition) -> RunResult:
     """Materialize one downstream asset beside the stored streams."""
-    defs = home.code_location()
+    defs = home.load_definitions()
     wanted = [asset for asset in defs.assets or () if isinstance(asset, dg.AssetsDefinition)]
     resources = {**(defs.resources or {}), "io_manager": (defs.resources or {})["lake_io_manager"]}
-    return home.run(
+    return home.execute(
         lambda instance: dg.materialize(
             [*wanted, downstream],
             selection=[downstream],
@@ -79,8 +79,8 @@ CASES: dict[str, tuple[dg.AssetsDefinition, str, str]] = {
 @pytest.fixture(scope="module")
 def stored(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     """Give a home with events and metrics, which nobody changes."""
-    with open_shop() as shop:
-        home = Home(shop=shop, root=tmp_path_factory.mktemp("stored"), blank=blank)
+    with open_sandbox_account() as shop:
+        home = Home(account=shop, root=tmp_path_factory.mktemp("stored"), dagster_template=blank)
         home.sync("events", "metrics", "events_detailed")
         yield home
 
@@ -90,9 +90,9 @@ def test_an_input_comes_as_it_is_annotated(stored: Home, case: str) -> None:
     """A DataFrame, an Arrow table or a DuckDB relation, whole, with times in UTC."""
     asset, kind, datetime_type = CASES[case]
     run = load(stored, asset)
-    rows = len(stored.shop.truth("events"))
-    assert run.success, run.failed
-    shown = run.materialized[asset.key.path[-1]]
+    rows = len(stored.account.true_ids("events"))
+    assert run.success, run.failures
+    shown = run.materializations[asset.key.path[-1]]
     assert shown["type"] == kind
     assert shown["rows"] == shown["ids"] == rows
     assert shown["datetime"] == datetime_type
@@ -101,4 +101,4 @@ def test_an_input_comes_as_it_is_annotated(stored: Home, case: str) -> None:
 def test_loading_what_was_never_read_says_what_to_do(home: Home) -> None:
     """An input whose table was never read fails with the asset to materialize."""
     run = load(home, as_frame)
-    assert "materialize klaviyo/events_detailed first" in run.failed["as_frame"]
+    assert "materialize klaviyo/events_detailed first" in run.failures["as_frame"]

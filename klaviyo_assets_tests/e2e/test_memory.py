@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from klaviyo_assets.sync import pull
+from klaviyo_assets.sync import sync_run
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.e2e.memory import DAYS, peak_of_fork
+from klaviyo_assets_tests.e2e.memory import ACCOUNT_DAYS, measure_forked_peak
 
 PROCESS_OF_A_RUN = """
 import gc, os
@@ -30,7 +30,8 @@ FEW, MANY = 40_000, 160_000
 def test_four_times_the_events_take_no_more_memory(start: StartHome) -> None:
     """The peak of a first sync of 160,000 events is within a fifth of that of 40,000."""
     few, many = (
-        peak_of_fork(start(events=events, days=DAYS, gzip=False)) for events in (FEW, MANY)
+        measure_forked_peak(start(events=events, days=ACCOUNT_DAYS, gzip=False))
+        for events in (FEW, MANY)
     )
     assert many <= few * 1.2, f"{few / 2**20:.0f} MiB, then {many / 2**20:.0f} MiB"
 
@@ -40,11 +41,11 @@ def test_memory_goes_back_while_a_sync_goes_on(
 ) -> None:
     """Free blocks are given back time and again, but not with every page."""
     times: list[int] = []
-    monkeypatch.setattr(pull, "GIVE_BACK_BYTES", 2 * 1024 * 1024)
-    monkeypatch.setattr(pull, "give_free_blocks_back", lambda: times.append(1))
+    monkeypatch.setattr(sync_run, "HEAP_TRIM_BYTES", 2 * 1024 * 1024)
+    monkeypatch.setattr(sync_run, "trim_heap", lambda: times.append(1))
     home = start(events=12_000, future_events=0)
     assert home.sync("events").success
-    assert 1 < len(times) < home.shop.asked()["/api/events"]
+    assert 1 < len(times) < home.account.request_counts()["/api/events"]
 
 
 @pytest.mark.parametrize("tune", ["true", "false"])

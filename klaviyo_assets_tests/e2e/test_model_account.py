@@ -2,7 +2,7 @@
 
 from klaviyo_assets.model.stream import Collection
 from klaviyo_assets.streams import COLLECTIONS
-from klaviyo_assets_tests.benchmarks.model_account import requests_of
+from klaviyo_assets_tests.benchmarks.model_account import count_requests
 from klaviyo_assets_tests.e2e.conftest import StartHome
 
 SPLIT = {"events", "profiles"}
@@ -15,14 +15,14 @@ def test_a_first_sync_makes_the_simulated_requests(start: StartHome) -> None:
     """Every stream asks as often as its records, slices and page sizes make necessary."""
     home = start(events=9_000, profiles=1_200, lists=25, templates=21, flows=6, future_events=0)
     counts = {
-        each.name: (len(home.shop.truth(each.name)),)
+        each.name: (len(home.account.true_ids(each.name)),)
         for each in COLLECTIONS
         if isinstance(each.source, Collection)
     }
     run = home.sync()
     assert run.success
-    said = {stream.name: requests_of(stream, counts) for stream in COLLECTIONS}
-    made = {name: int(run.number(name, "requests")) for name in said if said[name]}
+    said = {stream.name: count_requests(stream, counts) for stream in COLLECTIONS}
+    made = {name: int(run.metadata_number(name, "requests")) for name in said if said[name]}
     for name, number in made.items():
         if name in SPLIT:
             assert said[name] <= number <= said[name] + WORKERS, name

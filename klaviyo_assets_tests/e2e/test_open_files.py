@@ -8,11 +8,11 @@ import pytest
 
 from klaviyo_assets.__main__ import main
 from klaviyo_assets.defs.resources import KlaviyoResource
-from klaviyo_assets_tests.e2e.checking import check
+from klaviyo_assets_tests.e2e.check_runs import run_completeness_check
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.e2e.report_runs import CAMPAIGNS, fetch, metrics_of
-from klaviyo_assets_tests.e2e.report_ticks import tick
+from klaviyo_assets_tests.e2e.report_runs import CAMPAIGN_REPORT, report_metrics, run_partitions
+from klaviyo_assets_tests.e2e.report_ticks import evaluate_sensor
 from klaviyo_assets_tests.e2e.test_reports import NOW, report_home
 
 DESCRIPTORS = Path("/proc/self/fd")
@@ -40,13 +40,13 @@ def test_five_hundred_connections_leave_nothing_open(
 ) -> None:
     """Each is closed at the end of its block: as many files are open afterwards as before."""
     assert home.sync("accounts").success
-    monkeypatch.setenv("KLAVIYO_API_KEY", home.shop.key)
-    klaviyo = (home.code_location().resources or {})["klaviyo"]
+    monkeypatch.setenv("KLAVIYO_API_KEY", home.account.key)
+    klaviyo = (home.load_definitions().resources or {})["klaviyo"]
     assert isinstance(klaviyo, KlaviyoResource)
     before = len(list(open_names()))
     for _ in range(500):
-        with klaviyo.connect(say=print) as connection:
-            assert connection.asking.ledger.account_facts("nobody") is None
+        with klaviyo.connect(warn=print) as connection:
+            assert connection.account_connection.rate_limiter.account_facts("nobody") is None
             assert open_files(home.root / "state")
     assert len(list(open_names())) == before
     assert open_files(home.root / "state") == []
@@ -60,13 +60,13 @@ def test_every_road_closes_the_ledger(
     state = home.root / "state"
     assert home.sync("events").success
     assert open_files(state) == []
-    metric, day = metrics_of(home)[0], NOW.date().replace(day=1)
-    assert fetch(home, CAMPAIGNS, (metric, day)).run.success
+    metric, day = report_metrics(home)[0], NOW.date().replace(day=1)
+    assert run_partitions(home, CAMPAIGN_REPORT, (metric, day)).run.success
     assert open_files(state) == []
-    assert check(home).colour != "red"
+    assert run_completeness_check(home).colour != "red"
     assert open_files(state) == []
-    assert tick(home, "klaviyo_reports_drain").runs
-    tick(home, "klaviyo_conversion_metrics", conversion_metric_ids="auto")
+    assert evaluate_sensor(home, "klaviyo_reports_drain").runs
+    evaluate_sensor(home, "klaviyo_conversion_metrics", conversion_metric_ids="auto")
     assert open_files(state) == []
     for name, value in home.variables.items():
         monkeypatch.setenv(name, value)
@@ -80,6 +80,6 @@ def test_every_road_closes_the_ledger(
 @pytest.mark.parametrize("status", [400, 401, 500])
 def test_a_run_that_fails_closes_it_too(home: Home, status: int) -> None:
     """Refused at its first request: nothing stays open."""
-    with home.shop.faulty("error", match={"path": "/api/lists"}, status=status):
+    with home.account.inject_fault("error", match={"path": "/api/lists"}, status=status):
         assert not home.sync("lists").success
     assert open_files(home.root / "state") == []

@@ -10,10 +10,10 @@ import pytest
 
 from klaviyo_assets.__main__ import main
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.e2e.instance import instance_of
-from klaviyo_assets_tests.e2e.lives import Orders, carry_out, orders_of
-from klaviyo_assets_tests.e2e.run import Run, run_from_log
-from klaviyo_assets_tests.forks import FORKS
+from klaviyo_assets_tests.e2e.instance import open_instance
+from klaviyo_assets_tests.e2e.processes import SyncTask, build_sync_task, run_task
+from klaviyo_assets_tests.e2e.run_log import RunResult, read_run
+from klaviyo_assets_tests.forkserver import FORKSERVER
 
 NOBODY = 61_234
 """A user that no machine knows by name, as OpenShift runs containers."""
@@ -35,12 +35,12 @@ ODD_NAMES = [
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_a_folder_of_an_odd_name_works(home: Home, name: str) -> None:
     """Both engines find what was written, after a second commit too."""
-    home.moved_to = home.root / name / "data"
+    home.other_data_dir = home.root / name / "data"
     for config in (None, {"sync_mode": "full_refresh_append"}):
         run = home.sync("lists", "metrics", "events", config=config)
-        assert run.success, run.failed
+        assert run.success, run.failures
     assert home.sync("events_detailed").success
-    assert set(home.lake_ids("lists")) == set(home.ids("lists")) == home.shop.truth("lists")
+    assert set(home.lake_ids("lists")) == set(home.ids("lists")) == home.account.true_ids("lists")
     assert set(home.lake_ids("events")) == set(home.ids("events_detailed"))
 
 
@@ -68,9 +68,9 @@ def test_a_folder_that_cannot_work_is_refused_before_anything_is_made(
     before = sorted(tmp_path.iterdir())
     home.settings["KLAVIYO_DATA_DIR"] = value
     run = home.sync(stream)
-    assert f"KLAVIYO_DATA_DIR={value!r} cannot be used" in run.failed[stream]
+    assert f"KLAVIYO_DATA_DIR={value!r} cannot be used" in run.failures[stream]
     assert sorted(tmp_path.iterdir()) == before
-    assert home.shop.asked().total() == 0
+    assert home.account.request_counts().total() == 0
 
 
 def test_a_relative_folder_lies_where_the_process_was_started(
@@ -82,14 +82,14 @@ def test_a_relative_folder_lies_where_the_process_was_started(
     monkeypatch.chdir(project)
     home.settings["KLAVIYO_DATA_DIR"] = "data"
     run = home.sync("lists")
-    assert "my%20project/data" in run.failed["lists"]
-    assert "KLAVIYO_DATA_DIR" in run.failed["lists"]
+    assert "my%20project/data" in run.failures["lists"]
+    assert "KLAVIYO_DATA_DIR" in run.failures["lists"]
     for name, value in home.variables.items():
         monkeypatch.setenv(name, value)
     assert main(["publish"]) == 2
     assert "my%20project/data" in capsys.readouterr().err
     assert list(project.iterdir()) == []
-    assert home.shop.asked().total() == 0
+    assert home.account.request_counts().total() == 0
 
 
 @pytest.fixture
@@ -113,19 +113,19 @@ def test_without_a_home_the_state_folder_is_to_be_set(
         home.settings["KLAVIYO_STATE_DIR"] = ""
     for path in [home.root, *home.root.rglob("*")]:
         os.chown(path, NOBODY, NOBODY)
-    process = FORKS.Process(target=as_nobody, args=(orders_of(home, "lists"),))
+    process = FORKSERVER.Process(target=as_nobody, args=(build_sync_task(home, "lists"),))
     process.start()
     process.join(120)
     run = last_run(home)
-    assert run.success is is_set, run.failed
+    assert run.success is is_set, run.failures
     if not is_set:
-        assert "KLAVIYO_STATE_DIR is not set" in run.failed["lists"]
-        assert "HOME" in run.failed["lists"]
-        assert "defect" not in run.failed["lists"]
-        assert home.shop.asked().total() == 0
+        assert "KLAVIYO_STATE_DIR is not set" in run.failures["lists"]
+        assert "HOME" in run.failures["lists"]
+        assert "defect" not in run.failures["lists"]
+        assert home.account.request_counts().total() == 0
 
 
-def as_nobody(orders: Orders) -> None:
+def as_nobody(orders: SyncTask) -> None:
     """Be a process of a user without a name and without a home."""
     # Python finds its codecs in its own folder, which this user may not be able to read.
     "loaded".encode("idna")
@@ -134,11 +134,11 @@ def as_nobody(orders: Orders) -> None:
     os.setgid(NOBODY)
     os.setuid(NOBODY)
     os.chdir("/")
-    carry_out(orders)
+    run_task(orders)
 
 
-def last_run(home: Home) -> Run:
+def last_run(home: Home) -> RunResult:
     """Return the newest run of a home."""
-    with instance_of(home.dagster) as instance:
+    with open_instance(home.dagster_home) as instance:
         (run,) = instance.get_runs(limit=1)
-        return run_from_log(instance, run.run_id, success=run.is_success)
+        return read_run(instance, run.run_id, success=run.is_success)

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.e2e.traces import traces
+from klaviyo_assets_tests.e2e.value_search import find_values
 
 SALT = "correct horse battery staple"
 ADA = "ada.lovelace@example.com"
@@ -33,7 +33,7 @@ def salted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def addresses(home: Home) -> set[str]:
     """Return the e-mail addresses, phone numbers and IP addresses of everybody in the shop."""
-    people = home.shop.attributes("profile").values()
+    people = home.account.attributes("profile").values()
     own = {each[name] for each in people for name in ("email", "phone_number")}
     seen_at = {each["location"]["ip"] for each in people if each["location"]}
     return {ADA, "+15550123", *(str(each) for each in own | seen_at if each is not None)}
@@ -46,17 +46,19 @@ def chosen(query: str) -> set[str]:
 
 def live(home: Home) -> None:
     """Bring everything, with history, from a shop where addresses are where none are expected."""
-    someone = min(home.shop.attributes("profile"))
-    home.shop.write_events({"profile": someone, "properties": {"$value": 7, "CC": ADA}})
+    someone = min(home.account.attributes("profile"))
+    home.account.add_events({"profile": someone, "properties": {"$value": 7, "CC": ADA}})
     odd = {"path": "/api/profiles"}
     append = {"sync_mode": "incremental_append"}
-    with home.shop.faulty("null_id", match=odd, at=3):
+    with home.account.inject_fault("null_id", match=odd, at=3):
         assert home.sync("profiles", config=append).success
-    with home.shop.faulty("new_field", match=odd, field="second_email", value=ADA, count=100):
+    with home.account.inject_fault(
+        "new_field", match=odd, field="second_email", value=ADA, count=100
+    ):
         assert home.sync().success
-    home.shop.move(days=1)
-    home.shop.mutate(profile=someone, set={"email": ADA, "first_name": "Ada"})
-    with home.shop.faulty("type_change", match=odd, field="email", value=[ADA], count=100):
+    home.account.advance_clock(days=1)
+    home.account.mutate(profile=someone, set={"email": ADA, "first_name": "Ada"})
+    with home.account.inject_fault("type_change", match=odd, field="email", value=[ADA], count=100):
         assert home.sync("profiles", "events", config=append).success
 
 
@@ -65,16 +67,16 @@ def test_nothing_kept_back_is_on_the_disk(home: Home) -> None:
     home.settings |= KEPT_BACK
     live(home)
     assert len(addresses(home)) > 150
-    assert traces(home.root, addresses(home)) == {}
-    assert traces(home.root, [SALT]) == {}
-    (put_aside,) = (home.data / "lake" / "_quarantine" / "profiles").iterdir()
+    assert find_values(home.root, addresses(home)) == {}
+    assert find_values(home.root, [SALT]) == {}
+    (put_aside,) = (home.data_dir / "lake" / "_quarantine" / "profiles").iterdir()
     assert put_aside.is_file()
 
 
 def test_without_the_settings_the_same_search_finds_them(home: Home) -> None:
     """The search is not blind: without the settings the lake holds addresses, and only the lake."""
     live(home)
-    found = traces(home.root, addresses(home))
+    found = find_values(home.root, addresses(home))
     tables = {path.split("/")[2] for path in found}
     assert tables >= {"profiles", "profiles_history", "global_exclusions", "events", "_quarantine"}
     assert {path.split("/")[:2] == ["data", "lake"] for path in found} == {True}
@@ -85,7 +87,7 @@ def test_hashes_join_and_allowed_members_stay(home: Home) -> None:
     """Tables still join by a hashed column, which anybody with the salt can work out anew."""
     home.settings |= KEPT_BACK
     live(home)
-    known = {each["email"] for each in home.shop.attributes("profile").values()} - {None, ADA}
+    known = {each["email"] for each in home.account.attributes("profile").values()} - {None, ADA}
     digests = {hmac.new(SALT.encode(), each.encode(), "sha256").hexdigest() for each in known}
     stored = {each for (each,) in home.query("SELECT email FROM klaviyo.profiles") if each}
     assert stored & digests
@@ -102,10 +104,10 @@ def test_hashes_join_and_allowed_members_stay(home: Home) -> None:
 def test_what_is_excluded_is_not_asked_for(home: Home) -> None:
     """Klaviyo is asked for the other attributes by name; without exclusions for all of them."""
     home.sync("profiles")
-    assert [each for each in home.shop.queries("/api/profiles") if chosen(each)] == []
-    home.shop.forget()
+    assert [each for each in home.account.queries("/api/profiles") if chosen(each)] == []
+    home.account.clear_journal()
     home.sync("profiles", "global_exclusions", exclude_columns="profiles.email,*.location_ip")
-    for query in home.shop.queries("/api/profiles"):
+    for query in home.account.queries("/api/profiles"):
         assert {"location.city", "updated", "subscriptions"} <= chosen(query)
         assert not {"email", "location", "location.ip"} & chosen(query)
 
@@ -124,7 +126,7 @@ def test_older_rows_are_told_of_until_a_full_refresh(home: Home) -> None:
         assert "full_refresh_overwrite" in said
     full = {"sync_mode": "full_refresh_overwrite"}
     gone = min(home.ids("profiles"))
-    home.shop.mutate(profile=gone, delete=True)
+    home.account.mutate(profile=gone, delete=True)
     assert home.sync("profiles", config=full).warnings == ""
     assert home.query("SELECT id FROM klaviyo.profiles WHERE deleted_at IS NOT NULL") == [(gone,)]
     assert home.sync("profiles").warnings == ""
@@ -156,7 +158,7 @@ def test_another_salt_is_told_of(home: Home, monkeypatch: pytest.MonkeyPatch) ->
 def test_the_ui_shows_no_salt(home: Home) -> None:
     """The salt reaches the resource as the name of its variable, never as its value."""
     home.settings |= KEPT_BACK
-    resources = home.code_location().resources or {}
+    resources = home.load_definitions().resources or {}
     shown = json.dumps(resources["klaviyo"].model_dump(), default=str)
     assert SALT not in shown
     assert SALT not in repr(resources["klaviyo"])

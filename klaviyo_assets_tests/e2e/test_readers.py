@@ -11,10 +11,10 @@ from unittest.mock import patch
 import duckdb
 
 from klaviyo_assets.defs import io_manager
-from klaviyo_assets.sync import pull
+from klaviyo_assets.sync import sync_run
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.forks import FORKS
+from klaviyo_assets_tests.forkserver import FORKSERVER
 
 Row = tuple[int, int, datetime, datetime, int, datetime]
 
@@ -66,9 +66,9 @@ def read_on(path: str, stop: Event, report: Connection) -> None:
 @contextmanager
 def reader(home: Home) -> Generator[Reading]:
     """Have a reader in another process for the block; what it saw is there afterwards."""
-    stop, (ours, theirs) = FORKS.Event(), FORKS.Pipe()
-    path = str(home.data / "klaviyo.duckdb")
-    process = FORKS.Process(target=read_on, args=(path, stop, theirs))
+    stop, (ours, theirs) = FORKSERVER.Event(), FORKSERVER.Pipe()
+    path = str(home.data_dir / "klaviyo.duckdb")
+    process = FORKSERVER.Process(target=read_on, args=(path, stop, theirs))
     process.start()
     reading = Reading()
     try:
@@ -85,9 +85,9 @@ def reader(home: Home) -> Generator[Reading]:
 def write_days(home: Home, *, first: int, last: int) -> None:
     """Write 1,440 events a day, ten each ten minutes, from so many to so many days ago."""
     minutes = range(last * 24 * 60 + 10, first * 24 * 60, 10)
-    home.shop.write_events(
+    home.account.add_events(
         *(
-            {"datetime": (home.shop.now - timedelta(minutes=ago)).isoformat(), "count": 10}
+            {"datetime": (home.account.now - timedelta(minutes=ago)).isoformat(), "count": 10}
             for ago in minutes
         )
     )
@@ -100,18 +100,18 @@ def test_a_reader_sees_whole_versions_only(start: StartHome) -> None:
     home.sync("events")
     held = home.query(SCAN)
     with (
-        patch.object(pull, "COMMIT_BYTES", 100_000),
-        patch.object(io_manager, "_PUBLISH_EVERY", timedelta(0)),
+        patch.object(sync_run, "COMMIT_BYTES", 100_000),
+        patch.object(io_manager, "_PUBLISH_INTERVAL", timedelta(0)),
     ):
-        home.shop.move(minutes=1)
+        home.account.advance_clock(minutes=1)
         with reader(home) as beside_window:
             again = home.sync("events", config={"start": "2026-01-01"})
         resynced = home.query(SCAN)
-        home.shop.move(minutes=1)
+        home.account.advance_clock(minutes=1)
         with reader(home) as beside_refresh:
             refresh = home.sync("events", config={"sync_mode": "full_refresh_overwrite"})
         refreshed = home.query(SCAN)
-    home.shop.move(days=1)
+    home.account.advance_clock(days=1)
     write_days(home, first=1, last=0)
     with reader(home) as beside_news:
         news = home.sync("events")
@@ -119,7 +119,7 @@ def test_a_reader_sees_whole_versions_only(start: StartHome) -> None:
 
     for reading in (beside_window, beside_refresh, beside_news):
         assert reading.errors == []
-    assert again.number("events", "commits") > 3
+    assert again.metadata_number("events", "commits") > 3
     # Every commit of the re-read is a whole table: all events once, part of them newly read.
     assert {row[:4] for row in beside_window.fresh} == {held[0][:4]} == {resynced[0][:4]}
     # A full refresh is one version or the other, never some rows of each.

@@ -13,14 +13,14 @@ from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.report_runs import (
-    CAMPAIGNS,
-    FLOWS,
+    CAMPAIGN_REPORT,
+    FLOW_REPORT,
     add_metrics,
-    fetch,
-    metrics_of,
-    requests,
+    report_metrics,
+    request_count,
+    run_partitions,
 )
-from klaviyo_assets_tests.e2e.report_ticks import spend
+from klaviyo_assets_tests.e2e.report_ticks import book_requests
 from klaviyo_assets_tests.e2e.test_reports import NOW, report_home
 
 
@@ -63,44 +63,46 @@ def test_the_number_announced_is_the_number_made(start: StartHome) -> None:
     """
     now = datetime.now(UTC).replace(hour=12, microsecond=0)
     home = report_home(start, now)
-    metrics = metrics_of(home)[:2]
+    metrics = report_metrics(home)[:2]
     first, last = now.date() - timedelta(days=69), now.date() - timedelta(days=8)
     plan = planned(home, first, last, *metrics)
-    assert plan[FLOWS]["partitions wanted"].startswith("124  (2 metrics x 62 days")
-    assert number(plan[FLOWS]["requests"]) == 4
-    fetch(home, FLOWS, (metrics[0], first, metrics[-1], last))
-    assert requests(home, FLOWS) == 4
+    assert plan[FLOW_REPORT]["partitions wanted"].startswith("124  (2 metrics x 62 days")
+    assert number(plan[FLOW_REPORT]["requests"]) == 4
+    run_partitions(home, FLOW_REPORT, (metrics[0], first, metrics[-1], last))
+    assert request_count(home, FLOW_REPORT) == 4
     after = planned(home, first, last, *metrics)
-    assert number(after[FLOWS]["already there"]) == 124
-    assert number(after[FLOWS]["requests"]) == 0
-    most = number(plan[CAMPAIGNS]["requests"])
-    fetch(home, CAMPAIGNS, (metrics[0], first, metrics[0], last))
-    rest = planned(home, first, last, *metrics)[CAMPAIGNS]
+    assert number(after[FLOW_REPORT]["already there"]) == 124
+    assert number(after[FLOW_REPORT]["requests"]) == 0
+    most = number(plan[CAMPAIGN_REPORT]["requests"])
+    run_partitions(home, CAMPAIGN_REPORT, (metrics[0], first, metrics[0], last))
+    rest = planned(home, first, last, *metrics)[CAMPAIGN_REPORT]
     assert "at least" not in rest["requests"]
-    home.shop.forget()
-    fetch(home, CAMPAIGNS, (metrics[1], first, metrics[-1], last))
-    assert requests(home, CAMPAIGNS) == number(rest["requests"]) < most
+    home.account.clear_journal()
+    run_partitions(home, CAMPAIGN_REPORT, (metrics[1], first, metrics[-1], last))
+    assert request_count(home, CAMPAIGN_REPORT) == number(rest["requests"]) < most
 
 
 def test_the_plan_knows_the_quota(start: StartHome) -> None:
     """What others booked today, the reserve and the pace are in it; nothing is sent."""
     home = report_home(start, NOW)
     home.settings |= {"KLAVIYO_RATE_LIMIT_SCALE": "1", "KLAVIYO_REPORT_RESERVE": "25"}
-    spend(home, {FLOWS: 150})
-    plan = planned(home, date(2026, 7, 1), date(2026, 11, 9), *(f"m{n}" for n in range(70)))[FLOWS]
+    book_requests(home, {FLOW_REPORT: 150})
+    plan = planned(home, date(2026, 7, 1), date(2026, 11, 9), *(f"m{n}" for n in range(70)))[
+        FLOW_REPORT
+    ]
     assert number(plan["requests"]) == 210
     assert number(plan["minutes at 2 a minute"]) == 105
     assert plan["days at 200 a day"].split() == ["2", "(50", "requests", "left", "now)"]
-    assert home.shop.asked().total() == 0
+    assert home.account.request_counts().total() == 0
 
 
 def test_metrics_are_those_of_the_settings(start: StartHome) -> None:
     """Without --metrics the plan is for the metrics that the sensor would fetch."""
     home = report_home(start, NOW)
-    plan = planned(home, date(2026, 11, 1), date(2026, 11, 9))[FLOWS]
-    assert plan["partitions wanted"].startswith(f"{home.count('metrics') * 9}  ")
+    plan = planned(home, date(2026, 11, 1), date(2026, 11, 9))[FLOW_REPORT]
+    assert plan["partitions wanted"].startswith(f"{home.row_count('metrics') * 9}  ")
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = "AbC123,auto"
-    plan = planned(home, date(2026, 11, 1), date(2026, 11, 9))[FLOWS]
+    plan = planned(home, date(2026, 11, 1), date(2026, 11, 9))[FLOW_REPORT]
     assert plan["partitions wanted"].startswith("18  ")
 
 
@@ -109,9 +111,9 @@ def test_refused_metrics_are_told_and_not_counted(start: StartHome) -> None:
     home = report_home(start, NOW)
     add_metrics(home, ["Nope99"])
     everything = {each for (each,) in home.query("SELECT id FROM klaviyo.metrics")}
-    refused = min(everything - set(metrics_of(home)))
+    refused = min(everything - set(report_metrics(home)))
     add_metrics(home, [refused])
-    fetch(home, FLOWS, (refused, date(2026, 11, 1)))
+    run_partitions(home, FLOW_REPORT, (refused, date(2026, 11, 1)))
     done = command(
         home, "plan", "--start", "2026-11-01", "--end", "2026-11-09", "--metrics", refused
     )

@@ -7,9 +7,14 @@ import dagster as dg
 import pytest
 
 from klaviyo_assets_tests.e2e.conftest import StartHome
-from klaviyo_assets_tests.e2e.daemons import daemon_with, dagster_command
+from klaviyo_assets_tests.e2e.daemons import run_daemon, run_dagster_command
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.e2e.report_runs import CAMPAIGNS, FLOWS, metrics_of, set_metrics
+from klaviyo_assets_tests.e2e.report_runs import (
+    CAMPAIGN_REPORT,
+    FLOW_REPORT,
+    report_metrics,
+    set_metrics,
+)
 from klaviyo_assets_tests.e2e.test_report_sensors import DRAIN
 
 
@@ -18,8 +23,8 @@ def busy_home(start: StartHome) -> Home:
     home = start(now=datetime.now(UTC), timezone="America/New_York", days=60, report_page=5000)
     home.settings["KLAVIYO_REPORT_START_DATE"] = "2025-01-01"
     run = home.sync("accounts", "metrics", "campaigns")
-    assert run.success, run.failed
-    set_metrics(home, metrics_of(home))
+    assert run.success, run.failures
+    set_metrics(home, report_metrics(home))
     home.settings["KLAVIYO_RATE_LIMIT_SCALE"] = "1"
     return home
 
@@ -28,8 +33,8 @@ def busy_home(start: StartHome) -> Home:
 def test_the_hourly_job_starts_within_seconds(start: StartHome) -> None:
     """One run of each report is under way, and the collections find a place at once."""
     home = busy_home(start)
-    with daemon_with(home, DRAIN) as daemon:
-        reports = {"klaviyo__drain": FLOWS}, {"klaviyo__drain": CAMPAIGNS}
+    with run_daemon(home, DRAIN) as daemon:
+        reports = {"klaviyo__drain": FLOW_REPORT}, {"klaviyo__drain": CAMPAIGN_REPORT}
         daemon.wait_for(lambda: all(daemon.runs(**tags) for tags in reports))
         daemon.wait_for(
             lambda: all(
@@ -39,19 +44,22 @@ def test_the_hourly_job_starts_within_seconds(start: StartHome) -> None:
             )
         )
         # As a schedule puts it into the queue.
-        dagster_command("job", "launch", "-j", "klaviyo_collections")
+        run_dagster_command("job", "launch", "-j", "klaviyo_collections")
         daemon.wait_for(lambda: daemon.seconds_in_queue("klaviyo_collections") is not None)
         waited = daemon.seconds_in_queue("klaviyo_collections")
         assert waited is not None
         assert waited < 30
         drains = [run for tags in reports for run in daemon.runs(**tags)]
         assert {run.status for run in drains} == {dg.DagsterRunStatus.STARTED}
-        assert Counter(run.tags["klaviyo/drain"] for run in drains) == {FLOWS: 1, CAMPAIGNS: 1}
+        assert Counter(run.tags["klaviyo/drain"] for run in drains) == {
+            FLOW_REPORT: 1,
+            CAMPAIGN_REPORT: 1,
+        }
         # A further look launches nothing, and asks Klaviyo nothing.
-        home.shop.forget()
+        home.account.clear_journal()
         looks = len(daemon.ticks(DRAIN))
         daemon.wait_for(lambda: len(daemon.ticks(DRAIN)) > looks)
         (look, *_) = daemon.ticks(DRAIN)
         assert not look.run_ids
         assert "under way" in str(look.skip_reason)
-        assert home.shop.asked()["/api/accounts"] <= 1
+        assert home.account.request_counts()["/api/accounts"] <= 1

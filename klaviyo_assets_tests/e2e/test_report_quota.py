@@ -7,24 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from klaviyo_assets.api.ledger import Ledger
-from klaviyo_assets.api.quota import Quota
+from klaviyo_assets.api.rate_limiter import DailyQuota, RateLimiter
 from klaviyo_assets.lake import Lake
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.report_kill_points import KilledReportRun, run_until_killed
 from klaviyo_assets_tests.e2e.report_runs import (
-    FLOWS,
-    compare,
+    FLOW_REPORT,
+    assert_rows_match,
     days_between,
-    fetch,
-    metrics_of,
-    requests,
+    report_metrics,
+    request_count,
+    run_partitions,
 )
-from klaviyo_assets_tests.e2e.report_ticks import spend
-from klaviyo_assets_tests.e2e.report_victim import Fate, meet
+from klaviyo_assets_tests.e2e.report_ticks import book_requests
 from klaviyo_assets_tests.e2e.test_reports import NOW, report_home
-from klaviyo_assets_tests.forks import FORKS
+from klaviyo_assets_tests.forkserver import FORKSERVER
 
 FIRST, LAST = date(2026, 9, 8), date(2026, 11, 9)
 """63 days: two requests of flow series."""
@@ -32,26 +31,26 @@ FIRST, LAST = date(2026, 9, 8), date(2026, 11, 9)
 
 def victim(home: Home, moment: str, count: int, metric: str) -> None:
     """Run the days in a process that kills itself at a moment."""
-    fate = Fate(
+    fate = KilledReportRun(
         variables=home.variables,
-        dagster=home.dagster,
-        stream=FLOWS,
-        ends=(f"{FIRST}|{metric}", f"{LAST}|{metric}"),
-        moment=moment,
+        dagster_home=home.dagster_home,
+        stream=FLOW_REPORT,
+        partition_range=(f"{FIRST}|{metric}", f"{LAST}|{metric}"),
+        kill_point=moment,
         count=count,
     )
-    process = FORKS.Process(target=meet, args=(fate,))
+    process = FORKSERVER.Process(target=run_until_killed, args=(fate,))
     process.start()
     process.join(300)
     assert process.exitcode == -signal.SIGKILL
 
 
-def quota(home: Home) -> Quota:
+def quota(home: Home) -> DailyQuota:
     """Return what the ledger says of the flow series' day."""
-    state = Lake(home.data, clock=datetime.now).state("metrics")
+    state = Lake(home.data_dir, clock=datetime.now).read_table_state("metrics")
     assert state is not None
-    with closing(Ledger(Path(home.variables["KLAVIYO_STATE_DIR"]), state.account)) as ledger:
-        return ledger.quota(STREAMS[FLOWS].budgets()[0])
+    with closing(RateLimiter(Path(home.variables["KLAVIYO_STATE_DIR"]), state.account)) as ledger:
+        return ledger.daily_quota(STREAMS[FLOW_REPORT].rate_limit_buckets()[0])
 
 
 @pytest.mark.parametrize(
@@ -63,60 +62,60 @@ def test_a_kill_wastes_at_most_one_request(
 ) -> None:
     """A launch killed at its second request is repeated: nothing is lost, one request at most."""
     home = report_home(start, NOW)
-    metric = metrics_of(home)[0]
+    metric = report_metrics(home)[0]
     victim(home, moment, 2, metric)
-    done = fetch(home, FLOWS, (metric, FIRST, metric, LAST))
-    assert done.run.success, done.run.failed
+    done = run_partitions(home, FLOW_REPORT, (metric, FIRST, metric, LAST))
+    assert done.run.success, done.run.failures
     days = days_between(FIRST, LAST)
     assert done.partitions == dict.fromkeys([(metric, day) for day in days], 1)
-    assert compare(home, FLOWS, metric, days)
-    assert (requests(home, FLOWS), quota(home).used) == (sent, booked)
+    assert assert_rows_match(home, FLOW_REPORT, metric, days)
+    assert (request_count(home, FLOW_REPORT), quota(home).used) == (sent, booked)
 
 
 def test_the_last_request_of_the_day_is_made_and_no_more(start: StartHome) -> None:
     """At 224 one request is made; what it brought is stored, and the run ends in one sentence."""
     home = report_home(start, NOW)
     home.settings["KLAVIYO_RATE_LIMIT_SCALE"] = "1"
-    spend(home, {FLOWS: 224})
-    metric = metrics_of(home)[0]
-    done = fetch(home, FLOWS, (metric, FIRST, metric, LAST))
+    book_requests(home, {FLOW_REPORT: 224})
+    metric = report_metrics(home)[0]
+    done = run_partitions(home, FLOW_REPORT, (metric, FIRST, metric, LAST))
     assert not done.run.success
-    assert requests(home, FLOWS) == 1
-    said = done.run.failed[FLOWS]
+    assert request_count(home, FLOW_REPORT) == 1
+    said = done.run.failures[FLOW_REPORT]
     assert "60 partitions stored, 3 partitions of 1 metric left" in said
     assert "The next one can go at 20" in said
     assert "Launch the rest then; the sensor klaviyo_reports_drain" in said
-    assert done.run.attempts[FLOWS] == 1
+    assert done.run.attempts[FLOW_REPORT] == 1
     assert len(done.partitions) == 60
-    assert compare(home, FLOWS, metric, days_between(date(2026, 9, 11), LAST))
-    again = fetch(home, FLOWS, (metric, FIRST, metric, date(2026, 9, 10)))
-    assert "0 partitions stored, 3 partitions of 1 metric left" in again.run.failed[FLOWS]
-    assert requests(home, FLOWS) == 1
+    assert assert_rows_match(home, FLOW_REPORT, metric, days_between(date(2026, 9, 11), LAST))
+    again = run_partitions(home, FLOW_REPORT, (metric, FIRST, metric, date(2026, 9, 10)))
+    assert "0 partitions stored, 3 partitions of 1 metric left" in again.run.failures[FLOW_REPORT]
+    assert request_count(home, FLOW_REPORT) == 1
 
 
 def test_killed_with_the_last_request_booked(start: StartHome) -> None:
     """The 225th was booked and never sent: nothing more is asked that day, by anybody."""
     home = report_home(start, NOW)
     home.settings["KLAVIYO_RATE_LIMIT_SCALE"] = "1"
-    spend(home, {FLOWS: 224})
-    metric = metrics_of(home)[0]
+    book_requests(home, {FLOW_REPORT: 224})
+    metric = report_metrics(home)[0]
     victim(home, "booked", 1, metric)
-    done = fetch(home, FLOWS, (metric, FIRST, metric, LAST))
-    assert "0 partitions stored" in done.run.failed[FLOWS]
-    assert requests(home, FLOWS) == 0
-    assert quota(home).left == 0
+    done = run_partitions(home, FLOW_REPORT, (metric, FIRST, metric, LAST))
+    assert "0 partitions stored" in done.run.failures[FLOW_REPORT]
+    assert request_count(home, FLOW_REPORT) == 0
+    assert quota(home).remaining == 0
 
 
 def test_klaviyos_own_word_ends_the_run(start: StartHome) -> None:
     """A 429 with a wait of hours is told in a sentence, at once, and kept for the next run."""
     home = report_home(start, NOW)
-    metric = metrics_of(home)[0]
+    metric = report_metrics(home)[0]
     match = {"path": "/api/flow-series-reports"}
-    with home.shop.faulty("throttle", match=match, retry_after="73473"):
-        done = fetch(home, FLOWS, (metric, FIRST, metric, LAST))
+    with home.account.inject_fault("throttle", match=match, retry_after="73473"):
+        done = run_partitions(home, FLOW_REPORT, (metric, FIRST, metric, LAST))
     assert not done.run.success
-    assert "0 partitions stored, 63 partitions of 1 metric left" in done.run.failed[FLOWS]
-    assert requests(home, FLOWS) == 1
-    again = fetch(home, FLOWS, (metric, FIRST, metric, LAST))
+    assert "0 partitions stored, 63 partitions of 1 metric left" in done.run.failures[FLOW_REPORT]
+    assert request_count(home, FLOW_REPORT) == 1
+    again = run_partitions(home, FLOW_REPORT, (metric, FIRST, metric, LAST))
     assert not again.run.success
-    assert requests(home, FLOWS) == 1
+    assert request_count(home, FLOW_REPORT) == 1

@@ -9,24 +9,24 @@ from klaviyo_assets.lake import Lake
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.report_runs import (
-    CAMPAIGNS,
-    FLOWS,
+    CAMPAIGN_REPORT,
+    FLOW_REPORT,
     add_metrics,
-    compare,
+    assert_rows_match,
     days_between,
-    fetch,
-    metrics_of,
-    requests,
+    report_metrics,
+    request_count,
+    run_partitions,
     stored_rows,
 )
 from klaviyo_assets_tests.e2e.report_ticks import (
-    RANGE,
-    carry_out,
-    keys,
-    pretend,
-    schedule_tick,
-    spend,
-    tick,
+    RANGE_TAGS,
+    book_requests,
+    evaluate_daily_schedules,
+    evaluate_sensor,
+    metric_partitions,
+    record_run,
+    run_request,
 )
 from klaviyo_assets_tests.e2e.test_reports import NOW, report_home
 
@@ -45,29 +45,29 @@ def test_the_run_of_metrics_adds_them(start: StartHome) -> None:
     """After the asset's own run every metric is a partition, and none is lost when one is gone."""
     home = bare_home(start)
     assert home.sync("metrics").success
-    found = keys(home)
+    found = metric_partitions(home)
     assert set(found) == set(home.ids("metrics"))
     add_metrics(home, ["Gone99"])
     assert home.sync("metrics").success
-    assert keys(home) == [*found, "Gone99"]
+    assert metric_partitions(home) == [*found, "Gone99"]
 
 
 def test_the_sensor_adds_what_is_stored(start: StartHome) -> None:
     """A lake that came from elsewhere fills a fresh DAGSTER_HOME; the next look adds nothing."""
     home = bare_home(start)
     home.sync("metrics")
-    home.move_in()
-    assert keys(home) == []
-    found = tick(home, METRICS)
-    assert set(keys(home)) == set(home.ids("metrics"))
-    assert "as they were" in tick(home, METRICS, found.cursor).reason
+    home.reset_dagster_home()
+    assert metric_partitions(home) == []
+    found = evaluate_sensor(home, METRICS)
+    assert set(metric_partitions(home)) == set(home.ids("metrics"))
+    assert "as they were" in evaluate_sensor(home, METRICS, found.cursor).reason
 
 
 def test_a_setting_restricts_what_is_added(start: StartHome) -> None:
     """Only the ids named become partitions, custom ones that no list has included."""
     home = bare_home(start, KLAVIYO_CONVERSION_METRIC_IDS="Custom1, Other22")
     home.sync("metrics")
-    assert keys(home) == ["Custom1", "Other22"]
+    assert metric_partitions(home) == ["Custom1", "Other22"]
 
 
 @pytest.mark.parametrize("by", ["run", "sensor"])
@@ -76,21 +76,21 @@ def test_auto_is_the_mapped_revenue_metric(start: StartHome, by: str) -> None:
     home = bare_home(start, KLAVIYO_CONVERSION_METRIC_IDS="auto")
     home.sync("metrics")
     if by == "sensor":
-        home.move_in()
-        tick(home, METRICS)
-    (mapped,) = keys(home)
+        home.reset_dagster_home()
+        evaluate_sensor(home, METRICS)
+    (mapped,) = metric_partitions(home)
     name = home.query(f"SELECT name FROM klaviyo.metrics WHERE id = '{mapped}'")
     assert name == [("Placed Order",)]
-    assert home.shop.asked()["/api/mapped-metrics"] == 1
+    assert home.account.request_counts()["/api/mapped-metrics"] == 1
 
 
 def test_without_a_mapping_auto_goes_by_name(start: StartHome) -> None:
     """Where Klaviyo does not tell, Placed Order counts."""
     home = bare_home(start, KLAVIYO_CONVERSION_METRIC_IDS="auto")
     match = {"path": "/api/mapped-metrics"}
-    with home.shop.faulty("error", match=match, status=404):
+    with home.account.inject_fault("error", match=match, status=404):
         assert home.sync("metrics").success
-    (named,) = keys(home)
+    (named,) = metric_partitions(home)
     assert home.query(f"SELECT name FROM klaviyo.metrics WHERE id = '{named}'") == [
         ("Placed Order",)
     ]
@@ -101,14 +101,14 @@ def drained(home: Home, *, ticks: int = 40) -> int:
     runs = 0
     cursor: str | None = None
     for _ in range(ticks):
-        found = tick(home, DRAIN, cursor)
+        found = evaluate_sensor(home, DRAIN, cursor)
         if not found.runs:
             assert found.reason.count("nothing is missing") == 2
             return runs
         cursor = found.cursor
         for request in found.runs:
-            done = carry_out(home, request)
-            assert done.run.success, done.run.failed
+            done = run_request(home, request)
+            assert done.run.success, done.run.failures
             runs += 1
     raise AssertionError("never dry")
 
@@ -117,37 +117,37 @@ def test_left_alone_it_fills_everything_and_keeps_it_current(start: StartHome) -
     """Every metric and day of both reports gets its truth; a day later only what moves is asked."""
     home = report_home(start, NOW)
     home.settings |= {"KLAVIYO_REPORT_START_DATE": "2026-09-06"}
-    metrics = metrics_of(home)[:2]
+    metrics = report_metrics(home)[:2]
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = ",".join(metrics)
     drained(home)
     days = days_between(date(2026, 9, 6), date(2026, 11, 9))
-    for stream in (FLOWS, CAMPAIGNS):
+    for stream in (FLOW_REPORT, CAMPAIGN_REPORT):
         for metric in metrics:
-            assert compare(home, stream, metric, days)
-    assert requests(home, FLOWS) == 2 * len(metrics)
-    home.shop.forget()
+            assert assert_rows_match(home, stream, metric, days)
+    assert request_count(home, FLOW_REPORT) == 2 * len(metrics)
+    home.account.clear_journal()
     assert drained(home) == 0
-    assert requests(home, FLOWS) + requests(home, CAMPAIGNS) == 0
-    home.shop.move(days=1)
+    assert request_count(home, FLOW_REPORT) + request_count(home, CAMPAIGN_REPORT) == 0
+    home.account.advance_clock(days=1)
     drained(home)
-    assert requests(home, FLOWS) == len(metrics)
+    assert request_count(home, FLOW_REPORT) == len(metrics)
     days = days_between(date(2026, 10, 12), date(2026, 11, 10))
-    for stream in (FLOWS, CAMPAIGNS):
+    for stream in (FLOW_REPORT, CAMPAIGN_REPORT):
         for metric in metrics:
-            assert compare(home, stream, metric, days)
+            assert assert_rows_match(home, stream, metric, days)
 
 
 def test_it_never_asks_for_more_than_is_left(start: StartHome) -> None:
     """The runs of a tick may make no more requests than the ledger has; the newest come first."""
     home = report_home(start, NOW)
     home.settings |= {"KLAVIYO_REPORT_START_DATE": "2026-01-01", "KLAVIYO_RATE_LIMIT_SCALE": "1"}
-    spend(home, {FLOWS: 220, CAMPAIGNS: 225})
-    asked = tick(home, DRAIN).runs
-    assert {request.tags["klaviyo/drain"] for request in asked} == {FLOWS}
+    book_requests(home, {FLOW_REPORT: 220, CAMPAIGN_REPORT: 225})
+    asked = evaluate_sensor(home, DRAIN).runs
+    assert {request.tags["klaviyo/drain"] for request in asked} == {FLOW_REPORT}
     assert 0 < sum(int(each.tags["klaviyo/requests_at_most"]) for each in asked) <= 5
-    revenue = metrics_of(home)[0]
+    revenue = report_metrics(home)[0]
     (flows,) = asked
-    first, last = (flows.tags[name] for name in RANGE)
+    first, last = (flows.tags[name] for name in RANGE_TAGS)
     assert first.endswith(f"|{revenue}")
     assert last.startswith("2026-11-09|")
 
@@ -155,10 +155,10 @@ def test_it_never_asks_for_more_than_is_left(start: StartHome) -> None:
 def test_a_run_of_the_sensor_stays_green_when_its_requests_are_made(start: StartHome) -> None:
     """It stores what it could, says what is left, and does not fail."""
     home = report_home(start, NOW)
-    metric = metrics_of(home)[0]
-    done = fetch(
+    metric = report_metrics(home)[0]
+    done = run_partitions(
         home,
-        FLOWS,
+        FLOW_REPORT,
         (metric, date(2026, 6, 1), metric, date(2026, 11, 9)),
         tags={"klaviyo/requests_at_most": "1", "klaviyo/alone": "true"},
     )
@@ -166,23 +166,23 @@ def test_a_run_of_the_sensor_stays_green_when_its_requests_are_made(start: Start
     assert len(done.partitions) == 60
     assert "102 partitions of 1 metric left" in done.run.warnings
     assert "The sensor launches the rest by itself" in done.run.warnings
-    assert requests(home, FLOWS) == 1
+    assert request_count(home, FLOW_REPORT) == 1
 
 
 def test_what_is_under_way_is_not_launched_again(start: StartHome) -> None:
     """A partition of a run that has not ended is left out, whoever launched it."""
     home = report_home(start, NOW)
-    metrics = metrics_of(home)
+    metrics = report_metrics(home)
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = ",".join(metrics[:2])
     tags = {
         "dagster/asset_partition_range_start": f"2026-11-01|{metrics[0]}",
         "dagster/asset_partition_range_end": f"2026-11-09|{metrics[0]}",
     }
-    pretend(home, FLOWS, dg.DagsterRunStatus.STARTED, tags)
-    found = tick(home, DRAIN)
+    record_run(home, FLOW_REPORT, dg.DagsterRunStatus.STARTED, tags)
+    found = evaluate_sensor(home, DRAIN)
     assert found.runs
     for request in found.runs:
-        if request.tags["klaviyo/drain"] == FLOWS:
+        if request.tags["klaviyo/drain"] == FLOW_REPORT:
             start_day, _, metric = request.tags["dagster/asset_partition_range_start"].partition(
                 "|"
             )
@@ -194,20 +194,21 @@ def test_what_is_under_way_is_not_launched_again(start: StartHome) -> None:
 def test_a_day_without_anything_is_done(start: StartHome) -> None:
     """What answers with nothing is a partition without rows, and is not launched again."""
     home = report_home(start, NOW)
-    metric, day = metrics_of(home)[0], date(2026, 3, 1)
+    metric, day = report_metrics(home)[0], date(2026, 3, 1)
     home.settings |= {
         "KLAVIYO_REPORT_START_DATE": str(day),
         "KLAVIYO_CONVERSION_METRIC_IDS": metric,
     }
-    for stream in (FLOWS, CAMPAIGNS):
-        done = fetch(home, stream, (metric, day))
-        assert done.run.success, done.run.failed
-        ((_, _, metadata),) = done.events
+    for stream in (FLOW_REPORT, CAMPAIGN_REPORT):
+        done = run_partitions(home, stream, (metric, day))
+        assert done.run.success, done.run.failures
+        ((_, _, metadata),) = done.materializations
         assert metadata["klaviyo/rows_written"] == 0
         assert metadata["klaviyo/is_final"] is True
         assert stored_rows(home, stream, metric, [day]) == {}
     starts = [
-        each.tags["dagster/asset_partition_range_start"][:10] for each in tick(home, DRAIN).runs
+        each.tags["dagster/asset_partition_range_start"][:10]
+        for each in evaluate_sensor(home, DRAIN).runs
     ]
     assert starts.count("2026-03-02") == 2
     assert min(starts) == "2026-03-02"
@@ -216,9 +217,9 @@ def test_a_day_without_anything_is_done(start: StartHome) -> None:
 def test_failing_runs_stop_it(start: StartHome) -> None:
     """After three failures within an hour it says so, and launches nothing of that report."""
     home = report_home(start, NOW)
-    for stream in (FLOWS, CAMPAIGNS) * 3:
-        pretend(home, stream, dg.DagsterRunStatus.FAILURE, {"klaviyo/drain": stream})
-    found = tick(home, DRAIN)
+    for stream in (FLOW_REPORT, CAMPAIGN_REPORT) * 3:
+        record_run(home, stream, dg.DagsterRunStatus.FAILURE, {"klaviyo/drain": stream})
+    found = evaluate_sensor(home, DRAIN)
     assert not found.runs
     assert found.reason.count("3 runs failed") == 2
 
@@ -226,7 +227,7 @@ def test_failing_runs_stop_it(start: StartHome) -> None:
 def test_a_wrong_zone_is_told_at_the_tick(start: StartHome) -> None:
     """No run is launched that would only fail."""
     home = report_home(start, NOW)
-    found = tick(home, DRAIN, timezone="Asia/Tokyo")
+    found = evaluate_sensor(home, DRAIN, timezone="Asia/Tokyo")
     assert not found.runs
     assert "KLAVIYO_TIMEZONE=UTC" in found.reason
 
@@ -234,9 +235,9 @@ def test_a_wrong_zone_is_told_at_the_tick(start: StartHome) -> None:
 def test_the_daily_schedule_asks_for_what_moves(start: StartHome) -> None:
     """A run a report and metric: yesterday and the thirty days before, one request for flows."""
     home = report_home(start, NOW)
-    metrics = metrics_of(home)[:2]
+    metrics = report_metrics(home)[:2]
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = ",".join(metrics)
-    asked = schedule_tick(home, datetime(2026, 11, 10, 4, 15, tzinfo=UTC))
+    asked = evaluate_daily_schedules(home, datetime(2026, 11, 10, 4, 15, tzinfo=UTC))
     ranges = {
         (
             each.asset_selection[0].path[-1] if each.asset_selection else "",
@@ -246,22 +247,23 @@ def test_the_daily_schedule_asks_for_what_moves(start: StartHome) -> None:
     }
     assert len(asked) == len(ranges) == 4
     for request in asked:
-        done = carry_out(home, request)
-        assert done.run.success, done.run.failed
+        done = run_request(home, request)
+        assert done.run.success, done.run.failures
         assert {day for _, day in done.partitions} == set(
             days_between(date(2026, 10, 10), date(2026, 11, 9))
         )
-        final = {day for _, day, metadata in done.events if metadata["klaviyo/is_final"]}
+        final = {day for _, day, metadata in done.materializations if metadata["klaviyo/is_final"]}
         assert final == {date(2026, 10, 10)}
-    assert requests(home, FLOWS) == 2
-    assert stored_rows(home, FLOWS, metrics[0], [date(2026, 11, 9)])
+    assert request_count(home, FLOW_REPORT) == 2
+    assert stored_rows(home, FLOW_REPORT, metrics[0], [date(2026, 11, 9)])
     # Of campaigns one answer over all days, others about spread messages alone. Then it is known
     # which days tell messages apart, and totals over these are all that the second metric asks.
-    answers = Lake(home.data, clock=lambda: NOW).answers(CAMPAIGNS)
+    answers = Lake(home.data_dir, clock=lambda: NOW).response_cache(CAMPAIGN_REPORT)
     first, second = (
-        list(answers.kept(metric, fresh_since=NOW - timedelta(hours=1))) for metric in metrics
+        list(answers.complete_responses(metric, fresh_since=NOW - timedelta(hours=1)))
+        for metric in metrics
     )
     assert [not each.message_ids for each in first].count(True) == 1
     assert not any(each.message_ids for each in second)
-    assert sum(len(each.days) for each in second) == 31
+    assert sum(len(each.date_range) for each in second) == 31
     assert len(second) < len(first)

@@ -6,22 +6,22 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from klaviyo_assets.defs.partitions import AHEAD_OF_ALL
-from klaviyo_assets.sandbox import DEFAULT_KEY, Key
+from klaviyo_assets.defs.partitions import EARLIEST_TIME_ZONE
+from klaviyo_assets.sandbox import DEFAULT_KEY, PrivateApiKey
 from klaviyo_assets_tests.e2e.backfills import AssetPage, open_asset_page
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.report_runs import (
-    CAMPAIGNS,
-    FLOWS,
-    compare,
+    CAMPAIGN_REPORT,
+    FLOW_REPORT,
+    assert_rows_match,
     days_between,
-    fetch,
-    metrics_of,
-    requests,
+    report_metrics,
+    request_count,
+    run_partitions,
     set_metrics,
 )
-from klaviyo_assets_tests.e2e.report_ticks import schedule_tick, tick
+from klaviyo_assets_tests.e2e.report_ticks import evaluate_daily_schedules, evaluate_sensor
 from klaviyo_assets_tests.e2e.test_report_plan import command, number, planned
 from klaviyo_assets_tests.e2e.test_report_sensors import DRAIN
 
@@ -41,18 +41,18 @@ def account_in(start: StartHome, zone: str | None, now: datetime | None = None) 
     )
     home.settings["KLAVIYO_REPORT_START_DATE"] = "2026-01-01"
     if zone is None:
-        (account,) = home.shop.truth("accounts")
-        home.shop.mutate(account=account, set={"timezone": None})
+        (account,) = home.account.true_ids("accounts")
+        home.account.mutate(account=account, set={"timezone": None})
     return home
 
 
 def first_sync(home: Home) -> str:
     """Read what reports need, as the first sync does; return the revenue metric."""
     run = home.sync("accounts", "metrics", "campaigns")
-    assert run.success, run.failed
-    set_metrics(home, metrics_of(home))
-    home.shop.forget()
-    return metrics_of(home)[0]
+    assert run.success, run.failures
+    set_metrics(home, report_metrics(home))
+    home.account.clear_journal()
+    return report_metrics(home)[0]
 
 
 def yesterday_in(zone: str) -> date:
@@ -69,15 +69,15 @@ def backfill_of_90_days(
     plan = planned(home, days[0], days[-1] + timedelta(days=3), metric)
     for stream in streams:
         wanted = [f"{day}|{metric}" for day in days]
-        assert set(days) <= set(page.offered_days(stream))
-        done = page.backfill(stream, wanted)
+        assert set(days) <= set(page.partition_days(stream))
+        done = page.run_backfill(stream, wanted)
         assert done.status == "COMPLETED_SUCCESS", [run.status for run in done.runs]
         assert sorted(done.partitions) == wanted
         assert number(plan[stream]["partitions wanted"]) == 90
         assert f"{days[0]} to {days[-1]}" in plan[stream]["partitions wanted"]
-        assert 0 < requests(home, stream) <= number(plan[stream]["requests"])
-        assert compare(home, stream, metric, days)
-    assert requests(home, FLOWS) == number(plan[FLOWS]["requests"]) == 2
+        assert 0 < request_count(home, stream) <= number(plan[stream]["requests"])
+        assert assert_rows_match(home, stream, metric, days)
+    assert request_count(home, FLOW_REPORT) == number(plan[FLOW_REPORT]["requests"]) == 2
 
 
 @pytest.mark.takes(20)
@@ -87,8 +87,8 @@ def test_a_backfill_after_the_first_sync_is_green(start: StartHome, zone: str) -
     home = account_in(start, zone)
     metric = first_sync(home)
     with open_asset_page(home) as page:
-        assert page.offered_days(FLOWS)[-1] == yesterday_in(zone)
-        backfill_of_90_days(home, page, zone, metric, streams=(FLOWS, CAMPAIGNS))
+        assert page.partition_days(FLOW_REPORT)[-1] == yesterday_in(zone)
+        backfill_of_90_days(home, page, zone, metric, streams=(FLOW_REPORT, CAMPAIGN_REPORT))
 
 
 @pytest.mark.takes(20)
@@ -97,13 +97,13 @@ def test_the_first_session_needs_no_reload(start: StartHome, zone: str) -> None:
     """Pages opened before the first sync offer every day that is over, and a backfill is green."""
     home = account_in(start, zone)
     with open_asset_page(home) as page:
-        assert page.offered_days(FLOWS)[-1] == yesterday_in(AHEAD_OF_ALL)
+        assert page.partition_days(FLOW_REPORT)[-1] == yesterday_in(EARLIEST_TIME_ZONE)
         metric = first_sync(home)
-        backfill_of_90_days(home, page, zone, metric, streams=(FLOWS,))
+        backfill_of_90_days(home, page, zone, metric, streams=(FLOW_REPORT,))
         # A day that a page from before the sync offers, and that is not over in the zone.
         last = yesterday_in(zone)
-        days = days_between(last - timedelta(days=1), yesterday_in(AHEAD_OF_ALL))
-        done = page.backfill(FLOWS, [f"{day}|{metric}" for day in days])
+        days = days_between(last - timedelta(days=1), yesterday_in(EARLIEST_TIME_ZONE))
+        done = page.run_backfill(FLOW_REPORT, [f"{day}|{metric}" for day in days])
         over = [day for day in days if day <= last]
         assert sorted(done.partitions) == [f"{day}|{metric}" for day in over]
         assert (done.status == "COMPLETED_SUCCESS") == (days == over)
@@ -113,14 +113,14 @@ def test_days_that_are_not_over_are_refused_in_words(start: StartHome) -> None:
     """Whoever launches them: the others are stored, and the run names the zone and the days."""
     home = account_in(start, "America/New_York", datetime(2026, 11, 10, 2, tzinfo=UTC))
     metric = first_sync(home)
-    done = fetch(home, FLOWS, (metric, date(2026, 11, 6), metric, date(2026, 11, 9)))
+    done = run_partitions(home, FLOW_REPORT, (metric, date(2026, 11, 6), metric, date(2026, 11, 9)))
     assert not done.run.success
-    assert "2026-11-09" in done.run.failed[FLOWS]
-    assert "America/New_York" in done.run.failed[FLOWS]
+    assert "2026-11-09" in done.run.failures[FLOW_REPORT]
+    assert "America/New_York" in done.run.failures[FLOW_REPORT]
     assert sorted(day for _, day in done.partitions) == days_between(
         date(2026, 11, 6), date(2026, 11, 8)
     )
-    for _, _, metadata in done.events:
+    for _, _, metadata in done.materializations:
         assert metadata["klaviyo/account_timezone"] == "America/New_York"
 
 
@@ -131,10 +131,13 @@ def test_the_schedule_and_the_sensor_keep_to_the_accounts_days(start: StartHome)
         home = account_in(start, zone, now)
         metric = first_sync(home)
         home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = metric
-        for request in [*schedule_tick(home, now), *tick(home, DRAIN).runs[:1]]:
+        for request in [
+            *evaluate_daily_schedules(home, now),
+            *evaluate_sensor(home, DRAIN).runs[:1],
+        ]:
             assert request.tags["dagster/asset_partition_range_end"] == f"{last}|{metric}"
-        defs = home.code_location()
-        schedule = defs.resolve_schedule_def(f"klaviyo_daily_{FLOWS}")
+        defs = home.load_definitions()
+        schedule = defs.resolve_schedule_def(f"klaviyo_daily_{FLOW_REPORT}")
         assert schedule.execution_timezone == zone
 
 
@@ -147,7 +150,7 @@ def test_before_the_zone_is_known_nothing_is_priced_or_launched(start: StartHome
     assert "KLAVIYO_TIMEZONE" in done.stderr
     metric = first_sync(home)
     assert planned(home, date(2026, 10, 1), date(2026, 10, 9), metric)
-    fetch(home, FLOWS, (metric, date(2026, 10, 1)))
+    run_partitions(home, FLOW_REPORT, (metric, date(2026, 10, 1)))
     assert "days of America/New_York" in command(home, "status").stdout
 
 
@@ -160,39 +163,41 @@ def test_a_setting_that_disagrees_is_refused_by_the_plan_too(start: StartHome) -
     done = command(home, "plan", *words)
     assert done.returncode == 2
     assert "KLAVIYO_TIMEZONE=America/New_York" in done.stderr
-    run = fetch(home, FLOWS, (metric, date(2026, 10, 1))).run
-    assert "KLAVIYO_TIMEZONE=America/New_York" in run.failed[FLOWS]
-    assert requests(home, FLOWS) == 0
+    run = run_partitions(home, FLOW_REPORT, (metric, date(2026, 10, 1))).run
+    assert "KLAVIYO_TIMEZONE=America/New_York" in run.failures[FLOW_REPORT]
+    assert request_count(home, FLOW_REPORT) == 0
 
 
 def test_an_account_without_a_zone_syncs_and_its_reports_ask_for_one(start: StartHome) -> None:
     """Collections go on; reports name the setting, and are fetched in the zone that it gives."""
     home = account_in(start, None)
     assert home.sync().success
-    set_metrics(home, metrics_of(home))
-    metric, day = metrics_of(home)[0], date(2026, 10, 1)
-    refused = fetch(home, FLOWS, (metric, day)).run
-    assert "names no time zone" in refused.failed[FLOWS]
-    assert "set KLAVIYO_TIMEZONE" in refused.failed[FLOWS]
-    assert "set KLAVIYO_TIMEZONE" in tick(home, DRAIN).reason
-    done = fetch(home, FLOWS, (metric, day), timezone="UTC")
-    assert done.run.success, done.run.failed
+    set_metrics(home, report_metrics(home))
+    metric, day = report_metrics(home)[0], date(2026, 10, 1)
+    refused = run_partitions(home, FLOW_REPORT, (metric, day)).run
+    assert "names no time zone" in refused.failures[FLOW_REPORT]
+    assert "set KLAVIYO_TIMEZONE" in refused.failures[FLOW_REPORT]
+    assert "set KLAVIYO_TIMEZONE" in evaluate_sensor(home, DRAIN).reason
+    done = run_partitions(home, FLOW_REPORT, (metric, day), timezone="UTC")
+    assert done.run.success, done.run.failures
     assert "KLAVIYO_TIMEZONE=UTC cannot be checked" in done.run.warnings
-    assert compare(home, FLOWS, metric, [day]) >= 0
+    assert assert_rows_match(home, FLOW_REPORT, metric, [day]) >= 0
 
 
 def test_a_key_that_may_not_read_the_account_asks_for_the_setting(start: StartHome) -> None:
     """Without accounts:read nobody says the zone: the error names both ways out."""
     scopes = frozenset({"flows:read", "metrics:read", "campaigns:read"})
     # Without the account's answer this machine's clock decides which days are over.
-    home = start(keys=(Key(value=DEFAULT_KEY, scopes=scopes),), days=40, now=datetime.now(UTC))
+    home = start(
+        keys=(PrivateApiKey(value=DEFAULT_KEY, scopes=scopes),), days=40, now=datetime.now(UTC)
+    )
     assert home.sync("metrics").success
-    metric, day = metrics_of(home)[0], home.shop.now.date() - timedelta(days=9)
+    metric, day = report_metrics(home)[0], home.account.now.date() - timedelta(days=9)
     set_metrics(home, [metric])
-    refused = fetch(home, FLOWS, (metric, day)).run
-    assert "the key lacks accounts:read" in refused.failed[FLOWS]
-    assert "set KLAVIYO_TIMEZONE" in refused.failed[FLOWS]
-    assert fetch(home, FLOWS, (metric, day), timezone="America/New_York").run.success
+    refused = run_partitions(home, FLOW_REPORT, (metric, day)).run
+    assert "the key lacks accounts:read" in refused.failures[FLOW_REPORT]
+    assert "set KLAVIYO_TIMEZONE" in refused.failures[FLOW_REPORT]
+    assert run_partitions(home, FLOW_REPORT, (metric, day), timezone="America/New_York").run.success
 
 
 def test_a_changed_zone_is_said_with_the_days_that_it_concerns(start: StartHome) -> None:
@@ -200,18 +205,21 @@ def test_a_changed_zone_is_said_with_the_days_that_it_concerns(start: StartHome)
     home = account_in(start, "America/New_York", datetime(2026, 11, 10, 12, tzinfo=UTC))
     metric = first_sync(home)
     first, later = date(2026, 11, 2), date(2026, 11, 5)
-    assert "time zone was" not in fetch(home, FLOWS, (metric, first, metric, later)).run.warnings
-    home.shop.move(days=1)
-    home.shop.set_zone("Pacific/Auckland")
+    assert (
+        "time zone was"
+        not in run_partitions(home, FLOW_REPORT, (metric, first, metric, later)).run.warnings
+    )
+    home.account.advance_clock(days=1)
+    home.account.set_time_zone("Pacific/Auckland")
     fresh = date(2026, 11, 8)
     for _ in range(2):
-        said = fetch(home, FLOWS, (metric, fresh)).run.warnings
+        said = run_partitions(home, FLOW_REPORT, (metric, fresh)).run.warnings
         assert "was America/New_York and is Pacific/Auckland now" in said
         assert "4 partitions stored before" in said
         assert f"{first} to {later} of metric {metric}" in said
     assert f"{first} to {later} of metric {metric}" in command(home, "status").stdout
-    assert fetch(home, FLOWS, (metric, first, metric, later)).run.success
-    assert "time zone was" not in fetch(home, FLOWS, (metric, fresh)).run.warnings
+    assert run_partitions(home, FLOW_REPORT, (metric, first, metric, later)).run.success
+    assert "time zone was" not in run_partitions(home, FLOW_REPORT, (metric, fresh)).run.warnings
     assert "time zone was" not in command(home, "status").stdout
 
 
@@ -219,6 +227,9 @@ def test_another_name_of_the_zone_is_no_change(start: StartHome) -> None:
     """Klaviyo may call a zone by its newer name: the days are the same, and nothing is said."""
     home = account_in(start, "Europe/Kiev", datetime(2026, 11, 10, 12, tzinfo=UTC))
     metric = first_sync(home)
-    fetch(home, FLOWS, (metric, date(2026, 11, 2)))
-    home.shop.set_zone("Europe/Kyiv")
-    assert "time zone was" not in fetch(home, FLOWS, (metric, date(2026, 11, 3))).run.warnings
+    run_partitions(home, FLOW_REPORT, (metric, date(2026, 11, 2)))
+    home.account.set_time_zone("Europe/Kyiv")
+    assert (
+        "time zone was"
+        not in run_partitions(home, FLOW_REPORT, (metric, date(2026, 11, 3))).run.warnings
+    )

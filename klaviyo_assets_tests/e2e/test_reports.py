@@ -4,18 +4,18 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from klaviyo_assets.sandbox import Key
+from klaviyo_assets.sandbox import PrivateApiKey
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.report_runs import (
-    CAMPAIGNS,
-    FLOWS,
+    CAMPAIGN_REPORT,
+    FLOW_REPORT,
     add_metrics,
-    compare,
+    assert_rows_match,
     days_between,
-    fetch,
-    metrics_of,
-    requests,
+    report_metrics,
+    request_count,
+    run_partitions,
     set_metrics,
     stored_rows,
 )
@@ -40,9 +40,9 @@ def report_home(start: StartHome, now: datetime, zone: str = "UTC", **numbers: o
     home = start(now=now, timezone=zone, **sizes)
     home.settings |= {"KLAVIYO_TIMEZONE": zone, "KLAVIYO_REPORT_START_DATE": "2026-01-01"}
     run = home.sync("metrics", "campaigns")
-    assert run.success, run.failed
-    set_metrics(home, metrics_of(home))
-    home.shop.forget()
+    assert run.success, run.failures
+    set_metrics(home, report_metrics(home))
+    home.account.clear_journal()
     return home
 
 
@@ -52,84 +52,86 @@ def test_every_day_has_its_truth_over_the_change_of_clocks(
 ) -> None:
     """Values equal the shop's own for every day around a change of clocks."""
     home = report_home(start, NOW, zone, days=(NOW.date() - change).days + 12)
-    metric = metrics_of(home)[0]
+    metric = report_metrics(home)[0]
     days = days_between(change - timedelta(days=8), change + timedelta(days=8))
-    for stream in (FLOWS, CAMPAIGNS):
-        done = fetch(home, stream, (metric, days[0], metric, days[-1]))
-        assert done.run.success, done.run.failed
+    for stream in (FLOW_REPORT, CAMPAIGN_REPORT):
+        done = run_partitions(home, stream, (metric, days[0], metric, days[-1]))
+        assert done.run.success, done.run.failures
         assert done.partitions == dict.fromkeys([(metric, day) for day in days], 1)
-        assert compare(home, stream, metric, days)
+        assert assert_rows_match(home, stream, metric, days)
         assert "add up" not in done.run.warnings
 
 
 def test_restated_values_replace_what_was_stored(start: StartHome) -> None:
     """Nine days later the same days are fetched again, and equal the truth of then."""
     home = report_home(start, NOW)
-    metric = metrics_of(home)[0]
+    metric = report_metrics(home)[0]
     days = days_between(date(2026, 10, 10), date(2026, 11, 9))
-    for stream in (FLOWS, CAMPAIGNS):
-        fetch(home, stream, (metric, days[0], metric, days[-1]))
-        rows = compare(home, stream, metric, days)
+    for stream in (FLOW_REPORT, CAMPAIGN_REPORT):
+        run_partitions(home, stream, (metric, days[0], metric, days[-1]))
+        rows = assert_rows_match(home, stream, metric, days)
         before = stored_rows(home, stream, metric, days)
-        home.shop.move(days=9)
-        done = fetch(home, stream, (metric, days[0], metric, days[-1]))
-        assert done.run.success, done.run.failed
-        assert compare(home, stream, metric, days) == rows
+        home.account.advance_clock(days=9)
+        done = run_partitions(home, stream, (metric, days[0], metric, days[-1]))
+        assert done.run.success, done.run.failures
+        assert assert_rows_match(home, stream, metric, days) == rows
         after = stored_rows(home, stream, metric, days)
         assert any(row["opens"] != before[key]["opens"] for key, row in after.items())
         assert {row["is_final"] for row in after.values()} == {True, False}
-        home.shop.move(days=-9)
+        home.account.advance_clock(days=-9)
 
 
 def test_the_unfinished_day_is_not_stored_west_of_utc(start: StartHome) -> None:
     """At 02:00 UTC the day before goes on in Los Angeles: it is refused, and not stored."""
     now = datetime(2026, 10, 10, 2, tzinfo=UTC)
     home = report_home(start, now, "America/Los_Angeles")
-    metric = metrics_of(home)[0]
-    done = fetch(home, FLOWS, (metric, date(2026, 10, 6), metric, date(2026, 10, 9)))
+    metric = report_metrics(home)[0]
+    done = run_partitions(home, FLOW_REPORT, (metric, date(2026, 10, 6), metric, date(2026, 10, 9)))
     assert not done.run.success
-    assert "2026-10-09" in done.run.failed[FLOWS]
-    assert "not over" in done.run.failed[FLOWS]
+    assert "2026-10-09" in done.run.failures[FLOW_REPORT]
+    assert "not over" in done.run.failures[FLOW_REPORT]
     days = days_between(date(2026, 10, 6), date(2026, 10, 8))
     assert sorted(day for _, day in done.partitions) == days
-    assert compare(home, FLOWS, metric, days)
-    assert not stored_rows(home, FLOWS, metric, [date(2026, 10, 9)])
+    assert assert_rows_match(home, FLOW_REPORT, metric, days)
+    assert not stored_rows(home, FLOW_REPORT, metric, [date(2026, 10, 9)])
 
 
 def test_another_zone_than_the_accounts_is_refused_before_any_request(start: StartHome) -> None:
     """A wrong KLAVIYO_TIMEZONE names the right one and costs no report request."""
     home = report_home(start, datetime(2026, 10, 10, tzinfo=UTC), "Europe/Copenhagen")
-    metric = metrics_of(home)[0]
+    metric = report_metrics(home)[0]
     day = date(2026, 10, 1)
-    done = fetch(home, FLOWS, (metric, day), timezone="America/New_York")
+    done = run_partitions(home, FLOW_REPORT, (metric, day), timezone="America/New_York")
     assert not done.run.success
-    assert "KLAVIYO_TIMEZONE=Europe/Copenhagen" in done.run.failed[FLOWS]
-    assert requests(home, FLOWS) == 0
-    alias = fetch(home, FLOWS, (metric, day), timezone="Arctic/Longyearbyen")
-    assert alias.run.success, alias.run.failed
+    assert "KLAVIYO_TIMEZONE=Europe/Copenhagen" in done.run.failures[FLOW_REPORT]
+    assert request_count(home, FLOW_REPORT) == 0
+    alias = run_partitions(home, FLOW_REPORT, (metric, day), timezone="Arctic/Longyearbyen")
+    assert alias.run.success, alias.run.failures
 
 
 def test_seven_runs_of_a_day_cost_what_one_run_costs(start: StartHome) -> None:
     """Twenty metrics' worth of sibling runs, cut day by day, share one answer a metric."""
     home = report_home(start, NOW)
-    metrics = metrics_of(home)
+    metrics = report_metrics(home)
     for day in days_between(date(2026, 10, 1), date(2026, 10, 7)):
-        done = fetch(home, FLOWS, (metrics[0], day, metrics[-1], day))
-        assert done.run.success, done.run.failed
+        done = run_partitions(home, FLOW_REPORT, (metrics[0], day, metrics[-1], day))
+        assert done.run.success, done.run.failures
         assert len(done.partitions) == len(metrics)
-    assert requests(home, FLOWS) == len(metrics)
+    assert request_count(home, FLOW_REPORT) == len(metrics)
     for metric in metrics:
-        compare(home, FLOWS, metric, days_between(date(2026, 10, 1), date(2026, 10, 7)))
+        assert_rows_match(
+            home, FLOW_REPORT, metric, days_between(date(2026, 10, 1), date(2026, 10, 7))
+        )
 
 
 def test_metadata_of_each_partition(start: StartHome) -> None:
     """Each tells its metric's name, its rows, what it shared, whether it is final, the zone."""
     home = report_home(start, NOW)
-    metric = metrics_of(home)[0]
+    metric = report_metrics(home)[0]
     ((name,),) = home.query(f"SELECT name FROM klaviyo.metrics WHERE id = '{metric}'")
-    done = fetch(home, FLOWS, (metric, date(2026, 10, 1), metric, date(2026, 11, 9)))
+    done = run_partitions(home, FLOW_REPORT, (metric, date(2026, 10, 1), metric, date(2026, 11, 9)))
     assert done.run.success
-    shown = {day: metadata for _, day, metadata in done.events}
+    shown = {day: metadata for _, day, metadata in done.materializations}
     assert len(shown) == 40
     for day, metadata in shown.items():
         assert next(iter(metadata)) == "klaviyo/metric_name"
@@ -140,7 +142,7 @@ def test_metadata_of_each_partition(start: StartHome) -> None:
         assert metadata["klaviyo/account_timezone"] == "UTC"
         assert metadata["klaviyo/sync_mode"] == "incremental_deduped"
         assert metadata["dagster/table_name"] == "klaviyo.flow_series_reports"
-        rows = stored_rows(home, FLOWS, metric, [day])
+        rows = stored_rows(home, FLOW_REPORT, metric, [day])
         assert metadata["klaviyo/rows_written"] == len(rows)
         assert {row["is_final"] for row in rows.values()} <= {day <= date(2026, 10, 10)}
 
@@ -149,11 +151,11 @@ def test_a_metric_of_no_table_has_no_name(start: StartHome) -> None:
     """Reports come before the metrics were ever read; only the name is missing."""
     home = start(now=NOW, timezone="UTC", days=30)
     home.settings["KLAVIYO_REPORT_START_DATE"] = "2026-10-01"
-    metric = metrics_of(home)[0]
+    metric = report_metrics(home)[0]
     add_metrics(home, [metric])
-    done = fetch(home, FLOWS, (metric, date(2026, 11, 1)))
-    assert done.run.success, done.run.failed
-    ((_, _, metadata),) = done.events
+    done = run_partitions(home, FLOW_REPORT, (metric, date(2026, 11, 1)))
+    assert done.run.success, done.run.failures
+    ((_, _, metadata),) = done.materializations
     assert "klaviyo/metric_name" not in metadata
     assert metadata["klaviyo/is_final"] is False
 
@@ -171,36 +173,40 @@ def test_what_makes_no_sense_for_a_report_is_refused(
 ) -> None:
     """Other sync modes and windows are refused before anything is asked."""
     home = report_home(start, NOW)
-    done = fetch(home, FLOWS, (metrics_of(home)[0], date(2026, 10, 1)), config=config)
-    assert words in done.run.failed[FLOWS]
-    assert home.shop.asked().total() == 0
+    done = run_partitions(
+        home, FLOW_REPORT, (report_metrics(home)[0], date(2026, 10, 1)), config=config
+    )
+    assert words in done.run.failures[FLOW_REPORT]
+    assert home.account.request_counts().total() == 0
 
 
 def test_launches_that_dagster_would_cut_down_are_refused(start: StartHome) -> None:
     """A job's backfill and a reversed range end in a sentence and fetch nothing."""
     home = report_home(start, NOW)
-    first, second = metrics_of(home)[:2]
+    first, second = report_metrics(home)[:2]
     day = date(2026, 10, 1)
     of_a_job = {"dagster/partition/date": "2026-10-01", "dagster/partition/metric": first}
-    done = fetch(home, FLOWS, (first, day, first, day + timedelta(days=3)), tags=of_a_job)
-    assert "asset's page" in done.run.failed[FLOWS]
-    done = fetch(home, FLOWS, (first, day, first, day - timedelta(days=3)))
-    assert "wrong way round" in done.run.failed[FLOWS]
-    done = fetch(home, FLOWS, (second, day, first, day))
-    assert "wrong way round" in done.run.failed[FLOWS]
-    assert requests(home, FLOWS) == 0
+    done = run_partitions(
+        home, FLOW_REPORT, (first, day, first, day + timedelta(days=3)), tags=of_a_job
+    )
+    assert "asset's page" in done.run.failures[FLOW_REPORT]
+    done = run_partitions(home, FLOW_REPORT, (first, day, first, day - timedelta(days=3)))
+    assert "wrong way round" in done.run.failures[FLOW_REPORT]
+    done = run_partitions(home, FLOW_REPORT, (second, day, first, day))
+    assert "wrong way round" in done.run.failures[FLOW_REPORT]
+    assert request_count(home, FLOW_REPORT) == 0
 
 
 def test_a_missing_scope_skips_the_report(start: StartHome) -> None:
     """The run is green, nothing is materialized, and the scope is named."""
-    key = Key(
+    key = PrivateApiKey(
         value="pk_" + "a" * 40,
         scopes=frozenset({"accounts:read", "metrics:read", "campaigns:read"}),
     )
     home = start(now=NOW, timezone="UTC", keys=(key,))
     home.settings["KLAVIYO_REPORT_START_DATE"] = "2026-01-01"
-    add_metrics(home, metrics_of(home))
-    done = fetch(home, FLOWS, (metrics_of(home)[0], date(2026, 10, 1)))
+    add_metrics(home, report_metrics(home))
+    done = run_partitions(home, FLOW_REPORT, (report_metrics(home)[0], date(2026, 10, 1)))
     assert done.run.success
-    assert done.events == ()
+    assert done.materializations == ()
     assert "flows:read" in done.run.warnings

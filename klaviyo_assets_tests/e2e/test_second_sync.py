@@ -9,8 +9,8 @@ import pytest
 
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.e2e.run import Run
-from klaviyo_assets_tests.e2e.shop import NOON, open_shop
+from klaviyo_assets_tests.e2e.run_log import RunResult
+from klaviyo_assets_tests.e2e.sandbox_account import NOON, open_sandbox_account
 
 # Its home is read by all of them: one worker makes it.
 pytestmark = pytest.mark.xdist_group("twice")
@@ -54,29 +54,31 @@ class Twice:
     """A home after two syncs of everything at once, and what was there between the two."""
 
     home: Home
-    first: Run
+    first: RunResult
     between: dict[str, list[str]]
-    second: Run
+    second: RunResult
     asked: int
 
 
 @pytest.fixture(scope="module")
 def twice(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twice]:
     """Give two syncs of everything, one right after the other."""
-    with open_shop() as shop:
-        home = Home(shop=shop, root=tmp_path_factory.mktemp("twice"), blank=blank)
+    with open_sandbox_account() as shop:
+        home = Home(account=shop, root=tmp_path_factory.mktemp("twice"), dagster_template=blank)
         first = home.sync()
         between = {stream: sorted(home.ids(stream)) for stream in ASKED_AGAIN}
-        shop.forget()
+        shop.clear_journal()
         second = home.sync()
-        asked = sum(shop.asked().values())
+        asked = sum(shop.request_counts().values())
         yield Twice(home=home, first=first, between=between, second=second, asked=asked)
 
 
 def test_a_second_sync_at_once_asks_only_what_could_be_new(twice: Twice) -> None:
     """It makes 21 requests, one a slice and one a list, and not a word of warning."""
     assert twice.second.success
-    assert {each: twice.second.number(each, "requests") for each in ASKED_AGAIN} == ASKED_AGAIN
+    assert {
+        each: twice.second.metadata_number(each, "requests") for each in ASKED_AGAIN
+    } == ASKED_AGAIN
     assert twice.asked == sum(ASKED_AGAIN.values()) == 21
     assert twice.second.warnings == ""
 
@@ -86,7 +88,7 @@ def test_a_second_sync_at_once_changes_nothing(twice: Twice) -> None:
     for stream, ids in twice.between.items():
         assert sorted(twice.home.ids(stream)) == ids
         assert twice.second.cursor(stream) == twice.first.cursor(stream)
-        assert twice.second.materialized[stream]["dagster/row_count"] == len(ids)
+        assert twice.second.materializations[stream]["dagster/row_count"] == len(ids)
 
 
 @pytest.mark.parametrize("stream", SLICES)
@@ -99,7 +101,7 @@ def test_only_records_at_the_mark_are_read_again(twice: Twice, stream: str) -> N
         f"TIMESTAMPTZ '{NOON.isoformat()}' - INTERVAL 5 MINUTE) OVER (PARTITION BY {slices})) "
         f"AS again FROM klaviyo.{stream})"
     )
-    assert twice.second.number(stream, "records_read") == expected[0]
+    assert twice.second.metadata_number(stream, "records_read") == expected[0]
     assert expected[0] < len(twice.between[stream])
 
 
@@ -109,22 +111,22 @@ CHANGING = ("campaigns", "email_templates", "events", "flows", "lists", "profile
 def test_after_a_day_exactly_the_new_rows_arrive(home: Home) -> None:
     """When a day has passed, all that is new or changed arrives; late events alone do not."""
     first = home.sync(*CHANGING)
-    known = home.shop.truth("events")
-    late_by_hand = home.shop.write_events({**LATE, "visible_at": (NOON + DAY / 2).isoformat()})
-    home.shop.move(days=1)
-    changed = home.shop.mutate(campaign=home.ids("campaigns")[0], set={"name": "Renamed"})
+    known = home.account.true_ids("events")
+    late_by_hand = home.account.add_events({**LATE, "visible_at": (NOON + DAY / 2).isoformat()})
+    home.account.advance_clock(days=1)
+    changed = home.account.mutate(campaign=home.ids("campaigns")[0], set={"name": "Renamed"})
     for kind in ("template", "flow", "list"):
-        home.shop.mutate(create=kind, set={"name": "New"})
-    home.shop.move(minutes=10)
+        home.account.mutate(create=kind, set={"name": "New"})
+    home.account.advance_clock(minutes=10)
     second = home.sync(*CHANGING)
     assert second.success
     mark = datetime.fromisoformat(str(first.cursor("events")))
-    moments = home.shop.moments("events")
+    moments = home.account.true_cursors("events")
     late = {each for each, at in moments.items() if each not in known and at and at < mark}
     assert late >= late_by_hand
     assert sorted(home.ids("events")) == sorted(set(moments) - late)
     for stream in set(CHANGING) - {"events"}:
-        assert sorted(home.ids(stream)) == sorted(home.shop.truth(stream))
+        assert sorted(home.ids(stream)) == sorted(home.account.true_ids(stream))
     names = home.query(f"SELECT name FROM klaviyo.campaigns WHERE id = '{changed}'")
     assert names == [("Renamed",)]
     for stream in SLICES:
@@ -134,15 +136,15 @@ def test_after_a_day_exactly_the_new_rows_arrive(home: Home) -> None:
 def test_a_lookback_brings_late_events(home: Home) -> None:
     """With a lookback of four days exactly what is dated from then on is read again."""
     first = home.sync("events")
-    known = home.shop.truth("events")
-    late = home.shop.write_events({**LATE, "visible_at": (NOON + DAY / 2).isoformat()})
-    home.shop.move(days=1)
-    home.shop.forget()
+    known = home.account.true_ids("events")
+    late = home.account.add_events({**LATE, "visible_at": (NOON + DAY / 2).isoformat()})
+    home.account.advance_clock(days=1)
+    home.account.clear_journal()
     second = home.sync("events", lookback_days="4")
     since = datetime.fromisoformat(str(first.cursor("events"))) - 4 * DAY
-    again = {each for each, at in home.shop.moments("events").items() if at and at >= since}
+    again = {each for each, at in home.account.true_cursors("events").items() if at and at >= since}
     assert late <= again
-    assert set(home.shop.shown("/api/events")) == again
+    assert set(home.account.shown_record_counts("/api/events")) == again
     assert sorted(home.ids("events")) == sorted(known | again)
     assert str(second.cursor("events")) > str(first.cursor("events"))
 
@@ -150,17 +152,17 @@ def test_a_lookback_brings_late_events(home: Home) -> None:
 def test_the_daily_job_brings_late_events(home: Home) -> None:
     """The late-arrivals schedule reads the last seven days again and leaves the mark alone."""
     home.sync("events")
-    late = home.shop.write_events({**LATE, "visible_at": (NOON + DAY / 2).isoformat()})
-    home.shop.move(days=1)
+    late = home.account.add_events({**LATE, "visible_at": (NOON + DAY / 2).isoformat()})
+    home.account.advance_clock(days=1)
     hourly = home.sync("events")
     assert not late & set(home.ids("events"))
-    home.shop.move(hours=3)
-    home.shop.forget()
-    daily = home.scheduled("klaviyo_daily_late_events", home.shop.now)
+    home.account.advance_clock(hours=3)
+    home.account.clear_journal()
+    daily = home.run_schedule("klaviyo_daily_late_events", home.account.now)
     assert daily.success
-    since = home.shop.now - 7 * DAY
-    again = {each for each, at in home.shop.moments("events").items() if at and at >= since}
-    assert set(home.shop.shown("/api/events")) == again
+    since = home.account.now - 7 * DAY
+    again = {each for each, at in home.account.true_cursors("events").items() if at and at >= since}
+    assert set(home.account.shown_record_counts("/api/events")) == again
     assert late <= set(home.ids("events"))
     assert len(home.ids("events")) == len(set(home.ids("events")))
     assert daily.cursor("events") == hourly.cursor("events")
@@ -169,11 +171,15 @@ def test_the_daily_job_brings_late_events(home: Home) -> None:
 def test_the_late_days_are_a_setting(home: Home) -> None:
     """KLAVIYO_LATE_EVENTS_DAYS says how far the schedule reaches back, whatever the lookback."""
     home.sync("events")
-    home.shop.forget()
-    at = home.shop.now
-    assert home.scheduled("klaviyo_daily_late_events", at, late_events_days="2").success
-    again = {k for k, when in home.shop.moments("events").items() if when and when >= at - 2 * DAY}
-    assert set(home.shop.shown("/api/events")) == again
+    home.account.clear_journal()
+    at = home.account.now
+    assert home.run_schedule("klaviyo_daily_late_events", at, late_events_days="2").success
+    again = {
+        k
+        for k, when in home.account.true_cursors("events").items()
+        if when and when >= at - 2 * DAY
+    }
+    assert set(home.account.shown_record_counts("/api/events")) == again
 
 
 def test_future_events_are_kept_and_move_nothing(start: StartHome) -> None:
@@ -184,21 +190,23 @@ def test_future_events_are_kept_and_move_nothing(start: StartHome) -> None:
     ahead = f"SELECT count(*) FROM klaviyo.events WHERE datetime > '{NOON + DAY}'"
     assert home.query(ahead) == [(4,)]
     assert mark <= NOON - timedelta(minutes=5)
-    home.shop.move(hours=6)
+    home.account.advance_clock(hours=6)
     second = home.sync("events")
-    arrived = [k for k, at in home.shop.moments("events").items() if at and mark < at < NOON + DAY]
+    arrived = [
+        k for k, at in home.account.true_cursors("events").items() if at and mark < at < NOON + DAY
+    ]
     assert len(arrived) > 5
     assert set(arrived) <= set(home.ids("events"))
-    assert datetime.fromisoformat(str(second.cursor("events"))) <= home.shop.now
+    assert datetime.fromisoformat(str(second.cursor("events"))) <= home.account.now
 
 
 def test_what_shares_the_marks_second_is_not_lost(home: Home) -> None:
     """A profile that changes in the very second of the mark, after the sync, arrives next time."""
-    one, two = sorted(home.shop.truth("profiles"))[:2]
+    one, two = sorted(home.account.true_ids("profiles"))[:2]
     same = (NOON - timedelta(minutes=6)).isoformat()
-    home.shop.mutate(profile=one, set={"updated": same, "last_name": "First"})
+    home.account.mutate(profile=one, set={"updated": same, "last_name": "First"})
     first = home.sync("profiles")
-    home.shop.mutate(profile=two, set={"updated": same, "last_name": "Second"})
+    home.account.mutate(profile=two, set={"updated": same, "last_name": "Second"})
     second = home.sync("profiles")
     assert first.cursor("profiles") == second.cursor("profiles") == same
     assert home.query(f"SELECT last_name FROM klaviyo.profiles WHERE id = '{two}'") == [("Second",)]

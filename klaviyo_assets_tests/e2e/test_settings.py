@@ -8,8 +8,8 @@ import pytest
 from klaviyo_assets.definitions import build_defs
 from klaviyo_assets.defs.resources import KlaviyoResource
 from klaviyo_assets.settings import read_settings
-from klaviyo_assets_tests.e2e.home import Home, key_of
-from klaviyo_assets_tests.e2e.run import Run
+from klaviyo_assets_tests.e2e.home import Home, asset_key
+from klaviyo_assets_tests.e2e.run_log import RunResult
 
 BAD = {
     "automation": ("on", "off or recommended"),
@@ -41,12 +41,12 @@ BAD_KEYS = {
 }
 
 
-def synced_by(home: Home, defs: dg.Definitions, *streams: str, **resources: object) -> Run:
+def synced_by(home: Home, defs: dg.Definitions, *streams: str, **resources: object) -> RunResult:
     """Materialize streams of a code location in a home; `resources` take the place of its own."""
-    return home.run(
+    return home.execute(
         lambda instance: dg.materialize(
             list(defs.assets or ()),  # pyright: ignore[reportArgumentType]
-            selection=[*map(key_of, streams)],
+            selection=[*map(asset_key, streams)],
             instance=instance,
             resources={**(defs.resources or {}), **resources},
             raise_on_error=False,
@@ -60,19 +60,19 @@ def test_a_bad_setting_is_refused_before_the_first_request(home: Home, setting: 
     value, allowed = BAD[setting]
     home.settings[f"KLAVIYO_{setting.upper()}"] = value
     run = home.sync("lists")
-    assert f"KLAVIYO_{setting.upper()}" in run.failed["lists"]
-    assert value in run.failed["lists"]
-    assert allowed in run.failed["lists"]
+    assert f"KLAVIYO_{setting.upper()}" in run.failures["lists"]
+    assert value in run.failures["lists"]
+    assert allowed in run.failures["lists"]
     assert run.attempts["lists"] == 1
-    assert home.shop.asked().total() == 0
-    assert not home.data.exists()
+    assert home.account.request_counts().total() == 0
+    assert not home.data_dir.exists()
 
 
 def test_all_bad_settings_are_named_at_once(home: Home) -> None:
     """Nobody has to mend one setting to learn of the next."""
     run = home.sync("lists", start_date="soon", lookback_days="some")
-    assert "KLAVIYO_START_DATE='soon'" in run.failed["lists"]
-    assert "KLAVIYO_LOOKBACK_DAYS='some'" in run.failed["lists"]
+    assert "KLAVIYO_START_DATE='soon'" in run.failures["lists"]
+    assert "KLAVIYO_LOOKBACK_DAYS='some'" in run.failures["lists"]
 
 
 @pytest.mark.parametrize("case", BAD_KEYS)
@@ -80,20 +80,20 @@ def test_a_key_of_the_wrong_form_is_refused_without_being_shown(home: Home, case
     """A key that cannot be one is refused before the first request, and never quoted."""
     key, sentence = BAD_KEYS[case]
     run = home.sync("lists", api_key=key)
-    assert f"KLAVIYO_API_KEY {sentence}" in run.failed["lists"]
-    said = "\n".join([run.failed["lists"], run.warnings])
+    assert f"KLAVIYO_API_KEY {sentence}" in run.failures["lists"]
+    said = "\n".join([run.failures["lists"], run.warnings])
     assert not key or key not in said
-    assert home.shop.asked().total() == 0
+    assert home.account.request_counts().total() == 0
 
 
 def test_settings_written_in_python_are_checked_like_variables(home: Home) -> None:
     """A setting that somebody writes in code is refused with the variable that it stands for."""
-    defs = home.code_location()
+    defs = home.load_definitions()
     settings, _ = read_settings(home.variables)
     klaviyo = KlaviyoResource(settings=replace(settings, rate_limit_share=7.0))
     run = synced_by(home, defs, "lists", klaviyo=klaviyo)
-    assert "KLAVIYO_RATE_LIMIT_SHARE='7.0' cannot be used" in run.failed["lists"]
-    assert home.shop.asked().total() == 0
+    assert "KLAVIYO_RATE_LIMIT_SHARE='7.0' cannot be used" in run.failures["lists"]
+    assert home.account.request_counts().total() == 0
 
 
 @pytest.mark.parametrize("salt", [None, "pepper"])
@@ -105,10 +105,10 @@ def test_hashing_without_a_secret_is_refused(
     if salt is not None:
         monkeypatch.setenv("KLAVIYO_HASH_SALT", salt)
     run = home.sync("profiles", hash_columns="profiles.email")
-    assert "KLAVIYO_HASH_SALT cannot be used" in run.failed["profiles"]
-    assert "at least 16 characters" in run.failed["profiles"]
-    assert "pepper" not in "\n".join([run.failed["profiles"], run.warnings])
-    assert home.shop.asked().total() == 0
+    assert "KLAVIYO_HASH_SALT cannot be used" in run.failures["profiles"]
+    assert "at least 16 characters" in run.failures["profiles"]
+    assert "pepper" not in "\n".join([run.failures["profiles"], run.warnings])
+    assert home.account.request_counts().total() == 0
 
 
 @pytest.mark.parametrize("variable", ["KLAVIYO_API_KEY", "SECOND_SHOP_KEY"])
@@ -121,30 +121,30 @@ def test_without_a_key_the_variable_is_named(home: Home, variable: str) -> None:
     defs = build_defs(*read_settings(home.variables), api_key=dg.EnvVar(variable))
     dg.Definitions.validate_loadable(defs)
     run = synced_by(home, defs, "lists", "segments")
-    assert set(run.failed) == {"lists", "segments"}
-    for said in run.failed.values():
+    assert set(run.failures) == {"lists", "segments"}
+    for said in run.failures.values():
         assert f"{variable} is not set" in said
         assert f"export {variable}=pk_" in said
-    assert home.shop.asked().total() == 0
+    assert home.account.request_counts().total() == 0
 
 
 def test_a_second_account_has_a_variable_of_its_own(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The key comes from the variable that `build_defs` was told, whatever the usual one holds."""
-    monkeypatch.setenv("SECOND_SHOP_KEY", home.shop.key)
+    monkeypatch.setenv("SECOND_SHOP_KEY", home.account.key)
     home.settings["KLAVIYO_API_KEY"] = "pk_of_nobody_here_00000"
     defs = build_defs(*read_settings(home.variables), api_key=dg.EnvVar("SECOND_SHOP_KEY"))
     run = synced_by(home, defs, "lists")
-    assert run.success, run.failed
-    assert sorted(home.ids("lists")) == sorted(home.shop.truth("lists"))
+    assert run.success, run.failures
+    assert sorted(home.ids("lists")) == sorted(home.account.true_ids("lists"))
 
 
 def test_a_code_location_loads_whatever_the_settings(home: Home) -> None:
     """Bad settings hide nothing: the code location loads with every asset, job and schedule."""
-    good = shown_by(home.code_location())
+    good = shown_by(home.load_definitions())
     home.settings |= {f"KLAVIYO_{name.upper()}": value for name, (value, _) in BAD.items()}
-    defs = home.code_location()
+    defs = home.load_definitions()
     dg.Definitions.validate_loadable(defs)
     assert shown_by(defs) == good
 

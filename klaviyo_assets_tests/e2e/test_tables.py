@@ -11,8 +11,8 @@ import pytest
 
 from klaviyo_assets.streams import COLLECTIONS
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.e2e.run import Run
-from klaviyo_assets_tests.e2e.shop import NOON, open_shop
+from klaviyo_assets_tests.e2e.run_log import RunResult
+from klaviyo_assets_tests.e2e.sandbox_account import NOON, open_sandbox_account
 
 # Its home is read by all of them: one worker makes it.
 pytestmark = pytest.mark.xdist_group("first")
@@ -60,18 +60,18 @@ class First:
     """A home after its first sync of everything, and the run that made it."""
 
     home: Home
-    run: Run
+    run: RunResult
 
 
 @pytest.fixture(scope="module")
 def first(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[First]:
     """Give one first sync for all tests of this module."""
-    with open_shop() as shop:
+    with open_sandbox_account() as shop:
         # Too young to become a mark: what arrives late by seconds would be lost behind it.
         young = (NOON - timedelta(minutes=2)).isoformat()
-        shop.write_events({"datetime": young})
-        shop.mutate(profile=min(shop.truth("profiles")), set={"updated": young})
-        home = Home(shop=shop, root=tmp_path_factory.mktemp("first"), blank=blank)
+        shop.add_events({"datetime": young})
+        shop.mutate(profile=min(shop.true_ids("profiles")), set={"updated": young})
+        home = Home(account=shop, root=tmp_path_factory.mktemp("first"), dagster_template=blank)
         yield First(home=home, run=home.sync())
 
 
@@ -90,8 +90,8 @@ def schema_of(first: First, stream: str) -> list[tuple[str, str]]:
 def test_every_stream_is_materialized(first: First) -> None:
     """One run brings every collection stream, each as a relation of its name, and nothing else."""
     assert first.run.success
-    assert sorted(first.run.materialized) == sorted(STREAMS)
-    assert first.home.relations() == set(STREAMS)
+    assert sorted(first.run.materializations) == sorted(STREAMS)
+    assert first.home.relation_names() == set(STREAMS)
 
 
 @pytest.mark.parametrize("stream", STREAMS)
@@ -99,7 +99,7 @@ def test_a_relation_holds_exactly_what_klaviyo_has(first: First, stream: str) ->
     """The ids of a relation are those of the shop's own count, each once."""
     held = first.home.ids(stream)
     assert len(held) > 0
-    assert sorted(held) == sorted(first.home.shop.truth(LIKE.get(stream, stream)))
+    assert sorted(held) == sorted(first.home.account.true_ids(LIKE.get(stream, stream)))
 
 
 @pytest.mark.parametrize(("stream", "column"), CURSORS.items())
@@ -114,7 +114,7 @@ def test_a_cursor_is_never_null(first: First, stream: str, column: str) -> None:
 @pytest.mark.parametrize("stream", STREAMS)
 def test_columns_are_those_that_dagster_shows(first: First, stream: str) -> None:
     """A relation's columns have the names, order and types of `dagster/column_schema`."""
-    shown = first.run.materialized[stream]["dagster/column_schema"]
+    shown = first.run.materializations[stream]["dagster/column_schema"]
     assert isinstance(shown, dg.TableSchema)
     declared = [(column.name, DUCKDB_TYPES[column.type]) for column in shown.columns]
     assert schema_of(first, stream) == declared
@@ -131,12 +131,12 @@ def test_the_promised_columns_are_there(first: First, stream: str, names: str) -
 @pytest.mark.parametrize("stream", STREAMS)
 def test_metadata_tells_what_was_done(first: First, stream: str) -> None:
     """A materialization carries every promised key, with the numbers of the sync and the table."""
-    shown = first.run.materialized[stream]
+    shown = first.run.materializations[stream]
     assert shown["klaviyo/sync_mode"] == "incremental_deduped"
     assert shown["dagster/table_name"] == f"klaviyo.{stream}"
-    assert shown["dagster/row_count"] == first.home.count(stream)
+    assert shown["dagster/row_count"] == first.home.row_count(stream)
     assert shown.get("klaviyo/cursor_field") == CURSORS.get(stream)
-    read = 0 if stream == "events_detailed" else first.home.count(stream)
+    read = 0 if stream == "events_detailed" else first.home.row_count(stream)
     assert shown["klaviyo/records_read"] == shown["klaviyo/rows_written"] == read
     assert shown["klaviyo/retries"] == 0
     assert shown["klaviyo/throttled_seconds"] == 0
@@ -157,8 +157,8 @@ def test_the_mark_is_the_newest_cursor_that_has_settled(
 def test_streams_without_a_cursor_have_no_mark(first: First) -> None:
     """A stream that is read whole each time shows neither mark nor cursor field."""
     for stream in set(STREAMS) - set(CURSORS):
-        assert "klaviyo/cursor" not in first.run.materialized[stream]
-        assert "klaviyo/cursor_field" not in first.run.materialized[stream]
+        assert "klaviyo/cursor" not in first.run.materializations[stream]
+        assert "klaviyo/cursor_field" not in first.run.materializations[stream]
 
 
 def test_events_are_stored_with_what_came_along(first: First) -> None:
@@ -183,7 +183,7 @@ def test_events_are_stored_with_what_came_along(first: First) -> None:
 
 def test_events_detailed_names_the_metric(first: First) -> None:
     """`events_detailed` adds the metric's name and integration as `metrics` has them."""
-    metrics = first.home.shop.attributes("metric")
+    metrics = first.home.account.attributes("metric")
     rows = first.home.query(
         "SELECT DISTINCT metric_id, metric_name, metric_integration_name "
         "FROM klaviyo.events_detailed WHERE metric_id IS NOT NULL"

@@ -1,6 +1,6 @@
 """The command: `python -m klaviyo_assets_tests.faults` writes `docs/faults.md` anew."""
 
-from klaviyo_assets_tests.faults.matrix import PAGE, page
+from klaviyo_assets_tests.faults.matrix import PAGE_PATH, render_page
 
-PAGE.parent.mkdir(exist_ok=True)
-PAGE.write_text(page(), encoding="utf-8")
+PAGE_PATH.parent.mkdir(exist_ok=True)
+PAGE_PATH.write_text(render_page(), encoding="utf-8")

@@ -1,8 +1,4 @@
-"""The rows of the matrix, the tests that carry their numbers, and the page made of both.
-
-What belongs here: reading `matrix.toml` and the names of tests, and putting them side by side.
-What does not: running a test, or judging what it proves.
-"""
+"""The rows of the matrix, the tests that carry their numbers, and the page made of both."""
 
 import ast
 import re
@@ -14,10 +10,10 @@ from typing import Any
 
 from klaviyo_assets_tests.contract.checkout import ROOT
 
-HERE = Path(__file__).parent
-PAGE = ROOT / "docs" / "faults.md"
+FAULTS_FOLDER = Path(__file__).parent
+PAGE_PATH = ROOT / "docs" / "faults.md"
 
-NUMBERED = re.compile(r"test_f(\d+)_\w+")
+NUMBERED_TEST_PATTERN = re.compile(r"test_f(\d+)_\w+")
 
 INTRODUCTION = """\
 # What may go wrong
@@ -38,7 +34,7 @@ Made by `python -m klaviyo_assets_tests.faults`; the tests lie in `klaviyo_asset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class FaultRow:
     """One row: its number as `F01`, and words; `note` tells of another outcome, and why."""
 
     number: str
@@ -49,41 +45,41 @@ class Row:
     note: str = ""
 
 
-def rows() -> list[Row]:
+def read_fault_rows() -> list[FaultRow]:
     """Return all rows in order."""
-    written = tomllib.loads((HERE / "matrix.toml").read_text(encoding="utf-8"))
-    return [row_of(number, words) for number, words in written.items()]
+    written = tomllib.loads((FAULTS_FOLDER / "matrix.toml").read_text(encoding="utf-8"))
+    return [build_fault_row(number, words) for number, words in written.items()]
 
 
-def row_of(number: str, words: Mapping[str, Any]) -> Row:
+def build_fault_row(number: str, words: Mapping[str, Any]) -> FaultRow:
     """Return a row; a word that rows do not have is a TypeError."""
     told = dict(words)
-    return Row(number=number, codes=tuple(told.pop("codes")), **told)
+    return FaultRow(number=number, codes=tuple(told.pop("codes")), **told)
 
 
-def numbered_tests() -> dict[str, list[str]]:
+def find_numbered_tests() -> dict[str, list[str]]:
     """Return the numbered tests of this folder by their row, each as `file::name`."""
     found: dict[str, list[str]] = {}
-    for path in sorted(HERE.rglob("test_*.py")):
-        for name in functions_of(path):
-            if told := NUMBERED.fullmatch(name):
+    for path in sorted(FAULTS_FOLDER.rglob("test_*.py")):
+        for name in function_names(path):
+            if told := NUMBERED_TEST_PATTERN.fullmatch(name):
                 found.setdefault(f"F{told[1]}", []).append(f"{path.name}::{name}")
     return found
 
 
-def functions_of(path: Path) -> Iterator[str]:
+def function_names(path: Path) -> Iterator[str]:
     """Yield the names of the functions of a file, in order."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef):
             yield node.name
 
 
-def page() -> str:
+def render_page() -> str:
     """Return `docs/faults.md` as it should be now."""
-    tests = numbered_tests()
+    tests = find_numbered_tests()
     lines = ["| row | stage | fault | outcome | test |", "|---|---|---|---|---|"]
     notes: list[str] = []
-    for row in rows():
+    for row in read_fault_rows():
         named = "<br>".join(f"`{each}`" for each in tests.get(row.number, ())) or "**missing**"
         outcome = f"**{' / '.join(row.codes)}** {row.outcome}"
         lines.append(f"| {row.number} | {row.stage} | {row.fault} | {outcome} | {named} |")

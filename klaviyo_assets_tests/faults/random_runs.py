@@ -4,8 +4,7 @@
 the short one. One seed is one account and one installation: some runs of some streams, of which up
 to two are killed, while one request in twenty meets a fault, some answers come in another order or
 dated ahead, events change their day, and time goes by between the runs; then, in some, a full
-refresh beside a run, a run that lives, and one for what was put aside. What belongs here: rolling
-the dice and counting. What does not: comparing (`judge`).
+refresh beside a run, a run that lives, and one for what was put aside.
 """
 
 import argparse
@@ -21,51 +20,60 @@ from time import monotonic
 from typing import cast
 
 from klaviyo_assets.api import clock as machine
-from klaviyo_assets.api import retries
-from klaviyo_assets.sandbox.faults.kinds import LENIENT, RECOVERABLE, TOO_LARGE
+from klaviyo_assets.api import retry
+from klaviyo_assets.model import sync_progress
+from klaviyo_assets.sandbox.faults.rules import (
+    LENIENT_JSON_KINDS,
+    OVERSIZED_KINDS,
+    RECOVERABLE_KINDS,
+)
 from klaviyo_assets.sandbox.json_types import Json
-from klaviyo_assets.sync import quarantine_retries
 from klaviyo_assets_tests.contract.checkout import ROOT
-from klaviyo_assets_tests.e2e.home import Home, blank_home
-from klaviyo_assets_tests.e2e.lives import Life, Orders, carry_out_and_exit, orders_of
-from klaviyo_assets_tests.e2e.shop import open_shop
-from klaviyo_assets_tests.faults.judge import PATHS, judge, stored_ids
-from klaviyo_assets_tests.forks import FORKS
+from klaviyo_assets_tests.e2e.home import Home, create_dagster_home
+from klaviyo_assets_tests.e2e.processes import (
+    ChildProcess,
+    SyncTask,
+    build_sync_task,
+    run_task_and_exit,
+)
+from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
+from klaviyo_assets_tests.faults.assertions import STREAM_PATHS, assert_complete, stored_ids
+from klaviyo_assets_tests.forkserver import FORKSERVER
 
-RATE = 0.05
-OTHERS = tuple(sorted(PATHS.keys() - {"events", "global_exclusions"}))
+FAULT_RATE = 0.05
+OTHER_STREAMS = tuple(sorted(STREAM_PATHS.keys() - {"events", "global_exclusions"}))
 """Without the one whose records the sandbox lets sign up with suppressions older than themselves:
 no cursor finds those."""
 
-BROKEN = ("no_id", "null_attributes")
-KINDS = (*RECOVERABLE, *LENIENT, *TOO_LARGE, *BROKEN)
+BROKEN_RECORD_KINDS = ("no_id", "null_attributes")
+FAULT_KINDS = (*RECOVERABLE_KINDS, *LENIENT_JSON_KINDS, *OVERSIZED_KINDS, *BROKEN_RECORD_KINDS)
 """What may happen to a request: broken answers and records, no JSON to the letter, weight.
 
 A broken record is put aside by a green run, and comes with a later one.
 """
 
-LIES: tuple[dict[str, object], ...] = (
+FALSE_RESPONSES: tuple[dict[str, object], ...] = (
     {"kind": "unsorted", "sort": "-datetime"},
     {"kind": "date", "seconds": 3_600},
     {"kind": "date", "seconds": 60 * 86_400},
 )
 """What answers of events may claim untruly: an order, and a time in their `Date` header."""
 
-MOST_KILLS = 2
-OVERLAPS = 0.3
+MAX_KILLS = 2
+OVERLAP_RATE = 0.3
 """Share of seeds in which a full refresh and a run live at the same time."""
 
-TRIES = 3
+MAX_ATTEMPTS = 3
 """Lives that the last run may take: six faults in a row on one request end one, and rightly."""
 
-WHOLE = {"sync_mode": "full_refresh_overwrite"}
+FULL_REFRESH = {"sync_mode": "full_refresh_overwrite"}
 
 COMMIT_BYTES = 2**18
 """A few hundred events, so that a small sync has several commits to be killed between."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Outcome:
+class SeedResult:
     """What became of a seed, in numbers; `problem` is what the judge said, empty if nothing."""
 
     seed: int
@@ -99,151 +107,172 @@ class Outcome:
 
 
 @dataclass(slots=True, kw_only=True)
-class Dice:
+class SeedRun:
     """One seed at work in its home."""
 
     home: Home
-    chance: random.Random
-    outcome: Outcome
-    moving: str = ""
+    rng: random.Random
+    outcome: SeedResult
+    moved_event_id: str = ""
     """An event that changes its day, once it was written."""
 
-    def roll(self) -> None:
+    def run(self) -> None:
         """Run, kill and go on until a run has lived to its end; then compare."""
-        for _ in range(self.chance.randint(0, MOST_KILLS)):
-            self.lie()
-            self.outcome.kills += self.killed(self.begin())
-            judge_part_but_marks(self.home, self.outcome.streams, moving=self.moving)
-            self.pass_time()
-        if self.chance.random() < OVERLAPS:
-            self.overlap()
-            self.pass_time()
-        self.lie()
+        for _ in range(self.rng.randint(0, MAX_KILLS)):
+            self.inject_false_responses()
+            self.outcome.kills += self.kill_at_random(self.start_run())
+            assert_sound_part_without_cursors(
+                self.home, self.outcome.streams, moved_event_id=self.moved_event_id
+            )
+            self.advance_time()
+        if self.rng.random() < OVERLAP_RATE:
+            self.run_overlapping_refresh()
+            self.advance_time()
+        self.inject_false_responses()
         codes: list[int | None] = []
-        while 0 not in codes and len(codes) < TRIES:
-            life = self.begin()
-            assert life.ended(within=300), "a run did not end"
-            codes.append(life.code)
-        assert 0 in codes, f"the last run failed {TRIES} times"
-        if any((self.home.data / "lake" / "_quarantine").rglob("*.parquet")):
-            self.home.shop.sandbox.faults.clear()
-            life = self.begin()
-            assert life.ended(within=300), "the run for what was put aside did not end"
-            assert life.code == 0, "the run for what was put aside failed"
+        while 0 not in codes and len(codes) < MAX_ATTEMPTS:
+            life = self.start_run()
+            assert life.has_ended(within=300), "a run did not end"
+            codes.append(life.exit_code)
+        assert 0 in codes, f"the last run failed {MAX_ATTEMPTS} times"
+        if any((self.home.data_dir / "lake" / "_quarantine").rglob("*.parquet")):
+            self.home.account.sandbox.faults.clear()
+            life = self.start_run()
+            assert life.has_ended(within=300), "the run for what was put aside did not end"
+            assert life.exit_code == 0, "the run for what was put aside failed"
 
-    def lie(self) -> None:
+    def inject_false_responses(self) -> None:
         """Have some of the next answers of events lie."""
-        for lie in self.chance.sample(LIES, self.chance.randint(0, len(LIES))):
-            match: dict[str, object] = {"path": PATHS["events"], "nth": self.chance.randint(1, 6)}
+        for lie in self.rng.sample(FALSE_RESPONSES, self.rng.randint(0, len(FALSE_RESPONSES))):
+            match: dict[str, object] = {
+                "path": STREAM_PATHS["events"],
+                "nth": self.rng.randint(1, 6),
+            }
             script = [{"match": match, "fault": lie}]
-            self.home.shop.sandbox.faults.add(cast("Json", script))
+            self.home.account.sandbox.faults.add(cast("Json", script))
 
-    def overlap(self) -> None:
+    def run_overlapping_refresh(self) -> None:
         """Let a full refresh of events and a run of all streams live at the same time.
 
         The refresh may be the later of the two, and then goes on from what the other stored.
         """
         self.outcome.overlaps += 1
-        refresh = self.begin("events", config=WHOLE)
-        refresh.ended(within=self.chance.uniform(0, 0.5))
-        run = self.begin()
-        assert run.ended(within=300), "a run did not end"
-        assert refresh.ended(within=300), "a refresh did not end"
-        judge_part_but_marks(self.home, self.outcome.streams, moving=self.moving)
+        refresh = self.start_run("events", config=FULL_REFRESH)
+        refresh.has_ended(within=self.rng.uniform(0, 0.5))
+        run = self.start_run()
+        assert run.has_ended(within=300), "a run did not end"
+        assert refresh.has_ended(within=300), "a refresh did not end"
+        assert_sound_part_without_cursors(
+            self.home, self.outcome.streams, moved_event_id=self.moved_event_id
+        )
 
-    def begin(self, *streams: str, config: Mapping[str, str] | None = None) -> Life:
+    def start_run(self, *streams: str, config: Mapping[str, str] | None = None) -> ChildProcess:
         """Start a run of these streams, or of all that the seed has."""
         wanted = streams or self.outcome.streams
-        orders = orders_of(self.home, *wanted, config=config, commit_bytes=COMMIT_BYTES)
-        process = FORKS.Process(target=live_impatiently, args=(orders, self.home.shop.now))
+        orders = build_sync_task(self.home, *wanted, config=config, commit_bytes=COMMIT_BYTES)
+        process = FORKSERVER.Process(
+            target=run_task_with_short_waits, args=(orders, self.home.account.now)
+        )
         process.start()
-        return Life(process)
+        return ChildProcess(process)
 
-    def killed(self, life: Life) -> bool:
+    def kill_at_random(self, process: ChildProcess) -> bool:
         """Kill a run somewhere; tell if it was still alive."""
-        seen = len(self.home.shop.sandbox.journal.requests())
-        enough = seen + self.chance.randint(1, 8)
-        while len(self.home.shop.sandbox.journal.requests()) < enough and not life.ended(
+        seen = len(self.home.account.sandbox.journal.requests())
+        enough = seen + self.rng.randint(1, 8)
+        while len(self.home.account.sandbox.journal.requests()) < enough and not process.has_ended(
             within=0.003
         ):
             pass
-        was_alive = not life.ended(within=self.chance.uniform(0, 0.15))
-        life.kill()
+        was_alive = not process.has_ended(within=self.rng.uniform(0, 0.15))
+        process.kill()
         return was_alive
 
-    def pass_time(self) -> None:
+    def advance_time(self) -> None:
         """Let up to two days go by in the shop, with their events and people, and a new list.
 
         An event that was written before may come back with the day of now.
         """
-        self.home.shop.move(hours=self.chance.uniform(0, 48))
-        now = self.home.shop.now.isoformat()
-        if self.moving:
-            self.home.shop.mutate(redate_event=self.moving, datetime=now)
+        self.home.account.advance_clock(hours=self.rng.uniform(0, 48))
+        now = self.home.account.now.isoformat()
+        if self.moved_event_id:
+            self.home.account.mutate(redate_event=self.moved_event_id, datetime=now)
             self.outcome.moves += 1
-        elif self.chance.random() < 0.5:
-            (self.moving,) = self.home.shop.write_events({"datetime": now})
-        if self.chance.random() < 0.5:
-            self.home.shop.mutate(create="list", set={"name": f"list {self.chance.random()}"})
+        elif self.rng.random() < 0.5:
+            (self.moved_event_id,) = self.home.account.add_events({"datetime": now})
+        if self.rng.random() < 0.5:
+            self.home.account.mutate(create="list", set={"name": f"list {self.rng.random()}"})
 
-    def count(self) -> None:
+    def compare_ids(self) -> None:
         """Compare every stream's ids with the shop's, and count what the journal has."""
         for stream in self.outcome.streams:
-            truth, stored = self.home.shop.truth(stream), Counter(stored_ids(self.home, stream))
+            truth, stored = (
+                self.home.account.true_ids(stream),
+                Counter(stored_ids(self.home, stream)),
+            )
             self.outcome.compared += len(truth)
             self.outcome.lost += len(truth - stored.keys())
             self.outcome.doubled += stored.total() - len(stored)
-        entries = self.home.shop.sandbox.journal.requests()
+        entries = self.home.account.sandbox.journal.requests()
         self.outcome.requests = len(entries)
         met = Counter(each.fault for each in entries if each.fault is not None)
         self.outcome.faults = met.total()
-        self.outcome.lies = sum(met[kind] for kind in {str(each["kind"]) for each in LIES})
+        self.outcome.lies = sum(
+            met[kind] for kind in {str(each["kind"]) for each in FALSE_RESPONSES}
+        )
 
 
-def judge_part_but_marks(home: Home, streams: Sequence[str], *, moving: str = "") -> None:
+def assert_sound_part_without_cursors(
+    home: Home, streams: Sequence[str], *, moved_event_id: str = ""
+) -> None:
     """Assert that what a killed run left is sound; Dagster may not have heard of its mark.
 
-    `moving` is an event that may lie on two days until the end of the run that brings the second.
+    `moved_event_id` is an event that may lie on two days until the end of the run that brings the
+    second.
     """
     for stream in streams:
-        stored = [each for each in stored_ids(home, stream) if each != moving]
+        stored = [each for each in stored_ids(home, stream) if each != moved_event_id]
         assert len(stored) == len(set(stored)), stream
-        assert set(stored) <= home.shop.truth(stream), stream
+        assert set(stored) <= home.account.true_ids(stream), stream
 
 
-def live_impatiently(orders: Orders, now: datetime) -> None:
+def run_task_with_short_waits(task: SyncTask, now: datetime) -> None:
     """Carry out the orders with short waits between tries, and between runs for broken records.
 
     This machine's clock stands at `now`, UTC.
     """
     machine.utc_now = lambda: now
-    retries.FIRST_WAIT_SECONDS, retries.LONGEST_WAIT_SECONDS = 0.01, 0.02
-    quarantine_retries.FIRST_WAIT = timedelta(0)
-    carry_out_and_exit(orders)
+    retry.INITIAL_BACKOFF_SECONDS, retry.MAX_BACKOFF_SECONDS = 0.01, 0.02
+    sync_progress.FIRST_QUARANTINE_RETRY_WAIT = timedelta(0)
+    run_task_and_exit(task)
 
 
-def rolled(seed: int, folder: Path, blank: Path) -> Outcome:
+def run_seed(seed: int, folder: Path, blank: Path) -> SeedResult:
     """Return what becomes of a seed in a fresh home below `folder`."""
     chance = random.Random(seed)
-    streams = ("events", *chance.sample(OTHERS, chance.randint(1, 3)))
-    outcome = Outcome(seed=seed, streams=streams)
+    streams = ("events", *chance.sample(OTHER_STREAMS, chance.randint(1, 3)))
+    outcome = SeedResult(seed=seed, streams=streams)
     events = chance.choice([0, 1500, 4000])
-    with open_shop(seed=seed, events=events, gzip=chance.random() < 0.5) as shop:
+    with open_sandbox_account(seed=seed, events=events, gzip=chance.random() < 0.5) as shop:
         # Some events of a shop come days late.
         settings = {"KLAVIYO_LOOKBACK_DAYS": "7"}
-        home = Home(shop=shop, root=folder / f"seed-{seed}", blank=blank, settings=settings)
-        shop.sandbox.faults.add({"random": {"seed": seed, "rate": RATE, "kinds": list(KINDS)}})
-        dice = Dice(home=home, chance=chance, outcome=outcome)
+        home = Home(
+            account=shop, root=folder / f"seed-{seed}", dagster_template=blank, settings=settings
+        )
+        shop.sandbox.faults.add(
+            {"random": {"seed": seed, "rate": FAULT_RATE, "kinds": list(FAULT_KINDS)}}
+        )
+        dice = SeedRun(home=home, rng=chance, outcome=outcome)
         try:
-            dice.roll()
-            judge(home, *streams)
+            dice.run()
+            assert_complete(home, *streams)
         except AssertionError as wrong:
             outcome.problem = str(wrong).splitlines()[0][:300] if str(wrong) else "not equal"
-        dice.count()
+        dice.compare_ids()
     return outcome
 
 
-def summary(outcomes: Sequence[Outcome], seconds: float) -> str:
+def summary(outcomes: Sequence[SeedResult], seconds: float) -> str:
     """Return the closing line over all seeds."""
     parts = (
         *("kills", "faults", "lies", "overlaps", "moves"),
@@ -267,12 +296,12 @@ def main() -> int:
     options.add_argument("--first", type=int, default=1, help="the first of them")
     wanted = options.parse_args()
     began = monotonic()
-    outcomes: list[Outcome] = []
+    outcomes: list[SeedResult] = []
     with TemporaryDirectory() as blank_folder:
-        blank = blank_home(Path(blank_folder), ROOT / "deploy" / "dagster.yaml")
+        blank = create_dagster_home(Path(blank_folder), ROOT / "deploy" / "dagster.yaml")
         for seed in range(wanted.first, wanted.first + wanted.seeds):
             with TemporaryDirectory() as folder:
-                outcomes.append(rolled(seed, Path(folder), blank))
+                outcomes.append(run_seed(seed, Path(folder), blank))
             sys.stdout.write(f"{outcomes[-1]}\n")
             sys.stdout.flush()
     sys.stdout.write(summary(outcomes, monotonic() - began) + "\n")

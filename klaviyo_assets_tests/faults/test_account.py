@@ -7,12 +7,12 @@ import pytest
 
 from klaviyo_assets.__main__ import main
 from klaviyo_assets.lake import Lake
-from klaviyo_assets.sandbox import Key
-from klaviyo_assets.sandbox.account import DEFAULT_KEY
+from klaviyo_assets.sandbox import PrivateApiKey
+from klaviyo_assets.sandbox.account.config import DEFAULT_KEY
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.faults.asked import statuses
-from klaviyo_assets_tests.faults.judge import has_table, judge
+from klaviyo_assets_tests.faults.assertions import assert_complete, has_table
+from klaviyo_assets_tests.faults.journal import response_statuses
 
 ACCOUNTS = "/api/accounts"
 MISSING = "Your API key is missing required scopes: accounts:read"
@@ -24,12 +24,12 @@ WITHOUT = frozenset({"events:read", "lists:read", "metrics:read", "profiles:read
 
 def account_of(home: Home) -> str | None:
     """Return whose data the lake says that it holds."""
-    return Lake(home.data, clock=lambda: home.shop.now).account()
+    return Lake(home.data_dir, clock=lambda: home.account.now).stored_account()
 
 
 def true_id(home: Home) -> str:
     """Return the account's id, as Klaviyo has it."""
-    (found,) = home.shop.truth("accounts")
+    (found,) = home.account.true_ids("accounts")
     return found
 
 
@@ -42,17 +42,17 @@ def adopt(home: Home, *words: str, key: str = DEFAULT_KEY) -> int:
 def test_f77_one_refusal_at_the_first_call_binds_the_lake_to_nothing(home: Home) -> None:
     """The key that was refused once is known by itself: the lake takes the account's own name."""
     match = {"path": ACCOUNTS, "nth": 1}
-    with home.shop.faulty("error", match=match, status=403, detail=MISSING):
+    with home.account.inject_fault("error", match=match, status=403, detail=MISSING):
         run = home.sync("events")
     assert run.success
     assert "the key lacks accounts:read" in run.warnings
-    home.shop.move(hours=3)
+    home.account.advance_clock(hours=3)
     run = home.sync("events", "lists")
     assert run.success
     assert f"goes by {true_id(home)} from now on" in run.warnings
     assert account_of(home) == true_id(home)
     assert home.sync("events", "lists").warnings == ""
-    judge(home, "events", "lists")
+    assert_complete(home, "events", "lists")
 
 
 @pytest.mark.parametrize("streams", [("lists",), ("events", "profiles")], ids=" ".join)
@@ -60,16 +60,16 @@ def test_f77_a_key_that_may_read_the_account_takes_the_lake_over(
     start: StartHome, streams: tuple[str, ...]
 ) -> None:
     """As our text advises: a new key with the scope goes on, once; another account is refused."""
-    keys = (Key(value=BLIND, scopes=WITHOUT), Key(value=DEFAULT_KEY))
+    keys = (PrivateApiKey(value=BLIND, scopes=WITHOUT), PrivateApiKey(value=DEFAULT_KEY))
     home = start(keys=keys)
     assert home.sync(*streams, api_key=BLIND).success
     assert str(account_of(home)).startswith("key-")
-    home.shop.move(hours=3)
+    home.account.advance_clock(hours=3)
     run = home.sync(*streams, api_key=DEFAULT_KEY)
     assert run.success
     assert run.warnings.count("are one account") == 1
     assert account_of(home) == true_id(home)
-    judge(home, *streams)
+    assert_complete(home, *streams)
     refuse_another(home, start, *streams)
     # And back to a narrower key: what is stored proves that it is the same account.
     assert home.sync(*streams, api_key=BLIND).success
@@ -78,26 +78,28 @@ def test_f77_a_key_that_may_read_the_account_takes_the_lake_over(
 
 def test_f77_two_keys_without_the_scope_are_one_account(start: StartHome) -> None:
     """Neither key may read the account; the ids of what is stored tell that it is one."""
-    keys = (Key(value=BLIND, scopes=WITHOUT), Key(value=OTHER, scopes=WITHOUT))
-    home = start(keys=(*keys, Key(value=DEFAULT_KEY)))
+    keys = (PrivateApiKey(value=BLIND, scopes=WITHOUT), PrivateApiKey(value=OTHER, scopes=WITHOUT))
+    home = start(keys=(*keys, PrivateApiKey(value=DEFAULT_KEY)))
     assert home.sync("lists", "events", api_key=BLIND).success
-    home.shop.move(hours=3)
+    home.account.advance_clock(hours=3)
     assert home.sync("lists", "events", api_key=OTHER).success
     assert home.sync("lists", "events", api_key=OTHER).success
     assert home.sync("lists", "events", api_key=DEFAULT_KEY).success
     assert account_of(home) == true_id(home)
     refuse_another(home, start, "lists")
-    judge(home, "lists", "events")
+    assert_complete(home, "lists", "events")
 
 
 def refuse_another(home: Home, start: StartHome, *streams: str) -> None:
     """Assert that keys of another account, with the scope and without it, change nothing."""
-    other = start(seed=77, keys=(Key(value=BLIND, scopes=WITHOUT), Key(value=DEFAULT_KEY)))
+    other = start(
+        seed=77, keys=(PrivateApiKey(value=BLIND, scopes=WITHOUT), PrivateApiKey(value=DEFAULT_KEY))
+    )
     before = {stream: sorted(home.ids(stream)) for stream in streams}
     for key in (DEFAULT_KEY, BLIND):
-        run = home.sync(*streams, api_key=key, base_url=other.shop.url)
-        assert set(run.failed) == set(streams)
-        assert all("Give each account its own KLAVIYO_DATA_DIR" in run.failed[s] for s in streams)
+        run = home.sync(*streams, api_key=key, base_url=other.account.url)
+        assert set(run.failures) == set(streams)
+        assert all("Give each account its own KLAVIYO_DATA_DIR" in run.failures[s] for s in streams)
     assert {stream: sorted(home.ids(stream)) for stream in streams} == before
 
 
@@ -105,25 +107,25 @@ def refuse_another(home: Home, start: StartHome, *streams: str) -> None:
 @pytest.mark.parametrize("body", ['{"message": "blocked"}', "[]", '{"errors": []}'])
 def test_f77_a_gateways_answer_binds_nothing(home: Home, body: str) -> None:
     """A 403 that is JSON of somebody else's is asked again; in the end nothing is written."""
-    with home.shop.faulty("error", match={"path": ACCOUNTS}, status=403, body=body):
+    with home.account.inject_fault("error", match={"path": ACCOUNTS}, status=403, body=body):
         run = home.sync("lists")
-    assert "403" in run.failed["lists"]
-    assert "scope" not in run.failed["lists"]
-    assert len(statuses(home, ACCOUNTS)) > 2
+    assert "403" in run.failures["lists"]
+    assert "scope" not in run.failures["lists"]
+    assert len(response_statuses(home, ACCOUNTS)) > 2
     assert account_of(home) is None
     assert not has_table(home, "lists")
     assert home.sync("lists").success
     assert account_of(home) == true_id(home)
-    judge(home, "lists")
+    assert_complete(home, "lists")
 
 
 def test_f77_a_suspended_account_binds_nothing(home: Home) -> None:
     """A refusal of the account itself is a failure with Klaviyo's words, and is asked once."""
     words = "Your account has been suspended. Contact support."
-    with home.shop.faulty("error", match={"path": ACCOUNTS}, status=403, detail=words):
+    with home.account.inject_fault("error", match={"path": ACCOUNTS}, status=403, detail=words):
         run = home.sync("lists")
-    assert "Your account has been suspended" in run.failed["lists"]
-    assert statuses(home, ACCOUNTS) == [403]
+    assert "Your account has been suspended" in run.failures["lists"]
+    assert response_statuses(home, ACCOUNTS) == [403]
     assert account_of(home) is None
 
 
@@ -131,14 +133,16 @@ def test_f77_what_cannot_be_compared_is_adopted_by_hand(
     start: StartHome, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Where the new key reads nothing of what is stored, the text names the verb, which asks."""
-    narrow = Key(value=OTHER, scopes=frozenset({"accounts:read", "flows:read"}))
-    home = start(keys=(Key(value=BLIND, scopes=WITHOUT), narrow, Key(value=DEFAULT_KEY)))
+    narrow = PrivateApiKey(value=OTHER, scopes=frozenset({"accounts:read", "flows:read"}))
+    home = start(
+        keys=(PrivateApiKey(value=BLIND, scopes=WITHOUT), narrow, PrivateApiKey(value=DEFAULT_KEY))
+    )
     assert home.sync("lists", api_key=BLIND).success
     run = home.sync("flows", api_key=OTHER)
-    assert "run `klaviyo-assets adopt`" in run.failed["flows"]
+    assert "run `klaviyo-assets adopt`" in run.failures["flows"]
     assert adopt(home, key=OTHER) == 2
     assert "give --yes" in capsys.readouterr().err
-    assert home.sync("flows", api_key=OTHER).failed
+    assert home.sync("flows", api_key=OTHER).failures
     assert adopt(home, "--yes", key=OTHER) == 0
     assert home.sync("flows", api_key=OTHER).success
     assert home.sync("lists", api_key=BLIND).success
@@ -146,6 +150,6 @@ def test_f77_what_cannot_be_compared_is_adopted_by_hand(
     assert adopt(home, key=DEFAULT_KEY) == 0
     assert "nothing to rename" in capsys.readouterr().out
     other = start(seed=77)
-    home.settings["KLAVIYO_BASE_URL"] = other.shop.url
+    home.settings["KLAVIYO_BASE_URL"] = other.account.url
     assert adopt(home, "--yes") == 1
     assert "Give each account its own" in capsys.readouterr().err

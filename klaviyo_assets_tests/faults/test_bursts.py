@@ -10,7 +10,7 @@ from math import ceil
 
 import pytest
 
-from klaviyo_assets.sandbox import MIXTURES, Burst
+from klaviyo_assets.sandbox import BURST_PRESETS, Burst
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 
@@ -36,11 +36,11 @@ FIRST_SYNCS = {
         ),
     ),
     "150 in one second": Case("profiles", (Burst(records=150, start=-100 * DAY),)),
-    "nights": Case("profiles", MIXTURES["imports"].profiles),
-    "sends": Case("events", MIXTURES["sends"].events),
-    "a decade of nothing": Case("profiles", MIXTURES["decade"].profiles),
-    "3,000 events in one second": Case("events", MIXTURES["second"].events),
-    "3,000 profiles in one second": Case("profiles", MIXTURES["second"].profiles),
+    "nights": Case("profiles", BURST_PRESETS["imports"].profiles),
+    "sends": Case("events", BURST_PRESETS["sends"].events),
+    "a decade of nothing": Case("profiles", BURST_PRESETS["decade"].profiles),
+    "3,000 events in one second": Case("events", BURST_PRESETS["second"].events),
+    "3,000 profiles in one second": Case("profiles", BURST_PRESETS["second"].profiles),
 }
 
 HOURLY_SYNCS = {
@@ -76,11 +76,11 @@ def test_f88_a_first_sync_of_bursts_asks_for_little_more_than_its_pages(
     home = start_home(start, case)
     run = home.sync(case.stream)
     assert run.success
-    truth = home.shop.truth(case.stream)
+    truth = home.account.true_ids(case.stream)
     assert len(truth) >= 150
     assert Counter(home.ids(case.stream)) == Counter(truth)
-    asked = home.shop.asked()[f"/api/{case.stream}"]
-    assert asked == run.number(case.stream, "requests")
+    asked = home.account.request_counts()[f"/api/{case.stream}"]
+    assert asked == run.metadata_number(case.stream, "requests")
     assert asked <= most_requests(len(truth), case.stream)
 
 
@@ -92,16 +92,16 @@ def test_f88_an_hourly_sync_after_a_burst_asks_for_little_more_than_its_pages(
     case = HOURLY_SYNCS[name]
     home = start_home(start, case, Burst(records=40, start=-DAY, seconds=DAY // 2))
     assert home.sync(case.stream).success
-    before = home.shop.truth(case.stream)
-    home.shop.move(hours=1)
-    home.shop.forget()
+    before = home.account.true_ids(case.stream)
+    home.account.advance_clock(hours=1)
+    home.account.clear_journal()
     run = home.sync(case.stream)
     assert run.success
-    truth = home.shop.truth(case.stream)
+    truth = home.account.true_ids(case.stream)
     assert len(truth - before) >= 240
     assert Counter(home.ids(case.stream)) == Counter(truth)
     # The record that the mark comes from is read again.
-    asked = home.shop.asked()[f"/api/{case.stream}"]
+    asked = home.account.request_counts()[f"/api/{case.stream}"]
     assert asked <= most_requests(len(truth - before) + 1, case.stream)
 
 
@@ -114,12 +114,12 @@ def test_f88_an_hourly_sync_after_an_import_takes_a_request_or_two_beyond_its_pa
     home = start(latency_ms=LATENCY_MS, rate_limit_scale=1.0, profile_bursts=bursts)
     home.settings["KLAVIYO_RATE_LIMIT_SCALE"] = "1"
     assert home.sync("profiles").success
-    home.shop.move(hours=1)
-    home.shop.forget()
+    home.account.advance_clock(hours=1)
+    home.account.clear_journal()
     assert home.sync("profiles").success
     assert len(home.ids("profiles")) == 290
-    assert 3 <= home.shop.asked()["/api/profiles"] <= 4
-    assert home.shop.sandbox.journal.summary()["throttled"] == 0
+    assert 3 <= home.account.request_counts()["/api/profiles"] <= 4
+    assert home.account.sandbox.journal.summary()["throttled"] == 0
 
 
 def test_f88_what_the_rate_limit_lets_through_is_read_by_as_many_as_it_takes(
@@ -132,6 +132,6 @@ def test_f88_what_the_rate_limit_lets_through_is_read_by_as_many_as_it_takes(
     run = home.sync("profiles")
     assert len(home.ids("profiles")) == 2_500
     # Two windows as a rule; a machine that is busy may see the limit later and open some more.
-    assert 25 <= run.number("profiles", "requests") <= 30
+    assert 25 <= run.metadata_number("profiles", "requests") <= 30
     # Ten at once, ten after a second and a quarter, five after another.
-    assert 0 < run.number("profiles", "throttled_seconds") <= 3
+    assert 0 < run.metadata_number("profiles", "throttled_seconds") <= 3

@@ -7,8 +7,12 @@ from typing import NoReturn
 import pytest
 
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.faults.judge import has_table, judge
-from klaviyo_assets_tests.integration.api.wire import CERTIFICATE, reply, serving
+from klaviyo_assets_tests.faults.assertions import assert_complete, has_table
+from klaviyo_assets_tests.integration.api.scripted_server import (
+    CERTIFICATE_PATH,
+    run_server,
+    send_response,
+)
 
 KLAVIYO = "https://a.klaviyo.com"
 
@@ -46,25 +50,27 @@ def test_f16_a_name_that_leads_nowhere_is_told(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(socket, "getaddrinfo", resolver)
         run = home.sync("lists", base_url=KLAVIYO)
-    assert said in run.failed["lists"]
-    assert "a.klaviyo.com" in run.failed["lists"]
-    assert "Given up after 6 tries" in run.failed["lists"]
+    assert said in run.failures["lists"]
+    assert "a.klaviyo.com" in run.failures["lists"]
+    assert "Given up after 6 tries" in run.failures["lists"]
     assert run.attempts["lists"] == 2
     assert not has_table(home, "lists")
     assert home.sync("lists").success
-    judge(home, "lists")
+    assert_complete(home, "lists")
 
 
 @pytest.mark.usefixtures("impatient")
 def test_f16_a_refused_connection_is_told(home: Home) -> None:
     """Where nobody listens the stream fails after bounded tries, with the host and a hint."""
     run = home.sync("lists", base_url=f"http://127.0.0.1:{free_port()}")
-    assert "no answer from 127.0.0.1: ConnectionRefusedError" in run.failed["lists"]
-    assert "Check the network, any proxy, and that 127.0.0.1 can be reached" in run.failed["lists"]
-    assert "Given up after 6 tries" in run.failed["lists"]
+    assert "no answer from 127.0.0.1: ConnectionRefusedError" in run.failures["lists"]
+    assert (
+        "Check the network, any proxy, and that 127.0.0.1 can be reached" in run.failures["lists"]
+    )
+    assert "Given up after 6 tries" in run.failures["lists"]
     assert run.attempts["lists"] == 2
     assert home.sync("lists").success
-    judge(home, "lists")
+    assert_complete(home, "lists")
 
 
 @pytest.mark.usefixtures("impatient")
@@ -73,18 +79,18 @@ def test_f17_a_certificate_that_cannot_be_verified_is_refused(
     home: Home, monkeypatch: pytest.MonkeyPatch, *, trusted: bool
 ) -> None:
     """Nothing is sent over such a connection, not even at a second try; the text says why."""
-    with serving(reply(), is_tls=True) as stranger:
+    with run_server(send_response(), is_tls=True) as stranger:
         url = stranger.url
         if trusted:
-            monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATE))
+            monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATE_PATH))
             url = url.replace("localhost", "127.0.0.1")
         run = home.sync("lists", base_url=url)
-        assert stranger.seen == []
+        assert stranger.received == []
         assert stranger.connections == 1
-    assert "CERTIFICATE_VERIFY_FAILED" in run.failed["lists"]
-    assert "the key was not sent" in run.failed["lists"]
+    assert "CERTIFICATE_VERIFY_FAILED" in run.failures["lists"]
+    assert "the key was not sent" in run.failures["lists"]
     assert run.attempts["lists"] == 1
     assert not has_table(home, "lists")
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     assert home.sync("lists").success
-    judge(home, "lists")
+    assert_complete(home, "lists")

@@ -15,20 +15,20 @@ from pkgutil import resolve_name
 
 import pytest
 
-from klaviyo_assets.lake import database
+from klaviyo_assets.lake.read import database
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.e2e.instance import instance_of
-from klaviyo_assets_tests.e2e.lives import Orders, carry_out_and_exit, orders_of
-from klaviyo_assets_tests.e2e.run import run_from_log
-from klaviyo_assets_tests.e2e.test_verbs import verb
-from klaviyo_assets_tests.faults.judge import judge, judge_part, stored_ids
-from klaviyo_assets_tests.forks import FORKS
+from klaviyo_assets_tests.e2e.instance import open_instance
+from klaviyo_assets_tests.e2e.processes import SyncTask, build_sync_task, run_task_and_exit
+from klaviyo_assets_tests.e2e.run_log import read_run
+from klaviyo_assets_tests.e2e.test_cli import verb
+from klaviyo_assets_tests.faults.assertions import assert_complete, assert_sound_part, stored_ids
+from klaviyo_assets_tests.forkserver import FORKSERVER
 
 FULL: dict[str, tuple[str, str, str]] = {
-    "in a part": ("klaviyo_assets.lake.parquet:OpenFile", "write", "size limit"),
-    "in the commit": ("klaviyo_assets.lake.delta", "write_commit", "size limit"),
-    "in the database": ("klaviyo_assets.lake.database", "build", "size limit"),
-    "in the rate budget": ("klaviyo_assets.api.ledger:Ledger", "reserve", "rate ledger"),
+    "in a part": ("klaviyo_assets.lake.parquet:ParquetFileWriter", "write", "size limit"),
+    "in the commit": ("klaviyo_assets.lake.delta.commit", "write_delta_commit", "size limit"),
+    "in the database": ("klaviyo_assets.lake.read.database", "build_database", "size limit"),
+    "in the rate budget": ("klaviyo_assets.api.rate_limiter:RateLimiter", "reserve", "rate ledger"),
 }
 """Where the disk has no room: whose function is on its way, and a word of the failure."""
 
@@ -56,10 +56,10 @@ def without_room(owner: str, name: str) -> None:
     setattr(place, name, cramped)
 
 
-def live_without_room(orders: Orders, owner: str, name: str) -> None:
+def live_without_room(orders: SyncTask, owner: str, name: str) -> None:
     """Carry out the orders with no room for what one function writes."""
     without_room(owner, name)
-    carry_out_and_exit(orders)
+    run_task_and_exit(orders)
 
 
 @pytest.mark.parametrize("where", FULL)
@@ -70,26 +70,26 @@ def test_f46_a_full_disk_is_told_and_made_good(home: Home, where: str) -> None:
     """
     assert home.sync("events").success
     before = stored_ids(home, "events")
-    home.shop.move(days=2)
+    home.account.advance_clock(days=2)
     owner, name, word = FULL[where]
-    orders = orders_of(home, "events")
-    process = FORKS.Process(target=live_without_room, args=(orders, owner, name))
+    orders = build_sync_task(home, "events")
+    process = FORKSERVER.Process(target=live_without_room, args=(orders, owner, name))
     process.start()
     process.join(60)
     assert process.exitcode == 1
     assert word in failure_of_last_run(home, "events")
-    judge_part(home, "events")
+    assert_sound_part(home, "events")
     assert set(before) <= set(stored_ids(home, "events"))
     assert len(home.ids("events")) >= len(before)
     assert home.sync("events").success
-    judge(home, "events")
+    assert_complete(home, "events")
 
 
 def failure_of_last_run(home: Home, stream: str) -> str:
     """Return what ended a stream in the newest run."""
-    with instance_of(home.dagster) as instance:
+    with open_instance(home.dagster_home) as instance:
         run_id = instance.get_runs(limit=1)[0].run_id
-        return run_from_log(instance, run_id, success=False).failed[stream]
+        return read_run(instance, run_id, success=False).failures[stream]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -101,36 +101,36 @@ def test_f46_a_full_disk_says_so(home: Home, monkeypatch: pytest.MonkeyPatch, nu
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as broken:
-        broken.setattr("klaviyo_assets.lake.staging.force_to_disk", full)
-        failed = home.sync("events").failed["events"]
-    assert str(home.data) in failed
+        broken.setattr("klaviyo_assets.lake.write.staging.fsync_files", full)
+        failed = home.sync("events").failures["events"]
+    assert str(home.data_dir) in failed
     assert "the disk" in failed
     assert "free some space and run again" in failed
     assert "What was committed before is intact" in failed
     assert home.sync("events").success
-    judge(home, "events")
+    assert_complete(home, "events")
 
 
-def live_unprivileged(orders: Orders) -> None:
+def live_unprivileged(orders: SyncTask) -> None:
     """Carry out the orders without the capabilities by which root passes over permissions."""
     header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
     assert ctypes.CDLL(None).capset(header, none) == 0
-    carry_out_and_exit(orders)
+    run_task_and_exit(orders)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="drops capabilities")
 def test_f47_a_read_only_folder_fails_before_the_first_request(home: Home) -> None:
     """Without the right to write, the run fails and Klaviyo hears nothing; with it, all comes."""
-    home.data.mkdir(mode=0o555, parents=True)
-    process = FORKS.Process(target=live_unprivileged, args=(orders_of(home, "events"),))
+    home.data_dir.mkdir(mode=0o555, parents=True)
+    process = FORKSERVER.Process(target=live_unprivileged, args=(build_sync_task(home, "events"),))
     process.start()
     process.join(60)
-    home.data.chmod(0o755)
+    home.data_dir.chmod(0o755)
     assert process.exitcode == 1
     assert "this user may not write there" in failure_of_last_run(home, "events")
-    assert home.shop.asked().total() == 0
+    assert home.account.request_counts().total() == 0
     assert home.sync("events").success
-    judge(home, "events")
+    assert_complete(home, "events")
 
 
 @pytest.mark.parametrize("place", ["a file", "nowhere"])
@@ -138,13 +138,13 @@ def test_f47_a_folder_that_cannot_be_is_refused_in_words(home: Home, place: str)
     """A file in the folder's place, or a place where nothing can be made, is told at once."""
     blocker = home.root / "blocker"
     blocker.write_text("not a folder")
-    home.moved_to = blocker if place == "a file" else Path("/proc/nowhere/data")
-    failed = home.sync("events").failed["events"]
+    home.other_data_dir = blocker if place == "a file" else Path("/proc/nowhere/data")
+    failed = home.sync("events").failures["events"]
     assert "choose another KLAVIYO_DATA_DIR" in failed
-    assert home.shop.asked().total() == 0
-    home.moved_to = None
+    assert home.account.request_counts().total() == 0
+    home.other_data_dir = None
     assert home.sync("events").success
-    judge(home, "events")
+    assert_complete(home, "events")
 
 
 def empty(path: Path) -> None:
@@ -168,17 +168,17 @@ def test_f48_a_damaged_part_is_named_and_rebuilt(
     The refresh that both advise brings every row back.
     """
     assert home.sync("profiles").success
-    (part,) = (home.data / "lake" / "profiles").glob("*.parquet")
+    (part,) = (home.data_dir / "lake" / "profiles").glob("*.parquet")
     damage(part)
-    home.shop.move(days=1)
-    failed = home.sync("profiles").failed["profiles"]
+    home.account.advance_clock(days=1)
+    failed = home.sync("profiles").failures["profiles"]
     assert part.name in failed
     assert "full_refresh_overwrite" in failed
     assert verb(home, "verify") == 1
     assert part.name in capsys.readouterr().err
     assert home.sync("profiles", config={"sync_mode": "full_refresh_overwrite"}).success
     assert verb(home, "verify") == 0
-    judge(home, "profiles")
+    assert_complete(home, "profiles")
 
 
 WRITER = """
@@ -216,11 +216,11 @@ def test_f49_a_database_that_somebody_writes_to_keeps_nobody_out(home: Home) -> 
     The database is built beside and renamed over, so the lock is on a file that has gone.
     """
     assert home.sync("events").success
-    holder = holding(WRITER, home.data / "klaviyo.duckdb")
-    home.shop.move(days=2)
+    holder = holding(WRITER, home.data_dir / "klaviyo.duckdb")
+    home.account.advance_clock(days=2)
     try:
         assert home.sync("events").success
-        judge(home, "events")
+        assert_complete(home, "events")
     finally:
         holder.communicate()
 
@@ -232,15 +232,15 @@ def test_f49_a_publisher_that_does_not_end_is_told(
 
     The rows are committed by then; the next run shows them.
     """
-    monkeypatch.setattr(database, "WAIT_SECONDS", 0.5)
+    monkeypatch.setattr(database, "PUBLISH_LOCK_TIMEOUT_SECONDS", 0.5)
     assert home.sync("lists").success
-    holder = holding(PUBLISHER, home.data / database.LOCK)
+    holder = holding(PUBLISHER, home.data_dir / database.DATABASE_LOCK_FILE)
     try:
-        failed = home.sync("events").failed["events"]
+        failed = home.sync("events").failures["events"]
     finally:
         holder.communicate()
-    assert database.LOCK in failed
+    assert database.DATABASE_LOCK_FILE in failed
     assert "is held by another process for over 0.5 s; wait for it to end" in failed
-    judge_part(home, "events")
+    assert_sound_part(home, "events")
     assert home.sync("events").success
-    judge(home, "events")
+    assert_complete(home, "events")

@@ -12,21 +12,21 @@ import pytest
 
 from klaviyo_assets.lake import Lake
 from klaviyo_assets_tests.e2e.conftest import StartHome
-from klaviyo_assets_tests.e2e.home import Home, key_of
-from klaviyo_assets_tests.e2e.instance import instance_of
+from klaviyo_assets_tests.e2e.home import Home, asset_key
+from klaviyo_assets_tests.e2e.instance import open_instance
 from klaviyo_assets_tests.e2e.report_runs import (
-    CAMPAIGNS,
-    FLOWS,
-    compare,
+    CAMPAIGN_REPORT,
+    FLOW_REPORT,
+    assert_rows_match,
     days_between,
-    fetch,
-    metrics_of,
+    report_metrics,
+    run_partitions,
     set_metrics,
     stored_rows,
 )
-from klaviyo_assets_tests.e2e.report_ticks import keys, tick
+from klaviyo_assets_tests.e2e.report_ticks import evaluate_sensor, metric_partitions
 from klaviyo_assets_tests.e2e.test_reports import NOW, report_home
-from klaviyo_assets_tests.faults.judge import PATHS, judge
+from klaviyo_assets_tests.faults.assertions import STREAM_PATHS, assert_complete
 
 ODD_IDS = (
     "../../etc/x",
@@ -85,7 +85,7 @@ def judge_paths(home: Home, before: Iterable[str]) -> None:
     outside = paths_below(home.root.parent) - set(before)
     own = tuple(f"{home.root.name}/{each}" for each in ("data", "state", "dagster-"))
     assert not [each for each in outside if not each.startswith(own)]
-    named = {part for each in paths_below(home.data) for part in each.split("/")}
+    named = {part for each in paths_below(home.data_dir) for part in each.split("/")}
     assert not [each for each in named if not SAFE.fullmatch(each)]
     assert ".." not in named
     assert not Path("/etc/x").exists()
@@ -95,18 +95,20 @@ def test_f64_odd_ids_of_records_ask_and_write_nowhere_else(home: Home) -> None:
     """Lists with odd ids are stored, and each one's count is asked for by its very own path."""
     before = paths_below(home.root.parent)
     for each in ODD_IDS:
-        home.shop.mutate(create="list", set={"id": each, "name": each})
+        home.account.mutate(create="list", set={"id": each, "name": each})
     run = home.sync("lists", "lists_detailed")
-    assert run.success, run.failed
-    judge(home, "lists")
+    assert run.success, run.failures
+    assert_complete(home, "lists")
     counts = dict(home.query("SELECT id, profile_count FROM klaviyo.lists_detailed"))
-    assert counts.keys() == home.shop.truth("lists") >= {*ODD_IDS}
+    assert counts.keys() == home.account.true_ids("lists") >= {*ODD_IDS}
     assert None not in counts.values()
-    asked = [path for path in home.shop.asked().elements() if path.startswith("/api/lists/")]
+    asked = [
+        path for path in home.account.request_counts().elements() if path.startswith("/api/lists/")
+    ]
     assert len(asked) == len(counts)
     # What stands between here and Klaviyo may take a segment of dots for a folder.
     assert not [path for path in asked if not path.rsplit("/", 1)[1].strip(".")]
-    statuses = {each.status for each in home.shop.sandbox.journal.requests()}
+    statuses = {each.status for each in home.account.sandbox.journal.requests()}
     assert statuses == {200}
     judge_paths(home, before)
 
@@ -116,18 +118,18 @@ def test_f64_odd_partition_keys_are_partitions_like_any_other(start: StartHome) 
     home = report_home(start, NOW)
     before = paths_below(home.root.parent)
     for each in ODD_IDS:
-        home.shop.mutate(create="custom-metric", set={"id": each, "name": each})
+        home.account.mutate(create="custom-metric", set={"id": each, "name": each})
     set_metrics(home, ODD_IDS)
     days = days_between(date(2026, 10, 1), date(2026, 10, 2))
-    for stream in (FLOWS, CAMPAIGNS):
-        done = fetch(home, stream, (ODD_IDS[0], days[0], ODD_IDS[-1], days[-1]))
-        assert done.run.success, done.run.failed
+    for stream in (FLOW_REPORT, CAMPAIGN_REPORT):
+        done = run_partitions(home, stream, (ODD_IDS[0], days[0], ODD_IDS[-1], days[-1]))
+        assert done.run.success, done.run.failures
         assert {metric for metric, _ in done.partitions} == {*ODD_IDS}
         for each in ODD_IDS:
-            compare(home, stream, each, days)
+            assert_rows_match(home, stream, each, days)
         rows = sum(len(stored_rows(home, stream, each, days)) for each in ODD_IDS)
         assert home.query(f"SELECT count(*) FROM klaviyo.{stream}") == [(rows,)]
-    folders = {each.name for each in (home.data / "lake" / FLOWS).glob("metric=*")}
+    folders = {each.name for each in (home.data_dir / "lake" / FLOW_REPORT).glob("metric=*")}
     assert len(folders) == len(ODD_IDS)
     judge_paths(home, before)
 
@@ -136,16 +138,16 @@ def test_f64_odd_ids_in_answers_are_only_values(start: StartHome) -> None:
     """Messages and campaigns of reports with odd ids are rows, and name no file or filter."""
     home = report_home(start, NOW)
     before = paths_below(home.root.parent)
-    metric = metrics_of(home)[0]
-    sends = home.shop.sandbox.service.reports.sends
-    for place, message in enumerate(sends.campaigns):
+    metric = report_metrics(home)[0]
+    sends = home.account.sandbox.service.report_endpoints.sends
+    for place, message in enumerate(sends.campaign_messages):
         odd = f"{ODD_IDS[place % len(ODD_IDS)]}{place}"
         message.groupings.update(campaign_message_id=odd, campaign_id=f"c{odd}")
     days = days_between(date(2026, 9, 20), date(2026, 11, 9))
-    done = fetch(home, CAMPAIGNS, (metric, days[0], metric, days[-1]))
-    assert done.run.success, done.run.failed
-    assert compare(home, CAMPAIGNS, metric, days)
-    named = {message for _, message, _ in stored_rows(home, CAMPAIGNS, metric, days)}
+    done = run_partitions(home, CAMPAIGN_REPORT, (metric, days[0], metric, days[-1]))
+    assert done.run.success, done.run.failures
+    assert assert_rows_match(home, CAMPAIGN_REPORT, metric, days)
+    named = {message for _, message, _ in stored_rows(home, CAMPAIGN_REPORT, metric, days)}
     assert len([each for each in named if not each.isalnum()]) > 5
     judge_paths(home, before)
 
@@ -153,30 +155,30 @@ def test_f64_odd_ids_in_answers_are_only_values(start: StartHome) -> None:
 @pytest.mark.parametrize("odd", ["a|b", "a...b", "two\nlines", "tab\there"])
 def test_f64_an_id_that_dagster_takes_for_no_key_stops_nothing(home: Home, odd: str) -> None:
     """A metric whose id cannot be a partition is stored and told; the others become partitions."""
-    home.shop.mutate(create="metric", set={"id": odd, "name": "Odd"})
+    home.account.mutate(create="metric", set={"id": odd, "name": "Odd"})
     run = home.sync("metrics", "events")
-    assert run.success, run.failed
-    judge(home, "metrics", "events")
+    assert run.success, run.failures
+    assert_complete(home, "metrics", "events")
     assert "cannot be the key of a partition" in run.warnings
     for _ in ("run", "sensor"):
-        assert set(keys(home)) == home.shop.truth("metrics") - {odd}
-        home.move_in()
-        tick(home, "klaviyo_conversion_metrics")
+        assert set(metric_partitions(home)) == home.account.true_ids("metrics") - {odd}
+        home.reset_dagster_home()
+        evaluate_sensor(home, "klaviyo_conversion_metrics")
 
 
 def test_f65_names_with_sql_in_them_are_text(home: Home) -> None:
     """Names, subjects and addresses that are SQL come out as they went in; every table is whole."""
-    names = dict(zip(sorted(home.shop.attributes("list")), ODD_NAMES, strict=False))
+    names = dict(zip(sorted(home.account.attributes("list")), ODD_NAMES, strict=False))
     for each, name in names.items():
-        home.shop.mutate(list=each, set={"name": name})
-    people = dict(zip(sorted(home.shop.truth("profiles")), ODD_NAMES, strict=False))
+        home.account.mutate(list=each, set={"name": name})
+    people = dict(zip(sorted(home.account.true_ids("profiles")), ODD_NAMES, strict=False))
     for person, name in people.items():
-        home.shop.mutate(profile=person, set={"last_name": name})
+        home.account.mutate(profile=person, set={"last_name": name})
     assert home.sync().success
-    judge(home, *PATHS)
+    assert_complete(home, *STREAM_PATHS)
     assert dict(home.query("SELECT id, name FROM klaviyo.lists")) == names | {
-        each: home.shop.attributes("list")[each]["name"]
-        for each in home.shop.truth("lists") - names.keys()
+        each: home.account.attributes("list")[each]["name"]
+        for each in home.account.true_ids("lists") - names.keys()
     }
     stored = dict(home.query("SELECT id, last_name FROM klaviyo.profiles"))
     assert {each: stored[each] for each in people} == people
@@ -192,11 +194,11 @@ def test_f65_fields_with_odd_names_make_no_column_and_clash_alike(home: Home) ->
         "synced_at": "never",
         "Name": "no name",
     }
-    changed = sorted(home.shop.attributes("flow"))[:3]
+    changed = sorted(home.account.attributes("flow"))[:3]
     for each in changed:
-        home.shop.mutate(flow=each, set={**odd})
+        home.account.mutate(flow=each, set={**odd})
     assert home.sync("flows").success
-    judge(home, "flows")
+    assert_complete(home, "flows")
     columns = home.query("DESCRIBE klaviyo.flows")
     first = home.query("SELECT id, name, extra FROM klaviyo.flows ORDER BY id")
     kept = {each: json.loads(extra) for each, _, extra in first if each in changed}
@@ -205,21 +207,21 @@ def test_f65_fields_with_odd_names_make_no_column_and_clash_alike(home: Home) ->
         assert kept[each].pop(json.dumps('"quoted"')) == odd['"quoted"']
         assert kept[each].items() >= {(k, v) for k, v in odd.items() if k != '"quoted"'}
     assert {name for _, name, _ in first} == {
-        each["name"] for each in home.shop.attributes("flow").values()
+        each["name"] for each in home.account.attributes("flow").values()
     }
     assert home.sync("flows", config={"sync_mode": "full_refresh_overwrite"}).success
-    judge(home, "flows")
+    assert_complete(home, "flows")
     assert home.query("SELECT id, name, extra FROM klaviyo.flows ORDER BY id") == first
     assert home.query("DESCRIBE klaviyo.flows") == columns
 
 
 def metadata_events(home: Home, *streams: str) -> Iterable[tuple[Mapping[str, Any], str]]:
     """Yield metadata and description of every materialization and observation of the streams."""
-    with instance_of(home.dagster) as instance:
+    with open_instance(home.dagster_home) as instance:
         for stream in streams:
             for record in (
-                *instance.fetch_materializations(key_of(stream), limit=50).records,
-                *instance.fetch_observations(key_of(stream), limit=50).records,
+                *instance.fetch_materializations(asset_key(stream), limit=50).records,
+                *instance.fetch_observations(asset_key(stream), limit=50).records,
             ):
                 seen: Any = record.asset_materialization or record.event_log_entry.asset_observation
                 yield seen.metadata, seen.description or ""
@@ -240,14 +242,14 @@ PLAIN = (
 def test_f66_markup_in_names_is_shown_as_text(home: Home) -> None:
     """No metadata is of a kind that renders markup, and no description repeats what was sent."""
     for kind in ("list", "flow", "template", "segment"):
-        for each, name in zip(sorted(home.shop.attributes(kind)), MARKUP, strict=False):
-            home.shop.mutate(**{kind: each}, set={"name": name})
-    for each in sorted(home.shop.attributes("flow"))[:2]:
-        home.shop.mutate(flow=each, set=dict.fromkeys(MARKUP, "x"))
+        for each, name in zip(sorted(home.account.attributes(kind)), MARKUP, strict=False):
+            home.account.mutate(**{kind: each}, set={"name": name})
+    for each in sorted(home.account.attributes("flow"))[:2]:
+        home.account.mutate(flow=each, set=dict.fromkeys(MARKUP, "x"))
     streams = ("lists", "flows", "email_templates", "segments", "lists_detailed")
     run = home.sync(*streams)
     assert run.success
-    judge(home, *streams[:-1])
+    assert_complete(home, *streams[:-1])
     seen = list(metadata_events(home, *streams))
     assert len(seen) >= len(streams)
     shown = ""
@@ -270,16 +272,18 @@ def test_f66_markup_in_a_metric_id_is_shown_as_text(start: StartHome) -> None:
     home = report_home(start, NOW)
     odd, day = MARKUP[0], date(2026, 10, 1)
     set_metrics(home, [odd])
-    done = fetch(home, FLOWS, (odd, day))
-    assert f"metric {odd!a}: the account has no metric" in done.run.failed[FLOWS]
-    assert odd in Lake(home.data, clock=lambda: home.shop.now).refused_metrics(FLOWS)
-    good = metrics_of(home)[0]
+    done = run_partitions(home, FLOW_REPORT, (odd, day))
+    assert f"metric {odd!a}: the account has no metric" in done.run.failures[FLOW_REPORT]
+    assert odd in Lake(home.data_dir, clock=lambda: home.account.now).read_metric_refusals(
+        FLOW_REPORT
+    )
+    good = report_metrics(home)[0]
     set_metrics(home, [good])
     pointer = "/data/attributes/conversion_metric_id"
     match = {"path": "/api/flow-series-reports"}
-    with home.shop.faulty("error", match=match, status=400, detail=odd, pointer=pointer):
-        assert fetch(home, FLOWS, (good, day)).run.success
-    ((metadata, description),) = metadata_events(home, FLOWS)
+    with home.account.inject_fault("error", match=match, status=400, detail=odd, pointer=pointer):
+        assert run_partitions(home, FLOW_REPORT, (good, day)).run.success
+    ((metadata, description),) = metadata_events(home, FLOW_REPORT)
     assert isinstance(metadata["klaviyo/refused_reason"], dg.TextMetadataValue)
     assert metadata["klaviyo/refused_reason"].value == odd
     assert odd not in description
@@ -289,10 +293,12 @@ def test_f66_markup_in_a_failure_of_a_report_is_shown_as_text(start: StartHome) 
     """Klaviyo's words on a report that failed are plain metadata beside a sentence of ours."""
     home = report_home(start, NOW)
     match = {"path": "/api/flow-series-reports"}
-    with home.shop.faulty("error", match=match, status=400, detail=MARKUP[0]):
-        assert not fetch(home, FLOWS, (metrics_of(home)[0], date(2026, 10, 1))).run.success
-    with instance_of(home.dagster) as instance:
-        (record,) = instance.fetch_observations(home.key(FLOWS), limit=5).records
+    with home.account.inject_fault("error", match=match, status=400, detail=MARKUP[0]):
+        assert not run_partitions(
+            home, FLOW_REPORT, (report_metrics(home)[0], date(2026, 10, 1))
+        ).run.success
+    with open_instance(home.dagster_home) as instance:
+        (record,) = instance.fetch_observations(home.asset_key(FLOW_REPORT), limit=5).records
     seen = record.event_log_entry.asset_observation
     assert seen is not None
     reason = seen.metadata["klaviyo/failed_reason"]
@@ -308,16 +314,16 @@ def test_f68_properties_that_differ_in_case_are_both_kept(
     home: Home, odd: Mapping[str, object]
 ) -> None:
     """Of one person, of two, and of an event: every property is in the JSON column as sent."""
-    one, two, three = sorted(home.shop.truth("profiles"))[:3]
+    one, two, three = sorted(home.account.true_ids("profiles"))[:3]
     halves = [dict([pair]) for pair in odd.items()]
     wanted = {one: {**odd}, two: halves[0], three: halves[1]}
     for person, properties in wanted.items():
-        home.shop.mutate(profile=person, set={"properties": properties})
-    (event,) = home.shop.write_events(
-        {"datetime": home.shop.now.isoformat(), "properties": {**odd}}
+        home.account.mutate(profile=person, set={"properties": properties})
+    (event,) = home.account.add_events(
+        {"datetime": home.account.now.isoformat(), "properties": {**odd}}
     )
     assert home.sync("profiles", "events", "metrics", "events_detailed").success
-    judge(home, "profiles", "events")
+    assert_complete(home, "profiles", "events")
     stored = dict(home.query("SELECT id, properties FROM klaviyo.profiles"))
     for person, properties in wanted.items():
         assert json.loads(stored[person]).items() >= properties.items()

@@ -7,10 +7,10 @@ import pytest
 
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.e2e.lives import forked
-from klaviyo_assets_tests.e2e.shop import NOON
-from klaviyo_assets_tests.faults.deaths import Moment, dying
-from klaviyo_assets_tests.faults.judge import judge, stored_ids
+from klaviyo_assets_tests.e2e.processes import fork_sync
+from klaviyo_assets_tests.e2e.sandbox_account import NOON
+from klaviyo_assets_tests.faults.assertions import assert_complete, stored_ids
+from klaviyo_assets_tests.faults.kill_points import KillPoint, fork_killed_sync
 
 EVENTS = "/api/events"
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("impatient")
 
 def written(home: Home, at: datetime) -> str:
     """Have an event at a moment; return its id."""
-    (event,) = home.shop.write_events({"datetime": at.isoformat()})
+    (event,) = home.account.add_events({"datetime": at.isoformat()})
     return event
 
 
@@ -53,19 +53,19 @@ def test_f80_it_is_there_once_after_the_run_that_brings_it(start: StartHome, mod
     config = {"sync_mode": mode}
     assert home.sync("events", config=config).success
     assert moment(home, event) == [LONG_AGO]
-    home.shop.move(hours=1)
-    home.shop.mutate(**redating(event, home.shop.now - timedelta(minutes=30)))
+    home.account.advance_clock(hours=1)
+    home.account.mutate(**redating(event, home.account.now - timedelta(minutes=30)))
     run = home.sync("events", config=config)
     assert run.success
-    assert moment(home, event) == [home.shop.now - timedelta(minutes=30)]
-    judge(home, "events")
+    assert moment(home, event) == [home.account.now - timedelta(minutes=30)]
+    assert_complete(home, "events")
     if mode == "incremental_append":
         assert home.ids("events_history").count(event) == 2
-    home.shop.mutate(**redating(event, LONG_AGO))
+    home.account.mutate(**redating(event, LONG_AGO))
     again = {"start": LONG_AGO.isoformat(), "end": (LONG_AGO + timedelta(hours=1)).isoformat()}
     assert home.sync("events", config={**config, **again}).success
     assert moment(home, event) == [LONG_AGO]
-    judge(home, "events")
+    assert_complete(home, "events")
 
 
 def test_f80_it_moves_while_a_first_sync_reads(start: StartHome) -> None:
@@ -73,13 +73,13 @@ def test_f80_it_moves_while_a_first_sync_reads(start: StartHome) -> None:
     home = start(events=6_000, future_events=0, gzip=False)
     event = written(home, LONG_AGO)
     change = {"mutations": [redating(event, RECENT)]}
-    with home.shop.faulty("mutate", match={"path": EVENTS, "from": 2, "to": 2}, **change):
-        life = forked(home, "events", commit_bytes=COMMIT_BYTES)
-        assert life.ended(within=120)
-    assert life.code == 0
-    assert home.shop.shown(EVENTS)[event] == 2
+    with home.account.inject_fault("mutate", match={"path": EVENTS, "from": 2, "to": 2}, **change):
+        life = fork_sync(home, "events", commit_bytes=COMMIT_BYTES)
+        assert life.has_ended(within=120)
+    assert life.exit_code == 0
+    assert home.account.shown_record_counts(EVENTS)[event] == 2
     assert moment(home, event) == [RECENT]
-    judge(home, "events")
+    assert_complete(home, "events")
 
 
 def test_f80_a_kill_between_the_two_is_mended_by_the_next_run(start: StartHome) -> None:
@@ -87,13 +87,15 @@ def test_f80_a_kill_between_the_two_is_mended_by_the_next_run(start: StartHome) 
     home = start(events=6_000, future_events=0, gzip=False)
     event = written(home, LONG_AGO)
     change = {"mutations": [redating(event, RECENT)]}
-    end = Moment(owner="klaviyo_assets.lake.moved", name="has_equal_hashes", when="before")
-    with home.shop.faulty("mutate", match={"path": EVENTS, "from": 2, "to": 2}, **change):
-        life = dying(home, "events", at=end, commit_bytes=COMMIT_BYTES)
-        assert life.ended(within=120)
-    assert life.code == -signal.SIGKILL
+    end = KillPoint(
+        owner="klaviyo_assets.lake.write.merge", name="has_duplicate_hashes", when="before"
+    )
+    with home.account.inject_fault("mutate", match={"path": EVENTS, "from": 2, "to": 2}, **change):
+        life = fork_killed_sync(home, "events", kill_point=end, commit_bytes=COMMIT_BYTES)
+        assert life.has_ended(within=120)
+    assert life.exit_code == -signal.SIGKILL
     assert stored_ids(home, "events").count(event) == 2
     assert home.sync("events").success
     assert stored_ids(home, "events").count(event) == 1
     assert moment(home, event) == [RECENT]
-    judge(home, "events")
+    assert_complete(home, "events")

@@ -3,7 +3,7 @@
 import pytest
 
 from klaviyo_assets_tests.e2e.conftest import StartHome
-from klaviyo_assets_tests.faults.judge import judge
+from klaviyo_assets_tests.faults.assertions import assert_complete
 
 SLOW = {
     "five seconds before every answer": ("lists", "latency", {"seconds": 5}),
@@ -18,13 +18,15 @@ def test_f69_a_slow_line_is_slow_and_whole(start: StartHome, line: str) -> None:
     stream, kind, options = SLOW[line]
     home = start(events=3000, profiles=120)
     home.sync("accounts")
-    with home.shop.faulty(kind, match={"path": f"/api/{stream}"}, **options):
+    with home.account.inject_fault(kind, match={"path": f"/api/{stream}"}, **options):
         run = home.sync(stream)
         assert run.success
-        assert run.number(stream, "retries") == 0
-        judge(home, stream)
+        assert run.metadata_number(stream, "retries") == 0
+        assert_complete(home, stream)
     faults = [
-        each.fault for each in home.shop.sandbox.journal.requests() if each.path == f"/api/{stream}"
+        each.fault
+        for each in home.account.sandbox.journal.requests()
+        if each.path == f"/api/{stream}"
     ]
     assert faults
     assert set(faults) == {kind}

@@ -7,9 +7,20 @@ import pytest
 
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.faults.asked import statuses
-from klaviyo_assets_tests.faults.judge import has_table, judge, judge_part, stored_ids
-from klaviyo_assets_tests.integration.api.wire import CERTIFICATE, Act, Server, reply, serving
+from klaviyo_assets_tests.faults.assertions import (
+    assert_complete,
+    assert_sound_part,
+    has_table,
+    stored_ids,
+)
+from klaviyo_assets_tests.faults.journal import response_statuses
+from klaviyo_assets_tests.integration.api.scripted_server import (
+    CERTIFICATE_PATH,
+    ScriptedServer,
+    ServerAction,
+    run_server,
+    send_response,
+)
 
 LISTS = "/api/lists"
 PROFILES = "/api/profiles"
@@ -28,14 +39,14 @@ def test_f24_paging_in_a_circle_ends(start: StartHome, stream: str, kind: str) -
     """A next link to a page already read fails the stream after few requests, no row twice."""
     home = stocked(start)
     path = f"/api/{stream}"
-    with home.shop.faulty(kind, match={"path": path, "from": 2, "to": 2}):
+    with home.account.inject_fault(kind, match={"path": path, "from": 2, "to": 2}):
         run = home.sync(stream)
-    assert "Klaviyo's paging runs in a circle" in run.failed[stream]
+    assert "Klaviyo's paging runs in a circle" in run.failures[stream]
     assert run.attempts[stream] == 1
-    assert home.shop.asked()[path] <= 6
-    judge_part(home, stream)
+    assert home.account.request_counts()[path] <= 6
+    assert_sound_part(home, stream)
     assert home.sync(stream).success
-    judge(home, stream)
+    assert_complete(home, stream)
 
 
 @pytest.mark.parametrize("stream", ["events", "lists", "profiles"])
@@ -43,27 +54,29 @@ def test_f25_a_next_link_to_another_host_is_not_followed(start: StartHome, strea
     """The other host hears nothing, not even a connection, and what was read is kept."""
     home = stocked(start)
     path = f"/api/{stream}"
-    with serving(reply()) as other:
-        with home.shop.faulty("next_host", match={"path": path, "from": 2}, origin=other.url):
+    with run_server(send_response()) as other:
+        with home.account.inject_fault(
+            "next_host", match={"path": path, "from": 2}, origin=other.url
+        ):
             run = home.sync(stream)
-        assert (other.connections, other.seen) == (0, [])
-    assert "the next link leaves the endpoint" in run.failed[stream]
-    assert "was not followed" in run.failed[stream]
+        assert (other.connections, other.received) == (0, [])
+    assert "the next link leaves the endpoint" in run.failures[stream]
+    assert "was not followed" in run.failures[stream]
     assert run.attempts[stream] == 1
-    judge_part(home, stream)
+    assert_sound_part(home, stream)
     # Lists are read whole, and shown only whole.
     assert bool(stored_ids(home, stream)) == (stream != "lists")
     assert home.sync(stream).success
-    judge(home, stream)
+    assert_complete(home, stream)
 
 
-def page_of(record: dict[str, object], next_link: str | None = None) -> Act:
+def page_of(record: dict[str, object], next_link: str | None = None) -> ServerAction:
     """Answer with a page of one record."""
     page = {"data": [record], "links": {"self": "here", "next": next_link}}
-    return reply(200, json.dumps(page).encode())
+    return send_response(200, json.dumps(page).encode())
 
 
-def in_the_clear(line: socket.socket, server: Server) -> None:
+def in_the_clear(line: socket.socket, server: ScriptedServer) -> None:
     """Answer with a page whose next link is on the same host and port, without TLS."""
     link = f"{server.url.replace('https:', 'http:')}{LISTS}?page%5Bcursor%5D=b"
     page_of({"type": "list", "id": "L1", "attributes": {"name": "One"}}, link)(line, server)
@@ -73,13 +86,15 @@ def test_f25_a_next_link_to_plain_http_is_not_followed(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over TLS a next link without it is refused: the key never goes in the clear."""
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATE))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATE_PATH))
     account = page_of({"type": "account", "id": "A1", "attributes": {"timezone": "UTC"}})
-    with serving(account, in_the_clear, is_tls=True) as server:
+    with run_server(account, in_the_clear, is_tls=True) as server:
         run = home.sync("lists", base_url=server.url)
         # One connection for each of the two clients: that of the account, and the stream's.
-        assert (len(server.seen), server.connections) == (2, 2)
-    assert "the next link leaves the endpoint ('http://localhost/api/lists')" in run.failed["lists"]
+        assert (len(server.received), server.connections) == (2, 2)
+    assert (
+        "the next link leaves the endpoint ('http://localhost/api/lists')" in run.failures["lists"]
+    )
     assert run.attempts["lists"] == 1
     assert not has_table(home, "lists")
 
@@ -88,20 +103,20 @@ def test_f25_a_next_link_to_plain_http_is_not_followed(
 def test_f26_a_redirect_is_not_followed(start: StartHome, status: int) -> None:
     """The host that a redirect names hears nothing; the text says that it was not followed."""
     home = stocked(start)
-    with serving(reply()) as other:
+    with run_server(send_response()) as other:
         match = {"path": LISTS, "from": 2}
         location = f"{other.url}{LISTS}"
-        with home.shop.faulty("redirect", match=match, location=location, status=status):
+        with home.account.inject_fault("redirect", match=match, location=location, status=status):
             run = home.sync("lists", "segments")
-        assert (other.connections, other.seen) == (0, [])
-    assert list(run.failed) == ["lists"]
-    assert "Redirects (here to 127.0.0.1) are not followed" in run.failed["lists"]
-    assert statuses(home, LISTS) == [200, status]
+        assert (other.connections, other.received) == (0, [])
+    assert list(run.failures) == ["lists"]
+    assert "Redirects (here to 127.0.0.1) are not followed" in run.failures["lists"]
+    assert response_statuses(home, LISTS) == [200, status]
     assert run.attempts["lists"] == 1
-    judge_part(home, "lists")
-    judge(home, "segments")
+    assert_sound_part(home, "lists")
+    assert_complete(home, "segments")
     assert home.sync("lists").success
-    judge(home, "lists")
+    assert_complete(home, "lists")
 
 
 @pytest.mark.parametrize("stream", ["events", "lists", "profiles"])
@@ -109,12 +124,12 @@ def test_f27_an_empty_page_is_not_the_end(start: StartHome, stream: str) -> None
     """A page without records in the middle is passed, as long as it says what comes next."""
     home = stocked(start)
     path = f"/api/{stream}"
-    with home.shop.faulty("empty_page", match={"path": path, "nth": 2}):
+    with home.account.inject_fault("empty_page", match={"path": path, "nth": 2}):
         run = home.sync(stream)
     assert run.success
-    assert run.number(stream, "retries") == 0
-    assert run.number(stream, "records_read") == len(home.shop.truth(stream))
-    judge(home, stream)
+    assert run.metadata_number(stream, "retries") == 0
+    assert run.metadata_number(stream, "records_read") == len(home.account.true_ids(stream))
+    assert_complete(home, stream)
 
 
 @pytest.mark.parametrize("stream", ["events", "lists", "profiles"])
@@ -122,12 +137,12 @@ def test_f28_a_record_on_two_pages_is_stored_once(start: StartHome, stream: str)
     """The last records of every page come once more on the next one; each is a row once."""
     home = stocked(start)
     path = f"/api/{stream}"
-    with home.shop.faulty("duplicates", match={"path": path, "from": 2}, count=3):
+    with home.account.inject_fault("duplicates", match={"path": path, "from": 2}, count=3):
         run = home.sync(stream)
     assert run.success
-    assert max(home.shop.shown(path).values()) == 2
-    assert run.number(stream, "records_read") > len(home.shop.truth(stream))
-    judge(home, stream)
+    assert max(home.account.shown_record_counts(path).values()) == 2
+    assert run.metadata_number(stream, "records_read") > len(home.account.true_ids(stream))
+    assert_complete(home, stream)
 
 
 def test_f28_a_record_that_moves_while_it_is_read_is_there_in_its_newest_version(
@@ -135,17 +150,17 @@ def test_f28_a_record_that_moves_while_it_is_read_is_there_in_its_newest_version
 ) -> None:
     """A profile of the first page, and one of a page to come, change: both are there as changed."""
     home = stocked(start)
-    moments = home.shop.moments("profiles")
+    moments = home.account.true_cursors("profiles")
     order = sorted(moments, key=lambda each: (moments[each] is not None, moments[each]))
     early, late = order[0], order[-1]
     changes = [{"profile": each, "set": {"first_name": "Moved"}} for each in (early, late)]
-    with home.shop.faulty("mutate", match={"path": PROFILES, "nth": 3}, mutations=changes):
+    with home.account.inject_fault("mutate", match={"path": PROFILES, "nth": 3}, mutations=changes):
         run = home.sync("profiles")
     assert run.success
-    assert home.shop.shown(PROFILES)[early] == 2
+    assert home.account.shown_record_counts(PROFILES)[early] == 2
     moved = home.query("SELECT id, updated FROM klaviyo.profiles WHERE first_name = 'Moved'")
-    assert sorted(moved) == sorted((each, home.shop.now) for each in (early, late))
-    judge(home, "profiles")
+    assert sorted(moved) == sorted((each, home.account.now) for each in (early, late))
+    assert_complete(home, "profiles")
 
 
 @pytest.mark.parametrize("stream", ["events", "lists", "profiles"])
@@ -156,13 +171,17 @@ def test_f29_pages_of_another_length_are_read_as_they_come(
     """Twice as many records as were asked for, or half as many, are all stored."""
     home = stocked(start)
     path = f"/api/{stream}"
-    with home.shop.faulty("page_factor", match={"path": path}, factor=factor):
+    with home.account.inject_fault("page_factor", match={"path": path}, factor=factor):
         run = home.sync(stream)
     assert run.success
-    sizes = {len(each.shown) for each in home.shop.sandbox.journal.requests() if each.path == path}
+    sizes = {
+        len(each.shown_ordinals)
+        for each in home.account.sandbox.journal.requests()
+        if each.path == path
+    }
     asked = {"events": 1000, "lists": 10, "profiles": 100}[stream]
     assert max(sizes) == asked * factor
-    judge(home, stream)
+    assert_complete(home, stream)
 
 
 @pytest.mark.parametrize(("stream", "kind"), [("profiles", "endless"), ("lists", "empty_page")])
@@ -170,53 +189,53 @@ def test_f84_paging_that_gets_nowhere_is_stopped(start: StartHome, stream: str, 
     """Links that are new for ever, with the same records or none behind them, end in words."""
     home = start(lists=15, profiles=120, events=0)
     path = f"/api/{stream}"
-    with home.shop.faulty(kind, match={"path": path, "from": 2}):
+    with home.account.inject_fault(kind, match={"path": path, "from": 2}):
         run = home.sync(stream)
-    assert "Klaviyo's paging does not end: 3" in run.failed[stream]
+    assert "Klaviyo's paging does not end: 3" in run.failures[stream]
     assert run.attempts[stream] == 1
-    assert 300 <= home.shop.asked()[path] <= 310
-    judge_part(home, stream)
+    assert 300 <= home.account.request_counts()[path] <= 310
+    assert_sound_part(home, stream)
     assert home.sync(stream).success
-    judge(home, stream)
+    assert_complete(home, stream)
 
 
 @pytest.mark.parametrize("sort", ["-updated", "id"])
 def test_f76_pages_out_of_order_are_read_whole(start: StartHome, sort: str) -> None:
     """Profiles come in another order than was asked for, to several readers: none is lost."""
     home = start(profiles=3_000, events=0, latency_ms=120)
-    with home.shop.faulty("unsorted", match={"path": PROFILES}, sort=sort):
+    with home.account.inject_fault("unsorted", match={"path": PROFILES}, sort=sort):
         run = home.sync("profiles")
     assert run.success
     assert "not in the order that was asked for" in run.warnings
-    judge(home, "profiles")
-    home.shop.forget()
+    assert_complete(home, "profiles")
+    home.account.clear_journal()
     assert home.sync("profiles").success
-    assert home.shop.shown(PROFILES).total() < 100
+    assert home.account.shown_record_counts(PROFILES).total() < 100
 
 
 def test_f76_a_lost_cursor_among_pages_out_of_order_loses_nothing(start: StartHome) -> None:
     """Behind the greatest cursor seen there may be anything: reading starts from the beginning."""
     home = start(profiles=1_000, events=0)
-    script = home.shop.sandbox.faults
+    script = home.account.sandbox.faults
     lost = {"path": PROFILES, "nth": 4, "query": "cursor"}
     script.add([{"match": lost, "fault": {"kind": "invalid_cursor"}}])
-    with home.shop.faulty("unsorted", match={"path": PROFILES}, sort="-updated"):
+    with home.account.inject_fault("unsorted", match={"path": PROFILES}, sort="-updated"):
         run = home.sync("profiles")
-    assert run.success, run.failed
-    assert 400 in statuses(home, PROFILES)
-    judge(home, "profiles")
+    assert run.success, run.failures
+    assert 400 in response_statuses(home, PROFILES)
+    assert_complete(home, "profiles")
 
 
 def test_f76_nothing_is_claimed_of_pages_out_of_order_that_end_early(start: StartHome) -> None:
     """A reader that fails on the way claims nothing: the next run reads the window again."""
     home = start(profiles=1_000, events=0)
-    script = home.shop.sandbox.faults
+    script = home.account.sandbox.faults
     script.add(
         [{"match": {"path": PROFILES, "from": 5}, "fault": {"kind": "error", "status": 400}}]
     )
-    with home.shop.faulty("unsorted", match={"path": PROFILES}, sort="-updated"):
+    with home.account.inject_fault("unsorted", match={"path": PROFILES}, sort="-updated"):
         run = home.sync("profiles")
-    assert "profiles" in run.failed
-    judge_part(home, "profiles")
+    assert "profiles" in run.failures
+    assert_sound_part(home, "profiles")
     assert home.sync("profiles").success
-    judge(home, "profiles")
+    assert_complete(home, "profiles")

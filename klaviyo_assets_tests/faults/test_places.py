@@ -9,9 +9,15 @@ import pytest
 from klaviyo_assets import locks
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.e2e.report_runs import FLOWS, compare, fetch, metrics_of, requests
+from klaviyo_assets_tests.e2e.report_runs import (
+    FLOW_REPORT,
+    assert_rows_match,
+    report_metrics,
+    request_count,
+    run_partitions,
+)
 from klaviyo_assets_tests.e2e.test_reports import NOW, report_home
-from klaviyo_assets_tests.faults.judge import has_table, judge
+from klaviyo_assets_tests.faults.assertions import assert_complete, has_table
 
 TOMORROW_WEEK = f"{date.today() + timedelta(days=8)}"  # noqa: DTZ011 - some day of the future
 
@@ -47,11 +53,11 @@ def test_f90_a_value_that_cannot_be_meant_is_refused(
     before = sorted(home.root.iterdir())
     home.settings[f"KLAVIYO_{name}"] = value
     run = home.sync("lists")
-    assert f"KLAVIYO_{name}=" in run.failed["lists"]
-    assert "cannot be used" in run.failed["lists"]
+    assert f"KLAVIYO_{name}=" in run.failures["lists"]
+    assert "cannot be used" in run.failures["lists"]
     assert run.attempts["lists"] == 1
     assert sorted(home.root.iterdir()) == before
-    assert home.shop.asked().total() == 0
+    assert home.account.request_counts().total() == 0
 
 
 @pytest.mark.parametrize(
@@ -63,9 +69,9 @@ def test_f90_a_rubbish_proxy_is_a_setting_error(
     """The variable is named, nothing of a login is, and no connection is tried."""
     monkeypatch.setenv("HTTPS_PROXY", value)
     run = home.sync("lists", base_url="https://klaviyo.invalid")
-    assert "HTTPS_PROXY" in run.failed["lists"]
-    assert "Allowed is http://" in run.failed["lists"]
-    assert "jane" not in run.failed["lists"]
+    assert "HTTPS_PROXY" in run.failures["lists"]
+    assert "Allowed is http://" in run.failures["lists"]
+    assert "jane" not in run.failures["lists"]
     assert run.attempts["lists"] == 1
 
 
@@ -77,74 +83,74 @@ def test_f90_a_mount_without_locks_is_refused(home: Home, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(locks.fcntl, "flock", refuse)
     run = home.sync("lists")
-    assert f"the file system of {home.data} has no locks" in run.failed["lists"]
-    assert "KLAVIYO_DATA_DIR" in run.failed["lists"]
-    assert home.shop.asked().total() == 0
+    assert f"the file system of {home.data_dir} has no locks" in run.failures["lists"]
+    assert "KLAVIYO_DATA_DIR" in run.failures["lists"]
+    assert home.account.request_counts().total() == 0
 
 
 def test_f91_a_second_lake_under_one_history_is_refused(home: Home) -> None:
     """A container without its disk: both places and both ways out are named, nothing is read."""
     streams = ("events", "lists")
     assert home.sync(*streams).success
-    first = home.data
-    home.moved_to = home.root / "elsewhere"
-    before = home.shop.asked()
+    first = home.data_dir
+    home.other_data_dir = home.root / "elsewhere"
+    before = home.account.request_counts()
     run = home.sync(*streams)
     for stream in streams:
-        said = run.failed[stream]
+        said = run.failures[stream]
         assert str(first) in said
-        assert str(home.moved_to) in said
+        assert str(home.other_data_dir) in said
         assert "KLAVIYO_DATA_DIR" in said
         assert "full_refresh_overwrite" in said
         assert "dagster asset wipe" in said
         assert run.attempts[stream] == 1
-        assert home.shop.asked()[f"/api/{stream}"] == before[f"/api/{stream}"]
+        assert home.account.request_counts()[f"/api/{stream}"] == before[f"/api/{stream}"]
         assert not has_table(home, stream)
-    home.moved_to = None
-    home.shop.move(hours=3)
+    home.other_data_dir = None
+    home.account.advance_clock(hours=3)
     assert home.sync(*streams).warnings == ""
-    judge(home, *streams)
+    assert_complete(home, *streams)
 
 
 def test_f91_both_ways_out_work(home: Home) -> None:
     """A full refresh, and a wiped history, begin the second lake; the first is refused then."""
     home.sync("events", "lists")
-    home.moved_to = home.root / "elsewhere"
+    home.other_data_dir = home.root / "elsewhere"
     assert home.sync("events", config={"sync_mode": "full_refresh_overwrite"}).success
-    home.wipe("lists")
+    home.wipe_asset("lists")
     assert home.sync("events", "lists").success
     for stream in ("events", "lists"):
-        assert sorted(home.ids(stream)) == sorted(home.shop.truth(stream))
-    home.moved_to = None
-    assert set(home.sync("events", "lists").failed) == {"events", "lists"}
+        assert sorted(home.ids(stream)) == sorted(home.account.true_ids(stream))
+    home.other_data_dir = None
+    assert set(home.sync("events", "lists").failures) == {"events", "lists"}
 
 
 def test_f91_a_lake_that_was_moved_goes_on(home: Home) -> None:
     """Its folder may be moved and the setting with it: it is the same lake, and nothing is told."""
     home.sync("events")
-    first = home.data
-    home.moved_to = home.root / "elsewhere"
-    shutil.move(first, home.moved_to)
-    home.shop.move(hours=3)
+    first = home.data_dir
+    home.other_data_dir = home.root / "elsewhere"
+    shutil.move(first, home.other_data_dir)
+    home.account.advance_clock(hours=3)
     run = home.sync("events")
     assert run.success
     assert run.warnings == ""
-    assert run.number("events", "records_read") < len(home.shop.truth("events")) / 4
-    assert sorted(home.ids("events")) == sorted(home.shop.truth("events"))
+    assert run.metadata_number("events", "records_read") < len(home.account.true_ids("events")) / 4
+    assert sorted(home.ids("events")) == sorted(home.account.true_ids("events"))
 
 
 def test_f91_partitions_of_a_second_lake_are_refused(start: StartHome) -> None:
     """No request of a report is spent on what another lake has; a wiped history begins anew."""
     home = report_home(start, NOW)
-    metric, day = metrics_of(home)[0], date(2026, 10, 1)
-    assert fetch(home, FLOWS, (metric, day)).run.success
-    home.moved_to = home.root / "elsewhere"
-    home.shop.forget()
-    run = fetch(home, FLOWS, (metric, day)).run
-    assert "dagster asset wipe" in run.failed[FLOWS]
-    assert requests(home, FLOWS) == 0
-    for stream in (FLOWS, "metrics", "campaigns"):
-        home.wipe(stream)
+    metric, day = report_metrics(home)[0], date(2026, 10, 1)
+    assert run_partitions(home, FLOW_REPORT, (metric, day)).run.success
+    home.other_data_dir = home.root / "elsewhere"
+    home.account.clear_journal()
+    run = run_partitions(home, FLOW_REPORT, (metric, day)).run
+    assert "dagster asset wipe" in run.failures[FLOW_REPORT]
+    assert request_count(home, FLOW_REPORT) == 0
+    for stream in (FLOW_REPORT, "metrics", "campaigns"):
+        home.wipe_asset(stream)
     assert home.sync("metrics", "campaigns").success
-    assert fetch(home, FLOWS, (metric, day)).run.success
-    assert compare(home, FLOWS, metric, [day]) >= 0
+    assert run_partitions(home, FLOW_REPORT, (metric, day)).run.success
+    assert assert_rows_match(home, FLOW_REPORT, metric, [day]) >= 0

@@ -12,10 +12,10 @@ import pytest
 
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.e2e.test_erase import place_of, somebody
-from klaviyo_assets_tests.e2e.test_verbs import verb
-from klaviyo_assets_tests.e2e.traces import traces
-from klaviyo_assets_tests.faults.deaths import Moment, dying, erasing
+from klaviyo_assets_tests.e2e.test_cli import verb
+from klaviyo_assets_tests.e2e.test_erasure import place_of, somebody
+from klaviyo_assets_tests.e2e.value_search import find_values
+from klaviyo_assets_tests.faults.kill_points import KillPoint, fork_killed_erasure, fork_killed_sync
 
 APPEND = {"sync_mode": "full_refresh_append"}
 SALT = "correct horse battery staple"
@@ -36,7 +36,7 @@ def salt_of_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def told_apart(home: Home) -> set[str]:
     """Return the numbers and addresses of everybody, and the account's own sender."""
-    people = home.shop.attributes("profile").values()
+    people = home.account.attributes("profile").values()
     numbers = {each["phone_number"] for each in people} | {each["email"] for each in people}
     return {each for each in numbers if each} | {"shop@example.com"}
 
@@ -47,20 +47,20 @@ def test_f82_a_pattern_covers_every_place_of_its_kind(home: Home) -> None:
     home.settings |= PATTERNS
     assert home.sync().success
     assert home.sync("profiles", "accounts", "campaigns", config=APPEND).success
-    assert traces(home.root, told_apart(home)) == {}
+    assert find_values(home.root, told_apart(home)) == {}
     consent = "subscriptions_whatsapp_marketing_phone_number"
     found = home.query(f"SELECT DISTINCT length({consent}) FROM klaviyo.profiles")
     assert (64,) in found
     sender = hmac.new(SALT.encode(), b"shop@example.com", "sha256").hexdigest()
-    assert traces(home.data / "lake" / "campaigns", [sender])
-    assert traces(home.data / "lake" / "accounts", [sender])
+    assert find_values(home.data_dir / "lake" / "campaigns", [sender])
+    assert find_values(home.data_dir / "lake" / "accounts", [sender])
 
 
 def test_f82_what_a_pattern_does_not_reach_is_named_at_load(
     home: Home, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The code location warns as it loads, and so do `status` and `verify`, until it is covered."""
-    home.code_location(exclude_columns="*.phone_number")
+    home.load_definitions(exclude_columns="*.phone_number")
     assert "do not reach such values in" in caplog.text
     assert "events.event_properties" in caplog.text
     for word in ("status", "verify"):
@@ -68,20 +68,20 @@ def test_f82_what_a_pattern_does_not_reach_is_named_at_load(
         assert "warning: KLAVIYO_EXCLUDE_COLUMNS" in capsys.readouterr().out
     caplog.clear()
     covered = {name.removeprefix("KLAVIYO_").lower(): text for name, text in PATTERNS.items()}
-    home.code_location(**covered)
+    home.load_definitions(**covered)
     assert caplog.text == ""
 
 
 def test_f82_records_put_aside_before_a_setting_are_told_of(home: Home) -> None:
     """A record lies whole in quarantine since before: each sync says so, with what ends it."""
-    with home.shop.faulty("null_id", match={"path": "/api/profiles"}, at=3):
+    with home.account.inject_fault("null_id", match={"path": "/api/profiles"}, at=3):
         assert "quarantine were" not in home.sync("profiles").warnings
     home.settings["KLAVIYO_EXCLUDE_COLUMNS"] = "profiles.email"
     said = home.sync("profiles", config={"sync_mode": "full_refresh_overwrite"}).warnings
     assert "records in quarantine were put aside whole" in said
     (command,) = re.findall(r"`(rm -r [^`]+)`", said)
     assert subprocess.run(shlex.split(command), check=False).returncode == 0
-    with home.shop.faulty("null_id", match={"path": "/api/profiles"}, at=3):
+    with home.account.inject_fault("null_id", match={"path": "/api/profiles"}, at=3):
         assert home.sync("profiles", config={"sync_mode": "full_refresh_overwrite"}).success
     assert "quarantine were" not in home.sync("profiles").warnings
 
@@ -102,32 +102,41 @@ def erase_from_standard_input(home: Home, *ids: str) -> subprocess.CompletedProc
 def test_f83_an_erased_person_is_in_no_file(home: Home) -> None:
     """A sync was killed, a record put aside, an erasure of two killed: one erasure ends it all."""
     id_, theirs = somebody(home)
-    life = dying(
+    life = fork_killed_sync(
         home,
         "profiles",
-        at=Moment(owner="klaviyo_assets.lake.writing", name="placed", when="after"),
+        kill_point=KillPoint(
+            owner="klaviyo_assets.lake.write.table_writer", name="move_into_table", when="after"
+        ),
     )
-    assert life.ended(within=300)
-    assert traces(home.data, theirs), "the files of the killed sync"
-    home.shop.write_events({"profile": id_, "properties": {"$value": 7}})
-    with home.shop.faulty("null_id", match={"path": "/api/profiles"}, at=place_of(home, id_)):
+    assert life.has_ended(within=300)
+    assert find_values(home.data_dir, theirs), "the files of the killed sync"
+    home.account.add_events({"profile": id_, "properties": {"$value": 7}})
+    with home.account.inject_fault(
+        "null_id", match={"path": "/api/profiles"}, at=place_of(home, id_)
+    ):
         assert home.sync("profiles", "events", "global_exclusions").success
     assert home.sync("profiles", "events", config=APPEND).success
-    found = {path.split("/")[2] for path in traces(home.root, theirs)}
+    found = {path.split("/")[2] for path in find_values(home.root, theirs)}
     assert found >= {"profiles", "profiles_history", "events", "global_exclusions", "_quarantine"}
-    other = max(home.shop.truth("profiles") - {id_})
-    killed = erasing(
-        home, id_, other, at=Moment(owner="klaviyo_assets.lake.erase", name="tidied", when="before")
+    other = max(home.account.true_ids("profiles") - {id_})
+    killed = fork_killed_erasure(
+        home,
+        id_,
+        other,
+        kill_point=KillPoint(
+            owner="klaviyo_assets.lake.maintenance.erasure", name="vacuum_tables", when="before"
+        ),
     )
-    assert killed.ended(within=300)
-    assert traces(home.data, {*theirs, other}), "retired files, and logs"
+    assert killed.has_ended(within=300)
+    assert find_values(home.data_dir, {*theirs, other}), "retired files, and logs"
 
     done = erase_from_standard_input(home, other)
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert traces(home.root, {*theirs, other}) == {}
+    assert find_values(home.root, {*theirs, other}) == {}
     assert id_ not in done.stdout + done.stderr
-    assert home.shop.truth("profiles") - {id_, other} == set(home.ids("profiles"))
+    assert home.account.true_ids("profiles") - {id_, other} == set(home.ids("profiles"))
     assert verb(home, "verify") == 0
 
 
@@ -137,8 +146,8 @@ def test_f83_what_remains_of_a_person_is_named(
     """Another one's event holds the address, an export the rows: both are named, and it fails."""
     id_, theirs = somebody(home)
     (mail,) = (each for each in theirs if "@" in each)
-    other = max(home.shop.truth("profiles") - {id_})
-    home.shop.write_events({"profile": other, "properties": {"CC": mail.upper()}})
+    other = max(home.account.true_ids("profiles") - {id_})
+    home.account.add_events({"profile": other, "properties": {"CC": mail.upper()}})
     assert home.sync("profiles", "events").success
     export = home.root / "handed-over.duckdb"
     assert verb(home, "export", str(export), "--tables", "profiles") == 0
@@ -150,7 +159,7 @@ def test_f83_what_remains_of_a_person_is_named(
     assert "events: rows about others name them in event_properties" in said
     assert f"{export}: names them" in said
     assert mail.lower() not in said.lower()
-    left = {path for path in traces(home.root, theirs) if not path.endswith(export.name)}
+    left = {path for path in find_values(home.root, theirs) if not path.endswith(export.name)}
     assert {path.split("/")[2] for path in left} == {"events"}
-    (receipt,) = (home.data / "lake" / "_receipts").iterdir()
+    (receipt,) = (home.data_dir / "lake" / "_receipts").iterdir()
     assert len(json.loads(receipt.read_bytes())["remains"]) == 2

@@ -11,42 +11,46 @@ import pytest
 from deltalake import DeltaTable
 
 from klaviyo_assets.lake import Lake
-from klaviyo_assets_tests.attempts import quickest
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.e2e.instance import instance_of
-from klaviyo_assets_tests.e2e.lives import Life, forked, side_by_side
-from klaviyo_assets_tests.e2e.memory import peak_of_fork
-from klaviyo_assets_tests.faults.deaths import Moment, dying
-from klaviyo_assets_tests.faults.judge import judge, judge_part, stored_ids
+from klaviyo_assets_tests.e2e.instance import open_instance
+from klaviyo_assets_tests.e2e.memory import measure_forked_peak
+from klaviyo_assets_tests.e2e.processes import ChildProcess, fork_parallel_sync, fork_sync
+from klaviyo_assets_tests.faults.assertions import assert_complete, assert_sound_part, stored_ids
+from klaviyo_assets_tests.faults.kill_points import KillPoint, fork_killed_sync
+from klaviyo_assets_tests.timing import best_time_of_three
 
 EVENTS = "/api/events"
 
 COMMIT_BYTES = 2**20
 """About two pages, so that a small sync has several commits."""
 
-LAKE, SYNCING = "klaviyo_assets.lake", "klaviyo_assets.defs.syncing:Syncing"
+LAKE, SYNCING = "klaviyo_assets.lake", "klaviyo_assets.defs.sync_output:SyncOutput"
 
 MOMENTS = {
-    "before the first write": Moment(owner=f"{LAKE}.staging:Stage", name="take", when="before"),
-    "in a part, before its first bytes are out": Moment(
-        owner=f"{LAKE}.parquet:OpenFile", name="write", when="inside", count=2
+    "before the first write": KillPoint(
+        owner=f"{LAKE}.write.staging:StagingWriter", name="write_batches", when="before"
     ),
-    "in a part, half of it written": Moment(
-        owner=f"{LAKE}.parquet:OpenFile", name="write", when="after", count=3
+    "in a part, before its first bytes are out": KillPoint(
+        owner=f"{LAKE}.parquet:ParquetFileWriter", name="write", when="inside", count=2
     ),
-    "after the rename, before the commit": Moment(
-        owner=f"{LAKE}.writing", name="placed", when="after", count=2
+    "in a part, half of it written": KillPoint(
+        owner=f"{LAKE}.parquet:ParquetFileWriter", name="write", when="after", count=3
     ),
-    "inside the first commit": Moment(owner=f"{LAKE}.delta", name="write_commit", when="inside"),
-    "inside a later commit": Moment(
-        owner=f"{LAKE}.delta", name="write_commit", when="inside", count=2
+    "after the rename, before the commit": KillPoint(
+        owner=f"{LAKE}.write.table_writer", name="move_into_table", when="after", count=2
     ),
-    "after the commit, before the metadata": Moment(
-        owner=SYNCING, name="report", when="before", count=2
+    "inside the first commit": KillPoint(
+        owner=f"{LAKE}.delta.commit", name="write_delta_commit", when="inside"
     ),
-    "after the metadata": Moment(owner=SYNCING, name="report", when="after", count=2),
-    "after the last commit, before its materialization": Moment(
+    "inside a later commit": KillPoint(
+        owner=f"{LAKE}.delta.commit", name="write_delta_commit", when="inside", count=2
+    ),
+    "after the commit, before the metadata": KillPoint(
+        owner=SYNCING, name="log_commit", when="before", count=2
+    ),
+    "after the metadata": KillPoint(owner=SYNCING, name="log_commit", when="after", count=2),
+    "after the last commit, before its materialization": KillPoint(
         owner="klaviyo_assets.defs.io_manager:LakeIOManager", name="handle_output", when="after"
     ),
 }
@@ -58,22 +62,22 @@ def test_f42_a_kill_at_any_point_is_completed_by_the_next_run(
 ) -> None:
     """Killed there, a first sync leaves nothing twice; the next run completes it and tidies up."""
     home = start(events=6_000, future_events=0, gzip=False)
-    life = dying(home, "events", at=MOMENTS[moment], commit_bytes=COMMIT_BYTES)
-    assert life.ended(within=300)
-    assert life.code in {-signal.SIGKILL, -signal.SIGXFSZ}
+    life = fork_killed_sync(home, "events", kill_point=MOMENTS[moment], commit_bytes=COMMIT_BYTES)
+    assert life.has_ended(within=300)
+    assert life.exit_code in {-signal.SIGKILL, -signal.SIGXFSZ}
     kept = stored_ids(home, "events")
     assert len(kept) == len(set(kept))
-    assert set(kept) <= home.shop.truth("events")
+    assert set(kept) <= home.account.true_ids("events")
     assert home.sync("events").success
-    judge(home, "events")
+    assert_complete(home, "events")
     assert not leftovers(home, "events")
 
 
 def leftovers(home: Home, stream: str) -> set[str]:
     """Return what lies in a table's folder beyond its newest version, once the grace is over."""
-    later = home.shop.now + timedelta(days=3650)
-    Lake(home.data, clock=lambda: later).maintain(stream)
-    folder = home.data / "lake" / stream
+    later = home.account.now + timedelta(days=3650)
+    Lake(home.data_dir, clock=lambda: later).vacuum(stream)
+    folder = home.data_dir / "lake" / stream
     named = set(DeltaTable(str(folder)).file_uris())
     found = {
         str(path) for path in folder.rglob("*") if path.is_file() and "_delta_log" not in path.parts
@@ -81,71 +85,71 @@ def leftovers(home: Home, stream: str) -> set[str]:
     return found - named
 
 
-@pytest.mark.parametrize("begin", [forked, side_by_side], ids=["one process", "several"])
+@pytest.mark.parametrize("begin", [fork_sync, fork_parallel_sync], ids=["one process", "several"])
 @pytest.mark.parametrize("page", [1, 3])
 def test_f43_a_cancel_ends_the_wait_for_klaviyo(
-    start: StartHome, begin: Callable[..., Life], page: int
+    start: StartHome, begin: Callable[..., ChildProcess], page: int
 ) -> None:
     """In a Retry-After of minutes a cancelled run ends within two seconds, as cancelled.
 
     Dagster's retry policy does not begin it anew; the next run completes it.
     """
-    assert quickest(lambda: cancelled_in_a_wait(start, begin, page), within=2) < 2
+    assert best_time_of_three(lambda: cancelled_in_a_wait(start, begin, page), max_seconds=2) < 2
 
 
-def cancelled_in_a_wait(start: StartHome, begin: Callable[..., Life], page: int) -> float:
+def cancelled_in_a_wait(start: StartHome, begin: Callable[..., ChildProcess], page: int) -> float:
     """Cancel a run that was told to wait and judge what is left; return how long it took to end."""
     home = start(events=6_000, future_events=0)
     match = {"path": EVENTS, "from": page}
-    with home.shop.faulty("throttle", match=match, retry_after=250):
+    with home.account.inject_fault("throttle", match=match, retry_after=250):
         life = begin(home, "events")
         wait_for_a_429(home, life)
         began = monotonic()
         cancel(home, life)
-        assert life.ended(within=30)
+        assert life.has_ended(within=30)
         took = monotonic() - began
     assert status_of_last_run(home) is dg.DagsterRunStatus.CANCELED
-    judge_part(home, "events")
+    assert_sound_part(home, "events")
     # What Klaviyo asked for is waited for by every process of the account.
     home.settings["KLAVIYO_STATE_DIR"] = str(home.root / "another")
     assert home.sync("events").success
-    judge(home, "events")
+    assert_complete(home, "events")
     return took
 
 
-def cancel(home: Home, life: Life) -> None:
+def cancel(home: Home, life: ChildProcess) -> None:
     """Do what the UI's button does: note that the run is to be cancelled, then signal it."""
-    with instance_of(home.dagster) as instance:
+    with open_instance(home.dagster_home) as instance:
         instance.report_run_canceling(instance.get_runs(limit=1)[0])
     os.kill(life.pid, signal.SIGTERM)
 
 
 def status_of_last_run(home: Home) -> dg.DagsterRunStatus:
     """Return how Dagster says that the newest run ended."""
-    with instance_of(home.dagster) as instance:
+    with open_instance(home.dagster_home) as instance:
         return instance.get_runs(limit=1)[0].status
 
 
-def wait_for_a_429(home: Home, life: Life) -> None:
+def wait_for_a_429(home: Home, life: ChildProcess) -> None:
     """Wait until the shop has told a run to wait."""
-    while not any(each.status == 429 for each in home.shop.sandbox.journal.requests()):
-        assert not life.ended(within=0.02)
+    while not any(each.status == 429 for each in home.account.sandbox.journal.requests()):
+        assert not life.has_ended(within=0.02)
 
 
 def test_f44_two_runs_of_one_stream_at_once_leave_no_double(start: StartHome) -> None:
     """Two processes begin the same first sync: both end green, one of them after starting over."""
     home = start(events=4_000, latency_ms=150, future_events=0)
-    lives = [forked(home, "events"), forked(home, "events")]
-    assert all(life.ended(within=300) for life in lives)
-    assert {life.code for life in lives} == {0}
-    assert home.shop.asked()[EVENTS] > 4
-    judge(home, "events")
+    lives = [fork_sync(home, "events"), fork_sync(home, "events")]
+    assert all(life.has_ended(within=300) for life in lives)
+    assert {life.exit_code for life in lives} == {0}
+    assert home.account.request_counts()[EVENTS] > 4
+    assert_complete(home, "events")
 
 
 @pytest.mark.takes(20)
 def test_f45_a_first_sync_stays_below_half_a_gigabyte(start: StartHome) -> None:
     """200,000 events at 1,000 a page: the peak of the whole process is below 512 MiB."""
     home = start(events=200_000, days=200, gzip=False)
-    peak = peak_of_fork(home)
+    peak = measure_forked_peak(home)
     assert peak < 512 * 2**20, f"{peak / 2**20:.0f} MiB"
-    judge(home, "events")
+    assert_complete(home, "events")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from klaviyo_assets_tests.faults.random_runs import rolled
+from klaviyo_assets_tests.faults.random_runs import run_seed
 
 TWENTY = range(1, 21)
 HANDFUL = 5
@@ -20,6 +20,6 @@ def test_f70_random_faults_and_kills_end_at_what_the_shop_holds(
 
     How many faults and kills a seed meets depends on how fast it is; the long form counts them.
     """
-    outcomes = [rolled(seed, tmp_path, blank) for seed in range(first, first + HANDFUL)]
+    outcomes = [run_seed(seed, tmp_path, blank) for seed in range(first, first + HANDFUL)]
     assert all(each.is_good for each in outcomes), "\n".join(map(str, outcomes))
     assert all(each.requests and each.compared for each in outcomes)

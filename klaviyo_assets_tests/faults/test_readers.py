@@ -12,20 +12,25 @@ import pytest
 
 from klaviyo_assets.lake import Lake
 from klaviyo_assets.streams import COLLECTIONS
-from klaviyo_assets_tests.duckdb_releases import LIBRARIES
+from klaviyo_assets_tests.duckdb_releases import LIBRARY_RELEASES
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.e2e.report_runs import FLOWS, add_metrics, fetch, metrics_of
-from klaviyo_assets_tests.e2e.run import Run
-from klaviyo_assets_tests.e2e.shop import NOON
+from klaviyo_assets_tests.e2e.report_runs import (
+    FLOW_REPORT,
+    add_metrics,
+    report_metrics,
+    run_partitions,
+)
+from klaviyo_assets_tests.e2e.run_log import RunResult
+from klaviyo_assets_tests.e2e.sandbox_account import NOON
 from klaviyo_assets_tests.faults.test_upgrade import age, widenings
-from klaviyo_assets_tests.held_connections import Answer, HeldConnection, held_connection
+from klaviyo_assets_tests.held_connections import HeldConnection, QueryResult, hold_connection
 
-RELEASES = (*LIBRARIES, duckdb.__version__)
+RELEASES = (*LIBRARY_RELEASES, duckdb.__version__)
 
-RELATIONS = ("events", "events_detailed", "profiles", "lists", "metrics", FLOWS)
+RELATIONS = ("events", "events_detailed", "profiles", "lists", "metrics", FLOW_REPORT)
 
-TABLES = [each.name for each in COLLECTIONS] + [FLOWS]
+TABLES = [each.name for each in COLLECTIONS] + [FLOW_REPORT]
 
 
 @dataclass(slots=True)
@@ -33,7 +38,7 @@ class Watched:
     """A connection that is asked over and over, and what it answered: distinct answers alone."""
 
     held: HeldConnection
-    answers: dict[str, list[Answer]] = field(default_factory=dict[str, list[Answer]])
+    answers: dict[str, list[QueryResult]] = field(default_factory=dict[str, list[QueryResult]])
     errors: list[AssertionError] = field(default_factory=list[AssertionError])
     rounds: int = 0
 
@@ -46,8 +51,8 @@ class Watched:
     def ask_everything(self) -> None:
         """Ask for each relation's whole content: its columns, and what stands for its rows."""
         for name in RELATIONS:
-            content = self.held.ask(f"SELECT count(*), bit_xor(hash(each)) FROM {name} AS each")
-            columns = self.held.ask(f"SELECT column_name FROM (DESCRIBE {name})")
+            content = self.held.query(f"SELECT count(*), bit_xor(hash(each)) FROM {name} AS each")
+            columns = self.held.query(f"SELECT column_name FROM (DESCRIBE {name})")
             assert isinstance(content, list), content
             assert isinstance(columns, list), columns
             known = self.answers.setdefault(name, [])
@@ -68,7 +73,7 @@ def watched(home: Home, release: str) -> Generator[Watched]:
         except AssertionError as error:
             watching.errors.append(error)
 
-    with held_connection(home.data / "klaviyo.duckdb", release) as held:
+    with hold_connection(home.data_dir / "klaviyo.duckdb", release) as held:
         watching = Watched(held)
         watching.ask_everything()
         thread = Thread(target=ask_on)
@@ -84,19 +89,19 @@ def watched(home: Home, release: str) -> Generator[Watched]:
 def upkeep_after_the_grace(home: Home) -> int:
     """Do the upkeep of a sync in two hours; return how many files went."""
     later = datetime.now(tz=UTC) + timedelta(hours=2)
-    lake = Lake(home.data, clock=lambda: later)
-    return sum(lake.maintain(name).files_removed for name in TABLES)
+    lake = Lake(home.data_dir, clock=lambda: later)
+    return sum(lake.vacuum(name).files_removed for name in TABLES)
 
 
-def syncs(home: Home, metric: str) -> list[Callable[[], Run]]:
+def syncs(home: Home, metric: str) -> list[Callable[[], RunResult]]:
     """Return ten syncs of every kind that replaces what is there."""
-    shop, old = home.shop, {"start": "2020-01-01"}
+    shop, old = home.account, {"start": "2020-01-01"}
 
-    def with_news(*streams: str) -> Run:
-        shop.move(hours=3)
+    def with_news(*streams: str) -> RunResult:
+        shop.advance_clock(hours=3)
         return home.sync(*streams)
 
-    def after_changes() -> Run:
+    def after_changes() -> RunResult:
         some = sorted(home.ids("profiles"))
         shop.mutate(profile=some[0], set={"last_name": "Changed"})
         shop.mutate(profile=some[1], delete=True)
@@ -108,11 +113,11 @@ def syncs(home: Home, metric: str) -> list[Callable[[], Run]]:
         lambda: home.sync("events", config=old),
         after_changes,
         lambda: with_news("events", "metrics"),
-        lambda: fetch(home, FLOWS, (metric, NOON.date().replace(day=1))).run,
+        lambda: run_partitions(home, FLOW_REPORT, (metric, NOON.date().replace(day=1))).run,
         lambda: home.sync("events", config={"sync_mode": "full_refresh_overwrite"}),
         lambda: home.sync("profiles", config={"sync_mode": "full_refresh_overwrite"}),
         lambda: home.sync("lists", config={"sync_mode": "full_refresh_append"}),
-        lambda: fetch(home, FLOWS, (metric, NOON.date().replace(day=2))).run,
+        lambda: run_partitions(home, FLOW_REPORT, (metric, NOON.date().replace(day=2))).run,
         with_news,
     ]
 
@@ -127,9 +132,9 @@ def test_f89_connections_outlive_ten_syncs_and_the_grace(start: StartHome) -> No
     """
     home = start(timezone="UTC")
     home.settings |= {"KLAVIYO_TIMEZONE": "UTC"}
-    metric = metrics_of(home)[0] if home.sync().success else ""
+    metric = report_metrics(home)[0] if home.sync().success else ""
     add_metrics(home, [metric])
-    assert fetch(home, FLOWS, (metric, NOON.date().replace(day=1))).run.success
+    assert run_partitions(home, FLOW_REPORT, (metric, NOON.date().replace(day=1))).run.success
     age(home, "profiles")
     assert home.sync("lists").success
     with ExitStack() as stack:
@@ -139,7 +144,7 @@ def test_f89_connections_outlive_ten_syncs_and_the_grace(start: StartHome) -> No
             rounds = [each.rounds for each in watching]
             assert sync().success
             removed += upkeep_after_the_grace(home)
-            assert home.count("events") == len(home.lake_ids("events"))
+            assert home.row_count("events") == len(home.lake_ids("events"))
             for each, count in zip(watching, rounds, strict=True):
                 each.wait_for_rounds(count + 2)
     assert widenings(home, "profiles")

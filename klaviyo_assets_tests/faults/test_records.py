@@ -12,8 +12,13 @@ import pytest
 from klaviyo_assets.defs import assets
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.e2e.run import Run
-from klaviyo_assets_tests.faults.judge import has_table, judge, judge_part, stored_ids
+from klaviyo_assets_tests.e2e.run_log import RunResult
+from klaviyo_assets_tests.faults.assertions import (
+    assert_complete,
+    assert_sound_part,
+    has_table,
+    stored_ids,
+)
 
 EVENTS = "/api/events"
 PROFILES = "/api/profiles"
@@ -22,7 +27,7 @@ ALL = 100_000
 
 def quarantined(home: Home, stream: str) -> list[tuple[str, Any]]:
     """Return reason and record of everything that was put aside, each record once."""
-    folder = home.data / "lake" / "_quarantine" / stream
+    folder = home.data_dir / "lake" / "_quarantine" / stream
     found: list[tuple[str, Any]] = []
     for path in sorted(folder.glob("*.parquet")):
         rows = pq.read_table(path).to_pylist()
@@ -30,9 +35,9 @@ def quarantined(home: Home, stream: str) -> list[tuple[str, Any]]:
     return found
 
 
-def notices(run: Run, stream: str) -> list[str]:
+def notices(run: RunResult, stream: str) -> list[str]:
     """Return what a stream's metadata tells of fields and types."""
-    return cast("list[str]", run.materialized[stream].get("klaviyo/notices", []))
+    return cast("list[str]", run.materializations[stream].get("klaviyo/notices", []))
 
 
 def extras(home: Home, stream: str) -> dict[str, Mapping[str, Any]]:
@@ -52,12 +57,12 @@ BROKEN = {
 @pytest.mark.parametrize("kind", BROKEN)
 def test_f30_broken_records_are_put_aside_and_counted(home: Home, kind: str) -> None:
     """Sound records around broken ones are stored; the broken lie in quarantine as they came."""
-    moments = home.shop.moments(stream := "events")
+    moments = home.account.true_cursors(stream := "events")
     match = {"path": EVENTS, "nth": 1}
-    with home.shop.faulty(kind, match=match, at=[0, 7, 450]):
+    with home.account.inject_fault(kind, match=match, at=[0, 7, 450]):
         run = home.sync(stream)
     assert run.success
-    assert run.number(stream, "quarantined") == 3
+    assert run.metadata_number(stream, "quarantined") == 3
     aside = quarantined(home, stream)
     assert [reason for reason, _ in aside] == [BROKEN[kind]] * 3
     order = sorted(moments, key=lambda each: str(moments[each]))
@@ -66,7 +71,7 @@ def test_f30_broken_records_are_put_aside_and_counted(home: Home, kind: str) -> 
     assert len(broken) == 3
     assert order[0] in broken or moments[order[0]] == moments[order[1]]
     assert order[-1] in stored
-    judge(home, stream, put_aside=broken)
+    assert_complete(home, stream, quarantined=broken)
     if kind == "null_attributes":
         assert {record["id"] for _, record in aside} == broken
 
@@ -77,27 +82,27 @@ def test_f30_too_many_broken_records_fail_the_stream(home: Home, kind: str) -> N
 
     The next run asks for the windows of the broken ones again, though the mark lies beyond them.
     """
-    with home.shop.faulty(kind, match={"path": EVENTS}, count=120):
+    with home.account.inject_fault(kind, match={"path": EVENTS}, count=120):
         run = home.sync("events", "lists")
-    assert list(run.failed) == ["events"]
-    assert "120 of 895 records cannot be stored, more than 100 and" in run.failed["events"]
-    assert "_quarantine/events" in run.failed["events"]
+    assert list(run.failures) == ["events"]
+    assert "120 of 895 records cannot be stored, more than 100 and" in run.failures["events"]
+    assert "_quarantine/events" in run.failures["events"]
     assert run.attempts["events"] == 1
     assert len(quarantined(home, "events")) == 120
     assert len(stored_ids(home, "events")) == 895 - 120
-    judge_part(home, "events")
-    judge(home, "lists")
+    assert_sound_part(home, "events")
+    assert_complete(home, "lists")
     assert home.sync("events").success
-    judge(home, "events")
+    assert_complete(home, "events")
 
 
 def test_f30_a_full_refresh_with_many_broken_records_replaces_nothing(home: Home) -> None:
     """A table that is there is not replaced by one with a hundred holes."""
     assert home.sync("events").success
-    with home.shop.faulty("no_id", match={"path": EVENTS}, count=120):
+    with home.account.inject_fault("no_id", match={"path": EVENTS}, count=120):
         run = home.sync("events", config={"sync_mode": "full_refresh_overwrite"})
-    assert "120 of 895 records cannot be stored" in run.failed["events"]
-    judge(home, "events")
+    assert "120 of 895 records cannot be stored" in run.failures["events"]
+    assert_complete(home, "events")
 
 
 def test_f30_two_broken_of_an_hours_records_do_not_stop_the_stream(
@@ -108,52 +113,52 @@ def test_f30_two_broken_of_an_hours_records_do_not_stop_the_stream(
     Once Klaviyo sends them whole they are stored, though the mark is beyond them by then.
     """
     assert home.sync("events").success
-    newest = home.shop.now
+    newest = home.account.now
     # The first ones of the page were read before: those of the last minutes before the mark.
-    with home.shop.faulty("null_attributes", match={"path": EVENTS}, at=[10, 11]):
+    with home.account.inject_fault("null_attributes", match={"path": EVENTS}, at=[10, 11]):
         for _ in range(2):
-            home.shop.move(hours=1)
-            moments = [home.shop.now - timedelta(seconds=3000 - each) for each in range(22)]
+            home.account.advance_clock(hours=1)
+            moments = [home.account.now - timedelta(seconds=3000 - each) for each in range(22)]
             newest = max(moments)
-            home.shop.write_events(*({"datetime": each.isoformat()} for each in moments))
+            home.account.add_events(*({"datetime": each.isoformat()} for each in moments))
             run = home.sync("events")
             assert run.success
-            assert run.number("events", "quarantined") == 2
+            assert run.metadata_number("events", "quarantined") == 2
             assert "2 of " in run.warnings
             assert "the record's attributes are not an object but null" in run.warnings
             assert "later runs ask for them again" in run.warnings
             assert datetime.fromisoformat(str(run.cursor("events"))) >= newest
-    missing = home.shop.truth("events") - set(stored_ids(home, "events"))
+    missing = home.account.true_ids("events") - set(stored_ids(home, "events"))
     assert missing == {record["id"] for _, record in quarantined(home, "events")}
     assert len(missing) == 2
     soon = assets.utc_now() + timedelta(hours=2)
     monkeypatch.setattr(assets, "utc_now", lambda: soon)
-    home.shop.forget()
+    home.account.clear_journal()
     assert home.sync("events").success
-    assert stored_ids(home, "events") == sorted(home.shop.truth("events"))
+    assert stored_ids(home, "events") == sorted(home.account.true_ids("events"))
     # One request for the window and what is new, which touch.
-    assert home.shop.asked()[EVENTS] == 1
+    assert home.account.request_counts()[EVENTS] == 1
     monkeypatch.setattr(assets, "utc_now", lambda: soon + timedelta(days=1))
     # Of the last minutes alone, not the window that is whole now.
-    assert home.sync("events").number("events", "records_read") < 10
+    assert home.sync("events").metadata_number("events", "records_read") < 10
 
 
 def test_f31_a_new_attribute_is_kept_as_json(home: Home) -> None:
     """What no column holds is in `extra` for every record, and the metadata names the field."""
     novelty = {"since": 2027, "tags": ["a", None]}
-    with home.shop.faulty("new_field", match={"path": PROFILES}, count=ALL, value=novelty):
+    with home.account.inject_fault("new_field", match={"path": PROFILES}, count=ALL, value=novelty):
         run = home.sync("profiles")
     assert run.success
     assert notices(run, "profiles") == ["brand_new_field: object without a column, kept in `extra`"]
     kept = extras(home, "profiles")
-    assert kept.keys() == home.shop.truth("profiles")
+    assert kept.keys() == home.account.true_ids("profiles")
     assert all(each["brand_new_field"] == novelty for each in kept.values())
-    judge(home, "profiles")
+    assert_complete(home, "profiles")
 
 
 def test_f31_a_new_relationship_is_kept_as_json(home: Home) -> None:
     """A relationship that no column holds is in `extra`, and the metadata names it."""
-    with home.shop.faulty("new_relationship", match={"path": EVENTS}, at=[0, 5]):
+    with home.account.inject_fault("new_relationship", match={"path": EVENTS}, at=[0, 5]):
         run = home.sync("events")
     assert run.success
     assert "relationships.novelty: object without a column, kept in `extra`" in notices(
@@ -163,16 +168,16 @@ def test_f31_a_new_relationship_is_kept_as_json(home: Home) -> None:
     assert len(kept) == 2
     for each in kept:
         assert each["relationships.novelty"] == {"type": "novelty", "id": "N1"}
-    judge(home, "events")
+    assert_complete(home, "events")
 
 
 def test_f31_a_new_value_is_a_value(home: Home) -> None:
     """A word that Klaviyo's list of values does not have is stored in its column."""
-    with home.shop.faulty("new_value", match={"path": "/api/campaigns"}):
+    with home.account.inject_fault("new_value", match={"path": "/api/campaigns"}):
         run = home.sync("campaigns")
     assert run.success
     assert ("Teleported",) in home.query("SELECT status FROM klaviyo.campaigns")
-    judge(home, "campaigns")
+    assert_complete(home, "campaigns")
 
 
 TYPES: dict[str, tuple[str, str, object, object, str]] = {
@@ -190,10 +195,10 @@ def test_f32_a_value_of_another_type_is_kept(home: Home, case: str) -> None:
     """The column is NULL or text, the value is in `extra`, and the metadata tells of both."""
     stream, field, value, stored, was = TYPES[case]
     match = {"path": f"/api/{stream}", "nth": 1}
-    with home.shop.faulty("type_change", match=match, field=field, value=value, at=3):
+    with home.account.inject_fault("type_change", match=match, field=field, value=value, at=3):
         run = home.sync(stream)
     assert run.success
-    assert run.number(stream, "quarantined") == 0
+    assert run.metadata_number(stream, "quarantined") == 0
     ((changed, kept),) = extras(home, stream).items()
     assert kept == {field: value}
     told = [each for each in notices(run, stream) if each.startswith(field)]
@@ -203,7 +208,7 @@ def test_f32_a_value_of_another_type_is_kept(home: Home, case: str) -> None:
     column = "location_city" if field == "location" else field
     found = home.query(f"SELECT {column} FROM klaviyo.{stream} WHERE id = '{changed}'")
     assert found == [(stored,)]
-    judge(home, stream)
+    assert_complete(home, stream)
 
 
 ODD = [
@@ -220,16 +225,16 @@ ODD = [
 @pytest.mark.parametrize("kind", ODD)
 def test_f33_strange_values_are_kept_as_valid_json(home: Home, kind: str) -> None:
     """In free-form properties each is stored as JSON that DuckDB reads, and no record is lost."""
-    with home.shop.faulty(kind, match={"path": EVENTS, "nth": 1}, at=[2, 3]):
+    with home.account.inject_fault(kind, match={"path": EVENTS, "nth": 1}, at=[2, 3]):
         run = home.sync("events")
     assert run.success
-    assert run.number("events", "quarantined") == 0
+    assert run.metadata_number("events", "quarantined") == 0
     odd = home.query(
         "SELECT count(*), bool_and(json_valid(event_properties)) FROM klaviyo.events "
         "WHERE json_exists(event_properties, '$.odd')"
     )
     assert odd == [(2, True)]
-    judge(home, "events")
+    assert_complete(home, "events")
 
 
 @pytest.mark.parametrize("kind", ODD)
@@ -239,14 +244,14 @@ def test_f33_strange_values_anywhere_lose_no_record(start: StartHome, kind: str)
     with ExitStack() as stack:
         for page, field in enumerate(("first_name", "created", "brand_new_field"), 1):
             match = {"path": PROFILES, "nth": page}
-            stack.enter_context(home.shop.faulty(kind, match=match, field=field, at=2))
+            stack.enter_context(home.account.inject_fault(kind, match=match, field=field, at=2))
         run = home.sync("profiles")
     assert run.success
-    assert run.number("profiles", "quarantined") == 0
-    assert run.number("profiles", "retries") == 0
+    assert run.metadata_number("profiles", "quarantined") == 0
+    assert run.metadata_number("profiles", "retries") == 0
     kept = [set(each) for each in extras(home, "profiles").values()]
     assert {"brand_new_field"} in kept
-    judge(home, "profiles")
+    assert_complete(home, "profiles")
 
 
 LENIENT = ["nan_literal", "infinity_literal", "stray_byte", "bare_control"]
@@ -255,10 +260,14 @@ LENIENT = ["nan_literal", "infinity_literal", "stray_byte", "bare_control"]
 @pytest.mark.parametrize("kind", LENIENT)
 def test_f33_what_json_readers_take_is_taken(home: Home, kind: str) -> None:
     """What is not JSON to the letter is stored as valid JSON, with a notice, and asked for once."""
-    with home.shop.faulty(kind, match={"path": EVENTS}, at=[2, 3]):
+    with home.account.inject_fault(kind, match={"path": EVENTS}, at=[2, 3]):
         run = home.sync("events")
     assert run.success
-    assert run.number("events", "retries") == run.number("events", "quarantined") == 0
+    assert (
+        run.metadata_number("events", "retries")
+        == run.metadata_number("events", "quarantined")
+        == 0
+    )
     (told,) = notices(run, "events")
     assert told.startswith("number: " if "literal" in kind else "text: ")
     odd = home.query(
@@ -267,17 +276,17 @@ def test_f33_what_json_readers_take_is_taken(home: Home, kind: str) -> None:
     )
     changed = {"stray_byte": "before\ufffdafter", "bare_control": "before\nafter"}
     assert odd == [(changed.get(kind),)] * 2
-    judge(home, "events")
+    assert_complete(home, "events")
 
 
 def test_f34_an_attribute_that_is_no_longer_sent_is_null(home: Home) -> None:
     """The column is NULL in every row, and the metadata names the attribute that nobody has."""
     assert home.sync("lists").success
     match = {"path": PROFILES}
-    with home.shop.faulty("removed_field", match=match, field="title", count=ALL):
+    with home.account.inject_fault("removed_field", match=match, field="title", count=ALL):
         run = home.sync("profiles")
     assert run.success
     assert notices(run, "profiles") == ["title: declared, but no record of the page has it"]
     assert home.query("SELECT count(title) FROM klaviyo.profiles") == [(0,)]
     assert not has_table(home, "events")
-    judge(home, "profiles")
+    assert_complete(home, "profiles")

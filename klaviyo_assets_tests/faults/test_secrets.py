@@ -10,12 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from klaviyo_assets.__main__ import main
-from klaviyo_assets.sandbox import Key
+from klaviyo_assets.sandbox import PrivateApiKey
 from klaviyo_assets_tests.e2e.conftest import StartHome
-from klaviyo_assets_tests.e2e.home import Home, variables_of
-from klaviyo_assets_tests.e2e.instance import instance_of
-from klaviyo_assets_tests.e2e.lives import side_by_side
-from klaviyo_assets_tests.faults.pages import ASSETS, RESOURCES, RUNS, webserver
+from klaviyo_assets_tests.e2e.home import Home, environment_variables
+from klaviyo_assets_tests.e2e.instance import open_instance
+from klaviyo_assets_tests.e2e.processes import fork_parallel_sync
+from klaviyo_assets_tests.faults.webserver import (
+    ASSETS_QUERY,
+    RESOURCES_QUERY,
+    RUNS_QUERY,
+    run_webserver,
+)
 
 KEY = "pk_5e1f0c7a9d2b4836e0f1a2b3c4d5e6f708"
 HINT = KEY[:12]
@@ -60,8 +65,8 @@ pytestmark = pytest.mark.usefixtures("impatient")
 @pytest.fixture
 def watched(start: StartHome, monkeypatch: pytest.MonkeyPatch) -> Home:
     """Give a home with a key of its own that logs everything at DEBUG and keeps its temp files."""
-    home = start(keys=(Key(value=KEY),), events=1_500)
-    settings = home.dagster / "dagster.yaml"
+    home = start(keys=(PrivateApiKey(value=KEY),), events=1_500)
+    settings = home.dagster_home / "dagster.yaml"
     logs = {"python_logs": {"python_log_level": "DEBUG", "managed_python_loggers": ["root"]}}
     settings.write_text(settings.read_text() + "\n" + json.dumps(logs)[1:-1] + "\n")
     temporary = home.root / "tmp"
@@ -85,7 +90,7 @@ def places(home: Home, *, secret: str) -> Iterator[str]:
 
 def logged(home: Home) -> str:
     """Return everything that Dagster recorded of all runs, serialized as it is stored."""
-    with instance_of(home.dagster) as instance:
+    with open_instance(home.dagster_home) as instance:
         runs = instance.get_runs()
         entries = [entry for run in runs for entry in instance.all_logs(run.run_id)]
         return "\n".join([*map(repr, runs), *(dg.serialize_value(entry) for entry in entries)])
@@ -113,21 +118,28 @@ def test_f61_the_key_is_nowhere_after_success_and_failures(watched: Home) -> Non
     failed: set[str] = set()
     for name, fault in FAILURES.items():
         options = {option: value for option, value in fault.items() if option != "kind"}
-        with home.shop.faulty(str(fault["kind"]), match={"path": "/api/events*"}, **options):
+        with home.account.inject_fault(
+            str(fault["kind"]), match={"path": "/api/events*"}, **options
+        ):
             run = home.sync("events", config={"sync_mode": "full_refresh_overwrite"})
-        failed |= {name} if run.failed else set()
-        assert HINT not in "".join([*run.failed.values(), run.warnings]), name
+        failed |= {name} if run.failures else set()
+        assert HINT not in "".join([*run.failures.values(), run.warnings]), name
         home.settings["KLAVIYO_STATE_DIR"] = str(home.root / f"state-{len(failed)}")
     # A missing scope is a skip, not a failure.
     assert failed >= FAILURES.keys() - {"no scope"}
     assert list(places(home, secret=HINT)) == []
     assert HINT not in logged(home)
-    with webserver(home) as pages:
-        shown = pages.ask(RESOURCES)
+    with run_webserver(home) as pages:
+        shown = pages.query(RESOURCES_QUERY)
         assert "KLAVIYO_API_KEY" in shown
-        runs = pages.ask(RUNS)
+        runs = pages.query(RUNS_QUERY)
         assert "Klaviyo does not know this key" in runs
-        answers = [shown, runs, pages.ask(ASSETS), *compute_logs(runs, pages.compute_logs)]
+        answers = [
+            shown,
+            runs,
+            pages.query(ASSETS_QUERY),
+            *compute_logs(runs, pages.read_compute_logs),
+        ]
         assert HINT not in arguments()
     assert not any(HINT in answer for answer in answers)
     assert list(places(home, secret=HINT)) == []
@@ -143,12 +155,12 @@ def compute_logs(runs: str, fetch: Callable[[str, str], str]) -> Iterator[str]:
 
 def test_f61_the_key_is_in_no_process_arguments(start: StartHome) -> None:
     """While a job of several processes runs, no command line on the machine holds the key."""
-    home = start(keys=(Key(value=KEY),), events=4_000, latency_ms=150)
-    life = side_by_side(home, "events", "lists")
+    home = start(keys=(PrivateApiKey(value=KEY),), events=4_000, latency_ms=150)
+    life = fork_parallel_sync(home, "events", "lists")
     seen: list[str] = []
-    while not life.ended(within=0.05):
+    while not life.has_ended(within=0.05):
         seen.append(arguments())
-    assert life.code == 0
+    assert life.exit_code == 0
     assert any("multiprocessing" in each or "dagster" in each for each in seen)
     assert HINT not in "\n".join(seen)
     assert list(places(home, secret=HINT)) == []
@@ -161,10 +173,12 @@ def test_f62_an_address_in_an_error_is_not_passed_on(watched: Home) -> None:
         f"Invalid filter: equals(email,'{ADDRESS}')",
         f"Profile {ADDRESS} (+4512345678) is suppressed",
     ):
-        with home.shop.faulty("error", match={"path": "/api/lists"}, status=400, detail=detail):
+        with home.account.inject_fault(
+            "error", match={"path": "/api/lists"}, status=400, detail=detail
+        ):
             run = home.sync("lists")
-        assert "400" in run.failed["lists"]
-        assert ADDRESS not in run.failed["lists"]
+        assert "400" in run.failures["lists"]
+        assert ADDRESS not in run.failures["lists"]
     assert ADDRESS not in logged(home)
     assert list(places(home, secret=ADDRESS)) == []
 
@@ -174,11 +188,11 @@ def test_f63_a_key_that_cannot_be_one_is_refused(watched: Home) -> None:
     home = watched
     for key, sentence in BAD_KEYS.items():
         run = home.sync("lists", api_key=key)
-        assert f"KLAVIYO_API_KEY {sentence}" in run.failed["lists"]
+        assert f"KLAVIYO_API_KEY {sentence}" in run.failures["lists"]
         assert run.attempts["lists"] == 1
         assert not key or key not in logged(home)
         assert not key or list(places(home, secret=key)) == []
-    assert home.shop.asked().total() == 0
+    assert home.account.request_counts().total() == 0
     assert home.sync("lists").success
 
 
@@ -206,11 +220,11 @@ def test_f81_a_key_in_another_variable_is_not_quoted(
     """Each is named with where the key belongs, by a run and by a verb; nothing is asked."""
     home = watched
     wrong = {name: form.format(key) for name, form in ELSEWHERE.items()}
-    home.settings |= variables_of({"api_key": key, **wrong})
+    home.settings |= environment_variables({"api_key": key, **wrong})
     run = home.sync("lists")
     for name in ELSEWHERE:
         variable = f"KLAVIYO_{name.upper()}"
-        assert f"{variable} cannot be used: a private key stands in it" in run.failed["lists"]
+        assert f"{variable} cannot be used: a private key stands in it" in run.failures["lists"]
     for name, value in home.variables.items():
         monkeypatch.setenv(name, value)
     assert main(["status"]) == 2
@@ -222,7 +236,7 @@ def test_f81_a_key_in_another_variable_is_not_quoted(
     assert key[:12] not in said.out + said.err
     assert key[:12] not in logged(home)
     assert list(places(home, secret=key[:12])) == []
-    assert home.shop.asked().total() == 0
+    assert home.account.request_counts().total() == 0
 
 
 LAUNCH = """mutation { launchPipelineExecution(executionParams: { mode: "default"
@@ -239,25 +253,27 @@ def test_f81_a_key_in_run_config_is_refused_before_it_is_stored(watched: Home) -
     Dagster keeps no run of it. The same launch with a date is one.
     """
     home = watched
-    with webserver(home) as pages:
+    with run_webserver(home) as pages:
         for stream in ("events", "lists"):
-            refused = pages.ask(LAUNCH % (stream, stream, KEY))
+            refused = pages.query(LAUNCH % (stream, stream, KEY))
             assert "a private key stands in the run config" in refused
             assert HINT not in refused
         assert list(places(home, secret=HINT)) == []
-        with instance_of(home.dagster) as instance:
+        with open_instance(home.dagster_home) as instance:
             assert instance.get_runs() == []
-        launched = pages.ask(LAUNCH % ("events", "events", "2026-09-29"))
+        launched = pages.query(LAUNCH % ("events", "events", "2026-09-29"))
         assert "LaunchRunSuccess" in launched
 
 
 def test_f81_a_page_that_repeats_the_key_stores_it_nowhere(watched: Home) -> None:
     """Echoed as the name of an attribute, on pages that are then read as usual."""
     home = watched
-    with home.shop.faulty("new_field", match={"path": "/api/events"}, field=f"x_{KEY}", value=1):
+    with home.account.inject_fault(
+        "new_field", match={"path": "/api/events"}, field=f"x_{KEY}", value=1
+    ):
         run = home.sync("events")
     assert run.success
-    assert "x_[key]" in str(run.materialized["events"]["klaviyo/notices"])
+    assert "x_[key]" in str(run.materializations["events"]["klaviyo/notices"])
     assert HINT not in logged(home)
     assert list(places(home, secret=HINT)) == []
     extra = home.query("SELECT extra FROM events WHERE extra IS NOT NULL")

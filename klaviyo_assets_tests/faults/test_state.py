@@ -9,16 +9,16 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from klaviyo_assets.lake import Lake, table_of
+from klaviyo_assets.decode.schema import arrow_schema
+from klaviyo_assets.lake import Lake, build_table
 from klaviyo_assets.streams import STREAMS
-from klaviyo_assets.tables.schema import arrow_schema
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.faults.judge import (
-    committed_mark,
-    judge,
+from klaviyo_assets_tests.faults.assertions import (
+    assert_complete,
+    read_committed_cursor,
+    read_metadata_cursor,
     stored_ids,
-    told_mark,
 )
 
 HOUR = timedelta(hours=1)
@@ -30,19 +30,19 @@ State = dict[str, object]
 
 def restate(home: Home, stream: str, change: Callable[[State], State]) -> None:
     """Commit another state to a table, its rows as they are."""
-    lake = Lake(home.data, clock=lambda: home.shop.now)
-    known = lake.state(stream)
+    lake = Lake(home.data_dir, clock=lambda: home.account.now)
+    known = lake.read_table_state(stream)
     assert known is not None
-    table = table_of(STREAMS[stream], arrow_schema(STREAMS[stream]))
-    with lake.open(
+    table = build_table(STREAMS[stream], arrow_schema(STREAMS[stream]))
+    with lake.open_session(
         table,
         account=known.account,
         mode="merge",
         with_history=False,
-        started_at=home.shop.now,
+        started_at=home.account.now,
     ) as session:
         session.commit(change(dict(known.state)))
-    after = lake.state(stream)
+    after = lake.read_table_state(stream)
     assert after is not None
     assert after.state != known.state
     assert after.rows == known.rows
@@ -50,7 +50,7 @@ def restate(home: Home, stream: str, change: Callable[[State], State]) -> None:
 
 def rewritten(home: Home, stream: str, *, without: str) -> None:
     """Let another program rewrite a table without one of its columns."""
-    folder = str(home.data / "lake" / stream)
+    folder = str(home.data_dir / "lake" / stream)
     table = DeltaTable(folder)
     rows = table.to_pyarrow_table().drop_columns([without])
     by = table.metadata().partition_columns
@@ -68,32 +68,32 @@ def columns(home: Home, stream: str) -> list[str]:
 def test_f50_rows_without_metadata_go_on_from_the_lake(home: Home) -> None:
     """Without a mark in Dagster the lake's carries on: only what is new is asked for."""
     home.sync("events", "profiles")
-    home.move_in()
-    assert told_mark(home, "events") is None
-    home.shop.move(hours=3)
+    home.reset_dagster_home()
+    assert read_metadata_cursor(home, "events") is None
+    home.account.advance_clock(hours=3)
     run = home.sync("events", "profiles")
     assert run.success
     assert "no mark in asset metadata: going on from the lake's" in run.warnings
-    assert run.number("events", "records_read") < len(home.shop.truth("events")) / 4
-    judge(home, "events", "profiles")
+    assert run.metadata_number("events", "records_read") < len(home.account.true_ids("events")) / 4
+    assert_complete(home, "events", "profiles")
 
 
 def test_f50_metadata_without_rows_reads_everything(home: Home) -> None:
     """Where the files are gone the mark in Dagster counts for nothing, said aloud."""
     home.sync("events", "profiles")
-    shutil.rmtree(home.data)
-    home.shop.move(hours=3)
+    shutil.rmtree(home.data_dir)
+    home.account.advance_clock(hours=3)
     run = home.sync("events", "profiles")
     assert run.success
     assert "the lake holds no events: reading from the beginning" in run.warnings
-    judge(home, "events", "profiles")
+    assert_complete(home, "events", "profiles")
 
 
 def test_f50_rows_without_any_mark_are_read_whole_and_not_doubled(home: Home) -> None:
     """A table that another program copied, without our commits, is read from the beginning."""
     home.sync("events", "profiles")
     for stream in ("events", "profiles"):
-        folder = home.data / "lake" / stream
+        folder = home.data_dir / "lake" / stream
         table = DeltaTable(str(folder))
         rows, by = table.to_pyarrow_table(), table.metadata().partition_columns
         shutil.rmtree(folder)
@@ -101,33 +101,33 @@ def test_f50_rows_without_any_mark_are_read_whole_and_not_doubled(home: Home) ->
     run = home.sync("events", "profiles")
     assert run.success
     assert run.warnings.count("reading from the beginning") == 2
-    judge(home, "events", "profiles")
+    assert_complete(home, "events", "profiles")
 
 
 @pytest.mark.parametrize("lower", ["metadata", "lake"])
 def test_f50_the_lower_of_two_marks_counts(home: Home, lower: str) -> None:
     """Marks that differ are told, and reading starts from the lower one: nothing is skipped."""
     home.sync("events")
-    mark = committed_mark(home, "events")
+    mark = read_committed_cursor(home, "events")
     assert mark is not None
-    home.shop.move(hours=6)
-    home.observe("events", mark - 30 * HOUR if lower == "metadata" else home.shop.now)
+    home.account.advance_clock(hours=6)
+    home.observe_cursor("events", mark - 30 * HOUR if lower == "metadata" else home.account.now)
     run = home.sync("events")
     assert run.success
     assert "the lower counts" in run.warnings
-    judge(home, "events")
+    assert_complete(home, "events")
 
 
 def test_f51_unknown_keys_in_a_mark_are_passed_over(home: Home) -> None:
     """A state with keys of another release goes on from its mark; nothing is read again."""
     home.sync("events")
     restate(home, "events", lambda state: {**state, "of_a_later_release": {"deep": [1, None]}})
-    home.shop.move(hours=3)
+    home.account.advance_clock(hours=3)
     run = home.sync("events")
     assert run.success
     assert run.warnings == ""
-    assert run.number("events", "records_read") < len(home.shop.truth("events")) / 4
-    judge(home, "events")
+    assert run.metadata_number("events", "records_read") < len(home.account.true_ids("events")) / 4
+    assert_complete(home, "events")
 
 
 BAD_STATES: Mapping[str, Callable[[State], State]] = {
@@ -146,32 +146,32 @@ def test_f51_a_mark_that_cannot_be_read_is_refused_with_the_way_out(home: Home, 
     """It fails before any request, says how to reset it, and the reset brings everything."""
     home.sync("events", "lists")
     restate(home, "events", BAD_STATES[form])
-    home.shop.move(hours=3)
-    asked = home.shop.asked()["/api/events"]
+    home.account.advance_clock(hours=3)
+    asked = home.account.request_counts()["/api/events"]
     run = home.sync("events", "lists")
-    assert set(run.failed) == {"events"}
-    assert "reset it with sync_mode: full_refresh_overwrite" in run.failed["events"]
+    assert set(run.failures) == {"events"}
+    assert "reset it with sync_mode: full_refresh_overwrite" in run.failures["events"]
     assert run.attempts["events"] == 1
-    assert home.shop.asked()["/api/events"] == asked
+    assert home.account.request_counts()["/api/events"] == asked
     assert home.sync("events", config=FULL).success
-    judge(home, "events", "lists")
+    assert_complete(home, "events", "lists")
     assert home.sync("events").warnings == ""
 
 
 def test_f51_text_in_the_metadata_that_is_no_moment_is_refused(home: Home) -> None:
     """A mark in Dagster that nobody can read fails the stream; wiping the asset goes on."""
     home.sync("events")
-    home.observe("events", "yesterday")
-    asked = home.shop.asked()["/api/events"]
+    home.observe_cursor("events", "yesterday")
+    asked = home.account.request_counts()["/api/events"]
     run = home.sync("events")
-    assert "'yesterday', not an ISO 8601 instant" in run.failed["events"]
-    assert "wipe the asset's materializations" in run.failed["events"]
-    assert home.shop.asked()["/api/events"] == asked
-    assert stored_ids(home, "events") == sorted(home.shop.truth("events"))
-    home.wipe("events")
-    home.shop.move(hours=1)
+    assert "'yesterday', not an ISO 8601 instant" in run.failures["events"]
+    assert "wipe the asset's materializations" in run.failures["events"]
+    assert home.account.request_counts()["/api/events"] == asked
+    assert stored_ids(home, "events") == sorted(home.account.true_ids("events"))
+    home.wipe_asset("events")
+    home.account.advance_clock(hours=1)
     assert home.sync("events").success
-    judge(home, "events")
+    assert_complete(home, "events")
 
 
 def in_2999(state: State) -> State:
@@ -188,44 +188,44 @@ def test_f52_a_mark_in_2999_is_cut_to_now(start: StartHome, where: str) -> None:
     """It is warned of, nothing is read for it or lost by it, and what comes later still arrives."""
     # No events but those written here: a shop's own come late now and then.
     home = start(now=datetime.now(UTC), events=0, future_events=0)
-    hours = [{"datetime": (home.shop.now - each * HOUR).isoformat()} for each in range(1, 200)]
-    home.shop.write_events(*hours)
+    hours = [{"datetime": (home.account.now - each * HOUR).isoformat()} for each in range(1, 200)]
+    home.account.add_events(*hours)
     home.sync("events")
     before = stored_ids(home, "events")
     if "lake" in where:
         restate(home, "events", in_2999)
     if "metadata" in where:
-        home.observe("events", FAR)
+        home.observe_cursor("events", FAR)
     run = home.sync("events")
     assert run.success
     assert ("cursor in the future" if "lake" in where else "marks differ") in run.warnings
     assert stored_ids(home, "events") == before
-    mark = committed_mark(home, "events")
+    mark = read_committed_cursor(home, "events")
     assert mark is not None
     assert mark <= datetime.now(UTC)
-    home.shop.move(days=2)
-    home.shop.write_events({"datetime": (home.shop.now - HOUR).isoformat(), "count": 9})
+    home.account.advance_clock(days=2)
+    home.account.add_events({"datetime": (home.account.now - HOUR).isoformat(), "count": 9})
     assert home.sync("events").success
-    judge(home, "events")
+    assert_complete(home, "events")
 
 
 def test_f53_the_key_of_another_account_is_refused(home: Home, start: StartHome) -> None:
     """It fails with both accounts named and nothing written; the first key goes on as before."""
     home.sync("events", "profiles")
     other = start(seed=2)
-    before = home.files()
-    key, url = other.shop.key, other.shop.url
+    before = home.data_files()
+    key, url = other.account.key, other.account.url
     run = home.sync("events", "profiles", "lists", api_key=key, base_url=url)
-    assert set(run.failed) == {"events", "profiles", "lists"}
-    accounts = [*home.shop.truth("accounts"), *other.shop.truth("accounts")]
-    for text in run.failed.values():
+    assert set(run.failures) == {"events", "profiles", "lists"}
+    accounts = [*home.account.true_ids("accounts"), *other.account.true_ids("accounts")]
+    for text in run.failures.values():
         assert all(each in text for each in accounts)
         assert "Give each account its own KLAVIYO_DATA_DIR" in text
-    assert home.files() == before
-    assert set(other.shop.asked()) == {"/api/accounts"}
-    home.shop.move(hours=3)
+    assert home.data_files() == before
+    assert set(other.account.request_counts()) == {"/api/accounts"}
+    home.account.advance_clock(hours=3)
     assert home.sync("events", "profiles", "lists").success
-    judge(home, "events", "profiles", "lists")
+    assert_complete(home, "events", "profiles", "lists")
 
 
 @pytest.mark.parametrize(
@@ -238,12 +238,12 @@ def test_f54_a_column_that_was_dropped_comes_back(home: Home, stream: str, colum
     there = columns(home, stream)
     filled = home.query(f"SELECT id FROM klaviyo.{stream} WHERE {column} IS NOT NULL")
     rewritten(home, stream, without=column)
-    home.shop.move(hours=6)
+    home.account.advance_clock(hours=6)
     assert home.sync(stream).success
-    judge(home, stream)
+    assert_complete(home, stream)
     assert sorted(columns(home, stream)) == sorted(there)
     assert home.sync(stream, config=FULL).success
-    judge(home, stream)
+    assert_complete(home, stream)
     again = home.query(f"SELECT id FROM klaviyo.{stream} WHERE {column} IS NOT NULL")
     assert {*filled} <= {*again}
     assert filled
@@ -262,13 +262,13 @@ def test_f54_a_column_that_rows_hang_on_is_told(home: Home, stream: str, column:
     """Without its key or cursor the table is not written on: the failure names the way out."""
     home.sync(stream)
     rewritten(home, stream, without=column)
-    before = home.files()
-    home.shop.move(hours=6)
+    before = home.data_files()
+    home.account.advance_clock(hours=6)
     run = home.sync(stream)
-    assert f"the column {column}" in run.failed[stream]
-    assert "full_refresh_overwrite" in run.failed[stream]
-    assert home.files() == before
-    home.shop.mutate(profile=min(home.shop.truth("profiles")), delete=True)
+    assert f"the column {column}" in run.failures[stream]
+    assert "full_refresh_overwrite" in run.failures[stream]
+    assert home.data_files() == before
+    home.account.mutate(profile=min(home.account.true_ids("profiles")), delete=True)
     # Nor can a row that Klaviyo no longer has stay without them.
     assert home.sync(stream, config=FULL).success
-    judge(home, stream)
+    assert_complete(home, stream)

@@ -11,17 +11,22 @@ from klaviyo_assets.api.clock import utc_now
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.report_runs import (
-    CAMPAIGNS,
-    FLOWS,
-    PATHS,
-    compare,
+    CAMPAIGN_REPORT,
+    FLOW_REPORT,
+    REPORT_PATHS,
+    assert_rows_match,
     days_between,
-    fetch,
-    metrics_of,
+    report_metrics,
+    run_partitions,
     stored_rows,
 )
 from klaviyo_assets_tests.e2e.test_reports import NOW, report_home
-from klaviyo_assets_tests.faults.judge import committed_mark, judge, judge_keys, judge_part
+from klaviyo_assets_tests.faults.assertions import (
+    assert_complete,
+    assert_sound_part,
+    assert_unique_keys,
+    read_committed_cursor,
+)
 
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 SETTLED = timedelta(minutes=5)
@@ -30,9 +35,9 @@ SETTLED = timedelta(minutes=5)
 
 def late_events(home: Home, *, days: float) -> set[str]:
     """Let events appear in six hours that are dated so many days before that."""
-    seen = home.shop.now + 6 * HOUR
+    seen = home.account.now + 6 * HOUR
     dated = (seen - days * DAY).isoformat()
-    return home.shop.write_events(
+    return home.account.add_events(
         {"datetime": dated, "visible_at": seen.isoformat(), "count": 40, "profile": None}
     )
 
@@ -53,20 +58,20 @@ def test_f35_events_of_the_future_are_kept_and_move_nothing(start: StartHome) ->
     """Events 300 days ahead are stored, the mark stays behind now, and ordinary ones still come."""
     # No events but those written here: a shop's own come late now and then.
     home = start(events=0, future_events=0)
-    ahead = home.shop.write_events(
-        {"datetime": (home.shop.now + 300 * DAY).isoformat(), "count": 25}
+    ahead = home.account.add_events(
+        {"datetime": (home.account.now + 300 * DAY).isoformat(), "count": 25}
     )
     for hours in (0, 6, 30):
-        home.shop.move(hours=hours)
-        ordinary = home.shop.write_events({"datetime": (home.shop.now - HOUR).isoformat()})
+        home.account.advance_clock(hours=hours)
+        ordinary = home.account.add_events({"datetime": (home.account.now - HOUR).isoformat()})
         run = home.sync("events")
         assert run.success
         assert run.warnings == ""
         assert ahead | ordinary <= set(home.ids("events"))
-        mark = committed_mark(home, "events")
+        mark = read_committed_cursor(home, "events")
         assert mark is not None
-        assert home.shop.now - 2 * HOUR <= mark <= home.shop.now - SETTLED
-        judge(home, "events")
+        assert home.account.now - 2 * HOUR <= mark <= home.account.now - SETTLED
+        assert_complete(home, "events")
 
 
 @pytest.mark.parametrize("road", ["lookback", "schedule"])
@@ -74,16 +79,16 @@ def test_f36_late_events_within_the_lookback_arrive(home: Home, road: str) -> No
     """Events that appear six days late come with a lookback, or a daily re-read, of seven days."""
     home.sync("events")
     late = late_events(home, days=6)
-    home.shop.move(hours=7)
+    home.account.advance_clock(hours=7)
     assert home.sync("events").success
     assert not late & set(home.ids("events"))
     if road == "lookback":
         assert home.sync("events", lookback_days="7").success
     else:
-        at = home.shop.now
-        assert home.scheduled("klaviyo_daily_late_events", at, late_events_days="7").success
+        at = home.account.now
+        assert home.run_schedule("klaviyo_daily_late_events", at, late_events_days="7").success
     assert late <= set(home.ids("events"))
-    judge(home, "events")
+    assert_complete(home, "events")
 
 
 @pytest.mark.parametrize("road", ["window", "schedule"])
@@ -91,52 +96,54 @@ def test_f37_later_events_are_missing_until_read_again(home: Home, road: str) ->
     """Events 17 days late are not in a sync with a lookback of 7, and are in a deep re-read."""
     home.sync("events")
     late = late_events(home, days=17)
-    home.shop.move(hours=7)
+    home.account.advance_clock(hours=7)
     assert home.sync("events", lookback_days="7").success
-    assert home.scheduled("klaviyo_daily_late_events", home.shop.now, late_events_days="7").success
-    assert home.shop.truth("events") - set(home.ids("events")) == late
-    judge_part(home, "events")
-    mark = committed_mark(home, "events")
+    assert home.run_schedule(
+        "klaviyo_daily_late_events", home.account.now, late_events_days="7"
+    ).success
+    assert home.account.true_ids("events") - set(home.ids("events")) == late
+    assert_sound_part(home, "events")
+    mark = read_committed_cursor(home, "events")
     if road == "window":
-        dated = home.shop.now - HOUR - 17 * DAY
+        dated = home.account.now - HOUR - 17 * DAY
         window = {"start": f"{dated - DAY:%Y-%m-%d}", "end": f"{dated + DAY:%Y-%m-%d}"}
         assert home.sync("events", config=window).success
     else:
-        at = home.shop.now
-        assert home.scheduled("klaviyo_daily_late_events", at, late_events_days="20").success
+        at = home.account.now
+        assert home.run_schedule("klaviyo_daily_late_events", at, late_events_days="20").success
     assert late <= set(home.ids("events"))
-    assert committed_mark(home, "events") == mark
-    judge(home, "events")
+    assert read_committed_cursor(home, "events") == mark
+    assert_complete(home, "events")
 
 
 def test_f38_events_of_one_moment_are_all_there(home: Home) -> None:
     """2,500 events of one second, over two page borders, and 1,200 more of it after the run."""
-    same = (home.shop.now - HOUR).isoformat()
-    home.shop.write_events({"datetime": same, "count": 2500})
+    same = (home.account.now - HOUR).isoformat()
+    home.account.add_events({"datetime": same, "count": 2500})
     assert home.sync("events").success
-    judge(home, "events")
-    mark = committed_mark(home, "events")
+    assert_complete(home, "events")
+    mark = read_committed_cursor(home, "events")
     assert mark is not None
-    home.shop.write_events({"datetime": mark.isoformat(), "count": 1200})
+    home.account.add_events({"datetime": mark.isoformat(), "count": 1200})
     assert home.sync("events").success
-    judge(home, "events")
-    assert committed_mark(home, "events") == mark
+    assert_complete(home, "events")
+    assert read_committed_cursor(home, "events") == mark
 
 
 def test_f38_profiles_of_one_moment_are_all_there(start: StartHome) -> None:
     """250 profiles that changed in one second, over page borders, and 30 more after the run."""
     home = start(profiles=300)
-    same = (home.shop.now - SETTLED).isoformat()
-    people = sorted(home.shop.truth("profiles"))
+    same = (home.account.now - SETTLED).isoformat()
+    people = sorted(home.account.true_ids("profiles"))
     for person in people[:250]:
-        home.shop.mutate(profile=person, set={"updated": same, "last_name": "First"})
+        home.account.mutate(profile=person, set={"updated": same, "last_name": "First"})
     first = home.sync("profiles")
     assert first.cursor("profiles") == same
-    judge(home, "profiles")
+    assert_complete(home, "profiles")
     for person in people[235:265]:
-        home.shop.mutate(profile=person, set={"updated": same, "last_name": "Second"})
+        home.account.mutate(profile=person, set={"updated": same, "last_name": "Second"})
     assert home.sync("profiles").success
-    judge(home, "profiles")
+    assert_complete(home, "profiles")
     named = "SELECT id FROM klaviyo.profiles WHERE last_name = 'Second'"
     assert sorted(each for (each,) in home.query(named)) == people[235:265]
 
@@ -146,27 +153,27 @@ def test_f39_a_wrong_local_clock_loses_nothing(
     home: Home, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
     """With this machine's clock wrong, marks keep behind the earlier of the two clocks."""
-    set_local_clock(home, monkeypatch, lambda: home.shop.now + hours * HOUR)
+    set_local_clock(home, monkeypatch, lambda: home.account.now + hours * HOUR)
     for wait in (0.0, 0.5, 3):
-        home.shop.move(hours=wait)
-        settled = home.shop.now - timedelta(minutes=6)
-        young = home.shop.now - timedelta(minutes=4)
-        home.shop.write_events({"datetime": settled.isoformat()}, {"datetime": young.isoformat()})
-        person = min(home.shop.truth("profiles"))
-        home.shop.mutate(profile=person, set={"updated": settled.isoformat()})
+        home.account.advance_clock(hours=wait)
+        settled = home.account.now - timedelta(minutes=6)
+        young = home.account.now - timedelta(minutes=4)
+        home.account.add_events({"datetime": settled.isoformat()}, {"datetime": young.isoformat()})
+        person = min(home.account.true_ids("profiles"))
+        home.account.mutate(profile=person, set={"updated": settled.isoformat()})
         run = home.sync("events", "profiles")
         assert run.success
         side = "behind" if hours > 0 else "ahead of"
         said = f"dated up to {abs(hours) * 60} minutes {side} this machine's clock"
         assert run.warnings.count(said) == 2
         for stream in ("events", "profiles"):
-            mark = committed_mark(home, stream)
+            mark = read_committed_cursor(home, stream)
             assert mark is not None
-            assert mark <= home.shop.now + min(hours, 0) * HOUR - SETTLED
+            assert mark <= home.account.now + min(hours, 0) * HOUR - SETTLED
             assert hours < 0 or mark >= settled
-            assert run.number(stream, "clock_difference_seconds") == -hours * 3600
-        judge(home, "events", "profiles")
-    statuses = {entry.status for entry in home.shop.sandbox.journal.requests()}
+            assert run.metadata_number(stream, "clock_difference_seconds") == -hours * 3600
+        assert_complete(home, "events", "profiles")
+    statuses = {entry.status for entry in home.account.sandbox.journal.requests()}
     assert statuses == {200}
 
 
@@ -177,15 +184,15 @@ def test_f39_a_wrong_local_clock_ends_no_day(
     """A day of reports is over once it is by both clocks, an hour before midnight and after."""
     now = datetime(2026, 10, 10, 23 if hours > 0 else 1, tzinfo=UTC)
     home = report_home(start, now, days=30)
-    set_local_clock(home, monkeypatch, lambda: home.shop.now + hours * HOUR)
-    metric = metrics_of(home)[0]
+    set_local_clock(home, monkeypatch, lambda: home.account.now + hours * HOUR)
+    metric = report_metrics(home)[0]
     over = date(2026, 10, 9 if hours > 0 else 8)
-    assert fetch(home, FLOWS, (metric, over)).run.success
-    refused = fetch(home, FLOWS, (metric, over + DAY))
-    assert "not over" in refused.run.failed[FLOWS]
+    assert run_partitions(home, FLOW_REPORT, (metric, over)).run.success
+    refused = run_partitions(home, FLOW_REPORT, (metric, over + DAY))
+    assert "not over" in refused.run.failures[FLOW_REPORT]
     assert "this machine's clock" in refused.run.warnings
-    assert compare(home, FLOWS, metric, [over])
-    assert not stored_rows(home, FLOWS, metric, [over + DAY])
+    assert assert_rows_match(home, FLOW_REPORT, metric, [over])
+    assert not stored_rows(home, FLOW_REPORT, metric, [over + DAY])
 
 
 @pytest.mark.parametrize(
@@ -200,15 +207,15 @@ def test_f40_a_day_of_another_length_is_one_day(start: StartHome, change: date, 
         datetime.combine(change + each * DAY, datetime.min.time(), zone) for each in (0, 1)
     )
     assert (last.astimezone(UTC) - first.astimezone(UTC)) == hours * HOUR
-    metric = metrics_of(home)[0]
+    metric = report_metrics(home)[0]
     days = days_between(change - 3 * DAY, change + 3 * DAY)
-    for stream in (FLOWS, CAMPAIGNS):
+    for stream in (FLOW_REPORT, CAMPAIGN_REPORT):
         for _ in range(2):
-            done = fetch(home, stream, (metric, days[0], metric, days[-1]))
-            assert done.run.success, done.run.failed
-            assert compare(home, stream, metric, days)
-        judge_keys(home, stream)
-    assert stored_rows(home, FLOWS, metric, [change])
+            done = run_partitions(home, stream, (metric, days[0], metric, days[-1]))
+            assert done.run.success, done.run.failures
+            assert assert_rows_match(home, stream, metric, days)
+        assert_unique_keys(home, stream)
+    assert stored_rows(home, FLOW_REPORT, metric, [change])
 
 
 @pytest.mark.parametrize("whose", ["local", "Klaviyo's", "both"])
@@ -217,23 +224,23 @@ def test_f41_a_clock_that_goes_back_lowers_no_mark(
 ) -> None:
     """Three hours back between two runs leave the mark; when time goes on, so does the mark."""
     local = timedelta()
-    set_local_clock(home, monkeypatch, lambda: home.shop.now + local)
+    set_local_clock(home, monkeypatch, lambda: home.account.now + local)
     home.sync("events", "profiles")
-    before = [committed_mark(home, each) for each in ("events", "profiles")]
+    before = [read_committed_cursor(home, each) for each in ("events", "profiles")]
     local = -3 * HOUR if whose == "local" else timedelta()
-    home.shop.move(hours=0 if whose == "local" else -3)
+    home.account.advance_clock(hours=0 if whose == "local" else -3)
     if whose == "Klaviyo's":
         local = 3 * HOUR
     assert home.sync("events", "profiles").success
-    assert [committed_mark(home, each) for each in ("events", "profiles")] == before
-    home.shop.move(hours=7)
+    assert [read_committed_cursor(home, each) for each in ("events", "profiles")] == before
+    home.account.advance_clock(hours=7)
     assert home.sync("events", "profiles").success
-    after = [committed_mark(home, each) for each in ("events", "profiles")]
+    after = [read_committed_cursor(home, each) for each in ("events", "profiles")]
     assert all(
         then is not None and now is not None and now > then
         for then, now in zip(before, after, strict=True)
     )
-    judge(home, "events", "profiles")
+    assert_complete(home, "events", "profiles")
 
 
 AHEAD = {"hour": HOUR, "day": DAY, "sixty days": 60 * DAY}
@@ -248,27 +255,27 @@ def test_f74_events_that_come_late_are_read_however_far_ahead_klaviyo_dates_its_
     """Events of the last minutes that Klaviyo shows after a sync come with the next one."""
     home = start(events=40, future_events=0)
     minute = timedelta(minutes=1)
-    home.shop.write_events({"datetime": (home.shop.now - minute / 6).isoformat()})
+    home.account.add_events({"datetime": (home.account.now - minute / 6).isoformat()})
     seconds = AHEAD[ahead].total_seconds()
-    with home.shop.faulty("date", match=WHICH[which], seconds=seconds):
+    with home.account.inject_fault("date", match=WHICH[which], seconds=seconds):
         first = home.sync("events")
     assert first.success
     assert first.warnings.count("minutes ahead of this machine's clock") == 1
-    assert first.number("events", "clock_difference_seconds") == seconds
-    mark, then = committed_mark(home, "events"), home.shop.now
-    late = home.shop.write_events(
+    assert first.metadata_number("events", "clock_difference_seconds") == seconds
+    mark, then = read_committed_cursor(home, "events"), home.account.now
+    late = home.account.add_events(
         {
-            "datetime": (home.shop.now - 4 * minute).isoformat(),
-            "visible_at": (home.shop.now + minute).isoformat(),
+            "datetime": (home.account.now - 4 * minute).isoformat(),
+            "visible_at": (home.account.now + minute).isoformat(),
             "count": 5,
         }
     )
-    home.shop.move(minutes=10)
+    home.account.advance_clock(minutes=10)
     second = home.sync("events")
     assert second.success
     assert second.warnings == ""
     assert late <= set(home.ids("events"))
-    judge(home, "events")
+    assert_complete(home, "events")
     assert mark is not None
     assert mark <= then - SETTLED
 
@@ -276,49 +283,51 @@ def test_f74_events_that_come_late_are_read_however_far_ahead_klaviyo_dates_its_
 @pytest.mark.parametrize("text", ["", "yesterday", "Mon, 99 Feb 2026 25:61:00 GMT"])
 def test_f74_without_a_date_that_can_be_read_our_own_clock_counts(home: Home, text: str) -> None:
     """No `Date`, or rubbish in it: the mark keeps its distance from this machine's clock."""
-    home.shop.write_events({"datetime": home.shop.now.isoformat()})
-    with home.shop.faulty("date", match={"path": "*"}, text=text):
+    home.account.add_events({"datetime": home.account.now.isoformat()})
+    with home.account.inject_fault("date", match={"path": "*"}, text=text):
         run = home.sync("events")
     assert run.success
     assert run.warnings == ""
-    mark = committed_mark(home, "events")
+    mark = read_committed_cursor(home, "events")
     assert mark is not None
-    assert mark <= home.shop.now - SETTLED
-    judge(home, "events")
+    assert mark <= home.account.now - SETTLED
+    assert_complete(home, "events")
 
 
 def test_f74_a_newer_version_wins_over_one_that_was_dated_ahead(home: Home) -> None:
     """Events change their owner after a sync whose answers were dated a day ahead."""
-    with home.shop.faulty("date", match={"path": "*"}, seconds=DAY.total_seconds()):
+    with home.account.inject_fault("date", match={"path": "*"}, seconds=DAY.total_seconds()):
         assert home.sync("events").success
     owners = home.query("SELECT profile_id, count(*) FROM events GROUP BY 1 ORDER BY 2 DESC")
     old, new = str(owners[0][0]), str(owners[1][0])
-    home.shop.mutate(profile=old, merge_into=new)
-    home.shop.move(hours=1)
-    window = {"start": "2026-08-01", "end": f"{home.shop.now + DAY:%Y-%m-%d}"}
+    home.account.mutate(profile=old, merge_into=new)
+    home.account.advance_clock(hours=1)
+    window = {"start": "2026-08-01", "end": f"{home.account.now + DAY:%Y-%m-%d}"}
     assert home.sync("events", config=window).success
     now = dict(home.query("SELECT profile_id, count(*) FROM events GROUP BY 1"))
     assert old not in now
     assert now[new] == owners[0][1] + owners[1][1]
 
 
-@pytest.mark.parametrize("path", [PATHS[FLOWS], "*"], ids=["one", "all"])
+@pytest.mark.parametrize("path", [REPORT_PATHS[FLOW_REPORT], "*"], ids=["one", "all"])
 def test_f74_no_day_of_reports_is_final_too_early(start: StartHome, path: str) -> None:
     """With answers dated sixty days ahead a day's numbers still move, and today is not over."""
     now = datetime(2026, 10, 10, 12, tzinfo=UTC)
     home = report_home(start, now, days=30)
-    metric, yesterday, today = metrics_of(home)[0], date(2026, 10, 9), date(2026, 10, 10)
-    with home.shop.faulty("date", match={"path": path}, seconds=(60 * DAY).total_seconds()):
-        done = fetch(home, FLOWS, (metric, yesterday))
-        refused = fetch(home, FLOWS, (metric, today))
+    metric, yesterday, today = report_metrics(home)[0], date(2026, 10, 9), date(2026, 10, 10)
+    with home.account.inject_fault(
+        "date", match={"path": path}, seconds=(60 * DAY).total_seconds()
+    ):
+        done = run_partitions(home, FLOW_REPORT, (metric, yesterday))
+        refused = run_partitions(home, FLOW_REPORT, (metric, today))
     assert done.run.success
-    ((_, _, shown),) = done.events
+    ((_, _, shown),) = done.materializations
     assert shown["klaviyo/is_final"] is False
     assert shown["klaviyo/fetched_at"] == now.isoformat()
     assert shown["klaviyo/clock_difference_seconds"] == (60 * DAY).total_seconds()
     assert "minutes ahead of this machine's clock" in done.run.warnings
-    assert "not over" in refused.run.failed[FLOWS]
-    stored = stored_rows(home, FLOWS, metric, [yesterday])
+    assert "not over" in refused.run.failures[FLOW_REPORT]
+    stored = stored_rows(home, FLOW_REPORT, metric, [yesterday])
     assert stored
     assert {row["is_final"] for row in stored.values()} == {False}
 
@@ -330,21 +339,21 @@ def test_f78_what_comes_late_into_emptiness_is_read(
 ) -> None:
     """A late event, and a history, of an account or a metric that had no event until then."""
     home = start(events=0, future_events=0)
-    busy, quiet = sorted(home.shop.attributes("metric"))[:2]
+    busy, quiet = sorted(home.account.attributes("metric"))[:2]
     chosen = ""
     if what == "metric":
         chosen = f"{busy},{quiet}"
-        home.shop.write_events({"metric": busy, "datetime": (home.shop.now - HOUR).isoformat()})
+        home.account.add_events({"metric": busy, "datetime": (home.account.now - HOUR).isoformat()})
     for _ in range(2):
         assert home.sync("events", lookback_days=lookback, event_metric_ids=chosen).success
-        home.shop.move(hours=1)
-    late = home.shop.write_events(
-        {"metric": quiet, "datetime": (home.shop.now - 3 * DAY).isoformat()},
-        {"metric": quiet, "datetime": (home.shop.now - 400 * DAY).isoformat(), "count": 30},
+        home.account.advance_clock(hours=1)
+    late = home.account.add_events(
+        {"metric": quiet, "datetime": (home.account.now - 3 * DAY).isoformat()},
+        {"metric": quiet, "datetime": (home.account.now - 400 * DAY).isoformat(), "count": 30},
     )
-    home.shop.forget()
+    home.account.clear_journal()
     second = home.sync("events", lookback_days=lookback, event_metric_ids=chosen)
     assert second.success
     assert late <= set(home.ids("events"))
-    judge(home, "events")
-    assert home.shop.asked()["/api/events"] <= (1 if what == "account" else 2)
+    assert_complete(home, "events")
+    assert home.account.request_counts()["/api/events"] <= (1 if what == "account" else 2)

@@ -7,12 +7,13 @@ from unittest.mock import patch
 import pytest
 from deltalake import DeltaTable
 
+from klaviyo_assets.decode.schema import arrow_schema
 from klaviyo_assets.errors import StorageError
-from klaviyo_assets.lake import Lake, Table, table_of, writing
+from klaviyo_assets.lake import Lake, LakeTable, build_table
+from klaviyo_assets.lake.write import table_writer
 from klaviyo_assets.streams import STREAMS
-from klaviyo_assets.tables.schema import arrow_schema
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.faults.judge import judge
+from klaviyo_assets_tests.faults.assertions import assert_complete
 
 NEW = {"profiles": ("last_name", "properties"), "events": ("attributions",)}
 """Columns that the older release did not know yet."""
@@ -20,17 +21,17 @@ NEW = {"profiles": ("last_name", "properties"), "events": ("attributions",)}
 
 def age(home: Home, stream: str) -> None:
     """Let a table be what a release without the new columns would have left: its rows and mark."""
-    folder = home.data / "lake" / stream
+    folder = home.data_dir / "lake" / stream
     rows = DeltaTable(str(folder)).to_pyarrow_table()
-    lake = Lake(home.data, clock=lambda: home.shop.now)
-    known = lake.state(stream)
+    lake = Lake(home.data_dir, clock=lambda: home.account.now)
+    known = lake.read_table_state(stream)
     assert known is not None
-    now = table_of(STREAMS[stream], arrow_schema(STREAMS[stream]))
+    now = build_table(STREAMS[stream], arrow_schema(STREAMS[stream]))
     schema = now.schema
     for column in NEW[stream]:
         schema = schema.remove(schema.get_field_index(column))
     folder.rename(home.root / f"{stream}-before")
-    old = Table(
+    old = LakeTable(
         name=stream,
         schema=schema,
         key=now.key,
@@ -38,8 +39,8 @@ def age(home: Home, stream: str) -> None:
         newest_by_cursor=now.newest_by_cursor,
         partitioning=now.partitioning,
     )
-    with lake.open(
-        old, account=known.account, mode="merge", with_history=False, started_at=home.shop.now
+    with lake.open_session(
+        old, account=known.account, mode="merge", with_history=False, started_at=home.account.now
     ) as session:
         for batch in rows.select(schema.names).cast(schema).to_batches():
             session.add(batch)
@@ -48,7 +49,7 @@ def age(home: Home, stream: str) -> None:
 
 def widenings(home: Home, stream: str) -> list[int]:
     """Return the versions that changed the columns of a table, but for the one that made it."""
-    log = home.data / "lake" / stream / "_delta_log"
+    log = home.data_dir / "lake" / stream / "_delta_log"
     return [
         int(path.stem)
         for path in sorted(log.glob("*.json"))
@@ -74,20 +75,20 @@ def test_f67_the_columns_of_a_new_release_are_added_once(home: Home, stream: str
     age(home, stream)
     rows = len(home.lake_ids(stream))
     for _ in range(2):
-        home.shop.move(hours=3)
+        home.account.advance_clock(hours=3)
         run = home.sync(stream)
         assert run.success
         assert run.warnings == ""
         assert run.attempts == {stream: 1}
-        assert run.number(stream, "records_read") < rows / 2
-        judge(home, stream)
+        assert run.metadata_number(stream, "records_read") < rows / 2
+        assert_complete(home, stream)
         assert widenings(home, stream) == [1]
     assert sorted(home.query(f"DESCRIBE klaviyo.{stream}")) == sorted(before)
     column = NEW[stream][0]
     (filled,) = home.query(f"SELECT count({column}), count(*) FROM klaviyo.{stream}")
     assert 0 < filled[0] < filled[1]
     assert home.sync(stream, config={"sync_mode": "full_refresh_overwrite"}).success
-    judge(home, stream)
+    assert_complete(home, stream)
     assert widenings(home, stream) == [1]
 
 
@@ -95,19 +96,21 @@ def test_f67_a_crash_after_the_columns_leaves_the_mark(home: Home) -> None:
     """What dies between the new columns and the rows has lost no mark, and is gone on with."""
     home.sync("profiles")
     age(home, "profiles")
-    home.shop.move(hours=3)
+    home.account.advance_clock(hours=3)
 
     def crash(*_: object) -> int:
         raise StorageError("the machine went dark")
 
-    with patch.object(writing, "commit", crash):
+    with patch.object(table_writer, "commit", crash):
         broken = home.sync("profiles")
-    assert "the machine went dark" in broken.failed["profiles"]
+    assert "the machine went dark" in broken.failures["profiles"]
     assert widenings(home, "profiles") == [1]
     run = home.sync("profiles")
     assert run.success
-    assert run.number("profiles", "records_read") < len(home.shop.truth("profiles")) / 2
-    judge(home, "profiles")
+    assert (
+        run.metadata_number("profiles", "records_read") < len(home.account.true_ids("profiles")) / 2
+    )
+    assert_complete(home, "profiles")
     assert widenings(home, "profiles") == [1]
 
 
@@ -119,18 +122,18 @@ def test_f67_a_crash_after_the_columns_leaves_the_mark(home: Home) -> None:
 def test_f67_another_layout_is_refused_untouched(home: Home, version: int, words: str) -> None:
     """No stream reads or writes such a lake, whole refreshes included; the text has the way out."""
     home.sync("profiles", "lists")
-    restamp(home.data / "lake" / "profiles", version)
-    before, asked = home.files(), home.shop.asked().total()
+    restamp(home.data_dir / "lake" / "profiles", version)
+    before, asked = home.data_files(), home.account.request_counts().total()
     for config in ({}, {"sync_mode": "full_refresh_overwrite"}):
         run = home.sync("profiles", "lists", "metrics", config=config)
-        assert set(run.failed) == {"profiles", "lists", "metrics"}
-        for text in run.failed.values():
+        assert set(run.failures) == {"profiles", "lists", "metrics"}
+        for text in run.failures.values():
             assert words in text
             assert "another KLAVIYO_DATA_DIR" in text
         assert {*run.attempts.values()} == {1}
-    assert home.files() == before
-    assert home.shop.asked().total() == asked
-    restamp(home.data / "lake" / "profiles", 1)
-    home.shop.move(hours=3)
+    assert home.data_files() == before
+    assert home.account.request_counts().total() == asked
+    restamp(home.data_dir / "lake" / "profiles", 1)
+    home.account.advance_clock(hours=3)
     assert home.sync("profiles", "lists", "metrics").success
-    judge(home, "profiles", "lists", "metrics")
+    assert_complete(home, "profiles", "lists", "metrics")

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from klaviyo_assets.sandbox import Account, serve
-from klaviyo_assets_tests.sandbox.asking import Asker
+from klaviyo_assets.sandbox import AccountConfig, serve
+from klaviyo_assets_tests.sandbox.sandbox_client import SandboxClient
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
-FREE = 1_000_000.0
+UNLIMITED_SCALE = 1_000_000.0
 
-Start = Callable[..., Asker]
+StartSandbox = Callable[..., SandboxClient]
 
 
-SMALL = Account(
+SMALL_ACCOUNT = AccountConfig(
     events=1_500,
     profiles=130,
     lists=12,
@@ -27,32 +27,32 @@ SMALL = Account(
     flows=12,
     now=NOON,
     frozen=True,
-    rate_limit_scale=FREE,
+    rate_limit_scale=UNLIMITED_SCALE,
 )
 
 
-def account(**numbers: Any) -> Account:  # noqa: ANN401  (the fields of an account)
+def build_account(**numbers: Any) -> AccountConfig:  # noqa: ANN401  (the fields of an account)
     """A small frozen account without rate limits, with these numbers."""
-    return replace(SMALL, **numbers)
+    return replace(SMALL_ACCOUNT, **numbers)
 
 
 @pytest.fixture(scope="module")
-def shop() -> Iterator[Asker]:
+def shop() -> Iterator[SandboxClient]:
     """An asker of a sandbox that the tests of a module share and do not change."""
-    with serve(account()) as sandbox:
-        asker = Asker(sandbox)
+    with serve(build_account()) as sandbox:
+        asker = SandboxClient(sandbox)
         yield asker
         asker.close()
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
+def start() -> Iterator[StartSandbox]:
     """Start a sandbox of its own for a test, by account numbers."""
     with ExitStack() as stack:
 
-        def started(**numbers: Any) -> Asker:  # noqa: ANN401  (as above)
-            sandbox = stack.enter_context(serve(account(**numbers)))
-            asker = Asker(sandbox)
+        def started(**numbers: Any) -> SandboxClient:  # noqa: ANN401  (as above)
+            sandbox = stack.enter_context(serve(build_account(**numbers)))
+            asker = SandboxClient(sandbox)
             stack.callback(asker.close)
             return asker
 

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from klaviyo_assets_tests.sandbox.asking import Answered, Asker, Document
+from klaviyo_assets_tests.sandbox.sandbox_client import Document, SandboxClient, SandboxResponse
 
 WINDOW = [
     "greater-or-equal(datetime,2026-06-01T00:00:00Z)",
@@ -15,10 +15,10 @@ WINDOW = [
 ]
 
 
-def post(shop: Asker, **changes: object) -> Answered:
+def post(shop: SandboxClient, **changes: object) -> SandboxResponse:
     """The answer to a sound request with these attributes changed; None takes one out."""
     attributes: dict[str, object] = {
-        "metric_id": shop.sandbox.shop.metrics.id_of(5),
+        "metric_id": shop.sandbox.store.metrics.id_of(5),
         "measurements": ["count", "sum_value", "unique"],
         "filter": WINDOW,
         **changes,
@@ -26,17 +26,17 @@ def post(shop: Asker, **changes: object) -> Answered:
     kept = {name: value for name, value in attributes.items() if value is not None}
     body = json.dumps({"data": {"type": "metric-aggregate", "attributes": kept}}).encode()
     kind = {"Content-Type": "application/vnd.api+json"}
-    return shop.ask("/api/metric-aggregates", kind, method="POST", body=body)
+    return shop.request("/api/metric-aggregates", kind, method="POST", body=body)
 
 
-def orders(shop: Asker) -> list[Document]:
+def orders(shop: SandboxClient) -> list[Document]:
     """The orders of the window, as the events endpoint shows them."""
-    metric = shop.sandbox.shop.metrics.id_of(5)
+    metric = shop.sandbox.store.metrics.id_of(5)
     asked = ",".join([f"equals(metric_id,'{metric}')", *WINDOW])
-    return shop.records(f"/api/events?page[size]=1000&filter={asked}&include=attributions")
+    return shop.read_records(f"/api/events?page[size]=1000&filter={asked}&include=attributions")
 
 
-def test_aggregates_are_sums_over_the_events(shop: Asker) -> None:
+def test_aggregates_are_sums_over_the_events(shop: SandboxClient) -> None:
     """Count, value and people by day are those of the events themselves."""
     attributes = post(shop).json["data"]["attributes"]
     (row,) = attributes["data"]
@@ -54,7 +54,7 @@ def test_aggregates_are_sums_over_the_events(shop: Asker) -> None:
     assert len(records) > 10
 
 
-def test_dates_are_true_instants_of_the_zone(shop: Asker) -> None:
+def test_dates_are_true_instants_of_the_zone(shop: SandboxClient) -> None:
     """In another zone days begin at its midnight, told in UTC, and clock changes are minded."""
     frame = [
         "greater-or-equal(datetime,2026-03-25T00:00:00)",
@@ -71,7 +71,7 @@ def test_dates_are_true_instants_of_the_zone(shop: Asker) -> None:
 
 
 @pytest.mark.parametrize(("interval", "count"), [("hour", 2208), ("week", 14), ("month", 3)])
-def test_intervals_add_up(shop: Asker, interval: str, count: int) -> None:
+def test_intervals_add_up(shop: SandboxClient, interval: str, count: int) -> None:
     """Hours, weeks and months of a window sum to the same."""
     attributes = post(shop, interval=interval).json["data"]["attributes"]
     assert len(attributes["dates"]) == count
@@ -80,7 +80,7 @@ def test_intervals_add_up(shop: Asker, interval: str, count: int) -> None:
     assert interval == "hour" or first.hour == 0
 
 
-def test_dimensions_part_the_events(shop: Asker) -> None:
+def test_dimensions_part_the_events(shop: SandboxClient) -> None:
     """Grouped by attributed flow there is a row per flow, and one with an empty text."""
     rows = post(shop, by=["$attributed_flow"]).json["data"]["attributes"]["data"]
     credited = Counter(
@@ -118,7 +118,7 @@ def test_dimensions_part_the_events(shop: Asker) -> None:
     ],
 )
 def test_an_aggregate_beyond_the_offer_is_refused(
-    shop: Asker, changes: dict[str, object], status: int, detail: str
+    shop: SandboxClient, changes: dict[str, object], status: int, detail: str
 ) -> None:
     """What is not offered is a 400, what is known to break is a 500."""
     answered = post(shop, **changes)

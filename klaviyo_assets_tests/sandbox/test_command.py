@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from klaviyo_assets.sandbox.__main__ import account_of, main, parse
-from klaviyo_assets.sandbox.account import DEFAULT_KEY
+from klaviyo_assets.sandbox.__main__ import build_account_config, parse_sandbox_options, run_sandbox
+from klaviyo_assets.sandbox.account.config import DEFAULT_KEY
 
 LINE = re.compile(r"http://127\.0\.0\.1:(\d+) with key (pk_\S+)")
 
@@ -76,8 +76,8 @@ def test_two_million_events_start_in_seconds_and_little_memory() -> None:
 
 def test_options_become_an_account() -> None:
     """Counts override the size, keys can be narrowed, times without an offset are UTC."""
-    account = account_of(
-        parse(
+    account = build_account_config(
+        parse_sandbox_options(
             [
                 *("--size", "tiny", "--events", "7", "--seed", "3", "--now", "2026-01-01T00:00:00"),
                 *("--key", "pk_a", "--key", "pk_b=events:read,metrics:read"),
@@ -98,14 +98,16 @@ def test_options_become_an_account() -> None:
 def test_a_bad_option_is_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """A bad option ends with exit code 2 and names the option."""
     with pytest.raises(SystemExit) as ended:
-        main(options)
+        run_sandbox(options)
     assert ended.value.code == 2
     assert options[0] in capsys.readouterr().err
 
 
 def test_bursts_become_an_account() -> None:
     """`--bursts` replaces the even history of the streams that it names, and adds up."""
-    account = account_of(parse(["--bursts", "imports", "--bursts", "second"]))
+    account = build_account_config(
+        parse_sandbox_options(["--bursts", "imports", "--bursts", "second"])
+    )
     assert sum(burst.records for burst in account.profile_bursts) == 15_000 + 3_100
     assert sum(burst.records for burst in account.event_bursts) == 3_500
-    assert account_of(parse([])).event_bursts == ()
+    assert build_account_config(parse_sandbox_options([])).event_bursts == ()

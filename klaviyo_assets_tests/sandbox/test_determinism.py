@@ -6,19 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from klaviyo_assets.sandbox.json_types import JsonObject
-from klaviyo_assets.sandbox.reply import Request
-from klaviyo_assets.sandbox.service import Service
-from klaviyo_assets.sandbox.shop.rhythm import Rhythm
-from klaviyo_assets.sandbox.shop.seeds import (
-    EVENT_SPACE,
+from klaviyo_assets.sandbox.account.events import DailyTimeline
+from klaviyo_assets.sandbox.account.seeds import (
+    EVENT_ID_SPACE,
     event_id,
     event_ordinal,
     ulid,
     ulid_ordinal,
 )
-from klaviyo_assets_tests.sandbox.asking import Asker, Document
-from klaviyo_assets_tests.sandbox.conftest import account
+from klaviyo_assets.sandbox.http_messages import HttpRequest
+from klaviyo_assets.sandbox.json_types import JsonObject
+from klaviyo_assets.sandbox.service import SandboxService
+from klaviyo_assets_tests.sandbox.conftest import build_account
+from klaviyo_assets_tests.sandbox.sandbox_client import Document, SandboxClient
 
 TARGETS = (
     ("/api/accounts", ""),
@@ -34,31 +34,31 @@ TARGETS = (
 )
 
 
-def body(service: Service, path: str, query: str) -> bytes:
+def body(service: SandboxService, path: str, query: str) -> bytes:
     """The body of an answer without a socket."""
-    request = Request(
+    request = HttpRequest(
         method="GET",
         path=path,
         query=query,
         headers={
-            "authorization": f"Klaviyo-API-Key {service.account.keys[0].value}",
+            "authorization": f"Klaviyo-API-Key {service.config.keys[0].value}",
             "revision": "2026-07-15",
         },
         origin="http://sandbox",
     )
-    return service.answer(request, service.open_entry(request)).body
+    return service.respond(request, service.open_journal_entry(request)).body
 
 
 def test_one_seed_gives_one_shop() -> None:
     """Two sandboxes of one account answer every collection with the same bytes."""
-    one, two = Service(account()), Service(account())
+    one, two = SandboxService(build_account()), SandboxService(build_account())
     for path, query in TARGETS:
         assert body(one, path, query) == body(two, path, query)
 
 
 def test_another_seed_gives_another_shop() -> None:
     """A sandbox with another seed has other ids in every collection."""
-    one, two = Service(account()), Service(account(seed=2))
+    one, two = SandboxService(build_account()), SandboxService(build_account(seed=2))
     for path, query in TARGETS:
         ids = [
             {each["id"] for each in json.loads(body(s, path, query))["data"]} for s in (one, two)
@@ -68,7 +68,7 @@ def test_another_seed_gives_another_shop() -> None:
 
 def test_the_first_records_do_not_depend_on_the_history_read() -> None:
     """An event read alone is the event read in its page."""
-    service = Service(account())
+    service = SandboxService(build_account())
     page = json.loads(body(service, "/api/events", "page[size]=50&sort=datetime"))
     for record in page["data"][::7]:
         alone = json.loads(body(service, f"/api/events/{record['id']}", ""))
@@ -76,20 +76,22 @@ def test_the_first_records_do_not_depend_on_the_history_read() -> None:
 
 
 @pytest.mark.parametrize("extra", ["", "subscriptions", "predictive_analytics"])
-def test_fast_profiles_equal_slow_ones(shop: Asker, extra: str) -> None:
+def test_fast_profiles_equal_slow_ones(shop: SandboxClient, extra: str) -> None:
     """A page of profiles from ready pieces equals the page built field by field."""
     asked = f"&additional-fields[profile]={extra}" if extra else ""
-    fast = shop.get(f"/api/profiles?page[size]=50{asked}")["data"]
-    slow = shop.get(f"/api/profiles?page[size]=50{asked}&include=push-tokens")["data"]
+    fast = shop.get_document(f"/api/profiles?page[size]=50{asked}")["data"]
+    slow = shop.get_document(f"/api/profiles?page[size]=50{asked}&include=push-tokens")["data"]
     for each in slow:
         assert each["relationships"]["push-tokens"].pop("data") == []
     assert fast == slow
 
 
-def test_sparse_fields_are_parts_of_the_whole(shop: Asker) -> None:
+def test_sparse_fields_are_parts_of_the_whole(shop: SandboxClient) -> None:
     """A sparse record holds just the named fields, with their values in the whole one."""
-    whole = shop.get("/api/profiles?page[size]=20")["data"]
-    sparse = shop.get("/api/profiles?page[size]=20&fields[profile]=email,location.city")["data"]
+    whole = shop.get_document("/api/profiles?page[size]=20")["data"]
+    sparse = shop.get_document("/api/profiles?page[size]=20&fields[profile]=email,location.city")[
+        "data"
+    ]
     for one, part in zip(whole, sparse, strict=True):
         attributes: Document = one["attributes"]
         wanted: JsonObject = {
@@ -98,7 +100,7 @@ def test_sparse_fields_are_parts_of_the_whole(shop: Asker) -> None:
         }
         assert part["attributes"] == wanted
         assert "relationships" not in part
-    events = shop.get("/api/events?fields[event]=datetime,metric")["data"]
+    events = shop.get_document("/api/events?fields[event]=datetime,metric")["data"]
     assert set(events[0]["attributes"]) == {"datetime"}
     assert set(events[0]["relationships"]) == {"metric"}
 
@@ -106,7 +108,7 @@ def test_sparse_fields_are_parts_of_the_whole(shop: Asker) -> None:
 @given(st.integers(0, 2**40), st.integers(0, 1000))
 def test_event_ids_lead_back(ordinal: int, seed: int) -> None:
     """An event id gives back its ordinal and nothing else does."""
-    record_id = event_id(seed, ordinal % EVENT_SPACE).decode()
+    record_id = event_id(seed, ordinal % EVENT_ID_SPACE).decode()
     assert len(record_id) == 11
     assert event_ordinal(seed, record_id) == ordinal
 
@@ -123,7 +125,7 @@ def test_profile_ids_lead_back(ordinal: int, seconds: int) -> None:
 def test_the_rhythm_never_goes_back(count: int, days: int, seed: int) -> None:
     """Event times never fall, stay within the history, and are found again by time."""
     base = 1_795_000_000
-    rhythm = Rhythm(seed=seed, count=count, days=days, base=base, zone="America/New_York")
+    rhythm = DailyTimeline(seed=seed, count=count, days=days, base=base, zone="America/New_York")
     step = max(1, count // 50)
     times = [rhythm.time_of(k) for k in range(0, count, step)]
     assert times == sorted(times)

@@ -2,11 +2,11 @@
 
 import pytest
 
-from klaviyo_assets.sandbox.facts.operation import Operation
 from klaviyo_assets.sandbox.facts.operations import OPERATIONS
+from klaviyo_assets.sandbox.facts.schema import Operation
 from klaviyo_assets_tests.contract.facts import OPERATIONS as PUBLISHED
 from klaviyo_assets_tests.contract.facts import Operation as Published
-from klaviyo_assets_tests.sandbox.asking import Asker, Document
+from klaviyo_assets_tests.sandbox.sandbox_client import Document, SandboxClient
 
 BOTH = [each for each in OPERATIONS if each.method == "GET" and each.path in PUBLISHED]
 QUERIES = {
@@ -22,7 +22,7 @@ def test_offers_are_the_published_ones(operation: Operation) -> None:
     published = PUBLISHED[operation.path]
     assert (operation.tier.burst, operation.tier.steady) == (published.burst, published.steady)
     assert sorted(operation.scopes) == sorted(published.scopes)
-    assert (operation.page.maximum if operation.page else None) == published.page_size
+    assert (operation.page_size.maximum if operation.page_size else None) == published.page_size
     assert (operation.required_filter is not None) == published.is_filter_required
     assert set(operation.sorts) == set(published.sort)
     assert set(operation.includes) == set(published.include)
@@ -36,10 +36,10 @@ def test_offers_are_the_published_ones(operation: Operation) -> None:
 def test_lowered_limits_are_the_published_ones(operation: Operation) -> None:
     """A parameter that lowers a limit lowers it to the published burst and steady."""
     published = PUBLISHED[operation.path]
-    assert {name: set(each) for name, each in operation.additional.items()} == {
+    assert {name: set(each) for name, each in operation.additional_fields.items()} == {
         name: set(each) for name, each in published.additional_fields.items()
     }
-    lowered = {name: [each.burst, each.steady] for name, each in operation.reduced.items()}
+    lowered = {name: [each.burst, each.steady] for name, each in operation.reduced_tiers.items()}
     singular = {name.removesuffix("s"): value for name, value in lowered.items()}
     wanted = {name: list(value) for name, value in published.lowered.items()}
     if operation.role != "member_ids":
@@ -49,10 +49,10 @@ def test_lowered_limits_are_the_published_ones(operation: Operation) -> None:
 @pytest.mark.parametrize(
     "operation", [each for each in BOTH if "{id}" not in each.path], ids=lambda each: each.name
 )
-def test_answers_hold_only_published_attributes(shop: Asker, operation: Operation) -> None:
+def test_answers_hold_only_published_attributes(shop: SandboxClient, operation: Operation) -> None:
     """Every attribute and relationship in an answer is a published one."""
     published = PUBLISHED[operation.path]
-    page = shop.get(operation.path + QUERIES.get(operation.path, ""))
+    page = shop.get_document(operation.path + QUERIES.get(operation.path, ""))
     assert page["data"]
     for record in page["data"]:
         assert unpublished(record, published) == []

@@ -9,13 +9,13 @@ import pytest
 from klaviyo_assets import redaction
 from klaviyo_assets.errors import BadKeyError, RequestError
 from klaviyo_assets.redaction import (
-    RedactedOutput,
-    Redaction,
-    holds_key,
-    keep_secret,
-    redact,
-    redact_causes,
-    without_keys,
+    KeyRedactingFilter,
+    KeyRedactingStream,
+    contains_key,
+    redact_error_chain,
+    redact_keys,
+    redact_known_keys,
+    register_secret,
 )
 
 KEY = "pk_0a1b2c3d4e5f60718293a4b5c6d7e8f901"
@@ -27,7 +27,7 @@ ODD = "pk_abcdefghijklmnop"
 def secrets(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Let this process have no keys but those of the test."""
     fresh: set[str] = set()
-    monkeypatch.setattr(redaction, "secrets", fresh)
+    monkeypatch.setattr(redaction, "known_secrets", fresh)
     return fresh
 
 
@@ -46,32 +46,32 @@ def secrets(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 )
 def test_a_key_is_told_by_its_form(text: str) -> None:
     """Wherever it stands, in either case, and cut short."""
-    assert KEY[3:8] not in redact(text).lower()
-    assert "[key]" in redact(text)
+    assert KEY[3:8] not in redact_keys(text).lower()
+    assert "[key]" in redact_keys(text)
 
 
 @pytest.mark.parametrize("text", ["Set it to a private key: pk_ and", "apk_version_20240101"])
 def test_a_word_is_no_key(text: str) -> None:
     """What only looks alike stays."""
-    assert redact(text) == text
-    assert not holds_key(text)
+    assert redact_keys(text) == text
+    assert not contains_key(text)
 
 
 def test_the_keys_of_the_process_are_known_by_their_letters() -> None:
     """Of the process's own keys nothing is left, whatever they look like and stand in."""
     said = f"x{ODD}x and {ODD.upper()}"
-    assert not holds_key(said)
-    keep_secret(ODD)
-    assert holds_key(said)
-    assert redact(said) == "x[key]x and [key]"
-    assert without_keys(said.encode()) == f"x[key]x and {ODD.upper()}".encode()
+    assert not contains_key(said)
+    register_secret(ODD)
+    assert contains_key(said)
+    assert redact_keys(said) == "x[key]x and [key]"
+    assert redact_known_keys(said.encode()) == f"x[key]x and {ODD.upper()}".encode()
 
 
 def test_what_is_too_short_is_no_secret() -> None:
     """An empty variable, or a word in it, takes nothing out of texts."""
-    keep_secret("")
-    keep_secret("events")
-    assert redact("events: 3 rows") == "events: 3 rows"
+    register_secret("")
+    register_secret("events")
+    assert redact_keys("events: 3 rows") == "events: 3 rows"
 
 
 def test_errors_redact_themselves() -> None:
@@ -87,7 +87,7 @@ def test_causes_are_redacted_too() -> None:
     """What led to an exception is in its trace: the whole chain is redacted."""
     outer, inner = ValueError(f"no {KEY}", 3), KeyError(KEY)
     outer.__cause__ = inner
-    redact_causes(outer)
+    redact_error_chain(outer)
     assert outer.args == ("no [key]", 3)
     assert inner.args == ("[key]",)
 
@@ -95,7 +95,7 @@ def test_causes_are_redacted_too() -> None:
 def test_a_logger_with_the_filter_says_no_key(caplog: pytest.LogCaptureFixture) -> None:
     """The message is redacted once its arguments stand in it."""
     logger = logging.getLogger("klaviyo_assets_tests.redaction")
-    logger.addFilter(Redaction())
+    logger.addFilter(KeyRedactingFilter())
     with caplog.at_level(logging.INFO, logger.name):
         logger.info("%s of %d", KEY, 5)
     assert caplog.messages == ["[key] of 5"]
@@ -104,5 +104,5 @@ def test_a_logger_with_the_filter_says_no_key(caplog: pytest.LogCaptureFixture) 
 def test_output_is_redacted_as_it_is_written() -> None:
     """What a verb prints passes as well."""
     out = StringIO()
-    print(f"no {KEY} here", file=cast("TextIO", RedactedOutput(out)))
+    print(f"no {KEY} here", file=cast("TextIO", KeyRedactingStream(out)))
     assert out.getvalue() == "no [key] here\n"

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from klaviyo_assets.model.tiers import REPORT
+from klaviyo_assets.rate_tiers import TIER_REPORT
 from klaviyo_assets.settings import (
     MOST_REPORT_RESERVE,
     Settings,
-    future_refusals,
+    future_date_errors,
     read_settings,
-    settings_as_variables,
+    settings_to_environment,
     unknown_variables,
     variable_of,
     variables,
@@ -213,8 +213,10 @@ def test_a_start_date_is_midnight_in_utc() -> None:
 
 def test_what_is_left_out_is_what_the_setting_names() -> None:
     """Predictive analytics are asked for unless they are disabled."""
-    assert Settings().left_out == frozenset()
-    assert Settings(disable_predictive_analytics=True).left_out == {"predictive_analytics"}
+    assert Settings().excluded_additional_fields == frozenset()
+    assert Settings(disable_predictive_analytics=True).excluded_additional_fields == {
+        "predictive_analytics"
+    }
 
 
 @pytest.mark.parametrize(
@@ -234,7 +236,7 @@ def test_what_is_left_out_is_what_the_setting_names() -> None:
 )
 def test_settings_are_told_as_variables_and_read_back(settings: Settings) -> None:
     """Settings that somebody writes in Python mean what their variables mean."""
-    assert read_settings(settings_as_variables(settings)) == (settings, ())
+    assert read_settings(settings_to_environment(settings)) == (settings, ())
 
 
 @pytest.mark.parametrize(
@@ -259,12 +261,12 @@ def test_a_first_day_in_the_future_is_refused() -> None:
     today = date(2026, 11, 30)
     for day, refused in ((today, 0), (date(2026, 12, 1), 0), (date(2026, 12, 2), 2)):
         settings = Settings(start_date=day, report_start_date=day)
-        assert len(future_refusals(settings, today=today)) == refused
+        assert len(future_date_errors(settings, today=today)) == refused
 
 
 def test_the_reserve_of_report_requests_leaves_one_of_the_published_limit() -> None:
     """The bound of the setting and the tier that Klaviyo publishes are one number."""
-    assert REPORT.daily == MOST_REPORT_RESERVE + 1
+    assert TIER_REPORT.daily == MOST_REPORT_RESERVE + 1
 
 
 def test_every_setting_is_documented() -> None:

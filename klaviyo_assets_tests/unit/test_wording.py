@@ -2,7 +2,7 @@
 
 import pytest
 
-from klaviyo_assets.wording import duration, quantity
+from klaviyo_assets.wording import format_quantity, format_seconds
 
 
 @pytest.mark.parametrize(
@@ -10,12 +10,12 @@ from klaviyo_assets.wording import duration, quantity
 )
 def test_what_is_counted_has_its_plural(number: int, said: str) -> None:
     """One is a singular, everything else a plural, thousands are apart."""
-    assert quantity(number, "row") == said
+    assert format_quantity(number, "row") == said
 
 
 def test_a_plural_of_its_own() -> None:
     """A noun that takes no plain s brings its plural along."""
-    assert quantity(2, "stretch", plural="stretches") == "2 stretches"
+    assert format_quantity(2, "stretch", plural="stretches") == "2 stretches"
 
 
 @pytest.mark.parametrize(
@@ -31,4 +31,4 @@ def test_a_plural_of_its_own() -> None:
 )
 def test_a_time_is_said_as_people_say_it(seconds: float, said: str) -> None:
     """Tenths only where they matter, minutes from a minute on."""
-    assert duration(seconds) == said
+    assert format_seconds(seconds) == said

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Final
 
-from klaviyo_assets.sandbox.facts.operation import REPORT, Operation, S
+from klaviyo_assets.sandbox.facts.schema import PUBLISHED_REPORT, PUBLISHED_S, Operation
 
-RATES: Final = (
+PUBLISHED_RATES: Final = (
     "bounce_rate",
     "bounced_or_failed_rate",
     "click_rate",
@@ -17,8 +17,8 @@ RATES: Final = (
     "spam_complaint_rate",
     "unsubscribe_rate",
 )
-STATISTICS: Final = (
-    *RATES,
+PUBLISHED_STATISTICS: Final = (
+    *PUBLISHED_RATES,
     "average_order_value",
     "bounced",
     "bounced_or_failed",
@@ -58,9 +58,9 @@ TIMEFRAME_KEYS: Final = (
     "today",
     "yesterday",
 )
-INTERVAL_DAYS: Final = {"hourly": 7, "daily": 60, "weekly": 364, "monthly": 364}
-LISTED: Final = ("tag_id", "tag_name")
-_SHARED: Final = ("send_channel", "text_message_format", "variation", "variation_name")
+INTERVAL_MAX_DAYS: Final = {"hourly": 7, "daily": 60, "weekly": 364, "monthly": 364}
+TAG_GROUPINGS: Final = ("tag_id", "tag_name")
+_SHARED_GROUPINGS: Final = ("send_channel", "text_message_format", "variation", "variation_name")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,36 +68,55 @@ class ReportFacts:
     """What one report may be asked: groupings, the ones that must be among them, filters."""
 
     group_by: tuple[str, ...]
-    required: tuple[str, ...]
+    required_groupings: tuple[str, ...]
     filters: tuple[str, ...]
     is_series: bool = False
 
     @property
-    def default(self) -> tuple[str, ...]:
+    def default_groupings(self) -> tuple[str, ...]:
         """The groupings when none are asked for."""
-        return (*self.required, "send_channel")
+        return (*self.required_groupings, "send_channel")
 
 
-_CAMPAIGN: Final = ("campaign_id", "campaign_message_id")
-_FLOW: Final = ("flow_id", "flow_message_id")
-_FLOW_NAMES: Final = ("flow_name", "flow_message_name")
-_FLOW_GROUPS: Final = (*_FLOW, *_FLOW_NAMES, *_SHARED, *LISTED)
+_CAMPAIGN_GROUPINGS: Final = ("campaign_id", "campaign_message_id")
+_FLOW_GROUPINGS: Final = ("flow_id", "flow_message_id")
+_FLOW_NAME_GROUPINGS: Final = ("flow_name", "flow_message_name")
+_ALL_FLOW_GROUPINGS: Final = (
+    *_FLOW_GROUPINGS,
+    *_FLOW_NAME_GROUPINGS,
+    *_SHARED_GROUPINGS,
+    *TAG_GROUPINGS,
+)
 
-REPORTS: Final[dict[str, ReportFacts]] = {
+REPORT_FACTS: Final[dict[str, ReportFacts]] = {
     "campaign-values-report": ReportFacts(
-        group_by=(*_CAMPAIGN, "campaign_message_name", "group", "group_name", *_SHARED, *LISTED),
-        required=_CAMPAIGN,
-        filters=(*_CAMPAIGN, "campaign_message_name", *_SHARED, *LISTED),
+        group_by=(
+            *_CAMPAIGN_GROUPINGS,
+            "campaign_message_name",
+            "group",
+            "group_name",
+            *_SHARED_GROUPINGS,
+            *TAG_GROUPINGS,
+        ),
+        required_groupings=_CAMPAIGN_GROUPINGS,
+        filters=(*_CAMPAIGN_GROUPINGS, "campaign_message_name", *_SHARED_GROUPINGS, *TAG_GROUPINGS),
     ),
-    "flow-values-report": ReportFacts(group_by=_FLOW_GROUPS, required=_FLOW, filters=_FLOW_GROUPS),
+    "flow-values-report": ReportFacts(
+        group_by=_ALL_FLOW_GROUPINGS,
+        required_groupings=_FLOW_GROUPINGS,
+        filters=_ALL_FLOW_GROUPINGS,
+    ),
     "flow-series-report": ReportFacts(
-        group_by=_FLOW_GROUPS, required=_FLOW, filters=_FLOW_GROUPS, is_series=True
+        group_by=_ALL_FLOW_GROUPINGS,
+        required_groupings=_FLOW_GROUPINGS,
+        filters=_ALL_FLOW_GROUPINGS,
+        is_series=True,
     ),
 }
 
-MEASUREMENTS: Final = ("count", "sum_value", "unique")
+AGGREGATE_MEASUREMENTS: Final = ("count", "sum_value", "unique")
 AGGREGATE_INTERVALS: Final = ("hour", "day", "week", "month")
-DIMENSIONS: Final = frozenset(
+AGGREGATE_DIMENSIONS: Final = frozenset(
     {
         *(
             "$attributed_channel",
@@ -114,16 +133,16 @@ DIMENSIONS: Final = frozenset(
     }
 )
 
-REPORTING: tuple[Operation, ...] = (
+REPORTING_OPERATIONS: tuple[Operation, ...] = (
     Operation(
         name="query_campaign_values",
         path="/api/campaign-values-reports",
         method="POST",
         role="report",
         kind="campaign-values-report",
-        tier=REPORT,
+        tier=PUBLISHED_REPORT,
         scopes=("campaigns:read",),
-        fields={"campaign-values-report": frozenset({"id", "results"})},
+        fieldsets={"campaign-values-report": frozenset({"id", "results"})},
     ),
     Operation(
         name="query_flow_values",
@@ -131,9 +150,9 @@ REPORTING: tuple[Operation, ...] = (
         method="POST",
         role="report",
         kind="flow-values-report",
-        tier=REPORT,
+        tier=PUBLISHED_REPORT,
         scopes=("flows:read",),
-        fields={"flow-values-report": frozenset({"id", "results"})},
+        fieldsets={"flow-values-report": frozenset({"id", "results"})},
     ),
     Operation(
         name="query_flow_series",
@@ -141,9 +160,9 @@ REPORTING: tuple[Operation, ...] = (
         method="POST",
         role="report",
         kind="flow-series-report",
-        tier=REPORT,
+        tier=PUBLISHED_REPORT,
         scopes=("flows:read",),
-        fields={"flow-series-report": frozenset({"id", "results", "date_times"})},
+        fieldsets={"flow-series-report": frozenset({"id", "results", "date_times"})},
     ),
     Operation(
         name="query_metric_aggregates",
@@ -151,8 +170,8 @@ REPORTING: tuple[Operation, ...] = (
         method="POST",
         role="report",
         kind="metric-aggregate",
-        tier=S,
+        tier=PUBLISHED_S,
         scopes=("metrics:read",),
-        fields={"metric-aggregate": frozenset({"id", "data", "dates"})},
+        fieldsets={"metric-aggregate": frozenset({"id", "data", "dates"})},
     ),
 )

@@ -7,24 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from klaviyo_assets.api.client import Client
-from klaviyo_assets.api.exchange import Request
-from klaviyo_assets.api.ledger import Ledger
-from klaviyo_assets.api.protocol import REVISION
-from klaviyo_assets.model.tiers import XL, Budget
-from klaviyo_assets_tests.integration.api.wire import Server
+from klaviyo_assets.api.client import KlaviyoClient
+from klaviyo_assets.api.messages import Request
+from klaviyo_assets.api.rate_limiter import RateLimiter
+from klaviyo_assets.api.requests import REVISION
+from klaviyo_assets.rate_tiers import TIER_XL, RateLimitBucket
+from klaviyo_assets_tests.integration.api.scripted_server import ScriptedServer
 
 KEY = "pk_0123456789abcdef0123456789abcdef01"
 
 
 @dataclass(slots=True)
-class MovedTime:
+class FakeClock:
     """Time that passes only while somebody sleeps; each sleep is noted, in seconds."""
 
     now: float = 1_795_000_000.0
     sleeps: list[float] = field(default_factory=list[float])
 
-    def clock(self) -> float:
+    def wall_time(self) -> float:
         """Tell the wall clock's time."""
         return self.now
 
@@ -35,9 +35,9 @@ class MovedTime:
 
 
 @pytest.fixture
-def moved() -> MovedTime:
+def moved() -> FakeClock:
     """Give a clock that sleeping moves."""
-    return MovedTime()
+    return FakeClock()
 
 
 @pytest.fixture(autouse=True)
@@ -49,27 +49,30 @@ def direct(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.lower(), raising=False)
 
 
-MakeClient = Callable[..., Client]
+MakeClient = Callable[..., KlaviyoClient]
 
 
 @pytest.fixture
-def client_of(tmp_path: Path, moved: MovedTime) -> Iterator[MakeClient]:
+def client_of(tmp_path: Path, moved: FakeClock) -> Iterator[MakeClient]:
     """Give a function that makes a client of a server; waits take no time but on `moved`."""
     with ExitStack() as stack:
 
         def make(
-            server: Server | str, *, timeout_seconds: float = 5.0, max_waiting: float = 600.0
-        ) -> Client:
-            ledger = stack.enter_context(closing(Ledger(tmp_path, "a", clock=moved.clock)))
-            client = Client(
+            server: ScriptedServer | str,
+            *,
+            timeout_seconds: float = 5.0,
+            max_waiting: float = 600.0,
+        ) -> KlaviyoClient:
+            ledger = stack.enter_context(closing(RateLimiter(tmp_path, "a", clock=moved.wall_time)))
+            client = KlaviyoClient(
                 base_url=server if isinstance(server, str) else server.url,
-                key=KEY,
+                api_key=KEY,
                 revision=REVISION,
                 ledger=ledger,
                 timeout_seconds=timeout_seconds,
-                max_waiting=max_waiting,
+                max_rate_limit_wait_seconds=max_waiting,
                 sleep=moved.sleep,
-                clock=moved.clock,
+                clock=moved.wall_time,
                 chance=lambda: 0.0,
             )
             return stack.enter_context(closing(client))
@@ -82,11 +85,11 @@ def patient_client_of(tmp_path: Path) -> Iterator[MakeClient]:
     """Give a function that makes a client which really sleeps."""
     with ExitStack() as stack:
 
-        def make(server: Server, *, timeout_seconds: float = 5.0) -> Client:
-            ledger = stack.enter_context(closing(Ledger(tmp_path, "a")))
-            client = Client(
+        def make(server: ScriptedServer, *, timeout_seconds: float = 5.0) -> KlaviyoClient:
+            ledger = stack.enter_context(closing(RateLimiter(tmp_path, "a")))
+            client = KlaviyoClient(
                 base_url=server.url,
-                key=KEY,
+                api_key=KEY,
                 revision=REVISION,
                 ledger=ledger,
                 timeout_seconds=timeout_seconds,
@@ -96,7 +99,7 @@ def patient_client_of(tmp_path: Path) -> Iterator[MakeClient]:
         yield make
 
 
-def events(server: Server, query: str = "") -> Request:
+def events_request(server: ScriptedServer, query: str = "") -> Request:
     """Return a request for events of a server."""
     url = f"{server.url}/api/events" + (f"?{query}" if query else "")
-    return Request("GET", url, (Budget("GET /api/events", XL),), "/api/events")
+    return Request("GET", url, (RateLimitBucket("GET /api/events", TIER_XL),), "/api/events")

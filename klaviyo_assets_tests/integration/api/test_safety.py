@@ -10,10 +10,10 @@ import pytest
 import requests
 from requests.utils import get_netrc_auth
 
-from klaviyo_assets.api.exchange import Answer, Request
-from klaviyo_assets.api.gate import READING_POSTS
-from klaviyo_assets.api.protocol import next_request
-from klaviyo_assets.api.retries import Policy
+from klaviyo_assets.api.messages import Request, Response
+from klaviyo_assets.api.request_guard import READ_ONLY_POST_PATHS
+from klaviyo_assets.api.requests import next_page_request
+from klaviyo_assets.api.retry import RetryPolicy
 from klaviyo_assets.errors import (
     BrokenBodyError,
     ConfigError,
@@ -24,102 +24,102 @@ from klaviyo_assets.errors import (
     RequestError,
     SettingError,
 )
-from klaviyo_assets_tests.integration.api.conftest import KEY, MakeClient, MovedTime, events
-from klaviyo_assets_tests.integration.api.wire import (
-    CERTIFICATE,
-    PAGE,
-    Act,
-    Seen,
-    Server,
-    cut,
-    hang,
-    raw,
-    reply,
-    reset,
-    serving,
+from klaviyo_assets_tests.integration.api.conftest import KEY, FakeClock, MakeClient, events_request
+from klaviyo_assets_tests.integration.api.scripted_server import (
+    CERTIFICATE_PATH,
+    PAGE_BODY,
+    ReceivedRequest,
+    ScriptedServer,
+    ServerAction,
+    run_server,
+    send_and_close,
+    send_and_hang,
+    send_and_reset,
+    send_bytes,
+    send_response,
 )
 
 PERSON = "jane.doe@example.com"
 
 
-def body_of(answer: Answer) -> bytes:
+def body_of(answer: Response) -> bytes:
     """Read anything."""
     return answer.body
 
 
-def nothing_good(_: Answer) -> NoReturn:
+def nothing_good(_: Response) -> NoReturn:
     """Find every body broken."""
     raise BrokenBodyError("not valid JSON")
 
 
 def test_another_server_hears_nothing(client_of: MakeClient) -> None:
     """A next link to another host is refused, and so is a request that goes there anyway."""
-    with serving(reply()) as server, serving(reply()) as other:
+    with run_server(send_response()) as server, run_server(send_response()) as other:
         client = client_of(server)
-        first = events(server)
+        first = events_request(server)
         with pytest.raises(ForeignLinkError):
-            next_request(first, f"{other.url}/api/events?page%5Bcursor%5D=a", seen=set())
+            next_page_request(first, f"{other.url}/api/events?page%5Bcursor%5D=a", seen_urls=set())
         with pytest.raises(ForeignLinkError):
-            client.read(events(other), body_of, stream="events")
-        assert (other.seen, other.connections, server.seen) == ([], 0, [])
+            client.fetch(events_request(other), body_of, stream="events")
+        assert (other.received, other.connections, server.received) == ([], 0, [])
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_not_followed(status: int, client_of: MakeClient) -> None:
     """A redirect is an error that names where it leads; nobody there sees the key."""
-    with serving(reply()) as other:
+    with run_server(send_response()) as other:
         location = {"Location": f"{other.url}/api/events"}
-        with serving(reply(status, b"", location)) as server:
+        with run_server(send_response(status, b"", location)) as server:
             with pytest.raises(RequestError, match=r"Redirects \(here to 127\.0\.0\.1\)"):
-                client_of(server).read(events(server), body_of, stream="events")
-            assert len(server.seen) == 1
+                client_of(server).fetch(events_request(server), body_of, stream="events")
+            assert len(server.received) == 1
         assert other.connections == 0
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
 def test_what_could_write_opens_no_socket(method: str, client_of: MakeClient) -> None:
     """A request that is neither GET nor a reading POST is refused before anything is sent."""
-    with serving(reply()) as server:
-        request = replace(events(server), method=method, body=b"{}")
+    with run_server(send_response()) as server:
+        request = replace(events_request(server), method=method, body=b"{}")
         with pytest.raises(PermanentError, match="only reads"):
-            client_of(server).read(request, body_of, stream="events")
+            client_of(server).fetch(request, body_of, stream="events")
         assert server.connections == 0
 
 
 def test_a_reading_post_carries_its_body(client_of: MakeClient) -> None:
     """The POSTs that read are sent with their JSON and its type, and tried again like GETs."""
-    with serving(reply(503, b""), reply()) as server:
+    with run_server(send_response(503, b""), send_response()) as server:
         client = client_of(server)
-        for path in sorted(READING_POSTS):
+        for path in sorted(READ_ONLY_POST_PATHS):
             request = Request("POST", server.url + path, (), path, b'{"data":{}}')
-            assert client.read(request, body_of, stream="reports") == PAGE
-        assert {seen.body for seen in server.seen} == {b'{"data":{}}'}
-        assert {seen.headers["content-type"] for seen in server.seen} == {
+            assert client.fetch(request, body_of, stream="reports") == PAGE_BODY
+        assert {seen.body for seen in server.received} == {b'{"data":{}}'}
+        assert {seen.headers["content-type"] for seen in server.received} == {
             "application/vnd.api+json"
         }
-        assert len(server.seen) == len(READING_POSTS) + 1
+        assert len(server.received) == len(READ_ONLY_POST_PATHS) + 1
 
 
 def test_a_certificate_nobody_vouches_for_is_refused(
-    client_of: MakeClient, moved: MovedTime
+    client_of: MakeClient, moved: FakeClock
 ) -> None:
     """An unknown authority fails at once: no second try, no request, no way around."""
-    with serving(reply(), is_tls=True) as server:
+    with run_server(send_response(), is_tls=True) as server:
         with pytest.raises(ConfigError, match="CERTIFICATE_VERIFY_FAILED"):
-            client_of(server).read(events(server), body_of, stream="events")
-        assert (server.seen, server.connections, moved.sleeps) == ([], 1, [])
+            client_of(server).fetch(events_request(server), body_of, stream="events")
+        assert (server.received, server.connections, moved.sleeps) == ([], 1, [])
 
 
 def test_a_certificate_for_another_name_is_refused(
     client_of: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The right authority for the wrong host is not the right host."""
-    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
-    with serving(reply(), is_tls=True) as server:
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE_PATH))
+    with run_server(send_response(), is_tls=True) as server:
         server.url = server.url.replace("localhost", "127.0.0.1")
         with pytest.raises(ConfigError, match=r"not valid for '127\.0\.0\.1'"):
-            client_of(server).read(events(server), body_of, stream="events")
-        assert server.seen == []
+            client_of(server).fetch(events_request(server), body_of, stream="events")
+        assert server.received == []
 
 
 @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
@@ -127,12 +127,14 @@ def test_an_authority_of_ones_own_can_be_named(
     name: str, client_of: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With its file named the server is verified and read, with deadlines as over plain http."""
-    monkeypatch.setenv(name, str(CERTIFICATE))
-    with serving(reply(), hang(b"HTTP/1.1 200 OK\r\n"), reply(), is_tls=True) as server:
+    monkeypatch.setenv(name, str(CERTIFICATE_PATH))
+    with run_server(
+        send_response(), send_and_hang(b"HTTP/1.1 200 OK\r\n"), send_response(), is_tls=True
+    ) as server:
         client = client_of(server, timeout_seconds=1.0)
         for _ in range(2):
-            assert client.read(events(server), body_of, stream="events") == PAGE
-        assert client.counters.retries == 1
+            assert client.fetch(events_request(server), body_of, stream="events") == PAGE_BODY
+        assert client.stats.retries == 1
 
 
 def test_the_bundle_of_requests_goes_before_that_of_openssl(
@@ -142,13 +144,15 @@ def test_the_bundle_of_requests_goes_before_that_of_openssl(
     folder = tmp_path / "authorities"
     folder.mkdir()
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(folder))
-    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
-    with serving(reply(), is_tls=True) as server:
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE_PATH))
+    with run_server(send_response(), is_tls=True) as server:
         with pytest.raises(ConfigError, match="CERTIFICATE_VERIFY_FAILED"):
-            client_of(server).read(events(server), body_of, stream="events")
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATE))
+            client_of(server).fetch(events_request(server), body_of, stream="events")
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATE_PATH))
         monkeypatch.setenv("SSL_CERT_FILE", str(folder / "gone.pem"))
-        assert client_of(server).read(events(server), body_of, stream="events") == PAGE
+        assert (
+            client_of(server).fetch(events_request(server), body_of, stream="events") == PAGE_BODY
+        )
 
 
 @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"])
@@ -178,39 +182,41 @@ def test_what_netrc_holds_never_takes_the_place_of_the_key(
     client_of: MakeClient, bare_environment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A `.netrc` with this very host, at home and named by NETRC: the key's header stays."""
-    with serving(reply()) as server:
+    with run_server(send_response()) as server:
         netrc = bare_environment / ".netrc"
         netrc.write_text(NETRC.format(host="127.0.0.1"))
         netrc.chmod(0o600)
         assert get_netrc_auth(server.url) == ("jane", "secret")
         client = client_of(server)
         for _ in range(2):
-            client.read(events(server), body_of, stream="events")
+            client.fetch(events_request(server), body_of, stream="events")
             monkeypatch.setenv("NETRC", str(netrc))
         # Nor would it, were a request prepared as `requests` does it.
         asked = requests.Request("GET", f"{server.url}/api/events", headers=client.headers)
         prepared = client.session.prepare_request(asked)
     assert prepared.headers["Authorization"] == f"Klaviyo-API-Key {KEY}"
-    assert {seen.headers["authorization"] for seen in server.seen} == {f"Klaviyo-API-Key {KEY}"}
-    assert len(server.seen) == 2
+    assert {seen.headers["authorization"] for seen in server.received} == {f"Klaviyo-API-Key {KEY}"}
+    assert len(server.received) == 2
 
 
 def test_a_cookie_is_not_kept(client_of: MakeClient) -> None:
     """What a server sets is not sent back, and not even remembered."""
-    with serving(reply(200, PAGE, {"Set-Cookie": "__cf_bm=1; Path=/; Max-Age=1800"})) as server:
+    with run_server(
+        send_response(200, PAGE_BODY, {"Set-Cookie": "__cf_bm=1; Path=/; Max-Age=1800"})
+    ) as server:
         client = client_of(server)
         for _ in range(2):
-            client.read(events(server), body_of, stream="events")
+            client.fetch(events_request(server), body_of, stream="events")
         asked = requests.Request("GET", f"{server.url}/api/events")
         prepared = client.session.prepare_request(asked)
-    assert [seen.headers.get("cookie") for seen in server.seen] == [None] * 2
+    assert [seen.headers.get("cookie") for seen in server.received] == [None] * 2
     assert "Cookie" not in prepared.headers
     assert list(client.session.cookies) == []
 
 
 def test_the_session_has_a_way_to_one_server_only(client_of: MakeClient) -> None:
     """Whatever were asked of it, another host, port or scheme has no adapter."""
-    with serving(reply()) as server, serving(reply()) as other:
+    with run_server(send_response()) as server, run_server(send_response()) as other:
         session = client_of(server).session
         for url in (other.url, "http://127.0.0.1:1", server.url.replace("http:", "https:")):
             with pytest.raises(requests.exceptions.InvalidSchema):
@@ -222,18 +228,18 @@ def test_a_redirects_body_is_bounded_too(client_of: MakeClient) -> None:
     """An endless redirect ends at the size that any answer may have, and is not followed."""
     head = b"HTTP/1.1 302 Found\r\nLocation: /api/lists\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = b"10000\r\n" + b"x" * 65_536 + b"\r\n"
-    with serving(raw(head + chunk * 320)) as server:
+    with run_server(send_bytes(head + chunk * 320)) as server:
         client = client_of(server)
         client.max_body_bytes = 2**20
         with pytest.raises(RequestError, match="Redirects"):
-            client.read(events(server), body_of, stream="events")
-        assert len(server.seen) == 1
+            client.fetch(events_request(server), body_of, stream="events")
+        assert len(server.received) == 1
 
 
-def tunnel(target: Server) -> Act:
+def tunnel(target: ScriptedServer) -> ServerAction:
     """Answer a CONNECT as a proxy does: from then on pass bytes to `target` and back."""
 
-    def act(line: socket.socket, _: Server) -> None:
+    def act(line: socket.socket, _: ScriptedServer) -> None:
         port = int(target.url.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port)) as onward:
             line.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
@@ -254,13 +260,13 @@ def test_a_proxy_sees_the_host_and_never_the_key(
     client_of: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through a proxy the connection is TLS to Klaviyo's own certificate, end to end."""
-    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
-    with serving(reply(), is_tls=True) as server, serving(tunnel(server)) as proxy:
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE_PATH))
+    with run_server(send_response(), is_tls=True) as server, run_server(tunnel(server)) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url.replace("//", "//jane:secret@"))
         client = client_of(server)
-        assert client.read(events(server), body_of, stream="events") == PAGE
-        assert server.seen[0].headers["authorization"] == f"Klaviyo-API-Key {KEY}"
-        (seen,) = proxy.seen
+        assert client.fetch(events_request(server), body_of, stream="events") == PAGE_BODY
+        assert server.received[0].headers["authorization"] == f"Klaviyo-API-Key {KEY}"
+        (seen,) = proxy.received
     assert seen.line.startswith("CONNECT localhost:")
     assert seen.headers["proxy-authorization"] == "Basic amFuZTpzZWNyZXQ="
     assert KEY not in str(seen)
@@ -271,16 +277,22 @@ def test_each_of_the_usual_variables_names_a_proxy(
     name: str, client_of: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a scheme or without one; NO_PROXY exempts the host, or a host above it."""
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATE))
-    with serving(reply(), is_tls=True) as server, serving(tunnel(server)) as proxy:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATE_PATH))
+    with run_server(send_response(), is_tls=True) as server, run_server(tunnel(server)) as proxy:
         for value in (proxy.url, proxy.url.removeprefix("http://")):
             monkeypatch.setenv(name, value)
-            assert client_of(server).read(events(server), body_of, stream="events") == PAGE
-        assert len(proxy.seen) == 2
+            assert (
+                client_of(server).fetch(events_request(server), body_of, stream="events")
+                == PAGE_BODY
+            )
+        assert len(proxy.received) == 2
         for exempt in ("localhost", "*", "example.com, localhost"):
             monkeypatch.setenv("NO_PROXY", exempt)
-            assert client_of(server).read(events(server), body_of, stream="events") == PAGE
-        assert (len(proxy.seen), len(server.seen)) == (2, 5)
+            assert (
+                client_of(server).fetch(events_request(server), body_of, stream="events")
+                == PAGE_BODY
+            )
+        assert (len(proxy.received), len(server.received)) == (2, 5)
 
 
 @pytest.mark.parametrize("exempt", ["a.klaviyo.com", ".klaviyo.com", "klaviyo.com", "*"])
@@ -340,11 +352,11 @@ def test_a_proxy_that_refuses_is_told(
     client_of: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A proxy's own 407 is a lost connection whose text says so."""
-    with serving(cut(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")) as proxy:
+    with run_server(send_and_close(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         with pytest.raises(ConnectionLostError, match="407 Proxy Authentication Required"):
-            client_of("https://localhost:1").read(
-                events(Server("https://localhost:1")), body_of, stream="events"
+            client_of("https://localhost:1").fetch(
+                events_request(ScriptedServer("https://localhost:1")), body_of, stream="events"
             )
 
 
@@ -354,8 +366,10 @@ def test_plain_http_to_loopback_needs_no_proxy(
     """The sandbox is reached directly, whatever the environment says."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
-    with serving(reply()) as server:
-        assert client_of(server).read(events(server), body_of, stream="events") == PAGE
+    with run_server(send_response()) as server:
+        assert (
+            client_of(server).fetch(events_request(server), body_of, stream="events") == PAGE_BODY
+        )
 
 
 def free_port() -> int:
@@ -365,19 +379,21 @@ def free_port() -> int:
 
 
 def test_a_refused_connection_is_tried_again_then_told(
-    client_of: MakeClient, moved: MovedTime
+    client_of: MakeClient, moved: FakeClock
 ) -> None:
     """Nobody there: six tries, then the host and what to look at; no try cost a request."""
-    server = Server(f"http://127.0.0.1:{free_port()}")
-    policy = Policy(tries=2)
+    server = ScriptedServer(f"http://127.0.0.1:{free_port()}")
+    policy = RetryPolicy(max_tries=2)
     with pytest.raises(ConnectionLostError, match=r"from 127\.0\.0\.1: ConnectionRefused") as told:
-        client_of(server).read(events(server), body_of, stream="events", policy=policy)
+        client_of(server).fetch(
+            events_request(server), body_of, stream="events", retry_policy=policy
+        )
     assert len(moved.sleeps) == 5
     assert not told.value.was_sent
 
 
 def test_a_name_that_cannot_be_resolved_is_tried_again_then_told(
-    client_of: MakeClient, moved: MovedTime, monkeypatch: pytest.MonkeyPatch
+    client_of: MakeClient, moved: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DNS failures pass more often than not; the text names the host."""
 
@@ -385,14 +401,14 @@ def test_a_name_that_cannot_be_resolved_is_tried_again_then_told(
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    server = Server("https://a.klaviyo.com")
+    server = ScriptedServer("https://a.klaviyo.com")
     with pytest.raises(ConnectionLostError, match=r"a\.klaviyo\.com: gaierror: .*not known"):
-        client_of(server).read(events(server), body_of, stream="events")
+        client_of(server).fetch(events_request(server), body_of, stream="events")
     assert len(moved.sleeps) == 5
 
 
 def test_a_name_that_is_blocked_is_told(
-    client_of: MakeClient, moved: MovedTime, monkeypatch: pytest.MonkeyPatch
+    client_of: MakeClient, moved: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A DNS filter answers 0.0.0.0: retried, then named for what it is."""
     nowhere = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("0.0.0.0", free_port()))  # noqa: S104
@@ -401,53 +417,58 @@ def test_a_name_that_is_blocked_is_told(
         return [nowhere]
 
     monkeypatch.setattr(socket, "getaddrinfo", blocked)
-    server = Server("https://a.klaviyo.com")
+    server = ScriptedServer("https://a.klaviyo.com")
     with pytest.raises(ConnectionLostError, match=r"resolves to 0\.0\.0\.0: a DNS filter"):
-        client_of(server).read(events(server), body_of, stream="events")
+        client_of(server).fetch(events_request(server), body_of, stream="events")
     assert len(moved.sleeps) == 5
 
 
 @pytest.mark.parametrize("raw_key", ["", f"{KEY}\n", "AbC123"], ids=["none", "line", "public"])
 def test_a_key_that_cannot_be_one_opens_no_socket(raw_key: str, client_of: MakeClient) -> None:
     """A client is not even made with it."""
-    with serving(reply()) as server:
+    with run_server(send_response()) as server:
         client = client_of(server)
         with pytest.raises(SettingError):
             type(client)(
-                base_url=server.url, key=raw_key, revision="2026-07-15", ledger=client.ledger
+                base_url=server.url,
+                api_key=raw_key,
+                revision="2026-07-15",
+                ledger=client.rate_limiter,
             )
 
 
 FAULTS = {
-    "key and person in a 400": reply(
+    "key and person in a 400": send_response(
         400,
         b'{"errors":[{"code":"invalid","detail":"%s said \'%s\'"}]}'
         % (KEY.encode(), PERSON.encode()),
     ),
-    "401": reply(401, b'{"errors":[{"detail":"%s"}]}' % KEY.encode()),
-    "403": reply(403, b'{"errors":[{"detail":"%s"}]}' % PERSON.encode()),
-    "429": reply(429, b'{"errors":[{"detail":"%s"}]}' % KEY.encode(), {"Retry-After": "1"}),
-    "500": reply(500, b'{"errors":[{"detail":"%s %s"}]}' % (KEY.encode(), PERSON.encode())),
-    "redirect": reply(302, b"", {"Location": f"https://{KEY}.example/{PERSON}"}),
-    "reset": reset(b""),
-    "echoed status line": raw(b"%s %s\r\n\r\n" % (KEY.encode(), PERSON.encode())),
-    "echoed header": cut(b"HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\n" % KEY.encode()),
-    "gzip": reply(200, KEY.encode(), {"Content-Encoding": "gzip"}),
-    "coding": reply(200, b"x", {"Content-Encoding": KEY}),
+    "401": send_response(401, b'{"errors":[{"detail":"%s"}]}' % KEY.encode()),
+    "403": send_response(403, b'{"errors":[{"detail":"%s"}]}' % PERSON.encode()),
+    "429": send_response(429, b'{"errors":[{"detail":"%s"}]}' % KEY.encode(), {"Retry-After": "1"}),
+    "500": send_response(500, b'{"errors":[{"detail":"%s %s"}]}' % (KEY.encode(), PERSON.encode())),
+    "redirect": send_response(302, b"", {"Location": f"https://{KEY}.example/{PERSON}"}),
+    "reset": send_and_reset(b""),
+    "echoed status line": send_bytes(b"%s %s\r\n\r\n" % (KEY.encode(), PERSON.encode())),
+    "echoed header": send_and_close(
+        b"HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\n" % KEY.encode()
+    ),
+    "gzip": send_response(200, KEY.encode(), {"Content-Encoding": "gzip"}),
+    "coding": send_response(200, b"x", {"Content-Encoding": KEY}),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
 def test_no_failure_shows_the_key_or_a_person(
-    fault: Act, client_of: MakeClient, caplog: pytest.LogCaptureFixture
+    fault: ServerAction, client_of: MakeClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Logs at DEBUG, the error, its causes and the client's own text hold neither."""
     query = "filter=equals%28email%2C%22jane.doe%40example.com%22%29"
-    with caplog.at_level(logging.DEBUG), serving(fault) as server:
+    with caplog.at_level(logging.DEBUG), run_server(fault) as server:
         client = client_of(server, max_waiting=3)
         with pytest.raises(KlaviyoAssetsError) as caught:
-            client.read(events(server, query), nothing_good, stream="events")
-    shown = [caplog.text, repr(client), str(events(server, query))]
+            client.fetch(events_request(server, query), nothing_good, stream="events")
+    shown = [caplog.text, repr(client), str(events_request(server, query))]
     error: BaseException | None = caught.value
     while error is not None:
         shown += [str(error), repr(error), str(vars(error))]
@@ -459,5 +480,5 @@ def test_no_failure_shows_the_key_or_a_person(
 
 def test_what_a_test_server_saw_is_really_the_key() -> None:
     """The tests above would find the key if it were there."""
-    seen = Seen(0, "", {"authorization": f"Klaviyo-API-Key {KEY}"}, b"")
+    seen = ReceivedRequest(0, "", {"authorization": f"Klaviyo-API-Key {KEY}"}, b"")
     assert KEY[:12] in str(seen)

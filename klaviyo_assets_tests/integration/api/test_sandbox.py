@@ -11,14 +11,19 @@ from threading import Timer
 
 import pytest
 
-from klaviyo_assets.api.client import Client
-from klaviyo_assets.api.exchange import Answer
-from klaviyo_assets.api.ledger import Ledger
-from klaviyo_assets.api.protocol import REVISION, detail_request, first_request, next_request
+from klaviyo_assets.api.client import KlaviyoClient
+from klaviyo_assets.api.messages import Response
+from klaviyo_assets.api.rate_limiter import RateLimiter
+from klaviyo_assets.api.requests import (
+    REVISION,
+    detail_request,
+    first_page_request,
+    next_page_request,
+)
 from klaviyo_assets.errors import StoppedError
-from klaviyo_assets.model.stream import WHOLE, Collection, Stream
+from klaviyo_assets.model.stream import WHOLE_COLLECTION, Collection, Stream
 from klaviyo_assets.model.window import Window
-from klaviyo_assets.sandbox import DEFAULT_KEY, Account, Sandbox, serve
+from klaviyo_assets.sandbox import DEFAULT_KEY, AccountConfig, Sandbox, serve
 from klaviyo_assets.streams import COLLECTIONS, STREAMS
 
 SECONDS = 5.0
@@ -29,7 +34,7 @@ LISTS = 23
 PAGED = [stream for stream in COLLECTIONS if isinstance(stream.source, Collection)]
 
 
-SHOP = Account(events=500, profiles=60, lists=LISTS, campaigns=12)
+SHOP = AccountConfig(events=500, profiles=60, lists=LISTS, campaigns=12)
 
 
 @pytest.fixture
@@ -40,40 +45,42 @@ def sandbox() -> Generator[Sandbox]:
 
 
 @pytest.fixture
-def client(sandbox: Sandbox, tmp_path: Path) -> Generator[Client]:
+def client(sandbox: Sandbox, tmp_path: Path) -> Generator[KlaviyoClient]:
     """Give a client that takes every limit whole."""
     with client_of(sandbox, tmp_path) as made:
         yield made
 
 
 @contextmanager
-def client_of(sandbox: Sandbox, folder: Path, *, scale: float = 1.0) -> Generator[Client]:
+def client_of(sandbox: Sandbox, folder: Path, *, scale: float = 1.0) -> Generator[KlaviyoClient]:
     """Open a client with a budget of its own."""
-    with closing(Ledger(folder, "a", share=1.0, scale=scale)) as ledger:
-        made = Client(base_url=sandbox.url, key=DEFAULT_KEY, revision=REVISION, ledger=ledger)
+    with closing(RateLimiter(folder, "a", share=1.0, scale=scale)) as ledger:
+        made = KlaviyoClient(
+            base_url=sandbox.url, api_key=DEFAULT_KEY, revision=REVISION, ledger=ledger
+        )
         with closing(made):
             yield made
 
 
-def next_link(answer: Answer) -> str | None:
+def next_link(answer: Response) -> str | None:
     """Return where the next page is."""
     return json.loads(answer.body)["links"].get("next")
 
 
-def walk(client: Client, stream: Stream) -> int:
+def walk(client: KlaviyoClient, stream: Stream) -> int:
     """Read a stream to its last page, slice by slice; return the pages."""
     source = stream.source
     pages, seen = 0, set[str]()
     for slice_ in source.slices if isinstance(source, Collection) else ():
-        request = first_request(stream, slice_, Window(), base_url=client.base_url)
+        request = first_page_request(stream, slice_, Window(), base_url=client.base_url)
         while request is not None:
-            link = client.read(request, next_link, stream=stream.name)
-            request = next_request(request, link, seen=seen)
+            link = client.fetch(request, next_link, stream=stream.name)
+            request = next_page_request(request, link, seen_urls=seen)
             pages += 1
     return pages
 
 
-def walk_for_ever(client: Client, stream: Stream) -> None:
+def walk_for_ever(client: KlaviyoClient, stream: Stream) -> None:
     """Read a stream again and again until the client is stopped."""
     with suppress(StoppedError):
         while True:
@@ -84,7 +91,7 @@ def at_full_speed(folder: Path, *, scale: float = 1.0) -> tuple[Counter[str], se
     """Read everything at once for some seconds; return requests by path, and all statuses."""
     shop = replace(SHOP, rate_limit_scale=scale)
     with serve(shop) as sandbox, client_of(sandbox, folder, scale=scale) as client:
-        Timer(SECONDS, client.stop).start()
+        Timer(SECONDS, client.cancel).start()
         with ThreadPoolExecutor(len(PAGED)) as threads:
             list(threads.map(walk_for_ever, [client] * len(PAGED), PAGED))
         entries = sandbox.journal.requests()
@@ -124,24 +131,24 @@ def test_at_full_speed_nothing_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stream", PAGED, ids=[stream.name for stream in PAGED])
-def test_every_collection_is_asked_as_it_may_be(stream: Stream, client: Client) -> None:
+def test_every_collection_is_asked_as_it_may_be(stream: Stream, client: KlaviyoClient) -> None:
     """Each declared stream is read to its last page, and the sandbox finds no 400 in it."""
     assert walk(client, stream) >= 1
 
 
-def test_the_last_page_is_the_last(client: Client, sandbox: Sandbox) -> None:
+def test_the_last_page_is_the_last(client: KlaviyoClient, sandbox: Sandbox) -> None:
     """Following the links shows every list once."""
     walk(client, STREAMS["lists"])
-    _, shown = sandbox.journal.shown("/api/lists")
+    _, shown = sandbox.journal.count_shown("/api/lists")
     assert set(shown.values()) == {1}
     assert len(shown) == LISTS
 
 
-def test_a_detail_brings_what_the_page_lacks(client: Client, sandbox: Sandbox) -> None:
+def test_a_detail_brings_what_the_page_lacks(client: KlaviyoClient, sandbox: Sandbox) -> None:
     """A list asked for by its id comes with the count that costs a budget of its own."""
-    lists = first_request(STREAMS["lists"], WHOLE, Window(), base_url=sandbox.url)
-    first: str = client.read(lists, lambda got: json.loads(got.body)["data"][0]["id"], stream="l")
+    lists = first_page_request(STREAMS["lists"], WHOLE_COLLECTION, Window(), base_url=sandbox.url)
+    first: str = client.fetch(lists, lambda got: json.loads(got.body)["data"][0]["id"], stream="l")
     request = detail_request(STREAMS["lists_detailed"], first, base_url=sandbox.url)
-    found = client.read(request, lambda got: json.loads(got.body)["data"], stream="l")
+    found = client.fetch(request, lambda got: json.loads(got.body)["data"], stream="l")
     assert found["id"] == first
     assert isinstance(found["attributes"]["profile_count"], int)

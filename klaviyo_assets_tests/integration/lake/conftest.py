@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from klaviyo_assets.lake import Lake
-from klaviyo_assets_tests.integration.lake.ground import lake_at
+from klaviyo_assets_tests.integration.lake.lake_fixtures import open_lake
 
 
 @pytest.fixture
@@ -17,4 +17,4 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def lake(root: Path) -> Lake:
     """Return the lake in it."""
-    return lake_at(root)
+    return open_lake(root)

@@ -12,53 +12,68 @@ import pyarrow as pa
 import pytest
 
 from klaviyo_assets.errors import CorruptFileError, LakeError, MissingTableError, StorageError
-from klaviyo_assets.lake import Detailed, Joined, Lake, Plain, Relation, Table, database
-from klaviyo_assets.lake.disk import exclusive
-from klaviyo_assets.lake.published import PUBLISHED, published
-from klaviyo_assets.model.descriptions import Description
-from klaviyo_assets_tests.integration.lake.ground import (
-    MOMENT,
+from klaviyo_assets.lake import (
+    DetailRelation,
+    JoinRelation,
+    Lake,
+    LakeTable,
+    PlainRelation,
+    Relation,
+)
+from klaviyo_assets.lake.disk import hold_lock
+from klaviyo_assets.lake.read import database
+from klaviyo_assets.lake.read.database import PUBLISHED_FILE, read_published
+from klaviyo_assets.model.stream import RelationDescription
+from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     PROFILES,
     SCHEMA,
-    START,
+    START_TIME,
     TAGS,
-    batch,
-    lake_at,
-    merge,
-    numbered,
-    replace,
-    shown,
+    TIMESTAMP_TYPE,
+    build_batch,
+    merge_rows,
+    numbered_batch,
+    open_lake,
+    query_database,
+    replace_rows,
 )
 
-LISTS = Table(name="lists", schema=SCHEMA, key=("id",), cursor="updated")
-COUNTS = Table(
+LISTS = LakeTable(name="lists", schema=SCHEMA, key=("id",), cursor="updated")
+COUNTS = LakeTable(
     name="lists_detailed",
     schema=pa.schema(
         [
             ("id", pa.string()),
-            ("parent_version", MOMENT),
+            ("parent_version", TIMESTAMP_TYPE),
             ("profile_count", pa.int64()),
             ("extra", pa.string()),
-            ("synced_at", MOMENT),
+            ("synced_at", TIMESTAMP_TYPE),
         ]
     ),
     key=("id",),
 )
-DETAILED = Detailed(name="lists_detailed", parent="lists", key=("id",), columns=("profile_count",))
-JOINED = Joined(
+DETAILED = DetailRelation(
+    name="lists_detailed", parent="lists", key=("id",), columns=("profile_count",)
+)
+JOINED = JoinRelation(
     name="profiles_joined",
     left="profiles",
     right="tags",
     on="note",
     columns=(("tag_note", "note"),),
 )
-RELATIONS: list[Relation] = [Plain(name="profiles"), Plain(name="lists"), DETAILED, JOINED]
+RELATIONS: list[Relation] = [
+    PlainRelation(name="profiles"),
+    PlainRelation(name="lists"),
+    DETAILED,
+    JOINED,
+]
 
 
 def counts(*pairs: tuple[str, int]) -> pa.RecordBatch:
     """Return profile counts by list."""
     rows = [
-        {"id": key, "parent_version": START, "profile_count": count, "synced_at": START}
+        {"id": key, "parent_version": START_TIME, "profile_count": count, "synced_at": START_TIME}
         for key, count in pairs
     ]
     return pa.RecordBatch.from_pylist(rows, schema=COUNTS.schema)
@@ -67,17 +82,17 @@ def counts(*pairs: tuple[str, int]) -> pa.RecordBatch:
 def names(root: Path) -> set[str]:
     """Return the names of all relations."""
     sql = "SELECT view_name FROM duckdb_views() WHERE database_name = 'k' AND NOT internal"
-    return {str(name) for (name,) in shown(root, sql)}
+    return {str(name) for (name,) in query_database(root, sql)}
 
 
 def test_every_table_has_a_view(lake: Lake, root: Path) -> None:
     """Tables, histories and empty tables are shown, with their columns and types."""
-    merge(lake, PROFILES, [numbered(0, 5)], with_history=True)
-    merge(lake, TAGS, [])
+    merge_rows(lake, PROFILES, [numbered_batch(0, 5)], with_history=True)
+    merge_rows(lake, TAGS, [])
     lake.publish(RELATIONS)
     assert names(root) == {"profiles", "profiles_history", "tags", "profiles_joined"}
-    assert shown(root, "SELECT count(*) FROM k.profiles") == [(5,)]
-    described = shown(root, "SELECT column_name, column_type FROM (DESCRIBE k.tags)")
+    assert query_database(root, "SELECT count(*) FROM k.profiles") == [(5,)]
+    described = query_database(root, "SELECT column_name, column_type FROM (DESCRIBE k.tags)")
     assert described == [
         ("id", "VARCHAR"),
         ("updated", "TIMESTAMP WITH TIME ZONE"),
@@ -88,7 +103,7 @@ def test_every_table_has_a_view(lake: Lake, root: Path) -> None:
 
 def test_the_database_can_be_opened_by_itself(lake: Lake, root: Path) -> None:
     """A user who opens the file directly finds every relation by its name, bare or in `klaviyo`."""
-    merge(lake, PROFILES, [numbered(0, 5)])
+    merge_rows(lake, PROFILES, [numbered_batch(0, 5)])
     lake.publish([])
     with duckdb.connect(root / "klaviyo.duckdb", read_only=True) as connection:
         assert connection.execute("SHOW TABLES").fetchall() == [("profiles",)]
@@ -98,64 +113,64 @@ def test_the_database_can_be_opened_by_itself(lake: Lake, root: Path) -> None:
 
 def test_a_detail_is_its_parent_and_what_was_asked(lake: Lake, root: Path) -> None:
     """Every parent is there, with NULL if it was not asked about; one that is gone is not."""
-    merge(lake, LISTS, [batch([("a", 1, "x", 0), ("b", 1, "y", 0)])])
-    merge(lake, COUNTS, [counts(("a", 7), ("gone", 9))])
+    merge_rows(lake, LISTS, [build_batch([("a", 1, "x", 0), ("b", 1, "y", 0)])])
+    merge_rows(lake, COUNTS, [counts(("a", 7), ("gone", 9))])
     lake.publish(RELATIONS)
     sql = "SELECT id, note, profile_count FROM k.lists_detailed ORDER BY id"
-    assert shown(root, sql) == [("a", "x", 7), ("b", "y", None)]
-    columns = shown(root, "SELECT column_name FROM (DESCRIBE k.lists_detailed)")
+    assert query_database(root, sql) == [("a", "x", 7), ("b", "y", None)]
+    columns = query_database(root, "SELECT column_name FROM (DESCRIBE k.lists_detailed)")
     assert [name for (name,) in columns] == [*SCHEMA.names, "profile_count"]
 
 
 def test_a_join_shows_what_the_other_table_has_now(lake: Lake, root: Path) -> None:
     """A name that changed in the right table changes in the join without another word."""
-    merge(lake, PROFILES, [batch([("a", 1, "t1", 0), ("b", 1, "t2", 0)])])
+    merge_rows(lake, PROFILES, [build_batch([("a", 1, "t1", 0), ("b", 1, "t2", 0)])])
     for name in ("old", "new"):
-        replace(lake, TAGS, [batch([("t1", 1, name, 0)])])
+        replace_rows(lake, TAGS, [build_batch([("t1", 1, name, 0)])])
         lake.publish(RELATIONS)
         sql = "SELECT id, tag_note FROM k.profiles_joined ORDER BY id"
-        assert shown(root, sql) == [("a", name), ("b", None)]
+        assert query_database(root, sql) == [("a", name), ("b", None)]
 
 
 def test_a_relation_without_its_parent_is_missing_in_words(lake: Lake, root: Path) -> None:
     """What a relation lacks is named; the others are shown."""
-    merge(lake, COUNTS, [counts(("a", 7))])
-    merge(lake, PROFILES, [numbered(0, 5)])
+    merge_rows(lake, COUNTS, [counts(("a", 7))])
+    merge_rows(lake, PROFILES, [numbered_batch(0, 5)])
     lake.publish(RELATIONS)
     assert names(root) == {"profiles"}
     with pytest.raises(MissingTableError, match="lists was never read; materialize klaviyo/lists"):
-        lake.relation("lists_detailed")
+        lake.query_relation("lists_detailed")
     with pytest.raises(MissingTableError, match="tags"):
-        lake.relation("profiles_joined")
+        lake.query_relation("profiles_joined")
 
 
 def test_a_lake_of_another_process_knows_the_relations(lake: Lake, root: Path) -> None:
     """What was published once can be read through the lake without describing it again."""
-    merge(lake, LISTS, [batch([("a", 1, "x", 0)])])
-    merge(lake, COUNTS, [counts(("a", 7))])
-    assert lake.relation("lists_detailed", RELATIONS).columns[-1] == "profile_count"
+    merge_rows(lake, LISTS, [build_batch([("a", 1, "x", 0)])])
+    merge_rows(lake, COUNTS, [counts(("a", 7))])
+    assert lake.query_relation("lists_detailed", RELATIONS).columns[-1] == "profile_count"
     lake.publish(RELATIONS)
-    assert lake_at(root).relation("lists_detailed").columns[-1] == "profile_count"
+    assert open_lake(root).query_relation("lists_detailed").columns[-1] == "profile_count"
 
 
 def test_a_deleted_database_comes_back(lake: Lake, root: Path) -> None:
     """The next publisher needs neither the old database nor its own notes."""
-    merge(lake, PROFILES, [numbered(0, 5)])
+    merge_rows(lake, PROFILES, [numbered_batch(0, 5)])
     lake.publish(RELATIONS)
     (root / "klaviyo.duckdb").unlink()
-    (root / "lake" / PUBLISHED).unlink()
+    (root / "lake" / PUBLISHED_FILE).unlink()
     lake.publish(RELATIONS)
-    assert shown(root, "SELECT count(*) FROM k.profiles") == [(5,)]
+    assert query_database(root, "SELECT count(*) FROM k.profiles") == [(5,)]
 
 
 def test_a_broken_database_is_replaced(lake: Lake, root: Path) -> None:
     """Garbage under the database's name, or in our notes, is in nobody's way."""
-    merge(lake, PROFILES, [numbered(0, 5)])
+    merge_rows(lake, PROFILES, [numbered_batch(0, 5)])
     (root / "klaviyo.duckdb").write_bytes(b"garbage")
-    (root / "lake" / PUBLISHED).write_text(json.dumps(["nonsense"]))
-    (root / database.BESIDE).write_bytes(b"left by a killed publisher")
+    (root / "lake" / PUBLISHED_FILE).write_text(json.dumps(["nonsense"]))
+    (root / database.NEW_DATABASE_FILE).write_bytes(b"left by a killed publisher")
     lake.publish(RELATIONS)
-    assert shown(root, "SELECT count(*) FROM k.profiles") == [(5,)]
+    assert query_database(root, "SELECT count(*) FROM k.profiles") == [(5,)]
 
 
 def number_of(root: Path) -> int:
@@ -168,19 +183,19 @@ def test_a_new_mark_alone_leaves_the_database_as_it_is(lake: Lake, root: Path) -
 
     Rows, or another relation, make it new.
     """
-    merge(lake, PROFILES, [numbered(0, 5)], {"n": 1})
+    merge_rows(lake, PROFILES, [numbered_batch(0, 5)], {"n": 1})
     lake.publish([])
     before = number_of(root)
-    merge(lake, PROFILES, [], {"n": 2})
+    merge_rows(lake, PROFILES, [], {"n": 2})
     lake.publish([])
     assert number_of(root) == before
-    assert published(root).versions == {"profiles": 1}
-    merge(lake, PROFILES, [numbered(5, 5)], {"n": 2})
+    assert read_published(root).versions == {"profiles": 1}
+    merge_rows(lake, PROFILES, [numbered_batch(5, 5)], {"n": 2})
     lake.publish([])
-    assert shown(root, "SELECT count(*) FROM k.profiles") == [(10,)]
+    assert query_database(root, "SELECT count(*) FROM k.profiles") == [(10,)]
     between = number_of(root)
     assert between != before
-    merge(lake, TAGS, [])
+    merge_rows(lake, TAGS, [])
     lake.publish([JOINED])
     assert number_of(root) != between
     assert "profiles_joined" in names(root)
@@ -203,18 +218,20 @@ def test_only_what_is_new_is_built(lake: Lake, root: Path, monkeypatch: pytest.M
         root: Path, views: Mapping[str, Sequence[str]], *, kept: set[str], place: str
     ) -> list[LakeError]:
         rebuilt.append(set(views) - kept)
-        return build(root, views, kept=kept, place=place)
+        return build(root, views, reused=kept, readers_root=place)
 
-    build = database.build
-    monkeypatch.setattr(database, "build", spied)
-    described = Description(about="One row per tag; it's one.", columns={"note": "'; DROP --"})
-    relations = [*RELATIONS, Plain(name="tags", description=described)]
-    merge(lake, PROFILES, [numbered(0, 5)])
-    merge(lake, LISTS, [numbered(0, 5)])
+    build = database.build_database
+    monkeypatch.setattr(database, "build_database", spied)
+    described = RelationDescription(
+        summary="One row per tag; it's one.", columns={"note": "'; DROP --"}
+    )
+    relations = [*RELATIONS, PlainRelation(name="tags", description=described)]
+    merge_rows(lake, PROFILES, [numbered_batch(0, 5)])
+    merge_rows(lake, LISTS, [numbered_batch(0, 5)])
     lake.publish(relations)
     sizes = set[int]()
     for number in range(10):
-        merge(lake, TAGS, [numbered(number, 5)])
+        merge_rows(lake, TAGS, [numbered_batch(number, 5)])
         lake.publish(relations)
         sizes.add((root / "klaviyo.duckdb").stat().st_size)
     first, *others = rebuilt
@@ -223,11 +240,11 @@ def test_only_what_is_new_is_built(lake: Lake, root: Path, monkeypatch: pytest.M
     shutil.rmtree(root / "lake/lists")
     lake.publish(relations)
     assert rebuilt.pop() == set()
-    kept = [shown(root, sql) for sql in EVERYTHING]
+    kept = [query_database(root, sql) for sql in EVERYTHING]
     (root / "klaviyo.duckdb").unlink()
     lake.publish(relations)
     assert rebuilt.pop() == {"profiles", "tags", "profiles_joined"}
-    assert [shown(root, sql) for sql in EVERYTHING] == kept
+    assert [query_database(root, sql) for sql in EVERYTHING] == kept
     assert ("tags", "note", "'; DROP --") in kept[1]
     assert "One row per tag; it's one." in {comment for _, _, comment in kept[0]}
     assert len(sizes) <= 2
@@ -236,7 +253,7 @@ def test_only_what_is_new_is_built(lake: Lake, root: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("by", ["garbage", "another", "nothing"])
 def test_what_a_user_did_to_the_database_is_undone(lake: Lake, root: Path, by: str) -> None:
     """Whatever lies under its name and is not what was published is replaced by what there is."""
-    merge(lake, PROFILES, [numbered(0, 5)])
+    merge_rows(lake, PROFILES, [numbered_batch(0, 5)])
     lake.publish([])
     path = root / "klaviyo.duckdb"
     match by:
@@ -248,13 +265,13 @@ def test_what_a_user_did_to_the_database_is_undone(lake: Lake, root: Path, by: s
         case _:
             path.unlink()
     lake.publish([])
-    assert shown(root, "SELECT count(*) FROM k.profiles") == [(5,)]
+    assert query_database(root, "SELECT count(*) FROM k.profiles") == [(5,)]
 
 
 def test_a_view_that_failed_is_tried_again(lake: Lake, root: Path) -> None:
     """A database that lacks a view is built anew by the next publisher, changed or not."""
-    merge(lake, PROFILES, [numbered(0, 5)])
-    twice = Joined(
+    merge_rows(lake, PROFILES, [numbered_batch(0, 5)])
+    twice = JoinRelation(
         name="wrong", left="profiles", right="profiles", on="no such column", columns=(("a", "id"),)
     )
     for _ in range(2):
@@ -266,8 +283,8 @@ def test_a_view_that_failed_is_tried_again(lake: Lake, root: Path) -> None:
 
 def test_a_file_that_went_away_is_told_though_nothing_is_new(lake: Lake, root: Path) -> None:
     """What was shown before and cannot be read any more is named by every publisher."""
-    merge(lake, TAGS, [numbered(0, 5)])
-    merge(lake, PROFILES, [numbered(0, 5)])
+    merge_rows(lake, TAGS, [numbered_batch(0, 5)])
+    merge_rows(lake, PROFILES, [numbered_batch(0, 5)])
     assert lake.publish([]) == ()
     (file,) = (root / "lake/tags").glob("*.parquet")
     file.unlink()
@@ -280,22 +297,24 @@ def test_a_file_that_went_away_is_told_though_nothing_is_new(lake: Lake, root: P
 def test_a_table_begun_anew_is_not_taken_for_the_old_one(lake: Lake, root: Path) -> None:
     """After a table was put away, one of the same name and version shows its own rows."""
     for count in (5, 7):
-        merge(lake, PROFILES, [numbered(0, count)])
+        merge_rows(lake, PROFILES, [numbered_batch(0, count)])
         lake.publish([])
-        assert shown(root, "SELECT count(*) FROM k.profiles") == [(count,)]
+        assert query_database(root, "SELECT count(*) FROM k.profiles") == [(count,)]
         shutil.move(root / "lake/profiles", root / f"put-away-{count}")
 
 
 AFTER_A_FORK = """
 import os, sys
 from pathlib import Path
-from klaviyo_assets.lake import load
-from klaviyo_assets_tests.integration.lake.ground import PROFILES, lake_at, merge, numbered
+from klaviyo_assets.lake.read.duckdb import load_duckdb
+from klaviyo_assets_tests.integration.lake.lake_fixtures import (
+    PROFILES, merge_rows, numbered_batch, open_lake
+)
 
-load()
+load_duckdb()
 if not (child := os.fork()):
-    lake = lake_at(Path(sys.argv[1]))
-    merge(lake, PROFILES, [numbered(0, 5)])
+    lake = open_lake(Path(sys.argv[1]))
+    merge_rows(lake, PROFILES, [numbered_batch(0, 5)])
     lake.publish([])
     os._exit(0)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
@@ -305,29 +324,29 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_a_fork_starts_a_duckdb_of_its_own(root: Path) -> None:
     """A process that was forked from one with DuckDB in memory publishes like any other."""
     subprocess.run([sys.executable, "-c", AFTER_A_FORK, str(root)], check=True, timeout=60)
-    assert shown(root, "SELECT count(*) FROM k.profiles") == [(5,)]
+    assert query_database(root, "SELECT count(*) FROM k.profiles") == [(5,)]
 
 
 def test_a_moved_folder_works_on(lake: Lake, root: Path, tmp_path: Path) -> None:
     """After a move the lake is read and written in its new place, and the views follow."""
-    merge(lake, PROFILES, [numbered(0, 5)], {"n": 1})
+    merge_rows(lake, PROFILES, [numbered_batch(0, 5)], {"n": 1})
     lake.publish(RELATIONS)
     there = tmp_path / "else where" / "data"
     there.parent.mkdir()
     shutil.move(root, there)
-    moved = lake_at(there)
-    state = moved.state("profiles")
+    moved = open_lake(there)
+    state = moved.read_table_state("profiles")
     assert state is not None
     assert state.state == {"n": 1}
-    merge(moved, PROFILES, [numbered(3, 5)], {"n": 2})
+    merge_rows(moved, PROFILES, [numbered_batch(3, 5)], {"n": 2})
     moved.publish(RELATIONS)
-    assert shown(there, "SELECT count(*) FROM k.profiles") == [(8,)]
+    assert query_database(there, "SELECT count(*) FROM k.profiles") == [(8,)]
 
 
 def test_one_damaged_table_does_not_hide_the_others(lake: Lake, root: Path) -> None:
     """A table whose log cannot be read is named, and every other one is shown."""
-    merge(lake, TAGS, [numbered(0, 5)])
-    merge(lake, PROFILES, [numbered(0, 5)])
+    merge_rows(lake, TAGS, [numbered_batch(0, 5)])
+    merge_rows(lake, PROFILES, [numbered_batch(0, 5)])
     log = root / "lake/tags/_delta_log/00000000000000000000.json"
     log.write_text("{garbage")
     (problem,) = lake.publish(RELATIONS)
@@ -341,10 +360,10 @@ def test_a_publisher_that_does_not_end_is_not_waited_for_for_ever(
     lake: Lake, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The wait for another publisher is bounded, and the error says what held it up."""
-    monkeypatch.setattr(database, "WAIT_SECONDS", 0.05)
-    merge(lake, PROFILES, [numbered(0, 5)])
+    monkeypatch.setattr(database, "PUBLISH_LOCK_TIMEOUT_SECONDS", 0.05)
+    merge_rows(lake, PROFILES, [numbered_batch(0, 5)])
     with (
-        exclusive(root / database.LOCK, seconds=1),
+        hold_lock(root / database.DATABASE_LOCK_FILE, timeout_seconds=1),
         pytest.raises(StorageError, match="held by another process"),
     ):
         lake.publish(RELATIONS)
@@ -352,7 +371,7 @@ def test_a_publisher_that_does_not_end_is_not_waited_for_for_ever(
 
 def test_a_stray_folder_is_no_table(lake: Lake, root: Path) -> None:
     """Folders of others in the lake, with names that no table can have, are left alone."""
-    merge(lake, PROFILES, [numbered(0, 5)])
+    merge_rows(lake, PROFILES, [numbered_batch(0, 5)])
     (root / "lake" / "My Files" / "_delta_log").mkdir(parents=True)
     (root / "lake" / "empty" / "_delta_log").mkdir(parents=True)
     lake.publish(RELATIONS)

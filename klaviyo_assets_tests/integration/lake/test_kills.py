@@ -4,33 +4,38 @@ from pathlib import Path
 
 import pytest
 
-from klaviyo_assets.lake import Plain
-from klaviyo_assets_tests.integration.lake.ground import (
+from klaviyo_assets.lake import PlainRelation
+from klaviyo_assets_tests.integration.lake.killed_process import (
+    NEW_KEY_COUNT,
+    KillMoment,
+    run_in_child_process,
+    sync_rows,
+)
+from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     EVENTS,
     PROFILES,
-    data_files,
-    lake_at,
-    merge,
-    notes_of,
-    numbered,
-    shown,
+    list_data_files,
+    merge_rows,
+    numbered_batch,
+    open_lake,
+    query_database,
+    read_notes,
 )
-from klaviyo_assets_tests.integration.lake.killed import NEW, Moment, run, sync
 
-MOMENTS: dict[str, Moment] = {
-    "before the first row is written": ("call", "take", 1),
+MOMENTS: dict[str, KillMoment] = {
+    "before the first row is written": ("call", "write_batches", 1),
     "as a file is begun": ("call", "write_table", 1),
     "as the next file is begun": ("call", "write_table", 2),
-    "as rows are judged": ("call", "losers", 3),
+    "as rows are judged": ("call", "find_superseded_rows", 3),
     "as a file is placed": ("c_call", "replace", 1),
     "before the history's commit": ("c_call", "create_write_transaction", 1),
     "between the history's commit and the table's": ("c_return", "create_write_transaction", 1),
     "before the table's commit": ("c_call", "create_write_transaction", 2),
     "after the table's commit": ("c_return", "create_write_transaction", 2),
-    "as the database is built": ("call", "build", 1),
-    "as the old files are retired": ("call", "retire", 1),
-    "before what was published is noted": ("call", "remember", 1),
-    "as retired files are deleted": ("call", "delete", 1),
+    "as the database is built": ("call", "build_database", 1),
+    "as the old files are retired": ("call", "start_file_grace", 1),
+    "before what was published is noted": ("call", "write_published", 1),
+    "as retired files are deleted": ("call", "delete_untouched_files", 1),
 }
 
 
@@ -49,34 +54,40 @@ def test_a_kill_leaves_before_or_after(tmp_path: Path, mode: str, moment: str) -
     The next session also removes what the killed one had staged.
     """
     table = EVENTS if mode == "days" else PROFILES
-    lake = lake_at(tmp_path)
-    merge(
-        lake, table, [numbered(0, NEW, note="old", days=0.1)], {"generation": 1}, with_history=True
+    lake = open_lake(tmp_path)
+    merge_rows(
+        lake,
+        table,
+        [numbered_batch(0, NEW_KEY_COUNT, note="old", days=0.1)],
+        {"generation": 1},
+        with_history=True,
     )
-    lake.publish([Plain(name=table.name)])
-    old = notes_of(lake, table.name)
+    lake.publish([PlainRelation(name=table.name)])
+    old = read_notes(lake, table.name)
 
-    assert run(sync, tmp_path, mode, MOMENTS[moment]) == -9
+    assert run_in_child_process(sync_rows, tmp_path, mode, MOMENTS[moment]) == -9
 
-    state = lake.state(table.name)
+    state = lake.read_table_state(table.name)
     assert state is not None
-    found = notes_of(lake, table.name)
-    new = {f"k{at:07}": "new" for at in range(NEW // 2, NEW // 2 + NEW)}
+    found = read_notes(lake, table.name)
+    new = {
+        f"k{at:07}": "new" for at in range(NEW_KEY_COUNT // 2, NEW_KEY_COUNT // 2 + NEW_KEY_COUNT)
+    }
     expected = {1: old, 2: new if mode == "replace" else old | new}
     generation = int(str(state.state["generation"]))
     assert found == expected[generation]
     # A mark that has moved is never asked about again: by then its history must be there.
-    history = lake.relation(f"{table.name}_history").filter("note = 'new'").fetchall()
-    assert generation == 1 or len(history) == NEW // 2
-    assert shown(tmp_path, f"SELECT count(*) FROM k.{table.name}")[0][0] in {
+    history = lake.query_relation(f"{table.name}_history").filter("note = 'new'").fetchall()
+    assert generation == 1 or len(history) == NEW_KEY_COUNT // 2
+    assert query_database(tmp_path, f"SELECT count(*) FROM k.{table.name}")[0][0] in {
         len(old),
         len(expected[2]),
     }
 
-    sync(tmp_path, mode, None)
-    assert notes_of(lake, table.name) == expected[2]
-    notes = lake.relation(f"{table.name}_history").aggregate("note, count(*)").fetchall()
-    assert sorted(notes) == [("new", NEW // 2), ("old", NEW)]
-    lake.check()
-    staged = [path for path in data_files(tmp_path, table.name) if "_staging" in path.parts]
+    sync_rows(tmp_path, mode, None)
+    assert read_notes(lake, table.name) == expected[2]
+    notes = lake.query_relation(f"{table.name}_history").aggregate("note, count(*)").fetchall()
+    assert sorted(notes) == [("new", NEW_KEY_COUNT // 2), ("old", NEW_KEY_COUNT)]
+    lake.check_integrity()
+    staged = [path for path in list_data_files(tmp_path, table.name) if "_staging" in path.parts]
     assert staged == []

@@ -10,20 +10,20 @@ import duckdb
 import pytest
 
 from klaviyo_assets.lake import Lake
-from klaviyo_assets.lake.layout import READERS
-from klaviyo_assets_tests.duckdb_releases import LIBRARIES
-from klaviyo_assets_tests.held_connections import HeldConnection, held_connection
-from klaviyo_assets_tests.integration.lake.ground import (
+from klaviyo_assets.lake.layout import OPEN_READERS_FOLDER
+from klaviyo_assets_tests.duckdb_releases import LIBRARY_RELEASES
+from klaviyo_assets_tests.held_connections import HeldConnection, hold_connection
+from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     EVENTS,
     TAGS,
-    data_files,
-    merge,
-    now,
-    numbered,
-    replace,
+    list_data_files,
+    merge_rows,
+    numbered_batch,
+    replace_rows,
+    utc_now,
 )
 
-RELEASES = (*LIBRARIES, duckdb.__version__)
+RELEASES = (*LIBRARY_RELEASES, duckdb.__version__)
 
 WRITE = "import duckdb, sys; duckdb.connect(sys.argv[1]).execute('CREATE TABLE mine (n INT)')"
 
@@ -39,7 +39,7 @@ class Clock:
 
     def __call__(self) -> datetime:
         """Return the time in UTC."""
-        return now() + self.ahead
+        return utc_now() + self.ahead
 
 
 @pytest.fixture
@@ -56,8 +56,8 @@ def lake(root: Path, clock: Clock) -> Lake:
 
 def write_generation(lake: Lake, number: int) -> None:
     """Give every row of events another note, and publish: no file is as before."""
-    write = replace if number % 4 == 3 else merge
-    rows = [numbered(0, 40, note=str(number), synced=number, days=0.1)]
+    write = replace_rows if number % 4 == 3 else merge_rows
+    rows = [numbered_batch(0, 40, note=str(number), synced=number, days=0.1)]
     write(lake, EVENTS, rows, {"n": number})
     lake.publish([])
 
@@ -65,12 +65,12 @@ def write_generation(lake: Lake, number: int) -> None:
 def pass_the_grace(lake: Lake, clock: Clock) -> None:
     """Let two hours go by, and have upkeep look."""
     clock.ahead += timedelta(hours=2)
-    lake.maintain("events")
+    lake.vacuum("events")
 
 
 def seen(held: HeldConnection) -> str:
     """Return the only note that a connection sees, in forty rows with keys of their own."""
-    answer = held.ask(QUERY)
+    answer = held.query(QUERY)
     assert isinstance(answer, list), answer
     ((first, last, rows, keys),) = answer
     assert (first, rows, keys) == (last, 40, 40)
@@ -79,7 +79,7 @@ def seen(held: HeldConnection) -> str:
 
 def seen_anew(root: Path, release: str = duckdb.__version__) -> str:
     """Return the only note that a new connection sees."""
-    with held_connection(root / "klaviyo.duckdb", release) as held:
+    with hold_connection(root / "klaviyo.duckdb", release) as held:
         return seen(held)
 
 
@@ -93,18 +93,18 @@ def test_a_connection_outlives_ten_versions_and_the_grace(
     is closed, its own go with the next upkeep.
     """
     write_generation(lake, 0)
-    one = len(data_files(root, "events"))
-    with held_connection(root / "klaviyo.duckdb", release) as held:
+    one = len(list_data_files(root, "events"))
+    with hold_connection(root / "klaviyo.duckdb", release) as held:
         for number in range(1, 11):
             write_generation(lake, number)
             assert seen(held) == "0"
             pass_the_grace(lake, clock)
             assert seen(held) == "0"
-            assert len(data_files(root, "events")) == 2 * one
+            assert len(list_data_files(root, "events")) == 2 * one
             assert seen_anew(root, release) == str(number)
     pass_the_grace(lake, clock)
-    assert len(data_files(root, "events")) == one
-    assert len(list((root / "lake" / READERS).iterdir())) == 2
+    assert len(list_data_files(root, "events")) == one
+    assert len(list((root / "lake" / OPEN_READERS_FOLDER).iterdir())) == 2
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -115,30 +115,30 @@ def test_a_connection_that_attaches_anew_sees_new_rows(
     write_generation(lake, 0)
     path = str(root / "klaviyo.duckdb").replace("'", "''")
     attach = f"ATTACH '{path}' AS klaviyo (READ_ONLY)"
-    with held_connection(":memory:", release) as held:
+    with hold_connection(":memory:", release) as held:
         for sql in (attach, "USE klaviyo"):
-            assert held.ask(sql) == []
+            assert held.query(sql) == []
         write_generation(lake, 1)
         assert seen(held) == "0"
         for sql in ("USE memory", "DETACH klaviyo", attach, "USE klaviyo"):
-            assert held.ask(sql) == []
+            assert held.query(sql) == []
         assert seen(held) == "1"
 
 
 def test_each_open_version_is_kept(lake: Lake, root: Path, clock: Clock) -> None:
     """Two connections of different ages see what each has opened, and go one by one."""
     write_generation(lake, 0)
-    one = len(data_files(root, "events"))
-    with held_connection(root / "klaviyo.duckdb", duckdb.__version__) as elder:
+    one = len(list_data_files(root, "events"))
+    with hold_connection(root / "klaviyo.duckdb", duckdb.__version__) as elder:
         write_generation(lake, 1)
-        with held_connection(root / "klaviyo.duckdb", duckdb.__version__) as younger:
+        with hold_connection(root / "klaviyo.duckdb", duckdb.__version__) as younger:
             for number in range(2, 5):
                 write_generation(lake, number)
                 pass_the_grace(lake, clock)
                 assert (seen(elder), seen(younger)) == ("0", "1")
-            assert len(data_files(root, "events")) == 3 * one
+            assert len(list_data_files(root, "events")) == 3 * one
         pass_the_grace(lake, clock)
-        assert len(data_files(root, "events")) == 2 * one
+        assert len(list_data_files(root, "events")) == 2 * one
         assert seen(elder) == "0"
 
 
@@ -148,8 +148,8 @@ def test_whoever_opens_just_before_a_swap_is_held_too(lake: Lake, root: Path, cl
     file = root / "opened by somebody slow.duckdb"
     file.hardlink_to(root / "klaviyo.duckdb")
     write_generation(lake, 1)
-    lake.maintain("events")
-    with held_connection(file, duckdb.__version__) as held:
+    lake.vacuum("events")
+    with hold_connection(file, duckdb.__version__) as held:
         pass_the_grace(lake, clock)
         assert seen(held) == "0"
 
@@ -157,12 +157,12 @@ def test_whoever_opens_just_before_a_swap_is_held_too(lake: Lake, root: Path, cl
 def test_an_erasure_does_not_wait_for_readers(lake: Lake, root: Path) -> None:
     """With a grace of zero the files go at once; who still reads them is told that they went."""
     write_generation(lake, 0)
-    with held_connection(root / "klaviyo.duckdb", duckdb.__version__) as held:
-        replace(lake, EVENTS, [])
+    with hold_connection(root / "klaviyo.duckdb", duckdb.__version__) as held:
+        replace_rows(lake, EVENTS, [])
         lake.publish([])
-        lake.maintain("events", grace=timedelta())
-        assert data_files(root, "events") == []
-        answer = held.ask(QUERY)
+        lake.vacuum("events", grace=timedelta())
+        assert list_data_files(root, "events") == []
+        answer = held.query(QUERY)
         assert isinstance(answer, str)
         assert answer.startswith("IOException")
 
@@ -174,7 +174,7 @@ def test_our_own_connection_keeps_its_files_and_its_lock(
 
     The tags stay as they are: what shows them could be copied from the database that is open.
     """
-    merge(lake, TAGS, [numbered(0, 5)])
+    merge_rows(lake, TAGS, [numbered_batch(0, 5)])
     write_generation(lake, 0)
     old = root / "old.duckdb"
     old.hardlink_to(root / "klaviyo.duckdb")
@@ -200,7 +200,7 @@ def test_without_second_names_the_grace_is_what_there_is(
     other.mkdir()
     try:
         (root / "lake").mkdir(parents=True)
-        (root / "lake" / READERS).symlink_to(other)
+        (root / "lake" / OPEN_READERS_FOLDER).symlink_to(other)
         for number in range(3):
             write_generation(lake, number)
             pass_the_grace(lake, clock)

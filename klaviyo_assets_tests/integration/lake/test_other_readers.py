@@ -13,19 +13,19 @@ import duckdb
 import pytest
 
 from klaviyo_assets.lake import Lake
-from klaviyo_assets_tests.duckdb_releases import LIBRARIES, read_by
-from klaviyo_assets_tests.integration.lake.ground import (
+from klaviyo_assets_tests.duckdb_releases import LIBRARY_RELEASES, query_with_release
+from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     EVENTS,
     PROFILES,
     TAGS,
-    lake_at,
-    merge,
-    now,
-    numbered,
-    shown,
+    merge_rows,
+    numbered_batch,
+    open_lake,
+    query_database,
+    utc_now,
 )
 
-RELEASES = (*LIBRARIES, duckdb.__version__)
+RELEASES = (*LIBRARY_RELEASES, duckdb.__version__)
 NOBODY = 65534
 
 READ = """
@@ -77,9 +77,9 @@ def read_as_nobody(root: Path, *, group: int) -> subprocess.CompletedProcess[str
 
 def write_some(root: Path, mode: str, *, first: int = 0) -> None:
     """Write and publish ten events and ten profiles more with that setting."""
-    lake = Lake(root, clock=now, folder_mode=mode)
-    merge(lake, EVENTS, [numbered(first, 10, days=1)])
-    merge(lake, PROFILES, [numbered(first, 10)])
+    lake = Lake(root, clock=utc_now, folder_mode=mode)
+    merge_rows(lake, EVENTS, [numbered_batch(first, 10, days=1)])
+    merge_rows(lake, PROFILES, [numbered_batch(first, 10)])
     lake.publish([])
 
 
@@ -126,19 +126,21 @@ def test_files_follow_their_folders(open_root: Path) -> None:
 def test_the_setting_alone_is_news(open_root: Path) -> None:
     """A publisher without new rows gives what is there its mode; without the setting, none."""
     write_some(open_root, "")
-    Lake(open_root, clock=now, folder_mode="755").publish([])
+    Lake(open_root, clock=utc_now, folder_mode="755").publish([])
     opened = modes(open_root / "lake" / "events")
     assert opened == {("folder", 0o755), ("file", 0o644)}
     assert stat.S_IMODE(open_root.stat().st_mode) == 0o755
     assert stat.S_IMODE((open_root / "klaviyo.duckdb").stat().st_mode) == 0o644
-    lake_at(open_root).publish([])
+    open_lake(open_root).publish([])
     assert modes(open_root / "lake" / "events") == opened
 
 
 def test_new_files_of_an_open_table_can_be_read_before_they_are_published(open_root: Path) -> None:
     """Who reads the Delta log at once finds the files that a commit names."""
     write_some(open_root, "755")
-    merge(Lake(open_root, clock=now, folder_mode="755"), EVENTS, [numbered(50, 10, days=1)])
+    merge_rows(
+        Lake(open_root, clock=utc_now, folder_mode="755"), EVENTS, [numbered_batch(50, 10, days=1)]
+    )
     assert modes(open_root / "lake" / "events") - {("file", 0o600)} == {
         ("folder", 0o755),
         ("file", 0o644),
@@ -152,23 +154,23 @@ def test_a_database_for_another_mount_is_read_there(
     lake: Lake, root: Path, tmp_path: Path, release: str
 ) -> None:
     """Its views name the files where readers have them, in later syncs too, until it is undone."""
-    merge(lake, PROFILES, [numbered(0, 5)])
+    merge_rows(lake, PROFILES, [numbered_batch(0, 5)])
     lake.publish([])
     there = tmp_path / "mounted elsewhere, it's"
     for count, options in ((5, {"lake_root": str(there / "lake")}), (8, {})):
-        merge(lake, PROFILES, [numbered(0, count)])
-        merge(lake, TAGS, [])
+        merge_rows(lake, PROFILES, [numbered_batch(0, count)])
+        merge_rows(lake, TAGS, [])
         lake.publish([], **options)
         shutil.copytree(root, there)
         root.rename(root.with_name("gone"))
         for alias in ("klaviyo", "k"):
-            (found,) = read_by(
+            (found,) = query_with_release(
                 release, there / "klaviyo.duckdb", f"SELECT count(*) FROM {alias}.profiles",
                 name=alias,
             )  # fmt: skip
             assert found == [[count]]
         root.with_name("gone").rename(root)
         shutil.rmtree(there)
-    lake.check()
+    lake.check_integrity()
     lake.publish([], lake_root="")
-    assert shown(root, "SELECT count(*) FROM k.profiles") == [(8,)]
+    assert query_database(root, "SELECT count(*) FROM k.profiles") == [(8,)]

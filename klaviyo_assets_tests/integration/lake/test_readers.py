@@ -7,16 +7,16 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from klaviyo_assets.lake import Lake, Plain
-from klaviyo_assets_tests.forks import FORKS
-from klaviyo_assets_tests.integration.lake.ground import (
-    ACCOUNT,
+from klaviyo_assets.lake import Lake, PlainRelation
+from klaviyo_assets_tests.forkserver import FORKSERVER
+from klaviyo_assets_tests.integration.lake.lake_fixtures import (
+    ACCOUNT_ID,
     EVENTS,
-    lake_at,
-    merge,
-    now,
-    numbered,
-    replace,
+    merge_rows,
+    numbered_batch,
+    open_lake,
+    replace_rows,
+    utc_now,
 )
 
 ROWS = 400
@@ -51,19 +51,19 @@ def test_a_reader_in_a_loop_sees_whole_versions(
 
     Every generation has the same keys and a note of its own.
     """
-    lake = lake_at(root)
-    merge(lake, EVENTS, [numbered(0, ROWS, note="0", days=0.05)])
-    lake.publish([Plain(name="events")])
-    stop, started = FORKS.Event(), FORKS.Event()
-    child = FORKS.Process(target=reader, args=(root, stop, started))
+    lake = open_lake(root)
+    merge_rows(lake, EVENTS, [numbered_batch(0, ROWS, note="0", days=0.05)])
+    lake.publish([PlainRelation(name="events")])
+    stop, started = FORKSERVER.Event(), FORKSERVER.Event()
+    child = FORKSERVER.Process(target=reader, args=(root, stop, started))
     child.start()
     assert started.wait(60)
     for number in range(1, 9):
-        write = replace if number % 3 == 0 else merge
-        rows = numbered(0, ROWS, note=str(number), synced=number, days=0.05)
+        write = replace_rows if number % 3 == 0 else merge_rows
+        rows = numbered_batch(0, ROWS, note=str(number), synced=number, days=0.05)
         write(lake, EVENTS, [rows], {"n": number})
-        lake.publish([Plain(name="events")])
-        lake.maintain("events")
+        lake.publish([PlainRelation(name="events")])
+        lake.vacuum("events")
     stop.set()
     child.join(60)
     assert child.exitcode == 0
@@ -71,26 +71,28 @@ def test_a_reader_in_a_loop_sees_whole_versions(
 
 def test_a_long_replacement_is_not_seen_before_its_end(lake: Lake) -> None:
     """While rows are staged, readers have the table as it was, whole."""
-    merge(lake, EVENTS, [numbered(0, ROWS, note="old", days=0.05)])
-    with lake.open(
-        EVENTS, account=ACCOUNT, mode="replace", with_history=False, started_at=now()
+    merge_rows(lake, EVENTS, [numbered_batch(0, ROWS, note="old", days=0.05)])
+    with lake.open_session(
+        EVENTS, account=ACCOUNT_ID, mode="replace", with_history=False, started_at=utc_now()
     ) as session:
         for start in range(0, ROWS, 100):
-            session.add(numbered(start, 100, note="new", days=0.05))
-            session.stage()
+            session.add(numbered_batch(start, 100, note="new", days=0.05))
+            session.stage_batches()
             lake.publish([])
-            found = lake.relation("events").aggregate("count(*), min(note), max(note)").fetchall()
+            found = (
+                lake.query_relation("events").aggregate("count(*), min(note), max(note)").fetchall()
+            )
             assert found == [(ROWS, "old", "old")]
         session.commit({})
-    found = lake.relation("events").aggregate("count(*), min(note), max(note)").fetchall()
+    found = lake.query_relation("events").aggregate("count(*), min(note), max(note)").fetchall()
     assert found == [(ROWS, "new", "new")]
 
 
 def test_a_stream_of_batches_is_one_version(lake: Lake) -> None:
     """A reader that was opened before a commit goes on with the version it was opened at."""
-    merge(lake, EVENTS, [numbered(0, ROWS, note="old", days=0.05)])
-    reader = lake.reader("events", ["id", "note"])
-    merge(lake, EVENTS, [numbered(0, ROWS, note="new", synced=9, days=0.05)])
+    merge_rows(lake, EVENTS, [numbered_batch(0, ROWS, note="old", days=0.05)])
+    reader = lake.read_relation_batches("events", ["id", "note"])
+    merge_rows(lake, EVENTS, [numbered_batch(0, ROWS, note="new", synced=9, days=0.05)])
     rows = reader.read_all()
     assert rows.schema.names == ["id", "note"]
     assert rows.num_rows == ROWS

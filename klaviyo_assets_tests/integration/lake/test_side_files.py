@@ -10,10 +10,20 @@ import pytest
 
 from klaviyo_assets.errors import LakeError
 from klaviyo_assets.lake import Lake
-from klaviyo_assets_tests.duckdb_releases import LIBRARIES, environment_of, read_by
-from klaviyo_assets_tests.integration.lake.ground import PROFILES, TAGS, merge, numbered, shown
+from klaviyo_assets_tests.duckdb_releases import (
+    LIBRARY_RELEASES,
+    query_with_release,
+    release_environment,
+)
+from klaviyo_assets_tests.integration.lake.lake_fixtures import (
+    PROFILES,
+    TAGS,
+    merge_rows,
+    numbered_batch,
+    query_database,
+)
 
-RELEASES = (*LIBRARIES, duckdb.__version__)
+RELEASES = (*LIBRARY_RELEASES, duckdb.__version__)
 
 TOOL = """
 import sys, duckdb
@@ -37,7 +47,7 @@ class Tool:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment_of(release),
+            env=release_environment(release),
         )
 
     def execute(self, sql: str) -> None:
@@ -60,7 +70,7 @@ class Tool:
 @pytest.fixture(params=RELEASES)
 def tool(request: pytest.FixtureRequest, lake: Lake, root: Path) -> Iterator[Tool]:
     """Give a program that has written into a published database and is at work still."""
-    merge(lake, PROFILES, [numbered(0, 5)])
+    merge_rows(lake, PROFILES, [numbered_batch(0, 5)])
     lake.publish([])
     started = Tool(request.param, root / "klaviyo.duckdb")
     started.execute(WRITES)
@@ -73,7 +83,7 @@ def rows_by_everyone(root: Path) -> list[object]:
     """Return what every release of DuckDB reads of the relations that are there."""
     queries = ("SHOW TABLES", "SELECT count(*), min(id) FROM profiles")
     path = root / "klaviyo.duckdb"
-    found = [read_by(release, path, *queries) for release in RELEASES]
+    found = [query_with_release(release, path, *queries) for release in RELEASES]
     assert all(each == found[0] for each in found)
     return list(found[0])
 
@@ -85,7 +95,7 @@ def test_a_killed_writer_leaves_nothing_behind(
     """After the next publisher, with news or without, every reader sees what was published."""
     tool.kill()
     if has_news:
-        merge(lake, TAGS, [numbered(0, 3)])
+        merge_rows(lake, TAGS, [numbered_batch(0, 3)])
     assert lake.publish([]) == ()
     assert not list(root.glob("klaviyo.duckdb.wal*"))
     names = [["profiles"], ["tags"]] if has_news else [["profiles"]]
@@ -96,7 +106,7 @@ def test_a_writer_that_goes_on_after_a_swap_is_put_right_by_the_next(
     lake: Lake, root: Path, tool: Tool
 ) -> None:
     """Its old file's log comes back under the name of the new one's; the next publisher sees it."""
-    merge(lake, TAGS, [numbered(0, 3)])
+    merge_rows(lake, TAGS, [numbered_batch(0, 3)])
     lake.publish([])
     tool.execute("CHECKPOINT")
     tool.execute("INSERT INTO tags VALUES (1)")
@@ -110,10 +120,10 @@ def test_a_check_finds_what_a_killed_writer_left(lake: Lake, root: Path, tool: T
     """The file is named, and what to do; after a publisher there is nothing to find."""
     tool.kill()
     with pytest.raises(LakeError, match=r"klaviyo.duckdb.wal lies beside .*klaviyo-assets publish"):
-        lake.check()
+        lake.check_integrity()
     lake.publish([])
-    lake.check()
-    assert shown(root, "SELECT count(*) FROM k.profiles") == [(5,)]
+    lake.check_integrity()
+    assert query_database(root, "SELECT count(*) FROM k.profiles") == [(5,)]
 
 
 @pytest.mark.parametrize("by", ["garbage", "moved", "another"])
@@ -121,9 +131,9 @@ def test_a_check_finds_a_database_that_does_not_show_the_lake(
     lake: Lake, root: Path, by: str
 ) -> None:
     """A file that is none, and views whose files are not there, are told with the way out."""
-    merge(lake, PROFILES, [numbered(0, 5)])
+    merge_rows(lake, PROFILES, [numbered_batch(0, 5)])
     lake.publish([])
-    lake.check()
+    lake.check_integrity()
     path = root / "klaviyo.duckdb"
     match by:
         case "garbage":
@@ -136,6 +146,6 @@ def test_a_check_finds_a_database_that_does_not_show_the_lake(
                 connection.execute("CREATE VIEW a AS SELECT 1; CREATE VIEW b AS FROM a")
                 connection.execute("DROP VIEW a")
     with pytest.raises(LakeError, match="klaviyo-assets publish"):
-        lake.check()
+        lake.check_integrity()
     lake.publish([])
-    lake.check()
+    lake.check_integrity()

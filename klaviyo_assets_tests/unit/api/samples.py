@@ -4,81 +4,83 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from urllib.parse import parse_qsl, urlsplit
 
-from klaviyo_assets.api.exchange import Answer, Request
+from klaviyo_assets.api.messages import Request, Response
 from klaviyo_assets.model.column import Column
 from klaviyo_assets.model.stream import AdditionalField, Collection, Cursor, Detail, Slice, Stream
-from klaviyo_assets.model.tiers import XL, XS, Budget, L, M
+from klaviyo_assets.rate_tiers import TIER_L, TIER_M, TIER_XL, TIER_XS, RateLimitBucket
 
 BASE = "https://a.klaviyo.com"
 KEY = "pk_0123456789abcdef0123456789abcdef01"
 
 EVENTS = Stream(
     name="events",
-    about="One row per event.",
+    description="One row per event.",
     section="Events",
     source=Collection(path="/api/events", page_size=1000, include=("metric", "attributions")),
     cursor=Cursor(column="datetime", field="datetime"),
-    tier=XL,
+    tier=TIER_XL,
     scopes=("events:read",),
     columns=(Column("datetime", "When.", "timestamp"),),
 )
 PROFILES = Stream(
     name="profiles",
-    about="One row per profile.",
+    description="One row per profile.",
     section="Profiles",
     source=Collection(
         path="/api/profiles",
         page_size=100,
         additional_fields=(
             AdditionalField(resource="profile", name="subscriptions"),
-            AdditionalField(resource="profile", name="predictive_analytics", tier=M, optional=True),
+            AdditionalField(
+                resource="profile", name="predictive_analytics", tier=TIER_M, is_optional=True
+            ),
         ),
     ),
-    cursor=Cursor(column="updated", field="updated", inclusive=False),
-    tier=L,
+    cursor=Cursor(column="updated", field="updated", is_inclusive=False),
+    tier=TIER_L,
     scopes=("profiles:read",),
     columns=(Column("updated", "When.", "timestamp"),),
 )
 METRICS = Stream(
     name="metrics",
-    about="One row per metric.",
+    description="One row per metric.",
     section="Metrics",
     source=Collection(path="/api/metrics", page_size=None),
-    tier=M,
+    tier=TIER_M,
     scopes=("metrics:read",),
     columns=(Column("name", "Name."),),
 )
 LISTS_DETAILED = Stream(
     name="lists_detailed",
-    about="One row per list.",
+    description="One row per list.",
     section="Lists",
     source=Detail(
         parent="lists",
         path="/api/lists/{id}",
-        additional_fields=(AdditionalField(resource="list", name="profile_count", tier=XS),),
+        additional_fields=(AdditionalField(resource="list", name="profile_count", tier=TIER_XS),),
     ),
-    tier=L,
+    tier=TIER_L,
     scopes=("lists:read",),
     columns=(Column("profile_count", "Members.", "integer"),),
 )
 EMAIL = Slice(name="email", filter='equals(messages.channel,"email"),equals(archived,false)')
 
 
-def request_of(path: str = "/api/events", query: str = "", *, base: str = BASE) -> Request:
+def build_request(path: str = "/api/events", query: str = "", *, base: str = BASE) -> Request:
     """Return a GET that spends the budget of its path."""
     url = f"{base}{path}" + (f"?{query}" if query else "")
-    return Request("GET", url, (Budget(f"GET {path}", XL),), path)
+    return Request("GET", url, (RateLimitBucket(f"GET {path}", TIER_XL),), path)
 
 
-def answer_of(
+def build_response(
     status: int, body: bytes | str = b"", headers: Mapping[str, str] | None = None
-) -> Answer:
+) -> Response:
     """Return an answer with a body of text or bytes."""
-    return Answer(
+    return Response(
         status, headers or {}, body.encode() if isinstance(body, str) else body, datetime.now(UTC)
     )
 
 
-def parameters_of(request: Request) -> dict[str, str]:
+def query_parameters(request: Request) -> dict[str, str]:
     """Return the query of a request as a server reads it."""
     return dict(parse_qsl(urlsplit(request.url).query, keep_blank_values=True, strict_parsing=True))

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from klaviyo_assets.api.page_size import FIRST_PATIENCE, PAGE_BYTES, PageSize
-from klaviyo_assets.api.protocol import page_size_of, with_page_size
+from klaviyo_assets.api.requests import requested_page_size, set_page_size
+from klaviyo_assets.api.retry import MAX_PAGE_BYTES, MIN_PAGES_BEFORE_GROWTH, AdaptivePageSize
 from klaviyo_assets.errors import (
     BrokenBodyError,
     ConnectionLostError,
@@ -14,29 +14,29 @@ from klaviyo_assets.errors import (
     RateLimitError,
     ServerError,
 )
-from klaviyo_assets_tests.unit.api.samples import request_of
+from klaviyo_assets_tests.unit.api.samples import build_request
 
 FULL = replace(
-    request_of(), url="http://127.0.0.1:9/api/events?sort=datetime&page%5Bsize%5D=1000&include=x"
+    build_request(), url="http://127.0.0.1:9/api/events?sort=datetime&page%5Bsize%5D=1000&include=x"
 )
 LINK = replace(
-    request_of(), url="http://127.0.0.1:9/api/events?page[size]=1000&page%5Bcursor%5D=abc"
+    build_request(), url="http://127.0.0.1:9/api/events?page[size]=1000&page%5Bcursor%5D=abc"
 )
 LIGHT, HEAVY = 2_000_000, 100_000_000
 
 
-def size_of(size: PageSize) -> int | None:
+def size_of(size: AdaptivePageSize) -> int | None:
     """Return how many records the next page is asked for."""
-    return page_size_of(size.fitted(FULL))
+    return requested_page_size(size.resize(FULL))
 
 
 def test_the_size_is_changed_in_place() -> None:
     """First pages and next links, however their brackets are written; nothing else of them."""
-    assert with_page_size(FULL, 250).url == FULL.url.replace("1000", "250")
-    assert with_page_size(LINK, 1).url == LINK.url.replace("1000", "1")
+    assert set_page_size(FULL, 250).url == FULL.url.replace("1000", "250")
+    assert set_page_size(LINK, 1).url == LINK.url.replace("1000", "1")
     bare = replace(FULL, url="http://127.0.0.1:9/api/metrics?fields=page%5Bsize%5D")
-    assert page_size_of(bare) is None
-    assert with_page_size(bare, 5) == bare
+    assert requested_page_size(bare) is None
+    assert set_page_size(bare, 5) == bare
 
 
 @pytest.mark.parametrize(
@@ -54,60 +54,60 @@ def test_a_page_that_fails_is_asked_for_smaller(
     error: KlaviyoAssetsError, asked: list[int]
 ) -> None:
     """Within the tries of one page: after two hiccups, or at once where it is too large."""
-    size, request = PageSize(1000), FULL
+    size, request = AdaptivePageSize(1000), FULL
     found: list[int | None] = []
     for failures in range(1, 6):
-        request = size.smaller(request, error, failures)
-        found.append(page_size_of(request))
+        request = size.shrink_after_failure(request, error, failures)
+        found.append(requested_page_size(request))
     assert found == asked
     assert size_of(size) == asked[-1]
 
 
 def test_a_size_that_failed_is_tried_again_after_a_while_only() -> None:
     """Up by doubling, to below the size that failed; then after sixteen good pages, and thirty."""
-    size = PageSize(1000)
+    size = AdaptivePageSize(1000)
 
     def good_pages_until_full() -> int:
         for pages in range(1, 200):
-            size.note(records=100, size=10_000)
+            size.record_page(records=100, size=10_000)
             if size_of(size) == 1000:
                 return pages
         return 0
 
-    size.smaller(FULL, ServerError("504"), 3)
+    size.shrink_after_failure(FULL, ServerError("504"), 3)
     assert size_of(size) == 250
-    size.note(records=250, size=10_000)
+    size.record_page(records=250, size=10_000)
     assert size_of(size) == 500
-    assert good_pages_until_full() == FIRST_PATIENCE - 1
-    size.smaller(FULL, ServerError("504"), 3)
-    assert good_pages_until_full() == 2 * FIRST_PATIENCE
+    assert good_pages_until_full() == MIN_PAGES_BEFORE_GROWTH - 1
+    size.shrink_after_failure(FULL, ServerError("504"), 3)
+    assert good_pages_until_full() == 2 * MIN_PAGES_BEFORE_GROWTH
 
 
 def test_heavy_pages_become_smaller_and_light_ones_full_again() -> None:
     """By what their records weighed of late; a page that is light as a whole is left alone."""
-    size = PageSize(1000)
-    size.note(records=1000, size=LIGHT)
-    size.note(records=2, size=300_000)
+    size = AdaptivePageSize(1000)
+    size.record_page(records=1000, size=LIGHT)
+    size.record_page(records=2, size=300_000)
     assert size_of(size) == 1000
-    size.note(records=1000, size=HEAVY)
-    assert size_of(size) == PAGE_BYTES // 100_000
+    size.record_page(records=1000, size=HEAVY)
+    assert size_of(size) == MAX_PAGE_BYTES // 100_000
     for _ in range(10):
-        size.note(records=100, size=200_000)
+        size.record_page(records=100, size=200_000)
     assert size_of(size) == 1000
 
 
 def test_a_size_that_is_refused_is_halved_and_not_asked_for_again() -> None:
     """Whatever pages follow; refusals of what others have left already halve nothing."""
-    size = PageSize(1000)
+    size = AdaptivePageSize(1000)
     assert size.step_down(FULL)
     assert size.step_down(FULL)
     assert size_of(size) == 500
-    assert size.is_smaller
+    assert size.is_reduced
     for _ in range(1000):
-        size.note(records=100, size=10_000)
+        size.record_page(records=100, size=10_000)
     assert size_of(size) == 500
     refused = 0
-    while size.step_down(size.fitted(FULL)):
+    while size.step_down(size.resize(FULL)):
         refused += 1
     assert refused <= 10
     assert size_of(size) == 1
@@ -115,21 +115,21 @@ def test_a_size_that_is_refused_is_halved_and_not_asked_for_again() -> None:
 
 def test_an_endpoint_without_a_size_is_left_alone() -> None:
     """Nothing is known of it, and nothing is asked."""
-    size = PageSize()
-    size.note(records=200, size=HEAVY)
-    assert size.fitted(FULL) is FULL
+    size = AdaptivePageSize()
+    size.record_page(records=200, size=HEAVY)
+    assert size.resize(FULL) is FULL
     assert not size.step_down(FULL)
-    assert size.smaller(FULL, LargeBodyError("too large"), 1) is FULL
+    assert size.shrink_after_failure(FULL, LargeBodyError("too large"), 1) is FULL
 
 
 def test_links_that_may_not_change_are_followed_as_they_come() -> None:
     """A cursor lost over a changed size is told from any other, once; then links stay."""
-    size = PageSize(1000)
-    assert not size.is_refused(LINK)
-    size.smaller(LINK, ServerError("504"), 3)
-    assert page_size_of(size.fitted(LINK)) == 250
-    assert size.is_refused(LINK)
-    assert size.fitted(LINK) is LINK
+    size = AdaptivePageSize(1000)
+    assert not size.note_lost_cursor(LINK)
+    size.shrink_after_failure(LINK, ServerError("504"), 3)
+    assert requested_page_size(size.resize(LINK)) == 250
+    assert size.note_lost_cursor(LINK)
+    assert size.resize(LINK) is LINK
     assert size_of(size) == 250
-    assert not size.is_refused(LINK)
-    assert size.smaller(LINK, ServerError("504"), 3) is LINK
+    assert not size.note_lost_cursor(LINK)
+    assert size.shrink_after_failure(LINK, ServerError("504"), 3) is LINK

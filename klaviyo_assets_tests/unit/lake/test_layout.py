@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 from klaviyo_assets.errors import LakeError
 from klaviyo_assets.lake.layout import (
+    MAX_SMALL_FILES,
     SMALL_FILE_BYTES,
-    SMALL_FILES,
-    Table,
-    compacted,
-    history_of,
-    is_data_file,
-    metric_partition,
-    partition_values,
+    LakeTable,
+    build_history_table,
+    build_table,
+    has_data_file_name,
+    parse_partition_values,
     quarantine_folder,
+    report_partition_folder,
+    select_files_to_compact,
     table_folder,
-    table_of,
 )
 from klaviyo_assets.model.column import Column
 from klaviyo_assets.model.stream import Collection, Cursor, Stream
@@ -35,7 +35,7 @@ SCHEMA = pa.schema(
 )
 STREAM = Stream(
     name="profiles",
-    about="One row per profile.",
+    description="One row per profile.",
     section="Profiles",
     source=Collection(path="/api/profiles", page_size=100),
     columns=(Column("updated", "When it changed.", "timestamp"),),
@@ -58,7 +58,7 @@ def test_a_name_never_leaves_the_folder(name: str) -> None:
 
 def test_a_table_follows_its_stream() -> None:
     """Key, cursor and partitions come from the stream, and every column may be NULL."""
-    table = table_of(STREAM, SCHEMA)
+    table = build_table(STREAM, SCHEMA)
     assert (table.name, table.key, table.cursor) == ("profiles", ("id",), "updated")
     assert table.partitioning == "none"
     assert all(table.schema.field(name).nullable for name in table.schema.names)
@@ -66,29 +66,29 @@ def test_a_table_follows_its_stream() -> None:
 
 def test_the_cursor_counts_first_where_it_is_a_version() -> None:
     """Of two versions the cursor decides, and no clock where the cursor is no version."""
-    newest = table_of(STREAM, SCHEMA)
-    by_read = Table(
+    newest = build_table(STREAM, SCHEMA)
+    by_read = LakeTable(
         name="events", schema=SCHEMA, key=("id",), cursor="updated", newest_by_cursor=False
     )
-    assert newest.versions == ("updated",)
-    assert by_read.versions == ()
+    assert newest.version_columns == ("updated",)
+    assert by_read.version_columns == ()
 
 
 def test_a_history_is_keyed_by_version() -> None:
     """A history's key is key and cursor, or key and sync where there is no cursor."""
-    table = table_of(STREAM, SCHEMA)
-    bare = Table(name="tags", schema=SCHEMA, key=("id",))
-    assert history_of(table).key == ("id", "updated")
-    assert history_of(bare).key == ("id", "sync_started_at")
-    assert history_of(bare).schema.field("sync_started_at").type == MOMENT
-    assert history_of(table).keeps == "every"
+    table = build_table(STREAM, SCHEMA)
+    bare = LakeTable(name="tags", schema=SCHEMA, key=("id",))
+    assert build_history_table(table).key == ("id", "updated")
+    assert build_history_table(bare).key == ("id", "sync_started_at")
+    assert build_history_table(bare).schema.field("sync_started_at").type == MOMENT
+    assert build_history_table(table).kept_versions == "every"
 
 
 def test_a_stream_cannot_be_taken_for_a_history() -> None:
     """A stream whose table would be another one's history is refused."""
     stream = Stream(
         name="profiles_history",
-        about="One row per version.",
+        description="One row per version.",
         section="Profiles",
         source=STREAM.source,
         columns=(),
@@ -96,42 +96,42 @@ def test_a_stream_cannot_be_taken_for_a_history() -> None:
         scopes=(),
     )
     with pytest.raises(LakeError, match="history"):
-        table_of(stream, SCHEMA)
+        build_table(stream, SCHEMA)
 
 
 def test_a_table_without_its_key_is_refused() -> None:
     """Key, cursor and `synced_at` must be columns."""
     for key, cursor in ((("nothing",), None), (("id",), "nothing")):
         with pytest.raises(LakeError, match="nothing"):
-            Table(name="tags", schema=SCHEMA, key=key, cursor=cursor)
+            LakeTable(name="tags", schema=SCHEMA, key=key, cursor=cursor)
     with pytest.raises(LakeError, match="synced_at"):
-        Table(name="tags", schema=pa.schema([("id", pa.string())]), key=("id",))
+        LakeTable(name="tags", schema=pa.schema([("id", pa.string())]), key=("id",))
 
 
 def test_columns_that_differ_in_case_alone_are_refused() -> None:
     """SQL does not tell `Name` from `name`."""
     schema = SCHEMA.append(pa.field("ID", pa.string()))
     with pytest.raises(LakeError, match="case"):
-        Table(name="tags", schema=schema, key=("id",))
+        LakeTable(name="tags", schema=schema, key=("id",))
 
 
 def test_a_day_of_its_own_is_refused() -> None:
     """A table by day cannot have a column named like the partition, nor go without a cursor."""
     schema = SCHEMA.append(pa.field("day", pa.string()))
     with pytest.raises(LakeError, match="day"):
-        Table(name="tags", schema=schema, key=("id",), cursor="updated", partitioning="day")
+        LakeTable(name="tags", schema=schema, key=("id",), cursor="updated", partitioning="day")
     with pytest.raises(LakeError, match="cursor"):
-        Table(name="tags", schema=SCHEMA, key=("id",), partitioning="day")
+        LakeTable(name="tags", schema=SCHEMA, key=("id",), partitioning="day")
 
 
 def test_only_our_own_names_count_as_ours() -> None:
     """A stray file that somebody put into the folder is not taken for one of ours."""
     ours = "part-0123456789abcdef0123456789abcdef.parquet"
-    assert is_data_file(ours)
-    assert is_data_file("day=2024-05-01/" + ours)
-    assert is_data_file("metric=RESQ6t/month=2024-05/" + ours)
+    assert has_data_file_name(ours)
+    assert has_data_file_name("day=2024-05-01/" + ours)
+    assert has_data_file_name("metric=RESQ6t/month=2024-05/" + ours)
     for name in ("mine.parquet", "../" + ours, "day=x/" + ours, ours + ".old"):
-        assert not is_data_file(name)
+        assert not has_data_file_name(name)
 
 
 HOSTILE = ("../../etc/x", "a/b", "..", ".", "CON ", "x" * 300, "%2e%2e", "é", "~", "a=b", "\0", "'")
@@ -140,15 +140,18 @@ HOSTILE = ("../../etc/x", "a/b", "..", ".", "CON ", "x" * 300, "%2e%2e", "é", "
 def test_a_metrics_folder_is_plain_and_its_own() -> None:
     """Whatever an id holds, its folder is one of our names below the table's, and nobody else's."""
     ours = "part-0123456789abcdef0123456789abcdef.parquet"
-    known = metric_partition("RESQ6t", date(2024, 5, 31))
+    known = report_partition_folder("RESQ6t", date(2024, 5, 31))
     assert known == "metric=RESQ6t/month=2024-05"
-    assert partition_values(known) == {"metric": "RESQ6t", "month": "2024-05"}
-    folders = {each: metric_partition(each, date(2024, 5, 31)) for each in HOSTILE}
+    assert parse_partition_values(known) == {"metric": "RESQ6t", "month": "2024-05"}
+    folders = {each: report_partition_folder(each, date(2024, 5, 31)) for each in HOSTILE}
     assert len({*folders.values(), known}) == len(HOSTILE) + 1
     for folder in folders.values():
-        assert is_data_file(f"{folder}/{ours}")
+        assert has_data_file_name(f"{folder}/{ours}")
         assert (
-            metric_partition(partition_values(folder)["metric"] or "", date(2024, 5, 1)) != folder
+            report_partition_folder(
+                parse_partition_values(folder)["metric"] or "", date(2024, 5, 1)
+            )
+            != folder
         )
 
 
@@ -157,19 +160,19 @@ def test_a_report_has_no_column_named_as_its_partitions() -> None:
     for taken in ("metric", "month"):
         schema = SCHEMA.append(pa.field(taken, pa.string()))
         with pytest.raises(LakeError, match=taken):
-            Table(name="tags", schema=schema, key=("id",), partitioning="metric and month")
+            LakeTable(name="tags", schema=schema, key=("id",), partitioning="metric and month")
 
 
 def test_few_small_files_are_left_alone() -> None:
     """Nothing is merged up to the number of small files that a partition may have."""
-    assert compacted([1000] * SMALL_FILES) == []
-    assert compacted([SMALL_FILE_BYTES] * 100) == []
+    assert select_files_to_compact([1000] * MAX_SMALL_FILES) == []
+    assert select_files_to_compact([SMALL_FILE_BYTES] * 100) == []
 
 
 @given(st.lists(st.integers(1, 2 * SMALL_FILE_BYTES), max_size=60))
 def test_compaction_takes_small_files_alone(sizes: list[int]) -> None:
     """What is merged are at least two small files, the smallest ones."""
-    chosen = compacted(sizes)
+    chosen = select_files_to_compact(sizes)
     assert len(chosen) != 1
     taken = [sizes[at] for at in chosen]
     left = [size for at, size in enumerate(sizes) if at not in chosen]
@@ -184,7 +187,7 @@ def test_many_commits_leave_few_files_and_rewrite_little() -> None:
     most = 0
     for _ in range(1440):
         sizes.append(100_000)
-        chosen = compacted(sizes)
+        chosen = select_files_to_compact(sizes)
         merged = sum(sizes[at] for at in chosen)
         rewritten += merged
         sizes = [size for at, size in enumerate(sizes) if at not in chosen]

@@ -7,7 +7,14 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from klaviyo_assets.lake.merge import ROW, SOURCE, kept, losers, matching, numbered
+from klaviyo_assets.lake.write.merge import (
+    ROW_COLUMN,
+    SOURCE_COLUMN,
+    add_row_positions,
+    find_superseded_rows,
+    mask_remaining_rows,
+    select_matching_rows,
+)
 
 MOMENT = pa.timestamp("us", tz="UTC")
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -47,9 +54,9 @@ def beaten(
     sources: list[list[Row]], key: tuple[str, ...], versions: tuple[str, ...]
 ) -> set[tuple[int, int]]:
     """Return the losers as (source, row), by the code under test."""
-    tables = [numbered(table_of(rows), at) for at, rows in enumerate(sources)]
-    lost = losers(pa.concat_tables(tables), key, versions)
-    pairs: Any = zip(lost[SOURCE].to_pylist(), lost[ROW].to_pylist(), strict=True)
+    tables = [add_row_positions(table_of(rows), at) for at, rows in enumerate(sources)]
+    lost = find_superseded_rows(pa.concat_tables(tables), key, versions)
+    pairs: Any = zip(lost[SOURCE_COLUMN].to_pylist(), lost[ROW_COLUMN].to_pylist(), strict=True)
     return set(pairs)
 
 
@@ -93,16 +100,16 @@ def test_different_keys_beat_nobody() -> None:
 def test_what_stays_is_a_mask_in_the_order_of_the_rows() -> None:
     """A source without a loser has no mask; another one's mask is false where a row lost."""
     sources: list[list[Row]] = [[("a", 0, 0, 0), ("b", 0, 0, 0)], [("a", 0, 1, 0)]]
-    tables = [numbered(table_of(rows), at) for at, rows in enumerate(sources)]
-    lost = losers(pa.concat_tables(tables), ("id",), ("updated", "synced_at"))
-    first = kept(lost, 0, 2)
+    tables = [add_row_positions(table_of(rows), at) for at, rows in enumerate(sources)]
+    lost = find_superseded_rows(pa.concat_tables(tables), ("id",), ("updated", "synced_at"))
+    first = mask_remaining_rows(lost, 0, 2)
     assert first is not None
     assert first.to_pylist() == [False, True]
-    assert kept(lost, 1, 1) is None
+    assert mask_remaining_rows(lost, 1, 1) is None
 
 
 def test_rows_match_by_their_whole_key() -> None:
     """One equal part of a key is no match."""
-    rows = numbered(table_of([("a", 0, 0, 0), ("a", 1, 0, 0)]), 0)
+    rows = add_row_positions(table_of([("a", 0, 0, 0), ("a", 1, 0, 0)]), 0)
     keys = table_of([("a", 1, 0, 0), ("b", 0, 0, 0)])
-    assert matching(rows, keys, ("id", "part"))[ROW].to_pylist() == [1]
+    assert select_matching_rows(rows, keys, ("id", "part"))[ROW_COLUMN].to_pylist() == [1]

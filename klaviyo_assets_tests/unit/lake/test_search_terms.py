@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from klaviyo_assets.lake.search_terms import FEW, SearchTerms
+from klaviyo_assets.lake.maintenance.file_search import MAX_LINEAR_TERMS, SearchTerms
 
 MAIL, ID, PHONE = "ada@example.com", "01KB5TJ8R4", "+15550123"
-MANY = [f"nobody{at}" for at in range(FEW + 1)]
+MANY = [f"nobody{at}" for at in range(MAX_LINEAR_TERMS + 1)]
 
 
 def terms(*others: str) -> SearchTerms:
@@ -41,36 +41,36 @@ def terms(*others: str) -> SearchTerms:
 )
 def test_a_text_names_somebody_or_does_not(text: str, others: list[str], *, is_named: bool) -> None:
     """Case and escapes hide nothing, and a part of a longer word is another one."""
-    assert terms(*others).are_named_in(text.encode()) is is_named
+    assert terms(*others).is_any_in_text(text.encode()) is is_named
 
 
 def test_a_name_beyond_ascii_has_one_case() -> None:
     """An address of another script is found in capitals, and behind JSON's escapes."""
     known = SearchTerms(["jürgen@exämple.de"])
-    assert known.are_named_in("JÜRGEN@EXÄMPLE.DE".encode())
-    assert known.are_named_in(json.dumps("Jürgen@Exämple.de").encode())
+    assert known.is_any_in_text("JÜRGEN@EXÄMPLE.DE".encode())
+    assert known.is_any_in_text(json.dumps("Jürgen@Exämple.de").encode())
 
 
 def test_values_wall_to_wall_are_found_in_bytes() -> None:
     """A page of a database separates nothing."""
-    assert terms().are_in_bytes(b"\x01A" + ID.encode() + MAIL.upper().encode())
-    assert not terms().are_in_bytes(b"\x00\x01")
+    assert terms().is_any_in_bytes(b"\x01A" + ID.encode() + MAIL.upper().encode())
+    assert not terms().is_any_in_bytes(b"\x00\x01")
 
 
 def test_a_longer_word_of_the_rows_is_no_find_in_their_pages() -> None:
     """Where the file's rows have the longer address; elsewhere nobody can tell where one begins."""
     longer: set[bytes] = set()
-    assert not terms().are_named_in(b"of Nada@Example.com, x", longer)
+    assert not terms().is_any_in_text(b"of Nada@Example.com, x", longer)
     assert longer == {b"nada@example.com"}
     page = b"\x02Bobnada@example.com\x07"
-    assert not terms().are_in_bytes(page, longer)
-    assert not terms().are_in_bytes(page[6:], longer)
-    assert terms().are_in_bytes(page)
-    assert terms().are_in_bytes(page + b"ada@example.com", longer)
-    assert terms().are_in_bytes(b"\x02Bobada@example.com", longer)
+    assert not terms().is_any_in_bytes(page, longer)
+    assert not terms().is_any_in_bytes(page[6:], longer)
+    assert terms().is_any_in_bytes(page)
+    assert terms().is_any_in_bytes(page + b"ada@example.com", longer)
+    assert terms().is_any_in_bytes(b"\x02Bobada@example.com", longer)
 
 
 def test_nobody_is_in_no_text() -> None:
     """Without terms nothing is named, and empty ones are left out."""
     assert not SearchTerms([""])
-    assert not SearchTerms([""]).are_named_in(b"anything")
+    assert not SearchTerms([""]).is_any_in_text(b"anything")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from klaviyo_assets.lake import staged_keys
-from klaviyo_assets.lake.staged_keys import StagedKeys
+from klaviyo_assets.lake.write import staging
+from klaviyo_assets.lake.write.staging import StagedKeys
 
 # One stage: for each partition that it touches, keys that are there once.
 STAGES = st.lists(
@@ -32,7 +32,7 @@ def noted(stages: list[dict[str, set[int]]], *key: str) -> StagedKeys:
     known = StagedKeys(key)
     for stage in stages:
         for partition, numbers in stage.items():
-            known.note(partition, rows_of(numbers))
+            known.add(partition, rows_of(numbers))
     return known
 
 
@@ -51,29 +51,29 @@ def test_keys_that_came_once_are_known_to_be_unique(stages: list[dict[str, set[i
     """Partition by partition, neither more nor less than what came."""
     known = noted(stages, "id")
     for partition in {each for stage in stages for each in stage}:
-        assert known.are_unique(partition) != came_twice(stages, partition)
+        assert known.has_unique_keys(partition) != came_twice(stages, partition)
 
 
 @given(STAGES, st.integers(0, 60))
 def test_beyond_the_bound_nothing_is_claimed(stages: list[dict[str, set[int]]], bound: int) -> None:
     """With memory for fewer keys than came, no partition with a repeated key passes as unique."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(staged_keys, "KEPT_BYTES", bound)
+        patch.setattr(staging, "MAX_STAGED_KEY_BYTES", bound)
         known = noted(stages, "id")
         for partition in {each for stage in stages for each in stage}:
-            assert not (known.are_unique(partition) and came_twice(stages, partition))
+            assert not (known.has_unique_keys(partition) and came_twice(stages, partition))
 
 
 def test_memory_is_bounded() -> None:
     """What does not fit is let go of, and what comes afterwards is not kept either."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(staged_keys, "KEPT_BYTES", 40)
+        patch.setattr(staging, "MAX_STAGED_KEY_BYTES", 40)
         known = noted([{"": {1, 2, 3, 4, 5}}, {"": {6, 7, 8, 9}}, {"": {10}}], "id")
-    assert not known.kept
-    assert not known.are_unique("")
+    assert not known.keys_by_partition
+    assert not known.has_unique_keys("")
 
 
 def test_keys_of_two_columns_are_known_by_their_stages_alone() -> None:
     """One stage holds each key once; of two nothing is known."""
-    assert noted([{"": {1}}], "id", "version").are_unique("")
-    assert not noted([{"": {1}}, {"": {2}}], "id", "version").are_unique("")
+    assert noted([{"": {1}}], "id", "version").has_unique_keys("")
+    assert not noted([{"": {1}}, {"": {2}}], "id", "version").has_unique_keys("")

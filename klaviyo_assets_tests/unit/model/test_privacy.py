@@ -4,12 +4,12 @@ import pytest
 
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.privacy import (
-    Privacy,
-    checked_salt,
-    privacy_of,
-    privacy_refusals,
-    profile_id_of,
-    uncovered_places,
+    PrivacyRules,
+    privacy_setting_errors,
+    profile_id_column,
+    resolve_privacy_rules,
+    unprotected_column_warnings,
+    validate_salt,
 )
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import STREAMS
@@ -17,42 +17,47 @@ from klaviyo_assets.streams import STREAMS
 SALT = "correct horse battery staple"
 
 
-def privacy(stream: str, **settings: tuple[str, ...]) -> Privacy:
+def privacy(stream: str, **settings: tuple[str, ...]) -> PrivacyRules:
     """Return the privacy of a stream by some settings."""
-    return privacy_of(STREAMS[stream], Settings(**settings))  # pyright: ignore[reportArgumentType]
+    return resolve_privacy_rules(STREAMS[stream], Settings(**settings))  # pyright: ignore[reportArgumentType]
 
 
 def refusals(**settings: tuple[str, ...]) -> list[str]:
     """Return what is said against some settings."""
-    found = privacy_refusals(Settings(**settings), STREAMS)  # pyright: ignore[reportArgumentType]
+    found = privacy_setting_errors(Settings(**settings), STREAMS)  # pyright: ignore[reportArgumentType]
     return [str(each) for each in found]
 
 
 def test_without_settings_nothing_is_touched() -> None:
     """By default every column of every stream is stored as it comes."""
-    assert [name for name in STREAMS if privacy(name).touched] == []
+    assert [name for name in STREAMS if privacy(name).affected_columns] == []
 
 
 def test_a_column_of_one_stream_is_that_streams_alone() -> None:
     """Excluding a column of one stream leaves its namesakes elsewhere alone."""
-    assert privacy("campaigns", exclude_columns=("campaigns.name",)).excluded == {"name"}
-    assert privacy("lists", exclude_columns=("campaigns.name",)).excluded == set()
+    assert privacy("campaigns", exclude_columns=("campaigns.name",)).excluded_columns == {"name"}
+    assert privacy("lists", exclude_columns=("campaigns.name",)).excluded_columns == set()
 
 
 def test_what_is_said_of_profiles_holds_for_global_exclusions() -> None:
     """The same people's records must not bring in by the other table what one leaves out."""
     entry = ("profiles.email", "profiles.extra")
-    assert privacy("global_exclusions", exclude_columns=entry).excluded == {"email", "extra"}
-    assert privacy("global_exclusions", hash_columns=entry[:1]).hashed == {"email"}
-    assert privacy("profiles", exclude_columns=("global_exclusions.email",)).excluded == set()
+    assert privacy("global_exclusions", exclude_columns=entry).excluded_columns == {
+        "email",
+        "extra",
+    }
+    assert privacy("global_exclusions", hash_columns=entry[:1]).hashed_columns == {"email"}
+    assert (
+        privacy("profiles", exclude_columns=("global_exclusions.email",)).excluded_columns == set()
+    )
 
 
 def test_a_star_is_every_stream_that_has_the_column() -> None:
     """`*.extra` holds for every stored table and breaks none that lacks the column."""
     for name in ("profiles", "events", "lists_detailed", "accounts"):
-        assert privacy(name, exclude_columns=("*.extra", "*.email")).excluded >= {"extra"}
+        assert privacy(name, exclude_columns=("*.extra", "*.email")).excluded_columns >= {"extra"}
     sender = {"contact_information_default_sender_email"}
-    assert privacy("accounts", exclude_columns=("*.email",)).excluded == sender
+    assert privacy("accounts", exclude_columns=("*.email",)).excluded_columns == sender
     assert refusals(exclude_columns=("*.extra", "*.email")) == []
 
 
@@ -67,38 +72,48 @@ def test_a_name_stands_for_the_kind_of_value() -> None:
     }
     for name in ("profiles", "global_exclusions"):
         found = privacy(name, hash_columns=("*.phone_number", "*.email"))
-        assert found.hashed == {"email", "phone_number", *whatsapp}
+        assert found.hashed_columns == {"email", "phone_number", *whatsapp}
     one = min(whatsapp)
     found = privacy(
         "profiles", exclude_columns=("*.phone_number",), hash_columns=(f"profiles.{one}",)
     )
-    assert (found.excluded, found.hashed) == ({"phone_number", *whatsapp} - {one}, {one})
-    messages = privacy("campaigns", hash_columns=("*.email",)).members["campaign_messages"]
+    assert (found.excluded_columns, found.hashed_columns) == (
+        {"phone_number", *whatsapp} - {one},
+        {one},
+    )
+    messages = privacy("campaigns", hash_columns=("*.email",)).json_members["campaign_messages"]
     assert messages.hashed == {"from_email", "reply_to_email", "cc_email", "bcc_email"}
-    assert privacy("campaigns", hash_columns=("*.phone_number",)).members == {}
+    assert privacy("campaigns", hash_columns=("*.phone_number",)).json_members == {}
 
 
 def test_what_a_setting_does_not_reach_is_named() -> None:
     """Free-form JSON and columns of the same kind elsewhere are named, until they are seen to."""
-    (said,) = uncovered_places(Settings(hash_columns=("profiles.phone_number",)), STREAMS)
+    (said,) = unprotected_column_warnings(
+        Settings(hash_columns=("profiles.phone_number",)), STREAMS
+    )
     assert "phone_number" in said
     for place in ("events.event_properties", "profiles.properties", "profiles.extra"):
         assert place in said
     assert "whatsapp" not in said
     assert "accounts.contact_information_default_sender_email" not in said
-    (said,) = uncovered_places(Settings(exclude_columns=("profiles.email",)), STREAMS)
+    (said,) = unprotected_column_warnings(Settings(exclude_columns=("profiles.email",)), STREAMS)
     assert "accounts.contact_information_default_sender_email" in said
     assert "campaigns.campaign_messages" in said
     every = ("*.email", "*.extra", "*.properties", "segments.definition")
     cut = ("events.event_properties:$value",)
-    assert uncovered_places(Settings(exclude_columns=every, json_keys=cut), STREAMS) == []
-    assert uncovered_places(Settings(exclude_columns=("profiles.last_name",)), STREAMS) == []
+    assert (
+        unprotected_column_warnings(Settings(exclude_columns=every, json_keys=cut), STREAMS) == []
+    )
+    assert (
+        unprotected_column_warnings(Settings(exclude_columns=("profiles.last_name",)), STREAMS)
+        == []
+    )
 
 
 def test_keys_of_json_are_those_listed() -> None:
     """An allow-list holds the names between the bars as they are, blanks and dollars included."""
     found = privacy("events", json_keys=("events.event_properties:$value|Item Names",))
-    assert dict(found.json_keys) == {"event_properties": {"$value", "Item Names"}}
+    assert dict(found.allowed_json_keys) == {"event_properties": {"$value", "Item Names"}}
 
 
 @pytest.mark.parametrize(
@@ -137,13 +152,13 @@ def test_only_text_is_hashed_and_only_json_has_keys() -> None:
 def test_a_salt_that_is_no_secret_is_refused_unquoted(salt: str) -> None:
     """A missing or short salt is refused by its variable; the text never holds it."""
     with pytest.raises(SettingError, match="KLAVIYO_HASH_SALT cannot be used") as refused:
-        checked_salt(salt)
+        validate_salt(salt)
     assert not salt.strip() or salt not in str(refused.value)
 
 
 def test_the_salt_is_in_no_text_of_its_holder() -> None:
     """What holds the salt can be printed without showing it."""
-    assert SALT not in repr(Privacy(salt=checked_salt(SALT)))
+    assert SALT not in repr(PrivacyRules(salt=validate_salt(SALT)))
 
 
 @pytest.mark.parametrize(
@@ -158,4 +173,4 @@ def test_the_salt_is_in_no_text_of_its_holder() -> None:
 )
 def test_the_person_of_a_row_is_known(stream: str, column: str | None) -> None:
     """Each stream about people says which column holds whose row it is."""
-    assert profile_id_of(STREAMS[stream]) == column
+    assert profile_id_column(STREAMS[stream]) == column

@@ -7,7 +7,7 @@ import pytest
 
 from klaviyo_assets.model.column import Column
 from klaviyo_assets.model.stream import (
-    WHOLE,
+    WHOLE_COLLECTION,
     AdditionalField,
     Collection,
     Cursor,
@@ -16,19 +16,19 @@ from klaviyo_assets.model.stream import (
     Slice,
     Stream,
 )
-from klaviyo_assets.model.tiers import XS, Budget, L, M
+from klaviyo_assets.rate_tiers import TIER_L, TIER_M, TIER_XS, RateLimitBucket
 
-COUNT = AdditionalField(resource="thing", name="count", tier=XS)
-GUESS = AdditionalField(resource="thing", name="guess", tier=M, optional=True)
+COUNT = AdditionalField(resource="thing", name="count", tier=TIER_XS)
+GUESS = AdditionalField(resource="thing", name="guess", tier=TIER_M, is_optional=True)
 PLAIN = AdditionalField(resource="thing", name="plain")
 
 THINGS = Stream(
     name="things",
-    about="One row per thing.",
+    description="One row per thing.",
     section="Things",
     source=Collection(path="/api/things", page_size=10),
     columns=(Column("name", "The name."), Column("updated", "When.", "timestamp")),
-    tier=L,
+    tier=TIER_L,
     scopes=("things:read",),
     cursor=Cursor(column="updated", field="updated"),
 )
@@ -43,7 +43,9 @@ COUNTED = replace(
 JOINED = replace(
     THINGS,
     name="things_joined",
-    source=Join(left="things", right="others", on="other_id", columns={"other_name": "name"}),
+    source=Join(
+        left="things", right="others", join_column="other_id", columns={"other_name": "name"}
+    ),
     cursor=None,
 )
 
@@ -51,7 +53,7 @@ JOINED = replace(
 def test_the_grain_is_said_first() -> None:
     """A stream that does not say what one row is cannot be declared."""
     with pytest.raises(ValueError, match=r"things: .*One row per"):
-        replace(THINGS, about="Things.")
+        replace(THINGS, description="Things.")
 
 
 def test_a_column_is_there_once() -> None:
@@ -84,19 +86,19 @@ def test_a_table_by_day_has_a_day() -> None:
 )
 def test_only_what_a_read_misses_for_sure_is_marked(wrong: dict[str, Any]) -> None:
     """A stream whose complete read could miss a record that is there cannot mark deleted ones."""
-    assert replace(THINGS, marks_deleted=True).marks_deleted
+    assert replace(THINGS, has_soft_deletes=True).has_soft_deletes
     with pytest.raises(ValueError, match=r"things: .*deleted"):
-        replace(THINGS, marks_deleted=True, **wrong)
+        replace(THINGS, has_soft_deletes=True, **wrong)
 
 
 def test_a_sweep_of_ids_is_by_a_column() -> None:
     """Ids are swept by a column of a stream that marks deleted records, or not at all."""
     by_name = Cursor(column="name", field="name")
-    assert replace(THINGS, marks_deleted=True, ids_by=by_name).ids_by == by_name
+    assert replace(THINGS, has_soft_deletes=True, id_scan_cursor=by_name).id_scan_cursor == by_name
     with pytest.raises(ValueError, match=r"things: a sweep"):
-        replace(THINGS, ids_by=by_name)
+        replace(THINGS, id_scan_cursor=by_name)
     with pytest.raises(ValueError, match=r"things: a sweep"):
-        replace(THINGS, marks_deleted=True, ids_by=Cursor(column="x", field="x"))
+        replace(THINGS, has_soft_deletes=True, id_scan_cursor=Cursor(column="x", field="x"))
 
 
 def test_a_declaration_does_not_change() -> None:
@@ -104,15 +106,15 @@ def test_a_declaration_does_not_change() -> None:
     with pytest.raises(FrozenInstanceError):
         THINGS.name = "others"  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(TypeError):
-        WHOLE.values["channel"] = "email"  # pyright: ignore[reportIndexIssue]
+        WHOLE_COLLECTION.values["channel"] = "email"  # pyright: ignore[reportIndexIssue]
 
 
 def test_a_collection_without_a_cursor_is_swept() -> None:
     """What cannot be asked for changes is read whole; details and joins are neither."""
-    assert not THINGS.is_swept
-    assert replace(THINGS, cursor=None).is_swept
-    assert not COUNTED.is_swept
-    assert not JOINED.is_swept
+    assert not THINGS.is_snapshot
+    assert replace(THINGS, cursor=None).is_snapshot
+    assert not COUNTED.is_snapshot
+    assert not JOINED.is_snapshot
 
 
 def test_a_collection_is_one_slice_unless_told() -> None:
@@ -124,15 +126,19 @@ def test_a_collection_is_one_slice_unless_told() -> None:
 def test_a_request_is_counted_against_its_path() -> None:
     """Streams of one path have one budget, whatever their names."""
     twin = replace(THINGS, name="twins")
-    assert THINGS.budgets() == twin.budgets() == (Budget("GET /api/things", L),)
+    assert (
+        THINGS.rate_limit_buckets()
+        == twin.rate_limit_buckets()
+        == (RateLimitBucket("GET /api/things", TIER_L),)
+    )
 
 
 def test_a_lowered_limit_is_counted_as_well() -> None:
     """A field with a limit of its own adds a budget, named as the parameter; a plain one none."""
     source = Collection(path="/api/things", page_size=10, additional_fields=(PLAIN, GUESS))
-    assert replace(THINGS, source=source).budgets() == (
-        Budget("GET /api/things", L),
-        Budget("additional-fields[thing]=guess", M),
+    assert replace(THINGS, source=source).rate_limit_buckets() == (
+        RateLimitBucket("GET /api/things", TIER_L),
+        RateLimitBucket("additional-fields[thing]=guess", TIER_M),
     )
 
 
@@ -140,18 +146,23 @@ def test_a_field_left_out_costs_nothing() -> None:
     """What is not asked for is not counted; leaving out another changes nothing."""
     source = Collection(path="/api/things", page_size=10, additional_fields=(GUESS,))
     stream = replace(THINGS, source=source)
-    assert stream.budgets(without=frozenset({"guess"})) == (Budget("GET /api/things", L),)
-    assert stream.budgets(without=frozenset({"plain"})) == stream.budgets()
+    assert stream.rate_limit_buckets(excluded_fields=frozenset({"guess"})) == (
+        RateLimitBucket("GET /api/things", TIER_L),
+    )
+    assert (
+        stream.rate_limit_buckets(excluded_fields=frozenset({"plain"}))
+        == stream.rate_limit_buckets()
+    )
 
 
 def test_a_detail_is_counted_against_its_template() -> None:
     """All records of a parent are asked for from one budget, not one each."""
-    assert COUNTED.budgets() == (
-        Budget("GET /api/things/{id}", L),
-        Budget("additional-fields[thing]=count", XS),
+    assert COUNTED.rate_limit_buckets() == (
+        RateLimitBucket("GET /api/things/{id}", TIER_L),
+        RateLimitBucket("additional-fields[thing]=count", TIER_XS),
     )
 
 
 def test_a_join_spends_nothing() -> None:
     """No request, no budget."""
-    assert JOINED.budgets() == ()
+    assert JOINED.rate_limit_buckets() == ()

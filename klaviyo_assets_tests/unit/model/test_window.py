@@ -15,7 +15,7 @@ from klaviyo_assets.model.window import (
     Window,
     coverage_from_json,
     coverage_to_json,
-    instant,
+    parse_instant,
 )
 
 START = datetime(2026, 1, 31, tzinfo=UTC)
@@ -81,7 +81,7 @@ def test_a_union_is_what_either_covers(one: Coverage, other: Coverage) -> None:
 @given(coverages, windows)
 def test_what_is_taken_out_is_not_covered(coverage: Coverage, window: Window) -> None:
     """Forgetting a window forgets its instants and no others."""
-    rest = coverage.without(window)
+    rest = coverage.subtract(window)
     assert covered(*rest.windows) == covered(*coverage.windows) - covered(window)
 
 
@@ -96,7 +96,7 @@ def test_gaps_are_what_is_left_to_read(coverage: Coverage, wanted: Window) -> No
 @given(coverages, st.none() | st.integers(0, 12))
 def test_the_reach_is_the_end_of_the_first_stretch(coverage: Coverage, start: int | None) -> None:
     """From a start that is covered, everything is read up to the reach, which is not."""
-    reach = coverage.reach(None if start is None else CLOCK[start])
+    reach = coverage.contiguous_end(None if start is None else CLOCK[start])
     inside = covered(*coverage.windows)
     first = min(CLOCK) if start is None else start
     if first not in inside:
@@ -124,19 +124,19 @@ def test_json_is_plain_text_in_utc() -> None:
 def test_an_instant_is_in_utc() -> None:
     """Any offset is understood, and the instant stays the same."""
     east = timezone(timedelta(hours=2))
-    found = instant(datetime(2026, 1, 31, 2, tzinfo=east).isoformat())
+    found = parse_instant(datetime(2026, 1, 31, 2, tzinfo=east).isoformat())
     assert found == START
     assert found is not None
     assert found.tzinfo is UTC
-    assert instant("2026-01-31T00:00:00Z") == START
-    assert instant(None) is None
+    assert parse_instant("2026-01-31T00:00:00Z") == START
+    assert parse_instant(None) is None
 
 
 @pytest.mark.parametrize("text", ["2026-01-31T00:00:00", "2026-01-31", "soon", ""])
 def test_an_instant_without_an_offset_is_refused(text: str) -> None:
     """A time that could be anywhere's is no mark."""
     with pytest.raises(ValueError, match=r"offset|Invalid isoformat"):
-        instant(text)
+        parse_instant(text)
 
 
 def test_half_a_window_is_refused() -> None:

@@ -7,12 +7,12 @@ import pytest
 
 GONE = """
 from pathlib import Path
-from klaviyo_assets.sync.memory import give_large_blocks_back
+from klaviyo_assets.sync.memory import configure_malloc
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
-give_large_blocks_back()
+configure_malloc()
 before = resident()
 for _ in range(3):
     # Texts larger than a usual page, beside something small that lives on.
@@ -34,7 +34,7 @@ def test_large_blocks_go_back() -> None:
 
 GIVEN_BACK = """
 from pathlib import Path
-from klaviyo_assets.sync.memory import give_free_blocks_back
+from klaviyo_assets.sync.memory import trim_heap
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
@@ -43,7 +43,7 @@ blocks = [bytearray(4000) for _ in range(100_000)]
 kept = blocks[99::100]
 del blocks
 before = resident()
-give_free_blocks_back()
+trim_heap()
 print(before, resident())
 """
 
@@ -61,17 +61,17 @@ def test_free_blocks_between_others_go_back() -> None:
 
 SPARED = """
 import gc, weakref
-from klaviyo_assets.sync.memory import spare_what_lives_on
+from klaviyo_assets.sync.memory import freeze_garbage_collector
 
 class Circle:
     def __init__(self):
         self.itself = self
 
 kept = [[number] for number in range(300_000)]
-spare_what_lives_on()
+freeze_garbage_collector()
 walked = sum(len(gc.get_objects(generation=each)) for each in range(3))
 later = weakref.ref(Circle())
-spare_what_lives_on()
+freeze_garbage_collector()
 gc.collect()
 print(walked, gc.get_threshold()[0], later() is None)
 """
@@ -114,13 +114,13 @@ def test_a_process_is_tuned_when_told_to_and_not_by_an_import() -> None:
 QUIET = """
 import sys
 import klaviyo_assets.definitions
-from klaviyo_assets.lake.engine import connection, load
-from klaviyo_assets.sync.memory import spare_what_lives_on
+from klaviyo_assets.lake.read.duckdb import load_duckdb, open_connection
+from klaviyo_assets.sync.memory import freeze_garbage_collector
 
 print("duckdb" in sys.modules)
-spare_what_lives_on()
-load()
-connection().sql("SELECT 1").fetchall()
+freeze_garbage_collector()
+load_duckdb()
+open_connection().sql("SELECT 1").fetchall()
 """
 
 

@@ -1,0 +1,439 @@
+"""The rate limiter's SQLite file: its transactions, its tables, and which hosts use it.
+
+SQLite in WAL mode: one writer at a time, and a killed process rolls back by itself. Commits are not
+synced to the disk one by one (`synchronous=NORMAL`), but for those that are dear: after a power
+failure the last bookings may be missing, never half there. Source: https://www.sqlite.org/wal.html
+
+Bookings of one budget are numbered: the one that leaves a window of n requests is n numbers back.
+Their moments are in ledger time: the wall clock, but never going back. When the wall clock does,
+the difference is added from then on: bookings keep their distance, so nothing waits longer and
+nothing bursts. When it leaps ahead, at most one window more than allowed is spent.
+
+A host is its running kernel: containers of one kernel share its locks, and may share the folder
+whatever they are called. A host that was restarted, or whose container came back under another
+name, goes on at once: what was written before its kernel started is no sign of another host. One
+whose volume moved to another machine goes on when the last use is `HOST_OVERLAP_SECONDS` ago.
+"""
+
+import logging
+import math
+import os
+import platform
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from threading import RLock, get_ident
+from typing import Protocol, TypeVar, cast
+
+from klaviyo_assets.api.limits import DAILY_WINDOW_SECONDS
+from klaviyo_assets.errors import SettingError, StorageError
+from klaviyo_assets.locks import check_lock_support
+
+BUSY_TIMEOUT_SECONDS = 10.0
+"""How long a transaction waits for those of others; each takes well below a millisecond."""
+
+CORRUPT_RESULT_CODES = frozenset(
+    {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
+)
+"""Result codes of a file that is not, or no longer, the database we wrote."""
+
+SQLITE_FILE_SUFFIXES = ("-wal", "-shm", "")
+"""What SQLite keeps under a name; the database last, as side files make no sense beside another."""
+
+_TransactionResult = TypeVar("_TransactionResult")
+
+
+class CreateTables(Protocol):
+    """Makes the tables; `was_corrupt` tells that a file whose content is lost was set aside."""
+
+    def __call__(self, connection: sqlite3.Connection, *, was_corrupt: bool) -> None:
+        """Leave the connection with all tables and no transaction."""
+        ...
+
+
+_log = logging.getLogger(__name__)
+
+
+class RateLimitStore:
+    """One connection for all threads of this process, opened when first needed.
+
+    `create_tables` makes the tables in a new connection.
+    """
+
+    def __init__(self, path: Path, prepare: CreateTables) -> None:
+        self.path = path
+        self.create_tables = prepare
+        self.lock = RLock()
+        self.connection: sqlite3.Connection | None = None
+        self.inode: int | None = None
+        self.is_durable: bool | None = None
+        """Whether the connection waits for the disk at each commit; None before it was told."""
+
+    def run_transaction(
+        self, work: Callable[[sqlite3.Connection], _TransactionResult], *, is_durable: bool = False
+    ) -> _TransactionResult:
+        """Return what `work` returns, run under the write lock: all of its changes, or none.
+
+        A file found broken is renamed aside, and `work` runs again in a new one. What is dear is on
+        the disk when this returns, power failures included.
+
+        Raises:
+            SettingError: the folder's file system does not lock files.
+            StorageError: the file cannot be written, or stays locked for ten seconds.
+        """
+        with self.lock:
+            try:
+                return self.run_once(work, was_corrupt=False, is_durable=is_durable)
+            except sqlite3.DatabaseError as error:
+                if not is_corrupt(error):
+                    raise self.unusable_error(error) from error
+                self.rename_corrupt_file(error)
+            try:
+                return self.run_once(work, was_corrupt=True, is_durable=is_durable)
+            except sqlite3.DatabaseError as error:
+                raise self.unusable_error(error) from error
+
+    def run_once(
+        self,
+        work: Callable[[sqlite3.Connection], _TransactionResult],
+        *,
+        was_corrupt: bool,
+        is_durable: bool,
+    ) -> _TransactionResult:
+        """Run `work` in one transaction; SQLite's errors pass."""
+        connection = self.open_connection(was_corrupt=was_corrupt)
+        try:
+            if is_durable != self.is_durable:
+                connection.execute(f"PRAGMA synchronous={'FULL' if is_durable else 'NORMAL'}")
+                self.is_durable = is_durable
+            connection.execute("BEGIN IMMEDIATE")
+            result = work(connection)
+            connection.execute("COMMIT")
+        except BaseException:
+            # Also for a signal's exception between two statements: no lock may stay behind.
+            with suppress(sqlite3.Error):
+                connection.rollback()
+            raise
+        return result
+
+    def open_connection(self, *, was_corrupt: bool) -> sqlite3.Connection:
+        """Return the connection to the file that now lies at the path.
+
+        Another process may have set the file aside, or somebody deleted it: then this opens the
+        one that took its place, so that all processes book in one file.
+        """
+        if self.connection is not None and self.inode == file_inode(self.path):
+            return self.connection
+        self.close()
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            check_lock_support(self.path.parent, variable="KLAVIYO_STATE_DIR")
+            if not self.path.exists():
+                self.create_file(was_corrupt=was_corrupt)
+        except OSError as error:
+            raise self.unusable_error(error) from error
+        self.inode = file_inode(self.path)
+        self.is_durable = None
+        self.connection = self.connect(self.path, was_corrupt=was_corrupt)
+        return self.connection
+
+    def create_file(self, *, was_corrupt: bool) -> None:
+        """Put a new file at the path, complete from its first moment, unless one is there by then.
+
+        Turning a database to WAL while others open it fails with "locked" whatever the timeout, and
+        several processes do begin at once: one in a hundred failed that way.
+        """
+        fresh = self.path.with_name(f"{self.path.name}.{os.getpid()}-{get_ident()}")
+        # Made before SQLite can make it readable to others; its side files take this mode.
+        os.close(os.open(fresh, os.O_CREAT | os.O_RDWR, 0o600))
+        try:
+            self.connect(fresh, was_corrupt=was_corrupt).close()
+            self.path.hardlink_to(fresh)
+        except FileExistsError:
+            pass
+        except OSError:
+            # A file system without links: two that begin at once may each book a first burst.
+            fresh.replace(self.path)
+        finally:
+            fresh.unlink(missing_ok=True)
+
+    def connect(self, path: Path, *, was_corrupt: bool) -> sqlite3.Connection:
+        """Return a new connection to the file at `path`, with all tables made."""
+        connection = sqlite3.connect(
+            path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            self.create_tables(connection, was_corrupt=was_corrupt)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def rename_corrupt_file(self, error: sqlite3.DatabaseError) -> None:
+        """Rename the broken file, and say so; a file that another process put there stays."""
+        found = self.inode
+        self.close()
+        if found is not None and found != file_inode(self.path):
+            return
+        aside = self.path.with_name(f"{self.path.name}.broken")
+        for ending in SQLITE_FILE_SUFFIXES:
+            with suppress(FileNotFoundError):
+                Path(f"{self.path}{ending}").replace(f"{aside}{ending}")
+        _log.warning(
+            "The rate ledger %s is broken (%s). It is kept as %s, and a new one begins; the first "
+            "requests wait a minute, as what was spent is unknown.",
+            self.path,
+            error,
+            aside.name,
+        )
+
+    def close(self) -> None:
+        """Close the connection; the next transaction opens it again."""
+        with self.lock:
+            connection, self.connection, self.inode = self.connection, None, None
+            if connection is not None:
+                connection.close()
+
+    def unusable_error(self, error: Exception) -> StorageError:
+        """Return the error for a ledger that the operator must look at."""
+        return StorageError(
+            f"The rate ledger {self.path} cannot be used ({error}). Without it several processes "
+            "would overrun Klaviyo's limits: set KLAVIYO_STATE_DIR to a folder on a local disk "
+            "that may be written, or free the file."
+        )
+
+
+def is_corrupt(error: sqlite3.DatabaseError) -> bool:
+    """Tell whether an error means that the file's content is no good."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    # The low byte is the primary code; a read past a cut file's end is an I/O error of its own.
+    return code & 0xFF in CORRUPT_RESULT_CODES or code == sqlite3.SQLITE_IOERR_SHORT_READ
+
+
+def file_inode(path: Path) -> int | None:
+    """Return what identifies the file at a path; None where there is none."""
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
+RATE_LIMIT_TABLES = """
+CREATE TABLE IF NOT EXISTS clock (
+    id INTEGER PRIMARY KEY CHECK (id = 1), ahead REAL NOT NULL, seen REAL NOT NULL,
+    held_until REAL NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS budget (
+    id INTEGER PRIMARY KEY, account TEXT NOT NULL, name TEXT NOT NULL, booked INTEGER NOT NULL,
+    held_until REAL NOT NULL, UNIQUE (account, name)
+) STRICT;
+CREATE TABLE IF NOT EXISTS booking (
+    budget INTEGER NOT NULL, number INTEGER NOT NULL, moment REAL NOT NULL,
+    PRIMARY KEY (budget, number)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS day (
+    budget INTEGER PRIMARY KEY, turns_at REAL NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS account (
+    key_hash TEXT PRIMARY KEY, account_id TEXT NOT NULL, timezone TEXT NOT NULL,
+    asked_at REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS revenue (
+    account TEXT PRIMARY KEY, metric_id TEXT, asked_at REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+
+
+class StoredReservations:
+    """The bookings of one budget in the file, read one at a time by number."""
+
+    def __init__(self, connection: sqlite3.Connection, budget: int, booked: int) -> None:
+        self.connection = connection
+        self.bucket_id = budget
+        self.last_number = booked
+
+    def nth_last(self, n: int) -> float | None:
+        """Return the moment of the n-th last booking; None where it was never made or is gone."""
+        row = self.connection.execute(
+            "SELECT moment FROM booking WHERE budget = ? AND number = ?",
+            (self.bucket_id, self.last_number - n + 1),
+        ).fetchone()
+        return row[0] if row else None
+
+    def count_since(self, moment: float) -> int:
+        """Return how many are booked for `moment` or later."""
+        row = self.connection.execute(
+            "SELECT count(*) FROM booking WHERE budget = ? AND moment >= ?",
+            (self.bucket_id, moment),
+        ).fetchone()
+        return cast("tuple[int]", row)[0]
+
+    def add(self, moment: float, horizon: float) -> None:
+        """Book `moment`, and forget up to two bookings that lie before `horizon`."""
+        self.connection.execute(
+            "INSERT INTO booking VALUES (?, ?, ?)", (self.bucket_id, self.last_number + 1, moment)
+        )
+        self.connection.execute(
+            "UPDATE budget SET booked = ? WHERE id = ?", (self.last_number + 1, self.bucket_id)
+        )
+        self.connection.execute(
+            "DELETE FROM booking WHERE budget = ? AND moment < ? AND number < 2 + "
+            "(SELECT min(number) FROM booking WHERE budget = ?)",
+            (self.bucket_id, horizon, self.bucket_id),
+        )
+
+
+def create_rate_limit_tables(
+    connection: sqlite3.Connection, *, wall_time: float, blocked_until: float
+) -> None:
+    """Make the tables where they are missing, and forget what is older than any window.
+
+    Nothing at all is booked before `blocked_until` when the tables are new.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    for statement in RATE_LIMIT_TABLES.split(";\n"):
+        connection.execute(statement)
+    connection.execute(
+        "INSERT OR IGNORE INTO clock VALUES (1, 0, ?, ?)", (wall_time, blocked_until)
+    )
+    connection.execute(
+        "DELETE FROM booking WHERE moment < (SELECT seen FROM clock) - ?", (DAILY_WINDOW_SECONDS,)
+    )
+    connection.execute("COMMIT")
+
+
+def advance_store_clock(connection: sqlite3.Connection, wall_time: float) -> tuple[float, float]:
+    """Return ledger time for a wall clock's time, and the earliest moment that may be booked."""
+    row = connection.execute("SELECT ahead, seen, held_until FROM clock").fetchone()
+    ahead, seen, held_until = cast("tuple[float, float, float]", row)
+    now = max(wall_time + ahead, seen)
+    connection.execute("UPDATE clock SET ahead = ?, seen = ?", (now - wall_time, now))
+    return now, max(now, held_until)
+
+
+def load_reservations(
+    connection: sqlite3.Connection, account: str, name: str
+) -> tuple[StoredReservations, float]:
+    """Return the bookings of a budget, and the moment until which it is held."""
+    query = "SELECT id, booked, held_until FROM budget WHERE account = ? AND name = ?"
+    row = connection.execute(query, (account, name)).fetchone()
+    if row is None:
+        connection.execute("INSERT INTO budget VALUES (NULL, ?, ?, 0, 0)", (account, name))
+        row = connection.execute(query, (account, name)).fetchone()
+    budget, booked, held_until = cast("tuple[int, int, float]", row)
+    return StoredReservations(connection, budget, booked), held_until
+
+
+def block_until(connection: sqlite3.Connection, bucket_id: int, moment: float) -> None:
+    """Let nothing be booked in a budget before `moment`; an earlier one changes nothing."""
+    connection.execute(
+        "UPDATE budget SET held_until = max(held_until, ?) WHERE id = ?", (moment, bucket_id)
+    )
+
+
+def daily_reset_time(connection: sqlite3.Connection, bucket_id: int) -> float:
+    """Return when Klaviyo's day turns, or turned, by its own word; minus infinity if never told."""
+    row = connection.execute("SELECT turns_at FROM day WHERE budget = ?", (bucket_id,)).fetchone()
+    return cast("tuple[float]", row)[0] if row else -math.inf
+
+
+def store_daily_reset(connection: sqlite3.Connection, bucket_id: int, resets_at: float) -> None:
+    """Keep when Klaviyo's day turns; the latest word counts where it is later."""
+    connection.execute(
+        "INSERT INTO day VALUES (?, ?) "
+        "ON CONFLICT (budget) DO UPDATE SET turns_at = max(turns_at, excluded.turns_at)",
+        (bucket_id, resets_at),
+    )
+
+
+HOST_TABLE = """
+CREATE TABLE IF NOT EXISTS host (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL, used_at REAL NOT NULL
+) STRICT, WITHOUT ROWID
+"""
+
+HOST_OVERLAP_SECONDS = 120.0
+"""A host that used the folder so short a time ago may be using it still."""
+
+HEARTBEAT_SECONDS = 30.0
+"""How often a ledger that goes on booking says that its host uses the folder."""
+
+HOST_TTL_SECONDS = 86_400.0
+
+BOOT_ID_PATH = Path("/proc/sys/kernel/random/boot_id")
+UPTIME_PATH = Path("/proc/uptime")
+
+
+@dataclass(frozen=True, slots=True)
+class HostIdentity:
+    """This machine: what identifies its running kernel, its name, and how long it runs."""
+
+    id: str
+    name: str
+    booted_at: float
+    """Seconds since 1970 by its clock of now; 0 where the system does not say."""
+
+
+@cache
+def current_host() -> HostIdentity:
+    """Return the host that this process runs on; without Linux's /proc its name stands for it."""
+    name = platform.node()
+    try:
+        boot_id = BOOT_ID_PATH.read_text(encoding="utf-8").strip()
+        seconds = float(UPTIME_PATH.read_text(encoding="utf-8").split()[0])
+    except (OSError, ValueError, IndexError):
+        return HostIdentity(name, name, 0.0)
+    return HostIdentity(boot_id, name, time.time() - seconds)
+
+
+def register_host(
+    connection: sqlite3.Connection, host: HostIdentity, *, wall_time: float, folder: Path
+) -> None:
+    """Write down that `host` uses the folder now, within a transaction.
+
+    Raises:
+        SettingError: another host uses it as well, or used it by a clock that disagrees.
+    """
+    connection.execute(HOST_TABLE)
+    since = max(wall_time - HOST_OVERLAP_SECONDS, host.booted_at)
+    row = connection.execute(
+        "SELECT name, used_at FROM host WHERE id <> ? AND used_at > ? ORDER BY used_at DESC",
+        (host.id, since),
+    ).fetchone()
+    if row is not None:
+        name, used_at = str(row[0]), float(row[1])
+        # By the same name and in the future: before its restart this host's clock was ahead.
+        if used_at <= wall_time + HOST_OVERLAP_SECONDS or name != host.name:
+            raise shared_folder_error(host, name, used_at - wall_time, folder)
+    connection.execute("DELETE FROM host WHERE used_at < ?", (wall_time - HOST_TTL_SECONDS,))
+    connection.execute(
+        "INSERT OR REPLACE INTO host VALUES (?, ?, ?)", (host.id, host.name, wall_time)
+    )
+
+
+def shared_folder_error(
+    host: HostIdentity, other_host: str, seconds_from_now: float, folder: Path
+) -> SettingError:
+    """Return the error for a folder that `other_host` used that many seconds ahead."""
+    if seconds_from_now > HOST_OVERLAP_SECONDS:
+        used = (
+            f"used by the host {other_host} at a time that is {seconds_from_now:.0f} s ahead "
+            "of the clock here"
+        )
+        way_out = (
+            "set both clocks right. If that host is gone, remove the ledger from the folder: the "
+            "bookings of today go with it"
+        )
+    else:
+        used = f"used by the host {other_host} {abs(seconds_from_now):.0f} s ago"
+        way_out = f"if that host was stopped, run it again in {HOST_OVERLAP_SECONDS:.0f} s"
+    return SettingError(
+        f"the state folder {folder} was {used}, and this host is {host.name}: locks do not hold "
+        "between hosts, so both would overrun Klaviyo's limits. Set KLAVIYO_STATE_DIR to a folder "
+        f"on a local disk of each host; {way_out}"
+    )

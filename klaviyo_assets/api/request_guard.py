@@ -1,0 +1,118 @@
+"""The gate: which key, which host and which requests may leave this process at all."""
+
+import re
+from ipaddress import ip_address
+from urllib.parse import SplitResult, urlsplit
+
+from klaviyo_assets.api.messages import Request
+from klaviyo_assets.errors import ForeignLinkError, PermanentError, SettingError
+from klaviyo_assets.redaction import register_secret
+from klaviyo_assets.settings import KEY_VARIABLE
+
+PRIVATE_KEY_PATTERN = re.compile(r"pk_[A-Za-z0-9_]{10,}")
+PUBLIC_KEY_PATTERN = re.compile(r"[A-Za-z0-9]{6}")
+DEFAULT_PORTS = {"https": 443, "http": 80}
+
+READ_ONLY_POST_PATHS = frozenset(
+    {
+        "/api/campaign-values-reports",
+        "/api/flow-series-reports",
+        "/api/flow-values-reports",
+        "/api/form-series-reports",
+        "/api/form-values-reports",
+        "/api/metric-aggregates",
+        "/api/segment-series-reports",
+        "/api/segment-values-reports",
+    }
+)
+"""All POSTs of Klaviyo that change nothing; no other method but GET is ever sent."""
+
+
+def validate_api_key(raw: str, *, variable: str = KEY_VARIABLE) -> str:
+    """Return the key as it is, once it has the form of a private one; `variable` held it.
+
+    No text of this process holds it from then on.
+
+    Raises:
+        SettingError: it has not; the text never quotes it.
+    """
+    wanted = "Set it to a private key: pk_ and at least ten letters, digits or underscores."
+    if not raw:
+        raise SettingError(f"{variable} is empty. {wanted}")
+    if re.search(r"\s", raw):
+        raise SettingError(f"{variable} holds a blank or a line end. {wanted}")
+    if PUBLIC_KEY_PATTERN.fullmatch(raw):
+        raise SettingError(
+            f"{variable} holds the public key (the account's six characters). {wanted}"
+        )
+    if not PRIVATE_KEY_PATTERN.fullmatch(raw):
+        raise SettingError(f"{variable} has not the form of a private key. {wanted}")
+    register_secret(raw)
+    return raw
+
+
+def validate_base_url(raw: str) -> str:
+    """Return the address of the API without a trailing slash.
+
+    Raises:
+        SettingError: it is not https to some host, or plain http to this machine's loopback.
+    """
+    try:
+        url = urlsplit(raw)
+        port = url.port
+    except ValueError:
+        url, port = urlsplit(""), None
+    allowed = "Allowed: https://<host>[:port], and plain http to a loopback address only."
+    is_bare = url.path in {"", "/"} and not (url.query or url.fragment or "@" in url.netloc)
+    if not url.hostname or not is_bare or not re.fullmatch(r"[\x21-\x7e]+", raw) or port == 0:
+        raise SettingError(
+            f"KLAVIYO_BASE_URL {format_url_without_login(url)} is no address of a server. {allowed}"
+        )
+    if url.scheme != "https" and not (url.scheme == "http" and is_loopback_host(url.hostname)):
+        raise SettingError(
+            f"KLAVIYO_BASE_URL {format_url_without_login(url)} would send the key unencrypted. "
+            f"{allowed}"
+        )
+    return f"{url.scheme}://{url.netloc}"
+
+
+def format_url_without_login(url: SplitResult) -> str:
+    """Return an address for a message, without a user or password that it may hold."""
+    place = url.netloc.rsplit("@", maxsplit=1)[-1]
+    return ascii(f"{url.scheme}://{place}{url.path}"[:200] if place else url.path[:200])
+
+
+def is_loopback_host(host: str) -> bool:
+    """Tell whether a host is this machine: `localhost` or a loopback address."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def url_origin(url: SplitResult) -> tuple[str, str | None, str | None, int | None]:
+    """Return scheme, user, host and port; ValueError where the port is no number."""
+    return url.scheme, url.username, url.hostname, url.port or DEFAULT_PORTS.get(url.scheme)
+
+
+def check_request(request: Request, base_url: str) -> None:
+    """Let a request pass that reads, from the configured server.
+
+    Raises:
+        PermanentError: it is neither a GET nor one of the POSTs that read.
+        ForeignLinkError: it goes to another scheme, host or port; it would carry the key there.
+    """
+    url = urlsplit(request.url)
+    if url_origin(url) != url_origin(urlsplit(base_url)):
+        raise ForeignLinkError(
+            f"{request.method} {request.path} was not sent: it goes to "
+            f"{url.scheme}://{url.hostname}, and the key goes to {base_url} only."
+        )
+    reads = request.method == "GET" or (
+        request.method == "POST" and url.path in READ_ONLY_POST_PATHS
+    )
+    if not reads or not url.path.startswith("/api/"):
+        raise PermanentError(
+            f"{request.method} {url.path[:200]!a} was not sent: this client only reads, by GET and "
+            f"by the {len(READ_ONLY_POST_PATHS)} POSTs that change nothing."
+        )

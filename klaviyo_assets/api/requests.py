@@ -1,0 +1,388 @@
+"""The GET requests for collections and details: filters, sparse fields, next links, headers."""
+
+import re
+from collections.abc import Collection as Several
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from urllib.parse import SplitResult, parse_qsl, quote, urljoin, urlsplit
+
+from klaviyo_assets import __version__
+from klaviyo_assets.api.messages import Request, Response
+from klaviyo_assets.api.request_guard import url_origin, validate_api_key, validate_base_url
+from klaviyo_assets.api.response_errors import map_error_response
+from klaviyo_assets.errors import ForeignLinkError, RepeatedPageError
+from klaviyo_assets.model.column import Column, FieldPath, LatestOf
+from klaviyo_assets.model.stream import AdditionalField, Collection, Cursor, Detail, Slice, Stream
+from klaviyo_assets.model.window import Window
+
+FilterValue = str | bool | int | datetime
+
+
+def percent_encode(text: str) -> str:
+    """Return text percent-encoded for a query or one path segment; only letters, digits, -._~ stay.
+
+    A lone surrogate, which JSON can carry into an id, is encoded as its three bytes.
+    """
+    return quote(text, safe="", errors="surrogatepass")
+
+
+def format_filter_time(timestamp: datetime) -> str:
+    """Return `2026-01-31T00:00:00Z`, in UTC; microseconds are written only where there are some.
+
+    Raises:
+        ValueError: the moment has no zone.
+    """
+    if timestamp.tzinfo is None:
+        raise ValueError(f"{timestamp.isoformat()} has no zone; times are told to Klaviyo in UTC")
+    return timestamp.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def format_filter_value(value: FilterValue) -> str:
+    """Return a value as the grammar writes it."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(value)
+        case datetime():
+            return format_filter_time(value)
+        case str():
+            escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+            return f'"{escaped}"'
+
+
+def filter_clause(operator: str, field: str, value: FilterValue) -> str:
+    """Return one condition, not yet percent-encoded."""
+    return f"{operator}({field},{format_filter_value(value)})"
+
+
+def contains_any_clause(field: str, values: Sequence[str]) -> str:
+    """Return the condition of a report's filter that a field is one of `values`."""
+    return f"contains-any({field},[{','.join(format_filter_value(value) for value in values)}])"
+
+
+def join_clauses(*clauses: str) -> str:
+    """Return the clauses joined by AND; empty ones are left out, and nothing at all is empty."""
+    return ",".join(each for each in clauses if each)
+
+
+__all__ = [
+    "MEDIA_TYPE",
+    "REVISION",
+    "Request",
+    "Response",
+    "detail_request",
+    "filter_clause",
+    "first_page_request",
+    "has_page_cursor",
+    "included_resources",
+    "map_error_response",
+    "next_page_request",
+    "parse_date_header",
+    "remove_includes",
+    "request_headers",
+    "requested_page_size",
+    "set_page_size",
+    "validate_api_key",
+    "validate_base_url",
+]
+
+REVISION = "2026-07-15"
+MEDIA_TYPE = "application/vnd.api+json"
+
+
+def first_page_request(  # noqa: PLR0913 - the pieces of one request, each with a name
+    stream: Stream,
+    slice_: Slice,
+    window: Window,
+    *,
+    base_url: str,
+    excluded_fields: frozenset[str] = frozenset(),
+    fields: tuple[str, ...] | None = None,
+) -> Request:
+    """Return the request for the first page of a slice, records ascending by the cursor.
+
+    `excluded_fields` names additional fields that are not asked for; `fields` are the only
+    attributes wanted, empty for all. Without a cursor the window is not said: Klaviyo could not
+    tell.
+
+    Raises:
+        TypeError: the stream is no collection.
+    """
+    source = stream.source
+    if not isinstance(source, Collection):
+        raise TypeError(f"{stream.name} is not read page by page")
+    bounds = window_clauses(stream.cursor, window) if stream.cursor else ""
+    parameters = {
+        "filter": join_clauses(slice_.filter, bounds),
+        "sort": stream.cursor.field if stream.cursor else "",
+        "page[size]": str(source.page_size) if source.page_size is not None else "",
+        "include": ",".join(source.include),
+        **additional_field_parameters(source.additional_fields, excluded_fields),
+        f"fields[{resource_type(source.path)}]": ",".join(fields or ()),
+    }
+    return Request(
+        method="GET",
+        url=base_url + source.path + build_query(parameters),
+        buckets=stream.rate_limit_buckets(excluded_fields=excluded_fields),
+        path=source.path,
+    )
+
+
+def detail_request(
+    stream: Stream, record_id: str, *, base_url: str, excluded_fields: frozenset[str] = frozenset()
+) -> Request:
+    """Return the request for what one parent record lacks.
+
+    Raises:
+        TypeError: the stream is no detail of another.
+        ValueError: the id is empty, which would ask for the whole collection.
+    """
+    source = stream.source
+    if not isinstance(source, Detail):
+        raise TypeError(f"{stream.name} is not read record by record")
+    if not record_id:
+        raise ValueError(f"{stream.name}: a record without an id cannot be asked for")
+    # A segment of dots alone is a folder to URL parsers unless it is encoded.
+    segment = percent_encode(record_id) if record_id.strip(".") else "%2E" * len(record_id)
+    path = source.path.replace("{id}", segment)
+    # What the parent's own pages brought is not asked for again.
+    only = {
+        f"fields[{extra.resource}]": ",".join(column.name for column in stream.columns)
+        for extra in source.additional_fields
+    }
+    query = build_query(
+        {**additional_field_parameters(source.additional_fields, excluded_fields), **only}
+    )
+    return Request(
+        method="GET",
+        url=base_url + path + query,
+        buckets=stream.rate_limit_buckets(excluded_fields=excluded_fields),
+        path=path,
+    )
+
+
+def included_resources(request: Request) -> tuple[str, ...]:
+    """Return the parts of a request's `include`."""
+    pairs = parse_qsl(urlsplit(request.url).query)
+    return tuple(part for name, value in pairs if name == "include" for part in value.split(","))
+
+
+def remove_includes(request: Request, refused: Several[str]) -> Request:
+    """Return the request without those parts of `include`; as it is where it asks for none."""
+    asked = included_resources(request)
+    kept = [part for part in asked if part not in refused]
+    if len(kept) == len(asked):
+        return request
+    url = urlsplit(request.url)
+    pairs = parse_qsl(url.query, keep_blank_values=True)
+    parameters = {name: ",".join(kept) if name == "include" else value for name, value in pairs}
+    return replace(request, url=url._replace(query="").geturl() + build_query(parameters))
+
+
+def window_clauses(cursor: Cursor, window: Window) -> str:
+    r"""Return the clauses that keep a collection to a window; an open side has none.
+
+    But for a cursor with an `earliest`, which is asked for where the window has no start.
+
+                      start floored to 1 s        end
+    ───────────────────────────┼───────────────────┼──────▶ UTC, 1 s ticks
+    greater-or-equal(start) ───[═══════════════════)──────▶ where Klaviyo offers it
+    greater-than(start - 1 s) ═(═══════════════════)──────▶ strict cursors: keys collapse the extra
+    """
+    start, end = "", ""
+    asked_from = window.start or cursor.earliest
+    if asked_from is not None:
+        floored = asked_from.replace(microsecond=0)
+        if cursor.is_inclusive:
+            start = filter_clause("greater-or-equal", cursor.field, floored)
+        else:
+            start = filter_clause("greater-than", cursor.field, floored - timedelta(seconds=1))
+    if window.end is not None:
+        end = filter_clause("less-than", cursor.field, window.end)
+    return join_clauses(start, end)
+
+
+def additional_field_parameters(
+    additional_fields: tuple[AdditionalField, ...], excluded_fields: frozenset[str]
+) -> dict[str, str]:
+    """Return the `additional-fields` parameters, one for each resource."""
+    wanted: dict[str, str] = {}
+    for extra in additional_fields:
+        if extra.name not in excluded_fields:
+            name = f"additional-fields[{extra.resource}]"
+            wanted[name] = ",".join(filter(None, (wanted.get(name), extra.name)))
+    return wanted
+
+
+def resource_type(path: str) -> str:
+    """Return the JSON:API type of a collection: its path's last segment in the singular.
+
+    True of every collection of revision 2026-07-15 (checked against the OpenAPI document).
+    """
+    plural = path.rsplit("/", maxsplit=1)[-1]
+    return plural[:-3] + "y" if plural.endswith("ies") else plural.removesuffix("s")
+
+
+def build_query(parameters: Mapping[str, str]) -> str:
+    """Return the query with its `?`; parameters without a value are left out."""
+    pairs = [
+        f"{percent_encode(name)}={percent_encode(value)}"
+        for name, value in parameters.items()
+        if value
+    ]
+    return "?" + "&".join(pairs) if pairs else ""
+
+
+def next_page_request(request: Request, link: str | None, *, seen_urls: set[str]) -> Request | None:
+    """Return the request for the next page, or None after the last one.
+
+    `seen_urls` holds the URLs of the pages read in this walk; the page of `request` is added to it.
+    The next one keeps the scheme, host and port of `request` whatever the link says: it carries
+    the key.
+
+    Raises:
+        ForeignLinkError: the link leaves the scheme, host, port or path.
+        RepeatedPageError: the link leads to a page of `seen_urls`: paging runs in a circle.
+    """
+    seen_urls.add(request.url)
+    if not link:
+        return None
+    here = urlsplit(request.url)
+    there = parse_next_link(request, link)
+    if url_origin(there) != url_origin(here) or there.path.rstrip("/") != here.path.rstrip("/"):
+        raise foreign_link_error(request, there)
+    url = f"{here.scheme}://{here.netloc}{there.path}" + (f"?{there.query}" if there.query else "")
+    if url in seen_urls:
+        raise RepeatedPageError(
+            f"{request.method} {request.path}: the next link leads back to a page already read "
+            f"({len(seen_urls)} pages so far). Klaviyo's paging runs in a circle: run it again, "
+            "and "
+            "tell Klaviyo's support if it stays so."
+        )
+    return replace(request, url=url)
+
+
+PAGE_CURSOR_PATTERN = re.compile(r"(?i)(?<=[?&])page(?:%5B|\[)cursor(?:%5D|\])=")
+PAGE_SIZE_PATTERN = re.compile(r"(?i)(?<=[?&])(page(?:%5B|\[)size(?:%5D|\]))=([0-9]+)(?=&|$)")
+
+
+def requested_page_size(request: Request) -> int | None:
+    """Return how many records a page is asked for; None where that is Klaviyo's to choose."""
+    found = PAGE_SIZE_PATTERN.search(request.url)
+    return None if found is None else int(found[2])
+
+
+def has_page_cursor(request: Request) -> bool:
+    """Return whether a request is for a page behind the first."""
+    return PAGE_CURSOR_PATTERN.search(request.url) is not None
+
+
+def set_page_size(request: Request, size: int) -> Request:
+    """Return the request for so many records a page; next links carry a size as first pages do.
+
+    Unverified for next links: cursors name the last record alone, and the document lists both
+    parameters side by side. Should one be refused, it is a lost cursor, and the slice starts again.
+    """
+    return replace(request, url=PAGE_SIZE_PATTERN.sub(rf"\g<1>={size}", request.url, count=1))
+
+
+def parse_next_link(request: Request, link: str) -> SplitResult:
+    """Return a link in its parts; one that cannot be read is foreign."""
+    try:
+        there = urlsplit(urljoin(request.url, link))
+        url_origin(there)
+    except ValueError:
+        there = urlsplit("")
+    # Control characters and blanks would end the request line and begin another.
+    return there if re.fullmatch(r"[\x21-\x7e]+", link) else urlsplit("")
+
+
+def foreign_link_error(request: Request, target: SplitResult) -> ForeignLinkError:
+    """Return the error for a link that leaves the endpoint; queries are not shown."""
+    shown = (
+        f"{target.scheme}://{target.hostname}{target.path}"[:200] if target.hostname else "no URL"
+    )
+    return ForeignLinkError(
+        f"{request.method} {request.path}: the next link leaves the endpoint ({shown!a}) and was "
+        "not followed: it would carry the key along. Check KLAVIYO_BASE_URL and any proxy."
+    )
+
+
+def request_headers(key: str, revision: str) -> dict[str, str]:
+    """Return the headers of every request.
+
+    The opt-out turns a retired revision into a 410. Without it Klaviyo answers 200 in the shape of
+    another revision: silent drift is worse than a stop.
+    Source: https://developers.klaviyo.com/en/docs/api_versioning_and_deprecation_policy
+    """
+    return {
+        "Authorization": f"Klaviyo-API-Key {key}",
+        "revision": revision,
+        "X-Klaviyo-Revision-Fall-Forward-Opt-Out": "1",
+        "Accept": MEDIA_TYPE,
+        "Accept-Encoding": "gzip",
+        "User-Agent": f"klaviyo-assets/{__version__}",
+    }
+
+
+def parse_date_header(response_headers: Mapping[str, str]) -> datetime | None:
+    """Return the server's clock in UTC from the `date` header; None where there is none to read."""
+    try:
+        moment = parsedate_to_datetime(response_headers.get("date", ""))
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+AttributePath = tuple[str, ...]
+
+
+def sparse_fieldset(stream: Stream, excluded: frozenset[str]) -> tuple[str, ...]:
+    """Return the only attributes to ask a collection for, dotted and sorted; empty: ask for all.
+
+    All as well where a column is read from a relationship: whether `fields` takes those away is
+    documented in two ways, and their names are not among those that it is documented to take.
+    """
+    if not isinstance(stream.source, Collection):
+        return ()
+    if not all(isinstance(column.source, FieldPath | LatestOf) for column in stream.columns):
+        return ()
+    kept = {
+        path
+        for each in stream.columns
+        if each.name not in excluded
+        for path in attribute_paths(each)
+    }
+    gone = {
+        path for each in stream.columns if each.name in excluded for path in attribute_paths(each)
+    } - kept
+    if not gone or not kept:
+        return ()
+    return tuple(sorted({".".join(_shortest_safe_prefix(path, gone)) for path in kept}))
+
+
+def attribute_paths(column: Column) -> set[AttributePath]:
+    """Return the paths below `attributes` that a column is read from."""
+    match column.source:
+        case FieldPath(path, or_else):
+            return {tuple(each.split(".")) for each in (path, or_else) if each is not None}
+        case LatestOf(path):
+            return {tuple(path.split("."))}
+        case _:
+            return set()
+
+
+def _shortest_safe_prefix(path: AttributePath, excluded_paths: set[AttributePath]) -> AttributePath:
+    """Return the shortest beginning of a path that nothing of `excluded_paths` lies under."""
+    beginnings = [path[:end] for end in range(1, len(path) + 1)]
+    return next(
+        (
+            each
+            for each in beginnings
+            if not any(one[: len(each)] == each for one in excluded_paths)
+        ),
+        path,
+    )

@@ -1,0 +1,485 @@
+"""Checks responses, and maps refused ones and lost connections to our exceptions."""
+
+import json
+import re
+import ssl
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+from typing import cast
+from urllib.parse import parse_qsl, urlsplit
+
+from isal import isal_zlib
+
+from klaviyo_assets.api.messages import Request, Response
+from klaviyo_assets.api.request_guard import is_loopback_host
+from klaviyo_assets.errors import (
+    AccessDeniedError,
+    BadKeyError,
+    BrokenBodyError,
+    ConfigError,
+    ConnectionLostError,
+    CursorLostError,
+    IneligibleMetricError,
+    KlaviyoAssetsError,
+    LargeBodyError,
+    MissingScopeError,
+    NotFoundError,
+    PageSizeError,
+    PermanentError,
+    PlanError,
+    RateLimitError,
+    RequestError,
+    RevisionRetiredError,
+    ServerError,
+)
+from klaviyo_assets.redaction import redact_keys
+
+PERSONAL_DATA_PATTERNS = (
+    (re.compile(r"[^\s\"'<>(),;:=]+(?:@|%40)[^\s\"'<>(),;:=]+"), "[e-mail]"),
+    (
+        re.compile(
+            r"(?:\+|%2B)\d[\d ().-]{5,}\d"
+            r"|(?<![\w./:-])\(?\d{3,4}\)?[ .-]\d{3}[ .-]\d{4}(?!\w)"
+            r"|(?<![\w./:-])\d{9,15}(?![\w:-])"
+        ),
+        "[number]",
+    ),
+)
+PERSONAL_PARAMETERS = frozenset({"filter", "page[cursor]", "page_cursor"})
+"""Their values are not shown: a filter may name a person, and a paging cursor holds a record's."""
+
+CONVERSION_METRIC_MEMBER = "conversion_metric_id"
+"""The member of a report request that names its metric, and of the pointer in a refusal of it."""
+
+METRIC_PATTERN = re.compile(r"(?i)\bmetrics?\b|conversion_metric")
+"""What a refusal without a pointer says where it is about the metric, whatever else it says."""
+
+SCOPE_NAME_PATTERN = re.compile(r"\b[a-z]+(?:-[a-z]+)*:(?:read|write|full)\b")
+SCOPE_WORD_PATTERN = re.compile(r"(?i)\bscopes?\b")
+PERMISSION_PATTERN = re.compile(
+    r"(?i)\bpermissions? to\b|\b(?:missing|lacks?|insufficient|required) (?:the )?permissions?\b"
+)
+PLAN_PATTERN = re.compile(
+    r"(?i)\bplans?\b|\bentitle|\bupgrade\b|\badvanced kdp\b|\badd-?ons?\b"
+    r"|\bmust have\b.*\benabled\b"
+)
+ACCOUNT_OR_NETWORK_PATTERN = re.compile(
+    r"(?i)\bsuspend|\bdeactivat|\bdisabled\b|\bclosed\b|\bblocked\b|\bbanned\b|\blocked\b"
+    r"|\bnetworks?\b|\bIPs?\b|\bpast due\b|\boverdue\b|\bunpaid\b|\bpayments?\b"
+)
+"""Words of a 403 that is about the account or the way to it, whatever else it mentions."""
+
+PAGE_SIZE = re.compile(r"(?i)\bpage(?:%5B|[\s_\[-])*size\b")
+"""A page size, as parameters are written and as sentences have it."""
+
+WHOLE_SECONDS_PATTERN = re.compile(r"[0-9]{1,9}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiErrorDetails:
+    """What Klaviyo says is wrong, scrubbed.
+
+    `is_json` is false for a proxy's page or nothing, `is_from_klaviyo` also for JSON without the
+    form of Klaviyo's errors: a gateway's.
+    """
+
+    is_json: bool
+    is_from_klaviyo: bool = False
+    code: str | None = None
+    detail: str | None = None
+    source: str | None = None
+
+
+def map_error_response(
+    response: Response, request: Request, stream_name: str
+) -> KlaviyoAssetsError:
+    """Return the error that an answer other than 2xx stands for. Never raises, whatever the body.
+
+    The text says what was asked, what came back (status, code, source, detail) and who does what.
+    """
+    said = parse_api_error(response.body)
+    text = (
+        f"{describe_request(request)} was answered with "
+        f"{response.status}{describe_api_error(said)}. "
+    )
+    match response.status:
+        case 401:
+            advice = "Klaviyo does not know this key: set KLAVIYO_API_KEY to a live private key."
+            return BadKeyError(text + advice, stream=stream_name)
+        case 403 if said.is_from_klaviyo:
+            return forbidden_error(text, said, stream_name)
+        case 429:
+            advice = "The account's rate limit is spent, by this program or another one."
+            return RateLimitError(
+                text + advice,
+                stream=stream_name,
+                retry_after_seconds=parse_retry_after(response.headers),
+            )
+        case 403 | 408:
+            return server_error(text, response.headers, stream_name)
+        case status if status >= 500:  # noqa: PLR2004 - the first of the server's own statuses
+            return server_error(text, response.headers, stream_name)
+        case _:
+            return client_error(text, response, said, request=request, stream_name=stream_name)
+
+
+def server_error(text: str, headers: Mapping[str, str], stream_name: str) -> ServerError:
+    """Return the error for a server, or a proxy before it, that could not answer just now."""
+    return ServerError(
+        text + "The server, or a proxy before it, could not answer; this is tried again.",
+        stream=stream_name,
+        retry_after_seconds=parse_retry_after(headers),
+    )
+
+
+def forbidden_error(text: str, details: ApiErrorDetails, stream_name: str) -> KlaviyoAssetsError:
+    """Return the error for a 403: a scope that the key lacks, a plan gate, or anything else.
+
+    Only Klaviyo's own words on scopes or plans make a stream one to skip. Seen: "Your API key is
+    missing required scopes: ...", the bare "You do not have permission to perform this action.",
+    "You must have Advanced KDP enabled to use this endpoint.", "Entitlement to ... not found."
+    """
+    detail = details.detail or ""
+    scopes = tuple(dict.fromkeys(SCOPE_NAME_PATTERN.findall(detail)))
+    is_elsewhere = ACCOUNT_OR_NETWORK_PATTERN.search(detail) is not None
+    if scopes:
+        named = " and ".join(scopes)
+        advice = f"The key lacks the scope {named}. "
+    elif SCOPE_WORD_PATTERN.search(detail) or (
+        PERMISSION_PATTERN.search(detail) and not is_elsewhere
+    ):
+        advice = "The key lacks a scope. "
+    elif PLAN_PATTERN.search(detail) and not is_elsewhere:
+        advice = "The account's plan does not have it: upgrade, or leave the asset out."
+        return PlanError(text + advice, stream=stream_name, detail=details.detail)
+    else:
+        advice = (
+            "That is no missing scope: Klaviyo refuses this account, key or network. Its own words "
+            "are above; ask whoever manages the account, or Klaviyo's support."
+        )
+        return AccessDeniedError(text + advice, stream=stream_name)
+    advice += "Scopes cannot be added to a key: make a new one with it."
+    return MissingScopeError(
+        text + advice, stream=stream_name, scopes=scopes, detail=details.detail
+    )
+
+
+def client_error(
+    text: str, response: Response, details: ApiErrorDetails, *, request: Request, stream_name: str
+) -> PermanentError:
+    """Return the error for a request that would fail again just so."""
+    detail = (details.detail or "").lower()
+    kind, advice = RequestError, "It fails the same way again: the program is wrong, or a setting."
+    if response.status == 410 or (response.status == 404 and "no valid revisions" in detail):  # noqa: PLR2004
+        kind = RevisionRetiredError
+        advice = (
+            "This revision does not offer it (any more): set KLAVIYO_REVISION to a live one that "
+            "this version reads, or update klaviyo_assets."
+        )
+    elif response.status == 404:  # noqa: PLR2004 - the status itself says it best
+        kind, advice = NotFoundError, "It is gone, or was never there."
+    elif response.status == 400 and "invalid cursor provided" in detail:  # noqa: PLR2004
+        kind, advice = CursorLostError, "The paging cursor is lost: the slice is read again."
+    elif response.status == 400 and refuses_page_size(request, details):  # noqa: PLR2004
+        kind, advice = PageSizeError, "Fewer records are asked for, as long as there are fewer."
+    elif response.status == 400 and is_metric_refusal(request, details):  # noqa: PLR2004
+        kind = IneligibleMetricError
+        advice = "Klaviyo makes no reports with this conversion metric: it is left out."
+    elif 300 <= response.status < 400:  # noqa: PLR2004 - the redirects
+        place = urlsplit(response.headers.get("location", "")).hostname or "nowhere"
+        advice = (
+            f"Redirects (here to {redact_personal_data(place)}) are not followed, as they would "
+            "carry the key "
+            "along. Check KLAVIYO_BASE_URL and any proxy."
+        )
+    return kind(
+        text + advice,
+        stream=stream_name,
+        status=response.status,
+        code=details.code,
+        source=details.source,
+        detail=details.detail,
+    )
+
+
+def is_metric_refusal(request: Request, details: ApiErrorDetails) -> bool:
+    """Return whether a 400 to a report request is about its conversion metric.
+
+    Klaviyo points at the metric's place in the body; where it points nowhere in particular, the
+    sentence has to mention a metric. Seen: a metric that no report takes, and an id that no metric
+    has; the sentences differ, and more may come.
+    """
+    if CONVERSION_METRIC_MEMBER.encode() not in (request.body or b""):
+        return False
+    place = (details.source or "").strip("/")
+    if place not in {"", "data", "data/attributes"}:
+        return CONVERSION_METRIC_MEMBER in place
+    return METRIC_PATTERN.search(details.detail or "") is not None
+
+
+def refuses_page_size(request: Request, said: ApiErrorDetails) -> bool:
+    """Return whether a 400 to a request that names a page size is about that.
+
+    Klaviyo points at the parameter; where it points nowhere in particular, or at another one of
+    paging, the sentence has to mention it. No such refusal was recorded.
+    """
+    if PAGE_SIZE.search(request.url) is None:
+        return False
+    place = (said.source or "").strip("/")
+    if PAGE_SIZE.search(place):
+        return True
+    is_open = place in {"", "data"} or place.startswith("page")
+    return is_open and PAGE_SIZE.search(said.detail or "") is not None
+
+
+def describe_request(request: Request) -> str:
+    """Return method, path and query of a request, without values that could be personal."""
+    url = urlsplit(request.url)
+    pairs = (
+        f"{name}={'…' if name in PERSONAL_PARAMETERS else value}"
+        for name, value in parse_qsl(url.query, keep_blank_values=True)
+    )
+    query = "&".join(pairs)
+    return redact_personal_data(f"{request.method} {url.path}" + (f"?{query}" if query else ""))
+
+
+def describe_api_error(details: ApiErrorDetails) -> str:
+    """Return Klaviyo's own words in brackets, with a leading blank."""
+    if not details.is_json:
+        return " (no JSON: a proxy's page, or nothing)"
+    if not details.is_from_klaviyo:
+        return " (JSON that is not Klaviyo's: a proxy's or gateway's)"
+    parts = (details.code, details.source, details.detail.rstrip(". ") if details.detail else None)
+    words = ": ".join(part for part in parts if part)
+    return f" ({words})" if words else ""
+
+
+def describe_error_in_body(body: bytes) -> str:
+    """Return the error that a body tells of although its status is good."""
+    said = parse_api_error(body)
+    return describe_api_error(said) if said.is_json else ""
+
+
+def parse_api_error(body: bytes) -> ApiErrorDetails:
+    """Return the first error of a body, however little it keeps to the published form.
+
+    Seen: HTML, nothing, `errors` as an object, `links` and `meta` as PHP's empty array.
+    """
+    try:
+        document: object = json.loads(body)
+    except (ValueError, RecursionError):
+        return ApiErrorDetails(is_json=False)
+    errors = json_member(document, "errors")
+    if isinstance(errors, list):
+        errors = next(iter(cast("list[object]", errors)), None)
+    source = json_member(errors, "source")
+    return ApiErrorDetails(
+        is_json=True,
+        is_from_klaviyo=any(
+            redacted_text(json_member(errors, each)) for each in ("code", "title", "detail")
+        ),
+        code=redacted_text(json_member(errors, "code")),
+        detail=redacted_text(json_member(errors, "detail"))
+        or redacted_text(json_member(errors, "title")),
+        source=redacted_text(json_member(source, "parameter"))
+        or redacted_text(json_member(source, "pointer")),
+    )
+
+
+def json_member(value: object, name: str) -> object:
+    """Return a member of what should be a JSON object; None of anything else."""
+    return cast("dict[str, object]", value).get(name) if isinstance(value, dict) else None
+
+
+def redacted_text(value: object) -> str | None:
+    """Return text scrubbed, and None for what is no text or empty."""
+    return redact_personal_data(value) if isinstance(value, str) and value else None
+
+
+def redact_personal_data(text: str) -> str:
+    """Return text without keys, e-mail addresses and telephone numbers, in one line of up to 300.
+
+    Klaviyo's details quote the values of filters, and those may be a person's.
+    """
+    text = redact_keys(text)
+    for pattern, instead in PERSONAL_DATA_PATTERNS:
+        text = pattern.sub(instead, text)
+    plain = "".join(each if each.isprintable() else " " for each in text)
+    return plain if len(plain) <= 300 else plain[:299] + "…"  # noqa: PLR2004 - stated above
+
+
+def parse_retry_after(headers: Mapping[str, str]) -> int | None:
+    """Return the whole seconds of `retry-after`; None for a date, a fraction, or nonsense."""
+    text = headers.get("retry-after", "").strip()
+    return int(text) if WHOLE_SECONDS_PATTERN.fullmatch(text) else None
+
+
+BYTES_PER_MIB = 2**20
+_GZIP_WBITS = 31
+"""zlib's number for a window of 32 KiB within gzip."""
+
+MIN_CHUNK_BYTES = 64 * 1024
+MAX_CHUNK_BYTES = 32 * BYTES_PER_MIB
+"""Unpacked at a time: more than a usual page, so that one is unpacked at once."""
+
+# The stubs take the exception's class for an exception.
+GZIP_ERRORS = (OSError, EOFError, cast("type[Exception]", isal_zlib.error))
+"""What is raised for gzip that is cut, of another format, garbled, or of another checksum."""
+
+
+class UndecodableBodyError(ValueError):
+    """The bytes are not in the coding that the headers claim."""
+
+
+class DecodedBodyTooLargeError(ValueError):
+    """The bytes become more than there may be."""
+
+
+def check_response(
+    response: Response, request: Request, stream: str, *, max_bytes: int
+) -> Response:
+    """Return a good answer, unpacked, of `max_bytes` at the most.
+
+    Raises:
+        BrokenBodyError: the answer is good, but its body cannot be unpacked.
+        LargeBodyError: the answer is good, but its body is larger, packed or unpacked.
+        KlaviyoAssetsError: it is a refusal, as `map_error_response` maps it.
+    """
+    is_good = 200 <= response.status < 300  # noqa: PLR2004 - the statuses of success
+    said = ""
+    try:
+        response = decode_content(response, max_bytes=max_bytes)
+    except DecodedBodyTooLargeError:
+        response = replace(response, body=b"", is_too_large=True)
+    except UndecodableBodyError as error:
+        # A refusal stays one, even where its reason is lost on the way.
+        response = replace(response, body=b"")
+        said = f"{describe_request(request)} was answered with {response.status}, but {error}."
+    if not is_good:
+        raise map_error_response(response, request, stream)
+    if response.is_too_large:
+        raise LargeBodyError(
+            f"{describe_request(request)} was answered with {response.status} and a body of more "
+            "than "
+            f"{max_bytes // BYTES_PER_MIB} MiB, which was refused while it came in. If the records "
+            "are "
+            "meant to be as large, raise KLAVIYO_MAX_BODY_MIB; a page takes three times its size.",
+            stream=stream,
+        )
+    if said:
+        raise BrokenBodyError(said, stream=stream)
+    return response
+
+
+def decode_content(response: Response, *, max_bytes: int) -> Response:
+    """Return an answer with its body as it was before `content-encoding`.
+
+    Raises:
+        UnreadableBodyError: the gzip is cut or broken, or the coding is one we never ask for.
+        TooLargeError: it would be of more than `max_bytes`.
+    """
+    coding = response.headers.get("content-encoding", "identity").strip().lower()
+    if coding in {"identity", ""} or not response.body:
+        return response
+    if coding not in {"gzip", "x-gzip"}:
+        raise UndecodableBodyError(
+            f"its coding {redact_personal_data(coding)[:20]!a} was not asked for"
+        )
+    try:
+        return replace(response, body=decompress_gzip(response.body, max_bytes=max_bytes))
+    except GZIP_ERRORS as error:
+        raise UndecodableBodyError(f"its gzip is broken ({error})") from error
+
+
+def decompress_gzip(compressed: bytes, *, max_bytes: int) -> bytes:
+    """Return what gzip of one or more members holds.
+
+    No more than `MAX_CHUNK_BYTES` beyond the most.
+
+    Raises:
+        TooLargeError: it would be of more than `max_bytes`.
+        OSError, EOFError, isal_zlib.error: as for `GZIP_ERRORS`.
+    """
+    parts: list[bytes] = []
+    left = max_bytes
+    # What gzip says of its own size (modulo 4 GiB, and of the last member alone), if it is true: a
+    # body that has room from the start is unpacked in a sixth of the time.
+    told = int.from_bytes(compressed[-4:], "little") + 1
+    step = min(max(told, MIN_CHUNK_BYTES), MAX_CHUNK_BYTES)
+    while compressed:
+        member = isal_zlib.decompressobj(wbits=_GZIP_WBITS)
+        while not member.eof:
+            part = member.decompress(compressed, step)
+            compressed = member.unconsumed_tail
+            if not part and not compressed and not member.eof:
+                raise EOFError("it is cut")
+            left -= len(part)
+            if left < 0:
+                raise DecodedBodyTooLargeError
+            parts.append(part)
+        # Zeros behind the end are padding.
+        compressed = member.unused_data.lstrip(b"\0")
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def connection_error(  # noqa: PLR0913 - what is known of one failure, each with a name
+    request: Request,
+    failure: Exception,
+    *,
+    stream: str,
+    host: str,
+    addresses: list[str],
+    was_sent: bool = True,
+) -> KlaviyoAssetsError:
+    """Return the error for a request that got no whole answer.
+
+    `addresses` are what the host name now stands for, empty where that is not known; `was_sent` is
+    false where no server can have got the request. A certificate that cannot be verified is a
+    `ConfigError`, never tried again and never let pass; all else may be better a moment later.
+    """
+    text = f"{describe_request(request)} got no answer from {host}: {innermost_reason(failure)}."
+    if is_blocked_by_dns(host, addresses):
+        hint = (
+            f"The name resolves to {addresses[0]}: a DNS filter on this network blocks it. Allow "
+            f"{host} there."
+        )
+        return ConnectionLostError(f"{text} {hint}", stream=stream, was_sent=was_sent)
+    if any(
+        isinstance(each, ssl.SSLCertVerificationError) for each in iterate_wrapped_errors(failure)
+    ):
+        hint = (
+            "The connection is not safe, and the key was not sent. If a proxy of yours signs "
+            "certificates, name its authority's file in REQUESTS_CA_BUNDLE or SSL_CERT_FILE; check "
+            "the clock as well."
+        )
+        return ConfigError(f"{text} {hint}", stream=stream)
+    hint = f"Check the network, any proxy, and that {host} can be reached."
+    return ConnectionLostError(f"{text} {hint}", stream=stream, was_sent=was_sent)
+
+
+def is_blocked_by_dns(host: str, addresses: list[str]) -> bool:
+    """Tell whether a public name stands for no machine or for this one, as DNS filters answer."""
+    if is_loopback_host(host) or not addresses:
+        return False
+    places = [ip_address(each.partition("%")[0]) for each in addresses]
+    return all(place.is_unspecified or place.is_loopback for place in places)
+
+
+def innermost_reason(failure: Exception) -> str:
+    """Return the innermost reason, scrubbed: libraries wrap it, and their own words name URLs."""
+    inner = list(iterate_wrapped_errors(failure))[-1]
+    return redact_personal_data(
+        f"{type(inner).__name__}: {inner}" if str(inner) else type(inner).__name__
+    )
+
+
+def iterate_wrapped_errors(failure: BaseException) -> Iterator[BaseException]:
+    """Yield a failure and what it wraps, outermost first, as causes or as arguments."""
+    seen: set[int] = set()
+    inner: BaseException | None = failure
+    while inner is not None and id(inner) not in seen:
+        seen.add(id(inner))
+        yield inner
+        wrapped = [each for each in inner.args if isinstance(each, BaseException)]
+        inner = wrapped[0] if wrapped else inner.__cause__

@@ -1,0 +1,1 @@
+"""Turns bodies of responses into Arrow record batches."""

@@ -1,0 +1,540 @@
+"""Builds the columns of a parsed page, and from them its record batch."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from itertools import accumulate, chain
+from typing import cast
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from msgspec import UNSET, Raw, Struct
+
+from klaviyo_assets.arrow_buffers import (
+    TIMESTAMP_UTC,
+    ArrowArray,
+    build_array,
+    build_json_array,
+    build_null_array,
+    build_timestamp_array,
+)
+from klaviyo_assets.decode.coercion import (
+    PageIssues,
+    ParsedPage,
+    QuarantinedRecord,
+    coerce_value,
+    is_json_null,
+    parse_iso_day,
+    parse_timestamp,
+)
+from klaviyo_assets.decode.jsonapi import (
+    ABSENT_JSON,
+    EMPTY_JSON_VALUES,
+    PageRelationships,
+    RecordRelationships,
+    ResourceIdentifier,
+    ResourceLinkage,
+)
+from klaviyo_assets.decode.schema import (
+    ARROW_TYPES,
+    DELETED_AT_FIELD,
+    EXTRA_FIELD,
+    ID_FIELD,
+    PARENT_VERSION_FIELD,
+    SYNCED_AT_FIELD,
+    PageLayout,
+    extra_key,
+    split_path,
+)
+from klaviyo_assets.model.column import (
+    Column,
+    ColumnType,
+    FieldPath,
+    FirstIncludedId,
+    Included,
+    LatestOf,
+    RelatedId,
+    RelatedIds,
+    SliceConstant,
+)
+from klaviyo_assets.model.stream import Slice
+
+ValuesByColumn = Mapping[str, Sequence[object]]
+"""Values by column; the columns may be of different lengths."""
+
+_VALUE_RANGES: Mapping[ColumnType, tuple[pa.DataType, int, int]] = {
+    "timestamp": (pa.int64(), -62_135_596_800_000_000, 253_402_300_799_999_999),
+    "date": (pa.int32(), -719_162, 2_932_896),
+}
+"""The first and the last moment (microseconds) and day of the years 1 to 9999, since 1970."""
+
+REPLACEMENT_CHARACTER = "\ufffd"
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltArrays:
+    """Arrays by column; `columns_with_nul`: columns that had NUL.
+
+    `unparsed_rows`: rows of unreadable text.
+    """
+
+    arrays: dict[str, ArrowArray]
+    columns_with_nul: frozenset[str] = frozenset()
+    unparsed_rows: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
+
+
+def build_arrays(kind: ColumnType, columns: ValuesByColumn) -> BuiltArrays:
+    """Return an array a column, all of one type.
+
+    Values are text for strings, timestamps and dates, JSON text (`Raw` or bytes, empty: null) for
+    JSON, lists of text for ids, Python's own for the rest; None is null. Text that is no timestamp
+    or date becomes null and is named. JSON is not checked to be UTF-8.
+    """
+    if kind == "json":
+        raws = cast("list[Raw | bytes]", list(chain.from_iterable(columns.values())))
+        return BuiltArrays(_slice_by_column(build_json_array(raws), columns))
+    # Most columns of most pages have no value at all: they share one array.
+    some = {name: values for name, values in columns.items() if not _is_all_null(values)}
+    made = _build_arrays_with_values(kind, some) if some else BuiltArrays({})
+    lengths = {name: len(columns[name]) for name in columns.keys() - some.keys()}
+    empty = {rows: build_null_array(rows, ARROW_TYPES[kind]) for rows in set(lengths.values())}
+    absent = {name: empty[rows] for name, rows in lengths.items()}
+    return replace(made, arrays=made.arrays | absent)
+
+
+def _is_all_null(values: Sequence[object]) -> bool:
+    return not any(values) and values.count(None) == len(values)
+
+
+def _build_arrays_with_values(kind: ColumnType, columns: ValuesByColumn) -> BuiltArrays:
+    match kind:
+        case "string" | "ids":
+            return _build_without_nul(columns, kind)
+        case "timestamp":
+            return _build_parsed_arrays(columns, kind, parse_timestamp)
+        case "date":
+            return _build_parsed_arrays(columns, kind, parse_iso_day)
+        case _:
+            return BuiltArrays(
+                _slice_by_column(_build_joined_array(columns, ARROW_TYPES[kind]), columns)
+            )
+
+
+def _build_joined_array(columns: ValuesByColumn, kind: "pa.DataType") -> ArrowArray:
+    return build_array(list(chain.from_iterable(columns.values())), kind)
+
+
+def _slice_by_column(joined: ArrowArray, columns: ValuesByColumn) -> dict[str, ArrowArray]:
+    starts = accumulate(map(len, columns.values()), initial=0)
+    return {
+        name: joined.slice(start, len(values))
+        for (name, values), start in zip(columns.items(), starts, strict=False)
+    }
+
+
+def _build_without_nul(columns: ValuesByColumn, kind: ColumnType) -> BuiltArrays:
+    """Build text or lists of it; other programs end a string at NUL, so each becomes U+FFFD."""
+    whole = _build_joined_array(columns, ARROW_TYPES[kind])
+    # The characters are the last buffer, of strings and of lists of strings alike.
+    data = whole.buffers()[-1]
+    if data is None or b"\0" not in data.to_pybytes():
+        return BuiltArrays(_slice_by_column(whole, columns))
+    clean = {name: [_replace_nul(value) for value in values] for name, values in columns.items()}
+    changed = frozenset(name for name, values in columns.items() if clean[name] != list(values))
+    return BuiltArrays(
+        _slice_by_column(_build_joined_array(clean, ARROW_TYPES[kind]), clean),
+        columns_with_nul=changed,
+    )
+
+
+def _replace_nul(value: object) -> object:
+    if isinstance(value, list):
+        return [_replace_nul(each) for each in cast("list[object]", value)]
+    return value.replace("\0", REPLACEMENT_CHARACTER) if isinstance(value, str) else value
+
+
+def _is_within_years(joined: ArrowArray, kind: ColumnType) -> bool:
+    """Tell whether Python can name every value: Arrow knows the years 0 and 10000, too."""
+    number, first, last = _VALUE_RANGES[kind]
+    ends = cast("dict[str, int | None]", pc.min_max(joined.cast(number)).as_py())
+    return all(end is None or first <= end <= last for end in ends.values())
+
+
+def _build_parsed_arrays(
+    columns: ValuesByColumn, kind: ColumnType, parse: Callable[[str], object]
+) -> BuiltArrays:
+    try:
+        whole = _build_joined_array(columns, pa.string()).cast(ARROW_TYPES[kind])
+    except pa.ArrowInvalid:
+        # Arrow wants an offset and at most six decimals, and quotes the text: not passed on.
+        whole = None
+    if whole is not None and _is_within_years(whole, kind):
+        return BuiltArrays(_slice_by_column(whole, columns))
+    if len(columns) > 1:
+        parts = [
+            _build_parsed_arrays({name: texts}, kind, parse) for name, texts in columns.items()
+        ]
+        return BuiltArrays(
+            {name: array for part in parts for name, array in part.arrays.items()},
+            unparsed_rows={
+                name: rows for part in parts for name, rows in part.unparsed_rows.items()
+            },
+        )
+    ((name, texts),) = columns.items()
+    values = [parse(text) if isinstance(text, str) else None for text in texts]
+    rows = [row for row, text in enumerate(texts) if text is not None and values[row] is None]
+    # Rare, so Arrow may bring pandas along.
+    return BuiltArrays(
+        {name: pa.array(values, ARROW_TYPES[kind])}, unparsed_rows={name: rows} if rows else {}
+    )
+
+
+class _ResourceHead(Struct, gc=False):
+    type: str
+    id: str
+    relationships: RecordRelationships | None = None
+
+
+_head_list_decoder = msgspec.json.Decoder(list[_ResourceHead])
+_head_decoder = msgspec.json.Decoder(_ResourceHead)
+_included_list_decoder = msgspec.json.Decoder(list[Raw])
+
+
+class RelationshipReader:
+    """The relationships of a page's records, in the records' order.
+
+    Included resources are found by type and id; of two with one name the later counts.
+    """
+
+    def __init__(
+        self, relationships: PageRelationships, *, rows: int, included: Raw, issues: PageIssues
+    ) -> None:
+        """Hold the page's parts; what has another shape than documented goes to `issues`."""
+        self._relationships = relationships
+        self._rows = rows
+        self._included = included
+        self._issues = issues
+        self._resources: dict[tuple[str, str], tuple[_ResourceHead, Raw]] | None = None
+        self._first_relationships_by_name: dict[str, list[tuple[int, RecordRelationships]]] = {}
+
+    def linkages(self, name: str) -> list[ResourceLinkage]:
+        """Return a relationship's `data` for each record; UNSET where it was not sent."""
+        found = self._relationships.get(name)
+        if found is None:
+            return [UNSET] * self._rows
+        return [each.data if each is not None else UNSET for each in found]
+
+    def ids(self, name: str) -> list[str | None]:
+        """Return the id of a to-one relationship; what is a list instead is kept as it came."""
+        found = self.linkages(name)
+        if set(map(type, found)) == {ResourceIdentifier}:
+            return [each.id for each in cast("list[ResourceIdentifier]", found)]
+        for row, each in enumerate(found):
+            if isinstance(each, list):
+                self._add_mistyped(
+                    row, name, each, "where one related record is declared, left NULL"
+                )
+        return [each.id if isinstance(each, ResourceIdentifier) else None for each in found]
+
+    def id_lists(self, name: str) -> list[list[str] | None]:
+        """Return the ids of a to-many relationship in Klaviyo's order; None where not sent."""
+        lists: list[list[str] | None] = []
+        for row, each in enumerate(self.linkages(name)):
+            if isinstance(each, ResourceIdentifier):
+                self._add_mistyped(
+                    row, name, each, "where a list is declared, read as a list of one"
+                )
+            lists.append([one.id for one in _linked_identifiers(each)] if _is_sent(each) else None)
+        return lists
+
+    def included_json(self, name: str) -> list[bytes]:
+        """Return the included resources of a relationship as JSON arrays, in its order.
+
+        Empty bytes where the relationship was not sent. A resource that was not included is there
+        as its identifier.
+        """
+        # Most events have none: those cost no call.
+        return [
+            b"[" + b",".join(map(self._resource_json, _linked_identifiers(each))) + b"]"
+            if each
+            else (b"" if each is None or each is UNSET else b"[]")
+            for each in self.linkages(name)
+        ]
+
+    def first_included_ids(self, name: str, related: str) -> list[str | None]:
+        """Return the id that the first included resource of `name` relates to as `related`."""
+        if name not in self._first_relationships_by_name:
+            rows = enumerate(self.linkages(name))
+            firsts = ((row, self._first_relationships(each)) for row, each in rows if each)
+            self._first_relationships_by_name[name] = [(row, each) for row, each in firsts if each]
+        ids: list[str | None] = [None] * self._rows
+        for row, each in self._first_relationships_by_name[name]:
+            relationship = each.get(related)
+            if relationship is not None and isinstance(relationship.data, ResourceIdentifier):
+                ids[row] = relationship.data.id
+        return ids
+
+    def first_included_texts(self, name: str, path: str) -> list[str | None]:
+        """Return the text at a path below the attributes of the first included resource."""
+        several = map(_linked_identifiers, self.linkages(name))
+        found = [self._find_included(each[0]) if each else None for each in several]
+        return [_attribute_text(each[1], path) if each is not None else None for each in found]
+
+    def keep_undeclared(self, declared: frozenset[str]) -> None:
+        """Keep the data of the relationships that no column is declared for."""
+        for name in self._relationships.keys() - declared:
+            for row, each in enumerate(self._relationships[name]):
+                if each is not None and each.data:
+                    raw = msgspec.json.encode(each.data)
+                    self._issues.add_undeclared(row, f"relationships.{name}", raw)
+
+    def _add_mistyped(self, row: int, name: str, data: ResourceLinkage, outcome: str) -> None:
+        raw = msgspec.json.encode(data)
+        self._issues.add_mistyped(row, f"relationships.{name}", raw, outcome=outcome)
+
+    def _first_relationships(self, linkage: ResourceLinkage) -> RecordRelationships | None:
+        several = _linked_identifiers(linkage)
+        found = self._find_included(several[0]) if several else None
+        return found[0].relationships if found is not None else None
+
+    def _resource_json(self, identifier: ResourceIdentifier) -> bytes:
+        found = self._find_included(identifier)
+        if found is not None:
+            return bytes(found[1])
+        self._issues.add_notice(
+            "included", f"no {identifier.type} of that id, kept as its identifier"
+        )
+        return msgspec.json.encode(identifier)
+
+    def _find_included(self, identifier: ResourceIdentifier) -> "tuple[_ResourceHead, Raw] | None":
+        if self._resources is None:
+            self._resources = {
+                (head.type, head.id): (head, raw) for head, raw in self._read_included()
+            }
+        return self._resources.get((identifier.type, identifier.id))
+
+    def _read_included(self) -> Iterator[tuple[_ResourceHead, Raw]]:
+        if bytes(self._included) in {b"", b"null"}:
+            return
+        try:
+            raws = _included_list_decoder.decode(self._included)
+        except msgspec.ValidationError:
+            self._issues.add_notice("included", "not a list, left aside")
+            return
+        try:
+            heads = _head_list_decoder.decode(self._included)
+        except msgspec.ValidationError:
+            heads = list(map(self._decode_head, raws))
+        yield from ((head, raw) for head, raw in zip(heads, raws, strict=True) if head is not None)
+
+    def _decode_head(self, raw: Raw) -> _ResourceHead | None:
+        try:
+            return _head_decoder.decode(raw)
+        except msgspec.ValidationError:
+            self._issues.add_notice("included", "a resource of another shape, left aside")
+            return None
+
+
+def _attribute_text(raw: Raw, path: str) -> str | None:
+    value = msgspec.json.decode(raw)
+    for name in ("attributes", *path.split(".")):
+        value = cast("dict[str, object]", value).get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, str) and value else None
+
+
+def _linked_identifiers(linkage: ResourceLinkage) -> list[ResourceIdentifier]:
+    if isinstance(linkage, ResourceIdentifier):
+        return [linkage]
+    return linkage if isinstance(linkage, list) else []
+
+
+def _is_sent(linkage: ResourceLinkage) -> bool:
+    return linkage is not None and linkage is not UNSET
+
+
+# The first and the last second that Python and Arrow both can name: years 1 to 9999.
+_EPOCH_SECONDS_RANGE = range(-62_135_596_800, 253_402_300_800)
+
+
+class BatchBuilder:
+    """One page on its way into a record batch: taken column by column, built type by type."""
+
+    def __init__(self, layout: PageLayout, parsed_page: ParsedPage, slice_: Slice) -> None:
+        """Hold a page's values; `slice_` brings the constants."""
+        self._layout = layout
+        self._parsed_page = parsed_page
+        self._slice = slice_
+        self._relationships = RelationshipReader(
+            parsed_page.relationships,
+            rows=len(parsed_page.ids),
+            included=parsed_page.included,
+            issues=parsed_page.issues,
+        )
+        self._values_by_type: dict[ColumnType, dict[str, Sequence[object]]] = {}
+
+    def build(self, synced_at: datetime) -> pa.RecordBatch:
+        """Return the record batch of the layout's schema, a row a gathered record."""
+        values = self._parsed_page.values
+        self._values_by_type["string"] = {ID_FIELD: self._parsed_page.ids}
+        for name, kind, path in self._layout.attributes:
+            self._values_by_type.setdefault(kind, {})[name] = values[path]
+        for column in self._layout.other_columns:
+            self._values_by_type.setdefault(column.type, {})[column.name] = self._column_values(
+                column
+            )
+        self._relationships.keep_undeclared(self._layout.relationships)
+        arrays: dict[str, ArrowArray] = {}
+        for kind, columns in self._values_by_type.items():
+            made = build_arrays(kind, columns)
+            self._note_issues(made, kind)
+            arrays |= made.arrays
+        self._fill_from_epoch_seconds(arrays)
+        rows = len(self._parsed_page.ids)
+        arrays[EXTRA_FIELD] = self._build_extra_column(rows)
+        arrays[SYNCED_AT_FIELD] = build_timestamp_array(synced_at, rows)
+        arrays[PARENT_VERSION_FIELD] = arrays[DELETED_AT_FIELD] = build_null_array(
+            rows, TIMESTAMP_UTC
+        )
+        schema = self._layout.schema
+        return pa.record_batch([arrays[name] for name in schema.names], schema=schema)
+
+    def _column_values(self, column: Column) -> Sequence[object]:
+        match column.source:
+            case RelatedId(name):
+                return self._relationships.ids(name)
+            case RelatedIds(name):
+                return self._relationships.id_lists(name)
+            case Included(name):
+                return self._relationships.included_json(name)
+            case FirstIncludedId(name, related):
+                return self._relationships.first_included_ids(name, related)
+            case LatestOf(path, item):
+                return self._latest_of_values(path, item)
+            case SliceConstant() as place:
+                return self._slice_constant_values(column.name, place)
+            case FieldPath(path):
+                return self._parsed_page.values[split_path(path)]
+
+    def _slice_constant_values(self, column: str, place: SliceConstant) -> list[str | None]:
+        asked = self._slice.values.get(place.name)
+        if not place.included_relationship:
+            return [asked] * len(self._parsed_page.ids)
+        came = self._relationships.first_included_texts(
+            place.included_relationship, place.included_path
+        )
+        for other in sorted({each for each in came if each is not None} - {asked or ""}):
+            self._parsed_page.issues.add_notice(column, f"records of {other} came for {asked}")
+        return [each or asked for each in came]
+
+    def _latest_of_values(self, path: str, item: str) -> list[str | None]:
+        newest: list[str | None] = []
+        for raw in cast("Sequence[Raw]", self._parsed_page.values[split_path(path)]):
+            texts = _timestamp_texts(raw, item)
+            if texts is None:
+                self._parsed_page.issues.add_notice(
+                    path, f"no list of objects with {item}, left NULL"
+                )
+            moments = {text: parse_timestamp(text) for text in texts or ()}
+            known = {text: moment for text, moment in moments.items() if moment is not None}
+            newest.append(max(known, key=known.__getitem__, default=None))
+        return newest
+
+    def _note_issues(self, built: BuiltArrays, kind: ColumnType) -> None:
+        findings = self._parsed_page.issues
+        for name in built.columns_with_nul:
+            findings.add_notice(name, "string with NUL characters, replaced by U+FFFD")
+        for name, rows in built.unparsed_rows.items():
+            paths = {each: path for each, _, path in self._layout.attributes}
+            key = extra_key(self._layout.field_tree, paths[name])
+            for row in rows:
+                raw = msgspec.json.encode(self._values_by_type[kind][name][row])
+                findings.add_mistyped(row, key, raw, outcome=f"where {kind} is declared, left NULL")
+
+    def _fill_from_epoch_seconds(self, arrays: dict[str, ArrowArray]) -> None:
+        """Put the seconds of `or_else` where a moment is null."""
+        for name, path in self._layout.epoch_seconds_paths:
+            if not arrays[name].null_count:
+                continue
+            others = cast("Sequence[int | None]", self._parsed_page.values[path])
+            micros = arrays[name].cast(pa.int64()).to_pylist()
+            filled = [
+                other * 1_000_000
+                if micro is None and other is not None and other in _EPOCH_SECONDS_RANGE
+                else micro
+                for micro, other in zip(micros, others, strict=True)
+            ]
+            arrays[name] = pa.array(filled, pa.int64()).cast(TIMESTAMP_UTC)
+
+    def _build_extra_column(self, rows: int) -> ArrowArray:
+        findings = self._parsed_page.issues
+        return (
+            build_json_array(findings.extra_objects(rows))
+            if findings.extra_values
+            else build_null_array(rows, pa.string())
+        )
+
+
+_object_list_decoder = msgspec.json.Decoder(list[dict[str, Raw]])
+
+
+def _timestamp_texts(raw: Raw, item: str) -> list[str] | None:
+    """Return the texts `item` of a JSON array of objects, None where it is something else."""
+    if is_json_null(raw):
+        return []
+    try:
+        found = _object_list_decoder.decode(raw)
+    except msgspec.ValidationError:
+        return None
+    values = (coerce_value(bytes(each.get(item, ABSENT_JSON)), "timestamp")[0] for each in found)
+    return [value for value in values if isinstance(value, str)]
+
+
+_UTC_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def filter_rows_with_cursor(
+    batch: pa.RecordBatch, cursor: str, *, layout: PageLayout, parsed_page: ParsedPage
+) -> pa.RecordBatch:
+    """Return the rows that have a cursor; the records of the others go into quarantine.
+
+    But where the cursor is the newest of several, a record with none of them is no row at all:
+    Klaviyo's filters are known to be ignored at times. `parsed_page` must be of the slow path.
+    """
+    several = parsed_page.values.get(layout.latest_of_path, ())
+    is_there = batch[cursor].is_valid()
+    for row, there in enumerate(is_there.to_pylist()):
+        if there:
+            continue
+        if several and bytes(cast("Raw", several[row])) in EMPTY_JSON_VALUES:
+            parsed_page.issues.add_notice(cursor, "none, so the record is no row of this stream")
+        else:
+            broken = QuarantinedRecord(
+                f"the record has no {cursor}", bytes(parsed_page.raw_records[row])
+            )
+            parsed_page.quarantined.append(broken)
+    return batch.filter(is_there)
+
+
+def cursor_range(batch: pa.RecordBatch, cursor: str) -> tuple[datetime, datetime, bool] | None:
+    """Return the lowest and the highest moment, and whether none is lower than the one before.
+
+    None without rows. No row may be without cursor.
+    """
+    micros = cast("list[int]", np.from_dlpack(batch[cursor].cast(pa.int64())).tolist())
+    if not micros:
+        return None
+    ordered = sorted(micros)
+    return _datetime_from_micros(ordered[0]), _datetime_from_micros(ordered[-1]), micros == ordered
+
+
+def is_ascending_by_second(batch: pa.RecordBatch, cursor: str) -> bool:
+    """Tell whether no row lies in an earlier second than the one before; none may be NULL."""
+    micros = cast("list[int]", np.from_dlpack(batch[cursor].cast(pa.int64())).tolist())
+    seconds = [each // 1_000_000 for each in micros]
+    return seconds == sorted(seconds)
+
+
+def _datetime_from_micros(micros: int) -> datetime:
+    return _UTC_EPOCH + timedelta(microseconds=micros)

@@ -1,0 +1,300 @@
+"""Reads pages that the fast path cannot: record by record, setting broken records apart."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import msgspec
+from msgspec import Raw
+
+from klaviyo_assets.decode.coercion import (
+    PageIssues,
+    ParsedPage,
+    QuarantinedRecord,
+    coerce_value,
+    is_json_null,
+    json_type,
+)
+from klaviyo_assets.decode.jsonapi import (
+    ABSENT_JSON,
+    EMPTY_JSON_VALUES,
+    MISSING_DATA_MESSAGE,
+    PageEnvelope,
+    RecordRelationships,
+    parse_links,
+    parse_relationships,
+    transpose_relationships,
+)
+from klaviyo_assets.decode.schema import FieldNode, JsonPath, ObjectNode, extra_key
+from klaviyo_assets.errors import BrokenBodyError
+from klaviyo_assets.redaction import redact_known_keys
+
+_RECORD_MEMBERS = frozenset({"type", "id", "attributes", "relationships", "links"})
+
+_envelope_decoder = msgspec.json.Decoder(PageEnvelope)
+_list_decoder = msgspec.json.Decoder(list[Raw])
+_members_decoder = msgspec.json.Decoder(dict[str, Raw])
+
+
+class BrokenRecordError(ValueError):
+    """A record that cannot be stored; the text is the reason. It never leaves this file."""
+
+
+def parse_page_by_record(body: bytes, field_tree: ObjectNode, stream: str) -> ParsedPage:
+    """Return the values of a page, read record by record.
+
+    Args:
+        body: the page, JSON in UTF-8.
+        root: the tree of declared fields alone, without what was learned.
+        stream: the stream's name, for errors.
+
+    Raises:
+        BrokenBodyError: JSON, but not an object; or an object that is no page.
+        msgspec.DecodeError: not JSON.
+    """
+    # Names of fields end in notices and in `extra`: a page that repeats the key comes this way.
+    body = redact_known_keys(body)
+    try:
+        page = _envelope_decoder.decode(body)
+    except msgspec.ValidationError:
+        raise BrokenBodyError("the answer is JSON, but not an object", stream=stream) from None
+    links = parse_links(page.links, stream)
+    survey = _RecordReader(field_tree)
+    records, is_list = _split_data(page.data, stream)
+    for record in records:
+        survey.read_record(record)
+    return ParsedPage(
+        ids=survey.ids,
+        values=survey.values,
+        relationships=transpose_relationships(survey.relationships),
+        record_count=len(records),
+        issues=survey.issues,
+        included=page.included,
+        links=links,
+        errors=page.errors,
+        is_list=is_list,
+        is_fast=False,
+        raw_records=survey.raw_records,
+        quarantined=survey.quarantined,
+    )
+
+
+def _split_data(data: Raw, stream: str) -> tuple[list[Raw], bool]:
+    """Return the records, and whether they came as a list."""
+    if not len(data):
+        raise BrokenBodyError(MISSING_DATA_MESSAGE, stream=stream)
+    match json_type(data):
+        case "array":
+            return _list_decoder.decode(data), True
+        case "object":
+            return [data], False
+        case found:
+            text = f"the answer is no page: its `data` is neither a list nor an object but {found}"
+            raise BrokenBodyError(text, stream=stream)
+
+
+class _RecordReader:
+    """Reads records into rows."""
+
+    def __init__(self, root: ObjectNode) -> None:
+        self._root = root
+        self.ids: list[str] = []
+        self._fields = _leaf_fields(root)
+        self.values: dict[JsonPath, list[object]] = {field.path: [] for field in self._fields}
+        self.relationships: list[RecordRelationships | None] = []
+        self.raw_records: list[Raw] = []
+        self.quarantined: list[QuarantinedRecord] = []
+        self.issues = PageIssues()
+
+    def read_record(self, raw: Raw) -> None:
+        """Read one record into the next row, or put it into quarantine."""
+        try:
+            members, id_ = _open_record(raw)
+        except BrokenRecordError as broken:
+            self.quarantined.append(QuarantinedRecord(str(broken), bytes(raw)))
+            return
+        row = len(self.ids)
+        self.ids.append(id_)
+        self.raw_records.append(raw)
+        for field in self._fields:
+            self.values[field.path].append(ABSENT_JSON if field.type == "json" else None)
+        self._read_object(self._root, members["attributes"], row)
+        self.relationships.append(
+            self._read_relationships(members.get("relationships", ABSENT_JSON), row)
+        )
+        self._note_undeclared_members(members, row)
+
+    def _read_object(self, node: ObjectNode, members: Raw, row: int) -> None:
+        for name, value in _members_decoder.decode(members).items():
+            child = node.children.get(name)
+            path = (*node.path, name)
+            if isinstance(child, FieldNode):
+                self._read_field(child, value, row)
+            elif child is None:
+                self.issues.new_fields.add(path)
+                if not is_json_null(value):
+                    key = extra_key(self._root, path)
+                    self.issues.add_undeclared(row, key, bytes(value))
+            elif json_type(value) == "object":
+                self._read_object(child, value, row)
+            elif not is_json_null(value):
+                outcome = "where an object is declared, left NULL"
+                key = extra_key(self._root, path)
+                self.issues.add_mistyped(row, key, bytes(value), outcome=outcome)
+
+    def _read_field(self, field: FieldNode, value: Raw, row: int) -> None:
+        if field.purpose == "ignored":
+            return
+        if field.type == "json":
+            self.values[field.path][row] = value
+            return
+        at = (row, extra_key(self._root, field.path))
+        found, fits = self.issues.coerce_or_keep(bytes(value), field.type, at=at)
+        self.values[field.path][row] = found
+        if not fits:
+            self.issues.loose_fields.add(field.path)
+
+    def _read_relationships(self, raw: Raw, row: int) -> RecordRelationships | None:
+        if bytes(raw) in EMPTY_JSON_VALUES:
+            return None
+        try:
+            shaped, odd = parse_relationships(raw)
+        except msgspec.ValidationError:
+            self.issues.add_undeclared(row, "record.relationships", bytes(raw))
+            return None
+        for name, each in odd.items():
+            self.issues.add_undeclared(row, f"relationships.{name}", bytes(each))
+        return shaped
+
+    def _note_undeclared_members(self, members: dict[str, Raw], row: int) -> None:
+        if json_type(members["id"]) != "string":
+            self.issues.add_notice("id", f"{json_type(members['id'])}, read as text")
+        for name in members.keys() - _RECORD_MEMBERS:
+            if bytes(members[name]) not in EMPTY_JSON_VALUES:
+                self.issues.add_undeclared(row, f"record.{name}", bytes(members[name]))
+
+
+def _open_record(raw: Raw) -> tuple[dict[str, Raw], str]:
+    """Return the members of a record and its id.
+
+    Raises:
+        BrokenRecordError: it cannot be stored.
+    """
+    if (found := json_type(raw)) != "object":
+        raise BrokenRecordError(f"the record is not an object but {found}")
+    members = _members_decoder.decode(raw)
+    if "id" not in members:
+        raise BrokenRecordError("the record has no id")
+    id_, _ = coerce_value(bytes(members["id"]), "string")
+    if not isinstance(id_, str) or json_type(members["id"]) == "boolean":
+        raise BrokenRecordError(f"the record's id is {json_type(members['id'])}")
+    if not id_:
+        raise BrokenRecordError("the record's id is empty")
+    if "attributes" not in members:
+        raise BrokenRecordError("the record has no attributes")
+    if (found := json_type(members["attributes"])) != "object":
+        raise BrokenRecordError(f"the record's attributes are not an object but {found}")
+    return members, id_
+
+
+def _leaf_fields(node: ObjectNode) -> list[FieldNode]:
+    fields: list[FieldNode] = []
+    for child in node.children.values():
+        if isinstance(child, ObjectNode):
+            fields += _leaf_fields(child)
+        elif child.purpose != "ignored":
+            fields.append(child)
+    return fields
+
+
+_TOKEN_PATTERN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[][{},]', re.DOTALL)
+_OPENED_BY = {ord("]"): ord("["), ord("}"): ord("{")}
+_QUOTE, _COMMA, _ARRAY, _ARRAY_END = map(ord, '",[]')
+_IN_PAGE, _IN_DATA = 1, 2
+"""Brackets that are open around a page's members, and around its records."""
+_RECORD_BOUNDARIES = {(_COMMA, _IN_DATA), (_ARRAY_END, _IN_PAGE)}
+"""What stands between records, and behind the last."""
+
+_page_members_decoder = msgspec.json.Decoder(dict[str, Raw])
+
+
+@dataclass(frozen=True, slots=True)
+class SalvagedPage:
+    """A page without the records that cannot be read, and those as they came."""
+
+    body: bytes
+    quarantined: tuple[QuarantinedRecord, ...]
+
+
+def salvage_page(body: bytes) -> SalvagedPage | None:
+    """Return what can be read of a page; None where that is all of it, or no page can be made out.
+
+    Every bracket must be closed: half a page is none.
+    """
+    found = _split_records(body)
+    if found is None:
+        return None
+    head, records, tail = found
+    reasons = [_decode_error_reason(each) for each in records]
+    sound = [each for each, why in zip(records, reasons, strict=True) if not why]
+    if len(sound) == len(records):
+        return None
+    broken = zip(reasons, records, strict=True)
+    return SalvagedPage(
+        head + b",".join(sound) + tail,
+        tuple(QuarantinedRecord(why, record.strip()) for why, record in broken if why),
+    )
+
+
+def _decode_error_reason(record: bytes) -> str:
+    try:
+        # As deep as in its page.
+        _page_members_decoder.decode(b'{"data":[' + record + b"]}")
+    except RecursionError:
+        return "the record is nested too deep to read"
+    except msgspec.DecodeError:
+        return "the record is not JSON"
+    return ""
+
+
+def _split_records(body: bytes) -> tuple[bytes, list[bytes], bytes] | None:
+    """Return what stands before a page's records, these, and what stands behind."""
+    name, is_over = b"", False
+    edges: list[int] = []
+    for token, depth in _iterate_tokens(body):
+        sign = body[token.start()]
+        if (sign, depth) == (_QUOTE, _IN_PAGE):
+            name = token[0]
+        is_first = (sign, depth, name) == (_ARRAY, _IN_PAGE, b'"data"') and not edges
+        if is_first or (edges and not is_over and (sign, depth) in _RECORD_BOUNDARIES):
+            edges.append(token.start())
+            is_over = sign == _ARRAY_END
+        if depth < 0:
+            return None
+    if not is_over:
+        return None
+    records = [body[one + 1 : other] for one, other in pairwise(edges)]
+    return body[: edges[0] + 1], records, body[edges[-1] :]
+
+
+def _iterate_tokens(body: bytes) -> Iterator[tuple[re.Match[bytes], int]]:
+    """Yield strings, brackets and commas, each with the number of brackets that are around it.
+
+    It is -1 at the end where they do not match.
+    """
+    opened = bytearray()
+    token = None
+    for token in _TOKEN_PATTERN.finditer(body):
+        sign = body[token.start()]
+        if sign in _OPENED_BY:
+            if not opened or opened.pop() != _OPENED_BY[sign]:
+                yield token, -1
+                return
+            yield token, len(opened)
+        else:
+            yield token, len(opened)
+            if sign in _OPENED_BY.values():
+                opened.append(sign)
+    if token is not None and opened:
+        yield token, -1

@@ -1,0 +1,250 @@
+"""The fast path: a page is decoded at once into structs made of the stream's columns."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Annotated, Protocol, cast
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+from msgspec.structs import astuple
+
+from klaviyo_assets.decode.coercion import INT64_RANGE, PageIssues, ParsedPage, is_json_null
+from klaviyo_assets.decode.jsonapi import (
+    ABSENT_JSON,
+    EMPTY_JSON_VALUES,
+    EMPTY_LINKS,
+    PageLinks,
+    PageRelationships,
+    RecordRelationships,
+    Relationship,
+    ResourceId,
+    transpose_relationships,
+)
+from klaviyo_assets.decode.schema import FieldNode, JsonPath, ObjectNode, extra_key
+from klaviyo_assets.model.column import ColumnType
+
+_Int64 = Annotated[int, Meta(ge=INT64_RANGE.start, le=INT64_RANGE.stop - 1)]
+
+_STRUCT_TYPES: Mapping[ColumnType, object] = MappingProxyType(
+    {
+        "string": str | None,
+        "timestamp": str | None,
+        "date": str | None,
+        "integer": _Int64 | None,
+        # Text, too: so coordinates are published, and so old senders send them.
+        "number": float | str | None,
+        "boolean": bool | None,
+        "ids": list[str] | None,
+        "json": Raw,
+    }
+)
+
+_define_struct = partial(msgspec.defstruct, kw_only=True, gc=False)
+_define_closed_struct = partial(_define_struct, forbid_unknown_fields=True)
+
+
+class _StructRecord(Protocol):
+    id: str
+    attributes: Struct
+    relationships: object
+    meta: Raw
+
+
+class _StructPage(Protocol):
+    data: list[_StructRecord] | _StructRecord
+    links: PageLinks | None
+    errors: Raw
+    included: Raw
+
+
+@dataclass(frozen=True, slots=True)
+class _StructNode:
+    """What the fields of a struct are, in its order; `empty` stands for null and for absent."""
+
+    parts: "tuple[FieldNode | _StructNode, ...]"
+    empty: Struct
+
+
+def can_name_struct_field(path: JsonPath) -> bool:
+    """Tell whether msgspec can name a struct's field so."""
+    return all(name.isprintable() and not set(name) & {'"', "\\"} for name in path)
+
+
+class FastPath:
+    """Decodes pages that hold nothing but what the tree knows."""
+
+    def __init__(self, root: ObjectNode, relationships: Sequence[str]) -> None:
+        """Make the structs, some milliseconds of work.
+
+        `relationships` are those that are declared. A page with others is decoded as well, only
+        not as quickly.
+        """
+        self._root = root
+        self._relationship_names = tuple(relationships)
+        attributes, self._attributes_node = _build_structs(root)
+        fields = [
+            (f"f{number}", Relationship | None, None)
+            for number in range(len(self._relationship_names))
+        ]
+        names = {f"f{number}": name for number, name in enumerate(self._relationship_names)}
+        declared = _define_closed_struct("Relationships", fields, rename=names)
+        self._empty_relationships = declared()
+        self._declared_decoder = _build_page_decoder(attributes, declared)
+        self._any_decoder = _build_page_decoder(attributes, RecordRelationships)
+        self._has_undeclared = False
+
+    def parse(self, body: bytes) -> ParsedPage:
+        """Return the values of a page.
+
+        Raises:
+            msgspec.ValidationError: the page holds something that the structs do not know.
+            msgspec.DecodeError: it is not JSON.
+        """
+        if not self._has_undeclared:
+            try:
+                page = cast("_StructPage", self._declared_decoder.decode(body))
+            except msgspec.ValidationError:
+                # One name that is not declared is enough, mostly in the first record.
+                pass
+            else:
+                return self._collect_page(page, self._transpose_declared)
+        page = cast("_StructPage", self._any_decoder.decode(body))
+        self._has_undeclared = True
+        return self._collect_page(page, self._transpose_any)
+
+    def _collect_page(
+        self, page: _StructPage, relations_of_page: Callable[[Sequence[object]], PageRelationships]
+    ) -> ParsedPage:
+        is_list = isinstance(page.data, list)
+        records = cast("list[_StructRecord]", page.data if is_list else [page.data])
+        ids = [each.id for each in records]
+        attributes = [each.attributes for each in records]
+        relations = [each.relationships for each in records]
+        metas = [each.meta for each in records]
+        findings = PageIssues()
+        values = {
+            field.path: self._finish_column(field, found, findings)
+            for field, found in _iterate_fields(self._attributes_node, attributes)
+        }
+        _keep_record_metas(metas, findings)
+        return ParsedPage(
+            ids=ids,
+            values=values,
+            relationships=relations_of_page(relations),
+            record_count=len(records),
+            issues=findings,
+            included=page.included,
+            links=page.links or EMPTY_LINKS,
+            errors=page.errors,
+            is_list=is_list,
+            is_fast=True,
+        )
+
+    def _transpose_declared(self, found: Sequence[object]) -> PageRelationships:
+        structs = [
+            each or self._empty_relationships for each in cast("Sequence[Struct | None]", found)
+        ]
+        columns = cast(
+            "Sequence[Sequence[Relationship | None]]",
+            _transpose_structs(structs, fields=len(self._relationship_names)),
+        )
+        return dict(zip(self._relationship_names, columns, strict=True))
+
+    def _transpose_any(self, found: Sequence[object]) -> PageRelationships:
+        return transpose_relationships(cast("Sequence[RecordRelationships | None]", found))
+
+    def _finish_column(
+        self, field: FieldNode, found: Sequence[object], issues: PageIssues
+    ) -> Sequence[object]:
+        """Return a column's values; fill in what goes to `extra` on the way."""
+        if field.purpose == "extra":
+            key = extra_key(self._root, field.path)
+            for row, raw in enumerate(map(bytes, cast("Sequence[Raw]", found))):
+                if not is_json_null(raw):
+                    issues.add_undeclared(row, key, raw)
+            return found
+        if field.is_loosely_typed:
+            raws = list(map(bytes, cast("Sequence[Raw]", found)))
+        elif field.type == "number" and str in set(map(type, found)):
+            raws = list(map(msgspec.json.encode, found))
+        else:
+            return found
+        key = extra_key(self._root, field.path)
+        return [
+            issues.coerce_or_keep(raw, field.type, at=(row, key))[0] for row, raw in enumerate(raws)
+        ]
+
+
+def _build_page_decoder(
+    attributes: type[Struct], relationships: type[object]
+) -> msgspec.json.Decoder[object]:
+    record = _define_closed_struct(
+        "Record",
+        [
+            ("id", ResourceId),
+            ("attributes", attributes),
+            ("relationships", relationships | None, None),
+            ("meta", Raw, ABSENT_JSON),
+            ("type", Raw, ABSENT_JSON),
+            ("links", Raw, ABSENT_JSON),
+        ],
+    )
+    page = _define_struct(
+        "Page",
+        [
+            ("data", list[record] | record),
+            ("links", PageLinks | None, None),
+            ("errors", Raw, ABSENT_JSON),
+            ("included", Raw, ABSENT_JSON),
+        ],
+    )
+    return msgspec.json.Decoder(page)
+
+
+def _build_structs(branch: ObjectNode) -> tuple[type[Struct], _StructNode]:
+    fields: list[tuple[str, object, object]] = []
+    names: dict[str, str] = {}
+    parts: list[FieldNode | _StructNode] = []
+    for number, (name, child) in enumerate(branch.children.items()):
+        # A name of our own: Klaviyo's may be no identifier, or a word of Python or msgspec.
+        ours = f"f{number}"
+        names[ours] = name
+        if isinstance(child, ObjectNode):
+            struct, nest = _build_structs(child)
+            fields.append((ours, struct | None, None))
+            parts.append(nest)
+        else:
+            read = Raw if child.is_loosely_typed else _STRUCT_TYPES[child.type]
+            fields.append((ours, read, ABSENT_JSON if read is Raw else None))
+            parts.append(child)
+    # pyright wants each field to be one of three tuples; ours are all the longest.
+    struct = _define_closed_struct("Attributes", fields, rename=names)
+    return struct, _StructNode(tuple(parts), struct())
+
+
+def _transpose_structs(structs: Sequence[Struct], *, fields: int) -> Sequence[Sequence[object]]:
+    """Return the values field by field instead of struct by struct."""
+    return list(zip(*map(astuple, structs), strict=True)) or [()] * fields
+
+
+def _iterate_fields(
+    node: _StructNode, structs: Sequence[Struct]
+) -> Iterator[tuple[FieldNode, Sequence[object]]]:
+    columns = _transpose_structs(structs, fields=len(node.parts))
+    for part, found in zip(node.parts, columns, strict=True):
+        if isinstance(part, _StructNode):
+            empty = part.empty
+            below = cast("Sequence[Struct | None]", found)
+            yield from _iterate_fields(part, [each or empty for each in below])
+        elif part.purpose != "ignored":
+            yield part, found
+
+
+def _keep_record_metas(metas: Sequence[Raw], issues: PageIssues) -> None:
+    if not any(map(len, metas)):
+        return
+    for row, meta in enumerate(metas):
+        if bytes(meta) not in EMPTY_JSON_VALUES:
+            issues.add_undeclared(row, "record.meta", bytes(meta))

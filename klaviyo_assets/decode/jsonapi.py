@@ -1,0 +1,227 @@
+"""The parts of a JSON:API document that all streams share, and the checks of a body.
+
+Taken for the last page, half an answer loses all that was to follow. Klaviyo always says where a
+page is (`links.self`), and never sends `errors` with records.
+Source: the OpenAPI document of revision 2026-07-15.
+"""
+
+import codecs
+import re
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from klaviyo_assets.errors import BrokenBodyError
+
+ResourceId = Annotated[str, Meta(min_length=1)]
+
+ABSENT_JSON = Raw()
+"""The default of a value that is passed on as it came: not even null was sent."""
+
+
+EMPTY_JSON_VALUES = frozenset({b"", b"null", b"[]", b"{}"})
+"""JSON that says nothing, in every way that it may be sent."""
+
+
+class ResourceIdentifier(Struct, gc=False, omit_defaults=True):
+    """A resource identifier: what a relationship's `data` is made of."""
+
+    type: str
+    id: ResourceId
+    meta: Raw = ABSENT_JSON
+
+
+ResourceLinkage = ResourceIdentifier | list[ResourceIdentifier] | None | UnsetType
+"""`data` of a relationship: to-one, to-many, empty to-one, or not sent at all."""
+
+
+class Relationship(Struct, gc=False):
+    """What a record says about another; `links` alone where the other was not asked for."""
+
+    data: ResourceLinkage = UNSET
+
+
+RecordRelationships = dict[str, Relationship | None]
+"""Those of one record, by name."""
+
+PageRelationships = Mapping[str, Sequence[Relationship | None]]
+"""Those of all records of a page, in the records' order."""
+
+
+class PageLinks(Struct, gc=False, rename={"self_": "self"}):
+    """Where this page is, and where the next one. `prev` may be rubbish, so it is not even read."""
+
+    self_: str | None = None
+    next: str | None = None
+
+
+EMPTY_LINKS = PageLinks()
+"""Those of an answer that has none."""
+
+
+class PageEnvelope(Struct, gc=False):
+    """A page whose parts are kept as text, for reading each on its own."""
+
+    data: Raw = ABSENT_JSON
+    links: Raw = ABSENT_JSON
+    errors: Raw = ABSENT_JSON
+    included: Raw = ABSENT_JSON
+
+
+def transpose_relationships(records: Sequence[RecordRelationships | None]) -> PageRelationships:
+    """Return the relationships of all records, name by name instead of record by record."""
+    names = set(chain.from_iterable(filter(None, records)))
+    return {name: [one.get(name) if one else None for one in records] for name in names}
+
+
+def parse_relationships(raw: Raw) -> tuple[RecordRelationships, Mapping[str, Raw]]:
+    """Return the relationships that have the documented shape, and those that have not, as sent.
+
+    Raises:
+        msgspec.ValidationError: not an object at all.
+    """
+    shaped: RecordRelationships = {}
+    odd: dict[str, Raw] = {}
+    for name, each in _members_decoder.decode(raw).items():
+        try:
+            shaped[name] = _relationship_decoder.decode(each)
+        except msgspec.ValidationError:
+            odd[name] = each
+    return shaped, odd
+
+
+_members_decoder = msgspec.json.Decoder(dict[str, Raw])
+_relationship_decoder = msgspec.json.Decoder(Relationship | None)
+
+
+MISSING_DATA_MESSAGE = "the answer is an object without `data`"
+
+_envelope_decoder = msgspec.json.Decoder(PageEnvelope)
+_links_decoder = msgspec.json.Decoder(PageLinks)
+
+
+def check_page_envelope(links: PageLinks | None, errors: Raw, *, stream: str) -> None:
+    """Refuse a page that does not say where it is, or that tells of errors.
+
+    `links` are None for what no page can follow, such as a single record.
+
+    Raises:
+        BrokenBodyError: asking again may help.
+    """
+    said = ""
+    if bytes(errors) not in EMPTY_JSON_VALUES:
+        said = "it has `errors` beside `data`"
+    elif links is not None and not links.self_:
+        said = "it has no `links.self`, and nothing tells whether another page follows"
+    if said:
+        raise BrokenBodyError(f"the answer is no page: {said}", stream=stream)
+
+
+def check_response_envelope(body: bytes, *, stream: str, is_paged: bool) -> None:
+    """Refuse a body that is no answer of Klaviyo's, whatever it was asked for.
+
+    Raises:
+        BrokenBodyError: no JSON object, or one without `data`, with `errors`, or, where it is of
+            several pages, without `links.self`; asking again may help.
+    """
+    try:
+        found = _envelope_decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise BrokenBodyError("the answer is no JSON object in UTF-8", stream=stream) from None
+    if not len(found.data):
+        raise BrokenBodyError(MISSING_DATA_MESSAGE, stream=stream)
+    links = parse_links(found.links, stream) if is_paged else None
+    check_page_envelope(links, found.errors, stream=stream)
+
+
+def parse_links(raw: Raw, stream: str) -> PageLinks:
+    """Return where a page is, and where the next one.
+
+    Raises:
+        BrokenBodyError: it cannot be read; to stop here would lose the pages behind it.
+    """
+    if bytes(raw) in EMPTY_JSON_VALUES:
+        return EMPTY_LINKS
+    try:
+        return _links_decoder.decode(raw)
+    except msgspec.ValidationError:
+        text = "the answer is no page: where the next one is cannot be read from its `links`"
+        raise BrokenBodyError(text, stream=stream) from None
+
+
+# A pair, any other escape (taken whole, so that `\\ud800` is no surrogate), or half a pair.
+_ESCAPE_PATTERN = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+    rb"|\\."
+)
+
+# A string, taken whole, or what most readers and writers of JSON take for a number.
+_TEXT_OR_NUMBER_PATTERN = re.compile(
+    rb'"(?:[^"\\]*+(?:\\.[^"\\]*+)*+)"|(?P<number>-?Infinity|NaN)', re.DOTALL
+)
+_CONTROL_PATTERN = re.compile(rb"[\x00-\x1f]")
+
+NOT_A_NUMBER_NOTICE = "number: NaN or Infinity, which JSON does not have, read as null"
+INVALID_UTF8_NOTICE = "text: bytes that are not UTF-8, replaced by U+FFFD"
+CONTROL_CHARACTER_NOTICE = "text: control characters that were not escaped, escaped"
+UNPAIRED_SURROGATE_NOTICE = "text: half of a surrogate pair, replaced by U+FFFD"
+
+
+def strip_bom(body: bytes, stream: str) -> bytes:
+    """Return the body without a byte order mark.
+
+    Raises:
+        BrokenBodyError: nothing in it, or plainly another format.
+    """
+    text = body.removeprefix(codecs.BOM_UTF8)
+    start = text[:256].lstrip()
+    if not start and not text.strip():
+        raise BrokenBodyError("the answer is empty", stream=stream)
+    if start.startswith(b"<"):
+        raise BrokenBodyError("the answer is HTML or XML, not JSON", stream=stream)
+    return text
+
+
+def repair_json(body: bytes) -> tuple[bytes, tuple[str, ...]]:
+    r"""Return as JSON what JSON's usual readers take for it, and what was changed, in words.
+
+    Without NaN and infinities, bytes that are not UTF-8, bare control characters in strings, and
+    unpaired surrogate escapes: JSON allows `"\ud800"`, UTF-8 cannot hold it, and neither msgspec
+    nor DuckDB reads text with it. In an `id` the four digits stay behind U+FFFD, so that two ids
+    remain two. What stays broken is as it came.
+    """
+    notices: set[str] = set()
+    before = b""
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        body = body.decode(errors="replace").encode()
+        notices.add(INVALID_UTF8_NOTICE)
+
+    def mend(found: re.Match[bytes]) -> bytes:
+        nonlocal before
+        is_id, before = before == b'"id"', found[0]
+        if found["number"] is not None:
+            notices.add(NOT_A_NUMBER_NOTICE)
+            return b"null"
+        return _repair_text(found[0], notices, is_id=is_id)
+
+    return _TEXT_OR_NUMBER_PATTERN.sub(mend, body), tuple(sorted(notices))
+
+
+def _repair_text(text: bytes, notices: set[str], *, is_id: bool) -> bytes:
+    escaped = _CONTROL_PATTERN.sub(lambda each: b"\\u%04x" % each[0][0], text)
+    if escaped != text:
+        notices.add(CONTROL_CHARACTER_NOTICE)
+
+    def whole(found: re.Match[bytes]) -> bytes:
+        if found["half"] is None:
+            return found[0]
+        notices.add(UNPAIRED_SURROGATE_NOTICE)
+        return rb"\ufffd" + (found[0][2:].lower() if is_id else b"")
+
+    return _ESCAPE_PATTERN.sub(whole, escaped) if b"\\u" in escaped else escaped

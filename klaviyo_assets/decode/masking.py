@@ -1,0 +1,328 @@
+"""Masks personal data in record batches: drops columns, hashes values, removes JSON members."""
+
+import hmac
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import cast
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+from msgspec import Raw
+
+from klaviyo_assets.arrow_buffers import ArrowArray, build_null_array, build_string_array
+from klaviyo_assets.decode.coercion import QuarantinedRecord
+from klaviyo_assets.decode.schema import (
+    EXTRA_FIELD,
+    ObjectNode,
+    arrow_schema,
+    column_fields,
+    extra_key,
+    split_path,
+)
+from klaviyo_assets.model.column import (
+    Column,
+    FieldPath,
+    FirstIncludedId,
+    Included,
+    RelatedId,
+    RelatedIds,
+)
+from klaviyo_assets.model.privacy import PrivacyRules
+from klaviyo_assets.model.stream import Stream
+
+
+def hash_values(values: ArrowArray, *, salt: bytes, normalize: Callable[[str], str]) -> ArrowArray:
+    """Return HMAC-SHA-256 of the texts in their normal form, in hexadecimal; NULL stays NULL."""
+    texts = cast("list[str | None]", values.to_pylist())
+    known = {
+        text: hash_text(text, salt=salt, normalize=normalize)
+        for text in set(texts)
+        if text is not None
+    }
+    return build_string_array([None if text is None else known[text] for text in texts])
+
+
+def hash_text(text: str, *, salt: bytes, normalize: Callable[[str], str]) -> str:
+    """Return HMAC-SHA-256 of a text in its normal form, in hexadecimal."""
+    return hmac.digest(salt, normalize(text).encode(), "sha256").hex()
+
+
+def column_normalizer(name: str) -> Callable[[str], str]:
+    """Return what makes texts that mean the same the same, by the name of their column."""
+    words = name.split("_")
+    if "email" in words:
+        return normalize_email
+    return normalize_phone if "phone" in words else str
+
+
+def normalize_email(text: str) -> str:
+    """Return an e-mail address trimmed and in lower case."""
+    return text.strip().lower()
+
+
+def normalize_phone(text: str) -> str:
+    """Return a phone number as its digits behind a leading plus; without a digit as it is."""
+    digits = re.sub(r"[^0-9]", "", text)
+    if not digits:
+        return text.strip()
+    return f"+{digits}" if text.strip().startswith("+") else digits
+
+
+DEFINITION_MEMBER = "definition"
+HEADERS_MEMBER = "headers"
+"""The member of a webhook's definition that mostly holds somebody's password or token."""
+
+_HEADERS_JSON_KEY = f'"{HEADERS_MEMBER}"'
+
+ColumnTransform = Callable[[ArrowArray], ArrowArray]
+"""From a column as it came to the column as it is stored."""
+
+_members_decoder = msgspec.json.Decoder(dict[str, Raw])
+_items_decoder = msgspec.json.Decoder(list[Raw])
+
+
+class ColumnMasker:
+    """What stands between the pages of one stream and everything that stores them."""
+
+    def __init__(self, stream: Stream, rules: PrivacyRules, field_tree: ObjectNode) -> None:
+        """Work out what becomes of each column; `field_tree` is what is known of the attributes."""
+        self.schema = arrow_schema(stream)
+        self._has_rules = bool(rules.affected_columns)
+        self._transforms: dict[str, ColumnTransform] = {}
+        for column in stream.columns:
+            if column.name in rules.hashed_columns - rules.excluded_columns:
+                self._transforms[column.name] = partial(
+                    hash_values, salt=rules.salt, normalize=column_normalizer(column.name)
+                )
+            elif column.name in rules.allowed_json_keys:
+                self._transforms[column.name] = partial(
+                    transform_json_texts,
+                    transform=partial(_keep_members, keys=rules.allowed_json_keys[column.name]),
+                )
+            elif can_contain_definition(column):
+                self._transforms[column.name] = partial(
+                    remove_webhook_headers, is_definition=_is_definition(column)
+                )
+            if column.name in rules.json_members:
+                self._transforms[column.name] = _compose_transforms(
+                    self._transforms.get(column.name),
+                    partial(transform_json_texts, transform=_build_member_masker(column, rules)),
+                )
+        whole = rules.affected_columns - rules.json_members.keys()
+        touched = [column for column in stream.columns if column.name in whole]
+        keys = frozenset(
+            key for column in touched for key in _extra_keys_of_column(column, field_tree)
+        )
+        self._transforms[EXTRA_FIELD] = partial(
+            _mask_extra,
+            excluded_keys=keys,
+            allowed_keys=rules.allowed_json_keys.get(EXTRA_FIELD),
+            is_kept=EXTRA_FIELD not in rules.excluded_columns,
+        )
+
+    def mask_batch(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Return the batch as it may be stored, with all columns; excluded ones are NULL."""
+        for name, change in self._transforms.items():
+            place = batch.schema.get_field_index(name)
+            if place >= 0:
+                values = cast("ArrowArray", batch.column(place))
+                changed = change(values)
+                if changed is not values:
+                    batch = batch.set_column(place, name, changed)
+        if batch.num_columns == len(self.schema):
+            return batch
+        there = set(batch.schema.names)
+        pairs = zip(self.schema.names, self.schema.types, strict=True)
+        arrays: list[ArrowArray] = [
+            cast("ArrowArray", batch[name])
+            if name in there
+            else build_null_array(batch.num_rows, kind)
+            for name, kind in pairs
+        ]
+        return pa.record_batch(arrays, schema=self.schema)
+
+    def mask_quarantined(self, record: QuarantinedRecord) -> QuarantinedRecord:
+        """Return a record that cannot be stored as it may be kept.
+
+        Where the stream has settings of privacy, nothing of it stays but an id that looks like one.
+        """
+        if self._has_rules:
+            return QuarantinedRecord(record.reason, _keep_id_only(record.record))
+        if _HEADERS_JSON_KEY.encode() not in record.record:
+            return record
+        try:
+            return QuarantinedRecord(
+                record.reason, remove_header_members(record.record.strip(), is_definition=False)
+            )
+        except (msgspec.DecodeError, RecursionError):
+            return QuarantinedRecord(record.reason, b"{}")
+
+
+def _compose_transforms(first: ColumnTransform | None, then: ColumnTransform) -> ColumnTransform:
+    return then if first is None else lambda values: then(first(values))
+
+
+def _build_member_masker(column: Column, rules: PrivacyRules) -> Callable[[bytes], bytes]:
+    """Return what takes members of a JSON column out, or hashes their texts."""
+    private = rules.json_members[column.name]
+    forms = {
+        name: column_normalizer(kind)
+        for name, kind in column.personal_members
+        if name in private.hashed
+    }
+
+    def one(name: str, value: bytes) -> bytes:
+        if value.startswith(b"["):
+            return _encode_json_array(
+                [one(name, bytes(item)) for item in _items_decoder.decode(value)]
+            )
+        if value.startswith(b"{"):
+            return masked(value)
+        if not value.startswith(b'"'):
+            # A number that a text was expected for tells the person as well.
+            return b"null"
+        text = msgspec.json.decode(value, type=str)
+        return msgspec.json.encode(hash_text(text, salt=rules.salt, normalize=forms[name]))
+
+    def masked(raw: bytes) -> bytes:
+        if raw.startswith(b"["):
+            return _encode_json_array([masked(bytes(item)) for item in _items_decoder.decode(raw)])
+        if not raw.startswith(b"{"):
+            return raw
+        return _encode_json_members(
+            {
+                name: one(name, bytes(value)) if name in forms else masked(bytes(value))
+                for name, value in _members_decoder.decode(raw).items()
+                if name not in private.excluded
+            }
+        )
+
+    return masked
+
+
+def transform_json_texts(
+    values: ArrowArray, *, transform: Callable[[bytes], bytes | None]
+) -> ArrowArray:
+    """Return JSON texts changed one by one; None becomes NULL."""
+    texts = cast("list[str | None]", values.to_pylist())
+    kept = [None if text is None else transform(text.encode()) for text in texts]
+    return build_string_array([None if each is None else each.decode() for each in kept])
+
+
+def remove_webhook_headers(values: ArrowArray, *, is_definition: bool) -> ArrowArray:
+    """Return JSON texts without the headers of webhooks."""
+    if not pc.any(pc.match_substring(values, _HEADERS_JSON_KEY)).as_py():
+        return values
+    return transform_json_texts(
+        values, transform=partial(remove_header_members, is_definition=is_definition)
+    )
+
+
+def remove_header_members(raw: bytes, *, is_definition: bool) -> bytes:
+    """Return JSON without each member `headers` that lies in a definition.
+
+    `is_definition` tells that all of it is one; otherwise definitions are what members of that name
+    hold.
+
+    Raises:
+        msgspec.DecodeError: it is not JSON.
+    """
+    if _HEADERS_JSON_KEY.encode() not in raw:
+        return raw
+    if raw.startswith(b"["):
+        return _encode_json_array(
+            [
+                remove_header_members(bytes(item), is_definition=is_definition)
+                for item in _items_decoder.decode(raw)
+            ]
+        )
+    if not raw.startswith(b"{"):
+        return raw
+    return _encode_json_members(
+        {
+            name: remove_header_members(
+                bytes(value), is_definition=is_definition or name == DEFINITION_MEMBER
+            )
+            for name, value in _members_decoder.decode(raw).items()
+            if not (is_definition and name == HEADERS_MEMBER)
+        }
+    )
+
+
+def can_contain_definition(column: Column) -> bool:
+    """Tell whether a webhook's or a feed's definition could lie in a column."""
+    return isinstance(column.source, Included) or _is_definition(column)
+
+
+def _is_definition(column: Column) -> bool:
+    source = column.source
+    return isinstance(source, FieldPath) and split_path(source.path)[-1] == DEFINITION_MEMBER
+
+
+def _extra_keys_of_column(column: Column, root: ObjectNode) -> set[str]:
+    """Return the keys in `extra` under which a column's value could lie, or what it is part of."""
+    match column.source:
+        case RelatedId(name) | RelatedIds(name) | Included(name) | FirstIncludedId(name):
+            return {f"relationships.{name}", "record.relationships"}
+        case _:
+            paths = [path for path, _ in column_fields(column)]
+            ends = [(path, end) for path in paths for end in range(1, len(path) + 1)]
+            return {extra_key(root, path[:end]) for path, end in ends}
+
+
+def _mask_extra(
+    values: ArrowArray,
+    *,
+    excluded_keys: frozenset[str],
+    allowed_keys: frozenset[str] | None,
+    is_kept: bool,
+) -> ArrowArray:
+    if not is_kept:
+        return build_null_array(len(values), values.type)
+    if values.null_count == len(values):
+        return values
+    if not excluded_keys and allowed_keys is None:
+        return remove_webhook_headers(values, is_definition=False)
+
+    def one(raw: bytes) -> bytes | None:
+        members = _members_decoder.decode(remove_header_members(raw, is_definition=False))
+        kept = {
+            name: bytes(value)
+            for name, value in members.items()
+            if name not in excluded_keys and (allowed_keys is None or name in allowed_keys)
+        }
+        return _encode_json_members(kept) if kept else None
+
+    return transform_json_texts(values, transform=one)
+
+
+def _keep_members(raw: bytes, *, keys: frozenset[str]) -> bytes | None:
+    """Return an object with these members alone, of an array its objects; None for all else."""
+    if raw.startswith(b"["):
+        found = [_keep_members(bytes(item), keys=keys) for item in _items_decoder.decode(raw)]
+        return _encode_json_array([each for each in found if each is not None])
+    if not raw.startswith(b"{"):
+        return None
+    members = _members_decoder.decode(raw)
+    return _encode_json_members(
+        {name: bytes(value) for name, value in members.items() if name in keys}
+    )
+
+
+def _encode_json_members(members: Mapping[str, bytes]) -> bytes:
+    pairs = (msgspec.json.encode(name) + b":" + value for name, value in members.items())
+    return b"{" + b",".join(pairs) + b"}"
+
+
+def _encode_json_array(items: list[bytes]) -> bytes:
+    return b"[" + b",".join(items) + b"]"
+
+
+def _keep_id_only(record: bytes) -> bytes:
+    try:
+        id_ = bytes(_members_decoder.decode(record).get("id", Raw()))
+    except (msgspec.DecodeError, RecursionError):
+        return b"{}"
+    return b'{"id":' + id_ + b"}" if re.fullmatch(rb'"[A-Za-z0-9_-]{1,64}"', id_) else b"{}"

@@ -1,0 +1,524 @@
+"""Parses the responses of reports and metric aggregates, and builds the report tables' rows.
+
+The labels of a series are the account's local time with `+00:00` behind it, so the date is taken
+from the text and the offset left alone. Source: recorded answers of revision 2026-07-15, and
+https://developers.klaviyo.com/en/reference/reporting_api_overview
+
+Klaviyo groups by what is asked for, names included: of a message that was renamed inside the time
+frame there may be a result for each name, with the numbers of its time. Counts and values are added
+up; a rate is the mean of the parts, weighted by what it is a share of, which is exact.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from types import MappingProxyType
+
+import msgspec
+import pyarrow as pa
+from msgspec import Raw
+
+from klaviyo_assets.arrow_buffers import TIMESTAMP_UTC
+from klaviyo_assets.decode.coercion import QuarantinedRecord, coerce_value, is_json_null, json_type
+from klaviyo_assets.decode.jsonapi import (
+    ABSENT_JSON,
+    EMPTY_JSON_VALUES,
+    PageLinks,
+    check_response_envelope,
+    repair_json,
+    strip_bom,
+)
+from klaviyo_assets.decode.schema import ARROW_TYPES, EXTRA_FIELD, SYNCED_AT_FIELD
+from klaviyo_assets.errors import BrokenBodyError, MalformedPageError
+from klaviyo_assets.model.report import ReportEndpoint, ReportPartition, storable_text
+from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.wording import format_quantity
+
+MAX_QUARANTINED_RESULTS, MAX_QUARANTINED_SHARE, MIN_ALL_QUARANTINED_RESULTS = 100, 0.01, 10
+"""Results put aside that fail an answer: their number and share, both exceeded, or these at all."""
+
+
+def empty_extra() -> Mapping[str, bytes]:
+    """Return an empty mapping that nobody can fill."""
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportRow:
+    """What one message earned: on `day` of the account's zone, or in the whole time frame (None).
+
+    `groupings` and `statistics` are as Klaviyo names them; the ids of subject and message are
+    always text. `extra` is JSON text of what is neither, by dotted path in the result.
+    """
+
+    day: date | None
+    groupings: Mapping[str, str | None]
+    statistics: Mapping[str, float | None]
+    extra: Mapping[str, bytes] = field(default_factory=empty_extra)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportPage:
+    """One page of an answer; where the next one is, if any, by link or by `page_cursor`.
+
+    `days` are those that a series tells of, rows or not; none where it is no series. `quarantined`
+    are results of which nobody can say what message they are of.
+    """
+
+    days: tuple[date, ...]
+    rows: tuple[ReportRow, ...]
+    next_link: str | None
+    page_cursor: str | None
+    quarantined: tuple[QuarantinedRecord, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether it tells of no day and of no row: nothing happened on any day."""
+        return not self.days and not self.rows and not self.quarantined
+
+
+class _ReportAttributes(msgspec.Struct):
+    results: list[dict[str, Raw]]
+    date_times: list[str] | None = None
+
+
+class _ReportData(msgspec.Struct):
+    attributes: _ReportAttributes
+
+
+class _ReportMeta(msgspec.Struct):
+    page_cursor: str | None = None
+
+
+class _ReportResponse(msgspec.Struct):
+    data: _ReportData
+    links: Raw = ABSENT_JSON
+    meta: Raw = ABSENT_JSON
+
+
+_report_response_decoder = msgspec.json.Decoder(_ReportResponse)
+_members_decoder = msgspec.json.Decoder(dict[str, Raw])
+_numbers_decoder = msgspec.json.Decoder(list[float | None])
+_raw_list_decoder = msgspec.json.Decoder(list[Raw])
+
+
+def parse_report_page(body: bytes, report: ReportEndpoint) -> ReportPage:
+    """Return the rows of one page.
+
+    Every row that Klaviyo sends is given: a series repeats each message on every day, also on those
+    on which all of its statistics are 0 or null. A series without a day and a result is empty.
+
+    Raises:
+        BrokenBodyError: not JSON, not UTF-8, no JSON object, or one that is no answer of Klaviyo's
+            (without `data` or `links.self`, or with `errors`); asking again may help.
+        MalformedPageError: not the shape of this report; no row is guessed.
+    """
+    text, _ = repair_json(strip_bom(body, report.type))
+    check_response_envelope(text, stream=report.type, is_paged=True)
+    try:
+        # What is only passed on, msgspec does not look at.
+        text.decode()
+        answer = _report_response_decoder.decode(text)
+        found = answer.data.attributes
+        days = _parse_series_days(found.date_times) if report.interval else ()
+        reading = _ResultReader(report, days)
+        rows, put_aside = _parse_results(found.results, reading)
+        links = _links_decoder.decode(answer.links)
+        meta = (
+            _ReportMeta()
+            if bytes(answer.meta) in EMPTY_JSON_VALUES
+            else _meta_decoder.decode(answer.meta)
+        )
+    except msgspec.ValidationError as problem:
+        # msgspec says what it expected and where, not what stands there.
+        raise MalformedPageError(f"the answer has not the shape of a report: {problem}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise BrokenBodyError("the answer is not JSON in UTF-8", stream=report.type) from None
+    return ReportPage(
+        days=days,
+        rows=rows,
+        next_link=links.next,
+        page_cursor=meta.page_cursor,
+        quarantined=put_aside,
+    )
+
+
+_links_decoder = msgspec.json.Decoder(PageLinks)
+# Unverified: the document has the parameter but not where its value comes from; JSON:API's own
+# place for what is no link is `meta`.
+_meta_decoder = msgspec.json.Decoder(_ReportMeta)
+
+ResultParts = tuple[dict[str, Raw], dict[str, Raw], dict[str, bytes]]
+"""Groupings, statistics, and what else a result holds."""
+
+
+class _BrokenResultError(ValueError):
+    """A result that belongs to no message; the text is the reason. It never leaves this file."""
+
+
+def _parse_results(
+    results: Sequence[dict[str, Raw]], reader: "_ResultReader"
+) -> tuple[tuple[ReportRow, ...], tuple[QuarantinedRecord, ...]]:
+    """Return the rows of sound results, and the others as they came.
+
+    Raises:
+        MalformedPageError: the others are many, or all there is: days would be stored as empty.
+    """
+    rows: list[ReportRow] = []
+    put_aside: list[QuarantinedRecord] = []
+    for result in results:
+        try:
+            rows += reader.rows(*_split_result(result))
+        except _BrokenResultError as broken:
+            put_aside.append(QuarantinedRecord(str(broken), msgspec.json.encode(result)))
+    is_many = len(put_aside) > max(MAX_QUARANTINED_RESULTS, len(results) * MAX_QUARANTINED_SHARE)
+    if is_many or (len(put_aside) == len(results) >= MIN_ALL_QUARANTINED_RESULTS):
+        raise MalformedPageError(
+            f"{format_quantity(len(put_aside), 'result')} of {len(results)} cannot be stored: "
+            f"{put_aside[0].reason}"
+        )
+    return tuple(rows), tuple(put_aside)
+
+
+def _split_result(result: dict[str, Raw]) -> ResultParts:
+    for name in ("groupings", "statistics"):
+        if name not in result or json_type(result[name]) != "object":
+            raise _BrokenResultError(f"a result of the answer has no {name}")
+    others = {
+        name: bytes(raw)
+        for name, raw in result.items()
+        if name not in {"groupings", "statistics"} and bytes(raw) not in EMPTY_JSON_VALUES
+    }
+    return (
+        _members_decoder.decode(result["groupings"]),
+        _members_decoder.decode(result["statistics"]),
+        others,
+    )
+
+
+def _parse_series_days(labels: Sequence[str] | None) -> tuple[date, ...]:
+    """Return the local days that the labels of a daily series name."""
+    if labels is None:
+        raise MalformedPageError("the series has no date_times")
+    try:
+        days = tuple(datetime.fromisoformat(label).date() for label in labels)
+    except ValueError:
+        raise MalformedPageError("a label of the series is no time") from None
+    if len(set(days)) != len(days):
+        raise MalformedPageError("the series has two labels of one day")
+    return days
+
+
+class _ResultReader:
+    """Reads results of one answer, given the days of its series."""
+
+    def __init__(self, report: ReportEndpoint, days: tuple[date, ...]) -> None:
+        self.report = report
+        self.days = days
+        self.required_groupings = (f"{report.subject}_id", report.message_field)
+
+    def rows(
+        self, groupings: dict[str, Raw], statistics: dict[str, Raw], others: dict[str, bytes]
+    ) -> Iterator[ReportRow]:
+        """Yield the rows of one result."""
+        extra = dict(others)
+        texts = {name: _parse_grouping(name, raw, extra) for name, raw in groupings.items()}
+        for name in self.required_groupings:
+            if not texts.get(name):
+                raise _BrokenResultError(f"a result of the answer has no {name}")
+        if self.report.interval is None:
+            numbers = {name: _parse_statistic(name, raw, extra) for name, raw in statistics.items()}
+            yield ReportRow(day=None, groupings=texts, statistics=numbers, extra=extra)
+            return
+        odd: dict[int, dict[str, bytes]] = {}
+        columns = [self.statistic_by_day(name, raw, odd) for name, raw in statistics.items()]
+        for at, day in enumerate(self.days):
+            by_name = {name: column[at] for name, column in zip(statistics, columns, strict=True)}
+            kept = extra | odd.get(at, {})
+            yield ReportRow(day=day, groupings=texts, statistics=by_name, extra=kept)
+
+    def statistic_by_day(
+        self, name: str, raw: Raw, extra_by_position: dict[int, dict[str, bytes]]
+    ) -> Sequence[float | None]:
+        """Return one statistic's value a day.
+
+        What is no number goes to `extra_by_position`, by the day's place.
+
+        Raises:
+            MalformedPageError: there are more or fewer values than days.
+        """
+        if is_json_null(raw):
+            return [None] * len(self.days)
+        try:
+            numbers = _numbers_decoder.decode(raw)
+        except msgspec.ValidationError:
+            numbers: list[float | None] = []
+            for at, value in enumerate(_raw_list_decoder.decode(raw)):
+                extra: dict[str, bytes] = {}
+                numbers.append(_parse_statistic(name, value, extra))
+                if extra:
+                    extra_by_position.setdefault(at, {}).update(extra)
+        if len(numbers) != len(self.days):
+            said = (
+                f"{format_quantity(len(numbers), 'value')} for "
+                f"{format_quantity(len(self.days), 'day')}"
+            )
+            raise MalformedPageError(f"the shape of the series is broken: {name[:80]!a} has {said}")
+        return numbers
+
+
+def _parse_grouping(name: str, raw: Raw, extra: dict[str, bytes]) -> str | None:
+    value, fits = coerce_value(bytes(raw), "string")
+    if not fits:
+        extra[f"groupings.{name}"] = bytes(raw)
+    return value if isinstance(value, str) else None
+
+
+def _parse_statistic(name: str, raw: Raw, extra: dict[str, bytes]) -> float | None:
+    value, fits = coerce_value(bytes(raw), "number")
+    if not fits:
+        extra[f"statistics.{name}"] = bytes(raw)
+    return value if isinstance(value, float) else None
+
+
+CHANNEL_GROUPING = "send_channel"
+UNKNOWN_CHANNEL = "unknown"
+"""What the table has where a row names no channel."""
+
+MessageKey = tuple[str | None, ...]
+GroupingNames = tuple[tuple[str, str | None], ...]
+
+
+def merge_renamed_rows(rows: Sequence[ReportRow], report: ReportEndpoint) -> Sequence[ReportRow]:
+    """Return the rows of one answer, each key once, with the newest name where there are several.
+
+    A row that comes twice, as pages that shift bring it, is there once. Rows of one key and one
+    name that differ are left as they are: nothing tells which of them is right.
+    """
+    by_key: dict[tuple[MessageKey, date | None], list[ReportRow]] = defaultdict(list)
+    for row in rows:
+        by_key[message_key(row, report), row.day].append(row)
+    if len(by_key) == len(rows):
+        return rows
+    newest = latest_named_rows(by_key)
+    return [
+        row
+        for (message, _), parts in by_key.items()
+        for row in merge_rows_of_key(parts, newest[message], report)
+    ]
+
+
+def message_key(row: ReportRow, report: ReportEndpoint) -> MessageKey:
+    """Return what a row is about, whatever its names: subject, message and channel."""
+    found = row.groupings
+    subject, message = found.get(f"{report.subject}_id"), found.get(report.message_field)
+    return (subject, message, found.get(CHANNEL_GROUPING) or UNKNOWN_CHANNEL)
+
+
+def grouping_names(row: ReportRow) -> GroupingNames:
+    """Return all that a row is grouped by."""
+    return tuple(sorted(row.groupings.items()))
+
+
+def latest_named_rows(
+    by_key: Mapping[tuple[MessageKey, date | None], Sequence[ReportRow]],
+) -> Mapping[MessageKey, ReportRow]:
+    """Return by message the row with the newest names: the last day on which there is a number.
+
+    Of those that no day tells apart the one that Klaviyo gave last counts.
+    """
+    newest: dict[MessageKey, tuple[date, ReportRow]] = {}
+    for (message, day), parts in by_key.items():
+        for row in parts:
+            is_blank = not any(row.statistics.values())
+            at = date.min if day is None or is_blank else day
+            if message not in newest or at >= newest[message][0]:
+                newest[message] = (at, row)
+    return {message: row for message, (_, row) in newest.items()}
+
+
+def merge_rows_of_key(
+    rows: Sequence[ReportRow], latest: ReportRow, report: ReportEndpoint
+) -> Sequence[ReportRow]:
+    """Return the one row of a key, or all of them where two of one name differ."""
+    by_name: dict[GroupingNames, ReportRow] = {}
+    for row in rows:
+        known = by_name.setdefault(grouping_names(row), row)
+        if known.statistics != row.statistics:
+            return rows
+    found = list(by_name.values())
+    statistics = {name: None for row in found for name in row.statistics}
+    extra = {name: raw for row in found for name, raw in row.extra.items()}
+    return [
+        ReportRow(
+            day=found[0].day,
+            groupings=latest.groupings,
+            statistics={name: merge_statistic(name, found, report) for name in statistics},
+            extra=extra,
+        )
+    ]
+
+
+def merge_statistic(name: str, rows: Sequence[ReportRow], report: ReportEndpoint) -> float | None:
+    """Return one statistic of several rows of a key; None where none of them has it."""
+    whole = report.rate_denominators.get(name)
+    parts = [
+        (number, row.statistics.get(whole) or 0.0 if whole is not None else 1.0)
+        for row in rows
+        if (number := row.statistics.get(name)) is not None
+    ]
+    if not parts:
+        return None
+    weights = sum(weight for _, weight in parts)
+    if not weights:
+        return max(number for number, _ in parts)
+    added = sum(number * weight for number, weight in parts)
+    return added if whole is None else added / weights
+
+
+__all__ = [
+    "ReportPage",
+    "ReportRow",
+    "ReportTableRow",
+    "parse_report_page",
+    "report_schema",
+    "rows_to_batch",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportTableRow:
+    """A row and the cell it belongs to; `row.day` does not count here.
+
+    `is_final` tells whether the attribution window had passed at `fetched_at` (UTC).
+    """
+
+    partition: ReportPartition
+    row: ReportRow
+    is_final: bool
+    fetched_at: datetime
+
+
+def report_schema(stream: Stream) -> pa.Schema:
+    """Return the stream's columns in order, `extra` and `synced_at`."""
+    fields = [pa.field(column.name, ARROW_TYPES[column.type]) for column in stream.columns]
+    return pa.schema(
+        [*fields, pa.field(EXTRA_FIELD, pa.string()), pa.field(SYNCED_AT_FIELD, TIMESTAMP_UTC)]
+    )
+
+
+def rows_to_batch(stream: Stream, rows: Iterable[ReportTableRow]) -> pa.RecordBatch:
+    """Return the rows in the columns of `report_schema`, in their order, each key once.
+
+    A row without a channel has the channel 'unknown'. Groupings and statistics without a column are
+    in `extra`. A row that comes twice, as pages that shift bring it, is there once.
+
+    Raises:
+        MalformedPageError: two rows of one key differ.
+        TypeError: the stream is no report.
+    """
+    if not isinstance(stream.source, ReportEndpoint):
+        raise TypeError(f"{stream.name} is no report")
+    by_key: dict[tuple[object, ...], tuple[ReportRow, dict[str, object]]] = {}
+    for stored in rows:
+        values = report_row_values(stored, stream.source)
+        key = tuple(values[name] for name in stream.key)
+        known, _ = by_key.setdefault(key, (stored.row, values))
+        if (known.statistics, known.groupings) != (stored.row.statistics, stored.row.groupings):
+            raise MalformedPageError(
+                "the answer has two rows for one message and channel that differ, and the table "
+                "could keep only one of them: tell this project's developers",
+                stream=stream.name,
+            )
+    schema = report_schema(stream)
+    table = [values for _, values in by_key.values()]
+    arrays = [
+        pa.array([values.get(name) for values in table], kind)
+        for name, kind in zip(schema.names, schema.types, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def report_row_values(stored: ReportTableRow, report: ReportEndpoint) -> dict[str, object]:
+    """Return a row's values by column; those of groupings and statistics without one in `extra`."""
+    row = stored.row
+    extra = dict(row.extra)
+    for part, found, asked in (
+        ("groupings", row.groupings, report.group_by),
+        ("statistics", row.statistics, report.statistics),
+    ):
+        for name in found.keys() - asked:
+            if found[name] is not None:
+                extra.setdefault(f"{part}.{name}", msgspec.json.encode(found[name]))
+    asked = ((name, row.groupings.get(name)) for name in report.group_by)
+    texts = {name: None if text is None else storable_text(text) for name, text in asked}
+    return {
+        **texts,
+        **{name: row.statistics.get(name) for name in report.statistics},
+        CHANNEL_GROUPING: texts[CHANNEL_GROUPING] or UNKNOWN_CHANNEL,
+        "date": stored.partition.day,
+        "conversion_metric_id": stored.partition.metric_id,
+        "is_final": stored.is_final,
+        "fetched_at": stored.fetched_at,
+        EXTRA_FIELD: encode_json_object(extra),
+        SYNCED_AT_FIELD: stored.fetched_at,
+    }
+
+
+def encode_json_object(members: Mapping[str, bytes]) -> str | None:
+    """Return an object of JSON texts, its keys sorted; None for one without members."""
+    if not members:
+        return None
+    parts = (msgspec.json.encode(name) + b":" + members[name] for name in sorted(members))
+    return (b"{" + b",".join(parts) + b"}").decode()
+
+
+class _AggregateMeasurements(msgspec.Struct):
+    count: list[float]
+
+
+class _AggregateRow(msgspec.Struct):
+    measurements: _AggregateMeasurements
+
+
+class _AggregateAttributes(msgspec.Struct):
+    dates: list[datetime]
+    data: list[_AggregateRow]
+
+
+class _AggregateResource(msgspec.Struct):
+    attributes: _AggregateAttributes
+
+
+class _AggregateResponse(msgspec.Struct):
+    data: _AggregateResource
+
+
+_aggregate_response_decoder = msgspec.json.Decoder(_AggregateResponse)
+
+
+def parse_event_counts(body: bytes) -> Mapping[date, int]:
+    """Return how many events each UTC day of the answer has, days without any included.
+
+    Raises:
+        BrokenBodyError: not JSON, without `data` or with `errors`; asking again may help.
+        MalformedPageError: not the shape of an answer without dimensions; no number is guessed.
+    """
+    text = strip_bom(body, "events")
+    check_response_envelope(text, stream="events", is_paged=False)
+    try:
+        found = _aggregate_response_decoder.decode(text).data.attributes
+    except msgspec.ValidationError as problem:
+        raise MalformedPageError(f"the counts have not the documented shape: {problem}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise BrokenBodyError("the answer is not JSON in UTF-8", stream="events") from None
+    counts = dict.fromkeys((each.astimezone(UTC).date() for each in found.dates), 0)
+    for row in found.data:
+        numbers = row.measurements.count
+        if len(numbers) != len(found.dates):
+            said = f"{len(numbers)} counts for {len(found.dates)} dates"
+            raise MalformedPageError(f"the shape of the counts is broken: {said}")
+        for moment, number in zip(found.dates, numbers, strict=True):
+            counts[moment.astimezone(UTC).date()] += int(number)
+    return counts

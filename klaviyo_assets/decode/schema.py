@@ -1,0 +1,320 @@
+"""The Arrow schema of a stream's table, and which column is read from where."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Literal
+
+import pyarrow as pa
+from msgspec import json
+
+from klaviyo_assets.arrow_buffers import TIMESTAMP_UTC
+from klaviyo_assets.model.column import (
+    EXTRA_FIELD,
+    Column,
+    ColumnSource,
+    ColumnType,
+    FieldPath,
+    FirstIncludedId,
+    Included,
+    LatestOf,
+    RelatedId,
+    RelatedIds,
+    SliceConstant,
+)
+from klaviyo_assets.model.stream import Detail, Join, Stream
+
+ID_FIELD = "id"
+PARENT_VERSION_FIELD = "parent_version"
+"""The parent's cursor when a detail was asked for; the sync fills it in."""
+SYNCED_AT_FIELD = "synced_at"
+DELETED_AT_FIELD = "deleted_at"
+"""When a complete read first missed the record; pages leave it NULL, the lake fills it in."""
+RESERVED_FIELDS = frozenset(
+    {ID_FIELD, PARENT_VERSION_FIELD, EXTRA_FIELD, SYNCED_AT_FIELD, DELETED_AT_FIELD}
+)
+
+ARROW_TYPES: Mapping[ColumnType, pa.DataType] = MappingProxyType(
+    {
+        "string": pa.string(),
+        "integer": pa.int64(),
+        "number": pa.float64(),
+        "boolean": pa.bool_(),
+        "timestamp": TIMESTAMP_UTC,
+        "date": pa.date32(),
+        # Text, not a struct: accounts put any type under any key, and all records share a file.
+        "json": pa.string(),
+        "ids": pa.list_(pa.string()),
+    }
+)
+
+
+def arrow_schema(stream: Stream, *, exclude: frozenset[str] = frozenset()) -> pa.Schema:
+    """Return the key, the stream's columns in order, `extra`, `synced_at` and maybe `deleted_at`.
+
+    Streams that mark deleted records have `deleted_at`. A detail has `parent_version` after its
+    key, where the parent has a version. `exclude` names columns to leave out. That the key and
+    `synced_at` are never null is not said here: the lake's tables say it of none, and take a batch
+    as it comes only where its schema is theirs.
+
+    Raises:
+        TypeError: a join has no table of its own.
+        ValueError: a column may not take a name that every table has.
+    """
+    if isinstance(stream.source, Join):
+        raise TypeError(f"{stream.name} is a join of two tables and has none of its own")
+    is_versioned = isinstance(stream.source, Detail) and stream.source.version_column is not None
+    columns = [column for column in stream.columns if column.name not in exclude]
+    names = [column.name for column in columns]
+    if RESERVED_FIELDS.intersection(names):
+        raise ValueError(f"{stream.name}: a column is named as one that every table has")
+    return pa.schema(
+        [
+            pa.field(ID_FIELD, pa.string()),
+            *([pa.field(PARENT_VERSION_FIELD, TIMESTAMP_UTC)] if is_versioned else []),
+            *(pa.field(column.name, ARROW_TYPES[column.type]) for column in columns),
+            pa.field(EXTRA_FIELD, pa.string()),
+            pa.field(SYNCED_AT_FIELD, TIMESTAMP_UTC),
+            *([pa.field(DELETED_AT_FIELD, TIMESTAMP_UTC)] if stream.has_soft_deletes else []),
+        ]
+    )
+
+
+JsonPath = tuple[str, ...]
+"""The names from the top of `attributes` to a value."""
+
+FieldPurpose = Literal["column", "extra", "ignored"]
+"""What a field is read for; `extra`: no column is for it; `ignored`: known, and not wanted."""
+
+RESERVED_EXTRA_PREFIXES = frozenset({"record", "relationships"})
+"""First parts of the keys of what `extra` holds from beside the attributes."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldNode:
+    """A value that is read whole. `is_loosely_typed`: answers with another type than declared came.
+
+    Without a column the type is `json`: as it was sent.
+    """
+
+    path: JsonPath
+    type: ColumnType
+    purpose: FieldPurpose = "column"
+    is_loosely_typed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectNode:
+    """An object whose members are read one by one; anything beyond `children` is news."""
+
+    path: JsonPath
+    children: "Mapping[str, FieldNode | ObjectNode]"
+
+
+_NO_CHILDREN: Mapping[str, FieldNode | ObjectNode] = {}
+
+
+def build_field_tree(stream: Stream, *, exclude: frozenset[str]) -> ObjectNode:
+    """Return what the stream's columns read.
+
+    Args:
+        stream: whose columns.
+        exclude: columns by name, or paths below `attributes`, to read over.
+
+    Raises:
+        ValueError: one path is read as two things, or both whole and by its members.
+    """
+    fields: dict[JsonPath, FieldNode] = {}
+    for column in stream.columns:
+        if not is_column_excluded(column, exclude):
+            for path, kind in column_fields(column):
+                other = fields.setdefault(path, FieldNode(path, kind)).type
+                if other != kind:
+                    raise ValueError(f"{stream.name}: {'.'.join(path)} is both {kind} and {other}")
+    known = {path for column in stream.columns for path, _ in column_fields(column)}
+    for path in (*known, *map(split_path, sorted(exclude))):
+        if not any(is_path_within(each, path) for each in fields):
+            fields[path] = FieldNode(path, "json", "ignored")
+    return _build_object_node(stream, (), fields)
+
+
+def is_path_within(path: JsonPath, top: JsonPath) -> bool:
+    """Tell whether `path` is `top` or lies under it."""
+    return path[: len(top)] == top
+
+
+def split_path(dotted: str) -> JsonPath:
+    """Return the path that a declaration writes with dots."""
+    return tuple(dotted.split("."))
+
+
+def column_fields(column: Column) -> Iterator[tuple[JsonPath, ColumnType]]:
+    """Yield each path below `attributes` that a column reads, and as what."""
+    match column.source:
+        case FieldPath(path, or_else):
+            yield split_path(path), column.type
+            if or_else is not None:
+                yield split_path(or_else), "integer"
+        case LatestOf(path, _):
+            yield split_path(path), "json"
+        case _:
+            return
+
+
+def is_column_excluded(column: Column, exclude: frozenset[str]) -> bool:
+    """Tell whether a column is named, or all that it reads lies at or below an excluded path."""
+    if column.name in exclude:
+        return True
+    paths = [path for path, _ in column_fields(column)]
+    return bool(paths) and all(
+        any(".".join(path[:depth]) in exclude for depth in range(1, len(path) + 1))
+        for path in paths
+    )
+
+
+def _build_object_node(
+    stream: Stream, at: JsonPath, fields: Mapping[JsonPath, FieldNode]
+) -> ObjectNode:
+    names = dict.fromkeys(path[len(at)] for path in fields)
+    return ObjectNode(at, {name: _build_child_node(stream, (*at, name), fields) for name in names})
+
+
+def _build_child_node(
+    stream: Stream, at: JsonPath, fields: Mapping[JsonPath, FieldNode]
+) -> FieldNode | ObjectNode:
+    below = {path: field for path, field in fields.items() if is_path_within(path, at)}
+    if all(field.purpose == "ignored" for field in below.values()):
+        # Whole, whatever else may be in there.
+        return FieldNode(at, "json", "ignored")
+    if at in below and len(below) > 1:
+        raise ValueError(f"{stream.name}: {'.'.join(at)} is read whole and by its members")
+    return below[at] if at in below else _build_object_node(stream, at, below)
+
+
+def apply_schema_drift(
+    node: ObjectNode, *, new_fields: frozenset[JsonPath], loose_fields: frozenset[JsonPath]
+) -> ObjectNode:
+    """Return the tree with fields no column is for, and with declared ones read loosely."""
+    children: dict[str, FieldNode | ObjectNode] = {}
+    for name, child in node.children.items():
+        if isinstance(child, ObjectNode):
+            children[name] = apply_schema_drift(
+                child, new_fields=new_fields, loose_fields=loose_fields
+            )
+        else:
+            children[name] = replace(child, is_loosely_typed=child.path in loose_fields)
+    depth = len(node.path)
+    for path in sorted(new_fields):
+        if path[:-1] == node.path and path[depth] not in children:
+            children[path[depth]] = FieldNode(path, "json", "extra")
+    return ObjectNode(node.path, children)
+
+
+def extra_key(root: ObjectNode, path: JsonPath) -> str:
+    """Return the key in `extra` of what lies at `path`: its names joined by dots.
+
+    A name that would make two paths look alike stands in double quotes, as JSON text.
+    """
+    parts: list[str] = []
+    here: FieldNode | ObjectNode | None = root
+    for name in path:
+        children = here.children if isinstance(here, ObjectNode) else _NO_CHILDREN
+        head = name.partition(".")[0]
+        is_ambiguous = head != name and (
+            isinstance(children.get(head), ObjectNode)
+            or (not parts and head in RESERVED_EXTRA_PREFIXES)
+        )
+        is_quoted = is_ambiguous or name.startswith('"')
+        parts.append(json.encode(name).decode() if is_quoted else name)
+        here = children.get(name)
+    return ".".join(parts)
+
+
+_TYPE_BY_SOURCE: Mapping[type[ColumnSource], ColumnType] = MappingProxyType(
+    {
+        RelatedId: "string",
+        FirstIncludedId: "string",
+        SliceConstant: "string",
+        RelatedIds: "ids",
+        Included: "json",
+        LatestOf: "timestamp",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageLayout:
+    """A stream's columns, sorted by how they are filled.
+
+    `field_tree` is all that is known of the attributes. `attributes`: name, type and path of the
+    columns read from there; `other_columns`: the columns of other places; `epoch_seconds_paths`:
+    columns that take the seconds at a path where they are null. `relationships` are those that any
+    column is declared for, `cursor` is a column's name, `latest_of_path` the array that it is the
+    newest of, else empty; `schema` is that of every batch.
+    """
+
+    stream: str
+    field_tree: ObjectNode
+    attributes: tuple[tuple[str, ColumnType, JsonPath], ...]
+    other_columns: tuple[Column, ...]
+    epoch_seconds_paths: tuple[tuple[str, JsonPath], ...]
+    relationships: frozenset[str]
+    cursor: str | None
+    latest_of_path: JsonPath
+    schema: pa.Schema
+
+
+def build_page_layout(stream: Stream, *, exclude: frozenset[str]) -> PageLayout:
+    """Return the layout of a stream's pages without the columns or paths in `exclude`.
+
+    Raises:
+        ValueError: the columns contradict each other, or the cursor is left out.
+    """
+    kept = tuple(column for column in stream.columns if not is_column_excluded(column, exclude))
+    dropped = frozenset(column.name for column in stream.columns if column not in kept)
+    cursor = stream.cursor.column if stream.cursor is not None else None
+    if cursor in dropped:
+        raise ValueError(f"{stream.name}: the cursor {cursor} cannot be left out")
+    for column in kept:
+        _check_column_type(stream, column)
+    read = [(column, column.source) for column in kept if isinstance(column.source, FieldPath)]
+    return PageLayout(
+        stream=stream.name,
+        field_tree=build_field_tree(stream, exclude=exclude),
+        attributes=tuple((column.name, column.type, split_path(at.path)) for column, at in read),
+        other_columns=tuple(column for column in kept if not isinstance(column.source, FieldPath)),
+        epoch_seconds_paths=tuple(
+            (column.name, split_path(at.epoch_seconds_path))
+            for column, at in read
+            if at.epoch_seconds_path
+        ),
+        relationships=frozenset(filter(None, map(_relationship_name, stream.columns))),
+        cursor=cursor,
+        latest_of_path=_latest_of_path(kept, cursor),
+        schema=arrow_schema(stream, exclude=dropped),
+    )
+
+
+def _latest_of_path(columns: tuple[Column, ...], cursor: str | None) -> JsonPath:
+    """Return the path of the array that the cursor is the newest of; empty for other cursors."""
+    for column in columns:
+        if column.name == cursor and isinstance(column.source, LatestOf):
+            return split_path(column.source.path)
+    return ()
+
+
+def _check_column_type(stream: Stream, column: Column) -> None:
+    wanted = _TYPE_BY_SOURCE.get(type(column.source), column.type)
+    if column.type != wanted:
+        place = type(column.source).__name__
+        raise ValueError(f"{stream.name}: {column.name} is {column.type}, but {place} is {wanted}")
+
+
+def _relationship_name(column: Column) -> str | None:
+    match column.source:
+        case (
+            RelatedId(name) | RelatedIds(name) | Included(name) | FirstIncludedId(relationship=name)
+        ):
+            return name
+        case _:
+            return None

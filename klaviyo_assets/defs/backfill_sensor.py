@@ -1,0 +1,406 @@
+"""The backfill that drains itself: a sensor that launches what today's quota can pay.
+
+It keeps nothing but a counter: what is missing or still moves is read from the lake at every tick,
+what is under way from Dagster, what is left of the quota from the ledger. So a restart, a crash or
+a pause changes nothing.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from math import floor
+
+import dagster as dg
+
+from klaviyo_assets.account.metrics import (
+    AccountMetric,
+    fetch_custom_metrics,
+    fetch_revenue_metric,
+    find_metric_setting_problems,
+    read_metrics,
+    revenue_metric,
+    unknown_metric_ids,
+)
+from klaviyo_assets.api.clock import utc_now
+from klaviyo_assets.api.rate_limiter import DailyQuota
+from klaviyo_assets.defs.automation import default_sensor_status, find_asset_key, select_assets
+from klaviyo_assets.defs.partitions import (
+    BACKFILL_SENSOR_NAME,
+    BACKFILL_SENSOR_TAG,
+    MAX_REQUESTS_TAG,
+    METRIC_PARTITIONS,
+    partition_range_tags,
+    report_run_tags,
+)
+from klaviyo_assets.defs.report_assets import MAX_PARTITIONS_PER_RUN, report_definition
+from klaviyo_assets.defs.resources import KlaviyoConnection, KlaviyoResource
+from klaviyo_assets.defs.run_history import SKIP_PERIOD, InFlightRuns, read_in_flight_runs
+from klaviyo_assets.defs.sensors import metrics_to_fetch
+from klaviyo_assets.errors import KlaviyoAssetsError
+from klaviyo_assets.lake import Lake, PartitionState
+from klaviyo_assets.model.report import DateRange
+from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.reports.backfill_plan import (
+    BackfillTask,
+    BatchLimits,
+    RunBatch,
+    choose_next_batch,
+    due_days,
+    rank_tasks,
+)
+from klaviyo_assets.reports.calendar import ReportCalendar, fetch_calendar
+from klaviyo_assets.reports.context import build_planner_inputs, load_send_facts
+from klaviyo_assets.reports.estimate import CostEstimator, all_days
+from klaviyo_assets.reports.planner import PartitionRequest
+from klaviyo_assets.reports.source import RESPONSE_CACHE_LIFETIME, read_failed_metrics
+from klaviyo_assets.settings import Settings
+from klaviyo_assets.streams import REPORTS
+from klaviyo_assets.wording import format_quantity
+
+BACKFILL_SENSOR_INTERVAL_SECONDS = 60
+
+MAX_BACKFILL_RUN_MINUTES = 5
+"""How many minutes' requests a run may make.
+
+One run of a report at a time: two of Klaviyo's requests a minute keep no second one busy, and it
+would hold a place that others want. Of series a run holds six requests, by its partitions: three
+minutes, twenty seconds to start and to store, and the next look comes within a minute. So the 225
+requests of a day are made in three hours. Where no two errands fit into one run, each of 225 runs
+takes two minutes: seven and a half hours.
+"""
+
+MAX_BACKFILL_RUN_PARTITIONS = MAX_PARTITIONS_PER_RUN
+"""Partitions of a run: while it is launched, and nothing else is, Dagster notes each of them."""
+
+BACKFILL_RUN_PRIORITY = -10
+"""What fills the past can wait for every other run, the daily fetch of reports included."""
+
+MAX_FAILED_RUNS, FAILED_RUN_PERIOD = 3, timedelta(hours=1)
+"""After so many failed runs of a metric within so long the sensor leaves it alone; a report, where
+so many metrics failed and no run of it ended well."""
+
+SPARE_REQUESTS = 8
+"""Requests that a run may make beyond its estimate: further pages, messages of unknown days."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackfillLaunch:
+    """A run to launch: its partitions, and how many requests it may make."""
+
+    batch: RunBatch
+    max_requests: int
+
+
+def build_backfill_sensor(settings: Settings) -> dg.SensorDefinition:
+    """Return the sensor; it can be switched on and paused in the UI."""
+
+    @dg.sensor(
+        name=BACKFILL_SENSOR_NAME,
+        description="Fetches missing and moving report days, newest first, as the quota permits.",
+        minimum_interval_seconds=BACKFILL_SENSOR_INTERVAL_SECONDS,
+        default_status=default_sensor_status(settings),
+        target=select_assets(*(stream.name for stream in REPORTS)),
+        required_resource_keys={"lake", "klaviyo"},
+    )
+    def drain(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        ticks = int(json.loads(context.cursor or "{}").get("ticks", 0)) + 1
+        try:
+            requests, reasons = _evaluate_tick(context, ticks)
+        except KlaviyoAssetsError as error:
+            return dg.SkipReason(str(error))
+        if not requests:
+            return dg.SkipReason("; ".join(reasons))
+        return dg.SensorResult(run_requests=requests, cursor=json.dumps({"ticks": ticks}))
+
+    return drain
+
+
+def _evaluate_tick(
+    context: dg.SensorEvaluationContext, ticks: int
+) -> tuple[list[dg.RunRequest], list[str]]:
+    """Return what to launch for all reports, and why nothing for the others."""
+    klaviyo: KlaviyoResource = context.resources.klaviyo
+    lake: Lake = context.resources.lake.lake()
+    known = lake if lake.stored_account() is not None else None
+    with klaviyo.connect(warn=context.log.warning, lake=known) as connection:
+        return _choose_runs(context, connection, lake, ticks)
+
+
+def _choose_runs(
+    context: dg.SensorEvaluationContext, connection: KlaviyoConnection, lake: Lake, ticks: int
+) -> tuple[list[dg.RunRequest], list[str]]:
+    say = context.log.warning
+    reasons: list[str] = []
+    able: list[tuple[Stream, InFlightRuns, int]] = []
+    for stream in REPORTS:
+        key = find_asset_key(context, stream.name)
+        flight = read_in_flight_runs(
+            context.instance, stream.name, key, now=utc_now(), failure_period=FAILED_RUN_PERIOD
+        )
+        quota = connection.account_connection.rate_limiter.daily_quota(
+            stream.rate_limit_buckets()[0]
+        )
+        if (reason := _waiting_reason(flight, quota)) is not None:
+            reasons.append(f"{stream.name}: {reason}")
+        else:
+            able.append((stream, flight, quota.remaining))
+    if not able:
+        # Nothing was asked: most looks come while a run is under way, or the day is spent.
+        return [], reasons
+    calendar = fetch_calendar(connection.account_connection, connection.settings, warn=say)
+    chosen = select_metrics(connection, lake)
+    for problem in chosen.problems:
+        say(problem)
+    requests: list[dg.RunRequest] = []
+    reasons += chosen.problems
+    for stream, flight, left in able:
+        draining = ReportBackfillTick(
+            stream, connection, lake, calendar=calendar, metric_selection=chosen
+        )
+        found = draining.choose_run(context.instance, flight, left)
+        if isinstance(found, str):
+            reasons.append(f"{stream.name}: {found}")
+        else:
+            requests.append(
+                _build_run_request(stream, find_asset_key(context, stream.name), found, ticks)
+            )
+    return requests, reasons
+
+
+def _waiting_reason(in_flight: InFlightRuns, quota: DailyQuota) -> str | None:
+    """Return why no run of a report is launched now, whatever is missing; None where one may be."""
+    failures = in_flight.failure_count(None)
+    if failures >= MAX_FAILED_RUNS:
+        return (
+            f"{format_quantity(failures, 'run')} failed within {FAILED_RUN_PERIOD}; look at "
+            "the last one"
+        )
+    if not in_flight.success_count and len(in_flight.failed_runs_by_metric) >= MAX_FAILED_RUNS:
+        return (
+            f"runs of {len(in_flight.failed_runs_by_metric)} metrics failed within "
+            f"{FAILED_RUN_PERIOD} and none ended well; "
+            "look at the last one"
+        )
+    if in_flight.has_skipped_run:
+        return (
+            f"the key may not read it, as a run found within {SKIP_PERIOD}: look at that run's "
+            "warning, and launch one by hand to see whether another key may"
+        )
+    if in_flight.has_sensor_run:
+        return "a run of the sensor is under way"
+    if quota.remaining <= 0:
+        return f"the day's requests are spent until {quota.next_free_at:%H:%M} UTC"
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricSelection:
+    """What holds of the metrics at a tick, whatever the report.
+
+    `mapped_metric_id` is the one that the account maps to revenue, `revenue_metric_id` that one or
+    Placed Order; `absent_metric_ids` are ids of the setting that the account does not have.
+    `problems` are sentences about the setting.
+    """
+
+    mapped_metric_id: str | None
+    revenue_metric_id: str | None
+    absent_metric_ids: frozenset[str]
+    problems: Sequence[str]
+
+
+def select_metrics(connection: KlaviyoConnection, lake: Lake) -> MetricSelection:
+    """Return what the setting names and the account has; Klaviyo is asked for what is not known.
+
+    That is the revenue metric where no sync of metrics has asked for it yet, and the custom metrics
+    where the setting names an id that no table has and no report was stored of.
+
+    Raises:
+        KlaviyoAssetsError: the lake or the ledger cannot be read, or Klaviyo cannot be reached.
+    """
+    settings, client, ledger = (
+        connection.settings,
+        connection.client,
+        connection.account_connection.rate_limiter,
+    )
+    known = ledger.revenue_metric()
+    mapped = known.id if known else fetch_revenue_metric(client, ledger, settings.base_url)
+    stored = read_metrics(lake)
+    proven = {
+        cell.metric_id for stream in REPORTS for cell in lake.read_partition_states(stream.name)
+    }
+    custom: Sequence[AccountMetric] | None = None
+    absent = set[str]()
+    if stored and not proven.issuperset(unknown_metric_ids(settings, stored)):
+        custom = fetch_custom_metrics(client, settings.base_url)
+    if custom is not None:
+        absent = set(unknown_metric_ids(settings, [*stored, *custom])) - proven
+    return MetricSelection(
+        mapped_metric_id=mapped,
+        revenue_metric_id=revenue_metric(stored, mapped),
+        absent_metric_ids=frozenset(absent),
+        problems=find_metric_setting_problems(
+            settings, stored, mapped=mapped, custom=custom, proven_ids=proven
+        ),
+    )
+
+
+class ReportBackfillTick:
+    """One report at one tick."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        connection: KlaviyoConnection,
+        lake: Lake,
+        *,
+        calendar: ReportCalendar,
+        metric_selection: MetricSelection,
+    ) -> None:
+        """Read which metrics failed of late; the rest is read when it is needed."""
+        self._metric_selection = metric_selection
+        self._stream = stream
+        self._report = report_definition(stream)
+        self._connection = connection
+        self._lake = lake
+        self._calendar = calendar
+        now = calendar.now
+        failed = read_failed_metrics(lake, stream.name, now)
+        self._paused_metrics = {
+            metric_id: each for metric_id, each in failed.items() if now < each.retry_at
+        }
+
+    def choose_run(
+        self, instance: dg.DagsterInstance, in_flight: InFlightRuns, requests_left: int
+    ) -> BackfillLaunch | str:
+        """Return the run to launch now, in the order of worth; or why there is none.
+
+        Raises:
+            KlaviyoAssetsError: the lake or the ledger cannot be read.
+        """
+        bounds = self._calendar.bounds
+        wanted = self._find_due_tasks(instance, bounds, in_flight) if bounds is not None else []
+        if bounds is None or not wanted:
+            return self._idle_reason(in_flight)
+        order = instance.get_dynamic_partitions(METRIC_PARTITIONS.name or "")
+        return self._find_affordable_run(wanted, order, bounds, requests_left) or (
+            f"{requests_left} requests are left, too few for what comes next"
+        )
+
+    def _find_due_tasks(
+        self, instance: dg.DagsterInstance, bounds: DateRange, in_flight: InFlightRuns
+    ) -> list[BackfillTask]:
+        """Return errands for the days due, in the order of worth, but for those under way."""
+        metrics = metrics_to_fetch(
+            instance,
+            self._lake,
+            self._connection.settings,
+            stream=self._stream.name,
+            mapped_metric_id=self._metric_selection.mapped_metric_id,
+        )
+        stored: dict[str, dict[date, PartitionState]] = {}
+        for cell, facts in self._lake.read_partition_states(self._stream.name).items():
+            stored.setdefault(cell.metric_id, {})[cell.day] = facts
+        now, zone = self._calendar.now, self._calendar.zone
+        due = {
+            each: frozenset(
+                day
+                for day in due_days(stored.get(each, {}), bounds=bounds, now=now, zone=zone)
+                if not in_flight.is_in_flight(each, day)
+            )
+            for each in metrics
+            if each not in self._metric_selection.absent_metric_ids
+            and each not in self._paused_metrics
+            and in_flight.failure_count(each) < MAX_FAILED_RUNS
+        }
+        # Between days that are due may lie some that are under way.
+        return [
+            errand
+            for errand in rank_tasks(
+                due,
+                bounds=bounds,
+                max_days=self._report.max_days,
+                first_metric_id=self._metric_selection.revenue_metric_id,
+            )
+            if not any(in_flight.is_in_flight(errand.metric_id, day) for day in errand.date_range)
+        ]
+
+    def _idle_reason(self, in_flight: InFlightRuns) -> str:
+        """Return why nothing is launched where nothing is wanted."""
+        paused = [
+            f"metric {metric_id!a} is left alone until {each.retry_at:%Y-%m-%d %H:%M} UTC: "
+            f"{format_quantity(each.failure_count, 'request')} failed within a day, the last one "
+            f"so: {each.reason}"
+            for metric_id, each in self._paused_metrics.items()
+        ]
+        failing = sorted(
+            each
+            for each in in_flight.failed_runs_by_metric
+            if each is not None and in_flight.failure_count(each) >= MAX_FAILED_RUNS
+        )
+        if failing:
+            paused.append(
+                f"left alone, as {MAX_FAILED_RUNS} runs of each failed within {FAILED_RUN_PERIOD}: "
+                f"{', '.join(map(ascii, failing))}"
+            )
+        if paused:
+            return "; ".join([*paused, "nothing else is missing"])
+        return "nothing is missing, and what moves was fetched today"
+
+    def _find_affordable_run(
+        self,
+        tasks: Sequence[BackfillTask],
+        metric_order: Sequence[str],
+        bounds: DateRange,
+        requests_left: int,
+    ) -> BackfillLaunch | None:
+        background = load_send_facts(self._stream, self._report, self._lake)
+        terms = build_planner_inputs(self._report, bounds, background, self._calendar)
+        estimate = CostEstimator(
+            terms,
+            background.campaigns.values(),
+            assumed_days=all_days,
+            recent_timeframes=self._lake.response_cache(self._stream.name).recent_timeframes(
+                max_age=RESPONSE_CACHE_LIFETIME
+            ),
+        )
+
+        def cost(errand: BackfillTask) -> int:
+            days = frozenset(errand.date_range)
+            return estimate.estimate(
+                PartitionRequest(metric_id=errand.metric_id, days=days, should_widen=False)
+            )
+
+        a_minute = floor(2 * self._connection.settings.rate_limit_scale)
+        limits = BatchLimits(
+            quota_left=requests_left,
+            max_requests=max(1, a_minute * MAX_BACKFILL_RUN_MINUTES),
+            max_partitions=MAX_BACKFILL_RUN_PARTITIONS,
+        )
+        found = choose_next_batch(tasks, metric_order, limits=limits, task_cost=cost)
+        if found is None:
+            return None
+        batch, price = found
+        return BackfillLaunch(batch=batch, max_requests=min(requests_left, price + SPARE_REQUESTS))
+
+
+def _build_run_request(
+    stream: Stream, key: dg.AssetKey, launch: BackfillLaunch, ticks: int
+) -> dg.RunRequest:
+    batch = launch.batch
+    first, last = batch.metric_ids[0], batch.metric_ids[-1]
+    return dg.RunRequest(
+        # The same tick, evaluated again after a crash, launches nothing twice.
+        run_key=(
+            f"{stream.name} {first} {last} {batch.date_range.first} {batch.date_range.last} {ticks}"
+        ),
+        asset_selection=[key],
+        # The checks of a report read its whole table: they have a schedule of their own.
+        asset_check_keys=[],
+        tags={
+            **partition_range_tags(batch.metric_ids, batch.date_range),
+            **report_run_tags(stream.name, priority=BACKFILL_RUN_PRIORITY),
+            BACKFILL_SENSOR_TAG: stream.name,
+            MAX_REQUESTS_TAG: str(launch.max_requests),
+        },
+    )

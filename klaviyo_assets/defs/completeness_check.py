@@ -1,0 +1,356 @@
+"""The asset check that as many events are stored of every metric and day as Klaviyo counts.
+
+One check for all metrics: whether events are complete is one question, with one answer in the list
+of checks, and a day is read again for all metrics at once. Which metric lacks what is in the table
+that comes with the answer.
+
+Dagster plans every check of an asset in a run that a person launches for the asset alone. The
+comparison costs a request a metric and year, so such a run makes none: it repeats the last verdict
+and says that it does.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import cast
+
+import dagster as dg
+from dagster._core.storage.asset_check_execution_record import (
+    AssetCheckExecutionRecord,
+    AssetCheckExecutionRecordStatus,
+)
+from pydantic import Field
+
+from klaviyo_assets.defs.checks import (
+    CheckMetadata,
+    CheckMetadataValue,
+    check_key,
+    failed_result,
+    passed_result,
+    warning_result,
+)
+from klaviyo_assets.defs.failures import raise_as_failures
+from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
+from klaviyo_assets.defs.sync_output import lateness_metadata
+from klaviyo_assets.errors import MissingTableError, RefusedStreamError, SettingError
+from klaviyo_assets.model.window import parse_instant
+from klaviyo_assets.reconcile.counts import (
+    EVENTS_STREAM_NAME,
+    CountDifference,
+    ReconcileRequest,
+    Reconciliation,
+    group_consecutive_days,
+    missing_by_day,
+    reconcile_counts,
+    vanished_days,
+)
+from klaviyo_assets.wording import format_quantity
+
+COMPLETENESS_CHECK_KEY = check_key(EVENTS_STREAM_NAME, "complete")
+
+SHORT_DAYS_METADATA_KEY = "klaviyo/short_days"
+READ_AGAIN_METADATA_KEY = "klaviyo/read_again"
+ASKED_AT_METADATA_KEY = "klaviyo/asked_at"
+DAYS_METADATA_KEY = "klaviyo/days_asked"
+
+MAX_DIFFERENCE_ROWS = 200
+"""Rows of the table that a verdict shows; short days are all named beside it."""
+
+MAX_NAMED_RANGES = 5
+
+
+def build_completeness_result(
+    outcome: Reconciliation, metadata: CheckMetadata
+) -> dg.AssetCheckResult:
+    """Return the verdict: red for what is missing here, yellow for what is gone at Klaviyo."""
+    short, gone = missing_by_day(outcome.differences), vanished_days(outcome.differences)
+    vanished = sum(each.vanished for each in outcome.differences)
+    lost = (
+        f"{format_quantity(vanished, 'stored event')} of {describe_days(gone)} Klaviyo no longer "
+        "has: redacted, "
+        "or merged away. They stay, and reading again brings none back; a full refresh drops them."
+    )
+    if short:
+        newest = group_consecutive_days(short)[-1]
+        missing = (
+            f"{describe_missing_events(short)}. The sensor "
+            "klaviyo_events_healing reads exactly these days again; by hand, materialize "
+            f"klaviyo/events with start {newest.first} and end {newest.last + timedelta(days=1)}."
+        )
+        return failed_result(
+            COMPLETENESS_CHECK_KEY, f"{missing} {lost}" if gone else missing, metadata
+        )
+    if gone:
+        return warning_result(COMPLETENESS_CHECK_KEY, lost, metadata)
+    return passed_result(
+        COMPLETENESS_CHECK_KEY,
+        f"All {format_quantity(outcome.stored_events, 'event')} of "
+        f"{format_quantity(len(outcome.metric_names), 'metric')} from "
+        f"{outcome.window.floor:%Y-%m-%d} to {outcome.window.ceiling:%Y-%m-%d %H:%M} UTC are "
+        "stored, as Klaviyo counts them.",
+        metadata,
+    )
+
+
+def describe_missing_events(short: Mapping[date, int]) -> str:
+    """Return how many events of which days are missing, as the beginning of a sentence."""
+    days = describe_days(short)
+    return format_quantity(
+        sum(short.values()), f"event of {days} is missing", plural=f"events of {days} are missing"
+    )
+
+
+def describe_days(days: Collection[date]) -> str:
+    """Return the days in words, those in a row together."""
+    stretches = group_consecutive_days(days)
+    texts = [
+        f"{each.first}" if each.first == each.last else f"{each.first} to {each.last}"
+        for each in stretches[:MAX_NAMED_RANGES]
+    ]
+    more = len(stretches) - MAX_NAMED_RANGES
+    rest = format_quantity(more, "more stretch", plural="more stretches")
+    return ", ".join(texts) + (f" and {rest}" if more > 0 else "")
+
+
+def comparison_metadata(
+    outcome: Reconciliation, request: ReconcileRequest
+) -> dict[str, CheckMetadataValue]:
+    """Return what the verdict rests on, and what the next comparison has to know."""
+    gone = vanished_days(outcome.differences)
+    kept = {f"{day}": at.isoformat() for day, at in request.reread_days.items() if day in gone}
+    short = {f"{day}": count for day, count in missing_by_day(outcome.differences).items()}
+    shown: dict[str, CheckMetadataValue] = {
+        "klaviyo/events_stored": outcome.stored_events,
+        "klaviyo/events_counted": outcome.counted_events,
+        "klaviyo/missing": sum(each.missing for each in outcome.differences),
+        "klaviyo/vanished": sum(each.vanished for each in outcome.differences),
+        "klaviyo/metrics": len(outcome.metric_names),
+        "klaviyo/events_without_metric": outcome.events_without_metric,
+        DAYS_METADATA_KEY: request.days,
+    }
+    if outcome.differences:
+        shown["klaviyo/differences"] = differences_table(outcome.differences, outcome.metric_names)
+    for name, told in (
+        (SHORT_DAYS_METADATA_KEY, short),
+        (READ_AGAIN_METADATA_KEY, kept),
+        (UNCOUNTED_METRICS_METADATA_KEY, outcome.refused_metrics),
+    ):
+        if told:
+            shown[name] = dg.MetadataValue.json(dict(told))
+    if outcome.first_responded_at is not None:
+        shown[ASKED_AT_METADATA_KEY] = outcome.first_responded_at.isoformat()
+    return shown
+
+
+UNCOUNTED_METRICS_METADATA_KEY = "klaviyo/metrics_not_counted"
+"""Metrics that Klaviyo does not count, with its words."""
+
+
+def differences_table(
+    found: Sequence[CountDifference], names: Mapping[str, str]
+) -> dg.TableMetadataValue:
+    """Return the days and metrics that differ, the newest first."""
+    records = [
+        dg.TableRecord(
+            {
+                "day": f"{each.partition.day}",
+                "metric": names.get(each.partition.metric_id) or each.partition.metric_id,
+                "metric_id": each.partition.metric_id,
+                "stored": each.stored,
+                "at Klaviyo": each.counted,
+                "missing": each.missing,
+                "vanished": each.vanished,
+            }
+        )
+        for each in reversed(found)
+    ]
+    return dg.MetadataValue.table(records[:MAX_DIFFERENCE_ROWS])
+
+
+REQUESTS_METADATA_KEY = "klaviyo/requests"
+
+REPEATED_RUN_METADATA_KEY = "klaviyo/repeated_from_run"
+"""The run whose verdict a run repeats that compares nothing itself."""
+
+NOT_COMPARED_METADATA_KEY = "klaviyo/not_compared_yet"
+"""Metadata of a verdict that rests on no comparison, because there was none yet."""
+
+CHECK_HISTORY_PAGE_SIZE = 20
+"""Verdicts read at a time, in search of one that is not repeated."""
+
+
+DEFAULT_COMPARED_DAYS, DEFAULT_TOLERANCE_HOURS, DEFAULT_MAX_COUNT_REQUESTS = 35, 6, 1000
+
+
+class CompletenessConfig(dg.Config):
+    """All optional, and without defaults of Dagster's, which the launchpad of events would show."""
+
+    days: int | None = Field(
+        default=None,
+        ge=0,
+        description=f"Days before the mark that are compared; 0: everything stored. "
+        f"{DEFAULT_COMPARED_DAYS} where it is left out.",
+    )
+    tolerance_hours: int | None = Field(
+        default=None,
+        ge=0,
+        description="Newest hours left alone: Klaviyo's counts lag, and so do we. "
+        f"{DEFAULT_TOLERANCE_HOURS} where it is left out.",
+    )
+    most_requests: int | None = Field(
+        default=None,
+        ge=1,
+        description="A comparison that takes more is refused: one a metric and year. "
+        f"{DEFAULT_MAX_COUNT_REQUESTS} where it is left out.",
+    )
+    read_again: dict[str, str] = Field(
+        default_factory=dict,
+        description="Days that this run has read again, each with Klaviyo's time before: stored "
+        "events that were not shown since are gone at Klaviyo.",
+    )
+
+    def build_reconcile_request(
+        self, known_read_again: Mapping[date, datetime]
+    ) -> ReconcileRequest:
+        """Return what to compare.
+
+        `known_read_again` are days read again that an earlier check knew of.
+
+        Raises:
+            SettingError: a day or moment cannot be read.
+        """
+        hours = DEFAULT_TOLERANCE_HOURS if self.tolerance_hours is None else self.tolerance_hours
+        return ReconcileRequest(
+            days=DEFAULT_COMPARED_DAYS if self.days is None else self.days,
+            tolerance=timedelta(hours=hours),
+            max_requests=self.most_requests or DEFAULT_MAX_COUNT_REQUESTS,
+            reread_days={**known_read_again, **parse_read_again(self.read_again)},
+        )
+
+
+COMPLETENESS_CHECK_SPEC = dg.AssetCheckSpec(
+    COMPLETENESS_CHECK_KEY.name,
+    asset=COMPLETENESS_CHECK_KEY.asset_key,
+    description="As many events are stored of every metric and UTC day as Klaviyo counts.",
+)
+
+
+def build_completeness_check() -> dg.AssetChecksDefinition:
+    """Return the check; one request a metric and year, three a second and sixty a minute."""
+
+    @dg.multi_asset_check(
+        specs=[COMPLETENESS_CHECK_SPEC],
+        name=f"klaviyo__{EVENTS_STREAM_NAME}_{COMPLETENESS_CHECK_KEY.name}",
+        can_subset=True,
+    )
+    def complete(
+        context: dg.AssetCheckExecutionContext,
+        config: CompletenessConfig,
+        klaviyo: KlaviyoResource,
+        lake: LakeResource,
+    ) -> Iterator[dg.AssetCheckResult]:
+        # A healing run reads days again in order to compare them.
+        (check,) = context.selected_asset_check_keys
+        if is_materializing_run(context, check.asset_key) and not config.read_again:
+            yield repeat_last_result(fetch_last_comparison(context.instance, check))
+            return
+        with raise_as_failures(EVENTS_STREAM_NAME):
+            wish = config.build_reconcile_request(_load_read_again(context.instance, check))
+            try:
+                with klaviyo.connect(warn=context.log.warning) as connection:
+                    outcome = reconcile_counts(
+                        wish,
+                        client=connection.client,
+                        lake=lake.lake(),
+                        settings=connection.settings,
+                        log=context.log.info,
+                    )
+            except (RefusedStreamError, MissingTableError) as error:
+                yield warning_result(COMPLETENESS_CHECK_KEY, f"Not checked: {error.message}")
+                return
+            late = lateness_metadata(context.instance, check.asset_key, outcome.metric_names)
+            shown = comparison_metadata(outcome, wish) | late
+            yield build_completeness_result(
+                outcome, shown | {REQUESTS_METADATA_KEY: connection.client.stats.requests}
+            )
+
+    return complete
+
+
+def is_materializing_run(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) -> bool:
+    """Tell whether the run materializes the asset as well."""
+    return key in context.job_def.asset_layer.executable_asset_keys
+
+
+def repeat_last_result(record: AssetCheckExecutionRecord | None) -> dg.AssetCheckResult:
+    """Return the verdict of the last comparison once more; a warning where there was none yet.
+
+    Dagster knows passed and failed alone, and its log calls a warning "failed". Passed it would be
+    green, and green says that every event is there: nobody has looked.
+    """
+    evaluation = record.evaluation if record is not None else None
+    if record is None or evaluation is None:
+        return warning_result(
+            COMPLETENESS_CHECK_KEY,
+            "Not compared yet: that asks Klaviyo for its counts, and has a job of its own. Launch "
+            "klaviyo_checks.",
+            {NOT_COMPARED_METADATA_KEY: True},
+        )
+    at = datetime.fromtimestamp(record.create_timestamp, tz=UTC)
+    return dg.AssetCheckResult(
+        passed=evaluation.passed,
+        severity=evaluation.severity,
+        check_name=COMPLETENESS_CHECK_KEY.name,
+        description=f"As of {at:%Y-%m-%d %H:%M} UTC, when klaviyo_checks or a healing run last "
+        f"asked Klaviyo for its counts; this run did not. {evaluation.description}",
+        metadata={
+            **evaluation.metadata,
+            REPEATED_RUN_METADATA_KEY: dg.MetadataValue.dagster_run(record.run_id),
+        },
+    )
+
+
+def fetch_last_comparison(
+    instance: dg.DagsterInstance, check: dg.AssetCheckKey
+) -> AssetCheckExecutionRecord | None:
+    """Return the last comparison that came to an end; None before the first."""
+    done = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
+    cursor: int | None = None
+    while records := instance.event_log_storage.get_asset_check_execution_history(
+        check, limit=CHECK_HISTORY_PAGE_SIZE, cursor=cursor, status=done
+    ):
+        for record in records:
+            if (
+                check_metadata_value(record, REPEATED_RUN_METADATA_KEY) is None
+                and check_metadata_value(record, NOT_COMPARED_METADATA_KEY) is None
+            ):
+                return record
+        cursor = records[-1].id
+    return None
+
+
+def check_metadata_value(record: AssetCheckExecutionRecord, name: str) -> object:
+    """Return a value of a verdict's metadata, None where it has none of that name."""
+    evaluation = record.evaluation
+    value = evaluation.metadata.get(name) if evaluation is not None else None
+    return value.value if value is not None else None
+
+
+def parse_read_again(texts: Mapping[str, str]) -> dict[date, datetime]:
+    """Return days and moments from their ISO texts.
+
+    Raises:
+        SettingError: one cannot be read.
+    """
+    try:
+        moments = {date.fromisoformat(day): parse_instant(text) for day, text in texts.items()}
+    except ValueError as error:
+        raise SettingError(
+            f"read_again cannot be used: {error}", stream=EVENTS_STREAM_NAME
+        ) from None
+    return {day: moment for day, moment in moments.items() if moment is not None}
+
+
+def _load_read_again(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> dict[date, datetime]:
+    record = fetch_last_comparison(instance, check)
+    told = check_metadata_value(record, READ_AGAIN_METADATA_KEY) if record is not None else None
+    return parse_read_again(cast("Mapping[str, str]", told)) if isinstance(told, Mapping) else {}

@@ -1,0 +1,273 @@
+"""The metric dimension of report partitions: kept in step with the account, never shrunk.
+
+Healing: a sensor that has exactly the short days of events read again.
+
+A key is never taken away: a metric that is missing from one answer, or from the setting, keeps its
+partitions and what was fetched for them.
+
+One stretch of days a run, the newest first, and one run at a time: two would meet at the lake's
+commit. Each run ends with the comparison, whose new verdict names what is left. Nothing is kept
+here: what was tried is read from the runs' tags.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
+from typing import cast
+
+import dagster as dg
+
+from klaviyo_assets.account.metrics import (
+    AUTO_METRIC,
+    METRICS_TABLE,
+    AccountMetric,
+    fetch_custom_metrics,
+    find_metric_setting_problems,
+    get_revenue_metric,
+    read_mapped_metric,
+    read_metrics,
+    select_metric_ids,
+    unknown_metric_ids,
+)
+from klaviyo_assets.api.clock import utc_now
+from klaviyo_assets.defs.automation import default_sensor_status, find_asset_key, select_assets
+from klaviyo_assets.defs.checks import materialization_check_names
+from klaviyo_assets.defs.completeness_check import (
+    ASKED_AT_METADATA_KEY,
+    COMPLETENESS_CHECK_KEY,
+    DAYS_METADATA_KEY,
+    SHORT_DAYS_METADATA_KEY,
+    check_metadata_value,
+    describe_days,
+    fetch_last_comparison,
+)
+from klaviyo_assets.defs.partitions import INVALID_PARTITION_KEY_PATTERN, METRIC_PARTITIONS
+from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
+from klaviyo_assets.defs.run_history import UNFINISHED_STATUSES
+from klaviyo_assets.errors import KlaviyoAssetsError
+from klaviyo_assets.lake import Lake
+from klaviyo_assets.model.report import DateRange
+from klaviyo_assets.reconcile.counts import group_consecutive_days
+from klaviyo_assets.redaction import KeyRedactingFilter
+from klaviyo_assets.settings import Settings
+from klaviyo_assets.streams.events import EVENTS
+from klaviyo_assets.wording import format_quantity
+
+METRIC_SENSOR_INTERVAL_SECONDS = 300
+
+
+def add_metric_partitions(
+    context: dg.AssetExecutionContext, klaviyo: KlaviyoResource, lake: LakeResource
+) -> None:
+    """Add a partition key for each metric wanted that has none; a failure is only told.
+
+    Klaviyo says which metric is the revenue, and, where the setting names an id that the table does
+    not have, which custom metrics there are; what is wrong with the setting is a warning.
+    """
+    try:
+        with klaviyo.connect(warn=context.log.warning, lake=lake.lake()) as connection:
+            settings, stored = connection.settings, read_metrics(lake.lake())
+            mapped = get_revenue_metric(
+                connection.client,
+                connection.account_connection.rate_limiter,
+                settings.base_url,
+                now=utc_now(),
+            )
+            custom: Sequence[AccountMetric] | None = None
+            if unknown_metric_ids(settings, stored):
+                custom = fetch_custom_metrics(connection.client, settings.base_url)
+        for problem in find_metric_setting_problems(settings, stored, mapped=mapped, custom=custom):
+            context.log.warning("%s", problem)
+        new = missing_metric_partitions(context, select_metric_ids(settings, stored, mapped=mapped))
+    except KlaviyoAssetsError as error:
+        context.log.warning("no metrics were added to the partitions of reports: %s", error)
+        return
+    if new:
+        context.instance.add_dynamic_partitions(METRIC_PARTITIONS.name or "", list(new))
+        context.log.info(
+            "%s added to the partitions of reports", format_quantity(len(new), "metric")
+        )
+
+
+def missing_metric_partitions(
+    context: dg.AssetExecutionContext | dg.SensorEvaluationContext, wanted: Sequence[str]
+) -> Sequence[str]:
+    """Return the metrics wanted that have no partition key, in their order.
+
+    One whose id Dagster takes for no key is left out, said aloud.
+    """
+    known = set(context.instance.get_dynamic_partitions(METRIC_PARTITIONS.name or ""))
+    for each in wanted:
+        if INVALID_PARTITION_KEY_PATTERN.search(each):
+            context.log.warning("%.80r cannot be the key of a partition: no report of it", each)
+    return [
+        each
+        for each in wanted
+        if each not in known and not INVALID_PARTITION_KEY_PATTERN.search(each)
+    ]
+
+
+def metrics_to_fetch(
+    instance: dg.DagsterInstance,
+    lake: Lake,
+    settings: Settings,
+    *,
+    stream: str,
+    mapped_metric_id: str | None,
+) -> list[str]:
+    """Return the metrics of a report's partitions that Klaviyo has not refused, in order of worth.
+
+    The revenue metric comes first. Those that the setting no longer names are left out.
+
+    Raises:
+        LakeError: a table cannot be read.
+    """
+    keys = set(instance.get_dynamic_partitions(METRIC_PARTITIONS.name or ""))
+    wanted = select_metric_ids(settings, read_metrics(lake), mapped=mapped_metric_id)
+    others = () if settings.conversion_metric_ids else sorted(keys.difference(wanted))
+    refused = lake.read_metric_refusals(stream)
+    return [each for each in (*wanted, *others) if each in keys and each not in refused]
+
+
+def build_metric_sensor(settings: Settings) -> dg.SensorDefinition:
+    """Return the sensor that adds keys; it looks at the lake alone, unless the setting says auto.
+
+    It runs from the start: it costs nothing, and without keys there is no partition to fetch.
+    """
+    needs_klaviyo = AUTO_METRIC in settings.conversion_metric_ids
+
+    @dg.sensor(
+        name="klaviyo_conversion_metrics",
+        description="Adds the account's metrics to the partitions of reports.",
+        minimum_interval_seconds=METRIC_SENSOR_INTERVAL_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        required_resource_keys={"lake", "klaviyo"} if needs_klaviyo else {"lake"},
+    )
+    def metrics(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        context.log.addFilter(KeyRedactingFilter())
+        lake: Lake = context.resources.lake.lake()
+        before = lake.read_table_state(METRICS_TABLE)
+        seen = f"{before.version if before is not None else None} {settings.conversion_metric_ids}"
+        if context.cursor == seen:
+            return dg.SkipReason("the metrics are as they were at the last look")
+        mapped = read_mapped_metric(lake, settings)
+        if needs_klaviyo:
+            klaviyo: KlaviyoResource = context.resources.klaviyo
+            known = lake if before is not None else None
+            with klaviyo.connect(warn=context.log.warning, lake=known) as connection:
+                ledger = connection.account_connection.rate_limiter
+                base_url = connection.settings.base_url
+                mapped = get_revenue_metric(connection.client, ledger, base_url, now=utc_now())
+        stored = read_metrics(lake)
+        for problem in find_metric_setting_problems(settings, stored, mapped=mapped):
+            context.log.warning("%s", problem)
+        new = missing_metric_partitions(context, select_metric_ids(settings, stored, mapped=mapped))
+        adding = [METRIC_PARTITIONS.build_add_request(list(new))] if new else []
+        return dg.SensorResult(dynamic_partitions_requests=adding, cursor=seen)
+
+    return metrics
+
+
+REPAIR_TAG = "klaviyo/healing"
+"""The tag of the sensor's runs: the verdict that they follow from."""
+
+REPAIRED_DAYS_TAG = "klaviyo/healed_days"
+"""The tag that says which days a run reads again: `2026-10-01 2026-10-02`, both inclusive."""
+
+REPAIR_SENSOR_INTERVAL_SECONDS = 60
+
+MAX_REPAIR_ATTEMPTS, REPAIR_ATTEMPT_PERIOD = 3, timedelta(days=1)
+"""A day that is short after so many runs within so long is left alone."""
+
+
+def build_repair_sensor(settings: Settings) -> dg.SensorDefinition:
+    """Return the sensor; it can be switched on and paused in the UI."""
+
+    @dg.sensor(
+        name="klaviyo_events_healing",
+        description="Reads the days again on which the last comparison found events missing.",
+        minimum_interval_seconds=REPAIR_SENSOR_INTERVAL_SECONDS,
+        default_status=default_sensor_status(settings),
+        target=select_assets(EVENTS.name),
+    )
+    def healing(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        check = dg.AssetCheckKey(find_asset_key(context, EVENTS.name), COMPLETENESS_CHECK_KEY.name)
+        return _choose_repair_run(context.instance, check)
+
+    return healing
+
+
+def _choose_repair_run(
+    instance: dg.DagsterInstance, check: dg.AssetCheckKey
+) -> dg.RunRequest | dg.SkipReason:
+    """Return the run to launch, or why there is none."""
+    record = fetch_last_comparison(instance, check)
+    if record is None:
+        return dg.SkipReason("events were never compared: launch klaviyo_checks")
+    told = cast("Mapping[str, int]", check_metadata_value(record, SHORT_DAYS_METADATA_KEY) or {})
+    short = [date.fromisoformat(day) for day in told]
+    if not short:
+        return dg.SkipReason("no day was short when events were last compared")
+    runs = _recent_repair_runs(instance)
+    if any(run.status in UNFINISHED_STATUSES for run in runs):
+        return dg.SkipReason("a healing run is under way")
+    verdict_id = str(record.id)
+    if any(run.is_success for run in runs if run.tags[REPAIR_TAG] == verdict_id):
+        return dg.SkipReason("these days were read again; the next comparison tells what is left")
+    tries = {day: sum(day in _repaired_days(run) for run in runs) for day in short}
+    left = group_consecutive_days(day for day in short if tries[day] < MAX_REPAIR_ATTEMPTS)
+    if not left:
+        return dg.SkipReason(
+            f"{describe_days(short)}: still short after {MAX_REPAIR_ATTEMPTS} healing runs within "
+            f"{REPAIR_ATTEMPT_PERIOD}, so "
+            "Klaviyo counts events there that it does not show. Look at the table of the check "
+            "klaviyo/events complete, and ask Klaviyo's support; the next try is a day after the "
+            "first"
+        )
+    days = left[-1]
+    config = {
+        "days": check_metadata_value(record, DAYS_METADATA_KEY),
+        "read_again": {
+            f"{day}": check_metadata_value(record, ASKED_AT_METADATA_KEY) for day in days
+        },
+    }
+    return _build_repair_request(
+        days, config, check=check, comparison_id=verdict_id, attempt=tries[days.first]
+    )
+
+
+def _build_repair_request(
+    days: DateRange,
+    config: Mapping[str, object],
+    *,
+    check: dg.AssetCheckKey,
+    comparison_id: str,
+    attempt: int,
+) -> dg.RunRequest:
+    window = {"start": f"{days.first}", "end": f"{days.last + timedelta(days=1)}"}
+    ops = {"klaviyo__events": {"config": window}, "klaviyo__events_complete": {"config": config}}
+    return dg.RunRequest(
+        # The same tick, evaluated again after a crash, launches nothing twice.
+        run_key=f"{comparison_id} {days.first} {days.last} {attempt}",
+        asset_selection=[check.asset_key],
+        # With those of the asset's own step, which Dagster cannot leave out of it.
+        asset_check_keys=[
+            check,
+            *(
+                dg.AssetCheckKey(check.asset_key, name)
+                for name in materialization_check_names(EVENTS)
+            ),
+        ],
+        run_config={"ops": ops},
+        tags={REPAIR_TAG: comparison_id, REPAIRED_DAYS_TAG: f"{days.first} {days.last}"},
+    )
+
+
+def _recent_repair_runs(instance: dg.DagsterInstance) -> Sequence[dg.DagsterRun]:
+    """Return the healing runs that began within a day."""
+    runs = instance.get_runs(dg.RunsFilter(created_after=utc_now() - REPAIR_ATTEMPT_PERIOD))
+    return [run for run in runs if REPAIR_TAG in run.tags]
+
+
+def _repaired_days(run: dg.DagsterRun) -> DateRange:
+    first, last = run.tags[REPAIRED_DAYS_TAG].split()
+    return DateRange(date.fromisoformat(first), date.fromisoformat(last))

@@ -1,0 +1,1 @@
+"""The Delta log: reading snapshots, committing changes, our state in a commit."""

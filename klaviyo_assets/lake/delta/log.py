@@ -1,0 +1,296 @@
+"""Reads the Delta log of one table: its snapshot, data files and our state in a commit."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
+
+from klaviyo_assets.arrow_buffers import to_python_values
+from klaviyo_assets.errors import LakeVersionError
+from klaviyo_assets.lake.disk import corrupt_file_error, map_read_errors, storage_error
+from klaviyo_assets.lake.layout import LAKE_VERSION, PARTITION_COLUMNS
+from klaviyo_assets.lake.parquet import DataFile
+
+
+def read_data_files(table: DeltaTable, folder: Path) -> Iterator[DataFile]:
+    """Yield the files of the loaded version with what their statistics tell."""
+    file_actions = read_add_actions(table)
+    columns = {name: to_python_values(file_actions[name]) for name in file_actions.schema.names}
+    lows = {name[4:]: values for name, values in columns.items() if name.startswith("min.")}
+    highs = {name[4:]: values for name, values in columns.items() if name.startswith("max.")}
+    partition_values = {
+        name: columns[f"partition.{name}"] for name in partition_column_names(table)
+    }
+    for at, path in enumerate(columns["path"]):
+        count = columns["num_records"][at]
+        yield DataFile(
+            path=path,
+            # A date is written as ISO 8601.
+            partition="/".join(f"{name}={values[at]}" for name, values in partition_values.items()),
+            size=columns["size_bytes"][at],
+            # Another engine may leave the statistics out, or some of them.
+            rows=read_footer_row_count(folder / path) if count is None else count,
+            min_values={
+                name: values[at] for name, values in lows.items() if values[at] is not None
+            },
+            max_values={
+                name: values[at] for name, values in highs.items() if values[at] is not None
+            },
+        )
+
+
+def read_add_actions(table: DeltaTable) -> pa.Table:
+    """Return what the loaded version's log says of each file, a column a statistic."""
+    # Not `pa.table`, which looks for pandas.
+    return pa.RecordBatchReader.from_stream(table.get_add_actions(flatten=True)).read_all()
+
+
+def read_footer_row_count(path: Path) -> int:
+    """Return the number of rows by the file's own footer."""
+    with map_read_errors(path, path.parent.name):
+        return pq.read_metadata(path).num_rows
+
+
+def partition_column_names(table: DeltaTable) -> list[str]:
+    """Return the partition columns."""
+    return table.metadata().partition_columns
+
+
+COMMIT_METADATA_KEY = "klaviyo_assets"
+DELTA_LOG_FOLDER = "_delta_log"
+
+KNOWN_PARTITIONINGS = [list(columns) for columns in PARTITION_COLUMNS.values()]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitState:
+    """Our part of a commit: whose data, of which layout, how far (`state`), by which session.
+
+    `key` are the columns by which rows are told apart: a check needs them without the stream.
+    `keeps_keys`: whether every key that was there still is, `is_unique`: whether each is there
+    once; False where nobody knows.
+    """
+
+    account: str
+    key: tuple[str, ...]
+    state: dict[str, object]
+    rows: int
+    session: str
+    sequence: int
+    keeps_keys: bool = False
+    is_unique: bool = False
+    lake_version: int = LAKE_VERSION
+
+    def to_metadata(self) -> dict[str, object]:
+        """Return the custom metadata of a commit."""
+        return {
+            "account": self.account,
+            "is_unique": self.is_unique,
+            "keeps_keys": self.keeps_keys,
+            "key": [*self.key],
+            "lake_version": self.lake_version,
+            "rows": self.rows,
+            "sequence": self.sequence,
+            "session": self.session,
+            "state": self.state,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableSnapshot:
+    """A table at one version; `schema` lacks the partition column, `commit_state` is our newest."""
+
+    table: DeltaTable
+    version: int
+    schema: pa.Schema
+    files: tuple[DataFile, ...]
+    commit_state: CommitState | None
+
+    @property
+    def rows(self) -> int:
+        """Return the number of rows."""
+        return sum(file.rows for file in self.files)
+
+    @property
+    def is_emptied(self) -> bool:
+        """Tell whether rows were there at our last commit, and another engine took them all."""
+        return not self.files and self.commit_state is not None and self.commit_state.rows > 0
+
+
+def commit_file_path(folder: Path, version: int) -> Path:
+    """Return the file of one commit."""
+    return folder / DELTA_LOG_FOLDER / f"{version:020d}.json"
+
+
+def newest_version(folder: Path) -> int | None:
+    """Return the newest version in the log without loading the table; None without a log."""
+    return max(list_commit_versions(folder), default=None)
+
+
+def read_actions(path: Path, kind: str) -> Iterator[dict[str, object]]:
+    """Yield the actions of one kind (`add`, `remove`, `commitInfo`) of a commit file."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            # Commit files have thousands of lines; only those that can match are parsed.
+            if line.startswith(f'{{"{kind}":'):
+                yield json.loads(line)[kind]
+
+
+def read_newest_commit_state(folder: Path, version: int, stream: str) -> CommitState | None:
+    """Return our part of the newest commit of ours at or before `version`; None if there is none.
+
+    Raises:
+        CorruptFileError: a commit cannot be read.
+        LakeVersionError: a version of this project with another layout wrote it.
+    """
+    while version >= 0 and commit_file_path(folder, version).exists():
+        commit_state = read_commit_state(folder, version, stream)
+        if commit_state is not None:
+            return commit_state
+        version -= 1
+    return None
+
+
+def read_commit_states(
+    folder: Path, stream: str, *, after: int, up_to: int
+) -> Iterator[CommitState | None]:
+    """Yield our part of each commit later than `after` up to `up_to`; None where it has none.
+
+    None, too, for a commit that is no longer in the log.
+
+    Raises:
+        CorruptFileError: a commit cannot be read.
+        LakeVersionError: a version of this project with another layout wrote it.
+    """
+    for version in range(after + 1, up_to + 1):
+        is_there = commit_file_path(folder, version).exists()
+        yield read_commit_state(folder, version, stream) if is_there else None
+
+
+def read_commit_state(folder: Path, version: int, stream: str) -> CommitState | None:
+    """Return our part of a commit that is in the log; None where it is not ours.
+
+    Raises:
+        CorruptFileError: the commit cannot be read.
+        LakeVersionError: a version of this project with another layout wrote it.
+    """
+    path = commit_file_path(folder, version)
+    try:
+        metadata = [
+            info[COMMIT_METADATA_KEY]
+            for info in read_actions(path, "commitInfo")
+            if COMMIT_METADATA_KEY in info
+        ]
+        return (
+            parse_commit_state(cast("dict[str, object]", metadata[0]), stream) if metadata else None
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise corrupt_file_error(path, stream) from None
+
+
+def parse_commit_state(metadata: Mapping[str, object], stream: str) -> CommitState:
+    """Return the mark that a commit of ours holds; keys that we do not know are passed over."""
+    found = cast("int", metadata["lake_version"])
+    if found > LAKE_VERSION:
+        raise LakeVersionError(
+            f"the lake was written by a later version of klaviyo_assets (layout {found}; this one "
+            f"reads up to {LAKE_VERSION}). Upgrade, or choose another KLAVIYO_DATA_DIR",
+            stream=stream,
+        )
+    if found < LAKE_VERSION:
+        # Columns that a release adds need no other layout; a release with one brings the way there.
+        raise LakeVersionError(
+            f"the lake was written by an earlier version of klaviyo_assets (layout {found}; this "
+            f"one reads {LAKE_VERSION}). Read the streams again into another KLAVIYO_DATA_DIR",
+            stream=stream,
+        )
+    return CommitState(
+        account=str(metadata["account"]),
+        key=tuple(cast("list[str]", metadata["key"])),
+        state=cast("dict[str, object]", metadata["state"]),
+        rows=cast("int", metadata["rows"]),
+        session=str(metadata["session"]),
+        sequence=cast("int", metadata["sequence"]),
+        keeps_keys=metadata.get("keeps_keys") is True,
+        is_unique=metadata.get("is_unique") is True,
+        lake_version=found,
+    )
+
+
+def read_snapshot(folder: Path, stream: str, version: int | None = None) -> TableSnapshot | None:
+    """Return the table as it is now, or at `version`; None where there is none.
+
+    Raises:
+        CorruptFileError: the log cannot be read.
+        LakeVersionError: a later version, or another engine's feature, that we do not read.
+    """
+    if newest_version(folder) is None:
+        return None
+    try:
+        table = DeltaTable(folder, version=version)
+    except TableNotFoundError:
+        return None
+    except (DeltaError, OSError) as cause:
+        raise log_error(cause, folder, stream) from None
+    refuse_unsupported_features(table, stream)
+    partition_columns = partition_column_names(table)
+    schema = pa.schema(cast("Any", table.schema().to_arrow()))
+    pairs = zip(schema.names, schema.types, strict=True)
+    return TableSnapshot(
+        table=table,
+        version=table.version(),
+        schema=pa.schema([(name, kind) for name, kind in pairs if name not in partition_columns]),
+        files=tuple(read_data_files(table, folder)),
+        commit_state=read_newest_commit_state(folder, table.version(), stream),
+    )
+
+
+def log_error(cause: BaseException, folder: Path, stream: str) -> Exception:
+    """Return the error for a log that deltalake could not read."""
+    if isinstance(cause, PermissionError) or "ermission denied" in str(cause):
+        return storage_error(PermissionError(13, ""), folder / DELTA_LOG_FOLDER, stream)
+    return corrupt_file_error(folder / DELTA_LOG_FOLDER, stream)
+
+
+def refuse_unsupported_features(table: DeltaTable, stream: str) -> None:
+    """Refuse a table that another engine gave features that `read_parquet` would not honour.
+
+    Raises:
+        LakeVersionError: deletion vectors, column mapping, or another partitioning.
+    """
+    if (
+        table.protocol().min_reader_version > 1
+        or partition_column_names(table) not in KNOWN_PARTITIONINGS
+    ):
+        raise LakeVersionError(
+            "another program gave this table Delta features that klaviyo_assets does not read "
+            "(deletion vectors, column mapping, other partitions). Copy it without them, or put it "
+            f"away with `klaviyo-assets set-aside {stream}` and materialize the asset again",
+            stream=stream,
+        )
+
+
+def list_commit_versions(folder: Path) -> list[int]:
+    """Return the versions whose commits are still in the log, the oldest first."""
+    names = (path.stem for path in (folder / DELTA_LOG_FOLDER).glob("*.json"))
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def read_removed_paths(path: Path) -> Iterator[str]:
+    """Yield the paths that a commit took out."""
+    for action in read_actions(path, "remove"):
+        yield unquote(str(action["path"]))
+
+
+def read_paths_removed_since(folder: Path, *, after: int) -> Iterator[str]:
+    """Yield the paths that commits later than version `after` took out, as far as the log goes."""
+    for version in list_commit_versions(folder):
+        if version > after:
+            yield from read_removed_paths(commit_file_path(folder, version))

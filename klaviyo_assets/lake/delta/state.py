@@ -1,0 +1,258 @@
+"""The state in a table's newest commit: account, sync state, packed report partition state.
+
+A cell without rows is done all the same, so the rows alone cannot tell what is missing. Every
+commit carries the facts of all cells, a text a metric: differences, compressed. Measured for 20
+metrics fetched day by day, each day final at another moment: 29 kB in the commit for a year and
+127 kB for five; read in 40 ms, and only the texts of touched metrics are written anew.
+"""
+
+import binascii
+import json
+import zlib
+from base64 import b85decode, b85encode
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import cast
+
+from klaviyo_assets.errors import CorruptFileError, LakeError, WrongAccountError
+from klaviyo_assets.lake.delta.log import (
+    CommitState,
+    TableSnapshot,
+    newest_version,
+    read_newest_commit_state,
+)
+from klaviyo_assets.lake.identity import ACCOUNT_STAND_IN_PREFIX, read_identity
+from klaviyo_assets.lake.layout import table_folder
+from klaviyo_assets.model.report import ReportPartition
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableState:
+    """A table as it is now. `state` is what the sync said in the newest commit of ours."""
+
+    version: int
+    account: str
+    lake_version: int
+    rows: int
+    state: dict[str, object]
+
+
+def table_state(snapshot: TableSnapshot | None) -> TableState | None:
+    """Return the state of a table; None where it was never read, or another engine emptied it."""
+    if snapshot is None or snapshot.commit_state is None or snapshot.is_emptied:
+        return None
+    return TableState(
+        version=snapshot.version,
+        account=snapshot.commit_state.account,
+        lake_version=snapshot.commit_state.lake_version,
+        rows=snapshot.rows,
+        state=snapshot.commit_state.state,
+    )
+
+
+def stored_account(root: Path, *, tables: Iterable[str]) -> str | None:
+    """Return whose data the tables hold; None where there is none that can be read."""
+    return next(iter(stored_accounts(root, tables=tables)), None)
+
+
+def stored_accounts(root: Path, *, tables: Iterable[str]) -> Iterator[str]:
+    """Yield whose data each table holds that can be read, by the name of now.
+
+    Raises:
+        StorageError: the note of the account's names is there and cannot be read.
+    """
+    identity = read_identity(root)
+    for name in tables:
+        with suppress(LakeError):
+            commit_state = _read_commit_state(root, name)
+            if commit_state is not None:
+                yield identity.current_account_name(commit_state.account)
+
+
+def refuse_other_account(root: Path, account: str, *, tables: Iterable[str]) -> None:
+    """Refuse to bring a second account among the tables; reads one commit of each.
+
+    A table that cannot be read is passed over: its own sync says so, and stops no other.
+
+    Raises:
+        WrongAccountError: a table holds another account's data.
+        LakeVersionError: a later version of this project wrote a table.
+        StorageError: the note of the account's names is there and cannot be read.
+    """
+    identity = read_identity(root)
+    for name in tables:
+        try:
+            commit_state = _read_commit_state(root, name)
+        except CorruptFileError:
+            continue
+        if commit_state is None:
+            continue
+        stored = identity.current_account_name(commit_state.account)
+        if stored != identity.current_account_name(account):
+            raise WrongAccountError(
+                f"{root} holds account {stored} and the key belongs to account {account}. "
+                "Give each account its own KLAVIYO_DATA_DIR; nothing was "
+                f"written{_adopt_hint(stored)}",
+            )
+
+
+def _read_commit_state(root: Path, name: str) -> CommitState | None:
+    folder = table_folder(root, name)
+    newest = newest_version(folder)
+    return None if newest is None else read_newest_commit_state(folder, newest, name)
+
+
+def _adopt_hint(stored: str) -> str:
+    """Return the way out where the lake may be the key's own after all."""
+    if not stored.startswith(ACCOUNT_STAND_IN_PREFIX):
+        return ""
+    return (
+        f". {stored} stands for the account of an earlier key that lacked accounts:read, and the "
+        "two could not be compared: if they are one account, run `klaviyo-assets adopt`"
+    )
+
+
+PARTITION_STATES_KEY = "cells"
+METRIC_REFUSALS_KEY = "refused"
+"""The keys that a report table's state holds these under; all other keys are the sync's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionState:
+    """A cell that is stored: when Klaviyo computed it (UTC, whole seconds), and how many rows.
+
+    `is_final` tells whether the attribution window had passed by then.
+    """
+
+    fetched_at: datetime
+    is_final: bool
+    rows: int
+
+
+StatesByDay = Mapping[date, PartitionState]
+"""The stored days of one metric."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricRefusal:
+    """Klaviyo made no report with a metric: the day it said so, in the account's zone, and why.
+
+    `reason` is in Klaviyo's words, empty where they were not kept. `is_known` tells whether the
+    account had a metric of that id then.
+    """
+
+    refused_on: date
+    reason: str = ""
+    is_known: bool = True
+
+
+def pack_partition_states(states: StatesByDay) -> str:
+    """Return the facts of one metric's days as text."""
+    ordered = sorted(states.items())
+    columns = (
+        encode_differences([day.toordinal() for day, _ in ordered]),
+        encode_differences([int(each.fetched_at.timestamp()) for _, each in ordered]),
+        [int(each.is_final) for _, each in ordered],
+        [each.rows for _, each in ordered],
+    )
+    plain = json.dumps(columns, separators=(",", ":")).encode()
+    return b85encode(zlib.compress(plain, 9)).decode()
+
+
+def unpack_partition_states(text: str) -> dict[date, PartitionState]:
+    """Return what `pack_partition_states` wrote; errors of its parts pass."""
+    columns = cast("list[list[int]]", json.loads(zlib.decompress(b85decode(text))))
+    days, moments, finals, rows = columns
+    return {
+        date.fromordinal(day): PartitionState(
+            fetched_at=datetime.fromtimestamp(moment, UTC), is_final=bool(final), rows=count
+        )
+        for day, moment, final, count in zip(
+            accumulate(days), accumulate(moments), finals, rows, strict=True
+        )
+    }
+
+
+def encode_differences(numbers: list[int]) -> list[int]:
+    """Return the first number, then how much each one exceeds the one before."""
+    return [*numbers[:1], *(after - before for before, after in pairwise(numbers))]
+
+
+def merge_partition_states(
+    state: Mapping[str, object], changed: Mapping[ReportPartition, PartitionState], *, stream: str
+) -> dict[str, object]:
+    """Return the facts of a table's state, as packed text by metric, with those of some cells new.
+
+    Raises:
+        CorruptFileError: a touched metric's facts cannot be read.
+    """
+    packs = cast("Mapping[str, str]", state.get(PARTITION_STATES_KEY, {}))
+    touched: dict[str, dict[date, PartitionState]] = {}
+    for cell, each in changed.items():
+        if cell.metric_id not in touched:
+            touched[cell.metric_id] = parse_packed_states(packs.get(cell.metric_id), stream)
+        touched[cell.metric_id][cell.day] = each
+    return {
+        **packs,
+        **{metric_id: pack_partition_states(days) for metric_id, days in touched.items()},
+    }
+
+
+def read_partition_states(
+    state: Mapping[str, object], *, stream: str
+) -> dict[ReportPartition, PartitionState]:
+    """Return the facts of all cells that a table's state tells of.
+
+    Raises:
+        CorruptFileError: they cannot be read.
+    """
+    packs = cast("Mapping[str, str]", state.get(PARTITION_STATES_KEY, {}))
+    return {
+        ReportPartition(metric_id, day): each
+        for metric_id, text in packs.items()
+        for day, each in parse_packed_states(text, stream).items()
+    }
+
+
+def read_metric_refusals(state: Mapping[str, object]) -> dict[str, MetricRefusal]:
+    """Return the metrics that Klaviyo refused."""
+    written = cast("Mapping[str, str | list[object]]", state.get(METRIC_REFUSALS_KEY, {}))
+    return {metric_id: parse_metric_refusal(each) for metric_id, each in written.items()}
+
+
+def parse_metric_refusal(written: str | list[object]) -> MetricRefusal:
+    """Return a refusal as `serialize_metric_refusal` writes it; 2026.11.0 wrote its day alone."""
+    if isinstance(written, str):
+        return MetricRefusal(refused_on=date.fromisoformat(written))
+    on, reason, is_known = written
+    return MetricRefusal(
+        refused_on=date.fromisoformat(str(on)), reason=str(reason), is_known=bool(is_known)
+    )
+
+
+def serialize_metric_refusal(refusal: MetricRefusal) -> list[object]:
+    """Return a refusal as a table's state holds it."""
+    return [refusal.refused_on.isoformat(), refusal.reason, refusal.is_known]
+
+
+def parse_packed_states(text: str | None, stream: str) -> dict[date, PartitionState]:
+    """Return one metric's facts, nothing for None.
+
+    Raises:
+        CorruptFileError: they cannot be read.
+    """
+    if text is None:
+        return {}
+    try:
+        return unpack_partition_states(text)
+    except (ValueError, TypeError, OverflowError, zlib.error, binascii.Error):
+        raise CorruptFileError(
+            "the newest commit's facts of days cannot be read: was it written by another version "
+            f"of klaviyo_assets? Put the table away with `klaviyo-assets set-aside {stream}` and "
+            "fetch the report again",
+            stream=stream,
+        ) from None

@@ -1,0 +1,1 @@
+"""Vacuum, erasure of people, and the search for what is left of them."""

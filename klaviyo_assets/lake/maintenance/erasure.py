@@ -1,0 +1,330 @@
+"""Erasing people: all that the lake holds of some profiles leaves the disk, and a receipt stays.
+
+    1. nobody may be writing      rows of a run under way would come back with its next commit
+    2. who they are               addresses are in the profiles' own rows, so before those go
+    3. quarantine and answers
+    4. rows, profiles last        one commit a table, history or not
+    5. publish, vacuum at once    retired files go without a grace
+    6. every file is looked at    below the data folder and in the places beside it, decoded; what
+                                  no version needs goes, old versions leave the logs
+    7. what went is looked at     what is left is named
+    8. the receipt is finished    killed before, the next erasure goes on, whomever it is about
+
+Readers that are in mid-scan of a retired file fail: there is no other way to be rid of it now.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from klaviyo_assets.errors import LakeConflictError, LakeError
+from klaviyo_assets.lake.delta.log import DELTA_LOG_FOLDER
+from klaviyo_assets.lake.disk import map_storage_errors, remove_dead_staging
+from klaviyo_assets.lake.layout import (
+    SET_ASIDE_FOLDER,
+    STAGING_FOLDER,
+    build_history_table,
+    table_folder,
+)
+from klaviyo_assets.lake.maintenance.erasure_receipt import (
+    ErasedItems,
+    ErasureReceipt,
+    hash_profile_id,
+    read_unfinished_receipts,
+    unreadable_receipts,
+)
+from klaviyo_assets.lake.maintenance.file_search import (
+    MatchingFile,
+    SearchTerms,
+    find_matching_files,
+    list_files,
+)
+from klaviyo_assets.lake.maintenance.personal_data import (
+    ProfileTable,
+    UnneededFiles,
+    collect_search_texts,
+    delete_unneeded_files,
+    find_ids_by_hash,
+    remove_matching_responses,
+    remove_old_versions,
+    remove_profile_rows,
+    remove_quarantined_records,
+    table_name_of_path,
+)
+from klaviyo_assets.lake.maintenance.vacuum import vacuum_tables
+from klaviyo_assets.lake.read.database import has_readers_of_replaced, publish_database
+from klaviyo_assets.lake.read.views import Relation
+from klaviyo_assets.wording import format_quantity
+
+OUT_OF_REACH_NOTICE = (
+    "out of reach, so look there yourself: copies, backups and snapshots of the data folder, older "
+    "versions of a bucket, exports that were moved, or written by other programs or an earlier "
+    "release, files that a program still has open, and Dagster's storage and logs (what is stored "
+    "there by this project names no person; your own assets may)"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErasureResult:
+    """What was erased and where that is written; None where there was nothing.
+
+    `problems` are tables that could not be published, `remaining_places` the places that still name
+    the people or cannot be looked through, in words, `unfinished_path` in
+    words what ends the erasures of others that were killed, and that need their ids.
+    """
+
+    erased: ErasedItems
+    receipt: Path | None
+    problems: tuple[LakeError, ...] = ()
+    remaining_places: tuple[str, ...] = ()
+    unfinished: tuple[str, ...] = ()
+    has_open_readers: bool = False
+    """A program has an older klaviyo.duckdb open."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Tell whether nothing is left to be done."""
+        return not (self.problems or self.remaining_places or self.unfinished)
+
+    def describe(self) -> Iterator[str]:
+        """Yield what was done and what is left to do, a sentence each; no id and no address."""
+        yield from self.erased.describe()
+        if self.receipt is not None:
+            yield f"the receipt is {self.receipt}"
+            yield (
+                "Klaviyo may still have them: delete them there, too, or the next sync that reads "
+                "them brings them back"
+            )
+        if self.remaining_places:
+            yield (
+                "they are still named, or may be, in "
+                f"{format_quantity(len(self.remaining_places), 'place')}:"
+            )
+            yield from self.remaining_places
+        else:
+            yield "nothing of them is in the lake"
+        yield from self.unfinished
+        if self.has_open_readers:
+            yield (
+                "a program has an older klaviyo.duckdb open and may still read deleted files: "
+                "close it, and the system frees them"
+            )
+        yield OUT_OF_REACH_NOTICE
+
+
+def erase_profiles(  # noqa: PLR0913 - what is known of the lake, each with a name
+    root: Path,
+    profile_tables: Sequence[ProfileTable],
+    ids: Sequence[str],
+    *,
+    relations: Sequence[Relation],
+    clock: Callable[[], datetime],
+    other_places: Sequence[Path] = (),
+) -> ErasureResult:
+    """Remove everything of some profiles below `root`; safe to run again after a kill.
+
+    `other_places` are files and folders elsewhere that are looked through and not changed.
+
+    Raises:
+        LakeConflictError: a run is writing one of the tables; before anything was removed, or with
+            the receipt unfinished.
+        CorruptFileError: a file that has to be read is missing or damaged.
+        StorageError: the disk refused.
+    """
+    tables_with_history = [each for one in profile_tables for each in with_history_table(one)]
+    names = [each.table.name for each in tables_with_history]
+    refuse_active_writers(root, names)
+    unfinished = read_unfinished_receipts(root, clock=clock)
+    unfinished_hashes = {each for one in unfinished for each in one.hashes}
+    other_hashes = unfinished_hashes - {*map(hash_profile_id, ids)}
+    all_ids = sorted({*ids, *find_ids_by_hash(root, tables_with_history, other_hashes)})
+    hashes = {hash_profile_id(each) for each in all_ids}
+    receipt = ErasureReceipt(root, hashes, clock=clock)
+    terms = SearchTerms(collect_search_texts(root, tables_with_history, all_ids))
+    problems = remove_stored_data(
+        root, tables_with_history, all_ids, terms, receipt=receipt, relations=relations
+    )
+    found = remove_unneeded_files(root, other_places, terms, receipt=receipt, clock=clock)
+    remains = tuple(describe_remaining_places(root, other_places, found))
+    refuse_active_writers(root, names)
+    others = [each for each in unfinished if each.digest != receipt.digest]
+    for each in others:
+        if hashes.issuperset(each.hashes):
+            each.finish(remains=remains)
+    is_empty = receipt.erased.is_empty and not remains
+    return ErasureResult(
+        erased=receipt.erased,
+        receipt=None if is_empty else receipt.finish(remains=remains),
+        problems=problems,
+        remaining_places=remains,
+        unfinished=tuple(unfinished_in_words(root, hashes, others, clock=clock)),
+        has_open_readers=has_readers_of_replaced(root),
+    )
+
+
+def unfinished_in_words(
+    root: Path,
+    hashes: set[str],
+    others: Sequence[ErasureReceipt],
+    *,
+    clock: Callable[[], datetime],
+) -> Iterator[str]:
+    """Yield what ends each erasure that was killed and that this one, of `hashes`, did not end.
+
+    Whom it was about only its ids tell, so it stays open until they are given, or somebody who
+    knows that they are lost takes its file away.
+    """
+    for each in others:
+        if not hashes.issuperset(each.hashes):
+            yield (
+                f"an erasure of others that began {each.erased.started_at} was killed and is not "
+                "finished: run it again with all its ids, or, where nobody has them any more, "
+                f"delete {each.unfinished_path}: no erasure asks for them then"
+            )
+    for path in unreadable_receipts(root, clock=clock):
+        yield (
+            f"an erasure of others was killed and is not finished, and {path} cannot be read: run "
+            "it again with all its ids, then delete that file"
+        )
+
+
+def remove_stored_data(  # noqa: PLR0913 - as above
+    root: Path,
+    profile_tables: Sequence[ProfileTable],
+    ids: Sequence[str],
+    terms: SearchTerms,
+    *,
+    receipt: ErasureReceipt,
+    relations: Sequence[Relation],
+) -> tuple[LakeError, ...]:
+    """Remove records, answers, rows and retired files; return what could not be published.
+
+    Raises:
+        LakeConflictError, CorruptFileError, StorageError: as for `erase_profiles`.
+    """
+    if not (root / "lake").is_dir():
+        return ()
+    names = [each.table.name for each in profile_tables]
+    remove_quarantined_records(root, terms, on_removal=receipt.record_quarantined)
+    remove_matching_responses(root, terms, on_removal=receipt.record_response)
+    for profile_table in sorted(profile_tables, key=lambda each: each.id_column == "id"):
+        remove_profile_rows(root, profile_table, ids, receipt=receipt, clock=receipt.clock)
+    record_leftovers(root, names, terms, receipt=receipt)
+    problems = publish_database(root, relations)
+    vacuum_tables(root, names, now=receipt.clock(), grace=timedelta(0))
+    return problems
+
+
+def with_history_table(profile_table: ProfileTable) -> tuple[ProfileTable, ProfileTable]:
+    """Return a table and its history, whether or not there is one."""
+    history = ProfileTable(
+        table=build_history_table(profile_table.table),
+        id_column=profile_table.id_column,
+        address_columns=profile_table.address_columns,
+    )
+    return history, profile_table
+
+
+def refuse_active_writers(root: Path, names: Collection[str]) -> None:
+    """Refuse to go on while a run is writing one of the tables.
+
+    Raises:
+        LakeConflictError: one is; the text names its table.
+    """
+    for name in names:
+        folder = table_folder(root, name)
+        with map_storage_errors(folder, name):
+            is_written = remove_dead_staging(folder / STAGING_FOLDER)
+        if is_written:
+            raise LakeConflictError(
+                "a run is writing this table and would bring the rows back; let it end, or cancel "
+                "it, then erase again",
+                stream=name,
+            )
+
+
+def remove_unneeded_files(
+    root: Path,
+    other_places: Sequence[Path],
+    terms: SearchTerms,
+    *,
+    receipt: ErasureReceipt,
+    clock: Callable[[], datetime],
+) -> list[MatchingFile]:
+    """Look through every file, delete what nobody needs of those that name a term; return the rest.
+
+    Raises:
+        CorruptFileError: the log of a table that names one cannot be read.
+        StorageError: the disk refused.
+    """
+    files = dict.fromkeys(path for place in (root, *other_places) for path in list_files(place))
+    found = list(find_matching_files(files, terms))
+    lake = root / "lake"
+    in_logs = (
+        table_name_of_path(lake, one.path) for one in found if DELTA_LOG_FOLDER in one.path.parts
+    )
+    logs = sorted({name for name in in_logs if name is not None})
+    delete_unneeded_files(root, [one.path for one in found], on_removal=receipt.record_file)
+    for name in logs:
+        receipt.record_file(f"{name}/{DELTA_LOG_FOLDER}")
+        vacuum_tables(root, [name], now=clock(), grace=timedelta(0))
+        remove_old_versions(table_folder(root, name), name)
+    to_recheck = dict.fromkeys(one.path for one in found)
+    to_recheck |= dict.fromkeys(
+        path for name in logs for path in list_files(lake / name / DELTA_LOG_FOLDER)
+    )
+    return list(find_matching_files(to_recheck, terms))
+
+
+def record_leftovers(
+    root: Path, names: Collection[str], terms: SearchTerms, *, receipt: ErasureReceipt
+) -> None:
+    """Note the files of the tables that name a term and are about to go, as no version needs them.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    unneeded = UnneededFiles(root)
+    paths = (path for name in names for path in list_files(table_folder(root, name)))
+    for one in find_matching_files(filter(unneeded.is_unneeded, paths), terms):
+        if one.is_readable:
+            receipt.record_file(str(one.path.relative_to(root / "lake")))
+
+
+def describe_remaining_places(
+    root: Path, other_places: Sequence[Path], found: Sequence[MatchingFile]
+) -> Iterator[str]:
+    """Yield where people are still named and what is to be done, a place once."""
+    rows: dict[str, set[str]] = {}
+    others: list[MatchingFile] = []
+    for one in found:
+        name = table_name_of_path(root / "lake", one.path)
+        if name is not None and one.columns:
+            rows.setdefault(name, set()).update(one.columns)
+        else:
+            others.append(one)
+    for name, columns in rows.items():
+        yield (
+            f"{name}: rows about others name them in {', '.join(sorted(columns))}; change those at "
+            "Klaviyo and read them again, or leave the column out (KLAVIYO_EXCLUDE_COLUMNS) and "
+            "materialize with sync_mode full_refresh_overwrite"
+        )
+    yield from dict.fromkeys(describe_remaining_place(root, other_places, one) for one in others)
+
+
+def describe_remaining_place(root: Path, other_places: Sequence[Path], found: MatchingFile) -> str:
+    """Return where somebody is still named, and what is to be done; nothing of the person."""
+    path = found.path
+    shown = (
+        f"a file of {path.parent} that is named for them" if found.has_matching_name else str(path)
+    )
+    damaged = root / "lake" / SET_ASIDE_FOLDER
+    if path.is_relative_to(damaged):
+        folder = damaged / path.relative_to(damaged).parts[0]
+        return f"{folder}: a damaged table set aside; delete that folder"
+    if not found.is_readable:
+        return f"{shown}: cannot be looked through; delete it, or look there yourself"
+    if any(path.is_relative_to(each) for each in other_places):
+        return f"{shown}: names them; delete it, or write it anew"
+    return f"{shown}: names them; nothing here needs it, so delete it"

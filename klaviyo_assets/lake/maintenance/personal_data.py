@@ -1,0 +1,409 @@
+"""Finds and removes what the lake holds of profiles: rows, quarantine, cached responses."""
+
+import dataclasses
+import json
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, cast
+from zlib import decompress
+from zlib import error as BrokenAnswerError  # noqa: N812 - zlib calls its exception `error`
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from klaviyo_assets.errors import LakeConflictError, LakeError
+from klaviyo_assets.lake.delta.commit import TableChange
+from klaviyo_assets.lake.delta.log import DELTA_LOG_FOLDER, TableSnapshot, read_snapshot
+from klaviyo_assets.lake.disk import map_read_errors, map_storage_errors, remove_dead_staging
+from klaviyo_assets.lake.layout import (
+    QUARANTINE_FOLDER,
+    RESPONSE_CACHE_FOLDER,
+    SPILL_FOLDER,
+    STAGING_FOLDER,
+    LakeTable,
+    table_folder,
+)
+from klaviyo_assets.lake.maintenance.erasure_receipt import ErasureReceipt, hash_profile_id
+from klaviyo_assets.lake.maintenance.file_search import SearchTerms
+from klaviyo_assets.lake.maintenance.vacuum import UNNAMED_LOG_FILE, find_newest_own_version
+from klaviyo_assets.lake.parquet import DataFile, read_columns
+from klaviyo_assets.lake.quarantine import write_quarantine
+from klaviyo_assets.lake.response_cache import PART_FILE_SUFFIX, RESPONSE_SUFFIX
+from klaviyo_assets.lake.write.merge import MergeFile
+from klaviyo_assets.lake.write.table_writer import TableWriter
+
+MAX_REMOVAL_ATTEMPTS = 5
+"""How often a table is begun anew when a run commits to it first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileTable:
+    """A table with rows about profiles, and the column with the profile's id.
+
+    `address_columns` are the columns whose values tell a person's records where the id cannot be
+    read: what Klaviyo tells profiles apart by, so that no two of them share one. The number that
+    somebody consented to WhatsApp with can be a household's.
+    """
+
+    table: LakeTable
+    id_column: str
+    address_columns: tuple[str, ...] = ("email", "phone_number")
+
+
+def remove_profile_rows(
+    root: Path,
+    profile_table: ProfileTable,
+    ids: Sequence[str],
+    *,
+    receipt: ErasureReceipt,
+    clock: Callable[[], datetime],
+) -> None:
+    """Commit a table without the rows of some profiles, from whatever version it is at.
+
+    Raises:
+        LakeConflictError: others committed first, again and again.
+        CorruptFileError, StorageError: as for `erase`.
+    """
+    name = profile_table.table.name
+    folder = table_folder(root, name)
+    for tries_left in reversed(range(MAX_REMOVAL_ATTEMPTS)):
+        start = read_snapshot(folder, name)
+        masks = (
+            {}
+            if start is None
+            else mask_rows_of_others(folder, name, start, profile_table.id_column, ids)
+        )
+        if start is None or not masks:
+            return
+        rows = sum(mask.false_count for mask in masks.values())
+        receipt.record_rows(name, rows=rows, version=start.version + 1)
+        try:
+            commit_without_rows(folder, profile_table.table, start, masks, clock=clock)
+        except LakeConflictError:
+            if not tries_left:
+                raise
+        else:
+            return
+
+
+def mask_rows_of_others(
+    folder: Path, name: str, start: TableSnapshot, column: str, ids: Sequence[str]
+) -> dict[str, pa.BooleanArray]:
+    """Return which rows stay, as booleans, of each file that holds rows of the profiles."""
+    schema = pa.schema([(column, pa.string())])
+    masks: dict[str, pa.BooleanArray] = {}
+    for file in start.files:
+        if not can_contain_ids(file, column, ids):
+            continue
+        values = read_columns(folder / file.path, schema, name)[column].combine_chunks()
+        is_removed = cast("Any", pc.is_in(values, value_set=pa.array(ids)))
+        if is_removed.true_count:
+            masks[file.path] = pc.invert(is_removed)
+    return masks
+
+
+def can_contain_ids(file: DataFile, column: str, ids: Sequence[str]) -> bool:
+    """Tell whether a file's statistics leave room for one of the ids."""
+    if column not in file.min_values or column not in file.max_values:
+        return True
+    return any(file.min_values[column] <= each <= file.max_values[column] for each in ids)
+
+
+def commit_without_rows(
+    folder: Path,
+    table: LakeTable,
+    start: TableSnapshot,
+    masks: Mapping[str, pa.BooleanArray],
+    *,
+    clock: Callable[[], datetime],
+) -> None:
+    """Rewrite the files that lose rows, and commit with the state that is there.
+
+    Raises:
+        LakeError: another program wrote the table.
+        LakeConflictError: another writer committed since `start`.
+    """
+    if start.commit_state is None:
+        raise LakeError("another program wrote this table; erase the rows there", stream=table.name)
+    # In the columns that are stored: an erasure is no reason to add those of a later release.
+    as_stored = dataclasses.replace(table, schema=start.schema)
+    with closing(
+        TableWriter(as_stored, folder, start, account=start.commit_state.account, clock=clock)
+    ) as writer:
+        partitions: dict[str, list[MergeFile]] = defaultdict(list)
+        for file in start.files:
+            if file.path in masks:
+                part = MergeFile(file, folder, is_staged=False, remaining_mask=masks[file.path])
+                partitions[file.partition].append(part)
+        with map_storage_errors(folder, table.name):
+            changes = [writer.rewriter.rewrite_files(parts, 0) for parts in partitions.values()]
+        change = TableChange(
+            added=[file for one in changes for file in one.added],
+            removed=[file for one in changes for file in one.removed],
+            changed_at=clock(),
+        )
+        writer.write_change(change, start.commit_state.state, 0)
+
+
+def remove_quarantined_records(
+    root: Path, terms: SearchTerms, *, on_removal: Callable[[str, int], None]
+) -> None:
+    """Remove records in quarantine that name one of the terms; `on_removal` takes file and number.
+
+    Raises:
+        CorruptFileError: a file of the quarantine cannot be read.
+        StorageError: the disk refused.
+    """
+    for path, rows in read_quarantined_rows(root):
+        stream = path.parent.name
+        remaining = [row for row in rows if not is_record_about(row, terms)]
+        if len(remaining) == len(rows):
+            continue
+        on_removal(f"{stream}/{path.name}", len(rows) - len(remaining))
+        write_quarantine(
+            root, stream, ((str(row["reason"]), bytes(row["record"])) for row in remaining)
+        )
+        with map_storage_errors(path, stream):
+            path.unlink(missing_ok=True)
+
+
+def is_record_about(row: dict[str, Any], terms: SearchTerms) -> bool:
+    """Tell whether a record in quarantine, or the reason for that, names one of the terms."""
+    return terms.is_any_in_text(row["record"]) or terms.is_any_in_text(row["reason"].encode())
+
+
+def read_quarantined_rows(root: Path) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
+    """Yield each file of the quarantine with its rows.
+
+    Raises:
+        CorruptFileError: one cannot be read.
+    """
+    for path in sorted((root / "lake" / QUARANTINE_FOLDER).glob("*/*.parquet")):
+        with map_read_errors(path, path.parent.name):
+            rows = pq.read_table(path).to_pylist()
+        yield path, rows
+
+
+def read_quarantined_profiles(root: Path) -> Iterator[tuple[str, dict[str, object]]]:
+    """Yield the id and the attributes of each record in quarantine that has an id."""
+    for _, rows in read_quarantined_rows(root):
+        for row in rows:
+            with suppress(ValueError, RecursionError):
+                record = cast("object", json.loads(row["record"]))
+                if isinstance(record, dict):
+                    members = cast("dict[str, object]", record)
+                    id_, attributes = members.get("id"), members.get("attributes")
+                    if isinstance(id_, str) and isinstance(attributes, dict):
+                        yield id_, cast("dict[str, object]", attributes)
+                    elif isinstance(id_, str):
+                        yield id_, {}
+
+
+def remove_matching_responses(
+    root: Path, terms: SearchTerms, *, on_removal: Callable[[str], None]
+) -> None:
+    """Remove kept answers that name one of the terms, or cannot be read.
+
+    `on_removal` is told of each.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    for path in sorted((root / "lake" / RESPONSE_CACHE_FOLDER).glob(f"*/*{RESPONSE_SUFFIX}")):
+        with map_storage_errors(path, path.parent.name):
+            head, _, packed = path.read_bytes().partition(b"\n")
+            try:
+                whole = head + b"\n" + decompress(packed)
+            except BrokenAnswerError:
+                whole = None
+            if whole is None or terms.is_any_in_text(whole):
+                on_removal(f"{path.parent.name}/{path.name}")
+                path.unlink(missing_ok=True)
+
+
+def remove_old_versions(folder: Path, name: str) -> None:
+    """Remove what a log holds of the versions before the newest: nobody may need their files.
+
+    Statistics of files name the least and greatest id of each. The newest commit of ours stays,
+    because it holds the mark: where another program came after, that one's follow it.
+
+    Raises:
+        CorruptFileError: the log cannot be read.
+        StorageError: the disk refused.
+    """
+    found = read_snapshot(folder, name)
+    if found is None:
+        return
+    with map_storage_errors(folder, name):
+        # Covers all that goes, so that a kill leaves a whole log.
+        found.table.create_checkpoint()
+        first_kept = min(found.version, find_newest_own_version(folder))
+        for path in (folder / DELTA_LOG_FOLDER).iterdir():
+            version = path.name.split(".")[0]
+            if version.isdecimal() and int(version) < first_kept:
+                path.unlink(missing_ok=True)
+
+
+class UnneededFiles:
+    """Files of a lake that no version needs, and that nobody is writing."""
+
+    def __init__(self, root: Path) -> None:
+        """Look at nothing yet."""
+        self.lake = root / "lake"
+        self.root = root
+        self.needed_by_table: dict[str, Collection[str] | None] = {}
+        """By table, the files of its newest version; None where a run is writing it."""
+
+    def is_unneeded(self, path: Path) -> bool:
+        """Tell whether a file can be deleted without anybody missing it."""
+        if not path.is_relative_to(self.lake):
+            return False
+        first, *below = path.relative_to(self.lake).parts or ("",)
+        if first.startswith("_"):
+            return first == SPILL_FOLDER or (path.suffix == PART_FILE_SUFFIX and bool(below))
+        name = table_name_of_path(self.lake, path)
+        is_ours = path.suffix == ".parquet" or UNNAMED_LOG_FILE.fullmatch(path.name) is not None
+        if name is None or not is_ours:
+            return False
+        if name not in self.needed_by_table:
+            self.needed_by_table[name] = self.list_needed_files(name)
+        needed = self.needed_by_table[name]
+        return needed is not None and str(path.relative_to(self.lake / name)) not in needed
+
+    def list_needed_files(self, name: str) -> Collection[str] | None:
+        """Return the files of a table that are no leftovers; None where a run is writing it."""
+        folder = table_folder(self.root, name)
+        if remove_dead_staging(folder / STAGING_FOLDER):
+            return None
+        try:
+            found = read_snapshot(folder, name)
+        except LakeError:
+            # Without its log nobody can tell what is needed.
+            return None
+        files = [] if found is None else [file.path for file in found.files]
+        log = (
+            path
+            for path in (folder / DELTA_LOG_FOLDER).glob("*")
+            if not UNNAMED_LOG_FILE.fullmatch(path.name)
+        )
+        return {*files, *(str(path.relative_to(folder)) for path in log)}
+
+
+def table_name_of_path(lake: Path, path: Path) -> str | None:
+    """Return the table whose folder a file lies in; None where it lies in none."""
+    if not path.is_relative_to(lake):
+        return None
+    name, *below = path.relative_to(lake).parts or ("",)
+    with suppress(LakeError):
+        table_folder(lake.parent, name)
+        return name if below else None
+    return None
+
+
+def delete_unneeded_files(
+    root: Path, paths: Sequence[Path], *, on_removal: Callable[[str], None]
+) -> None:
+    """Delete those of the files that no version needs; `on_removal` is told of each before it goes.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    unneeded = UnneededFiles(root)
+    for path in paths:
+        if unneeded.is_unneeded(path):
+            on_removal(str(path.relative_to(root / "lake")))
+            with map_storage_errors(path, None):
+                path.unlink(missing_ok=True)
+
+
+MIN_TERM_LENGTH = 6
+"""Characters of a value that is looked for in text: a shorter one would be found everywhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileFile:
+    """A data file of a table of people; `data_file` is what its version says of it, if any."""
+
+    profile_table: ProfileTable
+    path: Path
+    data_file: DataFile | None
+
+    def read_text_columns(self, names: Sequence[str]) -> pa.Table | None:
+        """Return some text columns; None where a file that no version needs cannot be read.
+
+        Raises:
+            CorruptFileError: a file of the newest version is missing or damaged.
+        """
+        schema = pa.schema([(name, pa.string()) for name in names])
+        if self.data_file is not None:
+            return read_columns(self.path, schema, self.profile_table.table.name)
+        with suppress(LakeError, pa.ArrowException):
+            return read_columns(self.path, schema, self.profile_table.table.name)
+        return None
+
+
+def list_profile_files(root: Path, profile_tables: Sequence[ProfileTable]) -> Iterator[ProfileFile]:
+    """Yield all data files of the tables, those of older versions and of killed runs included.
+
+    Raises:
+        CorruptFileError: a log cannot be read.
+    """
+    for place in profile_tables:
+        folder = table_folder(root, place.table.name)
+        found = read_snapshot(folder, place.table.name)
+        current = {} if found is None else {file.path: file for file in found.files}
+        paths = (path for path in folder.rglob("*.parquet") if DELTA_LOG_FOLDER not in path.parts)
+        for name in sorted({*current, *(str(path.relative_to(folder)) for path in paths)}):
+            yield ProfileFile(profile_table=place, path=folder / name, data_file=current.get(name))
+
+
+def find_ids_by_hash(
+    root: Path, profile_tables: Sequence[ProfileTable], hashes: Collection[str]
+) -> frozenset[str]:
+    """Return the ids whose hashes these are, as far as a row or a record in quarantine has them.
+
+    Raises:
+        CorruptFileError: a log, or a file of a newest version, cannot be read.
+    """
+    if not hashes:
+        return frozenset()
+    ids = {id_ for id_, _ in read_quarantined_profiles(root)}
+    for file in list_profile_files(root, profile_tables):
+        rows = file.read_text_columns([file.profile_table.id_column])
+        if rows is not None:
+            ids.update(cast("list[str]", pc.unique(rows[file.profile_table.id_column]).to_pylist()))
+    return frozenset(each for each in ids if each and hash_profile_id(each) in hashes)
+
+
+def collect_search_texts(
+    root: Path, profile_tables: Sequence[ProfileTable], ids: Sequence[str]
+) -> frozenset[str]:
+    """Return the ids, and the addresses and numbers that rows and records of the people hold.
+
+    Raises:
+        CorruptFileError: a log, or a file of a newest version, cannot be read.
+    """
+    texts: set[str | None] = set()
+    wanted = pa.array(sorted(ids), pa.string())
+    for file in list_profile_files(root, profile_tables):
+        column, schema = file.profile_table.id_column, file.profile_table.table.schema
+        columns = [each for each in file.profile_table.address_columns if each in schema.names]
+        if not columns or (
+            file.data_file is not None and not can_contain_ids(file.data_file, column, ids)
+        ):
+            continue
+        rows = file.read_text_columns([column, *columns])
+        if rows is not None:
+            matching_rows = rows.filter(pc.is_in(rows[column], value_set=wanted))
+            for each in columns:
+                texts.update(cast("list[str | None]", matching_rows[each].to_pylist()))
+    addresses = {each for place in profile_tables for each in place.address_columns}
+    for id_, attributes in read_quarantined_profiles(root):
+        if id_ in ids:
+            texts.update(str(attributes[each]) for each in addresses if attributes.get(each))
+    return frozenset({*ids, *(each for each in texts if each and len(each) >= MIN_TERM_LENGTH)})

@@ -1,0 +1,1 @@
+"""What readers open: the DuckDB database, its views, queries and exports."""

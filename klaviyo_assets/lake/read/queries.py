@@ -1,0 +1,284 @@
+"""Queries of the lake as it is now: relations, columns, rows by day, how late rows arrived."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from klaviyo_assets.errors import MissingTableError
+from klaviyo_assets.lake.delta.log import TableSnapshot, read_snapshot
+from klaviyo_assets.lake.disk import map_storage_errors
+from klaviyo_assets.lake.layout import DAY_PARTITION, HISTORY_SUFFIX, SYNCED_AT_COLUMN, table_folder
+from klaviyo_assets.lake.parquet import DataFile, read_columns
+from klaviyo_assets.lake.read.database import read_published
+from klaviyo_assets.lake.read.duckdb import (
+    TableFiles,
+    open_connection,
+    quote_identifier,
+    quote_literal,
+    select_table_files,
+)
+from klaviyo_assets.lake.read.views import (
+    PlainRelation,
+    Relation,
+    build_select,
+    load_current_table,
+)
+from klaviyo_assets.model.stream import ProfileMergeRule
+from klaviyo_assets.model.window import Window
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+def query_relation(
+    root: Path, name: str, relations: Sequence[Relation]
+) -> "duckdb.DuckDBPyRelation":
+    """Return a relation as it is now, over a connection of its own in memory.
+
+    Raises:
+        MissingTableError: a table it is made of was never read.
+    """
+    known = {one.name: one for one in (*read_published(root).relations, *relations)}
+    relation = known.get(name, PlainRelation(name=name))
+    found: dict[str, TableFiles] = {}
+    optional = (
+        (relation.events, relation.events + HISTORY_SUFFIX)
+        if isinstance(relation, ProfileMergeRule)
+        else ()
+    )
+    for table in (*relation.required_tables, *optional):
+        one = load_current_table(root, table)
+        if one is None and table in optional:
+            continue
+        if one is None:
+            raise MissingTableError(
+                f"the table {table} was never read; materialize klaviyo/{table} first",
+                stream=name,
+            )
+        found[table] = one.files
+    return open_connection().sql(str(build_select(relation, found)))
+
+
+def read_table_columns(root: Path, name: str, columns: Sequence[str]) -> pa.Table:
+    """Return some columns of a whole stored table, in memory; empty where it was never read.
+
+    A column that the table lacks, because no release that has it wrote it yet, is NULL.
+
+    Raises:
+        CorruptFileError: a file is missing or damaged.
+    """
+    folder = table_folder(root, name)
+    found = read_snapshot(folder, name)
+    if found is None:
+        return pa.schema([(column, pa.string()) for column in columns]).empty_table()
+    known = dict(zip(found.schema.names, found.schema.types, strict=True))
+    schema = pa.schema([(column, known.get(column, pa.null())) for column in columns])
+    parts = [read_columns(folder / file.path, schema, name) for file in found.files]
+    return pa.concat_tables(parts) if parts else schema.empty_table()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayCount:
+    """Rows of one UTC day with one value.
+
+    `rows_synced_since` are those read since the moment asked about.
+    """
+
+    value: str | None
+    day: date
+    rows: int
+    rows_synced_since: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayCountQuery:
+    """What to count: rows by `value_column` whose `time_column` is in the window.
+
+    The table is parted by it.
+
+    `synced_since` has, for some days, the moment from which on a row counts as seen.
+    """
+
+    value_column: str
+    time_column: str
+    window: Window
+    synced_since: Mapping[date, datetime]
+
+
+def count_rows_by_day(root: Path, name: str, query: DayCountQuery) -> list[DayCount]:
+    """Return the counts, in no order; nothing where the table was never read.
+
+    Raises:
+        CorruptFileError: the log cannot be read.
+        StorageError: a file cannot be read.
+    """
+    folder = table_folder(root, name)
+    found = read_snapshot(folder, name)
+    if found is None:
+        return []
+    columns = [query.value_column, query.time_column, SYNCED_AT_COLUMN]
+    shown = TableFiles(
+        schema=_select_columns(found, columns),
+        paths=tuple(
+            folder / file.path for file in found.files if _can_overlap_window(file, query.window)
+        ),
+    )
+    with map_storage_errors(folder, name), open_connection() as opened:
+        rows = opened.sql(_build_day_count_sql(shown, query)).fetchall()
+    return [
+        DayCount(value=each[0], day=each[1], rows=each[2], rows_synced_since=each[3])
+        for each in rows
+    ]
+
+
+def first_stored_day(root: Path, name: str) -> date | None:
+    """Return the first UTC day that a table by day has rows of, None where it has none."""
+    found = read_snapshot(table_folder(root, name), name)
+    return min(_partition_days(found.files), default=None) if found is not None else None
+
+
+def _partition_days(files: Sequence[DataFile]) -> Iterator[date]:
+    for file in files:
+        day = file.partition.removeprefix(f"{DAY_PARTITION}=")
+        if day != file.partition:
+            yield date.fromisoformat(day)
+
+
+def _select_columns(found: TableSnapshot, columns: Sequence[str]) -> pa.Schema:
+    kinds = dict(zip(found.schema.names, found.schema.types, strict=True))
+    return pa.schema([(name, kinds[name]) for name in columns])
+
+
+def _can_overlap_window(file: DataFile, window: Window) -> bool:
+    """Tell whether rows of a file may lie in the window, by the day it is of."""
+    return all(
+        window.floor.date() <= day <= window.ceiling.date() for day in _partition_days([file])
+    )
+
+
+def _build_day_count_sql(table: TableFiles, query: DayCountQuery) -> str:
+    moment, value = quote_identifier(query.time_column), quote_identifier(query.value_column)
+    start, end = query.window.start, query.window.end
+    bounds = [
+        *([f"{moment} >= {_timestamp_literal(start)}"] if start is not None else []),
+        *([f"{moment} < {_timestamp_literal(end)}"] if end is not None else []),
+    ]
+    cases = " ".join(
+        f"WHEN DATE {quote_literal(day.isoformat())} THEN {_timestamp_literal(since)}"
+        for day, since in query.synced_since.items()
+    )
+    day = f"CAST({moment} AS DATE)"
+    seen = f"{quote_identifier(SYNCED_AT_COLUMN)} >= CASE {day} {cases} END" if cases else "true"
+    return (
+        f"SELECT {value}, {day} AS day, count(*), "
+        f"count(*) FILTER (coalesce({seen}, true)) "
+        f"FROM ({select_table_files(table)}) WHERE {' AND '.join(bounds) or 'true'} GROUP BY ALL"
+    )
+
+
+def _timestamp_literal(moment: datetime) -> str:
+    return f"TIMESTAMPTZ {quote_literal(moment.astimezone(UTC).isoformat())}"
+
+
+ID_COLUMN = "id"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrivalDelay:
+    """New rows with one value, as late as one step of the scale says.
+
+    `is_before_high_water_mark`: their moment lies before the mark of then. `max_delay_seconds` is
+    the latest of them.
+    """
+
+    value: str | None
+    is_before_high_water_mark: bool
+    delay_step: int
+    rows: int
+    max_delay_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrivalQuery:
+    """What was there before: the version and its mark.
+
+    `value_column` and `time_column` name columns.
+    """
+
+    version: int
+    high_water_mark: datetime
+    value_column: str
+    time_column: str
+
+
+def measure_arrival_delays(
+    root: Path, name: str, query: ArrivalQuery, *, steps_per_doubling: int
+) -> list[ArrivalDelay]:
+    """Return the rows that came in since a version, by value and by how late they were.
+
+    Step 0 ends a minute after the moment, and so many steps later twice that. What is dated later
+    than it was read is left out. Nothing where that version is no longer in the log.
+
+    Raises:
+        CorruptFileError: the log cannot be read.
+        StorageError: a file cannot be read.
+    """
+    folder = table_folder(root, name)
+    now = read_snapshot(folder, name)
+    if now is None or now.version == query.version:
+        return []
+    before = read_snapshot(folder, name, query.version)
+    if before is None:
+        return []
+    known = {file.path for file in before.files}
+    added = [file for file in now.files if file.path not in known]
+    touched = {file.partition for file in added}
+    earlier = [file for file in before.files if file.partition in touched]
+    sql = _build_arrival_sql(
+        _build_table_files(
+            folder, now, added, [ID_COLUMN, query.value_column, query.time_column, SYNCED_AT_COLUMN]
+        ),
+        _build_table_files(folder, before, earlier, [ID_COLUMN]),
+        query,
+        steps_per_doubling,
+    )
+    with map_storage_errors(folder, name), open_connection() as opened:
+        rows = opened.sql(sql).fetchall()
+    return [
+        ArrivalDelay(
+            value=each[0],
+            is_before_high_water_mark=each[1],
+            delay_step=each[2],
+            rows=each[3],
+            max_delay_seconds=each[4],
+        )
+        for each in rows
+    ]
+
+
+def _build_table_files(
+    folder: Path, found: TableSnapshot, files: Sequence[DataFile], columns: Sequence[str]
+) -> TableFiles:
+    kinds = dict(zip(found.schema.names, found.schema.types, strict=True))
+    schema = pa.schema([(name, kinds[name]) for name in columns])
+    return TableFiles(schema=schema, paths=tuple(folder / file.path for file in files))
+
+
+def _build_arrival_sql(
+    added: TableFiles, earlier: TableFiles, query: ArrivalQuery, steps: int
+) -> str:
+    moment = quote_identifier(query.time_column)
+    late = f"epoch({quote_identifier(SYNCED_AT_COLUMN)}) - epoch({moment})"
+    mark = f"TIMESTAMPTZ {quote_literal(query.high_water_mark.isoformat())}"
+    return (
+        f"SELECT {quote_identifier(query.value_column)}, {moment} < {mark} AS behind, "
+        f"CAST(floor({steps} * log2(greatest({late}, 60) / 60)) AS INTEGER) AS step, "
+        f"count(*), max({late}) "
+        f"FROM ({select_table_files(added)}) AS n ANTI JOIN ({select_table_files(earlier)}) AS o "
+        f"ON n.{ID_COLUMN} = o.{ID_COLUMN} "
+        f"WHERE {late} >= 0 GROUP BY ALL"
+    )

@@ -1,0 +1,455 @@
+"""The views that readers query: which stored tables each is made of, and its SQL.
+
+Klaviyo says of a merge nothing but its effects: the source vanishes, the destination takes over
+identifiers that it had none of, and events change their owner. So it shows in two ways:
+
+    an identifier of the vanished   is now that of one that was there before the other was missed;
+                                    two living records never share one, and one made later may be
+                                    a deleted person who signed up again
+    an event of the vanished        belongs to another where it was read again; only a history
+                                    still knows whose it was
+
+A vanished record that points to two others by identifiers was merged into neither for sure.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Literal, cast
+
+from klaviyo_assets.errors import LakeError
+from klaviyo_assets.lake.delta.log import commit_file_path, newest_version, read_snapshot
+from klaviyo_assets.lake.layout import (
+    DELETED_AT_COLUMN,
+    HISTORY_SUFFIX,
+    SYNCED_AT_COLUMN,
+    table_folder,
+)
+from klaviyo_assets.lake.read.duckdb import (
+    TableFiles,
+    quote_identifier,
+    quote_literal,
+    select_table_files,
+)
+from klaviyo_assets.model.stream import (
+    Detail,
+    Join,
+    ProfileMergeRule,
+    RelationDescription,
+    Stream,
+    describe_history,
+    describe_stream,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedTable:
+    """A table at its newest version."""
+
+    version: int
+    files: TableFiles
+
+
+CommitStamp = tuple[int, int, int, int]
+"""The newest commit of a log: version, and its file's number, size and time. Commits stay as they
+are once they are written; a table that was put away and begun anew has others."""
+
+_cached_tables: dict[Path, tuple[CommitStamp, CachedTable]] = {}
+"""By folder, what was read last."""
+
+
+def load_current_table(root: Path, name: str) -> CachedTable | None:
+    """Return a table as it is now; None where there is none.
+
+    Raises:
+        CorruptFileError: the log cannot be read.
+        LakeVersionError: a later version, or another engine's feature, that we do not read.
+    """
+    folder = table_folder(root, name)
+    seen = _read_commit_stamp(folder)
+    before = _cached_tables.get(folder)
+    if seen is not None and before is not None and before[0] == seen:
+        return before[1]
+    found = read_snapshot(folder, name)
+    if found is None:
+        return None
+    shown = TableFiles(schema=found.schema, paths=tuple(folder / file.path for file in found.files))
+    now = CachedTable(version=found.version, files=shown)
+    if seen is not None:
+        _cached_tables[folder] = seen, now
+    return now
+
+
+def stored_columns(root: Path, name: str) -> list[str] | None:
+    """Return the names of a table's columns as they are now; None where there is no table.
+
+    Raises:
+        CorruptFileError, LakeVersionError: as for `load_current_table`.
+    """
+    found = load_current_table(root, name)
+    return None if found is None else found.files.schema.names
+
+
+def stored_tables(root: Path) -> Iterator[str]:
+    """Yield the names of the tables in the lake, histories included, in order."""
+    for folder in sorted((root / "lake").glob("*/_delta_log")):
+        name = folder.parent.name
+        with suppress(LakeError):
+            table_folder(root, name)
+            yield name
+
+
+def load_current_tables(root: Path) -> tuple[dict[str, CachedTable], list[LakeError]]:
+    """Return all readable tables, and an error for each of the others."""
+    found: dict[str, CachedTable] = {}
+    problems: list[LakeError] = []
+    for name in stored_tables(root):
+        try:
+            one = load_current_table(root, name)
+        except LakeError as problem:
+            problems.append(problem)
+        else:
+            if one is not None:
+                found[name] = one
+    return found, problems
+
+
+def _read_commit_stamp(folder: Path) -> CommitStamp | None:
+    """Return the newest commit; None where there is none, or where it went away meanwhile."""
+    version = newest_version(folder)
+    if version is None:
+        return None
+    with suppress(FileNotFoundError):
+        file = commit_file_path(folder, version).stat()
+        return version, file.st_ino, file.st_size, file.st_mtime_ns
+    return None
+
+
+CREATED_COLUMN = "created"
+
+PROFILE_MERGES_DESCRIPTION = RelationDescription(
+    summary="One row per profile that vanished and what it was merged into, as far as stored rows "
+    "tell.",
+    columns={
+        "old_id": "Id of the profile that vanished.",
+        "survivor_id": "Id of the profile that has its identifiers or events now.",
+        "noticed_at": "When a complete read first missed the old one.",
+        "evidence": "What tells of it: identifiers that moved, events that changed their owner.",
+    },
+)
+"""What the relation of every map of merges holds; its columns in their order."""
+
+NO_PROFILE_MERGES = (
+    "SELECT NULL::VARCHAR AS old_id, NULL::VARCHAR AS survivor_id, "
+    "NULL::TIMESTAMP WITH TIME ZONE AS noticed_at, NULL::VARCHAR AS evidence WHERE false"
+)
+
+
+def select_profile_merges(rule: ProfileMergeRule, tables: Mapping[str, TableFiles]) -> str:
+    """Return the SELECT of `old_id`, `survivor_id`, `noticed_at` (UTC) and `evidence`.
+
+    Columns and tables that are not there are no evidence; without any the relation has no rows.
+    """
+    people, columns = select_table_files(tables[rule.people]), tables[rule.people].schema.names
+    found = [NO_PROFILE_MERGES]
+    if {DELETED_AT_COLUMN, CREATED_COLUMN} <= set(columns):
+        found += [_select_by_identifier(each) for each in rule.identifiers if each in columns]
+    if DELETED_AT_COLUMN in columns:
+        found += _select_by_events(rule, tables)
+    return (
+        f"WITH people AS ({people}), found AS ({' UNION ALL '.join(found)}) "
+        "SELECT old_id, survivor_id, min(noticed_at) AS noticed_at, "
+        "string_agg(DISTINCT evidence, ', ' ORDER BY evidence) AS evidence "
+        "FROM found GROUP BY old_id, survivor_id QUALIFY count(*) OVER (PARTITION BY old_id) = 1 "
+        f"OR bool_or(evidence = {quote_literal(rule.events)})"
+    )
+
+
+def _select_by_identifier(column: str) -> str:
+    name = quote_identifier(column)
+    return (
+        f"SELECT old.id, new.id, old.{DELETED_AT_COLUMN}, {quote_literal(column)} "
+        f"FROM people AS old JOIN people AS new ON old.{name} = new.{name} "
+        f"WHERE old.{DELETED_AT_COLUMN} IS NOT NULL AND new.{DELETED_AT_COLUMN} IS NULL AND "
+        f"old.{name} <> '' "
+        f"AND new.{CREATED_COLUMN} <= old.{SYNCED_AT_COLUMN}"
+    )
+
+
+def _select_by_events(rule: ProfileMergeRule, tables: Mapping[str, TableFiles]) -> Iterator[str]:
+    history = rule.events + HISTORY_SUFFIX
+    owner = quote_identifier(rule.owner)
+    if rule.events not in tables or history not in tables:
+        return
+    if not all(rule.owner in tables[each].schema.names for each in (rule.events, history)):
+        return
+    now, then = select_table_files(tables[rule.events]), select_table_files(tables[history])
+    yield (
+        f"SELECT DISTINCT old.id, now.{owner}, old.{DELETED_AT_COLUMN}, "
+        f"{quote_literal(rule.events)} "
+        f"FROM people AS old JOIN (SELECT id, {owner} FROM ({then})) AS before "
+        f"ON before.{owner} = old.id JOIN (SELECT id, {owner} FROM ({now})) AS now "
+        f"ON now.id = before.id AND now.{owner} <> old.id WHERE old.{DELETED_AT_COLUMN} IS NOT NULL"
+    )
+
+
+VIEW_SCHEMA = "main"
+"""The schema of all relations. One called like the file could not be told from it: `FROM
+klaviyo.events` is ambiguous in every DuckDB where both the file and a schema are called klaviyo."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlainRelation:
+    """A table as it is stored."""
+
+    name: str
+    description: RelationDescription = field(default=RelationDescription(), compare=False)
+
+    @property
+    def required_tables(self) -> tuple[str, ...]:
+        """Return the tables it is made of."""
+        return (self.name,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetailRelation:
+    """All of `parent`, and `columns` of the stored table of the same name, by key."""
+
+    name: str
+    parent: str
+    key: tuple[str, ...]
+    columns: tuple[str, ...]
+    description: RelationDescription = field(default=RelationDescription(), compare=False)
+
+    @property
+    def required_tables(self) -> tuple[str, ...]:
+        """Return the tables it is made of."""
+        return (self.parent, self.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinRelation:
+    """All of `left`, and columns of `right` (name here to name there) joined by `join_column`."""
+
+    name: str
+    left: str
+    right: str
+    on: str
+    columns: tuple[tuple[str, str], ...]
+    description: RelationDescription = field(default=RelationDescription(), compare=False)
+
+    @property
+    def required_tables(self) -> tuple[str, ...]:
+        """Return the tables it is made of."""
+        return (self.left, self.right)
+
+
+Relation = PlainRelation | DetailRelation | JoinRelation | ProfileMergeRule
+"""Every way a relation is made; the set is closed."""
+
+
+def build_relation(stream: Stream, streams: Mapping[str, Stream]) -> Relation:
+    """Return the relation of a stream; `streams` by name must hold the ones it is made of.
+
+    Raises:
+        LakeError: it is made of a stream that is not there.
+    """
+    match stream.source:
+        case Detail(parent=parent):
+            columns = tuple(column.name for column in stream.columns)
+            relation: Relation = DetailRelation(
+                name=stream.name, parent=parent, key=stream.key, columns=columns
+            )
+        case Join(left=left, right=right, join_column=on, columns=columns):
+            relation = JoinRelation(
+                name=stream.name, left=left, right=right, on=on, columns=tuple(columns.items())
+            )
+        case _:
+            relation = PlainRelation(name=stream.name)
+    for table in relation.required_tables:
+        if table not in streams:
+            raise LakeError(f"made of {table}, which is no stream", stream=stream.name)
+    return replace(relation, description=describe_stream(stream, streams))
+
+
+def build_relations(
+    streams: Mapping[str, Stream], merge_rules: Sequence[ProfileMergeRule]
+) -> list[Relation]:
+    """Return the relations of all streams, and those of what is known of merges.
+
+    Raises:
+        LakeError: one is made of a stream that is not there.
+    """
+    return [*(build_relation(each, streams) for each in streams.values()), *merge_rules]
+
+
+def add_plain_relations(
+    names: Mapping[str, object], relations: Sequence[Relation]
+) -> list[Relation]:
+    """Return the given relations, and a plain one for every table that none of them is named as.
+
+    A history is described by the words for its stream.
+    """
+    named = {relation.name: relation for relation in relations}
+    others = [
+        PlainRelation(name=name, description=describe_table(name, named))
+        for name in names
+        if name not in named
+    ]
+    return [*relations, *others]
+
+
+def describe_table(name: str, relations: Mapping[str, Relation]) -> RelationDescription:
+    """Return the description of a table that no relation is named as: a history, or another's."""
+    stream = name.removesuffix(HISTORY_SUFFIX)
+    newest = relations.get(stream)
+    if stream == name or newest is None or isinstance(newest, ProfileMergeRule):
+        return RelationDescription()
+    return describe_history(stream, newest.description)
+
+
+def build_select(relation: Relation, tables: Mapping[str, TableFiles]) -> str | None:
+    """Return the SELECT of a relation; None where a table it is made of was never read."""
+    if any(table not in tables for table in relation.required_tables):
+        return None
+    match relation:
+        case PlainRelation(name=name):
+            return select_table_files(tables[name])
+        case ProfileMergeRule():
+            return select_profile_merges(relation, tables)
+        case DetailRelation(name=name, parent=parent, key=key):
+            added = [
+                f"r.{quote_identifier(column)}" for column in added_column_names(relation, tables)
+            ]
+            on = " AND ".join(
+                f"l.{quote_identifier(column)} = r.{quote_identifier(column)}" for column in key
+            )
+            right = select_table_files(tables[name])
+            left = select_table_files(tables[parent])
+        case JoinRelation(left=first, right=second, on=column, columns=pairs):
+            added = [
+                f"{right_column_expression(there)} AS {quote_identifier(here)}"
+                for here, there in pairs
+            ]
+            on = f"l.{quote_identifier(column)} = r.{quote_identifier('id')}"
+            right = select_table_files(tables[second])
+            left = select_table_files(tables[first])
+    shown = ", ".join(["l.*", *added])
+    return f"SELECT {shown} FROM ({left}) AS l LEFT JOIN ({right}) AS r ON {on}"
+
+
+def added_column_names(
+    relation: DetailRelation | JoinRelation, tables: Mapping[str, TableFiles]
+) -> list[str]:
+    """Return the names of the columns that a relation adds to those of its first table."""
+    if isinstance(relation, JoinRelation):
+        return [here for here, _ in relation.columns]
+    have = tables[relation.parent].schema.names
+    there = tables[relation.name].schema.names
+    return [column for column in relation.columns if column in there and column not in have]
+
+
+def relation_column_names(relation: Relation, tables: Mapping[str, TableFiles]) -> list[str]:
+    """Return the names of a relation's columns; the tables it is made of are there."""
+    match relation:
+        case PlainRelation(name=name):
+            return tables[name].schema.names
+        case ProfileMergeRule():
+            return list(PROFILE_MERGES_DESCRIPTION.columns)
+        case DetailRelation() | JoinRelation():
+            return [
+                *tables[relation.required_tables[0]].schema.names,
+                *added_column_names(relation, tables),
+            ]
+
+
+def right_column_expression(path: str) -> str:
+    """Return the expression of a column of the right table, or of a text inside a JSON column.
+
+    `name` is a column; `integration.name` the text `name` in the JSON column `integration`.
+    """
+    column, *keys = path.split(".")
+    inside = "".join('."' + key.replace('"', '\\"') + '"' for key in keys)
+    value = f"r.{quote_identifier(column)}"
+    return f"json_extract_string({value}, {quote_literal('$' + inside)})" if keys else value
+
+
+def build_create_statements(
+    relation: Relation,
+    tables: Mapping[str, TableFiles],
+    *,
+    catalog: str,
+    kind: Literal["VIEW", "TABLE"],
+) -> tuple[str, ...] | None:
+    """Return the statements that create a view or table, and say what it and its columns hold.
+
+    None where a table it is made of was never read. The catalog is that of the database that is
+    written; a view does not know it.
+    """
+    select_sql = build_select(relation, tables)
+    if select_sql is None:
+        return None
+    full = qualify_name(catalog, relation.name)
+    known = (
+        PROFILE_MERGES_DESCRIPTION
+        if isinstance(relation, ProfileMergeRule)
+        else relation.description
+    )
+    about = [f"COMMENT ON {kind} {full} IS {quote_literal(known.summary)}"] if known.summary else []
+    columns = (
+        f"COMMENT ON COLUMN {full}.{quote_identifier(name)} IS {quote_literal(known.columns[name])}"
+        for name in relation_column_names(relation, tables)
+        if name in known.columns
+    )
+    return (f"CREATE {kind} {full} AS {select_sql}", *about, *columns)
+
+
+def build_drop_view(name: str, *, catalog: str) -> str:
+    """Return the statement that removes a view."""
+    return f"DROP VIEW {qualify_name(catalog, name)}"
+
+
+def qualify_name(catalog: str, name: str) -> str:
+    """Return the full name of a relation in a database."""
+    return f"{quote_identifier(catalog)}.{quote_identifier(VIEW_SCHEMA)}.{quote_identifier(name)}"
+
+
+def relation_to_json(relation: Relation) -> dict[str, object]:
+    """Return the relation as a JSON object, for a later process to read; its description apart."""
+    names = [each.name for each in fields(relation) if each.name != "description"]
+    return {name: getattr(relation, name) for name in names}
+
+
+def relation_from_json(values: Mapping[str, object]) -> Relation:
+    """Return the relation that `relation_to_json` described.
+
+    Raises:
+        KeyError: another version wrote it.
+    """
+    texts = {name: str(value) for name, value in values.items()}
+    if "parent" in values:
+        return DetailRelation(
+            name=texts["name"],
+            parent=texts["parent"],
+            key=tuple(cast("list[str]", values["key"])),
+            columns=tuple(cast("list[str]", values["columns"])),
+        )
+    if "people" in values:
+        return ProfileMergeRule(
+            name=texts["name"],
+            people=texts["people"],
+            identifiers=tuple(cast("list[str]", values["identifiers"])),
+            events=texts["events"],
+            owner=texts["owner"],
+        )
+    if "left" in values:
+        pairs = cast("list[tuple[str, str]]", values["columns"])
+        return JoinRelation(
+            name=texts["name"],
+            left=texts["left"],
+            right=texts["right"],
+            on=texts["on"],
+            columns=tuple((here, there) for here, there in pairs),
+        )
+    return PlainRelation(name=texts["name"])

@@ -1,0 +1,1 @@
+"""What a sync writes: staged Parquet files, the merge, and the commit."""

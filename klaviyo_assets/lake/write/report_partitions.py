@@ -1,0 +1,260 @@
+"""Replacing the cells of a report: a conversion metric and a day each, whatever was there before.
+
+    cells ─▶ partitions (metric, month) ─▶ stored rows of other days ─┐
+    rows  ────────────────────────────────────────────────────────────┴─▶ one file a partition
+
+Cells are independent of each other, so a writer that comes second does not fail: it starts over
+from the newest version, with the same rows.
+"""
+
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from pathlib import Path
+from typing import cast
+
+import pyarrow as pa
+
+from klaviyo_assets.errors import CorruptFileError, LakeConflictError, LakeError
+from klaviyo_assets.lake.delta.commit import TableChange, conflict_error
+from klaviyo_assets.lake.delta.log import read_snapshot
+from klaviyo_assets.lake.delta.state import (
+    METRIC_REFUSALS_KEY,
+    PARTITION_STATES_KEY,
+    MetricRefusal,
+    PartitionState,
+    TableState,
+    merge_partition_states,
+    read_metric_refusals,
+    refuse_other_account,
+    serialize_metric_refusal,
+    table_state,
+)
+from klaviyo_assets.lake.disk import map_storage_errors
+from klaviyo_assets.lake.layout import LakeTable, report_partition_folder, table_folder
+from klaviyo_assets.lake.parquet import DataFile, PartitionFileWriter, conform_rows, read_row_groups
+from klaviyo_assets.lake.read.views import stored_tables
+from klaviyo_assets.lake.write.merge import add_row_positions, find_superseded_rows
+from klaviyo_assets.lake.write.session import CommitReceipt, build_receipt
+from klaviyo_assets.lake.write.table_writer import CommitResult, TableWriter, refuse_missing_columns
+from klaviyo_assets.model.report import ReportPartition
+
+REPORT_DAY_COLUMN = "date"
+REPORT_METRIC_COLUMN = "conversion_metric_id"
+
+MAX_REPLACE_ATTEMPTS = 60
+REPLACE_RETRY_SECONDS = 0.05
+"""After a lost race a writer waits up to so long, times the races lost; a commit takes as long."""
+
+BuildState = Callable[[TableState | None], Mapping[str, object]]
+"""Returns what the sync wants in the commit's state, given the table as it was found."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionFetch:
+    """When Klaviyo computed a cell (UTC), and whether its attribution window had passed by then."""
+
+    fetched_at: datetime
+    is_final: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionReplacement:
+    """Cells and the rows that they hold from now on; none for a cell that is empty.
+
+    `refusals` are metrics that Klaviyo refused; None forgets a refusal.
+    """
+
+    table: LakeTable
+    account: str
+    partitions: Mapping[ReportPartition, PartitionFetch]
+    rows: pa.Table
+    build_state: BuildState
+    refusals: Mapping[str, MetricRefusal | None] = field(
+        default_factory=dict[str, MetricRefusal | None]
+    )
+
+    def partition_states(self) -> dict[ReportPartition, PartitionState]:
+        """Return the facts of the cells."""
+        counts = Counter(self.partition_of_rows())
+        return {
+            cell: PartitionState(
+                fetched_at=each.fetched_at, is_final=each.is_final, rows=counts[cell]
+            )
+            for cell, each in self.partitions.items()
+        }
+
+    def partition_of_rows(self) -> list[ReportPartition]:
+        """Return each row's cell, in order."""
+        metrics = cast("list[str]", self.rows[REPORT_METRIC_COLUMN].to_pylist())
+        days = cast("list[date]", self.rows[REPORT_DAY_COLUMN].to_pylist())
+        return [ReportPartition(metric, day) for metric, day in zip(metrics, days, strict=True)]
+
+    def build_commit_state(self, known: TableState | None) -> dict[str, object]:
+        """Return the state of the commit, on top of what is known."""
+        before = {} if known is None else known.state
+        refused: dict[str, MetricRefusal | None] = {**read_metric_refusals(before), **self.refusals}
+        served = {cell.metric_id for cell in self.partitions}
+        return {
+            **self.build_state(known),
+            PARTITION_STATES_KEY: merge_partition_states(
+                before, self.partition_states(), stream=self.table.name
+            ),
+            METRIC_REFUSALS_KEY: {
+                metric: serialize_metric_refusal(each)
+                for metric, each in refused.items()
+                if each is not None and metric not in served
+            },
+        }
+
+
+def build_replacement(
+    table: LakeTable,
+    *,
+    account: str,
+    partitions: Mapping[ReportPartition, PartitionFetch],
+    batch: pa.RecordBatch,
+    build_state: BuildState,
+) -> PartitionReplacement:
+    """Return the replacement of some cells by the rows of a batch, in the table's columns."""
+    rows = conform_rows(pa.Table.from_batches([batch]), table.schema)
+    return PartitionReplacement(
+        table=table, account=account, partitions=partitions, rows=rows, build_state=build_state
+    )
+
+
+def build_refusal_change(
+    table: LakeTable, *, account: str, metric_id: str, refusal: MetricRefusal | None
+) -> PartitionReplacement:
+    """Return the replacement that changes no cell, and what is known of a refused metric."""
+    return PartitionReplacement(
+        table=table,
+        account=account,
+        partitions={},
+        rows=table.schema.empty_table(),
+        build_state=lambda known: {} if known is None else known.state,
+        refusals={metric_id: refusal},
+    )
+
+
+def refuse_invalid_rows(replacement: PartitionReplacement) -> None:
+    """Refuse rows that cannot be stored as they are.
+
+    Raises:
+        LakeError: a row belongs to none of the cells, lacks a key or has that of another.
+    """
+    table, rows = replacement.table, replacement.rows
+    missing = [column for column in table.required_columns if rows[column].null_count]
+    if missing:
+        raise LakeError(f"rows without {', '.join(missing)}", stream=table.name)
+    if set(replacement.partition_of_rows()) - replacement.partitions.keys():
+        raise LakeError("a row belongs to none of the cells to be replaced", stream=table.name)
+    if find_superseded_rows(add_row_positions(rows, 0), table.key, table.version_columns).num_rows:
+        raise LakeError("two rows have the same key", stream=table.name)
+
+
+def replace_partitions(
+    replacement: PartitionReplacement,
+    root: Path,
+    *,
+    clock: Callable[[], datetime],
+    pause: Callable[[float], None] = time.sleep,
+) -> CommitReceipt:
+    """Replace all rows of exactly these cells in one commit; return the receipt.
+
+    Raises:
+        WrongAccountError: the lake below `root` holds another account's data.
+        LakeConflictError: others committed first, time and again; nothing was stored.
+        CorruptFileError: a stored file that has to be read is missing or damaged.
+        StorageError: the disk refused; the table is as before.
+    """
+    refuse_invalid_rows(replacement)
+    refuse_other_account(root, replacement.account, tables=stored_tables(root))
+    folder = table_folder(root, replacement.table.name)
+    for tries in range(1, MAX_REPLACE_ATTEMPTS):
+        try:
+            return build_receipt(try_replace_partitions(replacement, folder, clock=clock))
+        except LakeConflictError:
+            # Of many that wait alike, all but one would lose again.
+            pause(REPLACE_RETRY_SECONDS * tries * random.random())  # noqa: S311 - luck, not a secret
+    return build_receipt(try_replace_partitions(replacement, folder, clock=clock))
+
+
+def try_replace_partitions(
+    replacement: PartitionReplacement, folder: Path, *, clock: Callable[[], datetime]
+) -> CommitResult:
+    """Replace the cells on top of the newest version.
+
+    Raises:
+        LakeConflictError: another writer came first.
+    """
+    table = replacement.table
+    start = read_snapshot(folder, table.name)
+    refuse_missing_columns(start, table)
+    writer = TableWriter(table, folder, start, account=replacement.account, clock=clock)
+    try:
+        with map_storage_errors(folder, table.name):
+            change = plan_partition_change(replacement, writer)
+        known = table_state(start)
+        state = replacement.build_commit_state(known)
+        is_same = known is not None and known.state == state
+        if start is not None and is_same and not change.added and not change.removed:
+            return CommitResult(
+                version=start.version, change=change, rows_written=0, rows_total=start.rows
+            )
+        return writer.write_change(change, state, replacement.rows.num_rows)
+    except CorruptFileError:
+        # Upkeep may have removed what our version still names and a newer one does not.
+        if writer.is_stale:
+            raise conflict_error(table.name) from None
+        raise
+    finally:
+        writer.close()
+
+
+def plan_partition_change(replacement: PartitionReplacement, writer: TableWriter) -> TableChange:
+    """Write the touched partitions to the staging folder; return the files to add and remove."""
+    days_by_partition: dict[str, set[date]] = defaultdict(set)
+    for cell in replacement.partitions:
+        days_by_partition[report_partition_folder(cell.metric_id, cell.day)].add(cell.day)
+    rows_by_partition: dict[str, list[int]] = defaultdict(list)
+    for place, cell in enumerate(replacement.partition_of_rows()):
+        rows_by_partition[report_partition_folder(cell.metric_id, cell.day)].append(place)
+    added: list[DataFile] = []
+    removed: list[DataFile] = []
+    for partition, replaced_days in days_by_partition.items():
+        known = () if writer.start is None else writer.start.files
+        stored = [file for file in known if file.partition == partition]
+        new_rows = replacement.rows.take(pa.array(rows_by_partition[partition], pa.int64()))
+        remaining = read_rows_of_other_days(stored, replaced_days, writer)
+        if new_rows.num_rows or remaining.num_rows < sum(file.rows for file in stored):
+            added += write_partition_rows(partition, [remaining, new_rows], writer)
+            removed += stored
+    return TableChange(added=added, removed=removed, changed_at=writer.clock())
+
+
+def read_rows_of_other_days(
+    stored: Sequence[DataFile], replaced_days: set[date], writer: TableWriter
+) -> pa.Table:
+    """Return the rows of a partition's files but for those of some days."""
+    tables = [writer.schema.empty_table()]
+    for file in stored:
+        for rows in read_row_groups(writer.folder / file.path, writer.schema, writer.table.name):
+            days = cast("list[date]", rows[REPORT_DAY_COLUMN].to_pylist())
+            tables.append(
+                rows.filter(pa.array([day not in replaced_days for day in days], pa.bool_()))
+            )
+    return pa.concat_tables(tables)
+
+
+def write_partition_rows(
+    partition: str, tables: Sequence[pa.Table], writer: TableWriter
+) -> list[DataFile]:
+    """Write the rows of a partition to the staging folder, in the order of the key."""
+    file = PartitionFileWriter(writer.staging_folder.path, writer.table, partition)
+    rows = pa.concat_tables(tables, promote_options="default").select(writer.schema.names)
+    file.write(rows.sort_by([(column, "ascending") for column in writer.table.key]))
+    return file.close()

@@ -1,0 +1,233 @@
+"""Soft deletes: rows that a complete read did not bring are marked in `deleted_at`.
+
+    stored row                     not brought                      brought
+    ────────────────────────────────────────────────────────────────────────────────
+    its cursor lies before `scanned_from` leaves: it was not looked for    the new row
+    `deleted_at` is NULL           stays, `deleted_at` becomes `deleted_at` the new row
+    `deleted_at` is a moment       stays as it is                   the new row, NULL again
+
+Keys are compared file by file, so that memory holds those of two files, whatever the table holds.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from klaviyo_assets.arrow_buffers import (
+    RowMask,
+    boolean_mask,
+    build_boolean_array,
+    timestamp_scalar,
+)
+from klaviyo_assets.errors import CorruptFileError, ShrinkError
+from klaviyo_assets.lake.layout import DELETED_AT_COLUMN, SYNCED_AT_COLUMN
+from klaviyo_assets.lake.parquet import DataFile, PartitionFileWriter, read_columns, read_row_groups
+from klaviyo_assets.lake.write.merge import PartitionRewriter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeletionScan:
+    """What a complete read says of the stored rows that it did not bring.
+
+    `deleted_at` (UTC) is when they were missed; None where something that came could not be read,
+    and any
+    of them may be that: they stay as they are. `scanned_from` (UTC) is where the read began, by the
+    cursor; None: at the beginning. `cleared_columns` columns become NULL in the rows that stay:
+    they are older than a setting of privacy.
+    """
+
+    deleted_at: datetime | None
+    scanned_from: datetime | None = None
+    cleared_columns: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeletionResult:
+    """Files of the staging folder with the rows that stay; `rows_marked` of them are newly so.
+
+    `living` counts the stored rows that had no mark before, and that were looked for.
+    `rows_lost` counts the stored rows that are damaged, by file or because key, cursor or
+    `synced_at`
+    was taken out: a replacement rebuilds a table all the same, but which of those rows would have
+    stayed nobody can tell.
+    """
+
+    files: tuple[DataFile, ...] = ()
+    rows_marked: int = 0
+    rows_lost: int = 0
+    rows_unmarked_before: int = 0
+
+    def __add__(self, other: "DeletionResult") -> "DeletionResult":
+        """Return the numbers and files of both."""
+        return DeletionResult(
+            files=self.files + other.files,
+            rows_marked=self.rows_marked + other.rows_marked,
+            rows_lost=self.rows_lost + other.rows_lost,
+            rows_unmarked_before=self.rows_unmarked_before + other.rows_unmarked_before,
+        )
+
+
+def mark_missing_rows(
+    rewriter: PartitionRewriter,
+    stored: Sequence[DataFile],
+    new_files: Sequence[DataFile],
+    scan: DeletionScan,
+) -> DeletionResult:
+    """Write the stored rows whose key is in no fresh file, marked, to files to add.
+
+    `new_files` lie in the staging folder: what a replacement brought, each key once.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    writer = PartitionFileWriter(rewriter.staging, rewriter.table, "")
+    found = DeletionResult()
+    for file in stored:
+        path = rewriter.folder / file.path
+        try:
+            mask, counts = _select_remaining(path, rewriter, new_files, scan)
+            if mask.any():
+                for rows in read_filtered_rows(path, mask, rewriter):
+                    writer.write(
+                        clear_columns(set_deleted_at(rows, scan.deleted_at), scan.cleared_columns)
+                    )
+        except CorruptFileError:
+            counts = DeletionResult(rows_lost=file.rows)
+        found += counts
+    return found + DeletionResult(files=tuple(writer.close()))
+
+
+def _select_remaining(
+    path: Path, rewriter: PartitionRewriter, new_files: Sequence[DataFile], scan: DeletionScan
+) -> tuple[RowMask, DeletionResult]:
+    """Return which rows of a stored file stay, and the numbers of those that do not or are marked.
+
+    Without key, cursor or `synced_at` a row can be neither told apart nor dated.
+    """
+    columns = tuple(dict.fromkeys((*rewriter.table.required_columns, DELETED_AT_COLUMN)))
+    keys = read_columns(path, rewriter.select_schema(columns), rewriter.table.name)
+    stay_mask = _mask_missing_keys(keys, rewriter, new_files)
+    is_whole = mask_complete_rows(keys, rewriter.table.required_columns)
+    incomplete = int((stay_mask & ~is_whole).sum())
+    stay_mask &= is_whole
+    unmarked = boolean_mask(pc.is_null(keys[DELETED_AT_COLUMN]))
+    if scan.scanned_from is not None and rewriter.table.cursor is not None:
+        in_scan = boolean_mask(
+            pc.greater_equal(keys[rewriter.table.cursor], timestamp_scalar(scan.scanned_from))
+        )
+        stay_mask &= in_scan
+        unmarked = unmarked & in_scan
+    marked = 0 if scan.deleted_at is None else int((stay_mask & unmarked).sum())
+    return stay_mask, DeletionResult(
+        rows_marked=marked, rows_lost=incomplete, rows_unmarked_before=int(unmarked.sum())
+    )
+
+
+def mask_complete_rows(rows: pa.Table, columns: Sequence[str]) -> RowMask:
+    """Return which rows have a value in each of the columns."""
+    return np.logical_and.reduce([boolean_mask(pc.is_valid(rows[each])) for each in columns])
+
+
+def _mask_missing_keys(
+    keys: pa.Table, rewriter: PartitionRewriter, new_files: Sequence[DataFile]
+) -> RowMask:
+    """Return which rows have a key that no fresh file has."""
+    (key,) = rewriter.table.key
+    missing = np.ones(keys.num_rows, dtype=np.bool_)
+    for file in new_files:
+        path = rewriter.staging / file.path
+        brought = read_columns(path, rewriter.select_schema((key,)), rewriter.table.name)[key]
+        missing &= ~boolean_mask(pc.is_in(keys[key], value_set=brought.combine_chunks()))
+    return missing
+
+
+def read_filtered_rows(
+    path: Path, mask: RowMask, rewriter: PartitionRewriter
+) -> Iterator[pa.Table]:
+    """Yield the rows of a stored file for which `stay` is true, group by group."""
+    start = 0
+    for rows in read_row_groups(path, rewriter.schema, rewriter.table.name):
+        kept_mask = mask[start : start + rows.num_rows]
+        start += rows.num_rows
+        if kept_mask.any():
+            yield rows.filter(build_boolean_array(kept_mask))
+
+
+def set_deleted_at(rows: pa.Table, deleted_at: datetime | None) -> pa.Table:
+    """Return the rows with `deleted_at` where they had none; None leaves them as they are.
+
+    Never before they were last read: others may have read them while this was.
+    """
+    if deleted_at is None:
+        return rows
+    place = rows.schema.get_field_index(DELETED_AT_COLUMN)
+    read = rows[SYNCED_AT_COLUMN]
+    marked: Any = pc.if_else(
+        pc.greater(read, timestamp_scalar(deleted_at)), read, timestamp_scalar(deleted_at)
+    )
+    column: Any = pc.coalesce(rows[DELETED_AT_COLUMN], marked)
+    return rows.set_column(place, DELETED_AT_COLUMN, column)
+
+
+def clear_columns(rows: pa.Table, names: frozenset[str]) -> pa.Table:
+    """Return the rows with NULL in these columns."""
+    for place, name in enumerate(rows.schema.names):
+        if name in names:
+            # The stubs know `nulls` of single types alone.
+            nulls = cast("Any", pa.nulls(rows.num_rows, cast("Any", rows.schema.types[place])))
+            rows = rows.set_column(place, name, nulls)
+    return rows
+
+
+UNCONFIRMED_MISSING_ROWS = 5
+"""Fewer missing rows than this need no confirmation where a second read missed them as well.
+
+Of tables with a handful of lists or segments people delete half in an afternoon, and a run that
+is red until somebody confirms it would be the rule; answers that lie mostly leave out more.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShrinkGuard:
+    """Refuses a commit that drops or marks more than `limit`, a share of the rows there are.
+
+    `scanned_from` (UTC) is where the read began, by the cursor: what lies before was not looked
+    for, and does not count. With `allows_few_rows` a few rows may go whatever their share, unless
+    no row is
+    left: an account loses its last list less often than a server answers with nothing.
+    """
+
+    limit: float
+    scanned_from: datetime | None = None
+    allows_few_rows: bool = False
+
+    def is_outside_scan(self, max_cursor: datetime | None) -> bool:
+        """Tell whether rows up to this cursor (UTC) were not looked for."""
+        return (
+            self.scanned_from is not None
+            and max_cursor is not None
+            and max_cursor < self.scanned_from
+        )
+
+    def check(self, *, before: int, missing: int, stream: str) -> None:
+        """Compare the `missing` rows with those `before`, both without rows marked earlier.
+
+        Raises:
+            ShrinkError: too many are missing.
+        """
+        if missing <= self.limit * before:
+            return
+        if self.allows_few_rows and missing < min(UNCONFIRMED_MISSING_ROWS, before):
+            return
+        raise ShrinkError(
+            f"{missing:,} of {before:,} rows would go",
+            stream=stream,
+            rows_before=before,
+            rows_now=before - missing,
+        )

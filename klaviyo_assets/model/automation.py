@@ -1,0 +1,75 @@
+"""The promises that need a schedule or sensor, and which of them keep each."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from klaviyo_assets.settings import AUTOMATION_RECOMMENDED, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class AutomationGuarantee:
+    """What is kept while all of some schedules and sensors are on, as a sentence's subject."""
+
+    subject: str
+    automations: tuple[str, ...]
+
+
+LATE_EVENTS_SCHEDULE_NAME = "klaviyo_daily_late_events"
+
+AUTOMATION_GUARANTEES = (
+    AutomationGuarantee("what is new in every collection, hourly", ("klaviyo_hourly",)),
+    AutomationGuarantee("events that arrive late", (LATE_EVENTS_SCHEDULE_NAME,)),
+    AutomationGuarantee(
+        "the proof that every event is there and every key once, daily", ("klaviyo_daily_checks",)
+    ),
+    AutomationGuarantee("days that the proof found short, read again", ("klaviyo_events_healing",)),
+    AutomationGuarantee("suppressions that were lifted, weekly", ("klaviyo_weekly_exclusions",)),
+    AutomationGuarantee("profiles that were deleted, weekly", ("klaviyo_weekly_deleted_profiles",)),
+    AutomationGuarantee("profile counts of lists, daily", ("klaviyo_daily_details",)),
+    AutomationGuarantee("report days that are missing or still move", ("klaviyo_reports_drain",)),
+    AutomationGuarantee("whether reports are kept up", ("klaviyo_reports_newest_days",)),
+    AutomationGuarantee("new metrics as partitions of reports", ("klaviyo_conversion_metrics",)),
+)
+"""All of them; the daily schedules of reports stand in for the draining sensor where it is off."""
+
+ALWAYS_ON_AUTOMATIONS = ("klaviyo_conversion_metrics",)
+"""Those that run from the start whatever the setting: they cost nothing."""
+
+SUBSTITUTE_AUTOMATIONS = {
+    "klaviyo_reports_drain": (
+        "klaviyo_daily_campaign_values_reports",
+        "klaviyo_daily_flow_series_reports",
+    )
+}
+
+
+def unmet_guarantees(
+    settings: Settings, running_automations: Iterable[str]
+) -> list[AutomationGuarantee]:
+    """Return the promises that nothing keeps, given the names of schedules and sensors on.
+
+    A lookback reads late events as well, and a late-events schedule of no day reads none.
+    """
+    on = set(running_automations)
+    on |= {name for name, others in SUBSTITUTE_AUTOMATIONS.items() if on.issuperset(others)}
+    if settings.lookback_days:
+        on.add(LATE_EVENTS_SCHEDULE_NAME)
+    elif not settings.late_events_days:
+        on.discard(LATE_EVENTS_SCHEDULE_NAME)
+    return [each for each in AUTOMATION_GUARANTEES if not on.issuperset(each.automations)]
+
+
+def default_automations(settings: Settings) -> tuple[str, ...]:
+    """Return the names of those that are on where nobody has used a switch."""
+    return (
+        all_automations()
+        if settings.automation == AUTOMATION_RECOMMENDED
+        else ALWAYS_ON_AUTOMATIONS
+    )
+
+
+def all_automations() -> tuple[str, ...]:
+    """Return the names of all schedules and sensors that promises are kept by, once each."""
+    names = (name for each in AUTOMATION_GUARANTEES for name in each.automations)
+    others = (name for each in SUBSTITUTE_AUTOMATIONS.values() for name in each)
+    return tuple(dict.fromkeys([*names, *others]))

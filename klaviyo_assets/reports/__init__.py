@@ -1,0 +1,1 @@
+"""Plans and fetches report partitions within the daily quota."""

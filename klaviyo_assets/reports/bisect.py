@@ -1,0 +1,254 @@
+"""Finding the days of messages of which nobody tells when they were sent, by halving.
+
+    A                   B                     two stretches, each with messages of its own
+    [══════╪══════] · · [══════╪══════]
+           └───────────────────┘              one question: the newer half of A, the older half of B
+
+The rest of that question must be known to hold nothing of either: a message whose days are not all
+wanted may have been sent beside its stretch, too.
+"""
+
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+from klaviyo_assets.api.report_requests import MAX_FILTER_IDS
+from klaviyo_assets.model.report import DateRange
+from klaviyo_assets.reports.allocation_state import (
+    SEND_STATISTICS,
+    AllocationState,
+    TimedRow,
+    describe_mismatch,
+    find_sum_mismatches,
+    is_empty_row,
+)
+from klaviyo_assets.reports.send_schedule import MessageChannel
+from klaviyo_assets.reports.timeframes import bounding_range
+
+_ONE_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportQuery:
+    """A time frame to ask about again, for these messages; none means all."""
+
+    date_range: DateRange
+    message_ids: tuple[str, ...]
+
+
+RowsByMessage = Mapping[MessageChannel, TimedRow]
+"""An answer: one row a unit, over the whole time frame that was asked for."""
+
+QueryGenerator = Generator[ReportQuery, RowsByMessage, None]
+"""Yields what to ask, takes the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRange:
+    """Days, and the totals over them of the units that are looked for there."""
+
+    date_range: DateRange
+    rows: RowsByMessage
+
+    @property
+    def newer_half_start(self) -> date:
+        """Return the first day of the newer half."""
+        return self.date_range.first + timedelta(days=len(self.date_range) // 2)
+
+    @property
+    def older_half(self) -> DateRange:
+        """Return the older half."""
+        return DateRange(self.date_range.first, self.newer_half_start - _ONE_DAY)
+
+    @property
+    def newer_half(self) -> DateRange:
+        """Return the newer half, the longer one of an odd number of days."""
+        return DateRange(self.newer_half_start, self.date_range.last)
+
+    def ranges_outside(self, inner_range: DateRange) -> Iterator[DateRange]:
+        """Yield what lies before and after a part of the days."""
+        if self.date_range.first < inner_range.first:
+            yield DateRange(self.date_range.first, inner_range.first - _ONE_DAY)
+        if inner_range.last < self.date_range.last:
+            yield DateRange(inner_range.last + _ONE_DAY, self.date_range.last)
+
+
+def build_report_query(
+    date_range: DateRange, message_keys: Iterable[MessageChannel]
+) -> ReportQuery:
+    """Return the question about some units; about all messages where a filter cannot hold them.
+
+    Several requests with a filter each would cost more than one without.
+    """
+    ids = tuple(sorted({message_id for message_id, _ in message_keys}))
+    return ReportQuery(date_range, ids if len(ids) <= MAX_FILTER_IDS and all(ids) else ())
+
+
+def select_nonempty_rows(
+    rows: RowsByMessage, message_keys: Iterable[MessageChannel]
+) -> dict[MessageChannel, TimedRow]:
+    """Return those of the units that an answer has something of."""
+    return {key: rows[key] for key in message_keys if not is_empty_row(rows.get(key))}
+
+
+def bisect_days(
+    state: AllocationState,
+    rows: RowsByMessage,
+    date_range: DateRange,
+    *,
+    wanted_days: Collection[date],
+) -> QueryGenerator:
+    """Fetch until every unit of `rows`, totals over `date_range`, has rows on the days wanted.
+
+    All units are searched for together: units in one stretch share its question, and two stretches
+    share one. A unit whose total is found whole in one half is not looked for in the other. What
+    is known of days without it, from its `open_days` days, is not asked for again.
+    """
+    search_ranges = _initial_search_ranges(state, rows, date_range)
+    while search_ranges:
+        narrow: list[SearchRange] = []
+        for search_range in search_ranges:
+            narrow += yield from _narrow_search_range(state, search_range, wanted_days)
+        halves: list[SearchRange] = []
+        for pair in _pair_search_ranges(state, narrow):
+            halves += yield from _query_half(state, *pair, wanted_days=wanted_days)
+        search_ranges = halves
+
+
+def _initial_search_ranges(
+    state: AllocationState, rows: RowsByMessage, date_range: DateRange
+) -> list[SearchRange]:
+    """Return a stretch for each set of units that may have been sent on the same days."""
+    together: dict[DateRange, dict[MessageChannel, TimedRow]] = {}
+    for key, row in rows.items():
+        within = [day for day in state.messages[key].open_days if day in date_range]
+        together.setdefault(bounding_range(within) if within else date_range, {})[key] = row
+    return [SearchRange(each, found) for each, found in together.items()]
+
+
+def _narrow_search_range(
+    state: AllocationState, search_range: SearchRange, wanted_days: Collection[date]
+) -> Generator[ReportQuery, RowsByMessage, list[SearchRange]]:
+    """Settle a single day; cut a stretch to the days wanted; drop what nobody wants."""
+    inside = [day for day in search_range.date_range if day in wanted_days]
+    if not search_range.rows or not inside:
+        return []
+    if len(search_range.date_range) == 1:
+        for key, row in search_range.rows.items():
+            state.assign_row(key, search_range.date_range.first, row)
+        return []
+    around = bounding_range(inside)
+    if around == search_range.date_range:
+        return [search_range]
+    found = SearchRange(
+        around,
+        select_nonempty_rows(
+            (yield build_report_query(around, search_range.rows)), search_range.rows
+        ),
+    )
+    _exclude_days_beside(state, search_range, found)
+    return (yield from _narrow_search_range(state, found, wanted_days))
+
+
+def _exclude_days_beside(
+    state: AllocationState, search_range: SearchRange, found: SearchRange
+) -> None:
+    """Know what was not sent within a part of a stretch, and what was not sent beside it."""
+    for key, row in search_range.rows.items():
+        if key not in found.rows:
+            state.exclude_days(key, found.date_range)
+        elif not find_sum_mismatches([found.rows[key]], row, SEND_STATISTICS):
+            for beside in search_range.ranges_outside(found.date_range):
+                state.exclude_days(key, beside)
+
+
+def _pair_search_ranges(
+    state: AllocationState, search_ranges: Iterable[SearchRange]
+) -> Iterator[tuple[SearchRange, SearchRange | None]]:
+    """Yield stretches two by two, the newer one first, where one question serves both."""
+    waiting: SearchRange | None = None
+    for search_range in sorted(search_ranges, key=lambda each: each.date_range, reverse=True):
+        if waiting is None:
+            waiting = search_range
+        elif _can_share_query(state, search_range, waiting):
+            yield waiting, search_range
+            waiting = None
+        else:
+            yield waiting, None
+            waiting = search_range
+    if waiting is not None:
+        yield waiting, None
+
+
+def _can_share_query(state: AllocationState, older: SearchRange, newer: SearchRange) -> bool:
+    """Return whether their units are told apart: each has only its own half in the question."""
+    if older.date_range.last >= newer.date_range.first:
+        return False
+    messages = {message_id for message_id, _ in (*older.rows, *newer.rows)}
+    before = DateRange(older.newer_half_start, newer.date_range.first - _ONE_DAY)
+    after = DateRange(older.date_range.last + _ONE_DAY, newer.newer_half_start - _ONE_DAY)
+    return (
+        len(messages) <= MAX_FILTER_IDS
+        and not any(state.messages[key].can_have_sends(before) for key in newer.rows)
+        and not any(state.messages[key].can_have_sends(after) for key in older.rows)
+    )
+
+
+def _query_half(
+    state: AllocationState,
+    search_range: SearchRange,
+    other: SearchRange | None,
+    *,
+    wanted_days: Collection[date],
+) -> Generator[ReportQuery, RowsByMessage, list[SearchRange]]:
+    """Ask for half of a stretch, and for half of an older one with it; return the four halves."""
+    if other is None:
+        found = yield build_report_query(search_range.newer_half, search_range.rows)
+        return (
+            yield from _build_halves(
+                state, search_range, search_range.newer_half, found, wanted_days
+            )
+        )
+    queried_range = DateRange(other.newer_half_start, search_range.newer_half_start - _ONE_DAY)
+    found = yield build_report_query(queried_range, [*search_range.rows, *other.rows])
+    mine = yield from _build_halves(
+        state, search_range, search_range.older_half, found, wanted_days
+    )
+    return mine + (yield from _build_halves(state, other, other.newer_half, found, wanted_days))
+
+
+def _build_halves(
+    state: AllocationState,
+    search_range: SearchRange,
+    queried_range: DateRange,
+    found_rows: RowsByMessage,
+    wanted_days: Collection[date],
+) -> Generator[ReportQuery, RowsByMessage, list[SearchRange]]:
+    """Return both halves of a stretch, given what was found in one of them."""
+    rest = (
+        search_range.older_half
+        if queried_range == search_range.newer_half
+        else search_range.newer_half
+    )
+    in_asked = select_nonempty_rows(found_rows, search_range.rows)
+    in_rest: dict[MessageChannel, TimedRow] = {}
+    in_both: list[MessageChannel] = []
+    for key, row in search_range.rows.items():
+        if key not in in_asked:
+            state.exclude_days(key, queried_range)
+            in_rest[key] = row
+        elif find_sum_mismatches([in_asked[key]], row, SEND_STATISTICS):
+            in_both.append(key)
+        else:
+            state.exclude_days(key, rest)
+    if in_both and any(day in wanted_days for day in rest):
+        there = select_nonempty_rows((yield build_report_query(rest, in_both)), in_both)
+        for key in in_both:
+            if wrong := find_sum_mismatches(
+                [in_asked[key], there.get(key)], search_range.rows[key], SEND_STATISTICS
+            ):
+                state.warnings.append(describe_mismatch(key, wrong, search_range.date_range))
+            if key not in there:
+                state.exclude_days(key, rest)
+        in_rest |= there
+    return [SearchRange(queried_range, in_asked), SearchRange(rest, in_rest)]

@@ -1,0 +1,322 @@
+"""Decides which queries bring the days wanted of one metric, and when each day is complete."""
+
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from functools import partial
+from typing import Protocol
+
+from klaviyo_assets.model.report import DateRange, ReportEndpoint
+from klaviyo_assets.reports.allocation import DayAllocator, SendKnowledge, apply_cached_rows
+from klaviyo_assets.reports.allocation_state import TimedRow, group_by_message
+from klaviyo_assets.reports.bisect import ReportQuery
+from klaviyo_assets.reports.send_schedule import SendDays
+from klaviyo_assets.reports.timeframes import choose_timeframes, split_timeframe
+
+
+@dataclass(frozen=True, slots=True)
+class CachedQuery:
+    """The question of an answer that was paid for already, and its time; no message ids: of all."""
+
+    date_range: DateRange
+    fetched_at: datetime
+    message_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CacheView:
+    """What was paid for lately: answers about the metric, time frames asked of any, unfiltered."""
+
+    cached_queries: Sequence[CachedQuery]
+    recent_timeframes: Collection[DateRange] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedQuery:
+    """What to ask next; an answer that was given after `newer_than` (UTC) will do."""
+
+    query: ReportQuery
+    newer_than: datetime
+    wanted_days: frozenset[date]
+    """The days wanted that the answer is for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportResult:
+    """An answer with all its pages. `requests` were spent on it now: 0 if it was there already."""
+
+    rows: Sequence[TimedRow]
+    fetched_at: datetime
+    requests: int
+
+
+class QuerySource(Protocol):
+    """What answers: Klaviyo and the answers kept, or an estimate."""
+
+    def fetch(
+        self, choose_query: Callable[[CacheView], PlannedQuery]
+    ) -> tuple[PlannedQuery, ReportResult]:
+        """Return an answer to what is chosen in view of what was paid for, and what was chosen.
+
+        While it is chosen and asked, no other process asks for the same metric.
+        """
+        ...
+
+    def cached_results(
+        self, planned: PlannedQuery
+    ) -> Iterable[tuple[ReportQuery, Sequence[TimedRow]]]:
+        """Yield the answers kept about parts of a turn's time frame that will do for it."""
+        ...
+
+    def lock_allocation(self) -> AbstractContextManager[None]:
+        """Return the block in which totals are placed: one process at a time, on what all know.
+
+        For a series it is open to everybody.
+        """
+        ...
+
+
+DISTANT_PAST = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionRequest:
+    """The days wanted of one metric.
+
+    `sibling_days` are the days that sibling runs want of it too, `pending_days` those of them that
+    none has
+    finished: totals are placed on them as well, so that all siblings ask what one run would.
+    `delivered` tells of days when the answer was given that a finished run has stored for them: who
+    asks again wants a later one. `should_widen` is false where nobody else can be served: then time
+    frames are only as long as needed.
+    """
+
+    metric_id: str
+    days: frozenset[date]
+    sibling_days: frozenset[date] = frozenset()
+    pending_days: frozenset[date] = frozenset()
+    delivered: Mapping[date, datetime] = field(default_factory=dict[date, datetime])
+    should_widen: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedDays:
+    """Days that are complete: their rows, and what they cost together with others.
+
+    Without a day it tells that something was learned, from days that are for siblings alone.
+
+    `requests` is what their time frame has cost so far, `sharing_days` for how many days wanted.
+    `fetched_at` is when the answer was given that all of them rest on, UTC.
+    """
+
+    rows: Mapping[date, Sequence[TimedRow]]
+    fetched_at: datetime
+    requests: int
+    sharing_days: int
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannerInputs:
+    """What holds for every metric: the report, the days that may be asked for, what is known."""
+
+    report: ReportEndpoint
+    bounds: DateRange
+    knowledge: SendKnowledge | None
+    """None for a series, which tells the days itself."""
+
+
+def resolve_days(
+    request: PartitionRequest, inputs: PlannerInputs, source: QuerySource
+) -> Generator[FinishedDays]:
+    """Yield the days wanted within the bounds as they become complete, the newest first.
+
+    Raises:
+        KlaviyoAssetsError: as `source` says; what was yielded before stands.
+    """
+    rest = frozenset(day for day in request.days if day in inputs.bounds)
+    while rest:
+        with source.lock_allocation():
+            planned, result = source.fetch(
+                partial(_choose_query, rest, request=request, inputs=inputs)
+            )
+            yield from _allocate_days(
+                planned, result, request=request, inputs=inputs, source=source
+            )
+        rest -= planned.wanted_days
+
+
+def _choose_query(
+    remaining_days: frozenset[date],
+    cache: CacheView,
+    *,
+    request: PartitionRequest,
+    inputs: PlannerInputs,
+) -> PlannedQuery:
+    """Return the kept answer that serves most of what is left, else the newest time frame."""
+    cached = [each for each in cache.cached_queries if not each.message_ids]
+    served = [(_served_days(remaining_days, each, request), each) for each in cached]
+    days, best = max(served, key=lambda each: len(each[0]), default=(frozenset[date](), None))
+    if best is not None and days:
+        return _build_planned_query(best.date_range, days, request)
+    covered = {day for each in cached for day in each.date_range}
+    timeframes = choose_timeframes(
+        remaining_days,
+        bounds=inputs.bounds,
+        max_days=inputs.report.max_days,
+        sibling_days=request.sibling_days - covered,
+        should_widen=request.should_widen,
+    )
+    timeframe = timeframes[0]
+    if inputs.knowledge is not None:
+        timeframe = _isolate_messages(
+            timeframe, remaining_days, cache, request=request, send_days=inputs.knowledge.send_days
+        )
+    return _build_planned_query(
+        timeframe, frozenset(day for day in remaining_days if day in timeframe), request
+    )
+
+
+def _isolate_messages(
+    timeframe: DateRange,
+    remaining_days: frozenset[date],
+    cache: CacheView,
+    *,
+    request: PartitionRequest,
+    send_days: SendDays,
+) -> DateRange:
+    """Return the part of a time frame whose totals need no placing, as far as that is known.
+
+    Where another metric was asked about the same days, it is known which messages there are. Totals
+    over parts, each with one day of a message, then cost one request less than the total over all
+    of them, and the same parts of it again. The newest part that holds days of `remaining_days` is
+    returned.
+    """
+    newest = [day for day in remaining_days if day in timeframe]
+    known = [each for each in cache.recent_timeframes if all(day in each for day in newest)]
+    if not known:
+        return timeframe
+    sent = {key: send_days.recipients_by_day(key) for key in send_days.message_keys()}
+    choice = max if request.should_widen else min
+    whole = timeframe if timeframe in known else choice(known, key=lambda each: (len(each), each))
+    parts = split_timeframe(whole, sent, remaining_days | request.pending_days)
+    return next(each for each in parts if max(newest) in each)
+
+
+def _served_days(
+    remaining_days: frozenset[date], cached: CachedQuery, request: PartitionRequest
+) -> frozenset[date]:
+    return frozenset(
+        day
+        for day in remaining_days
+        if day in cached.date_range and cached.fetched_at > request.delivered.get(day, DISTANT_PAST)
+    )
+
+
+def _build_planned_query(
+    timeframe: DateRange, wanted_days: frozenset[date], request: PartitionRequest
+) -> PlannedQuery:
+    newer_than = max(
+        (request.delivered.get(day, DISTANT_PAST) for day in wanted_days), default=DISTANT_PAST
+    )
+    return PlannedQuery(ReportQuery(timeframe, ()), newer_than, wanted_days)
+
+
+def _allocate_days(
+    planned: PlannedQuery,
+    result: ReportResult,
+    *,
+    request: PartitionRequest,
+    inputs: PlannerInputs,
+    source: QuerySource,
+) -> Iterator[FinishedDays]:
+    """Yield the days of one time frame as the answer, and those to further questions, give them."""
+    if inputs.knowledge is None:
+        yield _finish_series(planned, result)
+        return
+    wanted = planned.wanted_days | request.pending_days
+    allocator = DayAllocator(
+        planned.query.date_range, result.rows, wanted=wanted, knowledge=inputs.knowledge
+    )
+    if wanted & allocator.state.open_days():
+        for query, rows in source.cached_results(planned):
+            messages = group_by_message(rows, inputs.knowledge.message_field)
+            apply_cached_rows(
+                allocator.state,
+                query.date_range,
+                query.message_ids,
+                messages,
+                wanted_days=allocator.wanted_days,
+            )
+    requests = reported = result.requests
+    for requests in _run_queries(
+        allocator, planned, result.requests, knowledge=inputs.knowledge, source=source
+    ):
+        finished = allocator.take_finished_days()
+        rows = {day: each for day, each in finished.items() if day in planned.wanted_days}
+        if rows or allocator.state.warnings:
+            reported = requests
+            yield _build_finished_days(
+                rows, planned, result, requests=requests, allocator=allocator
+            )
+    if requests > reported:
+        yield _build_finished_days({}, planned, result, requests=requests)
+
+
+def _finish_series(planned: PlannedQuery, result: ReportResult) -> FinishedDays:
+    by_day: dict[date, list[TimedRow]] = {
+        day: [] for day in sorted(planned.wanted_days, reverse=True)
+    }
+    for row in result.rows:
+        if row.row.day is not None and row.row.day in by_day:
+            by_day[row.row.day].append(row)
+    return _build_finished_days(by_day, planned, result, requests=result.requests)
+
+
+def _run_queries(
+    allocator: DayAllocator,
+    planned: PlannedQuery,
+    requests: int,
+    *,
+    knowledge: SendKnowledge,
+    source: QuerySource,
+) -> Iterator[int]:
+    """Yield before each question, and after the last, how many requests the time frame has cost."""
+    questions = allocator.generate_queries()
+    query = next(questions, None)
+    while query is not None:
+        yield requests
+        _, found = source.fetch(
+            _choose_always(PlannedQuery(query, planned.newer_than, planned.wanted_days))
+        )
+        requests += found.requests
+        try:
+            query = questions.send(group_by_message(found.rows, knowledge.message_field))
+        except StopIteration:
+            query = None
+    yield requests
+
+
+def _choose_always(planned: PlannedQuery) -> Callable[[CacheView], PlannedQuery]:
+    return lambda _: planned
+
+
+def _build_finished_days(
+    rows: Mapping[date, Sequence[TimedRow]],
+    planned: PlannedQuery,
+    result: ReportResult,
+    *,
+    requests: int,
+    allocator: DayAllocator | None = None,
+) -> FinishedDays:
+    notes: list[str] = allocator.state.warnings if allocator is not None else []
+    reported = tuple(notes)
+    notes.clear()
+    return FinishedDays(
+        rows=rows,
+        fetched_at=result.fetched_at,
+        requests=requests,
+        sharing_days=len(planned.wanted_days),
+        warnings=reported,
+    )

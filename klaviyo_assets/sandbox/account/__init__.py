@@ -1,0 +1,1 @@
+"""The generated account: profiles, events, campaigns and what changes in them."""

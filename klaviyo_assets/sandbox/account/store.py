@@ -1,0 +1,162 @@
+"""The whole shop, put together from an account's numbers.
+
+The one place that knows which shelves there are. Everything is made from the seed; nothing is read
+from the clock, which is an argument.
+"""
+
+from bisect import bisect_right
+from dataclasses import replace
+from zoneinfo import ZoneInfo
+
+from klaviyo_assets.sandbox.account import content, groups, metrics
+from klaviyo_assets.sandbox.account.config import AccountConfig
+from klaviyo_assets.sandbox.account.events import (
+    BurstTimeline,
+    DailyTimeline,
+    EventStore,
+    WrittenEvent,
+    burst_times,
+)
+from klaviyo_assets.sandbox.account.profiles import ProfileCollection
+from klaviyo_assets.sandbox.account.records import Linkage, RecordCollection, ResourceCollection
+from klaviyo_assets.sandbox.clock import SECONDS_PER_DAY
+
+
+class AccountStore:
+    """All collections of one account; `base` is the sandbox's first moment in seconds."""
+
+    def __init__(self, config: AccountConfig, base: int) -> None:
+        """Make every shelf; two million events cost nothing here, they are functions."""
+        seed = config.seed
+        creation_times = burst_times(config.profile_bursts, base=base)
+        if creation_times:
+            config = replace(config, profiles=bisect_right(creation_times, base))
+        self.config = config
+        self.base = base
+        history = {"base": base, "days": config.days}
+        self.lists = groups.build_lists(seed, count=config.lists, **history)
+        self.segments = groups.build_segments(seed, count=config.segments, **history)
+        self.profiles = ProfileCollection(
+            seed=seed, count=config.profiles, list_ids=record_ids(self.lists), **history
+        )
+        if creation_times:
+            self.profiles.set_creation_times(creation_times)
+        self.metrics = metrics.build_metrics(seed, **history)
+        self.custom_metrics = metrics.build_custom_metrics(seed, base=base, metrics=self.metrics)
+        self.templates = content.build_templates(seed, count=config.templates, **history)
+        self.campaigns = self.build_campaign_collection()
+        self.messages = content.build_campaign_messages(self.campaigns, record_ids(self.templates))
+        self.flows = content.build_flows(seed, count=config.flows, **history)
+        self.tags = content.build_tags(seed)
+        self.link_records()
+        self.collections = self.build_collections()
+        self.memberships: dict[str, groups.GroupMembers] = {}
+        self.event_pools = metrics.build_event_pools(seed)
+        self.events = self.build_events()
+
+    def build_campaign_collection(self) -> RecordCollection:
+        """The campaigns, to the lists and segments."""
+        account = self.config
+        outline = content.CampaignContext(
+            seed=account.seed,
+            base=self.base,
+            zone=ZoneInfo(account.timezone),
+            spread_share=account.spread_share,
+            group_ids=[*record_ids(self.lists), *record_ids(self.segments)],
+        )
+        return content.build_campaigns(outline, count=account.campaigns, days=account.days)
+
+    def link_records(self) -> None:
+        """Tags to what they tag, flows to what triggers them."""
+        for collection, every in (
+            (self.campaigns, 3),
+            (self.flows, 2),
+            (self.lists, 4),
+            (self.segments, 3),
+        ):
+            content.assign_tags(collection, self.tags, every)
+        content.link_flow_triggers(self.flows, metrics=self.metrics, lists=self.lists)
+
+    def build_collections(self) -> dict[str, ResourceCollection]:
+        """Shelves by resource type."""
+        base, seed = self.base, self.config.seed
+        small: list[RecordCollection] = [
+            content.build_accounts(seed, self.config.timezone),
+            self.metrics,
+            self.custom_metrics,
+            metrics.build_mapped_metrics(
+                base=base, metrics=self.metrics, custom=self.custom_metrics
+            ),
+            self.campaigns,
+            self.messages,
+            content.build_recipient_estimations(seed, self.campaigns, self.config.profiles),
+            self.flows,
+            content.build_flow_actions(self.flows),
+            self.lists,
+            self.segments,
+            self.templates,
+            self.tags,
+            content.build_tag_groups(seed),
+        ]
+        return {"profile": self.profiles, **{collection.kind: collection for collection in small}}
+
+    def build_events(self) -> EventStore:
+        """The events, with the few that senders dated 300 days ahead."""
+        account = self.config
+        events = EventStore(
+            seed=account.seed, rhythm=self.build_timeline(), people=account.profiles
+        )
+        for position in range(account.future_events):
+            ahead = self.base + 300 * SECONDS_PER_DAY + position
+            events.add(
+                WrittenEvent(
+                    seconds=ahead,
+                    visible_at=self.base - SECONDS_PER_DAY,
+                    metric=0,
+                    profile=0 if account.profiles else None,
+                    properties={"clock": "wrong", "$value": None},
+                )
+            )
+        return events
+
+    def build_timeline(self) -> DailyTimeline | BurstTimeline:
+        """When the events happen."""
+        account = self.config
+        if account.event_bursts:
+            return BurstTimeline(account.event_bursts, base=self.base)
+        return DailyTimeline(
+            seed=account.seed,
+            # The future-dated ones are among the events asked for.
+            count=max(0, account.events - account.future_events),
+            days=account.days,
+            # No regular event falls on the first moment itself.
+            base=self.base + 1,
+            zone=account.timezone,
+        )
+
+    def group_links(self, profile: int) -> dict[str, Linkage]:
+        """The lists and segments that a profile is in, as relationships."""
+        found: dict[str, Linkage] = {}
+        for kind, collection in (("list", self.lists), ("segment", self.segments)):
+            groups = ((each.id, self.group_members(kind, each.id)) for each in collection.records)
+            ids = tuple(k for k, group in groups if group is not None and group.has_member(profile))
+            found[f"{kind}s"] = (kind, ids)
+        return found
+
+    def group_members(self, kind: str, record_id: str) -> groups.GroupMembers | None:
+        """The members of a living list or segment; None when there is no such group."""
+        collection = self.lists if kind == "list" else self.segments
+        ordinal = collection.ordinal_of(record_id)
+        if ordinal is None or not collection.is_alive(ordinal):
+            return None
+        if record_id not in self.memberships:
+            offset = 0 if kind == "list" else 5_000
+            self.memberships[record_id] = groups.GroupMembers(
+                seed=self.config.seed, index=ordinal + offset, people=self.profiles
+            )
+        return self.memberships[record_id]
+
+
+def record_ids(collection: RecordCollection) -> list[str]:
+    """The ids of all records of a shelf."""
+    return [record.id for record in collection.records]

@@ -1,0 +1,518 @@
+"""Reads one window of one slice page by page, and says what of it is read completely.
+
+Pure arithmetic on moments. Which window is split is decided in `scheduler`.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from threading import Lock
+from typing import cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from klaviyo_assets.api.requests import Request, first_page_request, next_page_request
+from klaviyo_assets.api.retry import AdaptivePageSize
+from klaviyo_assets.arrow_buffers import timestamp_scalar
+from klaviyo_assets.decode.batch import cursor_range, is_ascending_by_second
+from klaviyo_assets.decode.decoder import DecodedPage
+from klaviyo_assets.errors import CursorLostError, RepeatedPageError
+from klaviyo_assets.model.stream import Collection, Slice, Stream
+from klaviyo_assets.model.window import Window
+from klaviyo_assets.sync.concurrency import TimedLock
+
+ONE_SECOND = timedelta(seconds=1)
+"""Klaviyo's filters know whole seconds; records of one second cannot be told apart by them."""
+
+
+@dataclass(slots=True, kw_only=True)
+class RecordDensity:
+    """Pages over time. `since` is where counting begins; None: at the first record that comes.
+
+    A window that was made by a split counts from its start: the time before its first record was
+    expected to hold records, so its emptiness says something. A window of the plan may begin years
+    before the account did, which says nothing.
+    """
+
+    since: datetime | None = None
+    position: datetime | None = None
+    """The greatest cursor read so far, UTC."""
+    pages: float = 0.0
+    """Full pages with records; a part of one counts as that part."""
+    _first_cursor: datetime | None = None
+    _widest_gap: timedelta = field(default_factory=timedelta)
+    _page_count: int = 0
+
+    def add_page(
+        self, min_cursor: datetime | None, max_cursor: datetime | None, *, pages: float
+    ) -> None:
+        """Take in one page: its least and greatest cursor, and its size.
+
+        Without rows they are None, and the page says nothing.
+        """
+        if min_cursor is None or max_cursor is None:
+            return
+        self.pages += pages
+        self._page_count += 1
+        if self._first_cursor is None:
+            self._first_cursor = min_cursor
+        before = self.position if self.position is not None else min_cursor
+        self.position = max(before, max_cursor)
+        self._widest_gap = max(self._widest_gap, self.position - before)
+
+    @property
+    def time_span(self) -> timedelta:
+        """Return the time that was read, at least a second."""
+        begin = self.since if self.since is not None else self._first_cursor
+        if begin is None or self.position is None:
+            return ONE_SECOND
+        return max(self.position - begin, ONE_SECOND)
+
+    def pages_until(self, end: datetime) -> float:
+        """Return how many pages lie between the position and `end` if all goes on like this.
+
+        In a window of the plan the widest page is left out, once there are two: a decade without
+        records before the data begins is no density.
+        """
+        if self.position is None or not self.pages or end <= self.position:
+            return 0.0
+        span, pages = self.time_span, self.pages
+        if self.since is None and self._page_count > 1 and pages > 1:
+            span, pages = max(span - self._widest_gap, ONE_SECOND), pages - 1
+        return pages * ((end - self.position) / span)
+
+
+MAX_PAGES_WITHOUT_PROGRESS = 300
+"""Pages in a row that bring nothing new; a handful of empty ones in a row is known of Klaviyo."""
+
+MAX_PAGES_AT_ONE_CURSOR = 10_000
+"""Pages in a row whose records are new but lie no further: a crowd of 100,000 in a second, and
+that at ten records a page."""
+
+
+MAX_REMEMBERED_IDS = 200_000
+"""Ids remembered; beyond that only those of the newest page are."""
+
+
+class PagingLoopDetector:
+    """Watches the pages of one walk. The usual page costs one comparison of moments."""
+
+    def __init__(self, stream: Stream) -> None:
+        """Begin before the first page."""
+        self._stream = stream
+        self._position: datetime | None = None
+        self._idle_pages = 0
+        """Pages since the last one that brought something new."""
+        self._pages_at_position = 0
+        """Pages in a row that end at the position."""
+        self._ids: set[int] = set()
+        """Hashes of the ids that came since then."""
+
+    def check_page(self, page: DecodedPage) -> None:
+        """Take in a page that another one is to follow.
+
+        Raises:
+            RepeatedPageError: too many in a row brought nothing new, or got no further.
+        """
+        if page.highest_cursor is not None and (
+            self._position is None or page.highest_cursor > self._position
+        ):
+            self._position, self._idle_pages, self._pages_at_position = page.highest_cursor, 0, 0
+            self._ids.clear()
+            return
+        key = cast("list[object]", page.batch[self._stream.key[0]].to_pylist())
+        ids = set(map(hash, key))
+        self._idle_pages = self._idle_pages + 1 if ids <= self._ids else 0
+        self._ids = ids if len(self._ids) > MAX_REMEMBERED_IDS else self._ids | ids
+        # Records that lie before the position are no crowd at it: the order is another one.
+        is_here = self._position is not None and page.highest_cursor == self._position
+        self._pages_at_position = self._pages_at_position + 1 if is_here else 0
+        if (
+            self._idle_pages >= MAX_PAGES_WITHOUT_PROGRESS
+            or self._pages_at_position >= MAX_PAGES_AT_ONE_CURSOR
+        ):
+            at = f" after {self._position.isoformat()}" if self._position is not None else ""
+            raise RepeatedPageError(
+                "Klaviyo's paging does not end: "
+                f"{max(self._idle_pages, self._pages_at_position):,} pages in a row "
+                f"named a next page and brought nothing{at}. Run it again, and tell Klaviyo's "
+                "support if it stays so.",
+                stream=self._stream.name,
+            )
+
+
+CURSOR_SAFETY_MARGIN = timedelta(minutes=5)
+"""How far the mark stays behind the clock: what arrives late by seconds is read next time."""
+
+PageFetcher = Callable[[Request, Slice], tuple[DecodedPage, datetime]]
+"""Sends one request; returns the decoded page and `Response.responded_at`, UTC."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestContext:
+    """What all walks of one sync ask with."""
+
+    stream: Stream
+    base_url: str
+    excluded_fields: frozenset[str]
+    fetch_page: PageFetcher
+    requested_fields: tuple[str, ...] | None = None
+    """The only attributes wanted; None: all."""
+    decode_lock: TimedLock = field(default_factory=TimedLock)
+    """What a page waits for before it is decoded."""
+    page_size: AdaptivePageSize = field(default_factory=AdaptivePageSize)
+
+
+@dataclass(slots=True, eq=False)
+class PlannedWindow:
+    """A window of the plan, shared by all walks that read it or a part of it.
+
+    Once pages of it were seen out of order, its parts and what was claimed of it prove nothing: it
+    is read in one piece, to where its paging ends, and only that counts.
+    """
+
+    window: Window
+    is_out_of_order: bool = False
+    is_fully_read: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageResult:
+    """One page, and what is read completely once it and its walk's earlier pages are stored.
+
+    `highest` is the greatest cursor in it, UTC, that is old enough to become a mark; `responded_at`
+    is when it was answered, UTC.
+    """
+
+    slice: Slice
+    page: DecodedPage
+    batch: pa.RecordBatch
+    completed_window: Window | None
+    max_cursor: datetime | None
+    responded_at: datetime
+    quarantine_window: Window | None = None
+    """Where to ask for the page again; None where all of its records can be stored."""
+    planned_window: PlannedWindow | None = None
+    """The window of the plan that it is of; None for what no window asks for."""
+    is_end_of_planned_window: bool = False
+    """Whether with it the whole window was read in one piece."""
+
+    def coverage_change(self) -> tuple[Window | None, Window | None]:
+        """Return what counts as read from now on, and what does no longer.
+
+        To be asked when the piece is stored: another part of its window may have been found out of
+        order since it was read.
+        """
+        if (
+            self.planned_window is None
+            or not self.planned_window.is_out_of_order
+            or self.is_end_of_planned_window
+        ):
+            return self.completed_window, None
+        return None, self.planned_window.window
+
+
+class WindowReader:
+    """A window being read. `split` may be called from any thread, `read_pages` from one."""
+
+    def __init__(
+        self,
+        context: RequestContext,
+        slice_: Slice,
+        window: Window,
+        *,
+        horizon: datetime | None = None,
+        origin: PlannedWindow | None = None,
+    ) -> None:
+        """Stand at the start of `window`; nothing is asked for yet.
+
+        `planned_window` is the window of the plan that this one is a part of; None: it is one
+        itself. `horizon` (UTC) is the end of what is settled, where another walk of the sync has
+        asked already, whose window this one was a part of; None: it follows from the first answer.
+        """
+        self.slice = slice_
+        self.request_count = 0
+        """Pages that have come."""
+        self.full_pages = 0.0
+        """The same in full pages: the last one counts as far as it is full with its own rows.
+
+        A page is full where another one follows, whatever Klaviyo put on it.
+        """
+        self._context = context
+        self._window = window
+        self._end = window.end
+        self._completed_until = window.start
+        self._density = RecordDensity(since=window.start if horizon is not None else None)
+        self.is_finished = False
+        """Whether its last page has come."""
+        self.last_page_fill = 0.0
+        """How full the page is that came last."""
+        self._horizon = horizon
+        self._is_in_order = True
+        self.planned_window = origin or PlannedWindow(
+            window, is_out_of_order=not context.stream.is_sorted_by_cursor
+        )
+        self._is_undivided = self.planned_window.window == window
+        """Whether it reads its window of the plan in one piece, so far."""
+        self._max_cursor_since_restart: datetime | None = None
+        self._has_broken_records, self._broken_since = False, window.start
+        """Whether a record broke since the last sound page, and where that page ended, UTC."""
+        """The greatest cursor since the paging began, UTC."""
+        self._lock = Lock()
+
+    def read_pages(self) -> Iterator[PageResult]:
+        """Yield the pages of the window in the order of the cursor.
+
+        A paging cursor that Klaviyo no longer knows starts the rest of the window again, once.
+
+        Raises:
+            KlaviyoAssetsError: as the client and the decoder say.
+        """
+        request: Request | None = self._first_request(self._window.start)
+        seen: set[str] = set()
+        standstill = PagingLoopDetector(self._context.stream)
+        has_restarted = False
+        while request is not None:
+            try:
+                page, at = self._context.fetch_page(request, self.slice)
+            except CursorLostError:
+                is_of_size = self._context.page_size.note_lost_cursor(request)
+                if has_restarted and not is_of_size:
+                    raise
+                has_restarted |= not is_of_size
+                seen.clear()
+                standstill = PagingLoopDetector(self._context.stream)
+                request = self._first_request(self._reset_to_restart_position())
+                continue
+            following = next_page_request(request, page.next_link, seen_urls=seen)
+            if following is not None:
+                standstill.check_page(page)
+            result, is_last = self._process_page(page, at, is_last=following is None)
+            yield result
+            request = None if is_last else following
+
+    @property
+    def decode_lock(self) -> TimedLock:
+        """Return what its pages wait for before they are decoded."""
+        return self._context.decode_lock
+
+    @property
+    def position(self) -> datetime | None:
+        """Return the greatest cursor read so far, UTC; None before the first record."""
+        return self._density.position
+
+    @property
+    def upper_bound(self) -> datetime | None:
+        """Return where records are expected to end, UTC: the end, or the horizon of an open one."""
+        return self._end if self._end is not None else self._horizon
+
+    @property
+    def time_span(self) -> timedelta:
+        """Return the time that was read so far, at least a second."""
+        return self._density.time_span
+
+    @property
+    def estimated_pages_left(self) -> float:
+        """Return how many pages the rest of the window holds if its records lie on like this."""
+        upper = self.upper_bound
+        return 0.0 if self.is_finished or upper is None else self._density.pages_until(upper)
+
+    @property
+    def can_split(self) -> bool:
+        """Return whether a part of the window may be read apart: not once its order is broken."""
+        return not self.planned_window.is_out_of_order
+
+    def reread_if_out_of_order(self) -> "WindowReader | None":
+        """Return a walk that reads the whole window of the plan in one piece, where one must."""
+        if not self.planned_window.is_out_of_order or self.planned_window.is_fully_read:
+            return None
+        return WindowReader(
+            self._context, self.slice, self.planned_window.window, origin=self.planned_window
+        )
+
+    def split(self, at: datetime) -> "WindowReader | None":
+        """Give up what lies from `responded_at` (UTC, a whole second) on.
+
+        None where that is too late.
+
+                 position            at            end
+        ─────────────┼────────────────┼──────────────┼──────▶ UTC
+        this walk ───[════════════════)
+        the new one ──────────────────[══════════════)
+        """
+        with self._lock:
+            lower = self._density.position
+            if self.is_finished or lower is None or not lower < at or not self.can_split:
+                return None
+            if self._end is not None and at >= self._end:
+                return None
+            rest = Window(at, self._end)
+            self._end = at
+            self._is_undivided = False
+            return WindowReader(
+                self._context, self.slice, rest, horizon=self._horizon, origin=self.planned_window
+            )
+
+    def _reset_to_restart_position(self) -> datetime | None:
+        """Return where to ask on from, without the cursor that was lost: the window's start, UTC.
+
+        Or its position, before which nothing is left while pages come in order.
+        """
+        with self._lock:
+            self._max_cursor_since_restart = None
+            position = self._density.position
+            if position is None or self.planned_window.is_out_of_order:
+                return self._window.start
+            self._is_undivided = False
+            return position
+
+    def _first_request(self, start: datetime | None) -> Request:
+        return first_page_request(
+            self._context.stream,
+            self.slice,
+            Window(start, self._window.end),
+            base_url=self._context.base_url,
+            excluded_fields=self._context.excluded_fields,
+            fields=self._context.requested_fields,
+        )
+
+    def _process_page(
+        self, page: DecodedPage, responded_at: datetime, *, is_last: bool
+    ) -> tuple[PageResult, bool]:
+        with self._lock:
+            if self._horizon is None:
+                self._horizon = responded_at - CURSOR_SAFETY_MARGIN
+            before = self._density.position
+            batch = self._rows_before_end(page)
+            if self._is_page_out_of_order(page):
+                self.planned_window.is_out_of_order = True
+            is_end_of_whole = is_last and self._is_undivided
+            if not (self.planned_window.is_out_of_order and self._is_undivided):
+                is_cut = self.planned_window.is_out_of_order or batch.num_rows < page.batch.num_rows
+                is_last = is_last or is_cut
+            page_fill = self._page_fill(page, batch, is_last=is_last)
+            self._advance(page, page_fill=page_fill)
+            self.is_finished, self.last_page_fill = is_last, page_fill
+            self.planned_window.is_fully_read |= is_end_of_whole
+            result = PageResult(
+                slice=self.slice,
+                page=page,
+                batch=batch,
+                completed_window=self._complete_window(
+                    is_last=is_last, is_end_of_planned_window=is_end_of_whole
+                ),
+                max_cursor=self._max_safe_cursor(page, batch),
+                responded_at=responded_at,
+                quarantine_window=self._quarantine_window(page, before, is_last=is_last),
+                planned_window=self.planned_window,
+                is_end_of_planned_window=is_end_of_whole,
+            )
+            return result, is_last
+
+    def _is_page_out_of_order(self, page: DecodedPage) -> bool:
+        """Return whether records of the page lie in an earlier second than some before them.
+
+        Within a second nothing is cut, and claims are asked for again from its start on.
+        """
+        cursor, before = self._context.stream.cursor, self._max_cursor_since_restart
+        if cursor is None or page.lowest_cursor is None or page.highest_cursor is None:
+            return False
+        self._max_cursor_since_restart = (
+            page.highest_cursor if before is None else max(before, page.highest_cursor)
+        )
+        if before is not None and page.lowest_cursor < before.replace(microsecond=0):
+            return True
+        return not page.is_ascending and not is_ascending_by_second(page.batch, cursor.column)
+
+    def _quarantine_window(
+        self, page: DecodedPage, previous_position: datetime | None, *, is_last: bool
+    ) -> Window | None:
+        """Return where records lie that broke, from the last sound one before them (UTC) on.
+
+        A broken record need not tell its own cursor, and may be the last of its page, or one of a
+        page of none else: so the next page with records tells where it ends. Out of order it may
+        lie anywhere.
+        """
+        is_over = (
+            self._has_broken_records and not page.quarantined and page.lowest_cursor is not None
+        )
+        if self._context.stream.cursor is None or not (page.quarantined or is_over):
+            return None
+        if not self._has_broken_records:
+            start = (
+                self._window.start
+                if previous_position is None
+                else previous_position.replace(microsecond=0)
+            )
+            self._has_broken_records, self._broken_since = True, start
+        self._has_broken_records = not is_over
+        if self.planned_window.is_out_of_order:
+            return Window(self._window.start, self.upper_bound)
+        until = page.lowest_cursor if is_over else self._density.position
+        if until is None or (is_last and not is_over):
+            return Window(self._broken_since, self.upper_bound)
+        return Window(self._broken_since, until.replace(microsecond=0) + ONE_SECOND)
+
+    def _rows_before_end(self, page: DecodedPage) -> pa.RecordBatch:
+        """Return the rows before the end, which another worker may have moved meanwhile."""
+        cursor = self._context.stream.cursor
+        if (
+            cursor is None
+            or self._end is None
+            or page.highest_cursor is None
+            or page.highest_cursor < self._end
+        ):
+            return page.batch
+        return page.batch.filter(pc.less(page.batch[cursor.column], timestamp_scalar(self._end)))
+
+    def _page_fill(self, page: DecodedPage, batch: pa.RecordBatch, *, is_last: bool) -> float:
+        """Return how full a page is; the window's last one with rows of its own."""
+        source = self._context.stream.source
+        size = source.page_size if isinstance(source, Collection) else None
+        if not is_last:
+            is_cut = size is not None and self._context.page_size.is_reduced
+            return min(1.0, page.record_count / size) if is_cut and size else 1.0
+        return batch.num_rows / max(page.batch.num_rows, size or 1)
+
+    def _advance(self, page: DecodedPage, *, page_fill: float) -> None:
+        self.request_count += 1
+        self.full_pages += page_fill
+        before = self._density.position
+        self._is_in_order &= page.is_ascending
+        if before is not None and page.lowest_cursor is not None:
+            self._is_in_order &= page.lowest_cursor >= before
+        self._density.add_page(page.lowest_cursor, page.highest_cursor, pages=page_fill)
+
+    def _complete_window(self, *, is_last: bool, is_end_of_planned_window: bool) -> Window | None:
+        """Return what the pages so far have completed; nothing before the end if out of order."""
+        if self._context.stream.cursor is None or self._horizon is None:
+            return None
+        if self.planned_window.is_out_of_order:
+            self._completed_until = self._window.start
+            if not is_end_of_planned_window:
+                return None
+        end = self._end if is_last else self._density.position
+        if not is_last and (end is None or not self._is_in_order):
+            return None
+        claim = Window(self._completed_until, min(filter(None, (end, self._horizon))))
+        if claim.is_empty:
+            return None
+        self._completed_until = claim.end
+        return claim
+
+    def _max_safe_cursor(self, page: DecodedPage, batch: pa.RecordBatch) -> datetime | None:
+        """Return the greatest cursor up to the horizon; what is dated later moves no mark."""
+        cursor = self._context.stream.cursor
+        if (
+            cursor is None
+            or page.highest_cursor is None
+            or self._horizon is None
+            or not batch.num_rows
+        ):
+            return None
+        if batch.num_rows == page.batch.num_rows and page.highest_cursor <= self._horizon:
+            return page.highest_cursor
+        settled = batch.filter(pc.less_equal(batch[cursor.column], timestamp_scalar(self._horizon)))
+        span = cursor_range(settled, cursor.column)
+        return None if span is None else span[1]

@@ -1,0 +1,18 @@
+"""The job of several processes, as tests run it, and how patient Dagster is there."""
+
+import os
+
+import dagster as dg
+
+from klaviyo_assets.definitions import build_defs
+from klaviyo_assets.defs import assets
+from klaviyo_assets.settings import read_settings
+
+IMMEDIATE_RETRY = dg.RetryPolicy(max_retries=1, delay=0)
+"""How Dagster tries again here; the product waits a minute between two attempts."""
+
+
+def build_first_sync_job() -> dg.JobDefinition:
+    """Return the job of several processes, with the settings of this process."""
+    assets.ASSET_RETRY_POLICY = IMMEDIATE_RETRY
+    return build_defs(*read_settings(os.environ)).resolve_job_def("klaviyo_first_sync")

@@ -1,0 +1,147 @@
+"""Runs in processes of their own, which can be killed: what `kill -9` does to a sync."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from subprocess import DEVNULL, Popen, TimeoutExpired
+
+import dagster as dg
+
+from klaviyo_assets.definitions import build_defs
+from klaviyo_assets.defs import assets
+from klaviyo_assets.settings import read_settings
+from klaviyo_assets.sync import sync_run
+from klaviyo_assets_tests.contract.checkout import ROOT
+from klaviyo_assets_tests.e2e.first_sync_job import IMMEDIATE_RETRY, build_first_sync_job
+from klaviyo_assets_tests.e2e.home import Home, asset_key
+from klaviyo_assets_tests.e2e.instance import open_instance
+from klaviyo_assets_tests.forkserver import FORKSERVER
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncTask:
+    """What a forked process is to do; `commit_bytes` makes a small sync commit often."""
+
+    variables: Mapping[str, str]
+    dagster_home: Path
+    streams: Sequence[str]
+    config: Mapping[str, str]
+    commit_bytes: int
+
+
+class ChildProcess:
+    """A process on its way; a process of ours, never one that only has its name."""
+
+    def __init__(self, process: BaseProcess | Popen[str]) -> None:
+        self.process = process
+
+    @property
+    def pid(self) -> int:
+        """Return its process id."""
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def has_ended(self, *, within: float) -> bool:
+        """Wait up to so many seconds for its end; tell whether it has come."""
+        if isinstance(self.process, BaseProcess):
+            self.process.join(within)
+            return self.process.exitcode is not None
+        try:
+            self.process.wait(within)
+        except TimeoutExpired:
+            return False
+        return True
+
+    @property
+    def exit_code(self) -> int | None:
+        """Return its exit code: 0 for a green run, negative for the signal that ended it."""
+        if isinstance(self.process, BaseProcess):
+            return self.process.exitcode
+        return self.process.returncode
+
+    def kill(self) -> None:
+        """End it at once, as `kill -9` does, and wait for that."""
+        self.process.kill()
+        assert self.has_ended(within=30)
+
+
+def build_sync_task(
+    home: Home, *streams: str, config: Mapping[str, str] | None = None, commit_bytes: int = 0
+) -> SyncTask:
+    """Return the orders to materialize streams in a home; 0 leaves commits their real size."""
+    return SyncTask(
+        variables=home.variables,
+        dagster_home=home.dagster_home,
+        streams=streams,
+        config=config or {},
+        commit_bytes=commit_bytes or sync_run.COMMIT_BYTES,
+    )
+
+
+def fork_sync(
+    home: Home, *streams: str, config: Mapping[str, str] | None = None, commit_bytes: int = 0
+) -> ChildProcess:
+    """Start a sync in a process that has everything imported; its exit code is 0 if green."""
+    orders = build_sync_task(home, *streams, config=config, commit_bytes=commit_bytes)
+    process = FORKSERVER.Process(target=run_task_and_exit, args=(orders,))
+    process.start()
+    return ChildProcess(process)
+
+
+def fork_parallel_sync(home: Home, *streams: str) -> ChildProcess:
+    """Start the job that gives each stream a process of its own, for these streams only."""
+    orders = build_sync_task(home, *streams)
+    process = FORKSERVER.Process(target=run_parallel_sync, args=(orders,))
+    process.start()
+    return ChildProcess(process)
+
+
+def run_parallel_sync(task: SyncTask) -> None:
+    """Be a run worker: start a process for each step and wait for them."""
+    os.environ.update({**task.variables, "DAGSTER_HOME": str(task.dagster_home)})
+    with open_instance(task.dagster_home) as instance:
+        done = dg.execute_job(
+            dg.reconstructable(build_first_sync_job),
+            instance=instance,
+            asset_selection=[asset_key(each) for each in task.streams],
+        )
+    sys.exit(0 if done.success else 1)
+
+
+def run_task_and_exit(task: SyncTask) -> None:
+    """Be a process that does what is ordered and nothing else."""
+    sys.exit(run_task(task))
+
+
+def run_task(task: SyncTask) -> int:
+    """Materialize what is ordered in this process; return 0 if the run is green."""
+    os.environ.update(task.variables)
+    assets.ASSET_RETRY_POLICY = IMMEDIATE_RETRY
+    sync_run.COMMIT_BYTES = task.commit_bytes
+    defs = build_defs(*read_settings(task.variables))
+    op = {"config": dict(task.config)}
+    with open_instance(task.dagster_home) as instance:
+        done = dg.materialize(
+            list(defs.assets or ()),  # pyright: ignore[reportArgumentType]
+            selection=dg.AssetSelection.assets(*map(asset_key, task.streams)),
+            instance=instance,
+            resources=defs.resources,
+            run_config={"ops": {f"klaviyo__{each}": op for each in task.streams}},
+            raise_on_error=False,
+        )
+    return 0 if done.success else 1
+
+
+def start_dagster_command(home: Home, *words: str) -> ChildProcess:
+    """Start `dagster <words> -m klaviyo_assets.definitions` with the home's environment."""
+    command = [sys.executable, "-m", "dagster", *words, "-m", "klaviyo_assets.definitions"]
+    environment = {**os.environ, **home.variables, "DAGSTER_HOME": str(home.dagster_home)}
+    return ChildProcess(
+        subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=DEVNULL, stderr=DEVNULL, text=True
+        )
+    )

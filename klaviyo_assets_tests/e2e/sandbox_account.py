@@ -1,0 +1,189 @@
+"""A sandbox as these tests see it: its true records, what was asked, what changes."""
+
+import json
+from collections import Counter
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any, cast
+from zoneinfo import ZoneInfo
+
+from klaviyo_assets.sandbox import AccountConfig, Sandbox, serve
+from klaviyo_assets.sandbox.account import metrics
+from klaviyo_assets.sandbox.account.profiles import ProfileCollection
+from klaviyo_assets.sandbox.account.records import RecordCollection
+from klaviyo_assets.sandbox.admin import list_true_records
+
+NOON = datetime(2026, 9, 30, 12, tzinfo=UTC)
+"""When a shop's clock starts: some weeks before anybody runs this, so that it can be moved on."""
+
+metrics.build_event_pools = lru_cache(metrics.build_event_pools)
+"""A function of the seed alone, and most shops here have the same: a third of what one costs."""
+
+UNLIMITED_SCALE = 1_000_000.0
+"""Scales the rate limits out of the way."""
+
+COLLECTION_BY_STREAM = {
+    "accounts": "accounts",
+    "campaigns": "campaigns",
+    "email_templates": "templates",
+    "events": "events",
+    "flows": "flows",
+    "lists": "lists",
+    "metrics": "metrics",
+    "profiles": "profiles",
+    "segments": "segments",
+}
+"""Streams whose records the sandbox counts by itself, by its own word for them."""
+
+
+class SandboxAccount:
+    """One sandbox in this process; everything asked of it here bypasses HTTP."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.sandbox = sandbox
+        self.url, self.key = sandbox.url, sandbox.key
+
+    @property
+    def now(self) -> datetime:
+        """Return the shop's time, UTC."""
+        return datetime.fromtimestamp(self.sandbox.clock.now(), UTC)
+
+    def advance_clock(self, **span: float) -> None:
+        """Let time pass in the shop: `days=3`."""
+        self.sandbox.clock.advance(timedelta(**span).total_seconds())
+
+    def true_ids(self, stream: str) -> set[str]:
+        """Return the ids that a complete reader of the stream holds now."""
+        if stream == "global_exclusions":
+            return self._suppressed_ids()
+        return set(self.true_cursors(stream))
+
+    def true_cursors(self, stream: str) -> dict[str, datetime | None]:
+        """Return the ids that a complete reader holds now, with their cursors where there are."""
+        service = self.sandbox.service
+        with service.lock:
+            # People sign up as time goes by, but only when somebody looks.
+            service.store.profiles.advance_to(int(service.clock.now()))
+            found = list_true_records(
+                service.store, COLLECTION_BY_STREAM[stream], now=service.clock.now(), parameters={}
+            )
+        records = cast("dict[str, list[tuple[str, str | None]]]", found)["records"]
+        return {each: None if at is None else datetime.fromisoformat(at) for each, at in records}
+
+    def _suppressed_ids(self) -> set[str]:
+        shelf = self.sandbox.store.profiles
+        field = "subscriptions.email.marketing.suppression.timestamp"
+        return {
+            shelf.id_of(k) for k in shelf.sorted_ordinals("updated") if shelf.field_values(k, field)
+        }
+
+    def attributes(self, kind: str) -> dict[str, dict[str, Any]]:
+        """Return the attributes of all living records of a resource type, by id."""
+        shelf = self.sandbox.store.collections[kind]
+        return {shelf.id_of(k): dict(shelf.attributes(k)) for k in shelf.sorted_ordinals("id")}
+
+    def list_member_ids(self, list_id: str) -> set[str]:
+        """Return the profiles on a list."""
+        group = self.sandbox.store.group_members("list", list_id)
+        return set() if group is None else {group.id_of(k) for k in group.member_ordinals()}
+
+    def set_time_zone(self, zone: str) -> None:
+        """Let the account have another time zone from now on, in what it says and in reports."""
+        (account,) = self.true_ids("accounts")
+        self.mutate(account=account, set={"timezone": zone})
+        self.sandbox.service.report_endpoints.zone = ZoneInfo(zone)
+
+    def set_recipient_estimate(self, campaign: str, people: int) -> None:
+        """Let Klaviyo estimate another number of recipients; the campaign itself stays as it is."""
+        self.mutate(
+            **{"campaign-recipient-estimation": campaign},
+            set={"estimated_recipient_count": people},
+        )
+
+    def mutate(self, **change: object) -> str:
+        """Make one change, in the words of the sandbox's `/__mutate`; return the record's id."""
+        service = self.sandbox.service
+        with service.lock:
+            changed = service.mutations.apply(cast("Any", change), service.clock.now())
+        return str(cast("Mapping[str, object]", changed)["id"])
+
+    def restore(self, kind: str, record_id: str) -> None:
+        """Bring a deleted record back as it was."""
+        shop = self.sandbox.store
+        shelf = shop.profiles if kind == "profile" else shop.collections[kind]
+        ordinal = shelf.ordinal_of(record_id)
+        assert ordinal is not None
+        with self.sandbox.service.lock:
+            if isinstance(shelf, ProfileCollection):
+                shelf.alive_flags[ordinal] = 1
+                shelf.invalidate_orders()
+            elif isinstance(shelf, RecordCollection):
+                shelf.records[ordinal].is_alive = True
+                shelf.invalidate_orders()
+
+    def add_events(self, *events: Mapping[str, object]) -> set[str]:
+        """Add events, in the words of the sandbox's `/__events`; return their ids."""
+        service = self.sandbox.service
+        with service.lock:
+            written = service.mutations.write_events(cast("Any", list(events)), service.clock.now())
+        return set(cast("Mapping[str, list[str]]", written)["ids"])
+
+    @contextmanager
+    def inject_fault(
+        self, kind: str, *, match: Mapping[str, object], **options: object
+    ) -> Generator[None]:
+        """Have one fault for the length of the block."""
+        script = self.sandbox.faults
+        script.add(cast("Any", [{"match": match, "fault": {"kind": kind, **options}}]))
+        try:
+            yield
+        finally:
+            script.clear()
+
+    def clear_journal(self) -> None:
+        """Empty the journal."""
+        self.sandbox.journal.clear()
+
+    def request_counts(self) -> Counter[str]:
+        """Return how many requests each path has had since `clear_journal`."""
+        return Counter(entry.path for entry in self.sandbox.journal.requests())
+
+    def queries(self, path: str) -> list[str]:
+        """Return the queries that came for a path since `clear_journal`, still encoded."""
+        return [each.query for each in self.sandbox.journal.requests() if each.path == path]
+
+    def request_bodies(self, path: str) -> list[Any]:
+        """Return the JSON objects that came for a path since `clear_journal`, in order."""
+        entries = self.sandbox.journal.requests()
+        return [json.loads(each.body) for each in entries if each.path == path]
+
+    def shown_record_counts(self, path: str) -> Counter[str]:
+        """Return how often each record of a path was shown intact since `clear_journal`, by id."""
+        kind, counts = self.sandbox.journal.count_shown(path)
+        if kind is None:
+            return Counter()
+        name = self.sandbox.server.admin.id_lookup(kind)
+        return Counter({name(ordinal): times for ordinal, times in counts.items()})
+
+
+@contextmanager
+def open_sandbox_account(**numbers: object) -> Generator[SandboxAccount]:
+    """Run a small shop with a clock that stands still and no rate limits; `numbers` change it."""
+    sizes: dict[str, object] = {
+        "events": 900,
+        "profiles": 90,
+        "lists": 5,
+        "segments": 3,
+        "campaigns": 24,
+        "templates": 6,
+        "flows": 6,
+        # Few days, because events lie in a file a day.
+        "days": 8,
+        "now": NOON,
+        "frozen": True,
+        "rate_limit_scale": UNLIMITED_SCALE,
+    }
+    with serve(AccountConfig(**{**sizes, **numbers})) as sandbox:  # pyright: ignore[reportArgumentType]
+        yield SandboxAccount(sandbox)

@@ -1,0 +1,101 @@
+"""Runs at the same time: of one stream, where the commit is the fence, and of all streams."""
+
+from collections.abc import Mapping
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from klaviyo_assets.lake import CommitReceipt, DeletionScan, Rebase, WriteSession
+from klaviyo_assets.streams import COLLECTIONS
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.processes import fork_parallel_sync, fork_sync
+from klaviyo_assets_tests.e2e.run_log import RunResult
+
+pytestmark = pytest.mark.usefixtures("impatient")
+
+
+def overtaken(home: Home, stream: str, config: Mapping[str, str]) -> tuple[RunResult, RunResult]:
+    """Let a run be overtaken by a whole other one right before its first commit; return both."""
+    commit, others = WriteSession.commit, list[RunResult]()
+
+    def late(
+        session: WriteSession,
+        state: Mapping[str, object],
+        noticed: DeletionScan | None = None,
+        rebase: Rebase | None = None,
+        **more: Any,  # noqa: ANN401 - passed on
+    ) -> CommitReceipt:
+        if not others:
+            # Whoever commits from here on is the other run, or comes after it.
+            with patch.object(WriteSession, "commit", commit):
+                others.append(home.sync(stream))
+        return commit(session, state, noticed, rebase, **more)
+
+    with patch.object(WriteSession, "commit", late):
+        run = home.sync(stream, config=config)
+    return run, others[0]
+
+
+@pytest.mark.parametrize(
+    ("stream", "mode"),
+    [
+        ("profiles", "incremental_deduped"),
+        ("lists", "incremental_deduped"),
+        ("lists", "full_refresh_overwrite"),
+    ],
+)
+def test_a_run_that_is_overtaken_starts_over(home: Home, stream: str, mode: str) -> None:
+    """The later of two runs of one stream is refused its commit, says so, and starts over.
+
+    Every run of lists replaces the table, so none can tell what the other's took away.
+    """
+    home.sync(stream)
+    home.account.advance_clock(days=1)
+    run, other = overtaken(home, stream, {"sync_mode": mode})
+    assert other.success
+    assert "another run committed" in run.retries[stream]
+    assert run.success
+    assert run.attempts[stream] == 2
+    assert sorted(home.ids(stream)) == sorted(home.account.true_ids(stream))
+
+
+def test_a_full_refresh_that_an_increment_overtakes_goes_on(home: Home) -> None:
+    """It is stored at its first attempt, beside what the increment brought, and says so."""
+    home.sync("profiles")
+    home.account.advance_clock(days=1)
+    run, other = overtaken(home, "profiles", {"sync_mode": "full_refresh_overwrite"})
+    assert other.success
+    assert run.success
+    assert run.attempts["profiles"] == 1
+    assert "rows that other runs stored meanwhile were put beside them" in said(run)
+    assert sorted(home.ids("profiles")) == sorted(home.account.true_ids("profiles"))
+
+
+def said(run: RunResult) -> str:
+    """Return all that a run said, a line each."""
+    return "\n".join(text for _, text in run.log)
+
+
+def test_two_first_syncs_in_two_processes_make_one_table(start: StartHome) -> None:
+    """Two processes that begin the same first sync at once leave every event once."""
+    home = start(events=4_000, latency_ms=150, future_events=0)
+    lives = [fork_sync(home, "events"), fork_sync(home, "events")]
+    assert all(life.has_ended(within=300) for life in lives)
+    assert {life.exit_code for life in lives} == {0}
+    assert sorted(home.ids("events")) == sorted(home.account.true_ids("events"))
+    assert home.account.request_counts()["/api/events"] > 4
+
+
+@pytest.mark.takes(30)
+def test_all_streams_side_by_side_lose_no_view(home: Home) -> None:
+    """The first-sync job, a process a stream, publishes every relation whole."""
+    names = [stream.name for stream in COLLECTIONS]
+    life = fork_parallel_sync(home, *names)
+    assert life.has_ended(within=300)
+    assert life.exit_code == 0
+    assert home.relation_names() == set(names)
+    for stream in names:
+        truth = home.account.true_ids(stream.removesuffix("_detailed"))
+        assert sorted(home.ids(stream)) == sorted(truth)

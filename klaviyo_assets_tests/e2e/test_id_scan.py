@@ -1,0 +1,206 @@
+"""The sweep of ids: profiles that vanished are marked by a hundred ids a request."""
+
+from collections.abc import Mapping
+from unittest.mock import patch
+from urllib.parse import unquote_plus
+
+import pytest
+
+from klaviyo_assets.lake import CommitReceipt, DeletionScan, IdScanSession, ShrinkGuard
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.sandbox_account import NOON
+
+SWEEP = {"sweep_ids": True}
+PROFILES = "/api/profiles"
+
+
+def test_a_sweep_marks_what_vanished(home: Home) -> None:
+    """Deleted profiles are marked with when they were missed; rows, mark and records stay."""
+    first = home.sync("profiles")
+    gone = {
+        home.account.mutate(profile=each, delete=True) for each in sorted(home.ids("profiles"))[:3]
+    }
+    home.account.advance_clock(minutes=10)
+    noticed = home.account.now
+    before = home.query("SELECT * EXCLUDE (deleted_at) FROM klaviyo.profiles ORDER BY id")
+    run = home.sync("profiles", config=SWEEP)
+    assert run.success, run.failures
+    assert home.deletion_times("profiles") == dict.fromkeys(gone, noticed)
+    assert home.query("SELECT * EXCLUDE (deleted_at) FROM klaviyo.profiles ORDER BY id") == before
+    assert run.cursor("profiles") == first.cursor("profiles")
+    assert run.metadata_number("profiles", "deleted") == 3
+    assert run.metadata_number("profiles", "rows_written") == 0
+    assert run.metadata_number("profiles", "records_read") == 87
+    assert run.materializations["profiles"]["dagster/row_count"] == len(before)
+    # A later sync goes on from its mark as if nothing had been.
+    home.account.clear_journal()
+    assert home.sync("profiles").success
+    assert home.account.shown_record_counts(PROFILES).total() < 10
+
+
+def test_a_sweep_asks_for_ids_alone(start: StartHome) -> None:
+    """A request brings a hundred ids at the full rate: no consents, no predictions, no names."""
+    home = start(profiles=350, events=0)
+    home.sync("profiles")
+    home.account.clear_journal()
+    assert home.sync("profiles", config=SWEEP).success
+    asked = [unquote_plus(each) for each in home.account.queries(PROFILES)]
+    assert 4 <= len(asked) <= 8
+    for each in asked:
+        assert "sort=created" in each
+        assert "page[size]=100" in each
+        assert "fields[profile]=created" in each
+        assert "additional-fields" not in each
+    assert set(home.account.shown_record_counts(PROFILES)) == home.account.true_ids("profiles")
+
+
+def test_the_weekly_job_sweeps(home: Home) -> None:
+    """The schedule orders a sweep; so does the job when it is launched as it is."""
+    home.sync("profiles")
+    first, second = sorted(home.ids("profiles"))[:2]
+    home.account.mutate(profile=first, delete=True)
+    home.account.advance_clock(minutes=10)
+    assert home.run_schedule("klaviyo_weekly_deleted_profiles", home.account.now).success
+    assert set(home.deletion_times("profiles")) == {first}
+    home.account.mutate(profile=second, delete=True)
+    defs = home.load_definitions()
+    run = home.execute(
+        lambda instance: defs.resolve_job_def("klaviyo_deleted_profiles").execute_in_process(
+            instance=instance, raise_on_error=False
+        )
+    )
+    assert run.success
+    assert set(home.deletion_times("profiles")) == {first, second}
+
+
+def test_a_second_sweep_changes_nothing(home: Home) -> None:
+    """Marks stay as they were, and where nothing changed no file is written."""
+    home.sync("profiles")
+    gone = home.account.mutate(profile=min(home.ids("profiles")), delete=True)
+    home.sync("profiles", config=SWEEP)
+    marks, files = home.deletion_times("profiles"), home.data_files()
+    home.account.advance_clock(hours=1)
+    run = home.sync("profiles", config=SWEEP)
+    assert run.metadata_number("profiles", "deleted") == 0
+    assert home.deletion_times("profiles") == marks
+    assert set(marks) == {gone}
+    table = {path: each for path, each in files.items() if "lake/profiles" in path}
+    assert {
+        path: each for path, each in home.data_files().items() if "lake/profiles" in path
+    } == table
+
+
+def test_a_profile_that_comes_back_loses_its_mark(home: Home) -> None:
+    """A sweep that sees a profile again lifts its mark, though the profile did not change."""
+    home.sync("profiles")
+    gone = home.account.mutate(profile=min(home.ids("profiles")), delete=True)
+    home.sync("profiles", config=SWEEP)
+    assert set(home.deletion_times("profiles")) == {gone}
+    home.account.restore("profile", gone)
+    home.account.advance_clock(minutes=1)
+    assert home.sync("profiles", config=SWEEP).success
+    assert home.deletion_times("profiles") == {}
+    assert sorted(home.ids("profiles")) == sorted(home.account.true_ids("profiles"))
+
+
+def test_what_changes_during_the_sweep_is_not_called_deleted(start: StartHome) -> None:
+    """Profiles that change, come or go while ids are read: only who is gone is marked."""
+    home = start(profiles=350, events=0)
+    home.sync("profiles")
+    by_age = [each for (each,) in home.query("SELECT id FROM klaviyo.profiles ORDER BY created")]
+    gone = by_age[-1]
+    changes = [
+        *({"profile": each, "set": {"last_name": "Moved"}} for each in by_age[100:340:7]),
+        {"create": "profile", "set": {"email": "new@example.com"}},
+        {"profile": gone, "delete": True},
+    ]
+    home.account.advance_clock(hours=1)
+    match = {"path": PROFILES, "nth": 1}
+    with home.account.inject_fault("mutate", match=match, mutations=changes):
+        assert home.sync("profiles", config=SWEEP).success
+    assert set(home.deletion_times("profiles")) == {gone}
+    home.sync("profiles")
+    assert set(home.deletion_times("profiles")) == {gone}
+    assert sorted(home.live_ids("profiles")) == sorted(home.account.true_ids("profiles"))
+
+
+def test_a_sync_during_the_sweep_hinders_neither(home: Home) -> None:
+    """What a sync stores while ids are read stays as it stored it; the sweep marks the rest."""
+    home.sync("profiles")
+    first, second, third = sorted(home.ids("profiles"))[:3]
+    home.account.advance_clock(hours=1)
+    home.account.mutate(profile=first, delete=True)
+    commit = IdScanSession.commit
+    turns: list[str] = []
+
+    def commit_after_a_sync(
+        sweep: IdScanSession,
+        state: Mapping[str, object],
+        noticed: DeletionScan | None = None,
+        guard: ShrinkGuard | None = None,
+    ) -> CommitReceipt:
+        if not turns:
+            turns.append("sweep")
+            new = home.account.mutate(create="profile", set={"email": "new@example.com"})
+            home.account.mutate(profile=second, set={"last_name": "Meanwhile"})
+            home.account.mutate(profile=third, set={"last_name": "Meanwhile"})
+            home.account.advance_clock(minutes=1)
+            assert home.sync("profiles").success
+            home.account.mutate(profile=third, delete=True)
+            turns.append(new)
+        return commit(sweep, state, noticed, guard)
+
+    with patch.object(IdScanSession, "commit", commit_after_a_sync):
+        run = home.sync("profiles", config=SWEEP)
+    assert run.success, run.failures
+    assert set(home.deletion_times("profiles")) == {first}
+    assert turns[1] in home.live_ids("profiles")
+    rows = home.query(f"SELECT last_name FROM klaviyo.profiles WHERE id = '{second}'")
+    assert rows == [("Meanwhile",)]
+    last = home.sync("profiles", config=SWEEP)
+    assert last.success
+    assert set(home.deletion_times("profiles")) == {first, third}
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_sweep_that_fails_marks_nothing(start: StartHome) -> None:
+    """A page that never comes leaves the table as it was."""
+    home = start(profiles=350, events=0)
+    home.sync("profiles")
+    home.account.mutate(profile=min(home.ids("profiles")), delete=True)
+    with home.account.inject_fault("error", match={"path": PROFILES, "from": 3}, status=500):
+        run = home.sync("profiles", config=SWEEP)
+    assert "profiles" in run.failures
+    assert home.deletion_times("profiles") == {}
+
+
+def test_a_sweep_with_an_unreadable_id_marks_nothing_and_says_so(home: Home) -> None:
+    """An id that cannot be read may be any of the missing ones."""
+    home.sync("profiles")
+    home.account.mutate(profile=min(home.ids("profiles")), delete=True)
+    with home.account.inject_fault("null_id", match={"path": PROFILES}):
+        run = home.sync("profiles", config=SWEEP)
+    assert run.success
+    assert home.deletion_times("profiles") == {}
+    assert "none that is missing was marked" in run.warnings
+
+
+NONSENSE: dict[str, tuple[str, dict[str, object], str]] = {
+    "a swept stream": ("lists", {}, "ids of this stream are not swept"),
+    "a view": ("events_detailed", {}, "ids of this stream are not swept"),
+    "a fan-out": ("campaigns_detailed", {}, "ids of this stream are not swept"),
+    "with a mode": ("profiles", {"sync_mode": "full_refresh_overwrite"}, "give it alone"),
+    "with a history": ("profiles", {"sync_mode": "incremental_append"}, "give it alone"),
+    "with a window": ("profiles", {"start": f"{NOON:%Y-%m-%d}"}, "give it alone"),
+    "never read": ("profiles", {}, "materialize klaviyo/profiles first"),
+}
+
+
+@pytest.mark.parametrize("case", NONSENSE)
+def test_a_sweep_that_makes_no_sense_is_refused(home: Home, case: str) -> None:
+    """An order for a sweep that cannot be carried out fails in a sentence and asks for no page."""
+    stream, config, sentence = NONSENSE[case]
+    run = home.sync(stream, config=config | SWEEP)
+    assert sentence in run.failures[stream]
+    assert home.account.request_counts()[PROFILES] == 0

@@ -1,0 +1,217 @@
+"""Responses that are well-formed and untrue: F71 to F73. A good status proves nothing."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.run_log import RunResult
+from klaviyo_assets_tests.faults.assertions import (
+    STREAM_PATHS,
+    assert_complete,
+    assert_sound_part,
+    stored_ids,
+)
+from klaviyo_assets_tests.faults.journal import response_statuses
+
+FULL = {"sync_mode": "full_refresh_overwrite"}
+SWEEP = {"sweep_ids": True}
+
+NO_PAGES: Mapping[str, tuple[str, Mapping[str, object], str]] = {
+    "a page without links": ("bare_page", {}, "no `links.self`"),
+    "nothing without links": ("bare_page", {"count": 0}, "no `links.self`"),
+    "links without self": ("no_links", {}, "no `links.self`"),
+    "errors beside a page": ("errors_beside", {}, "`errors` beside `data` (error: timed out)"),
+    "errors beside nothing": ("errors_beside", {"count": 0}, "`errors` beside `data`"),
+    "an empty object": ("text_body", {"text": "{}"}, "an object without `data`"),
+}
+"""What comes with 200 and is no page: the sandbox's fault, its options, and what is told of it."""
+
+F71 = [each for each in NO_PAGES if "links" in each]
+F72 = [each for each in NO_PAGES if each not in F71]
+
+pytestmark = pytest.mark.usefixtures("impatient")
+
+
+def stocked(start: StartHome) -> Home:
+    """Return a home for a shop with some pages of lists, profiles and events."""
+    return start(lists=15, profiles=250, events=2_500, future_events=0, days=3)
+
+
+def asked_again(home: Home, lie: str) -> None:
+    """Have the second page of events, and the first one of lists, be a lie once or twice."""
+    kind, options, _ = NO_PAGES[lie]
+    for stream, first, times in (("events", 2, 2), ("lists", 1, 1)):
+        match = {"path": STREAM_PATHS[stream], "from": first, "to": first + times - 1}
+        with home.account.inject_fault(kind, match=match, **options):
+            run = home.sync(stream)
+        assert run.success, run.failures
+        assert run.attempts[stream] == 1
+        assert run.metadata_number(stream, "retries") == times
+        assert_complete(home, stream)
+
+
+def fails_in_the_end(home: Home, lie: str) -> None:
+    """Have all but the first pages be a lie for ever; nothing is claimed, and a later run is whole.
+
+    Of a first sync, then of a full refresh, a snapshot and a sweep of ids.
+    """
+    kind, options, said = NO_PAGES[lie]
+    with home.account.inject_fault(
+        kind, match={"path": STREAM_PATHS["events"], "from": 2}, **options
+    ):
+        judge_told(home.sync("events"), said, "events")
+    assert_sound_part(home, "events")
+    assert 0 < len(stored_ids(home, "events")) < len(home.account.true_ids("events"))
+    assert home.sync("events", "lists", "profiles").success
+    for stream, config in (("events", FULL), ("lists", None), ("profiles", SWEEP)):
+        with home.account.inject_fault(
+            kind, match={"path": STREAM_PATHS[stream], "from": 2}, **options
+        ):
+            judge_told(home.sync(stream, config=config), said, stream)
+    assert_complete(home, "events", "lists", "profiles")
+    assert home.deletion_times("lists") == home.deletion_times("profiles") == {}
+
+
+def judge_told(run: RunResult, said: str, stream: str) -> None:
+    """Assert that a stream failed in words, after all tries."""
+    assert list(run.failures) == [stream]
+    assert said in run.failures[stream]
+    assert "Given up after 6 tries" in run.failures[stream]
+
+
+@pytest.mark.parametrize("lie", F71)
+def test_f71_a_page_without_its_place_is_asked_for_again(start: StartHome, lie: str) -> None:
+    """Klaviyo always says where a page is: what does not is no page, and never the last one."""
+    asked_again(stocked(start), lie)
+
+
+def test_f71_pages_without_their_place_for_ever_fail(start: StartHome) -> None:
+    """If it lasts the stream fails, nothing counts as read, and no row is dropped or marked."""
+    fails_in_the_end(stocked(start), "nothing without links")
+
+
+@pytest.mark.parametrize("lie", F72)
+def test_f72_what_tells_of_errors_is_asked_for_again(start: StartHome, lie: str) -> None:
+    """Klaviyo never sends errors with records, nor an object with neither."""
+    asked_again(stocked(start), lie)
+
+
+def test_f72_errors_for_ever_fail(start: StartHome) -> None:
+    """If it lasts the stream fails with Klaviyo's own words."""
+    fails_in_the_end(stocked(start), "errors beside a page")
+
+
+@pytest.mark.parametrize("lie", ["errors beside a page", "an empty object"])
+def test_f72_single_records_are_asked_for_again(start: StartHome, lie: str) -> None:
+    """The same of answers that are no pages: each list's profile count."""
+    home = start(lists=4, events=0)
+    assert home.sync("lists").success
+    kind, options, _ = NO_PAGES[lie]
+    one = f"/api/lists/{min(home.ids('lists'))}"
+    with home.account.inject_fault(kind, match={"path": one, "to": 2}, **options):
+        run = home.sync("lists_detailed")
+    assert run.success, run.failures
+    assert run.metadata_number("lists_detailed", "retries") == 2
+    assert response_statuses(home, one) == [200] * 3
+    counted = home.query("SELECT id, profile_count FROM klaviyo.lists_detailed")
+    assert dict(counted) == {
+        each: len(home.account.list_member_ids(each)) for each in home.account.true_ids("lists")
+    }
+
+
+WHOLE_READS: Mapping[str, Mapping[str, object]] = {
+    "events": FULL,
+    "global_exclusions": FULL,
+    "lists": {},
+    "profiles": SWEEP,
+}
+"""Streams with what has them read whole: full refreshes, a snapshot, a sweep of ids."""
+
+
+@pytest.mark.parametrize("kept", [0, 10])
+def test_f73_a_read_that_leaves_much_out_is_not_believed(start: StartHome, kept: int) -> None:
+    """Nothing, or a list cut short, in Klaviyo's own form: read twice, then refused in words."""
+    home = stocked(start)
+    assert home.sync(*WHOLE_READS).success
+    for stream, config in WHOLE_READS.items():
+        before = home.query(f"FROM klaviyo.{stream} ORDER BY id")
+        with home.account.inject_fault(
+            "cut_list", match={"path": STREAM_PATHS[stream]}, count=kept
+        ):
+            run = home.sync(stream, config=config)
+        said = run.failures[stream]
+        assert f"rows before: {len(before):,}, rows now: {kept})" in said
+        assert "a second read of everything said the same" in said
+        assert "confirm_shrink: true" in said
+        assert run.attempts[stream] == 1
+        assert "it is read a second time" in run.warnings
+        assert home.query(f"FROM klaviyo.{stream} ORDER BY id") == before
+        assert home.sync(stream, config=config).success
+        assert sorted(home.ids(stream)) == sorted(home.account.true_ids(stream))
+    assert home.deletion_times("lists") == home.deletion_times("profiles") == {}
+    assert_complete(home, "events", "lists", "profiles")
+
+
+def test_f73_a_lie_told_once_changes_nothing(start: StartHome) -> None:
+    """The second read has everything: the run is green, and says that it read twice."""
+    home = stocked(start)
+    assert home.sync(*WHOLE_READS).success
+    for stream, config in WHOLE_READS.items():
+        with home.account.inject_fault(
+            "cut_list", match={"path": STREAM_PATHS[stream], "to": 1}, count=3
+        ):
+            run = home.sync(stream, config=config)
+        assert run.success, run.failures
+        assert "it is read a second time" in run.warnings
+        assert run.metadata_number(stream, "records_read") == len(home.account.true_ids(stream))
+    assert home.deletion_times("lists") == home.deletion_times("profiles") == {}
+    assert_complete(home, "events", "lists", "profiles")
+
+
+def test_f73_what_is_confirmed_is_believed(start: StartHome) -> None:
+    """Most lists are really deleted: refused until somebody confirms it, and marked then."""
+    home = stocked(start)
+    assert home.sync("lists").success
+    gone = {home.account.mutate(list=each, delete=True) for each in sorted(home.ids("lists"))[:12]}
+    assert "would mark 12 of 15 rows as deleted" in home.sync("lists").failures["lists"]
+    assert home.deletion_times("lists") == {}
+    assert home.sync("lists", config={"confirm_shrink": True}).success
+    assert set(home.deletion_times("lists")) == gone
+    # Those marked are no part of the share any more.
+    assert home.sync("lists").success
+    assert sorted(home.live_ids("lists")) == sorted(home.account.true_ids("lists"))
+
+
+def test_f73_a_few_lists_may_go_unless_none_is_left(start: StartHome) -> None:
+    """Of small tables people delete half in an afternoon; that nothing is left is confirmed."""
+    home = start(lists=4, events=0)
+    assert home.sync("lists").success
+    first, second, third, fourth = sorted(home.ids("lists"))
+    for each in (first, second, third):
+        home.account.mutate(list=each, delete=True)
+    home.account.clear_journal()
+    run = home.sync("lists")
+    assert run.success, run.failures
+    assert set(home.deletion_times("lists")) == {first, second, third}
+    assert home.account.request_counts()[STREAM_PATHS["lists"]] == 2
+    home.account.mutate(list=fourth, delete=True)
+    assert "rows before: 1, rows now: 0" in home.sync("lists").failures["lists"]
+    assert home.sync("lists", config={"confirm_shrink": True}).success
+    assert home.live_ids("lists") == []
+
+
+def test_f73_the_share_is_a_setting(start: StartHome) -> None:
+    """What a table may lose is `KLAVIYO_SHRINK_LIMIT`; what lies before a start date is no loss."""
+    home = stocked(start)
+    assert home.sync("events", "lists").success
+    for each in sorted(home.ids("lists"))[:12]:
+        home.account.mutate(list=each, delete=True)
+    home.account.clear_journal()
+    assert home.sync("lists", shrink_limit="0.9").success
+    assert len(home.deletion_times("lists")) == 12
+    assert home.account.request_counts()[STREAM_PATHS["lists"]] == 1
+    day = f"{home.account.now:%Y-%m-%d}"
+    assert home.sync("events", config=FULL, start_date=day).success
+    assert 0 < home.row_count("events") < len(home.account.true_ids("events")) / 2

@@ -1,0 +1,151 @@
+"""Bodies: F18 to F23. Half of a page, or none, is never read as a page."""
+
+from functools import partial
+
+import pytest
+
+from klaviyo_assets.account import connection
+from klaviyo_assets.api.client import KlaviyoClient
+from klaviyo_assets_tests.e2e.conftest import StartHome
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.run_log import RunResult
+from klaviyo_assets_tests.faults.assertions import assert_complete, assert_sound_part, stored_ids
+from klaviyo_assets_tests.faults.journal import request_pauses, response_statuses
+
+LISTS = "/api/lists"
+PROFILES = "/api/profiles"
+DEADLINE_SECONDS = 1.0
+
+pytestmark = pytest.mark.usefixtures("impatient")
+
+
+@pytest.fixture
+def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an answer have a second, where the product gives it a minute."""
+    hurried = partial(KlaviyoClient, timeout_seconds=DEADLINE_SECONDS)
+    monkeypatch.setattr(connection, "Client", hurried)
+
+
+def stocked(start: StartHome) -> Home:
+    """Return a home for a shop with four pages of lists and three of profiles."""
+    return start(lists=35, profiles=250)
+
+
+def survived(home: Home, kind: str, *, times: int = 1, **options: object) -> RunResult:
+    """Have the second page of two streams fail so many times; judge that it was only asked again.
+
+    No page but that one is asked for twice.
+    """
+    for stream in ("lists", "profiles"):
+        home.account.clear_journal()
+        match = {"path": f"/api/{stream}", "from": 2, "to": 1 + times}
+        with home.account.inject_fault(kind, match=match, **options):
+            run = home.sync(stream)
+        assert run.success
+        assert run.attempts[stream] == 1
+        assert run.metadata_number(stream, "retries") == times
+        asked = home.account.queries(f"/api/{stream}")
+        assert len(set(asked[1 : 2 + times])) == 1
+        assert len(set(asked)) == len(asked) - times
+        assert_complete(home, stream)
+    return run
+
+
+def fell(home: Home, kind: str, said: str, **options: object) -> None:
+    """Have everything from the second page on fail; judge what is told, kept and read later."""
+    with home.account.inject_fault(kind, match={"path": PROFILES, "from": 2}, **options):
+        run = home.sync("profiles", "lists")
+    assert list(run.failures) == ["profiles"]
+    assert said in run.failures["profiles"]
+    assert "Given up after 6 tries" in run.failures["profiles"]
+    # The first page, and six tries of the second in each of Dagster's two attempts.
+    assert home.account.request_counts()[PROFILES] <= 1 + 2 * 6 + 1
+    assert_sound_part(home, "profiles")
+    assert len(stored_ids(home, "profiles")) == 100
+    assert_complete(home, "lists")
+    assert home.sync("profiles").success
+    assert_complete(home, "profiles")
+
+
+def test_f18_half_a_page_is_not_stored(start: StartHome) -> None:
+    """A connection that is reset in the middle of a body costs the same page again."""
+    survived(stocked(start), "reset")
+
+
+@pytest.mark.parametrize("kind", ["short_body", "long_body", "truncated_json", "broken_chunks"])
+def test_f19_a_cut_body_is_asked_for_again(start: StartHome, kind: str) -> None:
+    """A body that is not as long as it says, or ends early, is gone over."""
+    survived(stocked(start), kind, times=2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("short_body", "got no answer from 127.0.0.1: IncompleteRead"),
+        ("truncated_json", "the answer is not JSON"),
+    ],
+)
+def test_f19_a_body_that_stays_cut_fails(start: StartHome, kind: str, said: str) -> None:
+    """If it lasts, the stream fails with what was seen; the pages before it are kept."""
+    fell(stocked(start), kind, said)
+
+
+@pytest.mark.usefixtures("in_a_hurry")
+def test_f20_a_body_that_trickles_ends_at_the_deadline(start: StartHome) -> None:
+    """Bytes that come steadily, and too slowly, do not hold a stream up beyond the deadline."""
+    home = stocked(start)
+    survived(home, "slow", bytes_per_second=100)
+    assert DEADLINE_SECONDS * 0.9 <= request_pauses(home, PROFILES)[1] <= DEADLINE_SECONDS + 20
+
+
+@pytest.mark.usefixtures("in_a_hurry")
+def test_f21_an_answer_that_never_begins_ends_at_the_deadline(start: StartHome) -> None:
+    """Without a byte the request ends at the deadline and is made again."""
+    home = stocked(start)
+    survived(home, "hang")
+    assert DEADLINE_SECONDS * 0.9 <= request_pauses(home, PROFILES)[1] <= DEADLINE_SECONDS + 20
+
+
+@pytest.mark.parametrize("kind", ["html_body", "empty_body", "null_body", "list_body", "text_body"])
+def test_f22_a_good_status_with_no_page_is_asked_again(start: StartHome, kind: str) -> None:
+    """200 is not believed where the body is no page."""
+    survived(stocked(start), kind, times=2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("html_body", "the answer is HTML or XML, not JSON"),
+        ("empty_body", "the answer is empty"),
+        ("null_body", "the answer is JSON, but not an object"),
+        ("list_body", "the answer is JSON, but not an object"),
+    ],
+)
+def test_f22_no_page_for_ever_fails(start: StartHome, kind: str, said: str) -> None:
+    """If it lasts, the stream fails and says what came instead of a page."""
+    fell(stocked(start), kind, said)
+
+
+def test_f23_a_byte_order_mark_is_read_over(start: StartHome) -> None:
+    """A mark in front of every page changes nothing and costs nothing."""
+    home = stocked(start)
+    with home.account.inject_fault("bom", match={"path": "/api/*"}):
+        run = home.sync("lists", "profiles")
+    assert run.success
+    assert (
+        run.metadata_number("lists", "retries") == run.metadata_number("profiles", "retries") == 0
+    )
+    assert response_statuses(home, LISTS) == [200] * 4
+    assert_complete(home, "lists", "profiles")
+
+
+@pytest.mark.parametrize("kind", ["charset", "bad_gzip"])
+def test_f23_what_cannot_be_read_is_asked_for_again(start: StartHome, kind: str) -> None:
+    """Text in another charset, and gzip that is none, are gone over."""
+    survived(stocked(start), kind, times=2)
+
+
+@pytest.mark.parametrize(("kind", "said"), [("charset", "the answer is not"), ("bad_gzip", "gzip")])
+def test_f23_what_stays_unreadable_fails(start: StartHome, kind: str, said: str) -> None:
+    """If it lasts, the stream fails clearly; no row is guessed from the bytes."""
+    fell(stocked(start), kind, said)

@@ -1,0 +1,42 @@
+"""Processes that begin at the same moment on a ledger that is not there yet; run by test_sharing.
+
+A program of its own, because it forks, which a process with threads must not. Prints one line for
+each process: the seconds it was told to wait, or what went wrong.
+"""
+
+import multiprocessing
+import sys
+import time
+from pathlib import Path
+
+from klaviyo_assets.api.rate_limiter import RateLimiter
+from klaviyo_assets.errors import KlaviyoAssetsError
+from klaviyo_assets.rate_tiers import RateLimitBucket, RateTier
+
+PROCESS_COUNT = 8
+ROUND_COUNT = 6
+SLOW_BUDGETS = (RateLimitBucket("GET /api/any", RateTier(name="any", burst=1, steady=1)),)
+
+
+def book_first_request(folder: Path, start_at: float) -> None:
+    """Wait for the moment, then make the first booking."""
+    time.sleep(max(0.0, start_at - time.time()))
+    try:
+        said = str(RateLimiter(folder, "a", share=1.0).reserve(SLOW_BUDGETS))
+    except KlaviyoAssetsError as error:
+        said = str(error)
+    sys.stdout.write(f"{said}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    forking = multiprocessing.get_context("fork")
+    for turn in range(ROUND_COUNT):
+        begins = (Path(sys.argv[1]) / f"{turn}", time.time() + 0.05)
+        children = [
+            forking.Process(target=book_first_request, args=begins) for _ in range(PROCESS_COUNT)
+        ]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join()

@@ -1,0 +1,463 @@
+"""Report cells: replaced whole, found again in the commit, whoever else writes at the same time."""
+
+import multiprocessing
+import os
+import random
+import signal
+from collections.abc import Iterable, Mapping
+from datetime import UTC, date, datetime, timedelta
+from itertools import count
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from klaviyo_assets.errors import CorruptFileError, LakeConflictError, LakeError, WrongAccountError
+from klaviyo_assets.lake import (
+    CommitReceipt,
+    Lake,
+    LakeTable,
+    MetricRefusal,
+    PartitionFetch,
+    PartitionState,
+    TableState,
+)
+from klaviyo_assets.lake.write.report_partitions import (
+    MAX_REPLACE_ATTEMPTS,
+    build_replacement,
+    replace_partitions,
+)
+from klaviyo_assets.model.report import ReportPartition
+from klaviyo_assets_tests.integration.lake.lake_fixtures import (
+    ACCOUNT_ID,
+    PROFILES,
+    TIMESTAMP_TYPE,
+    list_data_files,
+    merge_rows,
+    numbered_batch,
+    open_lake,
+    query_database,
+    utc_now,
+)
+
+SCHEMA = pa.schema(
+    [
+        pa.field("date", pa.date32(), nullable=False),
+        pa.field("conversion_metric_id", pa.string(), nullable=False),
+        pa.field("message_id", pa.string(), nullable=False),
+        pa.field("opens", pa.float64()),
+        pa.field("synced_at", TIMESTAMP_TYPE, nullable=False),
+    ]
+)
+REPORTS = LakeTable(
+    name="reports",
+    schema=SCHEMA,
+    key=("date", "conversion_metric_id", "message_id"),
+    partitioning="metric and month",
+)
+FIRST = date(2026, 1, 1)
+FETCHED_AT = datetime(2026, 11, 1, 3, tzinfo=UTC)
+
+Stored = Mapping[ReportPartition, Mapping[str, float]]
+"""The opens of each message, by cell."""
+
+
+def cell(metric_id: str, number: int) -> ReportPartition:
+    """Return the cell of the day so many days after the first."""
+    return ReportPartition(metric_id, FIRST + timedelta(days=number))
+
+
+def batch(wanted: Stored) -> pa.RecordBatch:
+    """Return the rows of some cells."""
+    rows = [(each, *row) for each, messages in wanted.items() for row in messages.items()]
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array([each.day for each, _, _ in rows], pa.date32()),
+            pa.array([each.metric_id for each, _, _ in rows], pa.string()),
+            pa.array([message for _, message, _ in rows], pa.string()),
+            pa.array([opens for _, _, opens in rows], pa.float64()),
+            pa.array([FETCHED_AT for _ in rows], TIMESTAMP_TYPE),
+        ],
+        schema=SCHEMA,
+    )
+
+
+def put(
+    lake: Lake,
+    wanted: Stored,
+    *,
+    state: Mapping[str, object] | None = None,
+    fetched: PartitionFetch | None = None,
+) -> CommitReceipt:
+    """Make these the rows of their cells."""
+    return lake.replace_report_partitions(
+        REPORTS,
+        account=ACCOUNT_ID,
+        partitions=dict.fromkeys(wanted, fetched or PartitionFetch(FETCHED_AT, is_final=True)),
+        batch=batch(wanted),
+        build_state=lambda known: state or (known.state if known else {}),
+    )
+
+
+def stored(lake: Lake) -> dict[ReportPartition, dict[str, float]]:
+    """Return what the table holds; a key that is there twice fails the test."""
+    columns = ("conversion_metric_id", "date", "message_id", "opens")
+    found: dict[ReportPartition, dict[str, float]] = {}
+    for metric_id, day, message, opens in (
+        lake.query_relation("reports").select(*columns).fetchall()
+    ):
+        messages = found.setdefault(ReportPartition(metric_id, day), {})
+        assert message not in messages
+        messages[message] = opens
+    return found
+
+
+def filled(wanted: Stored) -> dict[ReportPartition, dict[str, float]]:
+    """Return the cells that have rows."""
+    return {each: dict(messages) for each, messages in wanted.items() if messages}
+
+
+def test_cells_are_replaced_and_no_others(lake: Lake) -> None:
+    """A cell fetched again holds what the latest answer said, and no other cell moves."""
+    first = {cell("A", 0): {"m": 1.0, "n": 2.0}, cell("A", 1): {"m": 3.0}, cell("B", 0): {"m": 4.0}}
+    receipt = put(lake, first)
+    assert (receipt.version, receipt.rows_written, receipt.rows_total) == (0, 4, 4)
+    receipt = put(lake, {cell("A", 0): {"n": 5.0}})
+    assert (receipt.version, receipt.rows_written, receipt.rows_total) == (1, 1, 3)
+    assert stored(lake) == {**first, cell("A", 0): {"n": 5.0}}
+
+
+def test_a_cell_without_rows_is_done(lake: Lake) -> None:
+    """A day on which nothing was sent is stored as such: known, final, and without a row."""
+    put(lake, {cell("A", 0): {}, cell("A", 1): {}})
+    assert stored(lake) == {}
+    facts = lake.read_partition_states("reports")
+    done = PartitionState(fetched_at=FETCHED_AT, is_final=True, rows=0)
+    assert facts == {cell("A", 0): done, cell("A", 1): done}
+    put(lake, {cell("A", 0): {"m": 1.0}})
+    put(lake, {cell("A", 0): {}})
+    assert stored(lake) == {}
+
+
+def test_the_commit_tells_what_is_there(lake: Lake) -> None:
+    """Missing and not final days are found without reading a row, and of a table never read too."""
+    assert lake.read_partition_states("reports") == {}
+    assert lake.read_metric_refusals("reports") == {}
+    early = PartitionFetch(FETCHED_AT, is_final=False)
+    put(lake, {cell("A", 0): {"m": 1.0, "n": 1.0}, cell("A", 1): {"m": 1.0}}, fetched=early)
+    late = PartitionFetch(FETCHED_AT + timedelta(days=30), is_final=True)
+    put(lake, {cell("A", 0): {"m": 2.0}}, fetched=late)
+    assert lake.read_partition_states("reports") == {
+        cell("A", 0): PartitionState(fetched_at=late.fetched_at, is_final=True, rows=1),
+        cell("A", 1): PartitionState(fetched_at=early.fetched_at, is_final=False, rows=1),
+    }
+
+
+def test_only_the_touched_metrics_and_months_are_rewritten(lake: Lake, root: Path) -> None:
+    """A replaced day rewrites one file: that of its metric and month; and months have one each."""
+    put(lake, {cell(metric, number): {"m": 1.0} for metric in "AB" for number in range(90)})
+    before = set(list_data_files(root, "reports"))
+    assert len(before) == 6
+    receipt = put(lake, {cell("A", 40): {"m": 2.0}})
+    assert (receipt.files_added, receipt.files_removed) == (1, 1)
+    [added] = set(list_data_files(root, "reports")) - before
+    assert added.parent == root / "lake" / "reports" / "metric=A" / "month=2026-02"
+
+
+def test_anything_goes_in_any_order(lake: Lake) -> None:
+    """After forty random replacements the table equals the last word on every cell."""
+    luck = random.Random(7)
+    told: dict[ReportPartition, dict[str, float]] = {}
+    value = count()
+    for _ in range(40):
+        metric, start, length = luck.choice("ABC"), luck.randrange(100), luck.randrange(1, 45)
+        wanted = {
+            cell(metric, number): {
+                f"m{luck.randrange(9)}": float(next(value)) for _ in range(luck.randrange(4))
+            }
+            for number in range(start, start + length)
+        }
+        put(lake, wanted)
+        told |= wanted
+    assert stored(lake) == filled(told)
+    facts = lake.read_partition_states("reports")
+    assert {each: fact.rows for each, fact in facts.items()} == {
+        each: len(messages) for each, messages in told.items()
+    }
+    lake.check_integrity()
+
+
+HOSTILE = (
+    "../../etc/x",
+    "a/b",
+    "..",
+    "CON",
+    "x" * 300,
+    "%2e%2e",
+    "metric=A",
+    "x'; DROP TABLE reports; --",
+    'x"y',
+    "é 🙂",
+    "a\0b",
+    "\ud800",
+    " ",
+    "~",
+)
+
+
+def test_f64_metric_ids_stay_in_the_folder(lake: Lake, root: Path) -> None:
+    """Whatever an id from outside holds, its rows are there under it, and every file inside."""
+    wanted = {cell(metric, 0): {"m": float(at)} for at, metric in enumerate(("A", *HOSTILE))}
+    put(lake, wanted)
+    put(lake, {cell(metric, 1): {"m": 1.0} for metric in HOSTILE})
+    assert {each: row for each, row in stored(lake).items() if each.day == FIRST} == wanted
+    assert set(lake.read_partition_states("reports")) == set(stored(lake))
+    lake.publish(())
+    assert query_database(root, "SELECT count(*) FROM k.reports") == [(29,)]
+    inside = root / "lake" / "reports"
+    every = [path for path in root.parent.rglob("*") if path.name.startswith("part-")]
+    assert len(every) == len(list_data_files(root, "reports"))
+    assert all(path.resolve().is_relative_to(inside) for path in every)
+
+
+def test_the_syncs_own_state_is_kept_beside(lake: Lake) -> None:
+    """What the caller wants in the commit is there, worked out from the table as it was found."""
+    seen: list[TableState | None] = []
+
+    def state_of(known: TableState | None) -> Mapping[str, object]:
+        seen.append(known)
+        before = known.state.get("n", 0) if known else 0
+        assert isinstance(before, int)
+        return {"n": before + 1}
+
+    for number in range(2):
+        lake.replace_report_partitions(
+            REPORTS,
+            account=ACCOUNT_ID,
+            partitions={cell("A", number): PartitionFetch(FETCHED_AT, is_final=True)},
+            batch=batch({}),
+            build_state=state_of,
+        )
+    state = lake.read_table_state("reports")
+    assert state is not None
+    assert state.state["n"] == 2
+    assert seen[0] is None
+    assert seen[1] is not None
+
+
+def test_a_refused_metric_is_remembered_until_told_or_served(lake: Lake) -> None:
+    """A refusal is kept in the commit, with its reason; an order or a first answer forgets it."""
+    put(lake, {cell("A", 0): {"m": 1.0}}, state={"mine": 1})
+    refusal = MetricRefusal(refused_on=date(2026, 11, 2), reason="not so", is_known=False)
+    for metric in ("B", "C"):
+        lake.record_metric_refusal(REPORTS, account=ACCOUNT_ID, metric_id=metric, refusal=refusal)
+    refused = {"B": refusal, "C": refusal}
+    assert lake.read_metric_refusals("reports") == refused
+    put(lake, {cell("A", 1): {"m": 1.0}})
+    assert lake.read_metric_refusals("reports") == refused
+    put(lake, {cell("B", 0): {}})
+    assert lake.read_metric_refusals("reports") == {"C": refusal}
+    lake.record_metric_refusal(REPORTS, account=ACCOUNT_ID, metric_id="C", refusal=None)
+    assert lake.read_metric_refusals("reports") == {}
+    assert len(lake.read_partition_states("reports")) == 3
+    state = lake.read_table_state("reports")
+    assert state is not None
+    assert state.state["mine"] == 1
+
+
+def test_nothing_new_is_no_commit(lake: Lake) -> None:
+    """Cells that stay empty, with facts that stay, leave the table at its version."""
+    put(lake, {cell("A", 0): {}})
+    assert put(lake, {cell("A", 0): {}}).version == 0
+
+
+def test_rows_outside_the_cells_are_refused(lake: Lake) -> None:
+    """A row that no cell is replaced for would come on top of what is there: nothing is stored."""
+    cells = {cell("A", 0): PartitionFetch(FETCHED_AT, is_final=True)}
+    for wanted, said in (
+        ({cell("A", 1): {"m": 1.0}}, "none of the cells"),
+        ({cell("B", 0): {"m": 1.0}}, "none of the cells"),
+    ):
+        with pytest.raises(LakeError, match=said):
+            lake.replace_report_partitions(
+                REPORTS,
+                account=ACCOUNT_ID,
+                partitions=cells,
+                batch=batch(wanted),
+                build_state=nothing,
+            )
+    twice = pa.Table.from_batches([batch({cell("A", 0): {"m": 1.0}})] * 2).combine_chunks()
+    with pytest.raises(LakeError, match="same key"):
+        lake.replace_report_partitions(
+            REPORTS,
+            account=ACCOUNT_ID,
+            partitions=cells,
+            batch=twice.to_batches()[0],
+            build_state=nothing,
+        )
+    assert lake.read_table_state("reports") is None
+
+
+def nothing(_: TableState | None) -> Mapping[str, object]:
+    """Want nothing in the state."""
+    return {}
+
+
+def test_another_accounts_cells_stay_out(lake: Lake) -> None:
+    """The lake of one account takes no report of another."""
+    merge_rows(lake, PROFILES, [numbered_batch(0, 1)])
+    with pytest.raises(WrongAccountError):
+        lake.replace_report_partitions(
+            REPORTS, account="other", partitions={}, batch=batch({}), build_state=nothing
+        )
+    assert lake.read_table_state("reports") is None
+
+
+def test_a_reader_sees_whole_versions(lake: Lake, root: Path) -> None:
+    """The view of a report shows what was published, and the files of before stay for the grace."""
+    put(lake, {cell("A", number): {"m": 1.0} for number in range(60)})
+    lake.publish(())
+    put(lake, {cell("A", number): {"m": 2.0} for number in range(60)})
+    lake.vacuum("reports")
+    assert query_database(root, "SELECT sum(opens), count(*) FROM k.reports") == [(60.0, 60)]
+    lake.publish(())
+    assert query_database(root, "SELECT sum(opens), count(*) FROM k.reports") == [(120.0, 60)]
+    assert "metric" not in str(query_database(root, "DESCRIBE k.reports")).replace(
+        "conversion_metric_id", ""
+    )
+
+
+def test_retired_files_are_removed(lake: Lake, root: Path) -> None:
+    """Files of replaced cells go when nobody can read them any more, in their folders too."""
+    for opens in (1.0, 2.0, 3.0):
+        put(lake, {cell("A", number): {"m": opens} for number in range(60)})
+    lake.publish(())
+    assert len(list_data_files(root, "reports")) == 9
+    lake.vacuum("reports", grace=timedelta(0))
+    assert len(list_data_files(root, "reports")) == 3
+    assert len(stored(lake)) == 60
+
+
+def test_a_damaged_file_is_named(lake: Lake, root: Path) -> None:
+    """A stored file that has to be read and cannot be is an error, and nothing is lost by it."""
+    put(lake, {cell("A", 0): {"m": 1.0}, cell("A", 1): {"m": 1.0}})
+    [file] = list_data_files(root, "reports")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:50])
+    with pytest.raises(CorruptFileError, match=file.name):
+        put(lake, {cell("A", 0): {"m": 2.0}})
+    file.write_bytes(whole)
+    assert stored(lake) == {cell("A", 0): {"m": 1.0}, cell("A", 1): {"m": 1.0}}
+
+
+def test_a_writer_that_comes_second_starts_over(lake: Lake, root: Path) -> None:
+    """A commit between reading and committing costs another try, and neither's rows are lost."""
+    put(lake, {cell("A", 0): {"m": 1.0}, cell("A", 1): {"m": 1.0}})
+    others = iter([cell("A", 1), cell("B", 0)])
+
+    def state_of(known: TableState | None) -> Mapping[str, object]:
+        other = next(others, None)
+        if other is not None:
+            put(lake, {other: {"m": 7.0}})
+        return {"seen": known.version if known else None}
+
+    pauses: list[float] = []
+    wanted = build_replacement(
+        REPORTS,
+        account=ACCOUNT_ID,
+        partitions={cell("A", 0): PartitionFetch(FETCHED_AT, is_final=True)},
+        batch=batch({cell("A", 0): {"m": 2.0}}),
+        build_state=state_of,
+    )
+    receipt = replace_partitions(wanted, root, clock=utc_now, pause=pauses.append)
+    assert (receipt.version, len(pauses)) == (3, 2)
+    assert stored(lake) == {
+        cell("A", 0): {"m": 2.0},
+        cell("A", 1): {"m": 7.0},
+        cell("B", 0): {"m": 7.0},
+    }
+    assert set(lake.read_partition_states("reports")) == set(stored(lake))
+
+
+def test_a_race_that_is_always_lost_ends(lake: Lake, root: Path) -> None:
+    """The tries are bounded, and the last conflict is told."""
+    opens = count()
+
+    def state_of(_: TableState | None) -> Mapping[str, object]:
+        put(lake, {cell("B", 0): {"m": float(next(opens))}})
+        return {}
+
+    wanted = build_replacement(
+        REPORTS,
+        account=ACCOUNT_ID,
+        partitions={cell("A", 0): PartitionFetch(FETCHED_AT, is_final=True)},
+        batch=batch({}),
+        build_state=state_of,
+    )
+    pauses: list[float] = []
+    with pytest.raises(LakeConflictError):
+        replace_partitions(wanted, root, clock=utc_now, pause=pauses.append)
+    assert len(pauses) == MAX_REPLACE_ATTEMPTS - 1
+    assert list(stored(lake)) == [cell("B", 0)]
+
+
+def fill(root: str, metric: str, numbers: Iterable[int]) -> None:
+    """Replace one cell after the other, as a process of its own."""
+    lake = open_lake(Path(root))
+    for number in numbers:
+        put(lake, {cell(metric, number): {"m": float(number)}})
+
+
+def test_processes_write_different_cells_at_once(lake: Lake, root: Path) -> None:
+    """Three processes, two of them in the same files: every cell of each is there in the end."""
+    context = multiprocessing.get_context("spawn")
+    shares = [("A", range(0, 16, 2)), ("A", range(1, 16, 2)), ("B", range(8))]
+    made = [context.Process(target=fill, args=(str(root), *share)) for share in shares]
+    for process in made:
+        process.start()
+    for process in made:
+        process.join()
+    assert [process.exitcode for process in made] == [0, 0, 0]
+    assert stored(lake) == {
+        cell(metric, number): {"m": float(number)}
+        for metric, numbers in shares
+        for number in numbers
+    }
+    assert set(lake.read_partition_states("reports")) == set(stored(lake))
+    lake.check_integrity()
+
+
+def fill_and_hang(root: str, reached: Connection) -> None:
+    """Replace a cell, and never get past the moment before the commit."""
+
+    def state_of(_: TableState | None) -> Mapping[str, object]:
+        reached.send("staged")
+        signal.pause()
+        return {}
+
+    open_lake(Path(root)).replace_report_partitions(
+        REPORTS,
+        account=ACCOUNT_ID,
+        partitions={cell("A", 0): PartitionFetch(FETCHED_AT, is_final=True)},
+        batch=batch({cell("A", 0): {"m": 9.0}}),
+        build_state=state_of,
+    )
+
+
+def test_a_kill_before_the_commit_changes_nothing(lake: Lake, root: Path) -> None:
+    """What was staged is never seen, and is gone after the next replacement."""
+    put(lake, {cell("A", 0): {"m": 1.0}})
+    context = multiprocessing.get_context("spawn")
+    mine, theirs = context.Pipe()
+    process = context.Process(target=fill_and_hang, args=(str(root), theirs))
+    process.start()
+    assert mine.recv() == "staged"
+    assert len(list_data_files(root, "reports")) == 2
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert stored(lake) == {cell("A", 0): {"m": 1.0}}
+    put(lake, {cell("A", 1): {"m": 2.0}})
+    assert stored(lake) == {cell("A", 0): {"m": 1.0}, cell("A", 1): {"m": 2.0}}
+    assert not list((root / "lake" / "reports" / "_staging").iterdir())

@@ -1,0 +1,172 @@
+"""Whether to try again is decided without a clock, and every patience ends."""
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from klaviyo_assets import errors
+from klaviyo_assets.api.retry import GiveUp, RetryPolicy, RetryState, RetryWait, decide_retry
+from klaviyo_assets.errors import (
+    BadKeyError,
+    BrokenBodyError,
+    ConnectionLostError,
+    KlaviyoAssetsError,
+    QuotaError,
+    RateLimitError,
+    ServerError,
+    TransientError,
+)
+
+NOW = datetime(2026, 11, 23, 18, 0, tzinfo=timezone(timedelta(hours=1), "CET"))
+POLICY = RetryPolicy()
+
+
+def decide(
+    error: KlaviyoAssetsError, tries: RetryState | None = None, *, chance: float = 0.0
+) -> RetryWait | GiveUp:
+    """Return what happens after `error`."""
+    return decide_retry(tries or RetryState(), error, policy=POLICY, jitter=chance, now=NOW)
+
+
+def waits_for(error: KlaviyoAssetsError, *, chance: float = 0.0) -> tuple[list[float], GiveUp]:
+    """Return all waits that the same error again and again brings, and the end."""
+    tries, waits = RetryState(), list[float]()
+    while isinstance(outcome := decide(error, tries, chance=chance), RetryWait):
+        waits.append(outcome.seconds)
+        tries = outcome.state
+    return waits, outcome
+
+
+def test_a_failing_server_gets_six_tries() -> None:
+    """Waits double, then stay; the sixth failure is the last, and says how often it was tried."""
+    waits, end = waits_for(ServerError("It failed.", stream="events"))
+    assert waits == [1, 2, 4, 8, 10]
+    assert type(end.error) is ServerError
+    assert str(end.error) == "events: It failed. Given up after 6 tries."
+
+
+def test_chance_spreads_the_waits() -> None:
+    """Waits are cut by up to half, so that many clients do not come back together."""
+    waits, _ = waits_for(ServerError("x"), chance=0.999)
+    assert waits == pytest.approx([0.5, 1, 2, 4, 5], rel=0.01)
+
+
+@pytest.mark.parametrize("kind", [ServerError, ConnectionLostError, BrokenBodyError])
+def test_what_may_pass_is_tried_again(kind: type[TransientError]) -> None:
+    """A server's failure, a lost connection and a broken body are worth another try."""
+    assert isinstance(decide(kind("x")), RetryWait)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type)
+        and issubclass(kind, KlaviyoAssetsError)
+        and not issubclass(kind, TransientError)
+    ],
+)
+def test_nothing_permanent_is_tried_again(name: str) -> None:
+    """Every other error of the tree is given to the caller as it is, at once."""
+    error = getattr(errors, name)("x")
+    outcome = decide(error)
+    assert isinstance(outcome, GiveUp)
+    assert outcome.error is error
+
+
+def test_a_spent_quota_is_not_waited_out() -> None:
+    """What the ledger refuses for hours is not tried again."""
+    error = QuotaError("x", retry_after_seconds=1)
+    assert decide(error) == GiveUp(error)
+
+
+@given(seconds=st.integers(1, 300), chance=st.floats(0, 1, exclude_max=True))
+def test_retry_after_is_honoured(seconds: int, chance: float) -> None:
+    """A 429 is never asked again before Klaviyo said, nor much later."""
+    outcome = decide(RateLimitError("x", retry_after_seconds=seconds), chance=chance)
+    assert isinstance(outcome, RetryWait)
+    assert seconds <= outcome.seconds <= seconds * 1.25
+
+
+def test_no_429_is_asked_again_at_once() -> None:
+    """Klaviyo has said "in 0 seconds", and refused again what came at once."""
+    outcome = decide(RateLimitError("x", retry_after_seconds=0))
+    assert isinstance(outcome, RetryWait)
+    assert outcome.seconds >= 0.5
+
+
+def test_a_429_that_says_nothing_is_waited_out_by_our_own_back_off() -> None:
+    """Without a number the waits double, up to a bound, for ten minutes in all."""
+    waits, end = waits_for(RateLimitError("x"))
+    assert waits[:5] == [1, 2, 4, 8, 10]
+    assert 590 <= sum(waits) <= 600
+    assert "600 s waited" in str(end.error) or "595 s waited" in str(end.error)
+
+
+def test_a_storm_of_429s_is_survived() -> None:
+    """Fifty in a row of one second each are within the patience; they use up no tries."""
+    tries = RetryState()
+    for _ in range(50):
+        outcome = decide(RateLimitError("x", retry_after_seconds=1), tries, chance=0.5)
+        assert isinstance(outcome, RetryWait)
+        tries = outcome.state
+    assert isinstance(decide(ServerError("x"), tries), RetryWait)
+    assert tries.failures == 0
+
+
+def test_patience_with_429s_ends() -> None:
+    """The waits for 429s never exceed the bound in all, and the end is still a rate limit's."""
+    waits, end = waits_for(RateLimitError("x", retry_after_seconds=7), chance=0.9)
+    assert 600 - 7 * 1.25 <= sum(waits) <= 600
+    assert type(end.error) is RateLimitError
+
+
+def test_a_wait_beyond_the_cap_is_a_quota() -> None:
+    """A day's wait is not slept through: the text says until when, in local time."""
+    outcome = decide(RateLimitError("Refused.", stream="reports", retry_after_seconds=73473))
+    assert isinstance(outcome, GiveUp)
+    assert type(outcome.error) is QuotaError
+    assert outcome.error.retry_after_seconds == 73473
+    assert "2026-11-24 14:24 CET" in str(outcome.error)
+    assert str(outcome.error).startswith("reports: Refused.")
+
+
+def test_a_server_that_wants_hours_is_no_quota() -> None:
+    """A 503 with a long wait ends the stream at once, and stays a server's failure."""
+    outcome = decide(ServerError("Down.", retry_after_seconds=3600))
+    assert isinstance(outcome, GiveUp)
+    assert type(outcome.error) is ServerError
+    assert "19:00 CET" in str(outcome.error)
+
+
+def test_a_server_that_says_when_is_believed() -> None:
+    """A 503 with a short wait is asked again no sooner."""
+    outcome = decide(ServerError("Down.", retry_after_seconds=30))
+    assert isinstance(outcome, RetryWait)
+    assert outcome.seconds == 30
+
+
+def test_the_furthest_wait_can_be_told() -> None:
+    """The largest number that is believed still makes a date."""
+    outcome = decide(RateLimitError("x", retry_after_seconds=999_999_999))
+    assert isinstance(outcome, GiveUp)
+    assert "run it after 2058-" in str(outcome.error)
+
+
+def test_mixed_trouble_is_counted_apart() -> None:
+    """429s between failures do not lengthen the failures' patience."""
+    tries = RetryState(failures=5)
+    outcome = decide(RateLimitError("x", retry_after_seconds=1), tries)
+    assert isinstance(outcome, RetryWait)
+    assert isinstance(decide(ServerError("x"), outcome.state), GiveUp)
+
+
+def test_a_bad_key_is_asked_once() -> None:
+    """The whole run stops at the first 401."""
+    error = BadKeyError("x")
+    assert decide_retry(
+        RetryState(), error, policy=POLICY, jitter=0.5, now=datetime(2026, 1, 1, tzinfo=UTC)
+    ) == GiveUp(error)

@@ -1,0 +1,54 @@
+"""What is excluded is not asked for, wherever Klaviyo lets us choose."""
+
+import pytest
+
+from klaviyo_assets.api.requests import sparse_fieldset
+from klaviyo_assets.model.stream import Collection
+from klaviyo_assets.streams import STREAMS
+from klaviyo_assets_tests.contract.published import published_operation
+
+
+def fields(stream: str, *excluded: str) -> tuple[str, ...]:
+    """Return the fields to ask a stream for."""
+    return sparse_fieldset(STREAMS[stream], frozenset(excluded))
+
+
+def test_without_exclusions_everything_is_asked_for() -> None:
+    """Nothing excluded, or only `extra`: what is not published must go on coming."""
+    assert fields("profiles") == fields("profiles", "extra") == ()
+
+
+def test_only_what_is_excluded_is_left_out() -> None:
+    """A parent stands for all below it, unless something below it is excluded."""
+    asked = fields("profiles", "email", "location_ip")
+    assert "email" not in asked
+    assert "location" not in asked
+    assert {"location.city", "location.zip", "subscriptions", "properties"} <= set(asked)
+    assert "location.ip" not in asked
+
+
+def test_a_path_that_another_column_reads_is_asked_for() -> None:
+    """Excluding one of two columns of one path must not take the other one's values away."""
+    asked = fields("global_exclusions", "suppressions", "email")
+    assert "subscriptions" in asked
+
+
+@pytest.mark.parametrize("stream", ["events", "campaigns", "flows", "lists", "segments"])
+def test_relationships_are_never_put_at_risk(stream: str) -> None:
+    """Where columns are read from relationships, all is asked for and dropped before the disk."""
+    names = [column.name for column in STREAMS[stream].columns]
+    assert fields(stream, *names[:2]) == ()
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [each for each in STREAMS.values() if isinstance(each.source, Collection)],
+    ids=lambda stream: stream.name,
+)
+def test_every_field_is_one_that_klaviyo_publishes(stream: object) -> None:
+    """Whichever column is excluded, the names asked for are attributes of the published record."""
+    assert isinstance(stream, type(STREAMS["events"]))
+    known = set(published_operation(stream).attributes)
+    parents = {path[:end] for path in known for end, one in enumerate(path) if one == "."}
+    for column in stream.columns:
+        assert set(sparse_fieldset(stream, frozenset({column.name}))) <= known | parents

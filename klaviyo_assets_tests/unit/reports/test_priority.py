@@ -1,0 +1,177 @@
+"""What is due is fetched in the order of its worth, and only as far as the quota reaches."""
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from klaviyo_assets.defs.backfill_sensor import (
+    BACKFILL_SENSOR_INTERVAL_SECONDS,
+    MAX_BACKFILL_RUN_MINUTES,
+    MAX_BACKFILL_RUN_PARTITIONS,
+)
+from klaviyo_assets.reports.backfill_plan import (
+    BackfillTask,
+    BatchLimits,
+    RunBatch,
+    choose_next_batch,
+    due_days,
+    rank_tasks,
+)
+from klaviyo_assets_tests.unit.reports.simulated_account import day_of_year, days_of_year
+
+ZONE = ZoneInfo("America/Los_Angeles")
+YEAR = days_of_year(0, 364)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is stored of a day."""
+
+    fetched_at: datetime
+    is_final: bool
+
+
+def test_missing_and_moving_days_are_due() -> None:
+    """A day is due if it is missing, or if it still moves and was not fetched today."""
+    now = datetime(2026, 12, 31, 12, tzinfo=UTC)
+    today, before = now - timedelta(hours=1), now - timedelta(days=1)
+    stored = {
+        day_of_year(0): Facts(before, is_final=True),
+        day_of_year(1): Facts(before, is_final=False),
+        day_of_year(2): Facts(today, is_final=False),
+    }
+    assert due_days(stored, bounds=days_of_year(0, 3), now=now, zone=ZONE) == {
+        day_of_year(1),
+        day_of_year(3),
+    }
+
+
+def test_today_is_the_accounts_today() -> None:
+    """At 02:00 UTC it is still yesterday in Los Angeles: what was fetched then is of today."""
+    now = datetime(2026, 12, 31, 2, tzinfo=UTC)
+    stored = {day_of_year(0): Facts(now - timedelta(hours=6), is_final=False)}
+    assert due_days(stored, bounds=days_of_year(0, 0), now=now, zone=ZONE) == frozenset()
+
+
+def test_yesterday_of_every_metric_comes_before_the_past() -> None:
+    """The newest time frame of each metric first, the revenue metric's before the rest."""
+    due = {"revenue": frozenset(days_of_year(0, 119)), "other": frozenset(days_of_year(60, 119))}
+    assert rank_tasks(due, bounds=days_of_year(0, 119), max_days=60) == [
+        BackfillTask("revenue", days_of_year(60, 119)),
+        BackfillTask("other", days_of_year(60, 119)),
+        BackfillTask("revenue", days_of_year(0, 59)),
+    ]
+
+
+def test_one_metric_may_come_before_all_the_rest() -> None:
+    """Its past comes before the yesterday of others, wherever it stands among them."""
+    due = {"other": frozenset(days_of_year(60, 119)), "revenue": frozenset(days_of_year(0, 119))}
+    assert rank_tasks(due, bounds=days_of_year(0, 119), max_days=60, first_metric_id="revenue") == [
+        BackfillTask("revenue", days_of_year(60, 119)),
+        BackfillTask("revenue", days_of_year(0, 59)),
+        BackfillTask("other", days_of_year(60, 119)),
+    ]
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["a", "b"]), st.sets(st.integers(0, 364).map(day_of_year)).map(frozenset)
+    )
+)
+def test_everything_due_is_in_an_errand(due: dict[str, frozenset[date]]) -> None:
+    """No day due is forgotten, and no errand is longer than one request."""
+    found = rank_tasks(due, bounds=YEAR, max_days=60)
+    assert all(len(errand.date_range) <= 60 for errand in found)
+    for metric_id, wanted in due.items():
+        held = {
+            each for errand in found if errand.metric_id == metric_id for each in errand.date_range
+        }
+        assert wanted <= held
+
+
+ORDER = ["a", "b", "c", "d"]
+MANY = BatchLimits(quota_left=100, max_requests=100, max_partitions=10_000)
+
+
+def one_each(_: BackfillTask) -> int:
+    """Return the price of a series: one request for a time frame."""
+    return 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "batch", "price"),
+    [
+        # Side by side, in whatever order they are worth it.
+        ([("b", 60, 119), ("d", 60, 119), ("a", 60, 119), ("c", 60, 119)], ("abcd", 60, 119), 4),
+        # A metric between them is not due: a rectangle would hold it too.
+        ([("a", 60, 119), ("c", 60, 119)], ("a", 60, 119), 1),
+        # Other days.
+        ([("a", 60, 119), ("b", 61, 119)], ("a", 60, 119), 1),
+        # One metric's past, where it comes before the rest.
+        ([("a", 60, 119), ("a", 0, 59), ("b", 60, 119)], ("a", 0, 119), 2),
+        ([("a", 60, 119), ("a", 0, 58)], ("a", 60, 119), 1),
+        ([("a", 60, 119), ("b", 60, 119), ("a", 0, 59)], ("ab", 60, 119), 2),
+    ],
+)
+def test_a_run_holds_a_rectangle(
+    wanted: list[tuple[str, int, int]], batch: tuple[str, int, int], price: int
+) -> None:
+    """What one run fetches is told by two ends, so only what lies between them may be due."""
+    found = choose_next_batch(
+        [BackfillTask(metric_id, days_of_year(first, last)) for metric_id, first, last in wanted],
+        ORDER,
+        limits=MANY,
+        task_cost=one_each,
+    )
+    metrics, first, last = batch
+    assert found == (RunBatch(tuple(metrics), days_of_year(first, last)), price)
+
+
+@given(
+    st.lists(st.integers(0, 9), max_size=30),
+    st.integers(0, 60),
+    st.integers(1, 20),
+    st.integers(1, 40),
+)
+def test_never_more_than_is_left(costs: list[int], left: int, requests: int, most: int) -> None:
+    """The longest beginning that the day and the run can pay is taken, the first one at any cost.
+
+    Each errand is one day of the metric after the one before.
+    """
+    metrics = [f"m{number}" for number in range(len(costs))]
+    wanted = [BackfillTask(metric_id, days_of_year(0, 0)) for metric_id in metrics]
+    prices = iter(costs)
+    limits = BatchLimits(quota_left=left, max_requests=requests, max_partitions=most)
+    found = choose_next_batch(wanted, metrics, limits=limits, task_cost=lambda _: next(prices))
+    if found is None:
+        assert not costs or costs[0] > left
+        return
+    batch, price = found
+    taken = len(batch.metric_ids)
+    assert batch.metric_ids == tuple(metrics[:taken])
+    assert price == sum(costs[:taken]) <= left
+    assert taken == 1 or (price <= requests and taken <= most)
+    if taken < len(costs):
+        assert price + costs[taken] > min(left, requests) or taken == most
+
+
+def test_the_days_quota_is_used_up_within_the_day() -> None:
+    """The arithmetic of the sensor's limits: runs of a series, and the worst case of one request.
+
+    A run takes its start, two requests a minute, an event for each partition; then the next look
+    comes.
+    """
+    start, event = 15, 0.016
+
+    def hours(requests: int, partitions: int) -> float:
+        seconds = start + requests * 30 + partitions * event + BACKFILL_SENSOR_INTERVAL_SECONDS
+        return 225 / requests * seconds / 3600
+
+    requests = min(2 * MAX_BACKFILL_RUN_MINUTES, MAX_BACKFILL_RUN_PARTITIONS // 60)
+    assert requests == 6
+    assert hours(requests, MAX_BACKFILL_RUN_PARTITIONS) < 3
+    assert hours(1, 60) < 8

@@ -1,1 +1,0 @@
-"""The room `tables`: pages in, record batches out."""
