@@ -29,21 +29,20 @@ from klaviyo_assets.account.metrics import (
 from klaviyo_assets.api.request_guard import validate_api_key
 from klaviyo_assets.decode.schema import arrow_schema
 from klaviyo_assets.errors import KlaviyoAssetsError, SettingError
-from klaviyo_assets.lake import (
+from klaviyo_assets.lake.lake import Lake, set_aside_table
+from klaviyo_assets.lake.layout import build_table
+from klaviyo_assets.lake.maintenance.erasure import erase_profiles
+from klaviyo_assets.lake.maintenance.personal_data import ProfileTable
+from klaviyo_assets.lake.read.export import (
     ExportProgress,
-    Lake,
-    ProfileTable,
     build_export_statements,
-    build_relations,
-    build_table,
-    erase_profiles,
     export_tables,
     partial_export_path,
     read_exports,
     record_export,
     refuse_export_target,
-    set_aside_table,
 )
+from klaviyo_assets.lake.read.views import build_relations
 from klaviyo_assets.model.automation import default_automations, unmet_guarantees
 from klaviyo_assets.model.privacy import (
     privacy_setting_errors,

@@ -29,7 +29,8 @@ from klaviyo_assets.errors import (
     SettingError,
     WrongAccountError,
 )
-from klaviyo_assets.lake import ACCOUNT_STAND_IN_PREFIX, Lake
+from klaviyo_assets.lake.identity import ACCOUNT_STAND_IN_PREFIX
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.stream import WHOLE_COLLECTION, Collection, Stream
 from klaviyo_assets.model.window import Window
 from klaviyo_assets.settings import Settings

@@ -36,7 +36,8 @@ from klaviyo_assets.errors import (
     MissingTableError,
     RefusedStreamError,
 )
-from klaviyo_assets.lake import Lake, stored_columns
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.read.views import stored_columns
 from klaviyo_assets.model.stream import Detail, Join, Stream
 from klaviyo_assets.redaction import KeyRedactingFilter
 from klaviyo_assets.streams import STREAMS

@@ -38,7 +38,8 @@ from klaviyo_assets.defs.resources import KlaviyoConnection, KlaviyoResource
 from klaviyo_assets.defs.run_history import SKIP_PERIOD, InFlightRuns, read_in_flight_runs
 from klaviyo_assets.defs.sensors import metrics_to_fetch
 from klaviyo_assets.errors import KlaviyoAssetsError
-from klaviyo_assets.lake import Lake, PartitionState
+from klaviyo_assets.lake.delta.state import PartitionState
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import DateRange
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.reports.backfill_plan import (

@@ -20,7 +20,8 @@ from klaviyo_assets.defs.failures import raise_as_failures
 from klaviyo_assets.defs.metadata import asset_key
 from klaviyo_assets.defs.resources import LakeResource
 from klaviyo_assets.errors import MissingTableError
-from klaviyo_assets.lake import Lake, count_duplicate_keys, read_null_counts
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.read.integrity import count_duplicate_keys, read_null_counts
 from klaviyo_assets.model.stream import Collection, Detail, Join, Stream
 from klaviyo_assets.sync.plan import FUTURE_CURSOR_TOLERANCE
 from klaviyo_assets.wording import format_quantity

@@ -76,7 +76,7 @@ from klaviyo_assets.errors import (
     TransientError,
     UnknownMetricError,
 )
-from klaviyo_assets.lake import MetricRefusal
+from klaviyo_assets.lake.delta.state import MetricRefusal
 from klaviyo_assets.model.report import ReportEndpoint, ReportPartition
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.redaction import KeyRedactingFilter

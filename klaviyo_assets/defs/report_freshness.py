@@ -35,7 +35,7 @@ from klaviyo_assets.defs.partitions import BACKFILL_SENSOR_NAME
 from klaviyo_assets.defs.resources import LakeResource
 from klaviyo_assets.defs.sensors import metrics_to_fetch
 from klaviyo_assets.errors import KlaviyoAssetsError, SettingError
-from klaviyo_assets.lake import Lake
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import DateRange
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.reports.calendar import last_complete_day, resolve_zone_offline

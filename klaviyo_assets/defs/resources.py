@@ -19,7 +19,8 @@ from klaviyo_assets.api.client import KlaviyoClient
 from klaviyo_assets.api.clock import ClockSkewTracker, utc_now
 from klaviyo_assets.api.request_guard import validate_api_key, validate_base_url
 from klaviyo_assets.errors import SettingError
-from klaviyo_assets.lake import Lake, build_relations
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.read.views import build_relations
 from klaviyo_assets.model.privacy import privacy_setting_errors, validate_salt
 from klaviyo_assets.settings import (
     KEY_VARIABLE,

@@ -31,7 +31,7 @@ from klaviyo_assets.defs.report_freshness import NEWEST_DAYS_CHECK
 from klaviyo_assets.defs.run_history import UNFINISHED_STATUSES
 from klaviyo_assets.defs.sensors import metrics_to_fetch
 from klaviyo_assets.errors import KlaviyoAssetsError
-from klaviyo_assets.lake import Lake
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import DateRange
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.reports.calendar import last_complete_day, resolve_zone_offline

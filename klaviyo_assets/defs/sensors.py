@@ -44,7 +44,7 @@ from klaviyo_assets.defs.partitions import INVALID_PARTITION_KEY_PATTERN, METRIC
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
 from klaviyo_assets.defs.run_history import UNFINISHED_STATUSES
 from klaviyo_assets.errors import KlaviyoAssetsError
-from klaviyo_assets.lake import Lake
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import DateRange
 from klaviyo_assets.reconcile.counts import group_consecutive_days
 from klaviyo_assets.redaction import KeyRedactingFilter

@@ -15,7 +15,9 @@ from klaviyo_assets.defs.automation import is_switched_on
 from klaviyo_assets.defs.checks import CheckMetadataValue
 from klaviyo_assets.defs.metadata import LAKE_METADATA_KEY, AssetMetadata, sync_metadata
 from klaviyo_assets.defs.resources import KlaviyoConnection
-from klaviyo_assets.lake import ArrivalQuery, CommitReceipt, Lake, measure_arrival_delays
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.read.queries import ArrivalQuery, measure_arrival_delays
+from klaviyo_assets.lake.write.session import CommitReceipt
 from klaviyo_assets.model.stream import (
     WHOLE_COLLECTION,
     Collection,

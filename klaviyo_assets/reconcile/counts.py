@@ -18,7 +18,13 @@ from klaviyo_assets.api.client import KlaviyoClient, Response
 from klaviyo_assets.api.report_requests import MAX_AGGREGATE_DAYS, event_count_request
 from klaviyo_assets.decode.reports import parse_event_counts
 from klaviyo_assets.errors import MissingTableError, PermanentError, SettingError
-from klaviyo_assets.lake import DayCount, DayCountQuery, Lake, count_rows_by_day, first_stored_day
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.read.queries import (
+    DayCount,
+    DayCountQuery,
+    count_rows_by_day,
+    first_stored_day,
+)
 from klaviyo_assets.model.report import DateRange, ReportPartition
 from klaviyo_assets.model.sync_progress import cursor_from_json
 from klaviyo_assets.model.window import Window

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypedDict
 
-from klaviyo_assets.lake import ArrivalDelay
+from klaviyo_assets.lake.read.queries import ArrivalDelay
 
 DELAY_STEPS_PER_DOUBLING = 4
 

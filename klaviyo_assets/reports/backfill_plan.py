@@ -15,7 +15,8 @@ from zoneinfo import ZoneInfo
 from klaviyo_assets.account.metrics import cached_revenue_metric
 from klaviyo_assets.api.rate_limiter import DailyQuota, RateLimiter
 from klaviyo_assets.errors import SettingError
-from klaviyo_assets.lake import Lake, MetricRefusal
+from klaviyo_assets.lake.delta.state import MetricRefusal
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import DateRange, ReportEndpoint, ReportPartition
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.reports.calendar import (

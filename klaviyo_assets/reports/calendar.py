@@ -17,7 +17,8 @@ from zoneinfo import ZoneInfo
 from klaviyo_assets.account.connection import AccountConnection, fetch_account, state_folder
 from klaviyo_assets.api.rate_limiter import last_known_timezone
 from klaviyo_assets.errors import KlaviyoAssetsError, MissingScopeError, SettingError
-from klaviyo_assets.lake import Lake, PartitionState
+from klaviyo_assets.lake.delta.state import PartitionState
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import DateRange, ReportPartition
 from klaviyo_assets.model.window import parse_instant
 from klaviyo_assets.settings import Settings

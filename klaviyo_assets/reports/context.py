@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from klaviyo_assets.api.client import KlaviyoClient
-from klaviyo_assets.lake import Lake
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import DateRange, ReportEndpoint
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.reports.allocation import SendKnowledge

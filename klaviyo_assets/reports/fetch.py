@@ -19,14 +19,10 @@ from klaviyo_assets.errors import (
     RevisionRetiredError,
     TransientError,
 )
-from klaviyo_assets.lake import (
-    CommitReceipt,
-    LakeTable,
-    MetricRefusal,
-    PartitionFetch,
-    TableState,
-    build_table,
-)
+from klaviyo_assets.lake.delta.state import MetricRefusal, TableState
+from klaviyo_assets.lake.layout import LakeTable, build_table
+from klaviyo_assets.lake.write.report_partitions import PartitionFetch
+from klaviyo_assets.lake.write.session import CommitReceipt
 from klaviyo_assets.model.report import DateRange, ReportPartition
 from klaviyo_assets.reports.calendar import (
     ZONE_ERAS_KEY,

@@ -13,7 +13,7 @@ from typing import cast
 from zoneinfo import ZoneInfo
 
 from klaviyo_assets.errors import ConfigError
-from klaviyo_assets.lake import Lake
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import DateRange
 from klaviyo_assets.reports.calendar import local_date
 

@@ -42,7 +42,8 @@ from klaviyo_assets.errors import (
     ReportFailedError,
     TransientError,
 )
-from klaviyo_assets.lake import CachedResponse, Lake, ReportFailure
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.response_cache import CachedResponse, ReportFailure
 from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.reports.allocation_state import TimedRow
 from klaviyo_assets.reports.bisect import ReportQuery

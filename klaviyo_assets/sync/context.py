@@ -23,7 +23,7 @@ from klaviyo_assets.errors import (
     ServerError,
     SettingError,
 )
-from klaviyo_assets.lake import Lake
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.column import FirstIncludedId, Included, RelatedIds
 from klaviyo_assets.model.stream import SCOPE_BY_INCLUDE, Collection, Slice, Stream
 from klaviyo_assets.settings import Settings

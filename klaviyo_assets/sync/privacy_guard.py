@@ -9,7 +9,10 @@ from typing import cast
 from klaviyo_assets.api.requests import sparse_fieldset
 from klaviyo_assets.decode.decoder import PageDecoder
 from klaviyo_assets.errors import CorruptFileError
-from klaviyo_assets.lake import HISTORY_SUFFIX, Lake, TableState, find_unredacted_quarantine
+from klaviyo_assets.lake.delta.state import TableState
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.layout import HISTORY_SUFFIX
+from klaviyo_assets.lake.quarantine import find_unredacted_quarantine
 from klaviyo_assets.model.column import EXTRA_FIELD
 from klaviyo_assets.model.privacy import PrivacyRules, resolve_privacy_rules
 from klaviyo_assets.model.stream import Stream

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from klaviyo_assets.api.client import MAX_CONNECTIONS
 from klaviyo_assets.api.rate_limiter import RateLimiter
-from klaviyo_assets.arrow_buffers import build_null_array
+from klaviyo_assets.arrow_buffers import build_null_array, to_python_values
 from klaviyo_assets.decode.decoder import PageDecoder
 from klaviyo_assets.decode.schema import (
     DELETED_AT_FIELD,
@@ -22,16 +22,10 @@ from klaviyo_assets.decode.schema import (
     arrow_schema,
 )
 from klaviyo_assets.errors import CorruptFileError, MissingTableError, SettingError
-from klaviyo_assets.lake import (
-    HISTORY_SUFFIX,
-    Lake,
-    LakeTable,
-    TableState,
-    build_table,
-    load_duckdb,
-    set_aside_table,
-    to_python_values,
-)
+from klaviyo_assets.lake.delta.state import TableState
+from klaviyo_assets.lake.lake import Lake, set_aside_table
+from klaviyo_assets.lake.layout import HISTORY_SUFFIX, LakeTable, build_table
+from klaviyo_assets.lake.read.duckdb import load_duckdb
 from klaviyo_assets.model.stream import WHOLE_COLLECTION, Collection, Detail, Stream
 from klaviyo_assets.model.sync_progress import SyncProgress, progress_to_json
 from klaviyo_assets.model.window import Window, parse_instant

@@ -13,7 +13,7 @@ import dagster as dg
 from klaviyo_assets.api.client import KlaviyoClient
 from klaviyo_assets.definitions import build_defs
 from klaviyo_assets.defs.report_assets import ReportRunRecorder
-from klaviyo_assets.lake import Lake
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.response_cache import ReportResponseCache
 from klaviyo_assets.settings import read_settings
 from klaviyo_assets_tests.e2e.instance import open_instance

@@ -13,7 +13,7 @@ from unittest.mock import patch
 import dagster as dg
 
 from klaviyo_assets.api.rate_limiter import RateLimiter
-from klaviyo_assets.lake import Lake
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.streams import REPORTS, STREAMS
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.instance import open_instance

@@ -6,7 +6,9 @@ from unittest.mock import patch
 
 import pytest
 
-from klaviyo_assets.lake import CommitReceipt, DeletionScan, Rebase, WriteSession
+from klaviyo_assets.lake.write.session import CommitReceipt, WriteSession
+from klaviyo_assets.lake.write.soft_deletes import DeletionScan
+from klaviyo_assets.lake.write.table_writer import Rebase
 from klaviyo_assets.streams import COLLECTIONS
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home

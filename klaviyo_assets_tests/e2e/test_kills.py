@@ -10,7 +10,7 @@ import pytest
 from klaviyo_assets.__main__ import main as command
 from klaviyo_assets.defs.sync_output import SyncOutput
 from klaviyo_assets.errors import StorageError
-from klaviyo_assets.lake import CommitReceipt
+from klaviyo_assets.lake.write.session import CommitReceipt
 from klaviyo_assets.sync import sync_run
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.kills import KilledSync

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from klaviyo_assets.api.rate_limiter import DailyQuota, RateLimiter
-from klaviyo_assets.lake import Lake
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home

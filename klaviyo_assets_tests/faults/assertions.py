@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from deltalake import DeltaTable
 
-from klaviyo_assets.lake import Lake
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets_tests.e2e.home import Home, asset_key
 from klaviyo_assets_tests.e2e.instance import open_instance

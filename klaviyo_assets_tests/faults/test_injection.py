@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from klaviyo_assets.lake import Lake
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home, asset_key
 from klaviyo_assets_tests.e2e.instance import open_instance

@@ -10,7 +10,7 @@ from time import sleep
 import duckdb
 import pytest
 
-from klaviyo_assets.lake import Lake
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.streams import COLLECTIONS
 from klaviyo_assets_tests.duckdb_releases import LIBRARY_RELEASES
 from klaviyo_assets_tests.e2e.conftest import StartHome

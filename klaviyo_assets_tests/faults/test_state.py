@@ -10,7 +10,8 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from klaviyo_assets.decode.schema import arrow_schema
-from klaviyo_assets.lake import Lake, build_table
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.layout import build_table
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home

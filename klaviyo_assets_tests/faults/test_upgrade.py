@@ -9,7 +9,8 @@ from deltalake import DeltaTable
 
 from klaviyo_assets.decode.schema import arrow_schema
 from klaviyo_assets.errors import StorageError
-from klaviyo_assets.lake import Lake, LakeTable, build_table
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.layout import LakeTable, build_table
 from klaviyo_assets.lake.write import table_writer
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets_tests.e2e.home import Home

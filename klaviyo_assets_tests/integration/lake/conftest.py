@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from klaviyo_assets.lake import Lake
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets_tests.integration.lake.lake_fixtures import open_lake
 
 

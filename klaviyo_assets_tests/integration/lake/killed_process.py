@@ -8,7 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from klaviyo_assets.lake import LakeTable, PlainRelation, ProfileTable, erase_profiles
+from klaviyo_assets.lake.layout import LakeTable
+from klaviyo_assets.lake.maintenance.erasure import erase_profiles
+from klaviyo_assets.lake.maintenance.personal_data import ProfileTable
+from klaviyo_assets.lake.read.views import PlainRelation
 from klaviyo_assets.lake.write import table_writer
 from klaviyo_assets_tests.forkserver import FORKSERVER
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (

@@ -7,7 +7,9 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from klaviyo_assets.lake import CommitReceipt, Lake, LakeTable
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.layout import LakeTable
+from klaviyo_assets.lake.write.session import CommitReceipt
 
 TIMESTAMP_TYPE = pa.timestamp("us", tz="UTC")
 START_TIME = datetime(2024, 1, 1, tzinfo=UTC)

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klaviyo_assets.errors import ContractError, LakeError
-from klaviyo_assets.lake import Lake, LakeTable, parquet
+from klaviyo_assets.lake import parquet
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.layout import LakeTable
 from klaviyo_assets.lake.write import merge
 from klaviyo_assets.lake.write import session as session_module
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (

@@ -9,10 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from klaviyo_assets.errors import LakeConflictError
-from klaviyo_assets.lake import Lake, LakeTable, PlainRelation, WriteSession
 from klaviyo_assets.lake.delta.commit import TableChange, commit_change
 from klaviyo_assets.lake.delta.log import CommitState
 from klaviyo_assets.lake.disk import acquire_lock
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.layout import LakeTable
+from klaviyo_assets.lake.read.views import PlainRelation
+from klaviyo_assets.lake.write.session import WriteSession
 from klaviyo_assets_tests.forkserver import FORKSERVER
 from klaviyo_assets_tests.integration.lake.killed_process import run_in_child_process, sync_rows
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (

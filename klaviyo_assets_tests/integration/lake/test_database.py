@@ -12,17 +12,12 @@ import pyarrow as pa
 import pytest
 
 from klaviyo_assets.errors import CorruptFileError, LakeError, MissingTableError, StorageError
-from klaviyo_assets.lake import (
-    DetailRelation,
-    JoinRelation,
-    Lake,
-    LakeTable,
-    PlainRelation,
-    Relation,
-)
 from klaviyo_assets.lake.disk import hold_lock
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.layout import LakeTable
 from klaviyo_assets.lake.read import database
 from klaviyo_assets.lake.read.database import PUBLISHED_FILE, read_published
+from klaviyo_assets.lake.read.views import DetailRelation, JoinRelation, PlainRelation, Relation
 from klaviyo_assets.model.stream import RelationDescription
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     PROFILES,

@@ -2,7 +2,8 @@
 
 from datetime import timedelta
 
-from klaviyo_assets.lake import Lake, LakeTable
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.layout import LakeTable
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     ACCOUNT_ID,
     EVENTS,

@@ -8,8 +8,12 @@ import pyarrow as pa
 import pytest
 
 from klaviyo_assets.errors import CorruptFileError, LakeConflictError
-from klaviyo_assets.lake import CommitReceipt, DeletionScan, IdScanSession, Lake, PlainRelation
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.read.views import PlainRelation
 from klaviyo_assets.lake.write import id_scan
+from klaviyo_assets.lake.write.id_scan import IdScanSession
+from klaviyo_assets.lake.write.session import CommitReceipt
+from klaviyo_assets.lake.write.soft_deletes import DeletionScan
 from klaviyo_assets.lake.write.table_writer import TableWriter
 from klaviyo_assets_tests.integration.lake.killed_process import (
     KillMoment,

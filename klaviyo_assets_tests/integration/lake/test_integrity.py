@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from klaviyo_assets.errors import CorruptFileError, LakeError
-from klaviyo_assets.lake import Lake
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     ACCOUNT_ID,
     EVENTS,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from klaviyo_assets.lake import PlainRelation
+from klaviyo_assets.lake.read.views import PlainRelation
 from klaviyo_assets_tests.integration.lake.killed_process import (
     NEW_KEY_COUNT,
     KillMoment,

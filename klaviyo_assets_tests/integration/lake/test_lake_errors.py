@@ -18,8 +18,9 @@ from klaviyo_assets.errors import (
     StorageError,
     WrongAccountError,
 )
-from klaviyo_assets.lake import Lake, LakeTable
 from klaviyo_assets.lake.delta.commit import commit_file_path
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.layout import LakeTable
 from klaviyo_assets.lake.quarantine import write_quarantine
 from klaviyo_assets_tests.forkserver import FORKSERVER
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (

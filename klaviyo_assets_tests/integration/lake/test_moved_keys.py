@@ -10,9 +10,10 @@ from deltalake import write_deltalake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from klaviyo_assets.lake import Lake, WriteSession
 from klaviyo_assets.lake.delta.log import read_newest_commit_state
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.write import merge
+from klaviyo_assets.lake.write.session import WriteSession
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     ACCOUNT_ID,
     EVENTS,

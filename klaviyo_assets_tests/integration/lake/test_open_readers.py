@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from klaviyo_assets.lake import Lake
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import OPEN_READERS_FOLDER
 from klaviyo_assets_tests.duckdb_releases import LIBRARY_RELEASES
 from klaviyo_assets_tests.held_connections import HeldConnection, hold_connection

@@ -10,7 +10,8 @@ from deltalake import DeltaTable, Field, QueryBuilder, write_deltalake
 from deltalake.schema import PrimitiveType
 
 from klaviyo_assets.errors import LakeVersionError
-from klaviyo_assets.lake import Lake, LakeTable
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.layout import LakeTable
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     EVENTS,
     PROFILES,

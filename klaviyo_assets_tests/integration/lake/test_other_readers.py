@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import duckdb
 import pytest
 
-from klaviyo_assets.lake import Lake
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets_tests.duckdb_releases import LIBRARY_RELEASES, query_with_release
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     EVENTS,

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from klaviyo_assets.lake import Lake, LakeTable
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.layout import LakeTable
 from klaviyo_assets.lake.parquet import DataFile, PartitionFileWriter
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     ACCOUNT_ID,

@@ -21,15 +21,12 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from klaviyo_assets.lake import (
-    ErasureResult,
-    Lake,
-    LakeTable,
-    PlainRelation,
-    ProfileTable,
-    erase_profiles,
-)
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.layout import LakeTable
 from klaviyo_assets.lake.maintenance import file_search
+from klaviyo_assets.lake.maintenance.erasure import ErasureResult, erase_profiles
+from klaviyo_assets.lake.maintenance.personal_data import ProfileTable
+from klaviyo_assets.lake.read.views import PlainRelation
 from klaviyo_assets_tests.e2e.value_search import find_values
 from klaviyo_assets_tests.integration.lake.killed_process import (
     erase_two_profiles,

@@ -7,7 +7,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from klaviyo_assets.lake import Lake, PlainRelation
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.read.views import PlainRelation
 from klaviyo_assets_tests.forkserver import FORKSERVER
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     ACCOUNT_ID,

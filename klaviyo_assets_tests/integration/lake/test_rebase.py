@@ -7,18 +7,14 @@ import pyarrow as pa
 import pytest
 
 from klaviyo_assets.errors import LakeConflictError
-from klaviyo_assets.lake import (
-    CommitReceipt,
-    DeletionScan,
-    Lake,
-    LakeTable,
-    ProfileTable,
-    Rebase,
-    WriteSession,
-)
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.layout import LakeTable
 from klaviyo_assets.lake.maintenance.erasure_receipt import ErasureReceipt
-from klaviyo_assets.lake.maintenance.personal_data import remove_profile_rows
+from klaviyo_assets.lake.maintenance.personal_data import ProfileTable, remove_profile_rows
 from klaviyo_assets.lake.write import table_writer as lake_writing
+from klaviyo_assets.lake.write.session import CommitReceipt, WriteSession
+from klaviyo_assets.lake.write.soft_deletes import DeletionScan
+from klaviyo_assets.lake.write.table_writer import Rebase
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     ACCOUNT_ID,
     EVENTS,

@@ -14,20 +14,16 @@ import pyarrow as pa
 import pytest
 
 from klaviyo_assets.errors import CorruptFileError, LakeConflictError, LakeError, WrongAccountError
-from klaviyo_assets.lake import (
-    CommitReceipt,
-    Lake,
-    LakeTable,
-    MetricRefusal,
-    PartitionFetch,
-    PartitionState,
-    TableState,
-)
+from klaviyo_assets.lake.delta.state import MetricRefusal, PartitionState, TableState
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.layout import LakeTable
 from klaviyo_assets.lake.write.report_partitions import (
     MAX_REPLACE_ATTEMPTS,
+    PartitionFetch,
     build_replacement,
     replace_partitions,
 )
+from klaviyo_assets.lake.write.session import CommitReceipt
 from klaviyo_assets.model.report import ReportPartition
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     ACCOUNT_ID,

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from klaviyo_assets.errors import LakeError, StorageError
-from klaviyo_assets.lake import Lake, ReportFailure, ReportResponseCache
 from klaviyo_assets.lake import response_cache as room
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.response_cache import ReportFailure, ReportResponseCache
 from klaviyo_assets.model.report import DateRange
 from klaviyo_assets_tests.integration.lake.lake_fixtures import open_lake
 

@@ -9,7 +9,7 @@ import duckdb
 import pytest
 
 from klaviyo_assets.errors import LakeError
-from klaviyo_assets.lake import Lake
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets_tests.duckdb_releases import (
     LIBRARY_RELEASES,
     query_with_release,

@@ -10,7 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from klaviyo_assets.lake import CommitReceipt, DeletionScan, Lake, LakeTable, PlainRelation, parquet
+from klaviyo_assets.lake import parquet
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.layout import LakeTable
+from klaviyo_assets.lake.read.views import PlainRelation
+from klaviyo_assets.lake.write.session import CommitReceipt
+from klaviyo_assets.lake.write.soft_deletes import DeletionScan
 from klaviyo_assets_tests.integration.lake.killed_process import (
     KillMoment,
     kill_at,

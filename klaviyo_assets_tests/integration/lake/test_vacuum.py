@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from klaviyo_assets.lake import Lake
 from klaviyo_assets.lake.delta.log import DELTA_LOG_FOLDER, list_commit_versions
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import COMMITS_PER_CHECKPOINT
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     ACCOUNT_ID,

@@ -25,7 +25,9 @@ from klaviyo_assets.decode.reports import (
     rows_to_batch,
 )
 from klaviyo_assets.errors import IneligibleMetricError, QuotaError
-from klaviyo_assets.lake import Lake, PartitionFetch, build_table
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.layout import build_table
+from klaviyo_assets.lake.write.report_partitions import PartitionFetch
 from klaviyo_assets.model.report import DateRange, ReportEndpoint, ReportPartition
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.sandbox import DEFAULT_KEY, AccountConfig, Sandbox, serve

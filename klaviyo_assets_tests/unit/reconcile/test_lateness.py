@@ -6,7 +6,7 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from klaviyo_assets.lake import ArrivalDelay
+from klaviyo_assets.lake.read.queries import ArrivalDelay
 from klaviyo_assets.reconcile.lateness import (
     DELAY_STEPS_PER_DOUBLING,
     MetricLateness,

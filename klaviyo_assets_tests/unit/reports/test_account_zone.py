@@ -8,7 +8,7 @@ import pytest
 
 from klaviyo_assets.api.rate_limiter import RateLimiter
 from klaviyo_assets.errors import SettingError
-from klaviyo_assets.lake import Lake
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.reports.calendar import resolve_zone, resolve_zone_offline, zone_for_definitions
 from klaviyo_assets.settings import Settings
 

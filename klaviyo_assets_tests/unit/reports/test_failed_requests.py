@@ -16,7 +16,7 @@ from klaviyo_assets.errors import (
     ServerError,
     SettingError,
 )
-from klaviyo_assets.lake import ReportFailure
+from klaviyo_assets.lake.response_cache import ReportFailure
 from klaviyo_assets.reports.source import is_wasted_request, recent_failures
 
 AT = datetime(2026, 11, 10, 12, tzinfo=UTC)
