@@ -63,7 +63,7 @@ from klaviyo_assets.reports.backfill_plan import (
     plan_backfill,
     plannable_days,
 )
-from klaviyo_assets.reports.source import read_failed_metrics
+from klaviyo_assets.reports.failed_requests import read_failed_metrics
 from klaviyo_assets.sandbox.__main__ import run_sandbox as sandbox
 from klaviyo_assets.settings import (
     KEY_VARIABLE,

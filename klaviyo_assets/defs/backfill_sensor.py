@@ -53,8 +53,9 @@ from klaviyo_assets.reports.backfill_plan import (
 from klaviyo_assets.reports.calendar import ReportCalendar, fetch_calendar
 from klaviyo_assets.reports.context import build_planner_inputs, load_send_facts
 from klaviyo_assets.reports.estimate import CostEstimator, all_days
+from klaviyo_assets.reports.failed_requests import read_failed_metrics
 from klaviyo_assets.reports.planner import PartitionRequest
-from klaviyo_assets.reports.source import RESPONSE_CACHE_LIFETIME, read_failed_metrics
+from klaviyo_assets.reports.source import RESPONSE_CACHE_LIFETIME
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import REPORTS
 from klaviyo_assets.wording import format_quantity

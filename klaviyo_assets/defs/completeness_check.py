@@ -32,13 +32,13 @@ from klaviyo_assets.defs.failures import raise_as_failures
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
 from klaviyo_assets.defs.sync_output import lateness_metadata
 from klaviyo_assets.errors import MissingTableError, RefusedStreamError, SettingError
+from klaviyo_assets.model.report import contiguous_ranges
 from klaviyo_assets.model.window import parse_instant
 from klaviyo_assets.reconcile.counts import (
     EVENTS_STREAM_NAME,
     CountDifference,
     ReconcileRequest,
     Reconciliation,
-    group_consecutive_days,
     missing_by_day,
     reconcile_counts,
     vanished_days,
@@ -70,7 +70,7 @@ def build_completeness_result(
         "or merged away. They stay, and reading again brings none back; a full refresh drops them."
     )
     if short:
-        newest = group_consecutive_days(short)[-1]
+        newest = contiguous_ranges(short)[-1]
         missing = (
             f"{describe_missing_events(short)}. The sensor "
             "klaviyo_events_healing reads exactly these days again; by hand, materialize "
@@ -101,7 +101,7 @@ def describe_missing_events(short: Mapping[date, int]) -> str:
 
 def describe_days(days: Collection[date]) -> str:
     """Return the days in words, those in a row together."""
-    stretches = group_consecutive_days(days)
+    stretches = contiguous_ranges(days)
     texts = [
         f"{each.first}" if each.first == each.last else f"{each.first} to {each.last}"
         for each in stretches[:MAX_NAMED_RANGES]

@@ -82,10 +82,10 @@ from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.redaction import KeyRedactingFilter
 from klaviyo_assets.reports.calendar import describe_days_of_other_zones, fetch_calendar
 from klaviyo_assets.reports.context import ReportContext
+from klaviyo_assets.reports.failed_requests import RefusedMetric
 from klaviyo_assets.reports.fetch import (
     FailedReport,
     FetchOutcome,
-    RefusedMetric,
     ReportFetch,
     StoredDays,
 )

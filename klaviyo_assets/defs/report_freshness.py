@@ -39,7 +39,7 @@ from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import DateRange
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.reports.calendar import last_complete_day, resolve_zone_offline
-from klaviyo_assets.reports.source import read_failed_metrics
+from klaviyo_assets.reports.failed_requests import read_failed_metrics
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import REPORTS
 from klaviyo_assets.wording import format_quantity

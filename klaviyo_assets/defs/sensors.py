@@ -45,8 +45,7 @@ from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
 from klaviyo_assets.defs.run_history import UNFINISHED_STATUSES
 from klaviyo_assets.errors import KlaviyoAssetsError
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.model.report import DateRange
-from klaviyo_assets.reconcile.counts import group_consecutive_days
+from klaviyo_assets.model.report import DateRange, contiguous_ranges
 from klaviyo_assets.redaction import KeyRedactingFilter
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams.events import EVENTS
@@ -214,7 +213,7 @@ def _choose_repair_run(
     if any(run.is_success for run in runs if run.tags[REPAIR_TAG] == verdict_id):
         return dg.SkipReason("these days were read again; the next comparison tells what is left")
     tries = {day: sum(day in _repaired_days(run) for run in runs) for day in short}
-    left = group_consecutive_days(day for day in short if tries[day] < MAX_REPAIR_ATTEMPTS)
+    left = contiguous_ranges(day for day in short if tries[day] < MAX_REPAIR_ATTEMPTS)
     if not left:
         return dg.SkipReason(
             f"{describe_days(short)}: still short after {MAX_REPAIR_ATTEMPTS} healing runs within "

@@ -1,8 +1,10 @@
 """Reports: what Klaviyo computes on request, by conversion metric and day, against a quota."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+
+ONE_DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -28,6 +30,26 @@ class DateRange:
     def __contains__(self, day: object) -> bool:
         """Return whether a day lies inside."""
         return isinstance(day, date) and self.first <= day <= self.last
+
+    def is_within(self, other: "DateRange") -> bool:
+        """Return whether every day of this range lies in `other`."""
+        return other.first <= self.first and self.last <= other.last
+
+
+def contiguous_ranges(days: Iterable[date]) -> list[DateRange]:
+    """Return the days as ranges without gaps, ascending; neighbouring days share a range."""
+    return merge_ranges(DateRange(day, day) for day in days)
+
+
+def merge_ranges(ranges: Iterable[DateRange]) -> list[DateRange]:
+    """Return the days of all ranges in as few ranges as possible, ascending."""
+    merged: list[DateRange] = []
+    for each in sorted(ranges):
+        if merged and each.first <= merged[-1].last + ONE_DAY:
+            merged[-1] = DateRange(merged[-1].first, max(merged[-1].last, each.last))
+        else:
+            merged.append(each)
+    return merged
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -25,13 +25,11 @@ from klaviyo_assets.lake.read.queries import (
     count_rows_by_day,
     first_stored_day,
 )
-from klaviyo_assets.model.report import DateRange, ReportPartition
+from klaviyo_assets.model.report import ReportPartition
 from klaviyo_assets.model.sync_progress import cursor_from_json
 from klaviyo_assets.model.window import Window
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.wording import format_quantity
-
-_ONE_DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,17 +98,6 @@ def missing_by_day(differences: Iterable[CountDifference]) -> dict[date, int]:
 def vanished_days(differences: Iterable[CountDifference]) -> frozenset[date]:
     """Return the days on which Klaviyo no longer has what is stored."""
     return frozenset(each.partition.day for each in differences if each.vanished)
-
-
-def group_consecutive_days(days: Iterable[date]) -> list[DateRange]:
-    """Return the days as stretches without a gap, in order."""
-    found: list[DateRange] = []
-    for day in sorted(set(days)):
-        if found and found[-1].last + _ONE_DAY == day:
-            found[-1] = DateRange(found[-1].first, day)
-        else:
-            found.append(DateRange(day, day))
-    return found
 
 
 def comparison_window(

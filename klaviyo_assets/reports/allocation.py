@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 
 from klaviyo_assets.api.report_requests import MAX_FILTER_IDS
-from klaviyo_assets.model.report import DateRange
+from klaviyo_assets.model.report import DateRange, contiguous_ranges
 from klaviyo_assets.reports.allocation_state import (
     ADDITIVE_STATISTICS,
     SEND_STATISTICS,
@@ -39,7 +39,7 @@ from klaviyo_assets.reports.send_schedule import (
     UnknownSendDays,
     campaign_days,
 )
-from klaviyo_assets.reports.timeframes import choose_isolating_timeframes, contiguous_ranges
+from klaviyo_assets.reports.timeframes import choose_isolating_timeframes
 
 MAX_SEND_TAIL = timedelta(days=3)
 """How long after the last day that it was seen on a message may have gone on being sent."""
@@ -227,8 +227,8 @@ class DayAllocator:
         """Return stretches without a part of the units that they are asked for, newest first."""
         together: dict[DateRange, list[MessageChannel]] = {}
         for key in sorted(keys):
-            for run in contiguous_ranges(self.state.messages[key].open_days & self.wanted_days):
-                together.setdefault(run, []).append(key)
+            for days in contiguous_ranges(self.state.messages[key].open_days & self.wanted_days):
+                together.setdefault(days, []).append(key)
         return sorted(together.items(), reverse=True)
 
     def _query_single_days(self) -> QueryGenerator:

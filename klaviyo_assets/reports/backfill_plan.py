@@ -6,18 +6,17 @@ What is worth fetching first, and how much of it the quota can pay now.
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from itertools import takewhile
 from math import ceil, floor
-from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from klaviyo_assets.account.metrics import cached_revenue_metric
 from klaviyo_assets.api.rate_limiter import DailyQuota, RateLimiter
 from klaviyo_assets.errors import SettingError
-from klaviyo_assets.lake.delta.state import MetricRefusal
+from klaviyo_assets.lake.delta.state import MetricRefusal, PartitionState
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.model.report import DateRange, ReportEndpoint, ReportPartition
+from klaviyo_assets.model.report import ONE_DAY, DateRange, ReportEndpoint, ReportPartition
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.reports.calendar import (
     ReportCalendar,
@@ -28,8 +27,9 @@ from klaviyo_assets.reports.calendar import (
 )
 from klaviyo_assets.reports.context import build_planner_inputs, load_send_facts
 from klaviyo_assets.reports.estimate import RequestCost, RequestRate, estimate_cost
-from klaviyo_assets.reports.planner import CachedQuery, PartitionRequest
-from klaviyo_assets.reports.source import RESPONSE_CACHE_LIFETIME, FailedMetric, read_failed_metrics
+from klaviyo_assets.reports.failed_requests import FailedMetric, read_failed_metrics
+from klaviyo_assets.reports.planner import FetchTimes, PartitionRequest
+from klaviyo_assets.reports.source import RESPONSE_CACHE_LIFETIME, fetch_times
 from klaviyo_assets.reports.timeframes import bounding_range, choose_timeframes
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.wording import format_quantity
@@ -174,9 +174,7 @@ def _estimate_plan_cost(
     return estimate_cost(
         requests,
         build_planner_inputs(report, calendar.bounds or date_range, send_facts, calendar),
-        cached_queries=_cached_queries(
-            stream.name, [request.metric_id for request in requests], context
-        ),
+        fetch_times=_fetch_times(stream.name, [request.metric_id for request in requests], context),
         campaigns=send_facts.campaigns.values(),
         recent_timeframes=context.lake.response_cache(stream.name).recent_timeframes(
             max_age=RESPONSE_CACHE_LIFETIME
@@ -192,16 +190,13 @@ def build_request_rate(quota: DailyQuota, settings: Settings) -> RequestRate:
     )
 
 
-def _cached_queries(
+def _fetch_times(
     report_name: str, metrics: Collection[str], context: PlanContext
-) -> Mapping[str, Sequence[CachedQuery]]:
-    answers = context.lake.response_cache(report_name)
+) -> Mapping[str, FetchTimes]:
+    response_cache = context.lake.response_cache(report_name)
     since = context.now - RESPONSE_CACHE_LIFETIME
     return {
-        each: [
-            CachedQuery(found.date_range, found.fetched_at, found.message_ids)
-            for found in answers.complete_responses(each, fresh_since=since)
-        ]
+        each: fetch_times(response_cache.complete_responses(each, fresh_since=since))
         for each in metrics
     }
 
@@ -308,20 +303,6 @@ def format_report_status(stream: Stream, *, context: PlanContext) -> list[str]:
     return lines + refused + format_failed_metrics(read_failed_metrics(context.lake, stream.name))
 
 
-class StoredDayState(Protocol):
-    """What is stored of a day of a metric."""
-
-    @property
-    def fetched_at(self) -> datetime:
-        """Return when it was fetched, UTC."""
-        ...
-
-    @property
-    def is_final(self) -> bool:
-        """Return whether its numbers had stopped moving."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class BackfillTask:
     """One launch: days of one metric, without a gap, that share a time frame."""
@@ -331,7 +312,7 @@ class BackfillTask:
 
 
 def due_days(
-    stored_days: Mapping[date, StoredDayState], *, bounds: DateRange, now: datetime, zone: ZoneInfo
+    stored_days: Mapping[date, PartitionState], *, bounds: DateRange, now: datetime, zone: ZoneInfo
 ) -> frozenset[date]:
     """Return the days of one metric that are missing, or still move and were not fetched today."""
     today = local_date(now, zone)
@@ -433,7 +414,7 @@ def _grow_batch(
     past = list(takewhile(lambda each: each.metric_id == tasks[0].metric_id, tasks[1:]))
     if past:
         for task in past:
-            if batch.date_range.first - task.date_range.last != timedelta(days=1):
+            if batch.date_range.first - task.date_range.last != ONE_DAY:
                 return
             batch = RunBatch(
                 batch.metric_ids, DateRange(task.date_range.first, batch.date_range.last)

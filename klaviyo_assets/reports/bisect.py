@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 from klaviyo_assets.api.report_requests import MAX_FILTER_IDS
-from klaviyo_assets.model.report import DateRange
+from klaviyo_assets.model.report import ONE_DAY, DateRange
 from klaviyo_assets.reports.allocation_state import (
     SEND_STATISTICS,
     AllocationState,
@@ -24,8 +24,6 @@ from klaviyo_assets.reports.allocation_state import (
 )
 from klaviyo_assets.reports.send_schedule import MessageChannel
 from klaviyo_assets.reports.timeframes import bounding_range
-
-_ONE_DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,7 @@ class SearchRange:
     @property
     def older_half(self) -> DateRange:
         """Return the older half."""
-        return DateRange(self.date_range.first, self.newer_half_start - _ONE_DAY)
+        return DateRange(self.date_range.first, self.newer_half_start - ONE_DAY)
 
     @property
     def newer_half(self) -> DateRange:
@@ -68,9 +66,9 @@ class SearchRange:
     def ranges_outside(self, inner_range: DateRange) -> Iterator[DateRange]:
         """Yield what lies before and after a part of the days."""
         if self.date_range.first < inner_range.first:
-            yield DateRange(self.date_range.first, inner_range.first - _ONE_DAY)
+            yield DateRange(self.date_range.first, inner_range.first - ONE_DAY)
         if inner_range.last < self.date_range.last:
-            yield DateRange(inner_range.last + _ONE_DAY, self.date_range.last)
+            yield DateRange(inner_range.last + ONE_DAY, self.date_range.last)
 
 
 def build_report_query(
@@ -185,8 +183,8 @@ def _can_share_query(state: AllocationState, older: SearchRange, newer: SearchRa
     if older.date_range.last >= newer.date_range.first:
         return False
     messages = {message_id for message_id, _ in (*older.rows, *newer.rows)}
-    before = DateRange(older.newer_half_start, newer.date_range.first - _ONE_DAY)
-    after = DateRange(older.date_range.last + _ONE_DAY, newer.newer_half_start - _ONE_DAY)
+    before = DateRange(older.newer_half_start, newer.date_range.first - ONE_DAY)
+    after = DateRange(older.date_range.last + ONE_DAY, newer.newer_half_start - ONE_DAY)
     return (
         len(messages) <= MAX_FILTER_IDS
         and not any(state.messages[key].can_have_sends(before) for key in newer.rows)
@@ -209,7 +207,7 @@ def _query_half(
                 state, search_range, search_range.newer_half, found, wanted_days
             )
         )
-    queried_range = DateRange(other.newer_half_start, search_range.newer_half_start - _ONE_DAY)
+    queried_range = DateRange(other.newer_half_start, search_range.newer_half_start - ONE_DAY)
     found = yield build_report_query(queried_range, [*search_range.rows, *other.rows])
     mine = yield from _build_halves(
         state, search_range, search_range.older_half, found, wanted_days

@@ -19,12 +19,10 @@ from klaviyo_assets.api.rate_limiter import last_known_timezone
 from klaviyo_assets.errors import KlaviyoAssetsError, MissingScopeError, SettingError
 from klaviyo_assets.lake.delta.state import PartitionState
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.model.report import DateRange, ReportPartition
+from klaviyo_assets.model.report import ONE_DAY, DateRange, ReportPartition
 from klaviyo_assets.model.window import parse_instant
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.wording import format_quantity
-
-_ONE_DAY = timedelta(days=1)
 
 
 def local_date(instant: datetime, zone: ZoneInfo) -> date:
@@ -37,12 +35,12 @@ def day_end(day: date, zone: ZoneInfo) -> datetime:
 
     Where clocks skip midnight the day ends with the skip; where they repeat it, at the first.
     """
-    return datetime.combine(day + _ONE_DAY, time(), tzinfo=zone).astimezone(UTC)
+    return datetime.combine(day + ONE_DAY, time(), tzinfo=zone).astimezone(UTC)
 
 
 def last_complete_day(now: datetime, zone: ZoneInfo) -> date:
     """Return the newest day that is over at `now`: the only kind that may be asked for."""
-    return local_date(now, zone) - _ONE_DAY
+    return local_date(now, zone) - ONE_DAY
 
 
 def is_day_over(day: date, now: datetime, zone: ZoneInfo) -> bool:

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 
 from klaviyo_assets.api.client import KlaviyoClient
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.model.report import DateRange, ReportEndpoint
+from klaviyo_assets.model.report import ONE_DAY, DateRange, ReportEndpoint
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.reports.allocation import SendKnowledge
 from klaviyo_assets.reports.calendar import ReportCalendar, last_complete_day
@@ -90,7 +90,7 @@ def build_planner_inputs(
         send_days=send_facts.send_days,
         is_final_day=partial(calendar.is_final, fetched_at=calendar.now),
         # What was sent just before midnight is counted a little later.
-        latest_settled_day=last_complete_day(calendar.now - timedelta(days=1), calendar.zone),
+        latest_settled_day=last_complete_day(calendar.now - ONE_DAY, calendar.zone),
         spread_messages={
             (message_id, each.channel or ""): days
             for each in send_facts.campaigns.values()

@@ -11,14 +11,16 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from math import ceil
+from types import MappingProxyType
 
 from klaviyo_assets.decode.reports import ReportRow
 from klaviyo_assets.model.report import DateRange
 from klaviyo_assets.reports.allocation_state import TimedRow
 from klaviyo_assets.reports.bisect import ReportQuery
 from klaviyo_assets.reports.planner import (
-    CachedQuery,
+    DISTANT_PAST,
     CacheView,
+    FetchTimes,
     PartitionRequest,
     PlannedQuery,
     PlannerInputs,
@@ -57,47 +59,39 @@ class SimulatedSource:
     def __init__(
         self,
         sent: Mapping[MessageChannel, SimulatedSend],
-        kept: Iterable[CachedQuery],
-        frames: set[DateRange],
+        fetch_times: FetchTimes,
+        recent_timeframes: set[DateRange],
     ) -> None:
-        """Take what was sent by unit, the answers that are there already, and asked time frames."""
+        """Take the assumed sends, the cached queries and the timeframes requested lately."""
         self.simulated_sends = sent
-        self.cached_queries = list(kept)
-        self.recent_timeframes = frames
+        self.fetch_times = dict(fetch_times)
+        self.recent_timeframes = recent_timeframes
         self.requests = 0
 
     def fetch(
         self, choose_query: Callable[[CacheView], PlannedQuery]
     ) -> tuple[PlannedQuery, ReportResult]:
         """Return an answer, and count what it would cost."""
-        planned = choose_query(CacheView(self.cached_queries, self.recent_timeframes))
+        planned = choose_query(CacheView(self.fetch_times, self.recent_timeframes))
         query = planned.query
-        is_kept = any(
-            (each.date_range, each.message_ids) == (query.date_range, query.message_ids)
-            and each.fetched_at > planned.newer_than
-            for each in self.cached_queries
-        )
+        is_cached = self.fetch_times.get(query, DISTANT_PAST) > planned.newer_than
         fetched_at = planned.newer_than + timedelta(seconds=1)
-        if not is_kept:
+        if not is_cached:
             self.requests += 1
-            self.cached_queries.append(CachedQuery(query.date_range, fetched_at, query.message_ids))
+            self.fetch_times[query] = fetched_at
         if not query.message_ids:
             self.recent_timeframes.add(query.date_range)
         rows = self._build_rows(query, fetched_at)
-        return planned, ReportResult(rows=rows, fetched_at=fetched_at, requests=int(not is_kept))
+        return planned, ReportResult(rows=rows, fetched_at=fetched_at, requests=int(not is_cached))
 
     def cached_results(
         self, planned: PlannedQuery
     ) -> Iterator[tuple[ReportQuery, Sequence[TimedRow]]]:
         """Yield the answers kept about parts of a turn's time frame, as they would be."""
-        for each in self.cached_queries:
-            is_inside = (
-                each.date_range.first in planned.query.date_range
-                and each.date_range.last in planned.query.date_range
-            )
-            if is_inside and each.fetched_at > planned.newer_than:
-                query = ReportQuery(each.date_range, each.message_ids)
-                yield query, self._build_rows(query, each.fetched_at)
+        for query, fetched_at in self.fetch_times.items():
+            is_inside = query.date_range.is_within(planned.query.date_range)
+            if is_inside and fetched_at > planned.newer_than:
+                yield query, self._build_rows(query, fetched_at)
 
     def lock_allocation(self) -> AbstractContextManager[None]:
         """Return a block that keeps nobody out: nothing is asked."""
@@ -138,10 +132,10 @@ class CostEstimator:
             )
 
     def estimate(
-        self, request: PartitionRequest, cached_queries: Iterable[CachedQuery] = ()
+        self, request: PartitionRequest, fetch_times: FetchTimes = MappingProxyType({})
     ) -> int:
-        """Return the requests of one more wish, given the usable answers about its metric."""
-        simulated = SimulatedSource(self._simulated_sends, cached_queries, self._recent_timeframes)
+        """Return what one more partition request costs, given the cached queries of its metric."""
+        simulated = SimulatedSource(self._simulated_sends, fetch_times, self._recent_timeframes)
         for _ in resolve_days(request, self._inputs, simulated):
             pass
         return simulated.requests
@@ -151,11 +145,11 @@ def estimate_cost(
     requests: Sequence[PartitionRequest],
     inputs: PlannerInputs,
     *,
-    cached_queries: Mapping[str, Sequence[CachedQuery]],
+    fetch_times: Mapping[str, FetchTimes],
     campaigns: Iterable[CampaignSchedule] = (),
     recent_timeframes: Collection[DateRange] = (),
 ) -> RequestCost:
-    """Return what the requests cost in this order; `cached_queries` are usable, by metric."""
+    """Return what the requests cost in this order; `fetch_times`: cached queries by metric."""
     known = list(campaigns)
     counts: list[int] = []
     for days_of in (last_day_only, all_days):
@@ -164,7 +158,7 @@ def estimate_cost(
         )
         counts.append(
             sum(
-                estimate.estimate(request, cached_queries.get(request.metric_id, ()))
+                estimate.estimate(request, fetch_times.get(request.metric_id, {}))
                 for request in requests
             )
         )

@@ -1,13 +1,12 @@
 """Fetching report cells: what is wanted, asked for with the fewest requests, stored as it comes."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime
 
 import pyarrow as pa
 
-from klaviyo_assets.account.metrics import fetch_custom_metrics, read_metrics
 from klaviyo_assets.decode.reports import ReportTableRow, report_schema, rows_to_batch
 from klaviyo_assets.errors import (
     AccessDeniedError,
@@ -17,9 +16,8 @@ from klaviyo_assets.errors import (
     QuotaError,
     ReportFailedError,
     RevisionRetiredError,
-    TransientError,
 )
-from klaviyo_assets.lake.delta.state import MetricRefusal, TableState
+from klaviyo_assets.lake.delta.state import TableState
 from klaviyo_assets.lake.layout import LakeTable, build_table
 from klaviyo_assets.lake.write.report_partitions import PartitionFetch
 from klaviyo_assets.lake.write.session import CommitReceipt
@@ -27,7 +25,6 @@ from klaviyo_assets.model.report import DateRange, ReportPartition
 from klaviyo_assets.reports.calendar import (
     ZONE_ERAS_KEY,
     is_day_complete,
-    local_date,
     zone_eras_to_json,
 )
 from klaviyo_assets.reports.context import (
@@ -37,15 +34,16 @@ from klaviyo_assets.reports.context import (
     build_planner_inputs,
     load_send_facts,
 )
-from klaviyo_assets.reports.planner import FinishedDays, PartitionRequest, resolve_days
-from klaviyo_assets.reports.send_schedule import send_days_from_json
-from klaviyo_assets.reports.source import (
+from klaviyo_assets.reports.failed_requests import (
     FailedMetric,
     FailedRequestStore,
-    ReportSource,
-    RequestBudget,
+    RefusedMetric,
+    RefusedMetricStore,
     is_wasted_request,
 )
+from klaviyo_assets.reports.planner import FinishedDays, PartitionRequest, resolve_days
+from klaviyo_assets.reports.send_schedule import send_days_from_json
+from klaviyo_assets.reports.source import ReportSource, RequestBudget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,21 +61,6 @@ class StoredDays:
     requests: int
     sharing_days: int
     receipt: CommitReceipt
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RefusedMetric:
-    """A metric that Klaviyo makes no report with, and the days wanted of it that it has not made.
-
-    `row_counts` has how many rows of a day are stored all the same, from a time when it did, and
-    `rows_total` how many the table has. `requests` were spent now to learn it: 0 if it was known.
-    """
-
-    metric_id: str
-    refusal: MetricRefusal
-    row_counts: Mapping[date, int]
-    rows_total: int
-    requests: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +113,7 @@ class ReportFetch:
         context, should_retry = self._context, should_retry_refused
         send_facts = load_send_facts(context.stream, context.report, context.lake)
         inputs = build_planner_inputs(context.report, bounds, send_facts, context.calendar)
-        refusals = LakeRefusedMetrics(context, self._table, should_retry_refused=should_retry)
+        refusals = RefusedMetricStore(context, self._table, should_retry_refused=should_retry)
         failures = FailedRequestStore(context, should_retry_failed=should_retry)
         for request in self._requests:
             source = ReportSource(
@@ -250,71 +233,3 @@ def is_metric_error(error: KlaviyoAssetsError) -> bool:
     if isinstance(error, RevisionRetiredError | AccessDeniedError):
         return False
     return isinstance(error, ContractError | ReportFailedError) or is_wasted_request(error)
-
-
-class LakeRefusedMetrics:
-    """The metrics that Klaviyo refuses for a report, as the lake has them."""
-
-    def __init__(
-        self, context: ReportContext, table: LakeTable, *, should_retry_refused: bool
-    ) -> None:
-        """Read nothing yet; with `asks_again` what is known does not count."""
-        self._context = context
-        self._table = table
-        self._should_retry_refused = should_retry_refused
-        self._newly_refused: set[str] = set()
-
-    def check(self, metric_id: str) -> None:
-        """Refuse to ask for a metric that Klaviyo has refused before.
-
-        Raises:
-            IneligibleMetricError: it has.
-        """
-        if not self._should_retry_refused and metric_id in self._read_refusals():
-            raise IneligibleMetricError(f"Klaviyo has refused metric {metric_id!a} before")
-
-    def record(self, metric_id: str, error: IneligibleMetricError) -> None:
-        """Remember that Klaviyo has just refused a metric, its words, and whether there is one."""
-        context = self._context
-        refusal = MetricRefusal(
-            refused_on=local_date(context.calendar.now, context.calendar.zone),
-            reason=error.detail or error.code or "",
-            is_known=self._is_stored_metric(metric_id) or self._is_custom_metric(metric_id),
-        )
-        context.lake.record_metric_refusal(
-            self._table, account=context.account, metric_id=metric_id, refusal=refusal
-        )
-        self._newly_refused.add(metric_id)
-
-    def build_outcome(self, metric_id: str, days: Collection[date]) -> RefusedMetric:
-        """Return what is known of a refused metric, and of the days wanted of it."""
-        lake, name = self._context.lake, self._context.stream.name
-        refusal = self._read_refusals()[metric_id]
-        if not refusal.is_known and self._is_stored_metric(metric_id):
-            refusal = replace(refusal, is_known=True)
-        facts = lake.read_partition_states(name)
-        stored = {day: facts.get(ReportPartition(metric_id, day)) for day in sorted(days)}
-        rows = {day: each.rows if each is not None else 0 for day, each in stored.items()}
-        state = lake.read_table_state(name)
-        return RefusedMetric(
-            metric_id=metric_id,
-            refusal=refusal,
-            row_counts=rows,
-            rows_total=state.rows if state is not None else 0,
-            requests=int(metric_id in self._newly_refused),
-        )
-
-    def _read_refusals(self) -> Mapping[str, MetricRefusal]:
-        return self._context.lake.read_metric_refusals(self._context.stream.name)
-
-    def _is_stored_metric(self, metric_id: str) -> bool:
-        return any(metric.id == metric_id for metric in read_metrics(self._context.lake))
-
-    def _is_custom_metric(self, metric_id: str) -> bool:
-        """Return whether it is a custom metric, which no table has; False where nobody tells."""
-        try:
-            found = fetch_custom_metrics(self._context.client, self._context.base_url)
-        except TransientError as error:
-            self._context.warn(f"whether {metric_id!a} is a custom metric cannot be told: {error}")
-            found = None
-        return any(metric.id == metric_id for metric in found or ())

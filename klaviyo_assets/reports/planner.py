@@ -14,21 +14,19 @@ from klaviyo_assets.reports.bisect import ReportQuery
 from klaviyo_assets.reports.send_schedule import SendDays
 from klaviyo_assets.reports.timeframes import choose_timeframes, split_timeframe
 
-
-@dataclass(frozen=True, slots=True)
-class CachedQuery:
-    """The question of an answer that was paid for already, and its time; no message ids: of all."""
-
-    date_range: DateRange
-    fetched_at: datetime
-    message_ids: tuple[str, ...] = ()
+FetchTimes = Mapping[ReportQuery, datetime]
+"""The queries of one metric whose responses are cached, each with its fetch time (UTC)."""
 
 
 @dataclass(frozen=True, slots=True)
 class CacheView:
-    """What was paid for lately: answers about the metric, time frames asked of any, unfiltered."""
+    """What recent requests have paid for already.
 
-    cached_queries: Sequence[CachedQuery]
+    `fetch_times` are the cached queries of the metric. `recent_timeframes` are the timeframes that
+    any metric was requested for, without a filter of messages.
+    """
+
+    fetch_times: FetchTimes
     recent_timeframes: Collection[DateRange] = ()
 
 
@@ -155,12 +153,19 @@ def _choose_query(
     inputs: PlannerInputs,
 ) -> PlannedQuery:
     """Return the kept answer that serves most of what is left, else the newest time frame."""
-    cached = [each for each in cache.cached_queries if not each.message_ids]
-    served = [(_served_days(remaining_days, each, request), each) for each in cached]
+    cached = {
+        query.date_range: fetched_at
+        for query, fetched_at in cache.fetch_times.items()
+        if not query.message_ids
+    }
+    served = [
+        (_served_days(remaining_days, days, fetched_at, request), days)
+        for days, fetched_at in cached.items()
+    ]
     days, best = max(served, key=lambda each: len(each[0]), default=(frozenset[date](), None))
     if best is not None and days:
-        return _build_planned_query(best.date_range, days, request)
-    covered = {day for each in cached for day in each.date_range}
+        return _build_planned_query(best, days, request)
+    covered = {day for each in cached for day in each}
     timeframes = choose_timeframes(
         remaining_days,
         bounds=inputs.bounds,
@@ -205,12 +210,15 @@ def _isolate_messages(
 
 
 def _served_days(
-    remaining_days: frozenset[date], cached: CachedQuery, request: PartitionRequest
+    remaining_days: frozenset[date],
+    timeframe: DateRange,
+    fetched_at: datetime,
+    request: PartitionRequest,
 ) -> frozenset[date]:
     return frozenset(
         day
         for day in remaining_days
-        if day in cached.date_range and cached.fetched_at > request.delivered.get(day, DISTANT_PAST)
+        if day in timeframe and fetched_at > request.delivered.get(day, DISTANT_PAST)
     )
 
 

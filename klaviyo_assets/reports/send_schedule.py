@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from klaviyo_assets.errors import ConfigError
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.model.report import DateRange
+from klaviyo_assets.model.report import ONE_DAY, DateRange, merge_ranges
 from klaviyo_assets.reports.calendar import local_date
 
 MAX_SEND_DURATION = timedelta(hours=2)
@@ -277,7 +277,7 @@ class SendDays:
         sent, none = dict(self.recipients_by_day(key)), self.ranges_without_sends(key)
         if recipients <= 0:
             sent = {day: count for day, count in sent.items() if day not in date_range}
-            none = _merge_ranges((*none, date_range))
+            none = tuple(merge_ranges((*none, date_range)))
         elif len(date_range) == 1:
             sent[date_range.first] = recipients
             none = tuple(part for each in none for part in _exclude_day(each, date_range.first))
@@ -350,17 +350,6 @@ def _parse_range(first: str, last: str) -> DateRange:
 def _exclude_day(date_range: DateRange, day: date) -> tuple[DateRange, ...]:
     if day not in date_range:
         return (date_range,)
-    before = (date_range.first, day - timedelta(days=1))
-    after = (day + timedelta(days=1), date_range.last)
+    before = (date_range.first, day - ONE_DAY)
+    after = (day + ONE_DAY, date_range.last)
     return tuple(DateRange(*each) for each in (before, after) if each[0] <= each[1])
-
-
-def _merge_ranges(ranges: tuple[DateRange, ...]) -> tuple[DateRange, ...]:
-    """Return the same days in as few stretches as possible, ascending."""
-    united: list[DateRange] = []
-    for each in sorted(ranges):
-        if united and (each.first - united[-1].last).days <= 1:
-            united[-1] = DateRange(united[-1].first, max(united[-1].last, each.last))
-        else:
-            united.append(each)
-    return tuple(united)

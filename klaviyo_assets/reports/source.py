@@ -1,27 +1,13 @@
-"""What fails for good is not paid for again: how often a metric's report may fail within a day.
+"""Answers report queries about one metric: from cached responses, else by a request to Klaviyo."""
 
-Answers from Klaviyo, or from those that were paid for already.
-
-    failed     1   2             3                            1 again
-    ───────────x───x─────────────x────────────────────────────x────▶
-               └10 s┘            └── not asked ───────────────┘
-               └── FORGOTTEN_AFTER ───────────────────────────┘
-
-A request of the day is gone whether its answer can be used or not, and there are 225. Most failures
-pass within seconds, so a run tries twice; some pass within an hour, so the third try is left to
-another one. A question that is answered after all takes its failures back.
-"""
-
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Protocol
 
 from klaviyo_assets.api.messages import Request, Response
 from klaviyo_assets.api.report_requests import next_report_request, report_request
-from klaviyo_assets.api.retry import RetryPolicy
 from klaviyo_assets.decode.reports import (
     ReportPage,
     ReportRow,
@@ -29,194 +15,25 @@ from klaviyo_assets.decode.reports import (
     parse_report_page,
 )
 from klaviyo_assets.errors import (
-    AccessDeniedError,
-    ConnectionLostError,
     ContractError,
     IneligibleMetricError,
     KlaviyoAssetsError,
     MalformedPageError,
-    PermanentError,
     QuotaError,
-    RateLimitError,
     RepeatedPageError,
-    ReportFailedError,
-    TransientError,
 )
-from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.lake.response_cache import CachedResponse, ReportFailure
+from klaviyo_assets.lake.response_cache import CachedResponse
 from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.reports.allocation_state import TimedRow
 from klaviyo_assets.reports.bisect import ReportQuery
 from klaviyo_assets.reports.context import ReportContext, StoredSendFacts, load_send_days
-from klaviyo_assets.reports.planner import CachedQuery, CacheView, PlannedQuery, ReportResult
+from klaviyo_assets.reports.failed_requests import (
+    FailedMetric,
+    FailedRequestStore,
+    RefusedMetricStore,
+)
+from klaviyo_assets.reports.planner import CacheView, FetchTimes, PlannedQuery, ReportResult
 from klaviyo_assets.wording import format_quantity
-
-MAX_FAILURES_PER_DAY = 3
-"""Requests of one metric that may fail within a day, over all runs and processes."""
-
-MAX_TRIES_PER_RUN = 2
-"""Requests that a run spends on a question that fails."""
-
-FAILURE_LIFETIME = timedelta(hours=23, minutes=50)
-"""How long a failure counts: a day, less what a daily run may begin sooner than the day before."""
-
-UNUSABLE_RESULT_QUERY = "all"
-"""The question of a failure that shows only when all answers are put together."""
-
-RELAUNCH_PAUSE = timedelta(hours=1)
-"""So long nothing is launched by itself for a metric whose request has failed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailedMetric:
-    """A metric of which requests failed within a day, the oldest first; there is at least one."""
-
-    failures: tuple[ReportFailure, ...]
-
-    @property
-    def failure_count(self) -> int:
-        """Return how many requests failed."""
-        return len(self.failures)
-
-    @property
-    def reason(self) -> str:
-        """Return why the last one did."""
-        return self.failures[-1].reason
-
-    @property
-    def tries_left(self) -> int:
-        """Return how many more may fail today."""
-        return max(0, MAX_FAILURES_PER_DAY - self.failure_count)
-
-    @property
-    def retry_at(self) -> datetime:
-        """Return when whoever launches runs by himself does so for this metric again, UTC."""
-        if self.tries_left:
-            return self.failures[-1].failed_at + RELAUNCH_PAUSE
-        return self.failures[-MAX_FAILURES_PER_DAY].failed_at + FAILURE_LIFETIME
-
-    def describe(self) -> str:
-        """Return how often and since when it failed, and when it is asked again, as a sentence."""
-        first, again = self.failures[0].failed_at, self.retry_at
-        said = (
-            f"{format_quantity(self.failure_count, 'request')} failed since "
-            f"{first:%Y-%m-%d %H:%M} UTC"
-        )
-        if self.tries_left:
-            return (
-                f"{said}; after {MAX_FAILURES_PER_DAY} within a day it is not asked again that day"
-            )
-        return (
-            f"{said}, so it is not asked again before {again:%Y-%m-%d %H:%M} UTC, unless the run "
-            "config says ask_refused: true"
-        )
-
-
-def read_failed_metrics(
-    lake: Lake, report_name: str, now: datetime | None = None
-) -> Mapping[str, FailedMetric]:
-    """Return the metrics of a report of which requests failed within a day before `now`, by id.
-
-    Without `now` those that are remembered, each by the day before its last failure.
-    """
-    found = {
-        metric_id: recent_failures(failures, now or failures[-1].failed_at)
-        for metric_id, failures in lake.response_cache(report_name).failed_metrics().items()
-    }
-    return {metric_id: each for metric_id, each in found.items() if each is not None}
-
-
-def recent_failures(failures: Sequence[ReportFailure], now: datetime) -> FailedMetric | None:
-    """Return those failures that count at `now`; None where there is none.
-
-    One far in the future was noted by a clock that was wrong: it does not count.
-    """
-    recent = tuple(each for each in failures if abs(now - each.failed_at) < FAILURE_LIFETIME)
-    return FailedMetric(failures=recent) if recent else None
-
-
-def is_wasted_request(error: KlaviyoAssetsError) -> bool:
-    """Tell whether an error stands for a request of the day that brought nothing.
-
-    Not for one that Klaviyo did not count (429), or could not get; a refusal of the metric itself
-    is remembered for good.
-    """
-    if isinstance(error, ConnectionLostError):
-        return error.was_sent
-    if isinstance(error, RateLimitError | QuotaError | ReportFailedError | IneligibleMetricError):
-        return False
-    kinds = TransientError | PermanentError | ContractError | AccessDeniedError
-    return isinstance(error, kinds)
-
-
-class FailedRequestStore:
-    """The failed requests of one report, as its lake has them; to be used under a metric's lock."""
-
-    def __init__(self, context: ReportContext, *, should_retry_failed: bool) -> None:
-        """Read nothing yet; with `should_retry_failed` each metric begins with none."""
-        self._context = context
-        self._response_cache = context.lake.response_cache(context.stream.name)
-        self._should_retry_failed = should_retry_failed
-        self._cleared_metrics: set[str] = set()
-        self._last_recorded_error: KlaviyoAssetsError | None = None
-        self._started_at = context.clock()
-
-    def retry_policy(self, metric_id: str) -> RetryPolicy:
-        """Return how often a request about a metric may be tried now.
-
-        Raises:
-            ReportFailedError: too many failed within a day.
-        """
-        if self._should_retry_failed and metric_id not in self._cleared_metrics:
-            self._response_cache.store_failures(metric_id, ())
-        self._cleared_metrics.add(metric_id)
-        known = self.failed_metric(metric_id)
-        left = known.tries_left if known is not None else MAX_FAILURES_PER_DAY
-        if known is not None and not left:
-            raise ReportFailedError(
-                f"{known.describe()}. Not asked now; what came back last: {known.reason}"
-            )
-        own = self._context.client.retry_policy
-        return replace(own, max_tries=min(MAX_TRIES_PER_RUN, left), has_constant_backoff=True)
-
-    def failed_metric(self, metric_id: str) -> FailedMetric | None:
-        """Return the failures of a metric that count now; None where there is none."""
-        return recent_failures(self._response_cache.failures(metric_id), self._now())
-
-    def record_unusable(self, metric_id: str, error: KlaviyoAssetsError) -> None:
-        """Remember that what was paid for now was read, and cannot be stored all the same."""
-        if error is not self._last_recorded_error and isinstance(error, ContractError):
-            self.record(metric_id, None, error)
-
-    def record(self, metric_id: str, query: ReportQuery | None, error: KlaviyoAssetsError) -> None:
-        """Remember that a request was paid in vain, if it was."""
-        if not is_wasted_request(error):
-            return
-        self._last_recorded_error = error
-        known = self.failed_metric(metric_id)
-        question = query_key(query) if query is not None else UNUSABLE_RESULT_QUERY
-        failed = ReportFailure(failed_at=self._now(), request=question, reason=error.message)
-        self._response_cache.store_failures(metric_id, (*(known.failures if known else ()), failed))
-
-    def forget(self, metric_id: str, query: ReportQuery) -> None:
-        """Forget that a question failed: it was answered after all."""
-        failures, question = self._response_cache.failures(metric_id), query_key(query)
-        if any(each.request == question for each in failures):
-            others = [each for each in failures if each.request != question]
-            self._response_cache.store_failures(metric_id, others)
-
-    def _now(self) -> datetime:
-        """Return the time by the clock that the fetch keeps to, whole seconds, UTC."""
-        now = self._context.calendar.now + (self._context.clock() - self._started_at)
-        return now.replace(microsecond=0)
-
-
-def query_key(query: ReportQuery) -> str:
-    """Return what tells a question about a metric from all others."""
-    return (
-        f"{query.date_range.first} {query.date_range.last} {' '.join(query.message_ids)}".rstrip()
-    )
-
 
 RESPONSE_CACHE_LIFETIME = timedelta(hours=6)
 """How long an answer serves other runs: as long as the day's requests take, several times over."""
@@ -253,16 +70,9 @@ class _FetchedPage:
     responded_at: datetime
 
 
-class RefusedMetricStore(Protocol):
-    """What is known of metrics that Klaviyo refuses."""
-
-    def check(self, metric_id: str) -> None:
-        """Raise IneligibleMetricError for a metric that is not to be asked for again."""
-        ...
-
-    def record(self, metric_id: str, error: IneligibleMetricError) -> None:
-        """Remember that Klaviyo has just refused a metric, and its words."""
-        ...
+def fetch_times(cached: Iterable[CachedResponse]) -> FetchTimes:
+    """Return the queries of cached responses, each with its fetch time."""
+    return {ReportQuery(each.date_range, each.message_ids): each.fetched_at for each in cached}
 
 
 class ReportSource:
@@ -325,10 +135,7 @@ class ReportSource:
                 self._metric_id, fresh_since=self._fresh_since
             )
             cache = CacheView(
-                [
-                    CachedQuery(each.date_range, each.fetched_at, each.message_ids)
-                    for each in cached
-                ],
+                fetch_times(cached),
                 self._response_cache.recent_timeframes(max_age=RESPONSE_CACHE_LIFETIME),
             )
             planned = choose_query(cache)
@@ -355,10 +162,7 @@ class ReportSource:
             self._metric_id, fresh_since=self._fresh_since
         ):
             is_part = each.date_range != planned.query.date_range or each.message_ids
-            is_inside = (
-                each.date_range.first in planned.query.date_range
-                and each.date_range.last in planned.query.date_range
-            )
+            is_inside = each.date_range.is_within(planned.query.date_range)
             if is_part and is_inside and each.fetched_at > planned.newer_than:
                 yield (
                     ReportQuery(each.date_range, each.message_ids),

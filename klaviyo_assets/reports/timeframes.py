@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import date, timedelta
 from typing import TypeVar
 
-from klaviyo_assets.model.report import DateRange
+from klaviyo_assets.model.report import ONE_DAY, DateRange
 
 
 def choose_timeframes(
@@ -50,17 +50,6 @@ def bounding_range(days: Collection[date]) -> DateRange:
     return DateRange(min(days), max(days))
 
 
-def contiguous_ranges(days: Collection[date]) -> Iterator[DateRange]:
-    """Yield the stretches without a gap, newest first."""
-    rest = sorted(days, reverse=True)
-    while rest:
-        length = 1
-        while length < len(rest) and rest[length] == rest[0] - timedelta(days=length):
-            length += 1
-        yield DateRange(rest[length - 1], rest[0])
-        rest = rest[length:]
-
-
 def _choose_timeframes(
     ascending_days: list[date], *, bounds: DateRange, max_days: int, should_widen: bool
 ) -> Iterator[DateRange]:
@@ -80,7 +69,7 @@ def _choose_timeframes(
             timeframe = _widen_timeframe(timeframe, bounds, max_days=max_days)
         yield timeframe
         days = [day for day in days if day < timeframe.first]
-        newest_allowed = timeframe.first - timedelta(days=1)
+        newest_allowed = timeframe.first - ONE_DAY
 
 
 def _widen_timeframe(needed: DateRange, bounds: DateRange, *, max_days: int) -> DateRange:
@@ -152,7 +141,7 @@ def split_timeframe(
     for day in sorted(names, reverse=True):
         is_wanted = day in wanted_days
         if any(name in inside and (is_wanted or inside[name]) for name in names[day]):
-            found.append(DateRange(day + timedelta(days=1), last))
+            found.append(DateRange(day + ONE_DAY, last))
             last, inside = day, {}
         inside |= {name: is_wanted or inside.get(name, False) for name in names[day]}
     return (*found, DateRange(timeframe.first, last))

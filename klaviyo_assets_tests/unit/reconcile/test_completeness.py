@@ -8,14 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from klaviyo_assets.errors import SettingError
-from klaviyo_assets.model.report import ReportPartition
+from klaviyo_assets.model.report import ReportPartition, contiguous_ranges
 from klaviyo_assets.model.window import Window
 from klaviyo_assets.reconcile.counts import (
     StoredCount,
     check_request_count,
     compare_counts,
     comparison_window,
-    group_consecutive_days,
     missing_by_day,
     split_by_request_span,
     vanished_days,
@@ -92,7 +91,7 @@ def test_days_are_summed_over_metrics() -> None:
 @given(st.frozensets(st.dates(FIRST, FIRST + timedelta(days=40))))
 def test_stretches_hold_exactly_the_days(days: frozenset[date]) -> None:
     """Nothing else is read again, nothing is left out, and neighbours are one stretch."""
-    found = group_consecutive_days(days)
+    found = contiguous_ranges(days)
     assert [day for stretch in found for day in stretch] == sorted(days)
     for before, after in pairwise(found):
         assert (after.first - before.last).days > 1

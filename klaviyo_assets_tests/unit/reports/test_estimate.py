@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from klaviyo_assets.model.report import DateRange
+from klaviyo_assets.reports.bisect import ReportQuery
 from klaviyo_assets.reports.estimate import RequestCost, RequestRate, estimate_cost
 from klaviyo_assets.reports.planner import (
-    CachedQuery,
     PartitionRequest,
     PlannerInputs,
     resolve_days,
@@ -60,16 +60,14 @@ def made(world: SimulatedAccount, wanted: frozenset[date], terms: PlannerInputs)
 
 def test_a_year_of_series_of_twenty_metrics() -> None:
     """365 days x 20 metrics of flow series are announced as 140 requests."""
-    assert estimate_cost(wishes(frozenset(YEAR)), SERIES, cached_queries={}) == RequestCost(
-        140, 140
-    )
+    assert estimate_cost(wishes(frozenset(YEAR)), SERIES, fetch_times={}) == RequestCost(140, 140)
 
 
 def test_kept_answers_are_not_counted() -> None:
     """What is there already costs nothing."""
-    kept = {METRICS[0]: [CachedQuery(days_of_year(300, 359), REQUESTED_AT)]}
+    kept = {METRICS[0]: {ReportQuery(days_of_year(300, 359), ()): REQUESTED_AT}}
     assert estimate_cost(
-        wishes(frozenset(days_of_year(310, 320))), SERIES, cached_queries=kept
+        wishes(frozenset(days_of_year(310, 320))), SERIES, fetch_times=kept
     ) == RequestCost(19, 19)
 
 
@@ -91,7 +89,7 @@ def test_a_thousand_campaigns_sent_within_days() -> None:
     world = shop(spread=0)
     terms = PlannerInputs(report=VALUES, bounds=YEAR, knowledge=world.build_knowledge(SendDays()))
     found = estimate_cost(
-        wishes(frozenset(YEAR)), terms, cached_queries={}, campaigns=campaigns(world)
+        wishes(frozenset(YEAR)), terms, fetch_times={}, campaigns=campaigns(world)
     )
     assert found == RequestCost(20, 20)
 
@@ -101,7 +99,7 @@ def test_a_thousand_campaigns_of_which_a_fiftieth_is_spread() -> None:
     world = shop(spread=20)
     terms = PlannerInputs(report=VALUES, bounds=YEAR, knowledge=world.build_knowledge(SendDays()))
     found = estimate_cost(
-        wishes(frozenset(YEAR)), terms, cached_queries={}, campaigns=campaigns(world)
+        wishes(frozenset(YEAR)), terms, fetch_times={}, campaigns=campaigns(world)
     )
     assert found.max_requests == 41 + 19 * 21
 
@@ -119,7 +117,7 @@ def test_what_is_announced_holds_what_is_made(
         report=VALUES, bounds=days_of_year(0, 62), knowledge=world.build_knowledge(learned)
     )
     told = estimate_cost(
-        wishes(wanted, METRICS[:3]), terms, cached_queries={}, campaigns=campaigns(world)
+        wishes(wanted, METRICS[:3]), terms, fetch_times={}, campaigns=campaigns(world)
     )
     assert learned.message_keys() == []
     assert made(world, wanted, terms) <= told.max_requests
@@ -141,7 +139,7 @@ def test_what_is_known_is_announced_exactly(
         report=VALUES, bounds=days_of_year(0, 62), knowledge=world.build_knowledge(known)
     )
     told = estimate_cost(
-        wishes(wanted, METRICS[:3]), terms, cached_queries={}, campaigns=campaigns(world)
+        wishes(wanted, METRICS[:3]), terms, fetch_times={}, campaigns=campaigns(world)
     )
     assert told.min_requests == told.max_requests == made(world, wanted, terms)
 

@@ -17,7 +17,7 @@ from klaviyo_assets.errors import (
     SettingError,
 )
 from klaviyo_assets.lake.response_cache import ReportFailure
-from klaviyo_assets.reports.source import is_wasted_request, recent_failures
+from klaviyo_assets.reports.failed_requests import is_wasted_request, recent_failures
 
 AT = datetime(2026, 11, 10, 12, tzinfo=UTC)
 

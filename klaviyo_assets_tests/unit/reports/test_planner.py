@@ -13,7 +13,6 @@ from klaviyo_assets.model.report import DateRange, ReportEndpoint
 from klaviyo_assets.reports.allocation_state import TimedRow
 from klaviyo_assets.reports.bisect import ReportQuery
 from klaviyo_assets.reports.planner import (
-    CachedQuery,
     CacheView,
     PartitionRequest,
     PlannedQuery,
@@ -59,25 +58,22 @@ class Klaviyo:
     now: datetime = REQUESTED_AT
     is_series: bool = False
     asked: set[DateRange] = field(default_factory=set[DateRange])
-    kept: list[tuple[CachedQuery, ReportResult]] = field(
-        default_factory=list[tuple[CachedQuery, ReportResult]]
-    )
+    kept: dict[ReportQuery, ReportResult] = field(default_factory=dict[ReportQuery, ReportResult])
     turns: list[PlannedQuery] = field(default_factory=list[PlannedQuery])
 
     def fetch(
         self, choose_query: Callable[[CacheView], PlannedQuery]
     ) -> tuple[PlannedQuery, ReportResult]:
         """Return a kept answer where one will do."""
-        turn = choose_query(CacheView([kept for kept, _ in self.kept], self.asked))
+        times = {query: result.fetched_at for query, result in self.kept.items()}
+        turn = choose_query(CacheView(times, self.asked))
         part = turn.query
-        for kept, answered in self.kept:
-            is_same = (kept.date_range, kept.message_ids) == (part.date_range, part.message_ids)
-            if is_same and kept.fetched_at > turn.newer_than:
-                return turn, replace(answered, requests=0)
+        if part in times and times[part] > turn.newer_than:
+            return turn, replace(self.kept[part], requests=0)
         self.turns.append(turn)
         rows = self.series(part.date_range) if self.is_series else self.world.respond(part)
         answered = ReportResult(rows=rows, fetched_at=self.now, requests=1)
-        self.kept.append((CachedQuery(part.date_range, self.now, part.message_ids), answered))
+        self.kept[part] = answered
         if not part.message_ids:
             self.asked.add(part.date_range)
         return turn, answered
@@ -85,11 +81,10 @@ class Klaviyo:
     def cached_results(self, planned: PlannedQuery) -> list[tuple[ReportQuery, Sequence[TimedRow]]]:
         """Return what was answered about parts of a turn's time frame."""
         return [
-            (ReportQuery(kept.date_range, kept.message_ids), answered.rows)
-            for kept, answered in self.kept
-            if kept.date_range.first in planned.query.date_range
-            and kept.date_range.last in planned.query.date_range
-            if kept.fetched_at > planned.newer_than
+            (query, result.rows)
+            for query, result in self.kept.items()
+            if query.date_range.is_within(planned.query.date_range)
+            and result.fetched_at > planned.newer_than
         ]
 
     def lock_allocation(self) -> AbstractContextManager[None]:

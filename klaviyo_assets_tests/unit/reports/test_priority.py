@@ -1,6 +1,5 @@
 """What is due is fetched in the order of its worth, and only as far as the quota reaches."""
 
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -13,6 +12,7 @@ from klaviyo_assets.defs.backfill_sensor import (
     MAX_BACKFILL_RUN_MINUTES,
     MAX_BACKFILL_RUN_PARTITIONS,
 )
+from klaviyo_assets.lake.delta.state import PartitionState
 from klaviyo_assets.reports.backfill_plan import (
     BackfillTask,
     BatchLimits,
@@ -27,22 +27,14 @@ ZONE = ZoneInfo("America/Los_Angeles")
 YEAR = days_of_year(0, 364)
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What is stored of a day."""
-
-    fetched_at: datetime
-    is_final: bool
-
-
 def test_missing_and_moving_days_are_due() -> None:
     """A day is due if it is missing, or if it still moves and was not fetched today."""
     now = datetime(2026, 12, 31, 12, tzinfo=UTC)
     today, before = now - timedelta(hours=1), now - timedelta(days=1)
     stored = {
-        day_of_year(0): Facts(before, is_final=True),
-        day_of_year(1): Facts(before, is_final=False),
-        day_of_year(2): Facts(today, is_final=False),
+        day_of_year(0): PartitionState(fetched_at=before, is_final=True, rows=1),
+        day_of_year(1): PartitionState(fetched_at=before, is_final=False, rows=1),
+        day_of_year(2): PartitionState(fetched_at=today, is_final=False, rows=1),
     }
     assert due_days(stored, bounds=days_of_year(0, 3), now=now, zone=ZONE) == {
         day_of_year(1),
@@ -53,7 +45,9 @@ def test_missing_and_moving_days_are_due() -> None:
 def test_today_is_the_accounts_today() -> None:
     """At 02:00 UTC it is still yesterday in Los Angeles: what was fetched then is of today."""
     now = datetime(2026, 12, 31, 2, tzinfo=UTC)
-    stored = {day_of_year(0): Facts(now - timedelta(hours=6), is_final=False)}
+    stored = {
+        day_of_year(0): PartitionState(fetched_at=now - timedelta(hours=6), is_final=False, rows=1)
+    }
     assert due_days(stored, bounds=days_of_year(0, 0), now=now, zone=ZONE) == frozenset()
 
 
