@@ -14,7 +14,7 @@ COUNT = 1234
 
 
 @pytest.fixture(scope="module")
-def shelf() -> Dataset:
+def dataset() -> Dataset:
     """A shelf of events, packed as well."""
     return Dataset("events", count=COUNT, a_year=COUNT, packs=True)
 
@@ -25,36 +25,36 @@ def read(body: bytes) -> list[str]:
     return [record["id"] for record in page["data"]]
 
 
-def test_packed(shelf: Dataset) -> None:
+def test_packed(dataset: Dataset) -> None:
     """A packed body is the plain one, in gzip."""
-    plain = shelf.build_body(137, 451, b'"next"', packed=False)
-    assert gzip.decompress(shelf.build_body(137, 451, b'"next"', packed=True)) == plain
+    plain = dataset.build_body(137, 451, b'"next"', packed=False)
+    assert gzip.decompress(dataset.build_body(137, 451, b'"next"', packed=True)) == plain
     assert read(plain) == [f"{position:011d}" for position in range(137, 451)]
 
 
 @pytest.mark.parametrize("second", [1, 12_345, YEAR_SECONDS // 2, YEAR_SECONDS - 1])
-def test_seam(shelf: Dataset, second: int) -> None:
+def test_seam(dataset: Dataset, second: int) -> None:
     """Two windows that meet at a second show each record once."""
     stamp = (FIRST_TIME + timedelta(seconds=second)).isoformat()
     before = (FIRST_TIME + timedelta(seconds=second - 1)).isoformat()
-    until = filtered_positions(shelf, f"less-than(datetime,{stamp})")
-    since = filtered_positions(shelf, f"greater-or-equal(datetime,{stamp})")
+    until = filtered_positions(dataset, f"less-than(datetime,{stamp})")
+    since = filtered_positions(dataset, f"greater-or-equal(datetime,{stamp})")
     assert until[0] == 0
     assert since == (until[1], COUNT)
-    assert filtered_positions(shelf, f"greater-than(datetime,{before})") == since
-    assert shelf.second_of_position(until[1] - 1) < second <= shelf.second_of_position(until[1])
+    assert filtered_positions(dataset, f"greater-than(datetime,{before})") == since
+    assert dataset.second_of_position(until[1] - 1) < second <= dataset.second_of_position(until[1])
 
 
 def test_bursts() -> None:
     """Records of a burst lie where it says, and a window within one second cannot be cut."""
     bursts = (Burst(300, 86_400), Burst(10, 0, 100), Burst(5, 86_401, 5))
-    shelf = Dataset("profiles", count=0, a_year=1, bursts=bursts)
+    dataset = Dataset("profiles", count=0, a_year=1, bursts=bursts)
     day = FIRST_TIME + timedelta(days=1)
     after = day + timedelta(seconds=1)
-    assert shelf.count == 315
-    assert filtered_positions(shelf, f"less-than(updated,{day.isoformat()})") == (0, 10)
+    assert dataset.count == 315
+    assert filtered_positions(dataset, f"less-than(updated,{day.isoformat()})") == (0, 10)
     one = f"greater-than(updated,{(day - timedelta(seconds=1)).isoformat()})"
-    assert filtered_positions(shelf, f"{one},less-than(updated,{after.isoformat()})") == (10, 310)
-    page: Any = json.loads(shelf.build_body(10, 11, b"null", packed=False))
+    assert filtered_positions(dataset, f"{one},less-than(updated,{after.isoformat()})") == (10, 310)
+    page: Any = json.loads(dataset.build_body(10, 11, b"null", packed=False))
     assert page["data"][0]["attributes"]["updated"] == day.isoformat()
-    assert shelf.end == FIRST_TIME + timedelta(seconds=86_405)
+    assert dataset.end == FIRST_TIME + timedelta(seconds=86_405)

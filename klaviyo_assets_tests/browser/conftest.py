@@ -10,11 +10,11 @@ import pytest
 
 from klaviyo_assets_tests.browser.dagster_dev import run_dagster_dev
 from klaviyo_assets_tests.browser.screen import BrowserWindow, open_browser_window
-from klaviyo_assets_tests.e2e.conftest import StartHome, blank, start
+from klaviyo_assets_tests.e2e.conftest import StartHome, dagster_template, open_home
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.report_runs import report_metrics
 
-__all__ = ["blank", "start"]
+__all__ = ["dagster_template", "open_home"]
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 TIME_ZONE = "America/New_York"
@@ -31,15 +31,15 @@ def chromium() -> str:
 
 
 @pytest.fixture
-def new_york(start: StartHome) -> Home:
+def new_york(open_home: StartHome) -> Home:
     """Give a home for an account in New York whose clock is this machine's.
 
     Its reports are of 30 days and three metrics, the last of which Klaviyo refuses.
     """
-    home = start(now=datetime.now(UTC), frozen=False, timezone=TIME_ZONE, days=60)
-    shop = home.account.sandbox.store
+    home = open_home(now=datetime.now(UTC), frozen=False, timezone=TIME_ZONE, days=60)
+    store = home.account.sandbox.store
     accepted = report_metrics(home)
-    listed = [shop.metrics.id_of(number) for number in shop.metrics.sorted_ordinals("id")]
+    listed = [store.metrics.id_of(number) for number in store.metrics.sorted_ordinals("id")]
     refused = next(each for each in listed if each not in accepted)
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = ",".join([*accepted[:2], refused])
     # What runs is what is pressed.

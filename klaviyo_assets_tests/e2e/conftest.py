@@ -17,13 +17,13 @@ StartHome = Callable[..., Home]
 
 
 @pytest.fixture(scope="session")
-def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dagster_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a DAGSTER_HOME that nobody uses, to copy."""
     return create_dagster_home(tmp_path_factory.mktemp("blank"), ROOT / "deploy" / "dagster.yaml")
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def fast_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let waits between tries be short; how long they are is tested where they are decided."""
     monkeypatch.setattr(retry, "INITIAL_BACKOFF_SECONDS", 0.01)
     monkeypatch.setattr(retry, "MAX_BACKOFF_SECONDS", 0.02)
@@ -32,19 +32,19 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def start(blank: Path, tmp_path: Path) -> Iterator[StartHome]:
+def open_home(dagster_template: Path, tmp_path: Path) -> Iterator[StartHome]:
     """Open a shop by its numbers, and give a home for it."""
     with ExitStack() as stack:
 
         def started(**numbers: object) -> Home:
-            shop = stack.enter_context(open_sandbox_account(**numbers))
+            account = stack.enter_context(open_sandbox_account(**numbers))
             root = tmp_path / f"home-{len(list(tmp_path.iterdir()))}"
-            return Home(account=shop, root=root, dagster_template=blank)
+            return Home(account=account, root=root, dagster_template=dagster_template)
 
         yield started
 
 
 @pytest.fixture
-def home(start: StartHome) -> Home:
+def home(open_home: StartHome) -> Home:
     """Give a home for a small shop of its own."""
-    return start()
+    return open_home()

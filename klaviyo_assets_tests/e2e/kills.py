@@ -142,12 +142,12 @@ def main() -> int:
     sys.stdout.write(f"seed {wanted.seed}\n")
     with (
         TemporaryDirectory() as folder,
-        open_sandbox_account(events=wanted.events, days=60) as shop,
+        open_sandbox_account(events=wanted.events, days=60) as account,
     ):
-        blank = Path(folder, "blank")
-        blank.mkdir()
-        create_dagster_home(blank, ROOT / "deploy" / "dagster.yaml")
-        home = Home(account=shop, root=Path(folder, "home"), dagster_template=blank)
+        dagster_template = Path(folder, "blank")
+        dagster_template.mkdir()
+        create_dagster_home(dagster_template, ROOT / "deploy" / "dagster.yaml")
+        home = Home(account=account, root=Path(folder, "home"), dagster_template=dagster_template)
         words = ("asset", "materialize", "--select", "klaviyo/events")
         killing = KilledSync(
             home=home,
@@ -159,7 +159,7 @@ def main() -> int:
             kills += 1
             sys.stdout.write(f"kill {kills}: {len(killing.stored_ids()):,} events stored\n")
         code = killing.finish()
-        lost = shop.true_ids("events") ^ set(home.ids("events"))
+        lost = account.true_ids("events") ^ set(home.ids("events"))
         sys.stdout.write(f"{killing.cost}\nlast exit code {code}, {len(lost)} lost or invented\n")
         sys.stdout.writelines(f"{each}\n" for each in killing.cost.problems)
         return int(bool(killing.cost.problems or lost or code))

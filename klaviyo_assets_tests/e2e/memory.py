@@ -63,12 +63,14 @@ def main() -> int:
     for events in wanted.events:
         with (
             TemporaryDirectory() as folder,
-            open_sandbox_account(events=events, days=ACCOUNT_DAYS) as shop,
+            open_sandbox_account(events=events, days=ACCOUNT_DAYS) as account,
         ):
-            blank = Path(folder, "blank")
-            blank.mkdir()
-            create_dagster_home(blank, ROOT / "deploy" / "dagster.yaml")
-            home = Home(account=shop, root=Path(folder, "home"), dagster_template=blank)
+            dagster_template = Path(folder, "blank")
+            dagster_template.mkdir()
+            create_dagster_home(dagster_template, ROOT / "deploy" / "dagster.yaml")
+            home = Home(
+                account=account, root=Path(folder, "home"), dagster_template=dagster_template
+            )
             peaks.append(measure_command_peak(home))
             stored = home.row_count("events")
         sys.stdout.write(f"{stored:>10,} events: {peaks[-1] / 2**20:>6.0f} MiB at the peak\n")

@@ -44,18 +44,18 @@ def open_report_home(first: date, **numbers: object) -> Generator[Home]:
     """Give a home whose reports begin at `first`, with twenty metrics that reports accept."""
     with (
         TemporaryDirectory() as folder,
-        open_sandbox_account(now=NOW, timezone="UTC", **numbers) as shop,
+        open_sandbox_account(now=NOW, timezone="UTC", **numbers) as account,
     ):
         root = Path(folder)
         (root / "blank").mkdir()
-        blank = create_dagster_home(root / "blank", ROOT / "deploy" / "dagster.yaml")
-        home = Home(account=shop, root=root / "home", dagster_template=blank)
+        dagster_template = create_dagster_home(root / "blank", ROOT / "deploy" / "dagster.yaml")
+        home = Home(account=account, root=root / "home", dagster_template=dagster_template)
         home.settings["KLAVIYO_REPORT_START_DATE"] = first.isoformat()
         while len(report_metrics(home)) < METRIC_COUNT:
-            shop.mutate(create="custom-metric", set={"name": "One of many"})
+            account.mutate(create="custom-metric", set={"name": "One of many"})
         assert home.sync("metrics", "campaigns").success
         set_metrics(home, report_metrics(home)[:METRIC_COUNT])
-        shop.clear_journal()
+        account.clear_journal()
         yield home
 
 

@@ -111,8 +111,8 @@ class SandboxAccount:
 
     def restore(self, kind: str, record_id: str) -> None:
         """Bring a deleted record back as it was."""
-        shop = self.sandbox.store
-        shelf = shop.profiles if kind == "profile" else shop.collections[kind]
+        account = self.sandbox.store
+        shelf = account.profiles if kind == "profile" else account.collections[kind]
         ordinal = shelf.ordinal_of(record_id)
         assert ordinal is not None
         with self.sandbox.service.lock:

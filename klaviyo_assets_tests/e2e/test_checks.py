@@ -133,9 +133,9 @@ def test_a_null_where_none_may_be_is_red(home: Home) -> None:
     assert (verdict.colour, verdict.metadata["klaviyo/null_id"]) == ("red", 2)
 
 
-def test_a_stream_without_its_scope_is_not_judged(start: StartHome) -> None:
+def test_a_stream_without_its_scope_is_not_judged(open_home: StartHome) -> None:
     """Where nothing was materialized the checks say which scope is wanted; the run stays green."""
-    home = start(keys=(PrivateApiKey(value=DEFAULT_KEY, scopes=frozenset({"accounts:read"})),))
+    home = open_home(keys=(PrivateApiKey(value=DEFAULT_KEY, scopes=frozenset({"accounts:read"})),))
     run = home.sync("flows")
     assert run.success
     for name in materialization_check_names(STREAMS["flows"]):

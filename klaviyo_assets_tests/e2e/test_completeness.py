@@ -24,9 +24,9 @@ FIRST = datetime(2026, 9, 25, tzinfo=UTC)
 
 
 @pytest.fixture(name="home")
-def written(start: StartHome) -> Home:
+def written(open_home: StartHome) -> Home:
     """Give a home for a shop in which only that happens which tests write, all of it read."""
-    home = start(events=0, future_events=0)
+    home = open_home(events=0, future_events=0)
     happen(home, *(FIRST + k * DAY for k in range(5)))
     home.account.add_events({"datetime": (NOON - timedelta(hours=1)).isoformat()})
     assert home.sync("metrics", "events").success
@@ -52,9 +52,9 @@ def skip(home: Home, *days: datetime, events: bool = True) -> set[str]:
     return found
 
 
-def test_what_is_there_is_counted_and_green(start: StartHome) -> None:
+def test_what_is_there_is_counted_and_green(open_home: StartHome) -> None:
     """Right after a sync every metric and day of a shop agrees, at one request a metric."""
-    home = start(future_events=0)
+    home = open_home(future_events=0)
     assert home.sync("metrics", "events").success
     home.account.clear_journal()
     verdict = run_completeness_check(home)
@@ -214,9 +214,9 @@ def test_a_metric_that_klaviyo_does_not_count_stops_nothing(home: Home) -> None:
     assert list(told) == [sorted(home.ids("metrics"))[3]]
 
 
-def test_before_the_first_sync_nothing_is_judged(start: StartHome) -> None:
+def test_before_the_first_sync_nothing_is_judged(open_home: StartHome) -> None:
     """A table that was never read is no gap: the check says what to do, the sensor waits."""
-    home = start(events=0)
+    home = open_home(events=0)
     assert "never compared" in evaluate_repair_sensor(home).reason
     verdict = run_completeness_check(home)
     assert verdict.colour == "yellow"

@@ -15,7 +15,7 @@ from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.processes import fork_parallel_sync, fork_sync
 from klaviyo_assets_tests.e2e.run_log import RunResult
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("fast_retries")
 
 
 def overtaken(home: Home, stream: str, config: Mapping[str, str]) -> tuple[RunResult, RunResult]:
@@ -80,9 +80,9 @@ def said(run: RunResult) -> str:
     return "\n".join(text for _, text in run.log)
 
 
-def test_two_first_syncs_in_two_processes_make_one_table(start: StartHome) -> None:
+def test_two_first_syncs_in_two_processes_make_one_table(open_home: StartHome) -> None:
     """Two processes that begin the same first sync at once leave every event once."""
-    home = start(events=4_000, latency_ms=150, future_events=0)
+    home = open_home(events=4_000, latency_ms=150, future_events=0)
     lives = [fork_sync(home, "events"), fork_sync(home, "events")]
     assert all(life.has_ended(within=300) for life in lives)
     assert {life.exit_code for life in lives} == {0}

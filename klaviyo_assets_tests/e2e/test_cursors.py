@@ -114,9 +114,9 @@ def test_a_mark_that_is_no_time_is_an_error_with_the_way_out(home: Home) -> None
     assert home.account.request_counts().total() == 0
 
 
-def test_a_mark_in_the_future_is_lowered_and_said(start: StartHome) -> None:
+def test_a_mark_in_the_future_is_lowered_and_said(open_home: StartHome) -> None:
     """A mark far past this machine's clock is cut to now; nothing is lost or doubled."""
-    home = start(now=datetime.now(UTC) + 30 * DAY)
+    home = open_home(now=datetime.now(UTC) + 30 * DAY)
     home.sync("events")
     second = home.sync("events")
     assert second.success
@@ -178,9 +178,9 @@ def events_by_metric(home: Home) -> dict[str, int]:
     return dict(home.query("SELECT metric_id, count(*) FROM klaviyo.events GROUP BY ALL"))
 
 
-def test_metric_ids_restrict_the_events_and_can_change(start: StartHome) -> None:
+def test_metric_ids_restrict_the_events_and_can_change(open_home: StartHome) -> None:
     """A metric added later is read from its beginning, one removed keeps its rows."""
-    home = start(future_events=0)
+    home = open_home(future_events=0)
     home.sync("events")
     whole = events_by_metric(home)
     one, two, three = busiest_metrics(home)[:3]
@@ -266,7 +266,7 @@ def test_a_window_read_again_leaves_the_mark(home: Home, edge: str) -> None:
     assert dated_from(home, mark_of(first)) <= set(home.ids("events"))
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("fast_retries")
 def test_a_window_read_again_finishes_nothing(home: Home) -> None:
     """After a first sync that failed half-way, a re-read leaves no mark that claims the rest."""
     archived = "equals%28archived%2Ctrue%29"

@@ -168,10 +168,10 @@ def test_what_is_no_table_is_not_put_away(
 
 @pytest.mark.parametrize("part", ["log", "file"])
 def test_a_damaged_report_is_fetched_anew_after_the_advised_command(
-    start: StartHome, part: str
+    open_home: StartHome, part: str
 ) -> None:
     """A report that cannot be read fails naming `set-aside`; after it, a backfill restores it."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     metric = report_metrics(home)[0]
     days = days_between(date(2026, 10, 10), date(2026, 10, 20))
     cells = (metric, days[0], metric, days[-1])

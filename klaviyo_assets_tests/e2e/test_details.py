@@ -9,9 +9,9 @@ from klaviyo_assets_tests.e2e.sandbox_account import SandboxAccount
 ESTIMATIONS = "/api/campaign-recipient-estimations/"
 
 
-def estimates_asked(shop: SandboxAccount) -> list[str]:
+def estimates_asked(account: SandboxAccount) -> list[str]:
     """Return the campaigns whose estimate was asked for since `clear_journal`, with repeats."""
-    asked = shop.request_counts()
+    asked = account.request_counts()
     return sorted(
         path.removeprefix(ESTIMATIONS) for path in asked.elements() if path.startswith(ESTIMATIONS)
     )
@@ -151,10 +151,10 @@ def test_a_new_suppression_arrives_and_a_lifted_one_leaves_on_a_full_refresh(hom
     assert sorted(home.ids("global_exclusions")) == sorted(suppressed - {lifted} | {free})
 
 
-def test_an_empty_account_has_empty_relations(start: StartHome) -> None:
+def test_an_empty_account_has_empty_relations(open_home: StartHome) -> None:
     """Without anything in Klaviyo every relation has its columns, no rows, and can be joined."""
     numbers = dict.fromkeys(("profiles", "lists", "segments", "campaigns", "templates", "flows"), 0)
-    home = start(events=0, future_events=0, **numbers)
+    home = open_home(events=0, future_events=0, **numbers)
     run = home.sync()
     assert run.success
     empty = set(run.materializations) - {"accounts", "metrics"}

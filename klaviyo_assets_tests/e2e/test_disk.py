@@ -26,10 +26,10 @@ def failing(real: Callable[..., object], *, at: int) -> Callable[..., object]:
 
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_files_that_cannot_be_placed_are_read_again(
-    start: StartHome, monkeypatch: pytest.MonkeyPatch, at: int
+    open_home: StartHome, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     """A full disk while a commit's files are put in place: the next run brings their rows."""
-    home = start(events=6000)
+    home = open_home(events=6000)
     monkeypatch.setattr(sync_run, "COMMIT_BYTES", 200_000)
     with monkeypatch.context() as broken:
         broken.setattr(
@@ -42,10 +42,10 @@ def test_files_that_cannot_be_placed_are_read_again(
 
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_rows_that_cannot_be_staged_are_read_again(
-    start: StartHome, monkeypatch: pytest.MonkeyPatch, at: int
+    open_home: StartHome, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     """A full disk while rows are staged: they are gone from memory, and the mark knows."""
-    home = start(events=6000)
+    home = open_home(events=6000)
     monkeypatch.setattr(sync_run, "COMMIT_BYTES", 200_000)
     with monkeypatch.context() as broken:
         broken.setattr(

@@ -31,7 +31,7 @@ from klaviyo_assets_tests.e2e.report_runs import (
 from klaviyo_assets_tests.e2e.sandbox_account import NOON, open_sandbox_account
 
 # Its home is read by all of them: one worker makes it.
-pytestmark = pytest.mark.xdist_group("whole")
+pytestmark = pytest.mark.xdist_group("home_with_all_relations")
 
 RELEASES = (*LIBRARY_RELEASES, duckdb.__version__)
 
@@ -49,10 +49,14 @@ ALL_NAMES = "SELECT table_name FROM information_schema.tables ORDER BY table_nam
 
 
 @pytest.fixture(scope="module")
-def whole(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+def home_with_all_relations(
+    dagster_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Home]:
     """Give a home with every kind of relation: histories, details, joins, merges, reports."""
-    with open_sandbox_account(timezone="UTC") as shop:
-        home = Home(account=shop, root=tmp_path_factory.mktemp("whole"), dagster_template=blank)
+    with open_sandbox_account(timezone="UTC") as account:
+        home = Home(
+            account=account, root=tmp_path_factory.mktemp("home"), dagster_template=dagster_template
+        )
         home.settings |= {"KLAVIYO_TIMEZONE": "UTC"}
         assert home.sync().success
         read = [each.name for each in COLLECTIONS if isinstance(each.source, Collection)]
@@ -70,19 +74,21 @@ def relations(home: Home) -> list[str]:
     return [name for (name,) in home.query(ALL_NAMES)]
 
 
-def test_every_kind_of_relation_is_there(whole: Home) -> None:
+def test_every_kind_of_relation_is_there(home_with_all_relations: Home) -> None:
     """The file has what the tests below read: a relation a stream, histories, and merges."""
-    names = set(relations(whole))
+    names = set(relations(home_with_all_relations))
     assert names >= {*STREAMS, "profile_merges", "events_history", "lists_history"}
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_every_relation_is_read_by_other_releases(whole: Home, release: str) -> None:
+def test_every_relation_is_read_by_other_releases(
+    home_with_all_relations: Home, release: str
+) -> None:
     """Each relation has the same rows, column by column, whatever DuckDB opens the file."""
-    names = relations(whole)
+    names = relations(home_with_all_relations)
     counts = [f'SELECT count(*) FROM "{name}"' for name in names]
     rows = [f'SELECT * FROM "{name}" ORDER BY ALL LIMIT 5' for name in names]
-    path = whole.data_dir / "klaviyo.duckdb"
+    path = home_with_all_relations.data_dir / "klaviyo.duckdb"
     assert query_with_release(release, path, *counts, *rows) == query_with_release(
         duckdb.__version__, path, *counts, *rows
     )
@@ -90,25 +96,27 @@ def test_every_relation_is_read_by_other_releases(whole: Home, release: str) -> 
 
 @pytest.mark.parametrize("release", RELEASES)
 @pytest.mark.parametrize("alias", ["klaviyo", "k"])
-def test_the_first_things_an_analyst_types_work(whole: Home, release: str, alias: str) -> None:
+def test_the_first_things_an_analyst_types_work(
+    home_with_all_relations: Home, release: str, alias: str
+) -> None:
     """`SHOW TABLES` lists everything; a bare name and one with the alias are the relation."""
     names, bare, qualified = query_with_release(
         release,
-        whole.data_dir / "klaviyo.duckdb",
+        home_with_all_relations.data_dir / "klaviyo.duckdb",
         "SHOW TABLES",
         "FROM events ORDER BY id LIMIT 3",
         f"FROM {alias}.events ORDER BY id LIMIT 3",
         name=alias,
     )
-    assert [name for (name,) in names] == relations(whole)
+    assert [name for (name,) in names] == relations(home_with_all_relations)
     assert bare == qualified
     assert len(bare) == 3
 
 
-def test_the_command_line_client_shows_them(whole: Home) -> None:
+def test_the_command_line_client_shows_them(home_with_all_relations: Home) -> None:
     """The client that pip gives opens the file by its path and answers the same three."""
-    path = whole.data_dir / "klaviyo.duckdb"
-    assert run_cli(path, "SHOW TABLES").split() == ["name", *relations(whole)]
+    path = home_with_all_relations.data_dir / "klaviyo.duckdb"
+    assert run_cli(path, "SHOW TABLES").split() == ["name", *relations(home_with_all_relations)]
     for name in ("events", "klaviyo.events"):
         printed = run_cli(path, f"FROM {name} ORDER BY id LIMIT 3").splitlines()
         assert printed[0].startswith("id,timestamp,datetime,")
@@ -116,15 +124,17 @@ def test_the_command_line_client_shows_them(whole: Home) -> None:
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_every_relation_and_column_says_what_it_holds(whole: Home, release: str) -> None:
+def test_every_relation_and_column_says_what_it_holds(
+    home_with_all_relations: Home, release: str
+) -> None:
     """No view and no column is without a comment, and a stream's are the words of its asset."""
     views, columns = query_with_release(
         release,
-        whole.data_dir / "klaviyo.duckdb",
+        home_with_all_relations.data_dir / "klaviyo.duckdb",
         "SELECT view_name, comment FROM duckdb_views() WHERE NOT internal ORDER BY view_name",
         "SELECT table_name, column_name, comment FROM duckdb_columns() WHERE NOT internal",
     )
-    assert [name for name, _ in views] == relations(whole)
+    assert [name for name, _ in views] == relations(home_with_all_relations)
     assert [name for name, comment in views if not comment] == []
     assert [(table, column) for table, column, comment in columns if not comment] == []
     said = {str(name): comment for name, comment in views}
@@ -137,19 +147,24 @@ def test_every_relation_and_column_says_what_it_holds(whole: Home, release: str)
             assert words[stream.name, column.name] == column.description
 
 
-def test_pandas_reads_the_lake(whole: Home) -> None:
+def test_pandas_reads_the_lake(home_with_all_relations: Home) -> None:
     """A table is a Delta table to pandas, and its files are Parquet, with the same rows."""
-    folder = whole.data_dir / "lake" / "profiles"
+    folder = home_with_all_relations.data_dir / "lake" / "profiles"
     frame = DeltaTable(str(folder)).to_pandas()
-    assert sorted(frame["id"]) == sorted(whole.ids("profiles"))
+    assert sorted(frame["id"]) == sorted(home_with_all_relations.ids("profiles"))
     (file,) = DeltaTable(str(folder)).file_uris()
     assert sorted(pd.read_parquet(file)["id"]) == sorted(frame["id"])
 
 
-def test_polars_reads_the_lake(whole: Home) -> None:
+def test_polars_reads_the_lake(home_with_all_relations: Home) -> None:
     """Polars reads a table by day, as Delta, whole."""
     done = subprocess.run(
-        [sys.executable, "-c", READ_BY_POLARS, str(whole.data_dir / "lake" / "events")],
+        [
+            sys.executable,
+            "-c",
+            READ_BY_POLARS,
+            str(home_with_all_relations.data_dir / "lake" / "events"),
+        ],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(install_package(POLARS))},
@@ -157,4 +172,4 @@ def test_polars_reads_the_lake(whole: Home) -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == sorted(whole.ids("events"))
+    assert done.stdout.split() == sorted(home_with_all_relations.ids("events"))

@@ -22,9 +22,9 @@ RELEASES = (*LIBRARY_RELEASES, duckdb.__version__)
 
 
 @pytest.fixture
-def home(start: StartHome) -> Home:
+def home(open_home: StartHome) -> Home:
     """Give a home with tables, a history, a detail, a join and merges."""
-    home = start()
+    home = open_home()
     assert home.sync().success
     assert home.sync("lists", config={"sync_mode": "full_refresh_append"}).success
     return home
@@ -126,10 +126,10 @@ def test_what_is_there_is_not_lost(home: Home, capsys: pytest.CaptureFixture[str
 
 
 def test_without_a_lake_there_is_nothing_to_export(
-    start: StartHome, capsys: pytest.CaptureFixture[str]
+    open_home: StartHome, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An empty folder ends with 1 and a line; a table that was never read too."""
-    home = start()
+    home = open_home()
     file = home.root / "none.duckdb"
     assert verb(home, "export", str(file)) == 1
     assert "there is nothing to export" in capsys.readouterr().err

@@ -25,13 +25,13 @@ ASKING = (
 """Streams whose first sync asks Klaviyo something."""
 
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("fast_retries")
 
 
-def home_with(start: StartHome, *scopes: str) -> Home:
+def home_with(open_home: StartHome, *scopes: str) -> Home:
     """Return a home whose key has only the scopes to read these."""
     named = frozenset(f"{each}:read" for each in scopes)
-    return start(keys=(PrivateApiKey(value=DEFAULT_KEY, scopes=named),))
+    return open_home(keys=(PrivateApiKey(value=DEFAULT_KEY, scopes=named),))
 
 
 def test_one_failing_stream_leaves_the_others(home: Home) -> None:
@@ -53,10 +53,10 @@ def test_one_failing_stream_leaves_the_others(home: Home) -> None:
 
 
 def test_what_ends_a_run_before_its_first_page_ends_its_readers(
-    start: StartHome, monkeypatch: pytest.MonkeyPatch
+    open_home: StartHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cancelled while the first answer is awaited, a run asks for nothing more."""
-    home = start(events=6_000, latency_ms=300, future_events=0)
+    home = open_home(events=6_000, latency_ms=300, future_events=0)
 
     def cancelled() -> None:
         raise RuntimeError
@@ -105,9 +105,9 @@ def test_a_refused_key_costs_one_request_a_stream(home: Home) -> None:
         assert home.account.key not in run.failures[stream]
 
 
-def test_a_key_revoked_on_the_way_costs_nothing_that_was_read(start: StartHome) -> None:
+def test_a_key_revoked_on_the_way_costs_nothing_that_was_read(open_home: StartHome) -> None:
     """What came before a 401 in mid-sync is stored; a new key reads only the rest."""
-    home = start(events=6_000, future_events=0)
+    home = open_home(events=6_000, future_events=0)
     match = {"path": "/api/events", "from": 4}
     with home.account.inject_fault("error", match=match, status=401):
         broken = home.sync("events")
@@ -121,9 +121,9 @@ def test_a_key_revoked_on_the_way_costs_nothing_that_was_read(start: StartHome) 
     assert len(again) <= len(kept) / 10
 
 
-def test_a_missing_scope_skips_the_stream(start: StartHome) -> None:
+def test_a_missing_scope_skips_the_stream(open_home: StartHome) -> None:
     """A stream that the key may not read is skipped in a green run that names the scope."""
-    home = home_with(start, "accounts", "lists", "segments")
+    home = home_with(open_home, "accounts", "lists", "segments")
     run = home.sync("flows", "lists", "segments")
     assert run.success
     assert set(run.materializations) == {"lists", "segments"}
@@ -134,18 +134,18 @@ def test_a_missing_scope_skips_the_stream(start: StartHome) -> None:
     assert "flows" not in home.relation_names()
 
 
-def test_a_missing_scope_skips_what_is_made_of_it(start: StartHome) -> None:
+def test_a_missing_scope_skips_what_is_made_of_it(open_home: StartHome) -> None:
     """Without metrics:read the views made of metrics are skipped as well, and events come in."""
-    home = home_with(start, "accounts", "events")
+    home = home_with(open_home, "accounts", "events")
     run = home.sync("events", "metrics", "events_detailed")
     assert run.success
     assert set(run.materializations) == {"events"}
     assert sorted(home.ids("events")) == sorted(home.account.true_ids("events"))
 
 
-def test_a_key_that_may_not_know_its_account_syncs_all_the_same(start: StartHome) -> None:
+def test_a_key_that_may_not_know_its_account_syncs_all_the_same(open_home: StartHome) -> None:
     """Without accounts:read the key's hash stands for the account, said aloud, and rows come in."""
-    home = home_with(start, "profiles", "lists")
+    home = home_with(open_home, "profiles", "lists")
     first = home.sync("accounts", "profiles")
     assert first.success
     assert "the key lacks accounts:read: its hash stands for the account" in first.warnings
@@ -190,11 +190,11 @@ def test_a_broken_table_stops_only_its_own_stream(home: Home) -> None:
     assert home.relation_names() == {"segments"}
 
 
-def test_the_lake_of_another_account_is_left_alone(home: Home, start: StartHome) -> None:
+def test_the_lake_of_another_account_is_left_alone(home: Home, open_home: StartHome) -> None:
     """A key of another account is refused with both accounts and the way out, nothing written."""
     home.sync("lists", "profiles")
     before = home.data_files()
-    other = start(seed=2)
+    other = open_home(seed=2)
     other.settings["KLAVIYO_DATA_DIR"] = str(home.data_dir)
     run = other.sync("lists", "events")
     assert not run.success

@@ -73,7 +73,7 @@ def test_rows_that_are_no_longer_renewed_are_told(home: Home, words: str) -> Non
     assert colours == {"yellow"}
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("fast_retries")
 def test_a_gateways_refusal_is_asked_again(home: Home) -> None:
     """JSON that is not Klaviyo's says nothing of scopes: once is waited out, for ever fails."""
     match = {"path": "/api/lists", "nth": 1}
@@ -86,9 +86,9 @@ def test_a_gateways_refusal_is_asked_again(home: Home) -> None:
     assert "gateway" in run.failures["lists"]
 
 
-def test_a_refusal_on_the_way_is_a_failure(start: StartHome) -> None:
+def test_a_refusal_on_the_way_is_a_failure(open_home: StartHome) -> None:
     """A stream that has begun is not skipped: what came is stored, the rest is missing, and red."""
-    home = start(events=3_000, future_events=0)
+    home = open_home(events=3_000, future_events=0)
     match = {"path": "/api/events", "from": 2}
     words = "Your API key is missing required scopes: events:read"
     with home.account.inject_fault("error", match=match, status=403, detail=words):

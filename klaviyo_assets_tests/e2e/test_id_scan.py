@@ -41,9 +41,9 @@ def test_a_sweep_marks_what_vanished(home: Home) -> None:
     assert home.account.shown_record_counts(PROFILES).total() < 10
 
 
-def test_a_sweep_asks_for_ids_alone(start: StartHome) -> None:
+def test_a_sweep_asks_for_ids_alone(open_home: StartHome) -> None:
     """A request brings a hundred ids at the full rate: no consents, no predictions, no names."""
-    home = start(profiles=350, events=0)
+    home = open_home(profiles=350, events=0)
     home.sync("profiles")
     home.account.clear_journal()
     assert home.sync("profiles", config=SWEEP).success
@@ -106,9 +106,9 @@ def test_a_profile_that_comes_back_loses_its_mark(home: Home) -> None:
     assert sorted(home.ids("profiles")) == sorted(home.account.true_ids("profiles"))
 
 
-def test_what_changes_during_the_sweep_is_not_called_deleted(start: StartHome) -> None:
+def test_what_changes_during_the_sweep_is_not_called_deleted(open_home: StartHome) -> None:
     """Profiles that change, come or go while ids are read: only who is gone is marked."""
-    home = start(profiles=350, events=0)
+    home = open_home(profiles=350, events=0)
     home.sync("profiles")
     by_age = [each for (each,) in home.query("SELECT id FROM klaviyo.profiles ORDER BY created")]
     gone = by_age[-1]
@@ -165,10 +165,10 @@ def test_a_sync_during_the_sweep_hinders_neither(home: Home) -> None:
     assert set(home.deletion_times("profiles")) == {first, third}
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_sweep_that_fails_marks_nothing(start: StartHome) -> None:
+@pytest.mark.usefixtures("fast_retries")
+def test_a_sweep_that_fails_marks_nothing(open_home: StartHome) -> None:
     """A page that never comes leaves the table as it was."""
-    home = start(profiles=350, events=0)
+    home = open_home(profiles=350, events=0)
     home.sync("profiles")
     home.account.mutate(profile=min(home.ids("profiles")), delete=True)
     with home.account.inject_fault("error", match={"path": PROFILES, "from": 3}, status=500):

@@ -31,9 +31,9 @@ hands. With commits of their real size, 192 MiB, that is 130,000 events of 1.8 k
 
 
 @pytest.mark.takes(20)
-def test_twenty_kills_of_a_first_sync_lose_and_double_nothing(start: StartHome) -> None:
+def test_twenty_kills_of_a_first_sync_lose_and_double_nothing(open_home: StartHome) -> None:
     """Twenty SIGKILLs at random moments, a resume after each: every event is stored once."""
-    home = start(events=EVENTS, days=6, gzip=False)
+    home = open_home(events=EVENTS, days=6, gzip=False)
     seed = random.randrange(10**6)
     killing = KilledSync(
         home=home,
@@ -56,9 +56,11 @@ def test_twenty_kills_of_a_first_sync_lose_and_double_nothing(start: StartHome) 
         assert command(["verify"]) == 0
 
 
-def test_a_death_between_commit_and_observation_costs_no_second_reading(start: StartHome) -> None:
+def test_a_death_between_commit_and_observation_costs_no_second_reading(
+    open_home: StartHome,
+) -> None:
     """Where Dagster never hears of a commit, the next run says so and goes on from the lake's."""
-    home = start(events=8_000, future_events=0)
+    home = open_home(events=8_000, future_events=0)
     report, told = SyncOutput.log_commit, list[datetime | None]()
 
     def dies(syncing: SyncOutput, receipt: CommitReceipt) -> None:

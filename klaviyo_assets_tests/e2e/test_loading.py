@@ -77,20 +77,22 @@ CASES: dict[str, tuple[dg.AssetsDefinition, str, str]] = {
 
 
 @pytest.fixture(scope="module")
-def stored(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+def stored_home(dagster_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     """Give a home with events and metrics, which nobody changes."""
-    with open_sandbox_account() as shop:
-        home = Home(account=shop, root=tmp_path_factory.mktemp("stored"), dagster_template=blank)
+    with open_sandbox_account() as account:
+        home = Home(
+            account=account, root=tmp_path_factory.mktemp("home"), dagster_template=dagster_template
+        )
         home.sync("events", "metrics", "events_detailed")
         yield home
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_input_comes_as_it_is_annotated(stored: Home, case: str) -> None:
+def test_an_input_comes_as_it_is_annotated(stored_home: Home, case: str) -> None:
     """A DataFrame, an Arrow table or a DuckDB relation, whole, with times in UTC."""
     asset, kind, datetime_type = CASES[case]
-    run = load(stored, asset)
-    rows = len(stored.account.true_ids("events"))
+    run = load(stored_home, asset)
+    rows = len(stored_home.account.true_ids("events"))
     assert run.success, run.failures
     shown = run.materializations[asset.key.path[-1]]
     assert shown["type"] == kind

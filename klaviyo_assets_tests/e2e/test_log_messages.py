@@ -112,9 +112,9 @@ def test_each_job_does_what_it_plans(home: Home, name: str) -> None:
     judge(home, run_job(home, f"klaviyo_{name}"))
 
 
-def test_a_run_of_report_partitions_is_checked(start: StartHome) -> None:
+def test_a_run_of_report_partitions_is_checked(open_home: StartHome) -> None:
     """Its partitions are materialized once each by Dagster, and then its rows are checked."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     metric = report_metrics(home)[0]
     days = days_between(date(2026, 11, 1), date(2026, 11, 5))
     ends = {RANGE_TAGS[0]: f"{days[0]}|{metric}", RANGE_TAGS[1]: f"{days[-1]}|{metric}"}
@@ -127,9 +127,9 @@ def test_a_run_of_report_partitions_is_checked(start: StartHome) -> None:
     assert verdicts == {"key_is_unique": "green", "key_and_cursor_not_null": "green", **newest}
 
 
-def test_a_stream_without_its_scope_says_so_alone(start: StartHome) -> None:
+def test_a_stream_without_its_scope_says_so_alone(open_home: StartHome) -> None:
     """A green run, nothing materialized, a warning, an observation, and each own check warns."""
-    home = start(keys=(PrivateApiKey(value=DEFAULT_KEY, scopes=frozenset({"accounts:read"})),))
+    home = open_home(keys=(PrivateApiKey(value=DEFAULT_KEY, scopes=frozenset({"accounts:read"})),))
     run = home.sync("flows")
     assert run.success
     assert "flows is skipped: the key lacks the scope flows:read" in run.warnings

@@ -27,23 +27,23 @@ print(done.success, [one == other for one, other in zip(before, state())])
 FEW, MANY = 40_000, 160_000
 
 
-def test_four_times_the_events_take_no_more_memory(start: StartHome) -> None:
+def test_four_times_the_events_take_no_more_memory(open_home: StartHome) -> None:
     """The peak of a first sync of 160,000 events is within a fifth of that of 40,000."""
     few, many = (
-        measure_forked_peak(start(events=events, days=ACCOUNT_DAYS, gzip=False))
+        measure_forked_peak(open_home(events=events, days=ACCOUNT_DAYS, gzip=False))
         for events in (FEW, MANY)
     )
     assert many <= few * 1.2, f"{few / 2**20:.0f} MiB, then {many / 2**20:.0f} MiB"
 
 
 def test_memory_goes_back_while_a_sync_goes_on(
-    start: StartHome, monkeypatch: pytest.MonkeyPatch
+    open_home: StartHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Free blocks are given back time and again, but not with every page."""
     times: list[int] = []
     monkeypatch.setattr(sync_run, "HEAP_TRIM_BYTES", 2 * 1024 * 1024)
     monkeypatch.setattr(sync_run, "trim_heap", lambda: times.append(1))
-    home = start(events=12_000, future_events=0)
+    home = open_home(events=12_000, future_events=0)
     assert home.sync("events").success
     assert 1 < len(times) < home.account.request_counts()["/api/events"]
 

@@ -53,10 +53,10 @@ def test_five_hundred_connections_leave_nothing_open(
 
 
 def test_every_road_closes_the_ledger(
-    start: StartHome, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    open_home: StartHome, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Syncs, reports, checks, sensors and verbs leave no file of the state folder open."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     state = home.root / "state"
     assert home.sync("events").success
     assert open_files(state) == []
@@ -76,7 +76,7 @@ def test_every_road_closes_the_ledger(
     assert open_files(state) == []
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("fast_retries")
 @pytest.mark.parametrize("status", [400, 401, 500])
 def test_a_run_that_fails_closes_it_too(home: Home, status: int) -> None:
     """Refused at its first request: nothing stays open."""

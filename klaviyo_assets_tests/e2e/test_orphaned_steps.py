@@ -19,7 +19,7 @@ from klaviyo_assets_tests.e2e.processes import ChildProcess, fork_parallel_sync
 EVENTS = "/api/events"
 
 pytestmark = [
-    pytest.mark.usefixtures("impatient"),
+    pytest.mark.usefixtures("fast_retries"),
     pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="watches processes by pidfd"),
 ]
 
@@ -72,9 +72,9 @@ def lives(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-def test_an_orphan_finishes_what_it_began(start: StartHome) -> None:
+def test_an_orphan_finishes_what_it_began(open_home: StartHome) -> None:
     """The step of a killed run worker commits all the same; the next run reads only the new."""
-    home = start(events=12_000, latency_ms=40, future_events=0)
+    home = open_home(events=12_000, latency_ms=40, future_events=0)
     orphan = orphan_of(home, pages=3)
     assert lives(orphan)
     outlive(orphan)
@@ -85,9 +85,9 @@ def test_an_orphan_finishes_what_it_began(start: StartHome) -> None:
     assert sorted(home.ids("events")) == sorted(home.account.true_ids("events"))
 
 
-def test_an_orphan_and_the_next_run_keep_apart(start: StartHome) -> None:
+def test_an_orphan_and_the_next_run_keep_apart(open_home: StartHome) -> None:
     """Of a run and an orphan that still writes, one loses its commit, and no row is lost."""
-    home = start(events=12_000, latency_ms=40, future_events=0)
+    home = open_home(events=12_000, latency_ms=40, future_events=0)
     orphan = orphan_of(home, pages=3)
     assert lives(orphan)
     beside = home.sync("events")

@@ -93,9 +93,9 @@ def write_days(home: Home, *, first: int, last: int) -> None:
     )
 
 
-def test_a_reader_sees_whole_versions_only(start: StartHome) -> None:
+def test_a_reader_sees_whole_versions_only(open_home: StartHome) -> None:
     """Scans beside a re-sync, a full refresh and an incremental sync see tables as committed."""
-    home = start(events=0, future_events=0)
+    home = open_home(events=0, future_events=0)
     write_days(home, first=4, last=1)
     home.sync("events")
     held = home.query(SCAN)

@@ -134,10 +134,12 @@ def test_errors_name_renamed_assets_by_their_own_keys(home: Home, rename: AssetK
 
 
 def test_a_renamed_stream_without_its_scope_is_skipped(
-    start: StartHome, rename: AssetKeyRename
+    open_home: StartHome, rename: AssetKeyRename
 ) -> None:
     """The run is green; the observation that names the scope is about the new key."""
-    home = start(keys=(PrivateApiKey(value="pk_" + "a" * 40, scopes=frozenset({"accounts:read"})),))
+    home = open_home(
+        keys=(PrivateApiKey(value="pk_" + "a" * 40, scopes=frozenset({"accounts:read"})),)
+    )
     home.rename = rename
     run = launch(home, "lists")
     assert run.success, run.failures
@@ -172,9 +174,11 @@ def test_jobs_and_loading_follow_a_rename(home: Home, rename: AssetKeyRename) ->
     assert loaded.materializations["downstream"]["rows"] == home.row_count("events_detailed")
 
 
-def test_renamed_events_are_compared_and_healed(start: StartHome, rename: AssetKeyRename) -> None:
+def test_renamed_events_are_compared_and_healed(
+    open_home: StartHome, rename: AssetKeyRename
+) -> None:
     """The comparison's verdict is kept under the new key, and the sensor heals the new key."""
-    home = start(events=0, future_events=0)
+    home = open_home(events=0, future_events=0)
     home.rename = rename
     happen(home, *(FIRST + number * DAY for number in range(5)))
     assert run_job(home, "klaviyo_collections").success
@@ -195,10 +199,10 @@ def test_renamed_events_are_compared_and_healed(start: StartHome, rename: AssetK
 
 
 def test_a_renamed_report_is_fetched_backfilled_and_watched(
-    start: StartHome, rename: AssetKeyRename
+    open_home: StartHome, rename: AssetKeyRename
 ) -> None:
     """Partitions are the new key's, and the sensor and the schedule launch it, once each."""
-    home = start(now=NOW, timezone="UTC", days=30)
+    home = open_home(now=NOW, timezone="UTC", days=30)
     home.rename = rename
     home.settings["KLAVIYO_REPORT_START_DATE"] = "2026-11-03"
     assert launch(home, "metrics", "campaigns").success

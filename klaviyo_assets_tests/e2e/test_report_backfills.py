@@ -22,9 +22,9 @@ from klaviyo_assets_tests.e2e.report_runs import (
 from klaviyo_assets_tests.e2e.test_reports import NOW, report_home
 
 
-def test_three_metrics_and_ninety_days_cost_six(start: StartHome) -> None:
+def test_three_metrics_and_ninety_days_cost_six(open_home: StartHome) -> None:
     """270 partitions are materialized once each, by two requests a metric."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     metrics = report_metrics(home)[:3]
     days = days_between(date(2026, 8, 12), date(2026, 11, 9))
     wanted = [f"{day}|{metric}" for day in days for metric in metrics]
@@ -34,9 +34,9 @@ def test_three_metrics_and_ninety_days_cost_six(start: StartHome) -> None:
     assert request_count(home, FLOW_REPORT) == 6
 
 
-def test_runs_of_a_day_each_share_the_answers(start: StartHome) -> None:
+def test_runs_of_a_day_each_share_the_answers(open_home: StartHome) -> None:
     """More metrics than days: a run a day for all metrics, and one request a metric."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     metrics = report_metrics(home)[:4]
     days = days_between(date(2026, 10, 1), date(2026, 10, 3))
     done = run_backfill(
@@ -65,10 +65,10 @@ def questions(home: Home) -> Counter[tuple[str, ...]]:
 @pytest.mark.takes(20)
 @pytest.mark.parametrize(("metric_count", "first"), [(4, 5), (2, 4)], ids=["by day", "by metric"])
 def test_runs_at_once_place_totals_as_one_run_would(
-    start: StartHome, metric_count: int, first: int
+    open_home: StartHome, metric_count: int, first: int
 ) -> None:
     """However a backfill is cut, its runs ask nothing twice, and together what one run asks."""
-    home, whole = (report_home(start, NOW, days=14, spread_share=0.6) for _ in range(2))
+    home, whole = (report_home(open_home, NOW, days=14, spread_share=0.6) for _ in range(2))
     metrics = report_metrics(home)[:metric_count]
     days = days_between(date(2026, 11, first), date(2026, 11, 7))
     wanted = [f"{day}|{metric}" for day in days for metric in metrics]

@@ -32,7 +32,7 @@ from klaviyo_assets_tests.e2e.test_report_plan import command
 from klaviyo_assets_tests.e2e.test_report_responses import answer
 from klaviyo_assets_tests.e2e.test_reports import NOW, report_home
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("fast_retries")
 
 DRAIN = "klaviyo_reports_drain"
 DAYS = days_between(date(2026, 11, 5), date(2026, 11, 9))
@@ -54,9 +54,9 @@ CONTRADICTION = answer(
 """An answer that can be read, and not stored: two rows of one key and name."""
 
 
-def small_home(start: StartHome) -> Home:
+def small_home(open_home: StartHome) -> Home:
     """Return a home with five days of reports, of two metrics."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     home.settings |= {
         "KLAVIYO_REPORT_START_DATE": str(DAYS[0]),
         "KLAVIYO_CONVERSION_METRIC_IDS": ",".join(report_metrics(home)[:2]),
@@ -80,10 +80,10 @@ def posts(home: Home, stream: str, metric: str) -> int:
     ],
 )
 def test_what_fails_for_good_costs_three_requests_a_day(
-    start: StartHome, stream: str, kind: str
+    open_home: StartHome, stream: str, kind: str
 ) -> None:
     """Launches by hand with Dagster's retries, a day of ticks, the daily schedule: three in all."""
-    home = small_home(start)
+    home = small_home(open_home)
     broken, good = report_metrics(home)[:2]
     two_rows = ("text_body", {"text": CONTRADICTION})
     fault, options = FOR_GOOD.get(kind, two_rows)
@@ -117,9 +117,9 @@ def test_what_fails_for_good_costs_three_requests_a_day(
     assert assert_rows_match(home, stream, broken, DAYS)
 
 
-def test_what_failed_is_remembered_and_told(start: StartHome) -> None:
+def test_what_failed_is_remembered_and_told(open_home: StartHome) -> None:
     """The failure, the asset's page, status, the sensor and a fresh DAGSTER_HOME know it."""
-    home = small_home(start)
+    home = small_home(open_home)
     broken, good = report_metrics(home)[:2]
     wanted = (broken, DAYS[0], good, DAYS[-1])
     match = {"path": REPORT_PATHS[FLOW_REPORT], "body": broken}
@@ -158,9 +158,9 @@ def test_what_failed_is_remembered_and_told(start: StartHome) -> None:
 
 
 @BOTH
-def test_what_passes_heals_in_the_same_run(start: StartHome, stream: str) -> None:
+def test_what_passes_heals_in_the_same_run(open_home: StartHome, stream: str) -> None:
     """One failure is tried again at once, two by Dagster's retry; it is forgotten when answered."""
-    home = small_home(start)
+    home = small_home(open_home)
     metric = report_metrics(home)[0]
     wanted = (metric, DAYS[0], metric, DAYS[-1])
     for failures in (1, 2, 2, 2):
@@ -174,9 +174,9 @@ def test_what_passes_heals_in_the_same_run(start: StartHome, stream: str) -> Non
         home.account.advance_clock(minutes=5)
 
 
-def test_what_passes_heals_by_the_sensor(start: StartHome) -> None:
+def test_what_passes_heals_by_the_sensor(open_home: StartHome) -> None:
     """A run of the sensor's tries twice; the third request is a run an hour later, not at once."""
-    home = small_home(start)
+    home = small_home(open_home)
     broken, good = report_metrics(home)[:2]
     match = {"path": REPORT_PATHS[FLOW_REPORT], "body": broken, "to": 2}
     with home.account.inject_fault("error", match=match, status=503):
@@ -193,9 +193,9 @@ def test_what_passes_heals_by_the_sensor(start: StartHome) -> None:
     assert assert_rows_match(home, FLOW_REPORT, broken, DAYS)
 
 
-def test_an_order_to_ask_again_has_three_requests_of_its_own(start: StartHome) -> None:
+def test_an_order_to_ask_again_has_three_requests_of_its_own(open_home: StartHome) -> None:
     """`ask_refused` counts anew, the retry of its run does not; without it nothing is asked."""
-    home = small_home(start)
+    home = small_home(open_home)
     metric = report_metrics(home)[0]
     wanted = (metric, DAYS[0], metric, DAYS[-1])
     match = {"path": REPORT_PATHS[FLOW_REPORT], "body": metric}
@@ -205,13 +205,13 @@ def test_an_order_to_ask_again_has_three_requests_of_its_own(start: StartHome) -
             assert posts(home, FLOW_REPORT, metric) == expected
 
 
-def test_a_report_that_the_key_may_not_read_is_not_asked_for_all_day(start: StartHome) -> None:
+def test_a_report_that_the_key_may_not_read_is_not_asked_for_all_day(open_home: StartHome) -> None:
     """Each request would be of the day; the sensor says why it waits, the other report comes."""
     key = PrivateApiKey(
         value="pk_" + "a" * 40,
         scopes=frozenset({"accounts:read", "metrics:read", "campaigns:read"}),
     )
-    home = report_home(start, NOW, keys=(key,))
+    home = report_home(open_home, NOW, keys=(key,))
     home.settings["KLAVIYO_REPORT_START_DATE"] = str(DAYS[0])
     for _ in range(3):
         found = evaluate_sensor(home, DRAIN)
@@ -222,9 +222,9 @@ def test_a_report_that_the_key_may_not_read_is_not_asked_for_all_day(start: Star
     assert "the key may not read it" in evaluate_sensor(home, DRAIN).reason
 
 
-def test_paging_without_end_is_ended(start: StartHome) -> None:
+def test_paging_without_end_is_ended(open_home: StartHome) -> None:
     """Links that are new each time while the rows stay: some pages, not the day's requests."""
-    home = small_home(start)
+    home = small_home(open_home)
     broken, good = report_metrics(home)[:2]
     match = {"path": REPORT_PATHS[FLOW_REPORT], "body": broken}
     with home.account.inject_fault("endless", match=match):

@@ -61,9 +61,9 @@ def judge(home: Home) -> None:
 
 
 @pytest.mark.usefixtures("at_noon")
-def test_an_old_day_makes_nothing_green(start: StartHome) -> None:
+def test_an_old_day_makes_nothing_green(open_home: StartHome) -> None:
     """Red while the newest days are missing, whatever is fetched; green with the last of them."""
-    home = account_in(start, "America/New_York", NOON)
+    home = account_in(open_home, "America/New_York", NOON)
     metric = first_sync(home)
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = metric
     judge(home)
@@ -91,9 +91,9 @@ def test_an_old_day_makes_nothing_green(start: StartHome) -> None:
 
 
 @pytest.mark.usefixtures("at_noon")
-def test_metrics_that_the_setting_does_not_want_are_not_judged(start: StartHome) -> None:
+def test_metrics_that_the_setting_does_not_want_are_not_judged(open_home: StartHome) -> None:
     """What somebody tried once, or never, makes no report red."""
-    home = account_in(start, "America/New_York", NOON)
+    home = account_in(open_home, "America/New_York", NOON)
     metric = first_sync(home)
     fetched(home, metric, date(2026, 11, 2), date(2026, 11, 8))
     other = report_metrics(home)[1]
@@ -107,10 +107,10 @@ def test_metrics_that_the_setting_does_not_want_are_not_judged(start: StartHome)
     assert verdict_of(home, FLOW_REPORT)[:1] == (True,)
 
 
-def test_the_sensor_tells_of_a_verdict_once(start: StartHome) -> None:
+def test_the_sensor_tells_of_a_verdict_once(open_home: StartHome) -> None:
     """A daemon's look turns the check without a run; a report nobody fetched is left alone."""
     now = datetime.now(UTC)
-    home = account_in(start, "America/New_York", now)
+    home = account_in(open_home, "America/New_York", now)
     metric = first_sync(home)
     run_sensor_daemon(home, SENSOR)
     with open_home_instance(home) as instance:
@@ -135,9 +135,9 @@ def test_the_sensor_tells_of_a_verdict_once(start: StartHome) -> None:
 
 
 @pytest.mark.usefixtures("at_noon")
-def test_days_that_are_missing_because_a_report_failed_say_so(start: StartHome) -> None:
+def test_days_that_are_missing_because_a_report_failed_say_so(open_home: StartHome) -> None:
     """Beside the days the check tells of how many metrics requests failed, and who names them."""
-    home = account_in(start, "America/New_York", NOON)
+    home = account_in(open_home, "America/New_York", NOON)
     metric = first_sync(home)
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = metric
     fetched(home, metric, date(2026, 9, 1), date(2026, 9, 1))

@@ -57,9 +57,9 @@ def mistyped(home: Home) -> str:
 
 
 @pytest.mark.parametrize("stream", [FLOW_REPORT, CAMPAIGN_REPORT])
-def test_a_refused_metric_ends_green_and_is_asked_once(start: StartHome, stream: str) -> None:
+def test_a_refused_metric_ends_green_and_is_asked_once(open_home: StartHome, stream: str) -> None:
     """Its partitions are done as empty, with the reason; only `ask_refused` asks again."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     good, refused = report_metrics(home)[0], refused_metric(home)
     days = days_between(date(2026, 10, 1), date(2026, 10, 3))
     for times in range(2):
@@ -82,9 +82,9 @@ def test_a_refused_metric_ends_green_and_is_asked_once(start: StartHome, stream:
     assert assert_rows_match(home, stream, good, days)
 
 
-def test_a_metric_that_is_refused_no_more_is_fetched(start: StartHome) -> None:
+def test_a_metric_that_is_refused_no_more_is_fetched(open_home: StartHome) -> None:
     """Asked again and answered, it has rows, and its other days are missing again."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     metric = report_metrics(home)[0]
     days = days_between(date(2026, 10, 1), date(2026, 10, 3))
     match = {"path": REPORT_PATHS[FLOW_REPORT]}
@@ -107,9 +107,9 @@ def test_a_metric_that_is_refused_no_more_is_fetched(start: StartHome) -> None:
     )
 
 
-def test_rows_from_before_a_refusal_stay(start: StartHome) -> None:
+def test_rows_from_before_a_refusal_stay(open_home: StartHome) -> None:
     """A metric that Klaviyo no longer takes keeps what was fetched; the metadata counts it."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     metric, day = report_metrics(home)[0], date(2026, 10, 1)
     run_partitions(home, FLOW_REPORT, (metric, day))
     assert assert_rows_match(home, FLOW_REPORT, metric, [day])
@@ -124,9 +124,9 @@ def test_rows_from_before_a_refusal_stay(start: StartHome) -> None:
     assert len(stored_rows(home, FLOW_REPORT, metric, [day])) == rows
 
 
-def test_a_backfill_with_a_refused_metric_succeeds(start: StartHome) -> None:
+def test_a_backfill_with_a_refused_metric_succeeds(open_home: StartHome) -> None:
     """Three metrics, one refused, thirty days: all ninety are materialized, by three requests."""
-    home = report_home(start, NOW, "America/New_York")
+    home = report_home(open_home, NOW, "America/New_York")
     good, refused = report_metrics(home)[:2], refused_metric(home)
     days = days_between(date(2026, 10, 11), date(2026, 11, 9))
     wanted = [f"{day}|{metric}" for day in days for metric in (*good, refused)]
@@ -141,9 +141,9 @@ def test_a_backfill_with_a_refused_metric_succeeds(start: StartHome) -> None:
     assert plan["already there"] == "60"
 
 
-def test_a_backfill_with_a_mistyped_metric_says_so_once(start: StartHome) -> None:
+def test_a_backfill_with_a_mistyped_metric_says_so_once(open_home: StartHome) -> None:
     """Its partitions end red, in words; those of the other metrics are stored, by one request."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     good, wrong = report_metrics(home)[0], mistyped(home)
     days = days_between(date(2026, 10, 11), date(2026, 11, 9))
     done = run_backfill(
@@ -160,9 +160,9 @@ def test_a_backfill_with_a_mistyped_metric_says_so_once(start: StartHome) -> Non
 
 
 @pytest.mark.parametrize("stream", [FLOW_REPORT, CAMPAIGN_REPORT])
-def test_a_mistyped_metric_fails_in_words(start: StartHome, stream: str) -> None:
+def test_a_mistyped_metric_fails_in_words(open_home: StartHome, stream: str) -> None:
     """The run names it, Klaviyo's words, the nearest metric and what to do; nothing is retried."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     good, wrong, refused = report_metrics(home)[0], mistyped(home), refused_metric(home)
     day = date(2026, 10, 1)
     for _ in range(2):
@@ -180,9 +180,9 @@ def test_a_mistyped_metric_fails_in_words(start: StartHome, stream: str) -> None
     assert request_count(home, stream) == 3
 
 
-def test_a_custom_metric_that_is_refused_is_known(start: StartHome) -> None:
+def test_a_custom_metric_that_is_refused_is_known(open_home: StartHome) -> None:
     """No table has custom metrics: Klaviyo is asked for them before one is called unknown."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     custom = home.account.sandbox.store.custom_metrics.id_of(0)
     add_metrics(home, [custom])
     match = {"path": REPORT_PATHS[FLOW_REPORT]}
@@ -193,9 +193,9 @@ def test_a_custom_metric_that_is_refused_is_known(start: StartHome) -> None:
     assert shown["klaviyo/refused"] is True
 
 
-def half_mistyped(start: StartHome) -> tuple[Home, str, str]:
+def half_mistyped(open_home: StartHome) -> tuple[Home, str, str]:
     """Return a home whose setting names a metric and a mistyped one, and both ids."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     good, wrong = report_metrics(home)[0], mistyped(home)
     home.settings |= {
         "KLAVIYO_CONVERSION_METRIC_IDS": f"{wrong},{good}",
@@ -204,9 +204,9 @@ def half_mistyped(start: StartHome) -> tuple[Home, str, str]:
     return home, good, wrong
 
 
-def test_a_mistyped_setting_is_told(start: StartHome) -> None:
+def test_a_mistyped_setting_is_told(open_home: StartHome) -> None:
     """The sync of metrics, plan and status say so, with the nearest name."""
-    home, good, wrong = half_mistyped(start)
+    home, good, wrong = half_mistyped(open_home)
     named = f"KLAVIYO_CONVERSION_METRIC_IDS names {wrong!a}"
     nearest = f"Nearest: {good!a} (Placed Order)"
     run = home.sync("metrics")
@@ -222,13 +222,13 @@ def test_a_mistyped_setting_is_told(start: StartHome) -> None:
 
 @pytest.mark.parametrize("knows_custom", [True, False], ids=["asked", "not allowed"])
 def test_a_mistyped_setting_costs_at_most_one_request(
-    start: StartHome, *, knows_custom: bool
+    open_home: StartHome, *, knows_custom: bool
 ) -> None:
     """A simulated day of ticks fetches the other metric, and says what is wrong with this one.
 
     Where nobody may say whether it is a custom metric, each report fails once for it.
     """
-    home, good, wrong = half_mistyped(start)
+    home, good, wrong = half_mistyped(open_home)
     match = {"path": "/api/custom-metrics"}
     hidden = (
         nullcontext()
@@ -260,18 +260,18 @@ def test_a_mistyped_setting_costs_at_most_one_request(
         assert stored_rows(home, stream, good, days_between(date(2026, 10, 1), date(2026, 11, 9)))
 
 
-def test_a_name_in_the_place_of_an_id_finds_its_metric(start: StartHome) -> None:
+def test_a_name_in_the_place_of_an_id_finds_its_metric(open_home: StartHome) -> None:
     """Whoever types a metric's name is told its id."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = "Placed_order"
     said = home.sync("metrics").warnings
     assert "names 'Placed_order'" in said
     assert f"{report_metrics(home)[0]!a} (Placed Order)" in said
 
 
-def test_a_custom_metric_is_no_mistake(start: StartHome) -> None:
+def test_a_custom_metric_is_no_mistake(open_home: StartHome) -> None:
     """It is not in the table, but Klaviyo lists it; once a report came, plan and status know."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     custom = home.account.sandbox.store.custom_metrics.id_of(0)
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = custom
     assert "KLAVIYO_CONVERSION_METRIC_IDS" not in home.sync("metrics").warnings
@@ -280,9 +280,9 @@ def test_a_custom_metric_is_no_mistake(start: StartHome) -> None:
     assert "KLAVIYO_CONVERSION_METRIC_IDS" not in command(home, "status").stdout
 
 
-def test_failing_runs_of_a_metric_stop_that_metric(start: StartHome) -> None:
+def test_failing_runs_of_a_metric_stop_that_metric(open_home: StartHome) -> None:
     """After three failures within an hour it is left alone; the report's other metrics are not."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     bad, good = report_metrics(home)[:2]
     home.settings |= {
         "KLAVIYO_CONVERSION_METRIC_IDS": f"{bad},{good}",
@@ -307,9 +307,9 @@ def test_failing_runs_of_a_metric_stop_that_metric(start: StartHome) -> None:
     assert idle.reason.count(f"3 runs of each failed within 1:00:00: {bad!a}") == 2
 
 
-def test_a_report_of_which_every_metric_fails_is_left_alone(start: StartHome) -> None:
+def test_a_report_of_which_every_metric_fails_is_left_alone(open_home: StartHome) -> None:
     """Three metrics that failed and no run that ended well: it is the report that is broken."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     for metric in report_metrics(home)[:3]:
         ends = {
             "dagster/asset_partition_range_start": f"2026-11-01|{metric}",
@@ -325,9 +325,11 @@ def test_a_report_of_which_every_metric_fails_is_left_alone(start: StartHome) ->
 
 
 @pytest.mark.parametrize("is_known", [True, False], ids=["remembered", "asked at the tick"])
-def test_the_revenue_metric_is_asked_before_the_rest(start: StartHome, *, is_known: bool) -> None:
+def test_the_revenue_metric_is_asked_before_the_rest(
+    open_home: StartHome, *, is_known: bool
+) -> None:
     """The mapped one, whatever its name and id: its past comes before the others' yesterday."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     home.settings["KLAVIYO_REPORT_START_DATE"] = "2026-06-01"
     last = max(report_metrics(home))
     shelf = home.account.sandbox.store.collections["mapped-metric"]
@@ -349,9 +351,9 @@ def test_the_revenue_metric_is_asked_before_the_rest(start: StartHome, *, is_kno
     assert home.account.request_counts()["/api/mapped-metrics"] == (0 if is_known else 1)
 
 
-def test_auto_that_finds_nothing_says_so(start: StartHome) -> None:
+def test_auto_that_finds_nothing_says_so(open_home: StartHome) -> None:
     """The run of metrics warns, the sensor and the plan refuse in words: nothing is just green."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     for (metric,) in home.query("SELECT id FROM metrics WHERE name = 'Placed Order'"):
         home.account.mutate(metric=metric, set={"name": "Bought"})
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = "auto"
@@ -372,17 +374,17 @@ def test_auto_that_finds_nothing_says_so(start: StartHome) -> None:
     assert said in command(home, "status").stdout
 
 
-def test_all_can_be_said_aloud(start: StartHome) -> None:
+def test_all_can_be_said_aloud(open_home: StartHome) -> None:
     """`all` makes every metric a partition, as no setting does."""
-    home = start(now=NOW, timezone="UTC", days=30)
+    home = open_home(now=NOW, timezone="UTC", days=30)
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = "all"
     assert home.sync("metrics").success
     assert set(metric_partitions(home)) == set(home.ids("metrics"))
 
 
-def test_a_plan_names_what_all_costs_beside_auto(start: StartHome) -> None:
+def test_a_plan_names_what_all_costs_beside_auto(open_home: StartHome) -> None:
     """Partitions and requests of both, whatever the setting says."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     first, last = date(2026, 1, 1), date(2026, 11, 9)
     days, metrics = (last - first).days + 1, home.row_count("metrics")
     for setting in ("auto", "all"):
@@ -397,9 +399,9 @@ def test_a_plan_names_what_all_costs_beside_auto(start: StartHome) -> None:
         assert plan["partitions wanted"].startswith(f"{wanted:,} ")
 
 
-def test_a_run_of_several_metrics_fails_for_the_one_that_failed(start: StartHome) -> None:
+def test_a_run_of_several_metrics_fails_for_the_one_that_failed(open_home: StartHome) -> None:
     """Three metrics share a run of the sensor; the broken one is left alone, the others come."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     metrics = report_metrics(home)[:3]
     bad = metrics[1]
     home.settings |= {

@@ -56,13 +56,13 @@ def number(line: str) -> int:
     return int(line.split(maxsplit=1)[0].replace(",", ""))
 
 
-def test_the_number_announced_is_the_number_made(start: StartHome) -> None:
+def test_the_number_announced_is_the_number_made(open_home: StartHome) -> None:
     """For flows at once; for campaigns once a first metric has shown when messages were sent.
 
     The plan goes by this machine's clock, so the shop does here.
     """
     now = datetime.now(UTC).replace(hour=12, microsecond=0)
-    home = report_home(start, now)
+    home = report_home(open_home, now)
     metrics = report_metrics(home)[:2]
     first, last = now.date() - timedelta(days=69), now.date() - timedelta(days=8)
     plan = planned(home, first, last, *metrics)
@@ -82,9 +82,9 @@ def test_the_number_announced_is_the_number_made(start: StartHome) -> None:
     assert request_count(home, CAMPAIGN_REPORT) == number(rest["requests"]) < most
 
 
-def test_the_plan_knows_the_quota(start: StartHome) -> None:
+def test_the_plan_knows_the_quota(open_home: StartHome) -> None:
     """What others booked today, the reserve and the pace are in it; nothing is sent."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     home.settings |= {"KLAVIYO_RATE_LIMIT_SCALE": "1", "KLAVIYO_REPORT_RESERVE": "25"}
     book_requests(home, {FLOW_REPORT: 150})
     plan = planned(home, date(2026, 7, 1), date(2026, 11, 9), *(f"m{n}" for n in range(70)))[
@@ -96,9 +96,9 @@ def test_the_plan_knows_the_quota(start: StartHome) -> None:
     assert home.account.request_counts().total() == 0
 
 
-def test_metrics_are_those_of_the_settings(start: StartHome) -> None:
+def test_metrics_are_those_of_the_settings(open_home: StartHome) -> None:
     """Without --metrics the plan is for the metrics that the sensor would fetch."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     plan = planned(home, date(2026, 11, 1), date(2026, 11, 9))[FLOW_REPORT]
     assert plan["partitions wanted"].startswith(f"{home.row_count('metrics') * 9}  ")
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = "AbC123,auto"
@@ -106,9 +106,9 @@ def test_metrics_are_those_of_the_settings(start: StartHome) -> None:
     assert plan["partitions wanted"].startswith("18  ")
 
 
-def test_refused_metrics_are_told_and_not_counted(start: StartHome) -> None:
+def test_refused_metrics_are_told_and_not_counted(open_home: StartHome) -> None:
     """What Klaviyo has refused costs nothing more, and is listed with the day."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     add_metrics(home, ["Nope99"])
     everything = {each for (each,) in home.query("SELECT id FROM klaviyo.metrics")}
     refused = min(everything - set(report_metrics(home)))
@@ -134,10 +134,10 @@ def test_refused_metrics_are_told_and_not_counted(start: StartHome) -> None:
     ],
 )
 def test_a_plan_that_makes_no_sense_is_refused(
-    start: StartHome, words: list[str], said: str
+    open_home: StartHome, words: list[str], said: str
 ) -> None:
     """A bad option or range, or a lake without metrics, ends with 2 and a sentence."""
-    home = start()
+    home = open_home()
     home.settings["KLAVIYO_REPORT_START_DATE"] = "2026-01-01"
     done = command(home, "plan", *words)
     assert done.returncode == 2

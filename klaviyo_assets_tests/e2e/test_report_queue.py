@@ -18,9 +18,9 @@ from klaviyo_assets_tests.e2e.report_runs import (
 from klaviyo_assets_tests.e2e.test_report_sensors import DRAIN
 
 
-def busy_home(start: StartHome) -> Home:
+def busy_home(open_home: StartHome) -> Home:
     """Return a home with hours of reports to fetch, at Klaviyo's two requests a minute."""
-    home = start(now=datetime.now(UTC), timezone="America/New_York", days=60, report_page=5000)
+    home = open_home(now=datetime.now(UTC), timezone="America/New_York", days=60, report_page=5000)
     home.settings["KLAVIYO_REPORT_START_DATE"] = "2025-01-01"
     run = home.sync("accounts", "metrics", "campaigns")
     assert run.success, run.failures
@@ -30,9 +30,9 @@ def busy_home(start: StartHome) -> Home:
 
 
 @pytest.mark.takes(70)
-def test_the_hourly_job_starts_within_seconds(start: StartHome) -> None:
+def test_the_hourly_job_starts_within_seconds(open_home: StartHome) -> None:
     """One run of each report is under way, and the collections find a place at once."""
-    home = busy_home(start)
+    home = busy_home(open_home)
     with run_daemon(home, DRAIN) as daemon:
         reports = {"klaviyo__drain": FLOW_REPORT}, {"klaviyo__drain": CAMPAIGN_REPORT}
         daemon.wait_for(lambda: all(daemon.runs(**tags) for tags in reports))

@@ -58,10 +58,10 @@ def quota(home: Home) -> DailyQuota:
     [("booked", 2, 3), ("answered", 3, 3), ("kept", 2, 2), ("stored", 2, 2), ("told", 2, 2)],
 )
 def test_a_kill_wastes_at_most_one_request(
-    start: StartHome, moment: str, sent: int, booked: int
+    open_home: StartHome, moment: str, sent: int, booked: int
 ) -> None:
     """A launch killed at its second request is repeated: nothing is lost, one request at most."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     metric = report_metrics(home)[0]
     victim(home, moment, 2, metric)
     done = run_partitions(home, FLOW_REPORT, (metric, FIRST, metric, LAST))
@@ -72,9 +72,9 @@ def test_a_kill_wastes_at_most_one_request(
     assert (request_count(home, FLOW_REPORT), quota(home).used) == (sent, booked)
 
 
-def test_the_last_request_of_the_day_is_made_and_no_more(start: StartHome) -> None:
+def test_the_last_request_of_the_day_is_made_and_no_more(open_home: StartHome) -> None:
     """At 224 one request is made; what it brought is stored, and the run ends in one sentence."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     home.settings["KLAVIYO_RATE_LIMIT_SCALE"] = "1"
     book_requests(home, {FLOW_REPORT: 224})
     metric = report_metrics(home)[0]
@@ -93,9 +93,9 @@ def test_the_last_request_of_the_day_is_made_and_no_more(start: StartHome) -> No
     assert request_count(home, FLOW_REPORT) == 1
 
 
-def test_killed_with_the_last_request_booked(start: StartHome) -> None:
+def test_killed_with_the_last_request_booked(open_home: StartHome) -> None:
     """The 225th was booked and never sent: nothing more is asked that day, by anybody."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     home.settings["KLAVIYO_RATE_LIMIT_SCALE"] = "1"
     book_requests(home, {FLOW_REPORT: 224})
     metric = report_metrics(home)[0]
@@ -106,9 +106,9 @@ def test_killed_with_the_last_request_booked(start: StartHome) -> None:
     assert quota(home).remaining == 0
 
 
-def test_klaviyos_own_word_ends_the_run(start: StartHome) -> None:
+def test_klaviyos_own_word_ends_the_run(open_home: StartHome) -> None:
     """A 429 with a wait of hours is told in a sentence, at once, and kept for the next run."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     metric = report_metrics(home)[0]
     match = {"path": "/api/flow-series-reports"}
     with home.account.inject_fault("throttle", match=match, retry_after="73473"):

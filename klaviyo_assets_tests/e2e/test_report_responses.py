@@ -32,9 +32,9 @@ FLOW = {
 }
 
 
-def three_days(start: StartHome) -> Home:
+def three_days(open_home: StartHome) -> Home:
     """Return a home whose reports have three days, so that an answer tells of just these."""
-    home = report_home(start, datetime(2026, 10, 4, 12, tzinfo=UTC))
+    home = report_home(open_home, datetime(2026, 10, 4, 12, tzinfo=UTC))
     home.settings["KLAVIYO_REPORT_START_DATE"] = str(DAYS[0])
     return home
 
@@ -54,9 +54,9 @@ def answer(**attributes: object) -> str:
     ],
     ids=["no days and no results", "no results", "no totals"],
 )
-def test_an_answer_without_anything_is_done(start: StartHome, stream: str, text: str) -> None:
+def test_an_answer_without_anything_is_done(open_home: StartHome, stream: str, text: str) -> None:
     """Its partitions are stored as empty, by one request, and the next metric comes too."""
-    home = three_days(start)
+    home = three_days(open_home)
     empty, other = report_metrics(home)[:2]
     match = {"path": REPORT_PATHS[stream], "body": empty}
     with home.account.inject_fault("text_body", match=match, text=text):
@@ -93,9 +93,9 @@ HALVES = {
 
 
 @pytest.mark.parametrize("half", HALVES)
-def test_half_an_answer_fails_its_metric_alone(start: StartHome, half: str) -> None:
+def test_half_an_answer_fails_its_metric_alone(open_home: StartHome, half: str) -> None:
     """The run names the metric, keeps the others' partitions, and is not tried again."""
-    home = three_days(start)
+    home = three_days(open_home)
     first, broken, last = report_metrics(home)[:3]
     match = {"path": REPORT_PATHS[FLOW_REPORT], "body": broken}
     with home.account.inject_fault("text_body", match=match, text=HALVES[half]):
@@ -116,9 +116,9 @@ def test_half_an_answer_fails_its_metric_alone(start: StartHome, half: str) -> N
     assert assert_rows_match(home, FLOW_REPORT, broken, DAYS)
 
 
-def test_half_an_answer_of_totals_fails_its_metric_alone(start: StartHome) -> None:
+def test_half_an_answer_of_totals_fails_its_metric_alone(open_home: StartHome) -> None:
     """The same for campaigns: no results, and the metric after it comes."""
-    home = three_days(start)
+    home = three_days(open_home)
     broken, other = report_metrics(home)[:2]
     match = {"path": REPORT_PATHS[CAMPAIGN_REPORT], "body": broken}
     with home.account.inject_fault("text_body", match=match, text=answer()):
@@ -137,9 +137,9 @@ def counts(*days: int, share: float) -> dict[str, list[float]]:
     return found | {"open_rate": [share if each else 0 for each in days]}
 
 
-def test_a_renamed_message_is_one_message(start: StartHome) -> None:
+def test_a_renamed_message_is_one_message(open_home: StartHome) -> None:
     """Two names of one key: its numbers are added, a rate keeps its share, the newest name is."""
-    home = three_days(start)
+    home = three_days(open_home)
     metric = report_metrics(home)[0]
     text = answer(
         date_times=LABELS,
@@ -164,9 +164,9 @@ def test_a_renamed_message_is_one_message(start: StartHome) -> None:
     ]
 
 
-def test_a_renamed_campaign_message_is_one_message(start: StartHome) -> None:
+def test_a_renamed_campaign_message_is_one_message(open_home: StartHome) -> None:
     """The same for totals: the parts are added, and placed as one message."""
-    home = three_days(start)
+    home = three_days(open_home)
     metric = report_metrics(home)[0]
     groupings = {"campaign_id": "C1", "campaign_message_id": "M1", "send_channel": "email"}
     text = answer(
@@ -189,9 +189,9 @@ def test_a_renamed_campaign_message_is_one_message(start: StartHome) -> None:
     ) == [(DAYS[-1], 4, 0.75, "New")]
 
 
-def test_days_of_zeros_and_nulls_are_stored_as_they_are_sent(start: StartHome) -> None:
+def test_days_of_zeros_and_nulls_are_stored_as_they_are_sent(open_home: StartHome) -> None:
     """A message has a row on each day of its answer: 0 is 0, null is NULL, averages are right."""
-    home = three_days(start)
+    home = three_days(open_home)
     metric = report_metrics(home)[0]
     numbers = {name: [4, 0, None] for name in PUBLISHED_STATISTICS}
     text = answer(date_times=LABELS, results=[{"groupings": FLOW, "statistics": numbers}])

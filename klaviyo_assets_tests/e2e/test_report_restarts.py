@@ -49,9 +49,9 @@ def given(runs: Iterable[dg.DagsterRun]) -> Counter[str]:
     return found
 
 
-def draining_home(start: StartHome) -> Home:
+def draining_home(open_home: StartHome) -> Home:
     """Return a home with two metrics to drain."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     home.settings |= {
         "KLAVIYO_RATE_LIMIT_SCALE": "1",
         "KLAVIYO_CONVERSION_METRIC_IDS": ",".join(report_metrics(home)[:2]),
@@ -67,9 +67,9 @@ def cancel(home: Home, runs: Iterable[dg.DagsterRun]) -> None:
 
 
 @pytest.mark.parametrize("moment", ["RUN_IDS_RESERVED", "RUN_CREATED", "RUN_LAUNCHED"])
-def test_killed_in_mid_tick_it_launches_nothing_twice(start: StartHome, moment: str) -> None:
+def test_killed_in_mid_tick_it_launches_nothing_twice(open_home: StartHome, moment: str) -> None:
     """The next daemon launches the rest of the tick, no partition twice, within the quota."""
-    home = draining_home(start)
+    home = draining_home(open_home)
     book_requests(home, {stream: 225 - left for stream, left in LEFT.items()})
     run_sensor_daemon(home, DRAIN, kill_point=moment)
     before = launched_runs(home, DRAIN)
@@ -86,9 +86,9 @@ def test_killed_in_mid_tick_it_launches_nothing_twice(start: StartHome, moment: 
     assert given(runs) <= Counter(LEFT)
 
 
-def test_its_counter_outlives_the_daemon(start: StartHome) -> None:
+def test_its_counter_outlives_the_daemon(open_home: StartHome) -> None:
     """What is under way is left alone; what was cancelled is launched again, by a later tick."""
-    home = draining_home(start)
+    home = draining_home(open_home)
     home.settings["KLAVIYO_REPORT_START_DATE"] = "2026-09-01"
     run_sensor_daemon(home, DRAIN)
     runs = launched_runs(home, DRAIN)

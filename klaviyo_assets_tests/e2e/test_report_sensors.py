@@ -34,16 +34,16 @@ METRICS, DRAIN = "klaviyo_conversion_metrics", "klaviyo_reports_drain"
 WEEK_BEFORE = "2026-11-03"
 
 
-def bare_home(start: StartHome, **settings: str) -> Home:
+def bare_home(open_home: StartHome, **settings: str) -> Home:
     """Return a home before anything was read, with settings of its own."""
-    home = start(now=NOW, timezone="UTC", days=30)
+    home = open_home(now=NOW, timezone="UTC", days=30)
     home.settings |= {"KLAVIYO_REPORT_START_DATE": WEEK_BEFORE, **settings}
     return home
 
 
-def test_the_run_of_metrics_adds_them(start: StartHome) -> None:
+def test_the_run_of_metrics_adds_them(open_home: StartHome) -> None:
     """After the asset's own run every metric is a partition, and none is lost when one is gone."""
-    home = bare_home(start)
+    home = bare_home(open_home)
     assert home.sync("metrics").success
     found = metric_partitions(home)
     assert set(found) == set(home.ids("metrics"))
@@ -52,9 +52,9 @@ def test_the_run_of_metrics_adds_them(start: StartHome) -> None:
     assert metric_partitions(home) == [*found, "Gone99"]
 
 
-def test_the_sensor_adds_what_is_stored(start: StartHome) -> None:
+def test_the_sensor_adds_what_is_stored(open_home: StartHome) -> None:
     """A lake that came from elsewhere fills a fresh DAGSTER_HOME; the next look adds nothing."""
-    home = bare_home(start)
+    home = bare_home(open_home)
     home.sync("metrics")
     home.reset_dagster_home()
     assert metric_partitions(home) == []
@@ -63,17 +63,17 @@ def test_the_sensor_adds_what_is_stored(start: StartHome) -> None:
     assert "as they were" in evaluate_sensor(home, METRICS, found.cursor).reason
 
 
-def test_a_setting_restricts_what_is_added(start: StartHome) -> None:
+def test_a_setting_restricts_what_is_added(open_home: StartHome) -> None:
     """Only the ids named become partitions, custom ones that no list has included."""
-    home = bare_home(start, KLAVIYO_CONVERSION_METRIC_IDS="Custom1, Other22")
+    home = bare_home(open_home, KLAVIYO_CONVERSION_METRIC_IDS="Custom1, Other22")
     home.sync("metrics")
     assert metric_partitions(home) == ["Custom1", "Other22"]
 
 
 @pytest.mark.parametrize("by", ["run", "sensor"])
-def test_auto_is_the_mapped_revenue_metric(start: StartHome, by: str) -> None:
+def test_auto_is_the_mapped_revenue_metric(open_home: StartHome, by: str) -> None:
     """`auto` asks the account which metric is its revenue, once a day."""
-    home = bare_home(start, KLAVIYO_CONVERSION_METRIC_IDS="auto")
+    home = bare_home(open_home, KLAVIYO_CONVERSION_METRIC_IDS="auto")
     home.sync("metrics")
     if by == "sensor":
         home.reset_dagster_home()
@@ -84,9 +84,9 @@ def test_auto_is_the_mapped_revenue_metric(start: StartHome, by: str) -> None:
     assert home.account.request_counts()["/api/mapped-metrics"] == 1
 
 
-def test_without_a_mapping_auto_goes_by_name(start: StartHome) -> None:
+def test_without_a_mapping_auto_goes_by_name(open_home: StartHome) -> None:
     """Where Klaviyo does not tell, Placed Order counts."""
-    home = bare_home(start, KLAVIYO_CONVERSION_METRIC_IDS="auto")
+    home = bare_home(open_home, KLAVIYO_CONVERSION_METRIC_IDS="auto")
     match = {"path": "/api/mapped-metrics"}
     with home.account.inject_fault("error", match=match, status=404):
         assert home.sync("metrics").success
@@ -113,9 +113,9 @@ def drained(home: Home, *, ticks: int = 40) -> int:
     raise AssertionError("never dry")
 
 
-def test_left_alone_it_fills_everything_and_keeps_it_current(start: StartHome) -> None:
+def test_left_alone_it_fills_everything_and_keeps_it_current(open_home: StartHome) -> None:
     """Every metric and day of both reports gets its truth; a day later only what moves is asked."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     home.settings |= {"KLAVIYO_REPORT_START_DATE": "2026-09-06"}
     metrics = report_metrics(home)[:2]
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = ",".join(metrics)
@@ -137,9 +137,9 @@ def test_left_alone_it_fills_everything_and_keeps_it_current(start: StartHome) -
             assert assert_rows_match(home, stream, metric, days)
 
 
-def test_it_never_asks_for_more_than_is_left(start: StartHome) -> None:
+def test_it_never_asks_for_more_than_is_left(open_home: StartHome) -> None:
     """The runs of a tick may make no more requests than the ledger has; the newest come first."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     home.settings |= {"KLAVIYO_REPORT_START_DATE": "2026-01-01", "KLAVIYO_RATE_LIMIT_SCALE": "1"}
     book_requests(home, {FLOW_REPORT: 220, CAMPAIGN_REPORT: 225})
     asked = evaluate_sensor(home, DRAIN).runs
@@ -152,9 +152,9 @@ def test_it_never_asks_for_more_than_is_left(start: StartHome) -> None:
     assert last.startswith("2026-11-09|")
 
 
-def test_a_run_of_the_sensor_stays_green_when_its_requests_are_made(start: StartHome) -> None:
+def test_a_run_of_the_sensor_stays_green_when_its_requests_are_made(open_home: StartHome) -> None:
     """It stores what it could, says what is left, and does not fail."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     metric = report_metrics(home)[0]
     done = run_partitions(
         home,
@@ -169,9 +169,9 @@ def test_a_run_of_the_sensor_stays_green_when_its_requests_are_made(start: Start
     assert request_count(home, FLOW_REPORT) == 1
 
 
-def test_what_is_under_way_is_not_launched_again(start: StartHome) -> None:
+def test_what_is_under_way_is_not_launched_again(open_home: StartHome) -> None:
     """A partition of a run that has not ended is left out, whoever launched it."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     metrics = report_metrics(home)
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = ",".join(metrics[:2])
     tags = {
@@ -191,9 +191,9 @@ def test_what_is_under_way_is_not_launched_again(start: StartHome) -> None:
             assert metric == metrics[1] or is_clear
 
 
-def test_a_day_without_anything_is_done(start: StartHome) -> None:
+def test_a_day_without_anything_is_done(open_home: StartHome) -> None:
     """What answers with nothing is a partition without rows, and is not launched again."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     metric, day = report_metrics(home)[0], date(2026, 3, 1)
     home.settings |= {
         "KLAVIYO_REPORT_START_DATE": str(day),
@@ -214,9 +214,9 @@ def test_a_day_without_anything_is_done(start: StartHome) -> None:
     assert min(starts) == "2026-03-02"
 
 
-def test_failing_runs_stop_it(start: StartHome) -> None:
+def test_failing_runs_stop_it(open_home: StartHome) -> None:
     """After three failures within an hour it says so, and launches nothing of that report."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     for stream in (FLOW_REPORT, CAMPAIGN_REPORT) * 3:
         record_run(home, stream, dg.DagsterRunStatus.FAILURE, {"klaviyo/drain": stream})
     found = evaluate_sensor(home, DRAIN)
@@ -224,17 +224,17 @@ def test_failing_runs_stop_it(start: StartHome) -> None:
     assert found.reason.count("3 runs failed") == 2
 
 
-def test_a_wrong_zone_is_told_at_the_tick(start: StartHome) -> None:
+def test_a_wrong_zone_is_told_at_the_tick(open_home: StartHome) -> None:
     """No run is launched that would only fail."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     found = evaluate_sensor(home, DRAIN, timezone="Asia/Tokyo")
     assert not found.runs
     assert "KLAVIYO_TIMEZONE=UTC" in found.reason
 
 
-def test_the_daily_schedule_asks_for_what_moves(start: StartHome) -> None:
+def test_the_daily_schedule_asks_for_what_moves(open_home: StartHome) -> None:
     """A run a report and metric: yesterday and the thirty days before, one request for flows."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     metrics = report_metrics(home)[:2]
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = ",".join(metrics)
     asked = evaluate_daily_schedules(home, datetime(2026, 11, 10, 4, 15, tzinfo=UTC))

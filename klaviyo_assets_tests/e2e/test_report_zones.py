@@ -29,9 +29,9 @@ ZONES = ["America/New_York", "Pacific/Auckland"]
 """Behind UTC and ahead of it."""
 
 
-def account_in(start: StartHome, zone: str | None, now: datetime | None = None) -> Home:
+def account_in(open_home: StartHome, zone: str | None, now: datetime | None = None) -> Home:
     """Return a home without the setting, for an account in a zone; nothing is read yet."""
-    home = start(
+    home = open_home(
         now=now or datetime.now(UTC),
         timezone=zone or "UTC",
         days=100,
@@ -82,9 +82,9 @@ def backfill_of_90_days(
 
 @pytest.mark.takes(20)
 @pytest.mark.parametrize("zone", ZONES)
-def test_a_backfill_after_the_first_sync_is_green(start: StartHome, zone: str) -> None:
+def test_a_backfill_after_the_first_sync_is_green(open_home: StartHome, zone: str) -> None:
     """The page offers the days that are over in the account's zone, and each of them is stored."""
-    home = account_in(start, zone)
+    home = account_in(open_home, zone)
     metric = first_sync(home)
     with open_asset_page(home) as page:
         assert page.partition_days(FLOW_REPORT)[-1] == yesterday_in(zone)
@@ -93,9 +93,9 @@ def test_a_backfill_after_the_first_sync_is_green(start: StartHome, zone: str) -
 
 @pytest.mark.takes(20)
 @pytest.mark.parametrize("zone", ZONES)
-def test_the_first_session_needs_no_reload(start: StartHome, zone: str) -> None:
+def test_the_first_session_needs_no_reload(open_home: StartHome, zone: str) -> None:
     """Pages opened before the first sync offer every day that is over, and a backfill is green."""
-    home = account_in(start, zone)
+    home = account_in(open_home, zone)
     with open_asset_page(home) as page:
         assert page.partition_days(FLOW_REPORT)[-1] == yesterday_in(EARLIEST_TIME_ZONE)
         metric = first_sync(home)
@@ -109,9 +109,9 @@ def test_the_first_session_needs_no_reload(start: StartHome, zone: str) -> None:
         assert (done.status == "COMPLETED_SUCCESS") == (days == over)
 
 
-def test_days_that_are_not_over_are_refused_in_words(start: StartHome) -> None:
+def test_days_that_are_not_over_are_refused_in_words(open_home: StartHome) -> None:
     """Whoever launches them: the others are stored, and the run names the zone and the days."""
-    home = account_in(start, "America/New_York", datetime(2026, 11, 10, 2, tzinfo=UTC))
+    home = account_in(open_home, "America/New_York", datetime(2026, 11, 10, 2, tzinfo=UTC))
     metric = first_sync(home)
     done = run_partitions(home, FLOW_REPORT, (metric, date(2026, 11, 6), metric, date(2026, 11, 9)))
     assert not done.run.success
@@ -124,11 +124,11 @@ def test_days_that_are_not_over_are_refused_in_words(start: StartHome) -> None:
         assert metadata["klaviyo/account_timezone"] == "America/New_York"
 
 
-def test_the_schedule_and_the_sensor_keep_to_the_accounts_days(start: StartHome) -> None:
+def test_the_schedule_and_the_sensor_keep_to_the_accounts_days(open_home: StartHome) -> None:
     """At 11:15 UTC the tenth is over in Auckland and goes on in New York."""
     now = datetime(2026, 11, 10, 11, 15, tzinfo=UTC)
     for zone, last in [("Pacific/Auckland", "2026-11-10"), ("America/New_York", "2026-11-09")]:
-        home = account_in(start, zone, now)
+        home = account_in(open_home, zone, now)
         metric = first_sync(home)
         home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = metric
         for request in [
@@ -141,9 +141,9 @@ def test_the_schedule_and_the_sensor_keep_to_the_accounts_days(start: StartHome)
         assert schedule.execution_timezone == zone
 
 
-def test_before_the_zone_is_known_nothing_is_priced_or_launched(start: StartHome) -> None:
+def test_before_the_zone_is_known_nothing_is_priced_or_launched(open_home: StartHome) -> None:
     """The plan, the status and the schedule say that it is not known, and what to do."""
-    home = account_in(start, "America/New_York")
+    home = account_in(open_home, "America/New_York")
     done = command(home, "plan", "--start", "2026-10-01", "--end", "2026-10-09", "--metrics", "M1")
     assert done.returncode == 2
     assert "materialize klaviyo/accounts first" in done.stderr
@@ -154,9 +154,9 @@ def test_before_the_zone_is_known_nothing_is_priced_or_launched(start: StartHome
     assert "days of America/New_York" in command(home, "status").stdout
 
 
-def test_a_setting_that_disagrees_is_refused_by_the_plan_too(start: StartHome) -> None:
+def test_a_setting_that_disagrees_is_refused_by_the_plan_too(open_home: StartHome) -> None:
     """What the run would refuse is not priced."""
-    home = account_in(start, "America/New_York")
+    home = account_in(open_home, "America/New_York")
     metric = first_sync(home)
     home.settings["KLAVIYO_TIMEZONE"] = "UTC"
     words = ["--start", "2026-10-01", "--end", "2026-10-09", "--metrics", metric]
@@ -168,9 +168,9 @@ def test_a_setting_that_disagrees_is_refused_by_the_plan_too(start: StartHome) -
     assert request_count(home, FLOW_REPORT) == 0
 
 
-def test_an_account_without_a_zone_syncs_and_its_reports_ask_for_one(start: StartHome) -> None:
+def test_an_account_without_a_zone_syncs_and_its_reports_ask_for_one(open_home: StartHome) -> None:
     """Collections go on; reports name the setting, and are fetched in the zone that it gives."""
-    home = account_in(start, None)
+    home = account_in(open_home, None)
     assert home.sync().success
     set_metrics(home, report_metrics(home))
     metric, day = report_metrics(home)[0], date(2026, 10, 1)
@@ -184,11 +184,11 @@ def test_an_account_without_a_zone_syncs_and_its_reports_ask_for_one(start: Star
     assert assert_rows_match(home, FLOW_REPORT, metric, [day]) >= 0
 
 
-def test_a_key_that_may_not_read_the_account_asks_for_the_setting(start: StartHome) -> None:
+def test_a_key_that_may_not_read_the_account_asks_for_the_setting(open_home: StartHome) -> None:
     """Without accounts:read nobody says the zone: the error names both ways out."""
     scopes = frozenset({"flows:read", "metrics:read", "campaigns:read"})
     # Without the account's answer this machine's clock decides which days are over.
-    home = start(
+    home = open_home(
         keys=(PrivateApiKey(value=DEFAULT_KEY, scopes=scopes),), days=40, now=datetime.now(UTC)
     )
     assert home.sync("metrics").success
@@ -200,9 +200,9 @@ def test_a_key_that_may_not_read_the_account_asks_for_the_setting(start: StartHo
     assert run_partitions(home, FLOW_REPORT, (metric, day), timezone="America/New_York").run.success
 
 
-def test_a_changed_zone_is_said_with_the_days_that_it_concerns(start: StartHome) -> None:
+def test_a_changed_zone_is_said_with_the_days_that_it_concerns(open_home: StartHome) -> None:
     """Days stored in the former zone are named by metric, in runs and in `status`, until redone."""
-    home = account_in(start, "America/New_York", datetime(2026, 11, 10, 12, tzinfo=UTC))
+    home = account_in(open_home, "America/New_York", datetime(2026, 11, 10, 12, tzinfo=UTC))
     metric = first_sync(home)
     first, later = date(2026, 11, 2), date(2026, 11, 5)
     assert (
@@ -223,9 +223,9 @@ def test_a_changed_zone_is_said_with_the_days_that_it_concerns(start: StartHome)
     assert "time zone was" not in command(home, "status").stdout
 
 
-def test_another_name_of_the_zone_is_no_change(start: StartHome) -> None:
+def test_another_name_of_the_zone_is_no_change(open_home: StartHome) -> None:
     """Klaviyo may call a zone by its newer name: the days are the same, and nothing is said."""
-    home = account_in(start, "Europe/Kiev", datetime(2026, 11, 10, 12, tzinfo=UTC))
+    home = account_in(open_home, "Europe/Kiev", datetime(2026, 11, 10, 12, tzinfo=UTC))
     metric = first_sync(home)
     run_partitions(home, FLOW_REPORT, (metric, date(2026, 11, 2)))
     home.account.set_time_zone("Europe/Kyiv")

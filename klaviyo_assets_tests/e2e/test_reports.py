@@ -34,10 +34,10 @@ CHANGES = [
 """Days on which the clocks of a zone change."""
 
 
-def report_home(start: StartHome, now: datetime, zone: str = "UTC", **numbers: object) -> Home:
+def report_home(open_home: StartHome, now: datetime, zone: str = "UTC", **numbers: object) -> Home:
     """Return a home whose shop is at `now` in a zone, with campaigns read and metrics known."""
     sizes = {"days": 60, "campaigns": 40, "flows": 24, "report_page": 5000, **numbers}
-    home = start(now=now, timezone=zone, **sizes)
+    home = open_home(now=now, timezone=zone, **sizes)
     home.settings |= {"KLAVIYO_TIMEZONE": zone, "KLAVIYO_REPORT_START_DATE": "2026-01-01"}
     run = home.sync("metrics", "campaigns")
     assert run.success, run.failures
@@ -48,10 +48,10 @@ def report_home(start: StartHome, now: datetime, zone: str = "UTC", **numbers: o
 
 @pytest.mark.parametrize(("zone", "change"), CHANGES)
 def test_every_day_has_its_truth_over_the_change_of_clocks(
-    start: StartHome, zone: str, change: date
+    open_home: StartHome, zone: str, change: date
 ) -> None:
     """Values equal the shop's own for every day around a change of clocks."""
-    home = report_home(start, NOW, zone, days=(NOW.date() - change).days + 12)
+    home = report_home(open_home, NOW, zone, days=(NOW.date() - change).days + 12)
     metric = report_metrics(home)[0]
     days = days_between(change - timedelta(days=8), change + timedelta(days=8))
     for stream in (FLOW_REPORT, CAMPAIGN_REPORT):
@@ -62,9 +62,9 @@ def test_every_day_has_its_truth_over_the_change_of_clocks(
         assert "add up" not in done.run.warnings
 
 
-def test_restated_values_replace_what_was_stored(start: StartHome) -> None:
+def test_restated_values_replace_what_was_stored(open_home: StartHome) -> None:
     """Nine days later the same days are fetched again, and equal the truth of then."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     metric = report_metrics(home)[0]
     days = days_between(date(2026, 10, 10), date(2026, 11, 9))
     for stream in (FLOW_REPORT, CAMPAIGN_REPORT):
@@ -81,10 +81,10 @@ def test_restated_values_replace_what_was_stored(start: StartHome) -> None:
         home.account.advance_clock(days=-9)
 
 
-def test_the_unfinished_day_is_not_stored_west_of_utc(start: StartHome) -> None:
+def test_the_unfinished_day_is_not_stored_west_of_utc(open_home: StartHome) -> None:
     """At 02:00 UTC the day before goes on in Los Angeles: it is refused, and not stored."""
     now = datetime(2026, 10, 10, 2, tzinfo=UTC)
-    home = report_home(start, now, "America/Los_Angeles")
+    home = report_home(open_home, now, "America/Los_Angeles")
     metric = report_metrics(home)[0]
     done = run_partitions(home, FLOW_REPORT, (metric, date(2026, 10, 6), metric, date(2026, 10, 9)))
     assert not done.run.success
@@ -96,9 +96,9 @@ def test_the_unfinished_day_is_not_stored_west_of_utc(start: StartHome) -> None:
     assert not stored_rows(home, FLOW_REPORT, metric, [date(2026, 10, 9)])
 
 
-def test_another_zone_than_the_accounts_is_refused_before_any_request(start: StartHome) -> None:
+def test_another_zone_than_the_accounts_is_refused_before_any_request(open_home: StartHome) -> None:
     """A wrong KLAVIYO_TIMEZONE names the right one and costs no report request."""
-    home = report_home(start, datetime(2026, 10, 10, tzinfo=UTC), "Europe/Copenhagen")
+    home = report_home(open_home, datetime(2026, 10, 10, tzinfo=UTC), "Europe/Copenhagen")
     metric = report_metrics(home)[0]
     day = date(2026, 10, 1)
     done = run_partitions(home, FLOW_REPORT, (metric, day), timezone="America/New_York")
@@ -109,9 +109,9 @@ def test_another_zone_than_the_accounts_is_refused_before_any_request(start: Sta
     assert alias.run.success, alias.run.failures
 
 
-def test_seven_runs_of_a_day_cost_what_one_run_costs(start: StartHome) -> None:
+def test_seven_runs_of_a_day_cost_what_one_run_costs(open_home: StartHome) -> None:
     """Twenty metrics' worth of sibling runs, cut day by day, share one answer a metric."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     metrics = report_metrics(home)
     for day in days_between(date(2026, 10, 1), date(2026, 10, 7)):
         done = run_partitions(home, FLOW_REPORT, (metrics[0], day, metrics[-1], day))
@@ -124,9 +124,9 @@ def test_seven_runs_of_a_day_cost_what_one_run_costs(start: StartHome) -> None:
         )
 
 
-def test_metadata_of_each_partition(start: StartHome) -> None:
+def test_metadata_of_each_partition(open_home: StartHome) -> None:
     """Each tells its metric's name, its rows, what it shared, whether it is final, the zone."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     metric = report_metrics(home)[0]
     ((name,),) = home.query(f"SELECT name FROM klaviyo.metrics WHERE id = '{metric}'")
     done = run_partitions(home, FLOW_REPORT, (metric, date(2026, 10, 1), metric, date(2026, 11, 9)))
@@ -147,9 +147,9 @@ def test_metadata_of_each_partition(start: StartHome) -> None:
         assert {row["is_final"] for row in rows.values()} <= {day <= date(2026, 10, 10)}
 
 
-def test_a_metric_of_no_table_has_no_name(start: StartHome) -> None:
+def test_a_metric_of_no_table_has_no_name(open_home: StartHome) -> None:
     """Reports come before the metrics were ever read; only the name is missing."""
-    home = start(now=NOW, timezone="UTC", days=30)
+    home = open_home(now=NOW, timezone="UTC", days=30)
     home.settings["KLAVIYO_REPORT_START_DATE"] = "2026-10-01"
     metric = report_metrics(home)[0]
     add_metrics(home, [metric])
@@ -169,10 +169,10 @@ def test_a_metric_of_no_table_has_no_name(start: StartHome) -> None:
     ],
 )
 def test_what_makes_no_sense_for_a_report_is_refused(
-    start: StartHome, config: dict[str, object], words: str
+    open_home: StartHome, config: dict[str, object], words: str
 ) -> None:
     """Other sync modes and windows are refused before anything is asked."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     done = run_partitions(
         home, FLOW_REPORT, (report_metrics(home)[0], date(2026, 10, 1)), config=config
     )
@@ -180,9 +180,9 @@ def test_what_makes_no_sense_for_a_report_is_refused(
     assert home.account.request_counts().total() == 0
 
 
-def test_launches_that_dagster_would_cut_down_are_refused(start: StartHome) -> None:
+def test_launches_that_dagster_would_cut_down_are_refused(open_home: StartHome) -> None:
     """A job's backfill and a reversed range end in a sentence and fetch nothing."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     first, second = report_metrics(home)[:2]
     day = date(2026, 10, 1)
     of_a_job = {"dagster/partition/date": "2026-10-01", "dagster/partition/metric": first}
@@ -197,13 +197,13 @@ def test_launches_that_dagster_would_cut_down_are_refused(start: StartHome) -> N
     assert request_count(home, FLOW_REPORT) == 0
 
 
-def test_a_missing_scope_skips_the_report(start: StartHome) -> None:
+def test_a_missing_scope_skips_the_report(open_home: StartHome) -> None:
     """The run is green, nothing is materialized, and the scope is named."""
     key = PrivateApiKey(
         value="pk_" + "a" * 40,
         scopes=frozenset({"accounts:read", "metrics:read", "campaigns:read"}),
     )
-    home = start(now=NOW, timezone="UTC", keys=(key,))
+    home = open_home(now=NOW, timezone="UTC", keys=(key,))
     home.settings["KLAVIYO_REPORT_START_DATE"] = "2026-01-01"
     add_metrics(home, report_metrics(home))
     done = run_partitions(home, FLOW_REPORT, (report_metrics(home)[0], date(2026, 10, 1)))

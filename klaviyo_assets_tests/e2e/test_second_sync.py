@@ -13,7 +13,7 @@ from klaviyo_assets_tests.e2e.run_log import RunResult
 from klaviyo_assets_tests.e2e.sandbox_account import NOON, open_sandbox_account
 
 # Its home is read by all of them: one worker makes it.
-pytestmark = pytest.mark.xdist_group("twice")
+pytestmark = pytest.mark.xdist_group("two_syncs")
 
 ASKED_AGAIN = {
     "accounts": 1,
@@ -61,48 +61,50 @@ class Twice:
 
 
 @pytest.fixture(scope="module")
-def twice(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twice]:
+def two_syncs(dagster_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twice]:
     """Give two syncs of everything, one right after the other."""
-    with open_sandbox_account() as shop:
-        home = Home(account=shop, root=tmp_path_factory.mktemp("twice"), dagster_template=blank)
+    with open_sandbox_account() as account:
+        home = Home(
+            account=account, root=tmp_path_factory.mktemp("home"), dagster_template=dagster_template
+        )
         first = home.sync()
         between = {stream: sorted(home.ids(stream)) for stream in ASKED_AGAIN}
-        shop.clear_journal()
+        account.clear_journal()
         second = home.sync()
-        asked = sum(shop.request_counts().values())
+        asked = sum(account.request_counts().values())
         yield Twice(home=home, first=first, between=between, second=second, asked=asked)
 
 
-def test_a_second_sync_at_once_asks_only_what_could_be_new(twice: Twice) -> None:
+def test_a_second_sync_at_once_asks_only_what_could_be_new(two_syncs: Twice) -> None:
     """It makes 21 requests, one a slice and one a list, and not a word of warning."""
-    assert twice.second.success
+    assert two_syncs.second.success
     assert {
-        each: twice.second.metadata_number(each, "requests") for each in ASKED_AGAIN
+        each: two_syncs.second.metadata_number(each, "requests") for each in ASKED_AGAIN
     } == ASKED_AGAIN
-    assert twice.asked == sum(ASKED_AGAIN.values()) == 21
-    assert twice.second.warnings == ""
+    assert two_syncs.asked == sum(ASKED_AGAIN.values()) == 21
+    assert two_syncs.second.warnings == ""
 
 
-def test_a_second_sync_at_once_changes_nothing(twice: Twice) -> None:
+def test_a_second_sync_at_once_changes_nothing(two_syncs: Twice) -> None:
     """It doubles nothing, loses nothing, and hands every mark on as it was."""
-    for stream, ids in twice.between.items():
-        assert sorted(twice.home.ids(stream)) == ids
-        assert twice.second.cursor(stream) == twice.first.cursor(stream)
-        assert twice.second.materializations[stream]["dagster/row_count"] == len(ids)
+    for stream, ids in two_syncs.between.items():
+        assert sorted(two_syncs.home.ids(stream)) == ids
+        assert two_syncs.second.cursor(stream) == two_syncs.first.cursor(stream)
+        assert two_syncs.second.materializations[stream]["dagster/row_count"] == len(ids)
 
 
 @pytest.mark.parametrize("stream", SLICES)
-def test_only_records_at_the_mark_are_read_again(twice: Twice, stream: str) -> None:
+def test_only_records_at_the_mark_are_read_again(two_syncs: Twice, stream: str) -> None:
     """A second sync reads what shares the second of a slice's mark or is later, and no more."""
     column, slices = SLICES[stream]
-    (expected,) = twice.home.query(
+    (expected,) = two_syncs.home.query(
         "SELECT count(*) FILTER (again) FROM (SELECT "
         f"{column} >= date_trunc('second', max({column}) FILTER (WHERE {column} <= "
         f"TIMESTAMPTZ '{NOON.isoformat()}' - INTERVAL 5 MINUTE) OVER (PARTITION BY {slices})) "
         f"AS again FROM klaviyo.{stream})"
     )
-    assert twice.second.metadata_number(stream, "records_read") == expected[0]
-    assert expected[0] < len(twice.between[stream])
+    assert two_syncs.second.metadata_number(stream, "records_read") == expected[0]
+    assert expected[0] < len(two_syncs.between[stream])
 
 
 CHANGING = ("campaigns", "email_templates", "events", "flows", "lists", "profiles", "segments")
@@ -182,9 +184,9 @@ def test_the_late_days_are_a_setting(home: Home) -> None:
     assert set(home.account.shown_record_counts("/api/events")) == again
 
 
-def test_future_events_are_kept_and_move_nothing(start: StartHome) -> None:
+def test_future_events_are_kept_and_move_nothing(open_home: StartHome) -> None:
     """An event dated ahead is stored at once, and later ordinary events still arrive."""
-    home = start(future_events=4)
+    home = open_home(future_events=4)
     first = home.sync("events")
     mark = datetime.fromisoformat(str(first.cursor("events")))
     ahead = f"SELECT count(*) FROM klaviyo.events WHERE datetime > '{NOON + DAY}'"

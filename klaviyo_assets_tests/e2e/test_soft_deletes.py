@@ -103,7 +103,7 @@ def test_before_the_start_date_nothing_is_called_deleted(home: Home) -> None:
     assert sorted(home.ids("profiles")) == late
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("fast_retries")
 def test_a_refresh_that_fails_marks_nothing(home: Home) -> None:
     """Where one slice cannot be read the table stays as it is, marks included."""
     home.sync("campaigns")
@@ -140,9 +140,9 @@ def test_a_damaged_file_does_not_stop_a_complete_read(home: Home, stream: str) -
     assert home.sync(stream, config=whole(stream)).warnings == ""
 
 
-def test_a_record_that_moves_while_it_is_looked_for_is_found(start: StartHome) -> None:
+def test_a_record_that_moves_while_it_is_looked_for_is_found(open_home: StartHome) -> None:
     """A flow archived after the archived ones were read is brought by the same full refresh."""
-    home = start(flows=160, events=0)
+    home = open_home(flows=160, events=0)
     home.sync("flows")
     flows = home.query("SELECT id FROM klaviyo.flows WHERE NOT archived ORDER BY updated DESC")
     assert len(flows) > 100

@@ -15,7 +15,7 @@ from klaviyo_assets_tests.e2e.run_log import RunResult
 from klaviyo_assets_tests.e2e.sandbox_account import NOON, open_sandbox_account
 
 # Its home is read by all of them: one worker makes it.
-pytestmark = pytest.mark.xdist_group("first")
+pytestmark = pytest.mark.xdist_group("first_sync")
 
 STREAMS = [stream.name for stream in COLLECTIONS]
 CURSORS = {
@@ -64,22 +64,24 @@ class First:
 
 
 @pytest.fixture(scope="module")
-def first(blank: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[First]:
+def first_sync(dagster_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[First]:
     """Give one first sync for all tests of this module."""
-    with open_sandbox_account() as shop:
+    with open_sandbox_account() as account:
         # Too young to become a mark: what arrives late by seconds would be lost behind it.
         young = (NOON - timedelta(minutes=2)).isoformat()
-        shop.add_events({"datetime": young})
-        shop.mutate(profile=min(shop.true_ids("profiles")), set={"updated": young})
-        home = Home(account=shop, root=tmp_path_factory.mktemp("first"), dagster_template=blank)
+        account.add_events({"datetime": young})
+        account.mutate(profile=min(account.true_ids("profiles")), set={"updated": young})
+        home = Home(
+            account=account, root=tmp_path_factory.mktemp("home"), dagster_template=dagster_template
+        )
         yield First(home=home, run=home.sync())
 
 
-def schema_of(first: First, stream: str) -> list[tuple[str, str]]:
+def schema_of(first_sync: First, stream: str) -> list[tuple[str, str]]:
     """Return names and DuckDB types of a relation's columns, in their order."""
     return [
         (name, kind)
-        for name, kind in first.home.query(
+        for name, kind in first_sync.home.query(
             "SELECT column_name, data_type FROM information_schema.columns "
             f"WHERE table_schema = 'main' AND table_name = '{stream}' "
             "ORDER BY ordinal_position"
@@ -87,56 +89,56 @@ def schema_of(first: First, stream: str) -> list[tuple[str, str]]:
     ]
 
 
-def test_every_stream_is_materialized(first: First) -> None:
+def test_every_stream_is_materialized(first_sync: First) -> None:
     """One run brings every collection stream, each as a relation of its name, and nothing else."""
-    assert first.run.success
-    assert sorted(first.run.materializations) == sorted(STREAMS)
-    assert first.home.relation_names() == set(STREAMS)
+    assert first_sync.run.success
+    assert sorted(first_sync.run.materializations) == sorted(STREAMS)
+    assert first_sync.home.relation_names() == set(STREAMS)
 
 
 @pytest.mark.parametrize("stream", STREAMS)
-def test_a_relation_holds_exactly_what_klaviyo_has(first: First, stream: str) -> None:
+def test_a_relation_holds_exactly_what_klaviyo_has(first_sync: First, stream: str) -> None:
     """The ids of a relation are those of the shop's own count, each once."""
-    held = first.home.ids(stream)
+    held = first_sync.home.ids(stream)
     assert len(held) > 0
-    assert sorted(held) == sorted(first.home.account.true_ids(LIKE.get(stream, stream)))
+    assert sorted(held) == sorted(first_sync.home.account.true_ids(LIKE.get(stream, stream)))
 
 
 @pytest.mark.parametrize(("stream", "column"), CURSORS.items())
-def test_a_cursor_is_never_null(first: First, stream: str, column: str) -> None:
+def test_a_cursor_is_never_null(first_sync: First, stream: str, column: str) -> None:
     """Where a stream has a cursor, every row has one; every row tells when it was read."""
-    rows = first.home.query(
+    rows = first_sync.home.query(
         f"SELECT count(*) FROM klaviyo.{stream} WHERE {column} IS NULL OR synced_at IS NULL"
     )
     assert rows == [(0,)]
 
 
 @pytest.mark.parametrize("stream", STREAMS)
-def test_columns_are_those_that_dagster_shows(first: First, stream: str) -> None:
+def test_columns_are_those_that_dagster_shows(first_sync: First, stream: str) -> None:
     """A relation's columns have the names, order and types of `dagster/column_schema`."""
-    shown = first.run.materializations[stream]["dagster/column_schema"]
+    shown = first_sync.run.materializations[stream]["dagster/column_schema"]
     assert isinstance(shown, dg.TableSchema)
     declared = [(column.name, DUCKDB_TYPES[column.type]) for column in shown.columns]
-    assert schema_of(first, stream) == declared
+    assert schema_of(first_sync, stream) == declared
     assert all(column.description for column in shown.columns)
     assert declared[0] == ("id", "VARCHAR")
 
 
 @pytest.mark.parametrize(("stream", "names"), PROMISED.items())
-def test_the_promised_columns_are_there(first: First, stream: str, names: str) -> None:
+def test_the_promised_columns_are_there(first_sync: First, stream: str, names: str) -> None:
     """Every column that the contract names is in its relation."""
-    assert set(names.split()) <= {name for name, _ in schema_of(first, stream)}
+    assert set(names.split()) <= {name for name, _ in schema_of(first_sync, stream)}
 
 
 @pytest.mark.parametrize("stream", STREAMS)
-def test_metadata_tells_what_was_done(first: First, stream: str) -> None:
+def test_metadata_tells_what_was_done(first_sync: First, stream: str) -> None:
     """A materialization carries every promised key, with the numbers of the sync and the table."""
-    shown = first.run.materializations[stream]
+    shown = first_sync.run.materializations[stream]
     assert shown["klaviyo/sync_mode"] == "incremental_deduped"
     assert shown["dagster/table_name"] == f"klaviyo.{stream}"
-    assert shown["dagster/row_count"] == first.home.row_count(stream)
+    assert shown["dagster/row_count"] == first_sync.home.row_count(stream)
     assert shown.get("klaviyo/cursor_field") == CURSORS.get(stream)
-    read = 0 if stream == "events_detailed" else first.home.row_count(stream)
+    read = 0 if stream == "events_detailed" else first_sync.home.row_count(stream)
     assert shown["klaviyo/records_read"] == shown["klaviyo/rows_written"] == read
     assert shown["klaviyo/retries"] == 0
     assert shown["klaviyo/throttled_seconds"] == 0
@@ -144,33 +146,33 @@ def test_metadata_tells_what_was_done(first: First, stream: str) -> None:
 
 @pytest.mark.parametrize(("stream", "column"), CURSORS.items())
 def test_the_mark_is_the_newest_cursor_that_has_settled(
-    first: First, stream: str, column: str
+    first_sync: First, stream: str, column: str
 ) -> None:
     """The mark is the greatest cursor that is stored and older than five minutes, in UTC."""
-    greatest = first.home.query(
+    greatest = first_sync.home.query(
         f"SELECT max({column}) FROM klaviyo.{stream} "
         f"WHERE {column} <= TIMESTAMPTZ '{NOON.isoformat()}' - INTERVAL 5 MINUTE"
     )
-    assert first.run.cursor(stream) == greatest[0][0].isoformat()
+    assert first_sync.run.cursor(stream) == greatest[0][0].isoformat()
 
 
-def test_streams_without_a_cursor_have_no_mark(first: First) -> None:
+def test_streams_without_a_cursor_have_no_mark(first_sync: First) -> None:
     """A stream that is read whole each time shows neither mark nor cursor field."""
     for stream in set(STREAMS) - set(CURSORS):
-        assert "klaviyo/cursor" not in first.run.materializations[stream]
-        assert "klaviyo/cursor_field" not in first.run.materializations[stream]
+        assert "klaviyo/cursor" not in first_sync.run.materializations[stream]
+        assert "klaviyo/cursor_field" not in first_sync.run.materializations[stream]
 
 
-def test_events_are_stored_with_what_came_along(first: First) -> None:
+def test_events_are_stored_with_what_came_along(first_sync: First) -> None:
     """An event keeps its properties as JSON, its relations as ids, and times in UTC."""
-    rows = first.home.query(
+    rows = first_sync.home.query(
         "SELECT epoch(datetime)::BIGINT = timestamp, json_valid(event_properties), "
         "metric_id IS NULL OR metric_id IN (SELECT id FROM klaviyo.metrics), "
         "profile_id IS NULL OR profile_id IN (SELECT id FROM klaviyo.profiles) "
         "FROM klaviyo.events"
     )
     assert set(rows) == {(True, True, True, True)}
-    credited = first.home.query(
+    credited = first_sync.home.query(
         "SELECT attributions, attributed_campaign_id, attributed_flow_id FROM klaviyo.events "
         "WHERE attributions <> '[]'"
     )
@@ -181,10 +183,10 @@ def test_events_are_stored_with_what_came_along(first: First) -> None:
         assert flow == ((related.get("flow") or {}).get("data") or {}).get("id")
 
 
-def test_events_detailed_names_the_metric(first: First) -> None:
+def test_events_detailed_names_the_metric(first_sync: First) -> None:
     """`events_detailed` adds the metric's name and integration as `metrics` has them."""
-    metrics = first.home.account.attributes("metric")
-    rows = first.home.query(
+    metrics = first_sync.home.account.attributes("metric")
+    rows = first_sync.home.query(
         "SELECT DISTINCT metric_id, metric_name, metric_integration_name "
         "FROM klaviyo.events_detailed WHERE metric_id IS NOT NULL"
     )
@@ -194,12 +196,12 @@ def test_events_detailed_names_the_metric(first: First) -> None:
         assert integration == (metrics[metric]["integration"] or {}).get("name")
 
 
-def test_campaigns_of_every_channel_and_state_are_there(first: First) -> None:
+def test_campaigns_of_every_channel_and_state_are_there(first_sync: First) -> None:
     """Email, SMS and push campaigns are stored, archived ones too, with their messages whole."""
-    found = set(first.home.query("SELECT channel, archived FROM klaviyo.campaigns"))
+    found = set(first_sync.home.query("SELECT channel, archived FROM klaviyo.campaigns"))
     assert {channel for channel, _ in found} == {"email", "sms", "mobile_push"}
     assert {archived for _, archived in found} == {True, False}
-    (messages,) = first.home.query(
+    (messages,) = first_sync.home.query(
         "SELECT campaign_message_ids, campaign_messages FROM klaviyo.campaigns "
         "WHERE len(campaign_message_ids) > 0 LIMIT 1"
     )

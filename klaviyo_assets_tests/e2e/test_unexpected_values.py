@@ -37,7 +37,7 @@ def test_an_odd_attribute_of_the_account_stops_no_stream(home: Home, attributes:
     assert home.sync("events", "lists").success
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("fast_retries")
 @pytest.mark.parametrize("data", ['[{"type":"account","id":""}]', "[]", '[{"id":9}]', '"x"'])
 def test_an_account_without_an_id_is_no_account(home: Home, data: str) -> None:
     """Nothing is bound to a name that is none; it is asked again, and then fails in words."""
@@ -48,9 +48,9 @@ def test_an_account_without_an_id_is_no_account(home: Home, data: str) -> None:
     assert home.sync("lists").success
 
 
-def test_odd_words_beside_a_mapping_do_not_hide_it(start: StartHome) -> None:
+def test_odd_words_beside_a_mapping_do_not_hide_it(open_home: StartHome) -> None:
     """Mappings without ids, and one whose name is a number: the revenue metric is found."""
-    home = start()
+    home = open_home()
     metric = min(home.account.true_ids("metrics"))
     related = {"metric": {"data": {"type": "metric", "id": metric}}}
     records: list[object] = [

@@ -247,19 +247,22 @@ def run_task_with_short_waits(task: SyncTask, now: datetime) -> None:
     run_task_and_exit(task)
 
 
-def run_seed(seed: int, folder: Path, blank: Path) -> SeedResult:
+def run_seed(seed: int, folder: Path, dagster_template: Path) -> SeedResult:
     """Return what becomes of a seed in a fresh home below `folder`."""
     chance = random.Random(seed)
     streams = ("events", *chance.sample(OTHER_STREAMS, chance.randint(1, 3)))
     outcome = SeedResult(seed=seed, streams=streams)
     events = chance.choice([0, 1500, 4000])
-    with open_sandbox_account(seed=seed, events=events, gzip=chance.random() < 0.5) as shop:
+    with open_sandbox_account(seed=seed, events=events, gzip=chance.random() < 0.5) as account:
         # Some events of a shop come days late.
         settings = {"KLAVIYO_LOOKBACK_DAYS": "7"}
         home = Home(
-            account=shop, root=folder / f"seed-{seed}", dagster_template=blank, settings=settings
+            account=account,
+            root=folder / f"seed-{seed}",
+            dagster_template=dagster_template,
+            settings=settings,
         )
-        shop.sandbox.faults.add(
+        account.sandbox.faults.add(
             {"random": {"seed": seed, "rate": FAULT_RATE, "kinds": list(FAULT_KINDS)}}
         )
         dice = SeedRun(home=home, rng=chance, outcome=outcome)
@@ -298,10 +301,10 @@ def main() -> int:
     began = monotonic()
     outcomes: list[SeedResult] = []
     with TemporaryDirectory() as blank_folder:
-        blank = create_dagster_home(Path(blank_folder), ROOT / "deploy" / "dagster.yaml")
+        dagster_template = create_dagster_home(Path(blank_folder), ROOT / "deploy" / "dagster.yaml")
         for seed in range(wanted.first, wanted.first + wanted.seeds):
             with TemporaryDirectory() as folder:
-                outcomes.append(run_seed(seed, Path(folder), blank))
+                outcomes.append(run_seed(seed, Path(folder), dagster_template))
             sys.stdout.write(f"{outcomes[-1]}\n")
             sys.stdout.flush()
     sys.stdout.write(summary(outcomes, monotonic() - began) + "\n")

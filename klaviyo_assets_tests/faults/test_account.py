@@ -57,11 +57,11 @@ def test_f77_one_refusal_at_the_first_call_binds_the_lake_to_nothing(home: Home)
 
 @pytest.mark.parametrize("streams", [("lists",), ("events", "profiles")], ids=" ".join)
 def test_f77_a_key_that_may_read_the_account_takes_the_lake_over(
-    start: StartHome, streams: tuple[str, ...]
+    open_home: StartHome, streams: tuple[str, ...]
 ) -> None:
     """As our text advises: a new key with the scope goes on, once; another account is refused."""
     keys = (PrivateApiKey(value=BLIND, scopes=WITHOUT), PrivateApiKey(value=DEFAULT_KEY))
-    home = start(keys=keys)
+    home = open_home(keys=keys)
     assert home.sync(*streams, api_key=BLIND).success
     assert str(account_of(home)).startswith("key-")
     home.account.advance_clock(hours=3)
@@ -70,29 +70,29 @@ def test_f77_a_key_that_may_read_the_account_takes_the_lake_over(
     assert run.warnings.count("are one account") == 1
     assert account_of(home) == true_id(home)
     assert_complete(home, *streams)
-    refuse_another(home, start, *streams)
+    refuse_another(home, open_home, *streams)
     # And back to a narrower key: what is stored proves that it is the same account.
     assert home.sync(*streams, api_key=BLIND).success
     assert account_of(home) == true_id(home)
 
 
-def test_f77_two_keys_without_the_scope_are_one_account(start: StartHome) -> None:
+def test_f77_two_keys_without_the_scope_are_one_account(open_home: StartHome) -> None:
     """Neither key may read the account; the ids of what is stored tell that it is one."""
     keys = (PrivateApiKey(value=BLIND, scopes=WITHOUT), PrivateApiKey(value=OTHER, scopes=WITHOUT))
-    home = start(keys=(*keys, PrivateApiKey(value=DEFAULT_KEY)))
+    home = open_home(keys=(*keys, PrivateApiKey(value=DEFAULT_KEY)))
     assert home.sync("lists", "events", api_key=BLIND).success
     home.account.advance_clock(hours=3)
     assert home.sync("lists", "events", api_key=OTHER).success
     assert home.sync("lists", "events", api_key=OTHER).success
     assert home.sync("lists", "events", api_key=DEFAULT_KEY).success
     assert account_of(home) == true_id(home)
-    refuse_another(home, start, "lists")
+    refuse_another(home, open_home, "lists")
     assert_complete(home, "lists", "events")
 
 
-def refuse_another(home: Home, start: StartHome, *streams: str) -> None:
+def refuse_another(home: Home, open_home: StartHome, *streams: str) -> None:
     """Assert that keys of another account, with the scope and without it, change nothing."""
-    other = start(
+    other = open_home(
         seed=77, keys=(PrivateApiKey(value=BLIND, scopes=WITHOUT), PrivateApiKey(value=DEFAULT_KEY))
     )
     before = {stream: sorted(home.ids(stream)) for stream in streams}
@@ -103,7 +103,7 @@ def refuse_another(home: Home, start: StartHome, *streams: str) -> None:
     assert {stream: sorted(home.ids(stream)) for stream in streams} == before
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("fast_retries")
 @pytest.mark.parametrize("body", ['{"message": "blocked"}', "[]", '{"errors": []}'])
 def test_f77_a_gateways_answer_binds_nothing(home: Home, body: str) -> None:
     """A 403 that is JSON of somebody else's is asked again; in the end nothing is written."""
@@ -130,11 +130,11 @@ def test_f77_a_suspended_account_binds_nothing(home: Home) -> None:
 
 
 def test_f77_what_cannot_be_compared_is_adopted_by_hand(
-    start: StartHome, capsys: pytest.CaptureFixture[str]
+    open_home: StartHome, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Where the new key reads nothing of what is stored, the text names the verb, which asks."""
     narrow = PrivateApiKey(value=OTHER, scopes=frozenset({"accounts:read", "flows:read"}))
-    home = start(
+    home = open_home(
         keys=(PrivateApiKey(value=BLIND, scopes=WITHOUT), narrow, PrivateApiKey(value=DEFAULT_KEY))
     )
     assert home.sync("lists", api_key=BLIND).success
@@ -149,7 +149,7 @@ def test_f77_what_cannot_be_compared_is_adopted_by_hand(
     assert account_of(home) == true_id(home)
     assert adopt(home, key=DEFAULT_KEY) == 0
     assert "nothing to rename" in capsys.readouterr().out
-    other = start(seed=77)
+    other = open_home(seed=77)
     home.settings["KLAVIYO_BASE_URL"] = other.account.url
     assert adopt(home, "--yes") == 1
     assert "Give each account its own" in capsys.readouterr().err

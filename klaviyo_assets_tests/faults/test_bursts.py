@@ -55,11 +55,11 @@ HOURLY_SYNCS = {
 }
 
 
-def start_home(start: StartHome, case: Case, *more: Burst) -> Home:
+def start_home(open_home: StartHome, case: Case, *more: Burst) -> Home:
     """Give a home for a shop with the records of a case, and of other bursts."""
     bursts = (*more, *case.bursts)
     kind = f"{case.stream.removesuffix('s')}_bursts"
-    return start(latency_ms=LATENCY_MS, future_events=0, **{kind: bursts})
+    return open_home(latency_ms=LATENCY_MS, future_events=0, **{kind: bursts})
 
 
 def most_requests(records: int, stream: str) -> float:
@@ -69,11 +69,11 @@ def most_requests(records: int, stream: str) -> float:
 
 @pytest.mark.parametrize("name", FIRST_SYNCS)
 def test_f88_a_first_sync_of_bursts_asks_for_little_more_than_its_pages(
-    start: StartHome, name: str
+    open_home: StartHome, name: str
 ) -> None:
     """Everything is there once, and requests stay within the pages, a tenth of them, and ten."""
     case = FIRST_SYNCS[name]
-    home = start_home(start, case)
+    home = start_home(open_home, case)
     run = home.sync(case.stream)
     assert run.success
     truth = home.account.true_ids(case.stream)
@@ -86,11 +86,11 @@ def test_f88_a_first_sync_of_bursts_asks_for_little_more_than_its_pages(
 
 @pytest.mark.parametrize("name", HOURLY_SYNCS)
 def test_f88_an_hourly_sync_after_a_burst_asks_for_little_more_than_its_pages(
-    start: StartHome, name: str
+    open_home: StartHome, name: str
 ) -> None:
     """What is new comes in its pages and a few requests more, wherever in the hour it lies."""
     case = HOURLY_SYNCS[name]
-    home = start_home(start, case, Burst(records=40, start=-DAY, seconds=DAY // 2))
+    home = start_home(open_home, case, Burst(records=40, start=-DAY, seconds=DAY // 2))
     assert home.sync(case.stream).success
     before = home.account.true_ids(case.stream)
     home.account.advance_clock(hours=1)
@@ -106,12 +106,12 @@ def test_f88_an_hourly_sync_after_a_burst_asks_for_little_more_than_its_pages(
 
 
 def test_f88_an_hourly_sync_after_an_import_takes_a_request_or_two_beyond_its_pages(
-    start: StartHome,
+    open_home: StartHome,
 ) -> None:
     """Under Klaviyo's limits two readers use up what there is: 250 profiles cost three or four."""
     case = HOURLY_SYNCS["after an import"]
     bursts = (Burst(records=40, start=-DAY, seconds=DAY // 2), *case.bursts)
-    home = start(latency_ms=LATENCY_MS, rate_limit_scale=1.0, profile_bursts=bursts)
+    home = open_home(latency_ms=LATENCY_MS, rate_limit_scale=1.0, profile_bursts=bursts)
     home.settings["KLAVIYO_RATE_LIMIT_SCALE"] = "1"
     assert home.sync("profiles").success
     home.account.advance_clock(hours=1)
@@ -123,11 +123,11 @@ def test_f88_an_hourly_sync_after_an_import_takes_a_request_or_two_beyond_its_pa
 
 
 def test_f88_what_the_rate_limit_lets_through_is_read_by_as_many_as_it_takes(
-    start: StartHome,
+    open_home: StartHome,
 ) -> None:
     """Eight requests a second are one reader's at 50 ms a page: more would only cost requests."""
     even = Burst(records=2_500, start=-300 * DAY, seconds=299 * DAY)
-    home = start(latency_ms=LATENCY_MS, rate_limit_scale=1.0, profile_bursts=(even,))
+    home = open_home(latency_ms=LATENCY_MS, rate_limit_scale=1.0, profile_bursts=(even,))
     home.settings["KLAVIYO_RATE_LIMIT_SCALE"] = "1"
     run = home.sync("profiles")
     assert len(home.ids("profiles")) == 2_500

@@ -34,7 +34,7 @@ def blocked(*_: object, **__: object) -> list[tuple[object, ...]]:
     return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("0.0.0.0", port))]  # noqa: S104
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("fast_retries")
 @pytest.mark.parametrize(
     ("resolver", "said"),
     [
@@ -59,7 +59,7 @@ def test_f16_a_name_that_leads_nowhere_is_told(
     assert_complete(home, "lists")
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("fast_retries")
 def test_f16_a_refused_connection_is_told(home: Home) -> None:
     """Where nobody listens the stream fails after bounded tries, with the host and a hint."""
     run = home.sync("lists", base_url=f"http://127.0.0.1:{free_port()}")
@@ -73,7 +73,7 @@ def test_f16_a_refused_connection_is_told(home: Home) -> None:
     assert_complete(home, "lists")
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("fast_retries")
 @pytest.mark.parametrize("trusted", [False, True], ids=["unknown authority", "another name"])
 def test_f17_a_certificate_that_cannot_be_verified_is_refused(
     home: Home, monkeypatch: pytest.MonkeyPatch, *, trusted: bool

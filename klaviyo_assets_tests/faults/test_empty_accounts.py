@@ -61,9 +61,9 @@ def downstream(home: Home) -> dict[str, int]:
     return counted
 
 
-def test_f55_an_empty_account_has_whole_tables(start: StartHome) -> None:
+def test_f55_an_empty_account_has_whole_tables(open_home: StartHome) -> None:
     """Every stream is a table without rows and with its columns, and what is made of them runs."""
-    full, home = start(events=50, campaigns=3), start(**ACCOUNT_SIZES["empty"])
+    full, home = open_home(events=50, campaigns=3), open_home(**ACCOUNT_SIZES["empty"])
     assert full.sync().success
     run = home.sync()
     assert run.success
@@ -82,9 +82,9 @@ def test_f55_an_empty_account_has_whole_tables(start: StartHome) -> None:
     assert_complete(home, "events")
 
 
-def test_f55_an_account_without_a_metric_has_no_report(start: StartHome) -> None:
+def test_f55_an_account_without_a_metric_has_no_report(open_home: StartHome) -> None:
     """Without a metric the metrics are an empty table, and there is no partition to fetch."""
-    home = start(**ACCOUNT_SIZES["empty"])
+    home = open_home(**ACCOUNT_SIZES["empty"])
     for metric in home.account.true_ids("metrics"):
         home.account.mutate(metric=metric, delete=True)
     assert home.sync("metrics", "events", "events_detailed").success
@@ -102,9 +102,11 @@ def test_f55_an_account_without_a_metric_has_no_report(start: StartHome) -> None
         assert done.materializations == ()
 
 
-def test_f56_one_list_without_members_or_names(start: StartHome) -> None:
+def test_f56_one_list_without_members_or_names(open_home: StartHome) -> None:
     """A list of nobody and records whose names are null are stored as they are."""
-    home = start(**{**ACCOUNT_SIZES["empty"], "lists": 1, "segments": 1, "flows": 2, "profiles": 2})
+    home = open_home(
+        **{**ACCOUNT_SIZES["empty"], "lists": 1, "segments": 1, "flows": 2, "profiles": 2}
+    )
     (only,) = home.account.true_ids("lists")
     home.account.mutate(
         list=only, set={"name": None}, remove=sorted(home.account.list_member_ids(only))

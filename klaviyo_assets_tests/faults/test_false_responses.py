@@ -31,12 +31,12 @@ NO_PAGES: Mapping[str, tuple[str, Mapping[str, object], str]] = {
 F71 = [each for each in NO_PAGES if "links" in each]
 F72 = [each for each in NO_PAGES if each not in F71]
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("fast_retries")
 
 
-def stocked(start: StartHome) -> Home:
+def stocked(open_home: StartHome) -> Home:
     """Return a home for a shop with some pages of lists, profiles and events."""
-    return start(lists=15, profiles=250, events=2_500, future_events=0, days=3)
+    return open_home(lists=15, profiles=250, events=2_500, future_events=0, days=3)
 
 
 def asked_again(home: Home, lie: str) -> None:
@@ -82,31 +82,31 @@ def judge_told(run: RunResult, said: str, stream: str) -> None:
 
 
 @pytest.mark.parametrize("lie", F71)
-def test_f71_a_page_without_its_place_is_asked_for_again(start: StartHome, lie: str) -> None:
+def test_f71_a_page_without_its_place_is_asked_for_again(open_home: StartHome, lie: str) -> None:
     """Klaviyo always says where a page is: what does not is no page, and never the last one."""
-    asked_again(stocked(start), lie)
+    asked_again(stocked(open_home), lie)
 
 
-def test_f71_pages_without_their_place_for_ever_fail(start: StartHome) -> None:
+def test_f71_pages_without_their_place_for_ever_fail(open_home: StartHome) -> None:
     """If it lasts the stream fails, nothing counts as read, and no row is dropped or marked."""
-    fails_in_the_end(stocked(start), "nothing without links")
+    fails_in_the_end(stocked(open_home), "nothing without links")
 
 
 @pytest.mark.parametrize("lie", F72)
-def test_f72_what_tells_of_errors_is_asked_for_again(start: StartHome, lie: str) -> None:
+def test_f72_what_tells_of_errors_is_asked_for_again(open_home: StartHome, lie: str) -> None:
     """Klaviyo never sends errors with records, nor an object with neither."""
-    asked_again(stocked(start), lie)
+    asked_again(stocked(open_home), lie)
 
 
-def test_f72_errors_for_ever_fail(start: StartHome) -> None:
+def test_f72_errors_for_ever_fail(open_home: StartHome) -> None:
     """If it lasts the stream fails with Klaviyo's own words."""
-    fails_in_the_end(stocked(start), "errors beside a page")
+    fails_in_the_end(stocked(open_home), "errors beside a page")
 
 
 @pytest.mark.parametrize("lie", ["errors beside a page", "an empty object"])
-def test_f72_single_records_are_asked_for_again(start: StartHome, lie: str) -> None:
+def test_f72_single_records_are_asked_for_again(open_home: StartHome, lie: str) -> None:
     """The same of answers that are no pages: each list's profile count."""
-    home = start(lists=4, events=0)
+    home = open_home(lists=4, events=0)
     assert home.sync("lists").success
     kind, options, _ = NO_PAGES[lie]
     one = f"/api/lists/{min(home.ids('lists'))}"
@@ -131,9 +131,9 @@ WHOLE_READS: Mapping[str, Mapping[str, object]] = {
 
 
 @pytest.mark.parametrize("kept", [0, 10])
-def test_f73_a_read_that_leaves_much_out_is_not_believed(start: StartHome, kept: int) -> None:
+def test_f73_a_read_that_leaves_much_out_is_not_believed(open_home: StartHome, kept: int) -> None:
     """Nothing, or a list cut short, in Klaviyo's own form: read twice, then refused in words."""
-    home = stocked(start)
+    home = stocked(open_home)
     assert home.sync(*WHOLE_READS).success
     for stream, config in WHOLE_READS.items():
         before = home.query(f"FROM klaviyo.{stream} ORDER BY id")
@@ -154,9 +154,9 @@ def test_f73_a_read_that_leaves_much_out_is_not_believed(start: StartHome, kept:
     assert_complete(home, "events", "lists", "profiles")
 
 
-def test_f73_a_lie_told_once_changes_nothing(start: StartHome) -> None:
+def test_f73_a_lie_told_once_changes_nothing(open_home: StartHome) -> None:
     """The second read has everything: the run is green, and says that it read twice."""
-    home = stocked(start)
+    home = stocked(open_home)
     assert home.sync(*WHOLE_READS).success
     for stream, config in WHOLE_READS.items():
         with home.account.inject_fault(
@@ -170,9 +170,9 @@ def test_f73_a_lie_told_once_changes_nothing(start: StartHome) -> None:
     assert_complete(home, "events", "lists", "profiles")
 
 
-def test_f73_what_is_confirmed_is_believed(start: StartHome) -> None:
+def test_f73_what_is_confirmed_is_believed(open_home: StartHome) -> None:
     """Most lists are really deleted: refused until somebody confirms it, and marked then."""
-    home = stocked(start)
+    home = stocked(open_home)
     assert home.sync("lists").success
     gone = {home.account.mutate(list=each, delete=True) for each in sorted(home.ids("lists"))[:12]}
     assert "would mark 12 of 15 rows as deleted" in home.sync("lists").failures["lists"]
@@ -184,9 +184,9 @@ def test_f73_what_is_confirmed_is_believed(start: StartHome) -> None:
     assert sorted(home.live_ids("lists")) == sorted(home.account.true_ids("lists"))
 
 
-def test_f73_a_few_lists_may_go_unless_none_is_left(start: StartHome) -> None:
+def test_f73_a_few_lists_may_go_unless_none_is_left(open_home: StartHome) -> None:
     """Of small tables people delete half in an afternoon; that nothing is left is confirmed."""
-    home = start(lists=4, events=0)
+    home = open_home(lists=4, events=0)
     assert home.sync("lists").success
     first, second, third, fourth = sorted(home.ids("lists"))
     for each in (first, second, third):
@@ -202,9 +202,9 @@ def test_f73_a_few_lists_may_go_unless_none_is_left(start: StartHome) -> None:
     assert home.live_ids("lists") == []
 
 
-def test_f73_the_share_is_a_setting(start: StartHome) -> None:
+def test_f73_the_share_is_a_setting(open_home: StartHome) -> None:
     """What a table may lose is `KLAVIYO_SHRINK_LIMIT`; what lies before a start date is no loss."""
-    home = stocked(start)
+    home = stocked(open_home)
     assert home.sync("events", "lists").success
     for each in sorted(home.ids("lists"))[:12]:
         home.account.mutate(list=each, delete=True)

@@ -23,7 +23,7 @@ WHOLE = {"sync_mode": "full_refresh_overwrite"}
 HELD = 7.0
 """Seconds that one page of the refresh takes: two increments begin and end meanwhile."""
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("fast_retries")
 
 
 def held(path: str) -> Mapping[str, object]:
@@ -39,39 +39,39 @@ def wait_for_the_held_one(home: Home, life: ChildProcess, path: str) -> None:
         before, now = now, home.account.request_counts()[path]
 
 
-def test_f75_a_refresh_keeps_what_increments_stored_meanwhile(start: StartHome) -> None:
+def test_f75_a_refresh_keeps_what_increments_stored_meanwhile(open_home: StartHome) -> None:
     """Two hourly increments commit while it reads: it is stored once, with the rows of both.
 
     Of a profile that both have, the newer version stays; what was gone before or went meanwhile is
     marked; the mark is the increments'. It is read twice by no one.
     """
-    home = start(profiles=3_000)
-    shop = home.account
+    home = open_home(profiles=3_000)
+    account = home.account
     assert home.sync("profiles").success
-    whole = shop.request_counts()[PROFILES]
-    gone, changed, later = sorted(shop.true_ids("profiles"))[:3]
-    shop.mutate(profile=gone, delete=True)
-    shop.advance_clock(hours=1)
-    shop.clear_journal()
-    with shop.inject_fault("latency", match=held(PROFILES), seconds=HELD):
+    whole = account.request_counts()[PROFILES]
+    gone, changed, later = sorted(account.true_ids("profiles"))[:3]
+    account.mutate(profile=gone, delete=True)
+    account.advance_clock(hours=1)
+    account.clear_journal()
+    with account.inject_fault("latency", match=held(PROFILES), seconds=HELD):
         refresh = fork_sync(home, "profiles", config=WHOLE)
         wait_for_the_held_one(home, refresh, PROFILES)
-        shop.advance_clock(hours=1)
-        made = [shop.mutate(create="profile", set={"email": "one@example.com"})]
-        shop.mutate(profile=changed, set={"last_name": "Changed"})
-        passing = shop.mutate(create="profile", set={"email": "passing@example.com"})
+        account.advance_clock(hours=1)
+        made = [account.mutate(create="profile", set={"email": "one@example.com"})]
+        account.mutate(profile=changed, set={"last_name": "Changed"})
+        passing = account.mutate(create="profile", set={"email": "passing@example.com"})
         assert home.sync("profiles").success
-        shop.mutate(profile=passing, delete=True)
-        shop.advance_clock(hours=1)
-        made.append(shop.mutate(create="profile", set={"email": "two@example.com"}))
-        shop.mutate(profile=later, set={"last_name": "Later"})
+        account.mutate(profile=passing, delete=True)
+        account.advance_clock(hours=1)
+        made.append(account.mutate(create="profile", set={"email": "two@example.com"}))
+        account.mutate(profile=later, set={"last_name": "Later"})
         assert home.sync("profiles").success
         mark = read_committed_cursor(home, "profiles")
         assert not refresh.has_ended(within=0)
         assert refresh.has_ended(within=60)
     assert refresh.exit_code == 0
-    assert shop.request_counts()[PROFILES] < whole * 3 / 2, "it was read again"
-    assert sorted(home.live_ids("profiles")) == sorted(shop.true_ids("profiles"))
+    assert account.request_counts()[PROFILES] < whole * 3 / 2, "it was read again"
+    assert sorted(home.live_ids("profiles")) == sorted(account.true_ids("profiles"))
     assert set(home.deletion_times("profiles")) == {gone, passing}
     assert len(home.ids("profiles")) == len(set(home.ids("profiles")))
     assert set(made) <= set(home.live_ids("profiles"))
@@ -81,35 +81,35 @@ def test_f75_a_refresh_keeps_what_increments_stored_meanwhile(start: StartHome) 
     assert mark is not None
     assert read_committed_cursor(home, "profiles") == mark
     # Nor does the next run find anything amiss.
-    shop.advance_clock(hours=1)
-    shop.clear_journal()
+    account.advance_clock(hours=1)
+    account.clear_journal()
     assert home.sync("profiles").success
-    assert shop.request_counts()[PROFILES] < 10
-    assert sorted(home.live_ids("profiles")) == sorted(shop.true_ids("profiles"))
+    assert account.request_counts()[PROFILES] < 10
+    assert sorted(home.live_ids("profiles")) == sorted(account.true_ids("profiles"))
 
 
-def test_f75_so_does_one_of_events(start: StartHome) -> None:
+def test_f75_so_does_one_of_events(open_home: StartHome) -> None:
     """A table by day, which marks nothing: what is gone leaves, what is new stays, each once."""
-    home = start(events=6_000, future_events=0, gzip=False)
-    shop = home.account
+    home = open_home(events=6_000, future_events=0, gzip=False)
+    account = home.account
     assert home.sync("events").success
-    whole = shop.request_counts()[EVENTS]
-    shop.advance_clock(hours=1)
-    shop.clear_journal()
-    with shop.inject_fault("latency", match=held(EVENTS), seconds=HELD):
+    whole = account.request_counts()[EVENTS]
+    account.advance_clock(hours=1)
+    account.clear_journal()
+    with account.inject_fault("latency", match=held(EVENTS), seconds=HELD):
         refresh = fork_sync(home, "events", config=WHOLE)
         wait_for_the_held_one(home, refresh, EVENTS)
         for _ in range(2):
-            shop.advance_clock(hours=1)
-            shop.add_events({"count": 20})
-            shop.advance_clock(minutes=10)
+            account.advance_clock(hours=1)
+            account.add_events({"count": 20})
+            account.advance_clock(minutes=10)
             assert home.sync("events").success
         assert not refresh.has_ended(within=0)
         assert refresh.has_ended(within=60)
     assert refresh.exit_code == 0
-    assert shop.request_counts()[EVENTS] < whole * 2
+    assert account.request_counts()[EVENTS] < whole * 2
     assert_cursors_agree(home, "events")
-    assert stored_ids(home, "events") == sorted(shop.true_ids("events"))
+    assert stored_ids(home, "events") == sorted(account.true_ids("events"))
 
 
 @pytest.mark.parametrize(
@@ -126,26 +126,28 @@ def test_f75_so_does_one_of_events(start: StartHome) -> None:
     ],
     ids=["what others stored is staged", "in its commit"],
 )
-def test_f75_a_kill_of_such_a_refresh_hinders_nobody(start: StartHome, moment: KillPoint) -> None:
+def test_f75_a_kill_of_such_a_refresh_hinders_nobody(
+    open_home: StartHome, moment: KillPoint
+) -> None:
     """The table is as the increments left it, the next one waits for nothing, nor a new refresh."""
-    home = start(profiles=1_000)
-    shop = home.account
+    home = open_home(profiles=1_000)
+    account = home.account
     assert home.sync("profiles").success
-    shop.advance_clock(hours=1)
-    shop.clear_journal()
-    with shop.inject_fault("latency", match=held(PROFILES), seconds=HELD / 2):
+    account.advance_clock(hours=1)
+    account.clear_journal()
+    with account.inject_fault("latency", match=held(PROFILES), seconds=HELD / 2):
         refresh = fork_killed_sync(home, "profiles", kill_point=moment, config=WHOLE)
         wait_for_the_held_one(home, refresh, PROFILES)
-        shop.advance_clock(hours=1)
-        shop.mutate(create="profile", set={"email": "one@example.com"})
+        account.advance_clock(hours=1)
+        account.mutate(create="profile", set={"email": "one@example.com"})
         assert home.sync("profiles").success
         mark = read_committed_cursor(home, "profiles")
         assert refresh.has_ended(within=60)
     assert refresh.exit_code in {-signal.SIGKILL, -signal.SIGXFSZ}
     assert read_committed_cursor(home, "profiles") == mark
     assert_complete(home, "profiles")
-    shop.advance_clock(hours=1)
+    account.advance_clock(hours=1)
     for config in (None, WHOLE):
-        shop.mutate(create="profile", set={"email": f"{len(config or ())}@example.com"})
+        account.mutate(create="profile", set={"email": f"{len(config or ())}@example.com"})
         assert home.sync("profiles", config=config).success
         assert_complete(home, "profiles")

@@ -113,9 +113,9 @@ def test_f64_odd_ids_of_records_ask_and_write_nowhere_else(home: Home) -> None:
     judge_paths(home, before)
 
 
-def test_f64_odd_partition_keys_are_partitions_like_any_other(start: StartHome) -> None:
+def test_f64_odd_partition_keys_are_partitions_like_any_other(open_home: StartHome) -> None:
     """Reports of metrics with odd ids are fetched into folders of their own, inside the lake."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     before = paths_below(home.root.parent)
     for each in ODD_IDS:
         home.account.mutate(create="custom-metric", set={"id": each, "name": each})
@@ -134,9 +134,9 @@ def test_f64_odd_partition_keys_are_partitions_like_any_other(start: StartHome) 
     judge_paths(home, before)
 
 
-def test_f64_odd_ids_in_answers_are_only_values(start: StartHome) -> None:
+def test_f64_odd_ids_in_answers_are_only_values(open_home: StartHome) -> None:
     """Messages and campaigns of reports with odd ids are rows, and name no file or filter."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     before = paths_below(home.root.parent)
     metric = report_metrics(home)[0]
     sends = home.account.sandbox.service.report_endpoints.sends
@@ -267,9 +267,9 @@ def test_f66_markup_in_names_is_shown_as_text(home: Home) -> None:
     assert {*MARKUP} <= named
 
 
-def test_f66_markup_in_a_metric_id_is_shown_as_text(start: StartHome) -> None:
+def test_f66_markup_in_a_metric_id_is_shown_as_text(open_home: StartHome) -> None:
     """An unknown metric whose id is markup is quoted, and so is markup in Klaviyo's refusal."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     odd, day = MARKUP[0], date(2026, 10, 1)
     set_metrics(home, [odd])
     done = run_partitions(home, FLOW_REPORT, (odd, day))
@@ -289,9 +289,9 @@ def test_f66_markup_in_a_metric_id_is_shown_as_text(start: StartHome) -> None:
     assert odd not in description
 
 
-def test_f66_markup_in_a_failure_of_a_report_is_shown_as_text(start: StartHome) -> None:
+def test_f66_markup_in_a_failure_of_a_report_is_shown_as_text(open_home: StartHome) -> None:
     """Klaviyo's words on a report that failed are plain metadata beside a sentence of ours."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     match = {"path": "/api/flow-series-reports"}
     with home.account.inject_fault("error", match=match, status=400, detail=MARKUP[0]):
         assert not run_partitions(

@@ -22,7 +22,7 @@ LONG_AGO = NOON - timedelta(days=7, hours=23)
 
 RECENT = NOON - timedelta(minutes=10)
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("fast_retries")
 
 
 def written(home: Home, at: datetime) -> str:
@@ -43,12 +43,12 @@ def moment(home: Home, event: str) -> list[datetime]:
 
 
 @pytest.mark.parametrize("mode", ["incremental_deduped", "incremental_append"])
-def test_f80_it_is_there_once_after_the_run_that_brings_it(start: StartHome, mode: str) -> None:
+def test_f80_it_is_there_once_after_the_run_that_brings_it(open_home: StartHome, mode: str) -> None:
     """The hourly run that reads it anew takes the older row away; a history has both.
 
     So does a run that reads its first day again after it went back there.
     """
-    home = start(future_events=0)
+    home = open_home(future_events=0)
     event = written(home, LONG_AGO)
     config = {"sync_mode": mode}
     assert home.sync("events", config=config).success
@@ -68,9 +68,9 @@ def test_f80_it_is_there_once_after_the_run_that_brings_it(start: StartHome, mod
     assert_complete(home, "events")
 
 
-def test_f80_it_moves_while_a_first_sync_reads(start: StartHome) -> None:
+def test_f80_it_moves_while_a_first_sync_reads(open_home: StartHome) -> None:
     """Two commits of one run bring it, on two days: the run ends with the newer alone."""
-    home = start(events=6_000, future_events=0, gzip=False)
+    home = open_home(events=6_000, future_events=0, gzip=False)
     event = written(home, LONG_AGO)
     change = {"mutations": [redating(event, RECENT)]}
     with home.account.inject_fault("mutate", match={"path": EVENTS, "from": 2, "to": 2}, **change):
@@ -82,9 +82,9 @@ def test_f80_it_moves_while_a_first_sync_reads(start: StartHome) -> None:
     assert_complete(home, "events")
 
 
-def test_f80_a_kill_between_the_two_is_mended_by_the_next_run(start: StartHome) -> None:
+def test_f80_a_kill_between_the_two_is_mended_by_the_next_run(open_home: StartHome) -> None:
     """A run that dies with both rows stored leaves word of it, and the next one looks."""
-    home = start(events=6_000, future_events=0, gzip=False)
+    home = open_home(events=6_000, future_events=0, gzip=False)
     event = written(home, LONG_AGO)
     change = {"mutations": [redating(event, RECENT)]}
     end = KillPoint(

@@ -13,10 +13,10 @@ SLOW = {
 
 
 @pytest.mark.parametrize("line", SLOW)
-def test_f69_a_slow_line_is_slow_and_whole(start: StartHome, line: str) -> None:
+def test_f69_a_slow_line_is_slow_and_whole(open_home: StartHome, line: str) -> None:
     """Everything comes, asked for once, without a retry; the first sync and the next one."""
     stream, kind, options = SLOW[line]
-    home = start(events=3000, profiles=120)
+    home = open_home(events=3000, profiles=120)
     home.sync("accounts")
     with home.account.inject_fault(kind, match={"path": f"/api/{stream}"}, **options):
         run = home.sync(stream)

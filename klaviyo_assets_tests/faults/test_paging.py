@@ -26,18 +26,18 @@ LISTS = "/api/lists"
 PROFILES = "/api/profiles"
 
 
-def stocked(start: StartHome) -> Home:
+def stocked(open_home: StartHome) -> Home:
     """Return a home for a shop with some pages of events, lists and profiles."""
-    return start(lists=35, profiles=450, events=3_000, future_events=0)
+    return open_home(lists=35, profiles=450, events=3_000, future_events=0)
 
 
 @pytest.mark.parametrize(
     ("stream", "kind"),
     [("events", "same_next"), ("lists", "same_next"), ("lists", "cycle"), ("profiles", "cycle")],
 )
-def test_f24_paging_in_a_circle_ends(start: StartHome, stream: str, kind: str) -> None:
+def test_f24_paging_in_a_circle_ends(open_home: StartHome, stream: str, kind: str) -> None:
     """A next link to a page already read fails the stream after few requests, no row twice."""
-    home = stocked(start)
+    home = stocked(open_home)
     path = f"/api/{stream}"
     with home.account.inject_fault(kind, match={"path": path, "from": 2, "to": 2}):
         run = home.sync(stream)
@@ -50,9 +50,9 @@ def test_f24_paging_in_a_circle_ends(start: StartHome, stream: str, kind: str) -
 
 
 @pytest.mark.parametrize("stream", ["events", "lists", "profiles"])
-def test_f25_a_next_link_to_another_host_is_not_followed(start: StartHome, stream: str) -> None:
+def test_f25_a_next_link_to_another_host_is_not_followed(open_home: StartHome, stream: str) -> None:
     """The other host hears nothing, not even a connection, and what was read is kept."""
-    home = stocked(start)
+    home = stocked(open_home)
     path = f"/api/{stream}"
     with run_server(send_response()) as other:
         with home.account.inject_fault(
@@ -100,9 +100,9 @@ def test_f25_a_next_link_to_plain_http_is_not_followed(
 
 
 @pytest.mark.parametrize("status", [301, 302, 307])
-def test_f26_a_redirect_is_not_followed(start: StartHome, status: int) -> None:
+def test_f26_a_redirect_is_not_followed(open_home: StartHome, status: int) -> None:
     """The host that a redirect names hears nothing; the text says that it was not followed."""
-    home = stocked(start)
+    home = stocked(open_home)
     with run_server(send_response()) as other:
         match = {"path": LISTS, "from": 2}
         location = f"{other.url}{LISTS}"
@@ -120,9 +120,9 @@ def test_f26_a_redirect_is_not_followed(start: StartHome, status: int) -> None:
 
 
 @pytest.mark.parametrize("stream", ["events", "lists", "profiles"])
-def test_f27_an_empty_page_is_not_the_end(start: StartHome, stream: str) -> None:
+def test_f27_an_empty_page_is_not_the_end(open_home: StartHome, stream: str) -> None:
     """A page without records in the middle is passed, as long as it says what comes next."""
-    home = stocked(start)
+    home = stocked(open_home)
     path = f"/api/{stream}"
     with home.account.inject_fault("empty_page", match={"path": path, "nth": 2}):
         run = home.sync(stream)
@@ -133,9 +133,9 @@ def test_f27_an_empty_page_is_not_the_end(start: StartHome, stream: str) -> None
 
 
 @pytest.mark.parametrize("stream", ["events", "lists", "profiles"])
-def test_f28_a_record_on_two_pages_is_stored_once(start: StartHome, stream: str) -> None:
+def test_f28_a_record_on_two_pages_is_stored_once(open_home: StartHome, stream: str) -> None:
     """The last records of every page come once more on the next one; each is a row once."""
-    home = stocked(start)
+    home = stocked(open_home)
     path = f"/api/{stream}"
     with home.account.inject_fault("duplicates", match={"path": path, "from": 2}, count=3):
         run = home.sync(stream)
@@ -146,10 +146,10 @@ def test_f28_a_record_on_two_pages_is_stored_once(start: StartHome, stream: str)
 
 
 def test_f28_a_record_that_moves_while_it_is_read_is_there_in_its_newest_version(
-    start: StartHome,
+    open_home: StartHome,
 ) -> None:
     """A profile of the first page, and one of a page to come, change: both are there as changed."""
-    home = stocked(start)
+    home = stocked(open_home)
     moments = home.account.true_cursors("profiles")
     order = sorted(moments, key=lambda each: (moments[each] is not None, moments[each]))
     early, late = order[0], order[-1]
@@ -166,10 +166,10 @@ def test_f28_a_record_that_moves_while_it_is_read_is_there_in_its_newest_version
 @pytest.mark.parametrize("stream", ["events", "lists", "profiles"])
 @pytest.mark.parametrize("factor", [2, 0.5])
 def test_f29_pages_of_another_length_are_read_as_they_come(
-    start: StartHome, stream: str, factor: float
+    open_home: StartHome, stream: str, factor: float
 ) -> None:
     """Twice as many records as were asked for, or half as many, are all stored."""
-    home = stocked(start)
+    home = stocked(open_home)
     path = f"/api/{stream}"
     with home.account.inject_fault("page_factor", match={"path": path}, factor=factor):
         run = home.sync(stream)
@@ -185,9 +185,11 @@ def test_f29_pages_of_another_length_are_read_as_they_come(
 
 
 @pytest.mark.parametrize(("stream", "kind"), [("profiles", "endless"), ("lists", "empty_page")])
-def test_f84_paging_that_gets_nowhere_is_stopped(start: StartHome, stream: str, kind: str) -> None:
+def test_f84_paging_that_gets_nowhere_is_stopped(
+    open_home: StartHome, stream: str, kind: str
+) -> None:
     """Links that are new for ever, with the same records or none behind them, end in words."""
-    home = start(lists=15, profiles=120, events=0)
+    home = open_home(lists=15, profiles=120, events=0)
     path = f"/api/{stream}"
     with home.account.inject_fault(kind, match={"path": path, "from": 2}):
         run = home.sync(stream)
@@ -200,9 +202,9 @@ def test_f84_paging_that_gets_nowhere_is_stopped(start: StartHome, stream: str, 
 
 
 @pytest.mark.parametrize("sort", ["-updated", "id"])
-def test_f76_pages_out_of_order_are_read_whole(start: StartHome, sort: str) -> None:
+def test_f76_pages_out_of_order_are_read_whole(open_home: StartHome, sort: str) -> None:
     """Profiles come in another order than was asked for, to several readers: none is lost."""
-    home = start(profiles=3_000, events=0, latency_ms=120)
+    home = open_home(profiles=3_000, events=0, latency_ms=120)
     with home.account.inject_fault("unsorted", match={"path": PROFILES}, sort=sort):
         run = home.sync("profiles")
     assert run.success
@@ -213,9 +215,9 @@ def test_f76_pages_out_of_order_are_read_whole(start: StartHome, sort: str) -> N
     assert home.account.shown_record_counts(PROFILES).total() < 100
 
 
-def test_f76_a_lost_cursor_among_pages_out_of_order_loses_nothing(start: StartHome) -> None:
+def test_f76_a_lost_cursor_among_pages_out_of_order_loses_nothing(open_home: StartHome) -> None:
     """Behind the greatest cursor seen there may be anything: reading starts from the beginning."""
-    home = start(profiles=1_000, events=0)
+    home = open_home(profiles=1_000, events=0)
     script = home.account.sandbox.faults
     lost = {"path": PROFILES, "nth": 4, "query": "cursor"}
     script.add([{"match": lost, "fault": {"kind": "invalid_cursor"}}])
@@ -226,9 +228,9 @@ def test_f76_a_lost_cursor_among_pages_out_of_order_loses_nothing(start: StartHo
     assert_complete(home, "profiles")
 
 
-def test_f76_nothing_is_claimed_of_pages_out_of_order_that_end_early(start: StartHome) -> None:
+def test_f76_nothing_is_claimed_of_pages_out_of_order_that_end_early(open_home: StartHome) -> None:
     """A reader that fails on the way claims nothing: the next run reads the window again."""
-    home = start(profiles=1_000, events=0)
+    home = open_home(profiles=1_000, events=0)
     script = home.account.sandbox.faults
     script.add(
         [{"match": {"path": PROFILES, "from": 5}, "fault": {"kind": "error", "status": 400}}]

@@ -10,13 +10,13 @@ from klaviyo_assets_tests.faults.assertions import assert_complete, stored_ids
 EVENTS = "/api/events"
 LISTS = "/api/lists"
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("fast_retries")
 
 
 @pytest.mark.parametrize("status", [400, 404, 422, 500])
-def test_a_parent_without_an_answer_costs_itself_alone(start: StartHome, status: int) -> None:
+def test_a_parent_without_an_answer_costs_itself_alone(open_home: StartHome, status: int) -> None:
     """Of thirty lists one is answered with an error: the others are stored, it is asked again."""
-    home = start(lists=30)
+    home = open_home(lists=30)
     assert home.sync("lists").success
     bad = sorted(home.ids("lists"))[3]
     match = {"path": f"{LISTS}/{bad}"}
@@ -34,9 +34,11 @@ def test_a_parent_without_an_answer_costs_itself_alone(start: StartHome, status:
     assert stored_ids(home, "lists_detailed") == sorted(home.account.true_ids("lists"))
 
 
-def test_an_answer_about_a_parent_that_is_no_record_costs_itself_alone(start: StartHome) -> None:
+def test_an_answer_about_a_parent_that_is_no_record_costs_itself_alone(
+    open_home: StartHome,
+) -> None:
     """A parent whose record cannot be stored is put aside; the others come."""
-    home = start(lists=12)
+    home = open_home(lists=12)
     assert home.sync("lists").success
     bad = sorted(home.ids("lists"))[3]
     with home.account.inject_fault(
@@ -48,9 +50,9 @@ def test_an_answer_about_a_parent_that_is_no_record_costs_itself_alone(start: St
     assert stored_ids(home, "lists_detailed") == sorted(home.account.true_ids("lists") - {bad})
 
 
-def test_a_full_refresh_keeps_the_row_of_a_parent_without_an_answer(start: StartHome) -> None:
+def test_a_full_refresh_keeps_the_row_of_a_parent_without_an_answer(open_home: StartHome) -> None:
     """As it was, but for what a setting of privacy hides by now; that of a gone parent leaves."""
-    home, full = start(lists=30), {"sync_mode": "full_refresh_overwrite"}
+    home, full = open_home(lists=30), {"sync_mode": "full_refresh_overwrite"}
     assert home.sync("lists", "lists_detailed").success
     bad, gone = sorted(home.ids("lists"))[3:5]
     home.account.mutate(list=gone, delete=True)
@@ -70,12 +72,12 @@ def test_a_full_refresh_keeps_the_row_of_a_parent_without_an_answer(start: Start
     assert home.query(count) == [(len(home.account.list_member_ids(bad)),)]
 
 
-def test_parents_that_are_all_refused_fail_after_a_few(start: StartHome) -> None:
+def test_parents_that_are_all_refused_fail_after_a_few(open_home: StartHome) -> None:
     """Where it is not one that is broken but the endpoint, few requests are spent on finding out.
 
     Nothing is lost by it: a later run asks about all of them.
     """
-    home = start(lists=60)
+    home = open_home(lists=60)
     assert home.sync("lists").success
     home.account.clear_journal()
     with home.account.inject_fault("error", match={"path": f"{LISTS}/*"}, status=400):
@@ -86,9 +88,9 @@ def test_parents_that_are_all_refused_fail_after_a_few(start: StartHome) -> None
     assert stored_ids(home, "lists_detailed") == sorted(home.account.true_ids("lists"))
 
 
-def test_many_parents_without_an_answer_fail_at_the_end(start: StartHome) -> None:
+def test_many_parents_without_an_answer_fail_at_the_end(open_home: StartHome) -> None:
     """More than a hundred, and more than one in a hundred: red, with all others stored."""
-    home = start(lists=240)
+    home = open_home(lists=240)
     assert home.sync("lists").success
     with home.account.inject_fault("error", match={"path": f"{LISTS}/*", "every": 2}, status=400):
         run = home.sync("lists_detailed")
@@ -124,9 +126,9 @@ def test_a_metric_id_that_klaviyo_refuses_costs_itself_alone(home: Home) -> None
     assert written <= set(stored_ids(home, "events"))
 
 
-def test_a_slice_that_klaviyo_cannot_answer_costs_itself_alone(start: StartHome) -> None:
+def test_a_slice_that_klaviyo_cannot_answer_costs_itself_alone(open_home: StartHome) -> None:
     """Campaigns of one channel fail for ever: those of the others are stored, the run is red."""
-    home = start(campaigns=60)
+    home = open_home(campaigns=60)
     with home.account.inject_fault(
         "error", match={"path": "/api/campaigns", "query": "sms"}, status=500
     ):
@@ -142,9 +144,9 @@ def test_a_slice_that_klaviyo_cannot_answer_costs_itself_alone(start: StartHome)
     assert_complete(home, "campaigns")
 
 
-def test_a_slice_that_the_plan_lacks_costs_itself_alone(start: StartHome) -> None:
+def test_a_slice_that_the_plan_lacks_costs_itself_alone(open_home: StartHome) -> None:
     """An account without SMS: its other campaigns are stored, and Klaviyo's words are told."""
-    home = start(campaigns=60)
+    home = open_home(campaigns=60)
     words = "Your plan does not include SMS campaigns: upgrade to see them."
     match = {"path": "/api/campaigns", "query": "sms"}
     with home.account.inject_fault(
@@ -159,9 +161,9 @@ def test_a_slice_that_the_plan_lacks_costs_itself_alone(start: StartHome) -> Non
     )
 
 
-def test_a_stream_that_the_plan_lacks_in_all_slices_is_skipped(start: StartHome) -> None:
+def test_a_stream_that_the_plan_lacks_in_all_slices_is_skipped(open_home: StartHome) -> None:
     """As one without slices is, and nothing is said to have been read."""
-    home = start(campaigns=6)
+    home = open_home(campaigns=6)
     words = "Your plan does not include campaigns."
     match = {"path": "/api/campaigns"}
     with home.account.inject_fault(

@@ -139,9 +139,9 @@ def test_f91_a_lake_that_was_moved_goes_on(home: Home) -> None:
     assert sorted(home.ids("events")) == sorted(home.account.true_ids("events"))
 
 
-def test_f91_partitions_of_a_second_lake_are_refused(start: StartHome) -> None:
+def test_f91_partitions_of_a_second_lake_are_refused(open_home: StartHome) -> None:
     """No request of a report is spent on what another lake has; a wiped history begins anew."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     metric, day = report_metrics(home)[0], date(2026, 10, 1)
     assert run_partitions(home, FLOW_REPORT, (metric, day)).run.success
     home.other_data_dir = home.root / "elsewhere"

@@ -58,10 +58,10 @@ MOMENTS = {
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_f42_a_kill_at_any_point_is_completed_by_the_next_run(
-    start: StartHome, moment: str
+    open_home: StartHome, moment: str
 ) -> None:
     """Killed there, a first sync leaves nothing twice; the next run completes it and tidies up."""
-    home = start(events=6_000, future_events=0, gzip=False)
+    home = open_home(events=6_000, future_events=0, gzip=False)
     life = fork_killed_sync(home, "events", kill_point=MOMENTS[moment], commit_bytes=COMMIT_BYTES)
     assert life.has_ended(within=300)
     assert life.exit_code in {-signal.SIGKILL, -signal.SIGXFSZ}
@@ -88,18 +88,22 @@ def leftovers(home: Home, stream: str) -> set[str]:
 @pytest.mark.parametrize("begin", [fork_sync, fork_parallel_sync], ids=["one process", "several"])
 @pytest.mark.parametrize("page", [1, 3])
 def test_f43_a_cancel_ends_the_wait_for_klaviyo(
-    start: StartHome, begin: Callable[..., ChildProcess], page: int
+    open_home: StartHome, begin: Callable[..., ChildProcess], page: int
 ) -> None:
     """In a Retry-After of minutes a cancelled run ends within two seconds, as cancelled.
 
     Dagster's retry policy does not begin it anew; the next run completes it.
     """
-    assert best_time_of_three(lambda: cancelled_in_a_wait(start, begin, page), max_seconds=2) < 2
+    assert (
+        best_time_of_three(lambda: cancelled_in_a_wait(open_home, begin, page), max_seconds=2) < 2
+    )
 
 
-def cancelled_in_a_wait(start: StartHome, begin: Callable[..., ChildProcess], page: int) -> float:
+def cancelled_in_a_wait(
+    open_home: StartHome, begin: Callable[..., ChildProcess], page: int
+) -> float:
     """Cancel a run that was told to wait and judge what is left; return how long it took to end."""
-    home = start(events=6_000, future_events=0)
+    home = open_home(events=6_000, future_events=0)
     match = {"path": EVENTS, "from": page}
     with home.account.inject_fault("throttle", match=match, retry_after=250):
         life = begin(home, "events")
@@ -136,9 +140,9 @@ def wait_for_a_429(home: Home, life: ChildProcess) -> None:
         assert not life.has_ended(within=0.02)
 
 
-def test_f44_two_runs_of_one_stream_at_once_leave_no_double(start: StartHome) -> None:
+def test_f44_two_runs_of_one_stream_at_once_leave_no_double(open_home: StartHome) -> None:
     """Two processes begin the same first sync: both end green, one of them after starting over."""
-    home = start(events=4_000, latency_ms=150, future_events=0)
+    home = open_home(events=4_000, latency_ms=150, future_events=0)
     lives = [fork_sync(home, "events"), fork_sync(home, "events")]
     assert all(life.has_ended(within=300) for life in lives)
     assert {life.exit_code for life in lives} == {0}
@@ -147,9 +151,9 @@ def test_f44_two_runs_of_one_stream_at_once_leave_no_double(start: StartHome) ->
 
 
 @pytest.mark.takes(20)
-def test_f45_a_first_sync_stays_below_half_a_gigabyte(start: StartHome) -> None:
+def test_f45_a_first_sync_stays_below_half_a_gigabyte(open_home: StartHome) -> None:
     """200,000 events at 1,000 a page: the peak of the whole process is below 512 MiB."""
-    home = start(events=200_000, days=200, gzip=False)
+    home = open_home(events=200_000, days=200, gzip=False)
     peak = measure_forked_peak(home)
     assert peak < 512 * 2**20, f"{peak / 2**20:.0f} MiB"
     assert_complete(home, "events")

@@ -14,12 +14,14 @@ HANDFUL = 5
 @pytest.mark.takes(20)
 @pytest.mark.parametrize("first", TWENTY[::HANDFUL])
 def test_f70_random_faults_and_kills_end_at_what_the_shop_holds(
-    tmp_path: Path, blank: Path, first: int
+    tmp_path: Path, dagster_template: Path, first: int
 ) -> None:
     """Five seeds of twenty: whatever was met, every id is stored once; a failure tells the seed.
 
     How many faults and kills a seed meets depends on how fast it is; the long form counts them.
     """
-    outcomes = [run_seed(seed, tmp_path, blank) for seed in range(first, first + HANDFUL)]
+    outcomes = [
+        run_seed(seed, tmp_path, dagster_template) for seed in range(first, first + HANDFUL)
+    ]
     assert all(each.is_good for each in outcomes), "\n".join(map(str, outcomes))
     assert all(each.requests and each.compared for each in outcomes)

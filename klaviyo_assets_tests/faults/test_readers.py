@@ -95,17 +95,17 @@ def upkeep_after_the_grace(home: Home) -> int:
 
 def syncs(home: Home, metric: str) -> list[Callable[[], RunResult]]:
     """Return ten syncs of every kind that replaces what is there."""
-    shop, old = home.account, {"start": "2020-01-01"}
+    account, old = home.account, {"start": "2020-01-01"}
 
     def with_news(*streams: str) -> RunResult:
-        shop.advance_clock(hours=3)
+        account.advance_clock(hours=3)
         return home.sync(*streams)
 
     def after_changes() -> RunResult:
         some = sorted(home.ids("profiles"))
-        shop.mutate(profile=some[0], set={"last_name": "Changed"})
-        shop.mutate(profile=some[1], delete=True)
-        shop.mutate(list=min(home.ids("lists")), delete=True)
+        account.mutate(profile=some[0], set={"last_name": "Changed"})
+        account.mutate(profile=some[1], delete=True)
+        account.mutate(list=min(home.ids("lists")), delete=True)
         return with_news("profiles", "lists", "metrics")
 
     return [
@@ -123,14 +123,14 @@ def syncs(home: Home, metric: str) -> list[Callable[[], RunResult]]:
 
 
 @pytest.mark.takes(30)
-def test_f89_connections_outlive_ten_syncs_and_the_grace(start: StartHome) -> None:
+def test_f89_connections_outlive_ten_syncs_and_the_grace(open_home: StartHome) -> None:
     """Old and new releases of DuckDB answer all along, each with the one version that it opened.
 
     Rows of old days are replaced meanwhile, rows are deleted, a table gets further columns, others
     are read from the beginning, and partitions of a report are fetched again; after each sync what
     was retired two hours ago is removed. A connection of now sees what there is now.
     """
-    home = start(timezone="UTC")
+    home = open_home(timezone="UTC")
     home.settings |= {"KLAVIYO_TIMEZONE": "UTC"}
     metric = report_metrics(home)[0] if home.sync().success else ""
     add_metrics(home, [metric])

@@ -238,9 +238,9 @@ def test_f33_strange_values_are_kept_as_valid_json(home: Home, kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_f33_strange_values_anywhere_lose_no_record(start: StartHome, kind: str) -> None:
+def test_f33_strange_values_anywhere_lose_no_record(open_home: StartHome, kind: str) -> None:
     """In a text, in a time and in a new field each leaves a row that can be read."""
-    home = start(profiles=250)
+    home = open_home(profiles=250)
     with ExitStack() as stack:
         for page, field in enumerate(("first_name", "created", "brand_new_field"), 1):
             match = {"path": PROFILES, "nth": page}

@@ -30,9 +30,11 @@ BOTH = pytest.mark.parametrize("stream", [FLOW_REPORT, CAMPAIGN_REPORT])
 
 
 @BOTH
-def test_f57_a_metric_that_reports_refuse_is_done_as_empty(start: StartHome, stream: str) -> None:
+def test_f57_a_metric_that_reports_refuse_is_done_as_empty(
+    open_home: StartHome, stream: str
+) -> None:
     """The 400 for one metric is a warning, and its partitions are green; the others come."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     good = report_metrics(home)[:2]
     refused = min(
         {each for (each,) in home.query("SELECT id FROM klaviyo.metrics")} - {*report_metrics(home)}
@@ -57,9 +59,9 @@ def test_f57_a_metric_that_reports_refuse_is_done_as_empty(start: StartHome, str
     assert_unique_keys(home, stream)
 
 
-def test_f58_what_the_day_cannot_pay_comes_the_next_day(start: StartHome) -> None:
+def test_f58_what_the_day_cannot_pay_comes_the_next_day(open_home: StartHome) -> None:
     """The 225th request is made and its days are kept, the 226th is not; a day later it is."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     home.settings["KLAVIYO_RATE_LIMIT_SCALE"] = "1"
     metric = report_metrics(home)[0]
     days = days_between(date(2026, 9, 8), date(2026, 11, 9))
@@ -79,9 +81,9 @@ def test_f58_what_the_day_cannot_pay_comes_the_next_day(start: StartHome) -> Non
 
 
 @BOTH
-def test_f59_restated_numbers_replace_the_first_ones(start: StartHome, stream: str) -> None:
+def test_f59_restated_numbers_replace_the_first_ones(open_home: StartHome, stream: str) -> None:
     """The second fetch of the same days leaves the numbers of then, and as many rows as before."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     metric = report_metrics(home)[0]
     days = days_between(date(2026, 11, 1), date(2026, 11, 9))
     run_partitions(home, stream, (metric, days[0], metric, days[-1]))
@@ -95,9 +97,9 @@ def test_f59_restated_numbers_replace_the_first_ones(start: StartHome, stream: s
     assert_unique_keys(home, stream)
 
 
-def test_f60_a_series_that_falls_short_fails(start: StartHome) -> None:
+def test_f60_a_series_that_falls_short_fails(open_home: StartHome) -> None:
     """A statistic with fewer values than dates fails over its shape; no row of it is stored."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     metric = report_metrics(home)[0]
     days = days_between(date(2026, 10, 1), date(2026, 11, 9))
     kept = days[:20]
@@ -134,9 +136,9 @@ HALF = {
 
 
 @pytest.mark.parametrize("text", EMPTY.values(), ids=EMPTY)
-def test_f85_an_empty_series_is_no_rows(start: StartHome, text: str) -> None:
+def test_f85_an_empty_series_is_no_rows(open_home: StartHome, text: str) -> None:
     """Without a result there is nothing to store: its days are done, the next metric comes too."""
-    home = three_days(start)
+    home = three_days(open_home)
     empty, other = report_metrics(home)[:2]
     with home.account.inject_fault(
         "text_body", match={"path": REPORT_PATHS[FLOW_REPORT], "body": empty}, text=text
@@ -150,9 +152,9 @@ def test_f85_an_empty_series_is_no_rows(start: StartHome, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", HALF.values(), ids=HALF)
-def test_f85_half_a_series_fails_its_metric_alone(start: StartHome, text: str) -> None:
+def test_f85_half_a_series_fails_its_metric_alone(open_home: StartHome, text: str) -> None:
     """With one part missing no row is guessed: the metric is named, the others are stored."""
-    home = three_days(start)
+    home = three_days(open_home)
     first, broken, last = report_metrics(home)[:3]
     with home.account.inject_fault(
         "text_body", match={"path": REPORT_PATHS[FLOW_REPORT], "body": broken}, text=text
@@ -166,9 +168,9 @@ def test_f85_half_a_series_fails_its_metric_alone(start: StartHome, text: str) -
     assert_unique_keys(home, FLOW_REPORT)
 
 
-def slow_campaign(start: StartHome) -> tuple[Home, str, date]:
+def slow_campaign(open_home: StartHome) -> tuple[Home, str, date]:
     """Return a home with a campaign that went out over three days and says at once; its first."""
-    home = report_home(start, NOW, slow_campaigns=1)
+    home = report_home(open_home, NOW, slow_campaigns=1)
     rows = home.query(
         "SELECT id, send_time FROM campaigns WHERE status = 'Sent' "
         "AND send_strategy_method = 'immediate' AND len(campaign_message_ids) > 0 "
@@ -182,9 +184,9 @@ def slow_campaign(start: StartHome) -> tuple[Home, str, date]:
     return home, str(campaign), first
 
 
-def test_f87_a_campaign_that_goes_on_is_found_by_its_sums(start: StartHome) -> None:
+def test_f87_a_campaign_that_goes_on_is_found_by_its_sums(open_home: StartHome) -> None:
     """Fetched day after day, a total that grew is asked for by day; every day has its own part."""
-    home, campaign, first = slow_campaign(start)
+    home, campaign, first = slow_campaign(open_home)
     metric = report_metrics(home)[0]
     began = first - timedelta(days=3)
     for number in range(4):
@@ -201,9 +203,9 @@ def test_f87_a_campaign_that_goes_on_is_found_by_its_sums(start: StartHome) -> N
     assert_unique_keys(home, CAMPAIGN_REPORT)
 
 
-def test_f87_a_campaign_that_ended_later_is_placed_by_day(start: StartHome) -> None:
+def test_f87_a_campaign_that_ended_later_is_placed_by_day(open_home: StartHome) -> None:
     """Asked for only when all is sent, the campaign's own last change tells how long it took."""
-    home, campaign, first = slow_campaign(start)
+    home, campaign, first = slow_campaign(open_home)
     metric = report_metrics(home)[0]
     ended = datetime.combine(first, datetime.min.time(), UTC) + timedelta(days=2, hours=20)
     home.account.mutate(campaign=campaign, set={"updated_at": ended.isoformat()})
@@ -215,9 +217,9 @@ def test_f87_a_campaign_that_ended_later_is_placed_by_day(start: StartHome) -> N
     assert assert_rows_match(home, CAMPAIGN_REPORT, metric, days)
 
 
-def test_f86_a_metric_that_the_account_does_not_have_hinders_no_other(start: StartHome) -> None:
+def test_f86_a_metric_that_the_account_does_not_have_hinders_no_other(open_home: StartHome) -> None:
     """It is warned of, fails in words, and is not paid for again; the other metric is stored."""
-    home = report_home(start, NOW)
+    home = report_home(open_home, NOW)
     good, wrong = report_metrics(home)[0], "Zz9Zz9"
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = f"{wrong},{good}"
     assert f"{wrong!a}" in home.sync("metrics").warnings
@@ -233,9 +235,9 @@ def test_f86_a_metric_that_the_account_does_not_have_hinders_no_other(start: Sta
         assert request_count(home, FLOW_REPORT) == 2
 
 
-def test_a_row_without_a_message_costs_itself_alone(start: StartHome) -> None:
+def test_a_row_without_a_message_costs_itself_alone(open_home: StartHome) -> None:
     """The other rows of its days are stored; it lies in quarantine with its reason, and is said."""
-    home = report_home(start, datetime(2026, 10, 3, 12, tzinfo=UTC))
+    home = report_home(open_home, datetime(2026, 10, 3, 12, tzinfo=UTC))
     metric = report_metrics(home)[0]
     days = days_between(date(2026, 10, 1), date(2026, 10, 2))
     flow = {"flow_id": "F1", "send_channel": "email", "flow_name": "W", "flow_message_name": "W 1"}

@@ -16,19 +16,19 @@ LISTS = "/api/lists"
 PROFILES = "/api/profiles"
 DEADLINE_SECONDS = 1.0
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("fast_retries")
 
 
 @pytest.fixture
-def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let an answer have a second, where the product gives it a minute."""
     hurried = partial(KlaviyoClient, timeout_seconds=DEADLINE_SECONDS)
     monkeypatch.setattr(connection, "Client", hurried)
 
 
-def stocked(start: StartHome) -> Home:
+def stocked(open_home: StartHome) -> Home:
     """Return a home for a shop with four pages of lists and three of profiles."""
-    return start(lists=35, profiles=250)
+    return open_home(lists=35, profiles=250)
 
 
 def survived(home: Home, kind: str, *, times: int = 1, **options: object) -> RunResult:
@@ -67,15 +67,15 @@ def fell(home: Home, kind: str, said: str, **options: object) -> None:
     assert_complete(home, "profiles")
 
 
-def test_f18_half_a_page_is_not_stored(start: StartHome) -> None:
+def test_f18_half_a_page_is_not_stored(open_home: StartHome) -> None:
     """A connection that is reset in the middle of a body costs the same page again."""
-    survived(stocked(start), "reset")
+    survived(stocked(open_home), "reset")
 
 
 @pytest.mark.parametrize("kind", ["short_body", "long_body", "truncated_json", "broken_chunks"])
-def test_f19_a_cut_body_is_asked_for_again(start: StartHome, kind: str) -> None:
+def test_f19_a_cut_body_is_asked_for_again(open_home: StartHome, kind: str) -> None:
     """A body that is not as long as it says, or ends early, is gone over."""
-    survived(stocked(start), kind, times=2)
+    survived(stocked(open_home), kind, times=2)
 
 
 @pytest.mark.parametrize(
@@ -85,31 +85,31 @@ def test_f19_a_cut_body_is_asked_for_again(start: StartHome, kind: str) -> None:
         ("truncated_json", "the answer is not JSON"),
     ],
 )
-def test_f19_a_body_that_stays_cut_fails(start: StartHome, kind: str, said: str) -> None:
+def test_f19_a_body_that_stays_cut_fails(open_home: StartHome, kind: str, said: str) -> None:
     """If it lasts, the stream fails with what was seen; the pages before it are kept."""
-    fell(stocked(start), kind, said)
+    fell(stocked(open_home), kind, said)
 
 
-@pytest.mark.usefixtures("in_a_hurry")
-def test_f20_a_body_that_trickles_ends_at_the_deadline(start: StartHome) -> None:
+@pytest.mark.usefixtures("short_deadline")
+def test_f20_a_body_that_trickles_ends_at_the_deadline(open_home: StartHome) -> None:
     """Bytes that come steadily, and too slowly, do not hold a stream up beyond the deadline."""
-    home = stocked(start)
+    home = stocked(open_home)
     survived(home, "slow", bytes_per_second=100)
     assert DEADLINE_SECONDS * 0.9 <= request_pauses(home, PROFILES)[1] <= DEADLINE_SECONDS + 20
 
 
-@pytest.mark.usefixtures("in_a_hurry")
-def test_f21_an_answer_that_never_begins_ends_at_the_deadline(start: StartHome) -> None:
+@pytest.mark.usefixtures("short_deadline")
+def test_f21_an_answer_that_never_begins_ends_at_the_deadline(open_home: StartHome) -> None:
     """Without a byte the request ends at the deadline and is made again."""
-    home = stocked(start)
+    home = stocked(open_home)
     survived(home, "hang")
     assert DEADLINE_SECONDS * 0.9 <= request_pauses(home, PROFILES)[1] <= DEADLINE_SECONDS + 20
 
 
 @pytest.mark.parametrize("kind", ["html_body", "empty_body", "null_body", "list_body", "text_body"])
-def test_f22_a_good_status_with_no_page_is_asked_again(start: StartHome, kind: str) -> None:
+def test_f22_a_good_status_with_no_page_is_asked_again(open_home: StartHome, kind: str) -> None:
     """200 is not believed where the body is no page."""
-    survived(stocked(start), kind, times=2)
+    survived(stocked(open_home), kind, times=2)
 
 
 @pytest.mark.parametrize(
@@ -121,14 +121,14 @@ def test_f22_a_good_status_with_no_page_is_asked_again(start: StartHome, kind: s
         ("list_body", "the answer is JSON, but not an object"),
     ],
 )
-def test_f22_no_page_for_ever_fails(start: StartHome, kind: str, said: str) -> None:
+def test_f22_no_page_for_ever_fails(open_home: StartHome, kind: str, said: str) -> None:
     """If it lasts, the stream fails and says what came instead of a page."""
-    fell(stocked(start), kind, said)
+    fell(stocked(open_home), kind, said)
 
 
-def test_f23_a_byte_order_mark_is_read_over(start: StartHome) -> None:
+def test_f23_a_byte_order_mark_is_read_over(open_home: StartHome) -> None:
     """A mark in front of every page changes nothing and costs nothing."""
-    home = stocked(start)
+    home = stocked(open_home)
     with home.account.inject_fault("bom", match={"path": "/api/*"}):
         run = home.sync("lists", "profiles")
     assert run.success
@@ -140,12 +140,12 @@ def test_f23_a_byte_order_mark_is_read_over(start: StartHome) -> None:
 
 
 @pytest.mark.parametrize("kind", ["charset", "bad_gzip"])
-def test_f23_what_cannot_be_read_is_asked_for_again(start: StartHome, kind: str) -> None:
+def test_f23_what_cannot_be_read_is_asked_for_again(open_home: StartHome, kind: str) -> None:
     """Text in another charset, and gzip that is none, are gone over."""
-    survived(stocked(start), kind, times=2)
+    survived(stocked(open_home), kind, times=2)
 
 
 @pytest.mark.parametrize(("kind", "said"), [("charset", "the answer is not"), ("bad_gzip", "gzip")])
-def test_f23_what_stays_unreadable_fails(start: StartHome, kind: str, said: str) -> None:
+def test_f23_what_stays_unreadable_fails(open_home: StartHome, kind: str, said: str) -> None:
     """If it lasts, the stream fails clearly; no row is guessed from the bytes."""
-    fell(stocked(start), kind, said)
+    fell(stocked(open_home), kind, said)

@@ -34,9 +34,9 @@ def backs_off_for(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     monkeypatch.setattr(retry, "MAX_BACKOFF_SECONDS", seconds)
 
 
-def test_f01_a_single_429_is_waited_out(start: StartHome) -> None:
+def test_f01_a_single_429_is_waited_out(open_home: StartHome) -> None:
     """The second that Klaviyo asks for is waited, once, and nothing is lost or asked in vain."""
-    home = start(lists=35)
+    home = open_home(lists=35)
     with home.account.inject_fault("throttle", match={"path": LISTS, "nth": 2}, retry_after="1"):
         run = home.sync("lists")
     assert run.success
@@ -49,11 +49,11 @@ def test_f01_a_single_429_is_waited_out(start: StartHome) -> None:
 
 
 def test_f02_a_storm_of_429s_is_waited_out(
-    start: StartHome, monkeypatch: pytest.MonkeyPatch
+    open_home: StartHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fifty refusals cost fifty waits: none is asked again at once, none more often than needed."""
     backs_off_for(monkeypatch, 0.1)
-    home = start(lists=35)
+    home = open_home(lists=35)
     with home.account.inject_fault(
         "throttle", match={"path": LISTS, "from": 2, "to": 51}, retry_after="0"
     ):
@@ -65,9 +65,9 @@ def test_f02_a_storm_of_429s_is_waited_out(
     assert_complete(home, "lists")
 
 
-def test_f03_a_days_quota_fails_at_once_and_keeps_what_was_read(start: StartHome) -> None:
+def test_f03_a_days_quota_fails_at_once_and_keeps_what_was_read(open_home: StartHome) -> None:
     """A wait of most of a day is told with its end and not slept; the next run reads the rest."""
-    home = start(events=6_000, future_events=0)
+    home = open_home(events=6_000, future_events=0)
     match = {"path": EVENTS, "from": 4}
     with home.account.inject_fault("throttle", match=match, retry_after=A_DAY_ALMOST):
         run = home.sync("events")
@@ -87,11 +87,11 @@ def test_f03_a_days_quota_fails_at_once_and_keeps_what_was_read(start: StartHome
 
 @pytest.mark.parametrize("said", [None, "", "-3", "http-date", "soon", "1.5"], ids=str)
 def test_f04_a_retry_after_that_says_nothing_is_backed_off(
-    start: StartHome, monkeypatch: pytest.MonkeyPatch, said: str | None
+    open_home: StartHome, monkeypatch: pytest.MonkeyPatch, said: str | None
 ) -> None:
     """Without whole seconds our own back-off decides; it is never no wait at all."""
     backs_off_for(monkeypatch, 0.2)
-    home = start(lists=35)
+    home = open_home(lists=35)
     with home.account.inject_fault(
         "throttle", match={"path": LISTS, "from": 2, "to": 3}, retry_after=said
     ):
@@ -104,15 +104,15 @@ def test_f04_a_retry_after_that_says_nothing_is_backed_off(
 
 
 @pytest.mark.takes(20)
-def test_f05_all_streams_at_once_keep_the_true_windows(start: StartHome) -> None:
+def test_f05_all_streams_at_once_keep_the_true_windows(open_home: StartHome) -> None:
     """A process a stream under Klaviyo's own limits: no 429, no wait beyond the tightest."""
-    assert best_time_of_three(lambda: wasted_seconds(start), max_seconds=0) < 0
+    assert best_time_of_three(lambda: wasted_seconds(open_home), max_seconds=0) < 0
 
 
-def wasted_seconds(start: StartHome) -> float:
+def wasted_seconds(open_home: StartHome) -> float:
     """Sync streams side by side; return how much longer than it may one with many pages took."""
     streams = ("campaigns", "events", "flows", "lists", "profiles", "segments")
-    home = start(rate_limit_scale=1.0, flows=600, events=3_000)
+    home = open_home(rate_limit_scale=1.0, flows=600, events=3_000)
     home.settings["KLAVIYO_RATE_LIMIT_SCALE"] = "1"
     life = fork_parallel_sync(home, *streams)
     assert life.has_ended(within=300)
@@ -128,11 +128,11 @@ def wasted_seconds(start: StartHome) -> float:
     return took - (1.25 * least + 3)
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("fast_retries")
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 524])
-def test_f06_a_server_that_fails_twice_is_asked_again(start: StartHome, status: int) -> None:
+def test_f06_a_server_that_fails_twice_is_asked_again(open_home: StartHome, status: int) -> None:
     """Two failures in a row are gone over, and only they are asked again."""
-    home = start(lists=35)
+    home = open_home(lists=35)
     with home.account.inject_fault(
         "error", match={"path": LISTS, "from": 2, "to": 3}, status=status
     ):
@@ -144,7 +144,7 @@ def test_f06_a_server_that_fails_twice_is_asked_again(start: StartHome, status: 
     assert_complete(home, "lists")
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("fast_retries")
 def test_f07_a_path_that_fails_for_ever_fails_its_stream_alone(home: Home) -> None:
     """Tries are bounded, the text says what came back, and every other stream is complete."""
     others = ("events", "lists", "profiles", "segments")
@@ -162,10 +162,10 @@ def test_f07_a_path_that_fails_for_ever_fails_its_stream_alone(home: Home) -> No
     assert_complete(home, "flows")
 
 
-@pytest.mark.usefixtures("impatient")
-def test_f08_a_proxys_page_is_no_missing_scope(start: StartHome) -> None:
+@pytest.mark.usefixtures("fast_retries")
+def test_f08_a_proxys_page_is_no_missing_scope(open_home: StartHome) -> None:
     """A 403 that is HTML is asked again; nothing is skipped."""
-    home = start(lists=35)
+    home = open_home(lists=35)
     with home.account.inject_fault("challenge", match={"path": LISTS, "from": 1, "to": 2}):
         run = home.sync("lists")
     assert run.success
@@ -175,7 +175,7 @@ def test_f08_a_proxys_page_is_no_missing_scope(start: StartHome) -> None:
     assert_complete(home, "lists")
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("fast_retries")
 def test_f09_a_refused_key_costs_a_request_a_stream_at_most(home: Home) -> None:
     """A key that Klaviyo does not know fails each stream, with what to do; a good one reads all."""
     streams = ("campaigns", "events", "flows", "lists", "metrics", "profiles", "segments")
@@ -193,10 +193,10 @@ def test_f09_a_refused_key_costs_a_request_a_stream_at_most(home: Home) -> None:
     assert_complete(home, *streams)
 
 
-def test_f10_a_key_revoked_on_the_way_costs_nothing_that_was_read(start: StartHome) -> None:
+def test_f10_a_key_revoked_on_the_way_costs_nothing_that_was_read(open_home: StartHome) -> None:
     """What came before a 401 is stored, and another key of the account reads the rest."""
     fresh = "pk_eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee"
-    home = start(
+    home = open_home(
         events=6_000,
         future_events=0,
         keys=(PrivateApiKey(value=DEFAULT_KEY), PrivateApiKey(value=fresh)),
@@ -216,10 +216,10 @@ def test_f10_a_key_revoked_on_the_way_costs_nothing_that_was_read(start: StartHo
     assert home.account.request_counts()[EVENTS] - asked <= 6
 
 
-def test_f11_a_missing_scope_skips_the_stream(start: StartHome) -> None:
+def test_f11_a_missing_scope_skips_the_stream(open_home: StartHome) -> None:
     """A stream that the key may not read is named with its scope; a key with it reads it later."""
     scopes = frozenset({"accounts:read", "lists:read", "segments:read"})
-    home = start(
+    home = open_home(
         keys=(
             PrivateApiKey(value=DEFAULT_KEY, scopes=scopes),
             PrivateApiKey(value="pk_" + "d" * 34),
@@ -236,7 +236,7 @@ def test_f11_a_missing_scope_skips_the_stream(start: StartHome) -> None:
     assert_complete(home, "flows")
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("fast_retries")
 @pytest.mark.parametrize(
     ("status", "detail"), [(404, "No valid revisions found"), (410, "The revision was retired.")]
 )
@@ -288,9 +288,9 @@ def test_f13_a_parent_deleted_meanwhile_is_skipped_and_counted(home: Home) -> No
 
 
 @pytest.mark.parametrize("stream", ["events", "lists"])
-def test_f14_a_lost_paging_cursor_starts_the_slice_again(start: StartHome, stream: str) -> None:
+def test_f14_a_lost_paging_cursor_starts_the_slice_again(open_home: StartHome, stream: str) -> None:
     """A paging cursor that has expired costs the slice a new start, and no row is there twice."""
-    home = start(events=6_000, future_events=0, lists=35)
+    home = open_home(events=6_000, future_events=0, lists=35)
     path = f"/api/{stream}"
     with home.account.inject_fault("invalid_cursor", match={"path": path, "nth": 3}):
         run = home.sync(stream)
@@ -301,9 +301,9 @@ def test_f14_a_lost_paging_cursor_starts_the_slice_again(start: StartHome, strea
 
 
 @pytest.mark.parametrize("stream", ["events", "lists"])
-def test_f14_a_paging_cursor_lost_twice_fails(start: StartHome, stream: str) -> None:
+def test_f14_a_paging_cursor_lost_twice_fails(open_home: StartHome, stream: str) -> None:
     """A slice is started again once; then it fails, with what it read before, in few requests."""
-    home = start(events=6_000, future_events=0, lists=35)
+    home = open_home(events=6_000, future_events=0, lists=35)
     path = f"/api/{stream}"
     match = {"path": path, "query": "page%5Bcursor%5D"}
     with home.account.inject_fault("invalid_cursor", match=match):

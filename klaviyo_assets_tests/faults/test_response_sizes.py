@@ -22,7 +22,7 @@ EVENTS = "/api/events"
 LISTS = "/api/lists"
 MIB = 2**20
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("fast_retries")
 
 
 def sizes(home: Home, path: str = EVENTS) -> list[int]:
@@ -61,12 +61,12 @@ TOO_LARGE: dict[str, tuple[str, Mapping[str, object]]] = {
 
 
 @pytest.mark.parametrize("case", TOO_LARGE)
-def test_f79_a_body_too_large_is_refused_while_it_comes_in(start: StartHome, case: str) -> None:
+def test_f79_a_body_too_large_is_refused_while_it_comes_in(open_home: StartHome, case: str) -> None:
     """The stream fails in words that name the page and the setting; memory stays within bounds.
 
     What came before is kept, and what comes later is read.
     """
-    home = start(lists=35)
+    home = open_home(lists=35)
     home.settings["KLAVIYO_MAX_BODY_MIB"] = "64"
     kind, options = TOO_LARGE[case]
     with home.account.inject_fault(kind, match={"path": LISTS, "from": 2}, **options):
@@ -95,10 +95,10 @@ def test_f79_a_page_too_large_is_asked_for_smaller(home: Home) -> None:
 
 
 def test_heavy_records_are_asked_for_in_smaller_pages_and_light_ones_in_full(
-    start: StartHome,
+    open_home: StartHome,
 ) -> None:
     """Pages of 100 kB a record stay near 16 MiB; when records are light again, pages are full."""
-    home = start(events=9_000, future_events=0, gzip=False)
+    home = open_home(events=9_000, future_events=0, gzip=False)
     heavy = {"at": 0, "count": 1000, "bytes": 100_000}
     with home.account.inject_fault("huge_string", match={"path": EVENTS, "to": 4}, **heavy):
         run = home.sync("events")
@@ -112,13 +112,13 @@ def test_heavy_records_are_asked_for_in_smaller_pages_and_light_ones_in_full(
 
 @pytest.mark.parametrize(("above", "status"), [(200, 504), (62, 503)])
 def test_pages_that_a_server_cannot_answer_are_asked_for_smaller(
-    start: StartHome, above: int, status: int
+    open_home: StartHome, above: int, status: int
 ) -> None:
     """An endpoint that answers 504 to a thousand and not to two hundred is read all the same.
 
     The size that failed is tried again only now and then.
     """
-    home = start(events=6_000, future_events=0)
+    home = open_home(events=6_000, future_events=0)
     with home.account.inject_fault(
         "error", match={"path": EVENTS, "size_above": above}, status=status
     ):
@@ -136,9 +136,11 @@ def test_pages_that_a_server_cannot_answer_are_asked_for_smaller(
     assert sizes(home)[0] == 1000
 
 
-def test_a_next_link_whose_size_may_not_change_starts_the_window_again(start: StartHome) -> None:
+def test_a_next_link_whose_size_may_not_change_starts_the_window_again(
+    open_home: StartHome,
+) -> None:
     """If Klaviyo ties cursors to their page size, the window is read again from where it stood."""
-    home = start(events=6_000, future_events=0)
+    home = open_home(events=6_000, future_events=0)
     slow = {"path": EVENTS, "from": 3, "to": 5}
     tied = {"path": EVENTS, "query": "page%5Bsize%5D=250&", "nth": 1}
     with (
@@ -152,12 +154,12 @@ def test_a_next_link_whose_size_may_not_change_starts_the_window_again(start: St
 
 
 @pytest.mark.parametrize("first", [1, 3], ids=["the first page", "a next link"])
-def test_a_page_size_that_klaviyo_refuses_is_halved(start: StartHome, first: int) -> None:
+def test_a_page_size_that_klaviyo_refuses_is_halved(open_home: StartHome, first: int) -> None:
     """Should Klaviyo allow 200 events a page one day, or from some page on: all are read.
 
     Only as often as it takes to find out what is allowed, and never again in this sync.
     """
-    home = start(events=6_000, future_events=0)
+    home = open_home(events=6_000, future_events=0)
     match = {"path": EVENTS, "size_above": 200, "from": first}
     said = "page_size must be at most 200."
     with home.account.inject_fault("error", match=match, status=400, detail=said):
@@ -170,9 +172,9 @@ def test_a_page_size_that_klaviyo_refuses_is_halved(start: StartHome, first: int
     assert sum(size > 200 for size in asked) < first + 3 * at_once
 
 
-def test_a_page_size_that_is_refused_however_small_ends_the_stream(start: StartHome) -> None:
+def test_a_page_size_that_is_refused_however_small_ends_the_stream(open_home: StartHome) -> None:
     """After ten requests, with Klaviyo's own words."""
-    home = start(events=600, future_events=0)
+    home = open_home(events=600, future_events=0)
     match = {"path": EVENTS, "size_above": 0}
     with home.account.inject_fault("error", match=match, status=400, detail="Bad page size."):
         run = home.sync("events")

@@ -59,13 +59,13 @@ BAD_KEYS = {
     "": "is empty",
 }
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = pytest.mark.usefixtures("fast_retries")
 
 
 @pytest.fixture
-def watched(start: StartHome, monkeypatch: pytest.MonkeyPatch) -> Home:
+def debug_home(open_home: StartHome, monkeypatch: pytest.MonkeyPatch) -> Home:
     """Give a home with a key of its own that logs everything at DEBUG and keeps its temp files."""
-    home = start(keys=(PrivateApiKey(value=KEY),), events=1_500)
+    home = open_home(keys=(PrivateApiKey(value=KEY),), events=1_500)
     settings = home.dagster_home / "dagster.yaml"
     logs = {"python_logs": {"python_log_level": "DEBUG", "managed_python_loggers": ["root"]}}
     settings.write_text(settings.read_text() + "\n" + json.dumps(logs)[1:-1] + "\n")
@@ -108,12 +108,12 @@ def arguments() -> str:
 
 
 @pytest.mark.takes(20)
-def test_f61_the_key_is_nowhere_after_success_and_failures(watched: Home) -> None:
+def test_f61_the_key_is_nowhere_after_success_and_failures(debug_home: Home) -> None:
     """A whole sync, then seventeen kinds of failure: no file, record or page holds the key.
 
     Nor its first twelve characters. The UI's page of the resource names the variable instead.
     """
-    home = watched
+    home = debug_home
     assert home.sync().success
     failed: set[str] = set()
     for name, fault in FAILURES.items():
@@ -153,9 +153,9 @@ def compute_logs(runs: str, fetch: Callable[[str, str], str]) -> Iterator[str]:
                 yield fetch(run["runId"], event["fileKey"])
 
 
-def test_f61_the_key_is_in_no_process_arguments(start: StartHome) -> None:
+def test_f61_the_key_is_in_no_process_arguments(open_home: StartHome) -> None:
     """While a job of several processes runs, no command line on the machine holds the key."""
-    home = start(keys=(PrivateApiKey(value=KEY),), events=4_000, latency_ms=150)
+    home = open_home(keys=(PrivateApiKey(value=KEY),), events=4_000, latency_ms=150)
     life = fork_parallel_sync(home, "events", "lists")
     seen: list[str] = []
     while not life.has_ended(within=0.05):
@@ -166,9 +166,9 @@ def test_f61_the_key_is_in_no_process_arguments(start: StartHome) -> None:
     assert list(places(home, secret=HINT)) == []
 
 
-def test_f62_an_address_in_an_error_is_not_passed_on(watched: Home) -> None:
+def test_f62_an_address_in_an_error_is_not_passed_on(debug_home: Home) -> None:
     """A refusal that quotes somebody's address is told without it, in failures and in logs."""
-    home = watched
+    home = debug_home
     for detail in (
         f"Invalid filter: equals(email,'{ADDRESS}')",
         f"Profile {ADDRESS} (+4512345678) is suppressed",
@@ -183,9 +183,9 @@ def test_f62_an_address_in_an_error_is_not_passed_on(watched: Home) -> None:
     assert list(places(home, secret=ADDRESS)) == []
 
 
-def test_f63_a_key_that_cannot_be_one_is_refused(watched: Home) -> None:
+def test_f63_a_key_that_cannot_be_one_is_refused(debug_home: Home) -> None:
     """Blanks, line ends, a public key, nothing: told in words, never quoted; nothing is sent."""
-    home = watched
+    home = debug_home
     for key, sentence in BAD_KEYS.items():
         run = home.sync("lists", api_key=key)
         assert f"KLAVIYO_API_KEY {sentence}" in run.failures["lists"]
@@ -215,10 +215,10 @@ ELSEWHERE: dict[str, str] = {
 
 @pytest.mark.parametrize("key", [KEY, WORD], ids=["by its form", "by the environment"])
 def test_f81_a_key_in_another_variable_is_not_quoted(
-    watched: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], key: str
+    debug_home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], key: str
 ) -> None:
     """Each is named with where the key belongs, by a run and by a verb; nothing is asked."""
-    home = watched
+    home = debug_home
     wrong = {name: form.format(key) for name, form in ELSEWHERE.items()}
     home.settings |= environment_variables({"api_key": key, **wrong})
     run = home.sync("lists")
@@ -247,12 +247,12 @@ LAUNCH = """mutation { launchPipelineExecution(executionParams: { mode: "default
 { __typename ... on PythonError { message } ... on LaunchRunSuccess { run { runId } } } }"""
 
 
-def test_f81_a_key_in_run_config_is_refused_before_it_is_stored(watched: Home) -> None:
+def test_f81_a_key_in_run_config_is_refused_before_it_is_stored(debug_home: Home) -> None:
     """Typed into a field of the launchpad, of an asset that has the field and of one that has not.
 
     Dagster keeps no run of it. The same launch with a date is one.
     """
-    home = watched
+    home = debug_home
     with run_webserver(home) as pages:
         for stream in ("events", "lists"):
             refused = pages.query(LAUNCH % (stream, stream, KEY))
@@ -265,9 +265,9 @@ def test_f81_a_key_in_run_config_is_refused_before_it_is_stored(watched: Home) -
         assert "LaunchRunSuccess" in launched
 
 
-def test_f81_a_page_that_repeats_the_key_stores_it_nowhere(watched: Home) -> None:
+def test_f81_a_page_that_repeats_the_key_stores_it_nowhere(debug_home: Home) -> None:
     """Echoed as the name of an attribute, on pages that are then read as usual."""
-    home = watched
+    home = debug_home
     with home.account.inject_fault(
         "new_field", match={"path": "/api/events"}, field=f"x_{KEY}", value=1
     ):

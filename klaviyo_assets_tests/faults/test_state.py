@@ -185,10 +185,10 @@ def in_2999(state: State) -> State:
 
 
 @pytest.mark.parametrize("where", ["lake", "lake and metadata", "metadata"])
-def test_f52_a_mark_in_2999_is_cut_to_now(start: StartHome, where: str) -> None:
+def test_f52_a_mark_in_2999_is_cut_to_now(open_home: StartHome, where: str) -> None:
     """It is warned of, nothing is read for it or lost by it, and what comes later still arrives."""
     # No events but those written here: a shop's own come late now and then.
-    home = start(now=datetime.now(UTC), events=0, future_events=0)
+    home = open_home(now=datetime.now(UTC), events=0, future_events=0)
     hours = [{"datetime": (home.account.now - each * HOUR).isoformat()} for each in range(1, 200)]
     home.account.add_events(*hours)
     home.sync("events")
@@ -210,10 +210,10 @@ def test_f52_a_mark_in_2999_is_cut_to_now(start: StartHome, where: str) -> None:
     assert_complete(home, "events")
 
 
-def test_f53_the_key_of_another_account_is_refused(home: Home, start: StartHome) -> None:
+def test_f53_the_key_of_another_account_is_refused(home: Home, open_home: StartHome) -> None:
     """It fails with both accounts named and nothing written; the first key goes on as before."""
     home.sync("events", "profiles")
-    other = start(seed=2)
+    other = open_home(seed=2)
     before = home.data_files()
     key, url = other.account.key, other.account.url
     run = home.sync("events", "profiles", "lists", api_key=key, base_url=url)

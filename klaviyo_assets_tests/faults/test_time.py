@@ -54,10 +54,10 @@ def set_local_clock(
         monkeypatch.setattr(module, "utc_now", clock)
 
 
-def test_f35_events_of_the_future_are_kept_and_move_nothing(start: StartHome) -> None:
+def test_f35_events_of_the_future_are_kept_and_move_nothing(open_home: StartHome) -> None:
     """Events 300 days ahead are stored, the mark stays behind now, and ordinary ones still come."""
     # No events but those written here: a shop's own come late now and then.
-    home = start(events=0, future_events=0)
+    home = open_home(events=0, future_events=0)
     ahead = home.account.add_events(
         {"datetime": (home.account.now + 300 * DAY).isoformat(), "count": 25}
     )
@@ -130,9 +130,9 @@ def test_f38_events_of_one_moment_are_all_there(home: Home) -> None:
     assert read_committed_cursor(home, "events") == mark
 
 
-def test_f38_profiles_of_one_moment_are_all_there(start: StartHome) -> None:
+def test_f38_profiles_of_one_moment_are_all_there(open_home: StartHome) -> None:
     """250 profiles that changed in one second, over page borders, and 30 more after the run."""
-    home = start(profiles=300)
+    home = open_home(profiles=300)
     same = (home.account.now - SETTLED).isoformat()
     people = sorted(home.account.true_ids("profiles"))
     for person in people[:250]:
@@ -179,11 +179,11 @@ def test_f39_a_wrong_local_clock_loses_nothing(
 
 @pytest.mark.parametrize("hours", [2, -2], ids=["ahead", "behind"])
 def test_f39_a_wrong_local_clock_ends_no_day(
-    start: StartHome, monkeypatch: pytest.MonkeyPatch, hours: int
+    open_home: StartHome, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
     """A day of reports is over once it is by both clocks, an hour before midnight and after."""
     now = datetime(2026, 10, 10, 23 if hours > 0 else 1, tzinfo=UTC)
-    home = report_home(start, now, days=30)
+    home = report_home(open_home, now, days=30)
     set_local_clock(home, monkeypatch, lambda: home.account.now + hours * HOUR)
     metric = report_metrics(home)[0]
     over = date(2026, 10, 9 if hours > 0 else 8)
@@ -198,10 +198,12 @@ def test_f39_a_wrong_local_clock_ends_no_day(
 @pytest.mark.parametrize(
     ("change", "hours"), [(date(2026, 3, 29), 23), (date(2026, 10, 25), 25)], ids=["23h", "25h"]
 )
-def test_f40_a_day_of_another_length_is_one_day(start: StartHome, change: date, hours: int) -> None:
+def test_f40_a_day_of_another_length_is_one_day(
+    open_home: StartHome, change: date, hours: int
+) -> None:
     """Days around a change of clocks have the numbers of their own hours, and each key once."""
     span = (NOW.date() - change).days + 60
-    home = report_home(start, NOW, "Europe/Copenhagen", days=span, campaigns=span)
+    home = report_home(open_home, NOW, "Europe/Copenhagen", days=span, campaigns=span)
     zone = ZoneInfo("Europe/Copenhagen")
     first, last = (
         datetime.combine(change + each * DAY, datetime.min.time(), zone) for each in (0, 1)
@@ -250,10 +252,10 @@ WHICH = {"one": {"path": "/api/events", "nth": 1}, "all": {"path": "*"}}
 @pytest.mark.parametrize("which", WHICH)
 @pytest.mark.parametrize("ahead", AHEAD)
 def test_f74_events_that_come_late_are_read_however_far_ahead_klaviyo_dates_its_answers(
-    start: StartHome, ahead: str, which: str
+    open_home: StartHome, ahead: str, which: str
 ) -> None:
     """Events of the last minutes that Klaviyo shows after a sync come with the next one."""
-    home = start(events=40, future_events=0)
+    home = open_home(events=40, future_events=0)
     minute = timedelta(minutes=1)
     home.account.add_events({"datetime": (home.account.now - minute / 6).isoformat()})
     seconds = AHEAD[ahead].total_seconds()
@@ -310,10 +312,10 @@ def test_f74_a_newer_version_wins_over_one_that_was_dated_ahead(home: Home) -> N
 
 
 @pytest.mark.parametrize("path", [REPORT_PATHS[FLOW_REPORT], "*"], ids=["one", "all"])
-def test_f74_no_day_of_reports_is_final_too_early(start: StartHome, path: str) -> None:
+def test_f74_no_day_of_reports_is_final_too_early(open_home: StartHome, path: str) -> None:
     """With answers dated sixty days ahead a day's numbers still move, and today is not over."""
     now = datetime(2026, 10, 10, 12, tzinfo=UTC)
-    home = report_home(start, now, days=30)
+    home = report_home(open_home, now, days=30)
     metric, yesterday, today = report_metrics(home)[0], date(2026, 10, 9), date(2026, 10, 10)
     with home.account.inject_fault(
         "date", match={"path": path}, seconds=(60 * DAY).total_seconds()
@@ -335,10 +337,10 @@ def test_f74_no_day_of_reports_is_final_too_early(start: StartHome, path: str) -
 @pytest.mark.parametrize("lookback", ["0", "7"])
 @pytest.mark.parametrize("what", ["account", "metric"])
 def test_f78_what_comes_late_into_emptiness_is_read(
-    start: StartHome, what: str, lookback: str
+    open_home: StartHome, what: str, lookback: str
 ) -> None:
     """A late event, and a history, of an account or a metric that had no event until then."""
-    home = start(events=0, future_events=0)
+    home = open_home(events=0, future_events=0)
     busy, quiet = sorted(home.account.attributes("metric"))[:2]
     chosen = ""
     if what == "metric":

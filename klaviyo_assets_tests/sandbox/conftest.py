@@ -37,7 +37,7 @@ def build_account(**numbers: Any) -> AccountConfig:  # noqa: ANN401  (the fields
 
 
 @pytest.fixture(scope="module")
-def shop() -> Iterator[SandboxClient]:
+def client() -> Iterator[SandboxClient]:
     """An asker of a sandbox that the tests of a module share and do not change."""
     with serve(build_account()) as sandbox:
         asker = SandboxClient(sandbox)
@@ -46,7 +46,7 @@ def shop() -> Iterator[SandboxClient]:
 
 
 @pytest.fixture
-def start() -> Iterator[StartSandbox]:
+def start_sandbox() -> Iterator[StartSandbox]:
     """Start a sandbox of its own for a test, by account numbers."""
     with ExitStack() as stack:
 

@@ -15,10 +15,10 @@ WINDOW = [
 ]
 
 
-def post(shop: SandboxClient, **changes: object) -> SandboxResponse:
+def post(client: SandboxClient, **changes: object) -> SandboxResponse:
     """The answer to a sound request with these attributes changed; None takes one out."""
     attributes: dict[str, object] = {
-        "metric_id": shop.sandbox.store.metrics.id_of(5),
+        "metric_id": client.sandbox.store.metrics.id_of(5),
         "measurements": ["count", "sum_value", "unique"],
         "filter": WINDOW,
         **changes,
@@ -26,22 +26,22 @@ def post(shop: SandboxClient, **changes: object) -> SandboxResponse:
     kept = {name: value for name, value in attributes.items() if value is not None}
     body = json.dumps({"data": {"type": "metric-aggregate", "attributes": kept}}).encode()
     kind = {"Content-Type": "application/vnd.api+json"}
-    return shop.request("/api/metric-aggregates", kind, method="POST", body=body)
+    return client.request("/api/metric-aggregates", kind, method="POST", body=body)
 
 
-def orders(shop: SandboxClient) -> list[Document]:
+def orders(client: SandboxClient) -> list[Document]:
     """The orders of the window, as the events endpoint shows them."""
-    metric = shop.sandbox.store.metrics.id_of(5)
+    metric = client.sandbox.store.metrics.id_of(5)
     asked = ",".join([f"equals(metric_id,'{metric}')", *WINDOW])
-    return shop.read_records(f"/api/events?page[size]=1000&filter={asked}&include=attributions")
+    return client.read_records(f"/api/events?page[size]=1000&filter={asked}&include=attributions")
 
 
-def test_aggregates_are_sums_over_the_events(shop: SandboxClient) -> None:
+def test_aggregates_are_sums_over_the_events(client: SandboxClient) -> None:
     """Count, value and people by day are those of the events themselves."""
-    attributes = post(shop).json["data"]["attributes"]
+    attributes = post(client).json["data"]["attributes"]
     (row,) = attributes["data"]
     numbers = row["measurements"]
-    records = orders(shop)
+    records = orders(client)
     days = Counter(each["attributes"]["datetime"][:10] for each in records)
     found = {
         day[:10]: count for day, count in zip(attributes["dates"], numbers["count"], strict=True)
@@ -54,13 +54,13 @@ def test_aggregates_are_sums_over_the_events(shop: SandboxClient) -> None:
     assert len(records) > 10
 
 
-def test_dates_are_true_instants_of_the_zone(shop: SandboxClient) -> None:
+def test_dates_are_true_instants_of_the_zone(client: SandboxClient) -> None:
     """In another zone days begin at its midnight, told in UTC, and clock changes are minded."""
     frame = [
         "greater-or-equal(datetime,2026-03-25T00:00:00)",
         "less-than(datetime,2026-04-02T00:00:00)",
     ]
-    attributes = post(shop, filter=frame, timezone="Europe/Berlin").json["data"]["attributes"]
+    attributes = post(client, filter=frame, timezone="Europe/Berlin").json["data"]["attributes"]
     zone = ZoneInfo("Europe/Berlin")
     locals_ = [datetime.fromisoformat(each).astimezone(zone) for each in attributes["dates"]]
     assert [(each.hour, each.day) for each in locals_] == [
@@ -71,27 +71,27 @@ def test_dates_are_true_instants_of_the_zone(shop: SandboxClient) -> None:
 
 
 @pytest.mark.parametrize(("interval", "count"), [("hour", 2208), ("week", 14), ("month", 3)])
-def test_intervals_add_up(shop: SandboxClient, interval: str, count: int) -> None:
+def test_intervals_add_up(client: SandboxClient, interval: str, count: int) -> None:
     """Hours, weeks and months of a window sum to the same."""
-    attributes = post(shop, interval=interval).json["data"]["attributes"]
+    attributes = post(client, interval=interval).json["data"]["attributes"]
     assert len(attributes["dates"]) == count
-    assert sum(attributes["data"][0]["measurements"]["count"]) == len(orders(shop))
+    assert sum(attributes["data"][0]["measurements"]["count"]) == len(orders(client))
     first = datetime.fromisoformat(attributes["dates"][1]).astimezone(UTC)
     assert interval == "hour" or first.hour == 0
 
 
-def test_dimensions_part_the_events(shop: SandboxClient) -> None:
+def test_dimensions_part_the_events(client: SandboxClient) -> None:
     """Grouped by attributed flow there is a row per flow, and one with an empty text."""
-    rows = post(shop, by=["$attributed_flow"]).json["data"]["attributes"]["data"]
+    rows = post(client, by=["$attributed_flow"]).json["data"]["attributes"]["data"]
     credited = Counter(
-        len(each["relationships"]["attributions"]["data"]) > 0 for each in orders(shop)
+        len(each["relationships"]["attributions"]["data"]) > 0 for each in orders(client)
     )
     counts = {row["dimensions"][0]: sum(row["measurements"]["count"]) for row in rows}
     assert sum(counts.values()) == sum(credited.values())
     assert len(counts) > 1
     assert counts[""] >= credited[False]
     one = next(flow for flow in counts if flow)
-    only = post(shop, filter=[*WINDOW, f"equals($attributed_flow,'{one}')"]).json
+    only = post(client, filter=[*WINDOW, f"equals($attributed_flow,'{one}')"]).json
     assert sum(only["data"]["attributes"]["data"][0]["measurements"]["count"]) == counts[one]
 
 
@@ -118,9 +118,9 @@ def test_dimensions_part_the_events(shop: SandboxClient) -> None:
     ],
 )
 def test_an_aggregate_beyond_the_offer_is_refused(
-    shop: SandboxClient, changes: dict[str, object], status: int, detail: str
+    client: SandboxClient, changes: dict[str, object], status: int, detail: str
 ) -> None:
     """What is not offered is a 400, what is known to break is a 500."""
-    answered = post(shop, **changes)
+    answered = post(client, **changes)
     assert answered.status == status
     assert answered.detail.startswith(detail)

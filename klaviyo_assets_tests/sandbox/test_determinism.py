@@ -76,20 +76,20 @@ def test_the_first_records_do_not_depend_on_the_history_read() -> None:
 
 
 @pytest.mark.parametrize("extra", ["", "subscriptions", "predictive_analytics"])
-def test_fast_profiles_equal_slow_ones(shop: SandboxClient, extra: str) -> None:
+def test_fast_profiles_equal_slow_ones(client: SandboxClient, extra: str) -> None:
     """A page of profiles from ready pieces equals the page built field by field."""
     asked = f"&additional-fields[profile]={extra}" if extra else ""
-    fast = shop.get_document(f"/api/profiles?page[size]=50{asked}")["data"]
-    slow = shop.get_document(f"/api/profiles?page[size]=50{asked}&include=push-tokens")["data"]
+    fast = client.get_document(f"/api/profiles?page[size]=50{asked}")["data"]
+    slow = client.get_document(f"/api/profiles?page[size]=50{asked}&include=push-tokens")["data"]
     for each in slow:
         assert each["relationships"]["push-tokens"].pop("data") == []
     assert fast == slow
 
 
-def test_sparse_fields_are_parts_of_the_whole(shop: SandboxClient) -> None:
+def test_sparse_fields_are_parts_of_the_whole(client: SandboxClient) -> None:
     """A sparse record holds just the named fields, with their values in the whole one."""
-    whole = shop.get_document("/api/profiles?page[size]=20")["data"]
-    sparse = shop.get_document("/api/profiles?page[size]=20&fields[profile]=email,location.city")[
+    whole = client.get_document("/api/profiles?page[size]=20")["data"]
+    sparse = client.get_document("/api/profiles?page[size]=20&fields[profile]=email,location.city")[
         "data"
     ]
     for one, part in zip(whole, sparse, strict=True):
@@ -100,7 +100,7 @@ def test_sparse_fields_are_parts_of_the_whole(shop: SandboxClient) -> None:
         }
         assert part["attributes"] == wanted
         assert "relationships" not in part
-    events = shop.get_document("/api/events?fields[event]=datetime,metric")["data"]
+    events = client.get_document("/api/events?fields[event]=datetime,metric")["data"]
     assert set(events[0]["attributes"]) == {"datetime"}
     assert set(events[0]["relationships"]) == {"metric"}
 

@@ -88,10 +88,10 @@ BAD_GRAMMAR = [
 
 @pytest.mark.parametrize(("target", "detail"), REFUSED)
 def test_a_request_beyond_the_offer_is_refused(
-    shop: SandboxClient, target: str, detail: str
+    client: SandboxClient, target: str, detail: str
 ) -> None:
     """Whatever the reference does not offer is a 400 that says what and where."""
-    answered = shop.request(target)
+    answered = client.request(target)
     assert answered.status == 400, answered.body[:200]
     error = answered.json["errors"][0]
     assert error["detail"].startswith(detail)
@@ -101,9 +101,9 @@ def test_a_request_beyond_the_offer_is_refused(
 
 
 @pytest.mark.parametrize("text", BAD_GRAMMAR)
-def test_a_filter_outside_the_grammar_is_refused(shop: SandboxClient, text: str) -> None:
+def test_a_filter_outside_the_grammar_is_refused(client: SandboxClient, text: str) -> None:
     """A filter that cannot be read, or whose literal is of the wrong kind, is one 400."""
-    answered = shop.request(f"/api/profiles?filter={text}")
+    answered = client.request(f"/api/profiles?filter={text}")
     assert (answered.status, answered.detail) == (400, "Invalid filter provided")
     assert answered.json["errors"][0]["source"] == {"parameter": "filter"}
 
@@ -126,19 +126,19 @@ def test_a_filter_outside_the_grammar_is_refused(shop: SandboxClient, text: str)
     ],
 )
 def test_who_asks_and_how_is_checked(
-    shop: SandboxClient, headers: dict[str, str | None], status: int, code: str
+    client: SandboxClient, headers: dict[str, str | None], status: int, code: str
 ) -> None:
     """Key, then revision: each has its own refusal."""
     sent = {
-        name: value and value.replace("KEY", shop.sandbox.key) for name, value in headers.items()
+        name: value and value.replace("KEY", client.sandbox.key) for name, value in headers.items()
     }
-    answered = shop.request("/api/lists", sent)
+    answered = client.request("/api/lists", sent)
     assert (answered.status, answered.json["errors"][0]["code"]) == (status, code)
 
 
-def test_a_retired_revision_falls_forward(shop: SandboxClient) -> None:
+def test_a_retired_revision_falls_forward(client: SandboxClient) -> None:
     """Without the opt-out header an old revision is answered as a live one, and said so."""
-    answered = shop.request("/api/lists", {"revision": "2023-10-15"})
+    answered = client.request("/api/lists", {"revision": "2023-10-15"})
     assert answered.status == 200
     assert answered.headers["x-klaviyo-api-revision"] > "2023-10-15"
 
@@ -157,31 +157,31 @@ def test_a_retired_revision_falls_forward(shop: SandboxClient) -> None:
     ],
 )
 def test_unknown_paths_and_records(
-    shop: SandboxClient, target: str, method: str, status: int, code: str
+    client: SandboxClient, target: str, method: str, status: int, code: str
 ) -> None:
     """A path, a method or a record that is not there has Klaviyo's status for it."""
-    answered = shop.request(target, method=method)
+    answered = client.request(target, method=method)
     assert (answered.status, answered.json["errors"][0]["code"]) == (status, code)
 
 
-def test_a_missing_scope_is_named(start: StartSandbox) -> None:
+def test_a_missing_scope_is_named(start_sandbox: StartSandbox) -> None:
     """A key without a scope gets a 403 that names it, and what it may read goes on."""
     key = PrivateApiKey(value="pk_narrow", scopes=frozenset({"lists:read"}))
-    shop = start(keys=(key,))
-    lists = shop.read_ids("/api/lists")
-    answered = shop.request(f"/api/lists/{lists[0]}/profiles")
+    client = start_sandbox(keys=(key,))
+    lists = client.read_ids("/api/lists")
+    answered = client.request(f"/api/lists/{lists[0]}/profiles")
     assert (answered.status, answered.json["errors"][0]["code"]) == (403, "permission_denied")
     assert "profiles:read" in answered.detail
     assert "lists:read" not in answered.detail
 
 
-def test_a_deleted_list_is_gone(start: StartSandbox) -> None:
+def test_a_deleted_list_is_gone(start_sandbox: StartSandbox) -> None:
     """Between the list of lists and its members a list can vanish: 404 for both."""
-    shop = start()
-    gone = shop.read_ids("/api/lists")[0]
-    shop.call_admin("POST", "/__mutate", {"list": gone, "delete": True})
-    assert gone not in shop.read_ids("/api/lists")
+    client = start_sandbox()
+    gone = client.read_ids("/api/lists")[0]
+    client.call_admin("POST", "/__mutate", {"list": gone, "delete": True})
+    assert gone not in client.read_ids("/api/lists")
     for path in (f"/api/lists/{gone}", f"/api/lists/{gone}/profiles"):
-        answered = shop.request(path)
+        answered = client.request(path)
         assert answered.status == 404
         assert answered.detail == f"A list with id {gone} does not exist."

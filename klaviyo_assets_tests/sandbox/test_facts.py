@@ -49,10 +49,12 @@ def test_lowered_limits_are_the_published_ones(operation: Operation) -> None:
 @pytest.mark.parametrize(
     "operation", [each for each in BOTH if "{id}" not in each.path], ids=lambda each: each.name
 )
-def test_answers_hold_only_published_attributes(shop: SandboxClient, operation: Operation) -> None:
+def test_answers_hold_only_published_attributes(
+    client: SandboxClient, operation: Operation
+) -> None:
     """Every attribute and relationship in an answer is a published one."""
     published = PUBLISHED[operation.path]
-    page = shop.get_document(operation.path + QUERIES.get(operation.path, ""))
+    page = client.get_document(operation.path + QUERIES.get(operation.path, ""))
     assert page["data"]
     for record in page["data"]:
         assert unpublished(record, published) == []

@@ -49,75 +49,75 @@ def depth(value: object) -> int:
 
 
 @pytest.mark.parametrize("kind", sorted(RECORD_FAULT_KINDS))
-def test_a_record_is_strange_or_broken(start: StartSandbox, kind: str) -> None:
+def test_a_record_is_strange_or_broken(start_sandbox: StartSandbox, kind: str) -> None:
     """One record of the page is as the fault says; broken ones are not counted as shown."""
-    shop = start()
-    sound = shop.get_document(EVENTS_TARGET)["data"]
-    shop.call_admin("DELETE", "/__journal")
-    shop.add_fault(kind, at=1)
-    text = shop.request(EVENTS_TARGET).body.decode(errors="replace")
+    client = start_sandbox()
+    sound = client.get_document(EVENTS_TARGET)["data"]
+    client.call_admin("DELETE", "/__journal")
+    client.add_fault(kind, at=1)
+    text = client.request(EVENTS_TARGET).body.decode(errors="replace")
     page = json.loads(text, strict=False)["data"]
     assert CHANGED[kind](page[1])
     assert page[:1] + page[2:] == sound[:1] + sound[2:]
     unreadable = kind in {"no_id", "null_id", "string_record"}
-    assert len(shown_ids(shop)) == (4 if unreadable else 5)
-    assert (sound[1]["id"] in shown_ids(shop)) != unreadable
+    assert len(shown_ids(client)) == (4 if unreadable else 5)
+    assert (sound[1]["id"] in shown_ids(client)) != unreadable
 
 
-def test_a_fault_can_hit_a_field_and_many_records(start: StartSandbox) -> None:
+def test_a_fault_can_hit_a_field_and_many_records(start_sandbox: StartSandbox) -> None:
     """A strange value can be put in a named field, of the first so many records."""
-    shop = start()
-    shop.add_fault("type_change", field="datetime", value=5, count=3)
-    page = shop.get_document(EVENTS_TARGET)["data"]
+    client = start_sandbox()
+    client.add_fault("type_change", field="datetime", value=5, count=3)
+    page = client.get_document(EVENTS_TARGET)["data"]
     assert [each["attributes"]["datetime"] == 5 for each in page] == [True] * 3 + [False] * 2
 
 
-def test_a_mutation_can_happen_in_mid_walk(start: StartSandbox) -> None:
+def test_a_mutation_can_happen_in_mid_walk(start_sandbox: StartSandbox) -> None:
     """A change is made right before a given page is answered."""
-    shop = start(profiles=30)
-    ids = shop.read_ids("/api/profiles?page[size]=10&sort=updated")
+    client = start_sandbox(profiles=30)
+    ids = client.read_ids("/api/profiles?page[size]=10&sort=updated")
     wish = {"profile": ids[25], "delete": True}
-    shop.add_fault("mutate", {"path": "/api/profiles", "nth": 2}, mutations=[wish])
-    assert shop.read_ids("/api/profiles?page[size]=10&sort=updated") == [*ids[:25], *ids[26:]]
+    client.add_fault("mutate", {"path": "/api/profiles", "nth": 2}, mutations=[wish])
+    assert client.read_ids("/api/profiles?page[size]=10&sort=updated") == [*ids[:25], *ids[26:]]
 
 
-def test_rules_choose_by_path_method_query_and_number(start: StartSandbox) -> None:
+def test_rules_choose_by_path_method_query_and_number(start_sandbox: StartSandbox) -> None:
     """A rule hits only the requests it names, and the n-th of them."""
-    shop = start()
-    shop.add_fault("empty_body", {"path": "/api/lists/*", "nth": 2})
-    shop.add_fault("null_body", {"path": "/api/lists", "query": "sort=name", "from": 2, "to": 3})
-    shop.add_fault("list_body", {"path": "/api/tags", "method": "POST"})
-    one = shop.read_ids("/api/lists")[0]
+    client = start_sandbox()
+    client.add_fault("empty_body", {"path": "/api/lists/*", "nth": 2})
+    client.add_fault("null_body", {"path": "/api/lists", "query": "sort=name", "from": 2, "to": 3})
+    client.add_fault("list_body", {"path": "/api/tags", "method": "POST"})
+    one = client.read_ids("/api/lists")[0]
     members = f"/api/lists/{one}/profiles"
-    assert [len(shop.request(members).body) > 0 for _ in range(3)] == [True, False, True]
-    asked = [shop.request("/api/lists?sort=name").body == b"null" for _ in range(4)]
+    assert [len(client.request(members).body) > 0 for _ in range(3)] == [True, False, True]
+    asked = [client.request("/api/lists?sort=name").body == b"null" for _ in range(4)]
     assert asked == [False, True, True, False]
-    assert shop.request("/api/lists?sort=-name").status == 200
-    assert shop.request("/api/tags").body != b"[]"
-    rules = shop.call_admin("GET", "/__faults")["rules"]
+    assert client.request("/api/lists?sort=-name").status == 200
+    assert client.request("/api/tags").body != b"[]"
+    rules = client.call_admin("GET", "/__faults")["rules"]
     assert [rule["hits"] for rule in rules] == [1, 2, 0]
-    shop.call_admin("DELETE", "/__faults")
-    assert shop.call_admin("GET", "/__faults")["rules"] == []
+    client.call_admin("DELETE", "/__faults")
+    assert client.call_admin("GET", "/__faults")["rules"] == []
 
 
-def test_random_faults_repeat_by_seed(start: StartSandbox) -> None:
+def test_random_faults_repeat_by_seed(start_sandbox: StartSandbox) -> None:
     """A seeded share of requests fails, the same ones for the same seed."""
     outcomes: list[list[int]] = []
     for seed in (7, 7, 8):
-        shop = start()
+        client = start_sandbox()
         wish = {"random": {"seed": seed, "rate": 0.3, "kinds": ["error", "throttle"]}}
-        shop.call_admin("POST", "/__faults", wish)
-        outcomes.append([shop.request("/api/tags").status for _ in range(40)])
+        client.call_admin("POST", "/__faults", wish)
+        outcomes.append([client.request("/api/tags").status for _ in range(40)])
     assert outcomes[0] == outcomes[1] != outcomes[2]
     failed = len([status for status in outcomes[0] if status != 200])
     assert 4 <= failed <= 20
     assert {429, 500} <= set(outcomes[0])
 
 
-def test_an_unknown_fault_is_refused(start: StartSandbox) -> None:
+def test_an_unknown_fault_is_refused(start_sandbox: StartSandbox) -> None:
     """A script with a kind that does not exist is a 400 and changes nothing."""
-    shop = start()
+    client = start_sandbox()
     body = json.dumps([{"fault": {"kind": "earthquake"}}]).encode()
-    assert shop.request("/__faults", method="POST", body=body).status == 400
-    assert shop.request("/__faults", method="POST", body=b"[]").status == 400
-    assert shop.call_admin("GET", "/__faults")["rules"] == []
+    assert client.request("/__faults", method="POST", body=body).status == 400
+    assert client.request("/__faults", method="POST", body=b"[]").status == 400
+    assert client.call_admin("GET", "/__faults")["rules"] == []

@@ -33,63 +33,65 @@ TIMES = [
     [(name, field, operator) for name, field, operators in TIMES for operator in operators],
 )
 def test_bounds_are_strict_or_inclusive_as_named(
-    shop: SandboxClient, name: str, field: str, operator: str
+    client: SandboxClient, name: str, field: str, operator: str
 ) -> None:
     """With a bound at a record's own time, that record is in or out as the operator says."""
-    records = shop.read_records(f"/api/{name}?page[size]=10")
+    records = client.read_records(f"/api/{name}?page[size]=10")
     times = sorted(record["attributes"][field] for record in records)
     edge = times[len(times) // 2]
-    found = shop.read_ids(f"/api/{name}?filter={operator}({field},{edge.replace('+', '%2B')})")
+    found = client.read_ids(f"/api/{name}?filter={operator}({field},{edge.replace('+', '%2B')})")
     wanted = [each["id"] for each in records if BOUNDS[operator](each["attributes"][field], edge)]
     assert sorted(found) == sorted(wanted)
     assert 0 < len(found) < len(records)
 
 
-def test_campaign_bounds_are_exact_to_the_microsecond(shop: SandboxClient) -> None:
+def test_campaign_bounds_are_exact_to_the_microsecond(client: SandboxClient) -> None:
     """Campaign times carry microseconds, and strict bounds part neighbours by one of them."""
     channel = "equals(messages.channel,'email')"
-    records = shop.read_records(f"/api/campaigns?filter={channel}")
+    records = client.read_records(f"/api/campaigns?filter={channel}")
     edge = sorted(each["attributes"]["updated_at"] for each in records)[5]
     assert "." in edge
     text = edge.replace("+", "%2B")
-    beyond = shop.read_ids(f"/api/campaigns?filter={channel},greater-than(updated_at,{text})")
-    from_it = shop.read_ids(f"/api/campaigns?filter={channel},greater-or-equal(updated_at,{text})")
+    beyond = client.read_ids(f"/api/campaigns?filter={channel},greater-than(updated_at,{text})")
+    from_it = client.read_ids(
+        f"/api/campaigns?filter={channel},greater-or-equal(updated_at,{text})"
+    )
     assert len(from_it) - len(beyond) == 1
 
 
-def test_two_bounds_make_a_window(shop: SandboxClient) -> None:
+def test_two_bounds_make_a_window(client: SandboxClient) -> None:
     """Lower and upper bound together are a half-open window, and windows side by side are all."""
     days = ["2026-01-01", "2026-05-01", "2026-11-21"]
     parts: list[str] = []
     for start, end in pairwise(days):
         window = f"greater-or-equal(datetime,{start}T00:00:00Z),less-than(datetime,{end}T00:00:00Z)"
-        parts += shop.read_ids(f"/api/events?page[size]=500&filter={window}")
-    whole = shop.read_ids(
+        parts += client.read_ids(f"/api/events?page[size]=500&filter={window}")
+    whole = client.read_ids(
         "/api/events?page[size]=1000&filter=less-than(datetime,2026-11-21T00:00:00Z)"
     )
-    older = shop.read_ids("/api/events?filter=less-than(datetime,2026-01-01T00:00:00Z)")
+    older = client.read_ids("/api/events?filter=less-than(datetime,2026-01-01T00:00:00Z)")
     assert sorted(parts + older) == sorted(whole)
 
 
-def test_timestamps_are_numbers_of_seconds(shop: SandboxClient) -> None:
+def test_timestamps_are_numbers_of_seconds(client: SandboxClient) -> None:
     """Events can be bounded by whole and fractional seconds since 1970."""
-    records = shop.read_records("/api/events?page[size]=1000")
+    records = client.read_records("/api/events?page[size]=1000")
     edge = sorted(each["attributes"]["timestamp"] for each in records)[700]
     at_least = {each["id"] for each in records if each["attributes"]["timestamp"] >= edge}
     for bound in (f"greater-or-equal(timestamp,{edge})", f"greater-than(timestamp,{edge - 0.5})"):
-        assert set(shop.read_ids(f"/api/events?page[size]=1000&filter={bound}")) == at_least
+        assert set(client.read_ids(f"/api/events?page[size]=1000&filter={bound}")) == at_least
 
 
-def test_events_of_a_metric_and_of_a_profile(shop: SandboxClient) -> None:
+def test_events_of_a_metric_and_of_a_profile(client: SandboxClient) -> None:
     """Filters by metric and by profile give just those events, in both orders."""
-    records = shop.read_records("/api/events?page[size]=1000&sort=datetime")
+    records = client.read_records("/api/events?page[size]=1000&sort=datetime")
     for name, field in (("metric", "metric_id"), ("profile", "profile_id")):
         wanted = related(records[40], name)
         mine = [each["id"] for each in records if related(each, name) == wanted]
         asked = f"page[size]=10&filter=equals({field},'{wanted}')"
-        assert shop.read_ids(f"/api/events?sort=datetime&{asked}") == mine
-        assert shop.read_ids(f"/api/events?sort=-datetime&{asked}") == mine[::-1]
-    assert shop.read_ids("/api/events?filter=equals(metric_id,'nobody')") == []
+        assert client.read_ids(f"/api/events?sort=datetime&{asked}") == mine
+        assert client.read_ids(f"/api/events?sort=-datetime&{asked}") == mine[::-1]
+    assert client.read_ids("/api/events?filter=equals(metric_id,'nobody')") == []
 
 
 def related(record: Document, name: str) -> str | None:
@@ -98,40 +100,40 @@ def related(record: Document, name: str) -> str | None:
     return data and data["id"]
 
 
-def test_has_leaves_out_events_without_the_relation(shop: SandboxClient) -> None:
+def test_has_leaves_out_events_without_the_relation(client: SandboxClient) -> None:
     """`has(metric)` drops the few events whose metric cannot be resolved, and no other."""
-    records = shop.read_records("/api/events?page[size]=1000")
-    found = set(shop.read_ids("/api/events?page[size]=1000&filter=has(metric)"))
+    records = client.read_records("/api/events?page[size]=1000")
+    found = set(client.read_ids("/api/events?page[size]=1000&filter=has(metric)"))
     without = [each["id"] for each in records if related(each, "metric") is None]
     assert without
     assert found == {each["id"] for each in records} - set(without)
 
 
-def test_identifiers_equal_and_any(shop: SandboxClient) -> None:
+def test_identifiers_equal_and_any(client: SandboxClient) -> None:
     """Profiles are found by e-mail address, exactly, one or many at once."""
     emails = [
-        each["attributes"]["email"] for each in shop.read_records("/api/profiles?page[size]=100")
+        each["attributes"]["email"] for each in client.read_records("/api/profiles?page[size]=100")
     ]
     one, two = [email for email in emails if email][:2]
-    assert len(shop.read_ids(f'/api/profiles?filter=equals(email,"{one}")')) == 1
-    assert len(shop.read_ids(f"/api/profiles?filter=any(email,['{one}','{two}'])")) == 2
-    assert shop.read_ids(f"/api/profiles?filter=equals(email,'{one.upper()}')") == []
+    assert len(client.read_ids(f'/api/profiles?filter=equals(email,"{one}")')) == 1
+    assert len(client.read_ids(f"/api/profiles?filter=any(email,['{one}','{two}'])")) == 2
+    assert client.read_ids(f"/api/profiles?filter=equals(email,'{one.upper()}')") == []
 
 
-def test_suppressions_are_found_by_reason_and_time(shop: SandboxClient) -> None:
+def test_suppressions_are_found_by_reason_and_time(client: SandboxClient) -> None:
     """A suppression filter finds the profiles of which any suppression meets it."""
     field = "subscriptions.email.marketing.suppression"
     target = "/api/profiles?additional-fields[profile]=subscriptions&page[size]=100"
     suppressed = {
         each["id"]: each["attributes"]["subscriptions"]["email"]["marketing"]["suppression"]
-        for each in shop.read_records(target)
+        for each in client.read_records(target)
         if each["attributes"]["subscriptions"]["email"]["marketing"]["suppression"]
     }
     since = f"filter=greater-or-equal({field}.timestamp,2000-01-01T00:00:00Z)"
-    assert set(shop.read_ids(f"/api/profiles?{since}")) == set(suppressed)
+    assert set(client.read_ids(f"/api/profiles?{since}")) == set(suppressed)
     reason = next(iter(suppressed.values()))[0]["reason"]
     wanted = {k for k, each in suppressed.items() if reason in {one["reason"] for one in each}}
-    assert set(shop.read_ids(f"/api/profiles?filter=equals({field}.reason,'{reason}')")) == wanted
+    assert set(client.read_ids(f"/api/profiles?filter=equals({field}.reason,'{reason}')")) == wanted
 
 
 @pytest.mark.parametrize(
@@ -143,22 +145,22 @@ def test_suppressions_are_found_by_reason_and_time(shop: SandboxClient) -> None:
     ],
 )
 def test_texts_contain_begin_and_end(
-    shop: SandboxClient, operator: str, part: str, test: Callable[[str, str], bool]
+    client: SandboxClient, operator: str, part: str, test: Callable[[str, str], bool]
 ) -> None:
     """Tags are found by parts of their names."""
-    names = {each["id"]: each["attributes"]["name"] for each in shop.read_records("/api/tags")}
+    names = {each["id"]: each["attributes"]["name"] for each in client.read_records("/api/tags")}
     wanted = {record_id for record_id, name in names.items() if test(name, part)}
     assert wanted
-    assert set(shop.read_ids(f"/api/tags?filter={operator}(name,'{part}')")) == wanted
+    assert set(client.read_ids(f"/api/tags?filter={operator}(name,'{part}')")) == wanted
 
 
-def test_filters_without_effect_select_nothing_away(shop: SandboxClient) -> None:
+def test_filters_without_effect_select_nothing_away(client: SandboxClient) -> None:
     """The two filters recorded as without effect return everything, whatever they say."""
-    everything = shop.read_ids("/api/segments")
-    assert shop.read_ids("/api/segments?filter=equals(is_starred,true)") == everything
-    metrics = shop.read_ids("/api/metrics")
-    assert shop.read_ids("/api/metrics?filter=equals(integration.category,'nope')") == metrics
-    shopify = shop.read_ids("/api/metrics?filter=equals(integration.name,'Shopify')")
+    everything = client.read_ids("/api/segments")
+    assert client.read_ids("/api/segments?filter=equals(is_starred,true)") == everything
+    metrics = client.read_ids("/api/metrics")
+    assert client.read_ids("/api/metrics?filter=equals(integration.category,'nope')") == metrics
+    shopify = client.read_ids("/api/metrics?filter=equals(integration.name,'Shopify')")
     assert 0 < len(shopify) < len(metrics)
 
 

@@ -93,11 +93,11 @@ def test_a_429_tells_whole_seconds_only() -> None:
     assert error.detail == "Request was throttled. Expected available in 45 seconds."
 
 
-def test_the_server_throttles_and_keeps_the_count(start: StartSandbox) -> None:
+def test_the_server_throttles_and_keeps_the_count(start_sandbox: StartSandbox) -> None:
     """Three requests at once to a 1/s endpoint end in a 429 without rate headers; all count."""
-    shop = start(rate_limit_scale=1.0)
-    shop.sandbox.service.wall_clock = lambda: MINUTE
-    answers = [shop.request("/api/accounts") for _ in range(3)]
+    client = start_sandbox(rate_limit_scale=1.0)
+    client.sandbox.service.wall_clock = lambda: MINUTE
+    answers = [client.request("/api/accounts") for _ in range(3)]
     refused = [each for each in answers if each.status == 429]
     passed = [each for each in answers if each.status == 200]
     assert (len(passed), len(refused)) == (1, 2)
@@ -105,23 +105,23 @@ def test_the_server_throttles_and_keeps_the_count(start: StartSandbox) -> None:
     assert not [name for name in refused[0].headers if name.startswith("ratelimit")]
     assert refused[0].json["errors"][0]["code"] == "throttled"
     assert "ratelimit-limit" in passed[0].headers
-    summary = shop.call_admin("GET", "/__journal?summary=1")
+    summary = client.call_admin("GET", "/__journal?summary=1")
     assert (summary["throttled"], summary["requests"]) == (len(refused), 3)
 
 
-def test_errors_count_against_the_windows(start: StartSandbox) -> None:
+def test_errors_count_against_the_windows(start_sandbox: StartSandbox) -> None:
     """Requests that end as 400 spend the budget too."""
-    shop = start(rate_limit_scale=1.0)
-    shop.sandbox.service.wall_clock = lambda: MINUTE
-    statuses = [shop.request("/api/accounts?nonsense=1").status for _ in range(3)]
+    client = start_sandbox(rate_limit_scale=1.0)
+    client.sandbox.service.wall_clock = lambda: MINUTE
+    statuses = [client.request("/api/accounts?nonsense=1").status for _ in range(3)]
     assert set(statuses) == {400, 429}
 
 
-def test_two_keys_share_the_windows_of_their_account(start: StartSandbox) -> None:
+def test_two_keys_share_the_windows_of_their_account(start_sandbox: StartSandbox) -> None:
     """A second key of the account finds the windows spent by the first."""
     keys = (PrivateApiKey(value="pk_one"), PrivateApiKey(value="pk_two"))
-    shop = start(rate_limit_scale=1.0, keys=keys)
-    shop.sandbox.service.wall_clock = lambda: MINUTE
-    assert shop.request("/api/accounts").status == 200
+    client = start_sandbox(rate_limit_scale=1.0, keys=keys)
+    client.sandbox.service.wall_clock = lambda: MINUTE
+    assert client.request("/api/accounts").status == 200
     other = {"Authorization": "Klaviyo-API-Key pk_two"}
-    assert shop.request("/api/accounts", other).status == 429
+    assert client.request("/api/accounts", other).status == 429

@@ -8,115 +8,117 @@ from klaviyo_assets_tests.sandbox.conftest import NOON, StartSandbox
 from klaviyo_assets_tests.sandbox.sandbox_client import Document, SandboxClient
 
 
-def profile(shop: SandboxClient, record_id: str) -> Document:
+def profile(client: SandboxClient, record_id: str) -> Document:
     """A profile's attributes with its subscriptions."""
     target = f"/api/profiles/{record_id}?additional-fields[profile]=subscriptions"
-    return shop.get_document(target)["data"]["attributes"]
+    return client.get_document(target)["data"]["attributes"]
 
 
-def test_a_changed_profile_moves_its_updated(start: StartSandbox) -> None:
+def test_a_changed_profile_moves_its_updated(start_sandbox: StartSandbox) -> None:
     """New values show everywhere, other values stay, and `updated` is the sandbox's now."""
-    shop = start(profiles=20)
-    record_id = shop.read_ids("/api/profiles")[4]
-    before = profile(shop, record_id)
+    client = start_sandbox(profiles=20)
+    record_id = client.read_ids("/api/profiles")[4]
+    before = profile(client, record_id)
     wish = {"email": "new@example.com", "properties": {"age": 4}, "location": {"city": "Oslo"}}
-    shop.call_admin("POST", "/__mutate", {"profile": record_id, "set": wish})
-    after = profile(shop, record_id)
+    client.call_admin("POST", "/__mutate", {"profile": record_id, "set": wish})
+    after = profile(client, record_id)
     assert after["email"] == "new@example.com"
     assert after["properties"] == {**before["properties"], "age": 4}
     assert after["location"] == {**before["location"], "city": "Oslo"}
     assert after["updated"] == NOON.isoformat()
-    assert shop.read_ids("/api/profiles?filter=equals(email,'new@example.com')") == [record_id]
-    listed = shop.read_records("/api/profiles?sort=-updated&page[size]=1")[0]
+    assert client.read_ids("/api/profiles?filter=equals(email,'new@example.com')") == [record_id]
+    listed = client.read_records("/api/profiles?sort=-updated&page[size]=1")[0]
     assert (listed["id"], listed["attributes"]["email"]) == (record_id, "new@example.com")
 
 
-def test_a_merge_removes_the_source_and_moves_its_events(start: StartSandbox) -> None:
+def test_a_merge_removes_the_source_and_moves_its_events(start_sandbox: StartSandbox) -> None:
     """After a merge the source is gone and its events belong to the target."""
-    shop = start(profiles=5, events=200, future_events=0)
-    source, target = shop.read_ids("/api/profiles")[:2]
-    theirs = shop.read_ids(f"/api/events?filter=equals(profile_id,'{source}')")
-    others = shop.read_ids(f"/api/events?filter=equals(profile_id,'{target}')")
-    shop.call_admin("POST", "/__mutate", {"profile": source, "merge_into": target})
-    assert shop.request(f"/api/profiles/{source}").status == 404
-    assert source not in shop.read_ids("/api/profiles")
-    found = shop.read_ids(f"/api/events?filter=equals(profile_id,'{target}')")
+    client = start_sandbox(profiles=5, events=200, future_events=0)
+    source, target = client.read_ids("/api/profiles")[:2]
+    theirs = client.read_ids(f"/api/events?filter=equals(profile_id,'{source}')")
+    others = client.read_ids(f"/api/events?filter=equals(profile_id,'{target}')")
+    client.call_admin("POST", "/__mutate", {"profile": source, "merge_into": target})
+    assert client.request(f"/api/profiles/{source}").status == 404
+    assert source not in client.read_ids("/api/profiles")
+    found = client.read_ids(f"/api/events?filter=equals(profile_id,'{target}')")
     assert sorted(found) == sorted(theirs + others)
     assert theirs
-    assert profile(shop, target)["updated"] == NOON.isoformat()
+    assert profile(client, target)["updated"] == NOON.isoformat()
 
 
-def test_events_of_a_deleted_profile_stay_redacted(start: StartSandbox) -> None:
+def test_events_of_a_deleted_profile_stay_redacted(start_sandbox: StartSandbox) -> None:
     """A deleted person's events remain, without properties and without a profile."""
-    shop = start(profiles=5, events=200, future_events=0)
-    gone = shop.read_ids("/api/profiles")[0]
-    theirs = set(shop.read_ids(f"/api/events?filter=equals(profile_id,'{gone}')"))
-    shop.call_admin("POST", "/__mutate", {"profile": gone, "delete": True})
-    records = [each for each in shop.read_records("/api/events") if each["id"] in theirs]
+    client = start_sandbox(profiles=5, events=200, future_events=0)
+    gone = client.read_ids("/api/profiles")[0]
+    theirs = set(client.read_ids(f"/api/events?filter=equals(profile_id,'{gone}')"))
+    client.call_admin("POST", "/__mutate", {"profile": gone, "delete": True})
+    records = [each for each in client.read_records("/api/events") if each["id"] in theirs]
     assert len(records) == len(theirs) > 0
     for record in records:
         assert record["relationships"]["profile"]["data"] is None
         assert record["attributes"]["event_properties"] == {}
-    assert not theirs & set(shop.read_ids("/api/events?filter=has(profile)"))
+    assert not theirs & set(client.read_ids("/api/events?filter=has(profile)"))
 
 
-def test_a_suppression_comes_and_goes(start: StartSandbox) -> None:
+def test_a_suppression_comes_and_goes(start_sandbox: StartSandbox) -> None:
     """A suppressed profile is found by the filter until its suppression is lifted."""
-    shop = start(profiles=30)
+    client = start_sandbox(profiles=30)
     asked = "filter=equals(subscriptions.email.marketing.suppression.reason,'HARD_BOUNCE')"
-    before = shop.read_ids(f"/api/profiles?{asked}")
-    free = next(k for k in shop.read_ids("/api/profiles") if k not in before)
+    before = client.read_ids(f"/api/profiles?{asked}")
+    free = next(k for k in client.read_ids("/api/profiles") if k not in before)
     new = {"reason": "HARD_BOUNCE", "timestamp": "2026-11-19T00:00:00+00:00"}
-    shop.call_admin("POST", "/__mutate", {"profile": free, "suppress": new})
-    assert set(shop.read_ids(f"/api/profiles?{asked}")) == {*before, free}
-    marketing = profile(shop, free)["subscriptions"]["email"]["marketing"]
+    client.call_admin("POST", "/__mutate", {"profile": free, "suppress": new})
+    assert set(client.read_ids(f"/api/profiles?{asked}")) == {*before, free}
+    marketing = profile(client, free)["subscriptions"]["email"]["marketing"]
     assert marketing["suppression"] == [new]
-    shop.call_admin("POST", "/__mutate", {"profile": free, "lift_suppression": True})
-    assert shop.read_ids(f"/api/profiles?{asked}") == before
+    client.call_admin("POST", "/__mutate", {"profile": free, "lift_suppression": True})
+    assert client.read_ids(f"/api/profiles?{asked}") == before
 
 
-def test_an_archived_campaign_moves_to_the_other_slice(start: StartSandbox) -> None:
+def test_an_archived_campaign_moves_to_the_other_slice(start_sandbox: StartSandbox) -> None:
     """Archiving takes a campaign out of one slice into the other, with a new `updated_at`."""
-    shop = start()
+    client = start_sandbox()
     channel = "filter=equals(messages.channel,'email')"
-    moved = shop.read_ids(f"/api/campaigns?{channel}")[0]
-    shop.call_admin("POST", "/__mutate", {"campaign": moved, "set": {"archived": True}})
-    assert moved not in shop.read_ids(f"/api/campaigns?{channel}")
-    archived = shop.read_records(f"/api/campaigns?{channel},equals(archived,true)&sort=-updated_at")
+    moved = client.read_ids(f"/api/campaigns?{channel}")[0]
+    client.call_admin("POST", "/__mutate", {"campaign": moved, "set": {"archived": True}})
+    assert moved not in client.read_ids(f"/api/campaigns?{channel}")
+    archived = client.read_records(
+        f"/api/campaigns?{channel},equals(archived,true)&sort=-updated_at"
+    )
     assert archived[0]["id"] == moved
     assert archived[0]["attributes"]["updated_at"] == "2026-11-20T12:00:00.000000+00:00"
 
 
-def test_members_join_and_leave_without_moving_the_list(start: StartSandbox) -> None:
+def test_members_join_and_leave_without_moving_the_list(start_sandbox: StartSandbox) -> None:
     """Joining is dated now, leaving is silent, and the list's `updated` stays."""
-    shop = start(profiles=80)
-    group = shop.read_ids("/api/lists")[0]
-    before = shop.get_document(f"/api/lists/{group}")["data"]["attributes"]["updated"]
-    members = shop.read_ids(f"/api/lists/{group}/profiles")
-    joiner = next(k for k in shop.read_ids("/api/profiles") if k not in members)
+    client = start_sandbox(profiles=80)
+    group = client.read_ids("/api/lists")[0]
+    before = client.get_document(f"/api/lists/{group}")["data"]["attributes"]["updated"]
+    members = client.read_ids(f"/api/lists/{group}/profiles")
+    joiner = next(k for k in client.read_ids("/api/profiles") if k not in members)
     wish = {"list": group, "add": [joiner], "remove": [members[0]]}
-    shop.call_admin("POST", "/__mutate", wish)
-    now = shop.read_records(f"/api/lists/{group}/profiles?sort=joined_group_at")
+    client.call_admin("POST", "/__mutate", wish)
+    now = client.read_records(f"/api/lists/{group}/profiles?sort=joined_group_at")
     assert {each["id"] for each in now} == {*members[1:], joiner}
     assert now[-1]["attributes"]["joined_group_at"] == NOON.isoformat()
-    assert shop.get_document(f"/api/lists/{group}")["data"]["attributes"]["updated"] == before
+    assert client.get_document(f"/api/lists/{group}")["data"]["attributes"]["updated"] == before
 
 
-def test_records_can_be_created(start: StartSandbox) -> None:
+def test_records_can_be_created(start_sandbox: StartSandbox) -> None:
     """A new profile, list and template are listed with the values given."""
-    shop = start(profiles=5)
+    client = start_sandbox(profiles=5)
     for kind, name in (("profile", "last_name"), ("list", "name"), ("template", "name")):
         wish = {"create": kind, "set": {name: 'x"; DROP TABLE profiles; --'}}
-        record_id = shop.call_admin("POST", "/__mutate", wish)["id"]
-        found = {each["id"]: each["attributes"] for each in shop.read_records(f"/api/{kind}s")}
+        record_id = client.call_admin("POST", "/__mutate", wish)["id"]
+        found = {each["id"]: each["attributes"] for each in client.read_records(f"/api/{kind}s")}
         assert found[record_id][name] == 'x"; DROP TABLE profiles; --'
         assert found[record_id]["created"] == NOON.isoformat()
 
 
-def test_nonsense_is_refused_and_changes_nothing(start: StartSandbox) -> None:
+def test_nonsense_is_refused_and_changes_nothing(start_sandbox: StartSandbox) -> None:
     """A wish for a record that does not exist, or without a verb, is a 400 of the admin side."""
-    shop = start(profiles=5)
-    before = shop.read_truth("profiles")
+    client = start_sandbox(profiles=5)
+    before = client.read_truth("profiles")
     one = next(iter(before))
     for wish in (
         b'{"profile": "nobody", "delete": true}',
@@ -125,43 +127,45 @@ def test_nonsense_is_refused_and_changes_nothing(start: StartSandbox) -> None:
         b'{"profile": "%b", "merge_into": "%b"}' % (one.encode(), one.encode()),
         b"nonsense",
     ):
-        assert shop.request("/__mutate", method="POST", body=wish).status == 400
-    assert shop.read_truth("profiles") == before
+        assert client.request("/__mutate", method="POST", body=wish).status == 400
+    assert client.read_truth("profiles") == before
 
 
-def test_ids_and_names_can_be_nasty(start: StartSandbox) -> None:
+def test_ids_and_names_can_be_nasty(start_sandbox: StartSandbox) -> None:
     """Records with any id can be made and read back by their encoded id; metrics too."""
-    shop = start(profiles=5)
+    client = start_sandbox(profiles=5)
     for nasty in ("../../etc/x", "a/b", "CON", "%2e%2e", "$custom:::SKU 1/2", "x" * 300):
         wish = {"create": "list", "set": {"id": nasty, "name": "<script>alert(1)</script>"}}
-        assert shop.call_admin("POST", "/__mutate", wish)["id"] == nasty
-        assert nasty in shop.read_ids("/api/lists")
-        found = shop.get_document(f"/api/lists/{quote(nasty, safe='')}")["data"]
+        assert client.call_admin("POST", "/__mutate", wish)["id"] == nasty
+        assert nasty in client.read_ids("/api/lists")
+        found = client.get_document(f"/api/lists/{quote(nasty, safe='')}")["data"]
         assert found["id"] == nasty
     wish = {"create": "metric", "set": {"id": "../m", "name": "x"}}
-    shop.call_admin("POST", "/__mutate", wish)
-    shop.call_admin("POST", "/__events", {"events": [{"metric": "../m"}]})
-    newest = shop.read_records("/api/events?filter=equals(metric_id,'../m')")
+    client.call_admin("POST", "/__mutate", wish)
+    client.call_admin("POST", "/__events", {"events": [{"metric": "../m"}]})
+    newest = client.read_records("/api/events?filter=equals(metric_id,'../m')")
     assert [each["relationships"]["metric"]["data"]["id"] for each in newest] == ["../m"]
 
 
-def test_a_profile_can_bring_its_groups(start: StartSandbox) -> None:
+def test_a_profile_can_bring_its_groups(start_sandbox: StartSandbox) -> None:
     """Included lists and segments of a profile are those that have it as a member."""
-    shop = start(profiles=40)
-    one = shop.read_ids("/api/profiles")[3]
-    document = shop.get_document(f"/api/profiles/{one}?include=lists,segments")
+    client = start_sandbox(profiles=40)
+    one = client.read_ids("/api/profiles")[3]
+    document = client.get_document(f"/api/profiles/{one}?include=lists,segments")
     for kind in ("list", "segment"):
         linked = {each["id"] for each in document["data"]["relationships"][f"{kind}s"]["data"]}
-        groups = shop.read_ids(f"/api/{kind}s")
-        wanted = {each for each in groups if one in shop.read_ids(f"/api/{kind}s/{each}/profiles")}
+        groups = client.read_ids(f"/api/{kind}s")
+        wanted = {
+            each for each in groups if one in client.read_ids(f"/api/{kind}s/{each}/profiles")
+        }
         assert linked == wanted
         assert {each["id"] for each in document["included"] if each["type"] == kind} == wanted
 
 
-def test_flows_hang_on_their_triggers(shop: SandboxClient) -> None:
+def test_flows_hang_on_their_triggers(client: SandboxClient) -> None:
     """Metrics and lists bring the flows that they trigger when asked to include them."""
     for path in ("/api/metrics?include=flow-triggers", "/api/lists?include=flow-triggers"):
-        page = shop.get_document(path)
+        page = client.get_document(path)
         linked = [
             flow["id"]
             for each in page["data"]
@@ -171,12 +175,14 @@ def test_flows_hang_on_their_triggers(shop: SandboxClient) -> None:
         assert {each["id"] for each in page["included"]} == set(linked)
 
 
-def test_events_that_are_kept_back_are_counted_unless_they_are_gone(start: StartSandbox) -> None:
+def test_events_that_are_kept_back_are_counted_unless_they_are_gone(
+    start_sandbox: StartSandbox,
+) -> None:
     """Hidden events leave the pages and stay in the aggregates; gone ones leave both."""
-    shop = start(profiles=5, events=300, days=20, future_events=0)
-    metric = shop.sandbox.store.metrics.id_of(5)
+    client = start_sandbox(profiles=5, events=300, days=20, future_events=0)
+    metric = client.sandbox.store.metrics.id_of(5)
     pages = f"/api/events?filter=equals(metric_id,'{metric}')"
-    everything = shop.read_ids(pages)
+    everything = client.read_ids(pages)
     bounds = {"start": "2026-01-01T00:00:00Z", "end": NOON.isoformat()}
     attributes = {
         "metric_id": metric,
@@ -190,28 +196,30 @@ def test_events_that_are_kept_back_are_counted_unless_they_are_gone(start: Start
 
     def counted() -> float:
         kind = {"Content-Type": "application/vnd.api+json"}
-        found = shop.request("/api/metric-aggregates", kind, method="POST", body=body).json
+        found = client.request("/api/metric-aggregates", kind, method="POST", body=body).json
         return sum(found["data"]["attributes"]["data"][0]["measurements"]["count"])
 
-    shop.call_admin("POST", "/__mutate", {"hide_events": {**bounds, "metric": metric}})
-    assert (shop.read_ids(pages), counted()) == ([], len(everything))
-    assert shop.read_ids("/api/events")
-    shop.call_admin("POST", "/__mutate", {"show_events": True})
-    shop.call_admin("POST", "/__mutate", {"hide_events": {**bounds, "every": 2, "counted": False}})
-    left = shop.read_ids(pages)
+    client.call_admin("POST", "/__mutate", {"hide_events": {**bounds, "metric": metric}})
+    assert (client.read_ids(pages), counted()) == ([], len(everything))
+    assert client.read_ids("/api/events")
+    client.call_admin("POST", "/__mutate", {"show_events": True})
+    client.call_admin(
+        "POST", "/__mutate", {"hide_events": {**bounds, "every": 2, "counted": False}}
+    )
+    left = client.read_ids(pages)
     assert 0 < len(left) < len(everything)
     assert counted() == len(left)
-    shop.call_admin("POST", "/__mutate", {"show_events": True})
-    assert (shop.read_ids(pages), counted()) == (everything, len(everything))
+    client.call_admin("POST", "/__mutate", {"show_events": True})
+    assert (client.read_ids(pages), counted()) == (everything, len(everything))
 
 
-def test_an_event_that_gets_another_time(start: StartSandbox) -> None:
+def test_an_event_that_gets_another_time(start_sandbox: StartSandbox) -> None:
     """A written event moves with its id."""
-    shop = start(events=50, future_events=0)
+    client = start_sandbox(events=50, future_events=0)
     wish = {"datetime": f"{NOON - timedelta(days=2):%FT%TZ}"}
-    (event,) = shop.call_admin("POST", "/__events", {"events": [wish]})["ids"]
+    (event,) = client.call_admin("POST", "/__events", {"events": [wish]})["ids"]
     later = NOON - timedelta(hours=1)
-    shop.call_admin("POST", "/__mutate", {"redate_event": event, "datetime": f"{later:%FT%TZ}"})
-    found = shop.get_document(f"/api/events/{event}")["data"]["attributes"]
+    client.call_admin("POST", "/__mutate", {"redate_event": event, "datetime": f"{later:%FT%TZ}"})
+    found = client.get_document(f"/api/events/{event}")["data"]["attributes"]
     assert found["datetime"].startswith(f"{later:%F}")
-    assert shop.read_ids("/api/events").count(event) == 1
+    assert client.read_ids("/api/events").count(event) == 1

@@ -33,42 +33,42 @@ SORTED = [
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_a_collection_read_by_next_links_is_whole(shop: SandboxClient, name: str) -> None:
+def test_a_collection_read_by_next_links_is_whole(client: SandboxClient, name: str) -> None:
     """Following next links to the end shows each living record once."""
-    ids = shop.read_ids(f"/api/{name}")
+    ids = client.read_ids(f"/api/{name}")
     assert len(ids) == len(set(ids))
-    assert set(ids) == set(shop.read_truth(name))
+    assert set(ids) == set(client.read_truth(name))
 
 
-def test_campaigns_are_whole_over_channels_and_archived_states(shop: SandboxClient) -> None:
+def test_campaigns_are_whole_over_channels_and_archived_states(client: SandboxClient) -> None:
     """The six slices of channel and archived state hold each campaign once."""
     ids: list[str] = []
     for channel in ("email", "sms", "mobile_push"):
         for archived in ("true", "false"):
             asked = f"equals(messages.channel,'{channel}'),equals(archived,{archived})"
-            ids += shop.read_ids(f"/api/campaigns?page[size]=3&filter={asked}")
+            ids += client.read_ids(f"/api/campaigns?page[size]=3&filter={asked}")
     assert len(ids) == len(set(ids))
-    assert set(ids) == set(shop.read_truth("campaigns"))
+    assert set(ids) == set(client.read_truth("campaigns"))
 
 
-def test_flows_are_whole_over_archived_states(shop: SandboxClient) -> None:
+def test_flows_are_whole_over_archived_states(client: SandboxClient) -> None:
     """Archived flows come only when asked for, and both halves are all flows."""
-    archived = shop.read_ids("/api/flows?filter=equals(archived,true)&page[size]=1")
-    living = shop.read_ids("/api/flows?page[size]=5")
+    archived = client.read_ids("/api/flows?filter=equals(archived,true)&page[size]=1")
+    living = client.read_ids("/api/flows?page[size]=5")
     assert archived
-    assert sorted(archived + living) == sorted(shop.read_truth("flows"))
+    assert sorted(archived + living) == sorted(client.read_truth("flows"))
 
 
 @pytest.mark.parametrize(
     ("operation", "sort"), SORTED, ids=lambda value: getattr(value, "name", value)
 )
-def test_a_sort_orders_all_pages(shop: SandboxClient, operation: Operation, sort: str) -> None:
+def test_a_sort_orders_all_pages(client: SandboxClient, operation: Operation, sort: str) -> None:
     """Pages of a sorted walk form one row in that order, nulls last, nothing lost."""
     wanted = "&filter=equals(messages.channel,'email')" if operation.required_filter else ""
     extra = "&additional-fields[profile]=subscriptions" if operation.kind == "profile" else ""
     size = "&page[size]=7" if operation.name != "get_events" else "&page[size]=300"
-    records = shop.read_records(f"{operation.path}?sort={sort}{size}{wanted}{extra}")
-    found = shop.read_ids(f"{operation.path}?page[size]=10{wanted}")
+    records = client.read_records(f"{operation.path}?sort={sort}{size}{wanted}{extra}")
+    found = client.read_ids(f"{operation.path}?page[size]=10{wanted}")
     assert sorted(each["id"] for each in records) == sorted(found)
     name = sort.removeprefix("-")
     keys = [key_of(record, name) for record in records]
@@ -90,32 +90,32 @@ def key_of(record: Document, name: str) -> str | None:
     return value
 
 
-def test_a_full_page_of_events_leads_to_an_empty_one(start: StartSandbox) -> None:
+def test_a_full_page_of_events_leads_to_an_empty_one(start_sandbox: StartSandbox) -> None:
     """When the last page is exactly full, its next link leads to an empty page without one."""
-    shop = start(events=100)
+    client = start_sandbox(events=100)
     wish = {"datetime": "2020-01-01T00:00:00Z", "count": 10}
-    shop.call_admin("POST", "/__events", {"events": [wish]})
+    client.call_admin("POST", "/__events", {"events": [wish]})
     asked = "filter=less-than(datetime,2021-01-01T00:00:00Z)"
-    pages = list(shop.read_pages(f"/api/events?page[size]=5&sort=datetime&{asked}"))
+    pages = list(client.read_pages(f"/api/events?page[size]=5&sort=datetime&{asked}"))
     assert [len(page["data"]) for page in pages] == [5, 5, 0]
     assert pages[-1]["links"]["next"] is None
 
 
-def test_equal_times_across_a_page_border_lose_nothing(start: StartSandbox) -> None:
+def test_equal_times_across_a_page_border_lose_nothing(start_sandbox: StartSandbox) -> None:
     """Fifty events of one second, read seven at a time, come once each, both ways."""
-    shop = start(events=40, future_events=0)
+    client = start_sandbox(events=40, future_events=0)
     wish = {"datetime": "2026-11-01T00:00:00Z", "count": 50}
-    written = shop.call_admin("POST", "/__events", {"events": [wish]})["ids"]
+    written = client.call_admin("POST", "/__events", {"events": [wish]})["ids"]
     for sort in ("datetime", "-datetime"):
-        ids = shop.read_ids(f"/api/events?page[size]=7&sort={sort}")
+        ids = client.read_ids(f"/api/events?page[size]=7&sort={sort}")
         assert len(ids) == len(set(ids))
-        assert set(ids) == set(shop.read_truth("events"))
+        assert set(ids) == set(client.read_truth("events"))
         assert set(written) < set(ids)
 
 
-def test_links_are_absolute_and_encoded(shop: SandboxClient) -> None:
+def test_links_are_absolute_and_encoded(client: SandboxClient) -> None:
     """Next links carry the address the client used, with percent-encoded brackets."""
-    answered = shop.request("/api/profiles?page[size]=2&sort=updated", {"Host": "localhost:8765"})
+    answered = client.request("/api/profiles?page[size]=2&sort=updated", {"Host": "localhost:8765"})
     links = answered.json["links"]
     assert links["next"].startswith("http://localhost:8765/api/profiles?page%5Bsize%5D=2&sort=")
     assert "page%5Bcursor%5D=" in links["next"]
@@ -124,9 +124,9 @@ def test_links_are_absolute_and_encoded(shop: SandboxClient) -> None:
     assert answered.json["data"][0]["links"]["self"].endswith("/")
 
 
-def test_cursors_are_keysets_in_base64(shop: SandboxClient) -> None:
+def test_cursors_are_keysets_in_base64(client: SandboxClient) -> None:
     """A cursor names the sort value and id of the last record shown."""
-    page = shop.get_document("/api/events?page[size]=2&sort=datetime")
+    page = client.get_document("/api/events?page[size]=2&sort=datetime")
     cursor = page["links"]["next"].partition("page%5Bcursor%5D=")[2].replace("%3D", "=")
     last = page["data"][-1]
     seconds, record_id, ascending, _ = json.loads(base64.b64decode(cursor.replace("%2B", "+")))
@@ -145,67 +145,67 @@ def test_cursors_are_keysets_in_base64(shop: SandboxClient) -> None:
         ("/api/lists?page[size]=2", "/api/lists?page[size]=2&filter=equals(name,'x')"),
     ],
 )
-def test_a_cursor_of_another_order_is_refused(shop: SandboxClient, first: str, then: str) -> None:
+def test_a_cursor_of_another_order_is_refused(client: SandboxClient, first: str, then: str) -> None:
     """A cursor taken over to another sort or filter is a 400, in Klaviyo's words."""
-    cursor = shop.get_document(first)["links"]["next"].partition("page%5Bcursor%5D=")[2]
-    answered = shop.request(f"{then}&page%5Bcursor%5D={cursor}")
+    cursor = client.get_document(first)["links"]["next"].partition("page%5Bcursor%5D=")[2]
+    answered = client.request(f"{then}&page%5Bcursor%5D={cursor}")
     assert (answered.status, answered.detail) == (400, "Invalid cursor provided.")
     assert answered.json["errors"][0]["source"] == {"pointer": "/data/"}
 
 
 @pytest.mark.parametrize("path", ["events", "profiles", "lists"])
 @pytest.mark.parametrize("cursor", ["nonsense", "bmV4dDo6", "W10=", "8J+YgA==", "bnVsbA=="])
-def test_a_made_up_cursor_is_refused(shop: SandboxClient, path: str, cursor: str) -> None:
+def test_a_made_up_cursor_is_refused(client: SandboxClient, path: str, cursor: str) -> None:
     """Any text that is no cursor of ours is the same 400."""
-    answered = shop.request(f"/api/{path}?page[cursor]={cursor}")
+    answered = client.request(f"/api/{path}?page[cursor]={cursor}")
     assert (answered.status, answered.detail) == (400, "Invalid cursor provided.")
 
 
-def test_deletions_in_mid_walk_shift_nothing(start: StartSandbox) -> None:
+def test_deletions_in_mid_walk_shift_nothing(start_sandbox: StartSandbox) -> None:
     """Deleting the last shown and the next record does not make a keyset walk lose others."""
-    shop = start(profiles=60)
-    first = shop.get_document("/api/profiles?sort=updated&page[size]=10")
-    rest = shop.read_ids("/api/profiles?sort=updated&page[size]=50")[10:]
+    client = start_sandbox(profiles=60)
+    first = client.get_document("/api/profiles?sort=updated&page[size]=10")
+    rest = client.read_ids("/api/profiles?sort=updated&page[size]=50")[10:]
     shown = [record["id"] for record in first["data"]]
     for gone in (shown[-1], rest[0]):
-        shop.call_admin("POST", "/__mutate", {"profile": gone, "delete": True})
-    assert shop.read_ids(first["links"]["next"]) == rest[1:]
+        client.call_admin("POST", "/__mutate", {"profile": gone, "delete": True})
+    assert client.read_ids(first["links"]["next"]) == rest[1:]
 
 
-def test_a_record_changed_in_mid_walk_comes_again(start: StartSandbox) -> None:
+def test_a_record_changed_in_mid_walk_comes_again(start_sandbox: StartSandbox) -> None:
     """In a walk by updated, a record that changes meanwhile moves to the end and is seen twice."""
-    shop = start(profiles=30)
-    first = shop.get_document("/api/profiles?sort=updated&page[size]=10")
+    client = start_sandbox(profiles=30)
+    first = client.get_document("/api/profiles?sort=updated&page[size]=10")
     moved = first["data"][0]["id"]
-    shop.call_admin("POST", "/__mutate", {"profile": moved, "set": {"title": "moved"}})
-    rest = shop.read_ids(first["links"]["next"])
+    client.call_admin("POST", "/__mutate", {"profile": moved, "set": {"title": "moved"}})
+    rest = client.read_ids(first["links"]["next"])
     assert rest[-1] == moved
     assert len(rest) == 21
 
 
 @pytest.mark.parametrize("kind", ["list", "segment"])
-def test_members_are_the_same_whole_and_as_ids(shop: SandboxClient, kind: str) -> None:
+def test_members_are_the_same_whole_and_as_ids(client: SandboxClient, kind: str) -> None:
     """Members read as profiles, as ids, and counted are the same people."""
     sizes: list[int] = []
-    for group in shop.read_ids(f"/api/{kind}s"):
+    for group in client.read_ids(f"/api/{kind}s"):
         path = f"/api/{kind}s/{group}"
-        whole = shop.read_ids(f"{path}/profiles?page[size]=9&sort=joined_group_at")
-        assert whole == shop.read_ids(
+        whole = client.read_ids(f"{path}/profiles?page[size]=9&sort=joined_group_at")
+        assert whole == client.read_ids(
             f"{path}/relationships/profiles?page[size]=13&sort=joined_group_at"
         )
         assert len(whole) == len(set(whole))
-        detail = shop.get_document(f"{path}?additional-fields[{kind}]=profile_count")
+        detail = client.get_document(f"{path}?additional-fields[{kind}]=profile_count")
         assert detail["data"]["attributes"]["profile_count"] == len(whole)
         sizes.append(len(whole))
     assert 0 in sizes
     assert max(sizes) > 20
 
 
-def test_an_empty_account_has_empty_collections(start: StartSandbox) -> None:
+def test_an_empty_account_has_empty_collections(start_sandbox: StartSandbox) -> None:
     """An account without anything answers every collection with no record and no next link."""
     numbers = dict.fromkeys(("events", "profiles", "lists", "segments", "campaigns"), 0)
-    shop = start(**numbers, templates=0, flows=0, future_events=0)
+    client = start_sandbox(**numbers, templates=0, flows=0, future_events=0)
     for name in ("events", "profiles", "lists", "segments", "flows", "templates"):
-        document = shop.get_document(f"/api/{name}?page[size]=1")
+        document = client.get_document(f"/api/{name}?page[size]=1")
         assert (document["data"], document["links"]["next"]) == ([], None)
-    assert shop.read_ids("/api/campaigns?filter=equals(messages.channel,'sms')") == []
+    assert client.read_ids("/api/campaigns?filter=equals(messages.channel,'sms')") == []

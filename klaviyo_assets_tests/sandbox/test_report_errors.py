@@ -93,20 +93,20 @@ def refusals() -> Iterator[tuple[str, dict[str, Any], str]]:
 
 @pytest.mark.parametrize(("kind", "changes", "detail"), list(refusals()))
 def test_a_report_beyond_the_offer_is_refused(
-    shop: SandboxClient, kind: str, changes: dict[str, Any], detail: str
+    client: SandboxClient, kind: str, changes: dict[str, Any], detail: str
 ) -> None:
     """Whatever the reference does not offer is a 400 that says what."""
-    answered = post_report(shop, kind, **changes)
+    answered = post_report(client, kind, **changes)
     assert answered.status == 400, answered.body[:200]
     assert answered.detail.startswith(detail)
 
 
-def test_a_report_needs_its_content_type_and_a_body(shop: SandboxClient) -> None:
+def test_a_report_needs_its_content_type_and_a_body(client: SandboxClient) -> None:
     """Without the JSON:API content type 415, without a document 400."""
-    sound = report_body(shop, VALUES_REPORT)
+    sound = report_body(client, VALUES_REPORT)
     target = f"/api/{VALUES_REPORT}s"
-    plain = shop.request(target, {"Content-Type": "text/plain"}, method="POST", body=sound)
+    plain = client.request(target, {"Content-Type": "text/plain"}, method="POST", body=sound)
     assert plain.status == 415
     for text in (b"", b"[]", b'{"data":{"type":"x"}}'):
         kind = {"Content-Type": "application/vnd.api+json"}
-        assert shop.request(target, kind, method="POST", body=text).status == 400
+        assert client.request(target, kind, method="POST", body=text).status == 400

@@ -14,16 +14,16 @@ from klaviyo_assets_tests.sandbox.report_requests import (
 from klaviyo_assets_tests.sandbox.sandbox_client import SandboxClient
 
 
-def test_conversions_arrive_over_the_attribution_window(start: StartSandbox) -> None:
+def test_conversions_arrive_over_the_attribution_window(start_sandbox: StartSandbox) -> None:
     """A day's recipients stay what they are; its conversions and value grow for five days."""
-    shop = start(days=30, campaigns=60, profiles=3_000, spread_share=0.0)
+    client = start_sandbox(days=30, campaigns=60, profiles=3_000, spread_share=0.0)
     day = NOON.date() - timedelta(days=1)
     totals: list[dict[str, float]] = []
     for _ in range(8):
-        rows = report_rows(shop, VALUES_REPORT, timeframe=day_timeframe(day))
+        rows = report_rows(client, VALUES_REPORT, timeframe=day_timeframe(day))
         names = ("recipients", "conversions", "conversion_value")
         totals.append({name: sum(row["statistics"][name] for row in rows) for name in names})
-        shop.call_admin("POST", "/__clock", {"advance_seconds": DAY})
+        client.call_admin("POST", "/__clock", {"advance_seconds": DAY})
     conversions = [each["conversions"] for each in totals]
     assert len({each["recipients"] for each in totals}) == 1
     assert conversions == sorted(conversions)
@@ -31,45 +31,45 @@ def test_conversions_arrive_over_the_attribution_window(start: StartSandbox) -> 
     assert totals[0]["conversion_value"] < totals[7]["conversion_value"]
 
 
-def test_some_value_is_refunded_after_weeks(start: StartSandbox) -> None:
+def test_some_value_is_refunded_after_weeks(start_sandbox: StartSandbox) -> None:
     """Weeks after the send, some conversion value goes down again."""
-    shop = start(campaigns=60, profiles=3_000)
+    client = start_sandbox(campaigns=60, profiles=3_000)
     frame = {"start": "2026-10-25T00:00:00", "end": "2026-11-19T23:59:59"}
-    shop.call_admin("POST", "/__clock", {"advance_seconds": 8 * DAY})
+    client.call_admin("POST", "/__clock", {"advance_seconds": 8 * DAY})
     early = sum(
         row["statistics"]["conversion_value"]
-        for row in report_rows(shop, VALUES_REPORT, timeframe=frame)
+        for row in report_rows(client, VALUES_REPORT, timeframe=frame)
     )
-    early += flow_value(shop, frame)
-    shop.call_admin("POST", "/__clock", {"advance_seconds": 60 * DAY})
+    early += flow_value(client, frame)
+    client.call_admin("POST", "/__clock", {"advance_seconds": 60 * DAY})
     late = sum(
         row["statistics"]["conversion_value"]
-        for row in report_rows(shop, VALUES_REPORT, timeframe=frame)
+        for row in report_rows(client, VALUES_REPORT, timeframe=frame)
     )
-    late += flow_value(shop, frame)
+    late += flow_value(client, frame)
     assert late < early
 
 
-def flow_value(shop: SandboxClient, frame: dict[str, str]) -> float:
+def flow_value(client: SandboxClient, frame: dict[str, str]) -> float:
     """The value that flows earned in a frame."""
-    rows = report_rows(shop, "flow-values-report", timeframe=frame)
+    rows = report_rows(client, "flow-values-report", timeframe=frame)
     return sum(row["statistics"]["conversion_value"] for row in rows)
 
 
-def spreads(shop: SandboxClient) -> dict[str, set[str]]:
+def spreads(client: SandboxClient) -> dict[str, set[str]]:
     """Local send days by campaign, over the year."""
     days: dict[str, set[str]] = {}
-    for row in true_rows(shop, "campaign_values", start="2025-11-20", end="2026-11-19"):
+    for row in true_rows(client, "campaign_values", start="2025-11-20", end="2026-11-19"):
         days.setdefault(row["campaign_id"], set()).add(row["date"])
     return days
 
 
-def test_campaigns_spread_over_days_by_their_strategy(start: StartSandbox) -> None:
+def test_campaigns_spread_over_days_by_their_strategy(start_sandbox: StartSandbox) -> None:
     """Smart, local, throttled and tested campaigns have several send days, the others just one."""
-    shop = start(spread_share=0.6)
-    days = spreads(shop)
+    client = start_sandbox(spread_share=0.6)
+    days = spreads(client)
     methods: dict[str, set[bool]] = {}
-    for campaign in shop.sandbox.store.campaigns.records:
+    for campaign in client.sandbox.store.campaigns.records:
         strategy = as_object(campaign.attributes["send_strategy"])
         local = as_object(strategy.get("options")).get("is_local") is True
         method = "local" if local else str(strategy["method"])
@@ -80,29 +80,29 @@ def test_campaigns_spread_over_days_by_their_strategy(start: StartSandbox) -> No
         assert True in methods[method], method
 
 
-def test_without_spread_each_campaign_has_one_day(start: StartSandbox) -> None:
+def test_without_spread_each_campaign_has_one_day(start_sandbox: StartSandbox) -> None:
     """With a spread share of nothing no campaign is on two days."""
-    shop = start(spread_share=0.0)
-    assert {len(days) for days in spreads(shop).values()} == {1}
+    client = start_sandbox(spread_share=0.0)
+    assert {len(days) for days in spreads(client).values()} == {1}
 
 
-def test_reports_show_campaigns_that_the_list_does_not(shop: SandboxClient) -> None:
+def test_reports_show_campaigns_that_the_list_does_not(client: SandboxClient) -> None:
     """WhatsApp campaigns and deleted ones are in reports though `/api/campaigns` has neither."""
-    listed = set(shop.read_truth("campaigns"))
-    rows = true_rows(shop, "campaign_values", start="2025-11-20", end="2026-11-19")
+    listed = set(client.read_truth("campaigns"))
+    rows = true_rows(client, "campaign_values", start="2025-11-20", end="2026-11-19")
     unlisted = {row["send_channel"] for row in rows if row["campaign_id"] not in listed}
     assert unlisted == {"whatsapp", "email"}
 
 
-def test_a_campaign_deleted_later_stays_in_reports(start: StartSandbox) -> None:
+def test_a_campaign_deleted_later_stays_in_reports(start_sandbox: StartSandbox) -> None:
     """Deleting a campaign does not take back what it sent."""
-    shop = start()
+    client = start_sandbox()
     frame = {"start": "2026-01-01T00:00:00", "end": "2026-11-19T23:59:59"}
-    before = report_rows(shop, VALUES_REPORT, timeframe=frame)
-    listed = set(shop.read_truth("campaigns"))
+    before = report_rows(client, VALUES_REPORT, timeframe=frame)
+    listed = set(client.read_truth("campaigns"))
     gone = next(
         r["groupings"]["campaign_id"] for r in before if r["groupings"]["campaign_id"] in listed
     )
-    shop.call_admin("POST", "/__mutate", {"campaign": gone, "delete": True})
-    assert gone not in shop.read_truth("campaigns")
-    assert report_rows(shop, VALUES_REPORT, timeframe=frame) == before
+    client.call_admin("POST", "/__mutate", {"campaign": gone, "delete": True})
+    assert gone not in client.read_truth("campaigns")
+    assert report_rows(client, VALUES_REPORT, timeframe=frame) == before

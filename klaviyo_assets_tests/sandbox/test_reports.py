@@ -22,13 +22,13 @@ from klaviyo_assets_tests.sandbox.report_requests import (
 from klaviyo_assets_tests.sandbox.sandbox_client import SandboxClient
 
 
-def test_values_of_a_day_are_the_truth_of_that_day(shop: SandboxClient) -> None:
+def test_values_of_a_day_are_the_truth_of_that_day(client: SandboxClient) -> None:
     """For each of forty days the report's rows are the true rows, with all 31 statistics."""
     seen = 0
     for k in range(1, 41):
         day = NOON.date() - timedelta(days=k)
-        rows = report_rows(shop, VALUES_REPORT, timeframe=day_timeframe(day))
-        wanted = rows_by_key(true_rows(shop, "campaign_values", date=day), *CAMPAIGN_KEYS)
+        rows = report_rows(client, VALUES_REPORT, timeframe=day_timeframe(day))
+        wanted = rows_by_key(true_rows(client, "campaign_values", date=day), *CAMPAIGN_KEYS)
         found = {tuple(row["groupings"][key] for key in CAMPAIGN_KEYS): row for row in rows}
         assert set(found) == set(wanted)
         for key, row in found.items():
@@ -37,7 +37,7 @@ def test_values_of_a_day_are_the_truth_of_that_day(shop: SandboxClient) -> None:
     assert seen > 5
 
 
-def test_days_add_up_to_their_range(shop: SandboxClient) -> None:
+def test_days_add_up_to_their_range(client: SandboxClient) -> None:
     """What can be added is the same over ninety days as over its days, for campaigns and flows."""
     first, last = date(2026, 8, 1), date(2026, 10, 29)
     frame = {"start": f"{first}T00:00:00", "end": f"{last}T23:59:59"}
@@ -46,12 +46,12 @@ def test_days_add_up_to_their_range(shop: SandboxClient) -> None:
         ("flow-values-report", "flow_values", FLOW_KEYS),
     ):
         sums: dict[tuple[str, ...], dict[str, float]] = {}
-        for row in true_rows(shop, name, start=first, end=last):
+        for row in true_rows(client, name, start=first, end=last):
             key = tuple(row[each] for each in keys)
             total = sums.setdefault(key, dict.fromkeys(ADDITIVE_STATISTICS, 0))
             for each in ADDITIVE_STATISTICS:
                 total[each] += row[each]
-        rows = report_rows(shop, kind, timeframe=frame)
+        rows = report_rows(client, kind, timeframe=frame)
         assert len(rows) == len(sums) > 5
         for row in rows:
             total = sums[tuple(row["groupings"][each] for each in keys)]
@@ -60,26 +60,26 @@ def test_days_add_up_to_their_range(shop: SandboxClient) -> None:
             )
 
 
-def test_uniques_of_flows_do_not_add_up(shop: SandboxClient) -> None:
+def test_uniques_of_flows_do_not_add_up(client: SandboxClient) -> None:
     """Over a month a flow message has fewer unique opens than the sum of its days."""
     frame = {"start": "2026-09-01T00:00:00", "end": "2026-09-30T23:59:59"}
-    rows = report_rows(shop, "flow-values-report", timeframe=frame)
-    days = true_rows(shop, "flow_values", start="2026-09-01", end="2026-09-30")
+    rows = report_rows(client, "flow-values-report", timeframe=frame)
+    days = true_rows(client, "flow_values", start="2026-09-01", end="2026-09-30")
     row = max(rows, key=lambda each: each["statistics"]["opens_unique"])
     message = row["groupings"]["flow_message_id"]
     summed = sum(each["opens_unique"] for each in days if each["flow_message_id"] == message)
     assert 0 < row["statistics"]["opens_unique"] < summed
 
 
-def test_series_are_the_truth_day_by_day(shop: SandboxClient) -> None:
+def test_series_are_the_truth_day_by_day(client: SandboxClient) -> None:
     """Each value of a daily series is that day's true value, in the order of `date_times`."""
     frame = {"start": "2026-10-20T00:00:00", "end": "2026-11-12T23:59:59"}
-    answered = post_report(shop, SERIES_REPORT, timeframe=frame).json["data"]["attributes"]
+    answered = post_report(client, SERIES_REPORT, timeframe=frame).json["data"]["attributes"]
     labels = answered["date_times"]
     assert labels[0] == "2026-10-20T00:00:00+00:00"
     assert len(labels) == 24
     wanted = rows_by_key(
-        true_rows(shop, "flow_series", start="2026-10-20", end="2026-11-12"), "date", *FLOW_KEYS
+        true_rows(client, "flow_series", start="2026-10-20", end="2026-11-12"), "date", *FLOW_KEYS
     )
     checked = 0
     for row in answered["results"]:
@@ -93,12 +93,12 @@ def test_series_are_the_truth_day_by_day(shop: SandboxClient) -> None:
     assert checked > 1000
 
 
-def test_statistics_fit_each_other(shop: SandboxClient) -> None:
+def test_statistics_fit_each_other(client: SandboxClient) -> None:
     """Counts nest, and rates are fractions of them between 0 and 1."""
     frame = {"start": "2025-12-01T00:00:00", "end": "2026-11-19T23:59:59"}
     rows = [
-        *report_rows(shop, VALUES_REPORT, timeframe=frame),
-        *report_rows(shop, "flow-values-report", timeframe=frame),
+        *report_rows(client, VALUES_REPORT, timeframe=frame),
+        *report_rows(client, "flow-values-report", timeframe=frame),
     ]
     channels = {row["groupings"]["send_channel"] for row in rows}
     assert channels == {"email", "sms", "push-notification", "whatsapp"}
@@ -115,12 +115,12 @@ def test_statistics_fit_each_other(shop: SandboxClient) -> None:
         assert s["revenue_per_recipient"] == s["conversion_value"] / s["recipients"]
 
 
-def test_conversion_metrics_differ_and_opens_do_not(shop: SandboxClient) -> None:
+def test_conversion_metrics_differ_and_opens_do_not(client: SandboxClient) -> None:
     """Another conversion metric changes conversions only; custom metrics are accepted."""
     frame = {"start": "2026-01-01T00:00:00", "end": "2026-11-19T23:59:59"}
-    custom = shop.sandbox.store.custom_metrics.id_of(0)
-    one = report_rows(shop, VALUES_REPORT, timeframe=frame)
-    two = report_rows(shop, VALUES_REPORT, timeframe=frame, conversion_metric_id=custom)
+    custom = client.sandbox.store.custom_metrics.id_of(0)
+    one = report_rows(client, VALUES_REPORT, timeframe=frame)
+    two = report_rows(client, VALUES_REPORT, timeframe=frame, conversion_metric_id=custom)
     same = [name for name in PUBLISHED_STATISTICS if "conver" not in name and "revenue" not in name]
     same = [name for name in same if name not in {"average_order_value", "text_message_roi"}]
     for left, right in zip(one, two, strict=True):
@@ -130,12 +130,12 @@ def test_conversion_metrics_differ_and_opens_do_not(shop: SandboxClient) -> None
     ]
 
 
-def test_metrics_that_are_not_eligible_are_refused(shop: SandboxClient) -> None:
+def test_metrics_that_are_not_eligible_are_refused(client: SandboxClient) -> None:
     """Just the metrics that cannot convert get the recorded 400."""
-    eligible = set(shop.call_admin("GET", "/__metrics")["eligible"])
+    eligible = set(client.call_admin("GET", "/__metrics")["eligible"])
     wanted = "Passed in conversion metric does not support querying for values data"
-    for metric in shop.read_ids("/api/metrics"):
-        answered = post_report(shop, VALUES_REPORT, conversion_metric_id=metric)
+    for metric in client.read_ids("/api/metrics"):
+        answered = post_report(client, VALUES_REPORT, conversion_metric_id=metric)
         assert (answered.status == 200) == (metric in eligible)
         if answered.status == 400:
             error = answered.json["errors"][0]
@@ -144,22 +144,22 @@ def test_metrics_that_are_not_eligible_are_refused(shop: SandboxClient) -> None:
     assert 3 < len(eligible) < 21
 
 
-def test_an_id_that_no_metric_has_is_refused_in_other_words(shop: SandboxClient) -> None:
+def test_an_id_that_no_metric_has_is_refused_in_other_words(client: SandboxClient) -> None:
     """The recorded answers for a metric that cannot convert and for no metric at all differ."""
-    answered = post_report(shop, VALUES_REPORT, conversion_metric_id="ZZZZZZ")
+    answered = post_report(client, VALUES_REPORT, conversion_metric_id="ZZZZZZ")
     assert answered.status == 400
     (error,) = answered.json["errors"]
     assert error["detail"] == "Passed in conversion metric does not exist"
     assert error["source"] == {"pointer": "/data/attributes/conversion_metric_id"}
 
 
-def test_groups_and_filters_choose_rows(shop: SandboxClient) -> None:
+def test_groups_and_filters_choose_rows(client: SandboxClient) -> None:
     """Filters keep the rows that meet them; grouping by tags gives a row per tag."""
     frame = {"start": "2026-01-01T00:00:00", "end": "2026-11-19T23:59:59"}
-    every = report_rows(shop, VALUES_REPORT, timeframe=frame)
+    every = report_rows(client, VALUES_REPORT, timeframe=frame)
     sms = [row for row in every if row["groupings"]["send_channel"] == "sms"]
     assert (
-        report_rows(shop, VALUES_REPORT, timeframe=frame, filter='equals(send_channel,"sms")')
+        report_rows(client, VALUES_REPORT, timeframe=frame, filter='equals(send_channel,"sms")')
         == sms
     )
     ids = [row["groupings"]["campaign_id"] for row in every[:3]]
@@ -167,52 +167,52 @@ def test_groups_and_filters_choose_rows(shop: SandboxClient) -> None:
     both = f'and(contains-any(campaign_id,{listed}),contains-any(send_channel,["email","sms"]))'
     found = {
         row["groupings"]["campaign_id"]
-        for row in report_rows(shop, VALUES_REPORT, timeframe=frame, filter=both)
+        for row in report_rows(client, VALUES_REPORT, timeframe=frame, filter=both)
     }
     assert found <= set(ids)
     groups = ["campaign_id", "campaign_message_id", "tag_name", "variation_name"]
-    tagged = report_rows(shop, VALUES_REPORT, timeframe=frame, group_by=groups)
+    tagged = report_rows(client, VALUES_REPORT, timeframe=frame, group_by=groups)
     assert set(tagged[0]["groupings"]) == set(groups)
     tag = next(row["groupings"]["tag_name"] for row in tagged if row["groupings"]["tag_name"])
     some = report_rows(
-        shop, VALUES_REPORT, timeframe=frame, filter=f'contains-any(tag_name,["{tag}"])'
+        client, VALUES_REPORT, timeframe=frame, filter=f'contains-any(tag_name,["{tag}"])'
     )
     assert 0 < len(some) < len(every)
 
 
-def test_reports_come_in_pages(start: StartSandbox) -> None:
+def test_reports_come_in_pages(start_sandbox: StartSandbox) -> None:
     """Rows are paged by `page_cursor`; another body makes the cursor invalid."""
-    shop = start(report_page=7)
+    client = start_sandbox(report_page=7)
     frame = {"start": "2026-01-01T00:00:00", "end": "2026-11-19T23:59:59"}
-    rows = report_rows(shop, VALUES_REPORT, timeframe=frame)
-    first = post_report(shop, VALUES_REPORT, timeframe=frame)
+    rows = report_rows(client, VALUES_REPORT, timeframe=frame)
+    first = post_report(client, VALUES_REPORT, timeframe=frame)
     assert len(first.json["data"]["attributes"]["results"]) == 7 < len(rows)
     keys = [tuple(row["groupings"].values()) for row in rows]
     assert len(keys) == len(set(keys))
     following = first.json["links"]["next"]
     assert "page_cursor=" in following
-    assert post_report(shop, VALUES_REPORT, following).detail == "Invalid cursor provided."
+    assert post_report(client, VALUES_REPORT, following).detail == "Invalid cursor provided."
 
 
-def test_the_three_windows_of_reports(start: StartSandbox) -> None:
+def test_the_three_windows_of_reports(start_sandbox: StartSandbox) -> None:
     """A report endpoint takes one request a second, two a minute and 225 a day, each for itself."""
-    shop = start(rate_limit_scale=1.0)
+    client = start_sandbox(rate_limit_scale=1.0)
     minute = 60_000_000.0
     statuses: list[int] = []
     for at in (0, 0.5, 1, 2, 60):
-        shop.sandbox.service.wall_clock = lambda at=at: minute + at
-        statuses.append(post_report(shop, VALUES_REPORT).status)
+        client.sandbox.service.wall_clock = lambda at=at: minute + at
+        statuses.append(post_report(client, VALUES_REPORT).status)
     # The refused call counts as well: the third is the minute's last.
     assert statuses == [200, 429, 429, 429, 200]
-    other = post_report(shop, SERIES_REPORT)
+    other = post_report(client, SERIES_REPORT)
     assert other.status == 200
     assert other.headers["ratelimit-limit"] == "1, 1;w=1, 2;w=60, 225;w=86400"
 
 
-def test_a_short_series_can_be_made(start: StartSandbox) -> None:
+def test_a_short_series_can_be_made(start_sandbox: StartSandbox) -> None:
     """A fault makes statistics shorter than their dates."""
-    shop = start()
-    shop.add_fault("short_series")
-    attributes = post_report(shop, SERIES_REPORT).json["data"]["attributes"]
+    client = start_sandbox()
+    client.add_fault("short_series")
+    attributes = post_report(client, SERIES_REPORT).json["data"]["attributes"]
     row = attributes["results"][0]["statistics"]
     assert {len(values) for values in row.values()} == {len(attributes["date_times"]) - 1}

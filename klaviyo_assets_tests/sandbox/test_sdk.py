@@ -30,9 +30,9 @@ WHOLE = {
 
 
 @pytest.fixture(scope="module")
-def sdk(shop: SandboxClient) -> KlaviyoAPI:
+def sdk(client: SandboxClient) -> KlaviyoAPI:
     """The official SDK, pointed at the sandbox."""
-    return KlaviyoAPI(shop.sandbox.key, max_retries=1, test_host=shop.url)
+    return KlaviyoAPI(client.sandbox.key, max_retries=1, test_host=client.url)
 
 
 def method(sdk: KlaviyoAPI, section: str, name: str) -> Call:
@@ -62,25 +62,27 @@ def ids(documents: Iterator[dict[str, Any]]) -> list[str]:
 
 @pytest.mark.parametrize("stream", sorted(PAGED))
 def test_the_sdk_reads_a_paged_stream_whole(
-    sdk: KlaviyoAPI, shop: SandboxClient, stream: str
+    sdk: KlaviyoAPI, client: SandboxClient, stream: str
 ) -> None:
     """Page by page the SDK sees each living record once."""
     section, name, options = PAGED[stream]
     found = ids(pages(method(sdk, section, name), **options))
     assert len(found) == len(set(found))
-    assert set(found) == set(shop.read_truth(stream))
+    assert set(found) == set(client.read_truth(stream))
 
 
 @pytest.mark.parametrize("stream", sorted(WHOLE))
 def test_the_sdk_reads_an_unpaged_stream_whole(
-    sdk: KlaviyoAPI, shop: SandboxClient, stream: str
+    sdk: KlaviyoAPI, client: SandboxClient, stream: str
 ) -> None:
     """Streams without pages come whole in one answer."""
     found = ids(iter([method(sdk, *WHOLE[stream])()]))
-    assert set(found) == set(shop.read_truth(stream))
+    assert set(found) == set(client.read_truth(stream))
 
 
-def test_the_sdk_reads_campaigns_with_their_messages(sdk: KlaviyoAPI, shop: SandboxClient) -> None:
+def test_the_sdk_reads_campaigns_with_their_messages(
+    sdk: KlaviyoAPI, client: SandboxClient
+) -> None:
     """All slices of campaigns with messages and tags included, and each campaign's messages."""
     call = method(sdk, "Campaigns", "get_campaigns")
     found: list[str] = []
@@ -88,34 +90,34 @@ def test_the_sdk_reads_campaigns_with_their_messages(sdk: KlaviyoAPI, shop: Sand
         for archived in ("false", "true"):
             asked = f"and(equals(messages.channel,'{channel}'),equals(archived,{archived}))"
             found += ids(pages(call, asked, include=["campaign-messages", "tags"], page_size=7))
-    assert sorted(found) == sorted(shop.read_truth("campaigns"))
+    assert sorted(found) == sorted(client.read_truth("campaigns"))
     messages = method(sdk, "Campaigns", "get_messages_for_campaign")
     several = [ids(iter([messages(each, include=["template"])])) for each in found[:25]]
     assert max(len(each) for each in several) == 2
 
 
-def test_the_sdk_reads_flows_of_both_states(sdk: KlaviyoAPI, shop: SandboxClient) -> None:
+def test_the_sdk_reads_flows_of_both_states(sdk: KlaviyoAPI, client: SandboxClient) -> None:
     """Living and archived flows are all flows."""
     call = method(sdk, "Flows", "get_flows")
     found: list[str] = []
     for archived in ("false", "true"):
         found += ids(pages(call, filter=f"equals(archived,{archived})", page_size=5))
-    assert sorted(found) == sorted(shop.read_truth("flows"))
+    assert sorted(found) == sorted(client.read_truth("flows"))
 
 
-def test_the_sdk_reads_members_and_counts(sdk: KlaviyoAPI, shop: SandboxClient) -> None:
+def test_the_sdk_reads_members_and_counts(sdk: KlaviyoAPI, client: SandboxClient) -> None:
     """Members of lists and segments, and the profile count of a list."""
     for section, kind in (("Lists", "list"), ("Segments", "segment")):
         group = ids(iter([method(sdk, section, f"get_{kind}s")()]))[0]
         members = ids(pages(method(sdk, section, f"get_profiles_for_{kind}"), group, page_size=10))
-        assert set(members) == set(shop.read_truth(f"{kind}s/{group}/profiles"))
+        assert set(members) == set(client.read_truth(f"{kind}s/{group}/profiles"))
         extra = {f"additional_fields_{kind}": ["profile_count"]}
         detail = method(sdk, section, f"get_{kind}")(group, **extra)
         assert detail["data"]["attributes"]["profile_count"] == len(members)
 
 
-def test_the_sdk_reads_recipient_estimates(sdk: KlaviyoAPI, shop: SandboxClient) -> None:
+def test_the_sdk_reads_recipient_estimates(sdk: KlaviyoAPI, client: SandboxClient) -> None:
     """The estimate of a campaign is a number."""
-    one = next(iter(shop.read_truth("campaign-recipient-estimations")))
+    one = next(iter(client.read_truth("campaign-recipient-estimations")))
     document = method(sdk, "Campaigns", "get_campaign_recipient_estimation")(one)
     assert document["data"]["attributes"]["estimated_recipient_count"] >= 0

@@ -12,42 +12,42 @@ from klaviyo_assets_tests.sandbox.sandbox_client import SandboxClient
 EVENTS = "/api/events?page[size]=100"
 
 
-def test_a_body_is_packed_for_those_who_accept_it(shop: SandboxClient) -> None:
+def test_a_body_is_packed_for_those_who_accept_it(client: SandboxClient) -> None:
     """With `Accept-Encoding: gzip` the body is gzipped, else plain, with the same content."""
-    plain = shop.request(EVENTS)
-    packed = shop.request(EVENTS, {"Accept-Encoding": "gzip, deflate"})
+    plain = client.request(EVENTS)
+    packed = client.request(EVENTS, {"Accept-Encoding": "gzip, deflate"})
     assert "content-encoding" not in plain.headers
     assert packed.headers["content-encoding"] == "gzip"
     assert len(packed.body) < len(plain.body) / 3
     assert gzip.decompress(packed.body) == plain.body
 
 
-def test_packing_can_be_switched_off(start: StartSandbox) -> None:
+def test_packing_can_be_switched_off(start_sandbox: StartSandbox) -> None:
     """An account without gzip sends plain bodies to everyone."""
-    shop = start(gzip=False)
-    assert "content-encoding" not in shop.request(EVENTS, {"Accept-Encoding": "gzip"}).headers
+    client = start_sandbox(gzip=False)
+    assert "content-encoding" not in client.request(EVENTS, {"Accept-Encoding": "gzip"}).headers
 
 
-def test_a_connection_serves_many_requests(shop: SandboxClient) -> None:
+def test_a_connection_serves_many_requests(client: SandboxClient) -> None:
     """Answers, refusals and bodies of POSTs leave the connection open for the next request."""
-    shop.request(EVENTS)
-    link = shop.connection.sock
+    client.request(EVENTS)
+    link = client.connection.sock
     for target, method, body in (
         ("/api/nowhere", "GET", None),
         ("/api/lists", "POST", b'{"data":{}}'),
         (EVENTS, "GET", None),
         ("/__journal?summary=1", "GET", None),
     ):
-        shop.request(target, method=method, body=body)
-        assert shop.connection.sock is link
+        client.request(target, method=method, body=body)
+        assert client.connection.sock is link
 
 
-def test_many_clients_at_once_see_the_same(shop: SandboxClient) -> None:
+def test_many_clients_at_once_see_the_same(client: SandboxClient) -> None:
     """Eight clients in parallel read the same pages, and the journal has each request."""
-    before = len(shop.call_admin("GET", "/__journal")["requests"])
+    before = len(client.call_admin("GET", "/__journal")["requests"])
 
     def ids(_: int) -> list[str]:
-        asker = SandboxClient(shop.sandbox)
+        asker = SandboxClient(client.sandbox)
         found = asker.read_ids("/api/events?page[size]=300&sort=datetime")
         asker.close()
         return found
@@ -55,32 +55,32 @@ def test_many_clients_at_once_see_the_same(shop: SandboxClient) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(ids, range(8)))
     assert all(each == found[0] for each in found)
-    entries = shop.call_admin("GET", "/__journal")["requests"]
+    entries = client.call_admin("GET", "/__journal")["requests"]
     assert len(entries) - before == 8 * -(-len(found[0]) // 300)
     assert len({entry["n"] for entry in entries}) == len(entries)
 
 
-def test_only_loopback_is_served(shop: SandboxClient) -> None:
+def test_only_loopback_is_served(client: SandboxClient) -> None:
     """The server is bound to 127.0.0.1."""
-    assert shop.sandbox.server.server_address[0] == "127.0.0.1"
+    assert client.sandbox.server.server_address[0] == "127.0.0.1"
 
 
-def test_latency_is_added_to_every_answer(start: StartSandbox) -> None:
+def test_latency_is_added_to_every_answer(start_sandbox: StartSandbox) -> None:
     """An account with latency answers that much later."""
-    shop = start(latency_ms=60)
+    client = start_sandbox(latency_ms=60)
     before = time.monotonic()
-    shop.request("/api/tags")
+    client.request("/api/tags")
     assert time.monotonic() - before >= 0.06
 
 
 @pytest.mark.parametrize("path", ["/api/tags", "/api/events?page[size]=5"])
-def test_answers_are_not_held_back(shop: SandboxClient, path: str) -> None:
+def test_answers_are_not_held_back(client: SandboxClient, path: str) -> None:
     """An answer does not wait forty milliseconds for the client's acknowledgement."""
-    shop.request(path)
+    client.request(path)
     seconds: list[float] = []
     for _ in range(30):
         before = time.monotonic()
-        shop.request(path)
+        client.request(path)
         seconds.append(time.monotonic() - before)
     # The quickest: on a busy machine the others only show the load.
     assert min(seconds) < 0.03

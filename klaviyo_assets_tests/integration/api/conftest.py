@@ -35,13 +35,13 @@ class FakeClock:
 
 
 @pytest.fixture
-def moved() -> FakeClock:
+def fake_clock() -> FakeClock:
     """Give a clock that sleeping moves."""
     return FakeClock()
 
 
 @pytest.fixture(autouse=True)
-def direct(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start without a proxy, and with the usual authorities."""
     names = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE")
     for name in (*names, "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"):
@@ -53,8 +53,8 @@ MakeClient = Callable[..., KlaviyoClient]
 
 
 @pytest.fixture
-def client_of(tmp_path: Path, moved: FakeClock) -> Iterator[MakeClient]:
-    """Give a function that makes a client of a server; waits take no time but on `moved`."""
+def client_of(tmp_path: Path, fake_clock: FakeClock) -> Iterator[MakeClient]:
+    """Give a function that makes a client of a server; waits take no time but on `fake_clock`."""
     with ExitStack() as stack:
 
         def make(
@@ -63,7 +63,9 @@ def client_of(tmp_path: Path, moved: FakeClock) -> Iterator[MakeClient]:
             timeout_seconds: float = 5.0,
             max_waiting: float = 600.0,
         ) -> KlaviyoClient:
-            ledger = stack.enter_context(closing(RateLimiter(tmp_path, "a", clock=moved.wall_time)))
+            ledger = stack.enter_context(
+                closing(RateLimiter(tmp_path, "a", clock=fake_clock.wall_time))
+            )
             client = KlaviyoClient(
                 base_url=server if isinstance(server, str) else server.url,
                 api_key=KEY,
@@ -71,8 +73,8 @@ def client_of(tmp_path: Path, moved: FakeClock) -> Iterator[MakeClient]:
                 ledger=ledger,
                 timeout_seconds=timeout_seconds,
                 max_rate_limit_wait_seconds=max_waiting,
-                sleep=moved.sleep,
-                clock=moved.wall_time,
+                sleep=fake_clock.sleep,
+                clock=fake_clock.wall_time,
                 chance=lambda: 0.0,
             )
             return stack.enter_context(closing(client))

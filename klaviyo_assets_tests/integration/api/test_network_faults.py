@@ -102,14 +102,14 @@ def refusal(code: str, detail: str) -> bytes:
     ],
 )
 def test_a_passing_fault_is_survived(
-    fault: ServerAction, client_of: MakeClient, moved: FakeClock
+    fault: ServerAction, client_of: MakeClient, fake_clock: FakeClock
 ) -> None:
     """Twice the fault, then the page: it is read whole, after two waits, on a sound connection."""
     with run_server(fault, fault, send_response()) as server:
         client = client_of(server)
         assert client.fetch(events_request(server), body_of, stream="events") == PAGE_BODY
         assert client.fetch(events_request(server), body_of, stream="events") == PAGE_BODY
-        assert moved.sleeps == [1, 2]
+        assert fake_clock.sleeps == [1, 2]
         assert (client.stats.requests, client.stats.retries) == (4, 2)
         assert client.stats.rate_limited == 0
 
@@ -127,7 +127,10 @@ def test_a_passing_fault_is_survived(
     ],
 )
 def test_a_lasting_fault_ends_after_six_tries(
-    fault: ServerAction, kind: type[KlaviyoAssetsError], client_of: MakeClient, moved: FakeClock
+    fault: ServerAction,
+    kind: type[KlaviyoAssetsError],
+    client_of: MakeClient,
+    fake_clock: FakeClock,
 ) -> None:
     """The stream fails with what was last seen, and the server was asked six times, not more."""
     with run_server(fault) as server:
@@ -139,11 +142,11 @@ def test_a_lasting_fault_ends_after_six_tries(
         assert caught.value.__cause__ is None
         assert caught.value.__context__ is None
         assert len(server.received) == 6
-    assert moved.sleeps == [1, 2, 4, 8, 10]
+    assert fake_clock.sleeps == [1, 2, 4, 8, 10]
 
 
 def test_a_dear_request_is_tried_less_often_and_each_failure_is_told(
-    client_of: MakeClient, moved: FakeClock
+    client_of: MakeClient, fake_clock: FakeClock
 ) -> None:
     """Two tries far apart where each one costs; whoever counts them is told of each."""
     failed: list[KlaviyoAssetsError] = []
@@ -158,7 +161,7 @@ def test_a_dear_request_is_tried_less_often_and_each_failure_is_told(
                 on_failure=failed.append,
             )
         assert len(server.received) == 2
-    assert moved.sleeps == [10]
+    assert fake_clock.sleeps == [10]
     assert [isinstance(each, ConnectionLostError) and each.was_sent for each in failed] == [
         True,
         True,
@@ -186,28 +189,28 @@ def test_a_permanent_refusal_is_asked_once(
         assert len(server.received) == 1
 
 
-def test_one_429_is_waited_out(client_of: MakeClient, moved: FakeClock) -> None:
+def test_one_429_is_waited_out(client_of: MakeClient, fake_clock: FakeClock) -> None:
     """Klaviyo's second is honoured, and counted as waiting for the limit."""
     with run_server(send_response(429, b"", {"Retry-After": "1"}), send_response()) as server:
         client = client_of(server)
         assert client.fetch(events_request(server), body_of, stream="events") == PAGE_BODY
-        assert moved.sleeps == [1]
+        assert fake_clock.sleeps == [1]
         assert client.stats.rate_limited == 1
         assert client.stats.throttled_seconds == 1
 
 
-def test_a_storm_of_429s_is_survived(client_of: MakeClient, moved: FakeClock) -> None:
+def test_a_storm_of_429s_is_survived(client_of: MakeClient, fake_clock: FakeClock) -> None:
     """Fifty refusals in a row: each is waited out, none is asked again at once."""
     storm = [send_response(429, b"", {"Retry-After": "1"})] * 50
     with run_server(*storm, send_response()) as server:
         client = client_of(server)
         assert client.fetch(events_request(server), body_of, stream="events") == PAGE_BODY
         assert len(server.received) == 51
-    assert moved.sleeps == [1] * 50
+    assert fake_clock.sleeps == [1] * 50
     assert client.stats.rate_limited == 50
 
 
-def test_an_endless_storm_ends(client_of: MakeClient, moved: FakeClock) -> None:
+def test_an_endless_storm_ends(client_of: MakeClient, fake_clock: FakeClock) -> None:
     """The patience with 429s is bounded in all."""
     with run_server(send_response(429, b"", {"Retry-After": "7"})) as server:
         with pytest.raises(RateLimitError, match="Given up"):
@@ -215,10 +218,10 @@ def test_an_endless_storm_ends(client_of: MakeClient, moved: FakeClock) -> None:
                 events_request(server), body_of, stream="events"
             )
         assert len(server.received) == 5
-    assert sum(moved.sleeps) == 28
+    assert sum(fake_clock.sleeps) == 28
 
 
-def test_a_days_wait_is_not_slept_through(client_of: MakeClient, moved: FakeClock) -> None:
+def test_a_days_wait_is_not_slept_through(client_of: MakeClient, fake_clock: FakeClock) -> None:
     """A daily quota ends the stream at once and says when to come back."""
     with run_server(send_response(429, b"", {"Retry-After": "73473"})) as server:
         client = client_of(server)
@@ -226,14 +229,14 @@ def test_a_days_wait_is_not_slept_through(client_of: MakeClient, moved: FakeCloc
             client.fetch(events_request(server), body_of, stream="events")
         assert len(server.received) == 1
         assert client.stats.rate_limited == 1
-    assert moved.sleeps == []
+    assert fake_clock.sleeps == []
 
 
 @pytest.mark.parametrize(
     "said", [None, "", "-3", "Wed, 21 Oct 2026 07:28:00 GMT", "soon", "1.5"], ids=str
 )
 def test_a_retry_after_that_says_nothing_is_backed_off(
-    said: str | None, client_of: MakeClient, moved: FakeClock
+    said: str | None, client_of: MakeClient, fake_clock: FakeClock
 ) -> None:
     """Without whole seconds our own back-off decides; it is never no wait at all."""
     headers = {} if said is None else {"Retry-After": said}
@@ -241,7 +244,7 @@ def test_a_retry_after_that_says_nothing_is_backed_off(
         assert (
             client_of(server).fetch(events_request(server), body_of, stream="events") == PAGE_BODY
         )
-    assert moved.sleeps == [1, 2, 4]
+    assert fake_clock.sleeps == [1, 2, 4]
 
 
 @pytest.mark.parametrize(
@@ -259,7 +262,7 @@ def test_a_retry_after_that_says_nothing_is_backed_off(
     ],
 )
 def test_an_answer_has_a_deadline(
-    slow: ServerAction, client_of: MakeClient, moved: FakeClock
+    slow: ServerAction, client_of: MakeClient, fake_clock: FakeClock
 ) -> None:
     """However steadily bytes trickle in, a request ends in time and is tried again."""
     with run_server(slow, send_response()) as server:
@@ -267,7 +270,7 @@ def test_an_answer_has_a_deadline(
         assert client.fetch(events_request(server), body_of, stream="events") == PAGE_BODY
         first, second = server.received
         assert DEADLINE_SECONDS * 0.9 < second.at - first.at < ENDLESS_SECONDS
-    assert moved.sleeps == [1]
+    assert fake_clock.sleeps == [1]
 
 
 def test_slow_is_not_broken(client_of: MakeClient) -> None:
@@ -303,7 +306,7 @@ def test_one_connection_serves_many_requests(client_of: MakeClient) -> None:
 
 
 def test_a_connection_that_was_closed_meanwhile_costs_no_try(
-    client_of: MakeClient, moved: FakeClock
+    client_of: MakeClient, fake_clock: FakeClock
 ) -> None:
     """A server that closes idle connections is met with a new one."""
     with run_server(send_response(200, PAGE_BODY, {"Connection": "close"})) as server:
@@ -311,7 +314,7 @@ def test_a_connection_that_was_closed_meanwhile_costs_no_try(
         for _ in range(3):
             assert client.fetch(events_request(server), body_of, stream="events") == PAGE_BODY
         assert client.stats.retries == 0
-    assert moved.sleeps == []
+    assert fake_clock.sleeps == []
 
 
 def test_the_request_arrives_as_it_was_made(client_of: MakeClient) -> None:

@@ -49,35 +49,35 @@ def test_a_report_is_posted_whole(client_of: MakeClient) -> None:
     assert seen.body == request.body
 
 
-def test_a_spent_day_is_remembered_by_all(client_of: MakeClient, moved: FakeClock) -> None:
+def test_a_spent_day_is_remembered_by_all(client_of: MakeClient, fake_clock: FakeClock) -> None:
     """After Klaviyo's word that a report's day is spent, nobody asks again before it is over."""
     with run_server(send_response(429, b"", {"Retry-After": "73473"}), send_response()) as server:
         request = report(server)
         with pytest.raises(QuotaError, match="run it after 20") as told:
             client_of(server).fetch(request, body_of, stream="reports")
         assert told.value.retry_after_seconds == 73473
-        moved.now += 40_000
+        fake_clock.now += 40_000
         with pytest.raises(QuotaError, match="Klaviyo says") as remembered:
             client_of(server).fetch(request, body_of, stream="reports")
         assert remembered.value.retry_after_seconds == pytest.approx(33_474)
         assert len(server.received) == 1
-        moved.now += 33_475
+        fake_clock.now += 33_475
         assert client_of(server).fetch(request, body_of, stream="reports") == PAGE_BODY
-    assert moved.sleeps == []
+    assert fake_clock.sleeps == []
 
 
 def test_our_own_count_is_not_taken_for_klaviyos_word(
-    client_of: MakeClient, moved: FakeClock
+    client_of: MakeClient, fake_clock: FakeClock
 ) -> None:
     """A day that our ledger finds spent slides on; it does not turn as a whole."""
     with run_server(send_response()) as server:
         client = client_of(server)
         for _ in range(225):
             client.fetch(report(server), body_of, stream="reports")
-            moved.now += 60
+            fake_clock.now += 60
         for _ in range(2):
             with pytest.raises(QuotaError, match="225 of our 225"):
                 client.fetch(report(server), body_of, stream="reports")
         assert len(server.received) == 225
     assert client.rate_limiter.daily_quota(BUDGET).blocked_until is None
-    assert max(moved.sleeps, default=0) < 60
+    assert max(fake_clock.sleeps, default=0) < 60

@@ -101,13 +101,13 @@ def test_a_reading_post_carries_its_body(client_of: MakeClient) -> None:
 
 
 def test_a_certificate_nobody_vouches_for_is_refused(
-    client_of: MakeClient, moved: FakeClock
+    client_of: MakeClient, fake_clock: FakeClock
 ) -> None:
     """An unknown authority fails at once: no second try, no request, no way around."""
     with run_server(send_response(), is_tls=True) as server:
         with pytest.raises(ConfigError, match="CERTIFICATE_VERIFY_FAILED"):
             client_of(server).fetch(events_request(server), body_of, stream="events")
-        assert (server.received, server.connections, moved.sleeps) == ([], 1, [])
+        assert (server.received, server.connections, fake_clock.sleeps) == ([], 1, [])
 
 
 def test_a_certificate_for_another_name_is_refused(
@@ -379,7 +379,7 @@ def free_port() -> int:
 
 
 def test_a_refused_connection_is_tried_again_then_told(
-    client_of: MakeClient, moved: FakeClock
+    client_of: MakeClient, fake_clock: FakeClock
 ) -> None:
     """Nobody there: six tries, then the host and what to look at; no try cost a request."""
     server = ScriptedServer(f"http://127.0.0.1:{free_port()}")
@@ -388,12 +388,12 @@ def test_a_refused_connection_is_tried_again_then_told(
         client_of(server).fetch(
             events_request(server), body_of, stream="events", retry_policy=policy
         )
-    assert len(moved.sleeps) == 5
+    assert len(fake_clock.sleeps) == 5
     assert not told.value.was_sent
 
 
 def test_a_name_that_cannot_be_resolved_is_tried_again_then_told(
-    client_of: MakeClient, moved: FakeClock, monkeypatch: pytest.MonkeyPatch
+    client_of: MakeClient, fake_clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DNS failures pass more often than not; the text names the host."""
 
@@ -404,11 +404,11 @@ def test_a_name_that_cannot_be_resolved_is_tried_again_then_told(
     server = ScriptedServer("https://a.klaviyo.com")
     with pytest.raises(ConnectionLostError, match=r"a\.klaviyo\.com: gaierror: .*not known"):
         client_of(server).fetch(events_request(server), body_of, stream="events")
-    assert len(moved.sleeps) == 5
+    assert len(fake_clock.sleeps) == 5
 
 
 def test_a_name_that_is_blocked_is_told(
-    client_of: MakeClient, moved: FakeClock, monkeypatch: pytest.MonkeyPatch
+    client_of: MakeClient, fake_clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A DNS filter answers 0.0.0.0: retried, then named for what it is."""
     nowhere = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("0.0.0.0", free_port()))  # noqa: S104
@@ -420,7 +420,7 @@ def test_a_name_that_is_blocked_is_told(
     server = ScriptedServer("https://a.klaviyo.com")
     with pytest.raises(ConnectionLostError, match=r"resolves to 0\.0\.0\.0: a DNS filter"):
         client_of(server).fetch(events_request(server), body_of, stream="events")
-    assert len(moved.sleeps) == 5
+    assert len(fake_clock.sleeps) == 5
 
 
 @pytest.mark.parametrize("raw_key", ["", f"{KEY}\n", "AbC123"], ids=["none", "line", "public"])

@@ -96,7 +96,7 @@ def test_all_processes_can_begin_at_once(tmp_path: Path) -> None:
     assert ledgers == {RATE_LIMIT_STORE_FILE_NAME}
 
 
-def test_threads_share_a_client(client_of: MakeClient, moved: FakeClock) -> None:
+def test_threads_share_a_client(client_of: MakeClient, fake_clock: FakeClock) -> None:
     """Twenty threads: every answer reaches its asker, over no more than twenty connections."""
     with run_server(send_response()) as server:
         client = client_of(server)
@@ -111,7 +111,7 @@ def test_threads_share_a_client(client_of: MakeClient, moved: FakeClock) -> None
         assert answers == [PAGE_BODY] * 200
         assert server.connections <= 20
         assert client.stats.requests == 200
-    assert moved.sleeps == []
+    assert fake_clock.sleeps == []
 
 
 def test_waits_of_many_threads_are_felt_once(patient_client_of: MakeClient) -> None:
@@ -134,7 +134,7 @@ def len_of(answer: Response) -> int:
     return len(answer.body)
 
 
-def test_a_refusal_meets_every_other_client(client_of: MakeClient, moved: FakeClock) -> None:
+def test_a_refusal_meets_every_other_client(client_of: MakeClient, fake_clock: FakeClock) -> None:
     """While one client waits after a 429, the others are kept out of that budget as long."""
     held: list[float] = []
     with run_server(send_response(429, b"", {"Retry-After": "20"}), send_response()) as server:
@@ -142,14 +142,16 @@ def test_a_refusal_meets_every_other_client(client_of: MakeClient, moved: FakeCl
 
         def sleep(seconds: float) -> None:
             held.append(other.rate_limiter.blocked_seconds(events_request(server).buckets))
-            moved.sleep(seconds)
+            fake_clock.sleep(seconds)
 
         client.sleep = sleep
         client.fetch(events_request(server), lambda answer: answer.body, stream="events")
-    assert (held, moved.sleeps) == ([20], [20])
+    assert (held, fake_clock.sleeps) == ([20], [20])
 
 
-def test_a_refusal_meets_those_who_already_wait(client_of: MakeClient, moved: FakeClock) -> None:
+def test_a_refusal_meets_those_who_already_wait(
+    client_of: MakeClient, fake_clock: FakeClock
+) -> None:
     """A booked moment is void when another client is refused before it comes."""
     budget = (RateLimitBucket("GET /api/any", RateTier(name="any", burst=1, steady=60)),)
     with run_server(send_response()) as server:
@@ -157,12 +159,12 @@ def test_a_refusal_meets_those_who_already_wait(client_of: MakeClient, moved: Fa
         request = Request("GET", f"{server.url}/api/any", budget, "/api/any")
 
         def sleep(seconds: float) -> None:
-            if not moved.sleeps:
+            if not fake_clock.sleeps:
                 other.rate_limiter.block_for_retry_after(budget, 20)
-            moved.sleep(seconds)
+            fake_clock.sleep(seconds)
 
         client.sleep = sleep
-        began = moved.now
+        began = fake_clock.now
         for _ in range(2):
             client.fetch(request, lambda answer: answer.body, stream="any")
-    assert moved.now - began >= 20
+    assert fake_clock.now - began >= 20

@@ -44,12 +44,12 @@ def one(key: str, day: float, note: str, synced: float) -> pa.RecordBatch:
 
 
 @pytest.fixture(params=[merge.MAX_KEYS_TO_LOOK_UP, 0], ids=["few rows", "many rows"])
-def few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def key_lookup(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the moved keys found in both ways."""
     monkeypatch.setattr(merge, "MAX_KEYS_TO_LOOK_UP", request.param)
 
 
-@pytest.mark.usefixtures("few")
+@pytest.mark.usefixtures("key_lookup")
 @pytest.mark.parametrize("day", [0.5, 8.5], ids=["an earlier day", "a later day"])
 def test_the_older_row_of_another_day_leaves_in_the_same_commit(lake: Lake, day: float) -> None:
     """Whichever day it was and is; the rows beside it stay."""
@@ -60,7 +60,7 @@ def test_the_older_row_of_another_day_leaves_in_the_same_commit(lake: Lake, day:
     assert receipt.version == 1
 
 
-@pytest.mark.usefixtures("few")
+@pytest.mark.usefixtures("key_lookup")
 def test_what_comes_in_later_stays_whatever_a_clock_says(lake: Lake) -> None:
     """Beside rows of either day, so that old and new ones come into files together."""
     for number in range(5):
@@ -71,7 +71,7 @@ def test_what_comes_in_later_stays_whatever_a_clock_says(lake: Lake) -> None:
     assert read_notes(lake, "events")["x"] == "second"
 
 
-@pytest.mark.usefixtures("few")
+@pytest.mark.usefixtures("key_lookup")
 @pytest.mark.parametrize("writes", [merge_rows, replace_rows])
 def test_two_days_in_one_commit(lake: Lake, writes: type[object]) -> None:
     """The same key in two stages of one commit, on two days."""
@@ -153,7 +153,7 @@ def test_what_another_program_appends_is_looked_through(lake: Lake) -> None:
     assert is_unique(lake)
 
 
-@pytest.mark.usefixtures("few")
+@pytest.mark.usefixtures("key_lookup")
 def test_a_damaged_day_hinders_no_other(lake: Lake) -> None:
     """What lies in it nobody can tell; a key of a sound day leaves there all the same."""
     merge_rows(lake, EVENTS, [numbered_batch(0, 60, days=0.1, synced=1), one("x", 3.5, "old", 1)])

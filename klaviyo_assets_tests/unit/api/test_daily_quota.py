@@ -50,7 +50,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def opened(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., RateLimiter]]:
+def open_rate_limiter(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., RateLimiter]]:
     """Give a function that opens the ledger of one folder, each time as another process would."""
     ledgers: list[RateLimiter] = []
 
@@ -79,9 +79,11 @@ def spend(
         clock.now += ledger.reserve((budget,))
 
 
-def test_225_a_day_then_refusal(opened: Callable[..., RateLimiter], clock: Clock) -> None:
+def test_225_a_day_then_refusal(
+    open_rate_limiter: Callable[..., RateLimiter], clock: Clock
+) -> None:
     """The 226th is refused at once, books nothing, and says when the first slot is free again."""
-    ledger = opened()
+    ledger = open_rate_limiter()
     spend(ledger, clock, 225)
     with pytest.raises(QuotaError, match="225 of our 225 requests a day are used"):
         ledger.reserve((VALUES,))
@@ -97,67 +99,73 @@ def test_225_a_day_then_refusal(opened: Callable[..., RateLimiter], clock: Clock
     assert quota.blocked_until is None
 
 
-def test_at_224_one_more_goes_out(opened: Callable[..., RateLimiter], clock: Clock) -> None:
+def test_at_224_one_more_goes_out(
+    open_rate_limiter: Callable[..., RateLimiter], clock: Clock
+) -> None:
     """What is left can be spent to the last request, by whatever process."""
-    spend(opened(), clock, 224)
-    assert opened().daily_quota(VALUES).remaining == 1
-    clock.now += opened().reserve((VALUES,))
+    spend(open_rate_limiter(), clock, 224)
+    assert open_rate_limiter().daily_quota(VALUES).remaining == 1
+    clock.now += open_rate_limiter().reserve((VALUES,))
     with pytest.raises(QuotaError):
-        opened().reserve((VALUES,))
+        open_rate_limiter().reserve((VALUES,))
 
 
 def test_two_a_minute_stay_two_whatever_the_share(
-    opened: Callable[..., RateLimiter], clock: Clock
+    open_rate_limiter: Callable[..., RateLimiter], clock: Clock
 ) -> None:
     """A share of two would be one: reports keep the minute, and leave others a reserve instead."""
-    ledger = opened(share=0.5)
+    ledger = open_rate_limiter(share=0.5)
     waits = [ledger.reserve((VALUES,)) for _ in range(3)]
     assert waits[2] == pytest.approx(STEADY_WINDOW_SECONDS)
     assert clock.now == START
 
 
-def test_the_endpoints_have_a_quota_each(opened: Callable[..., RateLimiter], clock: Clock) -> None:
+def test_the_endpoints_have_a_quota_each(
+    open_rate_limiter: Callable[..., RateLimiter], clock: Clock
+) -> None:
     """Klaviyo limits each report endpoint by itself."""
-    ledger = opened()
+    ledger = open_rate_limiter()
     spend(ledger, clock, 5)
     assert ledger.daily_quota(VALUES).remaining == 220
     assert ledger.daily_quota(SERIES).remaining == 225
     assert ledger.reserve((SERIES,)) == 0
 
 
-def test_a_reserve_is_left_to_others(opened: Callable[..., RateLimiter], clock: Clock) -> None:
+def test_a_reserve_is_left_to_others(
+    open_rate_limiter: Callable[..., RateLimiter], clock: Clock
+) -> None:
     """Requests in the reserve are not ours; a project without one may still make them."""
-    modest = opened(reserve=200)
+    modest = open_rate_limiter(reserve=200)
     assert modest.daily_quota(VALUES).limit == 25
     spend(modest, clock, 25)
     with pytest.raises(QuotaError, match="25 of our 25"):
         modest.reserve((VALUES,))
-    assert opened().daily_quota(VALUES).remaining == 200
+    assert open_rate_limiter().daily_quota(VALUES).remaining == 200
     clock.now += 60
-    assert opened().reserve((VALUES,)) == 0
+    assert open_rate_limiter().reserve((VALUES,)) == 0
 
 
 def test_a_reserve_set_later_never_makes_less_than_nothing(
-    opened: Callable[..., RateLimiter], clock: Clock
+    open_rate_limiter: Callable[..., RateLimiter], clock: Clock
 ) -> None:
     """Where more is used than is now ours, nothing is left, and the right moment is told."""
-    spend(opened(), clock, 30)
-    quota = opened(reserve=205).daily_quota(VALUES)
+    spend(open_rate_limiter(), clock, 30)
+    quota = open_rate_limiter(reserve=205).daily_quota(VALUES)
     assert (quota.used, quota.remaining, quota.limit) == (30, 0, 20)
     # Ours is the next one when the eleventh of the thirty is a day old.
     assert quota.next_free_at == moment(DAILY_WINDOW_SECONDS + 5 * STEADY_WINDOW_SECONDS)
 
 
-def test_the_scale_multiplies_the_day(opened: Callable[..., RateLimiter]) -> None:
+def test_the_scale_multiplies_the_day(open_rate_limiter: Callable[..., RateLimiter]) -> None:
     """A sandbox with more room has it in the daily quota as well, before the reserve."""
-    assert opened(scale=100).daily_quota(VALUES).limit == 22_500
-    assert opened(scale=2, reserve=50).daily_quota(VALUES).limit == 400
-    assert opened(scale=0.001).daily_quota(VALUES).limit == 1
+    assert open_rate_limiter(scale=100).daily_quota(VALUES).limit == 22_500
+    assert open_rate_limiter(scale=2, reserve=50).daily_quota(VALUES).limit == 400
+    assert open_rate_limiter(scale=0.001).daily_quota(VALUES).limit == 1
 
 
-def test_the_day_slides(opened: Callable[..., RateLimiter], clock: Clock) -> None:
+def test_the_day_slides(open_rate_limiter: Callable[..., RateLimiter], clock: Clock) -> None:
     """Slots come back one by one, a day after each was used, not all at midnight."""
-    ledger = opened()
+    ledger = open_rate_limiter()
     for _ in range(9):
         assert ledger.reserve((FEW,)) <= 10
         clock.now += 900
@@ -174,9 +182,11 @@ def test_the_day_slides(opened: Callable[..., RateLimiter], clock: Clock) -> Non
     assert ledger.daily_quota(FEW).remaining == 0
 
 
-def test_a_short_wait_is_no_spent_day(opened: Callable[..., RateLimiter], clock: Clock) -> None:
+def test_a_short_wait_is_no_spent_day(
+    open_rate_limiter: Callable[..., RateLimiter], clock: Clock
+) -> None:
     """A slot that comes back within minutes is waited for, and booked at its moment."""
-    ledger = opened()
+    ledger = open_rate_limiter()
     spend(ledger, clock, 9, FEW)
     clock.now = START + DAILY_WINDOW_SECONDS - MAX_DAILY_WAIT_SECONDS - 1
     with pytest.raises(QuotaError):
@@ -185,9 +195,9 @@ def test_a_short_wait_is_no_spent_day(opened: Callable[..., RateLimiter], clock:
     assert ledger.reserve((FEW,)) == pytest.approx(MAX_DAILY_WAIT_SECONDS - 1)
 
 
-def test_a_long_queue_is_no_spent_day(opened: Callable[..., RateLimiter]) -> None:
+def test_a_long_queue_is_no_spent_day(open_rate_limiter: Callable[..., RateLimiter]) -> None:
     """Twenty requests at once wait ten minutes for the minute's limit; the day has room."""
-    ledger = opened()
+    ledger = open_rate_limiter()
     waits = [ledger.reserve((VALUES,)) for _ in range(20)]
     assert waits[-1] == pytest.approx(9 * STEADY_WINDOW_SECONDS, abs=2)
     quota = ledger.daily_quota(VALUES)
@@ -227,12 +237,12 @@ def test_no_24_hours_hold_more(steps: list[tuple[int, float]]) -> None:
 
 
 def test_klaviyos_own_word_keeps_everybody_out(
-    opened: Callable[..., RateLimiter], clock: Clock
+    open_rate_limiter: Callable[..., RateLimiter], clock: Clock
 ) -> None:
     """Spent by others: no process asks again before Klaviyo's moment, whatever we have left."""
-    opened().reserve((VALUES,))
-    opened().block_until_daily_reset((VALUES,), 73_473)
-    later = opened()
+    open_rate_limiter().reserve((VALUES,))
+    open_rate_limiter().block_until_daily_reset((VALUES,), 73_473)
+    later = open_rate_limiter()
     quota = later.daily_quota(VALUES)
     assert (quota.used, quota.remaining) == (1, 0)
     assert quota.blocked_until == quota.next_free_at == moment(73_474)
@@ -247,10 +257,10 @@ def test_klaviyos_own_word_keeps_everybody_out(
 
 
 def test_when_klaviyos_day_has_turned_all_of_it_is_there(
-    opened: Callable[..., RateLimiter], clock: Clock
+    open_rate_limiter: Callable[..., RateLimiter], clock: Clock
 ) -> None:
     """A Retry-After shows when the fixed day turns: what was booked before counts no more."""
-    ledger = opened()
+    ledger = open_rate_limiter()
     spend(ledger, clock, 9, FEW)
     ledger.block_until_daily_reset((FEW,), 3600)
     clock.now += 3601
@@ -260,18 +270,22 @@ def test_when_klaviyos_day_has_turned_all_of_it_is_there(
         ledger.reserve((FEW,))
 
 
-def test_a_wrong_word_blocks_no_longer_than_a_day(opened: Callable[..., RateLimiter]) -> None:
+def test_a_wrong_word_blocks_no_longer_than_a_day(
+    open_rate_limiter: Callable[..., RateLimiter],
+) -> None:
     """Nonsense in a header, from a proxy perhaps, cannot shut the endpoint for a year."""
-    opened().block_until_daily_reset((VALUES,), 1e9)
-    until = opened().daily_quota(VALUES).blocked_until
+    open_rate_limiter().block_until_daily_reset((VALUES,), 1e9)
+    until = open_rate_limiter().daily_quota(VALUES).blocked_until
     assert until is not None
     assert until - moment(0) <= timedelta(days=1, minutes=2)
 
 
-def test_only_a_daily_quota_can_be_spent_for_the_day(opened: Callable[..., RateLimiter]) -> None:
+def test_only_a_daily_quota_can_be_spent_for_the_day(
+    open_rate_limiter: Callable[..., RateLimiter],
+) -> None:
     """A long wait on another endpoint ends its stream, and nothing more."""
     flows = RateLimitBucket("GET /api/flows", TIER_M)
-    ledger = opened()
+    ledger = open_rate_limiter()
     ledger.block_until_daily_reset((flows,), 73_473)
     assert ledger.blocked_seconds((flows,)) == 0
     assert ledger.reserve((flows,)) == 0
@@ -279,9 +293,9 @@ def test_only_a_daily_quota_can_be_spent_for_the_day(opened: Callable[..., RateL
         ledger.daily_quota(flows)
 
 
-def test_looking_books_nothing(opened: Callable[..., RateLimiter]) -> None:
+def test_looking_books_nothing(open_rate_limiter: Callable[..., RateLimiter]) -> None:
     """The quota can be shown as often as one likes."""
-    ledger = opened()
+    ledger = open_rate_limiter()
     assert {ledger.daily_quota(VALUES).used for _ in range(5)} == {0}
 
 

@@ -22,7 +22,7 @@ Use = Callable[..., None]
 
 
 @pytest.fixture
-def use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Use:
+def book_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Use:
     """Give a function that books a request on a host at a time, with a ledger of its own."""
 
     def used(host: HostIdentity, at: float) -> None:
@@ -33,45 +33,45 @@ def use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Use:
     return used
 
 
-def test_two_hosts_at_once_are_refused_by_name(use: Use, tmp_path: Path) -> None:
+def test_two_hosts_at_once_are_refused_by_name(book_request: Use, tmp_path: Path) -> None:
     """The second one is told both names, the folder and the setting; the first one goes on."""
-    use(ONE, NOW)
+    book_request(ONE, NOW)
     with pytest.raises(SettingError) as caught:
-        use(TWO, NOW + 100)
+        book_request(TWO, NOW + 100)
     said = str(caught.value)
     assert all(each in said for each in ("host one 100 s ago", "two", str(tmp_path)))
     assert "KLAVIYO_STATE_DIR" in said
-    use(ONE, NOW + 110)
+    book_request(ONE, NOW + 110)
 
 
-def test_a_host_that_was_stopped_does_not_lock_out_for_ever(use: Use) -> None:
+def test_a_host_that_was_stopped_does_not_lock_out_for_ever(book_request: Use) -> None:
     """A volume that moved to another machine is taken over two minutes after its last use."""
-    use(ONE, NOW)
-    use(TWO, NOW + 121)
+    book_request(ONE, NOW)
+    book_request(TWO, NOW + 121)
     with pytest.raises(SettingError):
-        use(ONE, NOW + 130)
+        book_request(ONE, NOW + 130)
 
 
-def test_a_restart_goes_on_at_once(use: Use) -> None:
+def test_a_restart_goes_on_at_once(book_request: Use) -> None:
     """A machine that came up again, or a container of another name on it, need not wait."""
-    use(ONE, NOW)
-    use(HostIdentity("kernel-1b", "one", NOW + 10), NOW + 20)
-    use(HostIdentity("kernel-1b", "container-2", NOW + 10), NOW + 21)
+    book_request(ONE, NOW)
+    book_request(HostIdentity("kernel-1b", "one", NOW + 10), NOW + 20)
+    book_request(HostIdentity("kernel-1b", "container-2", NOW + 10), NOW + 21)
 
 
-def test_a_machine_whose_clock_was_ahead_before_its_restart_goes_on(use: Use) -> None:
+def test_a_machine_whose_clock_was_ahead_before_its_restart_goes_on(book_request: Use) -> None:
     """What it wrote in its own future is no other host's."""
-    use(ONE, NOW + 9000)
-    use(HostIdentity("kernel-1b", "one", NOW), NOW + 10)
+    book_request(ONE, NOW + 9000)
+    book_request(HostIdentity("kernel-1b", "one", NOW), NOW + 10)
 
 
-def test_a_clock_that_disagrees_is_named(use: Use) -> None:
+def test_a_clock_that_disagrees_is_named(book_request: Use) -> None:
     """Another host's stamp in the future is refused, with how far ahead and both ways out."""
-    use(ONE, NOW + 7200)
+    book_request(ONE, NOW + 7200)
     with pytest.raises(
         SettingError, match=r"host one at a time that is 7200 s ahead.*clocks right"
     ):
-        use(TWO, NOW)
+        book_request(TWO, NOW)
 
 
 def test_who_goes_on_booking_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

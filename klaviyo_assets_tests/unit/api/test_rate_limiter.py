@@ -62,7 +62,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def opened(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., RateLimiter]]:
+def open_rate_limiter(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., RateLimiter]]:
     """Give a function that opens the ledger of one folder, each time as another process would."""
     ledgers: list[RateLimiter] = []
 
@@ -76,20 +76,22 @@ def opened(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., RateLimiter]]
         each.close()
 
 
-def test_a_burst_goes_out_and_the_next_waits(opened: Callable[..., RateLimiter]) -> None:
+def test_a_burst_goes_out_and_the_next_waits(open_rate_limiter: Callable[..., RateLimiter]) -> None:
     """The first requests of a tier wait for nothing, the one beyond the burst for its window."""
-    ledger = opened()
+    ledger = open_rate_limiter()
     assert [round(ledger.reserve(FLOWS), 6) for _ in range(4)] == [0, 0, 0, BURST_WINDOW_SECONDS]
 
 
-def test_processes_share_one_budget(opened: Callable[..., RateLimiter]) -> None:
+def test_processes_share_one_budget(open_rate_limiter: Callable[..., RateLimiter]) -> None:
     """What one process has booked is spent for all others with the same account."""
     for _ in range(3):
-        assert opened().reserve(FLOWS) == 0
-    assert opened().reserve(FLOWS) == pytest.approx(BURST_WINDOW_SECONDS)
+        assert open_rate_limiter().reserve(FLOWS) == 0
+    assert open_rate_limiter().reserve(FLOWS) == pytest.approx(BURST_WINDOW_SECONDS)
 
 
-def test_many_who_book_at_once_all_get_a_moment(opened: Callable[..., RateLimiter]) -> None:
+def test_many_who_book_at_once_all_get_a_moment(
+    open_rate_limiter: Callable[..., RateLimiter],
+) -> None:
     """Connections that collide wait for each other: no error, no booking lost, none made twice."""
     slow = (RateLimitBucket("GET /api/any", RateTier(name="any", burst=1, steady=60)),)
 
@@ -97,17 +99,17 @@ def test_many_who_book_at_once_all_get_a_moment(opened: Callable[..., RateLimite
         return [ledger.reserve(slow) for _ in range(100)]
 
     with ThreadPoolExecutor(4) as threads:
-        waits = sorted(chain(*threads.map(book, [opened() for _ in range(4)])))
+        waits = sorted(chain(*threads.map(book, [open_rate_limiter() for _ in range(4)])))
     gaps = [later - earlier for earlier, later in pairwise(waits)]
     assert len(waits) == 400
     assert min(gaps) >= BURST_WINDOW_SECONDS - 1e-6
 
 
 def test_the_file_is_whole_from_its_first_moment(
-    opened: Callable[..., RateLimiter], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    open_rate_limiter: Callable[..., RateLimiter], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Nobody can open a ledger that another process is still making."""
-    path, ledger = tmp_path / "state" / RATE_LIMIT_STORE_FILE_NAME, opened()
+    path, ledger = tmp_path / "state" / RATE_LIMIT_STORE_FILE_NAME, open_rate_limiter()
     was_there: list[bool] = []
 
     def prepare(connection: sqlite3.Connection, *, was_corrupt: bool) -> None:
@@ -124,7 +126,7 @@ def test_the_file_is_whole_from_its_first_moment(
 
 
 def test_a_file_system_without_links_will_do(
-    opened: Callable[..., RateLimiter], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    open_rate_limiter: Callable[..., RateLimiter], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Where a file cannot have two names, the ledger is made all the same."""
 
@@ -133,17 +135,17 @@ def test_a_file_system_without_links_will_do(
 
     monkeypatch.setattr(os, "link", refused)
     for _ in range(3):
-        assert opened().reserve(FLOWS) == 0
-    assert opened().reserve(FLOWS) == pytest.approx(BURST_WINDOW_SECONDS)
+        assert open_rate_limiter().reserve(FLOWS) == 0
+    assert open_rate_limiter().reserve(FLOWS) == pytest.approx(BURST_WINDOW_SECONDS)
     assert (tmp_path / "state" / RATE_LIMIT_STORE_FILE_NAME).exists()
 
 
 def test_nobody_books_in_the_middle_of_anothers_booking(
-    opened: Callable[..., RateLimiter], monkeypatch: pytest.MonkeyPatch, clock: Clock
+    open_rate_limiter: Callable[..., RateLimiter], monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     """Who comes while another one books waits until that is done, and books after it."""
     slow = (RateLimitBucket("GET /api/any", RateTier(name="any", burst=1, steady=60)),)
-    one, other = opened(), opened()
+    one, other = open_rate_limiter(), open_rate_limiter()
     for each in (one, other):
         each.reserve(FLOWS)
     with ThreadPoolExecutor(1) as thread:
@@ -160,17 +162,17 @@ def test_nobody_books_in_the_middle_of_anothers_booking(
         assert coming[0].result() == pytest.approx(BURST_WINDOW_SECONDS)
 
 
-def test_accounts_and_endpoints_are_apart(opened: Callable[..., RateLimiter]) -> None:
+def test_accounts_and_endpoints_are_apart(open_rate_limiter: Callable[..., RateLimiter]) -> None:
     """Klaviyo counts per account and endpoint, and so do we."""
     for _ in range(3):
-        opened().reserve(FLOWS)
-    assert opened("XyZ987").reserve(FLOWS) == 0
-    assert opened().reserve((RateLimitBucket("GET /api/forms", TIER_S),)) == 0
+        open_rate_limiter().reserve(FLOWS)
+    assert open_rate_limiter("XyZ987").reserve(FLOWS) == 0
+    assert open_rate_limiter().reserve((RateLimitBucket("GET /api/forms", TIER_S),)) == 0
 
 
-def test_one_request_spends_all_its_budgets(opened: Callable[..., RateLimiter]) -> None:
+def test_one_request_spends_all_its_budgets(open_rate_limiter: Callable[..., RateLimiter]) -> None:
     """A request with a limited parameter waits for the slower of both, and books both at once."""
-    ledger = opened()
+    ledger = open_rate_limiter()
     waits = [ledger.reserve(PREDICTED) for _ in range(11)]
     assert waits[:10] == [0] * 10
     assert waits[10] == pytest.approx(BURST_WINDOW_SECONDS)
@@ -178,14 +180,16 @@ def test_one_request_spends_all_its_budgets(opened: Callable[..., RateLimiter]) 
     assert ledger.reserve(PROFILES) == pytest.approx(BURST_WINDOW_SECONDS)
 
 
-def test_a_request_without_a_budget_never_waits(opened: Callable[..., RateLimiter]) -> None:
+def test_a_request_without_a_budget_never_waits(
+    open_rate_limiter: Callable[..., RateLimiter],
+) -> None:
     """Nothing to spend, nothing to wait for."""
-    assert opened().reserve(()) == 0
+    assert open_rate_limiter().reserve(()) == 0
 
 
-def test_each_project_keeps_its_own_share(opened: Callable[..., RateLimiter]) -> None:
+def test_each_project_keeps_its_own_share(open_rate_limiter: Callable[..., RateLimiter]) -> None:
     """A project with half the share stops earlier, but counts what the others have booked."""
-    greedy, modest = opened(share=1.0), opened(share=0.5)
+    greedy, modest = open_rate_limiter(share=1.0), open_rate_limiter(share=0.5)
     tier = RateTier(name="any", burst=100, steady=10)
     budget = (RateLimitBucket("GET /api/any", tier),)
     for _ in range(6):
@@ -227,10 +231,10 @@ def test_no_window_is_broken_whatever_the_clock_does(steps: list[tuple[int, floa
 
 
 def test_a_clock_that_jumps_back_neither_blocks_nor_bursts(
-    opened: Callable[..., RateLimiter], clock: Clock
+    open_rate_limiter: Callable[..., RateLimiter], clock: Clock
 ) -> None:
     """Two hours back: the next request waits as long as it would have without the jump."""
-    ledger = opened()
+    ledger = open_rate_limiter()
     for _ in range(3):
         ledger.reserve(FLOWS)
     clock.now -= 7200
@@ -240,10 +244,10 @@ def test_a_clock_that_jumps_back_neither_blocks_nor_bursts(
 
 
 def test_a_clock_that_jumps_ahead_and_back_blocks_nobody(
-    opened: Callable[..., RateLimiter], clock: Clock
+    open_rate_limiter: Callable[..., RateLimiter], clock: Clock
 ) -> None:
     """A year ahead by mistake, then put right: nothing waits for a year."""
-    ledger = opened()
+    ledger = open_rate_limiter()
     clock.now += 31_536_000
     for _ in range(3):
         ledger.reserve(FLOWS)
@@ -252,10 +256,10 @@ def test_a_clock_that_jumps_ahead_and_back_blocks_nobody(
 
 
 def test_a_refusal_holds_all_processes_back(
-    opened: Callable[..., RateLimiter], clock: Clock
+    open_rate_limiter: Callable[..., RateLimiter], clock: Clock
 ) -> None:
     """After a 429 everybody stays out of that budget, and of no other, until the time is over."""
-    one, other = opened(), opened()
+    one, other = open_rate_limiter(), open_rate_limiter()
     one.block_for_retry_after(FLOWS, 20)
     assert other.blocked_seconds(FLOWS) == pytest.approx(20)
     assert other.blocked_seconds(PROFILES) == 0
@@ -267,27 +271,27 @@ def test_a_refusal_holds_all_processes_back(
 
 
 def test_a_later_shorter_refusal_does_not_shorten_the_hold(
-    opened: Callable[..., RateLimiter],
+    open_rate_limiter: Callable[..., RateLimiter],
 ) -> None:
     """The longest wait that Klaviyo asked for counts."""
-    ledger = opened()
+    ledger = open_rate_limiter()
     ledger.block_for_retry_after(FLOWS, 20)
     ledger.block_for_retry_after(FLOWS, 1)
     assert ledger.blocked_seconds(FLOWS) == pytest.approx(20)
 
 
-def test_no_refusal_holds_for_hours(opened: Callable[..., RateLimiter]) -> None:
+def test_no_refusal_holds_for_hours(open_rate_limiter: Callable[..., RateLimiter]) -> None:
     """A wait that ends the stream that met it must not freeze all others."""
-    ledger = opened()
+    ledger = open_rate_limiter()
     ledger.block_for_retry_after(FLOWS, 73473)
     assert ledger.blocked_seconds(FLOWS) == pytest.approx(300)
 
 
 def test_a_spent_day_is_refused_and_not_booked(
-    opened: Callable[..., RateLimiter], clock: Clock
+    open_rate_limiter: Callable[..., RateLimiter], clock: Clock
 ) -> None:
     """When the daily quota is gone the request fails with the time to come back, and costs none."""
-    ledger = opened(scale=0.04)  # nine a day
+    ledger = open_rate_limiter(scale=0.04)  # nine a day
     for _ in range(9):
         clock.now += ledger.reserve(REPORTS) + 61
     for _ in range(3):
@@ -298,20 +302,20 @@ def test_a_spent_day_is_refused_and_not_booked(
     assert ledger.reserve(REPORTS) == 0
 
 
-def test_bookings_outlive_the_process(opened: Callable[..., RateLimiter]) -> None:
+def test_bookings_outlive_the_process(open_rate_limiter: Callable[..., RateLimiter]) -> None:
     """A process that dies after booking leaves its bookings to the next one."""
-    ledger = opened()
+    ledger = open_rate_limiter()
     for _ in range(3):
         ledger.reserve(FLOWS)
     ledger.close()
-    assert opened().reserve(FLOWS) == pytest.approx(BURST_WINDOW_SECONDS)
+    assert open_rate_limiter().reserve(FLOWS) == pytest.approx(BURST_WINDOW_SECONDS)
 
 
 def test_old_bookings_are_forgotten(
-    opened: Callable[..., RateLimiter], clock: Clock, tmp_path: Path
+    open_rate_limiter: Callable[..., RateLimiter], clock: Clock, tmp_path: Path
 ) -> None:
     """The file does not grow: what lies before every window goes as new bookings come."""
-    ledger = opened()
+    ledger = open_rate_limiter()
     for _ in range(500):
         clock.now += max(ledger.reserve(FLOWS), 1.5)
     with closing(sqlite3.connect(tmp_path / "state" / RATE_LIMIT_STORE_FILE_NAME)) as file:
@@ -323,7 +327,7 @@ def test_old_bookings_are_forgotten(
     "rubbish", [b"not a database at all" * 100, b"SQLite format 3\0" + b"\xff" * 4000]
 )
 def test_a_broken_file_is_set_aside(
-    opened: Callable[..., RateLimiter],
+    open_rate_limiter: Callable[..., RateLimiter],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     rubbish: bytes,
@@ -332,7 +336,7 @@ def test_a_broken_file_is_set_aside(
     path = tmp_path / "state" / RATE_LIMIT_STORE_FILE_NAME
     path.parent.mkdir()
     path.write_bytes(rubbish)
-    ledger = opened()
+    ledger = open_rate_limiter()
     with caplog.at_level(logging.WARNING):
         # What was spent before is unknown, so the first requests wait a whole window.
         assert ledger.reserve(FLOWS) == pytest.approx(STEADY_WINDOW_SECONDS)
@@ -341,10 +345,10 @@ def test_a_broken_file_is_set_aside(
 
 
 def test_a_file_that_breaks_under_us_is_set_aside(
-    opened: Callable[..., RateLimiter], tmp_path: Path, clock: Clock
+    open_rate_limiter: Callable[..., RateLimiter], tmp_path: Path, clock: Clock
 ) -> None:
     """Pages overwritten while the ledger is open are noticed, and the run goes on."""
-    ledger = opened()
+    ledger = open_rate_limiter()
     for _ in range(200):
         clock.now += ledger.reserve(FLOWS)
     ledger.close()
@@ -358,9 +362,11 @@ def test_a_file_that_breaks_under_us_is_set_aside(
     assert path.with_name(f"{RATE_LIMIT_STORE_FILE_NAME}.broken").exists()
 
 
-def test_a_deleted_file_comes_back(opened: Callable[..., RateLimiter], tmp_path: Path) -> None:
+def test_a_deleted_file_comes_back(
+    open_rate_limiter: Callable[..., RateLimiter], tmp_path: Path
+) -> None:
     """Whoever clears the state folder in mid-run leaves all processes with one ledger again."""
-    one, other = opened(), opened()
+    one, other = open_rate_limiter(), open_rate_limiter()
     one.reserve(FLOWS)
     other.reserve(FLOWS)
     for file in (tmp_path / "state").iterdir():
@@ -368,13 +374,15 @@ def test_a_deleted_file_comes_back(opened: Callable[..., RateLimiter], tmp_path:
     assert one.reserve(FLOWS) == 0
     assert other.reserve(FLOWS) == 0
     # One that comes later finds the file of today, and the others must not be on yesterday's.
-    assert opened().reserve(FLOWS) == 0
+    assert open_rate_limiter().reserve(FLOWS) == 0
     assert one.reserve(FLOWS) == pytest.approx(BURST_WINDOW_SECONDS)
 
 
-def test_what_is_dear_is_on_the_disk(opened: Callable[..., RateLimiter], tmp_path: Path) -> None:
+def test_what_is_dear_is_on_the_disk(
+    open_rate_limiter: Callable[..., RateLimiter], tmp_path: Path
+) -> None:
     """A report's booking waits for the disk, whatever came before it, also in a file made anew."""
-    ledger = opened()
+    ledger = open_rate_limiter()
     for budgets, level in ((REPORTS, 2), (FLOWS, 1), (REPORTS, 2), (REPORTS, 2), (FLOWS, 1)):
         ledger.reserve(budgets)
         assert ledger.store.connection is not None
@@ -394,11 +402,11 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, clock: Clock) -> N
 
 
 def test_a_locked_file_is_told_and_not_set_aside(
-    opened: Callable[..., RateLimiter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    open_rate_limiter: Callable[..., RateLimiter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A writer that does not end is waited for, then named; its file is not thrown away."""
     monkeypatch.setattr("klaviyo_assets.api.rate_limit_store.BUSY_TIMEOUT_SECONDS", 0.05)
-    ledger = opened()
+    ledger = open_rate_limiter()
     ledger.reserve(FLOWS)
     with closing(
         sqlite3.connect(tmp_path / "state" / RATE_LIMIT_STORE_FILE_NAME, isolation_level=None)
@@ -411,15 +419,15 @@ def test_a_locked_file_is_told_and_not_set_aside(
 
 
 def test_an_interrupted_booking_is_not_half_there(
-    opened: Callable[..., RateLimiter], monkeypatch: pytest.MonkeyPatch
+    open_rate_limiter: Callable[..., RateLimiter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A signal between two statements books nothing and locks nobody out."""
-    ledger = opened()
+    ledger = open_rate_limiter()
     with monkeypatch.context() as patch:
         patch.setattr(ledger, "clock", interrupted)
         with pytest.raises(KeyboardInterrupt):
             ledger.reserve(FLOWS)
-    assert opened().reserve(FLOWS) == 0
+    assert open_rate_limiter().reserve(FLOWS) == 0
 
 
 def interrupted() -> float:
@@ -427,67 +435,75 @@ def interrupted() -> float:
     raise KeyboardInterrupt
 
 
-def test_only_the_user_can_read_it(opened: Callable[..., RateLimiter], tmp_path: Path) -> None:
+def test_only_the_user_can_read_it(
+    open_rate_limiter: Callable[..., RateLimiter], tmp_path: Path
+) -> None:
     """The folder is 0700 and every file in it 0600."""
-    opened().reserve(FLOWS)
+    open_rate_limiter().reserve(FLOWS)
     folder = tmp_path / "state"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
 
 
-def test_an_account_is_known_for_a_day(opened: Callable[..., RateLimiter], clock: Clock) -> None:
+def test_an_account_is_known_for_a_day(
+    open_rate_limiter: Callable[..., RateLimiter], clock: Clock
+) -> None:
     """What Klaviyo said of the key is there for every process, until a day has gone by."""
     name = hash_api_key(KEY)
-    assert opened().account_facts(name) is None
-    opened().store_account_facts(name, account_id="AbC123", timezone="Europe/Copenhagen")
+    assert open_rate_limiter().account_facts(name) is None
+    open_rate_limiter().store_account_facts(name, account_id="AbC123", timezone="Europe/Copenhagen")
     clock.now += 86_399
-    facts = opened().account_facts(name)
+    facts = open_rate_limiter().account_facts(name)
     assert facts is not None
     assert (facts.account_id, facts.timezone) == ("AbC123", "Europe/Copenhagen")
     assert facts.fetched_at == datetime.fromtimestamp(clock.now - 86_399, UTC)
     clock.now += 1
-    assert opened().account_facts(name) is None
+    assert open_rate_limiter().account_facts(name) is None
 
 
 def test_facts_from_the_future_are_asked_again(
-    opened: Callable[..., RateLimiter], clock: Clock
+    open_rate_limiter: Callable[..., RateLimiter], clock: Clock
 ) -> None:
     """After a clock that was wrong, nothing is believed for longer than a day."""
-    opened().store_account_facts("k", account_id="AbC123", timezone="UTC")
+    open_rate_limiter().store_account_facts("k", account_id="AbC123", timezone="UTC")
     clock.now -= 1
-    assert opened().account_facts("k") is None
+    assert open_rate_limiter().account_facts("k") is None
 
 
 def test_the_zone_last_said_is_known_for_good(
-    opened: Callable[..., RateLimiter], clock: Clock, tmp_path: Path
+    open_rate_limiter: Callable[..., RateLimiter], clock: Clock, tmp_path: Path
 ) -> None:
     """Of an account's keys the one that was asked last counts; a day changes nothing."""
     folder = tmp_path / "state"
     assert last_known_timezone(folder, "AbC123") is None
     assert not folder.exists()
-    opened().store_account_facts("one", account_id="AbC123", timezone="Europe/Copenhagen")
+    open_rate_limiter().store_account_facts(
+        "one", account_id="AbC123", timezone="Europe/Copenhagen"
+    )
     clock.now += 1
-    opened().store_account_facts("two", account_id="AbC123", timezone="America/New_York")
-    opened().store_account_facts("else", account_id="XyZ789", timezone=None)
+    open_rate_limiter().store_account_facts("two", account_id="AbC123", timezone="America/New_York")
+    open_rate_limiter().store_account_facts("else", account_id="XyZ789", timezone=None)
     clock.now += 10 * 86_400
     assert last_known_timezone(folder, "AbC123") == "America/New_York"
     assert last_known_timezone(folder, "XyZ789") is None
     assert last_known_timezone(folder, "Nobody") is None
 
 
-def test_an_account_without_a_zone_is_known_as_such(opened: Callable[..., RateLimiter]) -> None:
+def test_an_account_without_a_zone_is_known_as_such(
+    open_rate_limiter: Callable[..., RateLimiter],
+) -> None:
     """Klaviyo may name no zone; who the account is counts all the same."""
-    opened().store_account_facts("k", account_id="AbC123", timezone=None)
-    facts = opened().account_facts("k")
+    open_rate_limiter().store_account_facts("k", account_id="AbC123", timezone=None)
+    facts = open_rate_limiter().account_facts("k")
     assert facts is not None
     assert (facts.account_id, facts.timezone) == ("AbC123", None)
 
 
 def test_the_zone_last_said_waits_for_nobody(
-    opened: Callable[..., RateLimiter], tmp_path: Path
+    open_rate_limiter: Callable[..., RateLimiter], tmp_path: Path
 ) -> None:
     """A writer in mid-transaction keeps nobody out, and rubbish counts as nothing said."""
-    opened().store_account_facts("k", account_id="AbC123", timezone="UTC")
+    open_rate_limiter().store_account_facts("k", account_id="AbC123", timezone="UTC")
     path = tmp_path / "state" / RATE_LIMIT_STORE_FILE_NAME
     with closing(sqlite3.connect(path, isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
@@ -498,25 +514,29 @@ def test_the_zone_last_said_waits_for_nobody(
 
 
 def test_the_revenue_metric_is_remembered_by_account(
-    opened: Callable[..., RateLimiter], clock: Clock
+    open_rate_limiter: Callable[..., RateLimiter], clock: Clock
 ) -> None:
     """What the account maps is told from never having asked, and from another account's."""
-    assert opened().revenue_metric() is None
-    opened().store_revenue_metric("AbC123")
+    assert open_rate_limiter().revenue_metric() is None
+    open_rate_limiter().store_revenue_metric("AbC123")
     asked_at = datetime.fromtimestamp(clock.now, UTC)
     clock.now += 10 * 86_400
-    assert opened().revenue_metric() == RevenueMetric("AbC123", asked_at)
-    assert opened("other").revenue_metric() is None
-    opened().store_revenue_metric(None)
-    assert opened().revenue_metric() == RevenueMetric(None, asked_at + timedelta(days=10))
+    assert open_rate_limiter().revenue_metric() == RevenueMetric("AbC123", asked_at)
+    assert open_rate_limiter("other").revenue_metric() is None
+    open_rate_limiter().store_revenue_metric(None)
+    assert open_rate_limiter().revenue_metric() == RevenueMetric(
+        None, asked_at + timedelta(days=10)
+    )
 
 
-def test_the_key_is_not_in_the_file(opened: Callable[..., RateLimiter], tmp_path: Path) -> None:
+def test_the_key_is_not_in_the_file(
+    open_rate_limiter: Callable[..., RateLimiter], tmp_path: Path
+) -> None:
     """A key is known by a hash; no part of it is on the disk."""
     name = hash_api_key(KEY)
     assert KEY[:6] not in name
     assert hash_api_key(KEY + "x") != name
-    ledger = opened(name)
+    ledger = open_rate_limiter(name)
     ledger.store_account_facts(name, account_id="AbC123", timezone="UTC")
     ledger.reserve((RateLimitBucket("GET /api/accounts", TIER_XS),))
     ledger.close()
