@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from klaviyo_assets.errors import LakeConflictError, LakeError, MissingTableError, SettingError
-from klaviyo_assets.lake.delta.log import TableSnapshot, read_snapshot
+from klaviyo_assets.lake.delta.log import (
+    TableSnapshot,
+    hand_on_snapshot,
+    read_snapshot,
+    take_snapshot,
+)
 from klaviyo_assets.lake.delta.state import (
     MetricRefusal,
     PartitionState,
     TableState,
     read_metric_refusals,
+    read_newest_table_state,
     read_partition_states,
     refuse_other_account,
     stored_account,
@@ -90,11 +96,26 @@ class Lake:
     def read_table_state(self, name: str) -> TableState | None:
         """Return the state of a table; None where it was never read, or another engine emptied it.
 
+        Reads one commit where the newest is ours, and the whole log only where it is not.
+
         Raises:
-            CorruptFileError: the log cannot be read.
+            CorruptFileError: what had to be read of the log is damaged.
             LakeVersionError: a later version, or another engine's feature, that we do not read.
         """
-        return table_state(self.read_snapshot(name))
+        return read_newest_table_state(table_folder(self.root, name), name)
+
+    def check_table_state(self, name: str) -> TableState | None:
+        """Return the state as `read_table_state` does, and see that the whole log can be read.
+
+        The next session in this process starts from what was read here.
+
+        Raises:
+            CorruptFileError, LakeVersionError: as for `read_table_state`.
+        """
+        folder = table_folder(self.root, name)
+        snapshot = take_snapshot(folder, name)
+        hand_on_snapshot(folder, snapshot)
+        return table_state(snapshot)
 
     def read_snapshot(self, name: str) -> TableSnapshot | None:
         """Return a table at its newest version; None where there is none."""
@@ -192,7 +213,7 @@ class Lake:
         """
         self.refuse_other_account(account)
         tables = [build_history_table(table), table] if with_history else [table]
-        starts = [self.read_snapshot(one.name) for one in tables]
+        starts = [take_snapshot(table_folder(self.root, one.name), one.name) for one in tables]
         writers: list[TableWriter] = []
         try:
             for one, start in zip(tables, starts, strict=True):

@@ -119,7 +119,7 @@ def _load_previous_state(
     It needs nothing of what is there, so a table or history of it that cannot be read is set aside.
     """
     if not options.mode.is_full_refresh:
-        return context.lake.read_table_state(stream.name)
+        return context.lake.check_table_state(stream.name)
     if options.mode.should_keep_history:
         _read_state_or_set_aside(stream.name + HISTORY_SUFFIX, context=context)
     return _read_state_or_set_aside(stream.name, context=context)
@@ -128,7 +128,7 @@ def _load_previous_state(
 def _read_state_or_set_aside(table: str, *, context: SyncContext) -> TableState | None:
     """Return a table's state; a table that cannot be read is set aside, and said to be."""
     try:
-        return context.lake.read_table_state(table)
+        return context.lake.check_table_state(table)
     except CorruptFileError:
         place = set_aside_table(context.lake.root, table, now=context.clock())
         context.warn(

@@ -294,7 +294,9 @@ class SyncRun:
         """
         if not self._options.is_replacement:
             now = lake.read_table_state(self.table.name)
-            self._options = replace(self._options, planned_version=None if now is None else now.version)
+            self._options = replace(
+                self._options, planned_version=None if now is None else now.version
+            )
         self._options.warn(
             f"{self.table.name}: only {shrink_error.rows_now:,} of {shrink_error.rows_before:,} "
             "rows are still "

@@ -22,8 +22,12 @@ from klaviyo_assets.errors import CorruptFileError, LakeError, WrongAccountError
 from klaviyo_assets.lake.delta.log import (
     CommitState,
     TableSnapshot,
+    commit_file_path,
     newest_version,
+    read_commit_states,
     read_newest_commit_state,
+    read_snapshot,
+    refuse_torn_commit,
 )
 from klaviyo_assets.lake.identity import ACCOUNT_STAND_IN_PREFIX, read_identity
 from klaviyo_assets.lake.layout import table_folder
@@ -51,6 +55,31 @@ def table_state(snapshot: TableSnapshot | None) -> TableState | None:
         lake_version=snapshot.commit_state.lake_version,
         rows=snapshot.rows,
         state=snapshot.commit_state.state,
+    )
+
+
+def read_newest_table_state(folder: Path, stream: str) -> TableState | None:
+    """Return the state of a table as it is now, from its newest commit where that is ours.
+
+    Such a commit holds all of it; the log is opened only after another program's commit.
+
+    Raises:
+        CorruptFileError: the newest commit cannot be read; or the log, where that is not ours.
+        LakeVersionError: a later version, or another engine's feature, that we do not read.
+    """
+    newest = newest_version(folder)
+    if newest is None:
+        return None
+    (commit_state,) = read_commit_states(folder, stream, after=newest - 1, up_to=newest)
+    if commit_state is None:
+        return table_state(read_snapshot(folder, stream))
+    refuse_torn_commit(commit_file_path(folder, newest), stream)
+    return TableState(
+        version=newest,
+        account=commit_state.account,
+        lake_version=commit_state.lake_version,
+        rows=commit_state.rows,
+        state=commit_state.state,
     )
 
 

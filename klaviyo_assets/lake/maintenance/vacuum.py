@@ -29,7 +29,7 @@ from klaviyo_assets.lake.delta.log import (
     list_commit_versions,
     read_actions,
     read_removed_paths,
-    read_snapshot,
+    take_snapshot,
 )
 from klaviyo_assets.lake.disk import map_storage_errors, remove_dead_staging
 from klaviyo_assets.lake.layout import (
@@ -88,7 +88,7 @@ def vacuum_table(
             removed_commits = delete_untouched_files(
                 folder, find_unnamed_commits(folder), before=before
             )
-    found = read_snapshot(folder, name)
+    found = take_snapshot(folder, name)
     if found is None:
         return removed_commits
     with map_storage_errors(folder, name):

@@ -19,7 +19,12 @@ from pathlib import Path
 from typing import Literal, cast
 
 from klaviyo_assets.errors import LakeError
-from klaviyo_assets.lake.delta.log import commit_file_path, newest_version, read_snapshot
+from klaviyo_assets.lake.delta.log import (
+    CommitStamp,
+    peek_snapshot,
+    read_commit_stamp,
+    read_snapshot,
+)
 from klaviyo_assets.lake.layout import (
     DELETED_AT_COLUMN,
     HISTORY_SUFFIX,
@@ -51,10 +56,6 @@ class CachedTable:
     files: TableFiles
 
 
-CommitStamp = tuple[int, int, int, int]
-"""The newest commit of a log: version, and its file's number, size and time. Commits stay as they
-are once they are written; a table that was put away and begun anew has others."""
-
 _cached_tables: dict[Path, tuple[CommitStamp, CachedTable]] = {}
 """By folder, what was read last."""
 
@@ -67,14 +68,17 @@ def load_current_table(root: Path, name: str) -> CachedTable | None:
         LakeVersionError: a later version, or another engine's feature, that we do not read.
     """
     folder = table_folder(root, name)
-    seen = _read_commit_stamp(folder)
+    seen = read_commit_stamp(folder)
     before = _cached_tables.get(folder)
     if seen is not None and before is not None and before[0] == seen:
         return before[1]
-    found = read_snapshot(folder, name)
+    found = peek_snapshot(folder) or read_snapshot(folder, name)
     if found is None:
         return None
-    shown = TableFiles(schema=found.schema, paths=tuple(folder / file.path for file in found.files))
+    # Sorted: a log names them in another order than the writer that carried its snapshot on, and a
+    # view whose text differs is built anew.
+    paths = tuple(folder / path for path in sorted(file.path for file in found.files))
+    shown = TableFiles(schema=found.schema, paths=paths)
     now = CachedTable(version=found.version, files=shown)
     if seen is not None:
         _cached_tables[folder] = seen, now
@@ -113,17 +117,6 @@ def load_current_tables(root: Path) -> tuple[dict[str, CachedTable], list[LakeEr
             if one is not None:
                 found[name] = one
     return found, problems
-
-
-def _read_commit_stamp(folder: Path) -> CommitStamp | None:
-    """Return the newest commit; None where there is none, or where it went away meanwhile."""
-    version = newest_version(folder)
-    if version is None:
-        return None
-    with suppress(FileNotFoundError):
-        file = commit_file_path(folder, version).stat()
-        return version, file.st_ino, file.st_size, file.st_mtime_ns
-    return None
 
 
 CREATED_COLUMN = "created"

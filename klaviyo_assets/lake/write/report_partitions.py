@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from klaviyo_assets.errors import CorruptFileError, LakeConflictError, LakeError
 from klaviyo_assets.lake.delta.commit import TableChange, conflict_error
-from klaviyo_assets.lake.delta.log import read_snapshot
+from klaviyo_assets.lake.delta.log import take_snapshot
 from klaviyo_assets.lake.delta.state import (
     METRIC_REFUSALS_KEY,
     PARTITION_STATES_KEY,
@@ -192,7 +192,7 @@ def try_replace_partitions(
         LakeConflictError: another writer came first.
     """
     table = replacement.table
-    start = read_snapshot(folder, table.name)
+    start = take_snapshot(folder, table.name)
     refuse_missing_columns(start, table)
     writer = TableWriter(table, folder, start, account=replacement.account, clock=clock)
     try:

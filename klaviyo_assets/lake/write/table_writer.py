@@ -35,6 +35,7 @@ from klaviyo_assets.lake.delta.commit import (
 from klaviyo_assets.lake.delta.log import (
     CommitState,
     TableSnapshot,
+    hand_on_snapshot,
     newest_version,
     read_commit_states,
     read_snapshot,
@@ -173,10 +174,13 @@ class TableWriter:
         Raises:
             CorruptFileError: the log cannot be read.
         """
-        self.start = read_snapshot(self.folder, self.table.name, version)
+        if self.start is None or self.start.version != version:
+            self.start = read_snapshot(self.folder, self.table.name, version)
 
     def close(self) -> None:
-        """Drop what was not committed. Safe to call twice."""
+        """Drop what was not committed, and hand the snapshot on. Safe to call twice."""
+        start, self.start = self.start, None
+        hand_on_snapshot(self.folder, start)
         self.staging_writer.abandon()
         self.staging_folder.close()
 
