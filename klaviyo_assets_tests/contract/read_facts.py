@@ -1,22 +1,32 @@
-"""Read Klaviyo's OpenAPI document; `python -m` with this module's name writes `facts.toml` anew.
+"""Write `facts.toml` anew, from Klaviyo's OpenAPI document or from a list of endpoints.
 
-The document is no part of this repository; it is looked for beside the checkout. What belongs here:
-reading it. What does not: what our streams make of it (the tests beside this file).
+    python -m klaviyo_assets_tests.contract.read_facts --openapi FILE
+    python -m klaviyo_assets_tests.contract.read_facts --endpoints FILE... --revision 2026-07-15
+
+`--output` writes to another file. Neither source is part of this repository. What `--endpoints`
+does not say about included resources is kept from the `facts.toml` that stands.
 Source: https://github.com/klaviyo/openapi, stable, revision 2026-07-15.
 """
 
+import argparse
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from klaviyo_assets_tests.contract.facts import FACTS_PATH
+from klaviyo_assets_tests.contract.facts import FACTS_PATH, OPERATIONS
+from klaviyo_assets_tests.contract.read_endpoints import (
+    SCALARS,
+    all_endpoint_facts,
+    endpoint_list,
+)
 from klaviyo_assets_tests.contract.read_reports import REPORT_PATHS, report_operation_facts
 
 Node = dict[str, Any]
 
 DOCUMENT = Path(__file__).parents[2].parent / "shared" / "klaviyo" / "openapi-2026-07-15.json"
+"""Where a developer may have put the document: beside the checkout."""
 
 PATHS = (
     "/api/accounts",
@@ -37,8 +47,6 @@ LOWERED_LIMIT_PATTERN = re.compile(
     r"<br>Burst: `(\d+)/s`<br>Steady: `(\d+)/m`"
 )
 """The limit of a parameter stands in the prose alone."""
-
-SCALARS = {"string": "text", "integer": "integer", "number": "number", "boolean": "boolean"}
 
 
 class OpenApiDocument:
@@ -219,11 +227,49 @@ def toml_key(key: str) -> str:
     return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
 
 
-def main() -> None:
-    """Write `facts.toml` anew."""
-    facts = all_facts(json.loads(DOCUMENT.read_text(encoding="utf-8")))
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options of the command line; a list of endpoints must name its revision."""
+    parser = argparse.ArgumentParser(description="Write facts.toml anew.")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--openapi", type=Path, default=DOCUMENT, help="the OpenAPI document")
+    source.add_argument(
+        "--endpoints", type=Path, nargs="+", help="lists of endpoints; a later one replaces"
+    )
+    parser.add_argument("--revision", help="the revision that the lists of endpoints describe")
+    parser.add_argument("--output", type=Path, default=FACTS_PATH, help="the file to write")
+    options = parser.parse_args(arguments)
+    if options.endpoints and not options.revision:
+        parser.error("--endpoints needs --revision: the lists do not say which one they describe")
+    return options
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401 - a JSON document
+    """Return the content of a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    paths: Sequence[str] = PATHS,
+    reports: Sequence[str] = REPORT_PATHS,
+) -> None:
+    """Write the facts of these operations, from the source that the command line names.
+
+    An OpenAPI document is read for all operations that we use, whatever `paths` and `reports` say.
+    """
+    options = parse_arguments(arguments)
+    if options.endpoints:
+        known = {
+            kind: relations
+            for operation in OPERATIONS.values()
+            for kind, relations in operation.included.items()
+        }
+        lists = endpoint_list([read_json(path) for path in options.endpoints], known)
+        facts = all_endpoint_facts(lists, paths, reports, options.revision)
+    else:
+        facts = all_facts(read_json(options.openapi))
     head = "# Klaviyo's published facts, for the operations we use. Written by read_facts.py."
-    FACTS_PATH.write_text("\n".join([head, *toml_lines(facts), ""]), encoding="utf-8")
+    options.output.write_text("\n".join([head, *toml_lines(facts), ""]), encoding="utf-8")
 
 
 if __name__ == "__main__":
