@@ -17,10 +17,11 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 REQUIREMENTS := pyproject.toml constraints.txt
+CHECKED_TESTS := klaviyo_assets_tests/unit klaviyo_assets_tests/contract
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test dev lint format bench clean moved
+.PHONY: help install demo test check dev lint format bench clean moved
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | expand -t 10
@@ -79,6 +80,17 @@ demo: install ## a sandbox Klaviyo, every asset, a query, the UI (UI=0: without 
 
 test: $(VENV)/.installed-test ## the whole test suite (PYTEST_ARGS='-k ledger')
 	@$(PY) -m pytest -n 4 --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+
+# The types are checked while the tests run: they take half as long, and only one processor.
+check: $(VENV)/.installed-test $(VENV)/.installed-lint ## in a minute: lint, types, unit, contract tests
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+	@$(VENV)/bin/lint-imports --no-logo
+	@$(PY) -m basedpyright >$(VENV)/.types.log 2>&1 & checker=$$!; \
+	trap 'kill $$checker 2>/dev/null' EXIT; \
+	$(PY) -m pytest -q -n 2 $(CHECKED_TESTS) $(PYTEST_ARGS); tests=$$?; \
+	wait $$checker; types=$$?; cat $(VENV)/.types.log; \
+	exit $$((tests || types))
 
 dev: install ## the Dagster UI and daemon on http://127.0.0.1:3000 (PORT=3000)
 	$(call dagster_home,$(DAGSTER_HOME))

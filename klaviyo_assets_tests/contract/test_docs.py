@@ -1,0 +1,149 @@
+"""The pages for developers tell the truth: what they name exists, and is found from the README."""
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from klaviyo_assets_tests.contract.checkout import PACKAGE, ROOT
+
+TESTS = ROOT / "klaviyo_assets_tests"
+README = ROOT / "README.md"
+
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+
+CHECKED_PAGES = [
+    README,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "docs" / "architecture.md",
+    *DECISIONS,
+    *sorted(PACKAGE.rglob("README.md")),
+]
+"""The pages whose backticked paths and modules must exist."""
+
+LINKING_PAGES = sorted({*CHECKED_PAGES, *(ROOT / "docs").rglob("*.md")})
+
+FILE_ENDINGS = (".py", ".md", ".toml", ".cfg", ".yaml", ".yml")
+
+CODE_BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+
+DATA_PATH = re.compile(r"lake/(_[a-z]\w*(/|$)|klaviyo)|\.\.|.*\*")
+"""Paths of stored data, which a checkout does not have; and patterns."""
+
+
+def page_name(page: Path) -> str:
+    """Return a page's path below the checkout."""
+    return str(page.relative_to(ROOT))
+
+
+def quoted_words(page: Path) -> Iterator[str]:
+    """Yield what stands in backticks, but for the blocks of code."""
+    prose = CODE_BLOCK.sub("", page.read_text(encoding="utf-8"))
+    yield from re.findall(r"`([^`\n]+)`", prose)
+
+
+def places_of(page: Path) -> tuple[Path, ...]:
+    """Return the folders that a path of a page may start from."""
+    return (ROOT, PACKAGE, TESTS, page.parent)
+
+
+@cache
+def first_names(folder: Path) -> frozenset[str]:
+    """Return the names of a folder's own folders that hold files of the project."""
+    return frozenset(
+        each.name
+        for each in folder.iterdir()
+        if each.is_dir() and each.name not in {"data", "demo"}
+    )
+
+
+def is_project_path(page: Path, word: str) -> bool:
+    """Tell whether a word names a file or folder of the project."""
+    if not re.fullmatch(r"[\w./-]+", word) or word.startswith("/") or DATA_PATH.match(word):
+        return False
+    first, slash, _ = word.partition("/")
+    known = any(first in first_names(place) for place in places_of(page))
+    return word.endswith(FILE_ENDINGS) or bool(slash and known)
+
+
+def exists_as_path(page: Path, word: str) -> bool:
+    """Tell whether a path leads somewhere from one of the folders that it may start from."""
+    return any((place / word).exists() for place in places_of(page))
+
+
+def exists_as_module(word: str) -> bool:
+    """Tell whether a dotted name is a module, or a name that a module defines at its top."""
+    parts = word.split(".")
+    for length in range(len(parts), 0, -1):
+        path = ROOT.joinpath(*parts[:length])
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if file.exists():
+            rest = parts[length:]
+            return not rest or rest[0] in top_names(file)
+    return False
+
+
+def top_names(file: Path) -> set[str]:
+    """Return the names that a module defines at its top."""
+    found: set[str] = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        targets += [node.target] if isinstance(node, ast.AnnAssign) else []
+        found |= {each.id for each in targets if isinstance(each, ast.Name)}
+    return found
+
+
+def links_of(page: Path) -> Iterator[Path]:
+    """Yield the files and folders of the project that a page links to."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        place = target.partition("#")[0]
+        if place and "://" not in place:
+            yield (page.parent / place).resolve()
+
+
+@pytest.mark.parametrize("page", CHECKED_PAGES, ids=page_name)
+def test_what_a_page_names_exists(page: Path) -> None:
+    """A file that was renamed or removed is renamed in the pages that send people there."""
+    words = set(quoted_words(page))
+    paths = {word for word in words if is_project_path(page, word)}
+    modules = {word for word in words if re.fullmatch(r"klaviyo_assets(_tests)?(\.\w+)+", word)}
+    missing = {word for word in paths - modules if not exists_as_path(page, word)}
+    missing |= {word for word in modules if not exists_as_module(word)}
+    assert missing == set(), f"{page_name(page)} names what does not exist: {sorted(missing)}"
+
+
+@pytest.mark.parametrize("page", LINKING_PAGES, ids=page_name)
+def test_no_link_is_broken(page: Path) -> None:
+    """A link of a page leads to a file or folder of the project."""
+    broken = [str(target) for target in links_of(page) if not target.exists()]
+    assert broken == [], f"{page_name(page)} links to what does not exist"
+
+
+def test_every_page_is_two_links_from_the_readme() -> None:
+    """What explains the project is found: CONTRIBUTING and each page of docs, in two links."""
+    first = {target for target in links_of(README) if target.suffix == ".md"}
+    second = {target for page in first for target in links_of(page)}
+    folders = {target for target in first | second if target.is_dir()}
+    found = first | second | {page for folder in folders for page in folder.glob("*.md")}
+    wanted = {ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")}
+    assert sorted(page_name(page) for page in wanted - found) == []
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=page_name)
+def test_a_decision_fits_on_one_page(page: Path) -> None:
+    """A decision says what was decided, why, and what was measured, in at most 45 lines."""
+    text = page.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 45
+    headings = re.findall(r"^## (.+)$", text, flags=re.MULTILINE)
+    assert headings == ["Decision", "Why", "Figures", "What it costs"]
+    assert re.match(rf"# {page.name[:4]}: ", text)
+
+
+def test_decisions_are_numbered_without_a_gap() -> None:
+    """A decision is cited by its number, so numbers are never given twice."""
+    assert [int(page.name[:4]) for page in DECISIONS] == list(range(1, len(DECISIONS) + 1))
