@@ -96,8 +96,8 @@ def failure_of_last_run(home: Home, stream: str) -> str:
 def test_f46_a_full_disk_says_so(home: Home, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """The sentence for a disk without space names the folder, the reason and what to do."""
 
-    def full(_: Sequence[Path], *, at: float, mode: int) -> None:
-        del at, mode
+    def full(_: Sequence[Path], *, modified_at: float, mode: int) -> None:
+        del modified_at, mode
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as broken:

@@ -237,7 +237,7 @@ def test_a_first_sync_reads_nothing_back(
     lake: Lake, monkeypatch: pytest.MonkeyPatch, table: LakeTable
 ) -> None:
     """However many stages bring rows to a partition, a commit of new keys only writes."""
-    monkeypatch.delattr(merge, "read_columns")
+    monkeypatch.delattr(merge.PartitionRewriter, "read_comparison_rows")
     with lake.open_session(
         table, account=ACCOUNT_ID, mode="merge", with_history=False, started_at=utc_now()
     ) as session:
