@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("fast_retries")
 def short_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let an answer have a second, where the product gives it a minute."""
     hurried = partial(KlaviyoClient, timeout_seconds=DEADLINE_SECONDS)
-    monkeypatch.setattr(connection, "Client", hurried)
+    monkeypatch.setattr(connection, "KlaviyoClient", hurried)
 
 
 def stocked(open_home: StartHome) -> Home:

@@ -210,10 +210,10 @@ def test_only_what_is_new_is_built(lake: Lake, root: Path, monkeypatch: pytest.M
     rebuilt: list[set[str]] = []
 
     def spied(
-        root: Path, views: Mapping[str, Sequence[str]], *, kept: set[str], place: str
+        root: Path, views: Mapping[str, Sequence[str]], *, reused: set[str], readers_root: str
     ) -> list[LakeError]:
-        rebuilt.append(set(views) - kept)
-        return build(root, views, reused=kept, readers_root=place)
+        rebuilt.append(set(views) - reused)
+        return build(root, views, reused=reused, readers_root=readers_root)
 
     build = database.build_database
     monkeypatch.setattr(database, "build_database", spied)

@@ -115,7 +115,7 @@ def in_a_commit_without_its_name(lake: Lake) -> None:
     )
     size = (twin.root / "lake/profiles/_delta_log/00000000000000000001.json").stat().st_size
     code = run_in_child_process(
-        merge_until_killed, lake.root, PROFILES, 7, room=size - 1, with_history=False
+        merge_until_killed, lake.root, PROFILES, 7, max_file_bytes=size - 1, with_history=False
     )
     assert code == -signal.SIGXFSZ
     assert list((lake.root / "lake" / "profiles" / "_delta_log").glob("*.json#*"))
@@ -395,7 +395,9 @@ def test_upkeep_removes_what_kills_leave(lake: Lake, table: LakeTable) -> None:
     """An ordinary upkeep, after the grace, clears commits without a name and dead sessions."""
     merge_rows(lake, table, [numbered_batch(20, 5)])
     assert (
-        run_in_child_process(merge_until_killed, lake.root, table, 7, room=100, with_history=True)
+        run_in_child_process(
+            merge_until_killed, lake.root, table, 7, max_file_bytes=100, with_history=True
+        )
         != 0
     )
     log = lake.root / "lake" / f"{table.name}_history" / "_delta_log"
