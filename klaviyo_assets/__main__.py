@@ -29,19 +29,10 @@ from klaviyo_assets.account.metrics import (
 from klaviyo_assets.api.request_guard import validate_api_key
 from klaviyo_assets.decode.schema import arrow_schema
 from klaviyo_assets.errors import KlaviyoAssetsError, SettingError
-from klaviyo_assets.lake.lake import Lake, set_aside_table
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import build_table
-from klaviyo_assets.lake.maintenance.erasure import erase_profiles
 from klaviyo_assets.lake.maintenance.personal_data import ProfileTable
-from klaviyo_assets.lake.read.export import (
-    ExportProgress,
-    build_export_statements,
-    export_tables,
-    partial_export_path,
-    read_exports,
-    record_export,
-    refuse_export_target,
-)
+from klaviyo_assets.lake.read.export import ExportProgress
 from klaviyo_assets.lake.read.views import build_relations
 from klaviyo_assets.model.automation import default_automations, unmet_guarantees
 from klaviyo_assets.model.privacy import (
@@ -264,12 +255,14 @@ def _verify(settings: Settings, _options: argparse.Namespace) -> int:
 
 
 def _export(settings: Settings, options: argparse.Namespace) -> int:
-    root, target = _open_lake(settings).root, cast("Path", options.file).absolute()
-    names = [part for word in options.tables for part in word.split(",") if part]
-    refuse_export_target(root, target, overwrite=options.force)
-    tables = build_export_statements(root, build_relations(STREAMS, MERGE_RULES), names)
-    record_export(root, target, exported_at=datetime.now(tz=UTC))
-    done = export_tables(target, tables, report_progress=_progress_printer(sys.stderr))
+    target = cast("Path", options.file).absolute()
+    done = _open_lake(settings).export_tables(
+        target,
+        build_relations(STREAMS, MERGE_RULES),
+        [part for word in options.tables for part in word.split(",") if part],
+        overwrite=options.force,
+        report_progress=_progress_printer(sys.stderr),
+    )
     count, rows = len(done), sum(each.rows or 0 for each in done)
     print(
         f"{options.file} holds {count} {'table' if count == 1 else 'tables'}, {rows:,} rows, "
@@ -300,8 +293,7 @@ def _progress_printer(out: TextIO) -> Callable[[ExportProgress], None]:
 
 
 def _set_aside(settings: Settings, options: argparse.Namespace) -> int:
-    lake = _open_lake(settings)
-    place = set_aside_table(lake.root, options.table, now=lake.clock())
+    place = _open_lake(settings).set_aside_table(options.table)
     print(f"{options.table} lies in {place} now, with all its files")
     stream = STREAMS.get(options.table)
     if stream is None:
@@ -372,15 +364,12 @@ def _erase(settings: Settings, options: argparse.Namespace) -> int:
         for stream in STREAMS.values()
         if (column := profile_id_column(stream)) is not None
     ]
-    exports = read_exports(lake.root)
-    beside = [*exports, *map(partial_export_path, exports)]
+    beside = lake.exported_files()
     with suppress(SettingError):
         # Without a home folder there is no state either.
         beside.append(state_folder(settings))
     relations = build_relations(STREAMS, MERGE_RULES)
-    erased = erase_profiles(
-        lake.root, people, ids, relations=relations, clock=lake.clock, other_places=beside
-    )
+    erased = lake.erase_profiles(people, ids, relations=relations, other_places=beside)
     print(f"{', '.join(named) if not sources else format_quantity(len({*ids}), 'profile')}:")
     print("\n".join(f"  {line}" for line in erased.describe()))
     for problem in erased.problems:

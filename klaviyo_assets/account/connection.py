@@ -251,16 +251,16 @@ def adopt_lake_account(
     stored = lake.stored_accounts()
     if len(stored) > 1:
         raise WrongAccountError(
-            f"{lake.root} holds tables of several accounts: {', '.join(sorted(stored))}"
+            f"{lake} holds tables of several accounts: {', '.join(sorted(stored))}"
         )
     if stored <= {account}:
-        warn(f"the account goes by {account} in {lake.root}: there is nothing to rename")
+        warn(f"the account goes by {account} in {lake}: there is nothing to rename")
         return True
     (former,) = stored
     if not (is_provisional_account(former) or is_provisional_account(account)):
         lake.refuse_other_account(account)
     if not confirm(
-        f"{lake.root} holds account {former}, and the key belongs to account {account}. The ids of "
+        f"{lake} holds account {former}, and the key belongs to account {account}. The ids of "
         "what is stored do not prove that they are one; if they are two, the next sync mixes them."
     ):
         return False
@@ -274,7 +274,7 @@ def merge_account_names(
     """Note that two names are one account; return the one that stays: an id before a stand-in."""
     stays, goes = (former, account) if is_provisional_account(account) else (account, former)
     if lake.record_account(stays, aliases=(goes,)):
-        warn(f"{lake.root}: {goes} and {stays} are one account, which goes by {stays} from now on")
+        warn(f"{lake}: {goes} and {stays} are one account, which goes by {stays} from now on")
     return stays
 
 

@@ -37,7 +37,6 @@ from klaviyo_assets.errors import (
     RefusedStreamError,
 )
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.lake.read.views import stored_columns
 from klaviyo_assets.model.stream import Detail, Join, Stream
 from klaviyo_assets.redaction import KeyRedactingFilter
 from klaviyo_assets.streams import STREAMS
@@ -228,7 +227,7 @@ def _collect_check_inputs(sync_output: SyncOutput, lake: LakeResource) -> CheckI
             rows_before=sync_output.rows_before,
             is_confirmed=sync_output.options.is_shrink_confirmed,
             high_water_mark=sync_output.high_water_mark,
-            stored_columns=stored_columns(lake.lake().root, stream.name),
+            stored_columns=lake.lake().stored_columns(stream.name),
             notices=sorted(tally.notices),
         )
 

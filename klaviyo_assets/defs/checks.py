@@ -21,7 +21,6 @@ from klaviyo_assets.defs.metadata import asset_key
 from klaviyo_assets.defs.resources import LakeResource
 from klaviyo_assets.errors import MissingTableError
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.lake.read.integrity import count_duplicate_keys, read_null_counts
 from klaviyo_assets.model.stream import Collection, Detail, Join, Stream
 from klaviyo_assets.sync.plan import FUTURE_CURSOR_TOLERANCE
 from klaviyo_assets.wording import format_quantity
@@ -324,7 +323,7 @@ def check_unique_key(stream: Stream, lake: Lake) -> dg.AssetCheckResult:
     """
     key = check_key(stream.name, UNIQUE_KEY_CHECK)
     try:
-        twice = sum(count_duplicate_keys(lake.root, table) for table in underlying_tables(stream))
+        twice = sum(lake.count_duplicate_keys(table) for table in underlying_tables(stream))
     except MissingTableError:
         return missing_table_warning(key)
     if not twice:
@@ -342,7 +341,7 @@ def check_unique_key(stream: Stream, lake: Lake) -> dg.AssetCheckResult:
 def check_not_null(stream: Stream, lake: Lake) -> dg.AssetCheckResult:
     """Judge NULLs where none may be, by the statistics in the log."""
     key = check_key(stream.name, NOT_NULL_CHECK)
-    nulls = read_null_counts(lake.root, stream.name)
+    nulls = lake.read_null_counts(stream.name)
     if nulls is None:
         return missing_table_warning(key)
     needed = required_columns(stream)

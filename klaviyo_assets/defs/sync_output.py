@@ -16,7 +16,7 @@ from klaviyo_assets.defs.checks import CheckMetadataValue
 from klaviyo_assets.defs.metadata import LAKE_METADATA_KEY, AssetMetadata, sync_metadata
 from klaviyo_assets.defs.resources import KlaviyoConnection
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.lake.read.queries import ArrivalQuery, measure_arrival_delays
+from klaviyo_assets.lake.read.queries import ArrivalQuery
 from klaviyo_assets.lake.write.session import CommitReceipt
 from klaviyo_assets.model.stream import (
     WHOLE_COLLECTION,
@@ -246,8 +246,8 @@ def first_seen_metadata(sync_output: SyncOutput, lake: Lake) -> dict[str, dg.Jso
         value_column=EVENT_METRIC_COLUMN,
         time_column=EVENT_TIME_COLUMN,
     )
-    measured = measure_arrival_delays(
-        lake.root, EVENTS_STREAM_NAME, since, steps_per_doubling=DELAY_STEPS_PER_DOUBLING
+    measured = lake.measure_arrival_delays(
+        EVENTS_STREAM_NAME, since, steps_per_doubling=DELAY_STEPS_PER_DOUBLING
     )
     found = count_lateness(measured, should_include_new=utc_now() - mark <= MAX_SYNC_INTERVAL)
     return {FIRST_SEEN_METADATA_KEY: dg.MetadataValue.json(dict(found))} if found else {}

@@ -5,6 +5,7 @@ import fcntl
 import os
 import re
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Generator, Sequence
@@ -34,6 +35,10 @@ ERRNO_HINTS = {
 
 # deltalake gives the number of the system's error only inside its text, DuckDB its words.
 OS_ERROR_PATTERN = re.compile(r"os error (\d+)|code: (\d+)")
+
+
+FILE_MODE_MASK = 0o666
+MODE_MASK = 0o777
 
 
 def recovery_hint(stream: str) -> str:
@@ -121,6 +126,18 @@ def create_folder(folder: Path) -> None:
         except FileNotFoundError:
             create_folder(folder.parent)
             folder.mkdir(mode=0o700)
+
+
+def set_mode(path: Path, mode: int) -> None:
+    """Set the mode of a file or folder where it has another; a group that is passed on stays so."""
+    known = path.stat().st_mode
+    if known & MODE_MASK != mode:
+        path.chmod(stat.S_IMODE(known) & ~MODE_MASK | mode)
+
+
+def read_mode(path: Path) -> int:
+    """Return what owner, group and others may do with a file or folder."""
+    return path.stat().st_mode & MODE_MASK
 
 
 def ensure_writable_folder(folder: Path) -> None:

@@ -1,7 +1,11 @@
-"""The lake: all tables below one data folder, and every operation on them."""
+"""The lake: all tables below one data folder, and every operation on them.
+
+The other rooms use the lake through the class `Lake` and the value types that its methods take and
+return. They never join a path below its folder themselves.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,12 +53,39 @@ from klaviyo_assets.lake.layout import (
     table_folder,
 )
 from klaviyo_assets.lake.maintenance.vacuum import VacuumResult, vacuum_tables
-from klaviyo_assets.lake.quarantine import write_quarantine
+from klaviyo_assets.lake.quarantine import find_unredacted_quarantine, write_quarantine
 from klaviyo_assets.lake.read.database import publish_database
-from klaviyo_assets.lake.read.integrity import find_database_problems, find_table_problems
-from klaviyo_assets.lake.read.queries import query_relation, read_table_columns
-from klaviyo_assets.lake.read.views import Relation, stored_tables
+from klaviyo_assets.lake.read.duckdb import load_duckdb
+from klaviyo_assets.lake.read.export import (
+    ExportProgress,
+    ReportExportProgress,
+    build_export_statements,
+    export_tables,
+    partial_export_path,
+    read_exports,
+    record_export,
+    refuse_export_target,
+)
+from klaviyo_assets.lake.read.integrity import (
+    count_duplicate_keys,
+    find_database_problems,
+    find_table_problems,
+    read_null_counts,
+)
+from klaviyo_assets.lake.read.queries import (
+    ArrivalDelay,
+    ArrivalQuery,
+    DayCount,
+    DayCountQuery,
+    count_rows_by_day,
+    first_stored_day,
+    measure_arrival_delays,
+    query_relation,
+    read_table_columns,
+)
+from klaviyo_assets.lake.read.views import Relation, stored_columns, stored_tables
 from klaviyo_assets.lake.response_cache import ReportResponseCache
+from klaviyo_assets.lake.write.id_scan import IdScanSession
 from klaviyo_assets.lake.write.report_partitions import (
     BuildState,
     PartitionFetch,
@@ -71,12 +102,15 @@ from klaviyo_assets.settings import RefusedPathError, check_lake_path
 if TYPE_CHECKING:
     import duckdb
 
+    from klaviyo_assets.lake.maintenance.erasure import ErasureResult
+    from klaviyo_assets.lake.maintenance.personal_data import ProfileTable
+
 RETIRED_FILE_GRACE = timedelta(hours=1)
-"""How long a file stays after the database that named it was replaced: longer than a query."""
+"""How long vacuum spares a retired file, so that a query that still reads it can end."""
 
 
 class Lake:
-    """The tables below `root`, the setting `KLAVIYO_DATA_DIR`. Making one touches nothing."""
+    """The tables below `root`, the setting `KLAVIYO_DATA_DIR`. To create one does no I/O."""
 
     def __init__(
         self,
@@ -86,26 +120,37 @@ class Lake:
         grace: timedelta = RETIRED_FILE_GRACE,
         folder_mode: str = "",
     ) -> None:
-        """Take the folder; `clock` gives the time in UTC.
+        """Take the folder; `clock` returns the time in UTC.
 
-        `folder_mode` is the setting: octal, "" for a lake that is its owner's alone.
+        `folder_mode` is the setting `KLAVIYO_FOLDER_MODE`: octal, or "" for a lake that only its
+        owner reads.
         """
         self.root, self.clock, self.grace = root.absolute(), clock, grace
         self.folder_mode = folder_mode
 
+    def __str__(self) -> str:
+        """Return the data folder, for messages."""
+        return str(self.root)
+
+    @staticmethod
+    def load_duckdb() -> None:
+        """Import and start DuckDB now (100 ms), while the caller waits for something else."""
+        load_duckdb()
+
     def read_table_state(self, name: str) -> TableState | None:
-        """Return the state of a table; None where it was never read, or another engine emptied it.
+        """Return the state of a table; None where no sync wrote it, or another engine emptied it.
 
         Reads one commit where the newest is ours, and the whole log only where it is not.
 
         Raises:
-            CorruptFileError: what had to be read of the log is damaged.
-            LakeVersionError: a later version, or another engine's feature, that we do not read.
+            CorruptFileError: a part of the log that had to be read is damaged.
+            LakeVersionError: a later version of this project wrote it, or another engine used a
+                feature that we do not read.
         """
         return read_newest_table_state(table_folder(self.root, name), name)
 
     def check_table_state(self, name: str) -> TableState | None:
-        """Return the state as `read_table_state` does, and see that the whole log can be read.
+        """Return the state as `read_table_state` does, and check that the whole log can be read.
 
         The next session in this process starts from what was read here.
 
@@ -118,22 +163,26 @@ class Lake:
         return table_state(snapshot)
 
     def read_snapshot(self, name: str) -> TableSnapshot | None:
-        """Return a table at its newest version; None where there is none."""
+        """Return a table at its newest version; None where there is no such table."""
         return read_snapshot(table_folder(self.root, name), name)
 
     def stored_account(self) -> str | None:
-        """Return whose data the lake holds; None while it is empty. Reads one commit, mostly."""
+        """Return the account whose data the lake holds; None while it is empty.
+
+        Reads one commit in nearly every case.
+        """
         return stored_account(self.root, tables=stored_tables(self.root))
 
     def stored_accounts(self) -> frozenset[str]:
-        """Return whose data the tables hold: one account, by the name of now. Reads a commit each.
+        """Return the accounts whose data the tables hold, by their current names.
 
-        Several where another program brought tables of another lake.
+        That is one account, or several where another program copied in tables of another lake.
+        Reads one commit of each table.
         """
         return frozenset(stored_accounts(self.root, tables=stored_tables(self.root)))
 
     def ensure_identity(self) -> LakeIdentity:
-        """Return which lake this is; one without a name of its own gets one.
+        """Return the lake's own id and its account's names; a lake without an id gets one.
 
         Raises:
             StorageError: the folder cannot be written.
@@ -141,19 +190,17 @@ class Lake:
         return ensure_identity(self.root)
 
     def read_location(self) -> LakeLocation:
-        """Return which lake this is, and where it lies.
+        """Return the lake's id, and the host, device and folder where it lies.
 
         Raises:
-            StorageError: the folder is not there, or cannot be written.
+            StorageError: the folder does not exist, or cannot be written.
         """
         return read_location(self.root)
 
     def record_account(self, account: str, *, aliases: Iterable[str]) -> bool:
-        """Note that the lake's account goes by `stored_account` from now on.
+        """Store `account` as the current name of the lake's account; return whether that is new.
 
-        Tell whether that is news.
-
-        `aliases` are the names that mean it, in commits and of other keys.
+        `aliases` are other names of the same account, which older commits and other keys use.
 
         Raises:
             StorageError: the folder cannot be written.
@@ -161,7 +208,7 @@ class Lake:
         return record_account(self.root, account, aliases=aliases)
 
     def refuse_other_account(self, account: str) -> None:
-        """Refuse to bring a second account into the lake; reads one commit a table.
+        """Refuse to bring a second account into the lake. Reads one commit of each table.
 
         Raises:
             WrongAccountError: a table holds another account's data.
@@ -170,7 +217,7 @@ class Lake:
         refuse_other_account(self.root, account, tables=stored_tables(self.root))
 
     def prepare_for_sync(self, account: str) -> None:
-        """Refuse what would make a sync fail at its first commit, before its first page.
+        """Raise, before the first request, what would otherwise fail at the first commit.
 
         Raises:
             WrongAccountError: the lake holds another account's data; nothing was written.
@@ -181,11 +228,11 @@ class Lake:
         self.ensure_writable()
 
     def ensure_writable(self) -> None:
-        """Make the folder, whoever's it is to be.
+        """Create the data folder; check that it can be written and that its files can be locked.
 
         Raises:
-            SettingError: its path cannot be used, or its file system does not lock files.
-            StorageError: it cannot be written.
+            SettingError: the path cannot be used, or its file system does not lock files.
+            StorageError: the folder cannot be written.
         """
         self._refuse_path()
         ensure_writable_folder(self.root / "lake")
@@ -201,9 +248,9 @@ class Lake:
         with_history: bool,
         started_at: datetime,
     ) -> WriteSession:
-        """Return a session that writes `table`, and its history too where asked; to be closed.
+        """Return a session that writes `table`, and its history where asked; the caller closes it.
 
-        What a commit goes through against is the version found here.
+        A commit succeeds only if the table is still at the version that it has now.
 
         Raises:
             WrongAccountError: the lake holds another account's data; nothing was written.
@@ -228,6 +275,10 @@ class Lake:
         history = writers[0] if with_history else None
         return WriteSession(writers[-1], history, mode=mode, started_at=started_at, root=self.root)
 
+    def open_id_scan(self, table: LakeTable, *, account: str) -> IdScanSession:
+        """Return a session that takes the ids of a complete scan, and marks the rows it missed."""
+        return IdScanSession(table, self.root, account=account, clock=self.clock)
+
     def replace_report_partitions(
         self,
         table: LakeTable,
@@ -237,17 +288,18 @@ class Lake:
         batch: pa.RecordBatch,
         build_state: BuildState,
     ) -> CommitReceipt:
-        """Make the batch's rows those of exactly these cells, in one commit with their facts.
+        """Replace the rows and states of exactly these report partitions, in one commit.
 
-        A cell without a row is stored as empty. Only the touched metrics and months are rewritten.
-        Others may commit at the same time: then this starts over from their version, and asks
-        `build_state` again. What it returns is kept beside the facts.
+        A partition without a row is stored as empty. Only the files of the touched metrics and
+        months are rewritten. If another writer commits first, this starts over from that version
+        and calls `build_state` again; its result is stored in the commit, beside the states of the
+        partitions.
 
         Raises:
             WrongAccountError: the lake holds another account's data; nothing was written.
-            LakeError: a row belongs to none of the cells, or a key is there twice.
+            LakeError: a row belongs to none of the partitions, or two rows have one key.
             CorruptFileError: a stored file that has to be read is missing or damaged.
-            StorageError: the disk refused; the table is as before.
+            StorageError: an operation on the disk failed; the table is unchanged.
         """
         wanted = build_replacement(
             table, account=account, partitions=partitions, batch=batch, build_state=build_state
@@ -257,7 +309,9 @@ class Lake:
     def record_metric_refusal(
         self, table: LakeTable, *, account: str, metric_id: str, refusal: MetricRefusal | None
     ) -> CommitReceipt:
-        """Remember that Klaviyo refused a metric; None forgets it, as its first cell does.
+        """Store that Klaviyo refused a metric; None removes that.
+
+        The first report partition that is stored for the metric removes it as well.
 
         Raises:
             WrongAccountError, CorruptFileError, StorageError: as for `replace_report_partitions`.
@@ -266,10 +320,10 @@ class Lake:
         return replace_partitions(wanted, self.root, clock=self.clock)
 
     def read_partition_states(self, name: str) -> Mapping[ReportPartition, PartitionState]:
-        """Return the cells that a report's table has, empty ones included; quick.
+        """Return the partitions of a report's table, empty ones included. Reads one commit.
 
         Raises:
-            CorruptFileError: the log or the facts cannot be read.
+            CorruptFileError: the log or the stored states cannot be read.
         """
         known = self.read_table_state(name)
         return {} if known is None else read_partition_states(known.state, stream=name)
@@ -280,27 +334,37 @@ class Lake:
         return {} if known is None else read_metric_refusals(known.state)
 
     def quarantine_records(self, name: str, records: Iterable[tuple[str, bytes]]) -> int:
-        """Put aside what cannot be stored in a table, with the reason; return how many there were.
+        """Write records that the table cannot hold to the quarantine; return how many they were.
+
+        `records` are pairs of the reason and the record's bytes.
 
         Raises:
-            StorageError: the disk refused.
+            StorageError: an operation on the disk failed.
         """
         return write_quarantine(self.root, name, records)
 
+    def find_unredacted_quarantine(self, name: str) -> Path | None:
+        """Return the quarantine folder of a stream if a record there is more than an id.
+
+        Raises:
+            CorruptFileError: a file cannot be read.
+        """
+        return find_unredacted_quarantine(self.root, name)
+
     def response_cache(self, name: str) -> ReportResponseCache:
-        """Return the answers of a report that were paid for and are kept; touches nothing."""
+        """Return the cache of a report's responses. No I/O before it is used."""
         return ReportResponseCache(response_cache_folder(self.root, name), name, clock=self.clock)
 
     def publish(
         self, relations: Sequence[Relation], *, lake_root: str | None = None
     ) -> tuple[LakeError, ...]:
-        """Show the whole lake as it is now in `klaviyo.duckdb`; other processes may do the same.
+        """Write `klaviyo.duckdb` with views of all tables as they are now.
 
-        `lake_root` is the lake's folder as readers have it mounted, from now on: "" for here, None
-        for what it was.
+        Several processes may do so at once. `lake_root` is the path at which the readers have
+        mounted the lake's folder: "" for the path here, None to leave it as it was.
 
-        Returns an error for each table that cannot be read and is not shown: another stream's
-        damage is no reason for this one to fail.
+        Returns an error for each table that cannot be read and so has no view. They are returned
+        and not raised, because the damage of another stream must not fail this one.
 
         Raises:
             SettingError: the folder's path cannot be used.
@@ -312,7 +376,7 @@ class Lake:
         )
 
     def _refuse_path(self) -> None:
-        # The whole path: a relative one lies wherever the process was started.
+        # The absolute path: where a relative one lies depends on where the process was started.
         try:
             check_lake_path(str(self.root))
         except RefusedPathError as refused:
@@ -324,45 +388,96 @@ class Lake:
     def query_relation(
         self, name: str, relations: Sequence[Relation] = ()
     ) -> "duckdb.DuckDBPyRelation":
-        """Return a relation as it is now, over a connection of its own in memory.
+        """Return a relation as it is now, on its own in-memory connection.
 
-        `relations` describes those that are not plain tables; the ones last published are known.
+        `relations` describes the relations that are not plain tables; those of the last `publish`
+        need not be given.
 
         Raises:
-            MissingTableError: a table it is made of was never read.
+            MissingTableError: no sync wrote a table that the relation needs.
         """
         return query_relation(self.root, name, relations)
 
-    def read_relation_batches(
-        self, name: str, columns: Sequence[str] | None = None
-    ) -> pa.RecordBatchReader:
-        """Return a relation's rows as a stream of record batches, in no order; memory stays flat.
-
-        Raises:
-            MissingTableError: a table it is made of was never read.
-        """
-        relation = self.query_relation(name)
-        if columns is not None:
-            relation = relation.select(*columns)
-        return relation.to_arrow_reader()
-
     def read_columns(self, name: str, columns: Sequence[str]) -> pa.Table:
-        """Return some columns of a whole stored table, in memory; empty where it was never read.
+        """Return some columns of a whole stored table, in memory; empty where no sync wrote it.
 
         Raises:
             CorruptFileError: a file is missing or damaged.
         """
         return read_table_columns(self.root, name, columns)
 
-    def vacuum(self, name: str, *, grace: timedelta | None = None) -> VacuumResult:
-        """Remove retired files of a table and its history after the grace, and shorten their logs.
-
-        To erase somebody's rows from the disk at once: delete them, `publish_database`, then this
-        with a grace of zero.
+    def stored_columns(self, name: str) -> list[str] | None:
+        """Return the names of a table's columns as they are now; None where there is no table.
 
         Raises:
             CorruptFileError: the log cannot be read.
-            StorageError: the disk refused.
+            LakeVersionError: the table was written by another version, or by another program.
+        """
+        return stored_columns(self.root, name)
+
+    def count_rows_by_day(self, name: str, query: DayCountQuery) -> list[DayCount]:
+        """Return the numbers of rows by day and value, in no order; none where no sync wrote any.
+
+        Raises:
+            CorruptFileError: the log cannot be read.
+            StorageError: a file cannot be read.
+        """
+        return count_rows_by_day(self.root, name, query)
+
+    def first_stored_day(self, name: str) -> date | None:
+        """Return the first UTC day of which a table partitioned by day has rows; None without."""
+        return first_stored_day(self.root, name)
+
+    def measure_arrival_delays(
+        self, name: str, query: ArrivalQuery, *, steps_per_doubling: int
+    ) -> list[ArrivalDelay]:
+        """Return the rows that came in since a version, by value and by how late they came.
+
+        The scale is logarithmic, with `steps_per_doubling` steps for each doubling of the delay.
+
+        Raises:
+            CorruptFileError: the log cannot be read.
+            StorageError: a file cannot be read.
+        """
+        return measure_arrival_delays(self.root, name, query, steps_per_doubling=steps_per_doubling)
+
+    def export_tables(
+        self,
+        target: Path,
+        relations: Sequence[Relation],
+        names: Sequence[str],
+        *,
+        overwrite: bool,
+        report_progress: ReportExportProgress,
+    ) -> list[ExportProgress]:
+        """Write relations with their rows to one DuckDB file; no names mean all relations.
+
+        The path is recorded first, so that a later erasure searches the file.
+
+        Raises:
+            SettingError: the target cannot be used, or there is no relation of a name.
+            MissingTableError: no sync wrote one of the named tables, or any.
+            LakeError: a table cannot be read, or its rows need too much memory.
+            StorageError: an operation on the disk failed, or another export writes this file.
+        """
+        refuse_export_target(self.root, target, overwrite=overwrite)
+        statements = build_export_statements(self.root, relations, names)
+        record_export(self.root, target, exported_at=self.clock())
+        return export_tables(target, statements, report_progress=report_progress)
+
+    def exported_files(self) -> list[Path]:
+        """Return the files that exports were written to, and what a killed export may have left."""
+        exports = read_exports(self.root)
+        return [*exports, *map(partial_export_path, exports)]
+
+    def vacuum(self, name: str, *, grace: timedelta | None = None) -> VacuumResult:
+        """Remove files of a table and its history that were retired before the grace.
+
+        It also shortens their logs, and prunes the table's cached responses.
+
+        Raises:
+            CorruptFileError: the log cannot be read.
+            StorageError: an operation on the disk failed.
         """
         self.response_cache(name).prune()
         return vacuum_tables(
@@ -372,11 +487,80 @@ class Lake:
             grace=self.grace if grace is None else grace,
         )
 
-    def check_integrity(self) -> None:
-        """Read every file of every table, look for keys that are there twice, bind every view.
+    def erase_profiles(
+        self,
+        profile_tables: "Sequence[ProfileTable]",
+        ids: Sequence[str],
+        *,
+        relations: Sequence[Relation],
+        other_places: Sequence[Path] = (),
+    ) -> "ErasureResult":
+        """Remove all data of some profiles from the disk; safe to repeat after a kill.
+
+        `other_places` are files and folders outside of the lake that are searched, not changed.
 
         Raises:
-            CorruptFileError: a file or log is missing or damaged; the text names all of them.
+            LakeConflictError: a run is writing one of the tables.
+            CorruptFileError: a file or log that has to be read is missing or damaged.
+            StorageError: an operation on the disk failed.
+        """
+        # Late: it imports sqlite3 and six archive formats, which no other verb and no sync needs.
+        from klaviyo_assets.lake.maintenance.erasure import erase_profiles  # noqa: PLC0415
+
+        return erase_profiles(
+            self.root,
+            profile_tables,
+            ids,
+            relations=relations,
+            clock=self.clock,
+            other_places=other_places,
+        )
+
+    def set_aside_table(self, name: str) -> Path:
+        """Move a table out of the lake; return the folder where it is from now on.
+
+        Raises:
+            MissingTableError: there is no table of that name.
+            LakeConflictError: a run is writing the table, which stays where it is.
+            StorageError: an operation on the disk failed.
+        """
+        folder = table_folder(self.root, name)
+        if not folder.exists():
+            raise MissingTableError(f"there is no table {name} in {self.root}", stream=name)
+        target = self.root / "lake" / SET_ASIDE_FOLDER / f"{name}-{self.clock():%Y%m%dT%H%M%S.%f}Z"
+        with map_storage_errors(folder, name):
+            if remove_dead_staging(folder / STAGING_FOLDER):
+                raise LakeConflictError(
+                    "a run is writing this table; let it end, or end it, then try again",
+                    stream=name,
+                )
+            create_folder(target.parent)
+            folder.rename(target)
+        return target
+
+    def count_duplicate_keys(self, name: str) -> int:
+        """Return how many keys a stored table has more than once. Reads the keys of every row.
+
+        Raises:
+            MissingTableError: no sync wrote the table.
+            CorruptFileError: a file or the log cannot be read.
+            StorageError: the disk is full; keys that do not fit in memory are spilled to it.
+        """
+        return count_duplicate_keys(self.root, name)
+
+    def read_null_counts(self, name: str) -> Mapping[str, int] | None:
+        """Return the number of NULLs by column, from the log; None where no sync wrote the table.
+
+        Raises:
+            CorruptFileError: the log cannot be read.
+        """
+        return read_null_counts(self.root, name)
+
+    def check_integrity(self) -> None:
+        """Read every file of every table, look for duplicate keys, and bind every view.
+
+        Raises:
+            CorruptFileError: a file or log is missing or damaged; the message names all of them.
             LakeError: a key is there twice, or klaviyo.duckdb does not show what was published.
         """
         found = [*find_table_problems(self.root), *find_database_problems(self.root)]
@@ -384,25 +568,3 @@ class Lake:
             first = found[0]
             first.message = "\n".join([first.message, *(str(other) for other in found[1:])])
             raise first
-
-
-def set_aside_table(root: Path, name: str, *, now: datetime) -> Path:
-    """Move a table out of the lake; return where it lies from now on.
-
-    Raises:
-        MissingTableError: there is no table of that name.
-        LakeConflictError: a run is writing it; it stays where it is.
-        StorageError: the disk refused.
-    """
-    folder = table_folder(root, name)
-    if not folder.exists():
-        raise MissingTableError(f"there is no table {name} in {root}", stream=name)
-    target = root / "lake" / SET_ASIDE_FOLDER / f"{name}-{now:%Y%m%dT%H%M%S.%f}Z"
-    with map_storage_errors(folder, name):
-        if remove_dead_staging(folder / STAGING_FOLDER):
-            raise LakeConflictError(
-                "a run is writing this table; let it end, or end it, then try again", stream=name
-            )
-        create_folder(target.parent)
-        folder.rename(target)
-    return target

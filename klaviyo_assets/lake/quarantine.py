@@ -1,9 +1,12 @@
 """Records that could not be stored: kept as Klaviyo sent them, with the reason."""
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +17,7 @@ from klaviyo_assets.lake.disk import (
     map_storage_errors,
     remove_symlink,
 )
-from klaviyo_assets.lake.layout import quarantine_folder
+from klaviyo_assets.lake.layout import QUARANTINE_FOLDER, quarantine_folder
 
 ID_ONLY_RECORD = re.compile(rb'\{("id":"[A-Za-z0-9_-]{1,64}")?\}')
 """All that stays of a record of a stream that has settings of privacy."""
@@ -64,3 +67,30 @@ def find_unredacted_quarantine(root: Path, stream: str) -> Path | None:
         if any(ID_ONLY_RECORD.fullmatch(each) is None for each in records if each is not None):
             return folder
     return None
+
+
+def read_quarantined_rows(root: Path) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
+    """Yield each file of the quarantine with its rows.
+
+    Raises:
+        CorruptFileError: one cannot be read.
+    """
+    for path in sorted((root / "lake" / QUARANTINE_FOLDER).glob("*/*.parquet")):
+        with map_read_errors(path, path.parent.name):
+            rows = pq.read_table(path).to_pylist()
+        yield path, rows
+
+
+def read_quarantined_profiles(root: Path) -> Iterator[tuple[str, dict[str, object]]]:
+    """Yield the id and the attributes of each record in quarantine that has an id."""
+    for _, rows in read_quarantined_rows(root):
+        for row in rows:
+            with suppress(ValueError, RecursionError):
+                record = cast("object", json.loads(row["record"]))
+                if isinstance(record, dict):
+                    members = cast("dict[str, object]", record)
+                    id_, attributes = members.get("id"), members.get("attributes")
+                    if isinstance(id_, str) and isinstance(attributes, dict):
+                        yield id_, cast("dict[str, object]", attributes)
+                    elif isinstance(id_, str):
+                        yield id_, {}

@@ -22,8 +22,6 @@ from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.read.queries import (
     DayCount,
     DayCountQuery,
-    count_rows_by_day,
-    first_stored_day,
 )
 from klaviyo_assets.model.report import ReportPartition
 from klaviyo_assets.model.sync_progress import cursor_from_json
@@ -249,8 +247,7 @@ def reconcile_counts(
         KlaviyoAssetsError: Klaviyo cannot be asked, or the lake cannot be read.
     """
     window = requested_window(request, lake, settings)
-    rows = count_rows_by_day(
-        lake.root,
+    rows = lake.count_rows_by_day(
         EVENTS_STREAM_NAME,
         DayCountQuery(
             value_column=EVENT_METRIC_COLUMN,
@@ -315,7 +312,7 @@ def requested_window(request: ReconcileRequest, lake: Lake, settings: Settings) 
     days = request.days or MAX_COMPARED_YEARS * 365
     first = high_water_mark.date() - timedelta(days=days)
     if not request.days:
-        first = max(first, first_stored_day(lake.root, EVENTS_STREAM_NAME) or first)
+        first = max(first, lake.first_stored_day(EVENTS_STREAM_NAME) or first)
     return comparison_window(
         high_water_mark, start=settings.start, first_day=first, tolerance=request.tolerance
     )

@@ -12,7 +12,6 @@ from klaviyo_assets.errors import CorruptFileError
 from klaviyo_assets.lake.delta.state import TableState
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import HISTORY_SUFFIX
-from klaviyo_assets.lake.quarantine import find_unredacted_quarantine
 from klaviyo_assets.model.column import EXTRA_FIELD
 from klaviyo_assets.model.privacy import PrivacyRules, resolve_privacy_rules
 from klaviyo_assets.model.stream import Stream
@@ -120,7 +119,7 @@ def warn_of_older_rows(
 def warn_of_older_quarantine(stream: str, context: SyncContext) -> None:
     """Say that records which were put aside before the settings of privacy are there whole."""
     try:
-        folder = find_unredacted_quarantine(context.lake.root, stream)
+        folder = context.lake.find_unredacted_quarantine(stream)
     except CorruptFileError as broken:
         context.warn(str(broken))
         return

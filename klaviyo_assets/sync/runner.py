@@ -23,9 +23,8 @@ from klaviyo_assets.decode.schema import (
 )
 from klaviyo_assets.errors import CorruptFileError, MissingTableError, SettingError
 from klaviyo_assets.lake.delta.state import TableState
-from klaviyo_assets.lake.lake import Lake, set_aside_table
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import HISTORY_SUFFIX, LakeTable, build_table
-from klaviyo_assets.lake.read.duckdb import load_duckdb
 from klaviyo_assets.model.stream import WHOLE_COLLECTION, Collection, Detail, Stream
 from klaviyo_assets.model.sync_progress import SyncProgress, progress_to_json
 from klaviyo_assets.model.window import Window, parse_instant
@@ -103,7 +102,7 @@ def start_sync(
             stream, options, plan, context=context, planned_version=previous.table_version
         )
     try:
-        load_duckdb()
+        context.lake.load_duckdb()
         pull.fetch_first_page()
     except BaseException:
         pull.close()
@@ -130,7 +129,7 @@ def _read_state_or_set_aside(table: str, *, context: SyncContext) -> TableState 
     try:
         return context.lake.check_table_state(table)
     except CorruptFileError:
-        place = set_aside_table(context.lake.root, table, now=context.clock())
+        place = context.lake.set_aside_table(table)
         context.warn(
             f"the table {table} could not be read and was set aside: {place} holds all its files; "
             "reading from the beginning"

@@ -88,7 +88,7 @@ def open_session(
         KlaviyoAssetsError: as `Lake.open_session` says.
     """
     if options.is_id_scan:
-        return IdScanSession(table, lake.root, account=options.account, clock=lake.clock)
+        return lake.open_id_scan(table, account=options.account)
     session = lake.open_session(
         table,
         account=options.account,

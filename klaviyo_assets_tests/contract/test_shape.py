@@ -82,6 +82,18 @@ def test_knowledge_is_told_the_time(package: list[Module]) -> None:
     assert asked == []
 
 
+def test_only_the_lake_joins_paths_below_its_folder(package: list[Module]) -> None:
+    """Outside of the room `lake`, no code reads `root`: the class `Lake` has a method for it."""
+    outside = [module for module in package if module.room not in {"lake", "sandbox"}]
+    uses = [
+        f"{module.path}:{node.lineno} {ast.unparse(node)}"
+        for module in outside
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Attribute) and node.attr == "root"
+    ]
+    assert uses == []
+
+
 def test_the_package_itself_imports_nothing(package: list[Module]) -> None:
     """`import klaviyo_assets` costs nothing: `__init__` holds the version alone."""
     door = next(module for module in package if module.name == "klaviyo_assets")

@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.sandbox import PrivateApiKey
 from klaviyo_assets.sandbox.account.config import DEFAULT_KEY
-from klaviyo_assets.sync import runner
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 
@@ -61,7 +61,7 @@ def test_what_ends_a_run_before_its_first_page_ends_its_readers(
     def cancelled() -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(runner, "load_duckdb", cancelled)
+    monkeypatch.setattr(Lake, "load_duckdb", staticmethod(cancelled))
     assert "RuntimeError" in home.sync("events").failures["events"]
     for thread in threading.enumerate():
         if thread.name.removeprefix("klaviyo-").isdigit():

@@ -1,12 +1,12 @@
 """Finds and removes what the lake holds of profiles: rows, quarantine, cached responses."""
 
 import dataclasses
-import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 from zlib import decompress
@@ -14,25 +14,26 @@ from zlib import error as BrokenAnswerError  # noqa: N812 - zlib calls its excep
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from klaviyo_assets.errors import LakeConflictError, LakeError
 from klaviyo_assets.lake.delta.commit import TableChange
 from klaviyo_assets.lake.delta.log import DELTA_LOG_FOLDER, TableSnapshot, read_snapshot
-from klaviyo_assets.lake.disk import map_read_errors, map_storage_errors, remove_dead_staging
+from klaviyo_assets.lake.disk import map_storage_errors, remove_dead_staging
 from klaviyo_assets.lake.layout import (
-    QUARANTINE_FOLDER,
     RESPONSE_CACHE_FOLDER,
     SPILL_FOLDER,
     STAGING_FOLDER,
     LakeTable,
     table_folder,
 )
-from klaviyo_assets.lake.maintenance.erasure_receipt import ErasureReceipt, hash_profile_id
 from klaviyo_assets.lake.maintenance.file_search import SearchTerms
 from klaviyo_assets.lake.maintenance.vacuum import UNNAMED_LOG_FILE, find_newest_own_version
 from klaviyo_assets.lake.parquet import DataFile, read_columns
-from klaviyo_assets.lake.quarantine import write_quarantine
+from klaviyo_assets.lake.quarantine import (
+    read_quarantined_profiles,
+    read_quarantined_rows,
+    write_quarantine,
+)
 from klaviyo_assets.lake.response_cache import PART_FILE_SUFFIX, RESPONSE_SUFFIX
 from klaviyo_assets.lake.write.merge import MergeFile
 from klaviyo_assets.lake.write.table_writer import TableWriter
@@ -60,10 +61,12 @@ def remove_profile_rows(
     profile_table: ProfileTable,
     ids: Sequence[str],
     *,
-    receipt: ErasureReceipt,
+    on_removal: Callable[[int, int], None],
     clock: Callable[[], datetime],
 ) -> None:
-    """Commit a table without the rows of some profiles, from whatever version it is at.
+    """Commit a table without the rows of some profiles, on top of its newest version.
+
+    Before each attempt, `on_removal` is called with the number of rows and the commit's version.
 
     Raises:
         LakeConflictError: others committed first, again and again.
@@ -81,7 +84,7 @@ def remove_profile_rows(
         if start is None or not masks:
             return
         rows = sum(mask.false_count for mask in masks.values())
-        receipt.record_rows(name, rows=rows, version=start.version + 1)
+        on_removal(rows, start.version + 1)
         try:
             commit_without_rows(folder, profile_table.table, start, masks, clock=clock)
         except LakeConflictError:
@@ -175,33 +178,6 @@ def remove_quarantined_records(
 def is_record_about(row: dict[str, Any], terms: SearchTerms) -> bool:
     """Tell whether a record in quarantine, or the reason for that, names one of the terms."""
     return terms.is_any_in_text(row["record"]) or terms.is_any_in_text(row["reason"].encode())
-
-
-def read_quarantined_rows(root: Path) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
-    """Yield each file of the quarantine with its rows.
-
-    Raises:
-        CorruptFileError: one cannot be read.
-    """
-    for path in sorted((root / "lake" / QUARANTINE_FOLDER).glob("*/*.parquet")):
-        with map_read_errors(path, path.parent.name):
-            rows = pq.read_table(path).to_pylist()
-        yield path, rows
-
-
-def read_quarantined_profiles(root: Path) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yield the id and the attributes of each record in quarantine that has an id."""
-    for _, rows in read_quarantined_rows(root):
-        for row in rows:
-            with suppress(ValueError, RecursionError):
-                record = cast("object", json.loads(row["record"]))
-                if isinstance(record, dict):
-                    members = cast("dict[str, object]", record)
-                    id_, attributes = members.get("id"), members.get("attributes")
-                    if isinstance(id_, str) and isinstance(attributes, dict):
-                        yield id_, cast("dict[str, object]", attributes)
-                    elif isinstance(id_, str):
-                        yield id_, {}
 
 
 def remove_matching_responses(
@@ -360,6 +336,11 @@ def list_profile_files(root: Path, profile_tables: Sequence[ProfileTable]) -> It
         paths = (path for path in folder.rglob("*.parquet") if DELTA_LOG_FOLDER not in path.parts)
         for name in sorted({*current, *(str(path.relative_to(folder)) for path in paths)}):
             yield ProfileFile(profile_table=place, path=folder / name, data_file=current.get(name))
+
+
+def hash_profile_id(profile_id: str) -> str:
+    """Return the hash by which a receipt names a profile."""
+    return sha256(profile_id.encode()).hexdigest()
 
 
 def find_ids_by_hash(

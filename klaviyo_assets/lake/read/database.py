@@ -20,7 +20,7 @@ alone; where a file can have no second name, as on FAT, too.
 import fcntl
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -31,16 +31,18 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from klaviyo_assets.errors import LakeError
-from klaviyo_assets.lake.delta.log import read_paths_removed_since
+from klaviyo_assets.lake.delta.log import DELTA_LOG_FOLDER, read_paths_removed_since
 from klaviyo_assets.lake.disk import (
+    FILE_MODE_MASK,
     corrupt_file_error,
     create_folder,
     hold_lock,
     map_storage_errors,
+    read_mode,
     remove_symlink,
+    set_mode,
 )
 from klaviyo_assets.lake.layout import DATABASE_FILE, OPEN_READERS_FOLDER, table_folder
-from klaviyo_assets.lake.permissions import FILE_MODE_MASK, apply_folder_mode, set_mode
 from klaviyo_assets.lake.read.duckdb import (
     NEW_DATABASE_CATALOG,
     create_lake_path_macro,
@@ -239,6 +241,31 @@ def is_open_in_this_process(database: Path) -> bool:
             if os.path.samestat(os.fstat(int(number.name)), known):
                 return True
     return False
+
+
+def apply_folder_mode(root: Path, names: Iterable[str], mode: int) -> None:
+    """Give the data folder, `lake/` and the folders and files of some tables this mode.
+
+    Of the data folder itself, which may hold more than the lake, nothing is taken away.
+
+    Raises:
+        OSError: it is another user's.
+    """
+    for name in names:
+        apply_table_mode(table_folder(root, name), mode)
+    set_mode(root / "lake", mode)
+    set_mode(root, mode | read_mode(root))
+
+
+def apply_table_mode(folder: Path, mode: int) -> None:
+    """Give a table's folders and files a mode; what readers have no use for is left out."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = [
+            name for name in folders if name == DELTA_LOG_FOLDER or not name.startswith("_")
+        ]
+        set_mode(Path(place), mode)
+        for name in files:
+            set_mode(Path(place, name), mode & FILE_MODE_MASK)
 
 
 DATABASE_LOCK_FILE = ".klaviyo.duckdb.lock"

@@ -42,9 +42,7 @@ class CommitReceipt:
     version: int
     rows_written: int
     rows_total: int
-    files_added: int
     files_removed: int
-    bytes_added: int
     rows_marked_deleted: int = 0
     rows_lost: int = 0
     rows_rebased: int = 0
@@ -237,9 +235,7 @@ def build_receipt(result: CommitResult) -> CommitReceipt:
         version=result.version,
         rows_written=result.rows_written,
         rows_total=result.rows_total,
-        files_added=len(result.change.added),
         files_removed=len(result.change.removed),
-        bytes_added=sum(file.size for file in result.change.added),
         rows_marked_deleted=result.change.rows_marked_deleted,
         rows_lost=result.change.rows_lost,
         rows_rebased=result.rows_rebased,

@@ -16,10 +16,9 @@ import pyarrow.compute as pc
 
 from klaviyo_assets.arrow_buffers import integers_to_numpy
 from klaviyo_assets.errors import ContractError
-from klaviyo_assets.lake.disk import create_folder, fsync_files
+from klaviyo_assets.lake.disk import FILE_MODE_MASK, create_folder, fsync_files, read_mode, set_mode
 from klaviyo_assets.lake.layout import DAY_PARTITION, LakeTable
 from klaviyo_assets.lake.parquet import DataFile, DictionaryEncodings, PartitionFileWriter
-from klaviyo_assets.lake.permissions import FILE_MODE_MASK, read_mode, set_mode
 from klaviyo_assets.lake.write.merge import (
     StagedFiles,
     add_row_positions,

@@ -92,7 +92,7 @@ def test_a_long_replacement_is_not_seen_before_its_end(lake: Lake) -> None:
 def test_a_stream_of_batches_is_one_version(lake: Lake) -> None:
     """A reader that was opened before a commit goes on with the version it was opened at."""
     merge_rows(lake, EVENTS, [numbered_batch(0, ROWS, note="old", days=0.05)])
-    reader = lake.read_relation_batches("events", ["id", "note"])
+    reader = lake.query_relation("events").select("id", "note").to_arrow_reader()
     merge_rows(lake, EVENTS, [numbered_batch(0, ROWS, note="new", synced=9, days=0.05)])
     rows = reader.read_all()
     assert rows.schema.names == ["id", "note"]

@@ -9,7 +9,6 @@ import pytest
 from klaviyo_assets.errors import LakeConflictError
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import LakeTable
-from klaviyo_assets.lake.maintenance.erasure_receipt import ErasureReceipt
 from klaviyo_assets.lake.maintenance.personal_data import ProfileTable, remove_profile_rows
 from klaviyo_assets.lake.write import table_writer as lake_writing
 from klaviyo_assets.lake.write.session import CommitReceipt, WriteSession
@@ -159,8 +158,9 @@ def test_after_a_commit_that_took_keys_away_it_is_refused(lake: Lake, taking: st
         replace_rows(lake, PROFILES, [numbered_batch(10, 40, synced=MEANWHILE)], {"n": 3})
     else:
         place = ProfileTable(table=PROFILES, id_column="id")
-        receipt = ErasureReceipt(lake.root, [key(3)], clock=utc_now)
-        remove_profile_rows(lake.root, place, [key(3)], receipt=receipt, clock=utc_now)
+        remove_profile_rows(
+            lake.root, place, [key(3)], on_removal=lambda _rows, _version: None, clock=utc_now
+        )
     before = read_notes(lake, "profiles")
     with pytest.raises(LakeConflictError, match=r"another run committed first"):
         ended(session, [numbered_batch(0, 50, note="ours", synced=LATER)])
