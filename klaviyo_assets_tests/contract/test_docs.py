@@ -134,6 +134,18 @@ def test_every_page_is_two_links_from_the_readme() -> None:
     assert sorted(page_name(page) for page in wanted - found) == []
 
 
+def test_every_question_has_a_place_to_go() -> None:
+    """Each row of CONTRIBUTING's table of questions names a file of the project, or links on."""
+    page = ROOT / "CONTRIBUTING.md"
+    table = page.read_text(encoding="utf-8").partition("## Where is it?")[2]
+    rows = re.findall(r"^\| (.+?) \| (.+) \|$", table, flags=re.MULTILINE)[1:]
+    answers = {question: answer for question, answer in rows if not question.startswith("-")}
+    assert len(answers) >= 15
+    for question, answer in answers.items():
+        paths = [word for word in re.findall(r"`([^`]+)`", answer) if is_project_path(page, word)]
+        assert paths or "](" in answer, question
+
+
 @pytest.mark.parametrize("page", DECISIONS, ids=page_name)
 def test_a_decision_fits_on_one_page(page: Path) -> None:
     """A decision says what was decided, why, and what was measured, in at most 45 lines."""
