@@ -14,7 +14,7 @@ import pyarrow as pa
 from klaviyo_assets.errors import LakeConflictError, LakeError, MissingTableError, SettingError
 from klaviyo_assets.lake.delta.log import (
     TableSnapshot,
-    hand_on_snapshot,
+    read_current_snapshot,
     read_snapshot,
     take_snapshot,
 )
@@ -158,9 +158,7 @@ class Lake:
             CorruptFileError, LakeVersionError: as for `read_table_state`.
         """
         folder = table_folder(self.root, name)
-        snapshot = take_snapshot(folder, name)
-        hand_on_snapshot(folder, snapshot)
-        return table_state(snapshot)
+        return table_state(read_current_snapshot(folder, name))
 
     def read_snapshot(self, name: str) -> TableSnapshot | None:
         """Return a table at its newest version; None where there is no such table."""

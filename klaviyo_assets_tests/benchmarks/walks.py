@@ -18,7 +18,8 @@ from types import CodeType, FrameType
 from deltalake import DeltaTable
 
 import klaviyo_assets
-from klaviyo_assets.lake.delta.log import list_commit_versions
+from klaviyo_assets.lake.delta.log import handed_on_snapshots, list_commit_versions
+from klaviyo_assets.lake.read.views import cached_tables
 from klaviyo_assets_tests.benchmarks.report import markdown_table
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home, create_dagster_home
@@ -59,7 +60,9 @@ def count_calls() -> Generator[Calls]:
 
 
 def count_run(run: Callable[[], bool]) -> Calls:
-    """Return the calls that a run made; it must succeed."""
+    """Return the calls that a run made, without what an earlier one left in memory."""
+    handed_on_snapshots.clear()
+    cached_tables.clear()
     with count_calls() as calls:
         succeeded = run()
     assert succeeded, "the run failed: see Dagster's log above"

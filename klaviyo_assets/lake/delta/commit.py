@@ -1,4 +1,4 @@
-"""Commits to the Delta log of one table: files and mark in one."""
+"""Commits to the Delta log of one table: data files and the sync's state in one step."""
 
 import json
 from collections.abc import Sequence
@@ -31,24 +31,25 @@ from klaviyo_assets.lake.layout import PARTITION_COLUMNS, LakeTable, parse_parti
 from klaviyo_assets.lake.parquet import DataFile
 
 TABLE_CONFIGURATION: dict[str, str | None] = {
-    # The newest commit of ours holds the mark: no engine may clean it away (`upkeep` cleans).
+    # Our newest commit holds the sync's state, so no engine may clean it away; `vacuum` shortens
+    # the log.
     "delta.enableExpiredLogCleanup": "false",
     "delta.logRetentionDuration": "interval 3650 days",
     "delta.deletedFileRetentionDuration": "interval 1 days",
 }
 
-# A checkpoint that fails must not make a commit that went through look failed; `upkeep` writes it.
+# A checkpoint that fails must not make a successful commit look failed; `vacuum` writes it later.
 POST_COMMIT_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableChange:
-    """What a commit adds and takes away.
+    """The files that a commit adds and removes.
 
     `rows_marked_deleted` counts the rows that it marks as deleted, `rows_lost` those of damaged
-    files that it gives up. `keeps_keys` tells whether every key that was there still is: of a
-    commit that does not say so, a replacement that began before cannot know what it took away.
-    `is_unique` tells whether each key is there once; None: as far as that was so before.
+    files that it drops. `keeps_keys`: every key that was there is still there. Without it, a
+    replacement that began before this commit cannot tell which keys the commit removed.
+    `is_unique`: each key is there once; None: as it was in the version before.
     """
 
     added: Sequence[DataFile]
@@ -67,7 +68,7 @@ def commit_change(
     change: TableChange,
     commit_state: CommitState,
 ) -> int:
-    """Commit files and mark on top of `start`; return the new version.
+    """Commit files and state on top of `start`; return the new version.
 
     Raises:
         LakeConflictError: another writer committed since `start`; nothing of ours is visible.
@@ -92,7 +93,7 @@ def write_delta_commit(
     change: TableChange,
     commit_state: CommitState,
 ) -> None:
-    """Hand the commit to deltalake."""
+    """Write the commit by deltalake."""
     properties = build_commit_properties(commit_state)
     partition_columns = list(PARTITION_COLUMNS[table.partitioning])
     adds = [build_add_action(file, change.changed_at) for file in change.added]
@@ -121,7 +122,7 @@ def write_delta_commit(
 
 
 def is_own_commit(folder: Path, version: int, commit_state: CommitState, stream: str) -> bool:
-    """Tell whether the commit at `version` carries `commit_state`, whatever was reported."""
+    """Tell whether the commit at `version` is ours after all, although an error was reported."""
     if not commit_file_path(folder, version).exists():
         return False
     found = read_newest_commit_state(folder, version, stream)
@@ -132,14 +133,14 @@ def is_own_commit(folder: Path, version: int, commit_state: CommitState, stream:
 
 
 def commit_error(cause: BaseException, folder: Path, version: int, stream: str) -> Exception:
-    """Return the error for a commit that did not go through."""
+    """Return the error for a commit that failed: a conflict where another took the version."""
     if commit_file_path(folder, version).exists():
         return conflict_error(stream)
     return storage_error(cause, folder / DELTA_LOG_FOLDER, stream)
 
 
 def conflict_error(stream: str) -> LakeConflictError:
-    """Return the error for a writer that came second."""
+    """Return the error for a writer that lost the race for a version."""
     return LakeConflictError(
         "another run committed first; nothing of this commit was stored. Let the other one end (a "
         "killed run may leave a step behind), then run again",
@@ -150,7 +151,7 @@ def conflict_error(stream: str) -> LakeConflictError:
 def add_columns(
     start: TableSnapshot, added: pa.Schema, commit_state: CommitState, *, folder: Path
 ) -> None:
-    """Commit further columns, NULL in the rows that are there; `commit_state` carries the state on.
+    """Commit new columns, NULL in the stored rows; `commit_state` repeats the state as it is.
 
     Raises:
         LakeConflictError: another writer committed since `start`.
@@ -169,10 +170,10 @@ def add_columns(
 
 
 def refuse_type_changes(stored: pa.Schema, table: LakeTable) -> None:
-    """Compare the columns that the stored table and `table` share.
+    """Refuse a table whose stored columns have another type than `table` gives them.
 
     Raises:
-        LakeVersionError: one has another type; the text names it.
+        LakeVersionError: a column has another type; the text names it.
     """
     stored_types = {field.name: field.type for field in Schema.from_arrow(stored).fields}
     for field in Schema.from_arrow(table.schema).fields:
@@ -187,7 +188,7 @@ def refuse_type_changes(stored: pa.Schema, table: LakeTable) -> None:
 
 
 def build_commit_properties(commit_state: CommitState) -> CommitProperties:
-    """Return the properties of every commit: our mark, and no second try."""
+    """Return the properties of every commit: our state as metadata, and no retries by deltalake."""
     return CommitProperties(
         custom_metadata={COMMIT_METADATA_KEY: commit_state.to_metadata()}, max_commit_retries=0
     )
@@ -220,7 +221,7 @@ def build_add_action(file: DataFile, changed_at: datetime) -> AddAction:
 
 
 def build_remove_action(file: DataFile, changed_at: datetime) -> RemoveAction:
-    """Return the action that takes a file out of the table; its bytes stay for the grace."""
+    """Return the action that removes a file from the table; the file itself stays for the grace."""
     return RemoveAction(
         path=file.path,
         data_change=True,
@@ -236,7 +237,7 @@ def epoch_milliseconds(at: datetime) -> int:
 
 
 def format_statistic(value: object) -> object:
-    """Return a least or greatest value as Delta's statistics spell it."""
+    """Return a minimum or maximum in the form of Delta's statistics."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     return value.isoformat() if isinstance(value, date) else value

@@ -21,7 +21,7 @@ from klaviyo_assets.lake.parquet import DataFile
 
 
 def read_data_files(table: DeltaTable, folder: Path) -> Iterator[DataFile]:
-    """Yield the files of the loaded version with what their statistics tell."""
+    """Yield the data files of the loaded version, with the column ranges that the log records."""
     file_actions = read_add_actions(table)
     columns = {name: to_python_values(file_actions[name]) for name in file_actions.schema.names}
     lows = {name[4:]: values for name, values in columns.items() if name.startswith("min.")}
@@ -36,7 +36,7 @@ def read_data_files(table: DeltaTable, folder: Path) -> Iterator[DataFile]:
             # A date is written as ISO 8601.
             partition="/".join(f"{name}={values[at]}" for name, values in partition_values.items()),
             size=columns["size_bytes"][at],
-            # Another engine may leave the statistics out, or some of them.
+            # Another engine may write no statistics, or only some.
             rows=read_footer_row_count(folder / path) if count is None else count,
             min_values={
                 name: values[at] for name, values in lows.items() if values[at] is not None
@@ -48,19 +48,19 @@ def read_data_files(table: DeltaTable, folder: Path) -> Iterator[DataFile]:
 
 
 def read_add_actions(table: DeltaTable) -> pa.Table:
-    """Return what the loaded version's log says of each file, a column a statistic."""
+    """Return the `add` actions of the loaded version: a row per file, a column per statistic."""
     # Not `pa.table`, which looks for pandas.
     return pa.RecordBatchReader.from_stream(table.get_add_actions(flatten=True)).read_all()
 
 
 def read_footer_row_count(path: Path) -> int:
-    """Return the number of rows by the file's own footer."""
+    """Return the number of rows that the footer of a Parquet file names."""
     with map_read_errors(path, path.parent.name):
         return pq.read_metadata(path).num_rows
 
 
 def partition_column_names(table: DeltaTable) -> list[str]:
-    """Return the partition columns."""
+    """Return the names of the table's partition columns."""
     return table.metadata().partition_columns
 
 
@@ -72,11 +72,11 @@ KNOWN_PARTITIONINGS = [list(columns) for columns in PARTITION_COLUMNS.values()]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitState:
-    """Our part of a commit: whose data, of which layout, how far (`state`), by which session.
+    """Our metadata in a commit: account, layout version, state of the sync, session.
 
-    `key` are the columns by which rows are told apart: a check needs them without the stream.
-    `keeps_keys`: whether every key that was there still is, `is_unique`: whether each is there
-    once; False where nobody knows.
+    `state` is what the sync stored, with its cursor. `key` names the key columns: a check of the
+    lake needs them and does not know the stream. `keeps_keys`: every key of the version before is
+    still there. `is_unique`: each key is there once. Both are False where that is not known.
     """
 
     account: str
@@ -90,7 +90,7 @@ class CommitState:
     lake_version: int = LAKE_VERSION
 
     def to_metadata(self) -> dict[str, object]:
-        """Return the custom metadata of a commit."""
+        """Return the state as the custom metadata of a commit."""
         return {
             "account": self.account,
             "is_unique": self.is_unique,
@@ -106,7 +106,11 @@ class CommitState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableSnapshot:
-    """A table at one version; `schema` lacks the partition column, `commit_state` is our newest."""
+    """A table at one version.
+
+    `schema` leaves out the partition columns. `commit_state` is that of the newest commit that this
+    project made, which may be older than `version`.
+    """
 
     table: DeltaTable
     version: int
@@ -121,17 +125,17 @@ class TableSnapshot:
 
     @property
     def is_emptied(self) -> bool:
-        """Tell whether rows were there at our last commit, and another engine took them all."""
+        """Tell whether another engine removed all rows since our last commit, which had some."""
         return not self.files and self.commit_state is not None and self.commit_state.rows > 0
 
 
 def commit_file_path(folder: Path, version: int) -> Path:
-    """Return the file of one commit."""
+    """Return the path of the commit file of one version."""
     return folder / DELTA_LOG_FOLDER / f"{version:020d}.json"
 
 
 def newest_version(folder: Path) -> int | None:
-    """Return the newest version in the log without loading the table; None without a log."""
+    """Return the newest version by a listing of the log alone; None where there is no log."""
     return max(list_commit_versions(folder), default=None)
 
 
@@ -157,7 +161,7 @@ def refuse_torn_commit(path: Path, stream: str) -> None:
 
 
 def read_newest_commit_state(folder: Path, version: int, stream: str) -> CommitState | None:
-    """Return our part of the newest commit of ours at or before `version`; None if there is none.
+    """Return the state in our newest commit at or before `version`; None where there is none.
 
     Raises:
         CorruptFileError: a commit cannot be read.
@@ -174,9 +178,9 @@ def read_newest_commit_state(folder: Path, version: int, stream: str) -> CommitS
 def read_commit_states(
     folder: Path, stream: str, *, after: int, up_to: int
 ) -> Iterator[CommitState | None]:
-    """Yield our part of each commit later than `after` up to `up_to`; None where it has none.
+    """Yield the state in each commit later than `after`, up to and including `up_to`.
 
-    None, too, for a commit that is no longer in the log.
+    None stands for a commit of another program, and for one that is no longer in the log.
 
     Raises:
         CorruptFileError: a commit cannot be read.
@@ -188,7 +192,7 @@ def read_commit_states(
 
 
 def read_commit_state(folder: Path, version: int, stream: str) -> CommitState | None:
-    """Return our part of a commit that is in the log; None where it is not ours.
+    """Return the state in a commit that is in the log; None where another program made it.
 
     Raises:
         CorruptFileError: the commit cannot be read.
@@ -209,7 +213,11 @@ def read_commit_state(folder: Path, version: int, stream: str) -> CommitState | 
 
 
 def parse_commit_state(metadata: Mapping[str, object], stream: str) -> CommitState:
-    """Return the mark that a commit of ours holds; keys that we do not know are passed over."""
+    """Return the state from the metadata of a commit of ours; unknown keys are ignored.
+
+    Raises:
+        LakeVersionError: another version of this project, with another layout, wrote it.
+    """
     found = cast("int", metadata["lake_version"])
     if found > LAKE_VERSION:
         raise LakeVersionError(
@@ -276,7 +284,7 @@ MAX_HANDED_ON_SNAPSHOTS = 4
 """Snapshots in memory for their next user: a table and its history, twice. One of 6,000 files takes
 15 to 20 MiB."""
 
-_handed_on_snapshots: dict[Path, tuple[CommitStamp, TableSnapshot]] = {}
+handed_on_snapshots: dict[Path, tuple[CommitStamp, TableSnapshot]] = {}
 """By the table's folder, the one handed on first at the beginning."""
 
 
@@ -294,17 +302,17 @@ def read_commit_stamp(folder: Path) -> CommitStamp | None:
 def hand_on_snapshot(folder: Path, snapshot: TableSnapshot | None) -> None:
     """Leave a snapshot to the next `take_snapshot` of this process, if it is the newest version.
 
-    The caller must not use it any further: the next owner may commit with it.
+    The caller must not commit with it any more. Its schema and files stay as they are.
     """
     if snapshot is None or snapshot.table.version() != snapshot.version:
         return
     stamp = read_commit_stamp(folder)
     if stamp is None or stamp[0] != snapshot.version:
         return
-    _handed_on_snapshots.pop(folder, None)
-    _handed_on_snapshots[folder] = stamp, snapshot
-    for oldest in list(_handed_on_snapshots)[:-MAX_HANDED_ON_SNAPSHOTS]:
-        _handed_on_snapshots.pop(oldest, None)
+    handed_on_snapshots.pop(folder, None)
+    handed_on_snapshots[folder] = stamp, snapshot
+    for oldest in list(handed_on_snapshots)[:-MAX_HANDED_ON_SNAPSHOTS]:
+        handed_on_snapshots.pop(oldest, None)
 
 
 def take_snapshot(folder: Path, stream: str) -> TableSnapshot | None:
@@ -317,21 +325,30 @@ def take_snapshot(folder: Path, stream: str) -> TableSnapshot | None:
     Raises:
         CorruptFileError, LakeVersionError: as for `read_snapshot`.
     """
-    handed_on = _handed_on_snapshots.pop(folder, None)
+    handed_on = handed_on_snapshots.pop(folder, None)
     if handed_on is not None and handed_on[0] == read_commit_stamp(folder):
         return handed_on[1]
     return read_snapshot(folder, stream)
 
 
-def peek_snapshot(folder: Path) -> TableSnapshot | None:
+def peek_snapshot(folder: Path, stamp: CommitStamp | None) -> TableSnapshot | None:
     """Return the snapshot that was handed on, for reading its schema and files; it stays there.
 
-    None where there is none, or where somebody committed since.
+    None where there is none, or where `stamp`, the newest commit now, is not its commit.
     """
-    handed_on = _handed_on_snapshots.get(folder)
-    if handed_on is not None and handed_on[0] == read_commit_stamp(folder):
-        return handed_on[1]
-    return None
+    handed_on = handed_on_snapshots.get(folder)
+    return handed_on[1] if handed_on is not None and handed_on[0] == stamp else None
+
+
+def read_current_snapshot(folder: Path, stream: str) -> TableSnapshot | None:
+    """Return the table as it is now, for reading its schema and files, and leave it to the next.
+
+    Raises:
+        CorruptFileError, LakeVersionError: as for `read_snapshot`.
+    """
+    snapshot = take_snapshot(folder, stream)
+    hand_on_snapshot(folder, snapshot)
+    return snapshot
 
 
 def log_error(cause: BaseException, folder: Path, stream: str) -> Exception:
@@ -342,7 +359,7 @@ def log_error(cause: BaseException, folder: Path, stream: str) -> Exception:
 
 
 def refuse_unsupported_features(table: DeltaTable, stream: str) -> None:
-    """Refuse a table that another engine gave features that `read_parquet` would not honour.
+    """Refuse a table with Delta features that DuckDB's `read_parquet` ignores: rows would be wrong.
 
     Raises:
         LakeVersionError: deletion vectors, column mapping, or another partitioning.
@@ -366,13 +383,13 @@ def list_commit_versions(folder: Path) -> list[int]:
 
 
 def read_removed_paths(path: Path) -> Iterator[str]:
-    """Yield the paths that a commit took out."""
+    """Yield the paths of the files that a commit removed from the table."""
     for action in read_actions(path, "remove"):
         yield unquote(str(action["path"]))
 
 
 def read_paths_removed_since(folder: Path, *, after: int) -> Iterator[str]:
-    """Yield the paths that commits later than version `after` took out, as far as the log goes."""
+    """Yield the paths that commits later than `after` removed, as far as the log still has them."""
     for version in list_commit_versions(folder):
         if version > after:
             yield from read_removed_paths(commit_file_path(folder, version))

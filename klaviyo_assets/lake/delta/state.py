@@ -1,9 +1,10 @@
 """The state in a table's newest commit: account, sync state, packed report partition state.
 
-A cell without rows is done all the same, so the rows alone cannot tell what is missing. Every
-commit carries the facts of all cells, a text a metric: differences, compressed. Measured for 20
-metrics fetched day by day, each day final at another moment: 29 kB in the commit for a year and
-127 kB for five; read in 40 ms, and only the texts of touched metrics are written anew.
+A report partition that was fetched may have no rows, so the rows do not show which partitions are
+missing. Every commit of a report table therefore carries the state of all its partitions: one text
+per metric, of differences, compressed. Measured for 20 metrics fetched day by day, each day final
+at another moment: 29 kB in the commit for one year and 127 kB for five; read in 40 ms. A commit
+packs only the metrics that it changes.
 """
 
 import binascii
@@ -36,7 +37,7 @@ from klaviyo_assets.model.report import ReportPartition
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableState:
-    """A table as it is now. `state` is what the sync said in the newest commit of ours."""
+    """A table as it is now. `state` is what the sync stored in our newest commit."""
 
     version: int
     account: str
@@ -84,12 +85,12 @@ def read_newest_table_state(folder: Path, stream: str) -> TableState | None:
 
 
 def stored_account(root: Path, *, tables: Iterable[str]) -> str | None:
-    """Return whose data the tables hold; None where there is none that can be read."""
+    """Return the account whose data the tables hold; None where no table can be read."""
     return next(iter(stored_accounts(root, tables=tables)), None)
 
 
 def stored_accounts(root: Path, *, tables: Iterable[str]) -> Iterator[str]:
-    """Yield whose data each table holds that can be read, by the name of now.
+    """Yield the account of each table that can be read, by the name that it goes by today.
 
     Raises:
         StorageError: the note of the account's names is there and cannot be read.
@@ -105,7 +106,7 @@ def stored_accounts(root: Path, *, tables: Iterable[str]) -> Iterator[str]:
 def refuse_other_account(root: Path, account: str, *, tables: Iterable[str]) -> None:
     """Refuse to bring a second account among the tables; reads one commit of each.
 
-    A table that cannot be read is passed over: its own sync says so, and stops no other.
+    A table that cannot be read is skipped: its own sync reports that, and others go on.
 
     Raises:
         WrongAccountError: a table holds another account's data.
@@ -136,7 +137,7 @@ def _read_commit_state(root: Path, name: str) -> CommitState | None:
 
 
 def _adopt_hint(stored: str) -> str:
-    """Return the way out where the lake may be the key's own after all."""
+    """Return the advice to run `adopt`, where the lake may belong to the key's account."""
     if not stored.startswith(ACCOUNT_STAND_IN_PREFIX):
         return ""
     return (
@@ -147,14 +148,14 @@ def _adopt_hint(stored: str) -> str:
 
 PARTITION_STATES_KEY = "cells"
 METRIC_REFUSALS_KEY = "refused"
-"""The keys that a report table's state holds these under; all other keys are the sync's."""
+"""The keys of a report table's state for partition states and refusals; the sync has the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionState:
-    """A cell that is stored: when Klaviyo computed it (UTC, whole seconds), and how many rows.
+    """A stored report partition: when Klaviyo computed it (UTC, whole seconds), and its row count.
 
-    `is_final` tells whether the attribution window had passed by then.
+    `is_final`: the attribution window had passed by then, so the values do not change any more.
     """
 
     fetched_at: datetime
@@ -168,10 +169,10 @@ StatesByDay = Mapping[date, PartitionState]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricRefusal:
-    """Klaviyo made no report with a metric: the day it said so, in the account's zone, and why.
+    """Klaviyo refused reports on a metric: on which day, in the account's time zone, and why.
 
-    `reason` is in Klaviyo's words, empty where they were not kept. `is_known` tells whether the
-    account had a metric of that id then.
+    `reason` is Klaviyo's own text, empty where it was not stored. `is_known`: the account had a
+    metric of that id on that day.
     """
 
     refused_on: date
@@ -180,7 +181,7 @@ class MetricRefusal:
 
 
 def pack_partition_states(states: StatesByDay) -> str:
-    """Return the facts of one metric's days as text."""
+    """Return the partition states of one metric as text."""
     ordered = sorted(states.items())
     columns = (
         encode_differences([day.toordinal() for day, _ in ordered]),
@@ -193,7 +194,7 @@ def pack_partition_states(states: StatesByDay) -> str:
 
 
 def unpack_partition_states(text: str) -> dict[date, PartitionState]:
-    """Return what `pack_partition_states` wrote; errors of its parts pass."""
+    """Return the states that `pack_partition_states` packed; does not translate errors."""
     columns = cast("list[list[int]]", json.loads(zlib.decompress(b85decode(text))))
     days, moments, finals, rows = columns
     return {
@@ -207,17 +208,17 @@ def unpack_partition_states(text: str) -> dict[date, PartitionState]:
 
 
 def encode_differences(numbers: list[int]) -> list[int]:
-    """Return the first number, then how much each one exceeds the one before."""
+    """Return the first number, then the difference of each number to the one before it."""
     return [*numbers[:1], *(after - before for before, after in pairwise(numbers))]
 
 
 def merge_partition_states(
     state: Mapping[str, object], changed: Mapping[ReportPartition, PartitionState], *, stream: str
 ) -> dict[str, object]:
-    """Return the facts of a table's state, as packed text by metric, with those of some cells new.
+    """Return the packed text of each metric in a table's state, with `changed` merged in.
 
     Raises:
-        CorruptFileError: a touched metric's facts cannot be read.
+        CorruptFileError: the text of a metric in `changed` cannot be read.
     """
     packs = cast("Mapping[str, str]", state.get(PARTITION_STATES_KEY, {}))
     touched: dict[str, dict[date, PartitionState]] = {}
@@ -234,10 +235,10 @@ def merge_partition_states(
 def read_partition_states(
     state: Mapping[str, object], *, stream: str
 ) -> dict[ReportPartition, PartitionState]:
-    """Return the facts of all cells that a table's state tells of.
+    """Return the state of every report partition that a table's state lists.
 
     Raises:
-        CorruptFileError: they cannot be read.
+        CorruptFileError: the text of a metric cannot be read.
     """
     packs = cast("Mapping[str, str]", state.get(PARTITION_STATES_KEY, {}))
     return {
@@ -248,13 +249,13 @@ def read_partition_states(
 
 
 def read_metric_refusals(state: Mapping[str, object]) -> dict[str, MetricRefusal]:
-    """Return the metrics that Klaviyo refused."""
+    """Return the metrics in a table's state that Klaviyo refused, by id."""
     written = cast("Mapping[str, str | list[object]]", state.get(METRIC_REFUSALS_KEY, {}))
     return {metric_id: parse_metric_refusal(each) for metric_id, each in written.items()}
 
 
 def parse_metric_refusal(written: str | list[object]) -> MetricRefusal:
-    """Return a refusal as `serialize_metric_refusal` writes it; 2026.11.0 wrote its day alone."""
+    """Return a refusal from its serialized form; release 2026.11.0 wrote the day alone."""
     if isinstance(written, str):
         return MetricRefusal(refused_on=date.fromisoformat(written))
     on, reason, is_known = written
@@ -264,15 +265,15 @@ def parse_metric_refusal(written: str | list[object]) -> MetricRefusal:
 
 
 def serialize_metric_refusal(refusal: MetricRefusal) -> list[object]:
-    """Return a refusal as a table's state holds it."""
+    """Return a refusal in the form that a table's state stores."""
     return [refusal.refused_on.isoformat(), refusal.reason, refusal.is_known]
 
 
 def parse_packed_states(text: str | None, stream: str) -> dict[date, PartitionState]:
-    """Return one metric's facts, nothing for None.
+    """Return the partition states of one metric by day; none for None.
 
     Raises:
-        CorruptFileError: they cannot be read.
+        CorruptFileError: the text cannot be read.
     """
     if text is None:
         return {}

@@ -26,6 +26,7 @@ from klaviyo_assets.lake.delta.log import (
     DELTA_LOG_FOLDER,
     TableSnapshot,
     commit_file_path,
+    hand_on_snapshot,
     list_commit_versions,
     read_actions,
     read_removed_paths,
@@ -110,6 +111,7 @@ def vacuum_table(
             retention=max(grace, LOG_RETENTION),
             published_version=needed.published_version,
         )
+    hand_on_snapshot(folder, found)
     return VacuumResult(
         files_removed=done.files_removed + removed_commits.files_removed,
         bytes_freed=done.bytes_freed + removed_commits.bytes_freed,

@@ -467,9 +467,10 @@ def start_file_grace(
 ) -> None:
     """Start the grace of the files that the database shows and its successor will not."""
     for name, one in tables.items():
+        before = previous.versions.get(name, one.version)
+        if before == one.version:
+            continue
         folder = table_folder(root, name)
-        for path in read_paths_removed_since(
-            folder, after=previous.versions.get(name, one.version)
-        ):
+        for path in read_paths_removed_since(folder, after=before):
             with suppress(FileNotFoundError):
                 os.utime(folder / path)

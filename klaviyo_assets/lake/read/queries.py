@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from klaviyo_assets.errors import MissingTableError
-from klaviyo_assets.lake.delta.log import TableSnapshot, read_snapshot
+from klaviyo_assets.lake.delta.log import (
+    TableSnapshot,
+    read_current_snapshot,
+    read_snapshot,
+)
 from klaviyo_assets.lake.disk import map_storage_errors
 from klaviyo_assets.lake.layout import DAY_PARTITION, HISTORY_SUFFIX, SYNCED_AT_COLUMN, table_folder
 from klaviyo_assets.lake.parquet import DataFile, read_columns
@@ -72,7 +76,7 @@ def read_table_columns(root: Path, name: str, columns: Sequence[str]) -> pa.Tabl
         CorruptFileError: a file is missing or damaged.
     """
     folder = table_folder(root, name)
-    found = read_snapshot(folder, name)
+    found = read_current_snapshot(folder, name)
     if found is None:
         return pa.schema([(column, pa.string()) for column in columns]).empty_table()
     known = dict(zip(found.schema.names, found.schema.types, strict=True))
@@ -228,7 +232,7 @@ def measure_arrival_delays(
         StorageError: a file cannot be read.
     """
     folder = table_folder(root, name)
-    now = read_snapshot(folder, name)
+    now = read_current_snapshot(folder, name)
     if now is None or now.version == query.version:
         return []
     before = read_snapshot(folder, name, query.version)

@@ -56,7 +56,7 @@ class CachedTable:
     files: TableFiles
 
 
-_cached_tables: dict[Path, tuple[CommitStamp, CachedTable]] = {}
+cached_tables: dict[Path, tuple[CommitStamp, CachedTable]] = {}
 """By folder, what was read last."""
 
 
@@ -69,10 +69,10 @@ def load_current_table(root: Path, name: str) -> CachedTable | None:
     """
     folder = table_folder(root, name)
     seen = read_commit_stamp(folder)
-    before = _cached_tables.get(folder)
+    before = cached_tables.get(folder)
     if seen is not None and before is not None and before[0] == seen:
         return before[1]
-    found = peek_snapshot(folder) or read_snapshot(folder, name)
+    found = peek_snapshot(folder, seen) or read_snapshot(folder, name)
     if found is None:
         return None
     # Sorted: a log names them in another order than the writer that carried its snapshot on, and a
@@ -81,7 +81,7 @@ def load_current_table(root: Path, name: str) -> CachedTable | None:
     shown = TableFiles(schema=found.schema, paths=paths)
     now = CachedTable(version=found.version, files=shown)
     if seen is not None:
-        _cached_tables[folder] = seen, now
+        cached_tables[folder] = seen, now
     return now
 
 

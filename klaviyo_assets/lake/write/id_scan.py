@@ -32,7 +32,7 @@ from klaviyo_assets.arrow_buffers import (
 )
 from klaviyo_assets.errors import CorruptFileError, LakeConflictError
 from klaviyo_assets.lake.delta.commit import TableChange, conflict_error
-from klaviyo_assets.lake.delta.log import hand_on_snapshot, take_snapshot
+from klaviyo_assets.lake.delta.log import read_current_snapshot, take_snapshot
 from klaviyo_assets.lake.disk import map_storage_errors
 from klaviyo_assets.lake.layout import DELETED_AT_COLUMN, SYNCED_AT_COLUMN, LakeTable, table_folder
 from klaviyo_assets.lake.parquet import DataFile, PartitionFileWriter, read_columns, read_row_groups
@@ -54,9 +54,8 @@ class IdScanSession:
         """Remember which files the table has now; writes nothing yet."""
         self.table, self.root, self.account, self.clock = table, root, account, clock
         self.folder = table_folder(root, table.name)
-        start = take_snapshot(self.folder, table.name)
+        start = read_current_snapshot(self.folder, table.name)
         self.known_paths = frozenset(() if start is None else (file.path for file in start.files))
-        hand_on_snapshot(self.folder, start)
         self.seen_keys: list[pa.Array[Any]] = []
 
     def __enter__(self) -> Self:

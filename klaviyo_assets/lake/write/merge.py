@@ -1,24 +1,26 @@
-"""The merge: of equal keys the newest row stays; only files with superseded rows are rewritten.
+"""The merge: of rows with the same key the newest stays; only files that lose rows are rewritten.
 
-A key of one column, as all but reports and histories have it, is compared by hashing that column:
-Arrow's group_by and join bring pandas along, a third of a second and 30 MB at the first call.
+All tables but reports and histories have a key of one column. It is compared by hashing that
+column, because Arrow's group_by and join import pandas: 0.3 s and 30 MB at the first call.
 
 For each touched partition:
 
-    stored files whose key range meets the staged ones ──┐  keys and versions alone
-    staged files ────────────────────────────────────────┴─▶ losers ─▶ files with losers: rewritten
-                                                                       too many small: merged
+    stored files whose key range overlaps ──┐ reads keys and version columns alone
+    staged files ───────────────────────────┴─▶ superseded rows ─▶ files that lose rows: rewritten
+                                                                   too many small files: merged
 
-    few rows, all else known to be unique     their keys, looked for in the files of the others
-    many rows, or nobody looked before        all keys, by their hashes, on disk where need be
+Then the last commit of a session looks for keys that lie in two partitions:
 
-Measured, seconds of CPU for an hourly run of 1,000 and of 10,000 new events, and at the end of a
+    few staged rows, stored keys known to be unique   search the staged keys in the stored files
+    many staged rows, or uniqueness unknown           compare all keys by hash, on disk if need be
+
+CPU seconds of that search, for an hourly run of 1,000 and of 10,000 new events, and at the end of a
 first load:
 
      1 million events    0.03    0.10    0.25
     10 million events    0.9     1.0     1.9
 
-A run that brings no new key looks nowhere.
+A run without a new key searches nothing.
 """
 
 from collections import defaultdict
@@ -61,7 +63,7 @@ COUNT_ALL = "count_all"
 
 
 def add_row_positions(rows: pa.Table, source: int, *, is_stored: bool = False) -> pa.Table:
-    """Return the rows with their source and place, and whether they were in the table before."""
+    """Return the rows with their source, position and whether the table stores them already."""
     count = rows.num_rows
     return (
         rows.append_column(
@@ -80,7 +82,7 @@ def select_matching_rows(rows: pa.Table, keys: pa.Table, key: Sequence[str]) -> 
 
 
 def find_duplicate_keys(rows: pa.Table, key: Sequence[str]) -> pa.Table | None:
-    """Return the keys that are there more than once; None where each is there once."""
+    """Return the keys that occur more than once; None where there is none."""
     if len(key) > 1:
         counts = rows.group_by(list(key)).aggregate([([], COUNT_ALL)])
         return counts.filter(pc.field(COUNT_ALL) > 1) if counts.num_rows < rows.num_rows else None
@@ -93,10 +95,10 @@ def find_duplicate_keys(rows: pa.Table, key: Sequence[str]) -> pa.Table | None:
 
 
 def find_superseded_rows(rows: pa.Table, key: Sequence[str], versions: Sequence[str]) -> pa.Table:
-    """Return `SOURCE_COLUMN` and `ROW_COLUMN` of every row that another row of the same key beats.
+    """Return `SOURCE_COLUMN` and `ROW_COLUMN` of each row superseded by one with the same key.
 
-    Of equal keys the row with the greatest `versions` stays, compared from the first column on,
-    NULL below everything; between equal versions the later source, then the later row.
+    The row with the greatest `versions` stays, compared from the first column on, NULL lowest.
+    Between equal versions the later source wins, then the later row.
     """
     repeated = find_duplicate_keys(rows, key)
     if repeated is None:
@@ -118,7 +120,7 @@ def find_superseded_rows(rows: pa.Table, key: Sequence[str], versions: Sequence[
 
 
 def mask_remaining_rows(superseded: pa.Table, source: int, count: int) -> pa.BooleanArray | None:
-    """Return which of the `count` rows of a source stay, as booleans in order; None for all."""
+    """Return a boolean for each of the `count` rows of a source: whether it stays; None: all do."""
     rows = integers_to_numpy(superseded[ROW_COLUMN])[
         integers_to_numpy(superseded[SOURCE_COLUMN]) == source
     ]
@@ -135,7 +137,7 @@ NO_INCOMING_KEYS: Mapping[str, pa.Table] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class StagedFiles:
-    """A partition's files in the staging folder. `has_unique_keys`: no key is in them twice."""
+    """A partition's files in the staging folder. `has_unique_keys`: each key is in them once."""
 
     files: Sequence[DataFile]
     has_unique_keys: bool
@@ -143,13 +145,13 @@ class StagedFiles:
 
 @dataclass(frozen=True, slots=True)
 class MergeFile:
-    """One file of a partition in the course of a commit: where it lies and which rows stay."""
+    """A file of a partition during a commit: where it lies, and which of its rows stay."""
 
     file: DataFile
     folder: Path
     is_staged: bool
     remaining_mask: pa.BooleanArray | None = None
-    """Booleans, one a row; None: all of them."""
+    """A boolean per row; None: all rows stay."""
 
     @property
     def remaining_rows(self) -> int:
@@ -158,27 +160,28 @@ class MergeFile:
 
     @property
     def remaining_bytes(self) -> int:
-        """Return about how many bytes stay."""
+        """Return about how many bytes the remaining rows take."""
         return self.file.size * self.remaining_rows // max(1, self.file.rows)
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionChange:
-    """What became of a partition: files in the staging folder to add, stored files to remove."""
+    """The change of one partition: staged files to add, and stored files to remove."""
 
     added: tuple[DataFile, ...]
     removed: tuple[DataFile, ...]
     rows_added: int
-    """Rows that came in and stay."""
+    """New rows that were not superseded."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionRewriter:
-    """Works out the partitions of one commit. `schema` is the table's own, newer than some files.
+    """Merges and rewrites the files of each partition of one commit.
 
-    `folder` is the table's, `staging` the session's. `clock_columns` names what tells the newer of
-    two rows
-    where the order in which they came in does not: it is by a clock, and clocks jump.
+    `schema` is the table's now; older files may lack columns of it. `folder` is the table's folder,
+    `staging` the session's. `clock_columns` are compared after the version columns, where the order
+    of arrival does not tell which row is newer. They hold wall-clock times, and clocks jump, so
+    they are empty wherever the order of arrival does tell.
     """
 
     table: LakeTable
@@ -188,9 +191,9 @@ class PartitionRewriter:
     clock_columns: tuple[str, ...] = ()
 
     def merge_partition(self, stored: Sequence[DataFile], staged: StagedFiles) -> PartitionChange:
-        """Return what to add and remove so that no key is there twice in the partition.
+        """Return the files to add and remove so that each key is in the partition once.
 
-        Writes to the staging folder; reads stored files only where a key could be there already.
+        Writes to the staging folder; reads stored files only where their key ranges overlap.
 
         Raises:
             CorruptFileError: a stored file that has to be read is missing or damaged.
@@ -211,7 +214,7 @@ class PartitionRewriter:
         return self.rewrite_files(parts, rows_added)
 
     def can_share_keys(self, file: DataFile, staged: Iterable[DataFile]) -> bool:
-        """Tell whether the key ranges of a stored file and a staged one overlap, or are unknown."""
+        """Tell whether the key ranges of a stored and a staged file overlap, or are unknown."""
         first = self.table.key[0]
         if first not in file.min_values or first not in file.max_values:
             return True
@@ -222,7 +225,7 @@ class PartitionRewriter:
         )
 
     def drop_superseded_rows(self, files: Sequence[MergeFile]) -> list[MergeFile]:
-        """Return the parts with the rows that stay, by the table's rule."""
+        """Return the files without superseded rows, by the table's comparison columns."""
         if sum(part.file.rows for part in files if part.is_staged) > MAX_KEYS_IN_MEMORY:
             paths = [part.folder / part.file.path for part in files]
             keys = query_duplicate_keys(
@@ -243,7 +246,7 @@ class PartitionRewriter:
     def drop_superseded_rows_among(
         self, files: Sequence[MergeFile], keys: pa.Table
     ) -> list[MergeFile]:
-        """Return the parts with the rows that stay, where only rows of `keys` can lose."""
+        """Return the files without superseded rows, where only rows of `keys` can be superseded."""
         rows = [
             select_matching_rows(self.read_comparison_rows(part, at), keys, self.table.key)
             for at, part in enumerate(files)
@@ -253,7 +256,7 @@ class PartitionRewriter:
     def apply_superseded(
         self, files: Sequence[MergeFile], rows: Sequence[pa.Table]
     ) -> list[MergeFile]:
-        """Return the parts without those of `rows` that another one beats."""
+        """Return the files without those of `rows` that another of them supersedes."""
         superseded = find_superseded_rows(
             pa.concat_tables(rows), self.table.key, self.comparison_columns
         )
@@ -268,12 +271,12 @@ class PartitionRewriter:
         keys: pa.Table,
         incoming: Mapping[str, pa.Table] = NO_INCOMING_KEYS,
     ) -> tuple[list[PartitionChange], frozenset[str]]:
-        """Return what to add and remove so that none of `keys` is in the parts twice.
+        """Return the files to add and remove so that each of `keys` is in one of the files once.
 
-        A key can lie in two partitions, which `merge_partition` never sees together. `incoming` are
-        those of `keys` that came in with this commit, by partition: they are newer than the others.
-        Among these files lie in no order, so the clock tells which row is the newer. The second
-        value names the files that lose rows.
+        A key can lie in two partitions, which `merge_partition` never sees together. `incoming`
+        names the keys that came with this commit, by partition: those rows are newer than all
+        others. The other files have no order of arrival, so their `synced_at` decides which row is
+        newer. The second value names the files that lose rows.
         """
         by_clock = replace(self, clock_columns=(SYNCED_AT_COLUMN,))
         rows = [
@@ -297,25 +300,25 @@ class PartitionRewriter:
         return [self.rewrite_files(judged, 0) for judged in partitions.values()], frozenset(touched)
 
     def read_comparison_rows(self, part: MergeFile, source: int) -> pa.Table:
-        """Return key, versions and place of all rows of the part at position `source`."""
+        """Return key, version columns and position of all rows of a file, as number `source`."""
         names = (*self.table.key, *self.table.version_columns, *self.clock_columns)
         schema = self.select_schema(tuple(dict.fromkeys(names)))
         rows = read_columns(part.folder / part.file.path, schema, self.table.name)
         return add_row_positions(rows, source, is_stored=not part.is_staged)
 
     def select_schema(self, names: Sequence[str]) -> pa.Schema:
-        """Return some columns of the table with their types."""
+        """Return some columns of the table as a schema."""
         kinds = dict(zip(self.table.schema.names, self.table.schema.types, strict=True))
         return pa.schema([(name, kinds[name]) for name in names])
 
     @property
     def comparison_columns(self) -> tuple[str, ...]:
-        """Return the columns by which rows of one key are compared, the greatest stays."""
+        """Return the columns by which rows of one key are compared: the greatest row stays."""
         versions = (*self.table.version_columns, *self.clock_columns)
         return (STORED_COLUMN, *versions) if self.table.kept_versions == "every" else versions
 
     def rewrite_files(self, files: Sequence[MergeFile], rows_added: int) -> PartitionChange:
-        """Rewrite the parts that lose rows, merge small ones, and return what to add and remove."""
+        """Rewrite files that lose rows, merge small ones; return the files to add and remove."""
         remaining = [part for part in files if part.remaining_rows]
         ids_to_compact = {
             id(remaining[at])
@@ -340,7 +343,7 @@ class PartitionRewriter:
         return PartitionChange(tuple(added), tuple(removed), rows_added)
 
     def write_merged_files(self, group: Sequence[MergeFile]) -> list[DataFile]:
-        """Write the rows that stay of some files into new ones of the staging folder."""
+        """Write the remaining rows of some files to new files in the staging folder."""
         writer = PartitionFileWriter(self.staging, self.table, group[0].file.partition)
         for part in group:
             start = 0
@@ -357,7 +360,7 @@ class PartitionRewriter:
 
 
 def add_incoming_column(rows: pa.Table, key: Sequence[str], incoming: pa.Table | None) -> pa.Table:
-    """Return the rows with whether their key is among those that came in."""
+    """Return the rows with a column that tells whether their key is among `incoming`."""
     if incoming is None or not rows.num_rows:
         return rows.append_column(
             INCOMING_COLUMN, build_boolean_array(np.zeros(rows.num_rows, dtype=np.bool_))
@@ -368,17 +371,17 @@ def add_incoming_column(rows: pa.Table, key: Sequence[str], incoming: pa.Table |
 
 
 MAX_KEYS_TO_LOOK_UP = 40_000
-"""Staged rows up to which their keys are looked for, file by file."""
+"""Staged rows up to which their keys are searched in the stored files, one file after another."""
 
 DUCKDB_MEMORY_LIMIT_IN_SYNC = "128MB"
-"""What DuckDB may hold at the end of a sync; 10 million keys take 2.1 s instead of 2.0 with 256 MB,
-and the process grows by 152 MiB instead of 264, by 50 for a million."""
+"""DuckDB's memory limit at the end of a sync. Against 256 MB, 10 million keys take 2.1 s instead of
+2.0, and the process grows by 152 MiB instead of 264; by 50 MiB for a million keys."""
 
 
 def find_duplicate_keys_in_files(
     rewriter: PartitionRewriter, files: Sequence[MergeFile]
 ) -> pa.Table:
-    """Return the keys that are in the files more than once, however many there are.
+    """Return the keys that occur more than once in the files, for any number of keys.
 
     Raises:
         duckdb.Error: the disk is full.
@@ -386,7 +389,7 @@ def find_duplicate_keys_in_files(
     try:
         return _query_duplicate_keys_in(rewriter, files, memory=DUCKDB_MEMORY_LIMIT_IN_SYNC)
     except storage_error_types():
-        # A file is damaged, or the memory was too little after all.
+        # A file is damaged, or the memory limit was too low.
         return _query_duplicate_keys_in(
             rewriter, select_readable_files(rewriter, files), memory=DUCKDB_MEMORY_LIMIT
         )
@@ -408,14 +411,13 @@ def select_readable_files(
 ) -> list[MergeFile]:
     """Return the files whose keys can be read.
 
-    A damaged file of some day is no reason for the commits of all others to fail: `verify` names
-    it, and what it holds nobody can tell.
+    A damaged file must not make every commit fail. Its keys cannot be known, and `verify` names it.
     """
     return [file for file in files if read_file_keys(rewriter, file.folder, file.file) is not None]
 
 
 def read_file_keys(rewriter: PartitionRewriter, folder: Path, file: DataFile) -> pa.Table | None:
-    """Return the keys of a file, None where it is damaged."""
+    """Return the keys of a file; None where it is damaged."""
     try:
         return read_columns(
             folder / file.path, rewriter.select_schema(rewriter.table.key), rewriter.table.name
@@ -425,16 +427,17 @@ def read_file_keys(rewriter: PartitionRewriter, folder: Path, file: DataFile) ->
 
 
 def has_few_rows(staged: Mapping[str, StagedFiles]) -> bool:
-    """Tell whether it is cheaper to look for the keys of the staged rows alone."""
+    """Tell whether searching the staged keys alone is cheaper than comparing all keys."""
     return sum(file.rows for each in staged.values() for file in each.files) <= MAX_KEYS_TO_LOOK_UP
 
 
 def find_moved_keys(
     rewriter: PartitionRewriter, stored: Sequence[DataFile], staged: Mapping[str, StagedFiles]
 ) -> pa.Table:
-    """Return the staged keys that lie in another partition as well, stored or staged.
+    """Return the staged keys that another partition also holds, stored or staged.
 
-    No stored key is there twice. Some may be among them that have lost already.
+    Expects stored keys to be unique. The result may include keys whose other row was superseded
+    already.
     """
     (name,) = rewriter.table.key
     schema = rewriter.select_schema((name,))
@@ -467,7 +470,7 @@ def find_moved_keys(
 def find_staged_keys(
     rewriter: PartitionRewriter, staged: Mapping[str, StagedFiles], keys: pa.Table
 ) -> dict[str, pa.Table]:
-    """Return which of some keys came in with the staged rows, by partition."""
+    """Return which of `keys` are among the staged rows, by partition."""
     name, key = rewriter.table.name, rewriter.table.key
     schema = rewriter.select_schema(key)
     return {

@@ -1,10 +1,10 @@
-"""Replacing the cells of a report: a conversion metric and a day each, whatever was there before.
+"""Replaces whole report partitions: all rows of a conversion metric and a day.
 
-    cells ─▶ partitions (metric, month) ─▶ stored rows of other days ─┐
-    rows  ────────────────────────────────────────────────────────────┴─▶ one file a partition
+    report partitions ─▶ folders (metric, month) ─▶ stored rows of other days ─┐
+    new rows  ─────────────────────────────────────────────────────────────────┴─▶ one file a folder
 
-Cells are independent of each other, so a writer that comes second does not fail: it starts over
-from the newest version, with the same rows.
+Report partitions are independent of each other. A writer that loses the race for a version
+therefore does not fail: it starts over from the newest version, with the same rows.
 """
 
 import random
@@ -47,15 +47,15 @@ REPORT_METRIC_COLUMN = "conversion_metric_id"
 
 MAX_REPLACE_ATTEMPTS = 60
 REPLACE_RETRY_SECONDS = 0.05
-"""After a lost race a writer waits up to so long, times the races lost; a commit takes as long."""
+"""Longest wait after a lost race, times the races lost so far; a commit takes about as long."""
 
 BuildState = Callable[[TableState | None], Mapping[str, object]]
-"""Returns what the sync wants in the commit's state, given the table as it was found."""
+"""Takes the state of the table that was found; returns the sync's own keys of the new state."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionFetch:
-    """When Klaviyo computed a cell (UTC), and whether its attribution window had passed by then."""
+    """When Klaviyo computed a partition (UTC), and whether its attribution window was over."""
 
     fetched_at: datetime
     is_final: bool
@@ -63,9 +63,9 @@ class PartitionFetch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionReplacement:
-    """Cells and the rows that they hold from now on; none for a cell that is empty.
+    """Report partitions and their new rows; a partition without rows becomes empty.
 
-    `refusals` are metrics that Klaviyo refused; None forgets a refusal.
+    `refusals` are metrics that Klaviyo refused; None removes a stored refusal.
     """
 
     table: LakeTable
@@ -78,7 +78,7 @@ class PartitionReplacement:
     )
 
     def partition_states(self) -> dict[ReportPartition, PartitionState]:
-        """Return the facts of the cells."""
+        """Return the state of each partition after the commit."""
         counts = Counter(self.partition_of_rows())
         return {
             cell: PartitionState(
@@ -88,13 +88,13 @@ class PartitionReplacement:
         }
 
     def partition_of_rows(self) -> list[ReportPartition]:
-        """Return each row's cell, in order."""
+        """Return the report partition of each row, in order."""
         metrics = cast("list[str]", self.rows[REPORT_METRIC_COLUMN].to_pylist())
         days = cast("list[date]", self.rows[REPORT_DAY_COLUMN].to_pylist())
         return [ReportPartition(metric, day) for metric, day in zip(metrics, days, strict=True)]
 
     def build_commit_state(self, known: TableState | None) -> dict[str, object]:
-        """Return the state of the commit, on top of what is known."""
+        """Return the state of the commit: `known`, with this replacement merged in."""
         before = {} if known is None else known.state
         refused: dict[str, MetricRefusal | None] = {**read_metric_refusals(before), **self.refusals}
         served = {cell.metric_id for cell in self.partitions}
@@ -119,7 +119,7 @@ def build_replacement(
     batch: pa.RecordBatch,
     build_state: BuildState,
 ) -> PartitionReplacement:
-    """Return the replacement of some cells by the rows of a batch, in the table's columns."""
+    """Return the replacement of some report partitions by the rows of a batch."""
     rows = conform_rows(pa.Table.from_batches([batch]), table.schema)
     return PartitionReplacement(
         table=table, account=account, partitions=partitions, rows=rows, build_state=build_state
@@ -129,7 +129,7 @@ def build_replacement(
 def build_refusal_change(
     table: LakeTable, *, account: str, metric_id: str, refusal: MetricRefusal | None
 ) -> PartitionReplacement:
-    """Return the replacement that changes no cell, and what is known of a refused metric."""
+    """Return a replacement that changes no rows, and only stores or removes one refusal."""
     return PartitionReplacement(
         table=table,
         account=account,
@@ -141,10 +141,10 @@ def build_refusal_change(
 
 
 def refuse_invalid_rows(replacement: PartitionReplacement) -> None:
-    """Refuse rows that cannot be stored as they are.
+    """Refuse rows that do not belong to the replacement.
 
     Raises:
-        LakeError: a row belongs to none of the cells, lacks a key or has that of another.
+        LakeError: a row belongs to none of the partitions, lacks a key, or has another row's key.
     """
     table, rows = replacement.table, replacement.rows
     missing = [column for column in table.required_columns if rows[column].null_count]
@@ -163,11 +163,11 @@ def replace_partitions(
     clock: Callable[[], datetime],
     pause: Callable[[float], None] = time.sleep,
 ) -> CommitReceipt:
-    """Replace all rows of exactly these cells in one commit; return the receipt.
+    """Replace all rows of exactly these report partitions in one commit; return the receipt.
 
     Raises:
         WrongAccountError: the lake below `root` holds another account's data.
-        LakeConflictError: others committed first, time and again; nothing was stored.
+        LakeConflictError: every attempt lost the race; nothing was stored.
         CorruptFileError: a stored file that has to be read is missing or damaged.
         StorageError: the disk refused; the table is as before.
     """
@@ -178,7 +178,7 @@ def replace_partitions(
         try:
             return build_receipt(try_replace_partitions(replacement, folder, clock=clock))
         except LakeConflictError:
-            # Of many that wait alike, all but one would lose again.
+            # Random: of several writers that wait equally long, all but one would lose again.
             pause(REPLACE_RETRY_SECONDS * tries * random.random())  # noqa: S311 - luck, not a secret
     return build_receipt(try_replace_partitions(replacement, folder, clock=clock))
 
@@ -186,10 +186,10 @@ def replace_partitions(
 def try_replace_partitions(
     replacement: PartitionReplacement, folder: Path, *, clock: Callable[[], datetime]
 ) -> CommitResult:
-    """Replace the cells on top of the newest version.
+    """Replace the report partitions on top of the newest version.
 
     Raises:
-        LakeConflictError: another writer came first.
+        LakeConflictError: another writer committed first.
     """
     table = replacement.table
     start = take_snapshot(folder, table.name)
@@ -207,7 +207,7 @@ def try_replace_partitions(
             )
         return writer.write_change(change, state, replacement.rows.num_rows)
     except CorruptFileError:
-        # Upkeep may have removed what our version still names and a newer one does not.
+        # A vacuum may have removed a file that our version names and a newer one does not.
         if writer.is_stale:
             raise conflict_error(table.name) from None
         raise
@@ -216,7 +216,7 @@ def try_replace_partitions(
 
 
 def plan_partition_change(replacement: PartitionReplacement, writer: TableWriter) -> TableChange:
-    """Write the touched partitions to the staging folder; return the files to add and remove."""
+    """Stage new files for the changed folders; return the files to add and remove."""
     days_by_partition: dict[str, set[date]] = defaultdict(set)
     for cell in replacement.partitions:
         days_by_partition[report_partition_folder(cell.metric_id, cell.day)].add(cell.day)
@@ -239,7 +239,7 @@ def plan_partition_change(replacement: PartitionReplacement, writer: TableWriter
 def read_rows_of_other_days(
     stored: Sequence[DataFile], replaced_days: set[date], writer: TableWriter
 ) -> pa.Table:
-    """Return the rows of a partition's files but for those of some days."""
+    """Return the rows of a folder's files, without those of `replaced_days`."""
     tables = [writer.schema.empty_table()]
     for file in stored:
         for rows in read_row_groups(writer.folder / file.path, writer.schema, writer.table.name):
@@ -253,7 +253,7 @@ def read_rows_of_other_days(
 def write_partition_rows(
     partition: str, tables: Sequence[pa.Table], writer: TableWriter
 ) -> list[DataFile]:
-    """Write the rows of a partition to the staging folder, in the order of the key."""
+    """Write the rows of one folder to the staging folder, sorted by the key."""
     file = PartitionFileWriter(writer.staging_folder.path, writer.table, partition)
     rows = pa.concat_tables(tables, promote_options="default").select(writer.schema.names)
     file.write(rows.sort_by([(column, "ascending") for column in writer.table.key]))

@@ -1,12 +1,12 @@
-"""A session: rows come in, and commits of files and mark go out.
+"""A write session: takes rows, and commits data files together with the sync's state.
 
-One commit, in order; a kill between two lines loses nothing and doubles nothing:
+The steps of one commit; a kill between any two of them loses no row and stores none twice:
 
-    1. rows in memory      -> staging folder      nobody sees them
-    2. losing rows         -> rewritten files     in the staging folder as well
-    3. files               -> the table's folder  still in no commit; upkeep removes the orphans
-    4. the history's commit                       a redo finds its versions there already
-    5. the table's commit: files and mark at once
+    1. rows in memory         -> staging folder      no reader looks there
+    2. files with superseded rows -> rewritten       in the staging folder as well
+    3. files                  -> the table's folder  in no commit yet; `vacuum` removes orphans
+    4. the history's commit                          a retry finds its versions already stored
+    5. the table's commit: files and state at once
 """
 
 import json
@@ -32,11 +32,12 @@ WriteMode = Literal["merge", "replace"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitReceipt:
-    """What a commit did. `rows_written` came in and stay; `version` is the table's now.
+    """What a commit did. `version` is the table's version after it.
 
-    `rows_marked_deleted` counts the rows that it marked as deleted, `rows_lost` those of damaged
-    files that it gave up without knowing which of them were gone, `rows_rebased` those that others
-    committed while a replacement was read.
+    `rows_written` counts the new rows that no other row superseded, `rows_marked_deleted` those
+    that it marked as deleted, `rows_lost` those of damaged files that it dropped without knowing
+    which of them Klaviyo still has, `rows_rebased` those that other runs committed while a
+    replacement was read.
     """
 
     version: int
@@ -49,10 +50,10 @@ class CommitReceipt:
 
 
 class WriteSession:
-    """Rows into one table, and into its history where there is one. Not for several threads.
+    """Writes rows to one table, and to its history where it has one. Not thread-safe.
 
-    In mode "merge" `commit` can be called many times; in mode "replace" once, and the rows of the
-    session become the whole table. Leaving the `with` block drops what was not committed.
+    In mode "merge" `commit` may be called many times. In mode "replace" it may be called once, and
+    the session's rows become the whole table. Leaving the `with` block drops uncommitted rows.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class WriteSession:
         started_at: datetime,
         root: Path,
     ) -> None:
-        """Take over the writers; `Lake.open` calls this."""
+        """Take over the writers; called by `Lake.open_session`."""
         self.table_writer, self.history_writer = main, history
         self.mode: WriteMode = mode
         self.started_at = started_at
@@ -83,11 +84,11 @@ class WriteSession:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Drop what was not committed, whatever ends the block."""
+        """Drop uncommitted rows, however the block ends."""
         self.close()
 
     def close(self) -> None:
-        """Drop what was not committed and lift the locks. Safe to call twice."""
+        """Drop uncommitted rows and release the locks. Safe to call twice."""
         self.is_closed = True
         self.batches = []
         self.buffered_bytes = 0
@@ -104,7 +105,7 @@ class WriteSession:
         )
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Take rows in the columns of the table's schema; beyond 16 MiB they go to disk.
+        """Take rows in the columns of the table's schema; beyond 16 MiB they are staged.
 
         Raises:
             ContractError: a row without key or cursor.
@@ -113,11 +114,11 @@ class WriteSession:
         """
         self.refuse_closed()
         schema = self.table_writer.table.schema
-        # Names and types one by one cost 0.2 ms a batch of 90 columns, and so does a new batch.
+        # Comparing names and types one by one costs 0.2 ms for 90 columns, as does a new batch.
         if not batch.schema.equals(schema, check_metadata=True):
             batch = conform_batch(batch, schema, self.table_writer.table.name)
         self.batches.append(batch)
-        # `nbytes` asks every buffer of 90 columns and lets go of the interpreter each time.
+        # `nbytes` visits every buffer of 90 columns and releases the GIL each time.
         self.buffered_bytes += batch.get_total_buffer_size()
         if self.buffered_bytes >= MAX_BUFFERED_BYTES:
             self.stage_batches()
@@ -133,7 +134,7 @@ class WriteSession:
         batches, self.batches, self.buffered_bytes = self.batches, [], 0
         if not batches:
             return
-        # Over unless it succeeds: rows are gone from memory, and a later commit would lack them.
+        # Closed unless this succeeds: the rows left memory, and a later commit would lack them.
         self.is_closed = True
         with map_storage_errors(self.table_writer.folder, self.table_writer.table.name):
             if self.history_writer is not None:
@@ -144,16 +145,16 @@ class WriteSession:
         self.is_closed = False
 
     def add_sync_start(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Return the rows with the start of the sync, as the history has them."""
+        """Return the rows with the start of the sync added, a column of the history."""
         if DELETED_AT_COLUMN in batch.schema.names:
             batch = batch.drop_columns([DELETED_AT_COLUMN])
         when = build_timestamp_array(self.started_at, batch.num_rows)
         return batch.append_column(pa.field(SYNC_STARTED_AT_COLUMN, TIMESTAMP_UTC), when)
 
     def quarantine_records(self, records: Iterable[tuple[str, bytes]]) -> int:
-        """Keep records that cannot be stored, as (reason, bytes); return how many there were.
+        """Write records that cannot be stored, as (reason, bytes), to the quarantine; count them.
 
-        They are on the disk when this returns, whatever becomes of the session.
+        They are on the disk when this returns, whether or not the session commits.
 
         Raises:
             StorageError: the disk refused.
@@ -171,15 +172,15 @@ class WriteSession:
     ) -> CommitReceipt:
         """Make the rows added so far and `state` (JSON) visible at once; return the receipt.
 
-        With `scan` a replacement keeps the rows that it does not bring, and marks them. With
-        `rebase` it goes on from what others committed since this session began; with `guard` it is
-        refused where it takes away too much. Only with the last commit of a session a key that lay
-        in another partition has left there.
-        Without rows the state alone is committed where it changed; where it did not, nothing is.
+        With `scan`, a replacement keeps stored rows that are not among its own, and marks them as
+        deleted. With `rebase`, it is put on top of what other runs committed since this session
+        began. With `guard`, it is refused where it removes too many rows. A key that moved to
+        another partition is removed from the old one by the last commit only (`is_last`).
+        Without rows, a changed state is committed alone; with an unchanged one nothing is.
 
         Raises:
             ShrinkError: as the guard says.
-            LakeConflictError: another writer of the table committed since this session began.
+            LakeConflictError: another run committed to the table since this session began.
             CorruptFileError: a file that has to be rewritten is missing or damaged.
             StorageError: the disk refused. In all four cases the table is as before.
         """
@@ -202,7 +203,7 @@ class WriteSession:
         return build_receipt(written)
 
     def refuse_closed(self) -> None:
-        """Refuse further rows and commits after the end, or after the one commit of a replacement.
+        """Refuse rows and commits after `close`, and after the single commit of a replacement.
 
         Raises:
             LakeError: the session is over.
@@ -214,15 +215,15 @@ class WriteSession:
 
 
 def normalize_json(state: Mapping[str, object]) -> dict[str, object]:
-    """Return a state as it will be read back: a tuple is a list there, and must look like one."""
+    """Return a state as JSON gives it back (a tuple becomes a list), so that it can be compared."""
     return json.loads(json.dumps(dict(state)))
 
 
 def conform_batch(batch: pa.RecordBatch, schema: pa.Schema, stream: str) -> pa.RecordBatch:
-    """Return the rows under `schema`, which may differ in what it says beside names and types.
+    """Return the batch under `schema`, where the two differ at most in their metadata.
 
     Raises:
-        LakeError: it differs in those.
+        LakeError: names or types differ.
     """
     if (batch.schema.names, batch.schema.types) != (schema.names, schema.types):
         raise LakeError("a batch has other columns than its table", stream=stream)

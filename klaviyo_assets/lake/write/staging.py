@@ -27,28 +27,28 @@ from klaviyo_assets.lake.write.merge import (
 )
 
 MAX_STAGED_KEY_BYTES = 16 * 2**20
-"""Keys in memory, as much as rows may wait for a stage: half a million ids of events."""
+"""Keys held in memory, as many bytes as rows may take before they are staged: 500,000 event ids."""
 
 
 class StagedKeys:
-    """The keys that the stages of one commit brought, by partition.
+    """The keys that were staged for one commit, by partition.
 
-    Those of one column alone: Arrow counts no others without pandas.
+    Only keys of one column: without pandas, Arrow counts no distinct rows of several.
     """
 
     def __init__(self, key: Sequence[str]) -> None:
-        """Know nothing yet."""
+        """Start without keys."""
         self.column = key[0] if len(key) == 1 else None
         self.stage_counts: Counter[str] = Counter()
         self.keys_by_partition: dict[str, list[pa.Array[Any]]] = defaultdict(list)
         self.key_bytes = 0
 
     def add(self, partition: str, rows: pa.Table) -> None:
-        """Take in the rows that one stage brings a partition, no key twice among them."""
+        """Add the keys of rows staged together for one partition; each key is among them once."""
         self.stage_counts[partition] += 1
         if self.column is None or self.key_bytes > MAX_STAGED_KEY_BYTES:
             return
-        # A copy: a page's texts lie in one block, which would stay in memory whole.
+        # A copy: a slice would keep the text buffer of its whole page in memory.
         keys = rows[self.column].combine_chunks()
         self.key_bytes += keys.nbytes
         self.keys_by_partition[partition].append(keys)
@@ -56,7 +56,7 @@ class StagedKeys:
             self.keys_by_partition.clear()
 
     def has_unique_keys(self, partition: str) -> bool:
-        """Tell whether it is known that no key of the partition came twice."""
+        """Tell whether every key of the partition is known to be staged once; False if unknown."""
         if self.stage_counts[partition] <= 1:
             return True
         key_arrays = self.keys_by_partition.get(partition)
@@ -67,21 +67,21 @@ class StagedKeys:
 
 
 MAX_OPEN_FILES = 32
-"""Partitions whose files stay open from one stage to the next.
+"""Partitions whose files stay open between two calls of `write_batches`.
 
-Windows read side by side, sixteen when this was measured, bring pages of some thirty days at a
-time. With one file open, 200,000 events of 36 days became 200 files, most of which were merged
-again at once.
+Windows are read in parallel, sixteen when this was measured, so the rows of one call belong to
+about thirty days. With one open file, 200,000 events of 36 days made 200 files, and most of them
+were merged again at once.
 """
 
 SMALL_BATCH_ROWS = 500
-"""Rows a batch, on average, below which batches are copied into one."""
+"""Average rows per batch below which the batches are copied into one."""
 
 
 def deduplicate_batches(
     table: LakeTable, batches: Sequence[pa.RecordBatch]
 ) -> Sequence[pa.RecordBatch]:
-    """Return the batches without the rows that another row among them beats."""
+    """Return the batches without the rows that another row of them supersedes."""
     columns = list(dict.fromkeys((*table.key, *table.version_columns)))
     rows = pa.Table.from_batches([batch.select(columns) for batch in batches])
     superseded = find_superseded_rows(add_row_positions(rows, 0), table.key, table.version_columns)
@@ -98,12 +98,12 @@ def deduplicate_batches(
 def split_by_day(
     batches: Sequence[pa.RecordBatch], cursor: str
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Yield the rows of each UTC day of the cursor, as `day=YYYY-MM-DD` and rows.
+    """Yield the rows by the UTC day of their cursor, as `day=YYYY-MM-DD` and a batch.
 
-    A day comes again where rows are in no order, and from another batch.
+    A day comes more than once: from each batch that has rows of it.
     """
     moments = pa.Table.from_batches([batch.select([cursor]) for batch in batches])[cursor]
-    # All batches at once: while readers decode, each call of Arrow's waits for the interpreter.
+    # All batches at once: while readers decode, each call into Arrow waits for the GIL.
     days = (
         integers_to_numpy(moments.cast(pa.int64())).view("datetime64[us]").astype("datetime64[D]")
     )
@@ -130,10 +130,10 @@ class StagingWriter:
         self.encodings, self.staged_keys = DictionaryEncodings(table), StagedKeys(table.key)
         self.files: dict[str, list[DataFile]] = defaultdict(list)
         self.open_writers: dict[str, PartitionFileWriter] = {}
-        """By partition, the one written to longest ago first."""
+        """By partition, the least recently written first."""
 
     def write_batches(self, batches: Sequence[pa.RecordBatch]) -> None:
-        """Write the rows to files of their partitions, each key once among these rows.
+        """Write the rows to files of their partitions, without rows superseded among these.
 
         Raises:
             ContractError: a row without key or cursor.
@@ -144,7 +144,7 @@ class StagingWriter:
         batches_by_partition: dict[str, list[pa.RecordBatch]] = defaultdict(list)
         for partition, rows in self.split_by_partition(deduplicate_batches(self.table, batches)):
             batches_by_partition[partition].append(rows)
-        # Oldest day last would close the writer that the next rows most likely belong to.
+        # Sorted: the next rows most likely belong to the newest day, whose writer must stay open.
         for partition in sorted(batches_by_partition):
             self.write_partition(partition, batches_by_partition.pop(partition))
         for writer in self.open_writers.values():
@@ -160,13 +160,13 @@ class StagingWriter:
     def split_by_partition(
         self, batches: Sequence[pa.RecordBatch]
     ) -> Iterable[tuple[str, pa.RecordBatch]]:
-        """Yield rows with the partition that they belong to."""
+        """Yield each partition that rows belong to, with those rows."""
         if self.table.partitioning == DAY_PARTITION and self.table.cursor is not None:
             return split_by_day(batches, self.table.cursor)
         return [("", batch) for batch in batches]
 
     def write_partition(self, partition: str, batches: Sequence[pa.RecordBatch]) -> None:
-        """Write the rows of one partition, going on with its file where that is open."""
+        """Write the rows of one partition, to its open file where there is one."""
         writer = self.open_writers.pop(partition, None)
         if writer is None:
             if len(self.open_writers) >= MAX_OPEN_FILES:
@@ -175,13 +175,13 @@ class StagingWriter:
         self.open_writers[partition] = writer
         rows = pa.Table.from_batches(batches)
         self.staged_keys.add(partition, rows)
-        # Crumbs, from rows in no order, cost Arrow milliseconds at every step from here on.
+        # Small batches, which unordered rows make, cost Arrow milliseconds in every later step.
         writer.write(
             rows.combine_chunks() if rows.num_rows < SMALL_BATCH_ROWS * len(batches) else rows
         )
 
     def close(self) -> None:
-        """Close the open files; rows that come later make others."""
+        """Close the open files; later rows start new ones."""
         for partition in sorted(self.open_writers):
             self.close_partition(partition)
 
@@ -190,15 +190,15 @@ class StagingWriter:
         self.files[partition].extend(self.open_writers.pop(partition).close())
 
     def abandon(self) -> None:
-        """Let go of the open files, whole or not."""
+        """Close the open files without using them."""
         for writer in self.open_writers.values():
-            # The disk that refused the rows may refuse the footer as well: then there is none.
+            # A disk that refused the rows may refuse the footer too; the file is dropped anyway.
             with suppress(OSError, pa.ArrowException, RuntimeError):
                 writer.finish_file()
         self.open_writers = {}
 
     def finish_files(self) -> dict[str, StagedFiles]:
-        """Close what is open and return the files by partition; the next rows start anew."""
+        """Close the open files and return all by partition; the next rows start new ones."""
         self.close()
         done = {
             partition: StagedFiles(
@@ -217,14 +217,14 @@ class StagingWriter:
 def move_into_table(
     files: Sequence[DataFile], staging: Path, folder: Path, *, modified_at: float
 ) -> list[DataFile]:
-    """Move staged files to where a commit will name them; return them with those paths.
+    """Move staged files to the paths that a commit will name; return them with those paths.
 
-    Their bytes are on the disk before their names, so that a power cut leaves no commit that names
-    half a file. Their modification time becomes `modified_at` (seconds since 1970): they count as
-    just seen. Who may read the table's folder may read them.
+    They are synced to disk before they are moved, so that after a power cut no commit names half a
+    file. Their modification time becomes `modified_at` (seconds since 1970), so that their grace
+    starts now. They get the read permissions of the table's folder.
 
     Raises:
-        OSError: the disk refused; the moved ones are in no commit, and upkeep removes them.
+        OSError: the disk refused; files already moved are in no commit, and `vacuum` removes them.
     """
     mode = read_mode(folder)
     fsync_files(

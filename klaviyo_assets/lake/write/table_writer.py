@@ -1,14 +1,15 @@
 """Commits staged rows to one table, rebased on what other runs committed where that is safe.
 
-    row of the newest version          brought                        not brought
-    ─────────────────────────────────────────────────────────────────────────────────────────
-    read since `synced_since`                 the newer of the two stays     stays: it may be new
-    read before                        the new row                    as without others: it leaves,
-                                                                      or is marked as deleted
+A replacement on top of another run's commit decides row by row:
 
-Nobody waits for anybody: it holds between hosts, and a kill leaves nothing to clean up. What takes
-keys away (another replacement, an erasure, another program) cannot be told from what was read here
-before; then the later one is refused, as ever.
+    row of the newest version       its key is in the replacement    its key is not
+    ─────────────────────────────────────────────────────────────────────────────────────────
+    synced since `synced_since`     the newer of the two stays       stays: it may be new
+    synced before                   the replacement's row stays      removed, or marked as deleted
+
+No run waits for another, so this works between hosts too, and a kill leaves nothing to clean up. A
+commit that removes keys (another replacement, an erasure, another program) is different: a row that
+it removed looks the same as one read here earlier. Then the later commit is refused.
 """
 
 import dataclasses
@@ -72,16 +73,16 @@ from klaviyo_assets.lake.write.staging import StagingWriter, move_into_table
 RebaseState = Mapping[str, object]
 
 MAX_REBASE_ATTEMPTS = 5
-"""How often a replacement goes on from a newer version: each time another may come first."""
+"""How often a replacement starts over from a newer version: every time it can lose the race."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rebase:
-    """How a replacement goes on from a version that others committed while it was read.
+    """How a replacement continues from a version that others committed while it was read.
 
-    Rows whose `synced_at` is `synced_since` (UTC) or later stay beside its own, with NULL in the
-    columns `cleared_columns`, which are older than a setting of privacy. `merge_state` takes the
-    state of the newest version and returns the one to commit.
+    Stored rows whose `synced_at` is `synced_since` (UTC) or later stay beside its own, with NULL in
+    `cleared_columns`: a privacy setting hides these, and the rows may be older than the setting.
+    `merge_state` takes the state of the newest version and returns the state to commit.
     """
 
     synced_since: datetime
@@ -90,7 +91,7 @@ class Rebase:
 
 
 def has_kept_all_keys(folder: Path, stream: str, *, after: int, up_to: int) -> bool:
-    """Tell whether no commit later than `after` up to `up_to` took a key away, as far as is known.
+    """Tell whether each commit after version `after`, up to `up_to`, is known to keep all keys.
 
     Raises:
         CorruptFileError: a commit cannot be read.
@@ -102,7 +103,7 @@ def has_kept_all_keys(folder: Path, stream: str, *, after: int, up_to: int) -> b
 def read_rows_synced_since(
     rewriter: PartitionRewriter, files: Sequence[DataFile], rebase: Rebase
 ) -> Iterator[Sequence[pa.RecordBatch]]:
-    """Yield the rows of stored files that were read since then, in the table's own columns.
+    """Yield the rows of stored files synced since `rebase.synced_since`, in the table's columns.
 
     Raises:
         CorruptFileError: a file is missing or damaged.
@@ -112,7 +113,7 @@ def read_rows_synced_since(
     for file in files:
         path = rewriter.folder / file.path
         read = read_columns(path, needed, rewriter.table.name)
-        # What another program took a needed value from can be neither told apart nor dated.
+        # Where another program removed a key or cursor, the row can be neither compared nor dated.
         stay_mask = mask_complete_rows(read, needed.names)
         moments = cast(
             "pa.ChunkedArray[Any]",
@@ -126,9 +127,9 @@ def read_rows_synced_since(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitResult:
-    """A commit that went through, or that was not needed: `plan_change` is empty then.
+    """What a commit did; with an empty `change` none was needed.
 
-    `rows_rebased` counts the rows that others committed meanwhile and that were put beside its own.
+    `rows_rebased` counts the rows of other runs' commits that a replacement kept beside its own.
     """
 
     version: int
@@ -139,7 +140,7 @@ class CommitResult:
 
 
 class TableWriter:
-    """Writes one table, from the version it found on. `state` of its commits is opaque here."""
+    """Commits to one table, on top of version `start`. The `state` of a commit is opaque here."""
 
     def __init__(
         self,
@@ -150,7 +151,7 @@ class TableWriter:
         account: str,
         clock: Callable[[], datetime],
     ) -> None:
-        """Prepare the staging folder, and remove those of dead sessions.
+        """Make a staging folder, and remove those of dead sessions.
 
         Raises:
             LakeVersionError: a column has another type in the lake.
@@ -166,10 +167,10 @@ class TableWriter:
             self.staging_folder = StagingFolder(folder / STAGING_FOLDER)
         self.staging_writer = StagingWriter(table, self.staging_folder.path)
         self.staged_files: dict[str, StagedFiles] = {}
-        """What is staged and in no commit yet, by partition."""
+        """The staged files that are in no commit yet, by partition."""
 
     def start_from_version(self, version: int) -> None:
-        """Take `version` for the one that was found; others may have committed since.
+        """Start from an older `version`, the one that was planned with; others committed since.
 
         Raises:
             CorruptFileError: the log cannot be read.
@@ -193,12 +194,12 @@ class TableWriter:
         is_last: bool = True,
         guard: ShrinkGuard | None = None,
     ) -> CommitResult:
-        """Commit what is staged, and `state`; return what was done.
+        """Commit the staged rows and `state`; return what was done.
 
-        `scan` is for a replacement: rows that it does not bring stay, and are marked. Without
-        it they leave. With `guard` it is refused where it takes away too much. The last commit sees
-        to it that no key lies in two partitions; those before it say that nobody looked, so that
-        the next session does where this one is killed.
+        With `scan`, a replacement keeps stored rows that are not among its own, and marks them as
+        deleted; without it they are removed. With `guard`, it is refused where it removes too many.
+        The last commit removes a key from all partitions but one. Earlier commits record that
+        nobody checked (`is_unique`), so that the next session does if this one is killed.
 
         Raises:
             ShrinkError: as the guard says.
@@ -213,7 +214,7 @@ class TableWriter:
                     replace=replace, scan=scan, is_last=is_last
                 )
         except CorruptFileError:
-            # Upkeep of the writer that came first may have removed what our version still names.
+            # Another run may have committed, and its vacuum removed a file that our version names.
             if self.is_stale:
                 raise conflict_error(self.table.name) from None
             raise
@@ -245,15 +246,15 @@ class TableWriter:
         scan: DeletionScan | None = None,
         guard: ShrinkGuard | None = None,
     ) -> CommitResult:
-        """Commit as `commit_change` does, on top of what others committed since the start.
+        """Commit as `commit` does, on top of what others committed since the start.
 
-        Where the staged rows replace the table, the rows that others read meanwhile stay, too, and
-        the state is theirs and ours in one.
+        A replacement also keeps the rows that others synced meanwhile, and merges their state with
+        its own.
 
         Raises:
-            LakeConflictError: one of them may have taken keys away, or others came first time and
-                again.
-            ShrinkError, CorruptFileError, StorageError: as for `commit_change`.
+            LakeConflictError: a commit of others may have removed keys, or every attempt lost the
+                race.
+            ShrinkError, CorruptFileError, StorageError: as for `commit`.
         """
         rows_rebased = 0
         for tries_left in reversed(range(MAX_REBASE_ATTEMPTS)):
@@ -272,10 +273,10 @@ class TableWriter:
         raise conflict_error(self.table.name)
 
     def start_from_newest(self) -> list[DataFile]:
-        """Start from the newest version instead; return the files that were added since.
+        """Start from the newest version instead; return the files that it adds to the old start.
 
         Raises:
-            LakeConflictError: a commit since the start may have taken keys away.
+            LakeConflictError: a commit since the start may have removed keys.
             LakeVersionError: a column has another type now.
         """
         name, start = self.table.name, self.start
@@ -291,7 +292,7 @@ class TableWriter:
         return [file for file in newest.files if file.path not in known]
 
     def stage_rebased_rows(self, files: Sequence[DataFile], rebase: Rebase) -> int:
-        """Stage the rows of stored files that others read meanwhile; return how many."""
+        """Stage the rows that others synced meanwhile, from their stored files; return how many."""
         count = 0
         with map_storage_errors(self.folder, self.table.name):
             for batches in read_rows_synced_since(self.rewriter, files, rebase):
@@ -302,9 +303,10 @@ class TableWriter:
 
     @property
     def is_known_unique(self) -> bool:
-        """Tell whether each key is there once in the version that the next commit starts from.
+        """Tell whether each key is known to be there once in the version of `start`.
 
-        Only a commit of ours says so, and only of itself: of another program's nothing is known.
+        Only our own commits record that, each for its own version; after another program's commit
+        it is not known.
         """
         if not self.table.can_change_partition:
             return True
@@ -316,7 +318,7 @@ class TableWriter:
 
     @property
     def known_state(self) -> Mapping[str, object]:
-        """Return the state in the version that the next commit starts from."""
+        """Return the state in the version of `start`; empty where there is none."""
         return (
             {}
             if self.start is None or self.start.commit_state is None
@@ -325,14 +327,14 @@ class TableWriter:
 
     @property
     def is_stale(self) -> bool:
-        """Tell whether somebody committed since the version that this writer knows."""
+        """Tell whether somebody has committed since `start`, by a fresh listing of the log."""
         newest = newest_version(self.folder)
         return newest is not None and (self.start is None or newest > self.start.version)
 
     @property
     def rewriter(self) -> PartitionRewriter:
-        """Return what rewrites files of this table into the staging folder."""
-        # Rows taken over are staged after ours, and were read before or after them.
+        """Return the rewriter of this table's files, which writes to the staging folder."""
+        # Rebased rows are staged after ours, but may have been synced before them.
         clock = (SYNCED_AT_COLUMN,) if self.has_rebased_rows else ()
         return PartitionRewriter(
             self.table, self.schema, self.folder, self.staging_folder.path, clock
@@ -341,9 +343,10 @@ class TableWriter:
     def plan_change(
         self, *, replace: bool, scan: DeletionScan | None, is_last: bool
     ) -> tuple[TableChange, int, int]:
-        """Work out the files to add and remove, and how many of the staged rows stay.
+        """Return the files to add and remove, and how many of the staged rows stay.
 
-        Then how many stored rows were looked for and had no mark before; 0 without `scan`.
+        The third value counts the stored rows that the scan covered and that were not marked as
+        deleted before; 0 without `scan`.
         """
         staged = self.collect_staged_files()
         stored: dict[str, list[DataFile]] = defaultdict(list)
@@ -384,7 +387,7 @@ class TableWriter:
         *,
         rows_unmarked_before: int | None,
     ) -> None:
-        """Refuse a replacement that takes away too much; where no marks are kept, by numbers.
+        """Refuse a replacement that removes too much; without deletion marks, by counts of rows.
 
         Raises:
             ShrinkError: as the guard says.
@@ -404,13 +407,13 @@ class TableWriter:
     def drop_moved_rows(
         self, change: TableChange, stored: Sequence[DataFile], staged: Mapping[str, StagedFiles]
     ) -> TableChange:
-        """Return the change without rows that another of their key in another partition beats."""
+        """Return the change without rows that one in another partition supersedes."""
         was_unique = not stored or self.is_known_unique
         row_growth = sum(file.rows for file in change.added) - sum(
             file.rows for file in change.removed
         )
         if was_unique and stored and not row_growth:
-            # Each key that came in was in its partition before, so it is in no other.
+            # Every staged key was in its own partition before, and each key is there once.
             return change
         removed_paths = {file.path for file in change.removed}
         files = [
@@ -444,7 +447,7 @@ class TableWriter:
         )
 
     def collect_staged_files(self) -> Mapping[str, StagedFiles]:
-        """Close what is open and return all that is in no commit yet, by partition."""
+        """Close the open files; return all staged files in no commit yet, by partition."""
         for partition, more in self.staging_writer.finish_files().items():
             before = self.staged_files.get(partition)
             self.staged_files[partition] = (
@@ -476,7 +479,8 @@ class TableWriter:
         try:
             version = commit_change(self.folder, self.table, self.start, change, commit_state)
         except LakeError:
-            # Back to where no reader and no upkeep looks: another attempt may commit them.
+            # Back to the staging folder, which no reader and no vacuum looks into: the next attempt
+            # commits them.
             for file in files:
                 with suppress(OSError):
                     place = self.folder / file.path
@@ -488,7 +492,7 @@ class TableWriter:
         )
 
     def build_commit_state(self, state: Mapping[str, object], rows: int) -> CommitState:
-        """Return our part of the next commit."""
+        """Return the state of the next commit."""
         self.sequence += 1
         return CommitState(
             account=self.account,
@@ -501,7 +505,7 @@ class TableWriter:
         )
 
     def add_missing_columns(self) -> None:
-        """Add the columns that the stored table lacks: a later release, or a hand, changed it."""
+        """Commit the columns that the stored table lacks: new in a release, or removed by hand."""
         start = self.start
         if start is None or len(start.schema) == len(self.schema):
             return
@@ -518,8 +522,9 @@ class TableWriter:
     ) -> None:
         """Start the next commit from this one.
 
-        What is known of the files is carried on: reading a log of 10,000 files takes 0.3 s. If
-        somebody else has committed by now, the next commit finds the table ahead of the snapshot.
+        The list of files is updated in memory, because reading a log of 10,000 files takes 0.3 s.
+        If somebody else has committed by now, the loaded table is ahead of this snapshot, and the
+        next commit is refused.
         """
         self.staged_files = {}
         start = self.start
@@ -534,13 +539,13 @@ class TableWriter:
             start, version=version, files=files, commit_state=commit_state
         )
         if version % COMMITS_PER_CHECKPOINT == COMMITS_PER_CHECKPOINT - 1:
-            # The commit has gone through; without a checkpoint the log is only slower to read.
+            # The commit has succeeded; without a checkpoint the log is only slower to read.
             with suppress(Exception):
                 start.table.create_checkpoint()
 
 
 def merge_schema(stored: pa.Schema, table: LakeTable) -> pa.Schema:
-    """Return the stored columns, then those of the table that are not among them.
+    """Return the stored columns, then those that only `table` has.
 
     Raises:
         LakeVersionError: a column has another type in the lake.
@@ -552,12 +557,12 @@ def merge_schema(stored: pa.Schema, table: LakeTable) -> pa.Schema:
 
 
 def refuse_missing_columns(start: TableSnapshot | None, table: LakeTable) -> None:
-    """Refuse to write on where the stored rows lack a column that tells rows or versions apart.
+    """Refuse a stored table without a column of the key, or one that tells which row is newer.
 
-    Any other column that is missing is added, NULL in the rows that are there.
+    Any other missing column is added later, NULL in the stored rows.
 
     Raises:
-        LakeVersionError: another program took it out; the text names it.
+        LakeVersionError: another program removed such a column; the text names it.
     """
     missing = (
         []
