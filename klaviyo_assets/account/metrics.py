@@ -17,7 +17,7 @@ from klaviyo_assets.api.response_errors import json_member
 from klaviyo_assets.decode.jsonapi import check_response_envelope, repair_json, strip_bom
 from klaviyo_assets.errors import BrokenBodyError, PermanentError, RefusedStreamError
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.rate_tiers import TIER_S, RateLimitBucket
+from klaviyo_assets.model.stream import TIER_S, RateLimitBucket
 from klaviyo_assets.settings import ALL_METRICS, Settings
 
 METRICS_TABLE = "metrics"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import floor
 from typing import Protocol
 
-from klaviyo_assets.rate_tiers import RateTier
+from klaviyo_assets.model.stream import RateTier
 
 BURST_WINDOW_SECONDS = 1.25
 """Klaviyo's second and a quarter: requests leave in order and arrive with jitter.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from urllib.parse import urlsplit
 
-from klaviyo_assets.rate_tiers import RateLimitBucket
+from klaviyo_assets.model.stream import RateLimitBucket
 
 
 @dataclass(frozen=True, slots=True)

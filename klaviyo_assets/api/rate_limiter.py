@@ -46,7 +46,7 @@ from klaviyo_assets.api.rate_limit_store import (
     store_daily_reset,
 )
 from klaviyo_assets.errors import QuotaError
-from klaviyo_assets.rate_tiers import RateLimitBucket
+from klaviyo_assets.model.stream import RateLimitBucket
 
 MAX_DAILY_WAIT_SECONDS = 300.0
 """As long as a `Retry-After` that is slept through; a day spent for longer ends the run instead."""

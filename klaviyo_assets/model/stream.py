@@ -1,13 +1,4 @@
-"""A stream: one table's worth of Klaviyo, declared once.
-
-Descriptions: what a relation and each of its columns hold, in words.
-
-Dagster's UI and the comments in klaviyo.duckdb show the same words, and both take them from here.
-
-The same value becomes the request, the schema, the asset, the checks, the README row and the
-contract test. What belongs here: the words and what would be nonsense. What does not: values
-(`streams`) and machines (`sync`, `required_tables`, `lake`, `defs`).
-"""
+"""A stream: one table's worth of Klaviyo's data, declared once as a value."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +8,36 @@ from typing import Literal
 
 from klaviyo_assets.model.column import EXTRA_FIELD, Column, LatestOf
 from klaviyo_assets.model.report import ReportEndpoint
-from klaviyo_assets.rate_tiers import RateLimitBucket, RateTier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateTier:
+    """A published limit: `burst` requests a second, `steady` a minute, `daily` a day if limited."""
+
+    name: str
+    burst: int
+    steady: int
+    daily: int | None = None
+
+
+TIER_XS = RateTier(name="XS", burst=1, steady=15)
+TIER_S = RateTier(name="S", burst=3, steady=60)
+TIER_M = RateTier(name="M", burst=10, steady=150)
+TIER_L = RateTier(name="L", burst=75, steady=750)
+TIER_XL = RateTier(name="XL", burst=350, steady=3500)
+TIER_REPORT = RateTier(name="REPORT", burst=1, steady=2, daily=225)
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimitBucket:
+    """What one request is counted against: an endpoint, or a parameter with a limit of its own.
+
+    `name` is the method and path template (`GET /api/profiles`) or the parameter
+    (`additional-fields[profile]=predictive_analytics`); all streams with the same name share it.
+    """
+
+    name: str
+    tier: RateTier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

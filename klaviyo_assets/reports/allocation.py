@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 
-from klaviyo_assets.api.report_requests import MAX_FILTER_IDS
+from klaviyo_assets.api.requests import MAX_FILTER_IDS
 from klaviyo_assets.model.report import DateRange, contiguous_ranges
 from klaviyo_assets.reports.allocation_state import (
     ADDITIVE_STATISTICS,

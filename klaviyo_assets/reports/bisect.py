@@ -12,7 +12,7 @@ from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from klaviyo_assets.api.report_requests import MAX_FILTER_IDS
+from klaviyo_assets.api.requests import MAX_FILTER_IDS
 from klaviyo_assets.model.report import ONE_DAY, DateRange
 from klaviyo_assets.reports.allocation_state import (
     SEND_STATISTICS,

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from klaviyo_assets.api.messages import Request, Response
-from klaviyo_assets.api.report_requests import next_report_request, report_request
+from klaviyo_assets.api.requests import next_report_request, report_request
 from klaviyo_assets.decode.reports import (
     ReportPage,
     ReportRow,

@@ -1,8 +1,7 @@
 """Accounts: who the key belongs to. Klaviyo API reference, section "Accounts"."""
 
 from klaviyo_assets.model.column import Column, attribute_column
-from klaviyo_assets.model.stream import Collection, Stream
-from klaviyo_assets.rate_tiers import TIER_XS
+from klaviyo_assets.model.stream import TIER_XS, Collection, Stream
 
 ACCOUNTS = Stream(
     name="accounts",

@@ -10,8 +10,7 @@ from klaviyo_assets.model.column import (
     SliceConstant,
     attribute_column,
 )
-from klaviyo_assets.model.stream import Collection, Cursor, Detail, Slice, Stream
-from klaviyo_assets.rate_tiers import TIER_M
+from klaviyo_assets.model.stream import TIER_M, Collection, Cursor, Detail, Slice, Stream
 
 
 def campaign_slice(channel: str, archived: str) -> Slice:

@@ -1,8 +1,7 @@
 """Events: what people did and what was done to them. Klaviyo API reference, section "Events"."""
 
 from klaviyo_assets.model.column import Column, FieldPath, FirstIncludedId, Included, RelatedId
-from klaviyo_assets.model.stream import Collection, Cursor, Join, Stream
-from klaviyo_assets.rate_tiers import TIER_XL
+from klaviyo_assets.model.stream import TIER_XL, Collection, Cursor, Join, Stream
 
 
 def attributed_id_column(name: str, description: str) -> Column:

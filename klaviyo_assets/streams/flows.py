@@ -1,8 +1,7 @@
 """Flows: messages that an occasion sets off. Klaviyo API reference, section "Flows"."""
 
 from klaviyo_assets.model.column import Column, RelatedIds
-from klaviyo_assets.model.stream import Collection, Cursor, Slice, Stream
-from klaviyo_assets.rate_tiers import TIER_S
+from klaviyo_assets.model.stream import TIER_S, Collection, Cursor, Slice, Stream
 
 FLOWS = Stream(
     name="flows",

@@ -1,8 +1,7 @@
 """Lists: profiles that signed up together. Klaviyo API reference, section "Lists"."""
 
 from klaviyo_assets.model.column import Column, RelatedIds
-from klaviyo_assets.model.stream import AdditionalField, Collection, Detail, Stream
-from klaviyo_assets.rate_tiers import TIER_L, TIER_XS
+from klaviyo_assets.model.stream import TIER_L, TIER_XS, AdditionalField, Collection, Detail, Stream
 
 LISTS = Stream(
     name="lists",

@@ -1,8 +1,7 @@
 """Metrics: the kinds of events. Klaviyo API reference, section "Metrics"."""
 
 from klaviyo_assets.model.column import Column
-from klaviyo_assets.model.stream import Collection, Stream
-from klaviyo_assets.rate_tiers import TIER_M
+from klaviyo_assets.model.stream import TIER_M, Collection, Stream
 
 METRICS = Stream(
     name="metrics",

@@ -5,13 +5,14 @@ from datetime import UTC, datetime
 
 from klaviyo_assets.model.column import Column, ColumnType, FieldPath, LatestOf, attribute_column
 from klaviyo_assets.model.stream import (
+    TIER_L,
+    TIER_M,
     AdditionalField,
     Collection,
     Cursor,
     ProfileMergeRule,
     Stream,
 )
-from klaviyo_assets.rate_tiers import TIER_L, TIER_M
 
 SUPPRESSION_PATH = "subscriptions.email.marketing.suppression"
 

@@ -2,8 +2,7 @@
 
 from klaviyo_assets.model.column import Column
 from klaviyo_assets.model.report import ReportEndpoint
-from klaviyo_assets.model.stream import Stream
-from klaviyo_assets.rate_tiers import TIER_REPORT
+from klaviyo_assets.model.stream import TIER_REPORT, Stream
 
 STATISTICS: dict[str, str] = {
     "average_order_value": "Conversion value a conversion.",

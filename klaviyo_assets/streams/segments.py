@@ -1,8 +1,7 @@
 """Segments: profiles that a rule finds. Klaviyo API reference, section "Segments"."""
 
 from klaviyo_assets.model.column import Column, RelatedIds
-from klaviyo_assets.model.stream import Collection, Stream
-from klaviyo_assets.rate_tiers import TIER_L
+from klaviyo_assets.model.stream import TIER_L, Collection, Stream
 
 SEGMENTS = Stream(
     name="segments",

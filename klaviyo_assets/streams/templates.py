@@ -1,8 +1,7 @@
 """Templates: how emails look. Klaviyo API reference, section "Templates"."""
 
 from klaviyo_assets.model.column import Column
-from klaviyo_assets.model.stream import AdditionalField, Collection, Cursor, Stream
-from klaviyo_assets.rate_tiers import TIER_L
+from klaviyo_assets.model.stream import TIER_L, AdditionalField, Collection, Cursor, Stream
 
 EMAIL_TEMPLATES = Stream(
     name="email_templates",

@@ -12,8 +12,7 @@ from types import MappingProxyType
 
 from klaviyo_assets.api.limits import earliest_allowed_time, tier_limits
 from klaviyo_assets.model.report import ReportEndpoint
-from klaviyo_assets.model.stream import Collection, Detail, Stream
-from klaviyo_assets.rate_tiers import RateLimitBucket
+from klaviyo_assets.model.stream import Collection, Detail, RateLimitBucket, Stream
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets_tests.benchmarks.report import markdown_table
 

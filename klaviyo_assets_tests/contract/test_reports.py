@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from klaviyo_assets.api.report_requests import MAX_FILTER_IDS
 from klaviyo_assets.api.request_guard import READ_ONLY_POST_PATHS
+from klaviyo_assets.api.requests import MAX_FILTER_IDS
 from klaviyo_assets.decode.reports import report_schema
 from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.model.stream import Stream

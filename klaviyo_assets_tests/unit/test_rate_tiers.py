@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from klaviyo_assets.rate_tiers import TIER_L, TIER_M, TIER_REPORT, TIER_S, TIER_XL, TIER_XS
+from klaviyo_assets.model.stream import TIER_L, TIER_M, TIER_REPORT, TIER_S, TIER_XL, TIER_XS
 
 
 def test_a_larger_tier_allows_more() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from klaviyo_assets.rate_tiers import TIER_REPORT
+from klaviyo_assets.model.stream import TIER_REPORT
 from klaviyo_assets.settings import (
     MOST_REPORT_RESERVE,
     Settings,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from klaviyo_assets.api.rate_limiter import RateLimiter
 from klaviyo_assets.errors import KlaviyoAssetsError
-from klaviyo_assets.rate_tiers import RateLimitBucket, RateTier
+from klaviyo_assets.model.stream import RateLimitBucket, RateTier
 
 PROCESS_COUNT = 8
 ROUND_COUNT = 6

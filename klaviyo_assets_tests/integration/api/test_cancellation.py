@@ -11,7 +11,7 @@ import pytest
 
 from klaviyo_assets.api.client import KlaviyoClient
 from klaviyo_assets.errors import KlaviyoAssetsError, StoppedError
-from klaviyo_assets.rate_tiers import RateLimitBucket, RateTier
+from klaviyo_assets.model.stream import RateLimitBucket, RateTier
 from klaviyo_assets_tests.integration.api.conftest import MakeClient, events_request
 from klaviyo_assets_tests.integration.api.scripted_server import (
     ScriptedServer,

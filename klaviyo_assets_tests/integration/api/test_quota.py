@@ -5,7 +5,7 @@ from datetime import date
 import pytest
 
 from klaviyo_assets.api.messages import Request, Response
-from klaviyo_assets.api.report_requests import report_request
+from klaviyo_assets.api.requests import report_request
 from klaviyo_assets.errors import QuotaError
 from klaviyo_assets.model.report import DateRange, ReportEndpoint
 from klaviyo_assets.streams.reports import FLOW_SERIES_REPORTS

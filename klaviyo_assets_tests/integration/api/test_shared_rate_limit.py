@@ -18,7 +18,7 @@ from klaviyo_assets.api.messages import Request, Response
 from klaviyo_assets.api.rate_limiter import RATE_LIMIT_STORE_FILE_NAME, RateLimiter
 from klaviyo_assets.api.requests import REVISION
 from klaviyo_assets.errors import StoppedError
-from klaviyo_assets.rate_tiers import RateLimitBucket, RateTier
+from klaviyo_assets.model.stream import RateLimitBucket, RateTier
 from klaviyo_assets_tests.integration.api import first_requests
 from klaviyo_assets_tests.integration.api.conftest import KEY, FakeClock, MakeClient, events_request
 from klaviyo_assets_tests.integration.api.scripted_server import (

@@ -14,8 +14,7 @@ import pytest
 from klaviyo_assets.api.client import KlaviyoClient
 from klaviyo_assets.api.messages import Response
 from klaviyo_assets.api.rate_limiter import RateLimiter
-from klaviyo_assets.api.report_requests import next_report_request, report_request
-from klaviyo_assets.api.requests import REVISION
+from klaviyo_assets.api.requests import REVISION, next_report_request, report_request
 from klaviyo_assets.decode.reports import (
     ReportPage,
     ReportRow,

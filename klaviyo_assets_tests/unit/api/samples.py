@@ -6,8 +6,19 @@ from urllib.parse import parse_qsl, urlsplit
 
 from klaviyo_assets.api.messages import Request, Response
 from klaviyo_assets.model.column import Column
-from klaviyo_assets.model.stream import AdditionalField, Collection, Cursor, Detail, Slice, Stream
-from klaviyo_assets.rate_tiers import TIER_L, TIER_M, TIER_XL, TIER_XS, RateLimitBucket
+from klaviyo_assets.model.stream import (
+    TIER_L,
+    TIER_M,
+    TIER_XL,
+    TIER_XS,
+    AdditionalField,
+    Collection,
+    Cursor,
+    Detail,
+    RateLimitBucket,
+    Slice,
+    Stream,
+)
 
 BASE = "https://a.klaviyo.com"
 KEY = "pk_0123456789abcdef0123456789abcdef01"

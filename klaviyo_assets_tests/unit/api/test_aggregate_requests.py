@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from klaviyo_assets.api.report_requests import event_count_request
 from klaviyo_assets.api.request_guard import READ_ONLY_POST_PATHS
+from klaviyo_assets.api.requests import event_count_request
+from klaviyo_assets.model.stream import TIER_S, RateLimitBucket
 from klaviyo_assets.model.window import Window
-from klaviyo_assets.rate_tiers import TIER_S, RateLimitBucket
 from klaviyo_assets_tests.unit.api.samples import BASE
 
 START = datetime(2026, 9, 1, tzinfo=UTC)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from klaviyo_assets.api.limits import DAILY_WINDOW_SECONDS, STEADY_WINDOW_SECONDS
 from klaviyo_assets.api.rate_limiter import MAX_DAILY_WAIT_SECONDS, RateLimiter
 from klaviyo_assets.errors import QuotaError
-from klaviyo_assets.rate_tiers import TIER_M, TIER_REPORT, RateLimitBucket, RateTier
+from klaviyo_assets.model.stream import TIER_M, TIER_REPORT, RateLimitBucket, RateTier
 
 VALUES = RateLimitBucket("POST /api/campaign-values-reports", TIER_REPORT)
 SERIES = RateLimitBucket("POST /api/flow-series-reports", TIER_REPORT)

@@ -17,7 +17,7 @@ from klaviyo_assets.api.limits import (
     earliest_allowed_time,
     tier_limits,
 )
-from klaviyo_assets.rate_tiers import (
+from klaviyo_assets.model.stream import (
     TIER_L,
     TIER_M,
     TIER_REPORT,

@@ -11,7 +11,7 @@ from klaviyo_assets.api import rate_limiter
 from klaviyo_assets.api.rate_limit_store import HostIdentity, current_host
 from klaviyo_assets.api.rate_limiter import RATE_LIMIT_STORE_FILE_NAME, RateLimiter
 from klaviyo_assets.errors import SettingError
-from klaviyo_assets.rate_tiers import RateLimitBucket, RateTier
+from klaviyo_assets.model.stream import RateLimitBucket, RateTier
 
 NOW = 1_800_000_000.0
 BUDGET = RateLimitBucket("GET /api/any", RateTier(name="any", burst=100, steady=1000))

@@ -27,7 +27,7 @@ from klaviyo_assets.api.rate_limiter import (
     last_known_timezone,
 )
 from klaviyo_assets.errors import QuotaError, StorageError
-from klaviyo_assets.rate_tiers import (
+from klaviyo_assets.model.stream import (
     TIER_L,
     TIER_M,
     TIER_REPORT,

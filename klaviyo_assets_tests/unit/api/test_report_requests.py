@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from klaviyo_assets.api.messages import Request
-from klaviyo_assets.api.report_requests import next_report_request, report_request
+from klaviyo_assets.api.requests import next_report_request, report_request
 from klaviyo_assets.api.response_errors import map_error_response
 from klaviyo_assets.errors import (
     ForeignLinkError,
@@ -18,8 +18,7 @@ from klaviyo_assets.errors import (
     RequestError,
 )
 from klaviyo_assets.model.report import DateRange, ReportEndpoint
-from klaviyo_assets.model.stream import Stream
-from klaviyo_assets.rate_tiers import TIER_REPORT, RateLimitBucket
+from klaviyo_assets.model.stream import TIER_REPORT, RateLimitBucket, Stream
 from klaviyo_assets.streams.reports import CAMPAIGN_VALUES_REPORTS, FLOW_SERIES_REPORTS, STATISTICS
 from klaviyo_assets_tests.unit.api.samples import BASE, build_response, query_parameters
 

@@ -18,9 +18,15 @@ from klaviyo_assets.api.requests import (
     request_headers,
 )
 from klaviyo_assets.errors import ForeignLinkError, RepeatedPageError
-from klaviyo_assets.model.stream import WHOLE_COLLECTION
+from klaviyo_assets.model.stream import (
+    TIER_L,
+    TIER_M,
+    TIER_XL,
+    TIER_XS,
+    WHOLE_COLLECTION,
+    RateLimitBucket,
+)
 from klaviyo_assets.model.window import Window
-from klaviyo_assets.rate_tiers import TIER_L, TIER_M, TIER_XL, TIER_XS, RateLimitBucket
 from klaviyo_assets.streams.profiles import GLOBAL_EXCLUSIONS
 from klaviyo_assets_tests.unit.api.samples import (
     BASE,

@@ -7,8 +7,7 @@ from typing import Any
 
 from klaviyo_assets.decode.decoder import DecodedPage, PageDecoder
 from klaviyo_assets.model.column import Column
-from klaviyo_assets.model.stream import WHOLE_COLLECTION, Collection, Cursor, Slice, Stream
-from klaviyo_assets.rate_tiers import TIER_S
+from klaviyo_assets.model.stream import TIER_S, WHOLE_COLLECTION, Collection, Cursor, Slice, Stream
 
 SYNCED_AT = datetime(2026, 7, 15, 12, tzinfo=UTC)
 

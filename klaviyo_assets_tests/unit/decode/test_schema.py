@@ -7,8 +7,7 @@ import pytest
 
 from klaviyo_assets.decode.schema import arrow_schema
 from klaviyo_assets.model.column import Column
-from klaviyo_assets.model.stream import Detail, Join, Stream
-from klaviyo_assets.rate_tiers import TIER_M
+from klaviyo_assets.model.stream import TIER_M, Detail, Join, Stream
 from klaviyo_assets.streams import COLLECTIONS
 from klaviyo_assets_tests.unit.decode.samples import build_stream
 

@@ -7,16 +7,19 @@ import pytest
 
 from klaviyo_assets.model.column import Column
 from klaviyo_assets.model.stream import (
+    TIER_L,
+    TIER_M,
+    TIER_XS,
     WHOLE_COLLECTION,
     AdditionalField,
     Collection,
     Cursor,
     Detail,
     Join,
+    RateLimitBucket,
     Slice,
     Stream,
 )
-from klaviyo_assets.rate_tiers import TIER_L, TIER_M, TIER_XS, RateLimitBucket
 
 COUNT = AdditionalField(resource="thing", name="count", tier=TIER_XS)
 GUESS = AdditionalField(resource="thing", name="guess", tier=TIER_M, is_optional=True)

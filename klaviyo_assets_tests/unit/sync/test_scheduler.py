@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klaviyo_assets.api.limits import tier_limits
-from klaviyo_assets.model.stream import WHOLE_COLLECTION
-from klaviyo_assets.rate_tiers import TIER_L
+from klaviyo_assets.model.stream import TIER_L, WHOLE_COLLECTION
 from klaviyo_assets.sync.window_reader import CURSOR_SAFETY_MARGIN
 from klaviyo_assets_tests.unit.sync.simulation import (
     DAY_SECONDS,
