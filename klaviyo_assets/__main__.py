@@ -59,10 +59,10 @@ from klaviyo_assets.sandbox.__main__ import run_sandbox as sandbox
 from klaviyo_assets.settings import (
     KEY_VARIABLE,
     Settings,
+    environment_variables,
     future_date_errors,
     read_settings,
     unknown_variables,
-    variables,
 )
 from klaviyo_assets.streams import COLLECTIONS, MERGE_RULES, REPORTS, STREAMS
 from klaviyo_assets.wording import format_quantity
@@ -157,9 +157,9 @@ def _build_parser() -> argparse.ArgumentParser:
 def _settings_help() -> str:
     """Return the settings as the end of `--help`."""
     lines = ["settings, which are environment variables (default in brackets):"]
-    for each in variables():
+    for each in environment_variables():
         lines.append(f"  {each.name}" + (f" [{each.default}]" if each.default else ""))
-        text = f"{each.about} (allowed: {each.allowed})"
+        text = f"{each.description} (allowed: {each.allowed})"
         lines += wrap(text, 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)
 

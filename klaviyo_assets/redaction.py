@@ -6,7 +6,7 @@ other place has to think of it.
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import TextIOBase
 from typing import TextIO
 
@@ -54,18 +54,21 @@ def redact_known_keys(body: bytes) -> bytes:
 
 
 def redact_error_chain(error: BaseException) -> None:
-    """Redact what an exception, and those that led to it, will say in a trace."""
-    for each in iterate_error_chain(error):
+    """Redact the arguments of an exception, and of those that a traceback prints before it."""
+    for each in iterate_error_chain(error, lambda one: one.__cause__ or one.__context__):
         each.args = tuple(redact_keys(arg) if isinstance(arg, str) else arg for arg in each.args)
 
 
-def iterate_error_chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception, then what it was raised from or while handling, each once."""
+def iterate_error_chain(
+    error: BaseException, inner_error: Callable[[BaseException], BaseException | None]
+) -> Iterator[BaseException]:
+    """Yield an exception, then `inner_error` of it, of that one, and so on; each once."""
     seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = inner_error(current)
 
 
 class KeyRedactingFilter(logging.Filter):

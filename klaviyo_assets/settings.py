@@ -22,7 +22,7 @@ PREFIX = "KLAVIYO_"
 KEY_VARIABLE = "KLAVIYO_API_KEY"
 SALT_VARIABLE = "KLAVIYO_HASH_SALT"
 
-SHORTEST_SALT = 16
+MIN_SALT_CHARACTERS = 16
 """Characters; a shorter one is found by trying, and with it every e-mail address."""
 
 EARLIEST_DATE = date(1970, 1, 1)
@@ -34,7 +34,7 @@ MAX_SETTING_DAYS = 36_500
 MAX_ALLOWED_BODY_MIB = 2047
 """Arrow holds no more text than that in one column of a page."""
 
-MOST_REPORT_RESERVE = 224
+MAX_REPORT_RESERVE = 224
 """One of the 225 report requests that Klaviyo allows a day remains for us."""
 
 MAX_RATE_LIMIT_SCALE = 1_000_000_000
@@ -55,7 +55,7 @@ _SHELL_SYNTAX = re.compile(r"""^\$|^["']|`|\$[({]|&&|\|\||^[;|&<>]|\s[;|<>]|[;|<
 A folder may be named `$HOME` or hold quotes; that a path begins so is a slip in a file of settings.
 """
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 """Control characters, and bytes that are no text: messages and deltalake break at them."""
 
 _AMBIGUOUS_PATH_TEXT = re.compile(r"[?\\]|%[0-9A-Fa-f]{2}")
@@ -71,46 +71,46 @@ DEFAULT_REPORT_START_DATE = date(2025, 1, 1)
 """Where report partitions begin if no setting says so; each day more is a partition to fetch."""
 
 
-class RefusedPathError(ValueError):
+class InvalidPathError(ValueError):
     """A path that cannot be used, with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class ValueFormat:
     """What a value must be, in words for refusals and documentation, and how its text is read.
 
-    `read` raises ValueError, LookupError or OSError for a text that is not allowed.
+    `parse` raises ValueError, LookupError or OSError for a text that is not allowed.
     """
 
     allowed: str
-    read: Callable[[str], object]
+    parse: Callable[[str], object]
 
 
-def _one_of(*values: str) -> Form:
-    return Form(" or ".join(values), lambda raw: values[values.index(raw.lower())])
+def _one_of(*values: str) -> ValueFormat:
+    return ValueFormat(" or ".join(values), lambda raw: values[values.index(raw.lower())])
 
 
-def _whole_number(unit: str, least: int, most: int) -> Form:
+def _whole_number(unit: str, least: int, most: int) -> ValueFormat:
     def read(raw: str) -> int:
         is_short = len(raw) <= len(str(most)) and re.fullmatch("[0-9]+", raw) is not None
         if not is_short or not least <= int(raw) <= most:
             raise ValueError
         return int(raw)
 
-    return Form(f"a whole number of {unit}, from {least} to {most}", read)
+    return ValueFormat(f"a whole number of {unit}, from {least} to {most}", read)
 
 
-def _parse_number(most: int, *, or_zero: bool = False) -> Form:
+def _parse_number(most: int, *, or_zero: bool = False) -> ValueFormat:
     def read(raw: str) -> float:
         number = float(raw)
         if not 0 <= number <= most or (number == 0 and not or_zero):
             raise ValueError
         return number
 
-    return Form(f"a number {'from 0' if or_zero else 'above 0 and up'} to {most}", read)
+    return ValueFormat(f"a number {'from 0' if or_zero else 'above 0 and up'} to {most}", read)
 
 
-def _list_of(pattern: str, allowed: str) -> Form:
+def _list_of(pattern: str, allowed: str) -> ValueFormat:
     """Return the form of a list between commas, each entry once; what begins like a key is none."""
 
     def read(raw: str) -> tuple[str, ...]:
@@ -119,48 +119,48 @@ def _list_of(pattern: str, allowed: str) -> Form:
             raise ValueError
         return tuple(dict.fromkeys(found))
 
-    return Form(f"{allowed}, separated by commas", read)
+    return ValueFormat(f"{allowed}, separated by commas", read)
 
 
-def _read_date(raw: str) -> date:
+def _parse_date(raw: str) -> date:
     # fromisoformat also takes weeks and dates without hyphens, which people mistype for others.
     if re.fullmatch(r"\d{4}-\d{2}-\d{2}", raw) is None or date.fromisoformat(raw) < EARLIEST_DATE:
         raise ValueError
     return date.fromisoformat(raw)
 
 
-def _read_flag(raw: str) -> bool:
+def _parse_flag(raw: str) -> bool:
     known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
     return known[raw.lower()]
 
 
-def _read_folder_mode(raw: str) -> str:
+def _parse_folder_mode(raw: str) -> str:
     if re.fullmatch(r"0?7[057][05]", raw) is None:
         raise ValueError
     return raw[-3:]
 
 
-def _read_folder(raw: str) -> str:
+def _parse_folder(raw: str) -> str:
     if _URL_START.match(raw):
-        raise RefusedPathError(
+        raise InvalidPathError(
             "a folder of this machine is wanted, as a path; object storage and other addresses "
             "are not supported yet"
         )
     if _REMOTE_PATH.match(raw):
-        raise RefusedPathError("a folder of this machine is wanted, as a path, and no other host's")
+        raise InvalidPathError("a folder of this machine is wanted, as a path, and no other host's")
     if _SHELL_SYNTAX.search(raw):
-        raise RefusedPathError(
+        raise InvalidPathError(
             "a path is wanted as it is: no shell expands or runs what stands in it"
         )
     if raw.startswith("~"):
-        raise RefusedPathError("a folder is wanted by its whole path, as nothing here expands ~")
-    if _CONTROL.search(raw):
-        raise RefusedPathError("the path of a folder is wanted, without control characters")
+        raise InvalidPathError("a folder is wanted by its whole path, as nothing here expands ~")
+    if _CONTROL_CHARACTERS.search(raw):
+        raise InvalidPathError("the path of a folder is wanted, without control characters")
     return raw
 
 
-def _read_lake_folder(raw: str) -> str:
-    check_lake_path(_read_folder(raw))
+def _parse_lake_folder(raw: str) -> str:
+    check_lake_path(_parse_folder(raw))
     return raw
 
 
@@ -170,19 +170,19 @@ def check_lake_path(path: str) -> None:
     Raises:
         RefusedPathError: the path holds what one of them takes for something else.
     """
-    found = _AMBIGUOUS_PATH_TEXT.search(path) or _CONTROL.search(path)
+    found = _AMBIGUOUS_PATH_TEXT.search(path) or _CONTROL_CHARACTERS.search(path)
     if found is not None:
-        raise RefusedPathError(
+        raise InvalidPathError(
             f"deltalake and DuckDB take {found.group()!r} in a path for something else; choose a "
             "folder whose path has no ?, no backslash, no control character and no % before two "
             "hexadecimal digits"
         )
 
 
-_URL = Form("an https address, or http of this machine", str)
+_URL = ValueFormat("an https address, or http of this machine", str)
 _DAYS = _whole_number("days", 0, MAX_SETTING_DAYS)
-_DATE = Form(f"a date as YYYY-MM-DD, not before {EARLIEST_DATE}", _read_date)
-_FLAG = Form("true or false", _read_flag)
+_DATE = ValueFormat(f"a date as YYYY-MM-DD, not before {EARLIEST_DATE}", _parse_date)
+_FLAG = ValueFormat("true or false", _parse_flag)
 _METRIC_IDS = _list_of("[A-Za-z0-9_-]{1,64}", "metric ids, letters and digits")
 _COLUMN_PATTERN = r"(\*|[a-z][a-z0-9_]*)\.[a-z][a-z0-9_]*"
 _COLUMNS = _list_of(_COLUMN_PATTERN, "columns such as profiles.email, or *.email in all streams")
@@ -190,12 +190,12 @@ _JSON_KEYS = _list_of(
     rf"{_COLUMN_PATTERN}:[^|]+(\|[^|]+)*",
     "a column and keys such as events.event_properties:$value|ItemNames",
 )
-_ZONE = Form("an IANA time zone such as Europe/Copenhagen", lambda raw: ZoneInfo(raw).key)
-_FOLDER = Form("a folder of this machine, as a path", _read_folder)
-_FOLDER_MODE = Form(
+_ZONE = ValueFormat("an IANA time zone such as Europe/Copenhagen", lambda raw: ZoneInfo(raw).key)
+_FOLDER = ValueFormat("a folder of this machine, as a path", _parse_folder)
+_FOLDER_MODE = ValueFormat(
     "three octal digits for owner, group and others, such as 750: 7 for the owner, 7, 5 or 0 for "
     "the group, 5 or 0 for others, who may read at most",
-    _read_folder_mode,
+    _parse_folder_mode,
 )
 
 
@@ -203,9 +203,9 @@ _FOLDER_MODE = Form(
 class Setting:
     """What is declared of a setting beside its type and default: its form and its meaning."""
 
-    form: Form
-    about: str
-    shown: str = ""
+    format: ValueFormat
+    description: str
+    default_text: str = ""
     """What the documentation calls a default that says nothing itself."""
 
 
@@ -252,7 +252,7 @@ class Settings:
         _DAYS, "days of reports that the schedule fetches again"
     )] = 30
     report_reserve: Annotated[int, Setting(
-        _whole_number("requests", 0, MOST_REPORT_RESERVE),
+        _whole_number("requests", 0, MAX_REPORT_RESERVE),
         "report requests a day left to other users of the account",
     )] = 0
     disable_predictive_analytics: Annotated[bool, Setting(
@@ -274,7 +274,7 @@ class Settings:
         _JSON_KEYS, "only these members of a JSON column are kept", "all"
     )] = ()
     data_dir: Annotated[str, Setting(
-        Form(_FOLDER.allowed, _read_lake_folder), "the lake and klaviyo.duckdb"
+        ValueFormat(_FOLDER.allowed, _parse_lake_folder), "the lake and klaviyo.duckdb"
     )] = "./data"
     folder_mode: Annotated[str, Setting(
         _FOLDER_MODE, "mode of the lake's folders, for readers of another user", "700 for new ones"
@@ -335,14 +335,14 @@ class Settings:
         return frozenset({"predictive_analytics"}) if switched_off else frozenset()
 
 
-DECLARED: dict[str, Setting] = {
+DECLARED_SETTINGS: dict[str, Setting] = {
     name: hint.__metadata__[0]
     for name, hint in get_type_hints(Settings, include_extras=True).items()
 }
 """What is declared of each field of the settings."""
 
 
-def variable_of(name: str) -> str:
+def variable_name(name: str) -> str:
     """Return the environment variable of a field of the settings."""
     return PREFIX + name.upper()
 
@@ -361,21 +361,22 @@ class Variable:
     default: str
     """What holds without it, in words where the value itself says nothing."""
     allowed: str
-    about: str
+    description: str
 
 
-def variables() -> tuple[Variable, ...]:
+def environment_variables() -> tuple[Variable, ...]:
     """Return every environment variable that has a meaning, in the order of the documentation."""
     key = "a private key, pk_ and letters or digits"
-    salt = f"at least {SHORTEST_SALT} characters"
+    salt = f"at least {MIN_SALT_CHARACTERS} characters"
     return (
         Variable(KEY_VARIABLE, "", key, "only runs that talk to Klaviyo need it"),
         *(
             Variable(
-                variable_of(each.name),
-                (said := DECLARED[each.name]).shown or _format_value(each.default).lower(),
-                said.form.allowed,
-                said.about,
+                variable_name(each.name),
+                (said := DECLARED_SETTINGS[each.name]).default_text
+                or _format_value(each.default).lower(),
+                said.format.allowed,
+                said.description,
             )
             for each in fields(Settings)
         ),
@@ -391,7 +392,7 @@ def variables() -> tuple[Variable, ...]:
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     """Return a sentence for each variable that is named like a setting and is none; no values."""
-    known = [each.name.removeprefix(PREFIX) for each in variables()]
+    known = [each.name.removeprefix(PREFIX) for each in environment_variables()]
     sentences: list[str] = []
     for name in sorted(environment):
         word = name.upper().removeprefix(PREFIX)
@@ -408,8 +409,8 @@ def settings_to_environment(settings: Settings) -> dict[str, str]:
 
     What is not set, and what is empty, is left out.
     """
-    texts = {name: _format_value(getattr(settings, name)) for name in DECLARED}
-    return {variable_of(name): text for name, text in texts.items() if text}
+    texts = {name: _format_value(getattr(settings, name)) for name in DECLARED_SETTINGS}
+    return {variable_name(name): text for name, text in texts.items() if text}
 
 
 def future_date_errors(settings: Settings, *, today: date) -> list[SettingError]:
@@ -417,10 +418,10 @@ def future_date_errors(settings: Settings, *, today: date) -> list[SettingError]
 
     Somewhere it may be tomorrow already.
     """
-    values = {name: getattr(settings, name) for name in DECLARED}
+    values = {name: getattr(settings, name) for name in DECLARED_SETTINGS}
     return [
         SettingError(
-            f"{variable_of(name)}={day} cannot be used: it lies in the future, so nothing would "
+            f"{variable_name(name)}={day} cannot be used: it lies in the future, so nothing would "
             f"ever be read. A day up to today is wanted; this machine's clock says {today}."
         )
         for name, day in values.items()
@@ -438,26 +439,26 @@ def read_settings(environment: Mapping[str, str]) -> tuple[Settings, tuple[Setti
     register_secret(environment.get(KEY_VARIABLE, "").strip())
     values: dict[str, object] = {}
     refusals: list[SettingError] = []
-    for name, declared in DECLARED.items():
-        if raw := environment.get(variable_of(name), "").strip():
+    for name, declared in DECLARED_SETTINGS.items():
+        if raw := environment.get(variable_name(name), "").strip():
             try:
-                values[name] = _read_value(name, raw, declared.form)
+                values[name] = _read_value(name, raw, declared.format)
             except SettingError as refused:
                 refusals.append(refused)
     return Settings(**values), tuple(refusals)  # pyright: ignore[reportArgumentType]
 
 
-def _read_value(name: str, raw: str, form: Form) -> object:
+def _read_value(name: str, raw: str, form: ValueFormat) -> object:
     """Return what a text means; of a key not even a part is quoted, nor of what may be one."""
-    told = variable_of(name) + ("" if "pk_" in raw or contains_key(raw) else f"={raw!r}")
+    told = variable_name(name) + ("" if "pk_" in raw or contains_key(raw) else f"={raw!r}")
     if contains_key(raw):
         raise SettingError(
             f"{told} cannot be used: a private key stands in it, and belongs in {KEY_VARIABLE} "
             "alone."
         )
     try:
-        return form.read(raw)
-    except RefusedPathError as refused:
+        return form.parse(raw)
+    except InvalidPathError as refused:
         raise SettingError(f"{told} cannot be used: {refused}.") from None
     except (ValueError, LookupError, OSError):
         raise SettingError(f"{told} cannot be used. Allowed: {form.allowed}.") from None

@@ -15,8 +15,9 @@ from typing import cast
 
 from platformdirs import user_state_path
 
-from klaviyo_assets.api.client import KlaviyoClient, Response
+from klaviyo_assets.api.client import KlaviyoClient
 from klaviyo_assets.api.clock import ClockSkewTracker
+from klaviyo_assets.api.messages import Response
 from klaviyo_assets.api.rate_limiter import RateLimiter, hash_api_key
 from klaviyo_assets.api.request_guard import validate_base_url
 from klaviyo_assets.api.requests import first_page_request
@@ -68,11 +69,11 @@ def connect_account(
     *,
     accounts: Stream,
     account: str | None = None,
-    clocks: ClockSkewTracker | None = None,
+    clock_skew: ClockSkewTracker | None = None,
 ) -> AccountConnection:
     """Return what asks with a key; its budgets are `account`'s, or the key's own until it is known.
 
-    `clocks` are those of the run, where it asks in more than one way. It holds sockets and a file
+    `clock_skew` are those of the run, where it asks in more than one way. It holds sockets and a file
     open until it is closed.
     """
     base_url = validate_base_url(settings.base_url)
@@ -83,9 +84,9 @@ def connect_account(
         base_url=base_url,
         api_key=key,
         revision=settings.revision,
-        ledger=rate_limiter,
+        rate_limiter=rate_limiter,
         max_body_mib=settings.max_body_mib,
-        clocks=clocks,
+        clock_skew=clock_skew,
     )
     return AccountConnection(
         accounts=accounts,

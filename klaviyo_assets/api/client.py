@@ -135,10 +135,10 @@ CONNECT_TIMEOUT_SECONDS = 10.0
 MAX_CONNECTIONS = 20
 """Threads that may read at once: they keep the largest tier busy at 340 ms a page."""
 
-OPENSSL_BUNDLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+OPENSSL_CA_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 """Where OpenSSL looks for authorities, and `requests` does not."""
 
-PROXY = re.compile(
+PROXY_PATTERN = re.compile(
     r"(?=.*[.:])(?:http://)?(?:[^/\s]*@)?(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::0*[1-9][0-9]*)?/?",
     re.IGNORECASE,
 )
@@ -151,7 +151,7 @@ PageShrinker = Callable[[Request, KlaviyoAssetsError, int], Request]
 
 _log = logging.getLogger(__name__)
 
-CURRENT_CONNECTION: ContextVar[InFlightConnection] = ContextVar("LINE")
+CURRENT_CONNECTION: ContextVar[InFlightConnection] = ContextVar("CURRENT_CONNECTION")
 """The line of the request that this thread is making."""
 
 
@@ -174,7 +174,7 @@ class AbortableHttpsConnection(HTTPSConnection):
     getresponse = get_abortable_response
 
 
-class Adapter(HTTPAdapter):
+class AbortableAdapter(HTTPAdapter):
     """The adapter of `requests`, on connections whose waits can be ended."""
 
     def get_connection_with_tls_context(
@@ -199,15 +199,19 @@ class OneServerSession(Session):
     def __init__(self, base_url: str) -> None:
         super().__init__()
         self.adapters.clear()
-        self.mount(f"{base_url}/", Adapter(pool_connections=1, pool_maxsize=MAX_CONNECTIONS))
+        self.mount(
+            f"{base_url}/", AbortableAdapter(pool_connections=1, pool_maxsize=MAX_CONNECTIONS)
+        )
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
         found = self.merge_environment_settings(base_url, {}, stream=True, verify=None, cert=None)
         # Once is enough, and what `.netrc` holds would take the place of the key.
         self.trust_env = False
         if base_url.startswith("https:"):
-            named = (found["verify"], *map(os.environ.get, OPENSSL_BUNDLES))
-            self.verify = checked_bundle([each for each in named if isinstance(each, str) and each])
-            self.proxies = checked_proxies(base_url, found["proxies"])
+            named = (found["verify"], *map(os.environ.get, OPENSSL_CA_VARIABLES))
+            self.verify = resolve_ca_bundle(
+                [each for each in named if isinstance(each, str) and each]
+            )
+            self.proxies = resolve_proxies(base_url, found["proxies"])
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002 - as `requests` has it
         """Know of none: else the body would be read without bounds, even where none is followed."""
@@ -231,34 +235,34 @@ class KlaviyoClient:
         base_url: str,
         api_key: str,
         revision: str,
-        ledger: RateLimiter,
-        clocks: ClockSkewTracker | None = None,
+        rate_limiter: RateLimiter,
+        clock_skew: ClockSkewTracker | None = None,
         timeout_seconds: float = 60.0,
         max_rate_limit_wait_seconds: float = RetryPolicy().max_rate_limit_wait_seconds,
         max_body_mib: int = 256,
         sleep: Callable[[float], None] | None = None,
         clock: Callable[[], float] = monotonic,
-        chance: Callable[[], float] = random.random,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self.base_url = validate_base_url(base_url)
         self.host = urlsplit(self.base_url).hostname or ""
         self.headers = request_headers(validate_api_key(api_key), revision)
-        self.rate_limiter = ledger
-        self.clock_skew = clocks if clocks is not None else ClockSkewTracker()
+        self.rate_limiter = rate_limiter
+        self.clock_skew = clock_skew if clock_skew is not None else ClockSkewTracker()
         self.timeout = (min(CONNECT_TIMEOUT_SECONDS, timeout_seconds), timeout_seconds)
         self.timeout_seconds = timeout_seconds
         self.max_body_bytes = max_body_mib * BYTES_PER_MIB
         self.retry_policy = RetryPolicy(max_rate_limit_wait_seconds=max_rate_limit_wait_seconds)
         self.cancel_token = CancelToken()
         self.sleep = sleep or self.cancel_token.wait
-        self.jitter = chance
+        self.jitter = jitter
         self.stats_collector = ClientStatsCollector(clock)
         self.session = OneServerSession(self.base_url)
         # At DEBUG it writes every URL into the log, and a filter may name a person.
         logging.getLogger("urllib3").setLevel(logging.INFO)
 
     def __repr__(self) -> str:
-        return f"Client({self.base_url!r})"
+        return f"KlaviyoClient({self.base_url!r})"
 
     @property
     def stats(self) -> ClientStats:
@@ -388,7 +392,7 @@ class KlaviyoClient:
         token, asked_at = CURRENT_CONNECTION.set(connection), self.clock_skew.now()
         try:
             response: BaseHTTPResponse = self.session.send(
-                self.prepared(request),
+                self.prepare_request(request),
                 stream=True,
                 timeout=self.timeout,
                 proxies=self.session.proxies,
@@ -404,7 +408,7 @@ class KlaviyoClient:
         answer = Response(response.status, told, body or b"", at)
         return answer if body is not None else replace(answer, is_too_large=True)
 
-    def prepared(self, request: Request) -> PreparedRequest:
+    def prepare_request(self, request: Request) -> PreparedRequest:
         """Return the request as `requests` sends it, to the client's own server in any case.
 
         By hand: it is whole already, and to have it prepared and merged with a session's settings
@@ -445,7 +449,7 @@ def resolve_host(host: str) -> list[str]:
     return []
 
 
-def checked_bundle(found: Sequence[str]) -> bool | str:
+def resolve_ca_bundle(found: Sequence[str]) -> bool | str:
     """Return the first file or folder of authorities found; True for those that `requests` brings.
 
     Raises:
@@ -466,7 +470,7 @@ def checked_bundle(found: Sequence[str]) -> bool | str:
     return named
 
 
-def checked_proxies(base_url: str, found: Mapping[str, str]) -> dict[str, str]:
+def resolve_proxies(base_url: str, found: Mapping[str, str]) -> dict[str, str]:
     """Return the proxy on the way to a server, if there is one, of all that `requests` found.
 
     It is spoken to by plain http; the tunnel through it is encrypted.
@@ -477,7 +481,7 @@ def checked_proxies(base_url: str, found: Mapping[str, str]) -> dict[str, str]:
     proxy = select_proxy(base_url, dict(found))
     if not proxy:
         return {}
-    if not PROXY.fullmatch(proxy):
+    if not PROXY_PATTERN.fullmatch(proxy):
         raise SettingError(
             "HTTPS_PROXY or ALL_PROXY names no proxy that can be used. Allowed is "
             "http://host:port, through which the connection to Klaviyo is encrypted all the way; "

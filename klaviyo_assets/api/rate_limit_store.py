@@ -64,9 +64,9 @@ class RateLimitStore:
     `create_tables` makes the tables in a new connection.
     """
 
-    def __init__(self, path: Path, prepare: CreateTables) -> None:
+    def __init__(self, path: Path, create_tables: CreateTables) -> None:
         self.path = path
-        self.create_tables = prepare
+        self.create_tables = create_tables
         self.lock = RLock()
         self.connection: sqlite3.Connection | None = None
         self.inode: int | None = None

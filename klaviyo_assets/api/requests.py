@@ -10,11 +10,10 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import SplitResult, parse_qsl, quote, urljoin, urlsplit
 
 from klaviyo_assets import __version__
-from klaviyo_assets.api.messages import Request, Response
-from klaviyo_assets.api.request_guard import url_origin, validate_api_key, validate_base_url
-from klaviyo_assets.api.response_errors import map_error_response
+from klaviyo_assets.api.messages import Request
+from klaviyo_assets.api.request_guard import url_origin
 from klaviyo_assets.errors import ForeignLinkError, RepeatedPageError
-from klaviyo_assets.model.column import Column, FieldPath, LatestOf
+from klaviyo_assets.model.column import FieldPath, JsonPath, LatestOf, column_fields
 from klaviyo_assets.model.report import DateRange, ReportEndpoint
 from klaviyo_assets.model.stream import (
     TIER_S,
@@ -79,28 +78,6 @@ def join_clauses(*clauses: str) -> str:
     return ",".join(each for each in clauses if each)
 
 
-__all__ = [
-    "MEDIA_TYPE",
-    "REVISION",
-    "Request",
-    "Response",
-    "detail_request",
-    "filter_clause",
-    "first_page_request",
-    "has_page_cursor",
-    "included_resources",
-    "map_error_response",
-    "next_page_request",
-    "parse_date_header",
-    "remove_includes",
-    "request_headers",
-    "requested_page_size",
-    "set_page_size",
-    "validate_api_key",
-    "validate_base_url",
-]
-
-REVISION = "2026-07-15"
 MEDIA_TYPE = "application/vnd.api+json"
 
 
@@ -348,9 +325,6 @@ def parse_date_header(response_headers: Mapping[str, str]) -> datetime | None:
         return None
 
 
-AttributePath = tuple[str, ...]
-
-
 def sparse_fieldset(stream: Stream, excluded: frozenset[str]) -> tuple[str, ...]:
     """Return the only attributes to ask a collection for, dotted and sorted; empty: ask for all.
 
@@ -361,39 +335,29 @@ def sparse_fieldset(stream: Stream, excluded: frozenset[str]) -> tuple[str, ...]
         return ()
     if not all(isinstance(column.source, FieldPath | LatestOf) for column in stream.columns):
         return ()
-    kept = {
+    wanted_paths = {
         path
         for each in stream.columns
         if each.name not in excluded
-        for path in attribute_paths(each)
+        for path, _ in column_fields(each)
     }
-    gone = {
-        path for each in stream.columns if each.name in excluded for path in attribute_paths(each)
-    } - kept
-    if not gone or not kept:
+    excluded_paths = {
+        path for each in stream.columns if each.name in excluded for path, _ in column_fields(each)
+    } - wanted_paths
+    if not excluded_paths or not wanted_paths:
         return ()
-    return tuple(sorted({".".join(_shortest_safe_prefix(path, gone)) for path in kept}))
+    prefixes = {_shortest_safe_prefix(path, excluded_paths) for path in wanted_paths}
+    return tuple(sorted(map(".".join, prefixes)))
 
 
-def attribute_paths(column: Column) -> set[AttributePath]:
-    """Return the paths below `attributes` that a column is read from."""
-    match column.source:
-        case FieldPath(path, or_else):
-            return {tuple(each.split(".")) for each in (path, or_else) if each is not None}
-        case LatestOf(path):
-            return {tuple(path.split("."))}
-        case _:
-            return set()
-
-
-def _shortest_safe_prefix(path: AttributePath, excluded_paths: set[AttributePath]) -> AttributePath:
-    """Return the shortest beginning of a path that nothing of `excluded_paths` lies under."""
-    beginnings = [path[:end] for end in range(1, len(path) + 1)]
+def _shortest_safe_prefix(path: JsonPath, excluded_paths: set[JsonPath]) -> JsonPath:
+    """Return the shortest prefix of a path that is a prefix of none of `excluded_paths`."""
+    prefixes = [path[:end] for end in range(1, len(path) + 1)]
     return next(
         (
             each
-            for each in beginnings
-            if not any(one[: len(each)] == each for one in excluded_paths)
+            for each in prefixes
+            if not any(excluded[: len(each)] == each for excluded in excluded_paths)
         ),
         path,
     )

@@ -3,7 +3,7 @@
 import json
 import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import cast
@@ -33,7 +33,7 @@ from klaviyo_assets.errors import (
     RevisionRetiredError,
     ServerError,
 )
-from klaviyo_assets.redaction import redact_keys
+from klaviyo_assets.redaction import iterate_error_chain, redact_keys
 
 PERSONAL_DATA_PATTERNS = (
     (re.compile(r"[^\s\"'<>(),;:=]+(?:@|%40)[^\s\"'<>(),;:=]+"), "[e-mail]"),
@@ -70,7 +70,7 @@ ACCOUNT_OR_NETWORK_PATTERN = re.compile(
 )
 """Words of a 403 that is about the account or the way to it, whatever else it mentions."""
 
-PAGE_SIZE = re.compile(r"(?i)\bpage(?:%5B|[\s_\[-])*size\b")
+PAGE_SIZE_WORDS_PATTERN = re.compile(r"(?i)\bpage(?:%5B|[\s_\[-])*size\b")
 """A page size, as parameters are written and as sentences have it."""
 
 WHOLE_SECONDS_PATTERN = re.compile(r"[0-9]{1,9}")
@@ -218,19 +218,19 @@ def is_metric_refusal(request: Request, details: ApiErrorDetails) -> bool:
     return METRIC_PATTERN.search(details.detail or "") is not None
 
 
-def refuses_page_size(request: Request, said: ApiErrorDetails) -> bool:
+def refuses_page_size(request: Request, details: ApiErrorDetails) -> bool:
     """Return whether a 400 to a request that names a page size is about that.
 
     Klaviyo points at the parameter; where it points nowhere in particular, or at another one of
     paging, the sentence has to mention it. No such refusal was recorded.
     """
-    if PAGE_SIZE.search(request.url) is None:
+    if PAGE_SIZE_WORDS_PATTERN.search(request.url) is None:
         return False
-    place = (said.source or "").strip("/")
-    if PAGE_SIZE.search(place):
+    place = (details.source or "").strip("/")
+    if PAGE_SIZE_WORDS_PATTERN.search(place):
         return True
     is_open = place in {"", "data"} or place.startswith("page")
-    return is_open and PAGE_SIZE.search(said.detail or "") is not None
+    return is_open and PAGE_SIZE_WORDS_PATTERN.search(details.detail or "") is not None
 
 
 def describe_request(request: Request) -> str:
@@ -445,9 +445,8 @@ def connection_error(  # noqa: PLR0913 - what is known of one failure, each with
             f"{host} there."
         )
         return ConnectionLostError(f"{text} {hint}", stream=stream, was_sent=was_sent)
-    if any(
-        isinstance(each, ssl.SSLCertVerificationError) for each in iterate_wrapped_errors(failure)
-    ):
+    chain = list(iterate_error_chain(failure, wrapped_error))
+    if any(isinstance(each, ssl.SSLCertVerificationError) for each in chain):
         hint = (
             "The connection is not safe, and the key was not sent. If a proxy of yours signs "
             "certificates, name its authority's file in REQUESTS_CA_BUNDLE or SSL_CERT_FILE; check "
@@ -468,18 +467,13 @@ def is_blocked_by_dns(host: str, addresses: list[str]) -> bool:
 
 def innermost_reason(failure: Exception) -> str:
     """Return the innermost reason, scrubbed: libraries wrap it, and their own words name URLs."""
-    inner = list(iterate_wrapped_errors(failure))[-1]
+    inner = list(iterate_error_chain(failure, wrapped_error))[-1]
     return redact_personal_data(
         f"{type(inner).__name__}: {inner}" if str(inner) else type(inner).__name__
     )
 
 
-def iterate_wrapped_errors(failure: BaseException) -> Iterator[BaseException]:
-    """Yield a failure and what it wraps, outermost first, as causes or as arguments."""
-    seen: set[int] = set()
-    inner: BaseException | None = failure
-    while inner is not None and id(inner) not in seen:
-        seen.add(id(inner))
-        yield inner
-        wrapped = [each for each in inner.args if isinstance(each, BaseException)]
-        inner = wrapped[0] if wrapped else inner.__cause__
+def wrapped_error(failure: BaseException) -> BaseException | None:
+    """Return the exception that another one carries as an argument, as urllib3's do, or as cause."""
+    wrapped = [each for each in failure.args if isinstance(each, BaseException)]
+    return wrapped[0] if wrapped else failure.__cause__

@@ -157,7 +157,7 @@ MAX_PAGE_BYTES = 16 * 1024 * 1024
 
 SHRINK_FACTOR = 4
 GROWTH_FACTOR = 2
-REFUSED_BY = 2
+REFUSED_SIZE_DIVISOR = 2
 """What a size that Klaviyo does not take is divided by: ten times, then a thousand is one."""
 
 FAILURES_BEFORE_SHRINK = 3
@@ -173,10 +173,10 @@ MIN_PAGES_BEFORE_GROWTH, MAX_PAGES_BEFORE_GROWTH = 16, 256
 class AdaptivePageSize:
     """The page size of one sync, learned from all its pages. Safe for threads."""
 
-    def __init__(self, most: int | None = None) -> None:
+    def __init__(self, max_size: int | None = None) -> None:
         """Begin with `max_size`, the largest size; None: the endpoint has no page size."""
-        self.max_size = most
-        self._size = self._ceiling = most or 1
+        self.max_size = max_size
+        self._size = self._ceiling = max_size or 1
         self._failed_size: int | None = None
         self._pages_before_growth = MIN_PAGES_BEFORE_GROWTH
         self._pages_since_failure = 0
@@ -214,7 +214,7 @@ class AdaptivePageSize:
         if self.max_size is None or size is None or size == 1 or self._is_fixed(request):
             return False
         with self._lock:
-            self._ceiling = min(self._ceiling, max(1, size // REFUSED_BY))
+            self._ceiling = min(self._ceiling, max(1, size // REFUSED_SIZE_DIVISOR))
             self._size = min(self._size, self._ceiling)
         return True
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from itertools import accumulate, chain
 from typing import cast
 
@@ -19,6 +19,7 @@ from klaviyo_assets.arrow_buffers import (
     build_json_array,
     build_null_array,
     build_timestamp_array,
+    datetime_from_microseconds,
 )
 from klaviyo_assets.decode.coercion import (
     PageIssues,
@@ -36,19 +37,20 @@ from klaviyo_assets.decode.jsonapi import (
     RecordRelationships,
     ResourceIdentifier,
     ResourceLinkage,
+    encode_json_array,
+    json_array_decoder,
 )
 from klaviyo_assets.decode.schema import (
     ARROW_TYPES,
     DELETED_AT_FIELD,
-    EXTRA_FIELD,
     ID_FIELD,
     PARENT_VERSION_FIELD,
     SYNCED_AT_FIELD,
     PageLayout,
     extra_key,
-    split_path,
 )
 from klaviyo_assets.model.column import (
+    EXTRA_FIELD,
     Column,
     ColumnType,
     FieldPath,
@@ -58,6 +60,7 @@ from klaviyo_assets.model.column import (
     RelatedId,
     RelatedIds,
     SliceConstant,
+    split_path,
 )
 from klaviyo_assets.model.stream import Slice
 
@@ -199,7 +202,6 @@ class _ResourceHead(Struct, gc=False):
 
 _head_list_decoder = msgspec.json.Decoder(list[_ResourceHead])
 _head_decoder = msgspec.json.Decoder(_ResourceHead)
-_included_list_decoder = msgspec.json.Decoder(list[Raw])
 
 
 class RelationshipReader:
@@ -257,7 +259,7 @@ class RelationshipReader:
         """
         # Most events have none: those cost no call.
         return [
-            b"[" + b",".join(map(self._resource_json, _linked_identifiers(each))) + b"]"
+            encode_json_array(map(self._resource_json, _linked_identifiers(each)))
             if each
             else (b"" if each is None or each is UNSET else b"[]")
             for each in self.linkages(name)
@@ -319,7 +321,7 @@ class RelationshipReader:
         if bytes(self._included) in {b"", b"null"}:
             return
         try:
-            raws = _included_list_decoder.decode(self._included)
+            raws = json_array_decoder.decode(self._included)
         except msgspec.ValidationError:
             self._issues.add_notice("included", "not a list, left aside")
             return
@@ -491,9 +493,6 @@ def _timestamp_texts(raw: Raw, item: str) -> list[str] | None:
     return [value for value in values if isinstance(value, str)]
 
 
-_UTC_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
 def filter_rows_with_cursor(
     batch: pa.RecordBatch, cursor: str, *, layout: PageLayout, parsed_page: ParsedPage
 ) -> pa.RecordBatch:
@@ -526,7 +525,8 @@ def cursor_range(batch: pa.RecordBatch, cursor: str) -> tuple[datetime, datetime
     if not micros:
         return None
     ordered = sorted(micros)
-    return _datetime_from_micros(ordered[0]), _datetime_from_micros(ordered[-1]), micros == ordered
+    first, last = datetime_from_microseconds(ordered[0]), datetime_from_microseconds(ordered[-1])
+    return first, last, micros == ordered
 
 
 def is_ascending_by_second(batch: pa.RecordBatch, cursor: str) -> bool:
@@ -534,7 +534,3 @@ def is_ascending_by_second(batch: pa.RecordBatch, cursor: str) -> bool:
     micros = cast("list[int]", np.from_dlpack(batch[cursor].cast(pa.int64())).tolist())
     seconds = [each // 1_000_000 for each in micros]
     return seconds == sorted(seconds)
-
-
-def _datetime_from_micros(micros: int) -> datetime:
-    return _UTC_EPOCH + timedelta(microseconds=micros)

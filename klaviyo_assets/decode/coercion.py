@@ -14,9 +14,13 @@ from decimal import Decimal
 import msgspec
 from msgspec import Raw
 
-from klaviyo_assets.decode.jsonapi import PageLinks, PageRelationships
-from klaviyo_assets.decode.schema import JsonPath
-from klaviyo_assets.model.column import ColumnType
+from klaviyo_assets.decode.jsonapi import (
+    PageLinks,
+    PageRelationships,
+    encode_json_object,
+    json_array_decoder,
+)
+from klaviyo_assets.model.column import ColumnType, JsonPath
 from klaviyo_assets.redaction import redact_keys
 
 INT64_RANGE = range(-(2**63), 2**63)
@@ -27,7 +31,6 @@ _DAY_PATTERN = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 _text_decoder = msgspec.json.Decoder(str)
 _text_list_decoder = msgspec.json.Decoder(list[str])
-_raw_list_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def coerce_value(raw: bytes, kind: ColumnType) -> tuple[object, bool]:
@@ -82,7 +85,7 @@ def _coerce_ids(raw: bytes) -> tuple[object, bool]:
             return None, False
     texts = [
         _coerce_string(bytes(each))[0]
-        for each in _raw_list_decoder.decode(raw)
+        for each in json_array_decoder.decode(raw)
         if bytes(each) != b"null"
     ]
     return (None if None in texts else texts), False
@@ -232,14 +235,8 @@ class PageIssues:
 
     def extra_objects(self, rows: int) -> list[bytes]:
         """Return a JSON object of sorted keys for each of the first rows; empty: nothing kept."""
-        return [_encode_extra_object(self.extra_values.get(row)) for row in range(rows)]
-
-
-def _encode_extra_object(members: dict[str, bytes] | None) -> bytes:
-    if not members:
-        return b""
-    pairs = (msgspec.json.encode(key) + b":" + members[key] for key in sorted(members))
-    return b"{" + b",".join(pairs) + b"}"
+        by_row = map(self.extra_values.get, range(rows))
+        return [encode_json_object(dict(sorted(each.items()))) if each else b"" for each in by_row]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,13 +19,12 @@ from klaviyo_assets.decode.fast_path import FastPath, can_name_struct_field
 from klaviyo_assets.decode.jsonapi import check_page_envelope, repair_json, strip_bom
 from klaviyo_assets.decode.masking import ColumnMasker
 from klaviyo_assets.decode.schema import (
-    EXTRA_FIELD,
-    JsonPath,
     PageLayout,
     apply_schema_drift,
     build_page_layout,
 )
 from klaviyo_assets.errors import BrokenBodyError, KlaviyoAssetsError, MalformedPageError
+from klaviyo_assets.model.column import EXTRA_FIELD, JsonPath
 from klaviyo_assets.model.privacy import PrivacyRules
 from klaviyo_assets.model.stream import WHOLE_COLLECTION, Collection, Slice, Stream
 
@@ -55,8 +54,6 @@ def missing_attributes(body: bytes, layout: PageLayout) -> list[str]:
     declared = {path[0] for _, _, path in layout.attributes}
     return sorted(declared.difference(*(each.attributes for each in records)))
 
-
-__all__ = ["DecodedPage", "PageDecoder", "QuarantinedRecord"]
 
 MAX_LEARNED_FIELDS = 500
 """Fields that are not declared and yet decoded fast; a page with more takes the slow path."""

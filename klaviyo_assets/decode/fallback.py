@@ -20,21 +20,20 @@ from klaviyo_assets.decode.jsonapi import (
     ABSENT_JSON,
     EMPTY_JSON_VALUES,
     MISSING_DATA_MESSAGE,
-    PageEnvelope,
     RecordRelationships,
+    envelope_decoder,
+    json_array_decoder,
+    json_object_decoder,
     parse_links,
     parse_relationships,
     transpose_relationships,
 )
-from klaviyo_assets.decode.schema import FieldNode, JsonPath, ObjectNode, extra_key
+from klaviyo_assets.decode.schema import FieldNode, ObjectNode, extra_key
 from klaviyo_assets.errors import BrokenBodyError
+from klaviyo_assets.model.column import JsonPath
 from klaviyo_assets.redaction import redact_known_keys
 
 _RECORD_MEMBERS = frozenset({"type", "id", "attributes", "relationships", "links"})
-
-_envelope_decoder = msgspec.json.Decoder(PageEnvelope)
-_list_decoder = msgspec.json.Decoder(list[Raw])
-_members_decoder = msgspec.json.Decoder(dict[str, Raw])
 
 
 class BrokenRecordError(ValueError):
@@ -56,7 +55,7 @@ def parse_page_by_record(body: bytes, field_tree: ObjectNode, stream: str) -> Pa
     # Names of fields end in notices and in `extra`: a page that repeats the key comes this way.
     body = redact_known_keys(body)
     try:
-        page = _envelope_decoder.decode(body)
+        page = envelope_decoder.decode(body)
     except msgspec.ValidationError:
         raise BrokenBodyError("the answer is JSON, but not an object", stream=stream) from None
     links = parse_links(page.links, stream)
@@ -86,7 +85,7 @@ def _split_data(data: Raw, stream: str) -> tuple[list[Raw], bool]:
         raise BrokenBodyError(MISSING_DATA_MESSAGE, stream=stream)
     match json_type(data):
         case "array":
-            return _list_decoder.decode(data), True
+            return json_array_decoder.decode(data), True
         case "object":
             return [data], False
         case found:
@@ -126,7 +125,7 @@ class _RecordReader:
         self._note_undeclared_members(members, row)
 
     def _read_object(self, node: ObjectNode, members: Raw, row: int) -> None:
-        for name, value in _members_decoder.decode(members).items():
+        for name, value in json_object_decoder.decode(members).items():
             child = node.children.get(name)
             path = (*node.path, name)
             if isinstance(child, FieldNode):
@@ -183,7 +182,7 @@ def _open_record(raw: Raw) -> tuple[dict[str, Raw], str]:
     """
     if (found := json_type(raw)) != "object":
         raise BrokenRecordError(f"the record is not an object but {found}")
-    members = _members_decoder.decode(raw)
+    members = json_object_decoder.decode(raw)
     if "id" not in members:
         raise BrokenRecordError("the record has no id")
     id_, _ = coerce_value(bytes(members["id"]), "string")
@@ -215,8 +214,6 @@ _IN_PAGE, _IN_DATA = 1, 2
 """Brackets that are open around a page's members, and around its records."""
 _RECORD_BOUNDARIES = {(_COMMA, _IN_DATA), (_ARRAY_END, _IN_PAGE)}
 """What stands between records, and behind the last."""
-
-_page_members_decoder = msgspec.json.Decoder(dict[str, Raw])
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +247,7 @@ def salvage_page(body: bytes) -> SalvagedPage | None:
 def _decode_error_reason(record: bytes) -> str:
     try:
         # As deep as in its page.
-        _page_members_decoder.decode(b'{"data":[' + record + b"]}")
+        json_object_decoder.decode(b'{"data":[' + record + b"]}")
     except RecursionError:
         return "the record is nested too deep to read"
     except msgspec.DecodeError:

@@ -22,8 +22,8 @@ from klaviyo_assets.decode.jsonapi import (
     ResourceId,
     transpose_relationships,
 )
-from klaviyo_assets.decode.schema import FieldNode, JsonPath, ObjectNode, extra_key
-from klaviyo_assets.model.column import ColumnType
+from klaviyo_assets.decode.schema import FieldNode, ObjectNode, extra_key
+from klaviyo_assets.model.column import ColumnType, JsonPath
 
 _Int64 = Annotated[int, Meta(ge=INT64_RANGE.start, le=INT64_RANGE.stop - 1)]
 

@@ -7,7 +7,7 @@ Source: the OpenAPI document of revision 2026-07-15.
 
 import codecs
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Annotated
 
@@ -24,6 +24,24 @@ ABSENT_JSON = Raw()
 
 EMPTY_JSON_VALUES = frozenset({b"", b"null", b"[]", b"{}"})
 """JSON that says nothing, in every way that it may be sent."""
+
+
+json_object_decoder = msgspec.json.Decoder(dict[str, Raw])
+"""Decodes a JSON object into its members, each still as JSON text."""
+
+json_array_decoder = msgspec.json.Decoder(list[Raw])
+"""Decodes a JSON array into its items, each still as JSON text."""
+
+
+def encode_json_object(members: Mapping[str, bytes]) -> bytes:
+    """Return a JSON object of members that are JSON text already, in the mapping's order."""
+    pairs = (msgspec.json.encode(name) + b":" + value for name, value in members.items())
+    return b"{" + b",".join(pairs) + b"}"
+
+
+def encode_json_array(items: Iterable[bytes]) -> bytes:
+    """Return a JSON array of items that are JSON text already."""
+    return b"[" + b",".join(items) + b"]"
 
 
 class ResourceIdentifier(Struct, gc=False, omit_defaults=True):
@@ -85,7 +103,7 @@ def parse_relationships(raw: Raw) -> tuple[RecordRelationships, Mapping[str, Raw
     """
     shaped: RecordRelationships = {}
     odd: dict[str, Raw] = {}
-    for name, each in _members_decoder.decode(raw).items():
+    for name, each in json_object_decoder.decode(raw).items():
         try:
             shaped[name] = _relationship_decoder.decode(each)
         except msgspec.ValidationError:
@@ -93,13 +111,12 @@ def parse_relationships(raw: Raw) -> tuple[RecordRelationships, Mapping[str, Raw
     return shaped, odd
 
 
-_members_decoder = msgspec.json.Decoder(dict[str, Raw])
 _relationship_decoder = msgspec.json.Decoder(Relationship | None)
 
 
 MISSING_DATA_MESSAGE = "the answer is an object without `data`"
 
-_envelope_decoder = msgspec.json.Decoder(PageEnvelope)
+envelope_decoder = msgspec.json.Decoder(PageEnvelope)
 _links_decoder = msgspec.json.Decoder(PageLinks)
 
 
@@ -128,7 +145,7 @@ def check_response_envelope(body: bytes, *, stream: str, is_paged: bool) -> None
             several pages, without `links.self`; asking again may help.
     """
     try:
-        found = _envelope_decoder.decode(body)
+        found = envelope_decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BrokenBodyError("the answer is no JSON object in UTF-8", stream=stream) from None
     if not len(found.data):

@@ -2,7 +2,7 @@
 
 import hmac
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import cast
 
@@ -13,21 +13,23 @@ from msgspec import Raw
 
 from klaviyo_assets.arrow_buffers import ArrowArray, build_null_array, build_string_array
 from klaviyo_assets.decode.coercion import QuarantinedRecord
-from klaviyo_assets.decode.schema import (
-    EXTRA_FIELD,
-    ObjectNode,
-    arrow_schema,
-    column_fields,
-    extra_key,
-    split_path,
+from klaviyo_assets.decode.jsonapi import (
+    encode_json_array,
+    encode_json_object,
+    json_array_decoder,
+    json_object_decoder,
 )
+from klaviyo_assets.decode.schema import ObjectNode, arrow_schema, extra_key
 from klaviyo_assets.model.column import (
+    EXTRA_FIELD,
     Column,
     FieldPath,
     FirstIncludedId,
     Included,
     RelatedId,
     RelatedIds,
+    column_fields,
+    split_path,
 )
 from klaviyo_assets.model.privacy import PrivacyRules
 from klaviyo_assets.model.stream import Stream
@@ -78,9 +80,6 @@ _HEADERS_JSON_KEY = f'"{HEADERS_MEMBER}"'
 
 ColumnTransform = Callable[[ArrowArray], ArrowArray]
 """From a column as it came to the column as it is stored."""
-
-_members_decoder = msgspec.json.Decoder(dict[str, Raw])
-_items_decoder = msgspec.json.Decoder(list[Raw])
 
 
 class ColumnMasker:
@@ -175,8 +174,8 @@ def _build_member_masker(column: Column, rules: PrivacyRules) -> Callable[[bytes
 
     def one(name: str, value: bytes) -> bytes:
         if value.startswith(b"["):
-            return _encode_json_array(
-                [one(name, bytes(item)) for item in _items_decoder.decode(value)]
+            return encode_json_array(
+                [one(name, bytes(item)) for item in json_array_decoder.decode(value)]
             )
         if value.startswith(b"{"):
             return masked(value)
@@ -188,13 +187,15 @@ def _build_member_masker(column: Column, rules: PrivacyRules) -> Callable[[bytes
 
     def masked(raw: bytes) -> bytes:
         if raw.startswith(b"["):
-            return _encode_json_array([masked(bytes(item)) for item in _items_decoder.decode(raw)])
+            return encode_json_array(
+                [masked(bytes(item)) for item in json_array_decoder.decode(raw)]
+            )
         if not raw.startswith(b"{"):
             return raw
-        return _encode_json_members(
+        return encode_json_object(
             {
                 name: one(name, bytes(value)) if name in forms else masked(bytes(value))
-                for name, value in _members_decoder.decode(raw).items()
+                for name, value in json_object_decoder.decode(raw).items()
                 if name not in private.excluded
             }
         )
@@ -232,20 +233,20 @@ def remove_header_members(raw: bytes, *, is_definition: bool) -> bytes:
     if _HEADERS_JSON_KEY.encode() not in raw:
         return raw
     if raw.startswith(b"["):
-        return _encode_json_array(
+        return encode_json_array(
             [
                 remove_header_members(bytes(item), is_definition=is_definition)
-                for item in _items_decoder.decode(raw)
+                for item in json_array_decoder.decode(raw)
             ]
         )
     if not raw.startswith(b"{"):
         return raw
-    return _encode_json_members(
+    return encode_json_object(
         {
             name: remove_header_members(
                 bytes(value), is_definition=is_definition or name == DEFINITION_MEMBER
             )
-            for name, value in _members_decoder.decode(raw).items()
+            for name, value in json_object_decoder.decode(raw).items()
             if not (is_definition and name == HEADERS_MEMBER)
         }
     )
@@ -287,13 +288,13 @@ def _mask_extra(
         return remove_webhook_headers(values, is_definition=False)
 
     def one(raw: bytes) -> bytes | None:
-        members = _members_decoder.decode(remove_header_members(raw, is_definition=False))
+        members = json_object_decoder.decode(remove_header_members(raw, is_definition=False))
         kept = {
             name: bytes(value)
             for name, value in members.items()
             if name not in excluded_keys and (allowed_keys is None or name in allowed_keys)
         }
-        return _encode_json_members(kept) if kept else None
+        return encode_json_object(kept) if kept else None
 
     return transform_json_texts(values, transform=one)
 
@@ -301,28 +302,19 @@ def _mask_extra(
 def _keep_members(raw: bytes, *, keys: frozenset[str]) -> bytes | None:
     """Return an object with these members alone, of an array its objects; None for all else."""
     if raw.startswith(b"["):
-        found = [_keep_members(bytes(item), keys=keys) for item in _items_decoder.decode(raw)]
-        return _encode_json_array([each for each in found if each is not None])
+        found = [_keep_members(bytes(item), keys=keys) for item in json_array_decoder.decode(raw)]
+        return encode_json_array([each for each in found if each is not None])
     if not raw.startswith(b"{"):
         return None
-    members = _members_decoder.decode(raw)
-    return _encode_json_members(
+    members = json_object_decoder.decode(raw)
+    return encode_json_object(
         {name: bytes(value) for name, value in members.items() if name in keys}
     )
 
 
-def _encode_json_members(members: Mapping[str, bytes]) -> bytes:
-    pairs = (msgspec.json.encode(name) + b":" + value for name, value in members.items())
-    return b"{" + b",".join(pairs) + b"}"
-
-
-def _encode_json_array(items: list[bytes]) -> bytes:
-    return b"[" + b",".join(items) + b"]"
-
-
 def _keep_id_only(record: bytes) -> bytes:
     try:
-        id_ = bytes(_members_decoder.decode(record).get("id", Raw()))
+        id_ = bytes(json_object_decoder.decode(record).get("id", Raw()))
     except (msgspec.DecodeError, RecursionError):
         return b"{}"
     return b'{"id":' + id_ + b"}" if re.fullmatch(rb'"[A-Za-z0-9_-]{1,64}"', id_) else b"{}"

@@ -26,11 +26,15 @@ from klaviyo_assets.decode.jsonapi import (
     EMPTY_JSON_VALUES,
     PageLinks,
     check_response_envelope,
+    encode_json_object,
+    json_array_decoder,
+    json_object_decoder,
     repair_json,
     strip_bom,
 )
-from klaviyo_assets.decode.schema import ARROW_TYPES, EXTRA_FIELD, SYNCED_AT_FIELD
+from klaviyo_assets.decode.schema import ARROW_TYPES, SYNCED_AT_FIELD
 from klaviyo_assets.errors import BrokenBodyError, MalformedPageError
+from klaviyo_assets.model.column import EXTRA_FIELD
 from klaviyo_assets.model.report import ReportEndpoint, ReportPartition, storable_text
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.wording import format_quantity
@@ -98,9 +102,8 @@ class _ReportResponse(msgspec.Struct):
 
 
 _report_response_decoder = msgspec.json.Decoder(_ReportResponse)
-_members_decoder = msgspec.json.Decoder(dict[str, Raw])
+
 _numbers_decoder = msgspec.json.Decoder(list[float | None])
-_raw_list_decoder = msgspec.json.Decoder(list[Raw])
 
 
 def parse_report_page(body: bytes, report: ReportEndpoint) -> ReportPage:
@@ -191,8 +194,8 @@ def _split_result(result: dict[str, Raw]) -> ResultParts:
         if name not in {"groupings", "statistics"} and bytes(raw) not in EMPTY_JSON_VALUES
     }
     return (
-        _members_decoder.decode(result["groupings"]),
-        _members_decoder.decode(result["statistics"]),
+        json_object_decoder.decode(result["groupings"]),
+        json_object_decoder.decode(result["statistics"]),
         others,
     )
 
@@ -254,7 +257,7 @@ class _ResultReader:
             numbers = _numbers_decoder.decode(raw)
         except msgspec.ValidationError:
             numbers: list[float | None] = []
-            for at, value in enumerate(_raw_list_decoder.decode(raw)):
+            for at, value in enumerate(json_array_decoder.decode(raw)):
                 extra: dict[str, bytes] = {}
                 numbers.append(_parse_statistic(name, value, extra))
                 if extra:
@@ -377,16 +380,6 @@ def merge_statistic(name: str, rows: Sequence[ReportRow], report: ReportEndpoint
     return added if whole is None else added / weights
 
 
-__all__ = [
-    "ReportPage",
-    "ReportRow",
-    "ReportTableRow",
-    "parse_report_page",
-    "report_schema",
-    "rows_to_batch",
-]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportTableRow:
     """A row and the cell it belongs to; `row.day` does not count here.
@@ -461,17 +454,9 @@ def report_row_values(stored: ReportTableRow, report: ReportEndpoint) -> dict[st
         "conversion_metric_id": stored.partition.metric_id,
         "is_final": stored.is_final,
         "fetched_at": stored.fetched_at,
-        EXTRA_FIELD: encode_json_object(extra),
+        EXTRA_FIELD: encode_json_object(dict(sorted(extra.items()))).decode() if extra else None,
         SYNCED_AT_FIELD: stored.fetched_at,
     }
-
-
-def encode_json_object(members: Mapping[str, bytes]) -> str | None:
-    """Return an object of JSON texts, its keys sorted; None for one without members."""
-    if not members:
-        return None
-    parts = (msgspec.json.encode(name) + b":" + members[name] for name in sorted(members))
-    return (b"{" + b",".join(parts) + b"}").decode()
 
 
 class _AggregateMeasurements(msgspec.Struct):

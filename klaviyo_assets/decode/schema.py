@@ -1,6 +1,6 @@
 """The Arrow schema of a stream's table, and which column is read from where."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
@@ -17,10 +17,13 @@ from klaviyo_assets.model.column import (
     FieldPath,
     FirstIncludedId,
     Included,
+    JsonPath,
     LatestOf,
     RelatedId,
     RelatedIds,
     SliceConstant,
+    column_fields,
+    split_path,
 )
 from klaviyo_assets.model.stream import Detail, Join, Stream
 
@@ -80,9 +83,6 @@ def arrow_schema(stream: Stream, *, exclude: frozenset[str] = frozenset()) -> pa
     )
 
 
-JsonPath = tuple[str, ...]
-"""The names from the top of `attributes` to a value."""
-
 FieldPurpose = Literal["column", "extra", "ignored"]
 """What a field is read for; `extra`: no column is for it; `ignored`: known, and not wanted."""
 
@@ -141,24 +141,6 @@ def build_field_tree(stream: Stream, *, exclude: frozenset[str]) -> ObjectNode:
 def is_path_within(path: JsonPath, top: JsonPath) -> bool:
     """Tell whether `path` is `top` or lies under it."""
     return path[: len(top)] == top
-
-
-def split_path(dotted: str) -> JsonPath:
-    """Return the path that a declaration writes with dots."""
-    return tuple(dotted.split("."))
-
-
-def column_fields(column: Column) -> Iterator[tuple[JsonPath, ColumnType]]:
-    """Yield each path below `attributes` that a column reads, and as what."""
-    match column.source:
-        case FieldPath(path, or_else):
-            yield split_path(path), column.type
-            if or_else is not None:
-                yield split_path(or_else), "integer"
-        case LatestOf(path, _):
-            yield split_path(path), "json"
-        case _:
-            return
 
 
 def is_column_excluded(column: Column, exclude: frozenset[str]) -> bool:

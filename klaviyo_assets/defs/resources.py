@@ -139,11 +139,15 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
         if lake is not None:
             lake.ensure_writable()
         accounts, clocks = STREAMS["accounts"], ClockSkewTracker()
-        with closing(connect_account(settings, key, accounts=accounts, clocks=clocks)) as unknown:
+        with closing(
+            connect_account(settings, key, accounts=accounts, clock_skew=clocks)
+        ) as unknown:
             account = resolve_account_id(unknown, warn=warn)
             if lake is not None:
                 account = resolve_lake_account(lake, unknown, account, streams=STREAMS, warn=warn)
-        asking = connect_account(settings, key, accounts=accounts, account=account, clocks=clocks)
+        asking = connect_account(
+            settings, key, accounts=accounts, account=account, clock_skew=clocks
+        )
         return KlaviyoConnection(
             client=asking.client,
             account=account,

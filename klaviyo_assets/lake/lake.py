@@ -97,7 +97,7 @@ from klaviyo_assets.lake.write.session import CommitReceipt, WriteMode, WriteSes
 from klaviyo_assets.lake.write.table_writer import TableWriter, refuse_missing_columns
 from klaviyo_assets.locks import check_lock_support
 from klaviyo_assets.model.report import ReportPartition
-from klaviyo_assets.settings import RefusedPathError, check_lake_path
+from klaviyo_assets.settings import InvalidPathError, check_lake_path
 
 if TYPE_CHECKING:
     import duckdb
@@ -377,7 +377,7 @@ class Lake:
         # The absolute path: where a relative one lies depends on where the process was started.
         try:
             check_lake_path(str(self.root))
-        except RefusedPathError as refused:
+        except InvalidPathError as refused:
             raise SettingError(
                 f"the lake would lie in {str(self.root)!r}, by KLAVIYO_DATA_DIR and the folder "
                 f"that this process was started in: {refused}"

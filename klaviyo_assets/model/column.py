@@ -1,5 +1,6 @@
 """Columns and the places in a record that they are read from."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,6 +76,9 @@ class SliceConstant:
     included_path: str = ""
 
 
+JsonPath = tuple[str, ...]
+"""The names of an attribute's members, from the top of `attributes` down to a value."""
+
 ColumnSource = (
     FieldPath | RelatedId | RelatedIds | Included | FirstIncludedId | LatestOf | SliceConstant
 )
@@ -105,6 +109,24 @@ class Column:
     def source(self) -> ColumnSource:
         """Return where the value lies."""
         return self.declared_source if self.declared_source is not None else FieldPath(self.name)
+
+
+def split_path(dotted: str) -> JsonPath:
+    """Return the path that a declaration writes with dots."""
+    return tuple(dotted.split("."))
+
+
+def column_fields(column: Column) -> Iterator[tuple[JsonPath, ColumnType]]:
+    """Yield each path below `attributes` that a column reads, and the type it is read as."""
+    match column.source:
+        case FieldPath(path, epoch_seconds_path):
+            yield split_path(path), column.type
+            if epoch_seconds_path is not None:
+                yield split_path(epoch_seconds_path), "integer"
+        case LatestOf(path, _):
+            yield split_path(path), "json"
+        case _:
+            return
 
 
 def attribute_column(

@@ -8,7 +8,7 @@ from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.column import EXTRA_FIELD, Column, ColumnType, PersonalDataKind, RelatedId
 from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.model.stream import Collection, Join, Stream
-from klaviyo_assets.settings import SALT_VARIABLE, SHORTEST_SALT, Settings, variable_of
+from klaviyo_assets.settings import MIN_SALT_CHARACTERS, SALT_VARIABLE, Settings, variable_name
 
 ALL_STREAMS = "*"
 """Stands for every stream that has the column."""
@@ -122,10 +122,10 @@ def validate_salt(salt: str) -> bytes:
     Raises:
         SettingError: it is missing or too short; it is not quoted.
     """
-    if len(salt.strip()) < SHORTEST_SALT:
+    if len(salt.strip()) < MIN_SALT_CHARACTERS:
         raise SettingError(
             f"{SALT_VARIABLE} cannot be used: KLAVIYO_HASH_COLUMNS needs a secret of at least "
-            f"{SHORTEST_SALT} characters that never changes, such as `openssl rand -hex 32` makes."
+            f"{MIN_SALT_CHARACTERS} characters that never changes, such as `openssl rand -hex 32` makes."
         )
     return salt.strip().encode()
 
@@ -138,7 +138,7 @@ def privacy_setting_errors(settings: Settings, streams: Mapping[str, Stream]) ->
         ("json_keys", settings.json_keys, "json"),
     )
     return [
-        SettingError(f"{variable_of(name)}={entry!r} cannot be used: {reason}.")
+        SettingError(f"{variable_name(name)}={entry!r} cannot be used: {reason}.")
         for name, entries, kind in wanted
         for entry in entries
         if (reason := _entry_error_reason(entry, kind, streams)) is not None

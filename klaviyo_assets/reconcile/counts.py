@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 
 from klaviyo_assets.account.metrics import AccountMetric, read_metrics
-from klaviyo_assets.api.client import KlaviyoClient, Response
+from klaviyo_assets.api.client import KlaviyoClient
+from klaviyo_assets.api.messages import Response
 from klaviyo_assets.api.requests import MAX_AGGREGATE_DAYS, event_count_request
 from klaviyo_assets.decode.reports import parse_event_counts
 from klaviyo_assets.errors import MissingTableError, PermanentError, SettingError

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from klaviyo_assets.settings import KEY_VARIABLE, variables
+from klaviyo_assets.settings import KEY_VARIABLE, environment_variables
 from klaviyo_assets_tests.contract.checkout import ROOT
 
 TABLE_HEAD = "| variable | default | allowed | meaning |\n|---|---|---|---|\n"
@@ -25,8 +25,8 @@ README_VARIABLES = {
 def settings_table(names: Collection[str]) -> str:
     """Return the table of these variables, in the order of their declarations."""
     rows = [
-        f"| `{each.name}` | {each.default} | {each.allowed} | {each.about} |"
-        for each in variables()
+        f"| `{each.name}` | {each.default} | {each.allowed} | {each.description} |"
+        for each in environment_variables()
         if each.name in names
     ]
     escaped = [re.sub(r"(?<=\S)\|(?=\S)", r"\\|", row) for row in rows]
@@ -35,7 +35,7 @@ def settings_table(names: Collection[str]) -> str:
 
 def expected_pages() -> dict[Path, str]:
     """Return the pages that hold a table of settings, with the tables as they must be."""
-    every = {each.name for each in variables()}
+    every = {each.name for each in environment_variables()}
     wanted = {ROOT / "README.md": README_VARIABLES, ROOT / "docs" / "settings.md": every}
     pages: dict[Path, str] = {}
     for path, names in wanted.items():

@@ -9,7 +9,7 @@ from unittest.mock import patch
 import pytest
 
 from klaviyo_assets.__main__ import main
-from klaviyo_assets.settings import variables
+from klaviyo_assets.settings import environment_variables
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home
 
@@ -55,9 +55,9 @@ def test_help_lists_every_setting(home: Home, capsys: pytest.CaptureFixture[str]
     """Bare `--help` names each environment variable with what it means."""
     assert verb(home, "--help") == 0
     said = " ".join(capsys.readouterr().out.split())
-    for each in variables():
+    for each in environment_variables():
         assert each.name in said
-        assert " ".join(each.about.split()) in said
+        assert " ".join(each.description.split()) in said
 
 
 def test_a_verb_tells_of_an_unknown_setting(home: Home, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from klaviyo_assets.api import retry
 from klaviyo_assets.sandbox import PrivateApiKey
 from klaviyo_assets.sandbox.account.config import DEFAULT_KEY
-from klaviyo_assets.settings import DECLARED, Form, Setting
+from klaviyo_assets.settings import DECLARED_SETTINGS, Setting, ValueFormat
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.processes import fork_parallel_sync
@@ -262,8 +262,8 @@ def test_f12_a_retired_revision_is_no_silent_drift(
 ) -> None:
     """A revision that Klaviyo has retired is refused, where it would answer in another's shape."""
     # As a version of ours that was left behind, which knows this one.
-    any_revision = Setting(Form("a revision", str), "")
-    monkeypatch.setitem(DECLARED, "revision", any_revision)
+    any_revision = Setting(ValueFormat("a revision", str), "")
+    monkeypatch.setitem(DECLARED_SETTINGS, "revision", any_revision)
     run = home.sync("lists", revision="2023-02-22")
     assert "410" in run.failures["lists"]
     assert "set KLAVIYO_REVISION to a live one" in run.failures["lists"]

@@ -8,14 +8,14 @@ import pytest
 
 from klaviyo_assets.model.stream import TIER_REPORT
 from klaviyo_assets.settings import (
-    MOST_REPORT_RESERVE,
+    MAX_REPORT_RESERVE,
     Settings,
+    environment_variables,
     future_date_errors,
     read_settings,
     settings_to_environment,
     unknown_variables,
-    variable_of,
-    variables,
+    variable_name,
 )
 
 
@@ -266,18 +266,18 @@ def test_a_first_day_in_the_future_is_refused() -> None:
 
 def test_the_reserve_of_report_requests_leaves_one_of_the_published_limit() -> None:
     """The bound of the setting and the tier that Klaviyo publishes are one number."""
-    assert TIER_REPORT.daily == MOST_REPORT_RESERVE + 1
+    assert TIER_REPORT.daily == MAX_REPORT_RESERVE + 1
 
 
 def test_every_setting_is_documented() -> None:
     """Each has a meaning, what is allowed, and a default in words or as a value."""
-    named = {each.name: each for each in variables()}
-    assert named.keys() > {variable_of(each.name) for each in fields(Settings)}
+    named = {each.name: each for each in environment_variables()}
+    assert named.keys() > {variable_name(each.name) for each in fields(Settings)}
     for each in fields(Settings):
-        said = named[variable_of(each.name)]
+        said = named[variable_name(each.name)]
         assert said.default, said.name
         assert said.allowed, said.name
-        assert said.about, said.name
+        assert said.description, said.name
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_a_key_in_place_of_a_name_is_not_told() -> None:
 
 def test_no_known_name_is_unknown() -> None:
     """Every variable of the documentation is known, the secrets among them."""
-    assert unknown_variables({each.name: "x" for each in variables()}) == []
+    assert unknown_variables({each.name: "x" for each in environment_variables()}) == []
 
 
 def test_all_metrics_written_in_python_are_no_metric_of_that_name() -> None:

@@ -10,7 +10,7 @@ import pytest
 from klaviyo_assets.api.client import KlaviyoClient
 from klaviyo_assets.api.messages import Request
 from klaviyo_assets.api.rate_limiter import RateLimiter
-from klaviyo_assets.api.requests import REVISION
+from klaviyo_assets.settings import SUPPORTED_REVISIONS
 from klaviyo_assets.model.stream import TIER_XL, RateLimitBucket
 from klaviyo_assets_tests.integration.api.scripted_server import ScriptedServer
 
@@ -69,13 +69,13 @@ def client_of(tmp_path: Path, fake_clock: FakeClock) -> Iterator[MakeClient]:
             client = KlaviyoClient(
                 base_url=server if isinstance(server, str) else server.url,
                 api_key=KEY,
-                revision=REVISION,
-                ledger=ledger,
+                revision=SUPPORTED_REVISIONS[-1],
+                rate_limiter=ledger,
                 timeout_seconds=timeout_seconds,
                 max_rate_limit_wait_seconds=max_waiting,
                 sleep=fake_clock.sleep,
                 clock=fake_clock.wall_time,
-                chance=lambda: 0.0,
+                jitter=lambda: 0.0,
             )
             return stack.enter_context(closing(client))
 
@@ -92,8 +92,8 @@ def patient_client_of(tmp_path: Path) -> Iterator[MakeClient]:
             client = KlaviyoClient(
                 base_url=server.url,
                 api_key=KEY,
-                revision=REVISION,
-                ledger=ledger,
+                revision=SUPPORTED_REVISIONS[-1],
+                rate_limiter=ledger,
                 timeout_seconds=timeout_seconds,
             )
             return stack.enter_context(closing(client))

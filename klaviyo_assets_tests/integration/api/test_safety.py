@@ -433,7 +433,7 @@ def test_a_key_that_cannot_be_one_opens_no_socket(raw_key: str, client_of: MakeC
                 base_url=server.url,
                 api_key=raw_key,
                 revision="2026-07-15",
-                ledger=client.rate_limiter,
+                rate_limiter=client.rate_limiter,
             )
 
 

@@ -14,16 +14,12 @@ import pytest
 from klaviyo_assets.api.client import KlaviyoClient
 from klaviyo_assets.api.messages import Response
 from klaviyo_assets.api.rate_limiter import RateLimiter
-from klaviyo_assets.api.requests import (
-    REVISION,
-    detail_request,
-    first_page_request,
-    next_page_request,
-)
+from klaviyo_assets.api.requests import detail_request, first_page_request, next_page_request
 from klaviyo_assets.errors import StoppedError
 from klaviyo_assets.model.stream import WHOLE_COLLECTION, Collection, Stream
 from klaviyo_assets.model.window import Window
 from klaviyo_assets.sandbox import DEFAULT_KEY, AccountConfig, Sandbox, serve
+from klaviyo_assets.settings import SUPPORTED_REVISIONS
 from klaviyo_assets.streams import COLLECTIONS, STREAMS
 
 SECONDS = 5.0
@@ -56,7 +52,10 @@ def client_of(sandbox: Sandbox, folder: Path, *, scale: float = 1.0) -> Generato
     """Open a client with a budget of its own."""
     with closing(RateLimiter(folder, "a", share=1.0, scale=scale)) as ledger:
         made = KlaviyoClient(
-            base_url=sandbox.url, api_key=DEFAULT_KEY, revision=REVISION, ledger=ledger
+            base_url=sandbox.url,
+            api_key=DEFAULT_KEY,
+            revision=SUPPORTED_REVISIONS[-1],
+            rate_limiter=ledger,
         )
         with closing(made):
             yield made

@@ -16,9 +16,9 @@ from threading import Thread
 from klaviyo_assets.api.client import KlaviyoClient
 from klaviyo_assets.api.messages import Request, Response
 from klaviyo_assets.api.rate_limiter import RATE_LIMIT_STORE_FILE_NAME, RateLimiter
-from klaviyo_assets.api.requests import REVISION
 from klaviyo_assets.errors import StoppedError
 from klaviyo_assets.model.stream import RateLimitBucket, RateTier
+from klaviyo_assets.settings import SUPPORTED_REVISIONS
 from klaviyo_assets_tests.integration.api import first_requests
 from klaviyo_assets_tests.integration.api.conftest import KEY, FakeClock, MakeClient, events_request
 from klaviyo_assets_tests.integration.api.scripted_server import (
@@ -39,7 +39,10 @@ def most_within(moments: Sequence[float], seconds: float) -> int:
 def ask_until(stop: Event, url: str, folder: Path) -> None:
     """Ask as fast as the ledger lets one, as a process of its own."""
     client = KlaviyoClient(
-        base_url=url, api_key=KEY, revision=REVISION, ledger=RateLimiter(folder, "a", share=1.0)
+        base_url=url,
+        api_key=KEY,
+        revision=SUPPORTED_REVISIONS[-1],
+        rate_limiter=RateLimiter(folder, "a", share=1.0),
     )
     request = Request("GET", f"{url}/api/any", (RateLimitBucket("GET /api/any", TIER),), "/api/any")
     Thread(target=lambda: stop.wait() and client.cancel(), daemon=True).start()

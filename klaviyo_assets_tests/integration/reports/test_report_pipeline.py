@@ -14,7 +14,7 @@ import pytest
 from klaviyo_assets.api.client import KlaviyoClient
 from klaviyo_assets.api.messages import Response
 from klaviyo_assets.api.rate_limiter import RateLimiter
-from klaviyo_assets.api.requests import REVISION, next_report_request, report_request
+from klaviyo_assets.api.requests import next_report_request, report_request
 from klaviyo_assets.decode.reports import (
     ReportPage,
     ReportRow,
@@ -30,6 +30,7 @@ from klaviyo_assets.lake.write.report_partitions import PartitionFetch
 from klaviyo_assets.model.report import DateRange, ReportEndpoint, ReportPartition
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.sandbox import DEFAULT_KEY, AccountConfig, Sandbox, serve
+from klaviyo_assets.settings import SUPPORTED_REVISIONS
 from klaviyo_assets.streams.reports import CAMPAIGN_VALUES_REPORTS, FLOW_SERIES_REPORTS, STATISTICS
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -70,7 +71,10 @@ def client_of(sandbox: Sandbox, folder: Path) -> Generator[KlaviyoClient]:
         closing(RateLimiter(folder, "a", scale=SCALE)) as ledger,
         closing(
             KlaviyoClient(
-                base_url=sandbox.url, api_key=DEFAULT_KEY, revision=REVISION, ledger=ledger
+                base_url=sandbox.url,
+                api_key=DEFAULT_KEY,
+                revision=SUPPORTED_REVISIONS[-1],
+                rate_limiter=ledger,
             )
         ) as client,
     ):

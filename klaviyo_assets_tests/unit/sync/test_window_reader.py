@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from klaviyo_assets.api.requests import Request
-from klaviyo_assets.decode.decoder import DecodedPage, QuarantinedRecord
+from klaviyo_assets.api.messages import Request
+from klaviyo_assets.decode.coercion import QuarantinedRecord
+from klaviyo_assets.decode.decoder import DecodedPage
 from klaviyo_assets.errors import CursorLostError, RepeatedPageError, ServerError
 from klaviyo_assets.model.stream import WHOLE_COLLECTION, Slice
 from klaviyo_assets.model.sync_progress import SyncProgress
