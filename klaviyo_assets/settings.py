@@ -168,7 +168,7 @@ def check_lake_path(path: str) -> None:
     """Refuse a folder in which deltalake or DuckDB would not find what was written.
 
     Raises:
-        RefusedPathError: the path holds what one of them takes for something else.
+        InvalidPathError: the path holds what one of them takes for something else.
     """
     found = _AMBIGUOUS_PATH_TEXT.search(path) or _CONTROL_CHARACTERS.search(path)
     if found is not None:

@@ -71,10 +71,10 @@ def connect_account(
     account: str | None = None,
     clock_skew: ClockSkewTracker | None = None,
 ) -> AccountConnection:
-    """Return what asks with a key; its budgets are `account`'s, or the key's own until it is known.
+    """Return a connection with its own client and rate limiter; it holds sockets and a file open.
 
-    `clock_skew` are those of the run, where it asks in more than one way. It holds sockets and a file
-    open until it is closed.
+    The rate limit is shared by all keys of `account`; None: the account is not known yet, and the
+    key has a rate limit of its own. `clock_skew`: the run's, where a run has several clients.
     """
     base_url = validate_base_url(settings.base_url)
     # A sandbox may know the same key as Klaviyo, and another account by it.

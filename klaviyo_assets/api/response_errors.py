@@ -474,6 +474,6 @@ def innermost_reason(failure: Exception) -> str:
 
 
 def wrapped_error(failure: BaseException) -> BaseException | None:
-    """Return the exception that another one carries as an argument, as urllib3's do, or as cause."""
+    """Return the exception inside another one: an argument, as urllib3 has it, else the cause."""
     wrapped = [each for each in failure.args if isinstance(each, BaseException)]
     return wrapped[0] if wrapped else failure.__cause__

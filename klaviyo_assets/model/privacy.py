@@ -125,7 +125,8 @@ def validate_salt(salt: str) -> bytes:
     if len(salt.strip()) < MIN_SALT_CHARACTERS:
         raise SettingError(
             f"{SALT_VARIABLE} cannot be used: KLAVIYO_HASH_COLUMNS needs a secret of at least "
-            f"{MIN_SALT_CHARACTERS} characters that never changes, such as `openssl rand -hex 32` makes."
+            f"{MIN_SALT_CHARACTERS} characters that never changes, such as `openssl rand -hex 32` "
+            "makes."
         )
     return salt.strip().encode()
 
