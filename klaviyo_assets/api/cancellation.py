@@ -1,4 +1,4 @@
-"""The switch that ends everything at once: waits, and requests on the wire."""
+"""Cancels at once whatever the client is doing: its waits, and its requests in flight."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -9,9 +9,9 @@ from klaviyo_assets.errors import StoppedError
 
 
 class InFlightConnection:
-    """What one request is waiting on, so that another thread can end it.
+    """The connection that one request waits on; another thread can abort the wait.
 
-    A timeout of the socket alone is not enough: it begins anew with every byte that trickles in.
+    A socket timeout alone is not enough: it starts again with every byte that arrives.
     """
 
     def __init__(self) -> None:
@@ -19,10 +19,14 @@ class InFlightConnection:
         self._abort_callback: Callable[[], None] | None = None
         self.is_aborted = False
         self.was_sent = False
-        """Whether a request was sent over it, so that somebody may have got it."""
+        """Whether the request was sent, so that a server may have received it."""
 
     def attach(self, abort_callback: Callable[[], None]) -> None:
-        """Note how to end it; a line that was cut while it was connecting raises TimeoutError."""
+        """Register how to abort the wait.
+
+        Raises:
+            TimeoutError: it was aborted already, while connecting.
+        """
         with self.lock:
             if self.is_aborted:
                 raise TimeoutError("cut while connecting")
@@ -30,62 +34,62 @@ class InFlightConnection:
             self.was_sent = True
 
     def abort(self) -> None:
-        """End it, now or as soon as it is connected."""
+        """Abort the wait, now or as soon as the connection is made."""
         with self.lock:
             self.is_aborted = True
             if self._abort_callback is not None:
-                # An OSError says that it has ended by itself.
+                # An OSError means that the connection was closed already.
                 with suppress(OSError):
                     self._abort_callback()
 
     def detach(self) -> None:
-        """Forget how to end it: the connection may serve another request now."""
+        """Forget how to abort: from now on the connection may serve another request."""
         with self.lock:
             self._abort_callback = None
 
 
 class CancelToken:
-    """On until `cancel`. Safe for threads; a wait in the main thread also ends by a signal.
+    """Becomes cancelled by `cancel`, for good. Thread-safe; a signal ends the main thread's wait.
 
-    One thread watches the deadlines of all lines, and goes home when there is none to watch: a
-    timer a request cost a new thread for each page.
+    One thread watches the deadlines of all requests in flight, and ends when there are none. With a
+    timer for each request, every page started a thread.
     """
 
     def __init__(self) -> None:
         self.cancel_event = Event()
         self.condition = Condition()
         self.in_flight: dict[InFlightConnection, float] = {}
-        """Requests under way, each with its deadline in monotonic seconds."""
+        """Requests in flight, each with its deadline in monotonic seconds."""
         self.next_wakeup: float | None = None
-        """When the watcher wakes by itself; None where there is no watcher."""
+        """When the watcher thread wakes next, in monotonic seconds; None: it is not running."""
 
     def wait(self, seconds: float) -> None:
-        """Sleep, unless and until stopped."""
+        """Sleep that many seconds, or until cancelled."""
         self.cancel_event.wait(seconds)
 
     def raise_if_cancelled(self) -> None:
-        """Raise StoppedError once stopped."""
+        """Raise StoppedError if `cancel` was called."""
         if self.cancel_event.is_set():
             raise StoppedError("The run was cancelled. What was committed is kept.")
 
     @contextmanager
     def track_connection(self, seconds: float) -> Generator[InFlightConnection]:
-        """Give a line that is cut after `seconds`, or when stopped."""
-        line = InFlightConnection()
+        """Yield a connection that is aborted after `seconds`, or by `cancel`."""
+        connection = InFlightConnection()
         with self.condition:
-            self.in_flight[line] = monotonic() + seconds
-            self.schedule_watch(self.in_flight[line])
+            self.in_flight[connection] = monotonic() + seconds
+            self.schedule_watch(self.in_flight[connection])
         try:
-            # Only now: a stop before this moment has not seen the line.
+            # Checked only now: a `cancel` before the registration above did not abort it.
             self.raise_if_cancelled()
-            yield line
+            yield connection
         finally:
-            line.detach()
+            connection.detach()
             with self.condition:
-                self.in_flight.pop(line, None)
+                self.in_flight.pop(connection, None)
 
     def schedule_watch(self, deadline: float) -> None:
-        """See to it that somebody looks up at `deadline`; to be called with the turn taken."""
+        """Have the watcher thread awake at `deadline`; call it with `condition` held."""
         if self.next_wakeup is None:
             self.next_wakeup = deadline
             Thread(target=self.watch_deadlines, name="klaviyo-deadlines", daemon=True).start()
@@ -93,21 +97,22 @@ class CancelToken:
             self.condition.notify()
 
     def watch_deadlines(self) -> None:
-        """Cut each line at its deadline, until there is none left."""
+        """Abort each connection at its deadline, until none is left."""
         with self.condition:
             while self.in_flight:
                 now = monotonic()
-                for line in [each for each, deadline in self.in_flight.items() if deadline <= now]:
-                    del self.in_flight[line]
-                    line.abort()
+                due = [each for each, deadline in self.in_flight.items() if deadline <= now]
+                for connection in due:
+                    del self.in_flight[connection]
+                    connection.abort()
                 self.next_wakeup = min(self.in_flight.values(), default=now)
                 self.condition.wait(self.next_wakeup - now)
             self.next_wakeup = None
 
     def cancel(self) -> None:
-        """End every wait and every line, and let nothing begin again."""
+        """Abort every wait and every request in flight, and refuse new ones."""
         self.cancel_event.set()
         with self.condition:
-            under_way = tuple(self.in_flight)
-        for line in under_way:
-            line.abort()
+            connections = tuple(self.in_flight)
+        for connection in connections:
+            connection.abort()

@@ -1,13 +1,14 @@
 """The HTTP client: sends requests within the rate limit, retries, and counts what it did.
 
-`requests`, with one adapter and without conveniences: no redirects, cookies, `.netrc` or retries.
-Proxies (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`) and authorities (`REQUESTS_CA_BUNDLE`,
-`CURL_CA_BUNDLE`) are read from the environment as `requests` reads them, once; `SSL_CERT_FILE` and
-`SSL_CERT_DIR` count where it finds none. The key stays inside the TLS tunnel, and plain http, which
-is allowed to loopback alone, is never proxied.
+It uses `requests` with one adapter and none of its conveniences: no redirects, cookies, `.netrc` or
+retries. Proxies (`HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`) and CA bundles (`REQUESTS_CA_BUNDLE`,
+`CURL_CA_BUNDLE`) are read from the environment once, the way `requests` reads them; where it finds
+no bundle, `SSL_CERT_FILE` and `SSL_CERT_DIR` are used. A proxy never sees the key, which stays
+inside the TLS tunnel. Plain http is allowed to loopback only, and never goes through a proxy.
 
-Of urllib3, on which `requests` stands, only what `requests` has no name for: the connection, since
-who holds its socket can end a wait, and the errors of a body that is read raw.
+`requests` is built on urllib3. We use urllib3 directly for two things that `requests` does not
+expose: the connection, because only the holder of its socket can end a wait, and the errors of
+reading a raw body.
 """
 
 import logging
@@ -64,12 +65,12 @@ from klaviyo_assets.errors import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientStats:
-    """Counts since the client was made; a value that does not change.
+    """Counts since the client was made; immutable.
 
-    `requests` were sent, `retries` are those among them that were tried again, `rate_limited` were
-    answered with 429. `throttled_seconds` are those in which at least one request waited for the
-    rate limit, ours or Klaviyo's: never more than have passed, however many waited at once.
-    `received_bytes` are bodies as they came over the wire.
+    `requests`: requests sent; `retries`: how many of them repeated a failed one; `rate_limited`:
+    responses with status 429; `received_bytes`: size of the bodies as they came over the wire.
+    `throttled_seconds`: time during which at least one request waited for the rate limit, ours or
+    Klaviyo's. Requests that wait at the same time count once, so it never exceeds the elapsed time.
     """
 
     requests: int = 0
@@ -80,7 +81,7 @@ class ClientStats:
 
 
 class ClientStatsCollector:
-    """The changing side of `ClientStats`; `clock` gives monotonic seconds."""
+    """Collects `ClientStats`, for any number of threads; `clock` returns monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self.lock = Lock()
@@ -91,10 +92,10 @@ class ClientStatsCollector:
 
     @property
     def stats(self) -> ClientStats:
-        """Return what was counted so far; of a wait that has not ended, what has passed of it."""
+        """Return the counts so far; a wait still under way counts up to now."""
         with self.lock:
             ahead = max(0.0, self.throttled_until - self.clock())
-            # A value from which nothing was taken is the same one, to the last bit.
+            # Subtracting 0.0 could change the last bit, so the value is returned as it is.
             if not ahead:
                 return self.totals
             passed = max(0.0, self.totals.throttled_seconds - ahead)
@@ -108,7 +109,7 @@ class ClientStatsCollector:
         rate_limited: int = 0,
         received_bytes: int = 0,
     ) -> None:
-        """Count."""
+        """Add to the counts."""
         with self.lock:
             so_far = self.totals
             self.totals = replace(
@@ -120,7 +121,7 @@ class ClientStatsCollector:
             )
 
     def add_throttled_wait(self, seconds: float) -> None:
-        """Count a wait for the rate limit that begins now; what others wait already counts once."""
+        """Count a wait for the rate limit that begins now; time others already wait counts once."""
         with self.lock:
             now = self.clock()
             end = now + seconds
@@ -133,49 +134,49 @@ class ClientStatsCollector:
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 MAX_CONNECTIONS = 20
-"""Threads that may read at once: they keep the largest tier busy at 340 ms a page."""
+"""Threads that may read at once: enough to use up the largest rate tier at 340 ms a page."""
 
 OPENSSL_CA_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
-"""Where OpenSSL looks for authorities, and `requests` does not."""
+"""The variables in which OpenSSL looks for certificate authorities, and `requests` does not."""
 
 PROXY_PATTERN = re.compile(
     r"(?=.*[.:])(?:http://)?(?:[^/\s]*@)?(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::0*[1-9][0-9]*)?/?",
     re.IGNORECASE,
 )
-"""A proxy that is spoken to by http; a dot, a port or a scheme tells its address from a word."""
+"""The address of a proxy reached by http; it must have a dot, a port or a scheme."""
 
 _FetchResult = TypeVar("_FetchResult")
 
 PageShrinker = Callable[[Request, KlaviyoAssetsError, int], Request]
-"""What to ask for after a failure, given how many there were."""
+"""Returns the request to send after a failure, given the number of failures so far."""
 
 _log = logging.getLogger(__name__)
 
 CURRENT_CONNECTION: ContextVar[InFlightConnection] = ContextVar("CURRENT_CONNECTION")
-"""The line of the request that this thread is making."""
+"""The connection of the request that this thread is making."""
 
 
 def get_abortable_response(self: HTTPConnection) -> HTTPResponse:
-    """Return the connection's next response, once this thread's line can end the wait for it."""
-    # The plain method: that of TLS sockets takes the session from its reader.
+    """Return the connection's next response; first register how to abort the wait for it."""
+    # The plain socket's method: SSLSocket.shutdown would take the TLS session from its reader.
     CURRENT_CONNECTION.get().attach(partial(socket.socket.shutdown, self.sock, socket.SHUT_RDWR))
     return HTTPConnection.getresponse(self)
 
 
 class AbortableHttpConnection(HTTPConnection):
-    """A connection whose waits can be ended."""
+    """An HTTP connection whose waits can be aborted from another thread."""
 
     getresponse = get_abortable_response
 
 
 class AbortableHttpsConnection(HTTPSConnection):
-    """The same over TLS."""
+    """An HTTPS connection whose waits can be aborted from another thread."""
 
     getresponse = get_abortable_response
 
 
 class AbortableAdapter(HTTPAdapter):
-    """The adapter of `requests`, on connections whose waits can be ended."""
+    """The adapter of `requests`, with connections whose waits can be aborted."""
 
     def get_connection_with_tls_context(
         self,
@@ -184,9 +185,9 @@ class AbortableAdapter(HTTPAdapter):
         proxies: dict[str, str] | None = None,
         cert: tuple[str, str] | str | None = None,
     ) -> HTTPConnectionPool:
-        """Return the pool of `requests`, once it makes connections of ours."""
+        """Return the pool of `requests`, set to make abortable connections."""
         pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
-        # urllib3 types this as a protocol that its own connections do not keep to.
+        # urllib3 types this as a protocol that its own connections do not satisfy.
         pool.ConnectionCls = (
             AbortableHttpsConnection if pool.scheme == "https" else AbortableHttpConnection
         )  # pyright: ignore[reportAttributeAccessIssue]
@@ -194,7 +195,7 @@ class AbortableAdapter(HTTPAdapter):
 
 
 class OneServerSession(Session):
-    """A session that speaks to one server only, and sends nothing that it was not given."""
+    """A session that talks to one server only, and sends no cookies or credentials of its own."""
 
     def __init__(self, base_url: str) -> None:
         super().__init__()
@@ -204,7 +205,7 @@ class OneServerSession(Session):
         )
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
         found = self.merge_environment_settings(base_url, {}, stream=True, verify=None, cert=None)
-        # Once is enough, and what `.netrc` holds would take the place of the key.
+        # The environment was just read; and a login in `.netrc` would replace the key.
         self.trust_env = False
         if base_url.startswith("https:"):
             named = (found["verify"], *map(os.environ.get, OPENSSL_CA_VARIABLES))
@@ -214,19 +215,25 @@ class OneServerSession(Session):
             self.proxies = resolve_proxies(base_url, found["proxies"])
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002 - as `requests` has it
-        """Know of none: else the body would be read without bounds, even where none is followed."""
+        """Return None: `requests` reads a redirect's whole body, even where it does not follow."""
         return None
 
 
 class KlaviyoClient:
-    """Reads from one server with one key, by up to `MAX_CONNECTIONS` threads.
+    """Reads from one server with one key, in up to `MAX_CONNECTIONS` threads.
 
-    It has no other state.
-
-    `timeout_seconds` is for a whole answer, from the first byte sent to the last one received;
-    `max_body_mib` bounds its body, packed or not; `max_rate_limit_wait_seconds` bounds what one
-    request waits in all because of 429s, in seconds. `clock_skew` dates the answers. `sleep`,
-    `clock` (monotonic seconds) and `jitter` stand for time and for luck in tests.
+    Args:
+        base_url: the server, https, or plain http to loopback.
+        api_key: a private key; it appears in no text of the process.
+        revision: value of the `revision` header.
+        rate_limiter: reserves each request before it is sent.
+        clock_skew: compares Klaviyo's clock with this machine's, and dates the responses.
+        timeout_seconds: for a whole response, from the first byte sent to the last one received.
+        max_rate_limit_wait_seconds: how long one request waits in all because of 429s.
+        max_body_mib: largest body, compressed or decompressed.
+        sleep: replaces waiting, for tests.
+        clock: monotonic seconds, for tests.
+        jitter: a number in [0, 1) that spreads retries, for tests.
     """
 
     def __init__(  # noqa: PLR0913 - settings, and the seams for tests, all by name
@@ -258,7 +265,7 @@ class KlaviyoClient:
         self.jitter = jitter
         self.stats_collector = ClientStatsCollector(clock)
         self.session = OneServerSession(self.base_url)
-        # At DEBUG it writes every URL into the log, and a filter may name a person.
+        # At DEBUG, urllib3 logs every URL, and a filter in it may name a person.
         logging.getLogger("urllib3").setLevel(logging.INFO)
 
     def __repr__(self) -> str:
@@ -266,10 +273,10 @@ class KlaviyoClient:
 
     @property
     def stats(self) -> ClientStats:
-        """Return what was done so far."""
+        """Return the counts so far."""
         return self.stats_collector.stats
 
-    def fetch(  # noqa: PLR0913 - how to try again, all by name
+    def fetch(  # noqa: PLR0913 - the options of a retry, all by name
         self,
         request: Request,
         parse: Callable[[Response], _FetchResult],
@@ -279,17 +286,21 @@ class KlaviyoClient:
         shrink: PageShrinker | None = None,
         on_failure: Callable[[KlaviyoAssetsError], None] | None = None,
     ) -> _FetchResult:
-        """Return what `parse` makes of the answer, waiting and trying again where that helps.
+        """Send a request and return what `parse` makes of its response; wait and retry as needed.
 
-        A `BrokenBodyError` of the reader counts as a broken body: the page is asked for again.
-        `shrink` says what to ask for then, after each failure and by their number so far.
-        `retry_policy` is how patient to be with this request, the client's own without it;
-        `on_failure` takes the error of each try that failed, before the next one.
+        Args:
+            request: what to send.
+            parse: reads the response; a BrokenBodyError that it raises makes the client retry.
+            stream: the stream's name, for errors.
+            retry_policy: replaces the client's own for this request.
+            shrink: returns the request to retry with, after each failure.
+            on_failure: called with the error of each failed try, before the next one.
 
         Raises:
-            KlaviyoAssetsError: as `refusals.py` and `losses.py` map what came back, after the tries
-                and waits of `retries.py`; QuotaError and StorageError from the ledger.
-            PermanentError: the request would write; ForeignLinkError: it goes to another server.
+            KlaviyoAssetsError: as `response_errors.py` maps a response or a lost connection, once
+                `retry.py` gives up; QuotaError and StorageError from the rate limiter.
+            PermanentError: the request would write.
+            ForeignLinkError: the request goes to another server.
             StoppedError: `cancel` was called.
         """
         check_request(request, self.base_url)
@@ -322,19 +333,21 @@ class KlaviyoClient:
     def fetch_once(
         self, request: Request, parse: Callable[[Response], _FetchResult], stream: str
     ) -> _FetchResult:
-        """Wait for the budget, ask once, and read; raise what the answer or its lack means."""
+        """Wait for the rate limit, send the request once, and parse its response.
+
+        Raises:
+            KlaviyoAssetsError: the error that the response, or the lack of one, stands for.
+        """
         self.wait_for_rate_limit(request)
-        answer = self.send(request, stream)
+        response = self.send(request, stream)
         try:
-            return parse(answer)
+            return parse(response)
         except BrokenBodyError as error:
-            text = (
-                f"{describe_request(request)}: {error.message}{describe_error_in_body(answer.body)}"
-            )
-            raise BrokenBodyError(text, stream=stream) from None
+            reason = f"{error.message}{describe_error_in_body(response.body)}"
+            raise BrokenBodyError(f"{describe_request(request)}: {reason}", stream=stream) from None
 
     def wait_before_retry(self, request: Request, failure: Exception, seconds: float) -> None:
-        """Wait for the next try; a 429 keeps every process out of its budgets meanwhile."""
+        """Wait for the next try; after a 429, all processes leave its buckets alone meanwhile."""
         self.stats_collector.add(retries=1)
         if isinstance(failure, RateLimitError):
             self.rate_limiter.block_for_retry_after(request.buckets, seconds)
@@ -342,9 +355,9 @@ class KlaviyoClient:
         self.wait(seconds)
 
     def wait_for_rate_limit(self, request: Request) -> None:
-        """Book the request and wait for its moment.
+        """Reserve a time for the request and wait for it.
 
-        If Klaviyo refused another request meanwhile, the moment is void and a later one is booked.
+        If another request got a 429 meanwhile, that time is void and a later one is reserved.
         """
         while seconds := self.rate_limiter.reserve(request.buckets):
             self.stats_collector.add_throttled_wait(seconds)
@@ -353,12 +366,16 @@ class KlaviyoClient:
                 return
 
     def wait(self, seconds: float) -> None:
-        """Sleep; `cancel`, or a signal in the main thread, ends it at once."""
+        """Sleep; `cancel`, or a signal in the main thread, ends the wait at once.
+
+        Raises:
+            StoppedError: `cancel` was called.
+        """
         self.sleep(seconds)
         self.cancel_token.raise_if_cancelled()
 
     def cancel(self) -> None:
-        """End every wait and every request under way, and let nothing begin again."""
+        """End every wait and every request in flight; later calls raise StoppedError."""
         self.cancel_token.cancel()
 
     def close(self) -> None:
@@ -366,13 +383,17 @@ class KlaviyoClient:
         self.session.close()
 
     def send(self, request: Request, stream: str) -> Response:
-        """Send the request once; return a good answer, raise what any other means."""
+        """Send the request once and return the response.
+
+        Raises:
+            KlaviyoAssetsError: the status is not 2xx, the body cannot be used, or none came.
+        """
         self.stats_collector.add(requests=1)
-        with self.cancel_token.track_connection(self.timeout_seconds) as line:
-            outcome = self.exchange(request, line)
-            was_sent = line.was_sent
+        with self.cancel_token.track_connection(self.timeout_seconds) as connection:
+            outcome = self.exchange(request, connection)
+            was_sent = connection.was_sent
         self.cancel_token.raise_if_cancelled()
-        if line.is_aborted:
+        if connection.is_aborted:
             outcome = TimeoutError(f"no whole answer within {self.timeout_seconds:g} s")
         if isinstance(outcome, Exception):
             addresses = resolve_host(self.host)
@@ -388,8 +409,8 @@ class KlaviyoClient:
         return check_response(outcome, request, stream, max_bytes=self.max_body_bytes)
 
     def exchange(self, request: Request, connection: InFlightConnection) -> Response | Exception:
-        """Return the answer as it came over the wire, or what went wrong on it."""
-        token, asked_at = CURRENT_CONNECTION.set(connection), self.clock_skew.now()
+        """Return the response with its body still compressed, or the error of the connection."""
+        token, sent_at = CURRENT_CONNECTION.set(connection), self.clock_skew.now()
         try:
             response: BaseHTTPResponse = self.session.send(
                 self.prepare_request(request),
@@ -403,16 +424,16 @@ class KlaviyoClient:
             return error
         finally:
             CURRENT_CONNECTION.reset(token)
-        told = {name.lower(): value for name, value in response.headers.items()}
-        at = self.clock_skew.resolve_response_time(parse_date_header(told), sent_at=asked_at)
-        answer = Response(response.status, told, body or b"", at)
-        return answer if body is not None else replace(answer, is_too_large=True)
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        at = self.clock_skew.resolve_response_time(parse_date_header(headers), sent_at=sent_at)
+        found = Response(response.status, headers, body or b"", at)
+        return found if body is not None else replace(found, is_too_large=True)
 
     def prepare_request(self, request: Request) -> PreparedRequest:
-        """Return the request as `requests` sends it, to the client's own server in any case.
+        """Return the request in the form `requests` sends, always to the client's own server.
 
-        By hand: it is whole already, and to have it prepared and merged with a session's settings
-        is most of what `requests` costs.
+        It is filled in by hand: the request is complete already, and letting `requests` prepare it
+        and merge it with a session's settings is most of the time that `requests` takes.
         """
         prepared = PreparedRequest()
         prepared.method = request.method
@@ -426,10 +447,10 @@ class KlaviyoClient:
 
 
 def read_body(response: BaseHTTPResponse, max_bytes: int) -> bytes | None:
-    """Return the body as it came over the wire; None, and the line cut, where it is larger.
+    """Return the body, still compressed; None if it is larger: then the connection is closed.
 
     Raises:
-        HTTPError, HTTPException, OSError: the rest did not come.
+        HTTPError, HTTPException, OSError: the connection broke before the body was complete.
     """
     length = response.length_remaining
     if length is not None and length <= max_bytes:
@@ -437,23 +458,23 @@ def read_body(response: BaseHTTPResponse, max_bytes: int) -> bytes | None:
     body = b"" if length is not None else response.read(max_bytes + 1)
     if length is None and len(body) <= max_bytes:
         return body
-    # What is still to come must not be taken for the next answer.
+    # The unread rest of this body must not be read as the next response.
     response.close()
     return None
 
 
 def resolve_host(host: str) -> list[str]:
-    """Return what a host name now stands for; nothing where it cannot be resolved."""
+    """Return the IP addresses of a host name; none where it cannot be resolved."""
     with suppress(OSError):
         return [str(found[4][0]) for found in socket.getaddrinfo(host, None)]
     return []
 
 
 def resolve_ca_bundle(found: Sequence[str]) -> bool | str:
-    """Return the first file or folder of authorities found; True for those that `requests` brings.
+    """Return the first CA file or folder of `found`; True without any: those `requests` brings.
 
     Raises:
-        SettingError: it cannot be read. The text does not quote it.
+        SettingError: it cannot be read. The text does not quote the path.
     """
     if not found:
         return True
@@ -471,12 +492,12 @@ def resolve_ca_bundle(found: Sequence[str]) -> bool | str:
 
 
 def resolve_proxies(base_url: str, found: Mapping[str, str]) -> dict[str, str]:
-    """Return the proxy on the way to a server, if there is one, of all that `requests` found.
+    """Return the proxy for a server by scheme, chosen from those that `requests` found.
 
-    It is spoken to by plain http; the tunnel through it is encrypted.
+    The proxy itself is reached by plain http; the tunnel through it is encrypted.
 
     Raises:
-        SettingError: it cannot be used so. The text does not quote it: it may hold a login.
+        SettingError: its address has another form. The text does not quote it: it may hold a login.
     """
     proxy = select_proxy(base_url, dict(found))
     if not proxy:

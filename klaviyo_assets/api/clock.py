@@ -1,8 +1,9 @@
-"""What time it is: Klaviyo's clock and this machine's, and which of the two is believed.
+"""Compares Klaviyo's clock with this machine's, and goes by the earlier of the two.
 
-Either clock may be wrong, by minutes or by years, in one answer or in all. What was read counts as
-complete up to a margin before now, and a report day as final once a span is over: a clock that is
-ahead loses what is late, one that is behind only asks again. So the earlier of the two counts.
+Either clock may be wrong, by minutes or by years, in one response or in all. A window counts as
+completely read up to a safety margin before now, and a report day as final after a fixed time. With
+a clock that is ahead, records that arrive late would be missed; with one that is behind, data is
+only read again. So the earlier clock is the safe one.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from threading import Lock
 
 MAX_CLOCK_SKEW = timedelta(minutes=5)
-"""A difference that no network makes; as long as the margin that marks keep."""
+"""More than network delay can explain; as long as the safety margin before the high-water mark."""
 
 
 def utc_now() -> datetime:
@@ -19,31 +20,30 @@ def utc_now() -> datetime:
 
 
 class ClockSkewTracker:
-    """The two clocks, as a run meets them. For any number of threads."""
+    """Tracks how far Klaviyo's clock differs from this machine's during a run. Thread-safe."""
 
     def __init__(self, now: Callable[[], datetime] | None = None) -> None:
-        """Take this machine's clock, `utc_now` where none is given."""
+        """Use `now` as this machine's clock, `utc_now` without one."""
         self.now = now if now is not None else utc_now
         self.largest_skew = timedelta()
-        """How far Klaviyo's clock was ahead of ours (negative: behind) in the worst answer."""
+        """How far Klaviyo's clock was ahead of ours (negative: behind) in the worst response."""
         self._has_warned = False
         self._lock = Lock()
 
     @property
     def is_skewed(self) -> bool:
-        """Return whether an answer was dated more than five minutes beside this machine's clock."""
+        """Return whether a response's date differed from this machine's clock by over 5 minutes."""
         return abs(self.largest_skew) > MAX_CLOCK_SKEW
 
     def resolve_response_time(self, server_time: datetime | None, *, sent_at: datetime) -> datetime:
-        """Return the moment that an answer tells the state of, UTC, in whole seconds.
+        """Return the time whose state a response shows, in UTC, in whole seconds.
 
-        `server_time` is its `Date`, None where there is none to read; `sent_at` our clock as the
-        request
-        was sent: what came into being after that may be missing in the answer.
+        `server_time` is its `Date` header, None if it cannot be read. `sent_at` is our clock when
+        the request was sent: a record created after that may be missing from the response.
         """
         if server_time is None:
             return sent_at.replace(microsecond=0)
-        # An honest `Date` lies between the two; what lies between them is no difference.
+        # A correct `Date` lies between sending and now; then there is no difference to record.
         ahead, behind = server_time - self.now(), server_time - sent_at
         difference = max(ahead, timedelta()) or min(behind, timedelta())
         with self._lock:
@@ -52,17 +52,17 @@ class ClockSkewTracker:
         return min(server_time, sent_at).replace(microsecond=0)
 
     def conservative_now(self) -> datetime:
-        """Return the time by the clock that is behind, as far as answers have told, UTC."""
+        """Return the time by the clock that is behind, as far as responses have shown, in UTC."""
         return self.now() + min(self.largest_skew, timedelta())
 
     def skew_metadata(self) -> dict[str, float]:
-        """Return the difference by a name for metadata; nothing where the clocks agree."""
+        """Return the difference under its metadata key; empty where the clocks agree."""
         if not self.is_skewed:
             return {}
         return {"clock_difference_seconds": self.largest_skew.total_seconds()}
 
     def take_skew_warning(self) -> str | None:
-        """Return what the operator should know, once; None where the clocks agree, and then."""
+        """Return a warning for the operator the first time the clocks differ, else None."""
         if not self.is_skewed or self._has_warned:
             return None
         self._has_warned = True

@@ -1,7 +1,7 @@
-"""How fast one budget may be spent: its sliding windows, and the earliest moment for a request.
+"""The sliding windows of a rate limit, and the earliest time at which they allow a request.
 
-Klaviyo counts in fixed windows of a second and a minute whose phase we do not know. A window that
-slides holds no more than the limit wherever it lies, so it is safe for every phase.
+Klaviyo counts in fixed windows of a second and a minute, and we do not know when they start. A
+sliding window never holds more than the limit wherever it begins, so it is safe for every start.
 Source: https://developers.klaviyo.com/en/docs/rate_limits_and_error_handling
 """
 
@@ -12,47 +12,48 @@ from typing import Protocol
 from klaviyo_assets.model.stream import RateTier
 
 BURST_WINDOW_SECONDS = 1.25
-"""Klaviyo's second and a quarter: requests leave in order and arrive with jitter.
+"""Klaviyo's second plus a quarter, because requests leave in order but arrive with jitter.
 
-The first one opens a connection, which takes some round trips more than the next ones need. A long
-read is bounded by the steady limit (a minute's bursts are at least three times as much in every
-tier), so this margin costs nothing but at the start.
+The first request opens a connection, which takes more round trips than the next ones need. A long
+read is bounded by the steady limit (in every tier a minute of bursts is at least three times as
+much), so this margin costs time only at the start.
 """
 
 STEADY_WINDOW_SECONDS = 60.6
-"""Klaviyo's minute and 1 %: 0.6 s of jitter between the first and the last request of a minute.
+"""Klaviyo's minute plus 1 %, for 0.6 s of jitter between the first and last request of a minute.
 
-Costs 1 % of the throughput. With sixty seconds flat and the whole limit as our share, any jitter at
-all puts a request of the next window into this one.
+This costs 1 % of the throughput. With exactly sixty seconds and the whole limit as our share, any
+jitter moves a request of the next window into this one.
 """
 
 DAILY_WINDOW_SECONDS = 86_460.0
-"""Klaviyo's day and a minute: reports are slow, and their daily quota is dear."""
+"""Klaviyo's day plus a minute: reports take long, and a request of their daily quota is scarce."""
 
 
 @dataclass(frozen=True, slots=True)
 class SlidingWindowLimit:
-    """At most `requests` in any half-open stretch of `window_seconds`."""
+    """At most `requests` in any half-open interval of `window_seconds`."""
 
     requests: int
     window_seconds: float
 
 
 class Reservations(Protocol):
-    """The moments already booked in one budget, in seconds on one clock, in ascending order."""
+    """The times reserved in one rate limit bucket: seconds of one clock, ascending."""
 
     def nth_last(self, n: int) -> float | None:
-        """Return the n-th booking from the end, the last one being n = 1; None where fewer are."""
+        """Return the n-th reservation from the end (n = 1: the last); None if there are fewer."""
         ...
 
 
 def tier_limits(
     tier: RateTier, *, share: float, scale: float, reserve: int = 0
 ) -> tuple[SlidingWindowLimit, ...]:
-    """Return what may be spent of a tier: the whole burst, `share` of the steady limit, the day.
+    """Return our part of a tier's limits: the whole burst, `share` of the steady limit, the day.
 
-    A tier with a day's limit has no share: others are left `reserve` requests of the day instead.
-    `scale` multiplies each published limit first. At least one request of each stays ours.
+    `share` does not apply to a tier with a daily limit: there `reserve` requests of the day are
+    left to others instead. `scale` multiplies each published limit first. Each limit allows at
+    least one request.
     """
     if tier.daily is not None:
         share = 1.0
@@ -67,24 +68,24 @@ def tier_limits(
 
 
 def scale_limit(limit: int, factor: float) -> int:
-    """Return a part of a limit in whole requests: rounded down, but at least one."""
-    # 0.29 * 100 is 28.999999999999996: what a person reads as whole must not lose one.
+    """Return `limit * factor` in whole requests: rounded down, but at least one."""
+    # 0.29 * 100 is 28.999999999999996, which must count as 29.
     return max(1, floor(limit * factor + 1e-6))
 
 
 def earliest_allowed_time(
     limits: tuple[SlidingWindowLimit, ...], reservations: Reservations, now: float
 ) -> float:
-    """Return the earliest moment from `now` on that keeps every allowance, in seconds.
+    """Return the earliest time from `now` on that keeps all limits, in seconds.
 
-    Moments are handed out in order: none is earlier than the last booking. Booked so, however often
-    and by whomever, no stretch of any allowance holds more than its requests. A `now` before the
-    last booking is fine: the answer is not.
+    Times are given out in order: the result is never before the last reservation, even if `now` is.
+    If each result is reserved, no window of any limit holds more than its requests, however many
+    processes reserve.
     """
     last = reservations.nth_last(1)
-    moment = now if last is None else max(now, last)
+    earliest = now if last is None else max(now, last)
     for limit in limits:
-        leaving = reservations.nth_last(limit.requests)
-        if leaving is not None:
-            moment = max(moment, leaving + limit.window_seconds)
-    return moment
+        leaves_window = reservations.nth_last(limit.requests)
+        if leaves_window is not None:
+            earliest = max(earliest, leaves_window + limit.window_seconds)
+    return earliest

@@ -1,4 +1,4 @@
-"""The two values of a conversation with Klaviyo: a request and its response."""
+"""The two HTTP messages as values: a request and its response."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,31 +10,32 @@ from klaviyo_assets.model.stream import RateLimitBucket
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request: an absolute `url`, the budgets that it spends, and its endpoint's `path`.
+    """One request: its absolute `url`, the rate limit buckets it counts against, and its `path`.
 
-    `path` is what a next link must keep to; `body` is JSON, for the few POSTs that read.
+    `path` is the endpoint's, which next links must keep to; `body` is JSON, for the POSTs that
+    only read.
     """
 
     method: str
     url: str = field(repr=False)
-    """Not shown: a filter may name a person."""
+    """Left out of `repr`: a filter may name a person."""
     buckets: tuple[RateLimitBucket, ...]
     path: str
     body: bytes | None = field(default=None, repr=False)
 
     @property
     def target(self) -> str:
-        """Return what stands in the request line: the URL's path and query."""
+        """Return the request target of HTTP: the URL's path and query."""
         url = urlsplit(self.url)
         return f"{url.path}?{url.query}" if url.query else url.path
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One answer: names of headers in lower case, and the body unpacked.
+    """One response: header names in lower case, the body decompressed.
 
-    `responded_at` is when it was given, UTC, by the earlier of Klaviyo's clock and this machine's.
-    `is_too_large` tells that the body was refused while it came in, and `body` is empty.
+    `responded_at` is in UTC, by the earlier of Klaviyo's clock and this machine's. `is_too_large`:
+    the body exceeded the limit while it was received, and `body` is empty.
     """
 
     status: int

@@ -1,4 +1,4 @@
-"""The gate: which key, which host and which requests may leave this process at all."""
+"""Guards what leaves the process: checks the key, the server's address, and every request."""
 
 import re
 from ipaddress import ip_address
@@ -25,16 +25,16 @@ READ_ONLY_POST_PATHS = frozenset(
         "/api/segment-values-reports",
     }
 )
-"""All POSTs of Klaviyo that change nothing; no other method but GET is ever sent."""
+"""All POST endpoints of Klaviyo that change nothing; besides these only GETs are sent."""
 
 
 def validate_api_key(raw: str, *, variable: str = KEY_VARIABLE) -> str:
-    """Return the key as it is, once it has the form of a private one; `variable` held it.
+    """Return the key if it has the form of a private key; `variable` is where it was set.
 
-    No text of this process holds it from then on.
+    From then on every text of this process is redacted of it.
 
     Raises:
-        SettingError: it has not; the text never quotes it.
+        SettingError: it has another form; the text never quotes it.
     """
     wanted = "Set it to a private key: pk_ and at least ten letters, digits or underscores."
     if not raw:
@@ -55,7 +55,7 @@ def validate_base_url(raw: str) -> str:
     """Return the address of the API without a trailing slash.
 
     Raises:
-        SettingError: it is not https to some host, or plain http to this machine's loopback.
+        SettingError: it is neither https to a host nor plain http to a loopback address.
     """
     try:
         url = urlsplit(raw)
@@ -77,13 +77,13 @@ def validate_base_url(raw: str) -> str:
 
 
 def format_url_without_login(url: SplitResult) -> str:
-    """Return an address for a message, without a user or password that it may hold."""
+    """Return a URL for a message, without the user and password that it may contain."""
     place = url.netloc.rsplit("@", maxsplit=1)[-1]
     return ascii(f"{url.scheme}://{place}{url.path}"[:200] if place else url.path[:200])
 
 
 def is_loopback_host(host: str) -> bool:
-    """Tell whether a host is this machine: `localhost` or a loopback address."""
+    """Return whether a host is this machine: `localhost` or a loopback address."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
@@ -91,16 +91,20 @@ def is_loopback_host(host: str) -> bool:
 
 
 def url_origin(url: SplitResult) -> tuple[str, str | None, str | None, int | None]:
-    """Return scheme, user, host and port; ValueError where the port is no number."""
+    """Return scheme, user, host and port.
+
+    Raises:
+        ValueError: the port is not a number.
+    """
     return url.scheme, url.username, url.hostname, url.port or DEFAULT_PORTS.get(url.scheme)
 
 
 def check_request(request: Request, base_url: str) -> None:
-    """Let a request pass that reads, from the configured server.
+    """Refuse a request that could write, or that goes to another server than the configured one.
 
     Raises:
-        PermanentError: it is neither a GET nor one of the POSTs that read.
-        ForeignLinkError: it goes to another scheme, host or port; it would carry the key there.
+        PermanentError: it is neither a GET nor one of the POSTs that only read.
+        ForeignLinkError: it goes to another scheme, host or port, and would send the key there.
     """
     url = urlsplit(request.url)
     if url_origin(url) != url_origin(urlsplit(base_url)):

@@ -42,7 +42,7 @@ def format_filter_time(timestamp: datetime) -> str:
     """Return `2026-01-31T00:00:00Z`, in UTC; microseconds are written only where there are some.
 
     Raises:
-        ValueError: the moment has no zone.
+        ValueError: the timestamp has no time zone.
     """
     if timestamp.tzinfo is None:
         raise ValueError(f"{timestamp.isoformat()} has no zone; times are told to Klaviyo in UTC")
@@ -50,7 +50,7 @@ def format_filter_time(timestamp: datetime) -> str:
 
 
 def format_filter_value(value: FilterValue) -> str:
-    """Return a value as the grammar writes it."""
+    """Return a value in the grammar of Klaviyo's filters."""
     match value:
         case bool():
             return "true" if value else "false"
@@ -64,24 +64,24 @@ def format_filter_value(value: FilterValue) -> str:
 
 
 def filter_clause(operator: str, field: str, value: FilterValue) -> str:
-    """Return one condition, not yet percent-encoded."""
+    """Return one condition of a filter, not yet percent-encoded."""
     return f"{operator}({field},{format_filter_value(value)})"
 
 
 def contains_any_clause(field: str, values: Sequence[str]) -> str:
-    """Return the condition of a report's filter that a field is one of `values`."""
+    """Return the condition that a field is one of `values`, as filters of reports have it."""
     return f"contains-any({field},[{','.join(format_filter_value(value) for value in values)}])"
 
 
 def join_clauses(*clauses: str) -> str:
-    """Return the clauses joined by AND; empty ones are left out, and nothing at all is empty."""
+    """Return the non-empty clauses joined by AND; empty without any."""
     return ",".join(each for each in clauses if each)
 
 
 MEDIA_TYPE = "application/vnd.api+json"
 
 
-def first_page_request(  # noqa: PLR0913 - the pieces of one request, each with a name
+def first_page_request(  # noqa: PLR0913 - the parts of one request, each with a name
     stream: Stream,
     slice_: Slice,
     window: Window,
@@ -92,9 +92,8 @@ def first_page_request(  # noqa: PLR0913 - the pieces of one request, each with 
 ) -> Request:
     """Return the request for the first page of a slice, records ascending by the cursor.
 
-    `excluded_fields` names additional fields that are not asked for; `fields` are the only
-    attributes wanted, empty for all. Without a cursor the window is not said: Klaviyo could not
-    tell.
+    `excluded_fields`: additional fields to leave out; `fields`: the only attributes to request,
+    None or empty for all. For a stream without a cursor `window` is ignored: Klaviyo cannot filter.
 
     Raises:
         TypeError: the stream is no collection.
@@ -122,21 +121,21 @@ def first_page_request(  # noqa: PLR0913 - the pieces of one request, each with 
 def detail_request(
     stream: Stream, record_id: str, *, base_url: str, excluded_fields: frozenset[str] = frozenset()
 ) -> Request:
-    """Return the request for what one parent record lacks.
+    """Return the request for the detail of one parent record.
 
     Raises:
-        TypeError: the stream is no detail of another.
-        ValueError: the id is empty, which would ask for the whole collection.
+        TypeError: the stream is not a detail of another one.
+        ValueError: the id is empty: the URL would be that of the whole collection.
     """
     source = stream.source
     if not isinstance(source, Detail):
         raise TypeError(f"{stream.name} is not read record by record")
     if not record_id:
         raise ValueError(f"{stream.name}: a record without an id cannot be asked for")
-    # A segment of dots alone is a folder to URL parsers unless it is encoded.
+    # URL parsers take a segment of only dots for a folder, unless it is encoded.
     segment = percent_encode(record_id) if record_id.strip(".") else "%2E" * len(record_id)
     path = source.path.replace("{id}", segment)
-    # What the parent's own pages brought is not asked for again.
+    # The other attributes came with the parent's own pages.
     only = {
         f"fields[{extra.resource}]": ",".join(column.name for column in stream.columns)
         for extra in source.additional_fields
@@ -153,16 +152,16 @@ def detail_request(
 
 
 def included_resources(request: Request) -> tuple[str, ...]:
-    """Return the parts of a request's `include`."""
+    """Return the names in a request's `include` parameter."""
     pairs = parse_qsl(urlsplit(request.url).query)
     return tuple(part for name, value in pairs if name == "include" for part in value.split(","))
 
 
 def remove_includes(request: Request, refused: Several[str]) -> Request:
-    """Return the request without those parts of `include`; as it is where it asks for none."""
-    asked = included_resources(request)
-    kept = [part for part in asked if part not in refused]
-    if len(kept) == len(asked):
+    """Return the request without those names in `include`; unchanged if it has none of them."""
+    requested = included_resources(request)
+    kept = [part for part in requested if part not in refused]
+    if len(kept) == len(requested):
         return request
     url = urlsplit(request.url)
     pairs = parse_qsl(url.query, keep_blank_values=True)
@@ -171,19 +170,19 @@ def remove_includes(request: Request, refused: Several[str]) -> Request:
 
 
 def window_clauses(cursor: Cursor, window: Window) -> str:
-    r"""Return the clauses that keep a collection to a window; an open side has none.
+    r"""Return the filter clauses of a window; an open side has none.
 
-    But for a cursor with an `earliest`, which is asked for where the window has no start.
+    Where the window has no start, the cursor's `earliest` is used, if it has one.
 
                       start floored to 1 s        end
     ───────────────────────────┼───────────────────┼──────▶ UTC, 1 s ticks
     greater-or-equal(start) ───[═══════════════════)──────▶ where Klaviyo offers it
-    greater-than(start - 1 s) ═(═══════════════════)──────▶ strict cursors: keys collapse the extra
+    greater-than(start - 1 s) ═(═══════════════════)──────▶ elsewhere; a row read twice is kept once
     """
     start, end = "", ""
-    asked_from = window.start or cursor.earliest
-    if asked_from is not None:
-        floored = asked_from.replace(microsecond=0)
+    first = window.start or cursor.earliest
+    if first is not None:
+        floored = first.replace(microsecond=0)
         if cursor.is_inclusive:
             start = filter_clause("greater-or-equal", cursor.field, floored)
         else:
@@ -196,7 +195,7 @@ def window_clauses(cursor: Cursor, window: Window) -> str:
 def additional_field_parameters(
     additional_fields: tuple[AdditionalField, ...], excluded_fields: frozenset[str]
 ) -> dict[str, str]:
-    """Return the `additional-fields` parameters, one for each resource."""
+    """Return the `additional-fields` parameters, one for each resource type."""
     wanted: dict[str, str] = {}
     for extra in additional_fields:
         if extra.name not in excluded_fields:
@@ -208,7 +207,7 @@ def additional_field_parameters(
 def resource_type(path: str) -> str:
     """Return the JSON:API type of a collection: its path's last segment in the singular.
 
-    True of every collection of revision 2026-07-15 (checked against the OpenAPI document).
+    This holds for every collection of revision 2026-07-15 (checked against the OpenAPI document).
     """
     plural = path.rsplit("/", maxsplit=1)[-1]
     return plural[:-3] + "y" if plural.endswith("ies") else plural.removesuffix("s")
@@ -227,13 +226,13 @@ def build_query(parameters: Mapping[str, str]) -> str:
 def next_page_request(request: Request, link: str | None, *, seen_urls: set[str]) -> Request | None:
     """Return the request for the next page, or None after the last one.
 
-    `seen_urls` holds the URLs of the pages read in this walk; the page of `request` is added to it.
-    The next one keeps the scheme, host and port of `request` whatever the link says: it carries
-    the key.
+    `seen_urls` holds the URLs of the pages read so far; the URL of `request` is added to it. The
+    next request keeps the scheme, host and port of `request` whatever the link says, because it
+    carries the key.
 
     Raises:
         ForeignLinkError: the link leaves the scheme, host, port or path.
-        RepeatedPageError: the link leads to a page of `seen_urls`: paging runs in a circle.
+        RepeatedPageError: the link leads to a URL in `seen_urls`: paging runs in a circle.
     """
     seen_urls.add(request.url)
     if not link:
@@ -258,38 +257,39 @@ PAGE_SIZE_PATTERN = re.compile(r"(?i)(?<=[?&])(page(?:%5B|\[)size(?:%5D|\]))=([0
 
 
 def requested_page_size(request: Request) -> int | None:
-    """Return how many records a page is asked for; None where that is Klaviyo's to choose."""
+    """Return the `page[size]` of a request; None without one: Klaviyo chooses."""
     found = PAGE_SIZE_PATTERN.search(request.url)
     return None if found is None else int(found[2])
 
 
 def has_page_cursor(request: Request) -> bool:
-    """Return whether a request is for a page behind the first."""
+    """Return whether a request is for a page after the first."""
     return PAGE_CURSOR_PATTERN.search(request.url) is not None
 
 
 def set_page_size(request: Request, size: int) -> Request:
-    """Return the request for so many records a page; next links carry a size as first pages do.
+    """Return the request with another page size, for a first page or a next link.
 
-    Unverified for next links: cursors name the last record alone, and the document lists both
-    parameters side by side. Should one be refused, it is a lost cursor, and the slice starts again.
+    Unverified for next links: a cursor names only the last record, and the OpenAPI document lists
+    both parameters side by side. If Klaviyo refuses one, it counts as a lost cursor, and the slice
+    starts again.
     """
     return replace(request, url=PAGE_SIZE_PATTERN.sub(rf"\g<1>={size}", request.url, count=1))
 
 
 def parse_next_link(request: Request, link: str) -> SplitResult:
-    """Return a link in its parts; one that cannot be read is foreign."""
+    """Return the parts of a link; empty parts, which count as foreign, if it cannot be read."""
     try:
         there = urlsplit(urljoin(request.url, link))
         url_origin(there)
     except ValueError:
         there = urlsplit("")
-    # Control characters and blanks would end the request line and begin another.
+    # Control characters or blanks could end the request line and begin another one.
     return there if re.fullmatch(r"[\x21-\x7e]+", link) else urlsplit("")
 
 
 def foreign_link_error(request: Request, target: SplitResult) -> ForeignLinkError:
-    """Return the error for a link that leaves the endpoint; queries are not shown."""
+    """Return the error for a link that leaves the endpoint; it does not show the query."""
     shown = (
         f"{target.scheme}://{target.hostname}{target.path}"[:200] if target.hostname else "no URL"
     )
@@ -302,8 +302,8 @@ def foreign_link_error(request: Request, target: SplitResult) -> ForeignLinkErro
 def request_headers(key: str, revision: str) -> dict[str, str]:
     """Return the headers of every request.
 
-    The opt-out turns a retired revision into a 410. Without it Klaviyo answers 200 in the shape of
-    another revision: silent drift is worse than a stop.
+    With the opt-out header a retired revision gets a 410. Without it Klaviyo responds with 200 in
+    the shape of another revision, and a silent change is worse than a failure.
     Source: https://developers.klaviyo.com/en/docs/api_versioning_and_deprecation_policy
     """
     return {
@@ -317,7 +317,7 @@ def request_headers(key: str, revision: str) -> dict[str, str]:
 
 
 def parse_date_header(response_headers: Mapping[str, str]) -> datetime | None:
-    """Return the server's clock in UTC from the `date` header; None where there is none to read."""
+    """Return the server's time in UTC from the `date` header; None if it cannot be read."""
     try:
         moment = parsedate_to_datetime(response_headers.get("date", ""))
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
@@ -326,10 +326,11 @@ def parse_date_header(response_headers: Mapping[str, str]) -> datetime | None:
 
 
 def sparse_fieldset(stream: Stream, excluded: frozenset[str]) -> tuple[str, ...]:
-    """Return the only attributes to ask a collection for, dotted and sorted; empty: ask for all.
+    """Return the attributes to request of a collection, dotted and sorted; empty: request all.
 
-    All as well where a column is read from a relationship: whether `fields` takes those away is
-    documented in two ways, and their names are not among those that it is documented to take.
+    It is also empty where any column is read from a relationship: Klaviyo's documentation
+    contradicts itself on whether `fields` leaves relationships out, and does not list their names
+    among the values of `fields`.
     """
     if not isinstance(stream.source, Collection):
         return ()
@@ -367,7 +368,7 @@ MAX_FILTER_IDS = 100
 """The longest list that one filter may hold."""
 
 
-def report_request(  # noqa: PLR0913 - the pieces of one request, each with a name
+def report_request(  # noqa: PLR0913 - the parts of one request, each with a name
     report: ReportEndpoint,
     *,
     stream: Stream,
@@ -378,20 +379,20 @@ def report_request(  # noqa: PLR0913 - the pieces of one request, each with a na
 ) -> Request:
     """Return the request for the first page of a report over whole days, both ends inclusive.
 
-    `message_ids` restricts the answer to those messages; none means all. The stream tells what the
-    request spends.
+    `message_ids` restricts the report to those messages; none means all. `stream` determines the
+    rate limit buckets.
 
                       first                       last
     ────────────────────┼──────────────────────────┼─────────▶ days of the account's zone
     timeframe ──────────[══════════════════════════]─────────▶ 00:00:00 to 23:59:59
 
     Raises:
-        ValueError: Klaviyo would refuse it: more days or ids than it takes, or an empty id.
+        ValueError: Klaviyo would refuse it: more days or ids than allowed, or an empty id.
     """
     check_report_request(report, days, (metric_id, *message_ids))
     wanted = {
         "statistics": report.statistics,
-        # Without an offset: Klaviyo ignores it, and takes the time in the account's zone.
+        # Without an offset: Klaviyo would ignore it and read the time in the account's zone.
         "timeframe": {"start": f"{days.first}T00:00:00", "end": f"{days.last}T23:59:59"},
         "interval": report.interval,
         "conversion_metric_id": metric_id,
@@ -410,7 +411,9 @@ def report_request(  # noqa: PLR0913 - the pieces of one request, each with a na
 
 
 def check_report_request(report: ReportEndpoint, days: DateRange, ids: tuple[str, ...]) -> None:
-    """Refuse what would cost a request and bring a 400; `ids` are the metric's and the messages'.
+    """Refuse a report request that Klaviyo would answer with a 400.
+
+    `ids`: the metric's id, then those of the messages.
 
     Raises:
         ValueError: too many days or messages, or an empty id.
@@ -428,13 +431,13 @@ def next_report_request(
 ) -> Request | None:
     """Return the request for the next page, with the same body, or None after the last one.
 
-    The document offers the query parameter `page_cursor`, recorded answers carry `links.next`: the
-    link is followed where there is one. Each page is booked like a request of its own. `seen_urls`
-    holds the URLs of this report's pages; that of `request` is added.
+    The OpenAPI document has the query parameter `page_cursor`; recorded responses carry
+    `links.next`. The link is followed where there is one. Each page counts against the rate limit
+    as one request. `seen_urls` holds the URLs of this report's pages; that of `request` is added.
 
     Raises:
         ForeignLinkError: the link leaves the scheme, host, port or path.
-        RepeatedPageError: it leads to a page of `seen_urls`.
+        RepeatedPageError: the link leads to a URL in `seen_urls`.
     """
     if not link and page_cursor:
         link = f"{request.path}?page_cursor={percent_encode(page_cursor)}"
@@ -452,8 +455,8 @@ MAX_AGGREGATE_DAYS = 365
 def event_count_request(metric_id: str, window: Window, *, base_url: str) -> Request:
     """Return the request for one metric's number of events on each UTC day of a window.
 
-    One row comes back, so there is one page. `sort` and `by` are left out: the first fails at
-    Klaviyo, the second brings rows without end.
+    The response is one row, so there is one page. `sort` is left out because Klaviyo fails with it,
+    `by` because it returns an unlimited number of rows.
 
     Raises:
         ValueError: Klaviyo would refuse it: no id, an open side, or more than a year.

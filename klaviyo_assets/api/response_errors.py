@@ -47,13 +47,13 @@ PERSONAL_DATA_PATTERNS = (
     ),
 )
 PERSONAL_PARAMETERS = frozenset({"filter", "page[cursor]", "page_cursor"})
-"""Their values are not shown: a filter may name a person, and a paging cursor holds a record's."""
+"""Parameters whose values are not shown: a filter may name a person, a paging cursor a record."""
 
 CONVERSION_METRIC_MEMBER = "conversion_metric_id"
-"""The member of a report request that names its metric, and of the pointer in a refusal of it."""
+"""The member of a report request that names its metric; Klaviyo's error pointer contains it too."""
 
 METRIC_PATTERN = re.compile(r"(?i)\bmetrics?\b|conversion_metric")
-"""What a refusal without a pointer says where it is about the metric, whatever else it says."""
+"""Matches the text of an error without a pointer that is about the metric."""
 
 SCOPE_NAME_PATTERN = re.compile(r"\b[a-z]+(?:-[a-z]+)*:(?:read|write|full)\b")
 SCOPE_WORD_PATTERN = re.compile(r"(?i)\bscopes?\b")
@@ -68,20 +68,20 @@ ACCOUNT_OR_NETWORK_PATTERN = re.compile(
     r"(?i)\bsuspend|\bdeactivat|\bdisabled\b|\bclosed\b|\bblocked\b|\bbanned\b|\blocked\b"
     r"|\bnetworks?\b|\bIPs?\b|\bpast due\b|\boverdue\b|\bunpaid\b|\bpayments?\b"
 )
-"""Words of a 403 that is about the account or the way to it, whatever else it mentions."""
+"""Matches a 403 that is about the account or the network, whatever else it mentions."""
 
 PAGE_SIZE_WORDS_PATTERN = re.compile(r"(?i)\bpage(?:%5B|[\s_\[-])*size\b")
-"""A page size, as parameters are written and as sentences have it."""
+"""Matches a mention of the page size, as a parameter or in a sentence."""
 
 WHOLE_SECONDS_PATTERN = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiErrorDetails:
-    """What Klaviyo says is wrong, scrubbed.
+    """The first error object of a response, without keys and personal data.
 
-    `is_json` is false for a proxy's page or nothing, `is_from_klaviyo` also for JSON without the
-    form of Klaviyo's errors: a gateway's.
+    `is_json` is false for an empty body or a proxy's page. `is_from_klaviyo` is also false for JSON
+    without the form of Klaviyo's errors, such as a gateway's.
     """
 
     is_json: bool
@@ -94,21 +94,22 @@ class ApiErrorDetails:
 def map_error_response(
     response: Response, request: Request, stream_name: str
 ) -> KlaviyoAssetsError:
-    """Return the error that an answer other than 2xx stands for. Never raises, whatever the body.
+    """Return the error that a response other than 2xx stands for. Never raises, whatever the body.
 
-    The text says what was asked, what came back (status, code, source, detail) and who does what.
+    Its text says what was requested, what came back (status, code, source, detail) and who can do
+    what about it.
     """
-    said = parse_api_error(response.body)
+    details = parse_api_error(response.body)
     text = (
         f"{describe_request(request)} was answered with "
-        f"{response.status}{describe_api_error(said)}. "
+        f"{response.status}{describe_api_error(details)}. "
     )
     match response.status:
         case 401:
             advice = "Klaviyo does not know this key: set KLAVIYO_API_KEY to a live private key."
             return BadKeyError(text + advice, stream=stream_name)
-        case 403 if said.is_from_klaviyo:
-            return forbidden_error(text, said, stream_name)
+        case 403 if details.is_from_klaviyo:
+            return forbidden_error(text, details, stream_name)
         case 429:
             advice = "The account's rate limit is spent, by this program or another one."
             return RateLimitError(
@@ -121,11 +122,11 @@ def map_error_response(
         case status if status >= 500:  # noqa: PLR2004 - the first of the server's own statuses
             return server_error(text, response.headers, stream_name)
         case _:
-            return client_error(text, response, said, request=request, stream_name=stream_name)
+            return client_error(text, response, details, request=request, stream_name=stream_name)
 
 
 def server_error(text: str, headers: Mapping[str, str], stream_name: str) -> ServerError:
-    """Return the error for a server, or a proxy before it, that could not answer just now."""
+    """Return the error for a server, or a proxy in front of it, that could not respond just now."""
     return ServerError(
         text + "The server, or a proxy before it, could not answer; this is tried again.",
         stream=stream_name,
@@ -134,11 +135,12 @@ def server_error(text: str, headers: Mapping[str, str], stream_name: str) -> Ser
 
 
 def forbidden_error(text: str, details: ApiErrorDetails, stream_name: str) -> KlaviyoAssetsError:
-    """Return the error for a 403: a scope that the key lacks, a plan gate, or anything else.
+    """Return the error for a 403: the key lacks a scope, the plan lacks a feature, or another one.
 
-    Only Klaviyo's own words on scopes or plans make a stream one to skip. Seen: "Your API key is
-    missing required scopes: ...", the bare "You do not have permission to perform this action.",
-    "You must have Advanced KDP enabled to use this endpoint.", "Entitlement to ... not found."
+    A stream is skipped only where Klaviyo's text names scopes, permissions or plans. Texts seen:
+    "Your API key is missing required scopes: ...", just "You do not have permission to perform this
+    action.", "You must have Advanced KDP enabled to use this endpoint.", "Entitlement to ... not
+    found."
     """
     detail = details.detail or ""
     scopes = tuple(dict.fromkeys(SCOPE_NAME_PATTERN.findall(detail)))
@@ -168,7 +170,7 @@ def forbidden_error(text: str, details: ApiErrorDetails, stream_name: str) -> Kl
 def client_error(
     text: str, response: Response, details: ApiErrorDetails, *, request: Request, stream_name: str
 ) -> PermanentError:
-    """Return the error for a request that would fail again just so."""
+    """Return the error for a request that would fail the same way again."""
     detail = (details.detail or "").lower()
     kind, advice = RequestError, "It fails the same way again: the program is wrong, or a setting."
     if response.status == 410 or (response.status == 404 and "no valid revisions" in detail):  # noqa: PLR2004
@@ -206,9 +208,9 @@ def client_error(
 def is_metric_refusal(request: Request, details: ApiErrorDetails) -> bool:
     """Return whether a 400 to a report request is about its conversion metric.
 
-    Klaviyo points at the metric's place in the body; where it points nowhere in particular, the
-    sentence has to mention a metric. Seen: a metric that no report takes, and an id that no metric
-    has; the sentences differ, and more may come.
+    Klaviyo's error points at the metric in the body; an error that points at nothing in particular
+    must mention a metric. Two cases were seen, a metric that no report accepts and an id that no
+    metric has. Their texts differ, and there may be more.
     """
     if CONVERSION_METRIC_MEMBER.encode() not in (request.body or b""):
         return False
@@ -219,11 +221,12 @@ def is_metric_refusal(request: Request, details: ApiErrorDetails) -> bool:
 
 
 def refuses_page_size(request: Request, details: ApiErrorDetails) -> bool:
-    """Return whether a 400 to a request that names a page size is about that.
+    """Return whether a 400 to a request with a page size is about that size.
 
-    Klaviyo points at the parameter; where it points nowhere in particular, or at another one of
-    paging, the sentence has to mention it. No such refusal was recorded.
+    Klaviyo's error points at the parameter; an error that points at nothing in particular, or at
+    another paging parameter, must mention the page size.
     """
+    # Unverified: no such response was recorded.
     if PAGE_SIZE_WORDS_PATTERN.search(request.url) is None:
         return False
     place = (details.source or "").strip("/")
@@ -234,7 +237,7 @@ def refuses_page_size(request: Request, details: ApiErrorDetails) -> bool:
 
 
 def describe_request(request: Request) -> str:
-    """Return method, path and query of a request, without values that could be personal."""
+    """Return method, path and query of a request, without values that could be personal data."""
     url = urlsplit(request.url)
     pairs = (
         f"{name}={'…' if name in PERSONAL_PARAMETERS else value}"
@@ -245,7 +248,7 @@ def describe_request(request: Request) -> str:
 
 
 def describe_api_error(details: ApiErrorDetails) -> str:
-    """Return Klaviyo's own words in brackets, with a leading blank."""
+    """Return Klaviyo's code, source and detail in brackets, with a leading blank."""
     if not details.is_json:
         return " (no JSON: a proxy's page, or nothing)"
     if not details.is_from_klaviyo:
@@ -256,13 +259,13 @@ def describe_api_error(details: ApiErrorDetails) -> str:
 
 
 def describe_error_in_body(body: bytes) -> str:
-    """Return the error that a body tells of although its status is good."""
-    said = parse_api_error(body)
-    return describe_api_error(said) if said.is_json else ""
+    """Return the error that the body of a response with a 2xx status contains; empty without."""
+    details = parse_api_error(body)
+    return describe_api_error(details) if details.is_json else ""
 
 
 def parse_api_error(body: bytes) -> ApiErrorDetails:
-    """Return the first error of a body, however little it keeps to the published form.
+    """Return the first error of a body, even if it is far from the published form.
 
     Seen: HTML, nothing, `errors` as an object, `links` and `meta` as PHP's empty array.
     """
@@ -288,19 +291,19 @@ def parse_api_error(body: bytes) -> ApiErrorDetails:
 
 
 def json_member(value: object, name: str) -> object:
-    """Return a member of what should be a JSON object; None of anything else."""
+    """Return a member of a decoded JSON object; None if it is not an object or lacks the member."""
     return cast("dict[str, object]", value).get(name) if isinstance(value, dict) else None
 
 
 def redacted_text(value: object) -> str | None:
-    """Return text scrubbed, and None for what is no text or empty."""
+    """Return text without keys and personal data; None for any other value, or an empty text."""
     return redact_personal_data(value) if isinstance(value, str) and value else None
 
 
 def redact_personal_data(text: str) -> str:
-    """Return text without keys, e-mail addresses and telephone numbers, in one line of up to 300.
+    """Return text without keys, e-mail addresses and phone numbers: one line, up to 300 characters.
 
-    Klaviyo's details quote the values of filters, and those may be a person's.
+    Klaviyo's error details quote the values of filters, and those may be a person's data.
     """
     text = redact_keys(text)
     for pattern, instead in PERSONAL_DATA_PATTERNS:
@@ -321,42 +324,42 @@ _GZIP_WBITS = 31
 
 MIN_CHUNK_BYTES = 64 * 1024
 MAX_CHUNK_BYTES = 32 * BYTES_PER_MIB
-"""Unpacked at a time: more than a usual page, so that one is unpacked at once."""
+"""Most bytes decompressed in one step; more than a usual page, which so takes a single step."""
 
 # The stubs take the exception's class for an exception.
 GZIP_ERRORS = (OSError, EOFError, cast("type[Exception]", isal_zlib.error))
-"""What is raised for gzip that is cut, of another format, garbled, or of another checksum."""
+"""Raised for gzip that is truncated, of another format, corrupt, or has a wrong checksum."""
 
 
 class UndecodableBodyError(ValueError):
-    """The bytes are not in the coding that the headers claim."""
+    """The bytes are not in the content encoding that the headers claim."""
 
 
 class DecodedBodyTooLargeError(ValueError):
-    """The bytes become more than there may be."""
+    """The decompressed body exceeds the limit."""
 
 
 def check_response(
     response: Response, request: Request, stream: str, *, max_bytes: int
 ) -> Response:
-    """Return a good answer, unpacked, of `max_bytes` at the most.
+    """Return a 2xx response with its body decompressed, of at most `max_bytes`.
 
     Raises:
-        BrokenBodyError: the answer is good, but its body cannot be unpacked.
-        LargeBodyError: the answer is good, but its body is larger, packed or unpacked.
-        KlaviyoAssetsError: it is a refusal, as `map_error_response` maps it.
+        BrokenBodyError: the status is 2xx, but the body cannot be decompressed.
+        LargeBodyError: the status is 2xx, but the body is larger, compressed or decompressed.
+        KlaviyoAssetsError: any other status, as `map_error_response` maps it.
     """
-    is_good = 200 <= response.status < 300  # noqa: PLR2004 - the statuses of success
-    said = ""
+    is_success = 200 <= response.status < 300  # noqa: PLR2004 - the statuses of success
+    broken = ""
     try:
         response = decode_content(response, max_bytes=max_bytes)
     except DecodedBodyTooLargeError:
         response = replace(response, body=b"", is_too_large=True)
     except UndecodableBodyError as error:
-        # A refusal stays one, even where its reason is lost on the way.
+        # An error status counts as such even if the body with its reason is lost.
         response = replace(response, body=b"")
-        said = f"{describe_request(request)} was answered with {response.status}, but {error}."
-    if not is_good:
+        broken = f"{describe_request(request)} was answered with {response.status}, but {error}."
+    if not is_success:
         raise map_error_response(response, request, stream)
     if response.is_too_large:
         raise LargeBodyError(
@@ -367,17 +370,17 @@ def check_response(
             "meant to be as large, raise KLAVIYO_MAX_BODY_MIB; a page takes three times its size.",
             stream=stream,
         )
-    if said:
-        raise BrokenBodyError(said, stream=stream)
+    if broken:
+        raise BrokenBodyError(broken, stream=stream)
     return response
 
 
 def decode_content(response: Response, *, max_bytes: int) -> Response:
-    """Return an answer with its body as it was before `content-encoding`.
+    """Return a response with its body as it was before `content-encoding`.
 
     Raises:
-        UnreadableBodyError: the gzip is cut or broken, or the coding is one we never ask for.
-        TooLargeError: it would be of more than `max_bytes`.
+        UndecodableBodyError: the gzip is truncated or corrupt, or the encoding is not gzip.
+        DecodedBodyTooLargeError: the body would exceed `max_bytes`.
     """
     coding = response.headers.get("content-encoding", "identity").strip().lower()
     if coding in {"identity", ""} or not response.body:
@@ -393,20 +396,20 @@ def decode_content(response: Response, *, max_bytes: int) -> Response:
 
 
 def decompress_gzip(compressed: bytes, *, max_bytes: int) -> bytes:
-    """Return what gzip of one or more members holds.
+    """Return the decompressed content of one or more gzip members.
 
-    No more than `MAX_CHUNK_BYTES` beyond the most.
+    It never holds more than `MAX_CHUNK_BYTES` beyond `max_bytes`.
 
     Raises:
-        TooLargeError: it would be of more than `max_bytes`.
+        DecodedBodyTooLargeError: the content would exceed `max_bytes`.
         OSError, EOFError, isal_zlib.error: as for `GZIP_ERRORS`.
     """
     parts: list[bytes] = []
     left = max_bytes
-    # What gzip says of its own size (modulo 4 GiB, and of the last member alone), if it is true: a
-    # body that has room from the start is unpacked in a sixth of the time.
-    told = int.from_bytes(compressed[-4:], "little") + 1
-    step = min(max(told, MIN_CHUNK_BYTES), MAX_CHUNK_BYTES)
+    # The size that gzip's trailer claims (modulo 4 GiB, of the last member only). If it is right,
+    # the buffer fits from the start, which takes a sixth of the time.
+    claimed_bytes = int.from_bytes(compressed[-4:], "little") + 1
+    step = min(max(claimed_bytes, MIN_CHUNK_BYTES), MAX_CHUNK_BYTES)
     while compressed:
         member = isal_zlib.decompressobj(wbits=_GZIP_WBITS)
         while not member.eof:
@@ -418,12 +421,12 @@ def decompress_gzip(compressed: bytes, *, max_bytes: int) -> bytes:
             if left < 0:
                 raise DecodedBodyTooLargeError
             parts.append(part)
-        # Zeros behind the end are padding.
+        # Zeros after a member are padding.
         compressed = member.unused_data.lstrip(b"\0")
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def connection_error(  # noqa: PLR0913 - what is known of one failure, each with a name
+def connection_error(  # noqa: PLR0913 - the facts of one failure, each with a name
     request: Request,
     failure: Exception,
     *,
@@ -432,11 +435,11 @@ def connection_error(  # noqa: PLR0913 - what is known of one failure, each with
     addresses: list[str],
     was_sent: bool = True,
 ) -> KlaviyoAssetsError:
-    """Return the error for a request that got no whole answer.
+    """Return the error for a request that got no complete response.
 
-    `addresses` are what the host name now stands for, empty where that is not known; `was_sent` is
-    false where no server can have got the request. A certificate that cannot be verified is a
-    `ConfigError`, never tried again and never let pass; all else may be better a moment later.
+    `addresses`: those that the host name resolves to now, empty if unknown. `was_sent` is false if
+    no server can have received the request. A certificate that cannot be verified is a
+    `ConfigError`, which is never retried and never accepted; all other failures may pass.
     """
     text = f"{describe_request(request)} got no answer from {host}: {innermost_reason(failure)}."
     if is_blocked_by_dns(host, addresses):
@@ -458,7 +461,7 @@ def connection_error(  # noqa: PLR0913 - what is known of one failure, each with
 
 
 def is_blocked_by_dns(host: str, addresses: list[str]) -> bool:
-    """Tell whether a public name stands for no machine or for this one, as DNS filters answer."""
+    """Return whether a public host name resolves to no machine or to this one: a DNS filter's."""
     if is_loopback_host(host) or not addresses:
         return False
     places = [ip_address(each.partition("%")[0]) for each in addresses]
@@ -466,7 +469,10 @@ def is_blocked_by_dns(host: str, addresses: list[str]) -> bool:
 
 
 def innermost_reason(failure: Exception) -> str:
-    """Return the innermost reason, scrubbed: libraries wrap it, and their own words name URLs."""
+    """Return the innermost error as text, without personal data.
+
+    Libraries wrap that error, and the texts of the wrappers contain URLs.
+    """
     inner = list(iterate_error_chain(failure, wrapped_error))[-1]
     return redact_personal_data(
         f"{type(inner).__name__}: {inner}" if str(inner) else type(inner).__name__

@@ -1,10 +1,10 @@
-"""Whether to try again, and after how long: pure policy.
+"""Decides whether and when to retry a request, and with how many records a page.
 
-How many records a page is asked for: fewer where pages fail or weigh much, and back again.
+There are two limits, for two kinds of failure. A server that fails gets a number of tries. A 429 is
+no failure of the server: we wait, up to a total time, since an immediate retry only brings the next
+429. Source: https://developers.klaviyo.com/en/docs/rate_limits_and_error_handling
 
-Two bounds, because two things go wrong. A server that fails is given a number of tries. A spent
-rate limit is nobody's failure: it is waited out, up to a total, as asking again at once only brings
-the next 429. Source: https://developers.klaviyo.com/en/docs/rate_limits_and_error_handling
+The page size shrinks where pages fail or are large, and grows again after good ones.
 """
 
 from dataclasses import dataclass, replace
@@ -24,20 +24,19 @@ from klaviyo_assets.errors import (
 
 INITIAL_BACKOFF_SECONDS = 1.0
 MAX_BACKOFF_SECONDS = 10.0
-"""Our own waits double up to this; with every answer a 429 they fill ten minutes in 60 requests."""
+"""Our own waits double up to this; if every response is a 429, ten minutes take 60 requests."""
 
 MAX_BACKOFF_DOUBLINGS = 16
-"""So many waits before that the next one is the longest; more would overflow a float one day."""
+"""After so many waits the next one is the longest; doubling further would overflow a float."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How patient we are. `tries` includes the first one.
+    """The limits of retrying one request.
 
-    `max_rate_limit_wait_seconds` is for 429s, in all.
-
-    Where `has_constant_backoff`, every wait after a failure is our longest one: few tries, far
-    apart. `max_unsent_tries` is for what no server can have got.
+    `max_tries` includes the first try; `max_unsent_tries` applies instead if no server can have
+    received the request. With `has_constant_backoff` every wait after a failure is the longest one:
+    few tries, far apart. `max_rate_limit_wait_seconds` is the total wait because of 429s.
     """
 
     max_tries: int = 6
@@ -45,12 +44,12 @@ class RetryPolicy:
     has_constant_backoff: bool = False
     max_rate_limit_wait_seconds: float = 600.0
     max_retry_after_seconds: float = 300.0
-    """The longest `Retry-After` that is slept through; beyond it the quota is spent."""
+    """The longest `Retry-After` that we wait for; a longer one means that the quota is spent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryState:
-    """What one request has been through: failures, 429s, and seconds waited because of 429s."""
+    """The history of one request: its failures, its 429s, and the seconds waited for 429s."""
 
     failures: int = 0
     rate_limit_hits: int = 0
@@ -59,7 +58,7 @@ class RetryState:
 
 @dataclass(frozen=True, slots=True)
 class RetryWait:
-    """Try again after `seconds`; `tries` is what counts from then on."""
+    """The decision to retry after `seconds`; `state` is the request's history from then on."""
 
     seconds: float
     state: RetryState
@@ -67,7 +66,7 @@ class RetryWait:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Do not try again; `error` is what the caller gets."""
+    """The decision not to retry; `error` is raised to the caller."""
 
     error: KlaviyoAssetsError
 
@@ -82,14 +81,14 @@ def decide_retry(
 ) -> RetryWait | GiveUp:
     """Return what to do after `error`.
 
-    `jitter` in [0, 1) spreads the waits, so that many clients do not come back together; `now` is
-    the operator's local time, for the sentence that says when to come back.
+    `jitter` in [0, 1) spreads the waits, so that many clients do not retry together. `now` is the
+    operator's local time, for the text that says when to run again.
     """
     if isinstance(error, QuotaError) or not isinstance(error, TransientError):
         return GiveUp(error)
-    asked = error.retry_after_seconds
-    if asked is not None and asked > policy.max_retry_after_seconds:
-        return GiveUp(retry_later_error(error, asked, now))
+    retry_after = error.retry_after_seconds
+    if retry_after is not None and retry_after > policy.max_retry_after_seconds:
+        return GiveUp(retry_later_error(error, retry_after, now))
     if isinstance(error, RateLimitError):
         return decide_after_rate_limit(state, error, policy=policy, jitter=jitter)
     failed = replace(state, failures=state.failures + 1)
@@ -97,36 +96,36 @@ def decide_retry(
     if failed.failures >= (policy.max_tries if was_sent else policy.max_unsent_tries):
         return GiveUp(exhausted_error(error, f"Given up after {failed.failures} tries."))
     waits = MAX_BACKOFF_DOUBLINGS if policy.has_constant_backoff else state.failures
-    return RetryWait(max(asked or 0.0, backoff_seconds(waits, jitter)), failed)
+    return RetryWait(max(retry_after or 0.0, backoff_seconds(waits, jitter)), failed)
 
 
 def decide_after_rate_limit(
     state: RetryState, error: RateLimitError, *, policy: RetryPolicy, jitter: float
 ) -> RetryWait | GiveUp:
-    """Return what to do after a 429: wait as long as Klaviyo says, or as long as our own back-off.
+    """Return what to do after a 429: wait for Klaviyo's `Retry-After`, or for our own backoff.
 
-    "0 seconds" has been seen in real answers; half a second is the least, and up to a quarter more
-    than asked spreads the return of several threads.
+    A `Retry-After` of 0 was seen in real responses, so we wait at least half a second; up to a
+    quarter more than requested spreads the retries of several threads.
     """
-    asked = error.retry_after_seconds
-    if asked is None:
+    retry_after = error.retry_after_seconds
+    if retry_after is None:
         seconds = backoff_seconds(state.rate_limit_hits, jitter)
     else:
-        seconds = max(asked, INITIAL_BACKOFF_SECONDS / 2) * (1 + jitter / 4)
+        seconds = max(retry_after, INITIAL_BACKOFF_SECONDS / 2) * (1 + jitter / 4)
     waited = state.waited_seconds + seconds
     if waited > policy.max_rate_limit_wait_seconds:
-        said = (
+        reason = (
             f"Given up after {state.rate_limit_hits + 1} of them: {state.waited_seconds:.0f} "
             "s waited."
         )
-        return GiveUp(exhausted_error(error, said))
+        return GiveUp(exhausted_error(error, reason))
     return RetryWait(
         seconds, replace(state, rate_limit_hits=state.rate_limit_hits + 1, waited_seconds=waited)
     )
 
 
 def backoff_seconds(count: int, jitter: float) -> float:
-    """Return the wait after `count` earlier ones: doubled each time, then cut by up to half."""
+    """Return the wait after `count` earlier ones: doubled each time, then reduced by up to half."""
     whole = min(
         INITIAL_BACKOFF_SECONDS * 2 ** min(count, MAX_BACKOFF_DOUBLINGS), MAX_BACKOFF_SECONDS
     )
@@ -136,7 +135,7 @@ def backoff_seconds(count: int, jitter: float) -> float:
 def retry_later_error(
     error: TransientError, retry_after_seconds: float, now: datetime
 ) -> TransientError:
-    """Return the error for a wait too long to sleep through, with the local time of its end."""
+    """Return the error for a `Retry-After` too long to wait for, with the local time of its end."""
     back = (now + timedelta(seconds=retry_after_seconds)).strftime("%Y-%m-%d %H:%M %Z").rstrip()
     wait = f"{retry_after_seconds:.0f} s"
     said = f"Klaviyo asks to wait {wait}, which is too long to sleep: run it after {back}."
@@ -148,33 +147,33 @@ def retry_later_error(
 
 
 def exhausted_error(error: TransientError, reason: str) -> TransientError:
-    """Return the same error with one sentence more."""
+    """Return the same error with `reason` as one more sentence."""
     return replace(error, message=f"{error.message.rstrip('.')}. {reason}")
 
 
 MAX_PAGE_BYTES = 16 * 1024 * 1024
-"""Bytes that a page should have at the most: eight times those of a usual page of events."""
+"""Bytes of body that a page should not exceed: eight times those of a usual page of events."""
 
 SHRINK_FACTOR = 4
 GROWTH_FACTOR = 2
 REFUSED_SIZE_DIVISOR = 2
-"""What a size that Klaviyo does not take is divided by: ten times, then a thousand is one."""
+"""Divides a page size that Klaviyo refuses; ten refusals take 1000 records down to one."""
 
 FAILURES_BEFORE_SHRINK = 3
-"""Failures of a page after which it is asked for in a smaller size: two are a hiccup.
+"""Failures of a page after which it is requested with fewer records; two may be chance.
 
-One is enough where the size has failed before.
+One is enough if the same size has failed before.
 """
 
 MIN_PAGES_BEFORE_GROWTH, MAX_PAGES_BEFORE_GROWTH = 16, 256
-"""Good pages before a size that failed is tried again; twice as many after each further failure."""
+"""Good pages before a size that failed is tried again; doubled after each further failure."""
 
 
 class AdaptivePageSize:
-    """The page size of one sync, learned from all its pages. Safe for threads."""
+    """The page size of one sync, adapted to all of its pages. Thread-safe."""
 
     def __init__(self, max_size: int | None = None) -> None:
-        """Begin with `max_size`, the largest size; None: the endpoint has no page size."""
+        """Begin with `max_size`, the endpoint's largest size; None: it takes no page size."""
         self.max_size = max_size
         self._size = self._ceiling = max_size or 1
         self._failed_size: int | None = None
@@ -186,29 +185,28 @@ class AdaptivePageSize:
 
     @property
     def is_reduced(self) -> bool:
-        """Return whether less than the most is asked for now."""
+        """Return whether pages are now requested with fewer records than the largest size."""
         return self.max_size is not None and self._size < self.max_size
 
     def resize(self, request: Request) -> Request:
-        """Return the request for as many records as are asked for now."""
+        """Return the request with the current page size."""
         if self.max_size is None or requested_page_size(request) in {None, self._size}:
             return request
         return request if self._is_fixed(request) else set_page_size(request, self._size)
 
     def note_lost_cursor(self, request: Request) -> bool:
-        """Take in that Klaviyo lost the cursor of `request`; tell whether a changed size is why.
+        """Note that Klaviyo lost the cursor of `request`; return whether a changed size may be why.
 
-        From then on next links are followed as they come.
+        If so, next links are followed unchanged from then on.
         """
         was_changed = has_page_cursor(request) and self.resize(request) is not request
         self._has_fixed_links |= was_changed
         return was_changed
 
     def step_down(self, request: Request) -> bool:
-        """Take in that Klaviyo does not take the size of `request`, as it was sent, in any words.
+        """Note that Klaviyo refused the page size of `request`; return whether it could be reduced.
 
-        Tell whether fewer may be asked for. As large a page is not asked for again: what is refused
-        by a rule is no matter of luck.
+        Pages of that size are not requested again: a refusal by rule does not depend on chance.
         """
         size = requested_page_size(request)
         if self.max_size is None or size is None or size == 1 or self._is_fixed(request):
@@ -221,7 +219,7 @@ class AdaptivePageSize:
     def shrink_after_failure(
         self, request: Request, error: KlaviyoAssetsError, failures: int
     ) -> Request:
-        """Return what to ask for after a failure, the so-manieth of this page."""
+        """Return the request to retry with, after `failures` failures of this page."""
         size = requested_page_size(request)
         if self.max_size is None or size is None or size == 1 or self._is_fixed(request):
             return request
@@ -235,13 +233,13 @@ class AdaptivePageSize:
         return set_page_size(request, self._size)
 
     def record_page(self, *, records: int, size: int) -> None:
-        """Take in a page that came: its records, and the bytes of its body."""
+        """Note a page that was read: the number of its records, and the bytes of its body."""
         if self.max_size is None or not records:
             return
         if self._size == self.max_size and size <= MAX_PAGE_BYTES and self._failed_size is None:
             return
         with self._lock:
-            # The heaviest of late counts, a page of light ones halves it.
+            # The largest recent size counts; each page of smaller records halves it.
             self._record_bytes = max(size / records, self._record_bytes / 2)
             self._pages_since_failure += 1
             if self._failed_size is not None and records >= self._failed_size:
@@ -263,7 +261,7 @@ class AdaptivePageSize:
 
 
 def _can_smaller_page_help(error: KlaviyoAssetsError, failures: int) -> bool:
-    """Tell whether fewer records may help against what a page has met so often."""
+    """Return whether fewer records may help after a page failed so often with this error."""
     match error:
         case LargeBodyError():
             return True
