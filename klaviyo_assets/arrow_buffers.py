@@ -1,4 +1,8 @@
-"""Builds Arrow arrays from buffers, without `pyarrow.array`, which would import pandas."""
+"""Builds Arrow arrays from buffers, and reads them into numpy and Python, without importing pandas.
+
+Where pandas can be imported, as in our installations, the first `pyarrow.array` imports it: that
+takes 280 to 500 ms and 47 MiB, against 4 ms and 6 MiB without it.
+"""
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -14,16 +18,16 @@ TIMESTAMP_UTC = pa.timestamp("us", tz="UTC")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 RowMask: TypeAlias = npt.NDArray[np.bool_]
-"""A boolean a row."""
+"""One boolean a row."""
 
 
 def boolean_mask(column: "pa.ChunkedArray[Any] | pa.Array[Any]") -> RowMask:
-    """Return a column of booleans without NULL as an array."""
+    """Return a boolean column without NULL as a numpy array."""
     return integers_to_numpy(column.cast(pa.uint8())).view(np.bool_)
 
 
 def integers_to_numpy(column: "pa.ChunkedArray[Any] | pa.Array[Any]") -> npt.NDArray[Any]:
-    """Return a column of whole numbers without NULL as an array, not to be written to."""
+    """Return an integer column without NULL as a numpy array; it must not be written to."""
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     arrays = [np.from_dlpack(cast("Any", chunk)) for chunk in chunks]
     if len(arrays) == 1:
@@ -32,7 +36,7 @@ def integers_to_numpy(column: "pa.ChunkedArray[Any] | pa.Array[Any]") -> npt.NDA
 
 
 def to_python_values(column: "pa.ChunkedArray[Any] | pa.Array[Any]") -> list[Any]:
-    """Return a column's values as Python's, moments with their time zone in UTC."""
+    """Return a column's values as Python objects; timestamps are datetimes in UTC."""
     if column.type != TIMESTAMP_UTC:
         return column.to_pylist()
     micros = column.cast(pa.int64()).to_pylist()
@@ -40,13 +44,13 @@ def to_python_values(column: "pa.ChunkedArray[Any] | pa.Array[Any]") -> list[Any
 
 
 def datetime_from_microseconds(microseconds: int) -> datetime:
-    """Return the moment so many microseconds after 1970 began in UTC."""
+    """Return the UTC datetime of a number of microseconds since 1970."""
     return _EPOCH + timedelta(microseconds=microseconds)
 
 
 def build_boolean_array(mask: RowMask) -> pa.BooleanArray:
-    """Return booleans as a column."""
-    # The stubs know arrays of single types alone.
+    """Return booleans as an Arrow array."""
+    # The stubs only know arrays of one concrete type.
     return cast(
         "pa.BooleanArray",
         _array_from_buffers(pa.bool_(), len(mask), [None, _build_bit_buffer(mask)]),
@@ -54,20 +58,20 @@ def build_boolean_array(mask: RowMask) -> pa.BooleanArray:
 
 
 def build_integer_array(values: npt.NDArray[np.int32] | npt.NDArray[np.int64]) -> "pa.Array[Any]":
-    """Return whole numbers as a column of their width."""
+    """Return integers as an Arrow array of the same width."""
     return _array_from_buffers(
         pa.from_numpy_dtype(values.dtype), len(values), [None, _build_numpy_buffer(values)]
     )
 
 
 def build_timestamp_array(at: datetime, rows: int) -> "pa.Array[Any]":
-    """Return a moment as often as there are rows."""
+    """Return an array that repeats one timestamp, in UTC microseconds, for every row."""
     micros = np.datetime64(at.astimezone(UTC).replace(tzinfo=None), "us").astype(np.int64)
     return build_integer_array(np.full(rows, micros)).view(TIMESTAMP_UTC)
 
 
 def timestamp_scalar(at: datetime) -> "pa.TimestampScalar[Any, Any]":
-    """Return a moment as the columns have it."""
+    """Return a timestamp as an Arrow scalar in UTC microseconds."""
     return build_timestamp_array(at, 1)[0]
 
 
@@ -76,7 +80,7 @@ ArrowArray: TypeAlias = "pa.Array[Any]"
 _JSON_NULL = b"null"
 _JSON_NULL_LENGTHS = frozenset({0, len(_JSON_NULL)})
 _MAX_TEXT_BYTES = 2**31 - 1
-"""Bytes of text in one array: offsets have 32 bits."""
+"""Most bytes of text in one array, because its offsets have 32 bits."""
 _NUMPY_TYPES: dict[pa.DataType, tuple[type[np.generic], object]] = {
     pa.int64(): (np.int64, 0),
     pa.float64(): (np.float64, 0.0),
@@ -85,12 +89,12 @@ _NUMPY_TYPES: dict[pa.DataType, tuple[type[np.generic], object]] = {
 
 
 def build_array(values: Sequence[object], kind: pa.DataType) -> ArrowArray:
-    """Return values of one type, None for NULL, as an array.
+    """Return values of one type as an array; None becomes NULL.
 
-    The types: string, int64, float64, bool, and lists of strings without NULL in them.
+    The types are string, int64, float64, bool, and lists of strings that contain no None.
 
     Raises:
-        KeyError: another type.
+        KeyError: `kind` is another type.
         OverflowError: more than 2 GiB of text.
     """
     if kind == pa.string():
@@ -98,32 +102,32 @@ def build_array(values: Sequence[object], kind: pa.DataType) -> ArrowArray:
     if kind == pa.list_(pa.string()):
         return _build_list_array(cast("Sequence[Sequence[str] | None]", values))
     dtype, fill = _NUMPY_TYPES[kind]
-    there = _presence_mask(values)
-    if there is not None:
+    presence = _presence_mask(values)
+    if presence is not None:
         values = [fill if value is None else value for value in values]
     numbers: npt.NDArray[Any] = np.fromiter(cast("Any", values), dtype, len(values))
     data = _build_bit_buffer(numbers) if kind == pa.bool_() else _build_numpy_buffer(numbers)
-    return _array_from_buffers(kind, len(values), [_build_validity_buffer(there), data])
+    return _array_from_buffers(kind, len(values), [_build_validity_buffer(presence), data])
 
 
 def build_string_array(values: Sequence[str | None]) -> ArrowArray:
-    """Return texts as an array; None is NULL.
+    """Return texts as an array; None becomes NULL.
 
     Raises:
         OverflowError: more than 2 GiB of text.
     """
-    there, texts = None, cast("Sequence[str]", values)
+    presence, texts = None, cast("Sequence[str]", values)
     try:
         text = "".join(texts)
     except TypeError:
-        there, texts = _presence_mask(values), [value or "" for value in values]
+        presence, texts = _presence_mask(values), [value or "" for value in values]
         text = "".join(texts)
     data = text.encode()
-    # Characters are counted more quickly than they are encoded one text at a time.
+    # Counting the characters of each text is faster than encoding each text to count its bytes.
     is_ascii = len(data) == len(text)
     lengths = map(len, texts) if is_ascii else map(len, map(str.encode, texts))
     buffers = [
-        _build_validity_buffer(there),
+        _build_validity_buffer(presence),
         _build_offsets_buffer(lengths, len(texts), len(data)),
         pa.py_buffer(data),
     ]
@@ -131,20 +135,20 @@ def build_string_array(values: Sequence[str | None]) -> ArrowArray:
 
 
 def build_json_array(raws: Sequence[Raw | bytes]) -> ArrowArray:
-    """Return JSON text as it was sent; null for JSON null and for absent (empty) values."""
+    """Return JSON values as an array of text; NULL for JSON null and for absent (empty) values."""
     lengths = list(map(len, raws))
-    there = None
-    # Most pages have none of either length, and lengths are looked at more quickly than bytes.
+    presence = None
+    # Most pages have no value of these two lengths, and comparing lengths is faster than bytes.
     if not _JSON_NULL_LENGTHS.isdisjoint(lengths):
         raws = [
             b"" if length == len(_JSON_NULL) and bytes(raw) == _JSON_NULL else raw
             for length, raw in zip(lengths, raws, strict=True)
         ]
         lengths = list(map(len, raws))
-        there = np.array(lengths, np.bool_)
+        presence = np.array(lengths, np.bool_)
     data = b"".join(raws)
     buffers = [
-        _build_validity_buffer(there),
+        _build_validity_buffer(presence),
         _build_offsets_buffer(lengths, len(raws), len(data)),
         pa.py_buffer(data),
     ]
@@ -152,24 +156,24 @@ def build_json_array(raws: Sequence[Raw | bytes]) -> ArrowArray:
 
 
 def build_null_array(rows: int, kind: pa.DataType) -> ArrowArray:
-    """Return a column without any value."""
-    # The stubs know `build_null_array` of single types alone.
+    """Return an array of only NULL."""
+    # The stubs only know `pa.nulls` of one concrete type.
     return cast("ArrowArray", pa.nulls(rows, cast("Any", kind)))
 
 
 def _build_list_array(values: Sequence[Sequence[str] | None]) -> ArrowArray:
-    there = _presence_mask(values)
+    presence = _presence_mask(values)
     lists = [value or () for value in values]
     items = build_string_array(list(chain.from_iterable(lists)))
     buffers = [
-        _build_validity_buffer(there),
+        _build_validity_buffer(presence),
         _build_offsets_buffer(map(len, lists), len(lists), len(items)),
     ]
     return _array_from_buffers(pa.list_(pa.string()), len(lists), buffers, [items])
 
 
 def _presence_mask(values: Sequence[object]) -> RowMask | None:
-    """Return which values are there; None for all."""
+    """Return which values are not None; None if all are."""
     if None not in values:
         return None
     return np.fromiter([value is not None for value in values], np.bool_, len(values))
@@ -192,7 +196,7 @@ def _build_bit_buffer(flags: RowMask) -> pa.Buffer:
 
 
 def _build_numpy_buffer(values: npt.NDArray[Any]) -> pa.Buffer:
-    # The stubs do not know that numpy's arrays are buffers.
+    # The stubs do not know that numpy arrays are buffers.
     return pa.py_buffer(cast("Any", values))
 
 
@@ -202,5 +206,5 @@ def _array_from_buffers(
     buffers: Sequence[pa.Buffer | None],
     children: Sequence[ArrowArray] | None = None,
 ) -> ArrowArray:
-    # The stubs know arrays of single types alone.
+    # The stubs only know arrays of one concrete type.
     return cast("Any", pa.Array).from_buffers(kind, rows, buffers, children=children)

@@ -1,4 +1,4 @@
-"""Every exception of the project, drawn as a tree: the branch says who acts.
+"""Defines every exception of the project; the branch of the tree says who has to act.
 
 KlaviyoAssetsError
 ├── ConfigError            the operator acts
@@ -15,29 +15,29 @@ KlaviyoAssetsError
 │       ├── LakeVersionError       the lake was written by another version
 │       ├── LakeConflictError      another writer committed first
 │       ├── CorruptFileError       a data file cannot be read
-│       ├── MissingTableError      a table that this one is made of was never read
-│       ├── ShrinkError            a read would take away more of a table than is believed
+│       ├── MissingTableError      a table that this one is built from was never read
+│       ├── ShrinkError            a read would remove more of a table than is plausible
 │       └── StorageError           disk full, read-only folder, locked file
 ├── TransientError         nobody acts: try again
 │   ├── RateLimitError         429
-│   ├── QuotaError             429 with a wait beyond the cap, or a spent quota: come back later
+│   ├── QuotaError             429 with a wait beyond the cap, or a spent quota: run it later
 │   ├── ServerError            5xx, 408, a proxy's page
-│   ├── ReportFailedError      a report failed too often of late: it is asked again later
-│   ├── ConnectionLostError    no answer, or half of one
-│   ├── BrokenBodyError        an answer that is not the JSON it claims to be
-│   └── LargeBodyError         an answer larger than KLAVIYO_MAX_BODY_MIB
+│   ├── ReportFailedError      a report failed too often of late: it is requested again later
+│   ├── ConnectionLostError    no response, or half of one
+│   ├── BrokenBodyError        a response that is not the JSON it claims to be
+│   └── LargeBodyError         a response larger than KLAVIYO_MAX_BODY_MIB
 ├── StoppedError           nobody acts: the run was cancelled
 ├── PermanentError         the developer acts: the request is wrong
 │   ├── RequestError           400 and other 4xx
 │   ├── IneligibleMetricError  400 about the conversion metric: Klaviyo makes no report with it
 │   ├── CursorLostError        400 "Invalid cursor provided.": the slice starts again
-│   ├── PageSizeError          400 about the page size: fewer records are asked for
+│   ├── PageSizeError          400 about the page size: fewer records are requested
 │   ├── NotFoundError          404
 │   └── RevisionRetiredError   410, or a revision without this endpoint
-└── ContractError          the developer acts: Klaviyo broke its word
-    ├── MalformedPageError     a page without the shape that is documented
+└── ContractError          the developer acts: Klaviyo's API differs from its documentation
+    ├── MalformedPageError     a page without the documented shape
     ├── QuarantineError        too many records that cannot be stored
-    ├── RepeatedPageError      paging came back to a page already read
+    ├── RepeatedPageError      a next link leads to a page already read
     └── ForeignLinkError       a next link leaves the host or the path
 """
 
@@ -48,22 +48,22 @@ from klaviyo_assets.redaction import redact_keys
 
 @dataclass(eq=False)
 class KlaviyoAssetsError(Exception):
-    """The root. `message` says what was tried, what came back and what to do; never a key."""
+    """The root of all. `message`: what was tried, what came back, and what to do; never a key."""
 
     message: str
     stream: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        """Take keys out of the sentence, whoever has put them there."""
+        """Redact keys in the message, whoever put them there."""
         self.message = redact_keys(self.message)
 
     def __str__(self) -> str:
-        """Return the sentence, led by the stream where one is known; without keys."""
+        """Return the message without keys, after the stream's name if it is known."""
         return redact_keys(f"{self.stream}: {self.message}" if self.stream else self.message)
 
 
 class ConfigError(KlaviyoAssetsError):
-    """The operator acts; a rerun alone changes nothing."""
+    """The operator acts; running again changes nothing."""
 
 
 class SettingError(ConfigError):
@@ -76,9 +76,9 @@ class BadKeyError(ConfigError):
 
 @dataclass(eq=False)
 class RefusedStreamError(ConfigError):
-    """This is not for this key or account (403); the stream is skipped.
+    """The key or account may not read this (403); the stream is skipped.
 
-    `detail` is Klaviyo's own sentence, scrubbed.
+    `detail` is Klaviyo's own text, without keys and personal data.
     """
 
     detail: str | None = field(default=None, kw_only=True)
@@ -86,7 +86,7 @@ class RefusedStreamError(ConfigError):
 
 @dataclass(eq=False)
 class MissingScopeError(RefusedStreamError):
-    """The key lacks a scope. `scopes` as Klaviyo names them; empty where it names none."""
+    """The key lacks a scope. `scopes`: as Klaviyo names them; empty where it names none."""
 
     scopes: tuple[str, ...] = field(default=(), kw_only=True)
 
@@ -100,7 +100,7 @@ class AccessDeniedError(ConfigError):
 
 
 class UnknownMetricError(ConfigError):
-    """The account has no metric of this id: a setting, or a partition, names one that is not."""
+    """The account has no metric with an id that a setting or a partition names."""
 
 
 class LakeError(ConfigError):
@@ -116,7 +116,7 @@ class OtherLakeError(LakeError):
 
 
 class LakeVersionError(LakeError):
-    """The lake was written by a version that this one does not read."""
+    """The lake was written by a version of the project whose format this one cannot read."""
 
 
 class LakeConflictError(LakeError):
@@ -128,14 +128,15 @@ class CorruptFileError(LakeError):
 
 
 class MissingTableError(LakeError):
-    """A table that this one is made of was never read."""
+    """A table that this one is built from was never read."""
 
 
 @dataclass(eq=False)
 class ShrinkError(LakeError):
-    """A complete read would take away more of a table than is believed without being confirmed.
+    """A complete read would remove more rows of a table than KLAVIYO_SHRINK_LIMIT allows.
 
-    `rows_before` and `rows_now` are the living rows before and after it; nothing was committed.
+    `rows_before` and `rows_now`: rows not marked as deleted, before and after. Nothing was
+    committed; run config can confirm the removal.
     """
 
     rows_before: int = field(default=0, kw_only=True)
@@ -148,7 +149,7 @@ class StorageError(LakeError):
 
 @dataclass(eq=False)
 class TransientError(KlaviyoAssetsError):
-    """Nobody acts: try again, `retry_after_seconds` from now where Klaviyo said when."""
+    """Nobody acts: try again, after `retry_after_seconds` where Klaviyo named a time."""
 
     retry_after_seconds: float | None = field(default=None, kw_only=True)
 
@@ -158,41 +159,41 @@ class RateLimitError(TransientError):
 
 
 class QuotaError(TransientError):
-    """The wait that Klaviyo asks for is too long to sleep through; come back then."""
+    """The wait that Klaviyo requires is too long for a run; run it again after that."""
 
 
 class ServerError(TransientError):
-    """Klaviyo, or a proxy before it, could not answer."""
+    """Klaviyo, or a proxy in front of it, could not respond (5xx, 408)."""
 
 
 class ReportFailedError(TransientError):
-    """A metric's report failed too often within a day; it is asked again later, or when told to."""
+    """A metric's report failed too often within a day; it is retried later, or on demand."""
 
 
 @dataclass(eq=False)
 class ConnectionLostError(TransientError):
-    """No answer came, or only a part of one; not `was_sent`: no server can have got the request."""
+    """No complete response came. Not `was_sent`: no server can have received the request."""
 
     was_sent: bool = field(default=True, kw_only=True)
 
 
 class BrokenBodyError(TransientError):
-    """The answer is not what its headers say: cut, not JSON, or bad compression."""
+    """The body is not what its headers say: truncated, not JSON, or with corrupt compression."""
 
 
 class LargeBodyError(TransientError):
-    """The answer is larger than this machine is to hold, packed or not; a smaller page may do."""
+    """The body exceeds KLAVIYO_MAX_BODY_MIB, compressed or not; a smaller page may help."""
 
 
 class StoppedError(KlaviyoAssetsError):
-    """The run was cancelled: what was under way ends, and nothing more is asked."""
+    """The run was cancelled: requests in flight are aborted, and no new ones are sent."""
 
 
 @dataclass(eq=False)
 class PermanentError(KlaviyoAssetsError):
     """The request is wrong; the same request fails again.
 
-    `code`, `source` and `detail` are Klaviyo's; its words are shown, and nothing depends on them.
+    `code`, `source` and `detail` are Klaviyo's; they are only shown, nothing depends on them.
     """
 
     status: int | None = field(default=None, kw_only=True)
@@ -202,23 +203,23 @@ class PermanentError(KlaviyoAssetsError):
 
 
 class RequestError(PermanentError):
-    """400 and the other 4xx without a name of their own."""
+    """400 and the other 4xx that have no class of their own."""
 
 
 class IneligibleMetricError(PermanentError):
-    """Klaviyo makes no report with this conversion metric; it is not asked for again."""
+    """Klaviyo makes no report with this conversion metric; it is not requested again."""
 
 
 class CursorLostError(PermanentError):
-    """Klaviyo no longer knows the paging cursor; the slice starts again from its last progress."""
+    """Klaviyo no longer accepts the paging cursor; the slice resumes from its last progress."""
 
 
 class PageSizeError(PermanentError):
-    """Klaviyo does not take the page size; the page is asked for with fewer records."""
+    """Klaviyo refuses the page size; the page is requested with fewer records."""
 
 
 class NotFoundError(PermanentError):
-    """404: the record is gone."""
+    """404: the record does not exist, or no longer."""
 
 
 class RevisionRetiredError(PermanentError):
@@ -226,7 +227,7 @@ class RevisionRetiredError(PermanentError):
 
 
 class ContractError(KlaviyoAssetsError):
-    """Klaviyo broke its word; going on would store something wrong."""
+    """Klaviyo's API differs from its documentation; going on would store something wrong."""
 
 
 class MalformedPageError(ContractError):
@@ -238,7 +239,7 @@ class QuarantineError(ContractError):
 
 
 class RepeatedPageError(ContractError):
-    """Paging came back to a page already read."""
+    """A next link leads to a page already read."""
 
 
 class ForeignLinkError(ContractError):

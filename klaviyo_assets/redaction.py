@@ -1,7 +1,7 @@
-"""Keys out of text: what everything that leaves a process passes through.
+"""Redacts API keys in every text that leaves the process.
 
-Errors redact themselves, and so do the loggers and metadata of runs, and whatever a verb prints: no
-other place has to think of it.
+Errors redact themselves, and so do the loggers and metadata of runs and the output of the console
+command, so no other code has to.
 """
 
 import logging
@@ -13,40 +13,40 @@ from typing import TextIO
 KEY_PLACEHOLDER = "[key]"
 
 KEY_PATTERN = re.compile(r"(?i)(?<![a-z0-9])pk_(?=\w*\d)\w{10,}")
-"""A private key: beside its beginning and length it has digits, unlike a word that begins so."""
+"""A private key: it has a digit, unlike an ordinary word that begins with `pk_`."""
 
 KEY_IN_MESSAGE_PATTERN = re.compile(rf"{KEY_PATTERN.pattern}|\bpk_\w+|(?<=klaviyo-api-key )\S+")
-"""In a message the beginning is enough: what was cut short, or mistyped, may still be a key."""
+"""In a message `pk_` is enough: a key that was truncated or mistyped must not be shown either."""
 
 MIN_SECRET_CHARACTERS = 10
-"""Characters of a secret that is looked for wherever it stands; a shorter one may be a word."""
+"""The shortest secret that is searched for in texts; a shorter one may be an ordinary word."""
 
 known_secrets: set[str] = set()
-"""The keys of this process, whatever their form: nothing that it writes may hold one."""
+"""The keys of this process, whatever their form; no text that it writes may contain one."""
 
 
 def register_secret(key: str) -> None:
-    """Have `redact_keys` take this key out of every text of the process from now on."""
+    """Have `redact_keys` redact this key in every text of the process from now on."""
     if len(key) >= MIN_SECRET_CHARACTERS:
         known_secrets.add(key)
 
 
 def contains_key(text: str) -> bool:
-    """Return whether a private key stands in the text: one of the process, or one by its form."""
+    """Return whether a text contains a key of this process, or anything of a private key's form."""
     return KEY_PATTERN.search(text) is not None or any(each in text for each in known_secrets)
 
 
 def redact_keys(text: str) -> str:
-    """Return the text with `[key]` in place of keys, whatever their case."""
+    """Return the text with `[key]` in place of keys, in any letter case."""
     for each in tuple(known_secrets):
         text = re.sub(re.escape(each), KEY_PLACEHOLDER, text, flags=re.IGNORECASE)
     return KEY_IN_MESSAGE_PATTERN.sub(KEY_PLACEHOLDER, text)
 
 
 def redact_known_keys(body: bytes) -> bytes:
-    """Return the bytes of an answer with `[key]` in place of the keys of the process.
+    """Return the bytes of a response with `[key]` in place of the keys of the process.
 
-    By their exact letters alone: what else looks like one is the account's data.
+    Only exact matches: anything else that looks like a key is the account's data.
     """
     for each in tuple(known_secrets):
         body = body.replace(each.encode(), KEY_PLACEHOLDER.encode())
@@ -72,10 +72,10 @@ def iterate_error_chain(
 
 
 class KeyRedactingFilter(logging.Filter):
-    """A filter of a logger: redacts each message, and lets all of them through."""
+    """A logging filter that redacts each message, and drops none."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Redact the record's message."""
+        """Redact the record's message; return True."""
         record.msg, record.args = redact_keys(record.getMessage()), ()
         return True
 
@@ -88,7 +88,7 @@ class KeyRedactingStream(TextIOBase):
         self._stream = stream
 
     def write(self, text: str, /) -> int:
-        """Write the text, redacted; return how much of it was taken."""
+        """Write the redacted text; return the length of `text`, as all of it was consumed."""
         self._stream.write(redact_keys(text))
         return len(text)
 

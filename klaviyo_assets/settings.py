@@ -1,8 +1,8 @@
-"""Settings: each is declared once, with its default, what is allowed and what it means.
+"""Declares each setting once: its type, its default, what is allowed and what it means.
 
-The reader of the environment, Dagster's resources, `klaviyo-assets --help` and the tables of
-README.md and docs/settings.md are made from these declarations. What does not belong here: reading
-the environment (`definitions.py`, the verbs) and the key, which only the client's resource holds.
+`read_settings`, Dagster's resources, `klaviyo-assets --help` and the tables of README.md and
+docs/settings.md are made from these declarations. The callers read the environment. The key and the
+salt are no fields of `Settings`, so that no dump of the settings contains a secret.
 """
 
 import re
@@ -17,67 +17,68 @@ from klaviyo_assets.errors import SettingError
 from klaviyo_assets.redaction import contains_key, redact_keys, register_secret
 
 PREFIX = "KLAVIYO_"
-"""How the name of every setting begins, as an environment variable."""
+"""The prefix of every setting's environment variable."""
 
 KEY_VARIABLE = "KLAVIYO_API_KEY"
 SALT_VARIABLE = "KLAVIYO_HASH_SALT"
 
 MIN_SALT_CHARACTERS = 16
-"""Characters; a shorter one is found by trying, and with it every e-mail address."""
+"""Characters; a shorter salt can be found by brute force, and with it every e-mail address."""
 
 EARLIEST_DATE = date(1970, 1, 1)
-"""Older than Klaviyo, and far from where dates end."""
+"""Older than Klaviyo, and far from the earliest date of Python."""
 
 MAX_SETTING_DAYS = 36_500
-"""A century: more than any account has, and no date runs out of years."""
+"""A century: longer than any account exists, and no date arithmetic overflows."""
 
 MAX_ALLOWED_BODY_MIB = 2047
-"""Arrow holds no more text than that in one column of a page."""
+"""The most text that Arrow can hold in one column of a page."""
 
 MAX_REPORT_RESERVE = 224
-"""One of the 225 report requests that Klaviyo allows a day remains for us."""
+"""Klaviyo allows 225 report requests a day; at least one must remain for us."""
 
 MAX_RATE_LIMIT_SCALE = 1_000_000_000
-"""No sandbox needs more, and the limits stay exact integers."""
+"""More than any sandbox needs; up to here the scaled limits are exact integers."""
 
 SUPPORTED_REVISIONS = ("2026-07-15",)
-"""Revisions of Klaviyo's API that the project has facts of, the newest last; no beta (`.pre`)."""
+"""Revisions of Klaviyo's API that the project supports, the newest last; no beta (`.pre`)."""
 
 _URL_START = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-"""How an address begins: `s3://`, `file://`, and the same with a slash missing."""
+"""The start of a URL: `s3://`, `file://`, also with a slash missing."""
 
 _REMOTE_PATH = re.compile(r"[\w.-]+@[\w.-]+:|//[\w.-]+/")
-"""How copies are addressed on another machine: `user@host:`, `//host/`."""
+"""A path on another machine: `user@host:`, `//host/`."""
 
 _SHELL_SYNTAX = re.compile(r"""^\$|^["']|`|\$[({]|&&|\|\||^[;|&<>]|\s[;|<>]|[;|<>]\s""")
-"""What a shell would have expanded, run or taken away: quotes, variables, commands, redirections.
+"""Text that a shell would expand, run or remove: quotes, variables, commands, redirections.
 
-A folder may be named `$HOME` or hold quotes; that a path begins so is a slip in a file of settings.
+A folder may really be named `$HOME`; but in a file of settings such a path is almost always a
+mistake.
 """
 
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-"""Control characters, and bytes that are no text: messages and deltalake break at them."""
+"""Control characters, and bytes that are not text: messages and deltalake fail on them."""
 
 _AMBIGUOUS_PATH_TEXT = re.compile(r"[?\\]|%[0-9A-Fa-f]{2}")
-"""What deltalake or DuckDB take for something else in a path: it names another folder to them."""
+"""Characters that deltalake or DuckDB interpret in a path, so that they open another folder."""
 
 AUTOMATION_OFF, AUTOMATION_RECOMMENDED = "off", "recommended"
 """Values of `KLAVIYO_AUTOMATION`: whether schedules and sensors start by themselves."""
 
 ALL_METRICS = "all"
-"""The word of `conversion_metric_ids` that stands for every metric, as nothing does."""
+"""The value of `conversion_metric_ids` that means every metric, as an empty one does."""
 
 DEFAULT_REPORT_START_DATE = date(2025, 1, 1)
-"""Where report partitions begin if no setting says so; each day more is a partition to fetch."""
+"""First day of the report partitions without a setting; each earlier day is one more to fetch."""
 
 
 class InvalidPathError(ValueError):
-    """A path that cannot be used, with the reason."""
+    """A path that cannot be used; the text is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class ValueFormat:
-    """What a value must be, in words for refusals and documentation, and how its text is read.
+    """The format of a setting's value: what is allowed, in words, and the parser of its text.
 
     `parse` raises ValueError, LookupError or OSError for a text that is not allowed.
     """
@@ -111,7 +112,7 @@ def _parse_number(most: int, *, or_zero: bool = False) -> ValueFormat:
 
 
 def _list_of(pattern: str, allowed: str) -> ValueFormat:
-    """Return the form of a list between commas, each entry once; what begins like a key is none."""
+    """Return the format of a comma-separated list; duplicates are dropped, `pk_...` is refused."""
 
     def read(raw: str) -> tuple[str, ...]:
         found = tuple(part.strip() for part in raw.split(",") if part.strip())
@@ -123,7 +124,7 @@ def _list_of(pattern: str, allowed: str) -> ValueFormat:
 
 
 def _parse_date(raw: str) -> date:
-    # fromisoformat also takes weeks and dates without hyphens, which people mistype for others.
+    # fromisoformat also accepts weeks and dates without hyphens, which are mostly typing errors.
     if re.fullmatch(r"\d{4}-\d{2}-\d{2}", raw) is None or date.fromisoformat(raw) < EARLIEST_DATE:
         raise ValueError
     return date.fromisoformat(raw)
@@ -165,10 +166,10 @@ def _parse_lake_folder(raw: str) -> str:
 
 
 def check_lake_path(path: str) -> None:
-    """Refuse a folder in which deltalake or DuckDB would not find what was written.
+    """Refuse a folder whose path deltalake or DuckDB would read as another one.
 
     Raises:
-        InvalidPathError: the path holds what one of them takes for something else.
+        InvalidPathError: the path contains a character that one of them interprets.
     """
     found = _AMBIGUOUS_PATH_TEXT.search(path) or _CONTROL_CHARACTERS.search(path)
     if found is not None:
@@ -201,17 +202,17 @@ _FOLDER_MODE = ValueFormat(
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is declared of a setting beside its type and default: its form and its meaning."""
+    """The declaration of a setting beside its type and default: its format and its meaning."""
 
     format: ValueFormat
     description: str
     default_text: str = ""
-    """What the documentation calls a default that says nothing itself."""
+    """The default in words, where the value itself would say nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Every setting but the secrets; each field is the variable `KLAVIYO_<FIELD>`."""
+    """Every setting except the secrets; each field has the variable `KLAVIYO_<FIELD>`."""
 
     # fmt: off
     automation: Annotated[str, Setting(
@@ -312,7 +313,7 @@ class Settings:
     # fmt: on
 
     def __post_init__(self) -> None:
-        """Let `all` among the conversion metrics be what it says, whoever wrote it: no choice."""
+        """Turn `all` in the conversion metrics into the empty tuple, which means every metric."""
         if ALL_METRICS in self.conversion_metric_ids:
             object.__setattr__(self, "conversion_metric_ids", ())
 
@@ -330,16 +331,16 @@ class Settings:
 
     @property
     def excluded_additional_fields(self) -> frozenset[str]:
-        """Return the optional additional fields that are not asked for."""
-        switched_off = self.disable_predictive_analytics
-        return frozenset({"predictive_analytics"}) if switched_off else frozenset()
+        """Return the optional additional fields that are not requested."""
+        is_disabled = self.disable_predictive_analytics
+        return frozenset({"predictive_analytics"}) if is_disabled else frozenset()
 
 
 DECLARED_SETTINGS: dict[str, Setting] = {
     name: hint.__metadata__[0]
     for name, hint in get_type_hints(Settings, include_extras=True).items()
 }
-"""What is declared of each field of the settings."""
+"""The declaration of each field of the settings."""
 
 
 def variable_name(name: str) -> str:
@@ -355,17 +356,17 @@ def _format_value(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """An environment variable, as refusals and the documentation tell of it."""
+    """An environment variable, as error messages and the documentation describe it."""
 
     name: str
     default: str
-    """What holds without it, in words where the value itself says nothing."""
+    """The default, in words where the value itself says nothing."""
     allowed: str
     description: str
 
 
 def environment_variables() -> tuple[Variable, ...]:
-    """Return every environment variable that has a meaning, in the order of the documentation."""
+    """Return every environment variable that is read, in the order of the documentation."""
     key = "a private key, pk_ and letters or digits"
     salt = f"at least {MIN_SALT_CHARACTERS} characters"
     return (
@@ -373,10 +374,10 @@ def environment_variables() -> tuple[Variable, ...]:
         *(
             Variable(
                 variable_name(each.name),
-                (said := DECLARED_SETTINGS[each.name]).default_text
+                (declared := DECLARED_SETTINGS[each.name]).default_text
                 or _format_value(each.default).lower(),
-                said.format.allowed,
-                said.description,
+                declared.format.allowed,
+                declared.description,
             )
             for each in fields(Settings)
         ),
@@ -391,7 +392,7 @@ def environment_variables() -> tuple[Variable, ...]:
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """Return a sentence for each variable that is named like a setting and is none; no values."""
+    """Return a sentence for each variable that is named like a setting but is none; no values."""
     known = [each.name.removeprefix(PREFIX) for each in environment_variables()]
     sentences: list[str] = []
     for name in sorted(environment):
@@ -405,18 +406,18 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
 
 
 def settings_to_environment(settings: Settings) -> dict[str, str]:
-    """Return settings as the environment variables that they stand for, as `read_settings` reads.
+    """Return settings as environment variables: the inverse of `read_settings`.
 
-    What is not set, and what is empty, is left out.
+    Settings that are None or empty are left out.
     """
     texts = {name: _format_value(getattr(settings, name)) for name in DECLARED_SETTINGS}
     return {variable_name(name): text for name, text in texts.items() if text}
 
 
 def future_date_errors(settings: Settings, *, today: date) -> list[SettingError]:
-    """Return an error for each first day that lies in the future; `today` is the day in UTC.
+    """Return an error for each start date that lies in the future; `today` is the day in UTC.
 
-    Somewhere it may be tomorrow already.
+    The next day is allowed: in some time zones it has begun.
     """
     values = {name: getattr(settings, name) for name in DECLARED_SETTINGS}
     return [
@@ -430,35 +431,39 @@ def future_date_errors(settings: Settings, *, today: date) -> list[SettingError]
 
 
 def read_settings(environment: Mapping[str, str]) -> tuple[Settings, tuple[SettingError, ...]]:
-    """Return the settings and what had to be refused; a refused one keeps its default here.
+    """Return the settings, and an error for each invalid one, which has its default here.
 
-    A code location has to load whatever the environment holds, so that its other parts can be
-    seen; a run refuses to start while a refusal stands. No text of this process holds from then on
-    what KLAVIYO_API_KEY holds.
+    A code location must load whatever the environment contains, so that its other parts can be
+    seen; runs refuse to start while there is an error. The value of KLAVIYO_API_KEY is redacted in
+    all texts of the process from then on.
     """
     register_secret(environment.get(KEY_VARIABLE, "").strip())
     values: dict[str, object] = {}
-    refusals: list[SettingError] = []
+    errors: list[SettingError] = []
     for name, declared in DECLARED_SETTINGS.items():
         if raw := environment.get(variable_name(name), "").strip():
             try:
                 values[name] = _read_value(name, raw, declared.format)
-            except SettingError as refused:
-                refusals.append(refused)
-    return Settings(**values), tuple(refusals)  # pyright: ignore[reportArgumentType]
+            except SettingError as error:
+                errors.append(error)
+    return Settings(**values), tuple(errors)  # pyright: ignore[reportArgumentType]
 
 
 def _read_value(name: str, raw: str, form: ValueFormat) -> object:
-    """Return what a text means; of a key not even a part is quoted, nor of what may be one."""
-    told = variable_name(name) + ("" if "pk_" in raw or contains_key(raw) else f"={raw!r}")
+    """Return the value of a setting's text.
+
+    Raises:
+        SettingError: it is not allowed; the message does not quote what may be a part of a key.
+    """
+    shown = variable_name(name) + ("" if "pk_" in raw or contains_key(raw) else f"={raw!r}")
     if contains_key(raw):
         raise SettingError(
-            f"{told} cannot be used: a private key stands in it, and belongs in {KEY_VARIABLE} "
+            f"{shown} cannot be used: a private key stands in it, and belongs in {KEY_VARIABLE} "
             "alone."
         )
     try:
         return form.parse(raw)
-    except InvalidPathError as refused:
-        raise SettingError(f"{told} cannot be used: {refused}.") from None
+    except InvalidPathError as error:
+        raise SettingError(f"{shown} cannot be used: {error}.") from None
     except (ValueError, LookupError, OSError):
-        raise SettingError(f"{told} cannot be used. Allowed: {form.allowed}.") from None
+        raise SettingError(f"{shown} cannot be used. Allowed: {form.allowed}.") from None

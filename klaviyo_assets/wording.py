@@ -1,4 +1,4 @@
-"""Numbers in sentences: a count with its singular or plural, a time as people say it."""
+"""Formats numbers for sentences: a count with its noun, a duration in units people use."""
 
 FEW_SECONDS, MINUTE_SECONDS, HOUR_SECONDS = 10, 60, 3600
 
@@ -9,7 +9,7 @@ def format_quantity(number: int, noun: str, *, plural: str | None = None) -> str
 
 
 def format_seconds(seconds: float) -> str:
-    """Return a time as people say it: `4.2 s`, `48 s`, `2 min 5 s`, `5 h 12 min`."""
+    """Return a duration for people: `4.2 s`, `48 s`, `2 min 5 s`, `5 h 12 min`."""
     whole = round(seconds)
     if whole < MINUTE_SECONDS:
         return f"{seconds:.1f} s" if whole < FEW_SECONDS else f"{whole} s"

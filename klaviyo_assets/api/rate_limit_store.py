@@ -1,18 +1,22 @@
 """The rate limiter's SQLite file: its transactions, its tables, and which hosts use it.
 
-SQLite in WAL mode: one writer at a time, and a killed process rolls back by itself. Commits are not
-synced to the disk one by one (`synchronous=NORMAL`), but for those that are dear: after a power
-failure the last bookings may be missing, never half there. Source: https://www.sqlite.org/wal.html
+SQLite runs in WAL mode: one writer at a time, and the transaction of a killed process is rolled
+back. Commits are not synced to the disk one by one (`synchronous=NORMAL`), except those of daily
+quotas: after a power failure the last reservations may be missing, but never half written.
+Source: https://www.sqlite.org/wal.html
 
-Bookings of one budget are numbered: the one that leaves a window of n requests is n numbers back.
-Their moments are in ledger time: the wall clock, but never going back. When the wall clock does,
-the difference is added from then on: bookings keep their distance, so nothing waits longer and
-nothing bursts. When it leaps ahead, at most one window more than allowed is spent.
+The reservations of a bucket are numbered: the one that leaves a window of n requests is n numbers
+back. Their times are in store time: the wall clock, but it never goes back. When the wall clock is
+set back, the difference is added from then on, so that the distances between reservations stay:
+nothing waits longer, and nothing bursts. When it jumps ahead, at most one window more than allowed
+is used.
 
-A host is its running kernel: containers of one kernel share its locks, and may share the folder
-whatever they are called. A host that was restarted, or whose container came back under another
-name, goes on at once: what was written before its kernel started is no sign of another host. One
-whose volume moved to another machine goes on when the last use is `HOST_OVERLAP_SECONDS` ago.
+The tables are named `budget` (a bucket), `booking` (a reservation) and `day` (a daily reset).
+
+A host is identified by its running kernel: containers of one kernel share its locks, and may share
+the folder under any name. A host that was restarted, or whose container came back under another
+name, continues at once, because entries from before its kernel started are its own. A host that
+took over the volume of another machine continues `HOST_OVERLAP_SECONDS` after the last use there.
 """
 
 import logging
@@ -34,24 +38,24 @@ from klaviyo_assets.errors import SettingError, StorageError
 from klaviyo_assets.locks import check_lock_support
 
 BUSY_TIMEOUT_SECONDS = 10.0
-"""How long a transaction waits for those of others; each takes well below a millisecond."""
+"""How long a transaction waits for those of others; each takes far less than a millisecond."""
 
 CORRUPT_RESULT_CODES = frozenset(
     {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 )
-"""Result codes of a file that is not, or no longer, the database we wrote."""
+"""SQLite's result codes for a file that is not, or no longer, the database we wrote."""
 
 SQLITE_FILE_SUFFIXES = ("-wal", "-shm", "")
-"""What SQLite keeps under a name; the database last, as side files make no sense beside another."""
+"""Suffixes of the files of one database; the database is last, so that it never has others' WAL."""
 
 _TransactionResult = TypeVar("_TransactionResult")
 
 
 class CreateTables(Protocol):
-    """Makes the tables; `was_corrupt` tells that a file whose content is lost was set aside."""
+    """Creates the tables; `was_corrupt`: this file replaces a corrupt one."""
 
     def __call__(self, connection: sqlite3.Connection, *, was_corrupt: bool) -> None:
-        """Leave the connection with all tables and no transaction."""
+        """Create all tables, and leave no transaction open."""
         ...
 
 
@@ -61,7 +65,7 @@ _log = logging.getLogger(__name__)
 class RateLimitStore:
     """One connection for all threads of this process, opened when first needed.
 
-    `create_tables` makes the tables in a new connection.
+    `create_tables` is called for each new connection.
     """
 
     def __init__(self, path: Path, create_tables: CreateTables) -> None:
@@ -71,15 +75,15 @@ class RateLimitStore:
         self.connection: sqlite3.Connection | None = None
         self.inode: int | None = None
         self.is_durable: bool | None = None
-        """Whether the connection waits for the disk at each commit; None before it was told."""
+        """Whether the connection syncs each commit to the disk; None: not set yet."""
 
     def run_transaction(
         self, work: Callable[[sqlite3.Connection], _TransactionResult], *, is_durable: bool = False
     ) -> _TransactionResult:
-        """Return what `work` returns, run under the write lock: all of its changes, or none.
+        """Run `work` under the write lock and return its result: all of its changes, or none.
 
-        A file found broken is renamed aside, and `work` runs again in a new one. What is dear is on
-        the disk when this returns, power failures included.
+        A corrupt file is renamed, and `work` runs again in a new one. With `is_durable` the changes
+        survive a power failure once this returns.
 
         Raises:
             SettingError: the folder's file system does not lock files.
@@ -104,7 +108,7 @@ class RateLimitStore:
         was_corrupt: bool,
         is_durable: bool,
     ) -> _TransactionResult:
-        """Run `work` in one transaction; SQLite's errors pass."""
+        """Run `work` in one transaction, without handling SQLite's errors."""
         connection = self.open_connection(was_corrupt=was_corrupt)
         try:
             if is_durable != self.is_durable:
@@ -114,17 +118,17 @@ class RateLimitStore:
             result = work(connection)
             connection.execute("COMMIT")
         except BaseException:
-            # Also for a signal's exception between two statements: no lock may stay behind.
+            # Also for a signal's exception between two statements: no lock may remain.
             with suppress(sqlite3.Error):
                 connection.rollback()
             raise
         return result
 
     def open_connection(self, *, was_corrupt: bool) -> sqlite3.Connection:
-        """Return the connection to the file that now lies at the path.
+        """Return the connection to the file that is now at the path.
 
-        Another process may have set the file aside, or somebody deleted it: then this opens the
-        one that took its place, so that all processes book in one file.
+        If another process renamed the file, or somebody deleted it, this opens its replacement, so
+        that all processes reserve in one file.
         """
         if self.connection is not None and self.inode == file_inode(self.path):
             return self.connection
@@ -142,13 +146,13 @@ class RateLimitStore:
         return self.connection
 
     def create_file(self, *, was_corrupt: bool) -> None:
-        """Put a new file at the path, complete from its first moment, unless one is there by then.
+        """Create the complete file elsewhere, and link it to the path unless one is there by then.
 
-        Turning a database to WAL while others open it fails with "locked" whatever the timeout, and
-        several processes do begin at once: one in a hundred failed that way.
+        Switching a database to WAL while others open it fails with "locked" whatever the timeout,
+        and several processes do start together: one in a hundred failed that way.
         """
         fresh = self.path.with_name(f"{self.path.name}.{os.getpid()}-{get_ident()}")
-        # Made before SQLite can make it readable to others; its side files take this mode.
+        # SQLite would make it readable to others; its WAL files take this file's mode.
         os.close(os.open(fresh, os.O_CREAT | os.O_RDWR, 0o600))
         try:
             self.connect(fresh, was_corrupt=was_corrupt).close()
@@ -156,13 +160,13 @@ class RateLimitStore:
         except FileExistsError:
             pass
         except OSError:
-            # A file system without links: two that begin at once may each book a first burst.
+            # A file system without links: two processes that start together may each use a burst.
             fresh.replace(self.path)
         finally:
             fresh.unlink(missing_ok=True)
 
     def connect(self, path: Path, *, was_corrupt: bool) -> sqlite3.Connection:
-        """Return a new connection to the file at `path`, with all tables made."""
+        """Return a new connection to the file at `path`, with all tables created."""
         connection = sqlite3.connect(
             path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
         )
@@ -175,7 +179,7 @@ class RateLimitStore:
         return connection
 
     def rename_corrupt_file(self, error: sqlite3.DatabaseError) -> None:
-        """Rename the broken file, and say so; a file that another process put there stays."""
+        """Rename the corrupt file, and log it; a file that another process put there stays."""
         found = self.inode
         self.close()
         if found is not None and found != file_inode(self.path):
@@ -200,7 +204,7 @@ class RateLimitStore:
                 connection.close()
 
     def unusable_error(self, error: Exception) -> StorageError:
-        """Return the error for a ledger that the operator must look at."""
+        """Return the error for a file that the operator must repair or move."""
         return StorageError(
             f"The rate ledger {self.path} cannot be used ({error}). Without it several processes "
             "would overrun Klaviyo's limits: set KLAVIYO_STATE_DIR to a folder on a local disk "
@@ -209,14 +213,14 @@ class RateLimitStore:
 
 
 def is_corrupt(error: sqlite3.DatabaseError) -> bool:
-    """Tell whether an error means that the file's content is no good."""
+    """Return whether an error means that the file's content is corrupt."""
     code: int = getattr(error, "sqlite_errorcode", 0)
-    # The low byte is the primary code; a read past a cut file's end is an I/O error of its own.
+    # The low byte is the primary code; reading past the end of a truncated file has its own code.
     return code & 0xFF in CORRUPT_RESULT_CODES or code == sqlite3.SQLITE_IOERR_SHORT_READ
 
 
 def file_inode(path: Path) -> int | None:
-    """Return what identifies the file at a path; None where there is none."""
+    """Return the inode of the file at a path; None if there is none."""
     try:
         return path.stat().st_ino
     except FileNotFoundError:
@@ -250,15 +254,15 @@ CREATE TABLE IF NOT EXISTS revenue (
 
 
 class StoredReservations:
-    """The bookings of one budget in the file, read one at a time by number."""
+    """The reservations of one bucket in the file, read one at a time by number."""
 
-    def __init__(self, connection: sqlite3.Connection, budget: int, booked: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, bucket_id: int, last_number: int) -> None:
         self.connection = connection
-        self.bucket_id = budget
-        self.last_number = booked
+        self.bucket_id = bucket_id
+        self.last_number = last_number
 
     def nth_last(self, n: int) -> float | None:
-        """Return the moment of the n-th last booking; None where it was never made or is gone."""
+        """Return the time of the n-th last reservation; None if there is none (any more)."""
         row = self.connection.execute(
             "SELECT moment FROM booking WHERE budget = ? AND number = ?",
             (self.bucket_id, self.last_number - n + 1),
@@ -266,7 +270,7 @@ class StoredReservations:
         return row[0] if row else None
 
     def count_since(self, moment: float) -> int:
-        """Return how many are booked for `moment` or later."""
+        """Return how many reservations there are for `moment` or later."""
         row = self.connection.execute(
             "SELECT count(*) FROM booking WHERE budget = ? AND moment >= ?",
             (self.bucket_id, moment),
@@ -274,7 +278,7 @@ class StoredReservations:
         return cast("tuple[int]", row)[0]
 
     def add(self, moment: float, horizon: float) -> None:
-        """Book `moment`, and forget up to two bookings that lie before `horizon`."""
+        """Reserve `moment`, and delete up to two reservations from before `horizon`."""
         self.connection.execute(
             "INSERT INTO booking VALUES (?, ?, ?)", (self.bucket_id, self.last_number + 1, moment)
         )
@@ -291,9 +295,9 @@ class StoredReservations:
 def create_rate_limit_tables(
     connection: sqlite3.Connection, *, wall_time: float, blocked_until: float
 ) -> None:
-    """Make the tables where they are missing, and forget what is older than any window.
+    """Create the tables if they are missing, and delete reservations older than any window.
 
-    Nothing at all is booked before `blocked_until` when the tables are new.
+    If the tables are new, nothing is reserved before `blocked_until`.
     """
     connection.execute("BEGIN IMMEDIATE")
     for statement in RATE_LIMIT_TABLES.split(";\n"):
@@ -308,42 +312,42 @@ def create_rate_limit_tables(
 
 
 def advance_store_clock(connection: sqlite3.Connection, wall_time: float) -> tuple[float, float]:
-    """Return ledger time for a wall clock's time, and the earliest moment that may be booked."""
+    """Return the store time of a wall clock's time, and the earliest time that may be reserved."""
     row = connection.execute("SELECT ahead, seen, held_until FROM clock").fetchone()
-    ahead, seen, held_until = cast("tuple[float, float, float]", row)
+    ahead, seen, blocked_until = cast("tuple[float, float, float]", row)
     now = max(wall_time + ahead, seen)
     connection.execute("UPDATE clock SET ahead = ?, seen = ?", (now - wall_time, now))
-    return now, max(now, held_until)
+    return now, max(now, blocked_until)
 
 
 def load_reservations(
     connection: sqlite3.Connection, account: str, name: str
 ) -> tuple[StoredReservations, float]:
-    """Return the bookings of a budget, and the moment until which it is held."""
+    """Return the reservations of a bucket, and the time until which it is blocked."""
     query = "SELECT id, booked, held_until FROM budget WHERE account = ? AND name = ?"
     row = connection.execute(query, (account, name)).fetchone()
     if row is None:
         connection.execute("INSERT INTO budget VALUES (NULL, ?, ?, 0, 0)", (account, name))
         row = connection.execute(query, (account, name)).fetchone()
-    budget, booked, held_until = cast("tuple[int, int, float]", row)
-    return StoredReservations(connection, budget, booked), held_until
+    bucket_id, last_number, blocked_until = cast("tuple[int, int, float]", row)
+    return StoredReservations(connection, bucket_id, last_number), blocked_until
 
 
 def block_until(connection: sqlite3.Connection, bucket_id: int, moment: float) -> None:
-    """Let nothing be booked in a budget before `moment`; an earlier one changes nothing."""
+    """Allow no reservation in a bucket before `moment`; an existing later block stays."""
     connection.execute(
         "UPDATE budget SET held_until = max(held_until, ?) WHERE id = ?", (moment, bucket_id)
     )
 
 
 def daily_reset_time(connection: sqlite3.Connection, bucket_id: int) -> float:
-    """Return when Klaviyo's day turns, or turned, by its own word; minus infinity if never told."""
+    """Return the daily reset that Klaviyo announced last; minus infinity without one."""
     row = connection.execute("SELECT turns_at FROM day WHERE budget = ?", (bucket_id,)).fetchone()
     return cast("tuple[float]", row)[0] if row else -math.inf
 
 
 def store_daily_reset(connection: sqlite3.Connection, bucket_id: int, resets_at: float) -> None:
-    """Keep when Klaviyo's day turns; the latest word counts where it is later."""
+    """Store when Klaviyo resets the daily quota; a stored later time stays."""
     connection.execute(
         "INSERT INTO day VALUES (?, ?) "
         "ON CONFLICT (budget) DO UPDATE SET turns_at = max(turns_at, excluded.turns_at)",
@@ -358,10 +362,10 @@ CREATE TABLE IF NOT EXISTS host (
 """
 
 HOST_OVERLAP_SECONDS = 120.0
-"""A host that used the folder so short a time ago may be using it still."""
+"""A host that used the folder within this time may still be using it."""
 
 HEARTBEAT_SECONDS = 30.0
-"""How often a ledger that goes on booking says that its host uses the folder."""
+"""How often a process that reserves records that its host uses the folder."""
 
 HOST_TTL_SECONDS = 86_400.0
 
@@ -371,17 +375,17 @@ UPTIME_PATH = Path("/proc/uptime")
 
 @dataclass(frozen=True, slots=True)
 class HostIdentity:
-    """This machine: what identifies its running kernel, its name, and how long it runs."""
+    """This machine: the id of its running kernel, its name, and when it was started."""
 
     id: str
     name: str
     booted_at: float
-    """Seconds since 1970 by its clock of now; 0 where the system does not say."""
+    """Seconds since 1970 by its present clock; 0 if unknown."""
 
 
 @cache
 def current_host() -> HostIdentity:
-    """Return the host that this process runs on; without Linux's /proc its name stands for it."""
+    """Return the host that this process runs on; without Linux's /proc it is identified by name."""
     name = platform.node()
     try:
         boot_id = BOOT_ID_PATH.read_text(encoding="utf-8").strip()
@@ -394,10 +398,10 @@ def current_host() -> HostIdentity:
 def register_host(
     connection: sqlite3.Connection, host: HostIdentity, *, wall_time: float, folder: Path
 ) -> None:
-    """Write down that `host` uses the folder now, within a transaction.
+    """Record that `host` uses the folder now, within a transaction.
 
     Raises:
-        SettingError: another host uses it as well, or used it by a clock that disagrees.
+        SettingError: another host uses it too, or used it by a clock that differs from ours.
     """
     connection.execute(HOST_TABLE)
     since = max(wall_time - HOST_OVERLAP_SECONDS, host.booted_at)
@@ -407,7 +411,7 @@ def register_host(
     ).fetchone()
     if row is not None:
         name, used_at = str(row[0]), float(row[1])
-        # By the same name and in the future: before its restart this host's clock was ahead.
+        # The same name and a future time: before its restart this host's clock was ahead.
         if used_at <= wall_time + HOST_OVERLAP_SECONDS or name != host.name:
             raise shared_folder_error(host, name, used_at - wall_time, folder)
     connection.execute("DELETE FROM host WHERE used_at < ?", (wall_time - HOST_TTL_SECONDS,))
@@ -419,7 +423,7 @@ def register_host(
 def shared_folder_error(
     host: HostIdentity, other_host: str, seconds_from_now: float, folder: Path
 ) -> SettingError:
-    """Return the error for a folder that `other_host` used that many seconds ahead."""
+    """Return the error for a folder that another host used, negative seconds: in the past."""
     if seconds_from_now > HOST_OVERLAP_SECONDS:
         used = (
             f"used by the host {other_host} at a time that is {seconds_from_now:.0f} s ahead "

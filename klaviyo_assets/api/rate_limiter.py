@@ -1,16 +1,16 @@
 """The rate limiter that all processes and projects of a user on this machine share.
 
-A reservation takes 0.4 ms (0.35 of CPU) with four processes that make 58 a second in all, and
-0.05 ms in a process that is alone; measured on two cores, a local disk.
+A reservation takes 0.4 ms (0.35 ms of CPU) when four processes make 58 a second together, and
+0.05 ms in a single process; measured on two cores with a local disk.
 
-Klaviyo's day is a fixed window whose turn is documented nowhere. So the last 24 hours are counted,
-sliding, which is safe for every phase, until Klaviyo itself says in a `Retry-After` when its day
-turns: what was booked before that moment counts no more after it.
+Klaviyo counts daily quotas in a fixed window, and documents nowhere when it resets. So we count the
+last 24 hours, which is safe whenever it resets, until a `Retry-After` of Klaviyo says when the next
+reset is: reservations before a reset no longer count after it.
 
                         Retry-After of 7 hours
-    ───■■■■──■──────────────┼═══════════════════┼──■■──────▶ ledger time
-       booked               │   blocked         │  only these are used
-                            └─ nothing is asked └─ Klaviyo's day turned
+    ───■■■■──■──────────────┼═══════════════════┼──■■──────▶ store time (rate_limit_store)
+       reserved             │   blocked         │  only these count as used
+                            └─ no requests      └─ Klaviyo's daily reset
 """
 
 import math
@@ -49,17 +49,17 @@ from klaviyo_assets.errors import QuotaError
 from klaviyo_assets.model.stream import RateLimitBucket
 
 MAX_DAILY_WAIT_SECONDS = 300.0
-"""As long as a `Retry-After` that is slept through; a day spent for longer ends the run instead."""
+"""The longest wait for a daily quota, as for a `Retry-After`; a longer one ends the run instead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DailyQuota:
-    """What our part of a budget's day has left, in requests; moments are in UTC.
+    """What is left of our part of a bucket's daily quota, in requests; times are in UTC.
 
-    `used` were booked by all processes and projects that share the ledger, `limit` is without the
-    reserve. `next_free_at` is when the day allows the next request, the present where something is
-    left. `blocked_until` is what Klaviyo said, None when that is over or was never said: until then
-    nothing is left, whatever is used.
+    `used`: reserved by all processes and projects that share the store; `limit`: the quota without
+    the reserve. `next_free_at`: when the quota allows the next request, now if something is left.
+    `blocked_until`: the reset that Klaviyo announced, None if there is none ahead; until then
+    nothing is left, whatever `used` is.
     """
 
     used: int
@@ -71,16 +71,16 @@ class DailyQuota:
 
 @dataclass(frozen=True, slots=True)
 class ReservationsSinceReset:
-    """The bookings that Klaviyo still counts: those since its day turned.
+    """The reservations that Klaviyo still counts: those since its last daily reset.
 
-    Where Klaviyo never said when, `reset_at` is minus infinity.
+    `reset_at` is in store time; minus infinity if Klaviyo never announced a reset.
     """
 
     reservations: Reservations
     reset_at: float
 
     def nth_last(self, n: int) -> float | None:
-        """Return the n-th booking from the end; None where it does not count."""
+        """Return the n-th reservation from the end; None if it does not count any more."""
         moment = self.reservations.nth_last(n)
         return moment if moment is not None and moment >= self.reset_at else None
 
@@ -88,18 +88,18 @@ class ReservationsSinceReset:
 def next_daily_slot(
     limit: SlidingWindowLimit, reservations: Reservations, resets_at: float, *, now: float
 ) -> float:
-    """Return the earliest moment from `now` on at which the day allows a request, in seconds."""
+    """Return the earliest time from `now` on at which the daily quota allows a request."""
     if resets_at > now:
         return resets_at
-    leaving = ReservationsSinceReset(reservations, resets_at).nth_last(limit.requests)
-    return now if leaving is None else max(now, leaving + limit.window_seconds)
+    leaves_window = ReservationsSinceReset(reservations, resets_at).nth_last(limit.requests)
+    return now if leaves_window is None else max(now, leaves_window + limit.window_seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class DailyWindow:
-    """The day of one budget as it is at `now` in ledger time, `wall_time` by the wall clock.
+    """The daily quota of one bucket, at `now` in store time and `wall_time` by the wall clock.
 
-    Lives as long as the transaction that `reservations` are read in.
+    It is valid within the transaction in which `reservations` are read.
     """
 
     limit: SlidingWindowLimit
@@ -109,30 +109,30 @@ class DailyWindow:
 
     @property
     def resets_at(self) -> float:
-        """Return when Klaviyo's day turns or turned, in ledger time."""
+        """Return the daily reset that Klaviyo announced last, in store time."""
         return daily_reset_time(self.reservations.connection, self.reservations.bucket_id)
 
     @property
     def next_free(self) -> float:
-        """Return the earliest moment at which the day allows a request, in ledger time."""
+        """Return the earliest time at which the daily quota allows a request, in store time."""
         return next_daily_slot(self.limit, self.reservations, self.resets_at, now=self.now)
 
     def summarize(self) -> DailyQuota:
-        """Return what is left."""
-        turn, free = self.resets_at, self.next_free
+        """Return what is left of the quota."""
+        reset, free = self.resets_at, self.next_free
         since = math.nextafter(self.now - self.limit.window_seconds, math.inf)
-        used = self.reservations.count_since(since if turn > self.now else max(since, turn))
+        used = self.reservations.count_since(since if reset > self.now else max(since, reset))
         ahead = self.wall_time - self.now
         return DailyQuota(
             used=used,
             remaining=0 if free > self.now else self.limit.requests - used,
             limit=self.limit.requests,
             next_free_at=datetime.fromtimestamp(free + ahead, UTC),
-            blocked_until=datetime.fromtimestamp(turn + ahead, UTC) if turn > self.now else None,
+            blocked_until=datetime.fromtimestamp(reset + ahead, UTC) if reset > self.now else None,
         )
 
     def raise_if_spent(self, name: str) -> None:
-        """Refuse to book where the day is spent for longer than a run should sleep.
+        """Refuse if the quota is spent for longer than a run should wait; `name`: the bucket's.
 
         Raises:
             QuotaError: it is.
@@ -143,33 +143,30 @@ class DailyWindow:
 
 
 def daily_quota_error(name: str, quota: DailyQuota, wait: float) -> QuotaError:
-    """Return the error for a day that is spent for another `wait` seconds; nothing was booked."""
+    """Return the error for a daily quota that is spent for another `wait` seconds."""
     if quota.blocked_until is None:
-        said = f"{quota.used} of our {quota.limit} requests a day are used"
+        reason = f"{quota.used} of our {quota.limit} requests a day are used"
     else:
-        said = "Klaviyo says that the account's requests of the day are spent"
+        reason = "Klaviyo says that the account's requests of the day are spent"
     return QuotaError(
-        f"{name}: {said}. The next one can go at {quota.next_free_at:%Y-%m-%d %H:%M:%S} UTC.",
+        f"{name}: {reason}. The next one can go at {quota.next_free_at:%Y-%m-%d %H:%M:%S} UTC.",
         retry_after_seconds=wait,
     )
 
 
 RATE_LIMIT_STORE_FILE_NAME = "ledger-1.sqlite"
-"""The number is the layout's: another layout is another file, never a migration."""
+"""The number is that of the file's layout: a new layout gets a new file, never a migration."""
 
 MAX_BLOCK_SECONDS = 300.0
 MAX_RESERVATION_WAIT_SECONDS = 3600.0
-"""A moment further away is a spent quota, not a queue: it is refused, not booked."""
+"""A time further away means a spent quota, not a queue: it is refused, not reserved."""
 
 ACCOUNT_FACTS_TTL_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
 class AccountFacts:
-    """What Klaviyo said of a key's account: its id, its IANA time zone, and when (UTC).
-
-    `timezone` is None where Klaviyo named none.
-    """
+    """A key's account: its id, IANA time zone (None: it has none), and when it was fetched, UTC."""
 
     account_id: str
     timezone: str | None
@@ -178,23 +175,27 @@ class AccountFacts:
 
 @dataclass(frozen=True, slots=True)
 class RevenueMetric:
-    """Which metric an account maps to revenue, None for none, and when it said so, UTC."""
+    """The metric that an account maps to revenue, None for none, and when it was fetched, UTC."""
 
     id: str | None
     fetched_at: datetime
 
 
 def hash_api_key(key: str) -> str:
-    """Return the name under which a key is known here; the key cannot be had back from it."""
+    """Return the name under which a key is stored; the key cannot be recovered from it."""
     return sha256(key.encode()).hexdigest()[:32]
 
 
 class RateLimiter:
-    """The budgets of one account in the file of the state folder `folder`.
+    """The rate limits of one account, kept in a file in `folder`. Safe for threads and processes.
 
-    `account` is the account's id, or `key_hash(key)` until that is known. `share` is the part of
-    each steady limit that is ours, `daily_reserve` the requests of each daily quota that are not;
-    `scale` multiplies every published limit. Safe for threads and processes.
+    Args:
+        folder: the state folder.
+        account: the account's id, or a name made of the key's hash until the id is known.
+        share: the part of each steady limit that we use.
+        scale: multiplies every published limit.
+        daily_reserve: requests of each daily quota that are left to others.
+        clock: the wall clock, seconds since 1970; for tests.
     """
 
     def __init__(  # noqa: PLR0913 - settings, and the clock for tests, all by name
@@ -214,101 +215,104 @@ class RateLimiter:
         self.clock = clock
         self.folder = folder
         self.last_heartbeat_at = -math.inf
-        """When this ledger last wrote that its host uses the folder, by its clock."""
+        """When this process last recorded that its host uses the folder, by `clock`."""
         self.store = RateLimitStore(folder / RATE_LIMIT_STORE_FILE_NAME, self.create_tables)
 
     def reserve(self, buckets: tuple[RateLimitBucket, ...]) -> float:
-        """Book the next request in every budget; return how long to wait for it, in seconds.
+        """Reserve the next request in all its buckets; return how long to wait for it, in seconds.
 
-        It is booked at one moment, the earliest that all budgets allow. However many processes ask,
-        no second holds more than a burst and no minute more than our share of the steady limit.
+        It is reserved at one time, the earliest that all buckets allow. However many processes
+        reserve, no second holds more than a burst and no minute more than our share of the steady
+        limit.
 
         Raises:
-            QuotaError: a day's quota is spent, or a budget for more than an hour; nothing is
-                booked.
+            QuotaError: a daily quota is spent, or a bucket for more than an hour; then nothing is
+                reserved.
             SettingError: another host uses the state folder, or it has no locks.
             StorageError: the file cannot be used.
         """
-        is_dear = any(budget.tier.daily is not None for budget in buckets)
+        has_daily_quota = any(bucket.tier.daily is not None for bucket in buckets)
         return self.store.run_transaction(
-            lambda connection: self.reserve_in_transaction(connection, buckets), is_durable=is_dear
+            lambda connection: self.reserve_in_transaction(connection, buckets),
+            is_durable=has_daily_quota,
         )
 
     def reserve_in_transaction(
         self, connection: sqlite3.Connection, buckets: tuple[RateLimitBucket, ...]
     ) -> float:
-        """Book within a transaction; return the seconds until then."""
+        """Reserve within a transaction; return the seconds to wait."""
         self.write_heartbeat(connection)
-        now, moment = advance_store_clock(connection, self.clock())
-        bookings: list[tuple[StoredReservations, float]] = []
-        for budget in dict.fromkeys(buckets):
-            row, held_until = load_reservations(connection, self.account, budget.name)
-            limits = self.bucket_limits(budget)
-            free = earliest_allowed_time(limits[:2], row, now)
-            for allowance in limits[2:]:
-                day = DailyWindow(allowance, row, now, self.clock())
-                day.raise_if_spent(budget.name)
-                free = max(free, day.next_free)
-            moment = max(moment, held_until, free)
-            bookings.append((row, now - max(limit.window_seconds for limit in limits)))
-        wait = moment - now
+        now, reserved_at = advance_store_clock(connection, self.clock())
+        found: list[tuple[StoredReservations, float]] = []
+        for bucket in dict.fromkeys(buckets):
+            reservations, blocked_until = load_reservations(connection, self.account, bucket.name)
+            limits = self.bucket_limits(bucket)
+            allowed_at = earliest_allowed_time(limits[:2], reservations, now)
+            for daily_limit in limits[2:]:
+                day = DailyWindow(daily_limit, reservations, now, self.clock())
+                day.raise_if_spent(bucket.name)
+                allowed_at = max(allowed_at, day.next_free)
+            reserved_at = max(reserved_at, blocked_until, allowed_at)
+            found.append((reservations, now - max(limit.window_seconds for limit in limits)))
+        wait = reserved_at - now
         if wait > MAX_RESERVATION_WAIT_SECONDS:
             raise rate_limit_spent_error(buckets, wait)
-        for row, horizon in bookings:
-            row.add(moment, horizon)
+        for reservations, horizon in found:
+            reservations.add(reserved_at, horizon)
         return wait
 
     def bucket_limits(self, bucket: RateLimitBucket) -> tuple[SlidingWindowLimit, ...]:
-        """Return what may be spent of a budget: a second's, a minute's and, if limited, a day's."""
+        """Return our limits of a bucket: a second's, a minute's and, with a quota, a day's."""
         return tier_limits(
             bucket.tier, share=self.share, scale=self.scale, reserve=self.daily_reserve
         )
 
     def daily_quota(self, bucket: RateLimitBucket) -> DailyQuota:
-        """Return what is left of a budget's day; books nothing.
+        """Return what is left of a bucket's daily quota; reserves nothing.
 
         Raises:
-            ValueError: the budget has no daily quota.
+            ValueError: the bucket has no daily quota.
             StorageError: the file cannot be used.
         """
         if bucket.tier.daily is None:
             raise ValueError(f"{bucket.name} has no daily quota")
-        allowance = self.bucket_limits(bucket)[2]
+        daily_limit = self.bucket_limits(bucket)[2]
 
         def read(connection: sqlite3.Connection) -> DailyQuota:
             now, _ = advance_store_clock(connection, self.clock())
-            row, _ = load_reservations(connection, self.account, bucket.name)
-            return DailyWindow(allowance, row, now, self.clock()).summarize()
+            reservations, _ = load_reservations(connection, self.account, bucket.name)
+            return DailyWindow(daily_limit, reservations, now, self.clock()).summarize()
 
         return self.store.run_transaction(read)
 
     def blocked_seconds(self, buckets: tuple[RateLimitBucket, ...]) -> float:
-        """Return for how many seconds Klaviyo has told us to leave these budgets alone."""
+        """Return for how many more seconds a 429 of Klaviyo's blocks any of these buckets."""
 
-        def seconds(connection: sqlite3.Connection) -> float:
+        def read(connection: sqlite3.Connection) -> float:
             now, _ = advance_store_clock(connection, self.clock())
             until = [now]
-            for budget in dict.fromkeys(buckets):
-                row, held_until = load_reservations(connection, self.account, budget.name)
-                until += [held_until, daily_reset_time(connection, row.bucket_id)]
+            for bucket in dict.fromkeys(buckets):
+                reservations, blocked_until = load_reservations(
+                    connection, self.account, bucket.name
+                )
+                until += [blocked_until, daily_reset_time(connection, reservations.bucket_id)]
             return max(until) - now
 
-        return self.store.run_transaction(seconds)
+        return self.store.run_transaction(read)
 
     def block_for_retry_after(self, buckets: tuple[RateLimitBucket, ...], seconds: float) -> None:
-        """Keep every process out of these budgets for `window_seconds`, up to five minutes."""
+        """Block these buckets for all processes for that many seconds, up to five minutes."""
         self.update_buckets(buckets, min(max(seconds, 0.0), MAX_BLOCK_SECONDS), block_until)
 
     def block_until_daily_reset(self, buckets: tuple[RateLimitBucket, ...], seconds: float) -> None:
-        """Keep every process out of those budgets that have a daily quota, up to a day.
+        """Block those of the buckets that have a daily quota, for all processes, up to a day.
 
-        When the `window_seconds` are over, Klaviyo's day has turned: what was booked before is no
-        longer counted.
+        When the seconds are over, Klaviyo resets the quota: earlier reservations no longer count.
         """
-        dear = tuple(budget for budget in buckets if budget.tier.daily is not None)
-        # Whole seconds are told, and may be rounded down.
+        daily_buckets = tuple(bucket for bucket in buckets if bucket.tier.daily is not None)
+        # Klaviyo names whole seconds, which may be rounded down.
         self.update_buckets(
-            dear,
+            daily_buckets,
             min(max(seconds, 0.0), DAILY_WINDOW_SECONDS) + 1,
             store_daily_reset,
             is_durable=True,
@@ -322,18 +326,18 @@ class RateLimiter:
         *,
         is_durable: bool = False,
     ) -> None:
-        """Let `update` write a moment in `window_seconds` from now for each of the budgets."""
+        """Call `update` for each bucket with its id and the store time that many seconds ahead."""
 
         def write(connection: sqlite3.Connection) -> None:
             now, _ = advance_store_clock(connection, self.clock())
-            for budget in dict.fromkeys(buckets):
-                row, _ = load_reservations(connection, self.account, budget.name)
-                update(connection, row.bucket_id, now + seconds)
+            for bucket in dict.fromkeys(buckets):
+                reservations, _ = load_reservations(connection, self.account, bucket.name)
+                update(connection, reservations.bucket_id, now + seconds)
 
         self.store.run_transaction(write, is_durable=is_durable)
 
     def account_facts(self, key_hash: str) -> AccountFacts | None:
-        """Return what Klaviyo said of a key's account, where it was asked within a day."""
+        """Return what is stored of a key's account; None if that is older than a day."""
 
         def read(connection: sqlite3.Connection) -> AccountFacts | None:
             row = connection.execute(
@@ -346,8 +350,8 @@ class RateLimiter:
         return self.store.run_transaction(read)
 
     def store_account_facts(self, key_hash: str, *, account_id: str, timezone: str | None) -> None:
-        """Keep what Klaviyo just said of a key's account: its id for a day, its zone for good."""
-        # The column takes no NULL, and another layout would be another file.
+        """Store a key's account as just fetched: the id is used for a day, the zone for good."""
+        # The column takes no NULL, and a new layout would need a new file.
         facts = (key_hash, account_id, timezone or "", self.clock())
 
         def write(connection: sqlite3.Connection) -> None:
@@ -356,7 +360,7 @@ class RateLimiter:
         self.store.run_transaction(write)
 
     def revenue_metric(self) -> RevenueMetric | None:
-        """Return which metric the account maps to revenue; None where it was never asked."""
+        """Return the stored metric that the account maps to revenue; None if never fetched."""
 
         def read(connection: sqlite3.Connection) -> RevenueMetric | None:
             row = connection.execute(
@@ -367,7 +371,7 @@ class RateLimiter:
         return self.store.run_transaction(read)
 
     def store_revenue_metric(self, metric_id: str | None) -> None:
-        """Keep which metric the account maps to revenue, None where it maps none."""
+        """Store the metric that the account maps to revenue, None where it maps none."""
         fact = (self.account, metric_id, self.clock())
 
         def write(connection: sqlite3.Connection) -> None:
@@ -380,37 +384,38 @@ class RateLimiter:
         self.store.close()
 
     def create_tables(self, connection: sqlite3.Connection, *, was_corrupt: bool) -> None:
-        """Make the tables; after a broken file, hold all budgets for a minute.
+        """Create the tables; after a corrupt file, block all buckets for a minute.
 
-        What the broken one held is unknown: it may all have been spent. Of the day, Klaviyo's own
-        refusal will tell; to hold reports for a day would cost more than that one request.
+        The reservations in the corrupt file are unknown: the limit may have been used up. For daily
+        quotas we rely on Klaviyo's 429: blocking reports for a day would cost more than that one
+        request.
         """
-        wall = self.clock()
-        held_until = wall + STEADY_WINDOW_SECONDS if was_corrupt else wall
-        create_rate_limit_tables(connection, wall_time=wall, blocked_until=held_until)
+        wall_time = self.clock()
+        blocked_until = wall_time + STEADY_WINDOW_SECONDS if was_corrupt else wall_time
+        create_rate_limit_tables(connection, wall_time=wall_time, blocked_until=blocked_until)
         connection.execute("BEGIN IMMEDIATE")
         self.last_heartbeat_at = -math.inf
         self.write_heartbeat(connection)
         connection.execute("COMMIT")
 
     def write_heartbeat(self, connection: sqlite3.Connection) -> None:
-        """Write down from time to time that this host uses the folder, within a transaction.
+        """Record every `HEARTBEAT_SECONDS` that this host uses the folder, within a transaction.
 
         Raises:
-            SettingError: another host does as well.
+            SettingError: another host uses it as well.
         """
-        wall = self.clock()
-        if abs(wall - self.last_heartbeat_at) < HEARTBEAT_SECONDS:
+        wall_time = self.clock()
+        if abs(wall_time - self.last_heartbeat_at) < HEARTBEAT_SECONDS:
             return
-        register_host(connection, current_host(), wall_time=wall, folder=self.folder)
-        self.last_heartbeat_at = wall
+        register_host(connection, current_host(), wall_time=wall_time, folder=self.folder)
+        self.last_heartbeat_at = wall_time
 
 
 def last_known_timezone(folder: Path, account: str) -> str | None:
-    """Return the time zone that Klaviyo last named for an account, however long ago; else None.
+    """Return the time zone last fetched for an account, however long ago; None without one.
 
-    Reads the file of the state folder and nothing else: it makes none, waits for no writer, and
-    takes a file that cannot be read for none. So a program may call it while it is loaded.
+    It only reads the file in the state folder: it creates none, does not wait for writers, and
+    treats an unreadable file as missing. So it is safe to call while a code location loads.
     """
     path = folder / RATE_LIMIT_STORE_FILE_NAME
     if not path.is_file():
@@ -429,8 +434,8 @@ def last_known_timezone(folder: Path, account: str) -> str | None:
 
 
 def rate_limit_spent_error(buckets: tuple[RateLimitBucket, ...], wait: float) -> QuotaError:
-    """Return the error for a budget that is spent for longer than anybody should queue."""
-    names = " and ".join(budget.name for budget in buckets)
+    """Return the error for buckets that are spent for longer than a request should queue."""
+    names = " and ".join(bucket.name for bucket in buckets)
     return QuotaError(
         f"{names}: nothing of Klaviyo's limit is left for {wait / 3600:.1f} hours. Run it again "
         "after that.",
