@@ -1,1 +1,1 @@
-"""The account behind a key: who it is, what it is called in the lake, and its metrics."""
+"""Finds the account that a key belongs to, its name in the lake, and its metrics."""

@@ -1,9 +1,9 @@
-"""Whose data this is: the account behind a key, asked for at most once a day.
+"""Finds the account that a key belongs to, and under which name the lake holds its data.
 
-Whose lake it is, where a key may not know its account: a stand-in is taken over for good.
-
-A key without `accounts:read` leaves its hash as the account's name. The same key proves that it is
-the one; another key proves it by the ids of what is stored: Klaviyo gives each to one account.
+The account is requested at most once a day. A key without the scope `accounts:read` cannot read it:
+then a provisional id made of the key's hash stands in for the account's id. A lake with a
+provisional id is taken over, for good, by the same key, or by another one that reads the ids which
+the lake holds: Klaviyo gives each id to one account only.
 """
 
 import json
@@ -39,7 +39,7 @@ from klaviyo_assets.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class AccountInfo:
-    """What an account says: its id, its IANA zone (None: unsaid), and when it said so, UTC."""
+    """An account: its id, its IANA time zone (None: unknown), and when it was fetched, UTC."""
 
     id: str
     timezone: str | None
@@ -48,17 +48,17 @@ class AccountInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountConnection:
-    """What it takes to ask: the stream of accounts, who talks, and who remembers."""
+    """What requests with one key need: the client, the rate limiter, and the stream of accounts."""
 
     accounts: Stream
     client: KlaviyoClient
     rate_limiter: RateLimiter
     base_url: str
     key_name: str
-    """The name the key goes by in the ledger; never the key."""
+    """The key's hash, under which the rate limiter stores its account; never the key."""
 
     def close(self) -> None:
-        """Close the connections to the server and the ledger's file."""
+        """Close the connections to the server and the rate limiter's file."""
         self.client.close()
         self.rate_limiter.close()
 
@@ -77,7 +77,7 @@ def connect_account(
     key has a rate limit of its own. `clock_skew`: the run's, where a run has several clients.
     """
     base_url = validate_base_url(settings.base_url)
-    # A sandbox may know the same key as Klaviyo, and another account by it.
+    # A sandbox may accept the same key as Klaviyo, for another account.
     name = hash_api_key(f"{base_url} {key}")
     rate_limiter = open_rate_limiter(settings, account or provisional_account_id(name))
     client = KlaviyoClient(
@@ -98,7 +98,7 @@ def connect_account(
 
 
 def resolve_account_id(connection: AccountConnection, *, warn: Callable[[str], None]) -> str:
-    """Return the account's id; without the scope `accounts:read` a name made of the key's hash.
+    """Return the account's id; without the scope `accounts:read` a provisional one.
 
     Raises:
         KlaviyoAssetsError: Klaviyo refuses the key for another reason, or cannot be reached.
@@ -118,12 +118,12 @@ def resolve_account_id(connection: AccountConnection, *, warn: Callable[[str], N
 
 
 def provisional_account_id(key_name: str) -> str:
-    """Return the account's name where only the key is known."""
+    """Return the id that stands in for an account of which only the key is known."""
     return f"{ACCOUNT_STAND_IN_PREFIX}{key_name[:16]}"
 
 
 def fetch_account(connection: AccountConnection) -> AccountInfo:
-    """Ask for the account, whatever is known of it, and remember the answer for a day.
+    """Fetch the account, and store it for a day.
 
     Raises:
         KlaviyoAssetsError: Klaviyo refuses the key, or cannot be reached; MissingScopeError where
@@ -140,7 +140,7 @@ def fetch_account(connection: AccountConnection) -> AccountInfo:
 
 
 def _parse_account(response: Response) -> AccountInfo:
-    """Read the id, and leniently what is beside it: no odd attribute may stop every stream."""
+    """Return the account; attributes of the wrong type are ignored, so that no stream stops."""
     try:
         text, _ = repair_json(strip_bom(response.body, "accounts"))
         document: object = json.loads(text)
@@ -159,7 +159,7 @@ def _parse_account(response: Response) -> AccountInfo:
 
 
 def open_rate_limiter(settings: Settings, account: str) -> RateLimiter:
-    """Return the budgets of an account as the settings share them out."""
+    """Return the rate limiter of an account, as the settings have it."""
     return RateLimiter(
         state_folder(settings),
         account,
@@ -170,10 +170,10 @@ def open_rate_limiter(settings: Settings, account: str) -> RateLimiter:
 
 
 def state_folder(settings: Settings) -> Path:
-    """Return the folder of budgets and account facts; the user's own without a setting.
+    """Return the folder of the rate limiter's file; the user's state folder without a setting.
 
     Raises:
-        SettingError: there is no setting, and this user has no home.
+        SettingError: there is no setting, and this user has no home folder.
     """
     if settings.state_dir:
         return Path(settings.state_dir)
@@ -197,7 +197,7 @@ _PROOF_STREAMS = (
     "profiles",
     "events",
 )
-"""Streams whose ids prove an account, the smallest and steadiest tables first."""
+"""Streams whose ids prove an account; the smallest tables that change least come first."""
 
 
 def resolve_lake_account(
@@ -208,11 +208,11 @@ def resolve_lake_account(
     streams: Mapping[str, Stream],
     warn: Callable[[str], None],
 ) -> str:
-    """Return the name that the key's account goes by in the lake, a stand-in taken over if proven.
+    """Return the name of the key's account in the lake; take over a provisional one if proven.
 
-    `account` is what the key is known by, `streams` are all there are by name. Sends requests only
-    where names differ and one of them is a stand-in; without a proof `account` is returned, and the
-    lake refuses it.
+    `account`: the id of the key's account; `streams`: all streams by name. It sends requests only
+    where the names differ and one is provisional. Without proof it returns `account`, which the
+    lake then refuses.
 
     Raises:
         KlaviyoAssetsError: Klaviyo cannot be reached, or refuses the key.
@@ -238,9 +238,9 @@ def adopt_lake_account(
     confirm: Callable[[str], bool],
     warn: Callable[[str], None],
 ) -> bool:
-    """Let the lake's account go by the name of the key's; tell whether it does now.
+    """Rename the lake's account to that of the key; return whether the names agree now.
 
-    `confirm` is asked where nothing proves that the two are one.
+    Where nothing proves that both are one account, `confirm` decides, given a question.
 
     Raises:
         WrongAccountError: the lake holds another account's data, or that of several.
@@ -272,24 +272,24 @@ def adopt_lake_account(
 def merge_account_names(
     lake: Lake, former: str, account: str, *, warn: Callable[[str], None]
 ) -> str:
-    """Note that two names are one account; return the one that stays: an id before a stand-in."""
-    stays, goes = (former, account) if is_provisional_account(account) else (account, former)
-    if lake.record_account(stays, aliases=(goes,)):
-        warn(f"{lake}: {goes} and {stays} are one account, which goes by {stays} from now on")
-    return stays
+    """Record that two names are one account; return the one that stays: an id, not a stand-in."""
+    name, alias = (former, account) if is_provisional_account(account) else (account, former)
+    if lake.record_account(name, aliases=(alias,)):
+        warn(f"{lake}: {alias} and {name} are one account, which goes by {name} from now on")
+    return name
 
 
 def is_provisional_account(account: str) -> bool:
-    """Tell whether a name stands for an account whose id was not known."""
+    """Return whether a name stands in for an account whose id was not known."""
     return account.startswith(ACCOUNT_STAND_IN_PREFIX)
 
 
 def has_matching_ids(
     lake: Lake, connection: AccountConnection, streams: Mapping[str, Stream]
 ) -> bool:
-    """Tell whether what Klaviyo shows to the key is what the lake holds: most ids of a first page.
+    """Return whether the lake holds most ids of the first page that Klaviyo shows to the key.
 
-    Streams that are empty, or that the key may not read, prove nothing.
+    Streams that are empty, or that the key may not read, prove nothing; the next one is tried.
 
     Raises:
         KlaviyoAssetsError: Klaviyo cannot be reached, or refuses the key.
@@ -310,7 +310,7 @@ def has_matching_ids(
 
 
 def _stored_streams(lake: Lake, streams: Mapping[str, Stream]) -> Iterator[Stream]:
-    """Yield the streams that are stored and have rows."""
+    """Yield the streams that have stored rows."""
     for name in _PROOF_STREAMS:
         state = lake.read_table_state(name)
         if state is not None and state.rows:

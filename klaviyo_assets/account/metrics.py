@@ -1,4 +1,4 @@
-"""The account's metrics: all of them, the revenue metric, and those that reports are for."""
+"""Finds the account's metrics: those stored, the revenue metric, and those to report on."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -22,15 +22,15 @@ from klaviyo_assets.settings import ALL_METRICS, Settings
 
 METRICS_TABLE = "metrics"
 AUTO_METRIC = "auto"
-"""The word of the setting that stands for the account's revenue metric."""
+"""The value of the setting that means the account's revenue metric."""
 
 PLACED_ORDER_NAME = "Placed Order"
-"""What a shop's main metric is called where nothing is mapped; the name is not unique."""
+"""The usual name of a shop's order metric, used where no metric is mapped; it is not unique."""
 
 CONVERSION_METRICS_VARIABLE = "KLAVIYO_CONVERSION_METRIC_IDS"
 
 MIN_NAME_SIMILARITY, MAX_SUGGESTED_METRICS = 0.6, 3
-"""How alike an id or a name has to be to be offered instead, 0 to 1, and how many are."""
+"""How similar (0 to 1) an id or name must be to be suggested, and how many are suggested."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class AccountMetric:
 
 
 def read_metrics(lake: Lake) -> list[AccountMetric]:
-    """Return the metrics that the table has, in the order of their ids; none before it was read.
+    """Return the stored metrics, ordered by id; none before the first sync of metrics.
 
     Raises:
         LakeError: the table cannot be read.
@@ -66,9 +66,9 @@ def read_metrics(lake: Lake) -> list[AccountMetric]:
 
 
 def is_ecommerce_integration(integration: str | None) -> bool:
-    """Return whether an integration, as JSON text, is of the category eCommerce.
+    """Return whether an integration, given as JSON text, has the category eCommerce.
 
-    Recorded answers have the category as a text, and as an object with a name.
+    Recorded responses have the category as a string, or as an object with a name.
     """
     try:
         found = msgspec.json.decode(integration or "{}", type=_Integration).category
@@ -87,8 +87,8 @@ def select_metric_ids(
 ) -> list[str]:
     """Return the ids of the metrics to fetch reports for, the revenue metric first.
 
-    `mapped` is the one that the account itself maps to revenue, where that is known. Without a
-    setting these are all metrics; Klaviyo's refusals show later which of them it accepts.
+    `mapped`: the metric that the account maps to revenue, if known. Without a setting these are all
+    metrics; Klaviyo's errors show later which of them it accepts.
     """
     revenue = revenue_metric(stored, mapped)
     configured = settings.conversion_metric_ids
@@ -102,12 +102,12 @@ def select_metric_ids(
 
 
 def revenue_metric(stored: Sequence[AccountMetric], mapped: str | None) -> str | None:
-    """Return the metric that is the account's revenue: the mapped one, else Placed Order."""
+    """Return the id of the account's revenue metric: the mapped one, else Placed Order."""
     return mapped or find_placed_order_metric(stored)
 
 
 def find_placed_order_metric(stored: Sequence[AccountMetric]) -> str | None:
-    """Return the metric named Placed Order, a shop system's before others; None without one."""
+    """Return the id of the metric named Placed Order, a shop system's first; None without one."""
     named = [metric for metric in stored if metric.name == PLACED_ORDER_NAME]
     of_shops = [metric for metric in named if metric.is_ecommerce]
     best = of_shops or named
@@ -117,7 +117,7 @@ def find_placed_order_metric(stored: Sequence[AccountMetric]) -> str | None:
 def resolve_metric_words(
     stored: Sequence[AccountMetric], mapped: str | None
 ) -> dict[str, list[str]]:
-    """Return what the setting's words stand for in this account: `auto` and `all`."""
+    """Return the metric ids that `auto` and `all` of the setting mean in this account."""
     revenue = revenue_metric(stored, mapped)
     choices = {AUTO_METRIC: [revenue] if revenue is not None else []}
     choices[ALL_METRICS] = [metric.id for metric in stored]
@@ -125,7 +125,7 @@ def resolve_metric_words(
 
 
 def read_mapped_metric(lake: Lake, settings: Settings) -> str | None:
-    """Return the metric that the account maps to revenue, as the last sync of metrics was told.
+    """Return the metric that the account maps to revenue, as of the last sync of metrics.
 
     Raises:
         LakeError: the table of metrics cannot be read.
@@ -141,7 +141,7 @@ def read_mapped_metric(lake: Lake, settings: Settings) -> str | None:
 
 
 def cached_revenue_metric(rate_limiter: RateLimiter) -> str | None:
-    """Return the metric that an account maps to revenue, None where it maps none or was not asked.
+    """Return the stored metric that an account maps to revenue; None if none, or never fetched.
 
     Raises:
         StorageError: the state folder cannot be used.
@@ -158,11 +158,11 @@ def find_metric_setting_problems(
     custom: Sequence[AccountMetric] | None = None,
     proven_ids: Collection[str] = (),
 ) -> list[str]:
-    """Return what is wrong with the metrics of the setting, a sentence each.
+    """Return a sentence for each problem with the metrics of the setting.
 
-    `custom` are the account's custom metrics, which the table does not have; None where Klaviyo was
-    not asked. Reports of `proven_ids` metrics were answered, so they exist. Nothing is said before
-    the table of metrics was read.
+    `custom`: the account's custom metrics, which the table lacks; None if not fetched.
+    `proven_ids`: metrics that exist because reports of them were fetched. Before the first sync of
+    metrics there are no problems to find.
     """
     if not stored:
         return []
@@ -185,7 +185,7 @@ def find_metric_setting_problems(
 
 
 def unknown_metric_ids(settings: Settings, known: Sequence[AccountMetric]) -> list[str]:
-    """Return the ids of the setting that are not among the metrics known."""
+    """Return the ids of the setting that are not among the known metrics."""
     ids = {metric.id for metric in known}
     return [
         each for each in settings.conversion_metric_ids if each != AUTO_METRIC and each not in ids
@@ -193,7 +193,7 @@ def unknown_metric_ids(settings: Settings, known: Sequence[AccountMetric]) -> li
 
 
 def describe_missing_revenue(stored: Sequence[AccountMetric]) -> str:
-    """Return the sentence for an account in which `auto` finds nothing."""
+    """Return the sentence for an account in which `auto` finds no metric."""
     return (
         f"{CONVERSION_METRICS_VARIABLE}=auto finds no metric, so no report is fetched: the account "
         "maps none to "
@@ -206,19 +206,19 @@ def describe_missing_revenue(stored: Sequence[AccountMetric]) -> str:
 
 
 def describe_ecommerce_metrics(stored: Sequence[AccountMetric]) -> str:
-    """Return some metrics of the account's shop systems in brackets, where there are any."""
+    """Return a few metrics of the account's shop systems in brackets; empty without any."""
     found = [format_metric(each) for each in stored if each.is_ecommerce][:MAX_SUGGESTED_METRICS]
     return f" ({', '.join(found)})" if found else ""
 
 
 def describe_similar_metrics(metric_id: str, known: Sequence[AccountMetric]) -> str:
-    """Return the metrics whose id or name is most like an id, as a sentence; empty without any."""
+    """Return the metrics whose id or name is most similar to an id, as a sentence, or empty."""
     found = find_similar_metrics(metric_id, known)
     return f" Nearest: {', '.join(map(format_metric, found))}." if found else ""
 
 
 def find_similar_metrics(metric_id: str, known: Sequence[AccountMetric]) -> list[AccountMetric]:
-    """Return the metrics whose id or name is most like an id, the most alike first."""
+    """Return the metrics whose id or name is most similar to an id, the most similar first."""
     rated = [
         (
             max(text_similarity(metric_id, each.id), text_similarity(metric_id, each.name or "")),
@@ -231,7 +231,7 @@ def find_similar_metrics(metric_id: str, known: Sequence[AccountMetric]) -> list
 
 
 def text_similarity(one: str, other: str) -> float:
-    """Return how alike two texts are, 0 to 1, case and blanks apart."""
+    """Return how similar two texts are, 0 to 1; only letters and digits count, not their case."""
     first, second = ("".join(filter(str.isalnum, text)).casefold() for text in (one, other))
     return SequenceMatcher(None, first, second).ratio()
 
@@ -243,7 +243,7 @@ def format_metric(metric: AccountMetric) -> str:
 
 
 REVENUE_MAPPING_ID = "revenue"
-"""The id of the mapping that names the account's revenue metric."""
+"""The id, in Klaviyo, of the mapping that names the account's revenue metric."""
 
 REVENUE_CACHE_LIFETIME = timedelta(days=1)
 
@@ -255,7 +255,7 @@ def get_revenue_metric(
 ) -> str | None:
     """Return which metric the account maps to revenue; None where it maps none.
 
-    Klaviyo is asked once a day, and at every call while it maps none: somebody may be about to.
+    It is fetched once a day, but at every call while none is mapped: one may be mapped any time.
 
     Raises:
         KlaviyoAssetsError: Klaviyo cannot be reached, or refuses the key.
@@ -273,9 +273,9 @@ def get_revenue_metric(
 def fetch_revenue_metric(
     client: KlaviyoClient, rate_limiter: RateLimiter, base_url: str
 ) -> str | None:
-    """Ask which metric the account maps to revenue, and remember the answer.
+    """Fetch which metric the account maps to revenue, and store it.
 
-    None where it maps none, or may not be asked.
+    None where it maps none, or where the key may not read it.
 
     Raises:
         KlaviyoAssetsError: Klaviyo cannot be reached, or refuses the key.
@@ -293,7 +293,7 @@ def fetch_revenue_metric(
 
 
 def fetch_custom_metrics(client: KlaviyoClient, base_url: str) -> Sequence[AccountMetric] | None:
-    """Ask for the account's custom metrics; None where the key may not read them.
+    """Fetch the account's custom metrics; None where the key may not read them.
 
     Raises:
         KlaviyoAssetsError: Klaviyo cannot be reached, or refuses the key.
@@ -330,7 +330,7 @@ def _parse_revenue_metric(response: Response) -> str | None:
 
 
 def _parse_custom_metrics(response: Response) -> list[AccountMetric]:
-    """Return the metrics with an id; one whose name is no text has none."""
+    """Return the metrics that have an id; a name that is not a string becomes None."""
     named = [
         (json_member(each, "id"), json_member(json_member(each, "attributes"), "name"))
         for each in _parse_records(response, CUSTOM_METRICS_PATH)
@@ -343,10 +343,10 @@ def _parse_custom_metrics(response: Response) -> list[AccountMetric]:
 
 
 def _parse_records(response: Response, path: str) -> list[object]:
-    """Return the records of an answer, read leniently: what is odd in one of them hides no other.
+    """Return the records of a response, unchecked: one malformed record must not hide the others.
 
     Raises:
-        BrokenBodyError: it is no answer of Klaviyo's.
+        BrokenBodyError: the body is not a response of Klaviyo's.
     """
     text, _ = repair_json(strip_bom(response.body, METRICS_TABLE))
     check_response_envelope(text, stream=METRICS_TABLE, is_paged=True)

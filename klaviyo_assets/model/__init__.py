@@ -1,1 +1,1 @@
-"""Words: the values that everything else is said in. No I/O, no clock, no Arrow, no Dagster."""
+"""The values that all rooms share: streams, columns, windows, reports, privacy rules, progress."""

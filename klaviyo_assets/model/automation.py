@@ -1,4 +1,4 @@
-"""The promises that need a schedule or sensor, and which of them keep each."""
+"""Says what the schedules and sensors guarantee, and which guarantees are not met now."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from klaviyo_assets.settings import AUTOMATION_RECOMMENDED, Settings
 
 @dataclass(frozen=True, slots=True)
 class AutomationGuarantee:
-    """What is kept while all of some schedules and sensors are on, as a sentence's subject."""
+    """What is guaranteed while all of `automations` are on; `subject` begins a sentence."""
 
     subject: str
     automations: tuple[str, ...]
@@ -30,10 +30,10 @@ AUTOMATION_GUARANTEES = (
     AutomationGuarantee("whether reports are kept up", ("klaviyo_reports_newest_days",)),
     AutomationGuarantee("new metrics as partitions of reports", ("klaviyo_conversion_metrics",)),
 )
-"""All of them; the daily schedules of reports stand in for the draining sensor where it is off."""
+"""All guarantees. Where the backfill sensor is off, the daily schedules of reports replace it."""
 
 ALWAYS_ON_AUTOMATIONS = ("klaviyo_conversion_metrics",)
-"""Those that run from the start whatever the setting: they cost nothing."""
+"""Automations that are on from the start whatever the setting: they send no requests."""
 
 SUBSTITUTE_AUTOMATIONS = {
     "klaviyo_reports_drain": (
@@ -46,9 +46,9 @@ SUBSTITUTE_AUTOMATIONS = {
 def unmet_guarantees(
     settings: Settings, running_automations: Iterable[str]
 ) -> list[AutomationGuarantee]:
-    """Return the promises that nothing keeps, given the names of schedules and sensors on.
+    """Return the guarantees that are not met, given the names of the schedules and sensors on.
 
-    A lookback reads late events as well, and a late-events schedule of no day reads none.
+    A lookback also reads late events; the late-events schedule reads none if its days are 0.
     """
     on = set(running_automations)
     on |= {name for name, others in SUBSTITUTE_AUTOMATIONS.items() if on.issuperset(others)}
@@ -60,7 +60,7 @@ def unmet_guarantees(
 
 
 def default_automations(settings: Settings) -> tuple[str, ...]:
-    """Return the names of those that are on where nobody has used a switch."""
+    """Return the names of the automations that are on unless someone switched them in the UI."""
     return (
         all_automations()
         if settings.automation == AUTOMATION_RECOMMENDED
@@ -69,7 +69,7 @@ def default_automations(settings: Settings) -> tuple[str, ...]:
 
 
 def all_automations() -> tuple[str, ...]:
-    """Return the names of all schedules and sensors that promises are kept by, once each."""
+    """Return the names of all schedules and sensors that guarantees need, each once."""
     names = (name for each in AUTOMATION_GUARANTEES for name in each.automations)
     others = (name for each in SUBSTITUTE_AUTOMATIONS.values() for name in each)
     return tuple(dict.fromkeys([*names, *others]))

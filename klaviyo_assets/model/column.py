@@ -1,4 +1,4 @@
-"""Columns and the places in a record that they are read from."""
+"""Columns of a table, and the places in a record from which they are read."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,17 +8,17 @@ ColumnType = Literal["string", "integer", "number", "boolean", "timestamp", "dat
 """`json` is JSON text; `ids` a list of strings; `timestamp` is UTC in microseconds."""
 
 PersonalDataKind = Literal["email", "phone_number"]
-"""Kinds of values that tell a person and lie in several places, named as the profile's column."""
+"""Kinds of personal data that occur in several places, named as the column of profiles."""
 
 EXTRA_FIELD = "extra"
-"""The column of every table that holds what no other does, as one JSON object: path to value."""
+"""The column of every table for values without a column, as one JSON object: path to value."""
 
 
 @dataclass(frozen=True, slots=True)
 class FieldPath:
     """A dotted path below `attributes`.
 
-    `epoch_seconds_path` is a path to epoch seconds, used where null.
+    `epoch_seconds_path`: a second path, to seconds since 1970, used where the first value is null.
     """
 
     path: str
@@ -56,7 +56,7 @@ class FirstIncludedId:
 
 @dataclass(frozen=True, slots=True)
 class LatestOf:
-    """The newest `timestamp_member` among the objects of the array at `included_path`."""
+    """The latest `timestamp_member` among the objects of the array at `path`."""
 
     path: str
     timestamp_member: str
@@ -64,11 +64,11 @@ class LatestOf:
 
 @dataclass(frozen=True, slots=True)
 class SliceConstant:
-    """A constant that the slice brings, because Klaviyo does not say it in the record.
+    """A constant of the slice, for a value that Klaviyo does not put into the record.
 
-    `included_relationship` and `included_path` name what the record brings along that may say it
-    all the same: the first included resource of a relationship, and a dotted path below its
-    attributes. What came counts, not what was asked for.
+    The first included resource of `included_relationship` may contain it, at the dotted path
+    `included_path` below its attributes. That value, if there is one, is used instead of the
+    slice's: what was received counts, not what was requested.
     """
 
     name: str
@@ -82,19 +82,19 @@ JsonPath = tuple[str, ...]
 ColumnSource = (
     FieldPath | RelatedId | RelatedIds | Included | FirstIncludedId | LatestOf | SliceConstant
 )
-"""Every place a column can be read from; the set is closed."""
+"""Every place from which a column can be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: its name in the table, what it tells, its type, and where it is read from.
+    """One column: its name in the table, its meaning, its type, and where it is read from.
 
-    Every column may be NULL but for keys and cursors: the published `required` is not kept by real
-    answers. Without `declared_source` the value lies at `attributes.<name>`.
+    Every column except keys and cursors may be NULL: real responses lack fields that Klaviyo
+    documents as `required`. Without `declared_source` the value is at `attributes.<name>`.
 
-    `personal_kind` is the personal kind of a text. Of JSON `personal_members` are names, at any
-    depth, with the kind of their values; `is_free_form` tells that people choose its members, so
-    that any may be there.
+    `personal_kind`: the kind of personal data that a text column holds. `personal_members`: the
+    members of a JSON column, at any depth, that hold personal data, each with its kind.
+    `is_free_form`: the account chooses the members of the JSON, so any data may be in it.
     """
 
     name: str
@@ -107,7 +107,7 @@ class Column:
 
     @property
     def source(self) -> ColumnSource:
-        """Return where the value lies."""
+        """Return the place from which the column is read."""
         return self.declared_source if self.declared_source is not None else FieldPath(self.name)
 
 

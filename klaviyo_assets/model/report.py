@@ -1,4 +1,4 @@
-"""Reports: what Klaviyo computes on request, by conversion metric and day, against a quota."""
+"""Reports, which Klaviyo computes on request: their endpoints, partitions and date ranges."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ ONE_DAY = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True, order=True)
 class DateRange:
-    """`[first, last]` in the account's time zone, both ends inclusive, as a time frame has them."""
+    """`[first, last]` in the account's time zone, both ends inclusive, as in Klaviyo's reports."""
 
     first: date
     last: date
@@ -56,7 +56,7 @@ def merge_ranges(ranges: Iterable[DateRange]) -> list[DateRange]:
 class ReportPartition:
     """One partition of a report: a conversion metric and a day in the account's time zone.
 
-    An id from outside that no table could hold becomes one that it can, everywhere alike.
+    An id that a table cannot store is replaced by one that it can, in all places alike.
     """
 
     metric_id: str
@@ -69,18 +69,17 @@ class ReportPartition:
 
 
 def storable_text(text: str) -> str:
-    """Return text without NUL, at which programs end it, and without halves of characters."""
+    """Return text with U+FFFD for NUL, which ends a C string, and `?` for lone surrogates."""
     return text.replace("\0", "\ufffd").encode(errors="replace").decode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportEndpoint:
-    """A report endpoint as a source.
+    """A report endpoint, as the source of a stream.
 
-    `subject` is what rows are about: `campaign` or `flow`. `interval` is set where the answer is a
-    series; without one an answer is a total over its time frame. `max_days` is the longest time
-    frame of one request. `rate_denominators` are the statistics that are no sums, each with what it
-    is a share of.
+    `subject`: what rows are about, `campaign` or `flow`. `interval`: set for a series; without one
+    a response is a total over the time frame. `max_days`: the longest time frame of one request.
+    `rate_denominators`: the statistics that are rates, each with its denominator.
     """
 
     path: str
@@ -94,5 +93,5 @@ class ReportEndpoint:
 
     @property
     def message_field(self) -> str:
-        """Return the grouping that names a message: what a filter restricts an answer to."""
+        """Return the grouping that identifies a message, which is also the field of the filter."""
         return f"{self.subject}_message_id"

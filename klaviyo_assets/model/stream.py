@@ -1,4 +1,8 @@
-"""A stream: one table's worth of Klaviyo's data, declared once as a value."""
+"""Defines a stream: one table's worth of Klaviyo's data, declared once as a value.
+
+The same value becomes the requests, the schema, the Dagster asset, the checks, the README's row and
+the contract test. Dagster's UI and the comments in klaviyo.duckdb show its descriptions.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,10 +34,10 @@ TIER_REPORT = RateTier(name="REPORT", burst=1, steady=2, daily=225)
 
 @dataclass(frozen=True, slots=True)
 class RateLimitBucket:
-    """What one request is counted against: an endpoint, or a parameter with a limit of its own.
+    """What Klaviyo counts a request against: an endpoint, or a parameter with a limit of its own.
 
-    `name` is the method and path template (`GET /api/profiles`) or the parameter
-    (`additional-fields[profile]=predictive_analytics`); all streams with the same name share it.
+    `name`: method and path template (`GET /api/profiles`), or the parameter
+    (`additional-fields[profile]=predictive_analytics`). Streams with the same name share the limit.
     """
 
     name: str
@@ -44,13 +48,12 @@ class RateLimitBucket:
 class Cursor:
     """The column that says when a record changed, and how Klaviyo filters by it.
 
-    `field` is the name in filters and sorts. `is_inclusive` tells whether `greater-or-equal` is
-    offered; where only the strict `greater-than` is, windows are asked one second earlier.
-    `is_version` tells whether a later cursor means a newer version of the record: true of
-    `updated`, false of an event's `datetime`. `has_lookback` marks the stream that the lookback
-    setting applies to. `earliest`, where given, is asked for as the start of a window that has
-    none: without a bound Klaviyo would also send records that have no cursor at all, and which do
-    not belong to the stream.
+    `field`: its name in filters and sorts. `is_inclusive`: whether Klaviyo offers
+    `greater-or-equal`; where there is only `greater-than`, windows are requested from one second
+    earlier. `is_version`: whether a later cursor means a newer version of the record, as for
+    `updated` but not for an event's `datetime`. `has_lookback`: whether the lookback setting
+    applies. `earliest`: start of the filter where the window has none; without a filter Klaviyo
+    would also send records that have no cursor, and these do not belong to the stream.
     """
 
     column: str
@@ -63,7 +66,7 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """A part of a collection that Klaviyo makes us ask for apart: its filter and its constants."""
+    """A part of a collection that Klaviyo makes us request separately: its filter and constants."""
 
     name: str
     filter: str
@@ -71,15 +74,15 @@ class Slice:
 
 
 WHOLE_COLLECTION = Slice(name="*", filter="")
-"""The one slice of a collection that needs none."""
+"""The only slice of a collection that is not divided."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdditionalField:
-    """A field that comes only on request: `additional-fields[resource]=name`.
+    """A field that Klaviyo sends only on request: `additional-fields[resource]=name`.
 
-    `tier` is the lower limit that asking for it costs; `is_optional` says that a setting can leave
-    it out.
+    `tier`: the lower rate limit that then applies; `is_optional`: a setting can leave the field
+    out.
     """
 
     resource: str
@@ -98,12 +101,12 @@ SCOPE_BY_INCLUDE: Mapping[str, str] = MappingProxyType(
         "tags": "tags:read",
     }
 )
-"""The scope that reads what `include` names, where it is another than the collection's own."""
+"""The scope that a name in `include` needs, where it is not the collection's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collection:
-    """All records of one path, page by page. `page_size` is the maximum; None: not accepted."""
+    """All records of one path, page by page. `page_size`: the maximum; None: it is not accepted."""
 
     path: str
     page_size: int | None
@@ -111,16 +114,17 @@ class Collection:
     include: tuple[str, ...] = ()
     additional_fields: tuple[AdditionalField, ...] = ()
     has_metric_filter: bool = False
-    """Whether the setting for event metrics applies: one slice a metric id."""
+    """Whether the setting for event metrics applies: then there is one slice a metric id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detail:
-    """One more request per record of a parent stream, for columns the parent's pages lack.
+    """One more request per record of a parent stream, for columns that the parent's pages lack.
 
-    The stored table holds the key, `version_column` (the parent's value when asked, None: asked
-    every time) and the columns; the stream's relation is the parent joined with them. A 404 means
-    NULL where `is_null_when_missing`, otherwise the parent record is gone and skipped.
+    The stored table has the key, the parent's `version_column` at the time of the request, and the
+    columns; the stream's relation is the parent joined with it. Without a `version_column` every
+    record is requested in every sync. A 404 means NULL with `is_null_when_missing`; otherwise the
+    parent record no longer exists, and is skipped.
     """
 
     parent: str
@@ -132,21 +136,21 @@ class Detail:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Join:
-    """No request: all columns of `left`, and some of `right` where `join_column` equals its id."""
+    """No requests: all columns of `left`, and some of `right` where `join_column` is its id."""
 
     left: str
     right: str
     join_column: str
     columns: Mapping[str, str]
-    """Name here to name in `right`; `column.key` is a text inside a JSON column."""
+    """Column name to its name in `right`; `column.key` is a text inside a JSON column."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileMergeRule:
-    """A map from records that vanished to those they were merged into, told by what is stored.
+    """A map from deleted records to those they were merged into, derived from the stored tables.
 
-    `people` is the stream of the records, `identifiers` its columns that no two living ones share;
-    `events` the stream whose `owner` column names them.
+    `people`: the stream of the records; `identifiers`: its columns that no two existing records
+    share; `events`: the stream whose column `owner` refers to them.
     """
 
     name: str
@@ -157,12 +161,12 @@ class ProfileMergeRule:
 
     @property
     def required_tables(self) -> tuple[str, ...]:
-        """Return the tables that it cannot do without."""
+        """Return the tables that must be stored for it."""
         return (self.people,)
 
 
 StreamSource = Collection | Detail | Join | ReportEndpoint
-"""Every way a stream comes about; the set is closed."""
+"""Every kind of source that a stream can have."""
 
 Partitioning = Literal["none", "day", "metric and month"]
 
@@ -171,13 +175,12 @@ Partitioning = Literal["none", "day", "metric and month"]
 class Stream:
     """One table's worth of Klaviyo.
 
-    `description` starts with "One row per": the grain. `section` is a heading of Klaviyo's API
-    reference.
-    A collection without a cursor is swept: every sync reads everything and replaces the table.
-    `is_exempt_from_start_date` marks tables that others are joined to: the start date does not cut
-    them. Of a stream that `has_soft_deletes`, rows that a complete read no longer brings stay, and
-    say since when they are gone. `id_scan_cursor` is the order in which its ids alone can be swept:
-    one that no change of a record moves it in.
+    `description` starts with "One row per": the grain. `section`: a heading of Klaviyo's API
+    reference. A collection without a cursor is a snapshot: every sync reads everything and replaces
+    the table. `is_exempt_from_start_date`: the start date does not apply, because other tables are
+    joined to this one. `has_soft_deletes`: rows that a complete read no longer finds stay in the
+    table, with the time in `deleted_at`. `id_scan_cursor`: the order for reading only the ids of
+    all records; no change of a record may move it in this order.
     """
 
     name: str
@@ -195,7 +198,7 @@ class Stream:
     id_scan_cursor: Cursor | None = None
 
     def __post_init__(self) -> None:
-        """Refuse nonsense.
+        """Check that the declaration is consistent.
 
         Raises:
             ValueError: the declaration contradicts itself; the text names the stream.
@@ -214,14 +217,14 @@ class Stream:
         self._check_soft_deletes(names)
 
     def _check_soft_deletes(self, names: list[str]) -> None:
-        """Refuse to mark deleted rows where what a read did not bring need not be gone.
+        """Refuse soft deletes where a record missing from a complete read may still exist.
 
         Raises:
-            ValueError: as for all nonsense.
+            ValueError: it may.
         """
-        goes_back = self.cursor is not None and not self.cursor.is_version
+        can_go_back = self.cursor is not None and not self.cursor.is_version
         is_plain = isinstance(self.source, Collection) and self.partitioning == "none"
-        if self.has_soft_deletes and (goes_back or not is_plain or self.key != ("id",)):
+        if self.has_soft_deletes and (can_go_back or not is_plain or self.key != ("id",)):
             raise ValueError(
                 f"{self.name}: only a collection by id whose cursor never goes back "
                 "can tell what was deleted"
@@ -238,31 +241,31 @@ class Stream:
 
     @property
     def is_sorted_by_cursor(self) -> bool:
-        """Return whether records that are sorted by the cursor have ascending cursor columns.
+        """Return whether records sorted by the cursor's field have ascending cursor columns.
 
-        Not where the column holds the newest of several: Klaviyo sorts by the first of them.
+        They do not where the column is the latest of several: Klaviyo sorts by the first of them.
         """
-        places = {column.name: column.declared_source for column in self.columns}
-        return self.cursor is None or not isinstance(places.get(self.cursor.column), LatestOf)
+        sources = {column.name: column.declared_source for column in self.columns}
+        return self.cursor is None or not isinstance(sources.get(self.cursor.column), LatestOf)
 
     def rate_limit_buckets(
         self, *, excluded_fields: frozenset[str] = frozenset()
     ) -> tuple[RateLimitBucket, ...]:
-        """Return what one request of this stream spends.
+        """Return the buckets that one request of this stream counts against; none for a join.
 
-        `excluded_fields` names optional additional fields that are not asked for. Empty for a join.
+        `excluded_fields`: optional additional fields that are not requested.
         """
         if isinstance(self.source, Join) or self.tier is None:
             return ()
         if isinstance(self.source, ReportEndpoint):
             return (RateLimitBucket(f"POST {self.source.path}", self.tier),)
         own = RateLimitBucket(f"GET {self.source.path}", self.tier)
-        lowered = (
+        of_fields = (
             RateLimitBucket(f"additional-fields[{extra.resource}]={extra.name}", extra.tier)
             for extra in self.source.additional_fields
             if extra.tier is not None and extra.name not in excluded_fields
         )
-        return (own, *lowered)
+        return (own, *of_fields)
 
 
 KEY_COLUMN = Column("id", "Klaviyo's id; once in the table.")
@@ -282,14 +285,14 @@ SYNC_STARTED_COLUMN = Column(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelationDescription:
-    """What a relation holds, and what each of its columns tells, by name."""
+    """The meaning of a relation, and of each of its columns by name."""
 
     summary: str = ""
     columns: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def base_stream_name(stream: Stream) -> str | None:
-    """Return the stream whose relation this one's is, with columns added; None where it is none."""
+    """Return the stream whose relation this one's extends by columns; None if it extends none."""
     match stream.source:
         case Join(left=name) | Detail(parent=name):
             return name
@@ -300,11 +303,11 @@ def base_stream_name(stream: Stream) -> str | None:
 def relation_columns(stream: Stream, streams: Mapping[str, Stream]) -> tuple[Column, ...]:
     """Return the columns of a stream's relation in their order.
 
-    A relation that adds columns to another's has all of that one's first; `streams` holds it.
+    A relation that extends another's has all columns of that one first; `streams` must contain it.
     """
-    widened = base_stream_name(stream)
-    if widened is not None:
-        return (*relation_columns(streams[widened], streams), *stream.columns)
+    base = base_stream_name(stream)
+    if base is not None:
+        return (*relation_columns(streams[base], streams), *stream.columns)
     return (
         *([KEY_COLUMN] if KEY_COLUMN.name in stream.key else []),
         *stream.columns,
@@ -323,7 +326,7 @@ def describe_stream(stream: Stream, streams: Mapping[str, Stream]) -> RelationDe
 
 
 def describe_history(name: str, latest: RelationDescription) -> RelationDescription:
-    """Return the description of the history of the table `name`, whose own is `latest`."""
+    """Return the description of the history table of `name`, whose own description is `latest`."""
     return RelationDescription(
         summary=f"One row per version seen of each row of {name}, where a sync mode keeps them.",
         columns={

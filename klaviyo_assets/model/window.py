@@ -1,4 +1,4 @@
-"""Windows of time, half open, and what of a slice has been read so far."""
+"""Half-open windows of time, and the set of windows that has been read so far."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class Window:
 
                 start                     end
     ──────────────┼────────────────────────┼──────▶ UTC
-    asked for ────[════════════════════════)──────▶
+    inside ───────[════════════════════════)──────▶
     """
 
     start: datetime | None = None
@@ -22,12 +22,12 @@ class Window:
 
     @property
     def floor(self) -> datetime:
-        """Return the start, the beginning of time where it is open."""
+        """Return the start; the earliest datetime where it is open."""
         return _MIN_INSTANT if self.start is None else self.start
 
     @property
     def ceiling(self) -> datetime:
-        """Return the end, the end of time where it is open."""
+        """Return the end; the latest datetime where it is open."""
         return _MAX_INSTANT if self.end is None else self.end
 
     @property
@@ -45,12 +45,12 @@ def _window_between(floor: datetime, ceiling: datetime) -> Window:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What has been read completely: disjoint windows, ascending, never touching."""
+    """What has been read completely: windows that neither overlap nor touch, ascending."""
 
     windows: tuple[Window, ...] = ()
 
     def add(self, window: Window) -> "Coverage":
-        """Return the union with `window`; neighbours that touch become one."""
+        """Return the union with `window`; windows that touch become one."""
         if window.is_empty:
             return self
         floor, ceiling = window.floor, window.ceiling
@@ -65,14 +65,14 @@ class Coverage:
         )
 
     def union(self, other: "Coverage") -> "Coverage":
-        """Return what either of the two has read."""
+        """Return the union of both."""
         united = self
         for window in other.windows:
             united = united.add(window)
         return united
 
     def subtract(self, window: Window) -> "Coverage":
-        """Return the coverage with the instants of `window` taken out."""
+        """Return the coverage without `window`."""
         kept = [
             part
             for own in self.windows
@@ -85,7 +85,7 @@ class Coverage:
         return Coverage(tuple(kept))
 
     def gaps(self, wanted: Window) -> tuple[Window, ...]:
-        """Return what of `wanted` has not been read, ascending."""
+        """Return the parts of `wanted` that have not been read, ascending."""
         rest = Coverage((wanted,)) if not wanted.is_empty else Coverage()
         for own in self.windows:
             rest = rest.subtract(own)
