@@ -102,7 +102,7 @@ def test_f67_a_crash_after_the_columns_leaves_the_mark(home: Home) -> None:
     def crash(*_: object) -> int:
         raise StorageError("the machine went dark")
 
-    with patch.object(table_writer, "commit", crash):
+    with patch.object(table_writer, "commit_change", crash):
         broken = home.sync("profiles")
     assert "the machine went dark" in broken.failures["profiles"]
     assert widenings(home, "profiles") == [1]
