@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from klaviyo_assets_tests.contract.checkout import PACKAGE, ROOT
+from klaviyo_assets_tests.contract.checkout import (
+    PACKAGE,
+    ROOT,
+    read_import_contracts,
+)
 
 TESTS = ROOT / "klaviyo_assets_tests"
 README = ROOT / "README.md"
@@ -40,9 +44,11 @@ def page_name(page: Path) -> str:
 
 
 def quoted_words(page: Path) -> Iterator[str]:
-    """Yield what stands in backticks, but for the blocks of code."""
-    prose = CODE_BLOCK.sub("", page.read_text(encoding="utf-8"))
-    yield from re.findall(r"`([^`\n]+)`", prose)
+    """Yield what stands in backticks, and the paths below the packages in blocks of code."""
+    text = page.read_text(encoding="utf-8")
+    yield from re.findall(r"`([^`\n]+)`", CODE_BLOCK.sub("", text))
+    for block in CODE_BLOCK.findall(text):
+        yield from re.findall(r"\bklaviyo_assets(?:_tests)?/[\w./-]+", block)
 
 
 def places_of(page: Path) -> tuple[Path, ...]:
@@ -132,6 +138,21 @@ def test_every_page_is_two_links_from_the_readme() -> None:
     found = first | second | {page for folder in folders for page in folder.glob("*.md")}
     wanted = {ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")}
     assert sorted(page_name(page) for page in wanted - found) == []
+
+
+def test_the_rooms_are_drawn_as_they_are_fenced() -> None:
+    """Every layer of setup.cfg is one line of the drawing in docs/architecture.md, in its order."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawn = [set(re.findall(r"\w+", line)) for line in CODE_BLOCK.findall(page)[0].splitlines()]
+    layers = read_import_contracts()["importlinter:contract:layers"]["layers"].split("\n")
+    begin = 0
+    for layer in filter(None, layers):
+        names = set(re.findall(r"\w+", layer))
+        places = [at for at in range(begin, len(drawn)) if names <= drawn[at]]
+        assert places, (
+            f"docs/architecture.md does not draw this layer, or not in this place: {layer}"
+        )
+        begin = places[0] + 1
 
 
 def test_every_question_has_a_place_to_go() -> None:
