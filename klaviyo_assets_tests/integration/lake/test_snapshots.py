@@ -1,0 +1,105 @@
+"""A snapshot of a table is read once and handed on; whatever others commit makes it stale."""
+
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable
+
+from klaviyo_assets.lake.delta.log import (
+    MAX_HANDED_ON_SNAPSHOTS,
+    hand_on_snapshot,
+    handed_on_snapshots,
+    read_snapshot,
+    take_snapshot,
+)
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets_tests.integration.lake.lake_fixtures import (
+    EVENTS,
+    PROFILES,
+    TAGS,
+    merge_rows,
+    numbered_batch,
+)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the list that gets the folder of each Delta log that is opened from now on."""
+    folders: list[str] = []
+    original = DeltaTable.__init__
+
+    def spied(table: DeltaTable, folder: Path, *, version: int | None = None) -> None:
+        folders.append(folder.name)
+        original(table, folder, version=version)
+
+    monkeypatch.setattr(DeltaTable, "__init__", spied)
+    handed_on_snapshots.clear()
+    return folders
+
+
+def test_a_run_opens_the_log_of_its_table_once(lake: Lake, opened: list[str]) -> None:
+    """Plan, two commits, publication and vacuum share one open, or none in a later run."""
+    merge_rows(lake, PROFILES, [numbered_batch(0, 5)], {"n": 1})
+    handed_on_snapshots.clear()
+    opened.clear()
+    for number in (2, 3):
+        known = lake.check_table_state("profiles")
+        assert known is not None
+        assert known.state == {"n": number - 1}
+        merge_rows(lake, PROFILES, [numbered_batch(number * 10, 5)], {"n": number})
+        lake.publish([])
+        lake.vacuum("profiles")
+    assert opened == ["profiles"]
+    assert lake.read_columns("profiles", ["id"]).num_rows == 15
+
+
+def test_the_state_is_read_without_opening_the_log(lake: Lake, opened: list[str]) -> None:
+    """The newest commit holds state and rows, as the whole log does."""
+    merge_rows(lake, PROFILES, [numbered_batch(0, 5)], {"n": 1})
+    merge_rows(lake, PROFILES, [numbered_batch(3, 5)], {"n": 2})
+    opened.clear()
+    quick = lake.read_table_state("profiles")
+    assert opened == []
+    assert quick == lake.check_table_state("profiles")
+    assert quick is not None
+    assert (quick.rows, quick.state) == (8, {"n": 2})
+
+
+def test_a_commit_of_another_program_is_seen(lake: Lake, root: Path) -> None:
+    """A snapshot that was handed on before it is not used again."""
+    merge_rows(lake, PROFILES, [numbered_batch(0, 5)], {"n": 1})
+    folder = root / "lake/profiles"
+    DeltaTable(folder).delete("id = 'k0000001'")
+    found, state = take_snapshot(folder, "profiles"), lake.read_table_state("profiles")
+    assert found is not None
+    assert state is not None
+    assert found.rows == state.rows == 4
+    assert merge_rows(lake, PROFILES, [numbered_batch(10, 1)], {"n": 2}).rows_total == 5
+
+
+def test_a_table_begun_anew_is_no_old_snapshot(lake: Lake, root: Path) -> None:
+    """Its versions start from zero again, and it is told from the table that was set aside."""
+    merge_rows(lake, PROFILES, [numbered_batch(0, 5)])
+    stale = read_snapshot(root / "lake/profiles", "profiles")
+    assert stale is not None
+    hand_on_snapshot(root / "lake/profiles", stale)
+    lake.set_aside_table("profiles")
+    DeltaTable.create(
+        root / "lake/profiles", schema=stale.table.schema(), name="profiles", mode="error"
+    )
+    found = take_snapshot(root / "lake/profiles", "profiles")
+    assert found is not None
+    assert found is not stale
+    assert found.rows == 0
+
+
+def test_a_snapshot_has_one_owner(lake: Lake, root: Path) -> None:
+    """Who takes one gets it alone: a commit changes it. Few are held for nobody."""
+    folder = root / "lake/profiles"
+    for table in (PROFILES, EVENTS, TAGS):
+        merge_rows(lake, table, [numbered_batch(0, 5)])
+    first, second = take_snapshot(folder, "profiles"), take_snapshot(folder, "profiles")
+    assert first is not None
+    assert second is not None
+    assert first.table is not second.table
+    assert len(handed_on_snapshots) <= MAX_HANDED_ON_SNAPSHOTS
