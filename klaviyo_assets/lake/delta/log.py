@@ -19,11 +19,21 @@ from klaviyo_assets.lake.disk import corrupt_file_error, map_read_errors, storag
 from klaviyo_assets.lake.layout import LAKE_VERSION, PARTITION_COLUMNS
 from klaviyo_assets.lake.parquet import DataFile
 
+RANGE_PREFIXES = ("min.", "max.")
+STATISTIC_PREFIXES = (*RANGE_PREFIXES, "null_count.")
+"""How the names of deltalake's columns of `add` actions begin."""
+
 
 def read_data_files(table: DeltaTable, folder: Path) -> Iterator[DataFile]:
     """Yield the data files of the loaded version, with the column ranges that the log records."""
     file_actions = read_add_actions(table)
-    columns = {name: to_python_values(file_actions[name]) for name in file_actions.schema.names}
+    # Only key, cursor and `synced_at` have a range: three of the fifteen columns of events.
+    columns = {
+        name: to_python_values(column)
+        for name, column in zip(file_actions.schema.names, file_actions.columns, strict=True)
+        if not name.startswith(STATISTIC_PREFIXES)
+        or (name.startswith(RANGE_PREFIXES) and column.null_count < len(column))
+    }
     lows = {name[4:]: values for name, values in columns.items() if name.startswith("min.")}
     highs = {name[4:]: values for name, values in columns.items() if name.startswith("max.")}
     partition_values = {
