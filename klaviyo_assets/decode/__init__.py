@@ -1,1 +1,1 @@
-"""Turns bodies of responses into Arrow record batches."""
+"""Turns the bodies of responses into Arrow record batches."""

@@ -1,4 +1,4 @@
-"""Builds the columns of a parsed page, and from them its record batch."""
+"""Builds the columns of a parsed page, and from them its Arrow record batch."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -65,22 +65,23 @@ from klaviyo_assets.model.column import (
 from klaviyo_assets.model.stream import Slice
 
 ValuesByColumn = Mapping[str, Sequence[object]]
-"""Values by column; the columns may be of different lengths."""
+"""Values by column name; the columns may have different lengths."""
 
 _VALUE_RANGES: Mapping[ColumnType, tuple[pa.DataType, int, int]] = {
     "timestamp": (pa.int64(), -62_135_596_800_000_000, 253_402_300_799_999_999),
     "date": (pa.int32(), -719_162, 2_932_896),
 }
-"""The first and the last moment (microseconds) and day of the years 1 to 9999, since 1970."""
+"""The first and last value of the years 1 to 9999, in microseconds or days since 1970."""
 
 REPLACEMENT_CHARACTER = "\ufffd"
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltArrays:
-    """Arrays by column; `columns_with_nul`: columns that had NUL.
+    """Arrays by column name.
 
-    `unparsed_rows`: rows of unreadable text.
+    `columns_with_nul`: columns in which a NUL character was replaced. `unparsed_rows`: by column,
+    the rows whose text is no timestamp or date.
     """
 
     arrays: dict[str, ArrowArray]
@@ -89,16 +90,17 @@ class BuiltArrays:
 
 
 def build_arrays(kind: ColumnType, columns: ValuesByColumn) -> BuiltArrays:
-    """Return an array a column, all of one type.
+    """Return one array a column; all columns have the type `kind`.
 
-    Values are text for strings, timestamps and dates, JSON text (`Raw` or bytes, empty: null) for
-    JSON, lists of text for ids, Python's own for the rest; None is null. Text that is no timestamp
-    or date becomes null and is named. JSON is not checked to be UTF-8.
+    Values are text for strings, timestamps and dates; JSON text (`Raw` or bytes, empty for null)
+    for JSON; lists of text for ids; otherwise Python's own types. None is null. Text that is no
+    timestamp or date becomes null, and its row is in `unparsed_rows`. JSON is not checked to be
+    UTF-8.
     """
     if kind == "json":
         raws = cast("list[Raw | bytes]", list(chain.from_iterable(columns.values())))
         return BuiltArrays(_slice_by_column(build_json_array(raws), columns))
-    # Most columns of most pages have no value at all: they share one array.
+    # Most columns of most pages have no value at all; these share one array.
     some = {name: values for name, values in columns.items() if not _is_all_null(values)}
     made = _build_arrays_with_values(kind, some) if some else BuiltArrays({})
     lengths = {name: len(columns[name]) for name in columns.keys() - some.keys()}
@@ -138,9 +140,9 @@ def _slice_by_column(joined: ArrowArray, columns: ValuesByColumn) -> dict[str, A
 
 
 def _build_without_nul(columns: ValuesByColumn, kind: ColumnType) -> BuiltArrays:
-    """Build text or lists of it; other programs end a string at NUL, so each becomes U+FFFD."""
+    """Build arrays of text or of lists of text, with U+FFFD for NUL, which ends a C string."""
     whole = _build_joined_array(columns, ARROW_TYPES[kind])
-    # The characters are the last buffer, of strings and of lists of strings alike.
+    # The last buffer holds the characters, for strings and for lists of strings.
     data = whole.buffers()[-1]
     if data is None or b"\0" not in data.to_pybytes():
         return BuiltArrays(_slice_by_column(whole, columns))
@@ -159,7 +161,7 @@ def _replace_nul(value: object) -> object:
 
 
 def _is_within_years(joined: ArrowArray, kind: ColumnType) -> bool:
-    """Tell whether Python can name every value: Arrow knows the years 0 and 10000, too."""
+    """Return whether Python can represent every value; Arrow also has the years 0 and 10000."""
     number, first, last = _VALUE_RANGES[kind]
     ends = cast("dict[str, int | None]", pc.min_max(joined.cast(number)).as_py())
     return all(end is None or first <= end <= last for end in ends.values())
@@ -171,7 +173,7 @@ def _build_parsed_arrays(
     try:
         whole = _build_joined_array(columns, pa.string()).cast(ARROW_TYPES[kind])
     except pa.ArrowInvalid:
-        # Arrow wants an offset and at most six decimals, and quotes the text: not passed on.
+        # Arrow requires an offset and at most six decimals. Its error quotes the text: not shown.
         whole = None
     if whole is not None and _is_within_years(whole, kind):
         return BuiltArrays(_slice_by_column(whole, columns))
@@ -188,7 +190,7 @@ def _build_parsed_arrays(
     ((name, texts),) = columns.items()
     values = [parse(text) if isinstance(text, str) else None for text in texts]
     rows = [row for row, text in enumerate(texts) if text is not None and values[row] is None]
-    # Rare, so Arrow may bring pandas along.
+    # This is rare, so `pa.array` may import pandas.
     return BuiltArrays(
         {name: pa.array(values, ARROW_TYPES[kind])}, unparsed_rows={name: rows} if rows else {}
     )
@@ -207,13 +209,13 @@ _head_decoder = msgspec.json.Decoder(_ResourceHead)
 class RelationshipReader:
     """The relationships of a page's records, in the records' order.
 
-    Included resources are found by type and id; of two with one name the later counts.
+    Included resources are found by type and id; of two with the same ones the later counts.
     """
 
     def __init__(
         self, relationships: PageRelationships, *, rows: int, included: Raw, issues: PageIssues
     ) -> None:
-        """Hold the page's parts; what has another shape than documented goes to `issues`."""
+        """Keep the page's parts; values of an undocumented shape are added to `issues`."""
         self._relationships = relationships
         self._rows = rows
         self._included = included
@@ -229,7 +231,7 @@ class RelationshipReader:
         return [each.data if each is not None else UNSET for each in found]
 
     def ids(self, name: str) -> list[str | None]:
-        """Return the id of a to-one relationship; what is a list instead is kept as it came."""
+        """Return the ids of a to-one relationship; a list instead is put into `extra`."""
         found = self.linkages(name)
         if set(map(type, found)) == {ResourceIdentifier}:
             return [each.id for each in cast("list[ResourceIdentifier]", found)]
@@ -241,7 +243,7 @@ class RelationshipReader:
         return [each.id if isinstance(each, ResourceIdentifier) else None for each in found]
 
     def id_lists(self, name: str) -> list[list[str] | None]:
-        """Return the ids of a to-many relationship in Klaviyo's order; None where not sent."""
+        """Return the id lists of a to-many relationship in Klaviyo's order; None where not sent."""
         lists: list[list[str] | None] = []
         for row, each in enumerate(self.linkages(name)):
             if isinstance(each, ResourceIdentifier):
@@ -254,10 +256,10 @@ class RelationshipReader:
     def included_json(self, name: str) -> list[bytes]:
         """Return the included resources of a relationship as JSON arrays, in its order.
 
-        Empty bytes where the relationship was not sent. A resource that was not included is there
-        as its identifier.
+        Empty bytes where the relationship was not sent. For a resource that was not included the
+        array has its identifier.
         """
-        # Most events have none: those cost no call.
+        # Most events have none, so the common case makes no function call.
         return [
             encode_json_array(map(self._resource_json, _linked_identifiers(each)))
             if each
@@ -266,7 +268,7 @@ class RelationshipReader:
         ]
 
     def first_included_ids(self, name: str, related: str) -> list[str | None]:
-        """Return the id that the first included resource of `name` relates to as `related`."""
+        """Return the ids to which the first included resource of `name` relates as `related`."""
         if name not in self._first_relationships_by_name:
             rows = enumerate(self.linkages(name))
             firsts = ((row, self._first_relationships(each)) for row, each in rows if each)
@@ -279,13 +281,13 @@ class RelationshipReader:
         return ids
 
     def first_included_texts(self, name: str, path: str) -> list[str | None]:
-        """Return the text at a path below the attributes of the first included resource."""
+        """Return the texts at a path below the attributes of the first included resource."""
         several = map(_linked_identifiers, self.linkages(name))
         found = [self._find_included(each[0]) if each else None for each in several]
         return [_attribute_text(each[1], path) if each is not None else None for each in found]
 
     def keep_undeclared(self, declared: frozenset[str]) -> None:
-        """Keep the data of the relationships that no column is declared for."""
+        """Put the data of relationships without a column into `extra`."""
         for name in self._relationships.keys() - declared:
             for row, each in enumerate(self._relationships[name]):
                 if each is not None and each.data:
@@ -356,15 +358,15 @@ def _is_sent(linkage: ResourceLinkage) -> bool:
     return linkage is not None and linkage is not UNSET
 
 
-# The first and the last second that Python and Arrow both can name: years 1 to 9999.
+# The seconds since 1970 that both Python and Arrow can represent: the years 1 to 9999.
 _EPOCH_SECONDS_RANGE = range(-62_135_596_800, 253_402_300_800)
 
 
 class BatchBuilder:
-    """One page on its way into a record batch: taken column by column, built type by type."""
+    """Builds the record batch of one page: all columns of a type together."""
 
     def __init__(self, layout: PageLayout, parsed_page: ParsedPage, slice_: Slice) -> None:
-        """Hold a page's values; `slice_` brings the constants."""
+        """Keep a page's values; `slice_` supplies the constants."""
         self._layout = layout
         self._parsed_page = parsed_page
         self._slice = slice_
@@ -377,7 +379,7 @@ class BatchBuilder:
         self._values_by_type: dict[ColumnType, dict[str, Sequence[object]]] = {}
 
     def build(self, synced_at: datetime) -> pa.RecordBatch:
-        """Return the record batch of the layout's schema, a row a gathered record."""
+        """Return a record batch with the layout's schema and one row a parsed record."""
         values = self._parsed_page.values
         self._values_by_type["string"] = {ID_FIELD: self._parsed_page.ids}
         for name, kind, path in self._layout.attributes:
@@ -414,24 +416,24 @@ class BatchBuilder:
                 return self._relationships.first_included_ids(name, related)
             case LatestOf(path, item):
                 return self._latest_of_values(path, item)
-            case SliceConstant() as place:
-                return self._slice_constant_values(column.name, place)
+            case SliceConstant() as source:
+                return self._slice_constant_values(column.name, source)
             case FieldPath(path):
                 return self._parsed_page.values[split_path(path)]
 
-    def _slice_constant_values(self, column: str, place: SliceConstant) -> list[str | None]:
-        asked = self._slice.values.get(place.name)
-        if not place.included_relationship:
-            return [asked] * len(self._parsed_page.ids)
-        came = self._relationships.first_included_texts(
-            place.included_relationship, place.included_path
+    def _slice_constant_values(self, column: str, source: SliceConstant) -> list[str | None]:
+        requested = self._slice.values.get(source.name)
+        if not source.included_relationship:
+            return [requested] * len(self._parsed_page.ids)
+        received = self._relationships.first_included_texts(
+            source.included_relationship, source.included_path
         )
-        for other in sorted({each for each in came if each is not None} - {asked or ""}):
-            self._parsed_page.issues.add_notice(column, f"records of {other} came for {asked}")
-        return [each or asked for each in came]
+        for other in sorted({each for each in received if each is not None} - {requested or ""}):
+            self._parsed_page.issues.add_notice(column, f"records of {other} came for {requested}")
+        return [each or requested for each in received]
 
     def _latest_of_values(self, path: str, item: str) -> list[str | None]:
-        newest: list[str | None] = []
+        latest: list[str | None] = []
         for raw in cast("Sequence[Raw]", self._parsed_page.values[split_path(path)]):
             texts = _timestamp_texts(raw, item)
             if texts is None:
@@ -440,22 +442,22 @@ class BatchBuilder:
                 )
             moments = {text: parse_timestamp(text) for text in texts or ()}
             known = {text: moment for text, moment in moments.items() if moment is not None}
-            newest.append(max(known, key=known.__getitem__, default=None))
-        return newest
+            latest.append(max(known, key=known.__getitem__, default=None))
+        return latest
 
     def _note_issues(self, built: BuiltArrays, kind: ColumnType) -> None:
-        findings = self._parsed_page.issues
+        issues = self._parsed_page.issues
         for name in built.columns_with_nul:
-            findings.add_notice(name, "string with NUL characters, replaced by U+FFFD")
+            issues.add_notice(name, "string with NUL characters, replaced by U+FFFD")
         for name, rows in built.unparsed_rows.items():
             paths = {each: path for each, _, path in self._layout.attributes}
             key = extra_key(self._layout.field_tree, paths[name])
             for row in rows:
                 raw = msgspec.json.encode(self._values_by_type[kind][name][row])
-                findings.add_mistyped(row, key, raw, outcome=f"where {kind} is declared, left NULL")
+                issues.add_mistyped(row, key, raw, outcome=f"where {kind} is declared, left NULL")
 
     def _fill_from_epoch_seconds(self, arrays: dict[str, ArrowArray]) -> None:
-        """Put the seconds of `or_else` where a moment is null."""
+        """Fill null timestamps from the seconds at the column's `epoch_seconds_path`."""
         for name, path in self._layout.epoch_seconds_paths:
             if not arrays[name].null_count:
                 continue
@@ -470,10 +472,10 @@ class BatchBuilder:
             arrays[name] = pa.array(filled, pa.int64()).cast(TIMESTAMP_UTC)
 
     def _build_extra_column(self, rows: int) -> ArrowArray:
-        findings = self._parsed_page.issues
+        issues = self._parsed_page.issues
         return (
-            build_json_array(findings.extra_objects(rows))
-            if findings.extra_values
+            build_json_array(issues.extra_objects(rows))
+            if issues.extra_values
             else build_null_array(rows, pa.string())
         )
 
@@ -482,7 +484,7 @@ _object_list_decoder = msgspec.json.Decoder(list[dict[str, Raw]])
 
 
 def _timestamp_texts(raw: Raw, item: str) -> list[str] | None:
-    """Return the texts `item` of a JSON array of objects, None where it is something else."""
+    """Return the texts at `item` of a JSON array of objects; None if the JSON is something else."""
     if is_json_null(raw):
         return []
     try:
@@ -496,15 +498,16 @@ def _timestamp_texts(raw: Raw, item: str) -> list[str] | None:
 def filter_rows_with_cursor(
     batch: pa.RecordBatch, cursor: str, *, layout: PageLayout, parsed_page: ParsedPage
 ) -> pa.RecordBatch:
-    """Return the rows that have a cursor; the records of the others go into quarantine.
+    """Return the rows that have a cursor; the records of the others are quarantined.
 
-    But where the cursor is the newest of several, a record with none of them is no row at all:
-    Klaviyo's filters are known to be ignored at times. `parsed_page` must be of the slow path.
+    Exception: where the cursor is the latest of an array, a record whose array is empty is dropped,
+    because it does not belong to the stream; Klaviyo sometimes ignores its own filter.
+    `parsed_page` must come from the fallback, and is changed.
     """
     several = parsed_page.values.get(layout.latest_of_path, ())
-    is_there = batch[cursor].is_valid()
-    for row, there in enumerate(is_there.to_pylist()):
-        if there:
+    is_valid = batch[cursor].is_valid()
+    for row, has_cursor in enumerate(is_valid.to_pylist()):
+        if has_cursor:
             continue
         if several and bytes(cast("Raw", several[row])) in EMPTY_JSON_VALUES:
             parsed_page.issues.add_notice(cursor, "none, so the record is no row of this stream")
@@ -513,13 +516,13 @@ def filter_rows_with_cursor(
                 f"the record has no {cursor}", bytes(parsed_page.raw_records[row])
             )
             parsed_page.quarantined.append(broken)
-    return batch.filter(is_there)
+    return batch.filter(is_valid)
 
 
 def cursor_range(batch: pa.RecordBatch, cursor: str) -> tuple[datetime, datetime, bool] | None:
-    """Return the lowest and the highest moment, and whether none is lower than the one before.
+    """Return the lowest and the highest cursor, and whether the rows are in ascending order.
 
-    None without rows. No row may be without cursor.
+    None without rows. The column must not contain NULL.
     """
     micros = cast("list[int]", np.from_dlpack(batch[cursor].cast(pa.int64())).tolist())
     if not micros:
@@ -530,7 +533,7 @@ def cursor_range(batch: pa.RecordBatch, cursor: str) -> tuple[datetime, datetime
 
 
 def is_ascending_by_second(batch: pa.RecordBatch, cursor: str) -> bool:
-    """Tell whether no row lies in an earlier second than the one before; none may be NULL."""
+    """Return whether no cursor is in an earlier second than the one before; none may be NULL."""
     micros = cast("list[int]", np.from_dlpack(batch[cursor].cast(pa.int64())).tolist())
     seconds = [each // 1_000_000 for each in micros]
     return seconds == sorted(seconds)

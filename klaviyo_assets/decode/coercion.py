@@ -1,7 +1,6 @@
-"""Single values: what a column makes of a JSON value that is not of its declared type.
+"""Coerces JSON values to their columns' types, and collects what does not fit: the page's issues.
 
-What a page holds that its columns cannot: values for `extra`, notices, and what to learn. What was
-read from a page, before it becomes Arrow: both paths of decoding end here.
+`ParsedPage` is the result of both the fast path and the fallback, before it becomes Arrow.
 """
 
 import math
@@ -34,10 +33,10 @@ _text_list_decoder = msgspec.json.Decoder(list[str])
 
 
 def coerce_value(raw: bytes, kind: ColumnType) -> tuple[object, bool]:
-    """Return the column's value for a JSON value, and whether it is of the declared type.
+    """Return the column's value for a JSON value, and whether that has the declared type.
 
-    Values are as the typed structs give them: timestamps and dates are text. JSON null and an
-    absent value (empty bytes) are None, and fit.
+    Values are in the form of the fast path's structs: timestamps and dates are text. JSON null and
+    an absent value (empty bytes) become None, and fit every type.
     """
     if raw in {b"", b"null"}:
         return None, True
@@ -121,9 +120,9 @@ def _parse_finite_float(text: str | None) -> float | None:
 
 
 def parse_number_text(raw: bytes) -> float | None:
-    """Return the number that a JSON string says in full, None for any other value.
+    """Return the number in a JSON string if no digit is lost in a float; None for other values.
 
-    In full: written out again it is the same number. Coordinates are published as number or text.
+    Coordinates are published as a number or as text.
     """
     if not raw.startswith(b'"'):
         return None
@@ -133,9 +132,9 @@ def parse_number_text(raw: bytes) -> float | None:
 
 
 def parse_timestamp(text: str) -> datetime | None:
-    """Return the moment in UTC that a text names, None if it names none.
+    """Return the UTC datetime of an ISO 8601 text in any form; None for other texts.
 
-    Any ISO 8601 form; without an offset it is UTC, without a time midnight.
+    A text without an offset is read as UTC, one without a time as midnight.
     """
     try:
         moment = datetime.fromisoformat(text.strip())
@@ -145,7 +144,7 @@ def parse_timestamp(text: str) -> datetime | None:
 
 
 def parse_iso_day(text: str) -> date | None:
-    """Return the day that `YYYY-MM-DD` names, None for any other text."""
+    """Return the date of a text `YYYY-MM-DD`; None for any other text."""
     try:
         return date.fromisoformat(text) if _DAY_PATTERN.fullmatch(text) else None
     except ValueError:
@@ -154,7 +153,7 @@ def parse_iso_day(text: str) -> date | None:
 
 MAX_NOTICES = 50
 MAX_NOTICE_NAME_CHARACTERS = 120
-"""Characters of a field's name in a notice: a name is Klaviyo's, yet anybody's length."""
+"""Most characters of a field's name in a notice; Klaviyo's names have no maximum length."""
 
 _TYPE_BY_FIRST_BYTE = {
     ord('"'): "string",
@@ -167,19 +166,23 @@ _TYPE_BY_FIRST_BYTE = {
 
 
 def json_type(raw: bytes | Raw) -> str:
-    """Return what a JSON value is, in JSON's words."""
+    """Return the JSON type of a value: string, number, boolean, null, array or object."""
     return _TYPE_BY_FIRST_BYTE.get(memoryview(raw)[0], "number")
 
 
 def is_json_null(raw: bytes | Raw) -> bool:
-    """Tell whether a JSON value is null, or absent (empty)."""
+    """Return whether a JSON value is null, or absent (empty bytes)."""
     length = len(raw)
     return not length or (length == len(b"null") and bytes(raw) == b"null")
 
 
 @dataclass(slots=True)
 class PageIssues:
-    """Filled while a page is read; rows are numbered as the page's records are."""
+    """Collects, while a page is read, what its columns cannot hold. Rows are numbered from 0.
+
+    `new_fields`: paths without a declaration. `loose_fields`: paths at which another type than the
+    declared one was received.
+    """
 
     extra_values: dict[int, dict[str, bytes]] = field(default_factory=dict[int, dict[str, bytes]])
     new_fields: set[JsonPath] = field(default_factory=set[JsonPath])
@@ -191,21 +194,21 @@ class PageIssues:
         self.extra_values.setdefault(row, {})[key] = raw
 
     def add_undeclared(self, row: int, key: str, raw: bytes) -> None:
-        """Keep a value that no column is for, and say so."""
+        """Put a value without a column into `extra`, and add a notice."""
         self.add_extra(row, key, raw)
         self.add_notice(key, f"{json_type(raw)} without a column, kept in `extra`")
 
     def add_mistyped(self, row: int, key: str, raw: bytes, *, outcome: str) -> None:
-        """Keep a value of another type than declared; `outcome` tells what its column got."""
+        """Put a value of another than the declared type into `extra`; the column got `outcome`."""
         self.add_extra(row, key, raw)
         self.add_notice(key, f"{json_type(raw)} {outcome}, kept in `extra`")
 
     def coerce_or_keep(
         self, raw: bytes, kind: ColumnType, *, at: tuple[int, str]
     ) -> tuple[object, bool]:
-        """Return a column's value for a JSON value, and whether it fits; if not, keep it.
+        """Return a column's value for a JSON value, and whether it fits; if not, add it to `extra`.
 
-        `at` is the row and the key in `extra`.
+        `at`: the row, and the key in `extra`.
         """
         if kind == "number" and (number := parse_number_text(raw)) is not None:
             return number, True
@@ -216,7 +219,7 @@ class PageIssues:
         return value, fits
 
     def add_notice(self, name: str, text: str) -> None:
-        """Add a notice; `text` must hold no value of a record."""
+        """Add a notice about the field `name`; `text` must contain no value of a record."""
         name = redact_keys(name)
         shown = (
             name
@@ -226,7 +229,7 @@ class PageIssues:
         self._notices.add(f"{shown!r}: {text}" if not shown.isprintable() else f"{shown}: {text}")
 
     def notices(self) -> tuple[str, ...]:
-        """Return the notices in order, each once, and how many were left off."""
+        """Return the notices, sorted, each once; beyond the maximum only their number."""
         ordered = sorted(self._notices)
         more = len(ordered) - MAX_NOTICES
         if more <= 0:
@@ -234,14 +237,14 @@ class PageIssues:
         return (*ordered[:MAX_NOTICES], f"and {more} more notices of this page")
 
     def extra_objects(self, rows: int) -> list[bytes]:
-        """Return a JSON object of sorted keys for each of the first rows; empty: nothing kept."""
+        """Return the JSON of `extra`, its keys sorted, for each of the first rows; empty: none."""
         by_row = map(self.extra_values.get, range(rows))
         return [encode_json_object(dict(sorted(each.items()))) if each else b"" for each in by_row]
 
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedRecord:
-    """A record that cannot be stored, as it was sent, and why. `reason` holds no value of it."""
+    """A record that cannot be stored, as received; `reason` contains no value of it."""
 
     reason: str
     record: bytes
@@ -249,13 +252,13 @@ class QuarantinedRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedPage:
-    """The records of one page that can be stored, value by value; all lists are of one length.
+    """The values of one page's records that can be stored; all lists have the same length.
 
-    `values` has a list for every path of the tree: text for strings and times, numbers, booleans,
-    lists of ids, `Raw` for JSON (empty where absent). `raw_records` are the records themselves,
-    unless they were read fast; `record_count` counts those that came, the quarantined included.
-    `is_list` tells whether they came as a list, `errors` what came beside them, `links` what the
-    page says of itself.
+    `values`: a list for every path of the field tree, with text for strings and times, numbers,
+    booleans, lists of ids, and `Raw` for JSON (empty where absent). `record_count`: all records
+    received, including those in `quarantined`. `raw_records`: the stored records as JSON, only from
+    the fallback. `is_list`: whether `data` was a list. `included`, `links` and `errors`: the page's
+    members of these names.
     """
 
     ids: Sequence[str]

@@ -1,8 +1,8 @@
 """Decodes the bytes of a page into an Arrow record batch, by the fast path or the fallback.
 
-A page that holds what was declared is decoded at once (`structs`). One that holds more, or other
-types, is read record by record (`survey`), and the decoder learns what was new: the next pages
-with it are fast again. What belongs here: choosing between the two, and what a page tells.
+A page that contains only declared fields, of the declared types, is decoded in one go by
+`fast_path`. Any other is read record by record by `fallback`, and the decoder adds what was new to
+its fast path, so that later pages with the same drift are fast again.
 """
 
 from dataclasses import dataclass, replace
@@ -43,9 +43,9 @@ _attributes_page_decoder = msgspec.json.Decoder(_AttributesPage)
 def missing_attributes(body: bytes, layout: PageLayout) -> list[str]:
     """Return the declared members of `attributes` that no record of a page has, sorted.
 
-    What lies deeper does not count: it differs from record to record by design, as the strategies
-    of campaigns do. Nothing is missing from a page with broken records, or from a single record
-    that was asked for alone: that may be made up for a 404.
+    Deeper members do not count, because they differ between records by design, as the strategies of
+    campaigns do. Empty for a page with malformed records, and for a response with a single record:
+    that may be a placeholder for a 404.
     """
     try:
         records = _attributes_page_decoder.decode(body).data
@@ -56,7 +56,7 @@ def missing_attributes(body: bytes, layout: PageLayout) -> list[str]:
 
 
 MAX_LEARNED_FIELDS = 500
-"""Fields that are not declared and yet decoded fast; a page with more takes the slow path."""
+"""Undeclared fields that the fast path may learn; beyond that, pages with new ones stay slow."""
 
 
 _DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -64,12 +64,12 @@ _DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodedPage:
-    """One answer, decoded.
+    """One page, decoded.
 
-    `record_count` counts all that came; those not in `build` are in `mask_quarantined`.
-    `lowest_cursor` and `highest_cursor` are of the cursor column, UTC, None without rows or cursor;
-    `is_ascending` tells whether it never goes back within the page. `notices` name fields and
-    types, never values. `is_fast` tells that the page held nothing new and was decoded at once.
+    `record_count` counts all records received; those that are not in `batch` are in `quarantined`.
+    `lowest_cursor` and `highest_cursor`: of the cursor column, in UTC, None without rows or cursor.
+    `is_ascending`: whether the cursor never decreases within the page. `notices` name fields and
+    types, never values. `is_fast`: the fast path decoded the page.
     """
 
     batch: pa.RecordBatch
@@ -85,7 +85,7 @@ class DecodedPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _SchemaDrift:
-    """What real pages held beyond the declaration, and the fast path that knows it."""
+    """What pages contained beyond the declaration, and a fast path that decodes it."""
 
     new_fields: frozenset[JsonPath] = frozenset()
     loose_fields: frozenset[JsonPath] = frozenset()
@@ -93,15 +93,15 @@ class _SchemaDrift:
 
 
 class PageDecoder:
-    """Decodes the pages of one stream; may be shared by threads.
+    """Decodes the pages of one stream. Thread-safe.
 
-    `schema` is that of every batch: the stream's, whatever is excluded.
+    Every batch has the same `schema`: the stream's, whatever columns are excluded.
     """
 
     def __init__(self, stream: Stream, *, privacy: PrivacyRules | None = None) -> None:
-        """Make the structs of the stream's columns.
+        """Build the structs of the stream's columns.
 
-        What `privacy` names is neither in the batches nor in `extra` nor in quarantine as it came;
+        Values that `privacy` names are excluded or hashed in batches, in `extra` and in quarantine;
         excluded columns are NULL.
 
         Raises:
@@ -127,17 +127,17 @@ class PageDecoder:
     def decode(
         self, body: bytes, *, synced_at: datetime, slice_: Slice = WHOLE_COLLECTION
     ) -> DecodedPage:
-        """Return a page as a record batch, and what the sync wants to know of it.
+        """Return a page as a record batch, with its next link, cursors, quarantine and notices.
 
         Args:
-            body: the answer, uncompressed; `data` may be a list or a single record.
-            synced_at: when it was read, UTC.
-            slice_: the slice it was asked for, for the constants that the slice brings.
+            body: the response's body, decompressed; `data` may be a list or a single record.
+            synced_at: when it was read, UTC; the value of the column.
+            slice_: the slice that was requested; its constants fill columns.
 
         Raises:
-            BrokenBodyError: not JSON, not UTF-8, no JSON object, or one that is no page (without
-                `data` or `links.self`, or with `errors`); asking again may help.
-            MalformedPageError: nested deeper than can be read.
+            BrokenBodyError: not JSON, not UTF-8, not a JSON object, or an object that is not a page
+                (without `data` or `links.self`, or with `errors`); a retry may help.
+            MalformedPageError: nested too deeply to be read.
         """
         text = strip_bom(body, self._layout.stream)
         try:
@@ -155,7 +155,7 @@ class PageDecoder:
     def _decode_salvaged(
         self, body: bytes, problem: Exception, synced_at: datetime, slice_: Slice
     ) -> DecodedPage:
-        """Return a page with the records that cannot be read in quarantine."""
+        """Return a page whose unreadable records are in quarantine."""
         found = salvage_page(body)
         if found is None:
             raise self._undecodable_error(problem) from None
@@ -178,24 +178,24 @@ class PageDecoder:
             case UnicodeDecodeError():
                 return BrokenBodyError("the answer is not UTF-8", stream=stream)
             case _:
-                # msgspec says what it expected and at which byte, not what stands there.
+                # msgspec's text has the expected type and the position, and no value of the page.
                 return BrokenBodyError(f"the answer is not JSON: {problem}", stream=stream)
 
     def _decode_page(self, body: bytes, synced_at: datetime, slice_: Slice) -> DecodedPage:
         layout = self._layout
-        gathered = self._parse_page(body)
-        self._check_page(gathered)
-        batch = BatchBuilder(layout, gathered, slice_).build(synced_at)
+        parsed = self._parse_page(body)
+        self._check_page(parsed)
+        batch = BatchBuilder(layout, parsed, slice_).build(synced_at)
         cursor = layout.cursor
         if cursor is not None and batch[cursor].null_count:
-            if gathered.is_fast:
-                gathered = parse_page_by_record(body, layout.field_tree, layout.stream)
-                batch = BatchBuilder(layout, gathered, slice_).build(synced_at)
-            batch = filter_rows_with_cursor(batch, cursor, layout=layout, parsed_page=gathered)
+            if parsed.is_fast:
+                parsed = parse_page_by_record(body, layout.field_tree, layout.stream)
+                batch = BatchBuilder(layout, parsed, slice_).build(synced_at)
+            batch = filter_rows_with_cursor(batch, cursor, layout=layout, parsed_page=parsed)
         if not body.isascii():
             self._check_utf8(batch)
         if self._is_first_page and batch.num_rows:
-            self._note_missing_fields(body, gathered.issues)
+            self._note_missing_fields(body, parsed.issues)
         lowest, highest, is_ascending = (cursor and cursor_range(batch, cursor)) or (
             None,
             None,
@@ -203,26 +203,30 @@ class PageDecoder:
         )
         return DecodedPage(
             batch=self._masker.mask_batch(batch),
-            next_link=gathered.links.next,
-            record_count=gathered.record_count,
+            next_link=parsed.links.next,
+            record_count=parsed.record_count,
             lowest_cursor=lowest,
             highest_cursor=highest,
             is_ascending=is_ascending,
-            quarantined=tuple(map(self._masker.mask_quarantined, gathered.quarantined)),
-            notices=gathered.issues.notices(),
-            is_fast=gathered.is_fast,
+            quarantined=tuple(map(self._masker.mask_quarantined, parsed.quarantined)),
+            notices=parsed.issues.notices(),
+            is_fast=parsed.is_fast,
         )
 
     def _parse_page(self, body: bytes) -> ParsedPage:
         try:
             return self._schema_drift.fast_path.parse(body)
         except msgspec.ValidationError:
-            gathered = parse_page_by_record(body, self._layout.field_tree, self._layout.stream)
-        self._learn_schema_drift(gathered.issues)
-        return gathered
+            parsed = parse_page_by_record(body, self._layout.field_tree, self._layout.stream)
+        self._learn_schema_drift(parsed.issues)
+        return parsed
 
     def _check_page(self, parsed_page: ParsedPage) -> None:
-        """Refuse what looks like a page and is none; of a single record the links do not matter."""
+        """Refuse a body that only looks like a page; links are not checked for a single record.
+
+        Raises:
+            BrokenBodyError: a retry may help.
+        """
         stream = self._layout.stream
         check_page_envelope(
             parsed_page.links if self._is_paged else None, parsed_page.errors, stream=stream
@@ -232,7 +236,7 @@ class PageDecoder:
             raise BrokenBodyError(text, stream=stream)
 
     def _learn_schema_drift(self, issues: PageIssues) -> None:
-        """Know from now on what was found; a new value each time, for other threads' sake."""
+        """Learn the page's new and loosely typed fields, by replacing one value: thread-safe."""
         known = self._schema_drift
         extras = known.new_fields | set(filter(can_name_struct_field, issues.new_fields))
         loose = known.loose_fields | issues.loose_fields
@@ -248,13 +252,17 @@ class PageDecoder:
         )
 
     def _note_missing_fields(self, body: bytes, issues: PageIssues) -> None:
-        """Name the declared attributes that the first page with rows does not have."""
+        """Add a notice for each declared attribute that the first page with rows lacks."""
         self._is_first_page = False
         for name in missing_attributes(body, self._layout):
             issues.add_notice(name, "declared, but no record of the page has it")
 
     def _check_utf8(self, batch: pa.RecordBatch) -> None:
-        """Raise UnicodeDecodeError where bytes that were only passed on are not UTF-8."""
+        """Check columns whose bytes were passed on undecoded.
+
+        Raises:
+            UnicodeDecodeError: they are not UTF-8.
+        """
         for name in self._passthrough_columns.intersection(batch.schema.names):
             try:
                 batch[name].validate(full=True)

@@ -1,4 +1,4 @@
-"""Reads pages that the fast path cannot: record by record, setting broken records apart."""
+"""Reads pages that the fast path cannot: record by record, quarantining unusable records."""
 
 import re
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ _RECORD_MEMBERS = frozenset({"type", "id", "attributes", "relationships", "links
 
 
 class BrokenRecordError(ValueError):
-    """A record that cannot be stored; the text is the reason. It never leaves this file."""
+    """A record that cannot be stored; the text is the reason. It never leaves this module."""
 
 
 def parse_page_by_record(body: bytes, field_tree: ObjectNode, stream: str) -> ParsedPage:
@@ -45,42 +45,42 @@ def parse_page_by_record(body: bytes, field_tree: ObjectNode, stream: str) -> Pa
 
     Args:
         body: the page, JSON in UTF-8.
-        root: the tree of declared fields alone, without what was learned.
+        field_tree: the declared fields only, without learned ones.
         stream: the stream's name, for errors.
 
     Raises:
-        BrokenBodyError: JSON, but not an object; or an object that is no page.
+        BrokenBodyError: JSON, but not an object; or an object that is not a page.
         msgspec.DecodeError: not JSON.
     """
-    # Names of fields end in notices and in `extra`: a page that repeats the key comes this way.
+    # Names of fields appear in notices and in `extra`; a page may repeat the key in one of them.
     body = redact_known_keys(body)
     try:
         page = envelope_decoder.decode(body)
     except msgspec.ValidationError:
         raise BrokenBodyError("the answer is JSON, but not an object", stream=stream) from None
     links = parse_links(page.links, stream)
-    survey = _RecordReader(field_tree)
+    reader = _RecordReader(field_tree)
     records, is_list = _split_data(page.data, stream)
     for record in records:
-        survey.read_record(record)
+        reader.read_record(record)
     return ParsedPage(
-        ids=survey.ids,
-        values=survey.values,
-        relationships=transpose_relationships(survey.relationships),
+        ids=reader.ids,
+        values=reader.values,
+        relationships=transpose_relationships(reader.relationships),
         record_count=len(records),
-        issues=survey.issues,
+        issues=reader.issues,
         included=page.included,
         links=links,
         errors=page.errors,
         is_list=is_list,
         is_fast=False,
-        raw_records=survey.raw_records,
-        quarantined=survey.quarantined,
+        raw_records=reader.raw_records,
+        quarantined=reader.quarantined,
     )
 
 
 def _split_data(data: Raw, stream: str) -> tuple[list[Raw], bool]:
-    """Return the records, and whether they came as a list."""
+    """Return the records as JSON text, and whether `data` is a list."""
     if not len(data):
         raise BrokenBodyError(MISSING_DATA_MESSAGE, stream=stream)
     match json_type(data):
@@ -94,7 +94,7 @@ def _split_data(data: Raw, stream: str) -> tuple[list[Raw], bool]:
 
 
 class _RecordReader:
-    """Reads records into rows."""
+    """Collects the values of records field by field, one row for each record that can be stored."""
 
     def __init__(self, root: ObjectNode) -> None:
         self._root = root
@@ -107,7 +107,7 @@ class _RecordReader:
         self.issues = PageIssues()
 
     def read_record(self, raw: Raw) -> None:
-        """Read one record into the next row, or put it into quarantine."""
+        """Read one record into the next row, or quarantine it."""
         try:
             members, id_ = _open_record(raw)
         except BrokenRecordError as broken:
@@ -211,23 +211,24 @@ _TOKEN_PATTERN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[][{},]', re.DOTALL)
 _OPENED_BY = {ord("]"): ord("["), ord("}"): ord("{")}
 _QUOTE, _COMMA, _ARRAY, _ARRAY_END = map(ord, '",[]')
 _IN_PAGE, _IN_DATA = 1, 2
-"""Brackets that are open around a page's members, and around its records."""
+"""How many brackets are open around a page's members, and around its records."""
 _RECORD_BOUNDARIES = {(_COMMA, _IN_DATA), (_ARRAY_END, _IN_PAGE)}
-"""What stands between records, and behind the last."""
+"""The tokens between records, and after the last one, each with its bracket depth."""
 
 
 @dataclass(frozen=True, slots=True)
 class SalvagedPage:
-    """A page without the records that cannot be read, and those as they came."""
+    """A page without its unreadable records, and those records as received."""
 
     body: bytes
     quarantined: tuple[QuarantinedRecord, ...]
 
 
 def salvage_page(body: bytes) -> SalvagedPage | None:
-    """Return what can be read of a page; None where that is all of it, or no page can be made out.
+    """Return a page without its unreadable records.
 
-    Every bracket must be closed: half a page is none.
+    None if all records are readable, or if the page has no recognizable records. All brackets must
+    match: a truncated page is not salvaged, because records would be missing from it.
     """
     found = _split_records(body)
     if found is None:
@@ -246,7 +247,7 @@ def salvage_page(body: bytes) -> SalvagedPage | None:
 
 def _decode_error_reason(record: bytes) -> str:
     try:
-        # As deep as in its page.
+        # Nested as deeply as in the page, where it may exceed the recursion limit.
         json_object_decoder.decode(b'{"data":[' + record + b"]}")
     except RecursionError:
         return "the record is nested too deep to read"
@@ -256,7 +257,7 @@ def _decode_error_reason(record: bytes) -> str:
 
 
 def _split_records(body: bytes) -> tuple[bytes, list[bytes], bytes] | None:
-    """Return what stands before a page's records, these, and what stands behind."""
+    """Return the text before a page's records, the records, and the text after them."""
     name, is_over = b"", False
     edges: list[int] = []
     for token, depth in _iterate_tokens(body):
@@ -276,9 +277,9 @@ def _split_records(body: bytes) -> tuple[bytes, list[bytes], bytes] | None:
 
 
 def _iterate_tokens(body: bytes) -> Iterator[tuple[re.Match[bytes], int]]:
-    """Yield strings, brackets and commas, each with the number of brackets that are around it.
+    """Yield strings, brackets and commas, each with the number of brackets around it.
 
-    It is -1 at the end where they do not match.
+    If the brackets do not match, the last item has the depth -1.
     """
     opened = bytearray()
     token = None

@@ -1,4 +1,4 @@
-"""The fast path: a page is decoded at once into structs made of the stream's columns."""
+"""The fast path: msgspec decodes a whole page into structs generated from the stream's columns."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ _STRUCT_TYPES: Mapping[ColumnType, object] = MappingProxyType(
         "timestamp": str | None,
         "date": str | None,
         "integer": _Int64 | None,
-        # Text, too: so coordinates are published, and so old senders send them.
+        # Also text: coordinates are published as either, and old integrations send text.
         "number": float | str | None,
         "boolean": bool | None,
         "ids": list[str] | None,
@@ -61,25 +61,25 @@ class _StructPage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _StructNode:
-    """What the fields of a struct are, in its order; `empty` stands for null and for absent."""
+    """The fields of a struct in their order; `empty` replaces a null or missing object."""
 
     parts: "tuple[FieldNode | _StructNode, ...]"
     empty: Struct
 
 
 def can_name_struct_field(path: JsonPath) -> bool:
-    """Tell whether msgspec can name a struct's field so."""
+    """Return whether msgspec accepts all names of a path as names of struct fields."""
     return all(name.isprintable() and not set(name) & {'"', "\\"} for name in path)
 
 
 class FastPath:
-    """Decodes pages that hold nothing but what the tree knows."""
+    """Decodes pages that contain only fields of the field tree, of its types."""
 
     def __init__(self, root: ObjectNode, relationships: Sequence[str]) -> None:
-        """Make the structs, some milliseconds of work.
+        """Build the structs, which takes some milliseconds.
 
-        `relationships` are those that are declared. A page with others is decoded as well, only
-        not as quickly.
+        `relationships`: the declared ones. Pages with other relationships are decoded too, but more
+        slowly.
         """
         self._root = root
         self._relationship_names = tuple(relationships)
@@ -99,14 +99,14 @@ class FastPath:
         """Return the values of a page.
 
         Raises:
-            msgspec.ValidationError: the page holds something that the structs do not know.
+            msgspec.ValidationError: the page contains a field or type that the structs lack.
             msgspec.DecodeError: it is not JSON.
         """
         if not self._has_undeclared:
             try:
                 page = cast("_StructPage", self._declared_decoder.decode(body))
             except msgspec.ValidationError:
-                # One name that is not declared is enough, mostly in the first record.
+                # Mostly an undeclared relationship, usually in the first record already.
                 pass
             else:
                 return self._collect_page(page, self._transpose_declared)
@@ -158,7 +158,7 @@ class FastPath:
     def _finish_column(
         self, field: FieldNode, found: Sequence[object], issues: PageIssues
     ) -> Sequence[object]:
-        """Return a column's values; fill in what goes to `extra` on the way."""
+        """Return a column's values, coerced where needed; add to `issues` what goes to `extra`."""
         if field.purpose == "extra":
             key = extra_key(self._root, field.path)
             for row, raw in enumerate(map(bytes, cast("Sequence[Raw]", found))):
@@ -208,7 +208,7 @@ def _build_structs(branch: ObjectNode) -> tuple[type[Struct], _StructNode]:
     names: dict[str, str] = {}
     parts: list[FieldNode | _StructNode] = []
     for number, (name, child) in enumerate(branch.children.items()):
-        # A name of our own: Klaviyo's may be no identifier, or a word of Python or msgspec.
+        # Numbered names: Klaviyo's may be no identifiers, or reserved in Python or msgspec.
         ours = f"f{number}"
         names[ours] = name
         if isinstance(child, ObjectNode):
@@ -219,7 +219,7 @@ def _build_structs(branch: ObjectNode) -> tuple[type[Struct], _StructNode]:
             read = Raw if child.is_loosely_typed else _STRUCT_TYPES[child.type]
             fields.append((ours, read, ABSENT_JSON if read is Raw else None))
             parts.append(child)
-    # pyright wants each field to be one of three tuples; ours are all the longest.
+    # pyright wants each field to be one of three tuple types; ours all have three items.
     struct = _define_closed_struct("Attributes", fields, rename=names)
     return struct, _StructNode(tuple(parts), struct())
 

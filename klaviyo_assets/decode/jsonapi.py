@@ -1,7 +1,7 @@
-"""The parts of a JSON:API document that all streams share, and the checks of a body.
+"""The parts of a JSON:API document that all streams share, and the checks and repairs of a body.
 
-Taken for the last page, half an answer loses all that was to follow. Klaviyo always says where a
-page is (`links.self`), and never sends `errors` with records.
+Half a response that is taken for the last page loses all pages after it. So a page must have
+`links.self`, which Klaviyo always sends, and no `errors`, which it never sends with records.
 Source: the OpenAPI document of revision 2026-07-15.
 """
 
@@ -19,11 +19,11 @@ from klaviyo_assets.errors import BrokenBodyError
 ResourceId = Annotated[str, Meta(min_length=1)]
 
 ABSENT_JSON = Raw()
-"""The default of a value that is passed on as it came: not even null was sent."""
+"""The default of a raw value: the member was not sent, not even as null."""
 
 
 EMPTY_JSON_VALUES = frozenset({b"", b"null", b"[]", b"{}"})
-"""JSON that says nothing, in every way that it may be sent."""
+"""Every form of JSON without content, including an absent value."""
 
 
 json_object_decoder = msgspec.json.Decoder(dict[str, Raw])
@@ -45,7 +45,7 @@ def encode_json_array(items: Iterable[bytes]) -> bytes:
 
 
 class ResourceIdentifier(Struct, gc=False, omit_defaults=True):
-    """A resource identifier: what a relationship's `data` is made of."""
+    """A resource identifier, as in a relationship's `data`."""
 
     type: str
     id: ResourceId
@@ -57,31 +57,31 @@ ResourceLinkage = ResourceIdentifier | list[ResourceIdentifier] | None | UnsetTy
 
 
 class Relationship(Struct, gc=False):
-    """What a record says about another; `links` alone where the other was not asked for."""
+    """A relationship of a record; without `data` where the related resource was not requested."""
 
     data: ResourceLinkage = UNSET
 
 
 RecordRelationships = dict[str, Relationship | None]
-"""Those of one record, by name."""
+"""The relationships of one record, by name."""
 
 PageRelationships = Mapping[str, Sequence[Relationship | None]]
-"""Those of all records of a page, in the records' order."""
+"""The relationships of all records of a page, by name, in the records' order."""
 
 
 class PageLinks(Struct, gc=False, rename={"self_": "self"}):
-    """Where this page is, and where the next one. `prev` may be rubbish, so it is not even read."""
+    """The URLs of this page and of the next one. `prev` may be malformed, so it is not read."""
 
     self_: str | None = None
     next: str | None = None
 
 
 EMPTY_LINKS = PageLinks()
-"""Those of an answer that has none."""
+"""The links of a response that has none."""
 
 
 class PageEnvelope(Struct, gc=False):
-    """A page whose parts are kept as text, for reading each on its own."""
+    """A page with its parts still as JSON text, to be decoded one by one."""
 
     data: Raw = ABSENT_JSON
     links: Raw = ABSENT_JSON
@@ -96,19 +96,19 @@ def transpose_relationships(records: Sequence[RecordRelationships | None]) -> Pa
 
 
 def parse_relationships(raw: Raw) -> tuple[RecordRelationships, Mapping[str, Raw]]:
-    """Return the relationships that have the documented shape, and those that have not, as sent.
+    """Return the relationships of the documented shape, and the others as JSON text.
 
     Raises:
-        msgspec.ValidationError: not an object at all.
+        msgspec.ValidationError: `raw` is not an object.
     """
-    shaped: RecordRelationships = {}
-    odd: dict[str, Raw] = {}
+    valid: RecordRelationships = {}
+    malformed: dict[str, Raw] = {}
     for name, each in json_object_decoder.decode(raw).items():
         try:
-            shaped[name] = _relationship_decoder.decode(each)
+            valid[name] = _relationship_decoder.decode(each)
         except msgspec.ValidationError:
-            odd[name] = each
-    return shaped, odd
+            malformed[name] = each
+    return valid, malformed
 
 
 _relationship_decoder = msgspec.json.Decoder(Relationship | None)
@@ -121,28 +121,28 @@ _links_decoder = msgspec.json.Decoder(PageLinks)
 
 
 def check_page_envelope(links: PageLinks | None, errors: Raw, *, stream: str) -> None:
-    """Refuse a page that does not say where it is, or that tells of errors.
+    """Refuse a page without `links.self`, or with `errors`.
 
-    `links` are None for what no page can follow, such as a single record.
+    `links`: None where no page can follow, as for a single record.
 
     Raises:
-        BrokenBodyError: asking again may help.
+        BrokenBodyError: a retry may help.
     """
-    said = ""
+    reason = ""
     if bytes(errors) not in EMPTY_JSON_VALUES:
-        said = "it has `errors` beside `data`"
+        reason = "it has `errors` beside `data`"
     elif links is not None and not links.self_:
-        said = "it has no `links.self`, and nothing tells whether another page follows"
-    if said:
-        raise BrokenBodyError(f"the answer is no page: {said}", stream=stream)
+        reason = "it has no `links.self`, and nothing tells whether another page follows"
+    if reason:
+        raise BrokenBodyError(f"the answer is no page: {reason}", stream=stream)
 
 
 def check_response_envelope(body: bytes, *, stream: str, is_paged: bool) -> None:
-    """Refuse a body that is no answer of Klaviyo's, whatever it was asked for.
+    """Refuse a body that cannot be a successful response of Klaviyo's, whatever was requested.
 
     Raises:
-        BrokenBodyError: no JSON object, or one without `data`, with `errors`, or, where it is of
-            several pages, without `links.self`; asking again may help.
+        BrokenBodyError: not a JSON object, or one without `data`, with `errors`, or, if
+            `is_paged`, without `links.self`; a retry may help.
     """
     try:
         found = envelope_decoder.decode(body)
@@ -155,7 +155,7 @@ def check_response_envelope(body: bytes, *, stream: str, is_paged: bool) -> None
 
 
 def parse_links(raw: Raw, stream: str) -> PageLinks:
-    """Return where a page is, and where the next one.
+    """Return the links of a page.
 
     Raises:
         BrokenBodyError: it cannot be read; to stop here would lose the pages behind it.
@@ -192,7 +192,7 @@ def strip_bom(body: bytes, stream: str) -> bytes:
     """Return the body without a byte order mark.
 
     Raises:
-        BrokenBodyError: nothing in it, or plainly another format.
+        BrokenBodyError: it is empty, or HTML or XML.
     """
     text = body.removeprefix(codecs.BOM_UTF8)
     start = text[:256].lstrip()
@@ -204,12 +204,12 @@ def strip_bom(body: bytes, stream: str) -> bytes:
 
 
 def repair_json(body: bytes) -> tuple[bytes, tuple[str, ...]]:
-    r"""Return as JSON what JSON's usual readers take for it, and what was changed, in words.
+    r"""Return strictly valid JSON for what lenient parsers accept, and a notice for each change.
 
-    Without NaN and infinities, bytes that are not UTF-8, bare control characters in strings, and
-    unpaired surrogate escapes: JSON allows `"\ud800"`, UTF-8 cannot hold it, and neither msgspec
-    nor DuckDB reads text with it. In an `id` the four digits stay behind U+FFFD, so that two ids
-    remain two. What stays broken is as it came.
+    It replaces NaN and infinities, bytes that are not UTF-8, unescaped control characters in
+    strings, and unpaired surrogate escapes: JSON allows `"\ud800"`, but UTF-8 cannot encode it, and
+    neither msgspec nor DuckDB reads text with it. In an `id` the four digits are kept after U+FFFD,
+    so that different ids stay different. Any other error is left in the text.
     """
     notices: set[str] = set()
     before = b""

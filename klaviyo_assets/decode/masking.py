@@ -1,4 +1,8 @@
-"""Masks personal data in record batches: drops columns, hashes values, removes JSON members."""
+"""Masks personal data in batches and quarantine: drops columns, hashes values, cuts JSON members.
+
+Headers of webhooks are removed from every definition, whatever the settings: they mostly contain
+a password or token of somebody.
+"""
 
 import hmac
 import re
@@ -36,7 +40,7 @@ from klaviyo_assets.model.stream import Stream
 
 
 def hash_values(values: ArrowArray, *, salt: bytes, normalize: Callable[[str], str]) -> ArrowArray:
-    """Return HMAC-SHA-256 of the texts in their normal form, in hexadecimal; NULL stays NULL."""
+    """Return the HMAC-SHA-256 of the normalized texts, in hexadecimal; NULL stays NULL."""
     texts = cast("list[str | None]", values.to_pylist())
     known = {
         text: hash_text(text, salt=salt, normalize=normalize)
@@ -47,12 +51,12 @@ def hash_values(values: ArrowArray, *, salt: bytes, normalize: Callable[[str], s
 
 
 def hash_text(text: str, *, salt: bytes, normalize: Callable[[str], str]) -> str:
-    """Return HMAC-SHA-256 of a text in its normal form, in hexadecimal."""
+    """Return the HMAC-SHA-256 of a normalized text, in hexadecimal."""
     return hmac.digest(salt, normalize(text).encode(), "sha256").hex()
 
 
 def column_normalizer(name: str) -> Callable[[str], str]:
-    """Return what makes texts that mean the same the same, by the name of their column."""
+    """Return the function that normalizes the texts of a column, by words in its name."""
     words = name.split("_")
     if "email" in words:
         return normalize_email
@@ -65,7 +69,10 @@ def normalize_email(text: str) -> str:
 
 
 def normalize_phone(text: str) -> str:
-    """Return a phone number as its digits behind a leading plus; without a digit as it is."""
+    """Return a phone number as its digits, with a leading plus if it has one.
+
+    A text without digits is only trimmed.
+    """
     digits = re.sub(r"[^0-9]", "", text)
     if not digits:
         return text.strip()
@@ -74,19 +81,19 @@ def normalize_phone(text: str) -> str:
 
 DEFINITION_MEMBER = "definition"
 HEADERS_MEMBER = "headers"
-"""The member of a webhook's definition that mostly holds somebody's password or token."""
+"""The member of a webhook's definition that mostly contains somebody's password or token."""
 
 _HEADERS_JSON_KEY = f'"{HEADERS_MEMBER}"'
 
 ColumnTransform = Callable[[ArrowArray], ArrowArray]
-"""From a column as it came to the column as it is stored."""
+"""Turns a column as received into the column as stored."""
 
 
 class ColumnMasker:
-    """What stands between the pages of one stream and everything that stores them."""
+    """Masks the pages of one stream by its privacy rules, before anything of them is stored."""
 
     def __init__(self, stream: Stream, rules: PrivacyRules, field_tree: ObjectNode) -> None:
-        """Work out what becomes of each column; `field_tree` is what is known of the attributes."""
+        """Build the transform of each column; `field_tree`: the stream's declared attributes."""
         self.schema = arrow_schema(stream)
         self._has_rules = bool(rules.affected_columns)
         self._transforms: dict[str, ColumnTransform] = {}
@@ -143,9 +150,9 @@ class ColumnMasker:
         return pa.record_batch(arrays, schema=self.schema)
 
     def mask_quarantined(self, record: QuarantinedRecord) -> QuarantinedRecord:
-        """Return a record that cannot be stored as it may be kept.
+        """Return a quarantined record as it may be stored.
 
-        Where the stream has settings of privacy, nothing of it stays but an id that looks like one.
+        If the stream has privacy rules, only its id stays, and only if it has the form of one.
         """
         if self._has_rules:
             return QuarantinedRecord(record.reason, _keep_id_only(record.record))
@@ -164,7 +171,7 @@ def _compose_transforms(first: ColumnTransform | None, then: ColumnTransform) ->
 
 
 def _build_member_masker(column: Column, rules: PrivacyRules) -> Callable[[bytes], bytes]:
-    """Return what takes members of a JSON column out, or hashes their texts."""
+    """Return the function that removes members of a JSON column, or hashes their texts."""
     private = rules.json_members[column.name]
     forms = {
         name: column_normalizer(kind)
@@ -180,7 +187,7 @@ def _build_member_masker(column: Column, rules: PrivacyRules) -> Callable[[bytes
         if value.startswith(b"{"):
             return masked(value)
         if not value.startswith(b'"'):
-            # A number that a text was expected for tells the person as well.
+            # A number in place of a text may identify the person too.
             return b"null"
         text = msgspec.json.decode(value, type=str)
         return msgspec.json.encode(hash_text(text, salt=rules.salt, normalize=forms[name]))
@@ -206,7 +213,7 @@ def _build_member_masker(column: Column, rules: PrivacyRules) -> Callable[[bytes
 def transform_json_texts(
     values: ArrowArray, *, transform: Callable[[bytes], bytes | None]
 ) -> ArrowArray:
-    """Return JSON texts changed one by one; None becomes NULL."""
+    """Return JSON texts transformed one by one; a result of None becomes NULL."""
     texts = cast("list[str | None]", values.to_pylist())
     kept = [None if text is None else transform(text.encode()) for text in texts]
     return build_string_array([None if each is None else each.decode() for each in kept])
@@ -222,10 +229,10 @@ def remove_webhook_headers(values: ArrowArray, *, is_definition: bool) -> ArrowA
 
 
 def remove_header_members(raw: bytes, *, is_definition: bool) -> bytes:
-    """Return JSON without each member `headers` that lies in a definition.
+    """Return JSON without any member `headers` inside a definition.
 
-    `is_definition` tells that all of it is one; otherwise definitions are what members of that name
-    hold.
+    `is_definition`: the whole JSON is a definition; otherwise the values of its members named
+    `definition` are.
 
     Raises:
         msgspec.DecodeError: it is not JSON.
@@ -253,7 +260,7 @@ def remove_header_members(raw: bytes, *, is_definition: bool) -> bytes:
 
 
 def can_contain_definition(column: Column) -> bool:
-    """Tell whether a webhook's or a feed's definition could lie in a column."""
+    """Return whether a column may contain the definition of a webhook or a feed."""
     return isinstance(column.source, Included) or _is_definition(column)
 
 
@@ -263,7 +270,7 @@ def _is_definition(column: Column) -> bool:
 
 
 def _extra_keys_of_column(column: Column, root: ObjectNode) -> set[str]:
-    """Return the keys in `extra` under which a column's value could lie, or what it is part of."""
+    """Return the keys in `extra` that may hold a column's value, or an object that contains it."""
     match column.source:
         case RelatedId(name) | RelatedIds(name) | Included(name) | FirstIncludedId(name):
             return {f"relationships.{name}", "record.relationships"}
@@ -300,7 +307,7 @@ def _mask_extra(
 
 
 def _keep_members(raw: bytes, *, keys: frozenset[str]) -> bytes | None:
-    """Return an object with these members alone, of an array its objects; None for all else."""
+    """Return an object, or an array's objects, with only these members; None for other JSON."""
     if raw.startswith(b"["):
         found = [_keep_members(bytes(item), keys=keys) for item in json_array_decoder.decode(raw)]
         return encode_json_array([each for each in found if each is not None])

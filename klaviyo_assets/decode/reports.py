@@ -1,12 +1,12 @@
 """Parses the responses of reports and metric aggregates, and builds the report tables' rows.
 
-The labels of a series are the account's local time with `+00:00` behind it, so the date is taken
-from the text and the offset left alone. Source: recorded answers of revision 2026-07-15, and
+The labels of a series are the account's local time with a wrong offset, `+00:00`; so the date is
+taken from the text, and the offset ignored. Source: recorded responses of revision 2026-07-15, and
 https://developers.klaviyo.com/en/reference/reporting_api_overview
 
-Klaviyo groups by what is asked for, names included: of a message that was renamed inside the time
-frame there may be a result for each name, with the numbers of its time. Counts and values are added
-up; a rate is the mean of the parts, weighted by what it is a share of, which is exact.
+Klaviyo groups by all groupings that are requested, including names. A message that was renamed
+within the time frame may have one result for each name. They are merged: counts and values are
+added up; a rate is the mean weighted by its denominator, which is exact.
 """
 
 from collections import defaultdict
@@ -40,20 +40,21 @@ from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.wording import format_quantity
 
 MAX_QUARANTINED_RESULTS, MAX_QUARANTINED_SHARE, MIN_ALL_QUARANTINED_RESULTS = 100, 0.01, 10
-"""Results put aside that fail an answer: their number and share, both exceeded, or these at all."""
+"""Quarantined results that fail a response: more than both this number and share of its results, or
+all of its results, if there are at least so many."""
 
 
 def empty_extra() -> Mapping[str, bytes]:
-    """Return an empty mapping that nobody can fill."""
+    """Return an immutable empty mapping."""
     return MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportRow:
-    """What one message earned: on `day` of the account's zone, or in the whole time frame (None).
+    """The statistics of one message: for `day` of the account's zone, or the time frame (None).
 
-    `groupings` and `statistics` are as Klaviyo names them; the ids of subject and message are
-    always text. `extra` is JSON text of what is neither, by dotted path in the result.
+    `groupings` and `statistics` have Klaviyo's names; the ids of subject and message are always
+    text. `extra`: everything else in the result, as JSON text by dotted path.
     """
 
     day: date | None
@@ -64,10 +65,10 @@ class ReportRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportPage:
-    """One page of an answer; where the next one is, if any, by link or by `page_cursor`.
+    """One page of a report; the next one, if any, is at `next_link` or `page_cursor`.
 
-    `days` are those that a series tells of, rows or not; none where it is no series. `quarantined`
-    are results of which nobody can say what message they are of.
+    `days`: all days of a series, with or without rows; none if the report is no series.
+    `quarantined`: results without the ids that say which message they are about.
     """
 
     days: tuple[date, ...]
@@ -78,7 +79,7 @@ class ReportPage:
 
     @property
     def is_empty(self) -> bool:
-        """Return whether it tells of no day and of no row: nothing happened on any day."""
+        """Return whether it has no day and no result: nothing happened in the time frame."""
         return not self.days and not self.rows and not self.quarantined
 
 
@@ -109,32 +110,32 @@ _numbers_decoder = msgspec.json.Decoder(list[float | None])
 def parse_report_page(body: bytes, report: ReportEndpoint) -> ReportPage:
     """Return the rows of one page.
 
-    Every row that Klaviyo sends is given: a series repeats each message on every day, also on those
-    on which all of its statistics are 0 or null. A series without a day and a result is empty.
+    All rows that Klaviyo sends are returned: a series has each message on every day, even on those
+    on which all its statistics are 0 or null.
 
     Raises:
-        BrokenBodyError: not JSON, not UTF-8, no JSON object, or one that is no answer of Klaviyo's
-            (without `data` or `links.self`, or with `errors`); asking again may help.
-        MalformedPageError: not the shape of this report; no row is guessed.
+        BrokenBodyError: not JSON, not UTF-8, not a JSON object, or without `data` or `links.self`,
+            or with `errors`; a retry may help.
+        MalformedPageError: not the documented shape of this report; no row is guessed.
     """
     text, _ = repair_json(strip_bom(body, report.type))
     check_response_envelope(text, stream=report.type, is_paged=True)
     try:
-        # What is only passed on, msgspec does not look at.
+        # msgspec does not check the UTF-8 of values that it only passes on.
         text.decode()
-        answer = _report_response_decoder.decode(text)
-        found = answer.data.attributes
+        response = _report_response_decoder.decode(text)
+        found = response.data.attributes
         days = _parse_series_days(found.date_times) if report.interval else ()
         reading = _ResultReader(report, days)
         rows, put_aside = _parse_results(found.results, reading)
-        links = _links_decoder.decode(answer.links)
+        links = _links_decoder.decode(response.links)
         meta = (
             _ReportMeta()
-            if bytes(answer.meta) in EMPTY_JSON_VALUES
-            else _meta_decoder.decode(answer.meta)
+            if bytes(response.meta) in EMPTY_JSON_VALUES
+            else _meta_decoder.decode(response.meta)
         )
     except msgspec.ValidationError as problem:
-        # msgspec says what it expected and where, not what stands there.
+        # msgspec's text has the expected type and the place, and no value of the response.
         raise MalformedPageError(f"the answer has not the shape of a report: {problem}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BrokenBodyError("the answer is not JSON in UTF-8", stream=report.type) from None
@@ -148,25 +149,25 @@ def parse_report_page(body: bytes, report: ReportEndpoint) -> ReportPage:
 
 
 _links_decoder = msgspec.json.Decoder(PageLinks)
-# Unverified: the document has the parameter but not where its value comes from; JSON:API's own
-# place for what is no link is `meta`.
+# Unverified: the OpenAPI document has the parameter `page_cursor`, but does not say where its value
+# comes from; JSON:API's place for values that are no links is `meta`.
 _meta_decoder = msgspec.json.Decoder(_ReportMeta)
 
 ResultParts = tuple[dict[str, Raw], dict[str, Raw], dict[str, bytes]]
-"""Groupings, statistics, and what else a result holds."""
+"""Groupings, statistics, and everything else in a result."""
 
 
 class _BrokenResultError(ValueError):
-    """A result that belongs to no message; the text is the reason. It never leaves this file."""
+    """A result that cannot be attributed to a message; the text is the reason. Internal."""
 
 
 def _parse_results(
     results: Sequence[dict[str, Raw]], reader: "_ResultReader"
 ) -> tuple[tuple[ReportRow, ...], tuple[QuarantinedRecord, ...]]:
-    """Return the rows of sound results, and the others as they came.
+    """Return the rows of valid results, and the invalid results as received.
 
     Raises:
-        MalformedPageError: the others are many, or all there is: days would be stored as empty.
+        MalformedPageError: too many or all are invalid: days would wrongly be stored as empty.
     """
     rows: list[ReportRow] = []
     put_aside: list[QuarantinedRecord] = []
@@ -201,7 +202,11 @@ def _split_result(result: dict[str, Raw]) -> ResultParts:
 
 
 def _parse_series_days(labels: Sequence[str] | None) -> tuple[date, ...]:
-    """Return the local days that the labels of a daily series name."""
+    """Return the local days in the labels of a daily series.
+
+    Raises:
+        MalformedPageError: there are none, one is no time, or a day is there twice.
+    """
     if labels is None:
         raise MalformedPageError("the series has no date_times")
     try:
@@ -214,7 +219,7 @@ def _parse_series_days(labels: Sequence[str] | None) -> tuple[date, ...]:
 
 
 class _ResultReader:
-    """Reads results of one answer, given the days of its series."""
+    """Reads the results of one response into rows, given the days of its series."""
 
     def __init__(self, report: ReportEndpoint, days: tuple[date, ...]) -> None:
         self.report = report
@@ -244,9 +249,9 @@ class _ResultReader:
     def statistic_by_day(
         self, name: str, raw: Raw, extra_by_position: dict[int, dict[str, bytes]]
     ) -> Sequence[float | None]:
-        """Return one statistic's value a day.
+        """Return the values of one statistic, one a day.
 
-        What is no number goes to `extra_by_position`, by the day's place.
+        Values that are no numbers are put into `extra_by_position`, by the index of the day.
 
         Raises:
             MalformedPageError: there are more or fewer values than days.
@@ -263,11 +268,13 @@ class _ResultReader:
                 if extra:
                     extra_by_position.setdefault(at, {}).update(extra)
         if len(numbers) != len(self.days):
-            said = (
+            counts = (
                 f"{format_quantity(len(numbers), 'value')} for "
                 f"{format_quantity(len(self.days), 'day')}"
             )
-            raise MalformedPageError(f"the shape of the series is broken: {name[:80]!a} has {said}")
+            raise MalformedPageError(
+                f"the shape of the series is broken: {name[:80]!a} has {counts}"
+            )
         return numbers
 
 
@@ -287,17 +294,17 @@ def _parse_statistic(name: str, raw: Raw, extra: dict[str, bytes]) -> float | No
 
 CHANNEL_GROUPING = "send_channel"
 UNKNOWN_CHANNEL = "unknown"
-"""What the table has where a row names no channel."""
+"""The stored channel of a row without one."""
 
 MessageKey = tuple[str | None, ...]
 GroupingNames = tuple[tuple[str, str | None], ...]
 
 
 def merge_renamed_rows(rows: Sequence[ReportRow], report: ReportEndpoint) -> Sequence[ReportRow]:
-    """Return the rows of one answer, each key once, with the newest name where there are several.
+    """Return the rows of one report, each key once, with the latest name where there are several.
 
-    A row that comes twice, as pages that shift bring it, is there once. Rows of one key and one
-    name that differ are left as they are: nothing tells which of them is right.
+    A row that was received twice, because pages shifted, is returned once. Rows with the same key
+    and names but different statistics are all returned: nothing says which of them is right.
     """
     by_key: dict[tuple[MessageKey, date | None], list[ReportRow]] = defaultdict(list)
     for row in rows:
@@ -313,23 +320,23 @@ def merge_renamed_rows(rows: Sequence[ReportRow], report: ReportEndpoint) -> Seq
 
 
 def message_key(row: ReportRow, report: ReportEndpoint) -> MessageKey:
-    """Return what a row is about, whatever its names: subject, message and channel."""
+    """Return what identifies a row whatever its names: subject, message and channel."""
     found = row.groupings
     subject, message = found.get(f"{report.subject}_id"), found.get(report.message_field)
     return (subject, message, found.get(CHANNEL_GROUPING) or UNKNOWN_CHANNEL)
 
 
 def grouping_names(row: ReportRow) -> GroupingNames:
-    """Return all that a row is grouped by."""
+    """Return all groupings of a row, sorted by name."""
     return tuple(sorted(row.groupings.items()))
 
 
 def latest_named_rows(
     by_key: Mapping[tuple[MessageKey, date | None], Sequence[ReportRow]],
 ) -> Mapping[MessageKey, ReportRow]:
-    """Return by message the row with the newest names: the last day on which there is a number.
+    """Return for each message the row with its latest names: that of the last day with a number.
 
-    Of those that no day tells apart the one that Klaviyo gave last counts.
+    Of rows with the same day the one that Klaviyo sent last counts.
     """
     newest: dict[MessageKey, tuple[date, ReportRow]] = {}
     for (message, day), parts in by_key.items():
@@ -344,7 +351,7 @@ def latest_named_rows(
 def merge_rows_of_key(
     rows: Sequence[ReportRow], latest: ReportRow, report: ReportEndpoint
 ) -> Sequence[ReportRow]:
-    """Return the one row of a key, or all of them where two of one name differ."""
+    """Return the merged row of a key, or all its rows if two with the same names differ."""
     by_name: dict[GroupingNames, ReportRow] = {}
     for row in rows:
         known = by_name.setdefault(grouping_names(row), row)
@@ -364,7 +371,7 @@ def merge_rows_of_key(
 
 
 def merge_statistic(name: str, rows: Sequence[ReportRow], report: ReportEndpoint) -> float | None:
-    """Return one statistic of several rows of a key; None where none of them has it."""
+    """Return the merged value of one statistic of a key's rows; None if no row has it."""
     whole = report.rate_denominators.get(name)
     parts = [
         (number, row.statistics.get(whole) or 0.0 if whole is not None else 1.0)
@@ -382,9 +389,9 @@ def merge_statistic(name: str, rows: Sequence[ReportRow], report: ReportEndpoint
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportTableRow:
-    """A row and the cell it belongs to; `row.day` does not count here.
+    """A row and the report partition to which it belongs, which replaces `row.day`.
 
-    `is_final` tells whether the attribution window had passed at `fetched_at` (UTC).
+    `is_final`: whether the attribution window had passed at `fetched_at` (UTC).
     """
 
     partition: ReportPartition
@@ -394,7 +401,7 @@ class ReportTableRow:
 
 
 def report_schema(stream: Stream) -> pa.Schema:
-    """Return the stream's columns in order, `extra` and `synced_at`."""
+    """Return the schema of a report table: the stream's columns in order, `extra`, `synced_at`."""
     fields = [pa.field(column.name, ARROW_TYPES[column.type]) for column in stream.columns]
     return pa.schema(
         [*fields, pa.field(EXTRA_FIELD, pa.string()), pa.field(SYNCED_AT_FIELD, TIMESTAMP_UTC)]
@@ -402,14 +409,14 @@ def report_schema(stream: Stream) -> pa.Schema:
 
 
 def rows_to_batch(stream: Stream, rows: Iterable[ReportTableRow]) -> pa.RecordBatch:
-    """Return the rows in the columns of `report_schema`, in their order, each key once.
+    """Return the rows as a batch with the schema of `report_schema`, in their order, each key once.
 
-    A row without a channel has the channel 'unknown'. Groupings and statistics without a column are
-    in `extra`. A row that comes twice, as pages that shift bring it, is there once.
+    A row without a channel gets the channel 'unknown'. Groupings and statistics without a column
+    are in `extra`. A row that was received twice, because pages shifted, is there once.
 
     Raises:
-        MalformedPageError: two rows of one key differ.
-        TypeError: the stream is no report.
+        MalformedPageError: two rows with the same key differ.
+        TypeError: the stream is not a report.
     """
     if not isinstance(stream.source, ReportEndpoint):
         raise TypeError(f"{stream.name} is no report")
@@ -434,18 +441,18 @@ def rows_to_batch(stream: Stream, rows: Iterable[ReportTableRow]) -> pa.RecordBa
 
 
 def report_row_values(stored: ReportTableRow, report: ReportEndpoint) -> dict[str, object]:
-    """Return a row's values by column; those of groupings and statistics without one in `extra`."""
+    """Return a row's values by column; groupings and statistics without a column are in `extra`."""
     row = stored.row
     extra = dict(row.extra)
-    for part, found, asked in (
+    for part, found, declared in (
         ("groupings", row.groupings, report.group_by),
         ("statistics", row.statistics, report.statistics),
     ):
-        for name in found.keys() - asked:
+        for name in found.keys() - declared:
             if found[name] is not None:
                 extra.setdefault(f"{part}.{name}", msgspec.json.encode(found[name]))
-    asked = ((name, row.groupings.get(name)) for name in report.group_by)
-    texts = {name: None if text is None else storable_text(text) for name, text in asked}
+    groupings = ((name, row.groupings.get(name)) for name in report.group_by)
+    texts = {name: None if text is None else storable_text(text) for name, text in groupings}
     return {
         **texts,
         **{name: row.statistics.get(name) for name in report.statistics},
@@ -484,11 +491,11 @@ _aggregate_response_decoder = msgspec.json.Decoder(_AggregateResponse)
 
 
 def parse_event_counts(body: bytes) -> Mapping[date, int]:
-    """Return how many events each UTC day of the answer has, days without any included.
+    """Return the number of events on each UTC day of the response, including days without any.
 
     Raises:
-        BrokenBodyError: not JSON, without `data` or with `errors`; asking again may help.
-        MalformedPageError: not the shape of an answer without dimensions; no number is guessed.
+        BrokenBodyError: not JSON, without `data` or with `errors`; a retry may help.
+        MalformedPageError: not the documented shape of a response without dimensions.
     """
     text = strip_bom(body, "events")
     check_response_envelope(text, stream="events", is_paged=False)
@@ -502,8 +509,8 @@ def parse_event_counts(body: bytes) -> Mapping[date, int]:
     for row in found.data:
         numbers = row.measurements.count
         if len(numbers) != len(found.dates):
-            said = f"{len(numbers)} counts for {len(found.dates)} dates"
-            raise MalformedPageError(f"the shape of the counts is broken: {said}")
+            reason = f"{len(numbers)} counts for {len(found.dates)} dates"
+            raise MalformedPageError(f"the shape of the counts is broken: {reason}")
         for moment, number in zip(found.dates, numbers, strict=True):
             counts[moment.astimezone(UTC).date()] += int(number)
     return counts

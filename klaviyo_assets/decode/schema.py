@@ -1,4 +1,4 @@
-"""The Arrow schema of a stream's table, and which column is read from where."""
+"""Derives from a stream the Arrow schema of its table, its field tree, and its page layout."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -29,10 +29,10 @@ from klaviyo_assets.model.stream import Detail, Join, Stream
 
 ID_FIELD = "id"
 PARENT_VERSION_FIELD = "parent_version"
-"""The parent's cursor when a detail was asked for; the sync fills it in."""
+"""The parent's cursor when a detail was requested; the sync fills it in."""
 SYNCED_AT_FIELD = "synced_at"
 DELETED_AT_FIELD = "deleted_at"
-"""When a complete read first missed the record; pages leave it NULL, the lake fills it in."""
+"""When a complete read first missed the record; NULL in pages, the lake fills it in."""
 RESERVED_FIELDS = frozenset(
     {ID_FIELD, PARENT_VERSION_FIELD, EXTRA_FIELD, SYNCED_AT_FIELD, DELETED_AT_FIELD}
 )
@@ -53,16 +53,16 @@ ARROW_TYPES: Mapping[ColumnType, pa.DataType] = MappingProxyType(
 
 
 def arrow_schema(stream: Stream, *, exclude: frozenset[str] = frozenset()) -> pa.Schema:
-    """Return the key, the stream's columns in order, `extra`, `synced_at` and maybe `deleted_at`.
+    """Return the schema: key, the stream's columns in order, `extra`, `synced_at`, `deleted_at`.
 
-    Streams that mark deleted records have `deleted_at`. A detail has `parent_version` after its
-    key, where the parent has a version. `exclude` names columns to leave out. That the key and
-    `synced_at` are never null is not said here: the lake's tables say it of none, and take a batch
-    as it comes only where its schema is theirs.
+    Only streams with soft deletes have `deleted_at`. A detail whose parent has a version column has
+    `parent_version` after its key. `exclude`: names of columns to leave out. All fields are
+    nullable, even the key and `synced_at`, which are never NULL: the lake's tables have nullable
+    fields only, and a batch is written without a cast only if its schema equals the table's.
 
     Raises:
-        TypeError: a join has no table of its own.
-        ValueError: a column may not take a name that every table has.
+        TypeError: the stream is a join, which has no table of its own.
+        ValueError: a column has a name that is reserved in every table.
     """
     if isinstance(stream.source, Join):
         raise TypeError(f"{stream.name} is a join of two tables and has none of its own")
@@ -84,17 +84,18 @@ def arrow_schema(stream: Stream, *, exclude: frozenset[str] = frozenset()) -> pa
 
 
 FieldPurpose = Literal["column", "extra", "ignored"]
-"""What a field is read for; `extra`: no column is for it; `ignored`: known, and not wanted."""
+"""What a field is read for; `extra`: it has no column; `ignored`: it is known, but excluded."""
 
 RESERVED_EXTRA_PREFIXES = frozenset({"record", "relationships"})
-"""First parts of the keys of what `extra` holds from beside the attributes."""
+"""First parts of the keys in `extra` of values from outside `attributes`."""
 
 
 @dataclass(frozen=True, slots=True)
 class FieldNode:
-    """A value that is read whole. `is_loosely_typed`: answers with another type than declared came.
+    """A field of the tree that is read as one value.
 
-    Without a column the type is `json`: as it was sent.
+    A field without a column has the type `json`. `is_loosely_typed`: values of another type than
+    the declared one were received, so each one is coerced.
     """
 
     path: JsonPath
@@ -105,7 +106,7 @@ class FieldNode:
 
 @dataclass(frozen=True, slots=True)
 class ObjectNode:
-    """An object whose members are read one by one; anything beyond `children` is news."""
+    """An object of the tree whose members are read one by one; any not in `children` is new."""
 
     path: JsonPath
     children: "Mapping[str, FieldNode | ObjectNode]"
@@ -115,14 +116,14 @@ _NO_CHILDREN: Mapping[str, FieldNode | ObjectNode] = {}
 
 
 def build_field_tree(stream: Stream, *, exclude: frozenset[str]) -> ObjectNode:
-    """Return what the stream's columns read.
+    """Return the tree of the fields that the stream's columns read.
 
     Args:
         stream: whose columns.
-        exclude: columns by name, or paths below `attributes`, to read over.
+        exclude: names of columns, or dotted paths below `attributes`, to ignore.
 
     Raises:
-        ValueError: one path is read as two things, or both whole and by its members.
+        ValueError: a path is read as two types, or both as one value and by its members.
     """
     fields: dict[JsonPath, FieldNode] = {}
     for column in stream.columns:
@@ -139,12 +140,12 @@ def build_field_tree(stream: Stream, *, exclude: frozenset[str]) -> ObjectNode:
 
 
 def is_path_within(path: JsonPath, top: JsonPath) -> bool:
-    """Tell whether `path` is `top` or lies under it."""
+    """Return whether `path` is `top` or below it."""
     return path[: len(top)] == top
 
 
 def is_column_excluded(column: Column, exclude: frozenset[str]) -> bool:
-    """Tell whether a column is named, or all that it reads lies at or below an excluded path."""
+    """Return whether a column is excluded by name, or by paths at or above all those it reads."""
     if column.name in exclude:
         return True
     paths = [path for path, _ in column_fields(column)]
@@ -166,7 +167,7 @@ def _build_child_node(
 ) -> FieldNode | ObjectNode:
     below = {path: field for path, field in fields.items() if is_path_within(path, at)}
     if all(field.purpose == "ignored" for field in below.values()):
-        # Whole, whatever else may be in there.
+        # Ignored as one value, whatever other members it has.
         return FieldNode(at, "json", "ignored")
     if at in below and len(below) > 1:
         raise ValueError(f"{stream.name}: {'.'.join(at)} is read whole and by its members")
@@ -176,7 +177,7 @@ def _build_child_node(
 def apply_schema_drift(
     node: ObjectNode, *, new_fields: frozenset[JsonPath], loose_fields: frozenset[JsonPath]
 ) -> ObjectNode:
-    """Return the tree with fields no column is for, and with declared ones read loosely."""
+    """Return the tree with undeclared fields added, and with `loose_fields` loosely typed."""
     children: dict[str, FieldNode | ObjectNode] = {}
     for name, child in node.children.items():
         if isinstance(child, ObjectNode):
@@ -193,9 +194,9 @@ def apply_schema_drift(
 
 
 def extra_key(root: ObjectNode, path: JsonPath) -> str:
-    """Return the key in `extra` of what lies at `path`: its names joined by dots.
+    """Return the key in `extra` of the value at `path`: its names joined by dots.
 
-    A name that would make two paths look alike stands in double quotes, as JSON text.
+    A name is quoted, as JSON text, if its own dots could make the key equal that of another path.
     """
     parts: list[str] = []
     here: FieldNode | ObjectNode | None = root
@@ -226,13 +227,13 @@ _TYPE_BY_SOURCE: Mapping[type[ColumnSource], ColumnType] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageLayout:
-    """A stream's columns, sorted by how they are filled.
+    """A stream's columns, grouped by how they are filled.
 
-    `field_tree` is all that is known of the attributes. `attributes`: name, type and path of the
-    columns read from there; `other_columns`: the columns of other places; `epoch_seconds_paths`:
-    columns that take the seconds at a path where they are null. `relationships` are those that any
-    column is declared for, `cursor` is a column's name, `latest_of_path` the array that it is the
-    newest of, else empty; `schema` is that of every batch.
+    `field_tree`: the declared attributes. `attributes`: name, type and path of the columns that are
+    read from attributes; `other_columns`: those that are not. `epoch_seconds_paths`: columns that
+    are filled from the seconds at a path where they are null. `relationships`: those with a column.
+    `cursor`: the name of its column. `latest_of_path`: the array of which the cursor is the latest,
+    else empty. `schema`: that of every batch.
     """
 
     stream: str
@@ -250,7 +251,7 @@ def build_page_layout(stream: Stream, *, exclude: frozenset[str]) -> PageLayout:
     """Return the layout of a stream's pages without the columns or paths in `exclude`.
 
     Raises:
-        ValueError: the columns contradict each other, or the cursor is left out.
+        ValueError: the columns contradict each other, or the cursor is excluded.
     """
     kept = tuple(column for column in stream.columns if not is_column_excluded(column, exclude))
     dropped = frozenset(column.name for column in stream.columns if column not in kept)
@@ -278,7 +279,7 @@ def build_page_layout(stream: Stream, *, exclude: frozenset[str]) -> PageLayout:
 
 
 def _latest_of_path(columns: tuple[Column, ...], cursor: str | None) -> JsonPath:
-    """Return the path of the array that the cursor is the newest of; empty for other cursors."""
+    """Return the path of the array of which the cursor is the latest; empty for other cursors."""
     for column in columns:
         if column.name == cursor and isinstance(column.source, LatestOf):
             return split_path(column.source.path)

@@ -1,4 +1,4 @@
-"""Privacy: which values of a stream are never stored as they came, by the settings."""
+"""Resolves the privacy settings: which values of a stream are excluded, hashed or cut."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,19 +11,19 @@ from klaviyo_assets.model.stream import Collection, Join, Stream
 from klaviyo_assets.settings import MIN_SALT_CHARACTERS, SALT_VARIABLE, Settings, variable_name
 
 ALL_STREAMS = "*"
-"""Stands for every stream that has the column."""
+"""In a setting, means every stream that has the column."""
 
 PROFILE_RELATIONSHIP = "profile"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrivacyRules:
-    """What becomes of one stream's columns before anything of them is stored.
+    """How the columns of one stream are masked before anything of them is stored.
 
-    `excluded_columns` are NULL, `hashed_columns` are HMAC-SHA-256 with `salt`, of
-    `allowed_json_keys` only these members stay. Excluded wins where a column is named twice, and
-    what is named by itself over what only holds the same kind of value. Members of `members` are
-    taken out of JSON columns or hashed there, at any depth.
+    `excluded_columns` become NULL; `hashed_columns` become HMAC-SHA-256 with `salt`;
+    `allowed_json_keys`: the only members of a JSON column that stay; `json_members`: members of
+    JSON columns, at any depth, that are removed or hashed. If a column is named twice, excluding
+    wins; and a column's own name wins over a kind of personal data that it has.
     """
 
     excluded_columns: frozenset[str] = frozenset()
@@ -38,7 +38,7 @@ class PrivacyRules:
 
     @property
     def affected_columns(self) -> frozenset[str]:
-        """Return the columns that are not stored as they come."""
+        """Return the columns that are not stored as received."""
         return (
             self.excluded_columns
             | self.hashed_columns
@@ -49,17 +49,18 @@ class PrivacyRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrivateJsonMembers:
-    """Names of members of a JSON column whose values do not stay as they came."""
+    """Names of the members of a JSON column whose values are removed or hashed."""
 
     excluded: frozenset[str] = frozenset()
     hashed: frozenset[str] = frozenset()
 
 
 def resolve_privacy_rules(stream: Stream, settings: Settings, *, salt: bytes = b"") -> PrivacyRules:
-    """Return what the settings say of a stream's columns.
+    """Return the rules that the settings give for a stream.
 
-    What is said of the stream that is named as the records' path holds for the others that read the
-    same records: profiles' for global_exclusions, so that no value comes in by another door.
+    Settings for the stream that has the name of the endpoint apply to all streams that read the
+    same records: those for profiles also to global_exclusions, which would otherwise store the same
+    values.
     """
     if isinstance(stream.source, Join | ReportEndpoint):
         return PrivacyRules()
@@ -80,7 +81,7 @@ def resolve_privacy_rules(stream: Stream, settings: Settings, *, salt: bytes = b
     named = excluded | hashed
 
     def of_kind(kinds: frozenset[str]) -> frozenset[str]:
-        """Return the columns that are named, and those not named that hold a kind that is."""
+        """Return the named columns, and the unnamed ones that hold a named kind of data."""
         alike = {each.name for each in stream.columns if each.personal_kind in kinds} - named
         return frozenset(alike | (kinds & there.keys()))
 
@@ -105,7 +106,7 @@ def _personal_member_names(column: Column, kinds: frozenset[str]) -> frozenset[s
 
 
 def split_column_entry(entry: str) -> tuple[str, str, str]:
-    """Return stream, column and what comes after a colon of `stream.column:key|key`."""
+    """Return the stream, the column and the keys of an entry `stream.column:key|key`."""
     place, _, rest = entry.partition(":")
     name, _, column = place.partition(".")
     return name, column, rest
@@ -132,7 +133,7 @@ def validate_salt(salt: str) -> bytes:
 
 
 def privacy_setting_errors(settings: Settings, streams: Mapping[str, Stream]) -> list[SettingError]:
-    """Return a refusal for each column that cannot be excluded, hashed or thinned."""
+    """Return an error for each entry whose column cannot be excluded, hashed or cut to keys."""
     wanted: tuple[tuple[str, tuple[str, ...], ColumnType | None], ...] = (
         ("exclude_columns", settings.exclude_columns, None),
         ("hash_columns", settings.hash_columns, "string"),
@@ -147,10 +148,10 @@ def privacy_setting_errors(settings: Settings, streams: Mapping[str, Stream]) ->
 
 
 def unprotected_column_warnings(settings: Settings, streams: Mapping[str, Stream]) -> list[str]:
-    """Return a sentence for each personal kind that a setting names and that stays somewhere.
+    """Return a warning for each kind of personal data that the settings mask in some columns only.
 
-    Of what people write themselves nobody knows the members: that is named too, unless it is left
-    out or cut to listed members.
+    Free-form columns may contain any kind, so they are named too unless they are excluded or cut
+    to listed keys.
     """
     entries = (*settings.exclude_columns, *settings.hash_columns)
     every = streams.values()
@@ -239,7 +240,7 @@ def _key_columns(stream: Stream) -> tuple[str, ...]:
 
 
 def unmaskable_columns(stream: Stream, streams: Mapping[str, Stream]) -> frozenset[str]:
-    """Return the columns that a stream cannot do without, nor an erasure of a person."""
+    """Return the columns that the stream, a join, or the erasure of a person needs unmasked."""
     cursor = [each.column for each in (stream.cursor, stream.id_scan_cursor) if each is not None]
     joined = (
         each.source.join_column
@@ -252,7 +253,7 @@ def unmaskable_columns(stream: Stream, streams: Mapping[str, Stream]) -> frozens
 
 
 def profile_id_column(stream: Stream) -> str | None:
-    """Return the column that holds the id of the profile a row is about; None where none is."""
+    """Return the column with the id of the profile that a row is about; None without one."""
     if isinstance(stream.source, Collection) and stream.source.path.endswith("/profiles"):
         return "id"
     for column in stream.columns:

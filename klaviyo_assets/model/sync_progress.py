@@ -1,4 +1,4 @@
-"""What a stream's syncs have read so far, as each commit carries it: windows and cursors."""
+"""Tracks what the syncs of a stream have read, as each commit stores it: windows and cursors."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,18 +16,18 @@ from klaviyo_assets.model.window import (
 )
 
 MAX_QUARANTINE_TRIES = 8
-"""Syncs that ask for a window again: at once, then 1, 2, 4, ... hours later, five days in all."""
+"""How often a window is read again: at once, then 1, 2, 4, ... hours later, five days in all."""
 
 FIRST_QUARANTINE_RETRY_WAIT = timedelta(hours=1)
-"""After the first try; doubled after each."""
+"""The wait after the first try; doubled after each further one."""
 
 MAX_RETRY_WINDOWS = 200
-"""Windows remembered of one slice; beyond that the two that lie closest become one."""
+"""Most windows stored for one slice; beyond that the two closest ones become one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuarantineRetry:
-    """A window of one slice that is asked for again from `due_at` (UTC) on; `tries` were made."""
+    """A window of one slice to read again from `due_at` (UTC) on, after `tries` tries."""
 
     slice_name: str
     window: Window
@@ -37,21 +37,21 @@ class QuarantineRetry:
 
 @dataclass(slots=True)
 class QuarantineRetries:
-    """Those of one stream. `select_due` comes first.
+    """The windows of one stream with records that could not be stored, which are read again.
 
-    Then `add` as pages come, `finish_slice` as slices end.
-
-    A window leaves once its slice was read to the end without a broken record in it.
+    A sync calls `select_due` first, then `add` for each page with such a record, and `finish_slice`
+    for each slice that it has read to the end: that drops the windows it read again without finding
+    such a record.
     """
 
     entries: list[QuarantineRetry] = field(default_factory=list[QuarantineRetry])
     _selected: list[QuarantineRetry] = field(default_factory=list[QuarantineRetry])
-    """Windows that this sync asks for again, as they are from now on if it is cut short."""
+    """Windows that this sync reads again, in the state that remains if it does not finish."""
 
     def select_due(self, now: datetime, active: Collection[str] | None = None) -> None:
-        """Choose the windows that are due, and say when each is next if nothing comes of it.
+        """Select the windows that are due, and set when each is due next if this sync fails.
 
-        `active` are the names of the slices that are read, None for all: those of others wait.
+        `active`: names of the slices that this sync reads, None for all; windows of others wait.
         """
         waiting = [
             each for each in self.entries if active is not None and each.slice_name not in active
@@ -67,18 +67,18 @@ class QuarantineRetries:
         self.entries = not_due + self._selected
 
     def windows_of_slice(self, slice_name: str) -> tuple[Window, ...]:
-        """Return what is to be asked for again of a slice now."""
+        """Return the windows of a slice that this sync reads again."""
         return tuple(each.window for each in self._selected if each.slice_name == slice_name)
 
     def add(self, slice_name: str, window: Window, now: datetime) -> None:
-        """Take in that a page in `window` held a record that cannot be stored.
+        """Add `window`, in which a page had a record that cannot be stored.
 
-        It becomes one with those that it touches; the most tries of them count.
+        Windows that touch become one, with the highest of their tries.
         """
         merged = QuarantineRetry(slice_name=slice_name, window=window, tries=0, due_at=now)
         apart: list[QuarantineRetry] = []
         for each in self.entries:
-            # One whose tries are over waits to be forgotten, and takes no other along.
+            # A window without tries left is only waiting to be dropped, and is not merged.
             is_over = each.tries >= MAX_QUARANTINE_TRIES and each not in self._selected
             if (
                 each.slice_name == slice_name
@@ -100,16 +100,16 @@ class QuarantineRetries:
             self.add(slice_name, _find_narrowest_gap([each.window for each in own]), now)
 
     def share(self, slice_name: str, others: Iterable[str]) -> None:
-        """Have what one slice could not store asked for again in others as well."""
+        """Read the windows of one slice again in other slices as well."""
         of_one = [each for each in self.entries if each.slice_name == slice_name]
         self.entries += [replace(each, slice_name=name) for name in others for each in of_one]
 
     def extend(self, others: "QuarantineRetries") -> None:
-        """Remember the windows of others as well, each once."""
+        """Add the windows of `others`, each once."""
         self.entries += [each for each in others.entries if each not in self.entries]
 
     def finish_slice(self, slice_name: str) -> None:
-        """Forget the windows asked for again of a slice that has been read to its end."""
+        """Drop the selected windows of a slice that has been read to its end."""
         done = [each for each in self._selected if each.slice_name == slice_name]
         self._selected = [each for each in self._selected if each not in done]
         self.entries = [each for each in self.entries if each not in done]
@@ -132,7 +132,7 @@ def _bounding_window(*windows: Window) -> Window:
 
 
 def retries_to_json(retries: QuarantineRetries) -> list[dict[str, object]]:
-    """Return the windows as a commit carries them."""
+    """Return the windows in the form that a commit stores."""
     return [
         {
             "slice": each.slice_name,
@@ -146,7 +146,7 @@ def retries_to_json(retries: QuarantineRetries) -> list[dict[str, object]]:
 
 
 def retries_from_json(json_value: object) -> QuarantineRetries:
-    """Return the windows that a commit carries; what cannot be read is no reason to stop."""
+    """Return the windows that a commit stored; unreadable entries are skipped."""
     rows = cast("Iterable[object]", json_value) if isinstance(json_value, list) else ()
     read: list[QuarantineRetry] = []
     for row in rows:
@@ -170,48 +170,48 @@ def _format_instant(value: datetime | None) -> str | None:
 
 
 QUARANTINE_RETRIES_KEY = "quarantine_retries"
-"""The key of a commit's state that holds the windows with records that could not be stored."""
+"""The key, in a commit's state, of the windows with records that could not be stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class SliceProgress:
-    """Of one slice: what was read, and the greatest cursor stored that may count as a mark."""
+    """The progress of one slice: what was read, and the highest stored cursor that counts."""
 
     coverage: Coverage = field(default_factory=Coverage)
     max_cursor: datetime | None = None
 
     def high_water_mark(self, start: datetime | None) -> datetime | None:
-        """Return the high-water mark: no gap before it from `start` on, and not past the data."""
+        """Return the high-water mark: nothing between `start` and it is unread; data reaches it."""
         reach = self.coverage.contiguous_end(start)
         if reach is None or self.max_cursor is None:
             return None
         return min(reach, self.max_cursor)
 
     def add_window(self, window: Window | None, max_cursor: datetime | None) -> "SliceProgress":
-        """Return the progress with `window` read to its end and `max_cursor` seen."""
+        """Return the progress after `window` was read to its end with that highest cursor."""
         coverage = self.coverage if window is None else self.coverage.add(window)
         return SliceProgress(coverage, latest_instant(self.max_cursor, max_cursor))
 
     def cap_at(self, cap: datetime) -> "SliceProgress":
-        """Return the progress without anything at or after `mark`."""
+        """Return the progress without anything at or after `cap`."""
         highest = None if self.max_cursor is None else min(self.max_cursor, cap)
         return SliceProgress(self.coverage.subtract(Window(cap, None)), highest)
 
 
 @dataclass(slots=True)
 class SyncProgress:
-    """Of one stream: every slice's progress, and which slices this sync has read to the end."""
+    """The progress of one stream: that of each slice, and the slices this sync has finished."""
 
     start: datetime | None
     slices: dict[str, SliceProgress]
     active_slices: tuple[str, ...]
     finished_slices: set[str] = field(default_factory=set[str])
     previous_cursor: datetime | None = None
-    """The mark before this sync; the new one is never lower."""
+    """The high-water mark before this sync; the new one is never lower."""
     metadata_cursor: datetime | None = None
-    """The mark in asset metadata: what stays there if the run ends right after the next commit."""
+    """The cursor in asset metadata: it stays there if the run is killed after the next commit."""
     retries: QuarantineRetries = field(default_factory=QuarantineRetries)
-    """Windows with records that could not be stored."""
+    """Windows with records that could not be stored, to be read again."""
 
     def record_window(
         self,
@@ -220,9 +220,9 @@ class SyncProgress:
         max_cursor: datetime | None,
         unproven_window: Window | None = None,
     ) -> None:
-        """Take in that `window` was read completely and stored, and the greatest cursor in it.
+        """Record that `window` was read completely and stored, and the highest cursor in it.
 
-        `unproven_window` is what was said to be read before, and turned out not to be for sure.
+        `unproven_window`: a window recorded earlier that may not have been read after all.
         """
         known = self.slices.get(slice_name, SliceProgress())
         if unproven_window is not None:
@@ -230,7 +230,7 @@ class SyncProgress:
         self.slices[slice_name] = known.add_window(window, max_cursor)
 
     def finish_slice(self, slice_name: str) -> None:
-        """Take in that the slice was read to its end; what lies past its mark is asked again."""
+        """Record that the slice was read to its end; what is past its mark will be read again."""
         known = self.slices.get(slice_name, SliceProgress())
         high_water_mark = known.high_water_mark(self.start)
         if high_water_mark is not None:
@@ -245,15 +245,15 @@ class SyncProgress:
         cursor: datetime | None,
         retries: QuarantineRetries,
     ) -> None:
-        """Take in what others read while this read everything, and the mark that they left, UTC.
+        """Add what other syncs read while this one read everything, and their cursor (UTC).
 
-        Of theirs only what follows on ours counts: before that, only what was read here is there.
-        What they could not store is asked for again, as they would have done.
+        Only their coverage after the end of ours counts: before that, the table has only what was
+        read here. Windows with records that they could not store are added too.
 
                      start                   our reach           theirs
         ─────────────┼───────────────────────────┼──────────────────┼──────▶ UTC
         read here ───[═══════════════════════════)
-        taken in ────────────────────────────────[══════════════════)
+        added ───────────────────────────────────[══════════════════)
         """
         for name in self.active_slices:
             known, other = self.slices.get(name), others.get(name)
@@ -268,9 +268,9 @@ class SyncProgress:
 
     @property
     def high_water_mark(self) -> datetime | None:
-        """Return the stream's high-water mark, UTC: the end of the prefix without a gap.
+        """Return the stream's high-water mark, UTC: up to it, every slice was read without a gap.
 
-        A slice that was read to its end holds nothing back, even if it was empty.
+        A slice that was read to its end does not hold the mark back, even if it was empty.
         """
         marks = {name: self._slice_high_water_mark(name) for name in self.active_slices}
         behind = [marks[name] for name in self.active_slices if name not in self.finished_slices]
@@ -292,10 +292,10 @@ def latest_instant(*instants: datetime | None) -> datetime | None:
 
 
 def progress_to_json(progress: SyncProgress) -> dict[str, object]:
-    """Return the JSON object that the lake's commit carries.
+    """Return the JSON object that a commit of the lake stores.
 
-    In the midst of a sync it also says which mark asset metadata has until it hears of the commit,
-    `behind`: a run that is killed between the two leaves it there.
+    During a sync it also contains `behind`, the cursor that asset metadata has until it is updated:
+    it stays there if the run is killed between the commit and the update.
     """
     is_under_way = not progress.finished_slices.issuperset(progress.active_slices)
     behind = (
@@ -322,11 +322,11 @@ def progress_to_json(progress: SyncProgress) -> dict[str, object]:
 
 
 def slices_from_json(state: Mapping[str, object]) -> dict[str, SliceProgress]:
-    """Return what a commit of ours says of the slices.
+    """Return the slices' progress that a commit stored.
 
     Raises:
-        ConfigError: the text is not what this version writes; nor is a mark without windows, by
-            which everything would be asked for again in silence.
+        ConfigError: it is not in the form that this version writes; or it has a cursor without
+            windows, with which everything would be read again without a word.
     """
     try:
         slices = cast("Mapping[str, Mapping[str, object]]", state.get("slices", {}))
@@ -351,7 +351,7 @@ def slices_from_json(state: Mapping[str, object]) -> dict[str, SliceProgress]:
 
 
 def cursor_from_json(state: Mapping[str, object], key: str = "cursor") -> datetime | None:
-    """Return the mark that a commit of ours carries, or with `behind` that of asset metadata.
+    """Return the cursor that a commit stored; with the key `behind`, that of asset metadata.
 
     Raises:
         ConfigError: the text is not an instant.

@@ -1,7 +1,7 @@
-"""Facts: every stream there is, as values; one module a section of Klaviyo's API reference.
+"""Declares every stream as a value, in one module for each section of Klaviyo's API reference.
 
-A new section is a module here and its streams in `COLLECTIONS` or `REPORTS`; a test fails for a
-module or a stream that is missing.
+For a new section add a module here, and its streams to `COLLECTIONS` or `REPORTS`; a test fails if
+a module or stream is missing.
 """
 
 from collections.abc import Mapping
@@ -34,15 +34,15 @@ COLLECTIONS: tuple[Stream, ...] = (
     PROFILES,
     SEGMENTS,
 )
-"""Every stream that is read from records, by name; what it is made of may come after it."""
+"""Every stream that is read from records, by name; a parent may come after its details."""
 
 REPORTS: tuple[Stream, ...] = (CAMPAIGN_VALUES_REPORTS, FLOW_SERIES_REPORTS)
 """Every stream that Klaviyo computes on request, by conversion metric and day."""
 
 MERGE_RULES: tuple[ProfileMergeRule, ...] = (PROFILE_MERGES,)
-"""Every map of merges; no request is made for one."""
+"""Every map of merged records; these need no requests."""
 
 STREAMS: Mapping[str, Stream] = MappingProxyType(
     {stream.name: stream for stream in (*COLLECTIONS, *REPORTS)}
 )
-"""All of them by name."""
+"""All streams by name."""

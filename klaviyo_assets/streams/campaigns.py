@@ -16,7 +16,7 @@ from klaviyo_assets.model.stream import TIER_M, Collection, Cursor, Detail, Slic
 def campaign_slice(channel: str, archived: str) -> Slice:
     """Return the campaigns of one channel that are archived ("true") or not ("false").
 
-    A campaign that is archived moves from one slice to the other, and its `updated_at` with it.
+    Archiving a campaign moves it to the other slice, and also changes its `updated_at`.
     """
     return Slice(
         name=f"{channel}, archived={archived}",
@@ -37,7 +37,7 @@ CAMPAIGNS = Stream(
     source=Collection(
         path="/api/campaigns",
         page_size=100,
-        # Klaviyo answers for one channel and one archived state at a time.
+        # Klaviyo requires a filter by one channel, and returns one archived state at a time.
         slices=tuple(
             campaign_slice(channel, archived)
             for channel, archived in product(("email", "sms", "mobile_push"), ("false", "true"))
@@ -136,7 +136,7 @@ CAMPAIGNS_DETAILED = Stream(
         parent="campaigns",
         path="/api/campaign-recipient-estimations/{id}",
         version_column="updated_at",
-        # Until somebody has asked Klaviyo for an estimate, there is none: 404.
+        # A 404 until somebody has requested an estimate in Klaviyo.
         is_null_when_missing=True,
     ),
     tier=TIER_M,

@@ -21,8 +21,8 @@ EVENTS = Stream(
     source=Collection(
         path="/api/events",
         page_size=1000,
-        # Attributions come in no other way since revision 2024-10-15; an included metric is what
-        # the documentation promises the metric's id for, though recorded answers always had it.
+        # Since revision 2024-10-15 attributions are only sent with `include`. The documentation
+        # promises a metric's id only with `include`, though recorded responses always had it.
         include=("metric", "attributions"),
         has_metric_filter=True,
     ),

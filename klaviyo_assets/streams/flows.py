@@ -10,7 +10,7 @@ FLOWS = Stream(
     source=Collection(
         path="/api/flows",
         page_size=50,
-        # Without the filter Klaviyo leaves archived flows out; archiving moves a flow across.
+        # Without a filter Klaviyo leaves archived flows out; archiving a flow changes its slice.
         slices=(
             Slice(name="archived=false", filter="equals(archived,false)"),
             Slice(name="archived=true", filter="equals(archived,true)"),

@@ -7,7 +7,7 @@ LISTS = Stream(
     name="lists",
     description="One row per list.",
     section="Lists",
-    # The ids of a to-many relationship come only with `include`; it costs no request.
+    # Klaviyo sends the ids of a to-many relationship only with `include`; it costs no request.
     source=Collection(path="/api/lists", page_size=10, include=("flow-triggers", "tags")),
     tier=TIER_L,
     scopes=("lists:read",),

@@ -7,8 +7,8 @@ METRICS = Stream(
     name="metrics",
     description="One row per metric: a kind of event, from one integration.",
     section="Metrics",
-    # Pages of up to 200, and `page[size]` is refused. Nothing is included: every event is joined to
-    # this table, so it must not need another scope than its own.
+    # Pages have up to 200 records, and `page[size]` is refused. Nothing is included, because that
+    # may need another scope, and all events are joined to this table.
     source=Collection(path="/api/metrics", page_size=None),
     tier=TIER_M,
     scopes=("metrics:read",),
@@ -17,8 +17,8 @@ METRICS = Stream(
         Column("name", "The metric's name; not unique."),
         Column("created", "When it was created.", "timestamp"),
         Column("updated", "When it last changed.", "timestamp"),
-        # Published as free-form; recorded answers hold object, id, key, name and category, the
-        # last as a text or as an object.
+        # Published as free-form; recorded responses have object, id, key, name and category, the
+        # last as text or as an object.
         Column("integration", "Where its events come from: id, key, name, category.", "json"),
     ),
 )

@@ -63,7 +63,7 @@ CONSENT_FIELDS: Mapping[str, tuple[ColumnType, str]] = {
     "suppression": ("json", "Reasons and times that shut {} off; mostly empty."),
     "list_suppressions": ("json", "Lists, reasons and times that shut {} off for one list."),
 }
-"""Type and meaning of each field that a consent can have; `{}` is what is consented to."""
+"""Type and description of each field of a consent; `{}` is what is consented to."""
 
 PERMISSION_CONSENT_FIELDS = (
     "consent",
@@ -83,7 +83,7 @@ SMS_CONSENT_FIELDS = ("consent", "consent_timestamp", "method", "method_detail",
 def consent_columns(path: str, subject: str, fields: tuple[str, ...]) -> tuple[Column, ...]:
     """Return one column a field of the consent at `subscriptions.<path>`.
 
-    `subject` says what is consented to, in words that stand in the columns' descriptions.
+    `subject`: what is consented to, in words for the columns' descriptions.
     """
     return tuple(
         attribute_column(
@@ -190,12 +190,12 @@ PROFILES = Stream(
             ),
         ),
     ),
-    # Of the four comparisons only the two strict ones are offered for `updated`.
+    # For `updated` Klaviyo offers only the two strict comparisons of the four.
     cursor=Cursor(column="updated", field="updated", is_inclusive=False),
     tier=TIER_L,
     scopes=("profiles:read",),
     has_soft_deletes=True,
-    # `updated` moves a profile while it is swept: one could slip from behind to before the reader.
+    # Not `updated`: a change during the scan could move a profile to a place already passed.
     id_scan_cursor=Cursor(column="created", field="created", is_inclusive=False),
     columns=(*PERSON_COLUMNS, *CONSENT_COLUMNS, *PREDICTIVE_COLUMNS),
 )
@@ -219,9 +219,9 @@ GLOBAL_EXCLUSIONS = Stream(
     cursor=Cursor(
         column="suppressed_at",
         field=f"{SUPPRESSION_PATH}.timestamp",
-        # Lifting the newest of several suppressions makes it go back.
+        # It goes back when the latest of several suppressions is lifted.
         is_version=False,
-        # The filter is what leaves out everybody who was never suppressed.
+        # A filter from here on leaves out every profile that was never suppressed.
         earliest=datetime(1970, 1, 1, tzinfo=UTC),
     ),
     tier=TIER_L,

@@ -54,7 +54,7 @@ RATE_DENOMINATORS = {
     "text_message_roi": "text_message_spend",
     "unsubscribe_rate": "delivered",
 }
-"""The statistics that do not add up, each with what it is a share of."""
+"""The statistics that are rates and cannot be added up, each with its denominator."""
 
 
 def report_columns(subject: str, names: tuple[str, ...]) -> tuple[Column, ...]:

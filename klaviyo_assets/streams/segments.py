@@ -7,7 +7,7 @@ SEGMENTS = Stream(
     name="segments",
     description="One row per segment.",
     section="Segments",
-    # The ids of a to-many relationship come only with `include`; it costs no request.
+    # Klaviyo sends the ids of a to-many relationship only with `include`; it costs no request.
     source=Collection(path="/api/segments", page_size=10, include=("flow-triggers", "tags")),
     tier=TIER_L,
     scopes=("segments:read",),

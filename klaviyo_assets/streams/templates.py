@@ -24,7 +24,7 @@ EMAIL_TEMPLATES = Stream(
         Column("amp", "The AMP version."),
         Column("created", "When it was created.", "timestamp"),
         Column("updated", "When it last changed.", "timestamp"),
-        # One document: its sections and styles mean nothing apart.
+        # One JSON document: its sections and styles have no meaning on their own.
         Column("definition", "The building blocks; SYSTEM_DRAGGABLE templates only.", "json"),
     ),
 )
