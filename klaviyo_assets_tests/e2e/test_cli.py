@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import pytest
 
-from klaviyo_assets.__main__ import main
+from klaviyo_assets.cli.command import main
 from klaviyo_assets.settings import environment_variables
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home

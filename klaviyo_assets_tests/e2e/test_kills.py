@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import pytest
 
-from klaviyo_assets.__main__ import main as command
+from klaviyo_assets.cli.command import main as command
 from klaviyo_assets.defs.sync_output import SyncOutput
 from klaviyo_assets.errors import StorageError
 from klaviyo_assets.lake.write.session import CommitReceipt

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from klaviyo_assets.__main__ import main
+from klaviyo_assets.cli.command import main
 from klaviyo_assets.defs.resources import KlaviyoResource
 from klaviyo_assets_tests.e2e.check_runs import run_completeness_check
 from klaviyo_assets_tests.e2e.conftest import StartHome

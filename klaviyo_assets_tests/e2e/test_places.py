@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from klaviyo_assets.__main__ import main
+from klaviyo_assets.cli.command import main
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.instance import open_instance
 from klaviyo_assets_tests.e2e.processes import SyncTask, build_sync_task, run_task

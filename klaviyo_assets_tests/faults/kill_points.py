@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Literal
 
-from klaviyo_assets.__main__ import main
+from klaviyo_assets.cli.command import main
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.processes import (
     ChildProcess,

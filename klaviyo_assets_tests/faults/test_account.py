@@ -5,7 +5,7 @@ from unittest.mock import patch
 
 import pytest
 
-from klaviyo_assets.__main__ import main
+from klaviyo_assets.cli.command import main
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.sandbox import PrivateApiKey
 from klaviyo_assets.sandbox.account.config import DEFAULT_KEY

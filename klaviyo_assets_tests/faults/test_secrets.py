@@ -9,7 +9,7 @@ import dagster as dg
 import pyarrow.parquet as pq
 import pytest
 
-from klaviyo_assets.__main__ import main
+from klaviyo_assets.cli.command import main
 from klaviyo_assets.sandbox import PrivateApiKey
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home, environment_variables

@@ -1,0 +1,231 @@
+"""The verbs that work on the stored tables: streams, publish, export, verify, set-aside, adopt."""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from time import monotonic
+from typing import TextIO, cast
+
+from klaviyo_assets.account.connection import adopt_lake_account, connect_account
+from klaviyo_assets.api.request_guard import validate_api_key
+from klaviyo_assets.cli.verb import (
+    Verb,
+    open_lake,
+    print_errors,
+    print_privacy_warnings,
+    split_names,
+)
+from klaviyo_assets.errors import SettingError
+from klaviyo_assets.lake.read.export import ExportProgress
+from klaviyo_assets.lake.read.views import build_relations
+from klaviyo_assets.model.report import ReportEndpoint
+from klaviyo_assets.model.stream import Join
+from klaviyo_assets.settings import KEY_VARIABLE, Settings
+from klaviyo_assets.streams import COLLECTIONS, MERGE_RULES, STREAMS
+
+_PROGRESS_LINE_SECONDS = 10.0
+"""How often an export prints its progress where standard error is no terminal."""
+
+
+def _list_streams(_settings: Settings, _options: argparse.Namespace) -> int:
+    for stream in COLLECTIONS:
+        cursor = stream.cursor.column if stream.cursor else "-"
+        tier = stream.tier.name if stream.tier else "-"
+        print(f"{stream.name:<20} {cursor:<14} {tier:<4} {', '.join(stream.scopes)}")
+        print(f"{'':<20} {stream.description}")
+    return 0
+
+
+LIST_STREAMS = Verb(
+    name="streams",
+    description="list the streams: table, grain, cursor, tier, scopes",
+    run=_list_streams,
+)
+
+
+def _add_publish_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lake-root", type=_parse_lake_root, metavar="PATH",
+        help="the data folder, or the folder lake in it, as readers have it mounted; "
+        "later syncs go on with it, until publish is run without it",
+    )  # fmt: skip
+
+
+def _parse_lake_root(text: str) -> str:
+    """Return the tables' folder as readers see it; `text` is that folder or the one above it."""
+    if re.match(r"/|[A-Za-z]:[\\/]|\\\\|[a-z0-9]+://", text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole path: it must begin at the root")
+    place = text.replace("\\", "/").rstrip("/")
+    return place if place.rpartition("/")[2] == "lake" else f"{place}/lake"
+
+
+def _publish(settings: Settings, options: argparse.Namespace) -> int:
+    return _publish_lake(settings, lake_root=options.lake_root or "")
+
+
+def _publish_lake(settings: Settings, *, lake_root: str | None) -> int:
+    """Rebuild klaviyo.duckdb; return 1 where a table cannot be read.
+
+    `lake_root` is where readers have the tables' folder: "" where this machine has it, None as
+    the last `publish` said.
+    """
+    problems = open_lake(settings).publish(
+        build_relations(STREAMS, MERGE_RULES), lake_root=lake_root
+    )
+    print_errors(problems)
+    rest = ", but for what cannot be read" if problems else ""
+    print(f"{settings.data_dir}/klaviyo.duckdb shows the lake as it is now{rest}")
+    if lake_root:
+        print(
+            f"its views name the files below {lake_root}, in later syncs too, "
+            "until `klaviyo-assets publish` is run without --lake-root"
+        )
+    return 1 if problems else 0
+
+
+PUBLISH = Verb(
+    name="publish",
+    description="write klaviyo.duckdb anew from the lake, after a move or a loss",
+    run=_publish,
+    add_options=_add_publish_options,
+)
+
+
+def _add_export_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE.duckdb", help="where to write it")
+    parser.add_argument(
+        "--tables", nargs="+", default=(), metavar="NAME", help="only these; all without it"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace a DuckDB file that is there already"
+    )
+
+
+def _export(settings: Settings, options: argparse.Namespace) -> int:
+    target = cast("Path", options.file).absolute()
+    done = open_lake(settings).export_tables(
+        target,
+        build_relations(STREAMS, MERGE_RULES),
+        split_names(options.tables),
+        overwrite=options.force,
+        report_progress=_build_progress_printer(sys.stderr),
+    )
+    count, rows = len(done), sum(each.rows or 0 for each in done)
+    print(
+        f"{options.file} holds {count} {'table' if count == 1 else 'tables'}, {rows:,} rows, "
+        f"{target.stat().st_size / 1e6:,.1f} MB, and needs no other file; "
+        "DuckDB 1.4 and later open it"
+    )
+    return 0
+
+
+def _build_progress_printer(out: TextIO) -> Callable[[ExportProgress], None]:
+    """Return a function that prints progress: a bar on a terminal, elsewhere now and then a line.
+
+    A table that is written gets a line in both.
+    """
+    is_terminal, printed_at = out.isatty(), monotonic()
+
+    def print_progress(progress: ExportProgress) -> None:
+        nonlocal printed_at
+        name, clear = f"{progress.name:<28}", "\r\x1b[K" if is_terminal else ""
+        if progress.rows is not None:
+            print(f"{clear}{name} {progress.rows:>12,} rows", file=out, flush=True)
+            printed_at = monotonic()
+        elif is_terminal:
+            bar = "#" * round(progress.share * 40)
+            print(f"{clear}{name} [{bar:<40}] {progress.share:4.0%}", end="", file=out, flush=True)
+        elif monotonic() - printed_at >= _PROGRESS_LINE_SECONDS:
+            print(f"{name} {progress.share:>11.0%} so far", file=out, flush=True)
+            printed_at = monotonic()
+
+    return print_progress
+
+
+EXPORT = Verb(
+    name="export",
+    description="write the tables themselves into one DuckDB file, to hand over",
+    run=_export,
+    add_options=_add_export_options,
+)
+
+
+def _verify(settings: Settings, _options: argparse.Namespace) -> int:
+    lake = open_lake(settings)
+    lake.check_integrity()
+    stored = [stream.name for stream in STREAMS.values() if not isinstance(stream.source, Join)]
+    states = {name: state for name in stored if (state := lake.read_table_state(name)) is not None}
+    for name, state in states.items():
+        print(f"{name:<24} {state.rows:>12,} rows, version {state.version}")
+    if not states:
+        print(f"no lake in {settings.data_dir} (KLAVIYO_DATA_DIR)")
+    print_privacy_warnings(settings)
+    return 0
+
+
+VERIFY = Verb(
+    name="verify",
+    description="read every file and view, and say what is wrong (once called check)",
+    run=_verify,
+    aliases=("check",),
+)
+
+
+def _add_set_aside_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("table", help="its name, as verify says it")
+
+
+def _set_aside(settings: Settings, options: argparse.Namespace) -> int:
+    place = open_lake(settings).set_aside_table(options.table)
+    print(f"{options.table} lies in {place} now, with all its files")
+    stream = STREAMS.get(options.table)
+    if stream is None:
+        print("the next sync in an append mode begins a new history")
+    elif isinstance(stream.source, ReportEndpoint):
+        print("a backfill of its partitions, or the sensor klaviyo_reports_drain, fetches it anew")
+    else:
+        print(f"materialize klaviyo/{options.table}: it is read from the beginning")
+    return _publish_lake(settings, lake_root=None)
+
+
+SET_ASIDE = Verb(
+    name="set-aside",
+    description="put a damaged table away, so that its asset begins it anew",
+    run=_set_aside,
+    add_options=_add_set_aside_options,
+)
+
+
+def _add_adopt_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _adopt(settings: Settings, options: argparse.Namespace) -> int:
+    lake, key = open_lake(settings), validate_api_key(os.environ.get(KEY_VARIABLE, ""))
+
+    def confirm(question: str) -> bool:
+        if options.yes:
+            return True
+        if not sys.stdin.isatty():
+            raise SettingError(f"{question} Nothing was renamed: give --yes if they are")
+        return input(f"{question} Are they one account? [y/N] ").strip().lower() in {"y", "yes"}
+
+    with closing(connect_account(settings, key, accounts=STREAMS["accounts"])) as connection:
+        is_renamed = adopt_lake_account(
+            lake, connection, streams=STREAMS, confirm=confirm, warn=print
+        )
+    if not is_renamed:
+        print("nothing was renamed")
+    return 0 if is_renamed else 1
+
+
+ADOPT = Verb(
+    name="adopt",
+    description="say that the lake's account and the key's are one, after asking",
+    run=_adopt,
+    add_options=_add_adopt_options,
+)

@@ -1,0 +1,179 @@
+"""The verbs `plan`, what reports will cost, and `status`, how far each stream is."""
+
+import argparse
+import os
+from collections.abc import Generator, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, date, datetime
+
+from klaviyo_assets.account.connection import open_rate_limiter
+from klaviyo_assets.account.metrics import (
+    describe_missing_revenue,
+    find_metric_setting_problems,
+    read_metrics,
+    resolve_metric_words,
+    select_metric_ids,
+)
+from klaviyo_assets.cli.verb import Verb, open_lake, print_privacy_warnings, split_names
+from klaviyo_assets.errors import SettingError
+from klaviyo_assets.model.automation import default_automations, unmet_guarantees
+from klaviyo_assets.model.report import ReportEndpoint
+from klaviyo_assets.model.stream import Join, Stream
+from klaviyo_assets.reports.backfill_plan import (
+    PlanContext,
+    build_calendar_offline,
+    format_alternative,
+    format_failed_metrics,
+    format_plan,
+    format_report_status,
+    no_complete_day_error,
+    plan_backfill,
+    plannable_days,
+)
+from klaviyo_assets.reports.failed_requests import read_failed_metrics
+from klaviyo_assets.settings import Settings
+from klaviyo_assets.streams import REPORTS, STREAMS
+
+
+@contextmanager
+def _open_plan_context(settings: Settings) -> Generator[PlanContext]:
+    lake = open_lake(settings)
+    with closing(open_rate_limiter(settings, lake.stored_account() or "")) as rate_limiter:
+        yield PlanContext(
+            lake=lake, rate_limiter=rate_limiter, settings=settings, now=datetime.now(tz=UTC)
+        )
+
+
+def _add_plan_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--start", type=_parse_day, required=True, help="first day, YYYY-MM-DD")
+    parser.add_argument("--end", type=_parse_day, required=True, help="last day, inclusive")
+    parser.add_argument(
+        "--metrics", nargs="+", metavar="ID", help="metric ids; those of the settings without it"
+    )
+
+
+def _parse_day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no date as YYYY-MM-DD") from None
+
+
+def _plan(settings: Settings, options: argparse.Namespace) -> int:
+    with _open_plan_context(settings) as context:
+        _print_plan(context, options)
+    return 0
+
+
+def _print_plan(context: PlanContext, options: argparse.Namespace) -> None:
+    settings, first_day = context.settings, context.settings.first_report_day
+    if options.end < max(options.start, first_day):
+        raise no_complete_day_error(
+            options.start, options.end, first_day=first_day, zone="the account's time zone"
+        )
+    metrics = _metrics_to_plan(context, split_names(options.metrics or ()))
+    calendar = build_calendar_offline(settings, context.lake, context.now)
+    days = plannable_days(options.start, options.end, calendar)
+    _print_metric_warnings(context)
+    alternatives = resolve_metric_words(read_metrics(context.lake), context.mapped_metric)
+    for stream in REPORTS:
+        if isinstance(report := stream.source, ReportEndpoint):
+            plan = plan_backfill(stream, report, metrics, days, context=context)
+            print("\n".join(format_plan(plan)))
+            for name, others in alternatives.items():
+                plan = plan_backfill(stream, report, others, days, context=context)
+                print(format_alternative(name, plan))
+
+
+def _metrics_to_plan(context: PlanContext, named: Sequence[str]) -> Sequence[str]:
+    """Return the metrics named by options, or else those of the settings.
+
+    Raises:
+        SettingError: there is none.
+    """
+    stored = read_metrics(context.lake)
+    metrics = named or select_metric_ids(context.settings, stored, mapped=context.mapped_metric)
+    if metrics:
+        return metrics
+    if stored:
+        raise SettingError(describe_missing_revenue(stored))
+    raise SettingError(
+        "no metric is known: materialize klaviyo/metrics first, or name some with --metrics"
+    )
+
+
+def _print_metric_warnings(context: PlanContext) -> None:
+    """Print what is wrong with the setting that names the metrics of reports."""
+    proven_ids = {
+        partition.metric_id
+        for stream in REPORTS
+        for partition in context.lake.read_partition_states(stream.name)
+    }
+    for problem in find_metric_setting_problems(
+        context.settings,
+        read_metrics(context.lake),
+        mapped=context.mapped_metric,
+        proven_ids=proven_ids,
+    ):
+        print(f"warning: {problem}")
+
+
+PLAN = Verb(
+    name="plan",
+    description="say what fetching reports will cost, before anything is spent",
+    run=_plan,
+    add_options=_add_plan_options,
+)
+
+
+def _show_status(settings: Settings, _options: argparse.Namespace) -> int:
+    print_privacy_warnings(settings)
+    with _open_plan_context(settings) as context:
+        for stream in STREAMS.values():
+            if not isinstance(stream.source, Join):
+                _print_stream_status(stream, context)
+        _print_metric_warnings(context)
+    _print_automation_status(settings)
+    return 0
+
+
+def _print_stream_status(stream: Stream, context: PlanContext) -> None:
+    state = context.lake.read_table_state(stream.name)
+    if state is None:
+        if failed := read_failed_metrics(context.lake, stream.name):
+            print("\n".join([f"{stream.name:<24} never stored", *format_failed_metrics(failed)]))
+        return
+    cursor = state.state.get("cursor") if stream.cursor is not None else None
+    up_to = f", complete up to {cursor}" if cursor is not None else ""
+    print(f"{stream.name:<24} {state.rows:>12,} rows{up_to}")
+    if isinstance(stream.source, ReportEndpoint):
+        print("\n".join(format_report_status(stream, context=context)))
+
+
+def _print_automation_status(settings: Settings) -> None:
+    """Print which guarantees are not met because their schedules and sensors are off."""
+    running = default_automations(settings)
+    source = f"KLAVIYO_AUTOMATION={settings.automation or 'off'}"
+    if "DAGSTER_HOME" in os.environ:
+        # Imported here: Dagster takes two seconds to load, and no other verb needs it.
+        from klaviyo_assets.defs.automation import find_switched_on  # noqa: PLC0415
+
+        try:
+            running, source = tuple(find_switched_on(settings)), "the switches in DAGSTER_HOME"
+        except SettingError as error:
+            source += f"; {error}"
+    else:
+        source += "; without DAGSTER_HOME the switches of the UI are not known"
+    unmet = unmet_guarantees(settings, running)
+    print(f"automation: {'off is what follows' if unmet else 'everything is on'} ({source})")
+    for guarantee in unmet:
+        print(f"  off: {guarantee.subject} ({', '.join(guarantee.automations)})")
+    if unmet:
+        print("  KLAVIYO_AUTOMATION=recommended starts all of it; each has its switch in the UI")
+
+
+SHOW_STATUS = Verb(
+    name="status",
+    description="say how far each stream is, and what is left of the quotas",
+    run=_show_status,
+)
