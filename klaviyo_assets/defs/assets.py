@@ -1,4 +1,4 @@
-"""Assets: one per stream, made from the stream's declaration."""
+"""Assets: one per collection, built from the stream's declaration."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -51,24 +51,24 @@ ASSET_KINDS = {"klaviyo", "deltalake", "duckdb"}
 ASSET_RETRY_POLICY = dg.RetryPolicy(
     max_retries=1, delay=60, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
 )
-"""One more try of what passes by itself; the client has tried six times by then."""
+"""Dagster tries once more what passes by itself. The client has tried six times by then."""
 
 
 PostSyncHook = Callable[[dg.AssetExecutionContext, KlaviyoResource, LakeResource], None]
-"""What a run does once its table is stored."""
+"""What the asset's step does after its table was stored."""
 
 
 def build_stream_asset(
     stream: Stream, *, post_sync_hook: PostSyncHook | None = None
 ) -> dg.AssetsDefinition:
-    """Return the asset of a stream: a view for a join, a sync for everything else."""
+    """Return the asset of a stream: a view for a join, a sync for every other stream."""
     if isinstance(stream.source, Join):
         return _build_join_asset(stream)
     return _build_sync_asset(stream, post_sync_hook)
 
 
 def upstream_streams(stream: Stream) -> tuple[str, ...]:
-    """Return the streams that this one is made of."""
+    """Return the streams whose tables this one is made from."""
     match stream.source:
         case Join(left=left, right=right):
             return (left, right)
@@ -100,23 +100,23 @@ def _build_sync_asset(stream: Stream, post_sync_hook: PostSyncHook | None) -> dg
         freshness_policy=freshness_policy(stream),
         config_schema=run_config_schema(stream),
     )
-    def synced(
+    def sync_stream(
         context: dg.AssetExecutionContext,
         klaviyo: KlaviyoResource,
         lake: LakeResource,
     ) -> Iterator[dg.Output[SyncOutput] | dg.AssetCheckResult]:
         context.log.addFilter(KeyRedactingFilter())
-        syncing = _start_or_skip(context, stream, klaviyo=klaviyo, lake=lake)
+        sync_output = _start_or_skip(context, stream, klaviyo=klaviyo, lake=lake)
         try:
-            yield from _yield_output_and_checks(stream, syncing, lake=lake)
+            yield from _yield_output_and_checks(stream, sync_output, lake=lake)
         finally:
-            # Also of a step that ends before the IO manager has the sync.
-            if syncing is not None:
-                syncing.close()
-        if post_sync_hook is not None and syncing is not None:
+            # The IO manager closes it too, but a step can end before the IO manager gets it.
+            if sync_output is not None:
+                sync_output.close()
+        if post_sync_hook is not None and sync_output is not None:
             post_sync_hook(context, klaviyo, lake)
 
-    return synced
+    return sync_stream
 
 
 def _start_or_skip(
@@ -126,7 +126,7 @@ def _start_or_skip(
     klaviyo: KlaviyoResource,
     lake: LakeResource,
 ) -> SyncOutput | None:
-    """Return the sync, its first answer there; None where the key may not read the stream."""
+    """Return a sync that has its first response; None if the key may not read the stream."""
     try:
         with raise_as_failures(
             stream.name, may_skip=True, rewrite_message=partial(replace_asset_names, context)
@@ -144,11 +144,11 @@ def _start_sync(
     klaviyo: KlaviyoResource,
     lake: LakeResource,
 ) -> SyncOutput:
-    order = _read_sync_options(context, stream)
+    options = _read_sync_options(context, stream)
     store = lake.lake()
     connection = klaviyo.connect(warn=context.log.warning, lake=store)
     try:
-        return _build_sync_output(context, stream, order, connection=connection, store=store)
+        return _build_sync_output(context, stream, options, connection=connection, store=store)
     except BaseException:
         connection.close()
         raise
@@ -162,54 +162,54 @@ def _build_sync_output(
     connection: KlaviyoConnection,
     store: Lake,
 ) -> SyncOutput:
-
-    def say(text: str) -> None:
+    def warn(text: str) -> None:
         context.log.warning("%s", replace_asset_names(context, text))
 
-    desk = SyncContext(
+    sync_context = SyncContext(
         client=connection.client,
         lake=store,
         settings=connection.settings,
         account=connection.account,
         clock=utc_now,
-        warn=say,
+        warn=warn,
         salt=connection.salt,
     )
-    before = read_last_metadata(context.instance, context.asset_key)
-    history = None if options.mode.is_full_refresh else before.lake
-    lake = check_same_lake(context.asset_key, stream, last_lake=history, lake=store)
+    last = read_last_metadata(context.instance, context.asset_key)
+    # A full refresh goes on from nothing, so it may begin in another lake.
+    last_lake = None if options.mode.is_full_refresh else last.lake
+    location = check_same_lake(context.asset_key, stream, last_lake=last_lake, lake=store)
     late_events = late_events_warning(context, stream, connection.settings)
     if late_events is not None:
-        say(late_events)
+        warn(late_events)
     return SyncOutput(
         stream=stream,
         asset_key=context.asset_key,
         options=options,
-        sync_run=start_sync(stream, options, before.cursor, context=desk),
+        sync_run=start_sync(stream, options, last.cursor, context=sync_context),
         connection=connection,
         log=context.log.info,
         observe=context.log_event,
-        lake_location=str(lake),
-        rows_before=before.row_count,
+        lake_location=str(location),
+        rows_before=last.row_count,
         late_events_warning=late_events,
     )
 
 
 def _read_sync_options(context: dg.AssetExecutionContext, stream: Stream) -> SyncOptions:
-    """Return what the run config orders.
+    """Return the options of the run config.
 
     Raises:
-        SettingError: the stream cannot carry it out.
+        SettingError: the stream does not support one of them, or a value cannot be used.
     """
-    order = parse_run_config(stream, read_op_config(context))
-    validate_options(stream, order)
-    return order
+    options = parse_run_config(stream, read_op_config(context))
+    validate_options(stream, options)
+    return options
 
 
 def _yield_output_and_checks(
     stream: Stream, sync_output: SyncOutput | None, *, lake: LakeResource
 ) -> Iterator[dg.Output[SyncOutput] | dg.AssetCheckResult]:
-    """Yield the sync, which is drained before anything more is asked of this, then its checks."""
+    """Yield the sync, which Dagster has the IO manager write before it goes on, then its checks."""
     if sync_output is None:
         yield from warn_not_checked(stream)
         return
@@ -219,16 +219,16 @@ def _yield_output_and_checks(
 
 def _collect_check_inputs(sync_output: SyncOutput, lake: LakeResource) -> CheckInputs:
     """Return what the checks look at, right after the stream was materialized."""
-    stream, tally = sync_output.stream, sync_output.sync_run.stats
+    stream, stats = sync_output.stream, sync_output.sync_run.stats
     with raise_as_failures(stream.name):
         return CheckInputs(
             now=utc_now(),
-            rows=tally.rows_total,
+            rows=stats.rows_total,
             rows_before=sync_output.rows_before,
             is_confirmed=sync_output.options.is_shrink_confirmed,
             high_water_mark=sync_output.high_water_mark,
             stored_columns=lake.lake().stored_columns(stream.name),
-            notices=sorted(tally.notices),
+            notices=sorted(stats.notices),
         )
 
 
@@ -239,49 +239,46 @@ def report_skipped_stream(
     *,
     lake: LakeResource,
 ) -> None:
-    """Say why the stream is not read; nothing is materialized, the run stays green.
+    """Log and observe why the stream is skipped. Nothing is materialized, the run succeeds.
 
-    What is stored stays as it is and grows old, which its freshness shows: that is said as well.
-    What depends on it in the same run, checks that read whole tables included, Dagster skips, and
-    says so. It could be kept from that only by an output, which is a materialization that never
-    was.
+    Stored rows stay and grow old. The asset's freshness shows that, and the warning says it.
+    Dagster skips what depends on the stream in the same run, checks of whole tables included. Only
+    an output would prevent that, and an output would count as a materialization.
     """
     if isinstance(error, MissingScopeError):
         scope = " and ".join(error.scopes or stream.scopes)
-        why, shown = f"the key lacks the scope {scope}", {"klaviyo/missing_scope": scope}
+        reason, missing = f"the key lacks the scope {scope}", {"klaviyo/missing_scope": scope}
         advice = "Make a key with it (scopes of an existing key cannot be changed)"
     else:
-        why, shown = "the account's plan does not have it", dict[str, str]()
+        reason, missing = "the account's plan does not have it", dict[str, str]()
         advice = "Upgrade the plan"
-    words = f' Klaviyo says: "{error.detail}"' if error.detail else ""
-    stored = _stored_row_count(lake, stream)
-    stays = (
-        f" Its {format_quantity(stored, 'row')} stay as they are and grow old." if stored else ""
-    )
+    quote = f' Klaviyo says: "{error.detail}"' if error.detail else ""
+    rows = _stored_row_count(lake, stream)
+    old_rows = f" Its {format_quantity(rows, 'row')} stay as they are and grow old." if rows else ""
     context.log.warning(
         "%s is skipped: %s.%s%s %s, or leave the asset out.",
         stream.name,
-        why,
-        words,
-        stays,
+        reason,
+        quote,
+        old_rows,
         advice,
     )
     context.log_event(
         dg.AssetObservation(
             context.asset_key,
-            description=f"Skipped: {why}.{words}{stays}",
+            description=f"Skipped: {reason}.{quote}{old_rows}",
             metadata={
                 "klaviyo/skipped": True,
-                **shown,
+                **missing,
                 "klaviyo/refusal": error.detail or error.message,
-                **({"klaviyo/rows_not_updated": stored} if stored else {}),
+                **({"klaviyo/rows_not_updated": rows} if rows else {}),
             },
         )
     )
 
 
 def _stored_row_count(lake: LakeResource, stream: Stream) -> int:
-    """Return the rows that a stream's table has; none where it cannot be read."""
+    """Return how many rows a stream's table has; 0 if it cannot be read."""
     with suppress(LakeError):
         state = lake.lake().read_table_state(stream.name)
         return state.rows if state is not None else 0
@@ -304,18 +301,26 @@ def _build_join_asset(stream: Stream) -> dg.AssetsDefinition:
         freshness_policy=freshness_policy(stream),
         config_schema=run_config_schema(stream),
     )
-    def joined(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult[Any]:
+    def materialize_join(
+        context: dg.AssetExecutionContext, lake: LakeResource
+    ) -> dg.MaterializeResult[Any]:
         with raise_as_failures(stream.name, rewrite_message=partial(replace_asset_names, context)):
             return _materialize_view(
                 context, stream, _read_sync_options(context, stream), lake=lake
             )
 
-    return joined
+    return materialize_join
 
 
 def _materialize_view(
     context: dg.AssetExecutionContext, stream: Stream, options: SyncOptions, *, lake: LakeResource
 ) -> dg.MaterializeResult[Any]:
+    """Publish the view of a join, and return the metadata of its left table as the view's.
+
+    Raises:
+        MissingTableError: a table of the join was never stored.
+        CorruptFileError: a table of the join cannot be read.
+    """
     store = lake.lake()
     states = {parent: store.read_table_state(parent) for parent in upstream_streams(stream)}
     for parent, state in states.items():
@@ -330,13 +335,13 @@ def _materialize_view(
             "klaviyo-assets verify names the file and the way out"
         )
     left = next(state for state in states.values() if state is not None)
-    counted = ("records_read", "rows_written", "requests", "retries", "throttled_seconds")
-    numbers: dict[str, int | float] = dict.fromkeys(counted, 0)
-    shown = sync_metadata(
+    counters = ("records_read", "rows_written", "requests", "retries", "throttled_seconds")
+    numbers: dict[str, int | float] = dict.fromkeys(counters, 0)
+    metadata = sync_metadata(
         stream, mode=options.mode.value, cursor=None, numbers=numbers, row_count=left.rows
     )
     if isinstance(mark := left.state.get("cursor"), str):
-        shown |= {CURSOR_METADATA_KEY: mark, "klaviyo/cursor_field": "datetime"}
+        metadata |= {CURSOR_METADATA_KEY: mark, "klaviyo/cursor_field": "datetime"}
     rows = format_quantity(left.rows, "row")
     context.log.info("%s: %s, as its tables have them", stream.name, rows)
-    return dg.MaterializeResult(metadata=shown)
+    return dg.MaterializeResult(metadata=metadata)

@@ -1,6 +1,8 @@
-"""Our assets and checks as selections that hold when somebody renames assets.
+"""What jobs, schedules and sensors share: which assets they select, and whether they are on.
 
-Whether schedules and sensors are on: from the start by a setting, or by their switch in the UI.
+Assets are selected by a tag and not by key, so that selections still hold where a user has renamed
+assets. A schedule or sensor is on by its switch in the UI, or, while nobody used that, by the
+setting KLAVIYO_AUTOMATION.
 """
 
 import re
@@ -18,19 +20,19 @@ from klaviyo_assets.settings import AUTOMATION_RECOMMENDED, Settings
 from klaviyo_assets.streams import STREAMS
 
 _ASSET_NAME_PATTERN = re.compile(r"(?<![\w/])klaviyo/([a-z_]+)\b")
-"""How the texts of rooms that know no asset name one."""
+"""How messages of rooms that do not know Dagster name an asset: by its default key."""
 
 
 def select_assets(*streams: str) -> dg.AssetSelection:
-    """Return the assets of streams, whatever their keys; each has its checks with it."""
-    found = dg.AssetSelection.tag(STREAM_TAG, streams[0])
+    """Return the assets of streams, whatever their keys, with their checks."""
+    selection = dg.AssetSelection.tag(STREAM_TAG, streams[0])
     for stream in streams[1:]:
-        found |= dg.AssetSelection.tag(STREAM_TAG, stream)
-    return found
+        selection |= dg.AssetSelection.tag(STREAM_TAG, stream)
+    return selection
 
 
 class ChecksByName(dg.AssetSelection):
-    """The checks of our assets that have one of some names; no asset."""
+    """Selects the checks of our assets that have one of the given names, and no asset."""
 
     def __init__(self, *names: str) -> None:
         self._names = frozenset(names)
@@ -49,29 +51,29 @@ class ChecksByName(dg.AssetSelection):
         allow_missing: bool,  # noqa: ARG002, FBT001 - the signature is Dagster's
     ) -> AbstractSet[dg.AssetCheckKey]:
         """Return the checks of those names in a code location."""
-        ours = {node.key for node in asset_graph.asset_nodes if STREAM_TAG in node.tags}
+        our_assets = {node.key for node in asset_graph.asset_nodes if STREAM_TAG in node.tags}
         return {
             key
             for key in asset_graph.asset_check_keys
-            if key.asset_key in ours and key.name in self._names
+            if key.asset_key in our_assets and key.name in self._names
         }
 
 
 def replace_asset_names(context: dg.AssetExecutionContext, text: str) -> str:
-    """Return a text that names assets as `build_defs` does, with the keys that they have here.
+    """Return the text with each asset's default key replaced by the key that it has here.
 
-    An asset that the run's job does not hold keeps the name that `build_defs` gives it.
+    An asset that is not part of the run's job is left with its default key.
     """
     if not any(each.group(1) in STREAMS for each in _ASSET_NAME_PATTERN.finditer(text)):
         return text
     nodes = context.job_def.asset_layer.asset_graph.asset_nodes
     keys = {node.tags[STREAM_TAG]: node.key for node in nodes if STREAM_TAG in node.tags}
 
-    def own(named: re.Match[str]) -> str:
-        key = keys.get(named.group(1))
-        return named.group() if key is None else key.to_user_string()
+    def replace_name(match: re.Match[str]) -> str:
+        key = keys.get(match.group(1))
+        return match.group() if key is None else key.to_user_string()
 
-    return _ASSET_NAME_PATTERN.sub(own, text)
+    return _ASSET_NAME_PATTERN.sub(replace_name, text)
 
 
 def find_asset_key(
@@ -79,7 +81,7 @@ def find_asset_key(
 ) -> dg.AssetKey:
     """Return the key that a stream's asset has in the code location of a tick.
 
-    That of `build_defs` where a test evaluates the tick without a code location.
+    A test may evaluate the tick without a code location; then it is the default key.
     """
     try:
         repository = context.repository_def
@@ -92,13 +94,13 @@ def find_asset_key(
 
 
 def default_schedule_status(settings: Settings) -> dg.DefaultScheduleStatus:
-    """Return whether the schedules that keep the README's promises run from the start."""
+    """Return whether the schedules behind the README's promises run from the start."""
     is_on = settings.automation == AUTOMATION_RECOMMENDED
     return dg.DefaultScheduleStatus.RUNNING if is_on else dg.DefaultScheduleStatus.STOPPED
 
 
 def default_sensor_status(settings: Settings) -> dg.DefaultSensorStatus:
-    """Return whether the sensors that keep the README's promises run from the start."""
+    """Return whether the sensors behind the README's promises run from the start."""
     is_on = settings.automation == AUTOMATION_RECOMMENDED
     return dg.DefaultSensorStatus.RUNNING if is_on else dg.DefaultSensorStatus.STOPPED
 
@@ -106,23 +108,23 @@ def default_sensor_status(settings: Settings) -> dg.DefaultSensorStatus:
 def is_switched_on(
     instance: dg.DagsterInstance, name: str, settings: Settings, *, run: dg.DagsterRun | None = None
 ) -> bool:
-    """Tell whether a schedule or sensor is on now.
+    """Return whether a schedule or sensor is on now.
 
-    Its switch in the UI decides where somebody used it, else the setting. Two code locations may
-    each have one of that name: where `run` says which of them it is of, only that one counts.
+    Its switch in the UI decides if somebody has used it, otherwise the setting does. Two code
+    locations may each have one of that name; with a `run`, only that of the run's location counts.
     """
     states = [each for each in _instigator_states(instance, run) if each.name == name]
-    switched = [each for each in states if each.status is not InstigatorStatus.DECLARED_IN_CODE]
-    if switched:
-        return any(each.status is InstigatorStatus.RUNNING for each in switched)
+    set_in_ui = [each for each in states if each.status is not InstigatorStatus.DECLARED_IN_CODE]
+    if set_in_ui:
+        return any(each.status is InstigatorStatus.RUNNING for each in set_in_ui)
     return settings.automation == AUTOMATION_RECOMMENDED
 
 
 def find_switched_on(settings: Settings) -> set[str]:
-    """Return the names of the schedules and sensors that are on in the DAGSTER_HOME of now.
+    """Return the names of the schedules and sensors that are on in the current DAGSTER_HOME.
 
     Raises:
-        SettingError: there is none, or it cannot be read.
+        SettingError: DAGSTER_HOME is not set, or cannot be read.
     """
     try:
         with dg.DagsterInstance.get() as instance:
@@ -138,7 +140,7 @@ def find_switched_on(settings: Settings) -> set[str]:
 def _instigator_states(
     instance: dg.DagsterInstance, run: dg.DagsterRun | None
 ) -> list[InstigatorState]:
-    """Return what Dagster keeps of schedules and sensors; nothing where it keeps no history."""
+    """Return what Dagster stores of schedules and sensors; nothing where it has no storage."""
     if instance.schedule_storage is None:
         return []
     origin = run.remote_job_origin if run is not None else None

@@ -1,9 +1,10 @@
-"""Run config of a stream's op: what a person may change at one launch, and what it means.
+"""Run config of a stream's op: what a person may change for one run, and what it means.
 
-An asset shows the options that it can carry out, and no others: Dagster's launchpad writes every
-option with a default into the editor. The contract's other options are still taken where a script
-gives them to every op alike, and refused in a sentence, hence the permissive schemas. A stream that
-knows all of the contract's options has a strict one, so that the launchpad marks a typing error.
+An asset's schema names only the options that the asset supports, because Dagster's launchpad
+writes every option with a default into its editor. A script may give the contract's other options
+to all ops alike. So most schemas are permissive: they accept such an option, and the run then
+refuses it in a sentence that says why. A stream that supports all of the contract's options has a
+strict schema, so that the launchpad marks a misspelt option.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,7 +26,7 @@ SWEEP_IDS_OPTION, ASK_REFUSED_OPTION = "sweep_ids", "ask_refused"
 CONFIRM_SHRINK_OPTION = "confirm_shrink"
 
 MAX_YEAR = 9000
-"""An offset from UTC must not push the moment past where dates end."""
+"""Well below Python's last year, so that an offset from UTC cannot overflow."""
 
 _SYNC_MODE_DESCRIPTIONS = {
     SyncMode.INCREMENTAL_DEDUPED: "Reads what is new since the last run; each key is kept once.",
@@ -44,7 +45,7 @@ _OPTION_FIELDS: Mapping[str, dg.Field] = {
     SYNC_MODE_OPTION: dg.Field(
         _SYNC_MODE_ENUM,
         default_value=SyncMode.INCREMENTAL_DEDUPED.value,
-        # One line: the launchpad shows no others.
+        # On one line: the launchpad shows only the first line of a description.
         description=" ".join(
             f"{mode.value}: {about}" for mode, about in _SYNC_MODE_DESCRIPTIONS.items()
         ),
@@ -82,21 +83,24 @@ _OPTION_FIELDS: Mapping[str, dg.Field] = {
 
 
 def run_config_options(stream: Stream) -> tuple[str, ...]:
-    """Return the names of the options that the launchpad shows for a stream."""
+    """Return the names of the options that a stream supports, as the launchpad shows them."""
     match stream.source:
         case ReportEndpoint():
             return (ASK_REFUSED_OPTION,)
         case Join():
             return ()
         case Collection() if stream.cursor is not None:
-            sweeps = (SWEEP_IDS_OPTION,) if stream.id_scan_cursor is not None else ()
-            return (SYNC_MODE_OPTION, START_OPTION, END_OPTION, *sweeps, CONFIRM_SHRINK_OPTION)
+            id_scan = (SWEEP_IDS_OPTION,) if stream.id_scan_cursor is not None else ()
+            return (SYNC_MODE_OPTION, START_OPTION, END_OPTION, *id_scan, CONFIRM_SHRINK_OPTION)
         case _:
             return (SYNC_MODE_OPTION, CONFIRM_SHRINK_OPTION)
 
 
 def run_config_schema(stream: Stream) -> dg.Shape | dg.Permissive | None:
-    """Return the schema of a stream's run config; None takes anything, and shows nothing."""
+    """Return the schema of a stream's run config; None for a stream that supports no option.
+
+    None lets Dagster accept any config, and shows nothing in the launchpad.
+    """
     fields = {name: _OPTION_FIELDS[name] for name in run_config_options(stream)}
     if not fields:
         return None
@@ -104,18 +108,18 @@ def run_config_schema(stream: Stream) -> dg.Shape | dg.Permissive | None:
         dg.Shape if {SYNC_MODE_OPTION, START_OPTION, END_OPTION} <= fields.keys() else dg.Permissive
     )
     schema = cast("dg.Shape | dg.Permissive", kind(fields))
-    # No subclass: Dagster makes a plain shape of any, and keeps it for whoever has equal fields.
+    # Not a subclass: Dagster turns one into a plain shape, which it caches by its fields.
     schema.post_process = reject_private_keys
     return schema
 
 
 def reject_private_keys(value: Mapping[str, object]) -> Mapping[str, object]:
-    """Return the run config of an op as it is, once no private key stands in it.
+    """Return an op's run config unchanged, unless it contains a private key.
 
-    Dagster asks before it stores a run, which would keep the key for as long as it keeps the run.
+    Dagster calls this before it stores a run. A stored run would hold the key as long as it exists.
 
     Raises:
-        SettingError: a key stands in it; the text does not quote it.
+        SettingError: it contains a key. The text does not quote the key.
     """
     if contains_key(repr(value)):
         raise SettingError(
@@ -126,15 +130,15 @@ def reject_private_keys(value: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def read_op_config(context: dg.AssetExecutionContext) -> Mapping[str, object]:
-    """Return the run config of the op that runs, defaults filled in; empty where there is none."""
+    """Return the run config of the current op, defaults filled in; empty if there is none."""
     return context.op_execution_context.op_config or {}
 
 
 def parse_run_config(stream: Stream, config: Mapping[str, object]) -> SyncOptions:
-    """Return what the run config of a stream orders.
+    """Return the sync options that a stream's run config asks for.
 
     Raises:
-        SettingError: an option that there is not, or a value that cannot be used.
+        SettingError: an option is unknown, or a value cannot be used.
     """
     _reject_unknown_options(
         stream,
@@ -151,10 +155,10 @@ def parse_run_config(stream: Stream, config: Mapping[str, object]) -> SyncOption
 
 
 def should_retry_refused_metrics(stream: Stream, config: Mapping[str, object]) -> bool:
-    """Return whether a report's run config wants refused and failed metrics to be asked again.
+    """Return whether a report's run config asks to retry refused and failed metrics.
 
     Raises:
-        SettingError: an option makes no sense for a report, or there is none of that name.
+        SettingError: an option is unknown, or makes no sense for a report.
     """
     _reject_unknown_options(
         stream, config, known=(SYNC_MODE_OPTION, START_OPTION, END_OPTION, ASK_REFUSED_OPTION)
@@ -176,6 +180,7 @@ def should_retry_refused_metrics(stream: Stream, config: Mapping[str, object]) -
 def _reject_unknown_options(
     stream: Stream, config: Mapping[str, object], *, known: Iterable[str]
 ) -> None:
+    """Raise SettingError if the config has an option that is not `known`."""
     unknown = sorted(config.keys() - set(known))
     if unknown:
         options = ", ".join(run_config_options(stream)) or "none"
@@ -186,6 +191,7 @@ def _reject_unknown_options(
 
 
 def _parse_sync_mode(value: object) -> SyncMode:
+    """Return the mode of a config value; the default mode for None."""
     try:
         return SyncMode(str(value)) if value is not None else SyncMode.INCREMENTAL_DEDUPED
     except ValueError:
@@ -196,6 +202,7 @@ def _parse_sync_mode(value: object) -> SyncMode:
 
 
 def _parse_datetime(name: str, value: object) -> datetime | None:
+    """Return the instant (UTC) of an option's value; None if it is empty."""
     if value is None or not (text := str(value).strip()):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Our errors as Dagster failures: who acts decides whether Dagster tries again."""
+"""Our errors as Dagster failures: only an error that passes by itself is retried by Dagster."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -31,10 +31,11 @@ _WHO_ACTS: tuple[tuple[type[KlaviyoAssetsError], str], ...] = (
 
 
 class RunCancelledError(dg.DagsterExecutionInterruptedError, dg.DagsterError):
-    """A cancel that stays one.
+    """The run was cancelled, and must end as cancelled.
 
-    Dagster takes an interrupt of a step with a retry policy for a failure, waits and begins the
-    step anew (1.13, `op_execution_error_boundary`); its own errors it lets through as they are.
+    If a step has a retry policy, Dagster treats an interrupt as a failure: it waits and starts the
+    step again (1.13, `op_execution_error_boundary`). It raises its own errors unchanged, so this
+    class is one of them as well.
     """
 
 
@@ -42,14 +43,14 @@ class RunCancelledError(dg.DagsterExecutionInterruptedError, dg.DagsterError):
 def raise_as_failures(
     stream: str, *, may_skip: bool = False, rewrite_message: Callable[[str], str] = str
 ) -> Generator[None]:
-    """Raise what happens inside as Dagster failures that name the stream.
+    """Turn exceptions of the block into Dagster failures that name the stream.
 
-    `rewrite_message` has the last word on the text of an error of ours.
+    `rewrite_message` gets the text of an error of ours, and returns the text to show.
 
     Raises:
         dg.Failure: for any exception.
-        RefusedStreamError: where the caller `may_skip` the stream, which has not begun.
-        CancelledError: the run was cancelled, which is no failure; nothing may swallow it.
+        RefusedStreamError: unchanged, if the caller `may_skip` a stream that has not started.
+        RunCancelledError: the run was cancelled, which is no failure. Nothing may swallow it.
     """
     try:
         yield
@@ -72,13 +73,18 @@ def raise_as_failures(
 
 
 def to_dagster_failure(error: KlaviyoAssetsError) -> dg.Failure:
-    """Return the failure to raise; only what passes by itself may be retried by Dagster."""
+    """Return the failure to raise for an error; its metadata says who has to act.
+
+    Dagster may retry what passes by itself, and a conflict of commits: the next attempt starts
+    from the newer high-water mark. It may not retry a spent quota or a failed report, which a
+    retry seconds later cannot help.
+    """
     who = next((text for kind, text in _WHO_ACTS if isinstance(error, kind)), "the operator")
-    # After a conflict the next attempt plans from the newer mark, as if it had come second.
-    passes = isinstance(error, TransientError | LakeConflictError)
-    passes = passes and not isinstance(error, QuotaError | ReportFailedError)
+    is_retryable = isinstance(error, TransientError | LakeConflictError) and not isinstance(
+        error, QuotaError | ReportFailedError
+    )
     return dg.Failure(
         description=str(error),
         metadata={"klaviyo/error": type(error).__name__, "klaviyo/who_acts": who},
-        allow_retries=passes,
+        allow_retries=is_retryable,
     )

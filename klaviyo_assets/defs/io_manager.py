@@ -1,4 +1,4 @@
-"""The IO manager: drains a sync into the lake, and loads tables for downstream code."""
+"""The IO manager: writes syncs to the lake, and loads tables for downstream assets."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -19,48 +19,56 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _PUBLISH_INTERVAL = timedelta(minutes=1)
-"""How often a long sync shows its commits in DuckDB; well below the grace of retired files."""
+"""How often a long sync publishes its commits to DuckDB.
+
+It must be well below the time for which retired files are kept: until then the published views
+still read them.
+"""
 
 
 class LakeIOManager(dg.ConfigurableIOManager):
-    """Stores what the stream assets return; loads `DataFrame`, `pyarrow.Table` or a relation."""
+    """Stores the syncs of stream assets; loads a `DataFrame`, `pyarrow.Table` or a relation."""
 
     lake: dg.ResourceDependency[LakeResource]
 
     def handle_output(self, context: dg.OutputContext, obj: SyncOutput) -> None:
-        """Read everything, commit by commit, and show it in DuckDB.
+        """Run the sync to its end, commit by commit, and publish it to DuckDB.
 
         Raises:
-            dg.Failure: the sync failed; what was committed before stays.
+            dg.Failure: the sync failed. What was committed before stays.
         """
         try:
             with raise_as_failures(obj.stream.name):
                 self._write_output(obj, context.log.warning)
-                late = first_seen_metadata(obj, self.lake.lake())
+                lateness = first_seen_metadata(obj, self.lake.lake())
         except BaseException:
             if obj.sync_run.is_done:
-                # What is committed has no materialization now that would tell its mark.
+                # No materialization will follow and carry the mark of the last commit.
                 obj.observe_cursor()
             raise
         finally:
             obj.close()
-        context.add_output_metadata({**obj.metadata(), **self._row_count_metadata(obj), **late})
+        metadata = {**obj.metadata(), **self._row_count_metadata(obj), **lateness}
+        context.add_output_metadata(metadata)
 
     def _write_output(self, sync_output: SyncOutput, warn: Callable[[str], None]) -> None:
         lake = self.lake.lake()
-        due = monotonic() + _PUBLISH_INTERVAL.total_seconds()
+        publish_at = monotonic() + _PUBLISH_INTERVAL.total_seconds()
         for receipt in sync_output.sync_run.run(lake):
             sync_output.log_commit(receipt)
-            if monotonic() >= due:
+            if monotonic() >= publish_at:
                 self.lake.publish(lake, warn=warn)
-                due = monotonic() + _PUBLISH_INTERVAL.total_seconds()
-        for remark in sync_output.warnings():
-            warn(remark)
+                publish_at = monotonic() + _PUBLISH_INTERVAL.total_seconds()
+        for warning in sync_output.warnings():
+            warn(warning)
         self.lake.publish(lake, warn=warn)
         lake.vacuum(sync_output.stream.name)
 
     def _row_count_metadata(self, sync_output: SyncOutput) -> dict[str, int]:
-        """Return the rows of a relation that is wider than its own table; nothing for the rest."""
+        """Return the row count of a detail stream's relation, which is that of its parent's table.
+
+        The relation has the parent's rows and columns as well. Nothing for every other stream.
+        """
         parent = base_stream_name(sync_output.stream)
         state = None if parent is None else self.lake.lake().read_table_state(parent)
         return {} if state is None else {ROW_COUNT_METADATA_KEY: state.rows}
@@ -68,12 +76,12 @@ class LakeIOManager(dg.ConfigurableIOManager):
     def load_input(
         self, context: dg.InputContext
     ) -> "pd.DataFrame | pa.Table | duckdb.DuckDBPyRelation":
-        """Return the asset's relation in the type that the input is annotated with.
+        """Return the asset's relation in the type with which the input is annotated.
 
-        Without an annotation a `pandas.DataFrame` is returned; times are UTC.
+        Without an annotation it is a `pandas.DataFrame`. Times are UTC.
 
         Raises:
-            dg.Failure: a table that it is made of was never read, or cannot be.
+            dg.Failure: a table of the relation was never stored, or cannot be read.
         """
         upstream = context.upstream_output
         name = stream_name_of_asset(
@@ -86,5 +94,5 @@ class LakeIOManager(dg.ConfigurableIOManager):
             return relation.to_arrow_table()
         if wanted is type(relation):
             return relation
-        # Not DuckDB's own `df`: that warns of what pandas 3 deprecates, at every call.
+        # Not DuckDB's own `df`: it uses what pandas 3 deprecates, and warns at every call.
         return relation.to_arrow_table().to_pandas()

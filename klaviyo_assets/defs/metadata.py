@@ -1,4 +1,4 @@
-"""Asset keys, tags and metadata: what an asset shows of a sync, and what the next one reads."""
+"""Asset keys, tags and metadata: what a sync writes into Dagster, and what the next one reads."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,36 +15,37 @@ from klaviyo_assets.model.window import parse_instant
 from klaviyo_assets.streams import STREAMS
 
 LAKE_METADATA_KEY = "klaviyo/lake"
-"""Metadata of materializations and of marks: which lake they are of, and where it lay."""
+"""Metadata of materializations and cursor observations: which lake they wrote, and where it lay."""
 
 
 def check_same_lake(
     key: dg.AssetKey, stream: Stream, *, last_lake: str | None, lake: Lake
 ) -> LakeLocation:
-    """Return where the lake is, unless the asset's history is that of another one elsewhere.
+    """Return where the lake is, after checking that the asset's history is of this lake.
 
-    `last_lake` is what the history says; None where it says nothing.
+    `last_lake` is the lake in the asset's last metadata; None if there is none.
 
     Raises:
-        OtherLakeError: nothing was asked and nothing written; the text has both ways out.
+        OtherLakeError: the history is of another lake in another place. No request was sent and
+            nothing was written; the text names both ways out.
         StorageError: the lake's folder cannot be written.
     """
     now = lake.read_location()
-    known = parse_location(last_lake) if last_lake is not None else None
-    if known is None or not now.is_other_lake(known):
+    last = parse_location(last_lake) if last_lake is not None else None
+    if last is None or not now.is_other_lake(last):
         return now
     name = key.to_user_string()
     wipe = f"wipe its history (`dagster asset wipe {name}`, or in the UI)"
-    begin = (
+    start_anew = (
         f"{wipe} and launch its partitions again"
         if isinstance(stream.source, ReportEndpoint)
         else f"materialize it once with sync_mode full_refresh_overwrite, or {wipe}"
     )
     raise OtherLakeError(
-        f"Dagster's history of {name} was written for the lake in {known.place}, and this run has "
+        f"Dagster's history of {name} was written for the lake in {last.place}, and this run has "
         f"another one in {now.place}: was a disk not mounted, or KLAVIYO_DATA_DIR changed? Nothing "
         f"was read. To go on with the former lake, mount it there or set KLAVIYO_DATA_DIR to where "
-        f"it lies; to begin anew in this one, {begin}",
+        f"it lies; to begin anew in this one, {start_anew}",
         stream=stream.name,
     )
 
@@ -53,16 +54,17 @@ CURSOR_METADATA_KEY = "klaviyo/cursor"
 ROW_COUNT_METADATA_KEY = "dagster/row_count"
 
 _RECENT_OBSERVATIONS = 20
-"""Observations looked through: others than ours (a freshness check, a script) carry no mark."""
+"""How many observations are searched for a cursor. Observations of others (a freshness check, a
+script) carry none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LastMetadata:
     """What Dagster knows of an asset before a sync.
 
-    `cursor` (UTC) is that of the later of the last materialization and the last observation; None
-    where there was none, where they were wiped, or where the stream has no cursor. `row_count` are
-    those of the last materialization. `lake` is which lake the newest of these was of, as text.
+    `cursor` (UTC) is the one in the last materialization or observation, whichever is newer. It is
+    None if there is neither, if they were wiped, or if the stream has no cursor. `row_count` is
+    that of the last materialization. `lake` is the lake that the newest event names, as text.
     """
 
     cursor: datetime | None = None
@@ -71,10 +73,10 @@ class LastMetadata:
 
 
 def read_last_metadata(instance: dg.DagsterInstance, key: dg.AssetKey) -> LastMetadata:
-    """Return what the asset's metadata says.
+    """Return what the asset's last events say.
 
     Raises:
-        ConfigError: the text of the mark is not an instant.
+        ConfigError: the text of the cursor is not an instant.
     """
     materialized = instance.fetch_materializations(key, limit=1).records
     observed = instance.fetch_observations(key, limit=_RECENT_OBSERVATIONS).records
@@ -86,14 +88,14 @@ def read_last_metadata(instance: dg.DagsterInstance, key: dg.AssetKey) -> LastMe
 
 
 def read_last_lake(instance: dg.DagsterInstance, key: dg.AssetKey) -> str | None:
-    """Return which lake the asset's last materialization was of, None where it does not say."""
+    """Return the lake that the asset's last materialization names; None if it names none."""
     events = instance.fetch_materializations(key, limit=1).records
     return next(iter(_metadata_texts_newest_first(events, LAKE_METADATA_KEY)), None)
 
 
-def _materialized_row_count(materialized: Sequence[dg.EventLogRecord]) -> int | None:
-    shown = materialized[0].asset_materialization if materialized else None
-    count = shown.metadata.get(ROW_COUNT_METADATA_KEY) if shown is not None else None
+def _materialized_row_count(records: Sequence[dg.EventLogRecord]) -> int | None:
+    event = records[0].asset_materialization if records else None
+    count = event.metadata.get(ROW_COUNT_METADATA_KEY) if event is not None else None
     return count.value if isinstance(count, dg.IntMetadataValue) else None
 
 
@@ -104,16 +106,16 @@ def _last_cursor(events: Iterable[dg.EventLogRecord], key: dg.AssetKey) -> datet
         except ValueError as error:
             raise ConfigError(
                 f"{CURSOR_METADATA_KEY} of {key.to_user_string()} in asset metadata is {text!r}, "
-                "not an ISO "
-                "8601 instant; wipe the asset's materializations to go on from the lake's mark"
+                "not an ISO 8601 instant; wipe the asset's materializations to go on from the "
+                "lake's mark"
             ) from error
     return None
 
 
 def _metadata_texts_newest_first(events: Iterable[dg.EventLogRecord], name: str) -> Iterable[str]:
-    for event in sorted(events, key=lambda each: each.storage_id, reverse=True):
-        shown = event.asset_materialization or event.event_log_entry.asset_observation
-        value = shown.metadata.get(name) if shown is not None else None
+    for record in sorted(events, key=lambda each: each.storage_id, reverse=True):
+        event = record.asset_materialization or record.event_log_entry.asset_observation
+        value = event.metadata.get(name) if event is not None else None
         if value is not None and isinstance(value.value, str):
             yield value.value
 
@@ -126,11 +128,11 @@ _COLUMN_TYPES = {
 
 
 AssetMetadata = dict[str, str | int | float | bool | dg.TableSchema | dg.JsonMetadataValue]
-"""What Dagster takes as metadata, by name."""
+"""Metadata of an asset event by name, in types that Dagster accepts."""
 
 
 STREAM_TAG = "klaviyo/stream"
-"""The tag by which an asset is known as a stream's, whatever key somebody gives it."""
+"""The tag that names an asset's stream, whatever key a user gives the asset."""
 
 
 def asset_key(name: str) -> dg.AssetKey:
@@ -145,12 +147,12 @@ def asset_tags(stream: Stream) -> dict[str, str]:
 
 
 def stream_name_of_asset(key: dg.AssetKey, metadata: Mapping[str, object]) -> str:
-    """Return the stream of an asset by its definition's metadata, for a key that may be renamed."""
+    """Return the stream of an asset by its definition's metadata: a user may rename its key."""
     return str(metadata.get("dagster/table_name") or key.path[-1]).removeprefix("klaviyo.")
 
 
 def definition_metadata(stream: Stream) -> AssetMetadata:
-    """Return what is known of the table before any sync."""
+    """Return the metadata that an asset has before any sync: its table's name and columns."""
     return {
         "dagster/table_name": f"klaviyo.{stream.name}",
         "dagster/column_schema": table_column_schema(stream),
@@ -159,14 +161,14 @@ def definition_metadata(stream: Stream) -> AssetMetadata:
 
 def table_column_schema(stream: Stream) -> dg.TableSchema:
     """Return the relation's columns in their order, each with its description."""
-    once = dg.TableColumnConstraints(nullable=False, unique=True)
+    key_constraints = dg.TableColumnConstraints(nullable=False, unique=True)
     return dg.TableSchema(
         [
             dg.TableColumn(
                 each.name,
                 _COLUMN_TYPES.get(each.type, each.type),
                 each.description,
-                once if each is KEY_COLUMN else None,
+                key_constraints if each is KEY_COLUMN else None,
             )
             for each in relation_columns(stream, STREAMS)
         ]
@@ -181,15 +183,15 @@ def sync_metadata(
     numbers: Mapping[str, int | float],
     row_count: int,
 ) -> AssetMetadata:
-    """Return what the contract promises of every materialization."""
-    shown: AssetMetadata = {
+    """Return the metadata that the contract promises of every materialization."""
+    metadata: AssetMetadata = {
         "klaviyo/sync_mode": mode,
         **{f"klaviyo/{name}": number for name, number in numbers.items()},
         ROW_COUNT_METADATA_KEY: row_count,
         **definition_metadata(stream),
     }
     if stream.cursor is not None:
-        shown["klaviyo/cursor_field"] = stream.cursor.column
+        metadata["klaviyo/cursor_field"] = stream.cursor.column
         if cursor is not None:
-            shown[CURSOR_METADATA_KEY] = cursor.isoformat()
-    return shown
+            metadata[CURSOR_METADATA_KEY] = cursor.isoformat()
+    return metadata

@@ -1,4 +1,4 @@
-"""Resources: the client of Klaviyo and the lake, as Dagster configures them."""
+"""Dagster resources: the connection to Klaviyo, and the lake."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -35,26 +35,26 @@ from klaviyo_assets.streams import MERGE_RULES, STREAMS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KlaviyoConnection:
-    """A client that is ready to talk, whose account it talks for, and how it is set.
+    """A client that can send requests, its account and its settings.
 
-    A context manager: at its end the sockets and the ledger's file are closed.
+    It is a context manager that closes the sockets and the rate limiter's file at its end.
     """
 
     client: KlaviyoClient
     account: str
     settings: Settings
     account_connection: AccountConnection
-    """What it takes to ask for the account again."""
+    """Gives access to the account's settings, zone and quotas."""
     warn: Callable[[str], None]
-    """Takes what the operator should know."""
+    """Takes a warning for the operator."""
     salt: bytes = field(repr=False)
-    """What hashed columns are hashed with; empty where there are none."""
+    """The salt of hashed columns; empty if no column is hashed."""
 
     def close(self) -> None:
-        """Close what it holds open; more than once does no harm. Says where clocks are apart."""
+        """Close sockets and files, and warn if this machine's clock is wrong. May be repeated."""
         self.account_connection.close()
-        if (remark := self.client.clock_skew.take_skew_warning()) is not None:
-            self.warn(remark)
+        if (warning := self.client.clock_skew.take_skew_warning()) is not None:
+            self.warn(warning)
 
     def __enter__(self) -> Self:
         return self
@@ -66,39 +66,42 @@ class KlaviyoConnection:
 class KlaviyoResource(dg.ConfigurableResource[object]):
     """Klaviyo's API with one private key, which each run reads from KLAVIYO_API_KEY.
 
-    The other settings are variables KLAVIYO_... of the code location. No field is run config: the
-    launchpad would write every one into its editor, a secret as asterisks, which the run would take
-    for the key; and a resource that is configured in part forgets the rest of its settings.
+    The other settings are environment variables KLAVIYO_... of the code location. No field is run
+    config, for two reasons. The launchpad would write every field into its editor, a secret as
+    asterisks, and the run would use the asterisks as the key. And a resource that is configured in
+    part loses its other settings.
     """
 
     settings: dg.ResourceDependency[Settings]
     key_variable: dg.ResourceDependency[str] = KEY_VARIABLE  # pyright: ignore[reportAssignmentType]
-    """The environment variable that holds the private key, read in the process of the run."""
+    """The environment variable with the private key, read in the run's own process."""
     refusals: dg.ResourceDependency[Sequence[SettingError]] = ()  # pyright: ignore[reportAssignmentType]
-    """Settings of the environment that cannot be used: nothing connects while there is one."""
+    """What is wrong with the environment's settings. While there is anything, nothing connects."""
 
     def validate_settings(self) -> Settings:
-        """Return the settings, those that somebody wrote in Python checked like their variables.
+        """Return the settings after checking them as if they were environment variables.
+
+        Settings written in Python have not been checked before.
 
         Raises:
-            SettingError: one of them cannot be used.
+            SettingError: a setting cannot be used.
         """
         if self.refusals:
             raise SettingError(" ".join(map(str, self.refusals)))
         settings, refusals = read_settings(settings_to_environment(self.settings))
-        early = future_date_errors(settings, today=utc_now().date())
-        for refusal in (*refusals, *early, *privacy_setting_errors(settings, STREAMS)):
+        future_dates = future_date_errors(settings, today=utc_now().date())
+        for refusal in (*refusals, *future_dates, *privacy_setting_errors(settings, STREAMS)):
             raise refusal
         return settings
 
     def key(self) -> str:
-        """Return the private key, as the environment of this process has it now.
+        """Return the private key in the environment of this process.
 
-        Not Dagster's own EnvVar: without the variable that ends a run before any asset of it
-        begins, with an error about config that names no way out.
+        Dagster's own EnvVar is not used: if the variable is missing, it ends a run before any asset
+        starts, with an error about config that does not say what to do.
 
         Raises:
-            SettingError: there is none, or it has not the form of one.
+            SettingError: there is no key, or it does not look like one.
         """
         name = self.key_variable
         raw = os.environ.get(name)
@@ -110,26 +113,26 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
         return validate_api_key(raw, variable=name)
 
     def salt(self) -> bytes:
-        """Return the secret of the hashes, as the environment of this process has it now.
+        """Return the salt of hashed columns in the environment of this process.
 
         Raises:
-            SettingError: there is none, or it is too short to be one.
+            SettingError: there is no salt, or it is too short.
         """
         return validate_salt(os.environ.get(SALT_VARIABLE, ""))
 
     def connect(
         self, *, warn: Callable[[str], None], lake: Lake | None = None
     ) -> KlaviyoConnection:
-        """Return a client whose budget is the account's, shared with all processes of the user.
+        """Return a connection that shares the account's rate limit with all processes of the user.
 
-        It holds sockets and a file open until it is closed.
+        It holds sockets and a file open until it is closed. A request is sent only if the account
+        was not asked for today. `warn` takes warnings for the operator.
 
-        `warn` takes what the operator should know. Sends a request only where the account has not
-        been asked for today. `lake` is where its data are to go: it is made ready before that, once
-        the settings are known to be good, and the account goes by the name that it has there.
+        `lake` is the lake that will be written. Once the settings are known to be good, and before
+        any request, its folder is prepared. The account then has the id that the lake knows it by.
 
         Raises:
-            KlaviyoAssetsError: a setting cannot be used, or Klaviyo refuses the key; or the lake's
+            KlaviyoAssetsError: a setting cannot be used, Klaviyo refuses the key, or the lake's
                 folder cannot be used.
         """
         settings = self.validate_settings()
@@ -145,28 +148,29 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
             account = resolve_account_id(unknown, warn=warn)
             if lake is not None:
                 account = resolve_lake_account(lake, unknown, account, streams=STREAMS, warn=warn)
-        asking = connect_account(
+        known = connect_account(
             settings, key, accounts=accounts, account=account, clock_skew=clocks
         )
         return KlaviyoConnection(
-            client=asking.client,
+            client=known.client,
             account=account,
             settings=settings,
-            account_connection=asking,
+            account_connection=known,
             warn=warn,
             salt=salt,
         )
 
 
 class LakeResource(dg.ConfigurableResource[object]):
-    """Where the lake and the DuckDB file lie: the setting `KLAVIYO_DATA_DIR`, and no run config."""
+    """The lake and the DuckDB file in the folder KLAVIYO_DATA_DIR. No field is run config."""
 
     settings: dg.ResourceDependency[Settings]
     refusals: dg.ResourceDependency[Sequence[SettingError]] = ()  # pyright: ignore[reportAssignmentType]
-    """Settings of the environment that cannot be used: the lake may be meant to lie elsewhere."""
+    """What is wrong with the environment's settings. While there is anything, there is no lake:
+    it may be meant to lie elsewhere."""
 
     def lake(self) -> Lake:
-        """Return the lake; touches nothing.
+        """Return the lake, without touching the disk.
 
         Raises:
             SettingError: a setting of the environment cannot be used.
@@ -177,13 +181,12 @@ class LakeResource(dg.ConfigurableResource[object]):
         return Lake(folder, clock=utc_now, folder_mode=self.settings.folder_mode)
 
     def publish(self, lake: Lake, *, warn: Callable[[str], None]) -> frozenset[str]:
-        """Show the lake as it is now in `klaviyo.duckdb`.
+        """Rebuild `klaviyo.duckdb` from the lake; return the tables that cannot be read.
 
-        `warn` takes a sentence for each table that cannot be read; all others are shown. Returns
-        the names of those that are not.
+        All other tables are published. `warn` takes a sentence for each unreadable one.
 
         Raises:
-            StorageError: the folder cannot be written, or another publisher does not end.
+            StorageError: the folder cannot be written, or another process publishes too long.
         """
         problems = lake.publish(build_relations(STREAMS, MERGE_RULES))
         for problem in problems:

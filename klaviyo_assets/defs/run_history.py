@@ -1,4 +1,4 @@
-"""What Dagster's instance says of a report's runs: unfinished, failed, partitions delivered."""
+"""What Dagster's instance knows of a report's runs: unfinished, failed, partitions delivered."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -23,8 +23,8 @@ from klaviyo_assets.model.window import parse_instant
 PARTITION_TAG = "dagster/partition"
 
 SKIP_PERIOD = timedelta(hours=8)
-"""So long the sensor launches no run of a report that the key may not read: three requests a day
-find out whether another key may."""
+"""How long the sensor pauses a report that the key may not read. Three requests a day are enough
+to find out whether the key may read it now."""
 
 UNFINISHED_STATUSES = [
     dg.DagsterRunStatus.QUEUED,
@@ -37,7 +37,7 @@ UNFINISHED_STATUSES = [
 
 @dataclass(frozen=True, slots=True)
 class RunScope:
-    """Days that a run is for; `metric_id` None: of any metric."""
+    """The days that a run is for, of one metric, or of any if `metric_id` is None."""
 
     metric_id: str | None
     days: DateRange
@@ -48,12 +48,12 @@ UNLIMITED_RUN_SCOPE = RunScope(None, DateRange(date.min, date.max))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InFlightRuns:
-    """Unfinished runs of a report.
+    """The unfinished runs of a report, and how the backfill sensor's last runs of it ended.
 
-    `has_sensor_run` tells whether one of them is the sensor's. `failed_runs_by_metric` counts its
-    runs that failed lately, by metric (None: of all its metrics), `success_count` those that did
-    not. `has_skipped_run` tells whether the key could not read the report when one was launched
-    some hours ago.
+    `scopes` are the partitions of the unfinished runs, `has_sensor_run` says whether the sensor
+    launched one of them. `failed_runs_by_metric` counts the sensor's runs that failed lately, by
+    metric (None: runs that failed as a whole), `success_count` those that succeeded.
+    `has_skipped_run` says whether one was skipped lately because the key may not read the report.
     """
 
     scopes: Collection[RunScope]
@@ -63,12 +63,14 @@ class InFlightRuns:
     has_skipped_run: bool
 
     def failure_count(self, metric_id: str | None) -> int:
-        """Return how many runs for a metric failed lately, those for all metrics included."""
+        """Return how many runs failed lately for a metric, runs that failed as a whole included."""
         return sum(self.failed_runs_by_metric.get(each, 0) for each in {metric_id, None})
 
     def is_in_flight(self, metric_id: str, day: date) -> bool:
-        """Return whether a run that has not ended is for this partition."""
-        return any(day in area.days and area.metric_id in {None, metric_id} for area in self.scopes)
+        """Return whether an unfinished run is for this partition."""
+        return any(
+            day in scope.days and scope.metric_id in {None, metric_id} for scope in self.scopes
+        )
 
 
 def read_in_flight_runs(
@@ -79,7 +81,10 @@ def read_in_flight_runs(
     now: datetime,
     failure_period: timedelta,
 ) -> InFlightRuns:
-    """Return what is in flight, and how many of the sensor's runs failed in `failure_period`."""
+    """Return a report's unfinished runs, and those of the sensor's that ended lately.
+
+    Lately is within `failure_period` for failures and successes, `SKIP_PERIOD` for skipped runs.
+    """
     runs = [
         run
         for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED_STATUSES))
@@ -108,12 +113,15 @@ def read_in_flight_runs(
 
 
 def is_run_of_asset(run: dg.DagsterRun, key: dg.AssetKey) -> bool:
-    """Return whether a run materializes an asset; one that does not say which may."""
+    """Return whether a run may materialize an asset: it names the asset, or names none at all."""
     return run.asset_selection is None or key in run.asset_selection
 
 
 def failed_metric_ids(tags: Mapping[str, str]) -> Sequence[str | None]:
-    """Return the metrics that a failed run could not fetch; None alone where it was all."""
+    """Return the metrics that a failed run could not fetch; [None] if it does not name them.
+
+    A run over a single metric names that one by its partitions.
+    """
     named = tags.get(FAILED_METRICS_TAG)
     return (
         named.split(FAILED_METRICS_SEPARATOR)
@@ -123,7 +131,7 @@ def failed_metric_ids(tags: Mapping[str, str]) -> Sequence[str | None]:
 
 
 def parse_run_scope(tags: Mapping[str, str]) -> RunScope:
-    """Return what a run's tags say of its partitions; everything where they say nothing."""
+    """Return the partitions in a run's tags; all partitions if the tags name none."""
     first = tags.get(PARTITION_RANGE_START_TAG) or tags.get(PARTITION_TAG)
     last = tags.get(PARTITION_RANGE_END_TAG) or first
     if first is None or last is None:
@@ -132,7 +140,7 @@ def parse_run_scope(tags: Mapping[str, str]) -> RunScope:
         start, end = parse_partition_key(first), parse_partition_key(last)
         days = DateRange(start.day, end.day)
     except ValueError:
-        # Another asset's partitions, or a reversed range, which will be refused.
+        # The partitions are another asset's, or the range is reversed and the run will refuse it.
         return UNLIMITED_RUN_SCOPE
     return RunScope(start.metric_id if start.metric_id == end.metric_id else None, days)
 
@@ -148,36 +156,38 @@ def read_delivery_times(
     *,
     run_id: str,
 ) -> Mapping[ReportPartition, datetime]:
-    """Return for each cell when the run that delivered it last got its answer, UTC.
+    """Return for each delivered partition when Klaviyo's response to it was fetched (UTC).
 
-    A run that failed or was killed does not count as having delivered: who launches it again goes
-    on with the answers that it paid for. Nor does the run itself, which a retry begins anew.
+    A partition is delivered if the run of its last materialization succeeded. A failed or killed
+    run delivers nothing: the run that repeats it may use the stored responses, which already cost
+    quota. Run `run_id` itself does not count either, because a retry starts it again.
     """
     records = latest_materializations(instance, key, partitions)
-    runs = {record.run_id for record in records.values()} - {run_id}
-    found = instance.get_runs(dg.RunsFilter(run_ids=list(runs))) if runs else ()
-    well = {run.run_id for run in found if run.status is dg.DagsterRunStatus.SUCCESS}
+    run_ids = {record.run_id for record in records.values()} - {run_id}
+    runs = instance.get_runs(dg.RunsFilter(run_ids=list(run_ids))) if run_ids else ()
+    succeeded = {run.run_id for run in runs if run.status is dg.DagsterRunStatus.SUCCESS}
     delivered: dict[ReportPartition, datetime] = {}
-    for cell, record in records.items():
-        at = _fetched_at(record)
-        if record.run_id in well and at is not None:
-            delivered[cell] = at
+    for partition, record in records.items():
+        fetched_at = _fetched_at(record)
+        if record.run_id in succeeded and fetched_at is not None:
+            delivered[partition] = fetched_at
     return delivered
 
 
 def latest_materializations(
     instance: dg.DagsterInstance, key: dg.AssetKey, partitions: Collection[ReportPartition]
 ) -> Mapping[ReportPartition, dg.EventLogRecord]:
-    """Return the last materialization of each cell that has one."""
+    """Return the last materialization of each partition that has one."""
     if not partitions:
         return {}
-    latest = instance.get_latest_storage_id_by_partition(
-        key, dg.DagsterEventType.ASSET_MATERIALIZATION, {partition_key(cell) for cell in partitions}
+    keys = {partition_key(partition) for partition in partitions}
+    storage_ids = instance.get_latest_storage_id_by_partition(
+        key, dg.DagsterEventType.ASSET_MATERIALIZATION, keys
     )
-    if not latest:
+    if not storage_ids:
         return {}
-    wanted = dg.AssetRecordsFilter(asset_key=key, storage_ids=list(latest.values()))
-    records = instance.fetch_materializations(wanted, limit=len(latest)).records
+    records_filter = dg.AssetRecordsFilter(asset_key=key, storage_ids=list(storage_ids.values()))
+    records = instance.fetch_materializations(records_filter, limit=len(storage_ids)).records
     return {
         parse_partition_key(record.partition_key): record
         for record in records
@@ -187,7 +197,7 @@ def latest_materializations(
 
 @dataclass(frozen=True, slots=True)
 class BackfillPartitions:
-    """Cells of a backfill: all of them, and those that none of its runs has materialized yet."""
+    """All partitions of a backfill, and those that none of its runs has materialized yet."""
 
     partitions: frozenset[ReportPartition] = frozenset()
     pending: frozenset[ReportPartition] = frozenset()
@@ -196,13 +206,13 @@ class BackfillPartitions:
 def read_backfill_partitions(
     instance: dg.DagsterInstance, key: dg.AssetKey, tags: Mapping[str, str]
 ) -> BackfillPartitions:
-    """Return the cells of the backfill that a run belongs to; none where it belongs to none."""
+    """Return the partitions of the backfill that a run belongs to; none if it belongs to none."""
     backfill_id = tags.get(BACKFILL_TAG)
     backfill = instance.get_backfill(backfill_id) if backfill_id is not None else None
     data = backfill.asset_backfill_data if backfill is not None else None
     if data is None or key not in data.target_subset.partitions_subsets_by_asset_key:
         return BackfillPartitions()
-    cells, done = (
+    targeted, materialized = (
         frozenset(
             parse_partition_key(each)
             for each in subset.get_partitions_subset(key).get_partition_keys()
@@ -211,17 +221,17 @@ def read_backfill_partitions(
         else frozenset[ReportPartition]()
         for subset in (data.target_subset, data.materialized_subset)
     )
-    return BackfillPartitions(cells, cells - done)
+    return BackfillPartitions(targeted, targeted - materialized)
 
 
 def _fetched_at(record: dg.EventLogRecord) -> datetime | None:
-    shown = record.asset_materialization
-    value = shown.metadata.get(FETCHED_AT_METADATA_KEY) if shown is not None else None
+    event = record.asset_materialization
+    value = event.metadata.get(FETCHED_AT_METADATA_KEY) if event is not None else None
     return (
         parse_instant(value.value) if value is not None and isinstance(value.value, str) else None
     )
 
 
 def days_of_metric(partitions: Collection[ReportPartition], metric_id: str) -> frozenset[date]:
-    """Return the days of one metric among cells."""
-    return frozenset(cell.day for cell in partitions if cell.metric_id == metric_id)
+    """Return the days of one metric among partitions."""
+    return frozenset(each.day for each in partitions if each.metric_id == metric_id)

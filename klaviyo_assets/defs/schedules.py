@@ -1,10 +1,9 @@
-"""Jobs, and the schedules that launch them and the daily reports."""
+"""Schedules: when jobs run, and which days of reports are fetched daily."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from klaviyo_assets.account.metrics import (
     find_metric_setting_problems,
@@ -13,21 +12,17 @@ from klaviyo_assets.account.metrics import (
 )
 from klaviyo_assets.api.clock import utc_now
 from klaviyo_assets.defs.automation import (
-    ChecksByName,
     default_schedule_status,
     find_asset_key,
     is_switched_on,
     select_assets,
 )
-from klaviyo_assets.defs.checks import NOT_NULL_CHECK, UNIQUE_KEY_CHECK
-from klaviyo_assets.defs.completeness_check import COMPLETENESS_CHECK_KEY
+from klaviyo_assets.defs.jobs import FIRST_SYNC_JOB, ID_SCAN_RUN_CONFIG, op_run_config
 from klaviyo_assets.defs.partitions import (
     BACKFILL_SENSOR_NAME,
-    PRIORITY_TAG,
     partition_range_tags,
     report_run_tags,
 )
-from klaviyo_assets.defs.report_freshness import NEWEST_DAYS_CHECK
 from klaviyo_assets.defs.run_history import UNFINISHED_STATUSES
 from klaviyo_assets.defs.sensors import metrics_to_fetch
 from klaviyo_assets.errors import KlaviyoAssetsError
@@ -36,130 +31,43 @@ from klaviyo_assets.model.report import DateRange
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.reports.calendar import last_complete_day, resolve_zone_offline
 from klaviyo_assets.settings import Settings
-from klaviyo_assets.streams import COLLECTIONS
 from klaviyo_assets.sync.plan import SyncMode
 
-SLOW_STREAMS = frozenset({"lists_detailed"})
-"""Fifteen lists a minute: on their own daily schedule, so that they hold nobody up."""
-
-SEPARATE_CHECKS = ChecksByName(
-    UNIQUE_KEY_CHECK, NOT_NULL_CHECK, NEWEST_DAYS_CHECK, COMPLETENESS_CHECK_KEY.name
-)
-"""Checks that read whole tables or ask Klaviyo: no part of a sync."""
-
-FIRST_SYNC_JOB = "klaviyo_first_sync"
-
 MAX_UNFINISHED_RUN_AGE = timedelta(days=1)
-"""So long schedules leave a run alone that has not ended."""
+"""While a job has an unfinished run no older than this, its schedule launches no second one."""
 
 FULL_REFRESH_MODE = SyncMode.FULL_REFRESH_OVERWRITE.value
 
-JOB_PRIORITY_TAGS = {PRIORITY_TAG: "5"}
-"""Runs of jobs come before those of backfills, of which a person may launch fifty at once."""
-
-_PRELOADED_MODULES = ["klaviyo_assets.definitions", "duckdb", "pyarrow.parquet", "deltalake"]
-
-
-def build_multiprocess_executor() -> dg.ExecutorDefinition:
-    """Return the executor that runs streams side by side, each in a process of its own.
-
-    For a first sync: every stream waits for its own rate limit, so the sum becomes the maximum.
-    Starting a process costs seconds, which a sync of minutes does not feel and an hourly one does.
-    """
-    return dg.multiprocess_executor.configured(
-        {
-            "max_concurrent": 4,
-            "start_method": {"forkserver": {"preload_modules": _PRELOADED_MODULES}},
-        }
-    )
-
-
-def build_jobs() -> list[UnresolvedAssetJobDefinition]:
-    """Return the jobs: every collection hourly, slow ones daily, a first sync of all, checks."""
-    every_hour = tuple(each.name for each in COLLECTIONS if each.name not in SLOW_STREAMS)
-    slow = tuple(sorted(SLOW_STREAMS))
-    return [
-        _build_job(
-            "collections", every_hour, "What is new everywhere, one stream after the other."
-        ),
-        _build_job("slow_details", slow, "Profile counts, fifteen lists a minute."),
-        _build_job(
-            "late_events", ("events",), "The last days of events again, for what arrived late."
-        ),
-        _build_job(
-            "lifted_suppressions",
-            ("global_exclusions",),
-            "Global exclusions from the beginning, so that lifted ones leave.",
-        ),
-        _build_job(
-            "deleted_profiles",
-            ("profiles",),
-            "Which profiles there still are; the others are marked as deleted.",
-            config=ID_SCAN_RUN_CONFIG,
-        ),
-        _build_job(
-            "first_sync",
-            (*every_hour, *slow),
-            "Everything, streams side by side in processes of their own.",
-            executor=build_multiprocess_executor(),
-        ),
-        _build_checks_job(),
-    ]
-
-
-def _build_checks_job() -> UnresolvedAssetJobDefinition:
-    return dg.define_asset_job(
-        "klaviyo_checks",
-        selection=SEPARATE_CHECKS,
-        executor_def=dg.in_process_executor,
-        tags=JOB_PRIORITY_TAGS,
-        description="Keys once, nothing NULL, and every event that Klaviyo counts.",
-    )
-
-
-def _build_job(
-    name: str,
-    streams: tuple[str, ...],
-    description: str,
-    *,
-    executor: dg.ExecutorDefinition = dg.in_process_executor,
-    config: dict[str, object] | None = None,
-) -> UnresolvedAssetJobDefinition:
-    return dg.define_asset_job(
-        f"klaviyo_{name}",
-        selection=select_assets(*streams) - SEPARATE_CHECKS,
-        executor_def=executor,
-        config=config,
-        tags=JOB_PRIORITY_TAGS,
-        description=description,
-    )
-
 
 def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
-    """Return the schedules of collections and checks; times are UTC."""
+    """Return the schedules of all jobs that recur. Times are UTC."""
     days = settings.late_events_days
 
-    def last_days(at: datetime) -> dict[str, object]:
-        return _op_run_config("events", {"start": (at - timedelta(days=days)).isoformat()})
+    def late_events_config(at: datetime) -> dict[str, object]:
+        return op_run_config("events", {"start": (at - timedelta(days=days)).isoformat()})
 
-    def from_the_beginning(_at: datetime) -> dict[str, object]:
-        return _op_run_config("global_exclusions", {"sync_mode": FULL_REFRESH_MODE})
+    def full_refresh_config(_at: datetime) -> dict[str, object]:
+        return op_run_config("global_exclusions", {"sync_mode": FULL_REFRESH_MODE})
 
     status = default_schedule_status(settings)
     return [
         _build_schedule("hourly", "7 * * * *", job="collections", status=status),
         _build_schedule("daily_details", "20 3 * * *", job="slow_details", status=status),
-        # After the late events, which would be missing before.
+        # After the late events are read: before that they would count as missing.
         _build_schedule("daily_checks", "10 3 * * *", job="checks", status=status),
         _build_schedule(
-            "daily_late_events", "40 2 * * *", job="late_events", status=status, config=last_days
+            "daily_late_events",
+            "40 2 * * *",
+            job="late_events",
+            status=status,
+            config=late_events_config,
         ),
         _build_schedule(
             "weekly_exclusions",
             "10 4 * * 0",
             job="lifted_suppressions",
             status=status,
-            config=from_the_beginning,
+            config=full_refresh_config,
         ),
         _build_schedule(
             "weekly_deleted_profiles",
@@ -179,13 +87,13 @@ def _build_schedule(
     status: dg.DefaultScheduleStatus,
     config: Callable[[datetime], dict[str, object]] = lambda _at: {},
 ) -> dg.ScheduleDefinition:
-    """Return a schedule that launches a job, with the config for the time of the tick."""
+    """Return a schedule that launches a job. `config` maps the time of a tick to run config."""
     job_name = f"klaviyo_{job}"
 
     def launch(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        under_way = _find_unfinished_run(context.instance, (job_name, FIRST_SYNC_JOB))
-        if under_way is not None:
-            return dg.SkipReason(f"run {under_way.run_id} of {under_way.job_name} is under way")
+        unfinished = _find_unfinished_run(context.instance, (job_name, FIRST_SYNC_JOB))
+        if unfinished is not None:
+            return dg.SkipReason(f"run {unfinished.run_id} of {unfinished.job_name} is under way")
         return dg.RunRequest(run_config=config(context.scheduled_execution_time))
 
     return dg.ScheduleDefinition(
@@ -200,10 +108,11 @@ def _build_schedule(
 def _find_unfinished_run(
     instance: dg.DagsterInstance, job_names: Sequence[str]
 ) -> dg.DagsterRun | None:
-    """Return a run of one of these jobs that has not ended; None where there is none.
+    """Return a run of one of these jobs that has not ended, or None.
 
-    A second run would read the same records beside it, and lose at the lake's commit. One that was
-    launched more than a day ago is not waited for: its process may be gone without a word.
+    A second run beside it would read the same records, and its commit to the lake would conflict.
+    A run launched more than a day ago does not count: its process may have died without Dagster
+    having noticed.
     """
     since = utc_now() - MAX_UNFINISHED_RUN_AGE
     for job in job_names:
@@ -213,31 +122,24 @@ def _find_unfinished_run(
     return None
 
 
-def _op_run_config(stream: str, config: Mapping[str, object]) -> dict[str, object]:
-    return {"ops": {f"klaviyo__{stream}": {"config": config}}}
-
-
-ID_SCAN_RUN_CONFIG = _op_run_config("profiles", {"sweep_ids": True})
-"""One request a hundred profiles, so not too often."""
-
-
 REPORT_CRON_SCHEDULE = "15 4 * * *"
-"""In the account's zone: some hours after the day is over, so that it is counted."""
+"""In the account's zone: some hours after midnight, when Klaviyo has counted the day."""
 
 REPORT_RUN_PRIORITY = -5
-"""Runs of all metrics are many, and wait for each other: every other run comes first."""
+"""There is a run per metric and they wait for each other, so every other run comes first."""
 
 
 def build_report_schedule(
     stream: Stream, settings: Settings, zone: str | None
 ) -> dg.ScheduleDefinition:
-    """Return a report's schedule: a run a metric, over the trailing days.
+    """Return a report's daily schedule: one run per metric, over the days that still change.
 
-    While the sensor `klaviyo_reports_drain` is on it asks for nothing: that one fetches the same
-    days, within the day's requests, and both together would pay for them twice.
+    While the sensor `klaviyo_reports_drain` is on, the schedule launches nothing. The sensor
+    fetches the same days within the daily quota, and both together would request them twice.
 
-    One schedule a report: their backfills are cut differently, and a schedule has one policy.
-    It ticks in `zone`, in UTC while that is not known; its days are the account's all the same.
+    Each report has a schedule of its own: a schedule has one backfill policy, and those of the
+    reports differ. It ticks in `zone`, or in UTC while the account's zone is not known. The days
+    are always days of the account's zone.
 
                  attribution window           yesterday  tick
     ──────────────[════════════════════════════════════]────┼──▶ days of the account's zone
@@ -253,18 +155,18 @@ def build_report_schedule(
         description="Yesterday and the days whose numbers still move, of every metric.",
         required_resource_keys={"lake"},
     )
-    def daily(
+    def launch_daily_report(
         context: dg.ScheduleEvaluationContext,
     ) -> Iterator[dg.RunRequest | dg.SkipReason]:
         yield from _daily_report_requests(context, stream, settings)
 
-    return daily
+    return launch_daily_report
 
 
 def _daily_report_requests(
     context: dg.ScheduleEvaluationContext, stream: Stream, settings: Settings
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    """Yield a run a metric, or why there is none."""
+    """Yield one run per metric, or the reason why there is none."""
     if is_switched_on(context.instance, BACKFILL_SENSOR_NAME, settings):
         yield dg.SkipReason(f"the sensor {BACKFILL_SENSOR_NAME} is on, and fetches these days")
         return
@@ -285,7 +187,7 @@ def _daily_report_requests(
         yield dg.RunRequest(
             run_key=f"{stream.name} {metric_id} {last}",
             asset_selection=[find_asset_key(context, stream.name)],
-            # The checks of a report read its whole table: they have a schedule of their own.
+            # A report's checks read its whole table, so they run on a schedule of their own.
             asset_check_keys=[],
             tags={
                 **partition_range_tags([metric_id], DateRange(first, last)),
@@ -297,13 +199,13 @@ def _daily_report_requests(
 def _metrics_by_priority(
     instance: dg.DagsterInstance, lake: Lake, settings: Settings, stream: Stream
 ) -> Sequence[str]:
-    """Return the metrics to fetch, the revenue metric first."""
+    """Return the metrics to fetch, in the order in which they are worth fetching."""
     mapped = read_mapped_metric(lake, settings)
     return metrics_to_fetch(instance, lake, settings, stream=stream.name, mapped_metric_id=mapped)
 
 
 def _no_metric_reason(lake: Lake, settings: Settings) -> str:
-    """Return why there is no metric to fetch."""
+    """Return why there is no metric to fetch, as the text of a skipped tick."""
     stored = read_metrics(lake)
     problems = find_metric_setting_problems(
         settings, stored, mapped=read_mapped_metric(lake, settings)
