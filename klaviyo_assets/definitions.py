@@ -1,4 +1,4 @@
-"""The code location: the one place where the parts are put together."""
+"""The code location: `build_defs` puts all assets, checks, jobs and automations together."""
 
 import logging
 import os
@@ -37,12 +37,13 @@ def build_defs(
     *,
     api_key: dg.EnvVar | None = None,
 ) -> dg.Definitions:
-    """Return everything Dagster needs for one account.
+    """Return the Dagster definitions for one Klaviyo account.
 
     Args:
-        settings: what is configured, but for the key.
-        refusals: what of it could not be used; nothing is read or run while one stands.
-        api_key: where the key is, read when a run needs it; by default `KLAVIYO_API_KEY`.
+        settings: all settings except the private key.
+        refusals: what is wrong with the settings. While there is anything, no run starts.
+        api_key: the environment variable of the private key, read when a run needs it; by default
+            `KLAVIYO_API_KEY`.
     """
     for each in [] if refusals else unprotected_column_warnings(settings, STREAMS):
         logger.warning(each)

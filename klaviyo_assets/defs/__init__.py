@@ -1,1 +1,1 @@
-"""Show: the only room that knows Dagster, one module per Dagster concept."""
+"""Dagster definitions: with `klaviyo_assets.definitions` the only modules that import Dagster."""

@@ -1,8 +1,8 @@
-"""The backfill that drains itself: a sensor that launches what today's quota can pay.
+"""The backfill sensor: fetches all missing report days by itself, as far as the daily quota goes.
 
-It keeps nothing but a counter: what is missing or still moves is read from the lake at every tick,
-what is under way from Dagster, what is left of the quota from the ledger. So a restart, a crash or
-a pause changes nothing.
+Its only state is a counter of ticks. At every tick it reads from the lake which days are missing or
+can still change, from Dagster which runs are unfinished, and from the rate limiter what is left of
+the quota. So a restart, a crash or a pause changes nothing.
 """
 
 import json
@@ -63,39 +63,42 @@ from klaviyo_assets.wording import format_quantity
 BACKFILL_SENSOR_INTERVAL_SECONDS = 60
 
 MAX_BACKFILL_RUN_MINUTES = 5
-"""How many minutes' requests a run may make.
+"""A run may send as many requests as Klaviyo allows in this many minutes.
 
-One run of a report at a time: two of Klaviyo's requests a minute keep no second one busy, and it
-would hold a place that others want. Of series a run holds six requests, by its partitions: three
-minutes, twenty seconds to start and to store, and the next look comes within a minute. So the 225
-requests of a day are made in three hours. Where no two errands fit into one run, each of 225 runs
-takes two minutes: seven and a half hours.
+There is one run per report at a time. Klaviyo allows two requests a minute, which a second run
+could not share to any use, while it would occupy a place in the queue that other runs need.
+
+A run of a series report has six requests, because of its number of partitions. It takes three
+minutes, twenty seconds to start and to store, and the next tick follows within a minute: the 225
+requests of a day are sent in three hours. If no two tasks fit into one run, each of 225 runs takes
+two minutes, together seven and a half hours.
 """
 
 MAX_BACKFILL_RUN_PARTITIONS = MAX_PARTITIONS_PER_RUN
-"""Partitions of a run: while it is launched, and nothing else is, Dagster notes each of them."""
+"""Dagster records each partition when it launches a run, and launches no other run meanwhile."""
 
 BACKFILL_RUN_PRIORITY = -10
-"""What fills the past can wait for every other run, the daily fetch of reports included."""
+"""A backfill of the past can wait for every other run, the daily fetch of reports included."""
 
 MAX_FAILED_RUNS, FAILED_RUN_PERIOD = 3, timedelta(hours=1)
-"""After so many failed runs of a metric within so long the sensor leaves it alone; a report, where
-so many metrics failed and no run of it ended well."""
+"""After so many failed runs of a metric within this period the sensor pauses the metric. It pauses
+a report if runs of so many metrics failed and no run succeeded."""
 
 SPARE_REQUESTS = 8
-"""Requests that a run may make beyond its estimate: further pages, messages of unknown days."""
+"""How many requests a run may send beyond its estimate, for further pages and for messages whose
+send day is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackfillLaunch:
-    """A run to launch: its partitions, and how many requests it may make."""
+    """A run to launch: its partitions, and how many requests it may send."""
 
     batch: RunBatch
     max_requests: int
 
 
 def build_backfill_sensor(settings: Settings) -> dg.SensorDefinition:
-    """Return the sensor; it can be switched on and paused in the UI."""
+    """Return the sensor that backfills reports."""
 
     @dg.sensor(
         name=BACKFILL_SENSOR_NAME,
@@ -105,7 +108,7 @@ def build_backfill_sensor(settings: Settings) -> dg.SensorDefinition:
         target=select_assets(*(stream.name for stream in REPORTS)),
         required_resource_keys={"lake", "klaviyo"},
     )
-    def drain(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    def launch_backfills(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         ticks = int(json.loads(context.cursor or "{}").get("ticks", 0)) + 1
         try:
             requests, reasons = _evaluate_tick(context, ticks)
@@ -115,74 +118,73 @@ def build_backfill_sensor(settings: Settings) -> dg.SensorDefinition:
             return dg.SkipReason("; ".join(reasons))
         return dg.SensorResult(run_requests=requests, cursor=json.dumps({"ticks": ticks}))
 
-    return drain
+    return launch_backfills
 
 
 def _evaluate_tick(
     context: dg.SensorEvaluationContext, ticks: int
 ) -> tuple[list[dg.RunRequest], list[str]]:
-    """Return what to launch for all reports, and why nothing for the others."""
+    """Return the runs to launch, and for each report without one the reason."""
     klaviyo: KlaviyoResource = context.resources.klaviyo
     lake: Lake = context.resources.lake.lake()
-    known = lake if lake.stored_account() is not None else None
-    with klaviyo.connect(warn=context.log.warning, lake=known) as connection:
+    known_lake = lake if lake.stored_account() is not None else None
+    with klaviyo.connect(warn=context.log.warning, lake=known_lake) as connection:
         return _choose_runs(context, connection, lake, ticks)
 
 
 def _choose_runs(
     context: dg.SensorEvaluationContext, connection: KlaviyoConnection, lake: Lake, ticks: int
 ) -> tuple[list[dg.RunRequest], list[str]]:
-    say = context.log.warning
+    """Return the runs to launch, and for each report without one the reason."""
+    warn = context.log.warning
     reasons: list[str] = []
-    able: list[tuple[Stream, InFlightRuns, int]] = []
+    ready: list[tuple[Stream, InFlightRuns, int]] = []
     for stream in REPORTS:
         key = find_asset_key(context, stream.name)
-        flight = read_in_flight_runs(
+        in_flight = read_in_flight_runs(
             context.instance, stream.name, key, now=utc_now(), failure_period=FAILED_RUN_PERIOD
         )
         quota = connection.account_connection.rate_limiter.daily_quota(
             stream.rate_limit_buckets()[0]
         )
-        if (reason := _waiting_reason(flight, quota)) is not None:
+        if (reason := _waiting_reason(in_flight, quota)) is not None:
             reasons.append(f"{stream.name}: {reason}")
         else:
-            able.append((stream, flight, quota.remaining))
-    if not able:
-        # Nothing was asked: most looks come while a run is under way, or the day is spent.
+            ready.append((stream, in_flight, quota.remaining))
+    if not ready:
+        # Most ticks end here, without a request: a run is unfinished, or the quota is spent.
         return [], reasons
-    calendar = fetch_calendar(connection.account_connection, connection.settings, warn=say)
-    chosen = select_metrics(connection, lake)
-    for problem in chosen.problems:
-        say(problem)
+    calendar = fetch_calendar(connection.account_connection, connection.settings, warn=warn)
+    metric_selection = select_metrics(connection, lake)
+    for problem in metric_selection.problems:
+        warn(problem)
     requests: list[dg.RunRequest] = []
-    reasons += chosen.problems
-    for stream, flight, left in able:
-        draining = ReportBackfillTick(
-            stream, connection, lake, calendar=calendar, metric_selection=chosen
+    reasons += metric_selection.problems
+    for stream, in_flight, requests_left in ready:
+        tick = ReportBackfillTick(
+            stream, connection, lake, calendar=calendar, metric_selection=metric_selection
         )
-        found = draining.choose_run(context.instance, flight, left)
-        if isinstance(found, str):
-            reasons.append(f"{stream.name}: {found}")
+        launch = tick.choose_run(context.instance, in_flight, requests_left)
+        if isinstance(launch, str):
+            reasons.append(f"{stream.name}: {launch}")
         else:
-            requests.append(
-                _build_run_request(stream, find_asset_key(context, stream.name), found, ticks)
-            )
+            key = find_asset_key(context, stream.name)
+            requests.append(_build_run_request(stream, key, launch, ticks))
     return requests, reasons
 
 
 def _waiting_reason(in_flight: InFlightRuns, quota: DailyQuota) -> str | None:
-    """Return why no run of a report is launched now, whatever is missing; None where one may be."""
+    """Return why no run of a report may be launched now; None if one may be."""
     failures = in_flight.failure_count(None)
     if failures >= MAX_FAILED_RUNS:
         return (
-            f"{format_quantity(failures, 'run')} failed within {FAILED_RUN_PERIOD}; look at "
-            "the last one"
+            f"{format_quantity(failures, 'run')} failed within {FAILED_RUN_PERIOD}; look at the "
+            "last one"
         )
     if not in_flight.success_count and len(in_flight.failed_runs_by_metric) >= MAX_FAILED_RUNS:
         return (
             f"runs of {len(in_flight.failed_runs_by_metric)} metrics failed within "
-            f"{FAILED_RUN_PERIOD} and none ended well; "
-            "look at the last one"
+            f"{FAILED_RUN_PERIOD} and none ended well; look at the last one"
         )
     if in_flight.has_skipped_run:
         return (
@@ -198,11 +200,11 @@ def _waiting_reason(in_flight: InFlightRuns, quota: DailyQuota) -> str | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricSelection:
-    """What holds of the metrics at a tick, whatever the report.
+    """What a tick knows of the account's metrics, for all reports.
 
-    `mapped_metric_id` is the one that the account maps to revenue, `revenue_metric_id` that one or
-    Placed Order; `absent_metric_ids` are ids of the setting that the account does not have.
-    `problems` are sentences about the setting.
+    `mapped_metric_id` is the metric that the account maps to revenue; `revenue_metric_id` is that
+    one, or else Placed Order. `absent_metric_ids` are ids in the setting that the account does not
+    have. `problems` are sentences about what is wrong with the setting.
     """
 
     mapped_metric_id: str | None
@@ -212,43 +214,44 @@ class MetricSelection:
 
 
 def select_metrics(connection: KlaviyoConnection, lake: Lake) -> MetricSelection:
-    """Return what the setting names and the account has; Klaviyo is asked for what is not known.
+    """Return the account's metrics as far as the setting names them.
 
-    That is the revenue metric where no sync of metrics has asked for it yet, and the custom metrics
-    where the setting names an id that no table has and no report was stored of.
+    Klaviyo is asked only for what is not known: for the revenue metric if no sync of metrics has
+    asked for it yet, and for the custom metrics if the setting names an id that is not in the
+    table of metrics and that no report was stored with.
 
     Raises:
-        KlaviyoAssetsError: the lake or the ledger cannot be read, or Klaviyo cannot be reached.
+        KlaviyoAssetsError: the lake or the rate limiter's file cannot be read, or Klaviyo cannot
+            be reached.
     """
-    settings, client, ledger = (
-        connection.settings,
-        connection.client,
-        connection.account_connection.rate_limiter,
-    )
-    known = ledger.revenue_metric()
-    mapped = known.id if known else fetch_revenue_metric(client, ledger, settings.base_url)
+    settings, client = connection.settings, connection.client
+    rate_limiter = connection.account_connection.rate_limiter
+    known = rate_limiter.revenue_metric()
+    mapped = known.id if known else fetch_revenue_metric(client, rate_limiter, settings.base_url)
     stored = read_metrics(lake)
-    proven = {
-        cell.metric_id for stream in REPORTS for cell in lake.read_partition_states(stream.name)
+    proven_ids = {
+        partition.metric_id
+        for stream in REPORTS
+        for partition in lake.read_partition_states(stream.name)
     }
     custom: Sequence[AccountMetric] | None = None
     absent = set[str]()
-    if stored and not proven.issuperset(unknown_metric_ids(settings, stored)):
+    if stored and not proven_ids.issuperset(unknown_metric_ids(settings, stored)):
         custom = fetch_custom_metrics(client, settings.base_url)
     if custom is not None:
-        absent = set(unknown_metric_ids(settings, [*stored, *custom])) - proven
+        absent = set(unknown_metric_ids(settings, [*stored, *custom])) - proven_ids
     return MetricSelection(
         mapped_metric_id=mapped,
         revenue_metric_id=revenue_metric(stored, mapped),
         absent_metric_ids=frozenset(absent),
         problems=find_metric_setting_problems(
-            settings, stored, mapped=mapped, custom=custom, proven_ids=proven
+            settings, stored, mapped=mapped, custom=custom, proven_ids=proven_ids
         ),
     )
 
 
 class ReportBackfillTick:
-    """One report at one tick."""
+    """Chooses what to launch for one report at one tick."""
 
     def __init__(
         self,
@@ -259,7 +262,7 @@ class ReportBackfillTick:
         calendar: ReportCalendar,
         metric_selection: MetricSelection,
     ) -> None:
-        """Read which metrics failed of late; the rest is read when it is needed."""
+        """Read which metrics failed lately; everything else is read when it is needed."""
         self._metric_selection = metric_selection
         self._stream = stream
         self._report = report_definition(stream)
@@ -275,24 +278,24 @@ class ReportBackfillTick:
     def choose_run(
         self, instance: dg.DagsterInstance, in_flight: InFlightRuns, requests_left: int
     ) -> BackfillLaunch | str:
-        """Return the run to launch now, in the order of worth; or why there is none.
+        """Return the run that is worth most of those that the quota allows, or why there is none.
 
         Raises:
-            KlaviyoAssetsError: the lake or the ledger cannot be read.
+            KlaviyoAssetsError: the lake or the rate limiter's file cannot be read.
         """
         bounds = self._calendar.bounds
-        wanted = self._find_due_tasks(instance, bounds, in_flight) if bounds is not None else []
-        if bounds is None or not wanted:
+        tasks = self._find_due_tasks(instance, bounds, in_flight) if bounds is not None else []
+        if bounds is None or not tasks:
             return self._idle_reason(in_flight)
-        order = instance.get_dynamic_partitions(METRIC_PARTITIONS.name or "")
-        return self._find_affordable_run(wanted, order, bounds, requests_left) or (
+        metric_order = instance.get_dynamic_partitions(METRIC_PARTITIONS.name or "")
+        return self._find_affordable_run(tasks, metric_order, bounds, requests_left) or (
             f"{requests_left} requests are left, too few for what comes next"
         )
 
     def _find_due_tasks(
         self, instance: dg.DagsterInstance, bounds: DateRange, in_flight: InFlightRuns
     ) -> list[BackfillTask]:
-        """Return errands for the days due, in the order of worth, but for those under way."""
+        """Return tasks for the days due that no unfinished run is for, the most valuable first."""
         metrics = metrics_to_fetch(
             instance,
             self._lake,
@@ -301,8 +304,8 @@ class ReportBackfillTick:
             mapped_metric_id=self._metric_selection.mapped_metric_id,
         )
         stored: dict[str, dict[date, PartitionState]] = {}
-        for cell, facts in self._lake.read_partition_states(self._stream.name).items():
-            stored.setdefault(cell.metric_id, {})[cell.day] = facts
+        for partition, state in self._lake.read_partition_states(self._stream.name).items():
+            stored.setdefault(partition.metric_id, {})[partition.day] = state
         now, zone = self._calendar.now, self._calendar.zone
         due = {
             each: frozenset(
@@ -315,21 +318,21 @@ class ReportBackfillTick:
             and each not in self._paused_metrics
             and in_flight.failure_count(each) < MAX_FAILED_RUNS
         }
-        # Between days that are due may lie some that are under way.
+        # A task is a range of days. Between days that are due there may be days in flight.
         return [
-            errand
-            for errand in rank_tasks(
+            task
+            for task in rank_tasks(
                 due,
                 bounds=bounds,
                 max_days=self._report.max_days,
                 first_metric_id=self._metric_selection.revenue_metric_id,
             )
-            if not any(in_flight.is_in_flight(errand.metric_id, day) for day in errand.date_range)
+            if not any(in_flight.is_in_flight(task.metric_id, day) for day in task.date_range)
         ]
 
     def _idle_reason(self, in_flight: InFlightRuns) -> str:
-        """Return why nothing is launched where nothing is wanted."""
-        paused = [
+        """Return why nothing is launched although the quota would allow it."""
+        reasons = [
             f"metric {metric_id!a} is left alone until {each.retry_at:%Y-%m-%d %H:%M} UTC: "
             f"{format_quantity(each.failure_count, 'request')} failed within a day, the last one "
             f"so: {each.reason}"
@@ -341,12 +344,12 @@ class ReportBackfillTick:
             if each is not None and in_flight.failure_count(each) >= MAX_FAILED_RUNS
         )
         if failing:
-            paused.append(
+            reasons.append(
                 f"left alone, as {MAX_FAILED_RUNS} runs of each failed within {FAILED_RUN_PERIOD}: "
                 f"{', '.join(map(ascii, failing))}"
             )
-        if paused:
-            return "; ".join([*paused, "nothing else is missing"])
+        if reasons:
+            return "; ".join([*reasons, "nothing else is missing"])
         return "nothing is missing, and what moves was fetched today"
 
     def _find_affordable_run(
@@ -356,34 +359,38 @@ class ReportBackfillTick:
         bounds: DateRange,
         requests_left: int,
     ) -> BackfillLaunch | None:
-        background = load_send_facts(self._stream, self._report, self._lake)
-        terms = build_planner_inputs(self._report, bounds, background, self._calendar)
-        estimate = CostEstimator(
-            terms,
-            background.campaigns.values(),
+        """Return the first tasks, as many as the quota and the limits of one run allow.
+
+        None if the quota does not even allow the first one.
+        """
+        send_facts = load_send_facts(self._stream, self._report, self._lake)
+        inputs = build_planner_inputs(self._report, bounds, send_facts, self._calendar)
+        estimator = CostEstimator(
+            inputs,
+            send_facts.campaigns.values(),
             assumed_days=all_days,
             recent_timeframes=self._lake.response_cache(self._stream.name).recent_timeframes(
                 max_age=RESPONSE_CACHE_LIFETIME
             ),
         )
 
-        def cost(errand: BackfillTask) -> int:
-            days = frozenset(errand.date_range)
-            return estimate.estimate(
-                PartitionRequest(metric_id=errand.metric_id, days=days, should_widen=False)
+        def estimate_cost(task: BackfillTask) -> int:
+            days = frozenset(task.date_range)
+            return estimator.estimate(
+                PartitionRequest(metric_id=task.metric_id, days=days, should_widen=False)
             )
 
-        a_minute = floor(2 * self._connection.settings.rate_limit_scale)
+        requests_per_minute = floor(2 * self._connection.settings.rate_limit_scale)
         limits = BatchLimits(
             quota_left=requests_left,
-            max_requests=max(1, a_minute * MAX_BACKFILL_RUN_MINUTES),
+            max_requests=max(1, requests_per_minute * MAX_BACKFILL_RUN_MINUTES),
             max_partitions=MAX_BACKFILL_RUN_PARTITIONS,
         )
-        found = choose_next_batch(tasks, metric_order, limits=limits, task_cost=cost)
-        if found is None:
+        choice = choose_next_batch(tasks, metric_order, limits=limits, task_cost=estimate_cost)
+        if choice is None:
             return None
-        batch, price = found
-        return BackfillLaunch(batch=batch, max_requests=min(requests_left, price + SPARE_REQUESTS))
+        batch, cost = choice
+        return BackfillLaunch(batch=batch, max_requests=min(requests_left, cost + SPARE_REQUESTS))
 
 
 def _build_run_request(
@@ -392,12 +399,12 @@ def _build_run_request(
     batch = launch.batch
     first, last = batch.metric_ids[0], batch.metric_ids[-1]
     return dg.RunRequest(
-        # The same tick, evaluated again after a crash, launches nothing twice.
+        # By this key a tick that is evaluated again after a crash launches nothing twice.
         run_key=(
             f"{stream.name} {first} {last} {batch.date_range.first} {batch.date_range.last} {ticks}"
         ),
         asset_selection=[key],
-        # The checks of a report read its whole table: they have a schedule of their own.
+        # A report's checks read its whole table, so they run on a schedule of their own.
         asset_check_keys=[],
         tags={
             **partition_range_tags(batch.metric_ids, batch.date_range),

@@ -1,12 +1,14 @@
-"""Asset checks of one table: columns, row count and cursor; keys and NULLs in their own job.
+"""Asset checks of one stream's table, of two kinds.
 
-They are part of the asset's own step, and few: a check costs 20 ms in Dagster's event log, a step
-60 ms more, and the hourly job has a dozen streams of which most have nothing new.
+The checks of a materialization (columns, row count, cursor) are part of the asset's own step. They
+are few: a check costs 20 ms in Dagster's event log, a step of its own 60 ms more, and the hourly
+job has a dozen streams of which most have nothing new.
 
-They run whenever they are asked: with whatever a person materializes, and daily in their own job.
-The jobs that sync leave them out, because a step and two events cost a tenth of a second each hour
-and stream. NULLs are counted by the statistics in the log; keys are compared by reading their
-columns alone, 0.16 s of CPU a million.
+The checks of rows (unique keys, no NULLs) have a step of their own. They run when a person
+materializes the asset, and daily in a job of their own. Sync jobs leave them out, because a step
+and two events would cost a tenth of a second per stream and hour. NULLs are counted from the
+statistics in the Delta log. Keys are compared by reading their columns alone, which takes 0.16 s
+of CPU per million.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +29,7 @@ from klaviyo_assets.wording import format_quantity
 
 CheckMetadataValue = str | int | float | bool | dg.JsonMetadataValue | dg.TableMetadataValue
 CheckMetadata = Mapping[str, CheckMetadataValue]
-"""What a verdict rests on, as metadata."""
+"""The figures behind a check's result, as metadata."""
 
 
 def check_key(stream: str, name: str) -> dg.AssetCheckKey:
@@ -38,21 +40,21 @@ def check_key(stream: str, name: str) -> dg.AssetCheckKey:
 def passed_result(
     key: dg.AssetCheckKey, description: str, metadata: CheckMetadata | None = None
 ) -> dg.AssetCheckResult:
-    """Return a green verdict."""
+    """Return a result that is green."""
     return _build_check_result(key, description, metadata, severity=None)
 
 
 def warning_result(
     key: dg.AssetCheckKey, description: str, metadata: CheckMetadata | None = None
 ) -> dg.AssetCheckResult:
-    """Return a yellow verdict: worth a look, and nothing is wrong with the rows."""
+    """Return a result that is yellow: worth a look, but nothing is wrong with the rows."""
     return _build_check_result(key, description, metadata, severity=dg.AssetCheckSeverity.WARN)
 
 
 def failed_result(
     key: dg.AssetCheckKey, description: str, metadata: CheckMetadata | None = None
 ) -> dg.AssetCheckResult:
-    """Return a red verdict."""
+    """Return a result that is red."""
     return _build_check_result(key, description, metadata, severity=dg.AssetCheckSeverity.ERROR)
 
 
@@ -66,7 +68,7 @@ def _build_check_result(
     return dg.AssetCheckResult(
         passed=severity is None,
         severity=severity or dg.AssetCheckSeverity.ERROR,
-        # Without the asset's key: Dagster knows it, and somebody may have renamed the asset.
+        # Without the asset's key: a user may have renamed the asset, and Dagster knows its key.
         check_name=key.name,
         description=description,
         metadata=dict(metadata or {}),
@@ -89,16 +91,17 @@ CHECK_DESCRIPTIONS = {
 }
 
 BLOCKING_CHECKS = frozenset({COLUMNS_CHECK})
-"""What is made of a table without its keys would be wrong; the rest is no reason to stop."""
+"""Downstream assets do not run if one of these fails: without its key columns, what they made of
+the table would be wrong. No other check is a reason to stop."""
 
 SMALL_TABLE_ROWS, MIN_REMAINING_SHARE = 20, 0.5
-"""Smaller tables may halve in a day's work."""
+"""A table with fewer rows is not checked for shrinking: half of it may go in a day's work."""
 
 MAX_SHOWN_NOTICES = 5
 
 
 def materialization_check_names(stream: Stream) -> tuple[str, ...]:
-    """Return the names of the checks that go with each materialization of a stream."""
+    """Return the names of the checks of each materialization of a stream."""
     match stream.source:
         case Collection():
             return (
@@ -113,7 +116,7 @@ def materialization_check_names(stream: Stream) -> tuple[str, ...]:
 
 
 def materialization_check_specs(stream: Stream) -> list[dg.AssetCheckSpec]:
-    """Return the declarations of those checks."""
+    """Return the specs of the checks of each materialization of a stream."""
     key = asset_key(stream.name)
     return [
         dg.AssetCheckSpec(
@@ -124,22 +127,23 @@ def materialization_check_specs(stream: Stream) -> list[dg.AssetCheckSpec]:
 
 
 def freshness_policy(stream: Stream) -> dg.FreshnessPolicy:
-    """Return how old a stream may become: what is synced hourly, and what daily."""
+    """Return how old a stream may become. It depends on whether it is synced hourly or daily."""
     is_hourly = not isinstance(stream.source, Detail) or stream.source.version_column is not None
     warn, fail = (timedelta(hours=3), timedelta(hours=26)) if is_hourly else DAILY_FRESHNESS_WINDOWS
     return dg.FreshnessPolicy.time_window(fail_window=fail, warn_window=warn)
 
 
 DAILY_FRESHNESS_WINDOWS = (timedelta(hours=26), timedelta(hours=74))
-"""From when on a stream that is read daily is late, and from when on it is stale."""
+"""The ages at which a stream that is synced daily is late, and is stale."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckInputs:
     """What the checks of one materialization look at.
 
-    `rows` are those now, `rows_before` those of the materialization before; `stored_columns` are
-    the stored ones, None where nothing is stored. `is_confirmed`: run config let the table shrink.
+    `rows` is the row count now, `rows_before` that of the previous materialization.
+    `is_confirmed`: the run config allowed the table to shrink. `stored_columns` is None if nothing
+    is stored. `notices` name fields that Klaviyo sent and no column holds.
     """
 
     now: datetime
@@ -154,20 +158,20 @@ class CheckInputs:
 def evaluate_materialization_checks(
     stream: Stream, inputs: CheckInputs
 ) -> Iterator[dg.AssetCheckResult]:
-    """Yield the result of each check that goes with a materialization."""
+    """Yield the result of each check of a materialization."""
     for name in materialization_check_names(stream):
         match name:
             case "columns_as_declared":
                 yield check_columns(stream, inputs.stored_columns, inputs.notices)
             case "row_count_holds":
-                before = None if inputs.is_confirmed else inputs.rows_before
-                yield check_row_count(stream, inputs.rows, before)
+                rows_before = None if inputs.is_confirmed else inputs.rows_before
+                yield check_row_count(stream, inputs.rows, rows_before)
             case _:
                 yield check_cursor_not_in_future(stream, inputs.high_water_mark, inputs.now)
 
 
 def warn_not_checked(stream: Stream) -> Iterator[dg.AssetCheckResult]:
-    """Yield a warning for each check of a stream that the key may not read."""
+    """Yield a "Not checked" warning for each check of a stream that the key may not read."""
     for name in materialization_check_names(stream):
         yield warning_result(
             check_key(stream.name, name),
@@ -180,10 +184,10 @@ def warn_not_checked(stream: Stream) -> Iterator[dg.AssetCheckResult]:
 def check_columns(
     stream: Stream, columns: Sequence[str] | None, notices: Sequence[str]
 ) -> dg.AssetCheckResult:
-    """Judge the stored columns, and fields that Klaviyo sent and no column holds."""
-    changed = compare_columns(stream, columns) if columns is not None else None
-    if changed is not None:
-        return changed
+    """Check that the stored columns are the declared ones, and that no field lacked a column."""
+    difference = compare_columns(stream, columns) if columns is not None else None
+    if difference is not None:
+        return difference
     if notices:
         more = len(notices) - MAX_SHOWN_NOTICES
         shown = "; ".join(notices[:MAX_SHOWN_NOTICES]) + (f"; and {more} more" if more > 0 else "")
@@ -199,22 +203,24 @@ def check_columns(
 
 
 def compare_columns(stream: Stream, columns: Sequence[str]) -> dg.AssetCheckResult | None:
-    """Judge stored columns that are not those declared; None where they are."""
+    """Return the result for stored columns that differ from the declared ones, else None."""
     declared = list(arrow_schema(stream).names)
     missing = [name for name in declared if name not in columns]
-    foreign = sorted(set(columns).difference(declared))
+    undeclared = sorted(set(columns).difference(declared))
     if {*stream.key, SYNCED_AT_FIELD}.intersection(missing):
         return failed_result(
             check_key(stream.name, COLUMNS_CHECK),
             f"The table lacks {', '.join(missing)}: another program changed it. Materialize the "
             "asset once with sync_mode full_refresh_overwrite.",
         )
-    if missing or foreign:
-        told = [f"{', '.join(missing)} is missing, and comes with the next rows"] if missing else []
-        told += [f"{', '.join(foreign)} is not declared, and stays NULL"] if foreign else []
+    if missing or undeclared:
+        parts = (
+            [f"{', '.join(missing)} is missing, and comes with the next rows"] if missing else []
+        )
+        parts += [f"{', '.join(undeclared)} is not declared, and stays NULL"] if undeclared else []
         return warning_result(
             check_key(stream.name, COLUMNS_CHECK),
-            f"Of the columns {'; '.join(told)}. Another release, or another program, changed the "
+            f"Of the columns {'; '.join(parts)}. Another release, or another program, changed the "
             "table; materialize the asset once with sync_mode full_refresh_overwrite to have "
             "exactly the declared ones.",
         )
@@ -222,7 +228,7 @@ def compare_columns(stream: Stream, columns: Sequence[str]) -> dg.AssetCheckResu
 
 
 def check_row_count(stream: Stream, rows: int, rows_before: int | None) -> dg.AssetCheckResult:
-    """Judge the rows of now beside those of the materialization before."""
+    """Check that the table has at least half of the rows of the previous materialization."""
     numbers = {
         "klaviyo/rows": rows,
         **({"klaviyo/rows_before": rows_before} if rows_before else {}),
@@ -240,8 +246,7 @@ def check_row_count(stream: Stream, rows: int, rows_before: int | None) -> dg.As
     return failed_result(
         check_key(stream.name, ROW_COUNT_CHECK),
         f"{format_quantity(rows, 'row')}, and {rows_before:,} at the materialization before, and "
-        "no "
-        "confirm_shrink in the run config. If it was no full refresh with other settings and "
+        "no confirm_shrink in the run config. If it was no full refresh with other settings and "
         "nobody deleted records at Klaviyo, look at the run's warnings and materialize again; the "
         "version before is in the lake for an hour.",
         numbers,
@@ -251,16 +256,15 @@ def check_row_count(stream: Stream, rows: int, rows_before: int | None) -> dg.As
 def check_cursor_not_in_future(
     stream: Stream, high_water_mark: datetime | None, now: datetime
 ) -> dg.AssetCheckResult:
-    """Judge the mark by this machine's clock."""
+    """Check that the high-water mark is not later than this machine's clock."""
     if high_water_mark is None or high_water_mark <= now + FUTURE_CURSOR_TOLERANCE:
-        shown = high_water_mark.isoformat() if high_water_mark is not None else "not there yet"
-        return passed_result(check_key(stream.name, CURSOR_CHECK), f"The mark is {shown}.")
+        mark = high_water_mark.isoformat() if high_water_mark is not None else "not there yet"
+        return passed_result(check_key(stream.name, CURSOR_CHECK), f"The mark is {mark}.")
     return failed_result(
         check_key(stream.name, CURSOR_CHECK),
         f"The mark is {high_water_mark.isoformat()} and this machine's clock says "
-        f"{now.isoformat()}: what "
-        "happens until then would not be read. Set the clock right; the next sync then goes on "
-        "from now by itself.",
+        f"{now.isoformat()}: what happens until then would not be read. Set the clock right; the "
+        "next sync then goes on from now by itself.",
     )
 
 
@@ -269,7 +273,10 @@ NOT_NULL_CHECK = "key_and_cursor_not_null"
 
 
 def row_check_names(stream: Stream) -> tuple[str, ...]:
-    """Return the names of the checks of a stream's rows; a view stores none of its own."""
+    """Return the names of the checks of a stream's rows.
+
+    NULLs are counted from a table's statistics, and a join is a view without any.
+    """
     return (
         (UNIQUE_KEY_CHECK,)
         if isinstance(stream.source, Join)
@@ -280,31 +287,30 @@ def row_check_names(stream: Stream) -> tuple[str, ...]:
 def build_row_checks(stream: Stream) -> dg.AssetChecksDefinition:
     """Return the checks of a stream's rows, in one step."""
     key = ", ".join(stream.key)
-    about = {
+    descriptions = {
         UNIQUE_KEY_CHECK: f"Every key ({key}) is there once.",
         NOT_NULL_CHECK: f"No row lacks {', '.join(required_columns(stream))}.",
     }
     specs = [
-        dg.AssetCheckSpec(name, asset=asset_key(stream.name), description=about[name])
+        dg.AssetCheckSpec(name, asset=asset_key(stream.name), description=descriptions[name])
         for name in row_check_names(stream)
     ]
 
     @dg.multi_asset_check(specs=specs, name=f"klaviyo__{stream.name}_rows", can_subset=True)
-    def rows(
+    def check_rows(
         context: dg.AssetCheckExecutionContext, lake: LakeResource
     ) -> Iterator[dg.AssetCheckResult]:
         store = lake.lake()
         with raise_as_failures(stream.name):
-            for each in sorted(context.selected_asset_check_keys, key=lambda one: one.name):
-                yield (check_unique_key if each.name == UNIQUE_KEY_CHECK else check_not_null)(
-                    stream, store
-                )
+            for name in sorted(key.name for key in context.selected_asset_check_keys):
+                check = check_unique_key if name == UNIQUE_KEY_CHECK else check_not_null
+                yield check(stream, store)
 
-    return rows
+    return check_rows
 
 
 def underlying_tables(stream: Stream) -> tuple[str, ...]:
-    """Return the stored tables that a stream's relation is made of."""
+    """Return the stored tables that a stream's relation is made from."""
     if isinstance(stream.source, Join):
         return (stream.source.left, stream.source.right)
     return (stream.name,)
@@ -317,50 +323,50 @@ def required_columns(stream: Stream) -> tuple[str, ...]:
 
 
 def check_unique_key(stream: Stream, lake: Lake) -> dg.AssetCheckResult:
-    """Judge whether every key is there once, by reading the key of every row.
+    """Check that no two rows have the same key, by reading the key columns of every row.
 
-    A view has a key twice where its own rows do, or where the table that it looks up has.
+    A join has duplicate keys if one of its two tables has: each row of the left one is joined with
+    every matching row of the right one.
     """
     key = check_key(stream.name, UNIQUE_KEY_CHECK)
     try:
-        twice = sum(lake.count_duplicate_keys(table) for table in underlying_tables(stream))
+        duplicates = sum(lake.count_duplicate_keys(table) for table in underlying_tables(stream))
     except MissingTableError:
         return missing_table_warning(key)
-    if not twice:
+    if not duplicates:
         return passed_result(key, "Every key is there once.", {"klaviyo/keys_there_twice": 0})
     return failed_result(
         key,
-        f"{format_quantity(twice, 'key is', plural='keys are')} there more than once. Materialize "
-        "the "
-        "asset once with sync_mode full_refresh_overwrite; of a report, put the table away with "
-        f"`klaviyo-assets set-aside {stream.name}` and fetch its partitions again.",
-        {"klaviyo/keys_there_twice": twice},
+        f"{format_quantity(duplicates, 'key is', plural='keys are')} there more than once. "
+        "Materialize the asset once with sync_mode full_refresh_overwrite; of a report, put the "
+        f"table away with `klaviyo-assets set-aside {stream.name}` and fetch its partitions again.",
+        {"klaviyo/keys_there_twice": duplicates},
     )
 
 
 def check_not_null(stream: Stream, lake: Lake) -> dg.AssetCheckResult:
-    """Judge NULLs where none may be, by the statistics in the log."""
+    """Check that required columns have no NULL, by the statistics in the Delta log."""
     key = check_key(stream.name, NOT_NULL_CHECK)
-    nulls = lake.read_null_counts(stream.name)
-    if nulls is None:
+    null_counts = lake.read_null_counts(stream.name)
+    if null_counts is None:
         return missing_table_warning(key)
-    needed = required_columns(stream)
-    bad = {name: nulls[name] for name in needed if nulls.get(name)}
-    if not bad:
-        return passed_result(key, f"None of {', '.join(needed)} is NULL.")
-    told = ", ".join(
+    required = required_columns(stream)
+    nulls = {name: null_counts[name] for name in required if null_counts.get(name)}
+    if not nulls:
+        return passed_result(key, f"None of {', '.join(required)} is NULL.")
+    lacking = ", ".join(
         f"{format_quantity(count, f'row lacks {name}', plural=f'rows lack {name}')}"
-        for name, count in bad.items()
+        for name, count in nulls.items()
     )
     return failed_result(
         key,
-        f"{told}. klaviyo_assets writes no such row: another program did. Materialize the asset "
+        f"{lacking}. klaviyo_assets writes no such row: another program did. Materialize the asset "
         "once with sync_mode full_refresh_overwrite.",
-        {f"klaviyo/null_{name}": count for name, count in bad.items()},
+        {f"klaviyo/null_{name}": count for name, count in nulls.items()},
     )
 
 
 def missing_table_warning(key: dg.AssetCheckKey) -> dg.AssetCheckResult:
-    """Return the warning for a table that is not there yet."""
+    """Return the result of a check whose table is not stored yet."""
     asset = key.asset_key.to_user_string()
     return warning_result(key, f"Not checked: {asset} was never read. Materialize it first.")

@@ -1,12 +1,12 @@
-"""The asset check that as many events are stored of every metric and day as Klaviyo counts.
+"""The asset check that the lake has as many events of every metric and day as Klaviyo counts.
 
-One check for all metrics: whether events are complete is one question, with one answer in the list
-of checks, and a day is read again for all metrics at once. Which metric lacks what is in the table
-that comes with the answer.
+There is one check for all metrics. Whether events are complete is one question with one answer in
+the list of checks, and a day is read again for all metrics at once. The table in the result's
+metadata says which metric lacks what.
 
-Dagster plans every check of an asset in a run that a person launches for the asset alone. The
-comparison costs a request a metric and year, so such a run makes none: it repeats the last verdict
-and says that it does.
+If a person materializes the events asset, Dagster runs all of its checks. The comparison costs one
+request per metric and year, so such a run compares nothing: it repeats the last result, and says
+so.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -53,7 +53,7 @@ ASKED_AT_METADATA_KEY = "klaviyo/asked_at"
 DAYS_METADATA_KEY = "klaviyo/days_asked"
 
 MAX_DIFFERENCE_ROWS = 200
-"""Rows of the table that a verdict shows; short days are all named beside it."""
+"""How many rows the table in a result's metadata has. All short days are listed beside it."""
 
 MAX_NAMED_RANGES = 5
 
@@ -61,26 +61,25 @@ MAX_NAMED_RANGES = 5
 def build_completeness_result(
     outcome: Reconciliation, metadata: CheckMetadata
 ) -> dg.AssetCheckResult:
-    """Return the verdict: red for what is missing here, yellow for what is gone at Klaviyo."""
-    short, gone = missing_by_day(outcome.differences), vanished_days(outcome.differences)
-    vanished = sum(each.vanished for each in outcome.differences)
-    lost = (
-        f"{format_quantity(vanished, 'stored event')} of {describe_days(gone)} Klaviyo no longer "
-        "has: redacted, "
-        "or merged away. They stay, and reading again brings none back; a full refresh drops them."
+    """Return the check's result: red for events missing here, yellow for events gone at Klaviyo."""
+    short, vanished = missing_by_day(outcome.differences), vanished_days(outcome.differences)
+    vanished_events = sum(each.vanished for each in outcome.differences)
+    vanished_text = (
+        f"{format_quantity(vanished_events, 'stored event')} of {describe_days(vanished)} Klaviyo "
+        "no longer has: redacted, or merged away. They stay, and reading again brings none back; a "
+        "full refresh drops them."
     )
     if short:
         newest = contiguous_ranges(short)[-1]
-        missing = (
+        missing_text = (
             f"{describe_missing_events(short)}. The sensor "
             "klaviyo_events_healing reads exactly these days again; by hand, materialize "
             f"klaviyo/events with start {newest.first} and end {newest.last + timedelta(days=1)}."
         )
-        return failed_result(
-            COMPLETENESS_CHECK_KEY, f"{missing} {lost}" if gone else missing, metadata
-        )
-    if gone:
-        return warning_result(COMPLETENESS_CHECK_KEY, lost, metadata)
+        text = f"{missing_text} {vanished_text}" if vanished else missing_text
+        return failed_result(COMPLETENESS_CHECK_KEY, text, metadata)
+    if vanished:
+        return warning_result(COMPLETENESS_CHECK_KEY, vanished_text, metadata)
     return passed_result(
         COMPLETENESS_CHECK_KEY,
         f"All {format_quantity(outcome.stored_events, 'event')} of "
@@ -92,7 +91,7 @@ def build_completeness_result(
 
 
 def describe_missing_events(short: Mapping[date, int]) -> str:
-    """Return how many events of which days are missing, as the beginning of a sentence."""
+    """Return how many events of which days are missing: a sentence without its full stop."""
     days = describe_days(short)
     return format_quantity(
         sum(short.values()), f"event of {days} is missing", plural=f"events of {days} are missing"
@@ -100,13 +99,13 @@ def describe_missing_events(short: Mapping[date, int]) -> str:
 
 
 def describe_days(days: Collection[date]) -> str:
-    """Return the days in words, those in a row together."""
-    stretches = contiguous_ranges(days)
+    """Return the days in words, consecutive ones as a range."""
+    ranges = contiguous_ranges(days)
     texts = [
         f"{each.first}" if each.first == each.last else f"{each.first} to {each.last}"
-        for each in stretches[:MAX_NAMED_RANGES]
+        for each in ranges[:MAX_NAMED_RANGES]
     ]
-    more = len(stretches) - MAX_NAMED_RANGES
+    more = len(ranges) - MAX_NAMED_RANGES
     rest = format_quantity(more, "more stretch", plural="more stretches")
     return ", ".join(texts) + (f" and {rest}" if more > 0 else "")
 
@@ -114,11 +113,17 @@ def describe_days(days: Collection[date]) -> str:
 def comparison_metadata(
     outcome: Reconciliation, request: ReconcileRequest
 ) -> dict[str, CheckMetadataValue]:
-    """Return what the verdict rests on, and what the next comparison has to know."""
-    gone = vanished_days(outcome.differences)
-    kept = {f"{day}": at.isoformat() for day, at in request.reread_days.items() if day in gone}
+    """Return the figures behind the result, and what the next comparison needs.
+
+    The next comparison needs to know which days were read again: events of such a day that Klaviyo
+    still counts less of are gone there.
+    """
+    vanished = vanished_days(outcome.differences)
+    reread = {
+        f"{day}": at.isoformat() for day, at in request.reread_days.items() if day in vanished
+    }
     short = {f"{day}": count for day, count in missing_by_day(outcome.differences).items()}
-    shown: dict[str, CheckMetadataValue] = {
+    metadata: dict[str, CheckMetadataValue] = {
         "klaviyo/events_stored": outcome.stored_events,
         "klaviyo/events_counted": outcome.counted_events,
         "klaviyo/missing": sum(each.missing for each in outcome.differences),
@@ -128,27 +133,28 @@ def comparison_metadata(
         DAYS_METADATA_KEY: request.days,
     }
     if outcome.differences:
-        shown["klaviyo/differences"] = differences_table(outcome.differences, outcome.metric_names)
-    for name, told in (
+        table = differences_table(outcome.differences, outcome.metric_names)
+        metadata["klaviyo/differences"] = table
+    for name, values in (
         (SHORT_DAYS_METADATA_KEY, short),
-        (READ_AGAIN_METADATA_KEY, kept),
+        (READ_AGAIN_METADATA_KEY, reread),
         (UNCOUNTED_METRICS_METADATA_KEY, outcome.refused_metrics),
     ):
-        if told:
-            shown[name] = dg.MetadataValue.json(dict(told))
+        if values:
+            metadata[name] = dg.MetadataValue.json(dict(values))
     if outcome.first_responded_at is not None:
-        shown[ASKED_AT_METADATA_KEY] = outcome.first_responded_at.isoformat()
-    return shown
+        metadata[ASKED_AT_METADATA_KEY] = outcome.first_responded_at.isoformat()
+    return metadata
 
 
 UNCOUNTED_METRICS_METADATA_KEY = "klaviyo/metrics_not_counted"
-"""Metrics that Klaviyo does not count, with its words."""
+"""Metadata: the metrics that Klaviyo refuses to count, each with its reason."""
 
 
 def differences_table(
-    found: Sequence[CountDifference], names: Mapping[str, str]
+    differences: Sequence[CountDifference], names: Mapping[str, str]
 ) -> dg.TableMetadataValue:
-    """Return the days and metrics that differ, the newest first."""
+    """Return the days and metrics whose counts differ as a table, the newest day first."""
     records = [
         dg.TableRecord(
             {
@@ -161,7 +167,7 @@ def differences_table(
                 "vanished": each.vanished,
             }
         )
-        for each in reversed(found)
+        for each in reversed(differences)
     ]
     return dg.MetadataValue.table(records[:MAX_DIFFERENCE_ROWS])
 
@@ -169,20 +175,23 @@ def differences_table(
 REQUESTS_METADATA_KEY = "klaviyo/requests"
 
 REPEATED_RUN_METADATA_KEY = "klaviyo/repeated_from_run"
-"""The run whose verdict a run repeats that compares nothing itself."""
+"""Metadata of a repeated result: the run that made the comparison."""
 
 NOT_COMPARED_METADATA_KEY = "klaviyo/not_compared_yet"
-"""Metadata of a verdict that rests on no comparison, because there was none yet."""
+"""Metadata of a result without any comparison, because there was none yet."""
 
 CHECK_HISTORY_PAGE_SIZE = 20
-"""Verdicts read at a time, in search of one that is not repeated."""
+"""How many results are read at a time, in search of one that is not repeated."""
 
 
 DEFAULT_COMPARED_DAYS, DEFAULT_TOLERANCE_HOURS, DEFAULT_MAX_COUNT_REQUESTS = 35, 6, 1000
 
 
 class CompletenessConfig(dg.Config):
-    """All optional, and without defaults of Dagster's, which the launchpad of events would show."""
+    """Run config of the check. All options are optional.
+
+    None has a Dagster default: the launchpad of the events asset would show it.
+    """
 
     days: int | None = Field(
         default=None,
@@ -213,10 +222,10 @@ class CompletenessConfig(dg.Config):
     ) -> ReconcileRequest:
         """Return what to compare.
 
-        `known_read_again` are days read again that an earlier check knew of.
+        `known_read_again` are the days that the last comparison already knew as read again.
 
         Raises:
-            SettingError: a day or moment cannot be read.
+            SettingError: a day or an instant of `read_again` cannot be parsed.
         """
         hours = DEFAULT_TOLERANCE_HOURS if self.tolerance_hours is None else self.tolerance_hours
         return ReconcileRequest(
@@ -235,30 +244,30 @@ COMPLETENESS_CHECK_SPEC = dg.AssetCheckSpec(
 
 
 def build_completeness_check() -> dg.AssetChecksDefinition:
-    """Return the check; one request a metric and year, three a second and sixty a minute."""
+    """Return the check. It sends one request per metric and year, at most sixty a minute."""
 
     @dg.multi_asset_check(
         specs=[COMPLETENESS_CHECK_SPEC],
         name=f"klaviyo__{EVENTS_STREAM_NAME}_{COMPLETENESS_CHECK_KEY.name}",
         can_subset=True,
     )
-    def complete(
+    def check_completeness(
         context: dg.AssetCheckExecutionContext,
         config: CompletenessConfig,
         klaviyo: KlaviyoResource,
         lake: LakeResource,
     ) -> Iterator[dg.AssetCheckResult]:
-        # A healing run reads days again in order to compare them.
         (check,) = context.selected_asset_check_keys
+        # A repair run has `read_again`: it reads days again in order to compare them.
         if is_materializing_run(context, check.asset_key) and not config.read_again:
             yield repeat_last_result(fetch_last_comparison(context.instance, check))
             return
         with raise_as_failures(EVENTS_STREAM_NAME):
-            wish = config.build_reconcile_request(_load_read_again(context.instance, check))
+            request = config.build_reconcile_request(_load_read_again(context.instance, check))
             try:
                 with klaviyo.connect(warn=context.log.warning) as connection:
                     outcome = reconcile_counts(
-                        wish,
+                        request,
                         client=connection.client,
                         lake=lake.lake(),
                         settings=connection.settings,
@@ -267,25 +276,25 @@ def build_completeness_check() -> dg.AssetChecksDefinition:
             except (RefusedStreamError, MissingTableError) as error:
                 yield warning_result(COMPLETENESS_CHECK_KEY, f"Not checked: {error.message}")
                 return
-            late = lateness_metadata(context.instance, check.asset_key, outcome.metric_names)
-            shown = comparison_metadata(outcome, wish) | late
-            yield build_completeness_result(
-                outcome, shown | {REQUESTS_METADATA_KEY: connection.client.stats.requests}
+            metadata = comparison_metadata(outcome, request) | lateness_metadata(
+                context.instance, check.asset_key, outcome.metric_names
             )
+            metadata[REQUESTS_METADATA_KEY] = connection.client.stats.requests
+            yield build_completeness_result(outcome, metadata)
 
-    return complete
+    return check_completeness
 
 
 def is_materializing_run(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) -> bool:
-    """Tell whether the run materializes the asset as well."""
+    """Return whether the run of a check materializes the asset as well."""
     return key in context.job_def.asset_layer.executable_asset_keys
 
 
 def repeat_last_result(record: AssetCheckExecutionRecord | None) -> dg.AssetCheckResult:
-    """Return the verdict of the last comparison once more; a warning where there was none yet.
+    """Return the result of the last comparison again; a warning if there was none yet.
 
-    Dagster knows passed and failed alone, and its log calls a warning "failed". Passed it would be
-    green, and green says that every event is there: nobody has looked.
+    Dagster knows only passed and failed, and its log calls a warning "failed". But a passed check
+    is green, and green would say that every event is there, which nobody has checked.
     """
     evaluation = record.evaluation if record is not None else None
     if record is None or evaluation is None:
@@ -312,11 +321,11 @@ def repeat_last_result(record: AssetCheckExecutionRecord | None) -> dg.AssetChec
 def fetch_last_comparison(
     instance: dg.DagsterInstance, check: dg.AssetCheckKey
 ) -> AssetCheckExecutionRecord | None:
-    """Return the last comparison that came to an end; None before the first."""
-    done = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
+    """Return the check's last record that is a comparison of its own; None before the first."""
+    completed = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
     cursor: int | None = None
     while records := instance.event_log_storage.get_asset_check_execution_history(
-        check, limit=CHECK_HISTORY_PAGE_SIZE, cursor=cursor, status=done
+        check, limit=CHECK_HISTORY_PAGE_SIZE, cursor=cursor, status=completed
     ):
         for record in records:
             if (
@@ -329,28 +338,29 @@ def fetch_last_comparison(
 
 
 def check_metadata_value(record: AssetCheckExecutionRecord, name: str) -> object:
-    """Return a value of a verdict's metadata, None where it has none of that name."""
+    """Return a value from the metadata of a check's record; None if it has none of that name."""
     evaluation = record.evaluation
     value = evaluation.metadata.get(name) if evaluation is not None else None
     return value.value if value is not None else None
 
 
 def parse_read_again(texts: Mapping[str, str]) -> dict[date, datetime]:
-    """Return days and moments from their ISO texts.
+    """Return instants by day from their ISO texts.
 
     Raises:
-        SettingError: one cannot be read.
+        SettingError: a text cannot be parsed.
     """
     try:
-        moments = {date.fromisoformat(day): parse_instant(text) for day, text in texts.items()}
+        instants = {date.fromisoformat(day): parse_instant(text) for day, text in texts.items()}
     except ValueError as error:
         raise SettingError(
             f"read_again cannot be used: {error}", stream=EVENTS_STREAM_NAME
         ) from None
-    return {day: moment for day, moment in moments.items() if moment is not None}
+    return {day: instant for day, instant in instants.items() if instant is not None}
 
 
 def _load_read_again(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> dict[date, datetime]:
+    """Return the days that the last comparison knew as read again."""
     record = fetch_last_comparison(instance, check)
-    told = check_metadata_value(record, READ_AGAIN_METADATA_KEY) if record is not None else None
-    return parse_read_again(cast("Mapping[str, str]", told)) if isinstance(told, Mapping) else {}
+    texts = check_metadata_value(record, READ_AGAIN_METADATA_KEY) if record is not None else None
+    return parse_read_again(cast("Mapping[str, str]", texts)) if isinstance(texts, Mapping) else {}

@@ -1,11 +1,9 @@
-"""Report assets: a run's partitions in, one materialization or observation per partition out.
+"""Report assets: a run fetches its partitions and materializes each with metadata of its own.
 
-A run whose partitions are all stored returns its result: Dagster logs a materialization for each
-and runs the report's checks. A run that ends before that, because the quota does, logs those of the
-partitions that are stored and returns none: exactly they count.
-
-A run whose partitions are all done hands their metadata to Dagster, which writes the events; a run
-that ends before that writes those of the stored partitions itself.
+If all partitions of a run are stored, the run returns a result: Dagster logs a materialization of
+each partition, and runs the report's checks. If the run ends before that, because the quota is
+spent or something failed, it logs the materializations of the stored partitions itself and returns
+no result. So exactly the stored partitions count as materialized.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -98,26 +96,26 @@ from klaviyo_assets.wording import format_quantity
 
 METRIC_NAME_METADATA_KEY = "klaviyo/metric_name"
 REFUSED_METADATA_KEY = "klaviyo/refused"
-"""Metadata of a partition that is done because Klaviyo makes no report with its metric."""
+"""Metadata of a partition that is empty because Klaviyo makes no report with its metric."""
 
 FAILED_METRIC_METADATA_KEY = "klaviyo/failed_metric"
-"""Metadata of the observation that a metric's report failed: the metric."""
+"""Metadata of the observation that a metric's report failed: the metric's id."""
 
 UNKNOWN_REFUSAL_REASON = "Klaviyo's words were not kept"
-"""Said where a refusal was remembered by a release that kept its day alone."""
+"""The reason shown for a refusal of which an older release stored only the day."""
 
 MAX_METRIC_NAME_CHARACTERS = 200
-"""How much of a metric's name is shown."""
+"""A longer metric name is cut to so many characters."""
 
 RemainingDays = Mapping[str, Collection[date]]
 """Days by metric that are not stored."""
 
 
 class ReportRunRecorder:
-    """Gathers what a fetch brings, partition by partition."""
+    """Collects the outcomes of a run's fetch, and logs or returns them as Dagster events."""
 
     def __init__(self, context: dg.AssetExecutionContext, report_context: ReportContext) -> None:
-        """Gather nothing yet."""
+        """Read where the lake is, and the names of metrics."""
         self._context = context
         self._report_context = report_context
         self._lake = str(report_context.lake.read_location())
@@ -130,7 +128,7 @@ class ReportRunRecorder:
         self.stored_partitions = 0
 
     def record(self, outcome: FetchOutcome) -> None:
-        """Take what became of partitions, or why nothing did, and tell of it."""
+        """Log what became of partitions, and hold it for the events at the end of the run."""
         match outcome:
             case StoredDays():
                 self._record_stored(outcome)
@@ -146,14 +144,22 @@ class ReportRunRecorder:
                 self._record_failed(outcome)
 
     def build_result(self) -> dg.MaterializeResult[Any]:
-        """Return the result of which Dagster makes one event for each partition of the run."""
+        """Return the result from which Dagster makes a materialization of each partition.
+
+        It has no value, because the rows are stored already: a run that the quota ends must have
+        stored its partitions, and has no output. So there is nothing for the IO manager to write.
+
+        Dagster takes 2 s for the metadata of 360 partitions (1.13: every call of
+        `add_asset_metadata` lists the run's partitions again), which bounds the partitions of a
+        run.
+        """
         for partition in self._context.partition_keys:
             metadata = self._metadata_by_partition[partition]
             self._context.add_asset_metadata(metadata, partition_key=partition)
         return dg.MaterializeResult()
 
     def log_materializations(self) -> None:
-        """Log an event for each partition that is done, in a run that will not return a result."""
+        """Log a materialization of each stored partition, in a run that returns no result."""
         for partition, metadata in self._metadata_by_partition.items():
             self._context.log_event(
                 dg.AssetMaterialization(
@@ -180,7 +186,7 @@ class ReportRunRecorder:
         self, metric_id: str, day: date, partition_metadata: AssetMetadata
     ) -> None:
         name = self._metric_names.get(metric_id)
-        # The UI keeps the order.
+        # The name comes first: the UI shows metadata in this order.
         metadata = {**({METRIC_NAME_METADATA_KEY: name} if name else {}), **partition_metadata}
         self._metadata_by_partition[partition_key(ReportPartition(metric_id, day))] = metadata
 
@@ -192,7 +198,7 @@ class ReportRunRecorder:
             return ()
 
     def _build_partition_metadata(self, outcome: StoredDays, day: date) -> AssetMetadata:
-        shown = self._build_request_metadata(
+        request_metadata = self._build_request_metadata(
             rows=outcome.row_counts[day],
             requests=outcome.requests,
             shared_by=outcome.sharing_days,
@@ -203,14 +209,14 @@ class ReportRunRecorder:
             "klaviyo/is_final": day in outcome.final_days,
             FETCHED_AT_METADATA_KEY: outcome.fetched_at.isoformat(),
             "klaviyo/account_timezone": self._report_context.calendar.zone.key,
-            **shown,
+            **request_metadata,
         }
 
     def _build_request_metadata(
         self, *, rows: int, requests: int, shared_by: int, rows_total: int
     ) -> AssetMetadata:
-        counters = self._report_context.client.stats
-        shown = sync_metadata(
+        stats = self._report_context.client.stats
+        metadata = sync_metadata(
             self._report_context.stream,
             mode=SyncMode.INCREMENTAL_DEDUPED.value,
             cursor=None,
@@ -219,19 +225,22 @@ class ReportRunRecorder:
                 "rows_written": rows,
                 "requests": requests,
                 "requests_shared_by": shared_by,
-                "retries": counters.retries,
-                "throttled_seconds": round(counters.throttled_seconds, 3),
+                "retries": stats.retries,
+                "throttled_seconds": round(stats.throttled_seconds, 3),
                 **self._report_context.client.clock_skew.skew_metadata(),
             },
             row_count=rows_total,
         )
-        return shown | {LAKE_METADATA_KEY: self._lake}
+        return metadata | {LAKE_METADATA_KEY: self._lake}
 
     def _record_refused(self, outcome: RefusedMetric) -> None:
-        """Log each partition as done: empty, unless rows are there from before the refusal."""
+        """Record each partition of a refused metric as materialized.
+
+        It is empty, unless rows were stored before the refusal.
+        """
         refusal, report = outcome.refusal, self._report_context.stream.name
         reason = refusal.reason or UNKNOWN_REFUSAL_REASON
-        shown = self._build_request_metadata(
+        request_metadata = self._build_request_metadata(
             rows=0,
             requests=outcome.requests,
             shared_by=len(outcome.row_counts),
@@ -247,7 +256,7 @@ class ReportRunRecorder:
                     "klaviyo/refused_on": refusal.refused_on.isoformat(),
                     "dagster/partition_row_count": rows,
                     "klaviyo/account_timezone": self._report_context.calendar.zone.key,
-                    **shown,
+                    **request_metadata,
                 },
             )
         self._context.log.warning(
@@ -261,22 +270,21 @@ class ReportRunRecorder:
         )
 
     def _build_unknown_metric_error(self, outcome: RefusedMetric) -> UnknownMetricError:
-        """Return the error for an id that no metric of the account has."""
+        """Return the error for a refused metric whose id is not in the account's table."""
         refusal = outcome.refusal
-        where = "the account has no metric of this id"
+        problem = "the account has no metric of this id"
         if self._report_context.lake.read_table_state(METRICS_TABLE) is None:
-            where = "the table metrics was never read, so whether there is one is not known"
-        nearest = describe_similar_metrics(outcome.metric_id, self._metrics)
+            problem = "the table metrics was never read, so whether there is one is not known"
+        similar = describe_similar_metrics(outcome.metric_id, self._metrics)
         return UnknownMetricError(
-            f"{where}; Klaviyo said on {refusal.refused_on}: "
-            f"{refusal.reason or UNKNOWN_REFUSAL_REASON}.{nearest} "
+            f"{problem}; Klaviyo said on {refusal.refused_on}: "
+            f"{refusal.reason or UNKNOWN_REFUSAL_REASON}.{similar} "
             f"Was it mistyped in {CONVERSION_METRICS_VARIABLE}? It is not asked again unless the "
-            "run config says "
-            "ask_refused: true"
+            "run config says ask_refused: true"
         )
 
     def _record_failed(self, outcome: FailedReport) -> None:
-        """Take a metric whose report failed; the asset's page shows it beside its partitions."""
+        """Record a metric whose report failed, with an observation on the asset's page."""
         metric_id, error, failed = outcome.metric_id, outcome.error, outcome.failed_metric
         if failed is not None and not isinstance(error, ReportFailedError):
             error.message = f"{error.message.rstrip('.')}. {failed.describe()}"
@@ -284,28 +292,29 @@ class ReportRunRecorder:
                 error = ReportFailedError(error.message, stream=error.stream)
         self._record_error(metric_id, len(outcome.days), error)
         name = self._metric_names.get(metric_id)
-        shown: AssetMetadata = {
+        metadata: AssetMetadata = {
             FAILED_METRIC_METADATA_KEY: metric_id,
             **({METRIC_NAME_METADATA_KEY: name} if name else {}),
             "klaviyo/partitions_not_stored": len(outcome.days),
             "klaviyo/failed_reason": failed.reason if failed is not None else error.message,
         }
         if failed is not None:
-            shown |= {
+            metadata |= {
                 "klaviyo/failed_requests": failed.failure_count,
                 "klaviyo/asked_again_at": failed.retry_at.isoformat(),
             }
-        # Klaviyo's words, and ids, are metadata: a description is shown as Markdown.
-        about = (
-            f"A metric's report failed: {format_quantity(len(outcome.days), 'partition')} not "
-            "stored."
-        )
+        # Klaviyo's text and ids are metadata, because a description is shown as Markdown.
+        partitions = format_quantity(len(outcome.days), "partition")
         self._context.log_event(
-            dg.AssetObservation(self._context.asset_key, description=about, metadata=shown)
+            dg.AssetObservation(
+                self._context.asset_key,
+                description=f"A metric's report failed: {partitions} not stored.",
+                metadata=metadata,
+            )
         )
 
     def _record_error(self, metric_id: str, partitions: int, error: KlaviyoAssetsError) -> None:
-        """Keep the error of one metric for the end of the run, and say it now."""
+        """Log the error of one metric, and hold it for the end of the run."""
         error.message = (
             f"metric {self._metric_label(metric_id)}: {error.message.rstrip('.')}. "
             f"{format_quantity(partitions, 'partition')} of it not stored"
@@ -319,13 +328,13 @@ class ReportRunRecorder:
         return format_metric(known[metric_id]) if metric_id in known else ascii(metric_id)
 
     def raise_failed_metrics(self, *, by_sensor: bool) -> None:
-        """Refuse to end well where a metric failed: all of them are named, the rest is stored.
+        """Fail the run if a metric failed. Its other partitions are stored.
 
-        Dagster tries the run again only where that may help every metric that failed, and nobody
-        else does: the sensor launches another one an hour later.
+        Dagster may retry the run only if that can help every failed metric, and if the run is not
+        the sensor's (`by_sensor`): the sensor launches another one an hour later.
 
         Raises:
-            KlaviyoAssetsError: the first metric's error, with those of the others in its text.
+            KlaviyoAssetsError: the error of the first metric, with all metrics in its text.
         """
         if not self._errors_by_metric:
             return
@@ -334,9 +343,9 @@ class ReportRunRecorder:
         errors = list(self._errors_by_metric.values())
         stored = f"{format_quantity(self.stored_partitions, 'partition')} of other metrics stored."
         text = "\n".join([*(each.message for each in errors), stored])
-        lasting = [each for each in errors if not isinstance(each, TransientError)]
-        first = (lasting or errors)[0]
-        if by_sensor and not lasting:
+        permanent = [each for each in errors if not isinstance(each, TransientError)]
+        first = (permanent or errors)[0]
+        if by_sensor and not permanent:
             raise ReportFailedError(text, stream=first.stream) from first
         first.message = text
         raise first
@@ -344,28 +353,28 @@ class ReportRunRecorder:
     def build_quota_error(
         self, error: QuotaError, remaining: RemainingDays, *, by_sensor: bool
     ) -> QuotaError:
-        """Return the error as what is done, what is left, when it can go on, and who sees to it."""
+        """Return the error with what is stored, what remains, and who fetches that when."""
         count = sum(len(days) for days in remaining.values())
         metrics = sum(bool(days) for days in remaining.values())
-        goes_on = "The sensor launches the rest by itself."
+        next_step = "The sensor launches the rest by itself."
         if not by_sensor:
-            goes_on = (
+            next_step = (
                 f"Launch the rest then; the sensor {BACKFILL_SENSOR_NAME}, switched on, does it "
                 "itself."
             )
         return QuotaError(
             f"{format_quantity(self.stored_partitions, 'partition')} stored, "
             f"{format_quantity(count, 'partition')} of "
-            f"{format_quantity(metrics, 'metric')} left. {error.message.rstrip('.')}. {goes_on}",
+            f"{format_quantity(metrics, 'metric')} left. {error.message.rstrip('.')}. {next_step}",
             stream=self._report_context.stream.name,
             retry_after_seconds=error.retry_after_seconds,
         )
 
     def raise_unfinished_days(self, remaining: RemainingDays) -> None:
-        """Refuse to end well where days could not be stored because they are not over.
+        """Fail the run if days could not be stored because they are not over.
 
         Raises:
-            SettingError: there are some; the text names the first and the last.
+            SettingError: there are such days. The text names the first and the last.
         """
         days = sorted({day for each in remaining.values() for day in each})
         if days:
@@ -377,16 +386,20 @@ class ReportRunRecorder:
 
 
 MAX_PARTITIONS_PER_RUN = 360
-"""Partitions a run of a backfill, of both reports: six whole time frames of a series, and nearly a
-year of totals. One number, because Dagster gives a sensor over both assets the smaller of two and
-warns of it at every load; kept answers make the cut free (a request covers more than a run)."""
+"""How many partitions a run of a backfill has, for both reports.
+
+That is six whole time frames of a series report, or nearly a year of a report of totals. It is one
+number for both: of two, Dagster would give the backfill sensor the smaller one, and warn of it at
+every load. Cutting a backfill into runs costs no request: a request may cover more days than the
+run has, and the stored response serves the next run.
+"""
 
 
 def build_report_asset(stream: Stream, settings: Settings, zone: str | None) -> dg.AssetsDefinition:
-    """Return the asset of a report; `zone` is that of its days, None where it is not known yet.
+    """Return the asset of a report; `zone` is the account's time zone, None if not known yet.
 
     Raises:
-        TypeError: the stream is none.
+        TypeError: the stream is not a report.
     """
     is_series = report_definition(stream).interval is not None
     parents = ["metrics"] if is_series else ["metrics", "campaigns"]
@@ -406,24 +419,24 @@ def build_report_asset(stream: Stream, settings: Settings, zone: str | None) -> 
         output_required=False,
         config_schema=run_config_schema(stream),
     )
-    def reported(
+    def fetch_report(
         context: dg.AssetExecutionContext,
         klaviyo: KlaviyoResource,
         lake: LakeResource,
     ) -> Iterator[dg.MaterializeResult[Any]]:
         context.log.addFilter(KeyRedactingFilter())
-        events = _fetch_run(context, stream, klaviyo=klaviyo, lake=lake)
-        if events is not None:
-            yield events.build_result()
+        recorder = _fetch_run(context, stream, klaviyo=klaviyo, lake=lake)
+        if recorder is not None:
+            yield recorder.build_result()
 
-    return reported
+    return fetch_report
 
 
 def report_definition(stream: Stream) -> ReportEndpoint:
-    """Return the report that a stream is.
+    """Return the endpoint of a report's stream.
 
     Raises:
-        TypeError: it is none.
+        TypeError: the stream is not a report.
     """
     if not isinstance(stream.source, ReportEndpoint):
         raise TypeError(f"{stream.name} is no report")
@@ -437,21 +450,26 @@ def _fetch_run(
     klaviyo: KlaviyoResource,
     lake: LakeResource,
 ) -> ReportRunRecorder | None:
-    """Fetch the run's partitions; return their events, or None where not all of them are stored."""
+    """Fetch the run's partitions; return None if they are not all stored and that is no failure."""
     try:
         with raise_as_failures(
             stream.name, may_skip=True, rewrite_message=partial(replace_asset_names, context)
         ):
-            # Who orders it does so once: the retry of a run counts with what the run has found.
+            # The option holds for one attempt: a retry uses the refusals that the first one stored.
             is_retry = context.op_execution_context.retry_number > 0
-            ask_refused = (
+            retry_refused = (
                 should_retry_refused_metrics(stream, read_op_config(context)) and not is_retry
             )
-            cells = partitions_of_run(context)
+            partitions = partitions_of_run(context)
             with klaviyo.connect(warn=context.log.warning, lake=lake.lake()) as connection:
-                desk = _build_report_context(context, stream, connection=connection, lake=lake)
                 return _fetch_partitions(
-                    context, cells, retry_refused=ask_refused, report_context=desk, lake=lake
+                    context,
+                    partitions,
+                    retry_refused=retry_refused,
+                    report_context=_build_report_context(
+                        context, stream, connection=connection, lake=lake
+                    ),
+                    lake=lake,
                 )
     except RefusedStreamError as error:
         report_skipped_stream(context, stream, error, lake=lake)
@@ -466,7 +484,7 @@ def _build_report_context(
     connection: KlaviyoConnection,
     lake: LakeResource,
 ) -> ReportContext:
-    say, settings = context.log.warning, connection.settings
+    warn, settings = context.log.warning, connection.settings
     store, key = lake.lake(), context.asset_key
     check_same_lake(key, stream, last_lake=read_last_lake(context.instance, key), lake=store)
     store.prepare_for_sync(connection.account)
@@ -479,16 +497,16 @@ def _build_report_context(
         lake=store,
         base_url=settings.base_url,
         account=connection.account,
-        calendar=fetch_calendar(connection.account_connection, settings, warn=say),
+        calendar=fetch_calendar(connection.account_connection, settings, warn=warn),
         clock=utc_now,
-        warn=say,
+        warn=warn,
     )
 
 
 def _warn_of_other_zones(context: ReportContext) -> None:
-    mixed = describe_days_of_other_zones(context.lake, context.stream.name, context.calendar)
-    if mixed is not None:
-        context.warn(mixed)
+    warning = describe_days_of_other_zones(context.lake, context.stream.name, context.calendar)
+    if warning is not None:
+        context.warn(warning)
 
 
 def _fetch_partitions(
@@ -499,58 +517,59 @@ def _fetch_partitions(
     report_context: ReportContext,
     lake: LakeResource,
 ) -> ReportRunRecorder | None:
-    """Fetch the cells; return what was stored, or None where the run's own quota ended before.
+    """Fetch partitions; return None if the sensor's run has spent its requests before the end.
 
     Raises:
-        QuotaError: it ran out in a run that a person launched.
-        KlaviyoAssetsError: of a metric nothing could be stored; the others are.
+        QuotaError: the quota was spent in a run that a person launched.
         SettingError: a day is not over; the others are stored.
-        KlaviyoAssetsError: as `ReportFetch.run` says.
+        KlaviyoAssetsError: a metric failed, the others are stored; or as `ReportFetch.run` says.
     """
-    given = context.run.tags.get(MAX_REQUESTS_TAG)
+    max_requests = context.run.tags.get(MAX_REQUESTS_TAG)
+    is_sensor_run = max_requests is not None
     _warn_of_other_zones(report_context)
-    events = ReportRunRecorder(context, report_context)
+    recorder = ReportRunRecorder(context, report_context)
     has_narrow_timeframes = NARROW_TIMEFRAMES_TAG in context.run.tags
     fetch = ReportFetch(
         _build_partition_requests(context, partitions, has_narrow_timeframes=has_narrow_timeframes),
         context=report_context,
-        purse=RequestBudget(int(given) if given is not None else None),
+        purse=RequestBudget(int(max_requests) if max_requests is not None else None),
     )
     bounds = report_context.calendar.bounds
     try:
         if bounds is not None:
             outcomes = fetch.run(bounds, should_retry_refused=retry_refused)
-            _store_outcomes(outcomes, events, report_context=report_context, lake=lake)
-        events.raise_failed_metrics(by_sensor=given is not None)
-        events.raise_unfinished_days(fetch.remaining_days)
+            _store_outcomes(outcomes, recorder, report_context=report_context, lake=lake)
+        recorder.raise_failed_metrics(by_sensor=is_sensor_run)
+        recorder.raise_unfinished_days(fetch.remaining_days)
     except QuotaError as error:
-        events.log_materializations()
-        if given is None:
-            raise events.build_quota_error(error, fetch.remaining_days, by_sensor=False) from error
-        context.log.warning(
-            "%s", events.build_quota_error(error, fetch.remaining_days, by_sensor=True)
+        recorder.log_materializations()
+        quota_error = recorder.build_quota_error(
+            error, fetch.remaining_days, by_sensor=is_sensor_run
         )
-        events.raise_failed_metrics(by_sensor=True)
+        if not is_sensor_run:
+            raise quota_error from error
+        context.log.warning("%s", quota_error)
+        recorder.raise_failed_metrics(by_sensor=True)
         return None
     except BaseException:
-        events.log_materializations()
+        recorder.log_materializations()
         raise
-    return events
+    return recorder
 
 
 def _store_outcomes(
     outcomes: Iterator[FetchOutcome],
-    events: ReportRunRecorder,
+    recorder: ReportRunRecorder,
     *,
     report_context: ReportContext,
     lake: LakeResource,
 ) -> None:
-    """Let a fetch store what it asks for, and show what is stored in DuckDB, however it ends."""
+    """Run a fetch by recording its outcomes; publish what is stored, however the fetch ends."""
     try:
         for outcome in outcomes:
-            events.record(outcome)
+            recorder.record(outcome)
     finally:
-        if events.stored_partitions:
+        if recorder.stored_partitions:
             lake.publish(report_context.lake, warn=report_context.warn)
             report_context.lake.vacuum(report_context.stream.name)
 
@@ -561,19 +580,21 @@ def _build_partition_requests(
     *,
     has_narrow_timeframes: bool,
 ) -> list[PartitionRequest]:
-    """Return what is wanted of each metric."""
+    """Return one request per metric, with what is known of its days' last delivery and backfill."""
     delivered = read_delivery_times(
         context.instance, context.asset_key, partitions, run_id=context.run.run_id
     )
-    among = read_backfill_partitions(context.instance, context.asset_key, context.run.tags)
+    backfill = read_backfill_partitions(context.instance, context.asset_key, context.run.tags)
     return [
         PartitionRequest(
             metric_id=metric_id,
             days=days,
-            sibling_days=days_of_metric(among.partitions, metric_id),
-            pending_days=days_of_metric(among.pending, metric_id),
+            sibling_days=days_of_metric(backfill.partitions, metric_id),
+            pending_days=days_of_metric(backfill.pending, metric_id),
             delivered={
-                cell.day: at for cell, at in delivered.items() if cell.metric_id == metric_id
+                partition.day: fetched_at
+                for partition, fetched_at in delivered.items()
+                if partition.metric_id == metric_id
             },
             should_widen=not has_narrow_timeframes,
         )

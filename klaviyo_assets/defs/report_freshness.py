@@ -1,10 +1,12 @@
-"""Whether a report is kept up: the newest days that should be there, of each metric wanted.
+"""Whether a report is up to date: a check, and a sensor, of the newest days of each metric.
 
-Dagster's own freshness policy looks at the last materialization of an asset, of whichever
-partition: a backfill of an old day would turn a report green that nobody has fetched for weeks. So
-reports have none, and this check reads the facts of days in the newest commit of the lake, no row
-and nothing of Klaviyo's. A check changes when somebody runs it, but days go by without a run: the
-sensor judges as well, and tells Dagster where the verdict is another one than before.
+Dagster's own freshness policy looks at an asset's last materialization, of any partition. A
+backfill of an old day would turn a report green that nobody has fetched for weeks. So reports have
+no such policy but this check. It reads which days are stored from the newest commit of the lake; it
+reads no row and sends no request.
+
+A check's result changes only when the check runs, but days pass without a run. So the sensor
+evaluates the check as well, and reports a result to Dagster when it differs from the last one.
 
                    a week of days due              26 hours
     ──────[═══════════════════════════════════]──────────────┼──▶
@@ -31,7 +33,7 @@ from klaviyo_assets.defs.checks import (
 )
 from klaviyo_assets.defs.failures import raise_as_failures
 from klaviyo_assets.defs.metadata import asset_key
-from klaviyo_assets.defs.partitions import BACKFILL_SENSOR_NAME
+from klaviyo_assets.defs.partitions import BACKFILL_SENSOR_NAME, days_by_metric
 from klaviyo_assets.defs.resources import LakeResource
 from klaviyo_assets.defs.sensors import metrics_to_fetch
 from klaviyo_assets.errors import KlaviyoAssetsError, SettingError
@@ -57,35 +59,31 @@ NEWEST_DAYS_PERIOD = timedelta(days=7)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpectedDays:
-    """The days of the last week that should be there; `overdue` are those that should long be."""
+    """The days of the last week that should be stored; the `overdue` ones since long ago."""
 
     days: DateRange
     overdue: frozenset[date]
 
 
 def build_newest_days_check(stream: Stream, settings: Settings) -> dg.AssetChecksDefinition:
-    """Return the check of a report."""
+    """Return the check that a report's newest days are stored."""
     spec = dg.AssetCheckSpec(
         NEWEST_DAYS_CHECK, asset=asset_key(stream.name), description=NEWEST_DAYS_DESCRIPTION
     )
 
     @dg.multi_asset_check(specs=[spec], name=f"klaviyo__{stream.name}_newest")
-    def newest(
+    def check_report(
         context: dg.AssetCheckExecutionContext, lake: LakeResource
     ) -> Iterator[dg.AssetCheckResult]:
         with raise_as_failures(stream.name):
-            found = check_newest_days(context.instance, stream, lake.lake(), settings, utc_now())
-        yield (
-            found
-            if found is not None
-            else missing_table_warning(check_key(stream.name, NEWEST_DAYS_CHECK))
-        )
+            result = check_newest_days(context.instance, stream, lake.lake(), settings, utc_now())
+        yield result or missing_table_warning(check_key(stream.name, NEWEST_DAYS_CHECK))
 
-    return newest
+    return check_report
 
 
 def build_newest_days_sensor(settings: Settings) -> dg.SensorDefinition:
-    """Return the sensor; it launches nothing, and passes a report over that nobody has fetched."""
+    """Return the sensor that evaluates the check of each report that was ever fetched."""
 
     @dg.sensor(
         name=NEWEST_DAYS_SENSOR_NAME,
@@ -94,78 +92,78 @@ def build_newest_days_sensor(settings: Settings) -> dg.SensorDefinition:
         default_status=default_sensor_status(settings),
         required_resource_keys={"lake"},
     )
-    def newest(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    def evaluate_checks(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         lake: Lake = context.resources.lake.lake()
-        before: dict[str, str] = json.loads(context.cursor or "{}")
-        told = dict(before)
+        last_results: dict[str, str] = json.loads(context.cursor or "{}")
+        results = dict(last_results)
         changed: list[dg.AssetCheckEvaluation] = []
         for stream in REPORTS:
             try:
-                found = check_newest_days(context.instance, stream, lake, settings, utc_now())
+                result = check_newest_days(context.instance, stream, lake, settings, utc_now())
             except KlaviyoAssetsError as error:
                 context.log.warning("%s is not judged: %s", stream.name, error)
                 continue
-            if found is None:
+            if result is None:
                 continue
-            told[stream.name] = f"{found.passed} {found.severity.value} {found.description}"
-            if told[stream.name] != before.get(stream.name):
-                changed.append(_to_check_evaluation(find_asset_key(context, stream.name), found))
+            results[stream.name] = f"{result.passed} {result.severity.value} {result.description}"
+            if results[stream.name] != last_results.get(stream.name):
+                changed.append(_to_check_evaluation(find_asset_key(context, stream.name), result))
         if not changed:
             return dg.SkipReason("every verdict is as it was, or no report was fetched yet")
-        return dg.SensorResult(asset_events=changed, cursor=json.dumps(told))
+        return dg.SensorResult(asset_events=changed, cursor=json.dumps(results))
 
-    return newest
+    return evaluate_checks
 
 
 def check_newest_days(
     instance: dg.DagsterInstance, stream: Stream, lake: Lake, settings: Settings, now: datetime
 ) -> dg.AssetCheckResult | None:
-    """Judge the newest days of a report; None where no partition of it was ever fetched.
+    """Check that the newest days of a report are stored, for each metric that is fetched.
+
+    None if no partition of the report was ever fetched.
 
     Raises:
         LakeError: the lake cannot be read.
     """
-    stored: dict[str, set[date]] = {}
-    for cell in lake.read_partition_states(stream.name):
-        stored.setdefault(cell.metric_id, set()).add(cell.day)
-    if not stored:
+    stored_days = days_by_metric(lake.read_partition_states(stream.name))
+    if not stored_days:
         return None
     key = check_key(stream.name, NEWEST_DAYS_CHECK)
     try:
-        due = find_expected_days(settings, lake, now)
+        expected = find_expected_days(settings, lake, now)
     except SettingError as error:
         return warning_result(key, f"Not checked: {error.message}")
     mapped = read_mapped_metric(lake, settings)
-    wanted = metrics_to_fetch(instance, lake, settings, stream=stream.name, mapped_metric_id=mapped)
-    judged = {each: stored[each] for each in wanted if each in stored}
-    if not judged:
+    metrics = metrics_to_fetch(
+        instance, lake, settings, stream=stream.name, mapped_metric_id=mapped
+    )
+    checked = {each: stored_days[each] for each in metrics if each in stored_days}
+    if not checked:
         return warning_result(
             key,
             "Not checked: of the metrics that KLAVIYO_CONVERSION_METRIC_IDS names, none was "
             f"fetched yet. Backfill them, or switch on {BACKFILL_SENSOR_NAME}.",
         )
-    if due is None:
+    if expected is None:
         return passed_result(key, "No day is due yet.")
-    found = _build_newest_days_result(
-        key, stream, due, judged, never_fetched=len(wanted) - len(judged)
+    result = _build_newest_days_result(
+        key, stream, expected, checked, never_fetched=len(metrics) - len(checked)
     )
-    failed = [each for each in read_failed_metrics(lake, stream.name) if each in judged]
-    if found.passed or not failed:
-        return found
-    told = (
-        f"Requests of {format_quantity(len(failed), 'metric')} failed of late: "
-        "klaviyo-assets status."
-    )
-    return found._replace(description=f"{found.description} {told}")
+    failed = [each for each in read_failed_metrics(lake, stream.name) if each in checked]
+    if result.passed or not failed:
+        return result
+    count = format_quantity(len(failed), "metric")
+    hint = f"Requests of {count} failed of late: klaviyo-assets status."
+    return result._replace(description=f"{result.description} {hint}")
 
 
 def find_expected_days(settings: Settings, lake: Lake, now: datetime) -> ExpectedDays | None:
-    """Return the days that should be there at `now`; None where none should be yet.
+    """Return the days that should be stored at `now`; None if no day should be yet.
 
-    The daily fetch comes four hours after a day is over, and has a day more.
+    The daily schedule fetches a day four hours after its end, and has a day more to do so.
 
     Raises:
-        SettingError: the account's zone is not known, or not that of the settings.
+        SettingError: the account's zone is not known, or differs from that of the settings.
     """
     zone = resolve_zone_offline(settings, lake, now=now)
     late, stale = (last_complete_day(now - after, zone) for after in DAILY_FRESHNESS_WINDOWS)
@@ -180,42 +178,42 @@ def _build_newest_days_result(
     key: dg.AssetCheckKey,
     stream: Stream,
     expected: ExpectedDays,
-    days_by_metric: Mapping[str, Collection[date]],
+    stored_days: Mapping[str, Collection[date]],
     *,
     never_fetched: int,
 ) -> dg.AssetCheckResult:
     missing = {
-        metric_id: [day for day in expected.days if day not in there]
-        for metric_id, there in days_by_metric.items()
+        metric_id: days
+        for metric_id, stored in stored_days.items()
+        if (days := [day for day in expected.days if day not in stored])
     }
-    lacking = {metric_id: days for metric_id, days in missing.items() if days}
-    shown = {
+    metadata = {
         "klaviyo/newest_day_due": expected.days.last.isoformat(),
-        "klaviyo/metrics_judged": len(days_by_metric),
+        "klaviyo/metrics_judged": len(stored_days),
         "klaviyo/metrics_never_fetched": never_fetched,
-        "klaviyo/days_missing": sum(map(len, lacking.values())),
+        "klaviyo/days_missing": sum(map(len, missing.values())),
     }
-    if not lacking:
+    metric_count = format_quantity(len(stored_days), "metric")
+    if not missing:
         return passed_result(
             key,
             f"All days from {expected.days.first} to {expected.days.last} are there, of "
-            f"{format_quantity(len(days_by_metric), 'metric')}.",
-            shown,
+            f"{metric_count}.",
+            metadata,
         )
-    days = sorted({day for each in lacking.values() for day in each})
-    verdict = failed_result if expected.overdue.intersection(days) else warning_result
-    return verdict(
+    days = sorted({day for each in missing.values() for day in each})
+    build_result = failed_result if expected.overdue.intersection(days) else warning_result
+    return build_result(
         key,
-        f"Days from {days[0]} to {days[-1]} are missing, of {len(lacking)} of "
-        f"{format_quantity(len(days_by_metric), 'metric')}. Backfill them from the asset's page, "
-        "or switch on "
+        f"Days from {days[0]} to {days[-1]} are missing, of {len(missing)} of {metric_count}. "
+        "Backfill them from the asset's page, or switch on "
         f"{BACKFILL_SENSOR_NAME} or klaviyo_daily_{stream.name}, which keep the report up.",
-        shown,
+        metadata,
     )
 
 
 def _to_check_evaluation(key: dg.AssetKey, result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
-    """Return a verdict as the event that tells Dagster of it without a run."""
+    """Return a result as the event that reports it to Dagster without a run."""
     return dg.AssetCheckEvaluation(
         asset_key=key,
         check_name=NEWEST_DAYS_CHECK,

@@ -44,7 +44,7 @@ class KlaviyoConnection:
     account: str
     settings: Settings
     account_connection: AccountConnection
-    """Gives access to the account's settings, zone and quotas."""
+    """Asks Klaviyo about the account, and holds the rate limiter that stores the answers."""
     warn: Callable[[str], None]
     """Takes a warning for the operator."""
     salt: bytes = field(repr=False)

@@ -1,13 +1,13 @@
-"""The metric dimension of report partitions: kept in step with the account, never shrunk.
+"""Two sensors: one adds metrics as partitions of reports, one repairs events.
 
-Healing: a sensor that has exactly the short days of events read again.
+The metric sensor never removes a partition key. A metric that is missing from one response, or
+from the setting, keeps its partitions and what was fetched for them.
 
-A key is never taken away: a metric that is missing from one answer, or from the setting, keeps its
-partitions and what was fetched for them.
-
-One stretch of days a run, the newest first, and one run at a time: two would meet at the lake's
-commit. Each run ends with the comparison, whose new verdict names what is left. Nothing is kept
-here: what was tried is read from the runs' tags.
+The repair sensor launches runs that read again the days on which the completeness check found
+events missing. A run reads one range of consecutive days, the newest range first. There is one run
+at a time, because the commits of two would conflict. Each run ends with the completeness check,
+whose new result names the days that are left. The sensor has no state of its own: it reads what was
+tried from the tags of runs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,10 +57,10 @@ METRIC_SENSOR_INTERVAL_SECONDS = 300
 def add_metric_partitions(
     context: dg.AssetExecutionContext, klaviyo: KlaviyoResource, lake: LakeResource
 ) -> None:
-    """Add a partition key for each metric wanted that has none; a failure is only told.
+    """Add a partition key for each selected metric that has none; a failure is only a warning.
 
-    Klaviyo says which metric is the revenue, and, where the setting names an id that the table does
-    not have, which custom metrics there are; what is wrong with the setting is a warning.
+    Klaviyo is asked for the revenue metric, and for the custom metrics if the setting names an id
+    that is not in the table. What is wrong with the setting is a warning as well.
     """
     try:
         with klaviyo.connect(warn=context.log.warning, lake=lake.lake()) as connection:
@@ -90,19 +90,20 @@ def add_metric_partitions(
 def missing_metric_partitions(
     context: dg.AssetExecutionContext | dg.SensorEvaluationContext, wanted: Sequence[str]
 ) -> Sequence[str]:
-    """Return the metrics wanted that have no partition key, in their order.
+    """Return the metrics of `wanted` that have no partition key, in their order.
 
-    One whose id Dagster takes for no key is left out, said aloud.
+    A metric whose id Dagster does not allow as a key is left out, with a warning.
     """
     known = set(context.instance.get_dynamic_partitions(METRIC_PARTITIONS.name or ""))
-    for each in wanted:
-        if INVALID_PARTITION_KEY_PATTERN.search(each):
-            context.log.warning("%.80r cannot be the key of a partition: no report of it", each)
-    return [
-        each
-        for each in wanted
-        if each not in known and not INVALID_PARTITION_KEY_PATTERN.search(each)
-    ]
+    valid: list[str] = []
+    for metric_id in wanted:
+        if INVALID_PARTITION_KEY_PATTERN.search(metric_id):
+            context.log.warning(
+                "%.80r cannot be the key of a partition: no report of it", metric_id
+            )
+        else:
+            valid.append(metric_id)
+    return [metric_id for metric_id in valid if metric_id not in known]
 
 
 def metrics_to_fetch(
@@ -113,9 +114,10 @@ def metrics_to_fetch(
     stream: str,
     mapped_metric_id: str | None,
 ) -> list[str]:
-    """Return the metrics of a report's partitions that Klaviyo has not refused, in order of worth.
+    """Return the metrics for which a report is fetched, the revenue metric first.
 
-    The revenue metric comes first. Those that the setting no longer names are left out.
+    These are partitions of the report. Metrics that Klaviyo refused for it, or that the setting no
+    longer names, are left out.
 
     Raises:
         LakeError: a table cannot be read.
@@ -128,9 +130,10 @@ def metrics_to_fetch(
 
 
 def build_metric_sensor(settings: Settings) -> dg.SensorDefinition:
-    """Return the sensor that adds keys; it looks at the lake alone, unless the setting says auto.
+    """Return the sensor that adds partition keys for the metrics in the lake.
 
-    It runs from the start: it costs nothing, and without keys there is no partition to fetch.
+    It sends a request only if the setting says `auto`, to learn the revenue metric. It is on by
+    default: it costs nothing, and without keys there is no partition to fetch.
     """
     needs_klaviyo = AUTO_METRIC in settings.conversion_metric_ids
 
@@ -141,45 +144,48 @@ def build_metric_sensor(settings: Settings) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         required_resource_keys={"lake", "klaviyo"} if needs_klaviyo else {"lake"},
     )
-    def metrics(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    def add_metrics(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         context.log.addFilter(KeyRedactingFilter())
         lake: Lake = context.resources.lake.lake()
-        before = lake.read_table_state(METRICS_TABLE)
-        seen = f"{before.version if before is not None else None} {settings.conversion_metric_ids}"
-        if context.cursor == seen:
+        table = lake.read_table_state(METRICS_TABLE)
+        cursor = f"{table.version if table is not None else None} {settings.conversion_metric_ids}"
+        if context.cursor == cursor:
             return dg.SkipReason("the metrics are as they were at the last look")
         mapped = read_mapped_metric(lake, settings)
         if needs_klaviyo:
             klaviyo: KlaviyoResource = context.resources.klaviyo
-            known = lake if before is not None else None
-            with klaviyo.connect(warn=context.log.warning, lake=known) as connection:
-                ledger = connection.account_connection.rate_limiter
-                base_url = connection.settings.base_url
-                mapped = get_revenue_metric(connection.client, ledger, base_url, now=utc_now())
+            known_lake = lake if table is not None else None
+            with klaviyo.connect(warn=context.log.warning, lake=known_lake) as connection:
+                mapped = get_revenue_metric(
+                    connection.client,
+                    connection.account_connection.rate_limiter,
+                    connection.settings.base_url,
+                    now=utc_now(),
+                )
         stored = read_metrics(lake)
         for problem in find_metric_setting_problems(settings, stored, mapped=mapped):
             context.log.warning("%s", problem)
         new = missing_metric_partitions(context, select_metric_ids(settings, stored, mapped=mapped))
-        adding = [METRIC_PARTITIONS.build_add_request(list(new))] if new else []
-        return dg.SensorResult(dynamic_partitions_requests=adding, cursor=seen)
+        requests = [METRIC_PARTITIONS.build_add_request(list(new))] if new else []
+        return dg.SensorResult(dynamic_partitions_requests=requests, cursor=cursor)
 
-    return metrics
+    return add_metrics
 
 
 REPAIR_TAG = "klaviyo/healing"
-"""The tag of the sensor's runs: the verdict that they follow from."""
+"""The tag of the repair sensor's runs: the id of the comparison that found the days short."""
 
 REPAIRED_DAYS_TAG = "klaviyo/healed_days"
-"""The tag that says which days a run reads again: `2026-10-01 2026-10-02`, both inclusive."""
+"""The tag with the days that a run reads again: `2026-10-01 2026-10-02`, both inclusive."""
 
 REPAIR_SENSOR_INTERVAL_SECONDS = 60
 
 MAX_REPAIR_ATTEMPTS, REPAIR_ATTEMPT_PERIOD = 3, timedelta(days=1)
-"""A day that is short after so many runs within so long is left alone."""
+"""A day that is still short after so many runs within this period is not read again."""
 
 
 def build_repair_sensor(settings: Settings) -> dg.SensorDefinition:
-    """Return the sensor; it can be switched on and paused in the UI."""
+    """Return the sensor that launches repair runs."""
 
     @dg.sensor(
         name="klaviyo_events_healing",
@@ -188,49 +194,47 @@ def build_repair_sensor(settings: Settings) -> dg.SensorDefinition:
         default_status=default_sensor_status(settings),
         target=select_assets(EVENTS.name),
     )
-    def healing(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    def repair_events(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         check = dg.AssetCheckKey(find_asset_key(context, EVENTS.name), COMPLETENESS_CHECK_KEY.name)
         return _choose_repair_run(context.instance, check)
 
-    return healing
+    return repair_events
 
 
 def _choose_repair_run(
     instance: dg.DagsterInstance, check: dg.AssetCheckKey
 ) -> dg.RunRequest | dg.SkipReason:
-    """Return the run to launch, or why there is none."""
+    """Return the repair run to launch, or why there is none."""
     record = fetch_last_comparison(instance, check)
     if record is None:
         return dg.SkipReason("events were never compared: launch klaviyo_checks")
-    told = cast("Mapping[str, int]", check_metadata_value(record, SHORT_DAYS_METADATA_KEY) or {})
-    short = [date.fromisoformat(day) for day in told]
+    counts = cast("Mapping[str, int]", check_metadata_value(record, SHORT_DAYS_METADATA_KEY) or {})
+    short = [date.fromisoformat(day) for day in counts]
     if not short:
         return dg.SkipReason("no day was short when events were last compared")
     runs = _recent_repair_runs(instance)
     if any(run.status in UNFINISHED_STATUSES for run in runs):
         return dg.SkipReason("a healing run is under way")
-    verdict_id = str(record.id)
-    if any(run.is_success for run in runs if run.tags[REPAIR_TAG] == verdict_id):
+    comparison_id = str(record.id)
+    if any(run.is_success for run in runs if run.tags[REPAIR_TAG] == comparison_id):
         return dg.SkipReason("these days were read again; the next comparison tells what is left")
-    tries = {day: sum(day in _repaired_days(run) for run in runs) for day in short}
-    left = contiguous_ranges(day for day in short if tries[day] < MAX_REPAIR_ATTEMPTS)
-    if not left:
+    attempts = {day: sum(day in _repaired_days(run) for run in runs) for day in short}
+    ranges = contiguous_ranges(day for day in short if attempts[day] < MAX_REPAIR_ATTEMPTS)
+    if not ranges:
         return dg.SkipReason(
             f"{describe_days(short)}: still short after {MAX_REPAIR_ATTEMPTS} healing runs within "
-            f"{REPAIR_ATTEMPT_PERIOD}, so "
-            "Klaviyo counts events there that it does not show. Look at the table of the check "
-            "klaviyo/events complete, and ask Klaviyo's support; the next try is a day after the "
-            "first"
+            f"{REPAIR_ATTEMPT_PERIOD}, so Klaviyo counts events there that it does not show. Look "
+            "at the table of the check klaviyo/events complete, and ask Klaviyo's support; the "
+            "next try is a day after the first"
         )
-    days = left[-1]
+    days = ranges[-1]
+    compared_at = check_metadata_value(record, ASKED_AT_METADATA_KEY)
     config = {
         "days": check_metadata_value(record, DAYS_METADATA_KEY),
-        "read_again": {
-            f"{day}": check_metadata_value(record, ASKED_AT_METADATA_KEY) for day in days
-        },
+        "read_again": {f"{day}": compared_at for day in days},
     }
     return _build_repair_request(
-        days, config, check=check, comparison_id=verdict_id, attempt=tries[days.first]
+        days, config, check=check, comparison_id=comparison_id, attempt=attempts[days.first]
     )
 
 
@@ -245,10 +249,10 @@ def _build_repair_request(
     window = {"start": f"{days.first}", "end": f"{days.last + timedelta(days=1)}"}
     ops = {"klaviyo__events": {"config": window}, "klaviyo__events_complete": {"config": config}}
     return dg.RunRequest(
-        # The same tick, evaluated again after a crash, launches nothing twice.
+        # By this key a tick that is evaluated again after a crash launches nothing twice.
         run_key=f"{comparison_id} {days.first} {days.last} {attempt}",
         asset_selection=[check.asset_key],
-        # With those of the asset's own step, which Dagster cannot leave out of it.
+        # The checks in the asset's own step must be named as well: they cannot be left out of it.
         asset_check_keys=[
             check,
             *(
@@ -262,7 +266,7 @@ def _build_repair_request(
 
 
 def _recent_repair_runs(instance: dg.DagsterInstance) -> Sequence[dg.DagsterRun]:
-    """Return the healing runs that began within a day."""
+    """Return the repair runs that were launched within `REPAIR_ATTEMPT_PERIOD`."""
     runs = instance.get_runs(dg.RunsFilter(created_after=utc_now() - REPAIR_ATTEMPT_PERIOD))
     return [run for run in runs if REPAIR_TAG in run.tags]
 
