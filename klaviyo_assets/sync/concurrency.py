@@ -31,8 +31,8 @@ kept the second one going: half of all runs beside a server on the same machine 
 them from the first pages on. Klaviyo's own waits are twenty times the work.
 """
 
-_STOP_POLL_SECONDS = 0.2
-"""How often a worker that waits for room looks up whether it should stop."""
+STOP_POLL_SECONDS = 0.2
+"""How often a waiting worker checks whether it should stop."""
 
 
 class TimedLock:
@@ -177,7 +177,7 @@ class Backpressure:
             while self._is_full:
                 if stop.is_set():
                     return False
-                self._condition.wait(_STOP_POLL_SECONDS)
+                self._condition.wait(STOP_POLL_SECONDS)
             self._pages_in_flight += 1
             self._pages_being_read += 1
         return not stop.is_set()

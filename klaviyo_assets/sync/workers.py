@@ -40,7 +40,12 @@ from klaviyo_assets.errors import (
     SettingError,
 )
 from klaviyo_assets.model.stream import Slice
-from klaviyo_assets.sync.concurrency import Backpressure, ConcurrencyEstimator, PageTimer
+from klaviyo_assets.sync.concurrency import (
+    STOP_POLL_SECONDS,
+    Backpressure,
+    ConcurrencyEstimator,
+    PageTimer,
+)
 from klaviyo_assets.sync.window_reader import (
     CURSOR_SAFETY_MARGIN,
     ONE_SECOND,
@@ -330,9 +335,6 @@ def _split_point(lower: datetime, upper: datetime, *, remaining_span: timedelta)
     return at if at > lower else at + ONE_SECOND
 
 
-_STOP_POLL_SECONDS = 0.2
-"""How often an idle worker looks up whether it should stop."""
-
 _SLICE_ERRORS = (
     *(SettingError, PermanentError, PlanError, ContractError),
     *(ServerError, BrokenBodyError, LargeBodyError),
@@ -364,11 +366,14 @@ class WorkerPool:
         workers: int,
         estimator: ConcurrencyEstimator | None = None,
     ) -> None:
-        """Start the workers at once."""
+        """Start a worker for each reader at once, the others once a window is split for them."""
         self._scheduler = WindowScheduler.from_readers(readers)
         self._slices = {reader.slice.name for reader in readers}
         self._failures: dict[str, KlaviyoAssetsError] = {}
-        self._active_workers = workers
+        self._max_workers = workers
+        self._running_workers = 0
+        self._idle_workers = 0
+        """Running workers that wait for a window."""
         self._estimator = estimator if estimator is not None else ConcurrencyEstimator()
         self._backpressure = Backpressure(
             max_pages=workers + max(2, workers // 2), estimator=self._estimator
@@ -376,12 +381,10 @@ class WorkerPool:
         self._queue: SimpleQueue[_QueueItem] = SimpleQueue()
         self._condition = Condition()
         self._stop = Event()
-        self.threads = [
-            Thread(target=self._run_worker, name=f"klaviyo-{n}", daemon=True)
-            for n in range(workers)
-        ]
-        for thread in self.threads:
-            thread.start()
+        self.threads: list[Thread] = []
+        with self._condition:
+            for _ in range(max(1, min(workers, len(readers)))):
+                self._start_worker(self._take_reader())
 
     def results(self) -> Iterator[PageResult | Slice]:
         """Yield pieces, and each slice once when its last window has been read.
@@ -407,30 +410,61 @@ class WorkerPool:
         with self._condition:
             self._condition.notify_all()
 
-    def _run_worker(self) -> None:
+    def _take_reader(self) -> WindowReader | None:
+        """Return a waiting window, else a part of one being read; None where there is neither."""
+        return self._scheduler.take_reader(
+            idle_workers=self._max_workers - self._scheduler.active_count,
+            useful_windows=self._estimator.useful_windows,
+        )
+
+    def _start_worker(self, reader: WindowReader | None) -> None:
+        """Start a worker that begins with `reader`; to be called under the condition."""
+        self._running_workers += 1
+        name = f"klaviyo-{len(self.threads)}"
+        self.threads.append(Thread(target=self._run_worker, args=(reader,), name=name, daemon=True))
+        self.threads[-1].start()
+
+    def _share_windows(self) -> None:
+        """Wake an idle worker, or start workers for what is worth reading side by side now.
+
+        To be called under the condition. One page may be reason enough for several parts: a worker
+        that is woken and finds one wakes the next.
+        """
+        if self._idle_workers:
+            self._condition.notify()
+            return
+        while (
+            self._running_workers < self._max_workers
+            and not self._stop.is_set()
+            and (reader := self._take_reader()) is not None
+        ):
+            self._start_worker(reader)
+
+    def _run_worker(self, reader: WindowReader | None) -> None:
         try:
-            self._read_windows()
+            self._read_windows(reader)
         except BaseException as error:  # noqa: BLE001 - carried to the writer, which raises it
             self._queue.put(error)
             self.close()
         with self._condition:
-            self._active_workers -= 1
-            is_last = self._active_workers == 0
+            self._running_workers -= 1
+            is_last = self._running_workers == 0
         if is_last:
             self._queue.put(None)
 
-    def _read_windows(self) -> None:
-        while (reader := self._wait_for_reader()) is not None:
+    def _read_windows(self, reader: WindowReader | None) -> None:
+        while reader is not None:
             try:
                 self._read_window(reader)
             except _SLICE_ERRORS as error:
                 if len(self._slices) == 1 or isinstance(error, RevisionRetiredError):
                     raise
                 self._abandon_slice(reader, error)
-                continue
-            if self._stop.is_set():
-                return
-            self._finish_window(reader)
+            else:
+                if self._stop.is_set():
+                    return
+                self._finish_window(reader)
+            reader = self._wait_for_reader()
 
     def _read_window(self, reader: WindowReader) -> None:
         results = reader.read_pages()
@@ -441,7 +475,7 @@ class WorkerPool:
             self._queue.put(result)
             with self._condition:
                 self._scheduler.record_page(reader)
-                self._condition.notify()
+                self._share_windows()
 
     def _read_next_page(self, pages: Iterator[PageResult], timer: PageTimer) -> PageResult | None:
         """Return the next page of a walk, None after the last, and learn what it cost.
@@ -461,21 +495,18 @@ class WorkerPool:
         return result
 
     def _wait_for_reader(self) -> WindowReader | None:
-        """Return a waiting window, else a part of one being read; None when all is read."""
+        """Return the next window to read, once there is one; None when all is read."""
         with self._condition:
             while not self._stop.is_set():
-                idle = self._active_workers - self._scheduler.active_count
-                reader = self._scheduler.take_reader(
-                    idle_workers=idle, useful_windows=self._estimator.useful_windows
-                )
-                if reader is not None:
-                    # One page may be reason enough for several parts, and wakes one worker.
-                    self._condition.notify()
+                if (reader := self._take_reader()) is not None:
+                    self._share_windows()
                     return reader
                 if self._scheduler.is_done:
                     self._condition.notify_all()
                     return None
-                self._condition.wait(_STOP_POLL_SECONDS)
+                self._idle_workers += 1
+                self._condition.wait(STOP_POLL_SECONDS)
+                self._idle_workers -= 1
             return None
 
     def _abandon_slice(self, reader: WindowReader, error: KlaviyoAssetsError) -> None:

@@ -149,7 +149,7 @@ def test_splits_cost_few_requests(seed: int) -> None:
 
 def test_one_page_is_reason_enough_for_many_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the first page promises is read side by side at once, not a worker a page."""
-    monkeypatch.setattr(workers, "_STOP_POLL_SECONDS", 60.0)
+    monkeypatch.setattr(workers, "STOP_POLL_SECONDS", 60.0)
     shelf, begun, free = Shelf(list(range(2000)), 100), threading.Semaphore(0), threading.Event()
 
     def read(request: Request, slice_: Slice) -> tuple[DecodedPage, datetime]:
