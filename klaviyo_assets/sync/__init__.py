@@ -1,1 +1,1 @@
-"""The river: mark, windows, pages, record batches, receipts."""
+"""Syncs streams: plans what to read, reads it page by page and writes it commit by commit."""

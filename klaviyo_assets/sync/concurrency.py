@@ -1,4 +1,4 @@
-"""How much is read at once: as many windows as hide Klaviyo's latency, no more bytes than fit."""
+"""Limits how much is read in parallel: enough windows to hide latency, no more bytes than fit."""
 
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -8,27 +8,27 @@ from threading import Condition, Event, Lock, local
 from time import monotonic, thread_time
 
 MAX_IN_FLIGHT_BYTES = 40 * 1024 * 1024
-"""Decoded pages between Klaviyo and the writer. A page being decoded takes thrice its size.
+"""Bytes of decoded pages between Klaviyo and the writer; decoding takes three times a page.
 
-Twice as much as the writer stages at a time, and more: readers go on while it writes and commits.
+More than twice what the writer stages at a time: readers continue while it writes and commits.
 """
 
 MAX_BACKLOG_BYTES = 20 * 1024 * 1024
-"""Pages beyond those that hide the latency: what the writer stages at a time, and a few more.
+"""Bytes of pages beyond those that hide the latency: what the writer stages, and a little more.
 
-Where the writer is what is waited for, still more of them would only lie there: without this bound,
-200,000 and 1,000,000 events took 288 and 317 MiB, with it 278 and 293, at the same speed.
+Where the writer is the bottleneck, more pages would only take memory: without this bound 200,000
+and 1,000,000 events took 288 and 317 MiB, with it 278 and 293 MiB, at the same speed.
 """
 
 _SAMPLED_PAGES = 8
-"""Pages that are looked back on: enough to see past one slow answer, few enough to follow."""
+"""Latest pages to judge by: enough to outweigh one slow response, few enough to adapt."""
 
 _MIN_WAIT_RATIO = 2.0
-"""Times its work that a page must wait for Klaviyo before a second reader is worth anything.
+"""Ratio of waiting time to CPU time of a page from which a second reader is useful.
 
-Two readers wait for each other about as long as they work, which looks like a wait for Klaviyo and
-kept the second one going: half of all runs beside a server on the same machine had two or three of
-them from the first pages on. Klaviyo's own waits are twenty times the work.
+Two readers wait for each other about as long as they work. That looks like latency, and seemed to
+justify the second reader: with a server on the same machine, half of all runs had two or three
+readers from the first pages on. Klaviyo's real latency is twenty times the CPU time.
 """
 
 STOP_POLL_SECONDS = 0.2
@@ -36,52 +36,52 @@ STOP_POLL_SECONDS = 0.2
 
 
 class TimedLock:
-    """Lets one thread in at a time, and tells each how long it has waited for that so far."""
+    """A lock that measures how long each thread has waited for it."""
 
     def __init__(self) -> None:
-        """Let the first one in."""
+        """Start unlocked."""
         self._lock, self._thread_local = Lock(), local()
 
     @property
     def waited_seconds(self) -> float:
-        """Return for how many seconds the calling thread has waited."""
+        """Return the seconds that the calling thread has waited so far."""
         return getattr(self._thread_local, "waited", 0.0)
 
     def __enter__(self) -> None:
-        """Wait for the others."""
+        """Acquire the lock, and measure the wait."""
         before = monotonic()
         self._lock.acquire()
         self._thread_local.waited = self.waited_seconds + monotonic() - before
 
     def __exit__(self, *_: object) -> None:
-        """Let the next one in."""
+        """Release the lock."""
         self._lock.release()
 
 
 class PageTimer:
-    """One page: what it cost the worker in CPU, and how long it waited for Klaviyo, in seconds."""
+    """Measures one page: the seconds of CPU it took, and the seconds of waiting for Klaviyo."""
 
-    __slots__ = ("_cpu", "_queued", "_turn", "_wall")
+    __slots__ = ("_cpu", "_lock", "_queued", "_wall")
 
     def __init__(self, lock: TimedLock) -> None:
-        """Start; the time for which the thread waits for `lock` is not Klaviyo's."""
-        self._turn, self._queued = lock, lock.waited_seconds
+        """Start; time spent waiting for `lock` does not count as waiting for Klaviyo."""
+        self._lock, self._queued = lock, lock.waited_seconds
         self._wall, self._cpu = monotonic(), thread_time()
 
     def elapsed(self) -> tuple[float, float]:
-        """Return the seconds of CPU and of waiting so far; to be called by the same thread."""
+        """Return the seconds of CPU and of waiting so far; call it from the same thread."""
         cpu = thread_time() - self._cpu
-        queued = self._turn.waited_seconds - self._queued
+        queued = self._lock.waited_seconds - self._queued
         return cpu, max(0.0, monotonic() - self._wall - cpu - queued)
 
 
 class ConcurrencyEstimator:
-    """How many windows are worth reading side by side. Safe for threads.
+    """Estimates how many windows are worth reading in parallel. Thread-safe.
 
-    A worker works while the others wait, so `1 + waiting / working` of them keep one interpreter
-    busy: one beside a server on the same machine, all that there are at 150 ms a page. Where the
-    rate limit is what is waited for, more of them bring nothing but requests: two readers at 150 ms
-    a page use up ten requests a second.
+    One worker uses the CPU while the others wait, so `1 + waiting / working` workers keep one
+    interpreter busy: one with a server on the same machine, all of them at 150 ms a page. Where the
+    rate limit is the bottleneck, more workers bring nothing and cost extra requests: two readers at
+    150 ms a page use up ten requests a second.
     """
 
     def __init__(
@@ -90,9 +90,9 @@ class ConcurrencyEstimator:
         *,
         requests_per_second: float = inf,
     ) -> None:
-        """`throttled_seconds` tells for how long the rate limit has held readers back so far.
+        """`throttled_seconds` returns how long the rate limit has delayed requests so far.
 
-        `requests_per_second` is as many as it lets through at its fastest.
+        `requests_per_second` is what the rate limit allows in a burst.
         """
         self._throttled_seconds = throttled_seconds
         self._requests_per_second = requests_per_second
@@ -101,18 +101,18 @@ class ConcurrencyEstimator:
         self._is_throttled = False
 
     def add_page(self, cpu_seconds: float, waited_seconds: float) -> None:
-        """Take in what one page cost its worker, in seconds."""
+        """Record what one page cost its worker, in seconds."""
         throttled = self._throttled_seconds()
         self._is_throttled, self._throttled = throttled > self._throttled, throttled
         self._samples.append((cpu_seconds, waited_seconds))
 
     @property
     def useful_windows(self) -> int:
-        """Return how many windows are worth reading at once; 0 while the limit holds us back.
+        """Return how many windows are worth reading in parallel; 0 while requests are throttled.
 
-        The shortest wait of late counts: a longer one was for the interpreter as much as for
-        Klaviyo, and would call for ever more workers. The work is that of the usual page: the
-        first ones cost several times as much, and the other windows would be a second late.
+        The shortest recent wait counts: longer ones include waiting for the interpreter, and would
+        justify ever more workers. The CPU time is the median: the first pages cost several times as
+        much, and would delay the other windows by a second.
         """
         pages = list(self._samples)
         if self._is_throttled or not pages:
@@ -125,9 +125,9 @@ class ConcurrencyEstimator:
 
     @property
     def useful_readers(self) -> int:
-        """Return how many pages are worth reading at a time; 0: any, none of them works.
+        """Return how many pages are worth reading at a time; 0: no limit, readers are throttled.
 
-        The usual wait counts: one page that came at once is no reason to wait for all others.
+        The median wait counts: one page without latency is no reason to limit the others.
         """
         pages = list(self._samples)
         if self._is_throttled or not pages:
@@ -136,16 +136,16 @@ class ConcurrencyEstimator:
 
 
 def _count_useful_readers(wait_seconds: float, samples: Iterable[tuple[float, float]]) -> int:
-    """Return how many readers hide a wait behind each other's work, that of a usual page."""
+    """Return how many readers fill the wait with CPU time, that of the median page."""
     times = wait_seconds / max(median_low(cpu for cpu, _ in samples), 1e-6)
     return 1 + round(times) if times >= _MIN_WAIT_RATIO else 1
 
 
 class Backpressure:
-    """Lets as many pages be under way as memory has room for, by the size of the latest ones.
+    """Limits the pages in flight by memory, judged by the size of the latest pages.
 
-    Of these, as many are read at a time as `estimator` finds worth it: with every reader more, all
-    of them wait longer for the interpreter.
+    Of these, only as many are read at a time as `estimator` finds useful: each further reader makes
+    all of them wait longer for the interpreter.
     """
 
     def __init__(
@@ -156,9 +156,10 @@ class Backpressure:
         max_backlog_bytes: int = MAX_BACKLOG_BYTES,
         estimator: ConcurrencyEstimator,
     ) -> None:
-        """At most `max_pages` pages, about `max_bytes`, and `max_backlog_bytes` beyond the latency.
+        """Allow at most `max_pages` pages and about `max_bytes` bytes in flight.
 
-        There is always room for one page.
+        `max_backlog_bytes` of these may exceed the pages that hide the latency. One page is always
+        allowed.
         """
         self._max_pages, self._max_bytes, self._max_backlog_bytes, self._estimator = (
             max_pages,
@@ -172,7 +173,7 @@ class Backpressure:
         self._condition = Condition()
 
     def acquire(self, stop: Event) -> bool:
-        """Wait for room for one page; False where `stop` was set first."""
+        """Wait until another page is allowed; return False if `stop` was set first."""
         with self._condition:
             while self._is_full:
                 if stop.is_set():
@@ -183,17 +184,17 @@ class Backpressure:
         return not stop.is_set()
 
     def finish_reading(self) -> None:
-        """Have read the page, which now waits for the writer; another may be read."""
+        """Record that a page was read and now waits for the writer: another may be read."""
         with self._condition:
             self._pages_being_read -= 1
             self._condition.notify()
 
     def record_page_size(self, size: int) -> None:
-        """Take in the size of a page that was decoded, in bytes."""
+        """Record the bytes of a decoded page."""
         self._sizes.append(size)
 
     def release(self) -> None:
-        """Give the room of one page back."""
+        """Record that a page has left memory, or never came."""
         with self._condition:
             self._pages_in_flight -= 1
             self._condition.notify()
@@ -211,6 +212,7 @@ class Backpressure:
         if not largest:
             return self._max_pages
         readers = self._estimator.useful_readers
-        # Those that wait for the rate limit are no backlog: fewer could not use it up.
+        # Readers blocked on the rate limit do not count as backlog: with fewer of them we could not
+        # use the whole limit.
         useful = readers + self._max_backlog_bytes // largest if readers else self._max_pages
         return max(1, min(self._max_pages, self._max_bytes // largest, useful))

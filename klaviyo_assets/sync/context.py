@@ -1,4 +1,4 @@
-"""What every part of a sync shares: client, lake and settings, and how a page is fetched."""
+"""Holds what all parts of a sync share: client, lake, settings, and how a page is fetched."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -34,20 +34,21 @@ _IncludedT = TypeVar("_IncludedT")
 
 
 class RefusedIncludes:
-    """The parts of a stream's `include` that this key was refused; safe for threads."""
+    """Fetches pages without the included resources that the key may not read. Thread-safe."""
 
     def __init__(self, stream: Stream, warn: Callable[[str], None]) -> None:
-        """Know of none; `warn` takes a sentence once others have been read without them."""
+        """Start with no refusals; `warn` is called once a page was read without a resource."""
         self._stream, self._warn = stream, warn
         self._lock = Lock()
         self._refused = frozenset[str]()
         self._is_unreported = False
 
     def fetch(self, request: Request, send: Callable[[Request], _IncludedT]) -> _IncludedT:
-        """Return what `send` brings for the request, without what the key may not read of it.
+        """Return the result of `send`, for the request without the includes that were refused.
 
         Raises:
-            MissingScopeError: it is the stream itself that the key may not read; and all of `send`.
+            MissingScopeError: the key may not read the stream itself.
+            KlaviyoAssetsError: as `send` says.
         """
         while True:
             sent = remove_includes(request, self._refused) if self._refused else request
@@ -61,9 +62,10 @@ class RefusedIncludes:
                 return found
 
     def _record_refusal(self, sent: Request, error: MissingScopeError) -> bool:
-        """Note what a refusal is about; tell whether the request is worth sending without it.
+        """Record which includes were refused; return whether to send the request without them.
 
-        Where Klaviyo names no scope, all is given up that needs another one than the stream does.
+        Where Klaviyo names no scope, every include is dropped that needs another scope than the
+        stream's own.
         """
         own = set(self._stream.scopes)
         if own.intersection(error.scopes):
@@ -80,13 +82,13 @@ class RefusedIncludes:
         return bool(refused)
 
     def _warn_once(self) -> None:
-        """Say what is missing from the rows, once: a page without it has come."""
+        """Warn once, after the first page without them, which columns are missing."""
         if not self._is_unreported:
             return
         with self._lock:
-            refused, is_told = self._refused, not self._is_unreported
+            refused, is_reported = self._refused, not self._is_unreported
             self._is_unreported = False
-        if is_told:
+        if is_reported:
             return
         scopes = sorted({SCOPE_BY_INCLUDE.get(each) or each for each in refused})
         columns = [
@@ -102,7 +104,7 @@ class RefusedIncludes:
 
 
 def _is_included_source(source: object, refused: frozenset[str]) -> bool:
-    """Tell whether Klaviyo sends a column's values only with one of these parts of `include`."""
+    """Return whether a column's values come only with one of the refused includes."""
     is_included = isinstance(source, Included | FirstIncludedId | RelatedIds)
     return is_included and source.relationship in refused
 
@@ -120,9 +122,9 @@ class SyncContext:
     account: str
     clock: Callable[[], datetime]
     warn: Callable[[str], None]
-    """Takes a sentence for the operator: what was unexpected and what is done about it."""
+    """Shows the operator a sentence: what was unexpected and what is done about it."""
     salt: bytes = field(default=b"", repr=False)
-    """What hashed columns are hashed with; empty where there are none."""
+    """The salt of hashed columns; empty where there are none."""
 
 
 def build_request_context(
@@ -132,9 +134,9 @@ def build_request_context(
     context: SyncContext,
     requested_fields: tuple[str, ...] | None = None,
 ) -> RequestContext:
-    """Return what the walks of a sync of the stream ask with.
+    """Return what the window readers of a stream share.
 
-    `requested_fields`: only these attributes.
+    `requested_fields`: request only these attributes; None: all.
     """
     decode_lock, source = TimedLock(), stream.source
     size = AdaptivePageSize(source.page_size if isinstance(source, Collection) else None)
@@ -159,28 +161,29 @@ def build_page_fetcher(
     decode_lock: TimedLock,
     page_size: AdaptivePageSize,
 ) -> PageFetcher:
-    """Return what sends a request and decodes its page, with when it was answered.
+    """Return the function that sends a request and decodes its page.
 
-    One page is decoded at a time: threads do not speed it up, but each would hold a page thrice.
+    It also returns when Klaviyo responded. One page is decoded at a time: more threads would not be
+    faster, and each takes three times its page in memory while it decodes.
     """
     includes = RefusedIncludes(stream, context.warn)
 
     def read(request: Request, slice_: Slice) -> tuple[DecodedPage, datetime]:
-        def decode(answer: Response) -> tuple[DecodedPage, datetime]:
+        def decode(response: Response) -> tuple[DecodedPage, datetime]:
             with decode_lock:
-                page = decoder.decode(answer.body, synced_at=answer.responded_at, slice_=slice_)
-            page_size.record_page(records=page.record_count, size=len(answer.body))
-            return page, answer.responded_at
+                page = decoder.decode(response.body, synced_at=response.responded_at, slice_=slice_)
+            page_size.record_page(records=page.record_count, size=len(response.body))
+            return page, response.responded_at
 
         def fetch(sent: Request) -> tuple[DecodedPage, datetime]:
             shrink = page_size.shrink_after_failure
             return context.client.fetch(sent, decode, stream=stream.name, shrink=shrink)
 
-        def ask(sent: Request) -> tuple[DecodedPage, datetime]:
+        def fetch_resized(sent: Request) -> tuple[DecodedPage, datetime]:
             return fetch_with_smaller_pages(sent, page_size, fetch)
 
         try:
-            return includes.fetch(request, ask)
+            return includes.fetch(request, fetch_resized)
         except RequestError as error:
             if slice_.name not in context.settings.event_metric_ids:
                 raise
@@ -199,11 +202,12 @@ def build_page_fetcher(
 def fetch_with_smaller_pages(
     request: Request, page_size: AdaptivePageSize, send: Callable[[Request], _FetchedT]
 ) -> _FetchedT:
-    """Return what `send` brings, with fewer records a page where Klaviyo refuses their number.
+    """Return the result of `send`, with smaller pages where Klaviyo refuses the page size.
 
     Raises:
-        PageSizeError: a single record is refused as well, or what a next link says as it comes.
-        CursorLostError: a next link is refused whose size was changed; and all of `send`.
+        PageSizeError: pages of one record are refused too, or an unchanged next link is.
+        CursorLostError: a next link is refused after its page size was changed.
+        KlaviyoAssetsError: as `send` says.
     """
     while True:
         fitted = page_size.resize(request)
@@ -217,9 +221,9 @@ def fetch_with_smaller_pages(
 
 
 def _suggest_workaround(stream: Stream, settings: Settings) -> str:
-    """Return what an operator can do when Klaviyo fails again and again; empty: only wait.
+    """Return what the operator can do about repeated server errors; empty: nothing but wait.
 
-    Of the fields that come only on request, some make Klaviyo's answers slow enough to fail.
+    Some of the fields that are sent only on request make Klaviyo slow enough to fail.
     """
     extras = stream.source.additional_fields if isinstance(stream.source, Collection) else ()
     return "".join(

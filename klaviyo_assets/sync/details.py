@@ -1,4 +1,4 @@
-"""One request per parent record: recipient estimates of campaigns, profile counts of lists."""
+"""Fetches details with one request per parent record: recipient estimates, profile counts."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -40,18 +40,18 @@ _PARENT_ERRORS = (
     *(RequestError, NotFoundError, ContractError),
     *(ServerError, BrokenBodyError, LargeBodyError),
 )
-"""What may be wrong with one parent alone; a key, a limit or a line concerns them all."""
+"""Errors that can concern one parent alone. A key, a limit or the network concerns them all."""
 
 MAX_CONSECUTIVE_FAILURES = 10
-"""Parents without an answer in a row before it is the endpoint that is taken to be broken."""
+"""Failed parents in a row after which the endpoint is taken to be broken."""
 
 MAX_UNANSWERED_SHARE, MAX_UNANSWERED_COUNT = 0.01, 100
-"""Share and number of parents without an answer that, both exceeded, fail a sync at its end."""
+"""A sync fails at its end if its failed parents exceed both this share and this number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParentRecord:
-    """A parent record: its id, and the value whose change makes it worth asking again."""
+    """The id of a parent record, and the version whose change makes it due again."""
 
     id: str
     version: datetime | None
@@ -63,25 +63,25 @@ def parents_to_fetch(
     *,
     reread_since: datetime | None,
 ) -> list[ParentRecord]:
-    """Return the parents to ask about, those never answered and the others in turn.
+    """Return the parents to request, alternating between new ones and those stored before.
 
-    Some of those never answered may fail for good: in a row they would look like a broken endpoint.
+    Some new parents may fail on every sync: in a row they would look like a broken endpoint.
 
     Args:
-        parents: id to version, None where every parent is asked on every sync.
-        stored: id to the version at the last answer, or to when it was read where there is none.
-        since: when a sync that asks everything began and was cut short; what was read since is
-            not asked again. None: everything is.
+        parents: the version of each parent by id; None where each sync requests every parent.
+        stored: by id, the version at the last fetch, or the fetch time where there is no version.
+        reread_since: when an interrupted sync of all parents began: what it fetched is not
+            requested again. None: every parent without a version is.
     """
-    never = [ParentRecord(id=each, version=parents[each]) for each in parents if each not in stored]
-    again = [
+    new = [ParentRecord(id=each, version=parents[each]) for each in parents if each not in stored]
+    outdated = [
         ParentRecord(id=each, version=version)
         for each, version in parents.items()
         if each in stored
         and _is_outdated(stored[each], version if version is not None else reread_since)
     ]
-    in_turn = chain.from_iterable(zip_longest(never, again))
-    return [each for each in in_turn if each is not None]
+    alternating = chain.from_iterable(zip_longest(new, outdated))
+    return [each for each in alternating if each is not None]
 
 
 def _is_outdated(stored_version: datetime | None, current_version: datetime | None) -> bool:
@@ -89,9 +89,9 @@ def _is_outdated(stored_version: datetime | None, current_version: datetime | No
 
 
 class FanOut:
-    """Asks for each parent; an answer is a piece of one row."""
+    """Requests each parent; each response is a page of one row."""
 
-    def __init__(  # noqa: PLR0913 - how to ask, all by name
+    def __init__(  # noqa: PLR0913 - settings, all by name
         self,
         context: RequestContext,
         parents: list[ParentRecord],
@@ -101,12 +101,12 @@ class FanOut:
         has_stored_rows: bool = False,
         stored: "Callable[[Collection[str]], pa.RecordBatch | None] | None" = None,
     ) -> None:
-        """Hold what to ask; nothing is sent before `results` is iterated.
+        """Send nothing yet: requests start when `results` is iterated.
 
-        `requested_at` (UTC) is when an answer that says "none" counts as read. `has_stored_rows`:
-        Klaviyo has answered about a parent before, so that a refusal is the matter of that parent.
-        `stored` gives the rows of parents, by their ids, that a replacement keeps where no answer
-        comes; None where the stored rows stay anyway.
+        `requested_at` (UTC) is the fetch time of rows for parents that Klaviyo has no value of.
+        `has_stored_rows`: earlier syncs have fetched parents, so a refusal concerns one parent and
+        not the endpoint. `stored` returns the stored rows of some ids, which a replacement keeps if
+        their parents fail; None: the stored rows stay anyway.
         """
         self._context = context
         self._has_stored_rows = has_stored_rows
@@ -114,33 +114,33 @@ class FanOut:
         self._decoder = decoder
         self._requested_at = requested_at
         self._stored = stored
-        self._without_answer: list[str] = []
+        self._failed_ids: list[str] = []
         self._stop = Event()
         self.missing_parents = 0
         self.last_pass_at: datetime | None = None
         self.unanswered_parents: Counter[str] = Counter()
-        """Parents that Klaviyo gave no answer about, by the reason: later syncs ask again."""
+        """The number of failed parents by reason; later syncs request them again."""
         self._consecutive_failures = 0
 
     def results(self) -> Iterator[PageResult | Slice]:
-        """Yield a piece a parent in the order of the parents, then the one slice.
+        """Yield a page for each parent in order, then the one slice.
 
-        A parent that Klaviyo gives no answer about costs itself alone.
+        A parent that fails does not stop the others.
 
         Raises:
-            KlaviyoAssetsError: as the client says; or what was the matter with a parent, where it
-                is the matter with many in a row, or with many of all at the end.
+            KlaviyoAssetsError: as the client says; also the error of a parent, if too many fail in
+                a row, or too many of all at the end.
         """
         waiting, last_at = iter(self._parents), self._requested_at
         with ThreadPoolExecutor(_WORKER_COUNT, thread_name_prefix="klaviyo-detail") as threads:
             try:
-                flight = [
+                in_flight = [
                     (each, threads.submit(self._fetch_parent, each))
                     for each in islice(waiting, _WORKER_COUNT)
                 ]
-                while flight:
-                    result = self._collect_result(*flight.pop(0))
-                    flight.extend(
+                while in_flight:
+                    result = self._collect_result(*in_flight.pop(0))
+                    in_flight.extend(
                         (each, threads.submit(self._fetch_parent, each))
                         for each in islice(waiting, 1)
                     )
@@ -155,13 +155,13 @@ class FanOut:
         yield WHOLE_COLLECTION
 
     def _rows_that_stay(self, at: datetime) -> Iterator[PageResult]:
-        """Yield the stored rows of parents without an answer, as they are, where they would leave.
+        """Yield the stored rows of failed parents, which a replacement would drop otherwise.
 
-        What Klaviyo could not tell of now is no less true than before; later syncs ask again.
+        A failed request does not make the old row wrong; later syncs request the parent again.
         """
-        if self._stored is None or not self._without_answer:
+        if self._stored is None or not self._failed_ids:
             return
-        rows = self._stored(self._without_answer)
+        rows = self._stored(self._failed_ids)
         if rows is not None:
             page = _page_of(rows)
             yield PageResult(
@@ -176,12 +176,12 @@ class FanOut:
     def _collect_result(
         self, parent: ParentRecord, future: "Future[PageResult | None]"
     ) -> PageResult | None:
-        """Return what came of a parent; None where it is gone, or where no answer came."""
+        """Return the page of a parent; None where Klaviyo has it no more, or the request failed."""
         try:
             result = future.result()
         except _PARENT_ERRORS as error:
             self.unanswered_parents[describe_detail_failure(error)] += 1
-            self._without_answer.append(parent.id)
+            self._failed_ids.append(parent.id)
             self._consecutive_failures += 1
             is_of_parent = self._has_stored_rows and isinstance(error, RequestError)
             if self._consecutive_failures >= (
@@ -235,7 +235,7 @@ class FanOut:
 
 
 def describe_detail_failure(error: KlaviyoAssetsError) -> str:
-    """Return in a few words why no answer came, without anything of the one record."""
+    """Return in a few words why a request failed, without data of the record."""
     match error:
         case PermanentError(status=int(status)):
             return ": ".join(filter(None, (f"status {status}", error.code)))
@@ -246,7 +246,7 @@ def describe_detail_failure(error: KlaviyoAssetsError) -> str:
 
 
 def _page_of(rows: pa.RecordBatch) -> DecodedPage:
-    """Return stored rows as a page of which nothing came."""
+    """Return stored rows as a page with no records read."""
     return DecodedPage(
         batch=rows,
         next_link=None,

@@ -1,20 +1,22 @@
-"""Memory that pages took goes back to the system, and looking for garbage costs next to nothing.
+"""Tunes the allocators and the garbage collector of a sync process.
 
-Measured in turn, MiB resident at the most for 200,000 and 1,000,000 events and for 50,000 profiles
-at 150 ms a page, and thousands a second of 200,000 events, at once and at 150 ms a page; medians of
-eight runs and of two:
+The freed memory of pages goes back to the system, and the collector costs next to nothing. Measured
+in turn: peak resident memory in MiB for 200,000 events, 1,000,000 events, and 50,000 profiles at
+150 ms a page; thousands of events a second for 200,000 events, without latency and at 150 ms a
+page. Medians of eight runs and of two:
 
-    blocks from   kept at the top   free blocks back   MiB              thousands a second
+    mmap from     kept at the top   trimmed            MiB              thousands a second
     1.5 MiB       128 KiB           above 320 MiB      301  304  289    84.6  59.4
     4 MiB         64 MiB            above 320 MiB      310  315  318    87.6  63.6
     16 MiB        512 MiB           never              311  314         88.1
 
-What is given back is faulted in again by the next pages, at 3 us each 4 KiB: 100,000 times in
-200,000 events with the first line, 65,000 with the others. Given back above 285 MiB, which is less
-than the process takes anyway, 200,000 events went at 77.7 thousand a second, and 86.5 above 320.
+Returned memory has to be faulted in again for the next pages, at 3 us for each 4 KiB: 100,000 times
+in 200,000 events with the first line, 65,000 times with the others. A trim threshold of 285 MiB is
+less than the process needs anyway: 200,000 events took 77.7 thousand a second with it, 86.5 with
+320 MiB.
 
-As it comes, glibc's allocator took 428 MiB for 200,000 events, and 566 for 50,000 profiles at
-150 ms a page. Source: mallopt(3), malloc_trim(3).
+With its defaults, glibc's allocator took 428 MiB for 200,000 events, and 566 MiB for 50,000
+profiles at 150 ms a page. Source: mallopt(3), malloc_trim(3).
 """
 
 import ctypes
@@ -29,37 +31,39 @@ import pyarrow as pa
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
-"""Numbers of glibc's <malloc.h>."""
+"""Constants of glibc's <malloc.h>."""
 
 MMAP_THRESHOLD_BYTES = 4 * 1024 * 1024
-"""From here on a block is the system's own; the text of a usual page is smaller, and the next page
-comes to lie where it lay."""
+"""Blocks from this size on are mapped by themselves, and unmapped when freed.
+
+The text of a usual page is smaller, so the next page reuses its block.
+"""
 
 TRIM_THRESHOLD_BYTES = 64 * 1024 * 1024
 """Free memory at the top of the heap that is kept for the next pages."""
 
 MALLOC_ARENA_COUNT = 1
-"""Heaps: one, however many threads there are."""
+"""One heap for all threads: with more, memory freed in one of them is not reused by the others."""
 
 HEAP_TRIM_RSS_BYTES = 320 * 1024 * 1024
-"""Memory of a process, resident, above which free blocks are given back."""
+"""Resident memory of the process above which free blocks are returned to the system."""
 
 GC_THRESHOLD_OBJECTS = 50_000
-"""New containers before the collector looks for circles among them; 700 as it comes.
+"""New containers before the collector searches them for cycles; Python's default is 700.
 
-Most of a page's are gone again without it.
+Most containers of a page are freed without it, by their reference counts.
 """
 
 
 ARROWS_OWN = pa.default_memory_pool()
-"""What Arrow's C++ goes on with whatever Python sets, such as the pages of a Parquet file."""
+"""The pool that Arrow's C++ code uses whatever Python sets, e.g. for the pages of Parquet files."""
 
 
 def tune_process() -> None:
     """Set the allocators and the collector of this process; safe to call again.
 
-    Arrow's own allocator keeps what writing files once took: with 500,000 events 438 MiB resident
-    and growing, 335 and flat with the system's.
+    Arrow's own allocator keeps the memory that writing a file once needed: with 500,000 events
+    438 MiB resident and growing, against a constant 335 MiB with the system's allocator.
     """
     pa.set_memory_pool(pa.system_memory_pool())
     configure_malloc()
@@ -67,11 +71,11 @@ def tune_process() -> None:
 
 
 def configure_malloc() -> None:
-    """Let every large block, the text of an unusual page, go back as soon as it is freed.
+    """Make glibc return every large block, such as the text of an unusual page, when it is freed.
 
-    By itself glibc takes all blocks from heaps, one a thread, after it has freed a few: what lies
-    between smaller ones that live on is never given back. Elsewhere than on glibc nothing happens;
-    safe to call again.
+    By default glibc takes large blocks from the heaps of the threads after it has freed a few, and
+    never returns those that lie between smaller blocks in use. On other systems than glibc nothing
+    happens. Safe to call again.
     """
     if sys.platform != "linux":
         return
@@ -83,9 +87,9 @@ def configure_malloc() -> None:
 
 
 def trim_heap() -> None:
-    """Give the system what is free between blocks that live on, once this process is large.
+    """Return free memory between used blocks to the system, once this process is large.
 
-    Some milliseconds of work; without it the free part of the heap grows as long as a sync goes on.
+    It takes some milliseconds. Without it the free part of the heap grows throughout a sync.
     """
     if sys.platform != "linux":
         return
@@ -97,16 +101,16 @@ def trim_heap() -> None:
 
 
 def freeze_garbage_collector() -> None:
-    """Keep the collector from walking again and again through what this process will keep anyway.
+    """Keep the collector from traversing objects that live as long as this process.
 
-    Dagster's modules and definitions are 170,000 containers. Walked through twice in 200,000
-    events and twice more at the end of the process, they took 1.1 of 4.0 seconds: 45,000 events a
-    second before, 65,000 after. Safe to call again; a later call changes nothing.
+    Dagster's modules and definitions are 170,000 containers. The collector traversed them twice
+    during 200,000 events and twice more at the end of the process, which took 1.1 of 4.0 seconds:
+    45,000 events a second before, 65,000 after. Safe to call again; a later call changes nothing.
 
-    Where somebody imported DuckDB before the first sync, all is walked through as ever: what
-    DuckDB makes at its import would be reported as leaks when the process ends.
+    If DuckDB was imported before the first sync, nothing is frozen: objects that DuckDB makes at
+    import would be reported as leaks when the process ends.
     """
-    # To ask how much is spared already walks through it: 10 ms, for each stream of a job.
+    # Counting the frozen objects would traverse them: 10 ms, for each stream of a job.
     if gc.get_threshold()[0] == GC_THRESHOLD_OBJECTS:
         return
     gc.set_threshold(GC_THRESHOLD_OBJECTS, 20, 50)

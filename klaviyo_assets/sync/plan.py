@@ -1,4 +1,4 @@
-"""What a sync reads: which windows of which slices, from which mark, and why."""
+"""Plans what a sync reads: which windows of which slices, from which high-water mark."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,11 +19,11 @@ from klaviyo_assets.model.window import Window
 from klaviyo_assets.settings import Settings
 
 FUTURE_CURSOR_TOLERANCE = timedelta(days=2)
-"""A mark this far past our own clock is a fault, not a wrong clock."""
+"""A cursor this far ahead of our clock is taken for an error, not for a difference of clocks."""
 
 
 class SyncMode(StrEnum):
-    """What a sync reads and what it keeps; the words are the contract's."""
+    """The sync modes of the public contract: what is read again, and whether history is kept."""
 
     INCREMENTAL_DEDUPED = "incremental_deduped"
     INCREMENTAL_APPEND = "incremental_append"
@@ -37,16 +37,17 @@ class SyncMode(StrEnum):
 
     @property
     def should_keep_history(self) -> bool:
-        """Return whether every version seen is kept in the history table as well."""
+        """Return whether the history table also gets every version that is read."""
         return self in (SyncMode.INCREMENTAL_APPEND, SyncMode.FULL_REFRESH_APPEND)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyncOptions:
-    """What the caller wants: the mode, a window to read again, or which ids there still are.
+    """What the caller requests.
 
-    `is_shrink_confirmed`: a complete read may take away more of the table than
-    KLAVIYO_SHRINK_LIMIT.
+    `reread_window` reads one window again without moving the cursor. `is_id_scan` reads only ids,
+    to find records that were deleted. `is_shrink_confirmed` allows a complete read to remove more
+    of the table than KLAVIYO_SHRINK_LIMIT.
     """
 
     mode: SyncMode = SyncMode.INCREMENTAL_DEDUPED
@@ -57,7 +58,7 @@ class SyncOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreviousSync:
-    """What is known before a sync: asset metadata's mark, and the lake's state and version."""
+    """What earlier syncs left: the cursor in asset metadata, the lake's state and version."""
 
     metadata_cursor: datetime | None = None
     lake_state: Mapping[str, object] | None = None
@@ -66,7 +67,7 @@ class PreviousSync:
 
 @dataclass(slots=True, kw_only=True)
 class SyncPlan:
-    """Windows to read, in order, the progress they add to, and what has to be said aloud."""
+    """The windows to read, in order, the progress that they add to, and warnings to show."""
 
     windows: tuple[tuple[Slice, Window], ...]
     progress: SyncProgress
@@ -76,7 +77,7 @@ class SyncPlan:
 
 
 def select_slices(stream: Stream, settings: Settings) -> tuple[Slice, ...]:
-    """Return the parts that the stream is asked for in, one a metric where a setting says so."""
+    """Return the slices to read: one a metric where KLAVIYO_EVENT_METRIC_IDS names some."""
     if not isinstance(stream.source, Collection):
         return ()
     if not stream.source.has_metric_filter or not settings.event_metric_ids:
@@ -95,11 +96,11 @@ def plan_sync(
     settings: Settings,
     now: datetime,
 ) -> SyncPlan:
-    """Return what to read of a collection stream.
+    """Return the plan for a collection stream.
 
     Raises:
-        SettingError: the order makes no sense for this stream.
-        ConfigError: the lake's mark cannot be read.
+        SettingError: the stream does not support these options.
+        ConfigError: the state in the lake cannot be read.
     """
     validate_options(stream, options)
     slices = select_slices(stream, settings)
@@ -141,11 +142,11 @@ def _plan_full_read(slices: Sequence[Slice], start: datetime | None, window: Win
 
 
 def validate_options(stream: Stream, options: SyncOptions) -> None:
-    """Refuse an order that the stream cannot carry out.
+    """Refuse options that the stream does not support.
 
     Raises:
         SettingError: `start`/`end` with a full refresh, for a stream without a filter, or reversed;
-            a history of a view; a sweep with anything else, or of a stream without one.
+            a history of a view; an id scan with other options, or of a stream without one.
     """
     if options.is_id_scan:
         _validate_id_scan(stream, options)
@@ -198,24 +199,24 @@ def _has_lookback(stream: Stream) -> bool:
 def _unread_windows(
     sync_progress: SyncProgress, slice_: Slice, *, start: datetime | None, lookback: timedelta
 ) -> tuple[Window, ...]:
-    """Return what is left of `[start, ∞)`, and the lookback window before the mark once more.
+    """Return the unread rest of `[start, ∞)`, the lookback window and the windows to retry.
 
-    As well as the one before the end of all that was read, where that lies beyond a gap, and the
-    windows to retry, which held records that could not be stored.
+    Where a gap follows the high-water mark, the lookback window before the end of everything read
+    is added too. Windows to retry held records that could not be stored.
 
-                start        mark - lookback      mark
+                start        mark - lookback   high-water mark
     ──────────────┼────────────────┼────────────────┼──────────▶ UTC
     read before ──[═════════════════════════════════)
     to read ───────────────────────[════════════════╪══════════▶
 
-    A slice without a record has no mark to look back from, and is asked for as a whole: an empty
-    answer takes one request all the same, and it brings what comes late, or is imported.
+    A slice without records has no high-water mark, and is read whole each time. That costs one
+    request, as any empty window does, and finds records that arrive late or are imported.
     """
     progress = sync_progress.slices.get(slice_.name) or SliceProgress()
     if progress.max_cursor is None:
         return (Window(start),)
     coverage = progress.coverage
-    # What a killed run read beyond a gap ends later than the mark; late events lie there as well.
+    # A killed run may have read beyond a gap, past the mark: late events can appear there too.
     ends = (progress.high_water_mark(start), *(own.end for own in coverage.windows[-1:]))
     back = [Window(end - lookback, end) for end in ends if end is not None]
     for window in (*back, *sync_progress.retries.windows_of_slice(slice_.name)):
@@ -233,20 +234,20 @@ def _load_progress(
 ) -> tuple[SyncProgress, tuple[str, ...]]:
     names = tuple(each.name for each in slices)
     if previous.lake_state is None:
-        lost = previous.metadata_cursor is not None
+        is_table_lost = previous.metadata_cursor is not None
         note = (
             f"asset metadata says {previous.metadata_cursor}, but the lake holds no {stream.name}: "
             "reading from the beginning"
         )
-        return SyncProgress(start, {}, names), ((note,) if lost else ())
+        return SyncProgress(start, {}, names), ((note,) if is_table_lost else ())
     stored = slices_from_json(previous.lake_state)
     before = _apply_unfiltered_progress(stored, names)
-    lake_mark = cursor_from_json(previous.lake_state)
+    lake_cursor = cursor_from_json(previous.lake_state)
     progress = SyncProgress(
-        start, before, names, previous_cursor=lake_mark, metadata_cursor=previous.metadata_cursor
+        start, before, names, previous_cursor=lake_cursor, metadata_cursor=previous.metadata_cursor
     )
     progress.retries = retries_from_json(previous.lake_state.get(QUARANTINE_RETRIES_KEY))
-    # What of all metrics could not be stored may be one of each that is read alone from now on.
+    # Records of all metrics that could not be stored may belong to any metric now read by itself.
     progress.retries.share(WHOLE_COLLECTION.name, (each for each in names if each not in stored))
     notes = _resolve_cursor_conflict(
         progress, lagging_cursor=cursor_from_json(previous.lake_state, "behind")
@@ -265,43 +266,44 @@ def _load_progress(
 def _resolve_cursor_conflict(
     progress: SyncProgress, *, lagging_cursor: datetime | None
 ) -> list[str]:
-    """Forget what only one of the two marks says was read; return what is to be said of it.
+    """Forget what only one of the two cursors counts as read; return the warnings to show.
 
-    `lagging_cursor` is what asset metadata shows where a run was killed right after a commit.
+    The lower cursor counts, since only what both confirm is certain. `lagging_cursor` is what asset
+    metadata shows if a run was killed right after a commit: then the lake's cursor counts.
     """
-    lake_mark, shown = progress.previous_cursor, progress.metadata_cursor
-    if lake_mark is None or shown == lake_mark:
+    lake_cursor, shown = progress.previous_cursor, progress.metadata_cursor
+    if lake_cursor is None or shown == lake_cursor:
         return []
     if shown is None:
         note = (
-            f"no mark in asset metadata: going on from the lake's, {lake_mark.isoformat()} "
+            f"no mark in asset metadata: going on from the lake's, {lake_cursor.isoformat()} "
             "(to read everything again, use sync_mode: full_refresh_overwrite)"
         )
         return [note]
     if shown == lagging_cursor:
         note = (
             f"asset metadata is one commit behind, as a kill leaves it ({shown}): going on from "
-            f"the lake's mark, {lake_mark.isoformat()}"
+            f"the lake's mark, {lake_cursor.isoformat()}"
         )
         return [note]
     for name, each in progress.slices.items():
-        agreed = each.coverage.subtract(Window(shown, max(shown, lake_mark)))
+        agreed = each.coverage.subtract(Window(shown, max(shown, lake_cursor)))
         progress.slices[name] = replace(each, coverage=agreed)
-    return [f"marks differ: asset metadata {shown}, lake {lake_mark}; the lower counts"]
+    return [f"marks differ: asset metadata {shown}, lake {lake_cursor}; the lower counts"]
 
 
 def _apply_unfiltered_progress(
     previous: dict[str, SliceProgress], names: tuple[str, ...]
 ) -> dict[str, SliceProgress]:
-    """Return the progress where what was read of all metrics counts for each single one."""
+    """Return progress in which windows read without a metric filter count for each metric."""
     everything = previous.get(WHOLE_COLLECTION.name)
     if everything is None:
         return previous
-    united = dict(previous)
+    merged = dict(previous)
     for name in names:
         own = previous.get(name, SliceProgress())
-        united[name] = SliceProgress(
+        merged[name] = SliceProgress(
             own.coverage.union(everything.coverage),
             max(filter(None, (own.max_cursor, everything.max_cursor)), default=None),
         )
-    return united
+    return merged

@@ -1,4 +1,4 @@
-"""What the settings of privacy hold true for: all rows of a table, or only those read since."""
+"""Tracks for which rows the privacy settings hold: all of a table, or only those read since."""
 
 import hmac
 import shlex
@@ -19,17 +19,17 @@ from klaviyo_assets.sync.context import SyncContext
 
 ROW_CLAIMS_KEY = "protected"
 HISTORY_CLAIMS_KEY = "history_protected"
-"""The keys of a commit's state that hold the claims for the table and for its history."""
+"""Keys of a commit's state: the privacy claims of the table and of its history."""
 
 
 PrivacyClaims = Mapping[str, str]
-"""What became of each column, in words, by its name."""
+"""How each column is protected, in words, by its name."""
 
 _NO_CLAIMS: Mapping[str, PrivacyClaims] = {ROW_CLAIMS_KEY: {}, HISTORY_CLAIMS_KEY: {}}
 
 
 def build_privacy_claims(privacy: PrivacyRules) -> PrivacyClaims:
-    """Return in words what becomes of each column; hashes name their salt by a hash of it."""
+    """Return how the rules protect each column; a salt is named by a hash of it."""
     claims = {
         name: f"only {'|'.join(sorted(keys))}" for name, keys in privacy.allowed_json_keys.items()
     }
@@ -44,11 +44,10 @@ def build_privacy_claims(privacy: PrivacyRules) -> PrivacyClaims:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrivacyGuard:
-    """What the settings of privacy make of one sync.
+    """What the privacy settings change in one sync.
 
-    `requested_fields` are the only attributes to ask for, empty for all; `claims` go into the state
-    of each commit; `cleared_columns` are the columns that rows from before the settings may not
-    keep.
+    `requested_fields`: the only attributes to request; empty: all. `claims` go into the state of
+    each commit. `cleared_columns` are emptied in rows that are older than the settings.
     """
 
     privacy: PrivacyRules
@@ -63,28 +62,28 @@ def build_privacy_guard(
 ) -> PrivacyGuard:
     """Return the guard of a sync; warn of stored rows that are older than a setting.
 
-    `is_replacement` tells that the sync reads everything: then older rows leave, or lose what is
-    hidden.
+    `is_replacement`: the sync reads everything, so that older rows are dropped, or lose the columns
+    that the settings hide.
 
     Raises:
         CorruptFileError: the table's log cannot be read.
     """
     privacy = resolve_privacy_rules(stream, context.settings, salt=context.salt)
     wanted = build_privacy_claims(privacy)
-    held = _load_valid_claims(stream.name, wanted, context.lake) if wanted else _NO_CLAIMS
-    older = frozenset(wanted.keys() - held[ROW_CLAIMS_KEY].keys())
+    valid = _load_valid_claims(stream.name, wanted, context.lake) if wanted else _NO_CLAIMS
+    older = frozenset(wanted.keys() - valid[ROW_CLAIMS_KEY].keys())
     if wanted:
         warn_of_older_rows(
-            stream.name, wanted, held, is_replacement=is_replacement, warn=context.warn
+            stream.name, wanted, valid, is_replacement=is_replacement, warn=context.warn
         )
         warn_of_older_quarantine(stream.name, context)
-    rows = wanted if is_replacement else held[ROW_CLAIMS_KEY]
+    rows = wanted if is_replacement else valid[ROW_CLAIMS_KEY]
     return PrivacyGuard(
         privacy=privacy,
         decoder=PageDecoder(stream, privacy=privacy),
         requested_fields=sparse_fieldset(stream, privacy.excluded_columns),
-        claims={**held, ROW_CLAIMS_KEY: rows} if wanted else {},
-        # A value of another type than declared lies in `extra`.
+        claims={**valid, ROW_CLAIMS_KEY: rows} if wanted else {},
+        # Values of another type than declared are stored in `extra`.
         cleared_columns=older | {EXTRA_FIELD} if older and is_replacement else frozenset(),
     )
 
@@ -97,7 +96,7 @@ def warn_of_older_rows(
     is_replacement: bool,
     warn: Callable[[str], None],
 ) -> None:
-    """Say which columns of a table and of its history are older than the settings."""
+    """Warn which columns of a table and of its history are older than the settings."""
     older = sorted(claims.keys() - valid_claims[ROW_CLAIMS_KEY].keys())
     if older and not is_replacement:
         warn(
@@ -117,7 +116,7 @@ def warn_of_older_rows(
 
 
 def warn_of_older_quarantine(stream: str, context: SyncContext) -> None:
-    """Say that records which were put aside before the settings of privacy are there whole."""
+    """Warn that records quarantined before the privacy settings are stored unredacted."""
     try:
         folder = context.lake.find_unredacted_quarantine(stream)
     except CorruptFileError as broken:
@@ -133,7 +132,7 @@ def warn_of_older_quarantine(stream: str, context: SyncContext) -> None:
 def _load_valid_claims(
     stream: str, claims: PrivacyClaims, lake: Lake
 ) -> Mapping[str, PrivacyClaims]:
-    """Return what of the claims holds for all rows that are there, and for all versions."""
+    """Return the claims that hold for all rows of the table, and for all of its history."""
     table = lake.read_table_state(stream)
     before: Mapping[str, object] = {} if table is None else table.state
     return {
@@ -148,14 +147,14 @@ def _read_history_state(stream: str, lake: Lake) -> TableState | None:
     try:
         return lake.read_table_state(stream + HISTORY_SUFFIX)
     except CorruptFileError:
-        # Its own writer says so, and this sync may be none.
+        # The writer of the history reports this, and this sync may not write one.
         return None
 
 
 def _select_valid_claims(
     claims: PrivacyClaims, stored_claims: object, table: TableState | None
 ) -> PrivacyClaims:
-    """Return the claims that held before as well; all of them where there are no rows."""
+    """Return the claims that already held; all of them where there are no rows."""
     if table is None or not table.rows:
         return claims
     known = cast("Mapping[str, object]", stored_claims if isinstance(stored_claims, dict) else {})

@@ -1,4 +1,4 @@
-"""Starts a sync: decides what to read and how to write it, and puts its parts together."""
+"""Starts a sync: decides what to read and how to write it, and starts the readers."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -46,12 +46,12 @@ from klaviyo_assets.sync.workers import TwoPassReader, WorkerPool
 
 
 def id_scan_stream(stream: Stream) -> Stream:
-    """Return the stream of a collection's ids alone, in the order that no change moves one in.
+    """Return the stream with only its ids, sorted by a value that never changes.
 
-    Its one column is what it is ordered by, so that it can be read in windows side by side.
+    That value is its only column, so that windows of it can be read in parallel.
 
     Raises:
-        SettingError: the stream has no such order.
+        SettingError: the stream has no such value.
     """
     order, source = stream.id_scan_cursor, stream.source
     if order is None or not isinstance(source, Collection):
@@ -73,10 +73,10 @@ _NO_VERSIONS: Mapping[str, datetime | None] = MappingProxyType({})
 def start_sync(
     stream: Stream, options: SyncOptions, metadata_cursor: datetime | None, *, context: SyncContext
 ) -> SyncRun:
-    """Return the sync, its first answer already there; nothing has been written.
+    """Return the sync, once its first page is there; nothing has been written.
 
     Raises:
-        KlaviyoAssetsError: the order makes no sense, the lake cannot be read, Klaviyo refuses.
+        KlaviyoAssetsError: bad options, a lake that cannot be read, or a refusal of Klaviyo.
     """
     context.lake.prepare_for_sync(context.account)
     if context.settings.tune_process:
@@ -93,29 +93,29 @@ def start_sync(
             f"klaviyo/{stream.name} first"
         )
     if isinstance(stream.source, Detail):
-        pull = _build_fan_out_sync(stream, options, previous, context=context)
+        sync_run = _build_fan_out_sync(stream, options, previous, context=context)
     else:
         plan = plan_sync(stream, options, previous, settings=context.settings, now=context.clock())
         for note in plan.warnings:
             context.warn(note)
-        pull = _build_window_sync(
+        sync_run = _build_window_sync(
             stream, options, plan, context=context, planned_version=previous.table_version
         )
     try:
         context.lake.load_duckdb()
-        pull.fetch_first_page()
+        sync_run.fetch_first_page()
     except BaseException:
-        pull.close()
+        sync_run.close()
         raise
-    return pull
+    return sync_run
 
 
 def _load_previous_state(
     stream: Stream, options: SyncOptions, *, context: SyncContext
 ) -> TableState | None:
-    """Return the table's state; what a full refresh cannot read is no reason for it to fail.
+    """Return the table's state; a full refresh sets aside what cannot be read.
 
-    It needs nothing of what is there, so a table or history of it that cannot be read is set aside.
+    It needs nothing of the old table or history, so a damaged one must not make it fail.
     """
     if not options.mode.is_full_refresh:
         return context.lake.check_table_state(stream.name)
@@ -125,7 +125,7 @@ def _load_previous_state(
 
 
 def _read_state_or_set_aside(table: str, *, context: SyncContext) -> TableState | None:
-    """Return a table's state; a table that cannot be read is set aside, and said to be."""
+    """Return a table's state; a table that cannot be read is set aside, with a warning."""
     try:
         return context.lake.check_table_state(table)
     except CorruptFileError:
@@ -220,9 +220,10 @@ def _build_write_options(
 def _start_readers(
     request_context: RequestContext, plan: SyncPlan, *, context: SyncContext, is_first_sync: bool
 ) -> PageSource:
-    """Return the readers of the plan's windows, started.
+    """Start the readers of the plan's windows, and return them.
 
-    Where rows that they do not bring are to be marked as deleted, a second round follows.
+    A replacement that marks missing rows as deleted gets a second pass, over what changed during
+    the first: a record that moved behind the readers is not taken for deleted.
     """
     stream, client = request_context.stream, context.client
     readers = [WindowReader(request_context, slice_, window) for slice_, window in plan.windows]
@@ -237,21 +238,21 @@ def _start_readers(
     if is_first_sync or not (plan.is_replacement and is_splittable and stream.has_soft_deletes):
         return pool
 
-    def again(since: datetime) -> WorkerPool:
+    def start_second_pass(since: datetime) -> WorkerPool:
         later = Window(max(filter(None, (since, plan.progress.start))), None)
         return WorkerPool(
             [WindowReader(request_context, slice_, later) for slice_, _ in plan.windows], workers=1
         )
 
-    return TwoPassReader(pool, again)
+    return TwoPassReader(pool, start_second_pass)
 
 
 def _max_requests_per_second(request_context: RequestContext, rate_limiter: RateLimiter) -> float:
-    """Return how many requests the limits let through at their fastest."""
-    budgets = request_context.stream.rate_limit_buckets(
+    """Return how many requests a second the rate limits allow in a burst."""
+    buckets = request_context.stream.rate_limit_buckets(
         excluded_fields=request_context.excluded_fields
     )
-    bursts = [rate_limiter.bucket_limits(budget)[0] for budget in budgets]
+    bursts = [rate_limiter.bucket_limits(bucket)[0] for bucket in buckets]
     return min((burst.requests / burst.window_seconds for burst in bursts), default=inf)
 
 
@@ -261,22 +262,24 @@ def _build_fan_out_sync(
     validate_options(stream, options)
     source = cast("Detail", stream.source)
     now = context.clock()
-    # None: the last sync asked for all there was, so everything is asked for again. Only what a
-    # killed one left is measured by the clock, which may differ from Klaviyo's.
+    # None: the last sync requested all parents, so this one starts over. Set only by an interrupted
+    # sync, since it is compared by our clock, which may differ from Klaviyo's.
     since = parse_instant(cast("str | None", (previous.lake_state or {}).get(_FAN_OUT_SINCE_KEY)))
     is_refresh, lake = options.mode.is_full_refresh, context.lake
     stored = _NO_VERSIONS if is_refresh else _read_stored_versions(stream, source, lake)
     privacy_guard = build_privacy_guard(stream, context, is_replacement=is_refresh)
     table = build_table(stream, arrow_schema(stream))
     hidden = privacy_guard.cleared_columns
-    replaces = is_refresh and previous.table_version is not None
+    is_replacement = is_refresh and previous.table_version is not None
     start_reading = partial(
         FanOut,
         build_request_context(stream, privacy_guard.decoder, context=context),
         parents_to_fetch(_read_parent_versions(source, lake), stored, reread_since=since),
         decoder=privacy_guard.decoder,
         requested_at=now,
-        stored=partial(_read_stored_rows, table, lake=lake, hidden=hidden) if replaces else None,
+        stored=partial(_read_stored_rows, table, lake=lake, hidden=hidden)
+        if is_replacement
+        else None,
         has_stored_rows=bool(stored),
     )
     return SyncRun(
@@ -305,9 +308,9 @@ def _fan_out_state(progress: SyncProgress, since: datetime) -> dict[str, object]
 def _read_stored_rows(
     table: LakeTable, ids: Iterable[str], *, lake: Lake, hidden: frozenset[str]
 ) -> pa.RecordBatch | None:
-    """Return the stored rows of some ids, NULL in the columns that a setting of privacy hides.
+    """Return the stored rows of some ids, NULL in the columns that a privacy setting hides.
 
-    None where there are none, or where they cannot be read: a replacement mends a damaged table.
+    None where there are none, or where they cannot be read: a replacement repairs a damaged table.
     """
     try:
         stored = lake.read_columns(table.name, table.schema.names)
@@ -326,7 +329,7 @@ def _read_stored_rows(
 
 
 def _read_parent_versions(source: Detail, lake: Lake) -> Mapping[str, datetime | None]:
-    """Return the parents that still exist, each with its version where it has one."""
+    """Return the parents that are not deleted, each with its version where it has one."""
     if lake.read_table_state(source.parent) is None:
         raise MissingTableError(
             f"the table {source.parent} was never read; materialize klaviyo/{source.parent} first"

@@ -37,41 +37,41 @@ from klaviyo_assets.sync.window_reader import CURSOR_SAFETY_MARGIN, PageResult
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteOptions:
-    """How the lake is to be written: which account's, replaced or merged, with history or not."""
+    """How a sync writes its table: replaced or merged, with or without history."""
 
     account: str
     is_replacement: bool
     is_id_scan: bool = False
-    """Whether it is ids alone that come, and only marks are written."""
+    """Whether only ids are read, so that only deletion marks are written."""
     should_mark_deleted: bool = False
-    """Whether rows that a replacement or a sweep does not bring stay, and are marked."""
+    """Whether rows that a complete read does not find stay in the table, marked as deleted."""
     scanned_from: datetime | None = None
-    """Where a replacement begins to read, by the cursor; None: at the beginning."""
+    """The cursor value from which a replacement reads; None: it reads everything."""
     cleared_columns: frozenset[str] = frozenset()
-    """Columns that rows which a replacement keeps lose: older than a setting of privacy."""
+    """Columns to empty in the old rows that a replacement keeps: a privacy setting is newer."""
     should_keep_history: bool
     should_advance_cursor: bool
     started_at: datetime
     planned_version: int | None
-    """The table's version that was planned with; None where there was no table."""
+    """The table version that the plan was made from; None where there was no table."""
     shrink_limit: float = 1.0
-    """Share of the rows that a complete read may drop or mark without being confirmed."""
+    """Share of the rows that a complete read may drop or mark as deleted unconfirmed."""
     is_shrink_confirmed: bool = False
-    """Whether somebody has confirmed that it may be more, once a second read says so too."""
+    """Whether the operator allows more than that, if a second read finds the same."""
     tunes_process: bool = True
-    """Whether free memory is given back to the system while rows come in."""
+    """Whether free memory is returned to the system during the sync."""
     warn: Callable[[str], None]
-    """Takes a sentence for the operator."""
+    """Shows the operator a sentence."""
     cancel: Callable[[], None]
-    """Wakes every request that is waiting, so that a cancelled run ends at once."""
+    """Wakes every waiting request, so that a cancelled run ends at once."""
 
     @property
     def is_all_or_nothing(self) -> bool:
-        """Return whether only what was read to its end is written, in one commit."""
+        """Return whether there is a single commit, made only once everything was read."""
         return self.is_replacement or self.is_id_scan
 
     def shrink_guard(self, *, is_second_read: bool) -> ShrinkGuard | None:
-        """Return what a commit must not exceed, by the first or the second complete read."""
+        """Return the limit for the rows that a commit may drop or mark; None: no limit."""
         if not self.is_all_or_nothing or (is_second_read and self.is_shrink_confirmed):
             return None
         return ShrinkGuard(
@@ -82,7 +82,7 @@ class WriteOptions:
 def open_session(
     table: LakeTable, lake: Lake, options: WriteOptions
 ) -> WriteSession | IdScanSession:
-    """Return what the rows go into, to be closed.
+    """Return the session that takes the rows; the caller closes it.
 
     Raises:
         KlaviyoAssetsError: as `Lake.open_session` says.
@@ -97,18 +97,19 @@ def open_session(
         started_at=options.started_at,
     )
     if options.is_replacement and options.planned_version is not None:
-        # What others committed since then, the commit puts beside what comes in.
+        # The commit also keeps what others have committed since that version.
         session.table_writer.start_from_version(options.planned_version)
     return session
 
 
 COMMIT_BYTES = 192 * 1024 * 1024
-"""Rows read before a commit, in Arrow bytes: a hundred pages of events, two seconds of reading.
+"""Arrow bytes of rows read before a commit: a hundred pages of events, two seconds of reading.
 
-The session holds fewer in memory. Readers wait while files go to the disk, and each commit adds a
-small file to a table without partitions, which is merged again and again. MiB at the peak for
-200,000 and 1,000,000 events, and records a second (profiles, and events at 150 ms a page), medians
-of three to six runs in turn, the speeds by that of the start beside each:
+The session holds less than that in memory. More commits cost more: readers wait while files are
+written, and each commit adds a small file to a table without partitions, which is then merged
+repeatedly. The table shows the peak memory in MiB for 200,000 and for 1,000,000 events, and the
+records a second of profiles and of events at 150 ms a page. Figures are medians of three to six
+runs in turn:
 
     128 MiB    337    367 (+ 9 %)    13,200    40,700
     192 MiB    335    361 (+ 8 %)
@@ -118,42 +119,42 @@ of three to six runs in turn, the speeds by that of the start beside each:
 """
 
 HEAP_TRIM_BYTES = 16 * 1024 * 1024
-"""Rows handed to the lake, in Arrow bytes, after which free memory goes back to the system.
+"""Arrow bytes of rows passed to the lake between two returns of free memory to the system.
 
-As much as the lake stages at a time: then most of it has just been written and is free.
+It equals what the lake stages at a time: at that point most of it has been written and is free.
 """
 
 COMMIT_SECONDS = 60.0
-"""Longest time between commits: what a kill may cost."""
+"""Longest time between commits, so the most reading that a killed run can lose."""
 
 MAX_QUARANTINE_SHARE = 0.01
 MAX_QUARANTINE_COUNT = 100
-"""Share and number of records put aside that, where both are exceeded, fail a sync at its end.
+"""A sync fails at its end if its quarantined records exceed both this share and this number.
 
-A share alone, judged on the few records of an hour, would fail a stream for two of them.
+With the share alone, two bad records among the few of an hour would fail a stream.
 """
 
 
 class PageSource(Protocol):
-    """What brings the pieces: a pool of windows, or a fan-out over parent records."""
+    """Yields the pages of a sync: a pool of window readers, or a fan-out over parent records."""
 
     @property
     def missing_parents(self) -> int:
-        """Return how many parent records were gone when they were asked about, so far."""
+        """Return how many parent records Klaviyo no longer had when they were requested."""
         ...
 
     @property
     def last_pass_at(self) -> datetime | None:
-        """Return when the last of several readings began, UTC; None where there is one."""
+        """Return when the second pass began (UTC); None where there is one pass."""
         ...
 
     @property
     def unanswered_parents(self) -> Mapping[str, int]:
-        """Return how many parent records Klaviyo gave no answer about so far, by the reason."""
+        """Return how many parent records could not be fetched, by reason."""
         ...
 
     def results(self) -> Iterator[PageResult | Slice]:
-        """Yield pieces, and each slice once when it has been read to its end."""
+        """Yield the pages, and each slice once, after its last page."""
         ...
 
     def close(self) -> None:
@@ -163,28 +164,27 @@ class PageSource(Protocol):
 
 @dataclass(slots=True)
 class SyncStats:
-    """What one sync has read and written so far."""
+    """Counts of what one sync has read and written so far."""
 
     records_read: int = 0
     rows_written: int = 0
     rows_total: int = 0
     rows_marked_deleted: int = 0
-    """Rows that were marked as deleted."""
     rows_lost: int = 0
-    """Rows of damaged files, of which nobody can tell whether they would have stayed."""
+    """Rows of damaged files: whether the sync would have kept them is unknown."""
     records_quarantined: int = 0
     rows_rebased: int = 0
-    """Rows that other runs committed while everything was read."""
+    """Rows that other runs committed during this sync, and that its replacement keeps."""
     quarantine_reasons: Counter[str] = field(default_factory=Counter[str])
-    """Why records were put aside, and how many for each reason."""
+    """The number of quarantined records by reason."""
     commits: int = 0
     is_out_of_order: bool = False
-    """Whether pages came out of the order that was asked for."""
+    """Whether Klaviyo sent records out of the requested order."""
     notices: set[str] = field(default_factory=set[str])
 
 
 class SyncRun:
-    """A sync under way. Lazy: `run` reads and writes, one commit a step."""
+    """A running sync of one stream. `run` is lazy: each step reads, writes and commits once."""
 
     def __init__(
         self,
@@ -195,15 +195,15 @@ class SyncRun:
         progress: SyncProgress,
         build_state: Callable[[SyncProgress], dict[str, object]],
     ) -> None:
-        """Take the parts, and begin to read.
+        """Start reading.
 
-        `start_reading` begins a read of everything that is wanted, each time anew; `state` gives
-        the JSON object that each commit carries.
+        `start_reading` starts the readers from the beginning each time it is called.
+        `build_state` returns the JSON object that each commit carries.
         """
         self.table = table
         self.progress = deepcopy(progress)
         self.is_done = False
-        """Whether everything was read and is committed: the receipt just given is the last."""
+        """Whether everything was read and committed: the receipt just yielded is the last."""
         self.version_before = options.planned_version
         self.stats = SyncStats()
         self._start_reading = start_reading
@@ -222,22 +222,22 @@ class SyncRun:
 
     @property
     def missing_parents(self) -> int:
-        """Return how many parent records were gone when they were asked about, so far."""
+        """Return how many parent records Klaviyo no longer had when they were requested."""
         return self._source.missing_parents
 
     @property
     def unanswered_parents(self) -> Mapping[str, int]:
-        """Return how many parent records Klaviyo gave no answer about so far, by the reason."""
+        """Return how many parent records could not be fetched, by reason."""
         return self._source.unanswered_parents
 
     @property
     def has_pending_retries(self) -> bool:
-        """Return whether later syncs ask again for what could not be stored."""
-        is_swept = self._options.should_advance_cursor and self._options.is_replacement
-        return is_swept or bool(self.progress.retries.entries)
+        """Return whether later syncs request the records again that could not be stored."""
+        reads_all_again = self._options.should_advance_cursor and self._options.is_replacement
+        return reads_all_again or bool(self.progress.retries.entries)
 
     def fetch_first_page(self) -> None:
-        """Wait for the first answer, so that a refusal shows before anything is written.
+        """Wait for the first page, so that a refusal shows before anything is written.
 
         Raises:
             KlaviyoAssetsError: as the client and the decoder say.
@@ -252,11 +252,12 @@ class SyncRun:
         self._options.cancel()
 
     def run(self, lake: Lake) -> Iterator[CommitReceipt]:
-        """Read everything and write it; yield after each commit.
+        """Read everything and write it; yield the receipt of each commit.
 
-        What was read before a failure is committed first, but for a full refresh, which shows only
-        whole. One that would take away much of the table is read a second time before it is
-        believed. Closing the iterator stops the readers.
+        If reading fails, what was read so far is committed before the error is raised. A full
+        refresh is the exception: it commits everything or nothing. One that would remove much of
+        the table is read a second time before it is committed. Closing the iterator stops the
+        readers.
 
         Raises:
             KlaviyoAssetsError: what stopped the sync.
@@ -276,10 +277,10 @@ class SyncRun:
             yield from self._write_results(session)
 
     def _write_second_read(self, lake: Lake) -> Iterator[CommitReceipt]:
-        """Write what a second read brings, as far as it is believed.
+        """Write the second read.
 
         Raises:
-            ShrinkError: it says the same as the first, and nobody has confirmed it.
+            ShrinkError: it would remove as much as the first, and this is not confirmed.
         """
         try:
             yield from self._write_once(lake)
@@ -288,9 +289,9 @@ class SyncRun:
             raise
 
     def _restart(self, shrink_error: ShrinkError, lake: Lake) -> None:
-        """Forget what was read, and read everything once more.
+        """Discard what was read, and start reading everything a second time.
 
-        An id scan is planned by the ids of a version: from now on by that which there is now.
+        An id scan compares with the ids of one table version; the second read takes the current.
         """
         if not self._options.is_replacement:
             now = lake.read_table_state(self.table.name)
@@ -311,9 +312,9 @@ class SyncRun:
         self._results = self._source.results()
 
     def _refuse_concurrent_commit(self, lake: Lake) -> None:
-        """Refuse to write by a plan that another run has overtaken.
+        """Refuse to write if another run has committed since the plan was made.
 
-        A replacement of what there was is no such plan: it goes on from what others committed.
+        A replacement of an existing table is allowed: it keeps what others committed meanwhile.
         """
         if self._options.is_replacement and self._options.planned_version is not None:
             return
@@ -326,10 +327,10 @@ class SyncRun:
             )
 
     def _write_results(self, session: WriteSession | IdScanSession) -> Iterator[CommitReceipt]:
-        """Write what the readers bring; their failure comes after a commit of what came before it.
+        """Write all pages; an error of the readers is raised after a last commit.
 
-        A failure of the session itself is raised as it is, without another commit: rows that it
-        may have dropped are claimed by the progress already.
+        An error of the session itself is raised without another commit: the progress already
+        counts rows as read that the session may have dropped.
         """
         due = monotonic() + COMMIT_SECONDS
         while (item := self._next_result()) is not None:
@@ -345,7 +346,7 @@ class SyncRun:
                 and self._options.is_all_or_nothing
                 and self._options.planned_version is not None
             ):
-                # What the table holds is worth more than a replacement with holes.
+                # The old table is better than a replacement with records missing.
                 raise broken
             receipt = self._commit(session)
             self.is_done = broken is None
@@ -358,7 +359,7 @@ class SyncRun:
         raise self._read_error
 
     def _next_result(self) -> PageResult | Slice | None:
-        """Return what the readers bring next; None at their end, or once one of them has failed."""
+        """Return the next page or slice; None at the end, or once a reader has failed."""
         if self._prefetched_results:
             return self._prefetched_results.pop(0)
         try:
@@ -408,13 +409,13 @@ class SyncRun:
         session.quarantine_records((each.reason, each.record) for each in page.quarantined)
 
     def _quarantine_error(self) -> QuarantineError | None:
-        """Return the failure of a sync that has put many records aside, of many and by share."""
-        put_aside, read = self.stats.records_quarantined, self.stats.records_read
-        if put_aside <= max(MAX_QUARANTINE_COUNT, read * MAX_QUARANTINE_SHARE):
+        """Return the error for too many quarantined records; None where there are few."""
+        quarantined, read = self.stats.records_quarantined, self.stats.records_read
+        if quarantined <= max(MAX_QUARANTINE_COUNT, read * MAX_QUARANTINE_SHARE):
             return None
         return QuarantineError(
-            f"{put_aside} of {read} records cannot be stored, more than {MAX_QUARANTINE_COUNT} and "
-            f"more than 1 % ({'; '.join(sorted(self.stats.quarantine_reasons))}); they lie in "
+            f"{quarantined} of {read} records cannot be stored, more than {MAX_QUARANTINE_COUNT} "
+            f"and more than 1 % ({'; '.join(sorted(self.stats.quarantine_reasons))}); they lie in "
             f"lake/_quarantine/{self.table.name} with the reason, and later runs ask for them "
             "again. Tell the developers of klaviyo_assets, or Klaviyo's support, if it stays so",
             stream=self.table.name,
@@ -423,13 +424,15 @@ class SyncRun:
     def _commit(
         self, session: WriteSession | IdScanSession, *, is_last: bool = True
     ) -> CommitReceipt:
-        state, noticed = self._build_state(self.progress), self._deletion_scan()
+        state, deletion_scan = self._build_state(self.progress), self._deletion_scan()
         shrink_guard = self._options.shrink_guard(is_second_read=self._is_second_read)
         if isinstance(session, WriteSession):
             rebase = self._build_rebase() if self._options.is_replacement else None
-            receipt = session.commit(state, noticed, rebase, is_last=is_last, guard=shrink_guard)
+            receipt = session.commit(
+                state, deletion_scan, rebase, is_last=is_last, guard=shrink_guard
+            )
         else:
-            receipt = session.commit(state, noticed, shrink_guard)
+            receipt = session.commit(state, deletion_scan, shrink_guard)
         self._uncommitted_bytes = 0
         self.progress.metadata_cursor = self.progress.high_water_mark
         self.stats.commits += 1
@@ -441,9 +444,9 @@ class SyncRun:
         return receipt
 
     def _deletion_scan(self) -> DeletionScan | None:
-        """Return what a whole read says of rows that it did not bring; None where they leave.
+        """Return how to mark rows that were not found as deleted; None where they are dropped.
 
-        One that put records aside, or left a slice out, has not seen all there is: it marks none.
+        A read that quarantined records or skipped a slice has not seen everything: it marks none.
         """
         if not self._options.should_mark_deleted:
             return None
@@ -459,10 +462,10 @@ class SyncRun:
         )
 
     def _build_rebase(self) -> Rebase:
-        """Return how to go on from what others committed while everything was read.
+        """Return how to combine the replacement with what other runs committed meanwhile.
 
-        What they read before the last round began, and it did not bring, is gone; what they read
-        later, it may have missed.
+        A row that another run read before the last pass began, and that this pass did not find, is
+        deleted at Klaviyo. A row read later than that stays: the pass may have missed it.
         """
         began = self._first_responded_at or self._options.started_at
         last = self._source.last_pass_at
@@ -474,10 +477,10 @@ class SyncRun:
         )
 
     def _merge_other_state(self, other_state: Mapping[str, object]) -> dict[str, object]:
-        """Return the state of a table that holds what was read here and what others read since.
+        """Return the state for a table with the rows of this sync and those of other runs.
 
-        Where columns of their rows are emptied for a setting of privacy, what they read is asked
-        for again: their state does not count.
+        Where a privacy setting empties columns of their rows, their state does not count, so that
+        the next sync reads these records again.
         """
         if not self._options.cleared_columns:
             self.progress.merge(
@@ -489,7 +492,7 @@ class SyncRun:
 
 
 def describe_shrink(error: ShrinkError, options: WriteOptions) -> str:
-    """Return what the operator is told of a read that was not believed, and how to confirm it."""
+    """Return the message for a read that would remove too much: its figures, how to confirm it."""
     missing = error.rows_before - error.rows_now
     done = "mark {} of {} rows as deleted" if options.should_mark_deleted else "drop {} of {} rows"
     return (
