@@ -269,17 +269,14 @@ def _build_fan_out_sync(
     stored = _NO_VERSIONS if is_refresh else _read_stored_versions(stream, source, lake)
     privacy_guard = build_privacy_guard(stream, context, is_replacement=is_refresh)
     table = build_table(stream, arrow_schema(stream))
-    hidden = privacy_guard.cleared_columns
-    is_replacement = is_refresh and previous.table_version is not None
+    read_stored = partial(_read_stored_rows, table, lake=lake, hidden=privacy_guard.cleared_columns)
     start_reading = partial(
         FanOut,
         build_request_context(stream, privacy_guard.decoder, context=context),
         parents_to_fetch(_read_parent_versions(source, lake), stored, reread_since=since),
         decoder=privacy_guard.decoder,
         requested_at=now,
-        stored=partial(_read_stored_rows, table, lake=lake, hidden=hidden)
-        if is_replacement
-        else None,
+        stored=read_stored if is_refresh and previous.table_version is not None else None,
         has_stored_rows=bool(stored),
     )
     return SyncRun(
