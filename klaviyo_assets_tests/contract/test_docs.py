@@ -53,7 +53,8 @@ def quoted_words(page: Path) -> Iterator[str]:
 
 def places_of(page: Path) -> tuple[Path, ...]:
     """Return the folders that a path of a page may start from."""
-    return (ROOT, PACKAGE, TESTS, page.parent)
+    above = [folder for folder in page.parents if folder.is_relative_to(ROOT)]
+    return (PACKAGE, TESTS, *above)
 
 
 @cache
