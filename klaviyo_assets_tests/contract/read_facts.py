@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from klaviyo_assets.model.stream import Collection, Detail
+from klaviyo_assets.streams import COLLECTIONS
 from klaviyo_assets_tests.contract.facts import FACTS_PATH, OPERATIONS
 from klaviyo_assets_tests.contract.read_endpoints import (
     SCALARS,
@@ -28,19 +30,16 @@ Node = dict[str, Any]
 DOCUMENT = Path(__file__).parents[2].parent / "shared" / "klaviyo" / "openapi-2026-07-15.json"
 """Where a developer may have put the document: beside the checkout."""
 
-PATHS = (
-    "/api/accounts",
-    "/api/campaigns",
-    "/api/campaign-recipient-estimations/{id}",
-    "/api/events",
-    "/api/flows",
-    "/api/lists",
-    "/api/lists/{id}",
-    "/api/metrics",
-    "/api/profiles",
-    "/api/segments",
-    "/api/templates",
+PATHS = tuple(
+    sorted(
+        {
+            stream.source.path
+            for stream in COLLECTIONS
+            if isinstance(stream.source, Collection | Detail)
+        }
+    )
 )
+"""The paths that our streams read."""
 
 LOWERED_LIMIT_PATTERN = re.compile(
     r"Rate limits when using the `(.+?)` parameter in your API request:"

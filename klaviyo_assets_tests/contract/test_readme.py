@@ -9,23 +9,19 @@ from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import COLLECTIONS, REPORTS
 from klaviyo_assets_tests.contract.checkout import ROOT
+from klaviyo_assets_tests.contract.golden_streams import readme_row
 from klaviyo_assets_tests.contract.settings_table import TABLE_HEAD, expected_pages
 
 README = (ROOT / "README.md").read_text()
 
 
-def row_of(stream: Stream) -> str:
-    """Return the line of the table of streams."""
-    grain = stream.description.removeprefix("One row per ").rstrip(".")
-    cursor = f"`{stream.cursor.column}`" if stream.cursor else ""
-    tier = stream.tier.name if stream.tier else ""
-    return f"| `{stream.name}` | {grain} | {cursor} | {tier} | {', '.join(stream.scopes)} |"
-
-
 @pytest.mark.parametrize("stream", [*COLLECTIONS, *REPORTS], ids=lambda stream: stream.name)
 def test_every_stream_has_its_row(stream: Stream) -> None:
-    """The table of streams says what the registry says; the failing line is the row to add."""
-    assert row_of(stream) in README.splitlines(), f"add to README.md:\n{row_of(stream)}"
+    """The table of streams says what the registry says.
+
+    `python -m klaviyo_assets_tests.contract.golden_streams` writes it anew.
+    """
+    assert readme_row(stream) in README.splitlines()
 
 
 def test_no_row_for_a_stream_that_is_not_there() -> None:

@@ -67,6 +67,32 @@ def test_a_file_is_named_for_what_it_holds(package: list[Module]) -> None:
     assert {part for part in parts if EMPTY_WORDS.intersection(part.split("_"))} == set()
 
 
+def public_names(module: Module) -> set[str]:
+    """Return what a module defines at its top level: functions, classes, variables and aliases."""
+    found: set[str] = set()
+    for node in module.tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = [each for target in targets for each in ast.walk(target)]
+            found |= {each.id for each in names if isinstance(each, ast.Name)}
+    return {name for name in found if not name.startswith("_")}
+
+
+def test_a_name_has_one_home(package: list[Module]) -> None:
+    """No public name is defined at the top of two modules: who searches it finds what it is.
+
+    The sandbox is a program of its own.
+    """
+    homes: dict[str, list[str]] = {}
+    for module in package:
+        if module.room != "sandbox":
+            for name in public_names(module):
+                homes.setdefault(name, []).append(module.name)
+    assert {name: where for name, where in homes.items() if len(where) > 1} == {}
+
+
 def test_knowledge_is_told_the_time(package: list[Module]) -> None:
     """The pure rooms ask no clock through `datetime` or `date`, which no import fence can see."""
     pure = [module for module in package if module.name.startswith(PURE)]

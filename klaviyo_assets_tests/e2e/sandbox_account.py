@@ -9,11 +9,13 @@ from functools import lru_cache
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
+from klaviyo_assets.model.stream import Collection
 from klaviyo_assets.sandbox import AccountConfig, Sandbox, serve
 from klaviyo_assets.sandbox.account import metrics
 from klaviyo_assets.sandbox.account.profiles import ProfileCollection
 from klaviyo_assets.sandbox.account.records import RecordCollection
 from klaviyo_assets.sandbox.admin import list_true_records
+from klaviyo_assets.streams import COLLECTIONS
 
 NOON = datetime(2026, 9, 30, 12, tzinfo=UTC)
 """When a shop's clock starts: some weeks before anybody runs this, so that it can be moved on."""
@@ -25,17 +27,11 @@ UNLIMITED_SCALE = 1_000_000.0
 """Scales the rate limits out of the way."""
 
 COLLECTION_BY_STREAM = {
-    "accounts": "accounts",
-    "campaigns": "campaigns",
-    "email_templates": "templates",
-    "events": "events",
-    "flows": "flows",
-    "lists": "lists",
-    "metrics": "metrics",
-    "profiles": "profiles",
-    "segments": "segments",
+    stream.name: stream.source.path.removeprefix("/api/")
+    for stream in COLLECTIONS
+    if isinstance(stream.source, Collection)
 }
-"""Streams whose records the sandbox counts by itself, by its own word for them."""
+"""The sandbox's own word for a stream's records. `global_exclusions` are some of the profiles."""
 
 
 class SandboxAccount:

@@ -5,23 +5,14 @@ import threading
 import pytest
 
 from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.model.stream import Collection
 from klaviyo_assets.sandbox import PrivateApiKey
 from klaviyo_assets.sandbox.account.config import DEFAULT_KEY
+from klaviyo_assets.streams import COLLECTIONS
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 
-ASKING = (
-    "accounts",
-    "campaigns",
-    "email_templates",
-    "events",
-    "flows",
-    "global_exclusions",
-    "lists",
-    "metrics",
-    "profiles",
-    "segments",
-)
+ASKING = tuple(stream.name for stream in COLLECTIONS if isinstance(stream.source, Collection))
 """Streams whose first sync asks Klaviyo something."""
 
 

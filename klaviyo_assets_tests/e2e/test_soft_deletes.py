@@ -4,24 +4,22 @@ from datetime import timedelta
 
 import pytest
 
+from klaviyo_assets.streams import COLLECTIONS, STREAMS
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.e2e.sandbox_account import NOON
+from klaviyo_assets_tests.e2e.sandbox_account import COLLECTION_BY_STREAM, NOON
 
 DAY = timedelta(days=1)
 FULL = {"sync_mode": "full_refresh_overwrite"}
 
 KINDS = {
-    "campaigns": "campaign",
-    "email_templates": "template",
-    "flows": "flow",
-    "lists": "list",
-    "profiles": "profile",
-    "segments": "segment",
+    stream.name: COLLECTION_BY_STREAM[stream.name].removesuffix("s")
+    for stream in COLLECTIONS
+    if stream.has_soft_deletes
 }
 """Streams that mark what is deleted, with the sandbox's word for a record."""
 
-EVERY_SYNC = {"lists", "segments"}
+EVERY_SYNC = {name for name in KINDS if STREAMS[name].is_snapshot}
 """Those that every sync reads whole; the others need a full refresh."""
 
 

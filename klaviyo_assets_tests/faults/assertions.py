@@ -7,23 +7,17 @@ from typing import Any, cast
 from deltalake import DeltaTable
 
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.streams import STREAMS
+from klaviyo_assets.model.stream import Collection
+from klaviyo_assets.streams import COLLECTIONS, STREAMS
 from klaviyo_assets_tests.e2e.home import Home, asset_key
 from klaviyo_assets_tests.e2e.instance import open_instance
 
 CURSOR_METADATA_KEY = "klaviyo/cursor"
 
 STREAM_PATHS = {
-    "accounts": "/api/accounts",
-    "campaigns": "/api/campaigns",
-    "email_templates": "/api/templates",
-    "events": "/api/events",
-    "flows": "/api/flows",
-    "global_exclusions": "/api/profiles",
-    "lists": "/api/lists",
-    "metrics": "/api/metrics",
-    "profiles": "/api/profiles",
-    "segments": "/api/segments",
+    stream.name: stream.source.path
+    for stream in COLLECTIONS
+    if isinstance(stream.source, Collection)
 }
 """Where the sandbox shows a stream's records."""
 

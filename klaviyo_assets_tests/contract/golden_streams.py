@@ -1,0 +1,108 @@
+"""What each stream promises, in one text file a stream (`golden/<stream>.txt`), and its README row.
+
+`python -m klaviyo_assets_tests.contract.golden_streams` writes the files and the README's table
+anew, and `facts.toml` where Klaviyo's document lies beside the checkout. A diff of these files is
+what a change of a stream means to its users.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+
+from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.rate_tiers import RateTier
+from klaviyo_assets.streams import STREAMS
+from klaviyo_assets_tests.contract import read_facts
+from klaviyo_assets_tests.contract.checkout import ROOT
+
+GOLDEN_FOLDER = Path(__file__).with_name("golden")
+README_PATH = ROOT / "README.md"
+README_HEAD = "| stream | one row per | cursor | tier | scopes |\n|---|---|---|---|---|\n"
+NOT_IN_THE_HEAD = {"name", "description", "source", "columns"}
+
+
+def render_value(value: object) -> str:
+    """Return a value of a declaration as text; of a dataclass, only what is not a default."""
+    match value:
+        case None:
+            return "none"
+        case RateTier(name=name):
+            return name
+        case tuple():
+            return ", ".join(render_value(each) for each in value)
+        case Mapping():
+            return ", ".join(f"{key} = {render_value(each)}" for key, each in value.items())
+        case _ if is_dataclass(value):
+            chosen = [f"{name}={render_value(each)}" for name, each in non_default_fields(value)]
+            return f"{type(value).__name__}({', '.join(chosen)})"
+        case _:
+            return str(value)
+
+
+def non_default_fields(value: object) -> Iterator[tuple[str, object]]:
+    """Yield name and value of each field of a dataclass that is not at its default."""
+    assert is_dataclass(value)
+    for field in fields(value):
+        made = field.default_factory
+        default = field.default if made is MISSING else made()
+        if (given := getattr(value, field.name)) != default:
+            yield field.name, given
+
+
+def golden_text(stream: Stream) -> str:
+    """Return what the stream's golden file must hold."""
+    lines = [stream.description, ""]
+    for name, value in non_default_fields(stream):
+        if name not in NOT_IN_THE_HEAD:
+            lines.append(f"{name}: {render_value(value)}")
+    lines.append(f"source: {type(stream.source).__name__}")
+    for name, value in non_default_fields(stream.source):
+        if isinstance(value, tuple) and len(value) > 1:
+            lines += [f"  {name}:", *(f"    {render_value(each)}" for each in value)]
+        else:
+            lines.append(f"  {name}: {render_value(value)}")
+    lines += ["", f"{len(stream.columns)} columns:"]
+    for column in stream.columns:
+        private = f", personal: {column.personal_kind}" if column.personal_kind else ""
+        lines.append(f"  {column.name}: {column.type}, {render_value(column.source)}{private}")
+    return "\n".join(lines) + "\n"
+
+
+def readme_row(stream: Stream) -> str:
+    """Return the stream's line in the README's table."""
+    grain = stream.description.removeprefix("One row per ").rstrip(".")
+    cursor = f"`{stream.cursor.column}`" if stream.cursor else ""
+    tier = stream.tier.name if stream.tier else ""
+    return f"| `{stream.name}` | {grain} | {cursor} | {tier} | {', '.join(stream.scopes)} |"
+
+
+def expected_readme() -> str:
+    """Return README.md with its table of streams as it must be."""
+    before, head, rest = README_PATH.read_text(encoding="utf-8").partition(README_HEAD)
+    assert head, "README.md has no table of streams"
+    rows = "".join(f"{readme_row(stream)}\n" for stream in STREAMS.values())
+    return before + head + rows + re.sub(r"\A(\|.*\n)*", "", rest)
+
+
+def expected_golden_files() -> dict[str, str]:
+    """Return every golden file's text by its name."""
+    return {f"{name}.txt": golden_text(stream) for name, stream in STREAMS.items()}
+
+
+def main() -> None:
+    """Write all of it anew, and remove the files of streams that are no more."""
+    GOLDEN_FOLDER.mkdir(exist_ok=True)
+    expected = expected_golden_files()
+    for path in GOLDEN_FOLDER.iterdir():
+        if path.name not in expected:
+            path.unlink()
+    for name, text in expected.items():
+        (GOLDEN_FOLDER / name).write_text(text, encoding="utf-8")
+    README_PATH.write_text(expected_readme(), encoding="utf-8")
+    if read_facts.DOCUMENT.exists():
+        read_facts.main()
+
+
+if __name__ == "__main__":
+    main()
