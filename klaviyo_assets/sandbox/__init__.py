@@ -1,33 +1,17 @@
-"""A Klaviyo on loopback: starts in a second, refuses what Klaviyo does, remembers what it showed.
+"""A Klaviyo API on loopback: starts in a second, refuses what Klaviyo refuses, keeps a journal.
 
 `serve` starts one in this process; `python -m klaviyo_assets.sandbox` starts one of its own. The
-sandbox imports nothing of the product and the product nothing of it, so that it can judge.
+sandbox imports nothing of the product and the product nothing of it: it is an independent check.
 """
 
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from klaviyo_assets.sandbox.account.config import (
-    ACCOUNT_SIZES,
-    BURST_PRESETS,
-    DEFAULT_KEY,
-    AccountConfig,
-    Burst,
-    PrivateApiKey,
-)
+from klaviyo_assets.sandbox.account.config import AccountConfig
 from klaviyo_assets.sandbox.server import Sandbox
 from klaviyo_assets.sandbox.service import SandboxService
 
-__all__ = [
-    "ACCOUNT_SIZES",
-    "BURST_PRESETS",
-    "DEFAULT_KEY",
-    "AccountConfig",
-    "Burst",
-    "PrivateApiKey",
-    "Sandbox",
-    "serve",
-]
+__all__ = ["AccountConfig", "Sandbox", "serve"]
 
 
 @contextmanager

@@ -12,13 +12,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from klaviyo_assets.sandbox import (
+from klaviyo_assets.sandbox import AccountConfig, serve
+from klaviyo_assets.sandbox.account.config import (
     ACCOUNT_SIZES,
     BURST_PRESETS,
     DEFAULT_KEY,
-    AccountConfig,
     PrivateApiKey,
-    serve,
 )
 
 _COUNT_OPTIONS = ("events", "profiles", "lists", "segments", "campaigns", "templates", "flows")
@@ -64,7 +63,7 @@ def build_sandbox_parser() -> argparse.ArgumentParser:
     found.add_argument("--seed", type=int, default=1)
     found.add_argument("--days", type=int, default=365, help="days of history")
     found.add_argument("--now", type=parse_time_option, help="sandbox time at the start, ISO")
-    found.add_argument("--frozen", action="store_true", help="the clock moves only when told")
+    found.add_argument("--frozen", action="store_true", help="the clock moves only by /__clock")
     found.add_argument("--timezone", type=parse_zone_option, default="America/New_York")
     found.add_argument("--rate-limit-scale", type=float, default=1.0)
     found.add_argument("--latency-ms", type=float, default=0.0)

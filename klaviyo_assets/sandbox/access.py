@@ -197,7 +197,7 @@ class SandboxRateLimiter:
 
 
 def throttling_error(wait: float, *, retry_after: str | None = None) -> ApiError:
-    """A 429; `wait` in seconds, told as whole seconds rounded up."""
+    """A 429; `wait` in seconds, sent as whole seconds rounded up."""
     seconds = max(1, math.ceil(wait))
     plural = "" if seconds == 1 else "s"
     error = ApiError(

@@ -13,9 +13,9 @@
     POST         /__mutate                one change, see `mutations`
     GET, POST, DELETE /__faults           [{"match": {path, method, query, body, nth | from, to |
                                           every},
-                                          "fault": {"kind": ..., options}}], see `read_faults`
+                                          "fault": {"kind": ..., options}}], see `faults`
 
-Each is a small function of the request; what they change is in the rooms they call.
+Each is a small function of the request; what they change is in the modules they call.
 
 For oracle comparisons only: ids with their sort keys, by collection name as in the API's paths.
 """

@@ -45,15 +45,15 @@ ORDER_METRICS = frozenset({5, 6, 7, 11})
 
 
 class EventRenderer:
-    """Renders events of one shop for one origin."""
+    """Renders the events of one account for one origin."""
 
-    def __init__(self, shop: AccountStore, origin: str) -> None:
+    def __init__(self, store: AccountStore, origin: str) -> None:
         """Prepare the pieces that hold the origin's links."""
-        self.store = shop
+        self.store = store
         self.origin = origin
         base = f"{origin}/api/events/".encode()
         self.profile_cache: dict[int, bytes] = {}
-        self.metric_ids = [record.id.encode() for record in shop.metrics.records]
+        self.metric_ids = [record.id.encode() for record in store.metrics.records]
         self.date_cache: dict[int, bytes] = {}
         linked = (
             b'"links":{"self":"' + base + b'%b/relationships/%b/","related":"' + base + b'%b/%b/"}'
@@ -135,7 +135,7 @@ class EventRenderer:
     def render_page(
         self, ordinals: list[int], query: ParsedQuery
     ) -> tuple[list[bytes], list[bytes]]:
-        """Events and included records in JSON, as asked for."""
+        """Events and included records in JSON, as the query selects them."""
         has_attributions = "attributions" in query.includes
         extras: dict[str, JsonObject] = {}
         rows: list[bytes] = []
@@ -239,11 +239,11 @@ _FAR_SECONDS = 1 << 40
 
 
 class EventEndpoints:
-    """Answers from the event book; pages are rendered per origin."""
+    """Responses about events; pages are rendered per origin."""
 
-    def __init__(self, shop: AccountStore) -> None:
-        """Answer from this shop."""
-        self.store = shop
+    def __init__(self, store: AccountStore) -> None:
+        """Serve the events of this store."""
+        self.store = store
         self.renderers: dict[str, EventRenderer] = {}
 
     def renderer_for(self, origin: str) -> EventRenderer:

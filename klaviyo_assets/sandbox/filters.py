@@ -233,7 +233,7 @@ def literal_micros(value: FilterLiteral) -> int:
 
 RecordPredicate = Callable[[int], bool]
 # Recorded as without effect: the API accepts these filters and returns everything.
-# Archived records of these types come only when asked for.
+# Archived records of these types come only when a filter selects them.
 ARCHIVABLE_KINDS = frozenset({"campaign", "flow"})
 IGNORED_FILTERS = frozenset({("segment", "is_starred"), ("metric", "integration.category")})
 

@@ -1,7 +1,7 @@
 """HTTP requests and responses as values, and the errors that become Klaviyo's error responses.
 
 One exception carries status, code, title, detail and source to the server. The texts of each
-refusal stand where the rule stands (grammar, query, limits); only those shared by many rooms are
+refusal stand where the rule stands (grammar, query, limits); only those shared by many modules are
 here. Source: error format and recorded answers, revision 2026-07-15,
 https://developers.klaviyo.com/en/docs/rate_limits_and_error_handling
 """

@@ -1,7 +1,7 @@
-"""What tests change in the shop: fields, deletions, merges, memberships, suppressions, new records.
+"""Changes by tests: fields, deletions, merges, memberships, suppressions, new records.
 
 Events can be kept back as well. A change moves `updated` to the sandbox's time unless it sets it.
-`ValueError` says what was wrong with a wish; nothing is changed then.
+`ValueError` says what is wrong with a mutation; nothing is changed then.
 """
 
 from collections.abc import Mapping
@@ -24,10 +24,10 @@ _MICROSECOND_KINDS = frozenset({"campaign", "campaign-message"})
 
 
 class AccountMutations:
-    """Changes of one shop; `now` is sandbox seconds since 1970."""
+    """Changes of one account; `now` is sandbox seconds since 1970."""
 
-    def __init__(self, shop: AccountStore) -> None:
-        self.store = shop
+    def __init__(self, store: AccountStore) -> None:
+        self.store = store
 
     def apply(self, change: JsonObject, now: float) -> Json:
         """One change: `{"<type>": id, ...}` or `{"create": "<type>", "set": {...}}`.
@@ -82,10 +82,12 @@ class AccountMutations:
             group.remove_member(self.find_profile(str(record_id)))
 
     def find_profile_or_first(self, record_id: str) -> int | None:
-        """That profile; without an id the first living one, None in a shop without people."""
+        """That profile; without an id the first that is not deleted; None without profiles."""
         if record_id:
             return self.find_profile(record_id)
-        return next((k for k, lives in enumerate(self.store.profiles.alive_flags) if lives), None)
+        return next(
+            (k for k, is_alive in enumerate(self.store.profiles.alive_flags) if is_alive), None
+        )
 
     def find_profile(self, record_id: str) -> int:
         """The ordinal of a profile; `ValueError` when there is none."""
@@ -122,10 +124,14 @@ class AccountMutations:
 
     def remove_profile(self, ordinal: int, target: int | None) -> None:
         """Take a profile away; its events go to the target, or lose their profile."""
-        lives = self.store.profiles.alive_flags
-        if not lives[ordinal] or target == ordinal or (target is not None and not lives[target]):
+        alive_flags = self.store.profiles.alive_flags
+        if (
+            not alive_flags[ordinal]
+            or target == ordinal
+            or (target is not None and not alive_flags[target])
+        ):
             raise ValueError("both profiles must exist and differ")
-        lives[ordinal] = 0
+        alive_flags[ordinal] = 0
         self.store.events.moved_profiles[ordinal] = target
 
     def update_profile(self, ordinal: int, values: JsonObject, now: float) -> None:
@@ -146,9 +152,9 @@ class AccountMutations:
         collection.changes[ordinal] = changed
 
     def create_record(self, kind: str, values: JsonObject, now: float) -> Json:
-        """A new record like the last one of its kind, with these values, born now.
+        """A new record like the last one of its kind, with these values, created now.
 
-        `id` may be among the values, for ids that no shop would make.
+        `id` may be among the values, for ids that Klaviyo would not generate.
         """
         if kind == "profile":
             ordinal = self.store.profiles.add(int(now))
@@ -184,7 +190,7 @@ class AccountMutations:
         return {"id": record_id}
 
     def hide_events(self, change: JsonObject) -> Json:
-        """Keep events of [start, end) back, counted all the same unless told; or show all again."""
+        """Hide events of [start, end); `counted` false: from counts too. Or show all again."""
         events = self.store.events
         if "show_events" in change:
             events.hidden_events.clear()
@@ -216,7 +222,7 @@ class AccountMutations:
         return {"ids": found}
 
     def build_event(self, description: JsonObject, now: float) -> WrittenEvent:
-        """The event a test describes; at once, of the first metric and profile unless told."""
+        """The event a test describes; by default visible now, of the first metric and profile."""
         metric, profile = (
             description.get("metric", self.store.metrics.id_of(0)),
             description.get("profile", ""),

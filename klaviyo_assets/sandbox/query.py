@@ -32,7 +32,7 @@ UNPAGED_SIZE = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedQuery:
-    """What is asked for: conditions, order, page, and which parts of each record."""
+    """A parsed query: conditions, order, page, and which parts of each record."""
 
     clauses: tuple[FilterClause, ...]
     sort: str

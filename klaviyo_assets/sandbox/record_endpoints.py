@@ -42,7 +42,7 @@ RELATIONSHIPS_WITH_DATA = frozenset(
         ("campaign", "campaign-messages"),
     }
 )
-# Attributes that stay out, or null, until they are asked for.
+# Attributes that are absent, or null, until `additional-fields` names them.
 OMITTED_UNLESS_REQUESTED = {
     "list": ("profile_count",),
     "segment": ("profile_count",),
@@ -65,7 +65,7 @@ def build_resource(
     query: ParsedQuery,
     is_primary: bool,
 ) -> JsonObject:
-    """A record as asked for.
+    """A record with the parts that the query selects.
 
     `is_primary` is False for included ones, whose relationships stay closed.
     """
@@ -101,7 +101,7 @@ def select_attributes(
     additional_fields: frozenset[str],
     fields: frozenset[str] | None,
 ) -> JsonObject:
-    """The attributes to show: additional ones only if asked, then only the sparse fields."""
+    """The attributes to show: additional ones only on request, then only the sparse fields."""
     found = dict(attributes)
     for name in OMITTED_UNLESS_REQUESTED.get(kind, ()):
         if name not in additional_fields:
@@ -173,24 +173,24 @@ def collect_included(
     return list(found.values())
 
 
-# Null until asked for.
+# Null until `additional-fields` names it.
 HIDDEN_ATTRIBUTES = frozenset({"subscriptions", "predictive_analytics"})
 
 
 class ProfileRenderer:
     """Renders profiles; the pools' JSON is made once, the own parts of each profile each time."""
 
-    def __init__(self, shelf: ProfileCollection) -> None:
-        """Take the shelf and write its pools as JSON."""
-        self.profiles = shelf
+    def __init__(self, profiles: ProfileCollection) -> None:
+        """Render the pools of the profiles as JSON."""
+        self.profiles = profiles
         self.pools = [
-            (shift, render_pool(name, shelf.pools[name])) for name, shift in POOL_SHIFTS.items()
+            (shift, render_pool(name, profiles.pools[name])) for name, shift in POOL_SHIFTS.items()
         ]
 
     def render_profiles(
         self, ordinals: list[int], *, origin: str, additional_fields: frozenset[str]
     ) -> list[bytes]:
-        """Profiles in JSON, with the additional fields asked for."""
+        """Profiles in JSON, with the requested additional fields."""
         collection = self.profiles
         mark = "@id@"
         url = record_url(origin, "profile", mark)
@@ -223,7 +223,7 @@ class ProfileRenderer:
         return b",".join([own, *ready])
 
     def select_pools(self, additional_fields: frozenset[str]) -> list[tuple[int, list[bytes]]]:
-        """The pools with null for what is not asked for."""
+        """The pools with null for what is not requested."""
         found = self.pools[:2]
         for name, pool in zip(
             ("subscriptions", "predictive_analytics"), self.pools[2:], strict=True
@@ -262,7 +262,7 @@ def render_document(
     included_rows: list[bytes] | None,
     is_single: bool = False,
 ) -> bytes:
-    """A JSON:API document of ready rows; `collect_included` only where an include was asked for."""
+    """A JSON:API document of ready rows; `collect_included` only where the query has an include."""
     joined = b",".join(rows)
     data = joined if is_single else b"[" + joined + b"]"
     tail = b"" if included_rows is None else b',"included":[' + b",".join(included_rows) + b"]"
@@ -270,17 +270,17 @@ def render_document(
 
 
 class RecordEndpoints:
-    """Answers of everything but events, which have a room of their own."""
+    """Responses about everything but events, which have a module of their own."""
 
-    def __init__(self, shop: AccountStore) -> None:
-        """Answer from this shop."""
-        self.store = shop
-        self.profile_renderer = ProfileRenderer(shop.profiles)
+    def __init__(self, store: AccountStore) -> None:
+        """Serve the records of this store."""
+        self.store = store
+        self.profile_renderer = ProfileRenderer(store.profiles)
 
     def get_collection(
         self, collection: ResourceCollection, target: RequestTarget, query: ParsedQuery
     ) -> ResponseDocument:
-        """A page of a shelf."""
+        """A page of a collection."""
         found = list(islice(self.iterate_ordinals(collection, query), query.page_size + 1))
         shown = found[: query.page_size]
         return self.render_page(
@@ -358,7 +358,7 @@ class RecordEndpoints:
         return [dump_json(each) for each in found]
 
     def iterate_ordinals(self, collection: ResourceCollection, query: ParsedQuery) -> Iterator[int]:
-        """Ordinals from beyond the cursor on, in the order asked for, that meet the conditions."""
+        """Ordinals after the cursor, in the requested order, that meet the conditions."""
         order = collection.sorted_ordinals(query.sort)
         after = decode_record_cursor(query)
         start = 0 if after is None else self.count_up_to_cursor(collection, query, position=after)

@@ -1,7 +1,7 @@
 """The sandbox without a socket: routes a request, checks it, answers it and keeps the journal.
 
-Puts the rooms in order (path, key, revision, rate, query, records) and writes the journal. The
-socket is in `server`, what goes wrong on purpose in `faults`.
+Applies the checks in order (path, key, revision, rate limit, query, records) and writes the
+journal. The socket is in `server`, what goes wrong on purpose in `faults`.
 
 404 for a path this revision does not have, 405 for a known path with another method.
 """
@@ -87,7 +87,7 @@ class SandboxService:
     """The sandbox's state and its one entry, `respond`."""
 
     def __init__(self, account: AccountConfig) -> None:
-        """Make the shop; the clock starts at the account's `now`, or at the machine's time."""
+        """Generate the account; the clock starts at its `now`, or at the machine's time."""
         base = account.now.timestamp() if account.now else float(int(time.time()))
         self.config = account
         self.clock = SandboxClock(base, frozen=account.frozen)
@@ -103,7 +103,9 @@ class SandboxService:
             self.store, self.event_endpoints.renderer_for("")
         )
         self.mutations = AccountMutations(self.store)
-        self.faults = FaultInjector(lambda wish: self.mutations.apply(wish, self.clock.now()))
+        self.faults = FaultInjector(
+            lambda mutation: self.mutations.apply(mutation, self.clock.now())
+        )
         # Changes and answers take turns, so that a page never shows half a change.
         self.lock = RLock()
 

@@ -9,9 +9,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
+from typing import Any, cast
+
+from klaviyo_assets.rate_tiers import RateTier
 
 from klaviyo_assets.model.stream import Stream
-from klaviyo_assets.rate_tiers import RateTier
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets_tests.contract import read_facts
 from klaviyo_assets_tests.contract.checkout import ROOT
@@ -22,7 +24,7 @@ README_HEAD = "| stream | one row per | cursor | tier | scopes |\n|---|---|---|-
 NOT_IN_THE_HEAD = {"name", "description", "source", "columns"}
 
 
-def render_value(value: object) -> str:
+def render_value(value: Any) -> str:  # noqa: ANN401  (any field of a declaration)
     """Return a value of a declaration as text; of a dataclass, only what is not a default."""
     match value:
         case None:
@@ -30,9 +32,11 @@ def render_value(value: object) -> str:
         case RateTier(name=name):
             return name
         case tuple():
-            return ", ".join(render_value(each) for each in value)
+            members = cast("tuple[Any, ...]", value)
+            return ", ".join(render_value(each) for each in members)
         case Mapping():
-            return ", ".join(f"{key} = {render_value(each)}" for key, each in value.items())
+            items = cast("Mapping[str, Any]", value).items()
+            return ", ".join(f"{key} = {render_value(each)}" for key, each in items)
         case _ if is_dataclass(value):
             chosen = [f"{name}={render_value(each)}" for name, each in non_default_fields(value)]
             return f"{type(value).__name__}({', '.join(chosen)})"
@@ -40,9 +44,8 @@ def render_value(value: object) -> str:
             return str(value)
 
 
-def non_default_fields(value: object) -> Iterator[tuple[str, object]]:
+def non_default_fields(value: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401  (any dataclass)
     """Yield name and value of each field of a dataclass that is not at its default."""
-    assert is_dataclass(value)
     for field in fields(value):
         made = field.default_factory
         default = field.default if made is MISSING else made()
@@ -58,8 +61,9 @@ def golden_text(stream: Stream) -> str:
             lines.append(f"{name}: {render_value(value)}")
     lines.append(f"source: {type(stream.source).__name__}")
     for name, value in non_default_fields(stream.source):
-        if isinstance(value, tuple) and len(value) > 1:
-            lines += [f"  {name}:", *(f"    {render_value(each)}" for each in value)]
+        members = cast("tuple[Any, ...]", value) if isinstance(value, tuple) else ()
+        if len(members) > 1:
+            lines += [f"  {name}:", *(f"    {render_value(each)}" for each in members)]
         else:
             lines.append(f"  {name}: {render_value(value)}")
     lines += ["", f"{len(stream.columns)} columns:"]

@@ -69,16 +69,21 @@ class SandboxAccount:
         return {each: None if at is None else datetime.fromisoformat(at) for each, at in records}
 
     def _suppressed_ids(self) -> set[str]:
-        shelf = self.sandbox.store.profiles
+        collection = self.sandbox.store.profiles
         field = "subscriptions.email.marketing.suppression.timestamp"
         return {
-            shelf.id_of(k) for k in shelf.sorted_ordinals("updated") if shelf.field_values(k, field)
+            collection.id_of(k)
+            for k in collection.sorted_ordinals("updated")
+            if collection.field_values(k, field)
         }
 
     def attributes(self, kind: str) -> dict[str, dict[str, Any]]:
         """Return the attributes of all living records of a resource type, by id."""
-        shelf = self.sandbox.store.collections[kind]
-        return {shelf.id_of(k): dict(shelf.attributes(k)) for k in shelf.sorted_ordinals("id")}
+        collection = self.sandbox.store.collections[kind]
+        return {
+            collection.id_of(k): dict(collection.attributes(k))
+            for k in collection.sorted_ordinals("id")
+        }
 
     def list_member_ids(self, list_id: str) -> set[str]:
         """Return the profiles on a list."""
@@ -91,11 +96,11 @@ class SandboxAccount:
         self.mutate(account=account, set={"timezone": zone})
         self.sandbox.service.report_endpoints.zone = ZoneInfo(zone)
 
-    def set_recipient_estimate(self, campaign: str, people: int) -> None:
+    def set_recipient_estimate(self, campaign: str, recipients: int) -> None:
         """Let Klaviyo estimate another number of recipients; the campaign itself stays as it is."""
         self.mutate(
             **{"campaign-recipient-estimation": campaign},
-            set={"estimated_recipient_count": people},
+            set={"estimated_recipient_count": recipients},
         )
 
     def mutate(self, **change: object) -> str:
@@ -108,16 +113,16 @@ class SandboxAccount:
     def restore(self, kind: str, record_id: str) -> None:
         """Bring a deleted record back as it was."""
         account = self.sandbox.store
-        shelf = account.profiles if kind == "profile" else account.collections[kind]
-        ordinal = shelf.ordinal_of(record_id)
+        collection = account.profiles if kind == "profile" else account.collections[kind]
+        ordinal = collection.ordinal_of(record_id)
         assert ordinal is not None
         with self.sandbox.service.lock:
-            if isinstance(shelf, ProfileCollection):
-                shelf.alive_flags[ordinal] = 1
-                shelf.invalidate_orders()
-            elif isinstance(shelf, RecordCollection):
-                shelf.records[ordinal].is_alive = True
-                shelf.invalidate_orders()
+            if isinstance(collection, ProfileCollection):
+                collection.alive_flags[ordinal] = 1
+                collection.invalidate_orders()
+            elif isinstance(collection, RecordCollection):
+                collection.records[ordinal].is_alive = True
+                collection.invalidate_orders()
 
     def add_events(self, *events: Mapping[str, object]) -> set[str]:
         """Add events, in the words of the sandbox's `/__events`; return their ids."""

@@ -6,8 +6,7 @@ import pytest
 
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.stream import Collection
-from klaviyo_assets.sandbox import PrivateApiKey
-from klaviyo_assets.sandbox.account.config import DEFAULT_KEY
+from klaviyo_assets.sandbox.account.config import DEFAULT_KEY, PrivateApiKey
 from klaviyo_assets.streams import COLLECTIONS
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home

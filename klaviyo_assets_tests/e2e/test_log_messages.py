@@ -6,7 +6,7 @@ from datetime import date
 import dagster as dg
 import pytest
 
-from klaviyo_assets.sandbox import DEFAULT_KEY, PrivateApiKey
+from klaviyo_assets.sandbox.account.config import DEFAULT_KEY, PrivateApiKey
 from klaviyo_assets.streams import COLLECTIONS
 from klaviyo_assets_tests.e2e.check_runs import run_completeness_check
 from klaviyo_assets_tests.e2e.conftest import StartHome

@@ -12,7 +12,7 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from klaviyo_assets.sandbox import PrivateApiKey
+from klaviyo_assets.sandbox.account.config import PrivateApiKey
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import AssetKeyRename, Home
 from klaviyo_assets_tests.e2e.instance import open_instance

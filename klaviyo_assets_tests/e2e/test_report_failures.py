@@ -8,7 +8,7 @@ from datetime import date
 
 import pytest
 
-from klaviyo_assets.sandbox import PrivateApiKey
+from klaviyo_assets.sandbox.account.config import PrivateApiKey
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.report_runs import (

@@ -7,8 +7,7 @@ import pytest
 
 from klaviyo_assets.cli.command import main
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.sandbox import PrivateApiKey
-from klaviyo_assets.sandbox.account.config import DEFAULT_KEY
+from klaviyo_assets.sandbox.account.config import DEFAULT_KEY, PrivateApiKey
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.faults.assertions import assert_complete, has_table

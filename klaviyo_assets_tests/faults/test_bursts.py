@@ -10,7 +10,7 @@ from math import ceil
 
 import pytest
 
-from klaviyo_assets.sandbox import BURST_PRESETS, Burst
+from klaviyo_assets.sandbox.account.config import BURST_PRESETS, Burst
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 

@@ -5,8 +5,7 @@ from math import ceil
 import pytest
 
 from klaviyo_assets.api import retry
-from klaviyo_assets.sandbox import PrivateApiKey
-from klaviyo_assets.sandbox.account.config import DEFAULT_KEY
+from klaviyo_assets.sandbox.account.config import DEFAULT_KEY, PrivateApiKey
 from klaviyo_assets.settings import DECLARED_SETTINGS, Setting, ValueFormat
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home

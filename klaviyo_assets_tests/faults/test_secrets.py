@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from klaviyo_assets.cli.command import main
-from klaviyo_assets.sandbox import PrivateApiKey
+from klaviyo_assets.sandbox.account.config import PrivateApiKey
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home, environment_variables
 from klaviyo_assets_tests.e2e.instance import open_instance

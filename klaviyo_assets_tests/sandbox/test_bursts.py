@@ -4,7 +4,8 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import cast
 
-from klaviyo_assets.sandbox import BURST_PRESETS, AccountConfig, Burst, serve
+from klaviyo_assets.sandbox import AccountConfig, serve
+from klaviyo_assets.sandbox.account.config import BURST_PRESETS, Burst
 from klaviyo_assets.sandbox.admin import list_true_records
 
 NOON = datetime(2026, 9, 30, 12, tzinfo=UTC)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from klaviyo_assets.sandbox import PrivateApiKey
+from klaviyo_assets.sandbox.account.config import PrivateApiKey
 from klaviyo_assets_tests.sandbox.conftest import StartSandbox
 from klaviyo_assets_tests.sandbox.sandbox_client import SandboxClient
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from klaviyo_assets.sandbox import PrivateApiKey
 from klaviyo_assets.sandbox.access import FixedWindowCounter, SandboxRateLimiter, throttling_error
+from klaviyo_assets.sandbox.account.config import PrivateApiKey
 from klaviyo_assets.sandbox.facts.schema import (
     PUBLISHED_L,
     PUBLISHED_M,

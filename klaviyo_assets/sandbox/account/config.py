@@ -1,6 +1,7 @@
 """What a sandbox account is made of: the numbers a user chooses, and the keys.
 
-Values only. How records follow from them is in `shop`, what a key may read in `facts`.
+Values only. How records follow from them is in the other modules here, what a key may read in
+`facts`.
 """
 
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ class Burst:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountConfig:
-    """A shop by its numbers. The same values give the same bytes on every machine.
+    """An account by its numbers. The same values give the same bytes on every machine.
 
     Where `event_bursts` or `profile_bursts` are given, they are all the events or profiles that
     there are, instead of `events` or `profiles` over `days`. The newest `slow_campaigns` of those

@@ -2,7 +2,7 @@
 
 Some are archived, some drafts, one has no message; times carry microseconds.
 
-Small collections that need no room of their own.
+Small collections that need no module of their own.
 """
 
 import uuid
@@ -32,7 +32,7 @@ SPREAD_STRATEGIES = ("smart_send_time", "throttled", "ab_test_campaign", "local"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CampaignContext:
-    """What all campaigns of a shop share: `base` in seconds, the company's zone, the audiences."""
+    """What all campaigns share: `base` in seconds, the company's zone, the audiences."""
 
     seed: int
     base: int
@@ -351,7 +351,7 @@ def _random_uuid(seed: int, kind: str, index: int) -> str:
 
 
 def assign_tags(collection: RecordCollection, tags: RecordCollection, every: int) -> None:
-    """Give every n-th record of a shelf one or two tags."""
+    """Give every n-th record of a collection one or two tags."""
     for index, record in enumerate(collection.records):
         if index % every == 0:
             count = 1 + index % 2

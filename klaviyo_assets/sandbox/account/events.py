@@ -7,7 +7,7 @@ its lag: most at once, some within six days, a few after seventeen.
 What a server under load leaves out of its pages is counted by the aggregates all the same; what was
 redacted is in neither.
 
-Two million events take two megabytes, and only those ever asked for by metric.
+Two million events take two megabytes, and only once they are filtered by metric.
 
 Event number i has one time, found without a table; inverse of the daily rhythm. Times are whole
 seconds since 1970, UTC, and many share one.
@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from heapq import merge
 from itertools import islice
-from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from klaviyo_assets.sandbox.account.config import Burst
@@ -49,24 +48,10 @@ class HiddenEvents:
         return self.start <= seconds < self.end and is_of_metric and ordinal % self.every_nth == 0
 
 
-class EventLookup(Protocol):
-    """What tells of an event by its ordinal, and which events are kept back."""
-
-    hidden_events: list[HiddenEvents]
-
-    def seconds(self, ordinal: int) -> int:
-        """The event's own time."""
-        ...
-
-    def metric(self, ordinal: int) -> int | None:
-        """The ordinal of its metric."""
-        ...
-
-
 def drop_hidden(
-    ordinals: Iterator[int], events: EventLookup, *, includes_counted: bool
+    ordinals: Iterator[int], events: "EventStore", *, includes_counted: bool
 ) -> Iterator[int]:
-    """Those of a walk that are not kept back from who reads pages, or from who counts."""
+    """Those that are not hidden from pages, or with `includes_counted` from counts."""
     if not events.hidden_events:
         return ordinals
     return filter(
@@ -74,8 +59,8 @@ def drop_hidden(
     )
 
 
-def is_hidden(ordinal: int, events: EventLookup, *, includes_counted: bool) -> bool:
-    """Whether an event stays away."""
+def is_hidden(ordinal: int, events: "EventStore", *, includes_counted: bool) -> bool:
+    """Whether an event is hidden from pages, or from counts."""
     seconds, metric = events.seconds(ordinal), events.metric(ordinal)
     return any(
         each.contains(seconds=seconds, metric=metric, ordinal=ordinal)
@@ -173,7 +158,7 @@ class DailyTimeline:
         self.days = max(1, days)
         self.start = base - self.days * SECONDS_PER_DAY
         self.quantiles = _day_quantiles(base, zone)
-        # Neighbours are asked for one after the other: the last day and block are kept.
+        # Neighbours are read one after the other: the last day and block are cached.
         self.latest_day = (-1, (0, 0))
         self.latest_block = (-1, 1)
 
@@ -309,11 +294,13 @@ class EventSelection:
 class EventStore:
     """All events; time is an argument of every question."""
 
-    def __init__(self, *, seed: int, rhythm: DailyTimeline | BurstTimeline, people: int) -> None:
+    def __init__(
+        self, *, seed: int, rhythm: DailyTimeline | BurstTimeline, profile_count: int
+    ) -> None:
         """Events of `profile_count` profiles at the times of the rhythm."""
         self.seed = seed
         self.timeline = rhythm
-        self.profile_count = people
+        self.profile_count = profile_count
         self.written: list[WrittenEvent] = []
         self.written_order: list[tuple[int, int]] = []
         # Where a profile's events went: another profile after a merge, None after a deletion.
@@ -448,7 +435,7 @@ class EventStore:
         after: tuple[int, int] | None,
         descending: bool,
     ) -> Iterator[int]:
-        """The regular events of a walk; those that may be late are looked at one by one."""
+        """The regular events of a selection; those that may be late are checked one by one."""
         if self.timeline.count == 0:
             return iter(())
         end = min(selection.end, int(now) + 1)
@@ -505,7 +492,7 @@ class EventStore:
         after: tuple[int, int] | None,
         descending: bool,
     ) -> list[int]:
-        """The written events of a walk, in order."""
+        """The written events of a selection, in order."""
         low = bisect_left(self.written_order, (selection.start, 0))
         high = bisect_left(self.written_order, (selection.end, 0))
         chosen = self.written_order[low:high]
@@ -538,5 +525,5 @@ class EventStore:
 
 
 def take_first(ordinals: Iterator[int], size: int) -> list[int]:
-    """At most `size` ordinals of a walk."""
+    """At most `size` ordinals of a selection."""
     return list(islice(ordinals, size))

@@ -1,6 +1,6 @@
 """Lists and segments, and who is in them.
 
-Membership is a function of (seed, group, profile), kept as arrays once a group is asked for; what
+Membership is a function of (seed, group, profile), stored as arrays once a group is read; what
 tests add or take lies on top. Joining does not move a list's `updated`.
 """
 
@@ -68,17 +68,17 @@ def build_group_links() -> dict[str, Linkage]:
 
 
 class GroupMembers:
-    """The members of one group as a shelf of profiles with `joined_group_at`."""
+    """The members of one group as a collection of profiles with `joined_group_at`."""
 
     kind = "profile"
 
-    def __init__(self, *, seed: int, index: int, people: ProfileCollection) -> None:
+    def __init__(self, *, seed: int, index: int, profiles: ProfileCollection) -> None:
         """Choose members: a share that differs by group, none in every eleventh."""
-        self.profiles = people
+        self.profiles = profiles
         self.seed = seed ^ (0x6E00 + index)
         share = 0 if index % 11 == 10 else 40 + mix_bits(self.seed, 1) % 400
         chosen = [
-            k for k in range(len(people.alive_flags)) if mix_bits(self.seed, k) % 1000 < share
+            k for k in range(len(profiles.alive_flags)) if mix_bits(self.seed, k) % 1000 < share
         ]
         self.join_changes: dict[int, int] = {}
         self.initial_members = array("q", chosen)
@@ -87,9 +87,11 @@ class GroupMembers:
     def member_ordinals(self) -> list[int]:
         """Living members by joining time; kept until a profile or the group changes."""
         if self.cached_members[0] != self.profiles.version:
-            lives = self.profiles.alive_flags
-            found = [k for k in self.initial_members if lives[k] and k not in self.join_changes]
-            found += [k for k, at in self.join_changes.items() if at >= 0 and lives[k]]
+            alive_flags = self.profiles.alive_flags
+            found = [
+                k for k in self.initial_members if alive_flags[k] and k not in self.join_changes
+            ]
+            found += [k for k, at in self.join_changes.items() if at >= 0 and alive_flags[k]]
             found.sort(key=lambda k: (self.joined_at(k), k))
             self.cached_members = (self.profiles.version, found)
         return self.cached_members[1]

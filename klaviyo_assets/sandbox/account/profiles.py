@@ -335,7 +335,7 @@ class ProfileCollection:
     def advance_to(self, now: int) -> None:
         """What happened since at the history's pace: with each sign-up, three others change.
 
-        Nothing happens in a shop that began without people, and in one of bursts only those.
+        Nobody signs up in an account that began without profiles; in one of bursts only those do.
         """
         while self.future_times and self.future_times[0] <= now:
             self.add(self.future_times.popleft())
@@ -460,6 +460,6 @@ class ProfileCollection:
         }
 
     def invalidate_orders(self) -> None:
-        """Forget the orders after any change; `version` tells those who keep their own."""
+        """Drop the cached orders after any change; `version` invalidates those cached elsewhere."""
         self.orders = {}
         self.version += 1

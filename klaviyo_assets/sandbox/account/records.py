@@ -1,7 +1,7 @@
-"""A record of a small collection, and the shelf of such records.
+"""A record of a small collection, and the collection of such records.
 
-Small means thousands: records lie in memory as values. Events and profiles have shelves of their
-own with the same surface (`ResourceCollection`).
+Small means thousands: records lie in memory as values. Events and profiles have collections of
+their own with the same surface (`ResourceCollection`).
 """
 
 import random
@@ -52,7 +52,7 @@ class ResourceCollection(Protocol):
         ...
 
     def attributes(self, ordinal: int) -> JsonObject:
-        """All attributes, the ones that need asking included."""
+        """All attributes, those that come only on request included."""
         ...
 
     def links(self, ordinal: int) -> dict[str, Linkage]:
@@ -89,7 +89,7 @@ def sort_key(values: Sequence[FieldValue]) -> tuple[int, float | str]:
 
 
 class RecordCollection:
-    """A shelf of `ApiRecord` values; orders are kept until something changes."""
+    """A collection of `ApiRecord` values; sort orders are cached until something changes."""
 
     def __init__(self, kind: str, records: Iterable[ApiRecord]) -> None:
         """Take the records in the order of their ordinals."""
@@ -146,7 +146,7 @@ class RecordCollection:
         self.orders = {}
 
     def add(self, record: ApiRecord) -> int:
-        """Put a new record on the shelf; its ordinal."""
+        """Append a new record; its ordinal."""
         self.records.append(record)
         self.ordinals[record.id] = len(self.records) - 1
         self.invalidate_orders()

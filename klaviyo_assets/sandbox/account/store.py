@@ -1,6 +1,6 @@
-"""The whole shop, put together from an account's numbers.
+"""The whole account, generated from its numbers.
 
-The one place that knows which shelves there are. Everything is made from the seed; nothing is read
+The one place that lists all collections. Everything is made from the seed; nothing is read
 from the clock, which is an argument.
 """
 
@@ -26,7 +26,7 @@ class AccountStore:
     """All collections of one account; `base` is the sandbox's first moment in seconds."""
 
     def __init__(self, config: AccountConfig, base: int) -> None:
-        """Make every shelf; two million events cost nothing here, they are functions."""
+        """Make every collection; two million events cost nothing here, they are functions."""
         seed = config.seed
         creation_times = burst_times(config.profile_bursts, base=base)
         if creation_times:
@@ -104,7 +104,7 @@ class AccountStore:
         """The events, with the few that senders dated 300 days ahead."""
         account = self.config
         events = EventStore(
-            seed=account.seed, rhythm=self.build_timeline(), people=account.profiles
+            seed=account.seed, rhythm=self.build_timeline(), profile_count=account.profiles
         )
         for position in range(account.future_events):
             ahead = self.base + 300 * SECONDS_PER_DAY + position
@@ -126,7 +126,7 @@ class AccountStore:
             return BurstTimeline(account.event_bursts, base=self.base)
         return DailyTimeline(
             seed=account.seed,
-            # The future-dated ones are among the events asked for.
+            # The future-dated ones are among the configured events.
             count=max(0, account.events - account.future_events),
             days=account.days,
             # No regular event falls on the first moment itself.
@@ -152,11 +152,11 @@ class AccountStore:
         if record_id not in self.memberships:
             offset = 0 if kind == "list" else 5_000
             self.memberships[record_id] = groups.GroupMembers(
-                seed=self.config.seed, index=ordinal + offset, people=self.profiles
+                seed=self.config.seed, index=ordinal + offset, profiles=self.profiles
             )
         return self.memberships[record_id]
 
 
 def record_ids(collection: RecordCollection) -> list[str]:
-    """The ids of all records of a shelf."""
+    """The ids of all records of a collection."""
     return [record.id for record in collection.records]

@@ -65,7 +65,7 @@ _SHARED_GROUPINGS: Final = ("send_channel", "text_message_format", "variation", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportFacts:
-    """What one report may be asked: groupings, the ones that must be among them, filters."""
+    """What a report request may hold: groupings, the ones that must be among them, filters."""
 
     group_by: tuple[str, ...]
     required_groupings: tuple[str, ...]
@@ -74,7 +74,7 @@ class ReportFacts:
 
     @property
     def default_groupings(self) -> tuple[str, ...]:
-        """The groupings when none are asked for."""
+        """The groupings of a request that names none."""
         return (*self.required_groupings, "send_channel")
 
 

@@ -35,7 +35,7 @@ PUBLISHED_REPORT: Final = PublishedTier(1, 2, 225)
 
 @dataclass(frozen=True, slots=True)
 class PageSizeLimits:
-    """Records in a page when nothing is asked, and at most."""
+    """Records in a page: by default, and at most."""
 
     default: int
     maximum: int
@@ -195,7 +195,6 @@ FLOW_DETAIL_FIELDS: Final = FLOW_FIELDS | expand_field_tree("""
 FLOW_ACTION_FIELDS: Final = expand_field_tree("id created updated definition{ id type links data }")
 IMAGE_FIELDS: Final = expand_field_tree("id name image_url format size hidden updated_at")
 LIST_FIELDS: Final = expand_field_tree("id name created updated opt_in_process")
-LIST_DETAIL_FIELDS: Final = LIST_FIELDS | expand_field_tree("profile_count")
 MAPPED_METRIC_FIELDS: Final = expand_field_tree("id updated")
 METRIC_FIELDS: Final = expand_field_tree("id name created updated integration")
 PROFILE_FIELDS: Final = expand_field_tree(_PROFILE_TREE + _SUBSCRIPTIONS_TREE + _PREDICTIVE_TREE)
@@ -209,7 +208,6 @@ PUSH_TOKEN_FIELDS: Final = expand_field_tree("""
 SEGMENT_FIELDS: Final = expand_field_tree("""
     id name created updated is_active is_processing is_starred definition{ condition_groups }
 """)
-SEGMENT_DETAIL_FIELDS: Final = SEGMENT_FIELDS | expand_field_tree("profile_count")
 TAG_FIELDS: Final = expand_field_tree("id name")
 TAG_GROUP_FIELDS: Final = expand_field_tree("id name exclusive default")
 MESSAGE_TEMPLATE_FIELDS: Final = expand_field_tree(

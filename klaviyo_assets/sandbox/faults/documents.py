@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 
 from klaviyo_assets.sandbox.faults.rules import Fault
 from klaviyo_assets.sandbox.http_messages import HttpRequest, HttpResponse
-from klaviyo_assets.sandbox.json_types import Json, JsonObject, as_list, as_object, dump_json
+from klaviyo_assets.sandbox.json_types import Json, JsonObject, as_list, as_object
 from klaviyo_assets.sandbox.query import encode_query
 
 
@@ -109,11 +109,6 @@ def shorten_series(document: JsonObject) -> None:
         cut: JsonObject = {name: as_list(value)[:-1] for name, value in statistics.items()}
         results.append({**result, "statistics": cut})
     document["data"] = {**data, "attributes": {**attributes, "results": results}}
-
-
-def serialize_document(document: JsonObject) -> bytes:
-    """The document as bytes again."""
-    return dump_json(document)
 
 
 def apply_claim_fault(

@@ -11,10 +11,16 @@ from urllib.parse import parse_qsl
 
 from klaviyo_assets.sandbox.access import throttling_error
 from klaviyo_assets.sandbox.faults import documents, rules, transport
-from klaviyo_assets.sandbox.faults.documents import PageFaults, serialize_document
+from klaviyo_assets.sandbox.faults.documents import PageFaults
 from klaviyo_assets.sandbox.faults.rules import Fault, FaultScript
 from klaviyo_assets.sandbox.http_messages import JSON_API_TYPE, ApiError, HttpRequest, HttpResponse
-from klaviyo_assets.sandbox.json_types import JsonObject, as_list, as_object, load_json_object
+from klaviyo_assets.sandbox.json_types import (
+    JsonObject,
+    as_list,
+    as_object,
+    dump_json,
+    load_json_object,
+)
 from klaviyo_assets.sandbox.query import encode_query, invalid_cursor_error
 
 _ERROR_CODES = {
@@ -67,7 +73,7 @@ def build_error_response(error: ApiError, number: int) -> HttpResponse:
 
 
 def build_throttling_error(fault: Fault) -> ApiError:
-    """A 429 with the `Retry-After` asked for: a text, `http-date`, or null for none at all."""
+    """A 429 with the `Retry-After` of the rule: a text, `http-date`, or null for none at all."""
     if "retry_after" not in fault.options:
         return throttling_error(1)
     requested = fault.options["retry_after"]
@@ -174,10 +180,10 @@ class FaultInjector:
             self.page_faults.apply_page_fault(fault, request, response, document)
         sound = HttpResponse(status=200, body=b"", shown_ordinals=shown)
         self.page_faults.remember_page(request, rows, sound)
-        response.body = documents.insert_raw_value(fault, serialize_document(document))
+        response.body = documents.insert_raw_value(fault, dump_json(document))
 
 
 def replace_sort(request: HttpRequest, sort: str) -> HttpRequest:
-    """The same request, as if another order had been asked for."""
+    """The same request with another sort."""
     pairs = [pair for pair in parse_qsl(request.query) if pair[0] != "sort"]
     return request.with_query(encode_query((*pairs, ("sort", sort))))

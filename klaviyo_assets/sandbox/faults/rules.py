@@ -1,6 +1,6 @@
 """The kinds of faults, and the rules that decide which request a fault hits.
 
-Names only; each group is carried out by the room of the same name.
+Names only; `documents`, `injector` and `transport` carry them out.
 
 A rule counts the requests that it matches, from one; the first rule that fires wins.
 """

@@ -75,7 +75,7 @@ def plan_delayed_body(fault: Fault, body: bytes) -> TransmissionPlan:
 
 
 def plan_slow_body(fault: Fault, body: bytes) -> TransmissionPlan:
-    """A body at so many bytes a second; `slow` is one byte a second unless told otherwise."""
+    """A body at so many bytes a second; `slow` is one byte a second by default."""
     rate = fault.number("bytes_per_second", 1 if fault.kind == "slow" else 10_240)
     size = max(1, int(rate / 10))
     pause = size / rate

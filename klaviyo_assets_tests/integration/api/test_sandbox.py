@@ -18,7 +18,8 @@ from klaviyo_assets.api.requests import detail_request, first_page_request, next
 from klaviyo_assets.errors import StoppedError
 from klaviyo_assets.model.stream import WHOLE_COLLECTION, Collection, Stream
 from klaviyo_assets.model.window import Window
-from klaviyo_assets.sandbox import DEFAULT_KEY, AccountConfig, Sandbox, serve
+from klaviyo_assets.sandbox import AccountConfig, Sandbox, serve
+from klaviyo_assets.sandbox.account.config import DEFAULT_KEY
 from klaviyo_assets.settings import SUPPORTED_REVISIONS
 from klaviyo_assets.streams import COLLECTIONS, STREAMS
 

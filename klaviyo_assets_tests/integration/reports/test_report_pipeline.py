@@ -29,7 +29,8 @@ from klaviyo_assets.lake.layout import build_table
 from klaviyo_assets.lake.write.report_partitions import PartitionFetch
 from klaviyo_assets.model.report import DateRange, ReportEndpoint, ReportPartition
 from klaviyo_assets.model.stream import Stream
-from klaviyo_assets.sandbox import DEFAULT_KEY, AccountConfig, Sandbox, serve
+from klaviyo_assets.sandbox import AccountConfig, Sandbox, serve
+from klaviyo_assets.sandbox.account.config import DEFAULT_KEY
 from klaviyo_assets.settings import SUPPORTED_REVISIONS
 from klaviyo_assets.streams.reports import CAMPAIGN_VALUES_REPORTS, FLOW_SERIES_REPORTS, STATISTICS
 
