@@ -105,7 +105,7 @@ def main() -> None:
         (GOLDEN_FOLDER / name).write_text(text, encoding="utf-8")
     README_PATH.write_text(expected_readme(), encoding="utf-8")
     if read_facts.DOCUMENT.exists():
-        read_facts.main()
+        read_facts.main(["--openapi", str(read_facts.DOCUMENT)])
 
 
 if __name__ == "__main__":
