@@ -11,9 +11,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from klaviyo_assets.rate_tiers import RateTier
-
-from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.model.stream import RateTier, Stream
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets_tests.contract import read_facts
 from klaviyo_assets_tests.contract.checkout import ROOT
