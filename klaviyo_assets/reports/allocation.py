@@ -81,7 +81,9 @@ class DayAllocator:
         self.date_range = days
         self._all_days = frozenset(days)
         self.wanted_days = self._all_days.intersection(wanted)
-        self.state = AllocationState(knowledge.send_days, lasting=knowledge.latest_settled_day)
+        self.state = AllocationState(
+            knowledge.send_days, latest_settled_day=knowledge.latest_settled_day
+        )
         self._knowledge = knowledge
         self._delivered_days: set[date] = set()
         blank = 0

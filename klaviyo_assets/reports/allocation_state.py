@@ -1,4 +1,4 @@
-"""Units: one message through one channel, its total over a time frame, and its parts by day."""
+"""Holds what is known of each message and channel: its total over a timeframe, its rows by day."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,18 +10,18 @@ from klaviyo_assets.model.report import DateRange
 from klaviyo_assets.reports.send_schedule import MessageChannel, SendDays
 
 ADDITIVE_STATISTICS = ("recipients", "delivered", "conversions", "conversion_value")
-"""What adds up over days: everybody gets a message once. Uniques and rates are not summed here."""
+"""Statistics that add up over days, since everybody gets a message once: no uniques, no rates."""
 
 SEND_STATISTICS = ("recipients", "delivered")
-"""What shows on which days a message was sent; the others may move from one answer to the next."""
+"""Statistics that show the send days of a message; others may change between two responses."""
 
 STATISTIC_TOLERANCE = 0.005
-"""Half a cent a part: values are rounded, counts are whole."""
+"""Half a cent for each summand: values are rounded, counts are whole."""
 
 
 @dataclass(frozen=True, slots=True)
 class TimedRow:
-    """A row of an answer, and when Klaviyo gave that answer, UTC."""
+    """A row of a response, and when Klaviyo sent it, UTC."""
 
     row: ReportRow
     fetched_at: datetime
@@ -29,10 +29,10 @@ class TimedRow:
 
 @dataclass(slots=True)
 class MessageTotals:
-    """A total over a time frame, and what of it has been found by day.
+    """The total of a message over a timeframe, and the rows found for single days.
 
-    `open_days` holds the days that may still have a part. `is_proven` tells that exactly the open
-    days do, with the recipients that `SendDays` has: a sum has proven it.
+    `open_days`: days that may have sends but have no row yet. `is_proven`: exactly the open days
+    have sends, with the recipients in `SendDays`, since these add up to the total.
     """
 
     key: MessageChannel
@@ -45,24 +45,24 @@ class MessageTotals:
     rows_by_day: dict[date, TimedRow] = field(default_factory=dict[date, TimedRow])
 
     def can_have_sends(self, date_range: DateRange) -> bool:
-        """Return whether some of it was, or can have been, sent on some of the days."""
+        """Return whether the message was, or may have been, sent on some of the days."""
         return any(day in self.open_days or day in self.rows_by_day for day in date_range)
 
 
 class AllocationState:
-    """The units of one time frame. What is found out about days is noted in `send_days`, too."""
+    """The messages of one timeframe. Findings about send days also go into `send_days`."""
 
-    def __init__(self, learned: SendDays, *, lasting: date) -> None:
-        """Hold no unit yet; that nothing was sent is kept for days up to `latest_settled_day`."""
+    def __init__(self, send_days: SendDays, *, latest_settled_day: date) -> None:
+        """Start without messages; days without sends are recorded up to `latest_settled_day`."""
         self.messages: dict[MessageChannel, MessageTotals] = {}
-        self.send_days = learned
-        self.latest_settled_day = lasting
+        self.send_days = send_days
+        self.latest_settled_day = latest_settled_day
         self.warnings: list[str] = []
 
     def assign_row(self, key: MessageChannel, day: date, row: TimedRow | None) -> None:
-        """Take a unit's exact row of a day, None where it has none.
+        """Set the exact row of a message on a day; None where it has none.
 
-        If that makes its parts add up to its total, nothing of it is open any more.
+        If its rows now add up to its total, no day of it is open any more.
         """
         message = self.messages[key]
         message.open_days.discard(day)
@@ -75,14 +75,14 @@ class AllocationState:
             message.open_days.clear()
 
     def exclude_days(self, key: MessageChannel, date_range: DateRange) -> None:
-        """Know that nothing of a unit was sent on these days."""
+        """Record that a message was not sent on these days."""
         self.messages[key].open_days.difference_update(date_range)
         self.record_recipients(key, date_range, 0)
 
     def record_recipients(
         self, key: MessageChannel, date_range: DateRange, recipients: float
     ) -> None:
-        """Remember what was sent in a stretch; of none only what has been counted for good."""
+        """Record the recipients in a range; that there were none, only up to the settled day."""
         if recipients > 0 or date_range.last <= self.latest_settled_day:
             self.send_days.record_recipients(key, date_range, recipients)
         elif date_range.first <= self.latest_settled_day:
@@ -91,11 +91,11 @@ class AllocationState:
             )
 
     def open_days(self) -> set[date]:
-        """Return the days on which something may still be missing."""
+        """Return the days on which a row may still be missing."""
         return {day for message in self.messages.values() for day in message.open_days}
 
     def rows_of_day(self, day: date) -> tuple[TimedRow, ...]:
-        """Return what was found for a day so far."""
+        """Return the rows found for a day so far."""
         found = (message.rows_by_day.get(day) for message in self.messages.values())
         return tuple(row for row in found if row is not None)
 
@@ -103,10 +103,10 @@ class AllocationState:
 def group_by_message(
     rows: Iterable[TimedRow], message_field: str
 ) -> dict[MessageChannel, TimedRow]:
-    """Return the rows of one answer by unit; a row that pages bring twice is there once.
+    """Return the rows of one response by message and channel, without duplicates.
 
     Raises:
-        MalformedPageError: two rows of a unit differ.
+        MalformedPageError: two rows of one message and channel differ.
     """
     found: dict[MessageChannel, TimedRow] = {}
     for timed in rows:
@@ -131,15 +131,15 @@ def is_same_count(one: float, other: float) -> bool:
 
 
 def is_empty_row(timed: TimedRow | None) -> bool:
-    """Return whether a row has none of the sums, so that no day can be told from it."""
+    """Return whether all additive statistics are 0, so that the row shows no send day."""
     return not any(statistic_value(timed, each) for each in ADDITIVE_STATISTICS)
 
 
 def find_sum_mismatches(
-    parts: Iterable[TimedRow | None], total: TimedRow, statistics: Iterable[str]
+    rows: Iterable[TimedRow | None], total: TimedRow, statistics: Iterable[str]
 ) -> Mapping[str, tuple[float, float]]:
-    """Return the statistics in which the parts do not add up to the total: their sum, the total."""
-    found = list(parts)
+    """Return the statistics whose sum over `rows` is not the total, each as (sum, total)."""
+    found = list(rows)
     sums = {each: sum(statistic_value(row, each) for row in found) for each in statistics}
     allowed = STATISTIC_TOLERANCE * (len(found) + 1)
     return {
@@ -152,7 +152,7 @@ def find_sum_mismatches(
 def describe_mismatch(
     key: MessageChannel, mismatches: Mapping[str, tuple[float, float]], date_range: DateRange
 ) -> str:
-    """Return the sentence about parts that do not add up to their total over `date_range`."""
+    """Return the sentence about rows that do not add up to their total over `date_range`."""
     listed = ", ".join(
         f"{name} {sums:g}, not {total:g}" for name, (sums, total) in mismatches.items()
     )

@@ -1,11 +1,11 @@
-"""Finding the days of messages of which nobody tells when they were sent, by halving.
+"""Finds the unknown send days of messages by bisection, two ranges with one query.
 
-    A                   B                     two stretches, each with messages of its own
+    A                   B                     two ranges, each with messages of its own
     [══════╪══════] · · [══════╪══════]
-           └───────────────────┘              one question: the newer half of A, the older half of B
+           └───────────────────┘              one query: the newer half of A, the older half of B
 
-The rest of that question must be known to hold nothing of either: a message whose days are not all
-wanted may have been sent beside its stretch, too.
+This works only if no message of A or B has sends in the rest of the queried range. That has to be
+checked: a message whose days are not all wanted may also have been sent outside its range.
 """
 
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
@@ -28,22 +28,22 @@ from klaviyo_assets.reports.timeframes import bounding_range
 
 @dataclass(frozen=True, slots=True)
 class ReportQuery:
-    """A time frame to ask about again, for these messages; none means all."""
+    """A timeframe, and the messages to filter by; none means all."""
 
     date_range: DateRange
     message_ids: tuple[str, ...]
 
 
 RowsByMessage = Mapping[MessageChannel, TimedRow]
-"""An answer: one row a unit, over the whole time frame that was asked for."""
+"""The rows of a response, one for each message and channel, totals over the queried timeframe."""
 
 QueryGenerator = Generator[ReportQuery, RowsByMessage, None]
-"""Yields what to ask, takes the answer."""
+"""Yields queries, and is sent the rows of each response."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchRange:
-    """Days, and the totals over them of the units that are looked for there."""
+    """A range of days, and the totals over it of the messages searched there."""
 
     date_range: DateRange
     rows: RowsByMessage
@@ -64,7 +64,7 @@ class SearchRange:
         return DateRange(self.newer_half_start, self.date_range.last)
 
     def ranges_outside(self, inner_range: DateRange) -> Iterator[DateRange]:
-        """Yield what lies before and after a part of the days."""
+        """Yield the days before and after a part of the range."""
         if self.date_range.first < inner_range.first:
             yield DateRange(self.date_range.first, inner_range.first - ONE_DAY)
         if inner_range.last < self.date_range.last:
@@ -74,9 +74,9 @@ class SearchRange:
 def build_report_query(
     date_range: DateRange, message_keys: Iterable[MessageChannel]
 ) -> ReportQuery:
-    """Return the question about some units; about all messages where a filter cannot hold them.
+    """Return the query for some messages; for all of them where a filter cannot hold them.
 
-    Several requests with a filter each would cost more than one without.
+    Several requests with a filter would cost more than one without.
     """
     ids = tuple(sorted({message_id for message_id, _ in message_keys}))
     return ReportQuery(date_range, ids if len(ids) <= MAX_FILTER_IDS and all(ids) else ())
@@ -85,7 +85,7 @@ def build_report_query(
 def select_nonempty_rows(
     rows: RowsByMessage, message_keys: Iterable[MessageChannel]
 ) -> dict[MessageChannel, TimedRow]:
-    """Return those of the units that an answer has something of."""
+    """Return the rows of these messages that have values."""
     return {key: rows[key] for key in message_keys if not is_empty_row(rows.get(key))}
 
 
@@ -96,11 +96,11 @@ def bisect_days(
     *,
     wanted_days: Collection[date],
 ) -> QueryGenerator:
-    """Fetch until every unit of `rows`, totals over `date_range`, has rows on the days wanted.
+    """Query until every message of `rows`, totals over `date_range`, has rows on the wanted days.
 
-    All units are searched for together: units in one stretch share its question, and two stretches
-    share one. A unit whose total is found whole in one half is not looked for in the other. What
-    is known of days without it, from its `open_days` days, is not asked for again.
+    Messages are searched together: those in one range share its query, and two ranges share one. If
+    one half has the whole total of a message, the other half is not searched. Days that are known
+    to have no sends, those not in `open_days`, are not queried again.
     """
     search_ranges = _initial_search_ranges(state, rows, date_range)
     while search_ranges:
@@ -116,7 +116,7 @@ def bisect_days(
 def _initial_search_ranges(
     state: AllocationState, rows: RowsByMessage, date_range: DateRange
 ) -> list[SearchRange]:
-    """Return a stretch for each set of units that may have been sent on the same days."""
+    """Return a range for each group of messages with the same possible days."""
     together: dict[DateRange, dict[MessageChannel, TimedRow]] = {}
     for key, row in rows.items():
         within = [day for day in state.messages[key].open_days if day in date_range]
@@ -127,7 +127,7 @@ def _initial_search_ranges(
 def _narrow_search_range(
     state: AllocationState, search_range: SearchRange, wanted_days: Collection[date]
 ) -> Generator[ReportQuery, RowsByMessage, list[SearchRange]]:
-    """Settle a single day; cut a stretch to the days wanted; drop what nobody wants."""
+    """Assign a single day; narrow a range to its wanted days; drop a range without any."""
     inside = [day for day in search_range.date_range if day in wanted_days]
     if not search_range.rows or not inside:
         return []
@@ -135,13 +135,13 @@ def _narrow_search_range(
         for key, row in search_range.rows.items():
             state.assign_row(key, search_range.date_range.first, row)
         return []
-    around = bounding_range(inside)
-    if around == search_range.date_range:
+    narrowed = bounding_range(inside)
+    if narrowed == search_range.date_range:
         return [search_range]
     found = SearchRange(
-        around,
+        narrowed,
         select_nonempty_rows(
-            (yield build_report_query(around, search_range.rows)), search_range.rows
+            (yield build_report_query(narrowed, search_range.rows)), search_range.rows
         ),
     )
     _exclude_days_beside(state, search_range, found)
@@ -151,19 +151,19 @@ def _narrow_search_range(
 def _exclude_days_beside(
     state: AllocationState, search_range: SearchRange, found: SearchRange
 ) -> None:
-    """Know what was not sent within a part of a stretch, and what was not sent beside it."""
+    """Exclude days for messages: inside a queried part without rows, or outside a full one."""
     for key, row in search_range.rows.items():
         if key not in found.rows:
             state.exclude_days(key, found.date_range)
         elif not find_sum_mismatches([found.rows[key]], row, SEND_STATISTICS):
-            for beside in search_range.ranges_outside(found.date_range):
-                state.exclude_days(key, beside)
+            for outside in search_range.ranges_outside(found.date_range):
+                state.exclude_days(key, outside)
 
 
 def _pair_search_ranges(
     state: AllocationState, search_ranges: Iterable[SearchRange]
 ) -> Iterator[tuple[SearchRange, SearchRange | None]]:
-    """Yield stretches two by two, the newer one first, where one question serves both."""
+    """Yield pairs of ranges that can share a query, the newer first; None where one cannot."""
     waiting: SearchRange | None = None
     for search_range in sorted(search_ranges, key=lambda each: each.date_range, reverse=True):
         if waiting is None:
@@ -179,7 +179,7 @@ def _pair_search_ranges(
 
 
 def _can_share_query(state: AllocationState, older: SearchRange, newer: SearchRange) -> bool:
-    """Return whether their units are told apart: each has only its own half in the question."""
+    """Return whether one query serves both: each message has sends only in its own half of it."""
     if older.date_range.last >= newer.date_range.first:
         return False
     messages = {message_id for message_id, _ in (*older.rows, *newer.rows)}
@@ -199,7 +199,7 @@ def _query_half(
     *,
     wanted_days: Collection[date],
 ) -> Generator[ReportQuery, RowsByMessage, list[SearchRange]]:
-    """Ask for half of a stretch, and for half of an older one with it; return the four halves."""
+    """Query half of a range, and half of an older one with it; return all halves."""
     if other is None:
         found = yield build_report_query(search_range.newer_half, search_range.rows)
         return (
@@ -209,10 +209,12 @@ def _query_half(
         )
     queried_range = DateRange(other.newer_half_start, search_range.newer_half_start - ONE_DAY)
     found = yield build_report_query(queried_range, [*search_range.rows, *other.rows])
-    mine = yield from _build_halves(
+    own_halves = yield from _build_halves(
         state, search_range, search_range.older_half, found, wanted_days
     )
-    return mine + (yield from _build_halves(state, other, other.newer_half, found, wanted_days))
+    return own_halves + (
+        yield from _build_halves(state, other, other.newer_half, found, wanted_days)
+    )
 
 
 def _build_halves(
@@ -222,20 +224,20 @@ def _build_halves(
     found_rows: RowsByMessage,
     wanted_days: Collection[date],
 ) -> Generator[ReportQuery, RowsByMessage, list[SearchRange]]:
-    """Return both halves of a stretch, given what was found in one of them."""
+    """Return both halves of a range, given the rows found in one of them."""
     rest = (
         search_range.older_half
         if queried_range == search_range.newer_half
         else search_range.newer_half
     )
-    in_asked = select_nonempty_rows(found_rows, search_range.rows)
+    in_queried = select_nonempty_rows(found_rows, search_range.rows)
     in_rest: dict[MessageChannel, TimedRow] = {}
     in_both: list[MessageChannel] = []
     for key, row in search_range.rows.items():
-        if key not in in_asked:
+        if key not in in_queried:
             state.exclude_days(key, queried_range)
             in_rest[key] = row
-        elif find_sum_mismatches([in_asked[key]], row, SEND_STATISTICS):
+        elif find_sum_mismatches([in_queried[key]], row, SEND_STATISTICS):
             in_both.append(key)
         else:
             state.exclude_days(key, rest)
@@ -243,10 +245,10 @@ def _build_halves(
         there = select_nonempty_rows((yield build_report_query(rest, in_both)), in_both)
         for key in in_both:
             if wrong := find_sum_mismatches(
-                [in_asked[key], there.get(key)], search_range.rows[key], SEND_STATISTICS
+                [in_queried[key], there.get(key)], search_range.rows[key], SEND_STATISTICS
             ):
                 state.warnings.append(describe_mismatch(key, wrong, search_range.date_range))
             if key not in there:
                 state.exclude_days(key, rest)
         in_rest |= there
-    return [SearchRange(queried_range, in_asked), SearchRange(rest, in_rest)]
+    return [SearchRange(queried_range, in_queried), SearchRange(rest, in_rest)]

@@ -1,4 +1,4 @@
-"""Decides which queries bring the days wanted of one metric, and when each day is complete."""
+"""Plans the queries for the wanted days of one metric, and tells when each day is complete."""
 
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -32,17 +32,17 @@ class CacheView:
 
 @dataclass(frozen=True, slots=True)
 class PlannedQuery:
-    """What to ask next; an answer that was given after `newer_than` (UTC) will do."""
+    """The next query; a cached response fetched after `newer_than` (UTC) answers it too."""
 
     query: ReportQuery
     newer_than: datetime
     wanted_days: frozenset[date]
-    """The days wanted that the answer is for."""
+    """The wanted days that the response is for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportResult:
-    """An answer with all its pages. `requests` were spent on it now: 0 if it was there already."""
+    """A response with all its pages. `requests`: what it cost now, 0 if it was cached."""
 
     rows: Sequence[TimedRow]
     fetched_at: datetime
@@ -50,27 +50,27 @@ class ReportResult:
 
 
 class QuerySource(Protocol):
-    """What answers: Klaviyo and the answers kept, or an estimate."""
+    """Answers queries: from Klaviyo and the cache, or by simulation for an estimate."""
 
     def fetch(
         self, choose_query: Callable[[CacheView], PlannedQuery]
     ) -> tuple[PlannedQuery, ReportResult]:
-        """Return an answer to what is chosen in view of what was paid for, and what was chosen.
+        """Return the query that `choose_query` chooses in view of the cache, and its result.
 
-        While it is chosen and asked, no other process asks for the same metric.
+        Meanwhile no other process requests the same metric.
         """
         ...
 
     def cached_results(
         self, planned: PlannedQuery
     ) -> Iterable[tuple[ReportQuery, Sequence[TimedRow]]]:
-        """Yield the answers kept about parts of a turn's time frame that will do for it."""
+        """Yield cached queries about parts of the planned timeframe, with their rows."""
         ...
 
     def lock_allocation(self) -> AbstractContextManager[None]:
-        """Return the block in which totals are placed: one process at a time, on what all know.
+        """Return a context in which one process at a time allocates totals to days.
 
-        For a series it is open to everybody.
+        It starts from what the others have found. For a series it does not lock.
         """
         ...
 
@@ -80,14 +80,13 @@ DISTANT_PAST = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionRequest:
-    """The days wanted of one metric.
+    """The wanted days of one metric.
 
-    `sibling_days` are the days that sibling runs want of it too, `pending_days` those of them that
-    none has
-    finished: totals are placed on them as well, so that all siblings ask what one run would.
-    `delivered` tells of days when the answer was given that a finished run has stored for them: who
-    asks again wants a later one. `should_widen` is false where nobody else can be served: then time
-    frames are only as long as needed.
+    `sibling_days`: days that sibling runs want too. `pending_days`: those of them that no run has
+    finished; totals are allocated to them as well, so that all siblings send the queries that one
+    run would. `delivered`: for each day, the fetch time of the response that a finished run already
+    stored; a new request for that day must use a newer response. `should_widen`: false where no
+    other run can use the response, so that timeframes are only as long as needed.
     """
 
     metric_id: str
@@ -100,12 +99,12 @@ class PartitionRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedDays:
-    """Days that are complete: their rows, and what they cost together with others.
+    """Complete days and their rows.
 
-    Without a day it tells that something was learned, from days that are for siblings alone.
+    Without a day, it reports only requests and send days found, which serve sibling runs.
 
-    `requests` is what their time frame has cost so far, `sharing_days` for how many days wanted.
-    `fetched_at` is when the answer was given that all of them rest on, UTC.
+    `requests` is what the timeframe has cost so far, for `sharing_days` wanted days. `fetched_at`
+    is when Klaviyo sent the total or series that all the days come from, UTC.
     """
 
     rows: Mapping[date, Sequence[TimedRow]]
@@ -117,21 +116,21 @@ class FinishedDays:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannerInputs:
-    """What holds for every metric: the report, the days that may be asked for, what is known."""
+    """The inputs that all metrics share: report, requestable days, knowledge of sends."""
 
     report: ReportEndpoint
     bounds: DateRange
     knowledge: SendKnowledge | None
-    """None for a series, which tells the days itself."""
+    """None for a series, whose rows have days."""
 
 
 def resolve_days(
     request: PartitionRequest, inputs: PlannerInputs, source: QuerySource
 ) -> Generator[FinishedDays]:
-    """Yield the days wanted within the bounds as they become complete, the newest first.
+    """Yield the wanted days within the bounds as they become complete, newest first.
 
     Raises:
-        KlaviyoAssetsError: as `source` says; what was yielded before stands.
+        KlaviyoAssetsError: as `source` says; what was yielded before is valid.
     """
     rest = frozenset(day for day in request.days if day in inputs.bounds)
     while rest:
@@ -152,7 +151,7 @@ def _choose_query(
     request: PartitionRequest,
     inputs: PlannerInputs,
 ) -> PlannedQuery:
-    """Return the kept answer that serves most of what is left, else the newest time frame."""
+    """Return the cached query that serves most remaining days, else the newest timeframe."""
     cached = {
         query.date_range: fetched_at
         for query, fetched_at in cache.fetch_times.items()
@@ -191,12 +190,11 @@ def _isolate_messages(
     request: PartitionRequest,
     send_days: SendDays,
 ) -> DateRange:
-    """Return the part of a time frame whose totals need no placing, as far as that is known.
+    """Return the newest part of a timeframe in which each message has a single known send day.
 
-    Where another metric was asked about the same days, it is known which messages there are. Totals
-    over parts, each with one day of a message, then cost one request less than the total over all
-    of them, and the same parts of it again. The newest part that holds days of `remaining_days` is
-    returned.
+    If another metric was requested for the same days, the messages there are known. Then the total
+    over the whole timeframe can be skipped: the parts that isolate the messages, which would have
+    to follow it anyway, are enough. That saves one request.
     """
     newest = [day for day in remaining_days if day in timeframe]
     known = [each for each in cache.recent_timeframes if all(day in each for day in newest)]
@@ -239,7 +237,7 @@ def _allocate_days(
     inputs: PlannerInputs,
     source: QuerySource,
 ) -> Iterator[FinishedDays]:
-    """Yield the days of one time frame as the answer, and those to further questions, give them."""
+    """Yield the days of one timeframe as its result and further queries complete them."""
     if inputs.knowledge is None:
         yield _finish_series(planned, result)
         return
@@ -290,9 +288,9 @@ def _run_queries(
     knowledge: SendKnowledge,
     source: QuerySource,
 ) -> Iterator[int]:
-    """Yield before each question, and after the last, how many requests the time frame has cost."""
-    questions = allocator.generate_queries()
-    query = next(questions, None)
+    """Send the allocator's queries; yield the requests spent before each one and at the end."""
+    queries = allocator.generate_queries()
+    query = next(queries, None)
     while query is not None:
         yield requests
         _, found = source.fetch(
@@ -300,7 +298,7 @@ def _run_queries(
         )
         requests += found.requests
         try:
-            query = questions.send(group_by_message(found.rows, knowledge.message_field))
+            query = queries.send(group_by_message(found.rows, knowledge.message_field))
         except StopIteration:
             query = None
     yield requests

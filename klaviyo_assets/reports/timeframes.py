@@ -1,10 +1,11 @@
-"""Chooses the fewest timeframes to request for the days that are wanted.
+"""Chooses the fewest timeframes to request for the wanted days.
 
-A request costs one whatever its length, so each is made as long as it may be: its answer is kept
-and serves sibling runs, into which Dagster may have cut the same backfill day by day.
+A request costs the same whatever its timeframe, so each timeframe is made as long as Klaviyo
+allows: the cached response then serves sibling runs, since Dagster may have split one backfill into
+a run for each day.
 
-A total over a stretch in which a message was sent on one day only is that day's number, whatever
-else the stretch holds. So days known to be the only ones are not asked for one by one.
+If a message was sent on only one day of a timeframe, its total over the timeframe is the number of
+that day. So days that are known to isolate a message are not requested one by one.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -22,30 +23,30 @@ def choose_timeframes(
     sibling_days: Collection[date] = (),
     should_widen: bool = True,
 ) -> tuple[DateRange, ...]:
-    """Return the time frames to ask for, newest first; together they hold every day wanted.
+    """Return the fewest timeframes that hold all wanted days, newest first.
 
-    Each has at most `max_days` days and lies within `bounds`; days wanted outside of those are
-    left out. No smaller number of time frames would do. `sibling_days` are days that sibling runs
-    want: every sibling that is told the same ones, and has its own among them, gets its part of one
-    common set of time frames. `should_widen` tells to make each as long as it may be.
+    Each has at most `max_days` days and lies within `bounds`; wanted days outside are ignored.
+    `sibling_days` are the days that sibling runs want. Siblings that pass the same ones, with their
+    own among them, all choose from the same timeframes, so that they share responses.
+    `should_widen`: make each timeframe as long as allowed.
 
         bounds ───────[═════════════════════════════════════════]────▶ days
         wanted               x   x                     x x
-        asked          [──────────────]      [──────────────────]
+        requested      [──────────────]      [──────────────────]
     """
-    own = {day for day in wanted_days if day in bounds}
-    together = sorted(own | {day for day in sibling_days if day in bounds})
+    own_days = {day for day in wanted_days if day in bounds}
+    together = sorted(own_days | {day for day in sibling_days if day in bounds})
     timeframes = _choose_timeframes(
         together, bounds=bounds, max_days=max_days, should_widen=should_widen
     )
-    return tuple(timeframe for timeframe in timeframes if any(day in timeframe for day in own))
+    return tuple(timeframe for timeframe in timeframes if any(day in timeframe for day in own_days))
 
 
 def bounding_range(days: Collection[date]) -> DateRange:
-    """Return the shortest time frame that holds all days.
+    """Return the shortest range that holds all days.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there are no days.
     """
     return DateRange(min(days), max(days))
 
@@ -53,7 +54,7 @@ def bounding_range(days: Collection[date]) -> DateRange:
 def _choose_timeframes(
     ascending_days: list[date], *, bounds: DateRange, max_days: int, should_widen: bool
 ) -> Iterator[DateRange]:
-    """Yield time frames greedily from the newest day on, each moved into its surroundings."""
+    """Yield timeframes greedily from the newest day on, each widened if `should_widen`."""
     days = ascending_days
     newest_allowed = bounds.last
     while days:
@@ -65,7 +66,7 @@ def _choose_timeframes(
                 needed, DateRange(bounds.first, newest_allowed), max_days=max_days
             )
         if should_widen and len(timeframe) < max_days:
-            # Nothing older is left; newer days may be asked for twice, they cost nothing.
+            # No older days are left. Requesting newer days a second time costs nothing.
             timeframe = _widen_timeframe(timeframe, bounds, max_days=max_days)
         yield timeframe
         days = [day for day in days if day < timeframe.first]
@@ -73,7 +74,7 @@ def _choose_timeframes(
 
 
 def _widen_timeframe(needed: DateRange, bounds: DateRange, *, max_days: int) -> DateRange:
-    """Return the longest allowed time frame around `needed`, as even as `bounds` permit."""
+    """Return the longest allowed timeframe around `needed`, centred as far as `bounds` permit."""
     spare = max_days - len(needed)
     older = min(spare - spare // 2, (needed.first - bounds.first).days)
     newer = min(spare - older, (bounds.last - needed.last).days)
@@ -87,34 +88,34 @@ _NameT = TypeVar("_NameT")
 def choose_isolating_timeframes(
     send_days: Mapping[_NameT, Collection[date]], wanted_days: Mapping[_NameT, Iterable[date]]
 ) -> tuple[tuple[DateRange, dict[_NameT, date]], ...]:
-    """Return time frames, newest first, each with the day that every name in it is asked for.
+    """Return timeframes, newest first, each with the one day that it isolates of each name.
 
-    `send_days` has all days on which something of a name was sent, `wanted_days` those of interest.
-    A time frame holds one day of each name that it is asked for, and time frames do not overlap;
-    there are as few of them as that permits.
+    `send_days` has all days on which a name was sent, `wanted_days` those to isolate. A timeframe
+    holds one send day of each of its names, so that a total over it is that day's number.
+    Timeframes do not overlap, and there are as few as that permits.
 
         a      x         x
         b          x   x
-        ───────[───][────]──▶ days: two time frames for four pairs
+        ───────[───][────]──▶ days: two timeframes for four pairs of name and day
     """
     by_day: dict[date, list[_NameT]] = {}
     for name, days in wanted_days.items():
         for day in days:
             by_day.setdefault(day, []).append(name)
     found: list[dict[_NameT, date]] = []
-    asked: dict[_NameT, date] = {}
+    isolated: dict[_NameT, date] = {}
     for day in sorted(by_day, reverse=True):
-        together = asked | dict.fromkeys(by_day[day], day)
-        timeframe = DateRange(day, max([day, *asked.values()]))
-        is_told_apart = all(
+        together = isolated | dict.fromkeys(by_day[day], day)
+        timeframe = DateRange(day, max([day, *isolated.values()]))
+        is_isolating = all(
             sum(each in timeframe for each in send_days[name]) == 1 for name in together
         )
-        if asked and not is_told_apart:
-            found.append(asked)
+        if isolated and not is_isolating:
+            found.append(isolated)
             together = dict.fromkeys(by_day[day], day)
-        asked = together
-    if asked:
-        found.append(asked)
+        isolated = together
+    if isolated:
+        found.append(isolated)
     return tuple((bounding_range(each.values()), each) for each in found)
 
 
@@ -123,13 +124,13 @@ def split_timeframe(
     send_days: Mapping[_NameT, Collection[date]],
     wanted_days: Collection[date],
 ) -> tuple[DateRange, ...]:
-    """Return the fewest timeframes that make up `timeframe` and tell the days wanted, newest first.
+    """Return the fewest parts of `timeframe` that isolate the wanted days, newest first.
 
-    None of them holds a day wanted of a name together with another of its days in `send_days`.
+    No part holds a wanted day of a name together with another of its days in `send_days`.
 
         a      x         x
         b          x   x
-        [──────────][──────────] days: totals over both tell all four
+        [──────────][──────────] days: the totals over both parts give all four numbers
     """
     names: dict[date, list[_NameT]] = {}
     for name, days in send_days.items():

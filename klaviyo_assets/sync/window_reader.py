@@ -1,6 +1,6 @@
-"""Reads one window of one slice page by page, and says what of it is read completely.
+"""Reads one window of one slice page by page, and tells which part of it is completely read.
 
-Pure arithmetic on moments. Which window is split is decided in `scheduler`.
+`WindowScheduler` decides which window is split, and where.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,16 +24,16 @@ from klaviyo_assets.model.window import Window
 from klaviyo_assets.sync.concurrency import TimedLock
 
 ONE_SECOND = timedelta(seconds=1)
-"""Klaviyo's filters know whole seconds; records of one second cannot be told apart by them."""
+"""Klaviyo's filters have whole seconds: they cannot separate records of one second."""
 
 
 @dataclass(slots=True, kw_only=True)
 class RecordDensity:
-    """Pages over time. `since` is where counting begins; None: at the first record that comes.
+    """Pages over time, counted from `since`; None: from the first record.
 
-    A window that was made by a split counts from its start: the time before its first record was
-    expected to hold records, so its emptiness says something. A window of the plan may begin years
-    before the account did, which says nothing.
+    A window that was split off counts from its start: records were expected before its first one,
+    so that empty time lowers the density. A planned window may begin years before the account did:
+    that empty time does not count.
     """
 
     since: datetime | None = None
@@ -48,9 +48,9 @@ class RecordDensity:
     def add_page(
         self, min_cursor: datetime | None, max_cursor: datetime | None, *, pages: float
     ) -> None:
-        """Take in one page: its least and greatest cursor, and its size.
+        """Record one page: its least and greatest cursor, and its size in full pages.
 
-        Without rows they are None, and the page says nothing.
+        The cursors of a page without rows are None; it is ignored.
         """
         if min_cursor is None or max_cursor is None:
             return
@@ -64,17 +64,17 @@ class RecordDensity:
 
     @property
     def time_span(self) -> timedelta:
-        """Return the time that was read, at least a second."""
+        """Return the time between the start and the position, at least a second."""
         begin = self.since if self.since is not None else self._first_cursor
         if begin is None or self.position is None:
             return ONE_SECOND
         return max(self.position - begin, ONE_SECOND)
 
     def pages_until(self, end: datetime) -> float:
-        """Return how many pages lie between the position and `end` if all goes on like this.
+        """Return how many pages are expected between the position and `end` at this density.
 
-        In a window of the plan the widest page is left out, once there are two: a decade without
-        records before the data begins is no density.
+        In a planned window the page that spans most time is ignored, once there are two pages: a
+        decade without records before the data begins says nothing about the density.
         """
         if self.position is None or not self.pages or end <= self.position:
             return 0.0
@@ -85,36 +85,35 @@ class RecordDensity:
 
 
 MAX_PAGES_WITHOUT_PROGRESS = 300
-"""Pages in a row that bring nothing new; a handful of empty ones in a row is known of Klaviyo."""
+"""Pages in a row without a new record; a handful of empty pages in a row is known of Klaviyo."""
 
 MAX_PAGES_AT_ONE_CURSOR = 10_000
-"""Pages in a row whose records are new but lie no further: a crowd of 100,000 in a second, and
-that at ten records a page."""
+"""Pages in a row with new records at one cursor: 100,000 records in a second, at ten a page."""
 
 
 MAX_REMEMBERED_IDS = 200_000
-"""Ids remembered; beyond that only those of the newest page are."""
+"""Ids to remember; beyond this number only those of the newest page are remembered."""
 
 
 class PagingLoopDetector:
-    """Watches the pages of one walk. The usual page costs one comparison of moments."""
+    """Detects paging that does not end. A usual page costs one comparison of timestamps."""
 
     def __init__(self, stream: Stream) -> None:
         """Begin before the first page."""
         self._stream = stream
         self._position: datetime | None = None
         self._idle_pages = 0
-        """Pages since the last one that brought something new."""
+        """Pages since the last one with a new record."""
         self._pages_at_position = 0
-        """Pages in a row that end at the position."""
+        """Pages in a row whose greatest cursor is the position."""
         self._ids: set[int] = set()
-        """Hashes of the ids that came since then."""
+        """Hashes of the ids read since the position last moved."""
 
     def check_page(self, page: DecodedPage) -> None:
-        """Take in a page that another one is to follow.
+        """Check a page that names a next page.
 
         Raises:
-            RepeatedPageError: too many in a row brought nothing new, or got no further.
+            RepeatedPageError: too many pages in a row had no new record, or did not advance.
         """
         if page.highest_cursor is not None and (
             self._position is None or page.highest_cursor > self._position
@@ -126,7 +125,7 @@ class PagingLoopDetector:
         ids = set(map(hash, key))
         self._idle_pages = self._idle_pages + 1 if ids <= self._ids else 0
         self._ids = ids if len(self._ids) > MAX_REMEMBERED_IDS else self._ids | ids
-        # Records that lie before the position are no crowd at it: the order is another one.
+        # Records before the position do not count as many at one cursor: they are out of order.
         is_here = self._position is not None and page.highest_cursor == self._position
         self._pages_at_position = self._pages_at_position + 1 if is_here else 0
         if (
@@ -144,7 +143,10 @@ class PagingLoopDetector:
 
 
 CURSOR_SAFETY_MARGIN = timedelta(minutes=5)
-"""How far the mark stays behind the clock: what arrives late by seconds is read next time."""
+"""How far the high-water mark stays behind the clock.
+
+Records that appear some seconds late are then read by the next sync.
+"""
 
 PageFetcher = Callable[[Request, Slice], tuple[DecodedPage, datetime]]
 """Sends one request; returns the decoded page and `Response.responded_at`, UTC."""
@@ -152,25 +154,26 @@ PageFetcher = Callable[[Request, Slice], tuple[DecodedPage, datetime]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestContext:
-    """What all walks of one sync ask with."""
+    """What all window readers of one sync share."""
 
     stream: Stream
     base_url: str
     excluded_fields: frozenset[str]
     fetch_page: PageFetcher
     requested_fields: tuple[str, ...] | None = None
-    """The only attributes wanted; None: all."""
+    """The only attributes to request; None: all."""
     decode_lock: TimedLock = field(default_factory=TimedLock)
-    """What a page waits for before it is decoded."""
+    """Held while a page is decoded."""
     page_size: AdaptivePageSize = field(default_factory=AdaptivePageSize)
 
 
 @dataclass(slots=True, eq=False)
 class PlannedWindow:
-    """A window of the plan, shared by all walks that read it or a part of it.
+    """A window of the plan, shared by all readers of it or of a part of it.
 
-    Once pages of it were seen out of order, its parts and what was claimed of it prove nothing: it
-    is read in one piece, to where its paging ends, and only that counts.
+    Once its records came out of order, reading parts of it proves nothing, nor do the windows that
+    were reported as read. It is then read by one reader to the end of its paging, and only that
+    counts.
     """
 
     window: Window
@@ -180,10 +183,11 @@ class PlannedWindow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageResult:
-    """One page, and what is read completely once it and its walk's earlier pages are stored.
+    """One page, and the window that is completely read once it and earlier pages are stored.
 
-    `highest` is the greatest cursor in it, UTC, that is old enough to become a mark; `responded_at`
-    is when it was answered, UTC.
+    `batch` holds the rows of the page that lie in the reader's window. `max_cursor` is the greatest
+    cursor in it (UTC) that is old enough for a high-water mark. `responded_at` is when Klaviyo
+    responded, UTC.
     """
 
     slice: Slice
@@ -193,17 +197,17 @@ class PageResult:
     max_cursor: datetime | None
     responded_at: datetime
     quarantine_window: Window | None = None
-    """Where to ask for the page again; None where all of its records can be stored."""
+    """The window to read again for records that cannot be stored; None: all can."""
     planned_window: PlannedWindow | None = None
-    """The window of the plan that it is of; None for what no window asks for."""
+    """The planned window that the page belongs to; None for a page of a fan-out."""
     is_end_of_planned_window: bool = False
-    """Whether with it the whole window was read in one piece."""
+    """Whether one reader has read the whole planned window with this page."""
 
     def coverage_change(self) -> tuple[Window | None, Window | None]:
-        """Return what counts as read from now on, and what does no longer.
+        """Return the window that now counts as read, and the one that no longer does.
 
-        To be asked when the piece is stored: another part of its window may have been found out of
-        order since it was read.
+        Call this when the page is stored: since it was read, another part of its planned window may
+        have come out of order.
         """
         if (
             self.planned_window is None
@@ -215,7 +219,7 @@ class PageResult:
 
 
 class WindowReader:
-    """A window being read. `split` may be called from any thread, `read_pages` from one."""
+    """Reads one window. `split` may be called from any thread, `read_pages` from one."""
 
     def __init__(
         self,
@@ -224,21 +228,21 @@ class WindowReader:
         window: Window,
         *,
         horizon: datetime | None = None,
-        origin: PlannedWindow | None = None,
+        planned_window: PlannedWindow | None = None,
     ) -> None:
-        """Stand at the start of `window`; nothing is asked for yet.
+        """Start before `window`; nothing is requested yet.
 
-        `planned_window` is the window of the plan that this one is a part of; None: it is one
-        itself. `horizon` (UTC) is the end of what is settled, where another walk of the sync has
-        asked already, whose window this one was a part of; None: it follows from the first answer.
+        `planned_window` is the planned window that this one is a part of; None: it is one itself.
+        `horizon` (UTC) is the latest cursor that counts as completely read. It is passed where this
+        window was split off another one; None: it follows from the first response.
         """
         self.slice = slice_
         self.request_count = 0
-        """Pages that have come."""
+        """Pages read."""
         self.full_pages = 0.0
-        """The same in full pages: the last one counts as far as it is full with its own rows.
+        """The same in full pages: the last one counts by the share of its rows in the window.
 
-        A page is full where another one follows, whatever Klaviyo put on it.
+        A page that names a next page counts as full, however many records it has.
         """
         self._context = context
         self._window = window
@@ -246,56 +250,56 @@ class WindowReader:
         self._completed_until = window.start
         self._density = RecordDensity(since=window.start if horizon is not None else None)
         self.is_finished = False
-        """Whether its last page has come."""
+        """Whether its last page was read."""
         self.last_page_fill = 0.0
-        """How full the page is that came last."""
+        """How full the latest page is, 0 to 1."""
         self._horizon = horizon
         self._is_in_order = True
-        self.planned_window = origin or PlannedWindow(
+        self.planned_window = planned_window or PlannedWindow(
             window, is_out_of_order=not context.stream.is_sorted_by_cursor
         )
         self._is_undivided = self.planned_window.window == window
-        """Whether it reads its window of the plan in one piece, so far."""
+        """Whether this reader reads its whole planned window, so far."""
         self._max_cursor_since_restart: datetime | None = None
+        """The greatest cursor since paging began, UTC."""
         self._has_broken_records, self._broken_since = False, window.start
-        """Whether a record broke since the last sound page, and where that page ended, UTC."""
-        """The greatest cursor since the paging began, UTC."""
+        """Whether a record was quarantined since the last good page; where that ended, UTC."""
         self._lock = Lock()
 
     def read_pages(self) -> Iterator[PageResult]:
         """Yield the pages of the window in the order of the cursor.
 
-        A paging cursor that Klaviyo no longer knows starts the rest of the window again, once.
+        If Klaviyo no longer knows a page cursor, the rest of the window is requested anew, once.
 
         Raises:
             KlaviyoAssetsError: as the client and the decoder say.
         """
         request: Request | None = self._first_request(self._window.start)
         seen: set[str] = set()
-        standstill = PagingLoopDetector(self._context.stream)
+        loop_detector = PagingLoopDetector(self._context.stream)
         has_restarted = False
         while request is not None:
             try:
                 page, at = self._context.fetch_page(request, self.slice)
             except CursorLostError:
-                is_of_size = self._context.page_size.note_lost_cursor(request)
-                if has_restarted and not is_of_size:
+                is_caused_by_size = self._context.page_size.note_lost_cursor(request)
+                if has_restarted and not is_caused_by_size:
                     raise
-                has_restarted |= not is_of_size
+                has_restarted |= not is_caused_by_size
                 seen.clear()
-                standstill = PagingLoopDetector(self._context.stream)
+                loop_detector = PagingLoopDetector(self._context.stream)
                 request = self._first_request(self._reset_to_restart_position())
                 continue
             following = next_page_request(request, page.next_link, seen_urls=seen)
             if following is not None:
-                standstill.check_page(page)
+                loop_detector.check_page(page)
             result, is_last = self._process_page(page, at, is_last=following is None)
             yield result
             request = None if is_last else following
 
     @property
     def decode_lock(self) -> TimedLock:
-        """Return what its pages wait for before they are decoded."""
+        """Return the lock that is held while a page is decoded."""
         return self._context.decode_lock
 
     @property
@@ -305,7 +309,7 @@ class WindowReader:
 
     @property
     def upper_bound(self) -> datetime | None:
-        """Return where records are expected to end, UTC: the end, or the horizon of an open one."""
+        """Return where records should end, UTC: the window's end; the horizon if it is open."""
         return self._end if self._end is not None else self._horizon
 
     @property
@@ -315,32 +319,35 @@ class WindowReader:
 
     @property
     def estimated_pages_left(self) -> float:
-        """Return how many pages the rest of the window holds if its records lie on like this."""
+        """Return how many pages the rest of the window holds at the density so far."""
         upper = self.upper_bound
         return 0.0 if self.is_finished or upper is None else self._density.pages_until(upper)
 
     @property
     def can_split(self) -> bool:
-        """Return whether a part of the window may be read apart: not once its order is broken."""
+        """Return whether the window may be split: not once records came out of order."""
         return not self.planned_window.is_out_of_order
 
     def reread_if_out_of_order(self) -> "WindowReader | None":
-        """Return a walk that reads the whole window of the plan in one piece, where one must."""
+        """Return a new reader of the whole planned window, if it came out of order; else None."""
         if not self.planned_window.is_out_of_order or self.planned_window.is_fully_read:
             return None
         return WindowReader(
-            self._context, self.slice, self.planned_window.window, origin=self.planned_window
+            self._context,
+            self.slice,
+            self.planned_window.window,
+            planned_window=self.planned_window,
         )
 
     def split(self, at: datetime) -> "WindowReader | None":
-        """Give up what lies from `responded_at` (UTC, a whole second) on.
+        """Return a new reader for the part from `at` (UTC, a whole second) on.
 
-        None where that is too late.
+        None where this reader is already past `at`, or may not be split.
 
-                 position            at            end
-        ─────────────┼────────────────┼──────────────┼──────▶ UTC
-        this walk ───[════════════════)
-        the new one ──────────────────[══════════════)
+                   position            at            end
+        ───────────────┼────────────────┼──────────────┼──────▶ UTC
+        this reader ───[════════════════)
+        new reader ─────────────────────[══════════════)
         """
         with self._lock:
             lower = self._density.position
@@ -352,13 +359,18 @@ class WindowReader:
             self._end = at
             self._is_undivided = False
             return WindowReader(
-                self._context, self.slice, rest, horizon=self._horizon, origin=self.planned_window
+                self._context,
+                self.slice,
+                rest,
+                horizon=self._horizon,
+                planned_window=self.planned_window,
             )
 
     def _reset_to_restart_position(self) -> datetime | None:
-        """Return where to ask on from, without the cursor that was lost: the window's start, UTC.
+        """Return where to restart after a lost page cursor, UTC.
 
-        Or its position, before which nothing is left while pages come in order.
+        That is the position, since everything before it was read while pages came in order; before
+        the first record, or out of order, it is the window's start.
         """
         with self._lock:
             self._max_cursor_since_restart = None
@@ -412,9 +424,9 @@ class WindowReader:
             return result, is_last
 
     def _is_page_out_of_order(self, page: DecodedPage) -> bool:
-        """Return whether records of the page lie in an earlier second than some before them.
+        """Return whether a record lies in an earlier second than one before it.
 
-        Within a second nothing is cut, and claims are asked for again from its start on.
+        The order within a second does not matter: windows are cut at whole seconds only.
         """
         cursor, before = self._context.stream.cursor, self._max_cursor_since_restart
         if cursor is None or page.lowest_cursor is None or page.highest_cursor is None:
@@ -429,11 +441,11 @@ class WindowReader:
     def _quarantine_window(
         self, page: DecodedPage, previous_position: datetime | None, *, is_last: bool
     ) -> Window | None:
-        """Return where records lie that broke, from the last sound one before them (UTC) on.
+        """Return the window of quarantined records: from the last good record to the next one.
 
-        A broken record need not tell its own cursor, and may be the last of its page, or one of a
-        page of none else: so the next page with records tells where it ends. Out of order it may
-        lie anywhere.
+        A quarantined record may have no readable cursor, and may end its page or fill it. So the
+        window ends only at the next page with a good record. Out of order, the record may lie
+        anywhere in the planned window.
         """
         is_over = (
             self._has_broken_records and not page.quarantined and page.lowest_cursor is not None
@@ -456,7 +468,7 @@ class WindowReader:
         return Window(self._broken_since, until.replace(microsecond=0) + ONE_SECOND)
 
     def _rows_before_end(self, page: DecodedPage) -> pa.RecordBatch:
-        """Return the rows before the end, which another worker may have moved meanwhile."""
+        """Return the rows before the end, which a split may have moved since the request."""
         cursor = self._context.stream.cursor
         if (
             cursor is None
@@ -468,7 +480,7 @@ class WindowReader:
         return page.batch.filter(pc.less(page.batch[cursor.column], timestamp_scalar(self._end)))
 
     def _page_fill(self, page: DecodedPage, batch: pa.RecordBatch, *, is_last: bool) -> float:
-        """Return how full a page is; the window's last one with rows of its own."""
+        """Return how full a page is, 0 to 1; of the last page, only rows of the window count."""
         source = self._context.stream.source
         size = source.page_size if isinstance(source, Collection) else None
         if not is_last:
@@ -486,7 +498,7 @@ class WindowReader:
         self._density.add_page(page.lowest_cursor, page.highest_cursor, pages=page_fill)
 
     def _complete_window(self, *, is_last: bool, is_end_of_planned_window: bool) -> Window | None:
-        """Return what the pages so far have completed; nothing before the end if out of order."""
+        """Return the window that this page completes; out of order: only at the very end."""
         if self._context.stream.cursor is None or self._horizon is None:
             return None
         if self.planned_window.is_out_of_order:
@@ -496,14 +508,14 @@ class WindowReader:
         end = self._end if is_last else self._density.position
         if not is_last and (end is None or not self._is_in_order):
             return None
-        claim = Window(self._completed_until, min(filter(None, (end, self._horizon))))
-        if claim.is_empty:
+        completed = Window(self._completed_until, min(filter(None, (end, self._horizon))))
+        if completed.is_empty:
             return None
-        self._completed_until = claim.end
-        return claim
+        self._completed_until = completed.end
+        return completed
 
     def _max_safe_cursor(self, page: DecodedPage, batch: pa.RecordBatch) -> datetime | None:
-        """Return the greatest cursor up to the horizon; what is dated later moves no mark."""
+        """Return the greatest cursor up to the horizon: later ones move no high-water mark."""
         cursor = self._context.stream.cursor
         if (
             cursor is None

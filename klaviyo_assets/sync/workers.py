@@ -1,22 +1,22 @@
-"""Threads that read windows side by side, and the scheduler that splits windows for idle ones.
+"""Reads windows in parallel: worker threads, and a scheduler that splits windows for idle workers.
 
-A split may cost a request: the last page before the seam brings records from beyond it, which the
-new window brings as well, and the new window may turn out to be empty. Where records lie is known
-only once they are read, so two things are kept apart.
+A split may cost a request: the last page before the split point also has records from beyond it,
+which the new window reads again, and the new window may turn out to be empty. How records are
+distributed is known only once they are read, so two decisions are separate.
 
-What is *likely* decides which window is split, and where. Its records are taken to lie on as they
-have lain so far (`density`). A part that then brings less than a quarter of what was expected
-refutes that: the records so far were a crowd, an import or a send. From then on the window is
-taken to hold as much again as it has brought, the end of the crowd is looked for on a scale of
-doublings, by one part at a time, and after each refutation only once the window has brought twice
-as many pages.
+An *estimate* decides which window is split, and where. It assumes that the density of its records
+so far continues (`RecordDensity`). A part with less than a quarter of the expected pages refutes
+that: the records so far were a cluster, such as an import or a send. From then on the window is
+expected to hold as many pages again as it has brought. The end of the cluster is searched on a
+scale of doublings, with one part at a time, and after each refutation only once the window has
+brought twice as many pages.
 
-What is *certain* decides how often windows are split. A split costs one request at most, that of
-a last page which is not full; what is known of last pages that were read already is given back. A
-split is made only while all of these together stay within 10 requests and 10 % of the pages read.
-So a sync never asks for more than `1.1 x pages + 10`, wherever its records lie.
+A *guarantee* decides how often windows are split. A split costs at most one request, for a last
+page that is not full; as soon as a last page was read, its real cost replaces that maximum. Splits
+are made only while all costs together stay within 10 requests plus 10 % of the pages read. So a
+sync never sends more than `1.1 x pages + 10` requests, however its records are distributed.
 
-No clock, no threads and no requests here: `pool` calls this under one lock.
+`WindowScheduler` uses no clock, threads or requests: `WorkerPool` calls it under one lock.
 """
 
 from collections import Counter
@@ -54,51 +54,51 @@ from klaviyo_assets.sync.window_reader import (
 )
 
 MAX_EXTRA_REQUESTS = 10
-"""Requests beyond its pages that a sync may spend on reading windows side by side..."""
+"""Requests beyond its pages that a sync may spend on reading windows in parallel..."""
 
 MAX_EXTRA_REQUEST_SHARE = 0.1
 """... and this share of its pages."""
 
 MIN_PAGES_TO_SPLIT = 3.0
-"""Pages that a window must still promise before an idle worker takes a part of it."""
+"""Expected pages left in a window from which it is split for an idle worker."""
 
 MIN_PAGES_PER_PART = 1.5
-"""Pages that a part should promise where a window is cut into several at once."""
+"""Expected pages that each part should have when a window is split into several at once."""
 
 MIN_ESTIMATE_SHARE = 0.25
-"""Share of what a part promised below which it refutes the density that promised it."""
+"""Share of its expected pages below which a part refutes the estimate."""
 
 MAX_UNTESTED_PAGES = 2000
-"""Pages from which on a promise is put to the test by one part before more are cut off.
+"""Expected pages from which one part has to confirm the estimate before more are split off.
 
-Half a million events an hour are a crowd rather than an account. Where an account is as large as
-that, one page's time at the start is nothing beside the rest; where fewer pages are promised, so
-many parts are cut off at once that all of them together are about as many.
+Half a million events an hour are more likely a cluster than a steady rate. In an account of that
+size, waiting for one page at the start is negligible. With fewer expected pages, several parts are
+split off at once: as many as would expect this number of pages together.
 """
 
 MAX_UNTESTED_PARTS = 10
-"""Parts of one window that may wait for their first page."""
+"""Parts of one window whose first page may be outstanding at a time."""
 
 _PAGE_ROUNDING_TOLERANCE = 1e-6
-"""Sums of parts of pages may be off by as much."""
+"""Rounding error of sums of fractional pages."""
 
 
 @dataclass(slots=True)
 class _SliceState:
-    """The windows of one slice: those of the plan and all that was cut off them."""
+    """The windows of one slice: those of the plan and all that were split off."""
 
     splits: int
     """Windows beyond the first one."""
     last_page_fill: float = 0.0
-    """How full the last pages of those were that were read to their end, in pages."""
+    """The sum of how full the last pages of its finished windows were."""
 
     @property
     def max_extra_requests(self) -> int:
-        """Return how many requests more than its pages it may come to.
+        """Return how many requests beyond its pages the slice may need at most.
 
-        Each window makes a request for each full page and one for its last page, which is full in
-        part, or empty: `full + splits + 1` in all. Its pages are `full` and as many as all these
-        parts fill. What is never split asks for what one reader asks for.
+        Each window takes one request for each full page and one for its last page, which is partly
+        full or empty: `full + splits + 1` in all. The pages that one reader would request are
+        `full`, and the sum of the partly full ones. A slice that is never split has no extra cost.
         """
         return (
             self.splits + 1 - ceil(self.last_page_fill - _PAGE_ROUNDING_TOLERANCE)
@@ -109,25 +109,25 @@ class _SliceState:
 
 @dataclass(slots=True, eq=False)
 class _WindowState:
-    """A window and what became of the parts that were cut off it."""
+    """A window being read, and the results of the parts that were split off it."""
 
     reader: WindowReader
     slice_state: _SliceState
     parent: "_WindowState | None" = None
     expected_pages: float = 0.0
-    """Pages that its parent's density promised."""
+    """Pages that the density of its parent lets expect."""
     counted_pages: float = 0.0
-    """Its pages that are counted already."""
+    """Its pages that the scheduler has counted."""
     split_quota: int = 0
-    """Parts that may be cut off it before the first of them is answered; 0 before its own page."""
+    """Parts to split off before the first page of one is read; 0 before its own first page."""
     untested_parts: int = 0
-    """Parts cut off it whose first page has not come."""
+    """Parts split off whose first page is outstanding."""
     refutations: int = 0
-    """Parts in a row that brought far less than promised."""
+    """Parts in a row with far fewer pages than expected."""
 
     @property
     def estimated_pages(self) -> float:
-        """Return how many pages the rest of the window is likely to bring."""
+        """Return the expected pages in the rest of the window."""
         if not self.split_quota:
             return self.expected_pages
         if not self.refutations:
@@ -136,7 +136,7 @@ class _WindowState:
 
     @property
     def available_splits(self) -> int:
-        """Return how many parts it may give up now."""
+        """Return how many parts may be split off now."""
         has_waited = not self.refutations or self.reader.request_count >= 2 ** (
             self.refutations + 1
         )
@@ -147,46 +147,46 @@ class _WindowState:
         return (1 if self.refutations else self.split_quota) - self.untested_parts
 
     def record_page(self) -> None:
-        """Take in a page: the first one says whether the parent's density was right."""
-        promise = self.reader.estimated_pages_left
+        """Record a page: the first one shows whether the estimate of the parent was right."""
+        expected = self.reader.estimated_pages_left
         self.split_quota = max(
-            1, min(MAX_UNTESTED_PARTS, floor(MAX_UNTESTED_PAGES / max(promise, 1.0)))
+            1, min(MAX_UNTESTED_PARTS, floor(MAX_UNTESTED_PAGES / max(expected, 1.0)))
         )
         parent, self.parent = self.parent, None
         if parent is None:
             return
         parent.untested_parts -= 1
-        is_refuted = self.reader.full_pages + promise < MIN_ESTIMATE_SHARE * self.expected_pages
+        is_refuted = self.reader.full_pages + expected < MIN_ESTIMATE_SHARE * self.expected_pages
         parent.refutations = parent.refutations + 1 if is_refuted else 0
 
 
 @dataclass(slots=True)
 class WindowScheduler:
-    """Hands out windows; to be called by one thread at a time."""
+    """Assigns windows to workers. Not thread-safe: the caller holds a lock."""
 
     pending_readers: list[WindowReader]
     full_pages: float = 0.0
-    """Full pages that all windows have brought."""
+    """Full pages of all windows so far."""
     _active_windows: dict[WindowReader, _WindowState] = field(
         default_factory=dict[WindowReader, _WindowState]
     )
     _slice_states: dict[str, _SliceState] = field(default_factory=dict[str, _SliceState])
-    """By their slice's name."""
+    """By slice name."""
     _unfinished_windows: Counter[str] = field(default_factory=Counter[str])
-    """Windows that are not read to their end, by their slice's name."""
+    """The number of windows not yet read to their end, by slice name."""
     _abandoned_slices: set[str] = field(default_factory=set[str])
-    """Names of slices of which a window could not be read."""
+    """Names of slices with a window that could not be read."""
 
     @classmethod
     def from_readers(cls, readers: Sequence[WindowReader]) -> "WindowScheduler":
         """Return the scheduler of the plan's windows."""
-        windows = Counter(reader.slice.name for reader in readers)
-        families = {name: _SliceState(count - 1) for name, count in windows.items()}
-        return cls(list(readers), _slice_states=families, _unfinished_windows=windows)
+        counts = Counter(reader.slice.name for reader in readers)
+        states = {name: _SliceState(count - 1) for name, count in counts.items()}
+        return cls(list(readers), _slice_states=states, _unfinished_windows=counts)
 
     @property
     def is_done(self) -> bool:
-        """Return whether nothing waits and nothing is being read."""
+        """Return whether no window waits or is being read."""
         return not self.pending_readers and not self._active_windows
 
     @property
@@ -197,8 +197,7 @@ class WindowScheduler:
     def take_reader(self, *, idle_workers: int, useful_windows: int) -> WindowReader | None:
         """Return a window to read; None where none waits and none is worth splitting now.
 
-        `idle_workers` workers have nothing to read, this one among them; `useful_windows` are worth
-        reading at once.
+        `idle_workers` counts the caller too. `useful_windows` are worth reading in parallel.
         """
         if self.pending_readers:
             reader = self.pending_readers.pop(0)
@@ -206,19 +205,19 @@ class WindowScheduler:
                 reader, self._slice_states[reader.slice.name]
             )
             return reader
-        # Most calls end here, and each page makes one: nothing dear before it.
+        # Each page makes this call, and most end here: nothing expensive may come before.
         room = min(idle_workers, useful_windows - self.active_count)
         return self._split_busiest_window(min(room, self._affordable_splits)) if room > 0 else None
 
     def record_page(self, reader: WindowReader) -> None:
-        """Take in that the walk has brought a page."""
+        """Record that a reader has read a page."""
         window_state = self._active_windows[reader]
         self.full_pages += reader.full_pages - window_state.counted_pages
         window_state.counted_pages = reader.full_pages
         window_state.record_page()
 
     def finish_window(self, reader: WindowReader) -> bool:
-        """Take in that the walk is at its end; return whether all of its slice has been read."""
+        """Record the end of a window; return whether its whole slice has been read."""
         window_state = self._active_windows.pop(reader)
         window_state.slice_state.last_page_fill += reader.last_page_fill
         self._unfinished_windows[reader.slice.name] -= 1
@@ -229,23 +228,23 @@ class WindowScheduler:
         )
 
     def _schedule_reread(self, reader: WindowReader, slice_state: _SliceState) -> None:
-        """Have a window that came out of order read whole, once all of its parts have ended."""
-        again = reader.reread_if_out_of_order()
+        """Queue a planned window that came out of order, once all its parts have ended."""
+        whole = reader.reread_if_out_of_order()
         parts = (each.planned_window for each in self._active_windows)
         if (
-            again is None
+            whole is None
             or reader.planned_window in parts
             or reader.slice.name in self._abandoned_slices
         ):
             return
-        self.pending_readers.append(again)
+        self.pending_readers.append(whole)
         self._unfinished_windows[reader.slice.name] += 1
         slice_state.splits += 1
 
     def abandon_slice(self, reader: WindowReader) -> None:
-        """Take in that the walk cannot be read, so that its slice is not read to its end now.
+        """Record that a window cannot be read, so that its slice stays incomplete.
 
-        Its windows that wait are dropped; those being read bring what they can.
+        Its waiting windows are dropped; those being read continue.
         """
         window_state = self._active_windows.pop(reader)
         if window_state.parent is not None:
@@ -256,9 +255,9 @@ class WindowScheduler:
         ]
 
     def _split_busiest_window(self, wanted_splits: int) -> WindowReader | None:
-        """Cut off a part of the busiest window that may give one up.
+        """Split off a part of the window with most pages left; None where none may be split.
 
-        `wanted_splits` are wanted in all.
+        `wanted_splits` parts are wanted altogether.
         """
         splittable = (
             [each for each in self._active_windows.values() if each.available_splits > 0]
@@ -268,21 +267,21 @@ class WindowScheduler:
         if not splittable:
             return None
         busiest = max(splittable, key=lambda each: each.estimated_pages)
-        promise = busiest.estimated_pages
+        expected = busiest.estimated_pages
         share = sum(each.estimated_pages for each in self._active_windows.values()) / (
             self.active_count + wanted_splits
         )
         parts = min(
             wanted_splits,
             busiest.available_splits,
-            round(promise / share) - 1,
-            int(promise / MIN_PAGES_PER_PART) - 1,
+            round(expected / share) - 1,
+            int(expected / MIN_PAGES_PER_PART) - 1,
         )
         return self._split_window(busiest, max(1, parts))
 
     @property
     def _affordable_splits(self) -> int:
-        """Return how many more splits are certain to stay within bounds."""
+        """Return how many more splits are guaranteed to stay within the limit of extra requests."""
         at_risk = sum(each.max_extra_requests for each in self._slice_states.values())
         return floor(
             MAX_EXTRA_REQUESTS
@@ -292,8 +291,8 @@ class WindowScheduler:
         )
 
     def _split_window(self, window_state: _WindowState, parts: int) -> WindowReader | None:
-        """Cut off the last of `available_splits` equal parts, beside the one that is kept."""
-        reader, promise = window_state.reader, window_state.estimated_pages
+        """Split off the last of `parts` equal parts; the window keeps one more for itself."""
+        reader, expected = window_state.reader, window_state.estimated_pages
         lower, upper = reader.position, reader.upper_bound
         if lower is None or upper is None:
             return None
@@ -303,21 +302,21 @@ class WindowScheduler:
         part = reader.split(at) if at is not None else None
         if at is None or part is None:
             return None
-        promised = promise * ((upper - at) / (upper - lower))
+        expected_pages = expected * ((upper - at) / (upper - lower))
         window_state.untested_parts += 1
         window_state.slice_state.splits += 1
         self._unfinished_windows[part.slice.name] += 1
         self._active_windows[part] = _WindowState(
-            part, window_state.slice_state, parent=window_state, expected_pages=promised
+            part, window_state.slice_state, parent=window_state, expected_pages=expected_pages
         )
         return part
 
 
 def _remaining_span(window_state: _WindowState, time_left: timedelta, parts: int) -> timedelta:
-    """Return how much of the time that is left stays with the window.
+    """Return how much of the remaining time stays with the window.
 
-    Where its records are a crowd, the mean of how long that has lasted and of what is left, on a
-    scale of doublings: halfway, if the crowd is as likely to last twice as long as ten times.
+    Where its records are a cluster, that is the geometric mean of the time read and of the time
+    left, which is the middle if the cluster may end at any doubling with the same likelihood.
     """
     if not window_state.refutations:
         return time_left * (parts / (parts + 1))
@@ -328,7 +327,7 @@ def _remaining_span(window_state: _WindowState, time_left: timedelta, parts: int
 
 
 def _split_point(lower: datetime, upper: datetime, *, remaining_span: timedelta) -> datetime | None:
-    """Return the whole second nearest below `lower + ahead` that lies between the two."""
+    """Return the last whole second up to `lower + remaining_span`, but after `lower`."""
     if upper - lower < 4 * ONE_SECOND:
         return None
     at = (lower + remaining_span).replace(microsecond=0)
@@ -339,25 +338,25 @@ _SLICE_ERRORS = (
     *(SettingError, PermanentError, PlanError, ContractError),
     *(ServerError, BrokenBodyError, LargeBodyError),
 )
-"""What may be wrong with one slice alone; a key, a limit or a line concerns them all."""
+"""Errors that can concern one slice alone. A key, a limit or the network concerns them all."""
 
 _QueueItem = PageResult | Slice | BaseException | None
-"""What workers hand over; None once the last of them has gone home."""
+"""What workers pass to the consumer; None once the last worker has ended."""
 
 
 class WorkerPool:
-    """Reads walks with up to `workers` threads; `results` yields what they bring, as it comes.
+    """Reads windows with up to `workers` threads; `results` yields their pages as they arrive.
 
-    Half as many pages as workers wait for the writer at most, fewer where pages are large or come
-    at once: memory stays flat, and what is under way when a run is killed stays little. A window is
-    split for an idle worker only while `estimator` says that one more hides latency.
+    At most half as many pages as workers wait for the writer, and fewer where pages are large or
+    latency is low. So memory stays constant, and a killed run loses little. A window is split for
+    an idle worker only while `estimator` finds that one more reader hides latency.
     """
 
     missing_parents = 0
     last_pass_at = None
-    """There is one round."""
+    """There is one pass."""
     unanswered_parents: Mapping[str, int] = MappingProxyType({})
-    """Windows have no parent records that could be gone, or get no answer."""
+    """Windows have no parent records."""
 
     def __init__(
         self,
@@ -387,13 +386,13 @@ class WorkerPool:
                 self._start_worker(self._take_reader())
 
     def results(self) -> Iterator[PageResult | Slice]:
-        """Yield pieces, and each slice once when its last window has been read.
+        """Yield the pages, and each slice once, when its last window has been read.
 
-        A slice that cannot be read keeps none of the others.
+        A slice that cannot be read does not stop the others.
 
         Raises:
-            KlaviyoAssetsError: what a worker met, after everything that was read before it; what
-                concerns a slice alone after the other slices were read to their end.
+            KlaviyoAssetsError: the error of a worker, after the pages that were read before it; an
+                error of one slice after the other slices were read to their end.
         """
         while (item := self._queue.get()) is not None:
             if isinstance(item, BaseException):
@@ -405,7 +404,7 @@ class WorkerPool:
             raise _combine_failures(self._failures, self._slices)
 
     def close(self) -> None:
-        """Tell the workers to stop after their page; does not wait for an answer under way."""
+        """Tell the workers to stop after their page; does not wait for responses in flight."""
         self._stop.set()
         with self._condition:
             self._condition.notify_all()
@@ -478,9 +477,9 @@ class WorkerPool:
                 self._share_windows()
 
     def _read_next_page(self, pages: Iterator[PageResult], timer: PageTimer) -> PageResult | None:
-        """Return the next page of a walk, None after the last, and learn what it cost.
+        """Return the next page, None after the last, and record what it cost.
 
-        The room that was taken for it is free again where none comes.
+        If no page comes, its place in the backpressure limit is released.
         """
         result = None
         try:
@@ -526,7 +525,7 @@ class WorkerPool:
 def _combine_failures(
     failures: Mapping[str, KlaviyoAssetsError], slices: Collection[str]
 ) -> KlaviyoAssetsError:
-    """Return the failure of the first slice, and say which others could not be read."""
+    """Return the error of the first failed slice; its message names all that failed."""
     first, names = next(iter(failures.values())), ", ".join(map(repr, sorted(failures)))
     if len(failures) < len(slices):
         first.message = f"{first.message} All but {names} was read."
@@ -534,27 +533,27 @@ def _combine_failures(
 
 
 class TwoPassReader:
-    """Two pools, one after the other; slices end with the second."""
+    """Runs two pools, one after the other; slices end with the second."""
 
     missing_parents = 0
     unanswered_parents: Mapping[str, int] = MappingProxyType({})
-    """Windows have no parent records that could be gone, or get no answer."""
+    """Windows have no parent records."""
 
     def __init__(
         self, first_pass: WorkerPool, start_second_pass: Callable[[datetime], WorkerPool]
     ) -> None:
-        """Take the first; `start_second_pass` starts the pool that reads from a moment (UTC) on."""
+        """Take the first pool; `start_second_pass` starts one that reads from a time (UTC) on."""
         self._pool = first_pass
         self._start_second_pass = start_second_pass
         self._is_closed = False
         self.last_pass_at: datetime | None = None
-        """When the second round began, by its first answer, UTC."""
+        """When the second pass began, by its first response, UTC."""
 
     def results(self) -> Iterator[PageResult | Slice]:
-        """Yield the pieces of both, and each slice once.
+        """Yield the pages of both, and each slice once.
 
         Raises:
-            KlaviyoAssetsError: what a worker met, after everything that was read before it.
+            KlaviyoAssetsError: the error of a worker, after the pages that were read before it.
         """
         began: datetime | None = None
         for item in self._pool.results():
