@@ -1,4 +1,4 @@
-"""The disk: folders, locks, and its refusals in words."""
+"""File system operations of the lake: folders, modes, locks, fsync, and errors with a remedy."""
 
 import errno
 import fcntl
@@ -33,8 +33,9 @@ ERRNO_HINTS = {
     errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
 }
 
-# deltalake gives the number of the system's error only inside its text, DuckDB its words.
+# DuckDB's messages have the words of the system's error, and no number.
 OS_ERROR_PATTERN = re.compile(r"os error (\d+)|code: (\d+)")
+"""How the messages of deltalake name the system's error number: nothing else of them does."""
 
 
 FILE_MODE_MASK = 0o666
@@ -42,7 +43,7 @@ MODE_MASK = 0o777
 
 
 def recovery_hint(stream: str) -> str:
-    """Return how a table that cannot be read comes back."""
+    """Return what the operator can do about a table that cannot be read."""
     return (
         "Bring it back from a backup, or have the stream read again: materialize the asset once "
         "with sync_mode full_refresh_overwrite. A report or a history knows no such mode: put it "
@@ -51,14 +52,15 @@ def recovery_hint(stream: str) -> str:
 
 
 def corrupt_file_error(path: Path, stream: str) -> CorruptFileError:
-    """Return the error for a file that cannot be read, with the way out."""
+    """Return the error for a file that cannot be read; its message says how to recover."""
     return CorruptFileError(f"{path} is missing or damaged. {recovery_hint(stream)}", stream=stream)
 
 
 def storage_error(cause: BaseException, path: Path, stream: str | None) -> StorageError:
-    """Return the error for an operation that the disk refused; nothing of its text but the number.
+    """Return the error for an operation on the disk that failed.
 
-    The text of deltalake's errors can quote rows.
+    Of the cause's message only the error number is used, because deltalake's messages can quote
+    rows.
     """
     number = errno_of(cause)
     reason = ERRNO_HINTS.get(number or 0)
@@ -69,7 +71,7 @@ def storage_error(cause: BaseException, path: Path, stream: str | None) -> Stora
 
 
 def errno_of(cause: BaseException) -> int | None:
-    """Return the system's number of an error, if it has one or its text tells."""
+    """Return the system's error number: the attribute, or what the message names; None without."""
     if isinstance(cause, OSError) and cause.errno is not None:
         return cause.errno
     text = str(cause)
@@ -80,9 +82,9 @@ def errno_of(cause: BaseException) -> int | None:
 
 
 def storage_error_types() -> tuple[type[Exception], ...]:
-    """Return what the disk's refusals are raised as: by Python, by deltalake, and by DuckDB.
+    """Return the exception types with which Python, deltalake and DuckDB report disk errors.
 
-    DuckDB raises nothing before it was imported, and a sync imports it late (see `database`).
+    DuckDB raises nothing before it is imported, and a sync imports it late (see `read/duckdb.py`).
     """
     duckdb = sys.modules.get("duckdb")
     return (OSError, DeltaError) if duckdb is None else (OSError, DeltaError, duckdb.Error)
@@ -90,19 +92,19 @@ def storage_error_types() -> tuple[type[Exception], ...]:
 
 @contextmanager
 def map_storage_errors(path: Path, stream: str | None) -> Generator[None]:
-    """Turn what the disk refuses in the block, to us, deltalake or DuckDB, into a StorageError."""
+    """Raise a StorageError for any disk error in the block, from Python, deltalake or DuckDB."""
     try:
         yield
     except storage_error_types() as cause:
-        # Without the cause: deltalake's and DuckDB's texts can quote rows.
+        # `from None`: the messages of deltalake and DuckDB can quote rows.
         raise storage_error(cause, path, stream) from None
 
 
 @contextmanager
 def map_read_errors(path: Path, stream: str) -> Generator[None]:
-    """Turn a missing or damaged data file that the block reads into a CorruptFileError.
+    """Raise a CorruptFileError if a data file that the block reads is missing or damaged.
 
-    A refusal with a number of the system (no permission) stays a StorageError.
+    An error with a number from the system, such as a missing permission, becomes a StorageError.
     """
     try:
         yield
@@ -119,7 +121,7 @@ def map_read_errors(path: Path, stream: str) -> Generator[None]:
 
 
 def create_folder(folder: Path) -> None:
-    """Create a folder and its parents, open to this user alone; existing ones stay as they are."""
+    """Create a folder and its parents for this user alone; existing ones are not changed."""
     with suppress(FileExistsError):
         try:
             folder.mkdir(mode=0o700)
@@ -129,19 +131,19 @@ def create_folder(folder: Path) -> None:
 
 
 def set_mode(path: Path, mode: int) -> None:
-    """Set the mode of a file or folder where it has another; a group that is passed on stays so."""
+    """Set the permission bits of a file or folder if they differ; a setgid bit is preserved."""
     known = path.stat().st_mode
     if known & MODE_MASK != mode:
         path.chmod(stat.S_IMODE(known) & ~MODE_MASK | mode)
 
 
 def read_mode(path: Path) -> int:
-    """Return what owner, group and others may do with a file or folder."""
+    """Return the permission bits of a file or folder, without setuid, setgid and sticky."""
     return path.stat().st_mode & MODE_MASK
 
 
 def ensure_writable_folder(folder: Path) -> None:
-    """Create a folder where it is missing, and try to write in it.
+    """Create a folder if it is missing, and check that a file can be written in it.
 
     Raises:
         StorageError: it cannot be written.
@@ -152,28 +154,28 @@ def ensure_writable_folder(folder: Path) -> None:
 
 
 def remove_symlink(path: Path) -> None:
-    """Remove a symbolic link from where a file is about to be written: what it names is not ours.
+    """Remove a symbolic link at a path that is about to be written: its target is not ours.
 
     Raises:
-        OSError: the disk refused.
+        OSError: an operation on the disk failed.
     """
     if path.is_symlink():
         path.unlink()
 
 
 def fsync_files(paths: Sequence[Path], *, modified_at: float, mode: int) -> None:
-    """Wait until the files' bytes are on the disk; set their time to `modified_at` (Unix seconds).
+    """Flush files to the disk, and set their modes and their modification time (Unix seconds).
 
-    Measured with 365 new files: 0.53 s one after the other, 0.04 s by eight threads, because the
-    file system writes its journal once for all that wait. To start a thread means to wait for the
-    interpreter, while readers decode.
+    Measured with 365 new files: 0.53 s one after the other and 0.04 s with eight threads, because
+    the file system writes its journal once for all that wait. There are no more threads than the
+    files need, because a new thread has to wait for the interpreter while readers decode.
     """
     with ThreadPoolExecutor(max_workers=min(8, 1 + len(paths) // 8)) as threads:
         list(threads.map(partial(fsync_file, modified_at=modified_at, mode=mode), paths))
 
 
 def fsync_file(path: Path, *, modified_at: float | None = None, mode: int | None = None) -> None:
-    """Wait until the bytes of one file are on the disk, its time and mode set where given."""
+    """Flush one file to the disk; set its modification time (Unix seconds) and mode where given."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         if mode is not None:
@@ -188,8 +190,7 @@ def fsync_file(path: Path, *, modified_at: float | None = None, mode: int | None
 def acquire_lock(path: Path, *, wait: bool) -> int | None:
     """Lock a file, created if it is missing; return its descriptor, or None if another holds it.
 
-    The lock is ours only if the name still means the file that we locked: its last owner may have
-    unlinked it meanwhile.
+    After locking, the path must still name the locked file: its last owner may have unlinked it.
     """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -208,10 +209,10 @@ def acquire_lock(path: Path, *, wait: bool) -> int | None:
 
 @contextmanager
 def hold_lock(path: Path, *, timeout_seconds: float) -> Generator[None]:
-    """Hold the lock file for the block; wait for it at most `timeout_seconds`.
+    """Hold the lock file during the block; wait for it at most `timeout_seconds`.
 
     Raises:
-        StorageError: another process kept it longer.
+        StorageError: another process held it longer.
     """
     end = time.monotonic() + timeout_seconds
     while (descriptor := acquire_lock(path, wait=False)) is None:
@@ -228,13 +229,13 @@ def hold_lock(path: Path, *, timeout_seconds: float) -> Generator[None]:
 
 
 class StagingFolder:
-    """A folder for the files of one session, until a commit names them; locked while it lives."""
+    """The folder of a session's files until a commit names them; locked while the session lives."""
 
     def __init__(self, parent: Path) -> None:
-        """Create and lock a folder of a new name below `parent`.
+        """Create and lock a folder with a new name below `parent`.
 
         Raises:
-            OSError: the disk refused.
+            OSError: an operation on the disk failed.
         """
         create_folder(parent)
         self.session_id = uuid4().hex
@@ -244,7 +245,7 @@ class StagingFolder:
         self.path.mkdir(mode=0o700)
 
     def close(self) -> None:
-        """Remove what was not committed, and the lock. Safe to call twice."""
+        """Remove the files that were not committed, and the lock. Safe to call twice."""
         if self.lock_descriptor is None:
             return
         shutil.rmtree(self.path, ignore_errors=True)
@@ -254,7 +255,7 @@ class StagingFolder:
 
 
 def remove_dead_staging(parent: Path) -> bool:
-    """Remove the staging folders below `parent` whose sessions are dead; tell if one is alive."""
+    """Remove the staging folders of dead sessions below `parent`; return whether one is alive."""
     is_any_alive = False
     for lock in parent.glob("*.lock"):
         descriptor = acquire_lock(lock, wait=False)
@@ -265,7 +266,7 @@ def remove_dead_staging(parent: Path) -> bool:
         lock.unlink(missing_ok=True)
         os.close(descriptor)
     for folder in parent.glob("*/"):
-        # A session has its lock before its folder, and its folder goes before its lock.
+        # A session creates its lock before its folder, and removes its folder before its lock.
         if not folder.with_suffix(".lock").exists():
             shutil.rmtree(folder, ignore_errors=True)
     return is_any_alive

@@ -1,4 +1,9 @@
-"""Which lake this is, and the names that its account goes by: `lake/_identity.json`."""
+"""Stores the lake's own id and its account's names, in `lake/_identity.json`.
+
+An account can have several names: the id that Klaviyo gives it, and stand-ins for keys that may not
+read that id. Commits carry the name of their time, so the file lists the names that mean the same
+account.
+"""
 
 import json
 import os
@@ -14,17 +19,18 @@ from klaviyo_assets.lake.disk import create_folder, hold_lock, map_storage_error
 IDENTITY_FILE = "_identity.json"
 
 ACCOUNT_STAND_IN_PREFIX = "key-"
-"""How the name begins that stands for an account whose id the key may not know."""
+"""Prefix of the name that stands for an account whose id the key may not read."""
 
 _LOCK_TIMEOUT_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LakeIdentity:
-    """A lake's own name, and what else its account is called.
+    """A lake's id, and the names of its account.
 
-    `id` is "" where the lake has none yet. `aliases` are names that commits may carry and that mean
-    `account`; both are empty as long as the account has one name.
+    `id` is "" where the lake has none yet. `aliases` are other names that commits may carry and
+    that mean `account`. As long as the account has only one name, both `account` and `aliases` are
+    empty.
     """
 
     id: str = ""
@@ -32,15 +38,15 @@ class LakeIdentity:
     aliases: frozenset[str] = frozenset()
 
     def current_account_name(self, account: str) -> str:
-        """Return the name that an account goes by in this lake."""
+        """Return the current name of an account in this lake."""
         return self.account if account in self.aliases else account
 
 
 def read_identity(root: Path) -> LakeIdentity:
-    """Return what the lake's note says; nothing where there is none, or one that is damaged.
+    """Return the stored identity; an empty one where the file is missing or damaged.
 
     Raises:
-        StorageError: there may be one, and the disk refused to give it.
+        StorageError: the file may exist, and cannot be read.
     """
     note = _identity_path(root)
     with map_storage_errors(note, None):
@@ -60,10 +66,10 @@ def read_identity(root: Path) -> LakeIdentity:
 
 
 def ensure_identity(root: Path) -> LakeIdentity:
-    """Return what the lake's note says; a lake without a name of its own gets one.
+    """Return the stored identity; a lake without an id gets one.
 
     Raises:
-        StorageError: the folder cannot be written, or the note not read.
+        StorageError: the folder cannot be written, or the file cannot be read.
     """
     known = read_identity(root)
     if known.id:
@@ -78,7 +84,7 @@ def ensure_identity(root: Path) -> LakeIdentity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LakeLocation:
-    """Which lake it is, and where: on which host, in which folder, on which device."""
+    """A lake's id, and the host, device and folder where it lies."""
 
     id: str
     host: str
@@ -90,24 +96,24 @@ class LakeLocation:
 
     @property
     def place(self) -> str:
-        """Return where it lies, for people."""
+        """Return host and folder, for messages."""
         return f"{self.host}:{self.folder}"
 
     def is_other_lake(self, previous: "LakeLocation") -> bool:
-        """Tell whether this is another lake than the one before, at another place.
+        """Return whether this is another lake than `previous`, at another place.
 
-        One whose folder was moved or copied brought its id along. A new one where the old one lay
-        is what somebody leaves who deletes the files.
+        A lake whose folder was moved or copied still has its id. A new id at the same place means
+        that somebody deleted the files, which is no other lake either.
         """
         is_moved = (self.place, self.device) != (previous.place, previous.device)
         return self.id != previous.id and is_moved
 
 
 def read_location(root: Path) -> LakeLocation:
-    """Return which lake this is and where; a lake without a name of its own gets one.
+    """Return the lake's id and where it lies; a lake without an id gets one.
 
     Raises:
-        StorageError: the folder cannot be written, or the note not read.
+        StorageError: the folder cannot be written, or the file cannot be read.
     """
     with map_storage_errors(root, None):
         device = root.stat().st_dev
@@ -116,7 +122,7 @@ def read_location(root: Path) -> LakeLocation:
 
 
 def parse_location(text: str) -> LakeLocation | None:
-    """Return what `str` made of whereabouts; None of another text."""
+    """Return the location that `str` was applied to; None if the text is not one."""
     name, _, rest = text.partition(" ")
     device, _, place = rest.partition(" ")
     host, colon, folder = place.partition(":")
@@ -126,10 +132,10 @@ def parse_location(text: str) -> LakeLocation | None:
 
 
 def record_account(root: Path, account: str, *, aliases: Iterable[str]) -> bool:
-    """Note that the account goes by `account`, and that the other names mean it; tell if it's news.
+    """Store the account's current name and its aliases; return whether anything changed.
 
     Raises:
-        StorageError: the folder cannot be written, or the note not read.
+        StorageError: the folder cannot be written, or the file cannot be read.
     """
     create_folder(root / "lake")
     with (
@@ -156,10 +162,10 @@ def _identity_lock_path(root: Path) -> Path:
 
 
 def _write_identity(root: Path, identity: LakeIdentity) -> LakeIdentity:
-    """Write the note; the lock is held."""
+    """Write the file; the caller holds the lock."""
     part_file = root / "lake" / "_identity.part"
     content = {"id": identity.id, "account": identity.account, "also": sorted(identity.aliases)}
-    # Made anew: what a killed run left there, or somebody's link, is not written through.
+    # Removed first: never write into a file that a killed run left, or through a symbolic link.
     part_file.unlink(missing_ok=True)
     with part_file.open("x", encoding="utf-8") as file:
         json.dump(content, file)

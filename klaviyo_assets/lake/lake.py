@@ -366,7 +366,7 @@ class Lake:
 
         Raises:
             SettingError: the folder's path cannot be used.
-            StorageError: the folder cannot be written, or another publisher does not end.
+            StorageError: the folder cannot be written, or another publisher does not finish.
         """
         self._refuse_path()
         return publish_database(

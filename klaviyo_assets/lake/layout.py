@@ -1,19 +1,19 @@
-"""The layout: which tables the lake holds, where their files lie, and how big files get.
+"""The layout of the lake: its tables, the paths of their files, and the limits of file sizes.
 
 KLAVIYO_DATA_DIR/
 ├── klaviyo.duckdb                      views over the current files; can be deleted
 └── lake/
     ├── <stream>/                       one Delta table
-    │   ├── _delta_log/                 the commits: files, mark, account, lake version
+    │   ├── _delta_log/                 the commits: files, cursor state, account, lake version
     │   ├── _staging/<session>/         files that no commit names yet
     │   └── [day=2024-05-01/ or metric=<id>/month=2024-05/]part-*.parquet
-    ├── <stream>_history/               every version seen, where the sync mode asks for it
-    ├── _answers/<stream>/              answers to report requests, for a day
+    ├── <stream>_history/               every version read, where the sync mode asks for it
+    ├── _answers/<stream>/              cached responses to report requests, for a day
     ├── _readers/                       databases that were replaced and may still be open
-    ├── _receipts/                      what erasures removed, of whom by hash
-    ├── _exports.json                   where exports were written, for an erasure to look there
-    ├── _damaged/<table>-<time>/        tables that were set aside; nobody reads or deletes them
-    └── _quarantine/<stream>/           records that could not be stored
+    ├── _receipts/                      what erasures removed, with hashes of the profiles' ids
+    ├── _exports.json                   where exports were written, so that an erasure searches them
+    ├── _damaged/<table>-<time>/        tables that were set aside; nothing reads or deletes them
+    └── _quarantine/<stream>/           records that no table can hold
 """
 
 import re
@@ -31,30 +31,30 @@ from klaviyo_assets.errors import LakeError
 from klaviyo_assets.model.stream import Partitioning, Stream
 
 LAKE_VERSION = 1
-"""The version of this layout, in every commit. A lake of a later one is refused."""
+"""The version of this layout, in every commit. A lake with a later version is refused."""
 
 ROW_GROUP_ROWS = 50_000
 ROW_GROUP_BYTES = 16 * 2**20
-"""A row group ends at whichever comes first; bytes in memory, before compression.
+"""A row group ends at whichever limit comes first; bytes in memory, before compression.
 
-Merging small files holds three: as read, as filtered, and those that wait to be written.
-"""
+A merge of small files holds three row groups: as read, as filtered, and the buffered one."""
 
 FILE_BYTES = 128 * 2**20
 """A file ends with the row group that takes it over this size on disk."""
 
 MAX_BUFFERED_BYTES = 16 * 2**20
-"""Rows in memory, in bytes, beyond which they are staged: fewer than may wait (`sync.pace`)."""
+"""Bytes of rows in memory beyond which they are staged: less than `sync/concurrency.py` buffers."""
 
 MAX_KEYS_IN_MEMORY = 1_000_000
-"""Keys of one commit and partition that are compared in memory, some 100 MB; more go to DuckDB."""
+"""Keys of one commit and partition that are compared in memory (about 100 MB); more go to DuckDB.
+"""
 
 SMALL_FILE_BYTES = 32 * 2**20
 MAX_SMALL_FILES = 4
-"""A partition that a commit touches keeps at most about four files smaller than 32 MiB."""
+"""A partition that a commit touches has at most about four files smaller than 32 MiB after it."""
 
 COMMITS_PER_CHECKPOINT = 50
-"""A checkpoint, which spares a reader the commits before it, is written this often."""
+"""How many commits apart checkpoints are: a reader skips all commits before one."""
 
 DATABASE_FILE = "klaviyo.duckdb"
 STAGING_FOLDER = "_staging"
@@ -92,11 +92,12 @@ TABLE_NAME_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LakeTable:
-    """One table as the lake keeps it: its columns, its key, and which version of a key stays.
+    """One stored table: its columns, its key, and which versions of a key are kept.
 
-    `schema` has the key, the cursor and `synced_at` among its columns. `kept_versions` is "newest"
-    (of equal keys the later cursor where `newest_by_cursor`, then the one that came in later) or
-    "every" (a key that is there already stays as it is: a history, whose key holds the version).
+    `schema` has the key, the cursor and `synced_at` among its columns. With `kept_versions`
+    "newest", of equal keys the row with the later cursor is kept (where `newest_by_cursor`), then
+    the one that came in later. With "every", a stored key never changes: a history, whose key
+    includes the version.
     """
 
     name: str
@@ -108,12 +109,12 @@ class LakeTable:
     kept_versions: Literal["newest", "every"] = "newest"
 
     def __post_init__(self) -> None:
-        """Refuse nonsense, and drop what a schema says beyond names and types.
+        """Check the table, and reduce its schema to names and types.
 
         Raises:
-            LakeError: the name could leave the folder, or a column is missing or there twice.
+            LakeError: the name is unsafe, or a column is missing or occurs twice.
         """
-        # NULL is allowed in every column of the stored table, so that a release can add some.
+        # Every column of the stored table allows NULL, so that a later release can add columns.
         plain = pa.schema(list(zip(self.schema.names, self.schema.types, strict=True)))
         object.__setattr__(self, "schema", plain)
         check_table_name(self.name)
@@ -136,10 +137,10 @@ class LakeTable:
 
     @property
     def version_columns(self) -> tuple[str, ...]:
-        """Return the columns that tell which row of a key is the newest; else the order tells it.
+        """Return the columns that order the rows of one key; if empty, the order of arrival does.
 
-        `synced_at` is none of them: it is by a clock, and clocks jump. Whoever commits has read
-        after the version that the commit goes through against, so what comes in later is newer.
+        `synced_at` is not one of them, because clocks jump. A run that commits has read after the
+        version on top of which it commits, so what arrives later is newer.
         """
         if self.cursor is not None and self.newest_by_cursor and self.cursor not in self.key:
             return (self.cursor,)
@@ -147,12 +148,12 @@ class LakeTable:
 
     @property
     def can_change_partition(self) -> bool:
-        """Return whether a key can come back in another partition: it does not hold its day."""
+        """Return whether a key can come back in another partition: its day is not in the key."""
         return self.partitioning == DAY_PARTITION and self.cursor not in self.key
 
 
 def build_table(stream: Stream, schema: pa.Schema) -> LakeTable:
-    """Return the table that a stream is stored in; `schema` comes from the room `tables`."""
+    """Return the table that a stream is stored in; `schema` comes from the room `decode`."""
     if stream.name.endswith(HISTORY_SUFFIX):
         raise LakeError(f"a stream must not be named like a history: {stream.name}")
     cursor = stream.cursor
@@ -167,7 +168,7 @@ def build_table(stream: Stream, schema: pa.Schema) -> LakeTable:
 
 
 def build_history_table(table: LakeTable) -> LakeTable:
-    """Return the table of all versions sent: unique by key and cursor, or by key and sync."""
+    """Return the table of all versions read: unique by key and cursor, or by key and sync."""
     pairs = zip(table.schema.names, table.schema.types, strict=True)
     columns = [(name, kind) for name, kind in pairs if name != DELETED_AT_COLUMN]
     version = table.cursor if table.cursor is not None else SYNC_STARTED_AT_COLUMN
@@ -183,10 +184,10 @@ def build_history_table(table: LakeTable) -> LakeTable:
 
 
 def check_table_name(name: str) -> str:
-    """Return `name` if it is safe as a folder and as a relation.
+    """Return `name` if it is safe as the name of a folder and of a relation.
 
     Raises:
-        LakeError: it is not; nothing was touched.
+        LakeError: it is not; nothing was written.
     """
     if TABLE_NAME_PATTERN.fullmatch(name) is None:
         raise LakeError(
@@ -204,21 +205,22 @@ DATA_FILE_PATTERN = re.compile(
 
 
 def has_data_file_name(path: str) -> bool:
-    """Tell whether a path below a table's folder is one of the names that we give."""
+    """Return whether a path below a table's folder has the form of our data files."""
     return DATA_FILE_PATTERN.fullmatch(path) is not None
 
 
 def parse_partition_values(partition: str) -> dict[str, str | None]:
-    """Return the partition columns' values that the folder of a partition stands for."""
+    """Return the values of the partition columns that a partition's folder stands for."""
     pairs = (part.partition("=") for part in partition.split("/") if part)
     return {name: value for name, _, value in pairs}
 
 
 def report_partition_folder(metric_id: str, day: date) -> str:
-    """Return the folder of a report's partition.
+    """Return the folder of a report partition.
 
-    Metric ids come from outside: what is not plainly an id is told by its hash, behind a sign that
-    no id of Klaviyo's has. So no id can leave the folder, and no two share one.
+    Metric ids come from outside. One that has other characters than Klaviyo's ids is replaced by
+    its hash behind `~`, which no id of Klaviyo's contains. So no id can lead out of the folder, and
+    no two ids share one.
     """
     name = metric_id
     if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", metric_id) is None:
@@ -232,22 +234,21 @@ def table_folder(root: Path, name: str) -> Path:
 
 
 def quarantine_folder(root: Path, stream: str) -> Path:
-    """Return the folder of the records of a stream that could not be stored."""
+    """Return the folder of a stream's records in quarantine."""
     return root / "lake" / QUARANTINE_FOLDER / check_table_name(stream)
 
 
 def response_cache_folder(root: Path, stream: str) -> Path:
-    """Return the folder of the answers to report requests that are kept for a day."""
+    """Return the folder of a stream's cached report responses."""
     return root / "lake" / RESPONSE_CACHE_FOLDER / check_table_name(stream)
 
 
 def select_files_to_compact(sizes: Sequence[int]) -> list[int]:
     """Return which files of one partition are merged into one, as positions in `sizes` (bytes).
 
-    Nothing up to `MAX_SMALL_FILES` small files. Beyond that the smallest, in ascending order, as
-    long
-    as the next is at most twice the sum of those before: a row is rewritten a number of times that
-    grows with the logarithm of its partition, not with the number of commits.
+    None, up to `MAX_SMALL_FILES` small files. Beyond that the smallest, in ascending order, as long
+    as the next is at most twice the sum of those before it. So a row is rewritten a number of times
+    that grows with the logarithm of its partition, not with the number of commits.
     """
     small = sorted((size, at) for at, size in enumerate(sizes) if size < SMALL_FILE_BYTES)
     if len(small) <= MAX_SMALL_FILES:

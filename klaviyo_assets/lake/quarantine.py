@@ -1,4 +1,4 @@
-"""Records that could not be stored: kept as Klaviyo sent them, with the reason."""
+"""Stores records that no table can hold: their bytes as Klaviyo sent them, and the reason."""
 
 import json
 import re
@@ -20,14 +20,16 @@ from klaviyo_assets.lake.disk import (
 from klaviyo_assets.lake.layout import QUARANTINE_FOLDER, quarantine_folder
 
 ID_ONLY_RECORD = re.compile(rb'\{("id":"[A-Za-z0-9_-]{1,64}")?\}')
-"""All that stays of a record of a stream that has settings of privacy."""
+"""What is stored of a record of a stream with privacy settings: its id, or nothing."""
 
 
 def write_quarantine(root: Path, stream: str, records: Iterable[tuple[str, bytes]]) -> int:
-    """Write (reason, bytes) pairs to one Parquet file; return how many there were.
+    """Write (reason, bytes) pairs to one Parquet file; return their number.
+
+    The file is named by a hash of its content, so the same records written twice are one file.
 
     Raises:
-        StorageError: the disk refused.
+        StorageError: an operation on the disk failed.
     """
     pairs = list(records)
     if not pairs:
@@ -53,9 +55,9 @@ def write_quarantine(root: Path, stream: str, records: Iterable[tuple[str, bytes
 
 
 def find_unredacted_quarantine(root: Path, stream: str) -> Path | None:
-    """Return the folder with a stream's records that cannot be stored, if one of them is whole.
+    """Return the quarantine folder of a stream if a record there holds more than an id.
 
-    None where each is an id alone, as settings of privacy leave it.
+    None if every record is only an id, as privacy settings leave it.
 
     Raises:
         CorruptFileError: a file cannot be read.
@@ -70,7 +72,7 @@ def find_unredacted_quarantine(root: Path, stream: str) -> Path | None:
 
 
 def read_quarantined_rows(root: Path) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
-    """Yield each file of the quarantine with its rows.
+    """Yield each file in quarantine with its rows.
 
     Raises:
         CorruptFileError: one cannot be read.

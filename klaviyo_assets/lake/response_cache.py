@@ -1,14 +1,14 @@
-"""The cache of report responses, which cost quota, and of failed requests: on disk for a day.
+"""Caches report responses, which cost quota, and failed report requests, on disk for a day.
 
     _answers/<stream>/
-    ├── <metric>.<first>.<last>.<messages>.answer    one a question; later ones replace it
-    ├── <metric>.failed                              its requests of late that failed, and why
-    ├── <metric>.lock                                held while somebody asks
-    └── placing.lock, turn.lock                      held while somebody places totals on days
+    ├── <metric>.<first>.<last>.<messages>.answer    one per request; a later response replaces it
+    ├── <metric>.failed                              its recent failed requests, and why
+    ├── <metric>.lock                                held while a run requests this metric
+    └── placing.lock, turn.lock                      held while a run allocates totals to days
 
-Metric and messages are told by hashes: ids come from outside, and files stay in their folder. A
-file is written beside and renamed, its bytes on the disk before: a killed process loses the page it
-was about to keep, and nothing that was kept.
+File names contain hashes of the ids of metric and messages: ids come from outside, and a hash
+cannot lead out of the folder. A file is written beside its final name, flushed to the disk, and
+then renamed: a killed process loses the page it was about to store, and nothing that was stored.
 """
 
 import json
@@ -31,10 +31,10 @@ from klaviyo_assets.model.report import DateRange
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedResponse:
-    """An answer to one question; `message_ids` is empty where it was about all messages.
+    """A response to one report request; without `message_ids` it is about all messages.
 
-    `fetched_at` (UTC) is when Klaviyo computed its first page. Of one that is not `is_complete` the
-    last page says where the next one is.
+    `fetched_at` (UTC) is when Klaviyo computed its first page. If it is not `is_complete`, its last
+    page has the link to the next one.
     """
 
     date_range: DateRange
@@ -45,13 +45,13 @@ class CachedResponse:
     compressed_pages: bytes = field(repr=False)
 
     def can_answer(self, date_range: DateRange, message_ids: Sequence[str]) -> bool:
-        """Tell whether it answers a question, which is about all messages where it names none."""
+        """Return whether it answers a request; one without message ids is about all messages."""
         is_of_all = not self.message_ids
         is_of_more = bool(message_ids) and set(message_ids) <= set(self.message_ids)
         return self.date_range == date_range and (is_of_all or is_of_more)
 
     def decompress_pages(self) -> list[bytes]:
-        """Return the pages as they came, in order."""
+        """Return the pages as Klaviyo sent them, in order."""
         plain = zlib.decompress(self.compressed_pages)
         return [
             plain[start:end] for start, end in pairwise(accumulate(self.page_lengths, initial=0))
@@ -59,7 +59,7 @@ class CachedResponse:
 
 
 def serialize_cached_response(response: CachedResponse, metric_id: str) -> bytes:
-    """Return what a file holds of an answer about a metric."""
+    """Return the content of a cache file: a JSON header line, then the compressed pages."""
     head = {
         "metric_id": metric_id,
         "days": [response.date_range.first.isoformat(), response.date_range.last.isoformat()],
@@ -72,12 +72,12 @@ def serialize_cached_response(response: CachedResponse, metric_id: str) -> bytes
 
 
 def read_cached_response(path: Path, metric_id: str) -> CachedResponse | None:
-    """Return what a file holds; None where it cannot be read, or is about another metric."""
+    """Return the response in a file; None if it cannot be read, or is about another metric."""
     try:
         head, _, packed = path.read_bytes().partition(b"\n")
         fields = json.loads(head)
         first, last = fields["days"]
-        answer = CachedResponse(
+        response = CachedResponse(
             date_range=DateRange(date.fromisoformat(first), date.fromisoformat(last)),
             message_ids=tuple(fields["message_ids"]),
             fetched_at=datetime.fromisoformat(fields["fetched_at"]).astimezone(UTC),
@@ -85,21 +85,21 @@ def read_cached_response(path: Path, metric_id: str) -> CachedResponse | None:
             page_lengths=tuple(fields["lengths"]),
             compressed_pages=packed,
         )
-        is_whole_file = len(zlib.decompress(packed)) == sum(answer.page_lengths)
+        is_whole_file = len(zlib.decompress(packed)) == sum(response.page_lengths)
         is_sound = is_whole_file and fields["metric_id"] == metric_id
     except (OSError, ValueError, KeyError, TypeError, zlib.error):
         return None
-    return answer if is_sound else None
+    return response if is_sound else None
 
 
 def hash_ids(*ids: str) -> str:
-    """Return a name for some ids that is safe in a folder, and nobody else's."""
+    """Return a hash of some ids that is safe and unique as a file name."""
     return sha256(json.dumps(ids).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportFailure:
-    """A request for a report that brought nothing usable: when (UTC), what was asked, and why."""
+    """A report request without a usable response: when it failed (UTC), what was asked, and why."""
 
     failed_at: datetime
     request: str
@@ -107,22 +107,22 @@ class ReportFailure:
 
 
 def serialize_failures(metric_id: str, failures: Sequence[ReportFailure]) -> bytes:
-    """Return what a file holds of a metric's failures."""
+    """Return the content of a metric's file of failures."""
     rows = [[each.failed_at.isoformat(), each.request, each.reason] for each in failures]
     return json.dumps({"metric_id": metric_id, "failures": rows}).encode()
 
 
 def read_failures_file(path: Path) -> tuple[str, tuple[ReportFailure, ...]]:
-    """Return a file's metric and failures, the oldest first; nothing where it cannot be read."""
+    """Return a file's metric and failures, the oldest first; none if it cannot be read."""
     try:
         fields = json.loads(path.read_bytes())
         failures = tuple(
             ReportFailure(
                 failed_at=datetime.fromisoformat(at).astimezone(UTC),
-                request=question,
+                request=request,
                 reason=reason,
             )
-            for at, question, reason in fields["failures"]
+            for at, request, reason in fields["failures"]
         )
         return str(fields["metric_id"]), failures
     except (OSError, ValueError, KeyError, TypeError):
@@ -131,10 +131,10 @@ def read_failures_file(path: Path) -> tuple[str, tuple[ReportFailure, ...]]:
 
 RESPONSE_LIFETIME = timedelta(days=1)
 MAX_RESPONSE_CACHE_BYTES = 256 * 2**20
-"""Answers of one stream on the disk, compressed; beyond that the oldest go."""
+"""Limit of one stream's compressed responses on the disk; beyond it the oldest are removed."""
 
 RESPONSE_LOCK_TIMEOUT_SECONDS = 9000.0
-"""How long one waits for another run that asks the same: a day's requests take two hours."""
+"""How long to wait for another run that requests the same: a day's requests take two hours."""
 
 FIRST_WAIT_WARNING_SECONDS = 10.0
 WAIT_WARNING_SECONDS = 30.0
@@ -149,17 +149,17 @@ ALLOCATION_LOCK_FILE, ALLOCATION_QUEUE_FILE = "placing.lock", "turn.lock"
 
 @dataclass(frozen=True, slots=True)
 class LockWait:
-    """Who is waited for, and who is told of it now and then."""
+    """Why a run waits for a lock, and the function that reports this now and then."""
 
     reason: str
     warn: Callable[[str], None]
 
 
 class ReportResponseCache:
-    """The kept answers of one stream in `folder`; `clock` gives the time in UTC."""
+    """The cached responses of one stream in `folder`; `clock` returns the time in UTC."""
 
     def __init__(self, folder: Path, stream: str, *, clock: Callable[[], datetime]) -> None:
-        """Touch nothing yet."""
+        """Do no I/O yet."""
         self.folder, self.stream, self.clock = folder, stream, clock
 
     @contextmanager
@@ -170,12 +170,13 @@ class ReportResponseCache:
         warn: Callable[[str], None],
         timeout_seconds: float = RESPONSE_LOCK_TIMEOUT_SECONDS,
     ) -> Generator[None]:
-        """Keep all other runs from asking about a metric for the block; wait for those that do.
+        """Keep other runs from requesting a metric during the block; wait for one that does.
 
-        `warn` is told who is waited for, now and then. Not to be entered twice by one thread.
+        `warn` is called now and then with the reason for the wait. A thread must not enter this
+        twice.
 
         Raises:
-            StorageError: the disk refused, or another run did not end in time.
+            StorageError: an operation on the disk failed, or another run did not end in time.
         """
         waiting = LockWait(f"another run is asking about metric {metric_id[:80]!a}", warn)
         descriptor = self._acquire_lock(f"{hash_ids(metric_id)}.lock", waiting, timeout_seconds)
@@ -188,13 +189,14 @@ class ReportResponseCache:
     def lock_allocation(
         self, *, warn: Callable[[str], None], timeout_seconds: float = RESPONSE_LOCK_TIMEOUT_SECONDS
     ) -> Generator[None]:
-        """Keep all other runs from placing totals for the block; those that wait take turns.
+        """Keep other runs from allocating totals to days during the block; waiting runs take turns.
 
         Raises:
             StorageError: as `lock_metric` says.
         """
         waiting = LockWait("another run is finding out when messages were sent", warn)
-        # Who holds the turn is next: who comes out of the block, and wants in again, waits for it.
+        # The holder of the queue lock is next: a run that leaves the block and wants to enter it
+        # again waits behind it.
         queue_descriptor = self._acquire_lock(ALLOCATION_QUEUE_FILE, waiting, timeout_seconds)
         try:
             descriptor = self._acquire_lock(ALLOCATION_LOCK_FILE, waiting, timeout_seconds)
@@ -206,7 +208,7 @@ class ReportResponseCache:
             os.close(descriptor)
 
     def _acquire_lock(self, name: str, waiting: LockWait, timeout_seconds: float) -> int:
-        """Return a locked file's descriptor."""
+        """Return the descriptor of a locked file."""
         path = self.folder / name
         with map_storage_errors(self.folder, self.stream):
             create_folder(self.folder)
@@ -221,15 +223,15 @@ class ReportResponseCache:
                     )
                 if waited >= next_warning:
                     waiting.warn(f"{waiting.reason}: waiting for its answer, {waited:.0f} s so far")
-                    # Ever more rarely: a wait of two hours is a dozen lines of a log.
+                    # At growing intervals: a wait of two hours makes a dozen lines in the log.
                     next_warning = waited + max(waited, WAIT_WARNING_SECONDS)
                 time.sleep(LOCK_POLL_SECONDS)
             return descriptor
 
     def recent_timeframes(self, *, max_age: timedelta) -> frozenset[DateRange]:
-        """Return the time frames of which anybody kept an answer about all messages lately.
+        """Return the time frames for which a response about all messages was stored lately.
 
-        Answers about any metric count, begun ones too.
+        Responses of all metrics count, and incomplete ones too.
         """
         since = (self.clock() - max_age).timestamp()
         found: set[DateRange] = set()
@@ -241,7 +243,7 @@ class ReportResponseCache:
         return frozenset(found)
 
     def complete_responses(self, metric_id: str, *, fresh_since: datetime) -> list[CachedResponse]:
-        """Return the whole answers about a metric computed at or after a moment, the newest first.
+        """Return the complete responses of a metric computed at or after a time, the newest first.
 
         A file that cannot be read counts as missing.
         """
@@ -255,7 +257,7 @@ class ReportResponseCache:
         *,
         fresh_since: datetime,
     ) -> CachedResponse | None:
-        """Return the pages that came of an answer whose asker ended before the last one."""
+        """Return the pages of a response that a run did not read to its last page; None without."""
         request = (date_range, tuple(message_ids))
         for each in self._read_responses(metric_id, fresh_since):
             if not each.is_complete and (each.date_range, each.message_ids) == request:
@@ -263,13 +265,13 @@ class ReportResponseCache:
         return None
 
     def _read_responses(self, metric_id: str, fresh_since: datetime) -> list[CachedResponse]:
-        """Return all readable answers about a metric since a moment, the newest first."""
+        """Return all readable responses of a metric since a time, the newest first."""
         paths = self.folder.glob(f"{hash_ids(metric_id)}.*{RESPONSE_SUFFIX}")
         read = (read_cached_response(path, metric_id) for path in paths)
         fresh = [each for each in read if each is not None and each.fetched_at >= fresh_since]
         return sorted(fresh, key=lambda each: each.fetched_at, reverse=True)
 
-    def store_response(  # noqa: PLR0913 - the parts of a question and of its answer, each with a name
+    def store_response(  # noqa: PLR0913 - the parts of a request and of its response, each named
         self,
         metric_id: str,
         date_range: DateRange,
@@ -279,12 +281,12 @@ class ReportResponseCache:
         pages: Sequence[bytes],
         is_complete: bool = True,
     ) -> None:
-        """Keep an answer, or its pages so far, in place of an earlier one to the same question.
+        """Store a response, or its pages so far, in place of an earlier one to the same request.
 
         Raises:
-            StorageError: the disk refused.
+            StorageError: an operation on the disk failed.
         """
-        answer = CachedResponse(
+        response = CachedResponse(
             date_range=date_range,
             message_ids=tuple(message_ids),
             fetched_at=fetched_at,
@@ -298,27 +300,27 @@ class ReportResponseCache:
         )
         with map_storage_errors(self.folder, self.stream):
             create_folder(self.folder)
-            # Its age is told by our own clock; `fetched_at` is Klaviyo's.
+            # The age of a file is by our own clock; `fetched_at` is by Klaviyo's.
             at = self.clock().timestamp()
             write_file_atomically(
-                self.folder / name, serialize_cached_response(answer, metric_id), modified_at=at
+                self.folder / name, serialize_cached_response(response, metric_id), modified_at=at
             )
             self.prune()
 
     def failures(self, metric_id: str) -> tuple[ReportFailure, ...]:
-        """Return the requests about a metric that are remembered as failed, the oldest first."""
+        """Return the stored failures of a metric, the oldest first."""
         return read_failures_file(self.folder / f"{hash_ids(metric_id)}{FAILURES_SUFFIX}")[1]
 
     def failed_metrics(self) -> Mapping[str, tuple[ReportFailure, ...]]:
-        """Return the failures of all metrics that have some, in the order of their ids."""
+        """Return the failures of all metrics that have any, in the order of their ids."""
         found = (read_failures_file(path) for path in self.folder.glob(f"*{FAILURES_SUFFIX}"))
         return {metric_id: failures for metric_id, failures in sorted(found) if failures}
 
     def store_failures(self, metric_id: str, failures: Sequence[ReportFailure]) -> None:
-        """Remember exactly these failures of a metric; with none it is forgotten that any were.
+        """Store exactly these failures of a metric instead of earlier ones; none removes the file.
 
         Raises:
-            StorageError: the disk refused.
+            StorageError: an operation on the disk failed.
         """
         path = self.folder / f"{hash_ids(metric_id)}{FAILURES_SUFFIX}"
         with map_storage_errors(self.folder, self.stream):
@@ -330,9 +332,10 @@ class ReportResponseCache:
             write_file_atomically(path, serialize_failures(metric_id, failures), modified_at=at)
 
     def prune(self) -> None:
-        """Remove answers that are a day old, and the oldest beyond the limit of bytes.
+        """Remove responses that are a day old, and the oldest beyond the limit of bytes.
 
-        So go failures that nobody asked about for a day more: they count for one.
+        A metric's failures are removed after two days without a new request: they count for one
+        day.
         """
         oldest = (self.clock() - RESPONSE_LIFETIME).timestamp()
         for path in self.folder.glob(f"*{FAILURES_SUFFIX}"):
@@ -351,15 +354,15 @@ class ReportResponseCache:
                 path.unlink(missing_ok=True)
         for path in self.folder.glob(f"*{PART_FILE_SUFFIX}"):
             with suppress(FileNotFoundError):
-                # A half file that nobody has touched for a day is a dead process's.
+                # A partial file that was not touched for a day belongs to a dead process.
                 if path.stat().st_mtime < time.time() - RESPONSE_LIFETIME.total_seconds():
                     path.unlink()
 
 
 def write_file_atomically(target: Path, content: bytes, *, modified_at: float) -> None:
-    """Write a file beside and rename it, its bytes on the disk before its name.
+    """Write a file under another name, flush it to the disk, and rename it.
 
-    Its modification time is `modified_at`, in seconds since 1970.
+    Its modification time is `modified_at`, in Unix seconds.
     """
     part_file = target.with_name(f"{uuid4().hex}{PART_FILE_SUFFIX}")
     try:

@@ -1,16 +1,16 @@
-"""Erasing people: all that the lake holds of some profiles leaves the disk, and a receipt stays.
+"""Erases profiles: removes all that the lake holds of them from the disk, and writes a receipt.
 
-    1. nobody may be writing      rows of a run under way would come back with its next commit
-    2. who they are               addresses are in the profiles' own rows, so before those go
-    3. quarantine and answers
-    4. rows, profiles last        one commit a table, history or not
-    5. publish, vacuum at once    retired files go without a grace
-    6. every file is looked at    below the data folder and in the places beside it, decoded; what
-                                  no version needs goes, old versions leave the logs
-    7. what went is looked at     what is left is named
-    8. the receipt is finished    killed before, the next erasure goes on, whomever it is about
+    1. refuse active writers      a running sync would bring rows back with its next commit
+    2. find what names them       addresses are in the profiles' own rows, which go later
+    3. quarantine, cached responses
+    4. rows, profiles last        one commit per table, histories included
+    5. publish, vacuum            retired files are removed without a grace
+    6. search every file          in the data folder and the other places, decoded; files that no
+                                  version needs are deleted, old versions leave the logs
+    7. search the matches again   what still matches is reported
+    8. finish the receipt         after a kill, the next erasure continues it, whomever it is about
 
-Readers that are in mid-scan of a retired file fail: there is no other way to be rid of it now.
+A query that is in the middle of a retired file fails: its file cannot be removed otherwise.
 """
 
 import json
@@ -62,9 +62,9 @@ UNFINISHED_SUFFIX = ".begun"
 
 @dataclass(slots=True, kw_only=True)
 class ErasedItems:
-    """What one erasure removed: rows and version by table, records by file of the quarantine.
+    """What one erasure removed: rows and version by table, quarantined records by file.
 
-    And the kept answers that went, and the files of older versions and of killed runs.
+    `responses` are files of cached responses, `files` those of older versions and of killed runs.
     """
 
     started_at: str
@@ -75,11 +75,11 @@ class ErasedItems:
 
     @property
     def is_empty(self) -> bool:
-        """Tell whether there was nothing to erase."""
+        """Return whether there was nothing to erase."""
         return not (self.tables or self.quarantine or self.responses or self.files)
 
     def describe(self) -> Iterator[str]:
-        """Yield what was removed, a line each."""
+        """Yield what was removed, one line each."""
         for name, each in self.tables.items():
             yield (
                 f"{name}: {format_quantity(each['rows'], 'row')} removed, version {each['version']}"
@@ -87,7 +87,7 @@ class ErasedItems:
         if self.quarantine:
             yield f"quarantine: {format_quantity(sum(self.quarantine.values()), 'record')} removed"
         if self.responses:
-            yield f"kept answers: {len(self.responses):,} removed"
+            yield f"cached responses: {len(self.responses):,} removed"
         if self.files:
             yield (
                 f"older versions and killed runs: {format_quantity(len(self.files), 'file')} that "
@@ -97,12 +97,12 @@ class ErasedItems:
 
 
 class ErasureReceipt:
-    """The receipt of erasing some profiles, in the making; empty ones are never written."""
+    """The receipt of one erasure, written while it runs; an empty one is never written."""
 
     def __init__(
         self, root: Path, hashes: Collection[str], *, clock: Callable[[], datetime]
     ) -> None:
-        """Go on with the unfinished receipt of the same profiles, if there is one.
+        """Continue the unfinished receipt of the same profiles, if there is one.
 
         `hashes` are those of their ids, as `hash_profile_id` makes them.
         """
@@ -117,42 +117,42 @@ class ErasureReceipt:
                 tables=known["tables"],
                 quarantine=known["quarantine"],
                 responses=known["answers"],
-                # Receipts of earlier releases have none.
+                # Receipts of earlier releases do not have this field.
                 files=known.get("files", []),
             )
 
     @property
     def unfinished_path(self) -> Path:
-        """Return the file that says how far an erasure came."""
+        """Return the file that records how far the erasure has come."""
         return self.folder / f"{self.digest}{UNFINISHED_SUFFIX}"
 
     def record_rows(self, name: str, rows: int, version: int) -> None:
-        """Note rows that are about to leave a table with the commit of `version`."""
+        """Record rows that the commit of `version` is about to remove from a table."""
         self.erased.tables[name] = {"rows": rows, "version": version}
         self.write(self.unfinished_path)
 
     def record_quarantined(self, file: str, records: int) -> None:
-        """Note records that are about to leave a file of the quarantine."""
+        """Record how many records are about to be removed from a file in quarantine."""
         self.erased.quarantine[file] = records
         self.write(self.unfinished_path)
 
     def record_response(self, file: str) -> None:
-        """Note the file of a kept answer that is about to go."""
+        """Record the file of a cached response that is about to be removed."""
         self.erased.responses = sorted({*self.erased.responses, file})
         self.write(self.unfinished_path)
 
     def record_file(self, file: str) -> None:
-        """Note a file of an older version, or of a killed run, that is about to go."""
+        """Record a file of an older version, or of a killed run, that is about to be removed."""
         self.erased.files = sorted({*self.erased.files, file})
         self.write(self.unfinished_path)
 
     def finish(self, *, remains: Sequence[str] = ()) -> Path:
-        """Write the receipt as finished now; return where it lies.
+        """Write the receipt as finished now; return its path.
 
         `remains` are the places that still name the profiles.
 
         Raises:
-            StorageError: the disk refused.
+            StorageError: an operation on the disk failed.
         """
         now = self.clock()
         target = self.folder / f"{now:%Y%m%dT%H%M%S}Z-{self.digest}.json"
@@ -162,7 +162,7 @@ class ErasureReceipt:
         return target
 
     def write(self, target: Path, **more: object) -> None:
-        """Write what is known so far."""
+        """Write what is recorded so far."""
         content_fields = {
             "profile_id_sha256": self.hashes,
             "begun": self.erased.started_at,
@@ -179,14 +179,14 @@ class ErasureReceipt:
 
 
 def unreadable_receipts(root: Path, *, clock: Callable[[], datetime]) -> list[Path]:
-    """Return the files of erasures that were killed which do not tell whom they are about."""
+    """Return the files of killed erasures from which the hashes of the profiles cannot be read."""
     folder = root / "lake" / ERASURE_RECEIPTS_FOLDER
     known = {each.unfinished_path for each in read_unfinished_receipts(root, clock=clock)}
     return [each for each in sorted(folder.glob(f"*{UNFINISHED_SUFFIX}")) if each not in known]
 
 
 def read_unfinished_receipts(root: Path, *, clock: Callable[[], datetime]) -> list[ErasureReceipt]:
-    """Return the receipts of erasures that were killed; those that cannot be read are left out."""
+    """Return the receipts of killed erasures; unreadable ones are left out."""
     found: list[ErasureReceipt] = []
     for path in sorted((root / "lake" / ERASURE_RECEIPTS_FOLDER).glob(f"*{UNFINISHED_SUFFIX}")):
         with suppress(OSError, ValueError, KeyError, TypeError):
@@ -205,11 +205,11 @@ OUT_OF_REACH_NOTICE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErasureResult:
-    """What was erased and where that is written; None where there was nothing.
+    """What was erased, and the path of the receipt; None where there was nothing to erase.
 
-    `problems` are tables that could not be published, `remaining_places` the places that still name
-    the people or cannot be looked through, in words, `unfinished_path` in
-    words what ends the erasures of others that were killed, and that need their ids.
+    `problems` are errors of tables that could not be published. `remaining_places` describes the
+    places that still name the profiles or cannot be searched. `unfinished` says how to end the
+    killed erasures of other profiles, which need those profiles' ids.
     """
 
     erased: ErasedItems
@@ -222,11 +222,11 @@ class ErasureResult:
 
     @property
     def is_complete(self) -> bool:
-        """Tell whether nothing is left to be done."""
+        """Return whether nothing is left to do."""
         return not (self.problems or self.remaining_places or self.unfinished)
 
     def describe(self) -> Iterator[str]:
-        """Yield what was done and what is left to do, a sentence each; no id and no address."""
+        """Yield what was done and what is left to do, a sentence each, without ids or addresses."""
         yield from self.erased.describe()
         if self.receipt is not None:
             yield f"the receipt is {self.receipt}"
@@ -260,15 +260,15 @@ def erase_profiles(  # noqa: PLR0913 - what is known of the lake, each with a na
     clock: Callable[[], datetime],
     other_places: Sequence[Path] = (),
 ) -> ErasureResult:
-    """Remove everything of some profiles below `root`; safe to run again after a kill.
+    """Remove all data of some profiles below `root`; safe to repeat after a kill.
 
-    `other_places` are files and folders elsewhere that are looked through and not changed.
+    `other_places` are files and folders elsewhere that are searched, not changed.
 
     Raises:
-        LakeConflictError: a run is writing one of the tables; before anything was removed, or with
-            the receipt unfinished.
+        LakeConflictError: a run is writing one of the tables. Either nothing was removed yet, or
+            the receipt is unfinished.
         CorruptFileError: a file that has to be read is missing or damaged.
-        StorageError: the disk refused.
+        StorageError: an operation on the disk failed.
     """
     tables_with_history = [each for one in profile_tables for each in with_history_table(one)]
     names = [each.table.name for each in tables_with_history]
@@ -308,10 +308,10 @@ def unfinished_in_words(
     *,
     clock: Callable[[], datetime],
 ) -> Iterator[str]:
-    """Yield what ends each erasure that was killed and that this one, of `hashes`, did not end.
+    """Yield how to end each killed erasure that this one, of `hashes`, did not end.
 
-    Whom it was about only its ids tell, so it stays open until they are given, or somebody who
-    knows that they are lost takes its file away.
+    Only the ids tell whom it was about. So it stays open until they are given, or until somebody
+    who knows that they are lost deletes its file.
     """
     for each in others:
         if not hashes.issuperset(each.hashes):
@@ -336,7 +336,7 @@ def remove_stored_data(  # noqa: PLR0913 - as above
     receipt: ErasureReceipt,
     relations: Sequence[Relation],
 ) -> tuple[LakeError, ...]:
-    """Remove records, answers, rows and retired files; return what could not be published.
+    """Remove records, responses, rows and retired files; return what could not be published.
 
     Raises:
         LakeConflictError, CorruptFileError, StorageError: as for `erase_profiles`.
@@ -356,7 +356,7 @@ def remove_stored_data(  # noqa: PLR0913 - as above
 
 
 def with_history_table(profile_table: ProfileTable) -> tuple[ProfileTable, ProfileTable]:
-    """Return a table and its history, whether or not there is one."""
+    """Return a table and its history, whether or not the history exists."""
     history = ProfileTable(
         table=build_history_table(profile_table.table),
         id_column=profile_table.id_column,
@@ -366,10 +366,10 @@ def with_history_table(profile_table: ProfileTable) -> tuple[ProfileTable, Profi
 
 
 def refuse_active_writers(root: Path, names: Collection[str]) -> None:
-    """Refuse to go on while a run is writing one of the tables.
+    """Raise an error while a run is writing one of the tables.
 
     Raises:
-        LakeConflictError: one is; the text names its table.
+        LakeConflictError: a run is writing a table, which the message names.
     """
     for name in names:
         folder = table_folder(root, name)
@@ -391,11 +391,11 @@ def remove_unneeded_files(
     receipt: ErasureReceipt,
     clock: Callable[[], datetime],
 ) -> list[MatchingFile]:
-    """Look through every file, delete what nobody needs of those that name a term; return the rest.
+    """Search every file, delete matching files that nobody needs, and return the other matches.
 
     Raises:
-        CorruptFileError: the log of a table that names one cannot be read.
-        StorageError: the disk refused.
+        CorruptFileError: the log of a table with a matching file cannot be read.
+        StorageError: an operation on the disk failed.
     """
     files = dict.fromkeys(path for place in (root, *other_places) for path in list_files(place))
     found = list(find_matching_files(files, terms))
@@ -419,10 +419,10 @@ def remove_unneeded_files(
 def record_leftovers(
     root: Path, names: Collection[str], terms: SearchTerms, *, receipt: ErasureReceipt
 ) -> None:
-    """Note the files of the tables that name a term and are about to go, as no version needs them.
+    """Record the tables' files that name a term and are about to go because no version needs them.
 
     Raises:
-        StorageError: the disk refused.
+        StorageError: an operation on the disk failed.
     """
     unneeded = UnneededFiles(root)
     paths = (path for name in names for path in list_files(table_folder(root, name)))
@@ -434,7 +434,7 @@ def record_leftovers(
 def describe_remaining_places(
     root: Path, other_places: Sequence[Path], found: Sequence[MatchingFile]
 ) -> Iterator[str]:
-    """Yield where people are still named and what is to be done, a place once."""
+    """Yield where the profiles are still named and what to do about it, each place once."""
     rows: dict[str, set[str]] = {}
     others: list[MatchingFile] = []
     for one in found:
@@ -453,7 +453,7 @@ def describe_remaining_places(
 
 
 def describe_remaining_place(root: Path, other_places: Sequence[Path], found: MatchingFile) -> str:
-    """Return where somebody is still named, and what is to be done; nothing of the person."""
+    """Return where a profile is still named, and what to do about it, without personal data."""
     path = found.path
     shown = (
         f"a file of {path.parent} that is named for them" if found.has_matching_name else str(path)

@@ -1,17 +1,17 @@
-r"""Searches files of any format for people's ids, addresses and numbers, in every escaped form.
+r"""Searches files of any format for people's ids, addresses and numbers, however escaped.
 
-    Parquet              every column, nested ones and binary ones included, and the footer's notes
+    Parquet              every column, also nested and binary ones, and the metadata of the footer
     DuckDB, SQLite       every row of every table, the statements of the views, and the raw pages
-    kept answers         unpacked
-    gzip, bzip2, xz,     unpacked, up to `MOST_UNPACKED` bytes, and what is packed in them as well;
-    zip, tar             databases and Parquet in them, and other packers, cannot be looked through
-    all others           as text (UTF-8, or as a byte order mark says); where none, as bytes
+    cached responses     decompressed
+    gzip, bzip2, xz,     decompressed up to `MOST_UNPACKED` bytes, and archives in them as well;
+    zip, tar             databases, Parquet and other formats inside cannot be searched
+    all others           as text (UTF-8, or as a byte order mark says), or else as bytes
 
-A row group of ours has 16 MiB; nothing here holds more than a few of them.
+A row group of ours has 16 MiB; nothing here holds more than a few of them in memory.
 
-A text names a term in any letter case, behind JSON escapes however often they were escaped
-(`\\u0040`), percent signs of an address (`%40`) and numbers of HTML (`&#64;`). A term that is part
-of a longer word is another one: `da@example.com` is not in `ada@example.com`.
+A term matches in any letter case, behind JSON escapes however often they were escaped (`\\u0040`),
+percent encoding (`%40`) and HTML character references (`&#64;`). A term inside a longer word does
+not match: `da@example.com` is not in `ada@example.com`.
 """
 
 import bz2
@@ -42,13 +42,12 @@ from klaviyo_assets.lake.read.duckdb import open_connection, quote_identifier, q
 from klaviyo_assets.lake.response_cache import RESPONSE_SUFFIX
 
 MAX_ENCODING_DEPTH = 4
-"""How often a text can be encoded one time upon another: JSON in JSON in an address."""
+"""How many encodings of a text can be nested, such as JSON in JSON in a URL."""
 
 MAX_LINEAR_TERMS = 16
-"""Up to so many terms are looked for one by one; of more, those that share a word with the text.
+"""Up to this many terms are searched one by one; of more, only those that share a word.
 
-Measured with properties of events, decoded: 65 MB a second for up to 16 terms, 26 for 20,000.
-"""
+Measured with decoded properties of events: 65 MB/s for up to 16 terms, 26 MB/s for 20,000."""
 
 _WORD = re.compile(rb"[a-z0-9]+")
 _ESCAPES: tuple[tuple[bytes, "re.Pattern[bytes]", int], ...] = (
@@ -57,7 +56,7 @@ _ESCAPES: tuple[tuple[bytes, "re.Pattern[bytes]", int], ...] = (
     (b"&#x", re.compile(rb"&#x([0-9a-f]{1,5});"), 16),
     (b"&#", re.compile(rb"&#([0-9]{1,6});"), 10),
 )
-"""What a text holds that has such escapes, how they look in lower case, and their base."""
+"""The marks of each kind of escape, their patterns in lower case, and their number base."""
 
 _WORD_BYTES = 256
 _WORD_BEFORE = re.compile(rb"[a-z0-9._+-]*\Z")
@@ -84,7 +83,7 @@ def normalize_text(raw: bytes) -> bytes:
 def _build_unescape(base: int) -> "Callable[[re.Match[bytes]], bytes]":
     def one(found: "re.Match[bytes]") -> bytes:
         code = int(found[1], base)
-        # Bytes behind percent signs are parts of UTF-8; beyond ASCII they are left to the others.
+        # A percent encoding is one byte of UTF-8, so it becomes that byte, not a character.
         if found[0].startswith(b"%"):
             return bytes([code]).lower()
         return chr(code).casefold().encode("utf-8", "replace") if code else found[0]
@@ -96,22 +95,22 @@ class SearchTerms:
     """Ids, addresses and numbers of people; never shown."""
 
     def __init__(self, terms: Iterable[str]) -> None:
-        """Take what is looked for; empty texts are left out."""
+        """Take the terms; empty texts are left out."""
         self._terms = sorted({normalize_text(each.encode()) for each in terms} - {b""})
         self._by_word: dict[bytes, list[bytes]] = defaultdict(list)
         for term in self._terms:
-            # Where a term stands alone, each of its words is a whole word of the text.
+            # Where a term occurs alone, each of its words is a whole word of the text too.
             words = _WORD.findall(term) or [b""]
             self._by_word[max(words, key=len)].append(term)
 
     def __bool__(self) -> bool:
-        """Tell whether there is anything to look for."""
+        """Return whether there is a term."""
         return bool(self._terms)
 
     def is_any_in_text(self, raw: bytes, longer: set[bytes] | None = None) -> bool:
-        """Tell whether a text, of whatever encoding upon encoding, names one of the terms.
+        """Return whether a text matches one of the terms, through nested encodings.
 
-        `longer` takes the words of the text that a term is only a part of.
+        Words of the text that contain a term and are longer are added to `longer`.
         """
         text = normalize_text(raw)
         return any(
@@ -119,11 +118,12 @@ class SearchTerms:
         )
 
     def is_any_in_bytes(self, raw: bytes, longer: Collection[bytes] = ()) -> bool:
-        """Tell whether bytes of which no text can be made hold one of the terms, however bounded.
+        """Return whether bytes that are not text contain one of the terms, whatever surrounds it.
 
-        Values of a database page stand wall to wall: `ann@x` may be an address, or `n@x` behind a
-        value that ends with `an`. It is taken for the first where `longer` has it, the words that
-        the rows of the same file hold, and for the second, a false alarm perhaps, everywhere else.
+        In a database page values follow each other without a gap: `ann@x` may be an address, or
+        `n@x` behind a value that ends with `an`. It counts as the longer word if `longer`, the
+        words in the rows of the same file, contains it. Otherwise it counts as a match, which may
+        be a false alarm.
         """
         text = raw.lower()
         return any(_lies_in(each, text, longer) for each in self._terms)
@@ -136,11 +136,11 @@ class SearchTerms:
 
 
 def _lies_in(term: bytes, text: bytes, longer: Collection[bytes]) -> bool:
-    """Tell whether bytes hold a term other than as a part of one of the longer words."""
+    """Return whether bytes contain a term outside of the longer words."""
     words = [(each, each.find(term)) for each in longer if term in each]
     at = text.find(term)
     while at >= 0:
-        # Of a word that begins before the piece, the piece holds the end.
+        # Of a word that begins before the chunk, the chunk contains only the end.
         if not any(text.startswith(each[max(0, n - at) :], max(0, at - n)) for each, n in words):
             return True
         at = text.find(term, at + 1)
@@ -148,14 +148,14 @@ def _lies_in(term: bytes, text: bytes, longer: Collection[bytes]) -> bool:
 
 
 def _whole_word(text: bytes, at: int, end: int) -> bytes:
-    """Return the word of a text that holds what lies between two places."""
+    """Return the word of a text that contains the range from `at` to `end`."""
     before = _WORD_BEFORE.search(text, max(0, at - _WORD_BYTES), at)
     after = _WORD_AFTER.match(text, end, end + _WORD_BYTES)
     return text[before.start() if before else at : after.end() if after else end]
 
 
 def _contains_whole_term(term: bytes, text: bytes, longer: set[bytes] | None = None) -> bool:
-    """Tell whether a text holds a term that is not part of a longer one; note the longer ones."""
+    """Return whether a text contains a term as a whole word; add longer words to `longer`."""
     at = text.find(term)
     while at >= 0:
         end = at + len(term)
@@ -163,7 +163,7 @@ def _contains_whole_term(term: bytes, text: bytes, longer: set[bytes] | None = N
             is_longer = _WORD_CONTINUES_BEFORE.search(text, max(0, at - 1), at)
             is_longer = is_longer or _WORD_CONTINUES_AFTER.match(text, end)
         else:
-            # Nothing can come before a number's plus that would make it another number.
+            # No character before the plus sign of a number makes it another number.
             is_longer = text[end : end + 1].isalnum()
             is_longer |= term[:1].isalnum() and at > 0 and text[at - 1 : at].isalnum()
         if not is_longer:
@@ -177,13 +177,13 @@ def _contains_whole_term(term: bytes, text: bytes, longer: set[bytes] | None = N
 SEARCH_BATCH_ROWS = 4096
 SEARCH_CHUNK_BYTES = 8 * 2**20
 SEARCH_OVERLAP_BYTES = 4096
-"""What two pieces of a text share: a term with all its escapes is shorter."""
+"""The overlap of two chunks of a text: a term with all its escapes is shorter."""
 
 MOST_UNPACKED = 4 * 2**30
-"""Bytes of all that is packed in one file; where there are more, it cannot be looked through."""
+"""Limit of bytes decompressed from one file; a file with more counts as unsearchable."""
 
 DEEPEST = 4
-"""How often a file can be packed one time upon another, as with text (`search_terms.DEPTH`)."""
+"""How many archives can be nested in a file, as with text (`MAX_ENCODING_DEPTH`)."""
 
 _DUCKDB_MAGIC_OFFSET = 8
 _TAR_AT = 257
@@ -202,34 +202,34 @@ _CLOSED = re.compile(
     rb"|PAR1|SQLite format 3|.{8}DUCK",
     re.DOTALL,
 )
-"""How the files begin that cannot be looked through as a stream: zstd, lz4, 7z, rar, databases."""
+"""How files begin that cannot be searched as a stream: zstd, lz4, 7z, rar, databases."""
 
 _MARKS = (
     *((codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be")),
     *((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")),
 )
-"""Byte order marks, the longer ones first: one begins with another."""
+"""Byte order marks, the longer ones first, because one is a prefix of another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatchingFile:
-    """A file that names one of the terms, or could not be looked through.
+    """A file that matches one of the terms, or that cannot be searched.
 
-    `columns` are those of a Parquet file that do, empty where there are none or all may.
+    `columns` are the matching columns of a Parquet file; empty where there are none, or where any
+    part of the file may match.
     """
 
     path: Path
     columns: tuple[str, ...] = ()
     is_readable: bool = True
     has_matching_name: bool = False
-    """The file's own name holds a term, and must not be shown."""
+    """The file's own name contains a term, so it must not be shown."""
 
 
 def list_files(folder: Path) -> Iterator[Path]:
-    """Yield every file of a folder and of those in it, behind symbolic links too, each once.
+    """Yield every file of a folder and its subfolders once, also behind symbolic links.
 
-    A file that is given instead of a folder is all there is. A folder that cannot be listed comes
-    itself.
+    If the path is a file, that file alone. A folder that cannot be listed is yielded itself.
     """
     closed: list[Path] = []
 
@@ -252,14 +252,14 @@ def list_files(folder: Path) -> Iterator[Path]:
 
 
 def find_matching_files(paths: Iterable[Path], terms: SearchTerms) -> Iterator[MatchingFile]:
-    """Yield the files that name one of the terms, by content or name, or cannot be read."""
+    """Yield the files that match one of the terms, by content or name, or cannot be searched."""
     for path in paths:
-        # An address without the ending of the file that is named for it.
+        # Also without the suffix: a file may be named after an address.
         names = os.fsencode(f"{path.name}\n{path.stem}")
         is_named_for = terms.is_any_in_text(names)
         try:
             if path.is_dir():
-                # It came because it could not be listed.
+                # `list_files` yields a folder only if it cannot be listed.
                 yield MatchingFile(path=path, is_readable=False, has_matching_name=is_named_for)
                 continue
             if not path.is_file():
@@ -276,7 +276,7 @@ def find_matching_files(paths: Iterable[Path], terms: SearchTerms) -> Iterator[M
 
 
 def _find_matching_parts(path: Path, terms: SearchTerms) -> Iterator[str]:
-    """Yield the columns of a file that name a term, "" where it has none."""
+    """Yield the matching columns of a file; "" for a match outside of columns."""
     with path.open("rb") as file:
         head = file.read(16)
     if head.startswith(b"PAR1") or path.suffix == ".parquet":
@@ -298,7 +298,7 @@ def _find_matching_parts(path: Path, terms: SearchTerms) -> Iterator[str]:
 def _is_one_named(
     texts: Iterable[bytes], terms: SearchTerms, longer: set[bytes] | None = None
 ) -> bool:
-    """Tell whether one of the texts names a term; `longer` as in `SearchTerms.is_any_in_text`."""
+    """Return whether one of the texts matches; `longer` as in `SearchTerms.is_any_in_text`."""
     return any(
         terms.is_any_in_bytes(text) if b"\0" in text else terms.is_any_in_text(text, longer)
         for text in texts
@@ -306,9 +306,9 @@ def _is_one_named(
 
 
 def _database_naming(path: Path, texts: Iterable[bytes], terms: SearchTerms) -> Iterator[str]:
-    """Yield "" if the rows of a database name a term, or else its pages, as deleted rows may lie.
+    """Yield "" if a database's rows match, or else its raw pages, where deleted rows may be.
 
-    In pages nothing bounds a value: what the rows say is a longer word is taken for one.
+    In pages nothing separates values: what the rows contain as a longer word counts as one.
     """
     longer: set[bytes] = set()
     if _is_one_named(texts, terms, longer):
@@ -321,13 +321,13 @@ def _database_naming(path: Path, texts: Iterable[bytes], terms: SearchTerms) -> 
 
 @dataclass(slots=True)
 class _Room:
-    """Bytes that may still be unpacked of one file."""
+    """How many bytes may still be decompressed of one file."""
 
     left: int
 
 
 class _Unpacked(io.RawIOBase):
-    """What is packed in a file, to be read as far as there is room."""
+    """The decompressed content of a file, readable up to the limit."""
 
     def __init__(self, file: BinaryIO, room: _Room) -> None:
         self._file, self._room = file, room
@@ -345,10 +345,10 @@ class _Unpacked(io.RawIOBase):
 
 
 def _is_named_in(file: BinaryIO, terms: SearchTerms, room: _Room, depth: int = 0) -> bool:
-    """Tell whether a file names a term, unpacked as often as it is packed.
+    """Return whether a file matches a term, with nested archives decompressed.
 
     Raises:
-        OSError, ValueError and all of `_READ_ERRORS`: it cannot be looked through.
+        OSError, ValueError and all of `_READ_ERRORS`: it cannot be searched.
     """
     stream = cast("io.BufferedReader", file)
     if depth:
@@ -392,7 +392,7 @@ def _is_named_in_tar(file: BinaryIO, terms: SearchTerms, room: _Room, depth: int
 
 
 def _texts(file: BinaryIO, head: bytes) -> Iterator[bytes]:
-    """Yield a file in pieces that overlap, and each as UTF-8 where its mark says it is another."""
+    """Yield a file in overlapping chunks; each also as UTF-8 if a byte order mark says so."""
     encoding = next((name for mark, name in _MARKS if head.startswith(mark)), None)
     for piece in _read_chunks(file):
         yield piece
@@ -401,7 +401,7 @@ def _texts(file: BinaryIO, head: bytes) -> Iterator[bytes]:
 
 
 def _read_chunks(file: BinaryIO) -> Iterator[bytes]:
-    """Yield a file in pieces that overlap, by whole characters of any width."""
+    """Yield a file in overlapping chunks, whose size is a multiple of every character width."""
     before = b""
     while piece := file.read(SEARCH_CHUNK_BYTES):
         yield before + piece
@@ -424,12 +424,12 @@ def _match_parquet_columns(path: Path, terms: SearchTerms) -> Iterator[str]:
 
 
 def is_any_in_column(values: "pa.Array[Any]", terms: SearchTerms) -> bool:
-    """Tell whether a column, of texts or of whatever holds texts, names one of the terms."""
+    """Return whether a column of texts, nested or not, matches one of the terms."""
     return any(terms.is_any_in_text(text) for text in _read_column_texts(values))
 
 
 def _read_column_texts(column: "pa.Array[Any]") -> Iterator[bytes]:
-    """Yield the texts of a column as one, those of nested ones one by one."""
+    """Yield the texts of a column joined to one, those of nested columns one by one."""
     values, kind = cast("Any", column), column.type
     if pa.types.is_dictionary(kind):
         yield from _read_column_texts(values.dictionary)
@@ -461,10 +461,10 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _read_duckdb_texts(path: Path) -> Iterator[bytes]:
-    """Yield the statements and the rows of a DuckDB file, rows as text.
+    """Yield the statements and the rows of a DuckDB file, the rows as text.
 
     Raises:
-        duckdb.Error: it is damaged, or another program has it open for writing.
+        duckdb.Error: the file is damaged, or another program has it open for writing.
     """
     with open_connection() as opened:
         opened.execute(f"ATTACH {quote_literal(str(path))} AS searched (READ_ONLY)")
@@ -485,10 +485,10 @@ def _read_duckdb_texts(path: Path) -> Iterator[bytes]:
 
 
 def _read_sqlite_texts(path: Path) -> Iterator[bytes]:
-    """Yield the rows of an SQLite file, as statements.
+    """Yield the rows of an SQLite file, as SQL statements.
 
     Raises:
-        sqlite3.Error: it is damaged.
+        sqlite3.Error: the file is damaged.
     """
     with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as database:
         for line in database.iterdump():

@@ -39,16 +39,16 @@ from klaviyo_assets.lake.write.merge import MergeFile
 from klaviyo_assets.lake.write.table_writer import TableWriter
 
 MAX_REMOVAL_ATTEMPTS = 5
-"""How often a table is begun anew when a run commits to it first."""
+"""How often the removal from a table is tried, because another run may commit first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileTable:
-    """A table with rows about profiles, and the column with the profile's id.
+    """A table with rows about profiles, and the name of the column with the profile's id.
 
-    `address_columns` are the columns whose values tell a person's records where the id cannot be
-    read: what Klaviyo tells profiles apart by, so that no two of them share one. The number that
-    somebody consented to WhatsApp with can be a household's.
+    `address_columns` identify a person's records where the id cannot be read. They are the columns
+    by which Klaviyo tells profiles apart, so no two profiles share a value. The number with which
+    somebody consented to WhatsApp is not one of them: a household can share it.
     """
 
     table: LakeTable
@@ -69,8 +69,8 @@ def remove_profile_rows(
     Before each attempt, `on_removal` is called with the number of rows and the commit's version.
 
     Raises:
-        LakeConflictError: others committed first, again and again.
-        CorruptFileError, StorageError: as for `erase`.
+        LakeConflictError: other writers committed first at every attempt.
+        CorruptFileError, StorageError: as for `erase_profiles`.
     """
     name = profile_table.table.name
     folder = table_folder(root, name)
@@ -97,7 +97,7 @@ def remove_profile_rows(
 def mask_rows_of_others(
     folder: Path, name: str, start: TableSnapshot, column: str, ids: Sequence[str]
 ) -> dict[str, pa.BooleanArray]:
-    """Return which rows stay, as booleans, of each file that holds rows of the profiles."""
+    """Return, for each file with rows of the profiles, a mask of the rows of others."""
     schema = pa.schema([(column, pa.string())])
     masks: dict[str, pa.BooleanArray] = {}
     for file in start.files:
@@ -111,7 +111,7 @@ def mask_rows_of_others(
 
 
 def can_contain_ids(file: DataFile, column: str, ids: Sequence[str]) -> bool:
-    """Tell whether a file's statistics leave room for one of the ids."""
+    """Return whether a file can contain one of the ids, by its statistics."""
     if column not in file.min_values or column not in file.max_values:
         return True
     return any(file.min_values[column] <= each <= file.max_values[column] for each in ids)
@@ -125,7 +125,7 @@ def commit_without_rows(
     *,
     clock: Callable[[], datetime],
 ) -> None:
-    """Rewrite the files that lose rows, and commit with the state that is there.
+    """Rewrite the files that lose rows, and commit them with the table's current state.
 
     Raises:
         LakeError: another program wrote the table.
@@ -133,7 +133,7 @@ def commit_without_rows(
     """
     if start.commit_state is None:
         raise LakeError("another program wrote this table; erase the rows there", stream=table.name)
-    # In the columns that are stored: an erasure is no reason to add those of a later release.
+    # With the stored columns: an erasure must not add the columns of a later release.
     as_stored = dataclasses.replace(table, schema=start.schema)
     with closing(
         TableWriter(as_stored, folder, start, account=start.commit_state.account, clock=clock)
@@ -156,11 +156,11 @@ def commit_without_rows(
 def remove_quarantined_records(
     root: Path, terms: SearchTerms, *, on_removal: Callable[[str, int], None]
 ) -> None:
-    """Remove records in quarantine that name one of the terms; `on_removal` takes file and number.
+    """Remove records in quarantine that match a term; `on_removal` takes the file and their number.
 
     Raises:
         CorruptFileError: a file of the quarantine cannot be read.
-        StorageError: the disk refused.
+        StorageError: an operation on the disk failed.
     """
     for path, rows in read_quarantined_rows(root):
         stream = path.parent.name
@@ -176,19 +176,19 @@ def remove_quarantined_records(
 
 
 def is_record_about(row: dict[str, Any], terms: SearchTerms) -> bool:
-    """Tell whether a record in quarantine, or the reason for that, names one of the terms."""
+    """Return whether a record in quarantine, or its reason, matches one of the terms."""
     return terms.is_any_in_text(row["record"]) or terms.is_any_in_text(row["reason"].encode())
 
 
 def remove_matching_responses(
     root: Path, terms: SearchTerms, *, on_removal: Callable[[str], None]
 ) -> None:
-    """Remove kept answers that name one of the terms, or cannot be read.
+    """Remove cached responses that match one of the terms, or that cannot be read.
 
-    `on_removal` is told of each.
+    `on_removal` is called with each file before it is removed.
 
     Raises:
-        StorageError: the disk refused.
+        StorageError: an operation on the disk failed.
     """
     for path in sorted((root / "lake" / RESPONSE_CACHE_FOLDER).glob(f"*/*{RESPONSE_SUFFIX}")):
         with map_storage_errors(path, path.parent.name):
@@ -203,40 +203,40 @@ def remove_matching_responses(
 
 
 def remove_old_versions(folder: Path, name: str) -> None:
-    """Remove what a log holds of the versions before the newest: nobody may need their files.
+    """Remove the versions before the newest from a log, whoever may need their files.
 
-    Statistics of files name the least and greatest id of each. The newest commit of ours stays,
-    because it holds the mark: where another program came after, that one's follow it.
+    The statistics in them contain the smallest and largest id of each file. Our newest commit
+    stays, because it holds the table's state: another program's commits may follow it.
 
     Raises:
         CorruptFileError: the log cannot be read.
-        StorageError: the disk refused.
+        StorageError: an operation on the disk failed.
     """
     found = read_snapshot(folder, name)
     if found is None:
         return
     with map_storage_errors(folder, name):
-        # Covers all that goes, so that a kill leaves a whole log.
+        # The checkpoint covers all that is removed, so that a kill leaves a complete log.
         found.table.create_checkpoint()
-        first_kept = min(found.version, find_newest_own_version(folder))
+        first_remaining = min(found.version, find_newest_own_version(folder))
         for path in (folder / DELTA_LOG_FOLDER).iterdir():
             version = path.name.split(".")[0]
-            if version.isdecimal() and int(version) < first_kept:
+            if version.isdecimal() and int(version) < first_remaining:
                 path.unlink(missing_ok=True)
 
 
 class UnneededFiles:
-    """Files of a lake that no version needs, and that nobody is writing."""
+    """The files of a lake that no version needs and that no run is writing."""
 
     def __init__(self, root: Path) -> None:
-        """Look at nothing yet."""
+        """Do no I/O yet."""
         self.lake = root / "lake"
         self.root = root
         self.needed_by_table: dict[str, Collection[str] | None] = {}
         """By table, the files of its newest version; None where a run is writing it."""
 
     def is_unneeded(self, path: Path) -> bool:
-        """Tell whether a file can be deleted without anybody missing it."""
+        """Return whether nobody would miss a file."""
         if not path.is_relative_to(self.lake):
             return False
         first, *below = path.relative_to(self.lake).parts or ("",)
@@ -252,14 +252,14 @@ class UnneededFiles:
         return needed is not None and str(path.relative_to(self.lake / name)) not in needed
 
     def list_needed_files(self, name: str) -> Collection[str] | None:
-        """Return the files of a table that are no leftovers; None where a run is writing it."""
+        """Return the files that a table needs; None while a run is writing it."""
         folder = table_folder(self.root, name)
         if remove_dead_staging(folder / STAGING_FOLDER):
             return None
         try:
             found = read_snapshot(folder, name)
         except LakeError:
-            # Without its log nobody can tell what is needed.
+            # Without its log, nobody knows what is needed.
             return None
         files = [] if found is None else [file.path for file in found.files]
         log = (
@@ -271,7 +271,7 @@ class UnneededFiles:
 
 
 def table_name_of_path(lake: Path, path: Path) -> str | None:
-    """Return the table whose folder a file lies in; None where it lies in none."""
+    """Return the table in whose folder a file is; None where it is in no table's folder."""
     if not path.is_relative_to(lake):
         return None
     name, *below = path.relative_to(lake).parts or ("",)
@@ -284,10 +284,12 @@ def table_name_of_path(lake: Path, path: Path) -> str | None:
 def delete_unneeded_files(
     root: Path, paths: Sequence[Path], *, on_removal: Callable[[str], None]
 ) -> None:
-    """Delete those of the files that no version needs; `on_removal` is told of each before it goes.
+    """Delete the given files that no version needs.
+
+    `on_removal` is called with each file before it is deleted.
 
     Raises:
-        StorageError: the disk refused.
+        StorageError: an operation on the disk failed.
     """
     unneeded = UnneededFiles(root)
     for path in paths:
@@ -298,19 +300,19 @@ def delete_unneeded_files(
 
 
 MIN_TERM_LENGTH = 6
-"""Characters of a value that is looked for in text: a shorter one would be found everywhere."""
+"""Minimum length of a value that is searched in text: a shorter one would match everywhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileFile:
-    """A data file of a table of people; `data_file` is what its version says of it, if any."""
+    """A data file of a table with profiles; `data_file` is its entry in the newest version."""
 
     profile_table: ProfileTable
     path: Path
     data_file: DataFile | None
 
     def read_text_columns(self, names: Sequence[str]) -> pa.Table | None:
-        """Return some text columns; None where a file that no version needs cannot be read.
+        """Return some text columns; None if a file that no version needs cannot be read.
 
         Raises:
             CorruptFileError: a file of the newest version is missing or damaged.
@@ -324,7 +326,7 @@ class ProfileFile:
 
 
 def list_profile_files(root: Path, profile_tables: Sequence[ProfileTable]) -> Iterator[ProfileFile]:
-    """Yield all data files of the tables, those of older versions and of killed runs included.
+    """Yield all data files of the tables, also those of older versions and of killed runs.
 
     Raises:
         CorruptFileError: a log cannot be read.
@@ -346,7 +348,7 @@ def hash_profile_id(profile_id: str) -> str:
 def find_ids_by_hash(
     root: Path, profile_tables: Sequence[ProfileTable], hashes: Collection[str]
 ) -> frozenset[str]:
-    """Return the ids whose hashes these are, as far as a row or a record in quarantine has them.
+    """Return the ids with these hashes, as far as rows and records in quarantine have them.
 
     Raises:
         CorruptFileError: a log, or a file of a newest version, cannot be read.
@@ -364,7 +366,7 @@ def find_ids_by_hash(
 def collect_search_texts(
     root: Path, profile_tables: Sequence[ProfileTable], ids: Sequence[str]
 ) -> frozenset[str]:
-    """Return the ids, and the addresses and numbers that rows and records of the people hold.
+    """Return the ids, and the addresses and numbers in these profiles' rows and records.
 
     Raises:
         CorruptFileError: a log, or a file of a newest version, cannot be read.

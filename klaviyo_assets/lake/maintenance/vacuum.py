@@ -1,15 +1,18 @@
-"""Upkeep: what no version and no reader needs any more is removed.
+"""Vacuum: removes files that no version and no reader needs any more, and shortens logs.
 
 A data file is deleted when all of this holds, and only inside its table's folder:
 
-    1. the current version does not name it, nor does one that ended within the grace;
-    2. the database on disk does not name it: it went before the version that was published;
-    3. it was not touched within the grace (placing and retiring a file touch it);
-    4. it was in a commit once, or no session is alive that could be about to commit it;
+    1. neither the current version names it, nor one that was current within the grace;
+    2. the database on disk does not name it: it was removed before the published version;
+    3. it was not touched within the grace (moving it in and retiring it touch it);
+    4. a commit named it once, or no session is alive that could be about to commit it;
     5. no replaced database that a process still has open names it.
 
-To erase somebody means a grace of zero: then only the current version counts, whoever reads, and
-whatever a file's time says, which another machine's clock may have set.
+An erasure has a grace of zero. Then only the current version counts, whoever reads, and whatever a
+file's time says, which another machine's clock may have set.
+
+deltalake's own vacuum is not used: it commits twice, and its commits would make a concurrent writer
+lose its race.
 """
 
 import json
@@ -49,10 +52,10 @@ LOG_RETENTION = timedelta(days=1)
 """How long commits stay that a checkpoint covers: for readers that are loading the table."""
 
 PART_FILE_RETENTION = timedelta(days=1)
-"""How long a half file stays beside the tables: longer than anybody takes to write one."""
+"""How long a partial file stays beside the tables: longer than any write takes."""
 
 UNNAMED_LOG_FILE = re.compile(r".+#\d+|.+\.tmp")
-"""What a commit or a checkpoint is called until it is whole and linked to its name."""
+"""Names of commits and checkpoints until they are complete and linked to their final name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +68,7 @@ class VacuumResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReaderNeeds:
-    """What readers need of a table: the version that the database shows, and files of others."""
+    """What readers need of a table: the version that the database shows, and older files."""
 
     published_version: int | None
     files: Collection[str]
@@ -74,15 +77,15 @@ class ReaderNeeds:
 def vacuum_table(
     folder: Path, name: str, *, now: datetime, grace: timedelta, needed: ReaderNeeds
 ) -> VacuumResult:
-    """Tidy one table; quick where nothing is to be done.
+    """Vacuum one table; quick if there is nothing to remove.
 
     Raises:
         CorruptFileError: the log cannot be read.
-        StorageError: the disk refused.
+        StorageError: an operation on the disk failed.
     """
     before = now - grace if grace else None
     with map_storage_errors(folder, name):
-        # A table whose first commit was never made has these alone.
+        # A table whose first commit was never made has only staging folders and unnamed commits.
         is_session_alive = remove_dead_staging(folder / STAGING_FOLDER)
         removed_commits = VacuumResult(files_removed=0, bytes_freed=0)
         if not is_session_alive:
@@ -121,10 +124,10 @@ def vacuum_table(
 def vacuum_tables(
     root: Path, names: Iterable[str], *, now: datetime, grace: timedelta
 ) -> VacuumResult:
-    """Tidy some tables below `root`, and return what was removed in all."""
+    """Vacuum some tables below `root`, and return what was removed in all."""
     remove_part_files(root, before=now - PART_FILE_RETENTION)
     shown = read_published(root).versions
-    # Without a grace, too, the databases that nobody has open any more are forgotten.
+    # Called even without a grace: it forgets databases that are no longer open.
     paths_in_use = find_files_in_use(root, before=now - grace)
     paths_in_use = paths_in_use if grace else {}
     needed = {
@@ -142,9 +145,9 @@ def vacuum_tables(
 
 
 def remove_part_files(root: Path, *, before: datetime) -> None:
-    """Delete half files that killed processes left beside the tables, and what they had spilled.
+    """Delete partial and spilled files that killed processes left beside the tables.
 
-    What was touched since `before` stays: somebody may be writing it.
+    Files that were touched since `before` stay: a process may be writing them.
     """
     lake = root / "lake"
     leftovers = [
@@ -162,7 +165,7 @@ def remove_part_files(root: Path, *, before: datetime) -> None:
 
 
 def find_unnamed_commits(folder: Path) -> list[str]:
-    """Return the files in a log whose writer was killed before they got their names."""
+    """Return the files in a log whose writer was killed before it gave them their final name."""
     found = (
         path
         for path in (folder / DELTA_LOG_FOLDER).glob("*")
@@ -172,7 +175,7 @@ def find_unnamed_commits(folder: Path) -> list[str]:
 
 
 def list_parquet_files(folder: Path) -> list[str]:
-    """Return the Parquet files of the table's folder and its partitions, as in the log."""
+    """Return the Parquet files of the table's folder and its partitions, by paths as in the log."""
     places = [folder, *folder.glob("day=*/"), *folder.glob("metric=*/month=*/")]
     return [
         str(path.relative_to(folder))
@@ -187,7 +190,7 @@ def find_live_files_and_tombstones(
 ) -> tuple[set[str], set[str]]:
     """Return the files that somebody may still read, and those that a commit in the log removed.
 
-    Without `since` nobody but the current version counts.
+    Without `since`, only the files of the current version count as live.
     """
     live_files = {file.path for file in snapshot.files}
     tombstones: set[str] = set()
@@ -202,7 +205,7 @@ def find_live_files_and_tombstones(
 
 
 def read_commit_time(path: Path) -> float:
-    """Return when a commit was made, in seconds since 1970."""
+    """Return when a commit was made, in Unix seconds."""
     for info in read_actions(path, "commitInfo"):
         stamp = info.get("timestamp")
         if isinstance(stamp, int):
@@ -213,7 +216,7 @@ def read_commit_time(path: Path) -> float:
 def delete_untouched_files(
     folder: Path, paths: list[str], *, before: datetime | None
 ) -> VacuumResult:
-    """Delete the files that were not touched since `before`; all of them where that is None."""
+    """Delete the files that were not touched since `before`; all of them if it is None."""
     count = size = 0
     for name in paths:
         with suppress(FileNotFoundError):
@@ -234,7 +237,7 @@ def read_checkpoint_version(folder: Path) -> int:
 
 
 def write_checkpoint(folder: Path, snapshot: TableSnapshot) -> None:
-    """Write a checkpoint where the last one is many commits back."""
+    """Write a checkpoint if the last one is many commits back."""
     if snapshot.version - read_checkpoint_version(folder) > COMMITS_PER_CHECKPOINT:
         snapshot.table.create_checkpoint()
 
@@ -242,10 +245,10 @@ def write_checkpoint(folder: Path, snapshot: TableSnapshot) -> None:
 def truncate_log(
     folder: Path, *, now: datetime, retention: timedelta, published_version: int | None
 ) -> None:
-    """Delete commits and checkpoints that a newer checkpoint covers and nobody may still read.
+    """Delete commits and checkpoints that a newer checkpoint covers and that nobody may still read.
 
-    What stays: the newest commit of ours and all after it, because it holds the mark; everything
-    after the version that was published, because its removals say what to retire.
+    Two ranges stay: our newest commit and all after it, because it holds the state; and all commits
+    after the published version, because they name the files that the next publisher retires.
     """
     covered = read_checkpoint_version(folder)
     versions = [version for version in list_commit_versions(folder) if version < covered]
@@ -267,7 +270,7 @@ def truncate_log(
 
 
 def find_newest_own_version(folder: Path) -> int:
-    """Return the version of the newest commit of ours; 0 where there is none."""
+    """Return the version of our newest commit; 0 where there is none."""
     for version in reversed(list_commit_versions(folder)):
         if any(
             COMMIT_METADATA_KEY in info

@@ -1,20 +1,20 @@
-"""Publishes klaviyo.duckdb: builds and swaps it, and finds who has a replaced one open.
+"""Publishes klaviyo.duckdb: builds it, swaps it in, and tracks who has a replaced one open.
 
-Most commits of an hourly job bring a new mark and no rows: then the database stays as it is. The
-others change a view or two of two dozen, and then the rest is copied: to create and describe all of
-them takes 0.3 s of CPU, to change one 0.02 to 0.05.
+Most commits of an hourly job move the high-water mark and bring no rows: then the database is not
+rebuilt. The other commits change a view or two of two dozen, and the rest is copied: to create and
+describe all views takes 0.3 s of CPU, to change one 0.02 to 0.05 s.
 
-A program that opens the database for writing puts a side file beside it, by the database's name
-(`klaviyo.duckdb.wal`). Where that program was killed, or goes on after a swap, the side file stays,
-and DuckDB reads it into the new database, which it has nothing to do with. So the swap removes it,
-and a publisher that finds one builds anew.
+A program that opens the database for writing puts a side file beside it, with the database's name
+(`klaviyo.duckdb.wal`). If that program was killed, or continues after a swap, the side file stays,
+and DuckDB would read it into the new database, to which it does not belong. So the swap removes it,
+and a publisher that finds one rebuilds the database.
 
-    lake/_readers/<name>.duckdb     the published database itself, as a second name of its file
+    lake/_readers/<name>.duckdb     a second name (hard link) of a published database
                   <name>.json       the files that its views name, by table
 
-DuckDB locks the file that it has open, whatever its release and language, so that a lock of ours is
-refused. Where locks do not reach, as between two machines, a reader is not seen, and has the grace
-alone; where a file can have no second name, as on FAT, too.
+DuckDB locks the file that it has open, whatever its release and language, so a lock attempt of ours
+fails while somebody reads. A reader is not seen where locks do not reach, as between two machines,
+or where a file can have no second name, as on FAT: it then has only the grace.
 """
 
 import fcntl
@@ -70,11 +70,10 @@ PUBLISHED_FILE = "_published.json"
 class PublishedDatabase:
     """What the database shows: versions by table, and the relations that are not plain tables.
 
-    `view_digests` has the digest of the statements that made each view, `database_fingerprint` the
-    fingerprint of the
-    database that has them: "" where that is not known. `lake_root` is the lake's folder as those
-    have it mounted for whom the database was made, "" where that is here; `folder_mode` the mode
-    that folders were given.
+    `view_digests` has the digest of each view's statements. `database_fingerprint` identifies the
+    state of the file that has these views, "" where unknown. `lake_root` is the path at which
+    readers have mounted the lake's folder, "" for the path here. `folder_mode` is the mode that
+    folders were given.
     """
 
     versions: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -86,7 +85,7 @@ class PublishedDatabase:
 
 
 def read_published(root: Path) -> PublishedDatabase:
-    """Return what the last publisher showed; nothing where that is not known."""
+    """Return what the last publisher stored; an empty value where that is unknown."""
     try:
         known = json.loads((root / "lake" / PUBLISHED_FILE).read_bytes())
         return PublishedDatabase(
@@ -100,12 +99,12 @@ def read_published(root: Path) -> PublishedDatabase:
             folder_mode=str(known.get("folder_mode", "")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        # A cache: what it says is found out anew by the next publisher.
+        # Only a cache: the next publisher rebuilds it.
         return PublishedDatabase()
 
 
 def write_published(root: Path, published: PublishedDatabase) -> None:
-    """Write down what the database shows now."""
+    """Store what the database shows now."""
     target = root / "lake" / PUBLISHED_FILE
     part_file = target.with_suffix(".part")
     known = {
@@ -126,9 +125,9 @@ def write_published(root: Path, published: PublishedDatabase) -> None:
 
 
 def fingerprint_database(database: Path) -> str:
-    """Return what tells a database file from any other state of it; "" where it is none of ours.
+    """Return what identifies this state of a database file; "" where it cannot be trusted.
 
-    That is where it is missing, or where a program opened it for writing and left a side file.
+    That is where the file is missing, or where another program opened it for writing.
     """
     if wal_files(database):
         return ""
@@ -140,19 +139,19 @@ def fingerprint_database(database: Path) -> str:
 
 
 def wal_files(database: Path) -> list[Path]:
-    """Return what a program that opened a database for writing has beside it, or left there."""
+    """Return the side files that another program, which writes to a database, has beside it."""
     return sorted(database.parent.glob(f"{database.name}.wal*"))
 
 
 def digest_statements(statements: Sequence[str]) -> str:
-    """Return what stands for the statements of a view."""
+    """Return a hash of a view's statements."""
     return sha256("\n".join(statements).encode()).hexdigest()
 
 
 def track_open_readers(root: Path, new_database: Path, tables: Mapping[str, CachedTable]) -> None:
-    """Hold on to a database that is about to be published, and note the files that it names.
+    """Link a database that is about to be published, and store which files its views name.
 
-    What it replaces counts as replaced from now on.
+    The database that it replaces counts as replaced from now on.
     """
     folder = root / "lake" / OPEN_READERS_FOLDER
     create_folder(folder)
@@ -168,7 +167,7 @@ def track_open_readers(root: Path, new_database: Path, tables: Mapping[str, Cach
 
 
 def list_paths_by_table(root: Path, tables: Mapping[str, CachedTable]) -> dict[str, list[str]]:
-    """Return the files of each table, relative to its folder."""
+    """Return the files of each table, relative to the table's folder."""
     return {
         name: [str(path.relative_to(table_folder(root, name))) for path in one.files.paths]
         for name, one in tables.items()
@@ -176,9 +175,9 @@ def list_paths_by_table(root: Path, tables: Mapping[str, CachedTable]) -> dict[s
 
 
 def find_files_in_use(root: Path, *, before: datetime) -> dict[str, set[str]]:
-    """Return the files by table that open databases name; forget those nobody has open any more.
+    """Return the files, by table, that open replaced databases name; forget those that are closed.
 
-    One that was replaced after `before` is not forgotten: somebody may be about to open it.
+    A database that was replaced after `before` is not forgotten: a program may be about to open it.
     """
     files: dict[str, set[str]] = {}
     for note in (root / "lake" / OPEN_READERS_FOLDER).glob("*.json"):
@@ -196,7 +195,7 @@ def find_files_in_use(root: Path, *, before: datetime) -> dict[str, set[str]]:
 
 
 def has_readers_of_replaced(root: Path) -> bool:
-    """Tell whether a program has a database open that another one was published after."""
+    """Return whether a program has a database open that was replaced by a newer one."""
     databases = (root / "lake" / OPEN_READERS_FOLDER).glob("*.duckdb")
     return any(
         is_database_open(each) for each in databases if not is_same_file(each, root / DATABASE_FILE)
@@ -204,17 +203,17 @@ def has_readers_of_replaced(root: Path) -> bool:
 
 
 def is_same_file(one: Path, other: Path) -> bool:
-    """Tell whether two paths name one file; False where one names none."""
+    """Return whether two paths name one existing file."""
     with suppress(FileNotFoundError):
         return one.samefile(other)
     return False
 
 
 def is_database_open(database: Path) -> bool:
-    """Tell whether a process has a database open; False where there is none.
+    """Return whether a process has a database open; False where there is none.
 
-    To close a file lifts every lock that this process has on it, so one that this very process has
-    open must not be opened again.
+    To close a file drops every lock that this process has on it. So a database that this process
+    has open must not be opened again here.
     """
     if not database.exists():
         return False
@@ -226,7 +225,7 @@ def is_database_open(database: Path) -> bool:
     except (BlockingIOError, PermissionError):
         return True
     except OSError:
-        # This file system knows no locks, DuckDB's neither.
+        # This file system has no locks, so DuckDB holds none either.
         return False
     finally:
         os.close(descriptor)
@@ -234,7 +233,7 @@ def is_database_open(database: Path) -> bool:
 
 
 def is_open_in_this_process(database: Path) -> bool:
-    """Tell whether this process has a file open."""
+    """Return whether this process has a file open."""
     known = database.stat()
     for number in Path("/dev/fd").iterdir():
         with suppress(OSError):
@@ -244,12 +243,12 @@ def is_open_in_this_process(database: Path) -> bool:
 
 
 def apply_folder_mode(root: Path, names: Iterable[str], mode: int) -> None:
-    """Give the data folder, `lake/` and the folders and files of some tables this mode.
+    """Set the mode of the data folder, of `lake/`, and of some tables' folders and files.
 
-    Of the data folder itself, which may hold more than the lake, nothing is taken away.
+    The data folder may hold more than the lake, so no permission on it is removed.
 
     Raises:
-        OSError: it is another user's.
+        OSError: a folder or file belongs to another user.
     """
     for name in names:
         apply_table_mode(table_folder(root, name), mode)
@@ -258,7 +257,7 @@ def apply_folder_mode(root: Path, names: Iterable[str], mode: int) -> None:
 
 
 def apply_table_mode(folder: Path, mode: int) -> None:
-    """Give a table's folders and files a mode; what readers have no use for is left out."""
+    """Set the mode of a table's folders and files, except folders that readers do not need."""
     for place, folders, files in os.walk(folder):
         folders[:] = [
             name for name in folders if name == DELTA_LOG_FOLDER or not name.startswith("_")
@@ -281,15 +280,15 @@ def publish_database(
     lake_root: str | None = None,
     folder_mode: str = "",
 ) -> tuple[LakeError, ...]:
-    """Show the whole lake as it is now; return what could not be shown, table by table.
+    """Write views of all tables as they are now; return an error for each that has no view.
 
-    Every table has a view, and every one of `relations` whose tables were read. Two publishers at
-    once wait for each other, and the later one sees what both have committed. `lake_root` is the
-    lake's folder as readers have it mounted, "" for here and None for what it was; `folder_mode`
-    the mode of its folders, octal, "" to leave those that are there as they are.
+    Every table gets a view, and every one of `relations` whose tables exist. Two publishers wait
+    for each other, and the later one sees what both have committed. `lake_root` is the path at
+    which readers have mounted the lake's folder: "" for the path here, None to leave it as it was.
+    `folder_mode` is the octal mode of the folders, "" to leave existing ones as they are.
 
     Raises:
-        StorageError: the folder cannot be written, or another publisher does not end.
+        StorageError: the folder cannot be written, or another publisher does not finish.
     """
     with map_storage_errors(root, None):
         create_folder(root / "lake")
@@ -333,7 +332,7 @@ def build_view_statements(
 ) -> dict[str, tuple[str, ...]]:
     """Return the statements that create and describe each view, by its name.
 
-    `readers_root` is the lake's folder as readers have it, "" where they have it here.
+    `readers_root` is the lake's folder as readers have mounted it, "" for the path here.
     """
     below = root / "lake" if readers_root else None
     tables = {name: replace(one.files, relative_to=below) for name, one in current_tables.items()}
@@ -349,7 +348,7 @@ def build_view_statements(
 def apply_new_modes(
     root: Path, tables: Mapping[str, CachedTable], previous: PublishedDatabase, folder_mode: str
 ) -> None:
-    """Give folders and files their mode: all if the setting is new, else those of new commits."""
+    """Set the modes of folders and files: all if the setting is new, else those of new commits."""
     if not folder_mode:
         return
     is_new = folder_mode != previous.folder_mode
@@ -367,19 +366,20 @@ def find_reusable_views(
 ) -> Collection[str]:
     """Return the names of the views that can be copied with the database that has them.
 
-    None, where this process has that one open: to copy it would lift DuckDB's lock on it, by which
-    others know that it is in use (`open_readers`).
+    None if this process has that database open: to copy it would drop DuckDB's lock on it, by which
+    other processes know that it is in use (see the module docstring).
     """
-    kept = {name for name, digest in previous.items() if digests.get(name) == digest}
-    return () if kept and is_open_in_this_process(root / DATABASE_FILE) else kept
+    unchanged = {name for name, digest in previous.items() if digests.get(name) == digest}
+    return () if unchanged and is_open_in_this_process(root / DATABASE_FILE) else unchanged
 
 
 def is_database_intact(
     root: Path, tables: Mapping[str, CachedTable], previous: PublishedDatabase
 ) -> bool:
-    """Tell whether the database is the one that the last publisher made.
+    """Return whether the database is the one that the last publisher wrote.
 
-    Where a table's first file is gone, it is built anew: DuckDB finds that, and it is told.
+    It is not if a table's first file is missing: building it anew then lets DuckDB report the
+    damage.
     """
     if not all(path.exists() for one in tables.values() for path in one.files.paths[:1]):
         return False
@@ -395,10 +395,10 @@ def build_database(
     reused: Collection[str],
     readers_root: str = "",
 ) -> list[LakeError]:
-    """Write a database with these views beside the old one; return the errors of those that failed.
+    """Write a new database with these views beside the old one; return errors of the failed views.
 
-    Those that are `kept` are copied with the old one. `readers_root` is the lake's folder as
-    readers have it, "" for here.
+    The `reused` views are copied with the old database. `readers_root` is the lake's folder as
+    readers have mounted it, "" for the path here.
     """
     beside = root / NEW_DATABASE_FILE
     for stale in (beside, *wal_files(beside)):
@@ -424,10 +424,9 @@ def create_views(
 ) -> list[str]:
     """Create views and their comments; return the names of those that failed.
 
-    One transaction a view: outside of one, each comment takes twice as long.
+    Each view has its own transaction: outside of one, each comment takes twice as long.
     """
-    # Whoever gets here has DuckDB in memory already, or will in a moment.
-    import duckdb  # noqa: PLC0415 - late, as `engine` says
+    import duckdb  # noqa: PLC0415 - late, see `read/duckdb.py`
 
     failed: list[str] = []
     for name, view in views.items():
@@ -443,17 +442,17 @@ def create_views(
 
 
 def read_view_names(connection: "duckdb.DuckDBPyConnection") -> set[str]:
-    """Return the names of the views that a database that is being written has."""
+    """Return the names of the views in the database that is being written."""
     sql = "SELECT view_name FROM duckdb_views() WHERE NOT internal AND database_name = ?"
     return {str(name) for (name,) in connection.execute(sql, [NEW_DATABASE_CATALOG]).fetchall()}
 
 
 def swap_database(root: Path) -> None:
-    """Put the new database in the old one's place, without what other programs left beside that.
+    """Replace the database by the new one, without the side files of other programs.
 
-    The side files go first: a reader in between finds the old database as it was published, never
-    the new one with them. A program that still has the old one open for writing may make another
-    at any time; the next publisher removes that.
+    The side files are removed first: a reader in between then finds the old database as it was
+    published, never the new one with side files of the old. A program that still has the old one
+    open for writing may create another side file at any time; the next publisher removes it.
     """
     for stale in wal_files(root / DATABASE_FILE):
         stale.unlink(missing_ok=True)
@@ -465,7 +464,7 @@ def swap_database(root: Path) -> None:
 def start_file_grace(
     root: Path, tables: Mapping[str, CachedTable], previous: PublishedDatabase
 ) -> None:
-    """Start the grace of the files that the database shows and its successor will not."""
+    """Start the grace of the files that the old database names and the new one does not."""
     for name, one in tables.items():
         before = previous.versions.get(name, one.version)
         if before == one.version:

@@ -1,8 +1,9 @@
-"""DuckDB in this process: connections, SQL over a table's files, the search for duplicate keys.
+"""DuckDB in this process: connections, SQL over a table's files, search for duplicate keys.
 
-To import it takes 70 ms and to start it 15 to 30. One that is started in memory, while a sync waits
-for its first page, writes klaviyo.duckdb in 10 ms; one started for that file alone took 40 to 80,
-of a run of two seconds, and again for each of a dozen streams of the hourly job.
+To import DuckDB takes 70 ms, and to start it 15 to 30 ms. So it is imported late and started once
+per process, in memory, while a sync waits for its first page: it then writes klaviyo.duckdb in 10
+ms. A DuckDB started for that file alone took 40 to 80 ms of a run of two seconds, and again for
+each of the dozen streams of the hourly job.
 """
 
 import atexit
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableFiles:
-    """A table at one version: columns and the absolute paths of its files.
+    """A table at one version: its columns and the absolute paths of its files.
 
-    Where `relative_to` is given, its SELECT names the files relative to that folder, by
+    If `relative_to` is given, the SELECT names the files relative to that folder, with
     `LAKE_PATH_MACRO`.
     """
 
@@ -38,13 +39,13 @@ class TableFiles:
 
 
 LAKE_PATH_MACRO = "lake_file"
-"""The macro that makes a path out of one below the lake's folder, in a database for readers who
-have the lake elsewhere. DuckDB looks for a view's files when the view is created, here; a macro can
-be given its last meaning after that."""
+"""A macro that makes a full path of one relative to the lake's folder, for readers who have mounted
+the lake at another path. DuckDB resolves a view's files when the view is created, which happens
+here; a macro can be replaced afterwards."""
 
 
 def select_table_files(table: TableFiles) -> str:
-    """Return the SELECT of a stored table, its columns in their order; no file, no rows."""
+    """Return the SELECT of a stored table, its columns in order; without files it has no rows."""
     pairs = zip(table.schema.names, table.schema.types, strict=True)
     types = {name: duckdb_type(kind) for name, kind in pairs}
     if not table.paths:
@@ -64,14 +65,14 @@ def select_table_files(table: TableFiles) -> str:
 
 
 def path_expression(path: Path, relative_to: Path | None) -> str:
-    """Return the SQL of a file's path."""
+    """Return the SQL expression of a file's path."""
     if relative_to is None:
         return quote_literal(str(path))
     return f"{LAKE_PATH_MACRO}({quote_literal(str(path.relative_to(relative_to)))})"
 
 
 def create_lake_path_macro(folder: str, *, catalog: str) -> str:
-    """Return the statement that gives `LAKE_PATH_MACRO` the meaning of a path below `folder`."""
+    """Return the statement that defines `LAKE_PATH_MACRO` for paths below `folder`."""
     macro = f"{quote_identifier(catalog)}.main.{LAKE_PATH_MACRO}"
     return f"CREATE OR REPLACE MACRO {macro}(path) AS {quote_literal(folder + '/')} || path"
 
@@ -108,7 +109,7 @@ def duckdb_type(kind: pa.DataType) -> str:
     """Return the DuckDB type of a column.
 
     Raises:
-        LakeVersionError: another program added a column of a type that we never write.
+        LakeVersionError: another program added a column of a type that we do not write.
     """
     for known, name in DUCKDB_TYPES:
         if kind == known:
@@ -118,28 +119,28 @@ def duckdb_type(kind: pa.DataType) -> str:
     raise LakeVersionError(f"a column of type {kind}, which klaviyo_assets does not write")
 
 
-# Nothing may be fetched from the network, whatever a path or a function is called.
+# DuckDB must not load extensions from the network, whatever the name of a path or function.
 OFFLINE_CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
 }
 
 NEW_DATABASE_CATALOG = "beside"
-"""What a database that is being written is called; its views do not know."""
+"""The catalog name of a database while it is written; its views do not contain it."""
 
 DUCKDB_STORAGE_VERSION = "v1.0.0"
-"""The format of the files that we write: every DuckDB since 1.0 reads it."""
+"""The storage format of the files that we write: every DuckDB since 1.0 reads it."""
 
 _SHARED_LOCK = Lock()
 
 
 def load_duckdb() -> None:
-    """Import and start DuckDB, 100 ms of work, for whoever has the time now."""
+    """Import and start DuckDB: 100 ms of work, to be done while something else is awaited."""
     _shared_connection(os.getpid())
 
 
 def open_connection() -> "duckdb.DuckDBPyConnection":
-    """Return a connection in memory of its own, in UTC, that fetches nothing."""
+    """Return a new in-memory connection, in UTC, that loads nothing from the network."""
     made = _connect()
     made.execute("SET TimeZone = 'UTC'")
     return made
@@ -147,9 +148,9 @@ def open_connection() -> "duckdb.DuckDBPyConnection":
 
 @contextmanager
 def open_new_database(path: Path) -> "Generator[duckdb.DuckDBPyConnection]":
-    """Open a database file as `NEW_DATABASE_CATALOG` to write in it.
+    """Open a database file as `NEW_DATABASE_CATALOG`, to write it.
 
-    It is whole when the block has ended.
+    The file is complete when the block has ended.
 
     Raises:
         duckdb.Error: it cannot be written.
@@ -168,14 +169,14 @@ def open_new_database(path: Path) -> "Generator[duckdb.DuckDBPyConnection]":
 
 @cache
 def _shared_connection(process: int) -> "duckdb.DuckDBPyConnection":  # noqa: ARG001 - what it is cached by
-    """Return this process's DuckDB: one that a fork brought along has lost its threads."""
-    # What lives longer than that, in a module that the collector leaves alone, counts as a leak.
+    """Return this process's DuckDB; a forked process needs its own, for it has lost the threads."""
+    # Left in the cache at exit, the connection would be reported as a leak.
     atexit.register(_shared_connection.cache_clear)
     return _connect()
 
 
 def _connect() -> "duckdb.DuckDBPyConnection":
-    import duckdb  # noqa: PLC0415 - late, as the head of this file says
+    import duckdb  # noqa: PLC0415 - late, see the module docstring
 
     return duckdb.connect(":memory:", config=OFFLINE_CONFIG)
 
@@ -184,9 +185,9 @@ DUCKDB_MEMORY_LIMIT = "256MB"
 
 
 def query_duplicate_keys(paths: Sequence[Path], key: pa.Schema, *, spill: Path) -> pa.Table:
-    """Return the keys, in the columns of `key`, that are in the files more than once.
+    """Return the keys that occur in the files more than once, in the columns of `key`.
 
-    `spill` is a folder for what does not fit into memory; it is removed again.
+    `spill` is a temporary folder for what does not fit in memory.
 
     Raises:
         duckdb.Error: a file cannot be read, or the disk is full.
@@ -200,10 +201,10 @@ def query_duplicate_keys(paths: Sequence[Path], key: pa.Schema, *, spill: Path) 
 def has_duplicate_hashes(
     paths: Sequence[Path], key: pa.Schema, *, spill: Path, memory: str = DUCKDB_MEMORY_LIMIT
 ) -> bool:
-    """Tell whether two keys have the same hash of 64 bits; if not, every key is there once.
+    """Return whether two keys have the same 64-bit hash; if not, every key occurs once.
 
-    This costs half of what `query_duplicate_keys` does: 10 million keys of 11 characters in 400
-    files took 1.6 s of CPU instead of 3.0, and both stayed below 400 MiB.
+    This costs half as much as `query_duplicate_keys`: for 10 million keys of 11 characters in 400
+    files it took 1.6 s of CPU instead of 3.0, and both stayed below 400 MiB.
 
     Raises:
         duckdb.Error: a file cannot be read, or the disk is full.
@@ -218,11 +219,11 @@ def has_duplicate_hashes(
 def open_bounded_connection(
     spill: Path, *, memory: str = DUCKDB_MEMORY_LIMIT
 ) -> "duckdb.DuckDBPyConnection":
-    """Return a connection that goes to the folder `spill` beyond its limit of memory."""
+    """Return a connection that spills to a folder beyond its memory limit."""
     opened = open_connection()
     opened.execute(f"SET memory_limit = '{memory}'")
     if memory != DUCKDB_MEMORY_LIMIT:
-        # Each thread needs some of it: on many cores little would not be enough.
+        # Each thread needs some memory: with many cores a small limit would not suffice.
         opened.execute("SET threads = 1")
     opened.execute(f"SET temp_directory = {quote_literal(str(spill))}")
     return opened

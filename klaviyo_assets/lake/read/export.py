@@ -1,4 +1,7 @@
-"""An export: one DuckDB file that holds the rows themselves, to hand over or to carry away."""
+"""Exports tables to one DuckDB file that contains the rows themselves, for use elsewhere.
+
+Unlike klaviyo.duckdb, whose views read the lake's files, an export needs no other file.
+"""
 
 import json
 import os
@@ -35,18 +38,18 @@ if TYPE_CHECKING:
 EXPORT_CATALOG = "exported"
 DUCKDB_MAGIC = b"DUCK"
 DUCKDB_MAGIC_OFFSET = 8
-"""Where each DuckDB file says what it is: behind the checksum of its first block."""
+"""Where the magic bytes of a DuckDB file are: behind the checksum of its first block."""
 
 EXPORT_MEMORY_LIMIT = "512MB"
 EXPORT_ROW_GROUP_ROWS = 10_240
-"""Rows that DuckDB collects before it packs them; a multiple of 2,048."""
+"""Rows that DuckDB collects before it compresses them; a multiple of 2,048."""
 
 EXPORT_PROGRESS_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportProgress:
-    """How far a table is: `share` of it from 0 to 1, and `rows` once it is whole."""
+    """The progress of one table: `share` from 0 to 1, and `rows` once it is complete."""
 
     name: str
     share: float
@@ -59,12 +62,12 @@ ReportExportProgress = Callable[[ExportProgress], None]
 def build_export_statements(
     root: Path, relations: Sequence[Relation], names: Sequence[str]
 ) -> dict[str, tuple[str, ...]]:
-    """Return the statements that make each table; `names` of none mean all that were ever read.
+    """Return the statements that create each table; without `names`, those of every stored table.
 
     Raises:
-        SettingError: a name is none of a relation; the text has the nearest ones.
-        MissingTableError: one of the names was never read, or nothing was.
-        LakeError: a table that is asked for cannot be read.
+        SettingError: there is no relation of a name; the message has similar ones.
+        MissingTableError: no sync wrote one of the named tables, or any.
+        LakeError: a requested table cannot be read.
     """
     found, problems = load_current_tables(root)
     tables = {name: one.files for name, one in found.items()}
@@ -92,10 +95,10 @@ def build_export_statements(
 
 
 def refuse_export_target(root: Path, target: Path, *, overwrite: bool) -> None:
-    """Refuse to write an export where something else would be lost.
+    """Refuse a target where an export would destroy something else.
 
     Raises:
-        SettingError: the text says what is there, and what to do.
+        SettingError: the message says what is there, and what to do.
     """
     own = (root / DATABASE_FILE).resolve()
     if target.resolve() == own or (root / "lake").resolve() in target.resolve().parents:
@@ -117,9 +120,9 @@ def refuse_export_target(root: Path, target: Path, *, overwrite: bool) -> None:
 
 
 def record_export(root: Path, target: Path, *, exported_at: datetime) -> None:
-    """Note where an export is about to be written, so that an erasure looks there.
+    """Record the path of an export, so that a later erasure searches that file.
 
-    Who may read the lake alone exports unnoted.
+    A user who may only read the lake can export, but not record it.
     """
     known = {str(path): when for path, when in read_exports(root).items()}
     content = json.dumps(known | {str(target): exported_at.isoformat()}, indent=2).encode()
@@ -130,7 +133,7 @@ def record_export(root: Path, target: Path, *, exported_at: datetime) -> None:
 
 
 def read_exports(root: Path) -> dict[Path, str]:
-    """Return where exports of a lake were written, and when last (ISO 8601)."""
+    """Return the paths of a lake's exports, and when each was last written (ISO 8601)."""
     with suppress(OSError, ValueError, AttributeError):
         known = json.loads((root / "lake" / EXPORTS_FILE).read_bytes())
         return {Path(path): str(when) for path, when in known.items()}
@@ -138,20 +141,20 @@ def read_exports(root: Path) -> dict[Path, str]:
 
 
 def partial_export_path(target: Path) -> Path:
-    """Return where an export writes until it is whole, and what one that was killed leaves."""
+    """Return the path of an unfinished export, which a killed one leaves behind."""
     return target.with_name(f".{target.name}.part")
 
 
 def export_tables(
     target: Path, tables: Mapping[str, Sequence[str]], *, report_progress: ReportExportProgress
 ) -> list[ExportProgress]:
-    """Write the tables into a new file at `target`, in the storage format that klaviyo.duckdb has.
+    """Write the tables to a new file at `target`, in the storage format of klaviyo.duckdb.
 
-    The tables are those of one moment, each as it was committed last. What was at `target` is
-    replaced when all is written.
+    All tables are as of one moment: of each, the newest commit. An earlier file at `target` is
+    replaced when everything is written.
 
     Raises:
-        StorageError: the disk refused, or another export writes this file.
+        StorageError: an operation on the disk failed, or another export writes this file.
         LakeError: a table cannot be read, or its rows need too much memory.
     """
     partial = partial_export_path(target)
@@ -169,7 +172,7 @@ def export_tables(
                 stale.unlink(missing_ok=True)
             partial.replace(target)
         except RuntimeError as error:
-            # What DuckDB makes of Ctrl-C; its other errors are none of these.
+            # DuckDB raises this after Ctrl-C; its other errors have types of their own.
             if str(error) != "Query interrupted":
                 raise
             raise KeyboardInterrupt from None
@@ -181,10 +184,10 @@ def export_tables(
 
 @contextmanager
 def lock_export(partial: Path) -> Generator[None]:
-    """Hold a lock for the block by which a second export of the same file is refused.
+    """Hold a lock during the block that makes a second export of the same file fail.
 
     Raises:
-        StorageError: there is one at work.
+        StorageError: another export of the file is running.
     """
     lock = partial.with_suffix(".lock")
     descriptor = acquire_lock(lock, wait=False)
@@ -199,9 +202,9 @@ def lock_export(partial: Path) -> Generator[None]:
 
 @contextmanager
 def open_export(path: Path) -> "Generator[duckdb.DuckDBPyConnection]":
-    """Open a new file as `EXPORT_CATALOG`, with bounded memory.
+    """Create a database file as `EXPORT_CATALOG`, with bounded memory.
 
-    It is whole when the block has ended.
+    The file is complete when the block has ended.
     """
     options = (
         f"STORAGE_VERSION {quote_literal(DUCKDB_STORAGE_VERSION)}, ROW_GROUP_SIZE "
@@ -210,7 +213,7 @@ def open_export(path: Path) -> "Generator[duckdb.DuckDBPyConnection]":
     with open_connection() as made:
         made.execute(f"SET memory_limit = {quote_literal(EXPORT_MEMORY_LIMIT)}; SET threads = 1")
         made.execute(f"SET temp_directory = {quote_literal(f'{path}.spill')}")
-        # Without the bar DuckDB does not count; it prints none.
+        # DuckDB counts progress only with the bar enabled; the bar is not printed.
         made.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
         made.execute(
             f"ATTACH {quote_literal(str(path))} AS {quote_identifier(EXPORT_CATALOG)} ({options})"
@@ -226,19 +229,19 @@ def export_table(
     *,
     report_progress: ReportExportProgress,
 ) -> ExportProgress:
-    """Write one table, and say from time to time how far it is.
+    """Write one table, and report its progress.
 
     Raises:
-        LakeError: its rows need more memory than there is.
+        LakeError: its rows need more memory than allowed.
     """
-    import duckdb  # noqa: PLC0415 - late, as `engine` says
+    import duckdb  # noqa: PLC0415 - late, see `read/duckdb.py`
 
     create, *comments = statements
     try:
         with watch_export_progress(connection, name, report_progress):
             connection.execute(create)
     except duckdb.OutOfMemoryException:
-        # Without the cause: DuckDB's texts can quote rows.
+        # `from None`: the messages of DuckDB can quote rows.
         raise LakeError(
             f"its rows are so large that {EXPORT_MEMORY_LIMIT} of memory do not hold a part of it; "
             "leave it out with --tables",
@@ -258,7 +261,7 @@ def export_table(
 def watch_export_progress(
     connection: "duckdb.DuckDBPyConnection", name: str, report_progress: ReportExportProgress
 ) -> Generator[None]:
-    """Say every half second how far the statement of the block is."""
+    """Report the progress of the block's statement every half second."""
     ended = Event()
 
     def watch() -> None:

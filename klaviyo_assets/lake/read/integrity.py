@@ -1,4 +1,4 @@
-"""Checks the lake's integrity: damaged files, duplicate keys, NULLs, unreadable views."""
+"""Checks the integrity of the lake: damaged files, duplicate keys, NULLs, unreadable views."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,9 +24,9 @@ from klaviyo_assets.wording import format_quantity
 
 
 def find_table_problems(root: Path) -> Iterator[LakeError]:
-    """Yield what is wrong, table by table: damaged logs and files, and keys that are there twice.
+    """Yield the problems of each table: damaged logs and files, and duplicate keys.
 
-    Reads every file whole, a row group at a time.
+    Reads every file to its end, one row group at a time.
     """
     for name in stored_tables(root):
         folder = table_folder(root, name)
@@ -43,8 +43,8 @@ def find_table_problems(root: Path) -> Iterator[LakeError]:
 
 
 def find_database_problems(root: Path) -> Iterator[LakeError]:
-    """Yield what keeps a reader of klaviyo.duckdb from the lake; nothing where there is none."""
-    # Not at import: a sync imports DuckDB late, as `engine` says.
+    """Yield what keeps readers of klaviyo.duckdb from the lake; nothing without a database."""
+    # Late: `read/duckdb.py` says why.
     import duckdb  # noqa: PLC0415
 
     path = root / DATABASE_FILE
@@ -72,7 +72,7 @@ def find_database_problems(root: Path) -> Iterator[LakeError]:
 
 
 def find_unreadable_views(database: Path) -> list[str]:
-    """Return the names of the views that DuckDB cannot make sense of, or find no files for.
+    """Return the names of the views that DuckDB cannot bind, for example because files are missing.
 
     Raises:
         duckdb.Error: the database cannot be opened.
@@ -94,7 +94,7 @@ def find_unreadable_views(database: Path) -> list[str]:
 def find_damaged_files(
     folder: Path, name: str, snapshot: TableSnapshot
 ) -> Iterator[CorruptFileError]:
-    """Yield an error for each file that is missing, of another size or unreadable."""
+    """Yield an error for each file that is missing, unreadable, or of another size than logged."""
     for file in snapshot.files:
         try:
             verify_file(folder / file.path, name, file)
@@ -103,7 +103,7 @@ def find_damaged_files(
 
 
 def verify_file(path: Path, name: str, file: DataFile) -> None:
-    """Read a file to its end.
+    """Read a file to its end, and compare its size and number of rows with the log.
 
     Raises:
         CorruptFileError: it is missing, has another size or number of rows, or cannot be read.
@@ -120,7 +120,7 @@ def verify_file(path: Path, name: str, file: DataFile) -> None:
 def find_duplicate_key_problems(
     root: Path, name: str, snapshot: TableSnapshot
 ) -> Iterator[LakeError]:
-    """Yield an error where keys are in the table twice."""
+    """Yield an error if keys occur in the table more than once."""
     if snapshot.commit_state is None:
         return
     count = read_duplicate_keys(root, name, snapshot, snapshot.commit_state.key).num_rows
@@ -135,7 +135,7 @@ def find_duplicate_key_problems(
 def read_duplicate_keys(
     root: Path, name: str, snapshot: TableSnapshot, key: Sequence[str]
 ) -> pa.Table:
-    """Return the keys that are in the table twice."""
+    """Return the keys that occur in the table more than once."""
     kinds = dict(zip(snapshot.schema.names, snapshot.schema.types, strict=True))
     schema = pa.schema([(column, kinds[column]) for column in key])
     paths = [table_folder(root, name) / file.path for file in snapshot.files]
@@ -149,7 +149,7 @@ _NULL_COUNT_PREFIX = "null_count."
 
 
 def read_null_counts(root: Path, name: str) -> Mapping[str, int] | None:
-    """Return how many NULLs the log tells of, by column; None where the table was never read.
+    """Return the number of NULLs by column, from the log; None where no sync wrote the table.
 
     Raises:
         CorruptFileError: the log cannot be read.
@@ -171,9 +171,9 @@ def count_duplicate_keys(root: Path, name: str) -> int:
     """Return how many keys a stored table has more than once.
 
     Raises:
-        MissingTableError: it was never read.
+        MissingTableError: no sync wrote the table.
         CorruptFileError: a file or the log cannot be read.
-        StorageError: the disk is full: what does not fit into memory goes there.
+        StorageError: the disk is full; keys that do not fit in memory are spilled to it.
     """
     folder = table_folder(root, name)
     found = read_snapshot(folder, name)

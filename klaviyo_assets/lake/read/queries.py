@@ -1,4 +1,4 @@
-"""Queries of the lake as it is now: relations, columns, rows by day, how late rows arrived."""
+"""Queries of the lake as it is now: relations, columns, rows by day, delays of new rows."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
 def query_relation(
     root: Path, name: str, relations: Sequence[Relation]
 ) -> "duckdb.DuckDBPyRelation":
-    """Return a relation as it is now, over a connection of its own in memory.
+    """Return a relation as it is now, on its own in-memory connection.
 
     Raises:
-        MissingTableError: a table it is made of was never read.
+        MissingTableError: no sync wrote a table that the relation needs.
     """
     known = {one.name: one for one in (*read_published(root).relations, *relations)}
     relation = known.get(name, PlainRelation(name=name))
@@ -68,9 +68,9 @@ def query_relation(
 
 
 def read_table_columns(root: Path, name: str, columns: Sequence[str]) -> pa.Table:
-    """Return some columns of a whole stored table, in memory; empty where it was never read.
+    """Return some columns of a whole stored table, in memory; empty where no sync wrote it.
 
-    A column that the table lacks, because no release that has it wrote it yet, is NULL.
+    A column is NULL if the table does not have it yet, because an earlier release wrote it.
 
     Raises:
         CorruptFileError: a file is missing or damaged.
@@ -87,9 +87,10 @@ def read_table_columns(root: Path, name: str, columns: Sequence[str]) -> pa.Tabl
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DayCount:
-    """Rows of one UTC day with one value.
+    """The number of rows of one UTC day with one value.
 
-    `rows_synced_since` are those read since the moment asked about.
+    `rows_synced_since` counts those that were read at or after the time that the query gives for
+    the day.
     """
 
     value: str | None
@@ -102,9 +103,8 @@ class DayCount:
 class DayCountQuery:
     """What to count: rows by `value_column` whose `time_column` is in the window.
 
-    The table is parted by it.
-
-    `synced_since` has, for some days, the moment from which on a row counts as seen.
+    The table must be partitioned by the day of `time_column`. `synced_since` gives, for some days,
+    the time from which on a row counts in `rows_synced_since`.
     """
 
     value_column: str
@@ -114,7 +114,7 @@ class DayCountQuery:
 
 
 def count_rows_by_day(root: Path, name: str, query: DayCountQuery) -> list[DayCount]:
-    """Return the counts, in no order; nothing where the table was never read.
+    """Return the counts by day and value, in no order; none where no sync wrote the table.
 
     Raises:
         CorruptFileError: the log cannot be read.
@@ -140,7 +140,7 @@ def count_rows_by_day(root: Path, name: str, query: DayCountQuery) -> list[DayCo
 
 
 def first_stored_day(root: Path, name: str) -> date | None:
-    """Return the first UTC day that a table by day has rows of, None where it has none."""
+    """Return the first UTC day of which a table partitioned by day has rows; None without."""
     found = read_snapshot(table_folder(root, name), name)
     return min(_partition_days(found.files), default=None) if found is not None else None
 
@@ -158,7 +158,7 @@ def _select_columns(found: TableSnapshot, columns: Sequence[str]) -> pa.Schema:
 
 
 def _can_overlap_window(file: DataFile, window: Window) -> bool:
-    """Tell whether rows of a file may lie in the window, by the day it is of."""
+    """Return whether rows of a file can lie in the window, by its partition's day."""
     return all(
         window.floor.date() <= day <= window.ceiling.date() for day in _partition_days([file])
     )
@@ -193,10 +193,10 @@ ID_COLUMN = "id"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrivalDelay:
-    """New rows with one value, as late as one step of the scale says.
+    """New rows with one value and one step of delay.
 
-    `is_before_high_water_mark`: their moment lies before the mark of then. `max_delay_seconds` is
-    the latest of them.
+    `is_before_high_water_mark`: their time lies before the high-water mark of the previous sync.
+    `max_delay_seconds` is the longest delay among them.
     """
 
     value: str | None
@@ -208,9 +208,9 @@ class ArrivalDelay:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrivalQuery:
-    """What was there before: the version and its mark.
+    """What to measure: rows that came after `version`, by `value_column`, timed by `time_column`.
 
-    `value_column` and `time_column` name columns.
+    `high_water_mark` is that of the sync which wrote `version`.
     """
 
     version: int
@@ -222,10 +222,11 @@ class ArrivalQuery:
 def measure_arrival_delays(
     root: Path, name: str, query: ArrivalQuery, *, steps_per_doubling: int
 ) -> list[ArrivalDelay]:
-    """Return the rows that came in since a version, by value and by how late they were.
+    """Return the rows that came in since a version, by value and by how late they came.
 
-    Step 0 ends a minute after the moment, and so many steps later twice that. What is dated later
-    than it was read is left out. Nothing where that version is no longer in the log.
+    A row's delay is the time from its `time_column` to its `synced_at`. Step 0 ends at one minute,
+    and `steps_per_doubling` steps later at two. Rows that are dated later than they were read are
+    left out. The result is empty if the version is no longer in the log.
 
     Raises:
         CorruptFileError: the log cannot be read.

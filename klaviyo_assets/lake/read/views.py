@@ -1,15 +1,16 @@
-"""The views that readers query: which stored tables each is made of, and its SQL.
+"""The views that readers query: the stored tables that each needs, and its SQL.
 
-Klaviyo says of a merge nothing but its effects: the source vanishes, the destination takes over
-identifiers that it had none of, and events change their owner. So it shows in two ways:
+Klaviyo does not report profile merges. Only their effects are visible: the source profile vanishes,
+the destination takes over identifiers that it lacked, and events change their owner. So there are
+two kinds of evidence:
 
-    an identifier of the vanished   is now that of one that was there before the other was missed;
-                                    two living records never share one, and one made later may be
-                                    a deleted person who signed up again
-    an event of the vanished        belongs to another where it was read again; only a history
-                                    still knows whose it was
+    an identifier of the vanished   belongs now to a profile that existed before the other was
+                                    missed; two living profiles never share one, and a profile
+                                    created later may be a deleted person who signed up again
+    an event of the vanished        belongs to another profile since it was read again; only a
+                                    history still has its former owner
 
-A vanished record that points to two others by identifiers was merged into neither for sure.
+A vanished profile whose identifiers point to two others was certainly merged into neither.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,15 +58,18 @@ class CachedTable:
 
 
 cached_tables: dict[Path, tuple[CommitStamp, CachedTable]] = {}
-"""By folder, what was read last."""
+"""The table that was read last, by folder."""
 
 
 def load_current_table(root: Path, name: str) -> CachedTable | None:
-    """Return a table as it is now; None where there is none.
+    """Return a table at its newest version; None where there is no such table.
+
+    A table is read again only if its newest commit is another than last time.
 
     Raises:
         CorruptFileError: the log cannot be read.
-        LakeVersionError: a later version, or another engine's feature, that we do not read.
+        LakeVersionError: a later version of this project wrote it, or another engine used a
+            feature that we do not read.
     """
     folder = table_folder(root, name)
     seen = read_commit_stamp(folder)
@@ -131,7 +135,7 @@ PROFILE_MERGES_DESCRIPTION = RelationDescription(
         "evidence": "What tells of it: identifiers that moved, events that changed their owner.",
     },
 )
-"""What the relation of every map of merges holds; its columns in their order."""
+"""The description of each profile merge relation, and its columns in order."""
 
 NO_PROFILE_MERGES = (
     "SELECT NULL::VARCHAR AS old_id, NULL::VARCHAR AS survivor_id, "
@@ -142,7 +146,7 @@ NO_PROFILE_MERGES = (
 def select_profile_merges(rule: ProfileMergeRule, tables: Mapping[str, TableFiles]) -> str:
     """Return the SELECT of `old_id`, `survivor_id`, `noticed_at` (UTC) and `evidence`.
 
-    Columns and tables that are not there are no evidence; without any the relation has no rows.
+    A missing column or table gives no evidence; without any evidence the relation has no rows.
     """
     people, columns = select_table_files(tables[rule.people]), tables[rule.people].schema.names
     found = [NO_PROFILE_MERGES]
@@ -188,8 +192,8 @@ def _select_by_events(rule: ProfileMergeRule, tables: Mapping[str, TableFiles]) 
 
 
 VIEW_SCHEMA = "main"
-"""The schema of all relations. One called like the file could not be told from it: `FROM
-klaviyo.events` is ambiguous in every DuckDB where both the file and a schema are called klaviyo."""
+"""The schema of all relations. One called like the file would clash with it: `FROM klaviyo.events`
+is ambiguous in every DuckDB where both the file and a schema are called klaviyo."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,13 +205,13 @@ class PlainRelation:
 
     @property
     def required_tables(self) -> tuple[str, ...]:
-        """Return the tables it is made of."""
+        """Return the names of the tables that it needs."""
         return (self.name,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetailRelation:
-    """All of `parent`, and `columns` of the stored table of the same name, by key."""
+    """All columns of `parent`, and `columns` of the stored table with its own name, by key."""
 
     name: str
     parent: str
@@ -217,13 +221,13 @@ class DetailRelation:
 
     @property
     def required_tables(self) -> tuple[str, ...]:
-        """Return the tables it is made of."""
+        """Return the names of the tables that it needs."""
         return (self.parent, self.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinRelation:
-    """All of `left`, and columns of `right` (name here to name there) joined by `join_column`."""
+    """All of `left`, and `columns` of `right` (new name, old name), where `on` is its id."""
 
     name: str
     left: str
@@ -234,19 +238,19 @@ class JoinRelation:
 
     @property
     def required_tables(self) -> tuple[str, ...]:
-        """Return the tables it is made of."""
+        """Return the names of the tables that it needs."""
         return (self.left, self.right)
 
 
 Relation = PlainRelation | DetailRelation | JoinRelation | ProfileMergeRule
-"""Every way a relation is made; the set is closed."""
+"""Every kind of relation; the set is closed."""
 
 
 def build_relation(stream: Stream, streams: Mapping[str, Stream]) -> Relation:
-    """Return the relation of a stream; `streams` by name must hold the ones it is made of.
+    """Return the relation of a stream; `streams` must contain the streams that it needs, by name.
 
     Raises:
-        LakeError: it is made of a stream that is not there.
+        LakeError: it needs a stream that is not there.
     """
     match stream.source:
         case Detail(parent=parent):
@@ -269,10 +273,10 @@ def build_relation(stream: Stream, streams: Mapping[str, Stream]) -> Relation:
 def build_relations(
     streams: Mapping[str, Stream], merge_rules: Sequence[ProfileMergeRule]
 ) -> list[Relation]:
-    """Return the relations of all streams, and those of what is known of merges.
+    """Return the relations of all streams, and those of profile merges.
 
     Raises:
-        LakeError: one is made of a stream that is not there.
+        LakeError: one needs a stream that is not there.
     """
     return [*(build_relation(each, streams) for each in streams.values()), *merge_rules]
 
@@ -280,9 +284,9 @@ def build_relations(
 def add_plain_relations(
     names: Mapping[str, object], relations: Sequence[Relation]
 ) -> list[Relation]:
-    """Return the given relations, and a plain one for every table that none of them is named as.
+    """Return the given relations, and a plain one for every other table.
 
-    A history is described by the words for its stream.
+    A history gets its stream's description.
     """
     named = {relation.name: relation for relation in relations}
     others = [
@@ -294,7 +298,7 @@ def add_plain_relations(
 
 
 def describe_table(name: str, relations: Mapping[str, Relation]) -> RelationDescription:
-    """Return the description of a table that no relation is named as: a history, or another's."""
+    """Return the description of a table without a relation: a history, or a foreign table."""
     stream = name.removesuffix(HISTORY_SUFFIX)
     newest = relations.get(stream)
     if stream == name or newest is None or isinstance(newest, ProfileMergeRule):
@@ -303,7 +307,7 @@ def describe_table(name: str, relations: Mapping[str, Relation]) -> RelationDesc
 
 
 def build_select(relation: Relation, tables: Mapping[str, TableFiles]) -> str | None:
-    """Return the SELECT of a relation; None where a table it is made of was never read."""
+    """Return the SELECT of a relation; None where a table that it needs does not exist."""
     if any(table not in tables for table in relation.required_tables):
         return None
     match relation:
@@ -344,7 +348,7 @@ def added_column_names(
 
 
 def relation_column_names(relation: Relation, tables: Mapping[str, TableFiles]) -> list[str]:
-    """Return the names of a relation's columns; the tables it is made of are there."""
+    """Return the names of a relation's columns; the tables that it needs must exist."""
     match relation:
         case PlainRelation(name=name):
             return tables[name].schema.names
@@ -358,9 +362,9 @@ def relation_column_names(relation: Relation, tables: Mapping[str, TableFiles]) 
 
 
 def right_column_expression(path: str) -> str:
-    """Return the expression of a column of the right table, or of a text inside a JSON column.
+    """Return the SQL of a column of the right table, or of a text inside one of its JSON columns.
 
-    `name` is a column; `integration.name` the text `name` in the JSON column `integration`.
+    `name` is a column; `integration.name` is the text `name` in the JSON column `integration`.
     """
     column, *keys = path.split(".")
     inside = "".join('."' + key.replace('"', '\\"') + '"' for key in keys)
@@ -375,10 +379,10 @@ def build_create_statements(
     catalog: str,
     kind: Literal["VIEW", "TABLE"],
 ) -> tuple[str, ...] | None:
-    """Return the statements that create a view or table, and say what it and its columns hold.
+    """Return the statements that create a view or table, and comment on it and its columns.
 
-    None where a table it is made of was never read. The catalog is that of the database that is
-    written; a view does not know it.
+    None where a table that it needs does not exist. `catalog` is the database that is written; a
+    view's own text does not contain it.
     """
     select_sql = build_select(relation, tables)
     if select_sql is None:
@@ -409,16 +413,16 @@ def qualify_name(catalog: str, name: str) -> str:
 
 
 def relation_to_json(relation: Relation) -> dict[str, object]:
-    """Return the relation as a JSON object, for a later process to read; its description apart."""
+    """Return the relation without its description as a JSON object, for a later process to read."""
     names = [each.name for each in fields(relation) if each.name != "description"]
     return {name: getattr(relation, name) for name in names}
 
 
 def relation_from_json(values: Mapping[str, object]) -> Relation:
-    """Return the relation that `relation_to_json` described.
+    """Return the relation that `relation_to_json` wrote.
 
     Raises:
-        KeyError: another version wrote it.
+        KeyError: another version of this project wrote it.
     """
     texts = {name: str(value) for name, value in values.items()}
     if "parent" in values:

@@ -1,15 +1,15 @@
-"""A sweep of keys: what it did not see is marked, what it saw again has its mark lifted.
+"""Id scans: a complete scan of ids marks the rows it missed, and unmarks those it found again.
 
-A sweep takes minutes, and syncs commit meanwhile: it marks on top of whatever is newest by then.
-Only of a row that lay there when the sweep began, or was last read before, can it say anything:
+A scan takes minutes, and syncs commit meanwhile: its marks go on top of the version that is newest
+by then. It says something only about rows that were stored when it began, or last read before:
 
-    row of the newest version          seen               not seen
+    row of the newest version          in the scan        not in the scan
     ──────────────────────────────────────────────────────────────────────────
-    read since the sweep began         stays as it is     stays as it is
-    `deleted_at` is NULL               stays as it is     `deleted_at` becomes `at`
-    `deleted_at` from before           NULL again         stays as it is
+    read since the scan began          unchanged          unchanged
+    `deleted_at` is NULL               unchanged          `deleted_at` is set
+    `deleted_at` set before the scan   NULL again         unchanged
 
-Memory holds the keys that were seen, and of the table those of one file.
+Memory holds the scanned ids, and of the table the ids of one file.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -42,16 +42,16 @@ from klaviyo_assets.lake.write.soft_deletes import DeletionScan, ShrinkGuard
 from klaviyo_assets.lake.write.table_writer import CommitResult, TableWriter
 
 MAX_ID_SCAN_ATTEMPTS = 5
-"""How often a commit is tried: each time another writer may have come first."""
+"""How often a commit is tried: at each attempt another writer may commit first."""
 
 
 class IdScanSession:
-    """Keys that were seen, and one commit of marks. Not for several threads; holds no lock."""
+    """The scanned ids, and one commit of marks. Not for several threads; holds no lock."""
 
     def __init__(
         self, table: LakeTable, root: Path, *, account: str, clock: Callable[[], datetime]
     ) -> None:
-        """Remember which files the table has now; writes nothing yet."""
+        """Remember which files the table has now; write nothing yet."""
         self.table, self.root, self.account, self.clock = table, root, account, clock
         self.folder = table_folder(root, table.name)
         start = read_current_snapshot(self.folder, table.name)
@@ -59,7 +59,7 @@ class IdScanSession:
         self.seen_keys: list[pa.Array[Any]] = []
 
     def __enter__(self) -> Self:
-        """Return the sweep."""
+        """Return the session."""
         return self
 
     def __exit__(
@@ -68,18 +68,18 @@ class IdScanSession:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Forget what was seen."""
+        """Drop the scanned ids."""
         self.seen_keys = []
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Take the keys of a batch; its other columns are not looked at."""
+        """Take the ids of a batch; its other columns are ignored."""
         self.seen_keys.append(cast("pa.Array[Any]", batch[self.table.key[0]]))
 
     def quarantine_records(self, records: Iterable[tuple[str, bytes]]) -> int:
-        """Keep records that cannot be read, as a session does.
+        """Write unreadable records to the quarantine, as a write session does.
 
         Raises:
-            StorageError: the disk refused.
+            StorageError: an operation on the disk failed.
         """
         return write_quarantine(self.root, self.table.name, records)
 
@@ -89,16 +89,16 @@ class IdScanSession:
         scan: DeletionScan | None = None,
         guard: ShrinkGuard | None = None,
     ) -> CommitReceipt:
-        """Mark and unmark in one commit; the table's own state is carried on, not `state`.
+        """Mark and unmark rows in one commit, which keeps the table's own state instead of `state`.
 
-        Without anything to change nothing is committed; with `guard` it is refused where it marks
-        too much.
+        Without a change there is no commit. With `guard` it is refused if it would mark too many
+        rows.
 
         Raises:
-            ShrinkError: as the guard says; nothing was marked.
-            LakeConflictError: others committed first, time and again; nothing was marked.
+            ShrinkError: the guard refused; nothing was marked.
+            LakeConflictError: other writers committed first at every attempt; nothing was marked.
             CorruptFileError: a file of the table is missing or damaged.
-            StorageError: the disk refused; the table is as before.
+            StorageError: an operation on the disk failed; the table is unchanged.
         """
         _ = state
         seen = pa.chunked_array(self.seen_keys, pa.string()).combine_chunks()
@@ -113,11 +113,11 @@ class IdScanSession:
     def try_commit(
         self, seen_keys: "pa.Array[Any]", scan: DeletionScan, guard: ShrinkGuard | None
     ) -> CommitResult:
-        """Mark on top of the newest version.
+        """Mark rows on top of the newest version, once.
 
         Raises:
-            ShrinkError: as the guard says.
-            LakeConflictError: another writer came first.
+            ShrinkError: the guard refused.
+            LakeConflictError: another writer committed first.
         """
         name = self.table.name
         start = take_snapshot(self.folder, name)
@@ -152,7 +152,10 @@ class IdScanSession:
         *,
         scan: DeletionScan,
     ) -> tuple[TableChange, int]:
-        """Rewrite the files in which a mark changes to the staging folder; count unmarked rows."""
+        """Write the files with changed marks to the staging folder; return the change.
+
+        The second value is the number of rows without a mark before.
+        """
         file_writer = PartitionFileWriter(writer.staging_folder.path, self.table, "")
         removed: list[DataFile] = []
         marked, rows_unmarked_before = 0, 0
@@ -182,7 +185,7 @@ class IdScanSession:
     def compare_file(
         self, writer: TableWriter, file: DataFile, seen_keys: "pa.Array[Any]", scan: DeletionScan
     ) -> tuple[RowMask, RowMask, int]:
-        """Return which rows of a file are found gone, which are back, how many had no mark."""
+        """Return which rows of a file are missing, which are back, and how many had no mark."""
         (key,) = self.table.key
         schema = writer.rewriter.select_schema((key, SYNCED_AT_COLUMN, DELETED_AT_COLUMN))
         rows = read_columns(self.folder / file.path, schema, self.table.name)
@@ -195,7 +198,7 @@ class IdScanSession:
     def mask_unchanged_rows(
         self, file: DataFile, rows: pa.Table, deleted_at: datetime | None
     ) -> RowMask:
-        """Return which rows are as they were when the sweep began."""
+        """Return which rows are as they were when the scan began."""
         if file.path in self.known_paths or deleted_at is None:
             return np.full(rows.num_rows, fill_value=file.path in self.known_paths)
         was_marked = pc.coalesce(rows[DELETED_AT_COLUMN], rows[SYNCED_AT_COLUMN])
@@ -208,7 +211,7 @@ class IdScanSession:
 def update_deleted_at(
     rows: pa.Table, missing: RowMask, returned: RowMask, deleted_at: datetime | None
 ) -> pa.Table:
-    """Return the rows with the marks of those that are gone, and without those of the others."""
+    """Return the rows with marks on the missing ones, and without marks on the returned ones."""
     column = rows[DELETED_AT_COLUMN]
     column = pc.if_else(build_boolean_array(returned), pa.nulls(1, TIMESTAMP_UTC)[0], column)
     if deleted_at is not None:

@@ -1,12 +1,12 @@
-"""Soft deletes: rows that a complete read did not bring are marked in `deleted_at`.
+"""Soft deletes: marks stored rows that a complete read did not return, in `deleted_at`.
 
-    stored row                     not brought                      brought
+    stored row                     not in the read                  in the read
     ────────────────────────────────────────────────────────────────────────────────
-    its cursor lies before `scanned_from` leaves: it was not looked for    the new row
-    `deleted_at` is NULL           stays, `deleted_at` becomes `deleted_at` the new row
-    `deleted_at` is a moment       stays as it is                   the new row, NULL again
+    cursor before `scanned_from`   dropped: it was not looked for   the new row
+    `deleted_at` is NULL           kept, with a new `deleted_at`    the new row
+    `deleted_at` is a time         kept unchanged                   the new row, NULL again
 
-Keys are compared file by file, so that memory holds those of two files, whatever the table holds.
+Keys are compared file by file, so memory holds those of two files, however large the table is.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,13 +33,12 @@ from klaviyo_assets.lake.write.merge import PartitionRewriter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeletionScan:
-    """What a complete read says of the stored rows that it did not bring.
+    """What a complete read implies for the stored rows that it did not return.
 
-    `deleted_at` (UTC) is when they were missed; None where something that came could not be read,
-    and any
-    of them may be that: they stay as they are. `scanned_from` (UTC) is where the read began, by the
-    cursor; None: at the beginning. `cleared_columns` columns become NULL in the rows that stay:
-    they are older than a setting of privacy.
+    `deleted_at` (UTC) is when they were missed. It is None if a record of the read could not be
+    parsed: any missing row may be that record, so all of them are kept unchanged. `scanned_from`
+    (UTC) is the cursor at which the read began; None for the beginning. `cleared_columns` become
+    NULL in the rows that are kept, because those rows are older than a privacy setting.
     """
 
     deleted_at: datetime | None
@@ -49,13 +48,12 @@ class DeletionScan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeletionResult:
-    """Files of the staging folder with the rows that stay; `rows_marked` of them are newly so.
+    """Staged files with the rows that are kept, and the numbers of rows.
 
-    `living` counts the stored rows that had no mark before, and that were looked for.
-    `rows_lost` counts the stored rows that are damaged, by file or because key, cursor or
-    `synced_at`
-    was taken out: a replacement rebuilds a table all the same, but which of those rows would have
-    stayed nobody can tell.
+    `rows_marked` of those rows are newly marked. `rows_unmarked_before` counts the stored rows that
+    were looked for and had no mark before. `rows_lost` counts damaged rows: those of unreadable
+    files, and those without key, cursor or `synced_at`. A replacement rebuilds the table
+    nevertheless, but nobody can tell which of those rows would have been kept.
     """
 
     files: tuple[DataFile, ...] = ()
@@ -64,7 +62,7 @@ class DeletionResult:
     rows_unmarked_before: int = 0
 
     def __add__(self, other: "DeletionResult") -> "DeletionResult":
-        """Return the numbers and files of both."""
+        """Return the files of both and the sums of their numbers."""
         return DeletionResult(
             files=self.files + other.files,
             rows_marked=self.rows_marked + other.rows_marked,
@@ -79,12 +77,12 @@ def mark_missing_rows(
     new_files: Sequence[DataFile],
     scan: DeletionScan,
 ) -> DeletionResult:
-    """Write the stored rows whose key is in no fresh file, marked, to files to add.
+    """Write the stored rows whose key is in no new file, marked as deleted, to files to add.
 
-    `new_files` lie in the staging folder: what a replacement brought, each key once.
+    `new_files` are in the staging folder and hold what a replacement read, each key once.
 
     Raises:
-        OSError: the disk refused.
+        OSError: an operation on the disk failed.
     """
     writer = PartitionFileWriter(rewriter.staging, rewriter.table, "")
     found = DeletionResult()
@@ -106,9 +104,9 @@ def mark_missing_rows(
 def _select_remaining(
     path: Path, rewriter: PartitionRewriter, new_files: Sequence[DataFile], scan: DeletionScan
 ) -> tuple[RowMask, DeletionResult]:
-    """Return which rows of a stored file stay, and the numbers of those that do not or are marked.
+    """Return which rows of a stored file are kept, and how many are lost, marked or unmarked.
 
-    Without key, cursor or `synced_at` a row can be neither told apart nor dated.
+    A row without key, cursor or `synced_at` can be neither identified nor dated.
     """
     columns = tuple(dict.fromkeys((*rewriter.table.required_columns, DELETED_AT_COLUMN)))
     keys = read_columns(path, rewriter.select_schema(columns), rewriter.table.name)
@@ -137,7 +135,7 @@ def mask_complete_rows(rows: pa.Table, columns: Sequence[str]) -> RowMask:
 def _mask_missing_keys(
     keys: pa.Table, rewriter: PartitionRewriter, new_files: Sequence[DataFile]
 ) -> RowMask:
-    """Return which rows have a key that no fresh file has."""
+    """Return which rows have a key that no new file has."""
     (key,) = rewriter.table.key
     missing = np.ones(keys.num_rows, dtype=np.bool_)
     for file in new_files:
@@ -150,7 +148,7 @@ def _mask_missing_keys(
 def read_filtered_rows(
     path: Path, mask: RowMask, rewriter: PartitionRewriter
 ) -> Iterator[pa.Table]:
-    """Yield the rows of a stored file for which `stay` is true, group by group."""
+    """Yield the rows of a stored file for which the mask is true, by row group."""
     start = 0
     for rows in read_row_groups(path, rewriter.schema, rewriter.table.name):
         kept_mask = mask[start : start + rows.num_rows]
@@ -160,9 +158,9 @@ def read_filtered_rows(
 
 
 def set_deleted_at(rows: pa.Table, deleted_at: datetime | None) -> pa.Table:
-    """Return the rows with `deleted_at` where they had none; None leaves them as they are.
+    """Return the rows with `deleted_at` set where it was NULL; None leaves them unchanged.
 
-    Never before they were last read: others may have read them while this was.
+    It is never set before `synced_at`: other runs may have read a row while this read ran.
     """
     if deleted_at is None:
         return rows
@@ -179,28 +177,26 @@ def clear_columns(rows: pa.Table, names: frozenset[str]) -> pa.Table:
     """Return the rows with NULL in these columns."""
     for place, name in enumerate(rows.schema.names):
         if name in names:
-            # The stubs know `nulls` of single types alone.
+            # The stubs do not accept a type that is only known at run time.
             nulls = cast("Any", pa.nulls(rows.num_rows, cast("Any", rows.schema.types[place])))
             rows = rows.set_column(place, name, nulls)
     return rows
 
 
 UNCONFIRMED_MISSING_ROWS = 5
-"""Fewer missing rows than this need no confirmation where a second read missed them as well.
+"""Fewer missing rows than this need no confirmation if a second read missed them as well.
 
-Of tables with a handful of lists or segments people delete half in an afternoon, and a run that
-is red until somebody confirms it would be the rule; answers that lie mostly leave out more.
-"""
+People delete half of a handful of lists or segments in an afternoon; a run that fails until
+somebody confirms this would be the rule. Wrong responses mostly leave out more rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShrinkGuard:
-    """Refuses a commit that drops or marks more than `limit`, a share of the rows there are.
+    """Refuses a commit that drops or marks more than `limit`, a share of the stored rows.
 
-    `scanned_from` (UTC) is where the read began, by the cursor: what lies before was not looked
-    for, and does not count. With `allows_few_rows` a few rows may go whatever their share, unless
-    no row is
-    left: an account loses its last list less often than a server answers with nothing.
+    `scanned_from` (UTC) is the cursor at which the read began: rows before it were not looked for,
+    and do not count. With `allows_few_rows` a few rows may go whatever their share, unless no row
+    remains: an account loses its last list less often than a server responds with nothing.
     """
 
     limit: float
@@ -208,7 +204,7 @@ class ShrinkGuard:
     allows_few_rows: bool = False
 
     def is_outside_scan(self, max_cursor: datetime | None) -> bool:
-        """Tell whether rows up to this cursor (UTC) were not looked for."""
+        """Return whether rows up to this cursor (UTC) were not looked for."""
         return (
             self.scanned_from is not None
             and max_cursor is not None
@@ -216,7 +212,7 @@ class ShrinkGuard:
         )
 
     def check(self, *, before: int, missing: int, stream: str) -> None:
-        """Compare the `missing` rows with those `before`, both without rows marked earlier.
+        """Compare the number of missing rows with that of rows before, without rows marked earlier.
 
         Raises:
             ShrinkError: too many are missing.
