@@ -188,6 +188,11 @@ class AdaptivePageSize:
         """Return whether pages are now requested with fewer records than the largest size."""
         return self.max_size is not None and self._size < self.max_size
 
+    @property
+    def has_fixed_links(self) -> bool:
+        """Return whether next links are followed unchanged, as Klaviyo refused a changed one."""
+        return self._has_fixed_links
+
     def resize(self, request: Request) -> Request:
         """Return the request with the current page size."""
         if self.max_size is None or requested_page_size(request) in {None, self._size}:

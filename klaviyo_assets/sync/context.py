@@ -205,8 +205,9 @@ def fetch_with_smaller_pages(
     """Return the result of `send`, with smaller pages where Klaviyo refuses the page size.
 
     Raises:
-        PageSizeError: pages of one record are refused too, or an unchanged next link is.
-        CursorLostError: a next link is refused after its page size was changed.
+        PageSizeError: pages of one record are refused too.
+        CursorLostError: a next link is refused after its page size was changed, or one whose page
+            size may not be changed. The rest of its window is then requested from its position.
         KlaviyoAssetsError: as `send` says.
     """
     while True:
@@ -214,7 +215,7 @@ def fetch_with_smaller_pages(
         try:
             return send(fitted)
         except PageSizeError as error:
-            if fitted is not request and has_page_cursor(request):
+            if has_page_cursor(request) and (fitted is not request or page_size.has_fixed_links):
                 raise CursorLostError(error.message, stream=error.stream) from error
             if not page_size.step_down(fitted):
                 raise
