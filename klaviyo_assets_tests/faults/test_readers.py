@@ -30,6 +30,9 @@ RELEASES = (*LIBRARY_RELEASES, duckdb.__version__)
 
 RELATIONS = ("events", "events_detailed", "profiles", "lists", "metrics", FLOW_REPORT)
 
+PAUSE_SECONDS = 0.2
+"""Between two rounds: without it these processes take the CPU of the syncs that they watch."""
+
 TABLES = [each.name for each in COLLECTIONS] + [FLOW_REPORT]
 
 
@@ -63,12 +66,12 @@ class Watched:
 
 @contextmanager
 def watched(home: Home, release: str) -> Generator[Watched]:
-    """Ask a connection of that release without a pause while the block runs."""
+    """Query a connection of that release again and again while the block runs."""
     stop = Event()
 
     def ask_on() -> None:
         try:
-            while not stop.is_set():
+            while not stop.wait(PAUSE_SECONDS):
                 watching.ask_everything()
         except AssertionError as error:
             watching.errors.append(error)
