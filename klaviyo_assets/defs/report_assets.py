@@ -532,7 +532,7 @@ def _fetch_partitions(
     fetch = ReportFetch(
         _build_partition_requests(context, partitions, has_narrow_timeframes=has_narrow_timeframes),
         context=report_context,
-        purse=RequestBudget(int(max_requests) if max_requests is not None else None),
+        budget=RequestBudget(int(max_requests) if max_requests is not None else None),
     )
     bounds = report_context.calendar.bounds
     try:

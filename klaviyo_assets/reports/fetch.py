@@ -89,11 +89,11 @@ class ReportFetch:
     """
 
     def __init__(
-        self, requests: Sequence[PartitionRequest], *, context: ReportContext, purse: RequestBudget
+        self, requests: Sequence[PartitionRequest], *, context: ReportContext, budget: RequestBudget
     ) -> None:
         """Take the wishes; nothing is asked or read yet."""
         self.remaining_days = {request.metric_id: set(request.days) for request in requests}
-        self.budget = purse
+        self.budget = budget
         self._requests = requests
         self._context = context
         self._table: LakeTable = build_table(context.stream, report_schema(context.stream))
