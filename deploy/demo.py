@@ -31,8 +31,8 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 import duckdb
 
+from klaviyo_assets.errors import format_quantity, format_seconds
 from klaviyo_assets.streams import REPORTS
-from klaviyo_assets.wording import format_quantity, format_seconds
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "demo"

@@ -17,9 +17,8 @@ from platformdirs import user_state_path
 
 from klaviyo_assets.api.client import KlaviyoClient
 from klaviyo_assets.api.clock import ClockSkewTracker
-from klaviyo_assets.api.messages import Response
 from klaviyo_assets.api.rate_limiter import RateLimiter, hash_api_key
-from klaviyo_assets.api.request_guard import validate_base_url
+from klaviyo_assets.api.request_guard import Response, validate_base_url
 from klaviyo_assets.api.requests import first_page_request
 from klaviyo_assets.api.response_errors import json_member
 from klaviyo_assets.decode.jsonapi import repair_json, strip_bom
@@ -30,8 +29,8 @@ from klaviyo_assets.errors import (
     SettingError,
     WrongAccountError,
 )
-from klaviyo_assets.lake.identity import ACCOUNT_STAND_IN_PREFIX
 from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.layout import ACCOUNT_STAND_IN_PREFIX
 from klaviyo_assets.model.stream import WHOLE_COLLECTION, Collection, Stream
 from klaviyo_assets.model.window import Window
 from klaviyo_assets.settings import Settings

@@ -40,11 +40,15 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse, HTTPResponse
 
-from klaviyo_assets.api.cancellation import CancelToken, InFlightConnection
 from klaviyo_assets.api.clock import ClockSkewTracker
-from klaviyo_assets.api.messages import Request, Response
 from klaviyo_assets.api.rate_limiter import RateLimiter
-from klaviyo_assets.api.request_guard import check_request, validate_api_key, validate_base_url
+from klaviyo_assets.api.request_guard import (
+    Request,
+    Response,
+    check_request,
+    validate_api_key,
+    validate_base_url,
+)
 from klaviyo_assets.api.requests import MEDIA_TYPE, parse_date_header, request_headers
 from klaviyo_assets.api.response_errors import (
     BYTES_PER_MIB,
@@ -53,7 +57,14 @@ from klaviyo_assets.api.response_errors import (
     describe_error_in_body,
     describe_request,
 )
-from klaviyo_assets.api.retry import GiveUp, RetryPolicy, RetryState, decide_retry
+from klaviyo_assets.api.retry import (
+    CancelToken,
+    GiveUp,
+    InFlightConnection,
+    RetryPolicy,
+    RetryState,
+    decide_retry,
+)
 from klaviyo_assets.errors import (
     BrokenBodyError,
     KlaviyoAssetsError,

@@ -1,13 +1,57 @@
-"""Guards what leaves the process: checks the key, the server's address, and every request."""
+"""Requests and responses as values, and the guard: what may leave the process, and where to.
+
+The guard checks the key, the server's address, and every request.
+"""
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
-from klaviyo_assets.api.messages import Request
 from klaviyo_assets.errors import ForeignLinkError, PermanentError, SettingError
+from klaviyo_assets.model.stream import RateLimitBucket
 from klaviyo_assets.redaction import register_secret
 from klaviyo_assets.settings import KEY_VARIABLE
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request: its absolute `url`, the rate limit buckets it counts against, and its `path`.
+
+    `path` is the endpoint's, which next links must keep to; `body` is JSON, for the POSTs that
+    only read.
+    """
+
+    method: str
+    url: str = field(repr=False)
+    """Left out of `repr`: a filter may name a person."""
+    buckets: tuple[RateLimitBucket, ...]
+    path: str
+    body: bytes | None = field(default=None, repr=False)
+
+    @property
+    def target(self) -> str:
+        """Return the request target of HTTP: the URL's path and query."""
+        url = urlsplit(self.url)
+        return f"{url.path}?{url.query}" if url.query else url.path
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One response: header names in lower case, the body decompressed.
+
+    `responded_at` is in UTC, by the earlier of Klaviyo's clock and this machine's. `is_too_large`:
+    the body exceeded the limit while it was received, and `body` is empty.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+    responded_at: datetime
+    is_too_large: bool = False
+
 
 PRIVATE_KEY_PATTERN = re.compile(r"pk_[A-Za-z0-9_]{10,}")
 PUBLIC_KEY_PATTERN = re.compile(r"[A-Za-z0-9]{6}")

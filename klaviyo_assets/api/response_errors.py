@@ -11,8 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from isal import isal_zlib
 
-from klaviyo_assets.api.messages import Request, Response
-from klaviyo_assets.api.request_guard import is_loopback_host
+from klaviyo_assets.api.request_guard import Request, Response, is_loopback_host
 from klaviyo_assets.errors import (
     AccessDeniedError,
     BadKeyError,

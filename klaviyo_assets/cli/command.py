@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from textwrap import wrap
 from typing import TextIO, cast
 
-from klaviyo_assets.cli.erase import ERASE
 from klaviyo_assets.cli.lake_verbs import (
     ADOPT,
+    ERASE,
     EXPORT,
     LIST_STREAMS,
     PUBLISH,

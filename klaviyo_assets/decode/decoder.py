@@ -18,11 +18,7 @@ from klaviyo_assets.decode.fallback import parse_page_by_record, salvage_page
 from klaviyo_assets.decode.fast_path import FastPath, can_name_struct_field
 from klaviyo_assets.decode.jsonapi import check_page_envelope, repair_json, strip_bom
 from klaviyo_assets.decode.masking import ColumnMasker
-from klaviyo_assets.decode.schema import (
-    PageLayout,
-    apply_schema_drift,
-    build_page_layout,
-)
+from klaviyo_assets.decode.schema import PageLayout, apply_schema_drift, build_page_layout
 from klaviyo_assets.errors import BrokenBodyError, KlaviyoAssetsError, MalformedPageError
 from klaviyo_assets.model.column import EXTRA_FIELD, JsonPath
 from klaviyo_assets.model.privacy import PrivacyRules

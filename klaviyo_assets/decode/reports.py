@@ -33,11 +33,10 @@ from klaviyo_assets.decode.jsonapi import (
     strip_bom,
 )
 from klaviyo_assets.decode.schema import ARROW_TYPES, SYNCED_AT_FIELD
-from klaviyo_assets.errors import BrokenBodyError, MalformedPageError
+from klaviyo_assets.errors import BrokenBodyError, MalformedPageError, format_quantity
 from klaviyo_assets.model.column import EXTRA_FIELD
 from klaviyo_assets.model.report import ReportEndpoint, ReportPartition, storable_text
 from klaviyo_assets.model.stream import Stream
-from klaviyo_assets.wording import format_quantity
 
 MAX_QUARANTINED_RESULTS, MAX_QUARANTINED_SHARE, MIN_ALL_QUARANTINED_RESULTS = 100, 0.01, 10
 """Quarantined results that fail a response: more than both this number and share of its results, or

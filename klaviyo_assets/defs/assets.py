@@ -35,6 +35,7 @@ from klaviyo_assets.errors import (
     MissingScopeError,
     MissingTableError,
     RefusedStreamError,
+    format_quantity,
 )
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.stream import Detail, Join, Stream
@@ -43,7 +44,6 @@ from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.sync.context import SyncContext
 from klaviyo_assets.sync.plan import SyncOptions, validate_options
 from klaviyo_assets.sync.runner import start_sync
-from klaviyo_assets.wording import format_quantity
 
 ASSET_OWNERS = ("team:klaviyo",)
 ASSET_KINDS = {"klaviyo", "deltalake", "duckdb"}

@@ -37,7 +37,7 @@ from klaviyo_assets.defs.report_assets import MAX_PARTITIONS_PER_RUN, report_def
 from klaviyo_assets.defs.resources import KlaviyoConnection, KlaviyoResource
 from klaviyo_assets.defs.run_history import SKIP_PERIOD, InFlightRuns, read_in_flight_runs
 from klaviyo_assets.defs.sensors import metrics_to_fetch
-from klaviyo_assets.errors import KlaviyoAssetsError
+from klaviyo_assets.errors import KlaviyoAssetsError, format_quantity
 from klaviyo_assets.lake.delta.state import PartitionState
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import DateRange
@@ -58,7 +58,6 @@ from klaviyo_assets.reports.planner import PartitionRequest
 from klaviyo_assets.reports.source import RESPONSE_CACHE_LIFETIME
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import REPORTS
-from klaviyo_assets.wording import format_quantity
 
 BACKFILL_SENSOR_INTERVAL_SECONDS = 60
 

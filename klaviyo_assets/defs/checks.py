@@ -21,11 +21,10 @@ from klaviyo_assets.decode.schema import SYNCED_AT_FIELD, arrow_schema
 from klaviyo_assets.defs.failures import raise_as_failures
 from klaviyo_assets.defs.metadata import asset_key
 from klaviyo_assets.defs.resources import LakeResource
-from klaviyo_assets.errors import MissingTableError
+from klaviyo_assets.errors import MissingTableError, format_quantity
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.stream import Collection, Detail, Join, Stream
 from klaviyo_assets.sync.plan import FUTURE_CURSOR_TOLERANCE
-from klaviyo_assets.wording import format_quantity
 
 CheckMetadataValue = str | int | float | bool | dg.JsonMetadataValue | dg.TableMetadataValue
 CheckMetadata = Mapping[str, CheckMetadataValue]

@@ -31,7 +31,12 @@ from klaviyo_assets.defs.checks import (
 from klaviyo_assets.defs.failures import raise_as_failures
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
 from klaviyo_assets.defs.sync_output import lateness_metadata
-from klaviyo_assets.errors import MissingTableError, RefusedStreamError, SettingError
+from klaviyo_assets.errors import (
+    MissingTableError,
+    RefusedStreamError,
+    SettingError,
+    format_quantity,
+)
 from klaviyo_assets.model.report import contiguous_ranges
 from klaviyo_assets.model.window import parse_instant
 from klaviyo_assets.reconcile.counts import (
@@ -43,7 +48,6 @@ from klaviyo_assets.reconcile.counts import (
     reconcile_counts,
     vanished_days,
 )
-from klaviyo_assets.wording import format_quantity
 
 COMPLETENESS_CHECK_KEY = check_key(EVENTS_STREAM_NAME, "complete")
 

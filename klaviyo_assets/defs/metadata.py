@@ -7,8 +7,8 @@ from datetime import datetime
 import dagster as dg
 
 from klaviyo_assets.errors import ConfigError, OtherLakeError
-from klaviyo_assets.lake.identity import LakeLocation, parse_location
 from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.layout import LakeLocation, parse_location
 from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.model.stream import KEY_COLUMN, Stream, relation_columns
 from klaviyo_assets.model.window import parse_instant

@@ -73,6 +73,7 @@ from klaviyo_assets.errors import (
     SettingError,
     TransientError,
     UnknownMetricError,
+    format_quantity,
 )
 from klaviyo_assets.lake.delta.state import MetricRefusal
 from klaviyo_assets.model.report import ReportEndpoint, ReportPartition
@@ -81,18 +82,12 @@ from klaviyo_assets.redaction import KeyRedactingFilter
 from klaviyo_assets.reports.calendar import describe_days_of_other_zones, fetch_calendar
 from klaviyo_assets.reports.context import ReportContext
 from klaviyo_assets.reports.failed_requests import RefusedMetric
-from klaviyo_assets.reports.fetch import (
-    FailedReport,
-    FetchOutcome,
-    ReportFetch,
-    StoredDays,
-)
+from klaviyo_assets.reports.fetch import FailedReport, FetchOutcome, ReportFetch, StoredDays
 from klaviyo_assets.reports.planner import PartitionRequest
 from klaviyo_assets.reports.source import RequestBudget
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.sync.memory import tune_process
 from klaviyo_assets.sync.plan import SyncMode
-from klaviyo_assets.wording import format_quantity
 
 METRIC_NAME_METADATA_KEY = "klaviyo/metric_name"
 REFUSED_METADATA_KEY = "klaviyo/refused"

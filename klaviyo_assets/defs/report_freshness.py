@@ -36,7 +36,7 @@ from klaviyo_assets.defs.metadata import asset_key
 from klaviyo_assets.defs.partitions import BACKFILL_SENSOR_NAME, days_by_metric
 from klaviyo_assets.defs.resources import LakeResource
 from klaviyo_assets.defs.sensors import metrics_to_fetch
-from klaviyo_assets.errors import KlaviyoAssetsError, SettingError
+from klaviyo_assets.errors import KlaviyoAssetsError, SettingError, format_quantity
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import DateRange
 from klaviyo_assets.model.stream import Stream
@@ -44,7 +44,6 @@ from klaviyo_assets.reports.calendar import last_complete_day, resolve_zone_offl
 from klaviyo_assets.reports.failed_requests import read_failed_metrics
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import REPORTS
-from klaviyo_assets.wording import format_quantity
 
 NEWEST_DAYS_CHECK = "newest_days_are_there"
 NEWEST_DAYS_DESCRIPTION = (

@@ -43,13 +43,12 @@ from klaviyo_assets.defs.completeness_check import (
 from klaviyo_assets.defs.partitions import INVALID_PARTITION_KEY_PATTERN, METRIC_PARTITIONS
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
 from klaviyo_assets.defs.run_history import UNFINISHED_STATUSES
-from klaviyo_assets.errors import KlaviyoAssetsError
+from klaviyo_assets.errors import KlaviyoAssetsError, format_quantity
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import DateRange, contiguous_ranges
 from klaviyo_assets.redaction import KeyRedactingFilter
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams.events import EVENTS
-from klaviyo_assets.wording import format_quantity
 
 METRIC_SENSOR_INTERVAL_SECONDS = 300
 

@@ -16,6 +16,7 @@ from klaviyo_assets.defs.automation import is_switched_on
 from klaviyo_assets.defs.checks import CheckMetadataValue
 from klaviyo_assets.defs.metadata import LAKE_METADATA_KEY, AssetMetadata, sync_metadata
 from klaviyo_assets.defs.resources import KlaviyoConnection
+from klaviyo_assets.errors import format_quantity
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.read.queries import ArrivalQuery
 from klaviyo_assets.lake.write.session import CommitReceipt
@@ -43,7 +44,6 @@ from klaviyo_assets.reconcile.lateness import (
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.sync.plan import SyncOptions
 from klaviyo_assets.sync.sync_run import SyncRun
-from klaviyo_assets.wording import format_quantity
 
 LATE_EVENTS_METADATA_KEY = "klaviyo/late_events"
 

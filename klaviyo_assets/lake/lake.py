@@ -36,19 +36,17 @@ from klaviyo_assets.lake.disk import (
     map_storage_errors,
     remove_dead_staging,
 )
-from klaviyo_assets.lake.identity import (
-    LakeIdentity,
-    LakeLocation,
-    ensure_identity,
-    read_location,
-    record_account,
-)
 from klaviyo_assets.lake.layout import (
     HISTORY_SUFFIX,
     SET_ASIDE_FOLDER,
     STAGING_FOLDER,
+    LakeIdentity,
+    LakeLocation,
     LakeTable,
     build_history_table,
+    ensure_identity,
+    read_location,
+    record_account,
     response_cache_folder,
     table_folder,
 )
@@ -85,7 +83,6 @@ from klaviyo_assets.lake.read.queries import (
 )
 from klaviyo_assets.lake.read.views import Relation, stored_columns, stored_tables
 from klaviyo_assets.lake.response_cache import ReportResponseCache
-from klaviyo_assets.lake.write.id_scan import IdScanSession
 from klaviyo_assets.lake.write.report_partitions import (
     BuildState,
     PartitionFetch,
@@ -93,7 +90,7 @@ from klaviyo_assets.lake.write.report_partitions import (
     build_replacement,
     replace_partitions,
 )
-from klaviyo_assets.lake.write.session import CommitReceipt, WriteMode, WriteSession
+from klaviyo_assets.lake.write.session import CommitReceipt, IdScanSession, WriteMode, WriteSession
 from klaviyo_assets.lake.write.table_writer import TableWriter, refuse_missing_columns
 from klaviyo_assets.locks import check_lock_support
 from klaviyo_assets.model.report import ReportPartition

@@ -15,20 +15,15 @@ from datetime import UTC, date, datetime, timedelta
 
 from klaviyo_assets.account.metrics import AccountMetric, read_metrics
 from klaviyo_assets.api.client import KlaviyoClient
-from klaviyo_assets.api.messages import Response
+from klaviyo_assets.api.request_guard import Response
 from klaviyo_assets.api.requests import MAX_AGGREGATE_DAYS, event_count_request
 from klaviyo_assets.decode.reports import parse_event_counts
-from klaviyo_assets.errors import MissingTableError, PermanentError, SettingError
+from klaviyo_assets.errors import MissingTableError, PermanentError, SettingError, format_quantity
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.lake.read.queries import (
-    DayCount,
-    DayCountQuery,
-)
+from klaviyo_assets.lake.read.queries import DayCount, DayCountQuery
 from klaviyo_assets.model.report import ReportPartition
-from klaviyo_assets.model.sync_progress import cursor_from_json
-from klaviyo_assets.model.window import Window
+from klaviyo_assets.model.window import Window, cursor_from_json
 from klaviyo_assets.settings import Settings
-from klaviyo_assets.wording import format_quantity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,7 @@ from klaviyo_assets.reports.bisect import (
     build_report_query,
     select_nonempty_rows,
 )
+from klaviyo_assets.reports.calendar import choose_isolating_timeframes
 from klaviyo_assets.reports.send_schedule import (
     MessageChannel,
     SendDays,
@@ -39,7 +40,6 @@ from klaviyo_assets.reports.send_schedule import (
     UnknownSendDays,
     campaign_days,
 )
-from klaviyo_assets.reports.timeframes import choose_isolating_timeframes
 
 MAX_SEND_TAIL = timedelta(days=3)
 """How long after the last day that it was seen on a message may have gone on being sent."""

@@ -13,13 +13,15 @@ from zoneinfo import ZoneInfo
 
 from klaviyo_assets.account.metrics import cached_revenue_metric
 from klaviyo_assets.api.rate_limiter import DailyQuota, RateLimiter
-from klaviyo_assets.errors import SettingError
+from klaviyo_assets.errors import SettingError, format_quantity
 from klaviyo_assets.lake.delta.state import MetricRefusal, PartitionState
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import ONE_DAY, DateRange, ReportEndpoint, ReportPartition
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.reports.calendar import (
     ReportCalendar,
+    bounding_range,
+    choose_timeframes,
     describe_days_of_other_zones,
     last_known_zone,
     local_date,
@@ -30,9 +32,7 @@ from klaviyo_assets.reports.estimate import RequestCost, RequestRate, estimate_c
 from klaviyo_assets.reports.failed_requests import FailedMetric, read_failed_metrics
 from klaviyo_assets.reports.planner import FetchTimes, PartitionRequest
 from klaviyo_assets.reports.source import RESPONSE_CACHE_LIFETIME, fetch_times
-from klaviyo_assets.reports.timeframes import bounding_range, choose_timeframes
 from klaviyo_assets.settings import Settings
-from klaviyo_assets.wording import format_quantity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

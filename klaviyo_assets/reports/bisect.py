@@ -22,8 +22,8 @@ from klaviyo_assets.reports.allocation_state import (
     find_sum_mismatches,
     is_empty_row,
 )
+from klaviyo_assets.reports.calendar import bounding_range
 from klaviyo_assets.reports.send_schedule import MessageChannel
-from klaviyo_assets.reports.timeframes import bounding_range
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from klaviyo_assets.errors import (
     RateLimitError,
     ReportFailedError,
     TransientError,
+    format_quantity,
 )
 from klaviyo_assets.lake.delta.state import MetricRefusal
 from klaviyo_assets.lake.lake import Lake
@@ -36,7 +37,6 @@ from klaviyo_assets.model.report import ReportPartition
 from klaviyo_assets.reports.bisect import ReportQuery
 from klaviyo_assets.reports.calendar import local_date
 from klaviyo_assets.reports.context import ReportContext
-from klaviyo_assets.wording import format_quantity
 
 MAX_FAILURES_PER_DAY = 3
 """Requests of one metric that may fail within a day, over all runs and processes."""

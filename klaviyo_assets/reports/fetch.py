@@ -22,11 +22,7 @@ from klaviyo_assets.lake.layout import LakeTable, build_table
 from klaviyo_assets.lake.write.report_partitions import PartitionFetch
 from klaviyo_assets.lake.write.session import CommitReceipt
 from klaviyo_assets.model.report import DateRange, ReportPartition
-from klaviyo_assets.reports.calendar import (
-    ZONE_ERAS_KEY,
-    is_day_complete,
-    zone_eras_to_json,
-)
+from klaviyo_assets.reports.calendar import ZONE_ERAS_KEY, is_day_complete, zone_eras_to_json
 from klaviyo_assets.reports.context import (
     SEND_DAYS_KEY,
     ReportContext,

@@ -11,8 +11,8 @@ from klaviyo_assets.model.report import DateRange, ReportEndpoint
 from klaviyo_assets.reports.allocation import DayAllocator, SendKnowledge, apply_cached_rows
 from klaviyo_assets.reports.allocation_state import TimedRow, group_by_message
 from klaviyo_assets.reports.bisect import ReportQuery
+from klaviyo_assets.reports.calendar import choose_timeframes, split_timeframe
 from klaviyo_assets.reports.send_schedule import SendDays
-from klaviyo_assets.reports.timeframes import choose_timeframes, split_timeframe
 
 FetchTimes = Mapping[ReportQuery, datetime]
 """The queries of one metric whose responses are cached, each with its fetch time (UTC)."""

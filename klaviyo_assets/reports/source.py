@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
-from klaviyo_assets.api.messages import Request, Response
+from klaviyo_assets.api.request_guard import Request, Response
 from klaviyo_assets.api.requests import next_report_request, report_request
 from klaviyo_assets.decode.reports import (
     ReportPage,
@@ -21,6 +21,7 @@ from klaviyo_assets.errors import (
     MalformedPageError,
     QuotaError,
     RepeatedPageError,
+    format_quantity,
 )
 from klaviyo_assets.lake.response_cache import CachedResponse
 from klaviyo_assets.model.report import ReportEndpoint
@@ -33,7 +34,6 @@ from klaviyo_assets.reports.failed_requests import (
     RefusedMetricStore,
 )
 from klaviyo_assets.reports.planner import CacheView, FetchTimes, PlannedQuery, ReportResult
-from klaviyo_assets.wording import format_quantity
 
 RESPONSE_CACHE_LIFETIME = timedelta(hours=6)
 """How long an answer serves other runs: as long as the day's requests take, several times over."""

@@ -7,12 +7,8 @@ from threading import Lock
 from typing import TypeVar
 
 from klaviyo_assets.api.client import KlaviyoClient
-from klaviyo_assets.api.messages import Request, Response
-from klaviyo_assets.api.requests import (
-    has_page_cursor,
-    included_resources,
-    remove_includes,
-)
+from klaviyo_assets.api.request_guard import Request, Response
+from klaviyo_assets.api.requests import has_page_cursor, included_resources, remove_includes
 from klaviyo_assets.api.retry import AdaptivePageSize
 from klaviyo_assets.decode.decoder import DecodedPage, PageDecoder
 from klaviyo_assets.errors import (

@@ -7,15 +7,15 @@ from enum import StrEnum
 
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.stream import WHOLE_COLLECTION, Collection, Join, Slice, Stream
-from klaviyo_assets.model.sync_progress import (
+from klaviyo_assets.model.window import (
     QUARANTINE_RETRIES_KEY,
     SliceProgress,
     SyncProgress,
+    Window,
     cursor_from_json,
     retries_from_json,
     slices_from_json,
 )
-from klaviyo_assets.model.window import Window
 from klaviyo_assets.settings import Settings
 
 FUTURE_CURSOR_TOLERANCE = timedelta(days=2)

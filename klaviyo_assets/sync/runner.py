@@ -26,8 +26,7 @@ from klaviyo_assets.lake.delta.state import TableState
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import HISTORY_SUFFIX, LakeTable, build_table
 from klaviyo_assets.model.stream import WHOLE_COLLECTION, Collection, Detail, Stream
-from klaviyo_assets.model.sync_progress import SyncProgress, progress_to_json
-from klaviyo_assets.model.window import Window, parse_instant
+from klaviyo_assets.model.window import SyncProgress, Window, parse_instant, progress_to_json
 from klaviyo_assets.sync.concurrency import ConcurrencyEstimator
 from klaviyo_assets.sync.context import SyncContext, build_request_context
 from klaviyo_assets.sync.details import FanOut, parents_to_fetch

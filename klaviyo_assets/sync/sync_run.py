@@ -19,12 +19,11 @@ from klaviyo_assets.errors import (
 )
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import LakeTable
-from klaviyo_assets.lake.write.id_scan import IdScanSession
-from klaviyo_assets.lake.write.session import CommitReceipt, WriteSession
+from klaviyo_assets.lake.write.session import CommitReceipt, IdScanSession, WriteSession
 from klaviyo_assets.lake.write.soft_deletes import DeletionScan, ShrinkGuard
 from klaviyo_assets.lake.write.table_writer import Rebase
 from klaviyo_assets.model.stream import Slice
-from klaviyo_assets.model.sync_progress import (
+from klaviyo_assets.model.window import (
     QUARANTINE_RETRIES_KEY,
     SyncProgress,
     cursor_from_json,

@@ -18,11 +18,7 @@ from typing import Any
 from klaviyo_assets.model.stream import Collection, Detail
 from klaviyo_assets.streams import COLLECTIONS
 from klaviyo_assets_tests.contract.facts import FACTS_PATH, OPERATIONS
-from klaviyo_assets_tests.contract.read_endpoints import (
-    SCALARS,
-    all_endpoint_facts,
-    endpoint_list,
-)
+from klaviyo_assets_tests.contract.read_endpoints import SCALARS, all_endpoint_facts, endpoint_list
 from klaviyo_assets_tests.contract.read_reports import REPORT_PATHS, report_operation_facts
 
 Node = dict[str, Any]

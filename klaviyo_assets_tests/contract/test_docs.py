@@ -8,11 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from klaviyo_assets_tests.contract.checkout import (
-    PACKAGE,
-    ROOT,
-    read_import_contracts,
-)
+from klaviyo_assets_tests.contract.checkout import PACKAGE, ROOT, read_import_contracts
 
 TESTS = ROOT / "klaviyo_assets_tests"
 README = ROOT / "README.md"

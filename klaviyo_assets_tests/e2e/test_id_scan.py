@@ -6,8 +6,7 @@ from urllib.parse import unquote_plus
 
 import pytest
 
-from klaviyo_assets.lake.write.id_scan import IdScanSession
-from klaviyo_assets.lake.write.session import CommitReceipt
+from klaviyo_assets.lake.write.session import CommitReceipt, IdScanSession
 from klaviyo_assets.lake.write.soft_deletes import DeletionScan, ShrinkGuard
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home

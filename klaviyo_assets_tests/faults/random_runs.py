@@ -21,7 +21,7 @@ from typing import cast
 
 from klaviyo_assets.api import clock as machine
 from klaviyo_assets.api import retry
-from klaviyo_assets.model import sync_progress
+from klaviyo_assets.model import window
 from klaviyo_assets.sandbox.faults.rules import (
     LENIENT_JSON_KINDS,
     OVERSIZED_KINDS,
@@ -243,7 +243,7 @@ def run_task_with_short_waits(task: SyncTask, now: datetime) -> None:
     """
     machine.utc_now = lambda: now
     retry.INITIAL_BACKOFF_SECONDS, retry.MAX_BACKOFF_SECONDS = 0.01, 0.02
-    sync_progress.FIRST_QUARANTINE_RETRY_WAIT = timedelta(0)
+    window.FIRST_QUARANTINE_RETRY_WAIT = timedelta(0)
     run_task_and_exit(task)
 
 

@@ -30,8 +30,7 @@ from klaviyo_assets.lake.delta.log import (
     read_snapshot,
     refuse_torn_commit,
 )
-from klaviyo_assets.lake.identity import ACCOUNT_STAND_IN_PREFIX, read_identity
-from klaviyo_assets.lake.layout import table_folder
+from klaviyo_assets.lake.layout import ACCOUNT_STAND_IN_PREFIX, read_identity, table_folder
 from klaviyo_assets.model.report import ReportPartition
 
 

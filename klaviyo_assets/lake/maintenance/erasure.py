@@ -22,7 +22,7 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
-from klaviyo_assets.errors import LakeConflictError, LakeError
+from klaviyo_assets.errors import LakeConflictError, LakeError, format_quantity
 from klaviyo_assets.lake.delta.log import DELTA_LOG_FOLDER
 from klaviyo_assets.lake.disk import create_folder, map_storage_errors, remove_dead_staging
 from klaviyo_assets.lake.layout import (
@@ -55,7 +55,6 @@ from klaviyo_assets.lake.maintenance.vacuum import vacuum_tables
 from klaviyo_assets.lake.read.database import has_readers_of_replaced, publish_database
 from klaviyo_assets.lake.read.views import Relation
 from klaviyo_assets.lake.response_cache import write_file_atomically
-from klaviyo_assets.wording import format_quantity
 
 UNFINISHED_SUFFIX = ".begun"
 

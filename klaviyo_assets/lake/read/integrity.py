@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from klaviyo_assets.errors import CorruptFileError, LakeError, MissingTableError
+from klaviyo_assets.errors import CorruptFileError, LakeError, MissingTableError, format_quantity
 from klaviyo_assets.lake.delta.log import TableSnapshot, read_add_actions, read_snapshot
 from klaviyo_assets.lake.disk import corrupt_file_error, map_read_errors, map_storage_errors
 from klaviyo_assets.lake.layout import DATABASE_FILE, SPILL_FOLDER, table_folder
@@ -20,7 +20,6 @@ from klaviyo_assets.lake.read.duckdb import (
     quote_literal,
 )
 from klaviyo_assets.lake.read.views import stored_tables
-from klaviyo_assets.wording import format_quantity
 
 
 def find_table_problems(root: Path) -> Iterator[LakeError]:

@@ -9,11 +9,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from klaviyo_assets.errors import MissingTableError
-from klaviyo_assets.lake.delta.log import (
-    TableSnapshot,
-    read_current_snapshot,
-    read_snapshot,
-)
+from klaviyo_assets.lake.delta.log import TableSnapshot, read_current_snapshot, read_snapshot
 from klaviyo_assets.lake.disk import map_storage_errors
 from klaviyo_assets.lake.layout import DAY_PARTITION, HISTORY_SUFFIX, SYNCED_AT_COLUMN, table_folder
 from klaviyo_assets.lake.parquet import DataFile, read_columns
@@ -25,12 +21,7 @@ from klaviyo_assets.lake.read.duckdb import (
     quote_literal,
     select_table_files,
 )
-from klaviyo_assets.lake.read.views import (
-    PlainRelation,
-    Relation,
-    build_select,
-    load_current_table,
-)
+from klaviyo_assets.lake.read.views import PlainRelation, Relation, build_select, load_current_table
 from klaviyo_assets.model.stream import ProfileMergeRule
 from klaviyo_assets.model.window import Window
 

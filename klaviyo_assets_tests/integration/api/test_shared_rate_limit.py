@@ -14,8 +14,8 @@ from pathlib import Path
 from threading import Thread
 
 from klaviyo_assets.api.client import KlaviyoClient
-from klaviyo_assets.api.messages import Request, Response
 from klaviyo_assets.api.rate_limiter import RATE_LIMIT_STORE_FILE_NAME, RateLimiter
+from klaviyo_assets.api.request_guard import Request, Response
 from klaviyo_assets.errors import StoppedError
 from klaviyo_assets.model.stream import RateLimitBucket, RateTier
 from klaviyo_assets.settings import SUPPORTED_REVISIONS

@@ -10,9 +10,8 @@ import pytest
 from klaviyo_assets.errors import CorruptFileError, LakeConflictError
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.read.views import PlainRelation
-from klaviyo_assets.lake.write import id_scan
-from klaviyo_assets.lake.write.id_scan import IdScanSession
-from klaviyo_assets.lake.write.session import CommitReceipt
+from klaviyo_assets.lake.write import session
+from klaviyo_assets.lake.write.session import CommitReceipt, IdScanSession
 from klaviyo_assets.lake.write.soft_deletes import DeletionScan
 from klaviyo_assets.lake.write.table_writer import TableWriter
 from klaviyo_assets_tests.integration.lake.killed_process import (
@@ -152,7 +151,7 @@ def test_a_rival_is_waited_for_not_for_ever(lake: Lake, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(TableWriter, "write_change", outrun)
     assert swept(lake, range(3), 1).rows_marked_deleted == 1
-    rivals.extend([1] * id_scan.MAX_ID_SCAN_ATTEMPTS)
+    rivals.extend([1] * session.MAX_ID_SCAN_ATTEMPTS)
     with pytest.raises(LakeConflictError):
         swept(lake, range(2), 2)
     monkeypatch.setattr(TableWriter, "write_change", write)

@@ -4,7 +4,7 @@ from threading import Event
 
 import pytest
 
-from klaviyo_assets.api.cancellation import CancelToken, InFlightConnection
+from klaviyo_assets.api.retry import CancelToken, InFlightConnection
 from klaviyo_assets.errors import StoppedError
 
 

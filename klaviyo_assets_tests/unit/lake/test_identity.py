@@ -7,7 +7,7 @@ import pytest
 
 from klaviyo_assets.errors import StorageError
 from klaviyo_assets.lake.delta.state import refuse_other_account
-from klaviyo_assets.lake.identity import (
+from klaviyo_assets.lake.layout import (
     IDENTITY_FILE,
     LakeIdentity,
     ensure_identity,

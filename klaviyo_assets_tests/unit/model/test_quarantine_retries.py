@@ -2,16 +2,16 @@
 
 from datetime import UTC, datetime, timedelta
 
-from klaviyo_assets.model.sync_progress import (
+from klaviyo_assets.model.window import (
     MAX_QUARANTINE_TRIES,
     MAX_RETRY_WINDOWS,
     QuarantineRetries,
     SyncProgress,
+    Window,
     progress_to_json,
     retries_from_json,
     retries_to_json,
 )
-from klaviyo_assets.model.window import Window
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.sync.plan import PreviousSync, SyncOptions, plan_sync

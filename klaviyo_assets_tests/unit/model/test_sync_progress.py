@@ -5,15 +5,16 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from klaviyo_assets.model.sync_progress import (
+from klaviyo_assets.model.window import (
+    Coverage,
     QuarantineRetries,
     QuarantineRetry,
     SliceProgress,
     SyncProgress,
+    Window,
     progress_to_json,
     slices_from_json,
 )
-from klaviyo_assets.model.window import Coverage, Window
 
 DAY = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -6,10 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from klaviyo_assets.model.report import contiguous_ranges
-from klaviyo_assets.reports.timeframes import (
-    choose_isolating_timeframes,
-    split_timeframe,
-)
+from klaviyo_assets.reports.calendar import choose_isolating_timeframes, split_timeframe
 from klaviyo_assets_tests.unit.reports.simulated_account import day_of_year, days_of_year
 
 names = st.dictionaries(

@@ -9,11 +9,7 @@ from hypothesis import strategies as st
 from klaviyo_assets.model.report import DateRange
 from klaviyo_assets.reports.bisect import ReportQuery
 from klaviyo_assets.reports.estimate import RequestCost, RequestRate, estimate_cost
-from klaviyo_assets.reports.planner import (
-    PartitionRequest,
-    PlannerInputs,
-    resolve_days,
-)
+from klaviyo_assets.reports.planner import PartitionRequest, PlannerInputs, resolve_days
 from klaviyo_assets.reports.send_schedule import (
     CampaignSchedule,
     SendDays,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from klaviyo_assets.model.report import DateRange
-from klaviyo_assets.reports.timeframes import choose_timeframes
+from klaviyo_assets.reports.calendar import choose_timeframes
 from klaviyo_assets_tests.unit.reports.simulated_account import day_of_year, days_of_year
 
 YEAR = days_of_year(0, 364)

@@ -13,11 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from klaviyo_assets.api.limits import SlidingWindowLimit, earliest_allowed_time
-from klaviyo_assets.api.messages import Request
+from klaviyo_assets.api.request_guard import Request
 from klaviyo_assets.decode.decoder import DecodedPage
 from klaviyo_assets.model.stream import WHOLE_COLLECTION, Slice
-from klaviyo_assets.model.sync_progress import SyncProgress
-from klaviyo_assets.model.window import Window
+from klaviyo_assets.model.window import SyncProgress, Window
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.sync.window_reader import PageResult, RequestContext, WindowReader
 from klaviyo_assets.sync.workers import WindowScheduler

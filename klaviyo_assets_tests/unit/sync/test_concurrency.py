@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from klaviyo_assets.api.messages import Request
+from klaviyo_assets.api.request_guard import Request
 from klaviyo_assets.decode.decoder import DecodedPage
 from klaviyo_assets.model.stream import WHOLE_COLLECTION, Slice
 from klaviyo_assets.model.window import Window

@@ -5,8 +5,13 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from klaviyo_assets.errors import ConfigError, SettingError
-from klaviyo_assets.model.sync_progress import SliceProgress, SyncProgress, progress_to_json
-from klaviyo_assets.model.window import Coverage, Window
+from klaviyo_assets.model.window import (
+    Coverage,
+    SliceProgress,
+    SyncProgress,
+    Window,
+    progress_to_json,
+)
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.sync.plan import PreviousSync, SyncMode, SyncOptions, SyncPlan, plan_sync

@@ -14,13 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from klaviyo_assets.api.messages import Request
+from klaviyo_assets.api.request_guard import Request
 from klaviyo_assets.decode.coercion import QuarantinedRecord
 from klaviyo_assets.decode.decoder import DecodedPage
 from klaviyo_assets.errors import CursorLostError, RepeatedPageError, ServerError
 from klaviyo_assets.model.stream import WHOLE_COLLECTION, Slice
-from klaviyo_assets.model.sync_progress import SyncProgress
-from klaviyo_assets.model.window import Window
+from klaviyo_assets.model.window import SyncProgress, Window
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.sync import window_reader
 from klaviyo_assets.sync.window_reader import (

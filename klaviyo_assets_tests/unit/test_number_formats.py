@@ -2,7 +2,7 @@
 
 import pytest
 
-from klaviyo_assets.wording import format_quantity, format_seconds
+from klaviyo_assets.errors import format_quantity, format_seconds
 
 
 @pytest.mark.parametrize(
