@@ -45,6 +45,7 @@ from klaviyo_assets.api.rate_limit_store import (
     register_host,
     store_daily_reset,
 )
+from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.errors import QuotaError
 from klaviyo_assets.model.stream import RateLimitBucket
 
@@ -232,10 +233,13 @@ class RateLimiter:
             StorageError: the file cannot be used.
         """
         has_daily_quota = any(bucket.tier.daily is not None for bucket in buckets)
-        return self.store.run_transaction(
+        reach_crash_point("before reserving a request")
+        wait = self.store.run_transaction(
             lambda connection: self.reserve_in_transaction(connection, buckets),
             is_durable=has_daily_quota,
         )
+        reach_crash_point("after reserving a request")
+        return wait
 
     def reserve_in_transaction(
         self, connection: sqlite3.Connection, buckets: tuple[RateLimitBucket, ...]

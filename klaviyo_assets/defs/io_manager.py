@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pyarrow as pa
 
+from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.defs.failures import raise_as_failures
 from klaviyo_assets.defs.metadata import ROW_COUNT_METADATA_KEY, stream_name_of_asset
 from klaviyo_assets.defs.resources import LakeResource
@@ -50,12 +51,15 @@ class LakeIOManager(dg.ConfigurableIOManager):
             obj.close()
         metadata = {**obj.metadata(), **self._row_count_metadata(obj), **lateness}
         context.add_output_metadata(metadata)
+        reach_crash_point("after writing an output")
 
     def _write_output(self, sync_output: SyncOutput, warn: Callable[[str], None]) -> None:
         lake = self.lake.lake()
         publish_at = monotonic() + _PUBLISH_INTERVAL.total_seconds()
         for receipt in sync_output.sync_run.run(lake):
+            reach_crash_point("before observing a commit")
             sync_output.log_commit(receipt)
+            reach_crash_point("after observing a commit")
             if monotonic() >= publish_at:
                 self.lake.publish(lake, warn=warn)
                 publish_at = monotonic() + _PUBLISH_INTERVAL.total_seconds()

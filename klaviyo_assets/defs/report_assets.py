@@ -22,6 +22,7 @@ from klaviyo_assets.account.metrics import (
     read_metrics,
 )
 from klaviyo_assets.api.clock import utc_now
+from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.defs.assets import (
     ASSET_KINDS,
     ASSET_OWNERS,
@@ -563,6 +564,7 @@ def _store_outcomes(
     try:
         for outcome in outcomes:
             recorder.record(outcome)
+            reach_crash_point("after recording partitions")
     finally:
         if recorder.stored_partitions:
             lake.publish(report_context.lake, warn=report_context.warn)

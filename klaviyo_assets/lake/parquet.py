@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from klaviyo_assets.arrow_buffers import datetime_from_microseconds
+from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.lake.disk import map_read_errors
 from klaviyo_assets.lake.layout import FILE_BYTES, ROW_GROUP_BYTES, ROW_GROUP_ROWS, LakeTable
 
@@ -132,7 +133,9 @@ class ParquetFileWriter:
 
     def write(self, rows: pa.Table) -> int:
         """Write the rows as one row group; return the size of the file so far, in bytes."""
+        reach_crash_point("before writing a row group")
         self.writer.write_table(rows, row_group_size=rows.num_rows)
+        reach_crash_point("after writing a row group")
         return self.sink.tell()
 
     def close(self, partition: str) -> DataFile:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.lake.disk import (
     create_folder,
     map_read_errors,
@@ -34,6 +35,7 @@ def write_quarantine(root: Path, stream: str, records: Iterable[tuple[str, bytes
     pairs = list(records)
     if not pairs:
         return 0
+    reach_crash_point("before writing the quarantine")
     digest = sha256()
     for reason, record in pairs:
         digest.update(b"%d %d " % (len(reason), len(record)) + reason.encode() + record)

@@ -7,6 +7,7 @@ from datetime import date, datetime
 
 import pyarrow as pa
 
+from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.decode.reports import ReportTableRow, report_schema, rows_to_batch
 from klaviyo_assets.errors import (
     AccessDeniedError,
@@ -206,13 +207,15 @@ class ReportFetch:
             )
             return {SEND_DAYS_KEY: send_days.to_json(), ZONE_ERAS_KEY: zones}
 
-        return self._context.lake.replace_report_partitions(
+        receipt = self._context.lake.replace_report_partitions(
             self._table,
             account=self._context.account,
             partitions=partitions,
             batch=batch,
             build_state=state_of,
         )
+        reach_crash_point("after storing partitions")
+        return receipt
 
     def _commit_send_days(self, send_facts: StoredSendFacts) -> None:
         """Keep what was learned since the last commit: it was paid for."""

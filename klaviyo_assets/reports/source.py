@@ -8,6 +8,7 @@ from functools import partial
 
 from klaviyo_assets.api.request_guard import Request, Response
 from klaviyo_assets.api.requests import next_report_request, report_request
+from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.decode.reports import (
     ReportPage,
     ReportRow,
@@ -188,6 +189,7 @@ class ReportSource:
         while request is not None:
             found, request = self._fetch_page(query, request, read, seen)
             read.append(found)
+            reach_crash_point("before caching a response")
             self._response_cache.store_response(
                 self._metric_id,
                 query.date_range,
@@ -196,6 +198,7 @@ class ReportSource:
                 pages=[each.body for each in read],
                 is_complete=request is None,
             )
+            reach_crash_point("after caching a response")
         self._failures.forget(self._metric_id, query)
         pages = [each.page for each in read]
         return _build_result(
@@ -218,6 +221,7 @@ class ReportSource:
         """
         note = partial(self._failures.record, self._metric_id, query)
         policy = self._failures.retry_policy(self._metric_id)
+        reach_crash_point("before requesting a report")
         self._budget.spend()
         found = self._context.client.fetch(
             request,

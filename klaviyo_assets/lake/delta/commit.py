@@ -17,6 +17,7 @@ from deltalake.transaction import (
     create_table_with_add_actions,
 )
 
+from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.errors import LakeConflictError, LakeVersionError
 from klaviyo_assets.lake.delta.log import (
     COMMIT_METADATA_KEY,
@@ -77,12 +78,14 @@ def commit_change(
     version = 0 if start is None else start.version + 1
     if start is not None and start.table.version() != start.version:
         raise conflict_error(table.name)
+    reach_crash_point("before a table commit")
     try:
         write_delta_commit(folder, table, start, change, commit_state)
     except (DeltaError, OSError) as cause:
         if is_own_commit(folder, version, commit_state, table.name):
             return version
         raise commit_error(cause, folder, version, table.name) from None
+    reach_crash_point("after a table commit")
     return version
 
 

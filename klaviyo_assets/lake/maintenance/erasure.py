@@ -22,6 +22,7 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
+from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.errors import LakeConflictError, LakeError, format_quantity
 from klaviyo_assets.lake.delta.log import DELTA_LOG_FOLDER
 from klaviyo_assets.lake.disk import create_folder, map_storage_errors, remove_dead_staging
@@ -153,6 +154,7 @@ class ErasureReceipt:
         Raises:
             StorageError: an operation on the disk failed.
         """
+        reach_crash_point("before finishing a receipt")
         now = self.clock()
         target = self.folder / f"{now:%Y%m%dT%H%M%S}Z-{self.digest}.json"
         self.write(target, finished=now.isoformat(), remains=[*remains])

@@ -15,6 +15,7 @@ from zlib import error as BrokenAnswerError  # noqa: N812 - zlib calls its excep
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.errors import LakeConflictError, LakeError
 from klaviyo_assets.lake.delta.commit import TableChange
 from klaviyo_assets.lake.delta.log import DELTA_LOG_FOLDER, TableSnapshot, read_snapshot
@@ -215,6 +216,7 @@ def remove_old_versions(folder: Path, name: str) -> None:
     found = read_snapshot(folder, name)
     if found is None:
         return
+    reach_crash_point("before removing old versions")
     with map_storage_errors(folder, name):
         # The checkpoint covers all that is removed, so that a kill leaves a complete log.
         found.table.create_checkpoint()

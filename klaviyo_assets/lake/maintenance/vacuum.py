@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.lake.delta.log import (
     COMMIT_METADATA_KEY,
     DELTA_LOG_FOLDER,
@@ -217,6 +218,7 @@ def delete_untouched_files(
     folder: Path, paths: list[str], *, before: datetime | None
 ) -> VacuumResult:
     """Delete the files that were not touched since `before`; all of them if it is None."""
+    reach_crash_point("before deleting files")
     count = size = 0
     for name in paths:
         with suppress(FileNotFoundError):

@@ -30,6 +30,7 @@ from shutil import copyfile
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.errors import LakeError
 from klaviyo_assets.lake.delta.log import DELTA_LOG_FOLDER, read_paths_removed_since
 from klaviyo_assets.lake.disk import (
@@ -400,6 +401,7 @@ def build_database(
     The `reused` views are copied with the old database. `readers_root` is the lake's folder as
     readers have mounted it, "" for the path here.
     """
+    reach_crash_point("before building the database")
     beside = root / NEW_DATABASE_FILE
     for stale in (beside, *wal_files(beside)):
         stale.unlink(missing_ok=True)
@@ -454,9 +456,11 @@ def swap_database(root: Path) -> None:
     published, never the new one with side files of the old. A program that still has the old one
     open for writing may create another side file at any time; the next publisher removes it.
     """
+    reach_crash_point("before swapping the database")
     for stale in wal_files(root / DATABASE_FILE):
         stale.unlink(missing_ok=True)
     (root / NEW_DATABASE_FILE).replace(root / DATABASE_FILE)
+    reach_crash_point("after swapping the database")
     for stale in wal_files(root / DATABASE_FILE):
         stale.unlink(missing_ok=True)
 
@@ -465,6 +469,7 @@ def start_file_grace(
     root: Path, tables: Mapping[str, CachedTable], previous: PublishedDatabase
 ) -> None:
     """Start the grace of the files that the old database names and the new one does not."""
+    reach_crash_point("before starting the file grace")
     for name, one in tables.items():
         before = previous.versions.get(name, one.version)
         if before == one.version:

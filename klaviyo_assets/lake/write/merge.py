@@ -40,6 +40,7 @@ from klaviyo_assets.arrow_buffers import (
     build_integer_array,
     integers_to_numpy,
 )
+from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.errors import CorruptFileError
 from klaviyo_assets.lake.disk import storage_error_types
 from klaviyo_assets.lake.layout import (
@@ -199,6 +200,7 @@ class PartitionRewriter:
             CorruptFileError: a stored file that has to be read is missing or damaged.
             OSError: the disk refused.
         """
+        reach_crash_point("before merging a partition")
         overlapping: list[DataFile] = []
         disjoint: list[DataFile] = []
         for file in stored:
@@ -319,6 +321,7 @@ class PartitionRewriter:
 
     def rewrite_files(self, files: Sequence[MergeFile], rows_added: int) -> PartitionChange:
         """Rewrite files that lose rows, merge small ones; return the files to add and remove."""
+        reach_crash_point("before rewriting files")
         remaining = [part for part in files if part.remaining_rows]
         ids_to_compact = {
             id(remaining[at])
@@ -401,6 +404,7 @@ def _query_duplicate_keys_in(
     key = rewriter.select_schema(rewriter.table.key)
     paths = [file.folder / file.file.path for file in files]
     spill = rewriter.staging / SPILL_FOLDER
+    reach_crash_point("before searching duplicate keys")
     if not has_duplicate_hashes(paths, key, spill=spill, memory=memory):
         return pa.Table.from_batches([], schema=key)
     return query_duplicate_keys(paths, key, spill=spill)

@@ -25,6 +25,7 @@ from klaviyo_assets.arrow_buffers import (
     build_boolean_array,
     timestamp_scalar,
 )
+from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.errors import CorruptFileError, ShrinkError
 from klaviyo_assets.lake.layout import DELETED_AT_COLUMN, SYNCED_AT_COLUMN
 from klaviyo_assets.lake.parquet import DataFile, PartitionFileWriter, read_columns, read_row_groups
@@ -84,6 +85,7 @@ def mark_missing_rows(
     Raises:
         OSError: an operation on the disk failed.
     """
+    reach_crash_point("before marking missing rows")
     writer = PartitionFileWriter(rewriter.staging, rewriter.table, "")
     found = DeletionResult()
     for file in stored:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from klaviyo_assets.arrow_buffers import integers_to_numpy
+from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.errors import ContractError
 from klaviyo_assets.lake.disk import FILE_MODE_MASK, create_folder, fsync_files, read_mode, set_mode
 from klaviyo_assets.lake.layout import DAY_PARTITION, LakeTable
@@ -139,6 +140,7 @@ class StagingWriter:
             ContractError: a row without key or cursor.
             OSError: the disk refused.
         """
+        reach_crash_point("before staging rows")
         for batch in batches:
             self.refuse_nulls(batch)
         batches_by_partition: dict[str, list[pa.RecordBatch]] = defaultdict(list)
@@ -238,6 +240,8 @@ def move_into_table(
             if not place.exists():
                 create_folder(place)
                 set_mode(place, mode)
+        reach_crash_point("before moving a file")
         (staging / file.path).replace(folder / path)
         moved.append(replace(file, path=path))
+    reach_crash_point("after moving files")
     return moved

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from klaviyo_assets.arrow_buffers import boolean_mask, timestamp_scalar
+from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.errors import CorruptFileError, LakeConflictError, LakeError, LakeVersionError
 from klaviyo_assets.lake.delta.commit import (
     TableChange,
@@ -299,6 +300,7 @@ class TableWriter:
                 self.staging_writer.write_batches(batches)
                 count += sum(batch.num_rows for batch in batches)
                 self.has_rebased_rows = True
+        reach_crash_point("after staging rebased rows")
         return count
 
     @property
