@@ -20,7 +20,16 @@ from klaviyo_assets.sandbox.account.config import (
     PrivateApiKey,
 )
 
-_COUNT_OPTIONS = ("events", "profiles", "lists", "segments", "campaigns", "templates", "flows")
+_COUNT_OPTIONS = (
+    "events",
+    "profiles",
+    "lists",
+    "segments",
+    "campaigns",
+    "templates",
+    "flows",
+    "objects",
+)
 
 
 def parse_time_option(text: str) -> datetime:

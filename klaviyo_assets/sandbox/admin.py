@@ -34,6 +34,7 @@ from klaviyo_assets.sandbox.clock import (
     format_iso_seconds,
     parse_micros,
 )
+from klaviyo_assets.sandbox.facts.operations import JULY, facts_for
 from klaviyo_assets.sandbox.facts.reporting import REPORT_FACTS
 from klaviyo_assets.sandbox.http_messages import ApiError, HttpRequest, HttpResponse
 from klaviyo_assets.sandbox.json_types import Json, JsonObject, as_list, dump_json, load_json_object
@@ -49,8 +50,8 @@ def list_true_records(
 ) -> Json:
     """`{"count": n, "records": [[id, sort key], ...]}`; members as `lists/<id>/profiles`.
 
-    `start` and `end` (ISO) bound events by their datetime, end excluded. `ValueError` for an
-    unknown name.
+    `start` and `end` (ISO) bound events by their datetime, end excluded; `revision` chooses the
+    shape of campaigns. `ValueError` for an unknown name.
     """
     if name == "events":
         return list_visible_events(store, now=now, parameters=parameters)
@@ -61,7 +62,9 @@ def list_true_records(
             message = f"no such group: {parts[1]}"
             raise ValueError(message)
         return list_collection_records(group, "joined_group_at")
-    collection = store.collections.get(name.removesuffix("s"))
+    revision = parameters.get("revision", JULY)
+    kind = facts_for(revision).kind_at(f"/api/{name}") or name.removesuffix("s")
+    collection = store.collections_of(revision).get(kind)
     if collection is None:
         message = f"no such collection: {name}"
         raise ValueError(message)

@@ -15,9 +15,10 @@ import base64
 import binascii
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl, quote, unquote
 
 from klaviyo_assets.sandbox.clock import SECOND_MICROS
 from klaviyo_assets.sandbox.facts.schema import Operation
@@ -32,7 +33,10 @@ UNPAGED_SIZE = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedQuery:
-    """A parsed query: conditions, order, page, and which parts of each record."""
+    """A parsed query: conditions, order, page, and which parts of each record.
+
+    `offered_fields` are the fields of each type that the operation publishes.
+    """
 
     clauses: tuple[FilterClause, ...]
     sort: str
@@ -42,6 +46,7 @@ class ParsedQuery:
     includes: tuple[str, ...]
     additional_fields: frozenset[str]
     fieldsets: dict[str, frozenset[str]]
+    offered_fields: Mapping[str, frozenset[str]]
     pairs: tuple[tuple[str, str], ...]
     fingerprint: str
 
@@ -74,6 +79,7 @@ def parse_query(operation: Operation, text: str, now: float) -> ParsedQuery:
         includes=_parse_includes(operation, given.get("include")),
         additional_fields=_parse_additional_fields(operation, given),
         fieldsets=_parse_fieldsets(operation, given),
+        offered_fields=operation.fieldsets,
         pairs=pairs,
         fingerprint=_query_fingerprint(given, sort=sort, descending=descending),
     )
@@ -120,10 +126,11 @@ def _parse_clauses(operation: Operation, text: str | None, now: float) -> tuple[
     else:
         clauses = parse_filter(text)
         check_filter(clauses, operation.filters)
-    wanted = operation.required_filter
-    if wanted and not any(clause.field == wanted for clause in clauses):
+    wanted = operation.required_filters
+    if wanted and not any(clause.field in wanted for clause in clauses):
         # Wording not recorded; the reference only says that the filter is required.
-        message = f"A filter on '{wanted}' is required to list {operation.kind}s."
+        listed = " or ".join(f"'{name}'" for name in wanted)
+        message = f"A filter on {listed} is required to list {operation.kind}s."
         raise invalid_input_error(message, parameter="filter")
     if operation.past_bounds_only:
         _check_bounds_in_past(operation, clauses, now)
@@ -211,28 +218,12 @@ def _parse_fieldsets(operation: Operation, given: dict[str, str]) -> dict[str, f
         kind = name[7:-1]
         chosen = frozenset(text.split(",")) if text else frozenset[str]()
         for value in sorted(
-            chosen - operation.fieldsets[kind] - RELATIONSHIP_NAMES.get(kind, frozenset())
+            chosen - operation.fieldsets[kind] - operation.relationship_names.get(kind, frozenset())
         ):
             message = f"'{value}' is not a valid field for the resource '{kind}'"
             raise invalid_input_error(message, parameter=name)
         requested[kind] = chosen
     return requested
-
-
-# `fieldsets` also chooses among relationships, by their names.
-RELATIONSHIP_NAMES: dict[str, frozenset[str]] = {
-    "event": frozenset({"profile", "metric", "attributions"}),
-    "profile": frozenset({"lists", "segments", "push-tokens", "conversations"}),
-    "list": frozenset({"profiles", "tags", "flow-triggers"}),
-    "segment": frozenset({"profiles", "tags", "flow-triggers"}),
-    "campaign": frozenset({"campaign-messages", "tags"}),
-    "campaign-message": frozenset({"campaign", "template", "image"}),
-    "flow": frozenset({"flow-actions", "tags"}),
-    "metric": frozenset({"flow-triggers"}),
-    "tag": frozenset({"tag-group", "lists", "segments", "campaigns", "flows"}),
-    "custom-metric": frozenset({"metrics"}),
-    "mapped-metric": frozenset({"metric", "custom-metric"}),
-}
 
 
 # next, field, value, id, <id>, q, <fingerprint>
@@ -271,7 +262,9 @@ def decode_event_cursor(query: ParsedQuery) -> tuple[int, str] | None:
 def encode_record_cursor(query: ParsedQuery, *, value: SortValue, record_id: str) -> str:
     """A cursor of any other collection: `next::<field>::<value>::id::<id>::q::<fingerprint>`."""
     value_text = json.dumps(value, ensure_ascii=False)
-    keyset = f"next::{query.sort}::{value_text}::id::{record_id}::q::{query.fingerprint}"
+    # Ids of catalog records contain the separator.
+    quoted_id = quote(record_id, safe="")
+    keyset = f"next::{query.sort}::{value_text}::id::{quoted_id}::q::{query.fingerprint}"
     return base64.b64encode(keyset.encode()).decode()
 
 
@@ -288,7 +281,7 @@ def decode_record_cursor(query: ParsedQuery) -> tuple[SortValue, str] | None:
         raise invalid_cursor_error() from None
     if parts[-1] != query.fingerprint or not isinstance(value, int | float | str | None):
         raise invalid_cursor_error()
-    return cast("SortValue", value), parts[-3]
+    return cast("SortValue", value), unquote(parts[-3])
 
 
 def encode_query(pairs: tuple[tuple[str, str], ...]) -> str:

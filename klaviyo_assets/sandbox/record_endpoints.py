@@ -13,13 +13,19 @@ Profiles that a test changed, and pages with sparse fields or includes, go throu
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from klaviyo_assets.sandbox.account.profiles import POOL_SHIFTS, ProfileCollection
-from klaviyo_assets.sandbox.account.records import Linkage, ResourceCollection, sort_key
+from klaviyo_assets.sandbox.account.records import (
+    Linkage,
+    ResourceCollection,
+    SubsetCollection,
+    sort_key,
+)
 from klaviyo_assets.sandbox.account.seeds import mix_bits
 from klaviyo_assets.sandbox.account.store import AccountStore
+from klaviyo_assets.sandbox.facts.operations import additional_field_names
 from klaviyo_assets.sandbox.facts.schema import Operation
 from klaviyo_assets.sandbox.filters import build_record_predicate, literal_micros
 from klaviyo_assets.sandbox.http_messages import invalid_input_error, not_found_error
@@ -42,14 +48,6 @@ RELATIONSHIPS_WITH_DATA = frozenset(
         ("campaign", "campaign-messages"),
     }
 )
-# Attributes that are absent, or null, until `additional-fields` names them.
-OMITTED_UNLESS_REQUESTED = {
-    "list": ("profile_count",),
-    "segment": ("profile_count",),
-    "flow": ("definition",),
-    "template": ("definition",),
-}
-NULL_UNLESS_REQUESTED = {"profile": ("subscriptions", "predictive_analytics")}
 
 
 def record_url(origin: str, kind: str, record_id: str) -> str:
@@ -73,7 +71,7 @@ def build_resource(
     fields = query.fieldsets.get(kind)
     additional_fields = query.additional_fields if is_primary else frozenset[str]()
     attributes = select_attributes(
-        collection.attributes(ordinal),
+        offered_attributes(collection, ordinal, query),
         kind=kind,
         additional_fields=additional_fields,
         fields=fields,
@@ -94,6 +92,22 @@ def build_resource(
     return found
 
 
+# Sent by operations of 2026-07-15 though the list of that day does not have them yet.
+UNLISTED_FIELDS = frozenset({"assigner_configuration", "screenshot_url"})
+
+
+def offered_attributes(
+    collection: ResourceCollection, ordinal: int, query: ParsedQuery
+) -> JsonObject:
+    """The attributes that the operation publishes of a type; all where it publishes none."""
+    attributes = collection.attributes(ordinal)
+    offered = query.offered_fields.get(collection.kind)
+    if offered is None:
+        return attributes
+    shown = {name.partition(".")[0] for name in offered} | UNLISTED_FIELDS
+    return {name: value for name, value in attributes.items() if name in shown}
+
+
 def select_attributes(
     attributes: JsonObject,
     *,
@@ -103,12 +117,11 @@ def select_attributes(
 ) -> JsonObject:
     """The attributes to show: additional ones only on request, then only the sparse fields."""
     found = dict(attributes)
-    for name in OMITTED_UNLESS_REQUESTED.get(kind, ()):
-        if name not in additional_fields:
-            found.pop(name, None)
-    for name in NULL_UNLESS_REQUESTED.get(kind, ()):
-        if name not in additional_fields:
+    for name in additional_field_names().get(kind, frozenset()) - additional_fields:
+        if kind == "profile":
             found[name] = None
+        else:
+            found.pop(name, None)
     return found if fields is None else select_fields(found, fields)
 
 
@@ -248,11 +261,15 @@ class ResponseDocument:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestTarget:
-    """Where an answer is given: the address seen by the client, the path, the path's id."""
+    """Where an answer is given: the address seen by the client, the path, the path's id.
+
+    `collections` are those that the requested revision shows, by type.
+    """
 
     origin: str
     path: str
     record_id: str
+    collections: Mapping[str, ResourceCollection]
 
 
 def render_document(
@@ -354,7 +371,7 @@ class RecordEndpoints:
         """Records included by these relationships; None when nothing was to be included."""
         if not query.includes:
             return None
-        found = collect_included(self.store.collections, links, origin=target.origin, query=query)
+        found = collect_included(target.collections, links, origin=target.origin, query=query)
         return [dump_json(each) for each in found]
 
     def iterate_ordinals(self, collection: ResourceCollection, query: ParsedQuery) -> Iterator[int]:
@@ -448,23 +465,55 @@ class RecordEndpoints:
         return ResponseDocument(body=body, kind=collection.kind, shown_ordinals=[ordinal])
 
     def get_children(
+        self, parent: ResourceCollection, kind: str, target: RequestTarget, query: ParsedQuery
+    ) -> ResponseDocument:
+        """The records of a type that belong to one parent."""
+        return self.get_collection(self.related_records(parent, kind, target), target, query)
+
+    def related_records(
+        self, parent: ResourceCollection, kind: str, target: RequestTarget
+    ) -> SubsetCollection:
+        """The records that a parent is related to by the last word of the path."""
+        ordinal = self.find_living(parent, target.record_id)
+        collection = target.collections[kind]
+        name = target.path.rpartition("/")[2]
+        links = parent.links(ordinal)
+        if name not in links:
+            belongs = f"parent:{parent.kind}"
+            return SubsetCollection(
+                collection,
+                [
+                    k
+                    for k in collection.sorted_ordinals("id")
+                    if target.record_id in collection.field_values(k, belongs)
+                ],
+            )
+        _, ids = links[name]
+        listed = (ids,) if isinstance(ids, str) else ids or ()
+        ordinals = [k for each in listed if (k := collection.ordinal_of(each)) is not None]
+        return SubsetCollection(collection, [k for k in ordinals if collection.is_alive(k)])
+
+    def get_linkage(
+        self, parent: ResourceCollection, kind: str, target: RequestTarget, query: ParsedQuery
+    ) -> ResponseDocument:
+        """The ids of the records that one record is related to."""
+        answer = self.get_collection(self.related_records(parent, kind, target), target, query)
+        collection = target.collections[kind]
+        return self.replace_with_identifiers(
+            answer, kind, [collection.id_of(k) for k in answer.shown_ordinals]
+        )
+
+    def get_related(
         self, parent: ResourceCollection, target: RequestTarget, query: ParsedQuery
     ) -> ResponseDocument:
-        """The messages of a campaign: unpaged, only a self link."""
+        """The one record that a record is related to; `data` is null where there is none."""
         ordinal = self.find_living(parent, target.record_id)
-        _, ids = parent.links(ordinal)["campaign-messages"]
-        collection = self.store.messages
-        shown = [k for each in ids or () if (k := collection.ordinal_of(each)) is not None]
-        rows = self.render_rows(collection, shown, target=target, query=query)
-        extras = self.render_included(
-            [collection.links(k) for k in shown], target=target, query=query
-        )
-        links: JsonObject = {"self": f"{target.origin}{target.path}/"}
-        return ResponseDocument(
-            body=render_document(rows, links=links, included_rows=extras),
-            kind=collection.kind,
-            shown_ordinals=shown,
-        )
+        kind, found = parent.links(ordinal)[target.path.rpartition("/")[2]]
+        if not isinstance(found, str):
+            body = dump_json({"data": None, "links": {"self": f"{target.origin}{target.path}/"}})
+            return ResponseDocument(body=body, kind=kind, shown_ordinals=[])
+        one = replace(target, record_id=found)
+        return self.get_detail(target.collections[kind], one, query)
 
     def get_members(
         self, operation: Operation, target: RequestTarget, query: ParsedQuery
@@ -481,22 +530,12 @@ class RecordEndpoints:
         answer = self.render_page(
             group, target, query=query, ordinals=shown, has_more=len(found) > query.page_size
         )
-        return self.replace_with_identifiers(answer, [group.id_of(k) for k in shown])
+        return self.replace_with_identifiers(answer, "profile", [group.id_of(k) for k in shown])
 
     def replace_with_identifiers(
-        self, document: ResponseDocument, ids: list[str]
+        self, document: ResponseDocument, kind: str, ids: list[str]
     ) -> ResponseDocument:
         """The same page with resource identifiers only."""
         _, _, tail = document.body.rpartition(b',"links":')
-        body = b'{"data":' + dump_json(build_linkage("profile", tuple(ids))) + b',"links":' + tail
-        return ResponseDocument(body=body, kind="profile", shown_ordinals=document.shown_ordinals)
-
-    def get_linkage(self, parent: ResourceCollection, target: RequestTarget) -> ResponseDocument:
-        """The tag ids of a campaign."""
-        ordinal = self.find_living(parent, target.record_id)
-        kind, ids = parent.links(ordinal)["tags"]
-        links: JsonObject = {"self": f"{target.origin}{target.path}/"}
-        body = dump_json({"data": build_linkage(kind, ids), "links": links})
-        tags = self.store.tags
-        shown = [k for each in ids or () if (k := tags.ordinal_of(each)) is not None]
-        return ResponseDocument(body=body, kind=kind, shown_ordinals=shown)
+        body = b'{"data":' + dump_json(build_linkage(kind, tuple(ids))) + b',"links":' + tail
+        return ResponseDocument(body=body, kind=kind, shown_ordinals=document.shown_ordinals)

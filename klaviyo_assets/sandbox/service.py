@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from threading import RLock
 from urllib.parse import parse_qsl, unquote
 
@@ -26,7 +27,11 @@ from klaviyo_assets.sandbox.account.config import AccountConfig
 from klaviyo_assets.sandbox.account.store import AccountStore
 from klaviyo_assets.sandbox.clock import SandboxClock
 from klaviyo_assets.sandbox.event_endpoints import EventEndpoints
-from klaviyo_assets.sandbox.facts.operations import OPERATIONS
+from klaviyo_assets.sandbox.facts.operations import (
+    PublishedRevision,
+    facts_for,
+    load_revisions,
+)
 from klaviyo_assets.sandbox.facts.schema import Operation
 from klaviyo_assets.sandbox.faults.injector import FaultInjector
 from klaviyo_assets.sandbox.http_messages import (
@@ -53,16 +58,19 @@ class MatchedRoute:
 
 
 def _compile_path(path: str) -> re.Pattern[str]:
-    return re.compile(re.escape(path).replace(r"\{id\}", "([^/]+)") + "/?")
+    return re.compile(re.sub(r"\\\{\w+\\\}", "([^/]+)", re.escape(path)) + "/?")
 
 
-_PATH_PATTERNS = [(_compile_path(operation.path), operation) for operation in OPERATIONS]
+@cache
+def _path_patterns(revision: str) -> list[tuple[re.Pattern[str], Operation]]:
+    operations = load_revisions()[revision].operations.values()
+    return [(_compile_path(operation.path), operation) for operation in operations]
 
 
-def match_route(method: str, path: str) -> MatchedRoute:
+def match_route(method: str, path: str, revision: str) -> MatchedRoute:
     """The operation for a path as sent (still percent-encoded); 404 or 405 otherwise."""
     known = False
-    for pattern, operation in _PATH_PATTERNS:
+    for pattern, operation in _path_patterns(revision):
         match = pattern.fullmatch(path)
         if match is None:
             continue
@@ -128,11 +136,12 @@ class SandboxService:
         """The answer to a request; refusals come as replies too."""
         limit_headers: dict[str, str] = {}
         try:
-            found = match_route(request.method, request.path)
+            facts = facts_for(request.headers.get("revision", ""))
+            found = match_route(request.method, request.path, facts.name)
             entry.operation = found.operation.name
             self.check_access(request, found.operation, limit_headers)
             with self.lock:
-                return self.call_endpoint(request, found, limit_headers)
+                return self.call_endpoint(request, found, facts, limit_headers)
         except ApiError as error:
             headers = {"content-type": JSON_API_TYPE, **limit_headers, **error.headers}
             return HttpResponse(
@@ -155,7 +164,11 @@ class SandboxService:
         check_content_type(operation, request.headers)
 
     def call_endpoint(
-        self, request: HttpRequest, route: MatchedRoute, rate_headers: dict[str, str]
+        self,
+        request: HttpRequest,
+        route: MatchedRoute,
+        facts: PublishedRevision,
+        rate_headers: dict[str, str],
     ) -> HttpResponse:
         """The answer to a request that may be made."""
         now = self.clock.now()
@@ -164,14 +177,23 @@ class SandboxService:
         if request.page_factor != 1:
             query = replace(query, page_size=max(1, int(query.page_size * request.page_factor)))
         target = RequestTarget(
-            origin=request.origin, path=request.path.rstrip("/"), record_id=route.record_id
+            origin=request.origin,
+            path=request.path.rstrip("/"),
+            record_id=route.record_id,
+            collections=self.store.collections_of(facts.name),
         )
         if route.operation.role == "report":
             answer = self.call_report_endpoint(
                 route.operation, request.body, target=target, query=query, now=now
             )
         else:
-            answer = self.call_record_endpoint(route.operation, target, query=query, now=now)
+            answer = self.call_record_endpoint(
+                route.operation,
+                target,
+                parent=facts.kind_at(route.operation.path) or "",
+                query=query,
+                now=now,
+            )
         return HttpResponse(
             status=200,
             body=answer.body,
@@ -195,23 +217,31 @@ class SandboxService:
         return self.report_endpoints.respond(operation, body, target=target, query=query, now=now)
 
     def call_record_endpoint(
-        self, operation: Operation, target: RequestTarget, *, query: ParsedQuery, now: float
+        self,
+        operation: Operation,
+        target: RequestTarget,
+        *,
+        parent: str,
+        query: ParsedQuery,
+        now: float,
     ) -> ResponseDocument:
         """The answer by the operation's type and role; what is left over are members."""
-        store, answers = self.store, self.record_endpoints
+        answers, collections = self.record_endpoints, target.collections
         match operation.kind, operation.role:
             case "event", "collection":
                 found = self.event_endpoints.get_collection(target, query, now)
             case "event", _:
                 found = self.event_endpoints.get_detail(target, query, now)
             case kind, "collection":
-                found = answers.get_collection(store.collections[kind], target, query)
+                found = answers.get_collection(collections[kind], target, query)
             case kind, "detail":
-                found = answers.get_detail(store.collections[kind], target, query)
-            case _, "children":
-                found = answers.get_children(store.campaigns, target, query)
-            case _, "linkage":
-                found = answers.get_linkage(store.campaigns, target)
+                found = answers.get_detail(collections[kind], target, query)
+            case kind, "children":
+                found = answers.get_children(collections[parent], kind, target, query)
+            case kind, "linkage":
+                found = answers.get_linkage(collections[parent], kind, target, query)
+            case _, "related":
+                found = answers.get_related(collections[parent], target, query)
             case _:
                 found = answers.get_members(operation, target, query)
         return found

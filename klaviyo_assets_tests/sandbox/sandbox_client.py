@@ -36,12 +36,15 @@ class SandboxResponse:
 class SandboxClient:
     """Asks one sandbox over one kept connection."""
 
-    def __init__(self, sandbox: Sandbox, key: str | None = None) -> None:
+    def __init__(
+        self, sandbox: Sandbox, key: str | None = None, *, revision: str = "2026-07-15"
+    ) -> None:
         self.sandbox = sandbox
+        self.revision = revision
         self.url = sandbox.url
         self.headers: dict[str, str | None] = {
             "Authorization": f"Klaviyo-API-Key {key or sandbox.key}",
-            "revision": "2026-07-15",
+            "revision": revision,
             "Accept": "application/vnd.api+json",
         }
         self.connection = HTTPConnection("127.0.0.1", urlsplit(self.url).port or 0, timeout=30)
@@ -99,7 +102,9 @@ class SandboxClient:
 
     def read_truth(self, name: str) -> dict[str, str | None]:
         """Ids and sort keys that a complete reader must hold."""
-        return dict(self.call_admin("GET", f"/__truth/{name}")["records"])
+        joint = "&" if "?" in name else "?"
+        target = f"/__truth/{name}{joint}revision={self.revision}"
+        return dict(self.call_admin("GET", target)["records"])
 
     def add_fault(
         self, kind: str, match: dict[str, object] | None = None, **options: object

@@ -2,12 +2,13 @@
 
 import pytest
 
-from klaviyo_assets.sandbox.facts.operations import OPERATIONS
+from klaviyo_assets.sandbox.facts.operations import JULY, load_revisions
 from klaviyo_assets.sandbox.facts.schema import Operation
 from klaviyo_assets_tests.contract.facts import OPERATIONS as PUBLISHED
 from klaviyo_assets_tests.contract.facts import Operation as Published
 from klaviyo_assets_tests.sandbox.sandbox_client import Document, SandboxClient
 
+OPERATIONS = load_revisions()[JULY].operations.values()
 BOTH = [each for each in OPERATIONS if each.method == "GET" and each.path in PUBLISHED]
 QUERIES = {
     "/api/campaigns": "?filter=equals(messages.channel,'email')",
@@ -23,7 +24,7 @@ def test_offers_are_the_published_ones(operation: Operation) -> None:
     assert (operation.tier.burst, operation.tier.steady) == (published.burst, published.steady)
     assert sorted(operation.scopes) == sorted(published.scopes)
     assert (operation.page_size.maximum if operation.page_size else None) == published.page_size
-    assert (operation.required_filter is not None) == published.is_filter_required
+    assert bool(operation.required_filters) == published.is_filter_required
     assert set(operation.sorts) == set(published.sort)
     assert set(operation.includes) == set(published.include)
     assert {name: set(each.operators) for name, each in operation.filters.items()} == {

@@ -36,6 +36,9 @@ class Burst:
 class AccountConfig:
     """An account by its numbers. The same values give the same bytes on every machine.
 
+    `objects` is the number of records of each type that has no number of its own: forms, images,
+    coupons, catalog items and so on.
+
     Where `event_bursts` or `profile_bursts` are given, they are all the events or profiles that
     there are, instead of `events` or `profiles` over `days`. The newest `slow_campaigns` of those
     that say they went out at once took three days.
@@ -49,6 +52,7 @@ class AccountConfig:
     campaigns: int = 60
     templates: int = 25
     flows: int = 12
+    objects: int = 50
     days: int = 365
     now: datetime | None = None
     frozen: bool = False
@@ -74,6 +78,7 @@ ACCOUNT_SIZES: Final[dict[str, dict[str, int]]] = {
         "campaigns": 0,
         "templates": 0,
         "flows": 0,
+        "objects": 0,
         "future_events": 0,
     },
     "tiny": {
@@ -84,6 +89,7 @@ ACCOUNT_SIZES: Final[dict[str, dict[str, int]]] = {
         "campaigns": 12,
         "templates": 5,
         "flows": 4,
+        "objects": 8,
     },
     "demo": {},
     "model": {
@@ -94,6 +100,7 @@ ACCOUNT_SIZES: Final[dict[str, dict[str, int]]] = {
         "campaigns": 800,
         "templates": 200,
         "flows": 40,
+        "objects": 200,
     },
 }
 

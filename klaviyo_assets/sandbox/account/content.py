@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 from klaviyo_assets.sandbox.account.records import (
     ApiRecord,
+    FieldValue,
     Linkage,
     RecordCollection,
     build_lifetime,
@@ -262,12 +263,18 @@ def build_flow_definition(action_ids: tuple[str, ...]) -> Json:
     }
 
 
-def build_flow_actions(flows: RecordCollection) -> RecordCollection:
-    """The actions of all flows; they can only be included, not listed."""
+def flow_message_id(seed: int, action_id: str) -> str:
+    """The id of the message that a step of a flow sends."""
+    return short_id(seed, "flow-message", int(action_id))
+
+
+def build_flow_actions(flows: RecordCollection, seed: int) -> RecordCollection:
+    """The steps of all flows; those that send have one message each."""
     records: list[ApiRecord] = []
     for flow in flows.records:
         _, ids = flow.links["flow-actions"]
         for record_id, kind in zip(ids or (), FLOW_STEPS, strict=False):
+            messages = (flow_message_id(seed, record_id),) if kind.startswith("send-") else ()
             attributes: JsonObject = {
                 "created": flow.attributes["created"],
                 "updated": flow.attributes["updated"],
@@ -275,10 +282,67 @@ def build_flow_actions(flows: RecordCollection) -> RecordCollection:
             }
             links: dict[str, Linkage] = {
                 "flow": ("flow", flow.id),
-                "flow-messages": ("flow-message", ()),
+                "flow-messages": ("flow-message", messages),
             }
-            records.append(ApiRecord(id=record_id, attributes=attributes, links=links))
+            shown: dict[str, FieldValue] = {
+                "action_type": kind.upper().replace("-", "_"),
+                "status": str(flow.attributes["status"]),
+            }
+            records.append(
+                ApiRecord(
+                    id=record_id, attributes=attributes, links=links, filter_only_values=shown
+                )
+            )
     return RecordCollection("flow-action", records)
+
+
+def build_flow_messages(
+    seed: int, actions: RecordCollection, template_ids: list[str]
+) -> RecordCollection:
+    """The messages of the steps that send, by email and by SMS."""
+    records: list[ApiRecord] = []
+    for action in actions.records:
+        kind = str(as_object(action.attributes["definition"])["type"])
+        if not kind.startswith("send-"):
+            continue
+        channel = kind.removeprefix("send-")
+        index = len(records)
+        template = template_ids[index % len(template_ids)] if template_ids else None
+        record_id = flow_message_id(seed, action.id)
+        name = f"{OCCASIONS[index % len(OCCASIONS)]} {channel} {index}"
+        attributes: JsonObject = {
+            "channel": channel,
+            "created": action.attributes["created"],
+            "updated": action.attributes["updated"],
+            "definition": _flow_message_definition(channel, name, record_id=record_id),
+        }
+        links: dict[str, Linkage] = {
+            "flow-action": ("flow-action", action.id),
+            "template": ("template", template if channel == "email" else None),
+        }
+        records.append(
+            ApiRecord(
+                id=record_id,
+                attributes=attributes,
+                links=links,
+                filter_only_values={"name": name},
+            )
+        )
+    return RecordCollection("flow-message", records)
+
+
+def _flow_message_definition(channel: str, name: str, *, record_id: str) -> JsonObject:
+    shared: JsonObject = {"id": record_id, "name": name, "smart_sending_enabled": True}
+    if channel == "sms":
+        return {**shared, "body": f"{name}: come back 🎉", "shorten_links": True}
+    return {
+        **shared,
+        "from_email": "shop@example.com",
+        "from_label": "The Shop",
+        "subject_line": f"{name} — we miss you",
+        "preview_text": "A small gift inside",
+        "transactional": False,
+    }
 
 
 def build_templates(seed: int, *, count: int, base: int, days: int) -> RecordCollection:

@@ -22,6 +22,8 @@ TIME_FIELDS = frozenset(
         "updated_at",
         "scheduled_at",
         "joined_group_at",
+        "expires_at",
+        "timestamp",
     }
 )
 
@@ -97,6 +99,8 @@ class RecordCollection:
         self.records = list(records)
         self.ordinals = {record.id: k for k, record in enumerate(self.records)}
         self.orders: dict[str, list[int]] = {}
+        self.version = 0
+        """Grows with every change of a record."""
 
     def ordinal_of(self, record_id: str) -> int | None:
         """The ordinal of an id ever given out, deleted ones included."""
@@ -144,6 +148,7 @@ class RecordCollection:
     def invalidate_orders(self) -> None:
         """Forget the orders after any change of a record."""
         self.orders = {}
+        self.version += 1
 
     def add(self, record: ApiRecord) -> int:
         """Append a new record; its ordinal."""
@@ -151,6 +156,44 @@ class RecordCollection:
         self.ordinals[record.id] = len(self.records) - 1
         self.invalidate_orders()
         return len(self.records) - 1
+
+
+class SubsetCollection:
+    """Some records of a collection, as those of one parent."""
+
+    def __init__(self, whole: ResourceCollection, ordinals: Sequence[int]) -> None:
+        """Take the ordinals of living records."""
+        self.whole = whole
+        self.kind = whole.kind
+        self.members = frozenset(ordinals)
+
+    def ordinal_of(self, record_id: str) -> int | None:
+        """The ordinal of an id in the whole collection."""
+        return self.whole.ordinal_of(record_id)
+
+    def id_of(self, ordinal: int) -> str:
+        """The id of an ordinal."""
+        return self.whole.id_of(ordinal)
+
+    def is_alive(self, ordinal: int) -> bool:
+        """Whether it is among the records, and can be read now."""
+        return ordinal in self.members and self.whole.is_alive(ordinal)
+
+    def field_values(self, ordinal: int, name: str) -> Sequence[FieldValue]:
+        """The values of a field."""
+        return self.whole.field_values(ordinal, name)
+
+    def sorted_ordinals(self, name: str) -> Sequence[int]:
+        """The records in the order of the whole collection."""
+        return [k for k in self.whole.sorted_ordinals(name) if k in self.members]
+
+    def attributes(self, ordinal: int) -> JsonObject:
+        """All attributes of the record."""
+        return self.whole.attributes(ordinal)
+
+    def links(self, ordinal: int) -> dict[str, Linkage]:
+        """Its relationships."""
+        return self.whole.links(ordinal)
 
 
 def value_at_path(value: Json, path: str) -> Json:

@@ -83,6 +83,12 @@ def ulid_ordinal(record_id: str) -> int | None:
     return (number ^ (number >> 32)) & 0xFFFF_FFFF
 
 
+def sibling_id(record_id: str, kind: str) -> str:
+    """Another ULID of the same time, for a record that belongs to this one."""
+    source = random.Random(f"{record_id}:{kind}")  # noqa: S311  (believable data, no secret)
+    return record_id[:10] + "".join(source.choices(_CROCKFORD, k=_ULID_LENGTH - 10))
+
+
 def short_id(seed: int, kind: str, index: int) -> str:
     """Six letters and digits, as lists, segments, metrics, flows and templates have them."""
     source = random_source(seed, f"id:{kind}", index)

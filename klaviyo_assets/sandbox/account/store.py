@@ -5,10 +5,14 @@ from the clock, which is an argument.
 """
 
 from bisect import bisect_right
+from collections import ChainMap
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import cast
 from zoneinfo import ZoneInfo
 
 from klaviyo_assets.sandbox.account import content, groups, metrics
+from klaviyo_assets.sandbox.account.campaign_family import CampaignFamilyView
 from klaviyo_assets.sandbox.account.config import AccountConfig
 from klaviyo_assets.sandbox.account.events import (
     BurstTimeline,
@@ -17,9 +21,12 @@ from klaviyo_assets.sandbox.account.events import (
     WrittenEvent,
     burst_times,
 )
+from klaviyo_assets.sandbox.account.generated import GeneratedCollections, GeneratorContext
 from klaviyo_assets.sandbox.account.profiles import ProfileCollection
 from klaviyo_assets.sandbox.account.records import Linkage, RecordCollection, ResourceCollection
+from klaviyo_assets.sandbox.account.seeds import short_id
 from klaviyo_assets.sandbox.clock import SECONDS_PER_DAY
+from klaviyo_assets.sandbox.facts.operations import OCTOBER, facts_for
 
 
 class AccountStore:
@@ -49,7 +56,8 @@ class AccountStore:
         self.flows = content.build_flows(seed, count=config.flows, **history)
         self.tags = content.build_tags(seed)
         self.link_records()
-        self.collections = self.build_collections()
+        self.collections = AccountCollections(self.build_collections(), self.generator_context())
+        self.campaign_family = CampaignFamilyView(self.campaigns, self.messages)
         self.memberships: dict[str, groups.GroupMembers] = {}
         self.event_pools = metrics.build_event_pools(seed)
         self.events = self.build_events()
@@ -77,9 +85,30 @@ class AccountStore:
             content.assign_tags(collection, self.tags, every)
         content.link_flow_triggers(self.flows, metrics=self.metrics, lists=self.lists)
 
+    def collections_of(self, revision: str) -> Mapping[str, ResourceCollection]:
+        """All collections by type, as a revision shows them."""
+        if revision < OCTOBER:
+            return self.collections
+        return ChainMap(
+            dict[str, ResourceCollection](self.campaign_family.current().by_kind()),
+            # A ChainMap writes to its first mapping only, and nobody writes here.
+            cast("dict[str, ResourceCollection]", self.collections),
+        )
+
+    def generator_context(self) -> GeneratorContext:
+        """What the generated collections are made of."""
+        return GeneratorContext(
+            seed=self.config.seed,
+            base=self.base,
+            days=self.config.days,
+            count=self.config.objects,
+            account_id=short_id(self.config.seed, "account", 0),
+        )
+
     def build_collections(self) -> dict[str, ResourceCollection]:
-        """Shelves by resource type."""
+        """The collections that have a story of their own, by type."""
         base, seed = self.base, self.config.seed
+        flow_actions = content.build_flow_actions(self.flows, seed)
         small: list[RecordCollection] = [
             content.build_accounts(seed, self.config.timezone),
             self.metrics,
@@ -91,7 +120,8 @@ class AccountStore:
             self.messages,
             content.build_recipient_estimations(seed, self.campaigns, self.config.profiles),
             self.flows,
-            content.build_flow_actions(self.flows),
+            flow_actions,
+            content.build_flow_messages(seed, flow_actions, record_ids(self.templates)),
             self.lists,
             self.segments,
             self.templates,
@@ -155,6 +185,34 @@ class AccountStore:
                 seed=self.config.seed, index=ordinal + offset, profiles=self.profiles
             )
         return self.memberships[record_id]
+
+
+class AccountCollections(Mapping[str, ResourceCollection]):
+    """All collections by type; those that are generated are made when they are first read."""
+
+    def __init__(
+        self, written: Mapping[str, ResourceCollection], context: GeneratorContext
+    ) -> None:
+        self.written = written
+        kinds = facts_for(OCTOBER).kinds
+        hidden = {"campaign-audience", "campaign-variation", "event"}
+        generated = {name: each for name, each in kinds.items() if name not in hidden}
+        self.generated = GeneratedCollections(context, generated, written)
+
+    def __getitem__(self, kind: str) -> ResourceCollection:
+        """The collection of a type; `KeyError` for a type that the account does not have."""
+        if kind in self.written:
+            return self.written[kind]
+        return self.generated.collection(kind)
+
+    def __iter__(self) -> Iterator[str]:
+        """The types."""
+        yield from self.written
+        yield from self.generated.kinds
+
+    def __len__(self) -> int:
+        """How many types there are."""
+        return len(self.written) + len(self.generated.kinds)
 
 
 def record_ids(collection: RecordCollection) -> list[str]:

@@ -23,7 +23,7 @@ from klaviyo_assets.sandbox.facts.reporting import (
     AGGREGATE_INTERVALS,
     AGGREGATE_MEASUREMENTS,
 )
-from klaviyo_assets.sandbox.facts.schema import GE, LT, TEXT_EQUALS_OR_ANY, FilterableField
+from klaviyo_assets.sandbox.facts.schema import FilterableField
 from klaviyo_assets.sandbox.filters import FilterClause, check_filter, parse_filter
 from klaviyo_assets.sandbox.http_messages import ApiError, invalid_input_error
 from klaviyo_assets.sandbox.json_types import (
@@ -47,6 +47,7 @@ _RESOURCE_KIND = "metric-aggregate"
 _ATTRIBUTES_POINTER = "/data/attributes"
 _MAX_RANGE_SECONDS = 366 * 86_400
 _MAX_PAGE_ROWS = 10_000
+_FROM, _BEFORE = "greater-or-equal", "less-than"
 _UNSUPPORTED_ZONES = frozenset({"Factory", "Europe/Kyiv", "Pacific/Kanton"})
 _REQUIRED_ATTRIBUTES = ["metric_id", "measurements", "filter"]
 _KNOWN_ATTRIBUTES = [
@@ -158,8 +159,8 @@ def parse_aggregate_filter(value: Json) -> tuple[FilterClause, ...]:
             "'filter' must be a list.", pointer=f"{_ATTRIBUTES_POINTER}/filter"
         )
     clauses = tuple(clause for text in as_list(value) for clause in parse_filter(str(text)))
-    offered = dict.fromkeys(AGGREGATE_DIMENSIONS, TEXT_EQUALS_OR_ANY)
-    check_filter(clauses, {**offered, "datetime": FilterableField((GE, LT), "time")})
+    offered = dict.fromkeys(AGGREGATE_DIMENSIONS, FilterableField(("any", "equals")))
+    check_filter(clauses, {**offered, "datetime": FilterableField((_FROM, _BEFORE), "time")})
     return clauses
 
 
@@ -171,10 +172,10 @@ def parse_datetime_bounds(clauses: tuple[FilterClause, ...], zone: str) -> tuple
             literal = clause.values[0]
             micros = int(literal.value) if isinstance(literal.value, int) else 0
             found[clause.operator] = wall_time_micros(micros, zone) if literal.is_local else micros
-    if set(found) != {GE, LT}:
+    if set(found) != {_FROM, _BEFORE}:
         message = "A greater-or-equal and a less-than filter on datetime are required."
         raise invalid_input_error(message, pointer=f"{_ATTRIBUTES_POINTER}/filter")
-    start, end = found[GE] // SECOND_MICROS, -(-found[LT] // SECOND_MICROS)
+    start, end = found[_FROM] // SECOND_MICROS, -(-found[_BEFORE] // SECOND_MICROS)
     if not 0 < end - start <= _MAX_RANGE_SECONDS:
         raise invalid_input_error(
             "The time range may not be longer than 1 year.", pointer=f"{_ATTRIBUTES_POINTER}/filter"
