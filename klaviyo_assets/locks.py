@@ -41,7 +41,7 @@ def check_lock_support(folder: Path, *, variable: str) -> None:
     finally:
         os.close(ours)
         os.close(others)
-    raise _lock_support_error(folder, variable, "has locks that keep nobody out")
+    raise _lock_support_error(folder, variable, "has locks without effect")
 
 
 def _lock_support_error(folder: Path, variable: str, defect: str) -> SettingError:

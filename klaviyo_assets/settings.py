@@ -222,7 +222,8 @@ class Settings:
     )] = AUTOMATION_OFF
     start_date: Annotated[date | None, Setting(
         _DATE,
-        "first day of what is read, by each stream's cursor; moved earlier, the gap is filled",
+        "first day of what is read, by each stream's cursor; if it is moved earlier, the gap is "
+        "filled",
         "everything",
     )] = None
     lookback_days: Annotated[int, Setting(
@@ -282,19 +283,19 @@ class Settings:
     )] = ""
     state_dir: Annotated[str, Setting(
         _FOLDER,
-        "rate budget, quotas and account facts, shared by all projects of the user",
+        "rate limits, daily quotas and account facts, shared by all projects of the user",
         "the user's state folder",
     )] = ""
     rate_limit_share: Annotated[float, Setting(
-        _parse_number(1), "the part of each steady limit that we use"
+        _parse_number(1), "the share of each steady limit that we use"
     )] = 0.9
     max_body_mib: Annotated[int, Setting(
         _whole_number("MiB", 1, MAX_ALLOWED_BODY_MIB), "a larger body is refused as it comes in"
     )] = 256
     shrink_limit: Annotated[float, Setting(
         _parse_number(1, or_zero=True),
-        "share of a table that one read may drop or mark as deleted without being confirmed; 1 "
-        "lets every read drop what it likes",
+        "share of a table that one read may drop or mark as deleted without confirm_shrink; 1 lets "
+        "every read drop everything",
     )] = 0.33
     tune_process: Annotated[bool, Setting(
         _FLAG,
@@ -386,7 +387,7 @@ def environment_variables() -> tuple[Variable, ...]:
             "DAGSTER_HOME",
             "./.dagster under make",
             _FOLDER.allowed,
-            "Dagster's own history; unset, the marks beside the files carry on",
+            "Dagster's own history; unset, syncs continue from the cursors in the lake",
         ),
     )
 

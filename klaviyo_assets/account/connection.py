@@ -150,7 +150,7 @@ def _parse_account(response: Response) -> AccountInfo:
         first = next(iter(cast("list[object]", first)), None)
     account = json_member(first, "id")
     if not isinstance(account, str) or not account:
-        raise BrokenBodyError("the answer to GET /api/accounts names no account")
+        raise BrokenBodyError("the response to GET /api/accounts names no account")
     zone = json_member(json_member(first, "attributes"), "timezone")
     return AccountInfo(
         account, zone if isinstance(zone, str) and zone else None, response.responded_at
@@ -180,9 +180,9 @@ def state_folder(settings: Settings) -> Path:
         return user_state_path("klaviyo_assets")
     except RuntimeError:
         raise SettingError(
-            "KLAVIYO_STATE_DIR is not set, and this user has no home folder to keep the rate "
-            "budget in (HOME is not set either): set KLAVIYO_STATE_DIR to a folder that may be "
-            "written and outlives the process"
+            "KLAVIYO_STATE_DIR is not set, and this user has no home folder for the rate limit "
+            "store (HOME is not set either): set KLAVIYO_STATE_DIR to a folder that may be written "
+            "and outlives the process"
         ) from None
 
 

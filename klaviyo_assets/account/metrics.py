@@ -355,5 +355,5 @@ def _parse_records(response: Response, path: str) -> list[object]:
     except (ValueError, RecursionError):
         records = None
     if not isinstance(records, list):
-        raise BrokenBodyError(f"the answer to GET {path} has not the documented shape")
+        raise BrokenBodyError(f"the response to GET {path} does not have the documented shape")
     return cast("list[object]", records)

@@ -405,7 +405,7 @@ class KlaviyoClient:
             was_sent = connection.was_sent
         self.cancel_token.raise_if_cancelled()
         if connection.is_aborted:
-            outcome = TimeoutError(f"no whole answer within {self.timeout_seconds:g} s")
+            outcome = TimeoutError(f"no complete response within {self.timeout_seconds:g} s")
         if isinstance(outcome, Exception):
             addresses = resolve_host(self.host)
             raise connection_error(

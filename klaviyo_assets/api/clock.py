@@ -69,8 +69,8 @@ class ClockSkewTracker:
         minutes = abs(self.largest_skew) // timedelta(minutes=1)
         side = "ahead of" if self.largest_skew > timedelta() else "behind"
         return (
-            f"Klaviyo's answers were dated up to {minutes} minutes {side} this machine's clock: "
+            f"Klaviyo's responses were dated up to {minutes} minutes {side} this machine's clock: "
             "the earlier of the two counts, so nothing is lost, and more is read again than needed "
             "until the clocks agree. Set this machine's clock by NTP; if it is right, look for a "
-            "proxy that changes or repeats answers"
+            "proxy that changes or repeats responses"
         )

@@ -189,8 +189,9 @@ class RateLimitStore:
             with suppress(FileNotFoundError):
                 Path(f"{self.path}{ending}").replace(f"{aside}{ending}")
         _log.warning(
-            "The rate ledger %s is broken (%s). It is kept as %s, and a new one begins; the first "
-            "requests wait a minute, as what was spent is unknown.",
+            "The rate limit store %s is broken (%s). It was renamed to %s, and a new one was "
+            "created; the first requests wait a minute, because it is unknown how much of the "
+            "limits was used.",
             self.path,
             error,
             aside.name,
@@ -206,9 +207,9 @@ class RateLimitStore:
     def unusable_error(self, error: Exception) -> StorageError:
         """Return the error for a file that the operator must repair or move."""
         return StorageError(
-            f"The rate ledger {self.path} cannot be used ({error}). Without it several processes "
-            "would overrun Klaviyo's limits: set KLAVIYO_STATE_DIR to a folder on a local disk "
-            "that may be written, or free the file."
+            f"The rate limit store {self.path} cannot be used ({error}). Without it several "
+            "processes would overrun Klaviyo's limits: set KLAVIYO_STATE_DIR to a folder on a "
+            "local disk that may be written, or free the file."
         )
 
 
@@ -430,8 +431,8 @@ def shared_folder_error(
             "of the clock here"
         )
         way_out = (
-            "set both clocks right. If that host is gone, remove the ledger from the folder: the "
-            "bookings of today go with it"
+            "set both clocks right. If that host is gone, remove the rate limit store from the "
+            "folder: today's bookings are lost with it"
         )
     else:
         used = f"used by the host {other_host} {abs(seconds_from_now):.0f} s ago"

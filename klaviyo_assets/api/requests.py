@@ -44,7 +44,7 @@ def format_filter_time(timestamp: datetime) -> str:
         ValueError: the timestamp has no time zone.
     """
     if timestamp.tzinfo is None:
-        raise ValueError(f"{timestamp.isoformat()} has no zone; times are told to Klaviyo in UTC")
+        raise ValueError(f"{timestamp.isoformat()} has no zone; times are sent to Klaviyo in UTC")
     return timestamp.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
@@ -130,7 +130,7 @@ def detail_request(
     if not isinstance(source, Detail):
         raise TypeError(f"{stream.name} is not read record by record")
     if not record_id:
-        raise ValueError(f"{stream.name}: a record without an id cannot be asked for")
+        raise ValueError(f"{stream.name}: a record without an id cannot be requested")
     # URL parsers take a segment of only dots for a folder, unless it is encoded.
     segment = percent_encode(record_id) if record_id.strip(".") else "%2E" * len(record_id)
     path = source.path.replace("{id}", segment)

@@ -127,7 +127,7 @@ def map_error_response(
 def server_error(text: str, headers: Mapping[str, str], stream_name: str) -> ServerError:
     """Return the error for a server, or a proxy in front of it, that could not respond just now."""
     return ServerError(
-        text + "The server, or a proxy before it, could not answer; this is tried again.",
+        text + "The server, or a proxy before it, could not respond; it is tried again.",
         stream=stream_name,
         retry_after_seconds=parse_retry_after(headers),
     )
@@ -179,11 +179,11 @@ def client_error(
             "this version reads, or update klaviyo_assets."
         )
     elif response.status == 404:  # noqa: PLR2004 - the status itself says it best
-        kind, advice = NotFoundError, "It is gone, or was never there."
+        kind, advice = NotFoundError, "It does not exist, or no longer does."
     elif response.status == 400 and "invalid cursor provided" in detail:  # noqa: PLR2004
         kind, advice = CursorLostError, "The paging cursor is lost: the slice is read again."
     elif response.status == 400 and refuses_page_size(request, details):  # noqa: PLR2004
-        kind, advice = PageSizeError, "Fewer records are asked for, as long as there are fewer."
+        kind, advice = PageSizeError, "The page is requested again with fewer records."
     elif response.status == 400 and is_metric_refusal(request, details):  # noqa: PLR2004
         kind = IneligibleMetricError
         advice = "Klaviyo makes no reports with this conversion metric: it is left out."
@@ -386,7 +386,7 @@ def decode_content(response: Response, *, max_bytes: int) -> Response:
         return response
     if coding not in {"gzip", "x-gzip"}:
         raise UndecodableBodyError(
-            f"its coding {redact_personal_data(coding)[:20]!a} was not asked for"
+            f"its coding {redact_personal_data(coding)[:20]!a} was not requested"
         )
     try:
         return replace(response, body=decompress_gzip(response.body, max_bytes=max_bytes))
@@ -440,7 +440,7 @@ def connection_error(  # noqa: PLR0913 - the facts of one failure, each with a n
     no server can have received the request. A certificate that cannot be verified is a
     `ConfigError`, which is never retried and never accepted; all other failures may pass.
     """
-    text = f"{describe_request(request)} got no answer from {host}: {innermost_reason(failure)}."
+    text = f"{describe_request(request)} got no response from {host}: {innermost_reason(failure)}."
     if is_blocked_by_dns(host, addresses):
         hint = (
             f"The name resolves to {addresses[0]}: a DNS filter on this network blocks it. Allow "

@@ -84,7 +84,7 @@ def _run_verb(arguments: Sequence[str]) -> int:
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="klaviyo-assets",
-        description="Klaviyo, brought home.",
+        description="Reads Klaviyo into Delta tables and DuckDB.",
         epilog=_settings_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

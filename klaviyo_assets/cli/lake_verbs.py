@@ -56,7 +56,7 @@ def _add_publish_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lake-root", type=_parse_lake_root, metavar="PATH",
         help="the data folder, or the folder lake in it, as readers have it mounted; "
-        "later syncs go on with it, until publish is run without it",
+        "later syncs use it too, until publish is run without it",
     )  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def _publish_lake(settings: Settings, *, lake_root: str | None) -> int:
 
 PUBLISH = Verb(
     name="publish",
-    description="write klaviyo.duckdb anew from the lake, after a move or a loss",
+    description="rebuild klaviyo.duckdb from the lake, after it was moved or lost",
     run=_publish,
     add_options=_add_publish_options,
 )
@@ -191,7 +191,7 @@ def _set_aside(settings: Settings, options: argparse.Namespace) -> int:
     if stream is None:
         print("the next sync in an append mode begins a new history")
     elif isinstance(stream.source, ReportEndpoint):
-        print("a backfill of its partitions, or the sensor klaviyo_reports_drain, fetches it anew")
+        print("a backfill of its partitions, or the sensor klaviyo_reports_drain, fetches it again")
     else:
         print(f"materialize klaviyo/{options.table}: it is read from the beginning")
     return _publish_lake(settings, lake_root=None)
@@ -199,7 +199,7 @@ def _set_aside(settings: Settings, options: argparse.Namespace) -> int:
 
 SET_ASIDE = Verb(
     name="set-aside",
-    description="put a damaged table away, so that its asset begins it anew",
+    description="move a damaged table away, so that its asset starts from nothing",
     run=_set_aside,
     add_options=_add_set_aside_options,
 )
@@ -320,7 +320,7 @@ def _erase(settings: Settings, options: argparse.Namespace) -> int:
 
 ERASE = Verb(
     name="erase",
-    description="remove everything of some profiles from the disk, and keep a receipt",
+    description="remove everything about some profiles from the disk, and write a receipt",
     run=_erase,
     add_options=_add_erase_options,
 )

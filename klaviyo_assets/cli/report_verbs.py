@@ -120,7 +120,7 @@ def _print_metric_warnings(context: PlanContext) -> None:
 
 PLAN = Verb(
     name="plan",
-    description="say what fetching reports will cost, before anything is spent",
+    description="say how many requests reports will take, before any is sent",
     run=_plan,
     add_options=_add_plan_options,
 )

@@ -325,7 +325,7 @@ class RelationshipReader:
         try:
             raws = json_array_decoder.decode(self._included)
         except msgspec.ValidationError:
-            self._issues.add_notice("included", "not a list, left aside")
+            self._issues.add_notice("included", "not a list, ignored")
             return
         try:
             heads = _head_list_decoder.decode(self._included)
@@ -337,7 +337,7 @@ class RelationshipReader:
         try:
             return _head_decoder.decode(raw)
         except msgspec.ValidationError:
-            self._issues.add_notice("included", "a resource of another shape, left aside")
+            self._issues.add_notice("included", "a resource of another shape, ignored")
             return None
 
 

@@ -170,12 +170,12 @@ class PageDecoder:
         stream = self._layout.stream
         match problem:
             case RecursionError():
-                return MalformedPageError("the answer is nested too deep to read", stream=stream)
+                return MalformedPageError("the response is nested too deep to read", stream=stream)
             case UnicodeDecodeError():
-                return BrokenBodyError("the answer is not UTF-8", stream=stream)
+                return BrokenBodyError("the response is not UTF-8", stream=stream)
             case _:
                 # msgspec's text has the expected type and the position, and no value of the page.
-                return BrokenBodyError(f"the answer is not JSON: {problem}", stream=stream)
+                return BrokenBodyError(f"the response is not JSON: {problem}", stream=stream)
 
     def _decode_page(self, body: bytes, synced_at: datetime, slice_: Slice) -> DecodedPage:
         layout = self._layout
@@ -228,7 +228,7 @@ class PageDecoder:
             parsed_page.links if self._is_paged else None, parsed_page.errors, stream=stream
         )
         if self._is_paged and not parsed_page.is_list:
-            text = "the answer is no page: its `data` is one record, not a list of them"
+            text = "the response is no page: its `data` is one record, not a list of them"
             raise BrokenBodyError(text, stream=stream)
 
     def _learn_schema_drift(self, issues: PageIssues) -> None:

@@ -57,7 +57,7 @@ def parse_page_by_record(body: bytes, field_tree: ObjectNode, stream: str) -> Pa
     try:
         page = envelope_decoder.decode(body)
     except msgspec.ValidationError:
-        raise BrokenBodyError("the answer is JSON, but not an object", stream=stream) from None
+        raise BrokenBodyError("the response is JSON, but not an object", stream=stream) from None
     links = parse_links(page.links, stream)
     reader = _RecordReader(field_tree)
     records, is_list = _split_data(page.data, stream)
@@ -89,8 +89,10 @@ def _split_data(data: Raw, stream: str) -> tuple[list[Raw], bool]:
         case "object":
             return [data], False
         case found:
-            text = f"the answer is no page: its `data` is neither a list nor an object but {found}"
-            raise BrokenBodyError(text, stream=stream)
+            raise BrokenBodyError(
+                f"the response is no page: its `data` is neither a list nor an object but {found}",
+                stream=stream,
+            )
 
 
 class _RecordReader:

@@ -114,7 +114,7 @@ def parse_relationships(raw: Raw) -> tuple[RecordRelationships, Mapping[str, Raw
 _relationship_decoder = msgspec.json.Decoder(Relationship | None)
 
 
-MISSING_DATA_MESSAGE = "the answer is an object without `data`"
+MISSING_DATA_MESSAGE = "the response is an object without `data`"
 
 envelope_decoder = msgspec.json.Decoder(PageEnvelope)
 _links_decoder = msgspec.json.Decoder(PageLinks)
@@ -132,9 +132,9 @@ def check_page_envelope(links: PageLinks | None, errors: Raw, *, stream: str) ->
     if bytes(errors) not in EMPTY_JSON_VALUES:
         reason = "it has `errors` beside `data`"
     elif links is not None and not links.self_:
-        reason = "it has no `links.self`, and nothing tells whether another page follows"
+        reason = "it has no `links.self`, so it does not say whether another page follows"
     if reason:
-        raise BrokenBodyError(f"the answer is no page: {reason}", stream=stream)
+        raise BrokenBodyError(f"the response is no page: {reason}", stream=stream)
 
 
 def check_response_envelope(body: bytes, *, stream: str, is_paged: bool) -> None:
@@ -147,7 +147,7 @@ def check_response_envelope(body: bytes, *, stream: str, is_paged: bool) -> None
     try:
         found = envelope_decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BrokenBodyError("the answer is no JSON object in UTF-8", stream=stream) from None
+        raise BrokenBodyError("the response is no JSON object in UTF-8", stream=stream) from None
     if not len(found.data):
         raise BrokenBodyError(MISSING_DATA_MESSAGE, stream=stream)
     links = parse_links(found.links, stream) if is_paged else None
@@ -165,7 +165,7 @@ def parse_links(raw: Raw, stream: str) -> PageLinks:
     try:
         return _links_decoder.decode(raw)
     except msgspec.ValidationError:
-        text = "the answer is no page: where the next one is cannot be read from its `links`"
+        text = "the response is no page: where the next one is cannot be read from its `links`"
         raise BrokenBodyError(text, stream=stream) from None
 
 
@@ -197,9 +197,9 @@ def strip_bom(body: bytes, stream: str) -> bytes:
     text = body.removeprefix(codecs.BOM_UTF8)
     start = text[:256].lstrip()
     if not start and not text.strip():
-        raise BrokenBodyError("the answer is empty", stream=stream)
+        raise BrokenBodyError("the response is empty", stream=stream)
     if start.startswith(b"<"):
-        raise BrokenBodyError("the answer is HTML or XML, not JSON", stream=stream)
+        raise BrokenBodyError("the response is HTML or XML, not JSON", stream=stream)
     return text
 
 

@@ -135,9 +135,11 @@ def parse_report_page(body: bytes, report: ReportEndpoint) -> ReportPage:
         )
     except msgspec.ValidationError as problem:
         # msgspec's text has the expected type and the place, and no value of the response.
-        raise MalformedPageError(f"the answer has not the shape of a report: {problem}") from None
+        raise MalformedPageError(
+            f"the response does not have the shape of a report: {problem}"
+        ) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BrokenBodyError("the answer is not JSON in UTF-8", stream=report.type) from None
+        raise BrokenBodyError("the response is not JSON in UTF-8", stream=report.type) from None
     return ReportPage(
         days=days,
         rows=rows,
@@ -187,7 +189,7 @@ def _parse_results(
 def _split_result(result: dict[str, Raw]) -> ResultParts:
     for name in ("groupings", "statistics"):
         if name not in result or json_type(result[name]) != "object":
-            raise _BrokenResultError(f"a result of the answer has no {name}")
+            raise _BrokenResultError(f"a result of the response has no {name}")
     others = {
         name: bytes(raw)
         for name, raw in result.items()
@@ -233,7 +235,7 @@ class _ResultReader:
         texts = {name: _parse_grouping(name, raw, extra) for name, raw in groupings.items()}
         for name in self.required_groupings:
             if not texts.get(name):
-                raise _BrokenResultError(f"a result of the answer has no {name}")
+                raise _BrokenResultError(f"a result of the response has no {name}")
         if self.report.interval is None:
             numbers = {name: _parse_statistic(name, raw, extra) for name, raw in statistics.items()}
             yield ReportRow(day=None, groupings=texts, statistics=numbers, extra=extra)
@@ -426,8 +428,8 @@ def rows_to_batch(stream: Stream, rows: Iterable[ReportTableRow]) -> pa.RecordBa
         known, _ = by_key.setdefault(key, (stored.row, values))
         if (known.statistics, known.groupings) != (stored.row.statistics, stored.row.groupings):
             raise MalformedPageError(
-                "the answer has two rows for one message and channel that differ, and the table "
-                "could keep only one of them: tell this project's developers",
+                "the response has two rows for one message and channel that differ, and the table "
+                "could keep only one of them: tell the developers of klaviyo_assets",
                 stream=stream.name,
             )
     schema = report_schema(stream)
@@ -503,7 +505,7 @@ def parse_event_counts(body: bytes) -> Mapping[date, int]:
     except msgspec.ValidationError as problem:
         raise MalformedPageError(f"the counts have not the documented shape: {problem}") from None
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise BrokenBodyError("the answer is not JSON in UTF-8", stream="events") from None
+        raise BrokenBodyError("the response is not JSON in UTF-8", stream="events") from None
     counts = dict.fromkeys((each.astimezone(UTC).date() for each in found.dates), 0)
     for row in found.data:
         numbers = row.measurements.count

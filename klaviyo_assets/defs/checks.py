@@ -83,8 +83,9 @@ CHECK_DESCRIPTIONS = {
         "The table has the declared columns, and the last sync met no field without one."
     ),
     ROW_COUNT_CHECK: (
-        "The table has not lost half of its rows since the last materialization; a "
-        "read that drops or marks more than KLAVIYO_SHRINK_LIMIT is refused before it is stored."
+        "The table has not lost half of its rows since the last materialization; a read that would "
+        "drop rows, or mark them as deleted, beyond KLAVIYO_SHRINK_LIMIT is refused before it is "
+        "stored."
     ),
     CURSOR_CHECK: "The high-water mark is no later than this machine's clock.",
 }
@@ -174,8 +175,8 @@ def warn_not_checked(stream: Stream) -> Iterator[dg.AssetCheckResult]:
     for name in materialization_check_names(stream):
         yield warning_result(
             check_key(stream.name, name),
-            f"Not checked: nothing was materialized, because Klaviyo refuses the stream to this "
-            f"key or account; the run's warning has its words. Make a key with "
+            "Not checked: nothing was materialized, because Klaviyo refuses the stream to this key "
+            "or account; the run's warning quotes it. Make a key with "
             f"{' and '.join(stream.scopes)}, or leave the asset out.",
         )
 
@@ -257,13 +258,13 @@ def check_cursor_not_in_future(
 ) -> dg.AssetCheckResult:
     """Check that the high-water mark is not later than this machine's clock."""
     if high_water_mark is None or high_water_mark <= now + FUTURE_CURSOR_TOLERANCE:
-        mark = high_water_mark.isoformat() if high_water_mark is not None else "not there yet"
-        return passed_result(check_key(stream.name, CURSOR_CHECK), f"The mark is {mark}.")
+        mark = high_water_mark.isoformat() if high_water_mark is not None else "not known yet"
+        return passed_result(check_key(stream.name, CURSOR_CHECK), f"The cursor is {mark}.")
     return failed_result(
         check_key(stream.name, CURSOR_CHECK),
-        f"The mark is {high_water_mark.isoformat()} and this machine's clock says "
-        f"{now.isoformat()}: what happens until then would not be read. Set the clock right; the "
-        "next sync then goes on from now by itself.",
+        f"The cursor is {high_water_mark.isoformat()}, and this machine's clock says "
+        f"{now.isoformat()}: syncs would not read what happens in between. Set the clock right; "
+        "the next sync then continues from the current time.",
     )
 
 
@@ -287,7 +288,7 @@ def build_row_checks(stream: Stream) -> dg.AssetChecksDefinition:
     """Return the checks of a stream's rows, in one step."""
     key = ", ".join(stream.key)
     descriptions = {
-        UNIQUE_KEY_CHECK: f"Every key ({key}) is there once.",
+        UNIQUE_KEY_CHECK: f"Every key ({key}) is unique.",
         NOT_NULL_CHECK: f"No row lacks {', '.join(required_columns(stream))}.",
     }
     specs = [
@@ -333,13 +334,13 @@ def check_unique_key(stream: Stream, lake: Lake) -> dg.AssetCheckResult:
     except MissingTableError:
         return missing_table_warning(key)
     if not duplicates:
-        return passed_result(key, "Every key is there once.", {"klaviyo/keys_there_twice": 0})
+        return passed_result(key, "Every key is unique.", {"klaviyo/duplicate_keys": 0})
     return failed_result(
         key,
-        f"{format_quantity(duplicates, 'key is', plural='keys are')} there more than once. "
-        "Materialize the asset once with sync_mode full_refresh_overwrite; of a report, put the "
-        f"table away with `klaviyo-assets set-aside {stream.name}` and fetch its partitions again.",
-        {"klaviyo/keys_there_twice": duplicates},
+        f"{format_quantity(duplicates, 'key has', plural='keys have')} more than one row. "
+        "Materialize the asset once with sync_mode full_refresh_overwrite; move a report's table "
+        f"away with `klaviyo-assets set-aside {stream.name}` and fetch its partitions again.",
+        {"klaviyo/duplicate_keys": duplicates},
     )
 
 

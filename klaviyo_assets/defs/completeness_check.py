@@ -69,8 +69,8 @@ def build_completeness_result(
     short, vanished = missing_by_day(outcome.differences), vanished_days(outcome.differences)
     vanished_events = sum(each.vanished for each in outcome.differences)
     vanished_text = (
-        f"{format_quantity(vanished_events, 'stored event')} of {describe_days(vanished)} Klaviyo "
-        "no longer has: redacted, or merged away. They stay, and reading again brings none back; a "
+        f"Klaviyo no longer has {format_quantity(vanished_events, 'stored event')} of "
+        f"{describe_days(vanished)}: they were redacted, or merged away. They stay stored until a "
         "full refresh drops them."
     )
     if short:
@@ -110,7 +110,7 @@ def describe_days(days: Collection[date]) -> str:
         for each in ranges[:MAX_NAMED_RANGES]
     ]
     more = len(ranges) - MAX_NAMED_RANGES
-    rest = format_quantity(more, "more stretch", plural="more stretches")
+    rest = format_quantity(more, "more range")
     return ", ".join(texts) + (f" and {rest}" if more > 0 else "")
 
 
@@ -200,25 +200,25 @@ class CompletenessConfig(dg.Config):
     days: int | None = Field(
         default=None,
         ge=0,
-        description=f"Days before the mark that are compared; 0: everything stored. "
+        description=f"Days before the cursor that are compared; 0: everything stored. "
         f"{DEFAULT_COMPARED_DAYS} where it is left out.",
     )
     tolerance_hours: int | None = Field(
         default=None,
         ge=0,
-        description="Newest hours left alone: Klaviyo's counts lag, and so do we. "
+        description="Newest hours that are not compared: Klaviyo's counts and our syncs are late. "
         f"{DEFAULT_TOLERANCE_HOURS} where it is left out.",
     )
     most_requests: int | None = Field(
         default=None,
         ge=1,
-        description="A comparison that takes more is refused: one a metric and year. "
-        f"{DEFAULT_MAX_COUNT_REQUESTS} where it is left out.",
+        description="A comparison that takes more requests is refused; it takes one per metric "
+        f"and year. {DEFAULT_MAX_COUNT_REQUESTS} where it is left out.",
     )
     read_again: dict[str, str] = Field(
         default_factory=dict,
-        description="Days that this run has read again, each with Klaviyo's time before: stored "
-        "events that were not shown since are gone at Klaviyo.",
+        description="Days that this run has read again, each with Klaviyo's time before that: "
+        "stored events that Klaviyo has not sent since then no longer exist there.",
     )
 
     def build_reconcile_request(
@@ -304,8 +304,7 @@ def repeat_last_result(record: AssetCheckExecutionRecord | None) -> dg.AssetChec
     if record is None or evaluation is None:
         return warning_result(
             COMPLETENESS_CHECK_KEY,
-            "Not compared yet: that asks Klaviyo for its counts, and has a job of its own. Launch "
-            "klaviyo_checks.",
+            "Not compared yet. Launch klaviyo_checks: that job asks Klaviyo for its counts.",
             {NOT_COMPARED_METADATA_KEY: True},
         )
     at = datetime.fromtimestamp(record.create_timestamp, tz=UTC)
@@ -313,7 +312,7 @@ def repeat_last_result(record: AssetCheckExecutionRecord | None) -> dg.AssetChec
         passed=evaluation.passed,
         severity=evaluation.severity,
         check_name=COMPLETENESS_CHECK_KEY.name,
-        description=f"As of {at:%Y-%m-%d %H:%M} UTC, when klaviyo_checks or a healing run last "
+        description=f"As of {at:%Y-%m-%d %H:%M} UTC, when klaviyo_checks or a repair run last "
         f"asked Klaviyo for its counts; this run did not. {evaluation.description}",
         metadata={
             **evaluation.metadata,

@@ -64,20 +64,20 @@ _OPTION_FIELDS: Mapping[str, dg.Field] = {
     SWEEP_IDS_OPTION: dg.Field(
         bool,
         default_value=False,
-        description="Reads only which ids there still are, a hundred a request, and marks the "
-        "others as deleted. The cursor stays where it is.",
+        description="Reads ids alone, a hundred a request, and marks rows as deleted whose ids "
+        "Klaviyo no longer has. The cursor stays where it is.",
     ),
     CONFIRM_SHRINK_OPTION: dg.Field(
         bool,
         default_value=False,
-        description="Lets this run drop or mark more of the table than KLAVIYO_SHRINK_LIMIT, once "
-        "a second read of everything says the same.",
+        description="Lets this run drop more rows than KLAVIYO_SHRINK_LIMIT, or mark more as "
+        "deleted, if a second read of everything finds the same.",
     ),
     ASK_REFUSED_OPTION: dg.Field(
         bool,
         default_value=False,
-        description="Asks again for metrics that Klaviyo has refused before, and for those whose "
-        "report failed too often within a day.",
+        description="Requests metrics again that Klaviyo has refused, and those whose report "
+        "failed too often within a day.",
     ),
 }
 

@@ -21,9 +21,9 @@ from klaviyo_assets.redaction import redact_error_chain
 
 _WHO_ACTS: tuple[tuple[type[KlaviyoAssetsError], str], ...] = (
     (QuotaError, "whoever launched the run, when requests are free again"),
-    (ReportFailedError, "nobody: a later run asks again"),
+    (ReportFailedError, "nobody: a later run requests it again"),
     (StoppedError, "nobody: the run was cancelled"),
-    (TransientError, "nobody: a later run goes on from the last commit"),
+    (TransientError, "nobody: a later run continues from the last commit"),
     (ConfigError, "the operator"),
     (PermanentError, "the developers of klaviyo_assets"),
     (ContractError, "the developers of klaviyo_assets"),

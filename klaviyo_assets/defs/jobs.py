@@ -49,20 +49,24 @@ def build_jobs() -> list[UnresolvedAssetJobDefinition]:
     hourly = tuple(each.name for each in COLLECTIONS if each.name not in SLOW_STREAMS)
     slow = tuple(sorted(SLOW_STREAMS))
     return [
-        _build_job("collections", hourly, "What is new everywhere, one stream after the other."),
+        _build_job(
+            "collections", hourly, "What is new in every collection, one stream after the other."
+        ),
         _build_job("slow_details", slow, "Profile counts, fifteen lists a minute."),
         _build_job(
-            "late_events", ("events",), "The last days of events again, for what arrived late."
+            "late_events",
+            ("events",),
+            "Reads the last days of events again, for events that arrived late.",
         ),
         _build_job(
             "lifted_suppressions",
             ("global_exclusions",),
-            "Global exclusions from the beginning, so that lifted ones leave.",
+            "Reads global exclusions from the beginning, so that lifted ones disappear.",
         ),
         _build_job(
             "deleted_profiles",
             ("profiles",),
-            "Which profiles there still are; the others are marked as deleted.",
+            "Reads the ids of all profiles, and marks those that Klaviyo no longer has as deleted.",
             config=ID_SCAN_RUN_CONFIG,
         ),
         _build_job(
@@ -81,7 +85,7 @@ def _build_checks_job() -> UnresolvedAssetJobDefinition:
         selection=SEPARATE_CHECKS,
         executor_def=dg.in_process_executor,
         tags=JOB_PRIORITY_TAGS,
-        description="Keys once, nothing NULL, and every event that Klaviyo counts.",
+        description="Unique keys, no NULL where none may be, and every event that Klaviyo counts.",
     )
 
 

@@ -44,8 +44,8 @@ def check_same_lake(
     raise OtherLakeError(
         f"Dagster's history of {name} was written for the lake in {last.place}, and this run has "
         f"another one in {now.place}: was a disk not mounted, or KLAVIYO_DATA_DIR changed? Nothing "
-        f"was read. To go on with the former lake, mount it there or set KLAVIYO_DATA_DIR to where "
-        f"it lies; to begin anew in this one, {start_anew}",
+        "was read. To continue with the former lake, mount it there or set KLAVIYO_DATA_DIR to "
+        f"where it lies; to start from nothing in this one, {start_anew}",
         stream=stream.name,
     )
 
@@ -106,8 +106,8 @@ def _last_cursor(events: Iterable[dg.EventLogRecord], key: dg.AssetKey) -> datet
         except ValueError as error:
             raise ConfigError(
                 f"{CURSOR_METADATA_KEY} of {key.to_user_string()} in asset metadata is {text!r}, "
-                "not an ISO 8601 instant; wipe the asset's materializations to go on from the "
-                "lake's mark"
+                "not an ISO 8601 instant; wipe the asset's materializations to continue from the "
+                "lake's cursor"
             ) from error
     return None
 

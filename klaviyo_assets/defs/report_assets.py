@@ -97,7 +97,7 @@ REFUSED_METADATA_KEY = "klaviyo/refused"
 FAILED_METRIC_METADATA_KEY = "klaviyo/failed_metric"
 """Metadata of the observation that a metric's report failed: the metric's id."""
 
-UNKNOWN_REFUSAL_REASON = "Klaviyo's words were not kept"
+UNKNOWN_REFUSAL_REASON = "Klaviyo's reason was not stored"
 """The reason shown for a refusal of which an older release stored only the day."""
 
 MAX_METRIC_NAME_CHARACTERS = 200
@@ -257,7 +257,7 @@ class ReportRunRecorder:
             )
         self._context.log.warning(
             "Klaviyo makes no %s with metric %s: %s (said on %s). %s done, as empty; it is not "
-            "asked again unless the run config says ask_refused: true.",
+            "requested again unless the run config says ask_refused: true.",
             report,
             self._metric_label(outcome.metric_id),
             reason,
@@ -275,8 +275,8 @@ class ReportRunRecorder:
         return UnknownMetricError(
             f"{problem}; Klaviyo said on {refusal.refused_on}: "
             f"{refusal.reason or UNKNOWN_REFUSAL_REASON}.{similar} "
-            f"Was it mistyped in {CONVERSION_METRICS_VARIABLE}? It is not asked again unless the "
-            "run config says ask_refused: true"
+            f"Was it mistyped in {CONVERSION_METRICS_VARIABLE}? It is not requested again unless "
+            "the run config says ask_refused: true"
         )
 
     def _record_failed(self, outcome: FailedReport) -> None:

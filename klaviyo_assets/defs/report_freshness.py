@@ -86,7 +86,7 @@ def build_newest_days_sensor(settings: Settings) -> dg.SensorDefinition:
 
     @dg.sensor(
         name=NEWEST_DAYS_SENSOR_NAME,
-        description="Judges whether reports are kept up, as days go by; it launches nothing.",
+        description="Checks whether reports are up to date, as days go by; it launches nothing.",
         minimum_interval_seconds=NEWEST_DAYS_SENSOR_INTERVAL_SECONDS,
         default_status=default_sensor_status(settings),
         required_resource_keys={"lake"},
@@ -100,7 +100,7 @@ def build_newest_days_sensor(settings: Settings) -> dg.SensorDefinition:
             try:
                 result = check_newest_days(context.instance, stream, lake, settings, utc_now())
             except KlaviyoAssetsError as error:
-                context.log.warning("%s is not judged: %s", stream.name, error)
+                context.log.warning("%s is not checked: %s", stream.name, error)
                 continue
             if result is None:
                 continue
@@ -108,7 +108,7 @@ def build_newest_days_sensor(settings: Settings) -> dg.SensorDefinition:
             if results[stream.name] != last_results.get(stream.name):
                 changed.append(_to_check_evaluation(find_asset_key(context, stream.name), result))
         if not changed:
-            return dg.SkipReason("every verdict is as it was, or no report was fetched yet")
+            return dg.SkipReason("every result is as it was, or no report was fetched yet")
         return dg.SensorResult(asset_events=changed, cursor=json.dumps(results))
 
     return evaluate_checks

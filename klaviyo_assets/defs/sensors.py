@@ -149,7 +149,7 @@ def build_metric_sensor(settings: Settings) -> dg.SensorDefinition:
         table = lake.read_table_state(METRICS_TABLE)
         cursor = f"{table.version if table is not None else None} {settings.conversion_metric_ids}"
         if context.cursor == cursor:
-            return dg.SkipReason("the metrics are as they were at the last look")
+            return dg.SkipReason("the metrics have not changed since the last tick")
         mapped = read_mapped_metric(lake, settings)
         if needs_klaviyo:
             klaviyo: KlaviyoResource = context.resources.klaviyo
@@ -210,21 +210,23 @@ def _choose_repair_run(
     counts = cast("Mapping[str, int]", check_metadata_value(record, SHORT_DAYS_METADATA_KEY) or {})
     short = [date.fromisoformat(day) for day in counts]
     if not short:
-        return dg.SkipReason("no day was short when events were last compared")
+        return dg.SkipReason("no event was missing when events were last compared")
     runs = _recent_repair_runs(instance)
     if any(run.status in UNFINISHED_STATUSES for run in runs):
-        return dg.SkipReason("a healing run is under way")
+        return dg.SkipReason("a repair run is under way")
     comparison_id = str(record.id)
     if any(run.is_success for run in runs if run.tags[REPAIR_TAG] == comparison_id):
-        return dg.SkipReason("these days were read again; the next comparison tells what is left")
+        return dg.SkipReason(
+            "these days were read again; the next comparison shows what is still missing"
+        )
     attempts = {day: sum(day in _repaired_days(run) for run in runs) for day in short}
     ranges = contiguous_ranges(day for day in short if attempts[day] < MAX_REPAIR_ATTEMPTS)
     if not ranges:
         return dg.SkipReason(
-            f"{describe_days(short)}: still short after {MAX_REPAIR_ATTEMPTS} healing runs within "
-            f"{REPAIR_ATTEMPT_PERIOD}, so Klaviyo counts events there that it does not show. Look "
-            "at the table of the check klaviyo/events complete, and ask Klaviyo's support; the "
-            "next try is a day after the first"
+            f"{describe_days(short)}: still incomplete after {MAX_REPAIR_ATTEMPTS} repair runs "
+            f"within {REPAIR_ATTEMPT_PERIOD}, so Klaviyo counts events there that it does not "
+            "return. Look at the table of the check klaviyo/events complete, and ask Klaviyo's "
+            "support; the next repair run is a day after the first"
         )
     days = ranges[-1]
     compared_at = check_metadata_value(record, ASKED_AT_METADATA_KEY)

@@ -84,10 +84,10 @@ class SyncOutput:
         stats, mark = self.sync_run.stats, self.high_water_mark
         up_to = f", complete up to {mark:%Y-%m-%d %H:%M:%S} UTC" if mark is not None else ""
         others = format_quantity(receipt.rows_rebased, "row")
-        rebased = f"; {others} that other runs stored meanwhile were put beside them"
+        rebased = f"; {others} that other runs stored meanwhile were kept"
         meanwhile = rebased if receipt.rows_rebased else ""
         repeats = stats.records_read - stats.rows_written - stats.records_quarantined
-        twice = f" ({repeats:,} came twice)" if repeats > 0 else ""
+        twice = f" ({repeats:,} repeated)" if repeats > 0 else ""
         self.log(
             f"{self.stream.name}: {format_quantity(stats.records_read, 'record')} read{twice}, "
             f"{format_quantity(receipt.rows_total, 'row')} stored{up_to}{meanwhile}; "
@@ -106,18 +106,18 @@ class SyncOutput:
         name, stats = self.stream.name, self.sync_run.stats
         if stats.is_out_of_order and self.stream.is_sorted_by_cursor:
             yield (
-                f"{name}: Klaviyo's pages were not in the order that was asked for; each window "
-                "was read in one piece, and counts as read only because its paging came to its end"
+                f"{name}: Klaviyo's pages were not in the requested order; each window was read in "
+                "one piece, and counts as read only because its last page came"
             )
         yield from self._parent_warnings()
         if stats.records_quarantined:
             yield self._quarantine_warning()
         if self.stream.has_soft_deletes and self.options.is_id_scan and stats.records_quarantined:
-            yield f"{name}: ids came that cannot be read, so none that is missing was marked"
+            yield f"{name}: some ids cannot be read, so no missing row was marked as deleted"
         if stats.rows_lost:
             yield (
-                f"{name}: {format_quantity(stats.rows_lost, 'row')} lay in damaged files; what "
-                "Klaviyo has of them was read again, what it had deleted is lost"
+                f"{name}: {format_quantity(stats.rows_lost, 'row')} were in damaged files; those "
+                "that Klaviyo still has were read again, the others are lost"
             )
         yield from self._unseen_metric_warnings()
 
@@ -131,9 +131,9 @@ class SyncOutput:
             yield f"{name}: {were_read} were deleted since they were read, skipped"
         if failed := sum(unanswered.values()):
             yield (
-                f"{name}: Klaviyo gave no answer about {failed} of {failed + known} {parents} "
-                f"({'; '.join(sorted(unanswered))}); the others are stored, and the next run asks "
-                "about these again"
+                f"{name}: Klaviyo gave no response for {failed} of {failed + known} {parents} "
+                f"({'; '.join(sorted(unanswered))}); the others are stored, and the next run "
+                "requests these again"
             )
 
     def _unseen_metric_warnings(self) -> Iterator[str]:
@@ -150,11 +150,11 @@ class SyncOutput:
     def _quarantine_warning(self) -> str:
         """Return the warning about records that could not be stored."""
         stats, name = self.sync_run.stats, self.stream.name
-        retries = "; later runs ask for them again" if self.sync_run.has_pending_retries else ""
+        retries = "; later runs request them again" if self.sync_run.has_pending_retries else ""
         return (
             f"{name}: {stats.records_quarantined:,} of "
             f"{format_quantity(stats.records_read, 'record')} could not be stored "
-            f"({'; '.join(sorted(stats.quarantine_reasons))}) and lie in "
+            f"({'; '.join(sorted(stats.quarantine_reasons))}) and are in "
             f"lake/_quarantine/{name}{retries}"
         )
 
@@ -218,8 +218,8 @@ def late_events_warning(
     if switched_on and settings.late_events_days:
         return None
     return (
-        "late events are not looked for: one that Klaviyo takes in after its time was read is "
-        f"never read. Switch on the schedule {LATE_EVENTS_SCHEDULE_NAME} with "
+        "nothing looks for late events: an event that Klaviyo receives after a sync has passed its "
+        f"time is never read. Switch on the schedule {LATE_EVENTS_SCHEDULE_NAME} with "
         "KLAVIYO_LATE_EVENTS_DAYS above 0 (KLAVIYO_AUTOMATION=recommended does), or set "
         "KLAVIYO_LOOKBACK_DAYS"
     )
@@ -275,7 +275,7 @@ def lateness_metadata(
                 "p50": format_duration(each.quantile(0.5)),
                 "p99": format_duration(each.quantile(0.99)),
                 "max": format_duration(timedelta(seconds=each.max_delay_seconds)),
-                "behind the mark": sum(each.behind.values()),
+                "before the cursor": sum(each.behind.values()),
             }
         )
         for metric, each in lateness.items()

@@ -46,8 +46,8 @@ def recovery_hint(stream: str) -> str:
     """Return what the operator can do about a table that cannot be read."""
     return (
         "Bring it back from a backup, or have the stream read again: materialize the asset once "
-        "with sync_mode full_refresh_overwrite. A report or a history knows no such mode: put it "
-        f"away with `klaviyo-assets set-aside {stream}`, and it begins anew"
+        "with sync_mode full_refresh_overwrite. A report or a history has no such mode: move it "
+        f"away with `klaviyo-assets set-aside {stream}`, and it starts from nothing"
     )
 
 

@@ -222,7 +222,9 @@ class ReportResponseCache:
                         stream=self.stream,
                     )
                 if waited >= next_warning:
-                    waiting.warn(f"{waiting.reason}: waiting for its answer, {waited:.0f} s so far")
+                    waiting.warn(
+                        f"{waiting.reason}: waiting for its response, {waited:.0f} s so far"
+                    )
                     # At growing intervals: a wait of two hours makes a dozen lines in the log.
                     next_warning = waited + max(waited, WAIT_WARNING_SECONDS)
                 time.sleep(LOCK_POLL_SECONDS)

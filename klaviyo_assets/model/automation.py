@@ -20,14 +20,17 @@ AUTOMATION_GUARANTEES = (
     AutomationGuarantee("what is new in every collection, hourly", ("klaviyo_hourly",)),
     AutomationGuarantee("events that arrive late", (LATE_EVENTS_SCHEDULE_NAME,)),
     AutomationGuarantee(
-        "the proof that every event is there and every key once, daily", ("klaviyo_daily_checks",)
+        "the check that every event is stored and every key is unique, daily",
+        ("klaviyo_daily_checks",),
     ),
-    AutomationGuarantee("days that the proof found short, read again", ("klaviyo_events_healing",)),
+    AutomationGuarantee(
+        "the repair of days on which that check found events missing", ("klaviyo_events_healing",)
+    ),
     AutomationGuarantee("suppressions that were lifted, weekly", ("klaviyo_weekly_exclusions",)),
     AutomationGuarantee("profiles that were deleted, weekly", ("klaviyo_weekly_deleted_profiles",)),
     AutomationGuarantee("profile counts of lists, daily", ("klaviyo_daily_details",)),
     AutomationGuarantee("report days that are missing or still move", ("klaviyo_reports_drain",)),
-    AutomationGuarantee("whether reports are kept up", ("klaviyo_reports_newest_days",)),
+    AutomationGuarantee("the check that reports are up to date", ("klaviyo_reports_newest_days",)),
     AutomationGuarantee("new metrics as partitions of reports", ("klaviyo_conversion_metrics",)),
 )
 """All guarantees. Where the backfill sensor is off, the daily schedules of reports replace it."""

@@ -232,7 +232,7 @@ class Stream:
         if self.id_scan_cursor is not None and (
             not self.has_soft_deletes or self.id_scan_cursor.column not in names
         ):
-            raise ValueError(f"{self.name}: a sweep of ids is for a column, and marks deleted rows")
+            raise ValueError(f"{self.name}: an id scan is by a column, and marks rows as deleted")
 
     @property
     def is_snapshot(self) -> bool:

@@ -465,13 +465,13 @@ def slices_from_json(state: Mapping[str, object]) -> dict[str, SliceProgress]:
         }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(
-            "the mark in the lake's last commit cannot be read "
-            f"({type(error).__name__}); reset it with sync_mode: full_refresh_overwrite"
+            f"the cursor in the lake's last commit cannot be read ({type(error).__name__}); reset "
+            "it with sync_mode: full_refresh_overwrite"
         ) from error
     if not known and state.get("cursor") is not None:
         raise ConfigError(
-            "the mark in the lake's last commit does not tell which windows were read; "
-            "reset it with sync_mode: full_refresh_overwrite"
+            "the cursor in the lake's last commit does not say which windows were read; reset it "
+            "with sync_mode: full_refresh_overwrite"
         )
     return known
 
@@ -486,6 +486,6 @@ def cursor_from_json(state: Mapping[str, object], key: str = "cursor") -> dateti
         return parse_instant(cast("str | None", state.get(key)))
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            "the mark in the lake's last commit cannot be read; "
-            "reset it with sync_mode: full_refresh_overwrite"
+            "the cursor in the lake's last commit cannot be read; reset it with sync_mode: "
+            "full_refresh_overwrite"
         ) from error

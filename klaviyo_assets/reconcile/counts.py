@@ -147,8 +147,8 @@ def check_request_count(metrics: Collection[str], window: Window, *, max_request
         raise SettingError(
             f"counting {format_quantity(len(metrics), 'metric')} from {window.floor:%Y-%m-%d} to "
             f"{window.ceiling:%Y-%m-%d} takes {format_quantity(wanted, 'request')}, and "
-            "most_requests "
-            f"allows {max_requests}. Choose fewer days, or allow more: Klaviyo answers 60 a minute",
+            f"most_requests allows {max_requests}. Choose fewer days, or allow more: Klaviyo "
+            "allows 60 a minute",
             stream=EVENTS_STREAM_NAME,
         )
     return wanted

@@ -114,8 +114,8 @@ def group_by_message(
         key = (groupings.get(message_field) or "", groupings.get("send_channel") or "")
         if found.setdefault(key, timed).row != timed.row:
             raise MalformedPageError(
-                f"the answer has two rows for message {key[0]!a} and channel {key[1]!a} that "
-                "differ: tell this project's developers"
+                f"the response has two rows for message {key[0]!a} and channel {key[1]!a} that "
+                "differ: tell the developers of klaviyo_assets"
             )
     return found
 

@@ -41,7 +41,7 @@ class BackfillPlan:
 
     `refused_metrics` are metrics that are left out because Klaviyo did.
 
-    `failed_metrics` are those whose report failed of late: their requests count as if it had not.
+    `failed_metrics` are those whose report failed recently: their requests count as if it had not.
     """
 
     stream: str
@@ -261,11 +261,10 @@ def format_refused_metrics(refused: Mapping[str, MetricRefusal]) -> list[str]:
 
 
 def format_failed_metrics(failed: Mapping[str, FailedMetric]) -> list[str]:
-    """Return the metrics whose report failed of late, a line each."""
+    """Return the metrics whose report failed recently, a line each."""
     return [
-        f"  {'failed of late' if each.tries_left else 'set aside'}: {metric_id}: "
-        f"{each.describe()}; "
-        f"what came back last: {each.reason}"
+        f"  {'failed recently' if each.tries_left else 'set aside'}: {metric_id}: "
+        f"{each.describe()}; the last error: {each.reason}"
         for metric_id, each in failed.items()
     ]
 

@@ -186,7 +186,7 @@ def resolve_zone(settings: Settings, account_zone: str | None, *, now: datetime)
         raise SettingError(
             f"KLAVIYO_TIMEZONE is {settings.timezone}, but the account's zone is {account_zone}: "
             f"its reports have other days. Set KLAVIYO_TIMEZONE={account_zone}, or leave it out: "
-            "then the account's own zone counts. No report was asked for"
+            "then the account's own zone counts. No report was requested"
         )
     return ours
 

@@ -91,11 +91,12 @@ class FailedMetric:
         )
         if self.tries_left:
             return (
-                f"{said}; after {MAX_FAILURES_PER_DAY} within a day it is not asked again that day"
+                f"{said}; after {MAX_FAILURES_PER_DAY} within a day it is not requested again that "
+                "day"
             )
         return (
-            f"{said}, so it is not asked again before {again:%Y-%m-%d %H:%M} UTC, unless the run "
-            "config says ask_refused: true"
+            f"{said}, so it is not requested again before {again:%Y-%m-%d %H:%M} UTC, unless the "
+            "run config says ask_refused: true"
         )
 
 
@@ -161,7 +162,7 @@ class FailedRequestStore:
         left = known.tries_left if known is not None else MAX_FAILURES_PER_DAY
         if known is not None and not left:
             raise ReportFailedError(
-                f"{known.describe()}. Not asked now; what came back last: {known.reason}"
+                f"{known.describe()}. Not requested now; the last error: {known.reason}"
             )
         own = self._context.client.retry_policy
         return replace(own, max_tries=min(MAX_TRIES_PER_RUN, left), has_constant_backoff=True)
@@ -283,6 +284,6 @@ class RefusedMetricStore:
         try:
             found = fetch_custom_metrics(self._context.client, self._context.base_url)
         except TransientError as error:
-            self._context.warn(f"whether {metric_id!a} is a custom metric cannot be told: {error}")
+            self._context.warn(f"whether {metric_id!a} is a custom metric is not known: {error}")
             found = None
         return any(metric.id == metric_id for metric in found or ())

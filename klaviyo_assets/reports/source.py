@@ -251,9 +251,8 @@ class ReportSource:
         reasons = "; ".join(sorted({each.reason for each in page.quarantined}))
         self._context.warn(
             f"{name}: {format_quantity(len(page.quarantined), 'result')} of metric "
-            f"{self._metric_id!a} "
-            f"could not be stored ({reasons}); kept in lake/_quarantine/{name}, and asked for "
-            "again when the days are fetched again"
+            f"{self._metric_id!a} could not be stored ({reasons}); they are in "
+            f"lake/_quarantine/{name}, and are requested again with their days"
         )
 
     def _refuse_missing_days(self, query: ReportQuery, page: ReportPage) -> None:

@@ -40,5 +40,5 @@ LISTS_DETAILED = Stream(
     ),
     tier=TIER_L,
     scopes=("lists:read",),
-    columns=(Column("profile_count", "Profiles on the list when it was asked.", "integer"),),
+    columns=(Column("profile_count", "Profiles on the list when it was read.", "integer"),),
 )

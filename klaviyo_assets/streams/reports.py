@@ -70,7 +70,11 @@ def report_columns(subject: str, names: tuple[str, ...]) -> tuple[Column, ...]:
             for name in names
         ),
         *(Column(name, about, "number") for name, about in STATISTICS.items()),
-        Column("is_final", "Whether the attribution window had passed when asked.", "boolean"),
+        Column(
+            "is_final",
+            "Whether the attribution window had passed when the day was fetched.",
+            "boolean",
+        ),
         Column("fetched_at", "When Klaviyo computed the row, UTC.", "timestamp"),
     )
 

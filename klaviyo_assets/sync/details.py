@@ -200,10 +200,9 @@ class FanOut:
             return
         reasons = "; ".join(sorted(self.unanswered_parents))
         raise ContractError(
-            f"Klaviyo gave no answer about {failed} of {requested} records, more than "
+            f"Klaviyo gave no response for {failed} of {requested} records, more than "
             f"{MAX_UNANSWERED_COUNT} and more than 1 % ({reasons}); the others are stored, and a "
-            "later "
-            "run asks about these again",
+            "later run requests these again",
             stream=self._context.stream.name,
         )
 
@@ -240,9 +239,9 @@ def describe_detail_failure(error: KlaviyoAssetsError) -> str:
         case PermanentError(status=int(status)):
             return ": ".join(filter(None, (f"status {status}", error.code)))
         case ServerError():
-            return "the server could not answer"
+            return "the server could not respond"
         case _:
-            return "the answer cannot be read"
+            return "the response cannot be read"
 
 
 def _page_of(rows: pa.RecordBatch) -> DecodedPage:

@@ -161,8 +161,8 @@ def validate_options(stream: Stream, options: SyncOptions) -> None:
         stream.is_snapshot or options.mode.is_full_refresh or options.is_id_scan
     ):
         raise SettingError(
-            "confirm_shrink: this sync neither drops nor marks a row; give it with sync_mode: "
-            "full_refresh_overwrite, or with the option that was refused",
+            "confirm_shrink: this sync neither drops rows nor marks them as deleted; use it with "
+            "sync_mode: full_refresh_overwrite, or with the option that was refused",
             stream=stream.name,
         )
     if options.reread_window is None:
@@ -183,11 +183,11 @@ def validate_options(stream: Stream, options: SyncOptions) -> None:
 
 def _validate_id_scan(stream: Stream, options: SyncOptions) -> None:
     if stream.id_scan_cursor is None:
-        raise SettingError("sweep_ids: the ids of this stream are not swept", stream=stream.name)
+        raise SettingError("sweep_ids: this stream has no id scan", stream=stream.name)
     if options.reread_window is not None or options.mode is not SyncMode.INCREMENTAL_DEDUPED:
         raise SettingError(
-            "sweep_ids reads which ids there still are and no record: give it alone, without "
-            "start, end or another sync_mode",
+            "sweep_ids reads ids alone, and no records: use it without start, end or another "
+            "sync_mode",
             stream=stream.name,
         )
 
@@ -256,7 +256,7 @@ def _load_progress(
         each.max_cursor and each.max_cursor > now + FUTURE_CURSOR_TOLERANCE
         for each in before.values()
     ):
-        notes.append(f"cursor in the future: going on from {now.isoformat()} instead")
+        notes.append(f"cursor in the future: continuing from {now.isoformat()} instead")
         progress.previous_cursor = None
         for name, each in progress.slices.items():
             progress.slices[name] = each.cap_at(now)
@@ -276,20 +276,22 @@ def _resolve_cursor_conflict(
         return []
     if shown is None:
         note = (
-            f"no mark in asset metadata: going on from the lake's, {lake_cursor.isoformat()} "
+            f"no cursor in asset metadata: continuing from the lake's, {lake_cursor.isoformat()} "
             "(to read everything again, use sync_mode: full_refresh_overwrite)"
         )
         return [note]
     if shown == lagging_cursor:
         note = (
-            f"asset metadata is one commit behind, as a kill leaves it ({shown}): going on from "
-            f"the lake's mark, {lake_cursor.isoformat()}"
+            f"asset metadata is one commit behind, as after a killed run ({shown}): continuing "
+            f"from the lake's cursor, {lake_cursor.isoformat()}"
         )
         return [note]
     for name, each in progress.slices.items():
         agreed = each.coverage.subtract(Window(shown, max(shown, lake_cursor)))
         progress.slices[name] = replace(each, coverage=agreed)
-    return [f"marks differ: asset metadata {shown}, lake {lake_cursor}; the lower counts"]
+    return [
+        f"cursors differ: asset metadata {shown}, lake {lake_cursor}; continuing from the lower one"
+    ]
 
 
 def _apply_unfiltered_progress(

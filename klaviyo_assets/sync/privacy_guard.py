@@ -100,15 +100,14 @@ def warn_of_older_rows(
     older = sorted(claims.keys() - valid_claims[ROW_CLAIMS_KEY].keys())
     if older and not is_replacement:
         warn(
-            f"{stream}: rows stored before the settings of privacy changed still hold "
+            f"{stream}: rows stored before the privacy settings changed still hold "
             f"{', '.join(older)} as before; materialize klaviyo/{stream} once with sync_mode "
             "full_refresh_overwrite"
         )
     older = sorted(claims.keys() - valid_claims[HISTORY_CLAIMS_KEY].keys())
     if older:
         warn(
-            f"{stream}: {stream + HISTORY_SUFFIX} holds versions from before the settings of "
-            "privacy "
+            f"{stream}: {stream + HISTORY_SUFFIX} holds versions from before the privacy settings "
             f"changed, with {', '.join(older)} as before; no refresh rewrites them: run "
             f"`klaviyo-assets set-aside {stream + HISTORY_SUFFIX}` and delete the folder that it "
             "names"
@@ -124,8 +123,8 @@ def warn_of_older_quarantine(stream: str, context: SyncContext) -> None:
         return
     if folder is not None:
         context.warn(
-            f"{stream}: records in quarantine were put aside whole, before the settings of "
-            f"privacy; no sync rewrites them: `rm -r {shlex.quote(str(folder))}` ends that"
+            f"{stream}: records in quarantine were put aside whole, before the privacy settings; "
+            f"no sync rewrites them: `rm -r {shlex.quote(str(folder))}` ends that"
         )
 
 

@@ -54,7 +54,7 @@ def id_scan_stream(stream: Stream) -> Stream:
     """
     order, source = stream.id_scan_cursor, stream.source
     if order is None or not isinstance(source, Collection):
-        raise SettingError("sweep_ids: no order in which ids can be swept", stream=stream.name)
+        raise SettingError("sweep_ids: this stream has no id scan", stream=stream.name)
     return replace(
         stream,
         source=replace(source, include=(), additional_fields=()),
@@ -88,8 +88,8 @@ def start_sync(
     )
     if options.is_id_scan and before is None:
         raise MissingTableError(
-            f"the table {stream.name} was never read, so nothing of it can be gone; materialize "
-            f"klaviyo/{stream.name} first"
+            f"the table {stream.name} was never read, so no row of it can have been deleted; "
+            f"materialize klaviyo/{stream.name} first"
         )
     if isinstance(stream.source, Detail):
         sync_run = _build_fan_out_sync(stream, options, previous, context=context)

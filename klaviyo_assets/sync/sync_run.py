@@ -299,8 +299,7 @@ class SyncRun:
             )
         self._options.warn(
             f"{self.table.name}: only {shrink_error.rows_now:,} of {shrink_error.rows_before:,} "
-            "rows are still "
-            "there by what was read; it is read a second time before that is believed"
+            "rows were found; everything is read a second time to confirm it"
         )
         self._source.close()
         self.progress, self.stats = deepcopy(self._initial_progress), SyncStats()
@@ -415,7 +414,7 @@ class SyncRun:
         return QuarantineError(
             f"{quarantined} of {read} records cannot be stored, more than {MAX_QUARANTINE_COUNT} "
             f"and more than 1 % ({'; '.join(sorted(self.stats.quarantine_reasons))}); they lie in "
-            f"lake/_quarantine/{self.table.name} with the reason, and later runs ask for them "
+            f"lake/_quarantine/{self.table.name} with the reason, and later runs request them "
             "again. Tell the developers of klaviyo_assets, or Klaviyo's support, if it stays so",
             stream=self.table.name,
         )
@@ -498,7 +497,8 @@ def describe_shrink(error: ShrinkError, options: WriteOptions) -> str:
         f"this read would {done.format(f'{missing:,}', f'{error.rows_before:,}')} (rows before: "
         f"{error.rows_before:,}, rows now: {error.rows_now:,}), more than the "
         f"{options.shrink_limit:.0%} of KLAVIYO_SHRINK_LIMIT, and a second read of everything said "
-        "the same. Nothing was dropped or marked. If it is true (many records were deleted at "
-        "Klaviyo, or a setting such as KLAVIYO_EVENT_METRIC_IDS leaves them out), launch it once "
-        "more with confirm_shrink: true in its run config; if not, run it again later"
+        "the same. Nothing was dropped or marked as deleted. If it is true (many records were "
+        "deleted at Klaviyo, or a setting such as KLAVIYO_EVENT_METRIC_IDS leaves them out), "
+        "launch it once more with confirm_shrink: true in its run config; if not, run it again "
+        "later"
     )

@@ -204,7 +204,7 @@ def test_daily_reports_are_left_to_the_sensor_that_is_on(home: Home) -> None:
     assert evaluate_daily_schedules(home, home.account.now, automation="recommended") == []
 
 
-NOT_LOOKED_FOR = "late events are not looked for"
+NOT_LOOKED_FOR = "nothing looks for late events"
 
 
 @pytest.mark.parametrize(

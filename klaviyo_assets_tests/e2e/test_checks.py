@@ -116,7 +116,7 @@ def test_a_key_that_is_there_twice_is_red(home: Home) -> None:
     run = deep(home, "events", "events_detailed")
     for stream in ("events", "events_detailed"):
         verdict = run.check_results[stream, "key_is_unique"]
-        assert (verdict.colour, verdict.metadata["klaviyo/keys_there_twice"]) == ("red", 3)
+        assert (verdict.colour, verdict.metadata["klaviyo/duplicate_keys"]) == ("red", 3)
         assert "full_refresh_overwrite" in verdict.description
 
 

@@ -231,7 +231,7 @@ def test_without_a_dagster_home_the_marks_beside_the_files_carry_on(home: Home) 
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "going on from the lake's" in done.stderr
+    assert "continuing from the lake's" in done.stderr
     assert home.account.shown_record_counts("/api/events").total() < 50
 
 

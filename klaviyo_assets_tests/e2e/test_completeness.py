@@ -71,7 +71,7 @@ def test_what_is_there_is_counted_and_green(open_home: StartHome) -> None:
 def test_a_hidden_day_is_named_healed_and_green_again(home: Home) -> None:
     """Green, red with the day's name, one run over exactly that day, green; then nothing to do."""
     assert run_completeness_check(home).colour == "green"
-    assert "no day was short" in evaluate_repair_sensor(home).reason
+    assert "no event was missing" in evaluate_repair_sensor(home).reason
     hidden = skip(home, FIRST + 7 * DAY)
     verdict = run_completeness_check(home)
     assert verdict.colour == "red"
@@ -115,7 +115,7 @@ def test_what_is_gone_at_klaviyo_is_told_apart(home: Home) -> None:
     assert verdict.metadata["klaviyo/vanished"] == len(gone) > 0
     assert verdict.metadata["klaviyo/missing"] == 0
     assert f"{len(gone)} stored events of 2026-09-25" in verdict.description
-    assert "no day was short" in evaluate_repair_sensor(home).reason
+    assert "no event was missing" in evaluate_repair_sensor(home).reason
     assert gone <= set(home.ids("events"))
 
 
@@ -155,7 +155,7 @@ def test_a_day_that_stays_short_is_given_up(home: Home) -> None:
         assert run_repair_sensor(home).check_results["events", "complete"].colour == "red"
     given_up = evaluate_repair_sensor(home)
     assert given_up.runs == ()
-    assert "2026-10-02: still short after 3 healing runs" in given_up.reason
+    assert "2026-10-02: still incomplete after 3 repair runs" in given_up.reason
 
 
 def test_a_verdict_is_healed_once(home: Home) -> None:

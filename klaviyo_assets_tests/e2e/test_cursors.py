@@ -38,7 +38,7 @@ def test_a_fresh_dagster_home_goes_on_from_the_lake(home: Home) -> None:
     home.account.advance_clock(hours=3)
     home.account.clear_journal()
     second = home.sync("events", "profiles")
-    assert "no mark in asset metadata: going on from the lake's" in second.warnings
+    assert "no cursor in asset metadata: continuing from the lake's" in second.warnings
     assert "full_refresh_overwrite" in second.warnings
     assert set(home.account.shown_record_counts("/api/events")) == dated_from(home, mark_of(first))
     assert mark_of(second) > mark_of(first)
@@ -74,7 +74,7 @@ def test_the_lower_mark_counts(home: Home) -> None:
     home.observe_cursor("events", lower)
     home.account.clear_journal()
     second = home.sync("events")
-    assert f"marks differ: asset metadata {lower}, lake {mark_of(first)}" in second.warnings
+    assert f"cursors differ: asset metadata {lower}, lake {mark_of(first)}" in second.warnings
     assert set(home.account.shown_record_counts("/api/events")) == dated_from(home, lower)
     assert second.cursor("events") == first.cursor("events")
     assert sorted(home.ids("events")) == sorted(home.account.true_ids("events"))
@@ -87,7 +87,7 @@ def test_a_mark_ahead_of_the_lake_loses_nothing(home: Home) -> None:
     home.account.advance_clock(days=1)
     home.observe_cursor("events", home.account.now)
     second = home.sync("events")
-    assert "marks differ" in second.warnings
+    assert "cursors differ" in second.warnings
     assert dated_from(home, mark_of(first)) <= set(home.ids("events"))
     assert mark_of(first) < mark_of(second) < home.account.now
 
@@ -98,7 +98,7 @@ def test_a_wiped_asset_goes_on_from_the_lake(home: Home) -> None:
     home.wipe_asset("events")
     home.account.clear_journal()
     second = home.sync("events")
-    assert "no mark in asset metadata: going on from the lake's" in second.warnings
+    assert "no cursor in asset metadata: continuing from the lake's" in second.warnings
     assert set(home.account.shown_record_counts("/api/events")) == dated_from(home, mark_of(first))
     assert second.cursor("events") == first.cursor("events")
 

@@ -184,16 +184,16 @@ def test_a_sweep_with_an_unreadable_id_marks_nothing_and_says_so(home: Home) -> 
         run = home.sync("profiles", config=SWEEP)
     assert run.success
     assert home.deletion_times("profiles") == {}
-    assert "none that is missing was marked" in run.warnings
+    assert "no missing row was marked as deleted" in run.warnings
 
 
 NONSENSE: dict[str, tuple[str, dict[str, object], str]] = {
-    "a swept stream": ("lists", {}, "ids of this stream are not swept"),
-    "a view": ("events_detailed", {}, "ids of this stream are not swept"),
-    "a fan-out": ("campaigns_detailed", {}, "ids of this stream are not swept"),
-    "with a mode": ("profiles", {"sync_mode": "full_refresh_overwrite"}, "give it alone"),
-    "with a history": ("profiles", {"sync_mode": "incremental_append"}, "give it alone"),
-    "with a window": ("profiles", {"start": f"{NOON:%Y-%m-%d}"}, "give it alone"),
+    "a swept stream": ("lists", {}, "this stream has no id scan"),
+    "a view": ("events_detailed", {}, "this stream has no id scan"),
+    "a fan-out": ("campaigns_detailed", {}, "this stream has no id scan"),
+    "with a mode": ("profiles", {"sync_mode": "full_refresh_overwrite"}, "use it without"),
+    "with a history": ("profiles", {"sync_mode": "incremental_append"}, "use it without"),
+    "with a window": ("profiles", {"start": f"{NOON:%Y-%m-%d}"}, "use it without"),
     "never read": ("profiles", {}, "materialize klaviyo/profiles first"),
 }
 

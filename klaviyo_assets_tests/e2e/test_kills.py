@@ -80,6 +80,6 @@ def test_a_death_between_commit_and_observation_costs_no_second_reading(
     home.account.clear_journal()
     second = home.sync("events")
     assert second.success
-    assert "one commit behind, as a kill leaves it" in second.warnings
+    assert "one commit behind, as after a killed run" in second.warnings
     assert len(set(home.account.shown_record_counts("/api/events")) & set(kept)) <= len(kept) / 50
     assert sorted(home.ids("events")) == sorted(home.account.true_ids("events"))

@@ -119,7 +119,11 @@ NONSENSE: dict[str, tuple[str, dict[str, object], str]] = {
     "a window of a view": ("events_detailed", {"end": "2026-10-01"}, "cannot filter"),
     "a history of a view": ("events_detailed", {"sync_mode": "full_refresh_append"}, "a history"),
     "a mode that there is not": ("events_detailed", {"sync_mode": "full"}, "incremental_append"),
-    "what only a full read needs": ("events", {"confirm_shrink": True}, "neither drops nor marks"),
+    "what only a full read needs": (
+        "events",
+        {"confirm_shrink": True},
+        "neither drops rows nor marks",
+    ),
     "an option that there is not": ("lists", {"sync_mod": "x"}, "no option sync_mod here"),
     "one of another stream": ("lists", {"ask_refused": True}, "there are: sync_mode"),
 }

@@ -97,7 +97,7 @@ def test_a_renamed_collection_is_synced_and_goes_on(home: Home, rename: AssetKey
         assert sorted(home.ids(stream)) == sorted(home.account.true_ids(stream))
     second = launch(home, *streams)
     assert second.success, second.failures
-    assert "no mark in asset metadata" not in second.warnings
+    assert "no cursor in asset metadata" not in second.warnings
     name = home.asset_key("profiles").path[-1]
     assert second.cursor(name) == first.cursor(name) is not None
     assert second.check_results[name, "row_count_holds"].metadata["klaviyo/rows_before"] == 90
@@ -117,7 +117,7 @@ def test_a_mark_without_a_materialization_is_kept_under_the_new_key(
     shutil.rmtree(in_the_way.parent)
     again = launch(home, "events")
     assert again.success, again.failures
-    assert "no mark in asset metadata" not in again.warnings
+    assert "no cursor in asset metadata" not in again.warnings
     assert sorted(home.ids("events")) == sorted(home.account.true_ids("events"))
 
 

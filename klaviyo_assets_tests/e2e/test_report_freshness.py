@@ -144,4 +144,4 @@ def test_days_that_are_missing_because_a_report_failed_say_so(open_home: StartHo
     with home.account.inject_fault("error", match={"path": REPORT_PATHS[FLOW_REPORT]}, status=400):
         assert not run_partitions(home, FLOW_REPORT, (metric, date(2026, 11, 8))).run.success
     judge(home)
-    assert "Requests of 1 metric failed of late" in verdict_of(home, FLOW_REPORT)[2]
+    assert "Requests of 1 metric failed recently" in verdict_of(home, FLOW_REPORT)[2]

@@ -20,12 +20,12 @@ INTRODUCTION = """\
 
 Every row is a test with its number in its name: a sandbox Klaviyo over a socket, Dagster, real
 files, and real kills where the row is about them. After each, what is stored is compared with what
-the sandbox holds and with what its journal says was shown intact; every key is there once, and no
-mark lies beyond the rows.
+the sandbox holds and with what its journal says was sent intact; every key is unique, and no cursor
+is later than the rows.
 
 * **OK**: the run is green, and the tables are what the account holds.
 * **RETRY**: the same, after waits.
-* **SKIP**: a stream or a parent is left out with its reason; everything else comes.
+* **SKIP**: a stream or a parent is left out with its reason; everything else is read.
 * **FAIL**: the stream fails with a text that says what to do. What was committed stays, and the
   next run completes it.
 

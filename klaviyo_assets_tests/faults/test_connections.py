@@ -38,7 +38,7 @@ def blocked(*_: object, **__: object) -> list[tuple[object, ...]]:
 @pytest.mark.parametrize(
     ("resolver", "said"),
     [
-        (unknown, "no answer from a.klaviyo.com: gaierror"),
+        (unknown, "no response from a.klaviyo.com: gaierror"),
         (blocked, "resolves to 0.0.0.0: a DNS filter on this network blocks it"),
     ],
     ids=["unknown", "blocked"],
@@ -63,7 +63,7 @@ def test_f16_a_name_that_leads_nowhere_is_told(
 def test_f16_a_refused_connection_is_told(home: Home) -> None:
     """Where nobody listens the stream fails after bounded tries, with the host and a hint."""
     run = home.sync("lists", base_url=f"http://127.0.0.1:{free_port()}")
-    assert "no answer from 127.0.0.1: ConnectionRefusedError" in run.failures["lists"]
+    assert "no response from 127.0.0.1: ConnectionRefusedError" in run.failures["lists"]
     assert (
         "Check the network, any proxy, and that 127.0.0.1 can be reached" in run.failures["lists"]
     )

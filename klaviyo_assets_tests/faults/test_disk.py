@@ -28,7 +28,11 @@ FULL: dict[str, tuple[str, str, str]] = {
     "in a part": ("klaviyo_assets.lake.parquet:ParquetFileWriter", "write", "size limit"),
     "in the commit": ("klaviyo_assets.lake.delta.commit", "write_delta_commit", "size limit"),
     "in the database": ("klaviyo_assets.lake.read.database", "build_database", "size limit"),
-    "in the rate budget": ("klaviyo_assets.api.rate_limiter:RateLimiter", "reserve", "rate ledger"),
+    "in the rate budget": (
+        "klaviyo_assets.api.rate_limiter:RateLimiter",
+        "reserve",
+        "rate limit store",
+    ),
 }
 """Where the disk has no room: whose function is on its way, and a word of the failure."""
 

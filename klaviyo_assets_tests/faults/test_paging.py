@@ -208,7 +208,7 @@ def test_f76_pages_out_of_order_are_read_whole(open_home: StartHome, sort: str) 
     with home.account.inject_fault("unsorted", match={"path": PROFILES}, sort=sort):
         run = home.sync("profiles")
     assert run.success
-    assert "not in the order that was asked for" in run.warnings
+    assert "not in the requested order" in run.warnings
     assert_complete(home, "profiles")
     home.account.clear_journal()
     assert home.sync("profiles").success

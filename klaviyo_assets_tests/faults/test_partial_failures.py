@@ -28,8 +28,8 @@ def test_a_parent_without_an_answer_costs_itself_alone(open_home: StartHome, sta
         assert run.metadata_number("lists_detailed", "vanished") == 1
     else:
         assert run.metadata_number("lists_detailed", "unanswered") == 1
-        assert "no answer about 1 of 30 lists" in run.warnings
-        assert "the next run asks about these again" in run.warnings
+        assert "no response for 1 of 30 lists" in run.warnings
+        assert "the next run requests these again" in run.warnings
     assert home.sync("lists_detailed").success
     assert stored_ids(home, "lists_detailed") == sorted(home.account.true_ids("lists"))
 
@@ -46,7 +46,7 @@ def test_an_answer_about_a_parent_that_is_no_record_costs_itself_alone(
     ):
         run = home.sync("lists_detailed")
     assert run.success
-    assert "no answer about 1 of 12 lists (the answer cannot be read)" in run.warnings
+    assert "no response for 1 of 12 lists (the response cannot be read)" in run.warnings
     assert stored_ids(home, "lists_detailed") == sorted(home.account.true_ids("lists") - {bad})
 
 
@@ -59,7 +59,7 @@ def test_a_full_refresh_keeps_the_row_of_a_parent_without_an_answer(open_home: S
     with home.account.inject_fault("error", match={"path": f"{LISTS}/{bad}"}, status=500):
         run = home.sync("lists_detailed", config=full)
     assert run.success
-    assert "no answer about 1 of 30 lists" in run.warnings
+    assert "no response for 1 of 30 lists" in run.warnings
     assert set(home.lake_ids("lists_detailed")) == home.account.true_ids("lists")
     count = f"SELECT profile_count FROM klaviyo.lists_detailed WHERE id = '{bad}'"
     assert home.query(count) == [(len(home.account.list_member_ids(bad)),)]
@@ -94,7 +94,7 @@ def test_many_parents_without_an_answer_fail_at_the_end(open_home: StartHome) ->
     assert home.sync("lists").success
     with home.account.inject_fault("error", match={"path": f"{LISTS}/*", "every": 2}, status=400):
         run = home.sync("lists_detailed")
-    assert "no answer about 120 of 240 records" in run.failures["lists_detailed"]
+    assert "no response for 120 of 240 records" in run.failures["lists_detailed"]
     assert "status 400: invalid" in run.failures["lists_detailed"]
     assert len(stored_ids(home, "lists_detailed")) == 120
     assert home.sync("lists_detailed").success

@@ -126,7 +126,7 @@ def test_f30_two_broken_of_an_hours_records_do_not_stop_the_stream(
             assert run.metadata_number("events", "quarantined") == 2
             assert "2 of " in run.warnings
             assert "the record's attributes are not an object but null" in run.warnings
-            assert "later runs ask for them again" in run.warnings
+            assert "later runs request them again" in run.warnings
             assert datetime.fromisoformat(str(run.cursor("events"))) >= newest
     missing = home.account.true_ids("events") - set(stored_ids(home, "events"))
     assert missing == {record["id"] for _, record in quarantined(home, "events")}

@@ -257,7 +257,7 @@ def test_a_row_without_a_message_costs_itself_alone(open_home: StartHome) -> Non
     found = home.query("SELECT date, flow_message_id, opens FROM flow_series_reports ORDER BY date")
     assert found == [(day, "M1", 1) for day in days]
     assert quarantined(home, FLOW_REPORT) == [
-        ("a result of the answer has no flow_message_id", nameless)
+        ("a result of the response has no flow_message_id", nameless)
     ]
     assert "1 result of metric" in done.run.warnings
     assert "has no flow_message_id" in done.run.warnings

@@ -81,8 +81,8 @@ def test_f19_a_cut_body_is_asked_for_again(open_home: StartHome, kind: str) -> N
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("short_body", "got no answer from 127.0.0.1: IncompleteRead"),
-        ("truncated_json", "the answer is not JSON"),
+        ("short_body", "got no response from 127.0.0.1: IncompleteRead"),
+        ("truncated_json", "the response is not JSON"),
     ],
 )
 def test_f19_a_body_that_stays_cut_fails(open_home: StartHome, kind: str, said: str) -> None:
@@ -115,10 +115,10 @@ def test_f22_a_good_status_with_no_page_is_asked_again(open_home: StartHome, kin
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("html_body", "the answer is HTML or XML, not JSON"),
-        ("empty_body", "the answer is empty"),
-        ("null_body", "the answer is JSON, but not an object"),
-        ("list_body", "the answer is JSON, but not an object"),
+        ("html_body", "the response is HTML or XML, not JSON"),
+        ("empty_body", "the response is empty"),
+        ("null_body", "the response is JSON, but not an object"),
+        ("list_body", "the response is JSON, but not an object"),
     ],
 )
 def test_f22_no_page_for_ever_fails(open_home: StartHome, kind: str, said: str) -> None:
@@ -145,7 +145,9 @@ def test_f23_what_cannot_be_read_is_asked_for_again(open_home: StartHome, kind: 
     survived(stocked(open_home), kind, times=2)
 
 
-@pytest.mark.parametrize(("kind", "said"), [("charset", "the answer is not"), ("bad_gzip", "gzip")])
+@pytest.mark.parametrize(
+    ("kind", "said"), [("charset", "the response is not"), ("bad_gzip", "gzip")]
+)
 def test_f23_what_stays_unreadable_fails(open_home: StartHome, kind: str, said: str) -> None:
     """If it lasts, the stream fails clearly; no row is guessed from the bytes."""
     fell(stocked(open_home), kind, said)

@@ -74,7 +74,7 @@ def test_f50_rows_without_metadata_go_on_from_the_lake(home: Home) -> None:
     home.account.advance_clock(hours=3)
     run = home.sync("events", "profiles")
     assert run.success
-    assert "no mark in asset metadata: going on from the lake's" in run.warnings
+    assert "no cursor in asset metadata: continuing from the lake's" in run.warnings
     assert run.metadata_number("events", "records_read") < len(home.account.true_ids("events")) / 4
     assert_complete(home, "events", "profiles")
 
@@ -115,7 +115,7 @@ def test_f50_the_lower_of_two_marks_counts(home: Home, lower: str) -> None:
     home.observe_cursor("events", mark - 30 * HOUR if lower == "metadata" else home.account.now)
     run = home.sync("events")
     assert run.success
-    assert "the lower counts" in run.warnings
+    assert "continuing from the lower one" in run.warnings
     assert_complete(home, "events")
 
 
@@ -199,7 +199,7 @@ def test_f52_a_mark_in_2999_is_cut_to_now(open_home: StartHome, where: str) -> N
         home.observe_cursor("events", FAR)
     run = home.sync("events")
     assert run.success
-    assert ("cursor in the future" if "lake" in where else "marks differ") in run.warnings
+    assert ("cursor in the future" if "lake" in where else "cursors differ") in run.warnings
     assert stored_ids(home, "events") == before
     mark = read_committed_cursor(home, "events")
     assert mark is not None

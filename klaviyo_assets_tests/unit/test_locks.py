@@ -54,7 +54,7 @@ def test_locks_that_keep_nobody_out_are_refused(
         pass
 
     monkeypatch.setattr(locks.fcntl, "flock", grant)
-    with pytest.raises(SettingError, match=r"keep nobody out.*KLAVIYO_STATE_DIR"):
+    with pytest.raises(SettingError, match=r"locks without effect.*KLAVIYO_STATE_DIR"):
         check_lock_support(tmp_path, variable="KLAVIYO_STATE_DIR")
 
 

@@ -183,9 +183,8 @@ def refuse_type_changes(stored: pa.Schema, table: LakeTable) -> None:
         if stored_types.get(field.name, field.type) != field.type:
             raise LakeVersionError(
                 f"the column {field.name} is {stored_types[field.name]} in the lake and "
-                f"{field.type} in "
-                "this release. Put the table away with "
-                f"`klaviyo-assets set-aside {table.name}` and materialize the asset again",
+                f"{field.type} in this release. Move the table away with `klaviyo-assets set-aside "
+                f"{table.name}` and materialize the asset again",
                 stream=table.name,
             )
 

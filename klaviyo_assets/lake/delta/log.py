@@ -380,8 +380,8 @@ def refuse_unsupported_features(table: DeltaTable, stream: str) -> None:
     ):
         raise LakeVersionError(
             "another program gave this table Delta features that klaviyo_assets does not read "
-            "(deletion vectors, column mapping, other partitions). Copy it without them, or put it "
-            f"away with `klaviyo-assets set-aside {stream}` and materialize the asset again",
+            "(deletion vectors, column mapping, other partitions). Copy it without them, or move "
+            f"it away with `klaviyo-assets set-aside {stream}` and materialize the asset again",
             stream=stream,
         )
 

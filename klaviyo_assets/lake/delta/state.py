@@ -280,8 +280,8 @@ def parse_packed_states(text: str | None, stream: str) -> dict[date, PartitionSt
         return unpack_partition_states(text)
     except (ValueError, TypeError, OverflowError, zlib.error, binascii.Error):
         raise CorruptFileError(
-            "the newest commit's facts of days cannot be read: was it written by another version "
-            f"of klaviyo_assets? Put the table away with `klaviyo-assets set-aside {stream}` and "
-            "fetch the report again",
+            "the state of days in the newest commit cannot be read: was it written by another "
+            "version of klaviyo_assets? Move the table away with `klaviyo-assets set-aside "
+            f"{stream}` and fetch the report again",
             stream=stream,
         ) from None

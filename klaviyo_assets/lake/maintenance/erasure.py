@@ -466,5 +466,5 @@ def describe_remaining_place(root: Path, other_places: Sequence[Path], found: Ma
     if not found.is_readable:
         return f"{shown}: cannot be looked through; delete it, or look there yourself"
     if any(path.is_relative_to(each) for each in other_places):
-        return f"{shown}: names them; delete it, or write it anew"
+        return f"{shown}: names them; delete it, or write it again"
     return f"{shown}: names them; nothing here needs it, so delete it"

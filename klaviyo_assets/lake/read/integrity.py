@@ -125,7 +125,7 @@ def find_duplicate_key_problems(
     count = read_duplicate_keys(root, name, snapshot, snapshot.commit_state.key).num_rows
     if count:
         yield LakeError(
-            f"{format_quantity(count, 'key is', plural='keys are')} there more than once. "
+            f"{format_quantity(count, 'key has', plural='keys have')} more than one row. "
             "Materialize the asset once with sync_mode full_refresh_overwrite",
             stream=name,
         )

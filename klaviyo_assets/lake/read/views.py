@@ -127,12 +127,12 @@ CREATED_COLUMN = "created"
 
 PROFILE_MERGES_DESCRIPTION = RelationDescription(
     summary="One row per profile that vanished and what it was merged into, as far as stored rows "
-    "tell.",
+    "show.",
     columns={
         "old_id": "Id of the profile that vanished.",
         "survivor_id": "Id of the profile that has its identifiers or events now.",
         "noticed_at": "When a complete read first missed the old one.",
-        "evidence": "What tells of it: identifiers that moved, events that changed their owner.",
+        "evidence": "What shows it: identifiers that moved, events that changed their owner.",
     },
 )
 """The description of each profile merge relation, and its columns in order."""

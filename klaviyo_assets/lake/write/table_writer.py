@@ -573,11 +573,10 @@ def refuse_missing_columns(start: TableSnapshot | None, table: LakeTable) -> Non
     )
     if start is not None and start.files and missing:
         raise LakeVersionError(
-            f"the column {', '.join(missing)} is no longer in the lake: another program took it "
-            "out, "
-            "and the rows there cannot be told apart without it. Read the stream again whole with "
-            "sync_mode: full_refresh_overwrite; put a report or a history away with "
-            f"`klaviyo-assets set-aside {table.name}`, and it begins anew",
+            f"the column {', '.join(missing)} is no longer in the lake: another program removed "
+            "it, and rows cannot be told apart without it. Read the whole stream again with "
+            "sync_mode: full_refresh_overwrite; move a report or a history away with "
+            f"`klaviyo-assets set-aside {table.name}`, and it starts from nothing",
             stream=table.name,
         )
 

@@ -99,7 +99,7 @@ def test_a_key_on_two_days_is_found_and_goes_with_the_next_run(lake: Lake) -> No
     ) as session:
         session.add(build_batch([("a", 3, "again", 2)]))
         session.commit({}, is_last=False)
-    with pytest.raises(LakeError, match="events: 1 key is there more than once"):
+    with pytest.raises(LakeError, match="events: 1 key has more than one row"):
         lake.check_integrity()
     merge_rows(lake, EVENTS, [])
     lake.check_integrity()

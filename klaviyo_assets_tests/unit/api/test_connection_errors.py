@@ -26,7 +26,7 @@ def test_the_innermost_reason_is_told() -> None:
     )
     assert type(error) is ConnectionLostError
     assert str(error).startswith(
-        "events: GET /api/events got no answer from a.klaviyo.com: ConnectionRefusedError: "
+        "events: GET /api/events got no response from a.klaviyo.com: ConnectionRefusedError: "
         "[Errno 111] Connection refused."
     )
     assert "jane" not in str(error)

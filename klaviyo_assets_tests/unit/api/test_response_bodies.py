@@ -76,7 +76,7 @@ def test_no_damage_passes_for_the_text(
 def test_a_coding_that_was_not_asked_for_is_broken() -> None:
     """We only ask for gzip; what else comes cannot be read."""
     answer = build_response(200, zlib.compress(PAGE), {"content-encoding": "deflate"})
-    with pytest.raises(BrokenBodyError, match="'deflate' was not asked for"):
+    with pytest.raises(BrokenBodyError, match="'deflate' was not requested"):
         check_response(answer, build_request(), "events", max_bytes=2**20)
 
 

@@ -117,7 +117,7 @@ def test_what_is_no_json_object_is_a_broken_body(body: bytes) -> None:
     """Asking again may help; the text says what is wrong, and nothing that stood there."""
     with pytest.raises(BrokenBodyError) as caught:
         decode_page(THINGS, body)
-    assert str(caught.value).startswith("things: the answer is ")
+    assert str(caught.value).startswith("things: the response is ")
     assert "secret" not in str(caught.value)
     assert caught.value.__cause__ is None
 
@@ -125,10 +125,10 @@ def test_what_is_no_json_object_is_a_broken_body(body: bytes) -> None:
 def test_the_reason_is_told_where_it_is_plain() -> None:
     """An operator who reads of a proxy's page need not look for a missing comma."""
     for body, reason in (
-        (b"  \n", "things: the answer is empty"),
-        (b"\xef\xbb\xbf <html>", "things: the answer is HTML or XML, not JSON"),
-        (b"[]", "things: the answer is JSON, but not an object"),
-        (b'{"data": [],', "things: the answer is not JSON: Input data was truncated"),
+        (b"  \n", "things: the response is empty"),
+        (b"\xef\xbb\xbf <html>", "things: the response is HTML or XML, not JSON"),
+        (b"[]", "things: the response is JSON, but not an object"),
+        (b'{"data": [],', "things: the response is not JSON: Input data was truncated"),
     ):
         with pytest.raises(BrokenBodyError) as caught:
             decode_page(THINGS, body)
@@ -161,7 +161,9 @@ def test_the_reason_is_told_where_it_is_plain() -> None:
 )
 def test_an_object_that_is_no_page_is_a_broken_body(body: bytes) -> None:
     """Taken for the last page it would lose the ones behind it; asking again may help."""
-    with pytest.raises(BrokenBodyError, match=r"things: the answer is (no page|an object without)"):
+    with pytest.raises(
+        BrokenBodyError, match=r"things: the response is (no page|an object without)"
+    ):
         decode_page(THINGS, body)
 
 

@@ -88,7 +88,7 @@ def test_three_years_of_a_metric_stay_small() -> None:
 )
 def test_facts_that_cannot_be_read_are_told(text: str) -> None:
     """Rubbish is neither believed nor taken for nothing: everything would be fetched again."""
-    with pytest.raises(CorruptFileError, match="facts of days"):
+    with pytest.raises(CorruptFileError, match="state of days"):
         read_partition_states({PARTITION_STATES_KEY: {"A": text}}, stream="s")
 
 

@@ -98,9 +98,9 @@ def test_a_sweep_of_ids_is_by_a_column() -> None:
     """Ids are swept by a column of a stream that marks deleted records, or not at all."""
     by_name = Cursor(column="name", field="name")
     assert replace(THINGS, has_soft_deletes=True, id_scan_cursor=by_name).id_scan_cursor == by_name
-    with pytest.raises(ValueError, match=r"things: a sweep"):
+    with pytest.raises(ValueError, match=r"things: an id scan"):
         replace(THINGS, id_scan_cursor=by_name)
-    with pytest.raises(ValueError, match=r"things: a sweep"):
+    with pytest.raises(ValueError, match=r"things: an id scan"):
         replace(THINGS, has_soft_deletes=True, id_scan_cursor=Cursor(column="x", field="x"))
 
 

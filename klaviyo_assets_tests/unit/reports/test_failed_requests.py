@@ -36,7 +36,7 @@ def test_three_failures_are_enough_until_the_first_is_a_day_old() -> None:
     assert known is not None
     assert known.tries_left == 0
     assert known.retry_at == AT + timedelta(hours=23, minutes=50)
-    assert "not asked again before 2026-11-11 11:50 UTC" in known.describe()
+    assert "not requested again before 2026-11-11 11:50 UTC" in known.describe()
     later = recent_failures(failures(0, 1, 90), known.retry_at)
     assert later is not None
     assert (later.failure_count, later.tries_left) == (2, 1)

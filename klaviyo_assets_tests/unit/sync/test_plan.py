@@ -55,7 +55,7 @@ def test_lower_mark_of_the_two_counts() -> None:
     lower = MARK - timedelta(days=3)
     made = plan(PreviousSync(metadata_cursor=lower, lake_state=state()))
     assert windows(made) == [("*", Window(lower, None))]
-    assert "the lower counts" in made.warnings[0]
+    assert "continuing from the lower one" in made.warnings[0]
 
 
 def test_higher_metadata_moves_nothing() -> None:
@@ -69,7 +69,7 @@ def test_missing_metadata_takes_the_lakes_mark() -> None:
     """A wiped asset, or no DAGSTER_HOME, goes on from the lake and says so."""
     made = plan(PreviousSync(lake_state=state()))
     assert windows(made) == [("*", Window(MARK, None))]
-    assert "going on from the lake's" in made.warnings[0]
+    assert "continuing from the lake's" in made.warnings[0]
 
 
 def test_missing_lake_reads_from_the_beginning() -> None:
