@@ -53,7 +53,7 @@ FILE_BYTES = 128 * 2**20
 """A file ends with the row group that takes it over this size on disk."""
 
 MAX_BUFFERED_BYTES = 16 * 2**20
-"""Bytes of rows in memory beyond which they are staged: less than `sync/concurrency.py` buffers."""
+"""Bytes of rows in memory beyond which they are staged: less than `sync/workers.py` buffers."""
 
 MAX_KEYS_IN_MEMORY = 1_000_000
 """Keys of one commit and partition that are compared in memory (about 100 MB); more go to DuckDB.

@@ -23,7 +23,6 @@ from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.column import FirstIncludedId, Included, RelatedIds
 from klaviyo_assets.model.stream import SCOPE_BY_INCLUDE, Collection, Slice, Stream
 from klaviyo_assets.settings import Settings
-from klaviyo_assets.sync.concurrency import TimedLock
 from klaviyo_assets.sync.window_reader import PageFetcher, RequestContext
 
 _IncludedT = TypeVar("_IncludedT")
@@ -134,16 +133,13 @@ def build_request_context(
 
     `requested_fields`: request only these attributes; None: all.
     """
-    decode_lock, source = TimedLock(), stream.source
+    source = stream.source
     size = AdaptivePageSize(source.page_size if isinstance(source, Collection) else None)
     return RequestContext(
         stream=stream,
         base_url=context.settings.base_url,
         excluded_fields=context.settings.excluded_additional_fields,
-        fetch_page=build_page_fetcher(
-            stream, decoder, context=context, decode_lock=decode_lock, page_size=size
-        ),
-        decode_lock=decode_lock,
+        fetch_page=build_page_fetcher(stream, decoder, context=context, page_size=size),
         page_size=size,
         requested_fields=requested_fields,
     )
@@ -154,7 +150,6 @@ def build_page_fetcher(
     decoder: PageDecoder,
     *,
     context: SyncContext,
-    decode_lock: TimedLock,
     page_size: AdaptivePageSize,
 ) -> PageFetcher:
     """Return the function that sends a request and decodes its page.
@@ -162,7 +157,7 @@ def build_page_fetcher(
     It also returns when Klaviyo responded. One page is decoded at a time: more threads would not be
     faster, and each takes three times its page in memory while it decodes.
     """
-    includes = RefusedIncludes(stream, context.warn)
+    includes, decode_lock = RefusedIncludes(stream, context.warn), Lock()
 
     def read(request: Request, slice_: Slice) -> tuple[DecodedPage, datetime]:
         def decode(response: Response) -> tuple[DecodedPage, datetime]:

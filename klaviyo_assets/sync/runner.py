@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from math import inf
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -27,7 +26,6 @@ from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import HISTORY_SUFFIX, LakeTable, build_table
 from klaviyo_assets.model.stream import WHOLE_COLLECTION, Collection, Detail, Stream
 from klaviyo_assets.model.window import SyncProgress, Window, parse_instant, progress_to_json
-from klaviyo_assets.sync.concurrency import ConcurrencyEstimator
 from klaviyo_assets.sync.context import SyncContext, build_request_context
 from klaviyo_assets.sync.details import FanOut, parents_to_fetch
 from klaviyo_assets.sync.memory import tune_process
@@ -226,14 +224,9 @@ def _start_readers(
     """
     stream, client = request_context.stream, context.client
     readers = [WindowReader(request_context, slice_, window) for slice_, window in plan.windows]
-    burst = stream.tier.burst if stream.tier is not None else 1
     is_splittable = stream.cursor is not None and stream.is_sorted_by_cursor
-    workers = min(MAX_CONNECTIONS, burst, MAX_CONNECTIONS if is_splittable else len(readers))
-    estimator = ConcurrencyEstimator(
-        lambda: client.stats.throttled_seconds,
-        requests_per_second=_max_requests_per_second(request_context, client.rate_limiter),
-    )
-    pool = WorkerPool(readers, workers=workers, estimator=estimator)
+    workers = count_workers(request_context, client.rate_limiter)
+    pool = WorkerPool(readers, workers=workers if is_splittable else min(workers, len(readers)))
     if is_first_sync or not (plan.is_replacement and is_splittable and stream.has_soft_deletes):
         return pool
 
@@ -246,13 +239,17 @@ def _start_readers(
     return TwoPassReader(pool, start_second_pass)
 
 
-def _max_requests_per_second(request_context: RequestContext, rate_limiter: RateLimiter) -> float:
-    """Return how many requests a second the rate limits allow in a burst."""
+def count_workers(request_context: RequestContext, rate_limiter: RateLimiter) -> int:
+    """Return how many windows are read in parallel at most: one for each request a second.
+
+    A response takes less than a second, so more readers would only wait for the rate limit, and
+    each window costs up to one request more.
+    """
     buckets = request_context.stream.rate_limit_buckets(
         excluded_fields=request_context.excluded_fields
     )
-    bursts = [rate_limiter.bucket_limits(bucket)[0] for bucket in buckets]
-    return min((burst.requests / burst.window_seconds for burst in bursts), default=inf)
+    bursts = (rate_limiter.bucket_limits(bucket)[0].requests for bucket in buckets)
+    return min(MAX_CONNECTIONS, *bursts)
 
 
 def _build_fan_out_sync(

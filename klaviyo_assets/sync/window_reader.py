@@ -21,7 +21,6 @@ from klaviyo_assets.decode.decoder import DecodedPage
 from klaviyo_assets.errors import CursorLostError, RepeatedPageError
 from klaviyo_assets.model.stream import Collection, Slice, Stream
 from klaviyo_assets.model.window import Window
-from klaviyo_assets.sync.concurrency import TimedLock
 
 ONE_SECOND = timedelta(seconds=1)
 """Klaviyo's filters have whole seconds: they cannot separate records of one second."""
@@ -162,8 +161,6 @@ class RequestContext:
     fetch_page: PageFetcher
     requested_fields: tuple[str, ...] | None = None
     """The only attributes to request; None: all."""
-    decode_lock: TimedLock = field(default_factory=TimedLock)
-    """Held while a page is decoded."""
     page_size: AdaptivePageSize = field(default_factory=AdaptivePageSize)
 
 
@@ -296,11 +293,6 @@ class WindowReader:
             result, is_last = self._process_page(page, at, is_last=following is None)
             yield result
             request = None if is_last else following
-
-    @property
-    def decode_lock(self) -> TimedLock:
-        """Return the lock that is held while a page is decoded."""
-        return self._context.decode_lock
 
     @property
     def position(self) -> datetime | None:

@@ -19,7 +19,7 @@ sync never sends more than `1.1 x pages + 10` requests, however its records are 
 `WindowScheduler` uses no clock, threads or requests: `WorkerPool` calls it under one lock.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -40,12 +40,6 @@ from klaviyo_assets.errors import (
     SettingError,
 )
 from klaviyo_assets.model.stream import Slice
-from klaviyo_assets.sync.concurrency import (
-    STOP_POLL_SECONDS,
-    Backpressure,
-    ConcurrencyEstimator,
-    PageTimer,
-)
 from klaviyo_assets.sync.window_reader import (
     CURSOR_SAFETY_MARGIN,
     ONE_SECOND,
@@ -194,10 +188,10 @@ class WindowScheduler:
         """Return how many windows are being read."""
         return len(self._active_windows)
 
-    def take_reader(self, *, idle_workers: int, useful_windows: int) -> WindowReader | None:
+    def take_reader(self, *, idle_workers: int) -> WindowReader | None:
         """Return a window to read; None where none waits and none is worth splitting now.
 
-        `idle_workers` counts the caller too. `useful_windows` are worth reading in parallel.
+        `idle_workers` counts the caller too.
         """
         if self.pending_readers:
             reader = self.pending_readers.pop(0)
@@ -206,8 +200,9 @@ class WindowScheduler:
             )
             return reader
         # Each page makes this call, and most end here: nothing expensive may come before.
-        room = min(idle_workers, useful_windows - self.active_count)
-        return self._split_busiest_window(min(room, self._affordable_splits)) if room > 0 else None
+        if idle_workers <= 0:
+            return None
+        return self._split_busiest_window(min(idle_workers, self._affordable_splits))
 
     def record_page(self, reader: WindowReader) -> None:
         """Record that a reader has read a page."""
@@ -340,6 +335,58 @@ _SLICE_ERRORS = (
 )
 """Errors that can concern one slice alone. A key, a limit or the network concerns them all."""
 
+STOP_POLL_SECONDS = 0.2
+"""How often a waiting worker checks whether it should stop."""
+
+MAX_IN_FLIGHT_BYTES = 40 * 1024 * 1024
+"""Bytes of pages between Klaviyo and the writer, whether requested, decoded or waiting.
+
+More than twice what the writer stages at a time: readers continue while it writes and commits.
+"""
+
+MIN_PAGE_BYTES = 1024 * 1024
+"""The least that a page counts, also before its size is known: so 40 pages are the most."""
+
+_SAMPLED_PAGES = 8
+"""The next page is expected to be as large as the largest of this many latest ones."""
+
+
+class PageSemaphore:
+    """Limits the pages in flight by their bytes; one page is always allowed. Thread-safe."""
+
+    def __init__(self, max_bytes: int = MAX_IN_FLIGHT_BYTES) -> None:
+        """Allow about `max_bytes` bytes: pages may turn out larger than expected."""
+        self._max_bytes, self._used_bytes = max_bytes, 0
+        self._sizes = deque([MIN_PAGE_BYTES], maxlen=_SAMPLED_PAGES)
+        self._condition = Condition()
+
+    def acquire(self, stop: Event) -> int:
+        """Wait until a page of the expected size fits; return that size, 0 if `stop` is set."""
+        with self._condition:
+            while not stop.is_set():
+                expected = max(self._sizes)
+                if not self._used_bytes or self._used_bytes + expected <= self._max_bytes:
+                    self._used_bytes += expected
+                    return expected
+                self._condition.wait(STOP_POLL_SECONDS)
+        return 0
+
+    def release(self, size: int) -> None:
+        """Return the bytes of a page that has left memory, or never came."""
+        with self._condition:
+            self._used_bytes -= size
+            self._condition.notify()
+
+    def correct(self, expected: int, actual: int) -> None:
+        """Count a page that was read by its actual bytes."""
+        self._sizes.append(actual)
+        self.release(expected - actual)
+
+
+def _page_bytes(result: PageResult) -> int:
+    return max(MIN_PAGE_BYTES, result.page.batch.get_total_buffer_size())
+
+
 _QueueItem = PageResult | Slice | BaseException | None
 """What workers pass to the consumer; None once the last worker has ended."""
 
@@ -347,9 +394,8 @@ _QueueItem = PageResult | Slice | BaseException | None
 class WorkerPool:
     """Reads windows with up to `workers` threads; `results` yields their pages as they arrive.
 
-    At most half as many pages as workers wait for the writer, and fewer where pages are large or
-    latency is low. So memory stays constant, and a killed run loses little. A window is split for
-    an idle worker only while `estimator` finds that one more reader hides latency.
+    One semaphore limits the pages in flight by their bytes. So memory stays constant, and a killed
+    run loses little.
     """
 
     missing_parents = 0
@@ -358,13 +404,7 @@ class WorkerPool:
     unanswered_parents: Mapping[str, int] = MappingProxyType({})
     """Windows have no parent records."""
 
-    def __init__(
-        self,
-        readers: Sequence[WindowReader],
-        *,
-        workers: int,
-        estimator: ConcurrencyEstimator | None = None,
-    ) -> None:
+    def __init__(self, readers: Sequence[WindowReader], *, workers: int) -> None:
         """Start a worker for each reader at once, the others once a window is split for them."""
         self._scheduler = WindowScheduler.from_readers(readers)
         self._slices = {reader.slice.name for reader in readers}
@@ -373,10 +413,7 @@ class WorkerPool:
         self._running_workers = 0
         self._idle_workers = 0
         """Running workers that wait for a window."""
-        self._estimator = estimator if estimator is not None else ConcurrencyEstimator()
-        self._backpressure = Backpressure(
-            max_pages=workers + max(2, workers // 2), estimator=self._estimator
-        )
+        self._semaphore = PageSemaphore()
         self._queue: SimpleQueue[_QueueItem] = SimpleQueue()
         self._condition = Condition()
         self._stop = Event()
@@ -398,7 +435,7 @@ class WorkerPool:
             if isinstance(item, BaseException):
                 raise item
             if isinstance(item, PageResult):
-                self._backpressure.release()
+                self._semaphore.release(_page_bytes(item))
             yield item
         if self._failures:
             raise _combine_failures(self._failures, self._slices)
@@ -412,8 +449,7 @@ class WorkerPool:
     def _take_reader(self) -> WindowReader | None:
         """Return a waiting window, else a part of one being read; None where there is neither."""
         return self._scheduler.take_reader(
-            idle_workers=self._max_workers - self._scheduler.active_count,
-            useful_windows=self._estimator.useful_windows,
+            idle_workers=self._max_workers - self._scheduler.active_count
         )
 
     def _start_worker(self, reader: WindowReader | None) -> None:
@@ -466,32 +502,21 @@ class WorkerPool:
             reader = self._wait_for_reader()
 
     def _read_window(self, reader: WindowReader) -> None:
-        results = reader.read_pages()
-        while self._backpressure.acquire(self._stop):
-            result = self._read_next_page(results, PageTimer(reader.decode_lock))
+        pages = reader.read_pages()
+        while expected_bytes := self._semaphore.acquire(self._stop):
+            result = None
+            try:
+                result = next(pages, None)
+            finally:
+                if result is None:
+                    self._semaphore.release(expected_bytes)
             if result is None:
                 return
+            self._semaphore.correct(expected_bytes, _page_bytes(result))
             self._queue.put(result)
             with self._condition:
                 self._scheduler.record_page(reader)
                 self._share_windows()
-
-    def _read_next_page(self, pages: Iterator[PageResult], timer: PageTimer) -> PageResult | None:
-        """Return the next page, None after the last, and record what it cost.
-
-        If no page comes, its place in the backpressure limit is released.
-        """
-        result = None
-        try:
-            result = next(pages, None)
-        finally:
-            self._backpressure.finish_reading()
-            if result is None:
-                self._backpressure.release()
-        if result is not None:
-            self._estimator.add_page(*timer.elapsed())
-            self._backpressure.record_page_size(result.page.batch.get_total_buffer_size())
-        return result
 
     def _wait_for_reader(self) -> WindowReader | None:
         """Return the next window to read, once there is one; None when all is read."""

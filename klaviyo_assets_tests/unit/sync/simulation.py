@@ -129,13 +129,9 @@ class BookedTimes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationSettings:
-    """What pages take: `latency_seconds`, `decode_seconds` (one page at a time), and the limits.
-
-    `windows` are worth reading at once.
-    """
+    """What pages take: `latency_seconds`, `decode_seconds` (one page at a time), and the limits."""
 
     workers: int = 20
-    max_windows: int = 20
     latency_seconds: float = 0.15
     decode_seconds: float = 0.005
     limits: tuple[SlidingWindowLimit, ...] = ()
@@ -147,7 +143,6 @@ class SimulationResult:
 
     requests: int
     seconds: float
-    max_open_windows: int
     ids: dict[str, list[int]]
     progress: SyncProgress
 
@@ -188,7 +183,6 @@ def simulate(
         SimulationResult(
             requests=0,
             seconds=0.0,
-            max_open_windows=0,
             ids={each.name: [] for each in slices},
             progress=SyncProgress(planned[0].start, {}, tuple(each.name for each in slices)),
         ),
@@ -211,7 +205,6 @@ class _Simulation:
         self.arrivals: list[tuple[float, int, WindowReader]] = []
         self.pieces: dict[WindowReader, Iterator[PageResult]] = {}
         self.booked, self.sent = BookedTimes(), 0
-        self.has_read = False
 
     def request_page(self, walk: WindowReader) -> None:
         """Ask for the walk's next page."""
@@ -222,23 +215,19 @@ class _Simulation:
 
     def assign_windows(self) -> None:
         """Give idle workers something to read, as far as there is something."""
-        windows = self.world.max_windows if self.has_read else 0
         while self.idle:
-            walk = self.scheduler.take_reader(idle_workers=self.idle, useful_windows=windows)
+            walk = self.scheduler.take_reader(idle_workers=self.idle)
             if walk is None:
                 return
             self.idle -= 1
             self.pieces[walk] = walk.read_pages()
             self.request_page(walk)
-            reading = len(self.pieces)
-            self.outcome.max_open_windows = max(self.outcome.max_open_windows, reading)
 
     def process_next_page(self) -> None:
         """Let the next page arrive, be decoded, and its worker go on."""
         arrival, _, walk = heapq.heappop(self.arrivals)
         outcome = self.outcome
         outcome.seconds = max(outcome.seconds, arrival) + self.world.decode_seconds
-        self.has_read = True
         piece = next(self.pieces[walk])
         outcome.ids[piece.slice.name] += cast("list[int]", piece.batch["id"].to_pylist())
         outcome.progress.record_window(piece.slice.name, piece.completed_window, piece.max_cursor)

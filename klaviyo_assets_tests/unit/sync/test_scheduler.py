@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from klaviyo_assets.api.limits import tier_limits
 from klaviyo_assets.model.stream import TIER_L, WHOLE_COLLECTION
-from klaviyo_assets.sync.window_reader import CURSOR_SAFETY_MARGIN
+from klaviyo_assets.model.window import Window
+from klaviyo_assets.sync.window_reader import CURSOR_SAFETY_MARGIN, WindowReader
+from klaviyo_assets.sync.workers import WindowScheduler
 from klaviyo_assets_tests.unit.sync.simulation import (
     DAY_SECONDS,
     Burst,
@@ -19,6 +21,7 @@ from klaviyo_assets_tests.unit.sync.simulation import (
     simulate,
     simulated_time,
 )
+from klaviyo_assets_tests.unit.sync.test_window_reader import Shelf, ask
 
 HOUR = 3_600
 
@@ -92,7 +95,6 @@ def bursts(most_records: int) -> st.SearchStrategy[Burst]:
 worlds = st.builds(
     SimulationSettings,
     workers=st.integers(1, 20),
-    max_windows=st.integers(1, 40),
     latency_seconds=st.sampled_from((0.0, 0.02, 0.15, 2.0)),
     decode_seconds=st.sampled_from((0.0, 0.005, 0.3)),
 )
@@ -201,7 +203,7 @@ def test_a_crowd_is_put_to_the_test_by_one_part() -> None:
     """An import of 250 within two seconds, an hour that is else empty: three pages, one or two."""
     page_size, seconds = MIXTURES["hourly after an import"]
     timeline = timeline_of(seconds, page_size, rest=HOUR // 2)
-    assert simulate(timeline, SimulationSettings(max_windows=2)).requests <= 4
+    assert simulate(timeline, SimulationSettings(workers=2)).requests <= 4
     timeline = timeline_of(seconds, page_size, rest=HOUR // 2)
     assert simulate(timeline, SimulationSettings()).requests <= 5
 
@@ -248,7 +250,7 @@ def test_published_limits_are_not_waited_for_longer() -> None:
     limits = tier_limits(TIER_L, share=0.9, scale=1.0)
     for page_size, seconds in MIXTURES.values():
         timeline = timeline_of(seconds, page_size)
-        outcome = simulate(timeline, SimulationSettings(limits=limits, max_windows=10))
+        outcome = simulate(timeline, SimulationSettings(limits=limits))
         alone = simulate(
             timeline_of(seconds, page_size), SimulationSettings(limits=limits, workers=1)
         )
@@ -258,6 +260,11 @@ def test_published_limits_are_not_waited_for_longer() -> None:
 
 def test_no_window_is_split_before_its_first_page() -> None:
     """While the first answer is awaited nothing is known, and nothing is cut."""
-    timeline = timeline_of(merge_bursts(Burst(5000, 0, 10 * DAY_SECONDS)), 100)
-    outcome = simulate(timeline, SimulationSettings(max_windows=0))
-    assert (outcome.requests, outcome.max_open_windows) == (50, 1)
+    shelf = Shelf(list(range(5000)), 100)
+    scheduler = WindowScheduler.from_readers([WindowReader(ask(shelf), WHOLE_COLLECTION, Window())])
+    first = scheduler.take_reader(idle_workers=20)
+    assert first is not None
+    assert scheduler.take_reader(idle_workers=19) is None
+    next(first.read_pages())
+    scheduler.record_page(first)
+    assert scheduler.take_reader(idle_workers=19) is not None
