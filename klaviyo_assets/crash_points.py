@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Literal
 
 CrashPoint = Literal[
+    "before awaiting the first page",
     # A request. "Reserved" means booked in the rate limit store that all processes share.
     "before reserving a request",
     "after reserving a request",

@@ -52,14 +52,20 @@ def kill_self(max_file_bytes: int | None) -> None:
 
 
 @contextmanager
-def run_at_crash_point(point: CrashPoint, action: Callable[[], None]) -> Generator[None]:
+def run_at_crash_point(
+    point: CrashPoint, action: Callable[[], None], *, count: int | None = None
+) -> Generator[None]:
     """Call `action` whenever this process reaches the point during the block.
 
-    The points that the action reaches itself do not count, so it may run what it interrupts.
+    With `count` it is called once, at the `count`-th time. The points that the action reaches
+    itself do not count, so it may run what it interrupts; an error that it raises goes on.
     """
+    times = 0
 
     def call(reached: CrashPoint) -> None:
-        if reached != point:
+        nonlocal times
+        times += reached == point
+        if reached != point or count not in {None, times}:
             return
         set_crash_hook(None)
         try:

@@ -11,7 +11,7 @@ FORKSERVER.set_forkserver_preload(
     [
         "klaviyo_assets_tests.e2e.forking_launcher",
         "klaviyo_assets_tests.e2e.processes",
-        "klaviyo_assets_tests.e2e.report_kill_points",
+        "klaviyo_assets_tests.e2e.killed_report_run",
         "klaviyo_assets_tests.integration.lake.killed_process",
         "duckdb",
         "pandas",

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from klaviyo_assets.api.client import MAX_CONNECTIONS
 from klaviyo_assets.api.rate_limiter import RateLimiter
 from klaviyo_assets.arrow_buffers import build_null_array, to_python_values
+from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.decode.decoder import PageDecoder
 from klaviyo_assets.decode.schema import (
     DELETED_AT_FIELD,
@@ -100,6 +101,7 @@ def start_sync(
         )
     try:
         context.lake.load_duckdb()
+        reach_crash_point("before awaiting the first page")
         sync_run.fetch_first_page()
     except BaseException:
         sync_run.close()

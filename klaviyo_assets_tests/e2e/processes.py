@@ -4,18 +4,20 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from subprocess import DEVNULL, Popen, TimeoutExpired
 
 import dagster as dg
 
+from klaviyo_assets.cli.command import main
 from klaviyo_assets.definitions import build_defs
 from klaviyo_assets.defs import assets
 from klaviyo_assets.settings import read_settings
 from klaviyo_assets.sync import sync_run
 from klaviyo_assets_tests.contract.checkout import ROOT
+from klaviyo_assets_tests.crash_hooks import KillAt
 from klaviyo_assets_tests.e2e.first_sync_job import IMMEDIATE_RETRY, build_first_sync_job
 from klaviyo_assets_tests.e2e.home import Home, asset_key
 from klaviyo_assets_tests.e2e.instance import open_instance
@@ -24,13 +26,17 @@ from klaviyo_assets_tests.forkserver import FORKSERVER
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyncTask:
-    """What a forked process is to do; `commit_bytes` makes a small sync commit often."""
+    """What a forked process is to do; `commit_bytes` makes a small sync commit often.
+
+    With `kill_at` it kills itself there.
+    """
 
     variables: Mapping[str, str]
     dagster_home: Path
     streams: Sequence[str]
     config: Mapping[str, str]
     commit_bytes: int
+    kill_at: KillAt | None = None
 
 
 class ChildProcess:
@@ -83,13 +89,33 @@ def build_sync_task(
 
 
 def fork_sync(
-    home: Home, *streams: str, config: Mapping[str, str] | None = None, commit_bytes: int = 0
+    home: Home,
+    *streams: str,
+    config: Mapping[str, str] | None = None,
+    commit_bytes: int = 0,
+    kill_at: KillAt | None = None,
 ) -> ChildProcess:
     """Start a sync in a process that has everything imported; its exit code is 0 if green."""
-    orders = build_sync_task(home, *streams, config=config, commit_bytes=commit_bytes)
+    orders = replace(
+        build_sync_task(home, *streams, config=config, commit_bytes=commit_bytes), kill_at=kill_at
+    )
     process = FORKSERVER.Process(target=run_task_and_exit, args=(orders,))
     process.start()
     return ChildProcess(process)
+
+
+def fork_erasure(home: Home, *ids: str, kill_at: KillAt) -> ChildProcess:
+    """Start an erasure of profiles that kills itself."""
+    process = FORKSERVER.Process(target=run_erasure, args=(home.variables, ids, kill_at))
+    process.start()
+    return ChildProcess(process)
+
+
+def run_erasure(variables: Mapping[str, str], ids: Sequence[str], kill_at: KillAt) -> None:
+    """Be a process that erases profiles until it kills itself."""
+    os.environ.update(variables)
+    kill_at.arm()
+    sys.exit(main(["erase", *ids]))
 
 
 def fork_parallel_sync(home: Home, *streams: str) -> ChildProcess:
@@ -114,6 +140,8 @@ def run_parallel_sync(task: SyncTask) -> None:
 
 def run_task_and_exit(task: SyncTask) -> None:
     """Be a process that does what is ordered and nothing else."""
+    if task.kill_at is not None:
+        task.kill_at.arm()
     sys.exit(run_task(task))
 
 

@@ -1,15 +1,11 @@
 """Runs at the same time: of one stream, where the commit is the fence, and of all streams."""
 
 from collections.abc import Mapping
-from typing import Any
-from unittest.mock import patch
 
 import pytest
 
-from klaviyo_assets.lake.write.session import CommitReceipt, WriteSession
-from klaviyo_assets.lake.write.soft_deletes import DeletionScan
-from klaviyo_assets.lake.write.table_writer import Rebase
 from klaviyo_assets.streams import COLLECTIONS
+from klaviyo_assets_tests.crash_hooks import run_at_crash_point
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.processes import fork_parallel_sync, fork_sync
@@ -20,22 +16,13 @@ pytestmark = pytest.mark.usefixtures("fast_retries")
 
 def overtaken(home: Home, stream: str, config: Mapping[str, str]) -> tuple[RunResult, RunResult]:
     """Let a run be overtaken by a whole other one right before its first commit; return both."""
-    commit, others = WriteSession.commit, list[RunResult]()
+    others = list[RunResult]()
 
-    def late(
-        session: WriteSession,
-        state: Mapping[str, object],
-        noticed: DeletionScan | None = None,
-        rebase: Rebase | None = None,
-        **more: Any,  # noqa: ANN401 - passed on
-    ) -> CommitReceipt:
-        if not others:
-            # Whoever commits from here on is the other run, or comes after it.
-            with patch.object(WriteSession, "commit", commit):
-                others.append(home.sync(stream))
-        return commit(session, state, noticed, rebase, **more)
+    def sync() -> None:
+        others.append(home.sync(stream))
 
-    with patch.object(WriteSession, "commit", late):
+    # So small a stream is staged as it is committed.
+    with run_at_crash_point("before staging rows", sync, count=1):
         run = home.sync(stream, config=config)
     return run, others[0]
 

@@ -4,10 +4,10 @@ import threading
 
 import pytest
 
-from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.stream import Collection
 from klaviyo_assets.sandbox.account.config import DEFAULT_KEY, PrivateApiKey
 from klaviyo_assets.streams import COLLECTIONS
+from klaviyo_assets_tests.crash_hooks import run_at_crash_point
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 
@@ -43,7 +43,7 @@ def test_one_failing_stream_leaves_the_others(home: Home) -> None:
 
 
 def test_what_ends_a_run_before_its_first_page_ends_its_readers(
-    open_home: StartHome, monkeypatch: pytest.MonkeyPatch
+    open_home: StartHome,
 ) -> None:
     """Cancelled while the first answer is awaited, a run asks for nothing more."""
     home = open_home(events=6_000, latency_ms=300, future_events=0)
@@ -51,8 +51,8 @@ def test_what_ends_a_run_before_its_first_page_ends_its_readers(
     def cancelled() -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(Lake, "load_duckdb", staticmethod(cancelled))
-    assert "RuntimeError" in home.sync("events").failures["events"]
+    with run_at_crash_point("before awaiting the first page", cancelled):
+        assert "RuntimeError" in home.sync("events").failures["events"]
     for thread in threading.enumerate():
         if thread.name.removeprefix("klaviyo-").isdigit():
             thread.join(60)

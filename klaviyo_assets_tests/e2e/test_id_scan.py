@@ -1,13 +1,10 @@
 """The sweep of ids: profiles that vanished are marked by a hundred ids a request."""
 
-from collections.abc import Mapping
-from unittest.mock import patch
 from urllib.parse import unquote_plus
 
 import pytest
 
-from klaviyo_assets.lake.write.session import CommitReceipt, IdScanSession
-from klaviyo_assets.lake.write.soft_deletes import DeletionScan, ShrinkGuard
+from klaviyo_assets_tests.crash_hooks import run_at_crash_point
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.sandbox_account import NOON
@@ -132,31 +129,21 @@ def test_a_sync_during_the_sweep_hinders_neither(home: Home) -> None:
     first, second, third = sorted(home.ids("profiles"))[:3]
     home.account.advance_clock(hours=1)
     home.account.mutate(profile=first, delete=True)
-    commit = IdScanSession.commit
-    turns: list[str] = []
+    created: list[str] = []
 
-    def commit_after_a_sync(
-        sweep: IdScanSession,
-        state: Mapping[str, object],
-        noticed: DeletionScan | None = None,
-        guard: ShrinkGuard | None = None,
-    ) -> CommitReceipt:
-        if not turns:
-            turns.append("sweep")
-            new = home.account.mutate(create="profile", set={"email": "new@example.com"})
-            home.account.mutate(profile=second, set={"last_name": "Meanwhile"})
-            home.account.mutate(profile=third, set={"last_name": "Meanwhile"})
-            home.account.advance_clock(minutes=1)
-            assert home.sync("profiles").success
-            home.account.mutate(profile=third, delete=True)
-            turns.append(new)
-        return commit(sweep, state, noticed, guard)
+    def sync_changes() -> None:
+        created.append(home.account.mutate(create="profile", set={"email": "new@example.com"}))
+        home.account.mutate(profile=second, set={"last_name": "Meanwhile"})
+        home.account.mutate(profile=third, set={"last_name": "Meanwhile"})
+        home.account.advance_clock(minutes=1)
+        assert home.sync("profiles").success
+        home.account.mutate(profile=third, delete=True)
 
-    with patch.object(IdScanSession, "commit", commit_after_a_sync):
+    with run_at_crash_point("before moving a file", sync_changes, count=1):
         run = home.sync("profiles", config=SWEEP)
     assert run.success, run.failures
     assert set(home.deletion_times("profiles")) == {first}
-    assert turns[1] in home.live_ids("profiles")
+    assert created[0] in home.live_ids("profiles")
     rows = home.query(f"SELECT last_name FROM klaviyo.profiles WHERE id = '{second}'")
     assert rows == [("Meanwhile",)]
     last = home.sync("profiles", config=SWEEP)

@@ -8,13 +8,13 @@ from unittest.mock import patch
 import pytest
 
 from klaviyo_assets.cli.command import main as command
-from klaviyo_assets.defs.sync_output import SyncOutput
 from klaviyo_assets.errors import StorageError
-from klaviyo_assets.lake.write.session import CommitReceipt
 from klaviyo_assets.sync import sync_run
+from klaviyo_assets_tests.crash_hooks import run_at_crash_point
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.kills import KilledSync
 from klaviyo_assets_tests.e2e.processes import fork_sync
+from klaviyo_assets_tests.faults.assertions import read_committed_cursor
 
 KILLS = 20
 EVENTS = 40_000
@@ -61,17 +61,16 @@ def test_a_death_between_commit_and_observation_costs_no_second_reading(
 ) -> None:
     """Where Dagster never hears of a commit, the next run says so and goes on from the lake's."""
     home = open_home(events=8_000, future_events=0)
-    report, told = SyncOutput.log_commit, list[datetime | None]()
+    marks: list[datetime | None] = []
 
-    def dies(syncing: SyncOutput, receipt: CommitReceipt) -> None:
+    def die() -> None:
         # From the third commit on, at the first that moves the mark: windows end in any order.
-        if syncing.sync_run.stats.commits >= 3 and syncing.high_water_mark != told[-1]:
+        marks.append(read_committed_cursor(home, "events"))
+        if len(marks) >= 3 and marks[-1] != marks[-2]:
             raise StorageError("the machine went dark")
-        report(syncing, receipt)
-        told.append(syncing.high_water_mark)
 
     with (
-        patch.object(SyncOutput, "log_commit", dies),
+        run_at_crash_point("before observing a commit", die),
         patch.object(sync_run, "COMMIT_BYTES", COMMIT_BYTES),
     ):
         assert not home.sync("events").success

@@ -2,6 +2,7 @@
 
 import signal
 from contextlib import closing
+from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 from klaviyo_assets.api.rate_limiter import DailyQuota, RateLimiter
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.streams import STREAMS
+from klaviyo_assets_tests.crash_hooks import KillAt
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
-from klaviyo_assets_tests.e2e.report_kill_points import KilledReportRun, run_until_killed
+from klaviyo_assets_tests.e2e.killed_report_run import KilledReportRun, run_until_killed
 from klaviyo_assets_tests.e2e.report_runs import (
     FLOW_REPORT,
     assert_rows_match,
@@ -29,17 +31,16 @@ FIRST, LAST = date(2026, 9, 8), date(2026, 11, 9)
 """63 days: two requests of flow series."""
 
 
-def victim(home: Home, moment: str, count: int, metric: str) -> None:
-    """Run the days in a process that kills itself at a moment."""
-    fate = KilledReportRun(
+def run_killed(home: Home, kill_at: KillAt, metric: str) -> None:
+    """Run the days in a process that kills itself."""
+    run = KilledReportRun(
         variables=home.variables,
         dagster_home=home.dagster_home,
         stream=FLOW_REPORT,
         partition_range=(f"{FIRST}|{metric}", f"{LAST}|{metric}"),
-        kill_point=moment,
-        count=count,
+        kill_at=kill_at,
     )
-    process = FORKSERVER.Process(target=run_until_killed, args=(fate,))
+    process = FORKSERVER.Process(target=run_until_killed, args=(run,))
     process.start()
     process.join(300)
     assert process.exitcode == -signal.SIGKILL
@@ -53,17 +54,28 @@ def quota(home: Home) -> DailyQuota:
         return ledger.daily_quota(STREAMS[FLOW_REPORT].rate_limit_buckets()[0])
 
 
+RESERVED = KillAt("after reserving a request", count=2, since="before requesting a report")
+
+
 @pytest.mark.parametrize(
-    ("moment", "sent", "booked"),
-    [("booked", 2, 3), ("answered", 3, 3), ("kept", 2, 2), ("stored", 2, 2), ("told", 2, 2)],
+    ("kill_at", "sent", "booked"),
+    [
+        (KillAt("before requesting a report", count=2), 2, 2),
+        (RESERVED, 2, 3),
+        (KillAt("before caching a response", count=2), 3, 3),
+        (KillAt("after caching a response", count=2), 2, 2),
+        (KillAt("after storing partitions", count=2), 2, 2),
+        (KillAt("after recording partitions", count=2), 2, 2),
+    ],
+    ids=lambda each: each.point if isinstance(each, KillAt) else str(each),
 )
 def test_a_kill_wastes_at_most_one_request(
-    open_home: StartHome, moment: str, sent: int, booked: int
+    open_home: StartHome, kill_at: KillAt, sent: int, booked: int
 ) -> None:
     """A launch killed at its second request is repeated: nothing is lost, one request at most."""
     home = report_home(open_home, NOW)
     metric = report_metrics(home)[0]
-    victim(home, moment, 2, metric)
+    run_killed(home, kill_at, metric)
     done = run_partitions(home, FLOW_REPORT, (metric, FIRST, metric, LAST))
     assert done.run.success, done.run.failures
     days = days_between(FIRST, LAST)
@@ -99,7 +111,7 @@ def test_killed_with_the_last_request_booked(open_home: StartHome) -> None:
     home.settings["KLAVIYO_RATE_LIMIT_SCALE"] = "1"
     book_requests(home, {FLOW_REPORT: 224})
     metric = report_metrics(home)[0]
-    victim(home, "booked", 1, metric)
+    run_killed(home, replace(RESERVED, count=1), metric)
     done = run_partitions(home, FLOW_REPORT, (metric, FIRST, metric, LAST))
     assert "0 partitions stored" in done.run.failures[FLOW_REPORT]
     assert request_count(home, FLOW_REPORT) == 0

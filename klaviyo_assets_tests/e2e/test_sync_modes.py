@@ -1,13 +1,11 @@
 """The four sync modes: what they read, what they keep, and what a crash between commits costs."""
 
 from datetime import datetime, timedelta
-from typing import Any
-from unittest.mock import patch
 
 import pytest
 
 from klaviyo_assets.errors import StorageError
-from klaviyo_assets.lake.write.table_writer import CommitResult, TableWriter
+from klaviyo_assets_tests.crash_hooks import run_at_crash_point
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.sandbox_account import NOON
 
@@ -132,14 +130,11 @@ def test_a_crash_between_history_and_table_loses_and_doubles_nothing(
     home: Home, config: dict[str, str]
 ) -> None:
     """What dies after the history's commit and before the table's is redone by the next run."""
-    commit = TableWriter.commit
 
-    def crash(writer: TableWriter, state: dict[str, object], **how: Any) -> CommitResult:  # noqa: ANN401 - passed on
-        if writer.table.name == "profiles":
-            raise StorageError("the machine went dark")
-        return commit(writer, state, **how)
+    def crash() -> None:
+        raise StorageError("the machine went dark")
 
-    with patch.object(TableWriter, "commit", crash):
+    with run_at_crash_point("before a table commit", crash, count=2):
         broken = home.sync("profiles", config=config)
     assert "the machine went dark" in broken.failures["profiles"]
     # Nothing is shown of it before the next run has come through.

@@ -7,15 +7,17 @@ import ctypes
 import errno
 import os
 import resource
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from pkgutil import resolve_name
 
 import pytest
 
+from klaviyo_assets.crash_points import CrashPoint, set_crash_hook
 from klaviyo_assets.lake.read import database
+from klaviyo_assets_tests.crash_hooks import run_at_crash_point
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.instance import open_instance
 from klaviyo_assets_tests.e2e.processes import SyncTask, build_sync_task, run_task_and_exit
@@ -24,17 +26,13 @@ from klaviyo_assets_tests.e2e.test_cli import verb
 from klaviyo_assets_tests.faults.assertions import assert_complete, assert_sound_part, stored_ids
 from klaviyo_assets_tests.forkserver import FORKSERVER
 
-FULL: dict[str, tuple[str, str, str]] = {
-    "in a part": ("klaviyo_assets.lake.parquet:ParquetFileWriter", "write", "size limit"),
-    "in the commit": ("klaviyo_assets.lake.delta.commit", "write_delta_commit", "size limit"),
-    "in the database": ("klaviyo_assets.lake.read.database", "build_database", "size limit"),
-    "in the rate budget": (
-        "klaviyo_assets.api.rate_limiter:RateLimiter",
-        "reserve",
-        "rate limit store",
-    ),
+FULL: dict[str, tuple[CrashPoint, str]] = {
+    "in a part": ("before writing a row group", "size limit"),
+    "in the commit": ("before a table commit", "size limit"),
+    "in the database": ("before building the database", "size limit"),
+    "in the rate budget": ("before reserving a request", "rate limit store"),
 }
-"""Where the disk has no room: whose function is on its way, and a word of the failure."""
+"""From where to the next point the disk has no room, and a word of the failure."""
 
 
 @pytest.fixture
@@ -44,26 +42,28 @@ def home(home: Home) -> Home:
     return home
 
 
-def without_room(owner: str, name: str) -> None:
-    """Let no file of this process grow beyond 100 bytes while a function is on its way."""
-    place = resolve_name(owner)
-    real: Callable[..., object] = getattr(place, name)
+def limit_files_after(point: CrashPoint) -> None:
+    """Let no file grow beyond 100 bytes between this crash point and the next one.
+
+    The kernel signals each write that it refuses: there the limit ends as well, so that Dagster
+    can store what happened.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def cramped(*words: object, **named: object) -> object:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-        try:
-            return real(*words, **named)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    def lift(*_: object) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 
-    setattr(place, name, cramped)
+    def limit(reached: CrashPoint) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100 if reached == point else hard, hard))
+
+    signal.signal(signal.SIGXFSZ, lift)
+    set_crash_hook(limit)
 
 
-def live_without_room(orders: SyncTask, owner: str, name: str) -> None:
-    """Carry out the orders with no room for what one function writes."""
-    without_room(owner, name)
-    run_task_and_exit(orders)
+def run_without_room(task: SyncTask, point: CrashPoint) -> None:
+    """Be a process that syncs with no room for what is written after a crash point."""
+    limit_files_after(point)
+    run_task_and_exit(task)
 
 
 @pytest.mark.parametrize("where", FULL)
@@ -75,9 +75,9 @@ def test_f46_a_full_disk_is_told_and_made_good(home: Home, where: str) -> None:
     assert home.sync("events").success
     before = stored_ids(home, "events")
     home.account.advance_clock(days=2)
-    owner, name, word = FULL[where]
+    point, word = FULL[where]
     orders = build_sync_task(home, "events")
-    process = FORKSERVER.Process(target=live_without_room, args=(orders, owner, name))
+    process = FORKSERVER.Process(target=run_without_room, args=(orders, point))
     process.start()
     process.join(60)
     assert process.exitcode == 1
@@ -97,15 +97,13 @@ def failure_of_last_run(home: Home, stream: str) -> str:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_f46_a_full_disk_says_so(home: Home, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_f46_a_full_disk_says_so(home: Home, number: int) -> None:
     """The sentence for a disk without space names the folder, the reason and what to do."""
 
-    def full(_: Sequence[Path], *, modified_at: float, mode: int) -> None:
-        del modified_at, mode
+    def fill_disk() -> None:
         raise OSError(number, os.strerror(number))
 
-    with monkeypatch.context() as broken:
-        broken.setattr("klaviyo_assets.lake.write.staging.fsync_files", full)
+    with run_at_crash_point("before moving a file", fill_disk):
         failed = home.sync("events").failures["events"]
     assert str(home.data_dir) in failed
     assert "the disk" in failed

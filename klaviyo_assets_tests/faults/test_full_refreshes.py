@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from klaviyo_assets_tests.crash_hooks import KillAt
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.processes import ChildProcess, fork_sync
@@ -14,7 +15,6 @@ from klaviyo_assets_tests.faults.assertions import (
     read_committed_cursor,
     stored_ids,
 )
-from klaviyo_assets_tests.faults.kill_points import KillPoint, fork_killed_sync
 
 PROFILES, EVENTS = "/api/profiles", "/api/events"
 
@@ -115,20 +115,12 @@ def test_f75_so_does_one_of_events(open_home: StartHome) -> None:
 @pytest.mark.parametrize(
     "moment",
     [
-        KillPoint(
-            owner="klaviyo_assets.lake.write.table_writer:TableWriter",
-            name="stage_rebased_rows",
-            when="after",
-        ),
-        KillPoint(
-            owner="klaviyo_assets.lake.delta.commit", name="write_delta_commit", when="inside"
-        ),
+        KillAt("after staging rebased rows"),
+        KillAt("before a table commit", max_file_bytes=100),
     ],
     ids=["what others stored is staged", "in its commit"],
 )
-def test_f75_a_kill_of_such_a_refresh_hinders_nobody(
-    open_home: StartHome, moment: KillPoint
-) -> None:
+def test_f75_a_kill_of_such_a_refresh_hinders_nobody(open_home: StartHome, moment: KillAt) -> None:
     """The table is as the increments left it, the next one waits for nothing, nor a new refresh."""
     home = open_home(profiles=1_000)
     account = home.account
@@ -136,7 +128,7 @@ def test_f75_a_kill_of_such_a_refresh_hinders_nobody(
     account.advance_clock(hours=1)
     account.clear_journal()
     with account.inject_fault("latency", match=held(PROFILES), seconds=HELD / 2):
-        refresh = fork_killed_sync(home, "profiles", kill_point=moment, config=WHOLE)
+        refresh = fork_sync(home, "profiles", kill_at=moment, config=WHOLE)
         wait_for_the_held_one(home, refresh, PROFILES)
         account.advance_clock(hours=1)
         account.mutate(create="profile", set={"email": "one@example.com"})

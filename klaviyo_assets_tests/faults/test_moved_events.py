@@ -5,12 +5,12 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from klaviyo_assets_tests.crash_hooks import KillAt
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.processes import fork_sync
 from klaviyo_assets_tests.e2e.sandbox_account import NOON
 from klaviyo_assets_tests.faults.assertions import assert_complete, stored_ids
-from klaviyo_assets_tests.faults.kill_points import KillPoint, fork_killed_sync
 
 EVENTS = "/api/events"
 
@@ -87,11 +87,9 @@ def test_f80_a_kill_between_the_two_is_mended_by_the_next_run(open_home: StartHo
     home = open_home(events=6_000, future_events=0, gzip=False)
     event = written(home, LONG_AGO)
     change = {"mutations": [redating(event, RECENT)]}
-    end = KillPoint(
-        owner="klaviyo_assets.lake.write.merge", name="has_duplicate_hashes", when="before"
-    )
+    end = KillAt("before searching duplicate keys")
     with home.account.inject_fault("mutate", match={"path": EVENTS, "from": 2, "to": 2}, **change):
-        life = fork_killed_sync(home, "events", kill_point=end, commit_bytes=COMMIT_BYTES)
+        life = fork_sync(home, "events", kill_at=end, commit_bytes=COMMIT_BYTES)
         assert life.has_ended(within=120)
     assert life.exit_code == -signal.SIGKILL
     assert stored_ids(home, "events").count(event) == 2

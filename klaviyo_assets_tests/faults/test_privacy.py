@@ -11,11 +11,12 @@ import sys
 import pytest
 
 from klaviyo_assets_tests.contract.checkout import ROOT
+from klaviyo_assets_tests.crash_hooks import KillAt
 from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.processes import fork_erasure, fork_sync
 from klaviyo_assets_tests.e2e.test_cli import verb
 from klaviyo_assets_tests.e2e.test_erasure import place_of, somebody
 from klaviyo_assets_tests.e2e.value_search import find_values
-from klaviyo_assets_tests.faults.kill_points import KillPoint, fork_killed_erasure, fork_killed_sync
 
 APPEND = {"sync_mode": "full_refresh_append"}
 SALT = "correct horse battery staple"
@@ -102,13 +103,7 @@ def erase_from_standard_input(home: Home, *ids: str) -> subprocess.CompletedProc
 def test_f83_an_erased_person_is_in_no_file(home: Home) -> None:
     """A sync was killed, a record put aside, an erasure of two killed: one erasure ends it all."""
     id_, theirs = somebody(home)
-    life = fork_killed_sync(
-        home,
-        "profiles",
-        kill_point=KillPoint(
-            owner="klaviyo_assets.lake.write.table_writer", name="move_into_table", when="after"
-        ),
-    )
+    life = fork_sync(home, "profiles", kill_at=KillAt("after moving files"))
     assert life.has_ended(within=300)
     assert find_values(home.data_dir, theirs), "the files of the killed sync"
     home.account.add_events({"profile": id_, "properties": {"$value": 7}})
@@ -120,14 +115,7 @@ def test_f83_an_erased_person_is_in_no_file(home: Home) -> None:
     found = {path.split("/")[2] for path in find_values(home.root, theirs)}
     assert found >= {"profiles", "profiles_history", "events", "global_exclusions", "_quarantine"}
     other = max(home.account.true_ids("profiles") - {id_})
-    killed = fork_killed_erasure(
-        home,
-        id_,
-        other,
-        kill_point=KillPoint(
-            owner="klaviyo_assets.lake.maintenance.erasure", name="vacuum_tables", when="before"
-        ),
-    )
+    killed = fork_erasure(home, id_, other, kill_at=KillAt("before deleting files"))
     assert killed.has_ended(within=300)
     assert find_values(home.data_dir, {*theirs, other}), "retired files, and logs"
 

@@ -11,13 +11,13 @@ import pytest
 from deltalake import DeltaTable
 
 from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets_tests.crash_hooks import KillAt
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.instance import open_instance
 from klaviyo_assets_tests.e2e.memory import measure_forked_peak
 from klaviyo_assets_tests.e2e.processes import ChildProcess, fork_parallel_sync, fork_sync
 from klaviyo_assets_tests.faults.assertions import assert_complete, assert_sound_part, stored_ids
-from klaviyo_assets_tests.faults.kill_points import KillPoint, fork_killed_sync
 from klaviyo_assets_tests.timing import best_time_of_three
 
 EVENTS = "/api/events"
@@ -25,34 +25,20 @@ EVENTS = "/api/events"
 COMMIT_BYTES = 2**20
 """About two pages, so that a small sync has several commits."""
 
-LAKE, SYNCING = "klaviyo_assets.lake", "klaviyo_assets.defs.sync_output:SyncOutput"
-
 MOMENTS = {
-    "before the first write": KillPoint(
-        owner=f"{LAKE}.write.staging:StagingWriter", name="write_batches", when="before"
+    "before the first page": KillAt("before awaiting the first page"),
+    "before the first request is booked": KillAt("before reserving a request"),
+    "before the first write": KillAt("before staging rows"),
+    "in a part, before its first bytes are out": KillAt(
+        "before writing a row group", count=2, max_file_bytes=100
     ),
-    "in a part, before its first bytes are out": KillPoint(
-        owner=f"{LAKE}.parquet:ParquetFileWriter", name="write", when="inside", count=2
-    ),
-    "in a part, half of it written": KillPoint(
-        owner=f"{LAKE}.parquet:ParquetFileWriter", name="write", when="after", count=3
-    ),
-    "after the rename, before the commit": KillPoint(
-        owner=f"{LAKE}.write.table_writer", name="move_into_table", when="after", count=2
-    ),
-    "inside the first commit": KillPoint(
-        owner=f"{LAKE}.delta.commit", name="write_delta_commit", when="inside"
-    ),
-    "inside a later commit": KillPoint(
-        owner=f"{LAKE}.delta.commit", name="write_delta_commit", when="inside", count=2
-    ),
-    "after the commit, before the metadata": KillPoint(
-        owner=SYNCING, name="log_commit", when="before", count=2
-    ),
-    "after the metadata": KillPoint(owner=SYNCING, name="log_commit", when="after", count=2),
-    "after the last commit, before its materialization": KillPoint(
-        owner="klaviyo_assets.defs.io_manager:LakeIOManager", name="handle_output", when="after"
-    ),
+    "in a part, half of it written": KillAt("after writing a row group", count=3),
+    "after the rename, before the commit": KillAt("after moving files", count=2),
+    "inside the first commit": KillAt("before a table commit", max_file_bytes=100),
+    "inside a later commit": KillAt("before a table commit", count=2, max_file_bytes=100),
+    "after the commit, before the metadata": KillAt("before observing a commit", count=2),
+    "after the metadata": KillAt("after observing a commit", count=2),
+    "after the last commit, before its materialization": KillAt("after writing an output"),
 }
 
 
@@ -62,7 +48,7 @@ def test_f42_a_kill_at_any_point_is_completed_by_the_next_run(
 ) -> None:
     """Killed there, a first sync leaves nothing twice; the next run completes it and tidies up."""
     home = open_home(events=6_000, future_events=0, gzip=False)
-    life = fork_killed_sync(home, "events", kill_point=MOMENTS[moment], commit_bytes=COMMIT_BYTES)
+    life = fork_sync(home, "events", kill_at=MOMENTS[moment], commit_bytes=COMMIT_BYTES)
     assert life.has_ended(within=300)
     assert life.exit_code in {-signal.SIGKILL, -signal.SIGXFSZ}
     kept = stored_ids(home, "events")

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 from deltalake import DeltaTable
@@ -11,8 +10,8 @@ from klaviyo_assets.decode.schema import arrow_schema
 from klaviyo_assets.errors import StorageError
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import LakeTable, build_table
-from klaviyo_assets.lake.write import table_writer
 from klaviyo_assets.streams import STREAMS
+from klaviyo_assets_tests.crash_hooks import run_at_crash_point
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.faults.assertions import assert_complete
 
@@ -99,10 +98,10 @@ def test_f67_a_crash_after_the_columns_leaves_the_mark(home: Home) -> None:
     age(home, "profiles")
     home.account.advance_clock(hours=3)
 
-    def crash(*_: object) -> int:
+    def crash() -> None:
         raise StorageError("the machine went dark")
 
-    with patch.object(table_writer, "commit_change", crash):
+    with run_at_crash_point("before a table commit", crash):
         broken = home.sync("profiles")
     assert "the machine went dark" in broken.failures["profiles"]
     assert widenings(home, "profiles") == [1]

@@ -1,18 +1,13 @@
-"""A child process that kills itself with SIGKILL at a chosen moment."""
+"""Child processes that write to a lake, and kill themselves at a crash point."""
 
-import os
-import resource
-import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 from klaviyo_assets.lake.layout import LakeTable
 from klaviyo_assets.lake.maintenance.erasure import erase_profiles
 from klaviyo_assets.lake.maintenance.personal_data import ProfileTable
 from klaviyo_assets.lake.read.views import PlainRelation
-from klaviyo_assets.lake.write import table_writer
+from klaviyo_assets_tests.crash_hooks import KillAt
 from klaviyo_assets_tests.forkserver import FORKSERVER
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     EVENTS,
@@ -30,31 +25,11 @@ NOTE_PREFIX = "note.of."
 NEW_KEY_COUNT = 60
 """Keys that the killed sync brings; the first half was there before."""
 
-KillMoment = tuple[str, str, int]
-"""Event of `sys.setprofile`, name of the function, and which of its calls, from 1."""
 
-
-def kill_at(kill_moment: KillMoment) -> None:
-    """Arrange for this process to be killed at the moment."""
-    kind, name, left = kill_moment
-
-    def watch(frame: FrameType, event: str, arg: object) -> None:
-        nonlocal left
-        if event != kind:
-            return
-        called = frame.f_code.co_name if event == "call" else getattr(arg, "__name__", "")
-        if called == name:
-            left -= 1
-            if not left:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.setprofile(watch)
-
-
-def sync_rows(root: Path, mode: str, kill_moment: KillMoment | None) -> None:
+def sync_rows(root: Path, mode: str, kill_at: KillAt | None) -> None:
     """Write rows of both generations to profiles and their history, publish and tidy up."""
-    if kill_moment is not None:
-        kill_at(kill_moment)
+    if kill_at is not None:
+        kill_at.arm()
     lake = open_lake(root)
     write = replace_rows if mode == "replace" else merge_rows
     table = EVENTS if mode == "days" else PROFILES
@@ -68,22 +43,14 @@ def merge_until_killed(
     root: Path, table: LakeTable, key: int, *, max_file_bytes: int, with_history: bool
 ) -> None:
     """Add one row; the kernel ends the process where a file grows beyond `max_file_bytes`."""
-    real = table_writer.commit_change
-
-    def commit(*words: object) -> int:
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
-        return real(*words)  # pyright: ignore[reportArgumentType]
-
-    table_writer.commit_change = commit
+    KillAt("before a table commit", max_file_bytes=max_file_bytes).arm()
     rows = [numbered_batch(key, 1, note=f"{NOTE_PREFIX}{key}", synced=1, days=0.1)]
     merge_rows(open_lake(root), table, rows, {"generation": 2}, with_history=with_history)
 
 
-def erase_two_profiles(root: Path, kill_moment: KillMoment) -> None:
+def erase_two_profiles(root: Path, kill_at: KillAt) -> None:
     """Erase two profiles from profiles and events."""
-    kill_at(kill_moment)
+    kill_at.arm()
     erase_profiles(
         root,
         [ProfileTable(table=EVENTS, id_column="id"), ProfileTable(table=PROFILES, id_column="id")],

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -9,7 +10,7 @@ import pyarrow as pa
 
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import LakeTable
-from klaviyo_assets.lake.write.session import CommitReceipt
+from klaviyo_assets.lake.write.session import CommitReceipt, WriteMode
 
 TIMESTAMP_TYPE = pa.timestamp("us", tz="UTC")
 START_TIME = datetime(2024, 1, 1, tzinfo=UTC)
@@ -75,38 +76,26 @@ def numbered_batch(
     return build_batch((f"k{at:07}", at * days, note, synced) for at in range(first, first + count))
 
 
-def merge_rows(
+def write_rows(  # noqa: PLR0913 - what a session takes, by name
     lake: Lake,
     table: LakeTable,
     batches: Sequence[pa.RecordBatch],
     state: dict[str, object] | None = None,
     *,
+    mode: WriteMode,
     with_history: bool = False,
 ) -> CommitReceipt:
-    """Add the rows in one session and one commit."""
+    """Write the rows in one session and one commit."""
     with lake.open_session(
-        table, account=ACCOUNT_ID, mode="merge", with_history=with_history, started_at=utc_now()
+        table, account=ACCOUNT_ID, mode=mode, with_history=with_history, started_at=utc_now()
     ) as session:
         for each in batches:
             session.add(each)
         return session.commit({} if state is None else state)
 
 
-def replace_rows(
-    lake: Lake,
-    table: LakeTable,
-    batches: Sequence[pa.RecordBatch],
-    state: dict[str, object] | None = None,
-    *,
-    with_history: bool = False,
-) -> CommitReceipt:
-    """Make the rows the whole table."""
-    with lake.open_session(
-        table, account=ACCOUNT_ID, mode="replace", with_history=with_history, started_at=utc_now()
-    ) as session:
-        for each in batches:
-            session.add(each)
-        return session.commit({} if state is None else state)
+merge_rows = partial(write_rows, mode="merge")
+replace_rows = partial(write_rows, mode="replace")
 
 
 def read_rows(lake: Lake, name: str) -> dict[str, tuple[datetime, str, datetime]]:

@@ -16,6 +16,7 @@ from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import LakeTable
 from klaviyo_assets.lake.read.views import PlainRelation
 from klaviyo_assets.lake.write.session import WriteSession
+from klaviyo_assets_tests.crash_hooks import KillAt
 from klaviyo_assets_tests.forkserver import FORKSERVER
 from klaviyo_assets_tests.integration.lake.killed_process import run_in_child_process, sync_rows
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (
@@ -154,7 +155,10 @@ def test_a_commit_whose_answer_was_lost_is_known_again(lake: Lake, root: Path) -
 
 def test_the_next_session_clears_up_after_a_killed_one(lake: Lake, root: Path) -> None:
     """What a killed session had staged is gone as soon as another one begins."""
-    assert run_in_child_process(sync_rows, root, "merge", ("call", "rewrite_files", 2)) == -9
+    assert (
+        run_in_child_process(sync_rows, root, "merge", KillAt("before rewriting files", count=2))
+        == -9
+    )
     assert list_data_files(root, "profiles")
     begun(lake).close()
     assert list_data_files(root, "profiles") == []

@@ -12,9 +12,9 @@ from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.maintenance.erasure import ErasureResult, erase_profiles
 from klaviyo_assets.lake.maintenance.personal_data import ProfileTable
 from klaviyo_assets.lake.read.views import PlainRelation
+from klaviyo_assets_tests.crash_hooks import KillAt
 from klaviyo_assets_tests.e2e.value_search import find_values
 from klaviyo_assets_tests.integration.lake.killed_process import (
-    KillMoment,
     erase_two_profiles,
     run_in_child_process,
 )
@@ -34,15 +34,15 @@ TWO = ["k0000003", "k0000040"]
 
 PEOPLE = [ProfileTable(table=EVENTS, id_column="id"), ProfileTable(table=PROFILES, id_column="id")]
 
-MOMENTS: dict[str, KillMoment] = {
-    "before a record leaves the quarantine": ("call", "write_quarantine", 1),
-    "before the first table's commit": ("c_call", "create_write_transaction", 1),
-    "after it": ("c_return", "create_write_transaction", 1),
-    "before the last table's commit": ("c_call", "create_write_transaction", 3),
-    "after it, before the database is built": ("call", "build_database", 1),
-    "as retired files are deleted": ("call", "delete_untouched_files", 1),
-    "as old versions are forgotten": ("call", "remove_old_versions", 2),
-    "before the receipt is finished": ("call", "finish", 1),
+MOMENTS = {
+    "before a record leaves the quarantine": KillAt("before writing the quarantine"),
+    "before the first table's commit": KillAt("before a table commit"),
+    "after it": KillAt("after a table commit"),
+    "before the last table's commit": KillAt("before a table commit", count=3),
+    "after it, before the database is built": KillAt("before building the database"),
+    "as retired files are deleted": KillAt("before deleting files"),
+    "as old versions are forgotten": KillAt("before removing old versions", count=2),
+    "before the receipt is finished": KillAt("before finishing a receipt"),
 }
 
 

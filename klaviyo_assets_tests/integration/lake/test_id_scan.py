@@ -13,12 +13,8 @@ from klaviyo_assets.lake.read.views import PlainRelation
 from klaviyo_assets.lake.write import session
 from klaviyo_assets.lake.write.session import CommitReceipt, IdScanSession
 from klaviyo_assets.lake.write.soft_deletes import DeletionScan
-from klaviyo_assets.lake.write.table_writer import TableWriter
-from klaviyo_assets_tests.integration.lake.killed_process import (
-    KillMoment,
-    kill_at,
-    run_in_child_process,
-)
+from klaviyo_assets_tests.crash_hooks import KillAt, run_at_crash_point
+from klaviyo_assets_tests.integration.lake.killed_process import run_in_child_process
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     ACCOUNT_ID,
     START_TIME,
@@ -136,25 +132,21 @@ def test_a_sweep_that_may_have_missed_something_only_lifts(lake: Lake) -> None:
     assert marks(lake) == {key(0): None, key(1): None, key(2): at_day(1)}
 
 
-def test_a_rival_is_waited_for_not_for_ever(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rival_is_waited_for_not_for_ever(lake: Lake) -> None:
     """A commit that comes first makes the sweep judge again; one after the other ends it."""
     merge_rows(lake, MARKING, [unmarked(numbered_batch(0, 4))])
-    write, rivals = TableWriter.write_change, [1, 1]
+    rivals = [100, 101]
 
-    def outrun(writer: TableWriter, *what: object) -> object:
-        if writer.start is not None and rivals and rivals.pop():
-            other = numbered_batch(100 + len(rivals), 1, synced=LATE)
-            monkeypatch.setattr(TableWriter, "write_change", write)
-            merge_rows(lake, MARKING, [unmarked(other)])
-            monkeypatch.setattr(TableWriter, "write_change", outrun)
-        return write(writer, *what)  # pyright: ignore[reportArgumentType]
+    def commit_rival() -> None:
+        if rivals:
+            merge_rows(lake, MARKING, [unmarked(numbered_batch(rivals.pop(), 1, synced=LATE))])
 
-    monkeypatch.setattr(TableWriter, "write_change", outrun)
-    assert swept(lake, range(3), 1).rows_marked_deleted == 1
-    rivals.extend([1] * session.MAX_ID_SCAN_ATTEMPTS)
-    with pytest.raises(LakeConflictError):
-        swept(lake, range(2), 2)
-    monkeypatch.setattr(TableWriter, "write_change", write)
+    with run_at_crash_point("before a table commit", commit_rival):
+        assert swept(lake, range(3), 1).rows_marked_deleted == 1
+        assert not rivals
+        rivals.extend(range(200, 200 + session.MAX_ID_SCAN_ATTEMPTS))
+        with pytest.raises(LakeConflictError):
+            swept(lake, range(2), 2)
     assert marks(lake)[key(2)] is None
 
 
@@ -167,31 +159,31 @@ def test_a_damaged_file_stops_a_sweep(lake: Lake, root: Path) -> None:
         swept(lake, [0], 1)
 
 
-def sweep_and_die(root: Path, moment: KillMoment | None) -> None:
+def sweep_and_die(root: Path, kill_at: KillAt | None) -> None:
     """Sweep and publish, in a process that kills itself."""
-    if moment is not None:
-        kill_at(moment)
+    if kill_at is not None:
+        kill_at.arm()
     lake = open_lake(root)
     swept(lake, range(30), 1)
     lake.publish([PlainRelation(name="profiles")])
 
 
 @pytest.mark.parametrize(
-    "moment",
+    "kill_at",
     [
-        ("call", "write_table", 1),
-        ("c_call", "replace", 1),
-        ("c_call", "create_write_transaction", 1),
-        ("c_return", "create_write_transaction", 1),
+        KillAt("before writing a row group"),
+        KillAt("before moving a file"),
+        KillAt("before a table commit"),
+        KillAt("after a table commit"),
     ],
-    ids=["as a file is begun", "as a file is placed", "before the commit", "after the commit"],
+    ids=lambda each: each.point,
 )
-def test_a_kill_leaves_all_marks_or_none(tmp_path: Path, moment: KillMoment) -> None:
+def test_a_kill_leaves_all_marks_or_none(tmp_path: Path, kill_at: KillAt) -> None:
     """A sweep is one commit: readers see the table before it or after it."""
     lake = open_lake(tmp_path)
     merge_rows(lake, MARKING, [unmarked(numbered_batch(0, 60))], {"cursor": "x"})
     lake.publish([PlainRelation(name="profiles")])
-    assert run_in_child_process(sweep_and_die, tmp_path, moment) == -9
+    assert run_in_child_process(sweep_and_die, tmp_path, kill_at) == -9
     after = {key(at): at_day(1) if at >= 30 else None for at in range(60)}
     assert marks(lake) in (after, dict.fromkeys(after))
     assert query_database(tmp_path, "SELECT count(*) FROM k.profiles") == [(60,)]

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from klaviyo_assets.lake.read.views import PlainRelation
+from klaviyo_assets_tests.crash_hooks import KillAt
 from klaviyo_assets_tests.integration.lake.killed_process import (
     NEW_KEY_COUNT,
-    KillMoment,
     run_in_child_process,
     sync_rows,
 )
@@ -22,25 +22,27 @@ from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     read_notes,
 )
 
-MOMENTS: dict[str, KillMoment] = {
-    "before the first row is written": ("call", "write_batches", 1),
-    "as a file is begun": ("call", "write_table", 1),
-    "as the next file is begun": ("call", "write_table", 2),
-    "as rows are judged": ("call", "find_superseded_rows", 3),
-    "as a file is placed": ("c_call", "replace", 1),
-    "before the history's commit": ("c_call", "create_write_transaction", 1),
-    "between the history's commit and the table's": ("c_return", "create_write_transaction", 1),
-    "before the table's commit": ("c_call", "create_write_transaction", 2),
-    "after the table's commit": ("c_return", "create_write_transaction", 2),
-    "as the database is built": ("call", "build_database", 1),
-    "as the old files are retired": ("call", "start_file_grace", 1),
-    "before what was published is noted": ("call", "write_published", 1),
-    "as retired files are deleted": ("call", "delete_untouched_files", 1),
+MOMENTS = {
+    "before the first row is written": KillAt("before staging rows"),
+    "as a file is begun": KillAt("before writing a row group"),
+    "as the next file is begun": KillAt("before writing a row group", count=2),
+    "as the table's rows are merged": KillAt("before merging a partition", count=2),
+    "as files are rewritten": KillAt("before rewriting files", count=2),
+    "as a file is placed": KillAt("before moving a file"),
+    "before the history's commit": KillAt("before a table commit"),
+    "between the history's commit and the table's": KillAt("after a table commit"),
+    "before the table's commit": KillAt("before a table commit", count=2),
+    "after the table's commit": KillAt("after a table commit", count=2),
+    "as the database is built": KillAt("before building the database"),
+    "as the old files are retired": KillAt("before starting the file grace"),
+    "before the new database is in its place": KillAt("before swapping the database"),
+    "before what was published is noted": KillAt("after swapping the database"),
+    "as retired files are deleted": KillAt("before deleting files"),
 }
 
 
 # Merging takes every road; replacing and days differ up to the commit alone.
-SHORT = ["as rows are judged", "as a file is placed", "before the table's commit"]
+SHORT = ["as the table's rows are merged", "as a file is placed", "before the table's commit"]
 
 
 @pytest.mark.parametrize(

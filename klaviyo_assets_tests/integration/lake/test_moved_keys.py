@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from klaviyo_assets.lake.delta.log import read_newest_commit_state
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.write import merge
-from klaviyo_assets.lake.write.session import WriteSession
+from klaviyo_assets.lake.write.session import WriteMode, WriteSession
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     ACCOUNT_ID,
     EVENTS,
@@ -26,7 +26,6 @@ from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     open_lake,
     read_notes,
     read_rows,
-    replace_rows,
     utc_now,
 )
 
@@ -72,11 +71,10 @@ def test_what_comes_in_later_stays_whatever_a_clock_says(lake: Lake) -> None:
 
 
 @pytest.mark.usefixtures("key_lookup")
-@pytest.mark.parametrize("writes", [merge_rows, replace_rows])
-def test_two_days_in_one_commit(lake: Lake, writes: type[object]) -> None:
+@pytest.mark.parametrize("mode", ["merge", "replace"])
+def test_two_days_in_one_commit(lake: Lake, mode: WriteMode) -> None:
     """The same key in two stages of one commit, on two days."""
     merge_rows(lake, EVENTS, [numbered_batch(0, 20, days=0.1)])
-    mode = "merge" if writes is merge_rows else "replace"
     with lake.open_session(
         EVENTS, account=ACCOUNT_ID, mode=mode, with_history=False, started_at=utc_now()
     ) as session:

@@ -27,6 +27,7 @@ from klaviyo_assets.lake.maintenance import file_search
 from klaviyo_assets.lake.maintenance.erasure import ErasureResult, erase_profiles
 from klaviyo_assets.lake.maintenance.personal_data import ProfileTable
 from klaviyo_assets.lake.read.views import PlainRelation
+from klaviyo_assets_tests.crash_hooks import KillAt
 from klaviyo_assets_tests.e2e.value_search import find_values
 from klaviyo_assets_tests.integration.lake.killed_process import (
     erase_two_profiles,
@@ -89,19 +90,14 @@ def in_a_retired_file_of_another_clock(lake: Lake) -> None:
 
 def in_files_of_a_killed_run(lake: Lake) -> None:
     """A run was killed before its first commit, its files in place."""
-    assert (
-        run_in_child_process(
-            sync_rows, lake.root, "days", ("c_call", "create_table_with_add_actions", 1)
-        )
-        == -9
-    )
+    assert run_in_child_process(sync_rows, lake.root, "days", KillAt("before a table commit")) == -9
 
 
 def in_a_history_that_was_never_committed(lake: Lake) -> None:
     """A run was killed before the first commit of a history, which has no log so."""
     merge_rows(lake, PROFILES, [numbered_batch(20, 5)])
-    moment = ("c_call", "create_table_with_add_actions", 1)
-    assert run_in_child_process(sync_rows, lake.root, "merge", moment) == -9
+    kill_at = KillAt("before a table commit")
+    assert run_in_child_process(sync_rows, lake.root, "merge", kill_at) == -9
     assert not list((lake.root / "lake" / "profiles_history").glob("_delta_log/*.json"))
 
 
@@ -228,12 +224,7 @@ def test_a_killed_erasure_of_two_is_ended_by_the_next(lake: Lake, given: list[st
     two = ["k0000003", "k0000040"]
     for table in (EVENTS, PROFILES):
         merge_rows(lake, table, [numbered_batch(0, 60, note="n")], with_history=True)
-    assert (
-        run_in_child_process(
-            erase_two_profiles, lake.root, ("c_return", "create_write_transaction", 1)
-        )
-        == -9
-    )
+    assert run_in_child_process(erase_two_profiles, lake.root, KillAt("after a table commit")) == -9
     done = erased(lake, *given)
     assert find_values(lake.root, {*two, *given}) == {}
     assert done.is_complete
@@ -245,7 +236,8 @@ def test_a_killed_erasure_of_whom_nobody_knows_is_said(lake: Lake) -> None:
     """Where the rows of the other are gone already, the next erasure cannot end it, and says so."""
     for table in (EVENTS, PROFILES):
         merge_rows(lake, table, [numbered_batch(0, 60, note="n")], with_history=True)
-    assert run_in_child_process(erase_two_profiles, lake.root, ("call", "finish", 1)) == -9
+    kill_at = KillAt("before finishing a receipt")
+    assert run_in_child_process(erase_two_profiles, lake.root, kill_at) == -9
     done = erased(lake, ADA)
     assert not done.is_complete
     assert any("was killed and is not finished" in line for line in done.describe())
@@ -260,7 +252,8 @@ def test_a_killed_erasure_whose_ids_are_lost_is_ended_by_hand(
     """Each erasure names the file to delete, which is the way out; then none is open any more."""
     merge_rows(lake, PROFILES, [numbered_batch(0, 60, note="n")])
     merge_rows(lake, EVENTS, [numbered_batch(0, 60, note="n")])
-    assert run_in_child_process(erase_two_profiles, lake.root, ("call", "finish", 1)) == -9
+    kill_at = KillAt("before finishing a receipt")
+    assert run_in_child_process(erase_two_profiles, lake.root, kill_at) == -9
     (note,) = (lake.root / "lake" / "_receipts").glob("*.begun")
     if content is not None:
         note.write_bytes(content)

@@ -10,10 +10,10 @@ from klaviyo_assets.errors import LakeConflictError
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import LakeTable
 from klaviyo_assets.lake.maintenance.personal_data import ProfileTable, remove_profile_rows
-from klaviyo_assets.lake.write import table_writer as lake_writing
 from klaviyo_assets.lake.write.session import CommitReceipt, WriteSession
 from klaviyo_assets.lake.write.soft_deletes import DeletionScan
 from klaviyo_assets.lake.write.table_writer import Rebase
+from klaviyo_assets_tests.crash_hooks import run_at_crash_point
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     ACCOUNT_ID,
     EVENTS,
@@ -167,28 +167,25 @@ def test_after_a_commit_that_took_keys_away_it_is_refused(lake: Lake, taking: st
     assert read_notes(lake, "profiles") == before
 
 
-def test_one_that_is_outrun_as_it_commits_goes_on_from_there(
-    lake: Lake, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_that_is_outrun_as_it_commits_goes_on_from_there(lake: Lake) -> None:
     """Its files are in place when another commit comes first: they are not lost; nor for ever."""
     merge_rows(lake, EVENTS, [numbered_batch(0, 50, note="old", synced=BEFORE)])
-    placed, rivals = lake_writing.move_into_table, [3, 2, 1]
+    rivals = [3, 2, 1]
 
-    def outrun(*what: object, **named: object) -> object:
-        done = placed(*what, **named)  # pyright: ignore[reportArgumentType]
+    def commit_rival() -> None:
         if rivals:
             batch = numbered_batch(100 + rivals.pop(), 1, note="theirs", synced=MEANWHILE)
-            with pytest.MonkeyPatch.context() as calm:
-                calm.setattr(lake_writing, "move_into_table", placed)
-                merge_rows(lake, EVENTS, [batch])
-        return done
+            merge_rows(lake, EVENTS, [batch])
 
     session = begun(lake, EVENTS)
-    monkeypatch.setattr(lake_writing, "move_into_table", outrun)
-    receipt = ended(session, [numbered_batch(0, 50, note="ours", synced=LATER)])
+    with run_at_crash_point("after moving files", commit_rival):
+        receipt = ended(session, [numbered_batch(0, 50, note="ours", synced=LATER)])
     expected = {key(at): "ours" for at in range(50)}
     assert read_notes(lake, "events") == expected | {key(at): "theirs" for at in (101, 102, 103)}
     assert receipt.rows_rebased == 3
     rivals.extend([7] * 5)
-    with pytest.raises(LakeConflictError):
+    with (
+        run_at_crash_point("after moving files", commit_rival),
+        pytest.raises(LakeConflictError),
+    ):
         ended(begun(lake, EVENTS), [numbered_batch(0, 50, note="ours", synced=LATER)])

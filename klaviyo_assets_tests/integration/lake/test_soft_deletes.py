@@ -16,11 +16,8 @@ from klaviyo_assets.lake.layout import LakeTable
 from klaviyo_assets.lake.read.views import PlainRelation
 from klaviyo_assets.lake.write.session import CommitReceipt
 from klaviyo_assets.lake.write.soft_deletes import DeletionScan
-from klaviyo_assets_tests.integration.lake.killed_process import (
-    KillMoment,
-    kill_at,
-    run_in_child_process,
-)
+from klaviyo_assets_tests.crash_hooks import KillAt
+from klaviyo_assets_tests.integration.lake.killed_process import run_in_child_process
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     ACCOUNT_ID,
     PROFILES,
@@ -191,22 +188,24 @@ def test_any_sequence_of_reads_equals_a_dict(reads: list[tuple[set[int], bool]])
             lake.check_integrity()
 
 
-def refresh_and_die(root: Path, moment: KillMoment | None) -> None:
+def refresh_and_die(root: Path, kill_at: KillAt | None) -> None:
     """Replace half of the rows and publish, in a process that kills itself."""
-    if moment is not None:
-        kill_at(moment)
+    if kill_at is not None:
+        kill_at.arm()
     lake = open_lake(root)
     noticed = DeletionScan(deleted_at=at_day(1))
     refresh(lake, [numbered_batch(30, 60, note="new")], noticed, state={"generation": 2})
     lake.publish([PlainRelation(name="profiles")])
 
 
-MOMENTS: dict[str, KillMoment] = {
-    "before the gone rows are looked for": ("call", "mark_missing_rows", 1),
-    "as the gone rows are written": ("call", "write_table", 2),
-    "as a file is placed": ("c_call", "replace", 1),
-    "before the commit": ("c_call", "create_write_transaction", 1),
-    "after the commit": ("c_return", "create_write_transaction", 1),
+MOMENTS = {
+    "before the gone rows are looked for": KillAt("before marking missing rows"),
+    "as the gone rows are written": KillAt(
+        "before writing a row group", since="before marking missing rows"
+    ),
+    "as a file is placed": KillAt("before moving a file"),
+    "before the commit": KillAt("before a table commit"),
+    "after the commit": KillAt("after a table commit"),
 }
 
 
