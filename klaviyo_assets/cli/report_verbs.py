@@ -21,7 +21,6 @@ from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.model.stream import Join, Stream
 from klaviyo_assets.reports.backfill_plan import (
     PlanContext,
-    build_calendar_offline,
     format_alternative,
     format_failed_metrics,
     format_plan,
@@ -30,6 +29,7 @@ from klaviyo_assets.reports.backfill_plan import (
     plan_backfill,
     plannable_days,
 )
+from klaviyo_assets.reports.calendar import build_calendar_offline
 from klaviyo_assets.reports.failed_requests import read_failed_metrics
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import REPORTS, STREAMS
@@ -77,12 +77,11 @@ def _print_plan(context: PlanContext, options: argparse.Namespace) -> None:
     _print_metric_warnings(context)
     alternatives = resolve_metric_words(read_metrics(context.lake), context.mapped_metric)
     for stream in REPORTS:
-        if isinstance(report := stream.source, ReportEndpoint):
-            plan = plan_backfill(stream, report, metrics, days, context=context)
-            print("\n".join(format_plan(plan)))
-            for name, others in alternatives.items():
-                plan = plan_backfill(stream, report, others, days, context=context)
-                print(format_alternative(name, plan))
+        plan = plan_backfill(stream, metrics, days, context=context)
+        print("\n".join(format_plan(plan)))
+        for name, others in alternatives.items():
+            plan = plan_backfill(stream, others, days, context=context)
+            print(format_alternative(name, plan))
 
 
 def _metrics_to_plan(context: PlanContext, named: Sequence[str]) -> Sequence[str]:

@@ -25,17 +25,19 @@ from klaviyo_assets.account.metrics import (
 from klaviyo_assets.api.clock import utc_now
 from klaviyo_assets.api.rate_limiter import DailyQuota
 from klaviyo_assets.defs.automation import default_sensor_status, find_asset_key, select_assets
-from klaviyo_assets.defs.partitions import (
+from klaviyo_assets.defs.report_assets import MAX_PARTITIONS_PER_RUN
+from klaviyo_assets.defs.report_runs import (
     BACKFILL_SENSOR_NAME,
     BACKFILL_SENSOR_TAG,
     MAX_REQUESTS_TAG,
     METRIC_PARTITIONS,
+    SKIP_PERIOD,
+    InFlightRuns,
     partition_range_tags,
+    read_in_flight_runs,
     report_run_tags,
 )
-from klaviyo_assets.defs.report_assets import MAX_PARTITIONS_PER_RUN, report_definition
 from klaviyo_assets.defs.resources import KlaviyoConnection, KlaviyoResource
-from klaviyo_assets.defs.run_history import SKIP_PERIOD, InFlightRuns, read_in_flight_runs
 from klaviyo_assets.defs.sensors import metrics_to_fetch
 from klaviyo_assets.errors import KlaviyoAssetsError, format_quantity
 from klaviyo_assets.lake.delta.state import PartitionState
@@ -51,10 +53,9 @@ from klaviyo_assets.reports.backfill_plan import (
     rank_tasks,
 )
 from klaviyo_assets.reports.calendar import ReportCalendar, fetch_calendar
-from klaviyo_assets.reports.context import build_planner_inputs, load_send_facts
-from klaviyo_assets.reports.estimate import CostEstimator, all_days
+from klaviyo_assets.reports.estimate import CostEstimator
 from klaviyo_assets.reports.failed_requests import read_failed_metrics
-from klaviyo_assets.reports.planner import PartitionRequest
+from klaviyo_assets.reports.planner import PartitionRequest, load_planner_inputs, report_endpoint
 from klaviyo_assets.reports.source import RESPONSE_CACHE_LIFETIME
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import REPORTS
@@ -73,9 +74,6 @@ requests of a day are sent in three hours. If no two tasks fit into one run, eac
 two minutes, together seven and a half hours.
 """
 
-MAX_BACKFILL_RUN_PARTITIONS = MAX_PARTITIONS_PER_RUN
-"""Dagster records each partition when it launches a run, and launches no other run meanwhile."""
-
 BACKFILL_RUN_PRIORITY = -10
 """A backfill of the past can wait for every other run, the daily fetch of reports included."""
 
@@ -86,14 +84,6 @@ a report if runs of so many metrics failed and no run succeeded."""
 SPARE_REQUESTS = 8
 """How many requests a run may send beyond its estimate, for further pages and for messages whose
 send day is not known."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackfillLaunch:
-    """A run to launch: its partitions, and how many requests it may send."""
-
-    batch: RunBatch
-    max_requests: int
 
 
 def build_backfill_sensor(settings: Settings) -> dg.SensorDefinition:
@@ -110,7 +100,11 @@ def build_backfill_sensor(settings: Settings) -> dg.SensorDefinition:
     def launch_backfills(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         ticks = int(json.loads(context.cursor or "{}").get("ticks", 0)) + 1
         try:
-            requests, reasons = _evaluate_tick(context, ticks)
+            klaviyo: KlaviyoResource = context.resources.klaviyo
+            lake: Lake = context.resources.lake.lake()
+            known_lake = lake if lake.stored_account() is not None else None
+            with klaviyo.connect(warn=context.log.warning, lake=known_lake) as connection:
+                requests, reasons = _choose_runs(context, connection, lake, ticks)
         except KlaviyoAssetsError as error:
             return dg.SkipReason(str(error))
         if not requests:
@@ -118,17 +112,6 @@ def build_backfill_sensor(settings: Settings) -> dg.SensorDefinition:
         return dg.SensorResult(run_requests=requests, cursor=json.dumps({"ticks": ticks}))
 
     return launch_backfills
-
-
-def _evaluate_tick(
-    context: dg.SensorEvaluationContext, ticks: int
-) -> tuple[list[dg.RunRequest], list[str]]:
-    """Return the runs to launch, and for each report without one the reason."""
-    klaviyo: KlaviyoResource = context.resources.klaviyo
-    lake: Lake = context.resources.lake.lake()
-    known_lake = lake if lake.stored_account() is not None else None
-    with klaviyo.connect(warn=context.log.warning, lake=known_lake) as connection:
-        return _choose_runs(context, connection, lake, ticks)
 
 
 def _choose_runs(
@@ -168,7 +151,7 @@ def _choose_runs(
             reasons.append(f"{stream.name}: {launch}")
         else:
             key = find_asset_key(context, stream.name)
-            requests.append(_build_run_request(stream, key, launch, ticks))
+            requests.append(_build_run_request(stream, key, *launch, ticks=ticks))
     return requests, reasons
 
 
@@ -261,10 +244,9 @@ class ReportBackfillTick:
         calendar: ReportCalendar,
         metric_selection: MetricSelection,
     ) -> None:
-        """Read which metrics failed lately; everything else is read when it is needed."""
+        """Read which metrics failed recently; everything else is read when it is needed."""
         self._metric_selection = metric_selection
         self._stream = stream
-        self._report = report_definition(stream)
         self._connection = connection
         self._lake = lake
         self._calendar = calendar
@@ -276,8 +258,8 @@ class ReportBackfillTick:
 
     def choose_run(
         self, instance: dg.DagsterInstance, in_flight: InFlightRuns, requests_left: int
-    ) -> BackfillLaunch | str:
-        """Return the run that is worth most of those that the quota allows, or why there is none.
+    ) -> tuple[RunBatch, int] | str:
+        """Return the next run and how many requests it may send, or why there is none.
 
         Raises:
             KlaviyoAssetsError: the lake or the rate limiter's file cannot be read.
@@ -323,7 +305,7 @@ class ReportBackfillTick:
             for task in rank_tasks(
                 due,
                 bounds=bounds,
-                max_days=self._report.max_days,
+                max_days=report_endpoint(self._stream).max_days,
                 first_metric_id=self._metric_selection.revenue_metric_id,
             )
             if not any(in_flight.is_in_flight(task.metric_id, day) for day in task.date_range)
@@ -357,17 +339,14 @@ class ReportBackfillTick:
         metric_order: Sequence[str],
         bounds: DateRange,
         requests_left: int,
-    ) -> BackfillLaunch | None:
-        """Return the first tasks, as many as the quota and the limits of one run allow.
+    ) -> tuple[RunBatch, int] | None:
+        """Return as many of the first tasks as one run can fetch, and its limit of requests.
 
-        None if the quota does not even allow the first one.
+        None if the quota does not even allow the first task.
         """
-        send_facts = load_send_facts(self._stream, self._report, self._lake)
-        inputs = build_planner_inputs(self._report, bounds, send_facts, self._calendar)
         estimator = CostEstimator(
-            inputs,
-            send_facts.campaigns.values(),
-            assumed_days=all_days,
+            load_planner_inputs(self._stream, self._lake, bounds=bounds, calendar=self._calendar),
+            assume_spread=True,
             recent_timeframes=self._lake.response_cache(self._stream.name).recent_timeframes(
                 max_age=RESPONSE_CACHE_LIFETIME
             ),
@@ -383,19 +362,18 @@ class ReportBackfillTick:
         limits = BatchLimits(
             quota_left=requests_left,
             max_requests=max(1, requests_per_minute * MAX_BACKFILL_RUN_MINUTES),
-            max_partitions=MAX_BACKFILL_RUN_PARTITIONS,
+            max_partitions=MAX_PARTITIONS_PER_RUN,
         )
         choice = choose_next_batch(tasks, metric_order, limits=limits, task_cost=estimate_cost)
         if choice is None:
             return None
         batch, cost = choice
-        return BackfillLaunch(batch=batch, max_requests=min(requests_left, cost + SPARE_REQUESTS))
+        return batch, min(requests_left, cost + SPARE_REQUESTS)
 
 
 def _build_run_request(
-    stream: Stream, key: dg.AssetKey, launch: BackfillLaunch, ticks: int
+    stream: Stream, key: dg.AssetKey, batch: RunBatch, max_requests: int, *, ticks: int
 ) -> dg.RunRequest:
-    batch = launch.batch
     first, last = batch.metric_ids[0], batch.metric_ids[-1]
     return dg.RunRequest(
         # By this key a tick that is evaluated again after a crash launches nothing twice.
@@ -409,6 +387,6 @@ def _build_run_request(
             **partition_range_tags(batch.metric_ids, batch.date_range),
             **report_run_tags(stream.name, priority=BACKFILL_RUN_PRIORITY),
             BACKFILL_SENSOR_TAG: stream.name,
-            MAX_REQUESTS_TAG: str(launch.max_requests),
+            MAX_REQUESTS_TAG: str(max_requests),
         },
     )

@@ -8,8 +8,8 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from klaviyo_assets.defs.automation import ChecksByName, select_assets
 from klaviyo_assets.defs.checks import NOT_NULL_CHECK, UNIQUE_KEY_CHECK
 from klaviyo_assets.defs.completeness_check import COMPLETENESS_CHECK_KEY
-from klaviyo_assets.defs.partitions import PRIORITY_TAG
 from klaviyo_assets.defs.report_freshness import NEWEST_DAYS_CHECK
+from klaviyo_assets.defs.report_runs import PRIORITY_TAG
 from klaviyo_assets.streams import COLLECTIONS
 
 SLOW_STREAMS = frozenset({"lists_detailed"})

@@ -47,10 +47,11 @@ from klaviyo_assets.defs.metadata import (
     read_last_lake,
     sync_metadata,
 )
-from klaviyo_assets.defs.partitions import (
+from klaviyo_assets.defs.report_runs import (
     BACKFILL_SENSOR_NAME,
     FAILED_METRICS_SEPARATOR,
     FAILED_METRICS_TAG,
+    FETCHED_AT_METADATA_KEY,
     MAX_REQUESTS_TAG,
     NARROW_TIMEFRAMES_TAG,
     SKIPPED_TAG,
@@ -58,14 +59,10 @@ from klaviyo_assets.defs.partitions import (
     days_by_metric,
     partition_key,
     partitions_of_run,
-)
-from klaviyo_assets.defs.resources import KlaviyoConnection, KlaviyoResource, LakeResource
-from klaviyo_assets.defs.run_history import (
-    FETCHED_AT_METADATA_KEY,
-    days_of_metric,
-    read_backfill_partitions,
+    read_backfill_days,
     read_delivery_times,
 )
+from klaviyo_assets.defs.resources import KlaviyoConnection, KlaviyoResource, LakeResource
 from klaviyo_assets.errors import (
     KlaviyoAssetsError,
     QuotaError,
@@ -77,14 +74,13 @@ from klaviyo_assets.errors import (
     format_quantity,
 )
 from klaviyo_assets.lake.delta.state import MetricRefusal
-from klaviyo_assets.model.report import ReportEndpoint, ReportPartition
+from klaviyo_assets.model.report import ReportPartition
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.redaction import KeyRedactingFilter
 from klaviyo_assets.reports.calendar import describe_days_of_other_zones, fetch_calendar
-from klaviyo_assets.reports.context import ReportContext
-from klaviyo_assets.reports.failed_requests import RefusedMetric
+from klaviyo_assets.reports.failed_requests import RefusedMetric, ReportContext
 from klaviyo_assets.reports.fetch import FailedReport, FetchOutcome, ReportFetch, StoredDays
-from klaviyo_assets.reports.planner import PartitionRequest
+from klaviyo_assets.reports.planner import PartitionRequest, report_endpoint
 from klaviyo_assets.reports.source import RequestBudget
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.sync.memory import tune_process
@@ -110,15 +106,19 @@ RemainingDays = Mapping[str, Collection[date]]
 class ReportRunRecorder:
     """Collects the outcomes of a run's fetch, and logs or returns them as Dagster events."""
 
-    def __init__(self, context: dg.AssetExecutionContext, report_context: ReportContext) -> None:
+    def __init__(
+        self,
+        context: dg.AssetExecutionContext,
+        report_context: ReportContext,
+        *,
+        is_sensor_run: bool,
+    ) -> None:
         """Read where the lake is, and the names of metrics."""
         self._context = context
+        self._is_sensor_run = is_sensor_run
         self._report_context = report_context
         self._lake = str(report_context.lake.read_location())
         self._metrics = self._load_metrics()
-        self._metric_names = {
-            each.id: each.name[:MAX_METRIC_NAME_CHARACTERS] for each in self._metrics if each.name
-        }
         self._metadata_by_partition: dict[str, AssetMetadata] = {}
         self._errors_by_metric: dict[str, KlaviyoAssetsError] = {}
         self.stored_partitions = 0
@@ -131,11 +131,8 @@ class ReportRunRecorder:
             case RefusedMetric(refusal=MetricRefusal(is_known=True)):
                 self._record_refused(outcome)
             case RefusedMetric():
-                self._record_error(
-                    outcome.metric_id,
-                    len(outcome.row_counts),
-                    self._build_unknown_metric_error(outcome),
-                )
+                error = self._build_unknown_metric_error(outcome.metric_id, outcome.refusal)
+                self._record_error(outcome.metric_id, len(outcome.row_counts), error)
             case FailedReport():
                 self._record_failed(outcome)
 
@@ -165,9 +162,11 @@ class ReportRunRecorder:
 
     def _record_stored(self, outcome: StoredDays) -> None:
         for day in outcome.row_counts:
-            self._record_partition(
-                outcome.metric_id, day, self._build_partition_metadata(outcome, day)
-            )
+            details: AssetMetadata = {
+                "klaviyo/is_final": day in outcome.final_days,
+                FETCHED_AT_METADATA_KEY: outcome.fetched_at.isoformat(),
+            }
+            self._record_partition(outcome, day, details)
         self.stored_partitions += len(outcome.row_counts)
         self._context.log.info(
             "%s: %s of metric %s stored, %s; %s by this run",
@@ -179,99 +178,81 @@ class ReportRunRecorder:
         )
 
     def _record_partition(
-        self, metric_id: str, day: date, partition_metadata: AssetMetadata
+        self, outcome: StoredDays | RefusedMetric, day: date, details: AssetMetadata
     ) -> None:
-        name = self._metric_names.get(metric_id)
-        # The name comes first: the UI shows metadata in this order.
-        metadata = {**({METRIC_NAME_METADATA_KEY: name} if name else {}), **partition_metadata}
-        self._metadata_by_partition[partition_key(ReportPartition(metric_id, day))] = metadata
-
-    def _load_metrics(self) -> Sequence[AccountMetric]:
-        try:
-            return read_metrics(self._report_context.lake)
-        except KlaviyoAssetsError as error:
-            self._context.log.warning("metrics are shown without their names: %s", error)
-            return ()
-
-    def _build_partition_metadata(self, outcome: StoredDays, day: date) -> AssetMetadata:
-        request_metadata = self._build_request_metadata(
-            rows=outcome.row_counts[day],
-            requests=outcome.requests,
-            shared_by=outcome.sharing_days,
-            rows_total=outcome.receipt.rows_total,
-        )
-        return {
-            "dagster/partition_row_count": outcome.row_counts[day],
-            "klaviyo/is_final": day in outcome.final_days,
-            FETCHED_AT_METADATA_KEY: outcome.fetched_at.isoformat(),
-            "klaviyo/account_timezone": self._report_context.calendar.zone.key,
-            **request_metadata,
-        }
-
-    def _build_request_metadata(
-        self, *, rows: int, requests: int, shared_by: int, rows_total: int
-    ) -> AssetMetadata:
-        stats = self._report_context.client.stats
-        metadata = sync_metadata(
+        client, rows = self._report_context.client, outcome.row_counts[day]
+        written = rows if isinstance(outcome, StoredDays) else 0
+        sync = sync_metadata(
             self._report_context.stream,
             mode=SyncMode.INCREMENTAL_DEDUPED.value,
             cursor=None,
             numbers={
-                "records_read": rows,
-                "rows_written": rows,
-                "requests": requests,
-                "requests_shared_by": shared_by,
-                "retries": stats.retries,
-                "throttled_seconds": round(stats.throttled_seconds, 3),
-                **self._report_context.client.clock_skew.skew_metadata(),
+                "records_read": written,
+                "rows_written": written,
+                "requests": outcome.requests,
+                "requests_shared_by": outcome.sharing_days,
+                "retries": client.stats.retries,
+                "throttled_seconds": round(client.stats.throttled_seconds, 3),
+                **client.clock_skew.skew_metadata(),
             },
-            row_count=rows_total,
+            row_count=outcome.rows_total,
         )
-        return metadata | {LAKE_METADATA_KEY: self._lake}
+        key = partition_key(ReportPartition(outcome.metric_id, day))
+        self._metadata_by_partition[key] = {
+            # The name comes first: the UI shows metadata in this order.
+            **self._name_metadata(outcome.metric_id),
+            **details,
+            "dagster/partition_row_count": rows,
+            "klaviyo/account_timezone": self._report_context.calendar.zone.key,
+            **sync,
+            LAKE_METADATA_KEY: self._lake,
+        }
+
+    def _load_metrics(self) -> Mapping[str, AccountMetric]:
+        try:
+            return {each.id: each for each in read_metrics(self._report_context.lake)}
+        except KlaviyoAssetsError as error:
+            self._context.log.warning("metrics are shown without their names: %s", error)
+            return {}
+
+    def _name_metadata(self, metric_id: str) -> AssetMetadata:
+        metric = self._metrics.get(metric_id)
+        if metric is None or not metric.name:
+            return {}
+        return {METRIC_NAME_METADATA_KEY: metric.name[:MAX_METRIC_NAME_CHARACTERS]}
 
     def _record_refused(self, outcome: RefusedMetric) -> None:
         """Record each partition of a refused metric as materialized.
 
         It is empty, unless rows were stored before the refusal.
         """
-        refusal, report = outcome.refusal, self._report_context.stream.name
+        refusal = outcome.refusal
         reason = refusal.reason or UNKNOWN_REFUSAL_REASON
-        request_metadata = self._build_request_metadata(
-            rows=0,
-            requests=outcome.requests,
-            shared_by=len(outcome.row_counts),
-            rows_total=outcome.rows_total,
-        )
-        for day, rows in outcome.row_counts.items():
-            self._record_partition(
-                outcome.metric_id,
-                day,
-                {
-                    REFUSED_METADATA_KEY: True,
-                    "klaviyo/refused_reason": reason,
-                    "klaviyo/refused_on": refusal.refused_on.isoformat(),
-                    "dagster/partition_row_count": rows,
-                    "klaviyo/account_timezone": self._report_context.calendar.zone.key,
-                    **request_metadata,
-                },
-            )
+        details: AssetMetadata = {
+            REFUSED_METADATA_KEY: True,
+            "klaviyo/refused_reason": reason,
+            "klaviyo/refused_on": refusal.refused_on.isoformat(),
+        }
+        for day in outcome.row_counts:
+            self._record_partition(outcome, day, details)
         self._context.log.warning(
             "Klaviyo makes no %s with metric %s: %s (said on %s). %s done, as empty; it is not "
             "requested again unless the run config says ask_refused: true.",
-            report,
+            self._report_context.stream.name,
             self._metric_label(outcome.metric_id),
             reason,
             refusal.refused_on,
             format_quantity(len(outcome.row_counts), "partition"),
         )
 
-    def _build_unknown_metric_error(self, outcome: RefusedMetric) -> UnknownMetricError:
+    def _build_unknown_metric_error(
+        self, metric_id: str, refusal: MetricRefusal
+    ) -> UnknownMetricError:
         """Return the error for a refused metric whose id is not in the account's table."""
-        refusal = outcome.refusal
         problem = "the account has no metric of this id"
         if self._report_context.lake.read_table_state(METRICS_TABLE) is None:
             problem = "the table metrics was never read, so whether there is one is not known"
-        similar = describe_similar_metrics(outcome.metric_id, self._metrics)
+        similar = describe_similar_metrics(metric_id, list(self._metrics.values()))
         return UnknownMetricError(
             f"{problem}; Klaviyo said on {refusal.refused_on}: "
             f"{refusal.reason or UNKNOWN_REFUSAL_REASON}.{similar} "
@@ -287,10 +268,9 @@ class ReportRunRecorder:
             if not failed.tries_left and isinstance(error, TransientError):
                 error = ReportFailedError(error.message, stream=error.stream)
         self._record_error(metric_id, len(outcome.days), error)
-        name = self._metric_names.get(metric_id)
         metadata: AssetMetadata = {
             FAILED_METRIC_METADATA_KEY: metric_id,
-            **({METRIC_NAME_METADATA_KEY: name} if name else {}),
+            **self._name_metadata(metric_id),
             "klaviyo/partitions_not_stored": len(outcome.days),
             "klaviyo/failed_reason": failed.reason if failed is not None else error.message,
         }
@@ -320,14 +300,14 @@ class ReportRunRecorder:
         self._errors_by_metric[metric_id] = error
 
     def _metric_label(self, metric_id: str) -> str:
-        known = {each.id: each for each in self._metrics}
-        return format_metric(known[metric_id]) if metric_id in known else ascii(metric_id)
+        metric = self._metrics.get(metric_id)
+        return format_metric(metric) if metric is not None else ascii(metric_id)
 
-    def raise_failed_metrics(self, *, by_sensor: bool) -> None:
+    def raise_failed_metrics(self) -> None:
         """Fail the run if a metric failed. Its other partitions are stored.
 
         Dagster may retry the run only if that can help every failed metric, and if the run is not
-        the sensor's (`by_sensor`): the sensor launches another one an hour later.
+        the sensor's: the sensor launches another one an hour later.
 
         Raises:
             KlaviyoAssetsError: the error of the first metric, with all metrics in its text.
@@ -341,19 +321,17 @@ class ReportRunRecorder:
         text = "\n".join([*(each.message for each in errors), stored])
         permanent = [each for each in errors if not isinstance(each, TransientError)]
         first = (permanent or errors)[0]
-        if by_sensor and not permanent:
+        if self._is_sensor_run and not permanent:
             raise ReportFailedError(text, stream=first.stream) from first
         first.message = text
         raise first
 
-    def build_quota_error(
-        self, error: QuotaError, remaining: RemainingDays, *, by_sensor: bool
-    ) -> QuotaError:
+    def build_quota_error(self, error: QuotaError, remaining: RemainingDays) -> QuotaError:
         """Return the error with what is stored, what remains, and who fetches that when."""
         count = sum(len(days) for days in remaining.values())
         metrics = sum(bool(days) for days in remaining.values())
         next_step = "The sensor launches the rest by itself."
-        if not by_sensor:
+        if not self._is_sensor_run:
             next_step = (
                 f"Launch the rest then; the sensor {BACKFILL_SENSOR_NAME}, switched on, does it "
                 "itself."
@@ -387,7 +365,8 @@ MAX_PARTITIONS_PER_RUN = 360
 That is six whole time frames of a series report, or nearly a year of a report of totals. It is one
 number for both: of two, Dagster would give the backfill sensor the smaller one, and warn of it at
 every load. Cutting a backfill into runs costs no request: a request may cover more days than the
-run has, and the stored response serves the next run.
+run has, and the stored response serves the next run. A larger run would delay others: Dagster
+records each partition when it launches a run, and launches no other run meanwhile.
 """
 
 
@@ -397,7 +376,7 @@ def build_report_asset(stream: Stream, settings: Settings, zone: str | None) -> 
     Raises:
         TypeError: the stream is not a report.
     """
-    is_series = report_definition(stream).interval is not None
+    is_series = report_endpoint(stream).interval is not None
     parents = ["metrics"] if is_series else ["metrics", "campaigns"]
 
     @dg.asset(
@@ -426,17 +405,6 @@ def build_report_asset(stream: Stream, settings: Settings, zone: str | None) -> 
             yield recorder.build_result()
 
     return fetch_report
-
-
-def report_definition(stream: Stream) -> ReportEndpoint:
-    """Return the endpoint of a report's stream.
-
-    Raises:
-        TypeError: the stream is not a report.
-    """
-    if not isinstance(stream.source, ReportEndpoint):
-        raise TypeError(f"{stream.name} is no report")
-    return stream.source
 
 
 def _fetch_run(
@@ -488,7 +456,7 @@ def _build_report_context(
         tune_process()
     return ReportContext(
         stream=stream,
-        report=report_definition(stream),
+        report=report_endpoint(stream),
         client=connection.client,
         lake=store,
         base_url=settings.base_url,
@@ -497,12 +465,6 @@ def _build_report_context(
         clock=utc_now,
         warn=warn,
     )
-
-
-def _warn_of_other_zones(context: ReportContext) -> None:
-    warning = describe_days_of_other_zones(context.lake, context.stream.name, context.calendar)
-    if warning is not None:
-        context.warn(warning)
 
 
 def _fetch_partitions(
@@ -522,30 +484,31 @@ def _fetch_partitions(
     """
     max_requests = context.run.tags.get(MAX_REQUESTS_TAG)
     is_sensor_run = max_requests is not None
-    _warn_of_other_zones(report_context)
-    recorder = ReportRunRecorder(context, report_context)
-    has_narrow_timeframes = NARROW_TIMEFRAMES_TAG in context.run.tags
+    calendar = report_context.calendar
+    warning = describe_days_of_other_zones(
+        report_context.lake, report_context.stream.name, calendar
+    )
+    if warning is not None:
+        report_context.warn(warning)
+    recorder = ReportRunRecorder(context, report_context, is_sensor_run=is_sensor_run)
     fetch = ReportFetch(
-        _build_partition_requests(context, partitions, has_narrow_timeframes=has_narrow_timeframes),
+        _build_partition_requests(context, partitions),
         context=report_context,
         budget=RequestBudget(int(max_requests) if max_requests is not None else None),
     )
-    bounds = report_context.calendar.bounds
     try:
-        if bounds is not None:
-            outcomes = fetch.run(bounds, should_retry_refused=retry_refused)
+        if calendar.bounds is not None:
+            outcomes = fetch.run(calendar.bounds, should_retry=retry_refused)
             _store_outcomes(outcomes, recorder, report_context=report_context, lake=lake)
-        recorder.raise_failed_metrics(by_sensor=is_sensor_run)
+        recorder.raise_failed_metrics()
         recorder.raise_unfinished_days(fetch.remaining_days)
     except QuotaError as error:
         recorder.log_materializations()
-        quota_error = recorder.build_quota_error(
-            error, fetch.remaining_days, by_sensor=is_sensor_run
-        )
+        quota_error = recorder.build_quota_error(error, fetch.remaining_days)
         if not is_sensor_run:
             raise quota_error from error
         context.log.warning("%s", quota_error)
-        recorder.raise_failed_metrics(by_sensor=True)
+        recorder.raise_failed_metrics()
         return None
     except BaseException:
         recorder.log_materializations()
@@ -572,28 +535,27 @@ def _store_outcomes(
 
 
 def _build_partition_requests(
-    context: dg.AssetExecutionContext,
-    partitions: Sequence[ReportPartition],
-    *,
-    has_narrow_timeframes: bool,
+    context: dg.AssetExecutionContext, partitions: Sequence[ReportPartition]
 ) -> list[PartitionRequest]:
     """Return one request per metric, with what is known of its days' last delivery and backfill."""
     delivered = read_delivery_times(
         context.instance, context.asset_key, partitions, run_id=context.run.run_id
     )
-    backfill = read_backfill_partitions(context.instance, context.asset_key, context.run.tags)
+    sibling_days, pending_days = read_backfill_days(
+        context.instance, context.asset_key, context.run.tags
+    )
     return [
         PartitionRequest(
             metric_id=metric_id,
             days=days,
-            sibling_days=days_of_metric(backfill.partitions, metric_id),
-            pending_days=days_of_metric(backfill.pending, metric_id),
+            sibling_days=sibling_days.get(metric_id, frozenset()),
+            pending_days=pending_days.get(metric_id, frozenset()),
             delivered={
                 partition.day: fetched_at
                 for partition, fetched_at in delivered.items()
                 if partition.metric_id == metric_id
             },
-            should_widen=not has_narrow_timeframes,
+            should_widen=NARROW_TIMEFRAMES_TAG not in context.run.tags,
         )
         for metric_id, days in days_by_metric(partitions).items()
     ]

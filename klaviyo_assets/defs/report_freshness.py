@@ -15,7 +15,6 @@ evaluates the check as well, and reports a result to Dagster when it differs fro
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 import dagster as dg
@@ -33,7 +32,7 @@ from klaviyo_assets.defs.checks import (
 )
 from klaviyo_assets.defs.failures import raise_as_failures
 from klaviyo_assets.defs.metadata import asset_key
-from klaviyo_assets.defs.partitions import BACKFILL_SENSOR_NAME, days_by_metric
+from klaviyo_assets.defs.report_runs import BACKFILL_SENSOR_NAME, days_by_metric
 from klaviyo_assets.defs.resources import LakeResource
 from klaviyo_assets.defs.sensors import metrics_to_fetch
 from klaviyo_assets.errors import KlaviyoAssetsError, SettingError, format_quantity
@@ -54,14 +53,6 @@ NEWEST_DAYS_SENSOR_NAME = "klaviyo_reports_newest_days"
 NEWEST_DAYS_SENSOR_INTERVAL_SECONDS = 1800
 
 NEWEST_DAYS_PERIOD = timedelta(days=7)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExpectedDays:
-    """The days of the last week that should be stored; the `overdue` ones since long ago."""
-
-    days: DateRange
-    overdue: frozenset[date]
 
 
 def build_newest_days_check(stream: Stream, settings: Settings) -> dg.AssetChecksDefinition:
@@ -146,18 +137,20 @@ def check_newest_days(
     if expected is None:
         return passed_result(key, "No day is due yet.")
     result = _build_newest_days_result(
-        key, stream, expected, checked, never_fetched=len(metrics) - len(checked)
+        stream, *expected, stored_days=checked, never_fetched=len(metrics) - len(checked)
     )
     failed = [each for each in read_failed_metrics(lake, stream.name) if each in checked]
     if result.passed or not failed:
         return result
     count = format_quantity(len(failed), "metric")
-    hint = f"Requests of {count} failed of late: klaviyo-assets status."
+    hint = f"Requests of {count} failed recently: klaviyo-assets status."
     return result._replace(description=f"{result.description} {hint}")
 
 
-def find_expected_days(settings: Settings, lake: Lake, now: datetime) -> ExpectedDays | None:
-    """Return the days that should be stored at `now`; None if no day should be yet.
+def find_expected_days(
+    settings: Settings, lake: Lake, now: datetime
+) -> tuple[DateRange, date] | None:
+    """Return the days that should be stored at `now`, and the last overdue day; None if none is.
 
     The daily schedule fetches a day four hours after its end, and has a day more to do so.
 
@@ -169,25 +162,25 @@ def find_expected_days(settings: Settings, lake: Lake, now: datetime) -> Expecte
     first = max(settings.first_report_day, late - NEWEST_DAYS_PERIOD + timedelta(days=1))
     if late < first:
         return None
-    days = DateRange(first, late)
-    return ExpectedDays(days=days, overdue=frozenset(day for day in days if day <= stale))
+    return DateRange(first, late), stale
 
 
 def _build_newest_days_result(
-    key: dg.AssetCheckKey,
     stream: Stream,
-    expected: ExpectedDays,
-    stored_days: Mapping[str, Collection[date]],
+    expected_days: DateRange,
+    last_overdue_day: date,
     *,
+    stored_days: Mapping[str, Collection[date]],
     never_fetched: int,
 ) -> dg.AssetCheckResult:
+    key = check_key(stream.name, NEWEST_DAYS_CHECK)
     missing = {
         metric_id: days
         for metric_id, stored in stored_days.items()
-        if (days := [day for day in expected.days if day not in stored])
+        if (days := [day for day in expected_days if day not in stored])
     }
     metadata = {
-        "klaviyo/newest_day_due": expected.days.last.isoformat(),
+        "klaviyo/newest_day_due": expected_days.last.isoformat(),
         "klaviyo/metrics_judged": len(stored_days),
         "klaviyo/metrics_never_fetched": never_fetched,
         "klaviyo/days_missing": sum(map(len, missing.values())),
@@ -196,12 +189,12 @@ def _build_newest_days_result(
     if not missing:
         return passed_result(
             key,
-            f"All days from {expected.days.first} to {expected.days.last} are there, of "
+            f"All days from {expected_days.first} to {expected_days.last} are there, of "
             f"{metric_count}.",
             metadata,
         )
     days = sorted({day for each in missing.values() for day in each})
-    build_result = failed_result if expected.overdue.intersection(days) else warning_result
+    build_result = failed_result if days[0] <= last_overdue_day else warning_result
     return build_result(
         key,
         f"Days from {days[0]} to {days[-1]} are missing, of {len(missing)} of {metric_count}. "

@@ -18,12 +18,12 @@ from klaviyo_assets.defs.automation import (
     select_assets,
 )
 from klaviyo_assets.defs.jobs import FIRST_SYNC_JOB, ID_SCAN_RUN_CONFIG, op_run_config
-from klaviyo_assets.defs.partitions import (
+from klaviyo_assets.defs.report_runs import (
     BACKFILL_SENSOR_NAME,
+    UNFINISHED_STATUSES,
     partition_range_tags,
     report_run_tags,
 )
-from klaviyo_assets.defs.run_history import UNFINISHED_STATUSES
 from klaviyo_assets.defs.sensors import metrics_to_fetch
 from klaviyo_assets.errors import KlaviyoAssetsError
 from klaviyo_assets.lake.lake import Lake

@@ -40,9 +40,12 @@ from klaviyo_assets.defs.completeness_check import (
     describe_days,
     fetch_last_comparison,
 )
-from klaviyo_assets.defs.partitions import INVALID_PARTITION_KEY_PATTERN, METRIC_PARTITIONS
+from klaviyo_assets.defs.report_runs import (
+    INVALID_PARTITION_KEY_PATTERN,
+    METRIC_PARTITIONS,
+    UNFINISHED_STATUSES,
+)
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
-from klaviyo_assets.defs.run_history import UNFINISHED_STATUSES
 from klaviyo_assets.errors import KlaviyoAssetsError, format_quantity
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import DateRange, contiguous_ranges

@@ -1,12 +1,9 @@
-"""A fetch of reports before it is made: what is wanted, what it costs, when it will be done.
+"""Plans backfills of reports: what is missing, what it costs, when it is done, what comes next."""
 
-What is worth fetching first, and how much of it the quota can pay now.
-"""
-
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from itertools import takewhile
 from math import ceil, floor
 from zoneinfo import ZoneInfo
@@ -16,32 +13,55 @@ from klaviyo_assets.api.rate_limiter import DailyQuota, RateLimiter
 from klaviyo_assets.errors import SettingError, format_quantity
 from klaviyo_assets.lake.delta.state import MetricRefusal, PartitionState
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.model.report import ONE_DAY, DateRange, ReportEndpoint, ReportPartition
+from klaviyo_assets.model.report import ONE_DAY, DateRange, ReportPartition
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.reports.calendar import (
     ReportCalendar,
     bounding_range,
+    build_calendar_offline,
     choose_timeframes,
     describe_days_of_other_zones,
     last_known_zone,
     local_date,
-    resolve_zone_offline,
 )
-from klaviyo_assets.reports.context import build_planner_inputs, load_send_facts
-from klaviyo_assets.reports.estimate import RequestCost, RequestRate, estimate_cost
+from klaviyo_assets.reports.estimate import RequestCost, estimate_cost
 from klaviyo_assets.reports.failed_requests import FailedMetric, read_failed_metrics
-from klaviyo_assets.reports.planner import FetchTimes, PartitionRequest
+from klaviyo_assets.reports.planner import PartitionRequest, load_planner_inputs
 from klaviyo_assets.reports.source import RESPONSE_CACHE_LIFETIME, fetch_times
 from klaviyo_assets.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRate:
+    """How fast requests can be sent; `requests_left`: those that the daily quota allows now."""
+
+    requests_left: int
+    daily_limit: int
+    requests_per_minute: int
+
+    def minutes_for(self, requests: int) -> int:
+        """Return how many minutes it takes to send so many requests."""
+        return ceil(requests / self.requests_per_minute)
+
+    def days_for(self, requests: int) -> int:
+        """Return for how many daily quotas the last request has to wait; 0: none."""
+        return ceil(max(0, requests - self.requests_left) / self.daily_limit)
+
+    def finish_time(self, requests: int, now: datetime) -> datetime:
+        """Return when the last of so many requests can have been sent, UTC."""
+        days = self.days_for(requests)
+        on_last_day = requests
+        if days:
+            on_last_day -= self.requests_left + (days - 1) * self.daily_limit
+        return now + timedelta(days=days, minutes=self.minutes_for(on_last_day))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackfillPlan:
     """The figures of one report.
 
-    `refused_metrics` are metrics that are left out because Klaviyo did.
-
-    `failed_metrics` are those whose report failed recently: their requests count as if it had not.
+    `refused_metrics`: left out, because Klaviyo refuses them. `failed_metrics`: included, although
+    their requests failed recently.
     """
 
     stream: str
@@ -57,10 +77,10 @@ class BackfillPlan:
 
 
 def plannable_days(start: date, end: date, calendar: ReportCalendar) -> DateRange:
-    """Return the days of a plan, both ends inclusive: those that are over and have partitions.
+    """Return the days from `start` to `end`, inclusive, that are over and have partitions.
 
     Raises:
-        SettingError: none of the days is.
+        SettingError: there is none.
     """
     bounds = calendar.bounds
     first = max(start, calendar.first_day)
@@ -73,31 +93,16 @@ def plannable_days(start: date, end: date, calendar: ReportCalendar) -> DateRang
 
 
 def no_complete_day_error(start: date, end: date, *, first_day: date, zone: str) -> SettingError:
-    """Return the error for days of which none can be fetched."""
+    """Return the error for a plan without a day that can be fetched."""
     return SettingError(
         f"no day from {start} to {end} can be fetched: reports begin at {first_day} "
         f"(KLAVIYO_REPORT_START_DATE), and a day has to be over in {zone}"
     )
 
 
-def build_calendar_offline(settings: Settings, lake: Lake, now: datetime) -> ReportCalendar:
-    """Return the account's calendar at an instant of this machine's clock; no request is sent.
-
-    Raises:
-        SettingError: the account's zone is not known, or not that of the settings.
-        LakeError: the lake cannot be read.
-    """
-    return ReportCalendar(
-        zone=resolve_zone_offline(settings, lake, now=now),
-        now=now,
-        first_day=settings.first_report_day,
-        attribution_window_days=settings.report_lookback_days,
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanContext:
-    """What figures are made from: the lake, the ledger, the settings, and this machine's clock."""
+    """What a plan is computed from; `now` is by this machine's clock."""
 
     lake: Lake
     rate_limiter: RateLimiter
@@ -106,19 +111,18 @@ class PlanContext:
 
     @property
     def mapped_metric(self) -> str | None:
-        """Return the metric that the account maps to revenue, where a sync of metrics asked."""
+        """Return the metric that the account maps to revenue; None if no sync has read it."""
         return cached_revenue_metric(self.rate_limiter)
 
 
 def plan_backfill(
     stream: Stream,
-    report: ReportEndpoint,
     metrics: Sequence[str],
     date_range: DateRange,
     *,
     context: PlanContext,
 ) -> BackfillPlan:
-    """Return the figures for what is not stored yet of some metrics and days.
+    """Return the figures for the days of some metrics that are not stored yet.
 
     Raises:
         SettingError: as for `build_calendar_offline`.
@@ -126,9 +130,15 @@ def plan_backfill(
     """
     refused = context.lake.read_metric_refusals(stream.name)
     failed = read_failed_metrics(context.lake, stream.name)
-    requests = _build_requests(
-        stream.name, [each for each in metrics if each not in refused], date_range, context=context
-    )
+    stored = context.lake.read_partition_states(stream.name)
+    requests = [
+        PartitionRequest(
+            metric_id=each,
+            days=frozenset(day for day in date_range if ReportPartition(each, day) not in stored),
+        )
+        for each in metrics
+        if each not in refused
+    ]
     wanted = len(requests) * len(date_range)
     return BackfillPlan(
         stream=stream.name,
@@ -136,7 +146,7 @@ def plan_backfill(
         date_range=date_range,
         wanted_partitions=wanted,
         stored_partitions=wanted - sum(len(request.days) for request in requests),
-        cost=_estimate_plan_cost(stream, report, requests, date_range, context=context),
+        cost=_estimate_plan_cost(stream, requests, date_range, context=context),
         rate=build_request_rate(
             context.rate_limiter.daily_quota(stream.rate_limit_buckets()[0]), context.settings
         ),
@@ -146,64 +156,46 @@ def plan_backfill(
     )
 
 
-def _build_requests(
-    report_name: str, metrics: Sequence[str], date_range: DateRange, *, context: PlanContext
-) -> list[PartitionRequest]:
-    """Return what a report lacks of each metric."""
-    there = set(context.lake.read_partition_states(report_name))
-    return [
-        PartitionRequest(
-            metric_id=each,
-            days=frozenset(day for day in date_range if ReportPartition(each, day) not in there),
-        )
-        for each in metrics
-    ]
-
-
 def _estimate_plan_cost(
     stream: Stream,
-    report: ReportEndpoint,
     requests: Sequence[PartitionRequest],
     date_range: DateRange,
     *,
     context: PlanContext,
 ) -> RequestCost:
-    """Return what the wishes cost now, given the answers that were paid for already."""
+    """Return what the requests cost now, given the cached responses."""
     calendar = build_calendar_offline(context.settings, context.lake, context.now)
-    send_facts = load_send_facts(stream, report, context.lake)
+    inputs = load_planner_inputs(
+        stream, context.lake, bounds=calendar.bounds or date_range, calendar=calendar
+    )
+    response_cache = context.lake.response_cache(stream.name)
+    since = context.now - RESPONSE_CACHE_LIFETIME
     return estimate_cost(
         requests,
-        build_planner_inputs(report, calendar.bounds or date_range, send_facts, calendar),
-        fetch_times=_fetch_times(stream.name, [request.metric_id for request in requests], context),
-        campaigns=send_facts.campaigns.values(),
-        recent_timeframes=context.lake.response_cache(stream.name).recent_timeframes(
-            max_age=RESPONSE_CACHE_LIFETIME
-        ),
+        inputs,
+        fetch_times={
+            each.metric_id: fetch_times(
+                response_cache.complete_responses(each.metric_id, fresh_since=since)
+            )
+            for each in requests
+        },
+        recent_timeframes=response_cache.recent_timeframes(max_age=RESPONSE_CACHE_LIFETIME),
     )
 
 
 def build_request_rate(quota: DailyQuota, settings: Settings) -> RequestRate:
-    """Return how fast reports can be asked for."""
-    a_minute = max(1, floor(2 * settings.rate_limit_scale))
+    """Return how fast reports can be requested."""
     return RequestRate(
-        requests_left=quota.remaining, daily_limit=quota.limit, requests_per_minute=a_minute
+        requests_left=quota.remaining,
+        daily_limit=quota.limit,
+        requests_per_minute=max(1, floor(2 * settings.rate_limit_scale)),
     )
-
-
-def _fetch_times(
-    report_name: str, metrics: Collection[str], context: PlanContext
-) -> Mapping[str, FetchTimes]:
-    response_cache = context.lake.response_cache(report_name)
-    since = context.now - RESPONSE_CACHE_LIFETIME
-    return {
-        each: fetch_times(response_cache.complete_responses(each, fresh_since=since))
-        for each in metrics
-    }
 
 
 def format_plan(plan: BackfillPlan) -> list[str]:
     """Return the figures as lines of a table."""
     rate, cost = plan.rate, plan.cost
+    days = f"{plan.date_range.first} to {plan.date_range.last}"
     done = rate.finish_time(cost.max_requests, plan.now)
     least = (
         ""
@@ -211,7 +203,7 @@ def format_plan(plan: BackfillPlan) -> list[str]:
         else f"  (at most; {cost.min_requests:,} at least)"
     )
     rows = [
-        ("partitions wanted", f"{plan.wanted_partitions:,}", _format_extent(plan)),
+        ("partitions wanted", f"{plan.wanted_partitions:,}", f"  ({_format_extent(plan)}, {days})"),
         ("already there", f"{plan.stored_partitions:,}", ""),
         ("requests", f"{cost.max_requests:,}", least),
         (
@@ -239,20 +231,19 @@ def _format_line(name: str, value: str, more: str) -> str:
 
 
 def format_alternative(alternative: str, plan: BackfillPlan) -> str:
-    """Return what another choice of metrics is, as one line: its partitions and its requests."""
-    cost, days = plan.cost, len(plan.date_range)
+    """Return the partitions and requests of another choice of metrics, as one line."""
+    cost = plan.cost
     requests = (
         f"{cost.max_requests:,}"
         if cost.min_requests == cost.max_requests
         else f"{cost.min_requests:,} to {cost.max_requests:,}"
     )
-    extent = f"{format_quantity(plan.metric_count, 'metric')} x {format_quantity(days, 'day')}"
-    more = f"  partitions ({extent}), {requests} requests"
+    more = f"  partitions ({_format_extent(plan)}), {requests} requests"
     return _format_line(f"with {alternative}", f"{plan.wanted_partitions:,}", more)
 
 
 def format_refused_metrics(refused: Mapping[str, MetricRefusal]) -> list[str]:
-    """Return the metrics that Klaviyo refused, a line each."""
+    """Return the metrics that Klaviyo refuses, a line each."""
     return [
         f"  {'refused by Klaviyo' if each.is_known else 'not in the account'}: {metric_id} "
         f"({each.refused_on}){': ' * bool(each.reason)}{each.reason}"
@@ -261,7 +252,7 @@ def format_refused_metrics(refused: Mapping[str, MetricRefusal]) -> list[str]:
 
 
 def format_failed_metrics(failed: Mapping[str, FailedMetric]) -> list[str]:
-    """Return the metrics whose report failed recently, a line each."""
+    """Return the metrics whose requests failed recently, a line each."""
     return [
         f"  {'failed recently' if each.tries_left else 'set aside'}: {metric_id}: "
         f"{each.describe()}; the last error: {each.reason}"
@@ -270,26 +261,26 @@ def format_failed_metrics(failed: Mapping[str, FailedMetric]) -> list[str]:
 
 
 def _format_extent(plan: BackfillPlan) -> str:
-    days, metrics = plan.date_range, format_quantity(plan.metric_count, "metric")
-    return f"  ({metrics} x {format_quantity(len(days), 'day')}, {days.first} to {days.last})"
+    days = format_quantity(len(plan.date_range), "day")
+    return f"{format_quantity(plan.metric_count, 'metric')} x {days}"
 
 
 def format_report_status(stream: Stream, *, context: PlanContext) -> list[str]:
-    """Return how far a report is, as lines: its partitions, refused metrics, its quota.
+    """Return the status of a report as lines: partitions, quota, refused and failed metrics.
 
     Raises:
         LakeError: the lake cannot be read.
     """
-    facts = context.lake.read_partition_states(stream.name)
-    final = sum(each.is_final for each in facts.values())
-    newest = max((partition.day for partition in facts), default=None)
+    stored = context.lake.read_partition_states(stream.name)
+    final = sum(each.is_final for each in stored.values())
+    newest = max((partition.day for partition in stored), default=None)
     quota = context.rate_limiter.daily_quota(stream.rate_limit_buckets()[0])
     free = f"{quota.next_free_at:%Y-%m-%d %H:%M}"
     zone = context.settings.timezone or last_known_zone(context.settings, context.lake)
     lines = [
         f"  days of {zone or 'a time zone that is not known: set KLAVIYO_TIMEZONE'}",
         (
-            f"  {format_quantity(len(facts), 'partition')}, {final:,} of them final, "
+            f"  {format_quantity(len(stored), 'partition')}, {final:,} of them final, "
             f"the newest day {newest}"
         ),
         f"  {quota.remaining:,} of {quota.limit:,} requests left; the next can go at {free} UTC",
@@ -304,7 +295,7 @@ def format_report_status(stream: Stream, *, context: PlanContext) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class BackfillTask:
-    """One launch: days of one metric, without a gap, that share a time frame."""
+    """Days of one metric, without a gap, that one timeframe covers."""
 
     metric_id: str
     date_range: DateRange
@@ -313,7 +304,7 @@ class BackfillTask:
 def due_days(
     stored_days: Mapping[date, PartitionState], *, bounds: DateRange, now: datetime, zone: ZoneInfo
 ) -> frozenset[date]:
-    """Return the days of one metric that are missing, or still move and were not fetched today."""
+    """Return the days of one metric that are missing, or not final and not fetched today."""
     today = local_date(now, zone)
     return frozenset(
         day
@@ -330,11 +321,11 @@ def rank_tasks(
     max_days: int,
     first_metric_id: str | None = None,
 ) -> list[BackfillTask]:
-    """Return launches that hold every day due, in the order of worth.
+    """Return tasks that cover every day due, the most important first.
 
-    Those of the metric `first_metric_id` come first. Of each kind the newest days come first, of
-    equally new ones those of the metric that stands first in `due_days`. Each is one time frame
-    long, so that as many as possible share its request.
+    The tasks of the metric `first_metric_id` come before all others. Then newer days come before
+    older ones, and of the same days those of the metric that is earlier in `due_days`. A task has
+    all days that one timeframe can cover, so that they share one request.
     """
     ranked = [
         (
@@ -354,9 +345,9 @@ def rank_tasks(
 
 @dataclass(frozen=True, slots=True)
 class RunBatch:
-    """What one run fetches: days of metrics that stand side by side among the partitions.
+    """What one run fetches: the same days of metrics that are neighbours among the partitions.
 
-    Dagster knows a run's partitions by the two ends of a rectangle, so a batch is one.
+    Dagster names a run's partitions by two corners, so a batch is a rectangle.
     """
 
     metric_ids: tuple[str, ...]
@@ -370,7 +361,7 @@ class RunBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchLimits:
-    """What a run may hold: `quota_left` requests a day, `max_requests` and `partitions` a run."""
+    """The requests left of the daily quota, and the most requests and partitions of one run."""
 
     quota_left: int
     max_requests: int
@@ -384,47 +375,47 @@ def choose_next_batch(
     limits: BatchLimits,
     task_cost: Callable[[BackfillTask], int],
 ) -> tuple[RunBatch, int] | None:
-    """Return what one run fetches of `tasks`, which stands in the order of worth, and its cost.
+    """Return the batch of the next run, and its cost in requests.
 
-    It holds the first errand and those of the same worth beside it: the same metric's next time
-    frames where they come next, else the same days of the metrics beside it in the `metric_order`
-    of the partitions. None where the first costs more than is left of the day, or nothing is
-    wanted. What
-    the day can pay is taken first whatever it costs: cut in two, it would cost more. `task_cost`
-    tells the most that an errand costs after those it was called with before.
+    `tasks` is in order of importance. The batch has the first task, and further ones that keep it a
+    rectangle: the next timeframes of the same metric if they come next in `tasks`, else the same
+    days of metrics that are neighbours in `metric_order`. The first task may exceed the limits of a
+    run, because two runs would cost more requests. None if there is no task, or if the first one
+    costs more than is left of the quota.
+
+    `task_cost` returns the most that a task costs after those that it was called with before.
     """
-    if not tasks or (price := task_cost(tasks[0])) > limits.quota_left:
+    if not tasks or (cost := task_cost(tasks[0])) > limits.quota_left:
         return None
     batch = RunBatch((tasks[0].metric_id,), tasks[0].date_range)
-    for grown, task in _grow_batch(batch, tasks, metric_order):
-        if grown.partition_count > limits.max_partitions:
+    for larger_batch, task in _grow_batch(batch, tasks, metric_order):
+        if larger_batch.partition_count > limits.max_partitions:
             break
-        more = price + task_cost(task)
-        if more > min(limits.quota_left, limits.max_requests):
+        larger_cost = cost + task_cost(task)
+        if larger_cost > min(limits.quota_left, limits.max_requests):
             break
-        batch, price = grown, more
-    return batch, price
+        batch, cost = larger_batch, larger_cost
+    return batch, cost
 
 
 def _grow_batch(
     batch: RunBatch, tasks: Sequence[BackfillTask], metric_order: Sequence[str]
 ) -> Iterator[tuple[RunBatch, BackfillTask]]:
-    """Yield ever larger batches, each with the errand that was added."""
-    past = list(takewhile(lambda each: each.metric_id == tasks[0].metric_id, tasks[1:]))
-    if past:
-        for task in past:
+    """Yield ever larger batches, each with the task that was added."""
+    older = list(takewhile(lambda each: each.metric_id == tasks[0].metric_id, tasks[1:]))
+    if older:
+        for task in older:
             if batch.date_range.first - task.date_range.last != ONE_DAY:
                 return
-            batch = RunBatch(
-                batch.metric_ids, DateRange(task.date_range.first, batch.date_range.last)
-            )
+            date_range = DateRange(task.date_range.first, batch.date_range.last)
+            batch = RunBatch(batch.metric_ids, date_range)
             yield batch, task
         return
-    same = {each.metric_id: each for each in tasks if each.date_range == batch.date_range}
-    place = metric_order.index(tasks[0].metric_id)
-    for metric_id in takewhile(same.__contains__, metric_order[place + 1 :]):
+    same_days = {each.metric_id: each for each in tasks if each.date_range == batch.date_range}
+    position = metric_order.index(tasks[0].metric_id)
+    for metric_id in takewhile(same_days.__contains__, metric_order[position + 1 :]):
         batch = RunBatch((*batch.metric_ids, metric_id), batch.date_range)
-        yield batch, same[metric_id]
-    for metric_id in takewhile(same.__contains__, reversed(metric_order[:place])):
+        yield batch, same_days[metric_id]
+    for metric_id in takewhile(same_days.__contains__, reversed(metric_order[:position])):
         batch = RunBatch((metric_id, *batch.metric_ids), batch.date_range)
-        yield batch, same[metric_id]
+        yield batch, same_days[metric_id]

@@ -1,21 +1,18 @@
-"""The days of an account: when they end, when their numbers are final, which zone counts.
+"""Knows the days of an account: its time zone, and when days are over and final; picks timeframes.
 
-Klaviyo counts the days of reports in the account's zone, so the setting can only repeat it. It is
-needed where Klaviyo does not say: an account without a zone, a key without `accounts:read`.
+Klaviyo counts the days of reports in the account's zone, so the setting can only repeat the zone.
+The setting is needed if Klaviyo does not say it: for an account without a zone, or a key without
+`accounts:read`. Every fetch requests the account anew, because Klaviyo's clock decides which days
+are over, and because the zone can be changed. That does not cost quota of reports.
 
-Klaviyo is asked on every fetch, not once a day: its clock decides which days are over, and an
-account's zone can be changed. The endpoint has a limit of its own, far from that of reports.
-
-The days to fetch are covered by the fewest timeframes. A request costs the same whatever its
-timeframe, so each timeframe is made as long as Klaviyo
-allows: the cached response then serves sibling runs, since Dagster may have split one backfill into
-a run for each day.
-
-If a message was sent on only one day of a timeframe, its total over the timeframe is the number of
-that day. So days that are known to isolate a message are not requested one by one.
+Timeframes are as few as possible, since a request costs the same whatever its timeframe. They are
+also as long as Klaviyo allows: Dagster may have split one backfill into a run for each day, and the
+cached response then serves these sibling runs. If a message was sent on only one day of a
+timeframe, its total over the timeframe is the number of that day, so the day needs no request of
+its own.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -43,39 +40,24 @@ def local_date(instant: datetime, zone: ZoneInfo) -> date:
 
 
 def day_end(day: date, zone: ZoneInfo) -> datetime:
-    """Return the first instant after a day, UTC; 23 to 25 hours after its beginning.
+    """Return the first instant after a day, UTC: 23 to 25 hours after its start.
 
-    Where clocks skip midnight the day ends with the skip; where they repeat it, at the first.
+    If clocks skip midnight, the day ends at the skip; if they repeat it, at the first midnight.
     """
     return datetime.combine(day + ONE_DAY, time(), tzinfo=zone).astimezone(UTC)
 
 
 def last_complete_day(now: datetime, zone: ZoneInfo) -> date:
-    """Return the newest day that is over at `now`: the only kind that may be asked for."""
+    """Return the newest day that is over at `now`; reports are requested up to this day."""
     return local_date(now, zone) - ONE_DAY
-
-
-def is_day_over(day: date, now: datetime, zone: ZoneInfo) -> bool:
-    """Return whether no more can be sent on a day."""
-    return now >= day_end(day, zone)
-
-
-def is_day_final(
-    day: date, fetched_at: datetime, *, zone: ZoneInfo, attribution_window_days: int
-) -> bool:
-    """Return whether a day's numbers have stopped moving: its attribution window has passed.
-
-    What was sent at the end of the day is credited for `attribution_window_days` more days.
-    """
-    return fetched_at >= day_end(day + timedelta(days=attribution_window_days), zone)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportCalendar:
-    """The days of an account: its zone, the time at the start (UTC), the first day wanted.
+    """The days of an account: its zone, the time at the start (UTC), and the first report day.
 
-    `attribution_window_days` is how long numbers move after the day they belong to: the attribution
-    window.
+    `attribution_window_days`: for how many days after a day its numbers can still change, because
+    conversions are attributed to messages sent on that day.
     """
 
     zone: ZoneInfo
@@ -85,38 +67,35 @@ class ReportCalendar:
 
     @property
     def bounds(self) -> DateRange | None:
-        """Return the days that may be asked for; None while the first of them is not over."""
+        """Return the days that may be requested; None as long as the first day is not over."""
         last = last_complete_day(self.now, self.zone)
         return DateRange(self.first_day, last) if self.first_day <= last else None
 
+    def is_over(self, day: date, instant: datetime) -> bool:
+        """Return whether a day was over at an instant."""
+        return instant >= day_end(day, self.zone)
+
     def is_final(self, day: date, fetched_at: datetime) -> bool:
-        """Return whether a day's numbers had stopped moving at an instant."""
-        return is_day_final(
-            day, fetched_at, zone=self.zone, attribution_window_days=self.attribution_window_days
-        )
-
-
-def is_day_complete(day: date, instant: datetime, calendar: ReportCalendar) -> bool:
-    """Return whether a day was over at an instant."""
-    return instant >= day_end(day, calendar.zone)
+        """Return whether a day's attribution window was over at an instant."""
+        return self.is_over(day + timedelta(days=self.attribution_window_days), fetched_at)
 
 
 ACCOUNTS_TABLE = "accounts"
 
 SET_TIMEZONE_HINT = "set KLAVIYO_TIMEZONE to the zone that Klaviyo shows in the account's settings"
-"""What the operator can do where Klaviyo does not say the zone."""
+"""What the operator can do if Klaviyo does not say the zone."""
 
 _ZONE_COMPARISON_PERIOD = timedelta(days=365)
-"""How far ahead two names of a zone must agree to be the same one."""
+"""How far into the future two zones must agree to count as the same."""
 
 _ZONE_COMPARISON_STEP = timedelta(hours=6)
 
 
 def last_known_zone(settings: Settings, lake: Lake) -> str | None:
-    """Return the zone that Klaviyo last named for the lake's account; None where it is not known.
+    """Return the zone that Klaviyo last named for the lake's account; None if it is not known.
 
-    The state folder is newer than the table: every fetch of a report asks for the account anew.
-    Sends no request and makes no file.
+    The state folder comes before the table, because every fetch of a report updates it. Sends no
+    request and writes no file.
 
     Raises:
         LakeError: the table `accounts` cannot be read.
@@ -124,49 +103,64 @@ def last_known_zone(settings: Settings, lake: Lake) -> str | None:
     account = lake.stored_account()
     if account is None:
         return None
-    said = last_known_timezone(state_folder(settings), account)
-    if said is not None:
-        return said
+    recorded = last_known_timezone(state_folder(settings), account)
+    if recorded is not None:
+        return recorded
     rows = lake.read_columns(ACCOUNTS_TABLE, ["id", "timezone"]).to_pylist()
     zones = [row["timezone"] for row in rows if row["id"] == account and row["timezone"]]
     return str(zones[0]) if zones else None
 
 
 def zone_for_definitions(settings: Settings, lake: Lake) -> str | None:
-    """Return the zone to define days by; None where it is not known yet.
+    """Return the zone of the partitions' days; None if it is not known yet.
 
-    Whatever the disk holds: a code location has to load, so that its other parts can be seen.
+    A damaged lake counts as not known, so that the code location loads with its other assets.
     """
     if settings.timezone is not None:
         return settings.timezone
     with suppress(KlaviyoAssetsError, OSError, ValueError):
-        remembered = last_known_zone(settings, lake)
-        return ZoneInfo(remembered).key if remembered is not None else None
+        known = last_known_zone(settings, lake)
+        return ZoneInfo(known).key if known is not None else None
     return None
 
 
 def resolve_zone_offline(settings: Settings, lake: Lake, *, now: datetime) -> ZoneInfo:
-    """Return the zone that a fetch will keep to, as far as that is known without a request.
+    """Return the zone that the next fetch will use, as far as it is known without a request.
 
     Raises:
         SettingError: no zone is known, or KLAVIYO_TIMEZONE is not the account's.
         LakeError: the table `accounts` cannot be read.
     """
-    remembered = last_known_zone(settings, lake)
-    if remembered is None and settings.timezone is None:
+    known = last_known_zone(settings, lake)
+    if known is None and settings.timezone is None:
         raise SettingError(
             "the account's time zone is not known yet: materialize klaviyo/accounts first, or "
             f"{SET_TIMEZONE_HINT}"
         )
-    return resolve_zone(settings, remembered, now=now)
+    return resolve_zone(settings, known, now=now)
+
+
+def build_calendar_offline(settings: Settings, lake: Lake, now: datetime) -> ReportCalendar:
+    """Return the account's calendar at an instant of this machine's clock; no request is sent.
+
+    Raises:
+        SettingError: as `resolve_zone_offline` says.
+        LakeError: the lake cannot be read.
+    """
+    return ReportCalendar(
+        zone=resolve_zone_offline(settings, lake, now=now),
+        now=now,
+        first_day=settings.first_report_day,
+        attribution_window_days=settings.report_lookback_days,
+    )
 
 
 def resolve_zone(settings: Settings, account_zone: str | None, *, now: datetime) -> ZoneInfo:
     """Return the zone of the account, given what Klaviyo says it is.
 
     Raises:
-        SettingError: Klaviyo says none, or one that this machine does not know, and the setting
-            gives none; or the setting's days begin at other instants than the account's.
+        SettingError: the setting is not set, and Klaviyo names no zone or one that this machine
+            does not know; or the setting's days begin at other instants than the account's.
     """
     theirs = _load_zone(account_zone)
     if settings.timezone is None:
@@ -192,7 +186,7 @@ def resolve_zone(settings: Settings, account_zone: str | None, *, now: datetime)
 
 
 def is_same_zone(one: ZoneInfo, other: ZoneInfo, first: datetime, now: datetime) -> bool:
-    """Return whether clocks agree from `first` until a year after `now`: zones have aliases."""
+    """Return whether two zones, maybe aliases, agree from `first` until a year after `now`."""
     steps = max(0, (now + _ZONE_COMPARISON_PERIOD - first) // _ZONE_COMPARISON_STEP)
     moments = (first + number * _ZONE_COMPARISON_STEP for number in range(steps))
     return all(
@@ -208,19 +202,19 @@ def _load_zone(name: str | None) -> ZoneInfo | None:
 
 
 ZONE_ERAS_KEY = "zones"
-"""The key of a report table's state that holds which zone counted, from which fetch on."""
+"""The key of the zone eras in the state of a report's table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ZoneEra:
-    """A zone that days were counted in, and the first fetch that did (UTC; None: all before)."""
+    """A zone that days were counted in since a fetch (UTC); None: since the first one."""
 
     zone: str
     since: datetime | None
 
 
 def zone_eras_from_json(state: Mapping[str, object]) -> list[ZoneEra]:
-    """Return the zones of a report table's state in order; none where it was written before."""
+    """Return the eras in a report table's state, in order; none in one of an older release."""
     written = cast("Sequence[tuple[str, str | None]]", state.get(ZONE_ERAS_KEY, ()))
     return [ZoneEra(zone=zone, since=parse_instant(since)) for zone, since in written]
 
@@ -228,10 +222,10 @@ def zone_eras_from_json(state: Mapping[str, object]) -> list[ZoneEra]:
 def zone_eras_to_json(
     state: Mapping[str, object], calendar: ReportCalendar
 ) -> list[list[str | None]]:
-    """Return what the state says once a fetch by this calendar is stored."""
+    """Return the eras of a report table's state after a fetch with this calendar."""
     eras = zone_eras_from_json(state)
     if not eras:
-        # What is there was written before zones were noted: it is taken for this one's.
+        # Days that a release without eras stored are taken for days of this zone.
         eras = [ZoneEra(zone=calendar.zone.key, since=None)]
     elif not _is_current_zone(eras[-1], calendar):
         eras.append(ZoneEra(zone=calendar.zone.key, since=calendar.now.replace(microsecond=0)))
@@ -239,7 +233,7 @@ def zone_eras_to_json(
 
 
 def describe_days_of_other_zones(lake: Lake, report: str, calendar: ReportCalendar) -> str | None:
-    """Return a sentence that names the partitions whose days are another zone's; None: none are.
+    """Return a sentence about the partitions with days of another zone; None if there are none.
 
     Raises:
         LakeError: the lake cannot be read.
@@ -250,8 +244,8 @@ def describe_days_of_other_zones(lake: Lake, report: str, calendar: ReportCalend
         return None
     partitions = {
         partition: era
-        for partition, facts in lake.read_partition_states(report).items()
-        if not _is_current_zone(era := _find_zone_era(eras, facts), calendar)
+        for partition, stored in lake.read_partition_states(report).items()
+        if not _is_current_zone(era := _find_zone_era(eras, stored), calendar)
     }
     if not partitions:
         return None
@@ -266,7 +260,7 @@ def describe_days_of_other_zones(lake: Lake, report: str, calendar: ReportCalend
 
 
 def _describe_partitions(partitions: Mapping[ReportPartition, ZoneEra]) -> str:
-    """Return partitions by metric, each with its first and its last day."""
+    """Return the metrics of partitions, each with its first and last day."""
     days: dict[str, list[date]] = {}
     for partition in partitions:
         days.setdefault(partition.metric_id, []).append(partition.day)
@@ -277,14 +271,13 @@ def _describe_partitions(partitions: Mapping[ReportPartition, ZoneEra]) -> str:
 
 
 def _find_zone_era(eras: Sequence[ZoneEra], partition_state: PartitionState) -> ZoneEra:
-    begun = [
-        each for each in eras if each.since is None or each.since <= partition_state.fetched_at
-    ]
-    return begun[-1] if begun else eras[0]
+    fetched_at = partition_state.fetched_at
+    started = [each for each in eras if each.since is None or each.since <= fetched_at]
+    return started[-1] if started else eras[0]
 
 
 def _is_current_zone(era: ZoneEra, calendar: ReportCalendar) -> bool:
-    """Tell whether an era's zone is the one of now, maybe by another name."""
+    """Return whether an era's zone is the current one, maybe under another name."""
     if era.zone == calendar.zone.key:
         return True
     first = datetime(*calendar.first_day.timetuple()[:3], tzinfo=UTC)
@@ -297,12 +290,12 @@ def fetch_calendar(
     """Return the account's calendar.
 
     Raises:
-        SettingError: KLAVIYO_TIMEZONE is not the account's zone; or it is not set, and nobody says
-            which zone that is.
+        SettingError: KLAVIYO_TIMEZONE is not the account's zone; or it is not set, and Klaviyo does
+            not say the zone.
         KlaviyoAssetsError: Klaviyo cannot be reached.
     """
     try:
-        present = fetch_account(connection)
+        account = fetch_account(connection)
     except MissingScopeError:
         if settings.timezone is None:
             raise SettingError(
@@ -315,9 +308,9 @@ def fetch_calendar(
             f"KLAVIYO_TIMEZONE={zone.key} cannot be checked"
         )
     else:
-        now = present.responded_at
-        zone = resolve_zone(settings, present.timezone, now=now)
-        if present.timezone is None:
+        now = account.responded_at
+        zone = resolve_zone(settings, account.timezone, now=now)
+        if account.timezone is None:
             warn(
                 f"Klaviyo names no time zone for the account: whether its days are those of "
                 f"KLAVIYO_TIMEZONE={zone.key} cannot be checked"
@@ -341,19 +334,29 @@ def choose_timeframes(
     """Return the fewest timeframes that hold all wanted days, newest first.
 
     Each has at most `max_days` days and lies within `bounds`; wanted days outside are ignored.
-    `sibling_days` are the days that sibling runs want. Siblings that pass the same ones, with their
-    own among them, all choose from the same timeframes, so that they share responses.
-    `should_widen`: make each timeframe as long as allowed.
+    `sibling_days` are the wanted days of all sibling runs. Runs that pass the same `sibling_days`
+    choose from the same timeframes, and so share responses. `should_widen`: make each timeframe as
+    long as allowed.
 
         bounds ───────[═════════════════════════════════════════]────▶ days
         wanted               x   x                     x x
         requested      [──────────────]      [──────────────────]
     """
     own_days = {day for day in wanted_days if day in bounds}
-    together = sorted(own_days | {day for day in sibling_days if day in bounds})
-    timeframes = _choose_timeframes(
-        together, bounds=bounds, max_days=max_days, should_widen=should_widen
-    )
+    days = sorted(own_days | {day for day in sibling_days if day in bounds})
+    timeframes: list[DateRange] = []
+    newest_allowed = bounds.last
+    while days:
+        oldest_reached = days[-1] - timedelta(days=max_days - 1)
+        timeframe = bounding_range([day for day in days if day >= oldest_reached])
+        if should_widen:
+            free = DateRange(bounds.first, newest_allowed)
+            timeframe = _widen_timeframe(timeframe, free, max_days=max_days)
+            # If that reached the oldest day, requesting newer days a second time costs nothing.
+            timeframe = _widen_timeframe(timeframe, bounds, max_days=max_days)
+        timeframes.append(timeframe)
+        days = [day for day in days if day < timeframe.first]
+        newest_allowed = timeframe.first - ONE_DAY
     return tuple(timeframe for timeframe in timeframes if any(day in timeframe for day in own_days))
 
 
@@ -364,28 +367,6 @@ def bounding_range(days: Collection[date]) -> DateRange:
         ValueError: there are no days.
     """
     return DateRange(min(days), max(days))
-
-
-def _choose_timeframes(
-    ascending_days: list[date], *, bounds: DateRange, max_days: int, should_widen: bool
-) -> Iterator[DateRange]:
-    """Yield timeframes greedily from the newest day on, each widened if `should_widen`."""
-    days = ascending_days
-    newest_allowed = bounds.last
-    while days:
-        oldest_reached = days[-1] - timedelta(days=max_days - 1)
-        needed = bounding_range([day for day in days if day >= oldest_reached])
-        timeframe = needed
-        if should_widen:
-            timeframe = _widen_timeframe(
-                needed, DateRange(bounds.first, newest_allowed), max_days=max_days
-            )
-        if should_widen and len(timeframe) < max_days:
-            # No older days are left. Requesting newer days a second time costs nothing.
-            timeframe = _widen_timeframe(timeframe, bounds, max_days=max_days)
-        yield timeframe
-        days = [day for day in days if day < timeframe.first]
-        newest_allowed = timeframe.first - ONE_DAY
 
 
 def _widen_timeframe(needed: DateRange, bounds: DateRange, *, max_days: int) -> DateRange:

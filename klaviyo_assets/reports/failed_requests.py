@@ -10,11 +10,12 @@ failures pass within seconds, so a run tries twice; some pass within an hour, so
 left to another run. A query that succeeds later removes its failures.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
 from klaviyo_assets.account.metrics import fetch_custom_metrics, read_metrics
+from klaviyo_assets.api.client import KlaviyoClient
 from klaviyo_assets.api.retry import RetryPolicy
 from klaviyo_assets.errors import (
     AccessDeniedError,
@@ -33,30 +34,48 @@ from klaviyo_assets.lake.delta.state import MetricRefusal
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import LakeTable
 from klaviyo_assets.lake.response_cache import ReportFailure
-from klaviyo_assets.model.report import ReportPartition
+from klaviyo_assets.model.report import ReportEndpoint, ReportPartition
+from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.reports.bisect import ReportQuery
-from klaviyo_assets.reports.calendar import local_date
-from klaviyo_assets.reports.context import ReportContext
+from klaviyo_assets.reports.calendar import ReportCalendar, local_date
 
 MAX_FAILURES_PER_DAY = 3
 """Requests of one metric that may fail within a day, over all runs and processes."""
 
 MAX_TRIES_PER_RUN = 2
-"""Requests that a run spends on a question that fails."""
+"""Requests that a run spends on a query that fails."""
 
 FAILURE_LIFETIME = timedelta(hours=23, minutes=50)
-"""How long a failure counts: a day, less what a daily run may begin sooner than the day before."""
+"""How long a failure counts: a day less ten minutes, since a daily run may start a bit earlier."""
 
 UNUSABLE_RESULT_QUERY = "all"
-"""The question of a failure that shows only when all answers are put together."""
+"""Stands for the query of a failure that shows only when all responses are put together."""
 
 RELAUNCH_PAUSE = timedelta(hours=1)
-"""So long nothing is launched by itself for a metric whose request has failed."""
+"""How long the backfill sensor launches no run for a metric after a failed request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportContext:
+    """What a fetch of one report works with.
+
+    `warn` takes a sentence for the operator: what was unexpected, and what is done about it.
+    """
+
+    stream: Stream
+    report: ReportEndpoint
+    client: KlaviyoClient
+    lake: Lake
+    base_url: str
+    account: str
+    calendar: ReportCalendar
+    clock: Callable[[], datetime]
+    warn: Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedMetric:
-    """A metric of which requests failed within a day, the oldest first; there is at least one."""
+    """The requests of a metric that failed within a day: at least one, the oldest first."""
 
     failures: tuple[ReportFailure, ...]
 
@@ -67,23 +86,23 @@ class FailedMetric:
 
     @property
     def reason(self) -> str:
-        """Return why the last one did."""
+        """Return why the last one failed."""
         return self.failures[-1].reason
 
     @property
     def tries_left(self) -> int:
-        """Return how many more may fail today."""
+        """Return how many more requests may fail within the day."""
         return max(0, MAX_FAILURES_PER_DAY - self.failure_count)
 
     @property
     def retry_at(self) -> datetime:
-        """Return when whoever launches runs by himself does so for this metric again, UTC."""
+        """Return when the backfill sensor launches runs for this metric again, UTC."""
         if self.tries_left:
             return self.failures[-1].failed_at + RELAUNCH_PAUSE
         return self.failures[-MAX_FAILURES_PER_DAY].failed_at + FAILURE_LIFETIME
 
     def describe(self) -> str:
-        """Return how often and since when it failed, and when it is asked again, as a sentence."""
+        """Return a sentence: how often and since when it failed, when it is requested again."""
         first, again = self.failures[0].failed_at, self.retry_at
         said = (
             f"{format_quantity(self.failure_count, 'request')} failed since "
@@ -103,9 +122,9 @@ class FailedMetric:
 def read_failed_metrics(
     lake: Lake, report_name: str, now: datetime | None = None
 ) -> Mapping[str, FailedMetric]:
-    """Return the metrics of a report of which requests failed within a day before `now`, by id.
+    """Return the metrics of a report, by id, whose requests failed within a day before `now`.
 
-    Without `now` those that are remembered, each by the day before its last failure.
+    Without `now` it returns all stored ones, each with the failures of the day before its last.
     """
     found = {
         metric_id: recent_failures(failures, now or failures[-1].failed_at)
@@ -115,19 +134,19 @@ def read_failed_metrics(
 
 
 def recent_failures(failures: Sequence[ReportFailure], now: datetime) -> FailedMetric | None:
-    """Return those failures that count at `now`; None where there is none.
+    """Return the failures that count at `now`; None if there is none.
 
-    One far in the future was noted by a clock that was wrong: it does not count.
+    One far in the future does not count: the clock was wrong when it was recorded.
     """
     recent = tuple(each for each in failures if abs(now - each.failed_at) < FAILURE_LIFETIME)
     return FailedMetric(failures=recent) if recent else None
 
 
 def is_wasted_request(error: KlaviyoAssetsError) -> bool:
-    """Tell whether an error stands for a request of the day that brought nothing.
+    """Return whether an error means that a request of the daily quota was spent in vain.
 
-    Not for one that Klaviyo did not count (429), or could not get; a refusal of the metric itself
-    is remembered for good.
+    It does not if Klaviyo did not count the request (429) or never received it. The refusal of a
+    metric is no waste either, because it is recorded for good.
     """
     if isinstance(error, ConnectionLostError):
         return error.was_sent
@@ -138,10 +157,10 @@ def is_wasted_request(error: KlaviyoAssetsError) -> bool:
 
 
 class FailedRequestStore:
-    """The failed requests of one report, as its lake has them; to be used under a metric's lock."""
+    """The failed requests of one report in the lake; used while holding the metric's lock."""
 
     def __init__(self, context: ReportContext, *, should_retry_failed: bool) -> None:
-        """Read nothing yet; with `should_retry_failed` each metric begins with none."""
+        """Do no I/O; with `should_retry_failed` the failures of earlier runs do not count."""
         self._context = context
         self._response_cache = context.lake.response_cache(context.stream.name)
         self._should_retry_failed = should_retry_failed
@@ -150,7 +169,7 @@ class FailedRequestStore:
         self._started_at = context.clock()
 
     def retry_policy(self, metric_id: str) -> RetryPolicy:
-        """Return how often a request about a metric may be tried now.
+        """Return how often a request for a metric may be tried now.
 
         Raises:
             ReportFailedError: too many failed within a day.
@@ -168,39 +187,39 @@ class FailedRequestStore:
         return replace(own, max_tries=min(MAX_TRIES_PER_RUN, left), has_constant_backoff=True)
 
     def failed_metric(self, metric_id: str) -> FailedMetric | None:
-        """Return the failures of a metric that count now; None where there is none."""
+        """Return the failures of a metric that count now; None if there is none."""
         return recent_failures(self._response_cache.failures(metric_id), self._now())
 
     def record_unusable(self, metric_id: str, error: KlaviyoAssetsError) -> None:
-        """Remember that what was paid for now was read, and cannot be stored all the same."""
+        """Record that the responses were received, but together cannot be stored."""
         if error is not self._last_recorded_error and isinstance(error, ContractError):
             self.record(metric_id, None, error)
 
     def record(self, metric_id: str, query: ReportQuery | None, error: KlaviyoAssetsError) -> None:
-        """Remember that a request was paid in vain, if it was."""
+        """Record an error if it means that a request was spent in vain."""
         if not is_wasted_request(error):
             return
         self._last_recorded_error = error
         known = self.failed_metric(metric_id)
-        question = query_key(query) if query is not None else UNUSABLE_RESULT_QUERY
-        failed = ReportFailure(failed_at=self._now(), request=question, reason=error.message)
+        key = query_key(query) if query is not None else UNUSABLE_RESULT_QUERY
+        failed = ReportFailure(failed_at=self._now(), request=key, reason=error.message)
         self._response_cache.store_failures(metric_id, (*(known.failures if known else ()), failed))
 
     def forget(self, metric_id: str, query: ReportQuery) -> None:
-        """Forget that a question failed: it was answered after all."""
-        failures, question = self._response_cache.failures(metric_id), query_key(query)
-        if any(each.request == question for each in failures):
-            others = [each for each in failures if each.request != question]
+        """Remove the failures of a query, because it succeeded."""
+        failures = self._response_cache.failures(metric_id)
+        others = [each for each in failures if each.request != query_key(query)]
+        if len(others) < len(failures):
             self._response_cache.store_failures(metric_id, others)
 
     def _now(self) -> datetime:
-        """Return the time by the clock that the fetch keeps to, whole seconds, UTC."""
+        """Return the time by Klaviyo's clock, as read when the fetch began; whole seconds, UTC."""
         now = self._context.calendar.now + (self._context.clock() - self._started_at)
         return now.replace(microsecond=0)
 
 
 def query_key(query: ReportQuery) -> str:
-    """Return what tells a question about a metric from all others."""
+    """Return the text that identifies a query of a metric."""
     return (
         f"{query.date_range.first} {query.date_range.last} {' '.join(query.message_ids)}".rstrip()
     )
@@ -208,10 +227,11 @@ def query_key(query: ReportQuery) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusedMetric:
-    """A metric that Klaviyo makes no report with, and the days wanted of it that it has not made.
+    """A wanted metric that Klaviyo makes no report with.
 
-    `row_counts` has how many rows of a day are stored all the same, from a time when it did, and
-    `rows_total` how many the table has. `requests` were spent now to learn it: 0 if it was known.
+    `row_counts`: for each wanted day the rows that are stored, from before the refusal.
+    `rows_total`: the rows of the table. `requests`: how many it took to learn of the refusal, 0 if
+    it was known.
     """
 
     metric_id: str
@@ -220,30 +240,35 @@ class RefusedMetric:
     rows_total: int
     requests: int
 
+    @property
+    def sharing_days(self) -> int:
+        """Return how many wanted days the requests were for."""
+        return len(self.row_counts)
+
 
 class RefusedMetricStore:
-    """The metrics that Klaviyo refuses for a report, as the lake has them."""
+    """The metrics that Klaviyo refuses for a report, stored in the report's table."""
 
     def __init__(
         self, context: ReportContext, table: LakeTable, *, should_retry_refused: bool
     ) -> None:
-        """Read nothing yet; with `asks_again` what is known does not count."""
+        """Do no I/O; with `should_retry_refused` stored refusals do not count."""
         self._context = context
         self._table = table
         self._should_retry_refused = should_retry_refused
         self._newly_refused: set[str] = set()
 
     def check(self, metric_id: str) -> None:
-        """Refuse to ask for a metric that Klaviyo has refused before.
+        """Refuse a metric that Klaviyo has refused before.
 
         Raises:
-            IneligibleMetricError: it has.
+            IneligibleMetricError: Klaviyo has refused it.
         """
         if not self._should_retry_refused and metric_id in self._read_refusals():
             raise IneligibleMetricError(f"Klaviyo has refused metric {metric_id!a} before")
 
     def record(self, metric_id: str, error: IneligibleMetricError) -> None:
-        """Remember that Klaviyo has just refused a metric, its words, and whether there is one."""
+        """Record that Klaviyo has just refused a metric, why, and whether the account has it."""
         context = self._context
         refusal = MetricRefusal(
             refused_on=local_date(context.calendar.now, context.calendar.zone),
@@ -256,19 +281,18 @@ class RefusedMetricStore:
         self._newly_refused.add(metric_id)
 
     def build_outcome(self, metric_id: str, days: Collection[date]) -> RefusedMetric:
-        """Return what is known of a refused metric, and of the days wanted of it."""
+        """Return the refusal of a metric, with what is stored of its wanted days."""
         lake, name = self._context.lake, self._context.stream.name
         refusal = self._read_refusals()[metric_id]
         if not refusal.is_known and self._is_stored_metric(metric_id):
             refusal = replace(refusal, is_known=True)
-        facts = lake.read_partition_states(name)
-        stored = {day: facts.get(ReportPartition(metric_id, day)) for day in sorted(days)}
-        rows = {day: each.rows if each is not None else 0 for day, each in stored.items()}
+        states = lake.read_partition_states(name)
+        stored = {day: states.get(ReportPartition(metric_id, day)) for day in sorted(days)}
         state = lake.read_table_state(name)
         return RefusedMetric(
             metric_id=metric_id,
             refusal=refusal,
-            row_counts=rows,
+            row_counts={day: each.rows if each is not None else 0 for day, each in stored.items()},
             rows_total=state.rows if state is not None else 0,
             requests=int(metric_id in self._newly_refused),
         )
@@ -280,7 +304,7 @@ class RefusedMetricStore:
         return any(metric.id == metric_id for metric in read_metrics(self._context.lake))
 
     def _is_custom_metric(self, metric_id: str) -> bool:
-        """Return whether it is a custom metric, which no table has; False where nobody tells."""
+        """Return whether it is a custom metric, which no table has; False if that is not known."""
         try:
             found = fetch_custom_metrics(self._context.client, self._context.base_url)
         except TransientError as error:

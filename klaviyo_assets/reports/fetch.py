@@ -1,4 +1,4 @@
-"""Fetching report cells: what is wanted, asked for with the fewest requests, stored as it comes."""
+"""Fetches report partitions: metric by metric, storing each day as soon as it is complete."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -19,36 +19,35 @@ from klaviyo_assets.errors import (
     RevisionRetiredError,
 )
 from klaviyo_assets.lake.delta.state import TableState
-from klaviyo_assets.lake.layout import LakeTable, build_table
+from klaviyo_assets.lake.layout import build_table
 from klaviyo_assets.lake.write.report_partitions import PartitionFetch
 from klaviyo_assets.lake.write.session import CommitReceipt
 from klaviyo_assets.model.report import DateRange, ReportPartition
-from klaviyo_assets.reports.calendar import ZONE_ERAS_KEY, is_day_complete, zone_eras_to_json
-from klaviyo_assets.reports.context import (
-    SEND_DAYS_KEY,
-    ReportContext,
-    StoredSendFacts,
-    build_planner_inputs,
-    load_send_facts,
-)
+from klaviyo_assets.reports.calendar import ZONE_ERAS_KEY, zone_eras_to_json
 from klaviyo_assets.reports.failed_requests import (
     FailedMetric,
     FailedRequestStore,
     RefusedMetric,
     RefusedMetricStore,
+    ReportContext,
     is_wasted_request,
 )
-from klaviyo_assets.reports.planner import FinishedDays, PartitionRequest, resolve_days
-from klaviyo_assets.reports.send_schedule import send_days_from_json
+from klaviyo_assets.reports.planner import (
+    FinishedDays,
+    PartitionRequest,
+    load_planner_inputs,
+    resolve_days,
+)
+from klaviyo_assets.reports.send_schedule import SEND_DAYS_KEY, SendDays, send_days_from_json
 from klaviyo_assets.reports.source import ReportSource, RequestBudget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredDays:
-    """Cells of one metric that are now in the lake.
+    """Partitions of one metric that are now stored, in a table of `rows_total` rows.
 
-    `row_counts` has the number of rows by day. `requests` is what their time frame has cost so far,
-    `sharing_days` for how many days wanted. `receipt` is that of their commit.
+    `row_counts`: the number of rows by day. `requests`: what their timeframe has cost so far, for
+    `sharing_days` wanted days. `fetched_at`: when Klaviyo sent their total or series, UTC.
     """
 
     metric_id: str
@@ -57,15 +56,14 @@ class StoredDays:
     fetched_at: datetime
     requests: int
     sharing_days: int
-    receipt: CommitReceipt
+    rows_total: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedReport:
-    """A metric whose report is not answered, or not so that it can be used.
+    """A metric whose report could not be fetched.
 
-    `days` are those wanted of it that are not stored, `failed_metric` its requests that failed of
-    late.
+    `days`: its wanted days that are not stored. `failed_metric`: its requests that failed recently.
     """
 
     metric_id: str
@@ -75,95 +73,95 @@ class FailedReport:
 
 
 FetchOutcome = StoredDays | RefusedMetric | FailedReport
-"""What becomes of a metric: each is told as it happens, and the next metric's turn comes."""
+"""What a fetch yields: stored days of a metric, or why a metric has none."""
 
 
 class ReportFetch:
-    """A fetch of some metrics' days, in the order given. Lazy: `run` asks and stores.
+    """A fetch of the wanted days of some metrics, in the order given; `run` does all the I/O.
 
-    `remaining_days` has the days that are not stored yet, by metric; those of metrics that were
-    refused, or whose answer was broken, are not in it.
+    `remaining_days` has the days that are not stored yet, by metric. The days of refused and
+    failed metrics are not in it.
     """
 
     def __init__(
         self, requests: Sequence[PartitionRequest], *, context: ReportContext, budget: RequestBudget
     ) -> None:
-        """Take the wishes; nothing is asked or read yet."""
+        """Do no I/O."""
         self.remaining_days = {request.metric_id: set(request.days) for request in requests}
-        self.budget = budget
+        self._budget = budget
         self._requests = requests
         self._context = context
-        self._table: LakeTable = build_table(context.stream, report_schema(context.stream))
+        self._table = build_table(context.stream, report_schema(context.stream))
+        self._send_days: SendDays | None = None
 
-    def run(
-        self, bounds: DateRange, *, should_retry_refused: bool = False
-    ) -> Iterator[FetchOutcome]:
-        """Yield what has been stored, commit by commit, and the metrics that come to nothing.
+    def run(self, bounds: DateRange, *, should_retry: bool = False) -> Iterator[FetchOutcome]:
+        """Yield what was stored, after each commit, and each metric that is refused or fails.
 
-        Of refused metrics, and of those that failed too often within a day, nothing is asked again
-        unless `should_retry_refused`. A metric that fails is left; the others go on.
+        Metrics that Klaviyo refused, or that failed too often within a day, are requested again
+        only if `should_retry`. After a metric that fails, the others go on.
 
         Raises:
-            QuotaError: the day's requests, or those of the run, are spent; what was yielded stands.
-            KlaviyoAssetsError: as the client and the lake say; what was yielded stands.
+            QuotaError: the daily quota or the run's budget is spent; what was yielded is stored.
+            KlaviyoAssetsError: as the client and the lake say; what was yielded is stored.
         """
-        context, should_retry = self._context, should_retry_refused
-        send_facts = load_send_facts(context.stream, context.report, context.lake)
-        inputs = build_planner_inputs(context.report, bounds, send_facts, context.calendar)
+        context = self._context
+        inputs = load_planner_inputs(
+            context.stream, context.lake, bounds=bounds, calendar=context.calendar
+        )
+        self._send_days = inputs.knowledge.send_days if inputs.knowledge is not None else None
         refusals = RefusedMetricStore(context, self._table, should_retry_refused=should_retry)
         failures = FailedRequestStore(context, should_retry_failed=should_retry)
         for request in self._requests:
             source = ReportSource(
                 context,
                 request.metric_id,
-                self.budget,
+                self._budget,
                 refused_metrics=refusals,
                 failures=failures,
-                send_facts=send_facts,
+                send_days=self._send_days,
             )
             try:
-                # Closed at once, whatever ends the loop: others wait for what it holds.
-                with closing(resolve_days(request, inputs, source)) as walked:
-                    for finished_days in walked:
-                        yield from self._store_days(request, finished_days, send_facts)
+                # Closed at once, whatever ends the loop, because other runs wait for its locks.
+                with closing(resolve_days(request, inputs, source)) as resolved:
+                    for finished_days in resolved:
+                        yield from self._store_days(request, finished_days)
             except IneligibleMetricError:
                 yield refusals.build_outcome(request.metric_id, self._abandon_days(request, bounds))
             except QuotaError:
-                self._commit_send_days(send_facts)
+                self._commit_send_days()
                 if any(self.remaining_days.values()):
                     raise
-                # What is not placed now is for sibling runs, which will be told themselves.
+                # All wanted days are stored. What was left to allocate is for sibling runs.
                 return
             except KlaviyoAssetsError as error:
                 if not is_metric_error(error):
                     raise
-                self._commit_send_days(send_facts)
-                days = self._abandon_days(request, bounds)
-                failed = source.record_unusable(error)
+                self._commit_send_days()
+                days, failed = self._abandon_days(request, bounds), source.record_unusable(error)
                 yield FailedReport(
                     metric_id=request.metric_id, days=days, error=error, failed_metric=failed
                 )
 
     def _abandon_days(self, request: PartitionRequest, bounds: DateRange) -> frozenset[date]:
-        """Take the days out of what is left that were asked for in vain, and return them."""
+        """Remove a metric's requestable days from the remaining ones, and return them."""
         days = frozenset(day for day in self.remaining_days[request.metric_id] if day in bounds)
         self.remaining_days[request.metric_id] -= days
         return days
 
     def _store_days(
-        self, request: PartitionRequest, finished_days: FinishedDays, send_facts: StoredSendFacts
+        self, request: PartitionRequest, finished_days: FinishedDays
     ) -> Iterator[StoredDays]:
-        context, at = self._context, finished_days.fetched_at
-        for note in finished_days.warnings:
-            context.warn(note)
-        # Klaviyo's own clock has the last word on which days are over.
-        days = [day for day in finished_days.rows if is_day_complete(day, at, context.calendar)]
+        context, fetched_at = self._context, finished_days.fetched_at
+        for warning in finished_days.warnings:
+            context.warn(warning)
+        # Klaviyo's clock at the time of the response decides which days are over.
+        days = [day for day in finished_days.rows if context.calendar.is_over(day, fetched_at)]
         if not days:
-            self._commit_send_days(send_facts)
+            self._commit_send_days()
             return
         partitions = {
             ReportPartition(request.metric_id, day): PartitionFetch(
-                at, context.calendar.is_final(day, at)
+                fetched_at, context.calendar.is_final(day, fetched_at)
             )
             for day in days
         }
@@ -171,63 +169,62 @@ class ReportFetch:
             ReportTableRow(
                 partition=partition,
                 row=each.row,
-                is_final=fetched.is_final,
+                is_final=partition_fetch.is_final,
                 fetched_at=each.fetched_at,
             )
-            for partition, fetched in partitions.items()
+            for partition, partition_fetch in partitions.items()
             for each in finished_days.rows[partition.day]
         ]
-        receipt = self._commit(partitions, rows_to_batch(context.stream, rows), send_facts)
+        receipt = self._commit(partitions, rows_to_batch(context.stream, rows))
         self.remaining_days[request.metric_id].difference_update(days)
         yield StoredDays(
             metric_id=request.metric_id,
             row_counts={day: len(finished_days.rows[day]) for day in days},
             final_days=frozenset(
-                cell.day for cell, fetched in partitions.items() if fetched.is_final
+                partition.day for partition, each in partitions.items() if each.is_final
             ),
-            fetched_at=at,
+            fetched_at=fetched_at,
             requests=finished_days.requests,
             sharing_days=finished_days.sharing_days,
-            receipt=receipt,
+            rows_total=receipt.rows_total,
         )
 
     def _commit(
-        self,
-        partitions: Mapping[ReportPartition, PartitionFetch],
-        batch: pa.RecordBatch,
-        send_facts: StoredSendFacts,
+        self, partitions: Mapping[ReportPartition, PartitionFetch], batch: pa.RecordBatch
     ) -> CommitReceipt:
-        def state_of(known: TableState | None) -> Mapping[str, object]:
-            send_days = send_days_from_json(
-                known.state.get(SEND_DAYS_KEY) if known is not None else None
-            )
-            send_days.merge(send_facts.send_days)
-            zones = zone_eras_to_json(
-                known.state if known is not None else {}, self._context.calendar
-            )
-            return {SEND_DAYS_KEY: send_days.to_json(), ZONE_ERAS_KEY: zones}
-
         receipt = self._context.lake.replace_report_partitions(
             self._table,
             account=self._context.account,
             partitions=partitions,
             batch=batch,
-            build_state=state_of,
+            build_state=self._build_state,
         )
         reach_crash_point("after storing partitions")
         return receipt
 
-    def _commit_send_days(self, send_facts: StoredSendFacts) -> None:
-        """Keep what was learned since the last commit: it was paid for."""
-        if send_facts.send_days.message_keys():
-            self._commit({}, rows_to_batch(self._context.stream, ()), send_facts)
+    def _build_state(self, known: TableState | None) -> Mapping[str, object]:
+        """Return the zones of the table's days, and the send days; a series has none."""
+        stored: Mapping[str, object] = known.state if known is not None else {}
+        state: dict[str, object] = {
+            ZONE_ERAS_KEY: zone_eras_to_json(stored, self._context.calendar)
+        }
+        if self._send_days is not None:
+            send_days = send_days_from_json(stored.get(SEND_DAYS_KEY))
+            send_days.merge(self._send_days)
+            state[SEND_DAYS_KEY] = send_days.to_json()
+        return state
+
+    def _commit_send_days(self) -> None:
+        """Store the send days found since the last commit, because they cost requests."""
+        if self._send_days is not None and self._send_days.message_keys():
+            self._commit({}, rows_to_batch(self._context.stream, ()))
 
 
 def is_metric_error(error: KlaviyoAssetsError) -> bool:
-    """Tell whether an error says something of one metric's report alone, so that others go on.
+    """Return whether an error concerns the report of one metric, so that the others go on.
 
-    Not what holds for every request: a limit that is spent, a network that is gone, an account
-    that is refused, a revision that has ended.
+    It does not if every request would fail: if the quota is spent, the network is down, the account
+    is refused or the API revision is retired.
     """
     if isinstance(error, RevisionRetiredError | AccessDeniedError):
         return False

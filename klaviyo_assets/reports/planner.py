@@ -7,12 +7,24 @@ from datetime import UTC, date, datetime
 from functools import partial
 from typing import Protocol
 
-from klaviyo_assets.model.report import DateRange, ReportEndpoint
-from klaviyo_assets.reports.allocation import DayAllocator, SendKnowledge, apply_cached_rows
-from klaviyo_assets.reports.allocation_state import TimedRow, group_by_message
-from klaviyo_assets.reports.bisect import ReportQuery
-from klaviyo_assets.reports.calendar import choose_timeframes, split_timeframe
-from klaviyo_assets.reports.send_schedule import SendDays
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.model.report import ONE_DAY, DateRange, ReportEndpoint
+from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.reports.allocation import DayAllocator, SendKnowledge
+from klaviyo_assets.reports.bisect import ReportQuery, TimedRow, group_by_message
+from klaviyo_assets.reports.calendar import (
+    ReportCalendar,
+    choose_timeframes,
+    last_complete_day,
+    split_timeframe,
+)
+from klaviyo_assets.reports.send_schedule import (
+    CampaignSchedule,
+    SendDays,
+    derive_possible_days,
+    load_send_days,
+    read_campaign_schedules,
+)
 
 FetchTimes = Mapping[ReportQuery, datetime]
 """The queries of one metric whose responses are cached, each with its fetch time (UTC)."""
@@ -20,10 +32,10 @@ FetchTimes = Mapping[ReportQuery, datetime]
 
 @dataclass(frozen=True, slots=True)
 class CacheView:
-    """What recent requests have paid for already.
+    """What recent requests have fetched already.
 
-    `fetch_times` are the cached queries of the metric. `recent_timeframes` are the timeframes that
-    any metric was requested for, without a filter of messages.
+    `fetch_times`: the cached queries of the metric. `recent_timeframes`: the timeframes that were
+    requested for any metric, without a filter of messages.
     """
 
     fetch_times: FetchTimes
@@ -101,10 +113,10 @@ class PartitionRequest:
 class FinishedDays:
     """Complete days and their rows.
 
-    Without a day, it reports only requests and send days found, which serve sibling runs.
+    Without a day it only reports requests, whose findings about send days serve sibling runs.
 
-    `requests` is what the timeframe has cost so far, for `sharing_days` wanted days. `fetched_at`
-    is when Klaviyo sent the total or series that all the days come from, UTC.
+    `requests`: what the timeframe has cost so far, for `sharing_days` wanted days. `fetched_at`:
+    when Klaviyo sent the total or series that all these days come from, UTC.
     """
 
     rows: Mapping[date, Sequence[TimedRow]]
@@ -116,12 +128,57 @@ class FinishedDays:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannerInputs:
-    """The inputs that all metrics share: report, requestable days, knowledge of sends."""
+    """The inputs that all metrics share: report, requestable days, campaigns and their send days.
+
+    `knowledge` is None for a series, whose rows have days.
+    """
 
     report: ReportEndpoint
     bounds: DateRange
     knowledge: SendKnowledge | None
-    """None for a series, whose rows have days."""
+    campaigns: Collection[CampaignSchedule] = ()
+
+
+def report_endpoint(stream: Stream) -> ReportEndpoint:
+    """Return the endpoint of a report's stream.
+
+    Raises:
+        TypeError: the stream is not a report.
+    """
+    if not isinstance(stream.source, ReportEndpoint):
+        raise TypeError(f"{stream.name} is no report")
+    return stream.source
+
+
+def load_planner_inputs(
+    stream: Stream, lake: Lake, *, bounds: DateRange, calendar: ReportCalendar
+) -> PlannerInputs:
+    """Return the inputs with what the lake knows of campaigns and send days; a series needs none.
+
+    Raises:
+        LakeError: a table cannot be read.
+    """
+    report = report_endpoint(stream)
+    if report.interval is not None:
+        return PlannerInputs(report=report, bounds=bounds, knowledge=None)
+    campaigns = read_campaign_schedules(lake)
+    possible_days = {each.id: derive_possible_days(each, calendar.zone) for each in campaigns}
+    knowledge = SendKnowledge(
+        subject_field=f"{report.subject}_id",
+        message_field=report.message_field,
+        possible_days_of=possible_days.get,
+        send_days=load_send_days(stream.name, lake),
+        is_final_day=partial(calendar.is_final, fetched_at=calendar.now),
+        # Klaviyo counts what was sent just before midnight a little later.
+        latest_settled_day=last_complete_day(calendar.now - ONE_DAY, calendar.zone),
+        spread_messages={
+            (message_id, campaign.channel or ""): days
+            for campaign in campaigns
+            if (days := possible_days[campaign.id]) is not None and len(days) > 1
+            for message_id in campaign.message_ids
+        },
+    )
+    return PlannerInputs(report=report, bounds=bounds, knowledge=knowledge, campaigns=campaigns)
 
 
 def resolve_days(
@@ -192,9 +249,9 @@ def _isolate_messages(
 ) -> DateRange:
     """Return the newest part of a timeframe in which each message has a single known send day.
 
-    If another metric was requested for the same days, the messages there are known. Then the total
-    over the whole timeframe can be skipped: the parts that isolate the messages, which would have
-    to follow it anyway, are enough. That saves one request.
+    It applies if another metric was requested for the same days, so that all messages of these
+    days are known. The total over the whole timeframe would have to be followed by the parts that
+    isolate the messages, and these parts are enough: skipping the total saves one request.
     """
     newest = [day for day in remaining_days if day in timeframe]
     known = [each for each in cache.recent_timeframes if all(day in each for day in newest)]
@@ -248,24 +305,17 @@ def _allocate_days(
     if wanted & allocator.state.open_days():
         for query, rows in source.cached_results(planned):
             messages = group_by_message(rows, inputs.knowledge.message_field)
-            apply_cached_rows(
-                allocator.state,
-                query.date_range,
-                query.message_ids,
-                messages,
-                wanted_days=allocator.wanted_days,
-            )
+            allocator.apply_cached_rows(query.date_range, query.message_ids, messages)
     requests = reported = result.requests
     for requests in _run_queries(
         allocator, planned, result.requests, knowledge=inputs.knowledge, source=source
     ):
         finished = allocator.take_finished_days()
         rows = {day: each for day, each in finished.items() if day in planned.wanted_days}
-        if rows or allocator.state.warnings:
+        warnings = allocator.state.take_warnings()
+        if rows or warnings:
             reported = requests
-            yield _build_finished_days(
-                rows, planned, result, requests=requests, allocator=allocator
-            )
+            yield _build_finished_days(rows, planned, result, requests=requests, warnings=warnings)
     if requests > reported:
         yield _build_finished_days({}, planned, result, requests=requests)
 
@@ -314,15 +364,12 @@ def _build_finished_days(
     result: ReportResult,
     *,
     requests: int,
-    allocator: DayAllocator | None = None,
+    warnings: tuple[str, ...] = (),
 ) -> FinishedDays:
-    notes: list[str] = allocator.state.warnings if allocator is not None else []
-    reported = tuple(notes)
-    notes.clear()
     return FinishedDays(
         rows=rows,
         fetched_at=result.fetched_at,
         requests=requests,
         sharing_days=len(planned.wanted_days),
-        warnings=reported,
+        warnings=warnings,
     )

@@ -1,11 +1,11 @@
-"""Derives from the stored campaigns on which days their messages can have been sent.
+"""Knows on which days messages were sent: from stored campaigns and from earlier responses.
 
-On which days a message was sent has nothing to do with the conversion metric, and what was sent on
-a day that is over stays as it is: found out once, it spares every other metric, and every later
-fetch, the requests. A sum proves it anew each time: were more sent since, the total would differ.
+Send days do not depend on the conversion metric, and those in the past do not change. So once they
+are found, no other metric and no later fetch has to spend requests on them. Every total checks them
+again: if a message was sent on a further day since, the recipients no longer add up to the total.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from math import ceil
@@ -18,7 +18,7 @@ from klaviyo_assets.model.report import ONE_DAY, DateRange, merge_ranges
 from klaviyo_assets.reports.calendar import local_date
 
 MAX_SEND_DURATION = timedelta(hours=2)
-"""How long a send in one go may take, from when it was due to its last message.
+"""How long sending everything at once may take, from the planned time to the last message.
 
 Klaviyo speaks of "several minutes or more", slower on the hour and for large audiences (help
 centre, "campaign schedule and send options"). Unverified how long at most: a send due within this
@@ -29,17 +29,22 @@ MAX_AHEAD_OF_UTC, MAX_BEHIND_UTC = timedelta(hours=14), timedelta(hours=12)
 """How far local clocks are ahead of and behind UTC: UTC+14 to UTC-12, 26 hours in all."""
 
 MAX_AB_TEST_DURATION = timedelta(days=3)
-"""How long after its beginning an A/B test may send the winner; Klaviyo does not tell the API."""
+"""How long after its start an A/B test may send the winner; the API does not have the duration."""
 
 MAX_SEND_DELAY = timedelta(days=3)
-"""What a campaign may still have before it that is not, or no longer, plainly sent."""
+"""How much later than planned a campaign may send: one that is not, or not simply, sent."""
 
 SENT_STATUS = "Sent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CampaignSchedule:
-    """What the `campaigns` table knows of one campaign; instants in UTC."""
+    """The schedule of one campaign, from the table `campaigns`; instants in UTC.
+
+    `is_next_day_if_passed`: recipients in zones where the local send time has already passed get
+    the message on the next day. `updated_at`: the last change of anything; finishing the send is
+    one.
+    """
 
     id: str
     status: str | None = None
@@ -51,147 +56,88 @@ class CampaignSchedule:
     scheduled_at: datetime | None = None
     is_local_time: bool = False
     is_next_day_if_passed: bool = False
-    """Local only: whether those whose time has passed get it on the following day."""
     throttle_percentage: int | None = None
     updated_at: datetime | None = None
-    """When anything of it changed last: that it was sent to the end is such a change."""
     message_ids: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class SentOnDay:
-    """All of it on one day of the account's zone."""
-
-    day: date
-
-
-@dataclass(frozen=True, slots=True)
-class SpreadOverDays:
-    """On some of these days, and on no other if the campaign tells the truth."""
-
-    date_range: DateRange
-
-
-@dataclass(frozen=True, slots=True)
-class UnknownSendDays:
-    """On any day."""
-
-
-SendTiming = SentOnDay | SpreadOverDays | UnknownSendDays
-"""Everything that can be known beforehand of when a message was sent; the set is closed."""
-
-
-def campaign_days(send_timing: SendTiming) -> frozenset[date]:
-    """Return the days that a campaign tells of; none where it tells nothing."""
-    match send_timing:
-        case SentOnDay(day):
-            return frozenset({day})
-        case SpreadOverDays(days):
-            return frozenset(days)
-        case UnknownSendDays():
-            return frozenset()
 
 
 SendInterval = tuple[datetime, datetime]
 
 
-def derive_send_timing(campaign: CampaignSchedule, zone: ZoneInfo) -> SendTiming:
-    """Return on which days of the zone the campaign's messages can have been sent."""
-    span = _INTERVAL_RULES.get(campaign.send_method or "", _unknown_method_interval)(campaign)
-    if span is None:
-        return UnknownSendDays()
-    first, last = span
-    # Reports count by the hour of UTC; midnight is not at one in every zone.
+def derive_possible_days(campaign: CampaignSchedule, zone: ZoneInfo) -> DateRange | None:
+    """Return the days of the zone on which the campaign's messages may have been sent.
+
+    None if the campaign has no time: they may have been sent on any day.
+    """
+    interval = _send_interval(campaign)
+    if interval is None:
+        return None
+    first, last = interval
+    # Reports count by full hours of UTC, and in some zones midnight is within such an hour.
     first, last = first.replace(minute=0, second=0, microsecond=0), last + MAX_SEND_DURATION
     if campaign.status != SENT_STATUS:
         last += MAX_SEND_DELAY
     elif campaign.updated_at is not None and last < campaign.updated_at <= last + MAX_SEND_DELAY:
-        # It may have taken so long, whatever it says of how it was sent. What changed it later
-        # still was no end of a send.
+        # This change may have been the end of the send, whatever the send method says. A change
+        # later than the longest delay was not.
         last = campaign.updated_at
-    days = DateRange(local_date(first, zone), local_date(last, zone))
-    return SentOnDay(days.first) if len(days) == 1 else SpreadOverDays(days)
+    return DateRange(local_date(first, zone), local_date(last, zone))
 
 
-def _planned_start(campaign: CampaignSchedule) -> datetime | None:
-    return campaign.send_time or campaign.planned_at
-
-
-def _immediate_interval(campaign: CampaignSchedule) -> SendInterval | None:
-    begin = _planned_start(campaign)
-    return (begin, begin) if begin is not None else None
-
-
-def _static_interval(campaign: CampaignSchedule) -> SendInterval | None:
-    if not campaign.is_local_time:
-        return _immediate_interval(campaign)
-    due = campaign.planned_at or campaign.send_time
-    if due is None:
+def _send_interval(campaign: CampaignSchedule) -> SendInterval | None:
+    """Return the first and last instant at which sending is due; None without any time."""
+    start = campaign.send_time or campaign.planned_at
+    if campaign.send_method == "smart_send_time" and campaign.planned_on is not None:
+        return _smart_send_interval(campaign.planned_on, campaign.send_time)
+    if start is None:
         return None
-    # What is given is the time on the recipients' clocks, whatever offset is written behind it.
+    match campaign.send_method, campaign.is_local_time:
+        case "static", True:
+            return _local_time_interval(campaign, campaign.planned_at or start)
+        case "immediate" | "static", _:
+            return start, start
+        case "throttled", _:
+            return start, start + _throttled_duration(campaign.throttle_percentage or 0)
+        case "ab_test_campaign", _:
+            return start, start + MAX_AB_TEST_DURATION
+        case "smart_send_time", _:
+            return start - MAX_AHEAD_OF_UTC, start + ONE_DAY + MAX_BEHIND_UTC
+        case _:
+            return start - MAX_AHEAD_OF_UTC, start + MAX_SEND_DELAY
+
+
+def _local_time_interval(campaign: CampaignSchedule, due: datetime) -> SendInterval:
+    # The time is that of the recipients' clocks, whatever UTC offset Klaviyo writes with it.
     first, last = due - MAX_AHEAD_OF_UTC, due + MAX_BEHIND_UTC
     if campaign.is_next_day_if_passed and (
         campaign.scheduled_at is None or campaign.scheduled_at > first
     ):
-        # For some the time had passed when it was scheduled: they get it a day later.
-        last += timedelta(days=1)
-    return _include_send_time(campaign, (first, last))
+        # Where the time had passed when the campaign was scheduled, it is sent a day later.
+        last += ONE_DAY
+    sent = campaign.send_time or due
+    return min(first, sent), max(last, sent)
 
 
-def _throttled_interval(campaign: CampaignSchedule) -> SendInterval | None:
-    begin = _planned_start(campaign)
-    if begin is None:
-        return None
-    percentage = campaign.throttle_percentage or 0
+def _throttled_duration(percentage: int) -> timedelta:
+    """Return how long sending takes with so much of the audience an hour."""
     if not 0 < percentage <= 100:  # noqa: PLR2004 - a percentage
-        return (begin, begin + MAX_SEND_DELAY)
-    return (begin, begin + timedelta(hours=ceil(100 / percentage)))
+        return MAX_SEND_DELAY
+    return timedelta(hours=ceil(100 / percentage))
 
 
-def _smart_send_interval(campaign: CampaignSchedule) -> SendInterval | None:
-    """Through one day of each recipient, at the hour at which they usually open."""
-    if campaign.planned_on is None:
-        begin = _planned_start(campaign)
-        if begin is None:
-            return None
-        return (begin - MAX_AHEAD_OF_UTC, begin + timedelta(days=1) + MAX_BEHIND_UTC)
-    midnight = datetime.combine(campaign.planned_on, time(), tzinfo=UTC)
-    begin = campaign.send_time or midnight
+def _smart_send_interval(planned_on: date, send_time: datetime | None) -> SendInterval:
+    """Return the interval of one day in every zone: each recipient gets it at an hour of theirs."""
+    midnight = datetime.combine(planned_on, time(), tzinfo=UTC)
+    start = send_time or midnight
     # Unverified whether a recipient's day is counted from the send time or from midnight.
-    last = max(midnight, begin) + timedelta(days=1) + MAX_BEHIND_UTC
-    return min(begin, midnight - MAX_AHEAD_OF_UTC), last
-
-
-def _ab_test_interval(campaign: CampaignSchedule) -> SendInterval | None:
-    begin = _planned_start(campaign)
-    return (begin, begin + MAX_AB_TEST_DURATION) if begin is not None else None
-
-
-def _unknown_method_interval(campaign: CampaignSchedule) -> SendInterval | None:
-    """A way of sending that we do not know: about when it was due."""
-    begin = _planned_start(campaign)
-    return (begin - MAX_AHEAD_OF_UTC, begin + MAX_SEND_DELAY) if begin is not None else None
-
-
-def _include_send_time(campaign: CampaignSchedule, interval: SendInterval) -> SendInterval:
-    if campaign.send_time is None:
-        return interval
-    return min(interval[0], campaign.send_time), max(interval[1], campaign.send_time)
-
-
-_INTERVAL_RULES: dict[str, Callable[[CampaignSchedule], SendInterval | None]] = {
-    "immediate": _immediate_interval,
-    "static": _static_interval,
-    "throttled": _throttled_interval,
-    "smart_send_time": _smart_send_interval,
-    "ab_test_campaign": _ab_test_interval,
-}
+    last = max(midnight, start) + ONE_DAY + MAX_BEHIND_UTC
+    return min(start, midnight - MAX_AHEAD_OF_UTC), last
 
 
 CAMPAIGNS_TABLE = "campaigns"
 
 REPORT_CHANNELS: Mapping[str, str] = {"mobile_push": "push-notification"}
-"""What reports call a channel, where the campaigns' filter has another word."""
+"""The name of a channel in reports, if it is not the one in the campaigns' filter."""
 
 _SCHEDULE_COLUMNS = (
     "id",
@@ -210,22 +156,20 @@ _SCHEDULE_COLUMNS = (
 )
 
 
-def read_campaign_schedules(lake: Lake) -> Mapping[str, CampaignSchedule]:
-    """Return every stored campaign by id; none where the table was never read.
+def read_campaign_schedules(lake: Lake) -> list[CampaignSchedule]:
+    """Return every stored campaign; none if the table was never synced.
 
     Raises:
         CorruptFileError: a file of the table is missing or damaged.
     """
     if lake.read_table_state(CAMPAIGNS_TABLE) is None:
-        return {}
+        return []
     rows = lake.read_columns(CAMPAIGNS_TABLE, _SCHEDULE_COLUMNS).to_pylist()
-    return {
-        each.id: each for each in map(parse_campaign_row, cast("Iterable[dict[str, object]]", rows))
-    }
+    return [parse_campaign_row(row) for row in cast("Iterable[dict[str, object]]", rows)]
 
 
 def parse_campaign_row(row: Mapping[str, object]) -> CampaignSchedule:
-    """Return the facts of one row of the table."""
+    """Return the schedule in a row of the table."""
     channel = cast("str | None", row["channel"])
     return CampaignSchedule(
         id=cast("str", row["id"]),
@@ -246,20 +190,23 @@ def parse_campaign_row(row: Mapping[str, object]) -> CampaignSchedule:
 
 
 MessageChannel = tuple[str, str]
-"""A message and the channel it went through."""
+"""A message id and the channel it was sent through."""
+
+SEND_DAYS_KEY = "learned"
+"""The key of the send days in the state of a report's table."""
 
 
 class SendDays:
-    """Recipients by day, and stretches without any, of messages that had to be asked about."""
+    """Recipients by day, and ranges without any, of messages that reports were queried for."""
 
     def __init__(self) -> None:
-        """Know nothing."""
+        """Start empty."""
         self.forgotten_keys: set[MessageChannel] = set()
         self._recipients: dict[MessageChannel, dict[date, float]] = {}
         self._ranges_without_sends: dict[MessageChannel, tuple[DateRange, ...]] = {}
 
     def message_keys(self) -> list[MessageChannel]:
-        """Return everything that something is known of, in order."""
+        """Return the messages that something is known of, in order."""
         return sorted({*self._recipients, *self._ranges_without_sends})
 
     def recipients_by_day(self, key: MessageChannel) -> Mapping[date, float]:
@@ -267,13 +214,13 @@ class SendDays:
         return self._recipients.get(key, {})
 
     def ranges_without_sends(self, key: MessageChannel) -> tuple[DateRange, ...]:
-        """Return the stretches of days known to have none, ascending and apart."""
+        """Return the ranges known to have no recipients, ascending, with gaps between them."""
         return self._ranges_without_sends.get(key, ())
 
     def record_recipients(
         self, key: MessageChannel, date_range: DateRange, recipients: float
     ) -> None:
-        """Remember what was sent in a stretch; recipients are only of use for a single day."""
+        """Record the recipients of a range; a number above 0 counts only for a single day."""
         sent, none = dict(self.recipients_by_day(key)), self.ranges_without_sends(key)
         if recipients <= 0:
             sent = {day: count for day, count in sent.items() if day not in date_range}
@@ -284,13 +231,13 @@ class SendDays:
         self._recipients[key], self._ranges_without_sends[key] = sent, none
 
     def forget(self, key: MessageChannel) -> None:
-        """Know nothing of a unit any more: it turned out wrong."""
+        """Drop what is known of a message, because it turned out wrong."""
         self._recipients.pop(key, None)
         self._ranges_without_sends.pop(key, None)
         self.forgotten_keys.add(key)
 
     def merge(self, other: "SendDays") -> None:
-        """Add what `other` knows, forget what it forgot; where both know a day, it counts."""
+        """Forget what `other` forgot and add what it knows; for a day that both know, it wins."""
         for key in other.forgotten_keys:
             self.forget(key)
         for key in other.message_keys():
@@ -300,7 +247,7 @@ class SendDays:
                 self.record_recipients(key, days, 0)
 
     def to_json(self) -> dict[str, object]:
-        """Return it as a JSON object."""
+        """Return the JSON object that the state of the report's table holds."""
         return {
             f"{message_id}/{channel}": {
                 "sent": {
@@ -319,7 +266,7 @@ class SendDays:
 
 
 def send_days_from_json(json_value: object) -> SendDays:
-    """Return what `to_json` wrote; nothing for None.
+    """Return the send days that `to_json` wrote; none for None.
 
     Raises:
         ConfigError: it was not written by this version.
@@ -341,6 +288,16 @@ def send_days_from_json(json_value: object) -> SendDays:
             f"({type(error).__name__}); was it written by another version of klaviyo_assets?"
         ) from error
     return send_days
+
+
+def load_send_days(report_name: str, lake: Lake) -> SendDays:
+    """Return the send days in the newest commit of a report's table.
+
+    Raises:
+        LakeError: the table cannot be read.
+    """
+    known = lake.read_table_state(report_name)
+    return send_days_from_json(known.state.get(SEND_DAYS_KEY) if known is not None else None)
 
 
 def _parse_range(first: str, last: str) -> DateRange:

@@ -1,4 +1,4 @@
-"""Answers report queries about one metric: from cached responses, else by a request to Klaviyo."""
+"""Answers the report queries of one metric: from cached responses, else by requests to Klaviyo."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,6 @@ from klaviyo_assets.api.requests import next_report_request, report_request
 from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.decode.reports import (
     ReportPage,
-    ReportRow,
     merge_renamed_rows,
     parse_report_page,
 )
@@ -26,36 +25,35 @@ from klaviyo_assets.errors import (
 )
 from klaviyo_assets.lake.response_cache import CachedResponse
 from klaviyo_assets.model.report import ReportEndpoint
-from klaviyo_assets.reports.allocation_state import TimedRow
-from klaviyo_assets.reports.bisect import ReportQuery
-from klaviyo_assets.reports.context import ReportContext, StoredSendFacts, load_send_days
+from klaviyo_assets.reports.bisect import ReportQuery, TimedRow
 from klaviyo_assets.reports.failed_requests import (
     FailedMetric,
     FailedRequestStore,
     RefusedMetricStore,
+    ReportContext,
 )
 from klaviyo_assets.reports.planner import CacheView, FetchTimes, PlannedQuery, ReportResult
+from klaviyo_assets.reports.send_schedule import SendDays, load_send_days
 
 RESPONSE_CACHE_LIFETIME = timedelta(hours=6)
-"""How long an answer serves other runs: as long as the day's requests take, several times over."""
-
+"""How long a response serves other runs: several times as long as a day's requests take."""
 
 MAX_PAGES_WITHOUT_NEW_ROWS = 2
-"""A page may be empty, or bring again what shifted; more in a row are no progress."""
+"""How many pages in a row may have no new row: a page may be empty, or repeat rows that moved."""
 
 
 @dataclass(slots=True)
 class RequestBudget:
-    """Requests that a run may still make; None: as many as the quota has."""
+    """How many requests a run may send (None: as many as the quota allows), and how many it has."""
 
     limit: int | None = None
     spent: int = 0
 
     def spend(self) -> None:
-        """Take one request out.
+        """Count one request.
 
         Raises:
-            QuotaError: the run has made all that it may.
+            QuotaError: the run has sent as many as it may.
         """
         if self.limit is not None and self.spent >= self.limit:
             raise QuotaError(f"this run has made the {self.spent} requests that it was given")
@@ -64,7 +62,7 @@ class RequestBudget:
 
 @dataclass(frozen=True, slots=True)
 class _FetchedPage:
-    """One page: as it came, what it holds, and when it was answered, UTC."""
+    """A page of a response: its bytes, their content, and when Klaviyo sent it, UTC."""
 
     body: bytes
     page: ReportPage
@@ -77,7 +75,7 @@ def fetch_times(cached: Iterable[CachedResponse]) -> FetchTimes:
 
 
 class ReportSource:
-    """Answers questions about one metric."""
+    """Answers the queries of one metric."""
 
     def __init__(  # noqa: PLR0913 - what it works with, each with a name
         self,
@@ -87,12 +85,12 @@ class ReportSource:
         *,
         refused_metrics: RefusedMetricStore,
         failures: FailedRequestStore,
-        send_facts: StoredSendFacts,
+        send_days: SendDays | None,
     ) -> None:
-        """Take what it needs; nothing is asked yet."""
+        """Do no I/O; `send_days` is None for a series."""
         self._refused_metrics = refused_metrics
         self._failures = failures
-        self._send_facts = send_facts
+        self._send_days = send_days
         self._context = context
         self._metric_id = metric_id
         self._budget = budget
@@ -102,21 +100,19 @@ class ReportSource:
 
     @contextmanager
     def lock_allocation(self) -> Generator[None]:
-        """Keep all other runs from placing totals of the report; begin with what they learned.
+        """Keep other runs from allocating totals of the report; take over the send days they found.
 
-        A series tells the days itself: nobody is kept from asking for it.
+        The rows of a series have days, so for a series it does nothing.
         """
-        if self._context.report.interval is not None:
+        if self._send_days is None:
             yield
             return
         with self._response_cache.lock_allocation(warn=self._context.warn):
-            self._send_facts.send_days.merge(
-                load_send_days(self._context.stream.name, self._context.lake)
-            )
+            self._send_days.merge(load_send_days(self._context.stream.name, self._context.lake))
             yield
 
     def record_unusable(self, error: KlaviyoAssetsError) -> FailedMetric | None:
-        """Return the failures of the metric that count, that which ended its questions included."""
+        """Return the metric's failures; `error` is recorded if it made this run's requests vain."""
         if self._budget.spent > self._spent_before:
             self._failures.record_unusable(self._metric_id, error)
         return self._failures.failed_metric(self._metric_id)
@@ -124,12 +120,13 @@ class ReportSource:
     def fetch(
         self, choose_query: Callable[[CacheView], PlannedQuery]
     ) -> tuple[PlannedQuery, ReportResult]:
-        """Return an answer to what is chosen in view of what was paid for, and what was chosen.
+        """Return the query that `choose_query` chooses in view of the cache, and its result.
 
         Raises:
-            IneligibleMetricError: Klaviyo refuses the metric, or is known to.
-            ReportFailedError: too many requests about it failed within a day.
-            KlaviyoAssetsError: as the client says; QuotaError, too, where the run's part is spent.
+            IneligibleMetricError: Klaviyo refuses the metric, now or before.
+            ReportFailedError: too many requests for the metric failed within a day.
+            QuotaError: the daily quota or the run's budget is spent.
+            KlaviyoAssetsError: as the client says.
         """
         with self._response_cache.lock_metric(self._metric_id, warn=self._context.warn):
             cached = self._response_cache.complete_responses(
@@ -151,14 +148,14 @@ class ReportSource:
             try:
                 return planned, self._fetch_result(planned.query, fresh_since=since)
             except IneligibleMetricError as error:
-                # Noted before another run may ask.
+                # Recorded under the lock: another run must not send the same request.
                 self._refused_metrics.record(self._metric_id, error)
                 raise
 
     def cached_results(
         self, planned: PlannedQuery
     ) -> Iterator[tuple[ReportQuery, Sequence[TimedRow]]]:
-        """Yield the answers kept about parts of a turn's time frame that will do for it."""
+        """Yield cached queries about parts of the planned timeframe, with their rows."""
         for each in self._response_cache.complete_responses(
             self._metric_id, fresh_since=self._fresh_since
         ):
@@ -175,34 +172,43 @@ class ReportSource:
         return _build_result(pages, self._context.report, cached.fetched_at, requests=0)
 
     def _fetch_result(self, query: ReportQuery, *, fresh_since: datetime) -> ReportResult:
-        """Ask Klaviyo page by page, and keep each; go on where a killed run ended.
+        """Request page by page, and cache each page; continue where a killed run stopped.
 
         Raises:
-            MalformedPageError: a series leaves out a day that was asked for.
+            MalformedPageError: a series lacks a day of the query.
         """
-        read = self._load_partial_result(query, fresh_since)
-        request: Request | None = self._build_request(query)
-        seen: set[str] = set()
-        for each in read:
-            request = _next_request(request, each, seen)
-        before = len(read)
+        pages = self._load_partial_result(query, fresh_since)
+        request: Request | None = report_request(
+            self._context.report,
+            stream=self._context.stream,
+            metric_id=self._metric_id,
+            days=query.date_range,
+            message_ids=query.message_ids,
+            base_url=self._context.base_url,
+        )
+        seen_urls: set[str] = set()
+        for each in pages:
+            request = _next_request(request, each, seen_urls)
+        cached_count = len(pages)
         while request is not None:
-            found, request = self._fetch_page(query, request, read, seen)
-            read.append(found)
+            fetched, request = self._fetch_page(query, request, pages, seen_urls)
+            pages.append(fetched)
             reach_crash_point("before caching a response")
             self._response_cache.store_response(
                 self._metric_id,
                 query.date_range,
                 query.message_ids,
-                fetched_at=read[0].responded_at,
-                pages=[each.body for each in read],
+                fetched_at=pages[0].responded_at,
+                pages=[each.body for each in pages],
                 is_complete=request is None,
             )
             reach_crash_point("after caching a response")
         self._failures.forget(self._metric_id, query)
-        pages = [each.page for each in read]
         return _build_result(
-            pages, self._context.report, read[0].responded_at, requests=len(read) - before
+            [each.page for each in pages],
+            self._context.report,
+            pages[0].responded_at,
+            requests=len(pages) - cached_count,
         )
 
     def _fetch_page(
@@ -210,38 +216,38 @@ class ReportSource:
         query: ReportQuery,
         request: Request,
         previous_pages: Sequence[_FetchedPage],
-        seen_cursors: set[str],
+        seen_urls: set[str],
     ) -> tuple[_FetchedPage, Request | None]:
-        """Return the page after those `previous_pages`, and the request for the next.
+        """Return the page that follows `previous_pages`, and the request for the next.
 
-        What was paid in vain is remembered.
+        Requests that were spent in vain are recorded.
 
         Raises:
-            ReportFailedError: too many requests about the metric failed within a day.
+            ReportFailedError: too many requests for the metric failed within a day.
         """
-        note = partial(self._failures.record, self._metric_id, query)
+        record_failure = partial(self._failures.record, self._metric_id, query)
         policy = self._failures.retry_policy(self._metric_id)
         reach_crash_point("before requesting a report")
         self._budget.spend()
-        found = self._context.client.fetch(
+        fetched = self._context.client.fetch(
             request,
             self._parse_response,
             stream=self._context.stream.name,
             retry_policy=policy,
-            on_failure=note,
+            on_failure=record_failure,
         )
         try:
-            self._refuse_missing_days(query, found.page)
-            refuse_repeated_pages([each.page for each in (*previous_pages, found)])
-            following = _next_request(request, found, seen_cursors)
+            self._refuse_missing_days(query, fetched.page)
+            _refuse_repeated_pages([each.page for each in (*previous_pages, fetched)])
+            next_request = _next_request(request, fetched, seen_urls)
         except ContractError as error:
-            note(error)
+            record_failure(error)
             raise
-        self._quarantine_results(found.page)
-        return found, following
+        self._quarantine_results(fetched.page)
+        return fetched, next_request
 
     def _quarantine_results(self, page: ReportPage) -> None:
-        """Keep and tell of results that belong to no message; all others are stored."""
+        """Set aside the results that cannot be stored, and warn of them."""
         if not page.quarantined:
             return
         name = self._context.stream.name
@@ -256,7 +262,7 @@ class ReportSource:
         )
 
     def _refuse_missing_days(self, query: ReportQuery, page: ReportPage) -> None:
-        """Refuse a series that tells of some of the days alone; one of none at all is empty."""
+        """Refuse a series with some of the days only; one without any day is empty."""
         is_whole = self._context.report.interval is None or set(query.date_range) <= set(page.days)
         if not is_whole and not page.is_empty:
             raise MalformedPageError(
@@ -265,16 +271,6 @@ class ReportSource:
                 "nothing of it is stored",
                 stream=self._context.stream.name,
             )
-
-    def _build_request(self, query: ReportQuery) -> Request:
-        return report_request(
-            self._context.report,
-            stream=self._context.stream,
-            metric_id=self._metric_id,
-            days=query.date_range,
-            message_ids=query.message_ids,
-            base_url=self._context.base_url,
-        )
 
     def _load_partial_result(self, query: ReportQuery, fresh_since: datetime) -> list[_FetchedPage]:
         found = self._response_cache.find_partial_response(
@@ -294,34 +290,35 @@ class ReportSource:
         return parse_report_page(body, self._context.report)
 
 
-def refuse_repeated_pages(pages: Sequence[ReportPage]) -> None:
-    """Refuse an answer whose last pages bring nothing new: each costs a request of the day.
+def _refuse_repeated_pages(pages: Sequence[ReportPage]) -> None:
+    """Refuse a response whose last pages have no new row, since each page costs a request.
 
     Raises:
-        RepeatedPageError: so many pages in a row bring no row that was not there before.
+        RepeatedPageError: all rows of as many pages as are allowed have been on earlier pages.
     """
-    news = pages[-MAX_PAGES_WITHOUT_NEW_ROWS:]
     if len(pages) <= MAX_PAGES_WITHOUT_NEW_ROWS:
         return
-    known = {row_identity(row) for page in pages[:-MAX_PAGES_WITHOUT_NEW_ROWS] for row in page.rows}
-    if all(row_identity(row) in known for page in news for row in page.rows):
+    earlier, last = pages[:-MAX_PAGES_WITHOUT_NEW_ROWS], pages[-MAX_PAGES_WITHOUT_NEW_ROWS:]
+    if _row_identities(last) <= _row_identities(earlier):
         raise RepeatedPageError(
-            f"{len(news)} pages in a row bring no row that was not there before, after "
-            f"{len(pages) - len(news)} pages: paging does not end. Tell Klaviyo's support if it "
+            f"{len(last)} pages in a row bring no row that was not there before, after "
+            f"{len(earlier)} pages: paging does not end. Tell Klaviyo's support if it "
             "stays so."
         )
 
 
-def row_identity(row: ReportRow) -> tuple[object, ...]:
-    """Return what a row of an answer is about."""
-    return (row.day, *sorted(row.groupings.items()))
+def _row_identities(pages: Iterable[ReportPage]) -> set[tuple[object, ...]]:
+    """Return what the rows of pages are about, without their statistics."""
+    return {(row.day, *sorted(row.groupings.items())) for page in pages for row in page.rows}
 
 
-def _next_request(request: Request | None, page: _FetchedPage, seen: set[str]) -> Request | None:
+def _next_request(
+    request: Request | None, fetched: _FetchedPage, seen_urls: set[str]
+) -> Request | None:
     if request is None:
         return None
-    link, page_cursor = page.page.next_link, page.page.page_cursor
-    return next_report_request(request, link=link, page_cursor=page_cursor, seen_urls=seen)
+    link, page_cursor = fetched.page.next_link, fetched.page.page_cursor
+    return next_report_request(request, link=link, page_cursor=page_cursor, seen_urls=seen_urls)
 
 
 def _build_result(

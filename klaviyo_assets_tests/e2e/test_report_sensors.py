@@ -60,7 +60,7 @@ def test_the_sensor_adds_what_is_stored(open_home: StartHome) -> None:
     assert metric_partitions(home) == []
     found = evaluate_sensor(home, METRICS)
     assert set(metric_partitions(home)) == set(home.ids("metrics"))
-    assert "as they were" in evaluate_sensor(home, METRICS, found.cursor).reason
+    assert "have not changed" in evaluate_sensor(home, METRICS, found.cursor).reason
 
 
 def test_a_setting_restricts_what_is_added(open_home: StartHome) -> None:

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from klaviyo_assets.defs.partitions import EARLIEST_TIME_ZONE
+from klaviyo_assets.defs.report_runs import EARLIEST_TIME_ZONE
 from klaviyo_assets.sandbox.account.config import DEFAULT_KEY, PrivateApiKey
 from klaviyo_assets_tests.e2e.backfills import AssetPage, open_asset_page
 from klaviyo_assets_tests.e2e.conftest import StartHome

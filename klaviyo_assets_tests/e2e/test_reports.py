@@ -4,6 +4,8 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.reports.send_schedule import SEND_DAYS_KEY
 from klaviyo_assets.sandbox.account.config import PrivateApiKey
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
@@ -145,6 +147,10 @@ def test_metadata_of_each_partition(open_home: StartHome) -> None:
         rows = stored_rows(home, FLOW_REPORT, metric, [day])
         assert metadata["klaviyo/rows_written"] == len(rows)
         assert {row["is_final"] for row in rows.values()} <= {day <= date(2026, 10, 10)}
+    # The rows of a series have days, so its table holds no send days of messages.
+    state = Lake(home.data_dir, clock=datetime.now).read_table_state(FLOW_REPORT)
+    assert state is not None
+    assert SEND_DAYS_KEY not in state.state
 
 
 def test_a_metric_of_no_table_has_no_name(open_home: StartHome) -> None:

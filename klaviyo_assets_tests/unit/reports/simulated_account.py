@@ -11,9 +11,8 @@ from datetime import UTC, date, datetime, timedelta
 from klaviyo_assets.decode.reports import ReportRow
 from klaviyo_assets.model.report import DateRange
 from klaviyo_assets.reports.allocation import DayAllocator, SendKnowledge
-from klaviyo_assets.reports.allocation_state import TimedRow, group_by_message
-from klaviyo_assets.reports.bisect import ReportQuery
-from klaviyo_assets.reports.send_schedule import SendDays, SendTiming, UnknownSendDays
+from klaviyo_assets.reports.bisect import ReportQuery, TimedRow, group_by_message
+from klaviyo_assets.reports.send_schedule import SendDays
 
 FIRST_DAY = date(2026, 1, 1)
 REQUESTED_AT = datetime(2027, 6, 1, tzinfo=UTC)
@@ -34,7 +33,7 @@ class SimulatedAccount:
     """Recipients by message and day, what the campaigns claim, and every question so far."""
 
     recipients_by_day: Mapping[str, Mapping[date, int]]
-    campaign_sendings: Mapping[str, SendTiming]
+    possible_days: Mapping[str, DateRange | None]
     requests: list[ReportQuery] = field(default_factory=list[ReportQuery])
 
     def build_row(self, message: str, days: Iterable[date]) -> TimedRow | None:
@@ -76,7 +75,7 @@ class SimulatedAccount:
         return SendKnowledge(
             subject_field="campaign_id",
             message_field="campaign_message_id",
-            send_timing_of=lambda campaign: self.campaign_sendings.get(campaign, UnknownSendDays()),
+            possible_days_of=self.possible_days.get,
             send_days=learned if learned is not None else SendDays(),
             is_final_day=lambda _: is_settled,
             latest_settled_day=day_of_year(10_000),

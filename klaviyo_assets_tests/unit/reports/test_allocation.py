@@ -11,13 +11,9 @@ from hypothesis import strategies as st
 from klaviyo_assets.errors import MalformedPageError
 from klaviyo_assets.model.report import DateRange
 from klaviyo_assets.reports.allocation import DayAllocator
-from klaviyo_assets.reports.allocation_state import TimedRow
+from klaviyo_assets.reports.bisect import TimedRow
 from klaviyo_assets.reports.send_schedule import (
     SendDays,
-    SendTiming,
-    SentOnDay,
-    SpreadOverDays,
-    UnknownSendDays,
     send_days_from_json,
 )
 from klaviyo_assets_tests.unit.reports.simulated_account import (
@@ -34,19 +30,19 @@ YEAR = days_of_year(0, 364)
 def worlds(draw: st.DrawFn) -> SimulatedAccount:
     """Draw messages sent on one to four neighbouring days, under claims that hold them."""
     sent: dict[str, dict[date, int]] = {}
-    claims: dict[str, SendTiming] = {}
+    claims: dict[str, DateRange | None] = {}
     for number in range(draw(st.integers(0, 12))):
         name = f"m{number}"
         first = draw(st.integers(0, 57))
         counts = draw(st.lists(st.integers(0, 300), min_size=1, max_size=3))
         sent[name] = {day_of_year(first + n): count for n, count in enumerate(counts) if count}
-        vague = SpreadOverDays(days_of_year(max(0, first - 1), first + len(counts) - 1))
+        vague = days_of_year(max(0, first - 1), first + len(counts) - 1)
         claims[name] = draw(
             st.sampled_from(
                 [
-                    SentOnDay(day_of_year(first)) if len(counts) == 1 else vague,
+                    days_of_year(first, first) if len(counts) == 1 else vague,
                     vague,
-                    UnknownSendDays(),
+                    None,
                 ]
             )
         )
@@ -57,15 +53,13 @@ def worlds(draw: st.DrawFn) -> SimulatedAccount:
 def lies(draw: st.DrawFn) -> SimulatedAccount:
     """Draw messages sent on any three days, under claims that need not hold one of them."""
     sent: dict[str, dict[date, int]] = {}
-    claims: dict[str, SendTiming] = {}
+    claims: dict[str, DateRange | None] = {}
     for number in range(draw(st.integers(0, 5))):
         name = f"m{number}"
         when = draw(st.sets(st.integers(0, 62), max_size=3))
         sent[name] = {day_of_year(each): draw(st.integers(1, 9)) for each in when}
         first = draw(st.integers(0, 60))
-        claims[name] = draw(
-            st.sampled_from([SpreadOverDays(days_of_year(first, first + 2)), UnknownSendDays()])
-        )
+        claims[name] = draw(st.sampled_from([days_of_year(first, first + 2), None]))
     return SimulatedAccount(sent, claims)
 
 
@@ -126,7 +120,9 @@ def test_never_more_than_a_question_a_day_and_one(
 def test_messages_of_one_day_cost_nothing() -> None:
     """A thousand messages, each sent within one day, are placed by the total alone."""
     sent = {f"m{n}": {day_of_year(n % 365): 10 + n} for n in range(1000)}
-    world = SimulatedAccount(sent, {name: SentOnDay(min(when)) for name, when in sent.items()})
+    world = SimulatedAccount(
+        sent, {name: DateRange(min(when), min(when)) for name, when in sent.items()}
+    )
     placing = world.start_allocation(YEAR, YEAR, world.build_knowledge())
     assert world.requests == []
     assert not placing.take_finished_days()
@@ -135,7 +131,7 @@ def test_messages_of_one_day_cost_nothing() -> None:
 def test_all_spread_messages_of_a_day_share_its_question() -> None:
     """Two messages over the same two days cost two questions, each for one day and both."""
     sent = {name: {day_of_year(5): 10, day_of_year(6): 20} for name in ("a", "b")}
-    world = SimulatedAccount(sent, {name: SpreadOverDays(days_of_year(5, 6)) for name in sent})
+    world = SimulatedAccount(sent, {name: days_of_year(5, 6) for name in sent})
     world.start_allocation(YEAR, YEAR, world.build_knowledge())
     assert [(part.date_range, part.message_ids) for part in world.requests] == [
         (days_of_year(6, 6), ("a", "b")),
@@ -145,7 +141,7 @@ def test_all_spread_messages_of_a_day_share_its_question() -> None:
 
 def test_a_day_that_has_all_ends_the_search() -> None:
     """A message that could have run past midnight but did not costs one question, not two."""
-    world = SimulatedAccount({"a": {day_of_year(6): 20}}, {"a": SpreadOverDays(days_of_year(5, 6))})
+    world = SimulatedAccount({"a": {day_of_year(6): 20}}, {"a": days_of_year(5, 6)})
     world.start_allocation(YEAR, YEAR, world.build_knowledge())
     assert len(world.requests) == 1
 
@@ -155,7 +151,7 @@ def test_learned_days_are_told_apart_in_stretches() -> None:
     sent = {f"m{n}": {day_of_year(10 * n): 10, day_of_year(10 * n + 1): 20} for n in range(1, 21)}
     world = SimulatedAccount(
         sent,
-        {name: SpreadOverDays(days_of_year(10 * n, 10 * n + 1)) for n, name in enumerate(sent, 1)},
+        {name: days_of_year(10 * n, 10 * n + 1) for n, name in enumerate(sent, 1)},
     )
     learned = SendDays()
     world.start_allocation(YEAR, YEAR, world.build_knowledge(learned))
@@ -191,7 +187,7 @@ def test_one_day_alone_needs_no_search() -> None:
     """The total over one day is that day's, whatever the campaigns claim."""
     world = SimulatedAccount(
         {"a": {day_of_year(5): 10, day_of_year(6): 20}, "b": {day_of_year(5): 7}},
-        {"b": SentOnDay(day_of_year(99))},
+        {"b": days_of_year(99, 99)},
     )
     placing = DayAllocator(
         days_of_year(5, 5),
@@ -206,9 +202,7 @@ def test_one_day_alone_needs_no_search() -> None:
 def test_days_of_nobody_are_finished_at_once() -> None:
     """What no unfinished message touches is there before anything more is asked."""
     sent = {"a": {day_of_year(5): 10}, "b": {day_of_year(8): 10, day_of_year(9): 5}}
-    world = SimulatedAccount(
-        sent, {"a": SentOnDay(day_of_year(5)), "b": SpreadOverDays(days_of_year(8, 9))}
-    )
+    world = SimulatedAccount(sent, {"a": days_of_year(5, 5), "b": days_of_year(8, 9)})
     placing = DayAllocator(
         days_of_year(0, 9),
         world.build_rows(days_of_year(0, 9)),
@@ -227,9 +221,7 @@ def part_at_an_edge() -> SimulatedAccount:
         "b": {day_of_year(2): 1, day_of_year(3): 1},
         "c": {day_of_year(0): 1, day_of_year(2): 1},
     }
-    return SimulatedAccount(
-        sent, {"a": SpreadOverDays(days_of_year(0, 2)), "c": SpreadOverDays(days_of_year(4, 6))}
-    )
+    return SimulatedAccount(sent, {"a": days_of_year(0, 2), "c": days_of_year(4, 6)})
 
 
 @given(lies())
@@ -246,7 +238,7 @@ def test_no_row_is_lost_whatever_is_claimed(world: SimulatedAccount) -> None:
 def test_a_claim_that_is_wrong_is_found_out(first: int, later: int) -> None:
     """A message that went on after the days it claims is asked for until its total is placed."""
     sent = {"a": {day_of_year(first): 40, day_of_year(first + 1 + later): 60}}
-    world = SimulatedAccount(sent, {"a": SpreadOverDays(days_of_year(first, first + 1))})
+    world = SimulatedAccount(sent, {"a": days_of_year(first, first + 1)})
     placing = DayAllocator(
         YEAR, world.build_rows(YEAR), wanted=set(YEAR), knowledge=world.build_knowledge()
     )
@@ -257,9 +249,7 @@ def test_a_claim_that_is_wrong_is_found_out(first: int, later: int) -> None:
 
 def test_a_message_sent_on_none_of_its_days_is_found() -> None:
     """A claim without a grain of truth loses no row."""
-    world = SimulatedAccount(
-        {"a": {day_of_year(100): 10}}, {"a": SpreadOverDays(days_of_year(5, 6))}
-    )
+    world = SimulatedAccount({"a": {day_of_year(100): 10}}, {"a": days_of_year(5, 6)})
     placing = DayAllocator(
         YEAR, world.build_rows(YEAR), wanted=set(YEAR), knowledge=world.build_knowledge()
     )
@@ -335,7 +325,7 @@ def test_blank_messages_are_left_out_and_counted() -> None:
 def test_two_rows_of_one_message_that_differ_are_refused() -> None:
     """Nothing is guessed where an answer contradicts itself; the same row twice is one."""
     world = SimulatedAccount(
-        {"a": {day_of_year(1): 10}, "b": {day_of_year(1): 20}}, {"a": SentOnDay(day_of_year(1))}
+        {"a": {day_of_year(1): 10}, "b": {day_of_year(1): 20}}, {"a": days_of_year(1, 1)}
     )
     one, other = world.build_rows(YEAR)
     assert DayAllocator(

@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from klaviyo_assets.reports.calendar import (
+    ReportCalendar,
     day_end,
-    is_day_final,
-    is_day_over,
     last_complete_day,
     local_date,
 )
@@ -18,15 +17,24 @@ from klaviyo_assets.reports.calendar import (
 ZONES = ["America/Los_Angeles", "Europe/Copenhagen", "Australia/Lord_Howe", "America/Sao_Paulo"]
 
 
+def build_calendar(zone: ZoneInfo) -> ReportCalendar:
+    """Return a calendar with an attribution window of thirty days."""
+    now = datetime(2026, 11, 10, tzinfo=UTC)
+    return ReportCalendar(
+        zone=zone, now=now, first_day=date(2017, 1, 1), attribution_window_days=30
+    )
+
+
 @given(st.sampled_from(ZONES), st.dates(date(2017, 1, 1), date(2030, 1, 1)))
 def test_the_first_instant_after_a_day_is_of_the_next(zone_name: str, when: date) -> None:
     """A microsecond before its end a day has not ended, and at its end the next has begun."""
     zone = ZoneInfo(zone_name)
+    calendar = build_calendar(zone)
     end = day_end(when, zone)
     assert local_date(end, zone) == when + timedelta(days=1)
     assert local_date(end - timedelta(microseconds=1), zone) == when
-    assert not is_day_over(when, end - timedelta(microseconds=1), zone)
-    assert is_day_over(when, end, zone)
+    assert not calendar.is_over(when, end - timedelta(microseconds=1))
+    assert calendar.is_over(when, end)
     assert last_complete_day(end, zone) == when
 
 
@@ -59,5 +67,6 @@ def test_a_day_is_final_after_its_window() -> None:
     zone = ZoneInfo("Europe/Copenhagen")
     when = date(2026, 10, 1)
     end = day_end(date(2026, 10, 31), zone)
-    assert is_day_final(when, end, zone=zone, attribution_window_days=30)
-    assert not is_day_final(when, end - timedelta(seconds=1), zone=zone, attribution_window_days=30)
+    calendar = build_calendar(zone)
+    assert calendar.is_final(when, end)
+    assert not calendar.is_final(when, end - timedelta(seconds=1))

@@ -1,4 +1,4 @@
-"""What a fetch will cost is told beforehand, by the walk that will be made."""
+"""The estimate of a fetch is what the fetch then costs."""
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -7,14 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from klaviyo_assets.model.report import DateRange
+from klaviyo_assets.reports.backfill_plan import RequestRate
 from klaviyo_assets.reports.bisect import ReportQuery
-from klaviyo_assets.reports.estimate import RequestCost, RequestRate, estimate_cost
+from klaviyo_assets.reports.estimate import RequestCost, estimate_cost
 from klaviyo_assets.reports.planner import PartitionRequest, PlannerInputs, resolve_days
 from klaviyo_assets.reports.send_schedule import (
     CampaignSchedule,
     SendDays,
-    SentOnDay,
-    SpreadOverDays,
     send_days_from_json,
 )
 from klaviyo_assets_tests.unit.reports.simulated_account import (
@@ -29,7 +28,9 @@ from klaviyo_assets_tests.unit.reports.test_planner import SERIES, VALUES, YEAR,
 METRICS = tuple(f"metric{n}" for n in range(20))
 
 
-def wishes(wanted: frozenset[date], metrics: tuple[str, ...] = METRICS) -> list[PartitionRequest]:
+def build_requests(
+    wanted: frozenset[date], metrics: tuple[str, ...] = METRICS
+) -> list[PartitionRequest]:
     """Return the same days wanted of several metrics."""
     return [PartitionRequest(metric_id=each, days=wanted) for each in metrics]
 
@@ -42,13 +43,13 @@ def campaigns(world: SimulatedAccount) -> list[CampaignSchedule]:
     ]
 
 
-def made(world: SimulatedAccount, wanted: frozenset[date], terms: PlannerInputs) -> int:
+def count_requests(world: SimulatedAccount, wanted: frozenset[date], inputs: PlannerInputs) -> int:
     """Return how many requests three metrics really take."""
     requests = 0
     asked: set[DateRange] = set()
-    for each in wishes(wanted, METRICS[:3]):
+    for each in build_requests(wanted, METRICS[:3]):
         klaviyo = Klaviyo(world, asked=asked)
-        for _ in resolve_days(each, terms, klaviyo):
+        for _ in resolve_days(each, inputs, klaviyo):
             pass
         requests += len(klaviyo.turns)
     return requests
@@ -56,47 +57,55 @@ def made(world: SimulatedAccount, wanted: frozenset[date], terms: PlannerInputs)
 
 def test_a_year_of_series_of_twenty_metrics() -> None:
     """365 days x 20 metrics of flow series are announced as 140 requests."""
-    assert estimate_cost(wishes(frozenset(YEAR)), SERIES, fetch_times={}) == RequestCost(140, 140)
+    assert estimate_cost(build_requests(frozenset(YEAR)), SERIES, fetch_times={}) == RequestCost(
+        140, 140
+    )
 
 
 def test_kept_answers_are_not_counted() -> None:
     """What is there already costs nothing."""
-    kept = {METRICS[0]: {ReportQuery(days_of_year(300, 359), ()): REQUESTED_AT}}
+    cached = {METRICS[0]: {ReportQuery(days_of_year(300, 359), ()): REQUESTED_AT}}
     assert estimate_cost(
-        wishes(frozenset(days_of_year(310, 320))), SERIES, fetch_times=kept
+        build_requests(frozenset(days_of_year(310, 320))), SERIES, fetch_times=cached
     ) == RequestCost(19, 19)
 
 
 def shop(*, spread: int) -> SimulatedAccount:
     """Return 1,000 campaigns over a year, of which the last `spread` were sent over two days."""
     sent = {f"c{n:03}": {day_of_year(n % 364): 100} for n in range(1000)}
-    claims: dict[str, SentOnDay | SpreadOverDays] = {
-        name: SentOnDay(min(when)) for name, when in sent.items()
+    claims: dict[str, DateRange] = {
+        name: DateRange(min(when), min(when)) for name, when in sent.items()
     }
     for number in range(spread):
         name, first = f"c{999 - number:03}", 18 * number
         sent[name] = {day_of_year(first): 60, day_of_year(first + 1): 40}
-        claims[name] = SpreadOverDays(days_of_year(first, first + 1))
+        claims[name] = days_of_year(first, first + 1)
     return SimulatedAccount(sent, claims)
 
 
 def test_a_thousand_campaigns_sent_within_days() -> None:
     """Twenty metrics over a year cost twenty requests where no campaign is spread."""
     world = shop(spread=0)
-    terms = PlannerInputs(report=VALUES, bounds=YEAR, knowledge=world.build_knowledge(SendDays()))
-    found = estimate_cost(
-        wishes(frozenset(YEAR)), terms, fetch_times={}, campaigns=campaigns(world)
+    inputs = PlannerInputs(
+        report=VALUES,
+        bounds=YEAR,
+        knowledge=world.build_knowledge(SendDays()),
+        campaigns=campaigns(world),
     )
+    found = estimate_cost(build_requests(frozenset(YEAR)), inputs, fetch_times={})
     assert found == RequestCost(20, 20)
 
 
 def test_a_thousand_campaigns_of_which_a_fiftieth_is_spread() -> None:
     """Twenty spread campaigns cost the first metric 41 requests, each further one 21."""
     world = shop(spread=20)
-    terms = PlannerInputs(report=VALUES, bounds=YEAR, knowledge=world.build_knowledge(SendDays()))
-    found = estimate_cost(
-        wishes(frozenset(YEAR)), terms, fetch_times={}, campaigns=campaigns(world)
+    inputs = PlannerInputs(
+        report=VALUES,
+        bounds=YEAR,
+        knowledge=world.build_knowledge(SendDays()),
+        campaigns=campaigns(world),
     )
+    found = estimate_cost(build_requests(frozenset(YEAR)), inputs, fetch_times={})
     assert found.max_requests == 41 + 19 * 21
 
 
@@ -109,21 +118,22 @@ def test_what_is_announced_holds_what_is_made(
         world, recipients_by_day={name: world.recipients_by_day[name] for name in listed(world)}
     )
     learned = SendDays()
-    terms = PlannerInputs(
-        report=VALUES, bounds=days_of_year(0, 62), knowledge=world.build_knowledge(learned)
+    inputs = PlannerInputs(
+        report=VALUES,
+        bounds=days_of_year(0, 62),
+        knowledge=world.build_knowledge(learned),
+        campaigns=campaigns(world),
     )
-    told = estimate_cost(
-        wishes(wanted, METRICS[:3]), terms, fetch_times={}, campaigns=campaigns(world)
-    )
+    cost = estimate_cost(build_requests(wanted, METRICS[:3]), inputs, fetch_times={})
     assert learned.message_keys() == []
-    assert made(world, wanted, terms) <= told.max_requests
+    assert count_requests(world, wanted, inputs) <= cost.max_requests
 
 
 @given(worlds(), st.sets(st.integers(0, 62).map(day_of_year), min_size=1).map(frozenset))
 def test_what_is_known_is_announced_exactly(
     world: SimulatedAccount, wanted: frozenset[date]
 ) -> None:
-    """Once the days are learned, the number announced is the number made."""
+    """Once the days are learned, the estimate is the number of requests sent."""
     world = replace(
         world,
         recipients_by_day={name: when for name, when in world.recipients_by_day.items() if when},
@@ -131,30 +141,27 @@ def test_what_is_known_is_announced_exactly(
     learned = SendDays()
     world.start_allocation(days_of_year(0, 62), days_of_year(0, 62), world.build_knowledge(learned))
     known = send_days_from_json(learned.to_json())
-    terms = PlannerInputs(
-        report=VALUES, bounds=days_of_year(0, 62), knowledge=world.build_knowledge(known)
+    inputs = PlannerInputs(
+        report=VALUES,
+        bounds=days_of_year(0, 62),
+        knowledge=world.build_knowledge(known),
+        campaigns=campaigns(world),
     )
-    told = estimate_cost(
-        wishes(wanted, METRICS[:3]), terms, fetch_times={}, campaigns=campaigns(world)
-    )
-    assert told.min_requests == told.max_requests == made(world, wanted, terms)
+    cost = estimate_cost(build_requests(wanted, METRICS[:3]), inputs, fetch_times={})
+    assert cost.min_requests == cost.max_requests == count_requests(world, wanted, inputs)
 
 
 def listed(world: SimulatedAccount) -> list[str]:
     """Return the messages whose campaigns tell their days."""
-    return [
-        name
-        for name, claim in world.campaign_sendings.items()
-        if isinstance(claim, SentOnDay | SpreadOverDays)
-    ]
+    return [name for name, claim in world.possible_days.items() if claim is not None]
 
 
 def test_the_quota_sets_the_pace() -> None:
     """140 requests of 225 take 70 minutes; 7,300 take 33 days at least."""
     now = datetime(2026, 11, 1, tzinfo=UTC)
-    pace = RequestRate(requests_left=225, daily_limit=225, requests_per_minute=2)
-    assert (pace.minutes_for(140), pace.days_for(140)) == (70, 0)
-    assert pace.finish_time(140, now) == now + timedelta(minutes=70)
-    assert pace.days_for(7300) == 32
-    assert pace.finish_time(7300, now) == now + timedelta(days=32, minutes=50)
+    rate = RequestRate(requests_left=225, daily_limit=225, requests_per_minute=2)
+    assert (rate.minutes_for(140), rate.days_for(140)) == (70, 0)
+    assert rate.finish_time(140, now) == now + timedelta(minutes=70)
+    assert rate.days_for(7300) == 32
+    assert rate.finish_time(7300, now) == now + timedelta(days=32, minutes=50)
     assert RequestRate(requests_left=0, daily_limit=225, requests_per_minute=2).days_for(1) == 1

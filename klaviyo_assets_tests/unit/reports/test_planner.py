@@ -10,8 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from klaviyo_assets.model.report import DateRange, ReportEndpoint
-from klaviyo_assets.reports.allocation_state import TimedRow
-from klaviyo_assets.reports.bisect import ReportQuery
+from klaviyo_assets.reports.bisect import ReportQuery, TimedRow
 from klaviyo_assets.reports.planner import (
     CacheView,
     PartitionRequest,
@@ -22,9 +21,6 @@ from klaviyo_assets.reports.planner import (
 )
 from klaviyo_assets.reports.send_schedule import (
     SendDays,
-    SentOnDay,
-    SpreadOverDays,
-    UnknownSendDays,
     send_days_from_json,
 )
 from klaviyo_assets.streams.reports import CAMPAIGN_VALUES_REPORTS, FLOW_SERIES_REPORTS
@@ -189,9 +185,7 @@ def test_without_siblings_a_frame_is_as_long_as_needed() -> None:
 def test_totals_bring_each_day_its_rows() -> None:
     """A year of totals costs one request, and two for a message over two days."""
     sent = {"a": {day_of_year(5): 10}, "b": {day_of_year(8): 10, day_of_year(9): 5}}
-    world = SimulatedAccount(
-        sent, {"a": SentOnDay(day_of_year(5)), "b": SpreadOverDays(days_of_year(8, 9))}
-    )
+    world = SimulatedAccount(sent, {"a": days_of_year(5, 5), "b": days_of_year(8, 9)})
     klaviyo = Klaviyo(world)
     terms = PlannerInputs(report=VALUES, bounds=YEAR, knowledge=world.build_knowledge(SendDays()))
     costs: dict[date, tuple[int, int]] = {}
@@ -207,7 +201,7 @@ def test_totals_bring_each_day_its_rows() -> None:
 def test_one_day_of_totals_without_siblings_costs_one() -> None:
     """A single day asked for by itself needs no placing, whatever was sent on it."""
     world = SimulatedAccount(
-        {"b": {day_of_year(8): 10, day_of_year(9): 5}}, {"b": SpreadOverDays(days_of_year(8, 9))}
+        {"b": {day_of_year(8): 10, day_of_year(9): 5}}, {"b": days_of_year(8, 9)}
     )
     klaviyo = Klaviyo(world)
     terms = PlannerInputs(report=VALUES, bounds=YEAR, knowledge=world.build_knowledge(SendDays()))
@@ -220,7 +214,7 @@ def test_one_day_of_totals_without_siblings_costs_one() -> None:
 def test_differences_are_passed_on() -> None:
     """What does not add up is told with the days that it concerns."""
     world = SimulatedAccount(
-        {"b": {day_of_year(8): 10, day_of_year(20): 5}}, {"b": SpreadOverDays(days_of_year(8, 9))}
+        {"b": {day_of_year(8): 10, day_of_year(20): 5}}, {"b": days_of_year(8, 9)}
     )
     terms = PlannerInputs(report=VALUES, bounds=YEAR, knowledge=world.build_knowledge(SendDays()))
     notes = [
@@ -243,7 +237,7 @@ def placed_by_one(world: SimulatedAccount, wanted: frozenset[date], metrics: int
 @example(
     world=SimulatedAccount(
         recipients_by_day={"m0": {day_of_year(55): 1, day_of_year(56): 1}},
-        campaign_sendings={"m0": UnknownSendDays()},
+        possible_days={"m0": None},
         requests=[],
     ),
     order=[day_of_year(56), day_of_year(57)],
@@ -253,7 +247,7 @@ def placed_by_one(world: SimulatedAccount, wanted: frozenset[date], metrics: int
 @example(
     world=SimulatedAccount(
         recipients_by_day={"m0": dict.fromkeys(days_of_year(31, 33), 1)},
-        campaign_sendings={"m0": UnknownSendDays()},
+        possible_days={"m0": None},
         requests=[],
     ),
     order=[day_of_year(30), day_of_year(33)],
@@ -293,7 +287,7 @@ def test_siblings_that_take_turns_cost_what_one_run_costs(
 def test_where_the_messages_are_known_totals_over_parts_tell_the_days() -> None:
     """A further metric asks for two totals, not for one and both its halves again."""
     world = SimulatedAccount(
-        {"b": {day_of_year(8): 10, day_of_year(9): 5}}, {"b": SpreadOverDays(days_of_year(8, 9))}
+        {"b": {day_of_year(8): 10, day_of_year(9): 5}}, {"b": days_of_year(8, 9)}
     )
     terms = PlannerInputs(report=VALUES, bounds=WEEKS, knowledge=world.build_knowledge(SendDays()))
     first = Klaviyo(world)
@@ -309,7 +303,7 @@ def test_where_the_messages_are_known_totals_over_parts_tell_the_days() -> None:
 def test_what_siblings_are_served_by_is_told_without_a_day() -> None:
     """What was learned after a run's own days were finished is handed on to be kept."""
     world = SimulatedAccount(
-        {"b": {day_of_year(8): 10, day_of_year(9): 5}}, {"b": SpreadOverDays(days_of_year(8, 9))}
+        {"b": {day_of_year(8): 10, day_of_year(9): 5}}, {"b": days_of_year(8, 9)}
     )
     terms = PlannerInputs(report=VALUES, bounds=WEEKS, knowledge=world.build_knowledge(SendDays()))
     mine = wish(

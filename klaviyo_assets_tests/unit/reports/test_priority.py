@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from klaviyo_assets.defs.backfill_sensor import (
     BACKFILL_SENSOR_INTERVAL_SECONDS,
     MAX_BACKFILL_RUN_MINUTES,
-    MAX_BACKFILL_RUN_PARTITIONS,
 )
+from klaviyo_assets.defs.report_assets import MAX_PARTITIONS_PER_RUN
 from klaviyo_assets.lake.delta.state import PartitionState
 from klaviyo_assets.reports.backfill_plan import (
     BackfillTask,
@@ -76,14 +76,12 @@ def test_one_metric_may_come_before_all_the_rest() -> None:
         st.sampled_from(["a", "b"]), st.sets(st.integers(0, 364).map(day_of_year)).map(frozenset)
     )
 )
-def test_everything_due_is_in_an_errand(due: dict[str, frozenset[date]]) -> None:
-    """No day due is forgotten, and no errand is longer than one request."""
+def test_every_day_due_is_in_a_task(due: dict[str, frozenset[date]]) -> None:
+    """No day due is forgotten, and no task is longer than one request."""
     found = rank_tasks(due, bounds=YEAR, max_days=60)
-    assert all(len(errand.date_range) <= 60 for errand in found)
+    assert all(len(task.date_range) <= 60 for task in found)
     for metric_id, wanted in due.items():
-        held = {
-            each for errand in found if errand.metric_id == metric_id for each in errand.date_range
-        }
+        held = {each for task in found if task.metric_id == metric_id for each in task.date_range}
         assert wanted <= held
 
 
@@ -134,7 +132,7 @@ def test_a_run_holds_a_rectangle(
 def test_never_more_than_is_left(costs: list[int], left: int, requests: int, most: int) -> None:
     """The longest beginning that the day and the run can pay is taken, the first one at any cost.
 
-    Each errand is one day of the metric after the one before.
+    Each task is one day of the metric after the one before.
     """
     metrics = [f"m{number}" for number in range(len(costs))]
     wanted = [BackfillTask(metric_id, days_of_year(0, 0)) for metric_id in metrics]
@@ -165,7 +163,7 @@ def test_the_days_quota_is_used_up_within_the_day() -> None:
         seconds = start + requests * 30 + partitions * event + BACKFILL_SENSOR_INTERVAL_SECONDS
         return 225 / requests * seconds / 3600
 
-    requests = min(2 * MAX_BACKFILL_RUN_MINUTES, MAX_BACKFILL_RUN_PARTITIONS // 60)
+    requests = min(2 * MAX_BACKFILL_RUN_MINUTES, MAX_PARTITIONS_PER_RUN // 60)
     assert requests == 6
-    assert hours(requests, MAX_BACKFILL_RUN_PARTITIONS) < 3
+    assert hours(requests, MAX_PARTITIONS_PER_RUN) < 3
     assert hours(1, 60) < 8
