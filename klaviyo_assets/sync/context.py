@@ -1,17 +1,27 @@
-"""Holds what all parts of a sync share: client, lake, settings, and how a page is fetched."""
+"""Holds what all parts of a sync share: client, lake, privacy, and how a page is fetched."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import hmac
+import shlex
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from threading import Lock
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from klaviyo_assets.api.client import KlaviyoClient
 from klaviyo_assets.api.request_guard import Request, Response
-from klaviyo_assets.api.requests import has_page_cursor, included_resources, remove_includes
+from klaviyo_assets.api.requests import (
+    has_page_cursor,
+    included_resources,
+    remove_includes,
+    sparse_fieldset,
+)
 from klaviyo_assets.api.retry import AdaptivePageSize
 from klaviyo_assets.decode.decoder import DecodedPage, PageDecoder
 from klaviyo_assets.errors import (
+    CorruptFileError,
     CursorLostError,
     MissingScopeError,
     PageSizeError,
@@ -19,13 +29,16 @@ from klaviyo_assets.errors import (
     ServerError,
     SettingError,
 )
+from klaviyo_assets.lake.delta.state import TableState
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.model.column import FirstIncludedId, Included, RelatedIds
+from klaviyo_assets.lake.layout import HISTORY_SUFFIX
+from klaviyo_assets.model.column import EXTRA_FIELD, FirstIncludedId, Included, RelatedIds
+from klaviyo_assets.model.privacy import PrivacyRules, resolve_privacy_rules
 from klaviyo_assets.model.stream import SCOPE_BY_INCLUDE, Collection, Slice, Stream
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.sync.window_reader import PageFetcher, RequestContext
 
-_IncludedT = TypeVar("_IncludedT")
+_FetchedT = TypeVar("_FetchedT")
 
 
 class RefusedIncludes:
@@ -38,7 +51,7 @@ class RefusedIncludes:
         self._refused = frozenset[str]()
         self._is_unreported = False
 
-    def fetch(self, request: Request, send: Callable[[Request], _IncludedT]) -> _IncludedT:
+    def fetch(self, request: Request, send: Callable[[Request], _FetchedT]) -> _FetchedT:
         """Return the result of `send`, for the request without the includes that were refused.
 
         Raises:
@@ -87,7 +100,10 @@ class RefusedIncludes:
             return
         scopes = sorted({SCOPE_BY_INCLUDE.get(each) or each for each in refused})
         columns = [
-            each.name for each in self._stream.columns if _is_included_source(each.source, refused)
+            each.name
+            for each in self._stream.columns
+            if isinstance(each.source, Included | FirstIncludedId | RelatedIds)
+            and each.source.relationship in refused
         ]
         missing = f"{', '.join(columns)} may be NULL in what was read" if columns else "no column"
         self._warn(
@@ -96,15 +112,6 @@ class RefusedIncludes:
             "Make a key with it, then materialize the asset once with sync_mode "
             "full_refresh_overwrite"
         )
-
-
-def _is_included_source(source: object, refused: frozenset[str]) -> bool:
-    """Return whether a column's values come only with one of the refused includes."""
-    is_included = isinstance(source, Included | FirstIncludedId | RelatedIds)
-    return is_included and source.relationship in refused
-
-
-_FetchedT = TypeVar("_FetchedT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +127,126 @@ class SyncContext:
     """Shows the operator a sentence: what was unexpected and what is done about it."""
     salt: bytes = field(default=b"", repr=False)
     """The salt of hashed columns; empty where there are none."""
+
+
+ROW_CLAIMS_KEY = "protected"
+HISTORY_CLAIMS_KEY = "history_protected"
+"""Keys of a commit's state: the privacy claims of the table and of its history."""
+
+
+PrivacyClaims = Mapping[str, str]
+"""How each column is protected, in words, by its name."""
+
+
+def build_privacy_claims(privacy: PrivacyRules) -> PrivacyClaims:
+    """Return how the rules protect each column; a salt is named by a hash of it."""
+    claims = {
+        name: f"only {'|'.join(sorted(keys))}" for name, keys in privacy.allowed_json_keys.items()
+    }
+    salt = hmac.digest(privacy.salt, b"klaviyo_assets", "sha256").hex()[:12]
+    claims |= dict.fromkeys(privacy.hashed_columns, f"hashed with {salt}")
+    for name, members in privacy.json_members.items():
+        parts = [f"without {each}" for each in sorted(members.excluded)]
+        parts += [f"{each} hashed with {salt}" for each in sorted(members.hashed)]
+        claims[name] = ", ".join([*filter(None, [claims.get(name)]), *parts])
+    return claims | dict.fromkeys(privacy.excluded_columns, "excluded")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacyGuard:
+    """What the privacy settings change in one sync.
+
+    `requested_fields`: the only attributes to request; empty: all. `claims` go into the state of
+    each commit. `cleared_columns` are emptied in rows that are older than the settings.
+    """
+
+    privacy: PrivacyRules
+    decoder: PageDecoder
+    requested_fields: tuple[str, ...]
+    claims: Mapping[str, PrivacyClaims] = field(default_factory=dict[str, PrivacyClaims])
+    cleared_columns: frozenset[str] = frozenset()
+
+
+def build_privacy_guard(
+    stream: Stream, context: SyncContext, *, is_replacement: bool
+) -> PrivacyGuard:
+    """Return the guard of a sync; warn of stored rows that are older than a setting.
+
+    `is_replacement`: the sync reads everything, so that older rows are dropped, or lose the columns
+    that the settings hide.
+
+    Raises:
+        CorruptFileError: the table's log cannot be read.
+    """
+    privacy = resolve_privacy_rules(stream, context.settings, salt=context.salt)
+    guard = PrivacyGuard(
+        privacy=privacy,
+        decoder=PageDecoder(stream, privacy=privacy),
+        requested_fields=sparse_fieldset(stream, privacy.excluded_columns),
+    )
+    wanted = build_privacy_claims(privacy)
+    if not wanted:
+        return guard
+    table, history = context.lake.read_table_state(stream.name), None
+    # Who writes the history reports a damaged one; this sync may not write it.
+    with suppress(CorruptFileError):
+        history = context.lake.read_table_state(stream.name + HISTORY_SUFFIX)
+    stored: Mapping[str, object] = {} if table is None else table.state
+    of_rows = _select_valid_claims(wanted, stored.get(ROW_CLAIMS_KEY), table)
+    of_history = _select_valid_claims(wanted, stored.get(HISTORY_CLAIMS_KEY), history)
+    older = wanted.keys() - of_rows.keys()
+    if older and not is_replacement:
+        context.warn(
+            f"{stream.name}: rows stored before the privacy settings changed still hold "
+            f"{', '.join(sorted(older))} as before; materialize klaviyo/{stream.name} once with "
+            "sync_mode full_refresh_overwrite"
+        )
+    warn_of_older_history(stream.name, wanted.keys() - of_history.keys(), context)
+    warn_of_older_quarantine(stream.name, context)
+    return replace(
+        guard,
+        claims={
+            ROW_CLAIMS_KEY: wanted if is_replacement else of_rows,
+            HISTORY_CLAIMS_KEY: of_history,
+        },
+        # Values of another type than declared are stored in `extra`.
+        cleared_columns=frozenset({*older, EXTRA_FIELD} if older and is_replacement else ()),
+    )
+
+
+def warn_of_older_history(stream: str, columns: AbstractSet[str], context: SyncContext) -> None:
+    """Warn which columns of a history are older than the settings."""
+    if columns:
+        history = stream + HISTORY_SUFFIX
+        context.warn(
+            f"{stream}: {history} holds versions from before the privacy settings "
+            f"changed, with {', '.join(sorted(columns))} as before; no refresh rewrites them: run "
+            f"`klaviyo-assets set-aside {history}` and delete the folder that it names"
+        )
+
+
+def warn_of_older_quarantine(stream: str, context: SyncContext) -> None:
+    """Warn that records quarantined before the privacy settings are stored unredacted."""
+    try:
+        folder = context.lake.find_unredacted_quarantine(stream)
+    except CorruptFileError as broken:
+        context.warn(str(broken))
+        return
+    if folder is not None:
+        context.warn(
+            f"{stream}: records in quarantine were put aside whole, before the privacy settings; "
+            f"no sync rewrites them: `rm -r {shlex.quote(str(folder))}` ends that"
+        )
+
+
+def _select_valid_claims(
+    claims: PrivacyClaims, stored_claims: object, table: TableState | None
+) -> PrivacyClaims:
+    """Return the claims that already held; all of them where there are no rows."""
+    if table is None or not table.rows:
+        return claims
+    known = cast("Mapping[str, object]", stored_claims if isinstance(stored_claims, dict) else {})
+    return {name: claim for name, claim in claims.items() if known.get(name) == claim}
 
 
 def build_request_context(
@@ -166,15 +293,14 @@ def build_page_fetcher(
             page_size.record_page(records=page.record_count, size=len(response.body))
             return page, response.responded_at
 
-        def fetch(sent: Request) -> tuple[DecodedPage, datetime]:
+        def send(fitted: Request) -> tuple[DecodedPage, datetime]:
             shrink = page_size.shrink_after_failure
-            return context.client.fetch(sent, decode, stream=stream.name, shrink=shrink)
-
-        def fetch_resized(sent: Request) -> tuple[DecodedPage, datetime]:
-            return fetch_with_smaller_pages(sent, page_size, fetch)
+            return context.client.fetch(fitted, decode, stream=stream.name, shrink=shrink)
 
         try:
-            return includes.fetch(request, fetch_resized)
+            return includes.fetch(
+                request, lambda sent: fetch_with_smaller_pages(sent, page_size, send)
+            )
         except RequestError as error:
             if slice_.name not in context.settings.event_metric_ids:
                 raise

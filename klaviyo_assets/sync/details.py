@@ -1,37 +1,54 @@
 """Fetches details with one request per parent record: recipient estimates, profile counts."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from itertools import chain, islice, zip_longest
 from threading import Event
+from typing import Any, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from msgspec import json
 
 from klaviyo_assets.api.requests import detail_request
 from klaviyo_assets.arrow_buffers import (
     TIMESTAMP_UTC,
-    ArrowArray,
     build_null_array,
     build_timestamp_array,
+    to_python_values,
 )
 from klaviyo_assets.decode.decoder import DecodedPage, PageDecoder
-from klaviyo_assets.decode.schema import PARENT_VERSION_FIELD
+from klaviyo_assets.decode.schema import (
+    DELETED_AT_FIELD,
+    PARENT_VERSION_FIELD,
+    SYNCED_AT_FIELD,
+    arrow_schema,
+)
 from klaviyo_assets.errors import (
     BrokenBodyError,
     ContractError,
+    CorruptFileError,
     KlaviyoAssetsError,
     LargeBodyError,
+    MissingTableError,
     NotFoundError,
     PermanentError,
     RequestError,
     ServerError,
 )
-from klaviyo_assets.model.stream import WHOLE_COLLECTION, Detail, Slice
-from klaviyo_assets.sync.window_reader import PageResult, RequestContext
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.layout import LakeTable, build_table
+from klaviyo_assets.model.stream import WHOLE_COLLECTION, Detail, Slice, Stream
+from klaviyo_assets.sync.context import PrivacyGuard
+from klaviyo_assets.sync.plan import SyncPlan
+from klaviyo_assets.sync.window_reader import PageResult, PageSource, RequestContext
+
+ParentVersions = Mapping[str, datetime | None]
+"""Parent records by id, each with the version whose change makes it due again; None: unknown."""
 
 _WORKER_COUNT = 4
 """Enough to fill the tightest limits (1 to 10 a second) at any usual latency."""
@@ -49,20 +66,34 @@ MAX_UNANSWERED_SHARE, MAX_UNANSWERED_COUNT = 0.01, 100
 """A sync fails at its end if its failed parents exceed both this share and this number."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParentRecord:
-    """The id of a parent record, and the version whose change makes it due again."""
+def start_fan_out(
+    context: RequestContext, plan: SyncPlan, privacy_guard: PrivacyGuard, *, lake: Lake
+) -> "FanOut":
+    """Return the source of pages of a detail stream; requests start when it is iterated.
 
-    id: str
-    version: datetime | None
+    Raises:
+        MissingTableError: the parent stream was never read.
+    """
+    stream, source = context.stream, cast("Detail", context.stream.source)
+    table = build_table(stream, arrow_schema(stream))
+    read_stored = partial(_read_stored_rows, table, lake=lake, hidden=privacy_guard.cleared_columns)
+    replaces_rows = plan.is_replacement and plan.planned_version is not None
+    stored = _read_stored_versions(stream, source, lake) if not plan.is_replacement else {}
+    return FanOut(
+        context=context,
+        parents=parents_to_fetch(
+            _read_parent_versions(source, lake), stored, reread_since=plan.reread_since
+        ),
+        decoder=privacy_guard.decoder,
+        requested_at=plan.started_at,
+        has_stored_rows=bool(stored),
+        read_stored=read_stored if replaces_rows else None,
+    )
 
 
 def parents_to_fetch(
-    parents: Mapping[str, datetime | None],
-    stored: Mapping[str, datetime | None],
-    *,
-    reread_since: datetime | None,
-) -> list[ParentRecord]:
+    parents: ParentVersions, stored: ParentVersions, *, reread_since: datetime | None
+) -> dict[str, datetime | None]:
     """Return the parents to request, alternating between new ones and those stored before.
 
     Some new parents may fail on every sync: in a row they would look like a broken endpoint.
@@ -73,54 +104,44 @@ def parents_to_fetch(
         reread_since: when an interrupted sync of all parents began: what it fetched is not
             requested again. None: every parent without a version is.
     """
-    new = [ParentRecord(id=each, version=parents[each]) for each in parents if each not in stored]
+    new = [each for each in parents if each not in stored]
     outdated = [
-        ParentRecord(id=each, version=version)
+        each
         for each, version in parents.items()
         if each in stored
         and _is_outdated(stored[each], version if version is not None else reread_since)
     ]
     alternating = chain.from_iterable(zip_longest(new, outdated))
-    return [each for each in alternating if each is not None]
+    return {each: parents[each] for each in alternating if each is not None}
 
 
 def _is_outdated(stored_version: datetime | None, current_version: datetime | None) -> bool:
     return stored_version is None or current_version is None or stored_version < current_version
 
 
-class FanOut:
-    """Requests each parent; each response is a page of one row."""
+@dataclass(kw_only=True, eq=False)
+class FanOut(PageSource):
+    """Requests each parent; each response is a page of one row.
 
-    def __init__(  # noqa: PLR0913 - settings, all by name
-        self,
-        context: RequestContext,
-        parents: list[ParentRecord],
-        *,
-        decoder: PageDecoder,
-        requested_at: datetime,
-        has_stored_rows: bool = False,
-        stored: "Callable[[Collection[str]], pa.RecordBatch | None] | None" = None,
-    ) -> None:
-        """Send nothing yet: requests start when `results` is iterated.
+    Requests start when `results` is iterated.
+    """
 
-        `requested_at` (UTC) is the fetch time of rows for parents that Klaviyo has no value of.
-        `has_stored_rows`: earlier syncs have fetched parents, so a refusal concerns one parent and
-        not the endpoint. `stored` returns the stored rows of some ids, which a replacement keeps if
-        their parents fail; None: the stored rows stay anyway.
-        """
-        self._context = context
-        self._has_stored_rows = has_stored_rows
-        self._parents = parents
-        self._decoder = decoder
-        self._requested_at = requested_at
-        self._stored = stored
-        self._failed_ids: list[str] = []
-        self._stop = Event()
-        self.missing_parents = 0
-        self.last_pass_at: datetime | None = None
-        self.unanswered_parents: Counter[str] = Counter()
-        """The number of failed parents by reason; later syncs request them again."""
-        self._consecutive_failures = 0
+    context: RequestContext
+    parents: ParentVersions
+    decoder: PageDecoder
+    requested_at: datetime
+    """The fetch time (UTC) of rows for parents that Klaviyo has no value of."""
+    has_stored_rows: bool
+    """Whether earlier syncs have fetched parents: then a refusal concerns one parent."""
+    read_stored: Callable[[Collection[str]], pa.RecordBatch | None] | None
+    """Returns the stored rows of some ids; None where stored rows stay in the table anyway."""
+    _failed_ids: list[str] = field(default_factory=list[str])
+    _consecutive_failures: int = 0
+    _stop: Event = field(default_factory=Event)
+
+    def __post_init__(self) -> None:
+        """Start to count."""
+        self.unanswered_parents = self._unanswered = Counter[str]()
 
     def results(self) -> Iterator[PageResult | Slice]:
         """Yield a page for each parent in order, then the one slice.
@@ -131,19 +152,18 @@ class FanOut:
             KlaviyoAssetsError: as the client says; also the error of a parent, if too many fail in
                 a row, or too many of all at the end.
         """
-        waiting, last_at = iter(self._parents), self._requested_at
+        waiting, last_at = iter(self.parents.items()), self.requested_at
         with ThreadPoolExecutor(_WORKER_COUNT, thread_name_prefix="klaviyo-detail") as threads:
+
+            def submit(count: int) -> Iterator[tuple[str, "Future[PageResult | None]"]]:
+                for parent_id, version in islice(waiting, count):
+                    yield parent_id, threads.submit(self._fetch_parent, parent_id, version)
+
             try:
-                in_flight = [
-                    (each, threads.submit(self._fetch_parent, each))
-                    for each in islice(waiting, _WORKER_COUNT)
-                ]
+                in_flight = list(submit(_WORKER_COUNT))
                 while in_flight:
                     result = self._collect_result(*in_flight.pop(0))
-                    in_flight.extend(
-                        (each, threads.submit(self._fetch_parent, each))
-                        for each in islice(waiting, 1)
-                    )
+                    in_flight.extend(submit(1))
                     if result is not None:
                         last_at = result.responded_at
                         yield result
@@ -159,31 +179,23 @@ class FanOut:
 
         A failed request does not make the old row wrong; later syncs request the parent again.
         """
-        if self._stored is None or not self._failed_ids:
-            return
-        rows = self._stored(self._failed_ids)
+        rows = self.read_stored(self._failed_ids) if self.read_stored and self._failed_ids else None
         if rows is not None:
-            page = _page_of(rows)
             yield PageResult(
-                slice=WHOLE_COLLECTION,
-                page=page,
-                batch=rows,
-                completed_window=None,
-                max_cursor=None,
-                responded_at=at,
+                slice=WHOLE_COLLECTION, page=_page_of(rows), batch=rows, responded_at=at
             )
 
     def _collect_result(
-        self, parent: ParentRecord, future: "Future[PageResult | None]"
+        self, parent_id: str, future: "Future[PageResult | None]"
     ) -> PageResult | None:
         """Return the page of a parent; None where Klaviyo has it no more, or the request failed."""
         try:
             result = future.result()
         except _PARENT_ERRORS as error:
-            self.unanswered_parents[describe_detail_failure(error)] += 1
-            self._failed_ids.append(parent.id)
+            self._unanswered[describe_detail_failure(error)] += 1
+            self._failed_ids.append(parent_id)
             self._consecutive_failures += 1
-            is_of_parent = self._has_stored_rows and isinstance(error, RequestError)
+            is_of_parent = self.has_stored_rows and isinstance(error, RequestError)
             if self._consecutive_failures >= (
                 MAX_UNANSWERED_COUNT if is_of_parent else MAX_CONSECUTIVE_FAILURES
             ):
@@ -195,7 +207,7 @@ class FanOut:
         return result
 
     def _refuse_too_many_failures(self) -> None:
-        failed, requested = self.unanswered_parents.total(), len(self._parents)
+        failed, requested = self._unanswered.total(), len(self.parents)
         if failed <= max(MAX_UNANSWERED_COUNT, requested * MAX_UNANSWERED_SHARE):
             return
         reasons = "; ".join(sorted(self.unanswered_parents))
@@ -203,34 +215,38 @@ class FanOut:
             f"Klaviyo gave no response for {failed} of {requested} records, more than "
             f"{MAX_UNANSWERED_COUNT} and more than 1 % ({reasons}); the others are stored, and a "
             "later run requests these again",
-            stream=self._context.stream.name,
+            stream=self.context.stream.name,
         )
 
     def close(self) -> None:
         """Stop before the next request."""
         self._stop.set()
 
-    def _fetch_parent(self, parent: ParentRecord) -> PageResult | None:
+    def _fetch_parent(self, parent_id: str, version: datetime | None) -> PageResult | None:
         if self._stop.is_set():
             return None
-        stream, source = self._context.stream, self._context.stream.source
-        if not isinstance(source, Detail):
-            raise TypeError(f"{stream.name} has no parent records to ask about")
+        stream = self.context.stream
         request = detail_request(
             stream,
-            parent.id,
-            base_url=self._context.base_url,
-            excluded_fields=self._context.excluded_fields,
+            parent_id,
+            base_url=self.context.base_url,
+            excluded_fields=self.context.excluded_fields,
         )
         try:
-            page, at = self._context.fetch_page(request, WHOLE_COLLECTION)
+            page, at = self.context.fetch_page(request, WHOLE_COLLECTION)
         except NotFoundError:
-            if not source.is_null_when_missing:
+            if not cast("Detail", stream.source).is_null_when_missing:
                 return None
-            nothing = json.encode({"data": {"id": parent.id, "attributes": {}}})
-            at = self._requested_at
-            page = self._decoder.decode(nothing, synced_at=at)
-        return _build_result(page, parent, responded_at=at)
+            nothing = json.encode({"data": {"id": parent_id, "attributes": {}}})
+            at = self.requested_at
+            page = self.decoder.decode(nothing, synced_at=at)
+        return PageResult(
+            slice=WHOLE_COLLECTION,
+            page=page,
+            batch=_set_parent_version(page.batch, version),
+            max_cursor=version,
+            responded_at=at,
+        )
 
 
 def describe_detail_failure(error: KlaviyoAssetsError) -> str:
@@ -259,24 +275,62 @@ def _page_of(rows: pa.RecordBatch) -> DecodedPage:
     )
 
 
-def _build_version_column(parent: ParentRecord, row_count: int) -> ArrowArray:
-    return (
-        build_null_array(row_count, TIMESTAMP_UTC)
-        if parent.version is None
-        else build_timestamp_array(parent.version, row_count)
+def _set_parent_version(rows: pa.RecordBatch, version: datetime | None) -> pa.RecordBatch:
+    place = rows.schema.get_field_index(PARENT_VERSION_FIELD)
+    if place < 0:
+        return rows
+    column = (
+        build_null_array(rows.num_rows, TIMESTAMP_UTC)
+        if version is None
+        else build_timestamp_array(version, rows.num_rows)
     )
+    return rows.set_column(place, PARENT_VERSION_FIELD, column)
 
 
-def _build_result(page: DecodedPage, parent: ParentRecord, *, responded_at: datetime) -> PageResult:
-    batch, place = page.batch, page.batch.schema.get_field_index(PARENT_VERSION_FIELD)
-    if place >= 0:
-        versions = _build_version_column(parent, batch.num_rows)
-        batch = batch.set_column(place, PARENT_VERSION_FIELD, versions)
-    return PageResult(
-        slice=WHOLE_COLLECTION,
-        page=page,
-        batch=batch,
-        completed_window=None,
-        max_cursor=parent.version,
-        responded_at=responded_at,
+def _read_parent_versions(source: Detail, lake: Lake) -> ParentVersions:
+    """Return the parents that are not deleted, each with its version where it has one."""
+    if lake.read_table_state(source.parent) is None:
+        raise MissingTableError(
+            f"the table {source.parent} was never read; materialize klaviyo/{source.parent} first"
+        )
+    version = source.version_column
+    rows = lake.read_columns(
+        source.parent, ["id", DELETED_AT_FIELD, *([] if version is None else [version])]
     )
+    rows = rows.filter(pc.is_null(rows[DELETED_AT_FIELD]))
+    ids = cast("list[str]", rows["id"].to_pylist())
+    if version is None:
+        return dict.fromkeys(ids)
+    return dict(zip(ids, to_python_values(rows[version]), strict=True))
+
+
+def _read_stored_versions(stream: Stream, source: Detail, lake: Lake) -> dict[str, datetime | None]:
+    if lake.read_table_state(stream.name) is None:
+        return {}
+    column = SYNCED_AT_FIELD if source.version_column is None else PARENT_VERSION_FIELD
+    rows = lake.read_columns(stream.name, ["id", column])
+    ids = cast("list[str]", rows["id"].to_pylist())
+    return dict(zip(ids, to_python_values(rows[column]), strict=True))
+
+
+def _read_stored_rows(
+    table: LakeTable, ids: Iterable[str], *, lake: Lake, hidden: frozenset[str]
+) -> pa.RecordBatch | None:
+    """Return the stored rows of some ids, NULL in the columns that a privacy setting hides.
+
+    None where there are none, or where they cannot be read: a replacement repairs a damaged table.
+    """
+    try:
+        stored = lake.read_columns(table.name, table.schema.names)
+    except CorruptFileError:
+        return None
+    rows = stored.filter(pc.is_in(stored["id"], value_set=pa.array(sorted(ids), pa.string())))
+    if not rows.num_rows:
+        return None
+    columns: list[Any] = [
+        build_null_array(rows.num_rows, kind)
+        if name in hidden
+        else rows[name].cast(kind).combine_chunks()
+        for name, kind in zip(table.schema.names, table.schema.types, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=table.schema)

@@ -1,22 +1,10 @@
 """Tunes the allocators and the garbage collector of a sync process.
 
-The freed memory of pages goes back to the system, and the collector costs next to nothing. Measured
-in turn: peak resident memory in MiB for 200,000 events, 1,000,000 events, and 50,000 profiles at
-150 ms a page; thousands of events a second for 200,000 events, without latency and at 150 ms a
-page. Medians of eight runs and of two:
-
-    mmap from     kept at the top   trimmed            MiB              thousands a second
-    1.5 MiB       128 KiB           above 320 MiB      301  304  289    84.6  59.4
-    4 MiB         64 MiB            above 320 MiB      310  315  318    87.6  63.6
-    16 MiB        512 MiB           never              311  314         88.1
-
-Returned memory has to be faulted in again for the next pages, at 3 us for each 4 KiB: 100,000 times
-in 200,000 events with the first line, 65,000 times with the others. A trim threshold of 285 MiB is
-less than the process needs anyway: 200,000 events took 77.7 thousand a second with it, 86.5 with
-320 MiB.
-
-With its defaults, glibc's allocator took 428 MiB for 200,000 events, and 566 MiB for 50,000
-profiles at 150 ms a page. Source: mallopt(3), malloc_trim(3).
+The freed memory of pages goes back to the system, and the collector costs next to nothing. What
+other settings took: docs/decisions/0010-a-process-is-tuned-only-if-it-is-ours.md. Returned memory
+has to be faulted in again for the next pages, at 3 us for each 4 KiB, so it is not returned below
+what the process needs anyway: with a threshold of 285 MiB instead of 320 MiB, 200,000 events came
+a tenth slower. Source: mallopt(3), malloc_trim(3).
 """
 
 import ctypes

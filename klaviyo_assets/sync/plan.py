@@ -1,18 +1,20 @@
 """Plans what a sync reads: which windows of which slices, from which high-water mark."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import cast
 
 from klaviyo_assets.errors import SettingError
-from klaviyo_assets.model.stream import WHOLE_COLLECTION, Collection, Join, Slice, Stream
+from klaviyo_assets.model.stream import WHOLE_COLLECTION, Collection, Detail, Join, Slice, Stream
 from klaviyo_assets.model.window import (
     QUARANTINE_RETRIES_KEY,
     SliceProgress,
     SyncProgress,
     Window,
     cursor_from_json,
+    parse_instant,
     retries_from_json,
     slices_from_json,
 )
@@ -65,15 +67,36 @@ class PreviousSync:
     table_version: int | None = None
 
 
+FAN_OUT_SINCE_KEY = "asking_since"
+"""The key, in a commit's state, of when an unfinished sync of all parents began."""
+
+
 @dataclass(slots=True, kw_only=True)
 class SyncPlan:
-    """The windows to read, in order, the progress that they add to, and warnings to show."""
+    """What a sync reads, and how it writes the table: merged or replaced."""
 
-    windows: tuple[tuple[Slice, Window], ...]
+    options: SyncOptions
+    windows: tuple[tuple[Slice, Window], ...] = ()
+    """The windows to read, in order; none where the parents of a detail are requested."""
     progress: SyncProgress
+    """The progress that the windows add to."""
     is_replacement: bool
-    should_advance_cursor: bool
-    warnings: tuple[str, ...]
+    planned_version: int | None
+    """The table version that the plan was made from; None where there was no table."""
+    started_at: datetime
+    reread_since: datetime | None = None
+    """When an interrupted sync of all parents began, by our clock (UTC): Klaviyo's may differ."""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def should_advance_cursor(self) -> bool:
+        """Return whether what is read counts as read."""
+        return self.options.reread_window is None and not self.options.is_id_scan
+
+    @property
+    def is_all_or_nothing(self) -> bool:
+        """Return whether there is a single commit, made only once everything was read."""
+        return self.is_replacement or self.options.is_id_scan
 
 
 def select_slices(stream: Stream, settings: Settings) -> tuple[Slice, ...]:
@@ -96,7 +119,7 @@ def plan_sync(
     settings: Settings,
     now: datetime,
 ) -> SyncPlan:
-    """Return the plan for a collection stream.
+    """Return the plan for a stream of a collection or of details.
 
     Raises:
         SettingError: the stream does not support these options.
@@ -105,40 +128,35 @@ def plan_sync(
     validate_options(stream, options)
     slices = select_slices(stream, settings)
     start = None if stream.is_exempt_from_start_date else settings.start
-    if stream.is_snapshot or options.mode.is_full_refresh:
-        return _plan_full_read(slices, start, Window(None if stream.is_snapshot else start))
-    progress, notes = _load_progress(stream, previous, slices=slices, start=start, now=now)
-    if options.reread_window is not None or options.is_id_scan:
-        return SyncPlan(
-            windows=tuple((each, options.reread_window or Window()) for each in slices),
-            progress=progress,
-            is_replacement=False,
-            should_advance_cursor=False,
-            warnings=notes,
-        )
-    lookback = timedelta(days=settings.lookback_days if _has_lookback(stream) else 0)
-    progress.retries.select_due(now, progress.active_slices)
-    return SyncPlan(
-        windows=tuple(
-            (each, window)
-            for each in slices
-            for window in _unread_windows(progress, each, start=start, lookback=lookback)
-        ),
-        progress=progress,
-        is_replacement=False,
-        should_advance_cursor=True,
-        warnings=notes,
-    )
-
-
-def _plan_full_read(slices: Sequence[Slice], start: datetime | None, window: Window) -> SyncPlan:
-    return SyncPlan(
-        windows=tuple((each, window) for each in slices),
+    plan = SyncPlan(
+        options=options,
         progress=SyncProgress(start, {}, tuple(each.name for each in slices)),
-        is_replacement=True,
-        should_advance_cursor=True,
-        warnings=(),
+        is_replacement=stream.is_snapshot or options.mode.is_full_refresh,
+        planned_version=previous.table_version,
+        started_at=now,
     )
+    if isinstance(stream.source, Detail):
+        plan.progress = SyncProgress(None, {}, (WHOLE_COLLECTION.name,))
+        began = cast("str | None", (previous.lake_state or {}).get(FAN_OUT_SINCE_KEY))
+        plan.reread_since = parse_instant(began)
+        return plan
+    if plan.is_replacement:
+        whole = Window(None if stream.is_snapshot else start)
+        plan.windows = tuple((each, whole) for each in slices)
+        return plan
+    plan.warnings = _load_progress(plan.progress, stream, previous, now=now)
+    if not plan.should_advance_cursor:
+        plan.windows = tuple((each, options.reread_window or Window()) for each in slices)
+        return plan
+    has_lookback = stream.cursor and stream.cursor.has_lookback
+    lookback = timedelta(days=settings.lookback_days if has_lookback else 0)
+    plan.progress.retries.select_due(now, plan.progress.active_slices)
+    plan.windows = tuple(
+        (each, window)
+        for each in slices
+        for window in _unread_windows(plan.progress, each, start=start, lookback=lookback)
+    )
+    return plan
 
 
 def validate_options(stream: Stream, options: SyncOptions) -> None:
@@ -152,9 +170,8 @@ def validate_options(stream: Stream, options: SyncOptions) -> None:
         _validate_id_scan(stream, options)
     if options.mode.should_keep_history and isinstance(stream.source, Join):
         raise SettingError(
-            f"sync_mode {options.mode.value} keeps a history, and this stream stores nothing of "
-            "its "
-            f"own: it shows {stream.source.left}, so keep a history of that",
+            f"sync_mode {options.mode.value} keeps a history, and this stream stores nothing "
+            f"of its own: it shows {stream.source.left}, so keep a history of that",
             stream=stream.name,
         )
     if options.is_shrink_confirmed and not (
@@ -192,10 +209,6 @@ def _validate_id_scan(stream: Stream, options: SyncOptions) -> None:
         )
 
 
-def _has_lookback(stream: Stream) -> bool:
-    return stream.cursor is not None and stream.cursor.has_lookback
-
-
 def _unread_windows(
     sync_progress: SyncProgress, slice_: Slice, *, start: datetime | None, lookback: timedelta
 ) -> tuple[Window, ...]:
@@ -225,42 +238,32 @@ def _unread_windows(
 
 
 def _load_progress(
-    stream: Stream,
-    previous: PreviousSync,
-    *,
-    slices: tuple[Slice, ...],
-    start: datetime | None,
-    now: datetime,
-) -> tuple[SyncProgress, tuple[str, ...]]:
-    names = tuple(each.name for each in slices)
+    progress: SyncProgress, stream: Stream, previous: PreviousSync, *, now: datetime
+) -> tuple[str, ...]:
+    """Add what earlier syncs have read to new progress; return the warnings to show."""
     if previous.lake_state is None:
-        is_table_lost = previous.metadata_cursor is not None
         note = (
             f"asset metadata says {previous.metadata_cursor}, but the lake holds no {stream.name}: "
             "reading from the beginning"
         )
-        return SyncProgress(start, {}, names), ((note,) if is_table_lost else ())
-    stored = slices_from_json(previous.lake_state)
-    before = _apply_unfiltered_progress(stored, names)
-    lake_cursor = cursor_from_json(previous.lake_state)
-    progress = SyncProgress(
-        start, before, names, previous_cursor=lake_cursor, metadata_cursor=previous.metadata_cursor
-    )
+        return (note,) if previous.metadata_cursor is not None else ()
+    names, stored = progress.active_slices, slices_from_json(previous.lake_state)
+    progress.slices = _apply_unfiltered_progress(stored, names)
+    progress.previous_cursor = cursor_from_json(previous.lake_state)
+    progress.metadata_cursor = previous.metadata_cursor
     progress.retries = retries_from_json(previous.lake_state.get(QUARANTINE_RETRIES_KEY))
     # Records of all metrics that could not be stored may belong to any metric now read by itself.
     progress.retries.share(WHOLE_COLLECTION.name, (each for each in names if each not in stored))
     notes = _resolve_cursor_conflict(
         progress, lagging_cursor=cursor_from_json(previous.lake_state, "behind")
     )
-    if any(
-        each.max_cursor and each.max_cursor > now + FUTURE_CURSOR_TOLERANCE
-        for each in before.values()
-    ):
+    future = now + FUTURE_CURSOR_TOLERANCE
+    if any(each.max_cursor and each.max_cursor > future for each in progress.slices.values()):
         notes.append(f"cursor in the future: continuing from {now.isoformat()} instead")
         progress.previous_cursor = None
         for name, each in progress.slices.items():
             progress.slices[name] = each.cap_at(now)
-    return progress, tuple(notes)
+    return tuple(notes)
 
 
 def _resolve_cursor_conflict(

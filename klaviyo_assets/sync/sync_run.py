@@ -3,14 +3,14 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from time import monotonic
-from typing import Protocol
 
 import pyarrow as pa
 
 from klaviyo_assets.decode.decoder import DecodedPage
+from klaviyo_assets.decode.schema import arrow_schema
 from klaviyo_assets.errors import (
     KlaviyoAssetsError,
     LakeConflictError,
@@ -18,103 +18,30 @@ from klaviyo_assets.errors import (
     ShrinkError,
 )
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.lake.layout import LakeTable
+from klaviyo_assets.lake.layout import build_table
 from klaviyo_assets.lake.write.session import CommitReceipt, IdScanSession, WriteSession
 from klaviyo_assets.lake.write.soft_deletes import DeletionScan, ShrinkGuard
 from klaviyo_assets.lake.write.table_writer import Rebase
-from klaviyo_assets.model.stream import Slice
+from klaviyo_assets.model.stream import Detail, Slice, Stream
 from klaviyo_assets.model.window import (
     QUARANTINE_RETRIES_KEY,
-    SyncProgress,
     cursor_from_json,
+    progress_to_json,
     retries_from_json,
     slices_from_json,
 )
+from klaviyo_assets.sync.context import PrivacyGuard, SyncContext
 from klaviyo_assets.sync.memory import trim_heap
-from klaviyo_assets.sync.window_reader import CURSOR_SAFETY_MARGIN, PageResult
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WriteOptions:
-    """How a sync writes its table: replaced or merged, with or without history."""
-
-    account: str
-    is_replacement: bool
-    is_id_scan: bool = False
-    """Whether only ids are read, so that only deletion marks are written."""
-    should_mark_deleted: bool = False
-    """Whether rows that a complete read does not find stay in the table, marked as deleted."""
-    scanned_from: datetime | None = None
-    """The cursor value from which a replacement reads; None: it reads everything."""
-    cleared_columns: frozenset[str] = frozenset()
-    """Columns to empty in the old rows that a replacement keeps: a privacy setting is newer."""
-    should_keep_history: bool
-    should_advance_cursor: bool
-    started_at: datetime
-    planned_version: int | None
-    """The table version that the plan was made from; None where there was no table."""
-    shrink_limit: float = 1.0
-    """Share of the rows that a complete read may drop or mark as deleted unconfirmed."""
-    is_shrink_confirmed: bool = False
-    """Whether the operator allows more than that, if a second read finds the same."""
-    tunes_process: bool = True
-    """Whether free memory is returned to the system during the sync."""
-    warn: Callable[[str], None]
-    """Shows the operator a sentence."""
-    cancel: Callable[[], None]
-    """Wakes every waiting request, so that a cancelled run ends at once."""
-
-    @property
-    def is_all_or_nothing(self) -> bool:
-        """Return whether there is a single commit, made only once everything was read."""
-        return self.is_replacement or self.is_id_scan
-
-    def shrink_guard(self, *, is_second_read: bool) -> ShrinkGuard | None:
-        """Return the limit for the rows that a commit may drop or mark; None: no limit."""
-        if not self.is_all_or_nothing or (is_second_read and self.is_shrink_confirmed):
-            return None
-        return ShrinkGuard(
-            limit=self.shrink_limit, scanned_from=self.scanned_from, allows_few_rows=is_second_read
-        )
-
-
-def open_session(
-    table: LakeTable, lake: Lake, options: WriteOptions
-) -> WriteSession | IdScanSession:
-    """Return the session that takes the rows; the caller closes it.
-
-    Raises:
-        KlaviyoAssetsError: as `Lake.open_session` says.
-    """
-    if options.is_id_scan:
-        return lake.open_id_scan(table, account=options.account)
-    session = lake.open_session(
-        table,
-        account=options.account,
-        mode="replace" if options.is_replacement else "merge",
-        with_history=options.should_keep_history,
-        started_at=options.started_at,
-    )
-    if options.is_replacement and options.planned_version is not None:
-        # The commit also keeps what others have committed since that version.
-        session.table_writer.start_from_version(options.planned_version)
-    return session
-
+from klaviyo_assets.sync.plan import FAN_OUT_SINCE_KEY, SyncPlan
+from klaviyo_assets.sync.window_reader import CURSOR_SAFETY_MARGIN, PageResult, PageSource
 
 COMMIT_BYTES = 192 * 1024 * 1024
 """Arrow bytes of rows read before a commit: a hundred pages of events, two seconds of reading.
 
 The session holds less than that in memory. More commits cost more: readers wait while files are
 written, and each commit adds a small file to a table without partitions, which is then merged
-repeatedly. The table shows the peak memory in MiB for 200,000 and for 1,000,000 events, and the
-records a second of profiles and of events at 150 ms a page. Figures are medians of three to six
-runs in turn:
-
-    128 MiB    337    367 (+ 9 %)    13,200    40,700
-    192 MiB    335    361 (+ 8 %)
-    256 MiB    323    361 (+ 12 %)   14,600    43,100
-
-50,000 profiles and 200,000 events take as many commits with 192 MiB as with 256.
+repeatedly. With 128 MiB, profiles at 150 ms a page came a tenth slower than with 256 MiB, events a
+twentieth; 192 MiB take as many commits as 256 for 50,000 profiles and 200,000 events.
 """
 
 HEAP_TRIM_BYTES = 16 * 1024 * 1024
@@ -132,33 +59,6 @@ MAX_QUARANTINE_COUNT = 100
 
 With the share alone, two bad records among the few of an hour would fail a stream.
 """
-
-
-class PageSource(Protocol):
-    """Yields the pages of a sync: a pool of window readers, or a fan-out over parent records."""
-
-    @property
-    def missing_parents(self) -> int:
-        """Return how many parent records Klaviyo no longer had when they were requested."""
-        ...
-
-    @property
-    def last_pass_at(self) -> datetime | None:
-        """Return when the second pass began (UTC); None where there is one pass."""
-        ...
-
-    @property
-    def unanswered_parents(self) -> Mapping[str, int]:
-        """Return how many parent records could not be fetched, by reason."""
-        ...
-
-    def results(self) -> Iterator[PageResult | Slice]:
-        """Yield the pages, and each slice once, after its last page."""
-        ...
-
-    def close(self) -> None:
-        """Stop reading."""
-        ...
 
 
 @dataclass(slots=True)
@@ -187,29 +87,24 @@ class SyncRun:
 
     def __init__(
         self,
+        stream: Stream,
+        plan: SyncPlan,
         *,
-        table: LakeTable,
+        context: SyncContext,
+        privacy_guard: PrivacyGuard,
         start_reading: Callable[[], PageSource],
-        options: WriteOptions,
-        progress: SyncProgress,
-        build_state: Callable[[SyncProgress], dict[str, object]],
     ) -> None:
-        """Start reading.
-
-        `start_reading` starts the readers from the beginning each time it is called.
-        `build_state` returns the JSON object that each commit carries.
-        """
-        self.table = table
-        self.progress = deepcopy(progress)
+        """Start reading; each call of `start_reading` starts readers from the beginning."""
+        self.table = build_table(stream, arrow_schema(stream))
+        self.progress = deepcopy(plan.progress)
         self.is_done = False
         """Whether everything was read and committed: the receipt just yielded is the last."""
-        self.version_before = options.planned_version
+        self.version_before = plan.planned_version
         self.stats = SyncStats()
-        self._start_reading = start_reading
-        self._options = options
-        self._build_state = build_state
-        self._initial_progress = progress
         self._source = start_reading()
+        self._stream, self._plan, self._context = stream, plan, context
+        self._privacy_guard = privacy_guard
+        self._start_reading = start_reading
         self._results = self._source.results()
         self._is_second_read = False
         self._prefetched_results: list[PageResult | Slice] = []
@@ -232,8 +127,7 @@ class SyncRun:
     @property
     def has_pending_retries(self) -> bool:
         """Return whether later syncs request the records again that could not be stored."""
-        reads_all_again = self._options.should_advance_cursor and self._options.is_replacement
-        return reads_all_again or bool(self.progress.retries.entries)
+        return self._plan.is_replacement or bool(self.progress.retries.entries)
 
     def fetch_first_page(self) -> None:
         """Wait for the first page, so that a refusal shows before anything is written.
@@ -248,7 +142,7 @@ class SyncRun:
     def close(self) -> None:
         """Stop reading; what was committed stays."""
         self._source.close()
-        self._options.cancel()
+        self._context.client.cancel()
 
     def run(self, lake: Lake) -> Iterator[CommitReceipt]:
         """Read everything and write it; yield the receipt of each commit.
@@ -266,43 +160,48 @@ class SyncRun:
                 yield from self._write_once(lake)
             except ShrinkError as first:
                 self._restart(first, lake)
-                yield from self._write_second_read(lake)
+                yield from self._write_once(lake)
+        except ShrinkError as second:
+            second.message = self._describe_shrink(second)
+            raise
         finally:
             self.close()
 
     def _write_once(self, lake: Lake) -> Iterator[CommitReceipt]:
-        with open_session(self.table, lake, self._options) as session:
+        with self._open_session(lake) as session:
             self._refuse_concurrent_commit(lake)
             yield from self._write_results(session)
 
-    def _write_second_read(self, lake: Lake) -> Iterator[CommitReceipt]:
-        """Write the second read.
-
-        Raises:
-            ShrinkError: it would remove as much as the first, and this is not confirmed.
-        """
-        try:
-            yield from self._write_once(lake)
-        except ShrinkError as second:
-            second.message = describe_shrink(second, self._options)
-            raise
+    def _open_session(self, lake: Lake) -> WriteSession | IdScanSession:
+        plan, account = self._plan, self._context.account
+        if plan.options.is_id_scan:
+            return lake.open_id_scan(self.table, account=account)
+        session = lake.open_session(
+            self.table,
+            account=account,
+            mode="replace" if plan.is_replacement else "merge",
+            with_history=plan.options.mode.should_keep_history,
+            started_at=plan.started_at,
+        )
+        if plan.is_replacement and self.version_before is not None:
+            # The commit also keeps what others have committed since that version.
+            session.table_writer.start_from_version(self.version_before)
+        return session
 
     def _restart(self, shrink_error: ShrinkError, lake: Lake) -> None:
         """Discard what was read, and start reading everything a second time.
 
         An id scan compares with the ids of one table version; the second read takes the current.
         """
-        if not self._options.is_replacement:
+        if not self._plan.is_replacement:
             now = lake.read_table_state(self.table.name)
-            self._options = replace(
-                self._options, planned_version=None if now is None else now.version
-            )
-        self._options.warn(
+            self.version_before = None if now is None else now.version
+        self._context.warn(
             f"{self.table.name}: only {shrink_error.rows_now:,} of {shrink_error.rows_before:,} "
             "rows were found; everything is read a second time to confirm it"
         )
         self._source.close()
-        self.progress, self.stats = deepcopy(self._initial_progress), SyncStats()
+        self.progress, self.stats = deepcopy(self._plan.progress), SyncStats()
         self._prefetched_results, self._ended_slices, self._first_responded_at = [], set(), None
         self._uncommitted_bytes = self._untrimmed_bytes = 0
         self._is_second_read = True
@@ -314,10 +213,10 @@ class SyncRun:
 
         A replacement of an existing table is allowed: it keeps what others committed meanwhile.
         """
-        if self._options.is_replacement and self._options.planned_version is not None:
+        if self._plan.is_replacement and self.version_before is not None:
             return
         now = lake.read_table_state(self.table.name)
-        if (now.version if now is not None else None) != self._options.planned_version:
+        if (now.version if now is not None else None) != self.version_before:
             raise LakeConflictError(
                 "another run committed to this table meanwhile; nothing of this run was written, "
                 "run it again to go on from there",
@@ -334,27 +233,20 @@ class SyncRun:
         while (item := self._next_result()) is not None:
             self._process_result(session, item)
             is_due = self._uncommitted_bytes >= COMMIT_BYTES or monotonic() >= due
-            if is_due and not self._options.is_all_or_nothing:
+            if is_due and not self._plan.is_all_or_nothing:
                 yield self._commit(session, is_last=False)
                 due = monotonic() + COMMIT_SECONDS
-        if self._read_error is None:
-            broken = self._quarantine_error()
-            if (
-                broken is not None
-                and self._options.is_all_or_nothing
-                and self._options.planned_version is not None
-            ):
-                # The old table is better than a replacement with records missing.
-                raise broken
+        error = self._read_error or self._quarantine_error()
+        # The old table is better than a replacement with records missing.
+        is_first = self._read_error is None and self.version_before is None
+        if error is not None and self._plan.is_all_or_nothing and not is_first:
+            raise error
+        if self._read_error is None or self.stats.records_read:
             receipt = self._commit(session)
-            self.is_done = broken is None
+            self.is_done = error is None
             yield receipt
-            if broken is not None:
-                raise broken
-            return
-        if not self._options.is_all_or_nothing and self.stats.records_read:
-            yield self._commit(session)
-        raise self._read_error
+        if error is not None:
+            raise error
 
     def _next_result(self) -> PageResult | Slice | None:
         """Return the next page or slice; None at the end, or once a reader has failed."""
@@ -371,14 +263,11 @@ class SyncRun:
     ) -> None:
         if isinstance(result, Slice):
             self._ended_slices.add(result.name)
-            if self._options.should_advance_cursor:
+            if self._plan.should_advance_cursor:
                 self.progress.finish_slice(result.name)
             return
-        self._first_responded_at = (
-            result.responded_at
-            if self._first_responded_at is None
-            else min(self._first_responded_at, result.responded_at)
-        )
+        first = self._first_responded_at
+        self._first_responded_at = min(first or result.responded_at, result.responded_at)
         self._count_page(session, result.page)
         batch: pa.RecordBatch = result.batch
         if batch.num_rows:
@@ -386,16 +275,16 @@ class SyncRun:
             size = batch.get_total_buffer_size()
             self._uncommitted_bytes += size
             self._untrimmed_bytes += size
-        if self._options.tunes_process and self._untrimmed_bytes >= HEAP_TRIM_BYTES:
+        if self._context.settings.tune_process and self._untrimmed_bytes >= HEAP_TRIM_BYTES:
             trim_heap()
             self._untrimmed_bytes = 0
         read, unread = result.coverage_change()
         self.stats.is_out_of_order |= unread is not None
-        if self._options.should_advance_cursor:
-            self.progress.record_window(result.slice.name, read, result.max_cursor, unread)
+        if self._plan.should_advance_cursor:
+            name, retries = result.slice.name, self.progress.retries
+            self.progress.record_window(name, read, result.max_cursor, unread)
             if result.quarantine_window is not None:
-                again, now = self.progress.retries, self._options.started_at
-                again.add(result.slice.name, result.quarantine_window, now)
+                retries.add(name, result.quarantine_window, self._plan.started_at)
 
     def _count_page(self, session: WriteSession | IdScanSession, page: DecodedPage) -> None:
         self.stats.records_read += page.record_count
@@ -422,15 +311,14 @@ class SyncRun:
     def _commit(
         self, session: WriteSession | IdScanSession, *, is_last: bool = True
     ) -> CommitReceipt:
-        state, deletion_scan = self._build_state(self.progress), self._deletion_scan()
-        shrink_guard = self._options.shrink_guard(is_second_read=self._is_second_read)
+        state, scan = self._build_state(), self._deletion_scan()
         if isinstance(session, WriteSession):
-            rebase = self._build_rebase() if self._options.is_replacement else None
+            rebase = self._build_rebase() if self._plan.is_replacement else None
             receipt = session.commit(
-                state, deletion_scan, rebase, is_last=is_last, guard=shrink_guard
+                state, scan, rebase, is_last=is_last, guard=self._shrink_guard()
             )
         else:
-            receipt = session.commit(state, deletion_scan, shrink_guard)
+            receipt = session.commit(state, scan, self._shrink_guard())
         self._uncommitted_bytes = 0
         self.progress.metadata_cursor = self.progress.high_water_mark
         self.stats.commits += 1
@@ -441,22 +329,49 @@ class SyncRun:
         self.stats.rows_total = receipt.rows_total
         return receipt
 
+    def _build_state(self) -> dict[str, object]:
+        """Return the state that a commit carries: what is read, and what the privacy settings hid.
+
+        A sync of details has no cursor: until it ends, the state has when it began.
+        """
+        claims = self._privacy_guard.claims
+        if not isinstance(self._stream.source, Detail):
+            return {**progress_to_json(self.progress), **claims}
+        began = (self._plan.reread_since or self._plan.started_at).isoformat()
+        has_ended = bool(self.progress.finished_slices)
+        return {"cursor": None, FAN_OUT_SINCE_KEY: None if has_ended else began, **claims}
+
+    def _shrink_guard(self) -> ShrinkGuard | None:
+        """Return the limit for the rows that a commit may drop or mark; None: no limit."""
+        is_confirmed = self._is_second_read and self._plan.options.is_shrink_confirmed
+        if not self._plan.is_all_or_nothing or is_confirmed:
+            return None
+        return ShrinkGuard(
+            limit=self._context.settings.shrink_limit,
+            scanned_from=self._plan.progress.start,
+            allows_few_rows=self._is_second_read,
+        )
+
+    @property
+    def _should_mark_deleted(self) -> bool:
+        """Return whether rows that the read does not find stay, marked as deleted."""
+        return self._stream.has_soft_deletes and self._plan.is_all_or_nothing
+
     def _deletion_scan(self) -> DeletionScan | None:
         """Return how to mark rows that were not found as deleted; None where they are dropped.
 
         A read that quarantined records or skipped a slice has not seen everything: it marks none.
         """
-        if not self._options.should_mark_deleted:
+        if not self._should_mark_deleted:
             return None
         is_whole = (
             self._ended_slices.issuperset(self.progress.active_slices)
             and not self.stats.records_quarantined
         )
-        at, options = self._first_responded_at if is_whole else None, self._options
         return DeletionScan(
-            deleted_at=at,
-            scanned_from=options.scanned_from,
-            cleared_columns=options.cleared_columns,
+            deleted_at=self._first_responded_at if is_whole else None,
+            scanned_from=self._plan.progress.start,
+            cleared_columns=self._privacy_guard.cleared_columns,
         )
 
     def _build_rebase(self) -> Rebase:
@@ -465,13 +380,11 @@ class SyncRun:
         A row that another run read before the last pass began, and that this pass did not find, is
         deleted at Klaviyo. A row read later than that stays: the pass may have missed it.
         """
-        began = self._first_responded_at or self._options.started_at
-        last = self._source.last_pass_at
-        since = began if last is None else max(began, last - CURSOR_SAFETY_MARGIN)
+        began, last = self._first_responded_at or self._plan.started_at, self._source.last_pass_at
         return Rebase(
-            synced_since=since,
+            synced_since=began if last is None else max(began, last - CURSOR_SAFETY_MARGIN),
             merge_state=self._merge_other_state,
-            cleared_columns=self._options.cleared_columns,
+            cleared_columns=self._privacy_guard.cleared_columns,
         )
 
     def _merge_other_state(self, other_state: Mapping[str, object]) -> dict[str, object]:
@@ -480,25 +393,27 @@ class SyncRun:
         Where a privacy setting empties columns of their rows, their state does not count, so that
         the next sync reads these records again.
         """
-        if not self._options.cleared_columns:
+        if not self._privacy_guard.cleared_columns:
             self.progress.merge(
                 slices_from_json(other_state),
                 cursor_from_json(other_state),
                 retries_from_json(other_state.get(QUARANTINE_RETRIES_KEY)),
             )
-        return self._build_state(self.progress)
+        return self._build_state()
 
-
-def describe_shrink(error: ShrinkError, options: WriteOptions) -> str:
-    """Return the message for a read that would remove too much: its figures, how to confirm it."""
-    missing = error.rows_before - error.rows_now
-    done = "mark {} of {} rows as deleted" if options.should_mark_deleted else "drop {} of {} rows"
-    return (
-        f"this read would {done.format(f'{missing:,}', f'{error.rows_before:,}')} (rows before: "
-        f"{error.rows_before:,}, rows now: {error.rows_now:,}), more than the "
-        f"{options.shrink_limit:.0%} of KLAVIYO_SHRINK_LIMIT, and a second read of everything said "
-        "the same. Nothing was dropped or marked as deleted. If it is true (many records were "
-        "deleted at Klaviyo, or a setting such as KLAVIYO_EVENT_METRIC_IDS leaves them out), "
-        "launch it once more with confirm_shrink: true in its run config; if not, run it again "
-        "later"
-    )
+    def _describe_shrink(self, error: ShrinkError) -> str:
+        """Return the message for a read that would remove too much, with how to confirm it."""
+        before, now = error.rows_before, error.rows_now
+        change = (
+            f"mark {before - now:,} of {before:,} rows as deleted"
+            if self._should_mark_deleted
+            else f"drop {before - now:,} of {before:,} rows"
+        )
+        return (
+            f"this read would {change} (rows before: {before:,}, rows now: {now:,}), more than the "
+            f"{self._context.settings.shrink_limit:.0%} of KLAVIYO_SHRINK_LIMIT, and a second read "
+            "of everything said the same. Nothing was dropped or marked as deleted. If it is true "
+            "(many records were deleted at Klaviyo, or a setting such as KLAVIYO_EVENT_METRIC_IDS "
+            "leaves them out), launch it once more with confirm_shrink: true in its run config; if "
+            "not, run it again later"
+        )

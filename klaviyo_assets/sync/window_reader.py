@@ -3,10 +3,12 @@
 `WindowScheduler` decides which window is split, and where.
 """
 
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from threading import Lock
+from types import MappingProxyType
 from typing import cast
 
 import pyarrow as pa
@@ -190,9 +192,9 @@ class PageResult:
     slice: Slice
     page: DecodedPage
     batch: pa.RecordBatch
-    completed_window: Window | None
-    max_cursor: datetime | None
     responded_at: datetime
+    completed_window: Window | None = None
+    max_cursor: datetime | None = None
     quarantine_window: Window | None = None
     """The window to read again for records that cannot be stored; None: all can."""
     planned_window: PlannedWindow | None = None
@@ -213,6 +215,25 @@ class PageResult:
         ):
             return self.completed_window, None
         return None, self.planned_window.window
+
+
+class PageSource(ABC):
+    """Yields the pages of a sync: from windows, or from one request per parent record."""
+
+    last_pass_at: datetime | None = None
+    """When the second pass began, by its first response (UTC); None where there is one pass."""
+    missing_parents = 0
+    """Parent records that Klaviyo no longer had when they were requested."""
+    unanswered_parents: Mapping[str, int] = MappingProxyType({})
+    """Parent records that could not be fetched, by reason."""
+
+    @abstractmethod
+    def results(self) -> Iterator[PageResult | Slice]:
+        """Yield the pages, and each slice once, after its last page."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop reading; does not wait for responses in flight."""
 
 
 class WindowReader:

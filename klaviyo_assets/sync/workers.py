@@ -20,13 +20,12 @@ sync never sends more than `1.1 x pages + 10` requests, however its records are 
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from math import ceil, floor, sqrt
 from queue import SimpleQueue
 from threading import Condition, Event, Thread
-from types import MappingProxyType
 
 from klaviyo_assets.errors import (
     BrokenBodyError,
@@ -44,6 +43,7 @@ from klaviyo_assets.sync.window_reader import (
     CURSOR_SAFETY_MARGIN,
     ONE_SECOND,
     PageResult,
+    PageSource,
     WindowReader,
 )
 
@@ -94,11 +94,9 @@ class _SliceState:
         full or empty: `full + splits + 1` in all. The pages that one reader would request are
         `full`, and the sum of the partly full ones. A slice that is never split has no extra cost.
         """
-        return (
-            self.splits + 1 - ceil(self.last_page_fill - _PAGE_ROUNDING_TOLERANCE)
-            if self.splits
-            else 0
-        )
+        if not self.splits:
+            return 0
+        return self.splits + 1 - ceil(self.last_page_fill - _PAGE_ROUNDING_TOLERANCE)
 
 
 @dataclass(slots=True, eq=False)
@@ -347,17 +345,14 @@ More than twice what the writer stages at a time: readers continue while it writ
 MIN_PAGE_BYTES = 1024 * 1024
 """The least that a page counts, also before its size is known: so 40 pages are the most."""
 
-_SAMPLED_PAGES = 8
-"""The next page is expected to be as large as the largest of this many latest ones."""
-
 
 class PageSemaphore:
     """Limits the pages in flight by their bytes; one page is always allowed. Thread-safe."""
 
     def __init__(self, max_bytes: int = MAX_IN_FLIGHT_BYTES) -> None:
-        """Allow about `max_bytes` bytes: pages may turn out larger than expected."""
+        """Allow about `max_bytes`: a page is expected to be as large as the largest of 8 before."""
         self._max_bytes, self._used_bytes = max_bytes, 0
-        self._sizes = deque([MIN_PAGE_BYTES], maxlen=_SAMPLED_PAGES)
+        self._sizes = deque([MIN_PAGE_BYTES], maxlen=8)
         self._condition = Condition()
 
     def acquire(self, stop: Event) -> int:
@@ -391,18 +386,12 @@ _QueueItem = PageResult | Slice | BaseException | None
 """What workers pass to the consumer; None once the last worker has ended."""
 
 
-class WorkerPool:
+class WorkerPool(PageSource):
     """Reads windows with up to `workers` threads; `results` yields their pages as they arrive.
 
     One semaphore limits the pages in flight by their bytes. So memory stays constant, and a killed
     run loses little.
     """
-
-    missing_parents = 0
-    last_pass_at = None
-    """There is one pass."""
-    unanswered_parents: Mapping[str, int] = MappingProxyType({})
-    """Windows have no parent records."""
 
     def __init__(self, readers: Sequence[WindowReader], *, workers: int) -> None:
         """Start a worker for each reader at once, the others once a window is split for them."""
@@ -438,7 +427,11 @@ class WorkerPool:
                 self._semaphore.release(_page_bytes(item))
             yield item
         if self._failures:
-            raise _combine_failures(self._failures, self._slices)
+            failure = next(iter(self._failures.values()))
+            if len(self._failures) < len(self._slices):
+                names = ", ".join(map(repr, sorted(self._failures)))
+                failure.message = f"{failure.message} All but {names} was read."
+            raise failure
 
     def close(self) -> None:
         """Tell the workers to stop after their page; does not wait for responses in flight."""
@@ -547,22 +540,8 @@ class WorkerPool:
             self._queue.put(reader.slice)
 
 
-def _combine_failures(
-    failures: Mapping[str, KlaviyoAssetsError], slices: Collection[str]
-) -> KlaviyoAssetsError:
-    """Return the error of the first failed slice; its message names all that failed."""
-    first, names = next(iter(failures.values())), ", ".join(map(repr, sorted(failures)))
-    if len(failures) < len(slices):
-        first.message = f"{first.message} All but {names} was read."
-    return first
-
-
-class TwoPassReader:
+class TwoPassReader(PageSource):
     """Runs two pools, one after the other; slices end with the second."""
-
-    missing_parents = 0
-    unanswered_parents: Mapping[str, int] = MappingProxyType({})
-    """Windows have no parent records."""
 
     def __init__(
         self, first_pass: WorkerPool, start_second_pass: Callable[[datetime], WorkerPool]
@@ -571,8 +550,6 @@ class TwoPassReader:
         self._pool = first_pass
         self._start_second_pass = start_second_pass
         self._is_closed = False
-        self.last_pass_at: datetime | None = None
-        """When the second pass began, by its first response, UTC."""
 
     def results(self) -> Iterator[PageResult | Slice]:
         """Yield the pages of both, and each slice once.
