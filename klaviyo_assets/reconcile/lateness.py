@@ -1,11 +1,13 @@
-"""How late events appear: first seen minus event time, by metric, and the lookback that suggests.
+"""Measures how late events appear: the time from an event to the sync that first saw it.
 
-Figures are counts on a scale of steps, four a doubling from a minute on, so that those of many
-syncs add up; a quantile is told as the end of its step, at most a fifth too high. Events that lie
-behind the mark are what a lookback is for; those past it are as late as the last sync is old.
+From this follows which lookback would find them. Delays are counted by metric in steps, four for
+each doubling from a minute on, so that the counts of many syncs can be added. A quantile is the end
+of its step, which is at most a fifth too high. A lookback is for events before the high-water mark;
+those after it are as late as the last sync is old.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -16,17 +18,20 @@ from klaviyo_assets.lake.read.queries import ArrivalDelay
 DELAY_STEPS_PER_DOUBLING = 4
 
 LOOKBACK_COVERAGE_SHARE = 0.99
-"""Of the events behind the mark so many would have come by the suggested lookback."""
+"""Share of the events before the mark that the suggested lookback would have found."""
 
 MAX_SYNC_INTERVAL = timedelta(days=2)
-"""After a longer one, events past the mark tell how old the last sync is, not how late they are."""
+"""After a longer interval, events past the mark show how old the last sync is, not their delay."""
 
 MAX_DELAY_SECONDS = 60 * 86_400.0
-"""Later than that is an import, or a start date moved earlier."""
+"""A longer delay comes from an import, or from a start date that was moved back."""
 
 
 class LatenessCounts(TypedDict):
-    """Of one metric: events by step, those of them behind the mark, and the latest in seconds."""
+    """The counts of one metric in one sync, as asset metadata has them.
+
+    `seen`: events by step. `behind`: those of them before the mark. `longest`: seconds.
+    """
 
     seen: dict[str, int]
     behind: dict[str, int]
@@ -35,61 +40,57 @@ class LatenessCounts(TypedDict):
 
 @dataclass(slots=True)
 class MetricLateness:
-    """Of one metric, of many syncs."""
+    """The counts of one metric in many syncs: all events by step, and those before the mark."""
 
-    seen: dict[int, int] = field(default_factory=dict[int, int])
-    behind: dict[int, int] = field(default_factory=dict[int, int])
+    seen: Counter[int] = field(default_factory=Counter[int])
+    behind: Counter[int] = field(default_factory=Counter[int])
     max_delay_seconds: float = 0.0
 
     @property
     def event_count(self) -> int:
-        """Return how many events were first seen."""
-        return sum(self.seen.values())
+        """Return how many events were counted."""
+        return self.seen.total()
 
     def quantile(self, share: float) -> timedelta:
-        """Return the time within which that share of events was seen."""
+        """Return the delay within which this share of the events was seen."""
         return delay_quantile(self.seen, share, max_delay_seconds=self.max_delay_seconds)
 
 
 def count_lateness(
     measurements: Iterable[ArrivalDelay], *, should_include_new: bool
 ) -> dict[str, LatenessCounts]:
-    """Return the figures of one sync by metric; without events past the mark unless told."""
+    """Return the counts of one sync by metric; events past the mark count only if they should."""
     found: dict[str, LatenessCounts] = {}
     for each in measurements:
-        is_told = each.value and each.max_delay_seconds <= MAX_DELAY_SECONDS
-        if not is_told or not (each.is_before_high_water_mark or should_include_new):
+        is_counted = each.is_before_high_water_mark or should_include_new
+        if not each.value or not is_counted or each.max_delay_seconds > MAX_DELAY_SECONDS:
             continue
-        figures = found.setdefault(str(each.value), LatenessCounts(seen={}, behind={}, longest=0.0))
+        metric = found.setdefault(each.value, LatenessCounts(seen={}, behind={}, longest=0.0))
         for kind in ("seen", "behind") if each.is_before_high_water_mark else ("seen",):
-            counts = figures[kind]
+            counts = metric[kind]
             counts[f"{each.delay_step}"] = counts.get(f"{each.delay_step}", 0) + each.rows
-        figures["longest"] = max(figures["longest"], each.max_delay_seconds)
+        metric["longest"] = max(metric["longest"], each.max_delay_seconds)
     return found
 
 
 def merge_lateness_counts(
     syncs: Iterable[Mapping[str, LatenessCounts]],
 ) -> dict[str, MetricLateness]:
-    """Return the figures of many syncs by metric, in the order of ids."""
+    """Return the sums of many syncs by metric, ordered by id."""
     found: dict[str, MetricLateness] = {}
     for sync in syncs:
-        for metric, figures in sync.items():
-            lateness = found.setdefault(metric, MetricLateness())
-            for counts, more in (
-                (lateness.seen, figures["seen"]),
-                (lateness.behind, figures["behind"]),
-            ):
-                for step, rows in more.items():
-                    counts[int(step)] = counts.get(int(step), 0) + rows
-            lateness.max_delay_seconds = max(lateness.max_delay_seconds, figures["longest"])
+        for metric, counts in sync.items():
+            merged = found.setdefault(metric, MetricLateness())
+            merged.seen.update({int(step): rows for step, rows in counts["seen"].items()})
+            merged.behind.update({int(step): rows for step, rows in counts["behind"].items()})
+            merged.max_delay_seconds = max(merged.max_delay_seconds, counts["longest"])
     return dict(sorted(found.items()))
 
 
 def delay_quantile(
     counts: Mapping[int, int], share: float, *, max_delay_seconds: float
 ) -> timedelta:
-    """Return the end of the step that the share of all lies within; never beyond the latest."""
+    """Return the end of the step within which this share of events lies; the maximum at most."""
     left = math.ceil(share * sum(counts.values()))
     for step, rows in sorted(counts.items()):
         left -= rows
@@ -100,12 +101,12 @@ def delay_quantile(
 
 
 def suggest_lookback_days(metric_lateness: Sequence[MetricLateness]) -> int:
-    """Return the lookback in whole days that would have brought nearly all late events."""
-    waits = [
+    """Return the lookback in whole days that would have found nearly all late events."""
+    delays = [
         delay_quantile(
             each.behind, LOOKBACK_COVERAGE_SHARE, max_delay_seconds=each.max_delay_seconds
         )
         for each in metric_lateness
         if each.behind
     ]
-    return math.ceil(max(waits, default=timedelta()) / timedelta(days=1))
+    return math.ceil(max(delays, default=timedelta()) / timedelta(days=1))

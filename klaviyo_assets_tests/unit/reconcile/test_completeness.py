@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from klaviyo_assets.errors import SettingError
+from klaviyo_assets.lake.read.queries import DayCount
 from klaviyo_assets.model.report import ReportPartition, contiguous_ranges
 from klaviyo_assets.model.window import Window
 from klaviyo_assets.reconcile.counts import (
-    StoredCount,
     check_request_count,
     compare_counts,
     comparison_window,
@@ -31,6 +31,11 @@ cells = st.builds(
 Sets = dict[ReportPartition, tuple[frozenset[int], frozenset[int]]]
 
 
+def stored_count(cell: ReportPartition, *, rows: int, seen: int) -> DayCount:
+    """Return the count of a cell: events stored, and those that Klaviyo showed again."""
+    return DayCount(value=cell.metric_id, day=cell.day, rows=rows, rows_synced_since=seen)
+
+
 def ids() -> st.SearchStrategy[frozenset[int]]:
     """Return some event ids."""
     return st.frozensets(st.integers(0, 9), max_size=10)
@@ -42,10 +47,10 @@ def test_after_a_day_was_read_again_both_kinds_are_exact(there: Sets) -> None:
 
     Each cell has the ids stored, and those at Klaviyo; a reading just before showed what both have.
     """
-    stored = {
-        cell: StoredCount(rows=len(here), rows_synced_since=len(here & klaviyo))
+    stored = [
+        stored_count(cell, rows=len(here), seen=len(here & klaviyo))
         for cell, (here, klaviyo) in there.items()
-    }
+    ]
     counted = {cell: len(klaviyo) for cell, (_, klaviyo) in there.items()}
     found = {each.partition: each for each in compare_counts(stored, counted)}
     for cell, (here, klaviyo) in there.items():
@@ -59,10 +64,9 @@ def test_after_a_day_was_read_again_both_kinds_are_exact(there: Sets) -> None:
 @given(there=st.dictionaries(cells, st.tuples(ids(), ids())))
 def test_counts_alone_never_claim_more_than_they_can(there: Sets) -> None:
     """Before a day was read again no event is called missing or gone that is not, and nets hold."""
-    stored = {
-        cell: StoredCount(rows=len(here), rows_synced_since=len(here))
-        for cell, (here, _) in there.items()
-    }
+    stored = [
+        stored_count(cell, rows=len(here), seen=len(here)) for cell, (here, _) in there.items()
+    ]
     counted = {cell: len(klaviyo) for cell, (_, klaviyo) in there.items()}
     for each in compare_counts(stored, counted):
         here, klaviyo = there[each.partition]
@@ -74,10 +78,10 @@ def test_counts_alone_never_claim_more_than_they_can(there: Sets) -> None:
 def test_days_are_summed_over_metrics() -> None:
     """A day is short by what all metrics lack; one that only lost rows at Klaviyo is not short."""
     second = FIRST + timedelta(days=1)
-    stored = {
-        ReportPartition("AAA", FIRST): StoredCount(rows=3, rows_synced_since=3),
-        ReportPartition("BBB", second): StoredCount(rows=9, rows_synced_since=9),
-    }
+    stored = [
+        stored_count(ReportPartition("AAA", FIRST), rows=3, seen=3),
+        stored_count(ReportPartition("BBB", second), rows=9, seen=9),
+    ]
     counted = {
         ReportPartition("AAA", FIRST): 5,
         ReportPartition("BBB", FIRST): 2,
