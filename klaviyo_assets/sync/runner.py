@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import datetime
+from math import ceil
 
 from klaviyo_assets.api.client import MAX_CONNECTIONS
 from klaviyo_assets.api.rate_limiter import RateLimiter
@@ -161,13 +162,13 @@ def _start_readers(
 
 
 def count_workers(request_context: RequestContext, rate_limiter: RateLimiter) -> int:
-    """Return how many windows are read in parallel at most: one for each request a second.
+    """Return how many windows are read in parallel at most: one for two requests a second.
 
-    A response takes less than a second, so more readers would only wait for the rate limit, and
-    each window costs up to one request more.
+    A response takes less than half a second as a rule, so more readers would only wait for the rate
+    limit, and each window costs up to one request more.
     """
     buckets = request_context.stream.rate_limit_buckets(
         excluded_fields=request_context.excluded_fields
     )
     bursts = (rate_limiter.bucket_limits(bucket)[0].requests for bucket in buckets)
-    return min(MAX_CONNECTIONS, *bursts)
+    return min(MAX_CONNECTIONS, *(ceil(burst / 2) for burst in bursts))

@@ -52,10 +52,10 @@ class ScaledLimiter(RateLimiter):
 
 @pytest.mark.parametrize(
     ("stream", "scale", "count"),
-    [("events", 1.0, 20), ("profiles", 1.0, 10), ("profiles", 0.3, 3), ("profiles", 100.0, 20)],
+    [("events", 1.0, 20), ("profiles", 1.0, 5), ("profiles", 0.1, 1), ("profiles", 100.0, 20)],
 )
 def test_no_more_workers_than_the_limit_can_use(stream: str, scale: float, count: int) -> None:
-    """Ten requests a second, as predictive analytics have them, keep ten readers busy at most."""
+    """Ten requests a second, as predictive analytics have them, keep five readers busy at most."""
     context = replace(ask(Shelf([], 1)), stream=STREAMS[stream])
     assert count_workers(context, ScaledLimiter(scale)) == count
 
