@@ -38,9 +38,11 @@ class TableFiles:
     relative_to: Path | None = None
 
 
-LAKE_PATH_MACRO = "lake_file"
-"""A macro that makes a full path of one relative to the lake's folder, for readers who have mounted
-the lake at another path. DuckDB resolves a view's files when the view is created, which happens
+PATH_SEPARATOR = "\n"
+
+LAKE_PATH_MACRO = "lake_files"
+"""A macro that makes full paths of those relative to the lake's folder, for readers who mounted the
+lake at another path. DuckDB resolves a view's files when the view is created, which happens
 here; a macro can be replaced afterwards."""
 
 
@@ -58,23 +60,30 @@ def select_table_files(table: TableFiles) -> str:
         f"{{name: {quote_literal(name)}, type: {quote_literal(kind)}, default_value: NULL}}"
         for name, kind in types.items()
     )
-    paths = ", ".join(path_expression(path, table.relative_to) for path in table.paths)
     columns = ", ".join(quote_identifier(name) for name in types)
-    arguments = f"[{paths}], hive_partitioning = false, schema = MAP {{{', '.join(entries)}}}"
+    paths = select_paths(table.paths, table.relative_to)
+    arguments = f"{paths}, hive_partitioning = false, schema = MAP {{{', '.join(entries)}}}"
     return f"SELECT {columns} FROM read_parquet({arguments})"
 
 
-def path_expression(path: Path, relative_to: Path | None) -> str:
-    """Return the SQL expression of a file's path."""
+def select_paths(paths: Sequence[Path], relative_to: Path | None) -> str:
+    """Return the SQL expression of a list of paths.
+
+    It is one text that DuckDB splits: of a list, each literal takes 10 kB of memory, in the process
+    that creates a view and in each that reads it. No path has a line feed: the setting refuses one.
+    """
     if relative_to is None:
-        return quote_literal(str(path))
-    return f"{LAKE_PATH_MACRO}({quote_literal(str(path.relative_to(relative_to)))})"
+        return f"string_split({quote_literal(PATH_SEPARATOR.join(map(str, paths)))}, chr(10))"
+    joined = PATH_SEPARATOR.join(str(path.relative_to(relative_to)) for path in paths)
+    return f"{LAKE_PATH_MACRO}({quote_literal(joined)})"
 
 
 def create_lake_path_macro(folder: str, *, catalog: str) -> str:
     """Return the statement that defines `LAKE_PATH_MACRO` for paths below `folder`."""
     macro = f"{quote_identifier(catalog)}.main.{LAKE_PATH_MACRO}"
-    return f"CREATE OR REPLACE MACRO {macro}(path) AS {quote_literal(folder + '/')} || path"
+    below = quote_literal(f"{folder}/")
+    absolute = f"{below} || replace(paths, chr(10), chr(10) || {below})"
+    return f"CREATE OR REPLACE MACRO {macro}(paths) AS string_split({absolute}, chr(10))"
 
 
 def quote_identifier(name: str) -> str:
