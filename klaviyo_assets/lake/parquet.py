@@ -3,7 +3,7 @@
 Our own writer exists for speed: delta-rs takes two to four times as long for the same rows.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -48,40 +48,25 @@ def split_into_row_groups(rows: pa.Table, size: int) -> Iterator[pa.Table]:
         yield rows.slice(start, most)
 
 
-class DictionaryEncodings:
-    """Chooses the columns that are written with a dictionary: once per table, from its first rows.
+def choose_dictionary_columns(rows: pa.Table, key: Collection[str]) -> list[str]:
+    """Return the columns whose values are short and occur twice on average; a key's never do.
 
-    To choose again for each of forty files cost 0.06 s of the two seconds of a sync of 200,000
-    events.
+    For values that do not repeat, a dictionary costs time and makes the file larger. For a column
+    without values it costs as much time as for a full one.
     """
+    columns = zip(rows.schema.names, rows.columns, strict=True)
+    return [name for name, each in columns if name not in key and is_worth_dictionary(each)]
 
-    def __init__(self, table: LakeTable) -> None:
-        """Start without a choice."""
-        self.key = table.key
-        self.chosen_columns: list[str] | None = None
 
-    def choose_columns(self, rows: pa.Table) -> list[str]:
-        """Return the columns with a dictionary; the first call chooses them from `rows`."""
-        if self.chosen_columns is None:
-            columns = zip(rows.schema.names, rows.columns, strict=True)
-            self.chosen_columns = [
-                name for name, column in columns if self.is_worth_dictionary(name, column)
-            ]
-        return self.chosen_columns
-
-    def is_worth_dictionary(self, name: str, column: "pa.ChunkedArray[Any]") -> bool:
-        """Return whether a column's values are short and occur twice on average; a key's never do.
-
-        For values that do not repeat, a dictionary costs time and makes the file larger. For a
-        column without values it costs as much time as for a full one.
-        """
-        values = len(column) - column.null_count
-        # Lists have another name in the file, and few columns are lists.
-        if name in self.key or not values or pa.types.is_nested(column.type):
-            return False
-        if column.nbytes > MAX_DICTIONARY_VALUE_BYTES * len(column):
-            return False
-        return 2 * pc.count_distinct(column).as_py() <= values
+def is_worth_dictionary(column: "pa.ChunkedArray[Any]") -> bool:
+    """Return whether a column's values are short and occur twice on average."""
+    values = len(column) - column.null_count
+    # Lists have another name in the file, and few columns are lists.
+    if not values or pa.types.is_nested(column.type):
+        return False
+    if column.nbytes > MAX_DICTIONARY_VALUE_BYTES * len(column):
+        return False
+    return 2 * pc.count_distinct(column).as_py() <= values
 
 
 def read_column_range(footer: pq.FileMetaData, column: int) -> tuple[Any, Any] | None:
@@ -108,9 +93,7 @@ class ParquetFileWriter:
     Arrow meant to wait for the interpreter three times per row group, while readers decode.
     """
 
-    def __init__(
-        self, folder: Path, table: LakeTable, first: pa.Table, *, encodings: DictionaryEncodings
-    ) -> None:
+    def __init__(self, folder: Path, table: LakeTable, first: pa.Table) -> None:
         """Create the file, with the schema of the rows `first` and encodings chosen from them."""
         self.path = folder / f"part-{uuid4().hex}.parquet"
         # These are positions in the footer too: no column, not even a list, has more than one leaf.
@@ -125,7 +108,7 @@ class ParquetFileWriter:
             compression="zstd",
             compression_level=1,
             # The stubs lack the form with a list of columns.
-            use_dictionary=cast("bool", encodings.choose_columns(first) or False),
+            use_dictionary=cast("bool", choose_dictionary_columns(first, table.key) or False),
             write_statistics=list(self.column_positions),
             write_page_checksum=True,
             metadata_collector=self.footers,
@@ -163,15 +146,8 @@ class PartitionFileWriter:
     It buffers at most one row group. The files are complete after `close`.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        table: LakeTable,
-        partition: str,
-        encodings: DictionaryEncodings | None = None,
-    ) -> None:
+    def __init__(self, folder: Path, table: LakeTable, partition: str) -> None:
         """Create no file yet."""
-        self.encodings = encodings if encodings is not None else DictionaryEncodings(table)
         self.folder, self.table, self.partition = folder, table, partition
         self.finished_files: list[DataFile] = []
         self.buffered_tables: list[pa.Table] = []
@@ -201,9 +177,7 @@ class PartitionFileWriter:
         self.buffered_tables, self.buffered_rows, self.buffered_bytes = [], 0, 0
         for piece in split_into_row_groups(rows, size):
             if self.open_file is None:
-                self.open_file = ParquetFileWriter(
-                    self.folder, self.table, piece, encodings=self.encodings
-                )
+                self.open_file = ParquetFileWriter(self.folder, self.table, piece)
             if self.open_file.write(piece) >= FILE_BYTES:
                 self.finish_file()
 

@@ -8,64 +8,22 @@ from dataclasses import replace
 from datetime import date
 from itertools import accumulate
 from pathlib import Path, PurePath
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from klaviyo_assets.arrow_buffers import integers_to_numpy
 from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.errors import ContractError
 from klaviyo_assets.lake.disk import FILE_MODE_MASK, create_folder, fsync_files, read_mode, set_mode
 from klaviyo_assets.lake.layout import DAY_PARTITION, LakeTable
-from klaviyo_assets.lake.parquet import DataFile, DictionaryEncodings, PartitionFileWriter
+from klaviyo_assets.lake.parquet import DataFile, PartitionFileWriter
 from klaviyo_assets.lake.write.merge import (
     StagedFiles,
     add_row_positions,
     find_superseded_rows,
     mask_remaining_rows,
 )
-
-MAX_STAGED_KEY_BYTES = 16 * 2**20
-"""Keys held in memory, as many bytes as rows may take before they are staged: 500,000 event ids."""
-
-
-class StagedKeys:
-    """The keys that were staged for one commit, by partition.
-
-    Only keys of one column: without pandas, Arrow counts no distinct rows of several.
-    """
-
-    def __init__(self, key: Sequence[str]) -> None:
-        """Start without keys."""
-        self.column = key[0] if len(key) == 1 else None
-        self.stage_counts: Counter[str] = Counter()
-        self.keys_by_partition: dict[str, list[pa.Array[Any]]] = defaultdict(list)
-        self.key_bytes = 0
-
-    def add(self, partition: str, rows: pa.Table) -> None:
-        """Add the keys of rows staged together for one partition; each key is among them once."""
-        self.stage_counts[partition] += 1
-        if self.column is None or self.key_bytes > MAX_STAGED_KEY_BYTES:
-            return
-        # A copy: a slice would keep the text buffer of its whole page in memory.
-        keys = rows[self.column].combine_chunks()
-        self.key_bytes += keys.nbytes
-        self.keys_by_partition[partition].append(keys)
-        if self.key_bytes > MAX_STAGED_KEY_BYTES:
-            self.keys_by_partition.clear()
-
-    def has_unique_keys(self, partition: str) -> bool:
-        """Tell whether every key of the partition is known to be staged once; False if unknown."""
-        if self.stage_counts[partition] <= 1:
-            return True
-        key_arrays = self.keys_by_partition.get(partition)
-        if key_arrays is None:
-            return False
-        keys = pa.chunked_array(key_arrays)
-        return pc.count_distinct(keys, mode="all").as_py() == len(keys)
-
 
 MAX_OPEN_FILES = 32
 """Partitions whose files stay open between two calls of `write_batches`.
@@ -128,8 +86,9 @@ class StagingWriter:
     def __init__(self, table: LakeTable, folder: Path) -> None:
         """Write nothing yet; `folder` is the session's staging folder."""
         self.table, self.folder = table, folder
-        self.encodings, self.staged_keys = DictionaryEncodings(table), StagedKeys(table.key)
         self.files: dict[str, list[DataFile]] = defaultdict(list)
+        self.write_counts: Counter[str] = Counter()
+        """Calls of `write_partition` for one commit: within one call, each key is there once."""
         self.open_writers: dict[str, PartitionFileWriter] = {}
         """By partition, the least recently written first."""
 
@@ -173,10 +132,10 @@ class StagingWriter:
         if writer is None:
             if len(self.open_writers) >= MAX_OPEN_FILES:
                 self.close_partition(next(iter(self.open_writers)))
-            writer = PartitionFileWriter(self.folder, self.table, partition, self.encodings)
+            writer = PartitionFileWriter(self.folder, self.table, partition)
         self.open_writers[partition] = writer
         rows = pa.Table.from_batches(batches)
-        self.staged_keys.add(partition, rows)
+        self.write_counts[partition] += 1
         # Small batches, which unordered rows make, cost Arrow milliseconds in every later step.
         writer.write(
             rows.combine_chunks() if rows.num_rows < SMALL_BATCH_ROWS * len(batches) else rows
@@ -203,16 +162,10 @@ class StagingWriter:
         """Close the open files and return all by partition; the next rows start new ones."""
         self.close()
         done = {
-            partition: StagedFiles(
-                files, has_unique_keys=self.staged_keys.has_unique_keys(partition)
-            )
+            partition: StagedFiles(files, has_unique_keys=self.write_counts[partition] == 1)
             for partition, files in self.files.items()
         }
-        self.encodings, self.staged_keys = (
-            DictionaryEncodings(self.table),
-            StagedKeys(self.table.key),
-        )
-        self.files = defaultdict(list)
+        self.files, self.write_counts = defaultdict(list), Counter()
         return done
 
 

@@ -234,21 +234,6 @@ def test_a_replacement_is_unique_over_all_that_was_staged(lake: Lake) -> None:
         assert read_notes(lake, table.name)["k0000015"] == "3"
 
 
-@pytest.mark.parametrize("table", [PROFILES, EVENTS])
-def test_a_first_sync_reads_nothing_back(
-    lake: Lake, monkeypatch: pytest.MonkeyPatch, table: LakeTable
-) -> None:
-    """However many stages bring rows to a partition, a commit of new keys only writes."""
-    monkeypatch.delattr(merge.PartitionRewriter, "read_comparison_rows")
-    with lake.open_session(
-        table, account=ACCOUNT_ID, mode="merge", with_history=False, started_at=utc_now()
-    ) as session:
-        for number in range(4):
-            session.add(numbered_batch(number * 20, 20))
-            session.stage_batches()
-        assert session.commit({}).rows_total == 80
-
-
 @pytest.mark.parametrize("mode", ["merge", "replace"])
 def test_memory_is_bounded_however_much_is_added(
     lake: Lake, monkeypatch: pytest.MonkeyPatch, mode: str

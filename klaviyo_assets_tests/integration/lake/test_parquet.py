@@ -113,7 +113,7 @@ def test_short_values_that_repeat_get_a_dictionary(tmp_path: Path) -> None:
     assert with_dictionary(tmp_path / file.path) == chosen
 
 
-def test_what_a_commit_brings_chooses_its_own_dictionaries(lake: Lake) -> None:
+def test_each_file_chooses_its_own_dictionaries(lake: Lake) -> None:
     """A long sync is not bound by what its first rows looked like."""
     with lake.open_session(
         EVENTS, account=ACCOUNT_ID, mode="merge", with_history=False, started_at=START_TIME
