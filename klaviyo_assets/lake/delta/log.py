@@ -262,9 +262,10 @@ def read_snapshot(folder: Path, stream: str, version: int | None = None) -> Tabl
         CorruptFileError: the log cannot be read.
         LakeVersionError: a later version, or another engine's feature, that we do not read.
     """
-    if newest_version(folder) is None:
-        return None
     try:
+        # Where there is no folder, asking deltalake would take longer.
+        if not (folder / DELTA_LOG_FOLDER).is_dir():
+            return None
         table = DeltaTable(folder, version=version)
     except TableNotFoundError:
         return None
@@ -298,11 +299,14 @@ handed_on_snapshots: dict[Path, tuple[CommitStamp, TableSnapshot]] = {}
 """By the table's folder, the one handed on first at the beginning."""
 
 
-def read_commit_stamp(folder: Path) -> CommitStamp | None:
+def read_newest_stamp(folder: Path) -> CommitStamp | None:
     """Return the stamp of the newest commit; None without one, or where it was just removed."""
     version = newest_version(folder)
-    if version is None:
-        return None
+    return None if version is None else read_commit_stamp(folder, version)
+
+
+def read_commit_stamp(folder: Path, version: int) -> CommitStamp | None:
+    """Return the stamp of one commit; None where it is not in the log."""
     with suppress(FileNotFoundError):
         file = commit_file_path(folder, version).stat()
         return version, file.st_ino, file.st_size, file.st_mtime_ns
@@ -310,14 +314,15 @@ def read_commit_stamp(folder: Path) -> CommitStamp | None:
 
 
 def hand_on_snapshot(folder: Path, snapshot: TableSnapshot | None) -> None:
-    """Leave a snapshot to the next `take_snapshot` of this process, if it is the newest version.
+    """Leave a snapshot to the next `take_snapshot` of this process.
 
     The caller must not commit with it any more. Its schema and files stay as they are.
     """
+    # After a lost race the loaded table is ahead of its snapshot.
     if snapshot is None or snapshot.table.version() != snapshot.version:
         return
-    stamp = read_commit_stamp(folder)
-    if stamp is None or stamp[0] != snapshot.version:
+    stamp = read_commit_stamp(folder, snapshot.version)
+    if stamp is None:
         return
     handed_on_snapshots.pop(folder, None)
     handed_on_snapshots[folder] = stamp, snapshot
@@ -336,7 +341,7 @@ def take_snapshot(folder: Path, stream: str) -> TableSnapshot | None:
         CorruptFileError, LakeVersionError: as for `read_snapshot`.
     """
     handed_on = handed_on_snapshots.pop(folder, None)
-    if handed_on is not None and handed_on[0] == read_commit_stamp(folder):
+    if handed_on is not None and handed_on[0] == read_newest_stamp(folder):
         return handed_on[1]
     return read_snapshot(folder, stream)
 
@@ -396,6 +401,23 @@ def read_removed_paths(path: Path) -> Iterator[str]:
     """Yield the paths of the files that a commit removed from the table."""
     for action in read_actions(path, "remove"):
         yield unquote(str(action["path"]))
+
+
+def read_path_changes(
+    folder: Path, *, after: int, up_to: int
+) -> tuple[frozenset[str], frozenset[str]] | None:
+    """Return the paths that the commits later than `after`, up to `up_to`, added and removed.
+
+    None where one of these commits is no longer in the log.
+    """
+    changes: dict[str, set[str]] = {"add": set(), "remove": set()}
+    for version in range(after + 1, up_to + 1):
+        path = commit_file_path(folder, version)
+        if not path.exists():
+            return None
+        for kind, paths in changes.items():
+            paths.update(unquote(str(action["path"])) for action in read_actions(path, kind))
+    return frozenset(changes["add"]), frozenset(changes["remove"])
 
 
 def read_paths_removed_since(folder: Path, *, after: int) -> Iterator[str]:

@@ -59,6 +59,7 @@ from klaviyo_assets.lake.read.views import (
     load_current_tables,
     relation_from_json,
     relation_to_json,
+    write_table_cache,
 )
 
 if TYPE_CHECKING:
@@ -321,6 +322,7 @@ def publish_database(
                 folder_mode=folder_mode,
             )
             write_published(root, now)
+            write_table_cache(root, found)
     return tuple(problems)
 
 

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from klaviyo_assets.errors import MissingTableError
-from klaviyo_assets.lake.delta.log import TableSnapshot, read_current_snapshot, read_snapshot
+from klaviyo_assets.lake.delta.log import (
+    TableSnapshot,
+    read_current_snapshot,
+    read_path_changes,
+    read_snapshot,
+)
 from klaviyo_assets.lake.disk import map_storage_errors
 from klaviyo_assets.lake.layout import DAY_PARTITION, HISTORY_SUFFIX, SYNCED_AT_COLUMN, table_folder
 from klaviyo_assets.lake.parquet import DataFile, read_columns
@@ -66,13 +71,12 @@ def read_table_columns(root: Path, name: str, columns: Sequence[str]) -> pa.Tabl
     Raises:
         CorruptFileError: a file is missing or damaged.
     """
-    folder = table_folder(root, name)
-    found = read_current_snapshot(folder, name)
+    found = load_current_table(root, name)
     if found is None:
         return pa.schema([(column, pa.string()) for column in columns]).empty_table()
-    known = dict(zip(found.schema.names, found.schema.types, strict=True))
+    known = dict(zip(found.files.schema.names, found.files.schema.types, strict=True))
     schema = pa.schema([(column, known.get(column, pa.null())) for column in columns])
-    parts = [read_columns(folder / file.path, schema, name) for file in found.files]
+    parts = [read_columns(path, schema, name) for path in found.files.paths]
     return pa.concat_tables(parts) if parts else schema.empty_table()
 
 
@@ -217,7 +221,7 @@ def measure_arrival_delays(
 
     A row's delay is the time from its `time_column` to its `synced_at`. Step 0 ends at one minute,
     and `steps_per_doubling` steps later at two. Rows that are dated later than they were read are
-    left out. The result is empty if the version is no longer in the log.
+    left out. The result is empty if a commit since the version is no longer in the log.
 
     Raises:
         CorruptFileError: the log cannot be read.
@@ -227,18 +231,19 @@ def measure_arrival_delays(
     now = read_current_snapshot(folder, name)
     if now is None or now.version == query.version:
         return []
-    before = read_snapshot(folder, name, query.version)
-    if before is None:
+    changes = read_path_changes(folder, after=query.version, up_to=now.version)
+    if changes is None:
         return []
-    known = {file.path for file in before.files}
-    added = [file for file in now.files if file.path not in known]
-    touched = {file.partition for file in added}
-    earlier = [file for file in before.files if file.partition in touched]
+    added_paths, removed_paths = changes
+    added = [file.path for file in now.files if file.path in added_paths]
+    touched = {path.rpartition("/")[0] for path in added}
+    known = ({file.path for file in now.files} | removed_paths) - added_paths
+    earlier = [path for path in known if path.rpartition("/")[0] in touched]
     sql = _build_arrival_sql(
         _build_table_files(
             folder, now, added, [ID_COLUMN, query.value_column, query.time_column, SYNCED_AT_COLUMN]
         ),
-        _build_table_files(folder, before, earlier, [ID_COLUMN]),
+        _build_table_files(folder, now, earlier, [ID_COLUMN]),
         query,
         steps_per_doubling,
     )
@@ -257,11 +262,11 @@ def measure_arrival_delays(
 
 
 def _build_table_files(
-    folder: Path, found: TableSnapshot, files: Sequence[DataFile], columns: Sequence[str]
+    folder: Path, found: TableSnapshot, paths: Sequence[str], columns: Sequence[str]
 ) -> TableFiles:
     kinds = dict(zip(found.schema.names, found.schema.types, strict=True))
     schema = pa.schema([(name, kinds[name]) for name in columns])
-    return TableFiles(schema=schema, paths=tuple(folder / file.path for file in files))
+    return TableFiles(schema=schema, paths=tuple(folder / path for path in paths))
 
 
 def _build_arrival_sql(

@@ -19,13 +19,17 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal, cast
 
+import msgspec
+import pyarrow as pa
+
 from klaviyo_assets.errors import LakeError
 from klaviyo_assets.lake.delta.log import (
     CommitStamp,
     peek_snapshot,
-    read_commit_stamp,
+    read_newest_stamp,
     read_snapshot,
 )
+from klaviyo_assets.lake.disk import remove_symlink
 from klaviyo_assets.lake.layout import (
     DELETED_AT_COLUMN,
     HISTORY_SUFFIX,
@@ -51,20 +55,24 @@ from klaviyo_assets.model.stream import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedTable:
-    """A table at its newest version."""
+    """A table as it was when `stamp` was its newest commit."""
 
+    stamp: CommitStamp
     version: int
     files: TableFiles
 
 
-cached_tables: dict[Path, tuple[CommitStamp, CachedTable]] = {}
+cached_tables: dict[Path, CachedTable] = {}
 """The table that was read last, by folder."""
+
+TABLE_CACHE_FILE = "_tables.json"
+"""The tables that the last publisher read: a new process opens only the logs that changed since."""
 
 
 def load_current_table(root: Path, name: str) -> CachedTable | None:
     """Return a table at its newest version; None where there is no such table.
 
-    A table is read again only if its newest commit is another than last time.
+    Its log is opened only if its newest commit is another than when it was last read.
 
     Raises:
         CorruptFileError: the log cannot be read.
@@ -72,21 +80,84 @@ def load_current_table(root: Path, name: str) -> CachedTable | None:
             feature that we do not read.
     """
     folder = table_folder(root, name)
-    seen = read_commit_stamp(folder)
-    before = cached_tables.get(folder)
-    if seen is not None and before is not None and before[0] == seen:
-        return before[1]
-    found = peek_snapshot(folder, seen) or read_snapshot(folder, name)
+    stamp = read_newest_stamp(folder)
+    if stamp is None:
+        return None
+    known = cached_tables.get(folder)
+    if known is not None and known.stamp == stamp:
+        return known
+    found = peek_snapshot(folder, stamp)
+    if found is None:
+        stored = read_table_cache(root)
+        for other, each in stored.items():
+            cached_tables.setdefault(other, each)
+        known = stored.get(folder)
+        if known is not None and known.stamp == stamp:
+            cached_tables[folder] = known
+            return known
+        found = read_snapshot(folder, name)
     if found is None:
         return None
     # Sorted: a log names them in another order than the writer that carried its snapshot on, and a
     # view whose text differs is built anew.
     paths = tuple(folder / path for path in sorted(file.path for file in found.files))
-    shown = TableFiles(schema=found.schema, paths=paths)
-    now = CachedTable(version=found.version, files=shown)
-    if seen is not None:
-        cached_tables[folder] = seen, now
-    return now
+    cached_tables[folder] = CachedTable(
+        stamp=stamp, version=found.version, files=TableFiles(schema=found.schema, paths=paths)
+    )
+    return cached_tables[folder]
+
+
+class StoredTable(msgspec.Struct, frozen=True):
+    """A `CachedTable` as the file has it: the schema as Arrow writes it, paths below the table."""
+
+    stamp: CommitStamp
+    version: int
+    schema: bytes
+    paths: tuple[str, ...]
+
+
+def read_table_cache(root: Path) -> dict[Path, CachedTable]:
+    """Return the tables in the cache file, by folder; none where it is missing or damaged."""
+    try:
+        raw = (root / "lake" / TABLE_CACHE_FILE).read_bytes()
+        known = msgspec.json.decode(raw, type=dict[str, StoredTable])
+        return {
+            folder: CachedTable(
+                stamp=each.stamp,
+                version=each.version,
+                files=TableFiles(
+                    schema=pa.ipc.read_schema(pa.py_buffer(each.schema)),
+                    paths=tuple(folder / path for path in each.paths),
+                ),
+            )
+            for name, each in known.items()
+            for folder in [table_folder(root, name)]
+        }
+    except (OSError, ValueError, LakeError, pa.ArrowException):
+        # Only a cache: the next publisher writes it anew.
+        return {}
+
+
+def write_table_cache(root: Path, tables: Mapping[str, CachedTable]) -> None:
+    """Store the tables for the next process; the caller holds the publisher's lock.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    target = root / "lake" / TABLE_CACHE_FILE
+    known = {
+        name: StoredTable(
+            each.stamp,
+            each.version,
+            each.files.schema.serialize().to_pybytes(),
+            tuple(str(path.relative_to(table_folder(root, name))) for path in each.files.paths),
+        )
+        for name, each in tables.items()
+    }
+    part_file = target.with_suffix(".part")
+    remove_symlink(part_file)
+    part_file.write_bytes(msgspec.json.encode(known))
+    part_file.replace(target)
 
 
 def stored_columns(root: Path, name: str) -> list[str] | None:

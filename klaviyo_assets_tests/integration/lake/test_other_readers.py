@@ -89,7 +89,7 @@ def modes(folder: Path) -> set[tuple[str, int]]:
     return {
         ("folder" if each.is_dir() else "file", stat.S_IMODE(each.stat().st_mode))
         for each in paths
-        if each.name != "_published.json"
+        if each.name not in {"_published.json", "_tables.json"}
     }
 
 

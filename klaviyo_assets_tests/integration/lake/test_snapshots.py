@@ -13,9 +13,12 @@ from klaviyo_assets.lake.delta.log import (
     take_snapshot,
 )
 from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.read.queries import ArrivalQuery
+from klaviyo_assets.lake.read.views import TABLE_CACHE_FILE, cached_tables
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     EVENTS,
     PROFILES,
+    START_TIME,
     TAGS,
     merge_rows,
     numbered_batch,
@@ -33,8 +36,14 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         original(table, folder, version=version)
 
     monkeypatch.setattr(DeltaTable, "__init__", spied)
-    handed_on_snapshots.clear()
+    forget_tables()
     return folders
+
+
+def forget_tables() -> None:
+    """Forget what this process has read, as a new one has read nothing."""
+    handed_on_snapshots.clear()
+    cached_tables.clear()
 
 
 def test_a_run_opens_the_log_of_its_table_once(lake: Lake, opened: list[str]) -> None:
@@ -51,6 +60,59 @@ def test_a_run_opens_the_log_of_its_table_once(lake: Lake, opened: list[str]) ->
         lake.vacuum("profiles")
     assert opened == ["profiles"]
     assert lake.read_columns("profiles", ["id"]).num_rows == 15
+
+
+def test_a_new_process_opens_only_logs_that_changed(lake: Lake, opened: list[str]) -> None:
+    """The last publisher stored schema and files of each table, with the commit they belong to."""
+    for table in (PROFILES, EVENTS, TAGS):
+        merge_rows(lake, table, [numbered_batch(0, 5)])
+    lake.publish([])
+    merge_rows(lake, TAGS, [numbered_batch(10, 1)])
+    forget_tables()
+    opened.clear()
+    assert lake.publish([]) == ()
+    assert opened == ["tags"]
+    assert lake.query_relation("tags").aggregate("count(*)").fetchall() == [(6,)]
+    forget_tables()
+    assert lake.read_columns("profiles", ["id"]).num_rows == 5
+    assert opened == ["tags"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b'{"profiles": {"stamp": [0]}}', b"\xff{"])
+def test_a_damaged_cache_of_tables_is_no_hindrance(lake: Lake, damage: bytes) -> None:
+    """The logs are opened instead, and the next publisher writes it anew."""
+    merge_rows(lake, PROFILES, [numbered_batch(0, 5)])
+    lake.publish([])
+    cache = lake.root / "lake" / TABLE_CACHE_FILE
+    whole = cache.read_bytes()
+    cache.write_bytes(damage)
+    forget_tables()
+    assert lake.publish([]) == ()
+    assert cache.read_bytes() == whole
+    assert lake.read_columns("profiles", ["id"]).num_rows == 5
+
+
+def test_late_rows_are_measured_without_opening_an_older_version(
+    lake: Lake, opened: list[str]
+) -> None:
+    """Commits tell which files are new; a row that moved into a new file is not new."""
+    merge_rows(lake, EVENTS, [numbered_batch(0, 5, days=2, synced=10**7)])
+    before = lake.read_table_state("events")
+    assert before is not None
+    merge_rows(lake, EVENTS, [numbered_batch(4, 3, days=2, synced=10**7)])
+    merge_rows(lake, EVENTS, [numbered_batch(7, 1, days=2, synced=10**7)])
+    forget_tables()
+    opened.clear()
+    query = ArrivalQuery(
+        version=before.version,
+        high_water_mark=START_TIME,
+        value_column="note",
+        time_column="updated",
+    )
+    found = lake.measure_arrival_delays("events", query, steps_per_doubling=1)
+    assert (sum(each.rows for each in found), opened) == (3, ["events"])
+    (lake.root / "lake/events/_delta_log" / f"{before.version + 1:020}.json").unlink()
+    assert lake.measure_arrival_delays("events", query, steps_per_doubling=1) == []
 
 
 def test_the_state_is_read_without_opening_the_log(lake: Lake, opened: list[str]) -> None:
