@@ -30,6 +30,7 @@ class Options(argparse.Namespace):
     only: str
     alone: bool
     growth: bool
+    sizes: list[int]
     dry: bool
 
 
@@ -41,6 +42,9 @@ def parse_options() -> Options:
     found.add_argument("--only", default="", help="cases whose name has this in it")
     found.add_argument("--alone", action="store_true", help="without the yardsticks")
     found.add_argument("--growth", action="store_true", help="one lake, larger step by step")
+    found.add_argument(
+        "--sizes", type=int, nargs="+", default=[], help="events stored at each step of --growth"
+    )
     found.add_argument("--dry", action="store_true", help="write no file")
     return found.parse_args(namespace=Options())
 
@@ -71,7 +75,8 @@ def main() -> int:
     grown: list[GrowthStep] = []
     try:
         if wanted.growth:
-            grown = list(measure_growth(QUICK_LAKE_SIZES if wanted.quick else LAKE_SIZES))
+            usual = QUICK_LAKE_SIZES if wanted.quick else LAKE_SIZES
+            grown = list(measure_growth(wanted.sizes or usual))
             text = render_report(
                 command_line(), runs=1, cases=(), lines=(), more=growth_table(grown)
             )

@@ -131,20 +131,30 @@ def event_time(position: int) -> str:
 
 
 def measure_many_files(*, quick: bool) -> Iterator[ScenarioResult]:
-    """Read two events a day into a file a day, and open what came of it in DuckDB."""
+    """Read two events a day into a file a day, open what came of it in DuckDB, and read on.
+
+    So many files have tens of millions of events in practice: 30 million of our records in 5,715.
+    """
     days = 2_000 if quick else 10_000
-    with (
-        temporary_home() as place,
-        run_page_server(f"events={2 * days}", "--a-year", "720") as server,
-    ):
-        place.sync(server, "events")
+    with temporary_home() as place:
+        with run_page_server(f"events={2 * days}", "--a-year", "720") as server:
+            first = place.sync(server, "events")
         seconds = float(run_python(OPEN_SCRIPT, str(place.folder / "data" / "klaviyo.duckdb")))
         count = len(list_current_files(place))
+        with run_page_server(f"events={2 * days + 20}", "--a-year", "720") as server:
+            second = place.sync(server, "events")
     yield ScenarioResult(
         name=f"a lake of {count:,} files",
         figure=f"{seconds:.2f} s to open klaviyo.duckdb and count the events, in a new process",
         goal="2 s",
         is_met=seconds <= 2,
+    )
+    peak = max(first.peak_bytes, second.peak_bytes) / 2**20
+    yield ScenarioResult(
+        name=f"a sync of 20 events into {count:,} files",
+        figure=f"{peak:.0f} MiB, {second.cpu_seconds:.1f} s of CPU",
+        goal="400 MiB",
+        is_met=peak <= 400,
     )
 
 
