@@ -2,9 +2,8 @@
 
 A report partition that was fetched may have no rows, so the rows do not show which partitions are
 missing. Every commit of a report table therefore carries the state of all its partitions: one text
-per metric, of differences, compressed. Measured for 20 metrics fetched day by day, each day final
-at another moment: 29 kB in the commit for one year and 127 kB for five; read in 40 ms. A commit
-packs only the metrics that it changes.
+per metric, of differences, compressed: 59 kB for 14,637 partitions, read in 29 ms (decision 13 has
+the other forms). A commit packs only the metrics that it changes.
 """
 
 import binascii
@@ -221,10 +220,11 @@ def merge_partition_states(
     """
     packs = cast("Mapping[str, str]", state.get(PARTITION_STATES_KEY, {}))
     touched: dict[str, dict[date, PartitionState]] = {}
-    for cell, each in changed.items():
-        if cell.metric_id not in touched:
-            touched[cell.metric_id] = parse_packed_states(packs.get(cell.metric_id), stream)
-        touched[cell.metric_id][cell.day] = each
+    for partition, each in changed.items():
+        metric_id = partition.metric_id
+        if metric_id not in touched:
+            touched[metric_id] = parse_packed_states(packs.get(metric_id), stream)
+        touched[metric_id][partition.day] = each
     return {
         **packs,
         **{metric_id: pack_partition_states(days) for metric_id, days in touched.items()},
