@@ -12,12 +12,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from klaviyo_assets.errors import LakeConflictError, LakeError, MissingTableError, SettingError
-from klaviyo_assets.lake.delta.log import (
-    TableSnapshot,
-    read_current_snapshot,
-    read_snapshot,
-    take_snapshot,
-)
+from klaviyo_assets.lake.delta.log import read_current_snapshot, take_snapshot
 from klaviyo_assets.lake.delta.state import (
     MetricRefusal,
     PartitionState,
@@ -90,8 +85,12 @@ from klaviyo_assets.lake.write.report_partitions import (
     build_replacement,
     replace_partitions,
 )
-from klaviyo_assets.lake.write.session import CommitReceipt, IdScanSession, WriteMode, WriteSession
-from klaviyo_assets.lake.write.table_writer import TableWriter, refuse_missing_columns
+from klaviyo_assets.lake.write.session import IdScanSession, WriteMode, WriteSession
+from klaviyo_assets.lake.write.table_writer import (
+    CommitReceipt,
+    TableWriter,
+    refuse_missing_columns,
+)
 from klaviyo_assets.locks import check_lock_support
 from klaviyo_assets.model.report import ReportPartition
 from klaviyo_assets.settings import InvalidPathError, check_lake_path
@@ -156,10 +155,6 @@ class Lake:
         """
         folder = table_folder(self.root, name)
         return table_state(read_current_snapshot(folder, name))
-
-    def read_snapshot(self, name: str) -> TableSnapshot | None:
-        """Return a table at its newest version; None where there is no such table."""
-        return read_snapshot(table_folder(self.root, name), name)
 
     def stored_account(self) -> str | None:
         """Return the account whose data the lake holds; None while it is empty.

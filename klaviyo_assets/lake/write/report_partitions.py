@@ -38,8 +38,12 @@ from klaviyo_assets.lake.layout import LakeTable, report_partition_folder, table
 from klaviyo_assets.lake.parquet import DataFile, PartitionFileWriter, conform_rows, read_row_groups
 from klaviyo_assets.lake.read.views import stored_tables
 from klaviyo_assets.lake.write.merge import add_row_positions, find_superseded_rows
-from klaviyo_assets.lake.write.session import CommitReceipt, build_receipt
-from klaviyo_assets.lake.write.table_writer import CommitResult, TableWriter, refuse_missing_columns
+from klaviyo_assets.lake.write.table_writer import (
+    CommitReceipt,
+    TableWriter,
+    build_empty_receipt,
+    refuse_missing_columns,
+)
 from klaviyo_assets.model.report import ReportPartition
 
 REPORT_DAY_COLUMN = "date"
@@ -81,10 +85,10 @@ class PartitionReplacement:
         """Return the state of each partition after the commit."""
         counts = Counter(self.partition_of_rows())
         return {
-            cell: PartitionState(
-                fetched_at=each.fetched_at, is_final=each.is_final, rows=counts[cell]
+            partition: PartitionState(
+                fetched_at=each.fetched_at, is_final=each.is_final, rows=counts[partition]
             )
-            for cell, each in self.partitions.items()
+            for partition, each in self.partitions.items()
         }
 
     def partition_of_rows(self) -> list[ReportPartition]:
@@ -97,7 +101,7 @@ class PartitionReplacement:
         """Return the state of the commit: `known`, with this replacement merged in."""
         before = {} if known is None else known.state
         refused: dict[str, MetricRefusal | None] = {**read_metric_refusals(before), **self.refusals}
-        served = {cell.metric_id for cell in self.partitions}
+        served = {partition.metric_id for partition in self.partitions}
         return {
             **self.build_state(known),
             PARTITION_STATES_KEY: merge_partition_states(
@@ -151,7 +155,7 @@ def refuse_invalid_rows(replacement: PartitionReplacement) -> None:
     if missing:
         raise LakeError(f"rows without {', '.join(missing)}", stream=table.name)
     if set(replacement.partition_of_rows()) - replacement.partitions.keys():
-        raise LakeError("a row belongs to none of the cells to be replaced", stream=table.name)
+        raise LakeError("a row belongs to none of the partitions to be replaced", stream=table.name)
     if find_superseded_rows(add_row_positions(rows, 0), table.key, table.version_columns).num_rows:
         raise LakeError("two rows have the same key", stream=table.name)
 
@@ -176,16 +180,16 @@ def replace_partitions(
     folder = table_folder(root, replacement.table.name)
     for tries in range(1, MAX_REPLACE_ATTEMPTS):
         try:
-            return build_receipt(try_replace_partitions(replacement, folder, clock=clock))
+            return try_replace_partitions(replacement, folder, clock=clock)
         except LakeConflictError:
             # Random: of several writers that wait equally long, all but one would lose again.
             pause(REPLACE_RETRY_SECONDS * tries * random.random())  # noqa: S311 - luck, not a secret
-    return build_receipt(try_replace_partitions(replacement, folder, clock=clock))
+    return try_replace_partitions(replacement, folder, clock=clock)
 
 
 def try_replace_partitions(
     replacement: PartitionReplacement, folder: Path, *, clock: Callable[[], datetime]
-) -> CommitResult:
+) -> CommitReceipt:
     """Replace the report partitions on top of the newest version.
 
     Raises:
@@ -202,9 +206,7 @@ def try_replace_partitions(
         state = replacement.build_commit_state(known)
         is_same = known is not None and known.state == state
         if start is not None and is_same and not change.added and not change.removed:
-            return CommitResult(
-                version=start.version, change=change, rows_written=0, rows_total=start.rows
-            )
+            return build_empty_receipt(start)
         return writer.write_change(change, state, replacement.rows.num_rows)
     except CorruptFileError:
         # A vacuum may have removed a file that our version names and a newer one does not.
@@ -217,21 +219,23 @@ def try_replace_partitions(
 
 def plan_partition_change(replacement: PartitionReplacement, writer: TableWriter) -> TableChange:
     """Stage new files for the changed folders; return the files to add and remove."""
-    days_by_partition: dict[str, set[date]] = defaultdict(set)
-    for cell in replacement.partitions:
-        days_by_partition[report_partition_folder(cell.metric_id, cell.day)].add(cell.day)
-    rows_by_partition: dict[str, list[int]] = defaultdict(list)
-    for place, cell in enumerate(replacement.partition_of_rows()):
-        rows_by_partition[report_partition_folder(cell.metric_id, cell.day)].append(place)
+    days_by_folder: dict[str, set[date]] = defaultdict(set)
+    for partition in replacement.partitions:
+        folder = report_partition_folder(partition.metric_id, partition.day)
+        days_by_folder[folder].add(partition.day)
+    rows_by_folder: dict[str, list[int]] = defaultdict(list)
+    for place, partition in enumerate(replacement.partition_of_rows()):
+        folder = report_partition_folder(partition.metric_id, partition.day)
+        rows_by_folder[folder].append(place)
     added: list[DataFile] = []
     removed: list[DataFile] = []
-    for partition, replaced_days in days_by_partition.items():
+    for folder, replaced_days in days_by_folder.items():
         known = () if writer.start is None else writer.start.files
-        stored = [file for file in known if file.partition == partition]
-        new_rows = replacement.rows.take(pa.array(rows_by_partition[partition], pa.int64()))
+        stored = [file for file in known if file.partition == folder]
+        new_rows = replacement.rows.take(pa.array(rows_by_folder[folder], pa.int64()))
         remaining = read_rows_of_other_days(stored, replaced_days, writer)
         if new_rows.num_rows or remaining.num_rows < sum(file.rows for file in stored):
-            added += write_partition_rows(partition, [remaining, new_rows], writer)
+            added += write_folder_rows(folder, [remaining, new_rows], writer)
             removed += stored
     return TableChange(added=added, removed=removed, changed_at=writer.clock())
 
@@ -250,11 +254,11 @@ def read_rows_of_other_days(
     return pa.concat_tables(tables)
 
 
-def write_partition_rows(
-    partition: str, tables: Sequence[pa.Table], writer: TableWriter
+def write_folder_rows(
+    folder: str, tables: Sequence[pa.Table], writer: TableWriter
 ) -> list[DataFile]:
     """Write the rows of one folder to the staging folder, sorted by the key."""
-    file = PartitionFileWriter(writer.staging_folder.path, writer.table, partition)
+    file = PartitionFileWriter(writer.staging_folder.path, writer.table, folder)
     rows = pa.concat_tables(tables, promote_options="default").select(writer.schema.names)
     file.write(rows.sort_by([(column, "ascending") for column in writer.table.key]))
     return file.close()

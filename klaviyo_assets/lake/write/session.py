@@ -25,7 +25,6 @@ Memory holds the scanned ids, and of the table the ids of one file.
 import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -58,28 +57,14 @@ from klaviyo_assets.lake.layout import (
 from klaviyo_assets.lake.parquet import DataFile, PartitionFileWriter, read_columns, read_row_groups
 from klaviyo_assets.lake.quarantine import write_quarantine
 from klaviyo_assets.lake.write.soft_deletes import DeletionScan, ShrinkGuard
-from klaviyo_assets.lake.write.table_writer import CommitResult, Rebase, TableWriter
+from klaviyo_assets.lake.write.table_writer import (
+    CommitReceipt,
+    Rebase,
+    TableWriter,
+    build_empty_receipt,
+)
 
 WriteMode = Literal["merge", "replace"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommitReceipt:
-    """What a commit did. `version` is the table's version after it.
-
-    `rows_written` counts the new rows that no other row superseded, `rows_marked_deleted` those
-    that it marked as deleted, `rows_lost` those of damaged files that it dropped without knowing
-    which of them Klaviyo still has, `rows_rebased` those that other runs committed while a
-    replacement was read.
-    """
-
-    version: int
-    rows_written: int
-    rows_total: int
-    files_removed: int
-    rows_marked_deleted: int = 0
-    rows_lost: int = 0
-    rows_rebased: int = 0
 
 
 class WriteSession:
@@ -223,17 +208,17 @@ class WriteSession:
         if rebase is None:
             if self.history_writer is not None:
                 self.history_writer.commit({}, replace=False)
-            written = self.table_writer.commit(
+            receipt = self.table_writer.commit(
                 known, replace=replace, scan=scan, is_last=is_last, guard=guard
             )
         else:
             if self.history_writer is not None:
                 self.history_writer.commit_rebased({}, rebase, replace=False)
-            written = self.table_writer.commit_rebased(
+            receipt = self.table_writer.commit_rebased(
                 known, rebase, replace=replace, scan=scan, guard=guard
             )
         self.is_closed = replace
-        return build_receipt(written)
+        return receipt
 
     def refuse_closed(self) -> None:
         """Refuse rows and commits after `close`, and after the single commit of a replacement.
@@ -261,19 +246,6 @@ def conform_batch(batch: pa.RecordBatch, schema: pa.Schema, stream: str) -> pa.R
     if (batch.schema.names, batch.schema.types) != (schema.names, schema.types):
         raise LakeError("a batch has other columns than its table", stream=stream)
     return pa.RecordBatch.from_arrays(batch.columns, schema=schema)
-
-
-def build_receipt(result: CommitResult) -> CommitReceipt:
-    """Return the receipt of a commit."""
-    return CommitReceipt(
-        version=result.version,
-        rows_written=result.rows_written,
-        rows_total=result.rows_total,
-        files_removed=len(result.change.removed),
-        rows_marked_deleted=result.change.rows_marked_deleted,
-        rows_lost=result.change.rows_lost,
-        rows_rebased=result.rows_rebased,
-    )
 
 
 MAX_ID_SCAN_ATTEMPTS = 5
@@ -340,14 +312,14 @@ class IdScanSession:
         wanted = DeletionScan(deleted_at=None) if scan is None else scan
         for _tries in range(1, MAX_ID_SCAN_ATTEMPTS):
             try:
-                return build_receipt(self.try_commit(seen, wanted, guard))
+                return self.try_commit(seen, wanted, guard)
             except LakeConflictError:
                 continue
-        return build_receipt(self.try_commit(seen, wanted, guard))
+        return self.try_commit(seen, wanted, guard)
 
     def try_commit(
         self, seen_keys: "pa.Array[Any]", scan: DeletionScan, guard: ShrinkGuard | None
-    ) -> CommitResult:
+    ) -> CommitReceipt:
         """Mark rows on top of the newest version, once.
 
         Raises:
@@ -374,9 +346,7 @@ class IdScanSession:
                     before=rows_unmarked_before, missing=change.rows_marked_deleted, stream=name
                 )
             if not change.added:
-                return CommitResult(
-                    version=start.version, change=change, rows_written=0, rows_total=start.rows
-                )
+                return build_empty_receipt(start)
             return writer.write_change(change, writer.known_state, 0)
 
     def plan_change(

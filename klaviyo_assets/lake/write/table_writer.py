@@ -127,17 +127,27 @@ def read_rows_synced_since(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CommitResult:
-    """What a commit did; with an empty `change` none was needed.
+class CommitReceipt:
+    """What a commit did, or that none was needed. `version` is the table's version after it.
 
-    `rows_rebased` counts the rows of other runs' commits that a replacement kept beside its own.
+    `rows_written` counts the new rows that no other row superseded, `rows_marked_deleted` those
+    that it marked as deleted, `rows_lost` those of damaged files that it dropped without knowing
+    which of them Klaviyo still has, `rows_rebased` those that other runs committed while a
+    replacement was read.
     """
 
     version: int
-    change: TableChange
     rows_written: int
     rows_total: int
+    files_removed: int = 0
+    rows_marked_deleted: int = 0
+    rows_lost: int = 0
     rows_rebased: int = 0
+
+
+def build_empty_receipt(start: TableSnapshot) -> CommitReceipt:
+    """Return the receipt where no commit was needed; the table is as it was at the start."""
+    return CommitReceipt(version=start.version, rows_written=0, rows_total=start.rows)
 
 
 class TableWriter:
@@ -194,7 +204,7 @@ class TableWriter:
         scan: DeletionScan | None = None,
         is_last: bool = True,
         guard: ShrinkGuard | None = None,
-    ) -> CommitResult:
+    ) -> CommitReceipt:
         """Commit the staged rows and `state`; return what was done.
 
         With `scan`, a replacement keeps stored rows that are not among its own, and marks them as
@@ -233,9 +243,7 @@ class TableWriter:
             is_uniqueness_recorded = not is_last or self.is_known_unique
             if known == state and is_uniqueness_recorded:
                 self.staged_files = {}
-                return CommitResult(
-                    version=start.version, change=change, rows_written=0, rows_total=start.rows
-                )
+                return build_empty_receipt(start)
         return self.write_change(change, state, rows_added)
 
     def commit_rebased(
@@ -246,7 +254,7 @@ class TableWriter:
         replace: bool,
         scan: DeletionScan | None = None,
         guard: ShrinkGuard | None = None,
-    ) -> CommitResult:
+    ) -> CommitReceipt:
         """Commit as `commit` does, on top of what others committed since the start.
 
         A replacement also keeps the rows that others synced meanwhile, and merges their state with
@@ -461,7 +469,7 @@ class TableWriter:
 
     def write_change(
         self, change: TableChange, state: Mapping[str, object], rows_added: int
-    ) -> CommitResult:
+    ) -> CommitReceipt:
         """Move the files into the table's folder and commit them with the state."""
         before = 0 if self.start is None else self.start.rows
         rows_removed = sum(file.rows for file in change.removed)
@@ -489,8 +497,13 @@ class TableWriter:
                     place.replace(self.staging_folder.path / place.name)
             raise
         self.continue_from_commit(version, change, commit_state)
-        return CommitResult(
-            version=version, change=change, rows_written=rows_added, rows_total=total
+        return CommitReceipt(
+            version=version,
+            rows_written=rows_added,
+            rows_total=total,
+            files_removed=len(change.removed),
+            rows_marked_deleted=change.rows_marked_deleted,
+            rows_lost=change.rows_lost,
         )
 
     def build_commit_state(self, state: Mapping[str, object], rows: int) -> CommitState:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from klaviyo_assets.errors import ContractError, LakeError
 from klaviyo_assets.lake import parquet
+from klaviyo_assets.lake.delta.log import read_snapshot
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import LakeTable
 from klaviyo_assets.lake.write import merge
@@ -451,6 +452,6 @@ def test_any_sequence_of_commits_equals_a_dict(
 
 def snapshot_files(lake: Lake, name: str = "events") -> tuple[parquet.DataFile, ...]:
     """Return the files of the current version."""
-    found = lake.read_snapshot(name)
+    found = read_snapshot(lake.root / "lake" / name, name)
     assert found is not None
     return found.files

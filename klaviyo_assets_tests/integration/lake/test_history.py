@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from klaviyo_assets.lake.delta.log import read_snapshot
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import LakeTable
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (
@@ -42,9 +43,9 @@ def test_every_version_stays_and_the_newest_shows(lake: Lake) -> None:
 def test_a_version_read_twice_is_there_once(lake: Lake) -> None:
     """Reading the same version again adds nothing to the history and rewrites no file of it."""
     merge_rows(lake, PROFILES, [numbered_batch(0, 20)], with_history=True)
-    before = lake.read_snapshot("profiles_history")
+    before = read_snapshot(lake.root / "lake" / "profiles_history", "profiles_history")
     merge_rows(lake, PROFILES, [numbered_batch(0, 20, note="again", synced=9)], with_history=True)
-    after = lake.read_snapshot("profiles_history")
+    after = read_snapshot(lake.root / "lake" / "profiles_history", "profiles_history")
     assert before is not None
     assert after is not None
     assert after.files == before.files
@@ -96,7 +97,7 @@ def test_a_full_refresh_adds_to_the_history(lake: Lake) -> None:
 def test_an_event_history_lies_by_day(lake: Lake) -> None:
     """A history is partitioned as its table, so that a sync touches its own days alone."""
     merge_rows(lake, EVENTS, [numbered_batch(0, 30, days=0.1)], with_history=True)
-    found = lake.read_snapshot("events_history")
+    found = read_snapshot(lake.root / "lake" / "events_history", "events_history")
     assert found is not None
     assert {file.partition for file in found.files} == {
         "day=2024-01-01",

@@ -272,8 +272,8 @@ def test_rows_outside_the_cells_are_refused(lake: Lake) -> None:
     """A row that no cell is replaced for would come on top of what is there: nothing is stored."""
     cells = {cell("A", 0): PartitionFetch(FETCHED_AT, is_final=True)}
     for wanted, said in (
-        ({cell("A", 1): {"m": 1.0}}, "none of the cells"),
-        ({cell("B", 0): {"m": 1.0}}, "none of the cells"),
+        ({cell("A", 1): {"m": 1.0}}, "none of the partitions"),
+        ({cell("B", 0): {"m": 1.0}}, "none of the partitions"),
     ):
         with pytest.raises(LakeError, match=said):
             lake.replace_report_partitions(
