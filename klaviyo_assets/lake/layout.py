@@ -12,6 +12,7 @@ KLAVIYO_DATA_DIR/
     ├── _answers/<stream>/              cached responses to report requests, for a day
     ├── _readers/                       databases that were replaced and may still be open
     ├── _receipts/                      what erasures removed, with hashes of the profiles' ids
+    ├── _published.json, _tables.json   what klaviyo.duckdb shows, and its tables; can be deleted
     ├── _exports.json                   where exports were written, so that an erasure searches them
     ├── _damaged/<table>-<time>/        tables that were set aside; nothing reads or deletes them
     └── _quarantine/<stream>/           records that no table can hold
