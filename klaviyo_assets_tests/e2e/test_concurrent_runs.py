@@ -58,7 +58,7 @@ def test_a_full_refresh_that_an_increment_overtakes_goes_on(home: Home) -> None:
     assert other.success
     assert run.success
     assert run.attempts["profiles"] == 1
-    assert "rows that other runs stored meanwhile were put beside them" in said(run)
+    assert "rows that other runs stored meanwhile were kept" in said(run)
     assert sorted(home.ids("profiles")) == sorted(home.account.true_ids("profiles"))
 
 
