@@ -467,7 +467,9 @@ def find_moved_keys(
             stored_matches = stored_matches.filter(
                 pc.invert(pc.is_in(stored_matches[name], value_set=own))
             )
-        found.append(stored_matches)
+        # Even an empty table takes 10 kB, and a lake has thousands of files.
+        if stored_matches.num_rows:
+            found.append(stored_matches)
     return pa.concat_tables(found)
 
 
