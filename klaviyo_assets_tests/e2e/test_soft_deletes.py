@@ -134,7 +134,7 @@ def test_a_damaged_file_does_not_stop_a_complete_read(home: Home, stream: str) -
     run = home.sync(stream, config=whole(stream))
     assert run.success
     assert sorted(home.ids(stream)) == sorted(home.account.true_ids(stream))
-    assert f"{len(home.ids(stream))} rows lay in damaged files" in run.warnings
+    assert f"{len(home.ids(stream))} rows were in damaged files" in run.warnings
     assert home.sync(stream, config=whole(stream)).warnings == ""
 
 
