@@ -11,11 +11,10 @@ from klaviyo_assets.defs.backfill_sensor import build_backfill_sensor
 from klaviyo_assets.defs.checks import build_row_checks
 from klaviyo_assets.defs.completeness_check import build_completeness_check
 from klaviyo_assets.defs.io_manager import LakeIOManager
-from klaviyo_assets.defs.jobs import build_jobs
 from klaviyo_assets.defs.report_assets import build_report_asset
 from klaviyo_assets.defs.report_freshness import build_newest_days_check, build_newest_days_sensor
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
-from klaviyo_assets.defs.schedules import build_report_schedule, build_schedules
+from klaviyo_assets.defs.schedules import build_jobs, build_report_schedule, build_schedules
 from klaviyo_assets.defs.sensors import (
     add_metric_partitions,
     build_metric_sensor,

@@ -1,14 +1,14 @@
 """Assets: one per collection, built from the stream's declaration."""
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from typing import Any
 
 import dagster as dg
 
 from klaviyo_assets.api.clock import utc_now
-from klaviyo_assets.defs.automation import replace_asset_names
+from klaviyo_assets.defs.automation import is_switched_on, replace_asset_names
 from klaviyo_assets.defs.checks import (
     CheckInputs,
     evaluate_materialization_checks,
@@ -18,6 +18,7 @@ from klaviyo_assets.defs.checks import (
 )
 from klaviyo_assets.defs.config import parse_run_config, read_op_config, run_config_schema
 from klaviyo_assets.defs.failures import raise_as_failures
+from klaviyo_assets.defs.io_manager import SyncOutput
 from klaviyo_assets.defs.metadata import (
     CURSOR_METADATA_KEY,
     asset_key,
@@ -28,7 +29,6 @@ from klaviyo_assets.defs.metadata import (
     sync_metadata,
 )
 from klaviyo_assets.defs.resources import KlaviyoConnection, KlaviyoResource, LakeResource
-from klaviyo_assets.defs.sync_output import SyncOutput, late_events_warning
 from klaviyo_assets.errors import (
     CorruptFileError,
     LakeError,
@@ -38,8 +38,11 @@ from klaviyo_assets.errors import (
     format_quantity,
 )
 from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.model.automation import LATE_EVENTS_SCHEDULE_NAME
 from klaviyo_assets.model.stream import Detail, Join, Stream
+from klaviyo_assets.reconcile.counts import EVENTS_STREAM_NAME
 from klaviyo_assets.redaction import KeyRedactingFilter
+from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.sync.context import SyncContext
 from klaviyo_assets.sync.plan import SyncOptions, validate_options
@@ -107,13 +110,16 @@ def _build_sync_asset(stream: Stream, post_sync_hook: PostSyncHook | None) -> dg
     ) -> Iterator[dg.Output[SyncOutput] | dg.AssetCheckResult]:
         context.log.addFilter(KeyRedactingFilter())
         sync_output = _start_or_skip(context, stream, klaviyo=klaviyo, lake=lake)
-        try:
-            yield from _yield_output_and_checks(stream, sync_output, lake=lake)
-        finally:
-            # The IO manager closes it too, but a step can end before the IO manager gets it.
-            if sync_output is not None:
-                sync_output.close()
-        if post_sync_hook is not None and sync_output is not None:
+        if sync_output is None:
+            yield from warn_not_checked(stream)
+            return
+        # The IO manager closes it too, but a step can end before the IO manager gets it.
+        with closing(sync_output):
+            # Dagster has the IO manager write the output before it asks for the checks.
+            yield dg.Output(sync_output)
+            inputs = _collect_check_inputs(sync_output, lake)
+            yield from evaluate_materialization_checks(stream, inputs)
+        if post_sync_hook is not None:
             post_sync_hook(context, klaviyo, lake)
 
     return sync_stream
@@ -128,33 +134,25 @@ def _start_or_skip(
 ) -> SyncOutput | None:
     """Return a sync that has its first response; None if the key may not read the stream."""
     try:
-        with raise_as_failures(
-            stream.name, may_skip=True, rewrite_message=partial(replace_asset_names, context)
+        with (
+            raise_as_failures(
+                stream.name, may_skip=True, rewrite_message=partial(replace_asset_names, context)
+            ),
+            ExitStack() as on_failure,
         ):
-            return _start_sync(context, stream, klaviyo=klaviyo, lake=lake)
+            options = _read_sync_options(context, stream)
+            store = lake.lake()
+            connection = klaviyo.connect(warn=context.log.warning, lake=store)
+            on_failure.callback(connection.close)
+            output = _start_sync(context, stream, options, connection=connection, store=store)
+            on_failure.pop_all()
+            return output
     except RefusedStreamError as error:
         report_skipped_stream(context, stream, error, lake=lake)
         return None
 
 
 def _start_sync(
-    context: dg.AssetExecutionContext,
-    stream: Stream,
-    *,
-    klaviyo: KlaviyoResource,
-    lake: LakeResource,
-) -> SyncOutput:
-    options = _read_sync_options(context, stream)
-    store = lake.lake()
-    connection = klaviyo.connect(warn=context.log.warning, lake=store)
-    try:
-        return _build_sync_output(context, stream, options, connection=connection, store=store)
-    except BaseException:
-        connection.close()
-        raise
-
-
-def _build_sync_output(
     context: dg.AssetExecutionContext,
     stream: Stream,
     options: SyncOptions,
@@ -175,10 +173,10 @@ def _build_sync_output(
         salt=connection.salt,
     )
     last = read_last_metadata(context.instance, context.asset_key)
-    # A full refresh goes on from nothing, so it may begin in another lake.
+    # A full refresh starts from nothing, so it may begin in another lake.
     last_lake = None if options.mode.is_full_refresh else last.lake
     location = check_same_lake(context.asset_key, stream, last_lake=last_lake, lake=store)
-    late_events = late_events_warning(context, stream, connection.settings)
+    late_events = _late_events_warning(context, stream, connection.settings)
     if late_events is not None:
         warn(late_events)
     return SyncOutput(
@@ -195,6 +193,28 @@ def _build_sync_output(
     )
 
 
+def _late_events_warning(
+    context: dg.AssetExecutionContext, stream: Stream, settings: Settings
+) -> str | None:
+    """Return a warning for a sync of events if nothing looks for late events, else None.
+
+    Nothing does if there is no lookback, and the daily schedule is off or reads no day again.
+    """
+    if stream.name != EVENTS_STREAM_NAME or settings.lookback_days:
+        return None
+    switched_on = is_switched_on(
+        context.instance, LATE_EVENTS_SCHEDULE_NAME, settings, run=context.run
+    )
+    if switched_on and settings.late_events_days:
+        return None
+    return (
+        "nothing looks for late events: an event that Klaviyo receives after a sync has passed its "
+        f"time is never read. Switch on the schedule {LATE_EVENTS_SCHEDULE_NAME} with "
+        "KLAVIYO_LATE_EVENTS_DAYS above 0 (KLAVIYO_AUTOMATION=recommended does), or set "
+        "KLAVIYO_LOOKBACK_DAYS"
+    )
+
+
 def _read_sync_options(context: dg.AssetExecutionContext, stream: Stream) -> SyncOptions:
     """Return the options of the run config.
 
@@ -204,17 +224,6 @@ def _read_sync_options(context: dg.AssetExecutionContext, stream: Stream) -> Syn
     options = parse_run_config(stream, read_op_config(context))
     validate_options(stream, options)
     return options
-
-
-def _yield_output_and_checks(
-    stream: Stream, sync_output: SyncOutput | None, *, lake: LakeResource
-) -> Iterator[dg.Output[SyncOutput] | dg.AssetCheckResult]:
-    """Yield the sync, which Dagster has the IO manager write before it goes on, then its checks."""
-    if sync_output is None:
-        yield from warn_not_checked(stream)
-        return
-    yield dg.Output(sync_output)
-    yield from evaluate_materialization_checks(stream, _collect_check_inputs(sync_output, lake))
 
 
 def _collect_check_inputs(sync_output: SyncOutput, lake: LakeResource) -> CheckInputs:
@@ -336,12 +345,15 @@ def _materialize_view(
         )
     left = next(state for state in states.values() if state is not None)
     counters = ("records_read", "rows_written", "requests", "retries", "throttled_seconds")
-    numbers: dict[str, int | float] = dict.fromkeys(counters, 0)
     metadata = sync_metadata(
-        stream, mode=options.mode.value, cursor=None, numbers=numbers, row_count=left.rows
+        stream,
+        mode=options.mode.value,
+        cursor=None,
+        numbers=dict.fromkeys(counters, 0),
+        row_count=left.rows,
     )
-    if isinstance(mark := left.state.get("cursor"), str):
-        metadata |= {CURSOR_METADATA_KEY: mark, "klaviyo/cursor_field": "datetime"}
+    if isinstance(cursor := left.state.get("cursor"), str):
+        metadata |= {CURSOR_METADATA_KEY: cursor, "klaviyo/cursor_field": "datetime"}
     rows = format_quantity(left.rows, "row")
     context.log.info("%s: %s, as its tables have them", stream.name, rows)
     return dg.MaterializeResult(metadata=metadata)

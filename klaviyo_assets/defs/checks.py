@@ -14,6 +14,7 @@ of CPU per million.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 import dagster as dg
 
@@ -36,31 +37,10 @@ def check_key(stream: str, name: str) -> dg.AssetCheckKey:
     return dg.AssetCheckKey(asset_key(stream), name)
 
 
-def passed_result(
-    key: dg.AssetCheckKey, description: str, metadata: CheckMetadata | None = None
-) -> dg.AssetCheckResult:
-    """Return a result that is green."""
-    return _build_check_result(key, description, metadata, severity=None)
-
-
-def warning_result(
-    key: dg.AssetCheckKey, description: str, metadata: CheckMetadata | None = None
-) -> dg.AssetCheckResult:
-    """Return a result that is yellow: worth a look, but nothing is wrong with the rows."""
-    return _build_check_result(key, description, metadata, severity=dg.AssetCheckSeverity.WARN)
-
-
-def failed_result(
-    key: dg.AssetCheckKey, description: str, metadata: CheckMetadata | None = None
-) -> dg.AssetCheckResult:
-    """Return a result that is red."""
-    return _build_check_result(key, description, metadata, severity=dg.AssetCheckSeverity.ERROR)
-
-
 def _build_check_result(
     key: dg.AssetCheckKey,
     description: str,
-    metadata: CheckMetadata | None,
+    metadata: CheckMetadata | None = None,
     *,
     severity: dg.AssetCheckSeverity | None,
 ) -> dg.AssetCheckResult:
@@ -73,6 +53,15 @@ def _build_check_result(
         metadata=dict(metadata or {}),
     )
 
+
+passed_result = partial(_build_check_result, severity=None)
+"""Return a result that is green."""
+
+warning_result = partial(_build_check_result, severity=dg.AssetCheckSeverity.WARN)
+"""Return a result that is yellow: worth a look, but nothing is wrong with the rows."""
+
+failed_result = partial(_build_check_result, severity=dg.AssetCheckSeverity.ERROR)
+"""Return a result that is red."""
 
 COLUMNS_CHECK = "columns_as_declared"
 ROW_COUNT_CHECK = "row_count_holds"
@@ -188,17 +177,16 @@ def check_columns(
     difference = compare_columns(stream, columns) if columns is not None else None
     if difference is not None:
         return difference
-    if notices:
-        more = len(notices) - MAX_SHOWN_NOTICES
-        shown = "; ".join(notices[:MAX_SHOWN_NOTICES]) + (f"; and {more} more" if more > 0 else "")
-        return warning_result(
-            check_key(stream.name, COLUMNS_CHECK),
-            f"Klaviyo sent what no column is declared for: {shown}. Nothing is lost: read it from "
-            "extra, and add a Column to the stream to have one of its own.",
-            {"klaviyo/notices": dg.MetadataValue.json(list(notices))},
-        )
-    return passed_result(
-        check_key(stream.name, COLUMNS_CHECK), "The columns are those declared, and no others."
+    key = check_key(stream.name, COLUMNS_CHECK)
+    if not notices:
+        return passed_result(key, "The columns are those declared, and no others.")
+    more = len(notices) - MAX_SHOWN_NOTICES
+    shown = "; ".join(notices[:MAX_SHOWN_NOTICES]) + (f"; and {more} more" if more > 0 else "")
+    return warning_result(
+        key,
+        f"Klaviyo sent what no column is declared for: {shown}. Nothing is lost: it is in extra; "
+        "to have a column of its own, add a Column to the stream.",
+        {"klaviyo/notices": dg.MetadataValue.json(list(notices))},
     )
 
 
@@ -207,48 +195,41 @@ def compare_columns(stream: Stream, columns: Sequence[str]) -> dg.AssetCheckResu
     declared = list(arrow_schema(stream).names)
     missing = [name for name in declared if name not in columns]
     undeclared = sorted(set(columns).difference(declared))
+    key = check_key(stream.name, COLUMNS_CHECK)
     if {*stream.key, SYNCED_AT_FIELD}.intersection(missing):
         return failed_result(
-            check_key(stream.name, COLUMNS_CHECK),
+            key,
             f"The table lacks {', '.join(missing)}: another program changed it. Materialize the "
             "asset once with sync_mode full_refresh_overwrite.",
         )
-    if missing or undeclared:
-        parts = (
-            [f"{', '.join(missing)} is missing, and comes with the next rows"] if missing else []
-        )
-        parts += [f"{', '.join(undeclared)} is not declared, and stays NULL"] if undeclared else []
-        return warning_result(
-            check_key(stream.name, COLUMNS_CHECK),
-            f"Of the columns {'; '.join(parts)}. Another release, or another program, changed the "
-            "table; materialize the asset once with sync_mode full_refresh_overwrite to have "
-            "exactly the declared ones.",
-        )
-    return None
+    parts = [f"{', '.join(missing)} is missing, and comes with the next rows"] if missing else []
+    if undeclared:
+        parts.append(f"{', '.join(undeclared)} is not declared, and stays NULL")
+    if not parts:
+        return None
+    return warning_result(
+        key,
+        f"Of the columns {'; '.join(parts)}. Another release, or another program, changed the "
+        "table; materialize the asset once with sync_mode full_refresh_overwrite to have "
+        "exactly the declared ones.",
+    )
 
 
 def check_row_count(stream: Stream, rows: int, rows_before: int | None) -> dg.AssetCheckResult:
     """Check that the table has at least half of the rows of the previous materialization."""
-    numbers = {
-        "klaviyo/rows": rows,
-        **({"klaviyo/rows_before": rows_before} if rows_before else {}),
-    }
-    if (
-        rows_before is None
-        or rows_before < SMALL_TABLE_ROWS
-        or rows >= rows_before * MIN_REMAINING_SHARE
-    ):
-        return passed_result(
-            check_key(stream.name, ROW_COUNT_CHECK),
-            f"{format_quantity(rows, 'row')}, {rows_before or 0:,} before.",
-            numbers,
-        )
+    key = check_key(stream.name, ROW_COUNT_CHECK)
+    numbers = {"klaviyo/rows": rows}
+    if rows_before:
+        numbers["klaviyo/rows_before"] = rows_before
+    before = rows_before or 0
+    if before < SMALL_TABLE_ROWS or rows >= before * MIN_REMAINING_SHARE:
+        return passed_result(key, f"{format_quantity(rows, 'row')}; before: {before:,}.", numbers)
     return failed_result(
-        check_key(stream.name, ROW_COUNT_CHECK),
-        f"{format_quantity(rows, 'row')}, and {rows_before:,} at the materialization before, and "
-        "no confirm_shrink in the run config. If it was no full refresh with other settings and "
-        "nobody deleted records at Klaviyo, look at the run's warnings and materialize again; the "
-        "version before is in the lake for an hour.",
+        key,
+        f"{format_quantity(rows, 'row')}; before: {before:,}, and no confirm_shrink in the run "
+        "config. If it was no full refresh with other settings and nobody deleted records at "
+        "Klaviyo, look at the run's warnings and materialize again; the version before is in the "
+        "lake for an hour.",
         numbers,
     )
 
@@ -257,11 +238,12 @@ def check_cursor_not_in_future(
     stream: Stream, high_water_mark: datetime | None, now: datetime
 ) -> dg.AssetCheckResult:
     """Check that the high-water mark is not later than this machine's clock."""
+    key = check_key(stream.name, CURSOR_CHECK)
     if high_water_mark is None or high_water_mark <= now + FUTURE_CURSOR_TOLERANCE:
-        mark = high_water_mark.isoformat() if high_water_mark is not None else "not known yet"
-        return passed_result(check_key(stream.name, CURSOR_CHECK), f"The cursor is {mark}.")
+        cursor = high_water_mark.isoformat() if high_water_mark is not None else "not known yet"
+        return passed_result(key, f"The cursor is {cursor}.")
     return failed_result(
-        check_key(stream.name, CURSOR_CHECK),
+        key,
         f"The cursor is {high_water_mark.isoformat()}, and this machine's clock says "
         f"{now.isoformat()}: syncs would not read what happens in between. Set the clock right; "
         "the next sync then continues from the current time.",
@@ -309,13 +291,6 @@ def build_row_checks(stream: Stream) -> dg.AssetChecksDefinition:
     return check_rows
 
 
-def underlying_tables(stream: Stream) -> tuple[str, ...]:
-    """Return the stored tables that a stream's relation is made from."""
-    if isinstance(stream.source, Join):
-        return (stream.source.left, stream.source.right)
-    return (stream.name,)
-
-
 def required_columns(stream: Stream) -> tuple[str, ...]:
     """Return the columns that are never NULL."""
     cursor = (stream.cursor.column,) if stream.cursor is not None else ()
@@ -328,9 +303,10 @@ def check_unique_key(stream: Stream, lake: Lake) -> dg.AssetCheckResult:
     A join has duplicate keys if one of its two tables has: each row of the left one is joined with
     every matching row of the right one.
     """
-    key = check_key(stream.name, UNIQUE_KEY_CHECK)
+    key, source = check_key(stream.name, UNIQUE_KEY_CHECK), stream.source
+    tables = (source.left, source.right) if isinstance(source, Join) else (stream.name,)
     try:
-        duplicates = sum(lake.count_duplicate_keys(table) for table in underlying_tables(stream))
+        duplicates = sum(map(lake.count_duplicate_keys, tables))
     except MissingTableError:
         return missing_table_warning(key)
     if not duplicates:

@@ -29,8 +29,8 @@ from klaviyo_assets.defs.checks import (
     warning_result,
 )
 from klaviyo_assets.defs.failures import raise_as_failures
+from klaviyo_assets.defs.metadata import FIRST_SEEN_METADATA_KEY
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
-from klaviyo_assets.defs.sync_output import lateness_metadata
 from klaviyo_assets.errors import (
     MissingTableError,
     RefusedStreamError,
@@ -47,6 +47,11 @@ from klaviyo_assets.reconcile.counts import (
     missing_by_day,
     reconcile_counts,
     vanished_days,
+)
+from klaviyo_assets.reconcile.lateness import (
+    LatenessCounts,
+    merge_lateness_counts,
+    suggest_lookback_days,
 )
 
 COMPLETENESS_CHECK_KEY = check_key(EVENTS_STREAM_NAME, "complete")
@@ -174,6 +179,55 @@ def differences_table(
         for each in reversed(differences)
     ]
     return dg.MetadataValue.table(records[:MAX_DIFFERENCE_ROWS])
+
+
+MAX_SUMMED_SYNCS = 1000
+"""How many materializations are summed up: six weeks of hourly ones."""
+
+
+def lateness_metadata(
+    instance: dg.DagsterInstance, events_key: dg.AssetKey, names: Mapping[str, str]
+) -> dict[str, CheckMetadataValue]:
+    """Return the delays of events by metric over the last syncs, and the lookback they suggest.
+
+    The delays are the median, the 99th percentile and the maximum. `names` are the names of
+    metrics by id.
+    """
+    records = instance.fetch_materializations(events_key, limit=MAX_SUMMED_SYNCS).records
+    counts_by_sync = [
+        value.value
+        for each in records
+        if each.asset_materialization is not None
+        and (value := each.asset_materialization.metadata.get(FIRST_SEEN_METADATA_KEY)) is not None
+    ]
+    lateness = merge_lateness_counts(cast("list[Mapping[str, LatenessCounts]]", counts_by_sync))
+    if not lateness:
+        return {}
+    rows = [
+        dg.TableRecord(
+            {
+                "metric": names.get(metric) or metric,
+                "events": each.event_count,
+                "p50": format_duration(each.quantile(0.5)),
+                "p99": format_duration(each.quantile(0.99)),
+                "max": format_duration(timedelta(seconds=each.max_delay_seconds)),
+                "before the cursor": sum(each.behind.values()),
+            }
+        )
+        for metric, each in lateness.items()
+    ]
+    return {
+        "klaviyo/lateness": dg.MetadataValue.table(rows),
+        "klaviyo/suggested_lookback_days": suggest_lookback_days(list(lateness.values())),
+    }
+
+
+def format_duration(duration: timedelta) -> str:
+    """Return a duration in the largest unit that fits: 2.4 d, 3.5 h, 7 min."""
+    for unit, name in ((timedelta(days=1), "d"), (timedelta(hours=1), "h")):
+        if duration >= unit:
+            return f"{duration / unit:.1f} {name}"
+    return f"{duration / timedelta(minutes=1):.0f} min"
 
 
 REQUESTS_METADATA_KEY = "klaviyo/requests"

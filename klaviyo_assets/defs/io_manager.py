@@ -1,23 +1,230 @@
-"""The IO manager: writes syncs to the lake, and loads tables for downstream assets."""
+"""The IO manager, and what it writes: a stream's asset returns a sync that has its first response.
 
-from collections.abc import Callable
-from datetime import timedelta
+The IO manager also loads tables for downstream assets.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from time import monotonic
 from typing import TYPE_CHECKING
 
 import dagster as dg
 import pyarrow as pa
 
+from klaviyo_assets.api.clock import utc_now
 from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.defs.failures import raise_as_failures
-from klaviyo_assets.defs.metadata import ROW_COUNT_METADATA_KEY, stream_name_of_asset
-from klaviyo_assets.defs.resources import LakeResource
-from klaviyo_assets.defs.sync_output import SyncOutput, first_seen_metadata
-from klaviyo_assets.model.stream import base_stream_name
+from klaviyo_assets.defs.metadata import (
+    FIRST_SEEN_METADATA_KEY,
+    LAKE_METADATA_KEY,
+    ROW_COUNT_METADATA_KEY,
+    AssetMetadata,
+    stream_name_of_asset,
+    sync_metadata,
+)
+from klaviyo_assets.defs.resources import KlaviyoConnection, LakeResource
+from klaviyo_assets.errors import format_quantity
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.read.queries import ArrivalQuery
+from klaviyo_assets.lake.write.session import CommitReceipt
+from klaviyo_assets.model.stream import (
+    WHOLE_COLLECTION,
+    Collection,
+    Detail,
+    Stream,
+    base_stream_name,
+)
+from klaviyo_assets.reconcile.counts import (
+    EVENT_METRIC_COLUMN,
+    EVENT_TIME_COLUMN,
+    EVENTS_STREAM_NAME,
+)
+from klaviyo_assets.reconcile.lateness import (
+    DELAY_STEPS_PER_DOUBLING,
+    MAX_SYNC_INTERVAL,
+    count_lateness,
+)
+from klaviyo_assets.sync.plan import SyncOptions
+from klaviyo_assets.sync.sync_run import SyncRun
 
 if TYPE_CHECKING:
     import duckdb
     import pandas as pd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncOutput:
+    """A sync that has its first response; the IO manager reads the rest and writes it."""
+
+    stream: Stream
+    asset_key: dg.AssetKey
+    options: SyncOptions
+    sync_run: SyncRun
+    connection: KlaviyoConnection
+    log: Callable[[str], None]
+    observe: Callable[[dg.AssetObservation], None]
+    lake_location: str
+    """The lake that the sync writes to, as text."""
+    rows_before: int | None = None
+    """Rows at the previous materialization; None if there was none."""
+    late_events_warning: str | None = None
+    """Says that nothing looks for late events; None where something does, and for other streams."""
+
+    @property
+    def high_water_mark(self) -> datetime | None:
+        """Return the high-water mark so far (UTC); None for a stream without a cursor."""
+        return self.sync_run.progress.high_water_mark if self.stream.cursor is not None else None
+
+    def close(self) -> None:
+        """Stop reading and close the connection. What was committed stays."""
+        self.sync_run.close()
+        self.connection.close()
+
+    def log_commit(self, receipt: CommitReceipt) -> None:
+        """Log a commit, and observe its high-water mark, so that it outlives a run that is killed.
+
+        The mark of the last commit is not observed: the materialization that follows carries it.
+        """
+        stats, mark = self.sync_run.stats, self.high_water_mark
+        up_to = f", complete up to {mark:%Y-%m-%d %H:%M:%S} UTC" if mark is not None else ""
+        others = format_quantity(receipt.rows_rebased, "row")
+        rebased = f"; {others} that other runs stored meanwhile were kept"
+        meanwhile = rebased if receipt.rows_rebased else ""
+        repeats = stats.records_read - stats.rows_written - stats.records_quarantined
+        twice = f" ({repeats:,} repeated)" if repeats > 0 else ""
+        self.log(
+            f"{self.stream.name}: {format_quantity(stats.records_read, 'record')} read{twice}, "
+            f"{format_quantity(receipt.rows_total, 'row')} stored{up_to}{meanwhile}; "
+            f"{format_quantity(self.connection.client.stats.requests, 'request')}"
+        )
+        if not self.sync_run.is_done:
+            self.observe_cursor()
+
+    def observe_cursor(self) -> None:
+        """Log the metadata so far, high-water mark included, as an observation of the asset."""
+        if self.high_water_mark is not None:
+            self.observe(dg.AssetObservation(self.asset_key, metadata=self.metadata()))
+
+    def warnings(self) -> Iterator[str]:
+        """Yield what the operator should know of a sync that has ended, one sentence each."""
+        name, stats = self.stream.name, self.sync_run.stats
+        if stats.is_out_of_order and self.stream.is_sorted_by_cursor:
+            yield (
+                f"{name}: Klaviyo's pages were not in the requested order; each window was read in "
+                "one piece, and counts as read only because its last page came"
+            )
+        yield from self._parent_warnings()
+        if stats.records_quarantined:
+            yield self._quarantine_warning()
+        if self.stream.has_soft_deletes and self.options.is_id_scan and stats.records_quarantined:
+            yield f"{name}: some ids cannot be read, so no missing row was marked as deleted"
+        if stats.rows_lost:
+            yield (
+                f"{name}: {format_quantity(stats.rows_lost, 'row')} were in damaged files; those "
+                "that Klaviyo still has were read again, the others are lost"
+            )
+        yield from self._unseen_metric_warnings()
+
+    def _parent_warnings(self) -> Iterator[str]:
+        """Yield warnings of a detail stream whose parents Klaviyo deleted or did not answer for."""
+        name, parents = self.stream.name, base_stream_name(self.stream)
+        deleted, unanswered = self.sync_run.missing_parents, self.sync_run.unanswered_parents
+        known = deleted + self.sync_run.stats.records_read
+        if deleted:
+            were_read = f"{deleted} of {known} {parents}"
+            yield f"{name}: {were_read} were deleted since they were read, skipped"
+        if failed := sum(unanswered.values()):
+            yield (
+                f"{name}: Klaviyo gave no response for {failed} of {failed + known} {parents} "
+                f"({'; '.join(sorted(unanswered))}); the others are stored, and the next run "
+                "requests these again"
+            )
+
+    def _unseen_metric_warnings(self) -> Iterator[str]:
+        """Yield a warning for each metric of the events filter that no event was seen of."""
+        source, progress, name = self.stream.source, self.sync_run.progress, self.stream.name
+        if isinstance(source, Collection) and source.has_metric_filter:
+            seen = {each for each, known in progress.slices.items() if known.max_cursor is not None}
+            for metric in sorted(set(progress.active_slices) - seen - {WHOLE_COLLECTION.name}):
+                yield (
+                    f"{name}: no event of {metric!r} was ever seen; check KLAVIYO_EVENT_METRIC_IDS "
+                    "(Klaviyo's filter of events takes no custom metrics)"
+                )
+
+    def _quarantine_warning(self) -> str:
+        """Return the warning about records that could not be stored."""
+        stats, name = self.sync_run.stats, self.stream.name
+        retries = "; later runs request them again" if self.sync_run.has_pending_retries else ""
+        return (
+            f"{name}: {stats.records_quarantined:,} of "
+            f"{format_quantity(stats.records_read, 'record')} could not be stored "
+            f"({'; '.join(sorted(stats.quarantine_reasons))}) and are in "
+            f"lake/_quarantine/{name}{retries}"
+        )
+
+    def metadata(self) -> AssetMetadata:
+        """Return the metadata that the contract promises of a materialization, as of now."""
+        stats, requests = self.sync_run.stats, self.connection.client.stats
+        numbers: dict[str, int | float] = {
+            "records_read": stats.records_read,
+            "rows_written": stats.rows_written,
+            "requests": requests.requests,
+            "retries": requests.retries,
+            "throttled_seconds": round(requests.throttled_seconds, 3),
+            "rate_limited": requests.rate_limited,
+            "received_bytes": requests.received_bytes,
+            "commits": stats.commits,
+            "quarantined": stats.records_quarantined,
+            **self.connection.client.clock_skew.skew_metadata(),
+        }
+        if self.stream.has_soft_deletes:
+            numbers["deleted"] = stats.rows_marked_deleted
+        if isinstance(self.stream.source, Detail):
+            numbers["vanished"] = self.sync_run.missing_parents
+            numbers["unanswered"] = sum(self.sync_run.unanswered_parents.values())
+        metadata = sync_metadata(
+            self.stream,
+            mode=self.options.mode.value,
+            cursor=self.high_water_mark,
+            numbers=numbers,
+            row_count=stats.rows_total,
+        )
+        metadata[LAKE_METADATA_KEY] = self.lake_location
+        if self.late_events_warning is not None:
+            metadata["klaviyo/late_events"] = self.late_events_warning
+        if stats.quarantine_reasons:
+            metadata["klaviyo/quarantine_reasons"] = dg.MetadataValue.json(
+                dict(stats.quarantine_reasons)
+            )
+        if stats.notices:
+            metadata["klaviyo/notices"] = dg.MetadataValue.json(sorted(stats.notices))
+        return metadata
+
+
+def first_seen_metadata(sync_output: SyncOutput, lake: Lake) -> dict[str, dg.JsonMetadataValue]:
+    """Return how late the events arrived that this sync stored first.
+
+    Nothing for a first or full sync. Events past the previous high-water mark count only if the
+    last sync was not long ago: otherwise their delay measures how long ago it was.
+    """
+    sync_run = sync_output.sync_run
+    mark, version = sync_run.progress.previous_cursor, sync_run.version_before
+    is_events = sync_output.stream.name == EVENTS_STREAM_NAME
+    if not is_events or mark is None or version is None or not sync_run.stats.rows_written:
+        return {}
+    arrivals = ArrivalQuery(
+        version=version,
+        high_water_mark=mark,
+        value_column=EVENT_METRIC_COLUMN,
+        time_column=EVENT_TIME_COLUMN,
+    )
+    delays = lake.measure_arrival_delays(
+        EVENTS_STREAM_NAME, arrivals, steps_per_doubling=DELAY_STEPS_PER_DOUBLING
+    )
+    counts = count_lateness(delays, should_include_new=utc_now() - mark <= MAX_SYNC_INTERVAL)
+    return {FIRST_SEEN_METADATA_KEY: dg.MetadataValue.json(dict(counts))} if counts else {}
+
 
 _PUBLISH_INTERVAL = timedelta(minutes=1)
 """How often a long sync publishes its commits to DuckDB.
@@ -44,7 +251,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
                 lateness = first_seen_metadata(obj, self.lake.lake())
         except BaseException:
             if obj.sync_run.is_done:
-                # No materialization will follow and carry the mark of the last commit.
+                # No materialization will follow and carry the cursor of the last commit.
                 obj.observe_cursor()
             raise
         finally:

@@ -52,6 +52,8 @@ def check_same_lake(
 
 CURSOR_METADATA_KEY = "klaviyo/cursor"
 ROW_COUNT_METADATA_KEY = "dagster/row_count"
+FIRST_SEEN_METADATA_KEY = "klaviyo/first_seen"
+"""How late the events arrived that a sync stored first; the completeness check sums them up."""
 
 _RECENT_OBSERVATIONS = 20
 """How many observations are searched for a cursor. Observations of others (a freshness check, a
@@ -85,12 +87,6 @@ def read_last_metadata(instance: dg.DagsterInstance, key: dg.AssetKey) -> LastMe
     return LastMetadata(
         cursor=_last_cursor(events, key), row_count=_materialized_row_count(materialized), lake=lake
     )
-
-
-def read_last_lake(instance: dg.DagsterInstance, key: dg.AssetKey) -> str | None:
-    """Return the lake that the asset's last materialization names; None if it names none."""
-    events = instance.fetch_materializations(key, limit=1).records
-    return next(iter(_metadata_texts_newest_first(events, LAKE_METADATA_KEY)), None)
 
 
 def _materialized_row_count(records: Sequence[dg.EventLogRecord]) -> int | None:

@@ -44,7 +44,7 @@ from klaviyo_assets.defs.metadata import (
     asset_tags,
     check_same_lake,
     definition_metadata,
-    read_last_lake,
+    read_last_metadata,
     sync_metadata,
 )
 from klaviyo_assets.defs.report_runs import (
@@ -450,7 +450,8 @@ def _build_report_context(
 ) -> ReportContext:
     warn, settings = context.log.warning, connection.settings
     store, key = lake.lake(), context.asset_key
-    check_same_lake(key, stream, last_lake=read_last_lake(context.instance, key), lake=store)
+    last = read_last_metadata(context.instance, key)
+    check_same_lake(key, stream, last_lake=last.lake, lake=store)
     store.prepare_for_sync(connection.account)
     if settings.tune_process:
         tune_process()

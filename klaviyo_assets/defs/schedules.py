@@ -1,9 +1,14 @@
-"""Schedules: when jobs run, and which days of reports are fetched daily."""
+"""Jobs, and the schedules that launch them: which streams run together, when and how.
 
-from collections.abc import Callable, Iterator, Sequence
+The daily schedules of reports fetch partitions and have no job.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from klaviyo_assets.account.metrics import (
     find_metric_setting_problems,
@@ -12,14 +17,18 @@ from klaviyo_assets.account.metrics import (
 )
 from klaviyo_assets.api.clock import utc_now
 from klaviyo_assets.defs.automation import (
+    ChecksByName,
     default_schedule_status,
     find_asset_key,
     is_switched_on,
     select_assets,
 )
-from klaviyo_assets.defs.jobs import FIRST_SYNC_JOB, ID_SCAN_RUN_CONFIG, op_run_config
+from klaviyo_assets.defs.checks import NOT_NULL_CHECK, UNIQUE_KEY_CHECK
+from klaviyo_assets.defs.completeness_check import COMPLETENESS_CHECK_KEY
+from klaviyo_assets.defs.report_freshness import NEWEST_DAYS_CHECK
 from klaviyo_assets.defs.report_runs import (
     BACKFILL_SENSOR_NAME,
+    PRIORITY_TAG,
     UNFINISHED_STATUSES,
     partition_range_tags,
     report_run_tags,
@@ -31,76 +40,166 @@ from klaviyo_assets.model.report import DateRange
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.reports.calendar import last_complete_day, resolve_zone_offline
 from klaviyo_assets.settings import Settings
+from klaviyo_assets.streams import COLLECTIONS
 from klaviyo_assets.sync.plan import SyncMode
+
+SLOW_STREAMS = ("lists_detailed",)
+"""Klaviyo allows fifteen lists a minute. They run daily in a job of their own, so that the hourly
+job does not wait for them."""
+
+HOURLY_STREAMS = tuple(each.name for each in COLLECTIONS if each.name not in SLOW_STREAMS)
+
+SEPARATE_CHECKS = ChecksByName(
+    UNIQUE_KEY_CHECK, NOT_NULL_CHECK, NEWEST_DAYS_CHECK, COMPLETENESS_CHECK_KEY.name
+)
+"""Checks that read whole tables or send requests to Klaviyo. No sync job runs them."""
+
+JOB_PRIORITY_TAGS = {PRIORITY_TAG: "5"}
+"""Runs of jobs start before runs of backfills, of which a person may launch fifty at once."""
 
 MAX_UNFINISHED_RUN_AGE = timedelta(days=1)
 """While a job has an unfinished run no older than this, its schedule launches no second one."""
 
-FULL_REFRESH_MODE = SyncMode.FULL_REFRESH_OVERWRITE.value
+FIRST_SYNC_JOB = "klaviyo_first_sync"
+
+_PRELOADED_MODULES = ["klaviyo_assets.definitions", "duckdb", "pyarrow.parquet", "deltalake"]
+
+
+def _op_run_config(stream: str, **config: object) -> dict[str, object]:
+    """Return the run config of a run in which the op of one stream has this config."""
+    return {"ops": {f"klaviyo__{stream}": {"config": config}}}
+
+
+def _late_events_config(settings: Settings, at: datetime) -> dict[str, object]:
+    """Return the run config that reads the last days of events again, at a schedule's tick."""
+    start = at - timedelta(days=settings.late_events_days)
+    return _op_run_config("events", start=start.isoformat())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecurringJob:
+    """A job and its schedule; in Dagster the names of both begin with `klaviyo_`.
+
+    `cron` is in UTC. `config` is the job's run config, however it is launched; `tick_config`
+    replaces it in runs that the schedule launches at a certain time.
+    """
+
+    name: str
+    selection: dg.AssetSelection
+    description: str
+    schedule: str
+    cron: str
+    config: Mapping[str, object] = field(default_factory=dict[str, object])
+    tick_config: Callable[[Settings, datetime], Mapping[str, object]] | None = None
+
+
+RECURRING_JOBS = (
+    RecurringJob(
+        name="collections",
+        selection=select_assets(*HOURLY_STREAMS) - SEPARATE_CHECKS,
+        description="What is new in every collection, one stream after the other.",
+        schedule="hourly",
+        cron="7 * * * *",
+    ),
+    RecurringJob(
+        name="slow_details",
+        selection=select_assets(*SLOW_STREAMS) - SEPARATE_CHECKS,
+        description="Profile counts, fifteen lists a minute.",
+        schedule="daily_details",
+        cron="20 3 * * *",
+    ),
+    RecurringJob(
+        name="late_events",
+        selection=select_assets("events") - SEPARATE_CHECKS,
+        description="Reads the last days of events again, for events that arrived late.",
+        schedule="daily_late_events",
+        cron="40 2 * * *",
+        tick_config=_late_events_config,
+    ),
+    RecurringJob(
+        name="checks",
+        selection=SEPARATE_CHECKS,
+        description="Unique keys, no NULL where none may be, and every event that Klaviyo counts.",
+        schedule="daily_checks",
+        # After the late events are read: before that they would count as missing.
+        cron="10 3 * * *",
+    ),
+    RecurringJob(
+        name="lifted_suppressions",
+        selection=select_assets("global_exclusions") - SEPARATE_CHECKS,
+        description="Reads global exclusions from the beginning, so that lifted ones disappear.",
+        schedule="weekly_exclusions",
+        cron="10 4 * * 0",
+        config=_op_run_config("global_exclusions", sync_mode=SyncMode.FULL_REFRESH_OVERWRITE.value),
+    ),
+    RecurringJob(
+        name="deleted_profiles",
+        selection=select_assets("profiles") - SEPARATE_CHECKS,
+        description="Reads the ids of all profiles, and marks those that Klaviyo no longer has as "
+        "deleted.",
+        # An id scan costs one request per hundred profiles.
+        schedule="weekly_deleted_profiles",
+        cron="20 5 * * 0",
+        config=_op_run_config("profiles", sweep_ids=True),
+    ),
+)
+
+
+def build_jobs() -> list[UnresolvedAssetJobDefinition]:
+    """Return all jobs: those that recur, and the first sync of every stream.
+
+    The first sync runs each stream in a process of its own: every stream waits for its own rate
+    limit, so the whole takes as long as the slowest stream and not as long as all of them together.
+    Starting a process costs seconds, which is little beside a sync of minutes and much beside an
+    hourly one.
+    """
+    first_sync = dg.define_asset_job(
+        FIRST_SYNC_JOB,
+        selection=select_assets(*HOURLY_STREAMS, *SLOW_STREAMS) - SEPARATE_CHECKS,
+        executor_def=dg.multiprocess_executor.configured(
+            {
+                "max_concurrent": 4,
+                "start_method": {"forkserver": {"preload_modules": _PRELOADED_MODULES}},
+            }
+        ),
+        tags=JOB_PRIORITY_TAGS,
+        description="Everything, streams side by side in processes of their own.",
+    )
+    recurring = [
+        dg.define_asset_job(
+            f"klaviyo_{each.name}",
+            selection=each.selection,
+            executor_def=dg.in_process_executor,
+            config=each.config or None,
+            tags=JOB_PRIORITY_TAGS,
+            description=each.description,
+        )
+        for each in RECURRING_JOBS
+    ]
+    return [*recurring, first_sync]
 
 
 def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     """Return the schedules of all jobs that recur. Times are UTC."""
-    days = settings.late_events_days
-
-    def late_events_config(at: datetime) -> dict[str, object]:
-        return op_run_config("events", {"start": (at - timedelta(days=days)).isoformat()})
-
-    def full_refresh_config(_at: datetime) -> dict[str, object]:
-        return op_run_config("global_exclusions", {"sync_mode": FULL_REFRESH_MODE})
-
-    status = default_schedule_status(settings)
-    return [
-        _build_schedule("hourly", "7 * * * *", job="collections", status=status),
-        _build_schedule("daily_details", "20 3 * * *", job="slow_details", status=status),
-        # After the late events are read: before that they would count as missing.
-        _build_schedule("daily_checks", "10 3 * * *", job="checks", status=status),
-        _build_schedule(
-            "daily_late_events",
-            "40 2 * * *",
-            job="late_events",
-            status=status,
-            config=late_events_config,
-        ),
-        _build_schedule(
-            "weekly_exclusions",
-            "10 4 * * 0",
-            job="lifted_suppressions",
-            status=status,
-            config=full_refresh_config,
-        ),
-        _build_schedule(
-            "weekly_deleted_profiles",
-            "20 5 * * 0",
-            job="deleted_profiles",
-            status=status,
-            config=lambda _at: ID_SCAN_RUN_CONFIG,
-        ),
-    ]
+    return [_build_schedule(each, settings) for each in RECURRING_JOBS]
 
 
-def _build_schedule(
-    name: str,
-    cron: str,
-    *,
-    job: str,
-    status: dg.DefaultScheduleStatus,
-    config: Callable[[datetime], dict[str, object]] = lambda _at: {},
-) -> dg.ScheduleDefinition:
-    """Return a schedule that launches a job. `config` maps the time of a tick to run config."""
-    job_name = f"klaviyo_{job}"
+def _build_schedule(job: RecurringJob, settings: Settings) -> dg.ScheduleDefinition:
+    job_name = f"klaviyo_{job.name}"
 
     def launch(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         unfinished = _find_unfinished_run(context.instance, (job_name, FIRST_SYNC_JOB))
         if unfinished is not None:
             return dg.SkipReason(f"run {unfinished.run_id} of {unfinished.job_name} is under way")
-        return dg.RunRequest(run_config=config(context.scheduled_execution_time))
+        at = context.scheduled_execution_time
+        config = job.config if job.tick_config is None else job.tick_config(settings, at)
+        return dg.RunRequest(run_config=config)
 
     return dg.ScheduleDefinition(
-        name=f"klaviyo_{name}",
+        name=f"klaviyo_{job.schedule}",
         job_name=job_name,
-        cron_schedule=cron,
-        default_status=status,
+        cron_schedule=job.cron,
+        default_status=default_schedule_status(settings),
         execution_fn=launch,
     )
 

@@ -151,6 +151,22 @@ def test_a_new_suppression_arrives_and_a_lifted_one_leaves_on_a_full_refresh(hom
     assert sorted(home.ids("global_exclusions")) == sorted(suppressed - {lifted} | {free})
 
 
+def test_the_job_of_lifted_suppressions_reads_from_the_beginning_by_hand_too(home: Home) -> None:
+    """Launched as it is, without the schedule, the job is the full refresh that its name says."""
+    home.sync("global_exclusions")
+    lifted = min(home.account.true_ids("global_exclusions"))
+    home.account.mutate(profile=lifted, lift_suppression=True)
+    home.account.advance_clock(hours=1)
+    defs = home.load_definitions()
+    run = home.execute(
+        lambda instance: defs.resolve_job_def("klaviyo_lifted_suppressions").execute_in_process(
+            instance=instance, raise_on_error=False
+        )
+    )
+    assert run.success
+    assert lifted not in home.ids("global_exclusions")
+
+
 def test_an_empty_account_has_empty_relations(open_home: StartHome) -> None:
     """Without anything in Klaviyo every relation has its columns, no rows, and can be joined."""
     numbers = dict.fromkeys(("profiles", "lists", "segments", "campaigns", "templates", "flows"), 0)
