@@ -53,13 +53,12 @@ def build_defs(
     )
     lake = LakeResource(settings=settings, refusals=tuple(refusals))
     zone = None if refusals else zone_for_definitions(settings, lake.lake())
+    hooks = {METRICS.name: add_metric_partitions}
     return dg.Definitions(
         assets=[
             *(
-                build_stream_asset(
-                    stream, post_sync_hook=add_metric_partitions if stream is METRICS else None
-                )
-                for stream in COLLECTIONS
+                build_stream_asset(each, post_sync_hook=hooks.get(each.name))
+                for each in COLLECTIONS
             ),
             *(build_report_asset(stream, settings, zone) for stream in REPORTS),
         ],
@@ -69,23 +68,15 @@ def build_defs(
             *build_schedules(settings),
             *(build_report_schedule(each, settings, zone) for each in REPORTS),
         ],
-        sensors=_build_sensors(settings),
-        resources={
-            "klaviyo": klaviyo,
-            "lake": lake,
-            "lake_io_manager": LakeIOManager(lake=lake),
-        },
+        sensors=[
+            build_metric_sensor(settings),
+            build_backfill_sensor(settings),
+            build_repair_sensor(settings),
+            build_newest_days_sensor(settings),
+        ],
+        resources={"klaviyo": klaviyo, "lake": lake, "lake_io_manager": LakeIOManager(lake=lake)},
         executor=dg.in_process_executor,
     )
-
-
-def _build_sensors(settings: Settings) -> list[dg.SensorDefinition]:
-    return [
-        build_metric_sensor(settings),
-        build_backfill_sensor(settings),
-        build_repair_sensor(settings),
-        build_newest_days_sensor(settings),
-    ]
 
 
 def _build_checks(settings: Settings) -> list[dg.AssetChecksDefinition]:

@@ -11,11 +11,11 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
-from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus
+from dagster._core.scheduler.instigation import InstigatorStatus
 
 from klaviyo_assets.defs.metadata import STREAM_TAG, asset_key
 from klaviyo_assets.errors import SettingError
-from klaviyo_assets.model.automation import ALWAYS_ON_AUTOMATIONS, all_automations
+from klaviyo_assets.model.automation import all_automations, default_automations
 from klaviyo_assets.settings import AUTOMATION_RECOMMENDED, Settings
 from klaviyo_assets.streams import STREAMS
 
@@ -113,11 +113,8 @@ def is_switched_on(
     Its switch in the UI decides if somebody has used it, otherwise the setting does. Two code
     locations may each have one of that name; with a `run`, only that of the run's location counts.
     """
-    states = [each for each in _instigator_states(instance, run) if each.name == name]
-    set_in_ui = [each for each in states if each.status is not InstigatorStatus.DECLARED_IN_CODE]
-    if set_in_ui:
-        return any(each.status is InstigatorStatus.RUNNING for each in set_in_ui)
-    return settings.automation == AUTOMATION_RECOMMENDED
+    switched = _read_switches(instance, run).get(name)
+    return settings.automation == AUTOMATION_RECOMMENDED if switched is None else switched
 
 
 def find_switched_on(settings: Settings) -> set[str]:
@@ -128,21 +125,25 @@ def find_switched_on(settings: Settings) -> set[str]:
     """
     try:
         with dg.DagsterInstance.get() as instance:
-            on = {each for each in all_automations() if is_switched_on(instance, each, settings)}
-            states = {each.name: each.status for each in _instigator_states(instance, None)}
+            switches = _read_switches(instance, None)
     except dg.DagsterError as error:
         raise SettingError(f"the switches in DAGSTER_HOME cannot be read: {error}") from error
-    return on | {
-        each for each in ALWAYS_ON_AUTOMATIONS if states.get(each) is not InstigatorStatus.STOPPED
-    }
+    defaults = default_automations(settings)
+    return {each for each in all_automations() if switches.get(each, each in defaults)}
 
 
-def _instigator_states(
-    instance: dg.DagsterInstance, run: dg.DagsterRun | None
-) -> list[InstigatorState]:
-    """Return what Dagster stores of schedules and sensors; nothing where it has no storage."""
+def _read_switches(instance: dg.DagsterInstance, run: dg.DagsterRun | None) -> dict[str, bool]:
+    """Return whether each schedule and sensor is on that somebody has switched in the UI.
+
+    Nothing where Dagster has no storage for it. With a `run`, only those of its code location.
+    """
     if instance.schedule_storage is None:
-        return []
+        return {}
     origin = run.remote_job_origin if run is not None else None
     selector = origin.repository_origin.get_selector_id() if origin is not None else None
-    return list(instance.all_instigator_state(repository_selector_id=selector))
+    switches: dict[str, bool] = {}
+    for each in instance.all_instigator_state(repository_selector_id=selector):
+        if each.status is not InstigatorStatus.DECLARED_IN_CODE:
+            is_on = each.status is InstigatorStatus.RUNNING
+            switches[each.name] = switches.get(each.name, False) or is_on
+    return switches

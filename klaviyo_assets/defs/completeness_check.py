@@ -147,17 +147,14 @@ def comparison_metadata(
     for name, values in (
         (SHORT_DAYS_METADATA_KEY, short),
         (READ_AGAIN_METADATA_KEY, reread),
-        (UNCOUNTED_METRICS_METADATA_KEY, outcome.refused_metrics),
+        # The metrics that Klaviyo refuses to count, each with its reason.
+        ("klaviyo/metrics_not_counted", outcome.refused_metrics),
     ):
         if values:
             metadata[name] = dg.MetadataValue.json(dict(values))
     if outcome.first_responded_at is not None:
         metadata[ASKED_AT_METADATA_KEY] = outcome.first_responded_at.isoformat()
     return metadata
-
-
-UNCOUNTED_METRICS_METADATA_KEY = "klaviyo/metrics_not_counted"
-"""Metadata: the metrics that Klaviyo refuses to count, each with its reason."""
 
 
 def differences_table(
@@ -229,8 +226,6 @@ def format_duration(duration: timedelta) -> str:
             return f"{duration / unit:.1f} {name}"
     return f"{duration / timedelta(minutes=1):.0f} min"
 
-
-REQUESTS_METADATA_KEY = "klaviyo/requests"
 
 REPEATED_RUN_METADATA_KEY = "klaviyo/repeated_from_run"
 """Metadata of a repeated result: the run that made the comparison."""
@@ -337,7 +332,7 @@ def build_completeness_check() -> dg.AssetChecksDefinition:
             metadata = comparison_metadata(outcome, request) | lateness_metadata(
                 context.instance, check.asset_key, outcome.metric_names
             )
-            metadata[REQUESTS_METADATA_KEY] = connection.client.stats.requests
+            metadata["klaviyo/requests"] = connection.client.stats.requests
             yield build_completeness_result(outcome, metadata)
 
     return check_completeness
