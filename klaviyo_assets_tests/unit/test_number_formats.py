@@ -2,7 +2,7 @@
 
 import pytest
 
-from klaviyo_assets.errors import format_quantity
+from klaviyo_assets.errors import format_quantity, format_seconds
 
 
 @pytest.mark.parametrize(
@@ -16,3 +16,19 @@ def test_what_is_counted_has_its_plural(number: int, said: str) -> None:
 def test_a_plural_of_its_own() -> None:
     """A noun that takes no plain s brings its plural along."""
     assert format_quantity(2, "stretch", plural="stretches") == "2 stretches"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.04, "0.0 s"),
+        (9.96, "10 s"),
+        (48.4, "48 s"),
+        (59.7, "1 min 0 s"),
+        (125, "2 min 5 s"),
+        (18720, "5 h 12 min"),
+    ],
+)
+def test_a_time_is_said_as_people_say_it(seconds: float, said: str) -> None:
+    """Tenths only where they matter, minutes from a minute on."""
+    assert format_seconds(seconds) == said
