@@ -1,13 +1,11 @@
 """Builds the columns of a parsed page, and from them its Arrow record batch."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import datetime
-from itertools import accumulate, chain
+from itertools import chain
 from typing import cast
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import UNSET, Raw, Struct
@@ -20,24 +18,21 @@ from klaviyo_assets.arrow_buffers import (
     build_null_array,
     build_timestamp_array,
     datetime_from_microseconds,
+    integers_to_numpy,
 )
-from klaviyo_assets.decode.coercion import (
-    PageIssues,
-    ParsedPage,
-    QuarantinedRecord,
-    coerce_value,
-    is_json_null,
-    parse_iso_day,
-    parse_timestamp,
-)
+from klaviyo_assets.decode.coercion import coerce_value, parse_iso_day, parse_timestamp
 from klaviyo_assets.decode.jsonapi import (
     ABSENT_JSON,
     EMPTY_JSON_VALUES,
+    PageIssues,
     PageRelationships,
+    ParsedPage,
+    QuarantinedRecord,
     RecordRelationships,
     ResourceIdentifier,
     ResourceLinkage,
     encode_json_array,
+    is_json_null,
     json_array_decoder,
 )
 from klaviyo_assets.decode.schema import (
@@ -51,7 +46,7 @@ from klaviyo_assets.decode.schema import (
 )
 from klaviyo_assets.model.column import (
     EXTRA_FIELD,
-    Column,
+    ColumnSource,
     ColumnType,
     FieldPath,
     FirstIncludedId,
@@ -65,7 +60,7 @@ from klaviyo_assets.model.column import (
 from klaviyo_assets.model.stream import Slice
 
 ValuesByColumn = Mapping[str, Sequence[object]]
-"""Values by column name; the columns may have different lengths."""
+"""The values of some columns by name, one value a row."""
 
 _VALUE_RANGES: Mapping[ColumnType, tuple[pa.DataType, int, int]] = {
     "timestamp": (pa.int64(), -62_135_596_800_000_000, 253_402_300_799_999_999),
@@ -76,82 +71,17 @@ _VALUE_RANGES: Mapping[ColumnType, tuple[pa.DataType, int, int]] = {
 REPLACEMENT_CHARACTER = "\ufffd"
 
 
-@dataclass(frozen=True, slots=True)
-class BuiltArrays:
-    """Arrays by column name.
-
-    `columns_with_nul`: columns in which a NUL character was replaced. `unparsed_rows`: by column,
-    the rows whose text is no timestamp or date.
-    """
-
-    arrays: dict[str, ArrowArray]
-    columns_with_nul: frozenset[str] = frozenset()
-    unparsed_rows: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
-
-
-def build_arrays(kind: ColumnType, columns: ValuesByColumn) -> BuiltArrays:
-    """Return one array a column; all columns have the type `kind`.
-
-    Values are text for strings, timestamps and dates; JSON text (`Raw` or bytes, empty for null)
-    for JSON; lists of text for ids; otherwise Python's own types. None is null. Text that is no
-    timestamp or date becomes null, and its row is in `unparsed_rows`. JSON is not checked to be
-    UTF-8.
-    """
-    if kind == "json":
-        raws = cast("list[Raw | bytes]", list(chain.from_iterable(columns.values())))
-        return BuiltArrays(_slice_by_column(build_json_array(raws), columns))
-    # Most columns of most pages have no value at all; these share one array.
-    some = {name: values for name, values in columns.items() if not _is_all_null(values)}
-    made = _build_arrays_with_values(kind, some) if some else BuiltArrays({})
-    lengths = {name: len(columns[name]) for name in columns.keys() - some.keys()}
-    empty = {rows: build_null_array(rows, ARROW_TYPES[kind]) for rows in set(lengths.values())}
-    absent = {name: empty[rows] for name, rows in lengths.items()}
-    return replace(made, arrays=made.arrays | absent)
-
-
 def _is_all_null(values: Sequence[object]) -> bool:
     return not any(values) and values.count(None) == len(values)
 
 
-def _build_arrays_with_values(kind: ColumnType, columns: ValuesByColumn) -> BuiltArrays:
-    match kind:
-        case "string" | "ids":
-            return _build_without_nul(columns, kind)
-        case "timestamp":
-            return _build_parsed_arrays(columns, kind, parse_timestamp)
-        case "date":
-            return _build_parsed_arrays(columns, kind, parse_iso_day)
-        case _:
-            return BuiltArrays(
-                _slice_by_column(_build_joined_array(columns, ARROW_TYPES[kind]), columns)
-            )
+def _join_columns(columns: ValuesByColumn) -> list[object]:
+    return list(chain.from_iterable(columns.values()))
 
 
-def _build_joined_array(columns: ValuesByColumn, kind: "pa.DataType") -> ArrowArray:
-    return build_array(list(chain.from_iterable(columns.values())), kind)
-
-
-def _slice_by_column(joined: ArrowArray, columns: ValuesByColumn) -> dict[str, ArrowArray]:
-    starts = accumulate(map(len, columns.values()), initial=0)
-    return {
-        name: joined.slice(start, len(values))
-        for (name, values), start in zip(columns.items(), starts, strict=False)
-    }
-
-
-def _build_without_nul(columns: ValuesByColumn, kind: ColumnType) -> BuiltArrays:
-    """Build arrays of text or of lists of text, with U+FFFD for NUL, which ends a C string."""
-    whole = _build_joined_array(columns, ARROW_TYPES[kind])
-    # The last buffer holds the characters, for strings and for lists of strings.
-    data = whole.buffers()[-1]
-    if data is None or b"\0" not in data.to_pybytes():
-        return BuiltArrays(_slice_by_column(whole, columns))
-    clean = {name: [_replace_nul(value) for value in values] for name, values in columns.items()}
-    changed = frozenset(name for name, values in columns.items() if clean[name] != list(values))
-    return BuiltArrays(
-        _slice_by_column(_build_joined_array(clean, ARROW_TYPES[kind]), clean),
-        columns_with_nul=changed,
-    )
+def _split_columns(joined: ArrowArray, columns: ValuesByColumn) -> dict[str, ArrowArray]:
+    rows = len(joined) // len(columns)
+    return {name: joined.slice(at * rows, rows) for at, name in enumerate(columns)}
 
 
 def _replace_nul(value: object) -> object:
@@ -165,35 +95,6 @@ def _is_within_years(joined: ArrowArray, kind: ColumnType) -> bool:
     number, first, last = _VALUE_RANGES[kind]
     ends = cast("dict[str, int | None]", pc.min_max(joined.cast(number)).as_py())
     return all(end is None or first <= end <= last for end in ends.values())
-
-
-def _build_parsed_arrays(
-    columns: ValuesByColumn, kind: ColumnType, parse: Callable[[str], object]
-) -> BuiltArrays:
-    try:
-        whole = _build_joined_array(columns, pa.string()).cast(ARROW_TYPES[kind])
-    except pa.ArrowInvalid:
-        # Arrow requires an offset and at most six decimals. Its error quotes the text: not shown.
-        whole = None
-    if whole is not None and _is_within_years(whole, kind):
-        return BuiltArrays(_slice_by_column(whole, columns))
-    if len(columns) > 1:
-        parts = [
-            _build_parsed_arrays({name: texts}, kind, parse) for name, texts in columns.items()
-        ]
-        return BuiltArrays(
-            {name: array for part in parts for name, array in part.arrays.items()},
-            unparsed_rows={
-                name: rows for part in parts for name, rows in part.unparsed_rows.items()
-            },
-        )
-    ((name, texts),) = columns.items()
-    values = [parse(text) if isinstance(text, str) else None for text in texts]
-    rows = [row for row, text in enumerate(texts) if text is not None and values[row] is None]
-    # This is rare, so `pa.array` may import pandas.
-    return BuiltArrays(
-        {name: pa.array(values, ARROW_TYPES[kind])}, unparsed_rows={name: rows} if rows else {}
-    )
 
 
 class _ResourceHead(Struct, gc=False):
@@ -221,7 +122,7 @@ class RelationshipReader:
         self._included = included
         self._issues = issues
         self._resources: dict[tuple[str, str], tuple[_ResourceHead, Raw]] | None = None
-        self._first_relationships_by_name: dict[str, list[tuple[int, RecordRelationships]]] = {}
+        self._first_resources: dict[str, list[tuple[int, _ResourceHead, Raw]]] = {}
 
     def linkages(self, name: str) -> list[ResourceLinkage]:
         """Return a relationship's `data` for each record; UNSET where it was not sent."""
@@ -250,7 +151,8 @@ class RelationshipReader:
                 self._add_mistyped(
                     row, name, each, "where a list is declared, read as a list of one"
                 )
-            lists.append([one.id for one in _linked_identifiers(each)] if _is_sent(each) else None)
+            is_sent = each is not None and each is not UNSET
+            lists.append([one.id for one in _linked_identifiers(each)] if is_sent else None)
         return lists
 
     def included_json(self, name: str) -> list[bytes]:
@@ -269,22 +171,31 @@ class RelationshipReader:
 
     def first_included_ids(self, name: str, related: str) -> list[str | None]:
         """Return the ids to which the first included resource of `name` relates as `related`."""
-        if name not in self._first_relationships_by_name:
-            rows = enumerate(self.linkages(name))
-            firsts = ((row, self._first_relationships(each)) for row, each in rows if each)
-            self._first_relationships_by_name[name] = [(row, each) for row, each in firsts if each]
         ids: list[str | None] = [None] * self._rows
-        for row, each in self._first_relationships_by_name[name]:
-            relationship = each.get(related)
+        for row, head, _ in self._list_first_resources(name):
+            relationship = (head.relationships or {}).get(related)
             if relationship is not None and isinstance(relationship.data, ResourceIdentifier):
                 ids[row] = relationship.data.id
         return ids
 
     def first_included_texts(self, name: str, path: str) -> list[str | None]:
         """Return the texts at a path below the attributes of the first included resource."""
-        several = map(_linked_identifiers, self.linkages(name))
-        found = [self._find_included(each[0]) if each else None for each in several]
-        return [_attribute_text(each[1], path) if each is not None else None for each in found]
+        texts: list[str | None] = [None] * self._rows
+        for row, _, raw in self._list_first_resources(name):
+            texts[row] = _attribute_text(raw, path)
+        return texts
+
+    def _list_first_resources(self, name: str) -> "list[tuple[int, _ResourceHead, Raw]]":
+        """Return the first included resource of each record that has one, with its row."""
+        if name not in self._first_resources:
+            rows = enumerate(self.linkages(name))
+            found = (
+                (row, self._find_included(_linked_identifiers(each)[0]))
+                for row, each in rows
+                if each
+            )
+            self._first_resources[name] = [(row, *each) for row, each in found if each is not None]
+        return self._first_resources[name]
 
     def keep_undeclared(self, declared: frozenset[str]) -> None:
         """Put the data of relationships without a column into `extra`."""
@@ -297,11 +208,6 @@ class RelationshipReader:
     def _add_mistyped(self, row: int, name: str, data: ResourceLinkage, outcome: str) -> None:
         raw = msgspec.json.encode(data)
         self._issues.add_mistyped(row, f"relationships.{name}", raw, outcome=outcome)
-
-    def _first_relationships(self, linkage: ResourceLinkage) -> RecordRelationships | None:
-        several = _linked_identifiers(linkage)
-        found = self._find_included(several[0]) if several else None
-        return found[0].relationships if found is not None else None
 
     def _resource_json(self, identifier: ResourceIdentifier) -> bytes:
         found = self._find_included(identifier)
@@ -354,10 +260,6 @@ def _linked_identifiers(linkage: ResourceLinkage) -> list[ResourceIdentifier]:
     return linkage if isinstance(linkage, list) else []
 
 
-def _is_sent(linkage: ResourceLinkage) -> bool:
-    return linkage is not None and linkage is not UNSET
-
-
 # The seconds since 1970 that both Python and Arrow can represent: the years 1 to 9999.
 _EPOCH_SECONDS_RANGE = range(-62_135_596_800, 253_402_300_800)
 
@@ -376,26 +278,23 @@ class BatchBuilder:
             included=parsed_page.included,
             issues=parsed_page.issues,
         )
-        self._values_by_type: dict[ColumnType, dict[str, Sequence[object]]] = {}
 
     def build(self, synced_at: datetime) -> pa.RecordBatch:
         """Return a record batch with the layout's schema and one row a parsed record."""
         values = self._parsed_page.values
-        self._values_by_type["string"] = {ID_FIELD: self._parsed_page.ids}
+        rows = len(self._parsed_page.ids)
+        by_type: dict[ColumnType, dict[str, Sequence[object]]] = {
+            "string": {ID_FIELD: self._parsed_page.ids}
+        }
         for name, kind, path in self._layout.attributes:
-            self._values_by_type.setdefault(kind, {})[name] = values[path]
-        for column in self._layout.other_columns:
-            self._values_by_type.setdefault(column.type, {})[column.name] = self._column_values(
-                column
-            )
+            by_type.setdefault(kind, {})[name] = values[path]
+        for name, kind, source in self._layout.other_columns:
+            by_type.setdefault(kind, {})[name] = self._read_source(name, source)
         self._relationships.keep_undeclared(self._layout.relationships)
         arrays: dict[str, ArrowArray] = {}
-        for kind, columns in self._values_by_type.items():
-            made = build_arrays(kind, columns)
-            self._note_issues(made, kind)
-            arrays |= made.arrays
+        for kind, columns in by_type.items():
+            arrays |= self._build_arrays(kind, columns, rows)
         self._fill_from_epoch_seconds(arrays)
-        rows = len(self._parsed_page.ids)
         arrays[EXTRA_FIELD] = self._build_extra_column(rows)
         arrays[SYNCED_AT_FIELD] = build_timestamp_array(synced_at, rows)
         arrays[PARENT_VERSION_FIELD] = arrays[DELETED_AT_FIELD] = build_null_array(
@@ -404,20 +303,92 @@ class BatchBuilder:
         schema = self._layout.schema
         return pa.record_batch([arrays[name] for name in schema.names], schema=schema)
 
-    def _column_values(self, column: Column) -> Sequence[object]:
-        match column.source:
-            case RelatedId(name):
-                return self._relationships.ids(name)
-            case RelatedIds(name):
-                return self._relationships.id_lists(name)
-            case Included(name):
-                return self._relationships.included_json(name)
-            case FirstIncludedId(name, related):
-                return self._relationships.first_included_ids(name, related)
+    def _build_arrays(
+        self, kind: ColumnType, columns: ValuesByColumn, rows: int
+    ) -> dict[str, ArrowArray]:
+        """Return one array a column; all columns have the type `kind`.
+
+        Values are text for strings, timestamps and dates; JSON text (`Raw` or bytes, empty for
+        null) for JSON; lists of text for ids; otherwise Python's own types. None is null. JSON is
+        not checked to be UTF-8.
+        """
+        if kind == "json":
+            raws = cast("list[Raw | bytes]", _join_columns(columns))
+            return _split_columns(build_json_array(raws), columns)
+        # Most columns of most pages have no value at all; these share one array.
+        null_array = build_null_array(rows, ARROW_TYPES[kind])
+        arrays = dict.fromkeys(columns, null_array)
+        some = {name: values for name, values in columns.items() if not _is_all_null(values)}
+        if not some:
+            return arrays
+        match kind:
+            case "string" | "ids":
+                return arrays | self._build_texts(kind, some)
+            case "timestamp":
+                return arrays | self._build_parsed(kind, some, parse_timestamp)
+            case "date":
+                return arrays | self._build_parsed(kind, some, parse_iso_day)
+            case _:
+                whole = build_array(_join_columns(some), ARROW_TYPES[kind])
+                return arrays | _split_columns(whole, some)
+
+    def _build_texts(self, kind: ColumnType, columns: ValuesByColumn) -> dict[str, ArrowArray]:
+        """Build arrays of text or of lists of text, with U+FFFD for NUL, which ends a C string."""
+        whole = build_array(_join_columns(columns), ARROW_TYPES[kind])
+        # The last buffer holds the characters, for strings and for lists of strings.
+        data = whole.buffers()[-1]
+        if data is not None and b"\0" in data.to_pybytes():
+            clean = {name: [_replace_nul(one) for one in each] for name, each in columns.items()}
+            for name, values in columns.items():
+                if clean[name] != list(values):
+                    self._parsed_page.issues.add_notice(
+                        name, "string with NUL characters, replaced by U+FFFD"
+                    )
+            whole = build_array(_join_columns(clean), ARROW_TYPES[kind])
+        return _split_columns(whole, columns)
+
+    def _build_parsed(
+        self, kind: ColumnType, columns: ValuesByColumn, parse: Callable[[str], object]
+    ) -> dict[str, ArrowArray]:
+        """Build arrays of the times or days in texts; text that is neither becomes null."""
+        try:
+            whole = build_array(_join_columns(columns), pa.string()).cast(ARROW_TYPES[kind])
+        except pa.ArrowInvalid:
+            # Arrow wants an offset and at most six decimals. Its error quotes the text: not shown.
+            whole = None
+        if whole is not None and _is_within_years(whole, kind):
+            return _split_columns(whole, columns)
+        if len(columns) > 1:
+            parts = (self._build_parsed(kind, {name: columns[name]}, parse) for name in columns)
+            return {name: array for part in parts for name, array in part.items()}
+        ((name, texts),) = columns.items()
+        values = [parse(text) if isinstance(text, str) else None for text in texts]
+        for row, text in enumerate(texts):
+            if text is not None and values[row] is None:
+                path = next(path for each, _, path in self._layout.attributes if each == name)
+                self._parsed_page.issues.add_mistyped(
+                    row,
+                    extra_key(self._layout.field_tree, path),
+                    msgspec.json.encode(text),
+                    outcome=f"where {kind} is declared, left NULL",
+                )
+        # This is rare, so `pa.array` may import pandas.
+        return {name: pa.array(values, ARROW_TYPES[kind])}
+
+    def _read_source(self, name: str, source: ColumnSource) -> Sequence[object]:
+        match source:
+            case RelatedId(relationship):
+                return self._relationships.ids(relationship)
+            case RelatedIds(relationship):
+                return self._relationships.id_lists(relationship)
+            case Included(relationship):
+                return self._relationships.included_json(relationship)
+            case FirstIncludedId(relationship, related):
+                return self._relationships.first_included_ids(relationship, related)
             case LatestOf(path, item):
                 return self._latest_of_values(path, item)
-            case SliceConstant() as source:
-                return self._slice_constant_values(column.name, source)
+            case SliceConstant():
+                return self._slice_constant_values(name, source)
             case FieldPath(path):
                 return self._parsed_page.values[split_path(path)]
 
@@ -444,17 +415,6 @@ class BatchBuilder:
             known = {text: moment for text, moment in moments.items() if moment is not None}
             latest.append(max(known, key=known.__getitem__, default=None))
         return latest
-
-    def _note_issues(self, built: BuiltArrays, kind: ColumnType) -> None:
-        issues = self._parsed_page.issues
-        for name in built.columns_with_nul:
-            issues.add_notice(name, "string with NUL characters, replaced by U+FFFD")
-        for name, rows in built.unparsed_rows.items():
-            paths = {each: path for each, _, path in self._layout.attributes}
-            key = extra_key(self._layout.field_tree, paths[name])
-            for row in rows:
-                raw = msgspec.json.encode(self._values_by_type[kind][name][row])
-                issues.add_mistyped(row, key, raw, outcome=f"where {kind} is declared, left NULL")
 
     def _fill_from_epoch_seconds(self, arrays: dict[str, ArrowArray]) -> None:
         """Fill null timestamps from the seconds at the column's `epoch_seconds_path`."""
@@ -524,7 +484,7 @@ def cursor_range(batch: pa.RecordBatch, cursor: str) -> tuple[datetime, datetime
 
     None without rows. The column must not contain NULL.
     """
-    micros = cast("list[int]", np.from_dlpack(batch[cursor].cast(pa.int64())).tolist())
+    micros = _list_microseconds(batch, cursor)
     if not micros:
         return None
     ordered = sorted(micros)
@@ -534,6 +494,9 @@ def cursor_range(batch: pa.RecordBatch, cursor: str) -> tuple[datetime, datetime
 
 def is_ascending_by_second(batch: pa.RecordBatch, cursor: str) -> bool:
     """Return whether no cursor is in an earlier second than the one before; none may be NULL."""
-    micros = cast("list[int]", np.from_dlpack(batch[cursor].cast(pa.int64())).tolist())
-    seconds = [each // 1_000_000 for each in micros]
+    seconds = [each // 1_000_000 for each in _list_microseconds(batch, cursor)]
     return seconds == sorted(seconds)
+
+
+def _list_microseconds(batch: pa.RecordBatch, cursor: str) -> list[int]:
+    return cast("list[int]", integers_to_numpy(batch[cursor].cast(pa.int64())).tolist())

@@ -13,14 +13,20 @@ import pyarrow as pa
 from msgspec import Raw, Struct
 
 from klaviyo_assets.decode.batch import BatchBuilder, cursor_range, filter_rows_with_cursor
-from klaviyo_assets.decode.coercion import PageIssues, ParsedPage, QuarantinedRecord
 from klaviyo_assets.decode.fallback import parse_page_by_record, salvage_page
 from klaviyo_assets.decode.fast_path import FastPath, can_name_struct_field
-from klaviyo_assets.decode.jsonapi import check_page_envelope, repair_json, strip_bom
+from klaviyo_assets.decode.jsonapi import (
+    PageIssues,
+    ParsedPage,
+    QuarantinedRecord,
+    check_page_envelope,
+    repair_json,
+    strip_bom,
+)
 from klaviyo_assets.decode.masking import ColumnMasker
-from klaviyo_assets.decode.schema import PageLayout, apply_schema_drift, build_page_layout
+from klaviyo_assets.decode.schema import PageLayout, build_page_layout
 from klaviyo_assets.errors import BrokenBodyError, KlaviyoAssetsError, MalformedPageError
-from klaviyo_assets.model.column import EXTRA_FIELD, JsonPath
+from klaviyo_assets.model.column import EXTRA_FIELD
 from klaviyo_assets.model.privacy import PrivacyRules
 from klaviyo_assets.model.stream import WHOLE_COLLECTION, Collection, Slice, Stream
 
@@ -79,15 +85,6 @@ class DecodedPage:
     is_fast: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _SchemaDrift:
-    """What pages contained beyond the declaration, and a fast path that decodes it."""
-
-    new_fields: frozenset[JsonPath] = frozenset()
-    loose_fields: frozenset[JsonPath] = frozenset()
-    fast_path: FastPath
-
-
 class PageDecoder:
     """Decodes the pages of one stream. Thread-safe.
 
@@ -106,9 +103,7 @@ class PageDecoder:
         privacy = privacy or PrivacyRules()
         self._layout = build_page_layout(stream, exclude=privacy.excluded_columns - {EXTRA_FIELD})
         self._masker = ColumnMasker(stream, privacy, self._layout.field_tree)
-        self._schema_drift = _SchemaDrift(
-            fast_path=FastPath(self._layout.field_tree, sorted(self._layout.relationships))
-        )
+        self._fast_path = FastPath(self._layout.field_tree, self._layout.relationships)
         self._passthrough_columns = frozenset(
             {EXTRA_FIELD, *(each.name for each in stream.columns if each.type == "json")}
         )
@@ -192,13 +187,12 @@ class PageDecoder:
             self._check_utf8(batch)
         if self._is_first_page and batch.num_rows:
             self._note_missing_fields(body, parsed.issues)
-        lowest, highest, is_ascending = (cursor and cursor_range(batch, cursor)) or (
-            None,
-            None,
-            True,
-        )
+        no_range = None, None, True
+        lowest, highest, is_ascending = (cursor and cursor_range(batch, cursor)) or no_range
+        if self._masker.has_transforms or parsed.issues.extra_values:
+            batch = self._masker.mask_batch(batch)
         return DecodedPage(
-            batch=self._masker.mask_batch(batch),
+            batch=batch,
             next_link=parsed.links.next,
             record_count=parsed.record_count,
             lowest_cursor=lowest,
@@ -211,10 +205,10 @@ class PageDecoder:
 
     def _parse_page(self, body: bytes) -> ParsedPage:
         try:
-            return self._schema_drift.fast_path.parse(body)
+            return self._fast_path.parse(body)
         except msgspec.ValidationError:
             parsed = parse_page_by_record(body, self._layout.field_tree, self._layout.stream)
-        self._learn_schema_drift(parsed.issues)
+        self._learn_schema_drift(parsed)
         return parsed
 
     def _check_page(self, parsed_page: ParsedPage) -> None:
@@ -231,20 +225,19 @@ class PageDecoder:
             text = "the response is no page: its `data` is one record, not a list of them"
             raise BrokenBodyError(text, stream=stream)
 
-    def _learn_schema_drift(self, issues: PageIssues) -> None:
-        """Learn the page's new and loosely typed fields, by replacing one value: thread-safe."""
-        known = self._schema_drift
-        extras = known.new_fields | set(filter(can_name_struct_field, issues.new_fields))
-        loose = known.loose_fields | issues.loose_fields
-        if (extras, loose) == (known.new_fields, known.loose_fields) or len(
-            extras
-        ) > MAX_LEARNED_FIELDS:
+    def _learn_schema_drift(self, page: ParsedPage) -> None:
+        """Learn fields, loose types and relationships, by replacing one value: thread-safe."""
+        known = self._fast_path
+        names = {each for each in page.relationships if can_name_struct_field((each,))}
+        relationships = known.relationships | names
+        extras = known.new_fields | set(filter(can_name_struct_field, page.issues.new_fields))
+        loose = known.loose_fields | page.issues.loose_fields
+        if (relationships, extras, loose) == (
+            *(known.relationships, known.new_fields, known.loose_fields),
+        ) or len(extras) + len(relationships) > MAX_LEARNED_FIELDS:
             return
-        tree = apply_schema_drift(self._layout.field_tree, new_fields=extras, loose_fields=loose)
-        self._schema_drift = _SchemaDrift(
-            new_fields=extras,
-            loose_fields=loose,
-            fast_path=FastPath(tree, sorted(self._layout.relationships)),
+        self._fast_path = FastPath(
+            self._layout.field_tree, relationships, new_fields=extras, loose_fields=loose
         )
 
     def _note_missing_fields(self, body: bytes, issues: PageIssues) -> None:

@@ -8,22 +8,20 @@ from itertools import pairwise
 import msgspec
 from msgspec import Raw
 
-from klaviyo_assets.decode.coercion import (
-    PageIssues,
-    ParsedPage,
-    QuarantinedRecord,
-    coerce_value,
-    is_json_null,
-    json_type,
-)
+from klaviyo_assets.decode.coercion import coerce_or_keep, coerce_value
 from klaviyo_assets.decode.jsonapi import (
     ABSENT_JSON,
     EMPTY_JSON_VALUES,
     MISSING_DATA_MESSAGE,
+    PageIssues,
+    ParsedPage,
+    QuarantinedRecord,
     RecordRelationships,
     envelope_decoder,
+    is_json_null,
     json_array_decoder,
     json_object_decoder,
+    json_type,
     parse_links,
     parse_relationships,
     transpose_relationships,
@@ -150,8 +148,9 @@ class _RecordReader:
         if field.type == "json":
             self.values[field.path][row] = value
             return
-        at = (row, extra_key(self._root, field.path))
-        found, fits = self.issues.coerce_or_keep(bytes(value), field.type, at=at)
+        found, fits = coerce_or_keep(
+            bytes(value), field.type, self.issues, row=row, key=extra_key(self._root, field.path)
+        )
         self.values[field.path][row] = found
         if not fits:
             self.issues.loose_fields.add(field.path)

@@ -1,6 +1,6 @@
 """The fast path: msgspec decodes a whole page into structs generated from the stream's columns."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -10,19 +10,20 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 from msgspec.structs import astuple
 
-from klaviyo_assets.decode.coercion import INT64_RANGE, PageIssues, ParsedPage, is_json_null
+from klaviyo_assets.decode.coercion import INT64_RANGE, coerce_or_keep
 from klaviyo_assets.decode.jsonapi import (
     ABSENT_JSON,
     EMPTY_JSON_VALUES,
     EMPTY_LINKS,
+    PageIssues,
     PageLinks,
     PageRelationships,
-    RecordRelationships,
+    ParsedPage,
     Relationship,
     ResourceId,
-    transpose_relationships,
+    is_json_null,
 )
-from klaviyo_assets.decode.schema import FieldNode, ObjectNode, extra_key
+from klaviyo_assets.decode.schema import FieldNode, ObjectNode, apply_schema_drift, extra_key
 from klaviyo_assets.model.column import ColumnType, JsonPath
 
 _Int64 = Annotated[int, Meta(ge=INT64_RANGE.start, le=INT64_RANGE.stop - 1)]
@@ -48,7 +49,7 @@ _define_closed_struct = partial(_define_struct, forbid_unknown_fields=True)
 class _StructRecord(Protocol):
     id: str
     attributes: Struct
-    relationships: object
+    relationships: Struct | None
     meta: Raw
 
 
@@ -73,27 +74,32 @@ def can_name_struct_field(path: JsonPath) -> bool:
 
 
 class FastPath:
-    """Decodes pages that contain only fields of the field tree, of its types."""
+    """Decodes pages that contain only fields of the field tree, of its types, and `relationships`.
 
-    def __init__(self, root: ObjectNode, relationships: Sequence[str]) -> None:
-        """Build the structs, which takes some milliseconds.
+    `new_fields` and `loose_fields`: what earlier pages contained beyond the declaration, as
+    `apply_schema_drift` adds it to the tree.
+    """
 
-        `relationships`: the declared ones. Pages with other relationships are decoded too, but more
-        slowly.
-        """
-        self._root = root
-        self._relationship_names = tuple(relationships)
-        attributes, self._attributes_node = _build_structs(root)
-        fields = [
-            (f"f{number}", Relationship | None, None)
-            for number in range(len(self._relationship_names))
-        ]
-        names = {f"f{number}": name for number, name in enumerate(self._relationship_names)}
-        declared = _define_closed_struct("Relationships", fields, rename=names)
-        self._empty_relationships = declared()
-        self._declared_decoder = _build_page_decoder(attributes, declared)
-        self._any_decoder = _build_page_decoder(attributes, RecordRelationships)
-        self._has_undeclared = False
+    def __init__(
+        self,
+        declared: ObjectNode,
+        relationships: frozenset[str],
+        *,
+        new_fields: frozenset[JsonPath] = frozenset(),
+        loose_fields: frozenset[JsonPath] = frozenset(),
+    ) -> None:
+        """Build the structs, which takes some milliseconds."""
+        self.relationships = relationships
+        self.new_fields, self.loose_fields = new_fields, loose_fields
+        self._root = apply_schema_drift(declared, new_fields=new_fields, loose_fields=loose_fields)
+        attributes, self._attributes_node = _build_structs(self._root)
+        names = {f"f{number}": name for number, name in enumerate(sorted(relationships))}
+        related = _define_closed_struct(
+            "Relationships", [(each, Relationship | None, None) for each in names], rename=names
+        )
+        self._relationship_names = tuple(names.values())
+        self._empty_relationships = related()
+        self._decoder = _build_page_decoder(attributes, related)
 
     def parse(self, body: bytes) -> ParsedPage:
         """Return the values of a page.
@@ -102,39 +108,22 @@ class FastPath:
             msgspec.ValidationError: the page contains a field or type that the structs lack.
             msgspec.DecodeError: it is not JSON.
         """
-        if not self._has_undeclared:
-            try:
-                page = cast("_StructPage", self._declared_decoder.decode(body))
-            except msgspec.ValidationError:
-                # Mostly an undeclared relationship, usually in the first record already.
-                pass
-            else:
-                return self._collect_page(page, self._transpose_declared)
-        page = cast("_StructPage", self._any_decoder.decode(body))
-        self._has_undeclared = True
-        return self._collect_page(page, self._transpose_any)
-
-    def _collect_page(
-        self, page: _StructPage, relations_of_page: Callable[[Sequence[object]], PageRelationships]
-    ) -> ParsedPage:
+        page = cast("_StructPage", self._decoder.decode(body))
         is_list = isinstance(page.data, list)
         records = cast("list[_StructRecord]", page.data if is_list else [page.data])
-        ids = [each.id for each in records]
         attributes = [each.attributes for each in records]
-        relations = [each.relationships for each in records]
-        metas = [each.meta for each in records]
-        findings = PageIssues()
+        issues = PageIssues()
         values = {
-            field.path: self._finish_column(field, found, findings)
+            field.path: self._finish_column(field, found, issues)
             for field, found in _iterate_fields(self._attributes_node, attributes)
         }
-        _keep_record_metas(metas, findings)
+        _keep_record_metas([each.meta for each in records], issues)
         return ParsedPage(
-            ids=ids,
+            ids=[each.id for each in records],
             values=values,
-            relationships=relations_of_page(relations),
+            relationships=self._transpose_relationships(records),
             record_count=len(records),
-            issues=findings,
+            issues=issues,
             included=page.included,
             links=page.links or EMPTY_LINKS,
             errors=page.errors,
@@ -142,18 +131,13 @@ class FastPath:
             is_fast=True,
         )
 
-    def _transpose_declared(self, found: Sequence[object]) -> PageRelationships:
-        structs = [
-            each or self._empty_relationships for each in cast("Sequence[Struct | None]", found)
-        ]
-        columns = cast(
-            "Sequence[Sequence[Relationship | None]]",
-            _transpose_structs(structs, fields=len(self._relationship_names)),
+    def _transpose_relationships(self, records: Sequence[_StructRecord]) -> PageRelationships:
+        columns = _transpose_structs(
+            [each.relationships or self._empty_relationships for each in records],
+            fields=len(self._relationship_names),
         )
-        return dict(zip(self._relationship_names, columns, strict=True))
-
-    def _transpose_any(self, found: Sequence[object]) -> PageRelationships:
-        return transpose_relationships(cast("Sequence[RecordRelationships | None]", found))
+        relationships = cast("Sequence[Sequence[Relationship | None]]", columns)
+        return dict(zip(self._relationship_names, relationships, strict=True))
 
     def _finish_column(
         self, field: FieldNode, found: Sequence[object], issues: PageIssues
@@ -173,12 +157,13 @@ class FastPath:
             return found
         key = extra_key(self._root, field.path)
         return [
-            issues.coerce_or_keep(raw, field.type, at=(row, key))[0] for row, raw in enumerate(raws)
+            coerce_or_keep(raw, field.type, issues, row=row, key=key)[0]
+            for row, raw in enumerate(raws)
         ]
 
 
 def _build_page_decoder(
-    attributes: type[Struct], relationships: type[object]
+    attributes: type[Struct], relationships: type[Struct]
 ) -> msgspec.json.Decoder[object]:
     record = _define_closed_struct(
         "Record",

@@ -1,4 +1,6 @@
-"""The parts of a JSON:API document that all streams share, and the checks and repairs of a body.
+"""JSON:API documents: the parts that all streams share, checks and repairs of a body, parsed pages.
+
+`ParsedPage` is the result of both the fast path and the fallback, before it becomes Arrow.
 
 Half a response that is taken for the last page loses all pages after it. So a page must have
 `links.self`, which Klaviyo always sends, and no `errors`, which it never sends with records.
@@ -8,6 +10,7 @@ Source: the OpenAPI document of revision 2026-07-15.
 import codecs
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Annotated
 
@@ -15,6 +18,8 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from klaviyo_assets.errors import BrokenBodyError
+from klaviyo_assets.model.column import JsonPath
+from klaviyo_assets.redaction import redact_keys
 
 ResourceId = Annotated[str, Meta(min_length=1)]
 
@@ -242,3 +247,112 @@ def _repair_text(text: bytes, notices: set[str], *, is_id: bool) -> bytes:
         return rb"\ufffd" + (found[0][2:].lower() if is_id else b"")
 
     return _ESCAPE_PATTERN.sub(whole, escaped) if b"\\u" in escaped else escaped
+
+
+MAX_NOTICES = 50
+MAX_NOTICE_NAME_CHARACTERS = 120
+"""Most characters of a field's name in a notice; Klaviyo's names have no maximum length."""
+
+_TYPE_BY_FIRST_BYTE = {
+    ord('"'): "string",
+    ord("{"): "object",
+    ord("["): "array",
+    ord("t"): "boolean",
+    ord("f"): "boolean",
+    ord("n"): "null",
+}
+
+
+def json_type(raw: bytes | Raw) -> str:
+    """Return the JSON type of a value: string, number, boolean, null, array or object."""
+    return _TYPE_BY_FIRST_BYTE.get(memoryview(raw)[0], "number")
+
+
+def is_json_null(raw: bytes | Raw) -> bool:
+    """Return whether a JSON value is null, or absent (empty bytes)."""
+    length = len(raw)
+    return not length or (length == len(b"null") and bytes(raw) == b"null")
+
+
+@dataclass(slots=True)
+class PageIssues:
+    """Collects, while a page is read, what its columns cannot hold. Rows are numbered from 0.
+
+    `new_fields`: paths without a declaration. `loose_fields`: paths at which another type than the
+    declared one was received.
+    """
+
+    extra_values: dict[int, dict[str, bytes]] = field(default_factory=dict[int, dict[str, bytes]])
+    new_fields: set[JsonPath] = field(default_factory=set[JsonPath])
+    loose_fields: set[JsonPath] = field(default_factory=set[JsonPath])
+    _notices: set[str] = field(default_factory=set[str])
+
+    def add_extra(self, row: int, key: str, raw: bytes) -> None:
+        """Put a JSON value into the record's `extra`."""
+        self.extra_values.setdefault(row, {})[key] = raw
+
+    def add_undeclared(self, row: int, key: str, raw: bytes) -> None:
+        """Put a value without a column into `extra`, and add a notice."""
+        self.add_extra(row, key, raw)
+        self.add_notice(key, f"{json_type(raw)} without a column, kept in `extra`")
+
+    def add_mistyped(self, row: int, key: str, raw: bytes, *, outcome: str) -> None:
+        """Put a value of another than the declared type into `extra`; the column got `outcome`."""
+        self.add_extra(row, key, raw)
+        self.add_notice(key, f"{json_type(raw)} {outcome}, kept in `extra`")
+
+    def add_notice(self, name: str, text: str) -> None:
+        """Add a notice about the field `name`; `text` must contain no value of a record."""
+        name = redact_keys(name)
+        shown = (
+            name
+            if len(name) <= MAX_NOTICE_NAME_CHARACTERS
+            else f"{name[:MAX_NOTICE_NAME_CHARACTERS]}..."
+        )
+        self._notices.add(f"{shown!r}: {text}" if not shown.isprintable() else f"{shown}: {text}")
+
+    def notices(self) -> tuple[str, ...]:
+        """Return the notices, sorted, each once; beyond the maximum only their number."""
+        ordered = sorted(self._notices)
+        more = len(ordered) - MAX_NOTICES
+        if more <= 0:
+            return tuple(ordered)
+        return (*ordered[:MAX_NOTICES], f"and {more} more notices of this page")
+
+    def extra_objects(self, rows: int) -> list[bytes]:
+        """Return the JSON of `extra`, its keys sorted, for each of the first rows; empty: none."""
+        by_row = map(self.extra_values.get, range(rows))
+        return [encode_json_object(dict(sorted(each.items()))) if each else b"" for each in by_row]
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantinedRecord:
+    """A record that cannot be stored, as received; `reason` contains no value of it."""
+
+    reason: str
+    record: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedPage:
+    """The values of one page's records that can be stored; all lists have the same length.
+
+    `values`: a list for every path of the field tree, with text for strings and times, numbers,
+    booleans, lists of ids, and `Raw` for JSON (empty where absent). `record_count`: all records
+    received, including those in `quarantined`. `raw_records`: the stored records as JSON, only from
+    the fallback. `is_list`: whether `data` was a list. `included`, `links` and `errors`: the page's
+    members of these names.
+    """
+
+    ids: Sequence[str]
+    values: Mapping[JsonPath, Sequence[object]]
+    relationships: PageRelationships
+    record_count: int
+    issues: PageIssues
+    included: Raw
+    links: PageLinks
+    errors: Raw
+    is_list: bool
+    is_fast: bool
+    raw_records: Sequence[Raw] = ()
+    quarantined: list[QuarantinedRecord] = field(default_factory=list[QuarantinedRecord])

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from msgspec import Raw
 
 from klaviyo_assets.arrow_buffers import ArrowArray, build_null_array, build_string_array
-from klaviyo_assets.decode.coercion import QuarantinedRecord
 from klaviyo_assets.decode.jsonapi import (
+    QuarantinedRecord,
     encode_json_array,
     encode_json_object,
     json_array_decoder,
@@ -116,6 +116,8 @@ class ColumnMasker:
                     self._transforms.get(column.name),
                     partial(transform_json_texts, transform=_build_member_masker(column, rules)),
                 )
+        # Without any, a batch changes only if a value of its page is in `extra`.
+        self.has_transforms = self._has_rules or bool(self._transforms)
         whole = rules.affected_columns - rules.json_members.keys()
         touched = [column for column in stream.columns if column.name in whole]
         keys = frozenset(
@@ -130,22 +132,13 @@ class ColumnMasker:
 
     def mask_batch(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Return the batch as it may be stored, with all columns; excluded ones are NULL."""
-        for name, change in self._transforms.items():
-            place = batch.schema.get_field_index(name)
-            if place >= 0:
-                values = cast("ArrowArray", batch.column(place))
-                changed = change(values)
-                if changed is not values:
-                    batch = batch.set_column(place, name, changed)
-        if batch.num_columns == len(self.schema):
-            return batch
-        there = set(batch.schema.names)
-        pairs = zip(self.schema.names, self.schema.types, strict=True)
-        arrays: list[ArrowArray] = [
-            cast("ArrowArray", batch[name])
-            if name in there
-            else build_null_array(batch.num_rows, kind)
-            for name, kind in pairs
+        arrays = cast("list[ArrowArray]", batch.columns)
+        columns = dict(zip(batch.schema.names, arrays, strict=True))
+        for name in self._transforms.keys() & columns.keys():
+            columns[name] = self._transforms[name](columns[name])
+        arrays = [
+            columns[name] if name in columns else build_null_array(batch.num_rows, kind)
+            for name, kind in zip(self.schema.names, self.schema.types, strict=True)
         ]
         return pa.record_batch(arrays, schema=self.schema)
 
@@ -170,6 +163,21 @@ def _compose_transforms(first: ColumnTransform | None, then: ColumnTransform) ->
     return then if first is None else lambda values: then(first(values))
 
 
+def transform_members(raw: bytes, transform: Callable[[str, bytes], bytes | None]) -> bytes:
+    """Return JSON with each member of its objects transformed, those in arrays as well.
+
+    A result of None removes the member. Members inside of members are left to `transform`.
+    """
+    if raw.startswith(b"["):
+        items = json_array_decoder.decode(raw)
+        return encode_json_array(transform_members(bytes(each), transform) for each in items)
+    if not raw.startswith(b"{"):
+        return raw
+    pairs = json_object_decoder.decode(raw).items()
+    changed = {name: transform(name, bytes(value)) for name, value in pairs}
+    return encode_json_object({name: one for name, one in changed.items() if one is not None})
+
+
 def _build_member_masker(column: Column, rules: PrivacyRules) -> Callable[[bytes], bytes]:
     """Return the function that removes members of a JSON column, or hashes their texts."""
     private = rules.json_members[column.name]
@@ -179,35 +187,24 @@ def _build_member_masker(column: Column, rules: PrivacyRules) -> Callable[[bytes
         if name in private.hashed
     }
 
-    def one(name: str, value: bytes) -> bytes:
+    def one(name: str, value: bytes) -> bytes | None:
+        if name in private.excluded:
+            return None
+        return hashed(name, value) if name in forms else transform_members(value, one)
+
+    def hashed(name: str, value: bytes) -> bytes:
         if value.startswith(b"["):
-            return encode_json_array(
-                [one(name, bytes(item)) for item in json_array_decoder.decode(value)]
-            )
+            items = json_array_decoder.decode(value)
+            return encode_json_array([hashed(name, bytes(item)) for item in items])
         if value.startswith(b"{"):
-            return masked(value)
+            return transform_members(value, one)
         if not value.startswith(b'"'):
             # A number in place of a text may identify the person too.
             return b"null"
         text = msgspec.json.decode(value, type=str)
         return msgspec.json.encode(hash_text(text, salt=rules.salt, normalize=forms[name]))
 
-    def masked(raw: bytes) -> bytes:
-        if raw.startswith(b"["):
-            return encode_json_array(
-                [masked(bytes(item)) for item in json_array_decoder.decode(raw)]
-            )
-        if not raw.startswith(b"{"):
-            return raw
-        return encode_json_object(
-            {
-                name: one(name, bytes(value)) if name in forms else masked(bytes(value))
-                for name, value in json_object_decoder.decode(raw).items()
-                if name not in private.excluded
-            }
-        )
-
-    return masked
+    return partial(transform_members, transform=one)
 
 
 def transform_json_texts(
@@ -239,24 +236,15 @@ def remove_header_members(raw: bytes, *, is_definition: bool) -> bytes:
     """
     if _HEADERS_JSON_KEY.encode() not in raw:
         return raw
-    if raw.startswith(b"["):
-        return encode_json_array(
-            [
-                remove_header_members(bytes(item), is_definition=is_definition)
-                for item in json_array_decoder.decode(raw)
-            ]
+
+    def one(name: str, value: bytes) -> bytes | None:
+        if is_definition and name == HEADERS_MEMBER:
+            return None
+        return remove_header_members(
+            value, is_definition=is_definition or name == DEFINITION_MEMBER
         )
-    if not raw.startswith(b"{"):
-        return raw
-    return encode_json_object(
-        {
-            name: remove_header_members(
-                bytes(value), is_definition=is_definition or name == DEFINITION_MEMBER
-            )
-            for name, value in json_object_decoder.decode(raw).items()
-            if not (is_definition and name == HEADERS_MEMBER)
-        }
-    )
+
+    return transform_members(raw, one)
 
 
 def can_contain_definition(column: Column) -> bool:

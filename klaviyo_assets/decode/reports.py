@@ -13,22 +13,24 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from types import MappingProxyType
 
 import msgspec
 import pyarrow as pa
 from msgspec import Raw
 
 from klaviyo_assets.arrow_buffers import TIMESTAMP_UTC
-from klaviyo_assets.decode.coercion import QuarantinedRecord, coerce_value, is_json_null, json_type
+from klaviyo_assets.decode.coercion import coerce_value
 from klaviyo_assets.decode.jsonapi import (
     ABSENT_JSON,
     EMPTY_JSON_VALUES,
     PageLinks,
+    QuarantinedRecord,
     check_response_envelope,
     encode_json_object,
+    is_json_null,
     json_array_decoder,
     json_object_decoder,
+    json_type,
     repair_json,
     strip_bom,
 )
@@ -43,11 +45,6 @@ MAX_QUARANTINED_RESULTS, MAX_QUARANTINED_SHARE, MIN_ALL_QUARANTINED_RESULTS = 10
 all of its results, if there are at least so many."""
 
 
-def empty_extra() -> Mapping[str, bytes]:
-    """Return an immutable empty mapping."""
-    return MappingProxyType({})
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportRow:
     """The statistics of one message: for `day` of the account's zone, or the time frame (None).
@@ -59,7 +56,7 @@ class ReportRow:
     day: date | None
     groupings: Mapping[str, str | None]
     statistics: Mapping[str, float | None]
-    extra: Mapping[str, bytes] = field(default_factory=empty_extra)
+    extra: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -230,16 +230,16 @@ class PageLayout:
     """A stream's columns, grouped by how they are filled.
 
     `field_tree`: the declared attributes. `attributes`: name, type and path of the columns that are
-    read from attributes; `other_columns`: those that are not. `epoch_seconds_paths`: columns that
-    are filled from the seconds at a path where they are null. `relationships`: those with a column.
-    `cursor`: the name of its column. `latest_of_path`: the array of which the cursor is the latest,
-    else empty. `schema`: that of every batch.
+    read from attributes; `other_columns`: name, type and source of the others.
+    `epoch_seconds_paths`: columns that are filled from the seconds at a path where they are null.
+    `relationships`: those with a column. `cursor`: the name of its column. `latest_of_path`: the
+    array of which the cursor is the latest, else empty. `schema`: that of every batch.
     """
 
     stream: str
     field_tree: ObjectNode
     attributes: tuple[tuple[str, ColumnType, JsonPath], ...]
-    other_columns: tuple[Column, ...]
+    other_columns: tuple[tuple[str, ColumnType, ColumnSource], ...]
     epoch_seconds_paths: tuple[tuple[str, JsonPath], ...]
     relationships: frozenset[str]
     cursor: str | None
@@ -265,7 +265,11 @@ def build_page_layout(stream: Stream, *, exclude: frozenset[str]) -> PageLayout:
         stream=stream.name,
         field_tree=build_field_tree(stream, exclude=exclude),
         attributes=tuple((column.name, column.type, split_path(at.path)) for column, at in read),
-        other_columns=tuple(column for column in kept if not isinstance(column.source, FieldPath)),
+        other_columns=tuple(
+            (column.name, column.type, column.source)
+            for column in kept
+            if not isinstance(column.source, FieldPath)
+        ),
         epoch_seconds_paths=tuple(
             (column.name, split_path(at.epoch_seconds_path))
             for column, at in read

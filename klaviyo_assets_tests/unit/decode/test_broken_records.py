@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from klaviyo_assets.decode.coercion import QuarantinedRecord
+from klaviyo_assets.decode.jsonapi import QuarantinedRecord
 from klaviyo_assets.errors import BrokenBodyError, MalformedPageError
 from klaviyo_assets.model.column import Column, Included, LatestOf, RelatedIds
 from klaviyo_assets.model.stream import Detail

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klaviyo_assets.api.request_guard import Request
-from klaviyo_assets.decode.coercion import QuarantinedRecord
 from klaviyo_assets.decode.decoder import DecodedPage
+from klaviyo_assets.decode.jsonapi import QuarantinedRecord
 from klaviyo_assets.errors import CursorLostError, RepeatedPageError, ServerError
 from klaviyo_assets.model.stream import WHOLE_COLLECTION, Slice
 from klaviyo_assets.model.window import SyncProgress, Window
