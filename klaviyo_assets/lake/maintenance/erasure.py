@@ -16,11 +16,13 @@ A query that is in the middle of a retired file fails: its file cannot be remove
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+
+import msgspec
 
 from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.errors import LakeConflictError, LakeError, format_quantity
@@ -60,18 +62,19 @@ from klaviyo_assets.lake.response_cache import write_file_atomically
 UNFINISHED_SUFFIX = ".begun"
 
 
-@dataclass(slots=True, kw_only=True)
-class ErasedItems:
+class ErasedItems(
+    msgspec.Struct, kw_only=True, rename={"started_at": "begun", "responses": "answers"}
+):
     """What one erasure removed: rows and version by table, quarantined records by file.
 
     `responses` are files of cached responses, `files` those of older versions and of killed runs.
     """
 
     started_at: str
-    tables: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
-    quarantine: dict[str, int] = field(default_factory=dict[str, int])
-    responses: list[str] = field(default_factory=list[str])
-    files: list[str] = field(default_factory=list[str])
+    tables: dict[str, dict[str, int]] = {}
+    quarantine: dict[str, int] = {}
+    responses: list[str] = []
+    files: list[str] = []
 
     @property
     def is_empty(self) -> bool:
@@ -91,8 +94,7 @@ class ErasedItems:
         if self.files:
             yield (
                 f"older versions and killed runs: {format_quantity(len(self.files), 'file')} that "
-                "named "
-                "them removed"
+                "named them removed"
             )
 
 
@@ -110,16 +112,9 @@ class ErasureReceipt:
         self.hashes = sorted(set(hashes))
         self.digest = sha256("".join(self.hashes).encode()).hexdigest()[:16]
         self.erased = ErasedItems(started_at=clock().isoformat())
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            known = json.loads(self.unfinished_path.read_bytes())
-            self.erased = ErasedItems(
-                started_at=known["begun"],
-                tables=known["tables"],
-                quarantine=known["quarantine"],
-                responses=known["answers"],
-                # Receipts of earlier releases do not have this field.
-                files=known.get("files", []),
-            )
+        with suppress(OSError, ValueError):
+            raw = self.unfinished_path.read_bytes()
+            self.erased = msgspec.json.decode(raw, type=ErasedItems)
 
     @property
     def unfinished_path(self) -> Path:
@@ -164,15 +159,8 @@ class ErasureReceipt:
 
     def write(self, target: Path, **more: object) -> None:
         """Write what is recorded so far."""
-        content_fields = {
-            "profile_id_sha256": self.hashes,
-            "begun": self.erased.started_at,
-            **more,
-            "tables": self.erased.tables,
-            "quarantine": self.erased.quarantine,
-            "answers": self.erased.responses,
-            "files": self.erased.files,
-        }
+        erased = msgspec.to_builtins(self.erased)
+        content_fields = {"profile_id_sha256": self.hashes, **more, **erased}
         with map_storage_errors(target, None):
             create_folder(self.folder)
             content = json.dumps(content_fields, indent=2).encode()
@@ -358,12 +346,7 @@ def remove_stored_data(  # noqa: PLR0913 - as above
 
 def with_history_table(profile_table: ProfileTable) -> tuple[ProfileTable, ProfileTable]:
     """Return a table and its history, whether or not the history exists."""
-    history = ProfileTable(
-        table=build_history_table(profile_table.table),
-        id_column=profile_table.id_column,
-        address_columns=profile_table.address_columns,
-    )
-    return history, profile_table
+    return replace(profile_table, table=build_history_table(profile_table.table)), profile_table
 
 
 def refuse_active_writers(root: Path, names: Collection[str]) -> None:

@@ -63,8 +63,15 @@ UNNAMED_LOG_FILE = re.compile(r".+#\d+|.+\.tmp")
 class VacuumResult:
     """What was removed."""
 
-    files_removed: int
-    bytes_freed: int
+    files_removed: int = 0
+    bytes_freed: int = 0
+
+    def __add__(self, other: "VacuumResult") -> "VacuumResult":
+        """Return the sums of both."""
+        return VacuumResult(
+            files_removed=self.files_removed + other.files_removed,
+            bytes_freed=self.bytes_freed + other.bytes_freed,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +95,7 @@ def vacuum_table(
     with map_storage_errors(folder, name):
         # A table whose first commit was never made has only staging folders and unnamed commits.
         is_session_alive = remove_dead_staging(folder / STAGING_FOLDER)
-        removed_commits = VacuumResult(files_removed=0, bytes_freed=0)
+        removed_commits = VacuumResult()
         if not is_session_alive:
             removed_commits = delete_untouched_files(
                 folder, find_unnamed_commits(folder), before=before
@@ -116,10 +123,7 @@ def vacuum_table(
             published_version=needed.published_version,
         )
     hand_on_snapshot(folder, found)
-    return VacuumResult(
-        files_removed=done.files_removed + removed_commits.files_removed,
-        bytes_freed=done.bytes_freed + removed_commits.bytes_freed,
-    )
+    return done + removed_commits
 
 
 def vacuum_tables(
@@ -135,14 +139,11 @@ def vacuum_tables(
         one: ReaderNeeds(published_version=shown.get(one), files=paths_in_use.get(one, set()))
         for one in names
     }
-    done = [
+    done = (
         vacuum_table(table_folder(root, one), one, now=now, grace=grace, needed=each)
         for one, each in needed.items()
-    ]
-    return VacuumResult(
-        files_removed=sum(one.files_removed for one in done),
-        bytes_freed=sum(one.bytes_freed for one in done),
     )
+    return sum(done, start=VacuumResult())
 
 
 def remove_part_files(root: Path, *, before: datetime) -> None:
@@ -151,12 +152,9 @@ def remove_part_files(root: Path, *, before: datetime) -> None:
     Files that were touched since `before` stay: a process may be writing them.
     """
     lake = root / "lake"
-    leftovers = [
+    for path in [
         *lake.glob(f"{QUARANTINE_FOLDER}/*/*.part"),
         *lake.glob(f"{RESPONSE_CACHE_FOLDER}/*/*.part"),
-    ]
-    for path in [
-        *leftovers,
         *lake.glob(f"{ERASURE_RECEIPTS_FOLDER}/*.part"),
         *lake.glob(f"{SPILL_FOLDER}/*"),
     ]:

@@ -22,13 +22,15 @@ import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from shutil import copyfile
 from typing import TYPE_CHECKING
 from uuid import uuid4
+
+import msgspec
 
 from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.errors import LakeError
@@ -51,7 +53,6 @@ from klaviyo_assets.lake.read.duckdb import (
 )
 from klaviyo_assets.lake.read.views import (
     CachedTable,
-    PlainRelation,
     Relation,
     add_plain_relations,
     build_create_statements,
@@ -68,9 +69,17 @@ if TYPE_CHECKING:
 PUBLISHED_FILE = "_published.json"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedDatabase:
-    """What the database shows: versions by table, and the relations that are not plain tables.
+class PublishedDatabase(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    rename={
+        "stored_relations": "relations",
+        "view_digests": "views",
+        "database_fingerprint": "file",
+    },
+):
+    """What the database shows: versions by table, and the relations that it was published with.
 
     `view_digests` has the digest of each view's statements. `database_fingerprint` identifies the
     state of the file that has these views, "" where unknown. `lake_root` is the path at which
@@ -78,51 +87,34 @@ class PublishedDatabase:
     folders were given.
     """
 
-    versions: Mapping[str, int] = field(default_factory=dict[str, int])
-    relations: tuple[Relation, ...] = ()
-    view_digests: Mapping[str, str] = field(default_factory=dict[str, str])
+    versions: dict[str, int] = {}
+    stored_relations: tuple[dict[str, object], ...] = ()
+    view_digests: dict[str, str] = {}
     database_fingerprint: str = ""
     lake_root: str = ""
     folder_mode: str = ""
 
+    @property
+    def relations(self) -> list[Relation]:
+        """Return the relations that it was published with."""
+        return [relation_from_json(each) for each in self.stored_relations]
+
 
 def read_published(root: Path) -> PublishedDatabase:
     """Return what the last publisher stored; an empty value where that is unknown."""
-    try:
-        known = json.loads((root / "lake" / PUBLISHED_FILE).read_bytes())
-        return PublishedDatabase(
-            versions={str(name): int(number) for name, number in known["versions"].items()},
-            relations=tuple(relation_from_json(each) for each in known["relations"]),
-            view_digests={
-                str(name): str(digest) for name, digest in known.get("views", {}).items()
-            },
-            database_fingerprint=str(known.get("file", "")),
-            lake_root=str(known.get("lake_root", "")),
-            folder_mode=str(known.get("folder_mode", "")),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        # Only a cache: the next publisher rebuilds it.
-        return PublishedDatabase()
+    with suppress(OSError, ValueError):
+        raw = (root / "lake" / PUBLISHED_FILE).read_bytes()
+        return msgspec.json.decode(raw, type=PublishedDatabase)
+    # Only a cache: the next publisher rebuilds it.
+    return PublishedDatabase()
 
 
 def write_published(root: Path, published: PublishedDatabase) -> None:
     """Store what the database shows now."""
     target = root / "lake" / PUBLISHED_FILE
     part_file = target.with_suffix(".part")
-    known = {
-        "versions": dict(published.versions),
-        "relations": [
-            relation_to_json(each)
-            for each in published.relations
-            if not isinstance(each, PlainRelation)
-        ],
-        "views": dict(published.view_digests),
-        "file": published.database_fingerprint,
-        "lake_root": published.lake_root,
-        "folder_mode": published.folder_mode,
-    }
     remove_symlink(part_file)
-    part_file.write_text(json.dumps(known), encoding="utf-8")
+    part_file.write_bytes(msgspec.json.encode(published))
     part_file.replace(target)
 
 
@@ -143,6 +135,12 @@ def fingerprint_database(database: Path) -> str:
 def wal_files(database: Path) -> list[Path]:
     """Return the side files that another program, which writes to a database, has beside it."""
     return sorted(database.parent.glob(f"{database.name}.wal*"))
+
+
+def remove_wal_files(database: Path) -> None:
+    """Delete the side files of a database."""
+    for each in wal_files(database):
+        each.unlink(missing_ok=True)
 
 
 def digest_statements(statements: Sequence[str]) -> str:
@@ -315,7 +313,7 @@ def publish_database(
                     digests.pop(str(problem.stream))
             now = PublishedDatabase(
                 versions={name: one.version for name, one in found.items()},
-                relations=tuple(relations),
+                stored_relations=tuple(map(relation_to_json, relations)),
                 view_digests=digests,
                 database_fingerprint=fingerprint_database(root / DATABASE_FILE),
                 lake_root=place,
@@ -369,8 +367,8 @@ def find_reusable_views(
 ) -> Collection[str]:
     """Return the names of the views that can be copied with the database that has them.
 
-    None if this process has that database open: to copy it would drop DuckDB's lock on it, by which
-    other processes know that it is in use (see the module docstring).
+    No view can while this process has that database open: a copy would drop DuckDB's lock on it, by
+    which other processes know that it is in use (see the module docstring).
     """
     unchanged = {name for name, digest in previous.items() if digests.get(name) == digest}
     return () if unchanged and is_open_in_this_process(root / DATABASE_FILE) else unchanged
@@ -405,8 +403,8 @@ def build_database(
     """
     reach_crash_point("before building the database")
     beside = root / NEW_DATABASE_FILE
-    for stale in (beside, *wal_files(beside)):
-        stale.unlink(missing_ok=True)
+    beside.unlink(missing_ok=True)
+    remove_wal_files(beside)
     if reused:
         copyfile(root / DATABASE_FILE, beside)
     with map_storage_errors(root / DATABASE_FILE, None), open_new_database(beside) as connection:
@@ -459,12 +457,10 @@ def swap_database(root: Path) -> None:
     open for writing may create another side file at any time; the next publisher removes it.
     """
     reach_crash_point("before swapping the database")
-    for stale in wal_files(root / DATABASE_FILE):
-        stale.unlink(missing_ok=True)
+    remove_wal_files(root / DATABASE_FILE)
     (root / NEW_DATABASE_FILE).replace(root / DATABASE_FILE)
     reach_crash_point("after swapping the database")
-    for stale in wal_files(root / DATABASE_FILE):
-        stale.unlink(missing_ok=True)
+    remove_wal_files(root / DATABASE_FILE)
 
 
 def start_file_grace(

@@ -241,3 +241,9 @@ def open_bounded_connection(
 def quote_key_columns(key: pa.Schema) -> str:
     """Return the columns of a key, quoted, for a SELECT."""
     return ", ".join(quote_identifier(name) for name in key.names)
+
+
+def select_columns(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
+    """Return some columns of a schema, in the order of `names`."""
+    kinds = dict(zip(schema.names, schema.types, strict=True))
+    return pa.schema([(name, kinds[name]) for name in names])

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from klaviyo_assets.errors import LakeError, MissingTableError, SettingError, StorageError
 from klaviyo_assets.lake.disk import acquire_lock, fsync_file, map_storage_errors
 from klaviyo_assets.lake.layout import DATABASE_FILE, EXPORTS_FILE
-from klaviyo_assets.lake.read.database import wal_files
+from klaviyo_assets.lake.read.database import remove_wal_files
 from klaviyo_assets.lake.read.duckdb import (
     DUCKDB_STORAGE_VERSION,
     open_connection,
@@ -159,8 +159,7 @@ def export_tables(
     """
     partial = partial_export_path(target)
     with map_storage_errors(target, None), lock_export(partial):
-        for stale in (partial, *wal_files(partial)):
-            stale.unlink(missing_ok=True)
+        remove_export(partial)
         try:
             with open_export(partial) as writing:
                 done = [
@@ -168,8 +167,7 @@ def export_tables(
                     for name, each in tables.items()
                 ]
             fsync_file(partial)
-            for stale in wal_files(target):
-                stale.unlink(missing_ok=True)
+            remove_wal_files(target)
             partial.replace(target)
         except RuntimeError as error:
             # DuckDB raises this after Ctrl-C; its other errors have types of their own.
@@ -177,9 +175,14 @@ def export_tables(
                 raise
             raise KeyboardInterrupt from None
         finally:
-            for stale in (partial, *wal_files(partial)):
-                stale.unlink(missing_ok=True)
+            remove_export(partial)
     return done
+
+
+def remove_export(path: Path) -> None:
+    """Delete a database file and its side files, if they are there."""
+    path.unlink(missing_ok=True)
+    remove_wal_files(path)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from klaviyo_assets.lake.read.duckdb import (
     query_duplicate_keys,
     quote_identifier,
     quote_literal,
+    select_columns,
 )
 from klaviyo_assets.lake.read.views import stored_tables
 
@@ -135,8 +136,7 @@ def read_duplicate_keys(
     root: Path, name: str, snapshot: TableSnapshot, key: Sequence[str]
 ) -> pa.Table:
     """Return the keys that occur in the table more than once."""
-    kinds = dict(zip(snapshot.schema.names, snapshot.schema.types, strict=True))
-    schema = pa.schema([(column, kinds[column]) for column in key])
+    schema = select_columns(snapshot.schema, key)
     paths = [table_folder(root, name) / file.path for file in snapshot.files]
     spill = root / "lake" / SPILL_FOLDER
     if not has_duplicate_hashes(paths, schema, spill=spill):

@@ -24,6 +24,7 @@ from klaviyo_assets.lake.read.duckdb import (
     open_connection,
     quote_identifier,
     quote_literal,
+    select_columns,
     select_table_files,
 )
 from klaviyo_assets.lake.read.views import PlainRelation, Relation, build_select, load_current_table
@@ -80,7 +81,7 @@ def read_table_columns(root: Path, name: str, columns: Sequence[str]) -> pa.Tabl
     return pa.concat_tables(parts) if parts else schema.empty_table()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class DayCount:
     """The number of rows of one UTC day with one value.
 
@@ -120,18 +121,11 @@ def count_rows_by_day(root: Path, name: str, query: DayCountQuery) -> list[DayCo
     if found is None:
         return []
     columns = [query.value_column, query.time_column, SYNCED_AT_COLUMN]
-    shown = TableFiles(
-        schema=_select_columns(found, columns),
-        paths=tuple(
-            folder / file.path for file in found.files if _can_overlap_window(file, query.window)
-        ),
-    )
+    files = [file for file in found.files if _can_overlap_window(file, query.window)]
+    shown = _build_table_files(folder, found, files, columns)
     with map_storage_errors(folder, name), open_connection() as opened:
         rows = opened.sql(_build_day_count_sql(shown, query)).fetchall()
-    return [
-        DayCount(value=each[0], day=each[1], rows=each[2], rows_synced_since=each[3])
-        for each in rows
-    ]
+    return [DayCount(*each) for each in rows]
 
 
 def first_stored_day(root: Path, name: str) -> date | None:
@@ -145,11 +139,6 @@ def _partition_days(files: Sequence[DataFile]) -> Iterator[date]:
         day = file.partition.removeprefix(f"{DAY_PARTITION}=")
         if day != file.partition:
             yield date.fromisoformat(day)
-
-
-def _select_columns(found: TableSnapshot, columns: Sequence[str]) -> pa.Schema:
-    kinds = dict(zip(found.schema.names, found.schema.types, strict=True))
-    return pa.schema([(name, kinds[name]) for name in columns])
 
 
 def _can_overlap_window(file: DataFile, window: Window) -> bool:
@@ -186,7 +175,7 @@ def _timestamp_literal(moment: datetime) -> str:
 ID_COLUMN = "id"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ArrivalDelay:
     """New rows with one value and one step of delay.
 
@@ -249,24 +238,14 @@ def measure_arrival_delays(
     )
     with map_storage_errors(folder, name), open_connection() as opened:
         rows = opened.sql(sql).fetchall()
-    return [
-        ArrivalDelay(
-            value=each[0],
-            is_before_high_water_mark=each[1],
-            delay_step=each[2],
-            rows=each[3],
-            max_delay_seconds=each[4],
-        )
-        for each in rows
-    ]
+    return [ArrivalDelay(*each) for each in rows]
 
 
 def _build_table_files(
     folder: Path, found: TableSnapshot, paths: Sequence[str], columns: Sequence[str]
 ) -> TableFiles:
-    kinds = dict(zip(found.schema.names, found.schema.types, strict=True))
-    schema = pa.schema([(name, kinds[name]) for name in columns])
-    return TableFiles(schema=schema, paths=tuple(folder / path for path in paths))
+    paths_of_files = tuple(folder / path for path in paths)
+    return TableFiles(schema=select_columns(found.schema, columns), paths=paths_of_files)
 
 
 def _build_arrival_sql(

@@ -17,7 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
+
+import msgspec
 
 import msgspec
 import pyarrow as pa
@@ -490,34 +492,8 @@ def relation_to_json(relation: Relation) -> dict[str, object]:
 
 
 def relation_from_json(values: Mapping[str, object]) -> Relation:
-    """Return the relation that `relation_to_json` wrote.
-
-    Raises:
-        KeyError: another version of this project wrote it.
-    """
-    texts = {name: str(value) for name, value in values.items()}
-    if "parent" in values:
-        return DetailRelation(
-            name=texts["name"],
-            parent=texts["parent"],
-            key=tuple(cast("list[str]", values["key"])),
-            columns=tuple(cast("list[str]", values["columns"])),
-        )
-    if "people" in values:
-        return ProfileMergeRule(
-            name=texts["name"],
-            people=texts["people"],
-            identifiers=tuple(cast("list[str]", values["identifiers"])),
-            events=texts["events"],
-            owner=texts["owner"],
-        )
-    if "left" in values:
-        pairs = cast("list[tuple[str, str]]", values["columns"])
-        return JoinRelation(
-            name=texts["name"],
-            left=texts["left"],
-            right=texts["right"],
-            on=texts["on"],
-            columns=tuple((here, there) for here, there in pairs),
-        )
-    return PlainRelation(name=texts["name"])
+    """Return the relation that `relation_to_json` wrote; a plain one where none fits."""
+    for kind in (DetailRelation, JoinRelation, ProfileMergeRule):
+        with suppress(msgspec.ValidationError):
+            return msgspec.convert(values, kind)
+    return PlainRelation(name=str(values.get("name")))
