@@ -232,13 +232,13 @@ class PageDecoder:
         relationships = known.relationships | names
         extras = known.new_fields | set(filter(can_name_struct_field, page.issues.new_fields))
         loose = known.loose_fields | page.issues.loose_fields
-        if (relationships, extras, loose) == (
-            *(known.relationships, known.new_fields, known.loose_fields),
-        ) or len(extras) + len(relationships) > MAX_LEARNED_FIELDS:
-            return
-        self._fast_path = FastPath(
-            self._layout.field_tree, relationships, new_fields=extras, loose_fields=loose
-        )
+        before = (known.relationships, known.new_fields, known.loose_fields)
+        if (relationships, extras, loose) != before and (
+            len(extras) + len(relationships) <= MAX_LEARNED_FIELDS
+        ):
+            self._fast_path = FastPath(
+                self._layout.field_tree, relationships, new_fields=extras, loose_fields=loose
+            )
 
     def _note_missing_fields(self, body: bytes, issues: PageIssues) -> None:
         """Add a notice for each declared attribute that the first page with rows lacks."""

@@ -211,12 +211,12 @@ class QuarantineRetries:
                 and not is_over
                 and _is_touching(each.window, merged.window)
             ):
-                due = max(merged.due_at, each.due_at)
-                tries, bounding_window = (
-                    max(merged.tries, each.tries),
-                    _bounding_window(merged.window, each.window),
+                merged = replace(
+                    merged,
+                    window=_bounding_window(merged.window, each.window),
+                    tries=max(merged.tries, each.tries),
+                    due_at=max(merged.due_at, each.due_at),
                 )
-                merged = replace(merged, window=bounding_window, tries=tries, due_at=due)
             else:
                 apart.append(each)
         self.entries = [*apart, merged]

@@ -3,7 +3,7 @@ r"""Searches files of any format for people's ids, addresses and numbers, howeve
     Parquet              every column, also nested and binary ones, and the metadata of the footer
     DuckDB, SQLite       every row of every table, the statements of the views, and the raw pages
     cached responses     decompressed
-    gzip, bzip2, xz,     decompressed up to `MOST_UNPACKED` bytes, and archives in them as well;
+    gzip, bzip2, xz,     decompressed up to `MAX_UNPACKED_BYTES`, and archives in them as well;
     zip, tar             databases, Parquet and other formats inside cannot be searched
     all others           as text (UTF-8, or as a byte order mark says), or else as bytes
 
@@ -126,7 +126,7 @@ class SearchTerms:
         be a false alarm.
         """
         text = raw.lower()
-        return any(_lies_in(each, text, longer) for each in self._terms)
+        return any(_contains_apart(each, text, longer) for each in self._terms)
 
     def _select_candidates(self, text: bytes) -> Iterable[bytes]:
         if len(self._terms) <= MAX_LINEAR_TERMS:
@@ -135,8 +135,8 @@ class SearchTerms:
         return [each for word in words for each in self._by_word[word]]
 
 
-def _lies_in(term: bytes, text: bytes, longer: Collection[bytes]) -> bool:
-    """Return whether bytes contain a term outside of the longer words."""
+def _contains_apart(term: bytes, text: bytes, longer: Collection[bytes]) -> bool:
+    """Return whether bytes contain a term that is not a part of one of the longer words."""
     words = [(each, each.find(term)) for each in longer if term in each]
     at = text.find(term)
     while at >= 0:
@@ -179,32 +179,35 @@ SEARCH_CHUNK_BYTES = 8 * 2**20
 SEARCH_OVERLAP_BYTES = 4096
 """The overlap of two chunks of a text: a term with all its escapes is shorter."""
 
-MOST_UNPACKED = 4 * 2**30
+MAX_UNPACKED_BYTES = 4 * 2**30
 """Limit of bytes decompressed from one file; a file with more counts as unsearchable."""
 
-DEEPEST = 4
-"""How many archives can be nested in a file, as with text (`MAX_ENCODING_DEPTH`)."""
+MAX_ARCHIVE_DEPTH = 4
+"""How many archives can be nested in one another."""
 
 _DUCKDB_MAGIC_OFFSET = 8
-_TAR_AT = 257
+_TAR_MAGIC_OFFSET = 257
 _HEAD_BYTES = 64 * 1024
 _READ_ERRORS = (
     *(pa.ArrowException, zlib.error, lzma.LZMAError, sqlite3.Error, EOFError, ValueError),
     *(zipfile.BadZipFile, tarfile.TarError, NotImplementedError),
 )
-_PACKERS: Final = (
+_COMPRESSIONS: Final = (
     (re.compile(rb"\x1f\x8b"), gzip.open),
     (re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"), bz2.open),
     (re.compile(rb"\xfd7zXZ\0"), lzma.open),
 )
-_CLOSED = re.compile(
+_UNSEARCHABLE = re.compile(
     rb"\x28\xb5\x2f\xfd|\x04\x22\x4d\x18|7z\xbc\xaf\x27\x1c|Rar!\x1a\x07"
     rb"|PAR1|SQLite format 3|.{8}DUCK",
     re.DOTALL,
 )
 """How files begin that cannot be searched as a stream: zstd, lz4, 7z, rar, databases."""
 
-_MARKS = (
+_STRINGS = {pa.string(), pa.large_string(), pa.string_view()}
+_BINARIES = {pa.binary(), pa.large_binary(), pa.binary_view()}
+
+_BYTE_ORDER_MARKS = (
     *((codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be")),
     *((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")),
 )
@@ -282,20 +285,20 @@ def _find_matching_parts(path: Path, terms: SearchTerms) -> Iterator[str]:
     if head.startswith(b"PAR1") or path.suffix == ".parquet":
         yield from _match_parquet_columns(path, terms)
     elif head[_DUCKDB_MAGIC_OFFSET : _DUCKDB_MAGIC_OFFSET + 4] == b"DUCK":
-        yield from _database_naming(path, _read_duckdb_texts(path), terms)
+        yield from _match_database(path, _read_duckdb_texts(path), terms)
     elif head.startswith(b"SQLite format 3"):
-        yield from _database_naming(path, _read_sqlite_texts(path), terms)
+        yield from _match_database(path, _read_sqlite_texts(path), terms)
     elif path.suffix == RESPONSE_SUFFIX:
         first, _, packed = path.read_bytes().partition(b"\n")
-        if _is_one_named([first, zlib.decompress(packed)], terms):
+        if _matches_text([first, zlib.decompress(packed)], terms):
             yield ""
     else:
         with path.open("rb") as file:
-            if _is_named_in(file, terms, _Room(MOST_UNPACKED)):
+            if _matches_stream(file, terms, _UnpackBudget(MAX_UNPACKED_BYTES)):
                 yield ""
 
 
-def _is_one_named(
+def _matches_text(
     texts: Iterable[bytes], terms: SearchTerms, longer: set[bytes] | None = None
 ) -> bool:
     """Return whether one of the texts matches; `longer` as in `SearchTerms.is_any_in_text`."""
@@ -305,13 +308,13 @@ def _is_one_named(
     )
 
 
-def _database_naming(path: Path, texts: Iterable[bytes], terms: SearchTerms) -> Iterator[str]:
+def _match_database(path: Path, texts: Iterable[bytes], terms: SearchTerms) -> Iterator[str]:
     """Yield "" if a database's rows match, or else its raw pages, where deleted rows may be.
 
     In pages nothing separates values: what the rows contain as a longer word counts as one.
     """
     longer: set[bytes] = set()
-    if _is_one_named(texts, terms, longer):
+    if _matches_text(texts, terms, longer):
         yield ""
         return
     with path.open("rb") as file:
@@ -320,31 +323,33 @@ def _database_naming(path: Path, texts: Iterable[bytes], terms: SearchTerms) -> 
 
 
 @dataclass(slots=True)
-class _Room:
+class _UnpackBudget:
     """How many bytes may still be decompressed of one file."""
 
     left: int
 
 
-class _Unpacked(io.RawIOBase):
+class _UnpackedFile(io.RawIOBase):
     """The decompressed content of a file, readable up to the limit."""
 
-    def __init__(self, file: BinaryIO, room: _Room) -> None:
-        self._file, self._room = file, room
+    def __init__(self, file: BinaryIO, budget: _UnpackBudget) -> None:
+        self._file, self._budget = file, budget
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: "memoryview[int]", /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         piece = self._file.read(len(buffer))
-        self._room.left -= len(piece)
-        if self._room.left < 0:
-            raise ValueError("more is packed in it than is unpacked")
+        self._budget.left -= len(piece)
+        if self._budget.left < 0:
+            raise ValueError("it unpacks to more than the limit")
         buffer[: len(piece)] = piece
         return len(piece)
 
 
-def _is_named_in(file: BinaryIO, terms: SearchTerms, room: _Room, depth: int = 0) -> bool:
+def _matches_stream(
+    file: BinaryIO, terms: SearchTerms, budget: _UnpackBudget, depth: int = 0
+) -> bool:
     """Return whether a file matches a term, with nested archives decompressed.
 
     Raises:
@@ -352,22 +357,22 @@ def _is_named_in(file: BinaryIO, terms: SearchTerms, room: _Room, depth: int = 0
     """
     stream = cast("io.BufferedReader", file)
     if depth:
-        stream = io.BufferedReader(_Unpacked(file, room), _HEAD_BYTES)
+        stream = io.BufferedReader(_UnpackedFile(file, budget), _HEAD_BYTES)
     head = stream.peek(_HEAD_BYTES)
-    if depth > DEEPEST or _CLOSED.match(head):
+    if depth > MAX_ARCHIVE_DEPTH or _UNSEARCHABLE.match(head):
         raise ValueError("it cannot be looked through as a stream")
-    for mark, packer in _PACKERS:
+    for mark, packer in _COMPRESSIONS:
         if mark.match(head):
             with packer(stream) as unpacked:
-                return _is_named_in(cast("BinaryIO", unpacked), terms, room, depth + 1)
+                return _matches_stream(cast("BinaryIO", unpacked), terms, budget, depth + 1)
     if head.startswith((b"PK\3\4", b"PK\5\6")):
-        return _is_named_in_zip(stream, terms, room, depth)
-    if head[_TAR_AT : _TAR_AT + 5] == b"ustar":
-        return _is_named_in_tar(stream, terms, room, depth)
-    return _is_one_named(_texts(stream, head), terms)
+        return _matches_zip(stream, terms, budget, depth)
+    if head[_TAR_MAGIC_OFFSET : _TAR_MAGIC_OFFSET + 5] == b"ustar":
+        return _matches_tar(stream, terms, budget, depth)
+    return _matches_text(_read_texts(stream, head), terms)
 
 
-def _is_named_in_zip(file: BinaryIO, terms: SearchTerms, room: _Room, depth: int) -> bool:
+def _matches_zip(file: BinaryIO, terms: SearchTerms, budget: _UnpackBudget, depth: int) -> bool:
     with zipfile.ZipFile(file) as archive:
         for each in archive.infolist():
             if terms.is_any_in_text(each.filename.encode() + b"\n" + each.comment):
@@ -375,25 +380,25 @@ def _is_named_in_zip(file: BinaryIO, terms: SearchTerms, room: _Room, depth: int
             if each.flag_bits & 1:
                 raise ValueError("it is encrypted")
             with archive.open(each) as member:
-                if _is_named_in(cast("BinaryIO", member), terms, room, depth + 1):
+                if _matches_stream(cast("BinaryIO", member), terms, budget, depth + 1):
                     return True
         return terms.is_any_in_text(archive.comment)
 
 
-def _is_named_in_tar(file: BinaryIO, terms: SearchTerms, room: _Room, depth: int) -> bool:
+def _matches_tar(file: BinaryIO, terms: SearchTerms, budget: _UnpackBudget, depth: int) -> bool:
     with tarfile.open(fileobj=file, mode="r|") as archive:
         for each in archive:
             if terms.is_any_in_text(f"{each.name}\n{each.linkname}".encode("utf-8", "replace")):
                 return True
             member = archive.extractfile(each) if each.isfile() else None
-            if member and _is_named_in(cast("BinaryIO", member), terms, room, depth + 1):
+            if member and _matches_stream(cast("BinaryIO", member), terms, budget, depth + 1):
                 return True
     return False
 
 
-def _texts(file: BinaryIO, head: bytes) -> Iterator[bytes]:
+def _read_texts(file: BinaryIO, head: bytes) -> Iterator[bytes]:
     """Yield a file in overlapping chunks; each also as UTF-8 if a byte order mark says so."""
-    encoding = next((name for mark, name in _MARKS if head.startswith(mark)), None)
+    encoding = next((name for mark, name in _BYTE_ORDER_MARKS if head.startswith(mark)), None)
     for piece in _read_chunks(file):
         yield piece
         if encoding is not None:
@@ -416,16 +421,12 @@ def _match_parquet_columns(path: Path, terms: SearchTerms) -> Iterator[str]:
         unmatched = set(file.schema_arrow.names)
         for batch in file.iter_batches(batch_size=SEARCH_BATCH_ROWS):
             for name in batch.schema.names:
-                if name in unmatched and is_any_in_column(
-                    cast("pa.Array[Any]", batch.column(name)), terms
+                column = cast("pa.Array[Any]", batch.column(name))
+                if name in unmatched and any(
+                    terms.is_any_in_text(text) for text in _read_column_texts(column)
                 ):
                     unmatched.discard(name)
                     yield name
-
-
-def is_any_in_column(values: "pa.Array[Any]", terms: SearchTerms) -> bool:
-    """Return whether a column of texts, nested or not, matches one of the terms."""
-    return any(terms.is_any_in_text(text) for text in _read_column_texts(values))
 
 
 def _read_column_texts(column: "pa.Array[Any]") -> Iterator[bytes]:
@@ -443,21 +444,11 @@ def _read_column_texts(column: "pa.Array[Any]") -> Iterator[bytes]:
         yield from _read_column_texts(values.flatten())
     elif isinstance(values, pa.ExtensionArray):
         yield from _read_column_texts(values.storage)
-    elif _is_text(kind):
-        plain = values.cast(pa.binary() if _is_binary(kind) else pa.string()).drop_null()
+    elif kind in _STRINGS or kind in _BINARIES or pa.types.is_fixed_size_binary(kind):
+        plain = values.cast(pa.string() if kind in _STRINGS else pa.binary()).drop_null()
         whole = cast("Any", pa.ListArray).from_arrays([0, len(plain)], plain)
-        joined = cast("Any", pc.binary_join)(whole, b"\n" if _is_binary(kind) else "\n")
+        joined = cast("Any", pc.binary_join)(whole, "\n" if kind in _STRINGS else b"\n")
         yield joined[0].as_buffer().to_pybytes()
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    is_plain = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-    return is_plain or pa.types.is_binary_view(kind) or pa.types.is_fixed_size_binary(kind)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    is_plain = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    return is_plain or pa.types.is_string_view(kind) or _is_binary(kind)
 
 
 def _read_duckdb_texts(path: Path) -> Iterator[bytes]:

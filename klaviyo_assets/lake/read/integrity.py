@@ -54,9 +54,9 @@ def find_database_problems(root: Path) -> Iterator[LakeError]:
     if leftover_files := wal_files(path):
         yield LakeError(
             f"{', '.join(each.name for each in leftover_files)} lies beside {path}: another "
-            "program opened "
-            "the database for writing, and was killed or is at work. What a reader sees is not "
-            "what was published. Close that program, then run `klaviyo-assets publish`"
+            "program opened the database for writing, and was killed or is at work. What a reader "
+            "sees is not what was published. Close that program, then run "
+            "`klaviyo-assets publish`"
         )
         return
     try:

@@ -363,7 +363,7 @@ def test_a_file_that_cannot_be_looked_into_is_named(
     lake: Lake, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
     """Nothing is taken for free of somebody that nobody has read."""
-    monkeypatch.setattr(file_search, "MOST_UNPACKED", 2_000_000)
+    monkeypatch.setattr(file_search, "MAX_UNPACKED_BYTES", 2_000_000)
     merge_rows(lake, PROFILES, [build_batch([(ADA, 0.0, MAIL, 0)])])
     path = lake.root / "notes"
     path.write_bytes(content)
