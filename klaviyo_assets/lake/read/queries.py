@@ -121,8 +121,8 @@ def count_rows_by_day(root: Path, name: str, query: DayCountQuery) -> list[DayCo
     if found is None:
         return []
     columns = [query.value_column, query.time_column, SYNCED_AT_COLUMN]
-    files = [file for file in found.files if _can_overlap_window(file, query.window)]
-    shown = _build_table_files(folder, found, files, columns)
+    paths = [file.path for file in found.files if _can_overlap_window(file, query.window)]
+    shown = _build_table_files(folder, found, paths, columns)
     with map_storage_errors(folder, name), open_connection() as opened:
         rows = opened.sql(_build_day_count_sql(shown, query)).fetchall()
     return [DayCount(*each) for each in rows]

@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-
-import msgspec
 import pyarrow as pa
 
 from klaviyo_assets.errors import LakeError
