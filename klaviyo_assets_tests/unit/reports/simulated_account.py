@@ -97,6 +97,13 @@ class SimulatedAccount:
         return {message: row for message, row in found.items() if row is not None}
 
 
+def take_days_once(placing: DayAllocator, finished: dict[date, tuple[TimedRow, ...]]) -> None:
+    """Add the days that became complete; none that was complete before, unless it was noted."""
+    ready = placing.take_finished_days()
+    assert placing.state.warnings or not ready.keys() & finished.keys()
+    finished |= ready
+
+
 def run_allocation(
     placing: DayAllocator, account: SimulatedAccount
 ) -> dict[date, dict[str, TimedRow]]:
@@ -112,9 +119,9 @@ def run_allocation(
             part = questions.send(group_by_message(account.respond(part), "campaign_message_id"))
         except StopIteration:
             part = None
-        ready = placing.take_finished_days()
-        assert placing.state.warnings or not ready.keys() & finished.keys()
-        finished |= ready
+        take_days_once(placing, finished)
+    # What is known may place the rest without a question.
+    take_days_once(placing, finished)
     return {
         when: {row.row.groupings["campaign_id"] or "": row for row in rows}
         for when, rows in finished.items()

@@ -87,6 +87,11 @@ def test_every_day_has_exactly_its_rows(world: SimulatedAccount, wanted: set[dat
 
 
 @given(worlds(), some_days, some_days)
+@example(
+    SimulatedAccount({"m0": {day_of_year(2): 1}}, {"m0": None}),
+    {day_of_year(0), day_of_year(3)},
+    {day_of_year(2)},
+)
 def test_what_one_metric_taught_spares_the_others(
     world: SimulatedAccount, first: set[date], second: set[date]
 ) -> None:
