@@ -9,15 +9,13 @@ the lake holds: Klaviyo gives each id to one account only.
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import cast
 
 from platformdirs import user_state_path
 
-from klaviyo_assets.api.client import KlaviyoClient
-from klaviyo_assets.api.clock import ClockSkewTracker
-from klaviyo_assets.api.rate_limiter import RateLimiter, hash_api_key
+from klaviyo_assets.api.client import ClientStatsCollector, KlaviyoClient
+from klaviyo_assets.api.rate_limiter import AccountFacts, RateLimiter, hash_api_key
 from klaviyo_assets.api.request_guard import Response, validate_base_url
 from klaviyo_assets.api.requests import first_page_request
 from klaviyo_assets.api.response_errors import json_member
@@ -36,15 +34,6 @@ from klaviyo_assets.model.window import Window
 from klaviyo_assets.settings import Settings
 
 
-@dataclass(frozen=True, slots=True)
-class AccountInfo:
-    """An account: its id, its IANA time zone (None: unknown), and when it was fetched, UTC."""
-
-    id: str
-    timezone: str | None
-    responded_at: datetime
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountConnection:
     """What requests with one key need: the client, the rate limiter, and the stream of accounts."""
@@ -52,9 +41,13 @@ class AccountConnection:
     accounts: Stream
     client: KlaviyoClient
     rate_limiter: RateLimiter
-    base_url: str
     key_name: str
     """The key's hash, under which the rate limiter stores its account; never the key."""
+
+    def share_rate_limit(self, account: str) -> None:
+        """From now on share the rate limit of `account` with its other keys, and count anew."""
+        self.rate_limiter.account = account
+        self.client.stats_collector = ClientStatsCollector()
 
     def close(self) -> None:
         """Close the connections to the server and the rate limiter's file."""
@@ -62,37 +55,24 @@ class AccountConnection:
         self.rate_limiter.close()
 
 
-def connect_account(
-    settings: Settings,
-    key: str,
-    *,
-    accounts: Stream,
-    account: str | None = None,
-    clock_skew: ClockSkewTracker | None = None,
-) -> AccountConnection:
-    """Return a connection with its own client and rate limiter; it holds sockets and a file open.
+def connect_account(settings: Settings, key: str, *, accounts: Stream) -> AccountConnection:
+    """Return a connection whose account is not known yet; it holds sockets and a file open.
 
-    The rate limit is shared by all keys of `account`; None: the account is not known yet, and the
-    key has a rate limit of its own. `clock_skew`: the run's, where a run has several clients.
+    Until `share_rate_limit` is called, the key has a rate limit of its own.
     """
     base_url = validate_base_url(settings.base_url)
     # A sandbox may accept the same key as Klaviyo, for another account.
     name = hash_api_key(f"{base_url} {key}")
-    rate_limiter = open_rate_limiter(settings, account or provisional_account_id(name))
+    rate_limiter = open_rate_limiter(settings, provisional_account_id(name))
     client = KlaviyoClient(
         base_url=base_url,
         api_key=key,
         revision=settings.revision,
         rate_limiter=rate_limiter,
         max_body_mib=settings.max_body_mib,
-        clock_skew=clock_skew,
     )
     return AccountConnection(
-        accounts=accounts,
-        client=client,
-        rate_limiter=rate_limiter,
-        base_url=base_url,
-        key_name=name,
+        accounts=accounts, client=client, rate_limiter=rate_limiter, key_name=name
     )
 
 
@@ -113,7 +93,7 @@ def resolve_account_id(connection: AccountConnection, *, warn: Callable[[str], N
             "account is recognized by the ids of what is stored, or by `klaviyo-assets adopt`"
         )
         return provisional_account_id(connection.key_name)
-    return account.id
+    return account.account_id
 
 
 def provisional_account_id(key_name: str) -> str:
@@ -121,24 +101,22 @@ def provisional_account_id(key_name: str) -> str:
     return f"{ACCOUNT_STAND_IN_PREFIX}{key_name[:16]}"
 
 
-def fetch_account(connection: AccountConnection) -> AccountInfo:
+def fetch_account(connection: AccountConnection) -> AccountFacts:
     """Fetch the account, and store it for a day.
 
     Raises:
         KlaviyoAssetsError: Klaviyo refuses the key, or cannot be reached; MissingScopeError where
             the key lacks `accounts:read`.
     """
-    request = first_page_request(
-        connection.accounts, WHOLE_COLLECTION, Window(), base_url=connection.base_url
-    )
+    request = first_page_request(connection.accounts, WHOLE_COLLECTION, Window())
     found = connection.client.fetch(request, _parse_account, stream=connection.accounts.name)
     connection.rate_limiter.store_account_facts(
-        connection.key_name, account_id=found.id, timezone=found.timezone
+        connection.key_name, account_id=found.account_id, timezone=found.timezone
     )
     return found
 
 
-def _parse_account(response: Response) -> AccountInfo:
+def _parse_account(response: Response) -> AccountFacts:
     """Return the account; attributes of the wrong type are ignored, so that no stream stops."""
     try:
         text, _ = repair_json(strip_bom(response.body, "accounts"))
@@ -152,7 +130,7 @@ def _parse_account(response: Response) -> AccountInfo:
     if not isinstance(account, str) or not account:
         raise BrokenBodyError("the response to GET /api/accounts names no account")
     zone = json_member(json_member(first, "attributes"), "timezone")
-    return AccountInfo(
+    return AccountFacts(
         account, zone if isinstance(zone, str) and zone else None, response.responded_at
     )
 
@@ -295,7 +273,7 @@ def has_matching_ids(
     """
     for stream in _stored_streams(lake, streams):
         slices = cast("Collection", stream.source).slices
-        request = first_page_request(stream, slices[0], Window(), base_url=connection.base_url)
+        request = first_page_request(stream, slices[0], Window())
         try:
             shown = connection.client.fetch(request, _parse_ids, stream=stream.name)
         except RefusedStreamError:

@@ -251,7 +251,7 @@ MAPPED_METRICS_PATH, CUSTOM_METRICS_PATH = "/api/mapped-metrics", "/api/custom-m
 
 
 def get_revenue_metric(
-    client: KlaviyoClient, rate_limiter: RateLimiter, base_url: str, *, now: datetime
+    client: KlaviyoClient, rate_limiter: RateLimiter, *, now: datetime
 ) -> str | None:
     """Return which metric the account maps to revenue; None where it maps none.
 
@@ -267,12 +267,10 @@ def get_revenue_metric(
         and abs(now - known.fetched_at) < REVENUE_CACHE_LIFETIME
     ):
         return known.id
-    return fetch_revenue_metric(client, rate_limiter, base_url)
+    return fetch_revenue_metric(client, rate_limiter)
 
 
-def fetch_revenue_metric(
-    client: KlaviyoClient, rate_limiter: RateLimiter, base_url: str
-) -> str | None:
+def fetch_revenue_metric(client: KlaviyoClient, rate_limiter: RateLimiter) -> str | None:
     """Fetch which metric the account maps to revenue, and store it.
 
     None where it maps none, or where the key may not read it.
@@ -282,7 +280,7 @@ def fetch_revenue_metric(
     """
     try:
         found = client.fetch(
-            _build_request(base_url, MAPPED_METRICS_PATH, "?include=metric%2Ccustom-metric"),
+            _build_request(MAPPED_METRICS_PATH, "?include=metric%2Ccustom-metric"),
             _parse_revenue_metric,
             stream=METRICS_TABLE,
         )
@@ -292,7 +290,7 @@ def fetch_revenue_metric(
     return found
 
 
-def fetch_custom_metrics(client: KlaviyoClient, base_url: str) -> Sequence[AccountMetric] | None:
+def fetch_custom_metrics(client: KlaviyoClient) -> Sequence[AccountMetric] | None:
     """Fetch the account's custom metrics; None where the key may not read them.
 
     Raises:
@@ -300,7 +298,7 @@ def fetch_custom_metrics(client: KlaviyoClient, base_url: str) -> Sequence[Accou
     """
     try:
         found = client.fetch(
-            _build_request(base_url, CUSTOM_METRICS_PATH),
+            _build_request(CUSTOM_METRICS_PATH),
             _parse_custom_metrics,
             stream=METRICS_TABLE,
         )
@@ -309,10 +307,10 @@ def fetch_custom_metrics(client: KlaviyoClient, base_url: str) -> Sequence[Accou
     return found
 
 
-def _build_request(base_url: str, path: str, query: str = "") -> Request:
+def _build_request(path: str, query: str = "") -> Request:
     return Request(
         method="GET",
-        url=f"{base_url}{path}{query}",
+        target=f"{path}{query}",
         buckets=(RateLimitBucket(f"GET {path}", TIER_S),),
         path=path,
     )

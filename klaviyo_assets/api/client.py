@@ -59,11 +59,9 @@ from klaviyo_assets.api.response_errors import (
 )
 from klaviyo_assets.api.retry import (
     CancelToken,
-    GiveUp,
     InFlightConnection,
+    RetryBudget,
     RetryPolicy,
-    RetryState,
-    decide_retry,
 )
 from klaviyo_assets.errors import (
     BrokenBodyError,
@@ -310,39 +308,25 @@ class KlaviyoClient:
         Raises:
             KlaviyoAssetsError: as `response_errors.py` maps a response or a lost connection, once
                 `retry.py` gives up; QuotaError and StorageError from the rate limiter.
-            PermanentError: the request would write.
-            ForeignLinkError: the request goes to another server.
+            PermanentError: the request could write, or its target is no path of the API.
             StoppedError: `cancel` was called.
         """
-        check_request(request, self.base_url)
-        retry_policy, tries = retry_policy or self.retry_policy, RetryState()
+        check_request(request)
+        budget = RetryBudget(retry_policy or self.retry_policy)
         while True:
             try:
-                return self.fetch_once(request, parse, stream)
+                return self.fetch_once(request, parse)
             except KlaviyoAssetsError as error:
                 failure = error
             failure.stream = failure.stream or stream
             if on_failure is not None:
                 on_failure(failure)
-            self.stats_collector.add(rate_limited=int(isinstance(failure, RateLimitError)))
-            now = self.clock_skew.now().astimezone()
-            outcome = decide_retry(
-                tries, failure, policy=retry_policy, jitter=self.jitter(), now=now
-            )
-            if isinstance(outcome, GiveUp):
-                if isinstance(failure, RateLimitError) and isinstance(outcome.error, QuotaError):
-                    self.rate_limiter.block_until_daily_reset(
-                        request.buckets, failure.retry_after_seconds or 0
-                    )
-                raise outcome.error
-            tries = outcome.state
-            _log.info("%s Next try in %.1f s.", failure, outcome.seconds)
-            self.wait_before_retry(request, failure, outcome.seconds)
+            self.wait_before_retry(request, failure, budget)
             if shrink is not None:
-                request = shrink(request, failure, tries.failures)
+                request = shrink(request, failure, budget.failures)
 
     def fetch_once(
-        self, request: Request, parse: Callable[[Response], _FetchResult], stream: str
+        self, request: Request, parse: Callable[[Response], _FetchResult]
     ) -> _FetchResult:
         """Wait for the rate limit, send the request once, and parse its response.
 
@@ -350,17 +334,35 @@ class KlaviyoClient:
             KlaviyoAssetsError: the error that the response, or the lack of one, stands for.
         """
         self.wait_for_rate_limit(request)
-        response = self.send(request, stream)
+        response = self.send(request)
         try:
             return parse(response)
         except BrokenBodyError as error:
             reason = f"{error.message}{describe_error_in_body(response.body)}"
-            raise BrokenBodyError(f"{describe_request(request)}: {reason}", stream=stream) from None
+            raise BrokenBodyError(f"{describe_request(request)}: {reason}") from None
 
-    def wait_before_retry(self, request: Request, failure: Exception, seconds: float) -> None:
-        """Wait for the next try; after a 429, all processes leave its buckets alone meanwhile."""
+    def wait_before_retry(
+        self, request: Request, failure: KlaviyoAssetsError, budget: RetryBudget
+    ) -> None:
+        """Wait for the next try; after a 429, all processes leave its buckets alone meanwhile.
+
+        Raises:
+            KlaviyoAssetsError: there is none, as `RetryBudget.spend` says.
+        """
+        is_rate_limited = isinstance(failure, RateLimitError)
+        self.stats_collector.add(rate_limited=int(is_rate_limited))
+        now = self.clock_skew.now().astimezone()
+        try:
+            seconds = budget.spend(failure, jitter=self.jitter(), now=now)
+        except QuotaError as error:
+            if is_rate_limited:
+                self.rate_limiter.block_until_daily_reset(
+                    request.buckets, error.retry_after_seconds or 0
+                )
+            raise
+        _log.info("%s Next try in %.1f s.", failure, seconds)
         self.stats_collector.add(retries=1)
-        if isinstance(failure, RateLimitError):
+        if is_rate_limited:
             self.rate_limiter.block_for_retry_after(request.buckets, seconds)
             self.stats_collector.add_throttled_wait(seconds)
         self.wait(seconds)
@@ -393,7 +395,7 @@ class KlaviyoClient:
         """Close idle connections; the client may be used again."""
         self.session.close()
 
-    def send(self, request: Request, stream: str) -> Response:
+    def send(self, request: Request) -> Response:
         """Send the request once and return the response.
 
         Raises:
@@ -409,15 +411,10 @@ class KlaviyoClient:
         if isinstance(outcome, Exception):
             addresses = resolve_host(self.host)
             raise connection_error(
-                request,
-                outcome,
-                stream=stream,
-                host=self.host,
-                addresses=addresses,
-                was_sent=was_sent,
+                request, outcome, host=self.host, addresses=addresses, was_sent=was_sent
             )
         self.stats_collector.add(received_bytes=len(outcome.body))
-        return check_response(outcome, request, stream, max_bytes=self.max_body_bytes)
+        return check_response(outcome, request, max_bytes=self.max_body_bytes)
 
     def exchange(self, request: Request, connection: InFlightConnection) -> Response | Exception:
         """Return the response with its body still compressed, or the error of the connection."""

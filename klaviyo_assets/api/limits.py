@@ -5,9 +5,9 @@ sliding window never holds more than the limit wherever it begins, so it is safe
 Source: https://developers.klaviyo.com/en/docs/rate_limits_and_error_handling
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import floor
-from typing import Protocol
 
 from klaviyo_assets.model.stream import RateTier
 
@@ -38,14 +38,6 @@ class SlidingWindowLimit:
     window_seconds: float
 
 
-class Reservations(Protocol):
-    """The times reserved in one rate limit bucket: seconds of one clock, ascending."""
-
-    def nth_last(self, n: int) -> float | None:
-        """Return the n-th reservation from the end (n = 1: the last); None if there are fewer."""
-        ...
-
-
 def tier_limits(
     tier: RateTier, *, share: float, scale: float, reserve: int = 0
 ) -> tuple[SlidingWindowLimit, ...]:
@@ -74,18 +66,19 @@ def scale_limit(limit: int, factor: float) -> int:
 
 
 def earliest_allowed_time(
-    limits: tuple[SlidingWindowLimit, ...], reservations: Reservations, now: float
+    limits: tuple[SlidingWindowLimit, ...], nth_last: Callable[[int], float | None], now: float
 ) -> float:
     """Return the earliest time from `now` on that keeps all limits, in seconds.
 
-    Times are given out in order: the result is never before the last reservation, even if `now` is.
+    `nth_last` returns the n-th last time reserved so far (n = 1: the last), None if there are
+    fewer. Times are given out in order: the result is never before the last one, even if `now` is.
     If each result is reserved, no window of any limit holds more than its requests, however many
     processes reserve.
     """
-    last = reservations.nth_last(1)
+    last = nth_last(1)
     earliest = now if last is None else max(now, last)
     for limit in limits:
-        leaves_window = reservations.nth_last(limit.requests)
+        leaves_window = nth_last(limit.requests)
         if leaves_window is not None:
             earliest = max(earliest, leaves_window + limit.window_seconds)
     return earliest

@@ -31,9 +31,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import RLock, get_ident
-from typing import Protocol, TypeVar, cast
+from typing import TypeVar, cast
 
-from klaviyo_assets.api.limits import DAILY_WINDOW_SECONDS
+from klaviyo_assets.api.limits import DAILY_WINDOW_SECONDS, STEADY_WINDOW_SECONDS
 from klaviyo_assets.errors import SettingError, StorageError
 from klaviyo_assets.locks import check_lock_support
 
@@ -51,31 +51,26 @@ SQLITE_FILE_SUFFIXES = ("-wal", "-shm", "")
 _TransactionResult = TypeVar("_TransactionResult")
 
 
-class CreateTables(Protocol):
-    """Creates the tables; `was_corrupt`: this file replaces a corrupt one."""
-
-    def __call__(self, connection: sqlite3.Connection, *, was_corrupt: bool) -> None:
-        """Create all tables, and leave no transaction open."""
-        ...
-
-
 _log = logging.getLogger(__name__)
 
 
 class RateLimitStore:
     """One connection for all threads of this process, opened when first needed.
 
-    `create_tables` is called for each new connection.
+    `clock` is the wall clock, in seconds since 1970.
     """
 
-    def __init__(self, path: Path, create_tables: CreateTables) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
         self.path = path
-        self.create_tables = create_tables
+        self.clock = clock
         self.lock = RLock()
         self.connection: sqlite3.Connection | None = None
         self.inode: int | None = None
         self.is_durable: bool | None = None
         """Whether the connection syncs each commit to the disk; None: not set yet."""
+        self.replaces_corrupt_file = False
+        self.last_heartbeat_at = -math.inf
+        """When this process last recorded that its host uses the folder, by `clock`."""
 
     def run_transaction(
         self, work: Callable[[sqlite3.Connection], _TransactionResult], *, is_durable: bool = False
@@ -91,25 +86,24 @@ class RateLimitStore:
         """
         with self.lock:
             try:
-                return self.run_once(work, was_corrupt=False, is_durable=is_durable)
+                return self.run_once(work, is_durable=is_durable)
             except sqlite3.DatabaseError as error:
                 if not is_corrupt(error):
                     raise self.unusable_error(error) from error
                 self.rename_corrupt_file(error)
+            self.replaces_corrupt_file = True
             try:
-                return self.run_once(work, was_corrupt=True, is_durable=is_durable)
+                return self.run_once(work, is_durable=is_durable)
             except sqlite3.DatabaseError as error:
                 raise self.unusable_error(error) from error
+            finally:
+                self.replaces_corrupt_file = False
 
     def run_once(
-        self,
-        work: Callable[[sqlite3.Connection], _TransactionResult],
-        *,
-        was_corrupt: bool,
-        is_durable: bool,
+        self, work: Callable[[sqlite3.Connection], _TransactionResult], *, is_durable: bool
     ) -> _TransactionResult:
         """Run `work` in one transaction, without handling SQLite's errors."""
-        connection = self.open_connection(was_corrupt=was_corrupt)
+        connection = self.open_connection()
         try:
             if is_durable != self.is_durable:
                 connection.execute(f"PRAGMA synchronous={'FULL' if is_durable else 'NORMAL'}")
@@ -124,7 +118,7 @@ class RateLimitStore:
             raise
         return result
 
-    def open_connection(self, *, was_corrupt: bool) -> sqlite3.Connection:
+    def open_connection(self) -> sqlite3.Connection:
         """Return the connection to the file that is now at the path.
 
         If another process renamed the file, or somebody deleted it, this opens its replacement, so
@@ -137,15 +131,15 @@ class RateLimitStore:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             check_lock_support(self.path.parent, variable="KLAVIYO_STATE_DIR")
             if not self.path.exists():
-                self.create_file(was_corrupt=was_corrupt)
+                self.create_file()
         except OSError as error:
             raise self.unusable_error(error) from error
         self.inode = file_inode(self.path)
         self.is_durable = None
-        self.connection = self.connect(self.path, was_corrupt=was_corrupt)
+        self.connection = self.connect(self.path)
         return self.connection
 
-    def create_file(self, *, was_corrupt: bool) -> None:
+    def create_file(self) -> None:
         """Create the complete file elsewhere, and link it to the path unless one is there by then.
 
         Switching a database to WAL while others open it fails with "locked" whatever the timeout,
@@ -155,7 +149,7 @@ class RateLimitStore:
         # SQLite would make it readable to others; its WAL files take this file's mode.
         os.close(os.open(fresh, os.O_CREAT | os.O_RDWR, 0o600))
         try:
-            self.connect(fresh, was_corrupt=was_corrupt).close()
+            self.connect(fresh).close()
             self.path.hardlink_to(fresh)
         except FileExistsError:
             pass
@@ -165,18 +159,60 @@ class RateLimitStore:
         finally:
             fresh.unlink(missing_ok=True)
 
-    def connect(self, path: Path, *, was_corrupt: bool) -> sqlite3.Connection:
+    def connect(self, path: Path) -> sqlite3.Connection:
         """Return a new connection to the file at `path`, with all tables created."""
         connection = sqlite3.connect(
             path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
         )
         try:
             connection.execute("PRAGMA journal_mode=WAL")
-            self.create_tables(connection, was_corrupt=was_corrupt)
+            self.create_tables(connection)
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def create_tables(self, connection: sqlite3.Connection) -> None:
+        """Create the tables if they are missing, and delete reservations older than any window.
+
+        The reservations in a corrupt file are unknown, and the limit may have been used up, so its
+        replacement blocks all buckets for a minute. For daily quotas we rely on Klaviyo's 429:
+        blocking reports for a day would cost more than that one request.
+        """
+        now = self.clock()
+        blocked_until = now + STEADY_WINDOW_SECONDS if self.replaces_corrupt_file else now
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in RATE_LIMIT_TABLES.split(";\n"):
+            connection.execute(statement)
+        connection.execute("INSERT OR IGNORE INTO clock VALUES (1, 0, ?, ?)", (now, blocked_until))
+        connection.execute(
+            "DELETE FROM booking WHERE moment < (SELECT seen FROM clock) - ?",
+            (DAILY_WINDOW_SECONDS,),
+        )
+        self.last_heartbeat_at = -math.inf
+        self.write_heartbeat(connection)
+        connection.execute("COMMIT")
+
+    def write_heartbeat(self, connection: sqlite3.Connection) -> None:
+        """Record every `HEARTBEAT_SECONDS` that this host uses the folder, within a transaction.
+
+        Raises:
+            SettingError: another host uses it as well.
+        """
+        now = self.clock()
+        if abs(now - self.last_heartbeat_at) < HEARTBEAT_SECONDS:
+            return
+        register_host(connection, current_host(), wall_time=now, folder=self.path.parent)
+        self.last_heartbeat_at = now
+
+    def advance_clock(self, connection: sqlite3.Connection) -> tuple[float, float]:
+        """Return the present store time, and the earliest time that may be reserved."""
+        wall_time = self.clock()
+        row = connection.execute("SELECT ahead, seen, held_until FROM clock").fetchone()
+        ahead, seen, blocked_until = cast("tuple[float, float, float]", row)
+        now = max(wall_time + ahead, seen)
+        connection.execute("UPDATE clock SET ahead = ?, seen = ?", (now - wall_time, now))
+        return now, max(now, blocked_until)
 
     def rename_corrupt_file(self, error: sqlite3.DatabaseError) -> None:
         """Rename the corrupt file, and log it; a file that another process put there stays."""
@@ -251,116 +287,81 @@ CREATE TABLE IF NOT EXISTS account (
 CREATE TABLE IF NOT EXISTS revenue (
     account TEXT PRIMARY KEY, metric_id TEXT, asked_at REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS host (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL, used_at REAL NOT NULL
+) STRICT, WITHOUT ROWID;
 """
 
 
-class StoredReservations:
-    """The reservations of one bucket in the file, read one at a time by number."""
+@dataclass(frozen=True, slots=True)
+class StoredBucket:
+    """A bucket in the file; its reservations are read one at a time. Times are store times.
 
-    def __init__(self, connection: sqlite3.Connection, bucket_id: int, last_number: int) -> None:
-        self.connection = connection
-        self.bucket_id = bucket_id
-        self.last_number = last_number
+    It is valid within the transaction in which it was loaded. `blocked_until`: nothing is reserved
+    before that; `resets_at`: the daily reset that Klaviyo announced last, minus infinity if none.
+    """
+
+    connection: sqlite3.Connection
+    id: int
+    last_number: int
+    blocked_until: float
+    resets_at: float
 
     def nth_last(self, n: int) -> float | None:
         """Return the time of the n-th last reservation; None if there is none (any more)."""
         row = self.connection.execute(
             "SELECT moment FROM booking WHERE budget = ? AND number = ?",
-            (self.bucket_id, self.last_number - n + 1),
+            (self.id, self.last_number - n + 1),
         ).fetchone()
         return row[0] if row else None
 
     def count_since(self, moment: float) -> int:
         """Return how many reservations there are for `moment` or later."""
         row = self.connection.execute(
-            "SELECT count(*) FROM booking WHERE budget = ? AND moment >= ?",
-            (self.bucket_id, moment),
+            "SELECT count(*) FROM booking WHERE budget = ? AND moment >= ?", (self.id, moment)
         ).fetchone()
         return cast("tuple[int]", row)[0]
 
     def add(self, moment: float, horizon: float) -> None:
         """Reserve `moment`, and delete up to two reservations from before `horizon`."""
-        self.connection.execute(
-            "INSERT INTO booking VALUES (?, ?, ?)", (self.bucket_id, self.last_number + 1, moment)
-        )
-        self.connection.execute(
-            "UPDATE budget SET booked = ? WHERE id = ?", (self.last_number + 1, self.bucket_id)
-        )
+        number = self.last_number + 1
+        self.connection.execute("INSERT INTO booking VALUES (?, ?, ?)", (self.id, number, moment))
+        self.connection.execute("UPDATE budget SET booked = ? WHERE id = ?", (number, self.id))
         self.connection.execute(
             "DELETE FROM booking WHERE budget = ? AND moment < ? AND number < 2 + "
             "(SELECT min(number) FROM booking WHERE budget = ?)",
-            (self.bucket_id, horizon, self.bucket_id),
+            (self.id, horizon, self.id),
+        )
+
+    def block_until(self, moment: float) -> None:
+        """Allow no reservation before `moment`; an existing later block stays."""
+        self.connection.execute(
+            "UPDATE budget SET held_until = max(held_until, ?) WHERE id = ?", (moment, self.id)
+        )
+
+    def store_daily_reset(self, moment: float) -> None:
+        """Store when Klaviyo resets the daily quota; a stored later time stays."""
+        self.connection.execute(
+            "INSERT INTO day VALUES (?, ?) "
+            "ON CONFLICT (budget) DO UPDATE SET turns_at = max(turns_at, excluded.turns_at)",
+            (self.id, moment),
         )
 
 
-def create_rate_limit_tables(
-    connection: sqlite3.Connection, *, wall_time: float, blocked_until: float
-) -> None:
-    """Create the tables if they are missing, and delete reservations older than any window.
-
-    If the tables are new, nothing is reserved before `blocked_until`.
-    """
-    connection.execute("BEGIN IMMEDIATE")
-    for statement in RATE_LIMIT_TABLES.split(";\n"):
-        connection.execute(statement)
-    connection.execute(
-        "INSERT OR IGNORE INTO clock VALUES (1, 0, ?, ?)", (wall_time, blocked_until)
+def load_bucket(connection: sqlite3.Connection, account: str, name: str) -> StoredBucket:
+    """Return a bucket of an account; it is created if there is none."""
+    query = (
+        "SELECT id, booked, held_until, turns_at FROM budget LEFT JOIN day ON day.budget = id "
+        "WHERE account = ? AND name = ?"
     )
-    connection.execute(
-        "DELETE FROM booking WHERE moment < (SELECT seen FROM clock) - ?", (DAILY_WINDOW_SECONDS,)
-    )
-    connection.execute("COMMIT")
-
-
-def advance_store_clock(connection: sqlite3.Connection, wall_time: float) -> tuple[float, float]:
-    """Return the store time of a wall clock's time, and the earliest time that may be reserved."""
-    row = connection.execute("SELECT ahead, seen, held_until FROM clock").fetchone()
-    ahead, seen, blocked_until = cast("tuple[float, float, float]", row)
-    now = max(wall_time + ahead, seen)
-    connection.execute("UPDATE clock SET ahead = ?, seen = ?", (now - wall_time, now))
-    return now, max(now, blocked_until)
-
-
-def load_reservations(
-    connection: sqlite3.Connection, account: str, name: str
-) -> tuple[StoredReservations, float]:
-    """Return the reservations of a bucket, and the time until which it is blocked."""
-    query = "SELECT id, booked, held_until FROM budget WHERE account = ? AND name = ?"
     row = connection.execute(query, (account, name)).fetchone()
     if row is None:
         connection.execute("INSERT INTO budget VALUES (NULL, ?, ?, 0, 0)", (account, name))
         row = connection.execute(query, (account, name)).fetchone()
-    bucket_id, last_number, blocked_until = cast("tuple[int, int, float]", row)
-    return StoredReservations(connection, bucket_id, last_number), blocked_until
+    bucket_id, last_number, held, resets_at = cast("tuple[int, int, float, float | None]", row)
+    resets = -math.inf if resets_at is None else resets_at
+    return StoredBucket(connection, bucket_id, last_number, held, resets)
 
-
-def block_until(connection: sqlite3.Connection, bucket_id: int, moment: float) -> None:
-    """Allow no reservation in a bucket before `moment`; an existing later block stays."""
-    connection.execute(
-        "UPDATE budget SET held_until = max(held_until, ?) WHERE id = ?", (moment, bucket_id)
-    )
-
-
-def daily_reset_time(connection: sqlite3.Connection, bucket_id: int) -> float:
-    """Return the daily reset that Klaviyo announced last; minus infinity without one."""
-    row = connection.execute("SELECT turns_at FROM day WHERE budget = ?", (bucket_id,)).fetchone()
-    return cast("tuple[float]", row)[0] if row else -math.inf
-
-
-def store_daily_reset(connection: sqlite3.Connection, bucket_id: int, resets_at: float) -> None:
-    """Store when Klaviyo resets the daily quota; a stored later time stays."""
-    connection.execute(
-        "INSERT INTO day VALUES (?, ?) "
-        "ON CONFLICT (budget) DO UPDATE SET turns_at = max(turns_at, excluded.turns_at)",
-        (bucket_id, resets_at),
-    )
-
-
-HOST_TABLE = """
-CREATE TABLE IF NOT EXISTS host (
-    id TEXT PRIMARY KEY, name TEXT NOT NULL, used_at REAL NOT NULL
-) STRICT, WITHOUT ROWID
-"""
 
 HOST_OVERLAP_SECONDS = 120.0
 """A host that used the folder within this time may still be using it."""
@@ -404,7 +405,6 @@ def register_host(
     Raises:
         SettingError: another host uses it too, or used it by a clock that differs from ours.
     """
-    connection.execute(HOST_TABLE)
     since = max(wall_time - HOST_OVERLAP_SECONDS, host.booted_at)
     row = connection.execute(
         "SELECT name, used_at FROM host WHERE id <> ? AND used_at > ? ORDER BY used_at DESC",

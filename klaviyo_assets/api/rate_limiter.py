@@ -26,25 +26,11 @@ from typing import cast
 
 from klaviyo_assets.api.limits import (
     DAILY_WINDOW_SECONDS,
-    STEADY_WINDOW_SECONDS,
-    Reservations,
     SlidingWindowLimit,
     earliest_allowed_time,
     tier_limits,
 )
-from klaviyo_assets.api.rate_limit_store import (
-    HEARTBEAT_SECONDS,
-    RateLimitStore,
-    StoredReservations,
-    advance_store_clock,
-    block_until,
-    create_rate_limit_tables,
-    current_host,
-    daily_reset_time,
-    load_reservations,
-    register_host,
-    store_daily_reset,
-)
+from klaviyo_assets.api.rate_limit_store import RateLimitStore, StoredBucket, load_bucket
 from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.errors import QuotaError
 from klaviyo_assets.model.stream import RateLimitBucket
@@ -70,77 +56,32 @@ class DailyQuota:
     blocked_until: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class ReservationsSinceReset:
-    """The reservations that Klaviyo still counts: those since its last daily reset.
-
-    `reset_at` is in store time; minus infinity if Klaviyo never announced a reset.
-    """
-
-    reservations: Reservations
-    reset_at: float
-
-    def nth_last(self, n: int) -> float | None:
-        """Return the n-th reservation from the end; None if it does not count any more."""
-        moment = self.reservations.nth_last(n)
-        return moment if moment is not None and moment >= self.reset_at else None
+def next_daily_slot(limit: SlidingWindowLimit, bucket: StoredBucket, now: float) -> float:
+    """Return the earliest store time from `now` on at which the daily quota allows a request."""
+    if bucket.resets_at > now:
+        return bucket.resets_at
+    leaves_window = bucket.nth_last(limit.requests)
+    # Klaviyo counts only the reservations since its last daily reset.
+    if leaves_window is None or leaves_window < bucket.resets_at:
+        return now
+    return max(now, leaves_window + limit.window_seconds)
 
 
-def next_daily_slot(
-    limit: SlidingWindowLimit, reservations: Reservations, resets_at: float, *, now: float
-) -> float:
-    """Return the earliest time from `now` on at which the daily quota allows a request."""
-    if resets_at > now:
-        return resets_at
-    leaves_window = ReservationsSinceReset(reservations, resets_at).nth_last(limit.requests)
-    return now if leaves_window is None else max(now, leaves_window + limit.window_seconds)
-
-
-@dataclass(frozen=True, slots=True)
-class DailyWindow:
-    """The daily quota of one bucket, at `now` in store time and `wall_time` by the wall clock.
-
-    It is valid within the transaction in which `reservations` are read.
-    """
-
-    limit: SlidingWindowLimit
-    reservations: StoredReservations
-    now: float
-    wall_time: float
-
-    @property
-    def resets_at(self) -> float:
-        """Return the daily reset that Klaviyo announced last, in store time."""
-        return daily_reset_time(self.reservations.connection, self.reservations.bucket_id)
-
-    @property
-    def next_free(self) -> float:
-        """Return the earliest time at which the daily quota allows a request, in store time."""
-        return next_daily_slot(self.limit, self.reservations, self.resets_at, now=self.now)
-
-    def summarize(self) -> DailyQuota:
-        """Return what is left of the quota."""
-        reset, free = self.resets_at, self.next_free
-        since = math.nextafter(self.now - self.limit.window_seconds, math.inf)
-        used = self.reservations.count_since(since if reset > self.now else max(since, reset))
-        ahead = self.wall_time - self.now
-        return DailyQuota(
-            used=used,
-            remaining=0 if free > self.now else self.limit.requests - used,
-            limit=self.limit.requests,
-            next_free_at=datetime.fromtimestamp(free + ahead, UTC),
-            blocked_until=datetime.fromtimestamp(reset + ahead, UTC) if reset > self.now else None,
-        )
-
-    def raise_if_spent(self, name: str) -> None:
-        """Refuse if the quota is spent for longer than a run should wait; `name`: the bucket's.
-
-        Raises:
-            QuotaError: it is.
-        """
-        wait = self.next_free - self.now
-        if wait > MAX_DAILY_WAIT_SECONDS:
-            raise daily_quota_error(name, self.summarize(), wait)
+def measure_daily_quota(
+    limit: SlidingWindowLimit, bucket: StoredBucket, *, now: float, wall_time: float
+) -> DailyQuota:
+    """Return what is left of a daily quota at `now` in store time, `wall_time` by our clock."""
+    is_blocked, free = bucket.resets_at > now, next_daily_slot(limit, bucket, now)
+    since = math.nextafter(now - limit.window_seconds, math.inf)
+    used = bucket.count_since(since if is_blocked else max(since, bucket.resets_at))
+    ahead = wall_time - now
+    return DailyQuota(
+        used=used,
+        remaining=0 if free > now else limit.requests - used,
+        limit=limit.requests,
+        next_free_at=datetime.fromtimestamp(free + ahead, UTC),
+        blocked_until=datetime.fromtimestamp(bucket.resets_at + ahead, UTC) if is_blocked else None,
+    )
 
 
 def daily_quota_error(name: str, quota: DailyQuota, wait: float) -> QuotaError:
@@ -213,11 +154,7 @@ class RateLimiter:
         self.share = share
         self.scale = scale
         self.daily_reserve = daily_reserve
-        self.clock = clock
-        self.folder = folder
-        self.last_heartbeat_at = -math.inf
-        """When this process last recorded that its host uses the folder, by `clock`."""
-        self.store = RateLimitStore(folder / RATE_LIMIT_STORE_FILE_NAME, self.create_tables)
+        self.store = RateLimitStore(folder / RATE_LIMIT_STORE_FILE_NAME, clock)
 
     def reserve(self, buckets: tuple[RateLimitBucket, ...]) -> float:
         """Reserve the next request in all its buckets; return how long to wait for it, in seconds.
@@ -245,24 +182,28 @@ class RateLimiter:
         self, connection: sqlite3.Connection, buckets: tuple[RateLimitBucket, ...]
     ) -> float:
         """Reserve within a transaction; return the seconds to wait."""
-        self.write_heartbeat(connection)
-        now, reserved_at = advance_store_clock(connection, self.clock())
-        found: list[tuple[StoredReservations, float]] = []
+        self.store.write_heartbeat(connection)
+        now, reserved_at = self.store.advance_clock(connection)
+        found: list[tuple[StoredBucket, float]] = []
         for bucket in dict.fromkeys(buckets):
-            reservations, blocked_until = load_reservations(connection, self.account, bucket.name)
+            stored = load_bucket(connection, self.account, bucket.name)
             limits = self.bucket_limits(bucket)
-            allowed_at = earliest_allowed_time(limits[:2], reservations, now)
+            allowed_at = earliest_allowed_time(limits[:2], stored.nth_last, now)
             for daily_limit in limits[2:]:
-                day = DailyWindow(daily_limit, reservations, now, self.clock())
-                day.raise_if_spent(bucket.name)
-                allowed_at = max(allowed_at, day.next_free)
-            reserved_at = max(reserved_at, blocked_until, allowed_at)
-            found.append((reservations, now - max(limit.window_seconds for limit in limits)))
+                next_slot = next_daily_slot(daily_limit, stored, now)
+                if next_slot - now > MAX_DAILY_WAIT_SECONDS:
+                    quota = measure_daily_quota(
+                        daily_limit, stored, now=now, wall_time=self.store.clock()
+                    )
+                    raise daily_quota_error(bucket.name, quota, next_slot - now)
+                allowed_at = max(allowed_at, next_slot)
+            reserved_at = max(reserved_at, stored.blocked_until, allowed_at)
+            found.append((stored, now - max(limit.window_seconds for limit in limits)))
         wait = reserved_at - now
         if wait > MAX_RESERVATION_WAIT_SECONDS:
             raise rate_limit_spent_error(buckets, wait)
-        for reservations, horizon in found:
-            reservations.add(reserved_at, horizon)
+        for stored, horizon in found:
+            stored.add(reserved_at, horizon)
         return wait
 
     def bucket_limits(self, bucket: RateLimitBucket) -> tuple[SlidingWindowLimit, ...]:
@@ -283,9 +224,9 @@ class RateLimiter:
         daily_limit = self.bucket_limits(bucket)[2]
 
         def read(connection: sqlite3.Connection) -> DailyQuota:
-            now, _ = advance_store_clock(connection, self.clock())
-            reservations, _ = load_reservations(connection, self.account, bucket.name)
-            return DailyWindow(daily_limit, reservations, now, self.clock()).summarize()
+            now, _ = self.store.advance_clock(connection)
+            stored = load_bucket(connection, self.account, bucket.name)
+            return measure_daily_quota(daily_limit, stored, now=now, wall_time=self.store.clock())
 
         return self.store.run_transaction(read)
 
@@ -293,20 +234,18 @@ class RateLimiter:
         """Return for how many more seconds a 429 of Klaviyo's blocks any of these buckets."""
 
         def read(connection: sqlite3.Connection) -> float:
-            now, _ = advance_store_clock(connection, self.clock())
-            until = [now]
-            for bucket in dict.fromkeys(buckets):
-                reservations, blocked_until = load_reservations(
-                    connection, self.account, bucket.name
-                )
-                until += [blocked_until, daily_reset_time(connection, reservations.bucket_id)]
-            return max(until) - now
+            now, _ = self.store.advance_clock(connection)
+            names = dict.fromkeys(bucket.name for bucket in buckets)
+            stored = [load_bucket(connection, self.account, name) for name in names]
+            return max(now, *(max(each.blocked_until, each.resets_at) for each in stored)) - now
 
         return self.store.run_transaction(read)
 
     def block_for_retry_after(self, buckets: tuple[RateLimitBucket, ...], seconds: float) -> None:
         """Block these buckets for all processes for that many seconds, up to five minutes."""
-        self.update_buckets(buckets, min(max(seconds, 0.0), MAX_BLOCK_SECONDS), block_until)
+        self.update_buckets(
+            buckets, min(max(seconds, 0.0), MAX_BLOCK_SECONDS), StoredBucket.block_until
+        )
 
     def block_until_daily_reset(self, buckets: tuple[RateLimitBucket, ...], seconds: float) -> None:
         """Block those of the buckets that have a daily quota, for all processes, up to a day.
@@ -318,7 +257,7 @@ class RateLimiter:
         self.update_buckets(
             daily_buckets,
             min(max(seconds, 0.0), DAILY_WINDOW_SECONDS) + 1,
-            store_daily_reset,
+            StoredBucket.store_daily_reset,
             is_durable=True,
         )
 
@@ -326,93 +265,59 @@ class RateLimiter:
         self,
         buckets: tuple[RateLimitBucket, ...],
         seconds: float,
-        update: Callable[[sqlite3.Connection, int, float], None],
+        update: Callable[[StoredBucket, float], None],
         *,
         is_durable: bool = False,
     ) -> None:
-        """Call `update` for each bucket with its id and the store time that many seconds ahead."""
+        """Call `update` for each bucket with the store time that many seconds ahead."""
 
         def write(connection: sqlite3.Connection) -> None:
-            now, _ = advance_store_clock(connection, self.clock())
-            for bucket in dict.fromkeys(buckets):
-                reservations, _ = load_reservations(connection, self.account, bucket.name)
-                update(connection, reservations.bucket_id, now + seconds)
+            now, _ = self.store.advance_clock(connection)
+            for name in dict.fromkeys(bucket.name for bucket in buckets):
+                update(load_bucket(connection, self.account, name), now + seconds)
 
         self.store.run_transaction(write, is_durable=is_durable)
 
     def account_facts(self, key_hash: str) -> AccountFacts | None:
         """Return what is stored of a key's account; None if that is older than a day."""
-
-        def read(connection: sqlite3.Connection) -> AccountFacts | None:
-            row = connection.execute(
-                "SELECT account_id, timezone, asked_at FROM account WHERE key_hash = ?", (key_hash,)
-            ).fetchone()
-            if row is None or not 0 <= self.clock() - row[2] < ACCOUNT_FACTS_TTL_SECONDS:
-                return None
-            return AccountFacts(row[0], row[1] or None, datetime.fromtimestamp(row[2], UTC))
-
-        return self.store.run_transaction(read)
+        query = "SELECT account_id, timezone, asked_at FROM account WHERE key_hash = ?"
+        row: tuple[str, str, float] | None = self.store.run_transaction(
+            lambda connection: connection.execute(query, (key_hash,)).fetchone()
+        )
+        if row is None or not 0 <= self.store.clock() - row[2] < ACCOUNT_FACTS_TTL_SECONDS:
+            return None
+        return AccountFacts(row[0], row[1] or None, datetime.fromtimestamp(row[2], UTC))
 
     def store_account_facts(self, key_hash: str, *, account_id: str, timezone: str | None) -> None:
         """Store a key's account as just fetched: the id is used for a day, the zone for good."""
         # The column takes no NULL, and a new layout would need a new file.
-        facts = (key_hash, account_id, timezone or "", self.clock())
-
-        def write(connection: sqlite3.Connection) -> None:
-            connection.execute("INSERT OR REPLACE INTO account VALUES (?, ?, ?, ?)", facts)
-
-        self.store.run_transaction(write)
+        facts = (key_hash, account_id, timezone or "", self.store.clock())
+        self.store.run_transaction(
+            lambda connection: connection.execute(
+                "INSERT OR REPLACE INTO account VALUES (?, ?, ?, ?)", facts
+            )
+        )
 
     def revenue_metric(self) -> RevenueMetric | None:
         """Return the stored metric that the account maps to revenue; None if never fetched."""
-
-        def read(connection: sqlite3.Connection) -> RevenueMetric | None:
-            row = connection.execute(
-                "SELECT metric_id, asked_at FROM revenue WHERE account = ?", (self.account,)
-            ).fetchone()
-            return RevenueMetric(row[0], datetime.fromtimestamp(row[1], UTC)) if row else None
-
-        return self.store.run_transaction(read)
+        query = "SELECT metric_id, asked_at FROM revenue WHERE account = ?"
+        row: tuple[str | None, float] | None = self.store.run_transaction(
+            lambda connection: connection.execute(query, (self.account,)).fetchone()
+        )
+        return RevenueMetric(row[0], datetime.fromtimestamp(row[1], UTC)) if row else None
 
     def store_revenue_metric(self, metric_id: str | None) -> None:
         """Store the metric that the account maps to revenue, None where it maps none."""
-        fact = (self.account, metric_id, self.clock())
-
-        def write(connection: sqlite3.Connection) -> None:
-            connection.execute("INSERT OR REPLACE INTO revenue VALUES (?, ?, ?)", fact)
-
-        self.store.run_transaction(write)
+        fact = (self.account, metric_id, self.store.clock())
+        self.store.run_transaction(
+            lambda connection: connection.execute(
+                "INSERT OR REPLACE INTO revenue VALUES (?, ?, ?)", fact
+            )
+        )
 
     def close(self) -> None:
         """Close the file; a later call opens it again."""
         self.store.close()
-
-    def create_tables(self, connection: sqlite3.Connection, *, was_corrupt: bool) -> None:
-        """Create the tables; after a corrupt file, block all buckets for a minute.
-
-        The reservations in the corrupt file are unknown: the limit may have been used up. For daily
-        quotas we rely on Klaviyo's 429: blocking reports for a day would cost more than that one
-        request.
-        """
-        wall_time = self.clock()
-        blocked_until = wall_time + STEADY_WINDOW_SECONDS if was_corrupt else wall_time
-        create_rate_limit_tables(connection, wall_time=wall_time, blocked_until=blocked_until)
-        connection.execute("BEGIN IMMEDIATE")
-        self.last_heartbeat_at = -math.inf
-        self.write_heartbeat(connection)
-        connection.execute("COMMIT")
-
-    def write_heartbeat(self, connection: sqlite3.Connection) -> None:
-        """Record every `HEARTBEAT_SECONDS` that this host uses the folder, within a transaction.
-
-        Raises:
-            SettingError: another host uses it as well.
-        """
-        wall_time = self.clock()
-        if abs(wall_time - self.last_heartbeat_at) < HEARTBEAT_SECONDS:
-            return
-        register_host(connection, current_host(), wall_time=wall_time, folder=self.folder)
-        self.last_heartbeat_at = wall_time
 
 
 def last_known_timezone(folder: Path, account: str) -> str | None:

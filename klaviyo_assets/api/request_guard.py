@@ -10,7 +10,7 @@ from datetime import datetime
 from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
-from klaviyo_assets.errors import ForeignLinkError, PermanentError, SettingError
+from klaviyo_assets.errors import PermanentError, SettingError
 from klaviyo_assets.model.stream import RateLimitBucket
 from klaviyo_assets.redaction import register_secret
 from klaviyo_assets.settings import KEY_VARIABLE
@@ -18,24 +18,19 @@ from klaviyo_assets.settings import KEY_VARIABLE
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request: its absolute `url`, the rate limit buckets it counts against, and its `path`.
+    """One request, and the rate limit buckets it counts against.
 
-    `path` is the endpoint's, which next links must keep to; `body` is JSON, for the POSTs that
-    only read.
+    It names no server, so it can only go to the client's own. `target` is the request target of
+    HTTP, path and query; `path` is the endpoint's, which next links must keep to; `body` is JSON,
+    for the POSTs that only read.
     """
 
     method: str
-    url: str = field(repr=False)
+    target: str = field(repr=False)
     """Left out of `repr`: a filter may name a person."""
     buckets: tuple[RateLimitBucket, ...]
     path: str
     body: bytes | None = field(default=None, repr=False)
-
-    @property
-    def target(self) -> str:
-        """Return the request target of HTTP: the URL's path and query."""
-        url = urlsplit(self.url)
-        return f"{url.path}?{url.query}" if url.query else url.path
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +50,6 @@ class Response:
 
 PRIVATE_KEY_PATTERN = re.compile(r"pk_[A-Za-z0-9_]{10,}")
 PUBLIC_KEY_PATTERN = re.compile(r"[A-Za-z0-9]{6}")
-DEFAULT_PORTS = {"https": 443, "http": 80}
 
 READ_ONLY_POST_PATHS = frozenset(
     {
@@ -134,33 +128,16 @@ def is_loopback_host(host: str) -> bool:
         return False
 
 
-def url_origin(url: SplitResult) -> tuple[str, str | None, str | None, int | None]:
-    """Return scheme, user, host and port.
-
-    Raises:
-        ValueError: the port is not a number.
-    """
-    return url.scheme, url.username, url.hostname, url.port or DEFAULT_PORTS.get(url.scheme)
-
-
-def check_request(request: Request, base_url: str) -> None:
-    """Refuse a request that could write, or that goes to another server than the configured one.
+def check_request(request: Request) -> None:
+    """Refuse a request that could write, or whose target is no path of the API.
 
     Raises:
         PermanentError: it is neither a GET nor one of the POSTs that only read.
-        ForeignLinkError: it goes to another scheme, host or port, and would send the key there.
     """
-    url = urlsplit(request.url)
-    if url_origin(url) != url_origin(urlsplit(base_url)):
-        raise ForeignLinkError(
-            f"{request.method} {request.path} was not sent: it goes to "
-            f"{url.scheme}://{url.hostname}, and the key goes to {base_url} only."
-        )
-    reads = request.method == "GET" or (
-        request.method == "POST" and url.path in READ_ONLY_POST_PATHS
-    )
-    if not reads or not url.path.startswith("/api/"):
+    path = request.target.partition("?")[0]
+    reads = request.method == "GET" or (request.method == "POST" and path in READ_ONLY_POST_PATHS)
+    if not reads or not path.startswith("/api/"):
         raise PermanentError(
-            f"{request.method} {url.path[:200]!a} was not sent: this client only reads, by GET and "
+            f"{request.method} {path[:200]!a} was not sent: this client only reads, by GET and "
             f"by the {len(READ_ONLY_POST_PATHS)} POSTs that change nothing."
         )

@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import SplitResult, parse_qsl, quote, urljoin, urlsplit
 
 from klaviyo_assets import __version__
-from klaviyo_assets.api.request_guard import Request, url_origin
+from klaviyo_assets.api.request_guard import Request
 from klaviyo_assets.errors import ForeignLinkError, RepeatedPageError
 from klaviyo_assets.model.column import FieldPath, JsonPath, LatestOf, column_fields
 from klaviyo_assets.model.report import DateRange, ReportEndpoint
@@ -80,12 +80,11 @@ def join_clauses(*clauses: str) -> str:
 MEDIA_TYPE = "application/vnd.api+json"
 
 
-def first_page_request(  # noqa: PLR0913 - the parts of one request, each with a name
+def first_page_request(
     stream: Stream,
     slice_: Slice,
     window: Window,
     *,
-    base_url: str,
     excluded_fields: frozenset[str] = frozenset(),
     fields: tuple[str, ...] | None = None,
 ) -> Request:
@@ -111,14 +110,14 @@ def first_page_request(  # noqa: PLR0913 - the parts of one request, each with a
     }
     return Request(
         method="GET",
-        url=base_url + source.path + build_query(parameters),
+        target=source.path + build_query(parameters),
         buckets=stream.rate_limit_buckets(excluded_fields=excluded_fields),
         path=source.path,
     )
 
 
 def detail_request(
-    stream: Stream, record_id: str, *, base_url: str, excluded_fields: frozenset[str] = frozenset()
+    stream: Stream, record_id: str, *, excluded_fields: frozenset[str] = frozenset()
 ) -> Request:
     """Return the request for the detail of one parent record.
 
@@ -144,7 +143,7 @@ def detail_request(
     )
     return Request(
         method="GET",
-        url=base_url + path + query,
+        target=path + query,
         buckets=stream.rate_limit_buckets(excluded_fields=excluded_fields),
         path=path,
     )
@@ -152,7 +151,7 @@ def detail_request(
 
 def included_resources(request: Request) -> tuple[str, ...]:
     """Return the names in a request's `include` parameter."""
-    pairs = parse_qsl(urlsplit(request.url).query)
+    pairs = parse_qsl(request.target.partition("?")[2])
     return tuple(part for name, value in pairs if name == "include" for part in value.split(","))
 
 
@@ -162,10 +161,10 @@ def remove_includes(request: Request, refused: Several[str]) -> Request:
     kept = [part for part in requested if part not in refused]
     if len(kept) == len(requested):
         return request
-    url = urlsplit(request.url)
-    pairs = parse_qsl(url.query, keep_blank_values=True)
+    path, _, query = request.target.partition("?")
+    pairs = parse_qsl(query, keep_blank_values=True)
     parameters = {name: ",".join(kept) if name == "include" else value for name, value in pairs}
-    return replace(request, url=url._replace(query="").geturl() + build_query(parameters))
+    return replace(request, target=path + build_query(parameters))
 
 
 def window_clauses(cursor: Cursor, window: Window) -> str:
@@ -222,33 +221,33 @@ def build_query(parameters: Mapping[str, str]) -> str:
     return "?" + "&".join(pairs) if pairs else ""
 
 
-def next_page_request(request: Request, link: str | None, *, seen_urls: set[str]) -> Request | None:
+def next_page_request(
+    request: Request, link: str | None, *, base_url: str, seen_targets: set[str]
+) -> Request | None:
     """Return the request for the next page, or None after the last one.
 
-    `seen_urls` holds the URLs of the pages read so far; the URL of `request` is added to it. The
-    next request keeps the scheme, host and port of `request` whatever the link says, because it
-    carries the key.
+    `base_url` is the server that the link must stay on. `seen_targets` holds the targets of the
+    pages read so far; that of `request` is added to it.
 
     Raises:
         ForeignLinkError: the link leaves the scheme, host, port or path.
-        RepeatedPageError: the link leads to a URL in `seen_urls`: paging runs in a circle.
+        RepeatedPageError: the link leads to a target in `seen_targets`: paging runs in a circle.
     """
-    seen_urls.add(request.url)
+    seen_targets.add(request.target)
     if not link:
         return None
-    here = urlsplit(request.url)
-    there = parse_next_link(request, link)
-    if url_origin(there) != url_origin(here) or there.path.rstrip("/") != here.path.rstrip("/"):
+    there = parse_next_link(base_url + request.target, link)
+    is_here = url_origin(there) == url_origin(urlsplit(base_url))
+    if not is_here or there.path.rstrip("/") != request.path.rstrip("/"):
         raise foreign_link_error(request, there)
-    url = f"{here.scheme}://{here.netloc}{there.path}" + (f"?{there.query}" if there.query else "")
-    if url in seen_urls:
+    target = f"{there.path}?{there.query}" if there.query else there.path
+    if target in seen_targets:
         raise RepeatedPageError(
             f"{request.method} {request.path}: the next link leads back to a page already read "
-            f"({len(seen_urls)} pages so far). Klaviyo's paging runs in a circle: run it again, "
-            "and "
-            "tell Klaviyo's support if it stays so."
+            f"({len(seen_targets)} pages so far). Klaviyo's paging runs in a circle: run it again, "
+            "and tell Klaviyo's support if it stays so."
         )
-    return replace(request, url=url)
+    return replace(request, target=target)
 
 
 PAGE_CURSOR_PATTERN = re.compile(r"(?i)(?<=[?&])page(?:%5B|\[)cursor(?:%5D|\])=")
@@ -257,13 +256,13 @@ PAGE_SIZE_PATTERN = re.compile(r"(?i)(?<=[?&])(page(?:%5B|\[)size(?:%5D|\]))=([0
 
 def requested_page_size(request: Request) -> int | None:
     """Return the `page[size]` of a request; None without one: Klaviyo chooses."""
-    found = PAGE_SIZE_PATTERN.search(request.url)
+    found = PAGE_SIZE_PATTERN.search(request.target)
     return None if found is None else int(found[2])
 
 
 def has_page_cursor(request: Request) -> bool:
     """Return whether a request is for a page after the first."""
-    return PAGE_CURSOR_PATTERN.search(request.url) is not None
+    return PAGE_CURSOR_PATTERN.search(request.target) is not None
 
 
 def set_page_size(request: Request, size: int) -> Request:
@@ -273,18 +272,30 @@ def set_page_size(request: Request, size: int) -> Request:
     both parameters side by side. If Klaviyo refuses one, it counts as a lost cursor, and the slice
     starts again.
     """
-    return replace(request, url=PAGE_SIZE_PATTERN.sub(rf"\g<1>={size}", request.url, count=1))
+    return replace(request, target=PAGE_SIZE_PATTERN.sub(rf"\g<1>={size}", request.target, count=1))
 
 
-def parse_next_link(request: Request, link: str) -> SplitResult:
-    """Return the parts of a link; empty parts, which count as foreign, if it cannot be read."""
+def parse_next_link(url: str, link: str) -> SplitResult:
+    """Return the parts of a link on the page at `url`; if it cannot be read, empty: foreign."""
     try:
-        there = urlsplit(urljoin(request.url, link))
+        there = urlsplit(urljoin(url, link))
         url_origin(there)
     except ValueError:
         there = urlsplit("")
     # Control characters or blanks could end the request line and begin another one.
     return there if re.fullmatch(r"[\x21-\x7e]+", link) else urlsplit("")
+
+
+DEFAULT_PORTS = {"https": 443, "http": 80}
+
+
+def url_origin(url: SplitResult) -> tuple[str, str | None, str | None, int | None]:
+    """Return scheme, user, host and port.
+
+    Raises:
+        ValueError: the port is not a number.
+    """
+    return url.scheme, url.username, url.hostname, url.port or DEFAULT_PORTS.get(url.scheme)
 
 
 def foreign_link_error(request: Request, target: SplitResult) -> ForeignLinkError:
@@ -367,14 +378,13 @@ MAX_FILTER_IDS = 100
 """The longest list that one filter may hold."""
 
 
-def report_request(  # noqa: PLR0913 - the parts of one request, each with a name
+def report_request(
     report: ReportEndpoint,
     *,
     stream: Stream,
     metric_id: str,
     days: DateRange,
     message_ids: tuple[str, ...] = (),
-    base_url: str,
 ) -> Request:
     """Return the request for the first page of a report over whole days, both ends inclusive.
 
@@ -402,7 +412,7 @@ def report_request(  # noqa: PLR0913 - the parts of one request, each with a nam
     body = {"data": {"type": report.type, "attributes": attributes}}
     return Request(
         method="POST",
-        url=base_url + report.path,
+        target=report.path,
         buckets=stream.rate_limit_buckets(),
         path=report.path,
         body=json.dumps(body).encode(),
@@ -426,21 +436,22 @@ def check_report_request(report: ReportEndpoint, days: DateRange, ids: tuple[str
 
 
 def next_report_request(
-    request: Request, *, link: str | None, page_cursor: str | None, seen_urls: set[str]
+    request: Request,
+    *,
+    link: str | None,
+    page_cursor: str | None,
+    base_url: str,
+    seen_targets: set[str],
 ) -> Request | None:
     """Return the request for the next page, with the same body, or None after the last one.
 
     The OpenAPI document has the query parameter `page_cursor`; recorded responses carry
     `links.next`. The link is followed where there is one. Each page counts against the rate limit
-    as one request. `seen_urls` holds the URLs of this report's pages; that of `request` is added.
-
-    Raises:
-        ForeignLinkError: the link leaves the scheme, host, port or path.
-        RepeatedPageError: the link leads to a URL in `seen_urls`.
+    as one request. All else is as `next_page_request` has it.
     """
     if not link and page_cursor:
         link = f"{request.path}?page_cursor={percent_encode(page_cursor)}"
-    return next_page_request(request, link, seen_urls=seen_urls)
+    return next_page_request(request, link, base_url=base_url, seen_targets=seen_targets)
 
 
 METRIC_AGGREGATES_PATH = "/api/metric-aggregates"
@@ -451,7 +462,7 @@ MAX_AGGREGATE_DAYS = 365
 """The longest window of one request is a year."""
 
 
-def event_count_request(metric_id: str, window: Window, *, base_url: str) -> Request:
+def event_count_request(metric_id: str, window: Window) -> Request:
     """Return the request for one metric's number of events on each UTC day of a window.
 
     The response is one row, so there is one page. `sort` is left out because Klaviyo fails with it,
@@ -484,7 +495,7 @@ def event_count_request(metric_id: str, window: Window, *, base_url: str) -> Req
     body = {"data": {"type": "metric-aggregate", "attributes": attributes}}
     return Request(
         method="POST",
-        url=base_url + METRIC_AGGREGATES_PATH,
+        target=METRIC_AGGREGATES_PATH,
         buckets=(RateLimitBucket(f"POST {METRIC_AGGREGATES_PATH}", METRIC_AGGREGATES_TIER),),
         path=METRIC_AGGREGATES_PATH,
         body=json.dumps(body).encode(),

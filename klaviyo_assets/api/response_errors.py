@@ -90,9 +90,7 @@ class ApiErrorDetails:
     source: str | None = None
 
 
-def map_error_response(
-    response: Response, request: Request, stream_name: str
-) -> KlaviyoAssetsError:
+def map_error_response(response: Response, request: Request) -> KlaviyoAssetsError:
     """Return the error that a response other than 2xx stands for. Never raises, whatever the body.
 
     Its text says what was requested, what came back (status, code, source, detail) and who can do
@@ -106,34 +104,32 @@ def map_error_response(
     match response.status:
         case 401:
             advice = "Klaviyo does not know this key: set KLAVIYO_API_KEY to a live private key."
-            return BadKeyError(text + advice, stream=stream_name)
+            return BadKeyError(text + advice)
         case 403 if details.is_from_klaviyo:
-            return forbidden_error(text, details, stream_name)
+            return forbidden_error(text, details)
         case 429:
             advice = "The account's rate limit is spent, by this program or another one."
             return RateLimitError(
                 text + advice,
-                stream=stream_name,
                 retry_after_seconds=parse_retry_after(response.headers),
             )
         case 403 | 408:
-            return server_error(text, response.headers, stream_name)
+            return server_error(text, response.headers)
         case status if status >= 500:  # noqa: PLR2004 - the first of the server's own statuses
-            return server_error(text, response.headers, stream_name)
+            return server_error(text, response.headers)
         case _:
-            return client_error(text, response, details, request=request, stream_name=stream_name)
+            return client_error(text, response, details, request)
 
 
-def server_error(text: str, headers: Mapping[str, str], stream_name: str) -> ServerError:
+def server_error(text: str, headers: Mapping[str, str]) -> ServerError:
     """Return the error for a server, or a proxy in front of it, that could not respond just now."""
     return ServerError(
         text + "The server, or a proxy before it, could not respond; it is tried again.",
-        stream=stream_name,
         retry_after_seconds=parse_retry_after(headers),
     )
 
 
-def forbidden_error(text: str, details: ApiErrorDetails, stream_name: str) -> KlaviyoAssetsError:
+def forbidden_error(text: str, details: ApiErrorDetails) -> KlaviyoAssetsError:
     """Return the error for a 403: the key lacks a scope, the plan lacks a feature, or another one.
 
     A stream is skipped only where Klaviyo's text names scopes, permissions or plans. Texts seen:
@@ -153,21 +149,19 @@ def forbidden_error(text: str, details: ApiErrorDetails, stream_name: str) -> Kl
         advice = "The key lacks a scope. "
     elif PLAN_PATTERN.search(detail) and not is_elsewhere:
         advice = "The account's plan does not have it: upgrade, or leave the asset out."
-        return PlanError(text + advice, stream=stream_name, detail=details.detail)
+        return PlanError(text + advice, detail=details.detail)
     else:
         advice = (
             "That is no missing scope: Klaviyo refuses this account, key or network. Its own words "
             "are above; ask whoever manages the account, or Klaviyo's support."
         )
-        return AccessDeniedError(text + advice, stream=stream_name)
+        return AccessDeniedError(text + advice)
     advice += "Scopes cannot be added to a key: make a new one with it."
-    return MissingScopeError(
-        text + advice, stream=stream_name, scopes=scopes, detail=details.detail
-    )
+    return MissingScopeError(text + advice, scopes=scopes, detail=details.detail)
 
 
 def client_error(
-    text: str, response: Response, details: ApiErrorDetails, *, request: Request, stream_name: str
+    text: str, response: Response, details: ApiErrorDetails, request: Request
 ) -> PermanentError:
     """Return the error for a request that would fail the same way again."""
     detail = (details.detail or "").lower()
@@ -196,7 +190,6 @@ def client_error(
         )
     return kind(
         text + advice,
-        stream=stream_name,
         status=response.status,
         code=details.code,
         source=details.source,
@@ -226,7 +219,7 @@ def refuses_page_size(request: Request, details: ApiErrorDetails) -> bool:
     another paging parameter, must mention the page size.
     """
     # Unverified: no such response was recorded.
-    if PAGE_SIZE_WORDS_PATTERN.search(request.url) is None:
+    if PAGE_SIZE_WORDS_PATTERN.search(request.target) is None:
         return False
     place = (details.source or "").strip("/")
     if PAGE_SIZE_WORDS_PATTERN.search(place):
@@ -237,13 +230,13 @@ def refuses_page_size(request: Request, details: ApiErrorDetails) -> bool:
 
 def describe_request(request: Request) -> str:
     """Return method, path and query of a request, without values that could be personal data."""
-    url = urlsplit(request.url)
+    path, _, query = request.target.partition("?")
     pairs = (
         f"{name}={'…' if name in PERSONAL_PARAMETERS else value}"
-        for name, value in parse_qsl(url.query, keep_blank_values=True)
+        for name, value in parse_qsl(query, keep_blank_values=True)
     )
-    query = "&".join(pairs)
-    return redact_personal_data(f"{request.method} {url.path}" + (f"?{query}" if query else ""))
+    shown = "&".join(pairs)
+    return redact_personal_data(f"{request.method} {path}" + (f"?{shown}" if shown else ""))
 
 
 def describe_api_error(details: ApiErrorDetails) -> str:
@@ -330,68 +323,60 @@ GZIP_ERRORS = (OSError, EOFError, cast("type[Exception]", isal_zlib.error))
 """Raised for gzip that is truncated, of another format, corrupt, or has a wrong checksum."""
 
 
-class UndecodableBodyError(ValueError):
-    """The bytes are not in the content encoding that the headers claim."""
-
-
 class DecodedBodyTooLargeError(ValueError):
     """The decompressed body exceeds the limit."""
 
 
-def check_response(
-    response: Response, request: Request, stream: str, *, max_bytes: int
-) -> Response:
+def check_response(response: Response, request: Request, *, max_bytes: int) -> Response:
     """Return a 2xx response with its body decompressed, of at most `max_bytes`.
+
+    An error status counts as such even if the body with its reason is lost.
 
     Raises:
         BrokenBodyError: the status is 2xx, but the body cannot be decompressed.
         LargeBodyError: the status is 2xx, but the body is larger, compressed or decompressed.
         KlaviyoAssetsError: any other status, as `map_error_response` maps it.
     """
-    is_success = 200 <= response.status < 300  # noqa: PLR2004 - the statuses of success
-    broken = ""
+    body, problem = b"", ""
+    is_too_large = response.is_too_large
     try:
-        response = decode_content(response, max_bytes=max_bytes)
+        body = decode_body(response, max_bytes)
     except DecodedBodyTooLargeError:
-        response = replace(response, body=b"", is_too_large=True)
-    except UndecodableBodyError as error:
-        # An error status counts as such even if the body with its reason is lost.
-        response = replace(response, body=b"")
-        broken = f"{describe_request(request)} was answered with {response.status}, but {error}."
-    if not is_success:
-        raise map_error_response(response, request, stream)
-    if response.is_too_large:
+        is_too_large = True
+    except ValueError as error:
+        problem = str(error)
+    response = replace(response, body=body)
+    if not 200 <= response.status < 300:  # noqa: PLR2004 - the statuses of success
+        raise map_error_response(response, request)
+    if is_too_large:
         raise LargeBodyError(
             f"{describe_request(request)} was answered with {response.status} and a body of more "
-            "than "
-            f"{max_bytes // BYTES_PER_MIB} MiB, which was refused while it came in. If the records "
-            "are "
-            "meant to be as large, raise KLAVIYO_MAX_BODY_MIB; a page takes three times its size.",
-            stream=stream,
+            f"than {max_bytes // BYTES_PER_MIB} MiB, which was refused while it came in. If the "
+            "records are meant to be as large, raise KLAVIYO_MAX_BODY_MIB; a page takes three "
+            "times its size.",
         )
-    if broken:
-        raise BrokenBodyError(broken, stream=stream)
+    if problem:
+        text = f"{describe_request(request)} was answered with {response.status}, but {problem}."
+        raise BrokenBodyError(text)
     return response
 
 
-def decode_content(response: Response, *, max_bytes: int) -> Response:
-    """Return a response with its body as it was before `content-encoding`.
+def decode_body(response: Response, max_bytes: int) -> bytes:
+    """Return the body of a response as it was before `content-encoding`.
 
     Raises:
-        UndecodableBodyError: the gzip is truncated or corrupt, or the encoding is not gzip.
+        ValueError: the gzip is truncated or corrupt, or the encoding is not gzip; says which.
         DecodedBodyTooLargeError: the body would exceed `max_bytes`.
     """
     coding = response.headers.get("content-encoding", "identity").strip().lower()
     if coding in {"identity", ""} or not response.body:
-        return response
+        return response.body
     if coding not in {"gzip", "x-gzip"}:
-        raise UndecodableBodyError(
-            f"its coding {redact_personal_data(coding)[:20]!a} was not requested"
-        )
+        raise ValueError(f"its coding {redact_personal_data(coding)[:20]!a} was not requested")
     try:
-        return replace(response, body=decompress_gzip(response.body, max_bytes=max_bytes))
+        return decompress_gzip(response.body, max_bytes=max_bytes)
     except GZIP_ERRORS as error:
-        raise UndecodableBodyError(f"its gzip is broken ({error})") from error
+        raise ValueError(f"its gzip is broken ({error})") from error
 
 
 def decompress_gzip(compressed: bytes, *, max_bytes: int) -> bytes:
@@ -425,14 +410,8 @@ def decompress_gzip(compressed: bytes, *, max_bytes: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def connection_error(  # noqa: PLR0913 - the facts of one failure, each with a name
-    request: Request,
-    failure: Exception,
-    *,
-    stream: str,
-    host: str,
-    addresses: list[str],
-    was_sent: bool = True,
+def connection_error(
+    request: Request, failure: Exception, *, host: str, addresses: list[str], was_sent: bool = True
 ) -> KlaviyoAssetsError:
     """Return the error for a request that got no complete response.
 
@@ -440,23 +419,26 @@ def connection_error(  # noqa: PLR0913 - the facts of one failure, each with a n
     no server can have received the request. A certificate that cannot be verified is a
     `ConfigError`, which is never retried and never accepted; all other failures may pass.
     """
-    text = f"{describe_request(request)} got no response from {host}: {innermost_reason(failure)}."
+    causes = list(iterate_error_chain(failure, wrapped_error))
+    # Libraries wrap the innermost error, and the texts of the wrappers contain URLs.
+    reason = f"{type(causes[-1]).__name__}: {causes[-1]}".removesuffix(": ")
+    text = (
+        f"{describe_request(request)} got no response from {host}: {redact_personal_data(reason)}."
+    )
     if is_blocked_by_dns(host, addresses):
         hint = (
             f"The name resolves to {addresses[0]}: a DNS filter on this network blocks it. Allow "
             f"{host} there."
         )
-        return ConnectionLostError(f"{text} {hint}", stream=stream, was_sent=was_sent)
-    chain = list(iterate_error_chain(failure, wrapped_error))
-    if any(isinstance(each, ssl.SSLCertVerificationError) for each in chain):
-        hint = (
-            "The connection is not safe, and the key was not sent. If a proxy of yours signs "
-            "certificates, name its authority's file in REQUESTS_CA_BUNDLE or SSL_CERT_FILE; check "
-            "the clock as well."
+    elif any(isinstance(each, ssl.SSLCertVerificationError) for each in causes):
+        return ConfigError(
+            f"{text} The connection is not safe, and the key was not sent. If a proxy of yours "
+            "signs certificates, name its authority's file in REQUESTS_CA_BUNDLE or SSL_CERT_FILE; "
+            "check the clock as well."
         )
-        return ConfigError(f"{text} {hint}", stream=stream)
-    hint = f"Check the network, any proxy, and that {host} can be reached."
-    return ConnectionLostError(f"{text} {hint}", stream=stream, was_sent=was_sent)
+    else:
+        hint = f"Check the network, any proxy, and that {host} can be reached."
+    return ConnectionLostError(f"{text} {hint}", was_sent=was_sent)
 
 
 def is_blocked_by_dns(host: str, addresses: list[str]) -> bool:
@@ -465,17 +447,6 @@ def is_blocked_by_dns(host: str, addresses: list[str]) -> bool:
         return False
     places = [ip_address(each.partition("%")[0]) for each in addresses]
     return all(place.is_unspecified or place.is_loopback for place in places)
-
-
-def innermost_reason(failure: Exception) -> str:
-    """Return the innermost error as text, without personal data.
-
-    Libraries wrap that error, and the texts of the wrappers contain URLs.
-    """
-    inner = list(iterate_error_chain(failure, wrapped_error))[-1]
-    return redact_personal_data(
-        f"{type(inner).__name__}: {inner}" if str(inner) else type(inner).__name__
-    )
 
 
 def wrapped_error(failure: BaseException) -> BaseException | None:

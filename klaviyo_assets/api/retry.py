@@ -9,6 +9,7 @@ The page size shrinks where pages fail or are large, and grows again after good 
 A cancelled run ends its waits and its requests in flight at once.
 """
 
+import math
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -164,89 +165,67 @@ class RetryPolicy:
     """The longest `Retry-After` that we wait for; a longer one means that the quota is spent."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryState:
-    """The history of one request: its failures, its 429s, and the seconds waited for 429s."""
+class RetryBudget:
+    """What one request may still spend on retries, and how long to wait before each."""
 
-    failures: int = 0
-    rate_limit_hits: int = 0
-    waited_seconds: float = 0.0
+    def __init__(self, policy: RetryPolicy) -> None:
+        self.policy = policy
+        self.failures = 0
+        """Failures so far; 429s are none."""
+        self.rate_limit_hits = 0
+        self.waited_seconds = 0.0
+        """The total wait because of 429s."""
 
+    def spend(self, error: KlaviyoAssetsError, *, jitter: float, now: datetime) -> float:
+        """Spend a retry because of `error`; return how many seconds to wait before it.
 
-@dataclass(frozen=True, slots=True)
-class RetryWait:
-    """The decision to retry after `seconds`; `state` is the request's history from then on."""
+        `jitter` in [0, 1) spreads the waits, so that many clients do not retry together. `now` is
+        the operator's local time, for the text that says when to run again.
 
-    seconds: float
-    state: RetryState
+        Raises:
+            KlaviyoAssetsError: there is no retry: `error`, with one more sentence if it may pass;
+                QuotaError after a 429 whose `Retry-After` is too long to wait for.
+        """
+        if isinstance(error, QuotaError) or not isinstance(error, TransientError):
+            raise error
+        retry_after = error.retry_after_seconds
+        if retry_after is not None and retry_after > self.policy.max_retry_after_seconds:
+            raise retry_later_error(error, retry_after, now)
+        if isinstance(error, RateLimitError):
+            return self.spend_wait(error, jitter)
+        self.failures += 1
+        was_sent = not isinstance(error, ConnectionLostError) or error.was_sent
+        if self.failures >= (self.policy.max_tries if was_sent else self.policy.max_unsent_tries):
+            raise exhausted_error(error, f"Given up after {self.failures} tries.")
+        doublings = math.inf if self.policy.has_constant_backoff else self.failures - 1
+        return max(retry_after or 0.0, backoff_seconds(doublings, jitter))
 
+    def spend_wait(self, error: RateLimitError, jitter: float) -> float:
+        """Return the seconds to wait after a 429: Klaviyo's `Retry-After`, or our own backoff.
 
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """The decision not to retry; `error` is raised to the caller."""
-
-    error: KlaviyoAssetsError
-
-
-def decide_retry(
-    state: RetryState,
-    error: KlaviyoAssetsError,
-    *,
-    policy: RetryPolicy,
-    jitter: float,
-    now: datetime,
-) -> RetryWait | GiveUp:
-    """Return what to do after `error`.
-
-    `jitter` in [0, 1) spreads the waits, so that many clients do not retry together. `now` is the
-    operator's local time, for the text that says when to run again.
-    """
-    if isinstance(error, QuotaError) or not isinstance(error, TransientError):
-        return GiveUp(error)
-    retry_after = error.retry_after_seconds
-    if retry_after is not None and retry_after > policy.max_retry_after_seconds:
-        return GiveUp(retry_later_error(error, retry_after, now))
-    if isinstance(error, RateLimitError):
-        return decide_after_rate_limit(state, error, policy=policy, jitter=jitter)
-    failed = replace(state, failures=state.failures + 1)
-    was_sent = not isinstance(error, ConnectionLostError) or error.was_sent
-    if failed.failures >= (policy.max_tries if was_sent else policy.max_unsent_tries):
-        return GiveUp(exhausted_error(error, f"Given up after {failed.failures} tries."))
-    waits = MAX_BACKOFF_DOUBLINGS if policy.has_constant_backoff else state.failures
-    return RetryWait(max(retry_after or 0.0, backoff_seconds(waits, jitter)), failed)
-
-
-def decide_after_rate_limit(
-    state: RetryState, error: RateLimitError, *, policy: RetryPolicy, jitter: float
-) -> RetryWait | GiveUp:
-    """Return what to do after a 429: wait for Klaviyo's `Retry-After`, or for our own backoff.
-
-    A `Retry-After` of 0 was seen in real responses, so we wait at least half a second; up to a
-    quarter more than requested spreads the retries of several threads.
-    """
-    retry_after = error.retry_after_seconds
-    if retry_after is None:
-        seconds = backoff_seconds(state.rate_limit_hits, jitter)
-    else:
-        seconds = max(retry_after, INITIAL_BACKOFF_SECONDS / 2) * (1 + jitter / 4)
-    waited = state.waited_seconds + seconds
-    if waited > policy.max_rate_limit_wait_seconds:
-        reason = (
-            f"Given up after {state.rate_limit_hits + 1} of them: {state.waited_seconds:.0f} "
-            "s waited."
-        )
-        return GiveUp(exhausted_error(error, reason))
-    return RetryWait(
-        seconds, replace(state, rate_limit_hits=state.rate_limit_hits + 1, waited_seconds=waited)
-    )
+        A `Retry-After` of 0 was seen in real responses, so we wait at least half a second; up to a
+        quarter more than requested spreads the retries of several threads.
+        """
+        if error.retry_after_seconds is None:
+            seconds = backoff_seconds(self.rate_limit_hits, jitter)
+        else:
+            shortest = INITIAL_BACKOFF_SECONDS / 2
+            seconds = max(error.retry_after_seconds, shortest) * (1 + jitter / 4)
+        self.rate_limit_hits += 1
+        if self.waited_seconds + seconds > self.policy.max_rate_limit_wait_seconds:
+            raise exhausted_error(
+                error,
+                f"Given up after {self.rate_limit_hits} of them: {self.waited_seconds:.0f} s "
+                "waited.",
+            )
+        self.waited_seconds += seconds
+        return seconds
 
 
-def backoff_seconds(count: int, jitter: float) -> float:
-    """Return the wait after `count` earlier ones: doubled each time, then reduced by up to half."""
-    whole = min(
-        INITIAL_BACKOFF_SECONDS * 2 ** min(count, MAX_BACKOFF_DOUBLINGS), MAX_BACKOFF_SECONDS
-    )
-    return whole * (1 - jitter / 2)
+def backoff_seconds(doublings: float, jitter: float) -> float:
+    """Return the wait after so many doublings of the first one, reduced by up to half."""
+    whole = INITIAL_BACKOFF_SECONDS * 2 ** min(doublings, MAX_BACKOFF_DOUBLINGS)
+    return min(whole, MAX_BACKOFF_SECONDS) * (1 - jitter / 2)
 
 
 def retry_later_error(
@@ -254,8 +233,10 @@ def retry_later_error(
 ) -> TransientError:
     """Return the error for a `Retry-After` too long to wait for, with the local time of its end."""
     back = (now + timedelta(seconds=retry_after_seconds)).strftime("%Y-%m-%d %H:%M %Z").rstrip()
-    wait = f"{retry_after_seconds:.0f} s"
-    said = f"Klaviyo asks to wait {wait}, which is too long to sleep: run it after {back}."
+    said = (
+        f"Klaviyo asks to wait {retry_after_seconds:.0f} s, which is too long to sleep: run it "
+        f"after {back}."
+    )
     if not isinstance(error, RateLimitError):
         return exhausted_error(error, said)
     return QuotaError(

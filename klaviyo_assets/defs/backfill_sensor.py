@@ -209,7 +209,7 @@ def select_metrics(connection: KlaviyoConnection, lake: Lake) -> MetricSelection
     settings, client = connection.settings, connection.client
     rate_limiter = connection.account_connection.rate_limiter
     known = rate_limiter.revenue_metric()
-    mapped = known.id if known else fetch_revenue_metric(client, rate_limiter, settings.base_url)
+    mapped = known.id if known else fetch_revenue_metric(client, rate_limiter)
     stored = read_metrics(lake)
     proven_ids = {
         partition.metric_id
@@ -219,7 +219,7 @@ def select_metrics(connection: KlaviyoConnection, lake: Lake) -> MetricSelection
     custom: Sequence[AccountMetric] | None = None
     absent = set[str]()
     if stored and not proven_ids.issuperset(unknown_metric_ids(settings, stored)):
-        custom = fetch_custom_metrics(client, settings.base_url)
+        custom = fetch_custom_metrics(client)
     if custom is not None:
         absent = set(unknown_metric_ids(settings, [*stored, *custom])) - proven_ids
     return MetricSelection(

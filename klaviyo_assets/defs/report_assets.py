@@ -460,7 +460,6 @@ def _build_report_context(
         report=report_endpoint(stream),
         client=connection.client,
         lake=store,
-        base_url=settings.base_url,
         account=connection.account,
         calendar=fetch_calendar(connection.account_connection, settings, warn=warn),
         clock=utc_now,

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -16,7 +15,7 @@ from klaviyo_assets.account.connection import (
     resolve_lake_account,
 )
 from klaviyo_assets.api.client import KlaviyoClient
-from klaviyo_assets.api.clock import ClockSkewTracker, utc_now
+from klaviyo_assets.api.clock import utc_now
 from klaviyo_assets.api.request_guard import validate_api_key, validate_base_url
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.lake.lake import Lake
@@ -141,21 +140,22 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
         validate_base_url(settings.base_url)
         if lake is not None:
             lake.ensure_writable()
-        accounts, clocks = STREAMS["accounts"], ClockSkewTracker()
-        with closing(
-            connect_account(settings, key, accounts=accounts, clock_skew=clocks)
-        ) as unknown:
-            account = resolve_account_id(unknown, warn=warn)
+        connection = connect_account(settings, key, accounts=STREAMS["accounts"])
+        try:
+            account = resolve_account_id(connection, warn=warn)
             if lake is not None:
-                account = resolve_lake_account(lake, unknown, account, streams=STREAMS, warn=warn)
-        known = connect_account(
-            settings, key, accounts=accounts, account=account, clock_skew=clocks
-        )
+                account = resolve_lake_account(
+                    lake, connection, account, streams=STREAMS, warn=warn
+                )
+        except BaseException:
+            connection.close()
+            raise
+        connection.share_rate_limit(account)
         return KlaviyoConnection(
-            client=known.client,
+            client=connection.client,
             account=account,
             settings=settings,
-            account_connection=known,
+            account_connection=connection,
             warn=warn,
             salt=salt,
         )

@@ -70,12 +70,11 @@ def add_metric_partitions(
             mapped = get_revenue_metric(
                 connection.client,
                 connection.account_connection.rate_limiter,
-                settings.base_url,
                 now=utc_now(),
             )
             custom: Sequence[AccountMetric] | None = None
             if unknown_metric_ids(settings, stored):
-                custom = fetch_custom_metrics(connection.client, settings.base_url)
+                custom = fetch_custom_metrics(connection.client)
         for problem in find_metric_setting_problems(settings, stored, mapped=mapped, custom=custom):
             context.log.warning("%s", problem)
         new = missing_metric_partitions(context, select_metric_ids(settings, stored, mapped=mapped))
@@ -161,7 +160,6 @@ def build_metric_sensor(settings: Settings) -> dg.SensorDefinition:
                 mapped = get_revenue_metric(
                     connection.client,
                     connection.account_connection.rate_limiter,
-                    connection.settings.base_url,
                     now=utc_now(),
                 )
         stored = read_metrics(lake)

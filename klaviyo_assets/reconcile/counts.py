@@ -115,7 +115,7 @@ def reconcile_counts(
         f"{format_quantity(len(names), 'metric')} from "
         f"{window.floor:%Y-%m-%d} to {window.ceiling:%Y-%m-%d %H:%M} UTC"
     )
-    found = fetch_klaviyo_counts(client, names, window, base_url=settings.base_url)
+    found = fetch_klaviyo_counts(client, names, window)
     counted_metrics = names.keys() - found.refused.keys()
     stored = [row for row in rows if row.value in counted_metrics]
     counted = {key: n for key, n in found.counts.items() if key.metric_id in counted_metrics}
@@ -246,7 +246,7 @@ def check_request_count(metrics: Collection[str], window: Window, *, max_request
 
 
 def fetch_klaviyo_counts(
-    client: KlaviyoClient, metrics: Collection[str], window: Window, *, base_url: str
+    client: KlaviyoClient, metrics: Collection[str], window: Window
 ) -> KlaviyoCounts:
     """Return how many events of each metric Klaviyo counts on each UTC day of the window.
 
@@ -264,7 +264,7 @@ def fetch_klaviyo_counts(
     for metric_id in metrics:
         try:
             for part in split_by_request_span(window):
-                request = event_count_request(metric_id, part, base_url=base_url)
+                request = event_count_request(metric_id, part)
                 for day, count in client.fetch(request, read, stream=EVENTS_STREAM_NAME).items():
                     key = ReportPartition(metric_id, day)
                     found.counts[key] = found.counts.get(key, 0) + count

@@ -308,7 +308,7 @@ def fetch_calendar(
             f"KLAVIYO_TIMEZONE={zone.key} cannot be checked"
         )
     else:
-        now = account.responded_at
+        now = account.fetched_at
         zone = resolve_zone(settings, account.timezone, now=now)
         if account.timezone is None:
             warn(

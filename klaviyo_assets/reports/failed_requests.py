@@ -306,7 +306,7 @@ class RefusedMetricStore:
     def _is_custom_metric(self, metric_id: str) -> bool:
         """Return whether it is a custom metric, which no table has; False if that is not known."""
         try:
-            found = fetch_custom_metrics(self._context.client, self._context.base_url)
+            found = fetch_custom_metrics(self._context.client)
         except TransientError as error:
             self._context.warn(f"whether {metric_id!a} is a custom metric is not known: {error}")
             found = None

@@ -184,14 +184,13 @@ class ReportSource:
             metric_id=self._metric_id,
             days=query.date_range,
             message_ids=query.message_ids,
-            base_url=self._context.base_url,
         )
-        seen_urls: set[str] = set()
+        seen_targets: set[str] = set()
         for each in pages:
-            request = _next_request(request, each, seen_urls)
+            request = self._next_request(request, each, seen_targets)
         cached_count = len(pages)
         while request is not None:
-            fetched, request = self._fetch_page(query, request, pages, seen_urls)
+            fetched, request = self._fetch_page(query, request, pages, seen_targets)
             pages.append(fetched)
             reach_crash_point("before caching a response")
             self._response_cache.store_response(
@@ -216,7 +215,7 @@ class ReportSource:
         query: ReportQuery,
         request: Request,
         previous_pages: Sequence[_FetchedPage],
-        seen_urls: set[str],
+        seen_targets: set[str],
     ) -> tuple[_FetchedPage, Request | None]:
         """Return the page that follows `previous_pages`, and the request for the next.
 
@@ -239,7 +238,7 @@ class ReportSource:
         try:
             self._refuse_missing_days(query, fetched.page)
             _refuse_repeated_pages([each.page for each in (*previous_pages, fetched)])
-            next_request = _next_request(request, fetched, seen_urls)
+            next_request = self._next_request(request, fetched, seen_targets)
         except ContractError as error:
             record_failure(error)
             raise
@@ -271,6 +270,19 @@ class ReportSource:
                 "nothing of it is stored",
                 stream=self._context.stream.name,
             )
+
+    def _next_request(
+        self, request: Request | None, fetched: _FetchedPage, seen_targets: set[str]
+    ) -> Request | None:
+        if request is None:
+            return None
+        return next_report_request(
+            request,
+            link=fetched.page.next_link,
+            page_cursor=fetched.page.page_cursor,
+            base_url=self._context.client.base_url,
+            seen_targets=seen_targets,
+        )
 
     def _load_partial_result(self, query: ReportQuery, fresh_since: datetime) -> list[_FetchedPage]:
         found = self._response_cache.find_partial_response(
@@ -310,15 +322,6 @@ def _refuse_repeated_pages(pages: Sequence[ReportPage]) -> None:
 def _row_identities(pages: Iterable[ReportPage]) -> set[tuple[object, ...]]:
     """Return what the rows of pages are about, without their statistics."""
     return {(row.day, *sorted(row.groupings.items())) for page in pages for row in page.rows}
-
-
-def _next_request(
-    request: Request | None, fetched: _FetchedPage, seen_urls: set[str]
-) -> Request | None:
-    if request is None:
-        return None
-    link, page_cursor = fetched.page.next_link, fetched.page.page_cursor
-    return next_report_request(request, link=link, page_cursor=page_cursor, seen_urls=seen_urls)
 
 
 def _build_result(

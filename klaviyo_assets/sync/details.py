@@ -229,7 +229,6 @@ class FanOut(PageSource):
         request = detail_request(
             stream,
             parent_id,
-            base_url=self.context.base_url,
             excluded_fields=self.context.excluded_fields,
         )
         try:

@@ -308,7 +308,9 @@ class WindowReader:
                 loop_detector = PagingLoopDetector(self._context.stream)
                 request = self._first_request(self._reset_to_restart_position())
                 continue
-            following = next_page_request(request, page.next_link, seen_urls=seen)
+            following = next_page_request(
+                request, page.next_link, base_url=self._context.base_url, seen_targets=seen
+            )
             if following is not None:
                 loop_detector.check_page(page)
             result, is_last = self._process_page(page, at, is_last=following is None)
@@ -398,7 +400,6 @@ class WindowReader:
             self._context.stream,
             self.slice,
             Window(start, self._window.end),
-            base_url=self._context.base_url,
             excluded_fields=self._context.excluded_fields,
             fields=self._context.requested_fields,
         )

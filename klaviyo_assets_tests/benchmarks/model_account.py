@@ -111,7 +111,7 @@ def simulate(requests: Sequence[StreamRequests], *, share: float) -> dict[str, f
             work.stream: max(
                 earliest_allowed_time(
                     tier_limits(budget.tier, share=share, scale=1),
-                    booked.setdefault(budget, BookedTimes()),
+                    booked.setdefault(budget, BookedTimes()).nth_last,
                     0.0,
                 )
                 for budget in work.budgets

@@ -101,7 +101,7 @@ def patient_client_of(tmp_path: Path) -> Iterator[MakeClient]:
         yield make
 
 
-def events_request(server: ScriptedServer, query: str = "") -> Request:
-    """Return a request for events of a server."""
-    url = f"{server.url}/api/events" + (f"?{query}" if query else "")
-    return Request("GET", url, (RateLimitBucket("GET /api/events", TIER_XL),), "/api/events")
+def events_request(query: str = "") -> Request:
+    """Return a request for events."""
+    target = f"/api/events?{query}" if query else "/api/events"
+    return Request("GET", target, (RateLimitBucket("GET /api/events", TIER_XL),), "/api/events")

@@ -14,7 +14,6 @@ from klaviyo_assets.errors import KlaviyoAssetsError, StoppedError
 from klaviyo_assets.model.stream import RateLimitBucket, RateTier
 from klaviyo_assets_tests.integration.api.conftest import MakeClient, events_request
 from klaviyo_assets_tests.integration.api.scripted_server import (
-    ScriptedServer,
     ServerAction,
     run_server,
     send_and_hang,
@@ -26,15 +25,13 @@ from klaviyo_assets_tests.timing import best_time_of_three
 LONG_WAIT = send_response(429, b"", {"Retry-After": "250"})
 
 
-def ends_of(client: KlaviyoClient, server: ScriptedServer, *, threads: int) -> list[object]:
+def ends_of(client: KlaviyoClient, *, threads: int) -> list[object]:
     """Return what requests in several threads end with when all is stopped after a moment."""
     ends: list[object] = []
 
     def read() -> None:
         try:
-            ends.append(
-                client.fetch(events_request(server), lambda answer: answer.body, stream="events")
-            )
+            ends.append(client.fetch(events_request(), lambda answer: answer.body, stream="events"))
         except KlaviyoAssetsError as error:
             ends.append(type(error))
 
@@ -65,11 +62,11 @@ def test_a_stop_ends_every_thread(act: ServerAction, patient_client_of: MakeClie
         with run_server(act) as server:
             client = patient_client_of(server, timeout_seconds=30)
             began = monotonic()
-            assert ends_of(client, server, threads=4) == [StoppedError] * 4
+            assert ends_of(client, threads=4) == [StoppedError] * 4
             took = monotonic() - began
             asked = len(server.received)
             with pytest.raises(StoppedError):
-                client.fetch(events_request(server), lambda answer: answer.body, stream="events")
+                client.fetch(events_request(), lambda answer: answer.body, stream="events")
             assert len(server.received) == asked
         return took
 
@@ -80,7 +77,7 @@ def test_a_stop_is_not_taken_for_a_failure(client_of: MakeClient) -> None:
     """Cancelled in the last try there is, a request was still cancelled, and did not fail."""
     with run_server(*[send_response(503, b"")] * 5, send_and_hang()) as server:
         client = client_of(server, timeout_seconds=30)
-        assert ends_of(client, server, threads=1) == [StoppedError]
+        assert ends_of(client, threads=1) == [StoppedError]
         assert len(server.received) == 6
 
 
@@ -92,9 +89,9 @@ def test_a_stop_ends_the_wait_for_the_budget(patient_client_of: MakeClient) -> N
         with run_server(send_response()) as server:
             client = patient_client_of(server)
             client.rate_limiter.reserve(slow)
-            client.rate_limiter.block_for_retry_after(events_request(server).buckets, 250)
+            client.rate_limiter.block_for_retry_after(events_request().buckets, 250)
             began = monotonic()
-            assert ends_of(client, server, threads=2) == [StoppedError] * 2
+            assert ends_of(client, threads=2) == [StoppedError] * 2
             assert server.received == []
             return monotonic() - began
 
@@ -120,7 +117,7 @@ def test_a_signal_ends_the_main_threads_wait(
             signal.setitimer(signal.ITIMER_REAL, 0.3)
             began = monotonic()
             with pytest.raises(CancelledError):
-                client.fetch(events_request(server), lambda answer: answer.body, stream="events")
+                client.fetch(events_request(), lambda answer: answer.body, stream="events")
             return monotonic() - began
 
     before: Callable[[int, FrameType | None], object] | int | None

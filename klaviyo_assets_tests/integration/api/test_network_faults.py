@@ -107,8 +107,8 @@ def test_a_passing_fault_is_survived(
     """Twice the fault, then the page: it is read whole, after two waits, on a sound connection."""
     with run_server(fault, fault, send_response()) as server:
         client = client_of(server)
-        assert client.fetch(events_request(server), body_of, stream="events") == PAGE_BODY
-        assert client.fetch(events_request(server), body_of, stream="events") == PAGE_BODY
+        assert client.fetch(events_request(), body_of, stream="events") == PAGE_BODY
+        assert client.fetch(events_request(), body_of, stream="events") == PAGE_BODY
         assert fake_clock.sleeps == [1, 2]
         assert (client.stats.requests, client.stats.retries) == (4, 2)
         assert client.stats.rate_limited == 0
@@ -135,9 +135,7 @@ def test_a_lasting_fault_ends_after_six_tries(
     """The stream fails with what was last seen, and the server was asked six times, not more."""
     with run_server(fault) as server:
         with pytest.raises(kind, match="Given up after 6 tries") as caught:
-            client_of(server).fetch(
-                events_request(server, "sort=datetime"), body_of, stream="events"
-            )
+            client_of(server).fetch(events_request("sort=datetime"), body_of, stream="events")
         assert str(caught.value).startswith("events: GET /api/events?sort=datetime")
         assert caught.value.__cause__ is None
         assert caught.value.__context__ is None
@@ -154,7 +152,7 @@ def test_a_dear_request_is_tried_less_often_and_each_failure_is_told(
     with run_server(send_and_reset(HALF)) as server:
         with pytest.raises(ConnectionLostError, match="Given up after 2 tries"):
             client_of(server).fetch(
-                events_request(server),
+                events_request(),
                 body_of,
                 stream="events",
                 retry_policy=policy,
@@ -185,7 +183,7 @@ def test_a_permanent_refusal_is_asked_once(
     """What would fail again is not asked again."""
     with run_server(send_response(status, body)) as server:
         with pytest.raises(kind):
-            client_of(server).fetch(events_request(server), body_of, stream="events")
+            client_of(server).fetch(events_request(), body_of, stream="events")
         assert len(server.received) == 1
 
 
@@ -193,7 +191,7 @@ def test_one_429_is_waited_out(client_of: MakeClient, fake_clock: FakeClock) -> 
     """Klaviyo's second is honoured, and counted as waiting for the limit."""
     with run_server(send_response(429, b"", {"Retry-After": "1"}), send_response()) as server:
         client = client_of(server)
-        assert client.fetch(events_request(server), body_of, stream="events") == PAGE_BODY
+        assert client.fetch(events_request(), body_of, stream="events") == PAGE_BODY
         assert fake_clock.sleeps == [1]
         assert client.stats.rate_limited == 1
         assert client.stats.throttled_seconds == 1
@@ -204,7 +202,7 @@ def test_a_storm_of_429s_is_survived(client_of: MakeClient, fake_clock: FakeCloc
     storm = [send_response(429, b"", {"Retry-After": "1"})] * 50
     with run_server(*storm, send_response()) as server:
         client = client_of(server)
-        assert client.fetch(events_request(server), body_of, stream="events") == PAGE_BODY
+        assert client.fetch(events_request(), body_of, stream="events") == PAGE_BODY
         assert len(server.received) == 51
     assert fake_clock.sleeps == [1] * 50
     assert client.stats.rate_limited == 50
@@ -214,9 +212,7 @@ def test_an_endless_storm_ends(client_of: MakeClient, fake_clock: FakeClock) -> 
     """The patience with 429s is bounded in all."""
     with run_server(send_response(429, b"", {"Retry-After": "7"})) as server:
         with pytest.raises(RateLimitError, match="Given up"):
-            client_of(server, max_waiting=30).fetch(
-                events_request(server), body_of, stream="events"
-            )
+            client_of(server, max_waiting=30).fetch(events_request(), body_of, stream="events")
         assert len(server.received) == 5
     assert sum(fake_clock.sleeps) == 28
 
@@ -226,7 +222,7 @@ def test_a_days_wait_is_not_slept_through(client_of: MakeClient, fake_clock: Fak
     with run_server(send_response(429, b"", {"Retry-After": "73473"})) as server:
         client = client_of(server)
         with pytest.raises(QuotaError, match="run it after 20"):
-            client.fetch(events_request(server), body_of, stream="events")
+            client.fetch(events_request(), body_of, stream="events")
         assert len(server.received) == 1
         assert client.stats.rate_limited == 1
     assert fake_clock.sleeps == []
@@ -241,9 +237,7 @@ def test_a_retry_after_that_says_nothing_is_backed_off(
     """Without whole seconds our own back-off decides; it is never no wait at all."""
     headers = {} if said is None else {"Retry-After": said}
     with run_server(*[send_response(429, b"", headers)] * 3, send_response()) as server:
-        assert (
-            client_of(server).fetch(events_request(server), body_of, stream="events") == PAGE_BODY
-        )
+        assert client_of(server).fetch(events_request(), body_of, stream="events") == PAGE_BODY
     assert fake_clock.sleeps == [1, 2, 4]
 
 
@@ -267,7 +261,7 @@ def test_an_answer_has_a_deadline(
     """However steadily bytes trickle in, a request ends in time and is tried again."""
     with run_server(slow, send_response()) as server:
         client = client_of(server, timeout_seconds=DEADLINE_SECONDS)
-        assert client.fetch(events_request(server), body_of, stream="events") == PAGE_BODY
+        assert client.fetch(events_request(), body_of, stream="events") == PAGE_BODY
         first, second = server.received
         assert DEADLINE_SECONDS * 0.9 < second.at - first.at < ENDLESS_SECONDS
     assert fake_clock.sleeps == [1]
@@ -279,7 +273,7 @@ def test_slow_is_not_broken(client_of: MakeClient) -> None:
     body = CHUNKED + chunks + b"0\r\n\r\n"
     with run_server(send_slowly(body, every_seconds=0.001, size=100)) as server:
         client = client_of(server)
-        answer = client.fetch(events_request(server), lambda answer: answer.body, stream="events")
+        answer = client.fetch(events_request(), lambda answer: answer.body, stream="events")
     assert answer == PAGE_BODY[:600]
     assert client.stats.retries == 0
 
@@ -290,7 +284,7 @@ def test_a_good_answer_is_handed_over_whole(client_of: MakeClient) -> None:
     answer_bytes = http_response(200, gzip.compress(PAGE_BODY), {"Content-Encoding": "gzip"} | date)
     with run_server(send_bytes(answer_bytes)) as server:
         client = client_of(server)
-        answer = client.fetch(events_request(server), lambda answer: answer, stream="events")
+        answer = client.fetch(events_request(), lambda answer: answer, stream="events")
     assert (answer.status, answer.body, answer.headers["x-request-id"]) == (200, PAGE_BODY, "7")
     assert answer.responded_at.isoformat() == "1994-11-06T08:49:37+00:00"
     assert client.stats.received_bytes == len(gzip.compress(PAGE_BODY))
@@ -301,7 +295,7 @@ def test_one_connection_serves_many_requests(client_of: MakeClient) -> None:
     with run_server(send_gzip_response(), send_response()) as server:
         client = client_of(server)
         for _ in range(20):
-            assert client.fetch(events_request(server), body_of, stream="events") == PAGE_BODY
+            assert client.fetch(events_request(), body_of, stream="events") == PAGE_BODY
         assert server.connections == 1
 
 
@@ -312,7 +306,7 @@ def test_a_connection_that_was_closed_meanwhile_costs_no_try(
     with run_server(send_response(200, PAGE_BODY, {"Connection": "close"})) as server:
         client = client_of(server)
         for _ in range(3):
-            assert client.fetch(events_request(server), body_of, stream="events") == PAGE_BODY
+            assert client.fetch(events_request(), body_of, stream="events") == PAGE_BODY
         assert client.stats.retries == 0
     assert fake_clock.sleeps == []
 
@@ -321,7 +315,7 @@ def test_the_request_arrives_as_it_was_made(client_of: MakeClient) -> None:
     """Encoded characters of path and query are not changed on the way; headers are all there."""
     with run_server(send_response()) as server:
         query = "filter=equals%28name%2C%22a%20%26%2Bb%22%29&page%5Bcursor%5D=WzE3%3D"
-        client_of(server).fetch(events_request(server, query), body_of, stream="events")
+        client_of(server).fetch(events_request(query), body_of, stream="events")
         (seen,) = server.received
     assert seen.line == f"GET /api/events?{query} HTTP/1.1"
     assert seen.headers["authorization"] == f"Klaviyo-API-Key {KEY}"
@@ -330,3 +324,24 @@ def test_the_request_arrives_as_it_was_made(client_of: MakeClient) -> None:
     assert seen.headers["accept"] == "application/vnd.api+json"
     assert seen.headers["accept-encoding"] == "gzip"
     assert "content-type" not in seen.headers
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        send_response(401, b""),
+        send_response(403, b""),
+        send_response(404, b""),
+        send_response(200, b"x", {"Content-Encoding": "br"}),
+        send_response(200, b"x" * 2**21),
+    ],
+    ids=["key", "refusal", "absence", "coding", "size"],
+)
+def test_every_error_names_the_stream(action: ServerAction, client_of: MakeClient) -> None:
+    """Whatever an answer stands for, the client's error says for which stream it was asked."""
+    with run_server(action) as server:
+        client = client_of(server)
+        client.max_body_bytes = 2**20
+        with pytest.raises(KlaviyoAssetsError) as caught:
+            client.fetch(events_request(), body_of, stream="events")
+    assert caught.value.stream == "events"

@@ -12,7 +12,6 @@ from klaviyo_assets.streams.reports import FLOW_SERIES_REPORTS
 from klaviyo_assets_tests.integration.api.conftest import FakeClock, MakeClient
 from klaviyo_assets_tests.integration.api.scripted_server import (
     PAGE_BODY,
-    ScriptedServer,
     run_server,
     send_response,
 )
@@ -20,7 +19,7 @@ from klaviyo_assets_tests.integration.api.scripted_server import (
 (BUDGET,) = FLOW_SERIES_REPORTS.rate_limit_buckets()
 
 
-def report(server: ScriptedServer) -> Request:
+def report() -> Request:
     """Return a request for a report of one day."""
     assert isinstance(FLOW_SERIES_REPORTS.source, ReportEndpoint)
     day = date(2026, 10, 5)
@@ -29,7 +28,6 @@ def report(server: ScriptedServer) -> Request:
         stream=FLOW_SERIES_REPORTS,
         metric_id="RES",
         days=DateRange(day, day),
-        base_url=server.url,
     )
 
 
@@ -41,7 +39,7 @@ def body_of(answer: Response) -> bytes:
 def test_a_report_is_posted_whole(client_of: MakeClient) -> None:
     """The body arrives as it was made, with the type that Klaviyo wants."""
     with run_server(send_response()) as server:
-        request = report(server)
+        request = report()
         assert client_of(server).fetch(request, body_of, stream="reports") == PAGE_BODY
         [seen] = server.received
     assert seen.line.startswith("POST /api/flow-series-reports ")
@@ -52,7 +50,7 @@ def test_a_report_is_posted_whole(client_of: MakeClient) -> None:
 def test_a_spent_day_is_remembered_by_all(client_of: MakeClient, fake_clock: FakeClock) -> None:
     """After Klaviyo's word that a report's day is spent, nobody asks again before it is over."""
     with run_server(send_response(429, b"", {"Retry-After": "73473"}), send_response()) as server:
-        request = report(server)
+        request = report()
         with pytest.raises(QuotaError, match="run it after 20") as told:
             client_of(server).fetch(request, body_of, stream="reports")
         assert told.value.retry_after_seconds == 73473
@@ -73,11 +71,11 @@ def test_our_own_count_is_not_taken_for_klaviyos_word(
     with run_server(send_response()) as server:
         client = client_of(server)
         for _ in range(225):
-            client.fetch(report(server), body_of, stream="reports")
+            client.fetch(report(), body_of, stream="reports")
             fake_clock.now += 60
         for _ in range(2):
             with pytest.raises(QuotaError, match="225 of our 225"):
-                client.fetch(report(server), body_of, stream="reports")
+                client.fetch(report(), body_of, stream="reports")
         assert len(server.received) == 225
     assert client.rate_limiter.daily_quota(BUDGET).blocked_until is None
     assert max(fake_clock.sleeps, default=0) < 60

@@ -72,10 +72,10 @@ def walk(client: KlaviyoClient, stream: Stream) -> int:
     source = stream.source
     pages, seen = 0, set[str]()
     for slice_ in source.slices if isinstance(source, Collection) else ():
-        request = first_page_request(stream, slice_, Window(), base_url=client.base_url)
+        request = first_page_request(stream, slice_, Window())
         while request is not None:
             link = client.fetch(request, next_link, stream=stream.name)
-            request = next_page_request(request, link, seen_urls=seen)
+            request = next_page_request(request, link, base_url=client.base_url, seen_targets=seen)
             pages += 1
     return pages
 
@@ -144,11 +144,11 @@ def test_the_last_page_is_the_last(client: KlaviyoClient, sandbox: Sandbox) -> N
     assert len(shown) == LISTS
 
 
-def test_a_detail_brings_what_the_page_lacks(client: KlaviyoClient, sandbox: Sandbox) -> None:
+def test_a_detail_brings_what_the_page_lacks(client: KlaviyoClient) -> None:
     """A list asked for by its id comes with the count that costs a budget of its own."""
-    lists = first_page_request(STREAMS["lists"], WHOLE_COLLECTION, Window(), base_url=sandbox.url)
+    lists = first_page_request(STREAMS["lists"], WHOLE_COLLECTION, Window())
     first: str = client.fetch(lists, lambda got: json.loads(got.body)["data"][0]["id"], stream="l")
-    request = detail_request(STREAMS["lists_detailed"], first, base_url=sandbox.url)
+    request = detail_request(STREAMS["lists_detailed"], first)
     found = client.fetch(request, lambda got: json.loads(got.body)["data"], stream="l")
     assert found["id"] == first
     assert isinstance(found["attributes"]["profile_count"], int)

@@ -44,7 +44,7 @@ def ask_until(stop: Event, url: str, folder: Path) -> None:
         revision=SUPPORTED_REVISIONS[-1],
         rate_limiter=RateLimiter(folder, "a", share=1.0),
     )
-    request = Request("GET", f"{url}/api/any", (RateLimitBucket("GET /api/any", TIER),), "/api/any")
+    request = Request("GET", "/api/any", (RateLimitBucket("GET /api/any", TIER),), "/api/any")
     Thread(target=lambda: stop.wait() and client.cancel(), daemon=True).start()
     with suppress(StoppedError):
         while True:
@@ -106,7 +106,7 @@ def test_threads_share_a_client(client_of: MakeClient, fake_clock: FakeClock) ->
         with ThreadPoolExecutor(20) as threads:
             asked = [
                 threads.submit(
-                    client.fetch, events_request(server), lambda got: got.body, stream="events"
+                    client.fetch, events_request(), lambda got: got.body, stream="events"
                 )
                 for _ in range(200)
             ]
@@ -122,7 +122,7 @@ def test_waits_of_many_threads_are_felt_once(patient_client_of: MakeClient) -> N
     budget = RateLimitBucket("GET /api/lists", RateTier(name="S", burst=3, steady=60))
     with run_server(send_response()) as server:
         client = patient_client_of(server)
-        asked = replace(events_request(server), buckets=(budget,))
+        asked = replace(events_request(), buckets=(budget,))
         began = time.monotonic()
         with ThreadPoolExecutor(8) as threads:
             waits = [threads.submit(client.fetch, asked, len_of, stream="lists") for _ in range(8)]
@@ -144,11 +144,11 @@ def test_a_refusal_meets_every_other_client(client_of: MakeClient, fake_clock: F
         client, other = client_of(server), client_of(server)
 
         def sleep(seconds: float) -> None:
-            held.append(other.rate_limiter.blocked_seconds(events_request(server).buckets))
+            held.append(other.rate_limiter.blocked_seconds(events_request().buckets))
             fake_clock.sleep(seconds)
 
         client.sleep = sleep
-        client.fetch(events_request(server), lambda answer: answer.body, stream="events")
+        client.fetch(events_request(), lambda answer: answer.body, stream="events")
     assert (held, fake_clock.sleeps) == ([20], [20])
 
 
@@ -159,7 +159,7 @@ def test_a_refusal_meets_those_who_already_wait(
     budget = (RateLimitBucket("GET /api/any", RateTier(name="any", burst=1, steady=60)),)
     with run_server(send_response()) as server:
         client, other = client_of(server), client_of(server)
-        request = Request("GET", f"{server.url}/api/any", budget, "/api/any")
+        request = Request("GET", "/api/any", budget, "/api/any")
 
         def sleep(seconds: float) -> None:
             if not fake_clock.sleeps:

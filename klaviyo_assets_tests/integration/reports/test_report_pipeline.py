@@ -108,7 +108,6 @@ def rows_of(
         metric_id=metric_id,
         days=days,
         message_ids=message_ids,
-        base_url=client.base_url,
     )
     rows: list[ReportRow] = []
     seen: set[str] = set()
@@ -117,7 +116,11 @@ def rows_of(
         page = client.fetch(following, read, stream=stream.name)
         rows.extend(page.rows)
         following = next_report_request(
-            following, link=page.next_link, page_cursor=page.page_cursor, seen_urls=seen
+            following,
+            link=page.next_link,
+            page_cursor=page.page_cursor,
+            base_url=client.base_url,
+            seen_targets=seen,
         )
     return rows
 

@@ -77,10 +77,10 @@ LISTS_DETAILED = Stream(
 EMAIL = Slice(name="email", filter='equals(messages.channel,"email"),equals(archived,false)')
 
 
-def build_request(path: str = "/api/events", query: str = "", *, base: str = BASE) -> Request:
+def build_request(path: str = "/api/events", query: str = "") -> Request:
     """Return a GET that spends the budget of its path."""
-    url = f"{base}{path}" + (f"?{query}" if query else "")
-    return Request("GET", url, (RateLimitBucket(f"GET {path}", TIER_XL),), path)
+    target = f"{path}?{query}" if query else path
+    return Request("GET", target, (RateLimitBucket(f"GET {path}", TIER_XL),), path)
 
 
 def build_response(
@@ -94,4 +94,5 @@ def build_response(
 
 def query_parameters(request: Request) -> dict[str, str]:
     """Return the query of a request as a server reads it."""
-    return dict(parse_qsl(urlsplit(request.url).query, keep_blank_values=True, strict_parsing=True))
+    query = urlsplit(request.target).query
+    return dict(parse_qsl(query, keep_blank_values=True, strict_parsing=True))

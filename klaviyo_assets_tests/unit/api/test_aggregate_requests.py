@@ -9,16 +9,13 @@ from klaviyo_assets.api.request_guard import READ_ONLY_POST_PATHS
 from klaviyo_assets.api.requests import event_count_request
 from klaviyo_assets.model.stream import TIER_S, RateLimitBucket
 from klaviyo_assets.model.window import Window
-from klaviyo_assets_tests.unit.api.samples import BASE
 
 START = datetime(2026, 9, 1, tzinfo=UTC)
 
 
 def test_a_count_is_asked_for_by_utc_day() -> None:
     """The body asks for one number a UTC day, without the parts that Klaviyo breaks at."""
-    request = event_count_request(
-        "AbC123", Window(START, START + timedelta(days=30)), base_url=BASE
-    )
+    request = event_count_request("AbC123", Window(START, START + timedelta(days=30)))
     assert (request.method, request.path) == ("POST", "/api/metric-aggregates")
     assert request.path in READ_ONLY_POST_PATHS
     assert request.buckets == (RateLimitBucket("POST /api/metric-aggregates", TIER_S),)
@@ -52,4 +49,4 @@ def test_a_count_is_asked_for_by_utc_day() -> None:
 def test_what_klaviyo_would_refuse_is_not_sent(metric: str, window: Window) -> None:
     """No metric, an open or empty window, or more than a year cost no request."""
     with pytest.raises(ValueError, match="metric-aggregates"):
-        event_count_request(metric, window, base_url=BASE)
+        event_count_request(metric, window)

@@ -50,7 +50,7 @@ def booked(limits: tuple[SlidingWindowLimit, ...], pauses: Sequence[float]) -> K
     bookings, now = Kept(), 1_800_000_000.0
     for pause in pauses:
         now += pause
-        bookings.append(earliest_allowed_time(limits, bookings, now))
+        bookings.append(earliest_allowed_time(limits, bookings.nth_last, now))
     return bookings
 
 
@@ -157,7 +157,7 @@ def test_a_clock_that_goes_back_does_not_change_the_order() -> None:
     """A `now` before the last booking is answered with a moment after it."""
     limits = tier_limits(TIER_M, share=1, scale=1)
     bookings = booked(limits, [0.0] * 10)
-    assert earliest_allowed_time(limits, bookings, bookings[-1] - 500) >= bookings[-1]
+    assert earliest_allowed_time(limits, bookings.nth_last, bookings[-1] - 500) >= bookings[-1]
 
 
 def test_fixed_windows_agree() -> None:

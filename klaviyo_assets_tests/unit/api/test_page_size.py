@@ -16,12 +16,8 @@ from klaviyo_assets.errors import (
 )
 from klaviyo_assets_tests.unit.api.samples import build_request
 
-FULL = replace(
-    build_request(), url="http://127.0.0.1:9/api/events?sort=datetime&page%5Bsize%5D=1000&include=x"
-)
-LINK = replace(
-    build_request(), url="http://127.0.0.1:9/api/events?page[size]=1000&page%5Bcursor%5D=abc"
-)
+FULL = replace(build_request(), target="/api/events?sort=datetime&page%5Bsize%5D=1000&include=x")
+LINK = replace(build_request(), target="/api/events?page[size]=1000&page%5Bcursor%5D=abc")
 LIGHT, HEAVY = 2_000_000, 100_000_000
 
 
@@ -32,9 +28,9 @@ def size_of(size: AdaptivePageSize) -> int | None:
 
 def test_the_size_is_changed_in_place() -> None:
     """First pages and next links, however their brackets are written; nothing else of them."""
-    assert set_page_size(FULL, 250).url == FULL.url.replace("1000", "250")
-    assert set_page_size(LINK, 1).url == LINK.url.replace("1000", "1")
-    bare = replace(FULL, url="http://127.0.0.1:9/api/metrics?fields=page%5Bsize%5D")
+    assert set_page_size(FULL, 250).target == FULL.target.replace("1000", "250")
+    assert set_page_size(LINK, 1).target == LINK.target.replace("1000", "1")
+    bare = replace(FULL, target="/api/metrics?fields=page%5Bsize%5D")
     assert requested_page_size(bare) is None
     assert set_page_size(bare, 5) == bare
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from klaviyo_assets.api import rate_limiter
+from klaviyo_assets.api import rate_limit_store
 from klaviyo_assets.api.rate_limit_store import HostIdentity, current_host
 from klaviyo_assets.api.rate_limiter import RATE_LIMIT_STORE_FILE_NAME, RateLimiter
 from klaviyo_assets.errors import SettingError
@@ -26,7 +26,7 @@ def book_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Use:
     """Give a function that books a request on a host at a time, with a ledger of its own."""
 
     def used(host: HostIdentity, at: float) -> None:
-        monkeypatch.setattr(rate_limiter, "current_host", lambda: host)
+        monkeypatch.setattr(rate_limit_store, "current_host", lambda: host)
         with closing(RateLimiter(tmp_path, "a", clock=lambda: at)) as booking:
             booking.reserve((BUDGET,))
 
@@ -76,12 +76,12 @@ def test_a_clock_that_disagrees_is_named(book_request: Use) -> None:
 
 def test_who_goes_on_booking_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long run beats: an hour after it began another host is refused; the run finds that one."""
-    monkeypatch.setattr(rate_limiter, "current_host", lambda: ONE)
+    monkeypatch.setattr(rate_limit_store, "current_host", lambda: ONE)
     clock = [NOW]
     with closing(RateLimiter(tmp_path, "a", clock=lambda: clock[0])) as long_run:
         for clock[0] in (NOW, NOW + 1800, NOW + 3600):
             long_run.reserve((BUDGET,))
-        monkeypatch.setattr(rate_limiter, "current_host", lambda: TWO)
+        monkeypatch.setattr(rate_limit_store, "current_host", lambda: TWO)
         with (
             closing(RateLimiter(tmp_path, "a", clock=lambda: NOW + 3610)) as other,
             pytest.raises(SettingError),
@@ -92,7 +92,7 @@ def test_who_goes_on_booking_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ) as file:
             # As by a mount on which the other's transaction was not seen.
             file.execute("INSERT INTO host VALUES (?, ?, ?)", (TWO.id, TWO.name, NOW + 3611))
-        monkeypatch.setattr(rate_limiter, "current_host", lambda: ONE)
+        monkeypatch.setattr(rate_limit_store, "current_host", lambda: ONE)
         clock[0] = NOW + 3640
         with pytest.raises(SettingError, match="host two 29 s ago"):
             long_run.reserve((BUDGET,))

@@ -112,9 +112,11 @@ def test_the_file_is_whole_from_its_first_moment(
     path, ledger = tmp_path / "state" / RATE_LIMIT_STORE_FILE_NAME, open_rate_limiter()
     was_there: list[bool] = []
 
-    def prepare(connection: sqlite3.Connection, *, was_corrupt: bool) -> None:
+    create = ledger.store.create_tables
+
+    def prepare(connection: sqlite3.Connection) -> None:
         was_there.append(path.exists())
-        ledger.create_tables(connection, was_corrupt=was_corrupt)
+        create(connection)
 
     monkeypatch.setattr(ledger.store, "create_tables", prepare)
     ledger.reserve(FLOWS)
@@ -157,7 +159,7 @@ def test_nobody_books_in_the_middle_of_anothers_booking(
                 wait(coming, timeout=0.2)
             return clock()
 
-        monkeypatch.setattr(one, "clock", meanwhile)
+        monkeypatch.setattr(one.store, "clock", meanwhile)
         assert one.reserve(slow) == 0
         assert coming[0].result() == pytest.approx(BURST_WINDOW_SECONDS)
 
@@ -424,7 +426,7 @@ def test_an_interrupted_booking_is_not_half_there(
     """A signal between two statements books nothing and locks nobody out."""
     ledger = open_rate_limiter()
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "clock", interrupted)
+        patch.setattr(ledger.store, "clock", interrupted)
         with pytest.raises(KeyboardInterrupt):
             ledger.reserve(FLOWS)
     assert open_rate_limiter().reserve(FLOWS) == 0

@@ -12,8 +12,8 @@ from klaviyo_assets.api.request_guard import (
     validate_api_key,
     validate_base_url,
 )
-from klaviyo_assets.errors import ForeignLinkError, PermanentError, SettingError
-from klaviyo_assets_tests.unit.api.samples import BASE, KEY, build_request
+from klaviyo_assets.errors import PermanentError, SettingError
+from klaviyo_assets_tests.unit.api.samples import KEY, build_request
 
 
 def test_a_private_key_passes_unchanged() -> None:
@@ -101,16 +101,16 @@ def test_loopback_is_an_address_not_a_spelling() -> None:
 def test_gets_and_the_eight_reading_posts_pass() -> None:
     """All that reads may be sent."""
     assert len(READ_ONLY_POST_PATHS) == 8
-    check_request(build_request("/api/events", "sort=datetime"), BASE)
+    check_request(build_request("/api/events", "sort=datetime"))
     for path in READ_ONLY_POST_PATHS:
-        check_request(replace(build_request(path), method="POST"), BASE)
+        check_request(replace(build_request(path), method="POST"))
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "HEAD", "get", "GET "])
 def test_what_could_write_is_refused(method: str) -> None:
     """No method but GET reaches an endpoint, whatever the request calls itself."""
     with pytest.raises(PermanentError, match="was not sent"):
-        check_request(replace(build_request("/api/profiles"), method=method), BASE)
+        check_request(replace(build_request("/api/profiles"), method=method))
 
 
 @pytest.mark.parametrize(
@@ -126,30 +126,28 @@ def test_a_post_is_judged_by_its_url(path: str) -> None:
     """The path that would be sent counts, not the one that the request states."""
     request = replace(build_request(path), method="POST", path="/api/campaign-values-reports")
     with pytest.raises(PermanentError, match="was not sent"):
-        check_request(request, BASE)
+        check_request(request)
 
 
 def test_only_the_api_is_asked() -> None:
     """Klaviyo's host has more than its API; the key goes nowhere else on it."""
     with pytest.raises(PermanentError, match=re.escape("'/client/profiles'")):
-        check_request(build_request("/client/profiles"), BASE)
+        check_request(build_request("/client/profiles"))
 
 
 @pytest.mark.parametrize(
-    "base",
+    "target",
     [
-        "http://a.klaviyo.com",
-        "https://a.klaviyo.com:444",
-        "https://b.klaviyo.com",
-        "https://x@a.klaviyo.com",
+        "https://evil.example/api/events",
+        "//evil.example/api/events",
+        "@evil.example/api/events",
+        ":444/api/events",
+        ".evil.example/api/events",
+        "api/events",
+        "",
     ],
 )
-def test_another_server_is_refused(base: str) -> None:
-    """A request for another scheme, host, port or user would carry the key there."""
-    with pytest.raises(ForeignLinkError, match="was not sent"):
-        check_request(build_request(base=base), BASE)
-
-
-def test_the_default_port_is_the_same_server() -> None:
-    """Saying the port that is meant anyway changes nothing."""
-    check_request(build_request(base=f"{BASE}:443"), BASE)
+def test_a_target_is_a_path_of_the_api(target: str) -> None:
+    """A target that would change the server, behind the client's own, is refused."""
+    with pytest.raises(PermanentError, match="was not sent"):
+        check_request(replace(build_request(), target=target))

@@ -90,10 +90,9 @@ def body_of(code: str, detail: str, **source: str) -> str:
 )
 def test_every_status_has_one_error(status: int, body: str, kind: type[KlaviyoAssetsError]) -> None:
     """Status and body decide the class, and the class decides who acts."""
-    error = map_error_response(build_response(status, body), build_request(), "events")
+    error = map_error_response(build_response(status, body), build_request())
     assert type(error) is kind
-    assert error.stream == "events"
-    assert str(error).startswith(f"events: GET /api/events was answered with {status}")
+    assert str(error).startswith(f"GET /api/events was answered with {status}")
 
 
 @pytest.mark.parametrize(
@@ -119,8 +118,8 @@ def test_a_refused_page_size_is_told_from_other_refusals(
     """By where Klaviyo points, or its words; a request that names no size is refused as ever."""
     answer = build_response(400, body)
     sized = build_request(query="page%5Bsize%5D=1000")
-    assert type(map_error_response(answer, sized, "events")) is kind
-    assert not isinstance(map_error_response(answer, build_request(), "events"), PageSizeError)
+    assert type(map_error_response(answer, sized)) is kind
+    assert not isinstance(map_error_response(answer, build_request()), PageSizeError)
 
 
 @given(
@@ -146,7 +145,7 @@ def test_a_refused_page_size_is_told_from_other_refusals(
 def test_no_body_breaks_the_error_path(status: int, body: bytes, retry_after: str) -> None:
     """Whatever comes back, there is an error that tells the status, in one line."""
     answer = build_response(status, body, {"retry-after": retry_after})
-    error = map_error_response(answer, build_request(), "events")
+    error = map_error_response(answer, build_request())
     assert f"answered with {status}" in str(error)
     assert "\n" not in str(error)
 
@@ -169,16 +168,13 @@ def test_no_body_breaks_the_error_path(status: int, body: bytes, retry_after: st
 )
 def test_odd_bodies_are_read_leniently(body: str) -> None:
     """JSON that keeps to no form is still a plain 400."""
-    assert (
-        type(map_error_response(build_response(400, body), build_request(), "events"))
-        is RequestError
-    )
+    assert type(map_error_response(build_response(400, body), build_request())) is RequestError
 
 
 def test_the_text_says_what_came_back() -> None:
     """Code, source and detail stand in the text, and as values on the error."""
     body = body_of("invalid", "'equals' is not an allowed operator.", parameter="filter")
-    error = map_error_response(build_response(400, body), build_request(), "events")
+    error = map_error_response(build_response(400, body), build_request())
     assert "(invalid: filter: 'equals' is not an allowed operator)" in str(error)
     assert isinstance(error, PermanentError)
     assert (error.status, error.code, error.source) == (400, "invalid", "filter")
@@ -188,7 +184,7 @@ def test_a_missing_scope_is_named() -> None:
     """What the operator must give the key is read from Klaviyo's own words."""
     detail = "The following scopes are required: segments:read"
     error = map_error_response(
-        build_response(403, body_of("permission_denied", detail)), build_request(), "x"
+        build_response(403, body_of("permission_denied", detail)), build_request()
     )
     assert isinstance(error, MissingScopeError)
     assert error.scopes == ("segments:read",)
@@ -199,7 +195,7 @@ def test_a_plan_that_forbids_names_no_scope() -> None:
     """Without a scope in the words none is invented."""
     detail = "You must have Advanced KDP enabled to use this endpoint."
     error = map_error_response(
-        build_response(403, body_of("permission_denied", detail)), build_request(), "x"
+        build_response(403, body_of("permission_denied", detail)), build_request()
     )
     assert isinstance(error, PlanError)
     assert error.detail == detail
@@ -208,14 +204,14 @@ def test_a_plan_that_forbids_names_no_scope() -> None:
 
 def test_a_retired_revision_names_the_setting() -> None:
     """The operator is told which variable to set."""
-    error = map_error_response(build_response(410), build_request(), "events")
+    error = map_error_response(build_response(410), build_request())
     assert "KLAVIYO_REVISION" in str(error)
 
 
 def test_a_redirect_names_its_host() -> None:
     """Where it would have led is told; it is not followed."""
     answer = build_response(302, "", {"location": "https://evil.example/api/events?email=a@b.de"})
-    assert "here to evil.example" in str(map_error_response(answer, build_request(), "events"))
+    assert "here to evil.example" in str(map_error_response(answer, build_request()))
 
 
 @pytest.mark.parametrize(
@@ -240,9 +236,7 @@ def test_a_redirect_names_its_host() -> None:
 def test_retry_after_is_whole_seconds_or_nothing(text: str, seconds: int | None) -> None:
     """Only a plain number of seconds is believed; anything else is our own back-off's business."""
     assert parse_retry_after({"retry-after": text}) == seconds
-    error = map_error_response(
-        build_response(429, PHP, {"retry-after": text}), build_request(), "events"
-    )
+    error = map_error_response(build_response(429, PHP, {"retry-after": text}), build_request())
     assert isinstance(error, TransientError)
     assert error.retry_after_seconds == seconds
 
@@ -271,9 +265,7 @@ def test_a_missing_retry_after_is_nothing() -> None:
 def test_details_are_scrubbed(secret: str) -> None:
     """A detail quotes the values of filters: keys, addresses and numbers of people go."""
     for detail in (secret, f"'{secret}' is not valid", f'equals(email,"{secret}") and more'):
-        error = map_error_response(
-            build_response(400, body_of("invalid", detail)), build_request(), "events"
-        )
+        error = map_error_response(build_response(400, body_of("invalid", detail)), build_request())
         assert secret not in str(error)
         assert secret not in repr(error)
 
@@ -317,7 +309,7 @@ def test_no_parameter_slips_through() -> None:
 def test_values_of_an_error_are_scrubbed_too() -> None:
     """Code and source are shown and stored, so they are treated as the detail is."""
     body = body_of("jane@example.com", "x", pointer=f"/data/{KEY}")
-    error = map_error_response(build_response(400, body), build_request(), "events")
+    error = map_error_response(build_response(400, body), build_request())
     assert isinstance(error, PermanentError)
     assert "jane" not in f"{error!r} {error} {error.code}"
     assert KEY not in f"{error!r} {error} {error.source}"

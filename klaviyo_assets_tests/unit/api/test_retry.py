@@ -1,13 +1,13 @@
 """Whether to try again is decided without a clock, and every patience ends."""
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from klaviyo_assets import errors
-from klaviyo_assets.api.retry import GiveUp, RetryPolicy, RetryState, RetryWait, decide_retry
+from klaviyo_assets.api.retry import RetryBudget, RetryPolicy
 from klaviyo_assets.errors import (
     BadKeyError,
     BrokenBodyError,
@@ -23,28 +23,31 @@ NOW = datetime(2026, 11, 23, 18, 0, tzinfo=timezone(timedelta(hours=1), "CET"))
 POLICY = RetryPolicy()
 
 
-def decide(
-    error: KlaviyoAssetsError, tries: RetryState | None = None, *, chance: float = 0.0
-) -> RetryWait | GiveUp:
-    """Return what happens after `error`."""
-    return decide_retry(tries or RetryState(), error, policy=POLICY, jitter=chance, now=NOW)
+def spend(
+    error: KlaviyoAssetsError, budget: RetryBudget | None = None, *, chance: float = 0.0
+) -> float:
+    """Return the wait before the retry after `error`; raise what ends the tries."""
+    return (budget or RetryBudget(POLICY)).spend(error, jitter=chance, now=NOW)
 
 
-def waits_for(error: KlaviyoAssetsError, *, chance: float = 0.0) -> tuple[list[float], GiveUp]:
-    """Return all waits that the same error again and again brings, and the end."""
-    tries, waits = RetryState(), list[float]()
-    while isinstance(outcome := decide(error, tries, chance=chance), RetryWait):
-        waits.append(outcome.seconds)
-        tries = outcome.state
-    return waits, outcome
+def waits_for(
+    error: KlaviyoAssetsError, *, chance: float = 0.0
+) -> tuple[list[float], KlaviyoAssetsError]:
+    """Return all waits that the same error again and again brings, and the error at the end."""
+    budget, waits = RetryBudget(POLICY), list[float]()
+    while True:
+        try:
+            waits.append(spend(error, budget, chance=chance))
+        except KlaviyoAssetsError as end:
+            return waits, end
 
 
 def test_a_failing_server_gets_six_tries() -> None:
     """Waits double, then stay; the sixth failure is the last, and says how often it was tried."""
     waits, end = waits_for(ServerError("It failed.", stream="events"))
     assert waits == [1, 2, 4, 8, 10]
-    assert type(end.error) is ServerError
-    assert str(end.error) == "events: It failed. Given up after 6 tries."
+    assert type(end) is ServerError
+    assert str(end) == "events: It failed. Given up after 6 tries."
 
 
 def test_chance_spreads_the_waits() -> None:
@@ -56,7 +59,7 @@ def test_chance_spreads_the_waits() -> None:
 @pytest.mark.parametrize("kind", [ServerError, ConnectionLostError, BrokenBodyError])
 def test_what_may_pass_is_tried_again(kind: type[TransientError]) -> None:
     """A server's failure, a lost connection and a broken body are worth another try."""
-    assert isinstance(decide(kind("x")), RetryWait)
+    assert spend(kind("x")) == 1
 
 
 @pytest.mark.parametrize(
@@ -72,30 +75,29 @@ def test_what_may_pass_is_tried_again(kind: type[TransientError]) -> None:
 def test_nothing_permanent_is_tried_again(name: str) -> None:
     """Every other error of the tree is given to the caller as it is, at once."""
     error = getattr(errors, name)("x")
-    outcome = decide(error)
-    assert isinstance(outcome, GiveUp)
-    assert outcome.error is error
+    with pytest.raises(KlaviyoAssetsError) as raised:
+        spend(error)
+    assert raised.value is error
 
 
 def test_a_spent_quota_is_not_waited_out() -> None:
     """What the ledger refuses for hours is not tried again."""
     error = QuotaError("x", retry_after_seconds=1)
-    assert decide(error) == GiveUp(error)
+    with pytest.raises(QuotaError) as raised:
+        spend(error)
+    assert raised.value is error
 
 
 @given(seconds=st.integers(1, 300), chance=st.floats(0, 1, exclude_max=True))
 def test_retry_after_is_honoured(seconds: int, chance: float) -> None:
     """A 429 is never asked again before Klaviyo said, nor much later."""
-    outcome = decide(RateLimitError("x", retry_after_seconds=seconds), chance=chance)
-    assert isinstance(outcome, RetryWait)
-    assert seconds <= outcome.seconds <= seconds * 1.25
+    wait = spend(RateLimitError("x", retry_after_seconds=seconds), chance=chance)
+    assert seconds <= wait <= seconds * 1.25
 
 
 def test_no_429_is_asked_again_at_once() -> None:
     """Klaviyo has said "in 0 seconds", and refused again what came at once."""
-    outcome = decide(RateLimitError("x", retry_after_seconds=0))
-    assert isinstance(outcome, RetryWait)
-    assert outcome.seconds >= 0.5
+    assert spend(RateLimitError("x", retry_after_seconds=0)) >= 0.5
 
 
 def test_a_429_that_says_nothing_is_waited_out_by_our_own_back_off() -> None:
@@ -103,70 +105,66 @@ def test_a_429_that_says_nothing_is_waited_out_by_our_own_back_off() -> None:
     waits, end = waits_for(RateLimitError("x"))
     assert waits[:5] == [1, 2, 4, 8, 10]
     assert 590 <= sum(waits) <= 600
-    assert "600 s waited" in str(end.error) or "595 s waited" in str(end.error)
+    assert "600 s waited" in str(end) or "595 s waited" in str(end)
 
 
 def test_a_storm_of_429s_is_survived() -> None:
     """Fifty in a row of one second each are within the patience; they use up no tries."""
-    tries = RetryState()
+    budget = RetryBudget(POLICY)
     for _ in range(50):
-        outcome = decide(RateLimitError("x", retry_after_seconds=1), tries, chance=0.5)
-        assert isinstance(outcome, RetryWait)
-        tries = outcome.state
-    assert isinstance(decide(ServerError("x"), tries), RetryWait)
-    assert tries.failures == 0
+        spend(RateLimitError("x", retry_after_seconds=1), budget, chance=0.5)
+    assert budget.failures == 0
+    assert spend(ServerError("x"), budget) == 1
 
 
 def test_patience_with_429s_ends() -> None:
     """The waits for 429s never exceed the bound in all, and the end is still a rate limit's."""
     waits, end = waits_for(RateLimitError("x", retry_after_seconds=7), chance=0.9)
     assert 600 - 7 * 1.25 <= sum(waits) <= 600
-    assert type(end.error) is RateLimitError
+    assert type(end) is RateLimitError
 
 
 def test_a_wait_beyond_the_cap_is_a_quota() -> None:
     """A day's wait is not slept through: the text says until when, in local time."""
-    outcome = decide(RateLimitError("Refused.", stream="reports", retry_after_seconds=73473))
-    assert isinstance(outcome, GiveUp)
-    assert type(outcome.error) is QuotaError
-    assert outcome.error.retry_after_seconds == 73473
-    assert "2026-11-24 14:24 CET" in str(outcome.error)
-    assert str(outcome.error).startswith("reports: Refused.")
+    with pytest.raises(QuotaError) as raised:
+        spend(RateLimitError("Refused.", stream="reports", retry_after_seconds=73473))
+    assert raised.value.retry_after_seconds == 73473
+    assert "2026-11-24 14:24 CET" in str(raised.value)
+    assert str(raised.value).startswith("reports: Refused.")
 
 
 def test_a_server_that_wants_hours_is_no_quota() -> None:
     """A 503 with a long wait ends the stream at once, and stays a server's failure."""
-    outcome = decide(ServerError("Down.", retry_after_seconds=3600))
-    assert isinstance(outcome, GiveUp)
-    assert type(outcome.error) is ServerError
-    assert "19:00 CET" in str(outcome.error)
+    with pytest.raises(ServerError) as raised:
+        spend(ServerError("Down.", retry_after_seconds=3600))
+    assert "19:00 CET" in str(raised.value)
 
 
 def test_a_server_that_says_when_is_believed() -> None:
     """A 503 with a short wait is asked again no sooner."""
-    outcome = decide(ServerError("Down.", retry_after_seconds=30))
-    assert isinstance(outcome, RetryWait)
-    assert outcome.seconds == 30
+    assert spend(ServerError("Down.", retry_after_seconds=30)) == 30
 
 
 def test_the_furthest_wait_can_be_told() -> None:
     """The largest number that is believed still makes a date."""
-    outcome = decide(RateLimitError("x", retry_after_seconds=999_999_999))
-    assert isinstance(outcome, GiveUp)
-    assert "run it after 2058-" in str(outcome.error)
+    with pytest.raises(QuotaError) as raised:
+        spend(RateLimitError("x", retry_after_seconds=999_999_999))
+    assert "run it after 2058-" in str(raised.value)
 
 
 def test_mixed_trouble_is_counted_apart() -> None:
     """429s between failures do not lengthen the failures' patience."""
-    tries = RetryState(failures=5)
-    outcome = decide(RateLimitError("x", retry_after_seconds=1), tries)
-    assert isinstance(outcome, RetryWait)
-    assert isinstance(decide(ServerError("x"), outcome.state), GiveUp)
+    budget = RetryBudget(POLICY)
+    for _ in range(POLICY.max_tries - 1):
+        spend(ServerError("x"), budget)
+    spend(RateLimitError("x", retry_after_seconds=1), budget)
+    with pytest.raises(ServerError):
+        spend(ServerError("x"), budget)
 
 
 def test_a_bad_key_is_asked_once() -> None:
     """The whole run stops at the first 401."""
     error = BadKeyError("x")
-    assert decide_retry(
-        RetryState(), error, policy=POLICY, jitter=0.5, now=datetime(2026, 1, 1, tzinfo=UTC)
-    ) == GiveUp(error)
+    with pytest.raises(BadKeyError) as raised:
+        spend(error)
+    assert raised.value is error

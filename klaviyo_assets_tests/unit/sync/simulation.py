@@ -71,13 +71,13 @@ class SimulatedKlaviyo:
         """Answer one request, by keyset as Klaviyo does."""
         self.requests += 1
         seconds = self.slices[slice_.name]
-        query = parse_qs(urlsplit(request.url).query)
+        query = parse_qs(urlsplit(request.target).query)
         start, end = parse_bounds(query.get("filter", [""])[0])
         first = max(bisect_left(seconds, start), int(query.get("after", ["0"])[0]))
         stop = bisect_left(seconds, end)
         last = min(first + self.page_size, stop)
         has_more = last < stop or (not self.has_next_links and last - first == self.page_size)
-        link = f"{request.url.split('&after')[0]}&after={last}" if has_more else None
+        link = f"{request.target.split('&after')[0]}&after={last}" if has_more else None
         return build_page(seconds, range(first, max(first, last)), link), simulated_time(self.now)
 
     def min_requests(self) -> int:
@@ -208,7 +208,9 @@ class _Simulation:
 
     def request_page(self, walk: WindowReader) -> None:
         """Ask for the walk's next page."""
-        leaves = earliest_allowed_time(self.world.limits, self.booked, self.outcome.seconds)
+        leaves = earliest_allowed_time(
+            self.world.limits, self.booked.nth_last, self.outcome.seconds
+        )
         self.booked.times.append(leaves)
         self.sent += 1
         heapq.heappush(self.arrivals, (leaves + self.world.latency_seconds, self.sent, walk))

@@ -55,7 +55,7 @@ class Shelf:
             number = self.asked
             pause = self.chance.random() * 0.001
         time.sleep(pause)
-        query = parse_qs(urlsplit(request.url).query)
+        query = parse_qs(urlsplit(request.target).query)
         after = int(query["after"][0]) if "after" in query else -1
         if after >= 0 and number == self.lose_cursor_at:
             raise CursorLostError("Invalid cursor provided.")
@@ -66,7 +66,7 @@ class Shelf:
             if place > after and start <= FIRST + timedelta(seconds=second) < end
         ]
         shown, rest = places[: self.page_size], places[self.page_size :]
-        link = f"{request.url.split('&after')[0]}&after={shown[-1]}" if rest else None
+        link = f"{request.target.split('&after')[0]}&after={shown[-1]}" if rest else None
         return page_of([(self.seconds[each], f"e{each}") for each in shown], link), NOW
 
 
