@@ -66,7 +66,6 @@ class ReportContext:
     report: ReportEndpoint
     client: KlaviyoClient
     lake: Lake
-    base_url: str
     account: str
     calendar: ReportCalendar
     clock: Callable[[], datetime]
