@@ -119,6 +119,7 @@ def rows_of(
             following,
             link=page.next_link,
             page_cursor=page.page_cursor,
+            base_url=client.base_url,
             seen_targets=seen,
         )
     return rows
