@@ -3,6 +3,7 @@
 Fixtures that more than one folder needs belong here; those of one folder lie in its own conftest.
 """
 
+import gc
 import os
 import sys
 from ipaddress import ip_address
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from klaviyo_assets.sync.memory import GC_THRESHOLD_OBJECTS
 
 # A deadline measures the machine, not the promise; two cores are shared by several workers.
 settings.register_profile("house", deadline=None, max_examples=50, print_blob=True)
@@ -67,6 +70,22 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest tests first, and leave the others in their order of chance."""
     items.sort(key=lambda each: -declared_seconds(each))
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector from traversing what lives as long as this process.
+
+    Dagster's modules and the collected tests are most of it: an end-to-end test takes a seventh
+    less. The threshold is the one that a sync sets.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD_OBJECTS, 20, 50)
+
+
+def pytest_unconfigure() -> None:
+    """Let the collector take everything apart: a library tells of leaks otherwise."""
+    gc.unfreeze()
 
 
 def declared_seconds(item: pytest.Item) -> float:
