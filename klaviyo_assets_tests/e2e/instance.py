@@ -2,7 +2,8 @@
 
 Dagster 1.13 opens SQLite anew for every event, about eighty times a run, and reads all of its
 migrations from the disk five times a run: together half of what a small run costs. Here a file
-stays open as long as the instance does, and migrations are read once. Nor does SQLite wait for the
+stays open as long as the instance does, migrations are read once, and the database of a run begins
+as a copy of an empty one. Nor does SQLite wait for the
 disk: that guards against a loss of power, which no test brings about, and not against a kill. And
 what a run prints lies in its files alone: Dagster would start four processes a run to repeat it.
 """
@@ -10,6 +11,7 @@ what a run prints lies in its files alone: Dagster would start four processes a 
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 import dagster as dg
@@ -29,6 +31,16 @@ MIGRATIONS = ScriptDirectory.from_config(get_alembic_config(sqlite_run_storage._
 MIGRATIONS.get_heads()
 
 
+def read_empty_event_log() -> bytes:
+    """Return the database that Dagster makes for a run: a tenth of what a small run costs."""
+    with TemporaryDirectory() as folder:
+        sqlite_event_log.SqliteEventLogStorage(folder)
+        return Path(folder, "index.db").read_bytes()
+
+
+EMPTY_EVENT_LOG = read_empty_event_log()
+
+
 @contextmanager
 def open_instance(folder: Path) -> Generator[dg.DagsterInstance]:
     """Open a DAGSTER_HOME for the length of the block."""
@@ -36,6 +48,7 @@ def open_instance(folder: Path) -> Generator[dg.DagsterInstance]:
 
     def kept(url: str, **_: object) -> Engine:
         if url not in engines:
+            create_event_log(Path(url.removeprefix("sqlite:///")))
             engines[url] = create_persistent_engine(url)
         return engines[url]
 
@@ -46,6 +59,12 @@ def open_instance(folder: Path) -> Generator[dg.DagsterInstance]:
             stack.enter_context(patch.object(storage, "create_engine", kept))
         stack.callback(lambda: [engine.pool.dispose() for engine in engines.values()])
         yield stack.enter_context(dg.DagsterInstance.from_config(str(folder)))
+
+
+def create_event_log(path: Path) -> None:
+    """Begin the event log of a run; leave alone what is there, and databases of other kinds."""
+    if path.parent.name == "runs" and not path.exists():
+        path.write_bytes(EMPTY_EVENT_LOG)
 
 
 def skip_output_capture(*_: object) -> nullcontext[tuple[None, None]]:
