@@ -1,15 +1,14 @@
 """A plan before spending: the number it announces is the number that is then made."""
 
 import json
-import os
 import re
-import subprocess
-import sys
+from contextlib import redirect_stderr, redirect_stdout
 from datetime import UTC, date, datetime, timedelta
+from io import StringIO
+from subprocess import CompletedProcess
 
 import pytest
 
-from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.report_runs import (
@@ -21,20 +20,18 @@ from klaviyo_assets_tests.e2e.report_runs import (
     run_partitions,
 )
 from klaviyo_assets_tests.e2e.report_ticks import book_requests
+from klaviyo_assets_tests.e2e.test_cli import verb
 from klaviyo_assets_tests.e2e.test_reports import NOW, report_home
 
 
-def command(home: Home, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run the console command in a process of its own, without a key."""
-    environment = {**os.environ, **home.variables, "PYTHONPATH": str(ROOT)}
-    del environment["KLAVIYO_API_KEY"]
-    return subprocess.run(
-        [sys.executable, "-m", "klaviyo_assets", *words],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def command(home: Home, *words: str) -> CompletedProcess[str]:
+    """Run the console command without a key; return its exit code and what it printed.
+
+    In this process: that codes and words come out of one of its own is told in `test_cli.py`.
+    """
+    with redirect_stdout(StringIO()) as printed, redirect_stderr(StringIO()) as complaints:
+        code = verb(home, *words)
+    return CompletedProcess(words, code, printed.getvalue(), complaints.getvalue())
 
 
 def planned(home: Home, start: date, end: date, *metrics: str) -> dict[str, dict[str, str]]:
