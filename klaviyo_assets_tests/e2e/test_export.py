@@ -1,11 +1,11 @@
 """`klaviyo-assets export`: one file with the rows themselves, for whoever has no lake."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import sleep
 
@@ -16,18 +16,35 @@ from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.duckdb_releases import LIBRARY_RELEASES, query_with_release
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
 from klaviyo_assets_tests.e2e.test_cli import verb
+
+# Its home is read by all of them: one worker makes it.
+pytestmark = pytest.mark.xdist_group("exported_home")
 
 RELEASES = (*LIBRARY_RELEASES, duckdb.__version__)
 
 
-@pytest.fixture
-def home(open_home: StartHome) -> Home:
-    """Give a home with tables, a history, a detail, a join and merges."""
-    home = open_home()
-    assert home.sync().success
-    assert home.sync("lists", config={"sync_mode": "full_refresh_append"}).success
-    return home
+@pytest.fixture(scope="module")
+def home(dagster_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """Give a home with tables, a history, a detail, a join and merges; its lake stays."""
+    with open_sandbox_account() as account:
+        root = tmp_path_factory.mktemp("exported")
+        home = Home(account=account, root=root, dagster_template=dagster_template)
+        assert home.sync().success
+        assert home.sync("lists", config={"sync_mode": "full_refresh_append"}).success
+        yield home
+
+
+@contextmanager
+def moved_away(path: Path) -> Generator[None]:
+    """Let a file or folder be gone for the length of the block."""
+    elsewhere = path.with_name(f"{path.name}.elsewhere")
+    path.rename(elsewhere)
+    try:
+        yield
+    finally:
+        elsewhere.rename(path)
 
 
 def rows_and_words(home: Home) -> tuple[dict[str, int], list[tuple[object, ...]]]:
@@ -46,20 +63,21 @@ def test_an_export_is_whole_without_the_lake(
 ) -> None:
     """All rows, types and comments are in one file, which any DuckDB opens without the lake."""
     rows, columns = rows_and_words(home)
-    file = home.root / "it's handed over.duckdb"
+    file = home.root / f"it's handed over to {release}.duckdb"
     assert verb(home, "export", str(file)) == 0
     said = capsys.readouterr()
     assert f"holds {len(rows)} tables, {sum(rows.values()):,} rows" in said.out
     assert {line.split()[0] for line in said.err.splitlines()} == set(rows)
-    shutil.rmtree(home.data_dir)
     counts = [f'SELECT count(*) FROM "{name}"' for name in rows]
     words = (
         "SELECT table_name, column_name, data_type, comment FROM duckdb_columns() "
         "WHERE database_name = 'x' ORDER BY ALL"
     )
-    found, tables, *counted = query_with_release(
-        release, file, words, "SELECT table_name, comment FROM duckdb_tables()", *counts, name="x"
-    )
+    comments = "SELECT table_name, comment FROM duckdb_tables()"
+    with moved_away(home.data_dir):
+        found, tables, *counted = query_with_release(
+            release, file, words, comments, *counts, name="x"
+        )
     assert [tuple(each) for each in found] == columns
     assert [name for name, comment in tables if not comment] == []
     assert [count for ((count,),) in counted] == list(rows.values())
@@ -147,8 +165,8 @@ def test_an_export_that_fails_leaves_what_was_there(
     assert verb(home, "export", str(file), "--tables", "lists") == 0
     before = file.read_bytes()
     (stored,) = (home.data_dir / "lake" / "profiles").glob("*.parquet")
-    stored.unlink()
-    assert verb(home, "export", str(file), "--force") == 1
+    with moved_away(stored):
+        assert verb(home, "export", str(file), "--force") == 1
     assert "Traceback" not in capsys.readouterr().err
     assert file.read_bytes() == before
     assert [each.name for each in home.root.iterdir() if each.name.startswith(".")] == []
