@@ -63,16 +63,14 @@ class Daemon:
 
 
 @contextmanager
-def run_daemon(home: Home, *sensors: str) -> Generator[Daemon]:
-    """Start a daemon with some sensors switched on, and end it and all its runs."""
+def run_daemon(home: Home) -> Generator[Daemon]:
+    """Start a daemon, which begins what the home's automation names; end it and all its runs."""
     environment = {**os.environ, **home.variables, "DAGSTER_HOME": str(home.dagster_home)}
     with (
         patch.dict(os.environ, environment),
         open_instance(home.dagster_home) as instance,
         (home.root / "daemon.log").open("wb") as log,
     ):
-        for sensor in sensors:
-            run_dagster_command("sensor", "start", sensor)
         process = subprocess.Popen(
             [sys.executable, "-c", START_SCRIPT, "run", "-m", DEFINITIONS_MODULE],
             cwd=ROOT,

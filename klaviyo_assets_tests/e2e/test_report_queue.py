@@ -33,7 +33,7 @@ def busy_home(open_home: StartHome) -> Home:
 def test_the_hourly_job_starts_within_seconds(open_home: StartHome) -> None:
     """One run of each report is under way, and the collections find a place at once."""
     home = busy_home(open_home)
-    with run_daemon(home, DRAIN) as daemon:
+    with run_daemon(home) as daemon:
         reports = {"klaviyo__drain": FLOW_REPORT}, {"klaviyo__drain": CAMPAIGN_REPORT}
         daemon.wait_for(lambda: all(daemon.runs(**tags) for tags in reports))
         daemon.wait_for(
