@@ -78,8 +78,9 @@ demo: install ## a sandbox Klaviyo, every asset, a query, the UI (UI=0: without 
 	$(call dagster_home,$(CURDIR)/demo/dagster)
 	@DAGSTER_HOME="$(CURDIR)/demo/dagster" $(QUIET) $(PY) deploy/demo.py --ui $(UI) --port $(PORT)
 
+# Bytecode is kept, whatever the shell says: without it four workers each compile all the tests.
 test: $(VENV)/.installed-test ## the whole test suite (PYTEST_ARGS='-k ledger')
-	@$(PY) -m pytest -n 4 --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m pytest -n 4 --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 # The types are checked while the tests run: they take half as long, and only one processor.
 check: $(VENV)/.installed-test $(VENV)/.installed-lint ## in a minute: lint, types, unit, contract tests
