@@ -22,9 +22,12 @@ from klaviyo_assets.defs.sensors import (
 )
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.privacy import unprotected_column_warnings
+from klaviyo_assets.model.selection import selected_streams, selection_errors
+from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.reports.calendar import zone_for_definitions
 from klaviyo_assets.settings import KEY_VARIABLE, Settings, read_settings, unknown_variables
 from klaviyo_assets.streams import COLLECTIONS, REPORTS, STREAMS
+from klaviyo_assets.streams.events import EVENTS
 from klaviyo_assets.streams.metrics import METRICS
 
 logger = logging.getLogger(__name__)
@@ -44,7 +47,10 @@ def build_defs(
         api_key: the environment variable of the private key, read when a run needs it; by default
             `KLAVIYO_API_KEY`.
     """
-    for each in [] if refusals else unprotected_column_warnings(settings, STREAMS):
+    refusals = [*refusals, *selection_errors(settings, STREAMS)]
+    selected = selected_streams(settings, STREAMS)
+    streams = {name: STREAMS[name] for name in selected}
+    for each in [] if refusals else unprotected_column_warnings(settings, streams):
         logger.warning(each)
     klaviyo = KlaviyoResource(
         settings=settings,
@@ -52,6 +58,7 @@ def build_defs(
         key_variable=KEY_VARIABLE if api_key is None else api_key.env_var_name,
     )
     lake = LakeResource(settings=settings, refusals=tuple(refusals))
+    reports = [each for each in REPORTS if each.name in selected]
     zone = None if refusals else zone_for_definitions(settings, lake.lake())
     hooks = {METRICS.name: add_metric_partitions}
     return dg.Definitions(
@@ -59,31 +66,44 @@ def build_defs(
             *(
                 build_stream_asset(each, post_sync_hook=hooks.get(each.name))
                 for each in COLLECTIONS
+                if each.name in selected
             ),
-            *(build_report_asset(stream, settings, zone) for stream in REPORTS),
+            *(build_report_asset(each, settings, zone) for each in reports),
         ],
-        asset_checks=_build_checks(settings),
-        jobs=build_jobs(),
+        asset_checks=_build_checks(settings, selected, reports),
+        jobs=build_jobs(selected),
         schedules=[
-            *build_schedules(settings),
-            *(build_report_schedule(each, settings, zone) for each in REPORTS),
+            *build_schedules(settings, selected),
+            *(build_report_schedule(each, settings, zone) for each in reports),
         ],
-        sensors=[
-            build_metric_sensor(settings),
-            build_backfill_sensor(settings),
-            build_repair_sensor(settings),
-            build_newest_days_sensor(settings),
-        ],
+        sensors=_build_sensors(settings, selected, reports),
         resources={"klaviyo": klaviyo, "lake": lake, "lake_io_manager": LakeIOManager(lake=lake)},
         executor=dg.in_process_executor,
     )
 
 
-def _build_checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
+def _build_sensors(
+    settings: Settings, selected: frozenset[str], reports: Sequence[Stream]
+) -> list[dg.SensorDefinition]:
+    sensors: list[dg.SensorDefinition] = []
+    if reports:
+        sensors += [
+            build_metric_sensor(settings),
+            build_backfill_sensor(settings, reports),
+            build_newest_days_sensor(settings, reports),
+        ]
+    if EVENTS.name in selected:
+        sensors.append(build_repair_sensor(settings))
+    return sensors
+
+
+def _build_checks(
+    settings: Settings, selected: frozenset[str], reports: Sequence[Stream]
+) -> list[dg.AssetChecksDefinition]:
     return [
-        *map(build_row_checks, STREAMS.values()),
-        build_completeness_check(),
-        *(build_newest_days_check(stream, settings) for stream in REPORTS),
+        *(build_row_checks(each) for name, each in STREAMS.items() if name in selected),
+        *([build_completeness_check()] if EVENTS.name in selected else []),
+        *(build_newest_days_check(each, settings) for each in reports),
     ]
 
 

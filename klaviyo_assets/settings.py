@@ -185,6 +185,7 @@ _DAYS = _whole_number("days", 0, MAX_SETTING_DAYS)
 _DATE = ValueFormat(f"a date as YYYY-MM-DD, not before {EARLIEST_DATE}", _parse_date)
 _FLAG = ValueFormat("true or false", _parse_flag)
 _METRIC_IDS = _list_of("[A-Za-z0-9_-]{1,64}", "metric ids, letters and digits")
+_STREAM_NAMES = _list_of("[a-z][a-z_]{1,63}", "names of streams or groups, such as default,reviews")
 _COLUMN_PATTERN = r"(\*|[a-z][a-z0-9_]*)\.[a-z][a-z0-9_]*"
 _COLUMNS = _list_of(_COLUMN_PATTERN, "columns such as profiles.email, or *.email in all streams")
 _JSON_KEYS = _list_of(
@@ -220,6 +221,12 @@ class Settings:
         "recommended: all schedules and sensors are on from the start; off: until switched on "
         "in the UI; klaviyo-assets status says what is off",
     )] = AUTOMATION_OFF
+    streams: Annotated[tuple[str, ...], Setting(
+        _STREAM_NAMES,
+        "streams and groups that are assets; default: those without this setting; all: every one; "
+        "what a stream is made from comes with it",
+        "default",
+    )] = ()
     start_date: Annotated[date | None, Setting(
         _DATE,
         "first day of what is read, by each stream's cursor; if it is moved earlier, the gap is "

@@ -108,12 +108,26 @@ def first_page_request(
         **additional_field_parameters(source.additional_fields, excluded_fields),
         f"fields[{resource_type(source.path)}]": ",".join(fields or ()),
     }
+    path = slice_.path or source.path
     return Request(
         method="GET",
-        target=source.path + build_query(parameters),
+        target=path + build_query(parameters),
         buckets=stream.rate_limit_buckets(excluded_fields=excluded_fields),
-        path=source.path,
+        path=path,
     )
+
+
+def record_path(template: str, record_id: str) -> str:
+    """Return the path of one record: the template with the id, percent-encoded, for `{id}`.
+
+    Raises:
+        ValueError: the id is empty: the path would be that of the whole collection.
+    """
+    if not record_id:
+        raise ValueError(f"{template}: a record without an id cannot be requested")
+    # URL parsers take a segment of only dots for a folder, unless it is encoded.
+    segment = percent_encode(record_id) if record_id.strip(".") else "%2E" * len(record_id)
+    return template.replace("{id}", segment)
 
 
 def detail_request(
@@ -128,11 +142,7 @@ def detail_request(
     source = stream.source
     if not isinstance(source, Detail):
         raise TypeError(f"{stream.name} is not read record by record")
-    if not record_id:
-        raise ValueError(f"{stream.name}: a record without an id cannot be requested")
-    # URL parsers take a segment of only dots for a folder, unless it is encoded.
-    segment = percent_encode(record_id) if record_id.strip(".") else "%2E" * len(record_id)
-    path = source.path.replace("{id}", segment)
+    path = record_path(source.path, record_id)
     # The other attributes came with the parent's own pages.
     only = {
         f"fields[{extra.resource}]": ",".join(column.name for column in stream.columns)

@@ -27,6 +27,7 @@ from klaviyo_assets.cli.report_verbs import PLAN, SHOW_STATUS
 from klaviyo_assets.cli.verb import Verb, print_errors
 from klaviyo_assets.errors import KlaviyoAssetsError, SettingError
 from klaviyo_assets.model.privacy import privacy_setting_errors
+from klaviyo_assets.model.selection import selection_errors
 from klaviyo_assets.redaction import KeyRedactingStream, redact_error_chain
 from klaviyo_assets.sandbox.__main__ import run_sandbox
 from klaviyo_assets.settings import (
@@ -64,7 +65,12 @@ def _run_verb(arguments: Sequence[str]) -> int:
     verb: Verb = options.verb
     print_errors(f"warning: {warning}" for warning in unknown_variables(os.environ))
     future_dates = future_date_errors(settings, today=datetime.now(tz=UTC).date())
-    refusals = [*refused, *future_dates, *privacy_setting_errors(settings, STREAMS)]
+    refusals = [
+        *refused,
+        *future_dates,
+        *selection_errors(settings, STREAMS),
+        *privacy_setting_errors(settings, STREAMS),
+    ]
     if refusals:
         print_errors(refusals)
         return 2

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.privacy import unprotected_column_warnings
+from klaviyo_assets.model.selection import selected_streams
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import STREAMS
 
@@ -49,5 +50,7 @@ def print_errors(problems: Iterable[object]) -> None:
 
 def print_privacy_warnings(settings: Settings) -> None:
     """Print which columns with personal data the privacy settings do not cover."""
-    for each in unprotected_column_warnings(settings, STREAMS):
+    for each in unprotected_column_warnings(
+        settings, {name: STREAMS[name] for name in selected_streams(settings, STREAMS)}
+    ):
         print(f"warning: {each}")

@@ -39,7 +39,8 @@ from klaviyo_assets.errors import (
 )
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.automation import LATE_EVENTS_SCHEDULE_NAME
-from klaviyo_assets.model.stream import Detail, Join, Stream
+from klaviyo_assets.model.selection import section_group, upstream_streams
+from klaviyo_assets.model.stream import Join, Stream
 from klaviyo_assets.reconcile.counts import EVENTS_STREAM_NAME
 from klaviyo_assets.redaction import KeyRedactingFilter
 from klaviyo_assets.settings import Settings
@@ -70,27 +71,11 @@ def build_stream_asset(
     return _build_sync_asset(stream, post_sync_hook)
 
 
-def upstream_streams(stream: Stream) -> tuple[str, ...]:
-    """Return the streams whose tables this one is made from."""
-    match stream.source:
-        case Join(left=left, right=right):
-            return (left, right)
-        case Detail(parent=parent):
-            return (parent,)
-        case _:
-            return ()
-
-
-def asset_group(stream: Stream) -> str:
-    """Return the asset group: the section of Klaviyo's API reference."""
-    return stream.section.lower().replace(" ", "_")
-
-
 def _build_sync_asset(stream: Stream, post_sync_hook: PostSyncHook | None) -> dg.AssetsDefinition:
     @dg.asset(
         key=asset_key(stream.name),
         description=stream.description,
-        group_name=asset_group(stream),
+        group_name=section_group(stream),
         kinds=ASSET_KINDS,
         owners=ASSET_OWNERS,
         tags=asset_tags(stream),
@@ -300,7 +285,7 @@ def _build_join_asset(stream: Stream) -> dg.AssetsDefinition:
     @dg.asset(
         key=asset_key(stream.name),
         description=stream.description,
-        group_name=asset_group(stream),
+        group_name=section_group(stream),
         kinds={"duckdb"},
         owners=ASSET_OWNERS,
         tags=asset_tags(stream),

@@ -6,7 +6,7 @@ the quota. So a restart, a crash or a pause changes nothing.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from math import floor
@@ -86,7 +86,7 @@ SPARE_REQUESTS = 8
 send day is not known."""
 
 
-def build_backfill_sensor(settings: Settings) -> dg.SensorDefinition:
+def build_backfill_sensor(settings: Settings, reports: Sequence[Stream]) -> dg.SensorDefinition:
     """Return the sensor that backfills reports."""
 
     @dg.sensor(
@@ -94,7 +94,7 @@ def build_backfill_sensor(settings: Settings) -> dg.SensorDefinition:
         description="Fetches missing and moving report days, newest first, as the quota permits.",
         minimum_interval_seconds=BACKFILL_SENSOR_INTERVAL_SECONDS,
         default_status=default_sensor_status(settings),
-        target=select_assets(*(stream.name for stream in REPORTS)),
+        target=select_assets(*(stream.name for stream in reports)),
         required_resource_keys={"lake", "klaviyo"},
     )
     def launch_backfills(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
@@ -104,7 +104,9 @@ def build_backfill_sensor(settings: Settings) -> dg.SensorDefinition:
             lake: Lake = context.resources.lake.lake()
             known_lake = lake if lake.stored_account() is not None else None
             with klaviyo.connect(warn=context.log.warning, lake=known_lake) as connection:
-                requests, reasons = _choose_runs(context, connection, lake, ticks)
+                requests, reasons = _choose_runs(
+                    context, reports, connection=connection, lake=lake, ticks=ticks
+                )
         except KlaviyoAssetsError as error:
             return dg.SkipReason(str(error))
         if not requests:
@@ -115,24 +117,17 @@ def build_backfill_sensor(settings: Settings) -> dg.SensorDefinition:
 
 
 def _choose_runs(
-    context: dg.SensorEvaluationContext, connection: KlaviyoConnection, lake: Lake, ticks: int
+    context: dg.SensorEvaluationContext,
+    reports: Sequence[Stream],
+    *,
+    connection: KlaviyoConnection,
+    lake: Lake,
+    ticks: int,
 ) -> tuple[list[dg.RunRequest], list[str]]:
     """Return the runs to launch, and for each report without one the reason."""
     warn = context.log.warning
     reasons: list[str] = []
-    ready: list[tuple[Stream, InFlightRuns, int]] = []
-    for stream in REPORTS:
-        key = find_asset_key(context, stream.name)
-        in_flight = read_in_flight_runs(
-            context.instance, stream.name, key, now=utc_now(), failure_period=FAILED_RUN_PERIOD
-        )
-        quota = connection.account_connection.rate_limiter.daily_quota(
-            stream.rate_limit_buckets()[0]
-        )
-        if (reason := _waiting_reason(in_flight, quota)) is not None:
-            reasons.append(f"{stream.name}: {reason}")
-        else:
-            ready.append((stream, in_flight, quota.remaining))
+    ready = list(_reports_that_may_run(context, reports, connection, reasons))
     if not ready:
         # Most ticks end here, without a request: a run is unfinished, or the quota is spent.
         return [], reasons
@@ -153,6 +148,30 @@ def _choose_runs(
             key = find_asset_key(context, stream.name)
             requests.append(_build_run_request(stream, key, *launch, ticks=ticks))
     return requests, reasons
+
+
+def _reports_that_may_run(
+    context: dg.SensorEvaluationContext,
+    reports: Sequence[Stream],
+    connection: KlaviyoConnection,
+    reasons: list[str],
+) -> Iterator[tuple[Stream, InFlightRuns, int]]:
+    """Yield the reports of which a run may be launched now, each with the requests left today.
+
+    Why another must wait is added to `reasons`.
+    """
+    for stream in reports:
+        key = find_asset_key(context, stream.name)
+        in_flight = read_in_flight_runs(
+            context.instance, stream.name, key, now=utc_now(), failure_period=FAILED_RUN_PERIOD
+        )
+        quota = connection.account_connection.rate_limiter.daily_quota(
+            stream.rate_limit_buckets()[0]
+        )
+        if (reason := _waiting_reason(in_flight, quota)) is not None:
+            reasons.append(f"{stream.name}: {reason}")
+        else:
+            yield stream, in_flight, quota.remaining
 
 
 def _waiting_reason(in_flight: InFlightRuns, quota: DailyQuota) -> str | None:

@@ -27,7 +27,6 @@ from klaviyo_assets.defs.assets import (
     ASSET_KINDS,
     ASSET_OWNERS,
     ASSET_RETRY_POLICY,
-    asset_group,
     report_skipped_stream,
 )
 from klaviyo_assets.defs.automation import replace_asset_names
@@ -75,6 +74,7 @@ from klaviyo_assets.errors import (
 )
 from klaviyo_assets.lake.delta.state import MetricRefusal
 from klaviyo_assets.model.report import ReportPartition
+from klaviyo_assets.model.selection import section_group
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.redaction import KeyRedactingFilter
 from klaviyo_assets.reports.calendar import describe_days_of_other_zones, fetch_calendar
@@ -382,7 +382,7 @@ def build_report_asset(stream: Stream, settings: Settings, zone: str | None) -> 
     @dg.asset(
         key=asset_key(stream.name),
         description=stream.description,
-        group_name=asset_group(stream),
+        group_name=section_group(stream),
         kinds=ASSET_KINDS,
         owners=ASSET_OWNERS,
         tags=asset_tags(stream),

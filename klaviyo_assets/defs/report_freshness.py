@@ -14,7 +14,7 @@ evaluates the check as well, and reports a result to Dagster when it differs fro
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 
 import dagster as dg
@@ -42,7 +42,6 @@ from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.reports.calendar import last_complete_day, resolve_zone_offline
 from klaviyo_assets.reports.failed_requests import read_failed_metrics
 from klaviyo_assets.settings import Settings
-from klaviyo_assets.streams import REPORTS
 
 NEWEST_DAYS_CHECK = "newest_days_are_there"
 NEWEST_DAYS_DESCRIPTION = (
@@ -72,7 +71,7 @@ def build_newest_days_check(stream: Stream, settings: Settings) -> dg.AssetCheck
     return check_report
 
 
-def build_newest_days_sensor(settings: Settings) -> dg.SensorDefinition:
+def build_newest_days_sensor(settings: Settings, reports: Sequence[Stream]) -> dg.SensorDefinition:
     """Return the sensor that evaluates the check of each report that was ever fetched."""
 
     @dg.sensor(
@@ -87,7 +86,7 @@ def build_newest_days_sensor(settings: Settings) -> dg.SensorDefinition:
         last_results: dict[str, str] = json.loads(context.cursor or "{}")
         results = dict(last_results)
         changed: list[dg.AssetCheckEvaluation] = []
-        for stream in REPORTS:
+        for stream in reports:
             try:
                 result = check_newest_days(context.instance, stream, lake, settings, utc_now())
             except KlaviyoAssetsError as error:

@@ -21,6 +21,7 @@ from klaviyo_assets.errors import SettingError
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.read.views import build_relations
 from klaviyo_assets.model.privacy import privacy_setting_errors, validate_salt
+from klaviyo_assets.model.selection import selection_errors
 from klaviyo_assets.settings import (
     KEY_VARIABLE,
     SALT_VARIABLE,
@@ -89,7 +90,11 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
             raise SettingError(" ".join(map(str, self.refusals)))
         settings, refusals = read_settings(settings_to_environment(self.settings))
         future_dates = future_date_errors(settings, today=utc_now().date())
-        for refusal in (*refusals, *future_dates, *privacy_setting_errors(settings, STREAMS)):
+        of_streams = (
+            *selection_errors(settings, STREAMS),
+            *privacy_setting_errors(settings, STREAMS),
+        )
+        for refusal in (*refusals, *future_dates, *of_streams):
             raise refusal
         return settings
 

@@ -3,7 +3,7 @@
 The daily schedules of reports fetch partitions and have no job.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -37,17 +37,30 @@ from klaviyo_assets.defs.sensors import metrics_to_fetch
 from klaviyo_assets.errors import KlaviyoAssetsError
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import DateRange
-from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.model.stream import Children, Detail, Stream
 from klaviyo_assets.reports.calendar import last_complete_day, resolve_zone_offline
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import COLLECTIONS
 from klaviyo_assets.sync.plan import SyncMode
 
-SLOW_STREAMS = ("lists_detailed",)
-"""Klaviyo allows fifteen lists a minute. They run daily in a job of their own, so that the hourly
-job does not wait for them."""
 
-HOURLY_STREAMS = tuple(each.name for each in COLLECTIONS if each.name not in SLOW_STREAMS)
+def is_slow(stream: Stream) -> bool:
+    """Return whether a stream takes a request for each of its parents in every sync.
+
+    Such streams run daily in a job of their own, so that the hourly job does not wait for them:
+    Klaviyo allows fifteen profile counts of lists a minute.
+    """
+    match stream.source:
+        case Children():
+            return True
+        case Detail(version_column=version):
+            return version is None
+        case _:
+            return False
+
+
+HOURLY_STREAMS = tuple(each.name for each in COLLECTIONS if not is_slow(each))
+SLOW_STREAMS = tuple(each.name for each in COLLECTIONS if is_slow(each))
 
 SEPARATE_CHECKS = ChecksByName(
     UNIQUE_KEY_CHECK, NOT_NULL_CHECK, NEWEST_DAYS_CHECK, COMPLETENESS_CHECK_KEY.name
@@ -80,12 +93,13 @@ def _late_events_config(settings: Settings, at: datetime) -> dict[str, object]:
 class RecurringJob:
     """A job and its schedule; in Dagster the names of both begin with `klaviyo_`.
 
-    `cron` is in UTC. `config` is the job's run config, however it is launched; `tick_config`
+    It syncs those of its `streams` that are assets; without any it runs the separate checks. `cron`
+    is in UTC. `config` is the job's run config, however it is launched; `tick_config`
     replaces it in runs that the schedule launches at a certain time.
     """
 
     name: str
-    selection: dg.AssetSelection
+    streams: tuple[str, ...] = ()
     description: str
     schedule: str
     cron: str
@@ -96,21 +110,21 @@ class RecurringJob:
 RECURRING_JOBS = (
     RecurringJob(
         name="collections",
-        selection=select_assets(*HOURLY_STREAMS) - SEPARATE_CHECKS,
+        streams=HOURLY_STREAMS,
         description="What is new in every collection, one stream after the other.",
         schedule="hourly",
         cron="7 * * * *",
     ),
     RecurringJob(
         name="slow_details",
-        selection=select_assets(*SLOW_STREAMS) - SEPARATE_CHECKS,
-        description="Profile counts, fifteen lists a minute.",
+        streams=SLOW_STREAMS,
+        description="Profile counts of lists, and what else takes a request for each parent.",
         schedule="daily_details",
         cron="20 3 * * *",
     ),
     RecurringJob(
         name="late_events",
-        selection=select_assets("events") - SEPARATE_CHECKS,
+        streams=("events",),
         description="Reads the last days of events again, for events that arrived late.",
         schedule="daily_late_events",
         cron="40 2 * * *",
@@ -118,7 +132,6 @@ RECURRING_JOBS = (
     ),
     RecurringJob(
         name="checks",
-        selection=SEPARATE_CHECKS,
         description="Unique keys, no NULL where none may be, and every event that Klaviyo counts.",
         schedule="daily_checks",
         # After the late events are read: before that they would count as missing.
@@ -126,7 +139,7 @@ RECURRING_JOBS = (
     ),
     RecurringJob(
         name="lifted_suppressions",
-        selection=select_assets("global_exclusions") - SEPARATE_CHECKS,
+        streams=("global_exclusions",),
         description="Reads global exclusions from the beginning, so that lifted ones disappear.",
         schedule="weekly_exclusions",
         cron="10 4 * * 0",
@@ -134,7 +147,7 @@ RECURRING_JOBS = (
     ),
     RecurringJob(
         name="deleted_profiles",
-        selection=select_assets("profiles") - SEPARATE_CHECKS,
+        streams=("profiles",),
         description="Reads the ids of all profiles, and marks those that Klaviyo no longer has as "
         "deleted.",
         # An id scan costs one request per hundred profiles.
@@ -145,17 +158,47 @@ RECURRING_JOBS = (
 )
 
 
-def build_jobs() -> list[UnresolvedAssetJobDefinition]:
-    """Return all jobs: those that recur, and the first sync of every stream.
+def _select_streams(
+    streams: Collection[str], selected: Collection[str]
+) -> dg.AssetSelection | None:
+    """Return the assets of those streams that are selected; None where none is."""
+    chosen = [each for each in streams if each in selected]
+    return select_assets(*chosen) - SEPARATE_CHECKS if chosen else None
+
+
+def _jobs_of(selected: Collection[str]) -> Iterator[tuple[RecurringJob, dg.AssetSelection]]:
+    """Yield the recurring jobs that have something to do, each with what it selects."""
+    for job in RECURRING_JOBS:
+        found = _select_streams(job.streams, selected) if job.streams else SEPARATE_CHECKS
+        if found is not None:
+            yield job, found
+
+
+def build_jobs(selected: Collection[str]) -> list[UnresolvedAssetJobDefinition]:
+    """Return the jobs of the selected streams: those that recur, and the first sync of everything.
 
     The first sync runs each stream in a process of its own: every stream waits for its own rate
     limit, so the whole takes as long as the slowest stream and not as long as all of them together.
     Starting a process costs seconds, which is little beside a sync of minutes and much beside an
     hourly one.
     """
+    recurring = [
+        dg.define_asset_job(
+            f"klaviyo_{job.name}",
+            selection=selection,
+            executor_def=dg.in_process_executor,
+            config=job.config or None,
+            tags=JOB_PRIORITY_TAGS,
+            description=job.description,
+        )
+        for job, selection in _jobs_of(selected)
+    ]
+    everything = _select_streams((*HOURLY_STREAMS, *SLOW_STREAMS), selected)
+    if everything is None:
+        return recurring
     first_sync = dg.define_asset_job(
         FIRST_SYNC_JOB,
-        selection=select_assets(*HOURLY_STREAMS, *SLOW_STREAMS) - SEPARATE_CHECKS,
+        selection=everything,
         executor_def=dg.multiprocess_executor.configured(
             {
                 "max_concurrent": 4,
@@ -165,23 +208,12 @@ def build_jobs() -> list[UnresolvedAssetJobDefinition]:
         tags=JOB_PRIORITY_TAGS,
         description="Everything, streams side by side in processes of their own.",
     )
-    recurring = [
-        dg.define_asset_job(
-            f"klaviyo_{each.name}",
-            selection=each.selection,
-            executor_def=dg.in_process_executor,
-            config=each.config or None,
-            tags=JOB_PRIORITY_TAGS,
-            description=each.description,
-        )
-        for each in RECURRING_JOBS
-    ]
     return [*recurring, first_sync]
 
 
-def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
-    """Return the schedules of all jobs that recur. Times are UTC."""
-    return [_build_schedule(each, settings) for each in RECURRING_JOBS]
+def build_schedules(settings: Settings, selected: Collection[str]) -> list[dg.ScheduleDefinition]:
+    """Return the schedules of the selected streams' jobs that recur. Times are UTC."""
+    return [_build_schedule(job, settings) for job, _ in _jobs_of(selected)]
 
 
 def _build_schedule(job: RecurringJob, settings: Settings) -> dg.ScheduleDefinition:

@@ -10,7 +10,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Literal
 
-from klaviyo_assets.model.column import EXTRA_FIELD, Column, LatestOf
+from klaviyo_assets.model.column import EXTRA_FIELD, Column, LatestOf, SliceConstant
 from klaviyo_assets.model.report import ReportEndpoint
 
 
@@ -66,10 +66,14 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """A part of a collection that Klaviyo makes us request separately: its filter and constants."""
+    """A part of a collection that Klaviyo makes us request separately: its filter and constants.
+
+    `path` is its own path where the parts have different ones, as the children of each parent do.
+    """
 
     name: str
     filter: str
+    path: str = ""
     values: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
@@ -134,6 +138,27 @@ class Detail:
     additional_fields: tuple[AdditionalField, ...] = ()
 
 
+PARENT_ID = SliceConstant("parent")
+"""The id of the parent that a record was read by."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Children:
+    """The records that belong to each record of a parent stream, read parent by parent.
+
+    A column with the source `PARENT_ID` has the parent's id. Each sync reads the children of every
+    parent and replaces the table, because Klaviyo does not tell which parents have other children
+    now; the rows of a parent whose request fails stay. `parent_condition` leaves out parents that
+    never have any: a JSON column of the parent, a member of it, and what its text begins with.
+    """
+
+    parent: str
+    path: str
+    page_size: int | None
+    parent_condition: tuple[str, str, str] | None = None
+    additional_fields: tuple[AdditionalField, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Join:
     """No requests: all columns of `left`, and some of `right` where `join_column` is its id."""
@@ -165,7 +190,7 @@ class ProfileMergeRule:
         return (self.people,)
 
 
-StreamSource = Collection | Detail | Join | ReportEndpoint
+StreamSource = Collection | Detail | Children | Join | ReportEndpoint
 """Every kind of source that a stream can have."""
 
 Partitioning = Literal["none", "day", "metric and month"]
@@ -180,7 +205,8 @@ class Stream:
     the table. `is_exempt_from_start_date`: the start date does not apply, because other tables are
     joined to this one. `has_soft_deletes`: rows that a complete read no longer finds stay in the
     table, with the time in `deleted_at`. `id_scan_cursor`: the order for reading only the ids of
-    all records; no change of a record may move it in this order.
+    all records; no change of a record may move it in this order. `is_opt_in`: the stream is an
+    asset only where KLAVIYO_STREAMS names it.
     """
 
     name: str
@@ -196,6 +222,7 @@ class Stream:
     key: tuple[str, ...] = ("id",)
     has_soft_deletes: bool = False
     id_scan_cursor: Cursor | None = None
+    is_opt_in: bool = False
 
     def __post_init__(self) -> None:
         """Check that the declaration is consistent.
@@ -223,7 +250,8 @@ class Stream:
             ValueError: it may.
         """
         can_go_back = self.cursor is not None and not self.cursor.is_version
-        is_plain = isinstance(self.source, Collection) and self.partitioning == "none"
+        is_collection = isinstance(self.source, Collection | Children)
+        is_plain = is_collection and self.partitioning == "none"
         if self.has_soft_deletes and (can_go_back or not is_plain or self.key != ("id",)):
             raise ValueError(
                 f"{self.name}: only a collection by id whose cursor never goes back "
@@ -237,7 +265,7 @@ class Stream:
     @property
     def is_snapshot(self) -> bool:
         """Return whether every sync reads everything and replaces the table."""
-        return self.cursor is None and isinstance(self.source, Collection)
+        return self.cursor is None and isinstance(self.source, Collection | Children)
 
     @property
     def is_sorted_by_cursor(self) -> bool:

@@ -10,31 +10,96 @@ from types import MappingProxyType
 from klaviyo_assets.model.stream import ProfileMergeRule, Stream
 from klaviyo_assets.streams.accounts import ACCOUNTS
 from klaviyo_assets.streams.campaigns import CAMPAIGNS, CAMPAIGNS_DETAILED
+from klaviyo_assets.streams.catalogs import (
+    CATALOG_CATEGORIES,
+    CATALOG_ITEMS,
+    CATALOG_VARIANTS,
+)
+from klaviyo_assets.streams.coupons import COUPON_CODES, COUPONS
+from klaviyo_assets.streams.custom_objects import DATA_SOURCES, OBJECT_RECORDS, OBJECT_TYPES
 from klaviyo_assets.streams.events import EVENTS, EVENTS_DETAILED
-from klaviyo_assets.streams.flows import FLOWS
+from klaviyo_assets.streams.flows import (
+    FLOW_ACTIONS,
+    FLOW_DEFINITIONS,
+    FLOW_MESSAGES,
+    FLOWS,
+)
+from klaviyo_assets.streams.forms import FORM_DEFINITIONS, FORM_VERSIONS, FORMS
+from klaviyo_assets.streams.images import IMAGES
 from klaviyo_assets.streams.lists import LISTS, LISTS_DETAILED
-from klaviyo_assets.streams.metrics import METRICS
-from klaviyo_assets.streams.profiles import GLOBAL_EXCLUSIONS, PROFILE_MERGES, PROFILES
+from klaviyo_assets.streams.metrics import (
+    CUSTOM_METRICS,
+    MAPPED_METRICS,
+    METRIC_PROPERTIES,
+    METRICS,
+)
+from klaviyo_assets.streams.profiles import (
+    GLOBAL_EXCLUSIONS,
+    PROFILE_BULK_IMPORT_JOBS,
+    PROFILE_MERGES,
+    PROFILE_SUPPRESSION_BULK_CREATE_JOBS,
+    PROFILE_SUPPRESSION_BULK_DELETE_JOBS,
+    PROFILES,
+    PUSH_TOKENS,
+)
 from klaviyo_assets.streams.reports import CAMPAIGN_VALUES_REPORTS, FLOW_SERIES_REPORTS
+from klaviyo_assets.streams.reviews import REVIEWS
 from klaviyo_assets.streams.segments import SEGMENTS
-from klaviyo_assets.streams.templates import EMAIL_TEMPLATES
+from klaviyo_assets.streams.tags import TAG_GROUPS, TAGS
+from klaviyo_assets.streams.templates import EMAIL_TEMPLATES, UNIVERSAL_CONTENT
+from klaviyo_assets.streams.tracking_settings import TRACKING_SETTINGS
+from klaviyo_assets.streams.web_feeds import WEB_FEEDS
+from klaviyo_assets.streams.webhooks import WEBHOOK_TOPICS, WEBHOOKS
 
 COLLECTIONS: tuple[Stream, ...] = (
     ACCOUNTS,
     CAMPAIGNS,
     CAMPAIGNS_DETAILED,
+    CATALOG_CATEGORIES,
+    CATALOG_ITEMS,
+    CATALOG_VARIANTS,
+    COUPON_CODES,
+    COUPONS,
+    CUSTOM_METRICS,
+    DATA_SOURCES,
     EMAIL_TEMPLATES,
     EVENTS,
     EVENTS_DETAILED,
+    FLOW_ACTIONS,
+    FLOW_DEFINITIONS,
+    FLOW_MESSAGES,
     FLOWS,
+    FORM_DEFINITIONS,
+    FORM_VERSIONS,
+    FORMS,
     GLOBAL_EXCLUSIONS,
+    IMAGES,
     LISTS,
     LISTS_DETAILED,
+    MAPPED_METRICS,
+    METRIC_PROPERTIES,
     METRICS,
+    OBJECT_RECORDS,
+    OBJECT_TYPES,
+    PROFILE_BULK_IMPORT_JOBS,
+    PROFILE_SUPPRESSION_BULK_CREATE_JOBS,
+    PROFILE_SUPPRESSION_BULK_DELETE_JOBS,
     PROFILES,
+    PUSH_TOKENS,
+    REVIEWS,
     SEGMENTS,
+    TAG_GROUPS,
+    TAGS,
+    TRACKING_SETTINGS,
+    UNIVERSAL_CONTENT,
+    WEB_FEEDS,
+    WEBHOOK_TOPICS,
+    WEBHOOKS,
 )
 """Every stream that is read from records, by name; a parent may come after its details."""
+
+DEFAULT_COLLECTIONS: tuple[Stream, ...] = tuple(each for each in COLLECTIONS if not each.is_opt_in)
+"""Those that are assets where KLAVIYO_STREAMS is not set."""
 
 REPORTS: tuple[Stream, ...] = (CAMPAIGN_VALUES_REPORTS, FLOW_SERIES_REPORTS)
 """Every stream that Klaviyo computes on request, by conversion metric and day."""

@@ -1,7 +1,16 @@
 """Metrics: the kinds of events. Klaviyo API reference, section "Metrics"."""
 
-from klaviyo_assets.model.column import Column
-from klaviyo_assets.model.stream import TIER_M, Collection, Stream
+from klaviyo_assets.model.column import Column, RelatedId, RelatedIds, attribute_column
+from klaviyo_assets.model.stream import (
+    PARENT_ID,
+    TIER_M,
+    TIER_S,
+    TIER_XS,
+    AdditionalField,
+    Children,
+    Collection,
+    Stream,
+)
 
 METRICS = Stream(
     name="metrics",
@@ -20,5 +29,72 @@ METRICS = Stream(
         # Published as free-form; recorded responses have object, id, key, name and category, the
         # last as text or as an object.
         Column("integration", "Where its events come from: id, key, name, category.", "json"),
+    ),
+)
+
+CUSTOM_METRICS = Stream(
+    name="custom_metrics",
+    description="One row per custom metric: one that the account made out of others.",
+    section="Metrics",
+    # Klaviyo sends the ids of a to-many relationship only with `include`; it costs no request.
+    source=Collection(path="/api/custom-metrics", page_size=None, include=("metrics",)),
+    tier=TIER_S,
+    scopes=("metrics:read",),
+    is_exempt_from_start_date=True,
+    has_soft_deletes=True,
+    columns=(
+        Column("name", "The metric's name."),
+        Column("created", "When it was created.", "timestamp"),
+        Column("updated", "When it last changed.", "timestamp"),
+        attribute_column("definition.aggregation_method", "What is summed up: count or value."),
+        attribute_column("definition.metric_groups", "The metrics and their filters.", "json"),
+        Column("metric_ids", "Its metrics.", "ids", declared_source=RelatedIds("metrics")),
+    ),
+)
+
+MAPPED_METRICS = Stream(
+    name="mapped_metrics",
+    description="One row per meaning, such as revenue, and the metric that has it.",
+    section="Metrics",
+    # Klaviyo sends the ids only with `include`; it costs no request.
+    source=Collection(
+        path="/api/mapped-metrics", page_size=None, include=("custom-metric", "metric")
+    ),
+    tier=TIER_S,
+    scopes=("metrics:read",),
+    is_exempt_from_start_date=True,
+    has_soft_deletes=True,
+    columns=(
+        Column("updated", "When the account last chose.", "timestamp"),
+        Column("metric_id", "The metric.", declared_source=RelatedId("metric")),
+        Column(
+            "custom_metric_id",
+            "The custom metric, where it is one.",
+            declared_source=RelatedId("custom-metric"),
+        ),
+    ),
+)
+
+METRIC_PROPERTIES = Stream(
+    name="metric_properties",
+    description="One row per property that events of a metric have.",
+    section="Metrics",
+    source=Children(
+        parent="metrics",
+        path="/api/metrics/{id}/metric-properties",
+        page_size=None,
+        additional_fields=(AdditionalField(resource="metric-property", name="sample_values"),),
+    ),
+    # 15 requests a minute: 200 metrics take 14 minutes.
+    tier=TIER_XS,
+    scopes=("metrics:read",),
+    is_opt_in=True,
+    has_soft_deletes=True,
+    columns=(
+        Column("metric_id", "The metric.", declared_source=PARENT_ID),
+        Column("label", "The property as people see it."),
+        Column("property", "Its name in event_properties."),
+        Column("inferred_type", "The type that Klaviyo took it for."),
+        Column("sample_values", "Some of its values.", "json", is_free_form=True),
     ),
 )

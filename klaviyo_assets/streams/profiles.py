@@ -3,7 +3,14 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from klaviyo_assets.model.column import Column, ColumnType, FieldPath, LatestOf, attribute_column
+from klaviyo_assets.model.column import (
+    Column,
+    ColumnType,
+    FieldPath,
+    LatestOf,
+    RelatedId,
+    attribute_column,
+)
 from klaviyo_assets.model.stream import (
     TIER_L,
     TIER_M,
@@ -242,5 +249,98 @@ GLOBAL_EXCLUSIONS = Stream(
             "timestamp",
             LatestOf(SUPPRESSION_PATH, "timestamp"),
         ),
+    ),
+)
+
+
+def _job_columns(*, is_import: bool) -> tuple[Column, ...]:
+    """Return what the logs of the three bulk jobs share."""
+    failed = Column("failed_count", "Profiles that could not be.", "integer")
+    skipped = Column("skipped_count", "Profiles that needed no change.", "integer")
+    return (
+        Column("status", "queued, processing, complete or cancelled."),
+        Column("created_at", "When it was asked for.", "timestamp"),
+        Column("total_count", "Profiles in it.", "integer"),
+        Column("completed_count", "Profiles that are done.", "integer"),
+        failed if is_import else skipped,
+        Column("completed_at", "When it was done.", "timestamp"),
+    )
+
+
+PROFILE_BULK_IMPORT_JOBS = Stream(
+    name="profile_bulk_import_jobs",
+    description="One row per bulk import of profiles, as far back as Klaviyo keeps them.",
+    section="Profiles",
+    source=Collection(path="/api/profile-bulk-import-jobs", page_size=100),
+    tier=TIER_M,
+    scopes=("lists:read", "profiles:read"),
+    is_opt_in=True,
+    has_soft_deletes=True,
+    columns=(
+        *_job_columns(is_import=True),
+        Column("expires_at", "When Klaviyo forgets it.", "timestamp"),
+        Column("started_at", "When it began.", "timestamp"),
+    ),
+)
+
+PROFILE_SUPPRESSION_BULK_CREATE_JOBS = Stream(
+    name="profile_suppression_bulk_create_jobs",
+    description="One row per bulk job that suppressed profiles.",
+    section="Profiles",
+    source=Collection(path="/api/profile-suppression-bulk-create-jobs", page_size=None),
+    tier=TIER_L,
+    scopes=("subscriptions:read",),
+    is_opt_in=True,
+    has_soft_deletes=True,
+    columns=_job_columns(is_import=False),
+)
+
+PROFILE_SUPPRESSION_BULK_DELETE_JOBS = Stream(
+    name="profile_suppression_bulk_delete_jobs",
+    description="One row per bulk job that lifted suppressions.",
+    section="Profiles",
+    source=Collection(path="/api/profile-suppression-bulk-delete-jobs", page_size=None),
+    tier=TIER_L,
+    scopes=("subscriptions:read",),
+    is_opt_in=True,
+    has_soft_deletes=True,
+    columns=_job_columns(is_import=False),
+)
+
+PUSH_TOKENS = Stream(
+    name="push_tokens",
+    description="One row per device that takes push messages.",
+    section="Profiles",
+    source=Collection(path="/api/push-tokens", page_size=100, include=("profile",)),
+    tier=TIER_M,
+    scopes=("profiles:read", "push-tokens:read"),
+    is_opt_in=True,
+    has_soft_deletes=True,
+    columns=(
+        Column("created", "When it was created.", "timestamp"),
+        Column("token", "The token that messages are sent with."),
+        Column("enablement_status", "Whether its owner allows messages: AUTHORIZED, DENIED, ..."),
+        Column("platform", "ios or android."),
+        Column("vendor", "Who delivers: apns or fcm."),
+        Column("background", "Whether the app may be woken."),
+        Column("recorded_date", "When it was last seen, as Klaviyo writes it."),
+        *(
+            attribute_column(f"metadata.{name}", about)
+            for name, about in {
+                "device_id": "The device's id.",
+                "klaviyo_sdk": "The SDK in the app.",
+                "sdk_version": "Its version.",
+                "device_model": "The device's model.",
+                "os_name": "The operating system.",
+                "os_version": "Its version.",
+                "manufacturer": "Who made the device.",
+                "app_name": "The app's name.",
+                "app_version": "The app's version.",
+                "app_build": "The app's build.",
+                "app_id": "The app's id.",
+                "environment": "debug or release.",
+            }.items()
+        ),
+        Column("profile_id", "Whose device it is.", declared_source=RelatedId("profile")),
     ),
 )

@@ -28,3 +28,22 @@ EMAIL_TEMPLATES = Stream(
         Column("definition", "The building blocks; SYSTEM_DRAGGABLE templates only.", "json"),
     ),
 )
+
+UNIVERSAL_CONTENT = Stream(
+    name="universal_content",
+    description="One row per block or section that several templates share.",
+    section="Templates",
+    source=Collection(path="/api/template-universal-content", page_size=100),
+    cursor=Cursor(column="updated", field="updated"),
+    tier=TIER_L,
+    scopes=("templates:read",),
+    has_soft_deletes=True,
+    columns=(
+        Column("name", "Its name."),
+        Column("definition", "The block or section, whole.", "json"),
+        Column("created", "When it was created.", "timestamp"),
+        Column("updated", "When it last changed.", "timestamp"),
+        Column("screenshot_status", "Whether there is a picture of it: completed, stale, ..."),
+        Column("screenshot_url", "The picture; the address is good for a day."),
+    ),
+)

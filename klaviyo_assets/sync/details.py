@@ -53,7 +53,7 @@ ParentVersions = Mapping[str, datetime | None]
 _WORKER_COUNT = 4
 """Enough to fill the tightest limits (1 to 10 a second) at any usual latency."""
 
-_PARENT_ERRORS = (
+PARENT_ERRORS = (
     *(RequestError, NotFoundError, ContractError),
     *(ServerError, BrokenBodyError, LargeBodyError),
 )
@@ -76,7 +76,7 @@ def start_fan_out(
     """
     stream, source = context.stream, cast("Detail", context.stream.source)
     table = build_table(stream, arrow_schema(stream))
-    read_stored = partial(_read_stored_rows, table, lake=lake, hidden=privacy_guard.cleared_columns)
+    read_stored = partial(read_stored_rows, table, lake=lake, hidden=privacy_guard.cleared_columns)
     replaces_rows = plan.is_replacement and plan.planned_version is not None
     stored = _read_stored_versions(stream, source, lake) if not plan.is_replacement else {}
     return FanOut(
@@ -170,7 +170,7 @@ class FanOut(PageSource):
             finally:
                 self._stop.set()
                 threads.shutdown(wait=False, cancel_futures=True)
-        self._refuse_too_many_failures()
+        refuse_too_many_failures(self.context.stream, self._unanswered, requested=len(self.parents))
         yield from self._rows_that_stay(last_at)
         yield WHOLE_COLLECTION
 
@@ -182,7 +182,7 @@ class FanOut(PageSource):
         rows = self.read_stored(self._failed_ids) if self.read_stored and self._failed_ids else None
         if rows is not None:
             yield PageResult(
-                slice=WHOLE_COLLECTION, page=_page_of(rows), batch=rows, responded_at=at
+                slice=WHOLE_COLLECTION, page=page_of_stored_rows(rows), batch=rows, responded_at=at
             )
 
     def _collect_result(
@@ -191,7 +191,7 @@ class FanOut(PageSource):
         """Return the page of a parent; None where Klaviyo has it no more, or the request failed."""
         try:
             result = future.result()
-        except _PARENT_ERRORS as error:
+        except PARENT_ERRORS as error:
             self._unanswered[describe_detail_failure(error)] += 1
             self._failed_ids.append(parent_id)
             self._consecutive_failures += 1
@@ -205,18 +205,6 @@ class FanOut(PageSource):
         if result is None and not self._stop.is_set():
             self.missing_parents += 1
         return result
-
-    def _refuse_too_many_failures(self) -> None:
-        failed, requested = self._unanswered.total(), len(self.parents)
-        if failed <= max(MAX_UNANSWERED_COUNT, requested * MAX_UNANSWERED_SHARE):
-            return
-        reasons = "; ".join(sorted(self.unanswered_parents))
-        raise ContractError(
-            f"Klaviyo gave no response for {failed} of {requested} records, more than "
-            f"{MAX_UNANSWERED_COUNT} and more than 1 % ({reasons}); the others are stored, and a "
-            "later run requests these again",
-            stream=self.context.stream.name,
-        )
 
     def close(self) -> None:
         """Stop before the next request."""
@@ -248,6 +236,25 @@ class FanOut(PageSource):
         )
 
 
+def refuse_too_many_failures(
+    stream: Stream, unanswered: Mapping[str, int], *, requested: int
+) -> None:
+    """Refuse a sync in which too many parents gave no response, at its end.
+
+    Raises:
+        ContractError: they exceed both the share and the number that are allowed.
+    """
+    failed = sum(unanswered.values())
+    if failed <= max(MAX_UNANSWERED_COUNT, requested * MAX_UNANSWERED_SHARE):
+        return
+    raise ContractError(
+        f"Klaviyo gave no response for {failed} of {requested} records, more than "
+        f"{MAX_UNANSWERED_COUNT} and more than 1 % ({'; '.join(sorted(unanswered))}); the others "
+        "are stored, and a later run requests these again",
+        stream=stream.name,
+    )
+
+
 def describe_detail_failure(error: KlaviyoAssetsError) -> str:
     """Return in a few words why a request failed, without data of the record."""
     match error:
@@ -259,7 +266,7 @@ def describe_detail_failure(error: KlaviyoAssetsError) -> str:
             return "the response cannot be read"
 
 
-def _page_of(rows: pa.RecordBatch) -> DecodedPage:
+def page_of_stored_rows(rows: pa.RecordBatch) -> DecodedPage:
     """Return stored rows as a page with no records read."""
     return DecodedPage(
         batch=rows,
@@ -312,10 +319,17 @@ def _read_stored_versions(stream: Stream, source: Detail, lake: Lake) -> dict[st
     return dict(zip(ids, to_python_values(rows[column]), strict=True))
 
 
-def _read_stored_rows(
-    table: LakeTable, ids: Iterable[str], *, lake: Lake, hidden: frozenset[str]
+def read_stored_rows(
+    table: LakeTable,
+    ids: Iterable[str],
+    *,
+    lake: Lake,
+    hidden: frozenset[str],
+    column: str = "id",
 ) -> pa.RecordBatch | None:
     """Return the stored rows of some ids, NULL in the columns that a privacy setting hides.
+
+    `column`: the one that holds the ids, which may be those of parents.
 
     None where there are none, or where they cannot be read: a replacement repairs a damaged table.
     """
@@ -323,7 +337,7 @@ def _read_stored_rows(
         stored = lake.read_columns(table.name, table.schema.names)
     except CorruptFileError:
         return None
-    rows = stored.filter(pc.is_in(stored["id"], value_set=pa.array(sorted(ids), pa.string())))
+    rows = stored.filter(pc.is_in(stored[column], value_set=pa.array(sorted(ids), pa.string())))
     if not rows.num_rows:
         return None
     columns: list[Any] = [

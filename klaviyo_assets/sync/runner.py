@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from math import ceil
 
 from klaviyo_assets.api.client import MAX_CONNECTIONS
@@ -11,8 +12,9 @@ from klaviyo_assets.decode.decoder import PageDecoder
 from klaviyo_assets.errors import CorruptFileError, MissingTableError, SettingError
 from klaviyo_assets.lake.delta.state import TableState
 from klaviyo_assets.lake.layout import HISTORY_SUFFIX
-from klaviyo_assets.model.stream import Collection, Detail, Stream
+from klaviyo_assets.model.stream import PARENT_ID, Children, Collection, Detail, Stream
 from klaviyo_assets.model.window import Window
+from klaviyo_assets.sync.children import expand_children, start_children_readers
 from klaviyo_assets.sync.context import (
     PrivacyGuard,
     SyncContext,
@@ -65,6 +67,8 @@ def start_sync(
             f"the table {stream.name} was never read, so no row of it can have been deleted; "
             f"materialize klaviyo/{stream.name} first"
         )
+    if isinstance(stream.source, Children):
+        stream = expand_children(stream, context.lake)
     previous = PreviousSync(
         metadata_cursor=metadata_cursor,
         lake_state=before.state if before else None,
@@ -75,14 +79,12 @@ def start_sync(
         context.warn(note)
     privacy_guard = build_privacy_guard(stream, context, is_replacement=plan.is_replacement)
     request_context = _build_request_context(stream, options, privacy_guard, context=context)
-
-    def start_reading() -> PageSource:
-        if isinstance(stream.source, Detail):
-            return start_fan_out(request_context, plan, privacy_guard, lake=context.lake)
-        return _start_readers(request_context, plan, context.client.rate_limiter)
-
     sync_run = SyncRun(
-        stream, plan, context=context, privacy_guard=privacy_guard, start_reading=start_reading
+        stream,
+        plan,
+        context=context,
+        privacy_guard=privacy_guard,
+        start_reading=partial(_start_reading, request_context, plan, privacy_guard, context),
     )
     try:
         context.lake.load_duckdb()
@@ -133,6 +135,23 @@ def _build_request_context(
     decoder = PageDecoder(ids, privacy=privacy_guard.privacy)
     fields = tuple(column.name for column in ids.columns)
     return build_request_context(ids, decoder, context=context, requested_fields=fields)
+
+
+def _start_reading(
+    request_context: RequestContext,
+    plan: SyncPlan,
+    privacy_guard: PrivacyGuard,
+    context: SyncContext,
+) -> PageSource:
+    stream, lake = request_context.stream, context.lake
+    if isinstance(stream.source, Detail):
+        return start_fan_out(request_context, plan, privacy_guard, lake=lake)
+    start = partial(_start_readers, plan=plan, rate_limiter=context.client.rate_limiter)
+    if any(each.source == PARENT_ID for each in stream.columns):
+        return start_children_readers(
+            request_context, privacy_guard, start, lake=lake, now=plan.started_at
+        )
+    return start(request_context)
 
 
 def _start_readers(

@@ -33,7 +33,7 @@ class Operation:
     burst: int
     steady: int
     scopes: list[str]
-    attributes: Mapping[str, str]
+    attributes: Mapping[str, str] = field(default_factory=empty_mapping)
     page_size: int | None = None
     is_filter_required: bool = False
     sort: list[str] = field(default_factory=list[str])

@@ -1,12 +1,12 @@
-"""What each stream promises, in one text file a stream (`golden/<stream>.txt`), and its README row.
+"""What each stream promises: a text file each (`golden/<stream>.txt`), and the tables of streams.
 
-`python -m klaviyo_assets_tests.contract.golden_streams` writes the files and the README's table
-anew, and `facts.toml` where Klaviyo's document lies beside the checkout. A diff of these files is
-what a change of a stream means to its users.
+`python -m klaviyo_assets_tests.contract.golden_streams` writes the files and the tables anew, and
+`facts.toml` where Klaviyo's document lies beside the checkout. A diff of these files is what a
+change of a stream means to its users.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +18,8 @@ from klaviyo_assets_tests.contract.checkout import ROOT
 
 GOLDEN_FOLDER = Path(__file__).with_name("golden")
 README_PATH = ROOT / "README.md"
-README_HEAD = "| stream | one row per | cursor | tier | scopes |\n|---|---|---|---|---|\n"
+STREAMS_PAGE = ROOT / "docs" / "streams.md"
+TABLE_HEAD = "| stream | one row per | cursor | tier | scopes |\n|---|---|---|---|---|\n"
 NOT_IN_THE_HEAD = {"name", "description", "source", "columns"}
 
 
@@ -71,20 +72,29 @@ def golden_text(stream: Stream) -> str:
     return "\n".join(lines) + "\n"
 
 
-def readme_row(stream: Stream) -> str:
-    """Return the stream's line in the README's table."""
+def stream_row(stream: Stream) -> str:
+    """Return the stream's line in a table of streams."""
     grain = stream.description.removeprefix("One row per ").rstrip(".")
     cursor = f"`{stream.cursor.column}`" if stream.cursor else ""
     tier = stream.tier.name if stream.tier else ""
     return f"| `{stream.name}` | {grain} | {cursor} | {tier} | {', '.join(stream.scopes)} |"
 
 
-def expected_readme() -> str:
-    """Return README.md with its table of streams as it must be."""
-    before, head, rest = README_PATH.read_text(encoding="utf-8").partition(README_HEAD)
-    assert head, "README.md has no table of streams"
-    rows = "".join(f"{readme_row(stream)}\n" for stream in STREAMS.values())
+def with_table(page: Path, streams: Iterable[Stream]) -> str:
+    """Return a page with its table of streams as it must be."""
+    before, head, rest = page.read_text(encoding="utf-8").partition(TABLE_HEAD)
+    assert head, f"{page} has no table of streams"
+    rows = "".join(f"{stream_row(stream)}\n" for stream in streams)
     return before + head + rows + re.sub(r"\A(\|.*\n)*", "", rest)
+
+
+def expected_stream_pages() -> dict[Path, str]:
+    """Return the README with the streams of the default set, and the page with all of them."""
+    of_default = [each for each in STREAMS.values() if not each.is_opt_in]
+    return {
+        README_PATH: with_table(README_PATH, of_default),
+        STREAMS_PAGE: with_table(STREAMS_PAGE, STREAMS.values()),
+    }
 
 
 def expected_golden_files() -> dict[str, str]:
@@ -101,7 +111,8 @@ def main() -> None:
             path.unlink()
     for name, text in expected.items():
         (GOLDEN_FOLDER / name).write_text(text, encoding="utf-8")
-    README_PATH.write_text(expected_readme(), encoding="utf-8")
+    for page, text in expected_stream_pages().items():
+        page.write_text(text, encoding="utf-8")
     if read_facts.DOCUMENT.exists():
         read_facts.main(["--openapi", str(read_facts.DOCUMENT)])
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from klaviyo_assets.model.stream import Collection, Detail
+from klaviyo_assets.model.stream import Children, Collection, Detail
 from klaviyo_assets.streams import COLLECTIONS
 from klaviyo_assets_tests.contract.facts import FACTS_PATH, OPERATIONS
 from klaviyo_assets_tests.contract.read_endpoints import SCALARS, all_endpoint_facts, endpoint_list
@@ -31,7 +31,7 @@ PATHS = tuple(
         {
             stream.source.path
             for stream in COLLECTIONS
-            if isinstance(stream.source, Collection | Detail)
+            if isinstance(stream.source, Collection | Detail | Children)
         }
     )
 )
@@ -162,7 +162,9 @@ def response_facts(document: OpenApiDocument, operation: Node) -> Node:
     included = document.resolve_reference(body.get("included", {})).get("items", {})
     return {
         "type": document.resource_type(resource),
-        "attributes": dict(document.leaf_values(document.properties_of(resource)["attributes"])),
+        "attributes": dict(
+            document.leaf_values(document.properties_of(resource).get("attributes", {}))
+        ),
         "relationships": document.relationships(resource),
         "included": {
             document.resource_type(each): document.relationships(each)

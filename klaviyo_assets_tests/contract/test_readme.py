@@ -5,30 +5,22 @@ import re
 import pytest
 
 from klaviyo_assets.definitions import build_defs
-from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.settings import Settings
-from klaviyo_assets.streams import COLLECTIONS, REPORTS
 from klaviyo_assets_tests.contract.checkout import ROOT
-from klaviyo_assets_tests.contract.golden_streams import readme_row
+from klaviyo_assets_tests.contract.golden_streams import expected_stream_pages
 from klaviyo_assets_tests.contract.settings_table import TABLE_HEAD, expected_pages
 
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("stream", [*COLLECTIONS, *REPORTS], ids=lambda stream: stream.name)
-def test_every_stream_has_its_row(stream: Stream) -> None:
-    """The table of streams says what the registry says.
+@pytest.mark.parametrize("page", ["README.md", "docs/streams.md"])
+def test_the_tables_of_streams_are_made_from_the_registry(page: str) -> None:
+    """The README has the streams that are on without a setting, docs/streams.md has all.
 
-    `python -m klaviyo_assets_tests.contract.golden_streams` writes it anew.
+    `python -m klaviyo_assets_tests.contract.golden_streams` writes both anew.
     """
-    assert readme_row(stream) in README.splitlines()
-
-
-def test_no_row_for_a_stream_that_is_not_there() -> None:
-    """A stream that was taken out leaves the table as well."""
-    table = README.split("## Streams")[1].split("\n\n")[1]
-    named = re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE)
-    assert named == [stream.name for stream in (*COLLECTIONS, *REPORTS)]
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert text == expected_stream_pages()[ROOT / page]
 
 
 def test_jobs_and_schedules_are_those_of_the_code_location() -> None:

@@ -17,7 +17,7 @@ from deltalake import DeltaTable
 from klaviyo_assets.api import clock as machine
 from klaviyo_assets.definitions import build_defs
 from klaviyo_assets.settings import read_settings
-from klaviyo_assets.streams import COLLECTIONS, MERGE_RULES
+from klaviyo_assets.streams import DEFAULT_COLLECTIONS, MERGE_RULES
 from klaviyo_assets_tests.e2e.instance import open_instance
 from klaviyo_assets_tests.e2e.run_log import RunResult, read_run
 from klaviyo_assets_tests.e2e.sandbox_account import SandboxAccount
@@ -135,7 +135,7 @@ class Home:
 
         `more` are settings for this run alone: `event_metric_ids="..."`.
         """
-        names = streams or tuple(stream.name for stream in COLLECTIONS)
+        names = streams or tuple(stream.name for stream in DEFAULT_COLLECTIONS)
         defs = self.load_definitions(**more)
 
         def materialize(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:

@@ -15,7 +15,7 @@ from klaviyo_assets.sandbox.account import metrics
 from klaviyo_assets.sandbox.account.profiles import ProfileCollection
 from klaviyo_assets.sandbox.account.records import RecordCollection
 from klaviyo_assets.sandbox.admin import list_true_records
-from klaviyo_assets.streams import COLLECTIONS
+from klaviyo_assets.streams import DEFAULT_COLLECTIONS
 
 NOON = datetime(2026, 9, 30, 12, tzinfo=UTC)
 """When a shop's clock starts: some weeks before anybody runs this, so that it can be moved on."""
@@ -28,7 +28,7 @@ UNLIMITED_SCALE = 1_000_000.0
 
 COLLECTION_BY_STREAM = {
     stream.name: stream.source.path.removeprefix("/api/")
-    for stream in COLLECTIONS
+    for stream in DEFAULT_COLLECTIONS
     if isinstance(stream.source, Collection)
 }
 """The sandbox's own word for a stream's records. `global_exclusions` are some of the profiles."""

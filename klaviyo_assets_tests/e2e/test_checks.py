@@ -11,7 +11,7 @@ from klaviyo_assets.defs import assets
 from klaviyo_assets.defs.checks import materialization_check_names, row_check_names
 from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.sandbox.account.config import DEFAULT_KEY, PrivateApiKey
-from klaviyo_assets.streams import COLLECTIONS, REPORTS, STREAMS
+from klaviyo_assets.streams import DEFAULT_COLLECTIONS, REPORTS, STREAMS
 from klaviyo_assets_tests.e2e.check_runs import run_checks
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home, asset_key
@@ -36,7 +36,7 @@ def test_every_stream_has_its_checks_and_all_are_green(home: Home) -> None:
     found = {**run.check_results, **rows.check_results}
     assert found.keys() == {
         (stream.name, name)
-        for stream in (*COLLECTIONS, *REPORTS)
+        for stream in (*DEFAULT_COLLECTIONS, *REPORTS)
         for name in (*materialization_check_names(stream), *row_check_names(stream))
     }
     never_read = {stream.name for stream in REPORTS}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from klaviyo_assets.streams import COLLECTIONS
+from klaviyo_assets.streams import DEFAULT_COLLECTIONS
 from klaviyo_assets_tests.crash_hooks import run_at_crash_point
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
@@ -80,7 +80,7 @@ def test_two_first_syncs_in_two_processes_make_one_table(open_home: StartHome) -
 @pytest.mark.takes(30)
 def test_all_streams_side_by_side_lose_no_view(home: Home) -> None:
     """The first-sync job, a process a stream, publishes every relation whole."""
-    names = [stream.name for stream in COLLECTIONS]
+    names = [stream.name for stream in DEFAULT_COLLECTIONS]
     life = fork_parallel_sync(home, *names)
     assert life.has_ended(within=300)
     assert life.exit_code == 0

@@ -13,7 +13,7 @@ import pytest
 from deltalake import DeltaTable
 
 from klaviyo_assets.model.stream import Collection
-from klaviyo_assets.streams import COLLECTIONS, STREAMS
+from klaviyo_assets.streams import DEFAULT_COLLECTIONS, STREAMS
 from klaviyo_assets_tests.duckdb_releases import (
     LIBRARY_RELEASES,
     install_package,
@@ -59,7 +59,7 @@ def home_with_all_relations(
         )
         home.settings |= {"KLAVIYO_TIMEZONE": "UTC"}
         assert home.sync().success
-        read = [each.name for each in COLLECTIONS if isinstance(each.source, Collection)]
+        read = [each.name for each in DEFAULT_COLLECTIONS if isinstance(each.source, Collection)]
         assert home.sync(*read, config={"sync_mode": "full_refresh_append"}).success
         metric = report_metrics(home)[0]
         add_metrics(home, [metric])

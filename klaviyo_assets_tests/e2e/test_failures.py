@@ -6,12 +6,14 @@ import pytest
 
 from klaviyo_assets.model.stream import Collection
 from klaviyo_assets.sandbox.account.config import DEFAULT_KEY, PrivateApiKey
-from klaviyo_assets.streams import COLLECTIONS
+from klaviyo_assets.streams import DEFAULT_COLLECTIONS
 from klaviyo_assets_tests.crash_hooks import run_at_crash_point
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 
-ASKING = tuple(stream.name for stream in COLLECTIONS if isinstance(stream.source, Collection))
+ASKING = tuple(
+    stream.name for stream in DEFAULT_COLLECTIONS if isinstance(stream.source, Collection)
+)
 """Streams whose first sync asks Klaviyo something."""
 
 

@@ -15,7 +15,7 @@ from dagster._config.snap import snap_from_config_type
 from dagster._core.snap.snap_to_yaml import default_values_yaml_from_type_snap
 
 from klaviyo_assets.model.stream import Detail
-from klaviyo_assets.streams import COLLECTIONS, REPORTS, STREAMS
+from klaviyo_assets.streams import DEFAULT_COLLECTIONS, REPORTS, STREAMS
 from klaviyo_assets.sync.plan import SyncMode
 from klaviyo_assets_tests.e2e.home import Home, asset_key
 
@@ -23,7 +23,9 @@ MODE: dict[str, object] = {"sync_mode": "incremental_deduped"}
 WINDOW: dict[str, object] = {"start": "", "end": ""}
 CONFIRM: dict[str, object] = {"confirm_shrink": False}
 WITHOUT_WINDOW = {
-    stream.name for stream in COLLECTIONS if stream.is_snapshot or isinstance(stream.source, Detail)
+    stream.name
+    for stream in DEFAULT_COLLECTIONS
+    if stream.is_snapshot or isinstance(stream.source, Detail)
 }
 """Streams that Klaviyo cannot filter by time, and what is asked for record by record."""
 

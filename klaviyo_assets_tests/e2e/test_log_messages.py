@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 
 from klaviyo_assets.sandbox.account.config import DEFAULT_KEY, PrivateApiKey
-from klaviyo_assets.streams import COLLECTIONS
+from klaviyo_assets.streams import DEFAULT_COLLECTIONS
 from klaviyo_assets_tests.e2e.check_runs import run_completeness_check
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home, asset_key
@@ -73,7 +73,7 @@ def judge(home: Home, run: RunResult) -> None:
 
 def test_everything_materialized_by_hand_is_checked(home: Home) -> None:
     """All checks of all collections have a result; only what asks Klaviyo says that it waits."""
-    every = [stream.name for stream in COLLECTIONS]
+    every = [stream.name for stream in DEFAULT_COLLECTIONS]
     run = materialize(home, *every)
     judge(home, run)
     assert {stream for stream, _ in run.check_results} == {*every}
@@ -107,7 +107,7 @@ def test_a_comparison_is_repeated_and_not_made_again(home: Home) -> None:
 @pytest.mark.parametrize("name", JOBS)
 def test_each_job_does_what_it_plans(home: Home, name: str) -> None:
     """No job leaves a check without a result or a step behind."""
-    every = [stream.name for stream in COLLECTIONS]
+    every = [stream.name for stream in DEFAULT_COLLECTIONS]
     assert home.sync(*every).success
     judge(home, run_job(home, f"klaviyo_{name}"))
 

@@ -1,7 +1,7 @@
 """A first sync makes the requests that the simulation of it says."""
 
 from klaviyo_assets.model.stream import Collection
-from klaviyo_assets.streams import COLLECTIONS
+from klaviyo_assets.streams import DEFAULT_COLLECTIONS
 from klaviyo_assets_tests.benchmarks.model_account import count_requests
 from klaviyo_assets_tests.e2e.conftest import StartHome
 
@@ -16,12 +16,12 @@ def test_a_first_sync_makes_the_simulated_requests(open_home: StartHome) -> None
     home = open_home(events=9_000, profiles=1_200, lists=25, templates=21, flows=6, future_events=0)
     counts = {
         each.name: (len(home.account.true_ids(each.name)),)
-        for each in COLLECTIONS
+        for each in DEFAULT_COLLECTIONS
         if isinstance(each.source, Collection)
     }
     run = home.sync()
     assert run.success
-    said = {stream.name: count_requests(stream, counts) for stream in COLLECTIONS}
+    said = {stream.name: count_requests(stream, counts) for stream in DEFAULT_COLLECTIONS}
     made = {name: int(run.metadata_number(name, "requests")) for name in said if said[name]}
     for name, number in made.items():
         if name in SPLIT:

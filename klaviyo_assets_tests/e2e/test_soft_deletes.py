@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from klaviyo_assets.streams import COLLECTIONS, STREAMS
+from klaviyo_assets.streams import DEFAULT_COLLECTIONS, STREAMS
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.sandbox_account import COLLECTION_BY_STREAM, NOON
@@ -14,7 +14,7 @@ FULL = {"sync_mode": "full_refresh_overwrite"}
 
 KINDS = {
     stream.name: COLLECTION_BY_STREAM[stream.name].removesuffix("s")
-    for stream in COLLECTIONS
+    for stream in DEFAULT_COLLECTIONS
     if stream.has_soft_deletes
 }
 """Streams that mark what is deleted, with the sandbox's word for a record."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from klaviyo_assets.streams import COLLECTIONS
+from klaviyo_assets.streams import DEFAULT_COLLECTIONS
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.run_log import RunResult
 from klaviyo_assets_tests.e2e.sandbox_account import NOON, open_sandbox_account
@@ -17,15 +17,10 @@ from klaviyo_assets_tests.e2e.sandbox_account import NOON, open_sandbox_account
 # Its home is read by all of them: one worker makes it.
 pytestmark = pytest.mark.xdist_group("first_sync")
 
-STREAMS = [stream.name for stream in COLLECTIONS]
+STREAMS = [stream.name for stream in DEFAULT_COLLECTIONS]
 CURSORS = {
-    "campaigns": "updated_at",
-    "email_templates": "updated",
-    "events": "datetime",
+    **{each.name: each.cursor.column for each in DEFAULT_COLLECTIONS if each.cursor is not None},
     "events_detailed": "datetime",
-    "flows": "updated",
-    "global_exclusions": "suppressed_at",
-    "profiles": "updated",
 }
 LIKE = {"events_detailed": "events", "campaigns_detailed": "campaigns", "lists_detailed": "lists"}
 """Relations with the rows of another."""

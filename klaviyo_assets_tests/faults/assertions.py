@@ -8,7 +8,7 @@ from deltalake import DeltaTable
 
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.stream import Collection
-from klaviyo_assets.streams import COLLECTIONS, STREAMS
+from klaviyo_assets.streams import DEFAULT_COLLECTIONS, STREAMS
 from klaviyo_assets_tests.e2e.home import Home, asset_key
 from klaviyo_assets_tests.e2e.instance import open_instance
 
@@ -16,7 +16,7 @@ CURSOR_METADATA_KEY = "klaviyo/cursor"
 
 STREAM_PATHS = {
     stream.name: stream.source.path
-    for stream in COLLECTIONS
+    for stream in DEFAULT_COLLECTIONS
     if isinstance(stream.source, Collection)
 }
 """Where the sandbox shows a stream's records."""

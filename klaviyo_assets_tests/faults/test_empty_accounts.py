@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 
 from klaviyo_assets.sandbox.account.config import ACCOUNT_SIZES
-from klaviyo_assets.streams import COLLECTIONS
+from klaviyo_assets.streams import DEFAULT_COLLECTIONS
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home, asset_key
 from klaviyo_assets_tests.e2e.instance import open_instance
@@ -20,7 +20,7 @@ from klaviyo_assets_tests.e2e.report_runs import (
 )
 from klaviyo_assets_tests.faults.assertions import STREAM_PATHS, assert_complete
 
-STREAMS = tuple(stream.name for stream in COLLECTIONS)
+STREAMS = tuple(stream.name for stream in DEFAULT_COLLECTIONS)
 
 
 def relation_columns(home: Home, stream: str) -> list[str]:

@@ -11,7 +11,7 @@ import duckdb
 import pytest
 
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.streams import COLLECTIONS
+from klaviyo_assets.streams import DEFAULT_COLLECTIONS
 from klaviyo_assets_tests.duckdb_releases import LIBRARY_RELEASES
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
@@ -33,7 +33,7 @@ RELATIONS = ("events", "events_detailed", "profiles", "lists", "metrics", FLOW_R
 PAUSE_SECONDS = 0.2
 """Between two rounds: without it these processes take the CPU of the syncs that they watch."""
 
-TABLES = [each.name for each in COLLECTIONS] + [FLOW_REPORT]
+TABLES = [each.name for each in DEFAULT_COLLECTIONS] + [FLOW_REPORT]
 
 
 @dataclass(slots=True)

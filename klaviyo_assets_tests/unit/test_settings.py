@@ -287,7 +287,7 @@ def test_every_setting_is_documented() -> None:
         ("KLAVIYO_HASH_COLUMN", "did you mean KLAVIYO_HASH_COLUMNS?"),
         ("KLAVIYO_APIKEY", "did you mean KLAVIYO_API_KEY?"),
         ("klaviyo_data_dir", "did you mean KLAVIYO_DATA_DIR?"),
-        ("KLAVIYO_STREAMS", "`klaviyo-assets --help` lists them"),
+        ("KLAVIYO_QUARTZ", "`klaviyo-assets --help` lists them"),
     ],
 )
 def test_an_unknown_name_is_told_with_the_nearest_known_one(name: str, hint: str) -> None:

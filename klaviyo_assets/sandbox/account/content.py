@@ -402,12 +402,14 @@ def build_tags(seed: int) -> RecordCollection:
 
 
 def build_tag_groups(seed: int) -> RecordCollection:
-    """The default group."""
-    attributes: JsonObject = {"name": "Default", "exclusive": False, "default": True}
-    record = ApiRecord(
-        id=_random_uuid(seed, "tag-group", 0), attributes=attributes, links={"tags": ("tag", ())}
-    )
-    return RecordCollection("tag-group", [record])
+    """The default group, and three that hold no tag yet."""
+    records: list[ApiRecord] = []
+    for index, name in enumerate(("Default", "Season", "Team", "Region")):
+        attributes: JsonObject = {"name": name, "exclusive": index == 1, "default": index == 0}
+        record_id = _random_uuid(seed, "tag-group", index)
+        links: dict[str, Linkage] = {"tags": ("tag", ())}
+        records.append(ApiRecord(id=record_id, attributes=attributes, links=links))
+    return RecordCollection("tag-group", records)
 
 
 def _random_uuid(seed: int, kind: str, index: int) -> str:

@@ -40,6 +40,14 @@ def test_relationships_are_never_put_at_risk(stream: str) -> None:
     assert fields(stream, *names[:2]) == ()
 
 
+UNLISTED = {
+    "assigner_configuration",
+    "assigner_configuration.used",
+    "assigner_configuration.unused_expired",
+}
+"""Fields of coupons that Klaviyo's reference pages show and its documents lack."""
+
+
 @pytest.mark.parametrize(
     "stream",
     [each for each in STREAMS.values() if isinstance(each.source, Collection)],
@@ -51,4 +59,4 @@ def test_every_field_is_one_that_klaviyo_publishes(stream: object) -> None:
     known = set(published_operation(stream).attributes)
     parents = {path[:end] for path in known for end, one in enumerate(path) if one == "."}
     for column in stream.columns:
-        assert set(sparse_fieldset(stream, frozenset({column.name}))) <= known | parents
+        assert set(sparse_fieldset(stream, frozenset({column.name}))) <= known | parents | UNLISTED

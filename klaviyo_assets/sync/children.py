@@ -1,0 +1,205 @@
+"""Reads the children of each parent record: a collection with a slice, and a path, for each parent.
+
+Whatever goes wrong with one parent stays with that parent. One that Klaviyo no longer has counts
+as a parent without children; where a request fails, the stored rows of that parent stay.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime
+from threading import Lock
+
+import pyarrow as pa
+from msgspec import DecodeError, ValidationError, json
+
+from klaviyo_assets.api.request_guard import Request
+from klaviyo_assets.api.requests import record_path
+from klaviyo_assets.decode.decoder import DecodedPage
+from klaviyo_assets.decode.schema import DELETED_AT_FIELD, arrow_schema
+from klaviyo_assets.errors import KlaviyoAssetsError, MissingTableError, NotFoundError
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.lake.layout import build_table
+from klaviyo_assets.model.stream import PARENT_ID, Children, Collection, Slice, Stream
+from klaviyo_assets.sync.context import PrivacyGuard
+from klaviyo_assets.sync.details import (
+    MAX_CONSECUTIVE_FAILURES,
+    PARENT_ERRORS,
+    describe_detail_failure,
+    page_of_stored_rows,
+    read_stored_rows,
+    refuse_too_many_failures,
+)
+from klaviyo_assets.sync.window_reader import PageFetcher, PageResult, PageSource, RequestContext
+
+
+def expand_children(stream: Stream, lake: Lake) -> Stream:
+    """Return a stream of children as a collection with a slice for each parent in the lake.
+
+    Raises:
+        MissingTableError: the parents were never read.
+    """
+    source = stream.source
+    if not isinstance(source, Children):
+        raise TypeError(f"{stream.name} is not read by its parents")
+    return replace(
+        stream,
+        source=Collection(
+            path=source.path,
+            page_size=source.page_size,
+            slices=tuple(_slice_of_parent(source, each) for each in read_parent_ids(source, lake)),
+            additional_fields=source.additional_fields,
+        ),
+    )
+
+
+def _slice_of_parent(source: Children, parent_id: str) -> Slice:
+    return Slice(
+        name=parent_id,
+        filter="",
+        path=record_path(source.path, parent_id),
+        values={PARENT_ID.name: parent_id},
+    )
+
+
+def read_parent_ids(source: Children, lake: Lake) -> list[str]:
+    """Return the ids of the stored parents that exist and may have children, ascending.
+
+    Raises:
+        MissingTableError: the parents were never read.
+    """
+    if lake.read_table_state(source.parent) is None:
+        raise MissingTableError(
+            f"the table {source.parent} was never read; materialize klaviyo/{source.parent} first"
+        )
+    condition = source.parent_condition
+    columns = ["id", DELETED_AT_FIELD, *([] if condition is None else [condition[0]])]
+    rows = lake.read_columns(source.parent, columns).to_pylist()
+    return sorted(
+        str(row["id"])
+        for row in rows
+        if row[DELETED_AT_FIELD] is None
+        and (condition is None or _meets_condition(row[condition[0]], *condition[1:]))
+    )
+
+
+def _meets_condition(text: object, member: str, beginning: str) -> bool:
+    """Return whether a member of a JSON text begins so; True where it cannot be read."""
+    try:
+        found = json.decode(str(text), type=dict[str, object])
+    except (DecodeError, ValidationError):
+        return True
+    value = found.get(member)
+    return not isinstance(value, str) or value.startswith(beginning)
+
+
+class ChildrenFetcher:
+    """Fetches pages of children; an error that concerns one parent ends that parent only."""
+
+    def __init__(
+        self,
+        fetch_page: PageFetcher,
+        *,
+        decode_empty: Callable[[Slice], DecodedPage],
+        stored_rows: Callable[[str], pa.RecordBatch | None],
+        now: datetime,
+    ) -> None:
+        """Wrap `fetch_page`.
+
+        `decode_empty` returns a page without records. `stored_rows` returns the rows that the table
+        has of a parent. `now` (UTC) is the fetch time of pages that no request brought.
+        """
+        self._fetch_page = fetch_page
+        self._decode_empty = decode_empty
+        self._stored_rows = stored_rows
+        self._now = now
+        self._lock = Lock()
+        self._consecutive_failures = 0
+        self.missing_parents = 0
+        self.unanswered_parents = Counter[str]()
+
+    def fetch(self, request: Request, slice_: Slice) -> tuple[DecodedPage, datetime]:
+        """Return a page; for a parent that gives no response, the rows that are stored of it.
+
+        Raises:
+            KlaviyoAssetsError: as the client says; the error of a parent, if many fail in a row.
+        """
+        try:
+            found = self._fetch_page(request, slice_)
+        except NotFoundError:
+            with self._lock:
+                self.missing_parents += 1
+            return self._decode_empty(slice_), self._now
+        except PARENT_ERRORS as error:
+            self._count_failure(error)
+            rows = self._stored_rows(slice_.name)
+            page = self._decode_empty(slice_) if rows is None else page_of_stored_rows(rows)
+            return page, self._now
+        with self._lock:
+            self._consecutive_failures = 0
+        return found
+
+    def _count_failure(self, error: KlaviyoAssetsError) -> None:
+        with self._lock:
+            self.unanswered_parents[describe_detail_failure(error)] += 1
+            self._consecutive_failures += 1
+            if self._consecutive_failures >= MAX_CONSECUTIVE_FAILURES:
+                raise error
+
+
+class ChildrenReader(PageSource):
+    """The pages of all parents, from the readers of their slices."""
+
+    def __init__(self, pool: PageSource, fetcher: ChildrenFetcher, stream: Stream) -> None:
+        self._pool = pool
+        self._fetcher = fetcher
+        self._stream = stream
+        self.unanswered_parents = fetcher.unanswered_parents
+
+    def results(self) -> Iterator[PageResult | Slice]:
+        """Yield the pages, and each slice after its last page.
+
+        Raises:
+            KlaviyoAssetsError: as the readers say; too many parents gave no response.
+        """
+        parents = 0
+        for result in self._pool.results():
+            parents += isinstance(result, Slice)
+            self.missing_parents = self._fetcher.missing_parents
+            yield result
+        refuse_too_many_failures(self._stream, self.unanswered_parents, requested=parents)
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._pool.close()
+
+
+def start_children_readers(
+    context: RequestContext,
+    privacy_guard: PrivacyGuard,
+    start_readers: Callable[[RequestContext], PageSource],
+    *,
+    lake: Lake,
+    now: datetime,
+) -> ChildrenReader:
+    """Start a reader for each parent, by `start_readers`, and return them."""
+    stream = context.stream
+    table = build_table(stream, arrow_schema(stream))
+    parent_column = next(each.name for each in stream.columns if each.source == PARENT_ID)
+    fetcher = ChildrenFetcher(
+        context.fetch_page,
+        decode_empty=lambda slice_: privacy_guard.decoder.decode(
+            b'{"data":[]}', synced_at=now, slice_=slice_
+        ),
+        stored_rows=lambda parent_id: read_stored_rows(
+            table,
+            (parent_id,),
+            lake=lake,
+            hidden=privacy_guard.cleared_columns,
+            column=parent_column,
+        ),
+        now=now,
+    )
+    return ChildrenReader(
+        start_readers(replace(context, fetch_page=fetcher.fetch)), fetcher, stream
+    )
