@@ -1,6 +1,6 @@
-"""What each stream promises: a text file each (`golden/<stream>.txt`), and the tables of streams.
+"""What each stream promises: a text file each (`golden/<stream>.txt`), and the pages of streams.
 
-`python -m klaviyo_assets_tests.contract.golden_streams` writes the files and the tables anew, and
+`python -m klaviyo_assets_tests.contract.golden_streams` writes the files and the pages anew, and
 `facts.toml` where Klaviyo's document lies beside the checkout. A diff of these files is what a
 change of a stream means to its users.
 """
@@ -15,10 +15,12 @@ from klaviyo_assets.model.stream import RateTier, Stream
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets_tests.contract import read_facts
 from klaviyo_assets_tests.contract.checkout import ROOT
+from klaviyo_assets_tests.contract.coverage import coverage_page
 
 GOLDEN_FOLDER = Path(__file__).with_name("golden")
 README_PATH = ROOT / "README.md"
 STREAMS_PAGE = ROOT / "docs" / "streams.md"
+COVERAGE_PAGE = ROOT / "docs" / "coverage.md"
 TABLE_HEAD = "| stream | one row per | cursor | tier | scopes |\n|---|---|---|---|---|\n"
 NOT_IN_THE_HEAD = {"name", "description", "source", "columns"}
 
@@ -89,11 +91,12 @@ def with_table(page: Path, streams: Iterable[Stream]) -> str:
 
 
 def expected_stream_pages() -> dict[Path, str]:
-    """Return the README with the streams of the default set, and the page with all of them."""
+    """Return the README with the default streams, the page with all, and the page of coverage."""
     of_default = [each for each in STREAMS.values() if not each.is_opt_in]
     return {
         README_PATH: with_table(README_PATH, of_default),
         STREAMS_PAGE: with_table(STREAMS_PAGE, STREAMS.values()),
+        COVERAGE_PAGE: coverage_page(),
     }
 
 

@@ -13,9 +13,9 @@ from klaviyo_assets_tests.contract.settings_table import TABLE_HEAD, expected_pa
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/streams.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/streams.md", "docs/coverage.md"])
 def test_the_tables_of_streams_are_made_from_the_registry(page: str) -> None:
-    """The README has the streams that are on without a setting, docs/streams.md has all.
+    """The README has the streams that are on without a setting, the pages of docs have all.
 
     `python -m klaviyo_assets_tests.contract.golden_streams` writes both anew.
     """
