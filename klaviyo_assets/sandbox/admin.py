@@ -5,8 +5,10 @@
     GET          /__journal/ids?path=     ids shown intact on a path, how many of them twice or more
     GET          /__truth/<collection>    ids with sort keys; events take start and end,
                                           members are lists/<id>/profiles
-    GET          /__truth/reports/<name>  campaign_values, flow_values, flow_series: true rows,
-                                          ?metric=&date= or &start=&end=
+    GET          /__truth/reports/<name>  campaign_values, flow_values, flow_series, form_values,
+                                          form_series, segment_values, segment_series: true rows,
+                                          ?metric=&date= or &start=&end=; forms and segments
+                                          without a metric
     GET          /__metrics               the conversion metrics that reports accept
     POST         /__events                {"events": [{datetime, metric, profile, properties,
                                           visible_at, count}]}
@@ -227,7 +229,7 @@ class AdminEndpoints:
             raise ValueError(f"no such report: {name}")
         now = self.service.clock.now()
         rows = self.service.report_endpoints.list_true_rows(
-            kind, parameters["metric"], days=days, now=now
+            kind, parameters.get("metric", ""), days=days, now=now
         )
         return {"count": len(rows), "rows": rows}
 

@@ -75,11 +75,11 @@ class AccountMutations:
         collection.invalidate_orders()
 
     def change_members(self, group: GroupMembers, change: JsonObject, now: float) -> None:
-        """`"add"` and `"remove"` are lists of profile ids; joining is dated now."""
+        """`"add"` and `"remove"` are lists of profile ids; both are dated now."""
         for record_id in as_list(change.get("add")):
             group.add_member(self.find_profile(str(record_id)), int(now))
         for record_id in as_list(change.get("remove")):
-            group.remove_member(self.find_profile(str(record_id)))
+            group.remove_member(self.find_profile(str(record_id)), int(now))
 
     def find_profile_or_first(self, record_id: str) -> int | None:
         """That profile; without an id the first that is not deleted; None without profiles."""

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from klaviyo_api import KlaviyoAPI  # pyright: ignore[reportMissingTypeStubs]
 
+from klaviyo_assets.sandbox.facts.reporting import REPORT_FACTS
 from klaviyo_assets_tests.sandbox.sandbox_client import SandboxClient
 
 Call = Callable[..., Any]
@@ -121,3 +122,24 @@ def test_the_sdk_reads_recipient_estimates(sdk: KlaviyoAPI, client: SandboxClien
     one = next(iter(client.read_truth("campaign-recipient-estimations")))
     document = method(sdk, "Campaigns", "get_campaign_recipient_estimation")(one)
     assert document["data"]["attributes"]["estimated_recipient_count"] >= 0
+
+
+@pytest.mark.parametrize("kind", sorted(REPORT_FACTS))
+def test_the_sdk_reads_every_report(sdk: KlaviyoAPI, client: SandboxClient, kind: str) -> None:
+    """Each report passes the models of the SDK, its request and its answer."""
+    facts = REPORT_FACTS[kind]
+    asked: dict[str, object] = {
+        "statistics": list(facts.statistics),
+        "timeframe": {"start": "2026-10-01T00:00:00", "end": "2026-10-31T23:59:59"},
+    }
+    if facts.has_conversion_metric:
+        asked["conversion_metric_id"] = client.sandbox.store.metrics.id_of(5)
+    if facts.is_series:
+        asked["interval"] = "daily"
+    call = method(sdk, "Reporting", f"query_{kind.removesuffix('-report').replace('-', '_')}")
+    document = call({"data": {"type": kind, "attributes": asked}})
+    results = document["data"]["attributes"]["results"]
+    assert len(results) > 1
+    for row in results:
+        assert set(row["groupings"]) == set(facts.default_groupings)
+        assert set(row["statistics"]) == set(facts.statistics)

@@ -5,7 +5,8 @@ tests add or take lies on top. Joining does not move a list's `updated`.
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from klaviyo_assets.sandbox.account.profiles import ProfileCollection
 from klaviyo_assets.sandbox.account.records import (
@@ -16,7 +17,7 @@ from klaviyo_assets.sandbox.account.records import (
     build_lifetime,
 )
 from klaviyo_assets.sandbox.account.seeds import OCCASIONS, mix_bits, random_source, short_id
-from klaviyo_assets.sandbox.clock import SECOND_MICROS, format_iso_seconds
+from klaviyo_assets.sandbox.clock import SECOND_MICROS, SECONDS_PER_DAY, format_iso_seconds
 from klaviyo_assets.sandbox.json_types import Json, JsonObject
 
 
@@ -67,6 +68,14 @@ def build_group_links() -> dict[str, Linkage]:
     return {"profiles": ("profile", ()), "tags": ("tag", ()), "flow-triggers": ("flow", ())}
 
 
+class MemberStay(NamedTuple):
+    """A past membership of a profile: when it joined and when it left, seconds since 1970."""
+
+    ordinal: int
+    joined: int
+    left: int
+
+
 class GroupMembers:
     """The members of one group as a collection of profiles with `joined_group_at`."""
 
@@ -81,6 +90,7 @@ class GroupMembers:
             k for k in range(len(profiles.alive_flags)) if mix_bits(self.seed, k) % 1000 < share
         ]
         self.join_changes: dict[int, int] = {}
+        self.written_stays: list[MemberStay] = []
         self.initial_members = array("q", chosen)
         self.cached_members: tuple[int, list[int]] = (-1, [])
 
@@ -105,16 +115,40 @@ class GroupMembers:
         written = self.join_changes.get(ordinal)
         if written is not None:
             return written
+        return self.initial_joining(ordinal)
+
+    def initial_joining(self, ordinal: int) -> int:
+        """Seconds since 1970 when a profile joined that no test has added."""
         created = self.profiles.created[ordinal]
         return created + mix_bits(self.seed ^ 1, ordinal) % max(1, self.profiles.base - created)
+
+    def past_stays(self) -> list["MemberStay"]:
+        """Who was a member and is not now, or was before: one in sixteen profiles, and by tests."""
+        return [*self.initial_stays(), *self.written_stays]
+
+    def initial_stays(self) -> Iterator["MemberStay"]:
+        """Yield the stays that ended before the account's first moment."""
+        members = set(self.initial_members)
+        for ordinal, is_alive in enumerate(self.profiles.alive_flags):
+            bits = mix_bits(self.seed ^ 2, ordinal)
+            if not is_alive or bits & 15:
+                continue
+            created = self.profiles.created[ordinal]
+            end = self.initial_joining(ordinal) if ordinal in members else self.profiles.base
+            if end - created > SECONDS_PER_DAY:
+                joined = created + (bits >> 4 & 0xFFFF) * (end - created) // 0x20000
+                left = joined + 1 + (bits >> 20 & 0xFFFF) * (end - joined - 1) // 0x10000
+                yield MemberStay(ordinal, joined, left)
 
     def add_member(self, ordinal: int, seconds: int) -> None:
         """Add a profile, or renew its joining."""
         self.join_changes[ordinal] = seconds
         self.cached_members = (-1, [])
 
-    def remove_member(self, ordinal: int) -> None:
-        """Take a profile out; nothing in the API reports it."""
+    def remove_member(self, ordinal: int, seconds: int) -> None:
+        """Take a profile out; but for the number in the segment reports nothing tells of it."""
+        if self.has_member(ordinal):
+            self.written_stays.append(MemberStay(ordinal, self.joined_at(ordinal), seconds))
         self.join_changes[ordinal] = -1
         self.cached_members = (-1, [])
 

@@ -1,6 +1,7 @@
 """Facts of the section Reporting and of metric aggregates: operations, statistics, groupings."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from typing import Final
 
 from klaviyo_assets.sandbox.facts.schema import PUBLISHED_REPORT, PUBLISHED_S, Operation
@@ -41,6 +42,26 @@ PUBLISHED_STATISTICS: Final = (
     "unsubscribe_uniques",
     "unsubscribes",
 )
+FORM_STATISTICS: Final = (
+    "closed_form",
+    "closed_form_uniques",
+    "qualified_form",
+    "qualified_form_uniques",
+    "submit_rate",
+    "submits",
+    "submitted_form_step",
+    "submitted_form_step_uniques",
+    "viewed_form",
+    "viewed_form_step",
+    "viewed_form_step_uniques",
+    "viewed_form_uniques",
+)
+SEGMENT_STATISTICS: Final = (
+    "members_added",
+    "members_removed",
+    "net_members_changed",
+    "total_members",
+)
 SEND_CHANNELS: Final = ("email", "sms", "push-notification", "whatsapp")
 TIMEFRAME_KEYS: Final = (
     "last_12_months",
@@ -65,17 +86,30 @@ _SHARED_GROUPINGS: Final = ("send_channel", "text_message_format", "variation", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportFacts:
-    """What a report request may hold: groupings, the ones that must be among them, filters."""
+    """What a report request may hold: groupings, the ones that must be among them, filters.
+
+    Without `group_by` the attribute is refused, and the required groupings are the rows'.
+    `list_operator` compares a field with a list. `first_day`: no data before it.
+    """
 
     group_by: tuple[str, ...]
     required_groupings: tuple[str, ...]
     filters: tuple[str, ...]
     is_series: bool = False
+    statistics: tuple[str, ...] = PUBLISHED_STATISTICS
+    list_operator: str = "contains-any"
+    has_conversion_metric: bool = True
+    first_day: date | None = None
 
     @property
     def default_groupings(self) -> tuple[str, ...]:
         """The groupings of a request that names none."""
-        return (*self.required_groupings, "send_channel")
+        channel = ("send_channel",) if "send_channel" in self.group_by else ()
+        return (*self.required_groupings, *channel)
+
+    def as_series(self) -> "ReportFacts":
+        """The same for the series of the values report."""
+        return replace(self, is_series=True)
 
 
 _CAMPAIGN_GROUPINGS: Final = ("campaign_id", "campaign_message_id")
@@ -86,6 +120,29 @@ _ALL_FLOW_GROUPINGS: Final = (
     *_FLOW_NAME_GROUPINGS,
     *_SHARED_GROUPINGS,
     *TAG_GROUPINGS,
+)
+
+_FLOW_FACTS: Final = ReportFacts(
+    group_by=_ALL_FLOW_GROUPINGS,
+    required_groupings=_FLOW_GROUPINGS,
+    filters=_ALL_FLOW_GROUPINGS,
+)
+_FORM_FACTS: Final = ReportFacts(
+    group_by=("form_id", "form_version_id"),
+    required_groupings=("form_id",),
+    filters=("form_id", "form_version_id"),
+    statistics=FORM_STATISTICS,
+    list_operator="any",
+    has_conversion_metric=False,
+)
+_SEGMENT_FACTS: Final = ReportFacts(
+    group_by=(),
+    required_groupings=("segment_id",),
+    filters=("segment_id",),
+    statistics=SEGMENT_STATISTICS,
+    list_operator="any",
+    has_conversion_metric=False,
+    first_day=date(2023, 6, 1),
 )
 
 REPORT_FACTS: Final[dict[str, ReportFacts]] = {
@@ -101,17 +158,12 @@ REPORT_FACTS: Final[dict[str, ReportFacts]] = {
         required_groupings=_CAMPAIGN_GROUPINGS,
         filters=(*_CAMPAIGN_GROUPINGS, "campaign_message_name", *_SHARED_GROUPINGS, *TAG_GROUPINGS),
     ),
-    "flow-values-report": ReportFacts(
-        group_by=_ALL_FLOW_GROUPINGS,
-        required_groupings=_FLOW_GROUPINGS,
-        filters=_ALL_FLOW_GROUPINGS,
-    ),
-    "flow-series-report": ReportFacts(
-        group_by=_ALL_FLOW_GROUPINGS,
-        required_groupings=_FLOW_GROUPINGS,
-        filters=_ALL_FLOW_GROUPINGS,
-        is_series=True,
-    ),
+    "flow-values-report": _FLOW_FACTS,
+    "flow-series-report": _FLOW_FACTS.as_series(),
+    "form-values-report": _FORM_FACTS,
+    "form-series-report": _FORM_FACTS.as_series(),
+    "segment-values-report": _SEGMENT_FACTS,
+    "segment-series-report": _SEGMENT_FACTS.as_series(),
 }
 
 AGGREGATE_MEASUREMENTS: Final = ("count", "sum_value", "unique")
@@ -133,37 +185,24 @@ AGGREGATE_DIMENSIONS: Final = frozenset(
     }
 )
 
+
+def _report_operation(subject: str, shape: str) -> Operation:
+    kind = f"{subject}-{shape}-report"
+    dates = {"date_times"} if shape == "series" else set[str]()
+    return Operation(
+        name=f"query_{subject}_{shape}",
+        path=f"/api/{kind}s",
+        method="POST",
+        role="report",
+        kind=kind,
+        tier=PUBLISHED_REPORT,
+        scopes=(f"{subject}s:read",),
+        fieldsets={kind: frozenset({"id", "results"} | dates)},
+    )
+
+
 REPORTING_OPERATIONS: tuple[Operation, ...] = (
-    Operation(
-        name="query_campaign_values",
-        path="/api/campaign-values-reports",
-        method="POST",
-        role="report",
-        kind="campaign-values-report",
-        tier=PUBLISHED_REPORT,
-        scopes=("campaigns:read",),
-        fieldsets={"campaign-values-report": frozenset({"id", "results"})},
-    ),
-    Operation(
-        name="query_flow_values",
-        path="/api/flow-values-reports",
-        method="POST",
-        role="report",
-        kind="flow-values-report",
-        tier=PUBLISHED_REPORT,
-        scopes=("flows:read",),
-        fieldsets={"flow-values-report": frozenset({"id", "results"})},
-    ),
-    Operation(
-        name="query_flow_series",
-        path="/api/flow-series-reports",
-        method="POST",
-        role="report",
-        kind="flow-series-report",
-        tier=PUBLISHED_REPORT,
-        scopes=("flows:read",),
-        fieldsets={"flow-series-report": frozenset({"id", "results", "date_times"})},
-    ),
+    *(_report_operation(*kind.split("-")[:2]) for kind in REPORT_FACTS),
     Operation(
         name="query_metric_aggregates",
         path="/api/metric-aggregates",

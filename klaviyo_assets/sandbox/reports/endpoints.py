@@ -1,7 +1,8 @@
 """The report endpoints: messages selected, grouped and counted for a metric, in pages.
 
 Per message first over local days, so that a unique counts once per message and frame; then over the
-messages of a group. A series has one value per bucket and statistic.
+messages of a group. A series has one value per bucket and statistic. Forms and segments have no
+metric; what they count is in `forms_and_segments`.
 
 Metrics of behaviour on messages and lists are not eligible; custom metrics are, though
 `/api/metrics` does not list them.
@@ -11,7 +12,7 @@ import base64
 import binascii
 import hashlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
@@ -25,6 +26,13 @@ from klaviyo_assets.sandbox.http_messages import ApiError, invalid_input_error
 from klaviyo_assets.sandbox.json_types import Json, JsonObject, dump_json
 from klaviyo_assets.sandbox.query import ParsedQuery, encode_query, invalid_cursor_error
 from klaviyo_assets.sandbox.record_endpoints import RequestTarget, ResponseDocument
+from klaviyo_assets.sandbox.reports.forms_and_segments import (
+    InstantRange,
+    ReportedObject,
+    Statistics,
+    add_form_counts,
+    list_reported_objects,
+)
 from klaviyo_assets.sandbox.reports.request_body import (
     ReportRequestBody,
     ReportTimeframe,
@@ -92,7 +100,6 @@ def conversion_metric_error(detail: str) -> ApiError:
 
 
 GroupKey = tuple[str | None, ...]
-InstantRange = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +235,43 @@ def build_series_rows(
     return rows
 
 
+def build_object_rows(
+    objects: Iterable[ReportedObject], request: ReportRequestBody
+) -> list[JsonObject]:
+    """The results of a report of forms or segments; one without any count has no row."""
+    days = day_ranges(request.timeframe)
+    buckets = request.timeframe.buckets(request.interval) if request.interval else []
+    parts = [clip_ranges(days, low, high) for _, low, high in buckets] or [days]
+    groups: dict[GroupKey, list[list[Statistics]]] = {}
+    for each in objects:
+        if is_selected_object(each, request):
+            key = tuple(each.groupings[name] for name in request.group_by)
+            groups.setdefault(key, []).append([each.count(part) for part in parts])
+    rows: list[JsonObject] = []
+    for key, lines in groups.items():
+        totals = [add_objects(column) for column in zip(*lines, strict=True)]
+        if any(total[name] for total in totals for name in request.statistics):
+            chosen: JsonObject = {
+                name: [total[name] for total in totals] if buckets else totals[0][name]
+                for name in request.statistics
+            }
+            rows.append({"groupings": build_groupings(request, key), "statistics": chosen})
+    return rows
+
+
+def is_selected_object(each: ReportedObject, request: ReportRequestBody) -> bool:
+    """Whether a form version or a segment meets every clause of the ask."""
+    return all(
+        each.groupings[clause.field] in {str(value.value) for value in clause.values}
+        for clause in request.clauses
+    )
+
+
+def add_objects(parts: Sequence[Statistics]) -> Statistics:
+    """The counts of the versions of a form together; a segment is alone in its group."""
+    return parts[0] if len(parts) == 1 else add_form_counts(parts)
+
+
 def build_groupings(request: ReportRequestBody, key: GroupKey) -> Json:
     """The names and values of a group."""
     return dict(zip(request.group_by, key, strict=True))
@@ -264,12 +308,10 @@ class ReportEndpoints:
     ) -> ResponseDocument:
         """One page of a report."""
         request = parse_report_body(body, operation.kind, zone=self.zone, now=now)
-        counter = SendCounter(
-            conversion=find_conversion_metric(self.store, request.metric_id), now=now
-        )
-        make = build_series_rows if REPORT_FACTS[request.kind].is_series else build_values_rows
-        rows = make(self.list_messages(request.kind), request, counter, tag_names=self.tag_names())
-        size = self.store.config.report_page
+        rows = self.build_rows(request, now)
+        # Reports of forms and segments come in one page.
+        is_paged = REPORT_FACTS[request.kind].has_conversion_metric
+        size = self.store.config.report_page if is_paged else max(1, len(rows))
         start = decode_report_cursor(query, body)
         following = None
         if start + size < len(rows):
@@ -282,10 +324,26 @@ class ReportEndpoints:
             body=dump_json({"data": data, "links": links}), kind=request.kind, shown_ordinals=[]
         )
 
+    def build_rows(self, request: ReportRequestBody, now: float) -> list[JsonObject]:
+        """All results of a report."""
+        facts = REPORT_FACTS[request.kind]
+        if not facts.has_conversion_metric:
+            return build_object_rows(list_reported_objects(self.store, request.kind, now), request)
+        counter = SendCounter(
+            conversion=find_conversion_metric(self.store, request.metric_id), now=now
+        )
+        make = build_series_rows if facts.is_series else build_values_rows
+        return make(self.list_messages(request.kind), request, counter, tag_names=self.tag_names())
+
     def list_true_rows(
         self, kind: str, metric_id: str, *, days: list[date], now: float
     ) -> list[Json]:
-        """Per local day and message all statistics, at this time; days without a send have none."""
+        """Per local day and message all statistics, at this time; days without a send have none.
+
+        Forms have a row for each version, segments one each; they have no metric.
+        """
+        if not REPORT_FACTS[kind].has_conversion_metric:
+            return self.list_true_objects(kind, days, now)
         counter = SendCounter(conversion=find_conversion_metric(self.store, metric_id), now=now)
         found: list[Json] = []
         for day in days:
@@ -295,6 +353,19 @@ class ReportEndpoints:
                 counts = counter.count_days(message, spans)
                 if counts.recipients:
                     found.append(build_true_row(kind, message, counts=counts, day=day))
+        return found
+
+    def list_true_objects(self, kind: str, days: list[date], now: float) -> list[Json]:
+        """Per local day and form version or segment all statistics, unless all are zero."""
+        objects = list(list_reported_objects(self.store, kind, now))
+        found: list[Json] = []
+        for day in days:
+            start = datetime.combine(day, time())
+            spans = day_ranges(ReportTimeframe(start, start + timedelta(days=1), self.zone))
+            for each in objects:
+                counts = each.count(spans)
+                if any(counts.values()):
+                    found.append({"date": day.isoformat(), **each.groupings, **counts})
         return found
 
 

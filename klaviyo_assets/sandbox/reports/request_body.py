@@ -15,7 +15,6 @@ from zoneinfo import ZoneInfo
 
 from klaviyo_assets.sandbox.facts.reporting import (
     INTERVAL_MAX_DAYS,
-    PUBLISHED_STATISTICS,
     REPORT_FACTS,
     SEND_CHANNELS,
     TAG_GROUPINGS,
@@ -185,7 +184,10 @@ _MAX_FILTER_ITEMS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportRequestBody:
-    """A parsed request for a report; `interval` only for series."""
+    """A parsed request for a report; `interval` only for series.
+
+    `metric_id` is empty for reports without conversions.
+    """
 
     kind: str
     statistics: tuple[str, ...]
@@ -217,18 +219,23 @@ def parse_report_body(body: bytes, kind: str, *, zone: ZoneInfo, now: float) -> 
     """The ask in a body; 400 for everything that is not offered."""
     facts = REPORT_FACTS[kind]
     attributes = parse_body_attributes(body, kind)
-    needed = ["statistics", "timeframe", "conversion_metric_id"]
+    needed = ["statistics", "timeframe"]
+    needed += ["conversion_metric_id"] if facts.has_conversion_metric else []
     needed += ["interval"] if facts.is_series else []
-    check_attribute_names(attributes, kind, [*needed, "group_by", "filter"], needed)
+    optional = ["group_by", "filter"] if facts.group_by else ["filter"]
+    check_attribute_names(attributes, kind, [*needed, *optional], needed)
     frame = parse_timeframe(as_object(attributes["timeframe"]), zone, now)
+    if facts.first_day is not None and frame.start.date() < facts.first_day:
+        # How Klaviyo refuses it is not recorded; the reference says that there is no data.
+        raise timeframe_error(f"Data is unavailable before {facts.first_day:%B %-d, %Y}.")
     interval = parse_interval(attributes) if facts.is_series else None
     if interval is not None:
         check_series_length(frame, interval)
     return ReportRequestBody(
         kind=kind,
-        statistics=parse_choices(attributes["statistics"], PUBLISHED_STATISTICS, "statistics"),
+        statistics=parse_choices(attributes["statistics"], facts.statistics, "statistics"),
         timeframe=frame,
-        metric_id=str(attributes["conversion_metric_id"]),
+        metric_id=str(attributes.get("conversion_metric_id", "")),
         group_by=parse_groupings(attributes.get("group_by"), facts),
         clauses=parse_report_filter(attributes.get("filter"), facts),
         interval=interval,
@@ -288,7 +295,7 @@ def parse_report_filter(value: Json, facts: ReportFacts) -> tuple[FilterClause, 
     if value is None:
         return ()
     clauses = parse_filter(str(value))
-    check_filter(clauses, {name: report_filterable_field(name) for name in facts.filters})
+    check_filter(clauses, {name: report_filterable_field(name, facts) for name in facts.filters})
     fields = [clause.field for clause in clauses]
     for clause in clauses:
         if fields.count(clause.field) > 1:
@@ -302,9 +309,9 @@ def parse_report_filter(value: Json, facts: ReportFacts) -> tuple[FilterClause, 
     return clauses
 
 
-def report_filterable_field(name: str) -> FilterableField:
+def report_filterable_field(name: str, facts: ReportFacts) -> FilterableField:
     """The operators of a filterable attribute."""
     if name in TAG_GROUPINGS:
         return FilterableField(("contains-any", "contains-all"))
     values = SEND_CHANNELS if name == "send_channel" else ()
-    return FilterableField(("equals", "contains-any"), values=values)
+    return FilterableField(("equals", facts.list_operator), values=values)
