@@ -78,9 +78,10 @@ class Dataset:
         count = len(self.moments) or count
         self.count, self.records_per_year, self.uses_gzip = count, max(1, a_year), packs
         self.templates = build_templates(kind, huge_every=huge_every)
-        kept = 0 if count > MAX_CACHED_RECORDS or huge_every else count // BLOCK_RECORDS
+        cached_blocks = 0 if count > MAX_CACHED_RECORDS or huge_every else count // BLOCK_RECORDS
         self.hundreds = [
-            self.build_body_part(at * BLOCK_RECORDS, (at + 1) * BLOCK_RECORDS) for at in range(kept)
+            self.build_body_part(at * BLOCK_RECORDS, (at + 1) * BLOCK_RECORDS)
+            for at in range(cached_blocks)
         ]
 
     @property

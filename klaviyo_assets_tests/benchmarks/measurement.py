@@ -91,15 +91,15 @@ def measure_command(
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise BenchmarkError(Path(environment["BENCH_LOG"]).read_text(encoding="utf-8")[-3000:])
-    asked = server.read_stats()
+    served = server.read_stats()
     return RunCost(
         wall_seconds=end - start,
-        net_seconds=end - (asked.first or start),
+        net_seconds=end - (served.first or start),
         cpu_seconds=usage.ru_utime + usage.ru_stime,
         peak_bytes=usage.ru_maxrss * 1024,
         written_bytes=usage.ru_oublock * 512,
-        requests=asked.requests,
-        paths=asked.paths,
+        requests=served.requests,
+        paths=served.paths,
     )
 
 

@@ -161,10 +161,10 @@ def main() -> int:
     ]
     without = {"predictive_analytics"} if wanted.without_predictions else set[str]()
     counts = {**MODEL_COUNTS, "global_exclusions": (wanted.suppressed,)}
-    asked = plan_requests(counts, streams=streams, excluded_fields=frozenset(without))
-    print(format_table(asked, simulate(asked, share=wanted.share)))
+    planned = plan_requests(counts, streams=streams, excluded_fields=frozenset(without))
+    print(format_table(planned, simulate(planned, share=wanted.share)))
     suppressed = ceil(wanted.suppressed / 100)
-    total = sum(work.requests for work in asked) - suppressed
+    total = sum(work.requests for work in planned) - suppressed
     goal = REQUEST_GOAL_WITHOUT_DETAILS if wanted.without_details else REQUEST_GOAL
     print(f"\n{total:,} requests without those of suppressed profiles; goal {goal:,} and 5 %")
     return int(total > goal * 1.05)

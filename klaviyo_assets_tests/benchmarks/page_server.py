@@ -1,6 +1,6 @@
 """A page server that costs next to nothing, beside the road that is measured.
 
-Not the sandbox: it judges nothing. Collections by keyset, in half-open windows of the cursor; what
+Not the sandbox: it checks nothing. Collections by keyset, in half-open windows of the cursor; what
 it was asked since the last look at `/bench`. Run as a process, which prints its address first:
 `python -m klaviyo_assets_tests.benchmarks.page_server events=200000`.
 """
@@ -61,9 +61,9 @@ class ServerState:
     def take_stats(self) -> bytes:
         """Return what was asked since the last report, as JSON."""
         with self.lock:
-            asked = {"first": self.first, "requests": self.requests, "paths": self.paths}
+            stats = {"first": self.first, "requests": self.requests, "paths": self.paths}
             self.first, self.requests, self.paths = 0.0, 0, {}
-            return json.dumps(asked).encode()
+            return json.dumps(stats).encode()
 
 
 class PageHandler(BaseHTTPRequestHandler):
@@ -107,8 +107,10 @@ class PageHandler(BaseHTTPRequestHandler):
         last = max(first, min(first + size, end))
         link = "null"
         if last < end:
-            kept = {name: values[0] for name, values in query.items() if name != "page[cursor]"}
-            words = [f"{quote(name)}={quote(value)}" for name, value in kept.items()]
+            parameters = {
+                name: values[0] for name, values in query.items() if name != "page[cursor]"
+            }
+            words = [f"{quote(name)}={quote(value)}" for name, value in parameters.items()]
             words.append(f"page%5Bcursor%5D={last}")
             link = json.dumps(f"http://{self.headers['Host']}{path}?{'&'.join(words)}")
         return dataset.build_body(first, last, link.encode(), packed=is_gzip)
@@ -130,9 +132,9 @@ class PageHandler(BaseHTTPRequestHandler):
 
 def is_empty_part(query: dict[str, list[str]]) -> bool:
     """Tell whether a part is asked for that holds nothing: archived, not email, or suppressed."""
-    asked = query.get("filter", [""])[0]
+    filter_text = query.get("filter", [""])[0]
     others = ("archived,true", '"sms"', '"mobile_push"', "suppression.timestamp")
-    return any(words in asked for words in others)
+    return any(words in filter_text for words in others)
 
 
 def filtered_positions(dataset: Dataset, filter_text: str) -> tuple[int, int]:

@@ -141,10 +141,10 @@ def render_report(
     if cases:
         parts.append(markdown_table(HEADINGS, [row for case in cases for row in table_rows(case)]))
     if lines:
-        told = [
+        outcome_lines = [
             (line.name, line.figure, line.goal, goal_word(is_met=line.is_met)) for line in lines
         ]
-        parts.append(markdown_table(("case", "figure", "goal", "met"), told))
+        parts.append(markdown_table(("case", "figure", "goal", "met"), outcome_lines))
     if more:
         parts.append(more)
     return "\n\n".join(parts) + "\n"

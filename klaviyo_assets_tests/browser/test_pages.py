@@ -49,7 +49,7 @@ def test_the_buttons_do_what_they_say(
     with subtests.test("a sensor is switched on"):
         press_a_sensor(new_york, screen)
     with subtests.test("the backfill has ended"):
-        judge_the_backfill(new_york, screen, backfill)
+        check_backfill(new_york, screen, backfill)
     with subtests.test("the browser's console"):
         assert screen.complaints == []
 
@@ -122,7 +122,7 @@ def press_a_backfill(home: Home, screen: BrowserWindow) -> str:
     return screen.follow_notice("Created backfill")
 
 
-def judge_the_backfill(home: Home, screen: BrowserWindow, backfill: str) -> None:
+def check_backfill(home: Home, screen: BrowserWindow, backfill: str) -> None:
     """Wait on the backfill's page; its partitions are all green, and the figures Klaviyo's."""
     days, metrics = wanted(home)
     screen.open(f"runs/b/{backfill}")

@@ -1,1 +1,1 @@
-"""What outsiders judge: Klaviyo's published facts, the README, and the rules of the house."""
+"""What outsiders check: Klaviyo's published facts, the README, and the rules of the house."""

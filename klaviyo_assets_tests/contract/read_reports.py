@@ -60,5 +60,5 @@ def max_timeframe_days(attributes: Node) -> dict[str, int]:
         ]
     }
     prose = attributes.get("interval", {}).get("description", "")
-    told = re.findall(r"If (\w+) is used, the timeframe cannot be longer than (\d+ \w+)", prose)
-    return longest | {interval: DAYS_BY_PHRASE[words] for interval, words in told}
+    limits = re.findall(r"If (\w+) is used, the timeframe cannot be longer than (\d+ \w+)", prose)
+    return longest | {interval: DAYS_BY_PHRASE[words] for interval, words in limits}

@@ -58,14 +58,14 @@ def included(stream: Stream) -> tuple[str, ...]:
 def sent(stream: Stream) -> dict[str, str]:
     """Return the published attributes but for those of additional fields not asked for."""
     assert isinstance(stream.source, Collection | Detail | Children)
-    asked = {extra.name for extra in stream.source.additional_fields}
+    requested = {extra.name for extra in stream.source.additional_fields}
     offered = {
         name for names in published_operation(stream).additional_fields.values() for name in names
     }
     return {
         path: word
         for path, word in published_operation(stream).attributes.items()
-        if path.split(".")[0] not in offered - asked
+        if path.split(".")[0] not in offered - requested
     }
 
 

@@ -38,11 +38,11 @@ def test_an_old_python_is_refused_in_one_sentence(tmp_path: Path) -> None:
         check=False,
         text=True,
     )
-    said = done.stderr.splitlines()[0]
+    message = done.stderr.splitlines()[0]
     assert done.returncode != 0
-    assert "needs Python 3.11 or newer" in said
-    assert "Python 3.10.9" in said
-    assert "make PYTHON=" in said
+    assert "needs Python 3.11 or newer" in message
+    assert "Python 3.10.9" in message
+    assert "make PYTHON=" in message
     assert not (tmp_path / ".venv").exists()
 
 

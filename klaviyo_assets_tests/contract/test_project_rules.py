@@ -1,6 +1,6 @@
 """The rules of the house that no linter knows: pins, versions, layers, clean files.
 
-The shape of the code (sizes, names, purity) is judged in test_shape.py, imports by `make lint`.
+The shape of the code (sizes, names, purity) is checked in test_shape.py, imports by `make lint`.
 """
 
 import os
@@ -154,9 +154,9 @@ def test_the_code_location_loads_without_settings(flags: list[str], tmp_path: Pa
         text=True,
         check=False,
     )
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    assert "Validation successful for code location klaviyo_assets" in said
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert "Validation successful for code location klaviyo_assets" in output
 
 
 WATCHED = """

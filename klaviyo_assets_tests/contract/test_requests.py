@@ -97,7 +97,7 @@ def test_a_cursor_is_filtered_and_sorted_by_as_offered(stream: Stream) -> None:
 
 @each_asking
 def test_ids_are_swept_in_an_order_that_is_offered(stream: Stream) -> None:
-    """A sweep sorts and filters by a field that the path offers for both."""
+    """An id scan sorts and filters by a field that the path offers for both."""
     order, facts = stream.id_scan_cursor, published_operation(stream)
     if order is None:
         return
@@ -122,9 +122,9 @@ def test_slices_leave_nothing_out(stream: Stream) -> None:
     facts, found = published_operation(stream), clauses(stream)
     combinations = 1
     for field in {clause["field"] for clause in found}:
-        asked = {clause["value"] for clause in found if clause["field"] == field}
-        assert asked == set(answers(facts, field)) or asked == {"all"}
-        combinations *= len(asked)
+        values = {clause["value"] for clause in found if clause["field"] == field}
+        assert values == set(answers(facts, field)) or values == {"all"}
+        combinations *= len(values)
     slices = stream.source.slices if isinstance(stream.source, Collection) else (WHOLE_COLLECTION,)
     assert len({each.filter for each in slices}) == len(slices) == combinations
     assert len({each.name for each in slices}) == len(slices)
@@ -132,7 +132,7 @@ def test_slices_leave_nothing_out(stream: Stream) -> None:
 
 @each_asking
 def test_a_required_filter_is_given(stream: Stream) -> None:
-    """A path that answers nothing without a filter is always asked in slices."""
+    """A path that answers nothing without a filter is always values in slices."""
     slices = stream.source.slices if isinstance(stream.source, Collection) else ()
     assert not published_operation(stream).is_filter_required or WHOLE_COLLECTION not in slices
 
@@ -140,13 +140,15 @@ def test_a_required_filter_is_given(stream: Stream) -> None:
 def test_hidden_records_are_asked_for() -> None:
     """Archived records, which come only on request, are read wherever a path can hide them."""
     hiding = {path for path, facts in OPERATIONS.items() if "archived" in facts.filters}
-    asked = {
+    sliced_streams = {
         stream.name
         for stream in REQUESTING_STREAMS
         if any(clause["field"] == "archived" for clause in clauses(stream))
     }
     assert {
-        published_operation(stream).path for stream in REQUESTING_STREAMS if stream.name in asked
+        published_operation(stream).path
+        for stream in REQUESTING_STREAMS
+        if stream.name in sliced_streams
     } == hiding
 
 

@@ -97,7 +97,7 @@ def test_knowledge_is_told_the_time(package: list[Module]) -> None:
     """The pure rooms ask no clock through `datetime` or `date`, which no import fence can see."""
     pure = [module for module in package if module.name.startswith(PURE)]
     assert pure
-    asked = [
+    requested = [
         f"{module.path}:{node.lineno} {ast.unparse(node)}"
         for module in pure
         for node in ast.walk(module.tree)
@@ -105,7 +105,7 @@ def test_knowledge_is_told_the_time(package: list[Module]) -> None:
         and node.attr in {"now", "utcnow", "today"}
         and ast.unparse(node.value).split(".")[-1] in {"datetime", "date"}
     ]
-    assert asked == []
+    assert requested == []
 
 
 def test_only_the_lake_joins_paths_below_its_folder(package: list[Module]) -> None:
@@ -127,9 +127,9 @@ def test_the_package_itself_imports_nothing(package: list[Module]) -> None:
 
 
 def test_the_sandbox_stands_on_the_standard_library(package: list[Module]) -> None:
-    """The judge needs no package that the judged one uses."""
-    judges = [module for module in package if module.room == "sandbox"]
-    assert judges
-    names = set(chain.from_iterable(imported_names(module) for module in judges))
+    """The sandbox needs no package that the product uses."""
+    sandbox_modules = [module for module in package if module.room == "sandbox"]
+    assert sandbox_modules
+    names = set(chain.from_iterable(imported_names(module) for module in sandbox_modules))
     foreign = {name for name in names if name.partition(".")[0] not in sys.stdlib_module_names}
     assert {name for name in foreign if not name.startswith("klaviyo_assets.sandbox")} == set()

@@ -1,1 +1,1 @@
-"""The proof: real Dagster runs, over HTTP, into real files, against a sandbox that judges."""
+"""The proof: real Dagster runs, over HTTP, into real files, against the sandbox."""

@@ -68,11 +68,11 @@ def evaluate_repair_sensor(home: Home) -> SensorTick:
 
 
 def hide_events(home: Home, start: datetime, end: datetime, **how: object) -> None:
-    """Let the shop keep events of [start, end) back: counted, unless `counted=False`."""
+    """Let the account keep events of [start, end) back: counted, unless `counted=False`."""
     bounds = {"start": start.isoformat(), "end": end.isoformat()}
     home.account.mutate(hide_events={**bounds, **how})
 
 
 def show_events(home: Home) -> None:
-    """Let the shop show everything again."""
+    """Let the account show everything again."""
     home.account.mutate(show_events=True)

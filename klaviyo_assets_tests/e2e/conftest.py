@@ -1,4 +1,4 @@
-"""Shops and homes for the tests of this folder."""
+"""Accounts and homes for the tests of this folder."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -33,7 +33,7 @@ def fast_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def open_home(dagster_template: Path, tmp_path: Path) -> Iterator[StartHome]:
-    """Open a shop by its numbers, and give a home for it."""
+    """Open an account by its numbers, and give a home for it."""
     with ExitStack() as stack:
 
         def started(**numbers: object) -> Home:
@@ -46,5 +46,5 @@ def open_home(dagster_template: Path, tmp_path: Path) -> Iterator[StartHome]:
 
 @pytest.fixture
 def home(open_home: StartHome) -> Home:
-    """Give a home for a small shop of its own."""
+    """Give a home for a small account of its own."""
     return open_home()

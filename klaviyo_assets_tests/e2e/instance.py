@@ -46,7 +46,7 @@ def open_instance(folder: Path) -> Generator[dg.DagsterInstance]:
     """Open a DAGSTER_HOME for the length of the block."""
     engines: dict[str, Engine] = {}
 
-    def kept(url: str, **_: object) -> Engine:
+    def cached_engine(url: str, **_: object) -> Engine:
         if url not in engines:
             create_event_log(Path(url.removeprefix("sqlite:///")))
             engines[url] = create_persistent_engine(url)
@@ -56,7 +56,7 @@ def open_instance(folder: Path) -> Generator[dg.DagsterInstance]:
         stack.enter_context(patch.object(ScriptDirectory, "from_config", return_value=MIGRATIONS))
         stack.enter_context(patch.object(compute_logs, "tail_to_stream", skip_output_capture))
         for storage in STORAGES:
-            stack.enter_context(patch.object(storage, "create_engine", kept))
+            stack.enter_context(patch.object(storage, "create_engine", cached_engine))
         stack.callback(lambda: [engine.pool.dispose() for engine in engines.values()])
         yield stack.enter_context(dg.DagsterInstance.from_config(str(folder)))
 

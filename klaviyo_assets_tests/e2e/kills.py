@@ -29,10 +29,9 @@ UNSETTLED_PERIOD = timedelta(minutes=5)
 class KillCost:
     """What the kills cost so far, in records.
 
-    `max_uncommitted` is the most that one life had been shown and left uncommitted.
-    `records_requested_again` were
-    stored and asked for again all the same: they share the second at which an open window goes on,
-    or had not settled.
+    `max_uncommitted` is the most that one process had been shown and left uncommitted.
+    `records_requested_again` were stored and requested again all the same: they share the second
+    at which an open window goes on, or had not settled.
     """
 
     process_count: int = 0
@@ -44,10 +43,9 @@ class KillCost:
     def __str__(self) -> str:
         """Return it in a sentence."""
         return (
-            f"{self.process_count} lives: {self.records_shown:,} records shown, at most "
-            f"{self.max_uncommitted:,} of a "
-            f"life uncommitted, {self.records_requested_again:,} asked for again though they were "
-            "stored"
+            f"{self.process_count} processes: {self.records_shown:,} records shown, at most "
+            f"{self.max_uncommitted:,} of a process uncommitted, "
+            f"{self.records_requested_again:,} requested again though they were stored"
         )
 
 
@@ -55,7 +53,7 @@ class KillCost:
 class KilledSync:
     """One home whose first sync of events is killed; `start_process` starts a run.
 
-    `moments` are those of all its events: the shop's clock stands still.
+    `moments` are those of all its events: the account's clock stands still.
     """
 
     home: Home
@@ -65,29 +63,29 @@ class KilledSync:
     cursors: Mapping[str, datetime | None] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Ask the shop for its events, once."""
+        """Ask the account for its events, once."""
         self.cursors = self.home.account.true_cursors("events")
 
     def kill_once(self, *, pages: int) -> bool:
         """Let one run live until it has asked for up to so many pages; tell if it was killed."""
         stored, edges = self.stored_ids(), self.window_ends()
-        life, enough = self.start_process(), self.rng.randint(1, pages)
-        while self.home.account.request_counts()[EVENTS_PATH] < enough and not life.has_ended(
+        child, enough = self.start_process(), self.rng.randint(1, pages)
+        while self.home.account.request_counts()[EVENTS_PATH] < enough and not child.has_ended(
             within=0.005
         ):
             pass
-        was_killed = not life.has_ended(within=self.rng.uniform(0, 0.1))
-        life.kill()
+        was_killed = not child.has_ended(within=self.rng.uniform(0, 0.1))
+        child.kill()
         self.check_process(stored, edges)
         return was_killed
 
     def finish(self) -> int | None:
         """Let a run live to its end; return its exit code."""
         stored, edges = self.stored_ids(), self.window_ends()
-        life = self.start_process()
-        assert life.has_ended(within=600)
+        child = self.start_process()
+        assert child.has_ended(within=600)
         self.check_process(stored, edges)
-        return life.exit_code
+        return child.exit_code
 
     def stored_ids(self) -> set[str]:
         """Return what is committed; notes what is there twice."""
@@ -120,13 +118,15 @@ class KilledSync:
             k for k in vain if (at := self.cursors[k]) and at <= horizon and at not in window_ends
         ]
         if wrong:
-            self.cost.problems.append(f"{len(wrong)} stored records of closed windows asked again")
-        kept = self.stored_ids()
-        if not stored <= kept:
-            self.cost.problems.append(f"{len(stored - kept)} stored rows are gone")
+            self.cost.problems.append(
+                f"{len(wrong)} stored records of closed windows requested again"
+            )
+        stored_after = self.stored_ids()
+        if not stored <= stored_after:
+            self.cost.problems.append(f"{len(stored - stored_after)} stored rows are gone")
         self.cost.process_count += 1
         self.cost.records_shown += shown.total()
-        self.cost.max_uncommitted = max(self.cost.max_uncommitted, len(set(shown) - kept))
+        self.cost.max_uncommitted = max(self.cost.max_uncommitted, len(set(shown) - stored_after))
         self.cost.records_requested_again += len(vain)
         self.home.account.clear_journal()
 
@@ -136,7 +136,7 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--events", type=int, default=200_000)
     options.add_argument("--kills", type=int, default=20)
-    options.add_argument("--pages", type=int, default=60, help="the most that a life asks for")
+    options.add_argument("--pages", type=int, default=60, help="the most that a process requests")
     options.add_argument("--seed", type=int, default=random.randrange(10**6))
     wanted = options.parse_args()
     sys.stdout.write(f"seed {wanted.seed}\n")

@@ -47,8 +47,8 @@ def run_and_report_peak(task: SyncTask, report: Connection) -> None:
 
 def measure_command_peak(home: Home) -> int:
     """Return the peak memory in bytes of a first sync of events by Dagster's own command."""
-    life = start_dagster_command(home, "asset", "materialize", "--select", "klaviyo/events")
-    _, status, usage = os.wait4(life.pid, 0)
+    child = start_dagster_command(home, "asset", "materialize", "--select", "klaviyo/events")
+    _, status, usage = os.wait4(child.pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     return usage.ru_maxrss * 1024
 

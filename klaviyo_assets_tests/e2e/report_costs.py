@@ -95,10 +95,10 @@ def measure_year() -> Iterator[tuple[str, str]]:
         )
         one = count_requests(home, CAMPAIGN_REPORT, metrics[:1], first)
         others = count_requests(home, CAMPAIGN_REPORT, metrics[1:], first)
-        told = (
+        figures = (
             f"{one + others} requests: {one} for the first metric, {others} for {METRIC_COUNT - 1}"
         )
-        yield f"campaign values, {name}, 1,000 campaigns, 2 % spread", told
+        yield f"campaign values, {name}, 1,000 campaigns, 2 % spread", figures
         rows = home.row_count(FLOW_REPORT) + home.row_count(CAMPAIGN_REPORT)
         seconds: list[float] = []
         for _ in range(3):
@@ -125,8 +125,8 @@ def main() -> int:
     """Measure, and print a line a figure."""
     found = argparse.ArgumentParser(description=__doc__)
     found.add_argument("--only", default="", choices=("", "backfill", "year"))
-    for name, told in measure_figures(found.parse_args().only):
-        sys.stdout.write(f"{name:<62} {told}\n")
+    for name, figures in measure_figures(found.parse_args().only):
+        sys.stdout.write(f"{name:<62} {figures}\n")
         sys.stdout.flush()
     return 0
 

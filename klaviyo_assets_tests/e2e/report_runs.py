@@ -40,7 +40,7 @@ class ReportRun:
 
 
 def report_metrics(home: Home) -> list[str]:
-    """Return the metrics that the shop's reports accept, the main one first."""
+    """Return the metrics that the account's reports accept, the main one first."""
     return eligible_metric_ids(home.account.sandbox.store)
 
 
@@ -111,7 +111,7 @@ def days_between(first: date, last: date) -> list[date]:
 
 
 def true_rows(home: Home, stream: str, metric: str, days: Iterable[date]) -> ReportRows:
-    """Return what the shop says happened, by day, message and channel."""
+    """Return what the account says happened, by day, message and channel."""
     service = home.account.sandbox.service
     with service.lock:
         found = service.report_endpoints.list_true_rows(

@@ -71,8 +71,8 @@ def read_run(instance: dg.DagsterInstance, run_id: str, *, success: bool) -> Run
             seen = event.asset_observation_data.asset_observation
             observed.setdefault(seen.asset_key.path[-1], []).append(metadata_values(seen.metadata))
         elif event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
-            judged = event.asset_check_evaluation_data
-            verdicts[judged.asset_key.path[-1], judged.check_name] = read_check_result(judged)
+            checked = event.asset_check_evaluation_data
+            verdicts[checked.asset_key.path[-1], checked.check_name] = read_check_result(checked)
         elif event.is_step_failure:
             failed[stream_of_event(event)] = failure_text(event)
         elif event.is_step_up_for_retry:

@@ -18,10 +18,10 @@ from klaviyo_assets.sandbox.admin import list_true_records
 from klaviyo_assets.streams import DEFAULT_COLLECTIONS
 
 NOON = datetime(2026, 9, 30, 12, tzinfo=UTC)
-"""When a shop's clock starts: some weeks before anybody runs this, so that it can be moved on."""
+"""When an account's clock starts: some weeks before these tests run, so that it can be advanced."""
 
 metrics.build_event_pools = lru_cache(metrics.build_event_pools)
-"""A function of the seed alone, and most shops here have the same: a third of what one costs."""
+"""A function of the seed alone, and most accounts here have the same: a third of what one costs."""
 
 UNLIMITED_SCALE = 1_000_000.0
 """Scales the rate limits out of the way."""
@@ -43,11 +43,11 @@ class SandboxAccount:
 
     @property
     def now(self) -> datetime:
-        """Return the shop's time, UTC."""
+        """Return the account's time, UTC."""
         return datetime.fromtimestamp(self.sandbox.clock.now(), UTC)
 
     def advance_clock(self, **span: float) -> None:
-        """Let time pass in the shop: `days=3`."""
+        """Let time pass in the account: `days=3`."""
         self.sandbox.clock.advance(timedelta(**span).total_seconds())
 
     def true_ids(self, stream: str) -> set[str]:
@@ -171,7 +171,7 @@ class SandboxAccount:
 
 @contextmanager
 def open_sandbox_account(**numbers: object) -> Generator[SandboxAccount]:
-    """Run a small shop with a clock that stands still and no rate limits; `numbers` change it."""
+    """Serve a small account with a frozen clock and no rate limits; `numbers` change it."""
     sizes: dict[str, object] = {
         "events": 900,
         "profiles": 90,

@@ -157,10 +157,10 @@ def test_the_recommended_set_is_all_there_is() -> None:
 def test_status_says_which_promises_nothing_keeps(home: Home) -> None:
     """Off, each is named with what would keep it; a setting that undoes one counts, too."""
     home.settings["KLAVIYO_AUTOMATION"] = "off"
-    said = command(home, "status").stdout
+    output = command(home, "status").stdout
     for name in RECOMMENDED - {METRICS_SENSOR, *DAILY_REPORTS}:
-        assert f"({name})" in said
-    assert "KLAVIYO_AUTOMATION=recommended starts all of it" in said
+        assert f"({name})" in output
+    assert "KLAVIYO_AUTOMATION=recommended starts all of it" in output
     home.settings["KLAVIYO_AUTOMATION"] = "recommended"
     assert "everything is on" in command(home, "status").stdout
     home.settings["KLAVIYO_LATE_EVENTS_DAYS"] = "0"

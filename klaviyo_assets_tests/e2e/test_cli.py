@@ -54,20 +54,20 @@ def shell(home: Home, *command: str) -> subprocess.CompletedProcess[str]:
 def test_help_lists_every_setting(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     """Bare `--help` names each environment variable with what it means."""
     assert verb(home, "--help") == 0
-    said = " ".join(capsys.readouterr().out.split())
+    output = " ".join(capsys.readouterr().out.split())
     for each in environment_variables():
-        assert each.name in said
-        assert " ".join(each.description.split()) in said
+        assert each.name in output
+        assert " ".join(each.description.split()) in output
 
 
 def test_a_verb_tells_of_an_unknown_setting(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     """The verb does its work; standard error has the nearest known name, without the value."""
     assert verb(home, "streams", KLAVIYO_STRAT_DATE="2026-01-01") == 0
-    said = capsys.readouterr()
-    assert "events" in said.out
-    assert said.err.startswith("warning: KLAVIYO_STRAT_DATE is set")
-    assert "did you mean KLAVIYO_START_DATE?" in said.err
-    assert "2026-01-01" not in said.err
+    output = capsys.readouterr()
+    assert "events" in output.out
+    assert output.err.startswith("warning: KLAVIYO_STRAT_DATE is set")
+    assert "did you mean KLAVIYO_START_DATE?" in output.err
+    assert "2026-01-01" not in output.err
 
 
 @pytest.mark.parametrize("word", VERBS)
@@ -98,8 +98,8 @@ def test_a_bad_setting_ends_with_two(
 ) -> None:
     """A setting that cannot be used ends every verb with 2, its name and what is allowed."""
     assert verb(home, word, KLAVIYO_LOOKBACK_DAYS="some") == 2
-    said = capsys.readouterr().err
-    assert "KLAVIYO_LOOKBACK_DAYS='some' cannot be used. Allowed: a whole number of days" in said
+    output = capsys.readouterr().err
+    assert "KLAVIYO_LOOKBACK_DAYS='some' cannot be used. Allowed: a whole number of days" in output
 
 
 def test_streams_lists_every_stream(home: Home, capsys: pytest.CaptureFixture[str]) -> None:

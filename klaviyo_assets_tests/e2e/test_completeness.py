@@ -20,12 +20,12 @@ from klaviyo_assets_tests.e2e.sandbox_account import NOON
 
 DAY = timedelta(days=1)
 FIRST = datetime(2026, 9, 25, tzinfo=UTC)
-"""The first of the days on which something happens in these shops: seven events at noon."""
+"""The first of the days on which something happens in these accounts: seven events at noon."""
 
 
 @pytest.fixture(name="home")
 def written(open_home: StartHome) -> Home:
-    """Give a home for a shop in which only that happens which tests write, all of it read."""
+    """Give a home for an account in which only that happens which tests write, all of it read."""
     home = open_home(events=0, future_events=0)
     happen(home, *(FIRST + k * DAY for k in range(5)))
     home.account.add_events({"datetime": (NOON - timedelta(hours=1)).isoformat()})
@@ -53,7 +53,7 @@ def skip(home: Home, *days: datetime, events: bool = True) -> set[str]:
 
 
 def test_what_is_there_is_counted_and_green(open_home: StartHome) -> None:
-    """Right after a sync every metric and day of a shop agrees, at one request a metric."""
+    """Right after a sync every metric and day of an account agrees, at one request a metric."""
     home = open_home(future_events=0)
     assert home.sync("metrics", "events").success
     home.account.clear_journal()
@@ -81,9 +81,9 @@ def test_a_hidden_day_is_named_healed_and_green_again(home: Home) -> None:
     home.account.clear_journal()
     mark = home.query("SELECT max(datetime) FROM klaviyo.events")
     run = run_repair_sensor(home)
-    (asked,) = home.account.queries("/api/events")
-    assert "2026-10-02T00%3A00%3A00Z" in asked
-    assert "2026-10-03T00%3A00%3A00Z" in asked
+    (requested,) = home.account.queries("/api/events")
+    assert "2026-10-02T00%3A00%3A00Z" in requested
+    assert "2026-10-03T00%3A00%3A00Z" in requested
     assert hidden <= set(home.ids("events")) == home.account.true_ids("events")
     assert home.query("SELECT max(datetime) FROM klaviyo.events") == mark
     assert run.check_results["events", "complete"].colour == "green"
@@ -210,8 +210,8 @@ def test_a_metric_that_klaviyo_does_not_count_stops_nothing(home: Home) -> None:
     with home.account.inject_fault("error", match=match, status=400):
         verdict = run_completeness_check(home)
     assert verdict.colour == "green"
-    told = cast("dict[str, str]", verdict.metadata["klaviyo/metrics_not_counted"])
-    assert list(told) == [sorted(home.ids("metrics"))[3]]
+    reasons = cast("dict[str, str]", verdict.metadata["klaviyo/metrics_not_counted"])
+    assert list(reasons) == [sorted(home.ids("metrics"))[3]]
 
 
 def test_before_the_first_sync_nothing_is_judged(open_home: StartHome) -> None:
@@ -231,13 +231,13 @@ def test_lateness_is_measured_when_events_are_first_seen(home: Home) -> None:
     home.account.add_events({"datetime": late.isoformat(), "metric": metric, "count": 3})
     window = {"start": f"{late - DAY:%Y-%m-%d}"}
     run = home.sync("events", config=window)
-    told = cast(
+    reasons = cast(
         "dict[str, dict[str, object]]", run.materializations["events"]["klaviyo/first_seen"]
     )
     seconds = timedelta(days=5, minutes=30).total_seconds()
-    assert list(told) == [metric]
-    assert list(cast("dict[str, int]", told[metric]["behind"]).values()) == [3]
-    assert told[metric]["longest"] == seconds
+    assert list(reasons) == [metric]
+    assert list(cast("dict[str, int]", reasons[metric]["behind"]).values()) == [3]
+    assert reasons[metric]["longest"] == seconds
     again = home.sync("events", config=window)
     assert "klaviyo/first_seen" not in again.materializations["events"]
     verdict = run_completeness_check(home)

@@ -58,11 +58,11 @@ def test_a_full_refresh_that_an_increment_overtakes_goes_on(home: Home) -> None:
     assert other.success
     assert run.success
     assert run.attempts["profiles"] == 1
-    assert "rows that other runs stored meanwhile were kept" in said(run)
+    assert "rows that other runs stored meanwhile were kept" in message(run)
     assert sorted(home.ids("profiles")) == sorted(home.account.true_ids("profiles"))
 
 
-def said(run: RunResult) -> str:
+def message(run: RunResult) -> str:
     """Return all that a run said, a line each."""
     return "\n".join(text for _, text in run.log)
 
@@ -70,9 +70,9 @@ def said(run: RunResult) -> str:
 def test_two_first_syncs_in_two_processes_make_one_table(open_home: StartHome) -> None:
     """Two processes that begin the same first sync at once leave every event once."""
     home = open_home(events=4_000, latency_ms=150, future_events=0)
-    lives = [fork_sync(home, "events"), fork_sync(home, "events")]
-    assert all(life.has_ended(within=300) for life in lives)
-    assert {life.exit_code for life in lives} == {0}
+    runs = [fork_sync(home, "events"), fork_sync(home, "events")]
+    assert all(child.has_ended(within=300) for child in runs)
+    assert {child.exit_code for child in runs} == {0}
     assert sorted(home.ids("events")) == sorted(home.account.true_ids("events"))
     assert home.account.request_counts()["/api/events"] > 4
 
@@ -81,9 +81,9 @@ def test_two_first_syncs_in_two_processes_make_one_table(open_home: StartHome) -
 def test_all_streams_side_by_side_lose_no_view(home: Home) -> None:
     """The first-sync job, a process a stream, publishes every relation whole."""
     names = [stream.name for stream in DEFAULT_COLLECTIONS]
-    life = fork_parallel_sync(home, *names)
-    assert life.has_ended(within=300)
-    assert life.exit_code == 0
+    child = fork_parallel_sync(home, *names)
+    assert child.has_ended(within=300)
+    assert child.exit_code == 0
     assert home.relation_names() == set(names)
     for stream in names:
         truth = home.account.true_ids(stream.removesuffix("_detailed"))

@@ -24,7 +24,7 @@ def mark_of(run: RunResult) -> datetime:
 
 
 def dated_from(home: Home, start: datetime, end: datetime | None = None) -> set[str]:
-    """Return the events of the shop that are dated in `[start, end)`, UTC."""
+    """Return the events of the account that are dated in `[start, end)`, UTC."""
     ceiling = end or datetime.max.replace(tzinfo=UTC)
     return {
         k for k, at in home.account.true_cursors("events").items() if at and start <= at < ceiling

@@ -9,11 +9,13 @@ from klaviyo_assets_tests.e2e.sandbox_account import SandboxAccount
 ESTIMATIONS = "/api/campaign-recipient-estimations/"
 
 
-def estimates_asked(account: SandboxAccount) -> list[str]:
+def list_estimate_requests(account: SandboxAccount) -> list[str]:
     """Return the campaigns whose estimate was asked for since `clear_journal`, with repeats."""
-    asked = account.request_counts()
+    requested = account.request_counts()
     return sorted(
-        path.removeprefix(ESTIMATIONS) for path in asked.elements() if path.startswith(ESTIMATIONS)
+        path.removeprefix(ESTIMATIONS)
+        for path in requested.elements()
+        if path.startswith(ESTIMATIONS)
     )
 
 
@@ -41,10 +43,10 @@ def test_only_new_or_changed_campaigns_are_asked_again(home: Home) -> None:
     new = home.account.mutate(create="campaign", set={"name": "New"})
     home.account.clear_journal()
     home.sync("campaigns", "campaigns_detailed")
-    assert estimates_asked(home.account) == sorted([changed, new])
+    assert list_estimate_requests(home.account) == sorted([changed, new])
     home.account.clear_journal()
     home.sync("campaigns", "campaigns_detailed")
-    assert estimates_asked(home.account) == []
+    assert list_estimate_requests(home.account) == []
     rows = home.query(f"SELECT name FROM klaviyo.campaigns_detailed WHERE id = '{changed}'")
     assert rows == [("Renamed",)]
     assert sorted(home.ids("campaigns_detailed")) == sorted(home.account.true_ids("campaigns"))
@@ -60,7 +62,7 @@ def test_a_full_refresh_asks_for_every_estimate(home: Home) -> None:
     assert home.query(known) != [(4711,)]
     home.account.clear_journal()
     home.sync("campaigns_detailed", config={"sync_mode": "full_refresh_overwrite"})
-    assert estimates_asked(home.account) == sorted(home.account.true_ids("campaigns"))
+    assert list_estimate_requests(home.account) == sorted(home.account.true_ids("campaigns"))
     assert home.query(known) == [(4711,)]
 
 
@@ -117,9 +119,9 @@ def test_suppressed_profiles_come_by_klaviyos_own_filter(home: Home) -> None:
     """Only suppressed profiles are sent: each request filters by the time of the suppression."""
     run = home.sync("global_exclusions")
     assert run.success
-    asked = [unquote_plus(each) for each in home.account.queries("/api/profiles")]
-    assert asked
-    assert all("subscriptions.email.marketing.suppression.timestamp" in each for each in asked)
+    requested = [unquote_plus(each) for each in home.account.queries("/api/profiles")]
+    assert requested
+    assert all("subscriptions.email.marketing.suppression.timestamp" in each for each in requested)
     shown = set(home.account.shown_record_counts("/api/profiles"))
     assert shown == home.account.true_ids("global_exclusions")
     assert shown < home.account.true_ids("profiles")

@@ -137,8 +137,8 @@ def test_every_relation_and_column_says_what_it_holds(
     assert [name for name, _ in views] == relations(home_with_all_relations)
     assert [name for name, comment in views if not comment] == []
     assert [(table, column) for table, column, comment in columns if not comment] == []
-    said = {str(name): comment for name, comment in views}
-    assert {name: said[name] for name in STREAMS} == {
+    comments = {str(name): comment for name, comment in views}
+    assert {name: comments[name] for name in STREAMS} == {
         name: stream.description for name, stream in STREAMS.items()
     }
     words = {(table, column): comment for table, column, comment in columns}

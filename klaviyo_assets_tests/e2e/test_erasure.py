@@ -18,7 +18,7 @@ def somebody(home: Home) -> tuple[str, set[str]]:
         mail, phone = people[each]["email"], people[each]["phone_number"]
         if mail and phone:
             return each, {each, mail, phone}
-    raise AssertionError("the shop has no suppressed person with address and number")
+    raise AssertionError("the account has no suppressed person with address and number")
 
 
 def place_of(home: Home, id_: str) -> int:
@@ -43,10 +43,10 @@ def test_a_person_leaves_every_file(home: Home, capsys: pytest.CaptureFixture[st
     capsys.readouterr()
 
     assert verb(home, "erase", id_) == 0
-    said = capsys.readouterr().out
-    assert said.startswith(f"{id_}:\n")
-    assert "profiles: 1 row removed" in said
-    assert "Klaviyo may still have them" in said
+    output = capsys.readouterr().out
+    assert output.startswith(f"{id_}:\n")
+    assert "profiles: 1 row removed" in output
+    assert "Klaviyo may still have them" in output
     assert find_values(home.root, theirs) == {}
     assert set(home.ids("profiles")) == others
     assert verb(home, "verify") == 0
@@ -80,9 +80,9 @@ def test_an_address_instead_of_an_id_is_refused_unquoted(
 ) -> None:
     """An e-mail address ends with 2, what is wanted is said, and the address is not repeated."""
     assert verb(home, "erase", "ada@example.com") == 2
-    said = capsys.readouterr()
-    assert "an id of a profile is wanted" in said.err
-    assert "ada@example.com" not in said.out + said.err
+    output = capsys.readouterr()
+    assert "an id of a profile is wanted" in output.err
+    assert "ada@example.com" not in output.out + output.err
 
 
 def test_ids_come_from_a_file(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,9 +93,9 @@ def test_ids_come_from_a_file(home: Home, capsys: pytest.CaptureFixture[str]) ->
     ids.write_text(f"\ufeff{one}\r\n\n {two} \n", encoding="utf-8")
     capsys.readouterr()
     assert verb(home, "erase", "--file", str(ids)) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("2 profiles:\n")
-    assert one not in said
+    output = capsys.readouterr().out
+    assert output.startswith("2 profiles:\n")
+    assert one not in output
     ids.unlink()
     assert find_values(home.root, [one, two]) == {}
 
@@ -112,9 +112,9 @@ def test_a_file_without_ids_is_refused_unquoted(
     if content is not None:
         ids.write_text(content)
     assert verb(home, "erase", "--file", str(ids)) == 2
-    said = capsys.readouterr()
-    assert reason in said.err
-    assert "ada@example.com" not in said.out + said.err
+    output = capsys.readouterr()
+    assert reason in output.err
+    assert "ada@example.com" not in output.out + output.err
 
 
 def test_without_a_lake_there_is_nothing_to_erase(

@@ -65,9 +65,9 @@ def test_an_export_is_whole_without_the_lake(
     rows, columns = rows_and_words(home)
     file = home.root / f"it's handed over to {release}.duckdb"
     assert verb(home, "export", str(file)) == 0
-    said = capsys.readouterr()
-    assert f"holds {len(rows)} tables, {sum(rows.values()):,} rows" in said.out
-    assert {line.split()[0] for line in said.err.splitlines()} == set(rows)
+    output = capsys.readouterr()
+    assert f"holds {len(rows)} tables, {sum(rows.values()):,} rows" in output.out
+    assert {line.split()[0] for line in output.err.splitlines()} == set(rows)
     counts = [f'SELECT count(*) FROM "{name}"' for name in rows]
     words = (
         "SELECT table_name, column_name, data_type, comment FROM duckdb_columns() "
@@ -99,7 +99,7 @@ def test_only_the_tables_asked_for(home: Home, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("--tables", "event"), "there is no table 'event': did you mean events"),
         (("--tables", "zzzz"), "there is no table 'zzzz': there are accounts, "),
@@ -107,12 +107,12 @@ def test_only_the_tables_asked_for(home: Home, capsys: pytest.CaptureFixture[str
     ],
 )
 def test_an_unknown_table_ends_with_two(
-    home: Home, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], told: str
+    home: Home, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
 ) -> None:
     """The nearest names are told, and nothing is written."""
     file = home.root / "none.duckdb"
     assert verb(home, "export", str(file), *words) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not file.exists()
 
 
@@ -125,7 +125,7 @@ def test_what_is_there_is_not_lost(home: Home, capsys: pytest.CaptureFixture[str
         mine.execute("CREATE TABLE mine (n INTEGER)")
     link = home.root / "link.duckdb"
     link.symlink_to(home.data_dir / "klaviyo.duckdb")
-    for path, options, told in (
+    for path, options, message in (
         (home.data_dir / "klaviyo.duckdb", ("--force",), "the lake's own"),
         (link, ("--force",), "the lake's own"),
         (home.data_dir / "lake" / "x.duckdb", (), "the lake's own"),
@@ -135,7 +135,7 @@ def test_what_is_there_is_not_lost(home: Home, capsys: pytest.CaptureFixture[str
         (database, (), "--force replaces it"),
     ):
         assert verb(home, "export", str(path), *options) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert theirs.read_text().startswith("Dear shop")
     assert verb(home, "export", str(database), "--force", "--tables", "lists") == 0
     with duckdb.connect(database, read_only=True) as opened:
@@ -183,7 +183,7 @@ def fill_up(pipe: int) -> int:
     return taken
 
 
-def ended_half_way(home: Home, file: Path, by: signal.Signals) -> tuple[int, str]:
+def interrupt_export(home: Home, file: Path, by: signal.Signals) -> tuple[int, str]:
     """End an export by a signal while it writes; return its exit code and what it said.
 
     Its standard error is a pipe that is full, so that it waits at its first line, however slow
@@ -207,24 +207,24 @@ def ended_half_way(home: Home, file: Path, by: signal.Signals) -> tuple[int, str
     sleep(2)
     process.send_signal(by)
     with os.fdopen(reading, encoding="utf-8") as lines:
-        said = lines.read()
-    return process.wait(timeout=60), said[before:]
+        output = lines.read()
+    return process.wait(timeout=60), output[before:]
 
 
 def test_ctrl_c_ends_an_export_with_130(home: Home) -> None:
     """It says so in a line, and takes away what it had written."""
     file = home.root / "stopped.duckdb"
-    code, said = ended_half_way(home, file, signal.SIGINT)
-    assert code == 130, said
-    assert said.splitlines()[-1] == "stopped by Ctrl-C"
-    assert "Traceback" not in said
+    code, output = interrupt_export(home, file, signal.SIGINT)
+    assert code == 130, output
+    assert output.splitlines()[-1] == "stopped by Ctrl-C"
+    assert "Traceback" not in output
     assert [each.name for each in home.root.iterdir() if "stopped" in each.name] == []
 
 
 def test_a_killed_export_is_no_file_and_in_nobodys_way(home: Home) -> None:
     """Killed half-way, it leaves no file under the name; the next one writes it."""
     file = home.root / "killed.duckdb"
-    ended_half_way(home, file, signal.SIGKILL)
+    interrupt_export(home, file, signal.SIGKILL)
     assert (home.root / ".killed.duckdb.part").exists()
     assert not file.exists()
     assert verb(home, "export", str(file), "--tables", "lists") == 0

@@ -104,13 +104,13 @@ def test_a_key_revoked_on_the_way_costs_nothing_that_was_read(open_home: StartHo
     with home.account.inject_fault("error", match=match, status=401):
         broken = home.sync("events")
     assert "401" in broken.failures["events"]
-    kept = home.lake_ids("events")
-    assert 0 < len(kept) == len(set(kept)) < len(home.account.true_ids("events"))
+    stored = home.lake_ids("events")
+    assert 0 < len(stored) == len(set(stored)) < len(home.account.true_ids("events"))
     home.account.clear_journal()
     assert home.sync("events").success
     assert sorted(home.ids("events")) == sorted(home.account.true_ids("events"))
-    again = set(home.account.shown_record_counts("/api/events")) & set(kept)
-    assert len(again) <= len(kept) / 10
+    again = set(home.account.shown_record_counts("/api/events")) & set(stored)
+    assert len(again) <= len(stored) / 10
 
 
 def test_a_missing_scope_skips_the_stream(open_home: StartHome) -> None:

@@ -1,4 +1,4 @@
-"""The sweep of ids: profiles that vanished are marked by a hundred ids a request."""
+"""The id scan: profiles that vanished are marked by a hundred ids a request."""
 
 from urllib.parse import unquote_plus
 
@@ -9,11 +9,11 @@ from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.sandbox_account import NOON
 
-SWEEP = {"sweep_ids": True}
+ID_SCAN = {"sweep_ids": True}
 PROFILES = "/api/profiles"
 
 
-def test_a_sweep_marks_what_vanished(home: Home) -> None:
+def test_an_id_scan_marks_what_vanished(home: Home) -> None:
     """Deleted profiles are marked with when they were missed; rows, mark and records stay."""
     first = home.sync("profiles")
     gone = {
@@ -22,7 +22,7 @@ def test_a_sweep_marks_what_vanished(home: Home) -> None:
     home.account.advance_clock(minutes=10)
     noticed = home.account.now
     before = home.query("SELECT * EXCLUDE (deleted_at) FROM klaviyo.profiles ORDER BY id")
-    run = home.sync("profiles", config=SWEEP)
+    run = home.sync("profiles", config=ID_SCAN)
     assert run.success, run.failures
     assert home.deletion_times("profiles") == dict.fromkeys(gone, noticed)
     assert home.query("SELECT * EXCLUDE (deleted_at) FROM klaviyo.profiles ORDER BY id") == before
@@ -37,15 +37,15 @@ def test_a_sweep_marks_what_vanished(home: Home) -> None:
     assert home.account.shown_record_counts(PROFILES).total() < 10
 
 
-def test_a_sweep_asks_for_ids_alone(open_home: StartHome) -> None:
+def test_an_id_scan_asks_for_ids_alone(open_home: StartHome) -> None:
     """A request brings a hundred ids at the full rate: no consents, no predictions, no names."""
     home = open_home(profiles=350, events=0)
     home.sync("profiles")
     home.account.clear_journal()
-    assert home.sync("profiles", config=SWEEP).success
-    asked = [unquote_plus(each) for each in home.account.queries(PROFILES)]
-    assert 4 <= len(asked) <= 8
-    for each in asked:
+    assert home.sync("profiles", config=ID_SCAN).success
+    requested = [unquote_plus(each) for each in home.account.queries(PROFILES)]
+    assert 4 <= len(requested) <= 8
+    for each in requested:
         assert "sort=created" in each
         assert "page[size]=100" in each
         assert "fields[profile]=created" in each
@@ -53,8 +53,8 @@ def test_a_sweep_asks_for_ids_alone(open_home: StartHome) -> None:
     assert set(home.account.shown_record_counts(PROFILES)) == home.account.true_ids("profiles")
 
 
-def test_the_weekly_job_sweeps(home: Home) -> None:
-    """The schedule orders a sweep; so does the job when it is launched as it is."""
+def test_the_weekly_job_is_an_id_scan(home: Home) -> None:
+    """The schedule orders an id scan; so does the job when it is launched as it is."""
     home.sync("profiles")
     first, second = sorted(home.ids("profiles"))[:2]
     home.account.mutate(profile=first, delete=True)
@@ -72,14 +72,14 @@ def test_the_weekly_job_sweeps(home: Home) -> None:
     assert set(home.deletion_times("profiles")) == {first, second}
 
 
-def test_a_second_sweep_changes_nothing(home: Home) -> None:
+def test_a_second_id_scan_changes_nothing(home: Home) -> None:
     """Marks stay as they were, and where nothing changed no file is written."""
     home.sync("profiles")
     gone = home.account.mutate(profile=min(home.ids("profiles")), delete=True)
-    home.sync("profiles", config=SWEEP)
+    home.sync("profiles", config=ID_SCAN)
     marks, files = home.deletion_times("profiles"), home.data_files()
     home.account.advance_clock(hours=1)
-    run = home.sync("profiles", config=SWEEP)
+    run = home.sync("profiles", config=ID_SCAN)
     assert run.metadata_number("profiles", "deleted") == 0
     assert home.deletion_times("profiles") == marks
     assert set(marks) == {gone}
@@ -90,19 +90,19 @@ def test_a_second_sweep_changes_nothing(home: Home) -> None:
 
 
 def test_a_profile_that_comes_back_loses_its_mark(home: Home) -> None:
-    """A sweep that sees a profile again lifts its mark, though the profile did not change."""
+    """An id scan that sees a profile again lifts its mark, though the profile did not change."""
     home.sync("profiles")
     gone = home.account.mutate(profile=min(home.ids("profiles")), delete=True)
-    home.sync("profiles", config=SWEEP)
+    home.sync("profiles", config=ID_SCAN)
     assert set(home.deletion_times("profiles")) == {gone}
     home.account.restore("profile", gone)
     home.account.advance_clock(minutes=1)
-    assert home.sync("profiles", config=SWEEP).success
+    assert home.sync("profiles", config=ID_SCAN).success
     assert home.deletion_times("profiles") == {}
     assert sorted(home.ids("profiles")) == sorted(home.account.true_ids("profiles"))
 
 
-def test_what_changes_during_the_sweep_is_not_called_deleted(open_home: StartHome) -> None:
+def test_what_changes_during_the_id_scan_is_not_called_deleted(open_home: StartHome) -> None:
     """Profiles that change, come or go while ids are read: only who is gone is marked."""
     home = open_home(profiles=350, events=0)
     home.sync("profiles")
@@ -116,15 +116,15 @@ def test_what_changes_during_the_sweep_is_not_called_deleted(open_home: StartHom
     home.account.advance_clock(hours=1)
     match = {"path": PROFILES, "nth": 1}
     with home.account.inject_fault("mutate", match=match, mutations=changes):
-        assert home.sync("profiles", config=SWEEP).success
+        assert home.sync("profiles", config=ID_SCAN).success
     assert set(home.deletion_times("profiles")) == {gone}
     home.sync("profiles")
     assert set(home.deletion_times("profiles")) == {gone}
     assert sorted(home.live_ids("profiles")) == sorted(home.account.true_ids("profiles"))
 
 
-def test_a_sync_during_the_sweep_hinders_neither(home: Home) -> None:
-    """What a sync stores while ids are read stays as it stored it; the sweep marks the rest."""
+def test_a_sync_during_the_id_scan_hinders_neither(home: Home) -> None:
+    """What a sync stores while ids are read stays as it stored it; the id scan marks the rest."""
     home.sync("profiles")
     first, second, third = sorted(home.ids("profiles"))[:3]
     home.account.advance_clock(hours=1)
@@ -140,42 +140,42 @@ def test_a_sync_during_the_sweep_hinders_neither(home: Home) -> None:
         home.account.mutate(profile=third, delete=True)
 
     with run_at_crash_point("before moving a file", sync_changes, count=1):
-        run = home.sync("profiles", config=SWEEP)
+        run = home.sync("profiles", config=ID_SCAN)
     assert run.success, run.failures
     assert set(home.deletion_times("profiles")) == {first}
     assert created[0] in home.live_ids("profiles")
     rows = home.query(f"SELECT last_name FROM klaviyo.profiles WHERE id = '{second}'")
     assert rows == [("Meanwhile",)]
-    last = home.sync("profiles", config=SWEEP)
+    last = home.sync("profiles", config=ID_SCAN)
     assert last.success
     assert set(home.deletion_times("profiles")) == {first, third}
 
 
 @pytest.mark.usefixtures("fast_retries")
-def test_a_sweep_that_fails_marks_nothing(open_home: StartHome) -> None:
+def test_an_id_scan_that_fails_marks_nothing(open_home: StartHome) -> None:
     """A page that never comes leaves the table as it was."""
     home = open_home(profiles=350, events=0)
     home.sync("profiles")
     home.account.mutate(profile=min(home.ids("profiles")), delete=True)
     with home.account.inject_fault("error", match={"path": PROFILES, "from": 3}, status=500):
-        run = home.sync("profiles", config=SWEEP)
+        run = home.sync("profiles", config=ID_SCAN)
     assert "profiles" in run.failures
     assert home.deletion_times("profiles") == {}
 
 
-def test_a_sweep_with_an_unreadable_id_marks_nothing_and_says_so(home: Home) -> None:
+def test_an_id_scan_with_an_unreadable_id_marks_nothing_and_says_so(home: Home) -> None:
     """An id that cannot be read may be any of the missing ones."""
     home.sync("profiles")
     home.account.mutate(profile=min(home.ids("profiles")), delete=True)
     with home.account.inject_fault("null_id", match={"path": PROFILES}):
-        run = home.sync("profiles", config=SWEEP)
+        run = home.sync("profiles", config=ID_SCAN)
     assert run.success
     assert home.deletion_times("profiles") == {}
     assert "no missing row was marked as deleted" in run.warnings
 
 
 NONSENSE: dict[str, tuple[str, dict[str, object], str]] = {
-    "a swept stream": ("lists", {}, "this stream has no id scan"),
+    "a stream that is read whole": ("lists", {}, "this stream has no id scan"),
     "a view": ("events_detailed", {}, "this stream has no id scan"),
     "a fan-out": ("campaigns_detailed", {}, "this stream has no id scan"),
     "with a mode": ("profiles", {"sync_mode": "full_refresh_overwrite"}, "use it without"),
@@ -186,9 +186,9 @@ NONSENSE: dict[str, tuple[str, dict[str, object], str]] = {
 
 
 @pytest.mark.parametrize("case", NONSENSE)
-def test_a_sweep_that_makes_no_sense_is_refused(home: Home, case: str) -> None:
-    """An order for a sweep that cannot be carried out fails in a sentence and asks for no page."""
+def test_an_id_scan_that_makes_no_sense_is_refused(home: Home, case: str) -> None:
+    """An id scan that cannot be carried out fails in a sentence and asks for no page."""
     stream, config, sentence = NONSENSE[case]
-    run = home.sync(stream, config=config | SWEEP)
+    run = home.sync(stream, config=config | ID_SCAN)
     assert sentence in run.failures[stream]
     assert home.account.request_counts()[PROFILES] == 0

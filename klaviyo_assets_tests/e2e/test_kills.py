@@ -44,14 +44,14 @@ def test_twenty_kills_of_a_first_sync_lose_and_double_nothing(open_home: StartHo
     while kills < KILLS and killing.kill_once(pages=LONGEST):
         kills += 1
     assert killing.finish() == 0
-    said = f"seed {seed}, {kills} kills, {killing.cost}"
-    assert kills >= KILLS / 2, said
-    assert killing.cost.problems == [], said
-    assert killing.cost.max_uncommitted <= MOST_IN_FLIGHT, said
+    summary = f"seed {seed}, {kills} kills, {killing.cost}"
+    assert kills >= KILLS / 2, summary
+    assert killing.cost.problems == [], summary
+    assert killing.cost.max_uncommitted <= MOST_IN_FLIGHT, summary
     # That none of them lies in a closed window is told above. How many share the second at which an
     # open one goes on depends on how many are open: mostly 300, once 1,552 on a busy machine.
-    assert killing.cost.records_requested_again <= killing.cost.records_shown / 50, said
-    assert sorted(home.ids("events")) == sorted(home.account.true_ids("events")), said
+    assert killing.cost.records_requested_again <= killing.cost.records_shown / 50, summary
+    assert sorted(home.ids("events")) == sorted(home.account.true_ids("events")), summary
     with patch.dict(os.environ, home.variables):
         assert command(["verify"]) == 0
 
@@ -74,11 +74,13 @@ def test_a_death_between_commit_and_observation_costs_no_second_reading(
         patch.object(sync_run, "COMMIT_BYTES", COMMIT_BYTES),
     ):
         assert not home.sync("events").success
-    kept = home.lake_ids("events")
-    assert 0 < len(kept) < len(home.account.true_ids("events"))
+    stored = home.lake_ids("events")
+    assert 0 < len(stored) < len(home.account.true_ids("events"))
     home.account.clear_journal()
     second = home.sync("events")
     assert second.success
     assert "one commit behind, as after a killed run" in second.warnings
-    assert len(set(home.account.shown_record_counts("/api/events")) & set(kept)) <= len(kept) / 50
+    assert (
+        len(set(home.account.shown_record_counts("/api/events")) & set(stored)) <= len(stored) / 50
+    )
     assert sorted(home.ids("events")) == sorted(home.account.true_ids("events"))

@@ -99,7 +99,7 @@ def test_launching_the_editor_unchanged_is_a_sync(home: Home, stream: str) -> No
     [
         ("klaviyo", "base_url", "http://127.0.0.1:1"),
         ("klaviyo", "api_key", "pk_0123456789abcdef0123456789abcdef00"),
-        ("klaviyo", "key_variable", "SECOND_SHOP_KEY"),
+        ("klaviyo", "key_variable", "SECOND_ACCOUNT_KEY"),
         ("klaviyo", "settings", {}),
         ("lake", "data_dir", "elsewhere"),
         ("lake_io_manager", "lake", {}),

@@ -21,14 +21,14 @@ INS = {"table": dg.AssetIn(key=asset_key("events_detailed"))}
 def as_frame(table: pd.DataFrame) -> dg.MaterializeResult[Any]:
     """Take a DataFrame, and tell of it."""
     kinds = table.dtypes.astype(str)
-    return told(table, len(table), table["id"].nunique(), kinds["datetime"])
+    return report_result(table, len(table), table["id"].nunique(), kinds["datetime"])
 
 
 @dg.asset(ins=INS)
 def as_table(table: pa.Table) -> dg.MaterializeResult[Any]:
     """Take an Arrow table, and tell of it."""
     ids = len(set(table["id"].to_pylist()))
-    return told(table, table.num_rows, ids, f"{table.schema.field('datetime').type}")
+    return report_result(table, table.num_rows, ids, f"{table.schema.field('datetime').type}")
 
 
 @dg.asset(ins=INS)
@@ -37,16 +37,16 @@ def as_relation(table: duckdb.DuckDBPyRelation) -> dg.MaterializeResult[Any]:
     (rows, ids, kind) = table.aggregate(
         "count(*), count(DISTINCT id), any_value(typeof(datetime))"
     ).fetchall()[0]
-    return told(table, rows, ids, kind)
+    return report_result(table, rows, ids, kind)
 
 
 @dg.asset(ins=INS)
 def as_it_comes(table: Any) -> dg.MaterializeResult[Any]:  # noqa: ANN401 - this is the case
     """Take what comes without saying what, and tell of it."""
-    return told(table, len(table), table["id"].nunique(), str(table["datetime"].dtype))
+    return report_result(table, len(table), table["id"].nunique(), str(table["datetime"].dtype))
 
 
-def told(table: object, rows: int, ids: int, kind: str) -> dg.MaterializeResult[Any]:
+def report_result(table: object, rows: int, ids: int, kind: str) -> dg.MaterializeResult[Any]:
     """Return what came as metadata."""
     metadata = {"type": type(table).__name__, "rows": rows, "ids": ids, "datetime": kind}
     return dg.MaterializeResult(metadata=metadata)

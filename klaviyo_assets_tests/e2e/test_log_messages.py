@@ -53,15 +53,15 @@ def run_job(
     return home.execute(execute)
 
 
-def judge(home: Home, run: RunResult) -> None:
+def assert_clear_log(home: Home, run: RunResult) -> None:
     """Assert that a run ended well, did all that it had planned, and said nothing besides."""
     assert run.success, run.failures
     with open_instance(home.dagster_home) as instance:
         entries = instance.all_logs(run.id)
     planned, done = set[dg.AssetCheckKey](), set[dg.AssetCheckKey]()
     for entry in entries:
-        said = [word for word in UNASKED if word in entry.user_message]
-        assert not said, entry.user_message
+        phrases = [word for word in UNASKED if word in entry.user_message]
+        assert not phrases, entry.user_message
         event = entry.dagster_event
         assert event is None or event.event_type is not dg.DagsterEventType.STEP_SKIPPED
         if event and event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED:
@@ -75,7 +75,7 @@ def test_everything_materialized_by_hand_is_checked(home: Home) -> None:
     """All checks of all collections have a result; only what asks Klaviyo says that it waits."""
     every = [stream.name for stream in DEFAULT_COLLECTIONS]
     run = materialize(home, *every)
-    judge(home, run)
+    assert_clear_log(home, run)
     assert {stream for stream, _ in run.check_results} == {*every}
     colours = {key: each.colour for key, each in run.check_results.items()}
     assert colours.pop(("events", "complete")) == "yellow"
@@ -95,7 +95,7 @@ def test_a_comparison_is_repeated_and_not_made_again(home: Home) -> None:
     home.account.clear_journal()
     for _ in range(2):
         run = materialize(home, "events")
-        judge(home, run)
+        assert_clear_log(home, run)
         repeated = run.check_results["events", "complete"]
         assert repeated.colour == "green"
         assert repeated.description.startswith("As of ")
@@ -109,7 +109,7 @@ def test_each_job_does_what_it_plans(home: Home, name: str) -> None:
     """No job leaves a check without a result or a step behind."""
     every = [stream.name for stream in DEFAULT_COLLECTIONS]
     assert home.sync(*every).success
-    judge(home, run_job(home, f"klaviyo_{name}"))
+    assert_clear_log(home, run_job(home, f"klaviyo_{name}"))
 
 
 def test_a_run_of_report_partitions_is_checked(open_home: StartHome) -> None:
@@ -119,7 +119,7 @@ def test_a_run_of_report_partitions_is_checked(open_home: StartHome) -> None:
     days = days_between(date(2026, 11, 1), date(2026, 11, 5))
     ends = {RANGE_TAGS[0]: f"{days[0]}|{metric}", RANGE_TAGS[1]: f"{days[-1]}|{metric}"}
     run = materialize(home, FLOW_REPORT, tags=ends)
-    judge(home, run)
+    assert_clear_log(home, run)
     assert sorted(day for _, day, _ in read_materializations(home, run.id)) == days
     verdicts = {name: each.colour for (_, name), each in run.check_results.items()}
     # Days of weeks ago: the newest that should be there are not.

@@ -21,10 +21,16 @@ def test_a_first_sync_makes_the_simulated_requests(open_home: StartHome) -> None
     }
     run = home.sync()
     assert run.success
-    said = {stream.name: count_requests(stream, counts) for stream in DEFAULT_COLLECTIONS}
-    made = {name: int(run.metadata_number(name, "requests")) for name in said if said[name]}
+    counts_by_stream = {
+        stream.name: count_requests(stream, counts) for stream in DEFAULT_COLLECTIONS
+    }
+    made = {
+        name: int(run.metadata_number(name, "requests"))
+        for name in counts_by_stream
+        if counts_by_stream[name]
+    }
     for name, number in made.items():
         if name in SPLIT:
-            assert said[name] <= number <= said[name] + WORKERS, name
+            assert counts_by_stream[name] <= number <= counts_by_stream[name] + WORKERS, name
         else:
-            assert number == said[name], name
+            assert number == counts_by_stream[name], name

@@ -24,10 +24,10 @@ pytestmark = [
 ]
 
 
-def wait_for(claim: Callable[[], bool], life: ChildProcess) -> None:
+def wait_for(claim: Callable[[], bool], child: ChildProcess) -> None:
     """Wait until something holds, while a process lives that makes it so."""
     while not claim():
-        assert not life.has_ended(within=0.02)
+        assert not child.has_ended(within=0.02)
 
 
 def step_pid(home: Home) -> int | None:
@@ -43,12 +43,12 @@ def step_pid(home: Home) -> int | None:
 
 def orphan_of(home: Home, *, pages: int) -> int:
     """Start the job of several processes, kill its run worker after some pages; return the step."""
-    life = fork_parallel_sync(home, "events")
-    wait_for(lambda: home.account.request_counts()[EVENTS] >= pages, life)
+    child = fork_parallel_sync(home, "events")
+    wait_for(lambda: home.account.request_counts()[EVENTS] >= pages, child)
     found = step_pid(home)
     assert found is not None
-    assert found != life.pid
-    life.kill()
+    assert found != child.pid
+    child.kill()
     return found
 
 
@@ -67,7 +67,7 @@ def outlive(pid: int) -> None:
         os.close(watched)
 
 
-def lives(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     """Tell whether a process is there."""
     return Path(f"/proc/{pid}").exists()
 
@@ -76,7 +76,7 @@ def test_an_orphan_finishes_what_it_began(open_home: StartHome) -> None:
     """The step of a killed run worker commits all the same; the next run reads only the new."""
     home = open_home(events=12_000, latency_ms=40, future_events=0)
     orphan = orphan_of(home, pages=3)
-    assert lives(orphan)
+    assert is_alive(orphan)
     outlive(orphan)
     assert sorted(map(str, home.lake_ids("events"))) == sorted(home.account.true_ids("events"))
     home.account.clear_journal()
@@ -89,7 +89,7 @@ def test_an_orphan_and_the_next_run_keep_apart(open_home: StartHome) -> None:
     """Of a run and an orphan that still writes, one loses its commit, and no row is lost."""
     home = open_home(events=12_000, latency_ms=40, future_events=0)
     orphan = orphan_of(home, pages=3)
-    assert lives(orphan)
+    assert is_alive(orphan)
     beside = home.sync("events")
     outlive(orphan)
     if not beside.success:

@@ -12,7 +12,7 @@ from klaviyo_assets_tests.e2e.value_search import find_values
 SALT = "correct horse battery staple"
 ADA = "ada.lovelace@example.com"
 
-KEPT_BACK = {
+EXCLUDED = {
     "KLAVIYO_EXCLUDE_COLUMNS": "profiles.location_ip,profiles.phone_number,*.extra,"
     "accounts.contact_information_default_sender_email",
     "KLAVIYO_HASH_COLUMNS": "*.email,"
@@ -32,7 +32,7 @@ def salted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def addresses(home: Home) -> set[str]:
-    """Return the e-mail addresses, phone numbers and IP addresses of everybody in the shop."""
+    """Return the e-mail addresses, phone numbers and IP addresses of everybody in the account."""
     people = home.account.attributes("profile").values()
     own = {each[name] for each in people for name in ("email", "phone_number")}
     seen_at = {each["location"]["ip"] for each in people if each["location"]}
@@ -45,7 +45,7 @@ def chosen(query: str) -> set[str]:
 
 
 def live(home: Home) -> None:
-    """Bring everything, with history, from a shop where addresses are where none are expected."""
+    """Sync everything, with history, of an account with addresses where none are expected."""
     someone = min(home.account.attributes("profile"))
     home.account.add_events({"profile": someone, "properties": {"$value": 7, "CC": ADA}})
     odd = {"path": "/api/profiles"}
@@ -64,7 +64,7 @@ def live(home: Home) -> None:
 
 def test_nothing_kept_back_is_on_the_disk(home: Home) -> None:
     """Hashed, excluded and unlisted values are in no file, decoded or raw, of a whole home."""
-    home.settings |= KEPT_BACK
+    home.settings |= EXCLUDED
     live(home)
     assert len(addresses(home)) > 150
     assert find_values(home.root, addresses(home)) == {}
@@ -85,7 +85,7 @@ def test_without_the_settings_the_same_search_finds_them(home: Home) -> None:
 
 def test_hashes_join_and_allowed_members_stay(home: Home) -> None:
     """Tables still join by a hashed column, which anybody with the salt can work out anew."""
-    home.settings |= KEPT_BACK
+    home.settings |= EXCLUDED
     live(home)
     known = {each["email"] for each in home.account.attributes("profile").values()} - {None, ADA}
     digests = {hmac.new(SALT.encode(), each.encode(), "sha256").hexdigest() for each in known}
@@ -97,8 +97,10 @@ def test_hashes_join_and_allowed_members_stay(home: Home) -> None:
         "JOIN klaviyo.profiles p USING (email)"
     )
     assert joined[0][0] == joined[0][1] > 0
-    kept = home.query("SELECT DISTINCT json_keys(event_properties) FROM klaviyo.events_detailed")
-    assert sorted(kept) == [([],), (["$value"],)]
+    stored_keys = home.query(
+        "SELECT DISTINCT json_keys(event_properties) FROM klaviyo.events_detailed"
+    )
+    assert sorted(stored_keys) == [([],), (["$value"],)]
 
 
 def test_what_is_excluded_is_not_asked_for(home: Home) -> None:
@@ -120,10 +122,10 @@ def test_older_rows_are_told_of_until_a_full_refresh(home: Home) -> None:
     home.sync("profiles")
     home.settings["KLAVIYO_EXCLUDE_COLUMNS"] = "profiles.email"
     for _ in range(2):
-        said = home.sync("profiles").warnings
-        assert "profiles: rows stored before" in said
-        assert "hold email as before" in said
-        assert "full_refresh_overwrite" in said
+        message = home.sync("profiles").warnings
+        assert "profiles: rows stored before" in message
+        assert "hold email as before" in message
+        assert "full_refresh_overwrite" in message
     full = {"sync_mode": "full_refresh_overwrite"}
     gone = min(home.ids("profiles"))
     home.account.mutate(profile=gone, delete=True)
@@ -141,9 +143,9 @@ def test_a_history_from_before_is_told_of(home: Home) -> None:
     home.settings["KLAVIYO_EXCLUDE_COLUMNS"] = "profiles.email"
     full = {"sync_mode": "full_refresh_overwrite"}
     for _ in range(2):
-        said = home.sync("profiles", config=full).warnings
-        assert "profiles_history holds versions from before" in said
-        assert "rows stored before" not in said
+        message = home.sync("profiles", config=full).warnings
+        assert "profiles_history holds versions from before" in message
+        assert "rows stored before" not in message
 
 
 def test_another_salt_is_told_of(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +159,7 @@ def test_another_salt_is_told_of(home: Home, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_ui_shows_no_salt(home: Home) -> None:
     """The salt reaches the resource as the name of its variable, never as its value."""
-    home.settings |= KEPT_BACK
+    home.settings |= EXCLUDED
     resources = home.load_definitions().resources or {}
     shown = json.dumps(resources["klaviyo"].model_dump(), default=str)
     assert SALT not in shown

@@ -5,7 +5,7 @@ from datetime import timedelta
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.sandbox_account import NOON
 
-SWEEP = {"sweep_ids": True}
+ID_SCAN = {"sweep_ids": True}
 APPEND = {"sync_mode": "incremental_append"}
 MAP = "SELECT old_id, survivor_id, noticed_at, evidence FROM main.profile_merges"
 
@@ -29,7 +29,7 @@ def test_a_merge_shows_in_the_identifier_that_the_survivor_took_over(home: Home)
     noticed = home.account.now
     home.sync("profiles")
     assert home.query(MAP) == []
-    assert home.sync("profiles", config=SWEEP).success
+    assert home.sync("profiles", config=ID_SCAN).success
     assert set(home.deletion_times("profiles")) == {old}
     ((found, into, at, evidence),) = home.query(MAP)
     assert (found, into, at) == (old, survivor, noticed)
@@ -46,7 +46,7 @@ def test_a_merge_shows_in_events_that_were_read_again(home: Home) -> None:
     home.sync("events", config=APPEND)
     home.account.mutate(profile=old, merge_into=survivor)
     home.account.advance_clock(hours=1)
-    home.sync("profiles", config=SWEEP)
+    home.sync("profiles", config=ID_SCAN)
     assert home.query(MAP) == []
     home.sync("events", config={"start": f"{NOON - timedelta(days=30):%Y-%m-%d}"})
     ((found, into, _, evidence),) = home.query(MAP)
@@ -64,7 +64,7 @@ def test_a_deletion_is_no_merge(home: Home) -> None:
     home.account.mutate(create="profile", set={"email": email})
     home.account.advance_clock(hours=1)
     home.sync("profiles")
-    home.sync("profiles", config=SWEEP)
+    home.sync("profiles", config=ID_SCAN)
     assert set(home.deletion_times("profiles")) == {gone}
     assert home.query(f"SELECT count(*) FROM klaviyo.profiles WHERE email = '{email}'") == [(2,)]
     assert home.query(MAP) == []

@@ -49,12 +49,12 @@ def opened(path: str) -> duckdb.DuckDBPyConnection:
 def read_on(path: str, stop: Event, report: Connection) -> None:
     """Scan in a loop until told to stop: by a new connection each time, and by one kept open."""
     seen = Reading()
-    with opened(path) as kept:
+    with opened(path) as open_connection:
         while not stop.is_set() or seen.scans < LEAST:
             try:
                 with opened(path) as once:
                     seen.fresh.update(once.execute(SCAN).fetchall())
-                seen.held.update(kept.execute(SCAN).fetchall())
+                seen.held.update(open_connection.execute(SCAN).fetchall())
             except duckdb.Error as error:
                 seen.errors.append(f"{type(error).__name__}: {error}"[:300])
             seen.scans += 1

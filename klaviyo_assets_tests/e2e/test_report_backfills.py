@@ -51,13 +51,13 @@ def test_runs_of_a_day_each_share_the_answers(open_home: StartHome) -> None:
 
 def questions(home: Home) -> Counter[tuple[str, ...]]:
     """Return what was asked of campaign values, a message at a time: metric, time frame, id."""
-    asked = [
+    requested = [
         each["data"]["attributes"]
         for each in home.account.request_bodies(REPORT_PATHS[CAMPAIGN_REPORT])
     ]
     return Counter(
         (each["conversion_metric_id"], *sorted(each["timeframe"].values()), message_id)
-        for each in asked
+        for each in requested
         for message_id in re.findall(r'"(\w+)"', each.get("filter") or "") or [""]
     )
 

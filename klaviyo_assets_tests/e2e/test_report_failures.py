@@ -126,12 +126,12 @@ def test_what_failed_is_remembered_and_told(open_home: StartHome) -> None:
     with home.account.inject_fault("error", match=match, status=400, detail="Cannot be computed."):
         for times in (1, 2, 3):
             done = run_partitions(home, FLOW_REPORT, wanted)
-            said = done.run.failures[FLOW_REPORT]
-            assert f"metric {broken!a}" in said
-            assert "Cannot be computed" in said
-            assert f"{times} request" in said
-            assert "5 partitions of other metrics stored" in said
-    assert "ask_refused: true" in said
+            message = done.run.failures[FLOW_REPORT]
+            assert f"metric {broken!a}" in message
+            assert "Cannot be computed" in message
+            assert f"{times} request" in message
+            assert "5 partitions of other metrics stored" in message
+    assert "ask_refused: true" in message
     (shown,) = done.run.observations[FLOW_REPORT]
     assert shown["klaviyo/failed_metric"] == broken
     assert shown["klaviyo/failed_requests"] == 3

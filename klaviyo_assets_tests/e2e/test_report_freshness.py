@@ -27,7 +27,7 @@ NOON = datetime(2026, 11, 10, 17, tzinfo=UTC)
 
 @pytest.fixture
 def at_noon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let this machine's clock stand with the shop's."""
+    """Let this machine's clock stand with the account's."""
     monkeypatch.setattr(report_freshness, "utc_now", lambda: NOON)
 
 
@@ -46,7 +46,7 @@ def fetched(home: Home, metric: str, first: date, last: date) -> None:
     assert run_partitions(home, FLOW_REPORT, (metric, first, metric, last)).run.success
 
 
-def judge(home: Home) -> None:
+def run_checks(home: Home) -> None:
     """Run the checks of both reports, and nothing else, as somebody does from their page."""
     defs = home.load_definitions()
     keys = [dg.AssetCheckKey(asset_key(stream), CHECK) for stream in (FLOW_REPORT, CAMPAIGN_REPORT)]
@@ -66,26 +66,26 @@ def test_an_old_day_makes_nothing_green(open_home: StartHome) -> None:
     home = account_in(open_home, "America/New_York", NOON)
     metric = first_sync(home)
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = metric
-    judge(home)
-    green, severity, said = verdict_of(home, FLOW_REPORT)
+    run_checks(home)
+    green, severity, message = verdict_of(home, FLOW_REPORT)
     assert (green, severity) == (False, "WARN")
-    assert "was never read" in said
+    assert "was never read" in message
     for day in (date(2026, 9, 1), date(2026, 11, 8)):
         fetched(home, metric, day, day)
-        judge(home)
-        green, severity, said = verdict_of(home, FLOW_REPORT)
+        run_checks(home)
+        green, severity, message = verdict_of(home, FLOW_REPORT)
         assert (green, severity) == (False, "ERROR")
-        assert "from 2026-11-02 to" in said
+        assert "from 2026-11-02 to" in message
     fetched(home, metric, date(2026, 11, 2), date(2026, 11, 5))
-    judge(home)
+    run_checks(home)
     # Friday should be there for three days, Saturday for two.
     assert verdict_of(home, FLOW_REPORT)[:2] == (False, "ERROR")
     fetched(home, metric, date(2026, 11, 6), date(2026, 11, 6))
-    judge(home)
+    run_checks(home)
     assert verdict_of(home, FLOW_REPORT)[:2] == (False, "WARN")
     fetched(home, metric, date(2026, 11, 7), date(2026, 11, 7))
     home.account.clear_journal()
-    judge(home)
+    run_checks(home)
     assert verdict_of(home, FLOW_REPORT)[:1] == (True,)
     assert home.account.request_counts().total() == 0
 
@@ -97,13 +97,13 @@ def test_metrics_that_the_setting_does_not_want_are_not_judged(open_home: StartH
     metric = first_sync(home)
     fetched(home, metric, date(2026, 11, 2), date(2026, 11, 8))
     other = report_metrics(home)[1]
-    judge(home)
+    run_checks(home)
     assert verdict_of(home, FLOW_REPORT)[:1] == (True,)
     fetched(home, other, date(2026, 9, 1), date(2026, 9, 2))
-    judge(home)
+    run_checks(home)
     assert verdict_of(home, FLOW_REPORT)[:2] == (False, "ERROR")
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = metric
-    judge(home)
+    run_checks(home)
     assert verdict_of(home, FLOW_REPORT)[:1] == (True,)
 
 
@@ -129,8 +129,8 @@ def test_the_sensor_tells_of_a_verdict_once(open_home: StartHome) -> None:
     assert verdict_of(home, FLOW_REPORT)[:1] == (True,)
     with open_home_instance(home) as instance:
         key = dg.AssetCheckKey(asset_key(FLOW_REPORT), CHECK)
-        told = instance.event_log_storage.get_asset_check_execution_history(key, limit=9)
-        assert len(told) == 2
+        executions = instance.event_log_storage.get_asset_check_execution_history(key, limit=9)
+        assert len(executions) == 2
         assert len(instance.get_runs()) == runs + 1
 
 
@@ -143,5 +143,5 @@ def test_days_that_are_missing_because_a_report_failed_say_so(open_home: StartHo
     fetched(home, metric, date(2026, 9, 1), date(2026, 9, 1))
     with home.account.inject_fault("error", match={"path": REPORT_PATHS[FLOW_REPORT]}, status=400):
         assert not run_partitions(home, FLOW_REPORT, (metric, date(2026, 11, 8))).run.success
-    judge(home)
+    run_checks(home)
     assert "Requests of 1 metric failed recently" in verdict_of(home, FLOW_REPORT)[2]

@@ -49,7 +49,7 @@ def refused_metric(home: Home) -> str:
 
 
 def mistyped(home: Home) -> str:
-    """Return the id of the shop's main metric with one character wrong, and make it a partition."""
+    """Return the main metric's id with one character wrong, and make it a partition."""
     right = report_metrics(home)[0]
     wrong = right[:-1] + ("x" if right[-1] != "x" else "y")
     add_metrics(home, [wrong])
@@ -152,11 +152,11 @@ def test_a_backfill_with_a_mistyped_metric_says_so_once(open_home: StartHome) ->
     assert done.status == "COMPLETED_FAILED"
     assert Counter(done.partitions) == dict.fromkeys([f"{day}|{good}" for day in days], 1)
     assert assert_rows_match(home, FLOW_REPORT, good, days)
-    asked = [
+    requested = [
         each["data"]["attributes"]
         for each in home.account.request_bodies(REPORT_PATHS[FLOW_REPORT])
     ]
-    assert Counter(each["conversion_metric_id"] for each in asked) == {good: 1, wrong: 1}
+    assert Counter(each["conversion_metric_id"] for each in requested) == {good: 1, wrong: 1}
 
 
 @pytest.mark.parametrize("stream", [FLOW_REPORT, CAMPAIGN_REPORT])
@@ -167,11 +167,11 @@ def test_a_mistyped_metric_fails_in_words(open_home: StartHome, stream: str) -> 
     day = date(2026, 10, 1)
     for _ in range(2):
         done = run_partitions(home, stream, (wrong, day, refused, day))
-        said = done.run.failures[stream]
-        assert f"metric {wrong!a}: the account has no metric of this id" in said
-        assert "Passed in conversion metric does not exist" in said
-        assert f"Nearest: {good!a} (Placed Order)" in said
-        assert "1 partition of it not stored" in said
+        message = done.run.failures[stream]
+        assert f"metric {wrong!a}: the account has no metric of this id" in message
+        assert "Passed in conversion metric does not exist" in message
+        assert f"Nearest: {good!a} (Placed Order)" in message
+        assert "1 partition of it not stored" in message
         assert done.run.attempts[stream] == 1
         assert done.partitions == {(refused, day): 1}
         assert request_count(home, stream) == 2
@@ -247,12 +247,12 @@ def test_a_mistyped_setting_costs_at_most_one_request(
                 for request in found.runs
                 for text in run_request(home, request).run.failures.values()
             ]
-    asked = [
+    requested = [
         each["data"]["attributes"]["conversion_metric_id"]
         for path in REPORT_PATHS.values()
         for each in home.account.request_bodies(path)
     ]
-    assert asked.count(wrong) == len(failed) == (0 if knows_custom else 2)
+    assert requested.count(wrong) == len(failed) == (0 if knows_custom else 2)
     assert all(f"metric {wrong!a}: the account has no metric" in text for text in failed)
     named = f"KLAVIYO_CONVERSION_METRIC_IDS names {wrong!a}"
     assert any(named in each and f"Nearest: {good!a}" in each for each in reasons)
@@ -264,9 +264,9 @@ def test_a_name_in_the_place_of_an_id_finds_its_metric(open_home: StartHome) -> 
     """Whoever types a metric's name is told its id."""
     home = report_home(open_home, NOW)
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = "Placed_order"
-    said = home.sync("metrics").warnings
-    assert "names 'Placed_order'" in said
-    assert f"{report_metrics(home)[0]!a} (Placed Order)" in said
+    message = home.sync("metrics").warnings
+    assert "names 'Placed_order'" in message
+    assert f"{report_metrics(home)[0]!a} (Placed Order)" in message
 
 
 def test_a_custom_metric_is_no_mistake(open_home: StartHome) -> None:
@@ -359,19 +359,19 @@ def test_auto_that_finds_nothing_says_so(open_home: StartHome) -> None:
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = "auto"
     # What the account mapped yesterday is forgotten.
     shutil.rmtree(home.variables["KLAVIYO_STATE_DIR"])
-    said = "KLAVIYO_CONVERSION_METRIC_IDS=auto finds no metric"
+    message = "KLAVIYO_CONVERSION_METRIC_IDS=auto finds no metric"
     with home.account.inject_fault("error", match={"path": "/api/mapped-metrics"}, status=404):
         run = home.sync("metrics")
         assert run.success
-        assert said in run.warnings
+        assert message in run.warnings
         found = evaluate_sensor(home, DRAIN)
     assert not found.runs
-    assert said in found.reason
+    assert message in found.reason
     assert evaluate_daily_schedules(home, datetime(2026, 11, 10, 4, 15, tzinfo=UTC)) == []
     plan = command(home, "plan", "--start", "2026-10-01", "--end", "2026-10-02")
     assert plan.returncode == 2
-    assert said in plan.stderr
-    assert said in command(home, "status").stdout
+    assert message in plan.stderr
+    assert message in command(home, "status").stdout
 
 
 def test_all_can_be_said_aloud(open_home: StartHome) -> None:

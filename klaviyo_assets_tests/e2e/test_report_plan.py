@@ -56,7 +56,7 @@ def number(line: str) -> int:
 def test_the_number_announced_is_the_number_made(open_home: StartHome) -> None:
     """For flows at once; for campaigns once a first metric has shown when messages were sent.
 
-    The plan goes by this machine's clock, so the shop does here.
+    The plan goes by this machine's clock, so the account does here.
     """
     now = datetime.now(UTC).replace(hour=12, microsecond=0)
     home = report_home(open_home, now)
@@ -122,7 +122,7 @@ def test_refused_metrics_are_told_and_not_counted(open_home: StartHome) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--start", "2026-11-01", "--end", "yesterday"], "no date"),
         (["--start", "2024-01-01", "--end", "2024-12-31"], "reports begin at 2026-01-01"),
@@ -131,12 +131,12 @@ def test_refused_metrics_are_told_and_not_counted(open_home: StartHome) -> None:
     ],
 )
 def test_a_plan_that_makes_no_sense_is_refused(
-    open_home: StartHome, words: list[str], said: str
+    open_home: StartHome, words: list[str], message: str
 ) -> None:
     """A bad option or range, or a lake without metrics, ends with 2 and a sentence."""
     home = open_home()
     home.settings["KLAVIYO_REPORT_START_DATE"] = "2026-01-01"
     done = command(home, "plan", *words)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert json.dumps("Traceback") not in done.stderr

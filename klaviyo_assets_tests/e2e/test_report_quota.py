@@ -46,7 +46,7 @@ def run_killed(home: Home, kill_at: KillAt, metric: str) -> None:
     assert process.exitcode == -signal.SIGKILL
 
 
-def quota(home: Home) -> DailyQuota:
+def read_quota(home: Home) -> DailyQuota:
     """Return what the ledger says of the flow series' day."""
     state = Lake(home.data_dir, clock=datetime.now).read_table_state("metrics")
     assert state is not None
@@ -81,7 +81,7 @@ def test_a_kill_wastes_at_most_one_request(
     days = days_between(FIRST, LAST)
     assert done.partitions == dict.fromkeys([(metric, day) for day in days], 1)
     assert assert_rows_match(home, FLOW_REPORT, metric, days)
-    assert (request_count(home, FLOW_REPORT), quota(home).used) == (sent, booked)
+    assert (request_count(home, FLOW_REPORT), read_quota(home).used) == (sent, booked)
 
 
 def test_the_last_request_of_the_day_is_made_and_no_more(open_home: StartHome) -> None:
@@ -93,10 +93,10 @@ def test_the_last_request_of_the_day_is_made_and_no_more(open_home: StartHome) -
     done = run_partitions(home, FLOW_REPORT, (metric, FIRST, metric, LAST))
     assert not done.run.success
     assert request_count(home, FLOW_REPORT) == 1
-    said = done.run.failures[FLOW_REPORT]
-    assert "60 partitions stored, 3 partitions of 1 metric left" in said
-    assert "The next one can go at 20" in said
-    assert "Launch the rest then; the sensor klaviyo_reports_drain" in said
+    message = done.run.failures[FLOW_REPORT]
+    assert "60 partitions stored, 3 partitions of 1 metric left" in message
+    assert "The next one can go at 20" in message
+    assert "Launch the rest then; the sensor klaviyo_reports_drain" in message
     assert done.run.attempts[FLOW_REPORT] == 1
     assert len(done.partitions) == 60
     assert assert_rows_match(home, FLOW_REPORT, metric, days_between(date(2026, 9, 11), LAST))
@@ -115,7 +115,7 @@ def test_killed_with_the_last_request_booked(open_home: StartHome) -> None:
     done = run_partitions(home, FLOW_REPORT, (metric, FIRST, metric, LAST))
     assert "0 partitions stored" in done.run.failures[FLOW_REPORT]
     assert request_count(home, FLOW_REPORT) == 0
-    assert quota(home).remaining == 0
+    assert read_quota(home).remaining == 0
 
 
 def test_klaviyos_own_word_ends_the_run(open_home: StartHome) -> None:

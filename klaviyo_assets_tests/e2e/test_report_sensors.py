@@ -142,11 +142,11 @@ def test_it_never_asks_for_more_than_is_left(open_home: StartHome) -> None:
     home = report_home(open_home, NOW)
     home.settings |= {"KLAVIYO_REPORT_START_DATE": "2026-01-01", "KLAVIYO_RATE_LIMIT_SCALE": "1"}
     book_requests(home, {FLOW_REPORT: 220, CAMPAIGN_REPORT: 225})
-    asked = evaluate_sensor(home, DRAIN).runs
-    assert {request.tags["klaviyo/drain"] for request in asked} == {FLOW_REPORT}
-    assert 0 < sum(int(each.tags["klaviyo/requests_at_most"]) for each in asked) <= 5
+    requested_runs = evaluate_sensor(home, DRAIN).runs
+    assert {request.tags["klaviyo/drain"] for request in requested_runs} == {FLOW_REPORT}
+    assert 0 < sum(int(each.tags["klaviyo/requests_at_most"]) for each in requested_runs) <= 5
     revenue = report_metrics(home)[0]
-    (flows,) = asked
+    (flows,) = requested_runs
     first, last = (flows.tags[name] for name in RANGE_TAGS)
     assert first.endswith(f"|{revenue}")
     assert last.startswith("2026-11-09|")
@@ -237,16 +237,16 @@ def test_the_daily_schedule_asks_for_what_moves(open_home: StartHome) -> None:
     home = report_home(open_home, NOW)
     metrics = report_metrics(home)[:2]
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = ",".join(metrics)
-    asked = evaluate_daily_schedules(home, datetime(2026, 11, 10, 4, 15, tzinfo=UTC))
+    requested_runs = evaluate_daily_schedules(home, datetime(2026, 11, 10, 4, 15, tzinfo=UTC))
     ranges = {
         (
             each.asset_selection[0].path[-1] if each.asset_selection else "",
             *sorted(each.tags.items()),
         )
-        for each in asked
+        for each in requested_runs
     }
-    assert len(asked) == len(ranges) == 4
-    for request in asked:
+    assert len(requested_runs) == len(ranges) == 4
+    for request in requested_runs:
         done = run_request(home, request)
         assert done.run.success, done.run.failures
         assert {day for _, day in done.partitions} == set(

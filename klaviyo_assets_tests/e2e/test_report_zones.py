@@ -213,10 +213,10 @@ def test_a_changed_zone_is_said_with_the_days_that_it_concerns(open_home: StartH
     home.account.set_time_zone("Pacific/Auckland")
     fresh = date(2026, 11, 8)
     for _ in range(2):
-        said = run_partitions(home, FLOW_REPORT, (metric, fresh)).run.warnings
-        assert "was America/New_York and is Pacific/Auckland now" in said
-        assert "4 partitions stored before" in said
-        assert f"{first} to {later} of metric {metric}" in said
+        message = run_partitions(home, FLOW_REPORT, (metric, fresh)).run.warnings
+        assert "was America/New_York and is Pacific/Auckland now" in message
+        assert "4 partitions stored before" in message
+        assert f"{first} to {later} of metric {metric}" in message
     assert f"{first} to {later} of metric {metric}" in command(home, "status").stdout
     assert run_partitions(home, FLOW_REPORT, (metric, first, metric, later)).run.success
     assert "time zone was" not in run_partitions(home, FLOW_REPORT, (metric, fresh)).run.warnings

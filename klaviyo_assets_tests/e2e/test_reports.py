@@ -37,7 +37,7 @@ CHANGES = [
 
 
 def report_home(open_home: StartHome, now: datetime, zone: str = "UTC", **numbers: object) -> Home:
-    """Return a home whose shop is at `now` in a zone, with campaigns read and metrics known."""
+    """Return a home whose account is at `now` in a zone, with campaigns read and metrics known."""
     sizes = {"days": 60, "campaigns": 40, "flows": 24, "report_page": 5000, **numbers}
     home = open_home(now=now, timezone=zone, **sizes)
     home.settings |= {"KLAVIYO_TIMEZONE": zone, "KLAVIYO_REPORT_START_DATE": "2026-01-01"}
@@ -52,7 +52,7 @@ def report_home(open_home: StartHome, now: datetime, zone: str = "UTC", **number
 def test_every_day_has_its_truth_over_the_change_of_clocks(
     open_home: StartHome, zone: str, change: date
 ) -> None:
-    """Values equal the shop's own for every day around a change of clocks."""
+    """Values equal the account's own for every day around a change of clocks."""
     home = report_home(open_home, NOW, zone, days=(NOW.date() - change).days + 12)
     metric = report_metrics(home)[0]
     days = days_between(change - timedelta(days=8), change + timedelta(days=8))

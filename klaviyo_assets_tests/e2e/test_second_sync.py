@@ -55,18 +55,20 @@ SLICES = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Twice:
+class TwoSyncs:
     """A home after two syncs of everything at once, and what was there between the two."""
 
     home: Home
     first: RunResult
     between: dict[str, list[str]]
     second: RunResult
-    asked: int
+    requested: int
 
 
 @pytest.fixture(scope="module")
-def two_syncs(dagster_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twice]:
+def two_syncs(
+    dagster_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TwoSyncs]:
     """Give two syncs of everything, one right after the other."""
     with open_sandbox_account(lists=LISTS) as account:
         home = Home(
@@ -76,21 +78,21 @@ def two_syncs(dagster_template: Path, tmp_path_factory: pytest.TempPathFactory) 
         between = {stream: sorted(home.ids(stream)) for stream in EXPECTED_REQUESTS}
         account.clear_journal()
         second = home.sync()
-        asked = sum(account.request_counts().values())
-        yield Twice(home=home, first=first, between=between, second=second, asked=asked)
+        requested = sum(account.request_counts().values())
+        yield TwoSyncs(home=home, first=first, between=between, second=second, requested=requested)
 
 
-def test_a_second_sync_at_once_asks_only_what_could_be_new(two_syncs: Twice) -> None:
+def test_a_second_sync_at_once_asks_only_what_could_be_new(two_syncs: TwoSyncs) -> None:
     """It makes one request a slice and one a list, and logs no warning."""
     assert two_syncs.second.success
     assert {
         each: two_syncs.second.metadata_number(each, "requests") for each in EXPECTED_REQUESTS
     } == EXPECTED_REQUESTS
-    assert two_syncs.asked == sum(EXPECTED_REQUESTS.values())
+    assert two_syncs.requested == sum(EXPECTED_REQUESTS.values())
     assert two_syncs.second.warnings == ""
 
 
-def test_a_second_sync_at_once_changes_nothing(two_syncs: Twice) -> None:
+def test_a_second_sync_at_once_changes_nothing(two_syncs: TwoSyncs) -> None:
     """It doubles nothing, loses nothing, and hands every mark on as it was."""
     for stream, ids in two_syncs.between.items():
         assert sorted(two_syncs.home.ids(stream)) == ids
@@ -99,7 +101,7 @@ def test_a_second_sync_at_once_changes_nothing(two_syncs: Twice) -> None:
 
 
 @pytest.mark.parametrize("stream", SLICES)
-def test_only_records_at_the_mark_are_read_again(two_syncs: Twice, stream: str) -> None:
+def test_only_records_at_the_mark_are_read_again(two_syncs: TwoSyncs, stream: str) -> None:
     """A second sync reads what shares the second of a slice's mark or is later, and no more."""
     column, slices = SLICES[stream]
     (expected,) = two_syncs.home.query(

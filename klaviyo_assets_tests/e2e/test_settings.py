@@ -81,8 +81,8 @@ def test_a_key_of_the_wrong_form_is_refused_without_being_shown(home: Home, case
     key, sentence = BAD_KEYS[case]
     run = home.sync("lists", api_key=key)
     assert f"KLAVIYO_API_KEY {sentence}" in run.failures["lists"]
-    said = "\n".join([run.failures["lists"], run.warnings])
-    assert not key or key not in said
+    message = "\n".join([run.failures["lists"], run.warnings])
+    assert not key or key not in message
     assert home.account.request_counts().total() == 0
 
 
@@ -111,7 +111,7 @@ def test_hashing_without_a_secret_is_refused(
     assert home.account.request_counts().total() == 0
 
 
-@pytest.mark.parametrize("variable", ["KLAVIYO_API_KEY", "SECOND_SHOP_KEY"])
+@pytest.mark.parametrize("variable", ["KLAVIYO_API_KEY", "SECOND_ACCOUNT_KEY"])
 def test_without_a_key_the_variable_is_named(home: Home, variable: str) -> None:
     """A run without its key's variable fails in our words, one stream each; Klaviyo hears nothing.
 
@@ -122,9 +122,9 @@ def test_without_a_key_the_variable_is_named(home: Home, variable: str) -> None:
     dg.Definitions.validate_loadable(defs)
     run = synced_by(home, defs, "lists", "segments")
     assert set(run.failures) == {"lists", "segments"}
-    for said in run.failures.values():
-        assert f"{variable} is not set" in said
-        assert f"export {variable}=pk_" in said
+    for message in run.failures.values():
+        assert f"{variable} is not set" in message
+        assert f"export {variable}=pk_" in message
     assert home.account.request_counts().total() == 0
 
 
@@ -132,9 +132,9 @@ def test_a_second_account_has_a_variable_of_its_own(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The key comes from the variable that `build_defs` was told, whatever the usual one holds."""
-    monkeypatch.setenv("SECOND_SHOP_KEY", home.account.key)
+    monkeypatch.setenv("SECOND_ACCOUNT_KEY", home.account.key)
     home.settings["KLAVIYO_API_KEY"] = "pk_of_nobody_here_00000"
-    defs = build_defs(*read_settings(home.variables), api_key=dg.EnvVar("SECOND_SHOP_KEY"))
+    defs = build_defs(*read_settings(home.variables), api_key=dg.EnvVar("SECOND_ACCOUNT_KEY"))
     run = synced_by(home, defs, "lists")
     assert run.success, run.failures
     assert sorted(home.ids("lists")) == sorted(home.account.true_ids("lists"))

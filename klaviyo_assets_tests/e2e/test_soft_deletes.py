@@ -145,10 +145,10 @@ def test_a_record_that_moves_while_it_is_looked_for_is_found(open_home: StartHom
     flows = home.query("SELECT id FROM klaviyo.flows WHERE NOT archived ORDER BY updated DESC")
     assert len(flows) > 100
     moved = flows[0][0]
-    wish = {"flow": moved, "set": {"archived": True}}
+    change = {"flow": moved, "set": {"archived": True}}
     match = {"path": "/api/flows", "query": "archived%2Cfalse", "nth": 2}
     home.account.advance_clock(hours=1)
-    with home.account.inject_fault("mutate", match=match, mutations=[wish]):
+    with home.account.inject_fault("mutate", match=match, mutations=[change]):
         run = home.sync("flows", config=FULL)
     assert run.success
     assert home.deletion_times("flows") == {}

@@ -34,11 +34,11 @@ def test_append_keeps_every_version_once(home: Home) -> None:
     assert last.materializations["campaigns"]["klaviyo/sync_mode"] == "incremental_append"
     found = versions(home, "campaigns", "updated_at")
     assert len(found) == len(set(found)) == len(home.account.true_ids("campaigns")) + 2
-    kept = home.query(
+    stored = home.query(
         "SELECT name FROM klaviyo.campaigns_history "
         f"WHERE id = '{changed}' AND name IN ('Second', 'Third') ORDER BY updated_at"
     )
-    assert kept == [("Second",), ("Third",)]
+    assert stored == [("Second",), ("Third",)]
     assert home.query(f"SELECT name FROM klaviyo.campaigns WHERE id = '{changed}'") == [("Third",)]
     assert sorted(home.ids("campaigns")) == sorted(home.account.true_ids("campaigns"))
 
@@ -74,9 +74,9 @@ def test_append_of_estimates_keeps_what_was_estimated(home: Home) -> None:
     changed = home.account.mutate(campaign=min(home.ids("campaigns")), set={"name": "Again"})
     home.sync("campaigns")
     home.sync("campaigns_detailed", config=APPEND)
-    kept = [each for each, _ in versions(home, "campaigns_detailed", "sync_started_at")]
-    assert kept.count(changed) == 2
-    assert len(kept) == len(home.account.true_ids("campaigns")) + 1
+    stored = [each for each, _ in versions(home, "campaigns_detailed", "sync_started_at")]
+    assert stored.count(changed) == 2
+    assert len(stored) == len(home.account.true_ids("campaigns")) + 1
 
 
 def test_a_full_refresh_replaces_the_table(home: Home) -> None:
@@ -117,8 +117,8 @@ def test_a_full_refresh_with_history_keeps_what_is_gone(home: Home) -> None:
     home.sync("email_templates", config=FULL_APPEND)
     found = versions(home, "email_templates", "updated")
     assert len(found) == len(set(found)) == 6 + 1
-    kept = [each for each, _ in found]
-    assert (kept.count(gone), kept.count(renamed)) == (1, 2)
+    stored = [each for each, _ in found]
+    assert (stored.count(gone), stored.count(renamed)) == (1, 2)
     assert sorted(home.live_ids("email_templates")) == sorted(
         home.account.true_ids("email_templates")
     )

@@ -93,7 +93,7 @@ def test_every_stream_is_materialized(first_sync: First) -> None:
 
 @pytest.mark.parametrize("stream", STREAMS)
 def test_a_relation_holds_exactly_what_klaviyo_has(first_sync: First, stream: str) -> None:
-    """The ids of a relation are those of the shop's own count, each once."""
+    """The ids of a relation are those of the account's own count, each once."""
     held = first_sync.home.ids(stream)
     assert len(held) > 0
     assert sorted(held) == sorted(first_sync.home.account.true_ids(LIKE.get(stream, stream)))

@@ -1,4 +1,4 @@
-"""The judge: is a stream in the lake what its shop holds and what was shown, and no more."""
+"""Assertions: a stream in the lake is what its account holds and what was shown, and no more."""
 
 from collections.abc import Set as AbstractSet
 from datetime import datetime
@@ -27,7 +27,7 @@ NO_IDS: frozenset[str] = frozenset()
 def assert_complete(home: Home, *streams: str, quarantined: AbstractSet[str] = NO_IDS) -> None:
     """Assert that each stream is complete and nothing but what was shown; all runs are over.
 
-    Stored ids are the shop's, but for those `quarantined` into quarantine, each once, in the lake
+    Stored ids are the account's, except those `quarantined`, each once, in the lake
     and in the database, and were shown intact (the journal must not have been emptied since the
     first run). Then the marks, as `assert_cursors_agree` has it.
     """
@@ -40,7 +40,7 @@ def assert_complete(home: Home, *streams: str, quarantined: AbstractSet[str] = N
 
 
 def assert_sound_part(home: Home, *streams: str) -> None:
-    """Assert that what a failed run left is sound: a part of the shop's, shown, each key once."""
+    """Assert that what a failed run left is sound: a part of what was shown, each key once."""
     for stream in streams:
         stored = stored_ids(home, stream)
         assert len(stored) == len(set(stored)), stream
@@ -65,8 +65,13 @@ def assert_cursors_agree(home: Home, stream: str) -> None:
     cursor = STREAMS[stream].cursor
     if cursor is None or not has_table(home, stream):
         return
-    committed, told = read_committed_cursor(home, stream), read_metadata_cursor(home, stream)
-    assert told == committed, f"{stream}: {told} in asset metadata, {committed} in the lake"
+    committed, materialized = (
+        read_committed_cursor(home, stream),
+        read_metadata_cursor(home, stream),
+    )
+    assert materialized == committed, (
+        f"{stream}: {materialized} in asset metadata, {committed} in the lake"
+    )
     if committed is not None:
         assert committed <= max_stored_cursor(home, stream, cursor.column), stream
 

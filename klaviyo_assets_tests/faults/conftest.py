@@ -1,4 +1,4 @@
-"""Homes and shops for the numbered tests: those of the end-to-end tests."""
+"""Homes and accounts for the numbered tests: those of the end-to-end tests."""
 
 from klaviyo_assets_tests.e2e.conftest import (
     StartHome,

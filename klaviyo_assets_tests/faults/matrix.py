@@ -53,8 +53,8 @@ def read_fault_rows() -> list[FaultRow]:
 
 def build_fault_row(number: str, words: Mapping[str, Any]) -> FaultRow:
     """Return a row; a word that rows do not have is a TypeError."""
-    told = dict(words)
-    return FaultRow(number=number, codes=tuple(told.pop("codes")), **told)
+    fields = dict(words)
+    return FaultRow(number=number, codes=tuple(fields.pop("codes")), **fields)
 
 
 def find_numbered_tests() -> dict[str, list[str]]:
@@ -62,8 +62,8 @@ def find_numbered_tests() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for path in sorted(FAULTS_FOLDER.rglob("test_*.py")):
         for name in function_names(path):
-            if told := NUMBERED_TEST_PATTERN.fullmatch(name):
-                found.setdefault(f"F{told[1]}", []).append(f"{path.name}::{name}")
+            if match := NUMBERED_TEST_PATTERN.fullmatch(name):
+                found.setdefault(f"F{match[1]}", []).append(f"{path.name}::{name}")
     return found
 
 
@@ -85,5 +85,5 @@ def render_page() -> str:
         lines.append(f"| {row.number} | {row.stage} | {row.fault} | {outcome} | {named} |")
         if row.note:
             notes.append(f"* {row.number}: {row.note}")
-    told = ["", "## Notes", "", *notes] if notes else []
-    return "\n".join([INTRODUCTION, *lines, *told, ""])
+    note_lines = ["", "## Notes", "", *notes] if notes else []
+    return "\n".join([INTRODUCTION, *lines, *note_lines, ""])

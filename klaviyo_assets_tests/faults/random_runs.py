@@ -1,4 +1,4 @@
-"""Runs with random faults and random kills, told by their seed, each judged to the last id.
+"""Runs with random faults and random kills, repeatable by their seed, each checked to the last id.
 
 `python -m klaviyo_assets_tests.faults.random_runs --seeds 200` is the long form; the test suite has
 the short one. One seed is one account and one installation: some runs of some streams, of which up
@@ -74,13 +74,13 @@ COMMIT_BYTES = 2**18
 
 @dataclass(slots=True, kw_only=True)
 class SeedResult:
-    """What became of a seed, in numbers; `problem` is what the judge said, empty if nothing."""
+    """What became of a seed, in numbers; `problem` is what a check found, empty if nothing."""
 
     seed: int
     streams: tuple[str, ...]
     kills: int = 0
     faults: int = 0
-    lies: int = 0
+    false_responses: int = 0
     overlaps: int = 0
     """Full refreshes beside which another run lived."""
     moves: int = 0
@@ -99,8 +99,9 @@ class SeedResult:
     def __str__(self) -> str:
         """Return it in a line."""
         return (
-            f"seed {self.seed}: {self.kills} kills, {self.faults} faults, {self.lies} of them "
-            f"lies, {self.overlaps} overlaps, {self.moves} moves, {self.requests:,} requests, "
+            f"seed {self.seed}: {self.kills} kills, {self.faults} faults, "
+            f"{self.false_responses} of them false responses, {self.overlaps} overlaps, "
+            f"{self.moves} moves, {self.requests:,} requests, "
             f"{self.compared:,} ids compared, {self.lost} lost, {self.doubled} doubled"
             f"{'; ' + self.problem if self.problem else ''} ({', '.join(self.streams)})"
         )
@@ -131,24 +132,26 @@ class SeedRun:
         self.inject_false_responses()
         codes: list[int | None] = []
         while 0 not in codes and len(codes) < MAX_ATTEMPTS:
-            life = self.start_run()
-            assert life.has_ended(within=300), "a run did not end"
-            codes.append(life.exit_code)
+            child = self.start_run()
+            assert child.has_ended(within=300), "a run did not end"
+            codes.append(child.exit_code)
         assert 0 in codes, f"the last run failed {MAX_ATTEMPTS} times"
         if any((self.home.data_dir / "lake" / "_quarantine").rglob("*.parquet")):
             self.home.account.sandbox.faults.clear()
-            life = self.start_run()
-            assert life.has_ended(within=300), "the run for what was put aside did not end"
-            assert life.exit_code == 0, "the run for what was put aside failed"
+            child = self.start_run()
+            assert child.has_ended(within=300), "the run for what was put aside did not end"
+            assert child.exit_code == 0, "the run for what was put aside failed"
 
     def inject_false_responses(self) -> None:
         """Have some of the next answers of events lie."""
-        for lie in self.rng.sample(FALSE_RESPONSES, self.rng.randint(0, len(FALSE_RESPONSES))):
+        for false_response in self.rng.sample(
+            FALSE_RESPONSES, self.rng.randint(0, len(FALSE_RESPONSES))
+        ):
             match: dict[str, object] = {
                 "path": STREAM_PATHS["events"],
                 "nth": self.rng.randint(1, 6),
             }
-            script = [{"match": match, "fault": lie}]
+            script = [{"match": match, "fault": false_response}]
             self.home.account.sandbox.faults.add(cast("Json", script))
 
     def run_overlapping_refresh(self) -> None:
@@ -189,7 +192,7 @@ class SeedRun:
         return was_alive
 
     def advance_time(self) -> None:
-        """Let up to two days go by in the shop, with their events and people, and a new list.
+        """Let up to two days go by in the account, with their events and people, and a new list.
 
         An event that was written before may come back with the day of now.
         """
@@ -204,7 +207,7 @@ class SeedRun:
             self.home.account.mutate(create="list", set={"name": f"list {self.rng.random()}"})
 
     def compare_ids(self) -> None:
-        """Compare every stream's ids with the shop's, and count what the journal has."""
+        """Compare every stream's ids with the account's, and count what the journal has."""
         for stream in self.outcome.streams:
             truth, stored = (
                 self.home.account.true_ids(stream),
@@ -217,7 +220,7 @@ class SeedRun:
         self.outcome.requests = len(entries)
         met = Counter(each.fault for each in entries if each.fault is not None)
         self.outcome.faults = met.total()
-        self.outcome.lies = sum(
+        self.outcome.false_responses = sum(
             met[kind] for kind in {str(each["kind"]) for each in FALSE_RESPONSES}
         )
 
@@ -254,7 +257,7 @@ def run_seed(seed: int, folder: Path, dagster_template: Path) -> SeedResult:
     outcome = SeedResult(seed=seed, streams=streams)
     events = chance.choice([0, 1500, 4000])
     with open_sandbox_account(seed=seed, events=events, gzip=chance.random() < 0.5) as account:
-        # Some events of a shop come days late.
+        # Some events of an account come days late.
         settings = {"KLAVIYO_LOOKBACK_DAYS": "7"}
         home = Home(
             account=account,
@@ -278,13 +281,14 @@ def run_seed(seed: int, folder: Path, dagster_template: Path) -> SeedResult:
 def summary(outcomes: Sequence[SeedResult], seconds: float) -> str:
     """Return the closing line over all seeds."""
     parts = (
-        *("kills", "faults", "lies", "overlaps", "moves"),
+        *("kills", "faults", "false_responses", "overlaps", "moves"),
         *("requests", "compared", "lost", "doubled"),
     )
     total = {part: sum(getattr(each, part) for each in outcomes) for part in parts}
     return (
         f"{len(outcomes)} seeds in {seconds:.0f} s: {total['kills']} kills, {total['faults']:,} "
-        f"faults in {total['requests']:,} requests ({total['lies']} of them lies), "
+        f"faults in {total['requests']:,} requests ({total['false_responses']} of them "
+        "false responses), "
         f"{total['overlaps']} full refreshes beside a run, {total['moves']} times an event on "
         f"another day, {total['compared']:,} ids compared, "
         f"{total['lost']} lost, {total['doubled']} doubled, "

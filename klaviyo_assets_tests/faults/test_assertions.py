@@ -1,4 +1,4 @@
-"""The judge can say no, and the matrix is whole: without this the numbered tests prove nothing."""
+"""The checks can fail, and the matrix is whole: without this the numbered tests prove nothing."""
 
 from datetime import timedelta
 
@@ -41,7 +41,7 @@ def test_the_judge_accepts_a_good_sync(home: Home) -> None:
 
 
 def test_the_judge_finds_what_is_missing(home: Home) -> None:
-    """One record more in the shop than in the lake is one too few."""
+    """One record more in the account than in the lake is one too few."""
     home.sync("lists")
     home.account.mutate(create="list", set={"name": "new"})
     with pytest.raises(AssertionError):

@@ -56,7 +56,7 @@ HOURLY_SYNCS = {
 
 
 def start_home(open_home: StartHome, case: Case, *more: Burst) -> Home:
-    """Give a home for a shop with the records of a case, and of other bursts."""
+    """Give a home for an account with the records of a case, and of other bursts."""
     bursts = (*more, *case.bursts)
     kind = f"{case.stream.removesuffix('s')}_bursts"
     return open_home(latency_ms=LATENCY_MS, future_events=0, **{kind: bursts})
@@ -79,9 +79,9 @@ def test_f88_a_first_sync_of_bursts_asks_for_little_more_than_its_pages(
     truth = home.account.true_ids(case.stream)
     assert len(truth) >= 150
     assert Counter(home.ids(case.stream)) == Counter(truth)
-    asked = home.account.request_counts()[f"/api/{case.stream}"]
-    assert asked == run.metadata_number(case.stream, "requests")
-    assert asked <= most_requests(len(truth), case.stream)
+    request_count = home.account.request_counts()[f"/api/{case.stream}"]
+    assert request_count == run.metadata_number(case.stream, "requests")
+    assert request_count <= most_requests(len(truth), case.stream)
 
 
 @pytest.mark.parametrize("name", HOURLY_SYNCS)
@@ -101,8 +101,8 @@ def test_f88_an_hourly_sync_after_a_burst_asks_for_little_more_than_its_pages(
     assert len(truth - before) >= 240
     assert Counter(home.ids(case.stream)) == Counter(truth)
     # The record that the mark comes from is read again.
-    asked = home.account.request_counts()[f"/api/{case.stream}"]
-    assert asked <= most_requests(len(truth - before) + 1, case.stream)
+    request_count = home.account.request_counts()[f"/api/{case.stream}"]
+    assert request_count <= most_requests(len(truth - before) + 1, case.stream)
 
 
 def test_f88_an_hourly_sync_after_an_import_takes_a_request_or_two_beyond_its_pages(

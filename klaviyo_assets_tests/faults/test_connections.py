@@ -36,7 +36,7 @@ def blocked(*_: object, **__: object) -> list[tuple[object, ...]]:
 
 @pytest.mark.usefixtures("fast_retries")
 @pytest.mark.parametrize(
-    ("resolver", "said"),
+    ("resolver", "message"),
     [
         (unknown, "no response from a.klaviyo.com: gaierror"),
         (blocked, "resolves to 0.0.0.0: a DNS filter on this network blocks it"),
@@ -44,13 +44,13 @@ def blocked(*_: object, **__: object) -> list[tuple[object, ...]]:
     ids=["unknown", "blocked"],
 )
 def test_f16_a_name_that_leads_nowhere_is_told(
-    home: Home, resolver: Callable[..., object], said: str
+    home: Home, resolver: Callable[..., object], message: str
 ) -> None:
     """Name and hint come after bounded tries; the next run, with the name there again, reads."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(socket, "getaddrinfo", resolver)
         run = home.sync("lists", base_url=KLAVIYO)
-    assert said in run.failures["lists"]
+    assert message in run.failures["lists"]
     assert "a.klaviyo.com" in run.failures["lists"]
     assert "Given up after 6 tries" in run.failures["lists"]
     assert run.attempts["lists"] == 2

@@ -37,7 +37,7 @@ FULL: dict[str, tuple[CrashPoint, str]] = {
 
 @pytest.fixture
 def home(home: Home) -> Home:
-    """Give a home that reads the last days again, because some events of a shop come late."""
+    """Give a home that reads the last days again, because some events of an account come late."""
     home.settings["KLAVIYO_LOOKBACK_DAYS"] = "7"
     return home
 

@@ -16,7 +16,7 @@ from klaviyo_assets_tests.faults.assertions import (
 from klaviyo_assets_tests.faults.journal import response_statuses
 
 FULL = {"sync_mode": "full_refresh_overwrite"}
-SWEEP = {"sweep_ids": True}
+ID_SCAN = {"sweep_ids": True}
 
 NO_PAGES: Mapping[str, tuple[str, Mapping[str, object], str]] = {
     "a page without links": ("bare_page", {}, "no `links.self`"),
@@ -34,14 +34,14 @@ F72 = [each for each in NO_PAGES if each not in F71]
 pytestmark = pytest.mark.usefixtures("fast_retries")
 
 
-def stocked(open_home: StartHome) -> Home:
-    """Return a home for a shop with some pages of lists, profiles and events."""
+def open_stocked_home(open_home: StartHome) -> Home:
+    """Return a home for an account with some pages of lists, profiles and events."""
     return open_home(lists=15, profiles=250, events=2_500, future_events=0, days=3)
 
 
-def asked_again(home: Home, lie: str) -> None:
+def assert_requested_again(home: Home, false_response: str) -> None:
     """Have the second page of events, and the first one of lists, be a lie once or twice."""
-    kind, options, _ = NO_PAGES[lie]
+    kind, options, _ = NO_PAGES[false_response]
     for stream, first, times in (("events", 2, 2), ("lists", 1, 1)):
         match = {"path": STREAM_PATHS[stream], "from": first, "to": first + times - 1}
         with home.account.inject_fault(kind, match=match, **options):
@@ -52,63 +52,67 @@ def asked_again(home: Home, lie: str) -> None:
         assert_complete(home, stream)
 
 
-def fails_in_the_end(home: Home, lie: str) -> None:
+def fails_in_the_end(home: Home, false_response: str) -> None:
     """Have all but the first pages be a lie for ever; nothing is claimed, and a later run is whole.
 
-    Of a first sync, then of a full refresh, a snapshot and a sweep of ids.
+    Of a first sync, then of a full refresh, a snapshot and an id scan.
     """
-    kind, options, said = NO_PAGES[lie]
+    kind, options, message = NO_PAGES[false_response]
     with home.account.inject_fault(
         kind, match={"path": STREAM_PATHS["events"], "from": 2}, **options
     ):
-        judge_told(home.sync("events"), said, "events")
+        assert_message(home.sync("events"), message, "events")
     assert_sound_part(home, "events")
     assert 0 < len(stored_ids(home, "events")) < len(home.account.true_ids("events"))
     assert home.sync("events", "lists", "profiles").success
-    for stream, config in (("events", FULL), ("lists", None), ("profiles", SWEEP)):
+    for stream, config in (("events", FULL), ("lists", None), ("profiles", ID_SCAN)):
         with home.account.inject_fault(
             kind, match={"path": STREAM_PATHS[stream], "from": 2}, **options
         ):
-            judge_told(home.sync(stream, config=config), said, stream)
+            assert_message(home.sync(stream, config=config), message, stream)
     assert_complete(home, "events", "lists", "profiles")
     assert home.deletion_times("lists") == home.deletion_times("profiles") == {}
 
 
-def judge_told(run: RunResult, said: str, stream: str) -> None:
+def assert_message(run: RunResult, message: str, stream: str) -> None:
     """Assert that a stream failed in words, after all tries."""
     assert list(run.failures) == [stream]
-    assert said in run.failures[stream]
+    assert message in run.failures[stream]
     assert "Given up after 6 tries" in run.failures[stream]
 
 
-@pytest.mark.parametrize("lie", F71)
-def test_f71_a_page_without_its_place_is_asked_for_again(open_home: StartHome, lie: str) -> None:
+@pytest.mark.parametrize("false_response", F71)
+def test_f71_a_page_without_its_place_is_asked_for_again(
+    open_home: StartHome, false_response: str
+) -> None:
     """Klaviyo always says where a page is: what does not is no page, and never the last one."""
-    asked_again(stocked(open_home), lie)
+    assert_requested_again(open_stocked_home(open_home), false_response)
 
 
 def test_f71_pages_without_their_place_for_ever_fail(open_home: StartHome) -> None:
     """If it lasts the stream fails, nothing counts as read, and no row is dropped or marked."""
-    fails_in_the_end(stocked(open_home), "nothing without links")
+    fails_in_the_end(open_stocked_home(open_home), "nothing without links")
 
 
-@pytest.mark.parametrize("lie", F72)
-def test_f72_what_tells_of_errors_is_asked_for_again(open_home: StartHome, lie: str) -> None:
+@pytest.mark.parametrize("false_response", F72)
+def test_f72_what_tells_of_errors_is_asked_for_again(
+    open_home: StartHome, false_response: str
+) -> None:
     """Klaviyo never sends errors with records, nor an object with neither."""
-    asked_again(stocked(open_home), lie)
+    assert_requested_again(open_stocked_home(open_home), false_response)
 
 
 def test_f72_errors_for_ever_fail(open_home: StartHome) -> None:
     """If it lasts the stream fails with Klaviyo's own words."""
-    fails_in_the_end(stocked(open_home), "errors beside a page")
+    fails_in_the_end(open_stocked_home(open_home), "errors beside a page")
 
 
-@pytest.mark.parametrize("lie", ["errors beside a page", "an empty object"])
-def test_f72_single_records_are_asked_for_again(open_home: StartHome, lie: str) -> None:
+@pytest.mark.parametrize("false_response", ["errors beside a page", "an empty object"])
+def test_f72_single_records_are_asked_for_again(open_home: StartHome, false_response: str) -> None:
     """The same of answers that are no pages: each list's profile count."""
     home = open_home(lists=4, events=0)
     assert home.sync("lists").success
-    kind, options, _ = NO_PAGES[lie]
+    kind, options, _ = NO_PAGES[false_response]
     one = f"/api/lists/{min(home.ids('lists'))}"
     with home.account.inject_fault(kind, match={"path": one, "to": 2}, **options):
         run = home.sync("lists_detailed")
@@ -125,26 +129,26 @@ WHOLE_READS: Mapping[str, Mapping[str, object]] = {
     "events": FULL,
     "global_exclusions": FULL,
     "lists": {},
-    "profiles": SWEEP,
+    "profiles": ID_SCAN,
 }
-"""Streams with what has them read whole: full refreshes, a snapshot, a sweep of ids."""
+"""Streams with what has them read whole: full refreshes, a snapshot, an id scan."""
 
 
-@pytest.mark.parametrize("kept", [0, 10])
-def test_f73_a_read_that_leaves_much_out_is_not_believed(open_home: StartHome, kept: int) -> None:
+@pytest.mark.parametrize("stored", [0, 10])
+def test_f73_a_read_that_leaves_much_out_is_not_believed(open_home: StartHome, stored: int) -> None:
     """Nothing, or a list cut short, in Klaviyo's own form: read twice, then refused in words."""
-    home = stocked(open_home)
+    home = open_stocked_home(open_home)
     assert home.sync(*WHOLE_READS).success
     for stream, config in WHOLE_READS.items():
         before = home.query(f"FROM klaviyo.{stream} ORDER BY id")
         with home.account.inject_fault(
-            "cut_list", match={"path": STREAM_PATHS[stream]}, count=kept
+            "cut_list", match={"path": STREAM_PATHS[stream]}, count=stored
         ):
             run = home.sync(stream, config=config)
-        said = run.failures[stream]
-        assert f"rows before: {len(before):,}, rows now: {kept})" in said
-        assert "a second read of everything said the same" in said
-        assert "confirm_shrink: true" in said
+        message = run.failures[stream]
+        assert f"rows before: {len(before):,}, rows now: {stored})" in message
+        assert "a second read of everything said the same" in message
+        assert "confirm_shrink: true" in message
         assert run.attempts[stream] == 1
         assert "everything is read a second time" in run.warnings
         assert home.query(f"FROM klaviyo.{stream} ORDER BY id") == before
@@ -156,7 +160,7 @@ def test_f73_a_read_that_leaves_much_out_is_not_believed(open_home: StartHome, k
 
 def test_f73_a_lie_told_once_changes_nothing(open_home: StartHome) -> None:
     """The second read has everything: the run is green, and says that it read twice."""
-    home = stocked(open_home)
+    home = open_stocked_home(open_home)
     assert home.sync(*WHOLE_READS).success
     for stream, config in WHOLE_READS.items():
         with home.account.inject_fault(
@@ -172,7 +176,7 @@ def test_f73_a_lie_told_once_changes_nothing(open_home: StartHome) -> None:
 
 def test_f73_what_is_confirmed_is_believed(open_home: StartHome) -> None:
     """Most lists are really deleted: refused until somebody confirms it, and marked then."""
-    home = stocked(open_home)
+    home = open_stocked_home(open_home)
     assert home.sync("lists").success
     gone = {home.account.mutate(list=each, delete=True) for each in sorted(home.ids("lists"))[:12]}
     assert "would mark 12 of 15 rows as deleted" in home.sync("lists").failures["lists"]
@@ -204,7 +208,7 @@ def test_f73_a_few_lists_may_go_unless_none_is_left(open_home: StartHome) -> Non
 
 def test_f73_the_share_is_a_setting(open_home: StartHome) -> None:
     """What a table may lose is `KLAVIYO_SHRINK_LIMIT`; what lies before a start date is no loss."""
-    home = stocked(open_home)
+    home = open_stocked_home(open_home)
     assert home.sync("events", "lists").success
     for each in sorted(home.ids("lists"))[:12]:
         home.account.mutate(list=each, delete=True)

@@ -31,11 +31,11 @@ def held(path: str) -> Mapping[str, object]:
     return {"path": path, "from": 3, "to": 3}
 
 
-def wait_for_the_held_one(home: Home, life: ChildProcess, path: str) -> None:
+def wait_for_the_held_one(home: Home, child: ChildProcess, path: str) -> None:
     """Wait until nothing of a path is asked for but the page that is held."""
     before, now = 0, home.account.request_counts()[path]
     while now < 3 or now > before:
-        assert not life.has_ended(within=0.7)
+        assert not child.has_ended(within=0.7)
         before, now = now, home.account.request_counts()[path]
 
 

@@ -80,7 +80,7 @@ def paths_below(folder: Path) -> set[str]:
     return {str(each.relative_to(folder)) for each in folder.rglob("*")}
 
 
-def judge_paths(home: Home, before: Iterable[str]) -> None:
+def check_paths(home: Home, before: Iterable[str]) -> None:
     """Assert that nothing was written outside the home, and that all names in the lake are safe."""
     outside = paths_below(home.root.parent) - set(before)
     own = tuple(f"{home.root.name}/{each}" for each in ("data", "state", "dagster-"))
@@ -102,15 +102,15 @@ def test_f64_odd_ids_of_records_ask_and_write_nowhere_else(home: Home) -> None:
     counts = dict(home.query("SELECT id, profile_count FROM klaviyo.lists_detailed"))
     assert counts.keys() == home.account.true_ids("lists") >= {*ODD_IDS}
     assert None not in counts.values()
-    asked = [
+    requested = [
         path for path in home.account.request_counts().elements() if path.startswith("/api/lists/")
     ]
-    assert len(asked) == len(counts)
+    assert len(requested) == len(counts)
     # What stands between here and Klaviyo may take a segment of dots for a folder.
-    assert not [path for path in asked if not path.rsplit("/", 1)[1].strip(".")]
+    assert not [path for path in requested if not path.rsplit("/", 1)[1].strip(".")]
     statuses = {each.status for each in home.account.sandbox.journal.requests()}
     assert statuses == {200}
-    judge_paths(home, before)
+    check_paths(home, before)
 
 
 def test_f64_odd_partition_keys_are_partitions_like_any_other(open_home: StartHome) -> None:
@@ -131,7 +131,7 @@ def test_f64_odd_partition_keys_are_partitions_like_any_other(open_home: StartHo
         assert home.query(f"SELECT count(*) FROM klaviyo.{stream}") == [(rows,)]
     folders = {each.name for each in (home.data_dir / "lake" / FLOW_REPORT).glob("metric=*")}
     assert len(folders) == len(ODD_IDS)
-    judge_paths(home, before)
+    check_paths(home, before)
 
 
 def test_f64_odd_ids_in_answers_are_only_values(open_home: StartHome) -> None:
@@ -149,7 +149,7 @@ def test_f64_odd_ids_in_answers_are_only_values(open_home: StartHome) -> None:
     assert assert_rows_match(home, CAMPAIGN_REPORT, metric, days)
     named = {message for _, message, _ in stored_rows(home, CAMPAIGN_REPORT, metric, days)}
     assert len([each for each in named if not each.isalnum()]) > 5
-    judge_paths(home, before)
+    check_paths(home, before)
 
 
 @pytest.mark.parametrize("odd", ["a|b", "a...b", "two\nlines", "tab\there"])
@@ -201,11 +201,11 @@ def test_f65_fields_with_odd_names_make_no_column_and_clash_alike(home: Home) ->
     assert_complete(home, "flows")
     columns = home.query("DESCRIBE klaviyo.flows")
     first = home.query("SELECT id, name, extra FROM klaviyo.flows ORDER BY id")
-    kept = {each: json.loads(extra) for each, _, extra in first if each in changed}
+    stored_extras = {each: json.loads(extra) for each, _, extra in first if each in changed}
     for each in changed:
         # A name in quotes is quoted once more: quotes stand around the parts of a path.
-        assert kept[each].pop(json.dumps('"quoted"')) == odd['"quoted"']
-        assert kept[each].items() >= {(k, v) for k, v in odd.items() if k != '"quoted"'}
+        assert stored_extras[each].pop(json.dumps('"quoted"')) == odd['"quoted"']
+        assert stored_extras[each].items() >= {(k, v) for k, v in odd.items() if k != '"quoted"'}
     assert {name for _, name, _ in first} == {
         each["name"] for each in home.account.attributes("flow").values()
     }

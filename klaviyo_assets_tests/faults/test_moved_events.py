@@ -18,7 +18,7 @@ COMMIT_BYTES = 2**19
 """Less than a page, so that each has a commit of its own."""
 
 LONG_AGO = NOON - timedelta(days=7, hours=23)
-"""Before all events of the shop but for some minutes' worth."""
+"""Before all events of the account but for some minutes' worth."""
 
 RECENT = NOON - timedelta(minutes=10)
 
@@ -74,9 +74,9 @@ def test_f80_it_moves_while_a_first_sync_reads(open_home: StartHome) -> None:
     event = written(home, LONG_AGO)
     change = {"mutations": [redating(event, RECENT)]}
     with home.account.inject_fault("mutate", match={"path": EVENTS, "from": 2, "to": 2}, **change):
-        life = fork_sync(home, "events", commit_bytes=COMMIT_BYTES)
-        assert life.has_ended(within=120)
-    assert life.exit_code == 0
+        child = fork_sync(home, "events", commit_bytes=COMMIT_BYTES)
+        assert child.has_ended(within=120)
+    assert child.exit_code == 0
     assert home.account.shown_record_counts(EVENTS)[event] == 2
     assert moment(home, event) == [RECENT]
     assert_complete(home, "events")
@@ -89,9 +89,9 @@ def test_f80_a_kill_between_the_two_is_mended_by_the_next_run(open_home: StartHo
     change = {"mutations": [redating(event, RECENT)]}
     end = KillAt("before searching duplicate keys")
     with home.account.inject_fault("mutate", match={"path": EVENTS, "from": 2, "to": 2}, **change):
-        life = fork_sync(home, "events", kill_at=end, commit_bytes=COMMIT_BYTES)
-        assert life.has_ended(within=120)
-    assert life.exit_code == -signal.SIGKILL
+        child = fork_sync(home, "events", kill_at=end, commit_bytes=COMMIT_BYTES)
+        assert child.has_ended(within=120)
+    assert child.exit_code == -signal.SIGKILL
     assert stored_ids(home, "events").count(event) == 2
     assert home.sync("events").success
     assert stored_ids(home, "events").count(event) == 1

@@ -26,8 +26,8 @@ LISTS = "/api/lists"
 PROFILES = "/api/profiles"
 
 
-def stocked(open_home: StartHome) -> Home:
-    """Return a home for a shop with some pages of events, lists and profiles."""
+def open_stocked_home(open_home: StartHome) -> Home:
+    """Return a home for an account with some pages of events, lists and profiles."""
     return open_home(lists=35, profiles=450, events=3_000, future_events=0)
 
 
@@ -37,7 +37,7 @@ def stocked(open_home: StartHome) -> Home:
 )
 def test_f24_paging_in_a_circle_ends(open_home: StartHome, stream: str, kind: str) -> None:
     """A next link to a page already read fails the stream after few requests, no row twice."""
-    home = stocked(open_home)
+    home = open_stocked_home(open_home)
     path = f"/api/{stream}"
     with home.account.inject_fault(kind, match={"path": path, "from": 2, "to": 2}):
         run = home.sync(stream)
@@ -52,7 +52,7 @@ def test_f24_paging_in_a_circle_ends(open_home: StartHome, stream: str, kind: st
 @pytest.mark.parametrize("stream", ["events", "lists", "profiles"])
 def test_f25_a_next_link_to_another_host_is_not_followed(open_home: StartHome, stream: str) -> None:
     """The other host hears nothing, not even a connection, and what was read is kept."""
-    home = stocked(open_home)
+    home = open_stocked_home(open_home)
     path = f"/api/{stream}"
     with run_server(send_response()) as other:
         with home.account.inject_fault(
@@ -102,7 +102,7 @@ def test_f25_a_next_link_to_plain_http_is_not_followed(
 @pytest.mark.parametrize("status", [301, 302, 307])
 def test_f26_a_redirect_is_not_followed(open_home: StartHome, status: int) -> None:
     """The host that a redirect names hears nothing; the text says that it was not followed."""
-    home = stocked(open_home)
+    home = open_stocked_home(open_home)
     with run_server(send_response()) as other:
         match = {"path": LISTS, "from": 2}
         location = f"{other.url}{LISTS}"
@@ -122,7 +122,7 @@ def test_f26_a_redirect_is_not_followed(open_home: StartHome, status: int) -> No
 @pytest.mark.parametrize("stream", ["events", "lists", "profiles"])
 def test_f27_an_empty_page_is_not_the_end(open_home: StartHome, stream: str) -> None:
     """A page without records in the middle is passed, as long as it says what comes next."""
-    home = stocked(open_home)
+    home = open_stocked_home(open_home)
     path = f"/api/{stream}"
     with home.account.inject_fault("empty_page", match={"path": path, "nth": 2}):
         run = home.sync(stream)
@@ -135,7 +135,7 @@ def test_f27_an_empty_page_is_not_the_end(open_home: StartHome, stream: str) -> 
 @pytest.mark.parametrize("stream", ["events", "lists", "profiles"])
 def test_f28_a_record_on_two_pages_is_stored_once(open_home: StartHome, stream: str) -> None:
     """The last records of every page come once more on the next one; each is a row once."""
-    home = stocked(open_home)
+    home = open_stocked_home(open_home)
     path = f"/api/{stream}"
     with home.account.inject_fault("duplicates", match={"path": path, "from": 2}, count=3):
         run = home.sync(stream)
@@ -149,7 +149,7 @@ def test_f28_a_record_that_moves_while_it_is_read_is_there_in_its_newest_version
     open_home: StartHome,
 ) -> None:
     """A profile of the first page, and one of a page to come, change: both are there as changed."""
-    home = stocked(open_home)
+    home = open_stocked_home(open_home)
     moments = home.account.true_cursors("profiles")
     order = sorted(moments, key=lambda each: (moments[each] is not None, moments[each]))
     early, late = order[0], order[-1]
@@ -169,7 +169,7 @@ def test_f29_pages_of_another_length_are_read_as_they_come(
     open_home: StartHome, stream: str, factor: float
 ) -> None:
     """Twice as many records as were asked for, or half as many, are all stored."""
-    home = stocked(open_home)
+    home = open_stocked_home(open_home)
     path = f"/api/{stream}"
     with home.account.inject_fault("page_factor", match={"path": path}, factor=factor):
         run = home.sync(stream)
@@ -179,8 +179,8 @@ def test_f29_pages_of_another_length_are_read_as_they_come(
         for each in home.account.sandbox.journal.requests()
         if each.path == path
     }
-    asked = {"events": 1000, "lists": 10, "profiles": 100}[stream]
-    assert max(sizes) == asked * factor
+    page_size = {"events": 1000, "lists": 10, "profiles": 100}[stream]
+    assert max(sizes) == page_size * factor
     assert_complete(home, stream)
 
 

@@ -176,7 +176,7 @@ def test_a_stream_that_the_plan_lacks_in_all_slices_is_skipped(open_home: StartH
 
 
 def channels(home: Home) -> dict[str, str]:
-    """Return the channel of every campaign of the shop."""
+    """Return the channel of every campaign of the account."""
     shelf = home.account.sandbox.store.collections["campaign"]
     assert isinstance(shelf, RecordCollection)
     return {

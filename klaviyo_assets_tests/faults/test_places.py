@@ -97,12 +97,12 @@ def test_f91_a_second_lake_under_one_history_is_refused(home: Home) -> None:
     before = home.account.request_counts()
     run = home.sync(*streams)
     for stream in streams:
-        said = run.failures[stream]
-        assert str(first) in said
-        assert str(home.other_data_dir) in said
-        assert "KLAVIYO_DATA_DIR" in said
-        assert "full_refresh_overwrite" in said
-        assert "dagster asset wipe" in said
+        message = run.failures[stream]
+        assert str(first) in message
+        assert str(home.other_data_dir) in message
+        assert "KLAVIYO_DATA_DIR" in message
+        assert "full_refresh_overwrite" in message
+        assert "dagster asset wipe" in message
         assert run.attempts[stream] == 1
         assert home.account.request_counts()[f"/api/{stream}"] == before[f"/api/{stream}"]
         assert not has_table(home, stream)

@@ -35,7 +35,7 @@ def salt_of_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KLAVIYO_HASH_SALT", SALT)
 
 
-def told_apart(home: Home) -> set[str]:
+def identifying_values(home: Home) -> set[str]:
     """Return the numbers and addresses of everybody, and the account's own sender."""
     people = home.account.attributes("profile").values()
     numbers = {each["phone_number"] for each in people} | {each["email"] for each in people}
@@ -48,7 +48,7 @@ def test_f82_a_pattern_covers_every_place_of_its_kind(home: Home) -> None:
     home.settings |= PATTERNS
     assert home.sync().success
     assert home.sync("profiles", "accounts", "campaigns", config=APPEND).success
-    assert find_values(home.root, told_apart(home)) == {}
+    assert find_values(home.root, identifying_values(home)) == {}
     consent = "subscriptions_whatsapp_marketing_phone_number"
     found = home.query(f"SELECT DISTINCT length({consent}) FROM klaviyo.profiles")
     assert (64,) in found
@@ -78,9 +78,9 @@ def test_f82_records_put_aside_before_a_setting_are_told_of(home: Home) -> None:
     with home.account.inject_fault("null_id", match={"path": "/api/profiles"}, at=3):
         assert "quarantine were" not in home.sync("profiles").warnings
     home.settings["KLAVIYO_EXCLUDE_COLUMNS"] = "profiles.email"
-    said = home.sync("profiles", config={"sync_mode": "full_refresh_overwrite"}).warnings
-    assert "records in quarantine were put aside whole" in said
-    (command,) = re.findall(r"`(rm -r [^`]+)`", said)
+    output = home.sync("profiles", config={"sync_mode": "full_refresh_overwrite"}).warnings
+    assert "records in quarantine were put aside whole" in output
+    (command,) = re.findall(r"`(rm -r [^`]+)`", output)
     assert subprocess.run(shlex.split(command), check=False).returncode == 0
     with home.account.inject_fault("null_id", match={"path": "/api/profiles"}, at=3):
         assert home.sync("profiles", config={"sync_mode": "full_refresh_overwrite"}).success
@@ -103,8 +103,8 @@ def erase_from_standard_input(home: Home, *ids: str) -> subprocess.CompletedProc
 def test_f83_an_erased_person_is_in_no_file(home: Home) -> None:
     """A sync was killed, a record put aside, an erasure of two killed: one erasure ends it all."""
     id_, theirs = somebody(home)
-    life = fork_sync(home, "profiles", kill_at=KillAt("after moving files"))
-    assert life.has_ended(within=300)
+    child = fork_sync(home, "profiles", kill_at=KillAt("after moving files"))
+    assert child.has_ended(within=300)
     assert find_values(home.data_dir, theirs), "the files of the killed sync"
     home.account.add_events({"profile": id_, "properties": {"$value": 7}})
     with home.account.inject_fault(
@@ -143,10 +143,10 @@ def test_f83_what_remains_of_a_person_is_named(
 
     assert verb(home, "erase", id_) == 1
 
-    said = capsys.readouterr().out
-    assert "events: rows about others name them in event_properties" in said
-    assert f"{export}: names them" in said
-    assert mail.lower() not in said.lower()
+    output = capsys.readouterr().out
+    assert "events: rows about others name them in event_properties" in output
+    assert f"{export}: names them" in output
+    assert mail.lower() not in output.lower()
     left = {path for path in find_values(home.root, theirs) if not path.endswith(export.name)}
     assert {path.split("/")[2] for path in left} == {"events"}
     (receipt,) = (home.data_dir / "lake" / "_receipts").iterdir()

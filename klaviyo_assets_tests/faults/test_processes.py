@@ -48,12 +48,12 @@ def test_f42_a_kill_at_any_point_is_completed_by_the_next_run(
 ) -> None:
     """Killed there, a first sync leaves nothing twice; the next run completes it and tidies up."""
     home = open_home(events=6_000, future_events=0, gzip=False)
-    life = fork_sync(home, "events", kill_at=MOMENTS[moment], commit_bytes=COMMIT_BYTES)
-    assert life.has_ended(within=300)
-    assert life.exit_code in {-signal.SIGKILL, -signal.SIGXFSZ}
-    kept = stored_ids(home, "events")
-    assert len(kept) == len(set(kept))
-    assert set(kept) <= home.account.true_ids("events")
+    child = fork_sync(home, "events", kill_at=MOMENTS[moment], commit_bytes=COMMIT_BYTES)
+    assert child.has_ended(within=300)
+    assert child.exit_code in {-signal.SIGKILL, -signal.SIGXFSZ}
+    stored = stored_ids(home, "events")
+    assert len(stored) == len(set(stored))
+    assert set(stored) <= home.account.true_ids("events")
     assert home.sync("events").success
     assert_complete(home, "events")
     assert not leftovers(home, "events")
@@ -88,15 +88,15 @@ def test_f43_a_cancel_ends_the_wait_for_klaviyo(
 def cancelled_in_a_wait(
     open_home: StartHome, begin: Callable[..., ChildProcess], page: int
 ) -> float:
-    """Cancel a run that was told to wait and judge what is left; return how long it took to end."""
+    """Cancel a run that was told to wait and check what is left; return how long it took to end."""
     home = open_home(events=6_000, future_events=0)
     match = {"path": EVENTS, "from": page}
     with home.account.inject_fault("throttle", match=match, retry_after=250):
-        life = begin(home, "events")
-        wait_for_a_429(home, life)
+        child = begin(home, "events")
+        wait_for_a_429(home, child)
         began = monotonic()
-        cancel(home, life)
-        assert life.has_ended(within=30)
+        cancel(home, child)
+        assert child.has_ended(within=30)
         took = monotonic() - began
     assert status_of_last_run(home) is dg.DagsterRunStatus.CANCELED
     assert_sound_part(home, "events")
@@ -107,11 +107,11 @@ def cancelled_in_a_wait(
     return took
 
 
-def cancel(home: Home, life: ChildProcess) -> None:
+def cancel(home: Home, child: ChildProcess) -> None:
     """Do what the UI's button does: note that the run is to be cancelled, then signal it."""
     with open_instance(home.dagster_home) as instance:
         instance.report_run_canceling(instance.get_runs(limit=1)[0])
-    os.kill(life.pid, signal.SIGTERM)
+    os.kill(child.pid, signal.SIGTERM)
 
 
 def status_of_last_run(home: Home) -> dg.DagsterRunStatus:
@@ -120,18 +120,18 @@ def status_of_last_run(home: Home) -> dg.DagsterRunStatus:
         return instance.get_runs(limit=1)[0].status
 
 
-def wait_for_a_429(home: Home, life: ChildProcess) -> None:
-    """Wait until the shop has told a run to wait."""
+def wait_for_a_429(home: Home, child: ChildProcess) -> None:
+    """Wait until the account has told a run to wait."""
     while not any(each.status == 429 for each in home.account.sandbox.journal.requests()):
-        assert not life.has_ended(within=0.02)
+        assert not child.has_ended(within=0.02)
 
 
 def test_f44_two_runs_of_one_stream_at_once_leave_no_double(open_home: StartHome) -> None:
     """Two processes begin the same first sync: both end green, one of them after starting over."""
     home = open_home(events=4_000, latency_ms=150, future_events=0)
-    lives = [fork_sync(home, "events"), fork_sync(home, "events")]
-    assert all(life.has_ended(within=300) for life in lives)
-    assert {life.exit_code for life in lives} == {0}
+    children = [fork_sync(home, "events"), fork_sync(home, "events")]
+    assert all(child.has_ended(within=300) for child in children)
+    assert {child.exit_code for child in children} == {0}
     assert home.account.request_counts()[EVENTS] > 4
     assert_complete(home, "events")
 

@@ -51,8 +51,8 @@ class Watched:
             sleep(0.01)
         assert self.errors == []
 
-    def ask_everything(self) -> None:
-        """Ask for each relation's whole content: its columns, and what stands for its rows."""
+    def query_everything(self) -> None:
+        """Query each relation's whole content: its columns, and what stands for its rows."""
         for name in RELATIONS:
             content = self.held.query(f"SELECT count(*), bit_xor(hash(each)) FROM {name} AS each")
             columns = self.held.query(f"SELECT column_name FROM (DESCRIBE {name})")
@@ -69,17 +69,17 @@ def watched(home: Home, release: str) -> Generator[Watched]:
     """Query a connection of that release again and again while the block runs."""
     stop = Event()
 
-    def ask_on() -> None:
+    def query_repeatedly() -> None:
         try:
             while not stop.wait(PAUSE_SECONDS):
-                watching.ask_everything()
+                watching.query_everything()
         except AssertionError as error:
             watching.errors.append(error)
 
     with hold_connection(home.data_dir / "klaviyo.duckdb", release) as held:
         watching = Watched(held)
-        watching.ask_everything()
-        thread = Thread(target=ask_on)
+        watching.query_everything()
+        thread = Thread(target=query_repeatedly)
         thread.start()
         try:
             yield watching

@@ -150,9 +150,9 @@ def test_f31_a_new_attribute_is_kept_as_json(home: Home) -> None:
         run = home.sync("profiles")
     assert run.success
     assert notices(run, "profiles") == ["brand_new_field: object without a column, kept in `extra`"]
-    kept = extras(home, "profiles")
-    assert kept.keys() == home.account.true_ids("profiles")
-    assert all(each["brand_new_field"] == novelty for each in kept.values())
+    stored_extras = extras(home, "profiles")
+    assert stored_extras.keys() == home.account.true_ids("profiles")
+    assert all(each["brand_new_field"] == novelty for each in stored_extras.values())
     assert_complete(home, "profiles")
 
 
@@ -164,9 +164,9 @@ def test_f31_a_new_relationship_is_kept_as_json(home: Home) -> None:
     assert "relationships.novelty: object without a column, kept in `extra`" in notices(
         run, "events"
     )
-    kept = list(extras(home, "events").values())
-    assert len(kept) == 2
-    for each in kept:
+    stored_extras = list(extras(home, "events").values())
+    assert len(stored_extras) == 2
+    for each in stored_extras:
         assert each["relationships.novelty"] == {"type": "novelty", "id": "N1"}
     assert_complete(home, "events")
 
@@ -199,12 +199,12 @@ def test_f32_a_value_of_another_type_is_kept(home: Home, case: str) -> None:
         run = home.sync(stream)
     assert run.success
     assert run.metadata_number(stream, "quarantined") == 0
-    ((changed, kept),) = extras(home, stream).items()
-    assert kept == {field: value}
-    told = [each for each in notices(run, stream) if each.startswith(field)]
-    assert len(told) == 1
-    assert was in told[0]
-    assert "kept in `extra`" in told[0]
+    ((changed, stored_extras),) = extras(home, stream).items()
+    assert stored_extras == {field: value}
+    field_notices = [each for each in notices(run, stream) if each.startswith(field)]
+    assert len(field_notices) == 1
+    assert was in field_notices[0]
+    assert "kept in `extra`" in field_notices[0]
     column = "location_city" if field == "location" else field
     found = home.query(f"SELECT {column} FROM klaviyo.{stream} WHERE id = '{changed}'")
     assert found == [(stored,)]
@@ -249,8 +249,8 @@ def test_f33_strange_values_anywhere_lose_no_record(open_home: StartHome, kind: 
     assert run.success
     assert run.metadata_number("profiles", "quarantined") == 0
     assert run.metadata_number("profiles", "retries") == 0
-    kept = [set(each) for each in extras(home, "profiles").values()]
-    assert {"brand_new_field"} in kept
+    stored_extras = [set(each) for each in extras(home, "profiles").values()]
+    assert {"brand_new_field"} in stored_extras
     assert_complete(home, "profiles")
 
 
@@ -268,8 +268,8 @@ def test_f33_what_json_readers_take_is_taken(home: Home, kind: str) -> None:
         == run.metadata_number("events", "quarantined")
         == 0
     )
-    (told,) = notices(run, "events")
-    assert told.startswith("number: " if "literal" in kind else "text: ")
+    (field_notices,) = notices(run, "events")
+    assert field_notices.startswith("number: " if "literal" in kind else "text: ")
     odd = home.query(
         "SELECT event_properties->>'$.odd' FROM klaviyo.events "
         "WHERE json_valid(event_properties) AND json_exists(event_properties, '$.odd')"

@@ -102,11 +102,11 @@ def test_f60_a_series_that_falls_short_fails(open_home: StartHome) -> None:
     home = report_home(open_home, NOW)
     metric = report_metrics(home)[0]
     days = days_between(date(2026, 10, 1), date(2026, 11, 9))
-    kept = days[:20]
+    stored_days = days[:20]
     assert run_partitions(
         home,
         FLOW_REPORT,
-        (metric, kept[0], metric, kept[-1]),
+        (metric, stored_days[0], metric, stored_days[-1]),
     ).run.success
     before = stored_rows(home, FLOW_REPORT, metric, days)
     home.account.advance_clock(days=1)
@@ -227,8 +227,8 @@ def test_f86_a_metric_that_the_account_does_not_have_hinders_no_other(open_home:
     days = days_between(date(2026, 10, 1), date(2026, 10, 3))
     for _ in range(2):
         done = run_partitions(home, FLOW_REPORT, (wrong, days[0], good, days[-1]))
-        said = done.run.failures[FLOW_REPORT]
-        assert f"metric {wrong!a}: the account has no metric of this id" in said
+        message = done.run.failures[FLOW_REPORT]
+        assert f"metric {wrong!a}: the account has no metric of this id" in message
         assert done.run.attempts[FLOW_REPORT] == 1
         assert done.partitions == {(good, day): 1 for day in days}
         assert assert_rows_match(home, FLOW_REPORT, good, days)

@@ -26,13 +26,13 @@ def short_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "KlaviyoClient", hurried)
 
 
-def stocked(open_home: StartHome) -> Home:
-    """Return a home for a shop with four pages of lists and three of profiles."""
+def open_stocked_home(open_home: StartHome) -> Home:
+    """Return a home for an account with four pages of lists and three of profiles."""
     return open_home(lists=35, profiles=250)
 
 
-def survived(home: Home, kind: str, *, times: int = 1, **options: object) -> RunResult:
-    """Have the second page of two streams fail so many times; judge that it was only asked again.
+def assert_read_again(home: Home, kind: str, *, times: int = 1, **options: object) -> RunResult:
+    """Have the second page of two streams fail so often; check that it was only read again.
 
     No page but that one is asked for twice.
     """
@@ -44,19 +44,19 @@ def survived(home: Home, kind: str, *, times: int = 1, **options: object) -> Run
         assert run.success
         assert run.attempts[stream] == 1
         assert run.metadata_number(stream, "retries") == times
-        asked = home.account.queries(f"/api/{stream}")
-        assert len(set(asked[1 : 2 + times])) == 1
-        assert len(set(asked)) == len(asked) - times
+        requested = home.account.queries(f"/api/{stream}")
+        assert len(set(requested[1 : 2 + times])) == 1
+        assert len(set(requested)) == len(requested) - times
         assert_complete(home, stream)
     return run
 
 
-def fell(home: Home, kind: str, said: str, **options: object) -> None:
-    """Have everything from the second page on fail; judge what is told, kept and read later."""
+def assert_fails(home: Home, kind: str, message: str, **options: object) -> None:
+    """Have everything from the second page on fail; check what is logged, stored and read later."""
     with home.account.inject_fault(kind, match={"path": PROFILES, "from": 2}, **options):
         run = home.sync("profiles", "lists")
     assert list(run.failures) == ["profiles"]
-    assert said in run.failures["profiles"]
+    assert message in run.failures["profiles"]
     assert "Given up after 6 tries" in run.failures["profiles"]
     # The first page, and six tries of the second in each of Dagster's two attempts.
     assert home.account.request_counts()[PROFILES] <= 1 + 2 * 6 + 1
@@ -69,51 +69,51 @@ def fell(home: Home, kind: str, said: str, **options: object) -> None:
 
 def test_f18_half_a_page_is_not_stored(open_home: StartHome) -> None:
     """A connection that is reset in the middle of a body costs the same page again."""
-    survived(stocked(open_home), "reset")
+    assert_read_again(open_stocked_home(open_home), "reset")
 
 
 @pytest.mark.parametrize("kind", ["short_body", "long_body", "truncated_json", "broken_chunks"])
 def test_f19_a_cut_body_is_asked_for_again(open_home: StartHome, kind: str) -> None:
     """A body that is not as long as it says, or ends early, is gone over."""
-    survived(stocked(open_home), kind, times=2)
+    assert_read_again(open_stocked_home(open_home), kind, times=2)
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "message"),
     [
         ("short_body", "got no response from 127.0.0.1: IncompleteRead"),
         ("truncated_json", "the response is not JSON"),
     ],
 )
-def test_f19_a_body_that_stays_cut_fails(open_home: StartHome, kind: str, said: str) -> None:
+def test_f19_a_body_that_stays_cut_fails(open_home: StartHome, kind: str, message: str) -> None:
     """If it lasts, the stream fails with what was seen; the pages before it are kept."""
-    fell(stocked(open_home), kind, said)
+    assert_fails(open_stocked_home(open_home), kind, message)
 
 
 @pytest.mark.usefixtures("short_deadline")
 def test_f20_a_body_that_trickles_ends_at_the_deadline(open_home: StartHome) -> None:
     """Bytes that come steadily, and too slowly, do not hold a stream up beyond the deadline."""
-    home = stocked(open_home)
-    survived(home, "slow", bytes_per_second=100)
+    home = open_stocked_home(open_home)
+    assert_read_again(home, "slow", bytes_per_second=100)
     assert DEADLINE_SECONDS * 0.9 <= request_pauses(home, PROFILES)[1] <= DEADLINE_SECONDS + 20
 
 
 @pytest.mark.usefixtures("short_deadline")
 def test_f21_an_answer_that_never_begins_ends_at_the_deadline(open_home: StartHome) -> None:
     """Without a byte the request ends at the deadline and is made again."""
-    home = stocked(open_home)
-    survived(home, "hang")
+    home = open_stocked_home(open_home)
+    assert_read_again(home, "hang")
     assert DEADLINE_SECONDS * 0.9 <= request_pauses(home, PROFILES)[1] <= DEADLINE_SECONDS + 20
 
 
 @pytest.mark.parametrize("kind", ["html_body", "empty_body", "null_body", "list_body", "text_body"])
 def test_f22_a_good_status_with_no_page_is_asked_again(open_home: StartHome, kind: str) -> None:
     """200 is not believed where the body is no page."""
-    survived(stocked(open_home), kind, times=2)
+    assert_read_again(open_stocked_home(open_home), kind, times=2)
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "message"),
     [
         ("html_body", "the response is HTML or XML, not JSON"),
         ("empty_body", "the response is empty"),
@@ -121,14 +121,14 @@ def test_f22_a_good_status_with_no_page_is_asked_again(open_home: StartHome, kin
         ("list_body", "the response is JSON, but not an object"),
     ],
 )
-def test_f22_no_page_for_ever_fails(open_home: StartHome, kind: str, said: str) -> None:
+def test_f22_no_page_for_ever_fails(open_home: StartHome, kind: str, message: str) -> None:
     """If it lasts, the stream fails and says what came instead of a page."""
-    fell(stocked(open_home), kind, said)
+    assert_fails(open_stocked_home(open_home), kind, message)
 
 
 def test_f23_a_byte_order_mark_is_read_over(open_home: StartHome) -> None:
     """A mark in front of every page changes nothing and costs nothing."""
-    home = stocked(open_home)
+    home = open_stocked_home(open_home)
     with home.account.inject_fault("bom", match={"path": "/api/*"}):
         run = home.sync("lists", "profiles")
     assert run.success
@@ -142,12 +142,12 @@ def test_f23_a_byte_order_mark_is_read_over(open_home: StartHome) -> None:
 @pytest.mark.parametrize("kind", ["charset", "bad_gzip"])
 def test_f23_what_cannot_be_read_is_asked_for_again(open_home: StartHome, kind: str) -> None:
     """Text in another charset, and gzip that is none, are gone over."""
-    survived(stocked(open_home), kind, times=2)
+    assert_read_again(open_stocked_home(open_home), kind, times=2)
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"), [("charset", "the response is not"), ("bad_gzip", "gzip")]
+    ("kind", "message"), [("charset", "the response is not"), ("bad_gzip", "gzip")]
 )
-def test_f23_what_stays_unreadable_fails(open_home: StartHome, kind: str, said: str) -> None:
+def test_f23_what_stays_unreadable_fails(open_home: StartHome, kind: str, message: str) -> None:
     """If it lasts, the stream fails clearly; no row is guessed from the bytes."""
-    fell(stocked(open_home), kind, said)
+    assert_fails(open_stocked_home(open_home), kind, message)

@@ -24,7 +24,7 @@ EVENTS = "/api/events"
 A_DAY_ALMOST = "73473"
 
 PAGES = 4
-"""Pages of lists in a shop with 35 of them."""
+"""Pages of lists in an account with 35 of them."""
 
 
 def backs_off_for(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
@@ -77,22 +77,22 @@ def test_f03_a_days_quota_fails_at_once_and_keeps_what_was_read(open_home: Start
     # Side by side, each of the windows may meet the refusal once.
     assert 1 <= response_statuses(home, EVENTS).count(429) <= 4
     assert_sound_part(home, "events")
-    kept = stored_ids(home, "events")
-    assert kept
+    stored = stored_ids(home, "events")
+    assert stored
     assert home.sync("events").success
-    assert set(kept) <= set(stored_ids(home, "events"))
+    assert set(stored) <= set(stored_ids(home, "events"))
     assert_complete(home, "events")
 
 
-@pytest.mark.parametrize("said", [None, "", "-3", "http-date", "soon", "1.5"], ids=str)
+@pytest.mark.parametrize("message", [None, "", "-3", "http-date", "soon", "1.5"], ids=str)
 def test_f04_a_retry_after_that_says_nothing_is_backed_off(
-    open_home: StartHome, monkeypatch: pytest.MonkeyPatch, said: str | None
+    open_home: StartHome, monkeypatch: pytest.MonkeyPatch, message: str | None
 ) -> None:
     """Without whole seconds our own back-off decides; it is never no wait at all."""
     backs_off_for(monkeypatch, 0.2)
     home = open_home(lists=35)
     with home.account.inject_fault(
-        "throttle", match={"path": LISTS, "from": 2, "to": 3}, retry_after=said
+        "throttle", match={"path": LISTS, "from": 2, "to": 3}, retry_after=message
     ):
         run = home.sync("lists")
     assert run.success
@@ -113,11 +113,11 @@ def wasted_seconds(open_home: StartHome) -> float:
     streams = ("campaigns", "events", "flows", "lists", "profiles", "segments")
     home = open_home(rate_limit_scale=1.0, flows=600, events=3_000)
     home.settings["KLAVIYO_RATE_LIMIT_SCALE"] = "1"
-    life = fork_parallel_sync(home, *streams)
-    assert life.has_ended(within=300)
-    assert life.exit_code == 0
-    asked = home.account.request_counts()["/api/flows"]
-    least = ceil(asked / 3) - 1
+    child = fork_parallel_sync(home, *streams)
+    assert child.has_ended(within=300)
+    assert child.exit_code == 0
+    request_count = home.account.request_counts()["/api/flows"]
+    least = ceil(request_count / 3) - 1
     assert least >= 3
     took = sum(request_pauses(home, "/api/flows"))
     assert least - 1 <= took
@@ -206,13 +206,13 @@ def test_f10_a_key_revoked_on_the_way_costs_nothing_that_was_read(open_home: Sta
     assert "set KLAVIYO_API_KEY to a live private key" in run.failures["events"]
     assert run.attempts["events"] == 1
     assert_sound_part(home, "events")
-    kept, asked = stored_ids(home, "events"), home.account.request_counts()[EVENTS]
-    assert kept
+    stored, request_count = stored_ids(home, "events"), home.account.request_counts()[EVENTS]
+    assert stored
     assert home.sync("events", api_key=fresh).success
     assert_complete(home, "events")
     again = home.account.shown_record_counts(EVENTS)
-    assert sum(again[each] > 1 for each in kept) <= len(kept) / 10
-    assert home.account.request_counts()[EVENTS] - asked <= 6
+    assert sum(again[each] > 1 for each in stored) <= len(stored) / 10
+    assert home.account.request_counts()[EVENTS] - request_count <= 6
 
 
 def test_f11_a_missing_scope_skips_the_stream(open_home: StartHome) -> None:

@@ -71,11 +71,11 @@ def test_f79_a_body_too_large_is_refused_while_it_comes_in(open_home: StartHome,
     kind, options = TOO_LARGE[case]
     with home.account.inject_fault(kind, match={"path": LISTS, "from": 2}, **options):
         run, grown = weighed(home, "lists")
-    said = run.failures["lists"]
-    assert "GET /api/lists" in said
-    assert "page[size]=1" in said
-    assert "more than 64 MiB, which was refused while it came in" in said
-    assert "KLAVIYO_MAX_BODY_MIB" in said
+    message = run.failures["lists"]
+    assert "GET /api/lists" in message
+    assert "page[size]=1" in message
+    assert "more than 64 MiB, which was refused while it came in" in message
+    assert "KLAVIYO_MAX_BODY_MIB" in message
     assert grown < 400, f"{grown:.0f} MiB"
     assert sizes(home, LISTS)[:5] == [10, 10, 2, 1, 1]
     assert_sound_part(home, "lists")
@@ -103,10 +103,10 @@ def test_heavy_records_are_asked_for_in_smaller_pages_and_light_ones_in_full(
     with home.account.inject_fault("huge_string", match={"path": EVENTS, "to": 4}, **heavy):
         run = home.sync("events")
     assert run.success
-    asked = sizes(home)
-    assert asked[0] == 1000
-    assert max(asked[2:5]) <= 168
-    assert asked[-2] == 1000
+    page_sizes = sizes(home)
+    assert page_sizes[0] == 1000
+    assert max(page_sizes[2:5]) <= 168
+    assert page_sizes[-2] == 1000
     assert_complete(home, "events")
 
 
@@ -126,10 +126,10 @@ def test_pages_that_a_server_cannot_answer_are_asked_for_smaller(
     assert run.success
     assert run.attempts["events"] == 1
     assert_complete(home, "events")
-    asked = sizes(home)
-    assert asked[:4] == [1000, 1000, 1000, 250]
-    too_large = [size for size in asked if size > above]
-    assert len(too_large) < len(asked) / 2
+    page_sizes = sizes(home)
+    assert page_sizes[:4] == [1000, 1000, 1000, 250]
+    too_large = [size for size in page_sizes if size > above]
+    assert len(too_large) < len(page_sizes) / 2
     home.account.clear_journal()
     home.account.advance_clock(hours=1)
     assert home.sync("events").success
@@ -161,15 +161,15 @@ def test_a_page_size_that_klaviyo_refuses_is_halved(open_home: StartHome, first:
     """
     home = open_home(events=6_000, future_events=0)
     match = {"path": EVENTS, "size_above": 200, "from": first}
-    said = "page_size must be at most 200."
-    with home.account.inject_fault("error", match=match, status=400, detail=said):
+    message = "page_size must be at most 200."
+    with home.account.inject_fault("error", match=match, status=400, detail=message):
         run = home.sync("events")
     assert run.success
     assert_complete(home, "events")
-    asked = sizes(home)
-    assert min(asked) == 125
+    page_sizes = sizes(home)
+    assert min(page_sizes) == 125
     at_once = 10
-    assert sum(size > 200 for size in asked) < first + 3 * at_once
+    assert sum(size > 200 for size in page_sizes) < first + 3 * at_once
 
 
 def test_a_page_size_that_is_refused_however_small_ends_the_stream(open_home: StartHome) -> None:

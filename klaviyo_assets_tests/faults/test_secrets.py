@@ -156,11 +156,11 @@ def compute_logs(runs: str, fetch: Callable[[str, str], str]) -> Iterator[str]:
 def test_f61_the_key_is_in_no_process_arguments(open_home: StartHome) -> None:
     """While a job of several processes runs, no command line on the machine holds the key."""
     home = open_home(keys=(PrivateApiKey(value=KEY),), events=4_000, latency_ms=150)
-    life = fork_parallel_sync(home, "events", "lists")
+    child = fork_parallel_sync(home, "events", "lists")
     seen: list[str] = []
-    while not life.has_ended(within=0.05):
+    while not child.has_ended(within=0.05):
         seen.append(arguments())
-    assert life.exit_code == 0
+    assert child.exit_code == 0
     assert any("multiprocessing" in each or "dagster" in each for each in seen)
     assert HINT not in "\n".join(seen)
     assert list(places(home, secret=HINT)) == []
@@ -230,10 +230,10 @@ def test_f81_a_key_in_another_variable_is_not_quoted(
     assert main(["status"]) == 2
     with pytest.raises(SystemExit):
         main(["plan", "--start", key, "--end", "2026-01-01"])
-    said = capsys.readouterr()
-    assert "KLAVIYO_TIMEZONE cannot be used" in said.err
-    assert "is no date" in said.err
-    assert key[:12] not in said.out + said.err
+    output = capsys.readouterr()
+    assert "KLAVIYO_TIMEZONE cannot be used" in output.err
+    assert "is no date" in output.err
+    assert key[:12] not in output.out + output.err
     assert key[:12] not in logged(home)
     assert list(places(home, secret=key[:12])) == []
     assert home.account.request_counts().total() == 0

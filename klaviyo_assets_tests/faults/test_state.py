@@ -148,12 +148,12 @@ def test_f51_a_mark_that_cannot_be_read_is_refused_with_the_way_out(home: Home, 
     home.sync("events", "lists")
     restate(home, "events", BAD_STATES[form])
     home.account.advance_clock(hours=3)
-    asked = home.account.request_counts()["/api/events"]
+    request_count = home.account.request_counts()["/api/events"]
     run = home.sync("events", "lists")
     assert set(run.failures) == {"events"}
     assert "reset it with sync_mode: full_refresh_overwrite" in run.failures["events"]
     assert run.attempts["events"] == 1
-    assert home.account.request_counts()["/api/events"] == asked
+    assert home.account.request_counts()["/api/events"] == request_count
     assert home.sync("events", config=FULL).success
     assert_complete(home, "events", "lists")
     assert home.sync("events").warnings == ""
@@ -163,11 +163,11 @@ def test_f51_text_in_the_metadata_that_is_no_moment_is_refused(home: Home) -> No
     """A mark in Dagster that nobody can read fails the stream; wiping the asset goes on."""
     home.sync("events")
     home.observe_cursor("events", "yesterday")
-    asked = home.account.request_counts()["/api/events"]
+    request_count = home.account.request_counts()["/api/events"]
     run = home.sync("events")
     assert "'yesterday', not an ISO 8601 instant" in run.failures["events"]
     assert "wipe the asset's materializations" in run.failures["events"]
-    assert home.account.request_counts()["/api/events"] == asked
+    assert home.account.request_counts()["/api/events"] == request_count
     assert stored_ids(home, "events") == sorted(home.account.true_ids("events"))
     home.wipe_asset("events")
     home.account.advance_clock(hours=1)
@@ -187,7 +187,7 @@ def in_2999(state: State) -> State:
 @pytest.mark.parametrize("where", ["lake", "lake and metadata", "metadata"])
 def test_f52_a_mark_in_2999_is_cut_to_now(open_home: StartHome, where: str) -> None:
     """It is warned of, nothing is read for it or lost by it, and what comes later still arrives."""
-    # No events but those written here: a shop's own come late now and then.
+    # No events but those written here: an account's own come late now and then.
     home = open_home(now=datetime.now(UTC), events=0, future_events=0)
     hours = [{"datetime": (home.account.now - each * HOUR).isoformat()} for each in range(1, 200)]
     home.account.add_events(*hours)

@@ -56,7 +56,7 @@ def set_local_clock(
 
 def test_f35_events_of_the_future_are_kept_and_move_nothing(open_home: StartHome) -> None:
     """Events 300 days ahead are stored, the mark stays behind now, and ordinary ones still come."""
-    # No events but those written here: a shop's own come late now and then.
+    # No events but those written here: an account's own come late now and then.
     home = open_home(events=0, future_events=0)
     ahead = home.account.add_events(
         {"datetime": (home.account.now + 300 * DAY).isoformat(), "count": 25}
@@ -164,8 +164,8 @@ def test_f39_a_wrong_local_clock_loses_nothing(
         run = home.sync("events", "profiles")
         assert run.success
         side = "behind" if hours > 0 else "ahead of"
-        said = f"dated up to {abs(hours) * 60} minutes {side} this machine's clock"
-        assert run.warnings.count(said) == 2
+        message = f"dated up to {abs(hours) * 60} minutes {side} this machine's clock"
+        assert run.warnings.count(message) == 2
         for stream in ("events", "profiles"):
             mark = read_committed_cursor(home, stream)
             assert mark is not None

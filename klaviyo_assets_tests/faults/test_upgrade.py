@@ -123,7 +123,7 @@ def test_f67_another_layout_is_refused_untouched(home: Home, version: int, words
     """No stream reads or writes such a lake, whole refreshes included; the text has the way out."""
     home.sync("profiles", "lists")
     restamp(home.data_dir / "lake" / "profiles", version)
-    before, asked = home.data_files(), home.account.request_counts().total()
+    before, request_count = home.data_files(), home.account.request_counts().total()
     for config in ({}, {"sync_mode": "full_refresh_overwrite"}):
         run = home.sync("profiles", "lists", "metrics", config=config)
         assert set(run.failures) == {"profiles", "lists", "metrics"}
@@ -132,7 +132,7 @@ def test_f67_another_layout_is_refused_untouched(home: Home, version: int, words
             assert "another KLAVIYO_DATA_DIR" in text
         assert {*run.attempts.values()} == {1}
     assert home.data_files() == before
-    assert home.account.request_counts().total() == asked
+    assert home.account.request_counts().total() == request_count
     restamp(home.data_dir / "lake" / "profiles", 1)
     home.account.advance_clock(hours=3)
     assert home.sync("profiles", "lists", "metrics").success

@@ -1,1 +1,1 @@
-"""Tests of the sandbox: that it is the judge it claims to be."""
+"""Tests of the sandbox: that it refuses what Klaviyo refuses."""

@@ -38,11 +38,11 @@ def build_account(**numbers: Any) -> AccountConfig:  # noqa: ANN401  (the fields
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[SandboxClient]:
-    """An asker of a sandbox that the tests of a module share and do not change."""
+    """A client of a sandbox that the tests of a module share and do not change."""
     with serve(build_account()) as sandbox:
-        asker = SandboxClient(sandbox)
-        yield asker
-        asker.close()
+        new_client = SandboxClient(sandbox)
+        yield new_client
+        new_client.close()
 
 
 @pytest.fixture
@@ -50,10 +50,10 @@ def start_sandbox() -> Iterator[StartSandbox]:
     """Start a sandbox of its own for a test, by account numbers."""
     with ExitStack() as stack:
 
-        def started(**numbers: Any) -> SandboxClient:  # noqa: ANN401  (as above)
+        def start(**numbers: Any) -> SandboxClient:  # noqa: ANN401  (as above)
             sandbox = stack.enter_context(serve(build_account(**numbers)))
-            asker = SandboxClient(sandbox)
-            stack.callback(asker.close)
-            return asker
+            new_client = SandboxClient(sandbox)
+            stack.callback(new_client.close)
+            return new_client
 
-        yield started
+        yield start

@@ -34,8 +34,8 @@ def report_body(client: SandboxClient, kind: str, **changes: object) -> bytes:
         **({"interval": "daily"} if kind == SERIES_REPORT else {}),
         **changes,
     }
-    kept = {name: value for name, value in attributes.items() if value is not None}
-    return json.dumps({"data": {"type": kind, "attributes": kept}}).encode()
+    given = {name: value for name, value in attributes.items() if value is not None}
+    return json.dumps({"data": {"type": kind, "attributes": given}}).encode()
 
 
 def revenue_metric_id(client: SandboxClient) -> str:

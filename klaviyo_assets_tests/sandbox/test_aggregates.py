@@ -23,8 +23,8 @@ def post(client: SandboxClient, **changes: object) -> SandboxResponse:
         "filter": WINDOW,
         **changes,
     }
-    kept = {name: value for name, value in attributes.items() if value is not None}
-    body = json.dumps({"data": {"type": "metric-aggregate", "attributes": kept}}).encode()
+    given = {name: value for name, value in attributes.items() if value is not None}
+    body = json.dumps({"data": {"type": "metric-aggregate", "attributes": given}}).encode()
     kind = {"Content-Type": "application/vnd.api+json"}
     return client.request("/api/metric-aggregates", kind, method="POST", body=body)
 
@@ -32,8 +32,8 @@ def post(client: SandboxClient, **changes: object) -> SandboxResponse:
 def orders(client: SandboxClient) -> list[Document]:
     """The orders of the window, as the events endpoint shows them."""
     metric = client.sandbox.store.metrics.id_of(5)
-    asked = ",".join([f"equals(metric_id,'{metric}')", *WINDOW])
-    return client.read_records(f"/api/events?page[size]=1000&filter={asked}&include=attributions")
+    filters = ",".join([f"equals(metric_id,'{metric}')", *WINDOW])
+    return client.read_records(f"/api/events?page[size]=1000&filter={filters}&include=attributions")
 
 
 def test_aggregates_are_sums_over_the_events(client: SandboxClient) -> None:

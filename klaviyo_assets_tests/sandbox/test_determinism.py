@@ -1,4 +1,4 @@
-"""The same seed is the same shop, byte for byte; and fast pages say what slow ones say."""
+"""The same seed is the same account, byte for byte; and fast pages say what slow ones say."""
 
 import json
 
@@ -78,9 +78,11 @@ def test_the_first_records_do_not_depend_on_the_history_read() -> None:
 @pytest.mark.parametrize("extra", ["", "subscriptions", "predictive_analytics"])
 def test_fast_profiles_equal_slow_ones(client: SandboxClient, extra: str) -> None:
     """A page of profiles from ready pieces equals the page built field by field."""
-    asked = f"&additional-fields[profile]={extra}" if extra else ""
-    fast = client.get_document(f"/api/profiles?page[size]=50{asked}")["data"]
-    slow = client.get_document(f"/api/profiles?page[size]=50{asked}&include=push-tokens")["data"]
+    extra_query = f"&additional-fields[profile]={extra}" if extra else ""
+    fast = client.get_document(f"/api/profiles?page[size]=50{extra_query}")["data"]
+    slow = client.get_document(f"/api/profiles?page[size]=50{extra_query}&include=push-tokens")[
+        "data"
+    ]
     for each in slow:
         assert each["relationships"]["push-tokens"].pop("data") == []
     assert fast == slow

@@ -1,4 +1,4 @@
-"""The sandbox offers what Klaviyo publishes, judged by the facts that also judge the product."""
+"""The sandbox offers what Klaviyo publishes, checked by the facts that also check the product."""
 
 import pytest
 

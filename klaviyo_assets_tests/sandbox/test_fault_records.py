@@ -76,8 +76,8 @@ def test_a_mutation_can_happen_in_mid_walk(start_sandbox: StartSandbox) -> None:
     """A change is made right before a given page is answered."""
     client = start_sandbox(profiles=30)
     ids = client.read_ids("/api/profiles?page[size]=10&sort=updated")
-    wish = {"profile": ids[25], "delete": True}
-    client.add_fault("mutate", {"path": "/api/profiles", "nth": 2}, mutations=[wish])
+    change = {"profile": ids[25], "delete": True}
+    client.add_fault("mutate", {"path": "/api/profiles", "nth": 2}, mutations=[change])
     assert client.read_ids("/api/profiles?page[size]=10&sort=updated") == [*ids[:25], *ids[26:]]
 
 
@@ -90,8 +90,8 @@ def test_rules_choose_by_path_method_query_and_number(start_sandbox: StartSandbo
     one = client.read_ids("/api/lists")[0]
     members = f"/api/lists/{one}/profiles"
     assert [len(client.request(members).body) > 0 for _ in range(3)] == [True, False, True]
-    asked = [client.request("/api/lists?sort=name").body == b"null" for _ in range(4)]
-    assert asked == [False, True, True, False]
+    is_null = [client.request("/api/lists?sort=name").body == b"null" for _ in range(4)]
+    assert is_null == [False, True, True, False]
     assert client.request("/api/lists?sort=-name").status == 200
     assert client.request("/api/tags").body != b"[]"
     rules = client.call_admin("GET", "/__faults")["rules"]
@@ -105,8 +105,8 @@ def test_random_faults_repeat_by_seed(start_sandbox: StartSandbox) -> None:
     outcomes: list[list[int]] = []
     for seed in (7, 7, 8):
         client = start_sandbox()
-        wish = {"random": {"seed": seed, "rate": 0.3, "kinds": ["error", "throttle"]}}
-        client.call_admin("POST", "/__faults", wish)
+        change = {"random": {"seed": seed, "rate": 0.3, "kinds": ["error", "throttle"]}}
+        client.call_admin("POST", "/__faults", change)
         outcomes.append([client.request("/api/tags").status for _ in range(40)])
     assert outcomes[0] == outcomes[1] != outcomes[2]
     failed = len([status for status in outcomes[0] if status != 200])

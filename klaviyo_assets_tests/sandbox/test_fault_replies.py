@@ -33,7 +33,7 @@ def test_every_kind_belongs_to_one_room() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "wanted"),
+    ("requested", "wanted"),
     [
         ({}, "1"),
         ({"retry_after": "73473"}, "73473"),
@@ -44,11 +44,11 @@ def test_every_kind_belongs_to_one_room() -> None:
     ],
 )
 def test_throttle_has_any_form_of_retry_after(
-    start_sandbox: StartSandbox, asked: dict[str, object], wanted: str | None
+    start_sandbox: StartSandbox, requested: dict[str, object], wanted: str | None
 ) -> None:
     """A 429 carries the `Retry-After` asked for, or none, and no rate headers."""
     client = start_sandbox()
-    client.add_fault("throttle", {"to": 1}, **asked)
+    client.add_fault("throttle", {"to": 1}, **requested)
     answered = client.request(EVENTS_TARGET)
     assert answered.status == 429
     assert answered.headers.get("retry-after") == wanted
@@ -67,15 +67,15 @@ def test_throttle_can_name_a_date(start_sandbox: StartSandbox) -> None:
 def test_error_may_say_anything_of_one_body(start_sandbox: StartSandbox) -> None:
     """Code, words and place are those asked for, and only a request with that body has it."""
     client = start_sandbox()
-    said = {"code": "odd", "detail": "No.", "pointer": "/data/attributes/conversion_metric_id"}
+    error = {"code": "odd", "detail": "No.", "pointer": "/data/attributes/conversion_metric_id"}
     match: dict[str, object] = {"path": f"/api/{SERIES_REPORT}s", "body": "AAA111"}
-    client.add_fault("error", match, status=400, **said)
+    client.add_fault("error", match, status=400, **error)
     errors = [
         post_report(client, SERIES_REPORT, conversion_metric_id=each).json["errors"][0]
         for each in ("AAA111", "BBB222")
     ]
     assert [each["code"] for each in errors] == ["odd", "invalid"]
-    assert (errors[0]["detail"], errors[0]["source"]) == ("No.", {"pointer": said["pointer"]})
+    assert (errors[0]["detail"], errors[0]["source"]) == ("No.", {"pointer": error["pointer"]})
     client.add_fault("error", {"path": "/api/events"}, status=400, pointer="")
     assert client.request(EVENTS_TARGET).json["errors"][0]["source"] == {}
 

@@ -88,9 +88,9 @@ def test_events_of_a_metric_and_of_a_profile(client: SandboxClient) -> None:
     for name, field in (("metric", "metric_id"), ("profile", "profile_id")):
         wanted = related(records[40], name)
         mine = [each["id"] for each in records if related(each, name) == wanted]
-        asked = f"page[size]=10&filter=equals({field},'{wanted}')"
-        assert client.read_ids(f"/api/events?sort=datetime&{asked}") == mine
-        assert client.read_ids(f"/api/events?sort=-datetime&{asked}") == mine[::-1]
+        query = f"page[size]=10&filter=equals({field},'{wanted}')"
+        assert client.read_ids(f"/api/events?sort=datetime&{query}") == mine
+        assert client.read_ids(f"/api/events?sort=-datetime&{query}") == mine[::-1]
     assert client.read_ids("/api/events?filter=equals(metric_id,'nobody')") == []
 
 

@@ -1,4 +1,4 @@
-"""What tests change in the shop shows as it would in Klaviyo."""
+"""What tests change in the account shows as it would in Klaviyo."""
 
 import json
 from datetime import timedelta
@@ -19,8 +19,8 @@ def test_a_changed_profile_moves_its_updated(start_sandbox: StartSandbox) -> Non
     client = start_sandbox(profiles=20)
     record_id = client.read_ids("/api/profiles")[4]
     before = profile(client, record_id)
-    wish = {"email": "new@example.com", "properties": {"age": 4}, "location": {"city": "Oslo"}}
-    client.call_admin("POST", "/__mutate", {"profile": record_id, "set": wish})
+    change = {"email": "new@example.com", "properties": {"age": 4}, "location": {"city": "Oslo"}}
+    client.call_admin("POST", "/__mutate", {"profile": record_id, "set": change})
     after = profile(client, record_id)
     assert after["email"] == "new@example.com"
     assert after["properties"] == {**before["properties"], "age": 4}
@@ -63,16 +63,16 @@ def test_events_of_a_deleted_profile_stay_redacted(start_sandbox: StartSandbox) 
 def test_a_suppression_comes_and_goes(start_sandbox: StartSandbox) -> None:
     """A suppressed profile is found by the filter until its suppression is lifted."""
     client = start_sandbox(profiles=30)
-    asked = "filter=equals(subscriptions.email.marketing.suppression.reason,'HARD_BOUNCE')"
-    before = client.read_ids(f"/api/profiles?{asked}")
+    query = "filter=equals(subscriptions.email.marketing.suppression.reason,'HARD_BOUNCE')"
+    before = client.read_ids(f"/api/profiles?{query}")
     free = next(k for k in client.read_ids("/api/profiles") if k not in before)
     new = {"reason": "HARD_BOUNCE", "timestamp": "2026-11-19T00:00:00+00:00"}
     client.call_admin("POST", "/__mutate", {"profile": free, "suppress": new})
-    assert set(client.read_ids(f"/api/profiles?{asked}")) == {*before, free}
+    assert set(client.read_ids(f"/api/profiles?{query}")) == {*before, free}
     marketing = profile(client, free)["subscriptions"]["email"]["marketing"]
     assert marketing["suppression"] == [new]
     client.call_admin("POST", "/__mutate", {"profile": free, "lift_suppression": True})
-    assert client.read_ids(f"/api/profiles?{asked}") == before
+    assert client.read_ids(f"/api/profiles?{query}") == before
 
 
 def test_an_archived_campaign_moves_to_the_other_slice(start_sandbox: StartSandbox) -> None:
@@ -96,8 +96,8 @@ def test_members_join_and_leave_without_moving_the_list(start_sandbox: StartSand
     before = client.get_document(f"/api/lists/{group}")["data"]["attributes"]["updated"]
     members = client.read_ids(f"/api/lists/{group}/profiles")
     joiner = next(k for k in client.read_ids("/api/profiles") if k not in members)
-    wish = {"list": group, "add": [joiner], "remove": [members[0]]}
-    client.call_admin("POST", "/__mutate", wish)
+    change = {"list": group, "add": [joiner], "remove": [members[0]]}
+    client.call_admin("POST", "/__mutate", change)
     now = client.read_records(f"/api/lists/{group}/profiles?sort=joined_group_at")
     assert {each["id"] for each in now} == {*members[1:], joiner}
     assert now[-1]["attributes"]["joined_group_at"] == NOON.isoformat()
@@ -108,26 +108,26 @@ def test_records_can_be_created(start_sandbox: StartSandbox) -> None:
     """A new profile, list and template are listed with the values given."""
     client = start_sandbox(profiles=5)
     for kind, name in (("profile", "last_name"), ("list", "name"), ("template", "name")):
-        wish = {"create": kind, "set": {name: 'x"; DROP TABLE profiles; --'}}
-        record_id = client.call_admin("POST", "/__mutate", wish)["id"]
+        change = {"create": kind, "set": {name: 'x"; DROP TABLE profiles; --'}}
+        record_id = client.call_admin("POST", "/__mutate", change)["id"]
         found = {each["id"]: each["attributes"] for each in client.read_records(f"/api/{kind}s")}
         assert found[record_id][name] == 'x"; DROP TABLE profiles; --'
         assert found[record_id]["created"] == NOON.isoformat()
 
 
 def test_nonsense_is_refused_and_changes_nothing(start_sandbox: StartSandbox) -> None:
-    """A wish for a record that does not exist, or without a verb, is a 400 of the admin side."""
+    """A change of a record that does not exist, or without a verb, is a 400 of the admin side."""
     client = start_sandbox(profiles=5)
     before = client.read_truth("profiles")
     one = next(iter(before))
-    for wish in (
+    for change in (
         b'{"profile": "nobody", "delete": true}',
         b'{"planet": "earth"}',
         b'{"profile": "%b"}' % one.encode(),
         b'{"profile": "%b", "merge_into": "%b"}' % (one.encode(), one.encode()),
         b"nonsense",
     ):
-        assert client.request("/__mutate", method="POST", body=wish).status == 400
+        assert client.request("/__mutate", method="POST", body=change).status == 400
     assert client.read_truth("profiles") == before
 
 
@@ -135,13 +135,13 @@ def test_ids_and_names_can_be_nasty(start_sandbox: StartSandbox) -> None:
     """Records with any id can be made and read back by their encoded id; metrics too."""
     client = start_sandbox(profiles=5)
     for nasty in ("../../etc/x", "a/b", "CON", "%2e%2e", "$custom:::SKU 1/2", "x" * 300):
-        wish = {"create": "list", "set": {"id": nasty, "name": "<script>alert(1)</script>"}}
-        assert client.call_admin("POST", "/__mutate", wish)["id"] == nasty
+        change = {"create": "list", "set": {"id": nasty, "name": "<script>alert(1)</script>"}}
+        assert client.call_admin("POST", "/__mutate", change)["id"] == nasty
         assert nasty in client.read_ids("/api/lists")
         found = client.get_document(f"/api/lists/{quote(nasty, safe='')}")["data"]
         assert found["id"] == nasty
-    wish = {"create": "metric", "set": {"id": "../m", "name": "x"}}
-    client.call_admin("POST", "/__mutate", wish)
+    change = {"create": "metric", "set": {"id": "../m", "name": "x"}}
+    client.call_admin("POST", "/__mutate", change)
     client.call_admin("POST", "/__events", {"events": [{"metric": "../m"}]})
     newest = client.read_records("/api/events?filter=equals(metric_id,'../m')")
     assert [each["relationships"]["metric"]["data"]["id"] for each in newest] == ["../m"]
@@ -216,8 +216,8 @@ def test_events_that_are_kept_back_are_counted_unless_they_are_gone(
 def test_an_event_that_gets_another_time(start_sandbox: StartSandbox) -> None:
     """A written event moves with its id."""
     client = start_sandbox(events=50, future_events=0)
-    wish = {"datetime": f"{NOON - timedelta(days=2):%FT%TZ}"}
-    (event,) = client.call_admin("POST", "/__events", {"events": [wish]})["ids"]
+    change = {"datetime": f"{NOON - timedelta(days=2):%FT%TZ}"}
+    (event,) = client.call_admin("POST", "/__events", {"events": [change]})["ids"]
     later = NOON - timedelta(hours=1)
     client.call_admin("POST", "/__mutate", {"redate_event": event, "datetime": f"{later:%FT%TZ}"})
     found = client.get_document(f"/api/events/{event}")["data"]["attributes"]

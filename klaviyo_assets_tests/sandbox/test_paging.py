@@ -45,8 +45,8 @@ def test_campaigns_are_whole_over_channels_and_archived_states(client: SandboxCl
     ids: list[str] = []
     for channel in ("email", "sms", "mobile_push"):
         for archived in ("true", "false"):
-            asked = f"equals(messages.channel,'{channel}'),equals(archived,{archived})"
-            ids += client.read_ids(f"/api/campaigns?page[size]=3&filter={asked}")
+            query = f"equals(messages.channel,'{channel}'),equals(archived,{archived})"
+            ids += client.read_ids(f"/api/campaigns?page[size]=3&filter={query}")
     assert len(ids) == len(set(ids))
     assert set(ids) == set(client.read_truth("campaigns"))
 
@@ -94,10 +94,10 @@ def key_of(record: Document, name: str) -> str | None:
 def test_a_full_page_of_events_leads_to_an_empty_one(start_sandbox: StartSandbox) -> None:
     """When the last page is exactly full, its next link leads to an empty page without one."""
     client = start_sandbox(events=100)
-    wish = {"datetime": "2020-01-01T00:00:00Z", "count": 10}
-    client.call_admin("POST", "/__events", {"events": [wish]})
-    asked = "filter=less-than(datetime,2021-01-01T00:00:00Z)"
-    pages = list(client.read_pages(f"/api/events?page[size]=5&sort=datetime&{asked}"))
+    new_events = {"datetime": "2020-01-01T00:00:00Z", "count": 10}
+    client.call_admin("POST", "/__events", {"events": [new_events]})
+    query = "filter=less-than(datetime,2021-01-01T00:00:00Z)"
+    pages = list(client.read_pages(f"/api/events?page[size]=5&sort=datetime&{query}"))
     assert [len(page["data"]) for page in pages] == [5, 5, 0]
     assert pages[-1]["links"]["next"] is None
 
@@ -105,8 +105,8 @@ def test_a_full_page_of_events_leads_to_an_empty_one(start_sandbox: StartSandbox
 def test_equal_times_across_a_page_border_lose_nothing(start_sandbox: StartSandbox) -> None:
     """Fifty events of one second, read seven at a time, come once each, both ways."""
     client = start_sandbox(events=40, future_events=0)
-    wish = {"datetime": "2026-11-01T00:00:00Z", "count": 50}
-    written = client.call_admin("POST", "/__events", {"events": [wish]})["ids"]
+    new_events = {"datetime": "2026-11-01T00:00:00Z", "count": 50}
+    written = client.call_admin("POST", "/__events", {"events": [new_events]})["ids"]
     for sort in ("datetime", "-datetime"):
         ids = client.read_ids(f"/api/events?page[size]=7&sort={sort}")
         assert len(ids) == len(set(ids))

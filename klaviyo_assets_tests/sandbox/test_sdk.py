@@ -1,6 +1,6 @@
 """Klaviyo's own SDK reads the sandbox, every stream to its last page.
 
-Its answers pass through the SDK's own models, so that these judge every field of them.
+Its answers pass through the SDK's own models, so that these check every field of them.
 """
 
 from collections.abc import Callable, Iterator
@@ -89,8 +89,8 @@ def test_the_sdk_reads_campaigns_with_their_messages(
     found: list[str] = []
     for channel in ("email", "sms", "mobile_push"):
         for archived in ("false", "true"):
-            asked = f"and(equals(messages.channel,'{channel}'),equals(archived,{archived}))"
-            found += ids(pages(call, asked, include=["campaign-messages", "tags"], page_size=7))
+            filter_ = f"and(equals(messages.channel,'{channel}'),equals(archived,{archived}))"
+            found += ids(pages(call, filter_, include=["campaign-messages", "tags"], page_size=7))
     assert sorted(found) == sorted(client.read_truth("campaigns"))
     messages = method(sdk, "Campaigns", "get_messages_for_campaign")
     several = [ids(iter([messages(each, include=["template"])])) for each in found[:25]]

@@ -47,9 +47,9 @@ def test_many_clients_at_once_see_the_same(client: SandboxClient) -> None:
     before = len(client.call_admin("GET", "/__journal")["requests"])
 
     def ids(_: int) -> list[str]:
-        asker = SandboxClient(client.sandbox)
-        found = asker.read_ids("/api/events?page[size]=300&sort=datetime")
-        asker.close()
+        other_client = SandboxClient(client.sandbox)
+        found = other_client.read_ids("/api/events?page[size]=300&sort=datetime")
+        other_client.close()
         return found
 
     with ThreadPoolExecutor(8) as pool:

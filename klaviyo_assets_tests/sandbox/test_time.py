@@ -1,4 +1,4 @@
-"""The clock moves only as told, and the shop goes on with it."""
+"""The clock moves only as told, and the account goes on with it."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -83,8 +83,8 @@ def test_people_sign_up_as_the_clock_advances(start_sandbox: StartSandbox) -> No
     client = start_sandbox(profiles=365, days=365)
     before = client.read_truth("profiles")
     client.call_admin("POST", "/__clock", {"advance_seconds": 30 * DAY})
-    asked = f"filter=greater-than(created,{NOON:%Y-%m-%dT%H:%M:%SZ})"
-    born = client.read_ids(f"/api/profiles?{asked}&page[size]=100")
+    query = f"filter=greater-than(created,{NOON:%Y-%m-%dT%H:%M:%SZ})"
+    born = client.read_ids(f"/api/profiles?{query}&page[size]=100")
     assert len(born) == 30
     assert set(client.read_truth("profiles")) == set(before) | set(born)
 
@@ -93,12 +93,12 @@ def test_a_written_event_can_wait(start_sandbox: StartSandbox) -> None:
     """An event can be written to become visible later than its own time."""
     client = start_sandbox(events=10)
     later = NOON + timedelta(days=2)
-    wish = {
+    change = {
         "datetime": "2026-11-19T00:00:00Z",
         "visible_at": iso(later),
         "properties": {"$value": 3},
     }
-    (record_id,) = client.call_admin("POST", "/__events", {"events": [wish]})["ids"]
+    (record_id,) = client.call_admin("POST", "/__events", {"events": [change]})["ids"]
     assert record_id not in client.read_ids("/api/events")
     assert client.request(f"/api/events/{record_id}").status == 404
     client.call_admin("POST", "/__clock", {"advance_seconds": 2 * DAY})
@@ -113,8 +113,8 @@ def test_people_change_as_the_clock_advances(start_sandbox: StartSandbox) -> Non
     client = start_sandbox(profiles=365, days=365)
     before = client.read_truth("profiles")
     client.call_admin("POST", "/__clock", {"advance_seconds": 30 * DAY})
-    asked = f"sort=updated&filter=greater-than(updated,{NOON:%Y-%m-%dT%H:%M:%SZ})&page[size]=10"
-    changed = client.read_ids(f"/api/profiles?{asked}")
+    query = f"sort=updated&filter=greater-than(updated,{NOON:%Y-%m-%dT%H:%M:%SZ})&page[size]=10"
+    changed = client.read_ids(f"/api/profiles?{query}")
     after = client.read_truth("profiles")
     assert set(changed) == {each for each, at in after.items() if before.get(each) != at}
     assert len(set(changed) & set(before)) > 50

@@ -6,11 +6,11 @@ from klaviyo_assets.errors import format_quantity, format_seconds
 
 
 @pytest.mark.parametrize(
-    ("number", "said"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (22483, "22,483 rows")]
+    ("number", "text"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (22483, "22,483 rows")]
 )
-def test_what_is_counted_has_its_plural(number: int, said: str) -> None:
+def test_what_is_counted_has_its_plural(number: int, text: str) -> None:
     """One is a singular, everything else a plural, thousands are apart."""
-    assert format_quantity(number, "row") == said
+    assert format_quantity(number, "row") == text
 
 
 def test_a_plural_of_its_own() -> None:
@@ -19,7 +19,7 @@ def test_a_plural_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [
         (0.04, "0.0 s"),
         (9.96, "10 s"),
@@ -29,6 +29,6 @@ def test_a_plural_of_its_own() -> None:
         (18720, "5 h 12 min"),
     ],
 )
-def test_a_time_is_said_as_people_say_it(seconds: float, said: str) -> None:
+def test_a_time_is_said_as_people_say_it(seconds: float, text: str) -> None:
     """Tenths only where they matter, minutes from a minute on."""
-    assert format_seconds(seconds) == said
+    assert format_seconds(seconds) == text

@@ -59,12 +59,12 @@ def test_a_word_is_no_key(text: str) -> None:
 
 def test_the_keys_of_the_process_are_known_by_their_letters() -> None:
     """Of the process's own keys nothing is left, whatever they look like and stand in."""
-    said = f"x{ODD}x and {ODD.upper()}"
-    assert not contains_key(said)
+    redactable = f"x{ODD}x and {ODD.upper()}"
+    assert not contains_key(redactable)
     register_secret(ODD)
-    assert contains_key(said)
-    assert redact_keys(said) == "x[key]x and [key]"
-    assert redact_known_keys(said.encode()) == f"x[key]x and {ODD.upper()}".encode()
+    assert contains_key(redactable)
+    assert redact_keys(redactable) == "x[key]x and [key]"
+    assert redact_known_keys(redactable.encode()) == f"x[key]x and {ODD.upper()}".encode()
 
 
 def test_what_is_too_short_is_no_secret() -> None:

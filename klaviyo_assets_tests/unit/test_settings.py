@@ -274,10 +274,10 @@ def test_every_setting_is_documented() -> None:
     named = {each.name: each for each in environment_variables()}
     assert named.keys() > {variable_name(each.name) for each in fields(Settings)}
     for each in fields(Settings):
-        said = named[variable_name(each.name)]
-        assert said.default, said.name
-        assert said.allowed, said.name
-        assert said.description, said.name
+        text = named[variable_name(each.name)]
+        assert text.default, text.name
+        assert text.allowed, text.name
+        assert text.description, text.name
 
 
 @pytest.mark.parametrize(

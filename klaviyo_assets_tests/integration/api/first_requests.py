@@ -22,10 +22,10 @@ def book_first_request(folder: Path, start_at: float) -> None:
     """Wait for the moment, then make the first booking."""
     time.sleep(max(0.0, start_at - time.time()))
     try:
-        said = str(RateLimiter(folder, "a", share=1.0).reserve(SLOW_BUDGETS))
+        result = str(RateLimiter(folder, "a", share=1.0).reserve(SLOW_BUDGETS))
     except KlaviyoAssetsError as error:
-        said = str(error)
-    sys.stdout.write(f"{said}\n")
+        result = str(error)
+    sys.stdout.write(f"{result}\n")
     sys.stdout.flush()
 
 

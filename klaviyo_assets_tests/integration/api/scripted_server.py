@@ -45,8 +45,8 @@ def http_response(
     status: int = 200, body: bytes = PAGE_BODY, headers: Mapping[str, str] | None = None
 ) -> bytes:
     """Return a whole answer, with the length that it has."""
-    told = {"Content-Type": "application/vnd.api+json", "Content-Length": str(len(body))}
-    lines = [f"{name}: {value}" for name, value in (told | dict(headers or {})).items()]
+    sent_headers = {"Content-Type": "application/vnd.api+json", "Content-Length": str(len(body))}
+    lines = [f"{name}: {value}" for name, value in (sent_headers | dict(headers or {})).items()]
     return "\r\n".join([f"HTTP/1.1 {status} Some reason", *lines, "", ""]).encode() + body
 
 

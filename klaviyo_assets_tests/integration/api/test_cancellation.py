@@ -64,10 +64,10 @@ def test_a_stop_ends_every_thread(act: ServerAction, patient_client_of: MakeClie
             began = monotonic()
             assert ends_of(client, threads=4) == [StoppedError] * 4
             took = monotonic() - began
-            asked = len(server.received)
+            request_count = len(server.received)
             with pytest.raises(StoppedError):
                 client.fetch(events_request(), lambda answer: answer.body, stream="events")
-            assert len(server.received) == asked
+            assert len(server.received) == request_count
         return took
 
     assert best_time_of_three(attempt, max_seconds=2) < 2

@@ -229,13 +229,13 @@ def test_a_days_wait_is_not_slept_through(client_of: MakeClient, fake_clock: Fak
 
 
 @pytest.mark.parametrize(
-    "said", [None, "", "-3", "Wed, 21 Oct 2026 07:28:00 GMT", "soon", "1.5"], ids=str
+    "message", [None, "", "-3", "Wed, 21 Oct 2026 07:28:00 GMT", "soon", "1.5"], ids=str
 )
 def test_a_retry_after_that_says_nothing_is_backed_off(
-    said: str | None, client_of: MakeClient, fake_clock: FakeClock
+    message: str | None, client_of: MakeClient, fake_clock: FakeClock
 ) -> None:
     """Without whole seconds our own back-off decides; it is never no wait at all."""
-    headers = {} if said is None else {"Retry-After": said}
+    headers = {} if message is None else {"Retry-After": message}
     with run_server(*[send_response(429, b"", headers)] * 3, send_response()) as server:
         assert client_of(server).fetch(events_request(), body_of, stream="events") == PAGE_BODY
     assert fake_clock.sleeps == [1, 2, 4]

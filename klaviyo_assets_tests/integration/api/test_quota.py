@@ -51,9 +51,9 @@ def test_a_spent_day_is_remembered_by_all(client_of: MakeClient, fake_clock: Fak
     """After Klaviyo's word that a report's day is spent, nobody asks again before it is over."""
     with run_server(send_response(429, b"", {"Retry-After": "73473"}), send_response()) as server:
         request = report()
-        with pytest.raises(QuotaError, match="run it after 20") as told:
+        with pytest.raises(QuotaError, match="run it after 20") as caught:
             client_of(server).fetch(request, body_of, stream="reports")
-        assert told.value.retry_after_seconds == 73473
+        assert caught.value.retry_after_seconds == 73473
         fake_clock.now += 40_000
         with pytest.raises(QuotaError, match="Klaviyo says") as remembered:
             client_of(server).fetch(request, body_of, stream="reports")

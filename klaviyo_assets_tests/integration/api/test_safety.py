@@ -196,8 +196,8 @@ def test_what_netrc_holds_never_takes_the_place_of_the_key(
             client.fetch(events_request(), body_of, stream="events")
             monkeypatch.setenv("NETRC", str(netrc))
         # Nor would it, were a request prepared as `requests` does it.
-        asked = requests.Request("GET", f"{server.url}/api/events", headers=client.headers)
-        prepared = client.session.prepare_request(asked)
+        outgoing = requests.Request("GET", f"{server.url}/api/events", headers=client.headers)
+        prepared = client.session.prepare_request(outgoing)
     assert prepared.headers["Authorization"] == f"Klaviyo-API-Key {KEY}"
     assert {seen.headers["authorization"] for seen in server.received} == {f"Klaviyo-API-Key {KEY}"}
     assert len(server.received) == 2
@@ -211,8 +211,8 @@ def test_a_cookie_is_not_kept(client_of: MakeClient) -> None:
         client = client_of(server)
         for _ in range(2):
             client.fetch(events_request(), body_of, stream="events")
-        asked = requests.Request("GET", f"{server.url}/api/events")
-        prepared = client.session.prepare_request(asked)
+        outgoing = requests.Request("GET", f"{server.url}/api/events")
+        prepared = client.session.prepare_request(outgoing)
     assert [seen.headers.get("cookie") for seen in server.received] == [None] * 2
     assert "Cookie" not in prepared.headers
     assert list(client.session.cookies) == []
@@ -328,10 +328,12 @@ def test_a_proxy_that_cannot_be_used_is_a_setting_error(
 ) -> None:
     """What is no address, or wants another way, is refused by the variables' names, unquoted."""
     monkeypatch.setenv("HTTPS_PROXY", value)
-    with pytest.raises(SettingError, match=r"HTTPS_PROXY or ALL_PROXY.*Allowed is http://") as told:
+    with pytest.raises(
+        SettingError, match=r"HTTPS_PROXY or ALL_PROXY.*Allowed is http://"
+    ) as raised:
         client_of("https://a.klaviyo.com")
-    assert value not in str(told.value)
-    assert "jane" not in str(told.value)
+    assert value not in str(raised.value)
+    assert "jane" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -378,10 +380,12 @@ def test_a_refused_connection_is_tried_again_then_told(
     """Nobody there: six tries, then the host and what to look at; no try cost a request."""
     server = ScriptedServer(f"http://127.0.0.1:{free_port()}")
     policy = RetryPolicy(max_tries=2)
-    with pytest.raises(ConnectionLostError, match=r"from 127\.0\.0\.1: ConnectionRefused") as told:
+    with pytest.raises(
+        ConnectionLostError, match=r"from 127\.0\.0\.1: ConnectionRefused"
+    ) as raised:
         client_of(server).fetch(events_request(), body_of, stream="events", retry_policy=policy)
     assert len(fake_clock.sleeps) == 5
-    assert not told.value.was_sent
+    assert not raised.value.was_sent
 
 
 def test_a_name_that_cannot_be_resolved_is_tried_again_then_told(

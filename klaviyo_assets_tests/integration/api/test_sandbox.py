@@ -31,13 +31,13 @@ LISTS = 23
 PAGED = [stream for stream in COLLECTIONS if isinstance(stream.source, Collection)]
 
 
-SHOP = AccountConfig(events=500, profiles=60, lists=LISTS, campaigns=12)
+ACCOUNT = AccountConfig(events=500, profiles=60, lists=LISTS, campaigns=12)
 
 
 @pytest.fixture
 def sandbox() -> Generator[Sandbox]:
-    """Give a small shop with Klaviyo's true limits."""
-    with serve(SHOP) as running:
+    """Give a small account with Klaviyo's true limits."""
+    with serve(ACCOUNT) as running:
         yield running
 
 
@@ -89,8 +89,8 @@ def walk_for_ever(client: KlaviyoClient, stream: Stream) -> None:
 
 def at_full_speed(folder: Path, *, scale: float = 1.0) -> tuple[Counter[str], set[int | None]]:
     """Read everything at once for some seconds; return requests by path, and all statuses."""
-    shop = replace(SHOP, rate_limit_scale=scale)
-    with serve(shop) as sandbox, client_of(sandbox, folder, scale=scale) as client:
+    account_config = replace(ACCOUNT, rate_limit_scale=scale)
+    with serve(account_config) as sandbox, client_of(sandbox, folder, scale=scale) as client:
         Timer(SECONDS, client.cancel).start()
         with ThreadPoolExecutor(len(PAGED)) as threads:
             list(threads.map(walk_for_ever, [client] * len(PAGED), PAGED))
@@ -102,10 +102,14 @@ LEAST = {"accounts": 4, "flows": 12, "metrics": 30, "profiles": 30, "events": 10
 """Requests of a walk: one a second and a quarter, three of them, ten are what the bursts allow."""
 
 
-def too_few(asked: Counter[str], least: Mapping[str, int]) -> dict[str, int]:
+def too_few(request_counts: Counter[str], least: Mapping[str, int]) -> dict[str, int]:
     """Return the endpoints that were asked less often than they should have been, and how often."""
     paths = {name: f"/api/{name}" for name in least}
-    return {name: asked[path] for name, path in paths.items() if asked[path] < least[name]}
+    return {
+        name: request_counts[path]
+        for name, path in paths.items()
+        if request_counts[path] < least[name]
+    }
 
 
 def test_at_full_speed_nothing_is_refused(tmp_path: Path) -> None:
@@ -117,12 +121,12 @@ def test_at_full_speed_nothing_is_refused(tmp_path: Path) -> None:
     """
     statuses, slow = set[int | None](), dict[str, int]()
     for attempt in range(3):
-        asked, statuses = at_full_speed(tmp_path / f"{attempt}")
-        slow = too_few(asked, LEAST)
+        request_counts, statuses = at_full_speed(tmp_path / f"{attempt}")
+        slow = too_few(request_counts, LEAST)
         if slow:
             free, _ = at_full_speed(tmp_path / f"{attempt}-free", scale=FREE)
             slow = too_few(
-                asked, {name: min(LEAST[name], free[f"/api/{name}"] // 2) for name in slow}
+                request_counts, {name: min(LEAST[name], free[f"/api/{name}"] // 2) for name in slow}
             )
         if statuses == {200} and not slow:
             break

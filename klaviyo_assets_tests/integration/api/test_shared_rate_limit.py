@@ -36,8 +36,8 @@ def most_within(moments: Sequence[float], seconds: float) -> int:
     return max(bisect_left(ordered, at + seconds) - place for place, at in enumerate(ordered))
 
 
-def ask_until(stop: Event, url: str, folder: Path) -> None:
-    """Ask as fast as the ledger lets one, as a process of its own."""
+def fetch_until(stop: Event, url: str, folder: Path) -> None:
+    """Fetch as fast as the ledger lets one, as a process of its own."""
     client = KlaviyoClient(
         base_url=url,
         api_key=KEY,
@@ -60,7 +60,8 @@ def test_processes_together_keep_to_one_budget(tmp_path: Path) -> None:
     stop = spawning.Event()
     with run_server(send_response()) as server:
         workers = [
-            spawning.Process(target=ask_until, args=(stop, server.url, tmp_path)) for _ in range(2)
+            spawning.Process(target=fetch_until, args=(stop, server.url, tmp_path))
+            for _ in range(2)
         ]
         for worker in workers:
             worker.start()
@@ -90,7 +91,7 @@ def test_all_processes_can_begin_at_once(tmp_path: Path) -> None:
         check=True,
         text=True,
     )
-    waits = sorted(float(said) for said in done.stdout.splitlines())
+    waits = sorted(float(line) for line in done.stdout.splitlines())
     at_once = [wait for wait in waits if wait == 0]
     assert len(waits) == first_requests.PROCESS_COUNT * first_requests.ROUND_COUNT
     assert len(at_once) == first_requests.ROUND_COUNT
@@ -100,17 +101,17 @@ def test_all_processes_can_begin_at_once(tmp_path: Path) -> None:
 
 
 def test_threads_share_a_client(client_of: MakeClient, fake_clock: FakeClock) -> None:
-    """Twenty threads: every answer reaches its asker, over no more than twenty connections."""
+    """Twenty threads: every answer reaches its caller, over no more than twenty connections."""
     with run_server(send_response()) as server:
         client = client_of(server)
         with ThreadPoolExecutor(20) as threads:
-            asked = [
+            fetches = [
                 threads.submit(
                     client.fetch, events_request(), lambda got: got.body, stream="events"
                 )
                 for _ in range(200)
             ]
-            answers = [each.result() for each in asked]
+            answers = [each.result() for each in fetches]
         assert answers == [PAGE_BODY] * 200
         assert server.connections <= 20
         assert client.stats.requests == 200
@@ -122,10 +123,12 @@ def test_waits_of_many_threads_are_felt_once(patient_client_of: MakeClient) -> N
     budget = RateLimitBucket("GET /api/lists", RateTier(name="S", burst=3, steady=60))
     with run_server(send_response()) as server:
         client = patient_client_of(server)
-        asked = replace(events_request(), buckets=(budget,))
+        request = replace(events_request(), buckets=(budget,))
         began = time.monotonic()
         with ThreadPoolExecutor(8) as threads:
-            waits = [threads.submit(client.fetch, asked, len_of, stream="lists") for _ in range(8)]
+            waits = [
+                threads.submit(client.fetch, request, len_of, stream="lists") for _ in range(8)
+            ]
             assert {each.result() for each in waits} == {len(PAGE_BODY)}
         took = time.monotonic() - began
     # Three leave at once, three after a second and a quarter, two after another.

@@ -34,7 +34,7 @@ from klaviyo_assets_tests.integration.lake.lake_fixtures import (
 )
 
 
-def begun(lake: Lake, mode: str = "merge") -> WriteSession:
+def open_write_session(lake: Lake, mode: str = "merge") -> WriteSession:
     """Return a session on profiles with ten rows that nobody else brings."""
     session = lake.open_session(
         PROFILES,
@@ -52,7 +52,7 @@ def begun(lake: Lake, mode: str = "merge") -> WriteSession:
 def test_the_second_writer_is_refused(lake: Lake, root: Path, mode: str, first: str) -> None:
     """Who committed second stores nothing, not even rows of keys that nobody else has."""
     merge_rows(lake, PROFILES, [numbered_batch(0, 10)], {"n": 1})
-    with begun(lake, mode) as stale:
+    with open_write_session(lake, mode) as stale:
         (merge_rows if first == "merge" else replace_rows)(
             lake, PROFILES, [numbered_batch(5, 10)], {"n": 2}
         )
@@ -68,7 +68,7 @@ def test_the_second_writer_is_refused(lake: Lake, root: Path, mode: str, first: 
 
 def test_a_writer_that_is_overtaken_between_its_commits(lake: Lake) -> None:
     """A session that committed once is refused like any other when somebody came in between."""
-    with begun(lake) as stale:
+    with open_write_session(lake) as stale:
         stale.commit({"n": 1})
         merge_rows(lake, PROFILES, [numbered_batch(0, 10)], {"n": 2})
         stale.add(numbered_batch(2000, 10, note="stale"))
@@ -81,7 +81,7 @@ def test_a_writer_that_is_overtaken_between_its_commits(lake: Lake) -> None:
 
 def test_a_writer_that_is_overtaken_as_it_commits(lake: Lake, root: Path) -> None:
     """Nor is one let through that took another's commit for its own starting point."""
-    with begun(lake) as stale:
+    with open_write_session(lake) as stale:
         stale.commit({"n": 1})
         start = stale.table_writer.start
         assert start is not None
@@ -94,7 +94,7 @@ def test_a_writer_that_is_overtaken_as_it_commits(lake: Lake, root: Path) -> Non
 
 def test_two_first_writers(lake: Lake) -> None:
     """Of two that both found no table, one creates it and the other is refused."""
-    with begun(lake) as stale:
+    with open_write_session(lake) as stale:
         merge_rows(lake, PROFILES, [numbered_batch(0, 10)])
         with pytest.raises(LakeConflictError):
             stale.commit({})
@@ -128,7 +128,7 @@ def test_a_history_is_fenced_too(lake: Lake) -> None:
 def test_an_overtaken_writer_whose_files_are_gone(lake: Lake) -> None:
     """Files that upkeep removed meanwhile make a conflict, and no talk of damage."""
     merge_rows(lake, PROFILES, [numbered_batch(0, 10)])
-    with begun(lake) as stale:
+    with open_write_session(lake) as stale:
         stale.add(numbered_batch(0, 10, note="stale"))
         replace_rows(lake, PROFILES, [numbered_batch(0, 10, note="new")])
         for path in lake.root.glob("lake/profiles/part-*.parquet"):
@@ -160,7 +160,7 @@ def test_the_next_session_clears_up_after_a_killed_one(lake: Lake, root: Path) -
         == -9
     )
     assert list_data_files(root, "profiles")
-    begun(lake).close()
+    open_write_session(lake).close()
     assert list_data_files(root, "profiles") == []
 
 
@@ -183,9 +183,9 @@ def test_a_lock_whose_file_went_is_taken_anew(tmp_path: Path) -> None:
 
 def test_a_live_session_keeps_what_it_staged(lake: Lake) -> None:
     """Another session does not take the staged files of one that lives for a dead one's."""
-    with begun(lake) as first:
+    with open_write_session(lake) as first:
         first.stage_batches()
-        with begun(lake) as second:
+        with open_write_session(lake) as second:
             second.stage_batches()
         lake.vacuum("profiles")
         assert first.commit({}).rows_written == 10

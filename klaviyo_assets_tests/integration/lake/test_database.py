@@ -209,14 +209,14 @@ def test_only_what_is_new_is_built(lake: Lake, root: Path, monkeypatch: pytest.M
     """
     rebuilt: list[set[str]] = []
 
-    def spied(
+    def spy(
         root: Path, views: Mapping[str, Sequence[str]], *, reused: set[str], readers_root: str
     ) -> list[LakeError]:
         rebuilt.append(set(views) - reused)
         return build(root, views, reused=reused, readers_root=readers_root)
 
     build = database.build_database
-    monkeypatch.setattr(database, "build_database", spied)
+    monkeypatch.setattr(database, "build_database", spy)
     described = RelationDescription(
         summary="One row per tag; it's one.", columns={"note": "'; DROP --"}
     )
@@ -235,13 +235,13 @@ def test_only_what_is_new_is_built(lake: Lake, root: Path, monkeypatch: pytest.M
     shutil.rmtree(root / "lake/lists")
     lake.publish(relations)
     assert rebuilt.pop() == set()
-    kept = [query_database(root, sql) for sql in EVERYTHING]
+    stored = [query_database(root, sql) for sql in EVERYTHING]
     (root / "klaviyo.duckdb").unlink()
     lake.publish(relations)
     assert rebuilt.pop() == {"profiles", "tags", "profiles_joined"}
-    assert [query_database(root, sql) for sql in EVERYTHING] == kept
-    assert ("tags", "note", "'; DROP --") in kept[1]
-    assert "One row per tag; it's one." in {comment for _, _, comment in kept[0]}
+    assert [query_database(root, sql) for sql in EVERYTHING] == stored
+    assert ("tags", "note", "'; DROP --") in stored[1]
+    assert "One row per tag; it's one." in {comment for _, _, comment in stored[0]}
     assert len(sizes) <= 2
 
 

@@ -71,7 +71,7 @@ def erased(lake: Lake, *, clock: Callable[[], datetime] = utc_now) -> ErasureRes
     return erase_profiles(lake.root, PEOPLE, TWO, relations=relations, clock=clock)
 
 
-def judge(lake: Lake) -> None:
+def assert_erased(lake: Lake) -> None:
     """Fail unless the two are in no file, and everything else is as it was."""
     assert find_values(lake.root, TWO) == {}
     others = {f"k{at:07}" for at in range(41)} - set(TWO)
@@ -89,19 +89,19 @@ def test_nothing_of_them_is_left(lake: Lake) -> None:
     """Rows, histories, quarantine, retired files and the log's statistics: all of it is gone."""
     assert find_values(lake.root, TWO)
     done = erased(lake)
-    judge(lake)
+    assert_erased(lake)
     assert done.receipt is not None
-    said = json.loads(done.receipt.read_bytes())
-    assert {name: each["rows"] for name, each in said["tables"].items()} == {
+    content = json.loads(done.receipt.read_bytes())
+    assert {name: each["rows"] for name, each in content["tables"].items()} == {
         "profiles": 2,
         "profiles_history": 2,
         "events": 2,
     }
-    assert list(said["quarantine"].values()) == [1]
-    assert len(said["profile_id_sha256"]) == 2
+    assert list(content["quarantine"].values()) == [1]
+    assert len(content["profile_id_sha256"]) == 2
     state = lake.read_table_state("events")
     assert state is not None
-    assert said["tables"]["events"]["version"] == state.version
+    assert content["tables"]["events"]["version"] == state.version
 
 
 def test_a_second_time_finds_nothing(lake: Lake) -> None:
@@ -126,7 +126,7 @@ def test_a_kill_in_the_midst_is_made_good_by_the_next(lake: Lake, moment: str) -
     """Killed anywhere, the same command ends it, with one receipt that counts every row."""
     assert run_in_child_process(erase_two_profiles, lake.root, MOMENTS[moment]) == -9
     done = erased(lake)
-    judge(lake)
+    assert_erased(lake)
     assert {each["rows"] for each in done.erased.tables.values()} == {2}
     assert set(done.erased.tables) == {"profiles", "profiles_history", "events"}
     assert list(done.erased.quarantine.values()) == [1]
@@ -144,7 +144,7 @@ def test_while_a_run_writes_nothing_is_touched(lake: Lake) -> None:
     assert read_notes(lake, "events") == before
     assert not (lake.root / "lake" / "_receipts").exists()
     erased(lake)
-    judge(lake)
+    assert_erased(lake)
 
 
 def test_a_commit_that_comes_between_is_built_upon(lake: Lake) -> None:
@@ -165,7 +165,7 @@ def test_a_commit_that_comes_between_is_built_upon(lake: Lake) -> None:
 
     assert erased(lake, clock=clock).receipt is not None
     assert calls > 3
-    judge(lake)
+    assert_erased(lake)
 
 
 def test_a_table_that_was_set_aside_is_named(lake: Lake) -> None:

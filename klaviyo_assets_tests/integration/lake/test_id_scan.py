@@ -1,4 +1,4 @@
-"""Sweeps of keys: marks on top of whatever is newest, but for what was read meanwhile."""
+"""Id scans: marks on top of whatever is newest, but for what was read meanwhile."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -34,28 +34,28 @@ from klaviyo_assets_tests.integration.lake.test_soft_deletes import (
 )
 
 LATE = (at_day(5) - START_TIME).total_seconds()
-"""When a row was read that was read after every sweep of these tests began."""
+"""When a row was read that was read after every id scan of these tests began."""
 
 
-def begun(lake: Lake, seen: Iterable[int]) -> IdScanSession:
-    """Return a sweep that has seen some keys."""
+def open_scan(lake: Lake, seen: Iterable[int]) -> IdScanSession:
+    """Return an id scan that has seen some keys."""
     made = IdScanSession(MARKING, lake.root, account=ACCOUNT_ID, clock=lake.clock)
     made.add(pa.record_batch({"id": pa.array(map(key, seen), pa.string())}))
     return made
 
 
-def swept(lake: Lake, seen: Iterable[int], day: int) -> CommitReceipt:
-    """Carry a sweep out."""
-    with begun(lake, seen) as made:
+def commit_scan(lake: Lake, seen: Iterable[int], day: int) -> CommitReceipt:
+    """Carry an id scan out."""
+    with open_scan(lake, seen) as made:
         return made.commit({}, DeletionScan(deleted_at=at_day(day)))
 
 
-def test_a_sweep_marks_and_lifts(lake: Lake) -> None:
+def test_an_id_scan_marks_and_lifts(lake: Lake) -> None:
     """Unseen rows are marked once, seen ones have their mark lifted, the state stays."""
     merge_rows(lake, MARKING, [unmarked(numbered_batch(0, 10, note="a"))], {"cursor": "x"})
-    first = swept(lake, range(6), 1)
+    first = commit_scan(lake, range(6), 1)
     assert (first.rows_marked_deleted, first.rows_written, first.rows_total) == (4, 0, 10)
-    second = swept(lake, range(3, 8), 2)
+    second = commit_scan(lake, range(3, 8), 2)
     assert second.rows_marked_deleted == 3
     expected: dict[str, datetime | None] = dict.fromkeys(map(key, range(3, 8)))
     expected |= dict.fromkeys(map(key, range(3)), at_day(2))
@@ -66,21 +66,21 @@ def test_a_sweep_marks_and_lifts(lake: Lake) -> None:
     assert {note for (note,) in lake.query_relation("profiles").select("note").fetchall()} == {"a"}
 
 
-def test_a_sweep_without_news_commits_nothing(lake: Lake) -> None:
+def test_an_id_scan_without_news_commits_nothing(lake: Lake) -> None:
     """Where every mark is right already no version is made."""
     merge_rows(lake, MARKING, [unmarked(numbered_batch(0, 10))])
-    version = swept(lake, range(9), 1).version
-    assert swept(lake, range(9), 2).version == version
+    version = commit_scan(lake, range(9), 1).version
+    assert commit_scan(lake, range(9), 2).version == version
     assert marks(lake)[key(9)] == at_day(1)
 
 
-def test_a_sweep_rewrites_only_files_that_change(lake: Lake, root: Path) -> None:
+def test_an_id_scan_rewrites_only_files_that_change(lake: Lake, root: Path) -> None:
     """A file whose rows are all there is left alone."""
     merge_rows(lake, MARKING, [unmarked(numbered_batch(0, 10))])
     before = set(list_data_files(root, "profiles"))
     merge_rows(lake, MARKING, [unmarked(numbered_batch(10, 10))])
     stored = set(list_data_files(root, "profiles"))
-    receipt = swept(lake, range(19), 1)
+    receipt = commit_scan(lake, range(19), 1)
     after = set(list_data_files(root, "profiles"))
     assert receipt.files_removed == 1
     assert before <= after
@@ -88,9 +88,9 @@ def test_a_sweep_rewrites_only_files_that_change(lake: Lake, root: Path) -> None
 
 
 def test_what_was_read_meanwhile_is_left_alone(lake: Lake) -> None:
-    """Of rows that another run read since the sweep began, new or not, it says nothing."""
+    """Of rows that another run read since the id scan began, new or not, it says nothing."""
     merge_rows(lake, MARKING, [unmarked(numbered_batch(0, 4))])
-    with begun(lake, [0]) as made:
+    with open_scan(lake, [0]) as made:
         merge_rows(lake, MARKING, [unmarked(numbered_batch(2, 4, synced=LATE))])
         receipt = made.commit({}, DeletionScan(deleted_at=at_day(1)))
     assert receipt.rows_marked_deleted == 1
@@ -98,42 +98,42 @@ def test_what_was_read_meanwhile_is_left_alone(lake: Lake) -> None:
 
 
 def test_what_was_read_in_the_very_second_is_judged(lake: Lake) -> None:
-    """A row that lay there when the sweep began is old, however coarse the clock."""
+    """A row that lay there when the id scan began is old, however coarse the clock."""
     merge_rows(lake, MARKING, [unmarked(numbered_batch(0, 2, synced=LATE))])
-    assert swept(lake, [0], 5).rows_marked_deleted == 1
-    assert swept(lake, [0, 1], 5).rows_marked_deleted == 0
+    assert commit_scan(lake, [0], 5).rows_marked_deleted == 1
+    assert commit_scan(lake, [0, 1], 5).rows_marked_deleted == 0
     assert marks(lake) == {key(0): None, key(1): None}
 
 
 def test_what_was_rewritten_meanwhile_is_still_judged(lake: Lake) -> None:
     """A row that only moved to another file since is as old as before."""
     merge_rows(lake, MARKING, [unmarked(numbered_batch(0, 4))])
-    with begun(lake, [0]) as made:
+    with open_scan(lake, [0]) as made:
         merge_rows(lake, MARKING, [unmarked(numbered_batch(3, 1, synced=LATE))])
         made.commit({}, DeletionScan(deleted_at=at_day(1)))
     assert marks(lake) == {key(at): at_day(1) if at in {1, 2} else None for at in range(4)}
 
 
 def test_a_mark_that_was_made_meanwhile_stays(lake: Lake) -> None:
-    """A full refresh that missed a profile after the sweep had seen it knows better."""
+    """A full refresh that missed a profile after the id scan had seen it knows better."""
     merge_rows(lake, MARKING, [unmarked(numbered_batch(0, 2))])
-    with begun(lake, [0, 1]) as made:
+    with open_scan(lake, [0, 1]) as made:
         refresh(lake, [numbered_batch(0, 1, synced=10)], DeletionScan(deleted_at=at_day(2)))
         made.commit({}, DeletionScan(deleted_at=at_day(1)))
     assert marks(lake) == {key(0): None, key(1): at_day(2)}
 
 
-def test_a_sweep_that_may_have_missed_something_only_lifts(lake: Lake) -> None:
+def test_an_id_scan_that_may_have_missed_something_only_lifts(lake: Lake) -> None:
     """Without a moment nothing is marked; what was seen again is there all the same."""
     refresh(lake, [numbered_batch(0, 3)], DeletionScan(deleted_at=at_day(0)))
-    swept(lake, [0], 1)
-    with begun(lake, [1]) as made:
+    commit_scan(lake, [0], 1)
+    with open_scan(lake, [1]) as made:
         assert made.commit({}, DeletionScan(deleted_at=None)).rows_marked_deleted == 0
     assert marks(lake) == {key(0): None, key(1): None, key(2): at_day(1)}
 
 
 def test_a_rival_is_waited_for_not_for_ever(lake: Lake) -> None:
-    """A commit that comes first makes the sweep judge again; one after the other ends it."""
+    """A commit that comes first makes the id scan decide again; one after the other ends it."""
     merge_rows(lake, MARKING, [unmarked(numbered_batch(0, 4))])
     rivals = [100, 101]
 
@@ -142,29 +142,29 @@ def test_a_rival_is_waited_for_not_for_ever(lake: Lake) -> None:
             merge_rows(lake, MARKING, [unmarked(numbered_batch(rivals.pop(), 1, synced=LATE))])
 
     with run_at_crash_point("before a table commit", commit_rival):
-        assert swept(lake, range(3), 1).rows_marked_deleted == 1
+        assert commit_scan(lake, range(3), 1).rows_marked_deleted == 1
         assert not rivals
         rivals.extend(range(200, 200 + session.MAX_ID_SCAN_ATTEMPTS))
         with pytest.raises(LakeConflictError):
-            swept(lake, range(2), 2)
+            commit_scan(lake, range(2), 2)
     assert marks(lake)[key(2)] is None
 
 
-def test_a_damaged_file_stops_a_sweep(lake: Lake, root: Path) -> None:
-    """A sweep that cannot read a file names it and marks nothing."""
+def test_a_damaged_file_stops_an_id_scan(lake: Lake, root: Path) -> None:
+    """An id scan that cannot read a file names it and marks nothing."""
     merge_rows(lake, MARKING, [unmarked(numbered_batch(0, 4))])
     (file,) = list_data_files(root, "profiles")
     file.write_bytes(b"")
     with pytest.raises(CorruptFileError, match="part-"):
-        swept(lake, [0], 1)
+        commit_scan(lake, [0], 1)
 
 
-def sweep_and_die(root: Path, kill_at: KillAt | None) -> None:
-    """Sweep and publish, in a process that kills itself."""
+def scan_and_publish(root: Path, kill_at: KillAt | None) -> None:
+    """Scan ids and publish, in a process that kills itself."""
     if kill_at is not None:
         kill_at.arm()
     lake = open_lake(root)
-    swept(lake, range(30), 1)
+    commit_scan(lake, range(30), 1)
     lake.publish([PlainRelation(name="profiles")])
 
 
@@ -179,14 +179,14 @@ def sweep_and_die(root: Path, kill_at: KillAt | None) -> None:
     ids=lambda each: each.point,
 )
 def test_a_kill_leaves_all_marks_or_none(tmp_path: Path, kill_at: KillAt) -> None:
-    """A sweep is one commit: readers see the table before it or after it."""
+    """An id scan is one commit: readers see the table before it or after it."""
     lake = open_lake(tmp_path)
     merge_rows(lake, MARKING, [unmarked(numbered_batch(0, 60))], {"cursor": "x"})
     lake.publish([PlainRelation(name="profiles")])
-    assert run_in_child_process(sweep_and_die, tmp_path, kill_at) == -9
+    assert run_in_child_process(scan_and_publish, tmp_path, kill_at) == -9
     after = {key(at): at_day(1) if at >= 30 else None for at in range(60)}
     assert marks(lake) in (after, dict.fromkeys(after))
     assert query_database(tmp_path, "SELECT count(*) FROM k.profiles") == [(60,)]
-    sweep_and_die(tmp_path, None)
+    scan_and_publish(tmp_path, None)
     assert marks(lake) == after
     lake.check_integrity()

@@ -64,11 +64,11 @@ def test_damage_is_named(lake: Lake, root: Path, damage: Callable[[Path], None])
     """The error names the file and the way out, for any damage to it."""
     merge_rows(lake, PROFILES, [numbered_batch(0, 500)])
     merge_rows(lake, PROFILES, [numbered_batch(500, 700)])
-    victim = list_data_files(root, "profiles")[0]
-    damage(victim)
+    damaged_path = list_data_files(root, "profiles")[0]
+    damage(damaged_path)
     with pytest.raises(CorruptFileError) as caught:
         lake.check_integrity()
-    assert str(victim) in str(caught.value)
+    assert str(damaged_path) in str(caught.value)
     assert "full_refresh_overwrite" in str(caught.value)
 
 
@@ -77,14 +77,14 @@ def test_all_damage_is_named_at_once(lake: Lake, root: Path) -> None:
     merge_rows(lake, EVENTS, [numbered_batch(0, 40, days=0.1)])
     merge_rows(lake, PROFILES, [numbered_batch(0, 40)])
     merge_rows(lake, TAGS, [numbered_batch(0, 40)])
-    victims = [*list_data_files(root, "events")[:2], *list_data_files(root, "profiles")]
-    for victim in victims:
-        cut(victim)
+    damaged_paths = [*list_data_files(root, "events")[:2], *list_data_files(root, "profiles")]
+    for damaged_path in damaged_paths:
+        cut(damaged_path)
     (root / "lake/tags/_delta_log/00000000000000000000.json").write_text("{")
     with pytest.raises(CorruptFileError) as caught:
         lake.check_integrity()
     text = str(caught.value)
-    assert all(str(victim) in text for victim in victims)
+    assert all(str(damaged_path) in text for damaged_path in damaged_paths)
     assert "tags/_delta_log" in text
 
 

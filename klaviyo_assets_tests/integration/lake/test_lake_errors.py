@@ -271,16 +271,16 @@ def test_a_full_disk_leaves_the_database_as_it_was(lake: Lake, root: Path) -> No
 def test_a_symbolic_link_in_the_place_of_a_half_file(lake: Lake, root: Path, place: str) -> None:
     """What it names stays as it is, and the file that comes is one of our own."""
     merge_rows(lake, PROFILES, [numbered_batch(0, 5)])
-    victim = root / "victim"
-    victim.write_text("theirs")
+    link_target = root / "theirs.txt"
+    link_target.write_text("theirs")
     write_quarantine(root, "profiles", [("unreadable", b"{}")])
     (made,) = root.glob("lake/_quarantine/profiles/*.parquet")
     if place == "published":
         made = root / "lake/_published.json"
     made.unlink(missing_ok=True)
-    made.with_suffix(".part").symlink_to(victim)
+    made.with_suffix(".part").symlink_to(link_target)
     write_quarantine(root, "profiles", [("unreadable", b"{}")])
     lake.publish([])
-    assert victim.read_text() == "theirs"
+    assert link_target.read_text() == "theirs"
     assert made.is_file()
     assert not made.is_symlink()

@@ -30,7 +30,7 @@ from klaviyo_assets_tests.integration.lake.lake_fixtures import (
 )
 
 
-def begun(lake: Lake) -> WriteSession:
+def open_write_session(lake: Lake) -> WriteSession:
     """Return a session on the table by day."""
     return lake.open_session(
         EVENTS, account=ACCOUNT_ID, mode="merge", with_history=False, started_at=utc_now()
@@ -87,7 +87,7 @@ def test_two_days_in_one_commit(lake: Lake, mode: WriteMode) -> None:
 
 def test_what_an_earlier_commit_of_the_session_brought(lake: Lake) -> None:
     """It leaves with the session's last commit, and the mark says so only then."""
-    with begun(lake) as session:
+    with open_write_session(lake) as session:
         session.add(one("x", 1.5, "first", 1))
         session.commit({"n": 1}, is_last=False)
         assert not is_unique(lake)
@@ -111,7 +111,7 @@ def is_unique(lake: Lake) -> bool:
 
 def test_a_session_that_is_killed_before_its_last_commit(lake: Lake) -> None:
     """The next one looks, though it brings nothing and says the same; then all is done."""
-    with begun(lake) as session:
+    with open_write_session(lake) as session:
         session.add(one("x", 1.5, "first", 1))
         session.add(one("x", 4.5, "second", 2))
         for each in session.batches:
@@ -127,7 +127,7 @@ def test_a_session_that_is_killed_before_its_last_commit(lake: Lake) -> None:
 def test_a_lake_of_an_earlier_release_is_looked_through_once(lake: Lake) -> None:
     """A key that lay there twice is mended by the first run, and the next reads no other day."""
     merge_rows(lake, EVENTS, [numbered_batch(0, 60, days=0.1, synced=1)])
-    with begun(lake) as session:
+    with open_write_session(lake) as session:
         session.add(one("k0000003", 8.5, "again", 2))
         session.commit({}, is_last=False)
     merge_rows(lake, EVENTS, [one("y", 8.5, "", 3)])
@@ -176,7 +176,7 @@ def test_any_sequence_of_commits_equals_a_dict(
     """After the last of them each key is there once, with the row that came in last."""
     lake = open_lake(tmp_path_factory.mktemp("lake"))
     known: dict[str, SampleRow] = {}
-    with begun(lake) as session:
+    with open_write_session(lake) as session:
         for number, (is_last, drawn) in enumerate(commits):
             rows: list[SampleRow] = [
                 (key, day, "", number * 10 + at) for at, (key, day) in enumerate(drawn)

@@ -34,7 +34,7 @@ BEGAN = 100.0
 BEFORE, MEANWHILE, LATER = BEGAN - 10, BEGAN + 10, BEGAN + 20
 
 
-def begun(lake: Lake, table: LakeTable, *, with_history: bool = False) -> WriteSession:
+def open_write_session(lake: Lake, table: LakeTable, *, with_history: bool = False) -> WriteSession:
     """Return a replacement that found what there is now."""
     return lake.open_session(
         table, account=ACCOUNT_ID, mode="replace", with_history=with_history, started_at=utc_now()
@@ -73,7 +73,7 @@ def state(lake: Lake, name: str) -> object:
 def test_rows_of_both_are_there_once(lake: Lake, table: LakeTable) -> None:
     """New rows of others stay, of a key that both have the newer; what left Klaviyo leaves."""
     merge_rows(lake, table, [numbered_batch(0, 50, note="old", synced=BEFORE)], {"n": 1})
-    session = begun(lake, table)
+    session = open_write_session(lake, table)
     # Of keys that are there already, so that the old rows beside them come into new files.
     merge_rows(lake, table, [numbered_batch(20, 5, note="theirs", synced=LATER)], {"n": 2})
     merge_rows(lake, table, [numbered_batch(25, 5, note="theirs, older", synced=BEGAN)], {"n": 3})
@@ -88,7 +88,7 @@ def test_rows_of_both_are_there_once(lake: Lake, table: LakeTable) -> None:
 
 def test_the_first_of_two_makes_the_table(lake: Lake) -> None:
     """A refresh that found no table goes on from the one that an increment made."""
-    session = begun(lake, PROFILES)
+    session = open_write_session(lake, PROFILES)
     merge_rows(lake, PROFILES, [numbered_batch(0, 5, note="theirs", synced=MEANWHILE)], {"n": 1})
     ended(session, [numbered_batch(3, 5, note="ours", synced=LATER)])
     assert read_notes(lake, "profiles") == {
@@ -100,7 +100,7 @@ def test_the_first_of_two_makes_the_table(lake: Lake) -> None:
 def test_nobody_came_between(lake: Lake) -> None:
     """Then it is a replacement like any other, and nothing of the table is read for it."""
     merge_rows(lake, PROFILES, [numbered_batch(0, 5, synced=MEANWHILE)], {"n": 1})
-    session = begun(lake, PROFILES)
+    session = open_write_session(lake, PROFILES)
     for path in list_data_files(lake.root, "profiles"):
         path.write_bytes(b"damaged")
     receipt = ended(session, [numbered_batch(3, 5, synced=LATER)])
@@ -114,7 +114,7 @@ def test_what_is_gone_is_marked_not_what_others_brought(lake: Lake) -> None:
     One that it read before is marked from when it was read last: it was there then.
     """
     merge_rows(lake, MARKING, [unmarked(numbered_batch(0, 6, synced=BEFORE))])
-    session = begun(lake, MARKING)
+    session = open_write_session(lake, MARKING)
     merge_rows(lake, MARKING, [unmarked(numbered_batch(10, 2, synced=BEGAN - 1))])
     merge_rows(lake, MARKING, [unmarked(numbered_batch(20, 2, synced=MEANWHILE))])
     noticed = DeletionScan(deleted_at=START_TIME + timedelta(seconds=BEGAN - 5))
@@ -132,7 +132,7 @@ def test_what_is_gone_is_marked_not_what_others_brought(lake: Lake) -> None:
 def test_a_history_keeps_the_versions_of_both(lake: Lake) -> None:
     """Its commit goes on from what others stored there, too."""
     merge_rows(lake, PROFILES, [numbered_batch(0, 5, synced=BEFORE)], with_history=True)
-    session = begun(lake, PROFILES, with_history=True)
+    session = open_write_session(lake, PROFILES, with_history=True)
     merge_rows(lake, PROFILES, [numbered_batch(5, 5, synced=MEANWHILE)], with_history=True)
     ended(session, [numbered_batch(2, 5, synced=LATER, days=0.02)])
     assert lake.query_relation("profiles_history").aggregate("count(*)").fetchall() == [(15,)]
@@ -142,7 +142,7 @@ def test_a_history_keeps_the_versions_of_both(lake: Lake) -> None:
 def test_columns_older_than_a_setting_of_privacy_are_not_taken_over(lake: Lake) -> None:
     """A run with the old settings may have stored them."""
     merge_rows(lake, PROFILES, [numbered_batch(0, 5, synced=BEFORE)])
-    session = begun(lake, PROFILES)
+    session = open_write_session(lake, PROFILES)
     merge_rows(lake, PROFILES, [numbered_batch(5, 1, note="secret", synced=MEANWHILE)])
     ended(session, [numbered_batch(0, 5, note="ours", synced=LATER)], hidden=frozenset({"note"}))
     assert read_notes(lake, "profiles")[key(5)] is None
@@ -152,7 +152,7 @@ def test_columns_older_than_a_setting_of_privacy_are_not_taken_over(lake: Lake) 
 def test_after_a_commit_that_took_keys_away_it_is_refused(lake: Lake, taking: str) -> None:
     """Rows that it read before would come back."""
     merge_rows(lake, PROFILES, [numbered_batch(0, 50, synced=BEFORE)], {"n": 1})
-    session = begun(lake, PROFILES)
+    session = open_write_session(lake, PROFILES)
     merge_rows(lake, PROFILES, [numbered_batch(50, 5, synced=MEANWHILE)], {"n": 2})
     if taking == "a replacement":
         replace_rows(lake, PROFILES, [numbered_batch(10, 40, synced=MEANWHILE)], {"n": 3})
@@ -177,7 +177,7 @@ def test_one_that_is_outrun_as_it_commits_goes_on_from_there(lake: Lake) -> None
             batch = numbered_batch(100 + rivals.pop(), 1, note="theirs", synced=MEANWHILE)
             merge_rows(lake, EVENTS, [batch])
 
-    session = begun(lake, EVENTS)
+    session = open_write_session(lake, EVENTS)
     with run_at_crash_point("after moving files", commit_rival):
         receipt = ended(session, [numbered_batch(0, 50, note="ours", synced=LATER)])
     expected = {key(at): "ours" for at in range(50)}
@@ -188,4 +188,4 @@ def test_one_that_is_outrun_as_it_commits_goes_on_from_there(lake: Lake) -> None
         run_at_crash_point("after moving files", commit_rival),
         pytest.raises(LakeConflictError),
     ):
-        ended(begun(lake, EVENTS), [numbered_batch(0, 50, note="ours", synced=LATER)])
+        ended(open_write_session(lake, EVENTS), [numbered_batch(0, 50, note="ours", synced=LATER)])

@@ -164,7 +164,7 @@ def test_only_the_touched_metrics_and_months_are_rewritten(lake: Lake, root: Pat
 def test_anything_goes_in_any_order(lake: Lake) -> None:
     """After forty random replacements the table equals the last word on every cell."""
     luck = random.Random(7)
-    told: dict[ReportPartition, dict[str, float]] = {}
+    expected: dict[ReportPartition, dict[str, float]] = {}
     value = count()
     for _ in range(40):
         metric, start, length = luck.choice("ABC"), luck.randrange(100), luck.randrange(1, 45)
@@ -175,11 +175,11 @@ def test_anything_goes_in_any_order(lake: Lake) -> None:
             for number in range(start, start + length)
         }
         put(lake, wanted)
-        told |= wanted
-    assert stored(lake) == filled(told)
+        expected |= wanted
+    assert stored(lake) == filled(expected)
     facts = lake.read_partition_states("reports")
     assert {each: fact.rows for each, fact in facts.items()} == {
-        each: len(messages) for each, messages in told.items()
+        each: len(messages) for each, messages in expected.items()
     }
     lake.check_integrity()
 
@@ -271,11 +271,11 @@ def test_nothing_new_is_no_commit(lake: Lake) -> None:
 def test_rows_outside_the_cells_are_refused(lake: Lake) -> None:
     """A row that no cell is replaced for would come on top of what is there: nothing is stored."""
     cells = {cell("A", 0): PartitionFetch(FETCHED_AT, is_final=True)}
-    for wanted, said in (
+    for wanted, text in (
         ({cell("A", 1): {"m": 1.0}}, "none of the partitions"),
         ({cell("B", 0): {"m": 1.0}}, "none of the partitions"),
     ):
-        with pytest.raises(LakeError, match=said):
+        with pytest.raises(LakeError, match=text):
             lake.replace_report_partitions(
                 REPORTS,
                 account=ACCOUNT_ID,

@@ -56,10 +56,10 @@ def files(root: Path) -> list[str]:
 def test_an_answer_comes_back_whole(answers: ReportResponseCache) -> None:
     """Its pages, what was asked, and when Klaviyo computed it, whoever asks for it later."""
     answers.store_response("A", DAYS, ("m2", "m1"), fetched_at=AT, pages=PAGES)
-    [kept] = answers.complete_responses("A", fresh_since=AT)
-    assert (kept.date_range, kept.message_ids, kept.fetched_at) == (DAYS, ("m2", "m1"), AT)
-    assert kept.is_complete
-    assert kept.decompress_pages() == PAGES
+    [stored] = answers.complete_responses("A", fresh_since=AT)
+    assert (stored.date_range, stored.message_ids, stored.fetched_at) == (DAYS, ("m2", "m1"), AT)
+    assert stored.is_complete
+    assert stored.decompress_pages() == PAGES
 
 
 def test_answers_are_told_apart(answers: ReportResponseCache) -> None:
@@ -100,13 +100,13 @@ def test_streams_do_not_see_each_others(root: Path, answers: ReportResponseCache
 
 
 def test_pages_of_an_asker_that_died_go_on(answers: ReportResponseCache) -> None:
-    """Pages kept one by one are no answer yet, but the next asker need not pay for them again."""
+    """Pages kept one by one are no answer yet, but the next caller need not pay for them again."""
     answers.store_response("A", DAYS, fetched_at=AT, pages=PAGES[:1], is_complete=False)
     answers.store_response("A", DAYS, fetched_at=AT, pages=PAGES[:2], is_complete=False)
     assert answers.complete_responses("A", fresh_since=AT) == []
-    begun = answers.find_partial_response("A", DAYS, fresh_since=AT)
-    assert begun is not None
-    assert begun.decompress_pages() == PAGES[:2]
+    partial = answers.find_partial_response("A", DAYS, fresh_since=AT)
+    assert partial is not None
+    assert partial.decompress_pages() == PAGES[:2]
     assert answers.find_partial_response("A", LATER, fresh_since=AT) is None
     assert answers.find_partial_response("A", DAYS, ("m",), fresh_since=AT) is None
     answers.store_response("A", DAYS, fetched_at=AT, pages=PAGES)
@@ -147,10 +147,10 @@ def test_the_oldest_go_when_there_are_too_many(
         clock.now += timedelta(seconds=1)
         page = os.urandom(600)
         answers.store_response("A", DAYS, (f"m{number}",), fetched_at=clock.now, pages=[page])
-    kept = answers.complete_responses("A", fresh_since=AT)
-    assert 2 <= len(kept) <= 6
-    assert kept[0].message_ids == ("m19",)
-    assert len(files(root)) == len(kept)
+    stored = answers.complete_responses("A", fresh_since=AT)
+    assert 2 <= len(stored) <= 6
+    assert stored[0].message_ids == ("m19",)
+    assert len(files(root)) == len(stored)
 
 
 @pytest.mark.parametrize(
@@ -164,8 +164,8 @@ def test_f64_files_stay_in_their_folder(
     answers.store_response(metric_id, DAYS, ("../m", metric_id), fetched_at=AT, pages=[b"mine"])
     with answers.lock_metric(metric_id, warn=print):
         pass
-    [kept] = answers.complete_responses(metric_id, fresh_since=AT)
-    assert (kept.message_ids, kept.decompress_pages()) == (("../m", metric_id), [b"mine"])
+    [stored] = answers.complete_responses(metric_id, fresh_since=AT)
+    assert (stored.message_ids, stored.decompress_pages()) == (("../m", metric_id), [b"mine"])
     inside = root / "lake" / "_answers" / "flow_series_reports"
     made = [path for path in root.parent.rglob("*") if path.suffix in {".answer", ".lock"}]
     assert len(made) == 3
@@ -214,8 +214,8 @@ def test_no_answer_is_half_there(
         patch.setattr(room.os, "fsync", full)
         with pytest.raises(StorageError, match="the disk is full"):
             answers.store_response("A", DAYS, fetched_at=AT + timedelta(hours=1), pages=[b"after"])
-    [kept] = answers.complete_responses("A", fresh_since=AT)
-    assert kept.decompress_pages() == [b"before"]
+    [stored] = answers.complete_responses("A", fresh_since=AT)
+    assert stored.decompress_pages() == [b"before"]
     assert len(list((root / "lake" / "_answers" / "flow_series_reports").iterdir())) == 1
 
 
@@ -268,20 +268,20 @@ def test_waiting_is_said_bounded_and_ended_by_death(
     process = context.Process(target=hold, args=(str(root), theirs))
     process.start()
     assert mine.recv() == "held"
-    said: list[str] = []
+    warnings: list[str] = []
     with (
         pytest.raises(StorageError, match="metric 'A' and has not ended in"),
-        answers.lock_metric("A", warn=said.append, timeout_seconds=1.0),
+        answers.lock_metric("A", warn=warnings.append, timeout_seconds=1.0),
     ):
         pytest.fail("the lock is held by another process")
-    assert len(said) == 1
-    assert "another run is asking about metric 'A': waiting" in said[0]
-    with answers.lock_metric("B", warn=said.append, timeout_seconds=0.4):
+    assert len(warnings) == 1
+    assert "another run is asking about metric 'A': waiting" in warnings[0]
+    with answers.lock_metric("B", warn=warnings.append, timeout_seconds=0.4):
         pass
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    with answers.lock_metric("A", warn=said.append, timeout_seconds=1.0):
+    with answers.lock_metric("A", warn=warnings.append, timeout_seconds=1.0):
         pass
 
 
@@ -341,7 +341,7 @@ def test_those_who_place_totals_take_turns(root: Path, tmp_path: Path) -> None:
     for process in made:
         process.join()
     lines = [line.split() for line in noted.read_text().splitlines()]
-    assert all(begun == ended for begun, ended in lines)
+    assert all(partial == ended for partial, ended in lines)
     assert len(lines) == 6
     handed_over = [one != other for (one, _), (other, _) in pairwise(lines)]
     # Five, on a machine that does not stand still; without turns it would be one.

@@ -31,11 +31,11 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     folders: list[str] = []
     original = DeltaTable.__init__
 
-    def spied(table: DeltaTable, folder: Path, *, version: int | None = None) -> None:
+    def spy(table: DeltaTable, folder: Path, *, version: int | None = None) -> None:
         folders.append(folder.name)
         original(table, folder, version=version)
 
-    monkeypatch.setattr(DeltaTable, "__init__", spied)
+    monkeypatch.setattr(DeltaTable, "__init__", spy)
     forget_tables()
     return folders
 

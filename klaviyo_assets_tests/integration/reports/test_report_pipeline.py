@@ -44,7 +44,7 @@ Row = dict[str, Any]
 
 
 def account(**numbers: str | int) -> AccountConfig:
-    """Return a small shop that stands still."""
+    """Return a small account that stands still."""
     settings: dict[str, object] = {"timezone": "America/New_York", "report_page": 7, **numbers}
     return AccountConfig(
         events=500,
@@ -60,7 +60,7 @@ def account(**numbers: str | int) -> AccountConfig:
 
 @pytest.fixture
 def sandbox() -> Generator[Sandbox]:
-    """Give a shop whose reports come in many pages."""
+    """Give an account whose reports come in many pages."""
     with serve(account()) as running:
         yield running
 
@@ -166,8 +166,8 @@ def in_order(rows: list[Row]) -> list[str]:
 def test_a_series_is_stored_as_the_truth_has_it(tmp_path: Path, zone: str) -> None:
     """Sixty days over a change of clocks, in many pages: every row on its own day."""
     days = OVER_A_CHANGE_OF_CLOCKS
-    with serve(account(timezone=zone)) as shop, client_of(shop, tmp_path) as client:
-        metric_id = revenue(shop)
+    with serve(account(timezone=zone)) as server, client_of(server, tmp_path) as client:
+        metric_id = revenue(server)
         rows = [
             ReportTableRow(
                 partition=ReportPartition(metric_id, row.day),
@@ -182,7 +182,7 @@ def test_a_series_is_stored_as_the_truth_has_it(tmp_path: Path, zone: str) -> No
         found = stored(lake, FLOW_SERIES_REPORTS, rows, days)
         # The truth has no row for a day without a send, the series one of zeros.
         sent = [row for row in found if row["recipients"]]
-        assert in_order(sent) == in_order(truth(shop, "flow_series", days))
+        assert in_order(sent) == in_order(truth(server, "flow_series", days))
         numbers = [row[name] for row in found if row not in sent for name in STATISTICS]
         assert numbers
         assert not any(numbers)
@@ -251,16 +251,16 @@ def test_a_day_that_others_have_spent(sandbox: Sandbox, tmp_path: Path) -> None:
             windows.limits = [
                 (seconds, 1 if seconds == span else limit) for seconds, limit in windows.limits
             ]
-        with pytest.raises(QuotaError, match="run it after") as told:
+        with pytest.raises(QuotaError, match="run it after") as caught:
             rows_of(client, FLOW_SERIES_REPORTS, day, metric_id=metric_id)
-    asked = sandbox.journal.number
+    first_number = sandbox.journal.number
     with client_of(sandbox, tmp_path) as later:
         with pytest.raises(QuotaError, match="Klaviyo says"):
             rows_of(later, FLOW_SERIES_REPORTS, day, metric_id=metric_id)
         quota = later.rate_limiter.daily_quota(budget)
-    assert sandbox.journal.number == asked
+    assert sandbox.journal.number == first_number
     assert quota.remaining == 0
     assert quota.blocked_until is not None
-    wait = told.value.retry_after_seconds
+    wait = caught.value.retry_after_seconds
     assert wait is not None
     assert math.isclose((quota.blocked_until - datetime.now(UTC)).total_seconds(), wait, abs_tol=30)

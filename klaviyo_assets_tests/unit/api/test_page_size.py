@@ -36,7 +36,7 @@ def test_the_size_is_changed_in_place() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "asked"),
+    ("error", "requested"),
     [
         (ServerError("504"), [1000, 1000, 250, 62, 15]),
         (ConnectionLostError("reset"), [1000, 1000, 250, 62, 15]),
@@ -47,7 +47,7 @@ def test_the_size_is_changed_in_place() -> None:
     ids=lambda each: type(each).__name__,
 )
 def test_a_page_that_fails_is_asked_for_smaller(
-    error: KlaviyoAssetsError, asked: list[int]
+    error: KlaviyoAssetsError, requested: list[int]
 ) -> None:
     """Within the tries of one page: after two hiccups, or at once where it is too large."""
     size, request = AdaptivePageSize(1000), FULL
@@ -55,8 +55,8 @@ def test_a_page_that_fails_is_asked_for_smaller(
     for failures in range(1, 6):
         request = size.shrink_after_failure(request, error, failures)
         found.append(requested_page_size(request))
-    assert found == asked
-    assert size_of(size) == asked[-1]
+    assert found == requested
+    assert size_of(size) == requested[-1]
 
 
 def test_a_size_that_failed_is_tried_again_after_a_while_only() -> None:

@@ -38,9 +38,9 @@ def test_two_hosts_at_once_are_refused_by_name(book_request: Use, tmp_path: Path
     book_request(ONE, NOW)
     with pytest.raises(SettingError) as caught:
         book_request(TWO, NOW + 100)
-    said = str(caught.value)
-    assert all(each in said for each in ("host one 100 s ago", "two", str(tmp_path)))
-    assert "KLAVIYO_STATE_DIR" in said
+    message = str(caught.value)
+    assert all(each in message for each in ("host one 100 s ago", "two", str(tmp_path)))
+    assert "KLAVIYO_STATE_DIR" in message
     book_request(ONE, NOW + 110)
 
 

@@ -321,8 +321,8 @@ def test_old_bookings_are_forgotten(
     for _ in range(500):
         clock.now += max(ledger.reserve(FLOWS), 1.5)
     with closing(sqlite3.connect(tmp_path / "state" / RATE_LIMIT_STORE_FILE_NAME)) as file:
-        (kept,) = file.execute("SELECT count(*) FROM booking").fetchone()
-    assert kept <= 60
+        (stored,) = file.execute("SELECT count(*) FROM booking").fetchone()
+    assert stored <= 60
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from klaviyo_assets_tests.unit.api.samples import BASE, build_response, query_pa
 DAYS = DateRange(date(2026, 10, 1), date(2026, 10, 31))
 
 
-def asked(
+def build_request(
     stream: Stream,
     *,
     days: DateRange = DAYS,
@@ -51,7 +51,7 @@ def attributes_of(request: Request) -> dict[str, Any]:
 
 def test_a_series_is_asked_for_whole_days_and_everything() -> None:
     """Every statistic, the names that come for free, and both ends of the days, without offset."""
-    request = asked(FLOW_SERIES_REPORTS)
+    request = build_request(FLOW_SERIES_REPORTS)
     assert (request.method, request.target, request.path) == (
         "POST",
         "/api/flow-series-reports",
@@ -79,7 +79,7 @@ def test_a_series_is_asked_for_whole_days_and_everything() -> None:
 
 def test_values_have_no_interval() -> None:
     """Klaviyo makes no series of campaigns, and refuses the field."""
-    request = asked(CAMPAIGN_VALUES_REPORTS)
+    request = build_request(CAMPAIGN_VALUES_REPORTS)
     assert "interval" not in attributes_of(request)
     assert "filter" not in attributes_of(request)
     assert request.target == "/api/campaign-values-reports"
@@ -87,28 +87,30 @@ def test_values_have_no_interval() -> None:
 
 def test_a_report_spends_the_quota_of_its_endpoint() -> None:
     """Each endpoint has a budget of its own, counted by the day as well."""
-    assert asked(CAMPAIGN_VALUES_REPORTS).buckets == (
+    assert build_request(CAMPAIGN_VALUES_REPORTS).buckets == (
         RateLimitBucket("POST /api/campaign-values-reports", TIER_REPORT),
     )
-    assert asked(FLOW_SERIES_REPORTS).buckets == (
+    assert build_request(FLOW_SERIES_REPORTS).buckets == (
         RateLimitBucket("POST /api/flow-series-reports", TIER_REPORT),
     )
 
 
 def test_an_answer_is_restricted_to_messages() -> None:
     """The filter names the messages, whatever characters their ids hold."""
-    only = attributes_of(asked(FLOW_SERIES_REPORTS, message_ids=("01A", 'b"],\\')))["filter"]
+    only = attributes_of(build_request(FLOW_SERIES_REPORTS, message_ids=("01A", 'b"],\\')))[
+        "filter"
+    ]
     assert only == r'contains-any(flow_message_id,["01A","b\"],\\"])'
-    only = attributes_of(asked(CAMPAIGN_VALUES_REPORTS, message_ids=("01A",)))["filter"]
+    only = attributes_of(build_request(CAMPAIGN_VALUES_REPORTS, message_ids=("01A",)))["filter"]
     assert only == 'contains-any(campaign_message_id,["01A"])'
 
 
 @given(st.text(min_size=1))
 def test_a_hostile_metric_id_stays_a_value(metric_id: str) -> None:
     """Whatever an id holds, the body is JSON that says this id and nothing else."""
-    request = asked(CAMPAIGN_VALUES_REPORTS, metric_id=metric_id)
+    request = build_request(CAMPAIGN_VALUES_REPORTS, metric_id=metric_id)
     assert attributes_of(request)["conversion_metric_id"] == metric_id
-    assert request.target == asked(CAMPAIGN_VALUES_REPORTS).target
+    assert request.target == build_request(CAMPAIGN_VALUES_REPORTS).target
 
 
 @pytest.mark.parametrize("stream", [CAMPAIGN_VALUES_REPORTS, FLOW_SERIES_REPORTS])
@@ -116,21 +118,21 @@ def test_what_klaviyo_would_refuse_is_not_asked(stream: Stream) -> None:
     """A request that is too long costs one of 225 and brings a 400: it is refused here."""
     assert isinstance(stream.source, ReportEndpoint)
     longest = DateRange(DAYS.first, DAYS.first + timedelta(days=stream.source.max_days - 1))
-    assert attributes_of(asked(stream, days=longest))
+    assert attributes_of(build_request(stream, days=longest))
     with pytest.raises(ValueError, match="days in one request"):
-        asked(stream, days=DateRange(longest.first, longest.last + timedelta(days=1)))
-    assert attributes_of(asked(stream, message_ids=("m",) * 100))
+        build_request(stream, days=DateRange(longest.first, longest.last + timedelta(days=1)))
+    assert attributes_of(build_request(stream, message_ids=("m",) * 100))
     with pytest.raises(ValueError, match="101 ids in one filter of 100"):
-        asked(stream, message_ids=("m",) * 101)
+        build_request(stream, message_ids=("m",) * 101)
     with pytest.raises(ValueError, match="an id is empty"):
-        asked(stream, metric_id="")
+        build_request(stream, metric_id="")
     with pytest.raises(ValueError, match="an id is empty"):
-        asked(stream, message_ids=("m", ""))
+        build_request(stream, message_ids=("m", ""))
 
 
 def test_a_next_link_is_asked_with_the_same_body() -> None:
     """The next page is a POST of its own, against the same budget."""
-    first = asked(FLOW_SERIES_REPORTS)
+    first = build_request(FLOW_SERIES_REPORTS)
     seen: set[str] = set()
     link = f"{BASE}/api/flow-series-reports?page_cursor=abc"
     second = next_report_request(
@@ -148,7 +150,7 @@ def test_a_next_link_is_asked_with_the_same_body() -> None:
 
 def test_a_page_cursor_leads_on_where_no_link_does() -> None:
     """The documented parameter is used as it is, encoded."""
-    first = asked(FLOW_SERIES_REPORTS)
+    first = build_request(FLOW_SERIES_REPORTS)
     second = next_report_request(
         first, link=None, page_cursor="a&b=c#/é", base_url=BASE, seen_targets=set()
     )
@@ -165,7 +167,7 @@ def test_the_link_weighs_more_than_the_cursor() -> None:
     """Where both are there the link, which recorded answers carry, is followed."""
     link = f"{BASE}/api/flow-series-reports?page_cursor=link"
     following = next_report_request(
-        asked(FLOW_SERIES_REPORTS),
+        build_request(FLOW_SERIES_REPORTS),
         link=link,
         page_cursor="cursor",
         base_url=BASE,
@@ -187,7 +189,7 @@ def test_a_foreign_link_is_not_followed(link: str) -> None:
     """The key, and the quota of another endpoint, are not spent on a link's word."""
     with pytest.raises(ForeignLinkError):
         next_report_request(
-            asked(FLOW_SERIES_REPORTS),
+            build_request(FLOW_SERIES_REPORTS),
             link=link,
             page_cursor=None,
             base_url=BASE,
@@ -198,7 +200,7 @@ def test_a_foreign_link_is_not_followed(link: str) -> None:
 def test_a_circle_of_pages_ends() -> None:
     """A cursor that comes back is refused before it costs another request."""
     seen: set[str] = set()
-    request = asked(FLOW_SERIES_REPORTS)
+    request = build_request(FLOW_SERIES_REPORTS)
     for cursor in ("a", "b"):
         following = next_report_request(
             request, link=None, page_cursor=cursor, base_url=BASE, seen_targets=seen
@@ -213,7 +215,9 @@ def refused(detail: str, pointer: str | None = None) -> Exception:
     """Return the error for a 400 with this detail, at this place of the body."""
     source = {"source": {"pointer": pointer}} if pointer is not None else {}
     body = {"errors": [{"id": "1", "status": 400, "code": "invalid", "detail": detail, **source}]}
-    return map_error_response(build_response(400, json.dumps(body)), asked(CAMPAIGN_VALUES_REPORTS))
+    return map_error_response(
+        build_response(400, json.dumps(body)), build_request(CAMPAIGN_VALUES_REPORTS)
+    )
 
 
 def test_a_metric_that_reports_do_not_take_has_an_error_of_its_own() -> None:

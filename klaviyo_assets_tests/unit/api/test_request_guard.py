@@ -22,7 +22,7 @@ def test_a_private_key_passes_unchanged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "said"),
+    ("raw", "message"),
     [
         ("", "is empty"),
         (f" {KEY}", "blank or a line end"),
@@ -37,9 +37,9 @@ def test_a_private_key_passes_unchanged() -> None:
     ],
     ids=["none", "blank", "line", "header", "space", "public", "other", "short", "umlaut", "mark"],
 )
-def test_another_key_is_refused_in_words_and_never_quoted(raw: str, said: str) -> None:
+def test_another_key_is_refused_in_words_and_never_quoted(raw: str, message: str) -> None:
     """A wrong key is a setting error that names the variable and shows nothing of the value."""
-    with pytest.raises(SettingError, match=said) as caught:
+    with pytest.raises(SettingError, match=message) as caught:
         validate_api_key(raw)
     assert "KLAVIYO_API_KEY" in str(caught.value)
     for length in range(4, len(raw.strip())):

@@ -76,8 +76,8 @@ def test_a_window_loses_nothing_at_its_start(start: datetime) -> None:
     """Whatever the start, all of its second is asked for: the bound is a whole second before it."""
     for stream, least in ((EVENTS, timedelta(0)), (PROFILES, timedelta(seconds=1))):
         request = first_page_request(stream, WHOLE_COLLECTION, Window(start, None))
-        told = query_parameters(request)["filter"].partition(",")[2].rstrip(")")
-        bound = datetime.fromisoformat(told)
+        bound_text = query_parameters(request)["filter"].partition(",")[2].rstrip(")")
+        bound = datetime.fromisoformat(bound_text)
         assert least <= start - bound < least + timedelta(seconds=1)
         assert bound.microsecond == 0
 

@@ -296,8 +296,8 @@ def test_what_was_asked_is_told_without_people() -> None:
     query = (
         "filter=equals%28email%2C%22jane%40example.com%22%29&sort=-updated&page%5Bcursor%5D=WzE3"
     )
-    said = describe_request(build_request("/api/profiles", query))
-    assert said == "GET /api/profiles?filter=…&sort=-updated&page[cursor]=…"
+    message = describe_request(build_request("/api/profiles", query))
+    assert message == "GET /api/profiles?filter=…&sort=-updated&page[cursor]=…"
 
 
 def test_no_parameter_slips_through() -> None:

@@ -20,17 +20,17 @@ def test_without_exclusions_everything_is_asked_for() -> None:
 
 def test_only_what_is_excluded_is_left_out() -> None:
     """A parent stands for all below it, unless something below it is excluded."""
-    asked = fields("profiles", "email", "location_ip")
-    assert "email" not in asked
-    assert "location" not in asked
-    assert {"location.city", "location.zip", "subscriptions", "properties"} <= set(asked)
-    assert "location.ip" not in asked
+    requested = fields("profiles", "email", "location_ip")
+    assert "email" not in requested
+    assert "location" not in requested
+    assert {"location.city", "location.zip", "subscriptions", "properties"} <= set(requested)
+    assert "location.ip" not in requested
 
 
 def test_a_path_that_another_column_reads_is_asked_for() -> None:
     """Excluding one of two columns of one path must not take the other one's values away."""
-    asked = fields("global_exclusions", "suppressions", "email")
-    assert "subscriptions" in asked
+    requested = fields("global_exclusions", "suppressions", "email")
+    assert "subscriptions" in requested
 
 
 @pytest.mark.parametrize("stream", ["events", "campaigns", "flows", "lists", "segments"])

@@ -294,7 +294,7 @@ LENIENT: dict[str, tuple[bytes, object, str]] = {
 @pytest.mark.parametrize("case", LENIENT)
 def test_what_usual_readers_take_for_json_is_taken(case: str) -> None:
     """It is stored as valid JSON that DuckDB reads, in every kind of place, with a notice."""
-    raw, expected, said = LENIENT[case]
+    raw, expected, message = LENIENT[case]
     one = b'{"id":"a","attributes":{"name":"x","free":%s,"new":[%s]}}' % (raw, raw)
     two = b'{"id":"b","attributes":{"name":"y","free":1}}'
     page = decode_page(THINGS, PAGE % (one + b"," + two))
@@ -304,7 +304,7 @@ def test_what_usual_readers_take_for_json_is_taken(case: str) -> None:
     assert json.loads(first["free"] or "null") == expected
     assert json.loads(first["extra"])["new"] == [expected]
     assert second["free"] == "1"
-    assert any(said in each for each in page_issues(page))
+    assert any(message in each for each in page_issues(page))
     with duckdb.connect() as connection:
         connection.register("things", pa.Table.from_batches([page.batch]))
         valid = "select bool_and(json_valid(free) and json_valid(coalesce(extra, '{}')) is true) "

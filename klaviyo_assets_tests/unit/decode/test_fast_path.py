@@ -310,10 +310,10 @@ def test_what_came_counts_before_what_was_asked_for() -> None:
     )
     stream = build_stream(Column("channel", "Channel.", declared_source=place))
     message = {"type": "campaign-message", "id": "m"}
-    told = message | {"attributes": {"definition": {"channel": "sms"}}}
+    changed = message | {"attributes": {"definition": {"channel": "sms"}}}
     related = {"campaign-messages": {"data": [message]}}
     body = page_body(
-        build_record("a") | {"relationships": related}, build_record("b"), included=[told]
+        build_record("a") | {"relationships": related}, build_record("b"), included=[changed]
     )
     email = Slice(name="email", filter="", values={"channel": "email"})
     page = decode_page(stream, body, slice_=email)

@@ -53,7 +53,7 @@ def screened(privacy: PrivacyRules, body: bytes, *, stream: Stream = PEOPLE) -> 
     return second
 
 
-def said(page: DecodedPage) -> str:
+def error_text(page: DecodedPage) -> str:
     """Return all that leaves the decoder, as text."""
     records = b"".join(each.record + each.reason.encode() for each in page.quarantined)
     return f"{page_rows(page)}{page.notices}{records!r}"
@@ -113,8 +113,8 @@ def test_no_value_slips_into_extra() -> None:
         hashed_columns=frozenset({"phone_number", "location_city"}),
         salt=SALT,
     )
-    assert ADDRESS not in said(screened(both, page_body(*odd)))
-    assert ADDRESS in said(screened(PrivacyRules(), page_body(*odd)))
+    assert ADDRESS not in error_text(screened(both, page_body(*odd)))
+    assert ADDRESS in error_text(screened(PrivacyRules(), page_body(*odd)))
 
 
 def test_an_excluded_column_is_null_and_its_neighbours_stay() -> None:
@@ -138,7 +138,7 @@ def test_extra_can_be_excluded_like_any_column() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent", "kept"),
+    ("sent", "expected"),
     [
         ({"a": 1, "b": ADDRESS}, {"a": 1}),
         ({"b": ADDRESS}, {}),
@@ -149,11 +149,11 @@ def test_extra_can_be_excluded_like_any_column() -> None:
         ({"a": {"b": 10**30}}, {"a": {"b": 10**30}}),
     ],
 )
-def test_of_json_the_listed_keys_stay(sent: object, kept: object) -> None:
+def test_of_json_the_listed_keys_stay(sent: object, expected: object) -> None:
     """An allow-list keeps these members of an object, or of each object of an array, as sent."""
     thin = PrivacyRules(allowed_json_keys={"properties": frozenset({"a"})})
     [row] = page_rows(screened(thin, page_body(build_record("x", properties=sent))))
-    assert json.loads(row["properties"] or "null") == kept
+    assert json.loads(row["properties"] or "null") == expected
 
 
 def test_a_quarantined_record_keeps_reason_and_id_alone() -> None:
@@ -166,7 +166,7 @@ def test_a_quarantined_record_keeps_reason_and_id_alone() -> None:
     ]
     page = screened(HASHED, raw_page(*broken))
     assert [each.record for each in page.quarantined] == [b'{"id":"a-1"}', b"{}", b"{}", b"{}"]
-    assert ADDRESS not in said(page)
+    assert ADDRESS not in error_text(page)
     whole = screened(PrivacyRules(), raw_page(*broken))
     assert [each.record.decode() for each in whole.quarantined] == broken
 
@@ -208,7 +208,7 @@ def test_headers_are_dropped_where_no_column_is() -> None:
     )
     [row] = page_rows(page)
     assert json.loads(row["extra"]) == {"definition": without(WEBHOOK)}
-    assert ADDRESS not in said(page)
+    assert ADDRESS not in error_text(page)
     assert json.loads(page.quarantined[0].record) == {"definition": without(WEBHOOK)}
 
 

@@ -165,7 +165,7 @@ def test_f60_a_series_of_another_length_is_refused(opens: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         (body_of(result(FLOW, opens=[1])), "no date_times"),
         (body_of(), "no date_times"),
@@ -179,9 +179,9 @@ def test_f60_a_series_of_another_length_is_refused(opens: object) -> None:
         (b'{"data": [], "links": {"self": "x"}}', "shape"),
     ],
 )
-def test_another_shape_is_refused(body: bytes, said: str) -> None:
+def test_another_shape_is_refused(body: bytes, message: str) -> None:
     """What has not the documented shape is not read at all, and the error says what is wrong."""
-    with pytest.raises(MalformedPageError, match=said):
+    with pytest.raises(MalformedPageError, match=message):
         read(FLOW_SERIES_REPORTS, body)
 
 
@@ -217,15 +217,15 @@ NAMELESS: dict[str, dict[str, object]] = {
 """Results that belong to no message, by what is said of them."""
 
 
-@pytest.mark.parametrize("said", NAMELESS)
-def test_a_result_that_belongs_to_no_message_is_put_aside(said: str) -> None:
+@pytest.mark.parametrize("message", NAMELESS)
+def test_a_result_that_belongs_to_no_message_is_put_aside(message: str) -> None:
     """It is kept as it came, with the reason; the results beside it are rows."""
-    body = body_of(NAMELESS[said], result(FLOW, opens=[1]), labels=labels_of(DAY))
+    body = body_of(NAMELESS[message], result(FLOW, opens=[1]), labels=labels_of(DAY))
     page = read(FLOW_SERIES_REPORTS, body)
     assert [row.statistics for row in page.rows] == [{"opens": 1}]
     (aside,) = page.quarantined
-    assert said in aside.reason
-    assert json.loads(aside.record) == NAMELESS[said]
+    assert message in aside.reason
+    assert json.loads(aside.record) == NAMELESS[message]
 
 
 @pytest.mark.parametrize(("sound", "broken"), [(0, 10), (300, 101)])
@@ -271,8 +271,8 @@ def test_values_of_other_types_are_kept_as_they_came() -> None:
     [row] = page.rows
     assert row.groupings["campaign_message_name"] == "7"
     assert row.statistics == {"opens": 12.0, "clicks": None, "bounced": None}
-    [kept] = rows_of(CAMPAIGN_VALUES_REPORTS, stored(row))
-    assert json.loads(kept["extra"]) == {
+    [stored_rows] = rows_of(CAMPAIGN_VALUES_REPORTS, stored(row))
+    assert json.loads(stored_rows["extra"]) == {
         "groupings.campaign_message_name": 7,
         "id": "x",
         "statistics.bounced": True,
@@ -315,8 +315,8 @@ def test_a_row_is_stored_under_its_cell() -> None:
         groupings=CAMPAIGN | {"campaign_message_name": "Sale", "tag_id": "T"},
         statistics={"opens": 12.0, "new_rate": 0.25, "new_nothing": None},
     )
-    [kept] = rows_of(CAMPAIGN_VALUES_REPORTS, stored(row))
-    assert {name: value for name, value in kept.items() if value is not None} == {
+    [stored_rows] = rows_of(CAMPAIGN_VALUES_REPORTS, stored(row))
+    assert {name: value for name, value in stored_rows.items() if value is not None} == {
         "date": DAY,
         "conversion_metric_id": "RES",
         "campaign_id": "C1",
@@ -338,9 +338,13 @@ def test_no_grouping_can_take_the_place_of_our_own_columns() -> None:
     """A grouping or statistic named like a column of ours is kept beside it, in `extra`."""
     ours = {"date": "1999-01-01", "conversion_metric_id": "X", "synced_at": "Y", "extra": "Z"}
     row = ReportRow(day=None, groupings=CAMPAIGN | ours, statistics={"is_final": 0.0, "date": 1.0})
-    [kept] = rows_of(CAMPAIGN_VALUES_REPORTS, stored(row))
-    assert (kept["date"], kept["conversion_metric_id"], kept["is_final"]) == (DAY, "RES", True)
-    assert json.loads(kept["extra"]) == {
+    [stored_rows] = rows_of(CAMPAIGN_VALUES_REPORTS, stored(row))
+    assert (stored_rows["date"], stored_rows["conversion_metric_id"], stored_rows["is_final"]) == (
+        DAY,
+        "RES",
+        True,
+    )
+    assert json.loads(stored_rows["extra"]) == {
         **{f"groupings.{name}": value for name, value in ours.items()},
         "statistics.is_final": 0.0,
         "statistics.date": 1.0,
@@ -351,16 +355,16 @@ def test_no_grouping_can_take_the_place_of_our_own_columns() -> None:
 def test_a_missing_channel_is_unknown(channel: str | None) -> None:
     """The channel is part of the key, which is never null nor empty."""
     row = ReportRow(day=None, groupings=CAMPAIGN | {"send_channel": channel}, statistics={})
-    [kept] = rows_of(CAMPAIGN_VALUES_REPORTS, stored(row))
-    assert kept["send_channel"] == "unknown"
+    [stored_rows] = rows_of(CAMPAIGN_VALUES_REPORTS, stored(row))
+    assert stored_rows["send_channel"] == "unknown"
 
 
 def test_text_that_no_table_takes_is_made_storable() -> None:
     """NUL, at which other programs end a text, and halves of characters are replaced."""
     row = ReportRow(day=None, groupings=CAMPAIGN | {"campaign_message_name": "a\0b"}, statistics={})
-    [kept] = rows_of(CAMPAIGN_VALUES_REPORTS, stored(row, metric_id="\ud800x\0"))
-    assert kept["campaign_message_name"] == "a\ufffdb"
-    assert kept["conversion_metric_id"] == "?x\ufffd"
+    [stored_rows] = rows_of(CAMPAIGN_VALUES_REPORTS, stored(row, metric_id="\ud800x\0"))
+    assert stored_rows["campaign_message_name"] == "a\ufffdb"
+    assert stored_rows["conversion_metric_id"] == "?x\ufffd"
     half = body_of(result(CAMPAIGN | {"campaign_message_name": "\ud83d"}))
     [read_back] = read(CAMPAIGN_VALUES_REPORTS, half).rows
     assert read_back.groupings["campaign_message_name"] == "\ufffd"

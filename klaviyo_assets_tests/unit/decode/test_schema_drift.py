@@ -214,14 +214,14 @@ def test_an_unknown_relationship_is_kept_if_it_holds_data() -> None:
         with_relationships(build_record("c"), metric=resource_identifier("metric", "m")),
         build_record("d"),
     )
-    kept = {
+    stored = {
         "relationships.owner": owner,
         "relationships.friends": [resource_identifier("thing", "b")],
     }
     decoder = PageDecoder(THINGS)
     pages = [decoder.decode(body, synced_at=SYNCED_AT) for _ in range(2)]
     for page in pages:
-        assert extras(page) == [kept, None, None, None]
+        assert extras(page) == [stored, None, None, None]
         assert page.batch["metric_id"].to_pylist() == [None, None, "m", None]
     assert [page.is_fast for page in pages] == [False, True]
 
@@ -253,9 +253,9 @@ def test_a_relationship_of_another_shape_is_kept(data: object) -> None:
     )
     assert page.batch["id"].to_pylist() == ["a", "b"]
     assert page.batch["metric_id"].to_pylist() == [None, None]
-    kept = extras(page)[0]
-    assert kept is not None
-    assert kept["relationships.metric"]["data"] == data
+    stored = extras(page)[0]
+    assert stored is not None
+    assert stored["relationships.metric"]["data"] == data
 
 
 @pytest.mark.parametrize("relationships", [[], {}, None])
@@ -270,8 +270,8 @@ def test_members_beside_the_attributes_are_kept() -> None:
     """What a record holds outside of `attributes` is in `extra` below `build_record`."""
     one = build_record("a") | {"meta": {"v": 2}, "lid": "x", "relationships": "none"}
     page = decode_page(THINGS, page_body(one))
-    kept = {"record.lid": "x", "record.meta": {"v": 2}, "record.relationships": "none"}
-    assert extras(page) == [kept]
+    stored = {"record.lid": "x", "record.meta": {"v": 2}, "record.relationships": "none"}
+    assert extras(page) == [stored]
     fast = decode_page(THINGS, page_body(build_record("a") | {"meta": {"v": 2}}))
     assert fast.is_fast
     assert extras(fast) == [{"record.meta": {"v": 2}}]

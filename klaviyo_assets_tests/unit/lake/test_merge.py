@@ -1,4 +1,4 @@
-"""Newest wins, compared with the plainest possible judge: a dict."""
+"""Newest wins, compared with the plainest possible model: a dict."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

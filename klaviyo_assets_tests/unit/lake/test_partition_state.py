@@ -60,12 +60,12 @@ def test_new_facts_replace_those_of_their_cells_alone(
 def test_fractions_of_a_second_are_left_off() -> None:
     """A moment is kept to the second, rounded down."""
     moment = datetime(2026, 11, 23, 1, 2, 3, 999_999, tzinfo=UTC)
-    [kept] = unpack_partition_states(
+    [stored] = unpack_partition_states(
         pack_partition_states(
             {date(2026, 11, 1): PartitionState(fetched_at=moment, is_final=True, rows=1)}
         )
     ).values()
-    assert kept.fetched_at == moment.replace(microsecond=0)
+    assert stored.fetched_at == moment.replace(microsecond=0)
 
 
 def test_three_years_of_a_metric_stay_small() -> None:

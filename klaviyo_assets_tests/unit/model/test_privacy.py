@@ -91,17 +91,17 @@ DEFAULT = {name: each for name, each in STREAMS.items() if not each.is_opt_in}
 
 def test_what_a_setting_does_not_reach_is_named() -> None:
     """Free-form JSON and columns of the same kind elsewhere are named, until they are seen to."""
-    (said,) = unprotected_column_warnings(
+    (message,) = unprotected_column_warnings(
         Settings(hash_columns=("profiles.phone_number",)), STREAMS
     )
-    assert "phone_number" in said
+    assert "phone_number" in message
     for place in ("events.event_properties", "profiles.properties", "profiles.extra"):
-        assert place in said
-    assert "whatsapp" not in said
-    assert "accounts.contact_information_default_sender_email" not in said
-    (said,) = unprotected_column_warnings(Settings(exclude_columns=("profiles.email",)), STREAMS)
-    assert "accounts.contact_information_default_sender_email" in said
-    assert "campaigns.campaign_messages" in said
+        assert place in message
+    assert "whatsapp" not in message
+    assert "accounts.contact_information_default_sender_email" not in message
+    (message,) = unprotected_column_warnings(Settings(exclude_columns=("profiles.email",)), STREAMS)
+    assert "accounts.contact_information_default_sender_email" in message
+    assert "campaigns.campaign_messages" in message
     every = ("*.email", "*.extra", "*.properties", "segments.definition")
     cut = ("events.event_properties:$value",)
     assert (
@@ -138,9 +138,9 @@ def test_keys_of_json_are_those_listed() -> None:
 )
 def test_what_cannot_be_excluded_is_refused(entry: str, reason: str) -> None:
     """The refusal names the variable, the entry, and why it cannot be."""
-    [said] = refusals(exclude_columns=(entry,))
-    assert f"KLAVIYO_EXCLUDE_COLUMNS='{entry}' cannot be used" in said
-    assert reason in said
+    [message] = refusals(exclude_columns=(entry,))
+    assert f"KLAVIYO_EXCLUDE_COLUMNS='{entry}' cannot be used" in message
+    assert reason in message
 
 
 def test_only_text_is_hashed_and_only_json_has_keys() -> None:

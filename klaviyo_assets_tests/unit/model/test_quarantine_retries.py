@@ -43,15 +43,15 @@ def test_a_window_that_stays_broken_is_asked_for_ever_more_rarely() -> None:
     """At once, then after 1, 2, 4, ... hours, and eight times in all."""
     retries = QuarantineRetries()
     retries.add("*", ONE, NOW)
-    asked: list[int] = []
+    request_counts: list[int] = []
     for hour in range(24 * 14):
         now = NOW + hour * HOUR
         if again(retries, now):
-            asked.append(hour)
+            request_counts.append(hour)
             retries.add("*", ONE, now)
         retries.finish_slice("*")
-    assert asked == [0, 1, 3, 7, 15, 31, 63, 127]
-    assert len(asked) == MAX_QUARANTINE_TRIES
+    assert request_counts == [0, 1, 3, 7, 15, 31, 63, 127]
+    assert len(request_counts) == MAX_QUARANTINE_TRIES
     assert not retries.entries
 
 

@@ -94,8 +94,8 @@ def test_only_what_a_read_misses_for_sure_is_marked(wrong: dict[str, Any]) -> No
         replace(THINGS, has_soft_deletes=True, **wrong)
 
 
-def test_a_sweep_of_ids_is_by_a_column() -> None:
-    """Ids are swept by a column of a stream that marks deleted records, or not at all."""
+def test_an_id_scan_is_by_a_column() -> None:
+    """Ids are scanned by a column of a stream that marks deleted records, or not at all."""
     by_name = Cursor(column="name", field="name")
     assert replace(THINGS, has_soft_deletes=True, id_scan_cursor=by_name).id_scan_cursor == by_name
     with pytest.raises(ValueError, match=r"things: an id scan"):

@@ -1,4 +1,4 @@
-"""A shop whose truth is known, and which answers questions as a values report does.
+"""An account whose truth is known, and which answers questions as a values report does.
 
 What each message sent on each day is the truth; an answer is the sum over a time frame. What the
 campaigns claim may be vaguer than that, or wrong.

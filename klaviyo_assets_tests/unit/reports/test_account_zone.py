@@ -16,7 +16,7 @@ NOW = datetime(2026, 11, 10, 12, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    ("setting", "said", "counts"),
+    ("setting", "account_zone", "counts"),
     [
         (None, "America/New_York", "America/New_York"),
         ("America/New_York", "America/New_York", "America/New_York"),
@@ -26,13 +26,13 @@ NOW = datetime(2026, 11, 10, 12, tzinfo=UTC)
         ("Europe/Copenhagen", "Mars/Olympus", "Europe/Copenhagen"),
     ],
 )
-def test_the_zone_that_counts(setting: str | None, said: str | None, counts: str) -> None:
+def test_the_zone_that_counts(setting: str | None, account_zone: str | None, counts: str) -> None:
     """The account's own, or the setting where it is the same one or nobody else says one."""
-    assert resolve_zone(Settings(timezone=setting), said, now=NOW).key == counts
+    assert resolve_zone(Settings(timezone=setting), account_zone, now=NOW).key == counts
 
 
 @pytest.mark.parametrize(
-    ("setting", "said", "words"),
+    ("setting", "account_zone", "words"),
     [
         ("UTC", "America/New_York", "Set KLAVIYO_TIMEZONE=America/New_York, or leave it out"),
         # The same offset today, and not in summer.
@@ -42,11 +42,11 @@ def test_the_zone_that_counts(setting: str | None, said: str | None, counts: str
     ],
 )
 def test_a_zone_that_cannot_count_is_refused(
-    setting: str | None, said: str | None, words: str
+    setting: str | None, account_zone: str | None, words: str
 ) -> None:
     """The sentence names the setting, and what to put there."""
     with pytest.raises(SettingError, match=words):
-        resolve_zone(Settings(timezone=setting), said, now=NOW)
+        resolve_zone(Settings(timezone=setting), account_zone, now=NOW)
 
 
 def unwritable(place: Path) -> None:

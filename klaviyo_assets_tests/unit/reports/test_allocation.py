@@ -50,7 +50,7 @@ def worlds(draw: st.DrawFn) -> SimulatedAccount:
 
 
 @st.composite
-def lies(draw: st.DrawFn) -> SimulatedAccount:
+def false_accounts(draw: st.DrawFn) -> SimulatedAccount:
     """Draw messages sent on any three days, under claims that need not hold one of them."""
     sent: dict[str, dict[date, int]] = {}
     claims: dict[str, DateRange | None] = {}
@@ -229,7 +229,7 @@ def part_at_an_edge() -> SimulatedAccount:
     return SimulatedAccount(sent, {"a": days_of_year(0, 2), "c": days_of_year(4, 6)})
 
 
-@given(lies())
+@given(false_accounts())
 @example(part_at_an_edge())
 def test_no_row_is_lost_whatever_is_claimed(world: SimulatedAccount) -> None:
     """Where campaigns claim other days than those of their messages, the totals tell."""

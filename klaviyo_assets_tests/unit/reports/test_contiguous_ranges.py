@@ -21,9 +21,9 @@ def test_each_pair_is_asked_for_once_and_alone(
     """A name has one day in each time frame that it is asked for, and every day its turn."""
     wanted = {name: when & interest for name, when in sent.items()}
     found = choose_isolating_timeframes(sent, wanted)
-    for frame, asked in found:
-        assert all(sent[name] & set(frame) == {when} for name, when in asked.items())
-    pairs = [(name, when) for _, asked in found for name, when in asked.items()]
+    for frame, requested in found:
+        assert all(sent[name] & set(frame) == {when} for name, when in requested.items())
+    pairs = [(name, when) for _, requested in found for name, when in requested.items()]
     assert sorted(pairs) == sorted((name, when) for name in sent for when in wanted[name])
 
 

@@ -46,9 +46,9 @@ def campaigns(world: SimulatedAccount) -> list[CampaignSchedule]:
 def count_requests(world: SimulatedAccount, wanted: frozenset[date], inputs: PlannerInputs) -> int:
     """Return how many requests three metrics really take."""
     requests = 0
-    asked: set[DateRange] = set()
+    requested: set[DateRange] = set()
     for each in build_requests(wanted, METRICS[:3]):
-        klaviyo = Klaviyo(world, asked=asked)
+        klaviyo = Klaviyo(world, requested=requested)
         for _ in resolve_days(each, inputs, klaviyo):
             pass
         requests += len(klaviyo.turns)
@@ -70,7 +70,7 @@ def test_kept_answers_are_not_counted() -> None:
     ) == RequestCost(19, 19)
 
 
-def shop(*, spread: int) -> SimulatedAccount:
+def account(*, spread: int) -> SimulatedAccount:
     """Return 1,000 campaigns over a year, of which the last `spread` were sent over two days."""
     sent = {f"c{n:03}": {day_of_year(n % 364): 100} for n in range(1000)}
     claims: dict[str, DateRange] = {
@@ -85,7 +85,7 @@ def shop(*, spread: int) -> SimulatedAccount:
 
 def test_a_thousand_campaigns_sent_within_days() -> None:
     """Twenty metrics over a year cost twenty requests where no campaign is spread."""
-    world = shop(spread=0)
+    world = account(spread=0)
     inputs = PlannerInputs(
         report=VALUES,
         bounds=YEAR,
@@ -98,7 +98,7 @@ def test_a_thousand_campaigns_sent_within_days() -> None:
 
 def test_a_thousand_campaigns_of_which_a_fiftieth_is_spread() -> None:
     """Twenty spread campaigns cost the first metric 41 requests, each further one 21."""
-    world = shop(spread=20)
+    world = account(spread=20)
     inputs = PlannerInputs(
         report=VALUES,
         bounds=YEAR,

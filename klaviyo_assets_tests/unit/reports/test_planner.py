@@ -53,32 +53,32 @@ class Klaviyo:
     world: SimulatedAccount
     now: datetime = REQUESTED_AT
     is_series: bool = False
-    asked: set[DateRange] = field(default_factory=set[DateRange])
-    kept: dict[ReportQuery, ReportResult] = field(default_factory=dict[ReportQuery, ReportResult])
+    requested: set[DateRange] = field(default_factory=set[DateRange])
+    stored: dict[ReportQuery, ReportResult] = field(default_factory=dict[ReportQuery, ReportResult])
     turns: list[PlannedQuery] = field(default_factory=list[PlannedQuery])
 
     def fetch(
         self, choose_query: Callable[[CacheView], PlannedQuery]
     ) -> tuple[PlannedQuery, ReportResult]:
         """Return a kept answer where one will do."""
-        times = {query: result.fetched_at for query, result in self.kept.items()}
-        turn = choose_query(CacheView(times, self.asked))
+        times = {query: result.fetched_at for query, result in self.stored.items()}
+        turn = choose_query(CacheView(times, self.requested))
         part = turn.query
         if part in times and times[part] > turn.newer_than:
-            return turn, replace(self.kept[part], requests=0)
+            return turn, replace(self.stored[part], requests=0)
         self.turns.append(turn)
         rows = self.series(part.date_range) if self.is_series else self.world.respond(part)
         answered = ReportResult(rows=rows, fetched_at=self.now, requests=1)
-        self.kept[part] = answered
+        self.stored[part] = answered
         if not part.message_ids:
-            self.asked.add(part.date_range)
+            self.requested.add(part.date_range)
         return turn, answered
 
     def cached_results(self, planned: PlannedQuery) -> list[tuple[ReportQuery, Sequence[TimedRow]]]:
         """Return what was answered about parts of a turn's time frame."""
         return [
             (query, result.rows)
-            for query, result in self.kept.items()
+            for query, result in self.stored.items()
             if query.date_range.is_within(planned.query.date_range)
             and result.fetched_at > planned.newer_than
         ]
@@ -102,17 +102,19 @@ class Klaviyo:
         return [turn.query.date_range for turn in self.turns]
 
 
-def rows_by_day(klaviyo: Klaviyo, wish: PartitionRequest, terms: PlannerInputs) -> dict[date, int]:
+def rows_by_day(
+    klaviyo: Klaviyo, change: PartitionRequest, terms: PlannerInputs
+) -> dict[date, int]:
     """Return how many rows each finished day had."""
     return {
         when: len(rows)
-        for finished in resolve_days(wish, terms, klaviyo)
+        for finished in resolve_days(change, terms, klaviyo)
         for when, rows in finished.rows.items()
     }
 
 
-def wish(wanted: DateRange | set[date] | frozenset[date], **more: object) -> PartitionRequest:
-    """Return a wish for the days of the metric."""
+def change(wanted: DateRange | set[date] | frozenset[date], **more: object) -> PartitionRequest:
+    """Return a request for the days of the metric."""
     return replace(PartitionRequest(metric_id="m", days=frozenset(wanted)), **more)
 
 
@@ -126,7 +128,7 @@ def test_a_series_brings_each_day_once(wanted: set[date]) -> None:
         is_series=True,
     )
     seen: list[date] = []
-    for finished in resolve_days(wish(wanted), SERIES, klaviyo):
+    for finished in resolve_days(change(wanted), SERIES, klaviyo):
         for when, rows in finished.rows.items():
             seen.append(when)
             assert {row.row.day for row in rows} <= {when}
@@ -137,7 +139,7 @@ def test_a_series_brings_each_day_once(wanted: set[date]) -> None:
 def test_the_newest_days_come_first() -> None:
     """What is worth most is there first, should the quota end."""
     klaviyo = Klaviyo(SimulatedAccount({}, {}), is_series=True)
-    seen = list(rows_by_day(klaviyo, wish(YEAR), SERIES))
+    seen = list(rows_by_day(klaviyo, change(YEAR), SERIES))
     assert seen == sorted(seen, reverse=True)
     assert len(klaviyo.turns) == 7
 
@@ -147,7 +149,7 @@ def test_seven_sibling_runs_cost_one_request(order: Sequence[int]) -> None:
     """Runs of one day each are served by the answer that the first of them paid for."""
     klaviyo = Klaviyo(SimulatedAccount({}, {}), is_series=True)
     for number in order:
-        assert rows_by_day(klaviyo, wish({day_of_year(200 + number)}), SERIES) == {
+        assert rows_by_day(klaviyo, change({day_of_year(200 + number)}), SERIES) == {
             day_of_year(200 + number): 0
         }
     assert len(klaviyo.turns) == 1
@@ -157,7 +159,7 @@ def test_chunks_of_a_backfill_cost_what_it_costs_whole() -> None:
     """Three runs that know of each other's days ask for the seven time frames of the year."""
     klaviyo = Klaviyo(SimulatedAccount({}, {}), is_series=True)
     for chunk in (days_of_year(0, 179), days_of_year(180, 359), days_of_year(360, 364)):
-        rows_by_day(klaviyo, wish(chunk, sibling_days=frozenset(YEAR)), SERIES)
+        rows_by_day(klaviyo, change(chunk, sibling_days=frozenset(YEAR)), SERIES)
     assert len(klaviyo.turns) == 7
 
 
@@ -165,20 +167,20 @@ def test_who_asks_again_gets_a_later_answer() -> None:
     """An answer that a finished run has stored for a day does not serve that day a second time."""
     klaviyo = Klaviyo(SimulatedAccount({}, {}), is_series=True)
     week = days_of_year(300, 306)
-    rows_by_day(klaviyo, wish(week), SERIES)
-    rows_by_day(klaviyo, wish(week), SERIES)
+    rows_by_day(klaviyo, change(week), SERIES)
+    rows_by_day(klaviyo, change(week), SERIES)
     assert len(klaviyo.turns) == 1
     klaviyo.now += timedelta(hours=1)
-    rows_by_day(klaviyo, wish(week, delivered=dict.fromkeys(week, REQUESTED_AT)), SERIES)
+    rows_by_day(klaviyo, change(week, delivered=dict.fromkeys(week, REQUESTED_AT)), SERIES)
     assert len(klaviyo.turns) == 2
-    assert rows_by_day(klaviyo, wish({day_of_year(310)}), SERIES) == {day_of_year(310): 0}
+    assert rows_by_day(klaviyo, change({day_of_year(310)}), SERIES) == {day_of_year(310): 0}
     assert len(klaviyo.turns) == 2
 
 
 def test_without_siblings_a_frame_is_as_long_as_needed() -> None:
     """Where nobody else is served, longer answers would only bring more pages."""
     klaviyo = Klaviyo(SimulatedAccount({}, {}), is_series=True)
-    rows_by_day(klaviyo, wish(days_of_year(300, 330), should_widen=False), SERIES)
+    rows_by_day(klaviyo, change(days_of_year(300, 330), should_widen=False), SERIES)
     assert klaviyo.frames == [days_of_year(300, 330)]
 
 
@@ -189,7 +191,7 @@ def test_totals_bring_each_day_its_rows() -> None:
     klaviyo = Klaviyo(world)
     terms = PlannerInputs(report=VALUES, bounds=YEAR, knowledge=world.build_knowledge(SendDays()))
     costs: dict[date, tuple[int, int]] = {}
-    for finished in resolve_days(wish(YEAR), terms, klaviyo):
+    for finished in resolve_days(change(YEAR), terms, klaviyo):
         assert finished.sharing_days == 365
         costs |= {when: (finished.requests, len(rows)) for when, rows in finished.rows.items()}
     assert costs[day_of_year(5)] == (1, 1)
@@ -205,7 +207,7 @@ def test_one_day_of_totals_without_siblings_costs_one() -> None:
     )
     klaviyo = Klaviyo(world)
     terms = PlannerInputs(report=VALUES, bounds=YEAR, knowledge=world.build_knowledge(SendDays()))
-    assert rows_by_day(klaviyo, wish({day_of_year(8)}, should_widen=False), terms) == {
+    assert rows_by_day(klaviyo, change({day_of_year(8)}, should_widen=False), terms) == {
         day_of_year(8): 1
     }
     assert len(klaviyo.turns) == 1
@@ -218,7 +220,7 @@ def test_differences_are_passed_on() -> None:
     )
     terms = PlannerInputs(report=VALUES, bounds=YEAR, knowledge=world.build_knowledge(SendDays()))
     notes = [
-        note for each in resolve_days(wish(YEAR), terms, Klaviyo(world)) for note in each.warnings
+        note for each in resolve_days(change(YEAR), terms, Klaviyo(world)) for note in each.warnings
     ]
     assert "recipients 10, not 15" in notes[0]
 
@@ -226,10 +228,10 @@ def test_differences_are_passed_on() -> None:
 def placed_by_one(world: SimulatedAccount, wanted: frozenset[date], metrics: int) -> int:
     """Return what one run over all days asks for some metrics."""
     terms = PlannerInputs(report=VALUES, bounds=WEEKS, knowledge=world.build_knowledge(SendDays()))
-    asked: set[DateRange] = set()
-    everyone = [Klaviyo(world, asked=asked) for _ in range(metrics)]
+    requested: set[DateRange] = set()
+    everyone = [Klaviyo(world, requested=requested) for _ in range(metrics)]
     for klaviyo in everyone:
-        assert rows_by_day(klaviyo, wish(wanted), terms).keys() == wanted
+        assert rows_by_day(klaviyo, change(wanted), terms).keys() == wanted
     return sum(len(klaviyo.turns) for klaviyo in everyone)
 
 
@@ -266,8 +268,8 @@ def test_siblings_that_take_turns_cost_what_one_run_costs(
     Also where the backfill learns `is_late`, after all of them, which days are finished.
     """
     wanted = frozenset(order)
-    asked: set[DateRange] = set()
-    everyone = [Klaviyo(world, asked=asked) for _ in range(2)]
+    requested: set[DateRange] = set()
+    everyone = [Klaviyo(world, requested=requested) for _ in range(2)]
     common: object = None
     for klaviyo in everyone:
         for place, each in enumerate(order):
@@ -277,7 +279,7 @@ def test_siblings_that_take_turns_cost_what_one_run_costs(
                 report=VALUES, bounds=WEEKS, knowledge=world.build_knowledge(learned)
             )
             pending = wanted if is_late else frozenset(order[place:])
-            own = wish({each}, sibling_days=wanted, pending_days=pending)
+            own = change({each}, sibling_days=wanted, pending_days=pending)
             assert rows_by_day(klaviyo, own, terms) == {each: len(world.true_rows(each))}
             common = learned.to_json()
     together = sum(len(klaviyo.turns) for klaviyo in everyone)
@@ -291,10 +293,10 @@ def test_where_the_messages_are_known_totals_over_parts_tell_the_days() -> None:
     )
     terms = PlannerInputs(report=VALUES, bounds=WEEKS, knowledge=world.build_knowledge(SendDays()))
     first = Klaviyo(world)
-    rows_by_day(first, wish(WEEKS), terms)
+    rows_by_day(first, change(WEEKS), terms)
     assert len(first.turns) == 3
-    second = Klaviyo(world, asked=first.asked)
-    assert rows_by_day(second, wish(WEEKS), terms) == {
+    second = Klaviyo(world, requested=first.requested)
+    assert rows_by_day(second, change(WEEKS), terms) == {
         when: len(world.true_rows(when)) for when in WEEKS
     }
     assert second.frames == [days_of_year(9, 62), days_of_year(0, 8)]
@@ -306,7 +308,7 @@ def test_what_siblings_are_served_by_is_told_without_a_day() -> None:
         {"b": {day_of_year(8): 10, day_of_year(9): 5}}, {"b": days_of_year(8, 9)}
     )
     terms = PlannerInputs(report=VALUES, bounds=WEEKS, knowledge=world.build_knowledge(SendDays()))
-    mine = wish(
+    mine = change(
         {day_of_year(20)},
         sibling_days=frozenset(days_of_year(8, 20)),
         pending_days=frozenset(days_of_year(8, 20)),

@@ -10,7 +10,7 @@ from klaviyo_assets.reports.calendar import choose_timeframes
 from klaviyo_assets_tests.unit.reports.simulated_account import day_of_year, days_of_year
 
 YEAR = days_of_year(0, 364)
-wishes = st.sets(st.integers(-20, 400).map(day_of_year), max_size=80)
+day_sets = st.sets(st.integers(-20, 400).map(day_of_year), max_size=80)
 lengths = st.sampled_from([1, 7, 60, 365])
 
 
@@ -24,7 +24,7 @@ def fewest(wanted: set[date], most_days: int) -> int:
     return count
 
 
-@given(wishes, lengths)
+@given(day_sets, lengths)
 def test_all_days_wanted_are_covered_by_the_fewest(wanted: set[date], most_days: int) -> None:
     """Every day within the bounds is in a time frame, and no smaller number would do."""
     frames = choose_timeframes(wanted, bounds=YEAR, max_days=most_days)
@@ -34,7 +34,7 @@ def test_all_days_wanted_are_covered_by_the_fewest(wanted: set[date], most_days:
     assert list(frames) == sorted(frames, reverse=True)
 
 
-@given(wishes, lengths)
+@given(day_sets, lengths)
 def test_no_frame_is_longer_or_leaves_the_bounds(wanted: set[date], most_days: int) -> None:
     """Klaviyo refuses longer ones, and days outside are not over or before the reports' start."""
     for frame in choose_timeframes(wanted, bounds=YEAR, max_days=most_days):
@@ -50,18 +50,18 @@ def test_siblings_of_a_week_pay_once(first: int, order: list[int]) -> None:
     assert all(day_of_year(first + number) in frame for number in order)
 
 
-@given(wishes, wishes, lengths)
+@given(day_sets, day_sets, lengths)
 def test_siblings_that_know_each_other_share_one_set(
     wanted: set[date], others: set[date], most_days: int
 ) -> None:
     """Runs of one backfill, each told what all want, together ask for what one run would."""
     everything = wanted | others
-    asked: set[DateRange] = set()
+    requested: set[DateRange] = set()
     for part in (wanted, others):
-        asked.update(
+        requested.update(
             choose_timeframes(part, bounds=YEAR, max_days=most_days, sibling_days=everything)
         )
-    assert asked == set(choose_timeframes(everything, bounds=YEAR, max_days=most_days))
+    assert requested == set(choose_timeframes(everything, bounds=YEAR, max_days=most_days))
 
 
 def test_a_year_of_a_series_costs_seven() -> None:

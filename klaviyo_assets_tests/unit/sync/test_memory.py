@@ -17,7 +17,7 @@ before = resident()
 for _ in range(3):
     # Texts larger than a usual page, beside something small that lives on.
     texts = [(bytes(1) * (5_000_000 + at), bytearray(600)) for at in range(16)]
-    kept = [small for _, small in texts]
+    retained = [small for _, small in texts]
     del texts
 print(resident() - before)
 """
@@ -40,7 +40,7 @@ def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 blocks = [bytearray(4000) for _ in range(100_000)]
-kept = blocks[99::100]
+retained = blocks[99::100]
 del blocks
 before = resident()
 trim_heap()
@@ -67,7 +67,7 @@ class Circle:
     def __init__(self):
         self.itself = self
 
-kept = [[number] for number in range(300_000)]
+retained = [[number] for number in range(300_000)]
 freeze_garbage_collector()
 walked = sum(len(gc.get_objects(generation=each)) for each in range(3))
 later = weakref.ref(Circle())

@@ -21,7 +21,7 @@ from klaviyo_assets_tests.unit.sync.simulation import (
     simulate,
     simulated_time,
 )
-from klaviyo_assets_tests.unit.sync.test_window_reader import Shelf, ask
+from klaviyo_assets_tests.unit.sync.test_window_reader import Shelf, request_context
 
 HOUR = 3_600
 
@@ -71,7 +71,7 @@ def allowed(timeline: SimulatedKlaviyo) -> float:
     return 1.1 * timeline.min_requests() + 10
 
 
-def judge(timeline: SimulatedKlaviyo, outcome: SimulationResult) -> None:
+def assert_complete_outcome(timeline: SimulatedKlaviyo, outcome: SimulationResult) -> None:
     """Fail where a record is missing or came twice, a mark lies behind, or too much was asked."""
     for name, seconds in timeline.slices.items():
         assert sorted(outcome.ids[name]) == list(range(len(seconds)))
@@ -114,7 +114,7 @@ def test_every_mixture_costs_its_pages_a_tenth_and_ten(
     """Whatever lies where, each record comes once, and few requests come to nothing."""
     timeline = timeline_of(merge_bursts(*parts), page_size, rest=rest)
     timeline.has_next_links = looks_ahead
-    judge(timeline, simulate(timeline, world))
+    assert_complete_outcome(timeline, simulate(timeline, world))
 
 
 @settings(max_examples=40)
@@ -183,7 +183,7 @@ def test_sends_that_fill_whole_pages(weeks: int) -> None:
     sends = [Burst(2000, week * 7 * DAY_SECONDS, 600) for week in range(weeks)]
     timeline = timeline_of(merge_bursts(*sends), 1000)
     timeline.has_next_links = False
-    judge(timeline, simulate(timeline, SimulationSettings()))
+    assert_complete_outcome(timeline, simulate(timeline, SimulationSettings()))
 
 
 @pytest.mark.parametrize("name", MIXTURES)
@@ -192,7 +192,7 @@ def test_known_mixtures(name: str) -> None:
     page_size, seconds = MIXTURES[name]
     timeline = timeline_of(seconds, page_size)
     outcome = simulate(timeline, SimulationSettings())
-    judge(timeline, outcome)
+    assert_complete_outcome(timeline, outcome)
     alone = simulate(timeline_of(seconds, page_size), SimulationSettings(workers=1))
     assert alone.requests == timeline.min_requests()
     # A page that is decoded meanwhile may come before one that is waited for.
@@ -219,7 +219,7 @@ def test_even_data_is_read_side_by_side_at_once(pages: int, requests: int, secon
     """
     timeline = timeline_of(merge_bursts(Burst(pages * 100, 0, 300 * DAY_SECONDS)), 100)
     outcome = simulate(timeline, SimulationSettings())
-    judge(timeline, outcome)
+    assert_complete_outcome(timeline, outcome)
     assert outcome.requests <= requests
     assert outcome.seconds <= seconds
 
@@ -261,7 +261,9 @@ def test_published_limits_are_not_waited_for_longer() -> None:
 def test_no_window_is_split_before_its_first_page() -> None:
     """While the first answer is awaited nothing is known, and nothing is cut."""
     shelf = Shelf(list(range(5000)), 100)
-    scheduler = WindowScheduler.from_readers([WindowReader(ask(shelf), WHOLE_COLLECTION, Window())])
+    scheduler = WindowScheduler.from_readers(
+        [WindowReader(request_context(shelf), WHOLE_COLLECTION, Window())]
+    )
     first = scheduler.take_reader(idle_workers=20)
     assert first is not None
     assert scheduler.take_reader(idle_workers=19) is None

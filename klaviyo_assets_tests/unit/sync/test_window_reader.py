@@ -45,14 +45,14 @@ class Shelf:
     page_size: int
     lose_cursor_at: int | None = None
     chance: random.Random = field(default_factory=lambda: random.Random(0))
-    asked: int = 0
+    request_count: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def read(self, request: Request, _slice: Slice) -> tuple[DecodedPage, datetime]:
         """Answer one request."""
         with self.lock:
-            self.asked += 1
-            number = self.asked
+            self.request_count += 1
+            number = self.request_count
             pause = self.chance.random() * 0.001
         time.sleep(pause)
         query = parse_qs(urlsplit(request.target).query)
@@ -101,7 +101,7 @@ def page_of(rows: list[tuple[int, str]], link: str | None) -> DecodedPage:
     )
 
 
-def ask(shelf: Shelf) -> RequestContext:
+def request_context(shelf: Shelf) -> RequestContext:
     """Return what walks over the shelf ask with."""
     return RequestContext(
         stream=EVENTS, base_url=BASE, excluded_fields=frozenset(), fetch_page=shelf.read
@@ -115,7 +115,9 @@ def read_all(
 
     Of a shelf that is not sorted, what is claimed is true at the end.
     """
-    pool = WorkerPool([WindowReader(ask(shelf), WHOLE_COLLECTION, Window())], workers=workers)
+    pool = WorkerPool(
+        [WindowReader(request_context(shelf), WHOLE_COLLECTION, Window())], workers=workers
+    )
     progress = SyncProgress(None, {}, (WHOLE_COLLECTION.name,))
     ids: list[str] = []
     for item in pool.results():
@@ -237,7 +239,7 @@ def test_an_empty_decade_costs_a_handful_of_requests() -> None:
     shelf.seconds.insert(0, 0)
     ids, _ = read_all(shelf, workers=4)
     assert len(ids) == len(set(ids)) == 2001
-    assert shelf.asked < 21 + 25
+    assert shelf.request_count < 21 + 25
 
 
 def test_a_failure_comes_after_what_was_read() -> None:
@@ -245,7 +247,7 @@ def test_a_failure_comes_after_what_was_read() -> None:
     shelf = Shelf(list(range(0, 2000, 2)), 50)
 
     def read(request: Request, slice_: Slice) -> tuple[DecodedPage, datetime]:
-        if shelf.asked >= 5:
+        if shelf.request_count >= 5:
             raise ServerError("500 for ever")
         return shelf.read(request, slice_)
 
@@ -305,7 +307,7 @@ def test_new_records_before_the_position_are_no_standstill(
 def test_a_closed_pool_ends_its_workers() -> None:
     """Closing tells every worker to go home, also one that waits for room in the queue."""
     shelf = Shelf(list(range(4000)), 5)
-    pool = WorkerPool([WindowReader(ask(shelf), WHOLE_COLLECTION, Window())], workers=3)
+    pool = WorkerPool([WindowReader(request_context(shelf), WHOLE_COLLECTION, Window())], workers=3)
     next(pool.results())
     pool.close()
     for thread in pool.threads:

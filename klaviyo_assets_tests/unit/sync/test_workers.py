@@ -22,14 +22,16 @@ from klaviyo_assets.sync import workers
 from klaviyo_assets.sync.runner import count_workers
 from klaviyo_assets.sync.window_reader import PageResult, WindowReader
 from klaviyo_assets.sync.workers import MIN_PAGE_BYTES, PageSemaphore, WorkerPool
-from klaviyo_assets_tests.unit.sync.test_window_reader import Shelf, ask, shelf_of
+from klaviyo_assets_tests.unit.sync.test_window_reader import Shelf, request_context, shelf_of
 
 MIB = 1024 * 1024
 
 
 def pool_of(shelf: Shelf, *, workers: int) -> WorkerPool:
     """Return a pool that reads a shelf whole."""
-    return WorkerPool([WindowReader(ask(shelf), WHOLE_COLLECTION, Window())], workers=workers)
+    return WorkerPool(
+        [WindowReader(request_context(shelf), WHOLE_COLLECTION, Window())], workers=workers
+    )
 
 
 def ids_of(pool: WorkerPool) -> list[str]:
@@ -56,7 +58,7 @@ class ScaledLimiter(RateLimiter):
 )
 def test_no_more_workers_than_the_limit_can_use(stream: str, scale: float, count: int) -> None:
     """Ten requests a second, as predictive analytics have them, keep five readers busy at most."""
-    context = replace(ask(Shelf([], 1)), stream=STREAMS[stream])
+    context = replace(request_context(Shelf([], 1)), stream=STREAMS[stream])
     assert count_workers(context, ScaledLimiter(scale)) == count
 
 
@@ -77,7 +79,7 @@ def test_one_worker_makes_no_request_more_than_pages() -> None:
     """Where nothing is read in parallel, a window costs its pages and no more."""
     shelf = Shelf(list(range(2000)), 100)
     assert len(ids_of(pool_of(shelf, workers=1))) == 2000
-    assert shelf.asked == 20
+    assert shelf.request_count == 20
 
 
 def test_a_stream_of_one_page_starts_one_thread() -> None:
@@ -85,7 +87,7 @@ def test_a_stream_of_one_page_starts_one_thread() -> None:
     shelf = Shelf(list(range(90)), 100)
     pool = pool_of(shelf, workers=20)
     assert len(ids_of(pool)) == 90
-    assert (len(pool.threads), shelf.asked) == (1, 1)
+    assert (len(pool.threads), shelf.request_count) == (1, 1)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -95,23 +97,23 @@ def test_splits_cost_few_requests(seed: int) -> None:
     crowded = [chance.randrange(4000, 4100) for _ in range(1500)]
     shelf = shelf_of([chance.randrange(4700) for _ in range(1500)] + crowded, 20, seed)
     ids_of(pool_of(shelf, workers=8))
-    assert shelf.asked <= 150 + 25
+    assert shelf.request_count <= 150 + 25
 
 
 def test_one_page_is_reason_enough_for_many_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the first page promises is read side by side at once, not a worker a page."""
     monkeypatch.setattr(workers, "STOP_POLL_SECONDS", 60.0)
-    shelf, begun, free = Shelf(list(range(2000)), 100), threading.Semaphore(0), threading.Event()
+    shelf, started, free = Shelf(list(range(2000)), 100), threading.Semaphore(0), threading.Event()
 
     def read(request: Request, slice_: Slice) -> tuple[DecodedPage, datetime]:
-        if shelf.asked:
-            begun.release()
+        if shelf.request_count:
+            started.release()
             assert free.wait(60)
         return shelf.read(request, slice_)
 
-    asking = replace(ask(shelf), fetch_page=read)
-    pool = WorkerPool([WindowReader(asking, WHOLE_COLLECTION, Window())], workers=6)
-    assert all(begun.acquire(timeout=30) for _ in range(6))
+    context = replace(request_context(shelf), fetch_page=read)
+    pool = WorkerPool([WindowReader(context, WHOLE_COLLECTION, Window())], workers=6)
+    assert all(started.acquire(timeout=30) for _ in range(6))
     free.set()
     assert len(ids_of(pool)) == 2000
 
@@ -168,5 +170,5 @@ def test_pages_wait_for_the_writer_within_the_bytes_allowed(
     shelf = Shelf(list(range(0, 4000, 2)), 20)
     pool = pool_of(shelf, workers=8)
     time.sleep(0.5)
-    assert shelf.asked <= 5
+    assert shelf.request_count <= 5
     assert len(ids_of(pool)) == 2000
