@@ -116,6 +116,8 @@ def _metadata_texts_newest_first(events: Iterable[dg.EventLogRecord], name: str)
             yield value.value
 
 
+ADDITIVE_TAG = "klaviyo/is_additive"
+
 _COLUMN_TYPES = {
     "ids": "list<string>",
     "timestamp": "timestamp with time zone",
@@ -156,7 +158,10 @@ def definition_metadata(stream: Stream) -> AssetMetadata:
 
 
 def table_column_schema(stream: Stream) -> dg.TableSchema:
-    """Return the relation's columns in their order, each with its description."""
+    """Return the relation's columns in their order, each with its description.
+
+    A statistic has the tag `klaviyo/is_additive`: `true` where days may be added up, else `false`.
+    """
     key_constraints = dg.TableColumnConstraints(nullable=False, unique=True)
     return dg.TableSchema(
         [
@@ -165,6 +170,7 @@ def table_column_schema(stream: Stream) -> dg.TableSchema:
                 _COLUMN_TYPES.get(each.type, each.type),
                 each.description,
                 key_constraints if each is KEY_COLUMN else None,
+                None if each.is_additive is None else {ADDITIVE_TAG: str(each.is_additive).lower()},
             )
             for each in relation_columns(stream, STREAMS)
         ]

@@ -95,6 +95,7 @@ class Column:
     `personal_kind`: the kind of personal data that a text column holds. `personal_members`: the
     members of a JSON column, at any depth, that hold personal data, each with its kind.
     `is_free_form`: the account chooses the members of the JSON, so any data may be in it.
+    `is_additive`: of a statistic, whether the values of several days may be added up.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Column:
     personal_kind: PersonalDataKind | None = None
     personal_members: tuple[tuple[str, PersonalDataKind], ...] = ()
     is_free_form: bool = False
+    is_additive: bool | None = None
 
     @property
     def source(self) -> ColumnSource:

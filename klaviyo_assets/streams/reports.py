@@ -1,5 +1,7 @@
 """Reports: how messages performed, by conversion metric and day. Section "Reporting"."""
 
+from collections.abc import Collection, Mapping
+
 from klaviyo_assets.model.column import Column
 from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.model.stream import TIER_REPORT, Stream
@@ -56,6 +58,26 @@ RATE_DENOMINATORS = {
 }
 """The statistics that are rates and cannot be added up, each with its denominator."""
 
+UNIQUE_STATISTICS = frozenset(
+    {"clicks_unique", "conversion_uniques", "opens_unique", "unsubscribe_uniques"}
+)
+"""The statistics that count people: who is counted on two days is one person over both."""
+
+
+def statistic_columns(
+    statistics: Mapping[str, str], not_additive: Collection[str]
+) -> tuple[Column, ...]:
+    """Return the columns of statistics; each says whether its days may be added up."""
+    return tuple(
+        Column(
+            name,
+            f"{about} {'Not to be added up.' if name in not_additive else 'Days add up.'}",
+            "number",
+            is_additive=name not in not_additive,
+        )
+        for name, about in statistics.items()
+    )
+
 
 def report_columns(subject: str, names: tuple[str, ...]) -> tuple[Column, ...]:
     """Return the columns of a report about `subject`; `names` are the groupings that are names."""
@@ -69,7 +91,7 @@ def report_columns(subject: str, names: tuple[str, ...]) -> tuple[Column, ...]:
             Column(name, f"The {name.removesuffix('_name').replace('_', ' ')}'s name at the time.")
             for name in names
         ),
-        *(Column(name, about, "number") for name, about in STATISTICS.items()),
+        *statistic_columns(STATISTICS, {*RATE_DENOMINATORS, *UNIQUE_STATISTICS}),
         Column(
             "is_final",
             "Whether the attribution window had passed when the day was fetched.",

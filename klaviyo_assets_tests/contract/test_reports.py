@@ -7,6 +7,7 @@ import pytest
 from klaviyo_assets.api.request_guard import READ_ONLY_POST_PATHS
 from klaviyo_assets.api.requests import MAX_FILTER_IDS
 from klaviyo_assets.decode.reports import report_schema
+from klaviyo_assets.defs.metadata import table_column_schema
 from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.streams import COLLECTIONS, REPORTS
@@ -114,6 +115,23 @@ def test_columns_are_named_for_sql_and_described(stream: Stream) -> None:
         assert re.fullmatch(r"[^\n{}]{3,99}\.", column.description), column.name
     assert re.fullmatch(r"One row per [^\n]+\.", stream.description)
     assert stream in vars(module).values()
+
+
+@each_report
+def test_every_statistic_says_whether_its_days_add_up(stream: Stream) -> None:
+    """Counts and values add up, rates and numbers of people do not; a sentence and a tag say so."""
+    wanted = source(stream).statistics
+    statistics = {column.name: column for column in stream.columns if column.name in wanted}
+    shown = {each.name: each for each in table_column_schema(stream).columns}
+    for name, column in statistics.items():
+        must_not = name in source(stream).rate_denominators or "unique" in name
+        assert column.is_additive is not must_not, name
+        words = "Not to be added up." if must_not else "Days add up."
+        assert column.description.endswith(words), name
+        assert shown[name].tags == {"klaviyo/is_additive": str(not must_not).lower()}
+    others = [each for name, each in shown.items() if name not in statistics]
+    assert others
+    assert not any(each.tags for each in others)
 
 
 def test_a_collection_is_read_and_a_report_computed() -> None:
