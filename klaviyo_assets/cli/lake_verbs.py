@@ -28,7 +28,7 @@ from klaviyo_assets.lake.read.export import ExportProgress
 from klaviyo_assets.lake.read.views import build_relations
 from klaviyo_assets.model.privacy import profile_id_column
 from klaviyo_assets.model.report import ReportEndpoint
-from klaviyo_assets.model.stream import Join
+from klaviyo_assets.model.stream import ViewSource
 from klaviyo_assets.settings import KEY_VARIABLE, Settings
 from klaviyo_assets.streams import COLLECTIONS, MERGE_RULES, STREAMS
 
@@ -162,7 +162,9 @@ EXPORT = Verb(
 def _verify(settings: Settings, _options: argparse.Namespace) -> int:
     lake = open_lake(settings)
     lake.check_integrity()
-    stored = [stream.name for stream in STREAMS.values() if not isinstance(stream.source, Join)]
+    stored = [
+        stream.name for stream in STREAMS.values() if not isinstance(stream.source, ViewSource)
+    ]
     states = {name: state for name in stored if (state := lake.read_table_state(name)) is not None}
     for name, state in states.items():
         print(f"{name:<24} {state.rows:>12,} rows, version {state.version}")

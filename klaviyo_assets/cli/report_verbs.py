@@ -18,7 +18,7 @@ from klaviyo_assets.cli.verb import Verb, open_lake, print_privacy_warnings, spl
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.automation import default_automations, unmet_guarantees
 from klaviyo_assets.model.report import ReportEndpoint
-from klaviyo_assets.model.stream import Join, Stream
+from klaviyo_assets.model.stream import Stream, ViewSource
 from klaviyo_assets.reports.backfill_plan import (
     PlanContext,
     format_alternative,
@@ -129,7 +129,7 @@ def _show_status(settings: Settings, _options: argparse.Namespace) -> int:
     print_privacy_warnings(settings)
     with _open_plan_context(settings) as context:
         for stream in STREAMS.values():
-            if not isinstance(stream.source, Join):
+            if not isinstance(stream.source, ViewSource):
                 _print_stream_status(stream, context)
         _print_metric_warnings(context)
     _print_automation_status(settings)

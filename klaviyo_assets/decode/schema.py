@@ -25,7 +25,7 @@ from klaviyo_assets.model.column import (
     column_fields,
     split_path,
 )
-from klaviyo_assets.model.stream import Detail, Join, Stream
+from klaviyo_assets.model.stream import Detail, Stream, ViewSource
 
 ID_FIELD = "id"
 PARENT_VERSION_FIELD = "parent_version"
@@ -61,11 +61,11 @@ def arrow_schema(stream: Stream, *, exclude: frozenset[str] = frozenset()) -> pa
     fields only, and a batch is written without a cast only if its schema equals the table's.
 
     Raises:
-        TypeError: the stream is a join, which has no table of its own.
+        TypeError: the stream is a view, which has no table of its own.
         ValueError: a column has a name that is reserved in every table.
     """
-    if isinstance(stream.source, Join):
-        raise TypeError(f"{stream.name} is a join of two tables and has none of its own")
+    if isinstance(stream.source, ViewSource):
+        raise TypeError(f"{stream.name} is a view of other tables and has none of its own")
     is_versioned = isinstance(stream.source, Detail) and stream.source.version_column is not None
     columns = [column for column in stream.columns if column.name not in exclude]
     names = [column.name for column in columns]

@@ -40,7 +40,7 @@ from klaviyo_assets.errors import (
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.automation import LATE_EVENTS_SCHEDULE_NAME
 from klaviyo_assets.model.selection import section_group, upstream_streams
-from klaviyo_assets.model.stream import Join, Stream
+from klaviyo_assets.model.stream import Join, Stream, ViewSource
 from klaviyo_assets.reconcile.counts import EVENTS_STREAM_NAME
 from klaviyo_assets.redaction import KeyRedactingFilter
 from klaviyo_assets.settings import Settings
@@ -65,9 +65,9 @@ PostSyncHook = Callable[[dg.AssetExecutionContext, KlaviyoResource, LakeResource
 def build_stream_asset(
     stream: Stream, *, post_sync_hook: PostSyncHook | None = None
 ) -> dg.AssetsDefinition:
-    """Return the asset of a stream: a view for a join, a sync for every other stream."""
-    if isinstance(stream.source, Join):
-        return _build_join_asset(stream)
+    """Return the asset of a stream: a view, or a sync."""
+    if isinstance(stream.source, ViewSource):
+        return _build_view_asset(stream)
     return _build_sync_asset(stream, post_sync_hook)
 
 
@@ -279,7 +279,7 @@ def _stored_row_count(lake: LakeResource, stream: Stream) -> int:
     return 0
 
 
-def _build_join_asset(stream: Stream) -> dg.AssetsDefinition:
+def _build_view_asset(stream: Stream) -> dg.AssetsDefinition:
     parents = upstream_streams(stream)
 
     @dg.asset(
@@ -295,7 +295,7 @@ def _build_join_asset(stream: Stream) -> dg.AssetsDefinition:
         freshness_policy=freshness_policy(stream),
         config_schema=run_config_schema(stream),
     )
-    def materialize_join(
+    def materialize_view(
         context: dg.AssetExecutionContext, lake: LakeResource
     ) -> dg.MaterializeResult[Any]:
         with raise_as_failures(stream.name, rewrite_message=partial(replace_asset_names, context)):
@@ -303,17 +303,17 @@ def _build_join_asset(stream: Stream) -> dg.AssetsDefinition:
                 context, stream, _read_sync_options(context, stream), lake=lake
             )
 
-    return materialize_join
+    return materialize_view
 
 
 def _materialize_view(
     context: dg.AssetExecutionContext, stream: Stream, options: SyncOptions, *, lake: LakeResource
 ) -> dg.MaterializeResult[Any]:
-    """Publish the view of a join, and return the metadata of its left table as the view's.
+    """Publish the view; return its metadata: its rows, and the mark of a join's left table.
 
     Raises:
-        MissingTableError: a table of the join was never stored.
-        CorruptFileError: a table of the join cannot be read.
+        MissingTableError: a table of the view was never stored.
+        CorruptFileError: a table of the view cannot be read.
     """
     store = lake.lake()
     states = {parent: store.read_table_state(parent) for parent in upstream_streams(stream)}
@@ -329,16 +329,18 @@ def _materialize_view(
             "klaviyo-assets verify names the file and the way out"
         )
     left = next(state for state in states.values() if state is not None)
+    is_join = isinstance(stream.source, Join)
+    row_count = left.rows if is_join else store.count_relation_rows(stream.name)
     counters = ("records_read", "rows_written", "requests", "retries", "throttled_seconds")
     metadata = sync_metadata(
         stream,
         mode=options.mode.value,
         cursor=None,
         numbers=dict.fromkeys(counters, 0),
-        row_count=left.rows,
+        row_count=row_count,
     )
-    if isinstance(cursor := left.state.get("cursor"), str):
+    if is_join and isinstance(cursor := left.state.get("cursor"), str):
         metadata |= {CURSOR_METADATA_KEY: cursor, "klaviyo/cursor_field": "datetime"}
-    rows = format_quantity(left.rows, "row")
+    rows = format_quantity(row_count, "row")
     context.log.info("%s: %s, as its tables have them", stream.name, rows)
     return dg.MaterializeResult(metadata=metadata)

@@ -24,7 +24,8 @@ from klaviyo_assets.defs.metadata import asset_key
 from klaviyo_assets.defs.resources import LakeResource
 from klaviyo_assets.errors import MissingTableError, format_quantity
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.model.stream import Collection, Detail, Join, Stream
+from klaviyo_assets.model.selection import upstream_streams
+from klaviyo_assets.model.stream import Collection, Detail, Stream, ViewSource
 from klaviyo_assets.sync.plan import FUTURE_CURSOR_TOLERANCE
 
 CheckMetadataValue = str | int | float | bool | dg.JsonMetadataValue | dg.TableMetadataValue
@@ -257,11 +258,11 @@ NOT_NULL_CHECK = "key_and_cursor_not_null"
 def row_check_names(stream: Stream) -> tuple[str, ...]:
     """Return the names of the checks of a stream's rows.
 
-    NULLs are counted from a table's statistics, and a join is a view without any.
+    NULLs are counted from a table's statistics, and a view has none.
     """
     return (
         (UNIQUE_KEY_CHECK,)
-        if isinstance(stream.source, Join)
+        if isinstance(stream.source, ViewSource)
         else (UNIQUE_KEY_CHECK, NOT_NULL_CHECK)
     )
 
@@ -300,11 +301,11 @@ def required_columns(stream: Stream) -> tuple[str, ...]:
 def check_unique_key(stream: Stream, lake: Lake) -> dg.AssetCheckResult:
     """Check that no two rows have the same key, by reading the key columns of every row.
 
-    A join has duplicate keys if one of its two tables has: each row of the left one is joined with
-    every matching row of the right one.
+    A view has duplicate keys if one of its tables has: a join has every pair of matching rows, and
+    an array is unnested once for each row that has it.
     """
-    key, source = check_key(stream.name, UNIQUE_KEY_CHECK), stream.source
-    tables = (source.left, source.right) if isinstance(source, Join) else (stream.name,)
+    key, is_view = check_key(stream.name, UNIQUE_KEY_CHECK), isinstance(stream.source, ViewSource)
+    tables = upstream_streams(stream) if is_view else (stream.name,)
     try:
         duplicates = sum(map(lake.count_duplicate_keys, tables))
     except MissingTableError:

@@ -15,7 +15,7 @@ import dagster as dg
 
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.report import ReportEndpoint
-from klaviyo_assets.model.stream import Collection, Join, Stream
+from klaviyo_assets.model.stream import Collection, Join, Stream, Unnest
 from klaviyo_assets.model.window import Window
 from klaviyo_assets.redaction import contains_key
 from klaviyo_assets.settings import EARLIEST_DATE
@@ -87,7 +87,7 @@ def run_config_options(stream: Stream) -> tuple[str, ...]:
     match stream.source:
         case ReportEndpoint():
             return (ASK_REFUSED_OPTION,)
-        case Join():
+        case Join() | Unnest():
             return ()
         case Collection() if stream.cursor is not None:
             id_scan = (SWEEP_IDS_OPTION,) if stream.id_scan_cursor is not None else ()

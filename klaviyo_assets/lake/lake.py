@@ -70,6 +70,7 @@ from klaviyo_assets.lake.read.queries import (
     ArrivalQuery,
     DayCount,
     DayCountQuery,
+    count_relation_rows,
     count_rows_by_day,
     first_stored_day,
     measure_arrival_delays,
@@ -387,6 +388,15 @@ class Lake:
             MissingTableError: no sync wrote a table that the relation needs.
         """
         return query_relation(self.root, name, relations)
+
+    def count_relation_rows(self, name: str) -> int:
+        """Return how many rows a relation of the last `publish` has, by reading its tables.
+
+        Raises:
+            MissingTableError: no sync wrote a table that the relation needs.
+            StorageError: a file cannot be read.
+        """
+        return count_relation_rows(self.root, name)
 
     def read_columns(self, name: str, columns: Sequence[str]) -> pa.Table:
         """Return some columns of a whole stored table, in memory; empty where no sync wrote it.

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.column import EXTRA_FIELD, Column, ColumnType, PersonalDataKind, RelatedId
 from klaviyo_assets.model.report import ReportEndpoint
-from klaviyo_assets.model.stream import Collection, Join, Stream
+from klaviyo_assets.model.stream import Collection, Join, Stream, Unnest, ViewSource
 from klaviyo_assets.settings import MIN_SALT_CHARACTERS, SALT_VARIABLE, Settings, variable_name
 
 ALL_STREAMS = "*"
@@ -62,7 +62,7 @@ def resolve_privacy_rules(stream: Stream, settings: Settings, *, salt: bytes = b
     same records: those for profiles also to global_exclusions, which would otherwise store the same
     values.
     """
-    if isinstance(stream.source, Join | ReportEndpoint):
+    if isinstance(stream.source, ViewSource | ReportEndpoint):
         return PrivacyRules()
     there = configurable_column_types(stream)
     names = {ALL_STREAMS, stream.name}
@@ -184,7 +184,7 @@ def _unprotected_columns(
     kind: PersonalDataKind, settings: Settings, streams: Iterable[Stream]
 ) -> Iterator[str]:
     for stream in streams:
-        if isinstance(stream.source, Join | ReportEndpoint):
+        if isinstance(stream.source, ViewSource | ReportEndpoint):
             continue
         privacy = resolve_privacy_rules(stream, settings)
         for each in stream.columns:
@@ -229,6 +229,8 @@ def _stream_error_reason(stream: Stream) -> str | None:
     match stream.source:
         case Join(left=left, right=right):
             return f"{stream.name} is made of {left} and {right}, so name the column there"
+        case Unnest(parent=parent):
+            return f"{stream.name} is made of {parent}, so name the column there"
         case ReportEndpoint():
             return f"{stream.name} counts, and holds no person's data"
         case _:

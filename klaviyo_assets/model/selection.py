@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.report import ReportEndpoint
-from klaviyo_assets.model.stream import Children, Detail, Join, Stream
+from klaviyo_assets.model.stream import Children, Detail, Join, Stream, Unnest
 from klaviyo_assets.settings import Settings, variable_name
 
 DEFAULT_GROUP, ALL_GROUP = "default", "all"
@@ -17,7 +17,7 @@ def upstream_streams(stream: Stream) -> tuple[str, ...]:
     match stream.source:
         case Join(left=left, right=right):
             return (left, right)
-        case Detail(parent=parent) | Children(parent=parent):
+        case Detail(parent=parent) | Children(parent=parent) | Unnest(parent=parent):
             return (parent,)
         case ReportEndpoint(subject=subject):
             return ("metrics", f"{subject}s")

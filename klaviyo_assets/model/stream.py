@@ -171,6 +171,37 @@ class Join:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ParentReference:
+    """A column with the id of a row of the parent, and columns taken from that row.
+
+    `columns`: column name to its name in the parent; NULL where no stored row has the id.
+    """
+
+    column: str
+    columns: Mapping[str, str]
+
+
+POSITION_COLUMN = "position"
+"""The column with the place of an element in its array, 1 for the first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unnest:
+    """No requests: one row for each element of a JSON array that `parent` holds in a column.
+
+    `array`: the column, or `column.key` for an array inside it. `parent_columns`: column name to
+    its name in the parent. Every other column but `position` is read from the element, at its
+    `FieldPath` below the element; the path "" is the element itself. Rows follow the parent's: they
+    leave with it, and have its `synced_at` and `deleted_at`.
+    """
+
+    parent: str
+    array: str
+    parent_columns: Mapping[str, str]
+    reference: ParentReference | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileMergeRule:
     """A map from deleted records to those they were merged into, derived from the stored tables.
 
@@ -190,7 +221,10 @@ class ProfileMergeRule:
         return (self.people,)
 
 
-StreamSource = Collection | Detail | Children | Join | ReportEndpoint
+ViewSource = Join | Unnest
+"""Sources that make no request and store nothing: the relation is a view of other tables."""
+
+StreamSource = Collection | Detail | Children | ViewSource | ReportEndpoint
 """Every kind of source that a stream can have."""
 
 Partitioning = Literal["none", "day", "metric and month"]
@@ -279,11 +313,11 @@ class Stream:
     def rate_limit_buckets(
         self, *, excluded_fields: frozenset[str] = frozenset()
     ) -> tuple[RateLimitBucket, ...]:
-        """Return the buckets that one request of this stream counts against; none for a join.
+        """Return the buckets that one request of this stream counts against; none for a view.
 
         `excluded_fields`: optional additional fields that are not requested.
         """
-        if isinstance(self.source, Join) or self.tier is None:
+        if isinstance(self.source, ViewSource) or self.tier is None:
             return ()
         if isinstance(self.source, ReportEndpoint):
             return (RateLimitBucket(f"POST {self.source.path}", self.tier),)
@@ -333,6 +367,9 @@ def relation_columns(stream: Stream, streams: Mapping[str, Stream]) -> tuple[Col
 
     A relation that extends another's has all columns of that one first; `streams` must contain it.
     """
+    if isinstance(stream.source, Unnest):
+        has_deleted = streams[stream.source.parent].has_soft_deletes
+        return (*stream.columns, SYNCED_COLUMN, *([DELETED_COLUMN] if has_deleted else []))
     base = base_stream_name(stream)
     if base is not None:
         return (*relation_columns(streams[base], streams), *stream.columns)

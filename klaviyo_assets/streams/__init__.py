@@ -17,7 +17,7 @@ from klaviyo_assets.streams.catalogs import (
 )
 from klaviyo_assets.streams.coupons import COUPON_CODES, COUPONS
 from klaviyo_assets.streams.custom_objects import DATA_SOURCES, OBJECT_RECORDS, OBJECT_TYPES
-from klaviyo_assets.streams.events import EVENTS, EVENTS_DETAILED
+from klaviyo_assets.streams.events import EVENT_ATTRIBUTIONS, EVENTS, EVENTS_DETAILED
 from klaviyo_assets.streams.flows import (
     FLOW_ACTIONS,
     FLOW_DEFINITIONS,
@@ -63,6 +63,7 @@ COLLECTIONS: tuple[Stream, ...] = (
     CUSTOM_METRICS,
     DATA_SOURCES,
     EMAIL_TEMPLATES,
+    EVENT_ATTRIBUTIONS,
     EVENTS,
     EVENTS_DETAILED,
     FLOW_ACTIONS,

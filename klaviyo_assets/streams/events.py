@@ -1,7 +1,16 @@
 """Events: what people did and what was done to them. Klaviyo API reference, section "Events"."""
 
 from klaviyo_assets.model.column import Column, FieldPath, FirstIncludedId, Included, RelatedId
-from klaviyo_assets.model.stream import TIER_XL, Collection, Cursor, Join, Stream
+from klaviyo_assets.model.stream import (
+    POSITION_COLUMN,
+    TIER_XL,
+    Collection,
+    Cursor,
+    Join,
+    ParentReference,
+    Stream,
+    Unnest,
+)
 
 
 def attributed_id_column(name: str, description: str) -> Column:
@@ -63,6 +72,68 @@ EVENTS = Stream(
         attributed_id_column("flow_message", "Flow message of the first attribution."),
         attributed_id_column(
             "event", "The open, click or receipt that earned the first attribution."
+        ),
+    ),
+)
+
+
+def related_column(name: str, description: str) -> Column:
+    """Return the column with the id that an attribution relates to under its column's name."""
+    relationship = name.removesuffix("_id").replace("_", "-")
+    return Column(
+        name, description, declared_source=FieldPath(f"relationships.{relationship}.data.id")
+    )
+
+
+EVENT_ATTRIBUTIONS = Stream(
+    name="event_attributions",
+    description="One row per event and message that Klaviyo credits it to.",
+    section="Events",
+    source=Unnest(
+        parent="events",
+        array="attributions",
+        parent_columns={
+            "event_id": "id",
+            "event_datetime": "datetime",
+            "event_metric_id": "metric_id",
+            "event_profile_id": "profile_id",
+        },
+        reference=ParentReference(
+            column="attributed_event_id",
+            columns={
+                "attributed_event_datetime": "datetime",
+                "attributed_event_metric_id": "metric_id",
+            },
+        ),
+    ),
+    tier=None,
+    scopes=("events:read",),
+    key=("event_id", POSITION_COLUMN),
+    columns=(
+        Column("event_id", "The event that is credited."),
+        Column(
+            POSITION_COLUMN, "Place among the event's attributions, 1 for the first.", "integer"
+        ),
+        Column(
+            "attribution_id", "Klaviyo's id of the attribution.", declared_source=FieldPath("id")
+        ),
+        Column("event_datetime", "When the credited event happened.", "timestamp"),
+        Column("event_metric_id", "What kind of event the credited one is."),
+        Column("event_profile_id", "Whom the credited event belongs to; NULL once deleted."),
+        related_column("campaign_id", "Campaign that is given the credit; NULL for a flow."),
+        related_column("campaign_message_id", "Message of the campaign."),
+        related_column("flow_id", "Flow that is given the credit; NULL for a campaign."),
+        related_column("flow_message_id", "Message of the flow."),
+        related_column("flow_message_variation_id", "Variation of the flow's message, in a test."),
+        related_column("attributed_event_id", "The open, click or receipt that earned the credit."),
+        Column(
+            "attributed_event_datetime",
+            "When that open, click or receipt happened; NULL if it is not stored.",
+            "timestamp",
+        ),
+        Column(
+            "attributed_event_metric_id",
+            "What kind of event earned the credit; NULL if not stored.",
         ),
     ),
 )

@@ -7,7 +7,15 @@ from enum import StrEnum
 from typing import cast
 
 from klaviyo_assets.errors import SettingError
-from klaviyo_assets.model.stream import WHOLE_COLLECTION, Collection, Detail, Join, Slice, Stream
+from klaviyo_assets.model.selection import upstream_streams
+from klaviyo_assets.model.stream import (
+    WHOLE_COLLECTION,
+    Collection,
+    Detail,
+    Slice,
+    Stream,
+    ViewSource,
+)
 from klaviyo_assets.model.window import (
     QUARANTINE_RETRIES_KEY,
     SliceProgress,
@@ -168,10 +176,10 @@ def validate_options(stream: Stream, options: SyncOptions) -> None:
     """
     if options.is_id_scan:
         _validate_id_scan(stream, options)
-    if options.mode.should_keep_history and isinstance(stream.source, Join):
+    if options.mode.should_keep_history and isinstance(stream.source, ViewSource):
         raise SettingError(
             f"sync_mode {options.mode.value} keeps a history, and this stream stores nothing "
-            f"of its own: it shows {stream.source.left}, so keep a history of that",
+            f"of its own: it shows {upstream_streams(stream)[0]}, so keep a history of that",
             stream=stream.name,
         )
     if options.is_shrink_confirmed and not (

@@ -14,7 +14,7 @@ from klaviyo_assets.model.column import (
     RelatedIds,
     SliceConstant,
 )
-from klaviyo_assets.model.stream import PARENT_ID, Children, Collection, Detail, Join, Stream
+from klaviyo_assets.model.stream import PARENT_ID, Children, Collection, Detail, Stream, ViewSource
 from klaviyo_assets.streams import COLLECTIONS, STREAMS
 from klaviyo_assets_tests.contract.facts import OPERATIONS
 from klaviyo_assets_tests.contract.published import REQUESTING_STREAMS, published_operation
@@ -32,7 +32,7 @@ COLUMN_TYPES = {
     "objects": "json",
 }
 
-STORED = [stream for stream in COLLECTIONS if not isinstance(stream.source, Join)]
+STORED = [stream for stream in COLLECTIONS if not isinstance(stream.source, ViewSource)]
 
 UNLISTED_ATTRIBUTES = {("coupons", "assigner_configuration")}
 """Attributes that Klaviyo's reference pages show and its documents lack."""
@@ -259,3 +259,15 @@ def test_a_batch_has_its_tables_own_schema(stream: Stream) -> None:
     """A decoded page goes into the lake as it is; under another schema each costs a copy."""
     schema = PageDecoder(stream).schema
     assert build_table(stream, schema).schema.equals(schema, check_metadata=True)
+
+
+def test_an_attribution_has_a_column_for_all_it_relates_to() -> None:
+    """Each published relationship of an attribution is a column of `event_attributions`."""
+    paths = {
+        column.source.path
+        for column in STREAMS["event_attributions"].columns
+        if isinstance(column.source, FieldPath) and "." in column.source.path
+    }
+    published = OPERATIONS["/api/events"].included["attribution"]
+    # The credited event is the one whose row has the attribution.
+    assert paths == {f"relationships.{name}.data.id" for name in published.keys() - {"event"}}

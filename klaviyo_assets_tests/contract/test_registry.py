@@ -12,7 +12,16 @@ import pytest
 
 from klaviyo_assets import streams
 from klaviyo_assets.model.selection import section_group
-from klaviyo_assets.model.stream import Collection, Detail, Join, Stream
+from klaviyo_assets.model.stream import (
+    KEY_COLUMN,
+    POSITION_COLUMN,
+    Collection,
+    Detail,
+    Join,
+    Stream,
+    Unnest,
+    ViewSource,
+)
 from klaviyo_assets.streams import COLLECTIONS, REPORTS, STREAMS
 from klaviyo_assets_tests.contract.golden_streams import (
     GOLDEN_FOLDER,
@@ -93,8 +102,12 @@ def test_every_column_says_what_it_tells(stream: Stream) -> None:
 
 @each_stream
 def test_records_are_known_by_their_id(stream: Stream) -> None:
-    """The key of every collection is the id that Klaviyo gives."""
-    assert stream.key == ("id",)
+    """The key is the id that Klaviyo gives; of an element, its parent's id and its place."""
+    if isinstance(stream.source, Unnest):
+        parent, position = stream.key
+        assert (stream.source.parent_columns[parent], position) == ("id", POSITION_COLUMN)
+    else:
+        assert stream.key == ("id",)
 
 
 @each_stream
@@ -152,9 +165,9 @@ def test_only_predictive_analytics_can_be_left_out() -> None:
 
 @each_stream
 def test_what_asks_has_a_tier(stream: Stream) -> None:
-    """No stream asks Klaviyo without a limit; a join asks nothing."""
-    assert (stream.tier is None) == isinstance(stream.source, Join)
-    assert bool(stream.rate_limit_buckets()) != isinstance(stream.source, Join)
+    """No stream asks Klaviyo without a limit; a view asks nothing."""
+    assert (stream.tier is None) == isinstance(stream.source, ViewSource)
+    assert bool(stream.rate_limit_buckets()) != isinstance(stream.source, ViewSource)
 
 
 @each_stream
@@ -183,3 +196,21 @@ def test_a_join_fits_its_sides(stream: Stream) -> None:
         assert (types[there], column.type) == (("json", "string") if inside else (column.type,) * 2)
     assert stream.source.columns.keys() == {column.name for column in stream.columns}
     assert stream.scopes == (*left.scopes, *right.scopes)
+
+
+@each_stream
+def test_an_unnested_array_fits_its_parent(stream: Stream) -> None:
+    """Columns are taken from columns of the parent, which also holds the array as JSON."""
+    if not isinstance(stream.source, Unnest):
+        return
+    parent, reference = STREAMS[stream.source.parent], stream.source.reference
+    types = {column.name: column.type for column in (KEY_COLUMN, *parent.columns)}
+    own = {column.name: column.type for column in stream.columns}
+    assert types[stream.source.array.partition(".")[0]] == "json"
+    assert own[POSITION_COLUMN] == "integer"
+    taken = {**stream.source.parent_columns, **(reference.columns if reference else {})}
+    assert {name: own[name] for name in taken} == {
+        name: types[there] for name, there in taken.items()
+    }
+    assert reference is None or own[reference.column] == "string"
+    assert stream.scopes == parent.scopes

@@ -34,6 +34,7 @@ SHOWN: dict[str, Mapping[str, object]] = {
     **dict.fromkeys(WITHOUT_WINDOW, MODE | CONFIRM),
     **{stream.name: {"ask_refused": False} for stream in REPORTS},
     "profiles": MODE | WINDOW | CONFIRM | {"sweep_ids": False},
+    "event_attributions": {},
     "events_detailed": {},
 }
 

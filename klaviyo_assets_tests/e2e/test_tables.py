@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -18,6 +19,7 @@ from klaviyo_assets_tests.e2e.sandbox_account import NOON, open_sandbox_account
 pytestmark = pytest.mark.xdist_group("first_sync")
 
 STREAMS = [stream.name for stream in DEFAULT_COLLECTIONS]
+BY_ID = [stream.name for stream in DEFAULT_COLLECTIONS if stream.key == ("id",)]
 CURSORS = {
     **{each.name: each.cursor.column for each in DEFAULT_COLLECTIONS if each.cursor is not None},
     "events_detailed": "datetime",
@@ -91,7 +93,7 @@ def test_every_stream_is_materialized(first_sync: First) -> None:
     assert first_sync.home.relation_names() == set(STREAMS)
 
 
-@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize("stream", BY_ID)
 def test_a_relation_holds_exactly_what_klaviyo_has(first_sync: First, stream: str) -> None:
     """The ids of a relation are those of the account's own count, each once."""
     held = first_sync.home.ids(stream)
@@ -116,7 +118,7 @@ def test_columns_are_those_that_dagster_shows(first_sync: First, stream: str) ->
     declared = [(column.name, DUCKDB_TYPES[column.type]) for column in shown.columns]
     assert schema_of(first_sync, stream) == declared
     assert all(column.description for column in shown.columns)
-    assert declared[0] == ("id", "VARCHAR")
+    assert declared[0] == ("event_id" if stream == "event_attributions" else "id", "VARCHAR")
 
 
 @pytest.mark.parametrize(("stream", "names"), PROMISED.items())
@@ -133,7 +135,11 @@ def test_metadata_tells_what_was_done(first_sync: First, stream: str) -> None:
     assert shown["dagster/table_name"] == f"klaviyo.{stream}"
     assert shown["dagster/row_count"] == first_sync.home.row_count(stream)
     assert shown.get("klaviyo/cursor_field") == CURSORS.get(stream)
-    read = 0 if stream == "events_detailed" else first_sync.home.row_count(stream)
+    read = (
+        0
+        if stream in {"events_detailed", "event_attributions"}
+        else first_sync.home.row_count(stream)
+    )
     assert shown["klaviyo/records_read"] == shown["klaviyo/rows_written"] == read
     assert shown["klaviyo/retries"] == 0
     assert shown["klaviyo/throttled_seconds"] == 0
@@ -176,6 +182,31 @@ def test_events_are_stored_with_what_came_along(first_sync: First) -> None:
         related = json.loads(listed)[0]["relationships"]
         assert campaign == ((related.get("campaign") or {}).get("data") or {}).get("id")
         assert flow == ((related.get("flow") or {}).get("data") or {}).get("id")
+
+
+def test_every_attribution_is_a_row(first_sync: First) -> None:
+    """`event_attributions` has what the JSON of `events` has, in its order, and the other event."""
+    listed = first_sync.home.query(
+        "SELECT id, datetime, metric_id, attributions FROM klaviyo.events "
+        "WHERE attributions <> '[]'"
+    )
+    every = first_sync.home.query("SELECT id, datetime, metric_id FROM klaviyo.events")
+    events = {event: (moment, metric) for event, moment, metric in every}
+    names = ("campaign", "campaign-message", "flow", "flow-message", "attributed-event")
+    expected = list[tuple[Any, ...]]()
+    for event, moment, metric, text in listed:
+        for place, each in enumerate(json.loads(text), start=1):
+            linked: dict[str, dict[str, dict[str, str]]] = each["relationships"]
+            found = [linked[name]["data"]["id"] if name in linked else None for name in names]
+            other = events.get(found[-1], (None, None))
+            expected.append((event, place, each["id"], moment, metric, *found, *other))
+    rows = first_sync.home.query(
+        "SELECT event_id, position, attribution_id, event_datetime, event_metric_id, campaign_id, "
+        "campaign_message_id, flow_id, flow_message_id, attributed_event_id, "
+        "attributed_event_datetime, attributed_event_metric_id FROM klaviyo.event_attributions"
+    )
+    assert len(rows) == len(expected) > 0
+    assert set(rows) == set(expected)
 
 
 def test_events_detailed_names_the_metric(first_sync: First) -> None:

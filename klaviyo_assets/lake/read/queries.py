@@ -64,6 +64,17 @@ def query_relation(
     return open_connection().sql(str(build_select(relation, found)))
 
 
+def count_relation_rows(root: Path, name: str) -> int:
+    """Return how many rows a published relation has.
+
+    Raises:
+        MissingTableError: no sync wrote a table that the relation needs.
+        StorageError: a file cannot be read.
+    """
+    with map_storage_errors(root / "lake" / name, name):
+        return len(query_relation(root, name, ()))
+
+
 def read_table_columns(root: Path, name: str, columns: Sequence[str]) -> pa.Table:
     """Return some columns of a whole stored table, in memory; empty where no sync wrote it.
 

@@ -42,12 +42,19 @@ from klaviyo_assets.lake.read.duckdb import (
     quote_literal,
     select_table_files,
 )
+from klaviyo_assets.lake.read.unnest import (
+    UnnestRelation,
+    build_unnest_relation,
+    json_path,
+    select_unnested,
+)
 from klaviyo_assets.model.stream import (
     Detail,
     Join,
     ProfileMergeRule,
     RelationDescription,
     Stream,
+    Unnest,
     describe_history,
     describe_stream,
 )
@@ -313,7 +320,7 @@ class JoinRelation:
         return (self.left, self.right)
 
 
-Relation = PlainRelation | DetailRelation | JoinRelation | ProfileMergeRule
+Relation = PlainRelation | DetailRelation | JoinRelation | UnnestRelation | ProfileMergeRule
 """Every kind of relation; the set is closed."""
 
 
@@ -333,6 +340,8 @@ def build_relation(stream: Stream, streams: Mapping[str, Stream]) -> Relation:
             relation = JoinRelation(
                 name=stream.name, left=left, right=right, on=on, columns=tuple(columns.items())
             )
+        case Unnest() as source:
+            relation = build_unnest_relation(stream, source)
         case _:
             relation = PlainRelation(name=stream.name)
     for table in relation.required_tables:
@@ -386,6 +395,8 @@ def build_select(relation: Relation, tables: Mapping[str, TableFiles]) -> str | 
             return select_table_files(tables[name])
         case ProfileMergeRule():
             return select_profile_merges(relation, tables)
+        case UnnestRelation():
+            return select_unnested(relation, tables)
         case DetailRelation(name=name, parent=parent, key=key):
             added = [
                 f"r.{quote_identifier(column)}" for column in added_column_names(relation, tables)
@@ -425,6 +436,8 @@ def relation_column_names(relation: Relation, tables: Mapping[str, TableFiles]) 
             return tables[name].schema.names
         case ProfileMergeRule():
             return list(PROFILE_MERGES_DESCRIPTION.columns)
+        case UnnestRelation():
+            return relation.column_names(tables)
         case DetailRelation() | JoinRelation():
             return [
                 *tables[relation.required_tables[0]].schema.names,
@@ -438,9 +451,8 @@ def right_column_expression(path: str) -> str:
     `name` is a column; `integration.name` is the text `name` in the JSON column `integration`.
     """
     column, *keys = path.split(".")
-    inside = "".join('."' + key.replace('"', '\\"') + '"' for key in keys)
     value = f"r.{quote_identifier(column)}"
-    return f"json_extract_string({value}, {quote_literal('$' + inside)})" if keys else value
+    return f"json_extract_string({value}, {json_path(keys)})" if keys else value
 
 
 def build_create_statements(
@@ -491,7 +503,7 @@ def relation_to_json(relation: Relation) -> dict[str, object]:
 
 def relation_from_json(values: Mapping[str, object]) -> Relation:
     """Return the relation that `relation_to_json` wrote; a plain one where none fits."""
-    for kind in (DetailRelation, JoinRelation, ProfileMergeRule):
+    for kind in (DetailRelation, JoinRelation, UnnestRelation, ProfileMergeRule):
         with suppress(msgspec.ValidationError):
             return msgspec.convert(values, kind)
     return PlainRelation(name=str(values.get("name")))

@@ -7,7 +7,7 @@ import pytest
 
 from klaviyo_assets.decode.schema import arrow_schema
 from klaviyo_assets.model.column import Column
-from klaviyo_assets.model.stream import TIER_M, Detail, Join, Stream
+from klaviyo_assets.model.stream import TIER_M, Detail, Stream, ViewSource
 from klaviyo_assets.streams import COLLECTIONS
 from klaviyo_assets_tests.unit.decode.samples import build_stream
 
@@ -79,7 +79,7 @@ def test_a_stream_that_marks_deleted_records_has_a_moment_for_it() -> None:
 def test_a_join_has_no_table() -> None:
     """A relation made of two tables is refused: its rows are stored nowhere."""
     for stream in COLLECTIONS:
-        if isinstance(stream.source, Join):
+        if isinstance(stream.source, ViewSource):
             with pytest.raises(TypeError, match=stream.name):
                 arrow_schema(stream)
 

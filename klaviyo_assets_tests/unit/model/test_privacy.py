@@ -133,6 +133,7 @@ def test_keys_of_json_are_those_listed() -> None:
         ("events.metric_id", "joined by"),
         ("events.profile_id", "joined by"),
         ("events_detailed.metric_name", "made of events and metrics"),
+        ("event_attributions.campaign_id", "made of events, so"),
         ("flow_series_reports.flow_name", "no person's data"),
     ],
 )
