@@ -19,9 +19,8 @@ from dagster._core.scheduler.instigation import (
     ScheduleInstigatorData,
 )
 
+from klaviyo_assets.api.clock import use_clock, utc_now
 from klaviyo_assets.definitions import build_defs
-from klaviyo_assets.defs import schedules
-from klaviyo_assets.defs.resources import utc_now
 from klaviyo_assets.model.automation import all_automations
 from klaviyo_assets.settings import Settings
 from klaviyo_assets_tests.contract.checkout import ROOT
@@ -183,7 +182,7 @@ def reasons(home: Home) -> list[str]:
     return found
 
 
-def test_ticks_wait_for_the_first_sync(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ticks_wait_for_the_first_sync(home: Home) -> None:
     """Nothing is launched beside a first sync, unless that has been under way for a day."""
     assert reasons(home) == [""] * 6
     with open_instance(home.dagster_home) as instance:
@@ -192,8 +191,8 @@ def test_ticks_wait_for_the_first_sync(home: Home, monkeypatch: pytest.MonkeyPat
     why = f"run {run.run_id} of klaviyo_first_sync is under way"
     assert reasons(home) == [why] * 6
     tomorrow = utc_now() + timedelta(days=1, minutes=1)
-    monkeypatch.setattr(schedules, "utc_now", lambda: tomorrow)
-    assert reasons(home) == [""] * 6
+    with use_clock(lambda: tomorrow):
+        assert reasons(home) == [""] * 6
 
 
 def test_daily_reports_are_left_to_the_sensor_that_is_on(home: Home) -> None:

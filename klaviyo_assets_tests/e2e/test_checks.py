@@ -4,10 +4,9 @@ from datetime import timedelta
 
 import dagster as dg
 import pyarrow as pa
-import pytest
 from deltalake import DeltaTable, Schema, write_deltalake
 
-from klaviyo_assets.defs import assets
+from klaviyo_assets.api.clock import use_clock
 from klaviyo_assets.defs.checks import materialization_check_names, row_check_names
 from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.sandbox.account.config import DEFAULT_KEY, PrivateApiKey
@@ -96,14 +95,12 @@ def test_a_fall_that_was_confirmed_is_green(home: Home) -> None:
     assert home.row_count("metrics") == 3
 
 
-def test_a_mark_past_this_machines_clock_is_red(
-    home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_mark_past_this_machines_clock_is_red(home: Home) -> None:
     """Where Klaviyo's clock is far ahead of ours, one of the two is wrong: somebody has to look."""
     assert home.sync("events").check_results["events", "cursor_not_in_future"].colour == "green"
     home.account.add_events({"datetime": (NOON - timedelta(minutes=10)).isoformat()})
-    monkeypatch.setattr(assets, "utc_now", lambda: NOON - timedelta(days=10))
-    verdict = home.sync("events").check_results["events", "cursor_not_in_future"]
+    with use_clock(lambda: NOON - timedelta(days=10)):
+        verdict = home.sync("events").check_results["events", "cursor_not_in_future"]
     assert verdict.colour == "red"
     assert "Set the clock right" in verdict.description
 

@@ -1,11 +1,12 @@
 """Whether a report is kept up is told by its newest days, not by what was fetched last."""
 
+from collections.abc import Generator
 from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 import pytest
 
-from klaviyo_assets.defs import report_freshness
+from klaviyo_assets.api.clock import use_clock
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home, asset_key
 from klaviyo_assets_tests.e2e.report_daemon import run_sensor_daemon
@@ -26,9 +27,10 @@ NOON = datetime(2026, 11, 10, 17, tzinfo=UTC)
 
 
 @pytest.fixture
-def at_noon(monkeypatch: pytest.MonkeyPatch) -> None:
+def at_noon() -> Generator[None]:
     """Let this machine's clock stand with the account's."""
-    monkeypatch.setattr(report_freshness, "utc_now", lambda: NOON)
+    with use_clock(lambda: NOON):
+        yield
 
 
 def verdict_of(home: Home, stream: str) -> tuple[bool, str, str]:

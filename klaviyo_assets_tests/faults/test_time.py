@@ -1,13 +1,13 @@
 """F35 to F41, F74, F78: records dated ahead and late; clocks that are wrong or go back."""
 
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import ExitStack
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from klaviyo_assets.api.clock import utc_now
+from klaviyo_assets.api.clock import use_clock
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.report_runs import (
@@ -28,6 +28,8 @@ from klaviyo_assets_tests.faults.assertions import (
     read_committed_cursor,
 )
 
+SetClock = Callable[[Home, Callable[[], datetime]], None]
+
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 SETTLED = timedelta(minutes=5)
 """What the mark stays behind Klaviyo's clock."""
@@ -42,16 +44,16 @@ def late_events(home: Home, *, days: float) -> set[str]:
     )
 
 
-def set_local_clock(
-    home: Home, monkeypatch: pytest.MonkeyPatch, clock: Callable[[], datetime]
-) -> None:
-    """Give every module that looks at this machine's clock another one."""
-    home.clock = clock
-    modules = [each for name, each in sys.modules.items() if name.startswith("klaviyo_assets.")]
-    holders = [each for each in modules if vars(each).get("utc_now") is utc_now]
-    assert len(holders) > 1
-    for module in holders:
-        monkeypatch.setattr(module, "utc_now", clock)
+@pytest.fixture
+def set_local_clock() -> Generator[SetClock]:
+    """Return what gives this machine another clock until the test ends."""
+    with ExitStack() as clocks:
+
+        def set_clock(home: Home, clock: Callable[[], datetime]) -> None:
+            home.clock = clock
+            clocks.enter_context(use_clock(clock))
+
+        yield set_clock
 
 
 def test_f35_events_of_the_future_are_kept_and_move_nothing(open_home: StartHome) -> None:
@@ -150,10 +152,10 @@ def test_f38_profiles_of_one_moment_are_all_there(open_home: StartHome) -> None:
 
 @pytest.mark.parametrize("hours", [2, -2, -72], ids=["ahead", "behind", "days behind"])
 def test_f39_a_wrong_local_clock_loses_nothing(
-    home: Home, monkeypatch: pytest.MonkeyPatch, hours: int
+    home: Home, set_local_clock: SetClock, hours: int
 ) -> None:
     """With this machine's clock wrong, marks keep behind the earlier of the two clocks."""
-    set_local_clock(home, monkeypatch, lambda: home.account.now + hours * HOUR)
+    set_local_clock(home, lambda: home.account.now + hours * HOUR)
     for wait in (0.0, 0.5, 3):
         home.account.advance_clock(hours=wait)
         settled = home.account.now - timedelta(minutes=6)
@@ -179,12 +181,12 @@ def test_f39_a_wrong_local_clock_loses_nothing(
 
 @pytest.mark.parametrize("hours", [2, -2], ids=["ahead", "behind"])
 def test_f39_a_wrong_local_clock_ends_no_day(
-    open_home: StartHome, monkeypatch: pytest.MonkeyPatch, hours: int
+    open_home: StartHome, set_local_clock: SetClock, hours: int
 ) -> None:
     """A day of reports is over once it is by both clocks, an hour before midnight and after."""
     now = datetime(2026, 10, 10, 23 if hours > 0 else 1, tzinfo=UTC)
     home = report_home(open_home, now, days=30)
-    set_local_clock(home, monkeypatch, lambda: home.account.now + hours * HOUR)
+    set_local_clock(home, lambda: home.account.now + hours * HOUR)
     metric = report_metrics(home)[0]
     over = date(2026, 10, 9 if hours > 0 else 8)
     assert run_partitions(home, FLOW_REPORT, (metric, over)).run.success
@@ -222,11 +224,11 @@ def test_f40_a_day_of_another_length_is_one_day(
 
 @pytest.mark.parametrize("whose", ["local", "Klaviyo's", "both"])
 def test_f41_a_clock_that_goes_back_lowers_no_mark(
-    home: Home, monkeypatch: pytest.MonkeyPatch, whose: str
+    home: Home, set_local_clock: SetClock, whose: str
 ) -> None:
     """Three hours back between two runs leave the mark; when time goes on, so does the mark."""
     local = timedelta()
-    set_local_clock(home, monkeypatch, lambda: home.account.now + local)
+    set_local_clock(home, lambda: home.account.now + local)
     home.sync("events", "profiles")
     before = [read_committed_cursor(home, each) for each in ("events", "profiles")]
     local = -3 * HOUR if whose == "local" else timedelta()
