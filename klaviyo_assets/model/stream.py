@@ -231,6 +231,19 @@ Partitioning = Literal["none", "day", "metric and month"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ViewColumn:
+    """A column that only the relation in klaviyo.duckdb has: it is computed when it is read.
+
+    `sql` is over the columns of the relation. `table`: a table that it names as `{table}`; the
+    column is NULL where that table is not stored.
+    """
+
+    column: Column
+    sql: str
+    table: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stream:
     """One table's worth of Klaviyo.
 
@@ -240,7 +253,7 @@ class Stream:
     joined to this one. `has_soft_deletes`: rows that a complete read no longer finds stay in the
     table, with the time in `deleted_at`. `id_scan_cursor`: the order for reading only the ids of
     all records; no change of a record may move it in this order. `is_opt_in`: the stream is an
-    asset only where KLAVIYO_STREAMS names it.
+    asset only where KLAVIYO_STREAMS names it. `view_columns` follow those of the stored table.
     """
 
     name: str
@@ -257,6 +270,7 @@ class Stream:
     has_soft_deletes: bool = False
     id_scan_cursor: Cursor | None = None
     is_opt_in: bool = False
+    view_columns: tuple[ViewColumn, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that the declaration is consistent.
@@ -370,15 +384,17 @@ def relation_columns(stream: Stream, streams: Mapping[str, Stream]) -> tuple[Col
     if isinstance(stream.source, Unnest):
         has_deleted = streams[stream.source.parent].has_soft_deletes
         return (*stream.columns, SYNCED_COLUMN, *([DELETED_COLUMN] if has_deleted else []))
+    computed = [each.column for each in stream.view_columns]
     base = base_stream_name(stream)
     if base is not None:
-        return (*relation_columns(streams[base], streams), *stream.columns)
+        return (*relation_columns(streams[base], streams), *stream.columns, *computed)
     return (
         *([KEY_COLUMN] if KEY_COLUMN.name in stream.key else []),
         *stream.columns,
         EXTRA_COLUMN,
         SYNCED_COLUMN,
         *([DELETED_COLUMN] if stream.has_soft_deletes else []),
+        *computed,
     )
 
 

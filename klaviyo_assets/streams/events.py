@@ -10,6 +10,7 @@ from klaviyo_assets.model.stream import (
     ParentReference,
     Stream,
     Unnest,
+    ViewColumn,
 )
 
 
@@ -22,6 +23,36 @@ def attributed_id_column(name: str, description: str) -> Column:
         declared_source=FirstIncludedId("attributions", related),
     )
 
+
+def event_property(name: str) -> str:
+    """Return the SQL of a member of the event's properties, as text."""
+    return f"json_extract_string(event_properties, '$.\"{name}\"')"
+
+
+_MACHINE_FLAGS = ", ".join(
+    f"lower({event_property(name)})" for name in ("machine_open", "Apple Privacy Open")
+)
+
+EVENT_VIEW_COLUMNS = (
+    ViewColumn(
+        column=Column("value", "What it is worth: $value of its properties, a number.", "number"),
+        sql=f"TRY_CAST({event_property('$value')} AS DOUBLE)",
+    ),
+    ViewColumn(
+        column=Column("value_currency", "Currency of value: $value_currency of its properties."),
+        sql=event_property("$value_currency"),
+    ),
+    ViewColumn(
+        column=Column(
+            "is_machine_open",
+            "Whether a machine opened the email, or may have; NULL where Klaviyo does not say.",
+            "boolean",
+        ),
+        sql=f"CASE WHEN 'true' IN ({_MACHINE_FLAGS}) THEN true "
+        f"WHEN 'false' IN ({_MACHINE_FLAGS}) THEN false END",
+    ),
+)
+"""Properties that are asked for most. Readers of the Delta table find them in the JSON."""
 
 EVENTS = Stream(
     name="events",
@@ -39,6 +70,7 @@ EVENTS = Stream(
     partitioning="day",
     tier=TIER_XL,
     scopes=("events:read",),
+    view_columns=EVENT_VIEW_COLUMNS,
     columns=(
         Column("timestamp", "When it happened, in whole seconds since 1970 UTC.", "integer"),
         Column(
@@ -153,5 +185,18 @@ EVENTS_DETAILED = Stream(
     columns=(
         Column("metric_name", "Name of the metric, as the metrics table has it now."),
         Column("metric_integration_name", "Name of the integration that the metric comes from."),
+    ),
+    view_columns=(
+        ViewColumn(
+            column=Column(
+                "date",
+                "Its day in the account's zone; NULL where accounts is not stored.",
+                "date",
+            ),
+            # A zone that DuckDB does not know would be an error of every query.
+            sql="timezone((SELECT max(timezone) FROM {table} WHERE timezone IN "
+            "(SELECT name FROM pg_timezone_names())), datetime)",
+            table="accounts",
+        ),
     ),
 )

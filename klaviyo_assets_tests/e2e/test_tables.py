@@ -41,8 +41,8 @@ DUCKDB_TYPES = {
 PROMISED = {
     "events": "metric_id profile_id event_properties attributions attributed_campaign_id "
     "attributed_campaign_message_id attributed_flow_id attributed_flow_message_id "
-    "attributed_event_id",
-    "events_detailed": "attributed_event_id metric_name metric_integration_name",
+    "attributed_event_id value value_currency is_machine_open",
+    "events_detailed": "value date attributed_event_id metric_name metric_integration_name",
     "campaigns": "tag_ids channel campaign_messages",
     "campaigns_detailed": "channel campaign_messages estimated_recipient_count",
     "lists_detailed": "name profile_count",
@@ -182,6 +182,24 @@ def test_events_are_stored_with_what_came_along(first_sync: First) -> None:
         related = json.loads(listed)[0]["relationships"]
         assert campaign == ((related.get("campaign") or {}).get("data") or {}).get("id")
         assert flow == ((related.get("flow") or {}).get("data") or {}).get("id")
+
+
+def test_events_show_what_is_asked_for_most(first_sync: First) -> None:
+    """A value, its currency and the flag of machines are as the event's properties have them."""
+    rows = first_sync.home.query(
+        "SELECT value, value_currency, is_machine_open, event_properties, "
+        "date = CAST(timezone((SELECT timezone FROM klaviyo.accounts), datetime) AS DATE) "
+        "FROM klaviyo.events_detailed"
+    )
+    for value, currency, is_machine, text, is_the_accounts_day in rows:
+        sent: dict[str, Any] = json.loads(text)
+        given = sent.get("$value")
+        assert value == (None if given is None else float(given))
+        assert currency == sent.get("$value_currency")
+        flag = sent.get("machine_open")
+        assert is_machine == (flag if isinstance(flag, bool) else None)
+        assert is_the_accounts_day
+    assert {is_machine for _, _, is_machine, _, _ in rows} == {True, False, None}
 
 
 def test_every_attribution_is_a_row(first_sync: First) -> None:

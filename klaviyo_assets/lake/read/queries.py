@@ -16,7 +16,7 @@ from klaviyo_assets.lake.delta.log import (
     read_snapshot,
 )
 from klaviyo_assets.lake.disk import map_storage_errors
-from klaviyo_assets.lake.layout import DAY_PARTITION, HISTORY_SUFFIX, SYNCED_AT_COLUMN, table_folder
+from klaviyo_assets.lake.layout import DAY_PARTITION, SYNCED_AT_COLUMN, table_folder
 from klaviyo_assets.lake.parquet import DataFile, read_columns
 from klaviyo_assets.lake.read.database import read_published
 from klaviyo_assets.lake.read.duckdb import (
@@ -27,8 +27,13 @@ from klaviyo_assets.lake.read.duckdb import (
     select_columns,
     select_table_files,
 )
-from klaviyo_assets.lake.read.views import PlainRelation, Relation, build_select, load_current_table
-from klaviyo_assets.model.stream import ProfileMergeRule
+from klaviyo_assets.lake.read.views import (
+    PlainRelation,
+    Relation,
+    build_select,
+    load_current_table,
+    optional_tables,
+)
 from klaviyo_assets.model.window import Window
 
 if TYPE_CHECKING:
@@ -46,11 +51,7 @@ def query_relation(
     known = {one.name: one for one in (*read_published(root).relations, *relations)}
     relation = known.get(name, PlainRelation(name=name))
     found: dict[str, TableFiles] = {}
-    optional = (
-        (relation.events, relation.events + HISTORY_SUFFIX)
-        if isinstance(relation, ProfileMergeRule)
-        else ()
-    )
+    optional = optional_tables(relation)
     for table in (*relation.required_tables, *optional):
         one = load_current_table(root, table)
         if one is None and table in optional:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from klaviyo_assets.lake.layout import DELETED_AT_COLUMN, SYNCED_AT_COLUMN
+from klaviyo_assets.lake.read.computed import SQL_TYPES
 from klaviyo_assets.lake.read.duckdb import (
     TableFiles,
     quote_identifier,
@@ -125,15 +126,6 @@ def json_path(keys: list[str]) -> str:
     return quote_literal("$" + "".join('."' + key.replace('"', '\\"') + '"' for key in keys))
 
 
-_SQL_TYPES: Mapping[ColumnType, str] = {
-    "integer": "BIGINT",
-    "number": "DOUBLE",
-    "boolean": "BOOLEAN",
-    "timestamp": "TIMESTAMP WITH TIME ZONE",
-    "date": "DATE",
-}
-
-
 def _column_expression(column: UnnestedColumn) -> str:
     match column.origin:
         case "parent":
@@ -157,5 +149,5 @@ def _element_expression(column: UnnestedColumn) -> str:
         case "ids":
             return f"json_extract_string(json_extract(e.element, {path}), '$[*]')"
         case _:
-            kind = _SQL_TYPES[column.type]
+            kind = SQL_TYPES[column.type]
             return f"TRY_CAST(json_extract_string(e.element, {path}) AS {kind})"

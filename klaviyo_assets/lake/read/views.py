@@ -36,6 +36,11 @@ from klaviyo_assets.lake.layout import (
     SYNCED_AT_COLUMN,
     table_folder,
 )
+from klaviyo_assets.lake.read.computed import (
+    ComputedColumn,
+    computed_columns,
+    select_with_computed,
+)
 from klaviyo_assets.lake.read.duckdb import (
     TableFiles,
     quote_identifier,
@@ -276,9 +281,10 @@ is ambiguous in every DuckDB where both the file and a schema are called klaviyo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlainRelation:
-    """A table as it is stored."""
+    """A table as it is stored, and what is computed from its rows."""
 
     name: str
+    computed: tuple[ComputedColumn, ...] = ()
     description: RelationDescription = field(default=RelationDescription(), compare=False)
 
     @property
@@ -305,13 +311,18 @@ class DetailRelation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinRelation:
-    """All of `left`, and `columns` of `right` (new name, old name), where `on` is its id."""
+    """All of `left`, and `columns` of `right` (new name, old name), where `on` is its id.
+
+    `left_computed` is computed from rows of `left`, and `computed` from the joined ones.
+    """
 
     name: str
     left: str
     right: str
     on: str
     columns: tuple[tuple[str, str], ...]
+    left_computed: tuple[ComputedColumn, ...] = ()
+    computed: tuple[ComputedColumn, ...] = ()
     description: RelationDescription = field(default=RelationDescription(), compare=False)
 
     @property
@@ -338,12 +349,18 @@ def build_relation(stream: Stream, streams: Mapping[str, Stream]) -> Relation:
             )
         case Join(left=left, right=right, join_column=on, columns=columns):
             relation = JoinRelation(
-                name=stream.name, left=left, right=right, on=on, columns=tuple(columns.items())
+                name=stream.name,
+                left=left,
+                right=right,
+                on=on,
+                columns=tuple(columns.items()),
+                left_computed=computed_columns(streams[left]) if left in streams else (),
+                computed=computed_columns(stream),
             )
         case Unnest() as source:
             relation = build_unnest_relation(stream, source)
         case _:
-            relation = PlainRelation(name=stream.name)
+            relation = PlainRelation(name=stream.name, computed=computed_columns(stream))
     for table in relation.required_tables:
         if table not in streams:
             raise LakeError(f"made of {table}, which is no stream", stream=stream.name)
@@ -391,8 +408,8 @@ def build_select(relation: Relation, tables: Mapping[str, TableFiles]) -> str | 
     if any(table not in tables for table in relation.required_tables):
         return None
     match relation:
-        case PlainRelation(name=name):
-            return select_table_files(tables[name])
+        case PlainRelation(name=name, computed=computed):
+            return select_with_computed(select_table_files(tables[name]), computed, tables)
         case ProfileMergeRule():
             return select_profile_merges(relation, tables)
         case UnnestRelation():
@@ -414,8 +431,22 @@ def build_select(relation: Relation, tables: Mapping[str, TableFiles]) -> str | 
             on = f"l.{quote_identifier(column)} = r.{quote_identifier('id')}"
             right = select_table_files(tables[second])
             left = select_table_files(tables[first])
+            left = select_with_computed(left, relation.left_computed, tables)
     shown = ", ".join(["l.*", *added])
-    return f"SELECT {shown} FROM ({left}) AS l LEFT JOIN ({right}) AS r ON {on}"
+    joined = f"SELECT {shown} FROM ({left}) AS l LEFT JOIN ({right}) AS r ON {on}"
+    computed = relation.computed if isinstance(relation, JoinRelation) else ()
+    return select_with_computed(joined, computed, tables)
+
+
+def optional_tables(relation: Relation) -> tuple[str, ...]:
+    """Return the tables that a relation can do without."""
+    match relation:
+        case ProfileMergeRule(events=events):
+            return (events, events + HISTORY_SUFFIX)
+        case PlainRelation(computed=columns) | JoinRelation(computed=columns):
+            return tuple(each.table for each in columns if each.table)
+        case _:
+            return ()
 
 
 def added_column_names(
@@ -423,7 +454,11 @@ def added_column_names(
 ) -> list[str]:
     """Return the names of the columns that a relation adds to those of its first table."""
     if isinstance(relation, JoinRelation):
-        return [here for here, _ in relation.columns]
+        return [
+            *(each.name for each in relation.left_computed),
+            *(here for here, _ in relation.columns),
+            *(each.name for each in relation.computed),
+        ]
     have = tables[relation.parent].schema.names
     there = tables[relation.name].schema.names
     return [column for column in relation.columns if column in there and column not in have]
@@ -432,8 +467,8 @@ def added_column_names(
 def relation_column_names(relation: Relation, tables: Mapping[str, TableFiles]) -> list[str]:
     """Return the names of a relation's columns; the tables that it needs must exist."""
     match relation:
-        case PlainRelation(name=name):
-            return tables[name].schema.names
+        case PlainRelation(name=name, computed=computed):
+            return [*tables[name].schema.names, *(each.name for each in computed)]
         case ProfileMergeRule():
             return list(PROFILE_MERGES_DESCRIPTION.columns)
         case UnnestRelation():
@@ -503,7 +538,7 @@ def relation_to_json(relation: Relation) -> dict[str, object]:
 
 def relation_from_json(values: Mapping[str, object]) -> Relation:
     """Return the relation that `relation_to_json` wrote; a plain one where none fits."""
-    for kind in (DetailRelation, JoinRelation, UnnestRelation, ProfileMergeRule):
+    for kind in (DetailRelation, JoinRelation, UnnestRelation, ProfileMergeRule, PlainRelation):
         with suppress(msgspec.ValidationError):
             return msgspec.convert(values, kind)
     return PlainRelation(name=str(values.get("name")))
