@@ -43,7 +43,7 @@ from klaviyo_assets.errors import KlaviyoAssetsError, format_quantity
 from klaviyo_assets.lake.delta.state import PartitionState
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import DateRange
-from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.model.stream import TIER_REPORT, Stream
 from klaviyo_assets.reports.backfill_plan import (
     BackfillTask,
     BatchLimits,
@@ -377,7 +377,7 @@ class ReportBackfillTick:
                 PartitionRequest(metric_id=task.metric_id, days=days, should_widen=False)
             )
 
-        requests_per_minute = floor(2 * self._connection.settings.rate_limit_scale)
+        requests_per_minute = floor(TIER_REPORT.steady * self._connection.settings.rate_limit_scale)
         limits = BatchLimits(
             quota_left=requests_left,
             max_requests=max(1, requests_per_minute * MAX_BACKFILL_RUN_MINUTES),

@@ -14,7 +14,7 @@ from klaviyo_assets.errors import SettingError, format_quantity
 from klaviyo_assets.lake.delta.state import MetricRefusal, PartitionState
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import ONE_DAY, DateRange, ReportPartition
-from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.model.stream import TIER_REPORT, Stream
 from klaviyo_assets.reports.calendar import (
     ReportCalendar,
     bounding_range,
@@ -188,7 +188,7 @@ def build_request_rate(quota: DailyQuota, settings: Settings) -> RequestRate:
     return RequestRate(
         requests_left=quota.remaining,
         daily_limit=quota.limit,
-        requests_per_minute=max(1, floor(2 * settings.rate_limit_scale)),
+        requests_per_minute=max(1, floor(TIER_REPORT.steady * settings.rate_limit_scale)),
     )
 
 
