@@ -25,7 +25,10 @@ from klaviyo_assets.sandbox.account.records import (
 )
 from klaviyo_assets.sandbox.account.seeds import mix_bits
 from klaviyo_assets.sandbox.account.store import AccountStore
-from klaviyo_assets.sandbox.facts.operations import additional_field_names
+from klaviyo_assets.sandbox.facts.operations import (
+    additional_field_names,
+    published_attribute_names,
+)
 from klaviyo_assets.sandbox.facts.schema import Operation
 from klaviyo_assets.sandbox.filters import build_record_predicate, literal_micros
 from klaviyo_assets.sandbox.http_messages import invalid_input_error, not_found_error
@@ -99,13 +102,14 @@ UNLISTED_FIELDS = frozenset({"assigner_configuration", "screenshot_url"})
 def offered_attributes(
     collection: ResourceCollection, ordinal: int, query: ParsedQuery
 ) -> JsonObject:
-    """The attributes that the operation publishes of a type; all where it publishes none."""
+    """The attributes without those that only other operations publish; unknown ones are shown."""
     attributes = collection.attributes(ordinal)
     offered = query.offered_fields.get(collection.kind)
     if offered is None:
         return attributes
     shown = {name.partition(".")[0] for name in offered} | UNLISTED_FIELDS
-    return {name: value for name, value in attributes.items() if name in shown}
+    hidden = published_attribute_names(collection.kind) - shown
+    return {name: value for name, value in attributes.items() if name not in hidden}
 
 
 def select_attributes(

@@ -112,3 +112,8 @@ STREAMS: Mapping[str, Stream] = MappingProxyType(
     {stream.name: stream for stream in (*COLLECTIONS, *REPORTS)}
 )
 """All streams by name."""
+
+DEFAULT_STREAMS: Mapping[str, Stream] = MappingProxyType(
+    {name: stream for name, stream in STREAMS.items() if not stream.is_opt_in}
+)
+"""Those that are assets where KLAVIYO_STREAMS is not set, by name."""

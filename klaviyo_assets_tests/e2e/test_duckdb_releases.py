@@ -13,7 +13,7 @@ import pytest
 from deltalake import DeltaTable
 
 from klaviyo_assets.model.stream import Collection
-from klaviyo_assets.streams import DEFAULT_COLLECTIONS, STREAMS
+from klaviyo_assets.streams import DEFAULT_COLLECTIONS, DEFAULT_STREAMS
 from klaviyo_assets_tests.duckdb_releases import (
     LIBRARY_RELEASES,
     install_package,
@@ -77,7 +77,7 @@ def relations(home: Home) -> list[str]:
 def test_every_kind_of_relation_is_there(home_with_all_relations: Home) -> None:
     """The file has what the tests below read: a relation a stream, histories, and merges."""
     names = set(relations(home_with_all_relations))
-    assert names >= {*STREAMS, "profile_merges", "events_history", "lists_history"}
+    assert names >= {*DEFAULT_STREAMS, "profile_merges", "events_history", "lists_history"}
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -138,11 +138,11 @@ def test_every_relation_and_column_says_what_it_holds(
     assert [name for name, comment in views if not comment] == []
     assert [(table, column) for table, column, comment in columns if not comment] == []
     comments = {str(name): comment for name, comment in views}
-    assert {name: comments[name] for name in STREAMS} == {
-        name: stream.description for name, stream in STREAMS.items()
+    assert {name: comments[name] for name in DEFAULT_STREAMS} == {
+        name: stream.description for name, stream in DEFAULT_STREAMS.items()
     }
     words = {(table, column): comment for table, column, comment in columns}
-    for stream in STREAMS.values():
+    for stream in DEFAULT_STREAMS.values():
         for column in stream.columns:
             assert words[stream.name, column.name] == column.description
 

@@ -15,7 +15,7 @@ from dagster._config.snap import snap_from_config_type
 from dagster._core.snap.snap_to_yaml import default_values_yaml_from_type_snap
 
 from klaviyo_assets.model.stream import Detail
-from klaviyo_assets.streams import DEFAULT_COLLECTIONS, REPORTS, STREAMS
+from klaviyo_assets.streams import DEFAULT_COLLECTIONS, DEFAULT_STREAMS, REPORTS
 from klaviyo_assets.sync.plan import SyncMode
 from klaviyo_assets_tests.e2e.home import Home, asset_key
 
@@ -30,7 +30,7 @@ WITHOUT_WINDOW = {
 """Streams that Klaviyo cannot filter by time, and what is asked for record by record."""
 
 SHOWN: dict[str, Mapping[str, object]] = {
-    **dict.fromkeys(STREAMS, MODE | WINDOW | CONFIRM),
+    **dict.fromkeys(DEFAULT_STREAMS, MODE | WINDOW | CONFIRM),
     **dict.fromkeys(WITHOUT_WINDOW, MODE | CONFIRM),
     **{stream.name: {"ask_refused": False} for stream in REPORTS},
     "profiles": MODE | WINDOW | CONFIRM | {"sweep_ids": False},
@@ -65,7 +65,7 @@ def sentences_of(job: dg.JobDefinition, op: str) -> Mapping[str, str | None]:
     return found
 
 
-@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize("stream", DEFAULT_STREAMS)
 def test_the_editor_shows_what_the_stream_can_do(home: Home, stream: str) -> None:
     """A few lines of op config, each with a sentence; nothing of the deployment."""
     job, op = job_of(home, stream), f"klaviyo__{stream}"

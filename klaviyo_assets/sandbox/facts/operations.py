@@ -153,6 +153,17 @@ def additional_field_names() -> Mapping[str, frozenset[str]]:
     return found
 
 
+@cache
+def published_attribute_names(kind: str) -> frozenset[str]:
+    """Return the names of all attributes that any operation of any revision publishes of a type."""
+    return frozenset(
+        each["name"]
+        for revision in load_revisions().values()
+        if kind in revision.kinds
+        for each in revision.kinds[kind].attributes
+    )
+
+
 def facts_for(revision: str) -> PublishedRevision:
     """Return the facts that answer a requested revision: the newest not later than it."""
     known = load_revisions()
