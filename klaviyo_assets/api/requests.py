@@ -348,12 +348,14 @@ def parse_date_header(response_headers: Mapping[str, str]) -> datetime | None:
 def sparse_fieldset(stream: Stream, excluded: frozenset[str]) -> tuple[str, ...]:
     """Return the attributes to request of a collection, dotted and sorted; empty: request all.
 
-    It is also empty where any column is read from a relationship: Klaviyo's documentation
-    contradicts itself on whether `fields` leaves relationships out, and does not list their names
-    among the values of `fields`.
+    Those that the collection declares are always requested alone. It is also empty where any column
+    is read from a relationship: Klaviyo's documentation contradicts itself on whether `fields`
+    leaves relationships out, and does not list their names among the values of `fields`.
     """
     if not isinstance(stream.source, Collection):
         return ()
+    if stream.source.fields:
+        return stream.source.fields
     if not all(isinstance(column.source, FieldPath | LatestOf) for column in stream.columns):
         return ()
     wanted_paths = {

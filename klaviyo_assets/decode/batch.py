@@ -37,7 +37,6 @@ from klaviyo_assets.decode.jsonapi import (
 )
 from klaviyo_assets.decode.schema import (
     ARROW_TYPES,
-    DELETED_AT_FIELD,
     ID_FIELD,
     PARENT_VERSION_FIELD,
     SYNCED_AT_FIELD,
@@ -52,6 +51,7 @@ from klaviyo_assets.model.column import (
     FirstIncludedId,
     Included,
     LatestOf,
+    RecordId,
     RelatedId,
     RelatedIds,
     SliceConstant,
@@ -123,6 +123,18 @@ class RelationshipReader:
         self._issues = issues
         self._resources: dict[tuple[str, str], tuple[_ResourceHead, Raw]] | None = None
         self._first_resources: dict[str, list[tuple[int, _ResourceHead, Raw]]] = {}
+
+    def read(self, source: RelatedId | RelatedIds | Included | FirstIncludedId) -> Sequence[object]:
+        """Return the values of a column that is read from a relationship, one a record."""
+        match source:
+            case RelatedId(relationship):
+                return self.ids(relationship)
+            case RelatedIds(relationship):
+                return self.id_lists(relationship)
+            case Included(relationship):
+                return self.included_json(relationship)
+            case FirstIncludedId(relationship, related):
+                return self.first_included_ids(relationship, related)
 
     def linkages(self, name: str) -> list[ResourceLinkage]:
         """Return a relationship's `data` for each record; UNSET where it was not sent."""
@@ -297,9 +309,8 @@ class BatchBuilder:
         self._fill_from_epoch_seconds(arrays)
         arrays[EXTRA_FIELD] = self._build_extra_column(rows)
         arrays[SYNCED_AT_FIELD] = build_timestamp_array(synced_at, rows)
-        arrays[PARENT_VERSION_FIELD] = arrays[DELETED_AT_FIELD] = build_null_array(
-            rows, TIMESTAMP_UTC
-        )
+        nulls = build_null_array(rows, TIMESTAMP_UTC)
+        arrays[PARENT_VERSION_FIELD] = arrays[self._layout.deletion_column] = nulls
         schema = self._layout.schema
         return pa.record_batch([arrays[name] for name in schema.names], schema=schema)
 
@@ -377,14 +388,10 @@ class BatchBuilder:
 
     def _read_source(self, name: str, source: ColumnSource) -> Sequence[object]:
         match source:
-            case RelatedId(relationship):
-                return self._relationships.ids(relationship)
-            case RelatedIds(relationship):
-                return self._relationships.id_lists(relationship)
-            case Included(relationship):
-                return self._relationships.included_json(relationship)
-            case FirstIncludedId(relationship, related):
-                return self._relationships.first_included_ids(relationship, related)
+            case RecordId():
+                return self._parsed_page.ids
+            case RelatedId() | RelatedIds() | Included() | FirstIncludedId():
+                return self._relationships.read(source)
             case LatestOf(path, item):
                 return self._latest_of_values(path, item)
             case SliceConstant():

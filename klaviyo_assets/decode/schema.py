@@ -19,6 +19,7 @@ from klaviyo_assets.model.column import (
     Included,
     JsonPath,
     LatestOf,
+    RecordId,
     RelatedId,
     RelatedIds,
     SliceConstant,
@@ -55,10 +56,12 @@ ARROW_TYPES: Mapping[ColumnType, pa.DataType] = MappingProxyType(
 def arrow_schema(stream: Stream, *, exclude: frozenset[str] = frozenset()) -> pa.Schema:
     """Return the schema: key, the stream's columns in order, `extra`, `synced_at`, `deleted_at`.
 
-    Only streams with soft deletes have `deleted_at`. A detail whose parent has a version column has
-    `parent_version` after its key. `exclude`: names of columns to leave out. All fields are
-    nullable, even the key and `synced_at`, which are never NULL: the lake's tables have nullable
-    fields only, and a batch is written without a cast only if its schema equals the table's.
+    Only streams with soft deletes have the last one, under the name that the stream gives it, and
+    only those whose key is the id have the first; the others have their key among the columns. A
+    detail whose parent has a version column has `parent_version` after its key. `exclude`: names of
+    columns to leave out. All fields are nullable, even the key and `synced_at`, which are never
+    NULL: the lake's tables have nullable fields only, and a batch is written without a cast only if
+    its schema equals the table's.
 
     Raises:
         TypeError: the stream is a view, which has no table of its own.
@@ -73,12 +76,16 @@ def arrow_schema(stream: Stream, *, exclude: frozenset[str] = frozenset()) -> pa
         raise ValueError(f"{stream.name}: a column is named as one that every table has")
     return pa.schema(
         [
-            pa.field(ID_FIELD, pa.string()),
+            *([pa.field(ID_FIELD, pa.string())] if ID_FIELD in stream.key else []),
             *([pa.field(PARENT_VERSION_FIELD, TIMESTAMP_UTC)] if is_versioned else []),
             *(pa.field(column.name, ARROW_TYPES[column.type]) for column in columns),
             pa.field(EXTRA_FIELD, pa.string()),
             pa.field(SYNCED_AT_FIELD, TIMESTAMP_UTC),
-            *([pa.field(DELETED_AT_FIELD, TIMESTAMP_UTC)] if stream.has_soft_deletes else []),
+            *(
+                [pa.field(stream.deletion_column.name, TIMESTAMP_UTC)]
+                if stream.has_soft_deletes
+                else []
+            ),
         ]
     )
 
@@ -215,6 +222,7 @@ def extra_key(root: ObjectNode, path: JsonPath) -> str:
 
 _TYPE_BY_SOURCE: Mapping[type[ColumnSource], ColumnType] = MappingProxyType(
     {
+        RecordId: "string",
         RelatedId: "string",
         FirstIncludedId: "string",
         SliceConstant: "string",
@@ -234,6 +242,7 @@ class PageLayout:
     `epoch_seconds_paths`: columns that are filled from the seconds at a path where they are null.
     `relationships`: those with a column. `cursor`: the name of its column. `latest_of_path`: the
     array of which the cursor is the latest, else empty. `schema`: that of every batch.
+    `deletion_column`: the name of the one that is NULL in every page, if the schema has it.
     """
 
     stream: str
@@ -245,6 +254,7 @@ class PageLayout:
     cursor: str | None
     latest_of_path: JsonPath
     schema: pa.Schema
+    deletion_column: str
 
 
 def build_page_layout(stream: Stream, *, exclude: frozenset[str]) -> PageLayout:
@@ -279,6 +289,7 @@ def build_page_layout(stream: Stream, *, exclude: frozenset[str]) -> PageLayout:
         cursor=cursor,
         latest_of_path=_latest_of_path(kept, cursor),
         schema=arrow_schema(stream, exclude=dropped),
+        deletion_column=stream.deletion_column.name,
     )
 
 

@@ -155,6 +155,18 @@ RECURRING_JOBS = (
         cron="20 5 * * 0",
         config=_op_run_config("profiles", sweep_ids=True),
     ),
+    *(
+        RecurringJob(
+            name=f"left_{stream}",
+            streams=(stream,),
+            description=f"Reads all of {stream}, and gives those that are gone their left_at.",
+            schedule=f"weekly_{stream}",
+            # A full read costs one request per hundred members.
+            cron=cron,
+            config=_op_run_config(stream, sync_mode=SyncMode.FULL_REFRESH_OVERWRITE.value),
+        )
+        for stream, cron in (("list_members", "20 6 * * 0"), ("segment_members", "20 7 * * 0"))
+    ),
 )
 
 

@@ -108,7 +108,8 @@ class LakeTable:
     `schema` has the key, the cursor and `synced_at` among its columns. With `kept_versions`
     "newest", of equal keys the row with the later cursor is kept (where `newest_by_cursor`), then
     the one that came in later. With "every", a stored key never changes: a history, whose key
-    includes the version.
+    includes the version. `deletion_column`: where a row says since when it is missing, if the
+    schema has that column.
     """
 
     name: str
@@ -118,6 +119,7 @@ class LakeTable:
     newest_by_cursor: bool = True
     partitioning: Partitioning = "none"
     kept_versions: Literal["newest", "every"] = "newest"
+    deletion_column: str = DELETED_AT_COLUMN
 
     def __post_init__(self) -> None:
         """Check the table, and reduce its schema to names and types.
@@ -175,13 +177,14 @@ def build_table(stream: Stream, schema: pa.Schema) -> LakeTable:
         cursor=None if cursor is None else cursor.column,
         newest_by_cursor=cursor is not None and cursor.is_version,
         partitioning=stream.partitioning,
+        deletion_column=stream.deletion_column.name,
     )
 
 
 def build_history_table(table: LakeTable) -> LakeTable:
     """Return the table of all versions read: unique by key and cursor, or by key and sync."""
     pairs = zip(table.schema.names, table.schema.types, strict=True)
-    columns = [(name, kind) for name, kind in pairs if name != DELETED_AT_COLUMN]
+    columns = [(name, kind) for name, kind in pairs if name != table.deletion_column]
     version = table.cursor if table.cursor is not None else SYNC_STARTED_AT_COLUMN
     return LakeTable(
         name=table.name + HISTORY_SUFFIX,

@@ -26,6 +26,11 @@ class FieldPath:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordId:
+    """The record's own id, in a table whose key is more than that id."""
+
+
+@dataclass(frozen=True, slots=True)
 class RelatedId:
     """The id of a to-one relationship."""
 
@@ -80,7 +85,14 @@ JsonPath = tuple[str, ...]
 """The names of an attribute's members, from the top of `attributes` down to a value."""
 
 ColumnSource = (
-    FieldPath | RelatedId | RelatedIds | Included | FirstIncludedId | LatestOf | SliceConstant
+    FieldPath
+    | RecordId
+    | RelatedId
+    | RelatedIds
+    | Included
+    | FirstIncludedId
+    | LatestOf
+    | SliceConstant
 )
 """Every place from which a column can be read."""
 

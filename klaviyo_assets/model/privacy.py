@@ -5,9 +5,24 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from klaviyo_assets.errors import SettingError
-from klaviyo_assets.model.column import EXTRA_FIELD, Column, ColumnType, PersonalDataKind, RelatedId
+from klaviyo_assets.model.column import (
+    EXTRA_FIELD,
+    Column,
+    ColumnType,
+    PersonalDataKind,
+    RecordId,
+    RelatedId,
+)
 from klaviyo_assets.model.report import ReportEndpoint
-from klaviyo_assets.model.stream import Collection, Join, Stream, Unnest, ViewSource
+from klaviyo_assets.model.stream import (
+    KEY_COLUMN,
+    Children,
+    Collection,
+    Join,
+    Stream,
+    Unnest,
+    ViewSource,
+)
 from klaviyo_assets.settings import MIN_SALT_CHARACTERS, SALT_VARIABLE, Settings, variable_name
 
 ALL_STREAMS = "*"
@@ -256,9 +271,9 @@ def unmaskable_columns(stream: Stream, streams: Mapping[str, Stream]) -> frozens
 
 def profile_id_column(stream: Stream) -> str | None:
     """Return the column with the id of the profile that a row is about; None without one."""
-    if isinstance(stream.source, Collection) and stream.source.path.endswith("/profiles"):
-        return "id"
-    for column in stream.columns:
-        if column.source == RelatedId(PROFILE_RELATIONSHIP):
-            return column.name
-    return None
+    source, profile_source = stream.source, RelatedId(PROFILE_RELATIONSHIP)
+    if isinstance(source, Collection | Children) and source.path.endswith("/profiles"):
+        if KEY_COLUMN.name in stream.key:
+            return KEY_COLUMN.name
+        profile_source = RecordId()
+    return next((each.name for each in stream.columns if each.source == profile_source), None)

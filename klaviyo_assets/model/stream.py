@@ -117,6 +117,8 @@ class Collection:
     slices: tuple[Slice, ...] = (WHOLE_COLLECTION,)
     include: tuple[str, ...] = ()
     additional_fields: tuple[AdditionalField, ...] = ()
+    fields: tuple[str, ...] = ()
+    """The only attributes to request; empty: all. The others belong to another stream's records."""
     has_metric_filter: bool = False
     """Whether the setting for event metrics applies: then there is one slice a metric id."""
 
@@ -146,10 +148,12 @@ PARENT_ID = SliceConstant("parent")
 class Children:
     """The records that belong to each record of a parent stream, read parent by parent.
 
-    A column with the source `PARENT_ID` has the parent's id. Each sync reads the children of every
-    parent and replaces the table, because Klaviyo does not tell which parents have other children
-    now; the rows of a parent whose request fails stay. `parent_condition` leaves out parents that
-    never have any: a JSON column of the parent, a member of it, and what its text begins with.
+    A column with the source `PARENT_ID` has the parent's id. Without a cursor each sync reads the
+    children of every parent and replaces the table, because Klaviyo does not tell which parents
+    have other children now; with one it reads what is new of each parent, from that parent's own
+    high-water mark. The rows of a parent whose request fails stay. `parent_condition` leaves out
+    parents that never have any: a JSON column of the parent, a member of it, and what its text
+    begins with. `fields`: as for a collection.
     """
 
     parent: str
@@ -157,6 +161,7 @@ class Children:
     page_size: int | None
     parent_condition: tuple[str, str, str] | None = None
     additional_fields: tuple[AdditionalField, ...] = ()
+    fields: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +234,12 @@ StreamSource = Collection | Detail | Children | ViewSource | ReportEndpoint
 
 Partitioning = Literal["none", "day", "metric and month"]
 
+DELETED_COLUMN = Column(
+    "deleted_at",
+    "When a complete read first missed it; NULL while it exists.",
+    "timestamp",
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewColumn:
@@ -251,8 +262,8 @@ class Stream:
     reference. A collection without a cursor is a snapshot: every sync reads everything and replaces
     the table. `is_exempt_from_start_date`: the start date does not apply, because other tables are
     joined to this one. `has_soft_deletes`: rows that a complete read no longer finds stay in the
-    table, with the time in `deleted_at`. `id_scan_cursor`: the order for reading only the ids of
-    all records; no change of a record may move it in this order. `is_opt_in`: the stream is an
+    table, with the time in `deletion_column`. `id_scan_cursor`: the order for reading only the ids
+    of all records; no change of a record may move it in this order. `is_opt_in`: the stream is an
     asset only where KLAVIYO_STREAMS names it. `view_columns` follow those of the stored table.
     """
 
@@ -268,6 +279,7 @@ class Stream:
     is_exempt_from_start_date: bool = False
     key: tuple[str, ...] = ("id",)
     has_soft_deletes: bool = False
+    deletion_column: Column = DELETED_COLUMN
     id_scan_cursor: Cursor | None = None
     is_opt_in: bool = False
     view_columns: tuple[ViewColumn, ...] = ()
@@ -297,18 +309,25 @@ class Stream:
         Raises:
             ValueError: it may.
         """
-        can_go_back = self.cursor is not None and not self.cursor.is_version
+        # A row whose cursor is a part of its key has the same cursor as long as it exists.
+        can_go_back = self.cursor is not None and not (
+            self.cursor.is_version or self.cursor.column in self.key
+        )
         is_collection = isinstance(self.source, Collection | Children)
         is_plain = is_collection and self.partitioning == "none"
-        if self.has_soft_deletes and (can_go_back or not is_plain or self.key != ("id",)):
+        if self.has_soft_deletes and (can_go_back or not is_plain):
             raise ValueError(
-                f"{self.name}: only a collection by id whose cursor never goes back "
+                f"{self.name}: only a collection whose cursor never goes back "
                 "can tell what was deleted"
             )
         if self.id_scan_cursor is not None and (
-            not self.has_soft_deletes or self.id_scan_cursor.column not in names
+            not self.has_soft_deletes
+            or self.key != (KEY_COLUMN.name,)
+            or self.id_scan_cursor.column not in names
         ):
-            raise ValueError(f"{self.name}: an id scan is by a column, and marks rows as deleted")
+            raise ValueError(
+                f"{self.name}: an id scan is by a column, reads ids, and marks rows as deleted"
+            )
 
     @property
     def is_snapshot(self) -> bool:
@@ -349,11 +368,6 @@ EXTRA_COLUMN = Column(EXTRA_FIELD, "Attributes that no column holds; NULL: none.
 SYNCED_COLUMN = Column(
     "synced_at", "When the row was read, by the earlier of Klaviyo's clock and ours.", "timestamp"
 )
-DELETED_COLUMN = Column(
-    "deleted_at",
-    "When a complete read first missed it; NULL while it exists.",
-    "timestamp",
-)
 SYNC_STARTED_COLUMN = Column(
     "sync_started_at", "When the sync that read this version began, our clock.", "timestamp"
 )
@@ -393,7 +407,7 @@ def relation_columns(stream: Stream, streams: Mapping[str, Stream]) -> tuple[Col
         *stream.columns,
         EXTRA_COLUMN,
         SYNCED_COLUMN,
-        *([DELETED_COLUMN] if stream.has_soft_deletes else []),
+        *([stream.deletion_column] if stream.has_soft_deletes else []),
         *computed,
     )
 

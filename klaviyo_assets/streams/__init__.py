@@ -26,7 +26,7 @@ from klaviyo_assets.streams.flows import (
 )
 from klaviyo_assets.streams.forms import FORM_DEFINITIONS, FORM_VERSIONS, FORMS
 from klaviyo_assets.streams.images import IMAGES
-from klaviyo_assets.streams.lists import LISTS, LISTS_DETAILED
+from klaviyo_assets.streams.lists import LIST_MEMBERS, LISTS, LISTS_DETAILED
 from klaviyo_assets.streams.metrics import (
     CUSTOM_METRICS,
     MAPPED_METRICS,
@@ -44,7 +44,7 @@ from klaviyo_assets.streams.profiles import (
 )
 from klaviyo_assets.streams.reports import CAMPAIGN_VALUES_REPORTS, FLOW_SERIES_REPORTS
 from klaviyo_assets.streams.reviews import REVIEWS
-from klaviyo_assets.streams.segments import SEGMENTS
+from klaviyo_assets.streams.segments import SEGMENT_MEMBERS, SEGMENTS
 from klaviyo_assets.streams.tags import TAG_GROUPS, TAGS
 from klaviyo_assets.streams.templates import EMAIL_TEMPLATES, UNIVERSAL_CONTENT
 from klaviyo_assets.streams.tracking_settings import TRACKING_SETTINGS
@@ -75,6 +75,7 @@ COLLECTIONS: tuple[Stream, ...] = (
     FORMS,
     GLOBAL_EXCLUSIONS,
     IMAGES,
+    LIST_MEMBERS,
     LISTS,
     LISTS_DETAILED,
     MAPPED_METRICS,
@@ -88,6 +89,7 @@ COLLECTIONS: tuple[Stream, ...] = (
     PROFILES,
     PUSH_TOKENS,
     REVIEWS,
+    SEGMENT_MEMBERS,
     SEGMENTS,
     TAG_GROUPS,
     TAGS,

@@ -1,7 +1,17 @@
 """Lists: profiles that signed up together. Klaviyo API reference, section "Lists"."""
 
-from klaviyo_assets.model.column import Column, RelatedIds
-from klaviyo_assets.model.stream import TIER_L, TIER_XS, AdditionalField, Collection, Detail, Stream
+from klaviyo_assets.model.column import Column, RecordId, RelatedIds
+from klaviyo_assets.model.stream import (
+    PARENT_ID,
+    TIER_L,
+    TIER_XS,
+    AdditionalField,
+    Children,
+    Collection,
+    Cursor,
+    Detail,
+    Stream,
+)
 
 LISTS = Stream(
     name="lists",
@@ -41,4 +51,33 @@ LISTS_DETAILED = Stream(
     tier=TIER_L,
     scopes=("lists:read",),
     columns=(Column("profile_count", "Profiles on the list when it was read.", "integer"),),
+)
+
+LIST_MEMBERS = Stream(
+    name="list_members",
+    description="One row per profile on a list and time that it joined: a re-join is a new row.",
+    section="Lists",
+    source=Children(
+        parent="lists",
+        path="/api/lists/{id}/profiles",
+        page_size=100,
+        # All else that comes with a member is the profile's own.
+        fields=("joined_group_at",),
+    ),
+    tier=TIER_L,
+    scopes=("lists:read", "profiles:read"),
+    key=("list_id", "profile_id", "joined_group_at"),
+    # Leaving changes nothing that Klaviyo can filter by: only a full read can tell.
+    cursor=Cursor(column="joined_group_at", field="joined_group_at", is_version=False),
+    is_exempt_from_start_date=True,
+    has_soft_deletes=True,
+    deletion_column=Column(
+        "left_at", "When a full read first missed the member; NULL until then.", "timestamp"
+    ),
+    is_opt_in=True,
+    columns=(
+        Column("list_id", "The list.", declared_source=PARENT_ID),
+        Column("profile_id", "The member.", declared_source=RecordId()),
+        Column("joined_group_at", "When the profile joined the list.", "timestamp"),
+    ),
 )

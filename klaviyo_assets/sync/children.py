@@ -1,7 +1,8 @@
 """Reads the children of each parent record: a collection with a slice, and a path, for each parent.
 
 Whatever goes wrong with one parent stays with that parent. One that Klaviyo no longer has counts
-as a parent without children; where a request fails, the stored rows of that parent stay.
+as a parent without children; where a request fails, the stored rows of that parent stay, and
+nothing of it counts as read.
 """
 
 from collections import Counter
@@ -30,6 +31,7 @@ from klaviyo_assets.sync.details import (
     read_stored_rows,
     refuse_too_many_failures,
 )
+from klaviyo_assets.sync.plan import SyncPlan
 from klaviyo_assets.sync.window_reader import PageFetcher, PageResult, PageSource, RequestContext
 
 
@@ -49,6 +51,7 @@ def expand_children(stream: Stream, lake: Lake) -> Stream:
             page_size=source.page_size,
             slices=tuple(_slice_of_parent(source, each) for each in read_parent_ids(source, lake)),
             additional_fields=source.additional_fields,
+            fields=source.fields,
         ),
     )
 
@@ -117,6 +120,7 @@ class ChildrenFetcher:
         self._consecutive_failures = 0
         self.missing_parents = 0
         self.unanswered_parents = Counter[str]()
+        self.failed_slices: set[str] = set()
 
     def fetch(self, request: Request, slice_: Slice) -> tuple[DecodedPage, datetime]:
         """Return a page; for a parent that gives no response, the rows that are stored of it.
@@ -131,7 +135,7 @@ class ChildrenFetcher:
                 self.missing_parents += 1
             return self._decode_empty(slice_), self._now
         except PARENT_ERRORS as error:
-            self._count_failure(error)
+            self._count_failure(error, slice_)
             rows = self._stored_rows(slice_.name)
             page = self._decode_empty(slice_) if rows is None else page_of_stored_rows(rows)
             return page, self._now
@@ -139,8 +143,9 @@ class ChildrenFetcher:
             self._consecutive_failures = 0
         return found
 
-    def _count_failure(self, error: KlaviyoAssetsError) -> None:
+    def _count_failure(self, error: KlaviyoAssetsError, slice_: Slice) -> None:
         with self._lock:
+            self.failed_slices.add(slice_.name)
             self.unanswered_parents[describe_detail_failure(error)] += 1
             self._consecutive_failures += 1
             if self._consecutive_failures >= MAX_CONSECUTIVE_FAILURES:
@@ -166,7 +171,10 @@ class ChildrenReader(PageSource):
         for result in self._pool.results():
             parents += isinstance(result, Slice)
             self.missing_parents = self._fetcher.missing_parents
-            yield result
+            if isinstance(result, PageResult) and result.slice.name in self._fetcher.failed_slices:
+                yield replace(result, completed_window=None, max_cursor=None)
+            else:
+                yield result
         refuse_too_many_failures(self._stream, self.unanswered_parents, requested=parents)
 
     def close(self) -> None:
@@ -180,25 +188,32 @@ def start_children_readers(
     start_readers: Callable[[RequestContext], PageSource],
     *,
     lake: Lake,
-    now: datetime,
+    plan: SyncPlan,
 ) -> ChildrenReader:
-    """Start a reader for each parent, by `start_readers`, and return them."""
+    """Start a reader for each parent, by `start_readers`, and return them.
+
+    Only a replacement needs the stored rows of a parent whose request fails.
+    """
     stream = context.stream
     table = build_table(stream, arrow_schema(stream))
     parent_column = next(each.name for each in stream.columns if each.source == PARENT_ID)
     fetcher = ChildrenFetcher(
         context.fetch_page,
         decode_empty=lambda slice_: privacy_guard.decoder.decode(
-            b'{"data":[]}', synced_at=now, slice_=slice_
+            b'{"data":[]}', synced_at=plan.started_at, slice_=slice_
         ),
-        stored_rows=lambda parent_id: read_stored_rows(
-            table,
-            (parent_id,),
-            lake=lake,
-            hidden=privacy_guard.cleared_columns,
-            column=parent_column,
+        stored_rows=lambda parent_id: (
+            read_stored_rows(
+                table,
+                (parent_id,),
+                lake=lake,
+                hidden=privacy_guard.cleared_columns,
+                column=parent_column,
+            )
+            if plan.is_replacement
+            else None
         ),
-        now=now,
+        now=plan.started_at,
     )
     return ChildrenReader(
         start_readers(replace(context, fetch_page=fetcher.fetch)), fetcher, stream

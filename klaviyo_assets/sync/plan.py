@@ -10,6 +10,7 @@ from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.selection import upstream_streams
 from klaviyo_assets.model.stream import (
     WHOLE_COLLECTION,
+    Children,
     Collection,
     Detail,
     Slice,
@@ -197,7 +198,7 @@ def validate_options(stream: Stream, options: SyncOptions) -> None:
             "start/end read one window again, a full refresh reads everything: give one of the two",
             stream=stream.name,
         )
-    if stream.cursor is None or not isinstance(stream.source, Collection):
+    if stream.cursor is None or not isinstance(stream.source, Collection | Children):
         raise SettingError(
             "start/end make no sense here: Klaviyo cannot filter this stream by time",
             stream=stream.name,

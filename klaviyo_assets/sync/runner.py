@@ -148,9 +148,7 @@ def _start_reading(
         return start_fan_out(request_context, plan, privacy_guard, lake=lake)
     start = partial(_start_readers, plan=plan, rate_limiter=context.client.rate_limiter)
     if any(each.source == PARENT_ID for each in stream.columns):
-        return start_children_readers(
-            request_context, privacy_guard, start, lake=lake, now=plan.started_at
-        )
+        return start_children_readers(request_context, privacy_guard, start, lake=lake, plan=plan)
     return start(request_context)
 
 
@@ -160,7 +158,8 @@ def _start_readers(
     """Start the readers of the plan's windows, and return them.
 
     A replacement that marks missing rows as deleted gets a second pass, over what changed during
-    the first: a record that moved behind the readers is not taken for deleted.
+    the first: a record that moved behind the readers is not taken for deleted. One whose cursor is
+    no version cannot move.
     """
     stream = request_context.stream
     readers = [WindowReader(request_context, slice_, window) for slice_, window in plan.windows]
@@ -168,7 +167,8 @@ def _start_readers(
     workers = count_workers(request_context, rate_limiter)
     pool = WorkerPool(readers, workers=workers if is_splittable else min(workers, len(readers)))
     is_first_sync = plan.planned_version is None
-    if is_first_sync or not (plan.is_replacement and is_splittable and stream.has_soft_deletes):
+    can_move = is_splittable and stream.cursor is not None and stream.cursor.is_version
+    if is_first_sync or not (plan.is_replacement and can_move and stream.has_soft_deletes):
         return pool
 
     def start_second_pass(since: datetime) -> WorkerPool:

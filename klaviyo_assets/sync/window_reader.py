@@ -122,8 +122,8 @@ class PagingLoopDetector:
             self._position, self._idle_pages, self._pages_at_position = page.highest_cursor, 0, 0
             self._ids.clear()
             return
-        key = cast("list[object]", page.batch[self._stream.key[0]].to_pylist())
-        ids = set(map(hash, key))
+        columns = [cast("list[object]", page.batch[name].to_pylist()) for name in self._stream.key]
+        ids = set(map(hash, zip(*columns, strict=True)))
         self._idle_pages = self._idle_pages + 1 if ids <= self._ids else 0
         self._ids = ids if len(self._ids) > MAX_REMEMBERED_IDS else self._ids | ids
         # Records before the position do not count as many at one cursor: they are out of order.

@@ -56,8 +56,12 @@ def included(stream: Stream) -> tuple[str, ...]:
 
 
 def sent(stream: Stream) -> dict[str, str]:
-    """Return the published attributes but for those of additional fields not asked for."""
+    """Return the published attributes that are asked for.
+
+    Additional fields come only where they are named, all others where no choice is made.
+    """
     assert isinstance(stream.source, Collection | Detail | Children)
+    chosen = () if isinstance(stream.source, Detail) else stream.source.fields
     requested = {extra.name for extra in stream.source.additional_fields}
     offered = {
         name for names in published_operation(stream).additional_fields.values() for name in names
@@ -65,7 +69,7 @@ def sent(stream: Stream) -> dict[str, str]:
     return {
         path: word
         for path, word in published_operation(stream).attributes.items()
-        if path.split(".")[0] not in offered - requested
+        if path.split(".")[0] not in offered - requested and (not chosen or path in chosen)
     }
 
 
@@ -171,8 +175,12 @@ def test_ids_found_in_included_records_are_published(stream: Stream) -> None:
 
 @each_read
 def test_every_relationship_has_a_column_or_a_reason(stream: Stream) -> None:
-    """A relationship that no column holds is one that was left out knowingly."""
-    if isinstance(stream.source, Detail):
+    """A relationship that no column holds is one that was left out knowingly.
+
+    Where the attributes are chosen, the rest of the record belongs to another stream.
+    """
+    assert isinstance(stream.source, Collection | Detail | Children)
+    if isinstance(stream.source, Detail) or stream.source.fields:
         return
     held = {
         column.source.relationship

@@ -15,6 +15,7 @@ from klaviyo_assets.model.selection import section_group
 from klaviyo_assets.model.stream import (
     KEY_COLUMN,
     POSITION_COLUMN,
+    Children,
     Collection,
     Detail,
     Join,
@@ -102,12 +103,19 @@ def test_every_column_says_what_it_tells(stream: Stream) -> None:
 
 @each_stream
 def test_records_are_known_by_their_id(stream: Stream) -> None:
-    """The key is the id that Klaviyo gives; of an element, its parent's id and its place."""
-    if isinstance(stream.source, Unnest):
-        parent, position = stream.key
-        assert (stream.source.parent_columns[parent], position) == ("id", POSITION_COLUMN)
-    else:
-        assert stream.key == ("id",)
+    """The key is the id that Klaviyo gives; of an element, its parent's id and its place.
+
+    Of a membership it is who joined what and when.
+    """
+    match stream.source:
+        case Unnest(parent_columns=columns):
+            parent, position = stream.key
+            assert (columns[parent], position) == ("id", POSITION_COLUMN)
+        case Children(parent=parent, fields=("joined_group_at",)):
+            joined = (f"{parent.removesuffix('s')}_id", "profile_id", "joined_group_at")
+            assert stream.key == joined
+        case _:
+            assert stream.key == ("id",)
 
 
 @each_stream
@@ -122,6 +130,8 @@ def test_when_it_happened_is_no_version() -> None:
     assert [each.name for each in COLLECTIONS if each.cursor and not each.cursor.is_version] == [
         "events",
         "global_exclusions",
+        "list_members",
+        "segment_members",
     ]
 
 

@@ -90,6 +90,20 @@ class SandboxAccount:
         group = self.sandbox.store.group_members("list", list_id)
         return set() if group is None else {group.id_of(k) for k in group.member_ordinals()}
 
+    def true_members(self, kind: str) -> dict[tuple[str, str], datetime]:
+        """Return when each profile joined each list or segment (`kind`), by the ids of both."""
+        store = self.sandbox.store
+        collection = store.collections[kind]
+        with self.sandbox.service.lock:
+            ids = [collection.id_of(k) for k in collection.sorted_ordinals("id")]
+            groups = [(each, store.group_members(kind, each)) for each in ids]
+            return {
+                (each, group.id_of(k)): datetime.fromtimestamp(group.joined_at(k), UTC)
+                for each, group in groups
+                if group is not None
+                for k in group.member_ordinals()
+            }
+
     def set_time_zone(self, zone: str) -> None:
         """Let the account have another time zone from now on, in what it says and in reports."""
         (account,) = self.true_ids("accounts")

@@ -164,8 +164,9 @@ class WriteSession:
 
     def add_sync_start(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Return the rows with the start of the sync added, a column of the history."""
-        if DELETED_AT_COLUMN in batch.schema.names:
-            batch = batch.drop_columns([DELETED_AT_COLUMN])
+        deletion_column = self.table_writer.table.deletion_column
+        if deletion_column in batch.schema.names:
+            batch = batch.drop_columns([deletion_column])
         when = build_timestamp_array(self.started_at, batch.num_rows)
         return batch.append_column(pa.field(SYNC_STARTED_AT_COLUMN, TIMESTAMP_UTC), when)
 

@@ -1,5 +1,7 @@
 """Soft deletes: marks stored rows that a complete read did not return, in `deleted_at`.
 
+A table may give that column another name.
+
     stored row                     not in the read                  in the read
     ────────────────────────────────────────────────────────────────────────────────
     cursor before `scanned_from`   dropped: it was not looked for   the new row
@@ -27,7 +29,7 @@ from klaviyo_assets.arrow_buffers import (
 )
 from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.errors import CorruptFileError, ShrinkError
-from klaviyo_assets.lake.layout import DELETED_AT_COLUMN, SYNCED_AT_COLUMN
+from klaviyo_assets.lake.layout import SYNCED_AT_COLUMN
 from klaviyo_assets.lake.parquet import DataFile, PartitionFileWriter, read_columns, read_row_groups
 from klaviyo_assets.lake.write.merge import PartitionRewriter
 
@@ -94,9 +96,8 @@ def mark_missing_rows(
             mask, counts = _select_remaining(path, rewriter, new_files, scan)
             if mask.any():
                 for rows in read_filtered_rows(path, mask, rewriter):
-                    writer.write(
-                        clear_columns(set_deleted_at(rows, scan.deleted_at), scan.cleared_columns)
-                    )
+                    marked = set_deleted_at(rows, scan.deleted_at, rewriter.table.deletion_column)
+                    writer.write(clear_columns(marked, scan.cleared_columns))
         except CorruptFileError:
             counts = DeletionResult(rows_lost=file.rows)
         found += counts
@@ -110,13 +111,15 @@ def _select_remaining(
 
     A row without key, cursor or `synced_at` can be neither identified nor dated.
     """
-    columns = tuple(dict.fromkeys((*rewriter.table.required_columns, DELETED_AT_COLUMN)))
+    columns = tuple(
+        dict.fromkeys((*rewriter.table.required_columns, rewriter.table.deletion_column))
+    )
     keys = read_columns(path, rewriter.select_schema(columns), rewriter.table.name)
     stay_mask = _mask_missing_keys(keys, rewriter, new_files)
     is_whole = mask_complete_rows(keys, rewriter.table.required_columns)
     incomplete = int((stay_mask & ~is_whole).sum())
     stay_mask &= is_whole
-    unmarked = boolean_mask(pc.is_null(keys[DELETED_AT_COLUMN]))
+    unmarked = boolean_mask(pc.is_null(keys[rewriter.table.deletion_column]))
     if scan.scanned_from is not None and rewriter.table.cursor is not None:
         in_scan = boolean_mask(
             pc.greater_equal(keys[rewriter.table.cursor], timestamp_scalar(scan.scanned_from))
@@ -138,13 +141,31 @@ def _mask_missing_keys(
     keys: pa.Table, rewriter: PartitionRewriter, new_files: Sequence[DataFile]
 ) -> RowMask:
     """Return which rows have a key that no new file has."""
-    (key,) = rewriter.table.key
+    names = rewriter.table.key
+    stored = _key_texts(keys, names)
     missing = np.ones(keys.num_rows, dtype=np.bool_)
     for file in new_files:
         path = rewriter.staging / file.path
-        brought = read_columns(path, rewriter.select_schema((key,)), rewriter.table.name)[key]
-        missing &= ~boolean_mask(pc.is_in(keys[key], value_set=brought.combine_chunks()))
+        rows = read_columns(path, rewriter.select_schema(names), rewriter.table.name)
+        brought = _key_texts(rows, names)
+        missing &= ~boolean_mask(pc.is_in(stored, value_set=brought.combine_chunks()))
     return missing
+
+
+def _key_texts(rows: pa.Table, names: Sequence[str]) -> "pa.ChunkedArray[Any]":
+    """Return the keys of the rows as one array; keys of several columns become one text each.
+
+    Arrow looks up values of one column only. No id or time contains the separator. The text is NULL
+    where a part of the key is. Times are written as numbers, which needs no database of zones.
+    """
+    if len(names) == 1:
+        return rows[names[0]]
+    columns = [
+        rows[name].cast(pa.int64()) if pa.types.is_timestamp(rows[name].type) else rows[name]
+        for name in names
+    ]
+    parts: list[Any] = [column.cast(pa.string()) for column in columns]
+    return cast("Any", pc).binary_join_element_wise(*parts, "\x1f")
 
 
 def read_filtered_rows(
@@ -159,20 +180,20 @@ def read_filtered_rows(
             yield rows.filter(build_boolean_array(kept_mask))
 
 
-def set_deleted_at(rows: pa.Table, deleted_at: datetime | None) -> pa.Table:
-    """Return the rows with `deleted_at` set where it was NULL; None leaves them unchanged.
+def set_deleted_at(rows: pa.Table, deleted_at: datetime | None, deletion_column: str) -> pa.Table:
+    """Return the rows with `deletion_column` set where it was NULL; None leaves them unchanged.
 
     It is never set before `synced_at`: other runs may have read a row while this read ran.
     """
     if deleted_at is None:
         return rows
-    place = rows.schema.get_field_index(DELETED_AT_COLUMN)
+    place = rows.schema.get_field_index(deletion_column)
     read = rows[SYNCED_AT_COLUMN]
     marked: Any = pc.if_else(
         pc.greater(read, timestamp_scalar(deleted_at)), read, timestamp_scalar(deleted_at)
     )
-    column: Any = pc.coalesce(rows[DELETED_AT_COLUMN], marked)
-    return rows.set_column(place, DELETED_AT_COLUMN, column)
+    column: Any = pc.coalesce(rows[deletion_column], marked)
+    return rows.set_column(place, deletion_column, column)
 
 
 def clear_columns(rows: pa.Table, names: frozenset[str]) -> pa.Table:

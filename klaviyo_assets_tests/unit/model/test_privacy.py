@@ -171,6 +171,8 @@ def test_the_salt_is_in_no_text_of_its_holder() -> None:
         ("profiles", "id"),
         ("global_exclusions", "id"),
         ("events", "profile_id"),
+        ("list_members", "profile_id"),
+        ("segment_members", "profile_id"),
         ("campaigns", None),
         ("lists", None),
     ],

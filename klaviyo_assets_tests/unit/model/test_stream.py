@@ -82,16 +82,28 @@ def test_a_table_by_day_has_a_day() -> None:
     [
         {"cursor": Cursor(column="name", field="name", is_version=False)},
         {"partitioning": "day"},
-        {"key": ("name",)},
         {"source": COUNTED.source, "cursor": None},
     ],
-    ids=["a cursor that goes back", "by day", "another key", "a detail"],
+    ids=["a cursor that goes back", "by day", "a detail"],
 )
 def test_only_what_a_read_misses_for_sure_is_marked(wrong: dict[str, Any]) -> None:
     """A stream whose complete read could miss a record that is there cannot mark deleted ones."""
     assert replace(THINGS, has_soft_deletes=True).has_soft_deletes
     with pytest.raises(ValueError, match=r"things: .*deleted"):
         replace(THINGS, has_soft_deletes=True, **wrong)
+
+
+def test_a_cursor_in_the_key_does_not_go_back() -> None:
+    """A row that is known by its cursor too, as a membership is, can be missed for sure."""
+    of_key = replace(
+        THINGS,
+        has_soft_deletes=True,
+        key=("id", "name"),
+        cursor=Cursor(column="name", field="name", is_version=False),
+    )
+    assert of_key.has_soft_deletes
+    with pytest.raises(ValueError, match=r"things: an id scan"):
+        replace(of_key, id_scan_cursor=of_key.cursor)
 
 
 def test_an_id_scan_is_by_a_column() -> None:

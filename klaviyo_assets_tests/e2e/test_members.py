@@ -1,0 +1,181 @@
+"""Who was on which list, from when, until when: joins, leaves and re-joins come out exactly."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from math import ceil
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
+
+FULL = {"sync_mode": "full_refresh_overwrite"}
+KINDS = ("list", "segment")
+
+Membership = tuple[str, str, datetime]
+"""Group, profile, and when the profile joined."""
+
+
+@pytest.fixture
+def members_home(tmp_path: Path, dagster_template: Path) -> Iterator[Home]:
+    """A home with both streams of members; a list has up to a hundred and some of them."""
+    with open_sandbox_account(profiles=400, events=0, lists=4, segments=3) as account:
+        home = Home(
+            account=account,
+            root=tmp_path,
+            dagster_template=dagster_template,
+            settings={"KLAVIYO_STREAMS": "list_members,segment_members,lists_detailed"},
+        )
+        assert home.sync("lists", "segments").success
+        yield home
+
+
+def stored(home: Home, kind: str) -> dict[Membership, datetime | None]:
+    """Return every stored membership with when the profile left."""
+    rows = home.query(f"SELECT {kind}_id, profile_id, joined_group_at, left_at FROM {kind}_members")
+    found = {(row[0], row[1], row[2]): row[3] for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def current(home: Home, kind: str) -> set[Membership]:
+    """Return every membership that Klaviyo has now."""
+    return {(*key, joined) for key, joined in home.account.true_members(kind).items()}
+
+
+def change_members(home: Home, kind: str, chance: Random, former: set[tuple[str, str]]) -> int:
+    """Let five profiles join, leave or re-join groups; add those that left to `former`."""
+    here = sorted(home.account.true_members(kind))
+    groups = sorted({group for group, _ in here})
+    everybody = sorted({profile for _, profile in here})
+    changed = 0
+    for _ in range(5):
+        group = chance.choice(groups)
+        inside = [profile for other, profile in here if other == group]
+        back = sorted(profile for other, profile in former if other == group)
+        match chance.choice(("join", "leave", "return" if back else "join")):
+            case "leave":
+                profile = chance.choice(inside)
+                home.account.mutate(**{kind: group}, remove=[profile])
+                former.add((group, profile))
+                here.remove((group, profile))
+            case "return":
+                profile = chance.choice(back)
+                home.account.mutate(**{kind: group}, add=[profile])
+                former.discard((group, profile))
+            case _:
+                profile = chance.choice([each for each in everybody if each not in inside])
+                home.account.mutate(**{kind: group}, add=[profile])
+                here.append((group, profile))
+        changed += 1
+    return changed
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fifty_changes_come_out_exactly(members_home: Home, kind: str) -> None:
+    """Joins come with every sync, leaves with the full read after them; a re-join is a new row."""
+    home, stream = members_home, f"{kind}_members"
+    chance, former = Random(15), set[tuple[str, str]]()
+    assert home.sync(stream).success
+    seen = dict.fromkeys(current(home, kind))
+    assert stored(home, kind) == seen
+    changed = 0
+    for turn in range(10):
+        home.account.advance_clock(minutes=20)
+        changed += change_members(home, kind, chance, former)
+        is_full = turn in (4, 9)
+        home.account.advance_clock(minutes=20)
+        assert home.sync(stream, config=FULL if is_full else None).success
+        now = current(home, kind)
+        seen |= {each: None for each in now if each not in seen}
+        if is_full:
+            seen |= {
+                each: home.account.now
+                for each, left in seen.items()
+                if each not in now and not left
+            }
+        assert stored(home, kind) == seen
+    assert changed == 50
+    assert {each for each, left in seen.items() if left is None} == current(home, kind)
+    assert any(left for left in seen.values())
+    again = [key[:2] for key in seen]
+    assert len(again) > len(set(again)), "nobody joined twice"
+
+
+def test_sizes_agree_with_the_profile_count(members_home: Home) -> None:
+    """The members without `left_at` are as many as Klaviyo counts, on each list."""
+    home = members_home
+    assert home.sync("list_members", "lists_detailed").success
+    rows = home.query(
+        "SELECT profile_count, count(profile_id) FILTER (left_at IS NULL) FROM lists_detailed "
+        "LEFT JOIN list_members ON list_id = id GROUP BY id, profile_count"
+    )
+    assert rows
+    assert all(ours == theirs for theirs, ours in rows)
+
+
+def test_a_sync_asks_once_a_list_and_only_for_the_time_of_joining(members_home: Home) -> None:
+    """An increment is one request a list, a full read one per hundred members."""
+    home = members_home
+    sizes = {
+        group: sum(1 for other, _ in home.account.true_members("list") if other == group)
+        for group in home.account.true_ids("lists")
+    }
+    for config, pages in (
+        (None, {group: max(1, ceil(size / 100)) for group, size in sizes.items()}),
+        (None, dict.fromkeys(sizes, 1)),
+        (FULL, {group: max(1, ceil(size / 100)) for group, size in sizes.items()}),
+    ):
+        home.account.clear_journal()
+        assert home.sync("list_members", config=config).success
+        paths = {group: f"/api/lists/{group}/profiles" for group in sizes}
+        counts = home.account.request_counts()
+        assert {group: counts[path] for group, path in paths.items()} == pages
+        for path in paths.values():
+            for query in home.account.queries(path):
+                assert "fields%5Bprofile%5D=joined_group_at" in query
+                assert "sort=joined_group_at" in query
+                assert "page%5Bsize%5D=100" in query
+        home.account.advance_clock(hours=1)
+
+
+@pytest.mark.usefixtures("fast_retries")
+@pytest.mark.parametrize("config", [None, FULL], ids=["increment", "full read"])
+def test_a_list_that_does_not_answer_loses_nothing(
+    members_home: Home, config: dict[str, str] | None
+) -> None:
+    """Its rows stay as they are, and who joined it meanwhile comes with the next sync."""
+    home = members_home
+    assert home.sync("list_members").success
+    before = stored(home, "list")
+    group, profile = min(key[:2] for key in before)
+    home.account.advance_clock(hours=1)
+    home.account.mutate(list=group, remove=[profile])
+    home.account.advance_clock(hours=1)
+    home.account.mutate(list=group, add=[profile])
+    home.account.advance_clock(hours=1)
+    match = {"path": f"/api/lists/{group}/profiles"}
+    with home.account.inject_fault("error", match=match, status=500):
+        home.sync("list_members", config=config)
+    assert stored(home, "list") == before
+    assert home.sync("list_members").success
+    assert set(stored(home, "list")) == {*before, *current(home, "list")}
+
+
+def test_members_of_a_deleted_list_have_left(members_home: Home) -> None:
+    """A list that Klaviyo no longer has has no members; what is known of them stays."""
+    home = members_home
+    assert home.sync("list_members").success
+    before = stored(home, "list")
+    sizes = {group: sum(1 for each in before if each[0] == group) for group, _, _ in before}
+    group = min(sizes, key=lambda each: sizes[each])
+    home.account.mutate(list=group, delete=True)
+    home.account.advance_clock(hours=1)
+    assert home.sync("lists").success
+    assert home.sync("list_members", config=FULL | {"confirm_shrink": True}).success
+    after = stored(home, "list")
+    assert set(after) == set(before)
+    assert {each[0] for each, left in after.items() if left is not None} == {group}
+    assert sum(left is not None for left in after.values()) == sizes[group]
