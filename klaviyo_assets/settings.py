@@ -185,6 +185,7 @@ _DAYS = _whole_number("days", 0, MAX_SETTING_DAYS)
 _DATE = ValueFormat(f"a date as YYYY-MM-DD, not before {EARLIEST_DATE}", _parse_date)
 _FLAG = ValueFormat("true or false", _parse_flag)
 _METRIC_IDS = _list_of("[A-Za-z0-9_-]{1,64}", "metric ids, letters and digits")
+_GROUP_IDS = _list_of("[A-Za-z0-9_-]{1,64}", "ids of lists and segments, letters and digits")
 _STREAM_NAMES = _list_of("[a-z][a-z_]{1,63}", "names of streams or groups, such as default,reviews")
 _COLUMN_PATTERN = r"(\*|[a-z][a-z0-9_]*)\.[a-z][a-z0-9_]*"
 _COLUMNS = _list_of(_COLUMN_PATTERN, "columns such as profiles.email, or *.email in all streams")
@@ -241,6 +242,12 @@ class Settings:
     )] = 7
     event_metric_ids: Annotated[tuple[str, ...], Setting(
         _METRIC_IDS, "only events of these metrics", "all"
+    )] = ()
+    members_of: Annotated[tuple[str, ...], Setting(
+        _GROUP_IDS,
+        "the lists and segments whose members are read, where those streams are on; "
+        "klaviyo-assets plan --members says what each costs",
+        "all",
     )] = ()
     conversion_metric_ids: Annotated[tuple[str, ...], Setting(
         _METRIC_IDS,

@@ -1,4 +1,4 @@
-"""The verbs `plan`, what reports will cost, and `status`, how far each stream is."""
+"""The verbs `plan`, what reports and members will cost, and `status`, how far each stream is."""
 
 import argparse
 import os
@@ -14,6 +14,7 @@ from klaviyo_assets.account.metrics import (
     resolve_metric_words,
     select_metric_ids,
 )
+from klaviyo_assets.cli.member_plan import member_plan_lines
 from klaviyo_assets.cli.verb import Verb, open_lake, print_privacy_warnings, split_names
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.automation import default_automations, unmet_guarantees
@@ -45,8 +46,13 @@ def _open_plan_context(settings: Settings) -> Generator[PlanContext]:
 
 
 def _add_plan_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--start", type=_parse_day, required=True, help="first day, YYYY-MM-DD")
-    parser.add_argument("--end", type=_parse_day, required=True, help="last day, inclusive")
+    parser.add_argument("--start", type=_parse_day, help="first day of reports, YYYY-MM-DD")
+    parser.add_argument("--end", type=_parse_day, help="last day of reports, inclusive")
+    parser.add_argument(
+        "--members",
+        action="store_true",
+        help="what list_members and segment_members cost, list by list and segment by segment",
+    )
     parser.add_argument(
         "--metrics", nargs="+", metavar="ID", help="metric ids; those of the settings without it"
     )
@@ -60,6 +66,13 @@ def _parse_day(text: str) -> date:
 
 
 def _plan(settings: Settings, options: argparse.Namespace) -> int:
+    has_days = options.start is not None and options.end is not None
+    if has_days == options.members:
+        raise SettingError("plan: give --start and --end for reports, or --members")
+    if options.members:
+        for line in member_plan_lines(STREAMS, lake=open_lake(settings), settings=settings):
+            print(line)
+        return 0
     with _open_plan_context(settings) as context:
         _print_plan(context, options)
     return 0
@@ -119,7 +132,7 @@ def _print_metric_warnings(context: PlanContext) -> None:
 
 PLAN = Verb(
     name="plan",
-    description="say how many requests reports will take, before any is sent",
+    description="say how many requests reports or members will take, before any is sent",
     run=_plan,
     add_options=_add_plan_options,
 )

@@ -25,7 +25,14 @@ from klaviyo_assets.defs.resources import LakeResource
 from klaviyo_assets.errors import MissingTableError, format_quantity
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.selection import upstream_streams
-from klaviyo_assets.model.stream import Collection, Detail, Stream, ViewSource
+from klaviyo_assets.model.stream import Children, Collection, Detail, Stream, ViewSource
+from klaviyo_assets.reconcile.group_sizes import (
+    MAX_SIZE_DIFFERENCE,
+    find_count_stream,
+    read_group_sizes,
+)
+from klaviyo_assets.settings import Settings
+from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.sync.plan import FUTURE_CURSOR_TOLERANCE
 
 CheckMetadataValue = str | int | float | bool | dg.JsonMetadataValue | dg.TableMetadataValue
@@ -93,7 +100,7 @@ MAX_SHOWN_NOTICES = 5
 def materialization_check_names(stream: Stream) -> tuple[str, ...]:
     """Return the names of the checks of each materialization of a stream."""
     match stream.source:
-        case Collection():
+        case Collection() | Children():
             return (
                 COLUMNS_CHECK,
                 ROW_COUNT_CHECK,
@@ -118,8 +125,8 @@ def materialization_check_specs(stream: Stream) -> list[dg.AssetCheckSpec]:
 
 def freshness_policy(stream: Stream) -> dg.FreshnessPolicy:
     """Return how old a stream may become. It depends on whether it is synced hourly or daily."""
-    is_hourly = not isinstance(stream.source, Detail) or stream.source.version_column is not None
-    warn, fail = (timedelta(hours=3), timedelta(hours=26)) if is_hourly else DAILY_FRESHNESS_WINDOWS
+    hourly = (timedelta(hours=3), timedelta(hours=26))
+    warn, fail = DAILY_FRESHNESS_WINDOWS if stream.is_read_by_parent else hourly
     return dg.FreshnessPolicy.time_window(fail_window=fail, warn_window=warn)
 
 
@@ -253,6 +260,7 @@ def check_cursor_not_in_future(
 
 UNIQUE_KEY_CHECK = "key_is_unique"
 NOT_NULL_CHECK = "key_and_cursor_not_null"
+SIZES_CHECK = "sizes_agree"
 
 
 def row_check_names(stream: Stream) -> tuple[str, ...]:
@@ -260,11 +268,10 @@ def row_check_names(stream: Stream) -> tuple[str, ...]:
 
     NULLs are counted from a table's statistics, and a view has none.
     """
-    return (
-        (UNIQUE_KEY_CHECK,)
-        if isinstance(stream.source, ViewSource)
-        else (UNIQUE_KEY_CHECK, NOT_NULL_CHECK)
-    )
+    if isinstance(stream.source, ViewSource):
+        return (UNIQUE_KEY_CHECK,)
+    has_counts = stream.has_soft_deletes and find_count_stream(stream, STREAMS) is not None
+    return (UNIQUE_KEY_CHECK, NOT_NULL_CHECK, *([SIZES_CHECK] if has_counts else []))
 
 
 def build_row_checks(stream: Stream) -> dg.AssetChecksDefinition:
@@ -273,7 +280,9 @@ def build_row_checks(stream: Stream) -> dg.AssetChecksDefinition:
     descriptions = {
         UNIQUE_KEY_CHECK: f"Every key ({key}) is unique.",
         NOT_NULL_CHECK: f"No row lacks {', '.join(required_columns(stream))}.",
+        SIZES_CHECK: "The rows that have not left are as many as Klaviyo counts.",
     }
+    checks = {UNIQUE_KEY_CHECK: check_unique_key, NOT_NULL_CHECK: check_not_null}
     specs = [
         dg.AssetCheckSpec(name, asset=asset_key(stream.name), description=descriptions[name])
         for name in row_check_names(stream)
@@ -286,8 +295,10 @@ def build_row_checks(stream: Stream) -> dg.AssetChecksDefinition:
         store = lake.lake()
         with raise_as_failures(stream.name):
             for name in sorted(key.name for key in context.selected_asset_check_keys):
-                check = check_unique_key if name == UNIQUE_KEY_CHECK else check_not_null
-                yield check(stream, store)
+                if name == SIZES_CHECK:
+                    yield check_sizes(stream, store, lake.settings)
+                else:
+                    yield checks[name](stream, store)
 
     return check_rows
 
@@ -340,6 +351,35 @@ def check_not_null(stream: Stream, lake: Lake) -> dg.AssetCheckResult:
         f"{lacking}. klaviyo_assets writes no such row: another program did. Materialize the asset "
         "once with sync_mode full_refresh_overwrite.",
         {f"klaviyo/null_{name}": count for name, count in nulls.items()},
+    )
+
+
+def check_sizes(stream: Stream, lake: Lake, settings: Settings) -> dg.AssetCheckResult:
+    """Check that each list has about as many members as Klaviyo counts; a difference is yellow.
+
+    Lists that KLAVIYO_MEMBERS_OF does not name are left out.
+    """
+    key, counts = check_key(stream.name, SIZES_CHECK), find_count_stream(stream, STREAMS)
+    sizes = read_group_sizes(stream, counts, lake=lake, settings=settings)
+    compared = [
+        each for each in sizes if each.is_chosen and None not in (each.counted, each.stored)
+    ]
+    if not compared:
+        return warning_result(key, "Not checked: no size is stored beside members to compare.")
+    different = [each for each in compared if each.is_different]
+    numbers = {"klaviyo/compared": len(compared), "klaviyo/different": len(different)}
+    if not different:
+        return passed_result(key, f"{format_quantity(len(compared), 'size')} agree.", numbers)
+    shown = "; ".join(
+        f"{each.id}: {each.stored:,} rows, counted {each.counted:,}"
+        for each in different[:MAX_SHOWN_NOTICES]
+    )
+    return warning_result(
+        key,
+        f"{format_quantity(len(different), 'size')} of {len(compared)} differ by more than 1 % and "
+        f"{MAX_SIZE_DIFFERENCE}: {shown}. Who left is seen by the next full read only: materialize "
+        "the asset with sync_mode full_refresh_overwrite, and the counts after it.",
+        numbers,
     )
 
 

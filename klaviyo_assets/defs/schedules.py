@@ -23,7 +23,7 @@ from klaviyo_assets.defs.automation import (
     is_switched_on,
     select_assets,
 )
-from klaviyo_assets.defs.checks import NOT_NULL_CHECK, UNIQUE_KEY_CHECK
+from klaviyo_assets.defs.checks import NOT_NULL_CHECK, SIZES_CHECK, UNIQUE_KEY_CHECK
 from klaviyo_assets.defs.completeness_check import COMPLETENESS_CHECK_KEY
 from klaviyo_assets.defs.report_freshness import NEWEST_DAYS_CHECK
 from klaviyo_assets.defs.report_runs import (
@@ -37,33 +37,23 @@ from klaviyo_assets.defs.sensors import metrics_to_fetch
 from klaviyo_assets.errors import KlaviyoAssetsError
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import DateRange
-from klaviyo_assets.model.stream import Children, Detail, Stream
+from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.reports.calendar import last_complete_day, resolve_zone_offline
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import COLLECTIONS
 from klaviyo_assets.sync.plan import SyncMode
 
-
-def is_slow(stream: Stream) -> bool:
-    """Return whether a stream takes a request for each of its parents in every sync.
-
-    Such streams run daily in a job of their own, so that the hourly job does not wait for them:
-    Klaviyo allows fifteen profile counts of lists a minute.
-    """
-    match stream.source:
-        case Children():
-            return True
-        case Detail(version_column=version):
-            return version is None
-        case _:
-            return False
-
-
-HOURLY_STREAMS = tuple(each.name for each in COLLECTIONS if not is_slow(each))
-SLOW_STREAMS = tuple(each.name for each in COLLECTIONS if is_slow(each))
+HOURLY_STREAMS = tuple(each.name for each in COLLECTIONS if not each.is_read_by_parent)
+SLOW_STREAMS = tuple(each.name for each in COLLECTIONS if each.is_read_by_parent)
+"""Those of a job of their own, so that the hourly job does not wait for them: Klaviyo allows
+fifteen profile counts of lists a minute."""
 
 SEPARATE_CHECKS = ChecksByName(
-    UNIQUE_KEY_CHECK, NOT_NULL_CHECK, NEWEST_DAYS_CHECK, COMPLETENESS_CHECK_KEY.name
+    UNIQUE_KEY_CHECK,
+    NOT_NULL_CHECK,
+    SIZES_CHECK,
+    NEWEST_DAYS_CHECK,
+    COMPLETENESS_CHECK_KEY.name,
 )
 """Checks that read whole tables or send requests to Klaviyo. No sync job runs them."""
 

@@ -153,7 +153,8 @@ class Children:
     have other children now; with one it reads what is new of each parent, from that parent's own
     high-water mark. The rows of a parent whose request fails stay. `parent_condition` leaves out
     parents that never have any: a JSON column of the parent, a member of it, and what its text
-    begins with. `fields`: as for a collection.
+    begins with. `fields`: as for a collection. `has_parent_filter`: whether KLAVIYO_MEMBERS_OF
+    names the parents to read; the rows of others stay as they are.
     """
 
     parent: str
@@ -162,6 +163,7 @@ class Children:
     parent_condition: tuple[str, str, str] | None = None
     additional_fields: tuple[AdditionalField, ...] = ()
     fields: tuple[str, ...] = ()
+    has_parent_filter: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -333,6 +335,17 @@ class Stream:
     def is_snapshot(self) -> bool:
         """Return whether every sync reads everything and replaces the table."""
         return self.cursor is None and isinstance(self.source, Collection | Children)
+
+    @property
+    def is_read_by_parent(self) -> bool:
+        """Return whether every sync takes at least a request for each record of another stream."""
+        match self.source:
+            case Children():
+                return True
+            case Detail(version_column=version):
+                return version is None
+            case _:
+                return False
 
     @property
     def is_sorted_by_cursor(self) -> bool:

@@ -63,6 +63,7 @@ LIST_MEMBERS = Stream(
         page_size=100,
         # All else that comes with a member is the profile's own.
         fields=("joined_group_at",),
+        has_parent_filter=True,
     ),
     tier=TIER_L,
     scopes=("lists:read", "profiles:read"),

@@ -21,7 +21,9 @@ from klaviyo_assets.decode.schema import DELETED_AT_FIELD, arrow_schema
 from klaviyo_assets.errors import KlaviyoAssetsError, MissingTableError, NotFoundError
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import build_table
+from klaviyo_assets.lake.write.soft_deletes import ColumnValues
 from klaviyo_assets.model.stream import PARENT_ID, Children, Collection, Slice, Stream
+from klaviyo_assets.settings import Settings
 from klaviyo_assets.sync.context import PrivacyGuard
 from klaviyo_assets.sync.details import (
     MAX_CONSECUTIVE_FAILURES,
@@ -35,25 +37,36 @@ from klaviyo_assets.sync.plan import SyncPlan
 from klaviyo_assets.sync.window_reader import PageFetcher, PageResult, PageSource, RequestContext
 
 
-def expand_children(stream: Stream, lake: Lake) -> Stream:
+def expand_children(
+    stream: Stream, lake: Lake, settings: Settings
+) -> tuple[Stream, ColumnValues | None]:
     """Return a stream of children as a collection with a slice for each parent in the lake.
+
+    The second value has the parents that a setting names, with the column of their ids; None: all
+    are read. A stream of another kind is returned as it is.
 
     Raises:
         MissingTableError: the parents were never read.
     """
-    source = stream.source
+    source, chosen = stream.source, None
     if not isinstance(source, Children):
-        raise TypeError(f"{stream.name} is not read by its parents")
-    return replace(
-        stream,
-        source=Collection(
-            path=source.path,
-            page_size=source.page_size,
-            slices=tuple(_slice_of_parent(source, each) for each in read_parent_ids(source, lake)),
-            additional_fields=source.additional_fields,
-            fields=source.fields,
-        ),
+        return stream, None
+    parent_ids = read_parent_ids(source, lake)
+    if source.has_parent_filter and settings.members_of:
+        chosen = ColumnValues(_parent_column(stream), frozenset(settings.members_of))
+        parent_ids = [each for each in parent_ids if each in chosen.values]
+    collection = Collection(
+        path=source.path,
+        page_size=source.page_size,
+        slices=tuple(_slice_of_parent(source, each) for each in parent_ids),
+        additional_fields=source.additional_fields,
+        fields=source.fields,
     )
+    return replace(stream, source=collection), chosen
+
+
+def _parent_column(stream: Stream) -> str:
+    return next(each.name for each in stream.columns if each.source == PARENT_ID)
 
 
 def _slice_of_parent(source: Children, parent_id: str) -> Slice:
@@ -196,7 +209,6 @@ def start_children_readers(
     """
     stream = context.stream
     table = build_table(stream, arrow_schema(stream))
-    parent_column = next(each.name for each in stream.columns if each.source == PARENT_ID)
     fetcher = ChildrenFetcher(
         context.fetch_page,
         decode_empty=lambda slice_: privacy_guard.decoder.decode(
@@ -208,7 +220,7 @@ def start_children_readers(
                 (parent_id,),
                 lake=lake,
                 hidden=privacy_guard.cleared_columns,
-                column=parent_column,
+                column=_parent_column(stream),
             )
             if plan.is_replacement
             else None

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import cast
 
 from klaviyo_assets.errors import SettingError
+from klaviyo_assets.lake.write.soft_deletes import ColumnValues
 from klaviyo_assets.model.selection import upstream_streams
 from klaviyo_assets.model.stream import (
     WHOLE_COLLECTION,
@@ -96,6 +97,8 @@ class SyncPlan:
     reread_since: datetime | None = None
     """When an interrupted sync of all parents began, by our clock (UTC): Klaviyo's may differ."""
     warnings: tuple[str, ...] = ()
+    chosen_parents: ColumnValues | None = None
+    """The parents whose children are read, where a setting names them; None: all."""
 
     @property
     def should_advance_cursor(self) -> bool:

@@ -12,9 +12,12 @@ from klaviyo_assets.decode.decoder import PageDecoder
 from klaviyo_assets.errors import CorruptFileError, MissingTableError, SettingError
 from klaviyo_assets.lake.delta.state import TableState
 from klaviyo_assets.lake.layout import HISTORY_SUFFIX
-from klaviyo_assets.model.stream import PARENT_ID, Children, Collection, Detail, Stream
+from klaviyo_assets.model.stream import PARENT_ID, Collection, Detail, Stream
 from klaviyo_assets.model.window import Window
-from klaviyo_assets.sync.children import expand_children, start_children_readers
+from klaviyo_assets.sync.children import (
+    expand_children,
+    start_children_readers,
+)
 from klaviyo_assets.sync.context import (
     PrivacyGuard,
     SyncContext,
@@ -67,14 +70,14 @@ def start_sync(
             f"the table {stream.name} was never read, so no row of it can have been deleted; "
             f"materialize klaviyo/{stream.name} first"
         )
-    if isinstance(stream.source, Children):
-        stream = expand_children(stream, context.lake)
+    stream, chosen_parents = expand_children(stream, context.lake, context.settings)
     previous = PreviousSync(
         metadata_cursor=metadata_cursor,
         lake_state=before.state if before else None,
         table_version=before.version if before else None,
     )
     plan = plan_sync(stream, options, previous, settings=context.settings, now=context.clock())
+    plan.chosen_parents = chosen_parents
     for note in plan.warnings:
         context.warn(note)
     privacy_guard = build_privacy_guard(stream, context, is_replacement=plan.is_replacement)

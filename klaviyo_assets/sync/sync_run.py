@@ -371,6 +371,7 @@ class SyncRun:
         return DeletionScan(
             deleted_at=self._first_responded_at if is_whole else None,
             scanned_from=self._plan.progress.start,
+            scanned_values=self._plan.chosen_parents,
             cleared_columns=self._privacy_guard.cleared_columns,
         )
 

@@ -1,14 +1,19 @@
 """Who was on which list, from when, until when: joins, leaves and re-joins come out exactly."""
 
+import os
 from collections.abc import Iterator
 from datetime import datetime
 from math import ceil
 from pathlib import Path
 from random import Random
+from unittest.mock import patch
 
+import dagster as dg
 import pytest
 
-from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets.cli.command import main
+from klaviyo_assets_tests.e2e.check_runs import run_checks
+from klaviyo_assets_tests.e2e.home import Home, asset_key
 from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
 
 FULL = {"sync_mode": "full_refresh_overwrite"}
@@ -179,3 +184,65 @@ def test_members_of_a_deleted_list_have_left(members_home: Home) -> None:
     assert set(after) == set(before)
     assert {each[0] for each, left in after.items() if left is not None} == {group}
     assert sum(left is not None for left in after.values()) == sizes[group]
+
+
+def test_only_the_members_of_what_the_setting_names_are_read(members_home: Home) -> None:
+    """Rows of other lists stay as they are, also in a full read: nobody looked for them."""
+    home = members_home
+    assert home.sync("list_members").success
+    before = stored(home, "list")
+    groups = sorted({each[0] for each in before})
+    gone = [next(each for each in sorted(before) if each[0] == group) for group in groups[:2]]
+    for group, profile, _ in gone:
+        home.account.mutate(list=group, remove=[profile])
+    home.account.advance_clock(hours=1)
+    home.account.clear_journal()
+    run = home.sync("list_members", config=FULL, members_of=f"{groups[0]},nothing")
+    assert run.success
+    assert stored(home, "list") == before | {gone[0]: home.account.now}
+    asked = {path for path in home.account.request_counts() if path.endswith("/profiles")}
+    assert asked == {f"/api/lists/{groups[0]}/profiles"}
+
+
+def test_the_plan_says_what_each_list_costs(
+    members_home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before a member is read the price is there: by Klaviyo's count where that is stored."""
+    home = members_home
+    assert home.sync("lists_detailed").success
+    members = [group for group, _ in home.account.true_members("list")]
+    sizes = {each: members.count(each) for each in home.account.true_ids("lists")}
+    largest = max(sizes, key=lambda each: sizes[each])
+    with patch.dict(os.environ, home.variables | {"KLAVIYO_MEMBERS_OF": f"{largest},wrong"}):
+        assert main(["plan", "--members"]) == 0
+        said = capsys.readouterr().out
+        assert main(["plan"]) == 2
+    assert f"list_members: 1 of {len(sizes)} lists are read" in said
+    requests = ceil(sizes[largest] / 100)
+    assert f"a full read takes {requests} request" in said
+    for group, size in sizes.items():
+        (line,) = [each for each in said.splitlines() if each.strip().startswith(group)]
+        assert f"{size} profile" in line
+        assert ("not in KLAVIYO_MEMBERS_OF" in line) == (group != largest)
+    assert "names no stored list or segment: wrong" in said
+    assert "size unknown" in said, "segments have no count"
+
+
+def test_a_size_that_differs_from_klaviyos_is_yellow(members_home: Home) -> None:
+    """The check compares the members of a list with its profile count, where both are stored."""
+    home, keys = members_home, {dg.AssetCheckKey(asset_key("list_members"), "sizes_agree")}
+    assert home.sync("list_members").success
+    assert run_checks(home, keys).check_results["list_members", "sizes_agree"].colour == "yellow"
+    assert home.sync("lists_detailed").success
+    assert run_checks(home, keys).check_results["list_members", "sizes_agree"].colour == "green"
+    members = sorted(home.account.true_members("list"))
+    group = members[0][0]
+    leaving = [profile for other, profile in members if other == group][:11]
+    home.account.mutate(list=group, remove=leaving)
+    home.account.advance_clock(hours=1)
+    assert home.sync("lists_detailed", "list_members").success
+    result = run_checks(home, keys).check_results["list_members", "sizes_agree"]
+    assert result.colour == "yellow"
+    assert group in result.description
+    assert home.sync("list_members", config=FULL).success
+    assert run_checks(home, keys).check_results["list_members", "sizes_agree"].colour == "green"

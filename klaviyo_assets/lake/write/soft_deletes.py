@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from klaviyo_assets.arrow_buffers import (
+    TIMESTAMP_UTC,
     RowMask,
     boolean_mask,
     build_boolean_array,
@@ -34,18 +35,33 @@ from klaviyo_assets.lake.parquet import DataFile, PartitionFileWriter, read_colu
 from klaviyo_assets.lake.write.merge import PartitionRewriter
 
 
+@dataclass(frozen=True, slots=True)
+class ColumnValues:
+    """The rows that have one of `values` in a text column."""
+
+    column: str
+    values: frozenset[str]
+
+    def mask(self, rows: pa.Table) -> RowMask:
+        """Return which of the rows these are."""
+        wanted = pa.array(sorted(self.values), pa.string())
+        return boolean_mask(pc.is_in(rows[self.column], value_set=wanted))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeletionScan:
     """What a complete read implies for the stored rows that it did not return.
 
     `deleted_at` (UTC) is when they were missed. It is None if a record of the read could not be
     parsed: any missing row may be that record, so all of them are kept unchanged. `scanned_from`
-    (UTC) is the cursor at which the read began; None for the beginning. `cleared_columns` become
-    NULL in the rows that are kept, because those rows are older than a privacy setting.
+    (UTC) is the cursor at which the read began; None for the beginning. `scanned_values`: the only
+    rows that were looked for; the others are kept unchanged. `cleared_columns` become NULL in the
+    rows that are kept, because those rows are older than a privacy setting.
     """
 
     deleted_at: datetime | None
     scanned_from: datetime | None = None
+    scanned_values: ColumnValues | None = None
     cleared_columns: frozenset[str] = frozenset()
 
 
@@ -96,7 +112,7 @@ def mark_missing_rows(
             mask, counts = _select_remaining(path, rewriter, new_files, scan)
             if mask.any():
                 for rows in read_filtered_rows(path, mask, rewriter):
-                    marked = set_deleted_at(rows, scan.deleted_at, rewriter.table.deletion_column)
+                    marked = set_deleted_at(rows, scan, rewriter.table.deletion_column)
                     writer.write(clear_columns(marked, scan.cleared_columns))
         except CorruptFileError:
             counts = DeletionResult(rows_lost=file.rows)
@@ -111,9 +127,9 @@ def _select_remaining(
 
     A row without key, cursor or `synced_at` can be neither identified nor dated.
     """
-    columns = tuple(
-        dict.fromkeys((*rewriter.table.required_columns, rewriter.table.deletion_column))
-    )
+    chosen = scan.scanned_values
+    needed = [*rewriter.table.required_columns, rewriter.table.deletion_column]
+    columns = tuple(dict.fromkeys(needed if chosen is None else [*needed, chosen.column]))
     keys = read_columns(path, rewriter.select_schema(columns), rewriter.table.name)
     stay_mask = _mask_missing_keys(keys, rewriter, new_files)
     is_whole = mask_complete_rows(keys, rewriter.table.required_columns)
@@ -126,6 +142,8 @@ def _select_remaining(
         )
         stay_mask &= in_scan
         unmarked = unmarked & in_scan
+    if chosen is not None:
+        unmarked = unmarked & chosen.mask(keys)
     marked = 0 if scan.deleted_at is None else int((stay_mask & unmarked).sum())
     return stay_mask, DeletionResult(
         rows_marked=marked, rows_lost=incomplete, rows_unmarked_before=int(unmarked.sum())
@@ -180,11 +198,12 @@ def read_filtered_rows(
             yield rows.filter(build_boolean_array(kept_mask))
 
 
-def set_deleted_at(rows: pa.Table, deleted_at: datetime | None, deletion_column: str) -> pa.Table:
-    """Return the rows with `deletion_column` set where it was NULL; None leaves them unchanged.
+def set_deleted_at(rows: pa.Table, scan: DeletionScan, deletion_column: str) -> pa.Table:
+    """Return the rows with `deletion_column` set, where it was NULL and the row was looked for.
 
     It is never set before `synced_at`: other runs may have read a row while this read ran.
     """
+    deleted_at = scan.deleted_at
     if deleted_at is None:
         return rows
     place = rows.schema.get_field_index(deletion_column)
@@ -192,6 +211,9 @@ def set_deleted_at(rows: pa.Table, deleted_at: datetime | None, deletion_column:
     marked: Any = pc.if_else(
         pc.greater(read, timestamp_scalar(deleted_at)), read, timestamp_scalar(deleted_at)
     )
+    if scan.scanned_values is not None:
+        in_scan = build_boolean_array(scan.scanned_values.mask(rows))
+        marked = pc.if_else(in_scan, marked, pa.nulls(1, TIMESTAMP_UTC)[0])
     column: Any = pc.coalesce(rows[deletion_column], marked)
     return rows.set_column(place, deletion_column, column)
 
