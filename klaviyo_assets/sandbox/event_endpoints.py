@@ -8,9 +8,9 @@ through Python objects.
 """
 
 from klaviyo_assets.sandbox.account.events import FIRST_WRITTEN_ORDINAL, EventSelection, take_first
-from klaviyo_assets.sandbox.account.metrics import EVENT_POOL_SIZE
+from klaviyo_assets.sandbox.account.metrics import EVENT_POOL_SIZE, SentMessage
 from klaviyo_assets.sandbox.account.records import Linkage
-from klaviyo_assets.sandbox.account.seeds import event_id, event_ordinal, mix_bits
+from klaviyo_assets.sandbox.account.seeds import event_id, event_ordinal
 from klaviyo_assets.sandbox.account.store import AccountStore
 from klaviyo_assets.sandbox.clock import SECOND_MICROS, SECONDS_PER_DAY, format_iso_seconds
 from klaviyo_assets.sandbox.filters import FilterClause, literal_micros
@@ -38,10 +38,6 @@ from klaviyo_assets.sandbox.record_endpoints import (
     render_document,
     select_fields,
 )
-
-# Three orders in ten are credited to a message.
-_ATTRIBUTED_TENTHS = frozenset({0, 1, 2})
-ORDER_METRICS = frozenset({5, 6, 7, 11})
 
 
 class EventRenderer:
@@ -101,7 +97,7 @@ class EventRenderer:
         events = self.store.events
         if ordinal >= FIRST_WRITTEN_ORDINAL:
             return dump_json(events.written[ordinal - FIRST_WRITTEN_ORDINAL].properties)
-        pool = self.store.event_pools[0 if metric is None else metric]
+        pool = self.store.event_pools.properties[0 if metric is None else metric]
         entry = pool[(events.random_bits(ordinal) >> 48) % EVENT_POOL_SIZE]
         return entry + b',"$event_id":"' + record_id + b':%d"}' % ordinal
 
@@ -118,7 +114,7 @@ class EventRenderer:
             properties = dump_json(events.written[ordinal - FIRST_WRITTEN_ORDINAL].properties)
         else:
             # Not by `render_properties`: this runs a thousand times a page.
-            entry = self.store.event_pools[metric or 0][(bits >> 48) % EVENT_POOL_SIZE]
+            entry = self.store.event_pools.properties[metric or 0][(bits >> 48) % EVENT_POOL_SIZE]
             properties = entry + b',"$event_id":"' + record_id + b':%d"}' % ordinal
         day, second = divmod(seconds, SECONDS_PER_DAY)
         minute, second = divmod(second, 60)
@@ -173,37 +169,32 @@ class EventRenderer:
                 collection, found, origin=self.origin, query=query, is_primary=False
             )
 
+    def message_of(self, ordinal: int) -> SentMessage | None:
+        """The message that a regular event is about."""
+        events = self.store.events
+        metric = events.metric(ordinal)
+        pool = self.store.event_pools.messages[0 if metric is None else metric]
+        return pool[(events.random_bits(ordinal) >> 48) % EVENT_POOL_SIZE]
+
     def build_attribution(self, ordinal: int) -> JsonObject | None:
-        """What a share of the orders is credited to: a campaign's message or a flow's."""
-        events, store = self.store.events, self.store
-        if ordinal >= FIRST_WRITTEN_ORDINAL or events.metric(ordinal) not in ORDER_METRICS:
+        """What a share of the orders is credited to: the message of an email before it."""
+        events = self.store.events
+        earlier = events.attributed_ordinal(ordinal)
+        message = None if earlier is None else self.message_of(earlier)
+        if earlier is None or message is None:
             return None
-        bits = mix_bits(store.config.seed ^ 0xA77, ordinal)
-        if bits % 10 not in _ATTRIBUTED_TENTHS:
-            return None
-        messages = store.messages.records
-        flows = store.flows.records
-        links: dict[str, Linkage] = {"event": ("event", events.id_of(ordinal))}
-        if ordinal > 0:
-            links["attributed-event"] = (
-                "event",
-                events.id_of(ordinal - 1 - bits % min(ordinal, 99)),
-            )
-        if messages and (bits & 1024 or not flows):
-            message = messages[(bits >> 12) % len(messages)]
-            links["campaign"] = message.links["campaign"]
-            links["campaign-message"] = ("campaign-message", message.id)
-        elif flows:
-            flow = flows[(bits >> 12) % len(flows)]
-            links["flow"] = ("flow", flow.id)
-            links["flow-message"] = ("flow-message", f"F{flow.id}")
+        links: dict[str, Linkage] = {
+            "event": ("event", events.id_of(ordinal)),
+            "attributed-event": ("event", events.id_of(earlier)),
+            **message.links(),
+        }
         related: dict[str, Json] = {
             name: {"data": {"type": kind, "id": str(target)}}
             for name, (kind, target) in links.items()
         }
         return {
             "type": "attribution",
-            "id": f"{events.id_of(ordinal)}-{bits & 0xFFFF:04x}",
+            "id": f"{events.id_of(ordinal)}-{events.random_bits(ordinal) & 0xFFFF:04x}",
             "relationships": related,
             "links": {"self": f"{self.origin}/api/attributions/{events.id_of(ordinal)}/"},
         }

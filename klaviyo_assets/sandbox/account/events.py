@@ -26,7 +26,12 @@ from itertools import islice
 from zoneinfo import ZoneInfo
 
 from klaviyo_assets.sandbox.account.config import Burst
-from klaviyo_assets.sandbox.account.metrics import UNRESOLVED_METRIC, build_metric_table
+from klaviyo_assets.sandbox.account.metrics import (
+    CREDITED_METRICS,
+    ORDER_METRICS,
+    UNRESOLVED_METRIC,
+    build_metric_table,
+)
 from klaviyo_assets.sandbox.account.seeds import event_id, event_ordinal, mix_bits
 from klaviyo_assets.sandbox.clock import SECONDS_PER_DAY
 from klaviyo_assets.sandbox.json_types import JsonObject
@@ -262,6 +267,10 @@ FIRST_WRITTEN_ORDINAL = 10**12
 _LATE_PER_1024 = 10
 LONGEST_LAG_SECONDS = 17 * SECONDS_PER_DAY
 _METRIC_TABLE = build_metric_table()
+# Three orders in ten are credited to a message.
+_ATTRIBUTED_TENTHS = frozenset({0, 1, 2})
+# Four events in ten can earn a credit: one among so many is as good as certain.
+_SEARCHED_EVENTS = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -357,11 +366,9 @@ class EventStore:
         if ordinal >= FIRST_WRITTEN_ORDINAL:
             found = self.written[ordinal - FIRST_WRITTEN_ORDINAL].profile
         else:
-            found = (
-                (self.random_bits(ordinal) >> 10) % self.profile_count
-                if self.profile_count
-                else None
-            )
+            earlier = self.attributed_ordinal(ordinal)
+            bits = self.random_bits(ordinal if earlier is None else earlier)
+            found = (bits >> 10) % self.profile_count if self.profile_count else None
         while found in self.moved_profiles:
             found = self.moved_profiles[found]
         return found
@@ -374,12 +381,33 @@ class EventStore:
         bits = mix_bits(self.seed, ordinal)
         metric = _METRIC_TABLE[bits & 1023]
         seconds = self.timeline.time_of(ordinal)
+        earlier = self.attributed_ordinal(ordinal) if metric in ORDER_METRICS else None
+        owner = bits if earlier is None else self.random_bits(earlier)
         return (
             seconds,
             None if metric == UNRESOLVED_METRIC else metric,
-            (bits >> 10) % self.profile_count,
+            (owner >> 10) % self.profile_count,
             bits,
         )
+
+    def attributed_ordinal(self, ordinal: int) -> int | None:
+        """The email received, opened or clicked that three orders in ten are credited to.
+
+        It is an earlier event that could be read at once, and the order is its profile's.
+        """
+        if ordinal >= FIRST_WRITTEN_ORDINAL:
+            return None
+        if _METRIC_TABLE[self.random_bits(ordinal) & 1023] not in ORDER_METRICS:
+            return None
+        chance = mix_bits(self.seed ^ 0xA77, ordinal)
+        if chance % 10 not in _ATTRIBUTED_TENTHS:
+            return None
+        last = ordinal - 1 - chance // 10 % 50
+        for earlier in range(last, max(-1, last - _SEARCHED_EVENTS), -1):
+            bits = self.random_bits(earlier)
+            if _METRIC_TABLE[bits & 1023] in CREDITED_METRICS and bits >> 54 > _LATE_PER_1024:
+                return earlier
+        return None
 
     def has_original_profile(self, ordinal: int) -> bool:
         """Whether the event came with a profile."""

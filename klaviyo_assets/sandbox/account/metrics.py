@@ -10,8 +10,9 @@ Hazards: integers beyond 64 bits, one key with many types, `$`-keys, nested arra
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
-from klaviyo_assets.sandbox.account.records import ApiRecord, RecordCollection
+from klaviyo_assets.sandbox.account.records import ApiRecord, Linkage, RecordCollection
 from klaviyo_assets.sandbox.account.seeds import OCCASIONS, PRODUCTS, random_source, short_id
 from klaviyo_assets.sandbox.clock import SECONDS_PER_DAY, format_iso_seconds
 from klaviyo_assets.sandbox.json_types import Json, JsonObject, dump_json
@@ -55,6 +56,12 @@ METRIC_TEMPLATES: tuple[MetricTemplate, ...] = (
     MetricTemplate("Loyalty 🎁 Points", API_INTEGRATION, 13, "odd", is_conversion=True),
 )
 UNRESOLVED_METRIC = 255
+
+ORDER_METRICS = frozenset({5, 6, 7, 11})
+"""Metrics whose events can be credited to a message."""
+
+CREDITED_METRICS = frozenset({1, 2, 4})
+"""Metrics whose events can earn the credit: an email received, opened or clicked."""
 
 
 def build_metric_table() -> bytes:
@@ -247,11 +254,8 @@ def browse_properties(source: random.Random) -> JsonObject:
 def message_properties(source: random.Random) -> JsonObject:
     """An email received, opened, bounced."""
     found: JsonObject = {
-        "Campaign Name": source.choice(OCCASIONS),
-        "Subject": f"{source.choice(OCCASIONS)} — just for you ✨",
-        "$message": f"01{source.getrandbits(60):016X}SBX",
         "Email Domain": source.choice(("gmail.com", "outlook.com", "example.org")),
-        "$internal": {"Message Type": "campaign", "Transmission ID": f"{source.getrandbits(64):x}"},
+        "$internal": {"Transmission ID": f"{source.getrandbits(64):x}"},
         "machine_open": source.choice((True, False, None, "unknown")),
         "Client Canonical": source.choice(("Apple Mail", "Gmail", "Outlook")),
         "$extra": BROWSER_CONTEXT,
@@ -270,9 +274,7 @@ def click_properties(source: random.Random) -> JsonObject:
 def text_message_properties(source: random.Random) -> JsonObject:
     """A text message or push."""
     found: JsonObject = {
-        "Message Name": source.choice(OCCASIONS),
         "Message Body": "Hi {{ first_name }}! 20% off today 🎉 Reply STOP to opt out",
-        "$flow": f"{source.getrandbits(30):06X}"[:6],
         "From Number": "+15550100",
         "segments": source.randint(1, 3),
         "$extra": BROWSER_CONTEXT,
@@ -317,13 +319,76 @@ PROPERTY_BUILDERS: dict[str, Callable[[random.Random], JsonObject]] = {
 }
 
 
-def build_event_pools(seed: int) -> list[list[bytes]]:
-    """Per metric, `EVENT_POOL_SIZE` objects in JSON, each open for one more member."""
-    found: list[list[bytes]] = []
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentMessage:
+    """A message of the account that events are about: of a campaign or of a flow (`owner_kind`)."""
+
+    owner_kind: Literal["campaign", "flow"]
+    owner_id: str
+    message_id: str
+    name: str
+    channel: str
+
+    def properties(self) -> JsonObject:
+        """What the events of the message say about it."""
+        is_flow = self.owner_kind == "flow"
+        of_owner: JsonObject = {"$flow": self.owner_id} if is_flow else {"Campaign Name": self.name}
+        shown = "Subject" if self.channel == "email" else "Message Name"
+        return {"$message": self.message_id, **of_owner, shown: f"{self.name} ✨"}
+
+    def links(self) -> dict[str, Linkage]:
+        """What an attribution to the message relates to."""
+        return {
+            self.owner_kind: (self.owner_kind, self.owner_id),
+            f"{self.owner_kind}-message": (f"{self.owner_kind}-message", self.message_id),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class EventPools:
+    """By metric and place in its pool: properties in JSON, open for one more member, and messages.
+
+    Places are the same for all metrics: who received, opened and clicked at one place did so with
+    one message.
+    """
+
+    properties: list[list[bytes]]
+    messages: list[list[SentMessage | None]]
+
+
+_MESSAGE_FAMILIES = frozenset({"message", "click", "text"})
+
+
+def message_channel(metric: MetricTemplate) -> str:
+    """The channel of the messages that a metric's events are about."""
+    return next(
+        (
+            channel
+            for word, channel in (("SMS", "sms"), ("Push", "mobile_push"))
+            if word in metric.name
+        ),
+        "email",
+    )
+
+
+def build_event_pools(seed: int, sent: tuple[SentMessage, ...]) -> EventPools:
+    """`EVENT_POOL_SIZE` objects for each metric, about the messages that were sent."""
+    pools = EventPools([], [])
     for index, kind in enumerate(METRIC_TEMPLATES):
         family = PROPERTY_BUILDERS[kind.property_family]
-        made = (
-            family(random_source(seed, f"properties:{index}", k)) for k in range(EVENT_POOL_SIZE)
-        )
-        found.append([dump_json(each)[:-1] for each in made])
-    return found
+        is_of_message = kind.property_family in _MESSAGE_FAMILIES
+        candidates = [each for each in sent if each.channel == message_channel(kind)]
+        texts: list[bytes] = []
+        messages: list[SentMessage | None] = []
+        for k in range(EVENT_POOL_SIZE):
+            about = (
+                random_source(seed, "message", k).choice(candidates)
+                if is_of_message and candidates
+                else None
+            )
+            found = family(random_source(seed, f"properties:{index}", k))
+            texts.append(dump_json({**(about.properties() if about else {}), **found})[:-1])
+            messages.append(about)
+        pools.properties.append(texts)
+        pools.messages.append(messages)
+    return pools

@@ -27,6 +27,7 @@ from klaviyo_assets.sandbox.account.records import Linkage, RecordCollection, Re
 from klaviyo_assets.sandbox.account.seeds import short_id
 from klaviyo_assets.sandbox.clock import SECONDS_PER_DAY
 from klaviyo_assets.sandbox.facts.operations import OCTOBER, facts_for
+from klaviyo_assets.sandbox.json_types import as_object
 
 
 class AccountStore:
@@ -59,7 +60,7 @@ class AccountStore:
         self.collections = AccountCollections(self.build_collections(), self.generator_context())
         self.campaign_family = CampaignFamilyView(self.campaigns, self.messages)
         self.memberships: dict[str, groups.GroupMembers] = {}
-        self.event_pools = metrics.build_event_pools(seed)
+        self.event_pools = metrics.build_event_pools(seed, self.sent_messages())
         self.events = self.build_events()
 
     def build_campaign_collection(self) -> RecordCollection:
@@ -129,6 +130,38 @@ class AccountStore:
             content.build_tag_groups(seed),
         ]
         return {"profile": self.profiles, **{collection.kind: collection for collection in small}}
+
+    def sent_messages(self) -> tuple[metrics.SentMessage, ...]:
+        """The messages of campaigns that were sent, and of flows: what events are about."""
+        found: list[metrics.SentMessage] = []
+        for campaign in self.campaigns.records:
+            _, ids = campaign.links["campaign-messages"]
+            if campaign.attributes["status"] == "Sent" and isinstance(ids, tuple):
+                found += [
+                    metrics.SentMessage(
+                        owner_kind="campaign",
+                        owner_id=campaign.id,
+                        message_id=each,
+                        name=str(campaign.attributes["name"]),
+                        channel=str(campaign.filter_only_values["messages.channel"]),
+                    )
+                    for each in ids
+                ]
+        actions, messages = (self.collections[each] for each in ("flow-action", "flow-message"))
+        for ordinal in messages.sorted_ordinals("id"):
+            _, action = messages.links(ordinal)["flow-action"]
+            _, flow = actions.links(actions.ordinal_of(str(action)) or 0)["flow"]
+            definition = as_object(messages.attributes(ordinal)["definition"])
+            found.append(
+                metrics.SentMessage(
+                    owner_kind="flow",
+                    owner_id=str(flow),
+                    message_id=messages.id_of(ordinal),
+                    name=str(definition["name"]),
+                    channel=str(messages.attributes(ordinal)["channel"]),
+                )
+            )
+        return tuple(found)
 
     def build_events(self) -> EventStore:
         """The events, with the few that senders dated 300 days ahead."""

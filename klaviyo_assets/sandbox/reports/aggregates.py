@@ -190,9 +190,9 @@ def wall_time_micros(micros: int, zone: str) -> int:
 
 
 _ATTRIBUTION_RELATIONSHIPS = {
-    "$attributed_flow": "flow",
-    "$attributed_message": "campaign-message",
-    "$attributed_variation": "flow-message-variation",
+    "$attributed_flow": ("flow",),
+    "$attributed_message": ("campaign-message", "flow-message"),
+    "$attributed_variation": ("flow-message-variation",),
 }
 
 
@@ -270,10 +270,9 @@ class AggregateEndpoint:
 
         def value(name: str) -> str:
             if name in _ATTRIBUTION_RELATIONSHIPS:
-                data = as_object(
-                    as_object(related.get(_ATTRIBUTION_RELATIONSHIPS[name])).get("data")
-                )
-                return str(data.get("id", ""))
+                linked = (as_object(related.get(each)) for each in _ATTRIBUTION_RELATIONSHIPS[name])
+                ids = (as_object(each.get("data")).get("id") for each in linked)
+                return str(next((each for each in ids if each is not None), ""))
             if name == "$attributed_channel":
                 return "email" if related else ""
             found = properties.get(name)
