@@ -40,8 +40,11 @@ MAX_REPORT_RESERVE = 224
 MAX_RATE_LIMIT_SCALE = 1_000_000_000
 """More than any sandbox needs; up to here the scaled limits are exact integers."""
 
-SUPPORTED_REVISIONS = ("2026-07-15",)
+SUPPORTED_REVISIONS = ("2026-07-15", "2026-10-15")
 """Revisions of Klaviyo's API that the project supports, the newest last; no beta (`.pre`)."""
+
+DEFAULT_REVISION = "2026-07-15"
+"""The newest revision at which every stream of the default set can be read."""
 
 _URL_START = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 """The start of a URL: `s3://`, `file://`, also with a slash missing."""
@@ -321,7 +324,7 @@ class Settings:
     )] = "https://a.klaviyo.com"
     revision: Annotated[str, Setting(
         _one_of(*SUPPORTED_REVISIONS), "revision of Klaviyo's API"
-    )] = SUPPORTED_REVISIONS[-1]
+    )] = DEFAULT_REVISION
     rate_limit_scale: Annotated[float, Setting(
         _parse_number(MAX_RATE_LIMIT_SCALE), "multiplies published limits; for sandboxes and tests"
     )] = 1.0

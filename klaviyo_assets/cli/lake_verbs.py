@@ -28,7 +28,7 @@ from klaviyo_assets.lake.read.export import ExportProgress
 from klaviyo_assets.lake.read.views import build_relations
 from klaviyo_assets.model.privacy import profile_id_column
 from klaviyo_assets.model.report import ReportEndpoint
-from klaviyo_assets.model.stream import ViewSource
+from klaviyo_assets.model.stream import ViewSource, revision_note
 from klaviyo_assets.settings import KEY_VARIABLE, Settings
 from klaviyo_assets.streams import COLLECTIONS, MERGE_RULES, STREAMS
 
@@ -41,7 +41,7 @@ def _list_streams(_settings: Settings, _options: argparse.Namespace) -> int:
         cursor = stream.cursor.column if stream.cursor else "-"
         tier = stream.tier.name if stream.tier else "-"
         print(f"{stream.name:<20} {cursor:<14} {tier:<4} {', '.join(stream.scopes)}")
-        print(f"{'':<20} {stream.description}")
+        print(f"{'':<20} {stream.description}{revision_note(stream)}")
     return 0
 
 

@@ -101,7 +101,8 @@ class PageDecoder:
             ValueError: the stream's columns contradict each other, or the cursor is excluded.
         """
         privacy = privacy or PrivacyRules()
-        self._layout = build_page_layout(stream, exclude=privacy.excluded_columns - {EXTRA_FIELD})
+        excluded = (privacy.excluded_columns - {EXTRA_FIELD}) | stream.ignored_attributes
+        self._layout = build_page_layout(stream, exclude=excluded)
         self._masker = ColumnMasker(stream, privacy, self._layout.field_tree)
         self._fast_path = FastPath(self._layout.field_tree, self._layout.relationships)
         self._passthrough_columns = frozenset(

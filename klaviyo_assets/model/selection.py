@@ -30,14 +30,35 @@ def section_group(stream: Stream) -> str:
     return stream.section.lower().replace(" ", "_")
 
 
+def unoffered_stream(stream: Stream, streams: Mapping[str, Stream], revision: str) -> Stream | None:
+    """Return what keeps a stream from being read at a revision: itself, or one that it needs."""
+    if not stream.is_offered_at(revision):
+        return stream
+    needed = (
+        unoffered_stream(streams[each], streams, revision) for each in upstream_streams(stream)
+    )
+    return next((each for each in needed if each is not None), None)
+
+
+def offered_streams(streams: Mapping[str, Stream], revision: str) -> dict[str, Stream]:
+    """Return the streams that can be read at a revision of Klaviyo's API, by name."""
+    return {
+        name: each
+        for name, each in streams.items()
+        if unoffered_stream(each, streams, revision) is None
+    }
+
+
 def selected_streams(settings: Settings, streams: Mapping[str, Stream]) -> frozenset[str]:
     """Return the names of the streams that are assets, those that they need included.
 
-    Entries that name nothing are left out; `selection_errors` tells of them.
+    Streams that the revision does not offer are left out, and entries that name nothing;
+    `selection_errors` tells of them.
     """
     names = settings.streams or (DEFAULT_GROUP,)
     found = set[str]()
-    waiting = [each for name in names for each in _members(name, streams)]
+    offered = offered_streams(streams, settings.revision)
+    waiting = [each for name in names for each in _members(name, offered)]
     while waiting:
         name = waiting.pop()
         if name not in found:
@@ -47,7 +68,40 @@ def selected_streams(settings: Settings, streams: Mapping[str, Stream]) -> froze
 
 
 def selection_errors(settings: Settings, streams: Mapping[str, Stream]) -> list[SettingError]:
-    """Return an error for each entry of KLAVIYO_STREAMS that is neither a stream nor a group."""
+    """Return an error for each entry of KLAVIYO_STREAMS that names nothing to read.
+
+    It is neither a stream nor a group, or the revision offers none of the streams that it means.
+    """
+    offered = offered_streams(streams, settings.revision)
+    unknown = [each for each in settings.streams if not _members(each, streams)]
+    unoffered = [
+        (entry, members)
+        for entry in settings.streams
+        if (members := _members(entry, streams)) and not _members(entry, offered)
+    ]
+    return [
+        *_unknown_errors(unknown, streams),
+        *(
+            _unoffered_error(entry, streams[members[0]], streams, settings.revision)
+            for entry, members in unoffered
+        ),
+    ]
+
+
+def _unoffered_error(
+    entry: str, stream: Stream, streams: Mapping[str, Stream], revision: str
+) -> SettingError:
+    lacking = unoffered_stream(stream, streams, revision) or stream
+    needs = f" needs {lacking.name}, which" if lacking is not stream else ""
+    when = f"since {lacking.since}" if lacking.since else f"up to {lacking.until}"
+    return SettingError(
+        f"{variable_name('streams')}={entry!r} cannot be used at "
+        f"{variable_name('revision')}={revision}: {stream.name}{needs} can be read only at "
+        f"revisions {when}."
+    )
+
+
+def _unknown_errors(unknown: Collection[str], streams: Mapping[str, Stream]) -> list[SettingError]:
     groups = {DEFAULT_GROUP, ALL_GROUP, *map(section_group, streams.values())}
     return [
         SettingError(
@@ -55,8 +109,7 @@ def selection_errors(settings: Settings, streams: Mapping[str, Stream]) -> list[
             f"group.{_nearest(entry, groups | streams.keys())} Groups are "
             f"{', '.join(sorted(groups))}."
         )
-        for entry in settings.streams
-        if not _members(entry, streams)
+        for entry in unknown
     ]
 
 

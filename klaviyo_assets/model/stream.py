@@ -99,10 +99,15 @@ SCOPE_BY_INCLUDE: Mapping[str, str] = MappingProxyType(
     {
         "attributions": "events:read",
         "campaign-messages": "campaigns:read",
+        "campaign-variation": "campaigns:read",
         "flow-actions": "flows:read",
+        "flow-message": "flows:read",
         "flow-triggers": "flows:read",
+        "image": "images:read",
         "metric": "metrics:read",
         "tags": "tags:read",
+        "template": "templates:read",
+        "template-universal-content": "templates:read",
     }
 )
 """The scope that a name in `include` needs, where it is not the collection's own."""
@@ -266,7 +271,10 @@ class Stream:
     joined to this one. `has_soft_deletes`: rows that a complete read no longer finds stay in the
     table, with the time in `deletion_column`. `id_scan_cursor`: the order for reading only the ids
     of all records; no change of a record may move it in this order. `is_opt_in`: the stream is an
-    asset only where KLAVIYO_STREAMS names it. `view_columns` follow those of the stored table.
+    asset only where KLAVIYO_STREAMS names it. `since` and `until`: the first and the last revision
+    of Klaviyo's API at which it can be read; None: every supported one. `ignored_attributes` are
+    not stored: their values differ between reads of an unchanged record. `view_columns` follow
+    those of the stored table.
     """
 
     name: str
@@ -284,6 +292,9 @@ class Stream:
     deletion_column: Column = DELETED_COLUMN
     id_scan_cursor: Cursor | None = None
     is_opt_in: bool = False
+    since: str | None = None
+    until: str | None = None
+    ignored_attributes: frozenset[str] = frozenset()
     view_columns: tuple[ViewColumn, ...] = ()
 
     def __post_init__(self) -> None:
@@ -331,6 +342,10 @@ class Stream:
                 f"{self.name}: an id scan is by a column, reads ids, and marks rows as deleted"
             )
 
+    def is_offered_at(self, revision: str) -> bool:
+        """Return whether the stream can be read at a revision of Klaviyo's API."""
+        return (self.since or revision) <= revision <= (self.until or revision)
+
     @property
     def is_snapshot(self) -> bool:
         """Return whether every sync reads everything and replaces the table."""
@@ -374,6 +389,13 @@ class Stream:
             if extra.tier is not None and extra.name not in excluded_fields
         )
         return (own, *of_fields)
+
+
+def revision_note(stream: Stream) -> str:
+    """Return the revisions that offer a stream, in brackets after a blank; empty: all of them."""
+    bounds = [("since", stream.since), ("up to", stream.until)]
+    words = [f"{word} {revision}" for word, revision in bounds if revision]
+    return f" (revisions {', '.join(words)})" if words else ""
 
 
 KEY_COLUMN = Column("id", "Klaviyo's id; once in the table.")

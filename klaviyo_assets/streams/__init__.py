@@ -9,7 +9,14 @@ from types import MappingProxyType
 
 from klaviyo_assets.model.stream import ProfileMergeRule, Stream
 from klaviyo_assets.streams.accounts import ACCOUNTS
-from klaviyo_assets.streams.campaigns import CAMPAIGNS, CAMPAIGNS_DETAILED
+from klaviyo_assets.streams.brands import (
+    BRAND_BUTTONS,
+    BRAND_COLORS,
+    BRAND_EMAIL_DEFAULTS,
+    BRAND_LOGOS,
+    BRAND_SOCIAL_GROUPS,
+)
+from klaviyo_assets.streams.campaigns import CAMPAIGN_MESSAGES, CAMPAIGNS, CAMPAIGNS_DETAILED
 from klaviyo_assets.streams.catalogs import (
     CATALOG_CATEGORIES,
     CATALOG_ITEMS,
@@ -45,14 +52,24 @@ from klaviyo_assets.streams.profiles import (
 from klaviyo_assets.streams.reports import CAMPAIGN_VALUES_REPORTS, FLOW_SERIES_REPORTS
 from klaviyo_assets.streams.reviews import REVIEWS
 from klaviyo_assets.streams.segments import SEGMENT_MEMBERS, SEGMENTS
+from klaviyo_assets.streams.sender_config import TEXT_MESSAGING_SENDERS
 from klaviyo_assets.streams.tags import TAG_GROUPS, TAGS
 from klaviyo_assets.streams.templates import EMAIL_TEMPLATES, UNIVERSAL_CONTENT
 from klaviyo_assets.streams.tracking_settings import TRACKING_SETTINGS
+from klaviyo_assets.streams.translations import TRANSLATIONS
+from klaviyo_assets.streams.usage import BILLING_USAGE
 from klaviyo_assets.streams.web_feeds import WEB_FEEDS
 from klaviyo_assets.streams.webhooks import WEBHOOK_TOPICS, WEBHOOKS
 
 COLLECTIONS: tuple[Stream, ...] = (
     ACCOUNTS,
+    BILLING_USAGE,
+    BRAND_BUTTONS,
+    BRAND_COLORS,
+    BRAND_EMAIL_DEFAULTS,
+    BRAND_LOGOS,
+    BRAND_SOCIAL_GROUPS,
+    CAMPAIGN_MESSAGES,
     CAMPAIGNS,
     CAMPAIGNS_DETAILED,
     CATALOG_CATEGORIES,
@@ -93,7 +110,9 @@ COLLECTIONS: tuple[Stream, ...] = (
     SEGMENTS,
     TAG_GROUPS,
     TAGS,
+    TEXT_MESSAGING_SENDERS,
     TRACKING_SETTINGS,
+    TRANSLATIONS,
     UNIVERSAL_CONTENT,
     WEB_FEEDS,
     WEBHOOK_TOPICS,
@@ -101,8 +120,10 @@ COLLECTIONS: tuple[Stream, ...] = (
 )
 """Every stream that is read from records, by name; a parent may come after its details."""
 
-DEFAULT_COLLECTIONS: tuple[Stream, ...] = tuple(each for each in COLLECTIONS if not each.is_opt_in)
-"""Those that are assets where KLAVIYO_STREAMS is not set."""
+DEFAULT_COLLECTIONS: tuple[Stream, ...] = tuple(
+    each for each in COLLECTIONS if not each.is_opt_in and each.since is None
+)
+"""Those that are assets where neither KLAVIYO_STREAMS nor KLAVIYO_REVISION is set."""
 
 REPORTS: tuple[Stream, ...] = (CAMPAIGN_VALUES_REPORTS, FLOW_SERIES_REPORTS)
 """Every stream that Klaviyo computes on request, by conversion metric and day."""

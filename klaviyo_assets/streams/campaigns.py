@@ -4,8 +4,11 @@ from itertools import product
 
 from klaviyo_assets.model.column import (
     Column,
+    ColumnType,
+    FieldPath,
     Included,
     PersonalDataKind,
+    RelatedId,
     RelatedIds,
     SliceConstant,
     attribute_column,
@@ -48,6 +51,8 @@ CAMPAIGNS = Stream(
     tier=TIER_M,
     scopes=("campaigns:read",),
     has_soft_deletes=True,
+    # Later revisions show status, channel and send time on messages and variations alone.
+    until="2026-07-15",
     columns=(
         Column("name", "The campaign's name."),
         Column("status", "Where it stands: Draft, Scheduled, Sending, Sent, Cancelled, ..."),
@@ -141,11 +146,102 @@ CAMPAIGNS_DETAILED = Stream(
     ),
     tier=TIER_M,
     scopes=("campaigns:read",),
+    until="2026-07-15",
     columns=(
         Column(
             "estimated_recipient_count",
             "People the campaign is expected to reach; NULL when Klaviyo has no estimate.",
             "integer",
+        ),
+    ),
+)
+
+
+def definition_column(path: str, description: str, kind: ColumnType = "string") -> Column:
+    """Return the column of a value at `definition.<path>`, named without that first word."""
+    return Column(path.replace(".", "_"), description, kind, FieldPath(f"definition.{path}"))
+
+
+CAMPAIGN_MESSAGES = Stream(
+    name="campaign_messages",
+    description="One row per message of a campaign: what is sent to one of its audiences.",
+    section="Campaigns",
+    source=Collection(
+        path="/api/campaign-messages",
+        page_size=100,
+        # Klaviyo has no list of all variations; it costs no request to have them with the messages.
+        include=("campaign", "campaign-variations"),
+    ),
+    cursor=Cursor(column="updated", field="updated"),
+    tier=TIER_M,
+    scopes=("campaigns:read",),
+    has_soft_deletes=True,
+    since="2026-10-15",
+    columns=(
+        Column("campaign_id", "Its campaign.", declared_source=RelatedId("campaign")),
+        Column(
+            "campaign_audience_id",
+            "The audience that it is sent to; NULL where Klaviyo sends no id.",
+            declared_source=RelatedId("campaign-audience"),
+        ),
+        Column(
+            "campaign_variation_ids",
+            "Its variations: one for each channel, or for each version of an A/B test.",
+            "ids",
+            declared_source=RelatedIds("campaign-variations"),
+        ),
+        Column("created", "When it was created.", "timestamp"),
+        Column("updated", "When it last changed.", "timestamp"),
+        definition_column("name", "The message's name."),
+        definition_column("status", "Where it stands: draft, scheduled, sending, sent, cancelled."),
+        definition_column("send_options.send_time", "When it is or was sent.", "timestamp"),
+        definition_column(
+            "send_options.send_times", "When each variation is sent, by its id.", "json"
+        ),
+        definition_column(
+            "send_options.send_strategy", "How it is sent: static, throttled, local_timezone, ..."
+        ),
+        definition_column(
+            "send_options.recipient_percentage",
+            "Percentage of the recipients written to at a time; throttled only.",
+            "integer",
+        ),
+        definition_column(
+            "send_options.throttling_type", "What the message counts with for Smart Sending."
+        ),
+        definition_column(
+            "send_options.throttle_unit", "Time from one part to the next: minute, hour."
+        ),
+        definition_column(
+            "send_options.is_ignoring_unsubscribes",
+            "Whether those who unsubscribed get it too.",
+            "boolean",
+        ),
+        definition_column(
+            "tracking_options.is_add_utm", "Whether links get UTM parameters.", "boolean"
+        ),
+        definition_column(
+            "tracking_options.is_tracking_clicks", "Whether clicks are tracked.", "boolean"
+        ),
+        definition_column(
+            "tracking_options.is_tracking_opens", "Whether opens are tracked.", "boolean"
+        ),
+        definition_column(
+            "tracking_options.tracking_params", "The message's own UTM parameters.", "json"
+        ),
+        definition_column("ab_test.winner_metric", "What the winner is chosen by; A/B tests only."),
+        definition_column(
+            "ab_test.winner_percentage", "Percentage of the recipients in the test.", "integer"
+        ),
+        definition_column(
+            "ab_test.winner_wait_hours", "Hours until the winner is chosen.", "integer"
+        ),
+        Column(
+            "campaign_variations",
+            "Its variations whole: channel, subject, sender, content.",
+            "json",
+            declared_source=Included("campaign-variations"),
+            personal_members=SENDER_ADDRESS_MEMBERS,
         ),
     ),
 )

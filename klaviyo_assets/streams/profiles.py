@@ -81,7 +81,7 @@ PERMISSION_CONSENT_FIELDS = (
     "can_receive",
     "valid_until",
 )
-"""The fields of the newer consents, open tracking and WhatsApp, in Klaviyo's order."""
+"""The fields of the newer consents, tracking and WhatsApp, in Klaviyo's order."""
 
 SMS_CONSENT_FIELDS = ("consent", "consent_timestamp", "method", "method_detail", "last_updated")
 """The fields that both consents to SMS share."""
@@ -122,6 +122,9 @@ CONSENT_COLUMNS = (
         ),
     ),
     *consent_columns("email.open_tracking", "tracking of opened emails", PERMISSION_CONSENT_FIELDS),
+    *consent_columns(
+        "email.click_tracking", "tracking of clicks in emails", PERMISSION_CONSENT_FIELDS
+    ),
     *consent_columns(
         "sms.marketing", "marketing by SMS", ("can_receive_sms_marketing", *SMS_CONSENT_FIELDS)
     ),

@@ -16,6 +16,8 @@ EMAIL_TEMPLATES = Stream(
     tier=TIER_L,
     scopes=("templates:read",),
     has_soft_deletes=True,
+    # A signed address, valid for a day: a new one comes with every response.
+    ignored_attributes=frozenset({"screenshot_url"}),
     columns=(
         Column("name", "The template's name."),
         Column("editor_type", "How it is edited: SYSTEM_DRAGGABLE, USER_DRAGGABLE, CODE, SIMPLE."),

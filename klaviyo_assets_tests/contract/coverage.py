@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 
 from klaviyo_assets.model.selection import section_group
-from klaviyo_assets.model.stream import Children, Stream
+from klaviyo_assets.model.stream import Children, Stream, revision_note
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets_tests.contract.read_collections import COLLECTIONS_PATH
 
@@ -25,13 +25,6 @@ JOB_LOG = "a log of what others wrote by the API; it says nothing that the writt
 NOT_BUILT = "not built yet"
 
 EXCLUDED: Mapping[str, str] = {
-    "/api/billing-usage": NOT_BUILT,
-    "/api/brand-buttons": NOT_BUILT,
-    "/api/brand-colors": NOT_BUILT,
-    "/api/brand-email-defaults": NOT_BUILT,
-    "/api/brand-logos": NOT_BUILT,
-    "/api/brand-social-groups": NOT_BUILT,
-    "/api/campaign-messages": NOT_BUILT,
     "/api/catalog-category-bulk-create-jobs": JOB_LOG,
     "/api/catalog-category-bulk-delete-jobs": JOB_LOG,
     "/api/catalog-category-bulk-update-jobs": JOB_LOG,
@@ -49,8 +42,6 @@ EXCLUDED: Mapping[str, str] = {
     "/api/segment-series-reports": NOT_BUILT,
     "/api/segment-values-reports": NOT_BUILT,
     "/api/template-render": "fills a template with the caller's values; no data of its own",
-    "/api/text-messaging-senders": NOT_BUILT,
-    "/api/translations": NOT_BUILT,
 }
 """Why no stream reads a path. A line leaves with the stream that reads it."""
 
@@ -129,7 +120,7 @@ def _table(published: Offered) -> Iterator[str]:
     for path, revisions in published.items():
         by = readers(path, STREAMS)
         marks = " | ".join("yes" if each in revisions else "" for each in REVISIONS)
-        what = ", ".join(f"`{each.name}`" for each in by) or EXCLUDED[path]
+        what = ", ".join(f"`{each.name}`{revision_note(each)}" for each in by) or EXCLUDED[path]
         group = ", ".join(dict.fromkeys(section_group(each) for each in by))
         on = ", ".join(dict.fromkeys("opt-in" if each.is_opt_in else "default" for each in by))
         yield f"| `{path}` | {marks} | {what} | {group} | {on} |"

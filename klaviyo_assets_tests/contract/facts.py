@@ -1,13 +1,21 @@
 """Klaviyo's published facts, as far as our requests and columns rest on them."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-FACTS_PATH = Path(__file__).with_name("facts.toml")
+JULY, OCTOBER = "2026-07-15", "2026-10-15"
+
+FACTS_PATHS: Mapping[str, Path] = MappingProxyType(
+    {
+        JULY: Path(__file__).with_name("facts.toml"),
+        OCTOBER: Path(__file__).with_name("facts-2026-10-15.toml"),
+    }
+)
+"""The facts of the oldest revision, and what each later one changes of those before."""
 
 
 def empty_mapping() -> Mapping[str, Any]:
@@ -83,6 +91,7 @@ ATTRIBUTE_WORDS = frozenset(
         "date",
         "texts",
         "text or number",
+        "text or integer",
         "object",
         "objects",
     }
@@ -90,17 +99,34 @@ ATTRIBUTE_WORDS = frozenset(
 """What a value can be; `object` is free-form, `texts` and `objects` are arrays."""
 
 
-FACTS_DOCUMENT = tomllib.loads(FACTS_PATH.read_text(encoding="utf-8"))
+@dataclass(frozen=True, slots=True)
+class RevisionFacts:
+    """The facts of one revision: its operations and its reports, by path."""
 
-REVISION: str = FACTS_DOCUMENT["revision"]
-"""The revision that the facts were published for."""
+    operations: Mapping[str, Operation]
+    reports: Mapping[str, ReportOperation]
 
-OPERATIONS: Mapping[str, Operation] = MappingProxyType(
-    {path: Operation(path=path, **facts) for path, facts in FACTS_DOCUMENT["operations"].items()}
+
+def load_facts(paths: Iterable[Path]) -> RevisionFacts:
+    """Return the facts of several files; a later one replaces what an earlier one says."""
+    operations: dict[str, Operation] = {}
+    reports: dict[str, ReportOperation] = {}
+    for each in paths:
+        document = tomllib.loads(each.read_text(encoding="utf-8")) if each.exists() else {}
+        for path, facts in document.get("operations", {}).items():
+            operations[path] = Operation(path=path, **facts)
+        for path, facts in document.get("reports", {}).items():
+            reports[path] = ReportOperation(path=path, **facts)
+    return RevisionFacts(MappingProxyType(operations), MappingProxyType(reports))
+
+
+FACTS: Mapping[str, RevisionFacts] = MappingProxyType(
+    {
+        revision: load_facts(list(FACTS_PATHS.values())[: position + 1])
+        for position, revision in enumerate(FACTS_PATHS)
+    }
 )
-"""The GET operations by path."""
+"""The facts by revision."""
 
-REPORTS: Mapping[str, ReportOperation] = MappingProxyType(
-    {path: ReportOperation(path=path, **facts) for path, facts in FACTS_DOCUMENT["reports"].items()}
-)
-"""The report operations by path."""
+OPERATIONS, REPORTS = FACTS[JULY].operations, FACTS[JULY].reports
+"""The operations and the reports of the default revision."""

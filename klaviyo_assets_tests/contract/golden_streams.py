@@ -1,8 +1,8 @@
 """What each stream promises: a text file each (`golden/<stream>.txt`), and the pages of streams.
 
 `python -m klaviyo_assets_tests.contract.golden_streams` writes the files and the pages anew, and
-`facts.toml` where Klaviyo's document lies beside the checkout. A diff of these files is what a
-change of a stream means to its users.
+the facts of each revision where Klaviyo's documents lie beside the checkout. A diff of these files
+is what a change of a stream means to its users.
 """
 
 import re
@@ -11,8 +11,8 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from klaviyo_assets.model.stream import RateTier, Stream
-from klaviyo_assets.streams import STREAMS
+from klaviyo_assets.model.stream import RateTier, Stream, revision_note
+from klaviyo_assets.streams import DEFAULT_COLLECTIONS, REPORTS, STREAMS
 from klaviyo_assets_tests.contract import read_facts
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.contract.coverage import coverage_page
@@ -76,7 +76,7 @@ def golden_text(stream: Stream) -> str:
 
 def stream_row(stream: Stream) -> str:
     """Return the stream's line in a table of streams."""
-    grain = stream.description.removeprefix("One row per ").rstrip(".")
+    grain = stream.description.removeprefix("One row per ").rstrip(".") + revision_note(stream)
     cursor = f"`{stream.cursor.column}`" if stream.cursor else ""
     tier = stream.tier.name if stream.tier else ""
     return f"| `{stream.name}` | {grain} | {cursor} | {tier} | {', '.join(stream.scopes)} |"
@@ -92,9 +92,8 @@ def with_table(page: Path, streams: Iterable[Stream]) -> str:
 
 def expected_stream_pages() -> dict[Path, str]:
     """Return the README with the default streams, the page with all, and the page of coverage."""
-    of_default = [each for each in STREAMS.values() if not each.is_opt_in]
     return {
-        README_PATH: with_table(README_PATH, of_default),
+        README_PATH: with_table(README_PATH, (*DEFAULT_COLLECTIONS, *REPORTS)),
         STREAMS_PAGE: with_table(STREAMS_PAGE, STREAMS.values()),
         COVERAGE_PAGE: coverage_page(),
     }
@@ -116,8 +115,7 @@ def main() -> None:
         (GOLDEN_FOLDER / name).write_text(text, encoding="utf-8")
     for page, text in expected_stream_pages().items():
         page.write_text(text, encoding="utf-8")
-    if read_facts.DOCUMENT.exists():
-        read_facts.main(["--openapi", str(read_facts.DOCUMENT)])
+    read_facts.write_all_facts()
 
 
 if __name__ == "__main__":

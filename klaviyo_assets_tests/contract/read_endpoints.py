@@ -25,11 +25,13 @@ class EndpointList:
     """The endpoints by method and path, and what is known of resources that none of them returns.
 
     `known` maps a JSON:API type to its relationships. Only resources that come with others
-    (`include`) need it: an attribution has no endpoint of its own.
+    (`include`) need it: an attribution has no endpoint of its own. `sections` are the headings of
+    paths that are known already.
     """
 
     endpoints: Mapping[tuple[str, str], Node]
     known: Mapping[str, Relations]
+    sections: Mapping[str, str]
 
     def included_facts(self, endpoint: Node) -> dict[str, Relations]:
         """Return the relationships of each type that `include` brings, by type."""
@@ -48,26 +50,42 @@ class EndpointList:
             listed = endpoint["role"] == "list" and endpoint["jsonapi_type"] == kind
             if named == schema if schema else listed:
                 return relationship_words(endpoint)
-        return self.known[kind]
+        return self.known[kind] if kind in self.known else self.relations_of_one(kind)
+
+    def relations_of_one(self, kind: str) -> Relations:
+        """Return the relationships of a type that is read by id alone."""
+        return next(
+            relationship_words(endpoint)
+            for endpoint in self.endpoints.values()
+            if endpoint["role"] == "detail" and endpoint["jsonapi_type"] == kind
+        )
 
 
 def endpoint_list(
-    documents: Iterable[list[Node]], known: Mapping[str, Relations] | None = None
+    documents: Iterable[list[Node]],
+    known: Mapping[str, Relations] | None = None,
+    sections: Mapping[str, str] | None = None,
 ) -> EndpointList:
     """Return the endpoints of several lists; one of a later list replaces its namesake."""
     every = [endpoint for document in documents for endpoint in document]
     found = {(each["method"], each["path"]): each for each in every}
-    return EndpointList(found, known or {})
+    return EndpointList(found, known or {}, sections or {})
 
 
 def type_of_schema(schema: str, offered: list[str]) -> str:
     """Return the type that a schema is named for, "campaign-message" for `MessageResponse...`.
 
-    The name may have words before (`campaign-message`) or behind (`FlowActionEncoded...`) that the
-    type does not have; the longest type that fits is meant.
+    Either may have words that the other lacks: before (`campaign-message`, `OmniCampaign...`) or
+    behind (`FlowActionEncoded...`). The longest type that fits is meant.
     """
     words = re.sub(r"(?<!^)(?=[A-Z])", "-", schema.partition("Response")[0]).lower()
-    fitting = [kind for kind in offered if words.startswith(kind) or kind.endswith(words)]
+    if words in offered:
+        return words
+    fitting = [
+        kind
+        for kind in offered
+        if words.startswith(kind) or kind.endswith(words) or words.endswith(kind)
+    ]
     return max(fitting, key=len)
 
 
@@ -77,7 +95,7 @@ def endpoint_facts(endpoints: EndpointList, path: str) -> Node:
     filters: Node = endpoint["filter_details"]
     added: Node = endpoint["additional_fields"]
     found = {
-        "section": section_of(endpoint),
+        "section": endpoints.sections.get(path, section_of(endpoint)),
         "burst": requests_of(endpoint["burst"]),
         "steady": requests_of(endpoint["steady"]),
         "scopes": endpoint["scopes"],

@@ -1,10 +1,12 @@
-"""Write `facts.toml` anew, from Klaviyo's OpenAPI document or from a list of endpoints.
+"""Write the facts of a revision anew, from Klaviyo's OpenAPI document or from a list of endpoints.
 
     python -m klaviyo_assets_tests.contract.read_facts --openapi FILE
-    python -m klaviyo_assets_tests.contract.read_facts --endpoints FILE... --revision 2026-07-15
+    python -m klaviyo_assets_tests.contract.read_facts --endpoints FILE... --revision 2026-10-15
 
-`--output` writes to another file. Neither source is part of this repository. What `--endpoints`
-does not say about included resources is kept from the `facts.toml` that stands.
+Each revision has a file of its own; `--output` writes elsewhere. The file of a later revision has
+only the operations that its list names; the others are as before. Neither source is part of this
+repository. What `--endpoints` does not say about sections and included resources is kept from the
+`facts.toml` that stands.
 Source: https://github.com/klaviyo/openapi, stable, revision 2026-07-15.
 """
 
@@ -17,7 +19,7 @@ from typing import Any
 
 from klaviyo_assets.model.stream import Children, Collection, Detail
 from klaviyo_assets.streams import COLLECTIONS
-from klaviyo_assets_tests.contract.facts import FACTS_PATH, OPERATIONS
+from klaviyo_assets_tests.contract.facts import FACTS_PATHS, JULY, OCTOBER, OPERATIONS
 from klaviyo_assets_tests.contract.read_endpoints import SCALARS, all_endpoint_facts, endpoint_list
 from klaviyo_assets_tests.contract.read_reports import REPORT_PATHS, report_operation_facts
 
@@ -26,16 +28,23 @@ Node = dict[str, Any]
 DOCUMENT = Path(__file__).parents[2].parent / "shared" / "klaviyo" / "openapi-2026-07-15.json"
 """Where a developer may have put the document: beside the checkout."""
 
-PATHS = tuple(
-    sorted(
-        {
-            stream.source.path
-            for stream in COLLECTIONS
-            if isinstance(stream.source, Collection | Detail | Children)
-        }
+OCTOBER_ENDPOINTS = DOCUMENT.with_name("endpoints-2026-10-15.json")
+"""A list of the endpoints that October adds or changes, in the same place."""
+
+
+def paths_read(revision: str) -> tuple[str, ...]:
+    """Return the paths that our streams read at a revision, sorted."""
+    return tuple(
+        sorted(
+            {
+                stream.source.path
+                for stream in COLLECTIONS
+                if isinstance(stream.source, Collection | Detail | Children)
+                and stream.is_offered_at(revision)
+            }
+        )
     )
-)
-"""The paths that our streams read."""
+
 
 LOWERED_LIMIT_PATTERN = re.compile(
     r"Rate limits when using the `(.+?)` parameter in your API request:"
@@ -199,7 +208,7 @@ def all_facts(root: Node) -> Node:
     document = OpenApiDocument(root)
     return {
         "revision": root["info"]["version"],
-        "operations": {path: operation_facts(document, path) for path in PATHS},
+        "operations": {path: operation_facts(document, path) for path in paths_read(JULY)},
         "reports": {path: report_facts(document, path) for path in REPORT_PATHS},
     }
 
@@ -233,10 +242,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--endpoints", type=Path, nargs="+", help="lists of endpoints; a later one replaces"
     )
     parser.add_argument("--revision", help="the revision that the lists of endpoints describe")
-    parser.add_argument("--output", type=Path, default=FACTS_PATH, help="the file to write")
+    parser.add_argument("--output", type=Path, help="the file to write")
     options = parser.parse_args(arguments)
+    options.output = options.output or FACTS_PATHS.get(options.revision or JULY)
     if options.endpoints and not options.revision:
         parser.error("--endpoints needs --revision: the lists do not say which one they describe")
+    if not options.output:
+        parser.error(f"--revision {options.revision} has no file of its own: name one in --output")
     return options
 
 
@@ -247,7 +259,7 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - a JSON document
 
 def main(
     arguments: Sequence[str] | None = None,
-    paths: Sequence[str] = PATHS,
+    paths: Sequence[str] | None = None,
     reports: Sequence[str] = REPORT_PATHS,
 ) -> None:
     """Write the facts of these operations, from the source that the command line names.
@@ -256,17 +268,34 @@ def main(
     """
     options = parse_arguments(arguments)
     if options.endpoints:
-        known = {
+        known = {each.type: dict(each.relationships) for each in OPERATIONS.values()} | {
             kind: relations
             for operation in OPERATIONS.values()
             for kind, relations in operation.included.items()
         }
-        lists = endpoint_list([read_json(path) for path in options.endpoints], known)
-        facts = all_endpoint_facts(lists, paths, reports, options.revision)
+        documents = [read_json(path) for path in options.endpoints]
+        sections = {path: each.section for path, each in OPERATIONS.items()}
+        lists = endpoint_list(documents, known, sections)
+        read = [path for path in paths or paths_ever_read() if ("GET", path) in lists.endpoints]
+        reports = [path for path in reports if ("POST", path) in lists.endpoints]
+        facts = all_endpoint_facts(lists, read, reports, options.revision)
     else:
         facts = all_facts(read_json(options.openapi))
     head = "# Klaviyo's published facts, for the operations we use. Written by read_facts.py."
     options.output.write_text("\n".join([head, *toml_lines(facts), ""]), encoding="utf-8")
+
+
+def paths_ever_read() -> list[str]:
+    """Return the paths that our streams read at any revision, sorted."""
+    return sorted({path for revision in FACTS_PATHS for path in paths_read(revision)})
+
+
+def write_all_facts() -> None:
+    """Write the facts of every revision whose source lies beside the checkout."""
+    if DOCUMENT.exists():
+        main(["--openapi", str(DOCUMENT)])
+    if OCTOBER_ENDPOINTS.exists():
+        main(["--endpoints", str(OCTOBER_ENDPOINTS), "--revision", OCTOBER])
 
 
 if __name__ == "__main__":

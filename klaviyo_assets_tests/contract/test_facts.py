@@ -8,23 +8,22 @@ import pytest
 
 from klaviyo_assets_tests.contract.facts import (
     ATTRIBUTE_WORDS,
-    FACTS_PATH,
-    OPERATIONS,
-    REPORTS,
+    FACTS,
+    FACTS_PATHS,
+    JULY,
     Operation,
     ReportOperation,
 )
 from klaviyo_assets_tests.contract.read_facts import (
     DOCUMENT,
-    PATHS,
     OpenApiDocument,
     all_facts,
     operation_facts,
+    paths_ever_read,
+    paths_read,
     toml_lines,
 )
 from klaviyo_assets_tests.contract.read_reports import REPORT_PATHS
-
-TEXT = FACTS_PATH.read_text(encoding="utf-8")
 
 OPERATORS = {
     "any",
@@ -49,24 +48,33 @@ SORTS_OF_NO_ATTRIBUTE = {
 }
 """Sorts by what the records do not show, or show under another name."""
 
-each_operation = pytest.mark.parametrize("facts", OPERATIONS.values(), ids=list(OPERATIONS))
+each_operation = pytest.mark.parametrize(
+    "facts",
+    [each for facts in FACTS.values() for each in facts.operations.values()],
+    ids=[f"{path} {revision}" for revision, facts in FACTS.items() for path in facts.operations],
+)
+each_revision = pytest.mark.parametrize("revision", FACTS_PATHS)
 
 
-def test_the_facts_are_the_documents() -> None:
+@each_revision
+def test_the_facts_are_the_documents(revision: str) -> None:
     """Where the document lies beside the checkout, reading it again gives this very file.
 
     Elsewhere the file must still be exactly what writing its own content gives: not edited by hand.
     """
-    facts = tomllib.loads(TEXT)
-    if DOCUMENT.exists():
+    text = FACTS_PATHS[revision].read_text(encoding="utf-8")
+    facts = tomllib.loads(text)
+    assert facts["revision"] == revision
+    if revision == JULY and DOCUMENT.exists():
         assert facts == all_facts(json.loads(DOCUMENT.read_text(encoding="utf-8")))
-    assert TEXT.splitlines()[1:] == list(toml_lines(facts))
+    assert text.splitlines()[1:] == list(toml_lines(facts))
 
 
-def test_the_facts_are_those_that_the_reader_is_told_to_read() -> None:
-    """No operation is missing from the file, and none is left over."""
-    assert tuple(OPERATIONS) == PATHS
-    assert tuple(REPORTS) == REPORT_PATHS
+@each_revision
+def test_the_facts_are_those_that_the_reader_is_told_to_read(revision: str) -> None:
+    """No operation is missing, and none is left over that no revision reads."""
+    assert set(paths_read(revision)) <= set(FACTS[revision].operations) <= set(paths_ever_read())
+    assert tuple(FACTS[revision].reports) == REPORT_PATHS
 
 
 @each_operation
@@ -84,7 +92,11 @@ def test_limits_are_limits(facts: Operation) -> None:
         assert burst < steady < facts.steady
 
 
-@pytest.mark.parametrize("facts", REPORTS.values(), ids=list(REPORTS))
+@pytest.mark.parametrize(
+    "facts",
+    [each for facts in FACTS.values() for each in facts.reports.values()],
+    ids=[f"{path} {revision}" for revision, facts in FACTS.items() for path in facts.reports],
+)
 def test_a_reports_limits_are_limits(facts: ReportOperation) -> None:
     """A day allows more than a minute, one interval no more than the longest, and names agree."""
     assert 0 < facts.burst < facts.steady < facts.daily

@@ -12,8 +12,8 @@ from klaviyo_assets.model.stream import (
     Detail,
     Stream,
 )
-from klaviyo_assets_tests.contract.facts import OPERATIONS, Operation
-from klaviyo_assets_tests.contract.published import REQUESTING_STREAMS, published_operation
+from klaviyo_assets_tests.contract.facts import FACTS, Operation
+from klaviyo_assets_tests.contract.published import READ_NAMES, READS, published_operation
 
 CLAUSE = re.compile(r'(?P<operator>[a-z-]+)\((?P<field>[\w.]+),"?(?P<value>[^")]*)"?\)')
 
@@ -38,13 +38,14 @@ def clauses(stream: Stream) -> list[re.Match[str]]:
     return [match for matches in found for match in matches]
 
 
-each_asking = pytest.mark.parametrize("stream", REQUESTING_STREAMS, ids=lambda stream: stream.name)
+each_asking = pytest.mark.parametrize(("stream", "revision"), READS, ids=READ_NAMES)
+each_revision = pytest.mark.parametrize("revision", FACTS)
 
 
 @each_asking
-def test_limits_and_scopes_are_the_published_ones(stream: Stream) -> None:
+def test_limits_and_scopes_are_the_published_ones(stream: Stream, revision: str) -> None:
     """A stream spends from the tier of its path and needs the scopes of its path."""
-    facts = published_operation(stream)
+    facts = published_operation(stream, revision)
     assert stream.tier is not None
     assert (stream.tier.burst, stream.tier.steady, stream.tier.daily) == (
         facts.burst,
@@ -56,18 +57,20 @@ def test_limits_and_scopes_are_the_published_ones(stream: Stream) -> None:
 
 
 @each_asking
-def test_pages_are_as_large_as_they_may_be(stream: Stream) -> None:
+def test_pages_are_as_large_as_they_may_be(stream: Stream, revision: str) -> None:
     """Every page is asked for at the maximum; where the size is refused, none is given."""
     page_size = (
         stream.source.page_size if isinstance(stream.source, Collection | Children) else None
     )
-    assert page_size == published_operation(stream).page_size
+    assert page_size == published_operation(stream, revision).page_size
 
 
 @each_asking
-def test_additional_fields_are_offered_and_cost_what_is_published(stream: Stream) -> None:
+def test_additional_fields_are_offered_and_cost_what_is_published(
+    stream: Stream, revision: str
+) -> None:
     """An additional field is one that the path offers, at the limit that it is lowered to."""
-    facts = published_operation(stream)
+    facts = published_operation(stream, revision)
     for extra in extras(stream):
         parameter = f"additional-fields[{extra.resource}]={extra.name}"
         tier = [extra.tier.burst, extra.tier.steady] if extra.tier else None
@@ -76,17 +79,19 @@ def test_additional_fields_are_offered_and_cost_what_is_published(stream: Stream
 
 
 @each_asking
-def test_includes_are_offered_and_lower_no_limit(stream: Stream) -> None:
+def test_includes_are_offered_and_lower_no_limit(stream: Stream, revision: str) -> None:
     """A stream includes only what the path offers, and nothing that makes it slower."""
     include = stream.source.include if isinstance(stream.source, Collection) else ()
-    assert set(include) <= set(published_operation(stream).include)
-    assert not {f"include={name}" for name in include} & set(published_operation(stream).lowered)
+    assert set(include) <= set(published_operation(stream, revision).include)
+    assert not {f"include={name}" for name in include} & set(
+        published_operation(stream, revision).lowered
+    )
 
 
 @each_asking
-def test_a_cursor_is_filtered_and_sorted_by_as_offered(stream: Stream) -> None:
+def test_a_cursor_is_filtered_and_sorted_by_as_offered(stream: Stream, revision: str) -> None:
     """Windows are asked for with operators that exist; strictly only where there is no other."""
-    cursor, facts = stream.cursor, published_operation(stream)
+    cursor, facts = stream.cursor, published_operation(stream, revision)
     if cursor is None:
         return
     operators = facts.filters[cursor.field]
@@ -96,9 +101,9 @@ def test_a_cursor_is_filtered_and_sorted_by_as_offered(stream: Stream) -> None:
 
 
 @each_asking
-def test_ids_are_swept_in_an_order_that_is_offered(stream: Stream) -> None:
+def test_ids_are_swept_in_an_order_that_is_offered(stream: Stream, revision: str) -> None:
     """An id scan sorts and filters by a field that the path offers for both."""
-    order, facts = stream.id_scan_cursor, published_operation(stream)
+    order, facts = stream.id_scan_cursor, published_operation(stream, revision)
     if order is None:
         return
     operators = facts.filters[order.field]
@@ -108,18 +113,18 @@ def test_ids_are_swept_in_an_order_that_is_offered(stream: Stream) -> None:
 
 
 @each_asking
-def test_slices_ask_what_klaviyo_can_answer(stream: Stream) -> None:
+def test_slices_ask_what_klaviyo_can_answer(stream: Stream, revision: str) -> None:
     """A slice compares a field by an operator that is offered, with a value that it knows."""
-    facts = published_operation(stream)
+    facts = published_operation(stream, revision)
     for clause in clauses(stream):
         assert clause["operator"] in facts.filters[clause["field"]]
         assert clause["value"] in answers(facts, clause["field"])
 
 
 @each_asking
-def test_slices_leave_nothing_out(stream: Stream) -> None:
+def test_slices_leave_nothing_out(stream: Stream, revision: str) -> None:
     """The slices of a stream are all combinations of the values they request, or `all`."""
-    facts, found = published_operation(stream), clauses(stream)
+    facts, found = published_operation(stream, revision), clauses(stream)
     combinations = 1
     for field in {clause["field"] for clause in found}:
         values = {clause["value"] for clause in found if clause["field"] == field}
@@ -131,34 +136,36 @@ def test_slices_leave_nothing_out(stream: Stream) -> None:
 
 
 @each_asking
-def test_a_required_filter_is_given(stream: Stream) -> None:
-    """A path that answers nothing without a filter is always values in slices."""
+def test_a_required_filter_is_given(stream: Stream, revision: str) -> None:
+    """A path that answers nothing without a filter is always asked in slices."""
     slices = stream.source.slices if isinstance(stream.source, Collection) else ()
-    assert not published_operation(stream).is_filter_required or WHOLE_COLLECTION not in slices
+    assert (
+        not published_operation(stream, revision).is_filter_required
+        or WHOLE_COLLECTION not in slices
+    )
 
 
-def test_hidden_records_are_asked_for() -> None:
+@each_revision
+def test_hidden_records_are_asked_for(revision: str) -> None:
     """Archived records, which come only on request, are read wherever a path can hide them."""
-    hiding = {path for path, facts in OPERATIONS.items() if "archived" in facts.filters}
-    sliced_streams = {
-        stream.name
-        for stream in REQUESTING_STREAMS
-        if any(clause["field"] == "archived" for clause in clauses(stream))
-    }
+    read = {published_operation(stream, at).path for stream, at in READS if at == revision}
+    facts = FACTS[revision].operations
     assert {
-        published_operation(stream).path
-        for stream in REQUESTING_STREAMS
-        if stream.name in sliced_streams
-    } == hiding
+        published_operation(stream, revision).path
+        for stream, at in READS
+        if at == revision and any(clause["field"] == "archived" for clause in clauses(stream))
+    } == {path for path in read if "archived" in facts[path].filters}
 
 
 @each_asking
-def test_the_metric_filter_is_offered(stream: Stream) -> None:
+def test_the_metric_filter_is_offered(stream: Stream, revision: str) -> None:
     """Only a path that compares by metric id is restricted to metrics."""
     if isinstance(stream.source, Collection) and stream.source.has_metric_filter:
-        assert "equals" in published_operation(stream).filters["metric_id"]
+        assert "equals" in published_operation(stream, revision).filters["metric_id"]
 
 
-def test_every_fact_is_used() -> None:
+@each_revision
+def test_every_fact_is_used(revision: str) -> None:
     """The facts are those of the operations in use, and no others."""
-    assert {published_operation(stream).path for stream in REQUESTING_STREAMS} == set(OPERATIONS)
+    read = {published_operation(stream, at).path for stream, at in READS if at <= revision}
+    assert read == set(FACTS[revision].operations)

@@ -1,36 +1,62 @@
-"""Every stream that KLAVIYO_STREAMS can turn on is brought home, those of the default set aside."""
+"""Every stream that KLAVIYO_STREAMS can turn on is brought home, those of each revision from it."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from klaviyo_assets.model.selection import offered_streams
 from klaviyo_assets.model.stream import PARENT_ID, Children, Collection, Stream
+from klaviyo_assets.settings import SUPPORTED_REVISIONS
 from klaviyo_assets.streams import COLLECTIONS, STREAMS
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
 
-OPT_IN = tuple(stream for stream in COLLECTIONS if stream.is_opt_in)
+JULY, OCTOBER = SUPPORTED_REVISIONS
+OPT_IN = tuple(stream for stream in COLLECTIONS if stream.is_opt_in or stream.since)
+WITH_HOMES = [(each.since or JULY, each) for each in OPT_IN]
 PARENTS = tuple(
     sorted({each.source.parent for each in OPT_IN if isinstance(each.source, Children)})
 )
-NAMES = tuple(dict.fromkeys([*PARENTS, *(each.name for each in OPT_IN)]))
+NAMES = {
+    JULY: tuple(
+        dict.fromkeys([*PARENTS, *(each.name for each in OPT_IN if each.is_offered_at(JULY))])
+    ),
+    OCTOBER: tuple(each.name for each in OPT_IN if each.since == OCTOBER),
+}
+"""What is synced at each revision; the same at both need not be read twice."""
+
+
+def name_of(value: Stream | str) -> str:
+    """Return what a case is called by."""
+    return value if isinstance(value, str) else value.name
+
+
+each_stream = pytest.mark.parametrize(
+    ("full_home", "stream"), WITH_HOMES, indirect=["full_home"], ids=name_of
+)
+each_revision = pytest.mark.parametrize("full_home", SUPPORTED_REVISIONS, indirect=True)
 
 
 @pytest.fixture(scope="module")
-def full_home(tmp_path_factory: pytest.TempPathFactory, dagster_template: Path) -> Iterator[Home]:
-    """A home in which every stream is on and was synced once."""
+def full_home(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, dagster_template: Path
+) -> Iterator[Home]:
+    """A home in which every stream of a revision is on, and the opt-in ones were synced once."""
+    revision = str(request.param)
     with open_sandbox_account(objects=30, flows=6) as account:
         home = Home(
             account=account,
             root=tmp_path_factory.mktemp("every"),
             dagster_template=dagster_template,
-            settings={"KLAVIYO_STREAMS": "all"},
+            settings={"KLAVIYO_STREAMS": "all", "KLAVIYO_REVISION": revision},
         )
-        for name in ("forms", "flows", "metrics", "coupons"):
-            assert home.sync(name).success
-        assert home.sync(*NAMES).success
+        if revision == JULY:
+            for name in ("forms", "flows", "metrics", "coupons"):
+                assert home.sync(name).success
+        assert home.sync(*NAMES[revision]).success
         yield home
 
 
@@ -39,7 +65,10 @@ def truth(home: Home, stream: Stream) -> set[Any]:
     if stream.name in ("list_members", "segment_members"):
         kind = stream.name.removesuffix("_members")
         return {key[:2] for key in home.account.true_members(kind)}
-    collections = home.account.sandbox.store.collections
+    store = home.account.sandbox.store
+    collections = store.collections
+    if stream.name.startswith("campaign_") and stream.since:
+        collections = {**collections, **store.campaign_family.current().by_kind()}
     kinds = {name.replace("-", "_"): name for name in collections}
     word = {"universal_content": "template_universal_content"}.get(stream.name, stream.name)
     singular = word.removesuffix("ies") + "y" if word.endswith("ies") else word.removesuffix("s")
@@ -47,7 +76,7 @@ def truth(home: Home, stream: Stream) -> set[Any]:
     return {collection.id_of(k) for k in collection.sorted_ordinals("id")}
 
 
-@pytest.mark.parametrize("stream", OPT_IN, ids=lambda stream: stream.name)
+@each_stream
 def test_every_record_is_there_once(full_home: Home, stream: Stream) -> None:
     """What the account has of a type is in the table, each id once."""
     rows = full_home.query(f"SELECT {', '.join(stream.key[:2])} FROM {stream.name}")
@@ -58,16 +87,17 @@ def test_every_record_is_there_once(full_home: Home, stream: Stream) -> None:
     assert ids
 
 
-@pytest.mark.parametrize("stream", OPT_IN, ids=lambda stream: stream.name)
+@each_stream
 def test_nothing_is_left_for_extra(full_home: Home, stream: Stream) -> None:
     """Every published attribute has a column that holds it."""
     assert full_home.query(f"SELECT DISTINCT extra FROM {stream.name}") == [(None,)]
 
 
 @pytest.mark.parametrize(
-    "stream",
-    [each for each in OPT_IN if isinstance(each.source, Children)],
-    ids=lambda stream: stream.name,
+    ("full_home", "stream"),
+    [each for each in WITH_HOMES if isinstance(each[1].source, Children)],
+    indirect=["full_home"],
+    ids=name_of,
 )
 def test_a_child_names_its_parent(full_home: Home, stream: Stream) -> None:
     """Every child has the id of a stored parent."""
@@ -80,7 +110,23 @@ def test_a_child_names_its_parent(full_home: Home, stream: Stream) -> None:
     assert lost == [(0,)]
 
 
+@each_revision
 def test_every_stream_is_an_asset(full_home: Home) -> None:
-    """`all` turns on every stream of the registry."""
+    """`all` turns on every stream of the registry that the revision offers."""
     keys = full_home.load_definitions().resolve_asset_graph().get_all_asset_keys()
-    assert {key.path[-1] for key in keys} == set(STREAMS)
+    offered = offered_streams(STREAMS, full_home.settings["KLAVIYO_REVISION"])
+    assert {key.path[-1] for key in keys} == set(offered)
+
+
+@pytest.mark.parametrize("full_home", [OCTOBER], indirect=True)
+def test_a_message_has_its_campaign_and_all_its_variations(full_home: Home) -> None:
+    """Every variation is kept with its message, under its id and whole."""
+    rows = full_home.query(
+        "SELECT campaign_id, campaign_variation_ids, campaign_variations FROM campaign_messages"
+    )
+    family = full_home.account.sandbox.store.campaign_family.current()
+    kept = [
+        each["id"] for *_, ids, whole in rows for each in json.loads(whole) if each["id"] in ids
+    ]
+    assert sorted(kept) == sorted(each.id for each in family.variations.records)
+    assert {row[0] for row in rows} <= {each.id for each in family.campaigns.records}

@@ -25,7 +25,7 @@ BAD = {
     "rate_limit_scale": ("0", "a number above 0"),
     "rate_limit_share": ("1.5", "up to 1"),
     "report_start_date": ("yesterday", "YYYY-MM-DD"),
-    "revision": ("2026-10-15", "2026-07-15"),
+    "revision": ("2026-10-16", "2026-10-15"),
     "state_dir": ("gs://bucket/state", "a folder of this machine"),
     "start_date": ("2026-13-01", "YYYY-MM-DD"),
     "timezone": ("Mars/Olympus", "IANA"),

@@ -103,8 +103,8 @@ def test_a_variable_is_its_setting(variable: str, raw: str, value: object) -> No
     ("variable", "raw", "allowed"),
     [
         ("REVISION", "latest", "2026-07-15"),
-        ("REVISION", "2026-10-15", "2026-07-15"),
-        ("REVISION", "2026-07-15.pre", "Allowed: 2026-07-15."),
+        ("REVISION", "2026-10-16", "2026-10-15"),
+        ("REVISION", "2026-07-15.pre", "Allowed: 2026-07-15 or 2026-10-15."),
         ("DATA_DIR", "s3://bucket/lake", "a folder of this machine"),
         ("DATA_DIR", "s3:/bucket/lake", "a folder of this machine"),
         ("DATA_DIR", "file:///mnt/lake", "a folder of this machine"),

@@ -359,6 +359,7 @@ def build_templates(seed: int, *, count: int, base: int, days: int) -> RecordCol
             "amp": None,
             **build_lifetime(source, base=base, days=days),
             "definition": None if editor == "CODE" else _template_definition(index),
+            "screenshot_url": f"https://shop.example.com/template/{index}.png?signature={index}",
         }
         records.append(ApiRecord(id=short_id(seed, "template", index), attributes=attributes))
     return RecordCollection("template", records)

@@ -111,14 +111,18 @@ def _subscriptions(
         "list_suppressions": _list_suppressions(source, start=start, end=end, list_ids=list_ids),
     }
     return {
-        "email": {"marketing": email, "open_tracking": _open_tracking(at)},
+        "email": {
+            "marketing": email,
+            "open_tracking": _tracking(at),
+            "click_tracking": _tracking(at),
+        },
         "sms": _sms_consent(source, start, end),
         "mobile_push": _push_consent(source, at),
         "whatsapp": _whatsapp_consent(source, at),
     }
 
 
-def _open_tracking(at: Json) -> JsonObject:
+def _tracking(at: Json) -> JsonObject:
     return {
         "consent": "SUBSCRIBED" if at else None,
         "consent_timestamp": at,

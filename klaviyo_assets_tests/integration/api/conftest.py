@@ -11,7 +11,7 @@ from klaviyo_assets.api.client import KlaviyoClient
 from klaviyo_assets.api.rate_limiter import RateLimiter
 from klaviyo_assets.api.request_guard import Request
 from klaviyo_assets.model.stream import TIER_XL, RateLimitBucket
-from klaviyo_assets.settings import SUPPORTED_REVISIONS
+from klaviyo_assets.settings import DEFAULT_REVISION
 from klaviyo_assets_tests.integration.api.scripted_server import ScriptedServer
 
 KEY = "pk_0123456789abcdef0123456789abcdef01"
@@ -69,7 +69,7 @@ def client_of(tmp_path: Path, fake_clock: FakeClock) -> Iterator[MakeClient]:
             client = KlaviyoClient(
                 base_url=server if isinstance(server, str) else server.url,
                 api_key=KEY,
-                revision=SUPPORTED_REVISIONS[-1],
+                revision=DEFAULT_REVISION,
                 rate_limiter=ledger,
                 timeout_seconds=timeout_seconds,
                 max_rate_limit_wait_seconds=max_waiting,
@@ -92,7 +92,7 @@ def patient_client_of(tmp_path: Path) -> Iterator[MakeClient]:
             client = KlaviyoClient(
                 base_url=server.url,
                 api_key=KEY,
-                revision=SUPPORTED_REVISIONS[-1],
+                revision=DEFAULT_REVISION,
                 rate_limiter=ledger,
                 timeout_seconds=timeout_seconds,
             )

@@ -20,7 +20,7 @@ from klaviyo_assets.model.stream import WHOLE_COLLECTION, Collection, Stream
 from klaviyo_assets.model.window import Window
 from klaviyo_assets.sandbox import AccountConfig, Sandbox, serve
 from klaviyo_assets.sandbox.account.config import DEFAULT_KEY
-from klaviyo_assets.settings import SUPPORTED_REVISIONS
+from klaviyo_assets.settings import DEFAULT_REVISION
 from klaviyo_assets.streams import COLLECTIONS, STREAMS
 
 SECONDS = 5.0
@@ -55,7 +55,7 @@ def client_of(sandbox: Sandbox, folder: Path, *, scale: float = 1.0) -> Generato
         made = KlaviyoClient(
             base_url=sandbox.url,
             api_key=DEFAULT_KEY,
-            revision=SUPPORTED_REVISIONS[-1],
+            revision=DEFAULT_REVISION,
             rate_limiter=ledger,
         )
         with closing(made):

@@ -18,7 +18,7 @@ from klaviyo_assets.api.rate_limiter import RATE_LIMIT_STORE_FILE_NAME, RateLimi
 from klaviyo_assets.api.request_guard import Request, Response
 from klaviyo_assets.errors import StoppedError
 from klaviyo_assets.model.stream import RateLimitBucket, RateTier
-from klaviyo_assets.settings import SUPPORTED_REVISIONS
+from klaviyo_assets.settings import DEFAULT_REVISION
 from klaviyo_assets_tests.integration.api import first_requests
 from klaviyo_assets_tests.integration.api.conftest import KEY, FakeClock, MakeClient, events_request
 from klaviyo_assets_tests.integration.api.scripted_server import (
@@ -41,7 +41,7 @@ def fetch_until(stop: Event, url: str, folder: Path) -> None:
     client = KlaviyoClient(
         base_url=url,
         api_key=KEY,
-        revision=SUPPORTED_REVISIONS[-1],
+        revision=DEFAULT_REVISION,
         rate_limiter=RateLimiter(folder, "a", share=1.0),
     )
     request = Request("GET", "/api/any", (RateLimitBucket("GET /api/any", TIER),), "/api/any")

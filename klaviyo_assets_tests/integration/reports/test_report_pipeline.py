@@ -31,7 +31,7 @@ from klaviyo_assets.model.report import DateRange, ReportEndpoint, ReportPartiti
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.sandbox import AccountConfig, Sandbox, serve
 from klaviyo_assets.sandbox.account.config import DEFAULT_KEY
-from klaviyo_assets.settings import SUPPORTED_REVISIONS
+from klaviyo_assets.settings import DEFAULT_REVISION
 from klaviyo_assets.streams.reports import CAMPAIGN_VALUES_REPORTS, FLOW_SERIES_REPORTS, STATISTICS
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -74,7 +74,7 @@ def client_of(sandbox: Sandbox, folder: Path) -> Generator[KlaviyoClient]:
             KlaviyoClient(
                 base_url=sandbox.url,
                 api_key=DEFAULT_KEY,
-                revision=SUPPORTED_REVISIONS[-1],
+                revision=DEFAULT_REVISION,
                 rate_limiter=ledger,
             )
         ) as client,

@@ -26,7 +26,7 @@ from klaviyo_assets.model.stream import (
     RateLimitBucket,
 )
 from klaviyo_assets.model.window import Window
-from klaviyo_assets.settings import SUPPORTED_REVISIONS
+from klaviyo_assets.settings import DEFAULT_REVISION
 from klaviyo_assets.streams.profiles import GLOBAL_EXCLUSIONS
 from klaviyo_assets_tests.unit.api.samples import (
     BASE,
@@ -275,7 +275,7 @@ def test_asking_twice_for_the_same_next_page_is_no_circle() -> None:
 
 def test_every_request_says_who_and_which_revision() -> None:
     """The key, the revision and the refusal to fall forward are on every request."""
-    assert request_headers(KEY, SUPPORTED_REVISIONS[-1]) == {
+    assert request_headers(KEY, DEFAULT_REVISION) == {
         "Authorization": f"Klaviyo-API-Key {KEY}",
         "revision": "2026-07-15",
         "X-Klaviyo-Revision-Fall-Forward-Opt-Out": "1",

@@ -19,7 +19,7 @@ from klaviyo_assets.model.column import (
     attribute_column,
 )
 from klaviyo_assets.model.stream import Collection, Detail, Stream
-from klaviyo_assets.streams import COLLECTIONS
+from klaviyo_assets.streams import COLLECTIONS, STREAMS
 from klaviyo_assets_tests.unit.decode.samples import (
     SYNCED_AT,
     Record,
@@ -143,3 +143,23 @@ def test_threads_may_share_a_decoder() -> None:
 def decode(decoder: PageDecoder, body: bytes) -> DecodedPage:
     """Decode one page."""
     return decoder.decode(body, synced_at=SYNCED_AT)
+
+
+def test_an_ignored_attribute_never_makes_a_record_another() -> None:
+    """The picture of a template has a new address at every read; the row stays what it was."""
+    templates = STREAMS["email_templates"]
+    first, second = (
+        decode_page(
+            templates,
+            page_body(
+                build_record(
+                    "a",
+                    updated="2026-01-31T00:00:00+00:00",
+                    screenshot_url=f"https://x/?sign={number}",
+                )
+            ),
+        )
+        for number in range(2)
+    )
+    assert first.batch.equals(second.batch)
+    assert [row["extra"] for row in page_rows(first)] == [None]
