@@ -16,7 +16,12 @@ from klaviyo_assets.streams.brands import (
     BRAND_LOGOS,
     BRAND_SOCIAL_GROUPS,
 )
-from klaviyo_assets.streams.campaigns import CAMPAIGN_MESSAGES, CAMPAIGNS, CAMPAIGNS_DETAILED
+from klaviyo_assets.streams.campaigns import (
+    CAMPAIGN_MESSAGES,
+    CAMPAIGN_VARIATIONS,
+    CAMPAIGNS,
+    CAMPAIGNS_DETAILED,
+)
 from klaviyo_assets.streams.catalogs import (
     CATALOG_CATEGORIES,
     CATALOG_ITEMS,
@@ -70,6 +75,7 @@ COLLECTIONS: tuple[Stream, ...] = (
     BRAND_LOGOS,
     BRAND_SOCIAL_GROUPS,
     CAMPAIGN_MESSAGES,
+    CAMPAIGN_VARIATIONS,
     CAMPAIGNS,
     CAMPAIGNS_DETAILED,
     CATALOG_CATEGORIES,

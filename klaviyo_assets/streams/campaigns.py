@@ -13,7 +13,16 @@ from klaviyo_assets.model.column import (
     SliceConstant,
     attribute_column,
 )
-from klaviyo_assets.model.stream import TIER_M, Collection, Cursor, Detail, Slice, Stream
+from klaviyo_assets.model.stream import (
+    POSITION_COLUMN,
+    TIER_M,
+    Collection,
+    Cursor,
+    Detail,
+    Slice,
+    Stream,
+    Unnest,
+)
 
 
 def campaign_slice(channel: str, archived: str) -> Slice:
@@ -242,6 +251,62 @@ CAMPAIGN_MESSAGES = Stream(
             "json",
             declared_source=Included("campaign-variations"),
             personal_members=SENDER_ADDRESS_MEMBERS,
+        ),
+    ),
+)
+
+
+def details_column(name: str, description: str, kind: ColumnType = "string") -> Column:
+    """Return the column of a member of a variation's content."""
+    return Column(name, description, kind, FieldPath(f"attributes.definition.details.{name}"))
+
+
+CAMPAIGN_VARIATIONS = Stream(
+    name="campaign_variations",
+    description="One row per variation of a campaign's message: its content, in one channel.",
+    section="Campaigns",
+    source=Unnest(
+        parent="campaign_messages",
+        array="campaign_variations",
+        parent_columns={"campaign_message_id": "id", "campaign_id": "campaign_id"},
+    ),
+    tier=None,
+    scopes=("campaigns:read",),
+    key=("campaign_message_id", POSITION_COLUMN),
+    since="2026-10-15",
+    columns=(
+        Column("campaign_message_id", "Its message."),
+        Column(
+            POSITION_COLUMN, "Place among the message's variations, 1 for the first.", "integer"
+        ),
+        Column("campaign_id", "Its campaign."),
+        Column("variation_id", "Klaviyo's id of the variation.", declared_source=FieldPath("id")),
+        Column("created", "When it was created.", "timestamp", FieldPath("attributes.created")),
+        Column("updated", "When it last changed.", "timestamp", FieldPath("attributes.updated")),
+        Column(
+            "name", "The variation's name.", declared_source=FieldPath("attributes.definition.name")
+        ),
+        details_column("channel", "The channel: email, sms, push or whatsapp."),
+        details_column("template_id", "The template; not in push messages."),
+        details_column("subject", "Subject; email."),
+        details_column("preview_text", "What mailboxes show beside the subject; email."),
+        details_column("from_email", "Address of the sender; email."),
+        details_column("from_label", "Name of the sender; email."),
+        details_column("reply_to_email", "Where answers go; email."),
+        details_column("cc_email", "Who gets a copy; email."),
+        details_column("bcc_email", "Who gets a copy unseen; email."),
+        details_column("body", "The text; SMS and push."),
+        details_column("text_message_type", "The kind of text message: SMS, MMS, RCS."),
+        details_column(
+            "shorten_links", "Whether links are shortened; SMS and WhatsApp.", "boolean"
+        ),
+        details_column("title", "The title; push."),
+        details_column("push_type", "Whether it is shown: standard, silent; push."),
+        Column(
+            "details",
+            "The content whole, as it differs by channel.",
+            "json",
+            FieldPath("attributes.definition.details"),
         ),
     ),
 )
