@@ -350,7 +350,8 @@ def sparse_fieldset(stream: Stream, excluded: frozenset[str]) -> tuple[str, ...]
 
     Those that the collection declares are always requested alone. It is also empty where any column
     is read from a relationship: Klaviyo's documentation contradicts itself on whether `fields`
-    leaves relationships out, and does not list their names among the values of `fields`.
+    leaves relationships out, and does not list their names among the values of `fields`. And
+    where an attribute would be named that a revision does not list: Klaviyo refuses such a name.
     """
     if not isinstance(stream.source, Collection):
         return ()
@@ -370,6 +371,12 @@ def sparse_fieldset(stream: Stream, excluded: frozenset[str]) -> tuple[str, ...]
     if not excluded_paths or not wanted_paths:
         return ()
     prefixes = {_shortest_safe_prefix(path, excluded_paths) for path in wanted_paths}
+    if any(
+        ".".join(prefix).startswith(each)
+        for prefix in prefixes
+        for each in stream.unlisted_attributes
+    ):
+        return ()
     return tuple(sorted(map(".".join, prefixes)))
 
 

@@ -184,6 +184,9 @@ PREDICTIVE_COLUMNS = (
     ),
 )
 
+UNLISTED_ATTRIBUTES = frozenset({"subscriptions.email.click_tracking"})
+"""Listed since revision 2026-10-15."""
+
 SUBSCRIPTIONS_FIELD = AdditionalField(resource="profile", name="subscriptions")
 
 PROFILES = Stream(
@@ -207,6 +210,7 @@ PROFILES = Stream(
     has_soft_deletes=True,
     # Not `updated`: a change during the scan could move a profile to a place already passed.
     id_scan_cursor=Cursor(column="created", field="created", is_inclusive=False),
+    unlisted_attributes=UNLISTED_ATTRIBUTES,
     columns=(*PERSON_COLUMNS, *CONSENT_COLUMNS, *PREDICTIVE_COLUMNS),
 )
 
@@ -237,6 +241,7 @@ GLOBAL_EXCLUSIONS = Stream(
     tier=TIER_L,
     scopes=("profiles:read",),
     is_exempt_from_start_date=True,
+    unlisted_attributes=UNLISTED_ATTRIBUTES,
     columns=(
         *PERSON_COLUMNS,
         *CONSENT_COLUMNS,

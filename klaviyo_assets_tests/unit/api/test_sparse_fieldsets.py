@@ -40,6 +40,11 @@ def test_relationships_are_never_put_at_risk(stream: str) -> None:
     assert fields(stream, *names[:2]) == ()
 
 
+def test_a_field_that_a_revision_does_not_list_is_never_named() -> None:
+    """Where click tracking would have to be named, all is asked for and dropped before the disk."""
+    assert fields("profiles", "subscriptions_email_marketing_method") == ()
+
+
 UNLISTED = {
     "assigner_configuration",
     "assigner_configuration.used",
