@@ -28,7 +28,11 @@ FREE = 1_000_000.0
 """Scales the rate limits out of the way."""
 
 LISTS = 23
-PAGED = [stream for stream in COLLECTIONS if isinstance(stream.source, Collection)]
+PAGED = [
+    stream
+    for stream in COLLECTIONS
+    if isinstance(stream.source, Collection) and stream.is_offered_at(DEFAULT_REVISION)
+]
 
 
 ACCOUNT = AccountConfig(events=500, profiles=60, lists=LISTS, campaigns=12)
