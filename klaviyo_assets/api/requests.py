@@ -407,7 +407,8 @@ def report_request(
 ) -> Request:
     """Return the request for the first page of a report over whole days, both ends inclusive.
 
-    `message_ids` restricts the report to those messages; none means all. `stream` determines the
+    `metric_id` is not sent where the report takes none. `message_ids` restricts the report to those
+    messages; none means all. `stream` determines the
     rate limit buckets.
 
                       first                       last
@@ -417,14 +418,15 @@ def report_request(
     Raises:
         ValueError: Klaviyo would refuse it: more days or ids than allowed, or an empty id.
     """
-    check_report_request(report, days, (metric_id, *message_ids))
+    metric_ids = (metric_id,) if report.has_conversion_metric else ()
+    check_report_request(report, days, metric_ids=metric_ids, message_ids=message_ids)
     wanted = {
         "statistics": report.statistics,
         # Without an offset: Klaviyo would ignore it and read the time in the account's zone.
         "timeframe": {"start": f"{days.first}T00:00:00", "end": f"{days.last}T23:59:59"},
         "interval": report.interval,
-        "conversion_metric_id": metric_id,
-        "group_by": report.group_by,
+        "conversion_metric_id": metric_id if report.has_conversion_metric else None,
+        "group_by": report.group_by or None,
         "filter": contains_any_clause(report.message_field, message_ids) if message_ids else None,
     }
     attributes = {name: value for name, value in wanted.items() if value is not None}
@@ -438,19 +440,23 @@ def report_request(
     )
 
 
-def check_report_request(report: ReportEndpoint, days: DateRange, ids: tuple[str, ...]) -> None:
+def check_report_request(
+    report: ReportEndpoint,
+    days: DateRange,
+    *,
+    metric_ids: tuple[str, ...],
+    message_ids: tuple[str, ...],
+) -> None:
     """Refuse a report request that Klaviyo would answer with a 400.
-
-    `ids`: the metric's id, then those of the messages.
 
     Raises:
         ValueError: too many days or messages, or an empty id.
     """
     if len(days) > report.max_days:
         raise ValueError(f"{report.path}: {len(days)} days in one request of {report.max_days}")
-    if len(ids) - 1 > MAX_FILTER_IDS:
-        raise ValueError(f"{report.path}: {len(ids) - 1} ids in one filter of {MAX_FILTER_IDS}")
-    if not all(ids):
+    if len(message_ids) > MAX_FILTER_IDS:
+        raise ValueError(f"{report.path}: {len(message_ids)} ids in one filter of {MAX_FILTER_IDS}")
+    if not all((*metric_ids, *message_ids)):
         raise ValueError(f"{report.path}: an id is empty")
 
 

@@ -18,7 +18,8 @@ from klaviyo_assets.cli.member_plan import member_plan_lines
 from klaviyo_assets.cli.verb import Verb, open_lake, print_privacy_warnings, split_names
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.automation import default_automations, unmet_guarantees
-from klaviyo_assets.model.report import ReportEndpoint
+from klaviyo_assets.model.report import NO_METRIC, ReportEndpoint
+from klaviyo_assets.model.selection import selected_streams
 from klaviyo_assets.model.stream import Stream, ViewSource
 from klaviyo_assets.reports.backfill_plan import (
     PlanContext,
@@ -32,6 +33,7 @@ from klaviyo_assets.reports.backfill_plan import (
 )
 from klaviyo_assets.reports.calendar import build_calendar_offline
 from klaviyo_assets.reports.failed_requests import read_failed_metrics
+from klaviyo_assets.reports.planner import report_endpoint
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import REPORTS, STREAMS
 
@@ -84,17 +86,26 @@ def _print_plan(context: PlanContext, options: argparse.Namespace) -> None:
         raise no_complete_day_error(
             options.start, options.end, first_day=first_day, zone="the account's time zone"
         )
-    metrics = _metrics_to_plan(context, split_names(options.metrics or ()))
+    selected = selected_streams(settings, STREAMS)
+    reports = [each for each in REPORTS if each.name in selected]
+    with_metrics = [each for each in reports if report_endpoint(each).has_conversion_metric]
+    metrics = _metrics_to_plan(context, split_names(options.metrics or ())) if with_metrics else ()
     calendar = build_calendar_offline(settings, context.lake, context.now)
     days = plannable_days(options.start, options.end, calendar)
     _print_metric_warnings(context)
     alternatives = resolve_metric_words(read_metrics(context.lake), context.mapped_metric)
-    for stream in REPORTS:
+    for stream in with_metrics:
         plan = plan_backfill(stream, metrics, days, context=context)
         print("\n".join(format_plan(plan)))
         for name, others in alternatives.items():
             plan = plan_backfill(stream, others, days, context=context)
             print(format_alternative(name, plan))
+    for stream in (each for each in reports if each not in with_metrics):
+        own_calendar = calendar.starting_at(report_endpoint(stream).first_day)
+        if own_calendar.first_day <= days.last:
+            own_days = plannable_days(options.start, options.end, own_calendar)
+            plan = plan_backfill(stream, [NO_METRIC], own_days, context=context)
+            print("\n".join(format_plan(plan)))
 
 
 def _metrics_to_plan(context: PlanContext, named: Sequence[str]) -> Sequence[str]:

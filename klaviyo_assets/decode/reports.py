@@ -37,7 +37,12 @@ from klaviyo_assets.decode.jsonapi import (
 from klaviyo_assets.decode.schema import ARROW_TYPES, SYNCED_AT_FIELD
 from klaviyo_assets.errors import BrokenBodyError, MalformedPageError, format_quantity
 from klaviyo_assets.model.column import EXTRA_FIELD
-from klaviyo_assets.model.report import ReportEndpoint, ReportPartition, storable_text
+from klaviyo_assets.model.report import (
+    CHANNEL_GROUPING,
+    ReportEndpoint,
+    ReportPartition,
+    storable_text,
+)
 from klaviyo_assets.model.stream import Stream
 
 MAX_QUARANTINED_RESULTS, MAX_QUARANTINED_SHARE, MIN_ALL_QUARANTINED_RESULTS = 100, 0.01, 10
@@ -222,7 +227,9 @@ class _ResultReader:
     def __init__(self, report: ReportEndpoint, days: tuple[date, ...]) -> None:
         self.report = report
         self.days = days
-        self.required_groupings = (f"{report.subject}_id", report.message_field)
+        self.required_groupings = [
+            name for name in report.key_groupings if name != CHANNEL_GROUPING
+        ]
 
     def rows(
         self, groupings: dict[str, Raw], statistics: dict[str, Raw], others: dict[str, bytes]
@@ -290,7 +297,6 @@ def _parse_statistic(name: str, raw: Raw, extra: dict[str, bytes]) -> float | No
     return value if isinstance(value, float) else None
 
 
-CHANNEL_GROUPING = "send_channel"
 UNKNOWN_CHANNEL = "unknown"
 """The stored channel of a row without one."""
 
@@ -318,10 +324,13 @@ def merge_renamed_rows(rows: Sequence[ReportRow], report: ReportEndpoint) -> Seq
 
 
 def message_key(row: ReportRow, report: ReportEndpoint) -> MessageKey:
-    """Return what identifies a row whatever its names: subject, message and channel."""
-    found = row.groupings
-    subject, message = found.get(f"{report.subject}_id"), found.get(report.message_field)
-    return (subject, message, found.get(CHANNEL_GROUPING) or UNKNOWN_CHANNEL)
+    """Return what identifies a row whatever its names, as subject, message and channel."""
+    return tuple(_key_grouping(row, name) for name in report.key_groupings)
+
+
+def _key_grouping(row: ReportRow, name: str) -> str | None:
+    text = row.groupings.get(name)
+    return text or UNKNOWN_CHANNEL if name == CHANNEL_GROUPING else text
 
 
 def grouping_names(row: ReportRow) -> GroupingNames:
@@ -443,20 +452,22 @@ def report_row_values(stored: ReportTableRow, report: ReportEndpoint) -> dict[st
     row = stored.row
     extra = dict(row.extra)
     for part, found, declared in (
-        ("groupings", row.groupings, report.group_by),
+        ("groupings", row.groupings, report.groupings),
         ("statistics", row.statistics, report.statistics),
     ):
         for name in found.keys() - declared:
             if found[name] is not None:
                 extra.setdefault(f"{part}.{name}", msgspec.json.encode(found[name]))
-    groupings = ((name, row.groupings.get(name)) for name in report.group_by)
+    groupings = ((name, row.groupings.get(name)) for name in report.groupings)
     texts = {name: None if text is None else storable_text(text) for name, text in groupings}
+    if CHANNEL_GROUPING in texts:
+        texts[CHANNEL_GROUPING] = texts[CHANNEL_GROUPING] or UNKNOWN_CHANNEL
+    metric = stored.partition.metric_id
     return {
         **texts,
+        **({"conversion_metric_id": metric} if report.has_conversion_metric else {}),
         **{name: row.statistics.get(name) for name in report.statistics},
-        CHANNEL_GROUPING: texts[CHANNEL_GROUPING] or UNKNOWN_CHANNEL,
         "date": stored.partition.day,
-        "conversion_metric_id": stored.partition.metric_id,
         "is_final": stored.is_final,
         "fetched_at": stored.fetched_at,
         EXTRA_FIELD: encode_json_object(dict(sorted(extra.items()))).decode() if extra else None,

@@ -42,7 +42,7 @@ from klaviyo_assets.defs.sensors import metrics_to_fetch
 from klaviyo_assets.errors import KlaviyoAssetsError, format_quantity
 from klaviyo_assets.lake.delta.state import PartitionState
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.model.report import DateRange
+from klaviyo_assets.model.report import NO_METRIC, DateRange
 from klaviyo_assets.model.stream import TIER_REPORT, Stream
 from klaviyo_assets.reports.backfill_plan import (
     BackfillTask,
@@ -268,7 +268,7 @@ class ReportBackfillTick:
         self._stream = stream
         self._connection = connection
         self._lake = lake
-        self._calendar = calendar
+        self._calendar = calendar.starting_at(report_endpoint(stream).first_day)
         now = calendar.now
         failed = read_failed_metrics(lake, stream.name, now)
         self._paused_metrics = {
@@ -287,7 +287,9 @@ class ReportBackfillTick:
         tasks = self._find_due_tasks(instance, bounds, in_flight) if bounds is not None else []
         if bounds is None or not tasks:
             return self._idle_reason(in_flight)
-        metric_order = instance.get_dynamic_partitions(METRIC_PARTITIONS.name or "")
+        metric_order = [NO_METRIC]
+        if report_endpoint(self._stream).has_conversion_metric:
+            metric_order = instance.get_dynamic_partitions(METRIC_PARTITIONS.name or "")
         return self._find_affordable_run(tasks, metric_order, bounds, requests_left) or (
             f"{requests_left} requests are left, too few for what comes next"
         )
@@ -300,7 +302,7 @@ class ReportBackfillTick:
             instance,
             self._lake,
             self._connection.settings,
-            stream=self._stream.name,
+            stream=self._stream,
             mapped_metric_id=self._metric_selection.mapped_metric_id,
         )
         stored: dict[str, dict[date, PartitionState]] = {}

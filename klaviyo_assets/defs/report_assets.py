@@ -73,7 +73,7 @@ from klaviyo_assets.errors import (
     format_quantity,
 )
 from klaviyo_assets.lake.delta.state import MetricRefusal
-from klaviyo_assets.model.report import ReportPartition
+from klaviyo_assets.model.report import NO_METRIC, ReportPartition
 from klaviyo_assets.model.selection import section_group
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.redaction import KeyRedactingFilter
@@ -169,10 +169,10 @@ class ReportRunRecorder:
             self._record_partition(outcome, day, details)
         self.stored_partitions += len(outcome.row_counts)
         self._context.log.info(
-            "%s: %s of metric %s stored, %s; %s by this run",
+            "%s: %s%s stored, %s; %s by this run",
             self._report_context.stream.name,
             format_quantity(len(outcome.row_counts), "day"),
-            self._metric_label(outcome.metric_id),
+            f" of metric {self._metric_label(outcome.metric_id)}" if outcome.metric_id else "",
             format_quantity(sum(outcome.row_counts.values()), "row"),
             format_quantity(self._report_context.client.stats.requests, "request"),
         )
@@ -291,8 +291,9 @@ class ReportRunRecorder:
 
     def _record_error(self, metric_id: str, partitions: int, error: KlaviyoAssetsError) -> None:
         """Log the error of one metric, and hold it for the end of the run."""
+        subject = f"metric {self._metric_label(metric_id)}: " if metric_id != NO_METRIC else ""
         error.message = (
-            f"metric {self._metric_label(metric_id)}: {error.message.rstrip('.')}. "
+            f"{subject}{error.message.rstrip('.')}. "
             f"{format_quantity(partitions, 'partition')} of it not stored"
         )
         error.stream = error.stream or self._report_context.stream.name
@@ -376,8 +377,11 @@ def build_report_asset(stream: Stream, settings: Settings, zone: str | None) -> 
     Raises:
         TypeError: the stream is not a report.
     """
-    is_series = report_endpoint(stream).interval is not None
-    parents = ["metrics"] if is_series else ["metrics", "campaigns"]
+    report = report_endpoint(stream)
+    parents = ["metrics"] if report.has_conversion_metric else [f"{report.subject}s"]
+    if report.interval is None:
+        # Where the campaigns say when they were sent, totals are placed with fewer requests.
+        parents.append("campaigns")
 
     @dg.asset(
         key=asset_key(stream.name),
@@ -388,7 +392,7 @@ def build_report_asset(stream: Stream, settings: Settings, zone: str | None) -> 
         tags=asset_tags(stream),
         metadata=definition_metadata(stream),
         deps=[asset_key(parent) for parent in parents],
-        partitions_def=build_report_partitions(settings, zone),
+        partitions_def=build_report_partitions(report, settings, zone),
         backfill_policy=dg.BackfillPolicy.multi_run(MAX_PARTITIONS_PER_RUN),
         retry_policy=ASSET_RETRY_POLICY,
         output_required=False,
@@ -461,7 +465,9 @@ def _build_report_context(
         client=connection.client,
         lake=store,
         account=connection.account,
-        calendar=fetch_calendar(connection.account_connection, settings, warn=warn),
+        calendar=fetch_calendar(connection.account_connection, settings, warn=warn).starting_at(
+            report_endpoint(stream).first_day
+        ),
         clock=utc_now,
         warn=warn,
     )

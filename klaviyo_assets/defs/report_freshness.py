@@ -41,6 +41,7 @@ from klaviyo_assets.model.report import DateRange
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.reports.calendar import last_complete_day, resolve_zone_offline
 from klaviyo_assets.reports.failed_requests import read_failed_metrics
+from klaviyo_assets.reports.planner import report_endpoint
 from klaviyo_assets.settings import Settings
 
 NEWEST_DAYS_CHECK = "newest_days_are_there"
@@ -123,9 +124,7 @@ def check_newest_days(
     except SettingError as error:
         return warning_result(key, f"Not checked: {error.message}")
     mapped = read_mapped_metric(lake, settings)
-    metrics = metrics_to_fetch(
-        instance, lake, settings, stream=stream.name, mapped_metric_id=mapped
-    )
+    metrics = metrics_to_fetch(instance, lake, settings, stream=stream, mapped_metric_id=mapped)
     checked = {each: stored_days[each] for each in metrics if each in stored_days}
     if not checked:
         return warning_result(
@@ -184,19 +183,21 @@ def _build_newest_days_result(
         "klaviyo/metrics_never_fetched": never_fetched,
         "klaviyo/days_missing": sum(map(len, missing.values())),
     }
+    has_metrics = report_endpoint(stream).has_conversion_metric
     metric_count = format_quantity(len(stored_days), "metric")
     if not missing:
         return passed_result(
             key,
-            f"All days from {expected_days.first} to {expected_days.last} are there, of "
-            f"{metric_count}.",
+            f"All days from {expected_days.first} to {expected_days.last} are there"
+            f"{f', of {metric_count}' if has_metrics else ''}.",
             metadata,
         )
     days = sorted({day for each in missing.values() for day in each})
     build_result = failed_result if days[0] <= last_overdue_day else warning_result
     return build_result(
         key,
-        f"Days from {days[0]} to {days[-1]} are missing, of {len(missing)} of {metric_count}. "
+        f"Days from {days[0]} to {days[-1]} are missing"
+        f"{f', of {len(missing)} of {metric_count}' if has_metrics else ''}. "
         "Backfill them from the asset's page, or switch on "
         f"{BACKFILL_SENSOR_NAME} or klaviyo_daily_{stream.name}, which keep the report up.",
         metadata,

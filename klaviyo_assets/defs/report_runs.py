@@ -1,6 +1,7 @@
 """Partitions of reports, and the runs over them: keys, tags, and what Dagster's history says.
 
-A partition is a conversion metric and a day in the account's time zone.
+A partition is a conversion metric and a day in the account's time zone; of a report without
+conversions, a day.
 """
 
 import re
@@ -12,7 +13,7 @@ from datetime import date, datetime, timedelta
 import dagster as dg
 
 from klaviyo_assets.errors import SettingError
-from klaviyo_assets.model.report import DateRange, ReportPartition
+from klaviyo_assets.model.report import NO_METRIC, DateRange, ReportEndpoint, ReportPartition
 from klaviyo_assets.model.window import parse_instant
 from klaviyo_assets.settings import Settings
 
@@ -64,22 +65,31 @@ EARLIEST_TIME_ZONE = "Etc/GMT-14"
 """Fourteen hours ahead of UTC, as far as any zone; the sign is that of POSIX."""
 
 
-def build_report_partitions(settings: Settings, zone: str | None) -> dg.MultiPartitionsDefinition:
+def build_report_partitions(
+    report: ReportEndpoint, settings: Settings, zone: str | None
+) -> dg.PartitionsDefinition[str]:
     """Return the partitions metric x day, from the first report day to the last complete day.
+
+    A report without conversions has the days alone.
 
     Before the first sync the zone is not known (None). Then the last day is the last one that is
     complete anywhere on earth. The keys are local dates in every zone, so the code location need
     not be reloaded when the zone becomes known: a run refuses a day that is not over in the
     account's zone.
     """
+    first = max(settings.first_report_day, report.first_day or settings.first_report_day)
     days = dg.DailyPartitionsDefinition(
-        start_date=settings.first_report_day.isoformat(), timezone=zone or EARLIEST_TIME_ZONE
+        start_date=first.isoformat(), timezone=zone or EARLIEST_TIME_ZONE
     )
+    if not report.has_conversion_metric:
+        return days
     return dg.MultiPartitionsDefinition({METRIC_DIMENSION: METRIC_PARTITIONS, DATE_DIMENSION: days})
 
 
 def partition_key(partition: ReportPartition) -> str:
     """Return Dagster's key of a partition."""
+    if partition.metric_id == NO_METRIC:
+        return partition.day.isoformat()
     return str(
         dg.MultiPartitionKey(
             {METRIC_DIMENSION: partition.metric_id, DATE_DIMENSION: partition.day.isoformat()}
@@ -96,7 +106,7 @@ def parse_partition_key(key: str) -> ReportPartition:
     if isinstance(key, dg.MultiPartitionKey):
         parts = key.keys_by_dimension
         return ReportPartition(parts[METRIC_DIMENSION], date.fromisoformat(parts[DATE_DIMENSION]))
-    # The date comes first and contains no bar, so the first bar ends it.
+    # The date comes first and contains no bar, so the first bar ends it; without one it is all.
     day, _, metric_id = key.partition("|")
     return ReportPartition(metric_id, date.fromisoformat(day))
 
@@ -142,9 +152,8 @@ def partitions_of_run(context: dg.AssetExecutionContext) -> list[ReportPartition
             "partitions and call it done (dagster#28861). Launch it from the asset's page."
         )
     if start is not None and end is not None:
-        return partitions_in_range(
-            start, end, context.instance.get_dynamic_partitions(METRIC_PARTITIONS.name or "")
-        )
+        metrics = context.instance.get_dynamic_partitions(METRIC_PARTITIONS.name or "")
+        return partitions_in_range(start, end, metrics if "|" in start else [NO_METRIC])
     if not context.has_partition_key:
         raise SettingError("A report is fetched for partitions: choose metrics and days.")
     return [parse_partition_key(key) for key in context.partition_keys]

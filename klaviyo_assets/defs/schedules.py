@@ -39,6 +39,7 @@ from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import DateRange
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.reports.calendar import last_complete_day, resolve_zone_offline
+from klaviyo_assets.reports.planner import report_endpoint
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import COLLECTIONS
 from klaviyo_assets.sync.plan import SyncMode
@@ -310,7 +311,9 @@ def _daily_report_requests(
     except KlaviyoAssetsError as error:
         yield dg.SkipReason(str(error))
         return
-    first = max(settings.first_report_day, last - timedelta(days=settings.report_lookback_days))
+    start = report_endpoint(stream).first_day or settings.first_report_day
+    moving = last - timedelta(days=settings.report_lookback_days)
+    first = max(settings.first_report_day, start, moving)
     if last < first:
         return
     metrics = _metrics_by_priority(context.instance, lake, settings, stream)
@@ -334,7 +337,7 @@ def _metrics_by_priority(
 ) -> Sequence[str]:
     """Return the metrics to fetch, in the order in which they are worth fetching."""
     mapped = read_mapped_metric(lake, settings)
-    return metrics_to_fetch(instance, lake, settings, stream=stream.name, mapped_metric_id=mapped)
+    return metrics_to_fetch(instance, lake, settings, stream=stream, mapped_metric_id=mapped)
 
 
 def _no_metric_reason(lake: Lake, settings: Settings) -> str:

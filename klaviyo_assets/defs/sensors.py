@@ -48,8 +48,10 @@ from klaviyo_assets.defs.report_runs import (
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
 from klaviyo_assets.errors import KlaviyoAssetsError, format_quantity
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.model.report import DateRange, contiguous_ranges
+from klaviyo_assets.model.report import NO_METRIC, DateRange, contiguous_ranges
+from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.redaction import KeyRedactingFilter
+from klaviyo_assets.reports.planner import report_endpoint
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams.events import EVENTS
 
@@ -112,10 +114,12 @@ def metrics_to_fetch(
     lake: Lake,
     settings: Settings,
     *,
-    stream: str,
+    stream: Stream,
     mapped_metric_id: str | None,
 ) -> list[str]:
     """Return the metrics for which a report is fetched, the revenue metric first.
+
+    For a report without conversions that is `NO_METRIC` alone.
 
     These are partitions of the report. Metrics that Klaviyo refused for it, or that the setting no
     longer names, are left out.
@@ -123,10 +127,12 @@ def metrics_to_fetch(
     Raises:
         LakeError: a table cannot be read.
     """
+    if not report_endpoint(stream).has_conversion_metric:
+        return [NO_METRIC]
     keys = set(instance.get_dynamic_partitions(METRIC_PARTITIONS.name or ""))
     wanted = select_metric_ids(settings, read_metrics(lake), mapped=mapped_metric_id)
     others = () if settings.conversion_metric_ids else sorted(keys.difference(wanted))
-    refused = lake.read_metric_refusals(stream)
+    refused = lake.read_metric_refusals(stream.name)
     return [each for each in (*wanted, *others) if each in keys and each not in refused]
 
 

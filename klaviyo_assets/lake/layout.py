@@ -7,7 +7,7 @@ KLAVIYO_DATA_DIR/
     ├── <stream>/                       one Delta table
     │   ├── _delta_log/                 the commits: files, cursor state, account, lake version
     │   ├── _staging/<session>/         files that no commit names yet
-    │   └── [day=2024-05-01/ or metric=<id>/month=2024-05/]part-*.parquet
+    │   └── [day=2024-05-01/ or [metric=<id>/]month=2024-05/]part-*.parquet
     ├── <stream>_history/               every version read, where the sync mode asks for it
     ├── _answers/<stream>/              cached responses to report requests, for a day
     ├── _readers/                       databases that were replaced and may still be open
@@ -39,6 +39,7 @@ import pyarrow as pa
 
 from klaviyo_assets.errors import LakeError
 from klaviyo_assets.lake.disk import create_folder, hold_lock, map_storage_errors
+from klaviyo_assets.model.report import NO_METRIC
 from klaviyo_assets.model.stream import Partitioning, Stream
 
 LAKE_VERSION = 1
@@ -87,6 +88,7 @@ PARTITION_COLUMNS: Mapping[Partitioning, Mapping[str, pa.DataType]] = MappingPro
     {
         "none": {},
         "day": {DAY_PARTITION: pa.date32()},
+        "month": {MONTH_PARTITION: pa.string()},
         "metric and month": {METRIC_PARTITION: pa.string(), MONTH_PARTITION: pa.string()},
     }
 )
@@ -213,7 +215,7 @@ def check_table_name(name: str) -> str:
 METRIC_FOLDER_PATTERN = r"[A-Za-z0-9_-]{1,64}|~[0-9a-f]{40}"
 
 DATA_FILE_PATTERN = re.compile(
-    rf"({DAY_PARTITION}=\d{{4}}-\d\d-\d\d/|{METRIC_PARTITION}=({METRIC_FOLDER_PATTERN})/{MONTH_PARTITION}=\d{{4}}-\d\d/)?"
+    rf"({DAY_PARTITION}=\d{{4}}-\d\d-\d\d/|({METRIC_PARTITION}=({METRIC_FOLDER_PATTERN})/)?{MONTH_PARTITION}=\d{{4}}-\d\d/)?"
     r"part-[0-9a-f]{32}\.parquet"
 )
 
@@ -230,16 +232,19 @@ def parse_partition_values(partition: str) -> dict[str, str | None]:
 
 
 def report_partition_folder(metric_id: str, day: date) -> str:
-    """Return the folder of a report partition.
+    """Return the folder of a report partition; without a metric it is that of the month.
 
     Metric ids come from outside. One that has other characters than Klaviyo's ids is replaced by
     its hash behind `~`, which no id of Klaviyo's contains. So no id can lead out of the folder, and
     no two ids share one.
     """
+    month = f"{MONTH_PARTITION}={day.isoformat()[:7]}"
+    if metric_id == NO_METRIC:
+        return month
     name = metric_id
     if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", metric_id) is None:
         name = f"~{sha256(metric_id.encode()).hexdigest()[:40]}"
-    return f"{METRIC_PARTITION}={name}/{MONTH_PARTITION}={day.isoformat()[:7]}"
+    return f"{METRIC_PARTITION}={name}/{month}"
 
 
 def table_folder(root: Path, name: str) -> Path:

@@ -6,6 +6,9 @@ from datetime import date, timedelta
 
 ONE_DAY = timedelta(days=1)
 
+NO_METRIC = ""
+"""Stands for the conversion metric of a report that has none: its partitions are days alone."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class DateRange:
@@ -56,6 +59,7 @@ def merge_ranges(ranges: Iterable[DateRange]) -> list[DateRange]:
 class ReportPartition:
     """One partition of a report: a conversion metric and a day in the account's time zone.
 
+    `metric_id` is `NO_METRIC` where the report takes none.
     An id that a table cannot store is replaced by one that it can, in all places alike.
     """
 
@@ -73,13 +77,18 @@ def storable_text(text: str) -> str:
     return text.replace("\0", "\ufffd").encode(errors="replace").decode()
 
 
+CHANNEL_GROUPING = "send_channel"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportEndpoint:
     """A report endpoint, as the source of a stream.
 
-    `subject`: what rows are about, `campaign` or `flow`. `interval`: set for a series; without one
+    `subject`: what rows are about, as `campaign` or `form`. `group_by` is empty where the request
+    takes no groupings, and rows are by subject. `interval`: set for a series; without one
     a response is a total over the time frame. `max_days`: the longest time frame of one request.
-    `rate_denominators`: the statistics that are rates, each with its denominator.
+    `rate_denominators`: the statistics that are rates, each with its denominator. `first_day`:
+    Klaviyo has no numbers of the days before it.
     """
 
     path: str
@@ -90,8 +99,22 @@ class ReportEndpoint:
     group_by: tuple[str, ...]
     statistics: tuple[str, ...]
     rate_denominators: Mapping[str, str] = field(default_factory=dict[str, str])
+    has_conversion_metric: bool = True
+    first_day: date | None = None
 
     @property
     def message_field(self) -> str:
         """Return the grouping that identifies a message, which is also the field of the filter."""
         return f"{self.subject}_message_id"
+
+    @property
+    def groupings(self) -> tuple[str, ...]:
+        """Return the groupings of a row."""
+        return self.group_by or (f"{self.subject}_id",)
+
+    @property
+    def key_groupings(self) -> tuple[str, ...]:
+        """Return the groupings that identify a row within its partition; names do not."""
+        if self.has_conversion_metric:
+            return (f"{self.subject}_id", self.message_field, CHANNEL_GROUPING)
+        return self.groupings

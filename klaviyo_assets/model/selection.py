@@ -19,8 +19,8 @@ def upstream_streams(stream: Stream) -> tuple[str, ...]:
             return (left, right)
         case Detail(parent=parent) | Children(parent=parent) | Unnest(parent=parent):
             return (parent,)
-        case ReportEndpoint(subject=subject):
-            return ("metrics", f"{subject}s")
+        case ReportEndpoint(subject=subject, has_conversion_metric=has_metric):
+            return (*(["metrics"] if has_metric else []), f"{subject}s")
         case _:
             return ()
 

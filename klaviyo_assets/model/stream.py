@@ -239,7 +239,7 @@ ViewSource = Join | Unnest
 StreamSource = Collection | Detail | Children | ViewSource | ReportEndpoint
 """Every kind of source that a stream can have."""
 
-Partitioning = Literal["none", "day", "metric and month"]
+Partitioning = Literal["none", "day", "month", "metric and month"]
 
 DELETED_COLUMN = Column(
     "deleted_at",

@@ -26,7 +26,7 @@ from klaviyo_assets.reports.calendar import (
 )
 from klaviyo_assets.reports.estimate import RequestCost, estimate_cost
 from klaviyo_assets.reports.failed_requests import FailedMetric, read_failed_metrics
-from klaviyo_assets.reports.planner import PartitionRequest, load_planner_inputs
+from klaviyo_assets.reports.planner import PartitionRequest, load_planner_inputs, report_endpoint
 from klaviyo_assets.reports.source import RESPONSE_CACHE_LIFETIME, fetch_times
 from klaviyo_assets.settings import Settings
 
@@ -65,6 +65,7 @@ class BackfillPlan:
     """
 
     stream: str
+    has_metrics: bool
     metric_count: int
     date_range: DateRange
     wanted_partitions: int
@@ -142,6 +143,7 @@ def plan_backfill(
     wanted = len(requests) * len(date_range)
     return BackfillPlan(
         stream=stream.name,
+        has_metrics=report_endpoint(stream).has_conversion_metric,
         metric_count=len(requests),
         date_range=date_range,
         wanted_partitions=wanted,
@@ -262,6 +264,8 @@ def format_failed_metrics(failed: Mapping[str, FailedMetric]) -> list[str]:
 
 def _format_extent(plan: BackfillPlan) -> str:
     days = format_quantity(len(plan.date_range), "day")
+    if not plan.has_metrics:
+        return days
     return f"{format_quantity(plan.metric_count, 'metric')} x {days}"
 
 

@@ -14,7 +14,7 @@ its own.
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TypeVar, cast
 from zoneinfo import ZoneInfo
@@ -70,6 +70,10 @@ class ReportCalendar:
         """Return the days that may be requested; None as long as the first day is not over."""
         last = last_complete_day(self.now, self.zone)
         return DateRange(self.first_day, last) if self.first_day <= last else None
+
+    def starting_at(self, day: date | None) -> "ReportCalendar":
+        """Return the calendar of a report that has no numbers before a day; None: of any day."""
+        return self if day is None else replace(self, first_day=max(self.first_day, day))
 
     def is_over(self, day: date, instant: datetime) -> bool:
         """Return whether a day was over at an instant."""

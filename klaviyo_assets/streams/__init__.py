@@ -54,7 +54,12 @@ from klaviyo_assets.streams.profiles import (
     PROFILES,
     PUSH_TOKENS,
 )
-from klaviyo_assets.streams.reports import CAMPAIGN_VALUES_REPORTS, FLOW_SERIES_REPORTS
+from klaviyo_assets.streams.reports import (
+    CAMPAIGN_VALUES_REPORTS,
+    FLOW_SERIES_REPORTS,
+    FORM_SERIES_REPORTS,
+    SEGMENT_SERIES_REPORTS,
+)
 from klaviyo_assets.streams.reviews import REVIEWS
 from klaviyo_assets.streams.segments import SEGMENT_MEMBERS, SEGMENTS
 from klaviyo_assets.streams.sender_config import TEXT_MESSAGING_SENDERS
@@ -131,8 +136,16 @@ DEFAULT_COLLECTIONS: tuple[Stream, ...] = tuple(
 )
 """Those that are assets where neither KLAVIYO_STREAMS nor KLAVIYO_REVISION is set."""
 
-REPORTS: tuple[Stream, ...] = (CAMPAIGN_VALUES_REPORTS, FLOW_SERIES_REPORTS)
-"""Every stream that Klaviyo computes on request, by conversion metric and day."""
+REPORTS: tuple[Stream, ...] = (
+    CAMPAIGN_VALUES_REPORTS,
+    FLOW_SERIES_REPORTS,
+    FORM_SERIES_REPORTS,
+    SEGMENT_SERIES_REPORTS,
+)
+"""Every stream that Klaviyo computes on request, by day, most by conversion metric too."""
+
+DEFAULT_REPORTS: tuple[Stream, ...] = tuple(each for each in REPORTS if not each.is_opt_in)
+"""Those that are assets where KLAVIYO_STREAMS is not set."""
 
 MERGE_RULES: tuple[ProfileMergeRule, ...] = (PROFILE_MERGES,)
 """Every map of merged records; these need no requests."""

@@ -1,6 +1,10 @@
-"""Reports: how messages performed, by conversion metric and day. Section "Reporting"."""
+"""Reports: how messages performed, by conversion metric and day; what forms and segments count.
+
+Section "Reporting".
+"""
 
 from collections.abc import Collection, Mapping
+from datetime import date
 
 from klaviyo_assets.model.column import Column
 from klaviyo_assets.model.report import ReportEndpoint
@@ -79,6 +83,16 @@ def statistic_columns(
     )
 
 
+FETCH_COLUMNS = (
+    Column(
+        "is_final",
+        "Whether the attribution window had passed when the day was fetched.",
+        "boolean",
+    ),
+    Column("fetched_at", "When Klaviyo computed the row, UTC.", "timestamp"),
+)
+
+
 def report_columns(subject: str, names: tuple[str, ...]) -> tuple[Column, ...]:
     """Return the columns of a report about `subject`; `names` are the groupings that are names."""
     return (
@@ -92,12 +106,7 @@ def report_columns(subject: str, names: tuple[str, ...]) -> tuple[Column, ...]:
             for name in names
         ),
         *statistic_columns(STATISTICS, {*RATE_DENOMINATORS, *UNIQUE_STATISTICS}),
-        Column(
-            "is_final",
-            "Whether the attribution window had passed when the day was fetched.",
-            "boolean",
-        ),
-        Column("fetched_at", "When Klaviyo computed the row, UTC.", "timestamp"),
+        *FETCH_COLUMNS,
     )
 
 
@@ -153,4 +162,87 @@ FLOW_SERIES_REPORTS = Stream(
     tier=TIER_REPORT,
     scopes=("flows:read",),
     columns=report_columns("flow", ("flow_name", "flow_message_name")),
+)
+
+FORM_STATISTICS: dict[str, str] = {
+    "closed_form": "Times the form was closed.",
+    "closed_form_uniques": "People who closed the form.",
+    "qualified_form": "Times a visitor was one whom the form is meant for.",
+    "qualified_form_uniques": "People whom the form is meant for.",
+    "submit_rate": "Submits of views, 0 to 1.",
+    "submits": "Times the form was submitted.",
+    "submitted_form_step": "Times a step of the form was submitted.",
+    "submitted_form_step_uniques": "People who submitted a step.",
+    "viewed_form": "Times the form was seen.",
+    "viewed_form_step": "Times a step of the form was seen.",
+    "viewed_form_step_uniques": "People who saw a step.",
+    "viewed_form_uniques": "People who saw the form.",
+}
+"""Every statistic that form reports offer, with what it counts."""
+
+FORM_UNIQUES = frozenset(name for name in FORM_STATISTICS if name.endswith("_uniques"))
+
+SEGMENT_STATISTICS: dict[str, str] = {
+    "members_added": "Profiles that joined the segment on the day.",
+    "members_removed": "Profiles that left the segment on the day.",
+    "net_members_changed": "Joined less left.",
+    "total_members": "Members at the end of the day.",
+}
+"""Every statistic that segment reports offer, with what it counts."""
+
+FORM_SERIES_REPORTS = Stream(
+    name="form_series_reports",
+    description="One row per day and version of a form.",
+    section="Reporting",
+    source=ReportEndpoint(
+        path="/api/form-series-reports",
+        type="form-series-report",
+        subject="form",
+        interval="daily",
+        max_days=60,
+        group_by=("form_id", "form_version_id"),
+        statistics=tuple(FORM_STATISTICS),
+        rate_denominators={"submit_rate": "viewed_form"},
+        has_conversion_metric=False,
+    ),
+    key=("date", "form_id", "form_version_id"),
+    partitioning="month",
+    tier=TIER_REPORT,
+    scopes=("forms:read",),
+    columns=(
+        Column("date", "The day, in the account's time zone.", "date"),
+        Column("form_id", "The form."),
+        Column("form_version_id", "The version of the form."),
+        *statistic_columns(FORM_STATISTICS, {"submit_rate", *FORM_UNIQUES}),
+        *FETCH_COLUMNS,
+    ),
+    is_opt_in=True,
+)
+
+SEGMENT_SERIES_REPORTS = Stream(
+    name="segment_series_reports",
+    description="One row per day and segment.",
+    section="Reporting",
+    source=ReportEndpoint(
+        path="/api/segment-series-reports",
+        type="segment-series-report",
+        subject="segment",
+        interval="daily",
+        max_days=60,
+        group_by=(),
+        statistics=tuple(SEGMENT_STATISTICS),
+        has_conversion_metric=False,
+        first_day=date(2023, 6, 1),
+    ),
+    key=("date", "segment_id"),
+    partitioning="month",
+    tier=TIER_REPORT,
+    scopes=("segments:read",),
+    columns=(
+        Column("date", "The day, in the account's time zone.", "date"),
+        Column("segment_id", "The segment."),
+        *statistic_columns(SEGMENT_STATISTICS, {"total_members"}),
+        *FETCH_COLUMNS,
+    ),
+    is_opt_in=True,
 )

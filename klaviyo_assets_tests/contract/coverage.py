@@ -36,10 +36,8 @@ EXCLUDED: Mapping[str, str] = {
     "/api/catalog-variant-bulk-update-jobs": JOB_LOG,
     "/api/coupon-code-bulk-create-jobs": JOB_LOG,
     "/api/flow-values-reports": NOT_BUILT,
-    "/api/form-series-reports": NOT_BUILT,
     "/api/form-values-reports": NOT_BUILT,
     "/api/metric-aggregates": NOT_BUILT,
-    "/api/segment-series-reports": NOT_BUILT,
     "/api/segment-values-reports": NOT_BUILT,
     "/api/template-render": "fills a template with the caller's values; no data of its own",
 }

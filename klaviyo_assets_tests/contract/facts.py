@@ -70,15 +70,15 @@ class ReportOperation:
     steady: int
     daily: int
     scopes: list[str]
-    parameters: list[str]
     attributes: list[str]
     statistics: list[str]
-    group_by: list[str]
-    group_by_default: list[str]
-    group_by_required: list[str]
-    contains_any: list[str]
     most_items: int
     most_days: Mapping[str, int]
+    parameters: list[str] = field(default_factory=list[str])
+    group_by: list[str] = field(default_factory=list[str])
+    group_by_default: list[str] = field(default_factory=list[str])
+    group_by_required: list[str] = field(default_factory=list[str])
+    contains_any: list[str] = field(default_factory=list[str])
 
 
 ATTRIBUTE_WORDS = frozenset(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from klaviyo_assets.model.stream import RateTier, Stream, revision_note
-from klaviyo_assets.streams import DEFAULT_COLLECTIONS, REPORTS, STREAMS
+from klaviyo_assets.streams import DEFAULT_COLLECTIONS, DEFAULT_REPORTS, STREAMS
 from klaviyo_assets_tests.contract import read_facts
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.contract.coverage import coverage_page
@@ -93,7 +93,7 @@ def with_table(page: Path, streams: Iterable[Stream]) -> str:
 def expected_stream_pages() -> dict[Path, str]:
     """Return the README with the default streams, the page with all, and the page of coverage."""
     return {
-        README_PATH: with_table(README_PATH, (*DEFAULT_COLLECTIONS, *REPORTS)),
+        README_PATH: with_table(README_PATH, (*DEFAULT_COLLECTIONS, *DEFAULT_REPORTS)),
         STREAMS_PAGE: with_table(STREAMS_PAGE, STREAMS.values()),
         COVERAGE_PAGE: coverage_page(),
     }

@@ -5,7 +5,12 @@ from typing import Any
 
 Node = dict[str, Any]
 
-REPORT_PATHS = ("/api/campaign-values-reports", "/api/flow-series-reports")
+REPORT_PATHS = (
+    "/api/campaign-values-reports",
+    "/api/flow-series-reports",
+    "/api/form-series-reports",
+    "/api/segment-series-reports",
+)
 
 DAYS_BY_PHRASE = {"7 days": 7, "52 weeks": 364, "60 days": 60, "1 year": 365}
 """Klaviyo's words for the longest time frame, in days."""
@@ -17,7 +22,7 @@ def report_operation_facts(operation: Node, kind: str, attributes: Node) -> Node
     `kind` is the JSON:API type of the body, `attributes` are the members that its attributes take.
     """
     limit: dict[str, str] = operation["x-klaviyo-ratelimit"]
-    grouping, filtering = attributes["group_by"], attributes["filter"]["description"]
+    grouping, filtering = attributes.get("group_by"), attributes["filter"]["description"]
     found = {
         "section": operation["tags"][0],
         "type": kind,
@@ -28,16 +33,29 @@ def report_operation_facts(operation: Node, kind: str, attributes: Node) -> Node
         "parameters": [each["name"] for each in operation["parameters"] if each["in"] == "query"],
         "attributes": sorted(attributes),
         "statistics": attributes["statistics"]["items"]["enum"],
-        "group_by": grouping["items"]["enum"],
-        "group_by_default": capture_names(r"will be grouped by (.+?)\.\n", grouping["description"]),
-        "group_by_required": capture_names(r"are required: ([\w, ]+)", grouping["description"]),
+        **(grouping_facts(grouping) if grouping else {}),
         "contains_any": capture_names(
             r"^Scalar attributes \((.+)\): .*: equals, contains-any\.$", filtering
+        )
+        if "contains-any" in filtering
+        else [],
+        "most_items": int(
+            capture_text(r"Max of (\d+) (?:items|messages) per (?:list|ANY) filter", filtering)
         ),
-        "most_items": int(capture_text(r"Max of (\d+) items per list filter", filtering)),
         "most_days": max_timeframe_days(attributes),
     }
     return {name: value for name, value in found.items() if value}
+
+
+def grouping_facts(grouping: Node) -> Node:
+    """Return what a request may be grouped by, is grouped by, and must be."""
+    prose = grouping["description"]
+    required = "are required: " in prose
+    return {
+        "group_by": grouping["items"]["enum"],
+        "group_by_default": capture_names(r"will be grouped by (.+?)\.\n", prose),
+        "group_by_required": capture_names(r"are required: ([\w, ]+)", prose) if required else [],
+    }
 
 
 def capture_text(pattern: str, prose: str) -> str:

@@ -34,6 +34,8 @@ def test_the_promised_reports_are_there_with_their_columns() -> None:
     assert {stream.name: len(stream.columns) for stream in REPORTS} == {
         "campaign_values_reports": 39,
         "flow_series_reports": 40,
+        "form_series_reports": 17,
+        "segment_series_reports": 8,
     }
     assert [stream.name for stream in REPORTS] == sorted(stream.name for stream in REPORTS)
 
@@ -65,11 +67,12 @@ def test_everything_that_is_offered_is_asked_for(stream: Stream) -> None:
     """Every statistic, and groupings that Klaviyo offers: the usual ones and names besides."""
     facts, report = published(stream), source(stream)
     assert sorted(report.statistics) == sorted(facts.statistics)
-    assert len(facts.statistics) == 31
     added = set(report.group_by) - set(facts.group_by_default)
     assert set(report.group_by) <= set(facts.group_by)
     assert set(facts.group_by_required) <= set(facts.group_by_default) <= set(report.group_by)
-    assert added == {name for name in facts.group_by if re.match(f"{report.subject}_.*name$", name)}
+    finer = {name for name in facts.group_by if re.match(f"{report.subject}_.*name$", name)}
+    assert added == finer | ({"form_version_id"} & set(facts.group_by))
+    assert report.has_conversion_metric == ("conversion_metric_id" in facts.attributes)
 
 
 @each_report
@@ -78,13 +81,14 @@ def test_a_time_frame_is_as_long_as_it_may_be(stream: Stream) -> None:
     facts, report = published(stream), source(stream)
     assert report.max_days == facts.most_days[report.interval or "any"]
     assert (report.interval is not None) == ("interval" in facts.attributes)
-    assert "page_cursor" in facts.parameters
+    assert ("page_cursor" in facts.parameters) == report.has_conversion_metric
 
 
 @each_report
 def test_messages_are_filtered_by_as_offered(stream: Stream) -> None:
     """An answer can be restricted to messages, by as many as one list may hold."""
-    assert source(stream).message_field in published(stream).contains_any
+    if source(stream).has_conversion_metric:
+        assert source(stream).message_field in published(stream).contains_any
     assert published(stream).most_items == MAX_FILTER_IDS
 
 
@@ -92,6 +96,14 @@ def test_messages_are_filtered_by_as_offered(stream: Stream) -> None:
 def test_the_key_is_the_promised_one(stream: Stream) -> None:
     """One row a day, conversion metric, message and channel; every key column is a column."""
     subject = source(stream).subject
+    assert stream.key[0] == "date"
+    assert stream.key[-len(source(stream).key_groupings) :] == source(stream).key_groupings
+    assert set(stream.key) <= set(report_schema(stream).names)
+    assert stream.cursor is None
+    if not source(stream).has_conversion_metric:
+        assert len(stream.key) == 1 + len(source(stream).groupings)
+        assert stream.partitioning == "month"
+        return
     assert stream.key == (
         "date",
         "conversion_metric_id",
@@ -99,8 +111,6 @@ def test_the_key_is_the_promised_one(stream: Stream) -> None:
         f"{subject}_message_id",
         "send_channel",
     )
-    assert set(stream.key) <= set(report_schema(stream).names)
-    assert stream.cursor is None
     assert stream.partitioning == "metric and month"
 
 
@@ -124,7 +134,8 @@ def test_every_statistic_says_whether_its_days_add_up(stream: Stream) -> None:
     statistics = {column.name: column for column in stream.columns if column.name in wanted}
     shown = {each.name: each for each in table_column_schema(stream).columns}
     for name, column in statistics.items():
-        must_not = name in source(stream).rate_denominators or "unique" in name
+        is_level = name == "total_members"
+        must_not = is_level or name in source(stream).rate_denominators or "unique" in name
         assert column.is_additive is not must_not, name
         words = "Not to be added up." if must_not else "Days add up."
         assert column.description.endswith(words), name

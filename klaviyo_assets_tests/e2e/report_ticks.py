@@ -14,7 +14,7 @@ import dagster as dg
 
 from klaviyo_assets.api.rate_limiter import RateLimiter
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.streams import REPORTS, STREAMS
+from klaviyo_assets.streams import DEFAULT_REPORTS, STREAMS
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.instance import open_instance
 from klaviyo_assets_tests.e2e.report_runs import METRIC_PARTITIONS, ReportRun, run_partitions
@@ -80,7 +80,7 @@ def evaluate_daily_schedules(
             repository_def=defs.get_repository_def(),
         ) as context,
     ):
-        names = [f"klaviyo_daily_{stream.name}" for stream in REPORTS]
+        names = [f"klaviyo_daily_{stream.name}" for stream in DEFAULT_REPORTS]
         ticks = [defs.resolve_schedule_def(name).evaluate_tick(context) for name in names]
         return [request for tick in ticks for request in tick.run_requests or ()]
 

@@ -1,4 +1,4 @@
-"""Replaces whole report partitions: all rows of a conversion metric and a day.
+"""Replaces whole report partitions: all rows of a conversion metric and a day, or of a day.
 
     report partitions ─▶ folders (metric, month) ─▶ stored rows of other days ─┐
     new rows  ─────────────────────────────────────────────────────────────────┴─▶ one file a folder
@@ -44,7 +44,7 @@ from klaviyo_assets.lake.write.table_writer import (
     build_empty_receipt,
     refuse_missing_columns,
 )
-from klaviyo_assets.model.report import ReportPartition
+from klaviyo_assets.model.report import NO_METRIC, ReportPartition
 
 REPORT_DAY_COLUMN = "date"
 REPORT_METRIC_COLUMN = "conversion_metric_id"
@@ -93,7 +93,11 @@ class PartitionReplacement:
 
     def partition_of_rows(self) -> list[ReportPartition]:
         """Return the report partition of each row, in order."""
-        metrics = cast("list[str]", self.rows[REPORT_METRIC_COLUMN].to_pylist())
+        metrics = (
+            cast("list[str]", self.rows[REPORT_METRIC_COLUMN].to_pylist())
+            if REPORT_METRIC_COLUMN in self.rows.column_names
+            else [NO_METRIC] * self.rows.num_rows
+        )
         days = cast("list[date]", self.rows[REPORT_DAY_COLUMN].to_pylist())
         return [ReportPartition(metric, day) for metric, day in zip(metrics, days, strict=True)]
 

@@ -17,9 +17,15 @@ from klaviyo_assets.errors import (
     RepeatedPageError,
     RequestError,
 )
-from klaviyo_assets.model.report import DateRange, ReportEndpoint
+from klaviyo_assets.model.report import NO_METRIC, DateRange, ReportEndpoint
 from klaviyo_assets.model.stream import TIER_REPORT, RateLimitBucket, Stream
-from klaviyo_assets.streams.reports import CAMPAIGN_VALUES_REPORTS, FLOW_SERIES_REPORTS, STATISTICS
+from klaviyo_assets.streams.reports import (
+    CAMPAIGN_VALUES_REPORTS,
+    FLOW_SERIES_REPORTS,
+    FORM_SERIES_REPORTS,
+    SEGMENT_SERIES_REPORTS,
+    STATISTICS,
+)
 from klaviyo_assets_tests.unit.api.samples import BASE, build_response, query_parameters
 
 DAYS = DateRange(date(2026, 10, 1), date(2026, 10, 31))
@@ -47,6 +53,18 @@ def attributes_of(request: Request) -> dict[str, Any]:
     """Return the attributes of a report's body."""
     assert request.body is not None
     return json.loads(request.body)["data"]["attributes"]
+
+
+def test_forms_and_segments_are_asked_for_without_a_metric() -> None:
+    """Forms by version, segments without groupings, which their request does not take."""
+    by_report = {
+        stream.name: attributes_of(build_request(stream, metric_id=NO_METRIC))
+        for stream in (FORM_SERIES_REPORTS, SEGMENT_SERIES_REPORTS)
+    }
+    usual = {"statistics", "timeframe", "interval"}
+    assert by_report["form_series_reports"].keys() == {*usual, "group_by"}
+    assert by_report["form_series_reports"]["group_by"] == ["form_id", "form_version_id"]
+    assert by_report["segment_series_reports"].keys() == usual
 
 
 def test_a_series_is_asked_for_whole_days_and_everything() -> None:

@@ -23,6 +23,7 @@ from klaviyo_assets.lake.layout import (
     table_folder,
 )
 from klaviyo_assets.model.column import Column
+from klaviyo_assets.model.report import NO_METRIC
 from klaviyo_assets.model.stream import Collection, Cursor, Stream
 
 MOMENT = pa.timestamp("us", tz="UTC")
@@ -153,6 +154,14 @@ def test_a_metrics_folder_is_plain_and_its_own() -> None:
             )
             != folder
         )
+
+
+def test_a_report_without_a_metric_lies_in_folders_of_months() -> None:
+    """The folder of its days is that of their month, and its files are ours."""
+    folder = report_partition_folder(NO_METRIC, date(2024, 5, 31))
+    assert folder == "month=2024-05"
+    assert parse_partition_values(folder) == {"month": "2024-05"}
+    assert has_data_file_name(f"{folder}/part-0123456789abcdef0123456789abcdef.parquet")
 
 
 def test_a_report_has_no_column_named_as_its_partitions() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from klaviyo_assets.model.selection import selected_streams, selection_errors
 from klaviyo_assets.settings import SUPPORTED_REVISIONS, Settings
-from klaviyo_assets.streams import DEFAULT_COLLECTIONS, REPORTS, STREAMS
+from klaviyo_assets.streams import DEFAULT_COLLECTIONS, DEFAULT_REPORTS, STREAMS
 
 JULY, OCTOBER = SUPPORTED_REVISIONS
 
@@ -18,7 +18,7 @@ def chosen(*streams: str, revision: str) -> Settings:
 
 def test_the_default_set_is_that_of_the_default_revision() -> None:
     """Without a setting, all collections of the default and the reports are assets."""
-    names = {each.name for each in (*DEFAULT_COLLECTIONS, *REPORTS)}
+    names = {each.name for each in (*DEFAULT_COLLECTIONS, *DEFAULT_REPORTS)}
     assert selected_streams(Settings(), STREAMS) == names
 
 
