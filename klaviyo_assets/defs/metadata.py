@@ -10,7 +10,7 @@ from klaviyo_assets.errors import ConfigError, OtherLakeError
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import LakeLocation, parse_location
 from klaviyo_assets.model.report import ReportEndpoint
-from klaviyo_assets.model.stream import KEY_COLUMN, Stream, relation_columns
+from klaviyo_assets.model.stream import KEY_COLUMN, Stream, describe_stream, relation_columns
 from klaviyo_assets.model.window import parse_instant
 from klaviyo_assets.streams import STREAMS
 
@@ -163,12 +163,13 @@ def table_column_schema(stream: Stream) -> dg.TableSchema:
     A statistic has the tag `klaviyo/is_additive`: `true` where days may be added up, else `false`.
     """
     key_constraints = dg.TableColumnConstraints(nullable=False, unique=True)
+    descriptions = describe_stream(stream, STREAMS).columns
     return dg.TableSchema(
         [
             dg.TableColumn(
                 each.name,
                 _COLUMN_TYPES.get(each.type, each.type),
-                each.description,
+                descriptions[each.name],
                 key_constraints if each is KEY_COLUMN else None,
                 None if each.is_additive is None else {ADDITIVE_TAG: str(each.is_additive).lower()},
             )

@@ -143,6 +143,31 @@ def column_fields(column: Column) -> Iterator[tuple[JsonPath, ColumnType]]:
             return
 
 
+def source_path(column: Column) -> str:  # noqa: C901 - one case for each source
+    """Return where a record has the column's value: a dotted path, `[]` for each of an array.
+
+    It begins below `attributes`, but for `relationships` and `included`, which stand beside them.
+    Empty: Klaviyo does not send the value with the record.
+    """
+    match column.source:
+        case FieldPath(path, epoch_seconds_path):
+            return f"{path}, else {epoch_seconds_path}" if epoch_seconds_path else path
+        case RecordId():
+            return "id"
+        case RelatedId(name):
+            return f"relationships.{name}.data.id"
+        case RelatedIds(name):
+            return f"relationships.{name}.data[].id"
+        case Included():
+            return "included[]"
+        case FirstIncludedId(_, name):
+            return f"included[0].relationships.{name}.data.id"
+        case LatestOf(path, member):
+            return f"{path}[].{member}"
+        case SliceConstant(included_path=path):
+            return f"included[0].attributes.{path}" if path else ""
+
+
 def attribute_column(
     path: str,
     description: str,

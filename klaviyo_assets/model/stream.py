@@ -10,7 +10,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Literal
 
-from klaviyo_assets.model.column import EXTRA_FIELD, Column, LatestOf, SliceConstant
+from klaviyo_assets.model.column import EXTRA_FIELD, Column, LatestOf, SliceConstant, source_path
 from klaviyo_assets.model.report import ReportEndpoint
 
 
@@ -449,11 +449,43 @@ def relation_columns(stream: Stream, streams: Mapping[str, Stream]) -> tuple[Col
     )
 
 
+def column_origins(stream: Stream, streams: Mapping[str, Stream]) -> dict[str, str]:
+    """Return where each column's value comes from, by name: a path in what Klaviyo sends.
+
+    In a view of other relations it is a relation and its column. Columns without an entry are made
+    by us.
+    """
+    base = base_stream_name(stream)
+    found = column_origins(streams[base], streams) if base else {KEY_COLUMN.name: "id"}
+    match stream.source:
+        case Join(right=right, columns=columns):
+            own = {name: f"{right}.{there}" for name, there in columns.items()}
+        case ReportEndpoint(group_by=groupings, statistics=statistics):
+            own = {name: f"groupings.{name}" for name in groupings}
+            own |= {name: f"statistics.{name}" for name in statistics}
+        case Unnest(parent=parent, array=array, parent_columns=columns, reference=reference):
+            element = f"{parent}.{array}[]"
+            own = {each.name: f"{element}.{source_path(each)}" for each in stream.columns}
+            own[POSITION_COLUMN] = ""
+            taken = {**columns, **(reference.columns if reference else {})}
+            own |= {name: f"{parent}.{there}" for name, there in taken.items()}
+        case _:
+            own = {each.name: source_path(each) for each in stream.columns}
+    names = {each.name for each in relation_columns(stream, streams)}
+    return {name: path for name, path in {**found, **own}.items() if path and name in names}
+
+
 def describe_stream(stream: Stream, streams: Mapping[str, Stream]) -> RelationDescription:
-    """Return the description of a stream's relation."""
-    columns = relation_columns(stream, streams)
+    """Return the description of a stream's relation; a column's ends with its origin."""
+    origins = column_origins(stream, streams)
     return RelationDescription(
-        summary=stream.description, columns={each.name: each.description for each in columns}
+        summary=stream.description,
+        columns={
+            each.name: f"{each.description} `{origins[each.name]}`"
+            if each.name in origins
+            else each.description
+            for each in relation_columns(stream, streams)
+        },
     )
 
 

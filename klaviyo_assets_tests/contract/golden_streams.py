@@ -16,6 +16,7 @@ from klaviyo_assets.streams import DEFAULT_COLLECTIONS, DEFAULT_REPORTS, STREAMS
 from klaviyo_assets_tests.contract import read_facts
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.contract.coverage import coverage_page
+from klaviyo_assets_tests.contract.stream_pages import PAGES_FOLDER, expected_stream_files
 
 GOLDEN_FOLDER = Path(__file__).with_name("golden")
 README_PATH = ROOT / "README.md"
@@ -74,28 +75,31 @@ def golden_text(stream: Stream) -> str:
     return "\n".join(lines) + "\n"
 
 
-def stream_row(stream: Stream) -> str:
-    """Return the stream's line in a table of streams."""
+def stream_row(stream: Stream, *, is_linked: bool) -> str:
+    """Return the stream's line in a table of streams, with or without a link to its page."""
     grain = stream.description.removeprefix("One row per ").rstrip(".") + revision_note(stream)
     cursor = f"`{stream.cursor.column}`" if stream.cursor else ""
     tier = stream.tier.name if stream.tier else ""
-    return f"| `{stream.name}` | {grain} | {cursor} | {tier} | {', '.join(stream.scopes)} |"
+    name = f"[{stream.name}](streams/{stream.name}.md)" if is_linked else f"`{stream.name}`"
+    return f"| {name} | {grain} | {cursor} | {tier} | {', '.join(stream.scopes)} |"
 
 
 def with_table(page: Path, streams: Iterable[Stream]) -> str:
     """Return a page with its table of streams as it must be."""
     before, head, rest = page.read_text(encoding="utf-8").partition(TABLE_HEAD)
     assert head, f"{page} has no table of streams"
-    rows = "".join(f"{stream_row(stream)}\n" for stream in streams)
+    is_linked = page == STREAMS_PAGE
+    rows = "".join(f"{stream_row(stream, is_linked=is_linked)}\n" for stream in streams)
     return before + head + rows + re.sub(r"\A(\|.*\n)*", "", rest)
 
 
 def expected_stream_pages() -> dict[Path, str]:
-    """Return the README with the default streams, the page with all, and the page of coverage."""
+    """Return the README with the default streams, and what docs say of all, a page each."""
     return {
         README_PATH: with_table(README_PATH, (*DEFAULT_COLLECTIONS, *DEFAULT_REPORTS)),
         STREAMS_PAGE: with_table(STREAMS_PAGE, STREAMS.values()),
         COVERAGE_PAGE: coverage_page(),
+        **expected_stream_files(),
     }
 
 
@@ -106,15 +110,14 @@ def expected_golden_files() -> dict[str, str]:
 
 def main() -> None:
     """Write all of it anew, and remove the files of streams that are no more."""
-    GOLDEN_FOLDER.mkdir(exist_ok=True)
-    expected = expected_golden_files()
-    for path in GOLDEN_FOLDER.iterdir():
-        if path.name not in expected:
+    files = {GOLDEN_FOLDER / name: text for name, text in expected_golden_files().items()}
+    expected = {**files, **expected_stream_pages()}
+    for folder in (GOLDEN_FOLDER, PAGES_FOLDER):
+        folder.mkdir(exist_ok=True)
+        for path in set(folder.iterdir()) - expected.keys():
             path.unlink()
-    for name, text in expected.items():
-        (GOLDEN_FOLDER / name).write_text(text, encoding="utf-8")
-    for page, text in expected_stream_pages().items():
-        page.write_text(text, encoding="utf-8")
+    for path, text in expected.items():
+        path.write_text(text, encoding="utf-8")
     read_facts.write_all_facts()
 
 

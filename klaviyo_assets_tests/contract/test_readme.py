@@ -2,13 +2,22 @@
 
 import re
 
+import duckdb
 import pytest
 
 from klaviyo_assets.definitions import build_defs
+from klaviyo_assets.model.stream import Stream, relation_columns
 from klaviyo_assets.settings import Settings
+from klaviyo_assets.streams import STREAMS
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.contract.golden_streams import expected_stream_pages
 from klaviyo_assets_tests.contract.settings_table import TABLE_HEAD, expected_pages
+from klaviyo_assets_tests.contract.stream_pages import (
+    COLUMN_TYPES,
+    PAGES_FOLDER,
+    expected_stream_files,
+    sample_query,
+)
 
 README = (ROOT / "README.md").read_text()
 
@@ -21,6 +30,29 @@ def test_the_tables_of_streams_are_made_from_the_registry(page: str) -> None:
     """
     text = (ROOT / page).read_text(encoding="utf-8")
     assert text == expected_stream_pages()[ROOT / page]
+
+
+def test_every_stream_has_its_page() -> None:
+    """`docs/streams` has a page a stream, as its declaration has it, and no other.
+
+    `python -m klaviyo_assets_tests.contract.golden_streams` writes them anew.
+    """
+    expected = expected_stream_files()
+    assert sorted(PAGES_FOLDER.iterdir()) == sorted(expected)
+    stale = [page.name for page, text in expected.items() if page.read_text("utf-8") != text]
+    assert stale == []
+    assert max(len(text.splitlines()) for text in expected.values()) <= 150
+
+
+@pytest.mark.parametrize("stream", STREAMS.values(), ids=lambda stream: stream.name)
+def test_a_sample_query_runs(stream: Stream) -> None:
+    """The query of a stream's page runs on a relation with its columns."""
+    types = {**COLUMN_TYPES, "json": "VARCHAR"}
+    columns = [f'"{each.name}" {types[each.type]}' for each in relation_columns(stream, STREAMS)]
+    with duckdb.connect() as connection:
+        connection.execute("CREATE SCHEMA klaviyo")
+        connection.execute(f"CREATE TABLE klaviyo.{stream.name} ({', '.join(columns)})")
+        assert connection.execute(sample_query(stream)).fetchall() == []
 
 
 def test_jobs_and_schedules_are_those_of_the_code_location() -> None:

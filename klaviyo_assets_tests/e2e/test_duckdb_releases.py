@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from deltalake import DeltaTable
 
-from klaviyo_assets.model.stream import Collection
-from klaviyo_assets.streams import DEFAULT_COLLECTIONS, DEFAULT_STREAMS
+from klaviyo_assets.model.stream import Collection, describe_stream
+from klaviyo_assets.streams import DEFAULT_COLLECTIONS, DEFAULT_STREAMS, STREAMS
 from klaviyo_assets_tests.duckdb_releases import (
     LIBRARY_RELEASES,
     install_package,
@@ -143,8 +143,8 @@ def test_every_relation_and_column_says_what_it_holds(
     }
     words = {(table, column): comment for table, column, comment in columns}
     for stream in DEFAULT_STREAMS.values():
-        for column in stream.columns:
-            assert words[stream.name, column.name] == column.description
+        for column, description in describe_stream(stream, STREAMS).columns.items():
+            assert words[stream.name, column] == description
 
 
 def test_pandas_reads_the_lake(home_with_all_relations: Home) -> None:

@@ -1,6 +1,20 @@
 """A column knows where its value lies."""
 
-from klaviyo_assets.model.column import Column, FieldPath, RelatedId, attribute_column
+import pytest
+
+from klaviyo_assets.model.column import (
+    Column,
+    ColumnSource,
+    FieldPath,
+    FirstIncludedId,
+    Included,
+    LatestOf,
+    RelatedId,
+    RelatedIds,
+    SliceConstant,
+    attribute_column,
+    source_path,
+)
 
 
 def test_a_column_without_a_place_is_read_from_its_name() -> None:
@@ -25,3 +39,27 @@ def test_a_nested_attribute_is_named_by_its_path() -> None:
 def test_a_nested_attribute_is_text_unless_told() -> None:
     """Text is what most attributes are."""
     assert attribute_column("location.city", "City.").type == "string"
+
+
+@pytest.mark.parametrize(
+    ("source", "path"),
+    [
+        (None, "name"),
+        (FieldPath("location.city"), "location.city"),
+        (FieldPath("datetime", epoch_seconds_path="timestamp"), "datetime, else timestamp"),
+        (RelatedId("metric"), "relationships.metric.data.id"),
+        (RelatedIds("tags"), "relationships.tags.data[].id"),
+        (Included("attributions"), "included[]"),
+        (FirstIncludedId("attributions", "flow"), "included[0].relationships.flow.data.id"),
+        (LatestOf("suppression", "timestamp"), "suppression[].timestamp"),
+        (SliceConstant("parent"), ""),
+        (
+            SliceConstant("channel", "campaign-messages", "definition.channel"),
+            "included[0].attributes.definition.channel",
+        ),
+    ],
+    ids=str,
+)
+def test_a_column_says_where_its_value_lies(source: ColumnSource | None, path: str) -> None:
+    """The path is what somebody types to find the value in Klaviyo's answer."""
+    assert source_path(Column("name", "The name.", declared_source=source)) == path

@@ -7,6 +7,7 @@ import pytest
 
 from klaviyo_assets.model.column import Column
 from klaviyo_assets.model.stream import (
+    SYNCED_COLUMN,
     TIER_L,
     TIER_M,
     TIER_XS,
@@ -19,6 +20,7 @@ from klaviyo_assets.model.stream import (
     RateLimitBucket,
     Slice,
     Stream,
+    describe_stream,
 )
 
 COUNT = AdditionalField(resource="thing", name="count", tier=TIER_XS)
@@ -181,3 +183,13 @@ def test_a_detail_is_counted_against_its_template() -> None:
 def test_a_join_spends_nothing() -> None:
     """No request, no budget."""
     assert JOINED.rate_limit_buckets() == ()
+
+
+def test_a_column_is_described_with_its_origin() -> None:
+    """The words end with the path in Klaviyo's answer, those of a join with the other relation."""
+    streams = {"things": THINGS, "others": replace(THINGS, name="others")}
+    joined = replace(JOINED, columns=(Column("other_name", "The other's name."),))
+    found = describe_stream(joined, streams).columns
+    assert found["name"] == "The name. `name`"
+    assert found["other_name"] == "The other's name. `others.name`"
+    assert found["synced_at"] == SYNCED_COLUMN.description

@@ -1,0 +1,128 @@
+"""A page for each stream, `docs/streams/<stream>.md`, made from its declaration.
+
+`python -m klaviyo_assets_tests.contract.golden_streams` writes all of them anew.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from klaviyo_assets.model.column import ColumnType
+from klaviyo_assets.model.report import ReportEndpoint
+from klaviyo_assets.model.selection import section_group, upstream_streams
+from klaviyo_assets.model.stream import (
+    Children,
+    Collection,
+    Detail,
+    Stream,
+    column_origins,
+    relation_columns,
+)
+from klaviyo_assets.streams import STREAMS
+from klaviyo_assets_tests.contract.checkout import ROOT
+
+PAGES_FOLDER = ROOT / "docs" / "streams"
+
+COLUMN_TYPES: dict[ColumnType, str] = {
+    "string": "VARCHAR",
+    "integer": "BIGINT",
+    "number": "DOUBLE",
+    "boolean": "BOOLEAN",
+    "timestamp": "TIMESTAMPTZ",
+    "date": "DATE",
+    "json": "JSON text",
+    "ids": "VARCHAR[]",
+}
+"""The type of a column in klaviyo.duckdb; JSON text is VARCHAR."""
+
+
+def stream_page(stream: Stream) -> str:
+    """Return the text of a stream's page."""
+    head = [f"| {name} | {value} |" for name, value in _facts(stream)]
+    lines = [
+        f"# {stream.name}",
+        "",
+        stream.description,
+        "",
+        *("| | |", "|---|---|", *head, ""),
+        *("```sql", sample_query(stream), "```", ""),
+        *("| column | type | in Klaviyo's answer | meaning |", "|---|---|---|---|"),
+        *_column_rows(stream),
+        "",
+        "Generated from the declaration. [All streams](../streams.md)",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _facts(stream: Stream) -> Iterator[tuple[str, str]]:
+    how = f"`KLAVIYO_STREAMS=default,{stream.name}`" if stream.is_opt_in else "without a setting"
+    yield "on", f"{how}; group `{section_group(stream)}`"
+    yield "key", ", ".join(f"`{name}`" for name in stream.key)
+    yield "cursor", f"`{stream.cursor.column}`" if stream.cursor else "none"
+    if stream.has_soft_deletes:
+        yield "deleted records", "stay, with the time in the last column"
+    yield "scopes", ", ".join(f"`{scope}`" for scope in stream.scopes)
+    for bucket in stream.rate_limit_buckets():
+        tier = bucket.tier
+        daily = f", {tier.daily} a day" if tier.daily else ""
+        yield (
+            "rate limit",
+            f"`{bucket.name}`: {tier.name}, {tier.burst} a second, {tier.steady:,} a minute{daily}",
+        )
+    yield "requests of a second sync", second_sync(stream)
+
+
+def second_sync(stream: Stream) -> str:
+    """Return in words how many requests a sync makes that finds nothing or little new."""
+    upstream = " and ".join(f"`{name}`" for name in upstream_streams(stream))
+    which = f"records since the cursor `{stream.cursor.column}`" if stream.cursor else "all records"
+    match stream.source:
+        case Detail(version_column=None):
+            return f"one for each row of {upstream}"
+        case Detail(version_column=version):
+            return f"one for each row of {upstream} whose `{version}` is another than before"
+        case Children(parent_condition=condition):
+            path, start = (
+                (f"{condition[0]}.{condition[1]}", condition[2]) if condition else ("", "")
+            )
+            parents = f"{upstream} whose `{path}` begins with `{start}`" if path else upstream
+            return f"for each row of {parents}, one for each page of {which}, at least one"
+        case Collection(slices=slices, page_size=size):
+            parts = f"{len(slices)}, as Klaviyo sends it in {len(slices)} parts"
+            page = f"page of {size:,}" if size else "page"
+            return f"{parts if slices[1:] else 'one'}; one more for each further {page}, of {which}"
+        case ReportEndpoint(max_days=days):
+            return f"one for each conversion metric and {days} days in which a day is asked for"
+        case _:
+            return f"none: it is a view of {upstream}"
+
+
+def sample_query(stream: Stream) -> str:
+    """Return a query that somebody could begin with."""
+    table = f"FROM klaviyo.{stream.name}"
+    gone = stream.deletion_column.name
+    alive = f" WHERE {gone} IS NULL" if stream.has_soft_deletes else ""
+    match stream.source:
+        case ReportEndpoint(statistics=names, rate_denominators=rates):
+            counted = next(name for name in names if name not in rates)
+            return f"SELECT date, sum({counted}) {table} GROUP BY date ORDER BY date DESC;"
+        case Children():
+            parent = stream.columns[0].name
+            return f"SELECT {parent}, count(*) {table}{alive} GROUP BY {parent} ORDER BY 2 DESC;"
+        case _ if stream.cursor:
+            return f"{table}{alive} ORDER BY {stream.cursor.column} DESC LIMIT 10;"
+        case _:
+            return f"{table}{alive} LIMIT 10;"
+
+
+def _column_rows(stream: Stream) -> Iterator[str]:
+    origins = column_origins(stream, STREAMS)
+    for each in relation_columns(stream, STREAMS):
+        origin = f"`{origins[each.name]}`" if each.name in origins else ""
+        meaning = each.description.replace("|", "\\|")
+        yield f"| `{each.name}` | {COLUMN_TYPES[each.type]} | {origin} | {meaning} |"
+
+
+def expected_stream_files() -> dict[Path, str]:
+    """Return every page by its place."""
+    return {PAGES_FOLDER / f"{each.name}.md": stream_page(each) for each in STREAMS.values()}
