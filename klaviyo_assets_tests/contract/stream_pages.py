@@ -59,8 +59,10 @@ def _facts(stream: Stream) -> Iterator[tuple[str, str]]:
     yield "on", f"{how}; group `{section_group(stream)}`"
     yield "key", ", ".join(f"`{name}`" for name in stream.key)
     yield "cursor", f"`{stream.cursor.column}`" if stream.cursor else "none"
+    if stream.since is not None or stream.until is not None:
+        yield "revisions", f"{stream.since or 'oldest'} to {stream.until or 'newest'}"
     if stream.has_soft_deletes:
-        yield "deleted records", "stay, with the time in the last column"
+        yield "deleted records", f"stay, with the time in `{stream.deletion_column.name}`"
     yield "scopes", ", ".join(f"`{scope}`" for scope in stream.scopes)
     for bucket in stream.rate_limit_buckets():
         tier = bucket.tier
