@@ -156,6 +156,6 @@ STREAMS: Mapping[str, Stream] = MappingProxyType(
 """All streams by name."""
 
 DEFAULT_STREAMS: Mapping[str, Stream] = MappingProxyType(
-    {name: stream for name, stream in STREAMS.items() if not stream.is_opt_in}
+    {each.name: each for each in (*DEFAULT_COLLECTIONS, *DEFAULT_REPORTS)}
 )
 """Those that are assets where KLAVIYO_STREAMS is not set, by name."""
