@@ -32,7 +32,7 @@ import dagster as dg
 import duckdb
 
 from klaviyo_assets.errors import format_quantity, format_seconds
-from klaviyo_assets.streams import REPORTS
+from klaviyo_assets.streams import DEFAULT_REPORTS
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "demo"
@@ -124,7 +124,7 @@ def story(door: "Door", instance: dg.DagsterInstance) -> None:
 
 def quarter(door: "Door") -> tuple[str, list[date]]:
     """Return the revenue metric, and the last days of the reports that are over in its zone."""
-    keys = door.partition_keys(REPORTS[0].name)
+    keys = door.partition_keys(DEFAULT_REPORTS[0].name)
     with duckdb.connect(str(DATABASE), read_only=True) as database:
         ((zone,),) = database.sql("SELECT timezone FROM accounts").fetchall()
     today = datetime.now(tz=ZoneInfo(zone)).date()
@@ -215,7 +215,7 @@ class Door:
 
     def launch_backfill(self, partitions: Sequence[str]) -> str:
         """Launch a backfill of both reports, as their pages do; return its id."""
-        assets = [{"path": ["klaviyo", report.name]} for report in REPORTS]
+        assets = [{"path": ["klaviyo", report.name]} for report in DEFAULT_REPORTS]
         launched = self.ask(
             "mutation($to: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $to) {"
             " __typename ... on LaunchBackfillSuccess { backfillId } } }",
