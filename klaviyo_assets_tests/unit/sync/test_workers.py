@@ -100,13 +100,23 @@ def test_splits_cost_few_requests(seed: int) -> None:
     assert shelf.request_count <= 150 + 25
 
 
-def test_one_page_is_reason_enough_for_many_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the first page promises is read side by side at once, not a worker a page."""
+def test_pages_that_are_there_at_once_are_read_by_one_thread() -> None:
+    """Where Klaviyo is faster than we are, a second reader only holds a page more in memory."""
+    shelf = Shelf(list(range(2000)), 100)
+    pool = pool_of(shelf, workers=20)
+    assert len(ids_of(pool)) == 2000
+    assert (len(pool.threads), shelf.request_count) == (1, 20)
+
+
+def test_two_slow_pages_are_reason_enough_for_many_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What slow pages promise is read side by side at once, not a worker a page."""
     monkeypatch.setattr(workers, "STOP_POLL_SECONDS", 60.0)
     shelf, started, free = Shelf(list(range(2000)), 100), threading.Semaphore(0), threading.Event()
 
     def read(request: Request, slice_: Slice) -> tuple[DecodedPage, datetime]:
-        if shelf.request_count:
+        if shelf.request_count < workers.MIN_SLOW_PAGES:
+            time.sleep(0.1)
+        else:
             started.release()
             assert free.wait(60)
         return shelf.read(request, slice_)
