@@ -350,6 +350,9 @@ Readers share one interpreter. Where Klaviyo is faster than that, a second reade
 faster and holds a page more: with one, a million events take 373 MiB instead of 401.
 """
 
+MIN_WAIT_SECONDS = 0.02
+"""The least that a page must take for that: a busy machine delays any thread by milliseconds."""
+
 MIN_SLOW_PAGES = 2
 """Pages in a row that must be so slow: a commit delays one page."""
 
@@ -520,7 +523,8 @@ class WorkerPool(PageSource):
                     self._semaphore.release(expected_bytes)
             if result is None:
                 return
-            is_slow = monotonic() - began > MIN_WAIT_PER_WORK * (thread_time() - worked)
+            took, work = monotonic() - began, thread_time() - worked
+            is_slow = took > max(MIN_WAIT_PER_WORK * work, MIN_WAIT_SECONDS)
             self._slow_pages = self._slow_pages + 1 if is_slow else 0
             self._semaphore.correct(expected_bytes, _page_bytes(result))
             self._queue.put(result)
