@@ -273,9 +273,9 @@ class Stream:
     of all records; no change of a record may move it in this order. `is_opt_in`: the stream is an
     asset only where KLAVIYO_STREAMS names it. `since` and `until`: the first and the last revision
     of Klaviyo's API at which it can be read; None: every supported one. `ignored_attributes` are
-    not stored: their values differ between reads of an unchanged record. `unlisted_attributes` come
-    at revisions that do not list them, so no request names them. `view_columns` follow those of the
-    stored table.
+    never stored: they differ between reads of an unchanged record, or are as good as a password.
+    `unlisted_attributes` come at revisions that do not list them, so no request names them.
+    `view_columns` follow those of the stored table.
     """
 
     name: str

@@ -322,11 +322,12 @@ PUSH_TOKENS = Stream(
     source=Collection(path="/api/push-tokens", page_size=100, include=("profile",)),
     tier=TIER_M,
     scopes=("profiles:read", "push-tokens:read"),
+    # Who has it can send messages to the device.
+    ignored_attributes=frozenset({"token"}),
     is_opt_in=True,
     has_soft_deletes=True,
     columns=(
         Column("created", "When it was created.", "timestamp"),
-        Column("token", "The token that messages are sent with."),
         Column("enablement_status", "Whether its owner allows messages: AUTHORIZED, DENIED, ..."),
         Column("platform", "ios or android."),
         Column("vendor", "Who delivers: apns or fcm."),

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from klaviyo_assets.model.selection import offered_streams
@@ -132,3 +133,18 @@ def test_a_message_has_its_campaign_and_all_its_variations(full_home: Home) -> N
     assert {row[1] for row in rows} <= {each.id for each in family.campaigns.records}
     assert {row[2] for row in rows} == {"email", "sms", "push"}
     assert all(created and json.loads(details) for *_, created, details in rows)
+
+
+@pytest.mark.parametrize("full_home", [JULY], indirect=True)
+def test_the_tokens_of_devices_are_stored_nowhere(full_home: Home) -> None:
+    """Who has a push token can send messages to the device: no file of the lake holds one."""
+    tokens = [
+        each["token"].encode() for each in full_home.account.attributes("push-token").values()
+    ]
+    assert len(full_home.query("SELECT id FROM push_tokens")) == len(tokens) > 0
+    stored = b"".join(
+        repr(pq.read_table(path).to_pylist()).encode()
+        for path in (full_home.data_dir / "lake" / "push_tokens").rglob("*.parquet")
+    )
+    assert stored
+    assert not [each for each in tokens if each in stored]
