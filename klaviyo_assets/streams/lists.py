@@ -53,32 +53,46 @@ LISTS_DETAILED = Stream(
     columns=(Column("profile_count", "Profiles on the list when it was read.", "integer"),),
 )
 
-LIST_MEMBERS = Stream(
-    name="list_members",
-    description="One row per profile on a list and time that it joined: a re-join is a new row.",
-    section="Lists",
-    source=Children(
-        parent="lists",
-        path="/api/lists/{id}/profiles",
-        page_size=100,
-        # All else that comes with a member is the profile's own.
-        fields=("joined_group_at",),
-        has_parent_filter=True,
-    ),
-    tier=TIER_L,
-    scopes=("lists:read", "profiles:read"),
-    key=("list_id", "profile_id", "joined_group_at"),
-    # Leaving changes nothing that Klaviyo can filter by: only a full read can tell.
-    cursor=Cursor(column="joined_group_at", field="joined_group_at", is_version=False),
-    is_exempt_from_start_date=True,
-    has_soft_deletes=True,
-    deletion_column=Column(
-        "left_at", "When a full read first missed the member; NULL until then.", "timestamp"
-    ),
-    is_opt_in=True,
-    columns=(
-        Column("list_id", "The list.", declared_source=PARENT_ID),
-        Column("profile_id", "The member.", declared_source=RecordId()),
-        Column("joined_group_at", "When the profile joined the list.", "timestamp"),
-    ),
+
+def member_stream(parent: str, description: str, joined: str) -> Stream:
+    """Return the stream of profiles in each record of the stream `parent`.
+
+    `joined` describes the column `joined_group_at`.
+    """
+    group = parent.removesuffix("s")
+    return Stream(
+        name=f"{group}_members",
+        description=description,
+        section=parent.capitalize(),
+        source=Children(
+            parent=parent,
+            path=f"/api/{parent}/{{id}}/profiles",
+            page_size=100,
+            # All else that comes with a member is the profile's own.
+            fields=("joined_group_at",),
+            has_parent_filter=True,
+        ),
+        tier=TIER_L,
+        scopes=tuple(sorted(("profiles:read", f"{parent}:read"))),
+        key=(f"{group}_id", "profile_id", "joined_group_at"),
+        # Leaving changes nothing that Klaviyo can filter by: only a full read can tell.
+        cursor=Cursor(column="joined_group_at", field="joined_group_at", is_version=False),
+        is_exempt_from_start_date=True,
+        has_soft_deletes=True,
+        deletion_column=Column(
+            "left_at", "When a full read first missed the member; NULL until then.", "timestamp"
+        ),
+        is_opt_in=True,
+        columns=(
+            Column(f"{group}_id", f"The {group}.", declared_source=PARENT_ID),
+            Column("profile_id", "The member.", declared_source=RecordId()),
+            Column("joined_group_at", joined, "timestamp"),
+        ),
+    )
+
+
+LIST_MEMBERS = member_stream(
+    "lists",
+    "One row per profile on a list and time that it joined: a re-join is a new row.",
+    "When the profile joined the list.",
 )

@@ -1,7 +1,8 @@
 """Segments: profiles that a rule finds. Klaviyo API reference, section "Segments"."""
 
-from klaviyo_assets.model.column import Column, RecordId, RelatedIds
-from klaviyo_assets.model.stream import PARENT_ID, TIER_L, Children, Collection, Cursor, Stream
+from klaviyo_assets.model.column import Column, RelatedIds
+from klaviyo_assets.model.stream import TIER_L, Collection, Stream
+from klaviyo_assets.streams.lists import member_stream
 
 SEGMENTS = Stream(
     name="segments",
@@ -31,32 +32,8 @@ SEGMENTS = Stream(
     ),
 )
 
-SEGMENT_MEMBERS = Stream(
-    name="segment_members",
-    description="One row per profile in a segment and time of entry: a re-entry is a new row.",
-    section="Segments",
-    source=Children(
-        parent="segments",
-        path="/api/segments/{id}/profiles",
-        page_size=100,
-        # All else that comes with a member is the profile's own.
-        fields=("joined_group_at",),
-        has_parent_filter=True,
-    ),
-    tier=TIER_L,
-    scopes=("profiles:read", "segments:read"),
-    key=("segment_id", "profile_id", "joined_group_at"),
-    # Leaving changes nothing that Klaviyo can filter by: only a full read can tell.
-    cursor=Cursor(column="joined_group_at", field="joined_group_at", is_version=False),
-    is_exempt_from_start_date=True,
-    has_soft_deletes=True,
-    deletion_column=Column(
-        "left_at", "When a full read first missed the member; NULL until then.", "timestamp"
-    ),
-    is_opt_in=True,
-    columns=(
-        Column("segment_id", "The segment.", declared_source=PARENT_ID),
-        Column("profile_id", "The member.", declared_source=RecordId()),
-        Column("joined_group_at", "When the profile entered the segment.", "timestamp"),
-    ),
+SEGMENT_MEMBERS = member_stream(
+    "segments",
+    "One row per profile in a segment and time of entry: a re-entry is a new row.",
+    "When the profile entered the segment.",
 )

@@ -52,7 +52,7 @@ def assert_requested_again(home: Home, false_response: str) -> None:
         assert_complete(home, stream)
 
 
-def fails_in_the_end(home: Home, false_response: str) -> None:
+def assert_fails_in_the_end(home: Home, false_response: str) -> None:
     """Have all but the first pages be a lie for ever; nothing is claimed, and a later run is whole.
 
     Of a first sync, then of a full refresh, a snapshot and an id scan.
@@ -91,7 +91,7 @@ def test_f71_a_page_without_its_place_is_asked_for_again(
 
 def test_f71_pages_without_their_place_for_ever_fail(open_home: StartHome) -> None:
     """If it lasts the stream fails, nothing counts as read, and no row is dropped or marked."""
-    fails_in_the_end(open_stocked_home(open_home), "nothing without links")
+    assert_fails_in_the_end(open_stocked_home(open_home), "nothing without links")
 
 
 @pytest.mark.parametrize("false_response", F72)
@@ -104,7 +104,7 @@ def test_f72_what_tells_of_errors_is_asked_for_again(
 
 def test_f72_errors_for_ever_fail(open_home: StartHome) -> None:
     """If it lasts the stream fails with Klaviyo's own words."""
-    fails_in_the_end(open_stocked_home(open_home), "errors beside a page")
+    assert_fails_in_the_end(open_stocked_home(open_home), "errors beside a page")
 
 
 @pytest.mark.parametrize("false_response", ["errors beside a page", "an empty object"])

@@ -57,6 +57,8 @@ def test_a_restart_goes_on_at_once(book_request: Use) -> None:
     book_request(ONE, NOW)
     book_request(HostIdentity("kernel-1b", "one", NOW + 10), NOW + 20)
     book_request(HostIdentity("kernel-1b", "container-2", NOW + 10), NOW + 21)
+    with pytest.raises(SettingError, match="host container-2 1 s ago"):
+        book_request(TWO, NOW + 22)
 
 
 def test_a_machine_whose_clock_was_ahead_before_its_restart_goes_on(book_request: Use) -> None:
