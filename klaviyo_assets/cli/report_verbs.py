@@ -16,8 +16,8 @@ from klaviyo_assets.account.metrics import (
 )
 from klaviyo_assets.cli.member_plan import member_plan_lines
 from klaviyo_assets.cli.verb import Verb, open_lake, print_privacy_warnings, split_names
+from klaviyo_assets.defs.automation import default_automations, unmet_guarantees
 from klaviyo_assets.errors import SettingError
-from klaviyo_assets.model.automation import default_automations, unmet_guarantees
 from klaviyo_assets.model.report import NO_METRIC, ReportEndpoint
 from klaviyo_assets.model.selection import selected_streams
 from klaviyo_assets.model.stream import Stream, ViewSource

@@ -8,7 +8,11 @@ from typing import Any
 import dagster as dg
 
 from klaviyo_assets.api.clock import utc_now
-from klaviyo_assets.defs.automation import is_switched_on, replace_asset_names
+from klaviyo_assets.defs.automation import (
+    LATE_EVENTS_SCHEDULE_NAME,
+    is_switched_on,
+    replace_asset_names,
+)
 from klaviyo_assets.defs.checks import (
     CheckInputs,
     evaluate_materialization_checks,
@@ -38,7 +42,6 @@ from klaviyo_assets.errors import (
     format_quantity,
 )
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.model.automation import LATE_EVENTS_SCHEDULE_NAME
 from klaviyo_assets.model.selection import section_group, upstream_streams
 from klaviyo_assets.model.stream import Join, Stream, ViewSource
 from klaviyo_assets.reconcile.counts import EVENTS_STREAM_NAME

@@ -1,4 +1,4 @@
-"""What jobs, schedules and sensors share: which assets they select, and whether they are on.
+"""What jobs, schedules and sensors share: their guarantees, their assets, and whether they are on.
 
 Assets are selected by a tag and not by key, so that selections still hold where a user has renamed
 assets. A schedule or sensor is on by its switch in the UI, or, while nobody used that, by the
@@ -6,7 +6,9 @@ setting KLAVIYO_AUTOMATION.
 """
 
 import re
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
@@ -15,9 +17,81 @@ from dagster._core.scheduler.instigation import InstigatorStatus
 
 from klaviyo_assets.defs.metadata import STREAM_TAG, asset_key
 from klaviyo_assets.errors import SettingError
-from klaviyo_assets.model.automation import all_automations, default_automations
 from klaviyo_assets.settings import AUTOMATION_RECOMMENDED, Settings
 from klaviyo_assets.streams import STREAMS
+
+
+@dataclass(frozen=True, slots=True)
+class AutomationGuarantee:
+    """What is guaranteed while all of `automations` are on; `subject` begins a sentence."""
+
+    subject: str
+    automations: tuple[str, ...]
+
+
+LATE_EVENTS_SCHEDULE_NAME = "klaviyo_daily_late_events"
+
+AUTOMATION_GUARANTEES = (
+    AutomationGuarantee("what is new in every collection, hourly", ("klaviyo_hourly",)),
+    AutomationGuarantee("events that arrive late", (LATE_EVENTS_SCHEDULE_NAME,)),
+    AutomationGuarantee(
+        "the check that every event is stored and every key is unique, daily",
+        ("klaviyo_daily_checks",),
+    ),
+    AutomationGuarantee(
+        "the repair of days on which that check found events missing", ("klaviyo_events_healing",)
+    ),
+    AutomationGuarantee("suppressions that were lifted, weekly", ("klaviyo_weekly_exclusions",)),
+    AutomationGuarantee("profiles that were deleted, weekly", ("klaviyo_weekly_deleted_profiles",)),
+    AutomationGuarantee("profile counts of lists, daily", ("klaviyo_daily_details",)),
+    AutomationGuarantee("report days that are missing or still move", ("klaviyo_reports_drain",)),
+    AutomationGuarantee("the check that reports are up to date", ("klaviyo_reports_newest_days",)),
+    AutomationGuarantee("new metrics as partitions of reports", ("klaviyo_conversion_metrics",)),
+)
+"""All guarantees. Where the backfill sensor is off, the daily schedules of reports replace it."""
+
+ALWAYS_ON_AUTOMATIONS = ("klaviyo_conversion_metrics",)
+"""Automations that are on from the start whatever the setting: they send no requests."""
+
+SUBSTITUTE_AUTOMATIONS = {
+    "klaviyo_reports_drain": (
+        "klaviyo_daily_campaign_values_reports",
+        "klaviyo_daily_flow_series_reports",
+    )
+}
+
+
+def unmet_guarantees(
+    settings: Settings, running_automations: Iterable[str]
+) -> list[AutomationGuarantee]:
+    """Return the guarantees that are not met, given the names of the schedules and sensors on.
+
+    A lookback also reads late events; the late-events schedule reads none if its days are 0.
+    """
+    on = set(running_automations)
+    on |= {name for name, others in SUBSTITUTE_AUTOMATIONS.items() if on.issuperset(others)}
+    if settings.lookback_days:
+        on.add(LATE_EVENTS_SCHEDULE_NAME)
+    elif not settings.late_events_days:
+        on.discard(LATE_EVENTS_SCHEDULE_NAME)
+    return [each for each in AUTOMATION_GUARANTEES if not on.issuperset(each.automations)]
+
+
+def default_automations(settings: Settings) -> tuple[str, ...]:
+    """Return the names of the automations that are on unless someone switched them in the UI."""
+    return (
+        all_automations()
+        if settings.automation == AUTOMATION_RECOMMENDED
+        else ALWAYS_ON_AUTOMATIONS
+    )
+
+
+def all_automations() -> tuple[str, ...]:
+    """Return the names of all schedules and sensors that guarantees need, each once."""
+    names = (name for each in AUTOMATION_GUARANTEES for name in each.automations)
+    others = (name for each in SUBSTITUTE_AUTOMATIONS.values() for name in each)
+    return tuple(dict.fromkeys([*names, *others]))
+
 
 _ASSET_NAME_PATTERN = re.compile(r"(?<![\w/])klaviyo/([a-z_]+)\b")
 """How messages of rooms that do not know Dagster name an asset: by its default key."""
