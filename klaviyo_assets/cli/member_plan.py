@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from klaviyo_assets.errors import format_quantity, format_seconds
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.stream import Children, Stream
-from klaviyo_assets.reconcile.group_sizes import GroupSize, find_count_stream, read_group_sizes
+from klaviyo_assets.reconcile.counts import GroupSize, find_count_stream, read_group_sizes
 from klaviyo_assets.settings import Settings
 
 

@@ -26,7 +26,7 @@ from klaviyo_assets.errors import MissingTableError, format_quantity
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.selection import upstream_streams
 from klaviyo_assets.model.stream import Children, Collection, Detail, Stream, ViewSource
-from klaviyo_assets.reconcile.group_sizes import (
+from klaviyo_assets.reconcile.counts import (
     MAX_SIZE_DIFFERENCE,
     find_count_stream,
     read_group_sizes,
