@@ -38,7 +38,11 @@ from klaviyo_assets.lake.layout import (
 )
 from klaviyo_assets.lake.read.computed import (
     ComputedColumn,
+    UnnestRelation,
+    build_unnest_relation,
     computed_columns,
+    json_path,
+    select_unnested,
     select_with_computed,
 )
 from klaviyo_assets.lake.read.duckdb import (
@@ -46,12 +50,6 @@ from klaviyo_assets.lake.read.duckdb import (
     quote_identifier,
     quote_literal,
     select_table_files,
-)
-from klaviyo_assets.lake.read.unnest import (
-    UnnestRelation,
-    build_unnest_relation,
-    json_path,
-    select_unnested,
 )
 from klaviyo_assets.model.stream import (
     Detail,

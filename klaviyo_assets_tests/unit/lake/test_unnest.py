@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from klaviyo_assets.lake.read.computed import UnnestRelation
 from klaviyo_assets.lake.read.duckdb import TableFiles
-from klaviyo_assets.lake.read.unnest import UnnestRelation
 from klaviyo_assets.lake.read.views import (
     build_relation,
     build_select,
