@@ -365,7 +365,10 @@ def check_sizes(stream: Stream, lake: Lake, settings: Settings) -> dg.AssetCheck
         each for each in sizes if each.is_chosen and None not in (each.counted, each.stored)
     ]
     if not compared:
-        return warning_result(key, "Not checked: no size is stored beside members to compare.")
+        source = "" if counts is None else f"; klaviyo/{counts.name} brings Klaviyo's counts"
+        return warning_result(
+            key, f"Not checked: no size is stored beside members to compare{source}."
+        )
     different = [each for each in compared if each.is_different]
     numbers = {"klaviyo/compared": len(compared), "klaviyo/different": len(different)}
     if not different:

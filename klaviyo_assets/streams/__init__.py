@@ -61,7 +61,7 @@ from klaviyo_assets.streams.reports import (
     SEGMENT_SERIES_REPORTS,
 )
 from klaviyo_assets.streams.reviews import REVIEWS
-from klaviyo_assets.streams.segments import SEGMENT_MEMBERS, SEGMENTS
+from klaviyo_assets.streams.segments import SEGMENT_MEMBERS, SEGMENTS, SEGMENTS_DETAILED
 from klaviyo_assets.streams.sender_config import TEXT_MESSAGING_SENDERS
 from klaviyo_assets.streams.tags import TAG_GROUPS, TAGS
 from klaviyo_assets.streams.templates import EMAIL_TEMPLATES, UNIVERSAL_CONTENT
@@ -119,6 +119,7 @@ COLLECTIONS: tuple[Stream, ...] = (
     REVIEWS,
     SEGMENT_MEMBERS,
     SEGMENTS,
+    SEGMENTS_DETAILED,
     TAG_GROUPS,
     TAGS,
     TEXT_MESSAGING_SENDERS,

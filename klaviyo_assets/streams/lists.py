@@ -38,19 +38,31 @@ LISTS = Stream(
     ),
 )
 
-LISTS_DETAILED = Stream(
-    name="lists_detailed",
-    description="One row per list: all of lists, and how many profiles are on it.",
-    section="Lists",
-    source=Detail(
-        parent="lists",
-        path="/api/lists/{id}",
+
+def detailed_stream(parent: str, description: str, count: str, *, is_opt_in: bool) -> Stream:
+    """Return the stream of how many profiles each record of the stream `parent` has.
+
+    `count` describes the column `profile_count`.
+    """
+    group = AdditionalField(resource=parent.removesuffix("s"), name="profile_count", tier=TIER_XS)
+    return Stream(
+        name=f"{parent}_detailed",
+        description=description,
+        section=parent.capitalize(),
         # 15 requests a minute: 500 lists take 34 minutes.
-        additional_fields=(AdditionalField(resource="list", name="profile_count", tier=TIER_XS),),
-    ),
-    tier=TIER_L,
-    scopes=("lists:read",),
-    columns=(Column("profile_count", "Profiles on the list when it was read.", "integer"),),
+        source=Detail(parent=parent, path=f"/api/{parent}/{{id}}", additional_fields=(group,)),
+        tier=TIER_L,
+        scopes=(f"{parent}:read",),
+        is_opt_in=is_opt_in,
+        columns=(Column("profile_count", count, "integer"),),
+    )
+
+
+LISTS_DETAILED = detailed_stream(
+    "lists",
+    "One row per list: all of lists, and how many profiles are on it.",
+    "Profiles on the list when it was read.",
+    is_opt_in=False,
 )
 
 

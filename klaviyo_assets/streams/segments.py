@@ -2,7 +2,7 @@
 
 from klaviyo_assets.model.column import Column, RelatedIds
 from klaviyo_assets.model.stream import TIER_L, Collection, Stream
-from klaviyo_assets.streams.lists import member_stream
+from klaviyo_assets.streams.lists import detailed_stream, member_stream
 
 SEGMENTS = Stream(
     name="segments",
@@ -30,6 +30,13 @@ SEGMENTS = Stream(
             declared_source=RelatedIds("flow-triggers"),
         ),
     ),
+)
+
+SEGMENTS_DETAILED = detailed_stream(
+    "segments",
+    "One row per segment: all of segments, and how many profiles it finds.",
+    "Profiles in the segment when it was read.",
+    is_opt_in=True,
 )
 
 SEGMENT_MEMBERS = member_stream(

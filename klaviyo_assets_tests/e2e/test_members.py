@@ -31,7 +31,9 @@ def members_home(tmp_path: Path, dagster_template: Path) -> Iterator[Home]:
             account=account,
             root=tmp_path,
             dagster_template=dagster_template,
-            settings={"KLAVIYO_STREAMS": "list_members,segment_members,lists_detailed"},
+            settings={
+                "KLAVIYO_STREAMS": "list_members,segment_members,lists_detailed,segments_detailed"
+            },
         )
         assert home.sync("lists", "segments").success
         yield home
@@ -110,15 +112,22 @@ def test_fifty_changes_come_out_exactly(members_home: Home, kind: str) -> None:
 
 
 def test_sizes_agree_with_the_profile_count(members_home: Home) -> None:
-    """The members without `left_at` are as many as Klaviyo counts, on each list."""
+    """The members without `left_at` are as many as Klaviyo counts, in each list and segment."""
     home = members_home
-    assert home.sync("list_members", "lists_detailed").success
-    rows = home.query(
-        "SELECT profile_count, count(profile_id) FILTER (left_at IS NULL) FROM lists_detailed "
-        "LEFT JOIN list_members ON list_id = id GROUP BY id, profile_count"
-    )
-    assert rows
-    assert all(ours == theirs for theirs, ours in rows)
+    assert home.sync(
+        "list_members", "lists_detailed", "segment_members", "segments_detailed"
+    ).success
+    for kind in KINDS:
+        rows = home.query(
+            "SELECT profile_count, count(profile_id) FILTER (left_at IS NULL) "
+            f"FROM {kind}s_detailed LEFT JOIN {kind}_members ON {kind}_id = id "
+            "GROUP BY id, profile_count"
+        )
+        assert rows
+        assert all(ours == theirs for theirs, ours in rows)
+    keys = {dg.AssetCheckKey(asset_key(f"{kind}_members"), "sizes_agree") for kind in KINDS}
+    results = run_checks(home, keys).check_results
+    assert {each.colour for each in results.values()} == {"green"}
 
 
 def test_a_sync_asks_once_a_list_and_only_for_the_time_of_joining(members_home: Home) -> None:
