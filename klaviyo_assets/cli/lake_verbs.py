@@ -1,24 +1,23 @@
 """The verbs on stored tables: streams, publish, export, verify, set-aside, adopt, erase."""
 
-import argparse
 import os
-import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from time import monotonic
-from typing import TextIO, cast
+from typing import TextIO
 
 from klaviyo_assets.account.connection import adopt_lake_account, connect_account, state_folder
 from klaviyo_assets.api.request_guard import validate_api_key
-from klaviyo_assets.cli.verb import (
-    Verb,
+from klaviyo_assets.cli.lake_access import (
     open_lake,
-    print_errors,
+    open_stored_lake,
     print_privacy_warnings,
     split_names,
 )
+from klaviyo_assets.cli.parsing import describe_bad_profile_id
+from klaviyo_assets.cli.printing import confirm, print_errors, print_json
 from klaviyo_assets.decode.schema import arrow_schema
 from klaviyo_assets.errors import SettingError, format_quantity
 from klaviyo_assets.lake.lake import Lake
@@ -28,48 +27,49 @@ from klaviyo_assets.lake.read.export import ExportProgress
 from klaviyo_assets.lake.read.views import build_relations
 from klaviyo_assets.model.privacy import profile_id_column
 from klaviyo_assets.model.report import ReportEndpoint
-from klaviyo_assets.model.stream import ViewSource, revision_note
+from klaviyo_assets.model.selection import section_group, selected_streams
+from klaviyo_assets.model.stream import Stream, ViewSource, revision_note
 from klaviyo_assets.settings import KEY_VARIABLE, Settings
-from klaviyo_assets.streams import COLLECTIONS, MERGE_RULES, STREAMS
+from klaviyo_assets.streams import MERGE_RULES, STREAMS
 
 _PROGRESS_LINE_SECONDS = 10.0
 """How often an export prints its progress where standard error is no terminal."""
 
 
-def _list_streams(_settings: Settings, _options: argparse.Namespace) -> int:
-    for stream in COLLECTIONS:
+def list_streams(settings: Settings, *, as_json: bool) -> int:
+    """Print every stream: table, grain, cursor, tier and scopes."""
+    if as_json:
+        selected = selected_streams(settings, STREAMS)
+        print_json(
+            [_describe_as_json(each, is_on=each.name in selected) for each in STREAMS.values()]
+        )
+        return 0
+    for stream in STREAMS.values():
         cursor = stream.cursor.column if stream.cursor else "-"
         tier = stream.tier.name if stream.tier else "-"
-        print(f"{stream.name:<20} {cursor:<14} {tier:<4} {', '.join(stream.scopes)}")
+        print(f"{stream.name:<20} {cursor:<14} {tier:<6} {', '.join(stream.scopes)}")
         print(f"{'':<20} {stream.description}{revision_note(stream)}")
     return 0
 
 
-LIST_STREAMS = Verb(
-    name="streams",
-    description="list the streams: table, grain, cursor, tier, scopes",
-    run=_list_streams,
-)
+def _describe_as_json(stream: Stream, *, is_on: bool) -> dict[str, object]:
+    return {
+        "name": stream.name,
+        "description": stream.description,
+        "group": section_group(stream),
+        "is_on": is_on,
+        "key": stream.key,
+        "cursor": stream.cursor.column if stream.cursor else None,
+        "tier": stream.tier.name if stream.tier else None,
+        "scopes": stream.scopes,
+        "since": stream.since,
+        "until": stream.until,
+    }
 
 
-def _add_publish_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--lake-root", type=_parse_lake_root, metavar="PATH",
-        help="the data folder, or the folder lake in it, as readers have it mounted; "
-        "later syncs use it too, until publish is run without it",
-    )  # fmt: skip
-
-
-def _parse_lake_root(text: str) -> str:
-    """Return the tables' folder as readers see it; `text` is that folder or the one above it."""
-    if re.match(r"/|[A-Za-z]:[\\/]|\\\\|[a-z0-9]+://", text) is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole path: it must begin at the root")
-    place = text.replace("\\", "/").rstrip("/")
-    return place if place.rpartition("/")[2] == "lake" else f"{place}/lake"
-
-
-def _publish(settings: Settings, options: argparse.Namespace) -> int:
-    return _publish_lake(settings, lake_root=options.lake_root or "")
+def publish(settings: Settings, *, lake_root: str | None) -> int:
+    """Rebuild klaviyo.duckdb."""
+    return _publish_lake(settings, lake_root=lake_root or "")
 
 
 def _publish_lake(settings: Settings, *, lake_root: str | None) -> int:
@@ -92,36 +92,19 @@ def _publish_lake(settings: Settings, *, lake_root: str | None) -> int:
     return 1 if problems else 0
 
 
-PUBLISH = Verb(
-    name="publish",
-    description="rebuild klaviyo.duckdb from the lake, after it was moved or lost",
-    run=_publish,
-    add_options=_add_publish_options,
-)
-
-
-def _add_export_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE.duckdb", help="where to write it")
-    parser.add_argument(
-        "--tables", nargs="+", default=(), metavar="NAME", help="only these; all without it"
-    )
-    parser.add_argument(
-        "--force", action="store_true", help="replace a DuckDB file that is there already"
-    )
-
-
-def _export(settings: Settings, options: argparse.Namespace) -> int:
-    target = cast("Path", options.file).absolute()
+def export(settings: Settings, *, file: Path, tables: Sequence[str], force: bool) -> int:
+    """Write tables into one DuckDB file."""
+    target = file.absolute()
     done = open_lake(settings).export_tables(
         target,
         build_relations(STREAMS, MERGE_RULES),
-        split_names(options.tables),
-        overwrite=options.force,
+        split_names(tables),
+        overwrite=force,
         report_progress=_build_progress_printer(sys.stderr),
     )
     count, rows = len(done), sum(each.rows or 0 for each in done)
     print(
-        f"{options.file} holds {count} {'table' if count == 1 else 'tables'}, {rows:,} rows, "
+        f"{file} holds {count} {'table' if count == 1 else 'tables'}, {rows:,} rows, "
         f"{target.stat().st_size / 1e6:,.1f} MB, and needs no other file; "
         "DuckDB 1.4 and later open it"
     )
@@ -151,114 +134,63 @@ def _build_progress_printer(out: TextIO) -> Callable[[ExportProgress], None]:
     return print_progress
 
 
-EXPORT = Verb(
-    name="export",
-    description="write the tables themselves into one DuckDB file, to hand over",
-    run=_export,
-    add_options=_add_export_options,
-)
-
-
-def _verify(settings: Settings, _options: argparse.Namespace) -> int:
-    lake = open_lake(settings)
+def verify(settings: Settings, *, as_json: bool) -> int:
+    """Read every file and view of the lake; errors name what is wrong."""
+    if not as_json:
+        print_privacy_warnings(settings)
+    lake = open_stored_lake(settings)
     lake.check_integrity()
     stored = [
         stream.name for stream in STREAMS.values() if not isinstance(stream.source, ViewSource)
     ]
     states = {name: state for name in stored if (state := lake.read_table_state(name)) is not None}
+    if as_json:
+        tables = [
+            {"name": name, "rows": state.rows, "version": state.version}
+            for name, state in states.items()
+        ]
+        print_json({"is_sound": True, "tables": tables})
+        return 0
     for name, state in states.items():
         print(f"{name:<24} {state.rows:>12,} rows, version {state.version}")
-    if not states:
-        print(f"no lake in {settings.data_dir} (KLAVIYO_DATA_DIR)")
-    print_privacy_warnings(settings)
     return 0
 
 
-VERIFY = Verb(
-    name="verify",
-    description="read every file and view, and say what is wrong (once called check)",
-    run=_verify,
-    aliases=("check",),
-)
-
-
-def _add_set_aside_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("table", help="its name, as verify says it")
-
-
-def _set_aside(settings: Settings, options: argparse.Namespace) -> int:
-    place = open_lake(settings).set_aside_table(options.table)
-    print(f"{options.table} lies in {place} now, with all its files")
-    stream = STREAMS.get(options.table)
+def set_aside(settings: Settings, *, table: str) -> int:
+    """Move a table out of the lake."""
+    place = open_lake(settings).set_aside_table(table)
+    print(f"{table} lies in {place} now, with all its files")
+    stream = STREAMS.get(table)
     if stream is None:
         print("the next sync in an append mode begins a new history")
     elif isinstance(stream.source, ReportEndpoint):
         print("a backfill of its partitions, or the sensor klaviyo_reports_drain, fetches it again")
     else:
-        print(f"materialize klaviyo/{options.table}: it is read from the beginning")
+        print(f"materialize klaviyo/{table}: it is read from the beginning")
     return _publish_lake(settings, lake_root=None)
 
 
-SET_ASIDE = Verb(
-    name="set-aside",
-    description="move a damaged table away, so that its asset starts from nothing",
-    run=_set_aside,
-    add_options=_add_set_aside_options,
-)
-
-
-def _add_adopt_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--yes", action="store_true", help="do not ask")
-
-
-def _adopt(settings: Settings, options: argparse.Namespace) -> int:
+def adopt(settings: Settings, *, yes: bool) -> int:
+    """Rename the lake's account to that of the key."""
     lake, key = open_lake(settings), validate_api_key(os.environ.get(KEY_VARIABLE, ""))
 
-    def confirm(question: str) -> bool:
-        if options.yes:
-            return True
-        if not sys.stdin.isatty():
-            raise SettingError(f"{question} Nothing was renamed: give --yes if they are")
-        return input(f"{question} Are they one account? [y/N] ").strip().lower() in {"y", "yes"}
+    def confirm_rename(question: str) -> bool:
+        return confirm(
+            f"{question} Are they one account?",
+            is_confirmed=yes,
+            without_terminal=f"{question} Nothing was renamed",
+        )
 
     with closing(connect_account(settings, key, accounts=STREAMS["accounts"])) as connection:
         is_renamed = adopt_lake_account(
-            lake, connection, streams=STREAMS, confirm=confirm, warn=print
+            lake, connection, streams=STREAMS, confirm=confirm_rename, warn=print
         )
     if not is_renamed:
         print("nothing was renamed")
     return 0 if is_renamed else 1
 
 
-ADOPT = Verb(
-    name="adopt",
-    description="say that the lake's account and the key's are one, after asking",
-    run=_adopt,
-    add_options=_add_adopt_options,
-)
-
-
 _STANDARD_INPUT = "-"
-
-
-def _add_erase_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "ids", nargs="*", type=_parse_profile_id, metavar="PROFILE_ID",
-        help="as the column id of profiles has it; - reads them from standard input",
-    )  # fmt: skip
-    parser.add_argument(
-        "--file", metavar="PATH",
-        help="a text with an id a line, so that no id stands in the list of processes; - as above",
-    )  # fmt: skip
-
-
-def _parse_profile_id(text: str) -> str:
-    # The refusal does not quote the text: somebody may have typed an email address.
-    if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text) is None:
-        raise argparse.ArgumentTypeError(
-            "an id of a profile is wanted, letters and digits, as the column id of profiles has it"
-        )
-    return text
 
 
 def _read_profile_ids(source: str) -> list[str]:
@@ -279,10 +211,9 @@ def _read_profile_ids(source: str) -> list[str]:
     ids: list[str] = []
     for number, line in enumerate(text.splitlines(), start=1):
         if word := line.strip():
-            try:
-                ids.append(_parse_profile_id(word))
-            except argparse.ArgumentTypeError as refused:
-                raise SettingError(f"line {number} of {source}: {refused}") from None
+            if (refusal := describe_bad_profile_id(word)) is not None:
+                raise SettingError(f"line {number} of {source}: {refusal}")
+            ids.append(word)
     return ids
 
 
@@ -295,13 +226,14 @@ def _other_places(settings: Settings, lake: Lake) -> list[Path]:
     return places
 
 
-def _erase(settings: Settings, options: argparse.Namespace) -> int:
+def erase(settings: Settings, *, ids: Sequence[str], source: str | None) -> int:
+    """Remove profiles from the disk. `source` is a file of ids, or `-`."""
     lake = open_lake(settings)
-    named = [each for each in options.ids if each != _STANDARD_INPUT]
-    sources = [_STANDARD_INPUT] if _STANDARD_INPUT in options.ids else []
-    sources += [options.file] if options.file else []
-    ids = [*named, *(each for source in sources for each in _read_profile_ids(source))]
-    if not ids:
+    named = [each for each in ids if each != _STANDARD_INPUT]
+    sources = [_STANDARD_INPUT] if _STANDARD_INPUT in ids else []
+    sources += [source] if source else []
+    wanted = [*named, *(each for place in sources for each in _read_profile_ids(place))]
+    if not wanted:
         raise SettingError("no profile is named: give ids, --file PATH, or - for standard input")
     tables = [
         ProfileTable(table=build_table(stream, arrow_schema(stream)), id_column=column)
@@ -310,19 +242,11 @@ def _erase(settings: Settings, options: argparse.Namespace) -> int:
     ]
     erased = lake.erase_profiles(
         tables,
-        ids,
+        wanted,
         relations=build_relations(STREAMS, MERGE_RULES),
         other_places=_other_places(settings, lake),
     )
-    print(f"{', '.join(named) if not sources else format_quantity(len({*ids}), 'profile')}:")
+    print(f"{', '.join(named) if not sources else format_quantity(len({*wanted}), 'profile')}:")
     print("\n".join(f"  {line}" for line in erased.describe()))
     print_errors(erased.problems)
     return 0 if erased.is_complete else 1
-
-
-ERASE = Verb(
-    name="erase",
-    description="remove everything about some profiles from the disk, and write a receipt",
-    run=_erase,
-    add_options=_add_erase_options,
-)

@@ -1,6 +1,5 @@
 """The verbs `plan`, what reports and members will cost, and `status`, how far each stream is."""
 
-import argparse
 import os
 from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager
@@ -14,9 +13,13 @@ from klaviyo_assets.account.metrics import (
     resolve_metric_words,
     select_metric_ids,
 )
+from klaviyo_assets.cli.lake_access import (
+    open_lake,
+    open_stored_lake,
+    print_privacy_warnings,
+    split_names,
+)
 from klaviyo_assets.cli.member_plan import member_plan_lines
-from klaviyo_assets.cli.verb import Verb, open_lake, print_privacy_warnings, split_names
-from klaviyo_assets.defs.automation import default_automations, unmet_guarantees
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.report import NO_METRIC, ReportEndpoint
 from klaviyo_assets.model.selection import selected_streams
@@ -47,65 +50,50 @@ def _open_plan_context(settings: Settings) -> Generator[PlanContext]:
         )
 
 
-def _add_plan_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--start", type=_parse_day, help="first day of reports, YYYY-MM-DD")
-    parser.add_argument("--end", type=_parse_day, help="last day of reports, inclusive")
-    parser.add_argument(
-        "--members",
-        action="store_true",
-        help="what list_members and segment_members cost, list by list and segment by segment",
-    )
-    parser.add_argument(
-        "--metrics", nargs="+", metavar="ID", help="metric ids; those of the settings without it"
-    )
-
-
-def _parse_day(text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no date as YYYY-MM-DD") from None
-
-
-def _plan(settings: Settings, options: argparse.Namespace) -> int:
-    has_days = options.start is not None and options.end is not None
-    if has_days == options.members:
-        raise SettingError("plan: give --start and --end for reports, or --members")
-    if options.members:
+def plan(
+    settings: Settings,
+    *,
+    start: date | None,
+    end: date | None,
+    members: bool,
+    metrics: Sequence[str],
+) -> int:
+    """Print what reports from `start` to `end`, or what members cost."""
+    if members and (start is None or end is None):
         for line in member_plan_lines(STREAMS, lake=open_lake(settings), settings=settings):
             print(line)
         return 0
+    if start is None or end is None or members:
+        raise SettingError("plan: give --start and --end for reports, or --members")
     with _open_plan_context(settings) as context:
-        _print_plan(context, options)
+        _print_plan(context, start, end, named=split_names(metrics))
     return 0
 
 
-def _print_plan(context: PlanContext, options: argparse.Namespace) -> None:
+def _print_plan(context: PlanContext, start: date, end: date, *, named: Sequence[str]) -> None:
     settings, first_day = context.settings, context.settings.first_report_day
-    if options.end < max(options.start, first_day):
-        raise no_complete_day_error(
-            options.start, options.end, first_day=first_day, zone="the account's time zone"
-        )
+    if end < max(start, first_day):
+        raise no_complete_day_error(start, end, first_day=first_day, zone="the account's time zone")
     selected = selected_streams(settings, STREAMS)
     reports = [each for each in REPORTS if each.name in selected]
     with_metrics = [each for each in reports if report_endpoint(each).has_conversion_metric]
-    metrics = _metrics_to_plan(context, split_names(options.metrics or ())) if with_metrics else ()
+    metrics = _metrics_to_plan(context, named) if with_metrics else ()
     calendar = build_calendar_offline(settings, context.lake, context.now)
-    days = plannable_days(options.start, options.end, calendar)
+    days = plannable_days(start, end, calendar)
     _print_metric_warnings(context)
     alternatives = resolve_metric_words(read_metrics(context.lake), context.mapped_metric)
     for stream in with_metrics:
-        plan = plan_backfill(stream, metrics, days, context=context)
-        print("\n".join(format_plan(plan)))
+        planned = plan_backfill(stream, metrics, days, context=context)
+        print("\n".join(format_plan(planned)))
         for name, others in alternatives.items():
-            plan = plan_backfill(stream, others, days, context=context)
-            print(format_alternative(name, plan))
+            planned = plan_backfill(stream, others, days, context=context)
+            print(format_alternative(name, planned))
     for stream in (each for each in reports if each not in with_metrics):
         own_calendar = calendar.starting_at(report_endpoint(stream).first_day)
         if own_calendar.first_day <= days.last:
-            own_days = plannable_days(options.start, options.end, own_calendar)
-            plan = plan_backfill(stream, [NO_METRIC], own_days, context=context)
-            print("\n".join(format_plan(plan)))
+            own_days = plannable_days(start, end, own_calendar)
+            planned = plan_backfill(stream, [NO_METRIC], own_days, context=context)
+            print("\n".join(format_plan(planned)))
 
 
 def _metrics_to_plan(context: PlanContext, named: Sequence[str]) -> Sequence[str]:
@@ -141,16 +129,10 @@ def _print_metric_warnings(context: PlanContext) -> None:
         print(f"warning: {problem}")
 
 
-PLAN = Verb(
-    name="plan",
-    description="say how many requests reports or members will take, before any is sent",
-    run=_plan,
-    add_options=_add_plan_options,
-)
-
-
-def _show_status(settings: Settings, _options: argparse.Namespace) -> int:
+def show_status(settings: Settings) -> int:
+    """Print how far each stream is."""
     print_privacy_warnings(settings)
+    open_stored_lake(settings)
     with _open_plan_context(settings) as context:
         for stream in STREAMS.values():
             if not isinstance(stream.source, ViewSource):
@@ -175,12 +157,16 @@ def _print_stream_status(stream: Stream, context: PlanContext) -> None:
 
 def _print_automation_status(settings: Settings) -> None:
     """Print which guarantees are not met because their schedules and sensors are off."""
+    # Imported here: Dagster takes two seconds to load, and no other part of a verb needs it.
+    from klaviyo_assets.defs.automation import (  # noqa: PLC0415
+        default_automations,
+        find_switched_on,
+        unmet_guarantees,
+    )
+
     running = default_automations(settings)
     source = f"KLAVIYO_AUTOMATION={settings.automation or 'off'}"
     if "DAGSTER_HOME" in os.environ:
-        # Imported here: Dagster takes two seconds to load, and no other verb needs it.
-        from klaviyo_assets.defs.automation import find_switched_on  # noqa: PLC0415
-
         try:
             running, source = tuple(find_switched_on(settings)), "the switches in DAGSTER_HOME"
         except SettingError as error:
@@ -193,10 +179,3 @@ def _print_automation_status(settings: Settings) -> None:
         print(f"  off: {guarantee.subject} ({', '.join(guarantee.automations)})")
     if unmet:
         print("  KLAVIYO_AUTOMATION=recommended starts all of it; each has its switch in the UI")
-
-
-SHOW_STATUS = Verb(
-    name="status",
-    description="say how far each stream is, and what is left of the quotas",
-    run=_show_status,
-)

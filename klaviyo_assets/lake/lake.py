@@ -157,6 +157,10 @@ class Lake:
         folder = table_folder(self.root, name)
         return table_state(read_current_snapshot(folder, name))
 
+    def has_tables(self) -> bool:
+        """Return whether anything was ever stored. Lists the lake's folder."""
+        return any(stored_tables(self.root))
+
     def stored_account(self) -> str | None:
         """Return the account whose data the lake holds; None while it is empty.
 

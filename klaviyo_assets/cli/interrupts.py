@@ -1,0 +1,63 @@
+"""Ctrl-C ends the console command within two seconds, whatever it waits for."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+INTERRUPTED_EXIT_CODE = 130
+
+GRACE_SECONDS = 1.7
+"""How long the work may take to end in order after Ctrl-C. It is safe against a kill at any point,
+so it is ended then."""
+
+STOPPED_LINE = "stopped by Ctrl-C"
+
+
+def describe_interrupt(kept: str) -> str:
+    """Return what the command says after Ctrl-C: what was kept, and a last line."""
+    return f"{kept}\n{STOPPED_LINE}"
+
+
+@contextmanager
+def end_soon_after_interrupt(kept: str) -> Generator[None]:
+    """End the process if the block does not end soon after a Ctrl-C; `kept` is said then.
+
+    A first Ctrl-C raises KeyboardInterrupt as ever, but only between two steps of Python: a query
+    of DuckDB or a read of the disk may take minutes. So a thread hears of the signal as well. Does
+    nothing outside of the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    hearing, waking = os.pipe()
+    os.set_blocking(waking, False)
+    before = signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
+    done = threading.Event()
+    watcher = threading.Thread(target=_watch_interrupts, args=(hearing, done, kept), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        signal.set_wakeup_fd(before)
+        os.close(waking)
+        watcher.join()
+        os.close(hearing)
+
+
+def _watch_interrupts(hearing: int, done: threading.Event, kept: str) -> None:
+    """End the process some time after SIGINT was heard, unless `done` is set by then."""
+    while heard := os.read(hearing, 64):
+        if signal.SIGINT in heard and not done.wait(GRACE_SECONDS):
+            _end_process(kept)
+
+
+def _end_process(kept: str) -> NoReturn:
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        os.write(2, f"{describe_interrupt(kept)}\n".encode())
+    os._exit(INTERRUPTED_EXIT_CODE)

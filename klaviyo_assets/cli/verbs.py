@@ -1,0 +1,176 @@
+"""Declares every verb of the console command: its options, its help, and what runs it."""
+
+import click
+
+from klaviyo_assets import __version__
+from klaviyo_assets.cli.parsing import (
+    FILE_TYPE,
+    DayType,
+    LakeRootType,
+    ProfileIdType,
+    Verb,
+    VerbGroup,
+    WordsOption,
+)
+
+PROGRAM = "klaviyo-assets"
+
+COMPLETION_VARIABLE = "_KLAVIYO_ASSETS_COMPLETE"
+"""Set by a shell that wants to complete a line; the name is click's, made of the program's."""
+
+LOOK, LAKE, REPAIR, COMMAND_ITSELF = (
+    "what there is",
+    "the lake",
+    "when something is wrong",
+    "the command itself",
+)
+"""The sections of the help."""
+
+_METRICS_OPTION_HELP = "metric ids; those of the settings without it"
+
+VERBS: tuple[Verb, ...] = (
+    Verb(
+        "streams",
+        section=LOOK,
+        summary="list the streams: table, grain, cursor, tier, scopes",
+        run="lake_verbs:list_streams",
+        examples=["streams", "streams --json"],
+        is_report=True,
+    ),
+    Verb(
+        "status",
+        section=LOOK,
+        summary="say how far each stream is, and what is left of the quotas",
+        run="report_verbs:show_status",
+        examples=["status"],
+    ),
+    Verb(
+        "plan",
+        section=LOOK,
+        summary="say how many requests reports or members will take, before any is sent",
+        run="report_verbs:plan",
+        options=[
+            click.Option(["--start"], type=DayType(), help="first day of reports, YYYY-MM-DD"),
+            click.Option(["--end"], type=DayType(), help="last day of reports, inclusive"),
+            click.Option(
+                ["--members"],
+                is_flag=True,
+                help="what list_members and segment_members cost, list by list and segment by "
+                "segment",
+            ),
+            WordsOption("--metrics", metavar="ID", help_text=_METRICS_OPTION_HELP),
+        ],
+        examples=["plan --start 2026-01-01 --end 2026-03-31", "plan --members"],
+    ),
+    Verb(
+        "publish",
+        section=LAKE,
+        summary="rebuild klaviyo.duckdb from the lake, after it was moved or lost",
+        run="lake_verbs:publish",
+        options=[
+            click.Option(
+                ["--lake-root"],
+                type=LakeRootType(),
+                metavar="PATH",
+                help="the data folder, or the folder lake in it, as readers have it mounted; "
+                "later syncs use it too, until publish is run without it",
+            )
+        ],
+        examples=["publish", "publish --lake-root /mnt/shop"],
+        kept="klaviyo.duckdb shows the lake as before; publish again",
+    ),
+    Verb(
+        "export",
+        section=LAKE,
+        summary="write the tables themselves into one DuckDB file, to hand over",
+        run="lake_verbs:export",
+        options=[
+            click.Argument(["file"], type=FILE_TYPE, metavar="FILE.duckdb"),
+            WordsOption("--tables", metavar="NAME", help_text="only these; all without it"),
+            click.Option(
+                ["--force"], is_flag=True, help="replace a DuckDB file that is there already"
+            ),
+        ],
+        examples=["export shop.duckdb", "export shop.duckdb --tables events profiles"],
+        kept="no file was written or replaced; the lake is as it was",
+    ),
+    Verb(
+        "verify",
+        section=REPAIR,
+        summary="read every file and view, and say what is wrong (once called check)",
+        run="lake_verbs:verify",
+        aliases=("check",),
+        examples=["verify"],
+        is_report=True,
+    ),
+    Verb(
+        "set-aside",
+        section=REPAIR,
+        summary="move a damaged table away, so that its asset starts from nothing",
+        run="lake_verbs:set_aside",
+        options=[click.Argument(["table"])],
+        examples=["set-aside profiles_history"],
+        kept="the table lies in the lake as before, or in lake/_damaged; verify says which",
+    ),
+    Verb(
+        "adopt",
+        section=REPAIR,
+        summary="say that the lake's account and the key's are one, after asking",
+        run="lake_verbs:adopt",
+        options=[click.Option(["--yes"], is_flag=True, help="do not ask")],
+        examples=["adopt"],
+    ),
+    Verb(
+        "erase",
+        section=REPAIR,
+        summary="remove everything about some profiles from the disk, and write a receipt",
+        run="lake_verbs:erase",
+        options=[
+            click.Argument(["ids"], nargs=-1, type=ProfileIdType(), metavar="[PROFILE_ID | -]..."),
+            click.Option(
+                ["--file", "source"],
+                metavar="PATH",
+                help="a text with an id a line, so that no id stands in the list of processes; "
+                "- for standard input",
+            ),
+        ],
+        examples=["erase 01KB5TJ8R4W8KTENDJT6KNBCPA", "erase --file ids.txt"],
+        kept="a part may have been erased; run it again with the same ids, it goes on from there",
+    ),
+    Verb(
+        "completion",
+        section=COMMAND_ITSELF,
+        summary="print what a shell needs to complete verbs and options",
+        run="completion:print_completion",
+        options=[click.Argument(["shell"], type=click.Choice(["bash", "zsh", "fish"]))],
+        examples=["completion bash >> ~/.bashrc", "completion fish | source"],
+    ),
+)
+"""All verbs but `sandbox`, in the order in which help lists them."""
+
+# Only for its line in help: `main` runs it before anything is parsed.
+_SANDBOX = click.Command("sandbox", short_help="run a Klaviyo on loopback, to try things on")
+
+
+def _print_version(ctx: click.Context, _option: click.Parameter, value: bool) -> None:  # noqa: FBT001 - the signature is click's
+    if value:
+        print(f"{PROGRAM} {__version__}")
+        ctx.exit()
+
+
+_VERSION_OPTION = click.Option(
+    ["--version"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="print the version",
+)
+
+COMMAND = VerbGroup(
+    PROGRAM,
+    [*VERBS, _SANDBOX],
+    summary="Reads Klaviyo into Delta tables and DuckDB.",
+    options=[_VERSION_OPTION],
+)
+"""The console command."""
