@@ -109,11 +109,14 @@ def format_usage_error(refused: click.UsageError) -> str:
 
 def run_verb(verb: Verb, options: Mapping[str, object]) -> int:
     """Run a verb with its parsed options; return the exit code."""
-    print_errors(f"warning: {warning}" for warning in unknown_variables(os.environ))
     settings, refusals = _read_all_settings(click.get_current_context().meta.get(DATA_DIR_KEY))
-    if refusals:
+    if verb.takes_refusals:
+        options = {**options, "refusals": refusals}
+    else:
+        print_errors(f"warning: {warning}" for warning in unknown_variables(os.environ))
         print_errors(refusals)
-        return 2
+        if refusals:
+            return 2
     try:
         with end_soon_after_interrupt(verb.kept):
             module, _, name = verb.run.partition(":")

@@ -2,11 +2,10 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
-from time import monotonic
-from typing import TextIO
 
 from klaviyo_assets.account.connection import adopt_lake_account, connect_account, state_folder
 from klaviyo_assets.api.request_guard import validate_api_key
@@ -18,6 +17,7 @@ from klaviyo_assets.cli.lake_access import (
 )
 from klaviyo_assets.cli.parsing import describe_bad_profile_id
 from klaviyo_assets.cli.printing import confirm, print_errors, print_json
+from klaviyo_assets.cli.tables import ProgressPrinter
 from klaviyo_assets.decode.schema import arrow_schema
 from klaviyo_assets.errors import SettingError, format_quantity
 from klaviyo_assets.lake.lake import Lake
@@ -31,9 +31,6 @@ from klaviyo_assets.model.selection import section_group, selected_streams
 from klaviyo_assets.model.stream import Stream, ViewSource, revision_note
 from klaviyo_assets.settings import KEY_VARIABLE, Settings
 from klaviyo_assets.streams import MERGE_RULES, STREAMS
-
-_PROGRESS_LINE_SECONDS = 10.0
-"""How often an export prints its progress where standard error is no terminal."""
 
 
 def list_streams(settings: Settings, *, as_json: bool) -> int:
@@ -100,7 +97,7 @@ def export(settings: Settings, *, file: Path, tables: Sequence[str], force: bool
         build_relations(STREAMS, MERGE_RULES),
         split_names(tables),
         overwrite=force,
-        report_progress=_build_progress_printer(sys.stderr),
+        report_progress=partial(_show_export, ProgressPrinter(sys.stderr)),
     )
     count, rows = len(done), sum(each.rows or 0 for each in done)
     print(
@@ -111,27 +108,11 @@ def export(settings: Settings, *, file: Path, tables: Sequence[str], force: bool
     return 0
 
 
-def _build_progress_printer(out: TextIO) -> Callable[[ExportProgress], None]:
-    """Return a function that prints progress: a bar on a terminal, elsewhere now and then a line.
-
-    A table that is written gets a line in both.
-    """
-    is_terminal, printed_at = out.isatty(), monotonic()
-
-    def print_progress(progress: ExportProgress) -> None:
-        nonlocal printed_at
-        name, clear = f"{progress.name:<28}", "\r\x1b[K" if is_terminal else ""
-        if progress.rows is not None:
-            print(f"{clear}{name} {progress.rows:>12,} rows", file=out, flush=True)
-            printed_at = monotonic()
-        elif is_terminal:
-            bar = "#" * round(progress.share * 40)
-            print(f"{clear}{name} [{bar:<40}] {progress.share:4.0%}", end="", file=out, flush=True)
-        elif monotonic() - printed_at >= _PROGRESS_LINE_SECONDS:
-            print(f"{name} {progress.share:>11.0%} so far", file=out, flush=True)
-            printed_at = monotonic()
-
-    return print_progress
+def _show_export(printer: ProgressPrinter, progress: ExportProgress) -> None:
+    if progress.rows is None:
+        printer.show(progress.name, progress.share)
+    else:
+        printer.finish(f"{progress.name:<28} {progress.rows:>12,} rows")
 
 
 def verify(settings: Settings, *, as_json: bool) -> int:
@@ -139,7 +120,11 @@ def verify(settings: Settings, *, as_json: bool) -> int:
     if not as_json:
         print_privacy_warnings(settings)
     lake = open_stored_lake(settings)
-    lake.check_integrity()
+    printer = ProgressPrinter(sys.stderr)
+    try:
+        lake.check_integrity(report_progress=printer.show)
+    finally:
+        printer.finish()
     stored = [
         stream.name for stream in STREAMS.values() if not isinstance(stream.source, ViewSource)
     ]
@@ -153,6 +138,9 @@ def verify(settings: Settings, *, as_json: bool) -> int:
         return 0
     for name, state in states.items():
         print(f"{name:<24} {state.rows:>12,} rows, version {state.version}")
+    rows = sum(state.rows for state in states.values())
+    tables, stored_rows = format_quantity(len(states), "table"), format_quantity(rows, "row")
+    print(f"sound: {tables}, {stored_rows}; every file was read, and every view can be queried")
     return 0
 
 

@@ -50,7 +50,8 @@ class Verb(click.Command):
     """One verb. `run` is `module:function` in this room; it gets the settings and the options.
 
     `kept` says after Ctrl-C what became of the work; `examples` are command lines without the
-    program's name. A verb that reports has `--json`.
+    program's name. A verb that reports has `--json`; one that takes refusals runs with a bad
+    setting too.
     """
 
     context_class = VerbContext
@@ -66,6 +67,7 @@ class Verb(click.Command):
         examples: Sequence[str] = (),
         aliases: Sequence[str] = (),
         is_report: bool = False,
+        takes_refusals: bool = False,
         kept: str = NOTHING_CHANGED,
     ) -> None:
         json_option = [_build_json_option()] if is_report else []
@@ -76,6 +78,7 @@ class Verb(click.Command):
             short_help=summary,
         )
         self.section, self.summary, self.run, self.kept = section, summary, run, kept
+        self.takes_refusals = takes_refusals
         self.examples, self.aliases = tuple(examples), tuple(aliases)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

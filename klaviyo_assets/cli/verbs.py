@@ -18,7 +18,8 @@ PROGRAM = "klaviyo-assets"
 COMPLETION_VARIABLE = "_KLAVIYO_ASSETS_COMPLETE"
 """Set by a shell that wants to complete a line; the name is click's, made of the program's."""
 
-LOOK, LAKE, REPAIR, COMMAND_ITSELF = (
+START, LOOK, LAKE, REPAIR, COMMAND_ITSELF = (
+    "to begin with",
     "what there is",
     "the lake",
     "when something is wrong",
@@ -29,6 +30,16 @@ LOOK, LAKE, REPAIR, COMMAND_ITSELF = (
 _METRICS_OPTION_HELP = "metric ids; those of the settings without it"
 
 VERBS: tuple[Verb, ...] = (
+    Verb(
+        "doctor",
+        section=START,
+        summary="test key, account, scopes, settings, clock, disk and quotas (also: check)",
+        run="doctor:doctor",
+        aliases=("check",),
+        examples=["doctor", "doctor --json"],
+        is_report=True,
+        takes_refusals=True,
+    ),
     Verb(
         "streams",
         section=LOOK,
@@ -97,9 +108,8 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "verify",
         section=REPAIR,
-        summary="read every file and view, and say what is wrong (once called check)",
+        summary="read every file and view of the lake, and say what is wrong",
         run="lake_verbs:verify",
-        aliases=("check",),
         examples=["verify"],
         is_report=True,
     ),

@@ -60,6 +60,7 @@ from klaviyo_assets.lake.read.export import (
     refuse_export_target,
 )
 from klaviyo_assets.lake.read.integrity import (
+    ReportCheckProgress,
     count_duplicate_keys,
     find_database_problems,
     find_table_problems,
@@ -560,14 +561,19 @@ class Lake:
         """
         return read_null_counts(self.root, name)
 
-    def check_integrity(self) -> None:
+    def check_integrity(self, *, report_progress: ReportCheckProgress | None = None) -> None:
         """Read every file of every table, look for duplicate keys, and bind every view.
+
+        `report_progress` gets the table that is read, and which share of the work is done.
 
         Raises:
             CorruptFileError: a file or log is missing or damaged; the message names all of them.
             LakeError: a key is there twice, or klaviyo.duckdb does not show what was published.
         """
-        found = [*find_table_problems(self.root), *find_database_problems(self.root)]
+        found = [
+            *find_table_problems(self.root, report_progress),
+            *find_database_problems(self.root),
+        ]
         if found:
             first = found[0]
             first.message = "\n".join([first.message, *(str(other) for other in found[1:])])

@@ -1,6 +1,6 @@
 """Checks the integrity of the lake: damaged files, duplicate keys, NULLs, unreadable views."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,13 +22,19 @@ from klaviyo_assets.lake.read.duckdb import (
 )
 from klaviyo_assets.lake.read.views import stored_tables
 
+ReportCheckProgress = Callable[[str, float], None]
+"""Takes the table that is read, and which share of the work is done, 0 to 1."""
 
-def find_table_problems(root: Path) -> Iterator[LakeError]:
+
+def find_table_problems(
+    root: Path, report_progress: ReportCheckProgress | None
+) -> Iterator[LakeError]:
     """Yield the problems of each table: damaged logs and files, and duplicate keys.
 
     Reads every file to its end, one row group at a time.
     """
-    for name in stored_tables(root):
+    names = list(stored_tables(root))
+    for position, name in enumerate(names):
         folder = table_folder(root, name)
         try:
             found = read_snapshot(folder, name)
@@ -36,7 +42,11 @@ def find_table_problems(root: Path) -> Iterator[LakeError]:
             yield problem
             continue
         if found is not None:
-            damaged = list(find_damaged_files(folder, name, found))
+            damaged: list[LakeError] = []
+            for number, file in enumerate(found.files):
+                if report_progress is not None:
+                    report_progress(name, (position + number / len(found.files)) / len(names))
+                damaged += find_file_problem(folder, name, file)
             yield from damaged
             if not damaged:
                 yield from find_duplicate_key_problems(root, name, found)
@@ -91,15 +101,12 @@ def find_unreadable_views(database: Path) -> list[str]:
     return found
 
 
-def find_damaged_files(
-    folder: Path, name: str, snapshot: TableSnapshot
-) -> Iterator[CorruptFileError]:
-    """Yield an error for each file that is missing, unreadable, or of another size than logged."""
-    for file in snapshot.files:
-        try:
-            verify_file(folder / file.path, name, file)
-        except CorruptFileError as problem:
-            yield problem
+def find_file_problem(folder: Path, name: str, file: DataFile) -> Iterator[CorruptFileError]:
+    """Yield an error if a file is missing, unreadable, or of another size than logged."""
+    try:
+        verify_file(folder / file.path, name, file)
+    except CorruptFileError as problem:
+        yield problem
 
 
 def verify_file(path: Path, name: str, file: DataFile) -> None:

@@ -32,5 +32,6 @@ def test_what_runs_a_verb_takes_its_options(verb: Verb) -> None:
     runs = getattr(import_module(f"klaviyo_assets.cli.{module}"), name)
     _, *parameters = inspect.signature(runs).parameters.values()
     options = {each.name for each in verb.params if each.expose_value}
+    options |= {"refusals"} if verb.takes_refusals else set()
     assert {each.name for each in parameters} == options
     assert all(each.kind is inspect.Parameter.KEYWORD_ONLY for each in parameters)
