@@ -103,6 +103,7 @@ class SyncRun:
         self.stats = SyncStats()
         self._source = start_reading()
         self._stream, self._plan, self._context = stream, plan, context
+        self._advances_cursor = plan.should_advance_cursor
         self._privacy_guard = privacy_guard
         self._start_reading = start_reading
         self._results = self._source.results()
@@ -263,7 +264,7 @@ class SyncRun:
     ) -> None:
         if isinstance(result, Slice):
             self._ended_slices.add(result.name)
-            if self._plan.should_advance_cursor:
+            if self._advances_cursor:
                 self.progress.finish_slice(result.name)
             return
         first = self._first_responded_at
@@ -280,7 +281,7 @@ class SyncRun:
             self._untrimmed_bytes = 0
         read, unread = result.coverage_change()
         self.stats.is_out_of_order |= unread is not None
-        if self._plan.should_advance_cursor:
+        if self._advances_cursor:
             name, retries = result.slice.name, self.progress.retries
             self.progress.record_window(name, read, result.max_cursor, unread)
             if result.quarantine_window is not None:

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import date
@@ -56,8 +56,8 @@ def deduplicate_batches(
 
 def split_by_day(
     batches: Sequence[pa.RecordBatch], cursor: str
-) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Yield the rows by the UTC day of their cursor, as `day=YYYY-MM-DD` and a batch.
+) -> list[tuple[str, pa.RecordBatch]]:
+    """Return the rows by the UTC day of their cursor, as `day=YYYY-MM-DD` and a batch.
 
     A day comes more than once: from each batch that has rows of it.
     """
@@ -67,17 +67,21 @@ def split_by_day(
         integers_to_numpy(moments.cast(pa.int64())).view("datetime64[us]").astype("datetime64[D]")
     )
     changes = (np.flatnonzero(days[1:] != days[:-1]) + 1).tolist()
+    pieces: list[tuple[str, pa.RecordBatch]] = []
     end = 0
     for batch in batches:
         start, end = end, end + batch.num_rows
         cuts = [start, *changes[bisect_right(changes, start) : bisect_left(changes, end)], end]
         found: list[date] = days[cuts[:-1]].tolist() if batch.num_rows else []
         if found == sorted(found):
-            for day, low, high in zip(found, cuts, cuts[1:], strict=False):
-                yield f"{DAY_PARTITION}={day.isoformat()}", batch.slice(low - start, high - low)
+            pieces += [
+                (f"{DAY_PARTITION}={day.isoformat()}", batch.slice(low - start, high - low))
+                for day, low, high in zip(found, cuts, cuts[1:], strict=False)
+            ]
         else:
             order = np.argsort(days[start:end], kind="stable")
-            yield from split_by_day([batch.take(order)], cursor)
+            pieces += split_by_day([batch.take(order)], cursor)
+    return pieces
 
 
 class StagingWriter:
@@ -100,8 +104,7 @@ class StagingWriter:
             OSError: the disk refused.
         """
         reach_crash_point("before staging rows")
-        for batch in batches:
-            self.refuse_nulls(batch)
+        self.refuse_nulls(batches)
         batches_by_partition: dict[str, list[pa.RecordBatch]] = defaultdict(list)
         for partition, rows in self.split_by_partition(deduplicate_batches(self.table, batches)):
             batches_by_partition[partition].append(rows)
@@ -111,17 +114,17 @@ class StagingWriter:
         for writer in self.open_writers.values():
             writer.flush()
 
-    def refuse_nulls(self, batch: pa.RecordBatch) -> None:
+    def refuse_nulls(self, batches: Sequence[pa.RecordBatch]) -> None:
         """Refuse rows without key, cursor or `synced_at`."""
         for column in self.table.required_columns:
-            missing = batch[column].null_count
+            missing = sum(batch[column].null_count for batch in batches)
             if missing:
                 raise ContractError(f"{missing} rows without {column}", stream=self.table.name)
 
     def split_by_partition(
         self, batches: Sequence[pa.RecordBatch]
-    ) -> Iterable[tuple[str, pa.RecordBatch]]:
-        """Yield each partition that rows belong to, with those rows."""
+    ) -> list[tuple[str, pa.RecordBatch]]:
+        """Return each partition that rows belong to, with those rows."""
         if self.table.partitioning == DAY_PARTITION and self.table.cursor is not None:
             return split_by_day(batches, self.table.cursor)
         return [("", batch) for batch in batches]
