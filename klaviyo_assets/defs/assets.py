@@ -50,7 +50,7 @@ from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.sync.context import SyncContext
 from klaviyo_assets.sync.plan import SyncOptions, validate_options
-from klaviyo_assets.sync.runner import start_sync
+from klaviyo_assets.sync.sync_run import start_sync
 
 ASSET_OWNERS = ("team:klaviyo",)
 ASSET_KINDS = {"klaviyo", "deltalake", "duckdb"}

@@ -19,7 +19,7 @@ from klaviyo_assets.model.stream import WHOLE_COLLECTION, RateLimitBucket, Slice
 from klaviyo_assets.model.window import Window
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.sync import workers
-from klaviyo_assets.sync.runner import count_workers
+from klaviyo_assets.sync.sync_run import count_workers
 from klaviyo_assets.sync.window_reader import PageResult, WindowReader
 from klaviyo_assets.sync.workers import MIN_PAGE_BYTES, PageSemaphore, WorkerPool
 from klaviyo_assets_tests.unit.sync.test_window_reader import Shelf, request_context, shelf_of
