@@ -27,7 +27,7 @@ from klaviyo_assets.account.connection import (
 from klaviyo_assets.account.metrics import find_metric_setting_problems, read_metrics
 from klaviyo_assets.account.scopes import PROBE_RETRY_POLICY, ScopeProbe, ScopeState, probe_scopes
 from klaviyo_assets.api.request_guard import validate_api_key
-from klaviyo_assets.cli.lake_access import open_lake
+from klaviyo_assets.cli.lake_access import open_lake, privacy_warnings
 from klaviyo_assets.cli.printing import print_errors, print_json
 from klaviyo_assets.cli.tables import print_table
 from klaviyo_assets.errors import (
@@ -40,7 +40,6 @@ from klaviyo_assets.errors import (
 )
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import LAKE_VERSION
-from klaviyo_assets.model.privacy import unprotected_column_warnings
 from klaviyo_assets.model.selection import offered_streams, selected_streams
 from klaviyo_assets.reports.calendar import resolve_zone
 from klaviyo_assets.settings import (
@@ -161,9 +160,7 @@ def _examine_lake(settings: Settings) -> Iterator[Finding]:
             yield Finding("metrics", WARNING, problem)
     except KlaviyoAssetsError as failure:
         yield Finding("lake", WRONG, str(failure))
-    selected = selected_streams(settings, STREAMS)
-    streams = {name: STREAMS[name] for name in STREAMS if name in selected}
-    for each in unprotected_column_warnings(settings, streams):
+    for each in privacy_warnings(settings):
         yield Finding("personal data", WARNING, each)
 
 

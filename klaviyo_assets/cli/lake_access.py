@@ -1,6 +1,6 @@
 """What several verbs need of the lake and print about it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -39,9 +39,7 @@ def split_names(words: Iterable[str]) -> list[str]:
     return [part for word in words for part in word.split(",") if part]
 
 
-def print_privacy_warnings(settings: Settings) -> None:
-    """Print which columns with personal data the privacy settings do not cover."""
-    for each in unprotected_column_warnings(
-        settings, {name: STREAMS[name] for name in selected_streams(settings, STREAMS)}
-    ):
-        print(f"warning: {each}")
+def privacy_warnings(settings: Settings) -> Sequence[str]:
+    """Return which columns with personal data the privacy settings do not cover."""
+    selected = selected_streams(settings, STREAMS)
+    return unprotected_column_warnings(settings, {name: STREAMS[name] for name in selected})

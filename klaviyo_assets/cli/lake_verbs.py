@@ -12,7 +12,7 @@ from klaviyo_assets.api.request_guard import validate_api_key
 from klaviyo_assets.cli.lake_access import (
     open_lake,
     open_stored_lake,
-    print_privacy_warnings,
+    privacy_warnings,
     split_names,
 )
 from klaviyo_assets.cli.parsing import describe_bad_profile_id
@@ -118,7 +118,8 @@ def _show_export(printer: ProgressPrinter, progress: ExportProgress) -> None:
 def verify(settings: Settings, *, as_json: bool) -> int:
     """Read every file and view of the lake; errors name what is wrong."""
     if not as_json:
-        print_privacy_warnings(settings)
+        for warning in privacy_warnings(settings):
+            print(f"warning: {warning}")
     lake = open_stored_lake(settings)
     printer = ProgressPrinter(sys.stderr)
     try:

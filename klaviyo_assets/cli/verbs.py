@@ -27,7 +27,7 @@ START, LOOK, LAKE, REPAIR, COMMAND_ITSELF = (
 )
 """The sections of the help."""
 
-_METRICS_OPTION_HELP = "metric ids; those of the settings without it"
+_METRICS_OPTION_HELP = "metrics, by id or name; those of the settings without it"
 
 VERBS: tuple[Verb, ...] = (
     Verb(
@@ -51,15 +51,24 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "status",
         section=LOOK,
-        summary="say how far each stream is, and what is left of the quotas",
-        run="report_verbs:show_status",
-        examples=["status"],
+        summary="say how far each stream is, how its last run ended, and what is left of quotas",
+        run="status:show_status",
+        examples=["status", "status --json"],
+        is_report=True,
+    ),
+    Verb(
+        "metrics",
+        section=LOOK,
+        summary="list the metrics: id, name, integration, events, and whether reports take them",
+        run="metrics:list_metrics",
+        examples=["metrics"],
+        is_report=True,
     ),
     Verb(
         "plan",
         section=LOOK,
         summary="say how many requests reports or members will take, before any is sent",
-        run="report_verbs:plan",
+        run="plan:plan",
         options=[
             click.Option(["--start"], type=DayType(), help="first day of reports, YYYY-MM-DD"),
             click.Option(["--end"], type=DayType(), help="last day of reports, inclusive"),
@@ -69,9 +78,13 @@ VERBS: tuple[Verb, ...] = (
                 help="what list_members and segment_members cost, list by list and segment by "
                 "segment",
             ),
-            WordsOption("--metrics", metavar="ID", help_text=_METRICS_OPTION_HELP),
+            WordsOption("--metrics", metavar="METRIC", help_text=_METRICS_OPTION_HELP),
         ],
-        examples=["plan --start 2026-01-01 --end 2026-03-31", "plan --members"],
+        examples=[
+            "plan --start 2026-01-01 --end 2026-03-31",
+            'plan --start 2026-01-01 --end 2026-03-31 --metrics "Placed Order"',
+            "plan --members",
+        ],
     ),
     Verb(
         "publish",

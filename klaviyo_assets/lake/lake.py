@@ -5,7 +5,7 @@ return. They never join a path below its folder themselves.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -161,6 +161,12 @@ class Lake:
     def has_tables(self) -> bool:
         """Return whether anything was ever stored. Lists the lake's folder."""
         return any(stored_tables(self.root))
+
+    def last_commit_time(self, name: str) -> datetime | None:
+        """Return when the newest commit of a table was written, by the disk, UTC; None without."""
+        logs = (table_folder(self.root, name) / "_delta_log").glob("*.json")
+        times = [each.stat().st_mtime for each in logs]
+        return datetime.fromtimestamp(max(times), UTC) if times else None
 
     def stored_account(self) -> str | None:
         """Return the account whose data the lake holds; None while it is empty.

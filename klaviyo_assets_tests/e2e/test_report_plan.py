@@ -82,11 +82,13 @@ def test_the_number_announced_is_the_number_made(open_home: StartHome) -> None:
 def test_the_plan_knows_the_quota(open_home: StartHome) -> None:
     """What others booked today, the reserve and the pace are in it; nothing is sent."""
     home = report_home(open_home, NOW)
-    home.settings |= {"KLAVIYO_RATE_LIMIT_SCALE": "1", "KLAVIYO_REPORT_RESERVE": "25"}
+    home.settings |= {
+        "KLAVIYO_RATE_LIMIT_SCALE": "1",
+        "KLAVIYO_REPORT_RESERVE": "25",
+        "KLAVIYO_CONVERSION_METRIC_IDS": ",".join(f"m{n}" for n in range(70)),
+    }
     book_requests(home, {FLOW_REPORT: 150})
-    plan = planned(home, date(2026, 7, 1), date(2026, 11, 9), *(f"m{n}" for n in range(70)))[
-        FLOW_REPORT
-    ]
+    plan = planned(home, date(2026, 7, 1), date(2026, 11, 9))[FLOW_REPORT]
     assert number(plan["requests"]) == 210
     assert number(plan["minutes at 2 a minute"]) == 105
     assert plan["days at 200 a day"].split() == ["2", "(50", "requests", "left", "now)"]
