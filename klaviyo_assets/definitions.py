@@ -64,7 +64,7 @@ def build_defs(
     return dg.Definitions(
         assets=[
             *(
-                build_stream_asset(each, post_sync_hook=hooks.get(each.name))
+                build_stream_asset(each.name, post_sync_hook=hooks.get(each.name))
                 for each in COLLECTIONS
                 if each.name in selected
             ),
@@ -101,7 +101,7 @@ def _build_checks(
     settings: Settings, selected: frozenset[str], reports: Sequence[Stream]
 ) -> list[dg.AssetChecksDefinition]:
     return [
-        *(build_row_checks(each) for name, each in STREAMS.items() if name in selected),
+        *(build_row_checks(name) for name in STREAMS if name in selected),
         *([build_completeness_check()] if EVENTS.name in selected else []),
         *(build_newest_days_check(each, settings) for each in reports),
     ]

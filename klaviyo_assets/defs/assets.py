@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import dagster as dg
@@ -65,10 +65,15 @@ PostSyncHook = Callable[[dg.AssetExecutionContext, KlaviyoResource, LakeResource
 """What the asset's step does after its table was stored."""
 
 
+@cache
 def build_stream_asset(
-    stream: Stream, *, post_sync_hook: PostSyncHook | None = None
+    name: str, *, post_sync_hook: PostSyncHook | None = None
 ) -> dg.AssetsDefinition:
-    """Return the asset of a stream: a view, or a sync."""
+    """Return the asset of a stream: a view, or a sync.
+
+    It depends on no setting, so that several accounts in one code location share it.
+    """
+    stream = STREAMS[name]
     if isinstance(stream.source, ViewSource):
         return _build_view_asset(stream)
     return _build_sync_asset(stream, post_sync_hook)

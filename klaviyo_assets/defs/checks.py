@@ -14,7 +14,7 @@ of CPU per million.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
+from functools import cache, partial
 
 import dagster as dg
 
@@ -274,8 +274,10 @@ def row_check_names(stream: Stream) -> tuple[str, ...]:
     return (UNIQUE_KEY_CHECK, NOT_NULL_CHECK, *([SIZES_CHECK] if has_counts else []))
 
 
-def build_row_checks(stream: Stream) -> dg.AssetChecksDefinition:
-    """Return the checks of a stream's rows, in one step."""
+@cache
+def build_row_checks(stream_name: str) -> dg.AssetChecksDefinition:
+    """Return the checks of a stream's rows, in one step; they depend on no setting."""
+    stream = STREAMS[stream_name]
     key = ", ".join(stream.key)
     descriptions = {
         UNIQUE_KEY_CHECK: f"Every key ({key}) is unique.",

@@ -23,12 +23,15 @@ def dagster_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def fast_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+def fast_retries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let waits between tries be short; how long they are is tested where they are decided."""
     monkeypatch.setattr(retry, "INITIAL_BACKOFF_SECONDS", 0.01)
     monkeypatch.setattr(retry, "MAX_BACKOFF_SECONDS", 0.02)
     for module in (assets, report_assets):
         monkeypatch.setattr(module, "ASSET_RETRY_POLICY", IMMEDIATE_RETRY)
+    assets.build_stream_asset.cache_clear()
+    yield
+    assets.build_stream_asset.cache_clear()
 
 
 @pytest.fixture

@@ -1,12 +1,15 @@
 """One user's installation: a lake, a state folder, a DAGSTER_HOME and an account's key."""
 
+import atexit
 import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from unittest.mock import patch
 
@@ -19,12 +22,26 @@ from klaviyo_assets.definitions import build_defs
 from klaviyo_assets.settings import read_settings
 from klaviyo_assets.streams import DEFAULT_COLLECTIONS, MERGE_RULES
 from klaviyo_assets_tests.e2e.instance import open_instance
+from klaviyo_assets_tests.e2e.materialize import materialize
 from klaviyo_assets_tests.e2e.run_log import RunResult, read_run
 from klaviyo_assets_tests.e2e.sandbox_account import SandboxAccount
 
 AssetKeyRename = Callable[[dg.AssetKey], dg.AssetKey]
 
 UNLIMITED_RATES = {"KLAVIYO_RATE_LIMIT_SCALE": "1000000"}
+
+QUERY_LOCK = Lock()
+
+
+@cache
+def start_duckdb(process: int) -> duckdb.DuckDBPyConnection:  # noqa: ARG001 - a fork needs its own
+    """Return a DuckDB of this process, in UTC: starting one takes as long as ten queries."""
+    # Left in the cache at exit, the connection would be reported as a leak.
+    atexit.register(start_duckdb.cache_clear)
+    started = duckdb.connect(config={"enable_external_file_cache": False})
+    started.execute("SET GLOBAL TimeZone = 'UTC'")
+    return started
+
 
 AUTOMATION_ON = {"KLAVIYO_AUTOMATION": "recommended"}
 """As the README has it. No daemon runs here, so nothing starts; events warn of nothing."""
@@ -138,19 +155,17 @@ class Home:
         names = streams or tuple(stream.name for stream in DEFAULT_COLLECTIONS)
         defs = self.load_definitions(**more)
 
-        def materialize(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
-            return dg.materialize(
-                list(defs.assets or ()),  # pyright: ignore[reportArgumentType]
-                selection=dg.AssetSelection.assets(*map(self.asset_key, names)),
+        def execute(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+            return materialize(
+                defs,
+                [*map(self.asset_key, names)],
                 instance=instance,
-                resources=defs.resources,
                 run_config={"ops": {f"klaviyo__{each}": {"config": dict(config)} for each in names}}
                 if config
                 else None,
-                raise_on_error=False,
             )
 
-        return self.execute(materialize, **more)
+        return self.execute(execute, **more)
 
     def run_schedule(self, name: str, at: datetime, **more: str) -> RunResult:
         """Run the job of a schedule as its tick at `at` orders it."""
@@ -191,12 +206,15 @@ class Home:
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Return the rows of a query over `klaviyo.duckdb`, attached read-only; times are UTC."""
-        with duckdb.connect() as database:
-            database.execute("SET TimeZone = 'UTC'")
-            path = str(self.data_dir / "klaviyo.duckdb").replace("'", "''")
+        path = str(self.data_dir / "klaviyo.duckdb").replace("'", "''")
+        with QUERY_LOCK, start_duckdb(os.getpid()).cursor() as database:
             database.execute(f"ATTACH '{path}' AS klaviyo (READ_ONLY)")
-            database.execute("USE klaviyo")
-            return database.execute(sql).fetchall()
+            try:
+                database.execute("USE klaviyo")
+                return database.execute(sql).fetchall()
+            finally:
+                database.execute("USE memory")
+                database.execute("DETACH klaviyo")
 
     def ids(self, relation: str) -> list[str]:
         """Return the ids of a relation, as often as they are there."""

@@ -13,14 +13,14 @@ import dagster as dg
 
 from klaviyo_assets.cli.command import main
 from klaviyo_assets.definitions import build_defs
-from klaviyo_assets.defs import assets
 from klaviyo_assets.settings import read_settings
 from klaviyo_assets.sync import sync_run
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.crash_hooks import KillAt
-from klaviyo_assets_tests.e2e.first_sync_job import IMMEDIATE_RETRY, build_first_sync_job
+from klaviyo_assets_tests.e2e.first_sync_job import build_first_sync_job, retry_at_once
 from klaviyo_assets_tests.e2e.home import Home, asset_key
 from klaviyo_assets_tests.e2e.instance import open_instance
+from klaviyo_assets_tests.e2e.materialize import materialize
 from klaviyo_assets_tests.forkserver import FORKSERVER
 
 
@@ -148,18 +148,16 @@ def run_task_and_exit(task: SyncTask) -> None:
 def run_task(task: SyncTask) -> int:
     """Materialize what is ordered in this process; return 0 if the run is green."""
     os.environ.update(task.variables)
-    assets.ASSET_RETRY_POLICY = IMMEDIATE_RETRY
+    retry_at_once()
     sync_run.COMMIT_BYTES = task.commit_bytes
     defs = build_defs(*read_settings(task.variables))
     op = {"config": dict(task.config)}
     with open_instance(task.dagster_home) as instance:
-        done = dg.materialize(
-            list(defs.assets or ()),  # pyright: ignore[reportArgumentType]
-            selection=dg.AssetSelection.assets(*map(asset_key, task.streams)),
+        done = materialize(
+            defs,
+            [*map(asset_key, task.streams)],
             instance=instance,
-            resources=defs.resources,
             run_config={"ops": {f"klaviyo__{each}": op for each in task.streams}},
-            raise_on_error=False,
         )
     return 0 if done.success else 1
 

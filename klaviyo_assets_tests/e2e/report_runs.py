@@ -13,6 +13,7 @@ from klaviyo_assets.sandbox.facts.reporting import PUBLISHED_STATISTICS
 from klaviyo_assets.sandbox.reports.endpoints import eligible_metric_ids
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.instance import open_instance
+from klaviyo_assets_tests.e2e.materialize import materialize
 from klaviyo_assets_tests.e2e.run_log import Metadata, RunResult, metadata_values
 
 FLOW_REPORT, CAMPAIGN_REPORT = "flow_series_reports", "campaign_values_reports"
@@ -78,20 +79,18 @@ def run_partitions(
         )
     )
 
-    def materialize(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
-        return dg.materialize(
-            list(defs.assets or ()),  # pyright: ignore[reportArgumentType]
-            selection=dg.AssetSelection.assets(home.asset_key(stream)),
+    def execute(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+        return materialize(
+            defs,
+            [home.asset_key(stream)],
             instance=instance,
-            resources=defs.resources,
             tags={**of_range, **(tags or {})},
             run_config={"ops": {f"klaviyo__{stream}": {"config": dict(config)}}}
             if config
             else None,
-            raise_on_error=False,
         )
 
-    run = home.execute(materialize, **more)
+    run = home.execute(execute, **more)
     return ReportRun(run, tuple(read_materializations(home, run.id)))
 
 

@@ -1,7 +1,9 @@
 """Every stream that KLAVIYO_STREAMS can turn on is brought home, those of each revision from it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from klaviyo_assets.settings import SUPPORTED_REVISIONS
 from klaviyo_assets.streams import COLLECTIONS, STREAMS
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
+
+pytestmark = pytest.mark.xdist_group("every_stream")
 
 JULY, OCTOBER = SUPPORTED_REVISIONS
 CHOSEN = tuple(stream for stream in COLLECTIONS if stream.is_opt_in or stream.since)
@@ -36,30 +40,40 @@ def name_of(value: Stream | str) -> str:
     return value if isinstance(value, str) else value.name
 
 
-each_stream = pytest.mark.parametrize(
-    ("full_home", "stream"), WITH_HOMES, indirect=["full_home"], ids=name_of
-)
-each_revision = pytest.mark.parametrize("full_home", SUPPORTED_REVISIONS, indirect=True)
+each_stream = pytest.mark.parametrize(("revision", "stream"), WITH_HOMES, ids=name_of)
+each_revision = pytest.mark.parametrize("revision", SUPPORTED_REVISIONS)
+
+OpenFullHome = Callable[[str], Home]
 
 
 @pytest.fixture(scope="module")
-def full_home(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, dagster_template: Path
-) -> Iterator[Home]:
+def open_full_home(
+    tmp_path_factory: pytest.TempPathFactory, dagster_template: Path
+) -> Iterator[OpenFullHome]:
+    """Give the home of a revision, one for all tests, whatever their order: it takes seconds."""
+    with ExitStack() as stack:
+
+        @cache
+        def synced(revision: str) -> Home:
+            home = Home(
+                account=stack.enter_context(open_sandbox_account(objects=30, flows=6)),
+                root=tmp_path_factory.mktemp("every"),
+                dagster_template=dagster_template,
+                settings={"KLAVIYO_STREAMS": "all", "KLAVIYO_REVISION": revision},
+            )
+            if revision == JULY:
+                for name in ("forms", "flows", "metrics", "coupons"):
+                    assert home.sync(name).success
+            assert home.sync(*NAMES[revision]).success
+            return home
+
+        yield synced
+
+
+@pytest.fixture
+def full_home(revision: str, open_full_home: OpenFullHome) -> Home:
     """A home in which every stream of a revision is on, and the opt-in ones were synced once."""
-    revision = str(request.param)
-    with open_sandbox_account(objects=30, flows=6) as account:
-        home = Home(
-            account=account,
-            root=tmp_path_factory.mktemp("every"),
-            dagster_template=dagster_template,
-            settings={"KLAVIYO_STREAMS": "all", "KLAVIYO_REVISION": revision},
-        )
-        if revision == JULY:
-            for name in ("forms", "flows", "metrics", "coupons"):
-                assert home.sync(name).success
-        assert home.sync(*NAMES[revision]).success
-        yield home
+    return open_full_home(revision)
 
 
 def truth(home: Home, stream: Stream) -> set[Any]:
@@ -96,9 +110,8 @@ def test_nothing_is_left_for_extra(full_home: Home, stream: Stream) -> None:
 
 
 @pytest.mark.parametrize(
-    ("full_home", "stream"),
+    ("revision", "stream"),
     [each for each in WITH_HOMES if isinstance(each[1].source, Children)],
-    indirect=["full_home"],
     ids=name_of,
 )
 def test_a_child_names_its_parent(full_home: Home, stream: Stream) -> None:
@@ -120,7 +133,7 @@ def test_every_stream_is_an_asset(full_home: Home) -> None:
     assert {key.path[-1] for key in keys} == set(offered)
 
 
-@pytest.mark.parametrize("full_home", [OCTOBER], indirect=True)
+@pytest.mark.parametrize("revision", [OCTOBER])
 def test_a_message_has_its_campaign_and_all_its_variations(full_home: Home) -> None:
     """Every variation is a row, with its message, campaign and channel."""
     family = full_home.account.sandbox.store.campaign_family.current()
@@ -135,7 +148,7 @@ def test_a_message_has_its_campaign_and_all_its_variations(full_home: Home) -> N
     assert all(created and json.loads(details) for *_, created, details in rows)
 
 
-@pytest.mark.parametrize("full_home", [JULY], indirect=True)
+@pytest.mark.parametrize("revision", [JULY])
 def test_the_tokens_of_devices_are_stored_nowhere(full_home: Home) -> None:
     """Who has a push token can send messages to the device: no file of the lake holds one."""
     tokens = [
