@@ -25,7 +25,7 @@ def test_everything_published_is_read_or_says_why_not() -> None:
     assert coverage_problems({**COLLECTIONS, **POSTS}, EXCLUDED, STREAMS) == []
 
 
-def test_a_new_collection_is_told_with_its_revision() -> None:
+def test_a_new_collection_is_reported_with_its_revision() -> None:
     """New facts name what they add and what they drop, and what to do about it."""
     published = {**COLLECTIONS, **POSTS, "/api/widgets": ["2027-01-15"]}
     del published["/api/coupon-code-bulk-create-jobs"]

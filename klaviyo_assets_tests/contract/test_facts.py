@@ -71,7 +71,7 @@ def test_the_facts_are_the_documents(revision: str) -> None:
 
 
 @each_revision
-def test_the_facts_are_those_that_the_reader_is_told_to_read(revision: str) -> None:
+def test_the_facts_cover_every_operation_of_a_revision(revision: str) -> None:
     """No operation is missing, and none is left over that no revision reads."""
     assert set(paths_read(revision)) <= set(FACTS[revision].operations) <= set(paths_ever_read())
     assert tuple(FACTS[revision].reports) == REPORT_PATHS

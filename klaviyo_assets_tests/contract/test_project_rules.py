@@ -190,7 +190,7 @@ def test_importing_the_code_location_changes_nothing_of_the_process() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_code_location_tells_of_an_unknown_setting_when_it_loads() -> None:
+def test_the_code_location_reports_an_unknown_setting_when_it_loads() -> None:
     """Once, with the nearest known name and without the value."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", "import klaviyo_assets.definitions"],

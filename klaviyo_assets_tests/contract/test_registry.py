@@ -95,7 +95,7 @@ def test_columns_are_named_for_sql(stream: Stream) -> None:
 
 
 @each_stream
-def test_every_column_says_what_it_tells(stream: Stream) -> None:
+def test_every_column_has_a_short_description(stream: Stream) -> None:
     """Each column is described in a sentence short enough for a table."""
     for column in stream.columns:
         assert re.fullmatch(r"[^\n{}]{3,99}\.", column.description), column.name
@@ -135,7 +135,7 @@ def test_when_it_happened_is_no_version() -> None:
     ]
 
 
-def test_only_exclusions_are_never_asked_for_without_a_bound() -> None:
+def test_only_exclusions_are_never_requested_without_a_bound() -> None:
     """Who was never suppressed has no cursor: without a bound, all profiles would be exclusions."""
     bounded = {each.name: each.cursor.earliest for each in COLLECTIONS if each.cursor}
     assert bounded.pop("global_exclusions") == datetime(1970, 1, 1, tzinfo=UTC)
@@ -148,7 +148,7 @@ def test_tables_that_others_are_joined_to_are_never_cut() -> None:
     assert whole >= {"accounts", "global_exclusions", "lists", "metrics", "segments"}
 
 
-def test_only_events_are_kept_by_day_and_looked_back_on() -> None:
+def test_only_events_have_day_partitions_and_a_lookback() -> None:
     """The lookback, the restriction to metrics and the day's partition are for events alone."""
     marked = [
         (stream.partitioning == "day")

@@ -63,7 +63,7 @@ def test_limits_and_scopes_are_the_published_ones(stream: Stream) -> None:
 
 
 @each_report
-def test_everything_that_is_offered_is_asked_for(stream: Stream) -> None:
+def test_everything_that_is_offered_is_requested(stream: Stream) -> None:
     """Every statistic, and groupings that Klaviyo offers: the usual ones and names besides."""
     facts, report = published(stream), source(stream)
     assert sorted(report.statistics) == sorted(facts.statistics)

@@ -146,7 +146,7 @@ def test_a_required_filter_is_given(stream: Stream, revision: str) -> None:
 
 
 @each_revision
-def test_hidden_records_are_asked_for(revision: str) -> None:
+def test_hidden_records_are_requested(revision: str) -> None:
     """Archived records, which come only on request, are read wherever a path can hide them."""
     read = {published_operation(stream, at).path for stream, at in READS if at == revision}
     facts = FACTS[revision].operations

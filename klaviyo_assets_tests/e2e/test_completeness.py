@@ -105,7 +105,7 @@ def test_stretches_are_healed_one_by_one(home: Home) -> None:
     assert set(home.ids("events")) == home.account.true_ids("events")
 
 
-def test_what_is_gone_at_klaviyo_is_told_apart(home: Home) -> None:
+def test_events_deleted_at_klaviyo_are_distinguished_from_missing_ones(home: Home) -> None:
     """Stored events that Klaviyo no longer counts are a warning that names the day, not a gap."""
     home.account.advance_clock(days=1)
     hide_events(home, FIRST, FIRST + DAY, every=2, counted=False)
@@ -119,7 +119,7 @@ def test_what_is_gone_at_klaviyo_is_told_apart(home: Home) -> None:
     assert gone <= set(home.ids("events"))
 
 
-def test_gone_and_missing_of_one_day_are_told_apart_by_healing(home: Home) -> None:
+def test_deleted_and_missing_events_of_one_day_are_distinguished_by_the_repair(home: Home) -> None:
     """After a day was read again, stored events that were not shown are known to be gone by id.
 
     So one that goes missing later shows, although as many are stored as Klaviyo counts.

@@ -114,7 +114,7 @@ def test_a_mark_that_is_no_time_is_an_error_with_the_way_out(home: Home) -> None
     assert home.account.request_counts().total() == 0
 
 
-def test_a_mark_in_the_future_is_lowered_and_said(open_home: StartHome) -> None:
+def test_a_cursor_in_the_future_is_lowered_and_reported(open_home: StartHome) -> None:
     """A mark far past this machine's clock is cut to now; nothing is lost or doubled."""
     home = open_home(now=datetime.now(UTC) + 30 * DAY)
     home.sync("events")

@@ -35,7 +35,7 @@ def test_an_estimate_that_is_not_there_is_null(home: Home) -> None:
     assert None in stored.values()
 
 
-def test_only_new_or_changed_campaigns_are_asked_again(home: Home) -> None:
+def test_only_new_or_changed_campaigns_are_requested_again(home: Home) -> None:
     """A later sync asks for the estimates of a new and of a changed campaign, and of no other."""
     home.sync("campaigns", "campaigns_detailed")
     home.account.advance_clock(hours=1)

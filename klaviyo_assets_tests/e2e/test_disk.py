@@ -15,7 +15,7 @@ def fill_disk() -> None:
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
-def test_files_that_cannot_be_placed_are_read_again(
+def test_files_that_cannot_be_moved_are_read_again(
     open_home: StartHome, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     """A full disk while a commit's files are put in place: the next run brings their rows."""

@@ -84,7 +84,7 @@ def test_an_export_is_whole_without_the_lake(
     assert list(file.parent.glob(".*.duckdb.*")) == []
 
 
-def test_only_the_tables_asked_for(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_the_named_tables(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     """`--tables` takes names, apart or with commas; a relation brings the columns of both sides."""
     file = home.root / "some.duckdb"
     assert (

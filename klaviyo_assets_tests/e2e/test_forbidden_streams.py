@@ -54,7 +54,7 @@ def test_a_plan_gate_skips_the_stream_with_its_words(home: Home, words: str) -> 
         "You do not have permission to perform this action.",
     ],
 )
-def test_rows_that_are_no_longer_renewed_are_told(home: Home, words: str) -> None:
+def test_rows_that_are_no_longer_renewed_are_reported(home: Home, words: str) -> None:
     """A stream with rows that is refused now: nothing fresh, a warning with them, yellow checks."""
     home.sync("lists")
     with home.account.inject_fault("error", match=LISTS, status=403, detail=words):
@@ -74,7 +74,7 @@ def test_rows_that_are_no_longer_renewed_are_told(home: Home, words: str) -> Non
 
 
 @pytest.mark.usefixtures("fast_retries")
-def test_a_gateways_refusal_is_asked_again(home: Home) -> None:
+def test_a_gateways_refusal_is_retried(home: Home) -> None:
     """JSON that is not Klaviyo's says nothing of scopes: once is waited out, for ever fails."""
     match = {"path": "/api/lists", "nth": 1}
     with home.account.inject_fault("error", match=match, status=403, body='{"message": "blocked"}'):

@@ -62,7 +62,7 @@ def live(home: Home) -> None:
         assert home.sync("profiles", "events", config=append).success
 
 
-def test_nothing_kept_back_is_on_the_disk(home: Home) -> None:
+def test_no_hidden_value_is_on_the_disk(home: Home) -> None:
     """Hashed, excluded and unlisted values are in no file, decoded or raw, of a whole home."""
     home.settings |= EXCLUDED
     live(home)
@@ -103,7 +103,7 @@ def test_hashes_join_and_allowed_members_stay(home: Home) -> None:
     assert sorted(stored_keys) == [([],), (["$value"],)]
 
 
-def test_what_is_excluded_is_not_asked_for(home: Home) -> None:
+def test_what_is_excluded_is_not_requested(home: Home) -> None:
     """Klaviyo is asked for the other attributes by name; without exclusions for all of them."""
     home.sync("profiles")
     assert [each for each in home.account.queries("/api/profiles") if chosen(each)] == []
@@ -114,7 +114,7 @@ def test_what_is_excluded_is_not_asked_for(home: Home) -> None:
         assert not {"email", "location", "location.ip"} & chosen(query)
 
 
-def test_older_rows_are_told_of_until_a_full_refresh(home: Home) -> None:
+def test_older_rows_are_reported_until_a_full_refresh(home: Home) -> None:
     """A new setting does not reach what is stored: runs say so until a full refresh.
 
     What Klaviyo no longer has stays in the table, but for what the setting keeps back.
@@ -137,7 +137,7 @@ def test_older_rows_are_told_of_until_a_full_refresh(home: Home) -> None:
     assert "hold email as before" in home.sync("profiles", hash_columns="profiles.email").warnings
 
 
-def test_a_history_from_before_is_told_of(home: Home) -> None:
+def test_an_older_history_is_reported(home: Home) -> None:
     """No refresh rewrites a history, so a setting that came later goes on being said of it."""
     home.sync("profiles", config={"sync_mode": "incremental_append"})
     home.settings["KLAVIYO_EXCLUDE_COLUMNS"] = "profiles.email"
@@ -148,7 +148,7 @@ def test_a_history_from_before_is_told_of(home: Home) -> None:
         assert "rows stored before" not in message
 
 
-def test_another_salt_is_told_of(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_salt_is_reported(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hashes of two salts do not join: a run with another one says that the old ones stay."""
     home.settings["KLAVIYO_HASH_COLUMNS"] = "profiles.email"
     assert home.sync("profiles").warnings == ""

@@ -103,7 +103,7 @@ def test_a_renamed_collection_is_synced_and_goes_on(home: Home, rename: AssetKey
     assert second.check_results[name, "row_count_holds"].metadata["klaviyo/rows_before"] == 90
 
 
-def test_a_mark_without_a_materialization_is_kept_under_the_new_key(
+def test_a_cursor_without_a_materialization_is_kept_under_the_new_key(
     home: Home, rename: AssetKeyRename
 ) -> None:
     """A sync that fails after its last commit leaves its mark as an observation of the asset."""

@@ -156,7 +156,7 @@ def test_a_record_that_moves_while_it_is_looked_for_is_found(open_home: StartHom
     assert sorted(home.ids("flows")) == sorted(home.account.true_ids("flows"))
 
 
-def test_details_are_not_asked_of_what_is_deleted(home: Home) -> None:
+def test_details_of_deleted_parents_are_not_requested(home: Home) -> None:
     """A deleted campaign keeps its estimate and is asked about no more, but by no means lost."""
     home.sync("campaigns", "campaigns_detailed")
     estimated = sorted(

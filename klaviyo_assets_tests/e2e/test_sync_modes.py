@@ -108,7 +108,7 @@ def test_a_full_refresh_starts_at_the_start_date(home: Home) -> None:
     assert home.account.shown_record_counts("/api/events").total() < len(since) / 10
 
 
-def test_a_full_refresh_with_history_keeps_what_is_gone(home: Home) -> None:
+def test_a_full_refresh_with_history_keeps_deleted_records(home: Home) -> None:
     """`full_refresh_append` marks what is gone, and keeps every version of it ever seen."""
     home.sync("email_templates", config=FULL_APPEND)
     gone = home.account.mutate(template=min(home.ids("email_templates")), delete=True)

@@ -128,7 +128,7 @@ def test_the_promised_columns_are_there(first_sync: First, stream: str, names: s
 
 
 @pytest.mark.parametrize("stream", STREAMS)
-def test_metadata_tells_what_was_done(first_sync: First, stream: str) -> None:
+def test_metadata_has_every_promised_key(first_sync: First, stream: str) -> None:
     """A materialization carries every promised key, with the numbers of the sync and the table."""
     shown = first_sync.run.materializations[stream]
     assert shown["klaviyo/sync_mode"] == "incremental_deduped"
@@ -184,7 +184,7 @@ def test_events_are_stored_with_what_came_along(first_sync: First) -> None:
         assert flow == ((related.get("flow") or {}).get("data") or {}).get("id")
 
 
-def test_events_show_what_is_asked_for_most(first_sync: First) -> None:
+def test_events_have_columns_for_common_properties(first_sync: First) -> None:
     """A value, its currency and the flag of machines are as the event's properties have them."""
     rows = first_sync.home.query(
         "SELECT value, value_currency, is_machine_open, event_properties, "

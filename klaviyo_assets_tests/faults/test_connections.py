@@ -43,7 +43,7 @@ def blocked(*_: object, **__: object) -> list[tuple[object, ...]]:
     ],
     ids=["unknown", "blocked"],
 )
-def test_f16_a_name_that_leads_nowhere_is_told(
+def test_f16_a_host_name_that_cannot_be_resolved_is_reported(
     home: Home, resolver: Callable[..., object], message: str
 ) -> None:
     """Name and hint come after bounded tries; the next run, with the name there again, reads."""
@@ -60,7 +60,7 @@ def test_f16_a_name_that_leads_nowhere_is_told(
 
 
 @pytest.mark.usefixtures("fast_retries")
-def test_f16_a_refused_connection_is_told(home: Home) -> None:
+def test_f16_a_refused_connection_is_reported(home: Home) -> None:
     """Where nobody listens the stream fails after bounded tries, with the host and a hint."""
     run = home.sync("lists", base_url=f"http://127.0.0.1:{free_port()}")
     assert "no response from 127.0.0.1: ConnectionRefusedError" in run.failures["lists"]

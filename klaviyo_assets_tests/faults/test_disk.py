@@ -67,7 +67,7 @@ def run_without_room(task: SyncTask, point: CrashPoint) -> None:
 
 
 @pytest.mark.parametrize("where", FULL)
-def test_f46_a_full_disk_is_told_and_made_good(home: Home, where: str) -> None:
+def test_f46_a_full_disk_is_reported_and_the_next_run_recovers(home: Home, where: str) -> None:
     """Without room there the stream fails and says why; the old table stays whole.
 
     With room again the next run completes. The kernel refuses the bytes, in a process of its own.
@@ -227,7 +227,7 @@ def test_f49_a_database_that_somebody_writes_to_keeps_nobody_out(home: Home) -> 
         holder.communicate()
 
 
-def test_f49_a_publisher_that_does_not_end_is_told(
+def test_f49_a_publisher_that_does_not_end_is_reported(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Held by another process, the publishing lock is waited for within bounds, then told.

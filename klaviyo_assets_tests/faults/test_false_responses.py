@@ -82,7 +82,7 @@ def assert_message(run: RunResult, message: str, stream: str) -> None:
 
 
 @pytest.mark.parametrize("false_response", F71)
-def test_f71_a_page_without_its_place_is_asked_for_again(
+def test_f71_a_page_without_its_own_link_is_requested_again(
     open_home: StartHome, false_response: str
 ) -> None:
     """Klaviyo always says where a page is: what does not is no page, and never the last one."""
@@ -95,7 +95,7 @@ def test_f71_pages_without_their_place_for_ever_fail(open_home: StartHome) -> No
 
 
 @pytest.mark.parametrize("false_response", F72)
-def test_f72_what_tells_of_errors_is_asked_for_again(
+def test_f72_a_page_with_errors_is_requested_again(
     open_home: StartHome, false_response: str
 ) -> None:
     """Klaviyo never sends errors with records, nor an object with neither."""
@@ -108,7 +108,7 @@ def test_f72_errors_for_ever_fail(open_home: StartHome) -> None:
 
 
 @pytest.mark.parametrize("false_response", ["errors beside a page", "an empty object"])
-def test_f72_single_records_are_asked_for_again(open_home: StartHome, false_response: str) -> None:
+def test_f72_single_records_are_requested_again(open_home: StartHome, false_response: str) -> None:
     """The same of answers that are no pages: each list's profile count."""
     home = open_home(lists=4, events=0)
     assert home.sync("lists").success
@@ -158,7 +158,7 @@ def test_f73_a_read_that_leaves_much_out_is_not_believed(open_home: StartHome, s
     assert_complete(home, "events", "lists", "profiles")
 
 
-def test_f73_a_lie_told_once_changes_nothing(open_home: StartHome) -> None:
+def test_f73_one_false_response_changes_nothing(open_home: StartHome) -> None:
     """The second read has everything: the run is green, and says that it read twice."""
     home = open_stocked_home(open_home)
     assert home.sync(*WHOLE_READS).success

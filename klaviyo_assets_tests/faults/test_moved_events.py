@@ -82,7 +82,7 @@ def test_f80_it_moves_while_a_first_sync_reads(open_home: StartHome) -> None:
     assert_complete(home, "events")
 
 
-def test_f80_a_kill_between_the_two_is_mended_by_the_next_run(open_home: StartHome) -> None:
+def test_f80_a_kill_between_the_two_is_repaired_by_the_next_run(open_home: StartHome) -> None:
     """A run that dies with both rows stored leaves word of it, and the next one looks."""
     home = open_home(events=6_000, future_events=0, gzip=False)
     event = written(home, LONG_AGO)

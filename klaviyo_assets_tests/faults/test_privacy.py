@@ -74,7 +74,7 @@ def test_f82_what_a_pattern_does_not_reach_is_named_at_load(
     assert caplog.text == ""
 
 
-def test_f82_records_put_aside_before_a_setting_are_told_of(home: Home) -> None:
+def test_f82_records_quarantined_before_a_setting_are_reported(home: Home) -> None:
     """A record lies whole in quarantine since before: each sync says so, with what ends it."""
     with home.account.inject_fault("null_id", match={"path": "/api/profiles"}, at=3):
         assert "quarantine were" not in home.sync("profiles").warnings

@@ -15,7 +15,7 @@ SEEDS_A_TEST = 2
 
 @pytest.mark.takes(20)
 @pytest.mark.parametrize("first", SEEDS[::SEEDS_A_TEST])
-def test_f70_random_faults_and_kills_end_at_what_the_shop_holds(
+def test_f70_random_faults_and_kills_end_with_the_accounts_records(
     tmp_path: Path, dagster_template: Path, first: int
 ) -> None:
     """Two seeds of eight: whatever was met, every id is stored once; a failure tells the seed.

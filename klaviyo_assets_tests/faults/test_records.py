@@ -55,7 +55,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_f30_broken_records_are_put_aside_and_counted(home: Home, kind: str) -> None:
+def test_f30_broken_records_are_quarantined_and_counted(home: Home, kind: str) -> None:
     """Sound records around broken ones are stored; the broken lie in quarantine as they came."""
     moments = home.account.true_cursors(stream := "events")
     match = {"path": EVENTS, "nth": 1}

@@ -73,7 +73,7 @@ def test_f18_half_a_page_is_not_stored(open_home: StartHome) -> None:
 
 
 @pytest.mark.parametrize("kind", ["short_body", "long_body", "truncated_json", "broken_chunks"])
-def test_f19_a_cut_body_is_asked_for_again(open_home: StartHome, kind: str) -> None:
+def test_f19_a_cut_body_is_requested_again(open_home: StartHome, kind: str) -> None:
     """A body that is not as long as it says, or ends early, is gone over."""
     assert_read_again(open_stocked_home(open_home), kind, times=2)
 
@@ -107,7 +107,7 @@ def test_f21_an_answer_that_never_begins_ends_at_the_deadline(open_home: StartHo
 
 
 @pytest.mark.parametrize("kind", ["html_body", "empty_body", "null_body", "list_body", "text_body"])
-def test_f22_a_good_status_with_no_page_is_asked_again(open_home: StartHome, kind: str) -> None:
+def test_f22_a_200_without_a_page_is_requested_again(open_home: StartHome, kind: str) -> None:
     """200 is not believed where the body is no page."""
     assert_read_again(open_stocked_home(open_home), kind, times=2)
 
@@ -140,7 +140,7 @@ def test_f23_a_byte_order_mark_is_read_over(open_home: StartHome) -> None:
 
 
 @pytest.mark.parametrize("kind", ["charset", "bad_gzip"])
-def test_f23_what_cannot_be_read_is_asked_for_again(open_home: StartHome, kind: str) -> None:
+def test_f23_an_unreadable_body_is_requested_again(open_home: StartHome, kind: str) -> None:
     """Text in another charset, and gzip that is none, are gone over."""
     assert_read_again(open_stocked_home(open_home), kind, times=2)
 

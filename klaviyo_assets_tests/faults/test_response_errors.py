@@ -129,7 +129,7 @@ def wasted_seconds(open_home: StartHome) -> float:
 
 @pytest.mark.usefixtures("fast_retries")
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 524])
-def test_f06_a_server_that_fails_twice_is_asked_again(open_home: StartHome, status: int) -> None:
+def test_f06_two_server_errors_are_retried(open_home: StartHome, status: int) -> None:
     """Two failures in a row are gone over, and only they are asked again."""
     home = open_home(lists=35)
     with home.account.inject_fault(
@@ -316,7 +316,7 @@ def test_f14_a_paging_cursor_lost_twice_fails(open_home: StartHome, stream: str)
     assert_complete(home, stream)
 
 
-def test_f15_a_refused_filter_is_asked_once(home: Home) -> None:
+def test_f15_a_refused_filter_is_requested_once(home: Home) -> None:
     """A 400 is Klaviyo's last word: one request, one attempt, its own text."""
     match = {"path": EVENTS}
     with home.account.inject_fault(

@@ -83,7 +83,7 @@ def test_f79_a_body_too_large_is_refused_while_it_comes_in(open_home: StartHome,
     assert_complete(home, "lists")
 
 
-def test_f79_a_page_too_large_is_asked_for_smaller(home: Home) -> None:
+def test_f79_a_page_too_large_is_requested_smaller(home: Home) -> None:
     """Where fewer records do fit, they are asked for, and all of them are stored."""
     heavy = {"at": 0, "count": 1000, "bytes": 20_000}
     with home.account.inject_fault("huge_string", match={"path": EVENTS}, **heavy):
@@ -94,7 +94,7 @@ def test_f79_a_page_too_large_is_asked_for_smaller(home: Home) -> None:
     assert_complete(home, "events")
 
 
-def test_heavy_records_are_asked_for_in_smaller_pages_and_light_ones_in_full(
+def test_heavy_records_are_requested_in_smaller_pages_and_light_ones_in_full(
     open_home: StartHome,
 ) -> None:
     """Pages of 100 kB a record stay near 16 MiB; when records are light again, pages are full."""
@@ -111,7 +111,7 @@ def test_heavy_records_are_asked_for_in_smaller_pages_and_light_ones_in_full(
 
 
 @pytest.mark.parametrize(("above", "status"), [(200, 504), (62, 503)])
-def test_pages_that_a_server_cannot_answer_are_asked_for_smaller(
+def test_pages_that_a_server_cannot_answer_are_requested_smaller(
     open_home: StartHome, above: int, status: int
 ) -> None:
     """An endpoint that answers 504 to a thousand and not to two hundred is read all the same.

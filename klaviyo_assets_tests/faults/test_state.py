@@ -259,7 +259,9 @@ def test_f54_a_column_that_was_dropped_comes_back(home: Home, stream: str, colum
         ("profiles", "synced_at"),
     ],
 )
-def test_f54_a_column_that_rows_hang_on_is_told(home: Home, stream: str, column: str) -> None:
+def test_f54_a_missing_key_or_cursor_column_is_reported(
+    home: Home, stream: str, column: str
+) -> None:
     """Without its key or cursor the table is not written on: the failure names the way out."""
     home.sync(stream)
     rewritten(home, stream, without=column)

@@ -40,7 +40,7 @@ def stopped(process: "subprocess.Popen[str]", number: signal.Signals) -> int:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_serves_until_it_is_told_to_stop(number: signal.Signals) -> None:
+def test_the_command_serves_until_a_signal_stops_it(number: signal.Signals) -> None:
     """One line names address and key, requests are answered, and a signal ends it with exit 0."""
     process, port, key = started("--size", "tiny")
     connection = HTTPConnection("127.0.0.1", port, timeout=30)

@@ -175,7 +175,7 @@ def test_a_missing_scope_is_named(start_sandbox: StartSandbox) -> None:
     assert "lists:read" not in answered.detail
 
 
-def test_a_deleted_list_is_gone(start_sandbox: StartSandbox) -> None:
+def test_a_deleted_list_is_a_404(start_sandbox: StartSandbox) -> None:
     """Between the list of lists and its members a list can vanish: 404 for both."""
     client = start_sandbox()
     gone = client.read_ids("/api/lists")[0]

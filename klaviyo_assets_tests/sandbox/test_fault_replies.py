@@ -177,7 +177,7 @@ def test_paging_can_go_on_without_end(start_sandbox: StartSandbox) -> None:
         seen.add(target)
 
 
-def test_another_order_can_come_than_was_asked_for(start_sandbox: StartSandbox) -> None:
+def test_records_can_come_in_another_order_than_requested(start_sandbox: StartSandbox) -> None:
     """Every record is there once, from the last to the first."""
     client = start_sandbox(events=40)
     sound = [each["id"] for page in client.read_pages(EVENTS_TARGET) for each in page["data"]]

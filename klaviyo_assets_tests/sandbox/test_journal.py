@@ -17,7 +17,7 @@ def test_every_request_is_written_down(start_sandbox: StartSandbox) -> None:
     assert entries[1]["n"] > entries[0]["n"]
 
 
-def test_no_key_is_kept(start_sandbox: StartSandbox) -> None:
+def test_no_key_is_stored(start_sandbox: StartSandbox) -> None:
     """The journal knows a key by its hash only."""
     client = start_sandbox()
     client.request("/api/lists")

@@ -86,7 +86,7 @@ def test_headers_are_the_recorded_ones() -> None:
     assert reports["ratelimit-limit"] == "1, 1;w=1, 2;w=60, 225;w=86400"
 
 
-def test_a_429_tells_whole_seconds_only() -> None:
+def test_a_429_names_whole_seconds_only() -> None:
     """A refusal carries `retry-after` rounded up and says it in its detail."""
     error = throttling_error(44.2)
     assert error.headers == {"retry-after": "45"}

@@ -175,7 +175,7 @@ def test_flows_hang_on_their_triggers(client: SandboxClient) -> None:
         assert {each["id"] for each in page["included"]} == set(linked)
 
 
-def test_events_that_are_kept_back_are_counted_unless_they_are_gone(
+def test_hidden_events_are_counted_unless_they_are_deleted(
     start_sandbox: StartSandbox,
 ) -> None:
     """Hidden events leave the pages and stay in the aggregates; gone ones leave both."""

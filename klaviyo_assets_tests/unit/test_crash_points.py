@@ -6,7 +6,7 @@ from klaviyo_assets.crash_points import CrashPoint, reach_crash_point, set_crash
 from klaviyo_assets_tests.crash_hooks import run_at_crash_point
 
 
-def test_a_hook_is_told_each_point_until_it_is_removed() -> None:
+def test_a_hook_gets_each_point_until_it_is_removed() -> None:
     """Without a hook a point is passed in silence; with one it is told each, in order."""
     reached: list[CrashPoint] = []
     reach_crash_point("before a table commit")

@@ -29,6 +29,6 @@ def test_a_plural_of_its_own() -> None:
         (18720, "5 h 12 min"),
     ],
 )
-def test_a_time_is_said_as_people_say_it(seconds: float, text: str) -> None:
+def test_a_duration_is_formatted_for_people(seconds: float, text: str) -> None:
     """Tenths only where they matter, minutes from a minute on."""
     assert format_seconds(seconds) == text

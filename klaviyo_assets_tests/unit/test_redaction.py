@@ -44,7 +44,7 @@ def secrets(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         f"{KEY[:8]}",
     ],
 )
-def test_a_key_is_told_by_its_form(text: str) -> None:
+def test_a_key_is_recognized_by_its_form(text: str) -> None:
     """Wherever it stands, in either case, and cut short."""
     assert KEY[3:8] not in redact_keys(text).lower()
     assert "[key]" in redact_keys(text)

@@ -234,7 +234,7 @@ def test_what_is_left_out_is_what_the_setting_names() -> None:
         ),
     ],
 )
-def test_settings_are_told_as_variables_and_read_back(settings: Settings) -> None:
+def test_settings_are_written_as_variables_and_read_back(settings: Settings) -> None:
     """Settings that somebody writes in Python mean what their variables mean."""
     assert read_settings(settings_to_environment(settings)) == (settings, ())
 
@@ -290,7 +290,7 @@ def test_every_setting_is_documented() -> None:
         ("KLAVIYO_QUARTZ", "`klaviyo-assets --help` lists them"),
     ],
 )
-def test_an_unknown_name_is_told_with_the_nearest_known_one(name: str, hint: str) -> None:
+def test_an_unknown_name_is_reported_with_the_nearest_known_one(name: str, hint: str) -> None:
     """A slip in a name would go unnoticed; what the variable holds is not said."""
     [sentence] = unknown_variables({name: "pk_0123456789abcdef", "PATH": "/bin"})
     assert name in sentence
@@ -298,7 +298,7 @@ def test_an_unknown_name_is_told_with_the_nearest_known_one(name: str, hint: str
     assert "pk_" not in sentence
 
 
-def test_a_key_in_place_of_a_name_is_not_told() -> None:
+def test_a_key_in_place_of_a_name_is_not_quoted() -> None:
     """Even a name may hold a key, where a file of settings was written in haste."""
     [sentence] = unknown_variables({"KLAVIYO_KEY pk_0123456789abcdef": ""})
     assert "0123456789abcdef" not in sentence

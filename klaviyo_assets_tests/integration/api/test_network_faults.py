@@ -143,7 +143,7 @@ def test_a_lasting_fault_ends_after_six_tries(
     assert fake_clock.sleeps == [1, 2, 4, 8, 10]
 
 
-def test_a_dear_request_is_tried_less_often_and_each_failure_is_told(
+def test_a_costly_request_is_tried_less_often_and_each_failure_is_reported(
     client_of: MakeClient, fake_clock: FakeClock
 ) -> None:
     """Two tries far apart where each one costs; whoever counts them is told of each."""

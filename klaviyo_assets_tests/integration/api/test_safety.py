@@ -348,7 +348,7 @@ def test_short_addresses_are_taken(
     assert client_of("https://a.klaviyo.com").session.proxies == {"https": value}
 
 
-def test_a_proxy_that_refuses_is_told(
+def test_a_proxy_that_refuses_is_reported(
     client_of: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A proxy's own 407 is a lost connection whose text says so."""
@@ -374,7 +374,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def test_a_refused_connection_is_tried_again_then_told(
+def test_a_refused_connection_is_retried_then_reported(
     client_of: MakeClient, fake_clock: FakeClock
 ) -> None:
     """Nobody there: six tries, then the host and what to look at; no try cost a request."""
@@ -388,7 +388,7 @@ def test_a_refused_connection_is_tried_again_then_told(
     assert not raised.value.was_sent
 
 
-def test_a_name_that_cannot_be_resolved_is_tried_again_then_told(
+def test_a_name_that_cannot_be_resolved_is_retried_then_reported(
     client_of: MakeClient, fake_clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DNS failures pass more often than not; the text names the host."""
@@ -403,7 +403,7 @@ def test_a_name_that_cannot_be_resolved_is_tried_again_then_told(
     assert len(fake_clock.sleeps) == 5
 
 
-def test_a_name_that_is_blocked_is_told(
+def test_a_name_that_is_blocked_is_reported(
     client_of: MakeClient, fake_clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A DNS filter answers 0.0.0.0: retried, then named for what it is."""

@@ -313,7 +313,7 @@ def break_off(lake: Lake, kind: type[BaseException]) -> None:
         raise kind
 
 
-def test_what_was_not_committed_is_gone(lake: Lake, root: Path) -> None:
+def test_uncommitted_rows_are_removed(lake: Lake, root: Path) -> None:
     """Leaving a session by an error or a cancel leaves neither rows nor files."""
     merge_rows(lake, PROFILES, [numbered_batch(0, 5)], {"mark": 1})
     before = list_data_files(root, "profiles")

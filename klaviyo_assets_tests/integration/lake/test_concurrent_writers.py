@@ -125,7 +125,7 @@ def test_a_history_is_fenced_too(lake: Lake) -> None:
     assert lake.query_relation("profiles_history").aggregate("count(*)").fetchall() == [(20,)]
 
 
-def test_an_overtaken_writer_whose_files_are_gone(lake: Lake) -> None:
+def test_a_losing_writer_whose_files_were_vacuumed(lake: Lake) -> None:
     """Files that upkeep removed meanwhile make a conflict, and no talk of damage."""
     merge_rows(lake, PROFILES, [numbered_batch(0, 10)])
     with open_write_session(lake) as stale:

@@ -276,7 +276,7 @@ def test_a_view_that_failed_is_tried_again(lake: Lake, root: Path) -> None:
     assert names(root) == {"profiles"}
 
 
-def test_a_file_that_went_away_is_told_though_nothing_is_new(lake: Lake, root: Path) -> None:
+def test_a_missing_file_is_reported_though_nothing_is_new(lake: Lake, root: Path) -> None:
     """What was shown before and cannot be read any more is named by every publisher."""
     merge_rows(lake, TAGS, [numbered_batch(0, 5)])
     merge_rows(lake, PROFILES, [numbered_batch(0, 5)])

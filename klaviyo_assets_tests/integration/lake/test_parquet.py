@@ -34,7 +34,7 @@ def written(folder: Path, *groups: list[SampleRow]) -> DataFile:
     return file
 
 
-def test_a_file_tells_the_ends_of_its_columns(tmp_path: Path) -> None:
+def test_a_file_has_the_minimum_and_maximum_of_its_columns(tmp_path: Path) -> None:
     """Least and greatest key, cursor and `synced_at` of all row groups, and how many rows."""
     file = written(
         tmp_path, [("m", 3, "", 5), ("zebra", -4000, "", 9)], [("Ä", 7.5, "", 1)], [("b", 4, "", 2)]

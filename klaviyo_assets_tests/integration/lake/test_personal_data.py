@@ -184,7 +184,7 @@ def test_nothing_is_left_there(lake: Lake, plant: Callable[[Lake], None]) -> Non
         assert read_notes(lake, name) == {key: row for key, row in rows.items() if key != id_}
 
 
-def test_what_was_put_aside_of_others_stays(lake: Lake) -> None:
+def test_quarantined_records_of_others_stay(lake: Lake) -> None:
     """An address that is part of another one is another one, and so is a longer id."""
     merge_rows(lake, PROFILES, [build_batch([(ADA, 0.0, MAIL, 0)])])
     others = (f'{{"id":"{ADA}7"}}'.encode(), f'{{"email":"x{MAIL}"}}'.encode())
@@ -219,7 +219,7 @@ def test_a_table_without_people_is_looked_through_too(lake: Lake) -> None:
 
 
 @pytest.mark.parametrize("given", [[ADA], ["k0000040"], [ADA, "k0000040"]])
-def test_a_killed_erasure_of_two_is_ended_by_the_next(lake: Lake, given: list[str]) -> None:
+def test_a_killed_erasure_of_two_is_finished_by_the_next(lake: Lake, given: list[str]) -> None:
     """Two were to go, one of them is erased next: both are gone, and one receipt tells of both."""
     two = ["k0000003", "k0000040"]
     for table in (EVENTS, PROFILES):
@@ -246,7 +246,7 @@ def test_a_killed_erasure_of_whom_nobody_knows_is_said(lake: Lake) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"[]"], ids=["whole", "empty", "damaged"])
-def test_a_killed_erasure_whose_ids_are_lost_is_ended_by_hand(
+def test_a_killed_erasure_whose_ids_are_lost_is_finished_by_hand(
     lake: Lake, content: bytes | None
 ) -> None:
     """Each erasure names the file to delete, which is the way out; then none is open any more."""

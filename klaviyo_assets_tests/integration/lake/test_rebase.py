@@ -108,7 +108,7 @@ def test_nobody_came_between(lake: Lake) -> None:
     assert state(lake, "profiles") == {"ours": 1}
 
 
-def test_what_is_gone_is_marked_not_what_others_brought(lake: Lake) -> None:
+def test_missing_rows_are_marked_but_not_those_of_other_runs(lake: Lake) -> None:
     """Where deleted rows stay, one that an increment read later than the others is no such row.
 
     One that it read before is marked from when it was read last: it was there then.

@@ -136,7 +136,7 @@ def test_a_cell_without_rows_is_done(lake: Lake) -> None:
     assert stored(lake) == {}
 
 
-def test_the_commit_tells_what_is_there(lake: Lake) -> None:
+def test_the_commit_names_the_stored_partitions(lake: Lake) -> None:
     """Missing and not final days are found without reading a row, and of a table never read too."""
     assert lake.read_partition_states("reports") == {}
     assert lake.read_metric_refusals("reports") == {}
@@ -242,7 +242,7 @@ def test_the_syncs_own_state_is_kept_beside(lake: Lake) -> None:
     assert seen[1] is not None
 
 
-def test_a_refused_metric_is_remembered_until_told_or_served(lake: Lake) -> None:
+def test_a_refused_metric_is_remembered_until_it_is_retried_or_served(lake: Lake) -> None:
     """A refusal is kept in the commit, with its reason; an order or a first answer forgets it."""
     put(lake, {cell("A", 0): {"m": 1.0}}, state={"mine": 1})
     refusal = MetricRefusal(refused_on=date(2026, 11, 2), reason="not so", is_known=False)

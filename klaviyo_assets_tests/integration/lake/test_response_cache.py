@@ -62,7 +62,7 @@ def test_an_answer_comes_back_whole(answers: ReportResponseCache) -> None:
     assert stored.decompress_pages() == PAGES
 
 
-def test_answers_are_told_apart(answers: ReportResponseCache) -> None:
+def test_responses_to_different_requests_are_distinguished(answers: ReportResponseCache) -> None:
     """Metric, days and messages make a question; the newest answer to each is kept."""
     answers.store_response("A", DAYS, fetched_at=AT - timedelta(hours=1), pages=[b"old"])
     answers.store_response("A", DAYS, fetched_at=AT, pages=[b"new"])
@@ -114,7 +114,7 @@ def test_pages_of_an_asker_that_died_go_on(answers: ReportResponseCache) -> None
     assert len(answers.complete_responses("A", fresh_since=AT)) == 1
 
 
-def test_the_age_of_an_answer_is_told_by_our_clock(
+def test_the_age_of_a_response_is_measured_by_our_clock(
     answers: ReportResponseCache, clock: Clock
 ) -> None:
     """An answer of a server whose clock is a month behind is kept as long as any other."""
@@ -122,7 +122,7 @@ def test_the_age_of_an_answer_is_told_by_our_clock(
     assert len(answers.complete_responses("A", fresh_since=clock.now - timedelta(days=31))) == 1
 
 
-def test_answers_are_gone_after_a_day(
+def test_responses_expire_after_a_day(
     answers: ReportResponseCache, clock: Clock, root: Path
 ) -> None:
     """Upkeep and the next answer both remove what nobody should use any more."""
@@ -257,7 +257,7 @@ def hold(root: str, held: Connection) -> None:
         signal.pause()
 
 
-def test_waiting_is_said_bounded_and_ended_by_death(
+def test_waiting_is_logged_bounded_and_ends_when_the_owner_dies(
     root: Path, answers: ReportResponseCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who waits is told so and gives up in the end; a killed run holds nobody up."""

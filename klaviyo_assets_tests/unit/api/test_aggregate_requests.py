@@ -13,7 +13,7 @@ from klaviyo_assets.model.window import Window
 START = datetime(2026, 9, 1, tzinfo=UTC)
 
 
-def test_a_count_is_asked_for_by_utc_day() -> None:
+def test_a_count_is_requested_by_utc_day() -> None:
     """The body asks for one number a UTC day, without the parts that Klaviyo breaks at."""
     request = event_count_request("AbC123", Window(START, START + timedelta(days=30)))
     assert (request.method, request.path) == ("POST", "/api/metric-aggregates")

@@ -18,7 +18,7 @@ def wrapped(inner: Exception) -> Exception:
     return outer
 
 
-def test_the_innermost_reason_is_told() -> None:
+def test_the_innermost_reason_is_reported() -> None:
     """Of the layers only the lowest speaks; the libraries' own words quote URLs."""
     failure = wrapped(ConnectionRefusedError(111, "Connection refused"))
     error = connection_error(build_request(), failure, host=HOST, addresses=["93.184.216.34"])
@@ -31,7 +31,7 @@ def test_the_innermost_reason_is_told() -> None:
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "127.0.0.1", "::", "::1"])  # noqa: S104 - told, not bound
-def test_a_blocked_name_is_told(address: str) -> None:
+def test_a_blocked_name_is_reported(address: str) -> None:
     """A public name that stands for this machine or none was blocked by a DNS filter."""
     failure = ssl.SSLCertVerificationError("a local server's certificate")
     error = connection_error(build_request(), failure, host=HOST, addresses=[address])

@@ -37,7 +37,7 @@ def test_literals_have_the_documented_forms() -> None:
     )
 
 
-def test_times_are_told_in_utc() -> None:
+def test_times_are_written_in_utc() -> None:
     """A moment of another zone is the same moment, written in UTC; no plus sign can be lost."""
     east = timezone(timedelta(hours=5, minutes=30))
     assert format_filter_time(datetime(2026, 1, 31, 5, 30, tzinfo=east)) == "2026-01-31T00:00:00Z"

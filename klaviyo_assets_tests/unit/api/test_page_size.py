@@ -46,7 +46,7 @@ def test_the_size_is_changed_in_place() -> None:
     ],
     ids=lambda each: type(each).__name__,
 )
-def test_a_page_that_fails_is_asked_for_smaller(
+def test_a_page_that_fails_is_requested_smaller(
     error: KlaviyoAssetsError, requested: list[int]
 ) -> None:
     """Within the tries of one page: after two hiccups, or at once where it is too large."""
@@ -92,7 +92,7 @@ def test_heavy_pages_become_smaller_and_light_ones_full_again() -> None:
     assert size_of(size) == 1000
 
 
-def test_a_size_that_is_refused_is_halved_and_not_asked_for_again() -> None:
+def test_a_size_that_is_refused_is_halved_and_not_requested_again() -> None:
     """Whatever pages follow; refusals of what others have left already halve nothing."""
     size = AdaptivePageSize(1000)
     assert size.step_down(FULL)

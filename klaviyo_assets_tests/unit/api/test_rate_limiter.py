@@ -395,7 +395,7 @@ def test_what_is_dear_is_on_the_disk(
     assert ledger.store.connection.execute("PRAGMA synchronous").fetchone() == (1,)
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, clock: Clock) -> None:
+def test_a_folder_that_cannot_be_created_is_reported(tmp_path: Path, clock: Clock) -> None:
     """Without a place for the ledger nothing is asked: the text names the setting."""
     (tmp_path / "file").write_text("in the way")
     ledger = RateLimiter(tmp_path / "file" / "state", "a", clock=clock)
@@ -403,7 +403,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, clock: Clock) -> N
         ledger.reserve(FLOWS)
 
 
-def test_a_locked_file_is_told_and_not_set_aside(
+def test_a_locked_file_is_reported_and_not_set_aside(
     open_rate_limiter: Callable[..., RateLimiter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A writer that does not end is waited for, then named; its file is not thrown away."""
@@ -463,7 +463,7 @@ def test_an_account_is_known_for_a_day(
     assert open_rate_limiter().account_facts(name) is None
 
 
-def test_facts_from_the_future_are_asked_again(
+def test_facts_from_the_future_are_requested_again(
     open_rate_limiter: Callable[..., RateLimiter], clock: Clock
 ) -> None:
     """After a clock that was wrong, nothing is believed for longer than a day."""
@@ -472,7 +472,7 @@ def test_facts_from_the_future_are_asked_again(
     assert open_rate_limiter().account_facts("k") is None
 
 
-def test_the_zone_last_said_is_known_for_good(
+def test_the_zone_that_was_stored_last_is_known_for_good(
     open_rate_limiter: Callable[..., RateLimiter], clock: Clock, tmp_path: Path
 ) -> None:
     """Of an account's keys the one that was asked last counts; a day changes nothing."""
@@ -501,7 +501,7 @@ def test_an_account_without_a_zone_is_known_as_such(
     assert (facts.account_id, facts.timezone) == ("AbC123", None)
 
 
-def test_the_zone_last_said_waits_for_nobody(
+def test_the_zone_that_was_stored_last_waits_for_nobody(
     open_rate_limiter: Callable[..., RateLimiter], tmp_path: Path
 ) -> None:
     """A writer in mid-transaction keeps nobody out, and rubbish counts as nothing said."""

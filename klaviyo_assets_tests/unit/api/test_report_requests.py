@@ -55,7 +55,7 @@ def attributes_of(request: Request) -> dict[str, Any]:
     return json.loads(request.body)["data"]["attributes"]
 
 
-def test_forms_and_segments_are_asked_for_without_a_metric() -> None:
+def test_forms_and_segments_are_requested_without_a_metric() -> None:
     """Forms by version, segments without groupings, which their request does not take."""
     by_report = {
         stream.name: attributes_of(build_request(stream, metric_id=NO_METRIC))
@@ -67,7 +67,7 @@ def test_forms_and_segments_are_asked_for_without_a_metric() -> None:
     assert by_report["segment_series_reports"].keys() == usual
 
 
-def test_a_series_is_asked_for_whole_days_and_everything() -> None:
+def test_a_series_is_requested_for_whole_days_and_every_statistic() -> None:
     """Every statistic, the names that come for free, and both ends of the days, without offset."""
     request = build_request(FLOW_SERIES_REPORTS)
     assert (request.method, request.target, request.path) == (
@@ -132,7 +132,7 @@ def test_a_hostile_metric_id_stays_a_value(metric_id: str) -> None:
 
 
 @pytest.mark.parametrize("stream", [CAMPAIGN_VALUES_REPORTS, FLOW_SERIES_REPORTS])
-def test_what_klaviyo_would_refuse_is_not_asked(stream: Stream) -> None:
+def test_what_klaviyo_would_refuse_is_not_requested(stream: Stream) -> None:
     """A request that is too long costs one of 225 and brings a 400: it is refused here."""
     assert isinstance(stream.source, ReportEndpoint)
     longest = DateRange(DAYS.first, DAYS.first + timedelta(days=stream.source.max_days - 1))
@@ -148,7 +148,7 @@ def test_what_klaviyo_would_refuse_is_not_asked(stream: Stream) -> None:
         build_request(stream, message_ids=("m", ""))
 
 
-def test_a_next_link_is_asked_with_the_same_body() -> None:
+def test_a_next_link_is_requested_with_the_same_body() -> None:
     """The next page is a POST of its own, against the same budget."""
     first = build_request(FLOW_SERIES_REPORTS)
     seen: set[str] = set()
@@ -257,7 +257,9 @@ def test_a_metric_that_reports_do_not_take_has_an_error_of_its_own() -> None:
         ("conversion_metric_id is invalid", None),
     ],
 )
-def test_a_refusal_of_the_metric_is_told_by_its_place(detail: str, pointer: str | None) -> None:
+def test_a_refusal_of_the_metric_is_recognized_by_its_pointer(
+    detail: str, pointer: str | None
+) -> None:
     """Whatever its words: the pointer tells; without one the sentence names the metric."""
     assert isinstance(refused(detail, pointer), IneligibleMetricError)
 

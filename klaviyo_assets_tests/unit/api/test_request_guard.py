@@ -129,7 +129,7 @@ def test_a_post_is_judged_by_its_url(path: str) -> None:
         check_request(request)
 
 
-def test_only_the_api_is_asked() -> None:
+def test_only_the_api_is_requested() -> None:
     """Klaviyo's host has more than its API; the key goes nowhere else on it."""
     with pytest.raises(PermanentError, match=re.escape("'/client/profiles'")):
         check_request(build_request("/client/profiles"))

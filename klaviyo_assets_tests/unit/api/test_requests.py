@@ -63,7 +63,7 @@ def test_the_first_page_of_a_window() -> None:
     assert request.target.startswith("/api/events?filter=greater-or-equal%28")
 
 
-def test_a_strict_cursor_is_asked_one_second_earlier() -> None:
+def test_a_strict_cursor_is_requested_one_second_earlier() -> None:
     """Where Klaviyo offers only greater-than, the first second of the window is not lost."""
     request = first_page_request(PROFILES, WHOLE_COLLECTION, Window(START, END))
     assert query_parameters(request)["filter"] == (
@@ -82,7 +82,7 @@ def test_a_window_loses_nothing_at_its_start(start: datetime) -> None:
         assert bound.microsecond == 0
 
 
-def test_open_sides_are_not_said() -> None:
+def test_an_open_side_has_no_filter_clause() -> None:
     """A window without bounds has no filter at all, one with an end no start."""
     everything = first_page_request(EVENTS, WHOLE_COLLECTION, Window())
     assert "filter" not in query_parameters(everything)
@@ -97,7 +97,7 @@ def test_bounds_of_another_zone_mean_the_same_moment() -> None:
     assert first_page_request(EVENTS, WHOLE_COLLECTION, Window(local, None)) == here
 
 
-def test_a_slice_is_asked_for_besides_the_window() -> None:
+def test_a_slice_is_requested_besides_the_window() -> None:
     """The slice's own filter and the bounds are joined by AND."""
     request = first_page_request(EVENTS, EMAIL, Window(START, None))
     assert query_parameters(request)["filter"] == (
@@ -106,13 +106,13 @@ def test_a_slice_is_asked_for_besides_the_window() -> None:
     )
 
 
-def test_a_stream_without_a_cursor_is_asked_whole() -> None:
+def test_a_stream_without_a_cursor_is_requested_whole() -> None:
     """No sort, no bounds and no page size where Klaviyo accepts none."""
     request = first_page_request(METRICS, WHOLE_COLLECTION, Window(START, END))
     assert request.target == "/api/metrics"
 
 
-def test_a_costly_field_is_asked_for_and_paid_for() -> None:
+def test_an_additional_field_is_requested_and_counted_in_its_own_bucket() -> None:
     """Fields on request stand in one parameter, and the lower limit of one is a second budget."""
     request = first_page_request(PROFILES, WHOLE_COLLECTION, Window())
     name = "additional-fields[profile]"

@@ -68,7 +68,7 @@ def test_no_damage_passes_for_the_text(
         assert check_response(answer, build_request(), max_bytes=2**20).body == text
 
 
-def test_a_coding_that_was_not_asked_for_is_broken() -> None:
+def test_a_coding_that_was_not_requested_is_broken() -> None:
     """We only ask for gzip; what else comes cannot be read."""
     answer = build_response(200, zlib.compress(PAGE), {"content-encoding": "deflate"})
     with pytest.raises(BrokenBodyError, match="'deflate' was not requested"):

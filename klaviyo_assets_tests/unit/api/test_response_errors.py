@@ -112,7 +112,7 @@ def test_every_status_has_one_error(status: int, body: str, kind: type[KlaviyoAs
     ],
     ids=str,
 )
-def test_a_refused_page_size_is_told_from_other_refusals(
+def test_a_refused_page_size_is_distinguished_from_other_refusals(
     body: str, kind: type[KlaviyoAssetsError]
 ) -> None:
     """By where Klaviyo points, or its words; a request that names no size is refused as ever."""
@@ -291,7 +291,7 @@ def test_a_long_or_broken_detail_is_one_short_line() -> None:
     assert len(redact_personal_data("word " * 500)) == 300
 
 
-def test_what_was_asked_is_told_without_people() -> None:
+def test_a_request_is_described_without_personal_data() -> None:
     """Parameters are named; values of filters and paging cursors are not shown."""
     query = (
         "filter=equals%28email%2C%22jane%40example.com%22%29&sort=-updated&page%5Bcursor%5D=WzE3"

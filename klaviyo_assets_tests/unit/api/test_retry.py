@@ -95,7 +95,7 @@ def test_retry_after_is_honoured(seconds: int, chance: float) -> None:
     assert seconds <= wait <= seconds * 1.25
 
 
-def test_no_429_is_asked_again_at_once() -> None:
+def test_no_429_is_retried_at_once() -> None:
     """Klaviyo has said "in 0 seconds", and refused again what came at once."""
     assert spend(RateLimitError("x", retry_after_seconds=0)) >= 0.5
 
@@ -145,7 +145,7 @@ def test_a_server_that_says_when_is_believed() -> None:
     assert spend(ServerError("Down.", retry_after_seconds=30)) == 30
 
 
-def test_the_furthest_wait_can_be_told() -> None:
+def test_the_longest_wait_still_makes_a_date() -> None:
     """The largest number that is believed still makes a date."""
     with pytest.raises(QuotaError) as raised:
         spend(RateLimitError("x", retry_after_seconds=999_999_999))
@@ -162,7 +162,7 @@ def test_mixed_trouble_is_counted_apart() -> None:
         spend(ServerError("x"), budget)
 
 
-def test_a_bad_key_is_asked_once() -> None:
+def test_a_bad_key_is_tried_once() -> None:
     """The whole run stops at the first 401."""
     error = BadKeyError("x")
     with pytest.raises(BadKeyError) as raised:

@@ -13,7 +13,7 @@ def fields(stream: str, *excluded: str) -> tuple[str, ...]:
     return sparse_fieldset(STREAMS[stream], frozenset(excluded))
 
 
-def test_without_exclusions_everything_is_asked_for() -> None:
+def test_without_exclusions_everything_is_requested() -> None:
     """Nothing excluded, or only `extra`: what is not published must go on coming."""
     assert fields("profiles") == fields("profiles", "extra") == ()
 
@@ -27,7 +27,7 @@ def test_only_what_is_excluded_is_left_out() -> None:
     assert "location.ip" not in requested
 
 
-def test_a_path_that_another_column_reads_is_asked_for() -> None:
+def test_a_path_that_another_column_reads_is_requested() -> None:
     """Excluding one of two columns of one path must not take the other one's values away."""
     requested = fields("global_exclusions", "suppressions", "email")
     assert "subscriptions" in requested

@@ -39,7 +39,7 @@ def test_another_shape_is_refused(body: bytes) -> None:
         parse_event_counts(body)
 
 
-def test_a_broken_body_may_be_asked_for_again() -> None:
+def test_a_broken_body_may_be_requested_again() -> None:
     """Half an answer is not a wrong one, nor is one that is none."""
     sound = answer(DATES, [1.0, 2.0])
     for body in (sound[:-9], b"{}", b'{"errors": []}', b'{"errors": [{"id": "e"}], ' + sound[1:]):

@@ -122,7 +122,7 @@ def test_what_is_no_json_object_is_a_broken_body(body: bytes) -> None:
     assert caught.value.__cause__ is None
 
 
-def test_the_reason_is_told_where_it_is_plain() -> None:
+def test_a_plain_reason_is_named() -> None:
     """An operator who reads of a proxy's page need not look for a missing comma."""
     for body, reason in (
         (b"  \n", "things: the response is empty"),
@@ -182,7 +182,7 @@ def test_errors_beside_one_record_are_no_answer() -> None:
         decode_page(about_one, b'{"data": {"id": "a", "attributes": {}}, "errors": ["secret"]}')
 
 
-def test_what_is_told_of_no_page_holds_nothing_of_it() -> None:
+def test_the_error_for_a_page_quotes_nothing_of_it() -> None:
     """Klaviyo's own words are added by the client, which takes out what is secret or personal."""
     with pytest.raises(BrokenBodyError) as caught:
         decode_page(

@@ -303,7 +303,7 @@ def test_a_slice_brings_its_constants() -> None:
     assert decode_page(stream, body).batch["channel"].to_pylist() == [None] * 2
 
 
-def test_what_came_counts_before_what_was_asked_for() -> None:
+def test_a_received_value_is_used_before_the_requested_one() -> None:
     """A channel that a message of the record tells is stored, and said where it is another."""
     place = SliceConstant(
         "channel", included_relationship="campaign-messages", included_path="definition.channel"
@@ -341,7 +341,7 @@ def test_an_empty_page_has_the_columns_and_the_way_on() -> None:
     assert (page.lowest_cursor, page.highest_cursor, page.is_ascending) == (None, None, True)
 
 
-def test_a_page_may_be_larger_than_asked_for() -> None:
+def test_a_page_may_be_larger_than_requested() -> None:
     """Every record that came is in the batch, in the page's order."""
     page = decode_page(TYPES, page_body(*(build_record(str(each)) for each in range(250))))
     assert page.batch["id"].to_pylist() == [str(each) for each in range(250)]
@@ -352,7 +352,7 @@ def test_a_page_may_be_larger_than_asked_for() -> None:
     ("days", "ends", "is_ascending"),
     [((1, 2, 2, 9), (1, 9), True), ((3, 9, 2), (2, 9), False), ((5,), (5, 5), True)],
 )
-def test_a_page_tells_the_span_of_its_cursor(
+def test_a_page_has_the_range_of_its_cursor(
     days: tuple[int, ...], ends: tuple[int, int], *, is_ascending: bool
 ) -> None:
     """The lowest and the highest cursor are those of all rows, wherever they stand."""

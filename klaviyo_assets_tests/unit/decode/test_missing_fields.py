@@ -20,7 +20,7 @@ THINGS = build_stream(
 GONE = "rank: declared, but no record of the page has it"
 
 
-def test_a_removed_field_is_null_and_told() -> None:
+def test_a_removed_field_is_null_and_reported() -> None:
     """Records of an older shape are stored with NULL, and the field that is gone is named."""
     page = decode_page(THINGS, page_body(build_record("a", name="x", place={})))
     assert page_rows(page)[0]["rank"] is None
@@ -36,7 +36,7 @@ def test_null_and_rare_fields_are_not_removed() -> None:
     assert page.notices == ()
 
 
-def test_it_is_told_once() -> None:
+def test_a_missing_field_is_reported_once() -> None:
     """The first page with records tells; the ten thousand after it do not repeat it."""
     decoder = PageDecoder(THINGS)
     empty, short = page_body(), page_body(build_record("a", name="x", place={}))
@@ -44,7 +44,7 @@ def test_it_is_told_once() -> None:
     assert notices == [(), (GONE,), ()]
 
 
-def test_a_detail_without_attributes_is_no_news() -> None:
+def test_a_detail_without_attributes_is_not_reported() -> None:
     """A parent that has no detail is answered for with nothing, and that is as it should be."""
     page = decode_page(STREAMS["campaigns_detailed"], page_body(data=build_record("a")))
     assert page.notices == ()

@@ -108,7 +108,7 @@ def test_what_was_learned_stays_when_more_is_learned() -> None:
     assert decoder.decode(page_body(*both), synced_at=SYNCED_AT).is_fast
 
 
-def test_endless_news_are_kept_but_not_learned() -> None:
+def test_endless_new_fields_are_stored_but_not_learned() -> None:
     """An account with a new field in every record costs time, never memory or a value."""
     decoder = PageDecoder(THINGS)
     many = [build_record(str(n), **{f"field {n}": n}) for n in range(MAX_LEARNED_FIELDS + 1)]

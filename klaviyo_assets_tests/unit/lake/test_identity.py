@@ -22,7 +22,7 @@ def test_a_lake_without_a_note_has_no_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE])
-def test_a_note_that_the_disk_does_not_give_is_told_and_stays(
+def test_a_note_that_cannot_be_read_is_reported_and_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """Taken for none, it would be written anew: without its names the lake were a foreign one."""

@@ -86,7 +86,7 @@ def test_three_years_of_a_metric_stay_small() -> None:
 @pytest.mark.parametrize(
     "text", ["", "}", "not base85 \x7f", "c$|e-0RR91", pack_partition_states({})[:-4]]
 )
-def test_facts_that_cannot_be_read_are_told(text: str) -> None:
+def test_partition_state_that_cannot_be_read_is_reported(text: str) -> None:
     """Rubbish is neither believed nor taken for nothing: everything would be fetched again."""
     with pytest.raises(CorruptFileError, match="state of days"):
         read_partition_states({PARTITION_STATES_KEY: {"A": text}}, stream="s")

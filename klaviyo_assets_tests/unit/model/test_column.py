@@ -36,7 +36,7 @@ def test_a_nested_attribute_is_named_by_its_path() -> None:
     assert column.description == "Postal code."
 
 
-def test_a_nested_attribute_is_text_unless_told() -> None:
+def test_a_nested_attribute_is_text_by_default() -> None:
     """Text is what most attributes are."""
     assert attribute_column("location.city", "City.").type == "string"
 

@@ -28,7 +28,7 @@ def again(retries: QuarantineRetries, now: datetime) -> tuple[Window, ...]:
     return retries.windows_of_slice("*")
 
 
-def test_a_window_is_asked_for_again_until_it_is_whole() -> None:
+def test_a_window_is_requested_again_until_it_is_whole() -> None:
     """The next sync asks for it; read without a broken record, it is forgotten."""
     retries = QuarantineRetries()
     retries.add("*", ONE, NOW)
@@ -39,7 +39,7 @@ def test_a_window_is_asked_for_again_until_it_is_whole() -> None:
     assert [each.slice_name for each in retries.entries] == ["other"]
 
 
-def test_a_window_that_stays_broken_is_asked_for_ever_more_rarely() -> None:
+def test_a_window_that_stays_broken_is_requested_ever_more_rarely() -> None:
     """At once, then after 1, 2, 4, ... hours, and eight times in all."""
     retries = QuarantineRetries()
     retries.add("*", ONE, NOW)

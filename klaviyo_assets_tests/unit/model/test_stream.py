@@ -134,7 +134,7 @@ def test_a_collection_without_a_cursor_is_swept() -> None:
     assert not JOINED.is_snapshot
 
 
-def test_a_collection_is_one_slice_unless_told() -> None:
+def test_a_collection_is_one_slice_by_default() -> None:
     """The plain collection is asked for without a filter."""
     assert isinstance(THINGS.source, Collection)
     assert THINGS.source.slices == (Slice(name="*", filter=""),)

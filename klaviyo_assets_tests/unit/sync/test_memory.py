@@ -77,7 +77,7 @@ print(walked, gc.get_threshold()[0], later() is None)
 """
 
 
-def test_what_lives_on_is_not_walked_through_again() -> None:
+def test_long_lived_objects_are_not_collected_again() -> None:
     """What was there before the first page costs the collector nothing; later circles go."""
     done = subprocess.run(
         [sys.executable, "-c", SPARED], capture_output=True, text=True, check=True, timeout=60
@@ -101,7 +101,7 @@ print(gc.get_freeze_count() - at_start, pyarrow.default_memory_pool().backend_na
 """
 
 
-def test_a_process_is_tuned_when_told_to_and_not_by_an_import() -> None:
+def test_a_process_is_tuned_by_its_setting_and_not_by_an_import() -> None:
     """What lives on is spared and Arrow's memory is the system's from then on."""
     done = subprocess.run(
         [sys.executable, "-c", TUNED], capture_output=True, text=True, check=True, timeout=60

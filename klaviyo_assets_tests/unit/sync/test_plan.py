@@ -126,7 +126,7 @@ def test_lookback_reads_again_what_was_read_beyond_a_gap() -> None:
 
 
 @pytest.mark.parametrize("lookback", [0, 7])
-def test_a_slice_without_a_record_is_asked_for_as_a_whole(lookback: int) -> None:
+def test_a_slice_without_a_record_is_requested_as_a_whole(lookback: int) -> None:
     """What is still empty has no mark to look back from; a history may be imported any day."""
     progress = SyncProgress(None, {}, ("full", "empty"))
     progress.record_window("full", Window(None, NOW), MARK)
@@ -172,7 +172,7 @@ def test_metrics_read_with_all_are_known() -> None:
     assert windows(made) == [("AbC123", Window(MARK, None))]
 
 
-def test_what_all_metrics_could_not_store_is_asked_for_again_of_each() -> None:
+def test_quarantined_windows_of_all_metrics_are_requested_again_for_each() -> None:
     """Once of each that is read alone, and of all of them where they are read together again."""
     broken = Window(MARK - timedelta(hours=9), MARK - timedelta(hours=8))
     one = Settings(event_metric_ids=("AbC123",))

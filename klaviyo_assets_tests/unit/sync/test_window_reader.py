@@ -263,7 +263,7 @@ def test_a_failure_comes_after_what_was_read() -> None:
 
 
 @pytest.mark.parametrize("broken", [{9}, {10}, set(range(10, 20)), {29}, {7, 18}, set(range(30))])
-def test_where_a_record_broke_is_asked_for_again(broken: set[int]) -> None:
+def test_windows_of_broken_records_are_requested_again(broken: set[int]) -> None:
     """Three pages of ten, a record a second: wherever broken ones lie, windows named hold them."""
     numbers = iter(range(3))
 
