@@ -112,7 +112,7 @@ def press_the_launchpad(home: Home, screen: BrowserWindow) -> None:
 
 def press_a_backfill(home: Home, screen: BrowserWindow) -> str:
     """Launch three metrics of thirty days from the page of a report; return the backfill's id."""
-    days, metrics = wanted(home)
+    days, metrics = report_days_and_metrics(home)
     screen.open(f"assets/klaviyo/{FLOW_REPORT}")
     screen.find_button("Materialize").click()
     screen.choose_partitions(f"[{days[0]}...{days[-1]}]", metrics)
@@ -124,7 +124,7 @@ def press_a_backfill(home: Home, screen: BrowserWindow) -> str:
 
 def check_backfill(home: Home, screen: BrowserWindow, backfill: str) -> None:
     """Wait on the backfill's page; its partitions are all green, and the figures Klaviyo's."""
-    days, metrics = wanted(home)
+    days, metrics = report_days_and_metrics(home)
     screen.open(f"runs/b/{backfill}")
     status = screen.page.locator("xpath=//*[text()='Status']/following::*[1]")
     expect(status).not_to_have_text(
@@ -147,7 +147,7 @@ def check_backfill(home: Home, screen: BrowserWindow, backfill: str) -> None:
 
 def press_a_sensor(home: Home, screen: BrowserWindow) -> None:
     """Switch the draining sensor on: it launches runs by itself, and they end green."""
-    days, metrics = wanted(home)
+    days, metrics = report_days_and_metrics(home)
     screen.open("locations/klaviyo_assets/sensors/klaviyo_reports_drain")
     screen.page.locator("input[type=checkbox]").locator("xpath=..").click()
     screen.find_button("Runs").click()
@@ -156,7 +156,7 @@ def press_a_sensor(home: Home, screen: BrowserWindow) -> None:
     assert assert_rows_match(home, CAMPAIGN_REPORT, metrics[0], days[-7:])
 
 
-def wanted(home: Home) -> tuple[list[date], list[str]]:
+def report_days_and_metrics(home: Home) -> tuple[list[date], list[str]]:
     """Return the days of the reports, and their metrics, of which the last is refused."""
     first = date.fromisoformat(home.settings["KLAVIYO_REPORT_START_DATE"])
     metrics = home.settings["KLAVIYO_CONVERSION_METRIC_IDS"].split(",")

@@ -64,12 +64,12 @@ each_read = pytest.mark.parametrize(("stream", "revision"), READS, ids=READ_NAME
 each_stream = pytest.mark.parametrize("stream", REQUESTING_STREAMS, ids=lambda stream: stream.name)
 
 
-def included(stream: Stream) -> tuple[str, ...]:
+def included_relationships(stream: Stream) -> tuple[str, ...]:
     """Return what a stream includes."""
     return stream.source.include if isinstance(stream.source, Collection) else ()
 
 
-def sent(stream: Stream, revision: str) -> dict[str, str]:
+def requested_attributes(stream: Stream, revision: str) -> dict[str, str]:
     """Return the published attributes that are asked for.
 
     Additional fields come only where they are named, all others where no choice is made.
@@ -111,7 +111,7 @@ def test_every_published_attribute_has_a_place(stream: Stream, revision: str) ->
         for column in columns_of_records(stream, revision)
         if isinstance(column.source, FieldPath)
     ]
-    for path, word in sent(stream, revision).items():
+    for path, word in requested_attributes(stream, revision).items():
         assert (
             path in stream.ignored_attributes
             or any(at == path for at, _ in places)
@@ -123,7 +123,7 @@ def test_every_published_attribute_has_a_place(stream: Stream, revision: str) ->
 @each_read
 def test_every_attribute_column_is_published(stream: Stream, revision: str) -> None:
     """A column's path and type are published, or lie below an object that is free-form."""
-    attributes = sent(stream, revision)
+    attributes = requested_attributes(stream, revision)
     for column in stream.columns:
         if not isinstance(column.source, FieldPath):
             continue
@@ -171,11 +171,11 @@ def test_relationship_columns_are_published_and_brought(stream: Stream, revision
                 assert column.type == "string"
             case RelatedIds(relationship=name):
                 assert relationships[name].startswith("many "), column.name
-                assert name in included(stream)
+                assert name in included_relationships(stream)
                 assert column.type == "ids"
             case Included(relationship=name):
                 assert relationships[name].startswith("many "), column.name
-                assert name in included(stream)
+                assert name in included_relationships(stream)
                 assert column.type == "json"
             case _:
                 pass
@@ -188,7 +188,7 @@ def test_ids_found_in_included_records_are_published(stream: Stream, revision: s
     for column in stream.columns:
         if isinstance(column.source, FirstIncludedId):
             kind = facts.relationships[column.source.relationship].split(" ")[1]
-            assert column.source.relationship in included(stream)
+            assert column.source.relationship in included_relationships(stream)
             assert facts.included[kind][column.source.related_name].startswith("one ")
             assert column.type == "string"
 
@@ -231,7 +231,7 @@ def test_nothing_is_included_for_nothing(stream: Stream) -> None:
         for column in stream.columns
         if isinstance(column.source, RelatedId | RelatedIds | Included)
     }
-    assert set(included(stream)) <= held
+    assert set(included_relationships(stream)) <= held
 
 
 @each_read
@@ -245,7 +245,7 @@ def test_a_cursor_column_holds_what_is_filtered_by(stream: Stream, revision: str
             assert path == stream.cursor.field
         case LatestOf(path=path, timestamp_member=item):
             assert f"{path}.{item}" == stream.cursor.field
-            assert sent(stream, revision)[path] == "objects"
+            assert requested_attributes(stream, revision)[path] == "objects"
         case other:
             pytest.fail(f"a cursor cannot be read from {other}")
 

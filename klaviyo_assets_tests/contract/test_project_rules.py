@@ -53,7 +53,7 @@ def releases() -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def wanted(requirement: Requirement, extra: str) -> bool:
+def applies_here(requirement: Requirement, extra: str) -> bool:
     """Tell whether a requirement applies on this machine when one extra is asked for."""
     return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
@@ -66,7 +66,7 @@ def needs(requirement: Requirement) -> Iterator[Requirement]:
         return
     for line in stated:
         need = Requirement(line)
-        if any(wanted(need, extra) for extra in (requirement.extras or {""})):
+        if any(applies_here(need, extra) for extra in (requirement.extras or {""})):
             yield need
 
 

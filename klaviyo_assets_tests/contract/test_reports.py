@@ -24,7 +24,7 @@ def source(stream: Stream) -> ReportEndpoint:
     return stream.source
 
 
-def published(stream: Stream) -> ReportOperation:
+def operation_facts(stream: Stream) -> ReportOperation:
     """Return the facts of the operation that a stream asks."""
     return FACTS[source(stream).path]
 
@@ -49,7 +49,7 @@ def test_every_fact_is_used() -> None:
 @each_report
 def test_limits_and_scopes_are_the_published_ones(stream: Stream) -> None:
     """A report spends from its own path, by the second, the minute and the day."""
-    facts = published(stream)
+    facts = operation_facts(stream)
     assert stream.tier is not None
     assert (stream.tier.burst, stream.tier.steady, stream.tier.daily) == (
         facts.burst,
@@ -65,7 +65,7 @@ def test_limits_and_scopes_are_the_published_ones(stream: Stream) -> None:
 @each_report
 def test_everything_that_is_offered_is_requested(stream: Stream) -> None:
     """Every statistic, and groupings that Klaviyo offers: the usual ones and names besides."""
-    facts, report = published(stream), source(stream)
+    facts, report = operation_facts(stream), source(stream)
     assert sorted(report.statistics) == sorted(facts.statistics)
     added = set(report.group_by) - set(facts.group_by_default)
     assert set(report.group_by) <= set(facts.group_by)
@@ -78,7 +78,7 @@ def test_everything_that_is_offered_is_requested(stream: Stream) -> None:
 @each_report
 def test_a_time_frame_is_as_long_as_it_may_be(stream: Stream) -> None:
     """A request costs one whatever its length, so the longest that is allowed is known."""
-    facts, report = published(stream), source(stream)
+    facts, report = operation_facts(stream), source(stream)
     assert report.max_days == facts.most_days[report.interval or "any"]
     assert (report.interval is not None) == ("interval" in facts.attributes)
     assert ("page_cursor" in facts.parameters) == report.has_conversion_metric
@@ -88,8 +88,8 @@ def test_a_time_frame_is_as_long_as_it_may_be(stream: Stream) -> None:
 def test_messages_are_filtered_by_as_offered(stream: Stream) -> None:
     """An answer can be restricted to messages, by as many as one list may hold."""
     if source(stream).has_conversion_metric:
-        assert source(stream).message_field in published(stream).contains_any
-    assert published(stream).most_items == MAX_FILTER_IDS
+        assert source(stream).message_field in operation_facts(stream).contains_any
+    assert operation_facts(stream).most_items == MAX_FILTER_IDS
 
 
 @each_report

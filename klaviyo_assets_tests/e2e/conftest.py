@@ -39,12 +39,12 @@ def open_home(dagster_template: Path, tmp_path: Path) -> Iterator[StartHome]:
     """Open an account by its numbers, and give a home for it."""
     with ExitStack() as stack:
 
-        def started(**numbers: object) -> Home:
+        def create_home(**numbers: object) -> Home:
             account = stack.enter_context(open_sandbox_account(**numbers))
             root = tmp_path / f"home-{len(list(tmp_path.iterdir()))}"
             return Home(account=account, root=root, dagster_template=dagster_template)
 
-        yield started
+        yield create_home
 
 
 @pytest.fixture

@@ -24,16 +24,16 @@ FIRST = datetime(2026, 9, 25, tzinfo=UTC)
 
 
 @pytest.fixture(name="home")
-def written(open_home: StartHome) -> Home:
+def create_quiet_home(open_home: StartHome) -> Home:
     """Give a home for an account in which only that happens which tests write, all of it read."""
     home = open_home(events=0, future_events=0)
-    happen(home, *(FIRST + k * DAY for k in range(5)))
+    add_daily_events(home, *(FIRST + k * DAY for k in range(5)))
     home.account.add_events({"datetime": (NOON - timedelta(hours=1)).isoformat()})
     assert home.sync("metrics", "events").success
     return home
 
 
-def happen(home: Home, *days: datetime, **more: object) -> set[str]:
+def add_daily_events(home: Home, *days: datetime, **more: object) -> set[str]:
     """Let seven events happen at noon of each day; return their ids."""
     return home.account.add_events(
         *({"datetime": (day + DAY / 2).isoformat(), "count": 7, **more} for day in days)
@@ -43,8 +43,8 @@ def happen(home: Home, *days: datetime, **more: object) -> set[str]:
 def skip(home: Home, *days: datetime, events: bool = True) -> set[str]:
     """Let time go on past days that Klaviyo does not show while they are read; return their ids."""
     home.account.advance_clock(days=7)
-    found = happen(home, *days) if events else set[str]()
-    happen(home, home.account.now - DAY)
+    found = add_daily_events(home, *days) if events else set[str]()
+    add_daily_events(home, home.account.now - DAY)
     for day in days:
         hide_events(home, day, day + DAY)
     assert home.sync("events").success
@@ -126,7 +126,7 @@ def test_deleted_and_missing_events_of_one_day_are_distinguished_by_the_repair(h
     """
     day = FIRST + 2 * DAY
     home.account.advance_clock(days=1)
-    happen(home, day)
+    add_daily_events(home, day)
     hide_events(home, day, day + DAY, every=4, counted=False)
     gone = set(home.ids("events")) - home.account.true_ids("events")
     assert len(gone) >= 2
@@ -194,7 +194,7 @@ def test_the_newest_hours_are_left_alone(home: Home) -> None:
 def test_everything_is_compared_on_demand(home: Home) -> None:
     """Beyond the last weeks only a comparison of everything looks; its cost is bounded and said."""
     home.account.advance_clock(days=60)
-    happen(home, home.account.now - 2 * DAY)
+    add_daily_events(home, home.account.now - 2 * DAY)
     assert home.sync("events").success
     home.account.add_events({"datetime": FIRST.isoformat()})
     assert run_completeness_check(home).colour == "green"

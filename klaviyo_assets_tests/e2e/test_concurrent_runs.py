@@ -18,7 +18,9 @@ SIDE_BY_SIDE = (
 )
 
 
-def overtaken(home: Home, stream: str, config: Mapping[str, str]) -> tuple[RunResult, RunResult]:
+def run_and_lose_the_race(
+    home: Home, stream: str, config: Mapping[str, str]
+) -> tuple[RunResult, RunResult]:
     """Let a run be overtaken by a whole other one right before its first commit; return both."""
     others = list[RunResult]()
 
@@ -46,7 +48,7 @@ def test_a_run_that_is_overtaken_starts_over(home: Home, stream: str, mode: str)
     """
     home.sync(stream)
     home.account.advance_clock(days=1)
-    run, other = overtaken(home, stream, {"sync_mode": mode})
+    run, other = run_and_lose_the_race(home, stream, {"sync_mode": mode})
     assert other.success
     assert "another run committed" in run.retries[stream]
     assert run.success
@@ -58,7 +60,7 @@ def test_a_full_refresh_that_an_increment_overtakes_goes_on(home: Home) -> None:
     """It is stored at its first attempt, beside what the increment brought, and says so."""
     home.sync("profiles")
     home.account.advance_clock(days=1)
-    run, other = overtaken(home, "profiles", {"sync_mode": "full_refresh_overwrite"})
+    run, other = run_and_lose_the_race(home, "profiles", {"sync_mode": "full_refresh_overwrite"})
     assert other.success
     assert run.success
     assert run.attempts["profiles"] == 1

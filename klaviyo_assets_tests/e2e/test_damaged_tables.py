@@ -26,7 +26,7 @@ REFRESH = {"sync_mode": "full_refresh_overwrite"}
 APPEND = {"sync_mode": "incremental_append"}
 
 
-def cut(log: Path) -> None:
+def truncate_newest_commit(log: Path) -> None:
     """Leave half of the newest commit."""
     newest = max(log.glob("*.json"))
     newest.write_text(newest.read_text()[: newest.stat().st_size // 2])
@@ -42,7 +42,11 @@ def scribble(log: Path) -> None:
     min(log.glob("*.json")).write_bytes(b"\x00\xff" * 500)
 
 
-DAMAGES: dict[str, Callable[[Path], None]] = {"cut": cut, "empty": empty, "scribbled": scribble}
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "cut": truncate_newest_commit,
+    "empty": empty,
+    "scribbled": scribble,
+}
 
 
 def log_of(home: Home, table: str) -> Path:
@@ -102,7 +106,7 @@ def test_a_damaged_log_is_read_anew_by_the_advised_refresh(
 def test_an_incremental_sync_sets_nothing_aside(home: Home) -> None:
     """Only who asked for a full refresh reads everything again: that may cost hours."""
     assert home.sync("events").success
-    cut(log_of(home, "events"))
+    truncate_newest_commit(log_of(home, "events"))
     before = home.data_files()
     assert not home.sync("events").success
     assert {path for path in home.data_files() if "events" in path} == {
@@ -115,7 +119,7 @@ def test_a_damaged_history_is_put_away_by_the_advised_command(
 ) -> None:
     """A history that cannot be read stops its stream, and begins anew after `set-aside`."""
     assert home.sync("profiles", config=APPEND).success
-    cut(log_of(home, "profiles_history"))
+    truncate_newest_commit(log_of(home, "profiles_history"))
     home.account.advance_clock(days=1)
     failed = home.sync("profiles", config=APPEND).failures["profiles"]
     assert "klaviyo-assets set-aside profiles_history" in failed
@@ -131,7 +135,7 @@ def test_a_damaged_history_is_put_away_by_the_advised_command(
 def test_a_refresh_that_appends_sets_a_damaged_history_aside(home: Home) -> None:
     """`full_refresh_append` needs nothing of the history either: it begins a new one."""
     assert home.sync("profiles", config=APPEND).success
-    cut(log_of(home, "profiles_history"))
+    truncate_newest_commit(log_of(home, "profiles_history"))
     run = home.sync("profiles", config={"sync_mode": "full_refresh_append"})
     assert run.success, run.failures
     assert aside(home) == ["profiles_history"]
@@ -178,7 +182,7 @@ def test_a_damaged_report_is_fetched_anew_after_the_advised_command(
     assert run_partitions(home, FLOW_REPORT, cells).run.success
     rows = assert_rows_match(home, FLOW_REPORT, metric, days)
     if part == "log":
-        cut(log_of(home, FLOW_REPORT))
+        truncate_newest_commit(log_of(home, FLOW_REPORT))
     else:
         (stored,) = (home.data_dir / "lake" / FLOW_REPORT).glob("metric=*/month=*/*.parquet")
         stored.write_bytes(b"")

@@ -50,10 +50,10 @@ def test_what_ends_a_run_before_its_first_page_ends_its_readers(
     """Cancelled while the first answer is awaited, a run asks for nothing more."""
     home = open_home(events=6_000, latency_ms=300, future_events=0)
 
-    def cancelled() -> None:
+    def fail_as_cancelled() -> None:
         raise RuntimeError
 
-    with run_at_crash_point("before awaiting the first page", cancelled):
+    with run_at_crash_point("before awaiting the first page", fail_as_cancelled):
         assert "RuntimeError" in home.sync("events").failures["events"]
     for thread in threading.enumerate():
         if thread.name.removeprefix("klaviyo-").isdigit():

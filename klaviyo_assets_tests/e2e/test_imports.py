@@ -10,7 +10,7 @@ from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home
 
 
-def imported(home: Home, *command: str) -> set[str]:
+def imported_modules(home: Home, *command: str) -> set[str]:
     """Run a module in a process of its own; return the modules that it imported."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", *command],
@@ -42,7 +42,7 @@ def test_the_hourly_job_has_no_use_for_pandas(home: Home) -> None:
         "klaviyo_assets.definitions",
     )
     for _ in range(2):
-        found = imported(home, *job)
+        found = imported_modules(home, *job)
         assert "pyarrow.lib" in found
         assert "pandas" not in found
         home.account.mutate(profile=min(home.ids("profiles")), set={"last_name": "Merged"})

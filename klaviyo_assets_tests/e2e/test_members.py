@@ -39,7 +39,7 @@ def members_home(tmp_path: Path, dagster_template: Path) -> Iterator[Home]:
         yield home
 
 
-def stored(home: Home, kind: str) -> dict[Membership, datetime | None]:
+def read_memberships(home: Home, kind: str) -> dict[Membership, datetime | None]:
     """Return every stored membership with when the profile left."""
     rows = home.query(f"SELECT {kind}_id, profile_id, joined_group_at, left_at FROM {kind}_members")
     found = {(row[0], row[1], row[2]): row[3] for row in rows}
@@ -87,7 +87,7 @@ def test_fifty_changes_come_out_exactly(members_home: Home, kind: str) -> None:
     chance, former = Random(15), set[tuple[str, str]]()
     assert home.sync(stream).success
     seen = dict.fromkeys(current(home, kind))
-    assert stored(home, kind) == seen
+    assert read_memberships(home, kind) == seen
     changed = 0
     for turn in range(10):
         home.account.advance_clock(minutes=20)
@@ -103,7 +103,7 @@ def test_fifty_changes_come_out_exactly(members_home: Home, kind: str) -> None:
                 for each, left in seen.items()
                 if each not in now and not left
             }
-        assert stored(home, kind) == seen
+        assert read_memberships(home, kind) == seen
     assert changed == 50
     assert {each for each, left in seen.items() if left is None} == current(home, kind)
     assert any(left for left in seen.values())
@@ -163,7 +163,7 @@ def test_a_list_that_does_not_answer_loses_nothing(
     """Its rows stay as they are, and who joined it meanwhile comes with the next sync."""
     home = members_home
     assert home.sync("list_members").success
-    before = stored(home, "list")
+    before = read_memberships(home, "list")
     group, profile = min(key[:2] for key in before)
     home.account.advance_clock(hours=1)
     home.account.mutate(list=group, remove=[profile])
@@ -173,23 +173,23 @@ def test_a_list_that_does_not_answer_loses_nothing(
     match = {"path": f"/api/lists/{group}/profiles"}
     with home.account.inject_fault("error", match=match, status=500):
         home.sync("list_members", config=config)
-    assert stored(home, "list") == before
+    assert read_memberships(home, "list") == before
     assert home.sync("list_members").success
-    assert set(stored(home, "list")) == {*before, *current(home, "list")}
+    assert set(read_memberships(home, "list")) == {*before, *current(home, "list")}
 
 
 def test_members_of_a_deleted_list_have_left(members_home: Home) -> None:
     """A list that Klaviyo no longer has has no members; what is known of them stays."""
     home = members_home
     assert home.sync("list_members").success
-    before = stored(home, "list")
+    before = read_memberships(home, "list")
     sizes = {group: sum(1 for each in before if each[0] == group) for group, _, _ in before}
     group = min(sizes, key=lambda each: sizes[each])
     home.account.mutate(list=group, delete=True)
     home.account.advance_clock(hours=1)
     assert home.sync("lists").success
     assert home.sync("list_members", config=FULL | {"confirm_shrink": True}).success
-    after = stored(home, "list")
+    after = read_memberships(home, "list")
     assert set(after) == set(before)
     assert {each[0] for each, left in after.items() if left is not None} == {group}
     assert sum(left is not None for left in after.values()) == sizes[group]
@@ -199,7 +199,7 @@ def test_only_the_members_of_what_the_setting_names_are_read(members_home: Home)
     """Rows of other lists stay as they are, also in a full read: nobody looked for them."""
     home = members_home
     assert home.sync("list_members").success
-    before = stored(home, "list")
+    before = read_memberships(home, "list")
     groups = sorted({each[0] for each in before})
     gone = [next(each for each in sorted(before) if each[0] == group) for group in groups[:2]]
     for group, profile, _ in gone:
@@ -208,7 +208,7 @@ def test_only_the_members_of_what_the_setting_names_are_read(members_home: Home)
     home.account.clear_journal()
     run = home.sync("list_members", config=FULL, members_of=f"{groups[0]},nothing")
     assert run.success
-    assert stored(home, "list") == before | {gone[0]: home.account.now}
+    assert read_memberships(home, "list") == before | {gone[0]: home.account.now}
     asked = {path for path in home.account.request_counts() if path.endswith("/profiles")}
     assert asked == {f"/api/lists/{groups[0]}/profiles"}
 

@@ -26,7 +26,7 @@ EXCLUDED = {
 
 
 @pytest.fixture(autouse=True)
-def salted(monkeypatch: pytest.MonkeyPatch) -> None:
+def set_salt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Set the salt, as an operator's environment has it."""
     monkeypatch.setenv("KLAVIYO_HASH_SALT", SALT)
 
@@ -39,7 +39,7 @@ def addresses(home: Home) -> set[str]:
     return {ADA, "+15550123", *(str(each) for each in own | seen_at if each is not None)}
 
 
-def chosen(query: str) -> set[str]:
+def requested_attributes(query: str) -> set[str]:
     """Return the attributes of profiles that a query asks for by name; empty: all."""
     return set(",".join(parse_qs(query).get("fields[profile]", [])).split(",")) - {""}
 
@@ -106,12 +106,14 @@ def test_hashes_join_and_allowed_members_stay(home: Home) -> None:
 def test_what_is_excluded_is_not_requested(home: Home) -> None:
     """Klaviyo is asked for the other attributes by name; without exclusions for all of them."""
     home.sync("profiles")
-    assert [each for each in home.account.queries("/api/profiles") if chosen(each)] == []
+    assert [
+        each for each in home.account.queries("/api/profiles") if requested_attributes(each)
+    ] == []
     home.account.clear_journal()
     home.sync("profiles", "global_exclusions", exclude_columns="profiles.email,*.location_ip")
     for query in home.account.queries("/api/profiles"):
-        assert {"location.city", "updated", "subscriptions"} <= chosen(query)
-        assert not {"email", "location", "location.ip"} & chosen(query)
+        assert {"location.city", "updated", "subscriptions"} <= requested_attributes(query)
+        assert not {"email", "location", "location.ip"} & requested_attributes(query)
 
 
 def test_older_rows_are_reported_until_a_full_refresh(home: Home) -> None:

@@ -39,7 +39,7 @@ class Reading:
     errors: list[str] = field(default_factory=list[str])
 
 
-def opened(path: str) -> duckdb.DuckDBPyConnection:
+def attach_read_only(path: str) -> duckdb.DuckDBPyConnection:
     """Return a connection that has the database attached read-only, as a dashboard does."""
     connection = duckdb.connect(config={"threads": 1})
     connection.execute(f"ATTACH '{path}' AS klaviyo (READ_ONLY)")
@@ -49,10 +49,10 @@ def opened(path: str) -> duckdb.DuckDBPyConnection:
 def read_on(path: str, stop: Event, report: Connection) -> None:
     """Scan in a loop until told to stop: by a new connection each time, and by one kept open."""
     seen = Reading()
-    with opened(path) as open_connection:
+    with attach_read_only(path) as open_connection:
         while not stop.is_set() or seen.scans < LEAST:
             try:
-                with opened(path) as once:
+                with attach_read_only(path) as once:
                     seen.fresh.update(once.execute(SCAN).fetchall())
                 seen.held.update(open_connection.execute(SCAN).fetchall())
             except duckdb.Error as error:

@@ -31,7 +31,7 @@ from klaviyo_assets_tests.e2e.report_ticks import (
     record_run,
 )
 from klaviyo_assets_tests.e2e.run_log import RunResult
-from klaviyo_assets_tests.e2e.test_completeness import DAY, FIRST, happen, skip
+from klaviyo_assets_tests.e2e.test_completeness import DAY, FIRST, add_daily_events, skip
 from klaviyo_assets_tests.e2e.test_reports import NOW
 
 STORED = (dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_CHECK_EVALUATION)
@@ -180,7 +180,7 @@ def test_renamed_events_are_compared_and_healed(
     """The comparison's verdict is kept under the new key, and the sensor heals the new key."""
     home = open_home(events=0, future_events=0)
     home.rename = rename
-    happen(home, *(FIRST + number * DAY for number in range(5)))
+    add_daily_events(home, *(FIRST + number * DAY for number in range(5)))
     assert run_job(home, "klaviyo_collections").success
     name = home.asset_key("events").path[-1]
     first = run_job(home, "klaviyo_checks")

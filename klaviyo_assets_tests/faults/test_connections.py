@@ -28,7 +28,7 @@ def unknown(*_: object, **__: object) -> NoReturn:
     raise socket.gaierror(-2, "Name or service not known")
 
 
-def blocked(*_: object, **__: object) -> list[tuple[object, ...]]:
+def resolve_to_blocked_address(*_: object, **__: object) -> list[tuple[object, ...]]:
     """Resolve as a filter does that blocks names; nobody listens there."""
     port = free_port()
     return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("0.0.0.0", port))]  # noqa: S104
@@ -39,7 +39,7 @@ def blocked(*_: object, **__: object) -> list[tuple[object, ...]]:
     ("resolver", "message"),
     [
         (unknown, "no response from a.klaviyo.com: gaierror"),
-        (blocked, "resolves to 0.0.0.0: a DNS filter on this network blocks it"),
+        (resolve_to_blocked_address, "resolves to 0.0.0.0: a DNS filter on this network blocks it"),
     ],
     ids=["unknown", "blocked"],
 )

@@ -26,7 +26,7 @@ HELD = 7.0
 pytestmark = pytest.mark.usefixtures("fast_retries")
 
 
-def held(path: str) -> Mapping[str, object]:
+def match_third_request(path: str) -> Mapping[str, object]:
     """Return what matches the third request of a path from now on."""
     return {"path": path, "from": 3, "to": 3}
 
@@ -53,7 +53,7 @@ def test_f75_a_refresh_keeps_what_increments_stored_meanwhile(open_home: StartHo
     account.mutate(profile=gone, delete=True)
     account.advance_clock(hours=1)
     account.clear_journal()
-    with account.inject_fault("latency", match=held(PROFILES), seconds=HELD):
+    with account.inject_fault("latency", match=match_third_request(PROFILES), seconds=HELD):
         refresh = fork_sync(home, "profiles", config=WHOLE)
         wait_for_the_held_one(home, refresh, PROFILES)
         account.advance_clock(hours=1)
@@ -96,7 +96,7 @@ def test_f75_so_does_one_of_events(open_home: StartHome) -> None:
     whole = account.request_counts()[EVENTS]
     account.advance_clock(hours=1)
     account.clear_journal()
-    with account.inject_fault("latency", match=held(EVENTS), seconds=HELD):
+    with account.inject_fault("latency", match=match_third_request(EVENTS), seconds=HELD):
         refresh = fork_sync(home, "events", config=WHOLE)
         wait_for_the_held_one(home, refresh, EVENTS)
         for _ in range(2):
@@ -127,7 +127,7 @@ def test_f75_a_kill_of_such_a_refresh_hinders_nobody(open_home: StartHome, momen
     assert home.sync("profiles").success
     account.advance_clock(hours=1)
     account.clear_journal()
-    with account.inject_fault("latency", match=held(PROFILES), seconds=HELD / 2):
+    with account.inject_fault("latency", match=match_third_request(PROFILES), seconds=HELD / 2):
         refresh = fork_sync(home, "profiles", kill_at=moment, config=WHOLE)
         wait_for_the_held_one(home, refresh, PROFILES)
         account.advance_clock(hours=1)

@@ -25,7 +25,7 @@ RECENT = NOON - timedelta(minutes=10)
 pytestmark = pytest.mark.usefixtures("fast_retries")
 
 
-def written(home: Home, at: datetime) -> str:
+def add_event(home: Home, at: datetime) -> str:
     """Have an event at a moment; return its id."""
     (event,) = home.account.add_events({"datetime": at.isoformat()})
     return event
@@ -49,7 +49,7 @@ def test_f80_it_is_there_once_after_the_run_that_brings_it(open_home: StartHome,
     So does a run that reads its first day again after it went back there.
     """
     home = open_home(future_events=0)
-    event = written(home, LONG_AGO)
+    event = add_event(home, LONG_AGO)
     config = {"sync_mode": mode}
     assert home.sync("events", config=config).success
     assert moment(home, event) == [LONG_AGO]
@@ -71,7 +71,7 @@ def test_f80_it_is_there_once_after_the_run_that_brings_it(open_home: StartHome,
 def test_f80_it_moves_while_a_first_sync_reads(open_home: StartHome) -> None:
     """Two commits of one run bring it, on two days: the run ends with the newer alone."""
     home = open_home(events=6_000, future_events=0, gzip=False)
-    event = written(home, LONG_AGO)
+    event = add_event(home, LONG_AGO)
     change = {"mutations": [redating(event, RECENT)]}
     with home.account.inject_fault("mutate", match={"path": EVENTS, "from": 2, "to": 2}, **change):
         child = fork_sync(home, "events", commit_bytes=COMMIT_BYTES)
@@ -85,7 +85,7 @@ def test_f80_it_moves_while_a_first_sync_reads(open_home: StartHome) -> None:
 def test_f80_a_kill_between_the_two_is_repaired_by_the_next_run(open_home: StartHome) -> None:
     """A run that dies with both rows stored leaves word of it, and the next one looks."""
     home = open_home(events=6_000, future_events=0, gzip=False)
-    event = written(home, LONG_AGO)
+    event = add_event(home, LONG_AGO)
     change = {"mutations": [redating(event, RECENT)]}
     end = KillAt("before searching duplicate keys")
     with home.account.inject_fault("mutate", match={"path": EVENTS, "from": 2, "to": 2}, **change):

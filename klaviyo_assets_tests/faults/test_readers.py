@@ -65,7 +65,7 @@ class Watched:
 
 
 @contextmanager
-def watched(home: Home, release: str) -> Generator[Watched]:
+def watch_connection(home: Home, release: str) -> Generator[Watched]:
     """Query a connection of that release again and again while the block runs."""
     stop = Event()
 
@@ -141,7 +141,7 @@ def test_f89_connections_outlive_ten_syncs_and_the_grace(open_home: StartHome) -
     age(home, "profiles")
     assert home.sync("lists").success
     with ExitStack() as stack:
-        watching = [stack.enter_context(watched(home, each)) for each in RELEASES]
+        watching = [stack.enter_context(watch_connection(home, each)) for each in RELEASES]
         removed = 0
         for sync in syncs(home, metric):
             rounds = [each.rounds for each in watching]

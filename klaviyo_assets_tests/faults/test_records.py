@@ -25,7 +25,7 @@ PROFILES = "/api/profiles"
 ALL = 100_000
 
 
-def quarantined(home: Home, stream: str) -> list[tuple[str, Any]]:
+def read_quarantine(home: Home, stream: str) -> list[tuple[str, Any]]:
     """Return reason and record of everything that was put aside, each record once."""
     folder = home.data_dir / "lake" / "_quarantine" / stream
     found: list[tuple[str, Any]] = []
@@ -63,7 +63,7 @@ def test_f30_broken_records_are_quarantined_and_counted(home: Home, kind: str) -
         run = home.sync(stream)
     assert run.success
     assert run.metadata_number(stream, "quarantined") == 3
-    aside = quarantined(home, stream)
+    aside = read_quarantine(home, stream)
     assert [reason for reason, _ in aside] == [BROKEN[kind]] * 3
     order = sorted(moments, key=lambda each: str(moments[each]))
     stored = set(home.ids(stream))
@@ -88,7 +88,7 @@ def test_f30_too_many_broken_records_fail_the_stream(home: Home, kind: str) -> N
     assert "120 of 895 records cannot be stored, more than 100 and" in run.failures["events"]
     assert "_quarantine/events" in run.failures["events"]
     assert run.attempts["events"] == 1
-    assert len(quarantined(home, "events")) == 120
+    assert len(read_quarantine(home, "events")) == 120
     assert len(stored_ids(home, "events")) == 895 - 120
     assert_sound_part(home, "events")
     assert_complete(home, "lists")
@@ -129,7 +129,7 @@ def test_f30_two_broken_of_an_hours_records_do_not_stop_the_stream(
             assert "later runs request them again" in run.warnings
             assert datetime.fromisoformat(str(run.cursor("events"))) >= newest
     missing = home.account.true_ids("events") - set(stored_ids(home, "events"))
-    assert missing == {record["id"] for _, record in quarantined(home, "events")}
+    assert missing == {record["id"] for _, record in read_quarantine(home, "events")}
     assert len(missing) == 2
     soon = assets.utc_now() + timedelta(hours=2)
     monkeypatch.setattr(assets, "utc_now", lambda: soon)

@@ -24,7 +24,7 @@ from klaviyo_assets_tests.e2e.report_ticks import book_requests
 from klaviyo_assets_tests.e2e.test_report_responses import DAYS, FLOW, LABELS, answer, three_days
 from klaviyo_assets_tests.e2e.test_reports import NOW, report_home
 from klaviyo_assets_tests.faults.assertions import assert_unique_keys
-from klaviyo_assets_tests.faults.test_records import quarantined
+from klaviyo_assets_tests.faults.test_records import read_quarantine
 
 BOTH = pytest.mark.parametrize("stream", [FLOW_REPORT, CAMPAIGN_REPORT])
 
@@ -256,7 +256,7 @@ def test_a_row_without_a_message_costs_itself_alone(open_home: StartHome) -> Non
     assert done.run.success, done.run.failures
     found = home.query("SELECT date, flow_message_id, opens FROM flow_series_reports ORDER BY date")
     assert found == [(day, "M1", 1) for day in days]
-    assert quarantined(home, FLOW_REPORT) == [
+    assert read_quarantine(home, FLOW_REPORT) == [
         ("a result of the response has no flow_message_id", nameless)
     ]
     assert "1 result of metric" in done.run.warnings

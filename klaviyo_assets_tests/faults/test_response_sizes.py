@@ -39,7 +39,7 @@ def sync_and_weigh(orders: SyncTask, report: Connection) -> None:
     report.send((getrusage(RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
-def weighed(home: Home, stream: str) -> tuple[RunResult, float]:
+def measure_sync_memory(home: Home, stream: str) -> tuple[RunResult, float]:
     """Return a sync in a process of its own, and the MiB that it took."""
     ours, theirs = FORKSERVER.Pipe()
     process = FORKSERVER.Process(
@@ -70,7 +70,7 @@ def test_f79_a_body_too_large_is_refused_while_it_comes_in(open_home: StartHome,
     home.settings["KLAVIYO_MAX_BODY_MIB"] = "64"
     kind, options = TOO_LARGE[case]
     with home.account.inject_fault(kind, match={"path": LISTS, "from": 2}, **options):
-        run, grown = weighed(home, "lists")
+        run, grown = measure_sync_memory(home, "lists")
     message = run.failures["lists"]
     assert "GET /api/lists" in message
     assert "page[size]=1" in message

@@ -88,7 +88,7 @@ def places(home: Home, *, secret: str) -> Iterator[str]:
             yield str(path)
 
 
-def logged(home: Home) -> str:
+def read_event_log(home: Home) -> str:
     """Return everything that Dagster recorded of all runs, serialized as it is stored."""
     with open_instance(home.dagster_home) as instance:
         runs = instance.get_runs()
@@ -128,7 +128,7 @@ def test_f61_the_key_is_nowhere_after_success_and_failures(debug_home: Home) -> 
     # A missing scope is a skip, not a failure.
     assert failed >= FAILURES.keys() - {"no scope"}
     assert list(places(home, secret=HINT)) == []
-    assert HINT not in logged(home)
+    assert HINT not in read_event_log(home)
     with run_webserver(home) as pages:
         shown = pages.query(RESOURCES_QUERY)
         assert "KLAVIYO_API_KEY" in shown
@@ -179,7 +179,7 @@ def test_f62_an_address_in_an_error_is_not_passed_on(debug_home: Home) -> None:
             run = home.sync("lists")
         assert "400" in run.failures["lists"]
         assert ADDRESS not in run.failures["lists"]
-    assert ADDRESS not in logged(home)
+    assert ADDRESS not in read_event_log(home)
     assert list(places(home, secret=ADDRESS)) == []
 
 
@@ -190,7 +190,7 @@ def test_f63_a_key_that_cannot_be_one_is_refused(debug_home: Home) -> None:
         run = home.sync("lists", api_key=key)
         assert f"KLAVIYO_API_KEY {sentence}" in run.failures["lists"]
         assert run.attempts["lists"] == 1
-        assert not key or key not in logged(home)
+        assert not key or key not in read_event_log(home)
         assert not key or list(places(home, secret=key)) == []
     assert home.account.request_counts().total() == 0
     assert home.sync("lists").success
@@ -234,7 +234,7 @@ def test_f81_a_key_in_another_variable_is_not_quoted(
     assert "KLAVIYO_TIMEZONE cannot be used" in output.err
     assert "is no date" in output.err
     assert key[:12] not in output.out + output.err
-    assert key[:12] not in logged(home)
+    assert key[:12] not in read_event_log(home)
     assert list(places(home, secret=key[:12])) == []
     assert home.account.request_counts().total() == 0
 
@@ -274,7 +274,7 @@ def test_f81_a_page_that_repeats_the_key_stores_it_nowhere(debug_home: Home) -> 
         run = home.sync("events")
     assert run.success
     assert "x_[key]" in str(run.materializations["events"]["klaviyo/notices"])
-    assert HINT not in logged(home)
+    assert HINT not in read_event_log(home)
     assert list(places(home, secret=HINT)) == []
     extra = home.query("SELECT extra FROM events WHERE extra IS NOT NULL")
     assert {text for (text,) in extra} == {'{"x_[key]":1}'}

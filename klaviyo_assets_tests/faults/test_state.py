@@ -49,7 +49,7 @@ def restate(home: Home, stream: str, change: Callable[[State], State]) -> None:
     assert after.rows == known.rows
 
 
-def rewritten(home: Home, stream: str, *, without: str) -> None:
+def rewrite_without_column(home: Home, stream: str, *, without: str) -> None:
     """Let another program rewrite a table without one of its columns."""
     folder = str(home.data_dir / "lake" / stream)
     table = DeltaTable(folder)
@@ -238,7 +238,7 @@ def test_f54_a_column_that_was_dropped_comes_back(home: Home, stream: str, colum
     home.sync(stream)
     there = columns(home, stream)
     filled = home.query(f"SELECT id FROM klaviyo.{stream} WHERE {column} IS NOT NULL")
-    rewritten(home, stream, without=column)
+    rewrite_without_column(home, stream, without=column)
     home.account.advance_clock(hours=6)
     assert home.sync(stream).success
     assert_complete(home, stream)
@@ -264,7 +264,7 @@ def test_f54_a_missing_key_or_cursor_column_is_reported(
 ) -> None:
     """Without its key or cursor the table is not written on: the failure names the way out."""
     home.sync(stream)
-    rewritten(home, stream, without=column)
+    rewrite_without_column(home, stream, without=column)
     before = home.data_files()
     home.account.advance_clock(hours=6)
     run = home.sync(stream)

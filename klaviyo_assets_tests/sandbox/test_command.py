@@ -16,7 +16,7 @@ from klaviyo_assets.sandbox.account.config import DEFAULT_KEY
 LINE = re.compile(r"http://127\.0\.0\.1:(\d+) with key (pk_\S+)")
 
 
-def started(*options: str) -> tuple["subprocess.Popen[str]", int, str]:
+def start_process(*options: str) -> tuple["subprocess.Popen[str]", int, str]:
     """A sandbox in a process of its own: the process, its port and its key."""
     process = subprocess.Popen(
         [sys.executable, "-m", "klaviyo_assets.sandbox", "--port", "0", *options],
@@ -30,7 +30,7 @@ def started(*options: str) -> tuple["subprocess.Popen[str]", int, str]:
     return process, int(match.group(1)), match.group(2)
 
 
-def stopped(process: "subprocess.Popen[str]", number: signal.Signals) -> int:
+def stop_process(process: "subprocess.Popen[str]", number: signal.Signals) -> int:
     """The exit code after a signal."""
     process.send_signal(number)
     code = process.wait(timeout=60)
@@ -42,13 +42,13 @@ def stopped(process: "subprocess.Popen[str]", number: signal.Signals) -> int:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_command_serves_until_a_signal_stops_it(number: signal.Signals) -> None:
     """One line names address and key, requests are answered, and a signal ends it with exit 0."""
-    process, port, key = started("--size", "tiny")
+    process, port, key = start_process("--size", "tiny")
     connection = HTTPConnection("127.0.0.1", port, timeout=30)
     headers = {"Authorization": f"Klaviyo-API-Key {key}", "revision": "2026-07-15"}
     connection.request("GET", "/api/events", headers=headers)
     response = connection.getresponse()
     body = response.read()
-    code = stopped(process, number)
+    code = stop_process(process, number)
     connection.close()
     assert (key, response.status) == (DEFAULT_KEY, 200)
     assert b'"type":"event"' in body
@@ -58,7 +58,7 @@ def test_the_command_serves_until_a_signal_stops_it(number: signal.Signals) -> N
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_two_million_events_start_in_seconds_and_little_memory() -> None:
     """A big account answers within three seconds of work, in less than 200 MB."""
-    process, port, key = started("--events", "2000000", "--profiles", "100000")
+    process, port, key = start_process("--events", "2000000", "--profiles", "100000")
     connection = HTTPConnection("127.0.0.1", port, timeout=30)
     headers = {"Authorization": f"Klaviyo-API-Key {key}", "revision": "2026-07-15"}
     connection.request("GET", "/api/events?page%5Bsize%5D=1000", headers=headers)
@@ -68,7 +68,7 @@ def test_two_million_events_start_in_seconds_and_little_memory() -> None:
     ticks = (about / "stat").read_text("ascii").rpartition(")")[2].split()[11:13]
     seconds = sum(int(each) for each in ticks) / os.sysconf("SC_CLK_TCK")
     connection.close()
-    stopped(process, signal.SIGTERM)
+    stop_process(process, signal.SIGTERM)
     assert body.count(b'"type":"event"') == 1000
     assert seconds < 3
     assert peak < 200_000

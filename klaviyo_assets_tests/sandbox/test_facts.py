@@ -66,10 +66,10 @@ def test_answers_hold_only_published_attributes(
     page = client.get_document(operation.path + QUERIES.get(operation.path, ""))
     assert page["data"]
     for record in page["data"]:
-        assert unpublished(record, published) == []
+        assert unpublished_members(record, published) == []
 
 
-def unpublished(record: Document, published: Published) -> list[str]:
+def unpublished_members(record: Document, published: Published) -> list[str]:
     """The leaves of a record that the facts do not know; free-form objects hide what is in them."""
     known = set(published.attributes) | UNLISTED
     strange = [leaf for leaf in leaves(record["attributes"], known) if leaf not in known]

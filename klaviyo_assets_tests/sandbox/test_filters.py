@@ -86,15 +86,15 @@ def test_events_of_a_metric_and_of_a_profile(client: SandboxClient) -> None:
     """Filters by metric and by profile give just those events, in both orders."""
     records = client.read_records("/api/events?page[size]=1000&sort=datetime")
     for name, field in (("metric", "metric_id"), ("profile", "profile_id")):
-        wanted = related(records[40], name)
-        mine = [each["id"] for each in records if related(each, name) == wanted]
+        wanted = related_id(records[40], name)
+        mine = [each["id"] for each in records if related_id(each, name) == wanted]
         query = f"page[size]=10&filter=equals({field},'{wanted}')"
         assert client.read_ids(f"/api/events?sort=datetime&{query}") == mine
         assert client.read_ids(f"/api/events?sort=-datetime&{query}") == mine[::-1]
     assert client.read_ids("/api/events?filter=equals(metric_id,'nobody')") == []
 
 
-def related(record: Document, name: str) -> str | None:
+def related_id(record: Document, name: str) -> str | None:
     """The id of a to-one relationship."""
     data = record["relationships"][name]["data"]
     return data and data["id"]
@@ -104,7 +104,7 @@ def test_has_leaves_out_events_without_the_relation(client: SandboxClient) -> No
     """`has(metric)` drops the few events whose metric cannot be resolved, and no other."""
     records = client.read_records("/api/events?page[size]=1000")
     found = set(client.read_ids("/api/events?page[size]=1000&filter=has(metric)"))
-    without = [each["id"] for each in records if related(each, "metric") is None]
+    without = [each["id"] for each in records if related_id(each, "metric") is None]
     assert without
     assert found == {each["id"] for each in records} - set(without)
 

@@ -26,7 +26,7 @@ STATISTICS = {"form": FORM_STATISTICS, "segment": SEGMENT_STATISTICS}
 each_subject = pytest.mark.parametrize("subject", ["form", "segment"])
 
 
-def asked(subject: str, shape: str = "values", **changes: Any) -> dict[str, Any]:  # noqa: ANN401
+def request_attributes(subject: str, shape: str = "values", **changes: Any) -> dict[str, Any]:  # noqa: ANN401
     """The attributes of a sound request for a report of forms or segments."""
     groups = {"group_by": list(KEYS["form"])} if subject == "form" else {}
     interval = {"interval": "daily"} if shape == "series" else {}
@@ -37,7 +37,7 @@ def asked(subject: str, shape: str = "values", **changes: Any) -> dict[str, Any]
 @each_subject
 def test_series_are_the_truth_day_by_day(client: SandboxClient, subject: str) -> None:
     """Each value of a daily series is that day's true value; a day without a row counts none."""
-    request = asked(subject, "series", timeframe=MONTH)
+    request = request_attributes(subject, "series", timeframe=MONTH)
     answered = post_report(client, f"{subject}-series-report", **request).json["data"]["attributes"]
     labels = answered["date_times"]
     assert len(labels) == 31
@@ -60,7 +60,7 @@ def test_series_are_the_truth_day_by_day(client: SandboxClient, subject: str) ->
 @each_subject
 def test_values_of_a_day_are_the_truth_of_that_day(client: SandboxClient, subject: str) -> None:
     """A values report over one local day has the day's true rows."""
-    request = asked(subject, timeframe=day_timeframe(MONTH_DAY))
+    request = request_attributes(subject, timeframe=day_timeframe(MONTH_DAY))
     rows = report_rows(client, f"{subject}-values-report", **request)
     true = true_rows(client, f"{subject}_values", date=MONTH_DAY)
     wanted = rows_by_key(true, *KEYS[subject])
@@ -73,7 +73,7 @@ def test_values_of_a_day_are_the_truth_of_that_day(client: SandboxClient, subjec
 
 def test_visits_of_forms_add_up_and_uniques_do_not(client: SandboxClient) -> None:
     """Over a month a form has the views of its days, and fewer people than the days have."""
-    rows = report_rows(client, "form-values-report", **asked("form", timeframe=MONTH))
+    rows = report_rows(client, "form-values-report", **request_attributes("form", timeframe=MONTH))
     days = true_rows(client, "form_values", **MONTH_DAYS)
     for row in rows:
         own = [each for each in days if each["form_version_id"] == versions(row)]
@@ -92,9 +92,9 @@ def versions(row: Document) -> str:
 
 def test_forms_are_grouped_by_form_unless_asked_by_version(client: SandboxClient) -> None:
     """Without `group_by` the versions of a form are one row, their counts added."""
-    fine = report_rows(client, "form-values-report", **asked("form", timeframe=MONTH))
+    fine = report_rows(client, "form-values-report", **request_attributes("form", timeframe=MONTH))
     coarse = report_rows(
-        client, "form-values-report", **asked("form", timeframe=MONTH, group_by=None)
+        client, "form-values-report", **request_attributes("form", timeframe=MONTH, group_by=None)
     )
     assert {tuple(row["groupings"]) for row in coarse} == {("form_id",)}
     for row in coarse:
@@ -105,7 +105,7 @@ def test_forms_are_grouped_by_form_unless_asked_by_version(client: SandboxClient
 
 def test_members_of_a_segment_balance(client: SandboxClient) -> None:
     """The total of a day is that of the day before and its change, and today's is the size."""
-    request = asked("segment", "series", timeframe={"key": "last_30_days"})
+    request = request_attributes("segment", "series", timeframe={"key": "last_30_days"})
     sizes = 0
     for row in report_rows(client, "segment-series-report", **request):
         numbers = row["statistics"]
@@ -127,7 +127,7 @@ def test_members_of_a_segment_balance(client: SandboxClient) -> None:
 def test_a_leave_is_counted_on_its_day(start_sandbox: StartSandbox) -> None:
     """Who is taken out of a segment today, and comes back, is one removed and one added."""
     client = start_sandbox()
-    request = asked("segment", timeframe={"key": "today"})
+    request = request_attributes("segment", timeframe={"key": "today"})
     segment = client.read_ids("/api/segments")[0]
     request["filter"] = f'equals(segment_id,"{segment}")'
     (before,) = report_rows(client, "segment-values-report", **request)
@@ -168,7 +168,7 @@ def test_a_request_beyond_the_offer_is_refused(
     subject, shape, _ = kind.split("-")
     if "timeframe" in changes:
         changes = {"timeframe": {**changes["timeframe"], "end": "2023-06-09T23:59:59"}}
-    answered = post_report(client, kind, **asked(subject, shape, **changes))
+    answered = post_report(client, kind, **request_attributes(subject, shape, **changes))
     assert answered.status == 400, answered.body[:200]
     assert answered.detail.startswith(detail)
 
@@ -177,10 +177,12 @@ def test_a_request_beyond_the_offer_is_refused(
 def test_filters_choose_by_id(client: SandboxClient, subject: str) -> None:
     """`any` keeps the rows of its ids."""
     kind, field = f"{subject}-values-report", f"{subject}_id"
-    every = report_rows(client, kind, **asked(subject, timeframe=MONTH))
+    every = report_rows(client, kind, **request_attributes(subject, timeframe=MONTH))
     ids = sorted({row["groupings"][field] for row in every})[:2]
     some = report_rows(
-        client, kind, **asked(subject, timeframe=MONTH, filter=f"any({field},{json.dumps(ids)})")
+        client,
+        kind,
+        **request_attributes(subject, timeframe=MONTH, filter=f"any({field},{json.dumps(ids)})"),
     )
     assert some == [row for row in every if row["groupings"][field] in ids]
 
@@ -190,8 +192,8 @@ def test_the_answer_is_one_page(start_sandbox: StartSandbox, subject: str) -> No
     """These reports take no page cursor, and have all rows however many there are."""
     client = start_sandbox(report_page=2)
     kind = f"{subject}-values-report"
-    answered = post_report(client, kind, **asked(subject, timeframe=MONTH))
+    answered = post_report(client, kind, **request_attributes(subject, timeframe=MONTH))
     assert len(answered.json["data"]["attributes"]["results"]) > 2
     assert answered.json["links"]["next"] is None
-    paged = post_report(client, kind, f"/api/{kind}s?page_cursor=x", **asked(subject))
+    paged = post_report(client, kind, f"/api/{kind}s?page_cursor=x", **request_attributes(subject))
     assert paged.status == 400

@@ -194,13 +194,13 @@ def test_hidden_events_are_counted_unless_they_are_deleted(
     }
     body = json.dumps({"data": {"type": "metric-aggregate", "attributes": attributes}}).encode()
 
-    def counted() -> float:
+    def count_events() -> float:
         kind = {"Content-Type": "application/vnd.api+json"}
         found = client.request("/api/metric-aggregates", kind, method="POST", body=body).json
         return sum(found["data"]["attributes"]["data"][0]["measurements"]["count"])
 
     client.call_admin("POST", "/__mutate", {"hide_events": {**bounds, "metric": metric}})
-    assert (client.read_ids(pages), counted()) == ([], len(everything))
+    assert (client.read_ids(pages), count_events()) == ([], len(everything))
     assert client.read_ids("/api/events")
     client.call_admin("POST", "/__mutate", {"show_events": True})
     client.call_admin(
@@ -208,9 +208,9 @@ def test_hidden_events_are_counted_unless_they_are_deleted(
     )
     left = client.read_ids(pages)
     assert 0 < len(left) < len(everything)
-    assert counted() == len(left)
+    assert count_events() == len(left)
     client.call_admin("POST", "/__mutate", {"show_events": True})
-    assert (client.read_ids(pages), counted()) == (everything, len(everything))
+    assert (client.read_ids(pages), count_events()) == (everything, len(everything))
 
 
 def test_an_event_that_gets_another_time(start_sandbox: StartSandbox) -> None:

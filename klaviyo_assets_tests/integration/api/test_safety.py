@@ -409,10 +409,10 @@ def test_a_name_that_is_blocked_is_reported(
     """A DNS filter answers 0.0.0.0: retried, then named for what it is."""
     nowhere = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("0.0.0.0", free_port()))  # noqa: S104
 
-    def blocked(*_: object, **__: object) -> list[tuple[object, ...]]:
+    def resolve_to_blocked_address(*_: object, **__: object) -> list[tuple[object, ...]]:
         return [nowhere]
 
-    monkeypatch.setattr(socket, "getaddrinfo", blocked)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_to_blocked_address)
     server = ScriptedServer("https://a.klaviyo.com")
     with pytest.raises(ConnectionLostError, match=r"resolves to 0\.0\.0\.0: a DNS filter"):
         client_of(server).fetch(events_request(), body_of, stream="events")

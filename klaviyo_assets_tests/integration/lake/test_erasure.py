@@ -65,7 +65,7 @@ def lake_with_people(tmp_path: Path) -> Lake:
     return lake
 
 
-def erased(lake: Lake, *, clock: Callable[[], datetime] = utc_now) -> ErasureResult:
+def erase_both(lake: Lake, *, clock: Callable[[], datetime] = utc_now) -> ErasureResult:
     """Erase the two."""
     relations = [PlainRelation(name="profiles"), PlainRelation(name="events")]
     return erase_profiles(lake.root, PEOPLE, TWO, relations=relations, clock=clock)
@@ -88,7 +88,7 @@ def assert_erased(lake: Lake) -> None:
 def test_nothing_of_them_is_left(lake: Lake) -> None:
     """Rows, histories, quarantine, retired files and the log's statistics: all of it is gone."""
     assert find_values(lake.root, TWO)
-    done = erased(lake)
+    done = erase_both(lake)
     assert_erased(lake)
     assert done.receipt is not None
     content = json.loads(done.receipt.read_bytes())
@@ -106,8 +106,8 @@ def test_nothing_of_them_is_left(lake: Lake) -> None:
 
 def test_a_second_time_finds_nothing(lake: Lake) -> None:
     """Run again, it changes nothing and leaves no second receipt."""
-    first = erased(lake)
-    again = erased(lake)
+    first = erase_both(lake)
+    again = erase_both(lake)
     assert again.receipt is None
     assert "nothing of them is in the lake" in list(again.describe())
     assert list((lake.root / "lake" / "_receipts").iterdir()) == [first.receipt]
@@ -115,7 +115,7 @@ def test_a_second_time_finds_nothing(lake: Lake) -> None:
 
 def test_the_table_goes_on_from_there(lake: Lake) -> None:
     """The next sync merges onto what is left, and brings back only whom it reads."""
-    erased(lake)
+    erase_both(lake)
     merge_rows(lake, PROFILES, [numbered_batch(3, 1, note="back", synced=99)], {"cursor": "later"})
     assert read_notes(lake, "profiles")[TWO[0]] == "back"
     assert TWO[1] not in read_notes(lake, "profiles")
@@ -125,7 +125,7 @@ def test_the_table_goes_on_from_there(lake: Lake) -> None:
 def test_a_kill_in_the_midst_is_made_good_by_the_next(lake: Lake, moment: str) -> None:
     """Killed anywhere, the same command ends it, with one receipt that counts every row."""
     assert run_in_child_process(erase_two_profiles, lake.root, MOMENTS[moment]) == -9
-    done = erased(lake)
+    done = erase_both(lake)
     assert_erased(lake)
     assert {each["rows"] for each in done.erased.tables.values()} == {2}
     assert set(done.erased.tables) == {"profiles", "profiles_history", "events"}
@@ -140,10 +140,10 @@ def test_while_a_run_writes_nothing_is_touched(lake: Lake) -> None:
         EVENTS, account=ACCOUNT_ID, mode="merge", with_history=False, started_at=utc_now()
     )
     with writing, pytest.raises(LakeConflictError, match="events: a run is writing this table"):
-        erased(lake)
+        erase_both(lake)
     assert read_notes(lake, "events") == before
     assert not (lake.root / "lake" / "_receipts").exists()
-    erased(lake)
+    erase_both(lake)
     assert_erased(lake)
 
 
@@ -163,7 +163,7 @@ def test_a_commit_that_comes_between_is_built_upon(lake: Lake) -> None:
             )
         return utc_now()
 
-    assert erased(lake, clock=clock).receipt is not None
+    assert erase_both(lake, clock=clock).receipt is not None
     assert calls > 3
     assert_erased(lake)
 
@@ -173,6 +173,6 @@ def test_a_table_that_was_set_aside_is_named(lake: Lake) -> None:
     aside = lake.root / "lake" / "_damaged" / "profiles-20260101T000000.000000Z"
     aside.mkdir(parents=True)
     (aside / "part-0.parquet").write_bytes(b"PAR1, and no more")
-    done = erased(lake)
+    done = erase_both(lake)
     assert not done.is_complete
     assert any(line.startswith(f"{aside}: a damaged table") for line in done.describe())

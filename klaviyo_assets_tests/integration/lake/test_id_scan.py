@@ -26,11 +26,11 @@ from klaviyo_assets_tests.integration.lake.lake_fixtures import (
 )
 from klaviyo_assets_tests.integration.lake.test_soft_deletes import (
     MARKING,
+    add_null_deletion_column,
     at_day,
     key,
     marks,
     refresh,
-    unmarked,
 )
 
 LATE = (at_day(5) - START_TIME).total_seconds()
@@ -52,7 +52,9 @@ def commit_scan(lake: Lake, seen: Iterable[int], day: int) -> CommitReceipt:
 
 def test_an_id_scan_marks_and_lifts(lake: Lake) -> None:
     """Unseen rows are marked once, seen ones have their mark lifted, the state stays."""
-    merge_rows(lake, MARKING, [unmarked(numbered_batch(0, 10, note="a"))], {"cursor": "x"})
+    merge_rows(
+        lake, MARKING, [add_null_deletion_column(numbered_batch(0, 10, note="a"))], {"cursor": "x"}
+    )
     first = commit_scan(lake, range(6), 1)
     assert (first.rows_marked_deleted, first.rows_written, first.rows_total) == (4, 0, 10)
     second = commit_scan(lake, range(3, 8), 2)
@@ -68,7 +70,7 @@ def test_an_id_scan_marks_and_lifts(lake: Lake) -> None:
 
 def test_an_id_scan_without_news_commits_nothing(lake: Lake) -> None:
     """Where every mark is right already no version is made."""
-    merge_rows(lake, MARKING, [unmarked(numbered_batch(0, 10))])
+    merge_rows(lake, MARKING, [add_null_deletion_column(numbered_batch(0, 10))])
     version = commit_scan(lake, range(9), 1).version
     assert commit_scan(lake, range(9), 2).version == version
     assert marks(lake)[key(9)] == at_day(1)
@@ -76,9 +78,9 @@ def test_an_id_scan_without_news_commits_nothing(lake: Lake) -> None:
 
 def test_an_id_scan_rewrites_only_files_that_change(lake: Lake, root: Path) -> None:
     """A file whose rows are all there is left alone."""
-    merge_rows(lake, MARKING, [unmarked(numbered_batch(0, 10))])
+    merge_rows(lake, MARKING, [add_null_deletion_column(numbered_batch(0, 10))])
     before = set(list_data_files(root, "profiles"))
-    merge_rows(lake, MARKING, [unmarked(numbered_batch(10, 10))])
+    merge_rows(lake, MARKING, [add_null_deletion_column(numbered_batch(10, 10))])
     stored = set(list_data_files(root, "profiles"))
     receipt = commit_scan(lake, range(19), 1)
     after = set(list_data_files(root, "profiles"))
@@ -89,9 +91,9 @@ def test_an_id_scan_rewrites_only_files_that_change(lake: Lake, root: Path) -> N
 
 def test_what_was_read_meanwhile_is_left_alone(lake: Lake) -> None:
     """Of rows that another run read since the id scan began, new or not, it says nothing."""
-    merge_rows(lake, MARKING, [unmarked(numbered_batch(0, 4))])
+    merge_rows(lake, MARKING, [add_null_deletion_column(numbered_batch(0, 4))])
     with open_scan(lake, [0]) as made:
-        merge_rows(lake, MARKING, [unmarked(numbered_batch(2, 4, synced=LATE))])
+        merge_rows(lake, MARKING, [add_null_deletion_column(numbered_batch(2, 4, synced=LATE))])
         receipt = made.commit({}, DeletionScan(deleted_at=at_day(1)))
     assert receipt.rows_marked_deleted == 1
     assert marks(lake) == {key(at): at_day(1) if at == 1 else None for at in range(6)}
@@ -99,7 +101,7 @@ def test_what_was_read_meanwhile_is_left_alone(lake: Lake) -> None:
 
 def test_what_was_read_in_the_very_second_is_judged(lake: Lake) -> None:
     """A row that lay there when the id scan began is old, however coarse the clock."""
-    merge_rows(lake, MARKING, [unmarked(numbered_batch(0, 2, synced=LATE))])
+    merge_rows(lake, MARKING, [add_null_deletion_column(numbered_batch(0, 2, synced=LATE))])
     assert commit_scan(lake, [0], 5).rows_marked_deleted == 1
     assert commit_scan(lake, [0, 1], 5).rows_marked_deleted == 0
     assert marks(lake) == {key(0): None, key(1): None}
@@ -107,16 +109,16 @@ def test_what_was_read_in_the_very_second_is_judged(lake: Lake) -> None:
 
 def test_what_was_rewritten_meanwhile_is_still_judged(lake: Lake) -> None:
     """A row that only moved to another file since is as old as before."""
-    merge_rows(lake, MARKING, [unmarked(numbered_batch(0, 4))])
+    merge_rows(lake, MARKING, [add_null_deletion_column(numbered_batch(0, 4))])
     with open_scan(lake, [0]) as made:
-        merge_rows(lake, MARKING, [unmarked(numbered_batch(3, 1, synced=LATE))])
+        merge_rows(lake, MARKING, [add_null_deletion_column(numbered_batch(3, 1, synced=LATE))])
         made.commit({}, DeletionScan(deleted_at=at_day(1)))
     assert marks(lake) == {key(at): at_day(1) if at in {1, 2} else None for at in range(4)}
 
 
 def test_a_mark_that_was_made_meanwhile_stays(lake: Lake) -> None:
     """A full refresh that missed a profile after the id scan had seen it knows better."""
-    merge_rows(lake, MARKING, [unmarked(numbered_batch(0, 2))])
+    merge_rows(lake, MARKING, [add_null_deletion_column(numbered_batch(0, 2))])
     with open_scan(lake, [0, 1]) as made:
         refresh(lake, [numbered_batch(0, 1, synced=10)], DeletionScan(deleted_at=at_day(2)))
         made.commit({}, DeletionScan(deleted_at=at_day(1)))
@@ -134,12 +136,16 @@ def test_an_id_scan_that_may_have_missed_something_only_lifts(lake: Lake) -> Non
 
 def test_a_rival_is_waited_for_not_for_ever(lake: Lake) -> None:
     """A commit that comes first makes the id scan decide again; one after the other ends it."""
-    merge_rows(lake, MARKING, [unmarked(numbered_batch(0, 4))])
+    merge_rows(lake, MARKING, [add_null_deletion_column(numbered_batch(0, 4))])
     rivals = [100, 101]
 
     def commit_rival() -> None:
         if rivals:
-            merge_rows(lake, MARKING, [unmarked(numbered_batch(rivals.pop(), 1, synced=LATE))])
+            merge_rows(
+                lake,
+                MARKING,
+                [add_null_deletion_column(numbered_batch(rivals.pop(), 1, synced=LATE))],
+            )
 
     with run_at_crash_point("before a table commit", commit_rival):
         assert commit_scan(lake, range(3), 1).rows_marked_deleted == 1
@@ -152,7 +158,7 @@ def test_a_rival_is_waited_for_not_for_ever(lake: Lake) -> None:
 
 def test_a_damaged_file_stops_an_id_scan(lake: Lake, root: Path) -> None:
     """An id scan that cannot read a file names it and marks nothing."""
-    merge_rows(lake, MARKING, [unmarked(numbered_batch(0, 4))])
+    merge_rows(lake, MARKING, [add_null_deletion_column(numbered_batch(0, 4))])
     (file,) = list_data_files(root, "profiles")
     file.write_bytes(b"")
     with pytest.raises(CorruptFileError, match="part-"):
@@ -181,7 +187,7 @@ def scan_and_publish(root: Path, kill_at: KillAt | None) -> None:
 def test_a_kill_leaves_all_marks_or_none(tmp_path: Path, kill_at: KillAt) -> None:
     """An id scan is one commit: readers see the table before it or after it."""
     lake = open_lake(tmp_path)
-    merge_rows(lake, MARKING, [unmarked(numbered_batch(0, 60))], {"cursor": "x"})
+    merge_rows(lake, MARKING, [add_null_deletion_column(numbered_batch(0, 60))], {"cursor": "x"})
     lake.publish([PlainRelation(name="profiles")])
     assert run_in_child_process(scan_and_publish, tmp_path, kill_at) == -9
     after = {key(at): at_day(1) if at >= 30 else None for at in range(60)}

@@ -29,7 +29,7 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
-def cut(path: Path) -> None:
+def truncate_file(path: Path) -> None:
     """Take the last bytes away."""
     path.write_bytes(path.read_bytes()[:-7])
 
@@ -59,7 +59,7 @@ def test_a_sound_lake_passes(lake: Lake) -> None:
     lake.check_integrity()
 
 
-@pytest.mark.parametrize("damage", [flip_a_bit, cut, empty, swap, repack, Path.unlink])
+@pytest.mark.parametrize("damage", [flip_a_bit, truncate_file, empty, swap, repack, Path.unlink])
 def test_damage_is_named(lake: Lake, root: Path, damage: Callable[[Path], None]) -> None:
     """The error names the file and the way out, for any damage to it."""
     merge_rows(lake, PROFILES, [numbered_batch(0, 500)])
@@ -79,7 +79,7 @@ def test_all_damage_is_named_at_once(lake: Lake, root: Path) -> None:
     merge_rows(lake, TAGS, [numbered_batch(0, 40)])
     damaged_paths = [*list_data_files(root, "events")[:2], *list_data_files(root, "profiles")]
     for damaged_path in damaged_paths:
-        cut(damaged_path)
+        truncate_file(damaged_path)
     (root / "lake/tags/_delta_log/00000000000000000000.json").write_text("{")
     with pytest.raises(CorruptFileError) as caught:
         lake.check_integrity()

@@ -45,14 +45,14 @@ NOBODY = 65534
 def in_a_child(target: Callable[..., None], *args: object) -> str:
     """Run `target` in another process; return the error that it died of, as its type and text."""
     receiver, sender = FORKSERVER.Pipe(duplex=False)
-    child = FORKSERVER.Process(target=reported, args=(sender, target, args))
+    child = FORKSERVER.Process(target=send_error, args=(sender, target, args))
     child.start()
     sender.close()
     child.join(60)
     return str(receiver.recv())
 
 
-def reported(sender: Connection, target: Callable[..., None], args: tuple[object, ...]) -> None:
+def send_error(sender: Connection, target: Callable[..., None], args: tuple[object, ...]) -> None:
     """Call `target` and send what it raised, or nothing."""
     try:
         target(*args)
@@ -117,7 +117,7 @@ def test_a_damaged_log_is_named(lake: Lake, root: Path) -> None:
         lake.read_table_state("profiles")
 
 
-def limited(root: Path, size: int, mode: str) -> None:
+def write_below_size_limit(root: Path, size: int, mode: str) -> None:
     """Write rows that do not compress in a process that may not write files above `size` bytes."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     noise = [f"{os.urandom(4000).hex()}" for _ in range(30)]
@@ -139,7 +139,7 @@ def test_a_full_disk_leaves_the_table_as_it_was(
     """
     merge_rows(lake, PROFILES, [numbered_batch(0, 10, note="old")], {"n": 1})
     files = list_data_files(root, "profiles")
-    text = in_a_child(limited, root, size, mode)
+    text = in_a_child(write_below_size_limit, root, size, mode)
     assert text.startswith("StorageError: ")
     assert "size limit" in text
     assert "What was committed before is intact" in text

@@ -68,7 +68,7 @@ def pass_the_grace(lake: Lake, clock: Clock) -> None:
     lake.vacuum("events")
 
 
-def seen(held: HeldConnection) -> str:
+def read_note(held: HeldConnection) -> str:
     """Return the only note that a connection sees, in forty rows with keys of their own."""
     answer = held.query(QUERY)
     assert isinstance(answer, list), answer
@@ -80,7 +80,7 @@ def seen(held: HeldConnection) -> str:
 def seen_anew(root: Path, release: str = duckdb.__version__) -> str:
     """Return the only note that a new connection sees."""
     with hold_connection(root / "klaviyo.duckdb", release) as held:
-        return seen(held)
+        return read_note(held)
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -97,9 +97,9 @@ def test_a_connection_outlives_ten_versions_and_the_grace(
     with hold_connection(root / "klaviyo.duckdb", release) as held:
         for number in range(1, 11):
             write_generation(lake, number)
-            assert seen(held) == "0"
+            assert read_note(held) == "0"
             pass_the_grace(lake, clock)
-            assert seen(held) == "0"
+            assert read_note(held) == "0"
             assert len(list_data_files(root, "events")) == 2 * one
             assert seen_anew(root, release) == str(number)
     pass_the_grace(lake, clock)
@@ -119,10 +119,10 @@ def test_a_connection_that_attaches_anew_sees_new_rows(
         for sql in (attach, "USE klaviyo"):
             assert held.query(sql) == []
         write_generation(lake, 1)
-        assert seen(held) == "0"
+        assert read_note(held) == "0"
         for sql in ("USE memory", "DETACH klaviyo", attach, "USE klaviyo"):
             assert held.query(sql) == []
-        assert seen(held) == "1"
+        assert read_note(held) == "1"
 
 
 def test_each_open_version_is_kept(lake: Lake, root: Path, clock: Clock) -> None:
@@ -135,11 +135,11 @@ def test_each_open_version_is_kept(lake: Lake, root: Path, clock: Clock) -> None
             for number in range(2, 5):
                 write_generation(lake, number)
                 pass_the_grace(lake, clock)
-                assert (seen(elder), seen(younger)) == ("0", "1")
+                assert (read_note(elder), read_note(younger)) == ("0", "1")
             assert len(list_data_files(root, "events")) == 3 * one
         pass_the_grace(lake, clock)
         assert len(list_data_files(root, "events")) == 2 * one
-        assert seen(elder) == "0"
+        assert read_note(elder) == "0"
 
 
 def test_whoever_opens_just_before_a_swap_is_held_too(lake: Lake, root: Path, clock: Clock) -> None:
@@ -151,7 +151,7 @@ def test_whoever_opens_just_before_a_swap_is_held_too(lake: Lake, root: Path, cl
     lake.vacuum("events")
     with hold_connection(file, duckdb.__version__) as held:
         pass_the_grace(lake, clock)
-        assert seen(held) == "0"
+        assert read_note(held) == "0"
 
 
 def test_an_erasure_does_not_wait_for_readers(lake: Lake, root: Path) -> None:

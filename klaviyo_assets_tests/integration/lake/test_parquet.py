@@ -24,7 +24,7 @@ from klaviyo_assets_tests.integration.lake.lake_fixtures import (
 )
 
 
-def written(folder: Path, *groups: list[SampleRow]) -> DataFile:
+def write_file(folder: Path, *groups: list[SampleRow]) -> DataFile:
     """Write one file, a row group for each list of rows."""
     writer = PartitionFileWriter(folder, PROFILES, "")
     for rows in groups:
@@ -36,7 +36,7 @@ def written(folder: Path, *groups: list[SampleRow]) -> DataFile:
 
 def test_a_file_has_the_minimum_and_maximum_of_its_columns(tmp_path: Path) -> None:
     """Least and greatest key, cursor and `synced_at` of all row groups, and how many rows."""
-    file = written(
+    file = write_file(
         tmp_path, [("m", 3, "", 5), ("zebra", -4000, "", 9)], [("Ä", 7.5, "", 1)], [("b", 4, "", 2)]
     )
     assert file.rows == 4
@@ -71,7 +71,7 @@ def test_a_list_before_a_column_moves_no_ends(tmp_path: Path) -> None:
 
 def test_a_very_long_key_has_no_ends(tmp_path: Path) -> None:
     """A footer leaves texts above 4 kB out; then nothing is told of the whole column."""
-    file = written(tmp_path, [("a", 0, "", 0)], [("b" * 5000, 0, "", 0)])
+    file = write_file(tmp_path, [("a", 0, "", 0)], [("b" * 5000, 0, "", 0)])
     assert set(file.min_values) == set(file.max_values) == {"updated", "synced_at"}
 
 

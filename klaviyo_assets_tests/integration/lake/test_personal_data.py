@@ -57,7 +57,7 @@ PEOPLE = [
 ]
 
 
-def erased(lake: Lake, *ids: str, beside: tuple[Path, ...] = ()) -> ErasureResult:
+def erase(lake: Lake, *ids: str, beside: tuple[Path, ...] = ()) -> ErasureResult:
     """Erase Ada, or others."""
     relations = [PlainRelation(name="profiles"), PlainRelation(name="events")]
     return erase_profiles(
@@ -176,7 +176,7 @@ def test_nothing_is_left_there(lake: Lake, plant: Callable[[Lake], None]) -> Non
     theirs = [id_, MAIL]
     others = {name: read_notes(lake, name) for name in ("profiles",) if lake.read_table_state(name)}
     assert find_values(lake.root, theirs)
-    done = erased(lake, id_)
+    done = erase(lake, id_)
     assert find_values(lake.root, theirs) == {}
     assert done.is_complete
     assert "nothing of them is in the lake" in list(done.describe())
@@ -189,7 +189,7 @@ def test_quarantined_records_of_others_stay(lake: Lake) -> None:
     merge_rows(lake, PROFILES, [build_batch([(ADA, 0.0, MAIL, 0)])])
     others = (f'{{"id":"{ADA}7"}}'.encode(), f'{{"email":"x{MAIL}"}}'.encode())
     put_aside(lake, *others, ADA.encode())
-    assert list(erased(lake).erased.quarantine.values()) == [1]
+    assert list(erase(lake).erased.quarantine.values()) == [1]
     assert find_values(lake.root, [f"x{MAIL}"])
 
 
@@ -198,7 +198,7 @@ def test_rows_about_others_are_named_and_stay(lake: Lake) -> None:
     merge_rows(
         lake, PROFILES, [build_batch([(ADA, 0.0, MAIL, 0), ("k0000020", 1.0, f"cc {MAIL}", 0)])]
     )
-    done = erased(lake)
+    done = erase(lake)
     assert not done.is_complete
     assert any(line.startswith("profiles: rows about others") for line in done.remaining_places)
     assert any("in note" in line for line in done.remaining_places)
@@ -212,7 +212,7 @@ def test_a_table_without_people_is_looked_through_too(lake: Lake) -> None:
     """A table that no profile's id leads to names Ada in its older version alone: that goes."""
     replace_rows(lake, TAGS, [build_batch([("t1", 0.0, f"of {ADA}", 0)])])
     replace_rows(lake, TAGS, [build_batch([("t1", 0.0, "of nobody", 0)])])
-    done = erased(lake)
+    done = erase(lake)
     assert done.is_complete
     assert find_values(lake.root, [ADA]) == {}
     assert len(done.erased.files) == 1
@@ -225,7 +225,7 @@ def test_a_killed_erasure_of_two_is_finished_by_the_next(lake: Lake, given: list
     for table in (EVENTS, PROFILES):
         merge_rows(lake, table, [numbered_batch(0, 60, note="n")], with_history=True)
     assert run_in_child_process(erase_two_profiles, lake.root, KillAt("after a table commit")) == -9
-    done = erased(lake, *given)
+    done = erase(lake, *given)
     assert find_values(lake.root, {*two, *given}) == {}
     assert done.is_complete
     assert not list((lake.root / "lake" / "_receipts").glob("*.begun"))
@@ -238,11 +238,11 @@ def test_a_killed_erasure_of_whom_nobody_knows_is_said(lake: Lake) -> None:
         merge_rows(lake, table, [numbered_batch(0, 60, note="n")], with_history=True)
     kill_at = KillAt("before finishing a receipt")
     assert run_in_child_process(erase_two_profiles, lake.root, kill_at) == -9
-    done = erased(lake, ADA)
+    done = erase(lake, ADA)
     assert not done.is_complete
     assert any("was killed and is not finished" in line for line in done.describe())
-    assert erased(lake, "k0000003", "k0000040").is_complete
-    assert erased(lake, ADA).is_complete
+    assert erase(lake, "k0000003", "k0000040").is_complete
+    assert erase(lake, ADA).is_complete
 
 
 @pytest.mark.parametrize("content", [None, b"", b"[]"], ids=["whole", "empty", "damaged"])
@@ -258,12 +258,12 @@ def test_a_killed_erasure_whose_ids_are_lost_is_finished_by_hand(
     if content is not None:
         note.write_bytes(content)
     for _ in range(2):
-        done = erased(lake, ADA)
+        done = erase(lake, ADA)
         assert not done.is_complete
         assert any("delete" in line and str(note) in line for line in done.describe()) or content
         assert any(str(note) in line and "not finished" in line for line in done.describe())
     note.unlink()
-    assert erased(lake, ADA).is_complete
+    assert erase(lake, ADA).is_complete
 
 
 def test_files_elsewhere_are_looked_through(lake: Lake, tmp_path: Path) -> None:
@@ -274,10 +274,10 @@ def test_files_elsewhere_are_looked_through(lake: Lake, tmp_path: Path) -> None:
         database.execute("CREATE TABLE people AS SELECT lower(?) AS email, [?] AS ids", [MAIL, ADA])
     state.mkdir()
     (state / "facts.json").write_text(json.dumps({"who": "nobody"}))
-    done = erased(lake, beside=(export, state, tmp_path / "gone.duckdb"))
+    done = erase(lake, beside=(export, state, tmp_path / "gone.duckdb"))
     assert [line.partition(": ")[0] for line in done.remaining_places] == [str(export)]
     export.unlink()
-    assert erased(lake, beside=(export, state)).is_complete
+    assert erase(lake, beside=(export, state)).is_complete
 
 
 def test_a_longer_address_in_an_export_is_no_find(lake: Lake, tmp_path: Path) -> None:
@@ -290,12 +290,12 @@ def test_a_longer_address_in_an_export_is_no_find(lake: Lake, tmp_path: Path) ->
         database.execute("CREATE TABLE people (email TEXT)")
         database.execute("INSERT INTO people VALUES (?)", [f"x{MAIL}"])
         database.commit()
-    done = erased(lake, beside=tuple(exports))
+    done = erase(lake, beside=tuple(exports))
     assert done.remaining_places == ()
     assert done.is_complete
 
 
-def zipped(content: bytes, name: str = "people.csv") -> bytes:
+def zip_file(content: bytes, name: str = "people.csv") -> bytes:
     """Return a zip of one file."""
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -325,9 +325,9 @@ FORMS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
     "bzip2": bz2.compress,
     "xz": lzma.compress,
-    "zip": zipped,
+    "zip": zip_file,
     "tar": in_a_tar,
-    "utf-16 in gzip in a zip": lambda text: zipped(gzip.compress(in_utf_16(text))),
+    "utf-16 in gzip in a zip": lambda text: zip_file(gzip.compress(in_utf_16(text))),
 }
 
 
@@ -340,7 +340,7 @@ def test_a_file_of_another_form_is_looked_into(
     merge_rows(lake, PROFILES, [build_batch([(ADA, 0.0, MAIL, 0)])])
     path = lake.root / "notes"
     path.write_bytes(form(f"id,email\n1,{before}{MAIL}\n".encode() + b"0,nobody\n" * 1000))
-    done = erased(lake)
+    done = erase(lake)
     assert [line.partition(": names them")[0] for line in done.remaining_places] == [str(path)] * (
         not before
     )
@@ -349,12 +349,12 @@ def test_a_file_of_another_form_is_looked_into(
 
 CLOSED: dict[str, bytes] = {
     "zstd": b"\x28\xb5\x2f\xfd" + bytes(20),
-    "a database in a zip": zipped(b"SQLite format 3\0" + bytes(100)),
-    "a zip in gzip": gzip.compress(zipped(b"nobody")),
+    "a database in a zip": zip_file(b"SQLite format 3\0" + bytes(100)),
+    "a zip in gzip": gzip.compress(zip_file(b"nobody")),
     "half a file of gzip": gzip.compress(os.urandom(1000))[:500],
     "gzip six times": reduce(lambda text, _: gzip.compress(text), range(6), b"nobody"),
     "too much": gzip.compress(bytes(3_000_000)),
-    "too much in parts": zipped(gzip.compress(bytes(1_999_000))),
+    "too much in parts": zip_file(gzip.compress(bytes(1_999_000))),
 }
 
 
@@ -367,7 +367,7 @@ def test_a_file_that_cannot_be_looked_into_is_named(
     merge_rows(lake, PROFILES, [build_batch([(ADA, 0.0, MAIL, 0)])])
     path = lake.root / "notes"
     path.write_bytes(content)
-    done = erased(lake)
+    done = erase(lake)
     assert not done.is_complete
     (line,) = done.remaining_places
     assert line.startswith(f"{path}: cannot be looked through")
@@ -377,7 +377,7 @@ def test_a_file_that_is_named_for_them_is_not_quoted(lake: Lake) -> None:
     """A name of a file holds the id: the folder is named, and nothing of the person."""
     merge_rows(lake, PROFILES, [build_batch([(ADA, 0.0, MAIL, 0)])])
     (lake.root / f"{MAIL}.csv").write_text("a,b\n")
-    done = erased(lake)
+    done = erase(lake)
     (remains,) = done.remaining_places
     assert str(lake.root) in remains
     assert MAIL.lower() not in remains.lower()

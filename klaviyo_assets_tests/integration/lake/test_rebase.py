@@ -26,7 +26,12 @@ from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     replace_rows,
     utc_now,
 )
-from klaviyo_assets_tests.integration.lake.test_soft_deletes import MARKING, key, marks, unmarked
+from klaviyo_assets_tests.integration.lake.test_soft_deletes import (
+    MARKING,
+    add_null_deletion_column,
+    key,
+    marks,
+)
 
 BEGAN = 100.0
 """When the replacement began to read, in seconds since START."""
@@ -52,7 +57,7 @@ def rebase(hidden: frozenset[str] = frozenset()) -> Rebase:
     )
 
 
-def ended(
+def commit_replacement(
     session: WriteSession, batches: Sequence[pa.RecordBatch], **more: object
 ) -> CommitReceipt:
     """Bring the rows of the replacement and commit it."""
@@ -78,7 +83,7 @@ def test_rows_of_both_are_there_once(lake: Lake, table: LakeTable) -> None:
     merge_rows(lake, table, [numbered_batch(20, 5, note="theirs", synced=LATER)], {"n": 2})
     merge_rows(lake, table, [numbered_batch(25, 5, note="theirs, older", synced=BEGAN)], {"n": 3})
     merge_rows(lake, table, [numbered_batch(60, 5, note="theirs", synced=MEANWHILE)], {"n": 4})
-    receipt = ended(session, [numbered_batch(10, 40, note="ours", synced=MEANWHILE)])
+    receipt = commit_replacement(session, [numbered_batch(10, 40, note="ours", synced=MEANWHILE)])
     expected = {key(at): "ours" for at in range(10, 50)}
     expected |= {key(at): "theirs" for at in (*range(20, 25), *range(60, 65))}
     assert read_notes(lake, table.name) == expected
@@ -90,7 +95,7 @@ def test_the_first_of_two_makes_the_table(lake: Lake) -> None:
     """A refresh that found no table goes on from the one that an increment made."""
     session = open_write_session(lake, PROFILES)
     merge_rows(lake, PROFILES, [numbered_batch(0, 5, note="theirs", synced=MEANWHILE)], {"n": 1})
-    ended(session, [numbered_batch(3, 5, note="ours", synced=LATER)])
+    commit_replacement(session, [numbered_batch(3, 5, note="ours", synced=LATER)])
     assert read_notes(lake, "profiles") == {
         **{key(at): "theirs" for at in range(3)},
         **{key(at): "ours" for at in range(3, 8)},
@@ -103,7 +108,7 @@ def test_nobody_came_between(lake: Lake) -> None:
     session = open_write_session(lake, PROFILES)
     for path in list_data_files(lake.root, "profiles"):
         path.write_bytes(b"damaged")
-    receipt = ended(session, [numbered_batch(3, 5, synced=LATER)])
+    receipt = commit_replacement(session, [numbered_batch(3, 5, synced=LATER)])
     assert (receipt.rows_total, receipt.rows_rebased) == (5, 0)
     assert state(lake, "profiles") == {"ours": 1}
 
@@ -113,13 +118,13 @@ def test_missing_rows_are_marked_but_not_those_of_other_runs(lake: Lake) -> None
 
     One that it read before is marked from when it was read last: it was there then.
     """
-    merge_rows(lake, MARKING, [unmarked(numbered_batch(0, 6, synced=BEFORE))])
+    merge_rows(lake, MARKING, [add_null_deletion_column(numbered_batch(0, 6, synced=BEFORE))])
     session = open_write_session(lake, MARKING)
-    merge_rows(lake, MARKING, [unmarked(numbered_batch(10, 2, synced=BEGAN - 1))])
-    merge_rows(lake, MARKING, [unmarked(numbered_batch(20, 2, synced=MEANWHILE))])
+    merge_rows(lake, MARKING, [add_null_deletion_column(numbered_batch(10, 2, synced=BEGAN - 1))])
+    merge_rows(lake, MARKING, [add_null_deletion_column(numbered_batch(20, 2, synced=MEANWHILE))])
     noticed = DeletionScan(deleted_at=START_TIME + timedelta(seconds=BEGAN - 5))
     with session:
-        session.add(unmarked(numbered_batch(2, 4, synced=BEGAN)))
+        session.add(add_null_deletion_column(numbered_batch(2, 4, synced=BEGAN)))
         receipt = session.commit({}, noticed, rebase())
     read_last = START_TIME + timedelta(seconds=BEGAN - 1)
     expected = {key(at): noticed.deleted_at for at in range(2)}
@@ -134,7 +139,7 @@ def test_a_history_keeps_the_versions_of_both(lake: Lake) -> None:
     merge_rows(lake, PROFILES, [numbered_batch(0, 5, synced=BEFORE)], with_history=True)
     session = open_write_session(lake, PROFILES, with_history=True)
     merge_rows(lake, PROFILES, [numbered_batch(5, 5, synced=MEANWHILE)], with_history=True)
-    ended(session, [numbered_batch(2, 5, synced=LATER, days=0.02)])
+    commit_replacement(session, [numbered_batch(2, 5, synced=LATER, days=0.02)])
     assert lake.query_relation("profiles_history").aggregate("count(*)").fetchall() == [(15,)]
     assert len(read_notes(lake, "profiles")) == 8
 
@@ -144,7 +149,9 @@ def test_columns_older_than_a_setting_of_privacy_are_not_taken_over(lake: Lake) 
     merge_rows(lake, PROFILES, [numbered_batch(0, 5, synced=BEFORE)])
     session = open_write_session(lake, PROFILES)
     merge_rows(lake, PROFILES, [numbered_batch(5, 1, note="secret", synced=MEANWHILE)])
-    ended(session, [numbered_batch(0, 5, note="ours", synced=LATER)], hidden=frozenset({"note"}))
+    commit_replacement(
+        session, [numbered_batch(0, 5, note="ours", synced=LATER)], hidden=frozenset({"note"})
+    )
     assert read_notes(lake, "profiles")[key(5)] is None
 
 
@@ -163,7 +170,7 @@ def test_after_a_commit_that_took_keys_away_it_is_refused(lake: Lake, taking: st
         )
     before = read_notes(lake, "profiles")
     with pytest.raises(LakeConflictError, match=r"another run committed first"):
-        ended(session, [numbered_batch(0, 50, note="ours", synced=LATER)])
+        commit_replacement(session, [numbered_batch(0, 50, note="ours", synced=LATER)])
     assert read_notes(lake, "profiles") == before
 
 
@@ -179,7 +186,7 @@ def test_one_that_is_outrun_as_it_commits_goes_on_from_there(lake: Lake) -> None
 
     session = open_write_session(lake, EVENTS)
     with run_at_crash_point("after moving files", commit_rival):
-        receipt = ended(session, [numbered_batch(0, 50, note="ours", synced=LATER)])
+        receipt = commit_replacement(session, [numbered_batch(0, 50, note="ours", synced=LATER)])
     expected = {key(at): "ours" for at in range(50)}
     assert read_notes(lake, "events") == expected | {key(at): "theirs" for at in (101, 102, 103)}
     assert receipt.rows_rebased == 3
@@ -188,4 +195,6 @@ def test_one_that_is_outrun_as_it_commits_goes_on_from_there(lake: Lake) -> None
         run_at_crash_point("after moving files", commit_rival),
         pytest.raises(LakeConflictError),
     ):
-        ended(open_write_session(lake, EVENTS), [numbered_batch(0, 50, note="ours", synced=LATER)])
+        commit_replacement(
+            open_write_session(lake, EVENTS), [numbered_batch(0, 50, note="ours", synced=LATER)]
+        )

@@ -79,7 +79,7 @@ def batch(wanted: Stored) -> pa.RecordBatch:
     )
 
 
-def put(
+def store_partitions(
     lake: Lake,
     wanted: Stored,
     *,
@@ -96,7 +96,7 @@ def put(
     )
 
 
-def stored(lake: Lake) -> dict[ReportPartition, dict[str, float]]:
+def read_partitions(lake: Lake) -> dict[ReportPartition, dict[str, float]]:
     """Return what the table holds; a key that is there twice fails the test."""
     columns = ("conversion_metric_id", "date", "message_id", "opens")
     found: dict[ReportPartition, dict[str, float]] = {}
@@ -109,7 +109,7 @@ def stored(lake: Lake) -> dict[ReportPartition, dict[str, float]]:
     return found
 
 
-def filled(wanted: Stored) -> dict[ReportPartition, dict[str, float]]:
+def partitions_with_rows(wanted: Stored) -> dict[ReportPartition, dict[str, float]]:
     """Return the cells that have rows."""
     return {each: dict(messages) for each, messages in wanted.items() if messages}
 
@@ -117,23 +117,23 @@ def filled(wanted: Stored) -> dict[ReportPartition, dict[str, float]]:
 def test_cells_are_replaced_and_no_others(lake: Lake) -> None:
     """A cell fetched again holds what the latest answer said, and no other cell moves."""
     first = {cell("A", 0): {"m": 1.0, "n": 2.0}, cell("A", 1): {"m": 3.0}, cell("B", 0): {"m": 4.0}}
-    receipt = put(lake, first)
+    receipt = store_partitions(lake, first)
     assert (receipt.version, receipt.rows_written, receipt.rows_total) == (0, 4, 4)
-    receipt = put(lake, {cell("A", 0): {"n": 5.0}})
+    receipt = store_partitions(lake, {cell("A", 0): {"n": 5.0}})
     assert (receipt.version, receipt.rows_written, receipt.rows_total) == (1, 1, 3)
-    assert stored(lake) == {**first, cell("A", 0): {"n": 5.0}}
+    assert read_partitions(lake) == {**first, cell("A", 0): {"n": 5.0}}
 
 
 def test_a_cell_without_rows_is_done(lake: Lake) -> None:
     """A day on which nothing was sent is stored as such: known, final, and without a row."""
-    put(lake, {cell("A", 0): {}, cell("A", 1): {}})
-    assert stored(lake) == {}
+    store_partitions(lake, {cell("A", 0): {}, cell("A", 1): {}})
+    assert read_partitions(lake) == {}
     facts = lake.read_partition_states("reports")
     done = PartitionState(fetched_at=FETCHED_AT, is_final=True, rows=0)
     assert facts == {cell("A", 0): done, cell("A", 1): done}
-    put(lake, {cell("A", 0): {"m": 1.0}})
-    put(lake, {cell("A", 0): {}})
-    assert stored(lake) == {}
+    store_partitions(lake, {cell("A", 0): {"m": 1.0}})
+    store_partitions(lake, {cell("A", 0): {}})
+    assert read_partitions(lake) == {}
 
 
 def test_the_commit_names_the_stored_partitions(lake: Lake) -> None:
@@ -141,9 +141,11 @@ def test_the_commit_names_the_stored_partitions(lake: Lake) -> None:
     assert lake.read_partition_states("reports") == {}
     assert lake.read_metric_refusals("reports") == {}
     early = PartitionFetch(FETCHED_AT, is_final=False)
-    put(lake, {cell("A", 0): {"m": 1.0, "n": 1.0}, cell("A", 1): {"m": 1.0}}, fetched=early)
+    store_partitions(
+        lake, {cell("A", 0): {"m": 1.0, "n": 1.0}, cell("A", 1): {"m": 1.0}}, fetched=early
+    )
     late = PartitionFetch(FETCHED_AT + timedelta(days=30), is_final=True)
-    put(lake, {cell("A", 0): {"m": 2.0}}, fetched=late)
+    store_partitions(lake, {cell("A", 0): {"m": 2.0}}, fetched=late)
     assert lake.read_partition_states("reports") == {
         cell("A", 0): PartitionState(fetched_at=late.fetched_at, is_final=True, rows=1),
         cell("A", 1): PartitionState(fetched_at=early.fetched_at, is_final=False, rows=1),
@@ -152,10 +154,12 @@ def test_the_commit_names_the_stored_partitions(lake: Lake) -> None:
 
 def test_only_the_touched_metrics_and_months_are_rewritten(lake: Lake, root: Path) -> None:
     """A replaced day rewrites one file: that of its metric and month; and months have one each."""
-    put(lake, {cell(metric, number): {"m": 1.0} for metric in "AB" for number in range(90)})
+    store_partitions(
+        lake, {cell(metric, number): {"m": 1.0} for metric in "AB" for number in range(90)}
+    )
     before = set(list_data_files(root, "reports"))
     assert len(before) == 6
-    receipt = put(lake, {cell("A", 40): {"m": 2.0}})
+    receipt = store_partitions(lake, {cell("A", 40): {"m": 2.0}})
     assert receipt.files_removed == 1
     [added] = set(list_data_files(root, "reports")) - before
     assert added.parent == root / "lake" / "reports" / "metric=A" / "month=2026-02"
@@ -174,9 +178,9 @@ def test_anything_goes_in_any_order(lake: Lake) -> None:
             }
             for number in range(start, start + length)
         }
-        put(lake, wanted)
+        store_partitions(lake, wanted)
         expected |= wanted
-    assert stored(lake) == filled(expected)
+    assert read_partitions(lake) == partitions_with_rows(expected)
     facts = lake.read_partition_states("reports")
     assert {each: fact.rows for each, fact in facts.items()} == {
         each: len(messages) for each, messages in expected.items()
@@ -205,10 +209,10 @@ HOSTILE = (
 def test_f64_metric_ids_stay_in_the_folder(lake: Lake, root: Path) -> None:
     """Whatever an id from outside holds, its rows are there under it, and every file inside."""
     wanted = {cell(metric, 0): {"m": float(at)} for at, metric in enumerate(("A", *HOSTILE))}
-    put(lake, wanted)
-    put(lake, {cell(metric, 1): {"m": 1.0} for metric in HOSTILE})
-    assert {each: row for each, row in stored(lake).items() if each.day == FIRST} == wanted
-    assert set(lake.read_partition_states("reports")) == set(stored(lake))
+    store_partitions(lake, wanted)
+    store_partitions(lake, {cell(metric, 1): {"m": 1.0} for metric in HOSTILE})
+    assert {each: row for each, row in read_partitions(lake).items() if each.day == FIRST} == wanted
+    assert set(lake.read_partition_states("reports")) == set(read_partitions(lake))
     lake.publish(())
     assert query_database(root, "SELECT count(*) FROM k.reports") == [(29,)]
     inside = root / "lake" / "reports"
@@ -244,15 +248,15 @@ def test_the_syncs_own_state_is_kept_beside(lake: Lake) -> None:
 
 def test_a_refused_metric_is_remembered_until_it_is_retried_or_served(lake: Lake) -> None:
     """A refusal is kept in the commit, with its reason; an order or a first answer forgets it."""
-    put(lake, {cell("A", 0): {"m": 1.0}}, state={"mine": 1})
+    store_partitions(lake, {cell("A", 0): {"m": 1.0}}, state={"mine": 1})
     refusal = MetricRefusal(refused_on=date(2026, 11, 2), reason="not so", is_known=False)
     for metric in ("B", "C"):
         lake.record_metric_refusal(REPORTS, account=ACCOUNT_ID, metric_id=metric, refusal=refusal)
     refused = {"B": refusal, "C": refusal}
     assert lake.read_metric_refusals("reports") == refused
-    put(lake, {cell("A", 1): {"m": 1.0}})
+    store_partitions(lake, {cell("A", 1): {"m": 1.0}})
     assert lake.read_metric_refusals("reports") == refused
-    put(lake, {cell("B", 0): {}})
+    store_partitions(lake, {cell("B", 0): {}})
     assert lake.read_metric_refusals("reports") == {"C": refusal}
     lake.record_metric_refusal(REPORTS, account=ACCOUNT_ID, metric_id="C", refusal=None)
     assert lake.read_metric_refusals("reports") == {}
@@ -264,8 +268,8 @@ def test_a_refused_metric_is_remembered_until_it_is_retried_or_served(lake: Lake
 
 def test_nothing_new_is_no_commit(lake: Lake) -> None:
     """Cells that stay empty, with facts that stay, leave the table at its version."""
-    put(lake, {cell("A", 0): {}})
-    assert put(lake, {cell("A", 0): {}}).version == 0
+    store_partitions(lake, {cell("A", 0): {}})
+    assert store_partitions(lake, {cell("A", 0): {}}).version == 0
 
 
 def test_rows_outside_the_cells_are_refused(lake: Lake) -> None:
@@ -312,9 +316,9 @@ def test_another_accounts_cells_stay_out(lake: Lake) -> None:
 
 def test_a_reader_sees_whole_versions(lake: Lake, root: Path) -> None:
     """The view of a report shows what was published, and the files of before stay for the grace."""
-    put(lake, {cell("A", number): {"m": 1.0} for number in range(60)})
+    store_partitions(lake, {cell("A", number): {"m": 1.0} for number in range(60)})
     lake.publish(())
-    put(lake, {cell("A", number): {"m": 2.0} for number in range(60)})
+    store_partitions(lake, {cell("A", number): {"m": 2.0} for number in range(60)})
     lake.vacuum("reports")
     assert query_database(root, "SELECT sum(opens), count(*) FROM k.reports") == [(60.0, 60)]
     lake.publish(())
@@ -327,35 +331,35 @@ def test_a_reader_sees_whole_versions(lake: Lake, root: Path) -> None:
 def test_retired_files_are_removed(lake: Lake, root: Path) -> None:
     """Files of replaced cells go when nobody can read them any more, in their folders too."""
     for opens in (1.0, 2.0, 3.0):
-        put(lake, {cell("A", number): {"m": opens} for number in range(60)})
+        store_partitions(lake, {cell("A", number): {"m": opens} for number in range(60)})
     lake.publish(())
     assert len(list_data_files(root, "reports")) == 9
     lake.vacuum("reports", grace=timedelta(0))
     assert len(list_data_files(root, "reports")) == 3
-    assert len(stored(lake)) == 60
+    assert len(read_partitions(lake)) == 60
 
 
 def test_a_damaged_file_is_named(lake: Lake, root: Path) -> None:
     """A stored file that has to be read and cannot be is an error, and nothing is lost by it."""
-    put(lake, {cell("A", 0): {"m": 1.0}, cell("A", 1): {"m": 1.0}})
+    store_partitions(lake, {cell("A", 0): {"m": 1.0}, cell("A", 1): {"m": 1.0}})
     [file] = list_data_files(root, "reports")
     whole = file.read_bytes()
     file.write_bytes(whole[:50])
     with pytest.raises(CorruptFileError, match=file.name):
-        put(lake, {cell("A", 0): {"m": 2.0}})
+        store_partitions(lake, {cell("A", 0): {"m": 2.0}})
     file.write_bytes(whole)
-    assert stored(lake) == {cell("A", 0): {"m": 1.0}, cell("A", 1): {"m": 1.0}}
+    assert read_partitions(lake) == {cell("A", 0): {"m": 1.0}, cell("A", 1): {"m": 1.0}}
 
 
 def test_a_writer_that_comes_second_starts_over(lake: Lake, root: Path) -> None:
     """A commit between reading and committing costs another try, and neither's rows are lost."""
-    put(lake, {cell("A", 0): {"m": 1.0}, cell("A", 1): {"m": 1.0}})
+    store_partitions(lake, {cell("A", 0): {"m": 1.0}, cell("A", 1): {"m": 1.0}})
     others = iter([cell("A", 1), cell("B", 0)])
 
     def state_of(known: TableState | None) -> Mapping[str, object]:
         other = next(others, None)
         if other is not None:
-            put(lake, {other: {"m": 7.0}})
+            store_partitions(lake, {other: {"m": 7.0}})
         return {"seen": known.version if known else None}
 
     pauses: list[float] = []
@@ -368,12 +372,12 @@ def test_a_writer_that_comes_second_starts_over(lake: Lake, root: Path) -> None:
     )
     receipt = replace_partitions(wanted, root, clock=utc_now, pause=pauses.append)
     assert (receipt.version, len(pauses)) == (3, 2)
-    assert stored(lake) == {
+    assert read_partitions(lake) == {
         cell("A", 0): {"m": 2.0},
         cell("A", 1): {"m": 7.0},
         cell("B", 0): {"m": 7.0},
     }
-    assert set(lake.read_partition_states("reports")) == set(stored(lake))
+    assert set(lake.read_partition_states("reports")) == set(read_partitions(lake))
 
 
 def test_a_race_that_is_always_lost_ends(lake: Lake, root: Path) -> None:
@@ -381,7 +385,7 @@ def test_a_race_that_is_always_lost_ends(lake: Lake, root: Path) -> None:
     opens = count()
 
     def state_of(_: TableState | None) -> Mapping[str, object]:
-        put(lake, {cell("B", 0): {"m": float(next(opens))}})
+        store_partitions(lake, {cell("B", 0): {"m": float(next(opens))}})
         return {}
 
     wanted = build_replacement(
@@ -395,14 +399,14 @@ def test_a_race_that_is_always_lost_ends(lake: Lake, root: Path) -> None:
     with pytest.raises(LakeConflictError):
         replace_partitions(wanted, root, clock=utc_now, pause=pauses.append)
     assert len(pauses) == MAX_REPLACE_ATTEMPTS - 1
-    assert list(stored(lake)) == [cell("B", 0)]
+    assert list(read_partitions(lake)) == [cell("B", 0)]
 
 
 def fill(root: str, metric: str, numbers: Iterable[int]) -> None:
     """Replace one cell after the other, as a process of its own."""
     lake = open_lake(Path(root))
     for number in numbers:
-        put(lake, {cell(metric, number): {"m": float(number)}})
+        store_partitions(lake, {cell(metric, number): {"m": float(number)}})
 
 
 def test_processes_write_different_cells_at_once(lake: Lake, root: Path) -> None:
@@ -415,12 +419,12 @@ def test_processes_write_different_cells_at_once(lake: Lake, root: Path) -> None
     for process in made:
         process.join()
     assert [process.exitcode for process in made] == [0, 0, 0]
-    assert stored(lake) == {
+    assert read_partitions(lake) == {
         cell(metric, number): {"m": float(number)}
         for metric, numbers in shares
         for number in numbers
     }
-    assert set(lake.read_partition_states("reports")) == set(stored(lake))
+    assert set(lake.read_partition_states("reports")) == set(read_partitions(lake))
     lake.check_integrity()
 
 
@@ -443,7 +447,7 @@ def fill_and_hang(root: str, reached: Connection) -> None:
 
 def test_a_kill_before_the_commit_changes_nothing(lake: Lake, root: Path) -> None:
     """What was staged is never seen, and is gone after the next replacement."""
-    put(lake, {cell("A", 0): {"m": 1.0}})
+    store_partitions(lake, {cell("A", 0): {"m": 1.0}})
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe()
     process = context.Process(target=fill_and_hang, args=(str(root), theirs))
@@ -453,7 +457,7 @@ def test_a_kill_before_the_commit_changes_nothing(lake: Lake, root: Path) -> Non
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    assert stored(lake) == {cell("A", 0): {"m": 1.0}}
-    put(lake, {cell("A", 1): {"m": 2.0}})
-    assert stored(lake) == {cell("A", 0): {"m": 1.0}, cell("A", 1): {"m": 2.0}}
+    assert read_partitions(lake) == {cell("A", 0): {"m": 1.0}}
+    store_partitions(lake, {cell("A", 1): {"m": 2.0}})
+    assert read_partitions(lake) == {cell("A", 0): {"m": 1.0}, cell("A", 1): {"m": 2.0}}
     assert not list((root / "lake" / "reports" / "_staging").iterdir())

@@ -40,7 +40,7 @@ MARKING = LakeTable(
 )
 
 
-def unmarked(batch: pa.RecordBatch) -> pa.RecordBatch:
+def add_null_deletion_column(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Return rows as the room `tables` hands them over: none is marked."""
     return batch.append_column(
         pa.field("deleted_at", TIMESTAMP_TYPE), pa.nulls(batch.num_rows, TIMESTAMP_TYPE)
@@ -65,7 +65,7 @@ def refresh(
         MARKING, account=ACCOUNT_ID, mode="replace", with_history=with_history, started_at=utc_now()
     ) as session:
         for each in batches:
-            session.add(unmarked(each))
+            session.add(add_null_deletion_column(each))
             session.stage_batches()
         return session.commit(state or {}, noticed)
 
@@ -103,7 +103,7 @@ def test_what_comes_back_has_no_mark(lake: Lake) -> None:
     refresh(lake, [], DeletionScan(deleted_at=at_day(1)))
     assert set(marks(lake).values()) == {at_day(1)}
     refresh(lake, [numbered_batch(0, 1)], DeletionScan(deleted_at=at_day(2)))
-    merge_rows(lake, MARKING, [unmarked(numbered_batch(1, 1, synced=5))])
+    merge_rows(lake, MARKING, [add_null_deletion_column(numbered_batch(1, 1, synced=5))])
     assert marks(lake) == {key(0): None, key(1): None, key(2): at_day(1)}
 
 
@@ -138,7 +138,7 @@ def test_a_lake_of_an_earlier_release_is_widened(lake: Lake) -> None:
     """A table without the column gets it with the first commit, its rows unmarked."""
     merge_rows(lake, PROFILES, [numbered_batch(0, 3)])
     assert lake.read_columns("profiles", ["id", "deleted_at"])["deleted_at"].null_count == 3
-    merge_rows(lake, MARKING, [unmarked(numbered_batch(3, 1))])
+    merge_rows(lake, MARKING, [add_null_deletion_column(numbered_batch(3, 1))])
     refresh(lake, [numbered_batch(1, 3)], DeletionScan(deleted_at=at_day(0)))
     assert marks(lake) == {key(0): at_day(0), key(1): None, key(2): None, key(3): None}
 
@@ -181,7 +181,7 @@ def test_any_sequence_of_reads_equals_a_dict(reads: list[tuple[set[int], bool]])
                 refresh(lake, [rows], DeletionScan(deleted_at=at_day(day)))
                 oracle = {each: mark or at_day(day) for each, mark in oracle.items()}
             else:
-                merge_rows(lake, MARKING, [unmarked(rows)])
+                merge_rows(lake, MARKING, [add_null_deletion_column(rows)])
             oracle |= dict.fromkeys(map(key, living))
         if reads:
             assert marks(lake) == oracle

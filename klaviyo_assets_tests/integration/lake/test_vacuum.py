@@ -223,10 +223,10 @@ def backdate_log(root: Path, name: str, by: timedelta) -> None:
     for version in list_commit_versions(folder):
         path = folder / DELTA_LOG_FOLDER / f"{version:020d}.json"
         lines = path.read_text().splitlines()
-        path.write_text("\n".join(backdated(lines, by)))
+        path.write_text("\n".join(backdate_commit(lines, by)))
 
 
-def backdated(lines: Sequence[str], by: timedelta) -> list[str]:
+def backdate_commit(lines: Sequence[str], by: timedelta) -> list[str]:
     """Return the lines of a commit with an older timestamp."""
     parsed = [json.loads(line) for line in lines]
     for action in parsed:

@@ -62,10 +62,10 @@ def test_a_line_that_was_left_is_not_cut() -> None:
 def test_an_end_that_was_already_over_is_no_failure() -> None:
     """A socket that the other side has closed cannot be shut down again."""
 
-    def gone() -> None:
+    def raise_not_connected() -> None:
         raise OSError(107, "not connected")
 
     line = InFlightConnection()
-    line.attach(gone)
+    line.attach(raise_not_connected)
     line.abort()
     assert line.is_aborted

@@ -11,7 +11,7 @@ from klaviyo_assets_tests.unit.api.samples import build_request
 HOST = "a.klaviyo.com"
 
 
-def wrapped(inner: Exception) -> Exception:
+def wrap_error(inner: Exception) -> Exception:
     """Return an error as a library wraps it: in its arguments and as its cause."""
     outer = OSError("pool of https://a.klaviyo.com/api?filter=jane", inner)
     outer.__cause__ = inner
@@ -20,7 +20,7 @@ def wrapped(inner: Exception) -> Exception:
 
 def test_the_innermost_reason_is_reported() -> None:
     """Of the layers only the lowest speaks; the libraries' own words quote URLs."""
-    failure = wrapped(ConnectionRefusedError(111, "Connection refused"))
+    failure = wrap_error(ConnectionRefusedError(111, "Connection refused"))
     error = connection_error(build_request(), failure, host=HOST, addresses=["93.184.216.34"])
     assert type(error) is ConnectionLostError
     assert str(error).startswith(
@@ -48,7 +48,7 @@ def test_loopback_on_purpose_is_not_blocked() -> None:
 
 def test_a_bad_certificate_is_the_operators_to_mend() -> None:
     """A certificate that cannot be verified is never tried again, and never let pass."""
-    failure = wrapped(ssl.SSLCertVerificationError("self-signed certificate"))
+    failure = wrap_error(ssl.SSLCertVerificationError("self-signed certificate"))
     error = connection_error(build_request(), failure, host=HOST, addresses=["93.184.216.34"])
     assert type(error) is ConfigError
     assert "SSL_CERT_FILE" in str(error)

@@ -45,7 +45,7 @@ class Kept(list[float]):
         return self[-n] if len(self) >= n else None
 
 
-def booked(limits: tuple[SlidingWindowLimit, ...], pauses: Sequence[float]) -> Kept:
+def reserve_requests(limits: tuple[SlidingWindowLimit, ...], pauses: Sequence[float]) -> Kept:
     """Return the bookings of requests that come `pauses` seconds after each other."""
     bookings, now = Kept(), 1_800_000_000.0
     for pause in pauses:
@@ -67,7 +67,7 @@ def test_no_window_of_any_phase_holds_more(
     tier: RateTier, pauses: list[float], share: float
 ) -> None:
     """However requests come, no second exceeds the burst and no minute our share of the steady."""
-    bookings = booked(tier_limits(tier, share=share, scale=1), pauses)
+    bookings = reserve_requests(tier_limits(tier, share=share, scale=1), pauses)
     assert most_within(bookings, 1) <= tier.burst
     assert most_within(bookings, 60) <= max(1, floor(tier.steady * share + 1e-6))
 
@@ -76,7 +76,7 @@ def test_no_window_of_any_phase_holds_more(
 def test_jitter_on_the_way_breaks_no_window(tier: RateTier, pauses: list[float], seed: int) -> None:
     """Requests that take up to a quarter of a second to arrive still keep to every window."""
     luck = random.Random(seed)
-    bookings = booked(tier_limits(tier, share=1, scale=1), pauses)
+    bookings = reserve_requests(tier_limits(tier, share=1, scale=1), pauses)
     arrivals = sorted(moment + luck.random() * 0.249 for moment in bookings)
     assert most_within(arrivals, 1) <= tier.burst
     assert most_within(arrivals, 60) <= tier.steady
@@ -88,7 +88,7 @@ def test_little_of_what_is_allowed_is_wasted(tier: RateTier, share: float) -> No
     """Asked without a pause, every tier is used to 98 % of its share in the long run."""
     limits = tier_limits(tier, share=share, scale=1)[:2]
     a_minute = max(1, floor(tier.steady * share))
-    bookings = booked(limits, [0.0] * (a_minute * 5 + 1))
+    bookings = reserve_requests(limits, [0.0] * (a_minute * 5 + 1))
     lasted = bookings[-1] - bookings[0]
     assert (len(bookings) - 1) / lasted * 60 >= a_minute * 0.98
 
@@ -101,21 +101,21 @@ def test_the_burst_never_bounds_a_long_read(tier: RateTier) -> None:
 
 def test_the_first_requests_do_not_wait() -> None:
     """A whole burst goes out at once; the next one waits for the window to move on."""
-    bookings = booked(tier_limits(TIER_S, share=1, scale=1), [0.0] * 4)
+    bookings = reserve_requests(tier_limits(TIER_S, share=1, scale=1), [0.0] * 4)
     waits = [round(moment - bookings[0], 6) for moment in bookings]
     assert waits == [0, 0, 0, BURST_WINDOW_SECONDS]
 
 
 def test_a_minute_is_waited_out() -> None:
     """With the steady share spent, the next request waits until the first is a minute old."""
-    bookings = booked(tier_limits(TIER_REPORT, share=1, scale=1), [0.0] * 3)
+    bookings = reserve_requests(tier_limits(TIER_REPORT, share=1, scale=1), [0.0] * 3)
     assert bookings[2] - bookings[0] == pytest.approx(STEADY_WINDOW_SECONDS)
 
 
 def test_a_day_is_a_window_too() -> None:
     """After the daily quota the next moment is tomorrow."""
     tier = RateTier(name="any", burst=10, steady=600, daily=20)
-    bookings = booked(tier_limits(tier, share=1, scale=1), [0.0] * 21)
+    bookings = reserve_requests(tier_limits(tier, share=1, scale=1), [0.0] * 21)
     assert bookings[20] - bookings[0] >= 86_400
 
 
@@ -156,13 +156,13 @@ def test_a_whole_number_loses_nothing_to_rounding() -> None:
 def test_a_clock_that_goes_back_does_not_change_the_order() -> None:
     """A `now` before the last booking is answered with a moment after it."""
     limits = tier_limits(TIER_M, share=1, scale=1)
-    bookings = booked(limits, [0.0] * 10)
+    bookings = reserve_requests(limits, [0.0] * 10)
     assert earliest_allowed_time(limits, bookings.nth_last, bookings[-1] - 500) >= bookings[-1]
 
 
 def test_fixed_windows_agree() -> None:
     """Klaviyo's own way of counting, by whole minutes of any phase, finds no minute too full."""
-    bookings = booked(tier_limits(TIER_L, share=1, scale=1), [0.0] * 3000)
+    bookings = reserve_requests(tier_limits(TIER_L, share=1, scale=1), [0.0] * 3000)
     for phase in (0.0, 7.3, 31.0, 59.9):
         minutes = Counter(floor((moment + phase) / 60) for moment in bookings)
         assert max(minutes.values()) <= TIER_L.steady

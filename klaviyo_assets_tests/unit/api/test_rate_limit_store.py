@@ -25,12 +25,12 @@ Use = Callable[..., None]
 def book_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Use:
     """Give a function that books a request on a host at a time, with a ledger of its own."""
 
-    def used(host: HostIdentity, at: float) -> None:
+    def reserve_as(host: HostIdentity, at: float) -> None:
         monkeypatch.setattr(rate_limit_store, "current_host", lambda: host)
         with closing(RateLimiter(tmp_path, "a", clock=lambda: at)) as booking:
             booking.reserve((BUDGET,))
 
-    return used
+    return reserve_as
 
 
 def test_two_hosts_at_once_are_refused_by_name(book_request: Use, tmp_path: Path) -> None:

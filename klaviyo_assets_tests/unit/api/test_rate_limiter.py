@@ -132,10 +132,10 @@ def test_a_file_system_without_links_will_do(
 ) -> None:
     """Where a file cannot have two names, the ledger is made all the same."""
 
-    def refused(*_: object, **__: object) -> NoReturn:
+    def refuse_link(*_: object, **__: object) -> NoReturn:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(os, "link", refused)
+    monkeypatch.setattr(os, "link", refuse_link)
     for _ in range(3):
         assert open_rate_limiter().reserve(FLOWS) == 0
     assert open_rate_limiter().reserve(FLOWS) == pytest.approx(BURST_WINDOW_SECONDS)
@@ -426,13 +426,13 @@ def test_an_interrupted_booking_is_not_half_there(
     """A signal between two statements books nothing and locks nobody out."""
     ledger = open_rate_limiter()
     with monkeypatch.context() as patch:
-        patch.setattr(ledger.store, "clock", interrupted)
+        patch.setattr(ledger.store, "clock", raise_interrupt)
         with pytest.raises(KeyboardInterrupt):
             ledger.reserve(FLOWS)
     assert open_rate_limiter().reserve(FLOWS) == 0
 
 
-def interrupted() -> float:
+def raise_interrupt() -> float:
     """Stand for a signal's exception while the transaction is open."""
     raise KeyboardInterrupt
 

@@ -229,7 +229,7 @@ def test_a_circle_of_pages_ends() -> None:
         next_report_request(request, link=None, page_cursor="a", base_url=BASE, seen_targets=seen)
 
 
-def refused(detail: str, pointer: str | None = None) -> Exception:
+def error_for_400(detail: str, pointer: str | None = None) -> Exception:
     """Return the error for a 400 with this detail, at this place of the body."""
     source = {"source": {"pointer": pointer}} if pointer is not None else {}
     body = {"errors": [{"id": "1", "status": 400, "code": "invalid", "detail": detail, **source}]}
@@ -240,11 +240,11 @@ def refused(detail: str, pointer: str | None = None) -> Exception:
 
 def test_a_metric_that_reports_do_not_take_has_an_error_of_its_own() -> None:
     """It is told from every other 400, so that one metric is left out and the rest goes on."""
-    error = refused("Passed in conversion metric does not support querying for values data")
+    error = error_for_400("Passed in conversion metric does not support querying for values data")
     assert isinstance(error, IneligibleMetricError)
     assert "is left out" in error.message
     assert error.detail == "Passed in conversion metric does not support querying for values data"
-    assert type(refused("Invalid filter provided")) is RequestError
+    assert type(error_for_400("Invalid filter provided")) is RequestError
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_a_refusal_of_the_metric_is_recognized_by_its_pointer(
     detail: str, pointer: str | None
 ) -> None:
     """Whatever its words: the pointer tells; without one the sentence names the metric."""
-    assert isinstance(refused(detail, pointer), IneligibleMetricError)
+    assert isinstance(error_for_400(detail, pointer), IneligibleMetricError)
 
 
 @pytest.mark.parametrize(
@@ -274,4 +274,4 @@ def test_a_refusal_of_the_metric_is_recognized_by_its_pointer(
 )
 def test_a_refusal_of_something_else_is_not_the_metrics(detail: str, pointer: str) -> None:
     """What is wrong with every report is no reason to leave one metric after the other out."""
-    assert type(refused(detail, pointer)) is RequestError
+    assert type(error_for_400(detail, pointer)) is RequestError

@@ -43,7 +43,7 @@ SENT = {
 }
 
 
-def documented(stream: Stream) -> Record:
+def record_with_all_attributes(stream: Stream) -> Record:
     """Return a record that has every declared attribute, with its declared type."""
     attributes: Record = {}
     for column in stream.columns:
@@ -59,7 +59,7 @@ def documented(stream: Stream) -> Record:
 @pytest.mark.parametrize("stream", READ, ids=lambda stream: stream.name)
 def test_every_declared_stream_is_decoded_at_once(stream: Stream) -> None:
     """A record as declared fills its columns, leaves nothing over, and takes the fast path."""
-    one = documented(stream)
+    one = record_with_all_attributes(stream)
     if stream.name == "global_exclusions":
         suppression = [{"reason": "UNSUBSCRIBE", "timestamp": SENT["timestamp"]}]
         one["attributes"]["subscriptions"]["email"]["marketing"]["suppression"] = suppression
@@ -78,7 +78,7 @@ def test_every_declared_stream_survives_nulls(stream: Stream) -> None:
     """The published `required` is not kept: all but key and cursor may be null or missing."""
     cursor = stream.cursor.field if stream.cursor is not None else None
     attributes = {cursor: SENT["timestamp"]} if cursor and "." not in cursor else {}
-    nulls = dict.fromkeys(documented(stream)["attributes"])
+    nulls = dict.fromkeys(record_with_all_attributes(stream)["attributes"])
     page = decode_page(
         stream, page_body(build_record("a", **nulls | attributes), build_record("b", **attributes))
     )

@@ -43,7 +43,7 @@ def digest(text: str) -> str:
     return hmac.new(SALT, text.encode(), "sha256").hexdigest()
 
 
-def screened(privacy: PrivacyRules, body: bytes, *, stream: Stream = PEOPLE) -> DecodedPage:
+def decode_twice(privacy: PrivacyRules, body: bytes, *, stream: Stream = PEOPLE) -> DecodedPage:
     """Return a page decoded twice, by both paths, which must agree; the second of them."""
     decoder = PageDecoder(stream, privacy=privacy)
     first = decoder.decode(body, synced_at=SYNCED_AT)
@@ -61,7 +61,7 @@ def error_text(page: DecodedPage) -> str:
 
 def test_a_hash_is_of_the_normal_form() -> None:
     """Spelling does not matter: one address and one number have one hash, NULL has none."""
-    page = screened(
+    page = decode_twice(
         HASHED,
         page_body(
             build_record("a", email=" Ada@Example.com", phone_number="+1 (555) 012-3456"),
@@ -77,7 +77,7 @@ def test_a_hash_is_of_the_normal_form() -> None:
 def test_another_salt_makes_another_hash() -> None:
     """Without the salt nobody can try addresses until one fits."""
     other = PrivacyRules(hashed_columns=frozenset({"email"}), salt=b"another salt altogether")
-    page = screened(other, page_body(build_record("a", email=ADDRESS)))
+    page = decode_twice(other, page_body(build_record("a", email=ADDRESS)))
     assert page.batch["email"].to_pylist() != [digest(ADDRESS)]
 
 
@@ -113,8 +113,8 @@ def test_no_value_slips_into_extra() -> None:
         hashed_columns=frozenset({"phone_number", "location_city"}),
         salt=SALT,
     )
-    assert ADDRESS not in error_text(screened(both, page_body(*odd)))
-    assert ADDRESS in error_text(screened(PrivacyRules(), page_body(*odd)))
+    assert ADDRESS not in error_text(decode_twice(both, page_body(*odd)))
+    assert ADDRESS in error_text(decode_twice(PrivacyRules(), page_body(*odd)))
 
 
 def test_an_excluded_column_is_null_and_its_neighbours_stay() -> None:
@@ -123,14 +123,14 @@ def test_an_excluded_column_is_null_and_its_neighbours_stay() -> None:
         build_record("a", email=ADDRESS, location={"ip": "203.0.113.7", "city": "Köln"}, new=1),
         list=resource_identifier("list", "L"),
     )
-    [row] = page_rows(screened(EXCLUDED, page_body(one)))
+    [row] = page_rows(decode_twice(EXCLUDED, page_body(one)))
     assert (row["email"], row["location_ip"], row["list_id"]) == (None, None, None)
     assert (row["location_city"], json.loads(row["extra"])) == ("Köln", {"new": 1})
 
 
 def test_extra_can_be_excluded_like_any_column() -> None:
     """Without `extra` nothing undeclared is stored."""
-    page = screened(
+    page = decode_twice(
         PrivacyRules(excluded_columns=frozenset({"extra"})),
         page_body(build_record("a", new=ADDRESS)),
     )
@@ -152,7 +152,7 @@ def test_extra_can_be_excluded_like_any_column() -> None:
 def test_of_json_the_listed_keys_stay(sent: object, expected: object) -> None:
     """An allow-list keeps these members of an object, or of each object of an array, as sent."""
     thin = PrivacyRules(allowed_json_keys={"properties": frozenset({"a"})})
-    [row] = page_rows(screened(thin, page_body(build_record("x", properties=sent))))
+    [row] = page_rows(decode_twice(thin, page_body(build_record("x", properties=sent))))
     assert json.loads(row["properties"] or "null") == expected
 
 
@@ -164,10 +164,10 @@ def test_a_quarantined_record_keeps_reason_and_id_alone() -> None:
         '{"attributes":{"email":"ada@example.com"}}',
         '"ada@example.com"',
     ]
-    page = screened(HASHED, raw_page(*broken))
+    page = decode_twice(HASHED, raw_page(*broken))
     assert [each.record for each in page.quarantined] == [b'{"id":"a-1"}', b"{}", b"{}", b"{}"]
     assert ADDRESS not in error_text(page)
-    whole = screened(PrivacyRules(), raw_page(*broken))
+    whole = decode_twice(PrivacyRules(), raw_page(*broken))
     assert [each.record.decode() for each in whole.quarantined] == broken
 
 
@@ -195,7 +195,7 @@ def test_headers_of_webhooks_are_dropped_by_default() -> None:
         build_record("a", definition=WEBHOOK, properties={"headers": [1]}), steps=[step]
     )
     body = page_body(one, included=[step | {"relationships": {}}])
-    [row] = page_rows(screened(PrivacyRules(), body, stream=STEPS))
+    [row] = page_rows(decode_twice(PrivacyRules(), body, stream=STEPS))
     assert json.loads(row["definition"]) == without(WEBHOOK)
     assert json.loads(row["steps"])[0]["attributes"] == {"definition": without(WEBHOOK)}
     assert json.loads(row["properties"]) == {"headers": [1]}
@@ -203,7 +203,7 @@ def test_headers_of_webhooks_are_dropped_by_default() -> None:
 
 def test_headers_are_dropped_where_no_column_is() -> None:
     """A definition that no column is for, or of a record that cannot be stored, has none either."""
-    page = screened(
+    page = decode_twice(
         PrivacyRules(), page_body(build_record("a", definition=WEBHOOK), {"definition": WEBHOOK})
     )
     [row] = page_rows(page)
@@ -216,4 +216,4 @@ def test_a_definition_without_headers_stays_as_it_was_sent() -> None:
     """Bytes that need no change are not written anew: blanks and numbers are Klaviyo's."""
     sent = '{"url": "https://x",  "n": 1.50}'
     body = raw_page(f'{{"id":"a","attributes":{{"definition":{sent}}}}}')
-    assert page_rows(screened(PrivacyRules(), body, stream=STEPS))[0]["definition"] == sent
+    assert page_rows(decode_twice(PrivacyRules(), body, stream=STEPS))[0]["definition"] == sent

@@ -25,7 +25,7 @@ from klaviyo_assets.streams import STREAMS
 LATE = datetime(2026, 11, 2, 3, 30, tzinfo=UTC)
 
 
-def stored(folder: Path, name: str, rows: list[dict[str, object]]) -> TableFiles:
+def write_table(folder: Path, name: str, rows: list[dict[str, object]]) -> TableFiles:
     """Return the table of a stream with these values; all others are NULL."""
     table = pa.Table.from_pylist(rows, schema=arrow_schema(STREAMS[name]))
     pq.write_table(table, folder / f"{name}.parquet")
@@ -40,8 +40,8 @@ def event_tables(folder: Path, *properties: object) -> dict[str, TableFiles]:
     ]
     metrics: list[dict[str, object]] = [{"id": "m", "name": "Opened Email"}]
     return {
-        "events": stored(folder, "events", events),
-        "metrics": stored(folder, "metrics", metrics),
+        "events": write_table(folder, "events", events),
+        "metrics": write_table(folder, "metrics", metrics),
     }
 
 
@@ -108,7 +108,7 @@ def test_an_open_is_a_machines_where_either_flag_says_so(
 def test_a_day_is_the_accounts(tmp_path: Path, zone: str | None, expected: date | None) -> None:
     """An event's `date` is the day on the account's clock; an unknown zone gives none."""
     tables = event_tables(tmp_path, {})
-    tables["accounts"] = stored(tmp_path, "accounts", [{"id": "a", "timezone": zone}])
+    tables["accounts"] = write_table(tmp_path, "accounts", [{"id": "a", "timezone": zone}])
     assert query("events_detailed", "date, typeof(date)", tables) == [(expected, "DATE")]
 
 

@@ -50,7 +50,7 @@ def table_of(rows: list[Row]) -> pa.Table:
     )
 
 
-def beaten(
+def superseded_rows(
     sources: list[list[Row]], key: tuple[str, ...], versions: tuple[str, ...]
 ) -> set[tuple[int, int]]:
     """Return the losers as (source, row), by the code under test."""
@@ -74,7 +74,7 @@ def test_the_later_cursor_wins_then_the_later_read_then_the_later_arrival(
             key = (first, second)
             best[key] = max(best.get(key, rank), rank)
     stay = {(source, at) for _, _, source, at in best.values()}
-    assert beaten(sources, ("id", "part"), ("updated", "synced_at")) == every - stay
+    assert superseded_rows(sources, ("id", "part"), ("updated", "synced_at")) == every - stay
 
 
 @given(st.lists(ROWS, min_size=1, max_size=4))
@@ -89,12 +89,12 @@ def test_where_the_cursor_is_no_version_the_later_read_wins_alone(
             every.add((source, at))
             best[first] = max(best.get(first, (synced, source, at)), (synced, source, at))
     stay = {(source, at) for _, source, at in best.values()}
-    assert beaten(sources, ("id",), ("synced_at",)) == every - stay
+    assert superseded_rows(sources, ("id",), ("synced_at",)) == every - stay
 
 
 def test_different_keys_beat_nobody() -> None:
     """Without a repeated key there is no loser, and so no file to rewrite."""
-    assert beaten([[("a", 0, 0, 0), ("b", 0, 0, 0)]], ("id",), ("synced_at",)) == set()
+    assert superseded_rows([[("a", 0, 0, 0), ("b", 0, 0, 0)]], ("id",), ("synced_at",)) == set()
 
 
 def test_what_stays_is_a_mask_in_the_order_of_the_rows() -> None:

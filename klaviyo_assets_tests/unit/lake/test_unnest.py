@@ -81,7 +81,9 @@ WHOLE = {
 }
 
 
-def stored(folder: Path, rows: list[tuple[str, object]], *, key: str = "") -> dict[str, TableFiles]:
+def write_boxes(
+    folder: Path, rows: list[tuple[str, object]], *, key: str = ""
+) -> dict[str, TableFiles]:
     """Return the table of boxes with these arrays; a text is stored as it is."""
     texts = [each if isinstance(each, str) else json.dumps(each) for _, each in rows]
     stamps = pa.array([MORNING] * len(rows), pa.timestamp("us", tz="UTC"))
@@ -97,7 +99,9 @@ def stored(folder: Path, rows: list[tuple[str, object]], *, key: str = "") -> di
     return {"boxes": TableFiles(schema=table.schema, paths=(folder / "boxes.parquet",))}
 
 
-def unnested(tables: dict[str, TableFiles], stream: Stream = THINGS) -> list[tuple[object, ...]]:
+def read_relation(
+    tables: dict[str, TableFiles], stream: Stream = THINGS
+) -> list[tuple[object, ...]]:
     """Return the rows of the relation by key."""
     relation = build_relation(stream, {"boxes": BOXES})
     with duckdb.connect() as connection:
@@ -109,7 +113,7 @@ def unnested(tables: dict[str, TableFiles], stream: Stream = THINGS) -> list[tup
 
 def test_an_element_has_its_values_and_its_parents(tmp_path: Path) -> None:
     """Every type is read, and the row that the element refers to adds its own."""
-    [row] = unnested(stored(tmp_path, [("1", [WHOLE]), ("2", [])]))
+    [row] = read_relation(write_boxes(tmp_path, [("1", [WHOLE]), ("2", [])]))
     assert row[:7] == ("1", 1, "cup", 0.5, 3, True, datetime(2026, 10, 1, 4, tzinfo=UTC))
     assert row[7:] == (["red", "blue"], '{"a":[1]}', "2", MORNING, MORNING)
 
@@ -124,7 +128,9 @@ def test_elements_keep_their_order_and_lack_what_they_lack(tmp_path: Path) -> No
         "made": "soon",
         "parts": None,
     }
-    rows = unnested(stored(tmp_path, [("1", [{"name": "cup"}, odd]), ("2", [{"name": "pot"}])]))
+    rows = read_relation(
+        write_boxes(tmp_path, [("1", [{"name": "cup"}, odd]), ("2", [{"name": "pot"}])])
+    )
     assert [row[:3] for row in rows] == [("1", 1, "cup"), ("1", 2, None), ("2", 1, "pot")]
     assert rows[1][3:5] == (None, None)
     assert (rows[1][6], rows[1][8:11]) == (None, (None, None, None))
@@ -133,7 +139,7 @@ def test_elements_keep_their_order_and_lack_what_they_lack(tmp_path: Path) -> No
 @pytest.mark.parametrize("things", ["[]", "null", "{}", '"text"', "7"])
 def test_what_is_no_array_has_no_rows(tmp_path: Path, things: str) -> None:
     """A row without an array, or with something else in its place, is left out."""
-    assert unnested(stored(tmp_path, [("1", things)])) == []
+    assert read_relation(write_boxes(tmp_path, [("1", things)])) == []
 
 
 def test_an_array_may_lie_inside_the_column(tmp_path: Path) -> None:
@@ -144,8 +150,8 @@ def test_an_array_may_lie_inside_the_column(tmp_path: Path) -> None:
         source=source,
         columns=(*THINGS.columns[:2], Column("name", "It.", declared_source=FieldPath(""))),
     )
-    tables = stored(tmp_path, [("1", ["cup", "pot"])], key="all-of them")
-    assert [row[:3] for row in unnested(tables, bare)] == [("1", 1, "cup"), ("1", 2, "pot")]
+    tables = write_boxes(tmp_path, [("1", ["cup", "pot"])], key="all-of them")
+    assert [row[:3] for row in read_relation(tables, bare)] == [("1", 1, "cup"), ("1", 2, "pot")]
 
 
 def test_rows_leave_with_their_parent(tmp_path: Path) -> None:
@@ -155,10 +161,10 @@ def test_rows_leave_with_their_parent(tmp_path: Path) -> None:
         "synced_at",
         "deleted_at",
     ]
-    tables = stored(tmp_path, [("1", [WHOLE])])
+    tables = write_boxes(tmp_path, [("1", [WHOLE])])
     gone = pa.field("deleted_at", pa.timestamp("us", tz="UTC"))
     marked = {"boxes": replace(tables["boxes"], schema=tables["boxes"].schema.append(gone))}
-    assert [row[-2:] for row in unnested(marked)] == [(MORNING, None)]
+    assert [row[-2:] for row in read_relation(marked)] == [(MORNING, None)]
     names = relation_column_names(build_relation(THINGS, marking), marked)
     assert names == [each.name for each in relation_columns(THINGS, marking)]
 

@@ -32,7 +32,7 @@ from klaviyo_assets.model.stream import Collection, Detail, Join, Stream, Stream
 NASTY = "x\"; DROP TABLE profiles; --'"
 
 
-def shown(*names: str) -> TableFiles:
+def empty_table(*names: str) -> TableFiles:
     """Return an empty table of text columns."""
     return TableFiles(schema=pa.schema([(name, pa.string()) for name in names]), paths=())
 
@@ -64,7 +64,7 @@ def stream(name: str, source: StreamSource) -> Stream:
 @pytest.mark.parametrize("name", [NASTY, 'a"b', "a b", "ä", "$", "SELECT", "x'y", "a\nb"])
 def test_any_name_is_only_a_name(name: str) -> None:
     """Whatever a column is called, it becomes a column and no statement."""
-    assert columns(select_table_files(shown("id", name))) == ["id", name]
+    assert columns(select_table_files(empty_table("id", name))) == ["id", name]
     assert result(f"SELECT {quote_literal(name)}").fetchall() == [(name,)]
     assert quote_identifier(name).count('"') % 2 == 0
 
@@ -96,8 +96,8 @@ def test_a_foreign_type_is_refused_in_words() -> None:
 def test_a_detail_adds_only_what_its_parent_lacks() -> None:
     """The parent's columns come first, and no column is there twice."""
     tables = {
-        "campaigns": shown("id", "name", "extra", "synced_at"),
-        "campaigns_detailed": shown("id", "parent_version", "count", "extra", "synced_at"),
+        "campaigns": empty_table("id", "name", "extra", "synced_at"),
+        "campaigns_detailed": empty_table("id", "parent_version", "count", "extra", "synced_at"),
     }
     relation = DetailRelation(
         name="campaigns_detailed", parent="campaigns", key=("id",), columns=("count", "name")
@@ -107,7 +107,7 @@ def test_a_detail_adds_only_what_its_parent_lacks() -> None:
 
 def test_a_join_names_its_columns_anew() -> None:
     """All of the left, then the right's columns under the names of the declaration."""
-    tables = {"events": shown("id", "metric_id"), "metrics": shown("id", "name")}
+    tables = {"events": empty_table("id", "metric_id"), "metrics": empty_table("id", "name")}
     relation = JoinRelation(
         name="events_detailed",
         left="events",
@@ -121,7 +121,7 @@ def test_a_join_names_its_columns_anew() -> None:
 @pytest.mark.parametrize("missing", ["events", "metrics"])
 def test_nothing_is_shown_of_what_was_never_read(missing: str) -> None:
     """A relation needs every table that it is made of."""
-    tables = {"events": shown("id", "metric_id"), "metrics": shown("id", "name")}
+    tables = {"events": empty_table("id", "metric_id"), "metrics": empty_table("id", "name")}
     del tables[missing]
     relation = JoinRelation(
         name="events_detailed", left="events", right="metrics", on="metric_id", columns=()

@@ -11,7 +11,7 @@ from klaviyo_assets.streams import DEFAULT_COLLECTIONS, DEFAULT_REPORTS, STREAMS
 JULY, OCTOBER = SUPPORTED_REVISIONS
 
 
-def chosen(*streams: str, revision: str) -> Settings:
+def settings_for(*streams: str, revision: str) -> Settings:
     """Return settings with these entries of KLAVIYO_STREAMS."""
     return replace(Settings(), streams=streams, revision=revision)
 
@@ -25,7 +25,7 @@ def test_the_default_set_is_that_of_the_default_revision() -> None:
 @pytest.mark.parametrize("revision", SUPPORTED_REVISIONS)
 def test_all_means_what_the_revision_offers(revision: str) -> None:
     """A stream of another revision is no asset, nor is one that is made from it."""
-    settings = chosen("all", revision=revision)
+    settings = settings_for("all", revision=revision)
     selected = selected_streams(settings, STREAMS)
     assert all(STREAMS[name].is_offered_at(revision) for name in selected)
     assert ("brand_colors" in selected) == (revision == OCTOBER)
@@ -36,7 +36,7 @@ def test_all_means_what_the_revision_offers(revision: str) -> None:
 @pytest.mark.parametrize("entry", ["brand_colors", "brands"])
 def test_a_stream_of_a_later_revision_is_refused_in_words(entry: str) -> None:
     """A stream, and a group of none but such streams, say since when they can be read."""
-    settings = chosen("default", entry, revision=JULY)
+    settings = settings_for("default", entry, revision=JULY)
     (error,) = selection_errors(settings, STREAMS)
     assert str(error).startswith(
         f"KLAVIYO_STREAMS='{entry}' cannot be used at KLAVIYO_REVISION=2026-07-15: "
@@ -47,12 +47,12 @@ def test_a_stream_of_a_later_revision_is_refused_in_words(entry: str) -> None:
 
 def test_what_needs_a_stream_of_another_revision_is_refused_with_its_name() -> None:
     """A report of campaigns says that it is the campaigns that cannot be read."""
-    settings = chosen("campaign_values_reports", revision=OCTOBER)
+    settings = settings_for("campaign_values_reports", revision=OCTOBER)
     (error,) = selection_errors(settings, STREAMS)
     assert "campaign_values_reports needs campaigns, which can be read only at" in str(error)
 
 
 def test_an_unknown_entry_is_refused_with_its_likes() -> None:
     """A misspelt name is answered with the name that was meant."""
-    (error,) = selection_errors(chosen("brand_color", revision=OCTOBER), STREAMS)
+    (error,) = selection_errors(settings_for("brand_color", revision=OCTOBER), STREAMS)
     assert "there is no such stream or group. Did you mean brand_colors" in str(error)

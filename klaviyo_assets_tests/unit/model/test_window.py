@@ -26,7 +26,7 @@ sides = st.none() | st.integers(0, 12).map(lambda second: CLOCK[second])
 windows = st.builds(Window, sides, sides)
 
 
-def covered(*parts: Window) -> set[int]:
+def covered_seconds(*parts: Window) -> set[int]:
     """Return the seconds that lie in any of the windows."""
     return {
         second
@@ -59,7 +59,7 @@ def test_a_window_has_its_start_and_not_its_end() -> None:
 @given(st.lists(windows, max_size=6))
 def test_what_is_added_is_covered(parts: list[Window]) -> None:
     """A coverage holds the instants of the windows added, whatever their order, and no others."""
-    assert covered(*coverage_of(parts).windows) == covered(*parts)
+    assert covered_seconds(*coverage_of(parts).windows) == covered_seconds(*parts)
     assert coverage_of(parts) == coverage_of(parts[::-1])
 
 
@@ -75,21 +75,25 @@ def test_windows_never_touch(parts: list[Window]) -> None:
 @given(coverages, coverages)
 def test_a_union_is_what_either_covers(one: Coverage, other: Coverage) -> None:
     """What two have read is read."""
-    assert covered(*one.union(other).windows) == covered(*one.windows) | covered(*other.windows)
+    assert covered_seconds(*one.union(other).windows) == covered_seconds(
+        *one.windows
+    ) | covered_seconds(*other.windows)
 
 
 @given(coverages, windows)
 def test_what_is_taken_out_is_not_covered(coverage: Coverage, window: Window) -> None:
     """Forgetting a window forgets its instants and no others."""
     rest = coverage.subtract(window)
-    assert covered(*rest.windows) == covered(*coverage.windows) - covered(window)
+    assert covered_seconds(*rest.windows) == covered_seconds(*coverage.windows) - covered_seconds(
+        window
+    )
 
 
 @given(coverages, windows)
 def test_gaps_are_what_is_left_to_read(coverage: Coverage, wanted: Window) -> None:
     """What is wanted is covered or in a gap, never both; the gaps ascend."""
     gaps = coverage.gaps(wanted)
-    assert covered(*gaps) == covered(wanted) - covered(*coverage.windows)
+    assert covered_seconds(*gaps) == covered_seconds(wanted) - covered_seconds(*coverage.windows)
     assert all(one.ceiling < other.floor for one, other in pairwise(gaps))
 
 
@@ -97,7 +101,7 @@ def test_gaps_are_what_is_left_to_read(coverage: Coverage, wanted: Window) -> No
 def test_the_reach_is_the_end_of_the_first_stretch(coverage: Coverage, start: int | None) -> None:
     """From a start that is covered, everything is read up to the reach, which is not."""
     reach = coverage.contiguous_end(None if start is None else CLOCK[start])
-    inside = covered(*coverage.windows)
+    inside = covered_seconds(*coverage.windows)
     first = min(CLOCK) if start is None else start
     if first not in inside:
         assert reach is None

@@ -25,7 +25,7 @@ def step_of(seconds: float) -> int:
     return math.floor(DELAY_STEPS_PER_DOUBLING * math.log2(max(seconds, 60) / 60))
 
 
-def measured(
+def build_delays(
     seconds: list[float], *, is_behind: bool = True, value: str = "AAA"
 ) -> list[ArrivalDelay]:
     """Return what a sync measures of events that late, one each."""
@@ -41,7 +41,7 @@ def measured(
     ]
 
 
-def summed(*syncs: list[ArrivalDelay], with_forward: bool = True) -> dict[str, MetricLateness]:
+def merge_syncs(*syncs: list[ArrivalDelay], with_forward: bool = True) -> dict[str, MetricLateness]:
     """Return the figures of some syncs together."""
     return merge_lateness_counts(
         count_lateness(each, should_include_new=with_forward) for each in syncs
@@ -53,7 +53,7 @@ def test_quantiles_of_many_syncs_are_right_to_a_fifth(
     first: list[float], second: list[float], share: float
 ) -> None:
     """Whatever the syncs are cut into, a quantile lies between the true one and a fifth more."""
-    found = summed(measured(first), measured(second))["AAA"]
+    found = merge_syncs(build_delays(first), build_delays(second))["AAA"]
     ordered = sorted([*first, *second])
     true = ordered[math.ceil(share * len(ordered)) - 1]
     estimated = found.quantile(share).total_seconds()
@@ -65,25 +65,25 @@ def test_quantiles_of_many_syncs_are_right_to_a_fifth(
 @given(waits)
 def test_the_suggested_lookback_would_have_brought_them(seconds: list[float]) -> None:
     """Of the events behind the mark 99 of 100 are within the days suggested."""
-    days = suggest_lookback_days(list(summed(measured(seconds)).values()))
+    days = suggest_lookback_days(list(merge_syncs(build_delays(seconds)).values()))
     within = sum(each <= days * DAY + 1 for each in seconds)
     assert within >= math.floor(0.99 * len(seconds))
 
 
 def test_a_long_pause_is_not_lateness() -> None:
     """Events past the mark of an old sync, imports and events without a metric do not count."""
-    paused = measured([9 * DAY], is_behind=False)
-    assert summed(paused, with_forward=False) == {}
-    assert summed(measured([400 * DAY])) == {}
+    paused = build_delays([9 * DAY], is_behind=False)
+    assert merge_syncs(paused, with_forward=False) == {}
+    assert merge_syncs(build_delays([400 * DAY])) == {}
     nobody = ArrivalDelay(
         value=None, is_before_high_water_mark=True, delay_step=0, rows=1, max_delay_seconds=1.0
     )
-    assert summed([nobody]) == {}
+    assert merge_syncs([nobody]) == {}
 
 
 def test_without_late_events_no_lookback_is_suggested() -> None:
     """Events past the mark need none, however long after their moment a sync came."""
-    found = summed(measured([3600.0], is_behind=False))
+    found = merge_syncs(build_delays([3600.0], is_behind=False))
     assert suggest_lookback_days(list(found.values())) == 0
     assert found["AAA"].quantile(0.5) == timedelta(hours=1)
     assert delay_quantile({}, 0.5, max_delay_seconds=0.0) == timedelta()

@@ -66,7 +66,7 @@ def timeline_of(seconds: list[int], page_size: int, *, rest: int = HOUR) -> Simu
     )
 
 
-def allowed(timeline: SimulatedKlaviyo) -> float:
+def allowed_requests(timeline: SimulatedKlaviyo) -> float:
     """Return how many requests the issue allows: pages, a tenth of them, and ten."""
     return 1.1 * timeline.min_requests() + 10
 
@@ -76,7 +76,7 @@ def assert_complete_outcome(timeline: SimulatedKlaviyo, outcome: SimulationResul
     for name, seconds in timeline.slices.items():
         assert sorted(outcome.ids[name]) == list(range(len(seconds)))
     assert outcome.progress.finished_slices == set(timeline.slices)
-    assert outcome.requests <= allowed(timeline) + 1e-6
+    assert outcome.requests <= allowed_requests(timeline) + 1e-6
     settled = simulated_time(timeline.now) - CURSOR_SAFETY_MARGIN
     seconds = [each for found in timeline.slices.values() for each in found]
     marks = [simulated_time(each) for each in seconds if simulated_time(each) <= settled]
@@ -133,7 +133,7 @@ def test_slices_share_what_may_be_spent(
     outcome = simulate(timeline, world)
     for name, seconds in found.items():
         assert sorted(outcome.ids[name]) == list(range(len(seconds)))
-    assert outcome.requests <= allowed(timeline) + 1e-6
+    assert outcome.requests <= allowed_requests(timeline) + 1e-6
 
 
 @settings(max_examples=40)
@@ -255,7 +255,7 @@ def test_published_limits_are_not_waited_for_longer() -> None:
             timeline_of(seconds, page_size), SimulationSettings(limits=limits, workers=1)
         )
         assert outcome.seconds <= alone.seconds * 1.05
-        assert outcome.requests <= allowed(timeline)
+        assert outcome.requests <= allowed_requests(timeline)
 
 
 def test_no_window_is_split_before_its_first_page() -> None:
