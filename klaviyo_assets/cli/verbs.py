@@ -87,6 +87,15 @@ VERBS: tuple[Verb, ...] = (
         ],
     ),
     Verb(
+        "revisions",
+        section=LOOK,
+        summary="list the API revisions that are known, and ask pip whether a newer one is out",
+        run="revisions:list_revisions",
+        options=[click.Option(["--offline"], is_flag=True, help="do not ask pip")],
+        examples=["revisions", "revisions --offline --json"],
+        is_report=True,
+    ),
+    Verb(
         "publish",
         section=LAKE,
         summary="rebuild klaviyo.duckdb from the lake, after it was moved or lost",
