@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
@@ -20,6 +20,19 @@ STOPPED_LINE = "stopped by Ctrl-C"
 def describe_interrupt(kept: str) -> str:
     """Return what the command says after Ctrl-C: what was kept, and a last line."""
     return f"{kept}\n{STOPPED_LINE}"
+
+
+_callbacks: list[Callable[[], None]] = []
+
+
+@contextmanager
+def call_on_interrupt(callback: Callable[[], None]) -> Generator[None]:
+    """Have `callback` called in another thread as soon as Ctrl-C is heard within the block."""
+    _callbacks.append(callback)
+    try:
+        yield
+    finally:
+        _callbacks.remove(callback)
 
 
 @contextmanager
@@ -52,8 +65,11 @@ def end_soon_after_interrupt(kept: str) -> Generator[None]:
 def _watch_interrupts(hearing: int, done: threading.Event, kept: str) -> None:
     """End the process some time after SIGINT was heard, unless `done` is set by then."""
     while heard := os.read(hearing, 64):
-        if signal.SIGINT in heard and not done.wait(GRACE_SECONDS):
-            _end_process(kept)
+        if signal.SIGINT in heard:
+            for callback in tuple(_callbacks):
+                callback()
+            if not done.wait(GRACE_SECONDS):
+                _end_process(kept)
 
 
 def _end_process(kept: str) -> NoReturn:

@@ -27,11 +27,20 @@ def open_stored_lake(settings: Settings) -> Lake:
         MissingTableError: there is none yet.
     """
     lake = open_lake(settings)
+    refuse_empty_lake(lake, settings)
+    return lake
+
+
+def refuse_empty_lake(lake: Lake, settings: Settings) -> None:
+    """Refuse a lake without a table.
+
+    Raises:
+        MissingTableError: there is none yet.
+    """
     if not lake.has_tables():
         raise MissingTableError(
             f"no lake in {settings.data_dir} (KLAVIYO_DATA_DIR): nothing was synced into it yet"
         )
-    return lake
 
 
 def split_names(words: Iterable[str]) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from klaviyo_assets.account.metrics import read_metrics, select_metric_ids
-from klaviyo_assets.cli.lake_access import open_stored_lake, privacy_warnings
+from klaviyo_assets.cli.lake_access import open_lake, privacy_warnings, refuse_empty_lake
 from klaviyo_assets.cli.plan_context import find_metric_warnings, open_plan_context
 from klaviyo_assets.cli.printing import print_json
 from klaviyo_assets.cli.run_history import AssetHistory, describe_freshness, read_asset_histories
@@ -66,9 +66,12 @@ class ReportStatus:
 def show_status(settings: Settings, *, as_json: bool) -> int:
     """Print how far each stream is."""
     warnings = list(privacy_warnings(settings))
+    lake = open_lake(settings)
     if not as_json:
         _print_warnings(warnings)
-    lake = open_stored_lake(settings)
+        if not lake.has_tables():
+            print("\n".join(_describe_automation(settings)))
+    refuse_empty_lake(lake, settings)
     histories, history_problem = _read_histories()
     with open_plan_context(settings) as context:
         streams = [

@@ -41,6 +41,21 @@ VERBS: tuple[Verb, ...] = (
         takes_refusals=True,
     ),
     Verb(
+        "sync",
+        section=START,
+        summary="read what is new into the lake, as the assets do, without Dagster's log",
+        run="sync:sync",
+        options=[
+            click.Argument(["streams"], nargs=-1, metavar="[STREAM]..."),
+            click.Option(
+                ["--full"], is_flag=True, help="from the beginning (full_refresh_overwrite)"
+            ),
+        ],
+        examples=["sync", "sync events profiles"],
+        is_report=True,
+        kept="what was committed stays; the next sync goes on from there",
+    ),
+    Verb(
         "streams",
         section=LOOK,
         summary="list the streams: table, grain, cursor, tier, scopes",

@@ -100,7 +100,7 @@ def test_settings_come_from_the_env_file(tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert "KLAVIYO_LOOKBACK_DAYS='x' cannot be used" in refused.stderr
     (tmp_path / ".env").write_text("KLAVIYO_DATA_DIR=from_the_file\n")
-    found = run_command("status", folder=tmp_path, KLAVIYO_DATA_DIR="elsewhere")
+    found = run_command("verify", folder=tmp_path, KLAVIYO_DATA_DIR="elsewhere")
     assert (found.returncode, found.stdout) == (1, "")
     assert found.stderr == (
         "no lake in from_the_file (KLAVIYO_DATA_DIR): nothing was synced into it yet\n"

@@ -1,0 +1,131 @@
+"""`klaviyo-assets sync`: the assets' own syncs, from the command line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic, sleep
+from unittest.mock import patch
+
+import pytest
+
+from klaviyo_assets.cli.command import main
+from klaviyo_assets_tests.contract.checkout import ROOT
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
+
+pytestmark = pytest.mark.xdist_group("synced_home")
+
+
+@pytest.fixture(scope="module")
+def home(dagster_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """Give a home that these tests sync from the command line, one after another."""
+    with open_sandbox_account() as account:
+        root = tmp_path_factory.mktemp("synced")
+        yield Home(account=account, root=root, dagster_template=dagster_template)
+
+
+def sync(home: Home, *words: str, **more: str) -> int:
+    """Run `sync` with the home's settings, key and DAGSTER_HOME; return the exit code."""
+    with patch.dict(os.environ, {**home.variables, **more}):
+        os.environ["DAGSTER_HOME"] = str(home.dagster_home)
+        return main(["sync", *words])
+
+
+def test_a_sync_is_that_of_the_assets(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """It stores, tells a line a stream without Dagster's log, and shares cursors with assets."""
+    assert sync(home, "events", "metrics") == 0
+    output = capsys.readouterr()
+    assert sorted(home.ids("events")) == sorted(home.account.true_ids("events"))
+    # The account's clock is not this machine's, which each stream warns of.
+    lines = [line for line in output.err.splitlines() if not line.startswith("warning: ")]
+    assert [line.split()[:2] for line in lines] == [["events", "ok"], ["metrics", "ok"]]
+    assert output.out.startswith("2 streams stored: ")
+    home.account.clear_journal()
+    assert home.sync("events").success
+    assert home.account.shown_record_counts("/api/events").total() < 50
+    home.account.clear_journal()
+    capsys.readouterr()
+    assert sync(home, "events", "--json") == 0
+    assert home.account.shown_record_counts("/api/events").total() < 50
+    found = json.loads(capsys.readouterr().out)
+    assert found["success"] is True
+    assert [each["stream"] for each in found["streams"]] == ["events"]
+    assert found["streams"][0]["rows"] == home.row_count("events")
+
+
+def test_one_failure_stops_no_other_stream(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """The exit code is 1, the sentence names what failed; a missing scope is only a skip."""
+    scope = "Your API key is missing required scopes: segments:read"
+    with (
+        home.account.inject_fault("error", match={"path": "/api/flows"}, status=400, detail="No."),
+        home.account.inject_fault(
+            "error", match={"path": "/api/segments"}, status=403, detail=scope
+        ),
+    ):
+        assert sync(home, "flows", "lists", "segments") == 1
+    output = capsys.readouterr()
+    assert sorted(home.ids("lists")) == sorted(home.account.true_ids("lists"))
+    assert "1 stream stored, 1 skipped, 1 failed" in output.out
+    assert "segments: skipped: Skipped: the key lacks the scope segments:read" in output.out
+    assert "flows: GET /api/flows" in output.err
+    assert "Traceback" not in output.err
+
+
+@pytest.mark.parametrize(
+    ("words", "changes", "message"),
+    [
+        (["event"], {}, "there is no stream 'event': did you mean events"),
+        (["flow_series_reports"], {}, "flow_series_reports is a report"),
+        (["lists"], {"KLAVIYO_API_KEY": ""}, "KLAVIYO_API_KEY is empty"),
+        (["campaign_messages"], {"KLAVIYO_REVISION": "2026-07-15"}, "only at revisions since"),
+    ],
+)
+def test_what_cannot_be_synced_ends_with_two(
+    home: Home,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    changes: dict[str, str],
+    message: str,
+) -> None:
+    """A bad name or setting is told before any request."""
+    home.account.clear_journal()
+    assert sync(home, *words, **changes) == 2
+    assert message in capsys.readouterr().err
+    assert home.account.request_counts().total() == 0
+
+
+def test_ctrl_c_keeps_what_was_committed(home: Home) -> None:
+    """A sync that waits for the rate limit ends at once with 130, and says that nothing is lost."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "klaviyo_assets", "sync", "lists_detailed"],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            **home.variables,
+            "KLAVIYO_RATE_LIMIT_SCALE": "0.1",
+            "DAGSTER_HOME": str(home.dagster_home),
+        },
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    signal.signal(signal.SIGINT, before)
+    home.account.clear_journal()
+    began = monotonic()
+    while not home.account.request_counts().total() and monotonic() - began < 60:
+        sleep(0.05)
+    sleep(1)
+    process.send_signal(signal.SIGINT)
+    sent = monotonic()
+    _, output = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert monotonic() - sent < 5
+    assert output.splitlines()[-2:] == [
+        "what was committed stays; the next sync goes on from there",
+        "stopped by Ctrl-C",
+    ]
+    assert "Traceback" not in output
