@@ -45,7 +45,7 @@ class AccountConnection:
     """The key's hash, under which the rate limiter stores its account; never the key."""
 
     def share_rate_limit(self, account: str) -> None:
-        """From now on share the rate limit of `account` with its other keys, and count anew."""
+        """Share the rate limit of `account` with its other keys from now on; reset the counts."""
         self.rate_limiter.account = account
         self.client.stats_collector = ClientStatsCollector()
 

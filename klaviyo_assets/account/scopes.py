@@ -39,7 +39,7 @@ class ScopeState(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScopeProbe:
-    """A scope, the stream that was asked for, and what came out; `detail`: why it is not known."""
+    """A scope, the stream that was requested, and the result; `detail`: why it is not known."""
 
     scope: str
     stream: str

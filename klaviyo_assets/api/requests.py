@@ -481,7 +481,6 @@ def next_report_request(
 
 METRIC_AGGREGATES_PATH = "/api/metric-aggregates"
 METRIC_AGGREGATES_TIER = TIER_S
-METRIC_AGGREGATES_SCOPE = "metrics:read"
 
 MAX_AGGREGATE_DAYS = 365
 """The longest window of one request is a year."""

@@ -190,12 +190,12 @@ def _build_member_masker(column: Column, rules: PrivacyRules) -> Callable[[bytes
     def one(name: str, value: bytes) -> bytes | None:
         if name in private.excluded:
             return None
-        return hashed(name, value) if name in forms else transform_members(value, one)
+        return hash_member(name, value) if name in forms else transform_members(value, one)
 
-    def hashed(name: str, value: bytes) -> bytes:
+    def hash_member(name: str, value: bytes) -> bytes:
         if value.startswith(b"["):
             items = json_array_decoder.decode(value)
-            return encode_json_array([hashed(name, bytes(item)) for item in items])
+            return encode_json_array([hash_member(name, bytes(item)) for item in items])
         if value.startswith(b"{"):
             return transform_members(value, one)
         if not value.startswith(b'"'):

@@ -70,7 +70,7 @@ MAX_NAMED_RANGES = 5
 def build_completeness_result(
     outcome: Reconciliation, metadata: CheckMetadata
 ) -> dg.AssetCheckResult:
-    """Return the check's result: red for events missing here, yellow for events gone at Klaviyo."""
+    """Return the check's result: red for missing events, yellow for events deleted at Klaviyo."""
     short, vanished = missing_by_day(outcome.differences), vanished_days(outcome.differences)
     vanished_events = sum(each.vanished for each in outcome.differences)
     vanished_text = (
@@ -124,8 +124,8 @@ def comparison_metadata(
 ) -> dict[str, CheckMetadataValue]:
     """Return the figures behind the result, and what the next comparison needs.
 
-    The next comparison needs to know which days were read again: events of such a day that Klaviyo
-    still counts less of are gone there.
+    The next comparison needs to know which days were read again: if Klaviyo still counts fewer
+    events on such a day, they were deleted there.
     """
     vanished = vanished_days(outcome.differences)
     reread = {

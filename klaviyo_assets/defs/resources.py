@@ -130,7 +130,7 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
         """Return a connection that shares the account's rate limit with all processes of the user.
 
         It holds sockets and a file open until it is closed. A request is sent only if the account
-        was not asked for today. `warn` takes warnings for the operator.
+        was not requested today. `warn` takes warnings for the operator.
 
         `lake` is the lake that will be written. Once the settings are known to be good, and before
         any request, its folder is prepared. The account then has the id that the lake knows it by.

@@ -250,7 +250,9 @@ class Lake:
         with_history: bool,
         started_at: datetime,
     ) -> WriteSession:
-        """Return a session that writes `table`, and its history where asked; the caller closes it.
+        """Return a session that writes `table`; the caller closes it.
+
+        `with_history`: it also writes every version of a row to the history table.
 
         A commit succeeds only if the table is still at the version that it has now.
 

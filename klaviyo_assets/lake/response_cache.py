@@ -99,7 +99,7 @@ def hash_ids(*ids: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportFailure:
-    """A report request without a usable response: when it failed (UTC), what was asked, and why."""
+    """A report request without a usable response: when it failed (UTC), the request, and why."""
 
     failed_at: datetime
     request: str

@@ -84,15 +84,15 @@ def resolve_privacy_rules(stream: Stream, settings: Settings, *, salt: bytes = b
     if isinstance(stream.source, Collection):
         names.add(stream.source.path.rsplit("/", maxsplit=1)[-1])
 
-    def chosen(entries: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    def entries_of(entries: tuple[str, ...]) -> Iterator[tuple[str, str]]:
         for entry in entries:
             name, column, rest = split_column_entry(entry)
             if name in names:
                 yield column, rest
 
-    excluded = frozenset(column for column, _ in chosen(settings.exclude_columns))
-    hashed = frozenset(column for column, _ in chosen(settings.hash_columns))
-    allowed_keys = [(name, rest) for name, rest in chosen(settings.json_keys) if name in there]
+    excluded = frozenset(column for column, _ in entries_of(settings.exclude_columns))
+    hashed = frozenset(column for column, _ in entries_of(settings.hash_columns))
+    allowed_keys = [(name, rest) for name, rest in entries_of(settings.json_keys) if name in there]
     named = excluded | hashed
 
     def of_kind(kinds: frozenset[str]) -> frozenset[str]:

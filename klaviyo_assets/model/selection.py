@@ -53,7 +53,7 @@ def selected_streams(settings: Settings, streams: Mapping[str, Stream]) -> froze
     """Return the names of the streams that are assets, those that they need included.
 
     Streams that the revision does not offer are left out, and entries that name nothing;
-    `selection_errors` tells of them.
+    `selection_errors` reports them.
     """
     names = settings.streams or (DEFAULT_GROUP,)
     found = set[str]()

@@ -101,7 +101,7 @@ def reconcile_counts(
     settings: Settings,
     log: Callable[[str], None],
 ) -> Reconciliation:
-    """Compare stored events with Klaviyo's counts; `log` is told how many requests that costs.
+    """Compare stored events with Klaviyo's counts; `log` gets the number of requests.
 
     Raises:
         MissingTableError: events were never read.
@@ -286,9 +286,9 @@ def fetch_klaviyo_counts(
 PROFILE_COUNT_COLUMN = "profile_count"
 
 MAX_SIZE_DIFFERENCE_SHARE, MAX_SIZE_DIFFERENCE = 0.01, 10
-"""A list that differs by more than this share and this number from Klaviyo's count is told of.
+"""A list that differs by more than this share and this number from Klaviyo's count is reported.
 
-Both are read at different times, and who left is known only from the next full read on."""
+Both are read at different times, and a member who left is known only after the next full read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

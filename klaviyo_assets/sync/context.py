@@ -234,7 +234,7 @@ def warn_of_older_quarantine(stream: str, context: SyncContext) -> None:
         return
     if folder is not None:
         context.warn(
-            f"{stream}: records in quarantine were put aside whole, before the privacy settings; "
+            f"{stream}: records in quarantine were stored whole, before the privacy settings; "
             f"no sync rewrites them: `rm -r {shlex.quote(str(folder))}` ends that"
         )
 

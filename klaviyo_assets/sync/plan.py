@@ -281,7 +281,7 @@ def _load_progress(
 def _resolve_cursor_conflict(
     progress: SyncProgress, *, lagging_cursor: datetime | None
 ) -> list[str]:
-    """Forget what only one of the two cursors counts as read; return the warnings to show.
+    """Drop what only one of the two cursors counts as read; return the warnings to show.
 
     The lower cursor counts, since only what both confirm is certain. `lagging_cursor` is what asset
     metadata shows if a run was killed right after a commit: then the lake's cursor counts.

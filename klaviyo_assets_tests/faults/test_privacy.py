@@ -80,7 +80,7 @@ def test_f82_records_quarantined_before_a_setting_are_reported(home: Home) -> No
         assert "quarantine were" not in home.sync("profiles").warnings
     home.settings["KLAVIYO_EXCLUDE_COLUMNS"] = "profiles.email"
     output = home.sync("profiles", config={"sync_mode": "full_refresh_overwrite"}).warnings
-    assert "records in quarantine were put aside whole" in output
+    assert "records in quarantine were stored whole" in output
     (command,) = re.findall(r"`(rm -r [^`]+)`", output)
     assert subprocess.run(shlex.split(command), check=False).returncode == 0
     with home.account.inject_fault("null_id", match={"path": "/api/profiles"}, at=3):

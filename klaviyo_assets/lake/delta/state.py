@@ -102,7 +102,7 @@ def stored_accounts(root: Path, *, tables: Iterable[str]) -> Iterator[str]:
 
 
 def refuse_other_account(root: Path, account: str, *, tables: Iterable[str]) -> None:
-    """Refuse to bring a second account among the tables; reads one commit of each.
+    """Refuse a second account in the tables; reads one commit of each.
 
     A table that cannot be read is skipped: its own sync reports that, and others go on.
 

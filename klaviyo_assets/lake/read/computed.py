@@ -120,7 +120,7 @@ def build_unnest_relation(stream: Stream, source: Unnest) -> UnnestRelation:
     """Return the relation of a stream that unnests an array."""
     referred: Mapping[str, str] = source.reference.columns if source.reference is not None else {}
 
-    def unnested(name: str, kind: ColumnType, path: str) -> UnnestedColumn:
+    def unnested_column(name: str, kind: ColumnType, path: str) -> UnnestedColumn:
         if name == POSITION_COLUMN:
             return UnnestedColumn(name, "position", "", kind)
         if name in source.parent_columns:
@@ -134,7 +134,7 @@ def build_unnest_relation(stream: Stream, source: Unnest) -> UnnestRelation:
         parent=source.parent,
         array=source.array,
         unnested_columns=tuple(
-            unnested(
+            unnested_column(
                 each.name, each.type, each.source.path if isinstance(each.source, FieldPath) else ""
             )
             for each in stream.columns

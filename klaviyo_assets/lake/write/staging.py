@@ -116,10 +116,12 @@ class StagingWriter:
 
     def refuse_nulls(self, batches: Sequence[pa.RecordBatch]) -> None:
         """Refuse rows without key, cursor or `synced_at`."""
-        for column in self.table.required_columns:
-            missing = sum(batch[column].null_count for batch in batches)
-            if missing:
-                raise ContractError(f"{missing} rows without {column}", stream=self.table.name)
+        columns = self.table.required_columns
+        for batch in batches:
+            for column in columns:
+                missing = batch[column].null_count
+                if missing:
+                    raise ContractError(f"{missing} rows without {column}", stream=self.table.name)
 
     def split_by_partition(
         self, batches: Sequence[pa.RecordBatch]
