@@ -22,11 +22,12 @@ from klaviyo_assets.defs.sensors import (
 )
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.privacy import unprotected_column_warnings
+from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.model.selection import selected_streams, selection_errors
-from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.model.stream import Stream, streams_at_revision
 from klaviyo_assets.reports.calendar import zone_for_definitions
 from klaviyo_assets.settings import KEY_VARIABLE, Settings, read_settings, unknown_variables
-from klaviyo_assets.streams import COLLECTIONS, REPORTS, STREAMS
+from klaviyo_assets.streams import REPORTS, STREAMS
 from klaviyo_assets.streams.events import EVENTS
 from klaviyo_assets.streams.metrics import METRICS
 
@@ -49,7 +50,8 @@ def build_defs(
     """
     refusals = [*refusals, *selection_errors(settings, STREAMS)]
     selected = selected_streams(settings, STREAMS)
-    streams = {name: STREAMS[name] for name in selected}
+    offered = streams_at_revision(STREAMS, settings.revision)
+    streams = {name: each for name, each in offered.items() if name in selected}
     for each in [] if refusals else unprotected_column_warnings(settings, streams):
         logger.warning(each)
     klaviyo = KlaviyoResource(
@@ -64,9 +66,9 @@ def build_defs(
     return dg.Definitions(
         assets=[
             *(
-                build_stream_asset(each.name, post_sync_hook=hooks.get(each.name))
-                for each in COLLECTIONS
-                if each.name in selected
+                build_stream_asset(name, each.shape, post_sync_hook=hooks.get(name))
+                for name, each in streams.items()
+                if not isinstance(each.source, ReportEndpoint)
             ),
             *(build_report_asset(each, settings, zone) for each in reports),
         ],

@@ -28,6 +28,7 @@ from klaviyo_assets.cli.verbs import COMMAND, COMPLETION_VARIABLE, PROGRAM
 from klaviyo_assets.errors import KlaviyoAssetsError, SettingError
 from klaviyo_assets.model.privacy import privacy_setting_errors
 from klaviyo_assets.model.selection import selection_errors
+from klaviyo_assets.model.stream import streams_at_revision
 from klaviyo_assets.redaction import KeyRedactingStream, redact_error_chain
 from klaviyo_assets.settings import (
     Settings,
@@ -142,5 +143,5 @@ def _read_all_settings(data_dir: str | None) -> tuple[Settings, list[SettingErro
         *refused,
         *future_date_errors(settings, today=datetime.now(tz=UTC).date()),
         *selection_errors(settings, STREAMS),
-        *privacy_setting_errors(settings, STREAMS),
+        *privacy_setting_errors(settings, streams_at_revision(STREAMS, settings.revision)),
     ]

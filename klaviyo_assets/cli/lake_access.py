@@ -9,6 +9,7 @@ from klaviyo_assets.errors import MissingTableError
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.privacy import unprotected_column_warnings
 from klaviyo_assets.model.selection import selected_streams
+from klaviyo_assets.model.stream import streams_at_revision
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import STREAMS
 
@@ -51,4 +52,5 @@ def split_names(words: Iterable[str]) -> list[str]:
 def privacy_warnings(settings: Settings) -> Sequence[str]:
     """Return which columns with personal data the privacy settings do not cover."""
     selected = selected_streams(settings, STREAMS)
-    return unprotected_column_warnings(settings, {name: STREAMS[name] for name in selected})
+    streams = streams_at_revision(STREAMS, settings.revision)
+    return unprotected_column_warnings(settings, {name: streams[name] for name in selected})

@@ -28,7 +28,7 @@ from klaviyo_assets.lake.read.views import build_relations
 from klaviyo_assets.model.privacy import profile_id_column
 from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.model.selection import section_group, selected_streams
-from klaviyo_assets.model.stream import Stream, ViewSource, revision_note
+from klaviyo_assets.model.stream import Stream, ViewSource, revision_note, streams_at_revision
 from klaviyo_assets.settings import KEY_VARIABLE, Settings
 from klaviyo_assets.streams import MERGE_RULES, STREAMS
 
@@ -76,7 +76,8 @@ def _publish_lake(settings: Settings, *, lake_root: str | None) -> int:
     the last `publish` said.
     """
     problems = open_lake(settings).publish(
-        build_relations(STREAMS, MERGE_RULES), lake_root=lake_root
+        build_relations(streams_at_revision(STREAMS, settings.revision), MERGE_RULES),
+        lake_root=lake_root,
     )
     print_errors(problems)
     rest = ", but for what cannot be read" if problems else ""
@@ -94,7 +95,7 @@ def export(settings: Settings, *, file: Path, tables: Sequence[str], force: bool
     target = file.absolute()
     done = open_lake(settings).export_tables(
         target,
-        build_relations(STREAMS, MERGE_RULES),
+        build_relations(streams_at_revision(STREAMS, settings.revision), MERGE_RULES),
         split_names(tables),
         overwrite=force,
         report_progress=partial(_show_export, ProgressPrinter(sys.stderr)),
@@ -171,8 +172,9 @@ def adopt(settings: Settings, *, yes: bool) -> int:
         )
 
     with closing(connect_account(settings, key, accounts=STREAMS["accounts"])) as connection:
+        streams = streams_at_revision(STREAMS, settings.revision)
         is_renamed = adopt_lake_account(
-            lake, connection, streams=STREAMS, confirm=confirm_rename, warn=print
+            lake, connection, streams=streams, confirm=confirm_rename, warn=print
         )
     if not is_renamed:
         print("nothing was renamed")
@@ -232,7 +234,7 @@ def erase(settings: Settings, *, ids: Sequence[str], source: str | None) -> int:
     erased = lake.erase_profiles(
         tables,
         wanted,
-        relations=build_relations(STREAMS, MERGE_RULES),
+        relations=build_relations(streams_at_revision(STREAMS, settings.revision), MERGE_RULES),
         other_places=_other_places(settings, lake),
     )
     print(f"{', '.join(named) if not sources else format_quantity(len({*wanted}), 'profile')}:")

@@ -47,6 +47,7 @@ from klaviyo_assets.model.column import (
     EXTRA_FIELD,
     ColumnSource,
     ColumnType,
+    Derived,
     FieldPath,
     FirstIncludedId,
     Included,
@@ -301,7 +302,7 @@ class BatchBuilder:
         for name, kind, path in self._layout.attributes:
             by_type.setdefault(kind, {})[name] = values[path]
         for name, kind, source in self._layout.other_columns:
-            by_type.setdefault(kind, {})[name] = self._read_source(name, source)
+            by_type.setdefault(kind, {})[name] = self._read_source(name, kind, source)
         self._relationships.keep_undeclared(self._layout.relationships)
         arrays: dict[str, ArrowArray] = {}
         for kind, columns in by_type.items():
@@ -386,7 +387,7 @@ class BatchBuilder:
         # This is rare, so `pa.array` may import pandas.
         return {name: pa.array(values, ARROW_TYPES[kind])}
 
-    def _read_source(self, name: str, source: ColumnSource) -> Sequence[object]:
+    def _read_source(self, name: str, kind: ColumnType, source: ColumnSource) -> Sequence[object]:
         match source:
             case RecordId():
                 return self._parsed_page.ids
@@ -396,6 +397,8 @@ class BatchBuilder:
                 return self._latest_of_values(path, item)
             case SliceConstant():
                 return self._slice_constant_values(name, source)
+            case Derived():
+                return [b"" if kind == "json" else None] * len(self._parsed_page.ids)
             case FieldPath(path):
                 return self._parsed_page.values[split_path(path)]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
@@ -49,7 +50,7 @@ from klaviyo_assets.redaction import KeyRedactingFilter
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.sync.context import SyncContext
-from klaviyo_assets.sync.plan import SyncOptions, validate_options
+from klaviyo_assets.sync.plan import SyncMode, SyncOptions, changes_shape, validate_options
 from klaviyo_assets.sync.sync_run import start_sync
 
 ASSET_OWNERS = ("team:klaviyo",)
@@ -67,13 +68,14 @@ PostSyncHook = Callable[[dg.AssetExecutionContext, KlaviyoResource, LakeResource
 
 @cache
 def build_stream_asset(
-    name: str, *, post_sync_hook: PostSyncHook | None = None
+    name: str, shape: str, *, post_sync_hook: PostSyncHook | None = None
 ) -> dg.AssetsDefinition:
     """Return the asset of a stream: a view, or a sync.
 
-    It depends on no setting, so that several accounts in one code location share it.
+    It depends on no setting but the revision, of which `shape` is what matters to the stream, so
+    that several accounts in one code location share it.
     """
-    stream = STREAMS[name]
+    stream = STREAMS[name].at_revision(shape)
     if isinstance(stream.source, ViewSource):
         return _build_view_asset(stream)
     return _build_sync_asset(stream, post_sync_hook)
@@ -135,9 +137,11 @@ def _start_or_skip(
         ):
             options = _read_sync_options(context, stream)
             store = lake.lake()
+            target = SyncTarget(stream=stream, key=context.asset_key, options=options)
+            _sync_first(context, target, klaviyo=klaviyo, store=store)
             connection = klaviyo.connect(warn=context.log.warning, lake=store)
             on_failure.callback(connection.close)
-            output = _start_sync(context, stream, options, connection=connection, store=store)
+            output = _start_sync(context, target, connection, store)
             on_failure.pop_all()
             return output
     except RefusedStreamError as error:
@@ -145,14 +149,67 @@ def _start_or_skip(
         return None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncTarget:
+    """What a step syncs: a stream, with the asset that its materialization is of."""
+
+    stream: Stream
+    key: dg.AssetKey
+    options: SyncOptions
+
+
+def _sync_first(
+    context: dg.AssetExecutionContext, target: SyncTarget, *, klaviyo: KlaviyoResource, store: Lake
+) -> None:
+    """Sync the streams that the target's relation is made from too, unless this run has done so.
+
+    They are read in full where the target is. Each is materialized as if its own asset had run.
+
+    Raises:
+        KlaviyoAssetsError: as a sync says.
+    """
+    stream = target.stream
+    if not stream.read_first:
+        return
+    revision = klaviyo.validate_settings().revision
+    state = store.read_table_state(stream.name)
+    has_other_shape = state is not None and changes_shape(stream, state.state)
+    is_full = has_other_shape or target.options.mode.is_full_refresh
+    mode = SyncMode.FULL_REFRESH_OVERWRITE if is_full else SyncMode.INCREMENTAL_DEDUPED
+    keys = [each.asset_key for each in context.assets_def.get_asset_spec(target.key).deps]
+    for name, key in zip(stream.read_first, keys, strict=True):
+        known = store.read_table_state(name)
+        event = context.instance.get_latest_materialization_event(key)
+        is_done = event is not None and event.run_id == context.run.run_id
+        # The first commit of a table has everything.
+        if is_done and (not has_other_shape or (known is not None and known.version == 0)):
+            continue
+        first = SyncTarget(
+            stream=STREAMS[name].at_revision(revision), key=key, options=SyncOptions(mode=mode)
+        )
+        connection = klaviyo.connect(warn=context.log.warning, lake=store)
+        with connection, closing(_start_sync(context, first, connection, store)) as output:
+            _write_at_once(context, output, store)
+
+
+def _write_at_once(context: dg.AssetExecutionContext, output: SyncOutput, store: Lake) -> None:
+    """Run a sync to its end within the step of another asset, and materialize its own."""
+    for receipt in output.sync_run.run(store):
+        output.log_commit(receipt)
+    for warning in output.warnings():
+        context.log.warning("%s", warning)
+    store.vacuum(output.stream.name)
+    context.log_event(dg.AssetMaterialization(output.asset_key, metadata=output.metadata()))
+
+
 def _start_sync(
     context: dg.AssetExecutionContext,
-    stream: Stream,
-    options: SyncOptions,
-    *,
+    target: SyncTarget,
     connection: KlaviyoConnection,
     store: Lake,
 ) -> SyncOutput:
+    stream, options = target.stream, target.options
+
     def warn(text: str) -> None:
         context.log.warning("%s", replace_asset_names(context, text))
 
@@ -165,16 +222,16 @@ def _start_sync(
         warn=warn,
         salt=connection.salt,
     )
-    last = read_last_metadata(context.instance, context.asset_key)
+    last = read_last_metadata(context.instance, target.key)
     # A full refresh starts from nothing, so it may begin in another lake.
     last_lake = None if options.mode.is_full_refresh else last.lake
-    location = check_same_lake(context.asset_key, stream, last_lake=last_lake, lake=store)
+    location = check_same_lake(target.key, stream, last_lake=last_lake, lake=store)
     late_events = _late_events_warning(context, stream, connection.settings)
     if late_events is not None:
         warn(late_events)
     return SyncOutput(
         stream=stream,
-        asset_key=context.asset_key,
+        asset_key=target.key,
         options=options,
         sync_run=start_sync(stream, options, last.cursor, context=sync_context),
         connection=connection,

@@ -191,6 +191,8 @@ class SyncOutput:
             row_count=stats.rows_total,
         )
         metadata[LAKE_METADATA_KEY] = self.lake_location
+        if self.sync_run.full_read_reason:
+            metadata["klaviyo/full_read"] = self.sync_run.full_read_reason
         if self.late_events_warning is not None:
             metadata["klaviyo/late_events"] = self.late_events_warning
         if stats.quarantine_reasons:

@@ -22,6 +22,7 @@ from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.read.views import build_relations
 from klaviyo_assets.model.privacy import privacy_setting_errors, validate_salt
 from klaviyo_assets.model.selection import selection_errors
+from klaviyo_assets.model.stream import streams_at_revision
 from klaviyo_assets.settings import (
     KEY_VARIABLE,
     SALT_VARIABLE,
@@ -92,7 +93,7 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
         future_dates = future_date_errors(settings, today=utc_now().date())
         of_streams = (
             *selection_errors(settings, STREAMS),
-            *privacy_setting_errors(settings, STREAMS),
+            *privacy_setting_errors(settings, streams_at_revision(STREAMS, settings.revision)),
         )
         for refusal in (*refusals, *future_dates, *of_streams):
             raise refusal
@@ -149,8 +150,9 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
         try:
             account = resolve_account_id(connection, warn=warn)
             if lake is not None:
+                streams = streams_at_revision(STREAMS, settings.revision)
                 account = resolve_lake_account(
-                    lake, connection, account, streams=STREAMS, warn=warn
+                    lake, connection, account, streams=streams, warn=warn
                 )
         except BaseException:
             connection.close()
@@ -193,7 +195,8 @@ class LakeResource(dg.ConfigurableResource[object]):
         Raises:
             StorageError: the folder cannot be written, or another process publishes too long.
         """
-        problems = lake.publish(build_relations(STREAMS, MERGE_RULES))
+        streams = streams_at_revision(STREAMS, self.settings.revision)
+        problems = lake.publish(build_relations(streams, MERGE_RULES))
         for problem in problems:
             warn(f"klaviyo.duckdb does without a table that cannot be read. {problem}")
         return frozenset(problem.stream or "" for problem in problems)

@@ -81,6 +81,16 @@ class SliceConstant:
     included_path: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """In no record: NULL in the stored table. A `Rollup` may compute it where the relation is read.
+
+    `origin`: what it is computed from, `table.column`; empty: it stays NULL.
+    """
+
+    origin: str = ""
+
+
 JsonPath = tuple[str, ...]
 """The names of an attribute's members, from the top of `attributes` down to a value."""
 
@@ -93,6 +103,7 @@ ColumnSource = (
     | FirstIncludedId
     | LatestOf
     | SliceConstant
+    | Derived
 )
 """Every place from which a column can be read."""
 
@@ -166,6 +177,8 @@ def source_path(column: Column) -> str:  # noqa: C901 - one case for each source
             return f"{path}[].{member}"
         case SliceConstant(included_path=path):
             return f"included[0].attributes.{path}" if path else ""
+        case Derived(origin):
+            return origin
 
 
 def attribute_column(

@@ -9,6 +9,7 @@ from klaviyo_assets.model.column import (
     EXTRA_FIELD,
     Column,
     ColumnType,
+    Derived,
     PersonalDataKind,
     RecordId,
     RelatedId,
@@ -233,11 +234,32 @@ def _entry_error_reason(
     if not found:
         return f"{'no stream' if name == ALL_STREAMS else name} has a column {column}"
     for each in found:
-        if column in unmaskable_columns(each, streams):
-            return f"{column} of {each.name} is a key, a cursor or what tables are joined by"
-        if kind is not None and configurable_column_types(each).get(column) != kind:
-            return f"{column} of {each.name} is not {'text' if kind == 'string' else 'JSON'}"
+        if (reason := _column_error_reason(each, column, kind, streams)) is not None:
+            return reason
     return None
+
+
+def _column_error_reason(
+    stream: Stream, column: str, kind: ColumnType | None, streams: Mapping[str, Stream]
+) -> str | None:
+    if (origin := _derived_origin(stream, column)) is not None:
+        return f"{column} of {stream.name} is computed from {origin}, so name the column there"
+    if column in unmaskable_columns(stream, streams):
+        return f"{column} of {stream.name} is a key, a cursor or what tables are joined by"
+    if kind is not None and configurable_column_types(stream).get(column) != kind:
+        return f"{column} of {stream.name} is not {'text' if kind == 'string' else 'JSON'}"
+    return None
+
+
+def _derived_origin(stream: Stream, name: str) -> str | None:
+    """Return what all columns are computed from that an entry means; None where one is stored."""
+    meant = [
+        each
+        for each in stream.columns
+        if name in {each.name, each.personal_kind, *(kind for _, kind in each.personal_members)}
+    ]
+    origins = [each.source.origin for each in meant if isinstance(each.source, Derived)]
+    return next(filter(None, origins), None) if len(origins) == len(meant) else None
 
 
 def _stream_error_reason(stream: Stream) -> str | None:

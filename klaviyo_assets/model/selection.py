@@ -5,7 +5,14 @@ from difflib import get_close_matches
 
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.report import ReportEndpoint
-from klaviyo_assets.model.stream import Children, Detail, Join, Stream, Unnest
+from klaviyo_assets.model.stream import (
+    Children,
+    Detail,
+    Join,
+    Stream,
+    Unnest,
+    streams_at_revision,
+)
 from klaviyo_assets.settings import Settings, variable_name
 
 DEFAULT_GROUP, ALL_GROUP = "default", "all"
@@ -14,6 +21,10 @@ DEFAULT_GROUP, ALL_GROUP = "default", "all"
 
 def upstream_streams(stream: Stream) -> tuple[str, ...]:
     """Return the streams whose tables this one is made from, or needs to be read."""
+    return (*stream.read_first, *_source_streams(stream))
+
+
+def _source_streams(stream: Stream) -> tuple[str, ...]:
     match stream.source:
         case Join(left=left, right=right):
             return (left, right)
@@ -41,11 +52,12 @@ def unoffered_stream(stream: Stream, streams: Mapping[str, Stream], revision: st
 
 
 def offered_streams(streams: Mapping[str, Stream], revision: str) -> dict[str, Stream]:
-    """Return the streams that can be read at a revision of Klaviyo's API, by name."""
+    """Return the streams that a revision of Klaviyo's API offers, by name, as it shows them."""
+    shown = streams_at_revision(streams, revision)
     return {
         name: each
-        for name, each in streams.items()
-        if unoffered_stream(each, streams, revision) is None
+        for name, each in shown.items()
+        if unoffered_stream(each, shown, revision) is None
     }
 
 
@@ -63,7 +75,7 @@ def selected_streams(settings: Settings, streams: Mapping[str, Stream]) -> froze
         name = waiting.pop()
         if name not in found:
             found.add(name)
-            waiting += upstream_streams(streams[name])
+            waiting += upstream_streams(offered[name])
     return frozenset(found)
 
 

@@ -10,7 +10,13 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Literal
 
-from klaviyo_assets.model.column import EXTRA_FIELD, Column, LatestOf, SliceConstant, source_path
+from klaviyo_assets.model.column import (
+    EXTRA_FIELD,
+    Column,
+    LatestOf,
+    SliceConstant,
+    source_path,
+)
 from klaviyo_assets.model.report import ReportEndpoint
 
 
@@ -203,8 +209,9 @@ class Unnest:
 
     `array`: the column, or `column.key` for an array inside it. `parent_columns`: column name to
     its name in the parent. Every other column but `position` is read from the element, at its
-    `FieldPath` below the element; the path "" is the element itself. Rows follow the parent's: they
-    leave with it, and have its `synced_at` and `deleted_at`.
+    `FieldPath` below the element; the path "" is the element itself. The key is the parent's and
+    `position`, or `id` where elements have one of their own. Rows follow the parent's: they leave
+    with it, and have its `synced_at` and `deleted_at`.
     """
 
     parent: str
@@ -262,6 +269,33 @@ class ViewColumn:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rollup:
+    """Columns of a relation that are computed from the rows of another table that belong to a row.
+
+    `table`: the other table. `condition`: SQL that says whether its row `part` belongs to the row
+    `own`. `totals`: columns aggregated from the parts of a row; NULL for a row without parts, and
+    for all while the table is not stored. `columns`: SQL over `own` and `total`. One with the name
+    of a stored column takes its place, the others follow the stored ones.
+    """
+
+    table: str
+    condition: str
+    totals: tuple[ViewColumn, ...]
+    columns: tuple[ViewColumn, ...]
+
+
+REVISION_COLUMN = Column(
+    "api_revision",
+    "The API revision whose shape the record had when it was read; NULL: 2026-07-15.",
+    declared_source=SliceConstant("api_revision"),
+)
+"""The column of a stream whose records differ by revision: it tells its rows apart."""
+
+OLDEST_SHAPE = "2026-07-15"
+"""The revision of rows and commits that name none: the only one when they were stored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stream:
     """One table's worth of Klaviyo.
 
@@ -275,7 +309,13 @@ class Stream:
     of Klaviyo's API at which it can be read; None: every supported one. `ignored_attributes` are
     never stored: they differ between reads of an unchanged record, or are as good as a password.
     `unlisted_attributes` come at revisions that do not list them, so no request names them.
-    `view_columns` follow those of the stored table.
+    `view_columns` follow those of the stored table, and `rollup` computes columns from another one.
+    `read_first`: the streams that a sync reads before, because the relation is made from them too.
+
+    `shape` and `earlier`: where revisions show the same records differently, the first revision
+    that shows them as declared here, and the stream as the revisions before it do. Both write one
+    table, with the same columns. `is_partial`: this shape does not show every record, so its
+    reads mark only rows that were stored in it as deleted.
     """
 
     name: str
@@ -298,6 +338,11 @@ class Stream:
     ignored_attributes: frozenset[str] = frozenset()
     unlisted_attributes: frozenset[str] = frozenset()
     view_columns: tuple[ViewColumn, ...] = ()
+    rollup: Rollup | None = None
+    read_first: tuple[str, ...] = ()
+    shape: str = OLDEST_SHAPE
+    earlier: "Stream | None" = None
+    is_partial: bool = False
 
     def __post_init__(self) -> None:
         """Check that the declaration is consistent.
@@ -316,6 +361,8 @@ class Stream:
             raise ValueError(f"{self.name}: the cursor {self.cursor.column!r} is not a column")
         if self.partitioning == "day" and self.cursor is None:
             raise ValueError(f"{self.name}: a table by day needs a cursor to take the day from")
+        if self.earlier is not None and _table_shape(self.earlier) != _table_shape(self):
+            raise ValueError(f"{self.name}: earlier revisions would write another table")
         self._check_soft_deletes(names)
 
     def _check_soft_deletes(self, names: list[str]) -> None:
@@ -347,6 +394,17 @@ class Stream:
     def is_offered_at(self, revision: str) -> bool:
         """Return whether the stream can be read at a revision of Klaviyo's API."""
         return (self.since or revision) <= revision <= (self.until or revision)
+
+    def at_revision(self, revision: str) -> "Stream":
+        """Return the stream as a revision of Klaviyo's API shows its records."""
+        if self.earlier is None or revision >= self.shape:
+            return self
+        return self.earlier.at_revision(revision)
+
+    @property
+    def has_shapes(self) -> bool:
+        """Return whether revisions show its records differently."""
+        return REVISION_COLUMN in self.columns
 
     @property
     def is_snapshot(self) -> bool:
@@ -393,6 +451,24 @@ class Stream:
         return (own, *of_fields)
 
 
+def _table_shape(stream: Stream) -> tuple[object, ...]:
+    """Return what of a stream decides how its table is stored."""
+    columns = [(each.name, each.type) for each in stream.columns]
+    return (stream.name, stream.key, columns, stream.cursor and stream.cursor.column)
+
+
+def streams_at_revision(streams: Mapping[str, Stream], revision: str) -> dict[str, Stream]:
+    """Return streams by name, each as a revision of Klaviyo's API shows its records."""
+    return {name: each.at_revision(revision) for name, each in streams.items()}
+
+
+def computed_view_columns(stream: Stream) -> tuple[ViewColumn, ...]:
+    """Return the columns that the stream's relation has beyond those of its stored table."""
+    stored = {each.name for each in stream.columns}
+    rolled_up = stream.rollup.columns if stream.rollup is not None else ()
+    return (*(each for each in rolled_up if each.column.name not in stored), *stream.view_columns)
+
+
 def revision_note(stream: Stream) -> str:
     """Return the revisions that offer a stream, in brackets after a blank; empty: all of them."""
     bounds = [("since", stream.since), ("up to", stream.until)]
@@ -434,8 +510,13 @@ def relation_columns(stream: Stream, streams: Mapping[str, Stream]) -> tuple[Col
     """
     if isinstance(stream.source, Unnest):
         has_deleted = streams[stream.source.parent].has_soft_deletes
-        return (*stream.columns, SYNCED_COLUMN, *([DELETED_COLUMN] if has_deleted else []))
-    computed = [each.column for each in stream.view_columns]
+        return (
+            *([KEY_COLUMN] if KEY_COLUMN.name in stream.key else []),
+            *stream.columns,
+            SYNCED_COLUMN,
+            *([DELETED_COLUMN] if has_deleted else []),
+        )
+    computed = [each.column for each in computed_view_columns(stream)]
     base = base_stream_name(stream)
     if base is not None:
         return (*relation_columns(streams[base], streams), *stream.columns, *computed)
@@ -466,7 +547,7 @@ def column_origins(stream: Stream, streams: Mapping[str, Stream]) -> dict[str, s
         case Unnest(parent=parent, array=array, parent_columns=columns, reference=reference):
             element = f"{parent}.{array}[]"
             own = {each.name: f"{element}.{source_path(each)}" for each in stream.columns}
-            own[POSITION_COLUMN] = ""
+            own |= {POSITION_COLUMN: "", KEY_COLUMN.name: f"{element}.id"}
             taken = {**columns, **(reference.columns if reference else {})}
             own |= {name: f"{parent}.{there}" for name, there in taken.items()}
         case _:

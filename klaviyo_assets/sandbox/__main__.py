@@ -78,6 +78,11 @@ def build_sandbox_parser() -> argparse.ArgumentParser:
     found.add_argument("--latency-ms", type=float, default=0.0)
     found.add_argument("--spread-share", type=float, default=0.3)
     found.add_argument("--report-page", type=int, default=200, help="rows in a report's page")
+    found.add_argument(
+        "--omni-campaigns",
+        action="store_true",
+        help="campaigns that only revisions since 2026-10-15 can list",
+    )
     found.add_argument("--no-gzip", action="store_true", help="never compress answers")
     found.add_argument(
         "--key", type=parse_key_option, action="append", help="pk_... or pk_...=scope,scope"
@@ -100,6 +105,7 @@ class SandboxOptions(argparse.Namespace):
     latency_ms: float
     spread_share: float
     report_page: int
+    omni_campaigns: bool
     no_gzip: bool
     key: list[PrivateApiKey] | None
 
@@ -118,6 +124,7 @@ def build_account_config(options: SandboxOptions) -> AccountConfig:
         latency_ms=options.latency_ms,
         spread_share=options.spread_share,
         report_page=options.report_page,
+        omni_campaigns=options.omni_campaigns,
         gzip=not options.no_gzip,
         keys=tuple(options.key or (PrivateApiKey(value=DEFAULT_KEY),)),
         event_bursts=tuple(each for name in options.bursts for each in BURST_PRESETS[name].events),

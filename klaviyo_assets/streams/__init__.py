@@ -17,6 +17,7 @@ from klaviyo_assets.streams.brands import (
     BRAND_SOCIAL_GROUPS,
 )
 from klaviyo_assets.streams.campaigns import (
+    CAMPAIGN_AUDIENCES,
     CAMPAIGN_MESSAGES,
     CAMPAIGN_VARIATIONS,
     CAMPAIGNS,
@@ -79,6 +80,7 @@ COLLECTIONS: tuple[Stream, ...] = (
     BRAND_EMAIL_DEFAULTS,
     BRAND_LOGOS,
     BRAND_SOCIAL_GROUPS,
+    CAMPAIGN_AUDIENCES,
     CAMPAIGN_MESSAGES,
     CAMPAIGN_VARIATIONS,
     CAMPAIGNS,

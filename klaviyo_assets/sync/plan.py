@@ -10,6 +10,8 @@ from klaviyo_assets.errors import SettingError
 from klaviyo_assets.lake.write.soft_deletes import ColumnValues
 from klaviyo_assets.model.selection import upstream_streams
 from klaviyo_assets.model.stream import (
+    OLDEST_SHAPE,
+    REVISION_COLUMN,
     WHOLE_COLLECTION,
     Children,
     Collection,
@@ -77,6 +79,9 @@ class PreviousSync:
     table_version: int | None = None
 
 
+SHAPE_KEY = "shape"
+"""The key, in a commit's state, of the revision whose shape of records the table was read in."""
+
 FAN_OUT_SINCE_KEY = "asking_since"
 """The key, in a commit's state, of when an unfinished sync of all parents began."""
 
@@ -97,8 +102,12 @@ class SyncPlan:
     reread_since: datetime | None = None
     """When an interrupted sync of all parents began, by our clock (UTC): Klaviyo's may differ."""
     warnings: tuple[str, ...] = ()
-    chosen_parents: ColumnValues | None = None
-    """The parents whose children are read, where a setting names them; None: all."""
+    scanned_rows: ColumnValues | None = None
+    """The stored rows that a complete read looks for, where it cannot see others; None: all."""
+    shape: str | None = None
+    """The shape of records that the commits name for the table; None: all revisions have one."""
+    full_read_reason: str = ""
+    """Why everything is read although nobody asked for it; empty: it is not."""
 
     @property
     def should_advance_cursor(self) -> bool:
@@ -152,6 +161,8 @@ def plan_sync(
         began = cast("str | None", (previous.lake_state or {}).get(FAN_OUT_SINCE_KEY))
         plan.reread_since = parse_instant(began)
         return plan
+    if stream.has_shapes:
+        _plan_shape(plan, stream, previous)
     if plan.is_replacement:
         whole = Window(None if stream.is_snapshot else start)
         plan.windows = tuple((each, whole) for each in slices)
@@ -162,13 +173,53 @@ def plan_sync(
         return plan
     has_lookback = stream.cursor and stream.cursor.has_lookback
     lookback = timedelta(days=settings.lookback_days if has_lookback else 0)
-    plan.progress.retries.select_due(now, plan.progress.active_slices)
-    plan.windows = tuple(
+    plan.windows = _plan_unread(plan.progress, slices, lookback=lookback, now=now)
+    return plan
+
+
+def _plan_unread(
+    progress: SyncProgress, slices: tuple[Slice, ...], *, lookback: timedelta, now: datetime
+) -> tuple[tuple[Slice, Window], ...]:
+    progress.retries.select_due(now, progress.active_slices)
+    return tuple(
         (each, window)
         for each in slices
-        for window in _unread_windows(plan.progress, each, start=start, lookback=lookback)
+        for window in _unread_windows(progress, each, start=progress.start, lookback=lookback)
     )
-    return plan
+
+
+def _plan_shape(plan: SyncPlan, stream: Stream, previous: PreviousSync) -> None:
+    """Read everything if another revision's shape of the records is stored; keep it in the state.
+
+    A window that is read again does not change what the table is said to hold, for its rows say
+    themselves which shape they have.
+    """
+    stored = _stored_shape(previous.lake_state)
+    plan.shape = stored if stored and plan.options.reread_window is not None else stream.shape
+    if stream.is_partial:
+        plan.scanned_rows = ColumnValues(
+            REVISION_COLUMN.name, frozenset({stream.shape}), includes_null=True
+        )
+    if plan.is_replacement or plan.shape != stream.shape or stored in (None, stream.shape):
+        return
+    plan.is_replacement = True
+    plan.full_read_reason = (
+        f"{stream.name}: stored as revision {stored} shows them, and read as {stream.shape} does: "
+        "everything is read once in full"
+    )
+    plan.warnings = (plan.full_read_reason,)
+
+
+def changes_shape(stream: Stream, lake_state: Mapping[str, object]) -> bool:
+    """Return whether a stored table has another shape than the stream's records have now."""
+    return stream.has_shapes and _stored_shape(lake_state) != stream.shape
+
+
+def _stored_shape(lake_state: Mapping[str, object] | None) -> str | None:
+    """Return the revision whose shape of records a table has; None where there is no table."""
+    if lake_state is None:
+        return None
+    return str(lake_state.get(SHAPE_KEY) or OLDEST_SHAPE)
 
 
 def validate_options(stream: Stream, options: SyncOptions) -> None:

@@ -57,6 +57,7 @@ from klaviyo_assets.sync.details import start_fan_out
 from klaviyo_assets.sync.memory import trim_heap, tune_process
 from klaviyo_assets.sync.plan import (
     FAN_OUT_SINCE_KEY,
+    SHAPE_KEY,
     PreviousSync,
     SyncOptions,
     SyncPlan,
@@ -165,6 +166,11 @@ class SyncRun:
     def has_pending_retries(self) -> bool:
         """Return whether later syncs request the records again that could not be stored."""
         return self._plan.is_replacement or bool(self.progress.retries.entries)
+
+    @property
+    def full_read_reason(self) -> str:
+        """Return why everything is read although nobody asked for it; empty: it is not."""
+        return self._plan.full_read_reason
 
     def fetch_first_page(self) -> None:
         """Wait for the first page, so that a refusal shows before anything is written.
@@ -372,8 +378,9 @@ class SyncRun:
         A sync of details has no cursor: until it ends, the state has when it began.
         """
         claims = self._privacy_guard.claims
+        shape = {SHAPE_KEY: self._plan.shape} if self._plan.shape is not None else {}
         if not isinstance(self._stream.source, Detail):
-            return {**progress_to_json(self.progress), **claims}
+            return {**progress_to_json(self.progress), **shape, **claims}
         began = (self._plan.reread_since or self._plan.started_at).isoformat()
         has_ended = bool(self.progress.finished_slices)
         return {"cursor": None, FAN_OUT_SINCE_KEY: None if has_ended else began, **claims}
@@ -408,7 +415,7 @@ class SyncRun:
         return DeletionScan(
             deleted_at=self._first_responded_at if is_whole else None,
             scanned_from=self._plan.progress.start,
-            scanned_values=self._plan.chosen_parents,
+            scanned_values=self._plan.scanned_rows,
             cleared_columns=self._privacy_guard.cleared_columns,
         )
 
@@ -502,7 +509,7 @@ def start_sync(
         table_version=before.version if before else None,
     )
     plan = plan_sync(stream, options, previous, settings=context.settings, now=context.clock())
-    plan.chosen_parents = chosen_parents
+    plan.scanned_rows = chosen_parents or plan.scanned_rows
     for note in plan.warnings:
         context.warn(note)
     privacy_guard = build_privacy_guard(stream, context, is_replacement=plan.is_replacement)

@@ -11,12 +11,12 @@ REQUESTING_STREAMS = [
 
 
 READS = [
-    (stream, revision)
+    (stream.at_revision(revision), revision)
     for revision in FACTS
     for stream in REQUESTING_STREAMS
     if stream.is_offered_at(revision)
 ]
-"""Each of them, with each revision that offers it."""
+"""Each of them as each revision that offers it shows its records."""
 
 READ_NAMES = [
     stream.name if revision == JULY else f"{stream.name} {revision}" for stream, revision in READS

@@ -59,6 +59,8 @@ def _facts(stream: Stream) -> Iterator[tuple[str, str]]:
     yield "on", f"{how}; group `{section_group(stream)}`"
     yield "key", ", ".join(f"`{name}`" for name in stream.key)
     yield "cursor", f"`{stream.cursor.column}`" if stream.cursor else "none"
+    if stream.has_shapes:
+        yield "revisions", f"all; records have another shape since {stream.shape}"
     if stream.since is not None or stream.until is not None:
         yield "revisions", f"{stream.since or 'oldest'} to {stream.until or 'newest'}"
     if stream.has_soft_deletes:
@@ -76,6 +78,13 @@ def _facts(stream: Stream) -> Iterator[tuple[str, str]]:
 
 def second_sync(stream: Stream) -> str:
     """Return in words how many requests a sync makes that finds nothing or little new."""
+    if stream.read_first:
+        first = " and ".join(f"`{name}`" for name in stream.read_first)
+        return f"those of {first}, unless the same run made them; {_own_requests(stream)}"
+    return _own_requests(stream)
+
+
+def _own_requests(stream: Stream) -> str:
     upstream = " and ".join(f"`{name}`" for name in upstream_streams(stream))
     which = f"records since the cursor `{stream.cursor.column}`" if stream.cursor else "all records"
     match stream.source:

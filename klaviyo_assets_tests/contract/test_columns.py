@@ -14,7 +14,15 @@ from klaviyo_assets.model.column import (
     RelatedIds,
     SliceConstant,
 )
-from klaviyo_assets.model.stream import PARENT_ID, Children, Collection, Detail, Stream, ViewSource
+from klaviyo_assets.model.stream import (
+    PARENT_ID,
+    REVISION_COLUMN,
+    Children,
+    Collection,
+    Detail,
+    Stream,
+    ViewSource,
+)
 from klaviyo_assets.streams import COLLECTIONS, STREAMS
 from klaviyo_assets_tests.contract.facts import OPERATIONS
 from klaviyo_assets_tests.contract.published import (
@@ -257,12 +265,15 @@ def test_an_event_without_datetime_takes_its_timestamp() -> None:
     assert OPERATIONS["/api/events"].attributes["timestamp"] == "integer"
 
 
-@each_stream
-def test_what_a_slice_must_bring_it_brings(stream: Stream) -> None:
+@each_read
+def test_what_a_slice_must_bring_it_brings(stream: Stream, revision: str) -> None:
     """A column that is read from the slice has a value in every slice."""
+    assert stream.shape <= revision
     slices = stream.source.slices if isinstance(stream.source, Collection) else ()
     for column in stream.columns:
-        if isinstance(column.source, SliceConstant) and column.source != PARENT_ID:
+        if column == REVISION_COLUMN:
+            assert {each.values[column.name] for each in slices} == {stream.shape}
+        elif isinstance(column.source, SliceConstant) and column.source != PARENT_ID:
             values = [each.values[column.source.name] for each in slices]
             assert all(value in each.filter for value, each in zip(values, slices, strict=True))
 

@@ -35,6 +35,10 @@ each_stream = pytest.mark.parametrize("stream", COLLECTIONS, ids=lambda stream: 
 EVERY_TABLE_HAS = {"id", "extra", "synced_at", "parent_version"}
 
 
+MODULES_OF_SQL = {"campaign_sql"}
+"""Modules beside a stream's own, for SQL that would fill it."""
+
+
 def declared_in(module: str) -> list[Stream]:
     """Return the streams that a module of the registry declares, in its order."""
     values = vars(import_module(f"{streams.__name__}.{module}")).values()
@@ -61,7 +65,7 @@ def test_every_module_is_in_the_registry() -> None:
     """A stream declared in a module of the registry is a stream of the product, once."""
     modules = [module.name for module in pkgutil.iter_modules(streams.__path__)]
     declared = [stream for module in modules for stream in declared_in(module)]
-    assert all(declared_in(module) for module in modules)
+    assert {module for module in modules if not declared_in(module)} == MODULES_OF_SQL
     assert sorted(stream.name for stream in declared) == sorted(STREAMS)
     assert all(STREAMS[stream.name] is stream for stream in declared)
 
@@ -103,12 +107,12 @@ def test_every_column_has_a_short_description(stream: Stream) -> None:
 
 @each_stream
 def test_records_are_known_by_their_id(stream: Stream) -> None:
-    """The key is the id that Klaviyo gives; of an element, its parent's id and its place.
+    """The key is the id that Klaviyo gives; of an element without, its parent's and its place.
 
     Of a membership it is who joined what and when.
     """
     match stream.source:
-        case Unnest(parent_columns=columns):
+        case Unnest(parent_columns=columns) if stream.key != ("id",):
             parent, position = stream.key
             assert (columns[parent], position) == ("id", POSITION_COLUMN)
         case Children(parent=parent, fields=("joined_group_at",)):
@@ -217,7 +221,7 @@ def test_an_unnested_array_fits_its_parent(stream: Stream) -> None:
     types = {column.name: column.type for column in (KEY_COLUMN, *parent.columns)}
     own = {column.name: column.type for column in stream.columns}
     assert types[stream.source.array.partition(".")[0]] == "json"
-    assert own[POSITION_COLUMN] == "integer"
+    assert stream.key == ("id",) or own[POSITION_COLUMN] == "integer"
     taken = {**stream.source.parent_columns, **(reference.columns if reference else {})}
     assert {name: own[name] for name in taken} == {
         name: types[there] for name, there in taken.items()

@@ -138,9 +138,9 @@ def test_a_message_has_its_campaign_and_all_its_variations(full_home: Home) -> N
     """Every variation is a row, with its message, campaign and channel."""
     family = full_home.account.sandbox.store.campaign_family.current()
     rows = full_home.query(
-        "SELECT variation_id, campaign_id, channel, created, details FROM campaign_variations "
-        "JOIN (SELECT id, campaign_variation_ids FROM campaign_messages) AS m "
-        "ON m.id = campaign_message_id AND list_contains(campaign_variation_ids, variation_id)"
+        "SELECT v.id, v.campaign_id, channel, v.created, details FROM campaign_variations AS v "
+        "JOIN campaign_messages AS m ON m.id = campaign_message_id "
+        "AND list_contains(campaign_variation_ids, v.id)"
     )
     assert sorted(row[0] for row in rows) == sorted(each.id for each in family.variations.records)
     assert {row[1] for row in rows} <= {each.id for each in family.campaigns.records}

@@ -19,6 +19,7 @@ from klaviyo_assets.lake.read.duckdb import (
 )
 from klaviyo_assets.model.column import ColumnType, FieldPath
 from klaviyo_assets.model.stream import (
+    KEY_COLUMN,
     POSITION_COLUMN,
     RelationDescription,
     Stream,
@@ -137,7 +138,7 @@ def build_unnest_relation(stream: Stream, source: Unnest) -> UnnestRelation:
             unnested_column(
                 each.name, each.type, each.source.path if isinstance(each.source, FieldPath) else ""
             )
-            for each in stream.columns
+            for each in (*([KEY_COLUMN] if KEY_COLUMN.name in stream.key else []), *stream.columns)
         ),
         reference=source.reference.column if source.reference is not None else "",
     )

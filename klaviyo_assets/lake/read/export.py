@@ -29,6 +29,7 @@ from klaviyo_assets.lake.read.views import (
     add_plain_relations,
     build_create_statements,
     load_current_tables,
+    optional_tables,
 )
 from klaviyo_assets.lake.response_cache import write_file_atomically
 
@@ -80,7 +81,11 @@ def build_export_statements(
     if not found and not problems:
         raise LakeError(f"no lake in {root} (KLAVIYO_DATA_DIR): there is nothing to export")
     wanted = list(dict.fromkeys(names)) or list(known)
-    needed = {table for name in wanted for table in (name, *known[name].required_tables)}
+    needed = {
+        table
+        for name in wanted
+        for table in (name, *known[name].required_tables, *optional_tables(known[name]))
+    }
     for problem in problems:
         if problem.stream in needed or not names:
             raise problem

@@ -51,6 +51,7 @@ from klaviyo_assets.lake.read.duckdb import (
     quote_literal,
     select_table_files,
 )
+from klaviyo_assets.lake.read.rollup import RollupSql, build_rollup, select_rolled_up
 from klaviyo_assets.model.stream import (
     Detail,
     Join,
@@ -279,10 +280,11 @@ is ambiguous in every DuckDB where both the file and a schema are called klaviyo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlainRelation:
-    """A table as it is stored, and what is computed from its rows."""
+    """A table as it is stored, and what is computed from its rows and from another table's."""
 
     name: str
     computed: tuple[ComputedColumn, ...] = ()
+    rollup: RollupSql | None = None
     description: RelationDescription = field(default=RelationDescription(), compare=False)
 
     @property
@@ -293,12 +295,16 @@ class PlainRelation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetailRelation:
-    """All columns of `parent`, and `columns` of the stored table with its own name, by key."""
+    """All columns of `parent`, and `columns` of the stored table with its own name, by key.
+
+    `rollup` is that of the parent.
+    """
 
     name: str
     parent: str
     key: tuple[str, ...]
     columns: tuple[str, ...]
+    rollup: RollupSql | None = None
     description: RelationDescription = field(default=RelationDescription(), compare=False)
 
     @property
@@ -343,7 +349,11 @@ def build_relation(stream: Stream, streams: Mapping[str, Stream]) -> Relation:
         case Detail(parent=parent):
             columns = tuple(column.name for column in stream.columns)
             relation: Relation = DetailRelation(
-                name=stream.name, parent=parent, key=stream.key, columns=columns
+                name=stream.name,
+                parent=parent,
+                key=stream.key,
+                columns=columns,
+                rollup=build_rollup(streams[parent], streams) if parent in streams else None,
             )
         case Join(left=left, right=right, join_column=on, columns=columns):
             relation = JoinRelation(
@@ -358,7 +368,11 @@ def build_relation(stream: Stream, streams: Mapping[str, Stream]) -> Relation:
         case Unnest() as source:
             relation = build_unnest_relation(stream, source)
         case _:
-            relation = PlainRelation(name=stream.name, computed=computed_columns(stream))
+            relation = PlainRelation(
+                name=stream.name,
+                computed=computed_columns(stream),
+                rollup=build_rollup(stream, streams),
+            )
     for table in relation.required_tables:
         if table not in streams:
             raise LakeError(f"made of {table}, which is no stream", stream=stream.name)
@@ -406,8 +420,9 @@ def build_select(relation: Relation, tables: Mapping[str, TableFiles]) -> str | 
     if any(table not in tables for table in relation.required_tables):
         return None
     match relation:
-        case PlainRelation(name=name, computed=computed):
-            return select_with_computed(select_table_files(tables[name]), computed, tables)
+        case PlainRelation(name=name, computed=computed, rollup=rollup):
+            rolled_up = select_rolled_up(tables[name], rollup, tables)
+            return select_with_computed(rolled_up, computed, tables)
         case ProfileMergeRule():
             return select_profile_merges(relation, tables)
         case UnnestRelation():
@@ -420,7 +435,7 @@ def build_select(relation: Relation, tables: Mapping[str, TableFiles]) -> str | 
                 f"l.{quote_identifier(column)} = r.{quote_identifier(column)}" for column in key
             )
             right = select_table_files(tables[name])
-            left = select_table_files(tables[parent])
+            left = select_rolled_up(tables[parent], relation.rollup, tables)
         case JoinRelation(left=first, right=second, on=column, columns=pairs):
             added = [
                 f"{right_column_expression(there)} AS {quote_identifier(here)}"
@@ -441,8 +456,13 @@ def optional_tables(relation: Relation) -> tuple[str, ...]:
     match relation:
         case ProfileMergeRule(events=events):
             return (events, events + HISTORY_SUFFIX)
-        case PlainRelation(computed=columns) | JoinRelation(computed=columns):
+        case PlainRelation(computed=columns, rollup=rollup):
+            tables = [each.table for each in columns if each.table]
+            return (*tables, *([rollup.table] if rollup is not None else []))
+        case JoinRelation(computed=columns):
             return tuple(each.table for each in columns if each.table)
+        case DetailRelation(rollup=rollup):
+            return (rollup.table,) if rollup is not None else ()
         case _:
             return ()
 
@@ -466,16 +486,29 @@ def relation_column_names(relation: Relation, tables: Mapping[str, TableFiles]) 
     """Return the names of a relation's columns; the tables that it needs must exist."""
     match relation:
         case PlainRelation(name=name, computed=computed):
-            return [*tables[name].schema.names, *(each.name for each in computed)]
+            return [
+                *tables[name].schema.names,
+                *_rolled_up_names(relation, tables[name]),
+                *(each.name for each in computed),
+            ]
         case ProfileMergeRule():
             return list(PROFILE_MERGES_DESCRIPTION.columns)
         case UnnestRelation():
             return relation.column_names(tables)
         case DetailRelation() | JoinRelation():
+            first = tables[relation.required_tables[0]]
             return [
-                *tables[relation.required_tables[0]].schema.names,
+                *first.schema.names,
+                *_rolled_up_names(relation, first),
                 *added_column_names(relation, tables),
             ]
+
+
+def _rolled_up_names(
+    relation: PlainRelation | DetailRelation | JoinRelation, stored: TableFiles
+) -> list[str]:
+    rollup = None if isinstance(relation, JoinRelation) else relation.rollup
+    return [] if rollup is None else rollup.added_columns(stored.schema.names)
 
 
 def right_column_expression(path: str) -> str:

@@ -37,15 +37,17 @@ from klaviyo_assets.lake.write.merge import PartitionRewriter
 
 @dataclass(frozen=True, slots=True)
 class ColumnValues:
-    """The rows that have one of `values` in a text column."""
+    """The rows that have one of `values` in a text column, or none with `includes_null`."""
 
     column: str
     values: frozenset[str]
+    includes_null: bool = False
 
     def mask(self, rows: pa.Table) -> RowMask:
         """Return which of the rows these are."""
         wanted = pa.array(sorted(self.values), pa.string())
-        return boolean_mask(pc.is_in(rows[self.column], value_set=wanted))
+        found = boolean_mask(pc.is_in(rows[self.column], value_set=wanted))
+        return found | boolean_mask(pc.is_null(rows[self.column])) if self.includes_null else found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

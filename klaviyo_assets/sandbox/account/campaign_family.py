@@ -3,7 +3,10 @@
 The account keeps its campaigns in the older shape, and tests change them there. Here they are seen
 in the newer one: each campaign has one audience and one message, and the message has a variation
 for each of the older messages. A variation bears the older message's id, so that reports and events
-lead to it.
+lead to it. A message has changed when its campaign or one of the older messages has.
+
+An account with `omni_campaigns` also has those that only the newer shape can show: WhatsApp ones,
+which reports know, and one of several audiences, messages and channels.
 """
 
 from collections.abc import Mapping
@@ -58,36 +61,51 @@ class CampaignFamily:
 class CampaignFamilyView:
     """The newer shape of an account's campaigns, made again when one of them has changed."""
 
-    def __init__(self, campaigns: RecordCollection, messages: RecordCollection) -> None:
+    def __init__(
+        self,
+        campaigns: RecordCollection,
+        messages: RecordCollection,
+        more: "CampaignFamily | None" = None,
+    ) -> None:
         self.campaigns = campaigns
         self.messages = messages
+        self.more = more
         self.made: tuple[tuple[int, int], CampaignFamily] | None = None
 
     def current(self) -> CampaignFamily:
         """Return the collections as the campaigns are now."""
         versions = (self.campaigns.version, self.messages.version)
         if self.made is None or self.made[0] != versions:
-            self.made = (versions, build_family(self.campaigns, self.messages))
+            self.made = (versions, build_family(self.campaigns, self.messages, self.more))
         return self.made[1]
 
 
-def build_family(campaigns: RecordCollection, messages: RecordCollection) -> CampaignFamily:
-    """Build the four collections from the two of the older shape."""
+def build_family(
+    campaigns: RecordCollection, messages: RecordCollection, more: CampaignFamily | None = None
+) -> CampaignFamily:
+    """Build the four collections from the two of the older shape, and `more` beside them."""
     found: dict[str, list[ApiRecord]] = {"c": [], "a": [], "m": [], "v": []}
     for campaign in campaigns.records:
         audience_id = sibling_id(campaign.id, "audience")
         _, ids = campaign.links["campaign-messages"]
-        variation_ids = ids if isinstance(ids, tuple) else ()
-        message_ids = (sibling_id(campaign.id, "message"),) if variation_ids else ()
-        found["c"].append(_campaign(campaign, audience_id, message_ids))
-        found["a"].append(_audience(campaign, audience_id, message_ids))
-        for message_id in message_ids:
-            found["m"].append(_message(campaign, audience_id, message_id, variation_ids))
-            for position, each in enumerate(variation_ids):
-                ordinal = messages.ordinal_of(each)
-                if ordinal is not None:
-                    old = messages.records[ordinal]
-                    found["v"].append(_variation(campaign, old, message_id, position))
+        known = [messages.records[messages.ordinal_of(each) or 0] for each in ids or ()]
+        olds = [each for each in known if each.is_alive]
+        message_id = sibling_id(campaign.id, "message")
+        # A campaign whose older shape has no message has one here, with nothing but a channel.
+        variations = [
+            _variation(campaign, old, message_id, position) for position, old in enumerate(olds)
+        ] or [_bare_variation(campaign, message_id)]
+        found["c"].append(_campaign(campaign, audience_id, (message_id,)))
+        found["a"].append(_audience(campaign, audience_id, (message_id,)))
+        variation_ids = tuple(each.id for each in variations)
+        updated = max(str(each.attributes["updated_at"]) for each in (campaign, *olds))
+        message = _message(campaign, audience_id, message_id, variation_ids)
+        message.attributes["updated"] = updated
+        found["m"].append(message)
+        found["v"] += variations
+    if more is not None:
+        for key, each in zip("camv", more.by_kind().values(), strict=True):
+            found[key] += each.records
     return CampaignFamily(
         RecordCollection("campaign", found["c"]),
         RecordCollection("campaign-audience", found["a"]),
@@ -103,7 +121,7 @@ def _campaign(old: ApiRecord, audience_id: str, message_ids: tuple[str, ...]) ->
         "definition": {
             "name": old.attributes["name"],
             "archived": old.attributes["archived"],
-            "builder": "canvas" if len(message_ids) > 1 else "wizard",
+            "builder": "wizard",
             "color": "3366ff",
             "description": None,
             "send_settings": {
@@ -193,7 +211,9 @@ def _message(
 
 
 def _send_options(old: ApiRecord, variation_ids: tuple[str, ...]) -> JsonObject:
-    sent = old.attributes["send_time"] or value_at_path(old.attributes, "send_strategy.datetime")
+    sent = old.attributes["send_time"]
+    if old.attributes["status"] == "Draft":
+        sent = value_at_path(old.attributes, "send_strategy.datetime")
     strategy = STRATEGIES.get(_method(old), "static")
     if value_at_path(old.attributes, "send_strategy.options.is_local"):
         strategy = "local_timezone"
@@ -239,7 +259,27 @@ def _variation(campaign: ApiRecord, old: ApiRecord, message_id: str, position: i
         id=old.id,
         attributes=attributes,
         links=links,
-        is_alive=old.is_alive and campaign.is_alive,
+        is_alive=campaign.is_alive,
+    )
+
+
+def _bare_variation(campaign: ApiRecord, message_id: str) -> ApiRecord:
+    channel = str(campaign.filter_only_values["messages.channel"])
+    return ApiRecord(
+        id=sibling_id(campaign.id, "variation"),
+        attributes={
+            **_lifetime(campaign),
+            "definition": {
+                "name": "Variation 1",
+                "details": {"channel": CHANNELS.get(channel, channel)},
+            },
+        },
+        links={
+            "campaign-message": ("campaign-message", message_id),
+            "image": ("image", None),
+            "translation": ("translation", None),
+        },
+        is_alive=campaign.is_alive,
     )
 
 

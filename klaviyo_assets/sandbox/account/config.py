@@ -41,7 +41,8 @@ class AccountConfig:
 
     Where `event_bursts` or `profile_bursts` are given, they are all the events or profiles that
     there are, instead of `events` or `profiles` over `days`. The newest `slow_campaigns` of those
-    that say they went out at once took three days.
+    that say they went out at once took three days. With `omni_campaigns` revisions since 2026-10-15
+    list campaigns that no older one could: WhatsApp ones, and one of several channels.
     """
 
     seed: int = 1
@@ -62,6 +63,7 @@ class AccountConfig:
     gzip: bool = True
     spread_share: float = 0.3
     slow_campaigns: int = 0
+    omni_campaigns: bool = False
     report_page: int = 200
     future_events: int = 3
     event_bursts: tuple[Burst, ...] = ()

@@ -84,7 +84,7 @@ def _build_campaign(context: CampaignContext, index: int, *, created: int) -> Ap
         if status == "Draft"
         else format_iso_micros(created_micros + 60 * SECOND_MICROS),
         "updated_at": format_iso_micros(updated),
-        "send_time": format_iso_seconds(send) if status == "Sent" else None,
+        "send_time": format_iso_seconds(send) if status in ("Sent", "Scheduled") else None,
     }
     ids = _message_ids(context.seed, index, created=created, is_tested=name == "ab_test_campaign")
     return ApiRecord(
@@ -171,7 +171,7 @@ def build_campaign_messages(
 
 def _send_times(campaign: JsonObject) -> Json:
     """When the message went out; empty for what was never sent."""
-    sent = campaign["send_time"]
+    sent = campaign["send_time"] if campaign["status"] == "Sent" else None
     options = as_object(as_object(campaign["send_strategy"]).get("options"))
     is_local = options.get("is_local", False)
     return [] if sent is None else [{"datetime": sent, "is_local": is_local}]

@@ -22,6 +22,7 @@ from klaviyo_assets.sandbox.account.events import (
     burst_times,
 )
 from klaviyo_assets.sandbox.account.generated import GeneratedCollections, GeneratorContext
+from klaviyo_assets.sandbox.account.omni_campaigns import build_omni_family
 from klaviyo_assets.sandbox.account.profiles import ProfileCollection
 from klaviyo_assets.sandbox.account.records import Linkage, RecordCollection, ResourceCollection
 from klaviyo_assets.sandbox.account.seeds import short_id
@@ -58,7 +59,12 @@ class AccountStore:
         self.tags = content.build_tags(seed)
         self.link_records()
         self.collections = AccountCollections(self.build_collections(), self.generator_context())
-        self.campaign_family = CampaignFamilyView(self.campaigns, self.messages)
+        group_ids = [*record_ids(self.lists), *record_ids(self.segments)]
+        self.campaign_family = CampaignFamilyView(
+            self.campaigns,
+            self.messages,
+            build_omni_family(config, base, group_ids) if config.omni_campaigns else None,
+        )
         self.memberships: dict[str, groups.GroupMembers] = {}
         self.event_pools = metrics.build_event_pools(seed, self.sent_messages())
         self.events = self.build_events()

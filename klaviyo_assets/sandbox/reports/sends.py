@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from klaviyo_assets.sandbox.account.omni_campaigns import unlisted_campaigns
 from klaviyo_assets.sandbox.account.records import ApiRecord
-from klaviyo_assets.sandbox.account.seeds import mix_bits, random_source, ulid
+from klaviyo_assets.sandbox.account.seeds import mix_bits, random_source
 from klaviyo_assets.sandbox.account.store import AccountStore
 from klaviyo_assets.sandbox.clock import SECONDS_PER_DAY, parse_micros
 from klaviyo_assets.sandbox.json_types import as_object
@@ -132,30 +133,26 @@ class MessageSends:
     def iterate_unlisted_campaigns(self) -> Iterator[ReportedMessage]:
         """Campaigns that only reports show: WhatsApp ones and ones deleted long ago."""
         store, seed = self.store, self.store.config.seed
-        count = -(-store.config.campaigns // 12)
-        for index in range(count):
-            channel = ("whatsapp", "email")[index % 2]
-            span = store.config.days * SECONDS_PER_DAY
-            sent_at = store.base - span + (2 * index + 1) * span // (2 * count)
-            name = f"{('WhatsApp', 'Deleted')[index % 2]} campaign {index}"
-            message_id = ulid(seed ^ 0xFADE, index, sent_at)
+        for each in unlisted_campaigns(store.config, store.base):
             yield ReportedMessage(
                 groupings={
-                    "campaign_id": ulid(seed ^ 0xDEAD, index, sent_at),
-                    "campaign_message_id": message_id,
-                    "campaign_message_name": name,
+                    "campaign_id": each.campaign_id,
+                    "campaign_message_id": each.message_id,
+                    "campaign_message_name": each.name,
                     "group": None,
                     "group_name": None,
-                    "send_channel": channel,
+                    "send_channel": each.channel,
                     "text_message_format": None,
                     "variation": None,
                     "variation_name": None,
                 },
                 tags=(),
-                channel=channel,
-                seed=seed ^ (0xBADE + index),
+                channel=each.channel,
+                seed=seed ^ (0xBADE + each.index),
                 hourly_sends=schedule_sends(
-                    "immediate", sent_at, audience_size(seed ^ index, store.config.profiles)
+                    "immediate",
+                    each.sent_at,
+                    audience_size(seed ^ each.index, store.config.profiles),
                 ),
             )
 

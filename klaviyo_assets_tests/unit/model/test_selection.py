@@ -29,7 +29,7 @@ def test_all_means_what_the_revision_offers(revision: str) -> None:
     selected = selected_streams(settings, STREAMS)
     assert all(STREAMS[name].is_offered_at(revision) for name in selected)
     assert ("brand_colors" in selected) == (revision == OCTOBER)
-    assert ("campaign_values_reports" in selected) == (revision == JULY)
+    assert ("campaign_audiences" in selected) == (revision == OCTOBER)
     assert selection_errors(settings, STREAMS) == []
 
 
@@ -46,10 +46,20 @@ def test_a_stream_of_a_later_revision_is_refused_in_words(entry: str) -> None:
 
 
 def test_what_needs_a_stream_of_another_revision_is_refused_with_its_name() -> None:
-    """A report of campaigns says that it is the campaigns that cannot be read."""
-    settings = settings_for("campaign_values_reports", revision=OCTOBER)
-    (error,) = selection_errors(settings, STREAMS)
-    assert "campaign_values_reports needs campaigns, which can be read only at" in str(error)
+    """A view of messages says that it is the messages that cannot be read."""
+    view = replace(STREAMS["campaign_variations"], since=None)
+    streams = {**STREAMS, view.name: view}
+    (error,) = selection_errors(settings_for(view.name, revision=JULY), streams)
+    assert "campaign_variations needs campaign_messages, which can be read only" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("revision", "first"), [(JULY, set[str]()), (OCTOBER, {"campaign_messages"})]
+)
+def test_what_a_relation_is_made_from_comes_with_it(revision: str, first: set[str]) -> None:
+    """Campaigns are told of by their messages since October, and by themselves before."""
+    settings = settings_for("campaigns", revision=revision)
+    assert selected_streams(settings, STREAMS) == {"campaigns"} | first
 
 
 def test_an_unknown_entry_is_refused_with_its_likes() -> None:
