@@ -76,6 +76,7 @@ from klaviyo_assets.lake.read.queries import (
     first_stored_day,
     measure_arrival_delays,
     query_relation,
+    read_relation_columns,
     read_table_columns,
 )
 from klaviyo_assets.lake.read.views import Relation, stored_columns, stored_tables
@@ -418,6 +419,15 @@ class Lake:
             CorruptFileError: a file is missing or damaged.
         """
         return read_table_columns(self.root, name, columns)
+
+    def read_relation_columns(self, name: str, columns: Sequence[str]) -> pa.Table:
+        """Return some columns of a relation of the last `publish`, NULL where it has none so named.
+
+        Raises:
+            MissingTableError: no sync wrote a table that the relation needs.
+            StorageError: a file cannot be read.
+        """
+        return read_relation_columns(self.root, name, columns)
 
     def stored_columns(self, name: str) -> list[str] | None:
         """Return the names of a table's columns as they are now; None where there is no table.

@@ -44,7 +44,8 @@ class SendKnowledge:
     """What is known about when messages were sent, apart from the totals.
 
     `possible_days_of` takes the id of a campaign, and returns the days on which its messages may
-    have been sent, None for any day. `send_days` holds what earlier responses showed,
+    have been sent, None for any day. `days_of_message`: those of messages that were given times of
+    their own. `send_days` holds what earlier responses showed,
     and receives what the next ones show. `is_final_day` says whether the numbers of a day have
     stopped changing. `latest_settled_day`: up to this day a row without recipients proves that
     nothing was sent, because late recipients have been counted. `spread_messages`: the messages of
@@ -60,6 +61,11 @@ class SendKnowledge:
     spread_messages: Mapping[MessageChannel, DateRange] = field(
         default_factory=dict[MessageChannel, DateRange]
     )
+    days_of_message: Mapping[str, DateRange] = field(default_factory=dict[str, DateRange])
+
+    def possible_days(self, message_id: str, campaign_id: str) -> DateRange | None:
+        """Return the days on which a message may have been sent; None: on any day."""
+        return self.days_of_message.get(message_id) or self.possible_days_of(campaign_id)
 
 
 class DayAllocator:
@@ -138,8 +144,8 @@ class DayAllocator:
         """Return what is known of a message before the first query."""
         message = MessageTotals(key, row, set())
         known_days = self._known_recipients(key)
-        possible = self._knowledge.possible_days_of(
-            row.row.groupings[self._knowledge.subject_field] or ""
+        possible = self._knowledge.possible_days(
+            key[0], row.row.groupings[self._knowledge.subject_field] or ""
         )
         if known_days and is_same_count(
             sum(known_days.values()), statistic_value(row, "recipients")

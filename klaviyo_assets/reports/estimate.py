@@ -165,11 +165,11 @@ def _simulate_sends(
     sends: dict[MessageChannel, SimulatedSend] = {}
     send_days = knowledge.send_days
     for campaign in campaigns:
-        possible = knowledge.possible_days_of(campaign.id)
-        if possible is None or campaign.status in UNSENT_STATUSES:
-            continue
-        assumed = possible if assume_spread else (possible.last,)
         for message_id in campaign.message_ids:
+            possible = knowledge.possible_days(message_id, campaign.id)
+            if possible is None or campaign.status in UNSENT_STATUSES:
+                continue
+            assumed = possible if assume_spread else (possible.last,)
             key = (message_id, campaign.channel or "")
             without_sends = send_days.ranges_without_sends(key) if len(possible) > 1 else ()
             days = [day for day in assumed if not any(day in each for each in without_sends)]

@@ -21,6 +21,7 @@ from klaviyo_assets.reports.calendar import (
 from klaviyo_assets.reports.send_schedule import (
     CampaignSchedule,
     SendDays,
+    derive_message_days,
     derive_possible_days,
     load_send_days,
     read_campaign_schedules,
@@ -163,6 +164,11 @@ def load_planner_inputs(
         return PlannerInputs(report=report, bounds=bounds, knowledge=None)
     campaigns = read_campaign_schedules(lake)
     possible_days = {each.id: derive_possible_days(each, calendar.zone) for each in campaigns}
+    days_of_message = {
+        message_id: days
+        for each in campaigns
+        for message_id, days in derive_message_days(each, calendar.zone).items()
+    }
     knowledge = SendKnowledge(
         subject_field=f"{report.subject}_id",
         message_field=report.message_field,
@@ -174,9 +180,11 @@ def load_planner_inputs(
         spread_messages={
             (message_id, campaign.channel or ""): days
             for campaign in campaigns
-            if (days := possible_days[campaign.id]) is not None and len(days) > 1
             for message_id in campaign.message_ids
+            if (days := days_of_message.get(message_id) or possible_days[campaign.id]) is not None
+            and len(days) > 1
         },
+        days_of_message=days_of_message,
     )
     return PlannerInputs(report=report, bounds=bounds, knowledge=knowledge, campaigns=campaigns)
 

@@ -5,11 +5,13 @@ are found, no other metric and no later fetch has to spend requests on them. Eve
 again: if a message was sent on a further day since, the recipients no longer add up to the total.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from math import ceil
-from typing import cast
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 from klaviyo_assets.errors import ConfigError
@@ -43,7 +45,8 @@ class CampaignSchedule:
 
     `is_next_day_if_passed`: recipients in zones where the local send time has already passed get
     the message on the next day. `updated_at`: the last change of anything; finishing the send is
-    one.
+    one. `message_ids`: what reports may call its messages. `message_times`: when each is sent,
+    where that was set for each.
     """
 
     id: str
@@ -59,6 +62,7 @@ class CampaignSchedule:
     throttle_percentage: int | None = None
     updated_at: datetime | None = None
     message_ids: tuple[str, ...] = ()
+    message_times: Mapping[str, datetime] = field(default_factory=dict[str, datetime])
 
 
 SendInterval = tuple[datetime, datetime]
@@ -69,12 +73,12 @@ def derive_possible_days(campaign: CampaignSchedule, zone: ZoneInfo) -> DateRang
 
     None if the campaign has no time: they may have been sent on any day.
     """
-    interval = _send_interval(campaign)
+    times = campaign.message_times.values()
+    interval = (min(times), max(times)) if times else _send_interval(campaign)
     if interval is None:
         return None
     first, last = interval
-    # Reports count by full hours of UTC, and in some zones midnight is within such an hour.
-    first, last = first.replace(minute=0, second=0, microsecond=0), last + MAX_SEND_DURATION
+    first, last = _full_hour(first), last + MAX_SEND_DURATION
     if campaign.status != SENT_STATUS:
         last += MAX_SEND_DELAY
     elif campaign.updated_at is not None and last < campaign.updated_at <= last + MAX_SEND_DELAY:
@@ -82,6 +86,22 @@ def derive_possible_days(campaign: CampaignSchedule, zone: ZoneInfo) -> DateRang
         # later than the longest delay was not.
         last = campaign.updated_at
     return DateRange(local_date(first, zone), local_date(last, zone))
+
+
+def derive_message_days(campaign: CampaignSchedule, zone: ZoneInfo) -> dict[str, DateRange]:
+    """Return the days of the zone on which messages with a time of their own may have been sent."""
+    delay = timedelta() if campaign.status == SENT_STATUS else MAX_SEND_DELAY
+    return {
+        message_id: DateRange(
+            local_date(_full_hour(at), zone), local_date(at + MAX_SEND_DURATION + delay, zone)
+        )
+        for message_id, at in campaign.message_times.items()
+    }
+
+
+def _full_hour(moment: datetime) -> datetime:
+    # Reports count by full hours of UTC, and in some zones midnight is within such an hour.
+    return moment.replace(minute=0, second=0, microsecond=0)
 
 
 def _send_interval(campaign: CampaignSchedule) -> SendInterval | None:
@@ -98,7 +118,7 @@ def _send_interval(campaign: CampaignSchedule) -> SendInterval | None:
             return start, start
         case "throttled", _:
             return start, start + _throttled_duration(campaign.throttle_percentage or 0)
-        case "ab_test_campaign", _:
+        case "ab_test_campaign" | "content_variation", _:
             return start, start + MAX_AB_TEST_DURATION
         case "smart_send_time", _:
             return start - MAX_AHEAD_OF_UTC, start + ONE_DAY + MAX_BEHIND_UTC
@@ -153,6 +173,8 @@ _SCHEDULE_COLUMNS = (
     "send_strategy_throttle_percentage",
     "updated_at",
     "campaign_message_ids",
+    "campaign_variation_ids",
+    "campaign_messages",
 )
 
 
@@ -160,33 +182,77 @@ def read_campaign_schedules(lake: Lake) -> list[CampaignSchedule]:
     """Return every stored campaign; none if the table was never synced.
 
     Raises:
-        CorruptFileError: a file of the table is missing or damaged.
+        StorageError: a file of the table is missing or damaged.
     """
     if lake.read_table_state(CAMPAIGNS_TABLE) is None:
         return []
-    rows = lake.read_columns(CAMPAIGNS_TABLE, _SCHEDULE_COLUMNS).to_pylist()
+    rows = lake.read_relation_columns(CAMPAIGNS_TABLE, _SCHEDULE_COLUMNS).to_pylist()
     return [parse_campaign_row(row) for row in cast("Iterable[dict[str, object]]", rows)]
 
 
+SEND_TIME_TEST, THROTTLED = "ab_send_time_test", "throttled"
+"""Send methods of which the messages say more than the campaign."""
+
+
 def parse_campaign_row(row: Mapping[str, object]) -> CampaignSchedule:
-    """Return the schedule in a row of the table."""
-    channel = cast("str | None", row["channel"])
+    """Return the schedule in a row of the relation."""
+    channel, method = (
+        cast("str | None", row[each]) for each in ("channel", "send_strategy_method")
+    )
+    variation_ids = cast("list[str] | None", row["campaign_variation_ids"])
+    message_ids = cast("list[str] | None", row["campaign_message_ids"])
+    options = list(_message_options(row)) if method in (SEND_TIME_TEST, THROTTLED) else []
+    percentage = cast("int | None", row["send_strategy_throttle_percentage"])
     return CampaignSchedule(
         id=cast("str", row["id"]),
         status=cast("str | None", row["status"]),
         channel=REPORT_CHANNELS.get(channel, channel) if channel is not None else None,
         send_time=cast("datetime | None", row["send_time"]),
-        send_method=cast("str | None", row["send_strategy_method"]),
+        send_method=method,
         planned_at=cast("datetime | None", row["send_strategy_datetime"]),
         planned_on=cast("date | None", row["send_strategy_date"]),
         scheduled_at=cast("datetime | None", row["scheduled_at"]),
         is_local_time=bool(row["send_strategy_options_is_local"]),
         is_next_day_if_passed=row["send_strategy_options_send_past_recipients_immediately"]
         is False,
-        throttle_percentage=cast("int | None", row["send_strategy_throttle_percentage"]),
+        throttle_percentage=_hourly_percentage(options) if percentage is None else percentage,
         updated_at=cast("datetime | None", row["updated_at"]),
-        message_ids=tuple(cast("list[str] | None", row["campaign_message_ids"]) or ()),
+        message_ids=tuple(variation_ids or message_ids or ()),
+        message_times=_parse_send_times(options) if method == SEND_TIME_TEST else {},
     )
+
+
+def _message_options(row: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
+    """Yield what each message of a campaign says of how it is sent, where messages say it."""
+    messages = json.loads(cast("str | None", row["campaign_messages"]) or "[]")
+    for message in cast("list[dict[str, Any]]", messages):
+        options = message.get("attributes", {}).get("definition", {}).get("send_options")
+        if isinstance(options, dict):
+            yield cast("dict[str, object]", options)
+
+
+def _hourly_percentage(options: Iterable[Mapping[str, object]]) -> int | None:
+    """Return the least share of its recipients that a message is sent to in an hour."""
+    rates = [
+        percentage * (60 if each.get("throttle_unit") == "minute" else 1)
+        for each in options
+        if isinstance(percentage := each.get("recipient_percentage"), int)
+    ]
+    return min(100, *rates) if rates else None
+
+
+def _parse_send_times(options: Iterable[Mapping[str, object]]) -> dict[str, datetime]:
+    """Return when each variation is sent, by its id; texts that are no time are left out."""
+    found: dict[str, datetime] = {}
+    for each in options:
+        times = each.get("send_times")
+        for name, text in cast(
+            "dict[str, object]", times if isinstance(times, dict) else {}
+        ).items():
+            with suppress(ValueError):
+                moment = datetime.fromisoformat(str(text))
+                found[name] = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return found
 
 
 MessageChannel = tuple[str, str]

@@ -9,7 +9,17 @@ from typing import Any
 import pytest
 
 from klaviyo_assets.settings import SUPPORTED_REVISIONS
+from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.report_runs import (
+    CAMPAIGN_REPORT,
+    assert_rows_match,
+    days_between,
+    report_metrics,
+    run_partitions,
+    set_metrics,
+    stored_rows,
+)
 from klaviyo_assets_tests.e2e.sandbox_account import NOON, SandboxAccount, open_sandbox_account
 
 JULY, OCTOBER = SUPPORTED_REVISIONS
@@ -148,3 +158,29 @@ def test_a_message_shows_though_its_campaign_stood_still(moved_home: Home) -> No
     after = rows(home, columns)[key]
     assert after[:3] == (updated_at, synced_at, "Cancelled")
     assert '"subject":"New"' in after[3]
+
+
+def test_reports_have_the_same_sums_at_both_revisions(open_home: StartHome) -> None:
+    """Totals are placed on the days that messages tell of, as on those that campaigns told of."""
+    home = open_home(campaigns=40, days=60, report_page=5000, omni_campaigns=True, timezone="UTC")
+    home.settings |= {"KLAVIYO_TIMEZONE": "UTC", "KLAVIYO_REPORT_START_DATE": "2026-01-01"}
+    assert home.sync("metrics", "campaigns", revision=JULY).success
+    metric = report_metrics(home)[0]
+    set_metrics(home, [metric])
+    days = days_between(NOON.date() - timedelta(days=40), NOON.date() - timedelta(days=20))
+    span = (metric, days[0], metric, days[-1])
+    assert run_partitions(home, CAMPAIGN_REPORT, span, revision=JULY).run.success
+    before = stored_rows(home, CAMPAIGN_REPORT, metric, days)
+    assert before
+    assert home.sync("campaigns", revision=OCTOBER).success
+    done = run_partitions(home, CAMPAIGN_REPORT, span, revision=OCTOBER)
+    assert done.run.success
+    assert assert_rows_match(home, CAMPAIGN_REPORT, metric, days) == len(before)
+    moments = {"fetched_at"}
+    assert [
+        {name: value for name, value in row.items() if name not in moments}
+        for row in stored_rows(home, CAMPAIGN_REPORT, metric, days).values()
+    ] == [
+        {name: value for name, value in row.items() if name not in moments}
+        for row in before.values()
+    ]

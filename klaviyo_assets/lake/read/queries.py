@@ -76,6 +76,22 @@ def count_relation_rows(root: Path, name: str) -> int:
         return len(query_relation(root, name, ()))
 
 
+def read_relation_columns(root: Path, name: str, columns: Sequence[str]) -> pa.Table:
+    """Return some columns of a relation of the last `publish`, NULL where it has none of that name.
+
+    Raises:
+        MissingTableError: no sync wrote a table that the relation needs.
+        StorageError: a file cannot be read.
+    """
+    with map_storage_errors(root / "lake" / name, name):
+        relation = query_relation(root, name, ())
+        known = set(relation.columns)
+        shown = [
+            f"{quote_identifier(each)}" if each in known else f"NULL AS {each}" for each in columns
+        ]
+        return relation.project(", ".join(shown)).to_arrow_table()
+
+
 def read_table_columns(root: Path, name: str, columns: Sequence[str]) -> pa.Table:
     """Return some columns of a whole stored table, in memory; empty where no sync wrote it.
 

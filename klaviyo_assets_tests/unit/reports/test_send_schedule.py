@@ -1,5 +1,6 @@
 """The days on which a campaign can have been sent follow from its strategy; in doubt, many."""
 
+import json
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from zoneinfo import ZoneInfo
@@ -9,7 +10,9 @@ import pytest
 from klaviyo_assets.model.report import DateRange
 from klaviyo_assets.reports.send_schedule import (
     CampaignSchedule,
+    derive_message_days,
     derive_possible_days,
+    parse_campaign_row,
 )
 
 ZONE = ZoneInfo("Europe/Copenhagen")
@@ -117,3 +120,66 @@ def test_without_any_time_it_is_unknown(method: str) -> None:
 def test_a_planned_time_stands_in() -> None:
     """Where Klaviyo has no send time, the strategy's counts."""
     assert derive_possible_days(sent("static", None, planned_at=NOON), ZONE) == october(7, 7)
+
+
+def campaign_row(method: str, **options: object) -> dict[str, object]:
+    """Return a row of campaigns since 2026-10-15, with one message of two variations."""
+    definition = {"status": "sent", "send_options": {"send_strategy": method, **options}}
+    message = {"id": "m", "attributes": {"definition": definition}}
+    empty = dict.fromkeys(
+        (
+            "send_strategy_datetime",
+            "send_strategy_date",
+            "send_strategy_options_is_local",
+            "send_strategy_options_send_past_recipients_immediately",
+            "scheduled_at",
+            "send_strategy_throttle_percentage",
+        )
+    )
+    return {
+        **empty,
+        "id": "c",
+        "status": "Sent",
+        "channel": "email",
+        "send_time": NOON,
+        "send_strategy_method": method,
+        "updated_at": datetime(2026, 10, 9, 10, tzinfo=UTC),
+        "campaign_message_ids": ["m"],
+        "campaign_variation_ids": ["a", "b"],
+        "campaign_messages": json.dumps([message]),
+    }
+
+
+def test_a_message_with_a_time_of_its_own_was_sent_then() -> None:
+    """A test of send times says of each variation when it went out: no day has to be searched."""
+    times = {"a": "2026-10-07T10:00:00Z", "b": "2026-10-09T09:59:00+00:00", "c": None}
+    campaign = parse_campaign_row(campaign_row("ab_send_time_test", send_times=times))
+    assert campaign.message_ids == ("a", "b")
+    assert derive_message_days(campaign, ZONE) == {"a": october(7, 7), "b": october(9, 9)}
+    assert derive_possible_days(campaign, ZONE) == october(7, 9)
+    unsent = replace(campaign, status="Sending")
+    assert derive_message_days(unsent, ZONE) == {"a": october(7, 10), "b": october(9, 12)}
+
+
+@pytest.mark.parametrize("method", ["send_time_optimization", "static"])
+def test_times_of_another_strategy_name_no_day(method: str) -> None:
+    """Where recipients get a message at hours of their own, its time is only the first of them."""
+    row = campaign_row(method, send_times={"a": "2026-10-07T10:00:00Z"})
+    assert derive_message_days(parse_campaign_row(row), ZONE) == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "percentage"),
+    [
+        ({"recipient_percentage": 10, "throttle_unit": "hour"}, 10),
+        ({"recipient_percentage": 1, "throttle_unit": "minute"}, 60),
+        ({"recipient_percentage": 5, "throttle_unit": "minute"}, 100),
+        ({}, None),
+    ],
+)
+def test_a_throttled_message_says_how_long_it_takes(
+    options: dict[str, object], percentage: int | None
+) -> None:
+    """The share of an hour is that of the campaign until 2026-07-15."""
+    row = campaign_row("throttled", **options)
+    assert parse_campaign_row(row).throttle_percentage == percentage
