@@ -19,7 +19,7 @@ from klaviyo_assets.cli.parsing import describe_bad_profile_id
 from klaviyo_assets.cli.printing import confirm, print_errors, print_json
 from klaviyo_assets.cli.tables import ProgressPrinter
 from klaviyo_assets.decode.schema import arrow_schema
-from klaviyo_assets.errors import SettingError, format_quantity
+from klaviyo_assets.errors import LakeError, SettingError, format_quantity
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import build_table
 from klaviyo_assets.lake.maintenance.personal_data import ProfileTable
@@ -146,9 +146,16 @@ def verify(settings: Settings, *, as_json: bool) -> int:
     return 0
 
 
-def set_aside(settings: Settings, *, table: str) -> int:
+def set_aside(settings: Settings, *, table: str, yes: bool, dry_run: bool) -> int:
     """Move a table out of the lake."""
-    place = open_lake(settings).set_aside_table(table)
+    lake = open_lake(settings)
+    size = _describe_size(lake, table)
+    if dry_run:
+        print(f"{table} ({size}) would be moved to lake/_damaged in {lake}, and begin anew")
+        return 0
+    if not _confirm_on_terminal(f"Move {table} ({size}) away, so that it begins anew?", yes=yes):
+        return _print_nothing_done()
+    place = lake.set_aside_table(table)
     print(f"{table} lies in {place} now, with all its files")
     stream = STREAMS.get(table)
     if stream is None:
@@ -158,6 +165,26 @@ def set_aside(settings: Settings, *, table: str) -> int:
     else:
         print(f"materialize klaviyo/{table}: it is read from the beginning")
     return _publish_lake(settings, lake_root=None)
+
+
+def _describe_size(lake: Lake, table: str) -> str:
+    """Return how many rows a table has, in words; its log may be damaged."""
+    try:
+        state = lake.read_table_state(table)
+    except LakeError:
+        return "its log cannot be read"
+    return format_quantity(state.rows, "row") if state is not None else "no table of ours"
+
+
+def _confirm_on_terminal(question: str, *, yes: bool) -> bool:
+    """Return whether to go on. Where there is no terminal nobody is asked: scripts go on."""
+    is_confirmed = yes or not sys.stdin.isatty()
+    return confirm(question, is_confirmed=is_confirmed, without_terminal="")
+
+
+def _print_nothing_done() -> int:
+    print("nothing was done")
+    return 1
 
 
 def adopt(settings: Settings, *, yes: bool) -> int:
@@ -217,7 +244,9 @@ def _other_places(settings: Settings, lake: Lake) -> list[Path]:
     return places
 
 
-def erase(settings: Settings, *, ids: Sequence[str], source: str | None) -> int:
+def erase(
+    settings: Settings, *, ids: Sequence[str], source: str | None, yes: bool, dry_run: bool
+) -> int:
     """Remove profiles from the disk. `source` is a file of ids, or `-`."""
     lake = open_lake(settings)
     named = [each for each in ids if each != _STANDARD_INPUT]
@@ -226,18 +255,41 @@ def erase(settings: Settings, *, ids: Sequence[str], source: str | None) -> int:
     wanted = [*named, *(each for place in sources for each in _read_profile_ids(place))]
     if not wanted:
         raise SettingError("no profile is named: give ids, --file PATH, or - for standard input")
-    tables = [
-        ProfileTable(table=build_table(stream, arrow_schema(stream)), id_column=column)
-        for stream in STREAMS.values()
-        if (column := profile_id_column(stream)) is not None
-    ]
+    people = format_quantity(len({*wanted}), "profile")
+    if dry_run:
+        return _print_rows_to_erase(lake, wanted, people)
+    question = f"Remove everything about {people} from {lake}? It cannot be brought back."
+    if not _confirm_on_terminal(question, yes=yes):
+        return _print_nothing_done()
     erased = lake.erase_profiles(
-        tables,
+        _profile_tables(),
         wanted,
         relations=build_relations(streams_at_revision(STREAMS, settings.revision), MERGE_RULES),
         other_places=_other_places(settings, lake),
     )
-    print(f"{', '.join(named) if not sources else format_quantity(len({*wanted}), 'profile')}:")
+    print(f"{', '.join(named) if not sources else people}:")
     print("\n".join(f"  {line}" for line in erased.describe()))
     print_errors(erased.problems)
     return 0 if erased.is_complete else 1
+
+
+def _profile_tables() -> list[ProfileTable]:
+    """Return the tables with rows of profiles."""
+    return [
+        ProfileTable(table=build_table(stream, arrow_schema(stream)), id_column=column)
+        for stream in STREAMS.values()
+        if (column := profile_id_column(stream)) is not None
+    ]
+
+
+def _print_rows_to_erase(lake: Lake, ids: Sequence[str], people: str) -> int:
+    """Print how many rows of each table an erasure would remove; files of no table are not read."""
+    print(f"would be removed of {people}, and nothing was:")
+    listed = ", ".join(f"'{each}'" for each in dict.fromkeys(ids))
+    for each in _profile_tables():
+        name = each.table.name
+        if lake.read_table_state(name) is not None:
+            count = len(lake.query_relation(name).filter(f'"{each.id_column}" IN ({listed})'))
+            print(f"  {name:<24} {count:>12,} rows")
+    print("  and what else is found of them: histories, retired files, caches, exports")
+    return 0

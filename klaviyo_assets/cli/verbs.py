@@ -29,7 +29,21 @@ START, LOOK, LAKE, REPAIR, COMMAND_ITSELF = (
 
 _METRICS_OPTION_HELP = "metrics, by id or name; those of the settings without it"
 
+_CONFIRMATION_OPTIONS = (
+    click.Option(["--yes"], is_flag=True, help="do not ask"),
+    click.Option(["--dry-run"], is_flag=True, help="say what would be done, and do nothing"),
+)
+
 VERBS: tuple[Verb, ...] = (
+    Verb(
+        "init",
+        section=START,
+        summary="ask for the key and a few settings, test the key, and write .env",
+        run="init:write_env_file",
+        options=[click.Option(["--yes"], is_flag=True, help="do not ask before writing")],
+        examples=["init"],
+        kept="nothing was written",
+    ),
     Verb(
         "doctor",
         section=START,
@@ -111,6 +125,25 @@ VERBS: tuple[Verb, ...] = (
         is_report=True,
     ),
     Verb(
+        "sql",
+        section=LAKE,
+        summary="run one query over klaviyo.duckdb, which it cannot change",
+        run="sql:query",
+        options=[
+            click.Argument(["sql"], metavar="QUERY"),
+            click.Option(
+                ["--limit"], type=click.IntRange(1), default=200, help="rows of the table [200]"
+            ),
+            click.Option(["--csv", "as_csv"], is_flag=True, help="print CSV, every row"),
+        ],
+        examples=[
+            'sql "SHOW TABLES"',
+            'sql "SELECT metric_name, count(*) FROM events_detailed GROUP BY ALL" --csv',
+            "sql - < query.sql",
+        ],
+        is_report=True,
+    ),
+    Verb(
         "publish",
         section=LAKE,
         summary="rebuild klaviyo.duckdb from the lake, after it was moved or lost",
@@ -155,7 +188,7 @@ VERBS: tuple[Verb, ...] = (
         section=REPAIR,
         summary="move a damaged table away, so that its asset starts from nothing",
         run="lake_verbs:set_aside",
-        options=[click.Argument(["table"])],
+        options=[click.Argument(["table"]), *_CONFIRMATION_OPTIONS],
         examples=["set-aside profiles_history"],
         kept="the table lies in the lake as before, or in lake/_damaged; verify says which",
     ),
@@ -180,8 +213,9 @@ VERBS: tuple[Verb, ...] = (
                 help="a text with an id a line, so that no id stands in the list of processes; "
                 "- for standard input",
             ),
+            *_CONFIRMATION_OPTIONS,
         ],
-        examples=["erase 01KB5TJ8R4W8KTENDJT6KNBCPA", "erase --file ids.txt"],
+        examples=["erase 01KB5TJ8R4W8KTENDJT6KNBCPA --dry-run", "erase --file ids.txt --yes"],
         kept="a part may have been erased; run it again with the same ids, it goes on from there",
     ),
     Verb(

@@ -75,6 +75,7 @@ from klaviyo_assets.lake.read.queries import (
     count_rows_by_day,
     first_stored_day,
     measure_arrival_delays,
+    open_published_views,
     query_relation,
     read_relation_columns,
     read_table_columns,
@@ -402,6 +403,15 @@ class Lake:
             MissingTableError: no sync wrote a table that the relation needs.
         """
         return query_relation(self.root, name, relations)
+
+    def open_published_views(self) -> "duckdb.DuckDBPyConnection":
+        """Open `klaviyo.duckdb` for queries alone; the caller closes it.
+
+        Raises:
+            MissingTableError: there is no database yet.
+            StorageError: it cannot be opened.
+        """
+        return open_published_views(self.root)
 
     def count_relation_rows(self, name: str) -> int:
         """Return how many rows a relation of the last `publish` has, by reading its tables.

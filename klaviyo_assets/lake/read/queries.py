@@ -16,7 +16,12 @@ from klaviyo_assets.lake.delta.log import (
     read_snapshot,
 )
 from klaviyo_assets.lake.disk import map_storage_errors
-from klaviyo_assets.lake.layout import DAY_PARTITION, SYNCED_AT_COLUMN, table_folder
+from klaviyo_assets.lake.layout import (
+    DATABASE_FILE,
+    DAY_PARTITION,
+    SYNCED_AT_COLUMN,
+    table_folder,
+)
 from klaviyo_assets.lake.parquet import DataFile, read_columns
 from klaviyo_assets.lake.read.database import read_published
 from klaviyo_assets.lake.read.duckdb import (
@@ -63,6 +68,32 @@ def query_relation(
             )
         found[table] = one.files
     return open_connection().sql(str(build_select(relation, found)))
+
+
+def open_published_views(root: Path) -> "duckdb.DuckDBPyConnection":
+    """Open `klaviyo.duckdb` for queries alone, in UTC; the caller closes it.
+
+    No file can be read but those that its views name, none can be written, and no extension is
+    loaded from the network.
+
+    Raises:
+        MissingTableError: there is no database yet.
+        StorageError: it cannot be opened.
+    """
+    # Late: `read/duckdb.py` says why.
+    import duckdb  # noqa: PLC0415
+
+    path = root / DATABASE_FILE
+    if not path.is_file():
+        raise MissingTableError(f"there is no {path}: nothing was synced yet")
+    folder = read_published(root).lake_root or str(root / "lake")
+    with map_storage_errors(path, None):
+        opened = duckdb.connect(str(path), read_only=True)
+    opened.execute("SET TimeZone = 'UTC'")
+    opened.execute(f"SET allowed_directories = [{quote_literal(folder)}]")
+    opened.execute("SET enable_external_access = false")
+    opened.execute("SET lock_configuration = true")
+    return opened
 
 
 def count_relation_rows(root: Path, name: str) -> int:
