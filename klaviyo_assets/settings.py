@@ -43,8 +43,8 @@ MAX_RATE_LIMIT_SCALE = 1_000_000_000
 SUPPORTED_REVISIONS = ("2026-07-15", "2026-10-15")
 """Revisions of Klaviyo's API that the project supports, the newest last; no beta (`.pre`)."""
 
-DEFAULT_REVISION = "2026-07-15"
-"""The newest revision at which every stream of the default set can be read."""
+DEFAULT_REVISION = SUPPORTED_REVISIONS[-1]
+"""The newest one: every stream of the default set can be read at it."""
 
 _URL_START = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 """The start of a URL: `s3://`, `file://`, also with a slash missing."""

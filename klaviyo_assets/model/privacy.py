@@ -242,7 +242,7 @@ def _entry_error_reason(
 def _column_error_reason(
     stream: Stream, column: str, kind: ColumnType | None, streams: Mapping[str, Stream]
 ) -> str | None:
-    if (origin := _derived_origin(stream, column)) is not None:
+    if origin := _derived_origin(stream, column):
         return f"{column} of {stream.name} is computed from {origin}, so name the column there"
     if column in unmaskable_columns(stream, streams):
         return f"{column} of {stream.name} is a key, a cursor or what tables are joined by"
@@ -251,15 +251,10 @@ def _column_error_reason(
     return None
 
 
-def _derived_origin(stream: Stream, name: str) -> str | None:
-    """Return what all columns are computed from that an entry means; None where one is stored."""
-    meant = [
-        each
-        for each in stream.columns
-        if name in {each.name, each.personal_kind, *(kind for _, kind in each.personal_members)}
-    ]
-    origins = [each.source.origin for each in meant if isinstance(each.source, Derived)]
-    return next(filter(None, origins), None) if len(origins) == len(meant) else None
+def _derived_origin(stream: Stream, name: str) -> str:
+    """Return what a column is computed from where the relation is read; empty where it is not."""
+    sources = (each.source for each in stream.columns if each.name == name)
+    return next((each.origin for each in sources if isinstance(each, Derived)), "")
 
 
 def _stream_error_reason(stream: Stream) -> str | None:

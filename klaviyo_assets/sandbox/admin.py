@@ -36,7 +36,7 @@ from klaviyo_assets.sandbox.clock import (
     format_iso_seconds,
     parse_micros,
 )
-from klaviyo_assets.sandbox.facts.operations import JULY, facts_for
+from klaviyo_assets.sandbox.facts.operations import OCTOBER, facts_for
 from klaviyo_assets.sandbox.facts.reporting import REPORT_FACTS
 from klaviyo_assets.sandbox.http_messages import ApiError, HttpRequest, HttpResponse
 from klaviyo_assets.sandbox.json_types import Json, JsonObject, as_list, dump_json, load_json_object
@@ -64,7 +64,7 @@ def list_true_records(
             message = f"no such group: {parts[1]}"
             raise ValueError(message)
         return list_collection_records(group, "joined_group_at")
-    revision = parameters.get("revision", JULY)
+    revision = parameters.get("revision", OCTOBER)
     kind = facts_for(revision).kind_at(f"/api/{name}") or name.removesuffix("s")
     collection = store.collections_of(revision).get(kind)
     if collection is None:
@@ -179,7 +179,9 @@ class AdminEndpoints:
     def id_lookup(self, kind: str) -> Callable[[int], str]:
         """From ordinals of a collection to ids."""
         store = self.service.store
-        return store.events.id_of if kind == "event" else store.collections[kind].id_of
+        if kind == "event":
+            return store.events.id_of
+        return store.collections_of(OCTOBER)[kind].id_of
 
     def read_faults(self, request: HttpRequest) -> Json:
         """The rules in force with their counts."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from klaviyo_assets.model.stream import ProfileMergeRule, Stream
+from klaviyo_assets.settings import DEFAULT_REVISION
 from klaviyo_assets.streams.accounts import ACCOUNTS
 from klaviyo_assets.streams.brands import (
     BRAND_BUTTONS,
@@ -135,7 +136,7 @@ COLLECTIONS: tuple[Stream, ...] = (
 """Every stream that is read from records, by name; a parent may come after its details."""
 
 DEFAULT_COLLECTIONS: tuple[Stream, ...] = tuple(
-    each for each in COLLECTIONS if not each.is_opt_in and each.since is None
+    each for each in COLLECTIONS if not each.is_opt_in and each.is_offered_at(DEFAULT_REVISION)
 )
 """Those that are assets where neither KLAVIYO_STREAMS nor KLAVIYO_REVISION is set."""
 

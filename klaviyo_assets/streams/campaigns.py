@@ -197,7 +197,7 @@ OCTOBER_SOURCES: Mapping[str, ColumnSource] = {
     "scheduled_at": Derived(),
     "send_time": Derived("campaign_messages.send_options_send_time"),
     "channel": Derived("campaign_variations.channel"),
-    "campaign_messages": Derived("campaign_messages"),
+    "campaign_messages": Derived("campaign_messages.campaign_variations"),
     "campaign_audiences": Included("campaign-audiences"),
     **{name: FieldPath(f"definition.{name}") for name in ("builder", "color", "description")},
     **{

@@ -15,6 +15,7 @@ from klaviyo_assets.sandbox.account import metrics
 from klaviyo_assets.sandbox.account.profiles import ProfileCollection
 from klaviyo_assets.sandbox.account.records import RecordCollection
 from klaviyo_assets.sandbox.admin import list_true_records
+from klaviyo_assets.settings import DEFAULT_REVISION
 from klaviyo_assets.streams import DEFAULT_COLLECTIONS
 
 NOON = datetime(2026, 9, 30, 12, tzinfo=UTC)
@@ -32,6 +33,10 @@ COLLECTION_BY_STREAM = {
     if isinstance(stream.source, Collection)
 }
 """The sandbox's own word for a stream's records. `global_exclusions` are some of the profiles."""
+
+
+PARTS_OF_CAMPAIGNS = ("campaign_audiences", "campaign_variations")
+"""Streams whose records no list has: they come with others."""
 
 
 class SandboxAccount:
@@ -54,7 +59,13 @@ class SandboxAccount:
         """Return the ids that a complete reader of the stream holds now."""
         if stream == "global_exclusions":
             return self._suppressed_ids()
+        if stream in PARTS_OF_CAMPAIGNS:
+            return self._part_ids(stream.removesuffix("s").replace("_", "-"))
         return set(self.true_cursors(stream))
+
+    def _part_ids(self, kind: str) -> set[str]:
+        collection = self.sandbox.store.collections_of(DEFAULT_REVISION)[kind]
+        return {collection.id_of(k) for k in collection.sorted_ordinals("id")}
 
     def true_cursors(self, stream: str) -> dict[str, datetime | None]:
         """Return the ids that a complete reader holds now, with their cursors where there are."""

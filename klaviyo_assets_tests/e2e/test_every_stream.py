@@ -30,7 +30,7 @@ NAMES = {
     JULY: tuple(
         dict.fromkeys([*PARENTS, *(each.name for each in OPT_IN if each.is_offered_at(JULY))])
     ),
-    OCTOBER: tuple(each.name for each in CHOSEN if each.since == OCTOBER),
+    OCTOBER: ("campaigns", *(each.name for each in CHOSEN if each.since == OCTOBER)),
 }
 """What is synced at each revision; the same at both need not be read twice."""
 

@@ -14,7 +14,7 @@ from dagster._config import ConfigTypeKind
 from dagster._config.snap import snap_from_config_type
 from dagster._core.snap.snap_to_yaml import default_values_yaml_from_type_snap
 
-from klaviyo_assets.model.stream import Detail
+from klaviyo_assets.model.stream import Detail, ViewSource
 from klaviyo_assets.streams import DEFAULT_COLLECTIONS, DEFAULT_STREAMS, REPORTS
 from klaviyo_assets.sync.plan import SyncMode
 from klaviyo_assets_tests.e2e.home import Home, asset_key
@@ -34,8 +34,7 @@ SHOWN: dict[str, Mapping[str, object]] = {
     **dict.fromkeys(WITHOUT_WINDOW, MODE | CONFIRM),
     **{stream.name: {"ask_refused": False} for stream in REPORTS},
     "profiles": MODE | WINDOW | CONFIRM | {"sweep_ids": False},
-    "event_attributions": {},
-    "events_detailed": {},
+    **{each.name: {} for each in DEFAULT_COLLECTIONS if isinstance(each.source, ViewSource)},
 }
 
 

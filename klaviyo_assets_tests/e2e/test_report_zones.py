@@ -35,7 +35,9 @@ def account_in(open_home: StartHome, zone: str | None, now: datetime | None = No
         now=now or datetime.now(UTC),
         timezone=zone or "UTC",
         days=100,
-        campaigns=20,
+        # All are listed: what a search for the days of others costs, no plan can say.
+        campaigns=12,
+        omni_campaigns=True,
         flows=12,
         report_page=5000,
     )

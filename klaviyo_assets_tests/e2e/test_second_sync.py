@@ -34,7 +34,7 @@ def second_sync_requests(stream: Stream) -> int:
 
 
 EXPECTED_REQUESTS = {stream.name: second_sync_requests(stream) for stream in DEFAULT_COLLECTIONS}
-"""Campaigns come by three channels, archived and not: six requests. Flows: two."""
+"""Campaigns and flows come archived and not: two requests."""
 
 KNOWN_BY_ID = tuple(each.name for each in DEFAULT_COLLECTIONS if each.key == ("id",))
 """All but the rows that a view makes of an event's attributions."""
@@ -43,7 +43,7 @@ DAY = timedelta(days=1)
 LATE = {"datetime": (NOON - timedelta(days=3)).isoformat()}
 
 
-SLICE_COLUMNS = {"campaigns": "channel, archived", "flows": "archived", "images": "hidden"}
+SLICE_COLUMNS = {"campaigns": "archived", "flows": "archived", "images": "hidden"}
 """Columns that tell a stream's slices apart."""
 
 SLICES = {

@@ -149,7 +149,7 @@ def test_f91_partitions_of_a_second_lake_are_refused(open_home: StartHome) -> No
     run = run_partitions(home, FLOW_REPORT, (metric, day)).run
     assert "dagster asset wipe" in run.failures[FLOW_REPORT]
     assert request_count(home, FLOW_REPORT) == 0
-    for stream in (FLOW_REPORT, "metrics", "campaigns"):
+    for stream in (FLOW_REPORT, "metrics", "campaigns", "campaign_messages"):
         home.wipe_asset(stream)
     assert home.sync("metrics", "campaigns").success
     assert run_partitions(home, FLOW_REPORT, (metric, day)).run.success

@@ -53,7 +53,7 @@ def test_f82_a_pattern_covers_every_place_of_its_kind(home: Home) -> None:
     found = home.query(f"SELECT DISTINCT length({consent}) FROM klaviyo.profiles")
     assert (64,) in found
     sender = hmac.new(SALT.encode(), b"shop@example.com", "sha256").hexdigest()
-    assert find_values(home.data_dir / "lake" / "campaigns", [sender])
+    assert find_values(home.data_dir / "lake" / "campaign_messages", [sender])
     assert find_values(home.data_dir / "lake" / "accounts", [sender])
 
 

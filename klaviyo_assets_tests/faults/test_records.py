@@ -173,11 +173,11 @@ def test_f31_a_new_relationship_is_kept_as_json(home: Home) -> None:
 
 def test_f31_a_new_value_is_a_value(home: Home) -> None:
     """A word that Klaviyo's list of values does not have is stored in its column."""
-    with home.account.inject_fault("new_value", match={"path": "/api/campaigns"}):
-        run = home.sync("campaigns")
+    with home.account.inject_fault("new_value", match={"path": "/api/flows"}):
+        run = home.sync("flows")
     assert run.success
-    assert ("Teleported",) in home.query("SELECT status FROM klaviyo.campaigns")
-    assert_complete(home, "campaigns")
+    assert ("Teleported",) in home.query("SELECT status FROM klaviyo.flows")
+    assert_complete(home, "flows")
 
 
 TYPES: dict[str, tuple[str, str, object, object, str]] = {

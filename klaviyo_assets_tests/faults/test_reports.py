@@ -171,17 +171,16 @@ def test_f85_half_a_series_fails_its_metric_alone(open_home: StartHome, text: st
 def slow_campaign(open_home: StartHome) -> tuple[Home, str, date]:
     """Return a home with a campaign that went out over three days and says at once; its first."""
     home = report_home(open_home, NOW, slow_campaigns=1)
-    rows = home.query(
-        "SELECT id, send_time FROM campaigns WHERE status = 'Sent' "
-        "AND send_strategy_method = 'immediate' AND len(campaign_message_ids) > 0 "
-        "ORDER BY send_time DESC LIMIT 1"
+    (campaign,) = home.account.sandbox.service.report_endpoints.sends.slow_campaign_ids()
+    ((sent,),) = home.query(
+        f"SELECT send_time FROM campaigns WHERE id = '{campaign}' AND status = 'Sent' "
+        "AND send_strategy_method = 'static'"
     )
-    ((campaign, sent),) = rows
     assert isinstance(sent, datetime)
     first = sent.astimezone(UTC).date()
     later = datetime.combine(first, datetime.min.time(), UTC) + timedelta(days=1, hours=12)
     home.account.advance_clock(seconds=(later - home.account.now).total_seconds())
-    return home, str(campaign), first
+    return home, campaign, first
 
 
 def test_f87_a_campaign_that_goes_on_is_found_by_its_sums(open_home: StartHome) -> None:

@@ -30,7 +30,7 @@ def test_nothing_set_means_the_documented_defaults() -> None:
     """Without a variable every setting has the default of the contract."""
     assert read() == Settings(
         base_url="https://a.klaviyo.com",
-        revision="2026-07-15",
+        revision="2026-10-15",
         start_date=None,
         lookback_days=0,
         late_events_days=7,

@@ -319,7 +319,7 @@ def test_the_request_arrives_as_it_was_made(client_of: MakeClient) -> None:
         (seen,) = server.received
     assert seen.line == f"GET /api/events?{query} HTTP/1.1"
     assert seen.headers["authorization"] == f"Klaviyo-API-Key {KEY}"
-    assert seen.headers["revision"] == "2026-07-15"
+    assert seen.headers["revision"] == "2026-10-15"
     assert seen.headers["x-klaviyo-revision-fall-forward-opt-out"] == "1"
     assert seen.headers["accept"] == "application/vnd.api+json"
     assert seen.headers["accept-encoding"] == "gzip"

@@ -277,7 +277,7 @@ def test_every_request_says_who_and_which_revision() -> None:
     """The key, the revision and the refusal to fall forward are on every request."""
     assert request_headers(KEY, DEFAULT_REVISION) == {
         "Authorization": f"Klaviyo-API-Key {KEY}",
-        "revision": "2026-07-15",
+        "revision": "2026-10-15",
         "X-Klaviyo-Revision-Fall-Forward-Opt-Out": "1",
         "Accept": "application/vnd.api+json",
         "Accept-Encoding": "gzip",

@@ -11,6 +11,7 @@ from klaviyo_assets.model.privacy import (
     unprotected_column_warnings,
     validate_salt,
 )
+from klaviyo_assets.model.stream import streams_at_revision
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import STREAMS
 
@@ -142,6 +143,22 @@ def test_what_cannot_be_excluded_is_refused(entry: str, reason: str) -> None:
     [message] = refusals(exclude_columns=(entry,))
     assert f"KLAVIYO_EXCLUDE_COLUMNS='{entry}' cannot be used" in message
     assert reason in message
+
+
+@pytest.mark.parametrize(
+    ("column", "origin"),
+    [
+        ("campaign_messages", "campaign_messages.campaign_variations"),
+        ("status", "campaign_messages.status"),
+    ],
+)
+def test_what_is_computed_is_excluded_where_it_is_stored(column: str, origin: str) -> None:
+    """A value that is stored in another table cannot be left out of this one."""
+    excluded = (f"campaigns.{column}",)
+    (refused,) = refusals(exclude_columns=excluded)
+    assert f"{column} of campaigns is computed from {origin}, so name the column there" in refused
+    july = streams_at_revision(STREAMS, "2026-07-15")
+    assert privacy_setting_errors(Settings(exclude_columns=excluded), july) == []
 
 
 def test_only_text_is_hashed_and_only_json_has_keys() -> None:
