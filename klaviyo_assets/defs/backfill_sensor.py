@@ -268,7 +268,8 @@ class ReportBackfillTick:
         self._stream = stream
         self._connection = connection
         self._lake = lake
-        self._calendar = calendar.starting_at(report_endpoint(stream).first_day)
+        self._report = report_endpoint(stream)
+        self._calendar = calendar.starting_at(self._report.first_day)
         now = calendar.now
         failed = read_failed_metrics(lake, stream.name, now)
         self._paused_metrics = {
@@ -288,7 +289,7 @@ class ReportBackfillTick:
         if bounds is None or not tasks:
             return self._idle_reason(in_flight)
         metric_order = [NO_METRIC]
-        if report_endpoint(self._stream).has_conversion_metric:
+        if self._report.has_conversion_metric:
             metric_order = instance.get_dynamic_partitions(METRIC_PARTITIONS.name or "")
         return self._find_affordable_run(tasks, metric_order, bounds, requests_left) or (
             f"{requests_left} requests are left, too few for what comes next"
@@ -309,10 +310,11 @@ class ReportBackfillTick:
         for partition, state in self._lake.read_partition_states(self._stream.name).items():
             stored.setdefault(partition.metric_id, {})[partition.day] = state
         now, zone = self._calendar.now, self._calendar.zone
+        days = self._report.partition_days(bounds)
         due = {
             each: frozenset(
                 day
-                for day in due_days(stored.get(each, {}), bounds=bounds, now=now, zone=zone)
+                for day in due_days(stored.get(each, {}), days=days, now=now, zone=zone)
                 if not in_flight.is_in_flight(each, day)
             )
             for each in metrics
@@ -326,7 +328,7 @@ class ReportBackfillTick:
             for task in rank_tasks(
                 due,
                 bounds=bounds,
-                max_days=report_endpoint(self._stream).max_days,
+                report=self._report,
                 first_metric_id=self._metric_selection.revenue_metric_id,
             )
             if not any(in_flight.is_in_flight(task.metric_id, day) for day in task.date_range)
@@ -374,7 +376,7 @@ class ReportBackfillTick:
         )
 
         def estimate_cost(task: BackfillTask) -> int:
-            days = frozenset(task.date_range)
+            days = frozenset(self._report.partition_days(task.date_range))
             return estimator.estimate(
                 PartitionRequest(metric_id=task.metric_id, days=days, should_widen=False)
             )
@@ -396,6 +398,7 @@ def _build_run_request(
     stream: Stream, key: dg.AssetKey, batch: RunBatch, max_requests: int, *, ticks: int
 ) -> dg.RunRequest:
     first, last = batch.metric_ids[0], batch.metric_ids[-1]
+    days = report_endpoint(stream).partition_days(batch.date_range)
     return dg.RunRequest(
         # By this key a tick that is evaluated again after a crash launches nothing twice.
         run_key=(
@@ -405,7 +408,7 @@ def _build_run_request(
         # A report's checks read its whole table, so they run on a schedule of their own.
         asset_check_keys=[],
         tags={
-            **partition_range_tags(batch.metric_ids, batch.date_range),
+            **partition_range_tags(batch.metric_ids, DateRange(days[0], days[-1])),
             **report_run_tags(stream.name, priority=BACKFILL_RUN_PRIORITY),
             BACKFILL_SENSOR_TAG: stream.name,
             MAX_REQUESTS_TAG: str(max_requests),

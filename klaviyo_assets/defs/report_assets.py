@@ -355,8 +355,9 @@ class ReportRunRecorder:
         if days:
             zone, now = self._report_context.calendar.zone, self._report_context.calendar.now
             raise SettingError(
-                f"days from {days[0]} to {days[-1]} are not stored: in {zone.key} they are not "
-                f"over at {now.astimezone(zone):%Y-%m-%d %H:%M}, Klaviyo's time"
+                f"{self._report_context.report.period}s from {days[0]} to {days[-1]} are not "
+                f"stored: in {zone.key} they are not over at "
+                f"{now.astimezone(zone):%Y-%m-%d %H:%M}, Klaviyo's time"
             )
 
 
@@ -379,7 +380,7 @@ def build_report_asset(stream: Stream, settings: Settings, zone: str | None) -> 
     """
     report = report_endpoint(stream)
     parents = ["metrics"] if report.has_conversion_metric else [f"{report.subject}s"]
-    if report.interval is None:
+    if report.is_allocated:
         # Where the campaigns say when they were sent, totals are placed with fewer requests.
         parents.append("campaigns")
 
@@ -428,7 +429,7 @@ def _fetch_run(
             retry_refused = (
                 should_retry_refused_metrics(stream, read_op_config(context)) and not is_retry
             )
-            partitions = partitions_of_run(context)
+            partitions = partitions_of_run(context, report_endpoint(stream))
             with klaviyo.connect(warn=context.log.warning, lake=lake.lake()) as connection:
                 return _fetch_partitions(
                     context,

@@ -120,7 +120,7 @@ def check_newest_days(
         return None
     key = check_key(stream.name, NEWEST_DAYS_CHECK)
     try:
-        expected = find_expected_days(settings, lake, now)
+        expected = find_expected_days(stream, settings, lake, now)
     except SettingError as error:
         return warning_result(key, f"Not checked: {error.message}")
     mapped = read_mapped_metric(lake, settings)
@@ -146,11 +146,12 @@ def check_newest_days(
 
 
 def find_expected_days(
-    settings: Settings, lake: Lake, now: datetime
+    stream: Stream, settings: Settings, lake: Lake, now: datetime
 ) -> tuple[DateRange, date] | None:
     """Return the days that should be stored at `now`, and the last overdue day; None if none is.
 
-    The daily schedule fetches a day four hours after its end, and has a day more to do so.
+    Of a report by month it is the first day of the last month that is due. The daily schedule
+    fetches a day four hours after its end, and has a day more to do so.
 
     Raises:
         SettingError: the account's zone is not known, or differs from that of the settings.
@@ -160,7 +161,11 @@ def find_expected_days(
     first = max(settings.first_report_day, late - NEWEST_DAYS_PERIOD + timedelta(days=1))
     if late < first:
         return None
-    return DateRange(first, late), stale
+    report = report_endpoint(stream)
+    if report.period == "day":
+        return DateRange(first, late), stale
+    months = report.partition_days(DateRange(settings.first_report_day, late))
+    return (DateRange(months[-1], months[-1]), stale) if months else None
 
 
 def _build_newest_days_result(
@@ -183,21 +188,22 @@ def _build_newest_days_result(
         "klaviyo/metrics_never_fetched": never_fetched,
         "klaviyo/days_missing": sum(map(len, missing.values())),
     }
-    has_metrics = report_endpoint(stream).has_conversion_metric
+    report = report_endpoint(stream)
     metric_count = format_quantity(len(stored_days), "metric")
     if not missing:
         return passed_result(
             key,
-            f"All days from {expected_days.first} to {expected_days.last} are there"
-            f"{f', of {metric_count}' if has_metrics else ''}.",
+            f"All {report.period}s from {expected_days.first} to {expected_days.last} are there"
+            f"{f', of {metric_count}' if report.has_conversion_metric else ''}.",
             metadata,
         )
     days = sorted({day for each in missing.values() for day in each})
-    build_result = failed_result if days[0] <= last_overdue_day else warning_result
+    is_overdue = report.days_of(days[0]).last <= last_overdue_day
+    build_result = failed_result if is_overdue else warning_result
     return build_result(
         key,
-        f"Days from {days[0]} to {days[-1]} are missing"
-        f"{f', of {len(missing)} of {metric_count}' if has_metrics else ''}. "
+        f"{report.period.capitalize()}s from {days[0]} to {days[-1]} are missing"
+        f"{f', of {len(missing)} of {metric_count}' if report.has_conversion_metric else ''}. "
         "Backfill them from the asset's page, or switch on "
         f"{BACKFILL_SENSOR_NAME} or klaviyo_daily_{stream.name}, which keep the report up.",
         metadata,

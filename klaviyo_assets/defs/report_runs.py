@@ -1,7 +1,7 @@
 """Partitions of reports, and the runs over them: keys, tags, and what Dagster's history says.
 
-A partition is a conversion metric and a day in the account's time zone; of a report without
-conversions, a day.
+A partition is a conversion metric and a day in the account's time zone, or a month, which its first
+day names; of a report without conversions, a day or month alone.
 """
 
 import re
@@ -70,7 +70,7 @@ def build_report_partitions(
 ) -> dg.PartitionsDefinition[str]:
     """Return the partitions metric x day, from the first report day to the last complete day.
 
-    A report without conversions has the days alone.
+    A report without conversions has the days alone. A report by month has whole months for days.
 
     Before the first sync the zone is not known (None). Then the last day is the last one that is
     complete anywhere on earth. The keys are local dates in every zone, so the code location need
@@ -78,9 +78,10 @@ def build_report_partitions(
     account's zone.
     """
     first = max(settings.first_report_day, report.first_day or settings.first_report_day)
-    days = dg.DailyPartitionsDefinition(
-        start_date=first.isoformat(), timezone=zone or EARLIEST_TIME_ZONE
+    definition = (
+        dg.DailyPartitionsDefinition if report.period == "day" else dg.MonthlyPartitionsDefinition
     )
+    days = definition(start_date=first.isoformat(), timezone=zone or EARLIEST_TIME_ZONE)
     if not report.has_conversion_metric:
         return days
     return dg.MultiPartitionsDefinition({METRIC_DIMENSION: METRIC_PARTITIONS, DATE_DIMENSION: days})
@@ -136,7 +137,9 @@ def report_run_tags(stream_name: str, *, priority: int) -> Mapping[str, str]:
     return {REPORT_TAG: stream_name, NARROW_TIMEFRAMES_TAG: "true", PRIORITY_TAG: str(priority)}
 
 
-def partitions_of_run(context: dg.AssetExecutionContext) -> list[ReportPartition]:
+def partitions_of_run(
+    context: dg.AssetExecutionContext, report: ReportEndpoint
+) -> list[ReportPartition]:
     """Return the partitions that a run is for: one, or any rectangle of metrics and days.
 
     Raises:
@@ -153,13 +156,16 @@ def partitions_of_run(context: dg.AssetExecutionContext) -> list[ReportPartition
         )
     if start is not None and end is not None:
         metrics = context.instance.get_dynamic_partitions(METRIC_PARTITIONS.name or "")
-        return partitions_in_range(start, end, metrics if "|" in start else [NO_METRIC])
+        metrics = metrics if "|" in start else [NO_METRIC]
+        return partitions_in_range(start, end, metrics, report=report)
     if not context.has_partition_key:
         raise SettingError("A report is fetched for partitions: choose metrics and days.")
     return [parse_partition_key(key) for key in context.partition_keys]
 
 
-def partitions_in_range(start: str, end: str, metrics: Sequence[str]) -> list[ReportPartition]:
+def partitions_in_range(
+    start: str, end: str, metrics: Sequence[str], *, report: ReportEndpoint
+) -> list[ReportPartition]:
     """Return the partitions of the rectangle between two keys, day by day, metrics in their order.
 
     The partitions definition is not asked. The process that launched the run may have loaded an
@@ -175,10 +181,11 @@ def partitions_in_range(start: str, end: str, metrics: Sequence[str]) -> list[Re
     if unknown:
         raise SettingError(f"The metric {unknown[0]} of the range is no partition any more.")
     in_range = metrics[positions[first.metric_id] : positions[last.metric_id] + 1]
-    offsets = range((last.day - first.day).days + 1)
+    newest = report.days_of(last.day).last
+    days = DateRange(first.day, newest) if first.day <= newest else None
     partitions = [
-        ReportPartition(metric_id, first.day + timedelta(days=offset))
-        for offset in offsets
+        ReportPartition(metric_id, day)
+        for day in (report.partition_days(days) if days is not None else ())
         for metric_id in in_range
     ]
     if not partitions:

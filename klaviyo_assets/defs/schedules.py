@@ -311,10 +311,12 @@ def _daily_report_requests(
     except KlaviyoAssetsError as error:
         yield dg.SkipReason(str(error))
         return
-    start = report_endpoint(stream).first_day or settings.first_report_day
+    report = report_endpoint(stream)
+    first = max(settings.first_report_day, report.first_day or settings.first_report_day)
     moving = last - timedelta(days=settings.report_lookback_days)
-    first = max(settings.first_report_day, start, moving)
-    if last < first:
+    all_days = report.partition_days(DateRange(first, last)) if first <= last else ()
+    days = [day for day in all_days if report.days_of(day).last >= moving]
+    if not days:
         return
     metrics = _metrics_by_priority(context.instance, lake, settings, stream)
     if not metrics:
@@ -326,7 +328,7 @@ def _daily_report_requests(
             # A report's checks read its whole table, so they run on a schedule of their own.
             asset_check_keys=[],
             tags={
-                **partition_range_tags([metric_id], DateRange(first, last)),
+                **partition_range_tags([metric_id], DateRange(days[0], days[-1])),
                 **report_run_tags(stream.name, priority=REPORT_RUN_PRIORITY),
             },
         )

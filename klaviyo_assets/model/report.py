@@ -1,8 +1,10 @@
 """Reports, which Klaviyo computes on request: their endpoints, partitions and date ranges."""
 
+from calendar import monthrange
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from typing import Literal
 
 ONE_DAY = timedelta(days=1)
 
@@ -59,7 +61,8 @@ def merge_ranges(ranges: Iterable[DateRange]) -> list[DateRange]:
 class ReportPartition:
     """One partition of a report: a conversion metric and a day in the account's time zone.
 
-    `metric_id` is `NO_METRIC` where the report takes none.
+    `metric_id` is `NO_METRIC` where the report takes none. Of a report by month, `day` is the
+    month's first.
     An id that a table cannot store is replaced by one that it can, in all places alike.
     """
 
@@ -79,6 +82,9 @@ def storable_text(text: str) -> str:
 
 CHANNEL_GROUPING = "send_channel"
 
+ReportPeriod = Literal["day", "month"]
+"""What one partition of a report covers, in the account's time zone."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportEndpoint:
@@ -86,7 +92,9 @@ class ReportEndpoint:
 
     `subject`: what rows are about, as `campaign` or `form`. `group_by` is empty where the request
     takes no groupings, and rows are by subject. `interval`: set for a series; without one
-    a response is a total over the time frame. `max_days`: the longest time frame of one request.
+    a response is a total over the time frame. `period`: by what the rows are stored. Totals are
+    allocated to days, since messages have days; a total over a month is stored as it is, and
+    requested month by month. `max_days`: the longest time frame of one request.
     `rate_denominators`: the statistics that are rates, each with its denominator. `first_day`:
     Klaviyo has no numbers of the days before it.
     """
@@ -101,6 +109,26 @@ class ReportEndpoint:
     rate_denominators: Mapping[str, str] = field(default_factory=dict[str, str])
     has_conversion_metric: bool = True
     first_day: date | None = None
+    period: ReportPeriod = "day"
+
+    @property
+    def is_allocated(self) -> bool:
+        """Return whether its totals are allocated to days."""
+        return self.interval is None and self.period == "day"
+
+    def days_of(self, day: date) -> DateRange:
+        """Return the days of the partition that a day belongs to."""
+        if self.period == "day":
+            return DateRange(day, day)
+        first = day.replace(day=1)
+        return DateRange(first, first.replace(day=monthrange(first.year, first.month)[1]))
+
+    def partition_days(self, days: DateRange) -> list[date]:
+        """Return the first day of each partition that lies wholly within the days, ascending."""
+        if self.period == "day":
+            return list(days)
+        firsts = (day for day in days if day.day == 1)
+        return [day for day in firsts if self.days_of(day).is_within(days)]
 
     @property
     def message_field(self) -> str:

@@ -1,6 +1,6 @@
 """Plans backfills of reports: what is missing, what it costs, when it is done, what comes next."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -13,7 +13,7 @@ from klaviyo_assets.api.rate_limiter import DailyQuota, RateLimiter
 from klaviyo_assets.errors import SettingError, format_quantity
 from klaviyo_assets.lake.delta.state import MetricRefusal, PartitionState
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.model.report import ONE_DAY, DateRange, ReportPartition
+from klaviyo_assets.model.report import ONE_DAY, DateRange, ReportEndpoint, ReportPartition
 from klaviyo_assets.model.stream import TIER_REPORT, Stream
 from klaviyo_assets.reports.calendar import (
     ReportCalendar,
@@ -58,7 +58,7 @@ class RequestRate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackfillPlan:
-    """The figures of one report.
+    """The figures of one report. `extent`: its days or months in words.
 
     `refused_metrics`: left out, because Klaviyo refuses them. `failed_metrics`: included, although
     their requests failed recently.
@@ -66,6 +66,7 @@ class BackfillPlan:
 
     stream: str
     has_metrics: bool
+    extent: str
     metric_count: int
     date_range: DateRange
     wanted_partitions: int
@@ -132,18 +133,20 @@ def plan_backfill(
     refused = context.lake.read_metric_refusals(stream.name)
     failed = read_failed_metrics(context.lake, stream.name)
     stored = context.lake.read_partition_states(stream.name)
+    days = report_endpoint(stream).partition_days(date_range)
     requests = [
         PartitionRequest(
             metric_id=each,
-            days=frozenset(day for day in date_range if ReportPartition(each, day) not in stored),
+            days=frozenset(day for day in days if ReportPartition(each, day) not in stored),
         )
         for each in metrics
         if each not in refused
     ]
-    wanted = len(requests) * len(date_range)
+    wanted = len(requests) * len(days)
     return BackfillPlan(
         stream=stream.name,
         has_metrics=report_endpoint(stream).has_conversion_metric,
+        extent=format_quantity(len(days), report_endpoint(stream).period),
         metric_count=len(requests),
         date_range=date_range,
         wanted_partitions=wanted,
@@ -263,10 +266,9 @@ def format_failed_metrics(failed: Mapping[str, FailedMetric]) -> list[str]:
 
 
 def _format_extent(plan: BackfillPlan) -> str:
-    days = format_quantity(len(plan.date_range), "day")
     if not plan.has_metrics:
-        return days
-    return f"{format_quantity(plan.metric_count, 'metric')} x {days}"
+        return plan.extent
+    return f"{format_quantity(plan.metric_count, 'metric')} x {plan.extent}"
 
 
 def format_report_status(stream: Stream, *, context: PlanContext) -> list[str]:
@@ -306,13 +308,17 @@ class BackfillTask:
 
 
 def due_days(
-    stored_days: Mapping[date, PartitionState], *, bounds: DateRange, now: datetime, zone: ZoneInfo
+    stored_days: Mapping[date, PartitionState],
+    *,
+    days: Iterable[date],
+    now: datetime,
+    zone: ZoneInfo,
 ) -> frozenset[date]:
-    """Return the days of one metric that are missing, or not final and not fetched today."""
+    """Return those of the days that a metric lacks, or that are not final and not fetched today."""
     today = local_date(now, zone)
     return frozenset(
         day
-        for day in bounds
+        for day in days
         if day not in stored_days
         or (not stored_days[day].is_final and local_date(stored_days[day].fetched_at, zone) < today)
     )
@@ -322,29 +328,41 @@ def rank_tasks(
     due_days: Mapping[str, frozenset[date]],
     *,
     bounds: DateRange,
-    max_days: int,
+    report: ReportEndpoint,
     first_metric_id: str | None = None,
 ) -> list[BackfillTask]:
     """Return tasks that cover every day due, the most important first.
 
     The tasks of the metric `first_metric_id` come before all others. Then newer days come before
     older ones, and of the same days those of the metric that is earlier in `due_days`. A task has
-    all days that one timeframe can cover, so that they share one request.
+    all days that one timeframe can cover, so that they share one request; of a report by month, the
+    days of one month.
     """
     ranked = [
         (
             metric_id == first_metric_id,
             timeframe.last,
             -rank,
-            BackfillTask(metric_id, bounding_range([day for day in days if day in timeframe])),
+            BackfillTask(metric_id, timeframe),
         )
         for rank, (metric_id, days) in enumerate(due_days.items())
-        for timeframe in choose_timeframes(
-            days, bounds=bounds, max_days=max_days, should_widen=False
-        )
+        for timeframe in _task_ranges(days, bounds, report)
     ]
     ordered = sorted(ranked, key=lambda each: each[:3], reverse=True)
     return [task for _, _, _, task in ordered]
+
+
+def _task_ranges(
+    days: frozenset[date], bounds: DateRange, report: ReportEndpoint
+) -> Iterator[DateRange]:
+    """Yield the ranges of the days due that one request each brings, newest first."""
+    if report.period == "month":
+        yield from (report.days_of(day) for day in sorted(days, reverse=True))
+        return
+    for timeframe in choose_timeframes(
+        days, bounds=bounds, max_days=report.max_days, should_widen=False
+    ):
+        yield bounding_range([day for day in days if day in timeframe])
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,7 +377,7 @@ class RunBatch:
 
     @property
     def partition_count(self) -> int:
-        """Return the number of partitions."""
+        """Return the number of partitions; of a report by month, of their days."""
         return len(self.metric_ids) * len(self.date_range)
 
 

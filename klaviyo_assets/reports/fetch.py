@@ -144,7 +144,8 @@ class ReportFetch:
 
     def _abandon_days(self, request: PartitionRequest, bounds: DateRange) -> frozenset[date]:
         """Remove a metric's requestable days from the remaining ones, and return them."""
-        days = frozenset(day for day in self.remaining_days[request.metric_id] if day in bounds)
+        requestable = self._context.report.partition_days(bounds)
+        days = frozenset(self.remaining_days[request.metric_id]).intersection(requestable)
         self.remaining_days[request.metric_id] -= days
         return days
 
@@ -155,14 +156,16 @@ class ReportFetch:
         for warning in finished_days.warnings:
             context.warn(warning)
         # Klaviyo's clock at the time of the response decides which days are over.
-        days = [day for day in finished_days.rows if context.calendar.is_over(day, fetched_at)]
+        last_day = {day: context.report.days_of(day).last for day in finished_days.rows}
+        days = [day for day, last in last_day.items() if context.calendar.is_over(last, fetched_at)]
         if not days:
             self._commit_send_days()
             return
+        final = frozenset(
+            day for day in days if context.calendar.is_final(last_day[day], fetched_at)
+        )
         partitions = {
-            ReportPartition(request.metric_id, day): PartitionFetch(
-                fetched_at, context.calendar.is_final(day, fetched_at)
-            )
+            ReportPartition(request.metric_id, day): PartitionFetch(fetched_at, day in final)
             for day in days
         }
         rows = [
@@ -180,9 +183,7 @@ class ReportFetch:
         yield StoredDays(
             metric_id=request.metric_id,
             row_counts={day: len(finished_days.rows[day]) for day in days},
-            final_days=frozenset(
-                partition.day for partition, each in partitions.items() if each.is_final
-            ),
+            final_days=final,
             fetched_at=fetched_at,
             requests=finished_days.requests,
             sharing_days=finished_days.sharing_days,

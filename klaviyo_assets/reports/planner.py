@@ -131,7 +131,7 @@ class FinishedDays:
 class PlannerInputs:
     """The inputs that all metrics share: report, requestable days, campaigns and their send days.
 
-    `knowledge` is None for a series, whose rows have days.
+    `knowledge` is None for a series, whose rows have days, and for totals by month.
     """
 
     report: ReportEndpoint
@@ -154,13 +154,13 @@ def report_endpoint(stream: Stream) -> ReportEndpoint:
 def load_planner_inputs(
     stream: Stream, lake: Lake, *, bounds: DateRange, calendar: ReportCalendar
 ) -> PlannerInputs:
-    """Return the inputs with what the lake knows of campaigns and send days; a series needs none.
+    """Return the inputs, with what the lake knows of send days where totals are allocated to days.
 
     Raises:
         LakeError: a table cannot be read.
     """
     report = report_endpoint(stream)
-    if report.interval is not None:
+    if not report.is_allocated:
         return PlannerInputs(report=report, bounds=bounds, knowledge=None)
     campaigns = read_campaign_schedules(lake)
     possible_days = {each.id: derive_possible_days(each, calendar.zone) for each in campaigns}
@@ -197,7 +197,7 @@ def resolve_days(
     Raises:
         KlaviyoAssetsError: as `source` says; what was yielded before is valid.
     """
-    rest = frozenset(day for day in request.days if day in inputs.bounds)
+    rest = request.days.intersection(inputs.report.partition_days(inputs.bounds))
     while rest:
         with source.lock_allocation():
             planned, result = source.fetch(
@@ -216,7 +216,14 @@ def _choose_query(
     request: PartitionRequest,
     inputs: PlannerInputs,
 ) -> PlannedQuery:
-    """Return the cached query that serves most remaining days, else the newest timeframe."""
+    """Return the cached query that serves most remaining days, else the newest timeframe.
+
+    Of a report by month it is the newest month: no other response has its total.
+    """
+    if inputs.report.period == "month":
+        newest = max(remaining_days)
+        days_of_month = inputs.report.days_of(newest)
+        return _build_planned_query(days_of_month, frozenset({newest}), request)
     cached = {
         query.date_range: fetched_at
         for query, fetched_at in cache.fetch_times.items()
@@ -304,7 +311,8 @@ def _allocate_days(
 ) -> Iterator[FinishedDays]:
     """Yield the days of one timeframe as its result and further queries complete them."""
     if inputs.knowledge is None:
-        yield _finish_series(planned, result)
+        is_total = inputs.report.interval is None
+        yield (_finish_total if is_total else _finish_series)(planned, result)
         return
     wanted = planned.wanted_days | request.pending_days
     allocator = DayAllocator(
@@ -326,6 +334,12 @@ def _allocate_days(
             yield _build_finished_days(rows, planned, result, requests=requests, warnings=warnings)
     if requests > reported:
         yield _build_finished_days({}, planned, result, requests=requests)
+
+
+def _finish_total(planned: PlannedQuery, result: ReportResult) -> FinishedDays:
+    """Return the rows of a total as those of the one partition that it is requested for."""
+    rows = dict.fromkeys(planned.wanted_days, result.rows)
+    return _build_finished_days(rows, planned, result, requests=result.requests)
 
 
 def _finish_series(planned: PlannedQuery, result: ReportResult) -> FinishedDays:

@@ -59,8 +59,11 @@ from klaviyo_assets.streams.profiles import (
 from klaviyo_assets.streams.reports import (
     CAMPAIGN_VALUES_REPORTS,
     FLOW_SERIES_REPORTS,
+    FLOW_VALUES_REPORTS,
     FORM_SERIES_REPORTS,
+    FORM_VALUES_REPORTS,
     SEGMENT_SERIES_REPORTS,
+    SEGMENT_VALUES_REPORTS,
 )
 from klaviyo_assets.streams.reviews import REVIEWS
 from klaviyo_assets.streams.segments import SEGMENT_MEMBERS, SEGMENTS, SEGMENTS_DETAILED
@@ -143,10 +146,13 @@ DEFAULT_COLLECTIONS: tuple[Stream, ...] = tuple(
 REPORTS: tuple[Stream, ...] = (
     CAMPAIGN_VALUES_REPORTS,
     FLOW_SERIES_REPORTS,
+    FLOW_VALUES_REPORTS,
     FORM_SERIES_REPORTS,
+    FORM_VALUES_REPORTS,
     SEGMENT_SERIES_REPORTS,
+    SEGMENT_VALUES_REPORTS,
 )
-"""Every stream that Klaviyo computes on request, by day, most by conversion metric too."""
+"""Every stream that Klaviyo computes on request, by day or month, most by conversion metric too."""
 
 DEFAULT_REPORTS: tuple[Stream, ...] = tuple(each for each in REPORTS if not each.is_opt_in)
 """Those that are assets where KLAVIYO_STREAMS is not set."""

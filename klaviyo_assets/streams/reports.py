@@ -1,13 +1,15 @@
 """Reports: how messages performed, by conversion metric and day; what forms and segments count.
 
-Section "Reporting".
+Section "Reporting". Of flows, forms and segments the series are by day and the totals by month: of
+a day a total would say what the series says, at a request a day instead of one for sixty. Of a
+month it says how many people there were, and rates of them, which no sum of days can.
 """
 
 from collections.abc import Collection, Mapping
 from datetime import date
 
 from klaviyo_assets.model.column import Column
-from klaviyo_assets.model.report import ReportEndpoint
+from klaviyo_assets.model.report import ReportEndpoint, ReportPeriod
 from klaviyo_assets.model.stream import TIER_REPORT, Stream
 
 STATISTICS: dict[str, str] = {
@@ -69,13 +71,14 @@ UNIQUE_STATISTICS = frozenset(
 
 
 def statistic_columns(
-    statistics: Mapping[str, str], not_additive: Collection[str]
+    statistics: Mapping[str, str], not_additive: Collection[str], period: ReportPeriod = "day"
 ) -> tuple[Column, ...]:
-    """Return the columns of statistics; each says whether its days may be added up."""
+    """Return the columns of statistics; each says whether its days or months may be added up."""
+    adds_up = f"{period.capitalize()}s add up."
     return tuple(
         Column(
             name,
-            f"{about} {'Not to be added up.' if name in not_additive else 'Days add up.'}",
+            f"{about} {'Not to be added up.' if name in not_additive else adds_up}",
             "number",
             is_additive=name not in not_additive,
         )
@@ -86,17 +89,25 @@ def statistic_columns(
 FETCH_COLUMNS = (
     Column(
         "is_final",
-        "Whether the attribution window had passed when the day was fetched.",
+        "Whether the attribution window had passed when the row was fetched.",
         "boolean",
     ),
     Column("fetched_at", "When Klaviyo computed the row, UTC.", "timestamp"),
 )
 
 
-def report_columns(subject: str, names: tuple[str, ...]) -> tuple[Column, ...]:
+def date_column(period: ReportPeriod, meaning: str = "") -> Column:
+    """Return the column of the day, or of the month by its first day."""
+    text = "The day" if period == "day" else "The first day of the month"
+    return Column("date", f"{text}{meaning}, in the account's time zone.", "date")
+
+
+def report_columns(
+    subject: str, names: tuple[str, ...], period: ReportPeriod = "day"
+) -> tuple[Column, ...]:
     """Return the columns of a report about `subject`; `names` are the groupings that are names."""
     return (
-        Column("date", "The day the messages were sent, in the account's time zone.", "date"),
+        date_column(period, " the messages were sent" if period == "day" else " they were sent in"),
         Column("conversion_metric_id", "The metric whose events count as conversions."),
         Column(f"{subject}_id", f"The {subject}."),
         Column(f"{subject}_message_id", f"The message of the {subject}."),
@@ -105,7 +116,7 @@ def report_columns(subject: str, names: tuple[str, ...]) -> tuple[Column, ...]:
             Column(name, f"The {name.removesuffix('_name').replace('_', ' ')}'s name at the time.")
             for name in names
         ),
-        *statistic_columns(STATISTICS, {*RATE_DENOMINATORS, *UNIQUE_STATISTICS}),
+        *statistic_columns(STATISTICS, {*RATE_DENOMINATORS, *UNIQUE_STATISTICS}, period),
         *FETCH_COLUMNS,
     )
 
@@ -137,6 +148,8 @@ CAMPAIGN_VALUES_REPORTS = Stream(
     columns=report_columns("campaign", ("campaign_message_name",)),
 )
 
+FLOW_GROUPINGS = ("flow_id", "flow_message_id", "send_channel", "flow_name", "flow_message_name")
+
 FLOW_SERIES_REPORTS = Stream(
     name="flow_series_reports",
     description="One row per day, conversion metric, flow message and channel.",
@@ -147,13 +160,7 @@ FLOW_SERIES_REPORTS = Stream(
         subject="flow",
         interval="daily",
         max_days=60,
-        group_by=(
-            "flow_id",
-            "flow_message_id",
-            "send_channel",
-            "flow_name",
-            "flow_message_name",
-        ),
+        group_by=FLOW_GROUPINGS,
         statistics=tuple(STATISTICS),
         rate_denominators=RATE_DENOMINATORS,
     ),
@@ -162,6 +169,30 @@ FLOW_SERIES_REPORTS = Stream(
     tier=TIER_REPORT,
     scopes=("flows:read",),
     columns=report_columns("flow", ("flow_name", "flow_message_name")),
+)
+
+FLOW_VALUES_REPORTS = Stream(
+    name="flow_values_reports",
+    description="One row per month, conversion metric, flow message and channel: who opened, "
+    "clicked or ordered on several days counts once, in rates too.",
+    section="Reporting",
+    source=ReportEndpoint(
+        path="/api/flow-values-reports",
+        type="flow-values-report",
+        subject="flow",
+        interval=None,
+        period="month",
+        max_days=365,
+        group_by=FLOW_GROUPINGS,
+        statistics=tuple(STATISTICS),
+        rate_denominators=RATE_DENOMINATORS,
+    ),
+    key=report_key_columns("flow"),
+    partitioning="metric and month",
+    tier=TIER_REPORT,
+    scopes=("flows:read",),
+    columns=report_columns("flow", ("flow_name", "flow_message_name"), "month"),
+    is_opt_in=True,
 )
 
 FORM_STATISTICS: dict[str, str] = {
@@ -183,12 +214,34 @@ FORM_STATISTICS: dict[str, str] = {
 FORM_UNIQUES = frozenset(name for name in FORM_STATISTICS if name.endswith("_uniques"))
 
 SEGMENT_STATISTICS: dict[str, str] = {
-    "members_added": "Profiles that joined the segment on the day.",
-    "members_removed": "Profiles that left the segment on the day.",
+    "members_added": "Profiles that joined the segment.",
+    "members_removed": "Profiles that left the segment.",
     "net_members_changed": "Joined less left.",
-    "total_members": "Members at the end of the day.",
+    "total_members": "Members at the end.",
 }
 """Every statistic that segment reports offer, with what it counts."""
+
+
+def form_columns(period: ReportPeriod) -> tuple[Column, ...]:
+    """Return the columns of a report about forms."""
+    return (
+        date_column(period),
+        Column("form_id", "The form."),
+        Column("form_version_id", "The version of the form."),
+        *statistic_columns(FORM_STATISTICS, {"submit_rate", *FORM_UNIQUES}, period),
+        *FETCH_COLUMNS,
+    )
+
+
+def segment_columns(period: ReportPeriod) -> tuple[Column, ...]:
+    """Return the columns of a report about segments."""
+    return (
+        date_column(period),
+        Column("segment_id", "The segment."),
+        *statistic_columns(SEGMENT_STATISTICS, {"total_members"}, period),
+        *FETCH_COLUMNS,
+    )
+
 
 FORM_SERIES_REPORTS = Stream(
     name="form_series_reports",
@@ -209,13 +262,32 @@ FORM_SERIES_REPORTS = Stream(
     partitioning="month",
     tier=TIER_REPORT,
     scopes=("forms:read",),
-    columns=(
-        Column("date", "The day, in the account's time zone.", "date"),
-        Column("form_id", "The form."),
-        Column("form_version_id", "The version of the form."),
-        *statistic_columns(FORM_STATISTICS, {"submit_rate", *FORM_UNIQUES}),
-        *FETCH_COLUMNS,
+    columns=form_columns("day"),
+    is_opt_in=True,
+)
+
+FORM_VALUES_REPORTS = Stream(
+    name="form_values_reports",
+    description="One row per month and version of a form: who saw or submitted it on several days "
+    "counts once.",
+    section="Reporting",
+    source=ReportEndpoint(
+        path="/api/form-values-reports",
+        type="form-values-report",
+        subject="form",
+        interval=None,
+        period="month",
+        max_days=365,
+        group_by=("form_id", "form_version_id"),
+        statistics=tuple(FORM_STATISTICS),
+        rate_denominators={"submit_rate": "viewed_form"},
+        has_conversion_metric=False,
     ),
+    key=("date", "form_id", "form_version_id"),
+    partitioning="month",
+    tier=TIER_REPORT,
+    scopes=("forms:read",),
+    columns=form_columns("month"),
     is_opt_in=True,
 )
 
@@ -238,11 +310,30 @@ SEGMENT_SERIES_REPORTS = Stream(
     partitioning="month",
     tier=TIER_REPORT,
     scopes=("segments:read",),
-    columns=(
-        Column("date", "The day, in the account's time zone.", "date"),
-        Column("segment_id", "The segment."),
-        *statistic_columns(SEGMENT_STATISTICS, {"total_members"}),
-        *FETCH_COLUMNS,
+    columns=segment_columns("day"),
+    is_opt_in=True,
+)
+
+SEGMENT_VALUES_REPORTS = Stream(
+    name="segment_values_reports",
+    description="One row per month and segment, as Klaviyo counts the month.",
+    section="Reporting",
+    source=ReportEndpoint(
+        path="/api/segment-values-reports",
+        type="segment-values-report",
+        subject="segment",
+        interval=None,
+        period="month",
+        max_days=365,
+        group_by=(),
+        statistics=tuple(SEGMENT_STATISTICS),
+        has_conversion_metric=False,
+        first_day=date(2023, 6, 1),
     ),
+    key=("date", "segment_id"),
+    partitioning="month",
+    tier=TIER_REPORT,
+    scopes=("segments:read",),
+    columns=segment_columns("month"),
     is_opt_in=True,
 )

@@ -39,7 +39,7 @@ MODEL_COUNTS: Mapping[str, Sequence[int]] = MappingProxyType(
 )
 """Records of each collection, slice by slice; slices that are not named are empty."""
 
-METRIC_COUNT, REPORT_DAYS = 20, 365
+METRIC_COUNT, REPORT_DAYS, DAYS_A_MONTH = 20, 365, 31
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,9 @@ def count_requests(stream: Stream, counts: Mapping[str, Sequence[int]]) -> int:
         case Detail() as source:
             return sum(counts.get(source.parent, ()))
         case ReportEndpoint() as report:
-            return METRIC_COUNT * ceil(REPORT_DAYS / report.max_days)
+            metrics = METRIC_COUNT if report.has_conversion_metric else 1
+            days = report.max_days if report.period == "day" else DAYS_A_MONTH
+            return metrics * ceil(REPORT_DAYS / days)
         case _:
             return 0
 

@@ -22,10 +22,6 @@ COLLECTIONS: Offered = _DOCUMENT["collections"]
 POSTS: Offered = _DOCUMENT["posts"]
 
 JOB_LOG = "a log of what others wrote by the API; it says nothing that the written records do not"
-SAME_AS_SERIES = (
-    "of a day it has the same numbers as the series report, at a request for each day instead of "
-    "for sixty; only the number of people over several days would be new"
-)
 
 EXCLUDED: Mapping[str, str] = {
     "/api/catalog-category-bulk-create-jobs": JOB_LOG,
@@ -38,10 +34,7 @@ EXCLUDED: Mapping[str, str] = {
     "/api/catalog-variant-bulk-delete-jobs": JOB_LOG,
     "/api/catalog-variant-bulk-update-jobs": JOB_LOG,
     "/api/coupon-code-bulk-create-jobs": JOB_LOG,
-    "/api/flow-values-reports": SAME_AS_SERIES,
-    "/api/form-values-reports": SAME_AS_SERIES,
     "/api/metric-aggregates": "not built yet",
-    "/api/segment-values-reports": SAME_AS_SERIES,
     "/api/template-render": "fills a template with the caller's values; no data of its own",
 }
 """Why no stream reads a path. A line leaves with the stream that reads it."""

@@ -8,8 +8,11 @@ Node = dict[str, Any]
 REPORT_PATHS = (
     "/api/campaign-values-reports",
     "/api/flow-series-reports",
+    "/api/flow-values-reports",
     "/api/form-series-reports",
+    "/api/form-values-reports",
     "/api/segment-series-reports",
+    "/api/segment-values-reports",
 )
 
 DAYS_BY_PHRASE = {"7 days": 7, "52 weeks": 364, "60 days": 60, "1 year": 365}

@@ -102,6 +102,9 @@ def _own_requests(stream: Stream) -> str:
             parts = f"{len(slices)}, as Klaviyo sends it in {len(slices)} parts"
             page = f"page of {size:,}" if size else "page"
             return f"{parts if slices[1:] else 'one'}; one more for each further {page}, of {which}"
+        case ReportEndpoint(period="month", has_conversion_metric=has_metric):
+            each = " of each conversion metric" if has_metric else ""
+            return f"one for each month{each} that is missing or still moves"
         case ReportEndpoint(max_days=days):
             return f"one for each conversion metric and {days} days in which a day is asked for"
         case _:

@@ -34,8 +34,11 @@ def test_the_promised_reports_are_there_with_their_columns() -> None:
     assert {stream.name: len(stream.columns) for stream in REPORTS} == {
         "campaign_values_reports": 39,
         "flow_series_reports": 40,
+        "flow_values_reports": 40,
         "form_series_reports": 17,
+        "form_values_reports": 17,
         "segment_series_reports": 8,
+        "segment_values_reports": 8,
     }
     assert [stream.name for stream in REPORTS] == sorted(stream.name for stream in REPORTS)
 
@@ -137,7 +140,8 @@ def test_every_statistic_says_whether_its_days_add_up(stream: Stream) -> None:
         is_level = name == "total_members"
         must_not = is_level or name in source(stream).rate_denominators or "unique" in name
         assert column.is_additive is not must_not, name
-        words = "Not to be added up." if must_not else "Days add up."
+        adds_up = f"{source(stream).period.capitalize()}s add up."
+        words = "Not to be added up." if must_not else adds_up
         assert column.description.endswith(words), name
         assert shown[name].tags == {"klaviyo/is_additive": str(not must_not).lower()}
     others = [each for name, each in shown.items() if name not in statistics]

@@ -336,32 +336,40 @@ class ReportEndpoints:
         return make(self.list_messages(request.kind), request, counter, tag_names=self.tag_names())
 
     def list_true_rows(
-        self, kind: str, metric_id: str, *, days: list[date], now: float
+        self, kind: str, metric_id: str, *, days: list[date], now: float, by_month: bool = False
     ) -> list[Json]:
         """Per local day and message all statistics, at this time; days without a send have none.
 
-        Forms have a row for each version, segments one each; they have no metric.
+        Forms have a row for each version, segments one each; they have no metric. `by_month`: each
+        day stands for the month that it begins.
         """
+        frames = [(day, day_ranges(self.local_timeframe(day, by_month=by_month))) for day in days]
         if not REPORT_FACTS[kind].has_conversion_metric:
-            return self.list_true_objects(kind, days, now)
+            return self.list_true_objects(kind, frames, now)
         counter = SendCounter(conversion=find_conversion_metric(self.store, metric_id), now=now)
         found: list[Json] = []
-        for day in days:
-            start = datetime.combine(day, time())
-            spans = day_ranges(ReportTimeframe(start, start + timedelta(days=1), self.zone))
+        for day, spans in frames:
             for message in self.list_messages(kind):
                 counts = counter.count_days(message, spans)
                 if counts.recipients:
                     found.append(build_true_row(kind, message, counts=counts, day=day))
         return found
 
-    def list_true_objects(self, kind: str, days: list[date], now: float) -> list[Json]:
-        """Per local day and form version or segment all statistics, unless all are zero."""
+    def local_timeframe(self, day: date, *, by_month: bool) -> ReportTimeframe:
+        """The frame of a local day, or of the month that it begins."""
+        start = datetime.combine(day, time())
+        following = start + timedelta(days=32 if by_month else 1)
+        return ReportTimeframe(
+            start, following.replace(day=1) if by_month else following, self.zone
+        )
+
+    def list_true_objects(
+        self, kind: str, frames: list[tuple[date, list[InstantRange]]], now: float
+    ) -> list[Json]:
+        """Per frame and form version or segment all statistics, unless all are zero."""
         objects = list(list_reported_objects(self.store, kind, now))
         found: list[Json] = []
-        for day in days:
-            start = datetime.combine(day, time())
-            spans = day_ranges(ReportTimeframe(start, start + timedelta(days=1), self.zone))
+        for day, spans in frames:
             for each in objects:
                 counts = each.count(spans)
                 if any(counts.values()):

@@ -13,6 +13,7 @@ from klaviyo_assets.defs.backfill_sensor import (
 )
 from klaviyo_assets.defs.report_assets import MAX_PARTITIONS_PER_RUN
 from klaviyo_assets.lake.delta.state import PartitionState
+from klaviyo_assets.model.report import DateRange
 from klaviyo_assets.reports.backfill_plan import (
     BackfillTask,
     BatchLimits,
@@ -21,10 +22,13 @@ from klaviyo_assets.reports.backfill_plan import (
     due_days,
     rank_tasks,
 )
+from klaviyo_assets.reports.planner import report_endpoint
+from klaviyo_assets.streams.reports import FLOW_SERIES_REPORTS, FLOW_VALUES_REPORTS
 from klaviyo_assets_tests.unit.reports.simulated_account import day_of_year, days_of_year
 
 ZONE = ZoneInfo("America/Los_Angeles")
 YEAR = days_of_year(0, 364)
+SERIES, MONTHS = report_endpoint(FLOW_SERIES_REPORTS), report_endpoint(FLOW_VALUES_REPORTS)
 
 
 def test_missing_and_moving_days_are_due() -> None:
@@ -36,7 +40,7 @@ def test_missing_and_moving_days_are_due() -> None:
         day_of_year(1): PartitionState(fetched_at=before, is_final=False, rows=1),
         day_of_year(2): PartitionState(fetched_at=today, is_final=False, rows=1),
     }
-    assert due_days(stored, bounds=days_of_year(0, 3), now=now, zone=ZONE) == {
+    assert due_days(stored, days=days_of_year(0, 3), now=now, zone=ZONE) == {
         day_of_year(1),
         day_of_year(3),
     }
@@ -48,13 +52,13 @@ def test_today_is_the_accounts_today() -> None:
     stored = {
         day_of_year(0): PartitionState(fetched_at=now - timedelta(hours=6), is_final=False, rows=1)
     }
-    assert due_days(stored, bounds=days_of_year(0, 0), now=now, zone=ZONE) == frozenset()
+    assert due_days(stored, days=days_of_year(0, 0), now=now, zone=ZONE) == frozenset()
 
 
 def test_yesterday_of_every_metric_comes_before_the_past() -> None:
     """The newest time frame of each metric first, the revenue metric's before the rest."""
     due = {"revenue": frozenset(days_of_year(0, 119)), "other": frozenset(days_of_year(60, 119))}
-    assert rank_tasks(due, bounds=days_of_year(0, 119), max_days=60) == [
+    assert rank_tasks(due, bounds=days_of_year(0, 119), report=SERIES) == [
         BackfillTask("revenue", days_of_year(60, 119)),
         BackfillTask("other", days_of_year(60, 119)),
         BackfillTask("revenue", days_of_year(0, 59)),
@@ -64,7 +68,9 @@ def test_yesterday_of_every_metric_comes_before_the_past() -> None:
 def test_one_metric_may_come_before_all_the_rest() -> None:
     """Its past comes before the yesterday of others, wherever it stands among them."""
     due = {"other": frozenset(days_of_year(60, 119)), "revenue": frozenset(days_of_year(0, 119))}
-    assert rank_tasks(due, bounds=days_of_year(0, 119), max_days=60, first_metric_id="revenue") == [
+    assert rank_tasks(
+        due, bounds=days_of_year(0, 119), report=SERIES, first_metric_id="revenue"
+    ) == [
         BackfillTask("revenue", days_of_year(60, 119)),
         BackfillTask("revenue", days_of_year(0, 59)),
         BackfillTask("other", days_of_year(60, 119)),
@@ -78,11 +84,25 @@ def test_one_metric_may_come_before_all_the_rest() -> None:
 )
 def test_every_day_due_is_in_a_task(due: dict[str, frozenset[date]]) -> None:
     """No day due is forgotten, and no task is longer than one request."""
-    found = rank_tasks(due, bounds=YEAR, max_days=60)
+    found = rank_tasks(due, bounds=YEAR, report=SERIES)
     assert all(len(task.date_range) <= 60 for task in found)
     for metric_id, wanted in due.items():
         held = {each for task in found if task.metric_id == metric_id for each in task.date_range}
         assert wanted <= held
+
+
+def test_of_a_report_by_month_each_month_is_a_task() -> None:
+    """Months have their own lengths, and neighbours still fit into one run."""
+    due = {"a": frozenset({date(2026, 1, 1), date(2026, 2, 1)})}
+    january, february = MONTHS.days_of(date(2026, 1, 9)), MONTHS.days_of(date(2026, 2, 1))
+    assert (len(january), len(february)) == (31, 28)
+    tasks = rank_tasks(due, bounds=YEAR, report=MONTHS)
+    assert tasks == [BackfillTask("a", february), BackfillTask("a", january)]
+    both = DateRange(january.first, february.last)
+    choice = choose_next_batch(tasks, ORDER, limits=MANY, task_cost=one_each)
+    assert choice == (RunBatch(("a",), both), 2)
+    assert MONTHS.partition_days(both) == [january.first, february.first]
+    assert MONTHS.partition_days(DateRange(date(2026, 1, 2), february.last)) == [february.first]
 
 
 ORDER = ["a", "b", "c", "d"]

@@ -1,0 +1,184 @@
+"""Totals of whole months: what the sandbox counts over each, one request a month and metric."""
+
+import math
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import dagster as dg
+import pytest
+
+from klaviyo_assets.definitions import build_defs
+from klaviyo_assets.sandbox.facts.reporting import (
+    FORM_STATISTICS,
+    PUBLISHED_STATISTICS,
+    SEGMENT_STATISTICS,
+)
+from klaviyo_assets.settings import read_settings
+from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.instance import open_instance
+from klaviyo_assets_tests.e2e.report_runs import add_metrics, report_metrics
+from klaviyo_assets_tests.e2e.report_ticks import (
+    RANGE_TAGS,
+    evaluate_sensor,
+    open_home_instance,
+    tick_resources,
+)
+from klaviyo_assets_tests.e2e.run_log import RunResult
+from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
+
+NOW, ZONE = datetime(2026, 10, 10, 12, tzinfo=UTC), "America/Los_Angeles"
+MONTHS = [date(2026, 7, 1), date(2026, 8, 1), date(2026, 9, 1)]
+SUBJECTS = {
+    "flow_values_reports": (("flow_id", "flow_message_id", "send_channel"), PUBLISHED_STATISTICS),
+    "form_values_reports": (("form_id", "form_version_id"), FORM_STATISTICS),
+    "segment_values_reports": (("segment_id",), SEGMENT_STATISTICS),
+}
+each_report = pytest.mark.parametrize("stream", sorted(SUBJECTS))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, dagster_template: Path) -> Iterator[Home]:
+    """A home with the reports by month, three months old, in which metrics were read."""
+    with open_sandbox_account(now=NOW, timezone=ZONE, days=120, objects=20, flows=12) as account:
+        home = Home(
+            account=account,
+            root=tmp_path_factory.mktemp("monthly"),
+            dagster_template=dagster_template,
+            settings={
+                "KLAVIYO_STREAMS": f"accounts,metrics,flow_series_reports,{','.join(SUBJECTS)}",
+                # In the midst of a month: the first whole one is July.
+                "KLAVIYO_REPORT_START_DATE": "2026-06-20",
+            },
+        )
+        assert home.sync("accounts", "metrics").success
+        home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = report_metrics(home)[0]
+        add_metrics(home, report_metrics(home)[:1])
+        yield home
+
+
+def key_of(home: Home, stream: str, day: date) -> str:
+    """Return Dagster's key of a partition of the only metric."""
+    metric = f"|{report_metrics(home)[0]}" if stream.startswith("flow") else ""
+    return f"{day}{metric}"
+
+
+def fetch(home: Home, stream: str, first: date, last: date) -> RunResult:
+    """Run the partitions of a report from `first` to `last`."""
+    defs = home.load_definitions()
+    ends = (key_of(home, stream, day) for day in (first, last))
+
+    def materialize(instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+        return dg.materialize(
+            list(defs.assets or ()),  # pyright: ignore[reportArgumentType]
+            selection=dg.AssetSelection.assets(home.asset_key(stream)),
+            instance=instance,
+            resources=defs.resources,
+            tags=dict(zip(RANGE_TAGS, ends, strict=True)),
+            raise_on_error=False,
+        )
+
+    return home.execute(materialize)
+
+
+def true_months(home: Home, stream: str) -> dict[tuple[str, ...], dict[str, Any]]:
+    """Return what the sandbox counts over each month, by its first day and key."""
+    keys, _ = SUBJECTS[stream]
+    service, metric = home.account.sandbox.service, report_metrics(home)[0]
+    kind = stream.removesuffix("s").replace("_", "-")
+    with service.lock:
+        rows = service.report_endpoints.list_true_rows(
+            kind, metric, days=MONTHS, now=service.clock.now(), by_month=True
+        )
+    found = cast("list[dict[str, Any]]", rows)
+    return {(row["date"], *(row[key] for key in keys)): row for row in found}
+
+
+@each_report
+def test_a_month_takes_one_request_and_is_the_truth(home: Home, stream: str) -> None:
+    """Every statistic over the month equals the account's own; a month again replaces itself."""
+    run = fetch(home, stream, MONTHS[0], MONTHS[-1])
+    assert run.success, run.failures
+    path = f"/api/{stream.replace('_', '-')}"
+    assert home.account.request_counts()[path] == len(MONTHS)
+    truth = true_months(home, stream)
+    keys, statistics = SUBJECTS[stream]
+    sql = f"SELECT {', '.join(('date', *keys, *statistics))} FROM {stream} ORDER BY ALL"
+    rows = home.query(sql)
+    stored = {(str(row[0]), *row[1 : len(keys) + 1]): row[len(keys) + 1 :] for row in rows}
+    assert len(rows) == len(stored)
+    assert stored.keys() >= truth.keys()
+    assert len(truth) > 8
+    for key, values in stored.items():
+        wanted = [truth[key][name] if key in truth else 0 for name in statistics]
+        assert all(map(math.isclose, values, wanted)), key
+    with open_instance(home.dagster_home) as instance:
+        done = instance.get_materialized_partitions(home.asset_key(stream))
+    assert done == {key_of(home, stream, day) for day in MONTHS}
+    assert fetch(home, stream, MONTHS[-1], MONTHS[-1]).success
+    assert home.account.request_counts()[path] == len(MONTHS) + 1
+    assert home.query(sql) == rows
+
+
+def test_who_opens_on_two_days_counts_once_in_a_month(home: Home) -> None:
+    """The month's people are fewer than the sum of its days; its messages are that sum."""
+    days = fetch(home, "flow_series_reports", date(2026, 8, 1), date(2026, 8, 31))
+    assert days.success, days.failures
+    sums = "sum(recipients), sum(opens_unique)"
+    (by_day,) = home.query(f"SELECT {sums} FROM flow_series_reports")
+    (by_month,) = home.query(f"SELECT {sums} FROM flow_values_reports WHERE date = '2026-08-01'")
+    assert by_month[0] == by_day[0] > 0
+    assert by_month[1] < by_day[1]
+
+
+@each_report
+def test_a_month_that_still_runs_is_not_stored(home: Home, stream: str) -> None:
+    """October is not over: the run says so, and asks Klaviyo nothing."""
+    path = f"/api/{stream.replace('_', '-')}"
+    before = home.account.request_counts()[path]
+    run = fetch(home, stream, date(2026, 10, 1), date(2026, 10, 1))
+    assert not run.success
+    assert "months from 2026-10-01 to 2026-10-01 are not stored" in str(run.failures)
+    assert home.account.request_counts()[path] == before
+
+
+def test_the_sensor_and_the_schedule_fetch_months(home: Home) -> None:
+    """What is missing is launched by the sensor; the schedule renews the month that moves."""
+    home.account.advance_clock(days=25)
+    launched = {
+        key.path[-1]: [request.tags[name].partition("|")[0] for name in RANGE_TAGS]
+        for request in evaluate_sensor(home, "klaviyo_reports_drain").runs
+        for key in request.asset_selection or ()
+    }
+    # September stopped moving on October 30, after it was fetched; October is missing.
+    both = ["2026-09-01", "2026-10-01"]
+    assert {name: launched[name] for name in SUBJECTS} == dict.fromkeys(SUBJECTS, both)
+    defs = home.load_definitions(automation="off")
+    at = datetime(2026, 11, 4, 13, tzinfo=UTC)
+    with (
+        open_home_instance(home) as instance,
+        dg.build_schedule_context(
+            instance=instance,
+            resources=tick_resources(defs),
+            scheduled_execution_time=at,
+            repository_def=defs.get_repository_def(),
+        ) as context,
+    ):
+        for name in SUBJECTS:
+            tick = defs.resolve_schedule_def(f"klaviyo_daily_{name}").evaluate_tick(context)
+            assert tick.run_requests, (name, tick)
+            (request,) = tick.run_requests
+            found = [request.tags[tag].partition("|")[0] for tag in RANGE_TAGS]
+            assert found == ["2026-10-01", "2026-10-01"]
+
+
+def test_partitions_are_the_whole_months(home: Home) -> None:
+    """They begin with the first month that lies wholly after the first day of reports."""
+    settings, refusals = read_settings(home.variables)
+    assert not refusals
+    graph = build_defs(settings).resolve_asset_graph()
+    for name in ("form_values_reports", "segment_values_reports"):
+        months = graph.get(dg.AssetKey(["klaviyo", name])).partitions_def
+        assert months is not None
+        assert months.get_first_partition_key() == "2026-07-01"
