@@ -17,6 +17,7 @@ from klaviyo_assets.api.response_errors import json_member
 from klaviyo_assets.decode.jsonapi import check_response_envelope, repair_json, strip_bom
 from klaviyo_assets.errors import BrokenBodyError, PermanentError, RefusedStreamError
 from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.model.report import NO_METRIC, ReportEndpoint
 from klaviyo_assets.model.stream import TIER_S, RateLimitBucket
 from klaviyo_assets.settings import ALL_METRICS, Settings
 
@@ -99,6 +100,28 @@ def select_metric_ids(
         ids = [revenue if each == AUTO_METRIC else each for each in configured]
         first = [revenue] if revenue in ids else []
     return list(dict.fromkeys(each for each in (*first, *ids) if each is not None))
+
+
+def select_event_metric_ids(settings: Settings, stored: Sequence[AccountMetric]) -> list[str]:
+    """Return the ids of the metrics whose events are counted: those of the setting, or all."""
+    return list(settings.event_metric_ids or (metric.id for metric in stored))
+
+
+def select_report_metrics(
+    report: ReportEndpoint,
+    settings: Settings,
+    stored: Sequence[AccountMetric],
+    *,
+    mapped: str | None,
+) -> list[str]:
+    """Return the ids of the metrics that the settings want of a report, or `NO_METRIC` alone."""
+    match report.metric:
+        case "event":
+            return select_event_metric_ids(settings, stored)
+        case "conversion":
+            return select_metric_ids(settings, stored, mapped=mapped)
+        case None:
+            return [NO_METRIC]
 
 
 def revenue_metric(stored: Sequence[AccountMetric], mapped: str | None) -> str | None:

@@ -13,7 +13,7 @@ from klaviyo_assets import __version__
 from klaviyo_assets.api.request_guard import Request
 from klaviyo_assets.errors import ForeignLinkError, RepeatedPageError
 from klaviyo_assets.model.column import FieldPath, JsonPath, LatestOf, column_fields
-from klaviyo_assets.model.report import DateRange, ReportEndpoint
+from klaviyo_assets.model.report import TOTAL_DIMENSION, DateRange, ReportEndpoint
 from klaviyo_assets.model.stream import (
     TIER_S,
     AdditionalField,
@@ -418,14 +418,14 @@ def report_request(
     Raises:
         ValueError: Klaviyo would refuse it: more days or ids than allowed, or an empty id.
     """
-    metric_ids = (metric_id,) if report.has_conversion_metric else ()
+    metric_ids = (metric_id,) if report.has_metric else ()
     check_report_request(report, days, metric_ids=metric_ids, message_ids=message_ids)
     wanted = {
         "statistics": report.statistics,
         # Without an offset: Klaviyo would ignore it and read the time in the account's zone.
         "timeframe": {"start": f"{days.first}T00:00:00", "end": f"{days.last}T23:59:59"},
         "interval": report.interval,
-        "conversion_metric_id": metric_id if report.has_conversion_metric else None,
+        "conversion_metric_id": metric_id if report.has_metric else None,
         "group_by": report.group_by or None,
         "filter": contains_any_clause(report.message_field, message_ids) if message_ids else None,
     }
@@ -495,26 +495,61 @@ def event_count_request(metric_id: str, window: Window) -> Request:
     Raises:
         ValueError: Klaviyo would refuse it: no id, an open side, or more than a year.
     """
+    return _build_aggregate_request(
+        metric_id, window, measurements=("count",), dimensions=(), timezone="UTC"
+    )
+
+
+OFFERED_TIMEZONES = {"Europe/Kyiv": "Europe/Kiev", "Pacific/Kanton": "Pacific/Enderbury"}
+"""Zones that the endpoint refuses under their newer name, each with the older one."""
+
+
+def metric_aggregate_request(
+    report: ReportEndpoint, metric_id: str, window: Window, *, timezone: str, dimension: str
+) -> Request:
+    """Return the request for what a metric counted on each day of a window, by a dimension.
+
+    The window begins and ends with days of `timezone`, an IANA name. `TOTAL_DIMENSION` groups by
+    nothing.
+
+    Raises:
+        ValueError: Klaviyo would refuse it: no id, an open side, or more than a year.
+    """
+    return _build_aggregate_request(
+        metric_id,
+        window,
+        measurements=report.statistics,
+        dimensions=() if dimension == TOTAL_DIMENSION else (dimension,),
+        timezone=OFFERED_TIMEZONES.get(timezone, timezone),
+    )
+
+
+def _build_aggregate_request(
+    metric_id: str,
+    window: Window,
+    *,
+    measurements: Sequence[str],
+    dimensions: Sequence[str],
+    timezone: str,
+) -> Request:
     start, end = window.start, window.end
-    if (
-        not metric_id
-        or start is None
-        or end is None
-        or not 0 < _window_days(window) <= MAX_AGGREGATE_DAYS
-    ):
+    # An hour more where the clocks are put back within the year.
+    longest = MAX_AGGREGATE_DAYS + 1 / 24
+    if not metric_id or start is None or end is None or not 0 < _window_days(window) <= longest:
         raise ValueError(
             f"{METRIC_AGGREGATES_PATH}: a metric and a closed window of up to {MAX_AGGREGATE_DAYS} "
             "days"
         )
     attributes = {
         "metric_id": metric_id,
-        "measurements": ["count"],
+        "measurements": list(measurements),
         "interval": "day",
+        **({"by": list(dimensions)} if dimensions else {}),
         "filter": [
             filter_clause("greater-or-equal", "datetime", start),
             filter_clause("less-than", "datetime", end),
         ],
-        "timezone": "UTC",
+        "timezone": timezone,
     }
     body = {"data": {"type": "metric-aggregate", "attributes": attributes}}
     return Request(
@@ -524,6 +559,23 @@ def event_count_request(metric_id: str, window: Window) -> Request:
         path=METRIC_AGGREGATES_PATH,
         body=json.dumps(body).encode(),
     )
+
+
+def next_aggregate_request(request: Request, cursor: str, *, seen_cursors: set[str]) -> Request:
+    """Return the request for the next page of metric aggregates: the cursor is part of the body.
+
+    Raises:
+        RepeatedPageError: the cursor is in `seen_cursors`, to which it is added.
+    """
+    if cursor in seen_cursors:
+        raise RepeatedPageError(
+            f"POST {request.path}: the next page is one already read. Klaviyo's paging runs in a "
+            "circle: run it again, and tell Klaviyo's support if it stays so."
+        )
+    seen_cursors.add(cursor)
+    body = json.loads(request.body or b"{}")
+    body["data"]["attributes"]["page_cursor"] = cursor
+    return replace(request, body=json.dumps(body).encode())
 
 
 def _window_days(window: Window) -> float:

@@ -48,7 +48,7 @@ PERSONAL_DATA_PATTERNS = (
 PERSONAL_PARAMETERS = frozenset({"filter", "page[cursor]", "page_cursor"})
 """Parameters whose values are not shown: a filter may name a person, a paging cursor a record."""
 
-CONVERSION_METRIC_MEMBER = "conversion_metric_id"
+METRIC_MEMBERS = ("conversion_metric_id", "metric_id")
 """The member of a report request that names its metric; Klaviyo's error pointer contains it too."""
 
 METRIC_PATTERN = re.compile(r"(?i)\bmetrics?\b|conversion_metric")
@@ -180,7 +180,7 @@ def client_error(
         kind, advice = PageSizeError, "The page is requested again with fewer records."
     elif response.status == 400 and is_metric_refusal(request, details):  # noqa: PLR2004
         kind = IneligibleMetricError
-        advice = "Klaviyo makes no reports with this conversion metric: it is left out."
+        advice = "Klaviyo makes no report with this metric: it is left out."
     elif 300 <= response.status < 400:  # noqa: PLR2004 - the redirects
         place = urlsplit(response.headers.get("location", "")).hostname or "nowhere"
         advice = (
@@ -198,17 +198,17 @@ def client_error(
 
 
 def is_metric_refusal(request: Request, details: ApiErrorDetails) -> bool:
-    """Return whether a 400 to a report request is about its conversion metric.
+    """Return whether a 400 to a request of a report or of metric aggregates is about its metric.
 
     Klaviyo's error points at the metric in the body; an error that points at nothing in particular
     must mention a metric. Two cases were seen, a metric that no report accepts and an id that no
     metric has. Their texts differ, and there may be more.
     """
-    if CONVERSION_METRIC_MEMBER.encode() not in (request.body or b""):
+    if b'metric_id"' not in (request.body or b""):
         return False
     place = (details.source or "").strip("/")
     if place not in {"", "data", "data/attributes"}:
-        return CONVERSION_METRIC_MEMBER in place
+        return place.rpartition("/")[2] in METRIC_MEMBERS
     return METRIC_PATTERN.search(details.detail or "") is not None
 
 

@@ -41,6 +41,7 @@ from klaviyo_assets.errors import (
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import LAKE_VERSION
 from klaviyo_assets.model.selection import offered_streams, selected_streams
+from klaviyo_assets.reports.backfill_plan import read_daily_quota
 from klaviyo_assets.reports.calendar import resolve_zone
 from klaviyo_assets.settings import (
     AUTOMATION_RECOMMENDED,
@@ -263,7 +264,9 @@ def _examine_quotas(settings: Settings, account: str) -> Iterator[Finding]:
         for stream in REPORTS:
             if stream.name not in selected:
                 continue
-            quota = rate_limiter.daily_quota(stream.rate_limit_buckets()[0])
+            quota = read_daily_quota(stream, rate_limiter)
+            if quota is None:
+                continue
             text = f"{quota.remaining:,} of {quota.limit:,} requests left today"
             if not quota.remaining:
                 text += f"; the next can go at {quota.next_free_at:%Y-%m-%d %H:%M} UTC"

@@ -75,9 +75,7 @@ def list_metrics(settings: Settings, *, as_json: bool) -> int:
 def _examine_metrics(settings: Settings, lake: Lake, *, revenue: str | None) -> list[MetricStatus]:
     selected = selected_streams(settings, STREAMS)
     reports = [
-        each.name
-        for each in REPORTS
-        if each.name in selected and report_endpoint(each).has_conversion_metric
+        each.name for each in REPORTS if each.name in selected and report_endpoint(each).has_metric
     ]
     answers = {name: _read_report_answers(lake, name) for name in reports}
     counts = _count_events(lake)

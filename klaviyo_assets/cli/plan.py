@@ -7,6 +7,7 @@ from klaviyo_assets.account.metrics import (
     describe_missing_revenue,
     read_metrics,
     resolve_metric_words,
+    select_event_metric_ids,
     select_metric_ids,
 )
 from klaviyo_assets.cli.lake_access import (
@@ -62,17 +63,21 @@ def _print_plan(context: PlanContext, start: date, end: date, *, named: Sequence
         raise no_complete_day_error(start, end, first_day=first_day, zone="the account's time zone")
     selected = selected_streams(settings, STREAMS)
     reports = [each for each in REPORTS if each.name in selected]
-    with_metrics = [each for each in reports if report_endpoint(each).has_conversion_metric]
+    with_metrics = [each for each in reports if report_endpoint(each).has_metric]
     metrics = _metrics_to_plan(context, named) if with_metrics else ()
     calendar = build_calendar_offline(settings, context.lake, context.now)
     days = plannable_days(start, end, calendar)
     for problem in find_metric_warnings(context):
         print(f"warning: {problem}")
-    alternatives = resolve_metric_words(read_metrics(context.lake), context.mapped_metric)
+    stored = read_metrics(context.lake)
+    alternatives = resolve_metric_words(stored, context.mapped_metric)
     for stream in with_metrics:
-        planned = plan_backfill(stream, metrics, days, context=context)
+        is_counted = report_endpoint(stream).metric == "event"
+        counted = metrics if named else select_event_metric_ids(settings, stored)
+        wanted = counted if is_counted else metrics
+        planned = plan_backfill(stream, wanted, days, context=context)
         print("\n".join(format_plan(planned)))
-        for name, others in alternatives.items():
+        for name, others in () if is_counted else alternatives.items():
             planned = plan_backfill(stream, others, days, context=context)
             print(format_alternative(name, planned))
     for stream in (each for each in reports if each not in with_metrics):

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-from klaviyo_assets.account.metrics import read_metrics, select_metric_ids
+from klaviyo_assets.account.metrics import read_metrics, select_report_metrics
 from klaviyo_assets.cli.lake_access import open_lake, privacy_warnings, refuse_empty_lake
 from klaviyo_assets.cli.plan_context import find_metric_warnings, open_plan_context
 from klaviyo_assets.cli.printing import print_json
@@ -19,13 +19,14 @@ from klaviyo_assets.defs.automation import (
 )
 from klaviyo_assets.errors import LakeError, SettingError, format_seconds
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.model.report import NO_METRIC, ReportPartition
+from klaviyo_assets.model.report import ReportPartition
 from klaviyo_assets.model.selection import selected_streams
 from klaviyo_assets.model.stream import Stream, ViewSource
 from klaviyo_assets.reports.backfill_plan import (
     PlanContext,
     format_failed_metrics,
     format_report_status,
+    read_daily_quota,
 )
 from klaviyo_assets.reports.calendar import build_calendar_offline
 from klaviyo_assets.reports.failed_requests import read_failed_metrics
@@ -58,9 +59,9 @@ class ReportStatus:
     moving: int
     missing: int | None
     newest_day: str | None
-    requests_left: int
-    requests_a_day: int
-    next_request_at: datetime
+    requests_left: int | None
+    requests_a_day: int | None
+    next_request_at: datetime | None
 
 
 def show_status(settings: Settings, *, as_json: bool) -> int:
@@ -158,7 +159,7 @@ def _read_newest_record(stream: Stream, lake: Lake) -> datetime | None:
 
 def _examine_report(stream: Stream, context: PlanContext) -> ReportStatus:
     stored = context.lake.read_partition_states(stream.name)
-    quota = context.rate_limiter.daily_quota(stream.rate_limit_buckets()[0])
+    quota = read_daily_quota(stream, context.rate_limiter)
     newest = max((each.day for each in stored), default=None)
     return ReportStatus(
         stream=stream.name,
@@ -166,28 +167,26 @@ def _examine_report(stream: Stream, context: PlanContext) -> ReportStatus:
         moving=sum(not each.is_final for each in stored.values()),
         missing=_count_missing(stream, context),
         newest_day=str(newest) if newest is not None else None,
-        requests_left=quota.remaining,
-        requests_a_day=quota.limit,
-        next_request_at=quota.next_free_at,
+        requests_left=quota.remaining if quota is not None else None,
+        requests_a_day=quota.limit if quota is not None else None,
+        next_request_at=quota.next_free_at if quota is not None else None,
     )
 
 
 def _count_missing(stream: Stream, context: PlanContext) -> int | None:
     """Return how many partitions of the settings' metrics are not stored."""
-    metrics = [NO_METRIC]
-    if report_endpoint(stream).has_conversion_metric:
-        metrics = select_metric_ids(
-            context.settings, read_metrics(context.lake), mapped=context.mapped_metric
-        )
+    report = report_endpoint(stream)
+    metrics = select_report_metrics(
+        report, context.settings, read_metrics(context.lake), mapped=context.mapped_metric
+    )
     refused = context.lake.read_metric_refusals(stream.name)
     stored = context.lake.read_partition_states(stream.name)
     with suppress(SettingError):
         calendar = build_calendar_offline(context.settings, context.lake, context.now)
-        bounds = calendar.starting_at(report_endpoint(stream).first_day).bounds
+        bounds = calendar.starting_at(report.first_day).bounds
+        days = report.partition_days(bounds) if bounds is not None else ()
         wanted = [each for each in metrics if each not in refused]
-        return sum(
-            ReportPartition(each, day) not in stored for each in wanted for day in bounds or ()
-        )
+        return sum(ReportPartition(each, day) not in stored for each in wanted for day in days)
     return None
 
 

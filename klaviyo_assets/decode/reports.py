@@ -1,4 +1,4 @@
-"""Parses the responses of reports and metric aggregates, and builds the report tables' rows.
+"""Parses the responses of reports, and builds the report tables' rows.
 
 The labels of a series are the account's local time with a wrong offset, `+00:00`; so the date is
 taken from the text, and the offset ignored. Source: recorded responses of revision 2026-07-15, and
@@ -12,7 +12,7 @@ added up; a rate is the mean weighted by its denominator, which is exact.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 
 import msgspec
 import pyarrow as pa
@@ -465,7 +465,7 @@ def report_row_values(stored: ReportTableRow, report: ReportEndpoint) -> dict[st
     metric = stored.partition.metric_id
     return {
         **texts,
-        **({"conversion_metric_id": metric} if report.has_conversion_metric else {}),
+        **({report.metric_column: metric} if report.has_metric else {}),
         **{name: row.statistics.get(name) for name in report.statistics},
         "date": stored.partition.day,
         "is_final": stored.is_final,
@@ -473,53 +473,3 @@ def report_row_values(stored: ReportTableRow, report: ReportEndpoint) -> dict[st
         EXTRA_FIELD: encode_json_object(dict(sorted(extra.items()))).decode() if extra else None,
         SYNCED_AT_FIELD: stored.fetched_at,
     }
-
-
-class _AggregateMeasurements(msgspec.Struct):
-    count: list[float]
-
-
-class _AggregateRow(msgspec.Struct):
-    measurements: _AggregateMeasurements
-
-
-class _AggregateAttributes(msgspec.Struct):
-    dates: list[datetime]
-    data: list[_AggregateRow]
-
-
-class _AggregateResource(msgspec.Struct):
-    attributes: _AggregateAttributes
-
-
-class _AggregateResponse(msgspec.Struct):
-    data: _AggregateResource
-
-
-_aggregate_response_decoder = msgspec.json.Decoder(_AggregateResponse)
-
-
-def parse_event_counts(body: bytes) -> Mapping[date, int]:
-    """Return the number of events on each UTC day of the response, including days without any.
-
-    Raises:
-        BrokenBodyError: not JSON, without `data` or with `errors`; a retry may help.
-        MalformedPageError: not the documented shape of a response without dimensions.
-    """
-    text = strip_bom(body, "events")
-    check_response_envelope(text, stream="events", is_paged=False)
-    try:
-        found = _aggregate_response_decoder.decode(text).data.attributes
-    except msgspec.ValidationError as problem:
-        raise MalformedPageError(f"the counts have not the documented shape: {problem}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise BrokenBodyError("the response is not JSON in UTF-8", stream="events") from None
-    counts = dict.fromkeys((each.astimezone(UTC).date() for each in found.dates), 0)
-    for row in found.data:
-        numbers = row.measurements.count
-        if len(numbers) != len(found.dates):
-            reason = f"{len(numbers)} counts for {len(found.dates)} dates"
-            raise MalformedPageError(f"the shape of the counts is broken: {reason}")
-        for moment, number in zip(found.dates, numbers, strict=True):
-            counts[moment.astimezone(UTC).date()] += int(number)
-    return counts

@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from math import floor
 
 import dagster as dg
 
@@ -30,9 +29,9 @@ from klaviyo_assets.defs.report_runs import (
     BACKFILL_SENSOR_NAME,
     BACKFILL_SENSOR_TAG,
     MAX_REQUESTS_TAG,
-    METRIC_PARTITIONS,
     SKIP_PERIOD,
     InFlightRuns,
+    metric_partitions,
     partition_range_tags,
     read_in_flight_runs,
     report_run_tags,
@@ -43,7 +42,7 @@ from klaviyo_assets.errors import KlaviyoAssetsError, format_quantity
 from klaviyo_assets.lake.delta.state import PartitionState
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import NO_METRIC, DateRange
-from klaviyo_assets.model.stream import TIER_REPORT, Stream
+from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.reports.backfill_plan import (
     BackfillTask,
     BatchLimits,
@@ -51,6 +50,8 @@ from klaviyo_assets.reports.backfill_plan import (
     choose_next_batch,
     due_days,
     rank_tasks,
+    read_daily_quota,
+    requests_per_minute,
 )
 from klaviyo_assets.reports.calendar import ReportCalendar, fetch_calendar
 from klaviyo_assets.reports.estimate import CostEstimator
@@ -165,16 +166,18 @@ def _reports_that_may_run(
         in_flight = read_in_flight_runs(
             context.instance, stream.name, key, now=utc_now(), failure_period=FAILED_RUN_PERIOD
         )
-        quota = connection.account_connection.rate_limiter.daily_quota(
-            stream.rate_limit_buckets()[0]
-        )
+        quota = read_daily_quota(stream, connection.account_connection.rate_limiter)
         if (reason := _waiting_reason(in_flight, quota)) is not None:
             reasons.append(f"{stream.name}: {reason}")
         else:
-            yield stream, in_flight, quota.remaining
+            yield stream, in_flight, quota.remaining if quota is not None else NO_QUOTA
 
 
-def _waiting_reason(in_flight: InFlightRuns, quota: DailyQuota) -> str | None:
+NO_QUOTA = 1_000_000
+"""The requests left today where Klaviyo sets no daily quota."""
+
+
+def _waiting_reason(in_flight: InFlightRuns, quota: DailyQuota | None) -> str | None:
     """Return why no run of a report may be launched now; None if one may be."""
     failures = in_flight.failure_count(None)
     if failures >= MAX_FAILED_RUNS:
@@ -194,7 +197,7 @@ def _waiting_reason(in_flight: InFlightRuns, quota: DailyQuota) -> str | None:
         )
     if in_flight.has_sensor_run:
         return "a run of the sensor is under way"
-    if quota.remaining <= 0:
+    if quota is not None and quota.remaining <= 0:
         return f"the day's requests are spent until {quota.next_free_at:%H:%M} UTC"
     return None
 
@@ -289,8 +292,10 @@ class ReportBackfillTick:
         if bounds is None or not tasks:
             return self._idle_reason(in_flight)
         metric_order = [NO_METRIC]
-        if self._report.has_conversion_metric:
-            metric_order = instance.get_dynamic_partitions(METRIC_PARTITIONS.name or "")
+        if self._report.has_metric:
+            metric_order = instance.get_dynamic_partitions(
+                metric_partitions(self._report).name or ""
+            )
         return self._find_affordable_run(tasks, metric_order, bounds, requests_left) or (
             f"{requests_left} requests are left, too few for what comes next"
         )
@@ -381,10 +386,10 @@ class ReportBackfillTick:
                 PartitionRequest(metric_id=task.metric_id, days=days, should_widen=False)
             )
 
-        requests_per_minute = floor(TIER_REPORT.steady * self._connection.settings.rate_limit_scale)
+        a_minute = requests_per_minute(self._stream, self._connection.settings)
         limits = BatchLimits(
             quota_left=requests_left,
-            max_requests=max(1, requests_per_minute * MAX_BACKFILL_RUN_MINUTES),
+            max_requests=a_minute * MAX_BACKFILL_RUN_MINUTES,
             max_partitions=MAX_PARTITIONS_PER_RUN,
         )
         choice = choose_next_batch(tasks, metric_order, limits=limits, task_cost=estimate_cost)

@@ -379,7 +379,7 @@ def build_report_asset(stream: Stream, settings: Settings, zone: str | None) -> 
         TypeError: the stream is not a report.
     """
     report = report_endpoint(stream)
-    parents = ["metrics"] if report.has_conversion_metric else [f"{report.subject}s"]
+    parents = ["metrics"] if report.has_metric else [f"{report.subject}s"]
     if report.is_allocated:
         # Where the campaigns say when they were sent, totals are placed with fewer requests.
         parents.append("campaigns")

@@ -194,7 +194,7 @@ def _build_newest_days_result(
         return passed_result(
             key,
             f"All {report.period}s from {expected_days.first} to {expected_days.last} are there"
-            f"{f', of {metric_count}' if report.has_conversion_metric else ''}.",
+            f"{f', of {metric_count}' if report.has_metric else ''}.",
             metadata,
         )
     days = sorted({day for each in missing.values() for day in each})
@@ -203,7 +203,7 @@ def _build_newest_days_result(
     return build_result(
         key,
         f"{report.period.capitalize()}s from {days[0]} to {days[-1]} are missing"
-        f"{f', of {len(missing)} of {metric_count}' if report.has_conversion_metric else ''}. "
+        f"{f', of {len(missing)} of {metric_count}' if report.has_metric else ''}. "
         "Backfill them from the asset's page, or switch on "
         f"{BACKFILL_SENSOR_NAME} or klaviyo_daily_{stream.name}, which keep the report up.",
         metadata,

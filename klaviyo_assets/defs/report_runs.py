@@ -58,7 +58,15 @@ INVALID_PARTITION_KEY_PATTERN = re.compile(r"[|\x00-\x1f]|\.\.\.")
 """What Dagster does not allow in the key of a dimension: its two separators, control characters."""
 
 METRIC_PARTITIONS = dg.DynamicPartitionsDefinition(name="klaviyo_conversion_metrics")
-"""The account's metrics. Keys are added as metrics appear, and never removed."""
+"""The metrics that count as conversions. Keys are added as metrics appear, and never removed."""
+
+EVENT_METRIC_PARTITIONS = dg.DynamicPartitionsDefinition(name="klaviyo_event_metrics")
+"""The metrics whose events are counted; KLAVIYO_EVENT_METRIC_IDS chooses them."""
+
+
+def metric_partitions(report: ReportEndpoint) -> dg.DynamicPartitionsDefinition:
+    """Return the definition that holds the metrics of a report's partitions."""
+    return EVENT_METRIC_PARTITIONS if report.metric == "event" else METRIC_PARTITIONS
 
 
 EARLIEST_TIME_ZONE = "Etc/GMT-14"
@@ -82,9 +90,11 @@ def build_report_partitions(
         dg.DailyPartitionsDefinition if report.period == "day" else dg.MonthlyPartitionsDefinition
     )
     days = definition(start_date=first.isoformat(), timezone=zone or EARLIEST_TIME_ZONE)
-    if not report.has_conversion_metric:
+    if not report.has_metric:
         return days
-    return dg.MultiPartitionsDefinition({METRIC_DIMENSION: METRIC_PARTITIONS, DATE_DIMENSION: days})
+    return dg.MultiPartitionsDefinition(
+        {METRIC_DIMENSION: metric_partitions(report), DATE_DIMENSION: days}
+    )
 
 
 def partition_key(partition: ReportPartition) -> str:
@@ -155,7 +165,7 @@ def partitions_of_run(
             "partitions and call it done (dagster#28861). Launch it from the asset's page."
         )
     if start is not None and end is not None:
-        metrics = context.instance.get_dynamic_partitions(METRIC_PARTITIONS.name or "")
+        metrics = context.instance.get_dynamic_partitions(metric_partitions(report).name or "")
         metrics = metrics if "|" in start else [NO_METRIC]
         return partitions_in_range(start, end, metrics, report=report)
     if not context.has_partition_key:

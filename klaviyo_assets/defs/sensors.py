@@ -25,7 +25,9 @@ from klaviyo_assets.account.metrics import (
     get_revenue_metric,
     read_mapped_metric,
     read_metrics,
+    select_event_metric_ids,
     select_metric_ids,
+    select_report_metrics,
     unknown_metric_ids,
 )
 from klaviyo_assets.api.clock import utc_now
@@ -41,19 +43,24 @@ from klaviyo_assets.defs.completeness_check import (
     fetch_last_comparison,
 )
 from klaviyo_assets.defs.report_runs import (
+    EVENT_METRIC_PARTITIONS,
     INVALID_PARTITION_KEY_PATTERN,
     METRIC_PARTITIONS,
     UNFINISHED_STATUSES,
+    metric_partitions,
 )
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
 from klaviyo_assets.errors import KlaviyoAssetsError, format_quantity
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import NO_METRIC, DateRange, contiguous_ranges
+from klaviyo_assets.model.selection import selected_streams
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.redaction import KeyRedactingFilter
 from klaviyo_assets.reports.planner import report_endpoint
 from klaviyo_assets.settings import Settings
+from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.streams.events import EVENTS
+from klaviyo_assets.streams.metrics import METRIC_AGGREGATES
 
 METRIC_SENSOR_INTERVAL_SECONDS = 300
 
@@ -79,25 +86,46 @@ def add_metric_partitions(
                 custom = fetch_custom_metrics(connection.client)
         for problem in find_metric_setting_problems(settings, stored, mapped=mapped, custom=custom):
             context.log.warning("%s", problem)
-        new = missing_metric_partitions(context, select_metric_ids(settings, stored, mapped=mapped))
+        missing = missing_metric_partitions(context, settings, stored, mapped=mapped)
     except KlaviyoAssetsError as error:
         context.log.warning("no metrics were added to the partitions of reports: %s", error)
         return
-    if new:
-        context.instance.add_dynamic_partitions(METRIC_PARTITIONS.name or "", list(new))
+    for definition, new in missing:
+        context.instance.add_dynamic_partitions(definition.name or "", list(new))
+        kind = "reports" if definition is METRIC_PARTITIONS else "counted events"
         context.log.info(
-            "%s added to the partitions of reports", format_quantity(len(new), "metric")
+            "%s added to the partitions of %s", format_quantity(len(new), "metric"), kind
         )
 
 
 def missing_metric_partitions(
-    context: dg.AssetExecutionContext | dg.SensorEvaluationContext, wanted: Sequence[str]
+    context: dg.AssetExecutionContext | dg.SensorEvaluationContext,
+    settings: Settings,
+    stored: Sequence[AccountMetric],
+    *,
+    mapped: str | None,
+) -> list[tuple[dg.DynamicPartitionsDefinition, Sequence[str]]]:
+    """Return the partitions that lack metrics, each with those metrics, in their order.
+
+    Metrics whose events are counted have partitions only where a stream counts them.
+    """
+    wanted = {METRIC_PARTITIONS: select_metric_ids(settings, stored, mapped=mapped)}
+    if METRIC_AGGREGATES.name in selected_streams(settings, STREAMS):
+        wanted[EVENT_METRIC_PARTITIONS] = select_event_metric_ids(settings, stored)
+    missing = [(each, _missing_keys(context, each, ids)) for each, ids in wanted.items()]
+    return [(definition, new) for definition, new in missing if new]
+
+
+def _missing_keys(
+    context: dg.AssetExecutionContext | dg.SensorEvaluationContext,
+    definition: dg.DynamicPartitionsDefinition,
+    wanted: Sequence[str],
 ) -> Sequence[str]:
     """Return the metrics of `wanted` that have no partition key, in their order.
 
     A metric whose id Dagster does not allow as a key is left out, with a warning.
     """
-    known = set(context.instance.get_dynamic_partitions(METRIC_PARTITIONS.name or ""))
+    known = set(context.instance.get_dynamic_partitions(definition.name or ""))
     valid: list[str] = []
     for metric_id in wanted:
         if INVALID_PARTITION_KEY_PATTERN.search(metric_id):
@@ -127,11 +155,14 @@ def metrics_to_fetch(
     Raises:
         LakeError: a table cannot be read.
     """
-    if not report_endpoint(stream).has_conversion_metric:
+    report = report_endpoint(stream)
+    if not report.has_metric:
         return [NO_METRIC]
-    keys = set(instance.get_dynamic_partitions(METRIC_PARTITIONS.name or ""))
-    wanted = select_metric_ids(settings, read_metrics(lake), mapped=mapped_metric_id)
-    others = () if settings.conversion_metric_ids else sorted(keys.difference(wanted))
+    keys = set(instance.get_dynamic_partitions(metric_partitions(report).name or ""))
+    wanted = select_report_metrics(report, settings, read_metrics(lake), mapped=mapped_metric_id)
+    is_counted = report.metric == "event"
+    chosen = settings.event_metric_ids if is_counted else settings.conversion_metric_ids
+    others = () if chosen else sorted(keys.difference(wanted))
     refused = lake.read_metric_refusals(stream.name)
     return [each for each in (*wanted, *others) if each in keys and each not in refused]
 
@@ -155,7 +186,9 @@ def build_metric_sensor(settings: Settings) -> dg.SensorDefinition:
         context.log.addFilter(KeyRedactingFilter())
         lake: Lake = context.resources.lake.lake()
         table = lake.read_table_state(METRICS_TABLE)
-        cursor = f"{table.version if table is not None else None} {settings.conversion_metric_ids}"
+        version = table.version if table is not None else None
+        chosen = (settings.conversion_metric_ids, settings.event_metric_ids, settings.streams)
+        cursor = f"{version} {chosen}"
         if context.cursor == cursor:
             return dg.SkipReason("the metrics have not changed since the last tick")
         mapped = read_mapped_metric(lake, settings)
@@ -171,8 +204,8 @@ def build_metric_sensor(settings: Settings) -> dg.SensorDefinition:
         stored = read_metrics(lake)
         for problem in find_metric_setting_problems(settings, stored, mapped=mapped):
             context.log.warning("%s", problem)
-        new = missing_metric_partitions(context, select_metric_ids(settings, stored, mapped=mapped))
-        requests = [METRIC_PARTITIONS.build_add_request(list(new))] if new else []
+        missing = missing_metric_partitions(context, settings, stored, mapped=mapped)
+        requests = [each.build_add_request(list(new)) for each, new in missing]
         return dg.SensorResult(dynamic_partitions_requests=requests, cursor=cursor)
 
     return add_metrics

@@ -82,6 +82,12 @@ def storable_text(text: str) -> str:
 
 CHANNEL_GROUPING = "send_channel"
 
+MetricRole = Literal["conversion", "event"]
+"""What the metric of a partition is: the one that counts as conversion, or the one counted."""
+
+TOTAL_DIMENSION = "total"
+"""Stands for the dimension in rows of metric aggregates that are not grouped."""
+
 ReportPeriod = Literal["day", "month"]
 """What one partition of a report covers, in the account's time zone."""
 
@@ -95,8 +101,9 @@ class ReportEndpoint:
     a response is a total over the time frame. `period`: by what the rows are stored. Totals are
     allocated to days, since messages have days; a total over a month is stored as it is, and
     requested month by month. `max_days`: the longest time frame of one request.
-    `rate_denominators`: the statistics that are rates, each with its denominator. `first_day`:
-    Klaviyo has no numbers of the days before it.
+    `metric`: None where the request takes none. `dimensions`: of metric aggregates, each a request
+    of its own beside the one that does not group. `rate_denominators`: the statistics that are
+    rates, each with its denominator. `first_day`: Klaviyo has no numbers of the days before it.
     """
 
     path: str
@@ -107,9 +114,25 @@ class ReportEndpoint:
     group_by: tuple[str, ...]
     statistics: tuple[str, ...]
     rate_denominators: Mapping[str, str] = field(default_factory=dict[str, str])
-    has_conversion_metric: bool = True
+    metric: MetricRole | None = "conversion"
+    dimensions: tuple[str, ...] = ()
     first_day: date | None = None
     period: ReportPeriod = "day"
+
+    @property
+    def has_metric(self) -> bool:
+        """Return whether its partitions are by metric."""
+        return self.metric is not None
+
+    @property
+    def metric_column(self) -> str:
+        """Return the column of the metric's id."""
+        return "conversion_metric_id" if self.metric == "conversion" else "metric_id"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Return the dimensions by which one time frame is requested, a request each."""
+        return (TOTAL_DIMENSION, *self.dimensions)
 
     @property
     def is_allocated(self) -> bool:
@@ -143,6 +166,6 @@ class ReportEndpoint:
     @property
     def key_groupings(self) -> tuple[str, ...]:
         """Return the groupings that identify a row within its partition; names do not."""
-        if self.has_conversion_metric:
+        if self.metric == "conversion":
             return (f"{self.subject}_id", self.message_field, CHANNEL_GROUPING)
         return self.groupings

@@ -30,8 +30,9 @@ def _source_streams(stream: Stream) -> tuple[str, ...]:
             return (left, right)
         case Detail(parent=parent) | Children(parent=parent) | Unnest(parent=parent):
             return (parent,)
-        case ReportEndpoint(subject=subject, has_conversion_metric=has_metric):
-            return (*(["metrics"] if has_metric else []), f"{subject}s")
+        case ReportEndpoint(subject=subject) as report:
+            metrics = ["metrics"] if report.has_metric else []
+            return tuple(dict.fromkeys([*metrics, f"{subject}s"]))
         case _:
             return ()
 

@@ -14,7 +14,7 @@ from klaviyo_assets.errors import SettingError, format_quantity
 from klaviyo_assets.lake.delta.state import MetricRefusal, PartitionState
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import ONE_DAY, DateRange, ReportEndpoint, ReportPartition
-from klaviyo_assets.model.stream import TIER_REPORT, Stream
+from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.reports.calendar import (
     ReportCalendar,
     bounding_range,
@@ -145,16 +145,14 @@ def plan_backfill(
     wanted = len(requests) * len(days)
     return BackfillPlan(
         stream=stream.name,
-        has_metrics=report_endpoint(stream).has_conversion_metric,
+        has_metrics=report_endpoint(stream).has_metric,
         extent=format_quantity(len(days), report_endpoint(stream).period),
         metric_count=len(requests),
         date_range=date_range,
         wanted_partitions=wanted,
         stored_partitions=wanted - sum(len(request.days) for request in requests),
         cost=_estimate_plan_cost(stream, requests, date_range, context=context),
-        rate=build_request_rate(
-            context.rate_limiter.daily_quota(stream.rate_limit_buckets()[0]), context.settings
-        ),
+        rate=build_request_rate(stream, context),
         now=context.now,
         refused_metrics={each: refused[each] for each in metrics if each in refused},
         failed_metrics={each: failed[each] for each in metrics if each in failed},
@@ -188,13 +186,34 @@ def _estimate_plan_cost(
     )
 
 
-def build_request_rate(quota: DailyQuota, settings: Settings) -> RequestRate:
-    """Return how fast reports can be requested."""
+def build_request_rate(stream: Stream, context: PlanContext) -> RequestRate:
+    """Return how fast a report can be requested; without a daily quota, all minutes of a day."""
+    a_minute = requests_per_minute(stream, context.settings)
+    quota = read_daily_quota(stream, context.rate_limiter)
     return RequestRate(
-        requests_left=quota.remaining,
-        daily_limit=quota.limit,
-        requests_per_minute=max(1, floor(TIER_REPORT.steady * settings.rate_limit_scale)),
+        requests_left=quota.remaining if quota is not None else a_minute * MINUTES_A_DAY,
+        daily_limit=quota.limit if quota is not None else a_minute * MINUTES_A_DAY,
+        requests_per_minute=a_minute,
     )
+
+
+MINUTES_A_DAY = 24 * 60
+
+
+def requests_per_minute(stream: Stream, settings: Settings) -> int:
+    """Return how many requests of a report Klaviyo allows in a minute."""
+    steady = stream.rate_limit_buckets()[0].tier.steady
+    return max(1, floor(steady * settings.rate_limit_scale))
+
+
+def read_daily_quota(stream: Stream, rate_limiter: RateLimiter) -> DailyQuota | None:
+    """Return what is left of a report's daily quota; None where Klaviyo sets none.
+
+    Raises:
+        StorageError: the rate limiter's file cannot be used.
+    """
+    bucket = stream.rate_limit_buckets()[0]
+    return rate_limiter.daily_quota(bucket) if bucket.tier.daily is not None else None
 
 
 def format_plan(plan: BackfillPlan) -> list[str]:
@@ -280,8 +299,7 @@ def format_report_status(stream: Stream, *, context: PlanContext) -> list[str]:
     stored = context.lake.read_partition_states(stream.name)
     final = sum(each.is_final for each in stored.values())
     newest = max((partition.day for partition in stored), default=None)
-    quota = context.rate_limiter.daily_quota(stream.rate_limit_buckets()[0])
-    free = f"{quota.next_free_at:%Y-%m-%d %H:%M}"
+    quota = read_daily_quota(stream, context.rate_limiter)
     zone = context.settings.timezone or last_known_zone(context.settings, context.lake)
     lines = [
         f"  days of {zone or 'a time zone that is not known: set KLAVIYO_TIMEZONE'}",
@@ -289,8 +307,13 @@ def format_report_status(stream: Stream, *, context: PlanContext) -> list[str]:
             f"  {format_quantity(len(stored), 'partition')}, {final:,} of them final, "
             f"the newest day {newest}"
         ),
-        f"  {quota.remaining:,} of {quota.limit:,} requests left; the next can go at {free} UTC",
     ]
+    if quota is not None:
+        left, free = (
+            f"{quota.remaining:,} of {quota.limit:,}",
+            f"{quota.next_free_at:%Y-%m-%d %H:%M}",
+        )
+        lines.append(f"  {left} requests left; the next can go at {free} UTC")
     with suppress(SettingError):
         calendar = build_calendar_offline(context.settings, context.lake, context.now)
         mixed = describe_days_of_other_zones(context.lake, stream.name, calendar)

@@ -56,8 +56,11 @@ class SimulatedSource:
         sends: Mapping[MessageChannel, SimulatedSend],
         fetch_times: FetchTimes,
         recent_timeframes: set[DateRange],
+        *,
+        requests_per_query: int = 1,
     ) -> None:
         """Take the assumed sends, the cached queries and the timeframes requested recently."""
+        self._requests_per_query = requests_per_query
         self._sends = sends
         self._fetch_times = dict(fetch_times)
         self._recent_timeframes = recent_timeframes
@@ -72,12 +75,13 @@ class SimulatedSource:
         is_cached = self._fetch_times.get(query, DISTANT_PAST) > planned.newer_than
         fetched_at = planned.newer_than + timedelta(seconds=1)
         if not is_cached:
-            self.requests += 1
+            self.requests += self._requests_per_query
             self._fetch_times[query] = fetched_at
         if not query.message_ids:
             self._recent_timeframes.add(query.date_range)
         rows = self._build_rows(query, fetched_at)
-        return planned, ReportResult(rows=rows, fetched_at=fetched_at, requests=int(not is_cached))
+        requests = 0 if is_cached else self._requests_per_query
+        return planned, ReportResult(rows=rows, fetched_at=fetched_at, requests=requests)
 
     def cached_results(
         self, planned: PlannedQuery
@@ -130,7 +134,12 @@ class CostEstimator:
         self, request: PartitionRequest, fetch_times: FetchTimes = MappingProxyType({})
     ) -> int:
         """Return what one more partition request costs, given the cached queries of its metric."""
-        source = SimulatedSource(self._sends, fetch_times, self._recent_timeframes)
+        source = SimulatedSource(
+            self._sends,
+            fetch_times,
+            self._recent_timeframes,
+            requests_per_query=len(self._inputs.report.parts),
+        )
         for _ in resolve_days(request, self._inputs, source):
             pass
         return source.requests

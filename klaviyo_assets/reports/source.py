@@ -7,8 +7,14 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from klaviyo_assets.api.request_guard import Request, Response
-from klaviyo_assets.api.requests import next_report_request, report_request
+from klaviyo_assets.api.requests import (
+    metric_aggregate_request,
+    next_aggregate_request,
+    next_report_request,
+    report_request,
+)
 from klaviyo_assets.crash_points import reach_crash_point
+from klaviyo_assets.decode.aggregates import parse_aggregate_page
 from klaviyo_assets.decode.reports import (
     ReportPage,
     merge_renamed_rows,
@@ -24,8 +30,10 @@ from klaviyo_assets.errors import (
     format_quantity,
 )
 from klaviyo_assets.lake.response_cache import CachedResponse
-from klaviyo_assets.model.report import ReportEndpoint
+from klaviyo_assets.model.report import ONE_DAY, ReportEndpoint
+from klaviyo_assets.model.window import Window
 from klaviyo_assets.reports.bisect import ReportQuery, TimedRow
+from klaviyo_assets.reports.calendar import day_end
 from klaviyo_assets.reports.failed_requests import (
     FailedMetric,
     FailedRequestStore,
@@ -62,11 +70,21 @@ class RequestBudget:
 
 @dataclass(frozen=True, slots=True)
 class _FetchedPage:
-    """A page of a response: its bytes, their content, and when Klaviyo sent it, UTC."""
+    """A page of a response: its bytes, their content, and when Klaviyo sent it, UTC.
+
+    `part`: the position of its request among the report's `parts`.
+    """
 
     body: bytes
     page: ReportPage
     responded_at: datetime
+    part: int = 0
+
+    @property
+    def next_part(self) -> int:
+        """Return the part of the page that follows."""
+        has_next_page = self.page.next_link or self.page.page_cursor
+        return self.part if has_next_page else self.part + 1
 
 
 def fetch_times(cached: Iterable[CachedResponse]) -> FetchTimes:
@@ -168,7 +186,7 @@ class ReportSource:
                 )
 
     def _load_cached_result(self, cached: CachedResponse) -> ReportResult:
-        pages = [self._parse_page(body) for body in cached.decompress_pages()]
+        pages = [each.page for each in self._parse_pages(cached)]
         return _build_result(pages, self._context.report, cached.fetched_at, requests=0)
 
     def _fetch_result(self, query: ReportQuery, *, fresh_since: datetime) -> ReportResult:
@@ -178,19 +196,13 @@ class ReportSource:
             MalformedPageError: a series lacks a day of the query.
         """
         pages = self._load_partial_result(query, fresh_since)
-        request: Request | None = report_request(
-            self._context.report,
-            stream=self._context.stream,
-            metric_id=self._metric_id,
-            days=query.date_range,
-            message_ids=query.message_ids,
-        )
-        seen_targets: set[str] = set()
+        request: Request | None = self._first_request(query, 0)
+        seen: set[str] = set()
         for each in pages:
-            request = self._next_request(request, each, seen_targets)
+            request = self._next_request(query, request, each, seen)
         cached_count = len(pages)
         while request is not None:
-            fetched, request = self._fetch_page(query, request, pages, seen_targets)
+            fetched, request = self._fetch_page(query, request, pages, seen)
             pages.append(fetched)
             reach_crash_point("before caching a response")
             self._response_cache.store_response(
@@ -215,7 +227,7 @@ class ReportSource:
         query: ReportQuery,
         request: Request,
         previous_pages: Sequence[_FetchedPage],
-        seen_targets: set[str],
+        seen: set[str],
     ) -> tuple[_FetchedPage, Request | None]:
         """Return the page that follows `previous_pages`, and the request for the next.
 
@@ -225,20 +237,22 @@ class ReportSource:
             ReportFailedError: too many requests for the metric failed within a day.
         """
         record_failure = partial(self._failures.record, self._metric_id, query)
+        part = previous_pages[-1].next_part if previous_pages else 0
+        same_part = [each.page for each in previous_pages if each.part == part]
         policy = self._failures.retry_policy(self._metric_id)
         reach_crash_point("before requesting a report")
         self._budget.spend()
         fetched = self._context.client.fetch(
             request,
-            self._parse_response,
+            partial(self._parse_response, part=part),
             stream=self._context.stream.name,
             retry_policy=policy,
             on_failure=record_failure,
         )
         try:
             self._refuse_missing_days(query, fetched.page)
-            _refuse_repeated_pages([each.page for each in (*previous_pages, fetched)])
-            next_request = self._next_request(request, fetched, seen_targets)
+            _refuse_repeated_pages([*same_part, fetched.page])
+            next_request = self._next_request(query, request, fetched, seen)
         except ContractError as error:
             record_failure(error)
             raise
@@ -271,17 +285,46 @@ class ReportSource:
                 stream=self._context.stream.name,
             )
 
+    def _first_request(self, query: ReportQuery, part: int) -> Request:
+        """Return the request for the first page of a part of a query."""
+        report, calendar = self._context.report, self._context.calendar
+        if report.metric == "event":
+            first, last = query.date_range.first, query.date_range.last
+            window = Window(day_end(first - ONE_DAY, calendar.zone), day_end(last, calendar.zone))
+            return metric_aggregate_request(
+                report,
+                self._metric_id,
+                window,
+                timezone=calendar.zone.key,
+                dimension=report.parts[part],
+            )
+        return report_request(
+            report,
+            stream=self._context.stream,
+            metric_id=self._metric_id,
+            days=query.date_range,
+            message_ids=query.message_ids,
+        )
+
     def _next_request(
-        self, request: Request | None, fetched: _FetchedPage, seen_targets: set[str]
+        self, query: ReportQuery, request: Request | None, fetched: _FetchedPage, seen: set[str]
     ) -> Request | None:
+        """Return the request for the page that follows; `seen` has the pages of the part so far."""
         if request is None:
             return None
+        page, report = fetched.page, self._context.report
+        if fetched.next_part != fetched.part:
+            seen.clear()
+            is_end = fetched.next_part == len(report.parts)
+            return None if is_end else self._first_request(query, fetched.next_part)
+        if report.metric == "event":
+            return next_aggregate_request(request, page.page_cursor or "", seen_cursors=seen)
         return next_report_request(
             request,
-            link=fetched.page.next_link,
-            page_cursor=fetched.page.page_cursor,
+            link=page.next_link,
+            page_cursor=page.page_cursor,
             base_url=self._context.client.base_url,
-            seen_targets=seen_targets,
+            seen_targets=seen,
         )
 
     def _load_partial_result(self, query: ReportQuery, fresh_since: datetime) -> list[_FetchedPage]:
@@ -290,16 +333,26 @@ class ReportSource:
         )
         if found is None:
             return []
-        return [
-            _FetchedPage(body, self._parse_page(body), found.fetched_at)
-            for body in found.decompress_pages()
-        ]
+        return self._parse_pages(found)
 
-    def _parse_response(self, response: Response) -> _FetchedPage:
-        return _FetchedPage(response.body, self._parse_page(response.body), response.responded_at)
+    def _parse_pages(self, cached: CachedResponse) -> list[_FetchedPage]:
+        """Return the pages of a cached response, each with the part that it is of."""
+        pages: list[_FetchedPage] = []
+        for body in cached.decompress_pages():
+            part = pages[-1].next_part if pages else 0
+            pages.append(_FetchedPage(body, self._parse_page(body, part), cached.fetched_at, part))
+        return pages
 
-    def _parse_page(self, body: bytes) -> ReportPage:
-        return parse_report_page(body, self._context.report)
+    def _parse_response(self, response: Response, *, part: int) -> _FetchedPage:
+        page = self._parse_page(response.body, part)
+        return _FetchedPage(response.body, page, response.responded_at, part)
+
+    def _parse_page(self, body: bytes, part: int) -> ReportPage:
+        report = self._context.report
+        if report.metric != "event":
+            return parse_report_page(body, report)
+        zone = self._context.calendar.zone
+        return parse_aggregate_page(body, report, dimension=report.parts[part], zone=zone)
 
 
 def _refuse_repeated_pages(pages: Sequence[ReportPage]) -> None:

@@ -44,6 +44,7 @@ from klaviyo_assets.streams.lists import LIST_MEMBERS, LISTS, LISTS_DETAILED
 from klaviyo_assets.streams.metrics import (
     CUSTOM_METRICS,
     MAPPED_METRICS,
+    METRIC_AGGREGATES,
     METRIC_PROPERTIES,
     METRICS,
 )
@@ -149,6 +150,7 @@ REPORTS: tuple[Stream, ...] = (
     FLOW_VALUES_REPORTS,
     FORM_SERIES_REPORTS,
     FORM_VALUES_REPORTS,
+    METRIC_AGGREGATES,
     SEGMENT_SERIES_REPORTS,
     SEGMENT_VALUES_REPORTS,
 )

@@ -1,6 +1,7 @@
 """Metrics: the kinds of events. Klaviyo API reference, section "Metrics"."""
 
 from klaviyo_assets.model.column import Column, RelatedId, RelatedIds, attribute_column
+from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.model.stream import (
     PARENT_ID,
     TIER_M,
@@ -97,4 +98,55 @@ METRIC_PROPERTIES = Stream(
         Column("inferred_type", "The type that Klaviyo took it for."),
         Column("sample_values", "Some of its values.", "json", is_free_form=True),
     ),
+)
+
+AGGREGATE_MEASUREMENTS: dict[str, str] = {
+    "count": "Events.",
+    "sum_value": "Sum of the events' values.",
+    "unique": "Profiles with an event; in SQL the name needs double quotes.",
+}
+"""What metric aggregates measure, with what it counts."""
+
+AGGREGATE_DIMENSIONS = ("$attributed_channel", "$attributed_flow", "$attributed_message")
+"""By what each metric is counted beside its total, each at a request of a metric and year; Klaviyo
+offers more, such as `Email Domain` and `URL`."""
+
+METRIC_AGGREGATES = Stream(
+    name="metric_aggregates",
+    description="One row per day, metric, dimension and value of it: events by when they happened, "
+    "in total and by what they are credited to.",
+    section="Metrics",
+    source=ReportEndpoint(
+        path="/api/metric-aggregates",
+        type="metric-aggregate",
+        subject="metric",
+        metric="event",
+        interval="day",
+        max_days=364,
+        group_by=("dimension", "dimension_value"),
+        dimensions=AGGREGATE_DIMENSIONS,
+        statistics=tuple(AGGREGATE_MEASUREMENTS),
+    ),
+    key=("date", "metric_id", "dimension", "dimension_value"),
+    partitioning="metric and month",
+    tier=TIER_S,
+    scopes=("metrics:read",),
+    columns=(
+        Column("date", "The day of the events, in the account's time zone.", "date"),
+        Column("metric_id", "The metric of the events."),
+        Column("dimension", "By what the row groups, as Klaviyo names it; total: by nothing."),
+        Column("dimension_value", "The value of the dimension; empty: events without one."),
+        *(
+            Column(
+                name,
+                f"{about} {'Not to be added up.' if name == 'unique' else 'Days add up.'}",
+                "number",
+                is_additive=name != "unique",
+            )
+            for name, about in AGGREGATE_MEASUREMENTS.items()
+        ),
+        Column("is_final", "Whether late events were no longer expected.", "boolean"),
+        Column("fetched_at", "When Klaviyo computed the row, UTC.", "timestamp"),
+    ),
+    is_opt_in=True,
 )

@@ -76,7 +76,7 @@ def count_requests(stream: Stream, counts: Mapping[str, Sequence[int]]) -> int:
         case Detail() as source:
             return sum(counts.get(source.parent, ()))
         case ReportEndpoint() as report:
-            metrics = METRIC_COUNT if report.has_conversion_metric else 1
+            metrics = METRIC_COUNT if report.has_metric else 1
             days = report.max_days if report.period == "day" else DAYS_A_MONTH
             return metrics * ceil(REPORT_DAYS / days)
         case _:

@@ -107,6 +107,20 @@ class RevisionFacts:
     reports: Mapping[str, ReportOperation]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AggregateOperation:
+    """The POST operation that counts events: its limits, and what it counts and groups by."""
+
+    section: str
+    type: str
+    burst: int
+    steady: int
+    scopes: list[str]
+    measurements: list[str]
+    dimensions: list[str]
+    page_size: int
+
+
 def load_facts(paths: Iterable[Path]) -> RevisionFacts:
     """Return the facts of several files; a later one replaces what an earlier one says."""
     operations: dict[str, Operation] = {}
@@ -127,6 +141,11 @@ FACTS: Mapping[str, RevisionFacts] = MappingProxyType(
     }
 )
 """The facts by revision."""
+
+AGGREGATES = AggregateOperation(
+    **tomllib.loads(FACTS_PATHS[JULY].read_text(encoding="utf-8"))["aggregates"]
+)
+"""The metric aggregates, alike at every revision."""
 
 OPERATIONS, REPORTS = FACTS[JULY].operations, FACTS[JULY].reports
 """The operations and the reports of the default revision."""

@@ -185,11 +185,36 @@ def response_facts(document: OpenApiDocument, operation: Node) -> Node:
 def report_facts(document: OpenApiDocument, path: str) -> Node:
     """Return the facts of the report operation at `path`."""
     operation = document.root["paths"][path]["post"]
+    return report_operation_facts(operation, *body_attributes(document, operation))
+
+
+def aggregate_facts(document: OpenApiDocument) -> Node:
+    """Return the facts of the metric aggregates, which are of no report's form."""
+    operation = document.root["paths"][AGGREGATES_PATH]["post"]
+    kind, attributes = body_attributes(document, operation)
+    limit: dict[str, str] = operation["x-klaviyo-ratelimit"]
+    return {
+        "section": operation["tags"][0],
+        "type": kind,
+        "burst": int(limit["burst"].removesuffix("/s")),
+        "steady": int(limit["steady"].removesuffix("/m")),
+        "scopes": operation["x-klaviyo-scopes"],
+        "measurements": attributes["measurements"]["items"]["enum"],
+        "dimensions": attributes["by"]["items"]["enum"],
+        "page_size": attributes["page_size"]["default"],
+    }
+
+
+AGGREGATES_PATH = "/api/metric-aggregates"
+
+
+def body_attributes(document: OpenApiDocument, operation: Node) -> tuple[str, Node]:
+    """Return the type of an operation's body, and the attributes that it takes."""
     [content] = operation["requestBody"]["content"].values()
     body = document.properties_of(content["schema"])["data"]
     attributes = document.properties_of(document.properties_of(body)["attributes"])
     followed = {name: document.resolve_reference(node) for name, node in attributes.items()}
-    return report_operation_facts(operation, document.resource_type(body), followed)
+    return document.resource_type(body), followed
 
 
 def offered_values(parameter: Node | None) -> list[str]:
@@ -210,6 +235,7 @@ def all_facts(root: Node) -> Node:
         "revision": root["info"]["version"],
         "operations": {path: operation_facts(document, path) for path in paths_read(JULY)},
         "reports": {path: report_facts(document, path) for path in REPORT_PATHS},
+        "aggregates": aggregate_facts(document),
     }
 
 

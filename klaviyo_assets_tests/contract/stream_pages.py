@@ -102,13 +102,20 @@ def _own_requests(stream: Stream) -> str:
             parts = f"{len(slices)}, as Klaviyo sends it in {len(slices)} parts"
             page = f"page of {size:,}" if size else "page"
             return f"{parts if slices[1:] else 'one'}; one more for each further {page}, of {which}"
-        case ReportEndpoint(period="month", has_conversion_metric=has_metric):
-            each = " of each conversion metric" if has_metric else ""
-            return f"one for each month{each} that is missing or still moves"
-        case ReportEndpoint(max_days=days):
-            return f"one for each conversion metric and {days} days in which a day is asked for"
+        case ReportEndpoint() as report:
+            return second_fetch(report)
         case _:
             return f"none: it is a view of {upstream}"
+
+
+def second_fetch(report: ReportEndpoint) -> str:
+    """Return in words how many requests a report makes for what is missing or still moves."""
+    metrics = {"conversion": "each conversion metric and ", "event": "each metric and "}
+    of = metrics.get(report.metric or "", "each ")
+    if report.period == "month":
+        return f"one for {of}month that is missing or still moves"
+    count = "one" if len(report.parts) == 1 else f"{len(report.parts)}"
+    return f"{count} for {of}{report.max_days} days in which a day is asked for"
 
 
 def sample_query(stream: Stream) -> str:

@@ -6,16 +6,22 @@ import pytest
 
 from klaviyo_assets.api.request_guard import READ_ONLY_POST_PATHS
 from klaviyo_assets.api.requests import MAX_FILTER_IDS
+from klaviyo_assets.decode.aggregates import MAX_PAGE_GROUPS
 from klaviyo_assets.decode.reports import report_schema
 from klaviyo_assets.defs.metadata import table_column_schema
-from klaviyo_assets.model.report import ReportEndpoint
+from klaviyo_assets.model.report import TOTAL_DIMENSION, ReportEndpoint
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.streams import COLLECTIONS, REPORTS
 from klaviyo_assets.streams import reports as module
+from klaviyo_assets.streams.metrics import METRIC_AGGREGATES
+from klaviyo_assets_tests.contract.facts import AGGREGATES, ReportOperation
 from klaviyo_assets_tests.contract.facts import REPORTS as FACTS
-from klaviyo_assets_tests.contract.facts import ReportOperation
 
-each_report = pytest.mark.parametrize("stream", REPORTS, ids=lambda stream: stream.name)
+each_computed = pytest.mark.parametrize("stream", REPORTS, ids=lambda stream: stream.name)
+"""Every stream that Klaviyo computes, metric aggregates among them."""
+
+OF_REPORTS = [stream for stream in REPORTS if stream is not METRIC_AGGREGATES]
+each_report = pytest.mark.parametrize("stream", OF_REPORTS, ids=lambda stream: stream.name)
 
 
 def source(stream: Stream) -> ReportEndpoint:
@@ -37,6 +43,7 @@ def test_the_promised_reports_are_there_with_their_columns() -> None:
         "flow_values_reports": 40,
         "form_series_reports": 17,
         "form_values_reports": 17,
+        "metric_aggregates": 9,
         "segment_series_reports": 8,
         "segment_values_reports": 8,
     }
@@ -45,7 +52,7 @@ def test_the_promised_reports_are_there_with_their_columns() -> None:
 
 def test_every_fact_is_used() -> None:
     """The facts are those of the reports in use, all of them POSTs that only read."""
-    assert [source(stream).path for stream in REPORTS] == list(FACTS)
+    assert [source(stream).path for stream in OF_REPORTS] == list(FACTS)
     assert set(FACTS) <= READ_ONLY_POST_PATHS
 
 
@@ -75,7 +82,7 @@ def test_everything_that_is_offered_is_requested(stream: Stream) -> None:
     assert set(facts.group_by_required) <= set(facts.group_by_default) <= set(report.group_by)
     finer = {name for name in facts.group_by if re.match(f"{report.subject}_.*name$", name)}
     assert added == finer | ({"form_version_id"} & set(facts.group_by))
-    assert report.has_conversion_metric == ("conversion_metric_id" in facts.attributes)
+    assert report.has_metric == ("conversion_metric_id" in facts.attributes)
 
 
 @each_report
@@ -84,13 +91,13 @@ def test_a_time_frame_is_as_long_as_it_may_be(stream: Stream) -> None:
     facts, report = operation_facts(stream), source(stream)
     assert report.max_days == facts.most_days[report.interval or "any"]
     assert (report.interval is not None) == ("interval" in facts.attributes)
-    assert ("page_cursor" in facts.parameters) == report.has_conversion_metric
+    assert ("page_cursor" in facts.parameters) == report.has_metric
 
 
 @each_report
 def test_messages_are_filtered_by_as_offered(stream: Stream) -> None:
     """An answer can be restricted to messages, by as many as one list may hold."""
-    if source(stream).has_conversion_metric:
+    if source(stream).has_metric:
         assert source(stream).message_field in operation_facts(stream).contains_any
     assert operation_facts(stream).most_items == MAX_FILTER_IDS
 
@@ -103,7 +110,7 @@ def test_the_key_is_the_promised_one(stream: Stream) -> None:
     assert stream.key[-len(source(stream).key_groupings) :] == source(stream).key_groupings
     assert set(stream.key) <= set(report_schema(stream).names)
     assert stream.cursor is None
-    if not source(stream).has_conversion_metric:
+    if not source(stream).has_metric:
         assert len(stream.key) == 1 + len(source(stream).groupings)
         assert stream.partitioning == "month"
         return
@@ -117,7 +124,7 @@ def test_the_key_is_the_promised_one(stream: Stream) -> None:
     assert stream.partitioning == "metric and month"
 
 
-@each_report
+@each_computed
 def test_columns_are_named_for_sql_and_described(stream: Stream) -> None:
     """Names need no quotes and differ, and each column is told in a sentence."""
     names = [column.name for column in stream.columns]
@@ -127,10 +134,10 @@ def test_columns_are_named_for_sql_and_described(stream: Stream) -> None:
     for column in stream.columns:
         assert re.fullmatch(r"[^\n{}]{3,99}\.", column.description), column.name
     assert re.fullmatch(r"One row per [^\n]+\.", stream.description)
-    assert stream in vars(module).values()
+    assert stream in (*vars(module).values(), METRIC_AGGREGATES)
 
 
-@each_report
+@each_computed
 def test_every_statistic_says_whether_its_days_add_up(stream: Stream) -> None:
     """Counts and values add up, rates and numbers of people do not; a sentence and a tag say so."""
     wanted = source(stream).statistics
@@ -147,6 +154,22 @@ def test_every_statistic_says_whether_its_days_add_up(stream: Stream) -> None:
     others = [each for name, each in shown.items() if name not in statistics]
     assert others
     assert not any(each.tags for each in others)
+
+
+def test_metric_aggregates_are_asked_for_as_published() -> None:
+    """Everything is measured, each dimension is offered, and the limit is not the reports'."""
+    report, tier = source(METRIC_AGGREGATES), METRIC_AGGREGATES.tier
+    assert tier is not None
+    assert (tier.burst, tier.steady, tier.daily) == (AGGREGATES.burst, AGGREGATES.steady, None)
+    assert METRIC_AGGREGATES.rate_limit_buckets()[0].name == f"POST {report.path}"
+    assert METRIC_AGGREGATES.scopes == tuple(AGGREGATES.scopes)
+    assert (METRIC_AGGREGATES.section, report.type) == (AGGREGATES.section, AGGREGATES.type)
+    assert sorted(report.statistics) == AGGREGATES.measurements
+    assert set(report.dimensions) < set(AGGREGATES.dimensions)
+    assert TOTAL_DIMENSION not in AGGREGATES.dimensions
+    assert AGGREGATES.page_size == MAX_PAGE_GROUPS
+    assert report.path in READ_ONLY_POST_PATHS
+    assert METRIC_AGGREGATES.key == ("date", "metric_id", *report.key_groupings)
 
 
 def test_a_collection_is_read_and_a_report_computed() -> None:

@@ -47,7 +47,9 @@ from klaviyo_assets.lake.write.table_writer import (
 from klaviyo_assets.model.report import NO_METRIC, ReportPartition
 
 REPORT_DAY_COLUMN = "date"
-REPORT_METRIC_COLUMN = "conversion_metric_id"
+REPORT_METRIC_COLUMNS = ("conversion_metric_id", "metric_id")
+"""The columns that may hold the metric of a partition; a table has one of them, or none."""
+
 
 MAX_REPLACE_ATTEMPTS = 60
 REPLACE_RETRY_SECONDS = 0.05
@@ -93,9 +95,10 @@ class PartitionReplacement:
 
     def partition_of_rows(self) -> list[ReportPartition]:
         """Return the report partition of each row, in order."""
+        names = [name for name in REPORT_METRIC_COLUMNS if name in self.rows.column_names]
         metrics = (
-            cast("list[str]", self.rows[REPORT_METRIC_COLUMN].to_pylist())
-            if REPORT_METRIC_COLUMN in self.rows.column_names
+            cast("list[str]", self.rows[names[0]].to_pylist())
+            if names
             else [NO_METRIC] * self.rows.num_rows
         )
         days = cast("list[date]", self.rows[REPORT_DAY_COLUMN].to_pylist())
