@@ -84,7 +84,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_unconfigure() -> None:
-    """Let the collector take everything apart: a library tells of leaks otherwise."""
+    """Let the collector take everything apart: a library reports leaks otherwise."""
     gc.unfreeze()
 
 
@@ -95,7 +95,7 @@ def declared_seconds(item: pytest.Item) -> float:
 
 
 def is_whole_run(config: pytest.Config) -> bool:
-    """Tell whether nothing was asked for by name: no path, no -k, no -m, no --lf."""
+    """Tell whether nothing was requested by name: no path, no -k, no -m, no --lf."""
     selecting = ("keyword", "markexpr", "lf", "deselect", "ignore", "ignore_glob", "maxfail")
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     return whole and not any(config.getoption(name, None) for name in selecting)

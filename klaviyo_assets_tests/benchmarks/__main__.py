@@ -68,7 +68,7 @@ def run_scenarios(options: Options) -> Iterator[ScenarioResult]:
 
 
 def main() -> int:
-    """Run what was asked for; 1 where a program failed."""
+    """Run what was requested; 1 where a program failed."""
     wanted = parse_options()
     runs = wanted.runs or (1 if wanted.quick else 3)
     name = "growth" if wanted.growth else "quick" if wanted.quick else "full"

@@ -36,7 +36,7 @@ TIME_TEXTS = [
 
 
 class BodyPart(NamedTuple):
-    """Some bytes of a body, and as deflate blocks where packing is asked for."""
+    """Some bytes of a body, and as deflate blocks where packing is requested."""
 
     plain: bytes
     packed: bytes

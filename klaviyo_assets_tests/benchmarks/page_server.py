@@ -131,7 +131,7 @@ class PageHandler(BaseHTTPRequestHandler):
 
 
 def is_empty_part(query: dict[str, list[str]]) -> bool:
-    """Tell whether a part is asked for that holds nothing: archived, not email, or suppressed."""
+    """Tell whether a part is requested that holds nothing: archived, not email, or suppressed."""
     filter_text = query.get("filter", [""])[0]
     others = ("archived,true", '"sms"', '"mobile_push"', "suppression.timestamp")
     return any(words in filter_text for words in others)

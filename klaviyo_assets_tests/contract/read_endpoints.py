@@ -168,7 +168,7 @@ def relationship_words(endpoint: Node) -> Relations:
 
 
 def attributes_in_order(endpoint: Node) -> list[Node]:
-    """Return the attributes, those that must be asked for first, as in Klaviyo's document."""
+    """Return the attributes, those that must be requested first, as in Klaviyo's document."""
     added = {name for each in endpoint["additional_fields"].values() for name in each["values"]}
     attributes: list[Node] = endpoint["attributes"]
     return sorted(attributes, key=lambda each: each["name"] not in added)

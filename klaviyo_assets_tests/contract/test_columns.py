@@ -78,7 +78,7 @@ def included_relationships(stream: Stream) -> tuple[str, ...]:
 
 
 def requested_attributes(stream: Stream, revision: str) -> dict[str, str]:
-    """Return the published attributes that are asked for.
+    """Return the published attributes that are requested.
 
     Additional fields come only where they are named, all others where no choice is made.
     """
@@ -244,7 +244,7 @@ def test_nothing_is_included_for_nothing(stream: Stream) -> None:
 
 @each_read
 def test_a_cursor_column_holds_what_is_filtered_by(stream: Stream, revision: str) -> None:
-    """The mark is taken from the value that the filter compares."""
+    """The high-water mark is taken from the value that the filter compares."""
     sources = {column.name: column.source for column in stream.columns}
     if stream.cursor is None:
         return

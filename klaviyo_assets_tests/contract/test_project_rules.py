@@ -54,7 +54,7 @@ def releases() -> dict[str, str]:
 
 
 def applies_here(requirement: Requirement, extra: str) -> bool:
-    """Tell whether a requirement applies on this machine when one extra is asked for."""
+    """Tell whether a requirement applies on this machine when one extra is requested."""
     return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 

@@ -58,7 +58,7 @@ def test_limits_and_scopes_are_the_published_ones(stream: Stream, revision: str)
 
 @each_asking
 def test_pages_are_as_large_as_they_may_be(stream: Stream, revision: str) -> None:
-    """Every page is asked for at the maximum; where the size is refused, none is given."""
+    """Every page is requested at the maximum; where the size is refused, none is given."""
     page_size = (
         stream.source.page_size if isinstance(stream.source, Collection | Children) else None
     )
@@ -90,7 +90,7 @@ def test_includes_are_offered_and_lower_no_limit(stream: Stream, revision: str) 
 
 @each_asking
 def test_a_cursor_is_filtered_and_sorted_by_as_offered(stream: Stream, revision: str) -> None:
-    """Windows are asked for with operators that exist; strictly only where there is no other."""
+    """Windows use operators that exist, and strict ones only where there is no other."""
     cursor, facts = stream.cursor, published_operation(stream, revision)
     if cursor is None:
         return

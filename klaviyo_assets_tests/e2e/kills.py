@@ -67,7 +67,7 @@ class KilledSync:
         self.cursors = self.home.account.true_cursors("events")
 
     def kill_once(self, *, pages: int) -> bool:
-        """Let one run live until it has asked for up to so many pages; tell if it was killed."""
+        """Let one run live until it has requested up to so many pages; tell if it was killed."""
         stored, edges = self.stored_ids(), self.window_ends()
         child, enough = self.start_process(), self.rng.randint(1, pages)
         while self.home.account.request_counts()[EVENTS_PATH] < enough and not child.has_ended(
@@ -132,7 +132,7 @@ class KilledSync:
 
 
 def main() -> int:
-    """Run the long form; exit code 1 if anything is lost, doubled or asked for in vain."""
+    """Run the long form; exit code 1 if anything is lost, doubled or requested in vain."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--events", type=int, default=200_000)
     options.add_argument("--kills", type=int, default=20)

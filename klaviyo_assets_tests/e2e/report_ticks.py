@@ -117,7 +117,7 @@ def metric_partitions(home: Home) -> list[str]:
 
 
 def book_requests(home: Home, booked: Mapping[str, int], *, hours_ago: float = 20) -> None:
-    """Start the ledger anew with requests of reports booked, as other processes did before."""
+    """Start a new rate limit store with report requests reserved, as by other processes before."""
     folder = Path(home.variables["KLAVIYO_STATE_DIR"])
     state = Lake(home.data_dir, clock=datetime.now).read_table_state("metrics")
     assert state is not None

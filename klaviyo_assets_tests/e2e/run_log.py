@@ -49,7 +49,7 @@ class RunResult:
         return value
 
     def cursor(self, stream: str) -> object:
-        """Return the mark in a stream's materialization, None where there is none."""
+        """Return the cursor in a stream's materialization, None where there is none."""
         return self.materializations[stream].get("klaviyo/cursor")
 
 

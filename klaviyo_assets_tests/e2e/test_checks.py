@@ -96,7 +96,7 @@ def test_a_fall_that_was_confirmed_is_green(home: Home) -> None:
     assert home.row_count("metrics") == 3
 
 
-def test_a_mark_past_this_machines_clock_is_red(home: Home) -> None:
+def test_a_cursor_past_this_machines_clock_is_red(home: Home) -> None:
     """Where Klaviyo's clock is far ahead of ours, one of the two is wrong: somebody has to look."""
     assert home.sync("events").check_results["events", "cursor_not_in_future"].colour == "green"
     home.account.add_events({"datetime": (NOON - timedelta(minutes=10)).isoformat()})

@@ -1,7 +1,7 @@
-"""Two marks, one in asset metadata and one in the lake: every way they can differ, end to end.
+"""Two cursors, one in asset metadata and one in the lake: every way they can differ, end to end.
 
 The table is the design's: the lower of the two counts, a missing one says nothing, and where the
-rows are gone the sync begins at the beginning. What is unexpected is said aloud.
+rows are gone the sync begins at the beginning. What is unexpected is logged.
 """
 
 import shutil
@@ -19,7 +19,7 @@ DAY = timedelta(days=1)
 
 
 def mark_of(run: RunResult) -> datetime:
-    """Return the mark of the events that a run has shown."""
+    """Return the cursor of the events that a run has shown."""
     return datetime.fromisoformat(str(run.cursor("events")))
 
 
@@ -32,7 +32,7 @@ def dated_from(home: Home, start: datetime, end: datetime | None = None) -> set[
 
 
 def test_a_fresh_dagster_home_goes_on_from_the_lake(home: Home) -> None:
-    """Without history in Dagster the mark beside the files carries on, and the log says so."""
+    """Without history in Dagster the cursor beside the files carries on, and the log says so."""
     first = home.sync("events", "profiles")
     home.reset_dagster_home()
     home.account.advance_clock(hours=3)
@@ -47,7 +47,7 @@ def test_a_fresh_dagster_home_goes_on_from_the_lake(home: Home) -> None:
 
 
 def test_an_emptied_lake_is_filled_from_the_beginning(home: Home) -> None:
-    """Where the files are gone, an old mark in Dagster does not hold back: everything is read."""
+    """Where the files are gone, an old cursor in Dagster does not hold back: everything is read."""
     first = home.sync("events", "profiles")
     shutil.rmtree(home.data_dir)
     second = home.sync("events", "profiles")
@@ -67,8 +67,8 @@ def test_a_table_that_another_engine_emptied_is_filled_again(home: Home) -> None
     assert sorted(home.ids("events")) == sorted(home.account.true_ids("events"))
 
 
-def test_the_lower_mark_counts(home: Home) -> None:
-    """A mark in Dagster that lies before the lake's is where reading starts; both are named."""
+def test_the_lower_cursor_counts(home: Home) -> None:
+    """A cursor in Dagster that lies before the lake's is where reading starts; both are named."""
     first = home.sync("events")
     lower = mark_of(first) - 3 * DAY
     home.observe_cursor("events", lower)
@@ -81,8 +81,8 @@ def test_the_lower_mark_counts(home: Home) -> None:
     assert home.sync("events").warnings == ""
 
 
-def test_a_mark_ahead_of_the_lake_loses_nothing(home: Home) -> None:
-    """A mark in Dagster that lies after the lake's is not believed: no row is skipped for it."""
+def test_a_cursor_ahead_of_the_lake_loses_nothing(home: Home) -> None:
+    """A cursor in Dagster that lies after the lake's is not believed: no row is skipped for it."""
     first = home.sync("events")
     home.account.advance_clock(days=1)
     home.observe_cursor("events", home.account.now)
@@ -93,7 +93,7 @@ def test_a_mark_ahead_of_the_lake_loses_nothing(home: Home) -> None:
 
 
 def test_a_wiped_asset_goes_on_from_the_lake(home: Home) -> None:
-    """The UI's wipe is no reset: the lake's mark goes on, said aloud with the way to reset."""
+    """The UI's wipe is no reset: the lake's cursor goes on, logged with the way to reset."""
     first = home.sync("events")
     home.wipe_asset("events")
     home.account.clear_journal()
@@ -103,7 +103,7 @@ def test_a_wiped_asset_goes_on_from_the_lake(home: Home) -> None:
     assert second.cursor("events") == first.cursor("events")
 
 
-def test_a_mark_that_is_no_time_is_an_error_with_the_way_out(home: Home) -> None:
+def test_a_cursor_that_is_no_time_is_an_error_with_the_way_out(home: Home) -> None:
     """Text that is no instant, put there by hand, fails the stream before any request."""
     home.sync("events")
     home.observe_cursor("events", "yesterday")
@@ -115,7 +115,7 @@ def test_a_mark_that_is_no_time_is_an_error_with_the_way_out(home: Home) -> None
 
 
 def test_a_cursor_in_the_future_is_lowered_and_reported(open_home: StartHome) -> None:
-    """A mark far past this machine's clock is cut to now; nothing is lost or doubled."""
+    """A cursor far past this machine's clock is cut to now; nothing is lost or doubled."""
     home = open_home(now=datetime.now(UTC) + 30 * DAY)
     home.sync("events")
     second = home.sync("events")
@@ -148,7 +148,7 @@ def test_an_earlier_start_date_fills_the_gap(home: Home) -> None:
 
 
 def test_a_later_start_date_takes_nothing_away(home: Home) -> None:
-    """A start date moved later keeps the rows that are there, and the mark."""
+    """A start date moved later keeps the rows that are there, and the cursor."""
     first = home.sync("events")
     second = home.sync("events", start_date=f"{NOON - 2 * DAY:%Y-%m-%d}")
     assert sorted(home.ids("events")) == sorted(home.account.true_ids("events"))
@@ -233,8 +233,8 @@ def test_a_metric_id_without_a_single_event_is_pointed_at(home: Home) -> None:
     assert repr(one) not in run.warnings
 
 
-def test_a_run_that_finds_nothing_hands_the_mark_on(home: Home) -> None:
-    """The mark stays where it was when a run asks for a metric that has no events at all."""
+def test_a_run_that_finds_nothing_hands_the_cursor_on(home: Home) -> None:
+    """The cursor stays where it was when a run asks for a metric that has no events at all."""
     one = min(home.account.attributes("metric"))
     home.account.add_events({"metric": one, "datetime": (NOON - DAY).isoformat()})
     first = home.sync("events", event_metric_ids=one)
@@ -244,7 +244,7 @@ def test_a_run_that_finds_nothing_hands_the_mark_on(home: Home) -> None:
 
 
 @pytest.mark.parametrize("edge", ["date", "instant"])
-def test_a_window_read_again_leaves_the_mark(home: Home, edge: str) -> None:
+def test_a_window_read_again_leaves_the_cursor(home: Home, edge: str) -> None:
     """`start` and `end` read exactly `[start, end)` again and move neither mark nor other rows."""
     first = home.sync("events")
     start = (NOON - 5 * DAY).replace(hour=0)

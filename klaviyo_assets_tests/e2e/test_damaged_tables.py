@@ -79,7 +79,7 @@ def test_a_view_of_a_lost_file_is_no_success(home: Home) -> None:
 def test_a_damaged_log_is_read_anew_by_the_advised_refresh(
     home: Home, stream: str, damage: str
 ) -> None:
-    """The failure names the log and a sync mode; that one run restores the table, said aloud.
+    """The failure names the log and a sync mode; that one run restores the table and says so.
 
     What was there is kept aside, and the sync after it is as any other.
     """
@@ -104,7 +104,7 @@ def test_a_damaged_log_is_read_anew_by_the_advised_refresh(
 
 
 def test_an_incremental_sync_sets_nothing_aside(home: Home) -> None:
-    """Only who asked for a full refresh reads everything again: that may cost hours."""
+    """Only who requested a full refresh reads everything again: that may cost hours."""
     assert home.sync("events").success
     truncate_newest_commit(log_of(home, "events"))
     before = home.data_files()

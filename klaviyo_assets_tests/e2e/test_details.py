@@ -10,7 +10,7 @@ ESTIMATIONS = "/api/campaign-recipient-estimations/"
 
 
 def list_estimate_requests(account: SandboxAccount) -> list[str]:
-    """Return the campaigns whose estimate was asked for since `clear_journal`, with repeats."""
+    """Return the campaigns whose estimate was requested since `clear_journal`, with repeats."""
     requested = account.request_counts()
     return sorted(
         path.removeprefix(ESTIMATIONS)

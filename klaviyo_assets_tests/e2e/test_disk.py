@@ -1,4 +1,4 @@
-"""A disk that fails in the middle of a sync loses no record: the mark stays behind the files."""
+"""A disk that fails during a sync loses no record: the cursor stays behind the files."""
 
 import errno
 
@@ -31,7 +31,7 @@ def test_files_that_cannot_be_moved_are_read_again(
 def test_rows_that_cannot_be_staged_are_read_again(
     open_home: StartHome, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    """A full disk while rows are staged: they are gone from memory, and the mark knows."""
+    """A full disk while rows are staged: they are lost, and the cursor stays behind them."""
     home = open_home(events=6000)
     monkeypatch.setattr(sync_run, "COMMIT_BYTES", 200_000)
     with run_at_crash_point("before staging rows", fill_disk, count=at):

@@ -136,7 +136,7 @@ def test_a_missing_scope_skips_what_is_made_of_it(open_home: StartHome) -> None:
 
 
 def test_a_key_that_may_not_know_its_account_syncs_all_the_same(open_home: StartHome) -> None:
-    """Without accounts:read the key's hash stands for the account, said aloud, and rows come in."""
+    """Without accounts:read the key's hash stands for the account, logged, and rows come in."""
     home = home_with(open_home, "profiles", "lists")
     first = home.sync("accounts", "profiles")
     assert first.success
@@ -163,7 +163,7 @@ def test_a_storm_on_predictive_analytics_ends_with_advice(home: Home) -> None:
 
 
 def test_a_storm_elsewhere_gives_no_wrong_advice(home: Home) -> None:
-    """Where predictive_analytics was not asked for, nobody is sent to its setting."""
+    """Where predictive_analytics was not requested, nobody is sent to its setting."""
     with home.account.inject_fault("error", match={"path": "/api/profiles"}, status=503):
         run = home.sync("profiles", "global_exclusions", disable_predictive_analytics="true")
     assert set(run.failures) == {"profiles", "global_exclusions"}

@@ -1,4 +1,4 @@
-"""Killed runs: nothing is lost, nothing doubled, and only what was in flight is asked for again."""
+"""Killed runs: nothing is lost, nothing doubled, and only what was in flight is requested again."""
 
 import os
 import random

@@ -52,7 +52,7 @@ def test_five_hundred_connections_leave_nothing_open(
     assert open_files(home.root / "state") == []
 
 
-def test_every_road_closes_the_ledger(
+def test_every_road_closes_the_rate_limit_store(
     open_home: StartHome, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Syncs, reports, checks, sensors and verbs leave no file of the state folder open."""

@@ -104,7 +104,7 @@ def test_hashes_join_and_allowed_members_stay(home: Home) -> None:
 
 
 def test_what_is_excluded_is_not_requested(home: Home) -> None:
-    """Klaviyo is asked for the other attributes by name; without exclusions for all of them."""
+    """The other attributes are requested by name; without exclusions all of them are."""
     home.sync("profiles")
     assert [
         each for each in home.account.queries("/api/profiles") if requested_attributes(each)

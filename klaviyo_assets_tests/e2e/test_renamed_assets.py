@@ -106,7 +106,7 @@ def test_a_renamed_collection_is_synced_and_goes_on(home: Home, rename: AssetKey
 def test_a_cursor_without_a_materialization_is_kept_under_the_new_key(
     home: Home, rename: AssetKeyRename
 ) -> None:
-    """A sync that fails after its last commit leaves its mark as an observation of the asset."""
+    """A sync that fails after its last commit leaves its cursor as an observation of the asset."""
     home.rename = rename
     in_the_way = home.data_dir / "klaviyo.duckdb" / "a file"
     in_the_way.parent.mkdir(parents=True)

@@ -104,7 +104,7 @@ def test_a_second_sync_at_once_changes_nothing(two_syncs: TwoSyncs) -> None:
 
 
 @pytest.mark.parametrize("stream", SLICES)
-def test_only_records_at_the_mark_are_read_again(two_syncs: TwoSyncs, stream: str) -> None:
+def test_only_records_at_the_cursor_are_read_again(two_syncs: TwoSyncs, stream: str) -> None:
     """A second sync reads what shares the second of a slice's mark or is later, and no more."""
     column, slices = SLICES[stream]
     (expected,) = two_syncs.home.query(
@@ -162,7 +162,7 @@ def test_a_lookback_brings_late_events(home: Home) -> None:
 
 
 def test_the_daily_job_brings_late_events(home: Home) -> None:
-    """The late-arrivals schedule reads the last seven days again and leaves the mark alone."""
+    """The late-arrivals schedule reads the last seven days again and leaves the cursor alone."""
     home.sync("events")
     late = home.account.add_events({**LATE, "visible_at": (NOON + DAY / 2).isoformat()})
     home.account.advance_clock(days=1)
@@ -213,7 +213,7 @@ def test_future_events_are_kept_and_move_nothing(open_home: StartHome) -> None:
 
 
 def test_what_shares_the_marks_second_is_not_lost(home: Home) -> None:
-    """A profile that changes in the very second of the mark, after the sync, arrives next time."""
+    """A profile that changes in the second of the cursor, after the sync, arrives next time."""
     one, two = sorted(home.account.true_ids("profiles"))[:2]
     same = (NOON - timedelta(minutes=6)).isoformat()
     home.account.mutate(profile=one, set={"updated": same, "last_name": "First"})

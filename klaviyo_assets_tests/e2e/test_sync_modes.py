@@ -80,7 +80,7 @@ def test_append_of_estimates_keeps_what_was_estimated(home: Home) -> None:
 
 
 def test_a_full_refresh_replaces_the_table(home: Home) -> None:
-    """Everything is read again, what Klaviyo no longer has is gone, the mark stays."""
+    """Everything is read again, what Klaviyo no longer has is gone, the cursor stays."""
     first = home.sync("global_exclusions", "events")
     lifted = min(home.account.true_ids("global_exclusions"))
     home.account.mutate(profile=lifted, lift_suppression=True)
@@ -97,7 +97,7 @@ def test_a_full_refresh_replaces_the_table(home: Home) -> None:
 
 
 def test_a_full_refresh_starts_at_the_start_date(home: Home) -> None:
-    """A full refresh drops what lies before the start date; later runs go on from its mark."""
+    """A full refresh drops what lies before the start date; later runs go on from its cursor."""
     home.sync("events")
     start = (NOON - 4 * DAY).replace(hour=0)
     home.sync("events", config=FULL, start_date=f"{start:%Y-%m-%d}")
@@ -152,7 +152,7 @@ def test_a_crash_between_history_and_table_loses_and_doubles_nothing(
 
 
 def test_the_modes_can_follow_one_another(home: Home) -> None:
-    """Whatever mode the last sync had, the next one finds its mark and its table."""
+    """Whatever mode the last sync had, the next one finds its cursor and its table."""
     home.sync("profiles")
     for config in (APPEND, FULL, {}, FULL_APPEND, APPEND):
         home.account.advance_clock(days=1)

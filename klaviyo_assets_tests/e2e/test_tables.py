@@ -147,10 +147,10 @@ def test_metadata_has_every_promised_key(first_sync: First, stream: str) -> None
 
 
 @pytest.mark.parametrize(("stream", "column"), CURSORS.items())
-def test_the_mark_is_the_newest_cursor_that_has_settled(
+def test_the_high_water_mark_is_the_newest_cursor_that_has_settled(
     first_sync: First, stream: str, column: str
 ) -> None:
-    """The mark is the greatest cursor that is stored and older than five minutes, in UTC."""
+    """The high-water mark is the greatest stored cursor older than five minutes, in UTC."""
     greatest = first_sync.home.query(
         f"SELECT max({column}) FROM klaviyo.{stream} "
         f"WHERE {column} <= TIMESTAMPTZ '{NOON.isoformat()}' - INTERVAL 5 MINUTE"
@@ -158,7 +158,7 @@ def test_the_mark_is_the_newest_cursor_that_has_settled(
     assert first_sync.run.cursor(stream) == greatest[0][0].isoformat()
 
 
-def test_streams_without_a_cursor_have_no_mark(first_sync: First) -> None:
+def test_streams_without_a_cursor_column_have_no_cursor(first_sync: First) -> None:
     """A stream that is read whole each time shows neither mark nor cursor field."""
     for stream in set(STREAMS) - set(CURSORS):
         assert "klaviyo/cursor" not in first_sync.run.materializations[stream]

@@ -40,7 +40,7 @@ def test_an_odd_attribute_of_the_account_stops_no_stream(home: Home, attributes:
 @pytest.mark.usefixtures("fast_retries")
 @pytest.mark.parametrize("data", ['[{"type":"account","id":""}]', "[]", '[{"id":9}]', '"x"'])
 def test_an_account_without_an_id_is_no_account(home: Home, data: str) -> None:
-    """Nothing is bound to a name that is none; it is asked again, and then fails in words."""
+    """Nothing is bound to a name that is none; it is requested again, and then fails in words."""
     text = f'{{"data": {data}, "links": {{"self": "{home.account.url}/api/accounts"}}}}'
     with home.account.inject_fault("text_body", match={"path": "/api/accounts"}, text=text):
         run = home.sync("lists")

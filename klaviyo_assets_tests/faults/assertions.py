@@ -104,7 +104,7 @@ def max_stored_cursor(home: Home, stream: str, column: str) -> datetime:
 
 
 def read_committed_cursor(home: Home, stream: str) -> datetime | None:
-    """Return the mark in the newest commit, UTC."""
+    """Return the cursor in the newest commit, UTC."""
     state = Lake(home.data_dir, clock=lambda: home.account.now).read_table_state(stream)
     return parse_datetime(None if state is None else state.state.get("cursor"))
 

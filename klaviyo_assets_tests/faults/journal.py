@@ -1,4 +1,4 @@
-"""What was asked for and when, from the sandbox's journal; and scripts with several faults."""
+"""What was requested and when, from the sandbox's journal; and scripts with several faults."""
 
 from itertools import pairwise
 

@@ -4,7 +4,7 @@
 the short one. One seed is one account and one installation: some runs of some streams, of which up
 to two are killed, while one request in twenty meets a fault, some answers come in another order or
 dated ahead, events change their day, and time goes by between the runs; then, in some, a full
-refresh beside a run, a run that lives, and one for what was put aside.
+refresh beside a run, a run that lives, and one for what was quarantined.
 """
 
 import argparse
@@ -228,7 +228,7 @@ class SeedRun:
 def assert_sound_part_without_cursors(
     home: Home, streams: Sequence[str], *, moved_event_id: str = ""
 ) -> None:
-    """Assert that what a killed run left is sound; Dagster may not have heard of its mark.
+    """Assert that what a killed run left is sound; Dagster may not have heard of its cursor.
 
     `moved_event_id` is an event that may lie on two days until the end of the run that brings the
     second.

@@ -105,7 +105,7 @@ def refuse_another(home: Home, open_home: StartHome, *streams: str) -> None:
 @pytest.mark.usefixtures("fast_retries")
 @pytest.mark.parametrize("body", ['{"message": "blocked"}', "[]", '{"errors": []}'])
 def test_f77_a_gateways_answer_binds_nothing(home: Home, body: str) -> None:
-    """A 403 that is JSON of somebody else's is asked again; in the end nothing is written."""
+    """A 403 that is JSON of somebody else's is requested again; in the end nothing is written."""
     with home.account.inject_fault("error", match={"path": ACCOUNTS}, status=403, body=body):
         run = home.sync("lists")
     assert "403" in run.failures["lists"]

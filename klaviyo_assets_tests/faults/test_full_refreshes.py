@@ -32,7 +32,7 @@ def match_third_request(path: str) -> Mapping[str, object]:
 
 
 def wait_for_the_held_one(home: Home, child: ChildProcess, path: str) -> None:
-    """Wait until nothing of a path is asked for but the page that is held."""
+    """Wait until nothing of a path is requested but the page that is held."""
     before, now = 0, home.account.request_counts()[path]
     while now < 3 or now > before:
         assert not child.has_ended(within=0.7)

@@ -92,7 +92,7 @@ def check_paths(home: Home, before: Iterable[str]) -> None:
 
 
 def test_f64_odd_ids_of_records_ask_and_write_nowhere_else(home: Home) -> None:
-    """Lists with odd ids are stored, and each one's count is asked for by its very own path."""
+    """Lists with odd ids are stored, and each one's count is requested at its own path."""
     before = paths_below(home.root.parent)
     for each in ODD_IDS:
         home.account.mutate(create="list", set={"id": each, "name": each})

@@ -14,7 +14,7 @@ SLOW = {
 
 @pytest.mark.parametrize("line", SLOW)
 def test_f69_a_slow_line_is_slow_and_whole(open_home: StartHome, line: str) -> None:
-    """Everything comes, asked for once, without a retry; the first sync and the next one."""
+    """Everything comes, requested once, without a retry; the first sync and the next one."""
     stream, kind, options = SLOW[line]
     home = open_home(events=3000, profiles=120)
     home.sync("accounts")

@@ -168,7 +168,7 @@ def test_f28_a_record_that_moves_while_it_is_read_is_there_in_its_newest_version
 def test_f29_pages_of_another_length_are_read_as_they_come(
     open_home: StartHome, stream: str, factor: float
 ) -> None:
-    """Twice as many records as were asked for, or half as many, are all stored."""
+    """Twice as many records as were requested, or half as many, are all stored."""
     home = open_stocked_home(open_home)
     path = f"/api/{stream}"
     with home.account.inject_fault("page_factor", match={"path": path}, factor=factor):
@@ -203,7 +203,7 @@ def test_f84_paging_that_gets_nowhere_is_stopped(
 
 @pytest.mark.parametrize("sort", ["-updated", "id"])
 def test_f76_pages_out_of_order_are_read_whole(open_home: StartHome, sort: str) -> None:
-    """Profiles come in another order than was asked for, to several readers: none is lost."""
+    """Profiles come in another order than was requested, to several readers: none is lost."""
     home = open_home(profiles=3_000, events=0, latency_ms=120)
     with home.account.inject_fault("unsorted", match={"path": PROFILES}, sort=sort):
         run = home.sync("profiles")

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("fast_retries")
 
 @pytest.mark.parametrize("status", [400, 404, 422, 500])
 def test_a_parent_without_an_answer_costs_itself_alone(open_home: StartHome, status: int) -> None:
-    """Of thirty lists one is answered with an error: the others are stored, it is asked again."""
+    """Of thirty lists one fails: the others are stored, and it is requested again."""
     home = open_home(lists=30)
     assert home.sync("lists").success
     bad = sorted(home.ids("lists"))[3]
@@ -41,7 +41,7 @@ def test_a_parent_without_an_answer_costs_itself_alone(open_home: StartHome, sta
 def test_an_answer_about_a_parent_that_is_no_record_costs_itself_alone(
     open_home: StartHome,
 ) -> None:
-    """A parent whose record cannot be stored is put aside; the others come."""
+    """A parent whose record cannot be stored is quarantined; the others come."""
     home = open_home(lists=12)
     assert home.sync("lists").success
     bad = sorted(home.ids("lists"))[3]

@@ -102,7 +102,7 @@ def erase_from_standard_input(home: Home, *ids: str) -> subprocess.CompletedProc
 
 
 def test_f83_an_erased_person_is_in_no_file(home: Home) -> None:
-    """A sync was killed, a record put aside, an erasure of two killed: one erasure ends it all."""
+    """After a killed sync, a quarantined record and a killed erasure, one erasure removes all."""
     id_, theirs = somebody(home)
     child = fork_sync(home, "profiles", kill_at=KillAt("after moving files"))
     assert child.has_ended(within=300)

@@ -1,4 +1,4 @@
-"""Records: F30 to F34. Broken ones are put aside, strange ones are kept as they came."""
+"""Records: F30 to F34. Broken ones are quarantined, strange ones are kept as they came."""
 
 import json
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ ALL = 100_000
 
 
 def read_quarantine(home: Home, stream: str) -> list[tuple[str, Any]]:
-    """Return reason and record of everything that was put aside, each record once."""
+    """Return reason and record of everything that was quarantined, each record once."""
     folder = home.data_dir / "lake" / "_quarantine" / stream
     found: list[tuple[str, Any]] = []
     for path in sorted(folder.glob("*.parquet")):
@@ -108,7 +108,7 @@ def test_f30_a_full_refresh_with_many_broken_records_replaces_nothing(home: Home
 def test_f30_two_broken_of_an_hours_records_do_not_stop_the_stream(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two of twenty-two are put aside, run after run, while all others come and the mark goes on.
+    """Two of twenty-two are quarantined, run after run, while all others come and the mark goes on.
 
     Once Klaviyo sends them whole they are stored, though the mark is beyond them by then.
     """
@@ -259,7 +259,7 @@ LENIENT = ["nan_literal", "infinity_literal", "stray_byte", "bare_control"]
 
 @pytest.mark.parametrize("kind", LENIENT)
 def test_f33_what_json_readers_take_is_taken(home: Home, kind: str) -> None:
-    """What is not JSON to the letter is stored as valid JSON, with a notice, and asked for once."""
+    """What is not JSON to the letter is stored as valid JSON, with a notice, and requested once."""
     with home.account.inject_fault(kind, match={"path": EVENTS}, at=[2, 3]):
         run = home.sync("events")
     assert run.success

@@ -184,7 +184,7 @@ def slow_campaign(open_home: StartHome) -> tuple[Home, str, date]:
 
 
 def test_f87_a_campaign_that_goes_on_is_found_by_its_sums(open_home: StartHome) -> None:
-    """Fetched day after day, a total that grew is asked for by day; every day has its own part."""
+    """Fetched day after day, a total that grew is requested by day; every day has its own part."""
     home, campaign, first = slow_campaign(open_home)
     metric = report_metrics(home)[0]
     began = first - timedelta(days=3)

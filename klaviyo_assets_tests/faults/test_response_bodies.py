@@ -34,7 +34,7 @@ def open_stocked_home(open_home: StartHome) -> Home:
 def assert_read_again(home: Home, kind: str, *, times: int = 1, **options: object) -> RunResult:
     """Have the second page of two streams fail so often; check that it was only read again.
 
-    No page but that one is asked for twice.
+    No page but that one is requested twice.
     """
     for stream in ("lists", "profiles"):
         home.account.clear_journal()
@@ -74,7 +74,7 @@ def test_f18_half_a_page_is_not_stored(open_home: StartHome) -> None:
 
 @pytest.mark.parametrize("kind", ["short_body", "long_body", "truncated_json", "broken_chunks"])
 def test_f19_a_cut_body_is_requested_again(open_home: StartHome, kind: str) -> None:
-    """A body that is not as long as it says, or ends early, is gone over."""
+    """A body that is not as long as it says, or ends early, is retried."""
     assert_read_again(open_stocked_home(open_home), kind, times=2)
 
 
@@ -141,7 +141,7 @@ def test_f23_a_byte_order_mark_is_read_over(open_home: StartHome) -> None:
 
 @pytest.mark.parametrize("kind", ["charset", "bad_gzip"])
 def test_f23_an_unreadable_body_is_requested_again(open_home: StartHome, kind: str) -> None:
-    """Text in another charset, and gzip that is none, are gone over."""
+    """Text in another charset, and gzip that is none, are retried."""
     assert_read_again(open_stocked_home(open_home), kind, times=2)
 
 

@@ -50,7 +50,7 @@ def test_f01_a_single_429_is_waited_out(open_home: StartHome) -> None:
 def test_f02_a_storm_of_429s_is_waited_out(
     open_home: StartHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fifty refusals cost fifty waits: none is asked again at once, none more often than needed."""
+    """Fifty refusals cost fifty waits: none is retried at once, none more often than needed."""
     backs_off_for(monkeypatch, 0.1)
     home = open_home(lists=35)
     with home.account.inject_fault(
@@ -130,7 +130,7 @@ def wasted_seconds(open_home: StartHome) -> float:
 @pytest.mark.usefixtures("fast_retries")
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 524])
 def test_f06_two_server_errors_are_retried(open_home: StartHome, status: int) -> None:
-    """Two failures in a row are gone over, and only they are asked again."""
+    """Two failures in a row are retried, and only they are requested again."""
     home = open_home(lists=35)
     with home.account.inject_fault(
         "error", match={"path": LISTS, "from": 2, "to": 3}, status=status
@@ -163,7 +163,7 @@ def test_f07_a_path_that_fails_for_ever_fails_its_stream_alone(home: Home) -> No
 
 @pytest.mark.usefixtures("fast_retries")
 def test_f08_a_proxys_page_is_no_missing_scope(open_home: StartHome) -> None:
-    """A 403 that is HTML is asked again; nothing is skipped."""
+    """A 403 that is HTML is requested again; nothing is skipped."""
     home = open_home(lists=35)
     with home.account.inject_fault("challenge", match={"path": LISTS, "from": 1, "to": 2}):
         run = home.sync("lists")

@@ -1,4 +1,4 @@
-"""Weight: bodies and pages that are too large are refused while they come in, or asked for smaller.
+"""Weight: bodies and pages that are too large are refused while they come in, or requested smaller.
 
 F79, and pages that give way to what a server can answer.
 """
@@ -84,7 +84,7 @@ def test_f79_a_body_too_large_is_refused_while_it_comes_in(open_home: StartHome,
 
 
 def test_f79_a_page_too_large_is_requested_smaller(home: Home) -> None:
-    """Where fewer records do fit, they are asked for, and all of them are stored."""
+    """Where fewer records do fit, they are requested, and all of them are stored."""
     heavy = {"at": 0, "count": 1000, "bytes": 20_000}
     with home.account.inject_fault("huge_string", match={"path": EVENTS}, **heavy):
         run = home.sync("events", max_body_mib="4")

@@ -67,7 +67,7 @@ def columns(home: Home, stream: str) -> list[str]:
 
 
 def test_f50_rows_without_metadata_go_on_from_the_lake(home: Home) -> None:
-    """Without a mark in Dagster the lake's carries on: only what is new is asked for."""
+    """Without a cursor in Dagster the lake's carries on: only what is new is requested."""
     home.sync("events", "profiles")
     home.reset_dagster_home()
     assert read_metadata_cursor(home, "events") is None
@@ -80,7 +80,7 @@ def test_f50_rows_without_metadata_go_on_from_the_lake(home: Home) -> None:
 
 
 def test_f50_metadata_without_rows_reads_everything(home: Home) -> None:
-    """Where the files are gone the mark in Dagster counts for nothing, said aloud."""
+    """Where the files are gone the cursor in Dagster counts for nothing; the log says so."""
     home.sync("events", "profiles")
     shutil.rmtree(home.data_dir)
     home.account.advance_clock(hours=3)
@@ -90,7 +90,7 @@ def test_f50_metadata_without_rows_reads_everything(home: Home) -> None:
     assert_complete(home, "events", "profiles")
 
 
-def test_f50_rows_without_any_mark_are_read_whole_and_not_doubled(home: Home) -> None:
+def test_f50_rows_without_any_cursor_are_read_whole_and_not_doubled(home: Home) -> None:
     """A table that another program copied, without our commits, is read from the beginning."""
     home.sync("events", "profiles")
     for stream in ("events", "profiles"):
@@ -119,8 +119,8 @@ def test_f50_the_lower_of_two_marks_counts(home: Home, lower: str) -> None:
     assert_complete(home, "events")
 
 
-def test_f51_unknown_keys_in_a_mark_are_passed_over(home: Home) -> None:
-    """A state with keys of another release goes on from its mark; nothing is read again."""
+def test_f51_unknown_keys_in_a_cursor_are_ignored(home: Home) -> None:
+    """A state with keys of another release goes on from its cursor; nothing is read again."""
     home.sync("events")
     restate(home, "events", lambda state: {**state, "of_a_later_release": {"deep": [1, None]}})
     home.account.advance_clock(hours=3)
@@ -143,7 +143,9 @@ BAD_STATES: Mapping[str, Callable[[State], State]] = {
 
 
 @pytest.mark.parametrize("form", BAD_STATES)
-def test_f51_a_mark_that_cannot_be_read_is_refused_with_the_way_out(home: Home, form: str) -> None:
+def test_f51_a_cursor_that_cannot_be_read_is_refused_with_the_way_out(
+    home: Home, form: str
+) -> None:
     """It fails before any request, says how to reset it, and the reset brings everything."""
     home.sync("events", "lists")
     restate(home, "events", BAD_STATES[form])
@@ -160,7 +162,7 @@ def test_f51_a_mark_that_cannot_be_read_is_refused_with_the_way_out(home: Home, 
 
 
 def test_f51_text_in_the_metadata_that_is_no_moment_is_refused(home: Home) -> None:
-    """A mark in Dagster that nobody can read fails the stream; wiping the asset goes on."""
+    """A cursor in Dagster that nobody can read fails the stream; wiping the asset goes on."""
     home.sync("events")
     home.observe_cursor("events", "yesterday")
     request_count = home.account.request_counts()["/api/events"]
@@ -185,7 +187,7 @@ def in_2999(state: State) -> State:
 
 
 @pytest.mark.parametrize("where", ["lake", "lake and metadata", "metadata"])
-def test_f52_a_mark_in_2999_is_cut_to_now(open_home: StartHome, where: str) -> None:
+def test_f52_a_cursor_in_2999_is_cut_to_now(open_home: StartHome, where: str) -> None:
     """It is warned of, nothing is read for it or lost by it, and what comes later still arrives."""
     # No events but those written here: an account's own come late now and then.
     home = open_home(now=datetime.now(UTC), events=0, future_events=0)

@@ -57,7 +57,7 @@ def set_local_clock() -> Generator[SetClock]:
 
 
 def test_f35_events_of_the_future_are_kept_and_move_nothing(open_home: StartHome) -> None:
-    """Events 300 days ahead are stored, the mark stays behind now, and ordinary ones still come."""
+    """Events 300 days ahead are stored, the cursor stays behind now, and others still come."""
     # No events but those written here: an account's own come late now and then.
     home = open_home(events=0, future_events=0)
     ahead = home.account.add_events(
@@ -223,10 +223,10 @@ def test_f40_a_day_of_another_length_is_one_day(
 
 
 @pytest.mark.parametrize("whose", ["local", "Klaviyo's", "both"])
-def test_f41_a_clock_that_goes_back_lowers_no_mark(
+def test_f41_a_clock_that_goes_back_lowers_no_cursor(
     home: Home, set_local_clock: SetClock, whose: str
 ) -> None:
-    """Three hours back between two runs leave the mark; when time goes on, so does the mark."""
+    """Three hours back between two runs leave the cursor; when time goes on, so does the cursor."""
     local = timedelta()
     set_local_clock(home, lambda: home.account.now + local)
     home.sync("events", "profiles")
@@ -286,7 +286,7 @@ def test_f74_events_that_come_late_are_read_however_far_ahead_klaviyo_dates_its_
 
 @pytest.mark.parametrize("text", ["", "yesterday", "Mon, 99 Feb 2026 25:61:00 GMT"])
 def test_f74_without_a_date_that_can_be_read_our_own_clock_counts(home: Home, text: str) -> None:
-    """No `Date`, or rubbish in it: the mark keeps its distance from this machine's clock."""
+    """No `Date`, or rubbish in it: the cursor keeps its distance from this machine's clock."""
     home.account.add_events({"datetime": home.account.now.isoformat()})
     with home.account.inject_fault("date", match={"path": "*"}, text=text):
         run = home.sync("events")

@@ -92,7 +92,7 @@ def test_f67_the_columns_of_a_new_release_are_added_once(home: Home, stream: str
     assert widenings(home, stream) == [1]
 
 
-def test_f67_a_crash_after_the_columns_leaves_the_mark(home: Home) -> None:
+def test_f67_a_crash_after_the_columns_leaves_the_cursor(home: Home) -> None:
     """What dies between the new columns and the rows has lost no mark, and is gone on with."""
     home.sync("profiles")
     age(home, "profiles")

@@ -212,7 +212,7 @@ def test_a_start_date_is_midnight_in_utc() -> None:
 
 
 def test_what_is_left_out_is_what_the_setting_names() -> None:
-    """Predictive analytics are asked for unless they are disabled."""
+    """Predictive analytics are requested unless they are disabled."""
     assert Settings().excluded_additional_fields == frozenset()
     assert Settings(disable_predictive_analytics=True).excluded_additional_fields == {
         "predictive_analytics"

@@ -1,4 +1,4 @@
-"""Clients for the tests of this folder: a ledger of their own, short deadlines, and a clock."""
+"""Clients for the tests of this folder, with their own rate limit store, clock and deadlines."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing

@@ -1,4 +1,4 @@
-"""Processes that begin at the same moment on a ledger that is not there yet; run by test_sharing.
+"""Processes that begin together without a rate limit store; run by test_shared_rate_limit.
 
 A program of its own, because it forks, which a process with threads must not. Prints one line for
 each process: the seconds it was told to wait, or what went wrong.

@@ -180,7 +180,7 @@ def test_a_costly_request_is_tried_less_often_and_each_failure_is_reported(
 def test_a_permanent_refusal_is_asked_once(
     status: int, body: bytes, kind: type[KlaviyoAssetsError], client_of: MakeClient
 ) -> None:
-    """What would fail again is not asked again."""
+    """What would fail again is not requested again."""
     with run_server(send_response(status, body)) as server:
         with pytest.raises(kind):
             client_of(server).fetch(events_request(), body_of, stream="events")
@@ -198,7 +198,7 @@ def test_one_429_is_waited_out(client_of: MakeClient, fake_clock: FakeClock) -> 
 
 
 def test_a_storm_of_429s_is_survived(client_of: MakeClient, fake_clock: FakeClock) -> None:
-    """Fifty refusals in a row: each is waited out, none is asked again at once."""
+    """Fifty refusals in a row: each is waited out, none is requested again at once."""
     storm = [send_response(429, b"", {"Retry-After": "1"})] * 50
     with run_server(*storm, send_response()) as server:
         client = client_of(server)

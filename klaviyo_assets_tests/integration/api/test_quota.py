@@ -67,7 +67,7 @@ def test_a_spent_day_is_remembered_by_all(client_of: MakeClient, fake_clock: Fak
 def test_our_own_count_is_not_taken_for_klaviyos_word(
     client_of: MakeClient, fake_clock: FakeClock
 ) -> None:
-    """A day that our ledger finds spent slides on; it does not turn as a whole."""
+    """A day that our rate limit store finds spent slides on; it does not turn as a whole."""
     with run_server(send_response()) as server:
         client = client_of(server)
         for _ in range(225):

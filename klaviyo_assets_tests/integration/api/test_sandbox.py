@@ -121,7 +121,7 @@ def test_at_full_speed_nothing_is_refused(tmp_path: Path) -> None:
 
     A machine that stands still for a quarter of a second between a booking and its request, or has
     other work than ours, gets a second and a third chance: a fault of ours would show in each. Nor
-    is it asked for more than half of what it manages without any limit.
+    is it requested more than half of what it manages without any limit.
     """
     statuses, slow = set[int | None](), dict[str, int]()
     for attempt in range(3):
@@ -153,7 +153,7 @@ def test_the_last_page_is_the_last(client: KlaviyoClient, sandbox: Sandbox) -> N
 
 
 def test_a_detail_brings_what_the_page_lacks(client: KlaviyoClient) -> None:
-    """A list asked for by its id comes with the count that costs a budget of its own."""
+    """A list requested by its id comes with the count that costs a budget of its own."""
     lists = first_page_request(STREAMS["lists"], WHOLE_COLLECTION, Window())
     first: str = client.fetch(lists, lambda got: json.loads(got.body)["data"][0]["id"], stream="l")
     request = detail_request(STREAMS["lists_detailed"], first)

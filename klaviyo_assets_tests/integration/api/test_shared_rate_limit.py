@@ -37,7 +37,7 @@ def most_within(moments: Sequence[float], seconds: float) -> int:
 
 
 def fetch_until(stop: Event, url: str, folder: Path) -> None:
-    """Fetch as fast as the ledger lets one, as a process of its own."""
+    """Fetch as fast as the rate limit store lets one, as a process of its own."""
     client = KlaviyoClient(
         base_url=url,
         api_key=KEY,
@@ -54,7 +54,7 @@ def fetch_until(stop: Event, url: str, folder: Path) -> None:
 def test_processes_together_keep_to_one_budget(tmp_path: Path) -> None:
     """Two processes at full speed: no second above the burst, no more than the minute allows.
 
-    Both begin on a ledger that is not there yet, so they also make it at the same time.
+    Both begin on a rate limit store that is not there yet, so they also make it at the same time.
     """
     spawning = multiprocessing.get_context("spawn")
     stop = spawning.Event()
@@ -84,7 +84,7 @@ def test_processes_together_keep_to_one_budget(tmp_path: Path) -> None:
 
 
 def test_all_processes_can_begin_at_once(tmp_path: Path) -> None:
-    """The first run on a new machine: all begin on a ledger that none has made, and share it."""
+    """The first run on a new machine: all processes begin without a store, and share one."""
     done = subprocess.run(
         [sys.executable, "-m", first_requests.__name__, str(tmp_path)],
         capture_output=True,

@@ -173,7 +173,7 @@ def number_of(root: Path) -> int:
     return (root / "klaviyo.duckdb").stat().st_ino
 
 
-def test_a_new_mark_alone_leaves_the_database_as_it_is(lake: Lake, root: Path) -> None:
+def test_a_new_cursor_alone_leaves_the_database_as_it_is(lake: Lake, root: Path) -> None:
     """Nothing is built where nothing new is to be seen; what upkeep goes by is noted all the same.
 
     Rows, or another relation, make it new.

@@ -48,7 +48,7 @@ MOMENTS = {
 
 @pytest.fixture(name="lake")
 def lake_with_people(tmp_path: Path) -> Lake:
-    """Give a lake with two tables, a history, old versions and a record that was put aside."""
+    """Give a lake with two tables, a history, old versions and a record that was quarantined."""
     lake = open_lake(tmp_path)
     for first, note in ((0, "old"), (20, "new")):
         rows = numbered_batch(first, 21, note=note, synced=first, days=0.5)

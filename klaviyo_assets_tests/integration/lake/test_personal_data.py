@@ -384,7 +384,7 @@ def test_a_file_that_is_named_for_them_is_not_quoted(lake: Lake) -> None:
 
 
 @pytest.mark.parametrize("table", [PROFILES, EVENTS], ids=lambda each: each.name)
-def test_upkeep_removes_what_kills_leave(lake: Lake, table: LakeTable) -> None:
+def test_vacuum_removes_what_kills_leave(lake: Lake, table: LakeTable) -> None:
     """An ordinary upkeep, after the grace, clears commits without a name and dead sessions."""
     merge_rows(lake, table, [numbered_batch(20, 5)])
     assert (

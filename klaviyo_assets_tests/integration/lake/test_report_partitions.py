@@ -1,4 +1,4 @@
-"""Report cells: replaced whole, found again in the commit, whoever else writes at the same time."""
+"""Report partitions are replaced whole, and their state is in the commit, despite other writers."""
 
 import multiprocessing
 import os
@@ -60,12 +60,12 @@ Stored = Mapping[ReportPartition, Mapping[str, float]]
 
 
 def cell(metric_id: str, number: int) -> ReportPartition:
-    """Return the cell of the day so many days after the first."""
+    """Return the partition of the day so many days after the first."""
     return ReportPartition(metric_id, FIRST + timedelta(days=number))
 
 
 def batch(wanted: Stored) -> pa.RecordBatch:
-    """Return the rows of some cells."""
+    """Return the rows of some partitions."""
     rows = [(each, *row) for each, messages in wanted.items() for row in messages.items()]
     return pa.RecordBatch.from_arrays(
         [
@@ -86,7 +86,7 @@ def store_partitions(
     state: Mapping[str, object] | None = None,
     fetched: PartitionFetch | None = None,
 ) -> CommitReceipt:
-    """Make these the rows of their cells."""
+    """Make these the rows of their partitions."""
     return lake.replace_report_partitions(
         REPORTS,
         account=ACCOUNT_ID,
@@ -110,12 +110,12 @@ def read_partitions(lake: Lake) -> dict[ReportPartition, dict[str, float]]:
 
 
 def partitions_with_rows(wanted: Stored) -> dict[ReportPartition, dict[str, float]]:
-    """Return the cells that have rows."""
+    """Return the partitions that have rows."""
     return {each: dict(messages) for each, messages in wanted.items() if messages}
 
 
-def test_cells_are_replaced_and_no_others(lake: Lake) -> None:
-    """A cell fetched again holds what the latest answer said, and no other cell moves."""
+def test_partitions_are_replaced_and_no_others(lake: Lake) -> None:
+    """A partition fetched again holds what the latest answer said, and no other partition moves."""
     first = {cell("A", 0): {"m": 1.0, "n": 2.0}, cell("A", 1): {"m": 3.0}, cell("B", 0): {"m": 4.0}}
     receipt = store_partitions(lake, first)
     assert (receipt.version, receipt.rows_written, receipt.rows_total) == (0, 4, 4)
@@ -124,7 +124,7 @@ def test_cells_are_replaced_and_no_others(lake: Lake) -> None:
     assert read_partitions(lake) == {**first, cell("A", 0): {"n": 5.0}}
 
 
-def test_a_cell_without_rows_is_done(lake: Lake) -> None:
+def test_a_partition_without_rows_is_done(lake: Lake) -> None:
     """A day on which nothing was sent is stored as such: known, final, and without a row."""
     store_partitions(lake, {cell("A", 0): {}, cell("A", 1): {}})
     assert read_partitions(lake) == {}
@@ -166,7 +166,7 @@ def test_only_the_touched_metrics_and_months_are_rewritten(lake: Lake, root: Pat
 
 
 def test_anything_goes_in_any_order(lake: Lake) -> None:
-    """After forty random replacements the table equals the last word on every cell."""
+    """After forty random replacements the table equals the last word on every partition."""
     luck = random.Random(7)
     expected: dict[ReportPartition, dict[str, float]] = {}
     value = count()
@@ -267,13 +267,13 @@ def test_a_refused_metric_is_remembered_until_it_is_retried_or_served(lake: Lake
 
 
 def test_nothing_new_is_no_commit(lake: Lake) -> None:
-    """Cells that stay empty, with facts that stay, leave the table at its version."""
+    """Partitions that stay empty, with facts that stay, leave the table at its version."""
     store_partitions(lake, {cell("A", 0): {}})
     assert store_partitions(lake, {cell("A", 0): {}}).version == 0
 
 
-def test_rows_outside_the_cells_are_refused(lake: Lake) -> None:
-    """A row that no cell is replaced for would come on top of what is there: nothing is stored."""
+def test_rows_outside_the_partitions_are_refused(lake: Lake) -> None:
+    """A row outside of the replaced partitions is refused: it would be stored a second time."""
     cells = {cell("A", 0): PartitionFetch(FETCHED_AT, is_final=True)}
     for wanted, text in (
         ({cell("A", 1): {"m": 1.0}}, "none of the partitions"),
@@ -304,7 +304,7 @@ def nothing(_: TableState | None) -> Mapping[str, object]:
     return {}
 
 
-def test_another_accounts_cells_stay_out(lake: Lake) -> None:
+def test_another_accounts_partitions_stay_out(lake: Lake) -> None:
     """The lake of one account takes no report of another."""
     merge_rows(lake, PROFILES, [numbered_batch(0, 1)])
     with pytest.raises(WrongAccountError):
@@ -329,7 +329,7 @@ def test_a_reader_sees_whole_versions(lake: Lake, root: Path) -> None:
 
 
 def test_retired_files_are_removed(lake: Lake, root: Path) -> None:
-    """Files of replaced cells go when nobody can read them any more, in their folders too."""
+    """Files of replaced partitions go when nobody can read them any more, in their folders too."""
     for opens in (1.0, 2.0, 3.0):
         store_partitions(lake, {cell("A", number): {"m": opens} for number in range(60)})
     lake.publish(())
@@ -403,14 +403,14 @@ def test_a_race_that_is_always_lost_ends(lake: Lake, root: Path) -> None:
 
 
 def fill(root: str, metric: str, numbers: Iterable[int]) -> None:
-    """Replace one cell after the other, as a process of its own."""
+    """Replace one partition after the other, as a process of its own."""
     lake = open_lake(Path(root))
     for number in numbers:
         store_partitions(lake, {cell(metric, number): {"m": float(number)}})
 
 
-def test_processes_write_different_cells_at_once(lake: Lake, root: Path) -> None:
-    """Three processes, two of them in the same files: every cell of each is there in the end."""
+def test_processes_write_different_partitions_at_once(lake: Lake, root: Path) -> None:
+    """Three processes, two of them in the same files: all partitions are there in the end."""
     context = multiprocessing.get_context("spawn")
     shares = [("A", range(0, 16, 2)), ("A", range(1, 16, 2)), ("B", range(8))]
     made = [context.Process(target=fill, args=(str(root), *share)) for share in shares]
@@ -429,7 +429,7 @@ def test_processes_write_different_cells_at_once(lake: Lake, root: Path) -> None
 
 
 def fill_and_hang(root: str, reached: Connection) -> None:
-    """Replace a cell, and never get past the moment before the commit."""
+    """Replace a partition, and never get past the moment before the commit."""
 
     def state_of(_: TableState | None) -> Mapping[str, object]:
         reached.send("staged")

@@ -187,7 +187,7 @@ def test_a_long_log_is_shortened(lake: Lake, root: Path, clock: Clock) -> None:
     assert len(read_notes(lake, "profiles")) == 15
 
 
-def test_the_mark_outlives_the_log(lake: Lake, root: Path, clock: Clock) -> None:
+def test_the_cursor_outlives_the_log(lake: Lake, root: Path, clock: Clock) -> None:
     """However many commits of other engines follow ours, ours is kept."""
     folder = root / "lake/profiles"
     merge_rows(lake, PROFILES, [numbered_batch(0, 10)], {"n": 1})

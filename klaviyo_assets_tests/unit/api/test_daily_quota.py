@@ -51,7 +51,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def open_rate_limiter(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., RateLimiter]]:
-    """Give a function that opens the ledger of one folder, each time as another process would."""
+    """Give a function that opens the store of one folder, each time as another process would."""
     ledgers: list[RateLimiter] = []
 
     def ledger(*, scale: float = 1.0, reserve: int = 0, share: float = 0.9) -> RateLimiter:
@@ -300,7 +300,7 @@ def test_looking_books_nothing(open_rate_limiter: Callable[..., RateLimiter]) ->
 
 
 def book(folder: str, clock_at: float, requests: int, sent: Connection) -> None:
-    """Book as fast as the ledger lets us, as a process of its own; send how many it let."""
+    """Reserve as fast as the store allows, in a process of its own; send the number."""
     made = 0
     with closing(RateLimiter(Path(folder), "AbC123", clock=lambda: clock_at)) as ledger:
         for _ in range(requests):

@@ -22,7 +22,7 @@ LIGHT, HEAVY = 2_000_000, 100_000_000
 
 
 def size_of(size: AdaptivePageSize) -> int | None:
-    """Return how many records the next page is asked for."""
+    """Return how many records are requested for the next page."""
     return requested_page_size(size.resize(FULL))
 
 

@@ -23,7 +23,7 @@ Use = Callable[..., None]
 
 @pytest.fixture
 def book_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Use:
-    """Give a function that books a request on a host at a time, with a ledger of its own."""
+    """Give a function that reserves a request on a host at a time, with a store of its own."""
 
     def reserve_as(host: HostIdentity, at: float) -> None:
         monkeypatch.setattr(rate_limit_store, "current_host", lambda: host)

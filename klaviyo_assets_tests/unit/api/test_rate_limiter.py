@@ -1,4 +1,4 @@
-"""The ledger is one budget for everybody on the machine, whatever happens to its file or clock."""
+"""The rate limit store is shared by all processes, whatever happens to its file or clock."""
 
 import logging
 import os
@@ -63,7 +63,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def open_rate_limiter(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., RateLimiter]]:
-    """Give a function that opens the ledger of one folder, each time as another process would."""
+    """Give a function that opens the store of one folder, each time as another process would."""
     ledgers: list[RateLimiter] = []
 
     def ledger(account: str = "AbC123", *, share: float = 1.0, scale: float = 1.0) -> RateLimiter:
@@ -108,7 +108,7 @@ def test_many_who_book_at_once_all_get_a_moment(
 def test_the_file_is_whole_from_its_first_moment(
     open_rate_limiter: Callable[..., RateLimiter], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Nobody can open a ledger that another process is still making."""
+    """Nobody can open a rate limit store that another process is still making."""
     path, ledger = tmp_path / "state" / RATE_LIMIT_STORE_FILE_NAME, open_rate_limiter()
     was_there: list[bool] = []
 
@@ -130,7 +130,7 @@ def test_the_file_is_whole_from_its_first_moment(
 def test_a_file_system_without_links_will_do(
     open_rate_limiter: Callable[..., RateLimiter], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Where a file cannot have two names, the ledger is made all the same."""
+    """Where a file cannot have two names, the rate limit store is made all the same."""
 
     def refuse_link(*_: object, **__: object) -> NoReturn:
         raise PermissionError(1, "Operation not permitted")
@@ -334,7 +334,7 @@ def test_a_broken_file_is_set_aside(
     caplog: pytest.LogCaptureFixture,
     rubbish: bytes,
 ) -> None:
-    """Rubbish is kept under another name, said aloud, and followed by a careful start."""
+    """Rubbish is kept under another name, logged, and followed by a careful start."""
     path = tmp_path / "state" / RATE_LIMIT_STORE_FILE_NAME
     path.parent.mkdir()
     path.write_bytes(rubbish)
@@ -349,7 +349,7 @@ def test_a_broken_file_is_set_aside(
 def test_a_file_that_breaks_under_us_is_set_aside(
     open_rate_limiter: Callable[..., RateLimiter], tmp_path: Path, clock: Clock
 ) -> None:
-    """Pages overwritten while the ledger is open are noticed, and the run goes on."""
+    """Pages overwritten while the rate limit store is open are noticed, and the run goes on."""
     ledger = open_rate_limiter()
     for _ in range(200):
         clock.now += ledger.reserve(FLOWS)
@@ -367,7 +367,7 @@ def test_a_file_that_breaks_under_us_is_set_aside(
 def test_a_deleted_file_comes_back(
     open_rate_limiter: Callable[..., RateLimiter], tmp_path: Path
 ) -> None:
-    """Whoever clears the state folder in mid-run leaves all processes with one ledger again."""
+    """After the state folder was cleared during a run, all processes share one store again."""
     one, other = open_rate_limiter(), open_rate_limiter()
     one.reserve(FLOWS)
     other.reserve(FLOWS)
@@ -396,7 +396,7 @@ def test_what_is_dear_is_on_the_disk(
 
 
 def test_a_folder_that_cannot_be_created_is_reported(tmp_path: Path, clock: Clock) -> None:
-    """Without a place for the ledger nothing is asked: the text names the setting."""
+    """Without a place for the rate limit store nothing is asked: the text names the setting."""
     (tmp_path / "file").write_text("in the way")
     ledger = RateLimiter(tmp_path / "file" / "state", "a", clock=clock)
     with pytest.raises(StorageError, match="KLAVIYO_STATE_DIR"):

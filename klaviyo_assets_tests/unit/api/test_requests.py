@@ -73,7 +73,7 @@ def test_a_strict_cursor_is_requested_one_second_earlier() -> None:
 
 @given(st.datetimes(datetime(2001, 1, 1), datetime(2099, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001
 def test_a_window_loses_nothing_at_its_start(start: datetime) -> None:
-    """Whatever the start, all of its second is asked for: the bound is a whole second before it."""
+    """Whatever the start, all of its second is requested: the bound is a whole second before it."""
     for stream, least in ((EVENTS, timedelta(0)), (PROFILES, timedelta(seconds=1))):
         request = first_page_request(stream, WHOLE_COLLECTION, Window(start, None))
         bound_text = query_parameters(request)["filter"].partition(",")[2].rstrip(")")
@@ -132,7 +132,7 @@ def test_a_field_left_out_costs_nothing() -> None:
 
 
 def test_fields_are_named_by_resource() -> None:
-    """A sparse field set is asked for under the singular of the collection."""
+    """A sparse field set is requested under the singular of the collection."""
     request = first_page_request(PROFILES, WHOLE_COLLECTION, Window(), fields=("email", "updated"))
     assert query_parameters(request)["fields[profile]"] == "email,updated"
 
@@ -307,7 +307,7 @@ def test_an_answer_without_a_date_has_no_clock() -> None:
 
 
 def test_a_cursor_that_may_be_missing_is_always_bounded() -> None:
-    """Suppressed profiles are asked for by their timestamp even on a first or full read."""
+    """Suppressed profiles are requested by their timestamp even on a first or full read."""
     request = first_page_request(GLOBAL_EXCLUSIONS, WHOLE_COLLECTION, Window())
     assert "filter=greater-or-equal%28subscriptions.email.marketing.suppression.timestamp" in (
         request.target

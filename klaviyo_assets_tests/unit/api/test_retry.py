@@ -81,7 +81,7 @@ def test_nothing_permanent_is_tried_again(name: str) -> None:
 
 
 def test_a_spent_quota_is_not_waited_out() -> None:
-    """What the ledger refuses for hours is not tried again."""
+    """What the rate limit store refuses for hours is not tried again."""
     error = QuotaError("x", retry_after_seconds=1)
     with pytest.raises(QuotaError) as raised:
         spend(error)
@@ -90,7 +90,7 @@ def test_a_spent_quota_is_not_waited_out() -> None:
 
 @given(seconds=st.integers(1, 300), chance=st.floats(0, 1, exclude_max=True))
 def test_retry_after_is_honoured(seconds: int, chance: float) -> None:
-    """A 429 is never asked again before Klaviyo said, nor much later."""
+    """A 429 is never requested again before Klaviyo said, nor much later."""
     wait = spend(RateLimitError("x", retry_after_seconds=seconds), chance=chance)
     assert seconds <= wait <= seconds * 1.25
 
@@ -141,7 +141,7 @@ def test_a_server_that_wants_hours_is_no_quota() -> None:
 
 
 def test_a_server_that_says_when_is_believed() -> None:
-    """A 503 with a short wait is asked again no sooner."""
+    """A 503 with a short wait is requested again no sooner."""
     assert spend(ServerError("Down.", retry_after_seconds=30)) == 30
 
 

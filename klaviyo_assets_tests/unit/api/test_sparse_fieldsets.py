@@ -1,4 +1,4 @@
-"""What is excluded is not asked for, wherever Klaviyo lets us choose."""
+"""What is excluded is not requested, wherever Klaviyo lets us choose."""
 
 import pytest
 
@@ -35,13 +35,13 @@ def test_a_path_that_another_column_reads_is_requested() -> None:
 
 @pytest.mark.parametrize("stream", ["events", "campaigns", "flows", "lists", "segments"])
 def test_relationships_are_never_put_at_risk(stream: str) -> None:
-    """Where columns are read from relationships, all is asked for and dropped before the disk."""
+    """Where columns are read from relationships, all is requested and dropped before the disk."""
     names = [column.name for column in STREAMS[stream].columns]
     assert fields(stream, *names[:2]) == ()
 
 
 def test_a_field_that_a_revision_does_not_list_is_never_named() -> None:
-    """Where click tracking would have to be named, all is asked for and dropped before the disk."""
+    """Where click tracking would have to be named, all is requested and dropped before the disk."""
     assert fields("profiles", "subscriptions_email_marketing_method") == ()
 
 
@@ -59,7 +59,7 @@ UNLISTED = {
     ids=lambda stream: stream.name,
 )
 def test_every_field_is_one_that_klaviyo_publishes(stream: object) -> None:
-    """Whichever column is excluded, the names asked for are attributes of the published record."""
+    """Whichever column is excluded, the names requested are attributes of the published record."""
     assert isinstance(stream, type(STREAMS["events"]))
     known = set(published_operation(stream).attributes)
     parents = {path[:end] for path in known for end, one in enumerate(path) if one == "."}

@@ -203,7 +203,7 @@ def test_another_shape_is_refused(body: bytes, message: str) -> None:
     ],
 )
 def test_what_is_not_json_may_be_better_next_time(body: bytes) -> None:
-    """A cut or foreign body is asked for again, not taken for a report."""
+    """A cut or foreign body is requested again, not taken for a report."""
     with pytest.raises(BrokenBodyError):
         read(FLOW_SERIES_REPORTS, body)
 

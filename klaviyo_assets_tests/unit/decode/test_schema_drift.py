@@ -64,7 +64,7 @@ def test_an_unknown_attribute_is_kept_in_extra() -> None:
 
 
 def test_an_unknown_null_says_nothing() -> None:
-    """Klaviyo sends null for what was not asked for; that is no news, and no `extra`."""
+    """Klaviyo sends null for what was not requested; that is no news, and no `extra`."""
     page = decode_page(THINGS, page_body(build_record("a", name="x", predictive_analytics=None)))
     assert extras(page) == [None]
     assert page_issues(page) == ()

@@ -1,4 +1,4 @@
-"""Facts of report cells survive being packed, and stay small."""
+"""Facts of report partitions survive being packed, and stay small."""
 
 import json
 import random
@@ -41,12 +41,12 @@ def test_packed_facts_come_back(days: dict[date, PartitionState]) -> None:
 
 
 @given(before=DAYS, after=DAYS, other=DAYS)
-def test_new_facts_replace_those_of_their_cells_alone(
+def test_new_facts_replace_those_of_their_partitions_alone(
     before: dict[date, PartitionState],
     after: dict[date, PartitionState],
     other: dict[date, PartitionState],
 ) -> None:
-    """A cell fetched again has its new facts; all other days and metrics keep theirs."""
+    """A partition fetched again has its new facts; all other days and metrics keep theirs."""
     known = {ReportPartition("A", day): each for day, each in before.items()}
     known |= {ReportPartition("B", day): each for day, each in other.items()}
     state = {PARTITION_STATES_KEY: merge_partition_states({}, known, stream="s")}
@@ -69,7 +69,7 @@ def test_fractions_of_a_second_are_left_off() -> None:
 
 
 def test_three_years_of_a_metric_stay_small() -> None:
-    """With every day final at another moment, a commit carries four bytes a cell."""
+    """With every day final at another moment, a commit carries four bytes a partition."""
     luck = random.Random(1)
     first, moment = date(2024, 1, 1), datetime(2024, 2, 1, 3, tzinfo=UTC)
     days = {
@@ -93,7 +93,7 @@ def test_partition_state_that_cannot_be_read_is_reported(text: str) -> None:
 
 
 def test_a_state_without_facts_has_none() -> None:
-    """A table that holds no cell yet is one whose cells are all missing."""
+    """A table that holds no partition yet is one whose partitions are all missing."""
     assert read_partition_states({}, stream="s") == {}
     assert read_metric_refusals({}) == {}
 

@@ -1,4 +1,4 @@
-"""Windows with broken records are asked for again, ever more rarely, and in the end left alone."""
+"""Windows with broken records are requested again, ever more rarely, and in the end left alone."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -56,7 +56,7 @@ def test_a_window_that_stays_broken_is_requested_ever_more_rarely() -> None:
 
 
 def test_a_sync_that_is_cut_short_forgets_nothing() -> None:
-    """A window that was asked for and not read to the end stays, also through its JSON."""
+    """A window that was requested and not read to the end stays, also through its JSON."""
     retries = QuarantineRetries()
     retries.add("*", ONE, NOW)
     again(retries, NOW)
@@ -82,7 +82,7 @@ def test_windows_that_touch_become_one_and_so_do_the_closest_of_many() -> None:
 
 
 def test_a_window_whose_tries_are_over_takes_no_other_along() -> None:
-    """A record that breaks beside it is asked for again, eight times of its own."""
+    """A record that breaks beside it is requested again, eight times of its own."""
     retries = QuarantineRetries()
     retries.add("*", ONE, NOW)
     now = NOW
@@ -104,7 +104,7 @@ def test_what_no_version_wrote_is_no_reason_to_stop() -> None:
 
 
 def test_a_plan_asks_for_the_window_beside_what_is_new() -> None:
-    """The mark stays where it is; the window before it is read once more."""
+    """The cursor stays where it is; the window before it is read once more."""
     mark = NOW - HOUR
     progress = SyncProgress(None, {}, ("*",))
     progress.record_window("*", Window(None, mark), mark)

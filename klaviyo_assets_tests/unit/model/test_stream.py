@@ -127,7 +127,7 @@ def test_a_declaration_does_not_change() -> None:
 
 
 def test_a_collection_without_a_cursor_is_swept() -> None:
-    """What cannot be asked for changes is read whole; details and joins are neither."""
+    """A collection whose changes cannot be requested is read whole; details and joins are not."""
     assert not THINGS.is_snapshot
     assert replace(THINGS, cursor=None).is_snapshot
     assert not COUNTED.is_snapshot
@@ -135,7 +135,7 @@ def test_a_collection_without_a_cursor_is_swept() -> None:
 
 
 def test_a_collection_is_one_slice_by_default() -> None:
-    """The plain collection is asked for without a filter."""
+    """The plain collection is requested without a filter."""
     assert isinstance(THINGS.source, Collection)
     assert THINGS.source.slices == (Slice(name="*", filter=""),)
 
@@ -160,7 +160,7 @@ def test_a_lowered_limit_is_counted_as_well() -> None:
 
 
 def test_a_field_left_out_costs_nothing() -> None:
-    """What is not asked for is not counted; leaving out another changes nothing."""
+    """What is not requested is not counted; leaving out another changes nothing."""
     source = Collection(path="/api/things", page_size=10, additional_fields=(GUESS,))
     stream = replace(THINGS, source=source)
     assert stream.rate_limit_buckets(excluded_fields=frozenset({"guess"})) == (
@@ -173,7 +173,7 @@ def test_a_field_left_out_costs_nothing() -> None:
 
 
 def test_a_detail_is_counted_against_its_template() -> None:
-    """All records of a parent are asked for from one budget, not one each."""
+    """All records of a parent are requested from one budget, not one each."""
     assert COUNTED.rate_limit_buckets() == (
         RateLimitBucket("GET /api/things/{id}", TIER_L),
         RateLimitBucket("additional-fields[thing]=count", TIER_XS),

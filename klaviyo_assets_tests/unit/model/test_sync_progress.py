@@ -1,4 +1,4 @@
-"""The mark follows what was read: never past a gap, never past the data, never back."""
+"""The high-water mark follows what was read: never past a gap, never past the data, never back."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -25,7 +25,7 @@ def day(number: int) -> datetime:
 
 
 def test_mark_ends_where_the_gap_begins() -> None:
-    """A window finished out of order does not move the mark over the gap before it."""
+    """A window finished out of order does not move the high-water mark over the gap before it."""
     progress = SyncProgress(None, {}, ("*",))
     progress.record_window("*", Window(None, day(3)), day(2))
     progress.record_window("*", Window(day(6), day(9)), day(8))
@@ -33,7 +33,7 @@ def test_mark_ends_where_the_gap_begins() -> None:
 
 
 def test_mark_never_passes_the_data() -> None:
-    """An interval that was read and is empty at its end leaves the mark at the last record."""
+    """An interval that is empty at its end leaves the high-water mark at the last record."""
     progress = SyncProgress(None, {}, ("*",))
     progress.record_window("*", Window(None, day(9)), day(2))
     progress.finish_slice("*")
@@ -42,7 +42,7 @@ def test_mark_never_passes_the_data() -> None:
 
 
 def test_mark_of_an_empty_run_is_the_former_one() -> None:
-    """A run that brings nothing hands the mark on."""
+    """A run that brings nothing hands the high-water mark on."""
     before = SliceProgress(Coverage((Window(None, day(2)),)), day(2))
     progress = SyncProgress(None, {"*": before}, ("*",), previous_cursor=day(2))
     progress.record_window("*", Window(day(2), day(5)), None)
@@ -50,7 +50,7 @@ def test_mark_of_an_empty_run_is_the_former_one() -> None:
     assert progress.high_water_mark == day(2)
 
 
-def test_an_unread_slice_holds_the_mark_back() -> None:
+def test_an_unread_slice_holds_the_high_water_mark_back() -> None:
     """As long as one slice has not been read at all, the others' records move nothing."""
     progress = SyncProgress(None, {}, ("email", "sms"))
     progress.record_window("email", Window(None, day(9)), day(8))
@@ -78,7 +78,7 @@ def test_a_full_read_goes_on_from_what_others_read_meanwhile() -> None:
 
 
 def test_mark_never_goes_back() -> None:
-    """Even if a re-read brings less than before, the mark stays."""
+    """Even if a re-read brings less than before, the high-water mark stays."""
     progress = SyncProgress(None, {}, ("*",), previous_cursor=day(7))
     progress.record_window("*", Window(None, day(9)), day(2))
     progress.finish_slice("*")

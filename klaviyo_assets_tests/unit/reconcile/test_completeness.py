@@ -32,7 +32,7 @@ Sets = dict[ReportPartition, tuple[frozenset[int], frozenset[int]]]
 
 
 def stored_count(cell: ReportPartition, *, rows: int, seen: int) -> DayCount:
-    """Return the count of a cell: events stored, and those that Klaviyo showed again."""
+    """Return the count of a partition: events stored, and those that Klaviyo showed again."""
     return DayCount(value=cell.metric_id, day=cell.day, rows=rows, rows_synced_since=seen)
 
 
@@ -45,7 +45,7 @@ def ids() -> st.SearchStrategy[frozenset[int]]:
 def test_after_a_day_was_read_again_both_kinds_are_exact(there: Sets) -> None:
     """Rows that were shown are stored; so what is counted beyond is missing, the others are gone.
 
-    Each cell has the ids stored, and those at Klaviyo; a reading just before showed what both have.
+    Each partition has the stored ids and Klaviyo's; a reading just before showed what both have.
     """
     stored = [
         stored_count(cell, rows=len(here), seen=len(here & klaviyo))

@@ -64,14 +64,14 @@ def test_quantiles_of_many_syncs_are_right_to_a_fifth(
 
 @given(waits)
 def test_the_suggested_lookback_would_have_brought_them(seconds: list[float]) -> None:
-    """Of the events behind the mark 99 of 100 are within the days suggested."""
+    """Of the events behind the high-water mark 99 of 100 are within the days suggested."""
     days = suggest_lookback_days(list(merge_syncs(build_delays(seconds)).values()))
     within = sum(each <= days * DAY + 1 for each in seconds)
     assert within >= math.floor(0.99 * len(seconds))
 
 
 def test_a_long_pause_is_not_lateness() -> None:
-    """Events past the mark of an old sync, imports and events without a metric do not count."""
+    """Events past the mark of an old sync, imports, and events without a metric do not count."""
     paused = build_delays([9 * DAY], is_behind=False)
     assert merge_syncs(paused, with_forward=False) == {}
     assert merge_syncs(build_delays([400 * DAY])) == {}
@@ -82,7 +82,7 @@ def test_a_long_pause_is_not_lateness() -> None:
 
 
 def test_without_late_events_no_lookback_is_suggested() -> None:
-    """Events past the mark need none, however long after their moment a sync came."""
+    """Events past the high-water mark need none, however long after their moment a sync came."""
     found = merge_syncs(build_delays([3600.0], is_behind=False))
     assert suggest_lookback_days(list(found.values())) == 0
     assert found["AAA"].quantile(0.5) == timedelta(hours=1)

@@ -118,7 +118,7 @@ def build_page(seconds: Sequence[int], places: range, link: str | None) -> Decod
 
 @dataclass(slots=True)
 class BookedTimes:
-    """The moments of requests, as the ledger books them."""
+    """The moments of requests, as the rate limit store books them."""
 
     times: list[float] = field(default_factory=list[float])
 

@@ -44,14 +44,14 @@ def windows(made: SyncPlan) -> list[tuple[str, Window]]:
 
 
 def test_both_marks_there_and_equal() -> None:
-    """The sync goes on from the mark and has nothing to say."""
+    """The sync goes on from the cursor and has nothing to say."""
     made = plan(PreviousSync(metadata_cursor=MARK, lake_state=state()))
     assert windows(made) == [("*", Window(MARK, None))]
     assert made.warnings == ()
 
 
-def test_lower_mark_of_the_two_counts() -> None:
-    """A difference is said aloud and the lower mark is gone on from."""
+def test_lower_cursor_of_the_two_counts() -> None:
+    """A difference is logged; the sync goes on from the lower cursor."""
     lower = MARK - timedelta(days=3)
     made = plan(PreviousSync(metadata_cursor=lower, lake_state=state()))
     assert windows(made) == [("*", Window(lower, None))]
@@ -65,7 +65,7 @@ def test_higher_metadata_moves_nothing() -> None:
     assert made.warnings
 
 
-def test_missing_metadata_takes_the_lakes_mark() -> None:
+def test_missing_metadata_takes_the_lakes_cursor() -> None:
     """A wiped asset, or no DAGSTER_HOME, goes on from the lake and says so."""
     made = plan(PreviousSync(lake_state=state()))
     assert windows(made) == [("*", Window(MARK, None))]
@@ -101,7 +101,7 @@ def test_earlier_start_date_fills_the_gap() -> None:
     ]
 
 
-def test_lookback_reads_the_days_before_the_mark_again() -> None:
+def test_lookback_reads_the_days_before_the_cursor_again() -> None:
     """The lookback setting moves the beginning back, and only that."""
     made = plan(PreviousSync(metadata_cursor=MARK, lake_state=state()), Settings(lookback_days=7))
     assert windows(made) == [("*", Window(MARK - timedelta(days=7), None))]
@@ -142,7 +142,7 @@ def test_a_slice_without_a_record_is_requested_as_a_whole(lookback: int) -> None
 
 
 def test_windows_finished_out_of_order_are_not_read_again() -> None:
-    """After a kill only what no commit holds is asked for again."""
+    """After a kill only what no commit holds is requested again."""
     progress = SyncProgress(None, {}, ("*",))
     progress.record_window("*", Window(None, MARK), MARK)
     later = MARK + timedelta(days=5)
@@ -202,7 +202,7 @@ def test_full_refresh_reads_everything_and_replaces() -> None:
     assert made.progress.slices == {}
 
 
-def test_reading_again_leaves_the_mark() -> None:
+def test_reading_again_leaves_the_cursor() -> None:
     """start/end read exactly that window and say nothing about progress."""
     again = Window(MARK - timedelta(days=9), MARK - timedelta(days=8))
     made = plan(
@@ -233,13 +233,13 @@ def test_reading_again_leaves_the_mark() -> None:
     ],
 )
 def test_nonsense_is_refused(stream: str, order: SyncOptions) -> None:
-    """Combinations that make no sense are refused before anything is asked for."""
+    """Combinations that make no sense are refused before anything is requested."""
     with pytest.raises(SettingError):
         plan_sync(STREAMS[stream], order, PreviousSync(), settings=Settings(), now=NOW)
 
 
 def test_mark_of_the_year_2999_is_brought_back() -> None:
-    """A mark in the future is clamped to now, with a warning."""
+    """A cursor in the future is clamped to now, with a warning."""
     future = datetime(2999, 1, 1, tzinfo=UTC)
     made = plan(PreviousSync(metadata_cursor=future, lake_state=state(future)))
     assert windows(made) == [("*", Window(NOW, None))]
@@ -247,7 +247,7 @@ def test_mark_of_the_year_2999_is_brought_back() -> None:
 
 
 def test_unreadable_state_is_a_clear_error() -> None:
-    """A mark that this version did not write is refused with the way out."""
+    """A cursor that this version did not write is refused with the way out."""
     with pytest.raises(ConfigError, match="full_refresh_overwrite"):
         plan(PreviousSync(lake_state={"slices": {"*": {"windows": [["yesterday", None]]}}}))
 
@@ -267,7 +267,7 @@ def test_swept_streams_are_read_whole_whatever_is_known() -> None:
 
 
 def test_unbroken_progress_has_one_window() -> None:
-    """A finished sync leaves one window, from the beginning to the mark."""
+    """A finished sync leaves one window, from the beginning to the cursor."""
     assert slice_of(state()).coverage == Coverage((Window(None, MARK),))
 
 

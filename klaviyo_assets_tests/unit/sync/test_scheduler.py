@@ -126,7 +126,7 @@ def test_every_mixture_costs_its_pages_a_tenth_and_ten(
 def test_slices_share_what_may_be_spent(
     slices: list[list[Burst]], page_size: int, world: SimulationSettings
 ) -> None:
-    """Metrics asked for one by one cost a request each at least, and together no more than ten."""
+    """Metrics requested one by one cost a request each at least, and together no more than ten."""
     found = {f"metric {number}": merge_bursts(*parts) for number, parts in enumerate(slices)}
     now = max((each for seconds in found.values() for each in seconds), default=0) + HOUR
     timeline = SimulatedKlaviyo(found, page_size, now)
