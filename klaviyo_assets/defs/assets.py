@@ -374,7 +374,7 @@ def _build_view_asset(stream: Stream) -> dg.AssetsDefinition:
 def _materialize_view(
     context: dg.AssetExecutionContext, stream: Stream, options: SyncOptions, *, lake: LakeResource
 ) -> dg.MaterializeResult[Any]:
-    """Publish the view; return its metadata: its rows, and the mark of a join's left table.
+    """Publish the view; return its metadata: its rows, and the cursor of a join's left table.
 
     Raises:
         MissingTableError: a table of the view was never stored.

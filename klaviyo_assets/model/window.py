@@ -356,7 +356,7 @@ class SyncProgress:
         self.slices[slice_name] = known.add_window(window, max_cursor)
 
     def finish_slice(self, slice_name: str) -> None:
-        """Record that the slice was read to its end; what is past its mark will be read again."""
+        """Record that the slice was read to its end; after its high-water mark it stays unread."""
         known = self.slices.get(slice_name, SliceProgress())
         high_water_mark = known.high_water_mark(self.start)
         if high_water_mark is not None:
@@ -396,7 +396,7 @@ class SyncProgress:
     def high_water_mark(self) -> datetime | None:
         """Return the stream's high-water mark, UTC: up to it, every slice was read without a gap.
 
-        A slice that was read to its end does not hold the mark back, even if it was empty.
+        A slice that was read to its end does not hold it back, even if it was empty.
         """
         marks = {name: self._slice_high_water_mark(name) for name in self.active_slices}
         behind = [marks[name] for name in self.active_slices if name not in self.finished_slices]

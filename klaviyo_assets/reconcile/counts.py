@@ -199,10 +199,10 @@ def requested_window(request: ReconcileRequest, lake: Lake, settings: Settings) 
 def comparison_window(
     high_water_mark: datetime, *, start: datetime | None, first_day: date, tolerance: timedelta
 ) -> Window:
-    """Return the window from a day to the last whole hour that is `tolerance` before the mark.
+    """Return the window that ends on a whole hour, `tolerance` or more before the high-water mark.
 
     `start` (UTC) is the start date of the stream; None: it has none. The newest hours are not
-    compared: Klaviyo's counts lag, and what lies past the mark is read again anyway.
+    compared: Klaviyo's counts lag, and what lies past the high-water mark is read again anyway.
 
          first_day or start      mark - tolerance     mark
     ────────────────┼───────────────────────┼──────────────┼─────▶ UTC
@@ -373,7 +373,7 @@ def _read_counts(count_stream: Stream | None, lake: Lake) -> Mapping[str, int]:
 
 
 def _count_stored_rows(stream: Stream, lake: Lake) -> Mapping[str, int] | None:
-    """Return our rows without a mark by parent; None where the stream was never read."""
+    """Return our rows not marked as deleted, by parent; None where the stream was never read."""
     if lake.read_table_state(stream.name) is None:
         return None
     parent = next(each.name for each in stream.columns if each.source == PARENT_ID)

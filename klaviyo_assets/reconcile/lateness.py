@@ -18,10 +18,10 @@ from klaviyo_assets.lake.read.queries import ArrivalDelay
 DELAY_STEPS_PER_DOUBLING = 4
 
 LOOKBACK_COVERAGE_SHARE = 0.99
-"""Share of the events before the mark that the suggested lookback would have found."""
+"""Share of the events before the high-water mark that the suggested lookback would have found."""
 
 MAX_SYNC_INTERVAL = timedelta(days=2)
-"""After a longer interval, events past the mark show how old the last sync is, not their delay."""
+"""After a longer interval, the delay of new events is only the age of the last sync."""
 
 MAX_DELAY_SECONDS = 60 * 86_400.0
 """A longer delay comes from an import, or from a start date that was moved back."""
@@ -30,7 +30,7 @@ MAX_DELAY_SECONDS = 60 * 86_400.0
 class LatenessCounts(TypedDict):
     """The counts of one metric in one sync, as asset metadata has them.
 
-    `seen`: events by step. `behind`: those of them before the mark. `longest`: seconds.
+    `seen`: events by step. `behind`: those before the high-water mark. `longest`: seconds.
     """
 
     seen: dict[str, int]
@@ -40,7 +40,7 @@ class LatenessCounts(TypedDict):
 
 @dataclass(slots=True)
 class MetricLateness:
-    """The counts of one metric in many syncs: all events by step, and those before the mark."""
+    """One metric in many syncs, by step: all events, and those before the high-water mark."""
 
     seen: Counter[int] = field(default_factory=Counter[int])
     behind: Counter[int] = field(default_factory=Counter[int])
@@ -59,7 +59,7 @@ class MetricLateness:
 def count_lateness(
     measurements: Iterable[ArrivalDelay], *, should_include_new: bool
 ) -> dict[str, LatenessCounts]:
-    """Return the counts of one sync by metric; events past the mark count only if they should."""
+    """Return one sync's counts by metric; events past the high-water mark are optional."""
     found: dict[str, LatenessCounts] = {}
     for each in measurements:
         is_counted = each.is_before_high_water_mark or should_include_new

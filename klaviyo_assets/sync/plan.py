@@ -292,7 +292,7 @@ def _unread_windows(
     if progress.max_cursor is None:
         return (Window(start),)
     coverage = progress.coverage
-    # A killed run may have read beyond a gap, past the mark: late events can appear there too.
+    # A killed run may have read beyond a gap: events arrive late past the high-water mark too.
     ends = (progress.high_water_mark(start), *(own.end for own in coverage.windows[-1:]))
     back = [Window(end - lookback, end) for end in ends if end is not None]
     for window in (*back, *sync_progress.retries.windows_of_slice(slice_.name)):
