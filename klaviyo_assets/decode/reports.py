@@ -379,7 +379,8 @@ def merge_rows_of_key(
 
 def merge_statistic(name: str, rows: Sequence[ReportRow], report: ReportEndpoint) -> float | None:
     """Return the merged value of one statistic of a key's rows; None if no row has it."""
-    whole = report.rate_denominators.get(name)
+    rate = report.rates.get(name)
+    whole = rate.whole if rate is not None else None
     parts = [
         (number, row.statistics.get(whole) or 0.0 if whole is not None else 1.0)
         for row in rows

@@ -92,6 +92,14 @@ ReportPeriod = Literal["day", "month"]
 """What one partition of a report covers, in the account's time zone."""
 
 
+@dataclass(frozen=True, slots=True)
+class Quotient:
+    """What a rate divides: two statistics of the same row."""
+
+    part: str
+    whole: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportEndpoint:
     """A report endpoint, as the source of a stream.
@@ -102,8 +110,8 @@ class ReportEndpoint:
     allocated to days, since messages have days; a total over a month is stored as it is, and
     requested month by month. `max_days`: the longest time frame of one request.
     `metric`: None where the request takes none. `dimensions`: of metric aggregates, each a request
-    of its own beside the one that does not group. `rate_denominators`: the statistics that are
-    rates, each with its denominator. `first_day`: Klaviyo has no numbers of the days before it.
+    of its own beside the one that does not group. `rates`: the statistics that are quotients of two
+    others. `first_day`: Klaviyo has no numbers of the days before it.
     """
 
     path: str
@@ -113,7 +121,7 @@ class ReportEndpoint:
     max_days: int
     group_by: tuple[str, ...]
     statistics: tuple[str, ...]
-    rate_denominators: Mapping[str, str] = field(default_factory=dict[str, str])
+    rates: Mapping[str, Quotient] = field(default_factory=dict[str, Quotient])
     metric: MetricRole | None = "conversion"
     dimensions: tuple[str, ...] = ()
     first_day: date | None = None

@@ -260,12 +260,14 @@ class ViewColumn:
     """A column that only the relation in klaviyo.duckdb has: it is computed when it is read.
 
     `sql` is over the columns of the relation. `table`: a table that it names as `{table}`; the
-    column is NULL where that table is not stored.
+    column is NULL where that table is not stored. `joined_on`: the column of the relation that has
+    the id of a row of `table`; then `sql` is the name of a column of that row.
     """
 
     column: Column
     sql: str
     table: str = ""
+    joined_on: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

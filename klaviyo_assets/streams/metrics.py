@@ -11,6 +11,7 @@ from klaviyo_assets.model.stream import (
     Children,
     Collection,
     Stream,
+    ViewColumn,
 )
 
 METRICS = Stream(
@@ -147,6 +148,14 @@ METRIC_AGGREGATES = Stream(
         ),
         Column("is_final", "Whether late events were no longer expected.", "boolean"),
         Column("fetched_at", "When Klaviyo computed the row, UTC.", "timestamp"),
+    ),
+    view_columns=(
+        ViewColumn(
+            column=Column("metric_name", "The metric's name, as `metrics` has it now."),
+            sql="name",
+            table="metrics",
+            joined_on="metric_id",
+        ),
     ),
     is_opt_in=True,
 )

@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping
 from datetime import date
 
 from klaviyo_assets.model.column import Column
-from klaviyo_assets.model.report import ReportEndpoint, ReportPeriod
-from klaviyo_assets.model.stream import TIER_REPORT, Stream
+from klaviyo_assets.model.report import Quotient, ReportEndpoint, ReportPeriod
+from klaviyo_assets.model.stream import TIER_REPORT, Stream, ViewColumn
 
 STATISTICS: dict[str, str] = {
     "average_order_value": "Conversion value a conversion.",
@@ -47,22 +47,24 @@ STATISTICS: dict[str, str] = {
 }
 """Every statistic that campaign and flow reports offer, with what it counts."""
 
-RATE_DENOMINATORS = {
-    "average_order_value": "conversions",
-    "bounce_rate": "recipients",
-    "bounced_or_failed_rate": "recipients",
-    "click_rate": "delivered",
-    "click_to_open_rate": "opens_unique",
-    "conversion_rate": "delivered",
-    "delivery_rate": "recipients",
-    "failed_rate": "recipients",
-    "open_rate": "delivered",
-    "revenue_per_recipient": "recipients",
-    "spam_complaint_rate": "delivered",
-    "text_message_roi": "text_message_spend",
-    "unsubscribe_rate": "delivered",
+RATES: dict[str, Quotient] = {
+    "average_order_value": Quotient("conversion_value", "conversions"),
+    "bounce_rate": Quotient("bounced", "recipients"),
+    "bounced_or_failed_rate": Quotient("bounced_or_failed", "recipients"),
+    "click_rate": Quotient("clicks_unique", "delivered"),
+    "click_to_open_rate": Quotient("clicks_unique", "opens_unique"),
+    "conversion_rate": Quotient("conversion_uniques", "delivered"),
+    "delivery_rate": Quotient("delivered", "recipients"),
+    "failed_rate": Quotient("failed", "recipients"),
+    "open_rate": Quotient("opens_unique", "delivered"),
+    "revenue_per_recipient": Quotient("conversion_value", "recipients"),
+    "spam_complaint_rate": Quotient("spam_complaints", "delivered"),
+    "text_message_roi": Quotient("conversion_value", "text_message_spend"),
+    "unsubscribe_rate": Quotient("unsubscribe_uniques", "delivered"),
 }
-"""The statistics that are rates and cannot be added up, each with its denominator."""
+"""The statistics that are rates and cannot be added up, each with what it divides."""
+
+FORM_RATES = {"submit_rate": Quotient("submits", "viewed_form")}
 
 UNIQUE_STATISTICS = frozenset(
     {"clicks_unique", "conversion_uniques", "opens_unique", "unsubscribe_uniques"}
@@ -116,9 +118,26 @@ def report_columns(
             Column(name, f"The {name.removesuffix('_name').replace('_', ' ')}'s name at the time.")
             for name in names
         ),
-        *statistic_columns(STATISTICS, {*RATE_DENOMINATORS, *UNIQUE_STATISTICS}, period),
+        *statistic_columns(STATISTICS, {*RATES, *UNIQUE_STATISTICS}, period),
         *FETCH_COLUMNS,
     )
+
+
+def name_column(name: str, table: str, id_column: str, meaning: str) -> ViewColumn:
+    """Return the column of the name that a record has now; NULL where its table is not stored."""
+    return ViewColumn(
+        column=Column(name, f"{meaning}, as `{table}` has it now."),
+        sql="name",
+        table=table,
+        joined_on=id_column,
+    )
+
+
+CONVERSION_METRIC_NAME = name_column(
+    "conversion_metric_name", "metrics", "conversion_metric_id", "The conversion metric's name"
+)
+FORM_NAME = name_column("form_name", "forms", "form_id", "The form's name")
+SEGMENT_NAME = name_column("segment_name", "segments", "segment_id", "The segment's name")
 
 
 def report_key_columns(subject: str) -> tuple[str, ...]:
@@ -139,13 +158,17 @@ CAMPAIGN_VALUES_REPORTS = Stream(
         max_days=365,
         group_by=("campaign_id", "campaign_message_id", "send_channel", "campaign_message_name"),
         statistics=tuple(STATISTICS),
-        rate_denominators=RATE_DENOMINATORS,
+        rates=RATES,
     ),
     key=report_key_columns("campaign"),
     partitioning="metric and month",
     tier=TIER_REPORT,
     scopes=("campaigns:read",),
     columns=report_columns("campaign", ("campaign_message_name",)),
+    view_columns=(
+        CONVERSION_METRIC_NAME,
+        name_column("campaign_name", "campaigns", "campaign_id", "The campaign's name"),
+    ),
 )
 
 FLOW_GROUPINGS = ("flow_id", "flow_message_id", "send_channel", "flow_name", "flow_message_name")
@@ -162,13 +185,14 @@ FLOW_SERIES_REPORTS = Stream(
         max_days=60,
         group_by=FLOW_GROUPINGS,
         statistics=tuple(STATISTICS),
-        rate_denominators=RATE_DENOMINATORS,
+        rates=RATES,
     ),
     key=report_key_columns("flow"),
     partitioning="metric and month",
     tier=TIER_REPORT,
     scopes=("flows:read",),
     columns=report_columns("flow", ("flow_name", "flow_message_name")),
+    view_columns=(CONVERSION_METRIC_NAME,),
 )
 
 FLOW_VALUES_REPORTS = Stream(
@@ -185,13 +209,14 @@ FLOW_VALUES_REPORTS = Stream(
         max_days=365,
         group_by=FLOW_GROUPINGS,
         statistics=tuple(STATISTICS),
-        rate_denominators=RATE_DENOMINATORS,
+        rates=RATES,
     ),
     key=report_key_columns("flow"),
     partitioning="metric and month",
     tier=TIER_REPORT,
     scopes=("flows:read",),
     columns=report_columns("flow", ("flow_name", "flow_message_name"), "month"),
+    view_columns=(CONVERSION_METRIC_NAME,),
     is_opt_in=True,
 )
 
@@ -255,7 +280,7 @@ FORM_SERIES_REPORTS = Stream(
         max_days=60,
         group_by=("form_id", "form_version_id"),
         statistics=tuple(FORM_STATISTICS),
-        rate_denominators={"submit_rate": "viewed_form"},
+        rates=FORM_RATES,
         metric=None,
     ),
     key=("date", "form_id", "form_version_id"),
@@ -263,6 +288,7 @@ FORM_SERIES_REPORTS = Stream(
     tier=TIER_REPORT,
     scopes=("forms:read",),
     columns=form_columns("day"),
+    view_columns=(FORM_NAME,),
     is_opt_in=True,
 )
 
@@ -280,7 +306,7 @@ FORM_VALUES_REPORTS = Stream(
         max_days=365,
         group_by=("form_id", "form_version_id"),
         statistics=tuple(FORM_STATISTICS),
-        rate_denominators={"submit_rate": "viewed_form"},
+        rates=FORM_RATES,
         metric=None,
     ),
     key=("date", "form_id", "form_version_id"),
@@ -288,6 +314,7 @@ FORM_VALUES_REPORTS = Stream(
     tier=TIER_REPORT,
     scopes=("forms:read",),
     columns=form_columns("month"),
+    view_columns=(FORM_NAME,),
     is_opt_in=True,
 )
 
@@ -311,6 +338,7 @@ SEGMENT_SERIES_REPORTS = Stream(
     tier=TIER_REPORT,
     scopes=("segments:read",),
     columns=segment_columns("day"),
+    view_columns=(SEGMENT_NAME,),
     is_opt_in=True,
 )
 
@@ -335,5 +363,6 @@ SEGMENT_VALUES_REPORTS = Stream(
     tier=TIER_REPORT,
     scopes=("segments:read",),
     columns=segment_columns("month"),
+    view_columns=(SEGMENT_NAME,),
     is_opt_in=True,
 )

@@ -124,7 +124,7 @@ def sample_query(stream: Stream) -> str:
     gone = stream.deletion_column.name
     alive = f" WHERE {gone} IS NULL" if stream.has_soft_deletes else ""
     match stream.source:
-        case ReportEndpoint(statistics=names, rate_denominators=rates):
+        case ReportEndpoint(statistics=names, rates=rates):
             counted = next(name for name in names if name not in rates)
             return f"SELECT date, sum({counted}) {table} GROUP BY date ORDER BY date DESC;"
         case Children():

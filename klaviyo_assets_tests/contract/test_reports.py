@@ -145,7 +145,7 @@ def test_every_statistic_says_whether_its_days_add_up(stream: Stream) -> None:
     shown = {each.name: each for each in table_column_schema(stream).columns}
     for name, column in statistics.items():
         is_level = name == "total_members"
-        must_not = is_level or name in source(stream).rate_denominators or "unique" in name
+        must_not = is_level or name in source(stream).rates or "unique" in name
         assert column.is_additive is not must_not, name
         adds_up = f"{source(stream).period.capitalize()}s add up."
         words = "Not to be added up." if must_not else adds_up

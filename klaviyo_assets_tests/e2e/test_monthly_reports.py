@@ -132,6 +132,59 @@ def test_who_opens_on_two_days_counts_once_in_a_month(home: Home) -> None:
     assert by_month[1] < by_day[1]
 
 
+RATES_SQL = """
+SELECT sum(abs(r.open_rate - d.open_rate)), sum(abs(r.text_message_roi - d.text_message_roi)),
+    sum(abs(r.revenue_per_recipient - d.revenue_per_recipient)), count(*)
+FROM flow_rates AS r JOIN flow_series_reports AS d
+    USING (date, conversion_metric_id, flow_id, flow_message_id, send_channel)
+WHERE r.period = 'day' AND r.level = 'message' AND d.delivered > 0
+"""
+
+
+def test_rates_of_any_period_are_made_of_sums(home: Home) -> None:
+    """Of a day they are Klaviyo's own; of longer periods and whole flows sum by sum, not a mean."""
+    (row,) = home.query(RATES_SQL)
+    assert [round(number or 0, 9) for number in row[:3]] == [0, 0, 0]
+    assert row[3] > 50
+    sums = "sum(opens_unique) / sum(delivered), sum(recipients)"
+    (whole,) = home.query(f"SELECT {sums} FROM flow_series_reports")
+    month = "period = 'month' AND date = '2026-08-01'"
+    (found,) = home.query(
+        f"SELECT open_rate, recipients FROM flow_rates WHERE {month} AND level = 'total'"
+    )
+    assert all(map(math.isclose, found, whole))
+    (mean,) = home.query("SELECT avg(open_rate) FROM flow_series_reports WHERE delivered > 0")
+    assert not math.isclose(mean[0], found[0], rel_tol=1e-3)
+    columns = "flow_id, round(open_rate, 9)"
+    by_flow = home.query(f"SELECT {columns} FROM flow_rates WHERE {month} AND level = 'flow'")
+    wanted = home.query(
+        "SELECT flow_id, round(sum(opens_unique) / nullif(sum(delivered), 0), 9) "
+        "FROM flow_series_reports GROUP BY 1"
+    )
+    assert dict(by_flow) == dict(wanted)
+    weeks = home.query(
+        "SELECT DISTINCT date FROM flow_rates WHERE period = 'week' AND level = 'total'"
+    )
+    assert {day.weekday() for (day,) in weeks} == {0}
+
+
+def test_names_stand_beside_ids_where_their_table_is_stored(home: Home) -> None:
+    """A metric's name is that of its table; a form's is NULL until forms were read."""
+    ((name, metric),) = home.query(
+        "SELECT DISTINCT conversion_metric_name, conversion_metric_id FROM flow_values_reports"
+    )
+    assert name is not None
+    assert home.query(f"SELECT name FROM metrics WHERE id = '{metric}'") == [(name,)]
+    for table, report in (("forms", "form"), ("segments", "segment")):
+        names = f"SELECT DISTINCT {report}_name FROM {report}_values_reports"
+        assert home.query(names) == [(None,)]
+        assert home.sync(table).success
+        joined = f"SELECT DISTINCT name FROM {table} JOIN {report}_values_reports r "
+        known = home.query(f"{joined} ON r.{report}_id = {table}.id ORDER BY 1")
+        assert known == home.query(f"{names} ORDER BY 1")
+        assert len(known) > 1
+
+
 @each_report
 def test_a_month_that_still_runs_is_not_stored(home: Home, stream: str) -> None:
     """October is not over: the run says so, and asks Klaviyo nothing."""

@@ -40,26 +40,57 @@ SQL_TYPES: Mapping[ColumnType, str] = {
 
 @dataclass(frozen=True, slots=True)
 class ComputedColumn:
-    """A column by its SQL; without `table`, which the SQL names as `{table}`, it is NULL."""
+    """A column by its SQL; without `table`, which the SQL names as `{table}`, it is NULL.
+
+    With `joined_on`, a column with ids of rows of `table`, `sql` is the name of a column of these
+    rows; without that column it is NULL too.
+    """
 
     name: str
     type: ColumnType
     sql: str
     table: str = ""
+    joined_on: str = ""
 
     def expression(self, tables: Mapping[str, TableFiles]) -> str:
         """Return the SQL of the column, of its type."""
         sql = self.sql
-        if self.table:
+        if self.joined_on:
+            sql = f"{self.join_alias}.value" if self._is_joined(tables) else "NULL"
+        elif self.table:
             found = tables.get(self.table)
             sql = "NULL" if found is None else sql.format(table=f"({select_table_files(found)})")
         return f"CAST({sql} AS {SQL_TYPES[self.type]}) AS {quote_identifier(self.name)}"
+
+    def join(self, tables: Mapping[str, TableFiles]) -> str:
+        """Return the SQL of the join that the column needs; empty without one.
+
+        Grouped by id, although an id is there once: DuckDB leaves out a join whose columns nobody
+        names only where it sees that the join adds no row.
+        """
+        if not self.joined_on or not self._is_joined(tables):
+            return ""
+        rows = select_table_files(tables[self.table])
+        return (
+            f" LEFT JOIN (SELECT id, any_value({quote_identifier(self.sql)}) AS value "
+            f"FROM ({rows}) GROUP BY id) AS {self.join_alias} "
+            f"ON {self.join_alias}.id = computed_from.{quote_identifier(self.joined_on)}"
+        )
+
+    @property
+    def join_alias(self) -> str:
+        """Return the alias of the joined rows."""
+        return quote_identifier(f"of_{self.name}")
+
+    def _is_joined(self, tables: Mapping[str, TableFiles]) -> bool:
+        found = tables.get(self.table)
+        return found is not None and {"id", self.sql} <= set(found.schema.names)
 
 
 def computed_columns(stream: Stream) -> tuple[ComputedColumn, ...]:
     """Return the columns that the relation of a stream computes."""
     return tuple(
-        ComputedColumn(each.column.name, each.column.type, each.sql, each.table)
+        ComputedColumn(each.column.name, each.column.type, each.sql, each.table, each.joined_on)
         for each in stream.view_columns
     )
 
@@ -71,7 +102,8 @@ def select_with_computed(
     if not columns:
         return select_sql
     added = ", ".join(each.expression(tables) for each in columns)
-    return f"SELECT *, {added} FROM ({select_sql}) AS computed_from"
+    joins = "".join(each.join(tables) for each in columns)
+    return f"SELECT computed_from.*, {added} FROM ({select_sql}) AS computed_from{joins}"
 
 
 ColumnOrigin = Literal["parent", "position", "element", "referred"]

@@ -51,6 +51,7 @@ from klaviyo_assets.lake.read.duckdb import (
     quote_literal,
     select_table_files,
 )
+from klaviyo_assets.lake.read.rates import RatesRelation, build_rates_relation, select_rates
 from klaviyo_assets.lake.read.rollup import RollupSql, build_rollup, select_rolled_up
 from klaviyo_assets.model.stream import (
     Detail,
@@ -335,7 +336,14 @@ class JoinRelation:
         return (self.left, self.right)
 
 
-Relation = PlainRelation | DetailRelation | JoinRelation | UnnestRelation | ProfileMergeRule
+Relation = (
+    PlainRelation
+    | DetailRelation
+    | JoinRelation
+    | UnnestRelation
+    | RatesRelation
+    | ProfileMergeRule
+)
 """Every kind of relation; the set is closed."""
 
 
@@ -382,12 +390,13 @@ def build_relation(stream: Stream, streams: Mapping[str, Stream]) -> Relation:
 def build_relations(
     streams: Mapping[str, Stream], merge_rules: Sequence[ProfileMergeRule]
 ) -> list[Relation]:
-    """Return the relations of all streams, and those of profile merges.
+    """Return the relations of all streams, those of reports' rates, and of profile merges.
 
     Raises:
         LakeError: one needs a stream that is not there.
     """
-    return [*(build_relation(each, streams) for each in streams.values()), *merge_rules]
+    rates = filter(None, map(build_rates_relation, streams.values()))
+    return [*(build_relation(each, streams) for each in streams.values()), *rates, *merge_rules]
 
 
 def add_plain_relations(
@@ -427,6 +436,8 @@ def build_select(relation: Relation, tables: Mapping[str, TableFiles]) -> str | 
             return select_profile_merges(relation, tables)
         case UnnestRelation():
             return select_unnested(relation, tables)
+        case RatesRelation():
+            return select_rates(relation, tables)
         case DetailRelation(name=name, parent=parent, key=key):
             added = [
                 f"r.{quote_identifier(column)}" for column in added_column_names(relation, tables)
@@ -495,6 +506,8 @@ def relation_column_names(relation: Relation, tables: Mapping[str, TableFiles]) 
             return list(PROFILE_MERGES_DESCRIPTION.columns)
         case UnnestRelation():
             return relation.column_names(tables)
+        case RatesRelation():
+            return relation.column_names()
         case DetailRelation() | JoinRelation():
             first = tables[relation.required_tables[0]]
             return [
@@ -569,7 +582,15 @@ def relation_to_json(relation: Relation) -> dict[str, object]:
 
 def relation_from_json(values: Mapping[str, object]) -> Relation:
     """Return the relation that `relation_to_json` wrote; a plain one where none fits."""
-    for kind in (DetailRelation, JoinRelation, UnnestRelation, ProfileMergeRule, PlainRelation):
+    kinds = (
+        DetailRelation,
+        JoinRelation,
+        UnnestRelation,
+        RatesRelation,
+        ProfileMergeRule,
+        PlainRelation,
+    )
+    for kind in kinds:
         with suppress(msgspec.ValidationError):
             return msgspec.convert(values, kind)
     return PlainRelation(name=str(values.get("name")))
