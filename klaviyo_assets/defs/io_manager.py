@@ -74,7 +74,8 @@ class SyncOutput:
     @property
     def high_water_mark(self) -> datetime | None:
         """Return the high-water mark so far (UTC); None for a stream without a cursor."""
-        return self.sync_run.progress.high_water_mark if self.stream.cursor is not None else None
+        has_cursor = self.stream.cursor is not None and not self.sync_run.is_part
+        return self.sync_run.progress.high_water_mark if has_cursor else None
 
     def close(self) -> None:
         """Stop reading and close the connection. What was committed stays."""

@@ -431,19 +431,24 @@ def progress_to_json(progress: SyncProgress) -> dict[str, object]:
     )
     return {
         "cursor": progress.high_water_mark.isoformat() if progress.high_water_mark else None,
-        "slices": {
-            name: {
-                "windows": coverage_to_json(each.coverage),
-                "highest": each.max_cursor.isoformat() if each.max_cursor else None,
-            }
-            for name, each in progress.slices.items()
-        },
+        "slices": slices_to_json(progress.slices),
         **({"behind": behind.isoformat()} if behind is not None else {}),
         **(
             {QUARANTINE_RETRIES_KEY: retries_to_json(progress.retries)}
             if progress.retries.entries
             else {}
         ),
+    }
+
+
+def slices_to_json(slices: Mapping[str, SliceProgress]) -> dict[str, object]:
+    """Return the slices' progress as the JSON object that a commit stores."""
+    return {
+        name: {
+            "windows": coverage_to_json(each.coverage),
+            "highest": each.max_cursor.isoformat() if each.max_cursor else None,
+        }
+        for name, each in slices.items()
     }
 
 

@@ -1,8 +1,8 @@
 """Reads the children of each parent record: a collection with a slice, and a path, for each parent.
 
 Whatever goes wrong with one parent stays with that parent. One that Klaviyo no longer has counts
-as a parent without children; where a request fails, the stored rows of that parent stay, and
-nothing of it counts as read.
+as a parent without children; where a request fails, the stored rows of that parent stay as they
+are, and nothing of it counts as read.
 """
 
 from collections import Counter
@@ -11,29 +11,25 @@ from dataclasses import replace
 from datetime import datetime
 from threading import Lock
 
-import pyarrow as pa
 from msgspec import DecodeError, ValidationError, json
 
 from klaviyo_assets.api.request_guard import Request
 from klaviyo_assets.api.requests import record_path
 from klaviyo_assets.decode.decoder import DecodedPage
-from klaviyo_assets.decode.schema import DELETED_AT_FIELD, arrow_schema
+from klaviyo_assets.decode.schema import DELETED_AT_FIELD
 from klaviyo_assets.errors import KlaviyoAssetsError, MissingTableError, NotFoundError
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.lake.layout import build_table
 from klaviyo_assets.lake.write.soft_deletes import ColumnValues
 from klaviyo_assets.model.stream import PARENT_ID, Children, Collection, Slice, Stream
 from klaviyo_assets.settings import Settings
-from klaviyo_assets.sync.context import PrivacyGuard
+from klaviyo_assets.sync.context import ROW_CLAIMS_KEY, PrivacyGuard, SyncContext
 from klaviyo_assets.sync.details import (
     MAX_CONSECUTIVE_FAILURES,
     PARENT_ERRORS,
     describe_detail_failure,
-    page_of_stored_rows,
-    read_stored_rows,
     refuse_too_many_failures,
 )
-from klaviyo_assets.sync.plan import SyncPlan
+from klaviyo_assets.sync.plan import SyncPlan, parent_column
 from klaviyo_assets.sync.window_reader import PageFetcher, PageResult, PageSource, RequestContext
 
 
@@ -51,9 +47,9 @@ def expand_children(
     source, chosen = stream.source, None
     if not isinstance(source, Children):
         return stream, None
-    parent_ids = read_parent_ids(source, lake)
-    if source.has_parent_filter and settings.members_of:
-        chosen = ColumnValues(_parent_column(stream), frozenset(settings.members_of))
+    parent_ids, column = read_parent_ids(source, lake), parent_column(stream)
+    if source.has_parent_filter and settings.members_of and column is not None:
+        chosen = ColumnValues(column, frozenset(settings.members_of))
         parent_ids = [each for each in parent_ids if each in chosen.values]
     collection = Collection(
         path=source.path,
@@ -63,10 +59,6 @@ def expand_children(
         fields=source.fields,
     )
     return replace(stream, source=collection), chosen
-
-
-def _parent_column(stream: Stream) -> str:
-    return next(each.name for each in stream.columns if each.source == PARENT_ID)
 
 
 def _slice_of_parent(source: Children, parent_id: str) -> Slice:
@@ -109,6 +101,25 @@ def _meets_condition(text: object, member: str, beginning: str) -> bool:
     return not isinstance(value, str) or value.startswith(beginning)
 
 
+def settle_parent_round(plan: SyncPlan, privacy_guard: PrivacyGuard, context: SyncContext) -> None:
+    """Decide whether an unfinished read of all parents is continued; say so.
+
+    With other privacy settings than it had, everything is read again, and stored by one commit:
+    rows of before lose columns in it.
+    """
+    if privacy_guard.cleared_columns:
+        plan.commits_by_parent = False
+    claims = privacy_guard.claims.get(ROW_CLAIMS_KEY, {})
+    if plan.parent_round is None or claims != plan.previous_state.get(ROW_CLAIMS_KEY, {}):
+        plan.parent_round = None
+        return
+    all_parents, read = len(plan.progress.active_slices), len(plan.parents_read)
+    context.warn(
+        f"continuing a read that was interrupted: {read:,} of {all_parents:,} parents were read "
+        f"since {plan.parent_round.since:%Y-%m-%d %H:%M} UTC, and are not requested again"
+    )
+
+
 class ChildrenFetcher:
     """Fetches pages of children; an error that concerns one parent ends that parent only."""
 
@@ -117,17 +128,15 @@ class ChildrenFetcher:
         fetch_page: PageFetcher,
         *,
         decode_empty: Callable[[Slice], DecodedPage],
-        stored_rows: Callable[[str], pa.RecordBatch | None],
         now: datetime,
     ) -> None:
         """Wrap `fetch_page`.
 
-        `decode_empty` returns a page without records. `stored_rows` returns the rows that the table
-        has of a parent. `now` (UTC) is the fetch time of pages that no request brought.
+        `decode_empty` returns a page without records. `now` (UTC) is the fetch time of pages that
+        no request brought.
         """
         self._fetch_page = fetch_page
         self._decode_empty = decode_empty
-        self._stored_rows = stored_rows
         self._now = now
         self._lock = Lock()
         self._consecutive_failures = 0
@@ -136,7 +145,7 @@ class ChildrenFetcher:
         self.failed_slices: set[str] = set()
 
     def fetch(self, request: Request, slice_: Slice) -> tuple[DecodedPage, datetime]:
-        """Return a page; for a parent that gives no response, the rows that are stored of it.
+        """Return a page; an empty one for a parent that is gone or gives no response.
 
         Raises:
             KlaviyoAssetsError: as the client says; the error of a parent, if many fail in a row.
@@ -149,9 +158,7 @@ class ChildrenFetcher:
             return self._decode_empty(slice_), self._now
         except PARENT_ERRORS as error:
             self._count_failure(error, slice_)
-            rows = self._stored_rows(slice_.name)
-            page = self._decode_empty(slice_) if rows is None else page_of_stored_rows(rows)
-            return page, self._now
+            return self._decode_empty(slice_), self._now
         with self._lock:
             self._consecutive_failures = 0
         return found
@@ -173,6 +180,7 @@ class ChildrenReader(PageSource):
         self._fetcher = fetcher
         self._stream = stream
         self.unanswered_parents = fetcher.unanswered_parents
+        self.failed_slices = fetcher.failed_slices
 
     def results(self) -> Iterator[PageResult | Slice]:
         """Yield the pages, and each slice after its last page.
@@ -184,7 +192,7 @@ class ChildrenReader(PageSource):
         for result in self._pool.results():
             parents += isinstance(result, Slice)
             self.missing_parents = self._fetcher.missing_parents
-            if isinstance(result, PageResult) and result.slice.name in self._fetcher.failed_slices:
+            if isinstance(result, PageResult) and result.slice.name in self.failed_slices:
                 yield replace(result, completed_window=None, max_cursor=None)
             else:
                 yield result
@@ -200,33 +208,15 @@ def start_children_readers(
     privacy_guard: PrivacyGuard,
     start_readers: Callable[[RequestContext], PageSource],
     *,
-    lake: Lake,
     plan: SyncPlan,
 ) -> ChildrenReader:
-    """Start a reader for each parent, by `start_readers`, and return them.
-
-    Only a replacement needs the stored rows of a parent whose request fails.
-    """
-    stream = context.stream
-    table = build_table(stream, arrow_schema(stream))
+    """Start a reader for each parent, by `start_readers`, and return them."""
     fetcher = ChildrenFetcher(
         context.fetch_page,
         decode_empty=lambda slice_: privacy_guard.decoder.decode(
             b'{"data":[]}', synced_at=plan.started_at, slice_=slice_
         ),
-        stored_rows=lambda parent_id: (
-            read_stored_rows(
-                table,
-                (parent_id,),
-                lake=lake,
-                hidden=privacy_guard.cleared_columns,
-                column=_parent_column(stream),
-            )
-            if plan.is_replacement
-            else None
-        ),
         now=plan.started_at,
     )
-    return ChildrenReader(
-        start_readers(replace(context, fetch_page=fetcher.fetch)), fetcher, stream
-    )
+    readers = start_readers(replace(context, fetch_page=fetcher.fetch))
+    return ChildrenReader(readers, fetcher, context.stream)

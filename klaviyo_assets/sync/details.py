@@ -325,11 +325,8 @@ def read_stored_rows(
     *,
     lake: Lake,
     hidden: frozenset[str],
-    column: str = "id",
 ) -> pa.RecordBatch | None:
     """Return the stored rows of some ids, NULL in the columns that a privacy setting hides.
-
-    `column`: the one that holds the ids, which may be those of parents.
 
     None where there are none, or where they cannot be read: a replacement repairs a damaged table.
     """
@@ -337,7 +334,7 @@ def read_stored_rows(
         stored = lake.read_columns(table.name, table.schema.names)
     except CorruptFileError:
         return None
-    rows = stored.filter(pc.is_in(stored[column], value_set=pa.array(sorted(ids), pa.string())))
+    rows = stored.filter(pc.is_in(stored["id"], value_set=pa.array(sorted(ids), pa.string())))
     if not rows.num_rows:
         return None
     columns: list[Any] = [

@@ -1,7 +1,8 @@
 """Plans what a sync reads: which windows of which slices, from which high-water mark."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import cast
@@ -11,6 +12,7 @@ from klaviyo_assets.lake.write.soft_deletes import ColumnValues
 from klaviyo_assets.model.selection import upstream_streams
 from klaviyo_assets.model.stream import (
     OLDEST_SHAPE,
+    PARENT_ID,
     REVISION_COLUMN,
     WHOLE_COLLECTION,
     Children,
@@ -29,6 +31,7 @@ from klaviyo_assets.model.window import (
     parse_instant,
     retries_from_json,
     slices_from_json,
+    slices_to_json,
 )
 from klaviyo_assets.settings import Settings
 
@@ -85,6 +88,53 @@ SHAPE_KEY = "shape"
 FAN_OUT_SINCE_KEY = "asking_since"
 """The key, in a commit's state, of when an unfinished sync of all parents began."""
 
+PARENTS_READ_KEY = "parents_read"
+"""The key, in a commit's state, of the parents that an unfinished read of all has read."""
+
+MAX_PARENT_ROUND_AGE = timedelta(hours=20)
+"""How old an unfinished read of all parents may be to be continued.
+
+It is less than a day, so that the next day's read of all never takes over what is a day old.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParentRound:
+    """An unfinished read of the children of all parents.
+
+    `started_at` is when it began by our clock, `since` by its first response (both UTC): rows that
+    it has stored were synced since then. `slices` is the progress of each parent whose children it
+    has read to the end, by the parent's id.
+    """
+
+    started_at: datetime
+    since: datetime
+    slices: Mapping[str, SliceProgress]
+
+    def to_json(self) -> dict[str, object]:
+        """Return the JSON object that a commit stores under `PARENTS_READ_KEY`."""
+        return {
+            "started_at": self.started_at.isoformat(),
+            "since": self.since.isoformat(),
+            "slices": slices_to_json(self.slices),
+        }
+
+
+def read_parent_round(state: Mapping[str, object], *, now: datetime) -> ParentRound | None:
+    """Return the unfinished read that a commit stored; None where there is none, or an old one.
+
+    Raises:
+        ConfigError: its progress cannot be read.
+    """
+    stored = state.get(PARENTS_READ_KEY)
+    if not isinstance(stored, dict):
+        return None
+    found = cast("Mapping[str, object]", stored)
+    started_at, since = cursor_from_json(found, "started_at"), cursor_from_json(found, "since")
+    if started_at is None or since is None or now - started_at >= MAX_PARENT_ROUND_AGE:
+        return None
+    return ParentRound(started_at=started_at, since=since, slices=slices_from_json(found))
+
 
 @dataclass(slots=True, kw_only=True)
 class SyncPlan:
@@ -108,6 +158,12 @@ class SyncPlan:
     """The shape of records that the commits name for the table; None: all revisions have one."""
     full_read_reason: str = ""
     """Why everything is read although nobody asked for it; empty: it is not."""
+    parent_round: ParentRound | None = None
+    """The unfinished replacement by parent that this one continues; None: it begins anew."""
+    commits_by_parent: bool = False
+    """Whether a replacement commits the children of parents that it has read, before the last."""
+    previous_state: Mapping[str, object] = field(default_factory=dict[str, object])
+    """The state of the table's last commit."""
 
     @property
     def should_advance_cursor(self) -> bool:
@@ -118,6 +174,37 @@ class SyncPlan:
     def is_all_or_nothing(self) -> bool:
         """Return whether there is a single commit, made only once everything was read."""
         return self.is_replacement or self.options.is_id_scan
+
+    @property
+    def parents_read(self) -> Mapping[str, SliceProgress]:
+        """Return the progress of the slices that the continued read has read."""
+        if self.parent_round is None:
+            return {}
+        known = self.parent_round.slices
+        return {name: known[name] for name in self.progress.active_slices if name in known}
+
+    @property
+    def unread_windows(self) -> tuple[tuple[Slice, Window], ...]:
+        """Return the windows of slices that no earlier part of the same read has read."""
+        read = self.parents_read
+        return tuple(each for each in self.windows if each[0].name not in read)
+
+    @property
+    def round_started_at(self) -> datetime:
+        """Return when the read of all parents began of which this sync is a part, by our clock."""
+        return self.started_at if self.parent_round is None else self.parent_round.started_at
+
+    def copy_progress(self) -> SyncProgress:
+        """Return a copy of the progress, with what the continued read has read."""
+        progress, read = deepcopy(self.progress), self.parents_read
+        progress.slices.update(read)
+        progress.finished_slices.update(read)
+        return progress
+
+
+def parent_column(stream: Stream) -> str | None:
+    """Return the column with the id of the parent that a record was read by, if there is one."""
+    return next((each.name for each in stream.columns if each.source == PARENT_ID), None)
 
 
 def select_slices(stream: Stream, settings: Settings) -> tuple[Slice, ...]:
@@ -155,6 +242,7 @@ def plan_sync(
         is_replacement=stream.is_snapshot or options.mode.is_full_refresh,
         planned_version=previous.table_version,
         started_at=now,
+        previous_state=previous.lake_state or {},
     )
     if isinstance(stream.source, Detail):
         plan.progress = SyncProgress(None, {}, (WHOLE_COLLECTION.name,))
@@ -166,6 +254,8 @@ def plan_sync(
     if plan.is_replacement:
         whole = Window(None if stream.is_snapshot else start)
         plan.windows = tuple((each, whole) for each in slices)
+        plan.commits_by_parent = parent_column(stream) is not None and stream.has_soft_deletes
+        plan.parent_round = read_parent_round(plan.previous_state, now=now)
         return plan
     plan.warnings = _load_progress(plan.progress, stream, previous, now=now)
     if not plan.should_advance_cursor:

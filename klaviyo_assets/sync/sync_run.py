@@ -5,7 +5,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -32,11 +31,12 @@ from klaviyo_assets.lake.delta.state import TableState
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import HISTORY_SUFFIX, build_table
 from klaviyo_assets.lake.write.session import CommitReceipt, IdScanSession, WriteSession
-from klaviyo_assets.lake.write.soft_deletes import DeletionScan, ShrinkGuard
+from klaviyo_assets.lake.write.soft_deletes import ColumnValues, DeletionScan, ShrinkGuard
 from klaviyo_assets.lake.write.table_writer import Rebase
-from klaviyo_assets.model.stream import PARENT_ID, Collection, Detail, Slice, Stream
+from klaviyo_assets.model.stream import Collection, Detail, Slice, Stream
 from klaviyo_assets.model.window import (
     QUARANTINE_RETRIES_KEY,
+    SliceProgress,
     Window,
     cursor_from_json,
     progress_to_json,
@@ -45,9 +45,12 @@ from klaviyo_assets.model.window import (
 )
 from klaviyo_assets.sync.children import (
     expand_children,
+    settle_parent_round,
     start_children_readers,
 )
 from klaviyo_assets.sync.context import (
+    HISTORY_CLAIMS_KEY,
+    ROW_CLAIMS_KEY,
     PrivacyGuard,
     SyncContext,
     build_privacy_guard,
@@ -57,10 +60,13 @@ from klaviyo_assets.sync.details import start_fan_out
 from klaviyo_assets.sync.memory import trim_heap, tune_process
 from klaviyo_assets.sync.plan import (
     FAN_OUT_SINCE_KEY,
+    PARENTS_READ_KEY,
     SHAPE_KEY,
+    ParentRound,
     PreviousSync,
     SyncOptions,
     SyncPlan,
+    parent_column,
     plan_sync,
 )
 from klaviyo_assets.sync.window_reader import (
@@ -133,9 +139,11 @@ class SyncRun:
     ) -> None:
         """Start reading; each call of `start_reading` starts readers from the beginning."""
         self.table = build_table(stream, arrow_schema(stream))
-        self.progress = deepcopy(plan.progress)
+        self.progress = plan.copy_progress()
         self.is_done = False
         """Whether everything was read and committed: the receipt just yielded is the last."""
+        self.is_part = False
+        """Whether the receipt just yielded is of a part of a replacement: it moves no cursor."""
         self.version_before = plan.planned_version
         self.stats = SyncStats()
         self._source = start_reading()
@@ -149,7 +157,11 @@ class SyncRun:
         self._read_error: KlaviyoAssetsError | None = None
         self._uncommitted_bytes = 0
         self._untrimmed_bytes = 0
-        self._ended_slices: set[str] = set()
+        self._ended_slices: set[str] = set(plan.parents_read)
+        self._quarantined_slices: set[str] = set()
+        self._round_since = None if plan.parent_round is None else plan.parent_round.since
+        """When the read began of which a part is committed, by its first response (UTC)."""
+        self._parents_committed = len(self._ended_slices)
         self._first_responded_at: datetime | None = None
 
     @property
@@ -191,8 +203,9 @@ class SyncRun:
         """Read everything and write it; yield the receipt of each commit.
 
         If reading fails, what was read so far is committed before the error is raised. A full
-        refresh is the exception: it commits everything or nothing. One that would remove much of
-        the table is read a second time before it is committed. Closing the iterator stops the
+        refresh is the exception: it commits everything or nothing, unless it reads parent by
+        parent: then the rows of whole parents are added before the end. One that would remove much
+        of the table is read a second time before it is committed. Closing the iterator stops the
         readers.
 
         Raises:
@@ -244,8 +257,10 @@ class SyncRun:
             "rows were found; everything is read a second time to confirm it"
         )
         self._source.close()
-        self.progress, self.stats = deepcopy(self._plan.progress), SyncStats()
+        self._plan.parent_round, self._plan.commits_by_parent = None, False
+        self.progress, self.stats = self._plan.copy_progress(), SyncStats()
         self._prefetched_results, self._ended_slices, self._first_responded_at = [], set(), None
+        self._quarantined_slices, self._round_since = set(), None
         self._uncommitted_bytes = self._untrimmed_bytes = 0
         self._is_second_read = True
         self._source = self._start_reading()
@@ -279,10 +294,15 @@ class SyncRun:
             if is_due and not self._plan.is_all_or_nothing:
                 yield self._commit(session, is_last=False)
                 due = monotonic() + COMMIT_SECONDS
+            elif is_due and (part := self._commit_part(session)) is not None:
+                yield part
+                due = monotonic() + COMMIT_SECONDS
         error = self._read_error or self._quarantine_error()
         # The old table is better than a replacement with records missing.
         is_first = self._read_error is None and self.version_before is None
         if error is not None and self._plan.is_all_or_nothing and not is_first:
+            if (part := self._commit_part(session)) is not None:
+                yield part
             raise error
         if self._read_error is None or self.stats.records_read:
             receipt = self._commit(session)
@@ -323,6 +343,8 @@ class SyncRun:
             self._untrimmed_bytes = 0
         read, unread = result.coverage_change()
         self.stats.is_out_of_order |= unread is not None
+        if result.page.quarantined:
+            self._quarantined_slices.add(result.slice.name)
         if self._advances_cursor:
             name, retries = result.slice.name, self.progress.retries
             self.progress.record_window(name, read, result.max_cursor, unread)
@@ -362,15 +384,53 @@ class SyncRun:
             )
         else:
             receipt = session.commit(state, scan, self._shrink_guard())
+        self.progress.metadata_cursor, self.is_part = self.progress.high_water_mark, False
+        self._count_commit(receipt)
+        return receipt
+
+    def _commit_part(self, session: WriteSession | IdScanSession) -> CommitReceipt | None:
+        """Commit the rows so far of a replacement that is read parent by parent.
+
+        The state names the parents that were read to their end: a later run does not request them
+        again. Nothing is removed or marked before the last commit. Return None where no further
+        parent has been read, or where another run has committed meanwhile: then there is one commit
+        at the end, which is put on top of that.
+        """
+        if not self._plan.commits_by_parent or not isinstance(session, WriteSession):
+            return None
+        read = self._parents_read()
+        if len(read) <= self._parents_committed:
+            return None
+        began = [each for each in (self._round_since, self._first_responded_at) if each is not None]
+        parent_round = ParentRound(
+            started_at=self._plan.round_started_at, since=min(began), slices=read
+        )
+        before = self._plan.previous_state
+        state = {key: before[key] for key in before.keys() - {ROW_CLAIMS_KEY, HISTORY_CLAIMS_KEY}}
+        state |= {PARENTS_READ_KEY: parent_round.to_json(), **self._privacy_guard.claims}
+        try:
+            receipt = session.commit_part(state)
+        except LakeConflictError:
+            self._plan.commits_by_parent = False
+            return None
+        self._round_since, self._parents_committed = parent_round.since, len(read)
+        self.is_part = True
+        self._count_commit(receipt)
+        return receipt
+
+    def _parents_read(self) -> dict[str, SliceProgress]:
+        """Return the progress of the parents of which every record was read and can be stored."""
+        whole = self._ended_slices - self._quarantined_slices - self._source.failed_slices
+        return {name: self.progress.slices.get(name, SliceProgress()) for name in sorted(whole)}
+
+    def _count_commit(self, receipt: CommitReceipt) -> None:
         self._uncommitted_bytes = 0
-        self.progress.metadata_cursor = self.progress.high_water_mark
         self.stats.commits += 1
         self.stats.rows_written += receipt.rows_written
         self.stats.rows_marked_deleted += receipt.rows_marked_deleted
         self.stats.rows_lost += receipt.rows_lost
         self.stats.rows_rebased += receipt.rows_rebased
         self.stats.rows_total = receipt.rows_total
-        return receipt
 
     def _build_state(self) -> dict[str, object]:
         """Return the state that a commit carries: what is read, and what the privacy settings hid.
@@ -412,10 +472,14 @@ class SyncRun:
             self._ended_slices.issuperset(self.progress.active_slices)
             and not self.stats.records_quarantined
         )
+        column, failed = parent_column(self._stream), self._source.failed_slices
+        began = self._first_responded_at or self._round_since
         return DeletionScan(
-            deleted_at=self._first_responded_at if is_whole else None,
+            deleted_at=began if is_whole else None,
             scanned_from=self._plan.progress.start,
             scanned_values=self._plan.scanned_rows,
+            unscanned_values=ColumnValues(column, frozenset(failed)) if column and failed else None,
+            found_since=self._round_since,
             cleared_columns=self._privacy_guard.cleared_columns,
         )
 
@@ -513,6 +577,7 @@ def start_sync(
     for note in plan.warnings:
         context.warn(note)
     privacy_guard = build_privacy_guard(stream, context, is_replacement=plan.is_replacement)
+    settle_parent_round(plan, privacy_guard, context)
     request_context = _build_request_context(stream, options, privacy_guard, context=context)
     sync_run = SyncRun(
         stream,
@@ -578,12 +643,12 @@ def _start_reading(
     privacy_guard: PrivacyGuard,
     context: SyncContext,
 ) -> PageSource:
-    stream, lake = request_context.stream, context.lake
+    stream = request_context.stream
     if isinstance(stream.source, Detail):
-        return start_fan_out(request_context, plan, privacy_guard, lake=lake)
+        return start_fan_out(request_context, plan, privacy_guard, lake=context.lake)
     start = partial(_start_readers, plan=plan, rate_limiter=context.client.rate_limiter)
-    if any(each.source == PARENT_ID for each in stream.columns):
-        return start_children_readers(request_context, privacy_guard, start, lake=lake, plan=plan)
+    if parent_column(stream) is not None:
+        return start_children_readers(request_context, privacy_guard, start, plan=plan)
     return start(request_context)
 
 
@@ -597,7 +662,9 @@ def _start_readers(
     no version cannot move.
     """
     stream = request_context.stream
-    readers = [WindowReader(request_context, slice_, window) for slice_, window in plan.windows]
+    readers = [
+        WindowReader(request_context, slice_, window) for slice_, window in plan.unread_windows
+    ]
     is_splittable = stream.cursor is not None and stream.is_sorted_by_cursor
     workers = count_workers(request_context, rate_limiter)
     pool = WorkerPool(readers, workers=workers if is_splittable else min(workers, len(readers)))

@@ -5,6 +5,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from threading import Lock
@@ -226,6 +227,8 @@ class PageSource(ABC):
     """Parent records that Klaviyo no longer had when they were requested."""
     unanswered_parents: Mapping[str, int] = MappingProxyType({})
     """Parent records that could not be fetched, by reason."""
+    failed_slices: AbstractSet[str] = frozenset()
+    """Names of slices that ended although a request of theirs failed."""
 
     @abstractmethod
     def results(self) -> Iterator[PageResult | Slice]:

@@ -71,7 +71,8 @@ class WriteSession:
     """Writes rows to one table, and to its history where it has one. Not thread-safe.
 
     In mode "merge" `commit` may be called many times. In mode "replace" it may be called once, and
-    the session's rows become the whole table. Leaving the `with` block drops uncommitted rows.
+    the session's rows become the whole table; `commit_part` may come before it. Leaving the `with`
+    block drops uncommitted rows.
     """
 
     def __init__(
@@ -220,6 +221,19 @@ class WriteSession:
             )
         self.is_closed = replace
         return receipt
+
+    def commit_part(self, state: Mapping[str, object]) -> CommitReceipt:
+        """Make the rows so far and `state` visible before a replacement is whole; remove nothing.
+
+        Raises:
+            LakeConflictError: another run committed to the table since this session began. The rows
+                stay in the session.
+            CorruptFileError, StorageError: as for `commit`.
+        """
+        self.stage_batches()
+        if self.history_writer is not None:
+            self.history_writer.commit({}, replace=False)
+        return self.table_writer.commit(normalize_json(state), replace=False, is_last=False)
 
     def refuse_closed(self) -> None:
         """Refuse rows and commits after `close`, and after the single commit of a replacement.

@@ -57,14 +57,41 @@ class DeletionScan:
     `deleted_at` (UTC) is when they were missed. It is None if a record of the read could not be
     parsed: any missing row may be that record, so all of them are kept unchanged. `scanned_from`
     (UTC) is the cursor at which the read began; None for the beginning. `scanned_values`: the only
-    rows that were looked for; the others are kept unchanged. `cleared_columns` become NULL in the
-    rows that are kept, because those rows are older than a privacy setting.
+    rows that were looked for; `unscanned_values`: rows that were not. What was not looked for is
+    kept unchanged, and so is what was synced since `found_since` (UTC): an earlier commit of the
+    same read brought it. `cleared_columns` become NULL in the rows that are kept, because those
+    rows are older than a privacy setting.
     """
 
     deleted_at: datetime | None
     scanned_from: datetime | None = None
     scanned_values: ColumnValues | None = None
+    unscanned_values: ColumnValues | None = None
+    found_since: datetime | None = None
     cleared_columns: frozenset[str] = frozenset()
+
+    @property
+    def columns(self) -> list[str]:
+        """Return the columns that tell which rows were looked for."""
+        chosen = (self.scanned_values, self.unscanned_values)
+        return [each.column for each in chosen if each is not None]
+
+    def mask_scanned(self, rows: pa.Table) -> RowMask:
+        """Return which of the rows were looked for."""
+        mask = np.ones(rows.num_rows, dtype=np.bool_)
+        if self.scanned_values is not None:
+            mask &= self.scanned_values.mask(rows)
+        if self.unscanned_values is not None:
+            mask &= ~self.unscanned_values.mask(rows)
+        return mask
+
+    def mask_missing(self, rows: pa.Table) -> RowMask:
+        """Return which rows were looked for and in no earlier commit of the read."""
+        mask = self.mask_scanned(rows)
+        if self.found_since is not None:
+            since = timestamp_scalar(self.found_since)
+            mask &= boolean_mask(pc.less(rows[SYNCED_AT_COLUMN], since))
+        return mask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,9 +156,8 @@ def _select_remaining(
 
     A row without key, cursor or `synced_at` can be neither identified nor dated.
     """
-    chosen = scan.scanned_values
-    needed = [*rewriter.table.required_columns, rewriter.table.deletion_column]
-    columns = tuple(dict.fromkeys(needed if chosen is None else [*needed, chosen.column]))
+    needed = [*rewriter.table.required_columns, rewriter.table.deletion_column, *scan.columns]
+    columns = tuple(dict.fromkeys(needed))
     keys = read_columns(path, rewriter.select_schema(columns), rewriter.table.name)
     stay_mask = _mask_missing_keys(keys, rewriter, new_files)
     is_whole = mask_complete_rows(keys, rewriter.table.required_columns)
@@ -144,9 +170,9 @@ def _select_remaining(
         )
         stay_mask &= in_scan
         unmarked = unmarked & in_scan
-    if chosen is not None:
-        unmarked = unmarked & chosen.mask(keys)
-    marked = 0 if scan.deleted_at is None else int((stay_mask & unmarked).sum())
+    unmarked = unmarked & scan.mask_scanned(keys)
+    is_marked_now = stay_mask & unmarked & scan.mask_missing(keys)
+    marked = 0 if scan.deleted_at is None else int(is_marked_now.sum())
     return stay_mask, DeletionResult(
         rows_marked=marked, rows_lost=incomplete, rows_unmarked_before=int(unmarked.sum())
     )
@@ -213,9 +239,8 @@ def set_deleted_at(rows: pa.Table, scan: DeletionScan, deletion_column: str) -> 
     marked: Any = pc.if_else(
         pc.greater(read, timestamp_scalar(deleted_at)), read, timestamp_scalar(deleted_at)
     )
-    if scan.scanned_values is not None:
-        in_scan = build_boolean_array(scan.scanned_values.mask(rows))
-        marked = pc.if_else(in_scan, marked, pa.nulls(1, TIMESTAMP_UTC)[0])
+    is_missing = build_boolean_array(scan.mask_missing(rows))
+    marked = pc.if_else(is_missing, marked, pa.nulls(1, TIMESTAMP_UTC)[0])
     column: Any = pc.coalesce(rows[deletion_column], marked)
     return rows.set_column(place, deletion_column, column)
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import cast
 
 import pyarrow as pa
 import pytest
@@ -15,7 +16,7 @@ from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import LakeTable
 from klaviyo_assets.lake.read.views import PlainRelation
 from klaviyo_assets.lake.write.session import CommitReceipt
-from klaviyo_assets.lake.write.soft_deletes import DeletionScan
+from klaviyo_assets.lake.write.soft_deletes import ColumnValues, DeletionScan
 from klaviyo_assets_tests.crash_hooks import KillAt
 from klaviyo_assets_tests.integration.lake.killed_process import run_in_child_process
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (
@@ -132,6 +133,43 @@ def test_a_read_that_may_have_missed_something_marks_nothing(lake: Lake) -> None
     receipt = refresh(lake, [numbered_batch(0, 1)], DeletionScan(deleted_at=None))
     assert receipt.rows_marked_deleted == 0
     assert marks(lake) == {key(0): None, key(1): None, key(2): None, key(3): at_day(1)}
+
+
+def test_a_part_of_a_replacement_adds_rows_and_the_last_commit_marks(lake: Lake) -> None:
+    """What a part brought is not missing at the end, and nothing is marked before the end."""
+    refresh(lake, [numbered_batch(0, 6, note="old")], DeletionScan(deleted_at=at_day(0)))
+    part = [numbered_batch(1, 2, note="new", synced=5), numbered_batch(6, 1, synced=5)]
+    with lake.open_session(
+        MARKING, account=ACCOUNT_ID, mode="replace", with_history=False, started_at=utc_now()
+    ) as session:
+        for each in part:
+            session.add(add_null_deletion_column(each))
+        session.commit_part({"part": 1})
+        assert marks(lake) == {key(at): None for at in range(7)}
+        session.add(add_null_deletion_column(numbered_batch(3, 1, synced=6)))
+        since = cast("datetime", part[0]["synced_at"][0].as_py())
+        scan = DeletionScan(deleted_at=at_day(1), found_since=since)
+        receipt = session.commit({}, scan)
+    assert (receipt.rows_marked_deleted, receipt.rows_total) == (3, 7)
+    gone = {key(0), key(4), key(5)}
+    assert marks(lake) == {key(at): at_day(1) if key(at) in gone else None for at in range(7)}
+    notes = lake.query_relation("profiles").filter("note = 'new'").select("id").fetchall()
+    assert sorted(notes) == [(key(1),), (key(2),)]
+
+
+def test_rows_that_were_not_looked_for_stay_as_they_are(lake: Lake) -> None:
+    """Rows with a value that the read left out are neither marked nor counted as missing."""
+    refresh(
+        lake,
+        [numbered_batch(0, 3, note="asked"), numbered_batch(3, 3, note="failed")],
+        DeletionScan(deleted_at=at_day(0)),
+    )
+    left_out = ColumnValues("note", frozenset({"failed"}))
+    scan = DeletionScan(deleted_at=at_day(1), unscanned_values=left_out)
+    receipt = refresh(lake, [numbered_batch(0, 1, note="asked")], scan)
+    assert receipt.rows_marked_deleted == 2
+    gone = {key(1), key(2)}
+    assert marks(lake) == {key(at): at_day(1) if key(at) in gone else None for at in range(6)}
 
 
 def test_a_lake_of_an_earlier_release_is_widened(lake: Lake) -> None:
