@@ -7,6 +7,7 @@ import pytest
 
 from klaviyo_assets.sandbox import serve
 from klaviyo_assets_tests.sandbox.conftest import build_account
+from klaviyo_assets_tests.sandbox.report_requests import SERIES_REPORT, report_rows
 from klaviyo_assets_tests.sandbox.sandbox_client import Document, SandboxClient
 
 MESSAGE_METRICS = {
@@ -32,6 +33,7 @@ class Shop:
             **{each.id: str(each.links["campaign"][1]) for each in store.messages.records},
             **dict(flow_messages(client)),
         }
+        self.flow_rows = [each["groupings"] for each in report_rows(client, SERIES_REPORT)]
         self.sent = {
             each.id for each in store.campaigns.records if each.attributes["status"] == "Sent"
         }
@@ -105,6 +107,17 @@ def test_every_attribution_agrees_with_the_event_that_earned_it(shop: Shop) -> N
         assert shop.owners[message] == (linked.get("campaign") or linked["flow"])
     kinds = Counter("flow" in each["relationships"] for each in shop.attributions.values())
     assert min(kinds[True], kinds[False]) > 50
+
+
+def test_the_flow_messages_of_reports_are_those_of_flows_and_events(shop: Shop) -> None:
+    """A report names messages that a step of the flow sends, and that events name too."""
+    assert len(shop.flow_rows) > 3
+    for row in shop.flow_rows:
+        assert shop.owners[row["flow_message_id"]] == row["flow_id"]
+    named = {
+        each["attributes"]["event_properties"].get("$message") for each in shop.events.values()
+    }
+    assert {row["flow_message_id"] for row in shop.flow_rows} <= named
 
 
 def test_every_credited_order_has_its_attribution_included(shop: Shop) -> None:

@@ -6,13 +6,12 @@ send is known from the hour's beginning on. Also here: campaigns that only repor
 ones and WhatsApp.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from klaviyo_assets.sandbox.account.omni_campaigns import unlisted_campaigns
-from klaviyo_assets.sandbox.account.records import ApiRecord
-from klaviyo_assets.sandbox.account.seeds import mix_bits, random_source
+from klaviyo_assets.sandbox.account.records import ApiRecord, Linkage
+from klaviyo_assets.sandbox.account.seeds import mix_bits
 from klaviyo_assets.sandbox.account.store import AccountStore
 from klaviyo_assets.sandbox.clock import SECONDS_PER_DAY, parse_micros
 from klaviyo_assets.sandbox.json_types import as_object
@@ -161,22 +160,40 @@ class MessageSends:
         found: list[ReportedMessage] = []
         for index, flow in enumerate(self.store.flows.records):
             if flow.attributes["status"] == "live" and flow.attributes["trigger_type"]:
-                found += [self.build_flow_message(index, flow, position) for position in range(3)]
+                found += [
+                    self.build_flow_message(index, flow, position, message)
+                    for position, message in enumerate(self.messages_of_flow(flow))
+                ]
         return found
 
-    def build_flow_message(self, index: int, flow: ApiRecord, position: int) -> ReportedMessage:
-        """One message of a flow: two e-mails and a text message."""
+    def messages_of_flow(self, flow: ApiRecord) -> Iterator[int]:
+        """The ordinals of the messages that a flow sends; deleting one does not unsend it."""
+        actions = self.store.collections["flow-action"]
+        messages = self.store.collections["flow-message"]
+        for action_id in linked_ids(flow.links, "flow-actions"):
+            action = actions.ordinal_of(action_id)
+            links = {} if action is None else actions.links(action)
+            for message_id in linked_ids(links, "flow-messages"):
+                message = messages.ordinal_of(message_id)
+                if message is not None:
+                    yield message
+
+    def build_flow_message(
+        self, index: int, flow: ApiRecord, position: int, message: int
+    ) -> ReportedMessage:
+        """One message of a flow by its ordinal; `position` counts those of the flow from 0."""
         seed = self.store.config.seed ^ (0xF10 + index * 8 + position)
-        channel = ("email", "email", "sms")[position]
+        messages = self.store.collections["flow-message"]
+        attributes = messages.attributes(message)
+        channel = str(attributes["channel"])
         updated = parse_micros(str(flow.attributes["updated"])) // 1_000_000
         oldest = self.store.base - self.store.config.days * SECONDS_PER_DAY
-        name = str(flow.attributes["name"])
         return ReportedMessage(
             groupings={
                 "flow_id": flow.id,
-                "flow_message_id": flow_message_id(self.store.config.seed, index, position),
-                "flow_name": name,
-                "flow_message_name": f"{name}: message {position + 1}",
+                "flow_message_id": messages.id_of(message),
+                "flow_name": str(flow.attributes["name"]),
+                "flow_message_name": str(as_object(attributes["definition"])["name"]),
                 "send_channel": channel,
                 "text_message_format": "sms" if channel == "sms" else None,
                 "variation": None,
@@ -193,15 +210,13 @@ class MessageSends:
 
 def tag_ids(record: ApiRecord) -> tuple[str, ...]:
     """The tag ids of a campaign or flow."""
-    _, ids = record.links["tags"]
+    return linked_ids(record.links, "tags")
+
+
+def linked_ids(links: Mapping[str, Linkage], name: str) -> tuple[str, ...]:
+    """The ids of a relationship to many; none where there is no such relationship."""
+    _, ids = links.get(name, ("", ()))
     return ids if isinstance(ids, tuple) else ()
-
-
-@lru_cache(maxsize=4096)
-def flow_message_id(seed: int, index: int, position: int) -> str:
-    """The six characters of a flow's message."""
-    letters = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnpqrstuvwxyz23456789"
-    return "".join(random_source(seed, "flow-message", index * 8 + position).choices(letters, k=6))
 
 
 def audience_size(seed: int, profile_count: int) -> int:
