@@ -17,5 +17,6 @@ FORKSERVER.set_forkserver_preload(
         "pandas",
         "pyarrow.parquet",
         "deltalake",
+        "klaviyo_assets_tests.warm_process",
     ]
 )

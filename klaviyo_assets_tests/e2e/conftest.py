@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from klaviyo_assets.api import retry
-from klaviyo_assets.defs import assets, report_assets
 from klaviyo_assets_tests.contract.checkout import ROOT
-from klaviyo_assets_tests.e2e.first_sync_job import IMMEDIATE_RETRY
+from klaviyo_assets_tests.e2e.first_sync_job import no_delay
 from klaviyo_assets_tests.e2e.home import Home, create_dagster_home
 from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
 
@@ -23,15 +23,11 @@ def dagster_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def fast_retries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def fast_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let waits between tries be short; how long they are is tested where they are decided."""
     monkeypatch.setattr(retry, "INITIAL_BACKOFF_SECONDS", 0.01)
     monkeypatch.setattr(retry, "MAX_BACKOFF_SECONDS", 0.02)
-    for module in (assets, report_assets):
-        monkeypatch.setattr(module, "ASSET_RETRY_POLICY", IMMEDIATE_RETRY)
-    assets.build_stream_asset.cache_clear()
-    yield
-    assets.build_stream_asset.cache_clear()
+    monkeypatch.setattr(dg.RetryPolicy, "calculate_delay", no_delay)
 
 
 @pytest.fixture
