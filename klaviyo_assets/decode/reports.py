@@ -39,6 +39,7 @@ from klaviyo_assets.errors import BrokenBodyError, MalformedPageError, format_qu
 from klaviyo_assets.model.column import EXTRA_FIELD
 from klaviyo_assets.model.report import (
     CHANNEL_GROUPING,
+    VARIATION_GROUPING,
     ReportEndpoint,
     ReportPartition,
     storable_text,
@@ -228,7 +229,7 @@ class _ResultReader:
         self.report = report
         self.days = days
         self.required_groupings = [
-            name for name in report.key_groupings if name != CHANNEL_GROUPING
+            name for name in report.key_groupings if name not in STORED_IF_ABSENT
         ]
 
     def rows(
@@ -300,6 +301,9 @@ def _parse_statistic(name: str, raw: Raw, extra: dict[str, bytes]) -> float | No
 UNKNOWN_CHANNEL = "unknown"
 """The stored channel of a row without one."""
 
+STORED_IF_ABSENT = {CHANNEL_GROUPING: UNKNOWN_CHANNEL, VARIATION_GROUPING: ""}
+"""What is stored of groupings of the key that a row may lack: a message may have no variations."""
+
 MessageKey = tuple[str | None, ...]
 GroupingNames = tuple[tuple[str, str | None], ...]
 
@@ -329,8 +333,7 @@ def message_key(row: ReportRow, report: ReportEndpoint) -> MessageKey:
 
 
 def _key_grouping(row: ReportRow, name: str) -> str | None:
-    text = row.groupings.get(name)
-    return text or UNKNOWN_CHANNEL if name == CHANNEL_GROUPING else text
+    return row.groupings.get(name) or STORED_IF_ABSENT.get(name)
 
 
 def grouping_names(row: ReportRow) -> GroupingNames:
@@ -461,8 +464,8 @@ def report_row_values(stored: ReportTableRow, report: ReportEndpoint) -> dict[st
                 extra.setdefault(f"{part}.{name}", msgspec.json.encode(found[name]))
     groupings = ((name, row.groupings.get(name)) for name in report.groupings)
     texts = {name: None if text is None else storable_text(text) for name, text in groupings}
-    if CHANNEL_GROUPING in texts:
-        texts[CHANNEL_GROUPING] = texts[CHANNEL_GROUPING] or UNKNOWN_CHANNEL
+    for name in texts.keys() & STORED_IF_ABSENT:
+        texts[name] = texts[name] or STORED_IF_ABSENT[name]
     metric = stored.partition.metric_id
     return {
         **texts,

@@ -81,6 +81,7 @@ def storable_text(text: str) -> str:
 
 
 CHANNEL_GROUPING = "send_channel"
+VARIATION_GROUPING = "variation"
 
 MetricRole = Literal["conversion", "event"]
 """What the metric of a partition is: the one that counts as conversion, or the one counted."""
@@ -175,5 +176,6 @@ class ReportEndpoint:
     def key_groupings(self) -> tuple[str, ...]:
         """Return the groupings that identify a row within its partition; names do not."""
         if self.metric == "conversion":
-            return (f"{self.subject}_id", self.message_field, CHANNEL_GROUPING)
+            variation = [VARIATION_GROUPING] if VARIATION_GROUPING in self.group_by else []
+            return (f"{self.subject}_id", self.message_field, *variation, CHANNEL_GROUPING)
         return self.groupings

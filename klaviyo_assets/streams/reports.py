@@ -9,7 +9,12 @@ from collections.abc import Collection, Mapping
 from datetime import date
 
 from klaviyo_assets.model.column import Column
-from klaviyo_assets.model.report import Quotient, ReportEndpoint, ReportPeriod
+from klaviyo_assets.model.report import (
+    VARIATION_GROUPING,
+    Quotient,
+    ReportEndpoint,
+    ReportPeriod,
+)
 from klaviyo_assets.model.stream import TIER_REPORT, Stream, ViewColumn
 
 STATISTICS: dict[str, str] = {
@@ -113,6 +118,11 @@ def report_columns(
         Column("conversion_metric_id", "The metric whose events count as conversions."),
         Column(f"{subject}_id", f"The {subject}."),
         Column(f"{subject}_message_id", f"The message of the {subject}."),
+        *(
+            [Column(VARIATION_GROUPING, "The variation of the message; empty where it has none.")]
+            if "variation_name" in names
+            else []
+        ),
         Column("send_channel", "email, sms, push-notification or whatsapp."),
         *(
             Column(name, f"The {name.removesuffix('_name').replace('_', ' ')}'s name at the time.")
@@ -140,11 +150,23 @@ FORM_NAME = name_column("form_name", "forms", "form_id", "The form's name")
 SEGMENT_NAME = name_column("segment_name", "segments", "segment_id", "The segment's name")
 
 
-def report_key_columns(subject: str) -> tuple[str, ...]:
-    """Return the key columns of a report about `subject`."""
-    ids = (f"{subject}_id", f"{subject}_message_id")
+def report_key_columns(subject: str, *finer: str) -> tuple[str, ...]:
+    """Return the key columns of a report about `subject`; `finer` groupings tell more apart."""
+    ids = (f"{subject}_id", f"{subject}_message_id", *finer)
     return ("date", "conversion_metric_id", *ids, "send_channel")
 
+
+CAMPAIGN_GROUPINGS = (
+    "campaign_id",
+    "campaign_message_id",
+    "send_channel",
+    "campaign_message_name",
+)
+VARIATION_GROUPINGS = (VARIATION_GROUPING, "variation_name")
+CAMPAIGN_VIEW_COLUMNS = (
+    CONVERSION_METRIC_NAME,
+    name_column("campaign_name", "campaigns", "campaign_id", "The campaign's name"),
+)
 
 CAMPAIGN_VALUES_REPORTS = Stream(
     name="campaign_values_reports",
@@ -156,7 +178,7 @@ CAMPAIGN_VALUES_REPORTS = Stream(
         subject="campaign",
         interval=None,
         max_days=365,
-        group_by=("campaign_id", "campaign_message_id", "send_channel", "campaign_message_name"),
+        group_by=CAMPAIGN_GROUPINGS,
         statistics=tuple(STATISTICS),
         rates=RATES,
     ),
@@ -165,10 +187,31 @@ CAMPAIGN_VALUES_REPORTS = Stream(
     tier=TIER_REPORT,
     scopes=("campaigns:read",),
     columns=report_columns("campaign", ("campaign_message_name",)),
-    view_columns=(
-        CONVERSION_METRIC_NAME,
-        name_column("campaign_name", "campaigns", "campaign_id", "The campaign's name"),
+    view_columns=CAMPAIGN_VIEW_COLUMNS,
+)
+
+CAMPAIGN_VARIATION_REPORTS = Stream(
+    name="campaign_variation_reports",
+    description="One row per month, conversion metric, campaign message, variation and channel.",
+    section="Reporting",
+    source=ReportEndpoint(
+        path="/api/campaign-values-reports",
+        type="campaign-values-report",
+        subject="campaign",
+        interval=None,
+        period="month",
+        max_days=365,
+        group_by=(*CAMPAIGN_GROUPINGS, *VARIATION_GROUPINGS),
+        statistics=tuple(STATISTICS),
+        rates=RATES,
     ),
+    key=report_key_columns("campaign", VARIATION_GROUPING),
+    partitioning="metric and month",
+    tier=TIER_REPORT,
+    scopes=("campaigns:read",),
+    columns=report_columns("campaign", ("campaign_message_name", "variation_name"), "month"),
+    view_columns=CAMPAIGN_VIEW_COLUMNS,
+    is_opt_in=True,
 )
 
 FLOW_GROUPINGS = ("flow_id", "flow_message_id", "send_channel", "flow_name", "flow_message_name")
@@ -216,6 +259,30 @@ FLOW_VALUES_REPORTS = Stream(
     tier=TIER_REPORT,
     scopes=("flows:read",),
     columns=report_columns("flow", ("flow_name", "flow_message_name"), "month"),
+    view_columns=(CONVERSION_METRIC_NAME,),
+    is_opt_in=True,
+)
+
+FLOW_VARIATION_REPORTS = Stream(
+    name="flow_variation_reports",
+    description="One row per month, conversion metric, flow message, variation and channel.",
+    section="Reporting",
+    source=ReportEndpoint(
+        path="/api/flow-values-reports",
+        type="flow-values-report",
+        subject="flow",
+        interval=None,
+        period="month",
+        max_days=365,
+        group_by=(*FLOW_GROUPINGS, *VARIATION_GROUPINGS),
+        statistics=tuple(STATISTICS),
+        rates=RATES,
+    ),
+    key=report_key_columns("flow", VARIATION_GROUPING),
+    partitioning="metric and month",
+    tier=TIER_REPORT,
+    scopes=("flows:read",),
+    columns=report_columns("flow", ("flow_name", "flow_message_name", "variation_name"), "month"),
     view_columns=(CONVERSION_METRIC_NAME,),
     is_opt_in=True,
 )

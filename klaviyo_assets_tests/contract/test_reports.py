@@ -39,8 +39,10 @@ def test_the_promised_reports_are_there_with_their_columns() -> None:
     """A report or a column comes or goes only together with the promise made of it."""
     assert {stream.name: len(stream.columns) for stream in REPORTS} == {
         "campaign_values_reports": 39,
+        "campaign_variation_reports": 41,
         "flow_series_reports": 40,
         "flow_values_reports": 40,
+        "flow_variation_reports": 42,
         "form_series_reports": 17,
         "form_values_reports": 17,
         "metric_aggregates": 9,
@@ -52,7 +54,7 @@ def test_the_promised_reports_are_there_with_their_columns() -> None:
 
 def test_every_fact_is_used() -> None:
     """The facts are those of the reports in use, all of them POSTs that only read."""
-    assert [source(stream).path for stream in OF_REPORTS] == list(FACTS)
+    assert list(dict.fromkeys(source(stream).path for stream in OF_REPORTS)) == list(FACTS)
     assert set(FACTS) <= READ_ONLY_POST_PATHS
 
 
@@ -81,7 +83,8 @@ def test_everything_that_is_offered_is_requested(stream: Stream) -> None:
     assert set(report.group_by) <= set(facts.group_by)
     assert set(facts.group_by_required) <= set(facts.group_by_default) <= set(report.group_by)
     finer = {name for name in facts.group_by if re.match(f"{report.subject}_.*name$", name)}
-    assert added == finer | ({"form_version_id"} & set(facts.group_by))
+    by_variation = {"variation", "variation_name"} & set(report.group_by)
+    assert added == finer | ({"form_version_id"} & set(facts.group_by)) | by_variation
     assert report.has_metric == ("conversion_metric_id" in facts.attributes)
 
 
@@ -119,6 +122,7 @@ def test_the_key_is_the_promised_one(stream: Stream) -> None:
         "conversion_metric_id",
         f"{subject}_id",
         f"{subject}_message_id",
+        *(["variation"] if "variation" in source(stream).group_by else []),
         "send_channel",
     )
     assert stream.partitioning == "metric and month"

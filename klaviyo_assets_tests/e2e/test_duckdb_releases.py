@@ -78,6 +78,7 @@ def test_every_kind_of_relation_is_there(home_with_all_relations: Home) -> None:
     """The file has what the tests below read: a relation a stream, histories, and merges."""
     names = set(relations(home_with_all_relations))
     assert names >= {*DEFAULT_STREAMS, "profile_merges", "events_history", "lists_history"}
+    assert names >= {"campaign_rates", "flow_rates"}
 
 
 @pytest.mark.parametrize("release", RELEASES)

@@ -1,6 +1,7 @@
 """Totals of whole months: what the sandbox counts over each, one request a month and metric."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -35,19 +36,22 @@ SUBJECTS = {
     "form_values_reports": (("form_id", "form_version_id"), FORM_STATISTICS),
     "segment_values_reports": (("segment_id",), SEGMENT_STATISTICS),
 }
+BESIDE = ("flow_series_reports", "campaign_variation_reports", "flow_variation_reports")
 each_report = pytest.mark.parametrize("stream", sorted(SUBJECTS))
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, dagster_template: Path) -> Iterator[Home]:
     """A home with the reports by month, three months old, in which metrics were read."""
-    with open_sandbox_account(now=NOW, timezone=ZONE, days=120, objects=20, flows=12) as account:
+    with open_sandbox_account(
+        now=NOW, timezone=ZONE, days=120, objects=20, flows=12, campaigns=60
+    ) as account:
         home = Home(
             account=account,
             root=tmp_path_factory.mktemp("monthly"),
             dagster_template=dagster_template,
             settings={
-                "KLAVIYO_STREAMS": f"accounts,metrics,flow_series_reports,{','.join(SUBJECTS)}",
+                "KLAVIYO_STREAMS": ",".join(("accounts", "metrics", *BESIDE, *SUBJECTS)),
                 # In the midst of a month: the first whole one is July.
                 "KLAVIYO_REPORT_START_DATE": "2026-06-20",
             },
@@ -60,7 +64,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, dagster_template: Path) -> It
 
 def key_of(home: Home, stream: str, day: date) -> str:
     """Return Dagster's key of a partition of the only metric."""
-    metric = f"|{report_metrics(home)[0]}" if stream.startswith("flow") else ""
+    metric = f"|{report_metrics(home)[0]}" if stream.startswith(("flow", "campaign")) else ""
     return f"{day}{metric}"
 
 
@@ -130,6 +134,33 @@ def test_who_opens_on_two_days_counts_once_in_a_month(home: Home) -> None:
     (by_month,) = home.query(f"SELECT {sums} FROM flow_values_reports WHERE date = '2026-08-01'")
     assert by_month[0] == by_day[0] > 0
     assert by_month[1] < by_day[1]
+
+
+def test_variations_of_a_message_are_told_apart(home: Home) -> None:
+    """A test has a row for each variation; together they are what went out in the month."""
+    stream = "campaign_variation_reports"
+    run = fetch(home, stream, MONTHS[0], MONTHS[-1])
+    assert run.success, run.failures
+    service, metric = home.account.sandbox.service, report_metrics(home)[0]
+    with service.lock:
+        rows = service.report_endpoints.list_true_rows(
+            "campaign-values-report", metric, days=MONTHS, now=service.clock.now(), by_month=True
+        )
+    truth: Counter[tuple[str, str]] = Counter()
+    for row in cast("list[dict[str, Any]]", rows):
+        truth[row["date"], row["campaign_id"]] += row["recipients"]
+    sums = f"SELECT date, campaign_id, sum(recipients) FROM {stream} GROUP BY ALL"
+    assert {(str(day), each): number for day, each, number in home.query(sums)} == truth
+    tests = f"SELECT count(*), count(DISTINCT variation), count(variation_name) FROM {stream}"
+    (found,) = home.query(f"{tests} WHERE variation <> ''")
+    assert found[0] == found[1] == found[2] >= 2
+    assert home.query(f"{tests} WHERE variation = ''")[0][0] > found[0]
+    (flows,) = (fetch(home, "flow_variation_reports", MONTHS[0], MONTHS[0]),)
+    assert flows.success, flows.failures
+    by_month = "SELECT sum(recipients) FROM {} WHERE date = '2026-07-01'"
+    assert home.query(by_month.format("flow_variation_reports")) == home.query(
+        by_month.format("flow_values_reports")
+    )
 
 
 RATES_SQL = """
