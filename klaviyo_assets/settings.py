@@ -244,7 +244,7 @@ class Settings:
         _DAYS, "days of events that the daily job reads again"
     )] = 7
     event_metric_ids: Annotated[tuple[str, ...], Setting(
-        _METRIC_IDS, "only events of these metrics", "all"
+        _METRIC_IDS, "only events of these metrics, in `events` and in `metric_aggregates`", "all"
     )] = ()
     members_of: Annotated[tuple[str, ...], Setting(
         _GROUP_IDS,

@@ -46,7 +46,8 @@ from klaviyo_assets.settings import Settings
 
 NEWEST_DAYS_CHECK = "newest_days_are_there"
 NEWEST_DAYS_DESCRIPTION = (
-    "The last seven days due are there, of each metric that the settings want and somebody fetched."
+    "The last seven days due, or the last month, are there, of each metric that the settings want "
+    "and somebody fetched."
 )
 
 NEWEST_DAYS_SENSOR_NAME = "klaviyo_reports_newest_days"
@@ -133,7 +134,7 @@ def check_newest_days(
             f"fetched yet. Backfill them, or switch on {BACKFILL_SENSOR_NAME}.",
         )
     if expected is None:
-        return passed_result(key, "No day is due yet.")
+        return passed_result(key, f"No {report_endpoint(stream).period} is due yet.")
     result = _build_newest_days_result(
         stream, *expected, stored_days=checked, never_fetched=len(metrics) - len(checked)
     )

@@ -36,7 +36,7 @@ from klaviyo_assets.defs.report_runs import (
 from klaviyo_assets.defs.sensors import metrics_to_fetch
 from klaviyo_assets.errors import KlaviyoAssetsError
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.model.report import DateRange
+from klaviyo_assets.model.report import DateRange, ReportEndpoint
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.reports.calendar import last_complete_day, resolve_zone_offline
 from klaviyo_assets.reports.planner import report_endpoint
@@ -286,7 +286,7 @@ def build_report_schedule(
         execution_timezone=zone or "UTC",
         default_status=default_schedule_status(settings),
         target=select_assets(stream.name),
-        description="Yesterday and the days whose numbers still move, of every metric.",
+        description=_daily_description(report_endpoint(stream)),
         required_resource_keys={"lake"},
     )
     def launch_daily_report(
@@ -295,6 +295,13 @@ def build_report_schedule(
         yield from _daily_report_requests(context, stream, settings)
 
     return launch_daily_report
+
+
+def _daily_description(report: ReportEndpoint) -> str:
+    """Return what the daily schedule of a report fetches, in a sentence."""
+    moving = "The months" if report.period == "month" else "Yesterday and the days"
+    metrics = ", of every metric" if report.has_metric else ""
+    return f"{moving} whose numbers still move{metrics}."
 
 
 def _daily_report_requests(

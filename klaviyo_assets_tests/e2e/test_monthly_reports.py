@@ -11,12 +11,15 @@ import dagster as dg
 import pytest
 
 from klaviyo_assets.definitions import build_defs
+from klaviyo_assets.defs.report_freshness import check_newest_days
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.sandbox.facts.reporting import (
     FORM_STATISTICS,
     PUBLISHED_STATISTICS,
     SEGMENT_STATISTICS,
 )
 from klaviyo_assets.settings import read_settings
+from klaviyo_assets.streams import STREAMS
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.instance import open_instance
 from klaviyo_assets_tests.e2e.report_runs import add_metrics, report_metrics
@@ -206,6 +209,9 @@ def test_names_stand_beside_ids_where_their_table_is_stored(home: Home) -> None:
     )
     assert name is not None
     assert home.query(f"SELECT name FROM metrics WHERE id = '{metric}'") == [(name,)]
+    for column, joins in (("recipients", False), ("conversion_metric_name", True)):
+        ((_, plan),) = home.query(f"EXPLAIN SELECT max({column}) FROM flow_values_reports")
+        assert ("id, name" in plan) is joins
     for table, report in (("forms", "form"), ("segments", "segment")):
         names = f"SELECT DISTINCT {report}_name FROM {report}_values_reports"
         assert home.query(names) == [(None,)]
@@ -225,6 +231,28 @@ def test_a_month_that_still_runs_is_not_stored(home: Home, stream: str) -> None:
     assert not run.success
     assert "months from 2026-10-01 to 2026-10-01 are not stored" in str(run.failures)
     assert home.account.request_counts()[path] == before
+
+
+@pytest.mark.parametrize(
+    ("now", "verdict", "words"),
+    [
+        (datetime(2026, 11, 2, 8, tzinfo=UTC), "passed", "All months from 2026-09-01"),
+        (datetime(2026, 11, 2, 12, tzinfo=UTC), "WARN", "Months from 2026-10-01"),
+        (datetime(2026, 11, 5, 12, tzinfo=UTC), "ERROR", "Months from 2026-10-01"),
+    ],
+)
+def test_a_report_is_kept_up_by_its_last_month(
+    home: Home, now: datetime, verdict: str, words: str
+) -> None:
+    """A month is due 26 hours after its end, and overdue two days later."""
+    with open_home_instance(home) as instance:
+        stream = STREAMS["segment_values_reports"]
+        settings, _ = read_settings(home.variables)
+        lake = Lake(home.data_dir, clock=lambda: now)
+        result = check_newest_days(instance, stream, lake, settings, now)
+    assert result is not None
+    assert verdict == ("passed" if result.passed else result.severity.value)
+    assert (result.description or "").startswith(words)
 
 
 def test_the_sensor_and_the_schedule_fetch_months(home: Home) -> None:
