@@ -9,10 +9,21 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any, cast
 
+from klaviyo_assets.model.selection import offered_streams
 from klaviyo_assets.model.stream import RateTier, Stream, revision_note
+from klaviyo_assets.settings import DEFAULT_REVISION
 from klaviyo_assets.streams import DEFAULT_COLLECTIONS, DEFAULT_REPORTS, STREAMS
+from klaviyo_assets_tests.benchmarks.model_account import (
+    FULL_COUNTS,
+    count_steady_requests,
+    format_steady_requests,
+    format_table,
+    least_seconds,
+    plan_requests,
+)
 from klaviyo_assets_tests.contract import read_facts
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.contract.coverage import coverage_page
@@ -22,6 +33,7 @@ GOLDEN_FOLDER = Path(__file__).with_name("golden")
 README_PATH = ROOT / "README.md"
 STREAMS_PAGE = ROOT / "docs" / "streams.md"
 COVERAGE_PAGE = ROOT / "docs" / "coverage.md"
+REQUESTS_PAGE = ROOT / "docs" / "requests.md"
 TABLE_HEAD = "| stream | one row per | cursor | tier | scopes |\n|---|---|---|---|---|\n"
 NOT_IN_THE_HEAD = {"name", "description", "source", "columns"}
 
@@ -93,11 +105,54 @@ def with_table(page: Path, streams: Iterable[Stream]) -> str:
     return before + head + rows + re.sub(r"\A(\|.*\n)*", "", rest)
 
 
+FIRST_SYNC_TEXT = """\
+A first sync with `KLAVIYO_STREAMS=all`, of an account with 2,000,000 events of a year, 300,000
+profiles, 1,000 campaigns, 150 flows with 1,200 steps, 200 lists with 900,000 members and 60
+segments with 600,000, 25,000 items and variants of the catalog, and the last 365 days of reports
+for 20 metrics. No plan takes fewer requests: one for each page that holds a record, one for each
+slice or parent without any. The least minutes follow from our share of Klaviyo's limits (90 %),
+where all streams begin at once; streams of one endpoint end together. Tests hold the requests to
+those of real syncs, and the minutes, within 5 %, to what our rate limiter allows."""
+
+
+def requests_page() -> str:
+    """Return the text of docs/requests.md: what syncs of the model account ask for."""
+    streams = tuple(offered_streams(STREAMS, DEFAULT_REVISION).values())
+    planned = plan_requests(FULL_COUNTS, streams=streams)
+    return "\n".join(
+        (
+            "# Requests",
+            "",
+            str(count_steady_requests()),
+            "",
+            "An hour of them, `python -m klaviyo_assets_tests.benchmarks.model_account --hourly`:",
+            "",
+            format_steady_requests(count_steady_requests()),
+            "",
+            FIRST_SYNC_TEXT,
+            "",
+            format_table(planned, least_seconds(planned, share=0.9)),
+            "",
+            "Generated. [All streams](streams.md)",
+            "",
+        )
+    )
+
+
+def with_steady_requests(text: str) -> str:
+    """Return docs/streams.md with the requests of the default set as they are."""
+    pattern = r"(?m)^The default set takes (?:.+\n)+"
+    assert re.search(pattern, text), "docs/streams.md does not say what the default set takes"
+    said = fill(str(count_steady_requests()), 128, break_on_hyphens=False)
+    return re.sub(pattern, f"{said}\n", text, count=1)
+
+
 def expected_stream_pages() -> dict[Path, str]:
     """Return the README with the default streams, and what docs say of all, a page each."""
     return {
         README_PATH: with_table(README_PATH, (*DEFAULT_COLLECTIONS, *DEFAULT_REPORTS)),
-        STREAMS_PAGE: with_table(STREAMS_PAGE, STREAMS.values()),
+        STREAMS_PAGE: with_steady_requests(with_table(STREAMS_PAGE, STREAMS.values())),
+        REQUESTS_PAGE: requests_page(),
         COVERAGE_PAGE: coverage_page(),
         **expected_stream_files(),
     }

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from klaviyo_assets.model.selection import offered_streams
-from klaviyo_assets.model.stream import PARENT_ID, Children, Collection, Stream, ViewSource
+from klaviyo_assets.model.stream import PARENT_ID, Children, Collection, Detail, Stream, ViewSource
 from klaviyo_assets.settings import SUPPORTED_REVISIONS
 from klaviyo_assets.streams import COLLECTIONS, STREAMS
+from klaviyo_assets_tests.benchmarks.model_account import (
+    RecordCounts,
+    count_requests,
+    count_second_sync_requests,
+)
 from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.run_log import RunResult
 from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
 
 pytestmark = pytest.mark.xdist_group("every_stream")
@@ -43,7 +50,16 @@ def name_of(value: Stream | str) -> str:
 each_stream = pytest.mark.parametrize(("revision", "stream"), WITH_HOMES, ids=name_of)
 each_revision = pytest.mark.parametrize("revision", SUPPORTED_REVISIONS)
 
-OpenFullHome = Callable[[str], Home]
+
+@dataclass(slots=True, kw_only=True)
+class FullHome(Home):
+    """A home with the runs that synced its streams, and how many requests the last one made."""
+
+    runs: list[RunResult] = field(default_factory=list[RunResult])
+    requests: int = 0
+
+
+OpenFullHome = Callable[[str], FullHome]
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +70,8 @@ def open_full_home(
     with ExitStack() as stack:
 
         @cache
-        def synced(revision: str) -> Home:
-            home = Home(
+        def synced(revision: str) -> FullHome:
+            home = FullHome(
                 account=stack.enter_context(open_sandbox_account(objects=30, flows=6)),
                 root=tmp_path_factory.mktemp("every"),
                 dagster_template=dagster_template,
@@ -64,15 +80,19 @@ def open_full_home(
             if revision == JULY:
                 for name in ("forms", "flows", "metrics", "coupons"):
                     assert home.sync(name).success
-            assert home.sync(*NAMES[revision]).success
+            for _ in range(2):
+                home.account.clear_journal()
+                home.runs.append(home.sync(*NAMES[revision]))
+                assert home.runs[-1].success
+            home.requests = home.account.request_counts().total()
             return home
 
         yield synced
 
 
 @pytest.fixture
-def full_home(revision: str, open_full_home: OpenFullHome) -> Home:
-    """A home in which every stream of a revision is on, and the opt-in ones were synced once."""
+def full_home(revision: str, open_full_home: OpenFullHome) -> FullHome:
+    """A home in which every stream of a revision is on, and the opt-in ones were synced twice."""
     return open_full_home(revision)
 
 
@@ -101,6 +121,42 @@ def test_every_record_is_there_once(full_home: Home, stream: Stream) -> None:
     if isinstance(stream.source, Collection | Children):
         assert set(ids) == truth(full_home, stream)
     assert ids
+
+
+def record_counts(home: Home, stream: Stream) -> RecordCounts:
+    """Return how many records a stream has, or how many of each parent; of details, parents."""
+    match stream.source:
+        case Children(parent=parent, parent_condition=condition):
+            column = next(each.name for each in stream.columns if each.source == PARENT_ID)
+            name, member, start = condition or ("id", "", "")
+            where = f"json_extract_string(p.{name}, '$.{member}') LIKE '{start}%'"
+            rows = home.query(
+                f"SELECT count({column}) FROM {parent} AS p LEFT JOIN {stream.name} ON {column} = "
+                f"p.id WHERE {where if condition else 'TRUE'} GROUP BY p.id"
+            )
+            return {stream.name: [count for (count,) in rows]}
+        case Detail(parent=parent):
+            return {parent: [home.row_count(parent)]}
+        case _:
+            return {stream.name: [home.row_count(stream.name)]}
+
+
+@each_stream
+def test_two_syncs_make_the_stated_requests(full_home: FullHome, stream: Stream) -> None:
+    """The first takes a request a page, slice and parent; the second asks for what can be new."""
+    counts = record_counts(full_home, stream)
+    first, second = (run.metadata_number(stream.name, "requests") for run in full_home.runs)
+    assert first == count_requests(stream, counts)
+    assert second == count_second_sync_requests(stream, counts)
+
+
+@each_revision
+def test_no_stream_makes_other_requests(full_home: FullHome) -> None:
+    """What the account was asked in the second sync is what the streams say that they asked."""
+    names = NAMES[full_home.settings["KLAVIYO_REVISION"]]
+    asset_names = set(full_home.runs[-1].materializations) & set(names)
+    stated = [full_home.runs[-1].metadata_number(each, "requests") for each in asset_names]
+    assert full_home.requests == sum(stated)
 
 
 @each_stream
