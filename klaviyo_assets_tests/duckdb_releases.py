@@ -1,21 +1,15 @@
-"""Releases of DuckDB other than ours, for tests that open our files as users' tools do.
-
-They are installed from PyPI once, into a folder of this environment that goes when it goes. Where
-PyPI cannot be reached, the tests that need them are skipped.
-"""
+"""Releases of DuckDB other than ours, for tests that open our files as users' tools do."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import cast
 
 import duckdb
-import pytest
 
-RELEASES_FOLDER = Path(sys.prefix) / "duckdb-releases"
+from klaviyo_assets_tests.package_releases import install_package
 
 LIBRARY_RELEASES = ("1.4.5", "1.5.6")
 """The libraries that other tools carry. Our own release is read without an installation."""
@@ -35,30 +29,6 @@ with duckdb.connect(config={"autoinstall_known_extensions": False}) as connectio
     rows = [connection.execute(query).fetchall() for query in queries]
     json.dump([duckdb.__version__, rows], sys.stdout, default=str)
 """
-
-
-def install_package(requirement: str) -> Path:
-    """Return the folder of a package without its dependencies, which is installed where missing.
-
-    It is renamed into place, so that several workers can do this at once. Skips the test where the
-    package cannot be had.
-    """
-    target = RELEASES_FOLDER / requirement
-    if target.exists():
-        return target
-    RELEASES_FOLDER.mkdir(exist_ok=True)
-    with TemporaryDirectory(dir=RELEASES_FOLDER) as folder:
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--retries", "1"]
-        command += ["--only-binary", ":all:", "--target", f"{folder}/made", requirement]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-        if done.returncode != 0:
-            pytest.skip(f"{requirement} cannot be had: {done.stderr.strip()[-200:]}")
-        try:
-            Path(folder, "made").rename(target)
-        except OSError:
-            # Another worker was first.
-            assert target.exists()
-    return target
 
 
 def release_environment(release: str) -> dict[str, str]:

@@ -16,7 +16,6 @@ from klaviyo_assets.model.stream import Collection, describe_stream
 from klaviyo_assets.streams import DEFAULT_COLLECTIONS, DEFAULT_STREAMS, STREAMS
 from klaviyo_assets_tests.duckdb_releases import (
     LIBRARY_RELEASES,
-    install_package,
     query_with_release,
     run_cli,
 )
@@ -29,6 +28,7 @@ from klaviyo_assets_tests.e2e.report_runs import (
     run_partitions,
 )
 from klaviyo_assets_tests.e2e.sandbox_account import NOON, open_sandbox_account
+from klaviyo_assets_tests.package_releases import install_package
 
 # Its home is read by all of them: one worker makes it.
 pytestmark = pytest.mark.xdist_group("home_with_all_relations")
