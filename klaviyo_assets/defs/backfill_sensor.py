@@ -95,7 +95,7 @@ def build_backfill_sensor(settings: Settings, reports: Sequence[Stream]) -> dg.S
         description="Fetches missing and moving report days, newest first, as the quota permits.",
         minimum_interval_seconds=BACKFILL_SENSOR_INTERVAL_SECONDS,
         default_status=default_sensor_status(settings),
-        target=select_assets(*(stream.name for stream in reports)),
+        asset_selection=select_assets(*(stream.name for stream in reports)),
         required_resource_keys={"lake", "klaviyo"},
     )
     def launch_backfills(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pyarrow.parquet as pq
 import pytest
 
@@ -187,6 +188,12 @@ def test_every_stream_is_an_asset(full_home: Home) -> None:
     keys = full_home.load_definitions().resolve_asset_graph().get_all_asset_keys()
     offered = offered_streams(STREAMS, full_home.settings["KLAVIYO_REVISION"])
     assert {key.path[-1] for key in keys} == set(offered)
+
+
+@each_revision
+def test_dagster_loads_everything(full_home: Home) -> None:
+    """Jobs, schedules and sensors of all streams at once are accepted by Dagster's code server."""
+    dg.Definitions.validate_loadable(full_home.load_definitions())
 
 
 @pytest.mark.parametrize("revision", [OCTOBER])
