@@ -20,7 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -32,7 +32,7 @@ import dagster as dg
 import duckdb
 
 from klaviyo_assets.errors import format_quantity, format_seconds
-from klaviyo_assets.streams import DEFAULT_REPORTS
+from klaviyo_assets.streams import COLLECTIONS, DEFAULT_REPORTS, DEFAULT_STREAMS, STREAMS
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "demo"
@@ -41,6 +41,9 @@ LOG = DEMO / "dagster.log"
 KEY = "pk_demo_0123456789abcdef0123456789abcdef"
 SCALE = "50"
 """The sandbox's rate limits times this, and ours: a demo need not wait for real minutes."""
+
+NAME_WIDTH = max(map(len, STREAMS))
+"""How wide the column of names is."""
 
 QUARTER = 90
 """Days of the reports that are fetched."""
@@ -111,7 +114,7 @@ def story(door: "Door", instance: dg.DagsterInstance) -> None:
     # The daemon looks for backfills twice a minute: meanwhile the hourly job runs.
     backfill = door.launch_backfill([f"{day}|{metric}" for day in days])
     with told("klaviyo_collections: what is new since then, as every hour"):
-        checks += follow(instance, door.launch_job("klaviyo_collections"))
+        checks += follow(instance, door.launch_job("klaviyo_collections"), DEFAULT_STREAMS)
     name = metric_name(metric)
     with told(f"A backfill of both reports: {name}, {days[0]} to {days[-1]}"):
         checks += follow_backfill(instance, backfill)
@@ -171,6 +174,8 @@ def settings(url: str) -> dict[str, str]:
     return kept | {
         "KLAVIYO_API_KEY": KEY,
         "KLAVIYO_BASE_URL": url,
+        # All but the reports that no backfill below fetches: their checks would ask for one.
+        "KLAVIYO_STREAMS": ",".join(["default", *(each.name for each in COLLECTIONS)]),
         "KLAVIYO_CONVERSION_METRIC_IDS": "auto",
         # No schedule may come between what the demo shows, so the hourly job looks for late events.
         "KLAVIYO_LOOKBACK_DAYS": "1",
@@ -305,9 +310,13 @@ def refuse_taken_port(port: int) -> None:
 class Teller:
     """Prints a run as its event log grows; `checks` counts the results of checks by colour."""
 
-    def __init__(self, instance: dg.DagsterInstance, run_id: str) -> None:
-        """Print nothing yet."""
+    def __init__(
+        self, instance: dg.DagsterInstance, run_id: str, shown: Collection[str] = STREAMS
+    ) -> None:
+        """Print nothing yet. Streams that are not to be shown get one line for all of them."""
         self.checks = Counter[str]()
+        self._shown = shown
+        self._rest: list[Mapping[str, dg.MetadataValue[Any]]] = []
         self._instance = instance
         self._run_id = run_id
         self._seen = 0
@@ -323,7 +332,10 @@ class Teller:
         self._seen = len(entries)
         if run is not None and run.is_failure_or_canceled:
             raise SystemExit(f"The demo failed: run {self._run_id} of {run.job_name} did.")
-        return run is not None and run.is_success
+        has_ended = run is not None and run.is_success
+        if has_ended and self._rest:
+            self._print(line_of_others(self._rest))
+        return has_ended
 
     def _tell(self, entry: dg.EventLogEntry) -> None:
         event = entry.dagster_event
@@ -336,11 +348,17 @@ class Teller:
         elif event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             self._check(event.asset_check_evaluation_data)
         elif event.is_step_success and event.step_key:
-            name = event.step_key.removeprefix("klaviyo__")
-            if name in self._rows:
-                self._print(line_of(name, self._rows.pop(name)))
+            self._finish(event.step_key.removeprefix("klaviyo__"))
         elif event.is_failure:
             self._print(event.message or "")
+
+    def _finish(self, name: str) -> None:
+        """Print what became of a stream, or keep it for the line of the others."""
+        found = self._rows.pop(name, [])
+        if name not in self._shown:
+            self._rest += found
+        elif found:
+            self._print(line_of(name, found))
 
     def _check(self, found: dg.AssetCheckEvaluation) -> None:
         self.checks["green" if found.passed else "other"] += 1
@@ -351,15 +369,27 @@ class Teller:
         print(f"   {format_seconds(time.monotonic() - self._began):>9}  {text}", flush=True)
 
 
+def add_up(found: Sequence[Mapping[str, dg.MetadataValue[Any]]], label: str) -> int:
+    """Return the sum of one number of several materializations."""
+    return sum(int(each[label].value) for each in found if label in each)
+
+
+def line_of_others(found: Sequence[Mapping[str, dg.MetadataValue[Any]]]) -> str:
+    """Return what became of the streams that are not shown one by one."""
+    streams = format_quantity(len(found), "other stream")
+    requests = format_quantity(add_up(found, "klaviyo/requests"), "request")
+    return f"{streams:<{NAME_WIDTH}} {requests}"
+
+
 def line_of(name: str, found: Sequence[Mapping[str, dg.MetadataValue[Any]]]) -> str:
     """Return what became of a stream in one run: what was read, and what is there now."""
 
     def number(label: str) -> int:
-        return sum(int(each[label].value) for each in found if label in each)
+        return add_up(found, label)
 
     if len(found) > 1:
         rows = format_quantity(number("dagster/partition_row_count"), "row")
-        return f"{name:<24} {format_quantity(len(found), 'day')}, {rows}"
+        return f"{name:<{NAME_WIDTH}} {format_quantity(len(found), 'day')}, {rows}"
     read, twice = number("klaviyo/records_read"), ""
     if (repeats := read - number("klaviyo/rows_written")) > 0:
         twice = f" ({repeats:,} came twice)"
@@ -367,12 +397,14 @@ def line_of(name: str, found: Sequence[Mapping[str, dg.MetadataValue[Any]]]) -> 
     told_of = [f"{format_quantity(read, 'record')} read{twice}", in_table]
     if requests := number("klaviyo/requests"):
         told_of.append(format_quantity(requests, "request"))
-    return f"{name:<24} {', '.join(told_of if requests else told_of[1:])}"
+    return f"{name:<{NAME_WIDTH}} {', '.join(told_of if requests else told_of[1:])}"
 
 
-def follow(instance: dg.DagsterInstance, run_id: str) -> Counter[str]:
+def follow(
+    instance: dg.DagsterInstance, run_id: str, shown: Collection[str] = STREAMS
+) -> Counter[str]:
     """Print a run until it ends well; return the results of its checks."""
-    teller = Teller(instance, run_id)
+    teller = Teller(instance, run_id, shown)
     for _ in waiting():
         if teller.tell():
             return teller.checks
@@ -405,10 +437,10 @@ def show_tables() -> None:
             "SELECT table_name, count(*) FROM information_schema.columns GROUP BY ALL ORDER BY ALL"
         ).fetchall()
         print(f"== Stored in {DATABASE.relative_to(ROOT)}")
-        print(f"   {'relation':<26}{'rows':>10}{'columns':>10}")
+        print(f"   {'relation':<{NAME_WIDTH}}{'rows':>10}{'columns':>10}")
         for name, columns in names:
             ((rows,),) = database.execute(f'SELECT count(*) FROM "{name}"').fetchall()
-            print(f"   {name:<26}{rows:>10,}{columns:>10}")
+            print(f"   {name:<{NAME_WIDTH}}{rows:>10,}{columns:>10}")
 
 
 def show_query() -> None:

@@ -144,10 +144,10 @@ def detail_request(
         raise TypeError(f"{stream.name} is not read record by record")
     path = record_path(source.path, record_id)
     # The other attributes came with the parent's own pages.
-    only = {
-        f"fields[{extra.resource}]": ",".join(column.name for column in stream.columns)
-        for extra in source.additional_fields
-    }
+    resources = [extra.resource for extra in source.additional_fields]
+    paths = [path for column in stream.columns for path, _ in column_fields(column)]
+    names = ",".join(".".join(path) for path in paths)
+    only = {f"fields[{each}]": names for each in [*resources, source.resource] if each}
     query = build_query(
         {**additional_field_parameters(source.additional_fields, excluded_fields), **only}
     )

@@ -141,7 +141,8 @@ class Detail:
     The stored table has the key, the parent's `version_column` at the time of the request, and the
     columns; the stream's relation is the parent joined with it. Without a `version_column` every
     record is requested in every sync. A 404 means NULL with `is_null_when_missing`; otherwise the
-    parent record no longer exists, and is skipped.
+    parent record no longer exists, and is skipped. `resource`: the type of the record, where only
+    the columns are requested of it: the other attributes came with the parent's own pages.
     """
 
     parent: str
@@ -149,6 +150,7 @@ class Detail:
     version_column: str | None = None
     is_null_when_missing: bool = False
     additional_fields: tuple[AdditionalField, ...] = ()
+    resource: str = ""
 
 
 PARENT_ID = SliceConstant("parent")

@@ -57,7 +57,9 @@ FORM_DEFINITIONS = Stream(
     name="form_definitions",
     description="One row per form: all of forms, and what its versions consist of.",
     section="Forms",
-    source=Detail(parent="forms", path="/api/forms/{id}", version_column="updated_at"),
+    source=Detail(
+        parent="forms", path="/api/forms/{id}", version_column="updated_at", resource="form"
+    ),
     tier=TIER_S,
     scopes=("forms:read",),
     is_opt_in=True,

@@ -27,6 +27,7 @@ from klaviyo_assets.model.stream import (
 )
 from klaviyo_assets.model.window import Window
 from klaviyo_assets.settings import DEFAULT_REVISION
+from klaviyo_assets.streams.forms import FORM_DEFINITIONS
 from klaviyo_assets.streams.profiles import GLOBAL_EXCLUSIONS
 from klaviyo_assets_tests.unit.api.samples import (
     BASE,
@@ -155,6 +156,12 @@ def test_a_detail_spends_both_budgets() -> None:
         RateLimitBucket("GET /api/lists/{id}", TIER_L),
         RateLimitBucket("additional-fields[list]=profile_count", TIER_XS),
     )
+
+
+def test_a_detail_asks_for_its_own_columns_alone() -> None:
+    """What came with the parent's pages is not sent again, nor stored as something unknown."""
+    request = detail_request(FORM_DEFINITIONS, "Y6nRLr")
+    assert request.target == "/api/forms/Y6nRLr?fields%5Bform%5D=definition.versions"
 
 
 @pytest.mark.parametrize(
