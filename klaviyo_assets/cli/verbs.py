@@ -96,7 +96,7 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "plan",
         section=LOOK,
-        summary="say how many requests reports or members will take, before any is sent",
+        summary="say what reports, members, a first sync or more streams cost, before a request",
         run="plan:plan",
         options=[
             click.Option(["--start"], type=DayType(), help="first day of reports, YYYY-MM-DD"),
@@ -108,12 +108,28 @@ VERBS: tuple[Verb, ...] = (
                 "segment",
             ),
             WordsOption("--metrics", metavar="METRIC", help_text=_METRICS_OPTION_HELP),
+            click.Option(
+                ["--first-sync"], is_flag=True, help="every collection that is on, from nothing"
+            ),
+            WordsOption(
+                "--streams",
+                metavar="NAME",
+                help_text="streams or groups to add, with what they need",
+            ),
+            WordsOption(
+                "--rows",
+                metavar="NAME=NUMBER",
+                help_text="records of streams that are not stored yet, as far as you know",
+            ),
         ],
         examples=[
             "plan --start 2026-01-01 --end 2026-03-31",
             'plan --start 2026-01-01 --end 2026-03-31 --metrics "Placed Order"',
             "plan --members",
+            "plan --first-sync --rows events=2000000 profiles=90000",
+            "plan --streams reviews catalogs",
         ],
+        is_report=True,
     ),
     Verb(
         "revisions",

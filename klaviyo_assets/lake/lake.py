@@ -164,6 +164,15 @@ class Lake:
         """Return whether anything was ever stored. Lists the lake's folder."""
         return any(stored_tables(self.root))
 
+    def measure_table_bytes(self, name: str) -> int:
+        """Return the size of a table's current files, by its log; 0 where no sync wrote it.
+
+        Raises:
+            CorruptFileError: the log cannot be read.
+        """
+        snapshot = read_current_snapshot(table_folder(self.root, name), name)
+        return 0 if snapshot is None else sum(each.size for each in snapshot.files)
+
     def last_commit_time(self, name: str) -> datetime | None:
         """Return when the newest commit of a table was written, by the disk, UTC; None without."""
         logs = (table_folder(self.root, name) / "_delta_log").glob("*.json")

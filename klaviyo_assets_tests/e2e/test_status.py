@@ -116,3 +116,23 @@ def test_a_metric_may_be_named_by_its_name(home: Home, capsys: pytest.CaptureFix
     refused = capsys.readouterr().err
     assert "the account has no metric 'Placed Ordr', by id or by name. Nearest:" in refused
     assert f"'{named[0]}' (Placed Order)" in refused
+
+
+def test_a_first_sync_is_priced_by_what_is_known(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stored tables and --rows say how many records there are; the rest stays unknown."""
+    found = read_json(home, capsys, "plan", "--first-sync", "--rows", "profiles=15000")
+    prices = {each["stream"]: each for each in found["streams"]}
+    assert prices["events"]["records"] == home.row_count("events")
+    assert prices["profiles"]["requests"] == 150
+    assert (prices["email_templates"]["requests"], prices["metrics"]["requests"]) == (None, 1)
+    assert found["disk_bytes"] > 15_000 * 300
+    added = read_json(home, capsys, "plan", "--streams", "reviews", "--rows", "reviews=1000")
+    assert [each["stream"] for each in added["streams"]] == ["reviews"]
+    assert run(home, "plan", "--streams", "reviews") == 0
+    output = capsys.readouterr().out
+    assert "a request for 100 records" in output
+    assert "without 1 stream of unknown size" in output
+    assert run(home, "plan", "--first-sync", "--rows", "profiles=many") == 2
+    assert "a stream and a number are wanted" in capsys.readouterr().err
