@@ -190,6 +190,7 @@ _FLAG = ValueFormat("true or false", _parse_flag)
 _METRIC_IDS = _list_of("[A-Za-z0-9_-]{1,64}", "metric ids, letters and digits")
 _GROUP_IDS = _list_of("[A-Za-z0-9_-]{1,64}", "ids of lists and segments, letters and digits")
 _STREAM_NAMES = _list_of("[a-z][a-z_]{1,63}", "names of streams or groups, such as default,reviews")
+_HISTORY_STREAMS = _list_of("[a-z][a-z_]{1,63}", "names of streams, or default")
 _COLUMN_PATTERN = r"(\*|[a-z][a-z0-9_]*)\.[a-z][a-z0-9_]*"
 _COLUMNS = _list_of(_COLUMN_PATTERN, "columns such as profiles.email, or *.email in all streams")
 _JSON_KEYS = _list_of(
@@ -230,6 +231,11 @@ class Settings:
         "streams and groups that are assets; default: those without this setting; all: every one; "
         "what a stream is made from comes with it",
         "default",
+    )] = ()
+    history: Annotated[tuple[str, ...], Setting(
+        _HISTORY_STREAMS,
+        "streams of which each changed row is kept as a dated version; default: each that can",
+        "none",
     )] = ()
     start_date: Annotated[date | None, Setting(
         _DATE,

@@ -181,6 +181,8 @@ class SyncOutput:
         }
         if self.stream.has_soft_deletes:
             numbers["deleted"] = stats.rows_marked_deleted
+        if self.stream.history_columns:
+            numbers["versions_written"] = stats.versions_written
         if isinstance(self.stream.source, Detail):
             numbers["vanished"] = self.sync_run.missing_parents
             numbers["unanswered"] = sum(self.sync_run.unanswered_parents.values())

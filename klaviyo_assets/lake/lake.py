@@ -82,6 +82,7 @@ from klaviyo_assets.lake.read.queries import (
 )
 from klaviyo_assets.lake.read.views import Relation, stored_columns, stored_tables
 from klaviyo_assets.lake.response_cache import ReportResponseCache
+from klaviyo_assets.lake.write.history import ChangeHistory
 from klaviyo_assets.lake.write.report_partitions import (
     BuildState,
     PartitionFetch,
@@ -252,20 +253,22 @@ class Lake:
         with map_storage_errors(self.root, None):
             check_lock_support(self.root, variable="KLAVIYO_DATA_DIR")
 
-    def open_session(
+    def open_session(  # noqa: PLR0913 - what a session needs, by name
         self,
         table: LakeTable,
         *,
         account: str,
         mode: WriteMode,
         with_history: bool,
+        with_changes: bool = False,
         started_at: datetime,
     ) -> WriteSession:
         """Return a session that writes `table`; the caller closes it.
 
         `with_history`: it also writes every version of a row to the history table.
 
-        A commit succeeds only if the table is still at the version that it has now.
+        `with_history` keeps every version, `with_changes` each whose history columns changed. A
+        commit succeeds only if the table is still at the version that it has now.
 
         Raises:
             WrongAccountError: the lake holds another account's data; nothing was written.
@@ -287,8 +290,22 @@ class Lake:
             for writer in writers:
                 writer.close()
             raise
-        history = writers[0] if with_history else None
-        return WriteSession(writers[-1], history, mode=mode, started_at=started_at, root=self.root)
+        history_table = build_history_table(table)
+        changes = ChangeHistory(
+            table=history_table,
+            folder=table_folder(self.root, history_table.name),
+            account=account,
+            clock=self.clock,
+            started_at=started_at,
+        )
+        return WriteSession(
+            writers[-1],
+            writers[0] if with_history else None,
+            changes=changes if with_changes else None,
+            mode=mode,
+            started_at=started_at,
+            root=self.root,
+        )
 
     def open_id_scan(self, table: LakeTable, *, account: str) -> IdScanSession:
         """Return a session that takes the ids of a complete scan, and marks the rows it missed."""

@@ -8,7 +8,7 @@ KLAVIYO_DATA_DIR/
     │   ├── _delta_log/                 the commits: files, cursor state, account, lake version
     │   ├── _staging/<session>/         files that no commit names yet
     │   └── [day=2024-05-01/ or [metric=<id>/]month=2024-05/]part-*.parquet
-    ├── <stream>_history/               every version read, where the sync mode asks for it
+    ├── <stream>_history/               versions read, where the sync mode or a setting keeps them
     ├── _answers/<stream>/              cached responses to report requests, for a day
     ├── _readers/                       databases that were replaced and may still be open
     ├── _receipts/                      what erasures removed, with hashes of the profiles' ids
@@ -111,7 +111,8 @@ class LakeTable:
     "newest", of equal keys the row with the later cursor is kept (where `newest_by_cursor`), then
     the one that came in later. With "every", a stored key never changes: a history, whose key
     includes the version. `deletion_column`: where a row says since when it is missing, if the
-    schema has that column.
+    schema has that column. `history_columns`: a row in which one of these changed is a version of
+    its own, also where its cursor is that of the version before.
     """
 
     name: str
@@ -122,6 +123,7 @@ class LakeTable:
     partitioning: Partitioning = "none"
     kept_versions: Literal["newest", "every"] = "newest"
     deletion_column: str = DELETED_AT_COLUMN
+    history_columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the table, and reduce its schema to names and types.
@@ -149,6 +151,16 @@ class LakeTable:
     def required_columns(self) -> tuple[str, ...]:
         """Return the columns that are never NULL: key, cursor and `synced_at`."""
         return tuple(dict.fromkeys(filter(None, (*self.key, self.cursor, SYNCED_AT_COLUMN))))
+
+    @property
+    def unique_columns(self) -> tuple[str, ...]:
+        """Return the columns that no two stored rows share: the key, and of a history its reading.
+
+        Different values of the history columns can have been read beside the same cursor.
+        """
+        has_changes = self.kept_versions == "every" and self.history_columns
+        added = (SYNCED_AT_COLUMN,) if has_changes else ()
+        return tuple(dict.fromkeys((*self.key, *added)))
 
     @property
     def version_columns(self) -> tuple[str, ...]:
@@ -180,11 +192,12 @@ def build_table(stream: Stream, schema: pa.Schema) -> LakeTable:
         newest_by_cursor=cursor is not None and cursor.is_version,
         partitioning=stream.partitioning,
         deletion_column=stream.deletion_column.name,
+        history_columns=stream.history_columns,
     )
 
 
 def build_history_table(table: LakeTable) -> LakeTable:
-    """Return the table of all versions read: unique by key and cursor, or by key and sync."""
+    """Return the table of versions read: unique by key and cursor, or by key and sync."""
     pairs = zip(table.schema.names, table.schema.types, strict=True)
     columns = [(name, kind) for name, kind in pairs if name != table.deletion_column]
     version = table.cursor if table.cursor is not None else SYNC_STARTED_AT_COLUMN
@@ -196,6 +209,7 @@ def build_history_table(table: LakeTable) -> LakeTable:
         newest_by_cursor=False,
         partitioning=table.partitioning,
         kept_versions="every",
+        history_columns=table.history_columns,
     )
 
 

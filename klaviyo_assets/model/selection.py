@@ -1,6 +1,6 @@
 """Which streams are assets: what KLAVIYO_STREAMS names, and what those are made from."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
 
 from klaviyo_assets.errors import SettingError
@@ -83,7 +83,8 @@ def selected_streams(settings: Settings, streams: Mapping[str, Stream]) -> froze
 def selection_errors(settings: Settings, streams: Mapping[str, Stream]) -> list[SettingError]:
     """Return an error for each entry of KLAVIYO_STREAMS that names nothing to read.
 
-    It is neither a stream nor a group, or the revision offers none of the streams that it means.
+    It is neither a stream nor a group, or the revision offers none of the streams that it means. An
+    entry of KLAVIYO_HISTORY is an asset of which changed rows can be kept.
     """
     offered = offered_streams(streams, settings.revision)
     unknown = [each for each in settings.streams if not _members(each, streams)]
@@ -93,12 +94,36 @@ def selection_errors(settings: Settings, streams: Mapping[str, Stream]) -> list[
         if (members := _members(entry, streams)) and not _members(entry, offered)
     ]
     return [
+        *_history_errors(settings, streams),
         *_unknown_errors(unknown, streams),
         *(
             _unoffered_error(entry, streams[members[0]], streams, settings.revision)
             for entry, members in unoffered
         ),
     ]
+
+
+def keeps_changes(stream: Stream, settings: Settings) -> bool:
+    """Return whether each changed row of a stream is kept, by KLAVIYO_HISTORY."""
+    return bool(stream.history_columns) and not {stream.name, DEFAULT_GROUP}.isdisjoint(
+        settings.history
+    )
+
+
+def _history_errors(settings: Settings, streams: Mapping[str, Stream]) -> Iterator[SettingError]:
+    possible = {name for name, each in streams.items() if each.history_columns}
+    chosen = selected_streams(settings, streams)
+    for entry in settings.history:
+        if entry not in {DEFAULT_GROUP, *possible}:
+            reason = (
+                "changed rows are kept of "
+                f"{', '.join(sorted(possible))}, and default means each of them"
+            )
+        elif entry != DEFAULT_GROUP and entry not in chosen:
+            reason = f"{entry} is no asset: name it in {variable_name('streams')} too"
+        else:
+            continue
+        yield SettingError(f"{variable_name('history')}={entry!r} cannot be used: {reason}.")
 
 
 def _unoffered_error(

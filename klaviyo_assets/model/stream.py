@@ -319,7 +319,8 @@ class Stream:
     `shape` and `earlier`: where revisions show the same records differently, the first revision
     that shows them as declared here, and the stream as the revisions before it do. Both write one
     table, with the same columns. `is_partial`: this shape does not show every record, so its
-    reads mark only rows that were stored in it as deleted.
+    reads mark only rows that were stored in it as deleted. `history_columns`: where KLAVIYO_HISTORY
+    names the stream, a row in which one of these changed is kept as a dated version.
     """
 
     name: str
@@ -347,6 +348,7 @@ class Stream:
     shape: str = OLDEST_SHAPE
     earlier: "Stream | None" = None
     is_partial: bool = False
+    history_columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that the declaration is consistent.
@@ -367,6 +369,12 @@ class Stream:
             raise ValueError(f"{self.name}: a table by day needs a cursor to take the day from")
         if self.earlier is not None and _table_shape(self.earlier) != _table_shape(self):
             raise ValueError(f"{self.name}: earlier revisions would write another table")
+        if not set(self.history_columns) <= set(names) or (
+            self.history_columns and self.partitioning != "none"
+        ):
+            raise ValueError(
+                f"{self.name}: history columns are columns of a table without partitions"
+            )
         self._check_soft_deletes(names)
 
     def _check_soft_deletes(self, names: list[str]) -> None:
@@ -488,6 +496,12 @@ SYNCED_COLUMN = Column(
 SYNC_STARTED_COLUMN = Column(
     "sync_started_at", "When the sync that read this version began, our clock.", "timestamp"
 )
+VALID_FROM_COLUMN = Column("valid_from", "When this version was read.", "timestamp")
+VALID_TO_COLUMN = Column(
+    "valid_to",
+    "When the next version was read, or the deletion noticed; NULL: it is the newest.",
+    "timestamp",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -575,12 +589,17 @@ def describe_stream(stream: Stream, streams: Mapping[str, Stream]) -> RelationDe
 
 
 def describe_history(name: str, latest: RelationDescription) -> RelationDescription:
-    """Return the description of the history table of `name`, whose own description is `latest`."""
+    """Return the description of the history table of `name`, whose own description is `latest`.
+
+    Columns that a history lacks are described too.
+    """
+    added = (SYNC_STARTED_COLUMN, VALID_FROM_COLUMN, VALID_TO_COLUMN)
     return RelationDescription(
-        summary=f"One row per version seen of each row of {name}, where a sync mode keeps them.",
+        summary=f"One row per version kept of each row of {name}: each that was read in an append "
+        "mode, each that changed with KLAVIYO_HISTORY.",
         columns={
             **latest.columns,
             KEY_COLUMN.name: "Klaviyo's id; once for each version of the record.",
-            SYNC_STARTED_COLUMN.name: SYNC_STARTED_COLUMN.description,
+            **{each.name: each.description for each in added},
         },
     )

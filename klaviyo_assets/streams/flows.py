@@ -113,5 +113,6 @@ FLOW_DEFINITIONS = Stream(
     tier=TIER_S,
     scopes=("flows:read",),
     is_opt_in=True,
+    history_columns=("definition",),
     columns=(Column("definition", "Triggers, filters, steps and how they follow.", "json"),),
 )

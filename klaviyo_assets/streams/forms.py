@@ -63,6 +63,7 @@ FORM_DEFINITIONS = Stream(
     tier=TIER_S,
     scopes=("forms:read",),
     is_opt_in=True,
+    history_columns=("definition_versions",),
     columns=(
         # One JSON document: its steps, blocks and styles have no meaning on their own.
         attribute_column("definition.versions", "Every version with its blocks.", "json"),

@@ -54,6 +54,7 @@ def detailed_stream(parent: str, description: str, count: str, *, is_opt_in: boo
         tier=TIER_L,
         scopes=(f"{parent}:read",),
         is_opt_in=is_opt_in,
+        history_columns=("profile_count",),
         columns=(Column("profile_count", count, "integer"),),
     )
 

@@ -211,6 +211,7 @@ PROFILES = Stream(
     # Not `updated`: a change during the scan could move a profile to a place already passed.
     id_scan_cursor=Cursor(column="created", field="created", is_inclusive=False),
     unlisted_attributes=UNLISTED_ATTRIBUTES,
+    history_columns=tuple(each.name for each in PREDICTIVE_COLUMNS),
     columns=(*PERSON_COLUMNS, *CONSENT_COLUMNS, *PREDICTIVE_COLUMNS),
 )
 

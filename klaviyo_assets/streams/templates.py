@@ -18,6 +18,7 @@ EMAIL_TEMPLATES = Stream(
     has_soft_deletes=True,
     # A signed address, valid for a day: a new one comes with every response.
     ignored_attributes=frozenset({"screenshot_url"}),
+    history_columns=("name", "editor_type", "html", "text", "amp", "definition"),
     columns=(
         Column("name", "The template's name."),
         Column("editor_type", "How it is edited: SYSTEM_DRAGGABLE, USER_DRAGGABLE, CODE, SIMPLE."),

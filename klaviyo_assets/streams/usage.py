@@ -13,6 +13,8 @@ BILLING_USAGE = Stream(
     is_opt_in=True,
     has_soft_deletes=True,
     since="2026-10-15",
+    # Not `as_of`: it is another at every read.
+    history_columns=("usage_used", "usage_max", "unit", "period_start", "period_end"),
     columns=(
         Column("usage_used", "Used in this billing period so far.", "number"),
         Column("usage_max", "What the plan allows in the period; NULL: no limit.", "integer"),

@@ -33,6 +33,7 @@ from klaviyo_assets.lake.layout import HISTORY_SUFFIX, build_table
 from klaviyo_assets.lake.write.session import CommitReceipt, IdScanSession, WriteSession
 from klaviyo_assets.lake.write.soft_deletes import ColumnValues, DeletionScan, ShrinkGuard
 from klaviyo_assets.lake.write.table_writer import Rebase
+from klaviyo_assets.model.selection import keeps_changes
 from klaviyo_assets.model.stream import Collection, Detail, Slice, Stream
 from klaviyo_assets.model.window import (
     QUARANTINE_RETRIES_KEY,
@@ -117,6 +118,7 @@ class SyncStats:
     records_quarantined: int = 0
     rows_rebased: int = 0
     """Rows that other runs committed during this sync, and that its replacement keeps."""
+    versions_written: int = 0
     quarantine_reasons: Counter[str] = field(default_factory=Counter[str])
     """The number of quarantined records by reason."""
     commits: int = 0
@@ -237,6 +239,7 @@ class SyncRun:
             account=account,
             mode="replace" if plan.is_replacement else "merge",
             with_history=plan.options.mode.should_keep_history,
+            with_changes=keeps_changes(self._stream, self._context.settings),
             started_at=plan.started_at,
         )
         if plan.is_replacement and self.version_before is not None:
@@ -430,6 +433,7 @@ class SyncRun:
         self.stats.rows_marked_deleted += receipt.rows_marked_deleted
         self.stats.rows_lost += receipt.rows_lost
         self.stats.rows_rebased += receipt.rows_rebased
+        self.stats.versions_written += receipt.versions_written
         self.stats.rows_total = receipt.rows_total
 
     def _build_state(self) -> dict[str, object]:
@@ -546,6 +550,7 @@ def id_scan_stream(stream: Stream) -> Stream:
         columns=tuple(each for each in stream.columns if each.name == order.column),
         has_soft_deletes=False,
         id_scan_cursor=None,
+        history_columns=(),
     )
 
 
@@ -605,7 +610,7 @@ def _load_previous_state(
     """
     if not options.mode.is_full_refresh:
         return context.lake.check_table_state(stream.name)
-    if options.mode.should_keep_history:
+    if options.mode.should_keep_history or keeps_changes(stream, context.settings):
         _read_state_or_set_aside(stream.name + HISTORY_SUFFIX, context=context)
     return _read_state_or_set_aside(stream.name, context=context)
 

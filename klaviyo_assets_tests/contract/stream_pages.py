@@ -65,6 +65,9 @@ def _facts(stream: Stream) -> Iterator[tuple[str, str]]:
         yield "revisions", f"{stream.since or 'oldest'} to {stream.until or 'newest'}"
     if stream.has_soft_deletes:
         yield "deleted records", f"stay, with the time in `{stream.deletion_column.name}`"
+    if stream.history_columns:
+        columns = ", ".join(f"`{name}`" for name in stream.history_columns)
+        yield "history", f"`KLAVIYO_HISTORY` keeps a version of a row when it changed in {columns}"
     yield "scopes", ", ".join(f"`{scope}`" for scope in stream.scopes)
     for bucket in stream.rate_limit_buckets():
         tier = bucket.tier

@@ -10,7 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from klaviyo_assets.lake.layout import DELETED_AT_COLUMN, SYNCED_AT_COLUMN
+from klaviyo_assets.lake.layout import (
+    DELETED_AT_COLUMN,
+    SYNC_STARTED_AT_COLUMN,
+    SYNCED_AT_COLUMN,
+)
 from klaviyo_assets.lake.read.duckdb import (
     TableFiles,
     quote_identifier,
@@ -21,9 +25,12 @@ from klaviyo_assets.model.column import ColumnType, FieldPath
 from klaviyo_assets.model.stream import (
     KEY_COLUMN,
     POSITION_COLUMN,
+    VALID_FROM_COLUMN,
+    VALID_TO_COLUMN,
     RelationDescription,
     Stream,
     Unnest,
+    base_stream_name,
 )
 
 SQL_TYPES: Mapping[ColumnType, str] = {
@@ -92,6 +99,26 @@ def computed_columns(stream: Stream) -> tuple[ComputedColumn, ...]:
     return tuple(
         ComputedColumn(each.column.name, each.column.type, each.sql, each.table, each.joined_on)
         for each in stream.view_columns
+    )
+
+
+def validity_columns(stream: Stream, streams: Mapping[str, Stream]) -> tuple[ComputedColumn, ...]:
+    """Return the columns of a history that say from when until when a version was the newest.
+
+    The newest version of a row that is marked as deleted ends then; a detail's row is its parent's.
+    """
+    key = [quote_identifier(name) for name in stream.key]
+    order = f"{SYNCED_AT_COLUMN}, {SYNC_STARTED_AT_COLUMN}"
+    ends = f"lead({SYNCED_AT_COLUMN}) OVER (PARTITION BY {', '.join(key)} ORDER BY {order})"
+    owner = streams[base_stream_name(stream) or stream.name]
+    if owner.has_soft_deletes:
+        same = " AND ".join(f"owner.{name} = computed_from.{name}" for name in key)
+        gone = quote_identifier(owner.deletion_column.name)
+        ends = f"coalesce({ends}, (SELECT any_value({gone}) FROM {{table}} AS owner WHERE {same}))"
+    table = owner.name if owner.has_soft_deletes else ""
+    return (
+        ComputedColumn(VALID_FROM_COLUMN.name, "timestamp", SYNCED_AT_COLUMN),
+        ComputedColumn(VALID_TO_COLUMN.name, "timestamp", ends, table),
     )
 
 

@@ -44,6 +44,7 @@ from klaviyo_assets.lake.read.computed import (
     json_path,
     select_unnested,
     select_with_computed,
+    validity_columns,
 )
 from klaviyo_assets.lake.read.duckdb import (
     TableFiles,
@@ -390,13 +391,27 @@ def build_relation(stream: Stream, streams: Mapping[str, Stream]) -> Relation:
 def build_relations(
     streams: Mapping[str, Stream], merge_rules: Sequence[ProfileMergeRule]
 ) -> list[Relation]:
-    """Return the relations of all streams, those of reports' rates, and of profile merges.
+    """Return the relations of all streams, of rates, of dated histories, and of profile merges.
 
     Raises:
         LakeError: one needs a stream that is not there.
     """
     rates = filter(None, map(build_rates_relation, streams.values()))
-    return [*(build_relation(each, streams) for each in streams.values()), *rates, *merge_rules]
+    histories = (
+        PlainRelation(
+            name=each.name + HISTORY_SUFFIX,
+            computed=validity_columns(each, streams),
+            description=describe_history(each.name, describe_stream(each, streams)),
+        )
+        for each in streams.values()
+        if each.history_columns
+    )
+    return [
+        *(build_relation(each, streams) for each in streams.values()),
+        *rates,
+        *histories,
+        *merge_rules,
+    ]
 
 
 def add_plain_relations(

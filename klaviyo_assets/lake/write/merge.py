@@ -258,12 +258,18 @@ class PartitionRewriter:
     def apply_superseded(
         self, files: Sequence[MergeFile], rows: Sequence[pa.Table]
     ) -> list[MergeFile]:
-        """Return the files without those of `rows` that another of them supersedes."""
+        """Return the files without those of `rows` that another of them supersedes.
+
+        A history keeps every stored row: two syncs may have found different values of its history
+        columns under one key.
+        """
         superseded = find_superseded_rows(
             pa.concat_tables(rows), self.table.key, self.comparison_columns
         )
         return [
-            replace(part, remaining_mask=mask_remaining_rows(superseded, at, part.file.rows))
+            part
+            if self.table.kept_versions == "every" and not part.is_staged
+            else replace(part, remaining_mask=mask_remaining_rows(superseded, at, part.file.rows))
             for at, part in enumerate(files)
         ]
 

@@ -22,6 +22,7 @@ before:
 Memory holds the scanned ids, and of the table the ids of one file.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
@@ -56,6 +57,7 @@ from klaviyo_assets.lake.layout import (
 )
 from klaviyo_assets.lake.parquet import DataFile, PartitionFileWriter, read_columns, read_row_groups
 from klaviyo_assets.lake.quarantine import write_quarantine
+from klaviyo_assets.lake.write.history import ChangeHistory
 from klaviyo_assets.lake.write.soft_deletes import DeletionScan, ShrinkGuard
 from klaviyo_assets.lake.write.table_writer import (
     CommitReceipt,
@@ -70,22 +72,25 @@ WriteMode = Literal["merge", "replace"]
 class WriteSession:
     """Writes rows to one table, and to its history where it has one. Not thread-safe.
 
+    `history` takes every version; with `changes`, a commit adds those that differ from the newest.
+
     In mode "merge" `commit` may be called many times. In mode "replace" it may be called once, and
     the session's rows become the whole table; `commit_part` may come before it. Leaving the `with`
     block drops uncommitted rows.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a session needs, by name
         self,
         main: TableWriter,
         history: TableWriter | None,
         *,
+        changes: ChangeHistory | None = None,
         mode: WriteMode,
         started_at: datetime,
         root: Path,
     ) -> None:
         """Take over the writers; called by `Lake.open_session`."""
-        self.table_writer, self.history_writer = main, history
+        self.table_writer, self.history_writer, self.changes = main, history, changes
         self.mode: WriteMode = mode
         self.started_at = started_at
         self.root = root
@@ -207,20 +212,34 @@ class WriteSession:
         self.stage_batches()
         self.is_closed = True
         replace, known = self.mode == "replace", normalize_json(state)
+        versions = self.commit_history(rebase)
         if rebase is None:
-            if self.history_writer is not None:
-                self.history_writer.commit({}, replace=False)
             receipt = self.table_writer.commit(
                 known, replace=replace, scan=scan, is_last=is_last, guard=guard
             )
         else:
-            if self.history_writer is not None:
-                self.history_writer.commit_rebased({}, rebase, replace=False)
             receipt = self.table_writer.commit_rebased(
                 known, rebase, replace=replace, scan=scan, guard=guard
             )
         self.is_closed = replace
-        return receipt
+        return dataclasses.replace(receipt, versions_written=versions)
+
+    def commit_history(self, rebase: Rebase | None) -> int:
+        """Commit the rows added so far to the history; return how many versions that added."""
+        versions = 0
+        if self.history_writer is not None:
+            receipt = (
+                self.history_writer.commit({}, replace=False)
+                if rebase is None
+                else self.history_writer.commit_rebased({}, rebase, replace=False)
+            )
+            versions += receipt.rows_written
+        if self.changes is not None:
+            added = self.changes.commit(self.table_writer)
+            versions += added
+            if added and self.history_writer is not None:
+                self.history_writer.start_from_newest()
+        return versions
 
     def commit_part(self, state: Mapping[str, object]) -> CommitReceipt:
         """Make the rows so far and `state` visible before a replacement is whole; remove nothing.

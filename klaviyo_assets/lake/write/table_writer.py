@@ -133,7 +133,7 @@ class CommitReceipt:
     `rows_written` counts the new rows that no other row superseded, `rows_marked_deleted` those
     that it marked as deleted, `rows_lost` those of damaged files that it dropped without knowing
     which of them Klaviyo still has, `rows_rebased` those that other runs committed while a
-    replacement was read.
+    replacement was read. `versions_written` counts the rows that came into the history.
     """
 
     version: int
@@ -143,6 +143,7 @@ class CommitReceipt:
     rows_marked_deleted: int = 0
     rows_lost: int = 0
     rows_rebased: int = 0
+    versions_written: int = 0
 
 
 def build_empty_receipt(start: TableSnapshot) -> CommitReceipt:
@@ -511,7 +512,7 @@ class TableWriter:
         self.sequence += 1
         return CommitState(
             account=self.account,
-            key=self.table.key,
+            key=self.table.unique_columns,
             state=dict(state),
             rows=rows,
             session=self.staging_folder.session_id,

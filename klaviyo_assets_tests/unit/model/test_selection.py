@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from klaviyo_assets.model.selection import selected_streams, selection_errors
+from klaviyo_assets.model.selection import keeps_changes, selected_streams, selection_errors
 from klaviyo_assets.settings import SUPPORTED_REVISIONS, Settings
 from klaviyo_assets.streams import DEFAULT_COLLECTIONS, DEFAULT_REPORTS, STREAMS
 
@@ -66,3 +66,30 @@ def test_an_unknown_entry_is_refused_with_its_likes() -> None:
     """A misspelt name is answered with the name that was meant."""
     (error,) = selection_errors(settings_for("brand_color", revision=OCTOBER), STREAMS)
     assert "there is no such stream or group. Did you mean brand_colors" in str(error)
+
+
+def test_a_history_is_kept_of_assets_that_declare_its_columns() -> None:
+    """KLAVIYO_HISTORY names streams, or default for each that can; nothing is kept without it."""
+    settings = replace(Settings(), history=("lists_detailed",))
+    assert selection_errors(settings, STREAMS) == []
+    assert keeps_changes(STREAMS["lists_detailed"], settings)
+    assert not keeps_changes(STREAMS["profiles"], settings)
+    assert not keeps_changes(STREAMS["profiles"], Settings())
+    everything = replace(settings, history=("default",))
+    assert selection_errors(everything, STREAMS) == []
+    kept = {name for name, each in STREAMS.items() if keeps_changes(each, everything)}
+    assert kept > {"profiles", "lists_detailed", "email_templates"}
+    assert "events" not in kept
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ("events", "changed rows are kept of billing_usage, email_templates, "),
+        ("flow_definitions", "flow_definitions is no asset: name it in KLAVIYO_STREAMS too"),
+    ],
+)
+def test_a_history_that_cannot_be_kept_is_refused_in_words(entry: str, reason: str) -> None:
+    """An entry without history columns, or that is no asset, says what to do."""
+    (error,) = selection_errors(replace(Settings(), history=(entry,)), STREAMS)
+    assert str(error).startswith(f"KLAVIYO_HISTORY='{entry}' cannot be used: {reason}")

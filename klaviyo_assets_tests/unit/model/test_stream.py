@@ -108,6 +108,17 @@ def test_a_cursor_in_the_key_does_not_go_back() -> None:
         replace(of_key, id_scan_cursor=of_key.cursor)
 
 
+def test_a_history_is_of_columns_of_a_table_without_partitions() -> None:
+    """What no column holds cannot be compared, and histories by day are not made for it."""
+    assert replace(THINGS, history_columns=("name",)).history_columns == ("name",)
+    for wrong in (
+        {"history_columns": ("x",)},
+        {"history_columns": ("name",), "partitioning": "day"},
+    ):
+        with pytest.raises(ValueError, match=r"things: history columns"):
+            replace(THINGS, **wrong)
+
+
 def test_an_id_scan_is_by_a_column() -> None:
     """Ids are scanned by a column of a stream that marks deleted records, or not at all."""
     by_name = Cursor(column="name", field="name")
