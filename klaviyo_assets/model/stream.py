@@ -207,13 +207,14 @@ POSITION_COLUMN = "position"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unnest:
-    """No requests: one row for each element of a JSON array that `parent` holds in a column.
+    """No requests: one row for each element of an array that `parent` holds in a column.
 
-    `array`: the column, or `column.key` for an array inside it. `parent_columns`: column name to
-    its name in the parent. Every other column but `position` is read from the element, at its
-    `FieldPath` below the element; the path "" is the element itself. The key is the parent's and
-    `position`, or `id` where elements have one of their own. Rows follow the parent's: they leave
-    with it, and have its `synced_at` and `deleted_at`.
+    `array`: a column of JSON or of ids, or `column.key` for an array inside JSON. `parent_columns`:
+    column name to its name in the parent. Every other column but `position` is read from the
+    element, at its `FieldPath` below the element; the path "" is the element itself. The key is the
+    parent's and `position` (of an array of ids, the element), or `id` where elements have one of
+    their own. Rows follow the parent's: they leave with it, and have its `synced_at` and
+    `deleted_at`.
     """
 
     parent: str
@@ -564,7 +565,10 @@ def column_origins(stream: Stream, streams: Mapping[str, Stream]) -> dict[str, s
             own |= {name: f"statistics.{name}" for name in statistics}
         case Unnest(parent=parent, array=array, parent_columns=columns, reference=reference):
             element = f"{parent}.{array}[]"
-            own = {each.name: f"{element}.{source_path(each)}" for each in stream.columns}
+            own = {
+                each.name: ".".join(filter(None, (element, source_path(each))))
+                for each in stream.columns
+            }
             own |= {POSITION_COLUMN: "", KEY_COLUMN.name: f"{element}.id"}
             taken = {**columns, **(reference.columns if reference else {})}
             own |= {name: f"{parent}.{there}" for name, there in taken.items()}

@@ -71,7 +71,14 @@ from klaviyo_assets.streams.reports import (
 from klaviyo_assets.streams.reviews import REVIEWS
 from klaviyo_assets.streams.segments import SEGMENT_MEMBERS, SEGMENTS, SEGMENTS_DETAILED
 from klaviyo_assets.streams.sender_config import TEXT_MESSAGING_SENDERS
-from klaviyo_assets.streams.tags import TAG_GROUPS, TAGS
+from klaviyo_assets.streams.tags import (
+    CAMPAIGN_TAGS,
+    FLOW_TAGS,
+    LIST_TAGS,
+    SEGMENT_TAGS,
+    TAG_GROUPS,
+    TAGS,
+)
 from klaviyo_assets.streams.templates import EMAIL_TEMPLATES, UNIVERSAL_CONTENT
 from klaviyo_assets.streams.tracking_settings import TRACKING_SETTINGS
 from klaviyo_assets.streams.translations import TRANSLATIONS
@@ -89,6 +96,7 @@ COLLECTIONS: tuple[Stream, ...] = (
     BRAND_SOCIAL_GROUPS,
     CAMPAIGN_AUDIENCES,
     CAMPAIGN_MESSAGES,
+    CAMPAIGN_TAGS,
     CAMPAIGN_VARIATIONS,
     CAMPAIGNS,
     CAMPAIGNS_DETAILED,
@@ -106,6 +114,7 @@ COLLECTIONS: tuple[Stream, ...] = (
     FLOW_ACTIONS,
     FLOW_DEFINITIONS,
     FLOW_MESSAGES,
+    FLOW_TAGS,
     FLOWS,
     FORM_DEFINITIONS,
     FORM_VERSIONS,
@@ -113,6 +122,7 @@ COLLECTIONS: tuple[Stream, ...] = (
     GLOBAL_EXCLUSIONS,
     IMAGES,
     LIST_MEMBERS,
+    LIST_TAGS,
     LISTS,
     LISTS_DETAILED,
     MAPPED_METRICS,
@@ -127,6 +137,7 @@ COLLECTIONS: tuple[Stream, ...] = (
     PUSH_TOKENS,
     REVIEWS,
     SEGMENT_MEMBERS,
+    SEGMENT_TAGS,
     SEGMENTS,
     SEGMENTS_DETAILED,
     TAG_GROUPS,

@@ -109,12 +109,14 @@ def test_every_column_has_a_short_description(stream: Stream) -> None:
 def test_records_are_known_by_their_id(stream: Stream) -> None:
     """The key is the id that Klaviyo gives; of an element without, its parent's and its place.
 
-    Of a membership it is who joined what and when.
+    Of an element that is an id, which an array has once, it is the id instead of the place. Of a
+    membership it is who joined what and when.
     """
     match stream.source:
-        case Unnest(parent_columns=columns) if stream.key != ("id",):
-            parent, position = stream.key
-            assert (columns[parent], position) == ("id", POSITION_COLUMN)
+        case Unnest(parent_columns=columns, array=array) if stream.key != ("id",):
+            parent, element = stream.key
+            expected = "tag_id" if array == "tag_ids" else POSITION_COLUMN
+            assert (columns[parent], element) == ("id", expected)
         case Children(parent=parent, fields=("joined_group_at",)):
             joined = (f"{parent.removesuffix('s')}_id", "profile_id", "joined_group_at")
             assert stream.key == joined
@@ -214,14 +216,16 @@ def test_a_join_fits_its_sides(stream: Stream) -> None:
 
 @each_stream
 def test_an_unnested_array_fits_its_parent(stream: Stream) -> None:
-    """Columns are taken from columns of the parent, which also holds the array as JSON."""
+    """Columns are taken from columns of the parent, which also holds the array, of ids or JSON."""
     if not isinstance(stream.source, Unnest):
         return
     parent, reference = STREAMS[stream.source.parent], stream.source.reference
     types = {column.name: column.type for column in (KEY_COLUMN, *parent.columns)}
     own = {column.name: column.type for column in stream.columns}
-    assert types[stream.source.array.partition(".")[0]] == "json"
-    assert stream.key == ("id",) or own[POSITION_COLUMN] == "integer"
+    array = types[stream.source.array.partition(".")[0]]
+    place = own.get(POSITION_COLUMN, "none")
+    has_id = stream.key == ("id",)
+    assert (array, place) in {("json", "none" if has_id else "integer"), ("ids", "none")}
     taken = {**stream.source.parent_columns, **(reference.columns if reference else {})}
     assert {name: own[name] for name in taken} == {
         name: types[there] for name, there in taken.items()

@@ -212,6 +212,26 @@ def test_a_message_has_its_campaign_and_all_its_variations(full_home: Home) -> N
 
 
 @pytest.mark.parametrize("revision", [JULY])
+def test_tags_are_linked_to_what_carries_them(full_home: Home) -> None:
+    """Each link of a flow, list or segment to a tag is a row, once; no request is made for them."""
+    kinds = ("flow", "list", "segment")
+    full_home.account.clear_journal()
+    assert full_home.sync(*(f"{kind}_tags" for kind in kinds)).success
+    assert not full_home.account.request_counts()
+    linked = 0
+    for kind in kinds:
+        collection = full_home.account.sandbox.store.collections[kind]
+        found: list[tuple[str, str]] = []
+        for ordinal in collection.sorted_ordinals("id"):
+            _, tags = collection.links(ordinal)["tags"]
+            found += [(collection.id_of(ordinal), tag) for tag in tags or ()]
+        expected = sorted(found)
+        assert sorted(full_home.query(f"SELECT {kind}_id, tag_id FROM {kind}_tags")) == expected
+        linked += len(expected)
+    assert linked, "nothing carries a tag"
+
+
+@pytest.mark.parametrize("revision", [JULY])
 def test_the_tokens_of_devices_are_stored_nowhere(full_home: Home) -> None:
     """Who has a push token can send messages to the device: no file of the lake holds one."""
     tokens = [

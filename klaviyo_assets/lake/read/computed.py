@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import pyarrow as pa
+
 from klaviyo_assets.lake.layout import (
     DELETED_AT_COLUMN,
     SYNC_STARTED_AT_COLUMN,
@@ -19,6 +21,7 @@ from klaviyo_assets.lake.read.duckdb import (
     TableFiles,
     quote_identifier,
     quote_literal,
+    select_columns,
     select_table_files,
 )
 from klaviyo_assets.model.column import ColumnType, FieldPath
@@ -151,6 +154,8 @@ class UnnestedColumn:
 class UnnestRelation:
     """One row for each element of `array`, a column of `parent` or `column.key` inside one.
 
+    A column with an array holds it as JSON, or is a list.
+
     `reference` is the column with the id of the row that is referred to, "" without one.
     """
 
@@ -210,6 +215,8 @@ def select_unnested(relation: UnnestRelation, tables: Mapping[str, TableFiles]) 
     array = quote_identifier(column)
     if keys:
         array = f"json_extract({array}, {json_path(keys)})"
+    elif pa.list_(pa.string()) in select_columns(tables[relation.parent].schema, (column,)).types:
+        array = f"to_json({array})"
     places = [each.place for each in relation.unnested_columns if each.origin == "parent"]
     kept = dict.fromkeys(map(quote_identifier, [*places, *relation.row_columns(tables)]))
     elements = (
