@@ -1,8 +1,9 @@
 """Who was on which list, from when, until when: joins, leaves and re-joins come out exactly."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import date, datetime
 from math import ceil
 from pathlib import Path
 from random import Random
@@ -15,6 +16,7 @@ from klaviyo_assets.cli.command import main
 from klaviyo_assets_tests.e2e.check_runs import run_checks
 from klaviyo_assets_tests.e2e.home import Home, asset_key
 from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
+from klaviyo_assets_tests.e2e.test_form_and_segment_reports import fetch
 
 FULL = {"sync_mode": "full_refresh_overwrite"}
 KINDS = ("list", "segment")
@@ -255,3 +257,35 @@ def test_a_size_that_differs_from_klaviyos_is_yellow(members_home: Home) -> None
     assert group in result.description
     assert home.sync("list_members", config=FULL).success
     assert run_checks(home, keys).check_results["list_members", "sizes_agree"].colour == "green"
+
+
+def test_joins_and_leaves_are_those_of_the_segment_report(members_home: Home) -> None:
+    """Day by day as many joined and left as Klaviyo reports, where each day is read whole.
+
+    A leave is dated by the full read that missed it: on the day itself only if that day has one.
+    """
+    home = members_home
+    home.settings["KLAVIYO_STREAMS"] += ",segment_series_reports"
+    home.account.set_time_zone("UTC")
+    assert home.sync("segment_members").success
+    chance, former = Random(4), set[tuple[str, str]]()
+    days: list[date] = []
+    for _ in range(3):
+        home.account.advance_clock(days=1)
+        days.append(home.account.now.date())
+        change_members(home, "segment", chance, former)
+        home.account.advance_clock(hours=1)
+        assert home.sync("segment_members", config=FULL).success
+    home.account.advance_clock(days=1)
+    assert fetch(home, "segment_series_reports", days[0], days[-1]).success
+    reported = home.query(
+        "SELECT date, segment_id, members_added, members_removed FROM segment_series_reports"
+    )
+    assert {row[0] for row in reported} == {*days}
+    members = read_memberships(home, "segment").items()
+    joined = Counter((at.date(), segment) for (segment, _, at), _ in members)
+    gone = Counter((left.date(), segment) for (segment, _, _), left in members if left)
+    ours = [(*row[:2], joined[row[:2]], gone[row[:2]]) for row in reported]
+    assert ours == reported
+    assert sum(row[2] for row in reported) > 3
+    assert sum(row[3] for row in reported) > 1
