@@ -126,9 +126,9 @@ def test_an_append_keeps_what_is_dated(lake: Lake) -> None:
     merge_rows(lake, DATED, [build_batch([("a", 1, "two", 3)])], with_history=True)
     expected = [("a", 1, "one", 1), ("a", 1, "two", 2)]
     assert versions(lake) == expected
-    batches = [build_batch([("a", 2, "two", 4)]), build_batch([("a", 2, "three", 5)])]
-    sync(lake, *batches, hour=4, with_history=True)
-    assert versions(lake) == [*expected, ("a", 2, "three", 5), ("a", 2, "two", 4)]
+    rows = [("a", 2.0, "two", 4.0), ("a", 2.0, "three", 5.0), ("a", 3.0, "three", 6.0)]
+    sync(lake, *(build_batch([row]) for row in rows), hour=4, with_history=True)
+    assert versions(lake) == sorted([*expected, *rows])
     lake.check_integrity()
 
 
