@@ -17,6 +17,7 @@ from klaviyo_assets.model.column import (
 from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.model.stream import (
     KEY_COLUMN,
+    REVISION_COLUMN,
     Children,
     Collection,
     Join,
@@ -281,9 +282,11 @@ def unmaskable_columns(stream: Stream, streams: Mapping[str, Stream]) -> frozens
         for each in streams.values()
         if isinstance(each.source, Join) and each.source.left == stream.name
     )
-    return frozenset(
-        {*_key_columns(stream), *cursor, *joined, *filter(None, (profile_id_column(stream),))}
-    )
+    rollups = [each.rollup for each in streams.values() if each.rollup is not None]
+    owners = (each.join_column for each in rollups if each.table == stream.name)
+    shape = [REVISION_COLUMN.name] if stream.has_shapes else []
+    profile = filter(None, (profile_id_column(stream),))
+    return frozenset({*_key_columns(stream), *cursor, *joined, *owners, *shape, *profile})
 
 
 def profile_id_column(stream: Stream) -> str | None:

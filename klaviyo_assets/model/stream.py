@@ -104,8 +104,11 @@ class AdditionalField:
 SCOPE_BY_INCLUDE: Mapping[str, str] = MappingProxyType(
     {
         "attributions": "events:read",
+        "campaign": "campaigns:read",
+        "campaign-audiences": "campaigns:read",
         "campaign-messages": "campaigns:read",
         "campaign-variation": "campaigns:read",
+        "campaign-variations": "campaigns:read",
         "flow-actions": "flows:read",
         "flow-message": "flows:read",
         "flow-triggers": "flows:read",
@@ -277,13 +280,15 @@ class ViewColumn:
 class Rollup:
     """Columns of a relation that are computed from the rows of another table that belong to a row.
 
-    `table`: the other table. `condition`: SQL that says whether its row `part` belongs to the row
-    `own`. `totals`: columns aggregated from the parts of a row; NULL for a row without parts, and
-    for all while the table is not stored. `columns`: SQL over `own` and `total`. One with the name
-    of a stored column takes its place, the others follow the stored ones.
+    `table`: the other table. `join_column`: its column with the id of the row that a row of it
+    belongs to. `condition`: SQL that says whether its row `part` counts for the row `own`.
+    `totals`: columns aggregated from the parts of a row; NULL for a row without parts, and for all
+    while the table is not stored. `columns`: SQL over `own` and `total`. One with the name of a
+    stored column takes its place, the others follow the stored ones.
     """
 
     table: str
+    join_column: str
     condition: str
     totals: tuple[ViewColumn, ...]
     columns: tuple[ViewColumn, ...]

@@ -215,6 +215,7 @@ OCTOBER_SOURCES: Mapping[str, ColumnSource] = {
 
 CAMPAIGN_ROLLUP = Rollup(
     table="campaign_messages",
+    join_column="campaign_id",
     condition=MESSAGE_OF_CAMPAIGN,
     totals=tuple(
         ViewColumn(column=Column(name, "", kind), sql=sql) for name, kind, sql in MESSAGE_TOTALS

@@ -135,6 +135,8 @@ def test_keys_of_json_are_those_listed() -> None:
         ("events.profile_id", "joined by"),
         ("events_detailed.metric_name", "made of events and metrics"),
         ("event_attributions.campaign_id", "made of events, so"),
+        ("campaigns.api_revision", "joined by"),
+        ("campaign_messages.campaign_id", "joined by"),
         ("flow_series_reports.flow_name", "no person's data"),
     ],
 )
