@@ -27,8 +27,8 @@ from klaviyo_assets.lake.read.export import ExportProgress
 from klaviyo_assets.lake.read.views import build_relations
 from klaviyo_assets.model.privacy import profile_id_column
 from klaviyo_assets.model.report import ReportEndpoint
-from klaviyo_assets.model.selection import section_group, selected_streams
-from klaviyo_assets.model.stream import Stream, ViewSource, revision_note, streams_at_revision
+from klaviyo_assets.model.selection import section_group, selected_streams, shown_streams
+from klaviyo_assets.model.stream import Stream, ViewSource, revision_note
 from klaviyo_assets.settings import KEY_VARIABLE, Settings
 from klaviyo_assets.streams import MERGE_RULES, STREAMS
 
@@ -76,7 +76,7 @@ def _publish_lake(settings: Settings, *, lake_root: str | None) -> int:
     the last `publish` said.
     """
     problems = open_lake(settings).publish(
-        build_relations(streams_at_revision(STREAMS, settings.revision), MERGE_RULES),
+        build_relations(shown_streams(settings, STREAMS), MERGE_RULES),
         lake_root=lake_root,
     )
     print_errors(problems)
@@ -95,7 +95,7 @@ def export(settings: Settings, *, file: Path, tables: Sequence[str], force: bool
     target = file.absolute()
     done = open_lake(settings).export_tables(
         target,
-        build_relations(streams_at_revision(STREAMS, settings.revision), MERGE_RULES),
+        build_relations(shown_streams(settings, STREAMS), MERGE_RULES),
         split_names(tables),
         overwrite=force,
         report_progress=partial(_show_export, ProgressPrinter(sys.stderr)),
@@ -199,7 +199,7 @@ def adopt(settings: Settings, *, yes: bool) -> int:
         )
 
     with closing(connect_account(settings, key, accounts=STREAMS["accounts"])) as connection:
-        streams = streams_at_revision(STREAMS, settings.revision)
+        streams = shown_streams(settings, STREAMS)
         is_renamed = adopt_lake_account(
             lake, connection, streams=streams, confirm=confirm_rename, warn=print
         )
@@ -264,7 +264,7 @@ def erase(
     erased = lake.erase_profiles(
         _profile_tables(),
         wanted,
-        relations=build_relations(streams_at_revision(STREAMS, settings.revision), MERGE_RULES),
+        relations=build_relations(shown_streams(settings, STREAMS), MERGE_RULES),
         other_places=_other_places(settings, lake),
     )
     print(f"{', '.join(named) if not sources else people}:")

@@ -21,8 +21,7 @@ from klaviyo_assets.errors import SettingError
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.read.views import build_relations
 from klaviyo_assets.model.privacy import privacy_setting_errors, validate_salt
-from klaviyo_assets.model.selection import selection_errors
-from klaviyo_assets.model.stream import streams_at_revision
+from klaviyo_assets.model.selection import selection_errors, shown_streams
 from klaviyo_assets.settings import (
     KEY_VARIABLE,
     SALT_VARIABLE,
@@ -93,7 +92,7 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
         future_dates = future_date_errors(settings, today=utc_now().date())
         of_streams = (
             *selection_errors(settings, STREAMS),
-            *privacy_setting_errors(settings, streams_at_revision(STREAMS, settings.revision)),
+            *privacy_setting_errors(settings, shown_streams(settings, STREAMS)),
         )
         for refusal in (*refusals, *future_dates, *of_streams):
             raise refusal
@@ -150,7 +149,7 @@ class KlaviyoResource(dg.ConfigurableResource[object]):
         try:
             account = resolve_account_id(connection, warn=warn)
             if lake is not None:
-                streams = streams_at_revision(STREAMS, settings.revision)
+                streams = shown_streams(settings, STREAMS)
                 account = resolve_lake_account(
                     lake, connection, account, streams=streams, warn=warn
                 )
@@ -195,7 +194,7 @@ class LakeResource(dg.ConfigurableResource[object]):
         Raises:
             StorageError: the folder cannot be written, or another process publishes too long.
         """
-        streams = streams_at_revision(STREAMS, self.settings.revision)
+        streams = shown_streams(self.settings, STREAMS)
         problems = lake.publish(build_relations(streams, MERGE_RULES))
         for problem in problems:
             warn(f"klaviyo.duckdb does without a table that cannot be read. {problem}")

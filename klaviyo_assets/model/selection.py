@@ -11,6 +11,7 @@ from klaviyo_assets.model.stream import (
     Join,
     Stream,
     Unnest,
+    ViewSource,
     streams_at_revision,
 )
 from klaviyo_assets.settings import Settings, variable_name
@@ -78,6 +79,19 @@ def selected_streams(settings: Settings, streams: Mapping[str, Stream]) -> froze
             found.add(name)
             waiting += upstream_streams(offered[name])
     return frozenset(found)
+
+
+def shown_streams(settings: Settings, streams: Mapping[str, Stream]) -> dict[str, Stream]:
+    """Return the streams that klaviyo.duckdb shows where their tables are stored, by name.
+
+    All are, but for views that are no assets without KLAVIYO_STREAMS and that it does not name.
+    """
+    selected = selected_streams(settings, streams)
+    return {
+        name: each
+        for name, each in streams_at_revision(streams, settings.revision).items()
+        if name in selected or not (each.is_opt_in and isinstance(each.source, ViewSource))
+    }
 
 
 def selection_errors(settings: Settings, streams: Mapping[str, Stream]) -> list[SettingError]:

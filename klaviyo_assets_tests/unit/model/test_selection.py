@@ -4,7 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from klaviyo_assets.model.selection import keeps_changes, selected_streams, selection_errors
+from klaviyo_assets.model.selection import (
+    keeps_changes,
+    selected_streams,
+    selection_errors,
+    shown_streams,
+)
 from klaviyo_assets.settings import SUPPORTED_REVISIONS, Settings
 from klaviyo_assets.streams import DEFAULT_COLLECTIONS, DEFAULT_REPORTS, STREAMS
 
@@ -93,3 +98,11 @@ def test_a_history_that_cannot_be_kept_is_refused_in_words(entry: str, reason: s
     """An entry without history columns, or that is no asset, says what to do."""
     (error,) = selection_errors(replace(Settings(), history=(entry,)), STREAMS)
     assert str(error).startswith(f"KLAVIYO_HISTORY='{entry}' cannot be used: {reason}")
+
+
+def test_views_that_are_off_are_not_shown() -> None:
+    """A view of stored tables is shown where it is on from the start, or where it is named."""
+    shown = shown_streams(Settings(), STREAMS)
+    assert {"events_detailed", "segments_detailed"} <= shown.keys()
+    assert "list_tags" not in shown
+    assert "list_tags" in shown_streams(replace(Settings(), streams=("list_tags",)), STREAMS)
