@@ -21,6 +21,8 @@ path, release = sys.argv[1:]
 assert duckdb.__version__ == release, duckdb.__version__
 connection = duckdb.connect(path, read_only=path != ":memory:", config={"threads": 1})
 connection.execute("SET TimeZone = 'UTC'")
+# After two seconds, on a busy machine, it would print a bar among the answers.
+connection.execute("SET enable_progress_bar = false")
 print("open", flush=True)
 for line in sys.stdin:
     try:
