@@ -17,12 +17,15 @@ from klaviyo_assets_tests.e2e.report_runs import (
 )
 from klaviyo_assets_tests.e2e.test_report_sensors import DRAIN
 
+COLLECTIONS = ("accounts", "campaigns", "metrics")
+
 
 def busy_home(open_home: StartHome) -> Home:
     """Return a home with hours of reports to fetch, at Klaviyo's two requests a minute."""
     home = open_home(now=datetime.now(UTC), timezone="America/New_York", days=60, report_page=5000)
     home.settings["KLAVIYO_REPORT_START_DATE"] = "2025-01-01"
-    run = home.sync("accounts", "metrics", "campaigns")
+    home.settings["KLAVIYO_STREAMS"] = ",".join((*COLLECTIONS, FLOW_REPORT, CAMPAIGN_REPORT))
+    run = home.sync(*COLLECTIONS)
     assert run.success, run.failures
     set_metrics(home, report_metrics(home))
     home.settings["KLAVIYO_RATE_LIMIT_SCALE"] = "1"
