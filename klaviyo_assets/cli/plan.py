@@ -1,6 +1,9 @@
-"""The verb `plan`: what reports and members will cost."""
+"""The verb `plan`: what reports, members, a first sync or an added stream will cost."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
 from datetime import date
 
 from klaviyo_assets.account.metrics import (
@@ -10,11 +13,7 @@ from klaviyo_assets.account.metrics import (
     select_event_metric_ids,
     select_metric_ids,
 )
-from klaviyo_assets.cli.first_sync_plan import plan_first_sync
-from klaviyo_assets.cli.lake_access import (
-    open_lake,
-)
-from klaviyo_assets.cli.member_plan import member_plan_lines
+from klaviyo_assets.cli.lake_access import open_lake, split_names
 from klaviyo_assets.cli.metrics import resolve_metric_names
 from klaviyo_assets.cli.plan_context import (
     find_metric_warnings,
@@ -22,10 +21,13 @@ from klaviyo_assets.cli.plan_context import (
     open_plan_context,
 )
 from klaviyo_assets.cli.printing import print_json
-from klaviyo_assets.errors import SettingError
-from klaviyo_assets.model.report import NO_METRIC, DateRange
-from klaviyo_assets.model.selection import selected_streams
-from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.cli.tables import print_table
+from klaviyo_assets.errors import LakeError, SettingError, format_quantity, format_seconds
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.model.report import NO_METRIC, DateRange, ReportEndpoint
+from klaviyo_assets.model.selection import DEFAULT_GROUP, selected_streams, selection_errors
+from klaviyo_assets.model.stream import Children, Stream, ViewSource
+from klaviyo_assets.reconcile.counts import GroupSize, find_count_stream, read_group_sizes
 from klaviyo_assets.reports.backfill_plan import (
     BackfillPlan,
     PlanContext,
@@ -39,6 +41,155 @@ from klaviyo_assets.reports.calendar import build_calendar_offline
 from klaviyo_assets.reports.planner import report_endpoint
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import REPORTS, STREAMS
+from klaviyo_assets.sync.first_read import FirstReadPrice, least_seconds, price_first_read
+
+
+def member_plan_lines(
+    streams: Mapping[str, Stream], *, lake: Lake, settings: Settings
+) -> Iterator[str]:
+    """Yield the lines of the plan: each list and segment with its price, and the sums."""
+    known = set[str]()
+    for stream in streams.values():
+        source = stream.source
+        if not isinstance(source, Children) or not source.has_parent_filter:
+            continue
+        counts = find_count_stream(stream, streams)
+        sizes = read_group_sizes(stream, counts, lake=lake, settings=settings)
+        known |= {each.id for each in sizes}
+        if not sizes:
+            yield f"{stream.name}: {source.parent} were never read; materialize them first"
+            continue
+        yield from _sum_lines(stream, source, sizes, settings=settings)
+        yield from _group_lines(sizes, source.page_size or 1)
+        if counts is not None and any(each.counted is None for each in sizes):
+            yield f"  materialize klaviyo/{counts.name} for the sizes as Klaviyo counts them"
+    if unknown := sorted(set(settings.members_of) - known):
+        yield f"warning: KLAVIYO_MEMBERS_OF names no stored list or segment: {', '.join(unknown)}"
+
+
+def _sum_lines(
+    stream: Stream, source: Children, sizes: Sequence[GroupSize], *, settings: Settings
+) -> Iterator[str]:
+    chosen = [each for each in sizes if each.is_chosen]
+    full_reads = [each.full_read_requests(source.page_size or 1) for each in chosen]
+    full, unknown = sum(filter(None, full_reads)), full_reads.count(None)
+    steady = stream.tier.steady if stream.tier is not None else 1
+    seconds = 60 * full / (steady * settings.rate_limit_share)
+    more = f", without {unknown} of unknown size" if unknown else ""
+    yield f"{stream.name}: {len(chosen)} of {len(sizes)} {source.parent} are read"
+    yield (
+        f"  a full read takes {format_quantity(full, 'request')}{more}, at least "
+        f"{format_seconds(seconds)}; a sync of joins {format_quantity(len(chosen), 'request')} "
+        "or more"
+    )
+
+
+def _group_lines(sizes: Iterable[GroupSize], page_size: int) -> Iterator[str]:
+    for each in sizes:
+        requests = each.full_read_requests(page_size)
+        members = each.counted if each.counted is not None else each.stored
+        size = "size unknown" if members is None else format_quantity(members, "profile")
+        price = "" if requests is None else format_quantity(requests, "request")
+        note = "" if each.is_chosen else "  not in KLAVIYO_MEMBERS_OF"
+        yield f"  {each.id:<12} {each.name[:32]:<32} {size:>20} {price:>16}{note}".rstrip()
+
+
+def plan_first_sync(
+    settings: Settings, added: Sequence[str], sizes: Sequence[str], *, as_json: bool
+) -> int:
+    """Print the price of every collection that is on, or of streams to add and what they need."""
+    lake, names = open_lake(settings), split_names(added)
+    before = selected_streams(settings, STREAMS) if names else frozenset[str]()
+    wanted = replace(settings, streams=(*(settings.streams or (DEFAULT_GROUP,)), *names))
+    for refused in selection_errors(wanted, STREAMS):
+        raise refused
+    # A stream that is on already is priced as well where it is named.
+    shown = (selected_streams(wanted, STREAMS) - before) | STREAMS.keys() & set(names)
+    records = {**_stored_sizes(lake), **_parse_sizes(sizes)}
+    row_bytes = _measure_rows(lake)
+    prices = [
+        price_first_read(stream, records=records, row_bytes=row_bytes, settings=settings)
+        for name, stream in STREAMS.items()
+        if name in shown and not isinstance(stream.source, ViewSource | ReportEndpoint)
+    ]
+    if as_json:
+        print_json(
+            {
+                "streams": [asdict(each) for each in prices],
+                "requests": sum(each.requests or 0 for each in prices),
+                "least_seconds": round(least_seconds(prices, STREAMS)),
+                "disk_bytes": sum(each.disk_bytes or 0 for each in prices),
+            }
+        )
+        return 0
+    _print_prices(prices)
+    return 0
+
+
+def _stored_sizes(lake: Lake) -> dict[str, int]:
+    states = {name: lake.read_table_state(name) for name in STREAMS}
+    return {name: state.rows for name, state in states.items() if state is not None}
+
+
+def _measure_rows(lake: Lake) -> Mapping[str, float]:
+    """Return the bytes on disk for each row of the stored tables."""
+    found: dict[str, float] = {}
+    for name, rows in _stored_sizes(lake).items():
+        with suppress(LakeError):
+            if rows:
+                found[name] = lake.measure_table_bytes(name) / rows
+    return found
+
+
+def _parse_sizes(sizes: Sequence[str]) -> dict[str, int]:
+    """Return the numbers of the option --rows.
+
+    Raises:
+        SettingError: one is no `stream=number`.
+    """
+    found: dict[str, int] = {}
+    for each in split_names(sizes):
+        name, _, number = each.partition("=")
+        if name not in STREAMS or re.fullmatch(r"\d[\d_]{0,14}", number) is None:
+            raise SettingError(f"--rows {each!a}: a stream and a number are wanted: events=1000000")
+        found[name] = int(number)
+    return found
+
+
+def _print_prices(prices: Sequence[FirstReadPrice]) -> None:
+    print_table(
+        ["stream", "records", "requests", "least time", "disk", "note"],
+        [
+            (
+                each.stream,
+                "?" if each.records is None else f"{each.records:,}",
+                "?" if each.requests is None else f"{each.requests:,}",
+                "?" if each.seconds is None else format_seconds(each.seconds),
+                "?" if each.disk_bytes is None else f"{each.disk_bytes / 1e6:,.1f} MB",
+                ", ".join(_notes(each)),
+            )
+            for each in prices
+        ],
+        numbers=["records", "requests", "least time", "disk"],
+    )
+    requests = format_quantity(sum(each.requests or 0 for each in prices), "request")
+    unknown = sum(each.requests is None for each in prices)
+    more = f", without {format_quantity(unknown, 'stream')} of unknown size" if unknown else ""
+    disk = sum(each.disk_bytes or 0 for each in prices) / 1e6
+    least = format_seconds(least_seconds(prices, STREAMS))
+    print(
+        f"{requests}{more}, {disk:,.1f} MB; at least {least} where streams are read side by side, "
+        "as klaviyo_first_sync does"
+    )
+    if unknown:
+        print("--rows events=1000000 profiles=50000 says how many there are, as you know it")
+
+
+def _notes(price: FirstReadPrice) -> Iterator[str]:
+    if STREAMS[price.stream].is_read_by_parent:
+        yield "a request for each parent, in every sync"
+    elif price.requests is None and price.records_per_request is not None:
+        yield f"a request for {price.records_per_request:,} records"
 
 
 def plan(  # noqa: PLR0913 - the options, all by name

@@ -38,10 +38,13 @@ from klaviyo_assets.lake.layout import (
 )
 from klaviyo_assets.lake.read.computed import (
     ComputedColumn,
+    RollupSql,
     UnnestRelation,
+    build_rollup,
     build_unnest_relation,
     computed_columns,
     json_path,
+    select_rolled_up,
     select_unnested,
     select_with_computed,
     validity_columns,
@@ -53,7 +56,6 @@ from klaviyo_assets.lake.read.duckdb import (
     select_table_files,
 )
 from klaviyo_assets.lake.read.rates import RatesRelation, build_rates_relation, select_rates
-from klaviyo_assets.lake.read.rollup import RollupSql, build_rollup, select_rolled_up
 from klaviyo_assets.model.stream import (
     Detail,
     Join,
