@@ -166,7 +166,7 @@ def _unknown_errors(unknown: Collection[str], streams: Mapping[str, Stream]) -> 
 
 
 def _members(name: str, streams: Mapping[str, Stream]) -> list[str]:
-    """Return the streams that an entry means; a group goes before a stream of its name."""
+    """Return the streams that an entry means; a stream goes before the group of its name."""
     if name == ALL_GROUP:
         return list(streams)
     if name == DEFAULT_GROUP:

@@ -56,7 +56,8 @@ def stream_page(stream: Stream) -> str:
 
 def _facts(stream: Stream) -> Iterator[tuple[str, str]]:
     how = f"`KLAVIYO_STREAMS=default,{stream.name}`" if stream.is_opt_in else "without a setting"
-    yield "on", f"{how}; group `{section_group(stream)}`"
+    group = section_group(stream)
+    yield "on", how if group in STREAMS else f"{how}; group `{group}`"
     yield "key", ", ".join(f"`{name}`" for name in stream.key)
     yield "cursor", f"`{stream.cursor.column}`" if stream.cursor else "none"
     if stream.has_shapes:

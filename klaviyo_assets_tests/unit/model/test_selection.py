@@ -106,3 +106,10 @@ def test_views_that_are_off_are_not_shown() -> None:
     assert {"events_detailed", "segments_detailed"} <= shown.keys()
     assert "list_tags" not in shown
     assert "list_tags" in shown_streams(replace(Settings(), streams=("list_tags",)), STREAMS)
+
+
+def test_a_name_of_both_means_the_stream() -> None:
+    """`coupons` leaves out the codes of coupons, which cost a request for each coupon."""
+    assert selected_streams(settings_for("coupons", revision=OCTOBER), STREAMS) == {"coupons"}
+    group = selected_streams(settings_for("catalogs", revision=OCTOBER), STREAMS)
+    assert {"catalog_items", "catalog_variants", "catalog_categories"} <= group
