@@ -50,6 +50,8 @@ class DatedHome:
     """The profile of which nothing changed but the name."""
     gone: str
     """The profile that was deleted before the last sync."""
+    erased: str
+    """The profile with two versions that a test erases, at some time: no other test looks at it."""
 
 
 def change_everything(home: Home) -> dict[str, str]:
@@ -97,7 +99,8 @@ def dated(tmp_path_factory: pytest.TempPathFactory, dagster_template: Path) -> I
         account.advance_clock(hours=1)
         changed = change_everything(home)
         others = sorted(set(home.ids("profiles")) - set(changed.values()))
-        renamed, silent, gone = others[:3]
+        renamed, silent, gone, erased = others[:4]
+        account.mutate(profile=erased, set={"predictive_analytics": {"churn_probability": 0.456}})
         account.mutate(profile=renamed, set={"last_name": "Renamed"})
         account.advance_clock(hours=1)
         sync(*streams)
@@ -125,6 +128,7 @@ def dated(tmp_path_factory: pytest.TempPathFactory, dagster_template: Path) -> I
             silent=silent,
             renamed=renamed,
             gone=gone,
+            erased=erased,
         )
 
 
@@ -148,7 +152,14 @@ def test_a_changed_value_is_a_version_with_its_dates(dated: DatedHome, stream: s
     )
     assert newest == [(rows[1][1],)]
     silent = 1 if stream == "profiles" else 0
-    assert dated.home.row_count(f"{stream}_history") == dated.home.row_count(stream) + 1 + silent
+    ((versions, current),) = dated.home.query(
+        f"SELECT count(*), count(*) FILTER (valid_to IS NULL OR valid_to = '{dated.times[3]}') "
+        f"FROM {stream}_history WHERE id <> '{dated.erased}'"
+    )
+    assert versions == current + 1 + silent
+    assert current == dated.home.row_count(stream) - len(
+        dated.home.query(f"SELECT id FROM {stream} WHERE id = '{dated.erased}'")
+    )
 
 
 def test_a_full_refresh_sees_what_moved_no_cursor(dated: DatedHome) -> None:
@@ -174,9 +185,9 @@ def test_a_row_as_of_a_date_is_one_row(dated: DatedHome) -> None:
     for at, profiles in zip(dated.times, dated.living, strict=True):
         rows = dated.home.query(
             f"SELECT id FROM profiles_history WHERE valid_from <= '{at.isoformat()}' "
-            f"AND (valid_to > '{at.isoformat()}' OR valid_to IS NULL)"
+            f"AND (valid_to > '{at.isoformat()}' OR valid_to IS NULL) AND id <> '{dated.erased}'"
         )
-        assert len(rows) == len({*rows}) == profiles
+        assert len(rows) == len({*rows}) == profiles - 1
     ends = dated.home.query(f"SELECT valid_to FROM profiles_history WHERE id = '{dated.gone}'")
     assert ends == [(dated.times[3],)]
 
@@ -191,7 +202,7 @@ def test_metadata_counts_the_versions(dated: DatedHome) -> None:
     """Each run says how many versions it added: all rows at first, then what changed."""
     counts = [run.metadata_number("profiles", "versions_written") for run in dated.runs]
     created = [later - earlier for earlier, later in pairwise(dated.living)]
-    assert counts == [dated.living[0], created[0] + 1, created[1] + 1, 0]
+    assert counts == [dated.living[0], created[0] + 2, created[1] + 1, 0]
 
 
 def test_columns_of_the_history_say_what_they_are(dated: DatedHome) -> None:
@@ -213,7 +224,7 @@ def test_the_lake_is_whole(dated: DatedHome) -> None:
 
 def test_an_erasure_reaches_the_versions(dated: DatedHome) -> None:
     """An erased person is in no file, dated versions included; the others stay."""
-    person = dated.changed["profiles"]
+    person = dated.erased
     assert find_values(dated.home.data_dir / "lake" / "profiles_history", {person})
     before = dated.home.row_count("profiles_history")
     assert verb(dated.home, "erase", person) == 0
