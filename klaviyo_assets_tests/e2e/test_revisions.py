@@ -189,10 +189,11 @@ def test_reports_have_the_same_sums_at_both_revisions(open_home: StartHome) -> N
     assert assert_rows_match(home, CAMPAIGN_REPORT, metric, days) == len(before)
     # The name beside the id comes from the campaigns, and July does not list all of them.
     changed = {"fetched_at", "campaign_name"}
-    assert [
-        {name: value for name, value in row.items() if name not in changed}
-        for row in stored_rows(home, CAMPAIGN_REPORT, metric, days).values()
-    ] == [
-        {name: value for name, value in row.items() if name not in changed}
-        for row in before.values()
-    ]
+    after = stored_rows(home, CAMPAIGN_REPORT, metric, days)
+    assert {
+        key: {name: value for name, value in row.items() if name not in changed}
+        for key, row in after.items()
+    } == {
+        key: {name: value for name, value in row.items() if name not in changed}
+        for key, row in before.items()
+    }
