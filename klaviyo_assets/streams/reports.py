@@ -6,6 +6,7 @@ month it says how many people there were, and rates of them, which no sum of day
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from datetime import date
 
 from klaviyo_assets.model.column import Column
@@ -156,6 +157,21 @@ def report_key_columns(subject: str, *finer: str) -> tuple[str, ...]:
     return ("date", "conversion_metric_id", *ids, "send_channel")
 
 
+def month_totals(subject: str, group_by: tuple[str, ...]) -> ReportEndpoint:
+    """Return the endpoint of totals of a message's statistics, requested month by month."""
+    return ReportEndpoint(
+        path=f"/api/{subject}-values-reports",
+        type=f"{subject}-values-report",
+        subject=subject,
+        interval=None,
+        period="month",
+        max_days=365,
+        group_by=group_by,
+        statistics=tuple(STATISTICS),
+        rates=RATES,
+    )
+
+
 CAMPAIGN_GROUPINGS = (
     "campaign_id",
     "campaign_message_id",
@@ -190,27 +206,13 @@ CAMPAIGN_VALUES_REPORTS = Stream(
     view_columns=CAMPAIGN_VIEW_COLUMNS,
 )
 
-CAMPAIGN_VARIATION_REPORTS = Stream(
+CAMPAIGN_VARIATION_REPORTS = replace(
+    CAMPAIGN_VALUES_REPORTS,
     name="campaign_variation_reports",
     description="One row per month, conversion metric, campaign message, variation and channel.",
-    section="Reporting",
-    source=ReportEndpoint(
-        path="/api/campaign-values-reports",
-        type="campaign-values-report",
-        subject="campaign",
-        interval=None,
-        period="month",
-        max_days=365,
-        group_by=(*CAMPAIGN_GROUPINGS, *VARIATION_GROUPINGS),
-        statistics=tuple(STATISTICS),
-        rates=RATES,
-    ),
+    source=month_totals("campaign", (*CAMPAIGN_GROUPINGS, *VARIATION_GROUPINGS)),
     key=report_key_columns("campaign", VARIATION_GROUPING),
-    partitioning="metric and month",
-    tier=TIER_REPORT,
-    scopes=("campaigns:read",),
     columns=report_columns("campaign", ("campaign_message_name", "variation_name"), "month"),
-    view_columns=CAMPAIGN_VIEW_COLUMNS,
     is_opt_in=True,
 )
 
@@ -238,53 +240,23 @@ FLOW_SERIES_REPORTS = Stream(
     view_columns=(CONVERSION_METRIC_NAME,),
 )
 
-FLOW_VALUES_REPORTS = Stream(
+FLOW_VALUES_REPORTS = replace(
+    FLOW_SERIES_REPORTS,
     name="flow_values_reports",
     description="One row per month, conversion metric, flow message and channel: who opened, "
     "clicked or ordered on several days counts once, in rates too.",
-    section="Reporting",
-    source=ReportEndpoint(
-        path="/api/flow-values-reports",
-        type="flow-values-report",
-        subject="flow",
-        interval=None,
-        period="month",
-        max_days=365,
-        group_by=FLOW_GROUPINGS,
-        statistics=tuple(STATISTICS),
-        rates=RATES,
-    ),
-    key=report_key_columns("flow"),
-    partitioning="metric and month",
-    tier=TIER_REPORT,
-    scopes=("flows:read",),
+    source=month_totals("flow", FLOW_GROUPINGS),
     columns=report_columns("flow", ("flow_name", "flow_message_name"), "month"),
-    view_columns=(CONVERSION_METRIC_NAME,),
     is_opt_in=True,
 )
 
-FLOW_VARIATION_REPORTS = Stream(
+FLOW_VARIATION_REPORTS = replace(
+    FLOW_VALUES_REPORTS,
     name="flow_variation_reports",
     description="One row per month, conversion metric, flow message, variation and channel.",
-    section="Reporting",
-    source=ReportEndpoint(
-        path="/api/flow-values-reports",
-        type="flow-values-report",
-        subject="flow",
-        interval=None,
-        period="month",
-        max_days=365,
-        group_by=(*FLOW_GROUPINGS, *VARIATION_GROUPINGS),
-        statistics=tuple(STATISTICS),
-        rates=RATES,
-    ),
+    source=month_totals("flow", (*FLOW_GROUPINGS, *VARIATION_GROUPINGS)),
     key=report_key_columns("flow", VARIATION_GROUPING),
-    partitioning="metric and month",
-    tier=TIER_REPORT,
-    scopes=("flows:read",),
     columns=report_columns("flow", ("flow_name", "flow_message_name", "variation_name"), "month"),
-    view_columns=(CONVERSION_METRIC_NAME,),
-    is_opt_in=True,
 )
 
 FORM_STATISTICS: dict[str, str] = {
@@ -359,30 +331,18 @@ FORM_SERIES_REPORTS = Stream(
     is_opt_in=True,
 )
 
-FORM_VALUES_REPORTS = Stream(
+FORM_VALUES_REPORTS = replace(
+    FORM_SERIES_REPORTS,
     name="form_values_reports",
     description="One row per month and version of a form: who saw or submitted it on several days "
     "counts once.",
-    section="Reporting",
-    source=ReportEndpoint(
-        path="/api/form-values-reports",
-        type="form-values-report",
-        subject="form",
-        interval=None,
-        period="month",
-        max_days=365,
-        group_by=("form_id", "form_version_id"),
+    source=replace(
+        month_totals("form", ("form_id", "form_version_id")),
         statistics=tuple(FORM_STATISTICS),
         rates=FORM_RATES,
         metric=None,
     ),
-    key=("date", "form_id", "form_version_id"),
-    partitioning="month",
-    tier=TIER_REPORT,
-    scopes=("forms:read",),
     columns=form_columns("month"),
-    view_columns=(FORM_NAME,),
-    is_opt_in=True,
 )
 
 SEGMENT_SERIES_REPORTS = Stream(
@@ -409,27 +369,16 @@ SEGMENT_SERIES_REPORTS = Stream(
     is_opt_in=True,
 )
 
-SEGMENT_VALUES_REPORTS = Stream(
+SEGMENT_VALUES_REPORTS = replace(
+    SEGMENT_SERIES_REPORTS,
     name="segment_values_reports",
     description="One row per month and segment, as Klaviyo counts the month.",
-    section="Reporting",
-    source=ReportEndpoint(
-        path="/api/segment-values-reports",
-        type="segment-values-report",
-        subject="segment",
-        interval=None,
-        period="month",
-        max_days=365,
-        group_by=(),
+    source=replace(
+        month_totals("segment", ()),
         statistics=tuple(SEGMENT_STATISTICS),
+        rates={},
         metric=None,
         first_day=date(2023, 6, 1),
     ),
-    key=("date", "segment_id"),
-    partitioning="month",
-    tier=TIER_REPORT,
-    scopes=("segments:read",),
     columns=segment_columns("month"),
-    view_columns=(SEGMENT_NAME,),
-    is_opt_in=True,
 )

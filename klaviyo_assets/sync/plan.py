@@ -305,6 +305,28 @@ def changes_shape(stream: Stream, lake_state: Mapping[str, object]) -> bool:
     return stream.has_shapes and _stored_shape(lake_state) != stream.shape
 
 
+def id_scan_stream(stream: Stream) -> Stream:
+    """Return the stream with only its ids, sorted by a value that never changes.
+
+    That value is its only column, so that windows of it can be read in parallel.
+
+    Raises:
+        SettingError: the stream has no such value.
+    """
+    order, source = stream.id_scan_cursor, stream.source
+    if order is None or not isinstance(source, Collection):
+        raise SettingError("sweep_ids: this stream has no id scan", stream=stream.name)
+    return replace(
+        stream,
+        source=replace(source, include=(), additional_fields=()),
+        cursor=order,
+        columns=tuple(each for each in stream.columns if each.name == order.column),
+        has_soft_deletes=False,
+        id_scan_cursor=None,
+        history_columns=(),
+    )
+
+
 def _stored_shape(lake_state: Mapping[str, object] | None) -> str | None:
     """Return the revision whose shape of records a table has; None where there is no table."""
     if lake_state is None:

@@ -5,7 +5,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from math import ceil
@@ -24,7 +24,6 @@ from klaviyo_assets.errors import (
     LakeConflictError,
     MissingTableError,
     QuarantineError,
-    SettingError,
     ShrinkError,
 )
 from klaviyo_assets.lake.delta.state import TableState
@@ -34,7 +33,7 @@ from klaviyo_assets.lake.write.session import CommitReceipt, IdScanSession, Writ
 from klaviyo_assets.lake.write.soft_deletes import ColumnValues, DeletionScan, ShrinkGuard
 from klaviyo_assets.lake.write.table_writer import Rebase
 from klaviyo_assets.model.selection import keeps_changes
-from klaviyo_assets.model.stream import Collection, Detail, Slice, Stream
+from klaviyo_assets.model.stream import Detail, Slice, Stream
 from klaviyo_assets.model.window import (
     QUARANTINE_RETRIES_KEY,
     SliceProgress,
@@ -67,6 +66,7 @@ from klaviyo_assets.sync.plan import (
     PreviousSync,
     SyncOptions,
     SyncPlan,
+    id_scan_stream,
     parent_column,
     plan_sync,
 )
@@ -530,28 +530,6 @@ class SyncRun:
             "leaves them out), launch it once more with confirm_shrink: true in its run config; if "
             "not, run it again later"
         )
-
-
-def id_scan_stream(stream: Stream) -> Stream:
-    """Return the stream with only its ids, sorted by a value that never changes.
-
-    That value is its only column, so that windows of it can be read in parallel.
-
-    Raises:
-        SettingError: the stream has no such value.
-    """
-    order, source = stream.id_scan_cursor, stream.source
-    if order is None or not isinstance(source, Collection):
-        raise SettingError("sweep_ids: this stream has no id scan", stream=stream.name)
-    return replace(
-        stream,
-        source=replace(source, include=(), additional_fields=()),
-        cursor=order,
-        columns=tuple(each for each in stream.columns if each.name == order.column),
-        has_soft_deletes=False,
-        id_scan_cursor=None,
-        history_columns=(),
-    )
 
 
 def start_sync(

@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -67,9 +67,13 @@ def tick_resources(defs: dg.Definitions) -> dict[str, object]:
 
 
 def evaluate_daily_schedules(
-    home: Home, at: datetime, *, automation: str = "off"
+    home: Home,
+    at: datetime,
+    *,
+    automation: str = "off",
+    reports: Iterable[str] = tuple(each.name for each in DEFAULT_REPORTS),
 ) -> list[dg.RunRequest]:
-    """Return what the daily schedules of the reports ask for at a tick."""
+    """Return what the daily schedules of reports ask for at a tick."""
     defs = home.load_definitions(automation=automation)
     with (
         open_home_instance(home) as instance,
@@ -80,8 +84,8 @@ def evaluate_daily_schedules(
             repository_def=defs.get_repository_def(),
         ) as context,
     ):
-        names = [f"klaviyo_daily_{stream.name}" for stream in DEFAULT_REPORTS]
-        ticks = [defs.resolve_schedule_def(name).evaluate_tick(context) for name in names]
+        schedules = [defs.resolve_schedule_def(f"klaviyo_daily_{name}") for name in reports]
+        ticks = [each.evaluate_tick(context) for each in schedules]
         return [request for tick in ticks for request in tick.run_requests or ()]
 
 

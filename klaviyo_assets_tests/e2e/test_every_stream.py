@@ -193,7 +193,16 @@ def test_every_stream_is_an_asset(full_home: Home) -> None:
 @each_revision
 def test_dagster_loads_everything(full_home: Home) -> None:
     """Jobs, schedules and sensors of all streams at once are accepted by Dagster's code server."""
-    dg.Definitions.validate_loadable(full_home.load_definitions())
+    defs = full_home.load_definitions()
+    dg.Definitions.validate_loadable(defs)
+    selected = {
+        key.path[-1]
+        for job in defs.resolve_all_job_defs()
+        if job.name.startswith("klaviyo_")
+        for key in job.asset_layer.selected_asset_keys
+    }
+    offered = offered_streams(STREAMS, full_home.settings["KLAVIYO_REVISION"]).values()
+    assert selected >= {each.name for each in offered if isinstance(each.source, Collection)}
 
 
 @pytest.mark.parametrize("revision", [OCTOBER])

@@ -26,9 +26,9 @@ from klaviyo_assets_tests.e2e.instance import open_instance
 from klaviyo_assets_tests.e2e.report_runs import add_metrics, report_metrics
 from klaviyo_assets_tests.e2e.report_ticks import (
     RANGE_TAGS,
+    evaluate_daily_schedules,
     evaluate_sensor,
     open_home_instance,
-    tick_resources,
 )
 from klaviyo_assets_tests.e2e.run_log import RunResult
 from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
@@ -307,23 +307,13 @@ def test_the_sensor_and_the_schedule_fetch_months(home: Home) -> None:
     # September stopped moving on October 30, after it was fetched; October is missing.
     both = ["2026-09-01", "2026-10-01"]
     assert {name: launched[name] for name in SUBJECTS} == dict.fromkeys(SUBJECTS, both)
-    defs = home.load_definitions(automation="off")
-    at = datetime(2026, 11, 4, 13, tzinfo=UTC)
-    with (
-        open_home_instance(home) as instance,
-        dg.build_schedule_context(
-            instance=instance,
-            resources=tick_resources(defs),
-            scheduled_execution_time=at,
-            repository_def=defs.get_repository_def(),
-        ) as context,
-    ):
-        for name in SUBJECTS:
-            tick = defs.resolve_schedule_def(f"klaviyo_daily_{name}").evaluate_tick(context)
-            assert tick.run_requests, (name, tick)
-            (request,) = tick.run_requests
-            found = [request.tags[tag].partition("|")[0] for tag in RANGE_TAGS]
-            assert found == ["2026-10-01", "2026-10-01"]
+    requests = evaluate_daily_schedules(
+        home, datetime(2026, 11, 4, 13, tzinfo=UTC), reports=SUBJECTS
+    )
+    assert len(requests) == len(SUBJECTS)
+    for request in requests:
+        found = [request.tags[tag].partition("|")[0] for tag in RANGE_TAGS]
+        assert found == ["2026-10-01", "2026-10-01"]
 
 
 def test_partitions_are_the_whole_months(home: Home) -> None:

@@ -65,6 +65,8 @@ def test_a_machine_whose_clock_was_ahead_before_its_restart_goes_on(book_request
     """What it wrote in its own future is no other host's."""
     book_request(ONE, NOW + 9000)
     book_request(HostIdentity("kernel-1b", "one", NOW), NOW + 10)
+    with pytest.raises(SettingError, match="host one"):
+        book_request(TWO, NOW + 20)
 
 
 def test_a_clock_that_disagrees_is_named(book_request: Use) -> None:
