@@ -133,16 +133,16 @@ def test_a_killed_full_read_of_members_goes_on(home: Home) -> None:
 
 def test_a_failed_read_is_continued(home: Home) -> None:
     """What a run has read before its key was refused is stored, and not requested again."""
-    flows = sorted(home.account.true_ids("flows"))
-    match = {"path": f"/api/flows/{flows[6]}/flow-actions"}
+    flows = home.account.true_ids("flows")
+    # The rate limit lets three through at once, and the fifth a second later.
+    match = {"path": "/api/flows/*/flow-actions", "from": 5}
     with home.account.inject_fault("error", match=match, status=401):
         assert not home.sync("flow_actions").success
     read = parents_read(home, "flow_actions")
-    assert read <= set(flows) - {flows[6]}
-    assert read
+    assert 1 <= len(read) <= 4
     home.account.clear_journal()
     assert home.sync("flow_actions").success
-    assert parents_requested(home) == dict.fromkeys(set(flows) - read, 1)
+    assert parents_requested(home) == dict.fromkeys(flows - read, 1)
     assert set(home.live_ids("flow_actions")) == living_steps(home)
 
 
