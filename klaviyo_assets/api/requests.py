@@ -159,6 +159,22 @@ def detail_request(
     )
 
 
+def related_request(stream: Stream, template: str, record_id: str) -> Request:
+    """Return the request for what is related to one record, at the stream's own tier.
+
+    `template` is a path with `{id}`.
+
+    Raises:
+        TypeError: the stream makes no requests.
+        ValueError: the id is empty.
+    """
+    if stream.tier is None:
+        raise TypeError(f"{stream.name} makes no requests")
+    path = record_path(template, record_id)
+    buckets = (RateLimitBucket(f"GET {template}", stream.tier),)
+    return Request(method="GET", target=path, buckets=buckets, path=path)
+
+
 def included_resources(request: Request) -> tuple[str, ...]:
     """Return the names in a request's `include` parameter."""
     pairs = parse_qsl(request.target.partition("?")[2])

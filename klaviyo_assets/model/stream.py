@@ -124,7 +124,11 @@ SCOPE_BY_INCLUDE: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collection:
-    """All records of one path, page by page. `page_size`: the maximum; None: it is not accepted."""
+    """All records of one path, page by page. `page_size`: the maximum; None: it is not accepted.
+
+    `related_paths`: where Klaviyo may refuse a name in `include`, the path that has those resources
+    of one record, by the name; it counts against the stream's own tier.
+    """
 
     path: str
     page_size: int | None
@@ -133,6 +137,7 @@ class Collection:
     additional_fields: tuple[AdditionalField, ...] = ()
     fields: tuple[str, ...] = ()
     """The only attributes to request; empty: all. The others belong to another stream's records."""
+    related_paths: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     has_metric_filter: bool = False
     """Whether the setting for event metrics applies: then there is one slice a metric id."""
 

@@ -350,6 +350,8 @@ CAMPAIGN_MESSAGES = Stream(
         page_size=100,
         # Klaviyo has no list of all variations; it costs no request to have them with the messages.
         include=("campaign", "campaign-variations"),
+        # Klaviyo's reference lists that include, and its SDK of the same revision lacks it.
+        related_paths={"campaign-variations": "/api/campaign-messages/{id}/campaign-variations"},
     ),
     cursor=Cursor(column="updated", field="updated"),
     tier=TIER_M,

@@ -12,18 +12,12 @@ from typing import TypeVar, cast
 
 from klaviyo_assets.api.client import KlaviyoClient
 from klaviyo_assets.api.request_guard import Request, Response
-from klaviyo_assets.api.requests import (
-    has_page_cursor,
-    included_resources,
-    remove_includes,
-    sparse_fieldset,
-)
+from klaviyo_assets.api.requests import has_page_cursor, sparse_fieldset
 from klaviyo_assets.api.retry import AdaptivePageSize
 from klaviyo_assets.decode.decoder import DecodedPage, PageDecoder
 from klaviyo_assets.errors import (
     CorruptFileError,
     CursorLostError,
-    MissingScopeError,
     PageSizeError,
     RequestError,
     ServerError,
@@ -32,86 +26,14 @@ from klaviyo_assets.errors import (
 from klaviyo_assets.lake.delta.state import TableState
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import HISTORY_SUFFIX
-from klaviyo_assets.model.column import EXTRA_FIELD, FirstIncludedId, Included, RelatedIds
+from klaviyo_assets.model.column import EXTRA_FIELD
 from klaviyo_assets.model.privacy import PrivacyRules, resolve_privacy_rules
-from klaviyo_assets.model.stream import SCOPE_BY_INCLUDE, Collection, Slice, Stream
+from klaviyo_assets.model.stream import Collection, Slice, Stream
 from klaviyo_assets.settings import Settings
+from klaviyo_assets.sync.includes import RefusedIncludes, fetch_completed_page
 from klaviyo_assets.sync.window_reader import PageFetcher, RequestContext
 
 _FetchedT = TypeVar("_FetchedT")
-
-
-class RefusedIncludes:
-    """Fetches pages without the included resources that the key may not read. Thread-safe."""
-
-    def __init__(self, stream: Stream, warn: Callable[[str], None]) -> None:
-        """Start with no refusals; `warn` is called once a page was read without a resource."""
-        self._stream, self._warn = stream, warn
-        self._lock = Lock()
-        self._refused = frozenset[str]()
-        self._is_unreported = False
-
-    def fetch(self, request: Request, send: Callable[[Request], _FetchedT]) -> _FetchedT:
-        """Return the result of `send`, for the request without the includes that were refused.
-
-        Raises:
-            MissingScopeError: the key may not read the stream itself.
-            KlaviyoAssetsError: as `send` says.
-        """
-        while True:
-            sent = remove_includes(request, self._refused) if self._refused else request
-            try:
-                found = send(sent)
-            except MissingScopeError as error:
-                if not self._record_refusal(sent, error):
-                    raise
-            else:
-                self._warn_once()
-                return found
-
-    def _record_refusal(self, sent: Request, error: MissingScopeError) -> bool:
-        """Record which includes were refused; return whether to send the request without them.
-
-        Where Klaviyo names no scope, every include is dropped that needs another scope than the
-        stream's own.
-        """
-        own = set(self._stream.scopes)
-        if own.intersection(error.scopes):
-            return False
-        refused = {
-            part
-            for part in included_resources(sent)
-            if (scope := SCOPE_BY_INCLUDE.get(part)) not in own
-            and (scope in error.scopes or not error.scopes)
-        }
-        with self._lock:
-            self._is_unreported = self._is_unreported or not refused <= self._refused
-            self._refused |= refused
-        return bool(refused)
-
-    def _warn_once(self) -> None:
-        """Warn once, after the first page without them, which columns are missing."""
-        if not self._is_unreported:
-            return
-        with self._lock:
-            refused, is_reported = self._refused, not self._is_unreported
-            self._is_unreported = False
-        if is_reported:
-            return
-        scopes = sorted({SCOPE_BY_INCLUDE.get(each) or each for each in refused})
-        columns = [
-            each.name
-            for each in self._stream.columns
-            if isinstance(each.source, Included | FirstIncludedId | RelatedIds)
-            and each.source.relationship in refused
-        ]
-        missing = f"{', '.join(columns)} may be NULL in what was read" if columns else "no column"
-        self._warn(
-            f"{self._stream.name}: the key lacks the scope {' and '.join(scopes)}, so "
-            f"{' and '.join(sorted(refused))} is not included and {missing}; all else is read. "
-            "Make a key with it, then materialize the asset once with sync_mode "
-            "full_refresh_overwrite"
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,7 +206,7 @@ def build_page_fetcher(
     It also returns when Klaviyo responded. One page is decoded at a time: more threads would not be
     faster, and each takes three times its page in memory while it decodes.
     """
-    includes, decode_lock = RefusedIncludes(stream, context.warn), Lock()
+    client, includes, decode_lock = context.client, RefusedIncludes(stream, context.warn), Lock()
 
     def read(request: Request, slice_: Slice) -> tuple[DecodedPage, datetime]:
         def decode(response: Response) -> tuple[DecodedPage, datetime]:
@@ -294,8 +216,10 @@ def build_page_fetcher(
             return page, response.responded_at
 
         def send(fitted: Request) -> tuple[DecodedPage, datetime]:
+            if paths := includes.separate_paths:
+                return decode(fetch_completed_page(fitted, paths, stream=stream, client=client))
             shrink = page_size.shrink_after_failure
-            return context.client.fetch(fitted, decode, stream=stream.name, shrink=shrink)
+            return client.fetch(fitted, decode, stream=stream.name, shrink=shrink)
 
         try:
             return includes.fetch(

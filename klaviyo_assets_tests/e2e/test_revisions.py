@@ -171,6 +171,54 @@ def test_a_message_shows_though_its_campaign_stood_still(moved_home: Home) -> No
     assert '"subject":"New"' in after[3]
 
 
+def test_variations_come_though_the_list_of_messages_does_not_include_them(
+    moved_home: Home,
+) -> None:
+    """It is tried once a sync, then each message read is asked; rows are the same, it is said."""
+    home, path = moved_home, "/api/campaign-messages"
+    full = {"sync_mode": "full_refresh_overwrite"}
+    assert home.sync("campaign_messages", config=full, revision=OCTOBER).success
+    # A message's own path has its variations in an order of its own.
+    relations = {
+        "campaign_messages": "* EXCLUDE (synced_at, campaign_variations) REPLACE "
+        "(list_sort(campaign_variation_ids) AS campaign_variation_ids)",
+        "campaign_variations": "* EXCLUDE (synced_at)",
+    }
+    before = {name: rows(home, columns, name) for name, columns in relations.items()}
+    refusal = {
+        "status": 400,
+        "detail": "'campaign-variations' is not an allowed include parameter for this resource.",
+        "parameter": "include",
+    }
+    match = {"path": path, "query": "campaign-variations"}
+    with home.account.inject_fault("error", match=match, **refusal):
+        home.account.clear_journal()
+        run = home.sync("campaign_messages", config=full, revision=OCTOBER)
+        assert run.success
+        assert run.warnings.count("requested record by record") == 1
+        counts = home.account.request_counts()
+        # The second pass of a full read asks without it too.
+        assert sum("campaign-variations" in each for each in home.account.queries(path)) == 1
+        of_messages = [each for each in counts if each.endswith("/campaign-variations")]
+        assert len(of_messages) == len(before["campaign_messages"])
+        assert {name: rows(home, each, name) for name, each in relations.items()} == before
+        home.account.advance_clock(hours=1)
+        # July's messages are October's variations, and a change of one moves its message.
+        variation = sorted_ids(home.account, "campaign-message")[0]
+        ((message,),) = home.query(
+            f"SELECT campaign_message_id FROM campaign_variations WHERE id = '{variation}'"
+        )
+        subject = {"definition": {"content": {"subject": "Newer"}}}
+        home.account.mutate(**{"campaign-message": variation}, set=subject)
+        home.account.clear_journal()
+        assert home.sync("campaign_messages", revision=OCTOBER).success
+        counts = home.account.request_counts()
+        # Beside it, the newest message of before, at the cursor: the list shows that one again.
+        assert (counts[path], counts[f"{path}/{message}/campaign-variations"]) == (2, 1)
+        assert len(counts) <= 3
+    assert rows(home, "subject", "campaign_variations")[variation] == ("Newer",)
+
+
 def test_reports_have_the_same_sums_at_both_revisions(open_home: StartHome) -> None:
     """Totals are placed on the days that messages tell of, as on those that campaigns told of."""
     home = open_home(campaigns=40, days=60, report_page=5000, omni_campaigns=True, timezone="UTC")

@@ -91,6 +91,7 @@ def build_failure(fault: Fault, number: int) -> HttpResponse:
     """A status with a body of Klaviyo's form, HTML, text or nothing (`"body"`).
 
     `code`, `detail` and `pointer` replace what Klaviyo's form would say; no pointer: "".
+    `parameter` names a parameter of the query instead of a pointer.
     """
     status = int(fault.number("status", 500))
     form = fault.text("body", "html" if status in {502, 504, 524} else "json")
@@ -99,6 +100,8 @@ def build_failure(fault: Fault, number: int) -> HttpResponse:
         detail = fault.text("detail", title)
         code, pointer = fault.text("code", code), fault.text("pointer", "/data/")
         source = {"pointer": pointer} if pointer else {}
+        if "parameter" in fault.options:
+            source = {"parameter": fault.text("parameter", "")}
         return build_error_response(
             ApiError(status, code, title=title, detail=detail, source=source), number
         )
