@@ -26,6 +26,7 @@ from klaviyo_assets.defs.failures import raise_as_failures
 from klaviyo_assets.defs.io_manager import SyncOutput
 from klaviyo_assets.defs.metadata import (
     CURSOR_METADATA_KEY,
+    asset_description,
     asset_key,
     asset_tags,
     check_same_lake,
@@ -43,8 +44,8 @@ from klaviyo_assets.errors import (
     format_quantity,
 )
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.model.selection import section_group, upstream_streams
-from klaviyo_assets.model.stream import Join, Stream, ViewSource
+from klaviyo_assets.model.selection import asset_group, upstream_streams
+from klaviyo_assets.model.stream import Join, Stream, ViewSource, records_stream
 from klaviyo_assets.reconcile.counts import EVENTS_STREAM_NAME
 from klaviyo_assets.redaction import KeyRedactingFilter
 from klaviyo_assets.settings import Settings
@@ -84,8 +85,8 @@ def build_stream_asset(
 def _build_sync_asset(stream: Stream, post_sync_hook: PostSyncHook | None) -> dg.AssetsDefinition:
     @dg.asset(
         key=asset_key(stream.name),
-        description=stream.description,
-        group_name=section_group(stream),
+        description=asset_description(stream),
+        group_name=asset_group(stream),
         kinds=ASSET_KINDS,
         owners=ASSET_OWNERS,
         tags=asset_tags(stream),
@@ -117,7 +118,21 @@ def _build_sync_asset(stream: Stream, post_sync_hook: PostSyncHook | None) -> dg
         if post_sync_hook is not None:
             post_sync_hook(context, klaviyo, lake)
 
-    return sync_stream
+    whole = records_stream(stream, STREAMS)
+    return sync_stream if whole is None else draw_lineage(sync_stream, asset_key(whole))
+
+
+def draw_lineage(asset: dg.AssetsDefinition, upstream: dg.AssetKey) -> dg.AssetsDefinition:
+    """Return the asset, downstream of another one in the lineage but not in the order of steps.
+
+    Dagster skips a step after one that failed. This asset has requests of its own, so a failure of
+    the other one must not stop it.
+    """
+    (spec,) = asset.specs
+    drawn = spec.replace_attributes(deps=[*spec.deps, upstream])
+    attributes: dict[str, Any] = {**asset.get_attributes_dict(), "specs": [drawn]}
+    # `map_asset_specs` would make an input of the step for the new dependency.
+    return dg.AssetsDefinition.dagster_internal_init(**attributes)
 
 
 def _start_or_skip(
@@ -349,8 +364,8 @@ def _build_view_asset(stream: Stream) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=asset_key(stream.name),
-        description=stream.description,
-        group_name=section_group(stream),
+        description=asset_description(stream),
+        group_name=asset_group(stream),
         kinds={"duckdb"},
         owners=ASSET_OWNERS,
         tags=asset_tags(stream),

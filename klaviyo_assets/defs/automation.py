@@ -29,21 +29,21 @@ class AutomationGuarantee:
     automations: tuple[str, ...]
 
 
-LATE_EVENTS_SCHEDULE_NAME = "klaviyo_daily_late_events"
+LATE_EVENTS_SCHEDULE_NAME = "klaviyo_late_events"
 
 AUTOMATION_GUARANTEES = (
-    AutomationGuarantee("what is new in every collection, hourly", ("klaviyo_hourly",)),
+    AutomationGuarantee("what is new in every collection, hourly", ("klaviyo_collections",)),
     AutomationGuarantee("events that arrive late", (LATE_EVENTS_SCHEDULE_NAME,)),
     AutomationGuarantee(
         "the check that every event is stored and every key is unique, daily",
-        ("klaviyo_daily_checks",),
+        ("klaviyo_checks",),
     ),
     AutomationGuarantee(
         "the repair of days on which that check found events missing", ("klaviyo_events_healing",)
     ),
-    AutomationGuarantee("suppressions that were lifted, weekly", ("klaviyo_weekly_exclusions",)),
-    AutomationGuarantee("profiles that were deleted, weekly", ("klaviyo_weekly_deleted_profiles",)),
-    AutomationGuarantee("profile counts of lists, daily", ("klaviyo_daily_details",)),
+    AutomationGuarantee("suppressions that were lifted, weekly", ("klaviyo_lifted_suppressions",)),
+    AutomationGuarantee("profiles that were deleted, weekly", ("klaviyo_deleted_profiles",)),
+    AutomationGuarantee("profile counts of lists, daily", ("klaviyo_slow_details",)),
     AutomationGuarantee("report days that are missing or still move", ("klaviyo_reports_drain",)),
     AutomationGuarantee("the check that reports are up to date", ("klaviyo_reports_newest_days",)),
     AutomationGuarantee("new metrics as partitions of reports", ("klaviyo_conversion_metrics",)),
@@ -55,8 +55,8 @@ ALWAYS_ON_AUTOMATIONS = ("klaviyo_conversion_metrics",)
 
 SUBSTITUTE_AUTOMATIONS = {
     "klaviyo_reports_drain": (
-        "klaviyo_daily_campaign_values_reports",
-        "klaviyo_daily_flow_series_reports",
+        "klaviyo_campaign_values_reports",
+        "klaviyo_flow_series_reports",
     )
 }
 

@@ -11,6 +11,7 @@ from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import LakeLocation, parse_location
 from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.model.stream import KEY_COLUMN, Stream, describe_stream, relation_columns
+from klaviyo_assets.model.stream_facts import caveats, sample_query, stream_facts
 from klaviyo_assets.model.window import parse_instant
 from klaviyo_assets.streams import STREAMS
 
@@ -136,6 +137,20 @@ STREAM_TAG = "klaviyo/stream"
 def asset_key(name: str) -> dg.AssetKey:
     """Return the asset key that `build_defs` gives a stream; users may give another one."""
     return dg.AssetKey(["klaviyo", name])
+
+
+def asset_description(stream: Stream) -> str:
+    """Return what an asset's page says first, as Markdown; its first line is the grain."""
+    facts = [f"| {name} | {value} |" for name, value in stream_facts(stream, STREAMS)]
+    told = [f"* {each}" for each in caveats(stream)]
+    lines = [
+        stream.description,
+        "",
+        *([*told, ""] if told else []),
+        *("| | |", "|---|---|", *facts, ""),
+        *("```sql", sample_query(stream), "```"),
+    ]
+    return "\n".join(lines)
 
 
 def asset_tags(stream: Stream) -> dict[str, str]:

@@ -39,6 +39,7 @@ from klaviyo_assets.defs.failures import raise_as_failures
 from klaviyo_assets.defs.metadata import (
     LAKE_METADATA_KEY,
     AssetMetadata,
+    asset_description,
     asset_key,
     asset_tags,
     check_same_lake,
@@ -74,7 +75,7 @@ from klaviyo_assets.errors import (
 )
 from klaviyo_assets.lake.delta.state import MetricRefusal
 from klaviyo_assets.model.report import NO_METRIC, ReportPartition
-from klaviyo_assets.model.selection import section_group
+from klaviyo_assets.model.selection import asset_group, upstream_streams
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.redaction import KeyRedactingFilter
 from klaviyo_assets.reports.calendar import describe_days_of_other_zones, fetch_calendar
@@ -379,20 +380,16 @@ def build_report_asset(stream: Stream, settings: Settings, zone: str | None) -> 
         TypeError: the stream is not a report.
     """
     report = report_endpoint(stream)
-    parents = ["metrics"] if report.has_metric else [f"{report.subject}s"]
-    if report.is_allocated:
-        # Where the campaigns say when they were sent, totals are placed with fewer requests.
-        parents.append("campaigns")
 
     @dg.asset(
         key=asset_key(stream.name),
-        description=stream.description,
-        group_name=section_group(stream),
+        description=asset_description(stream),
+        group_name=asset_group(stream),
         kinds=ASSET_KINDS,
         owners=ASSET_OWNERS,
         tags=asset_tags(stream),
         metadata=definition_metadata(stream),
-        deps=[asset_key(parent) for parent in parents],
+        deps=[asset_key(parent) for parent in upstream_streams(stream)],
         partitions_def=build_report_partitions(report, settings, zone),
         backfill_policy=dg.BackfillPolicy.multi_run(MAX_PARTITIONS_PER_RUN),
         retry_policy=ASSET_RETRY_POLICY,

@@ -206,7 +206,7 @@ def _build_newest_days_result(
         f"{report.period.capitalize()}s from {days[0]} to {days[-1]} are missing"
         f"{f', of {len(missing)} of {metric_count}' if report.has_metric else ''}. "
         "Backfill them from the asset's page, or switch on "
-        f"{BACKFILL_SENSOR_NAME} or klaviyo_daily_{stream.name}, which keep the report up.",
+        f"the sensor {BACKFILL_SENSOR_NAME} or the schedule klaviyo_{stream.name}.",
         metadata,
     )
 

@@ -82,7 +82,7 @@ def _late_events_config(settings: Settings, at: datetime) -> dict[str, object]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecurringJob:
-    """A job and its schedule; in Dagster the names of both begin with `klaviyo_`.
+    """A job and its schedule; in Dagster both are named `klaviyo_<name>`.
 
     It syncs those of its `streams` that are assets; without any it runs the separate checks. `cron`
     is in UTC. `config` is the job's run config, however it is launched; `tick_config`
@@ -92,7 +92,6 @@ class RecurringJob:
     name: str
     streams: tuple[str, ...] = ()
     description: str
-    schedule: str
     cron: str
     config: Mapping[str, object] = field(default_factory=dict[str, object])
     tick_config: Callable[[Settings, datetime], Mapping[str, object]] | None = None
@@ -103,28 +102,24 @@ RECURRING_JOBS = (
         name="collections",
         streams=HOURLY_STREAMS,
         description="What is new in every collection, one stream after the other.",
-        schedule="hourly",
         cron="7 * * * *",
     ),
     RecurringJob(
         name="slow_details",
         streams=SLOW_STREAMS,
         description="Profile counts of lists, and what else takes a request for each parent.",
-        schedule="daily_details",
         cron="20 3 * * *",
     ),
     RecurringJob(
         name="late_events",
         streams=("events",),
         description="Reads the last days of events again, for events that arrived late.",
-        schedule="daily_late_events",
         cron="40 2 * * *",
         tick_config=_late_events_config,
     ),
     RecurringJob(
         name="checks",
         description="Unique keys, no NULL where none may be, and every event that Klaviyo counts.",
-        schedule="daily_checks",
         # After the late events are read: before that they would count as missing.
         cron="10 3 * * *",
     ),
@@ -132,7 +127,6 @@ RECURRING_JOBS = (
         name="lifted_suppressions",
         streams=("global_exclusions",),
         description="Reads global exclusions from the beginning, so that lifted ones disappear.",
-        schedule="weekly_exclusions",
         cron="10 4 * * 0",
         config=_op_run_config("global_exclusions", sync_mode=SyncMode.FULL_REFRESH_OVERWRITE.value),
     ),
@@ -142,7 +136,6 @@ RECURRING_JOBS = (
         description="Reads the ids of all profiles, and marks those that Klaviyo no longer has as "
         "deleted.",
         # An id scan costs one request per hundred profiles.
-        schedule="weekly_deleted_profiles",
         cron="20 5 * * 0",
         config=_op_run_config("profiles", sweep_ids=True),
     ),
@@ -151,7 +144,6 @@ RECURRING_JOBS = (
             name=f"left_{stream}",
             streams=(stream,),
             description=f"Reads all of {stream}, and gives those that are gone their left_at.",
-            schedule=f"weekly_{stream}",
             # A full read costs one request per hundred members.
             cron=cron,
             config=_op_run_config(stream, sync_mode=SyncMode.FULL_REFRESH_OVERWRITE.value),
@@ -231,8 +223,9 @@ def _build_schedule(job: RecurringJob, settings: Settings) -> dg.ScheduleDefinit
         return dg.RunRequest(run_config=config)
 
     return dg.ScheduleDefinition(
-        name=f"klaviyo_{job.schedule}",
+        name=job_name,
         job_name=job_name,
+        description=job.description,
         cron_schedule=job.cron,
         default_status=default_schedule_status(settings),
         execution_fn=launch,
@@ -281,7 +274,7 @@ def build_report_schedule(
     """
 
     @dg.schedule(
-        name=f"klaviyo_daily_{stream.name}",
+        name=f"klaviyo_{stream.name}",
         cron_schedule=REPORT_CRON_SCHEDULE,
         execution_timezone=zone or "UTC",
         default_status=default_schedule_status(settings),

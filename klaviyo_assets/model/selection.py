@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
+from types import MappingProxyType
 
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.report import ReportEndpoint
@@ -39,8 +40,29 @@ def _source_streams(stream: Stream) -> tuple[str, ...]:
 
 
 def section_group(stream: Stream) -> str:
-    """Return the name of a stream's group: its section of Klaviyo's API reference."""
+    """Return the name of a stream's section of Klaviyo's API reference, as a setting has it."""
     return stream.section.lower().replace(" ", "_")
+
+
+AUDIENCE_GROUP, MESSAGING_GROUP = "audience", "messaging"
+EVENTS_GROUP, REPORTS_GROUP = "events", "reports"
+
+GROUP_BY_SECTION: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys(
+            ("Profiles", "Lists", "Segments", "Forms", "Custom Objects"), AUDIENCE_GROUP
+        ),
+        **dict.fromkeys(("Events", "Metrics", "Reviews", "Webhooks"), EVENTS_GROUP),
+    }
+)
+"""The groups of the sections whose streams are not about messages and the account behind them."""
+
+
+def asset_group(stream: Stream) -> str:
+    """Return the group of a stream's asset: whom, what is sent, what they did, what came of it."""
+    if isinstance(stream.source, ReportEndpoint):
+        return REPORTS_GROUP
+    return GROUP_BY_SECTION.get(stream.section, MESSAGING_GROUP)
 
 
 def unoffered_stream(stream: Stream, streams: Mapping[str, Stream], revision: str) -> Stream | None:
@@ -154,7 +176,12 @@ def _unoffered_error(
 
 
 def _unknown_errors(unknown: Collection[str], streams: Mapping[str, Stream]) -> list[SettingError]:
-    groups = {DEFAULT_GROUP, ALL_GROUP, *map(section_group, streams.values())}
+    groups = {
+        DEFAULT_GROUP,
+        ALL_GROUP,
+        *map(section_group, streams.values()),
+        *map(asset_group, streams.values()),
+    }
     return [
         SettingError(
             f"{variable_name('streams')}={entry!r} cannot be used: there is no such stream or "
@@ -173,7 +200,9 @@ def _members(name: str, streams: Mapping[str, Stream]) -> list[str]:
         return [each.name for each in streams.values() if not each.is_opt_in]
     if name in streams:
         return [name]
-    return [each.name for each in streams.values() if section_group(each) == name]
+    return [
+        each.name for each in streams.values() if name in {section_group(each), asset_group(each)}
+    ]
 
 
 def _nearest(entry: str, known: Collection[str]) -> str:

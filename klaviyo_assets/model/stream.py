@@ -532,6 +532,17 @@ def base_stream_name(stream: Stream) -> str | None:
             return None
 
 
+def records_stream(stream: Stream, streams: Mapping[str, Stream]) -> str | None:
+    """Return the stream that reads all records of which this one reads some; None: there is none.
+
+    Both have requests of their own, so that one can be read without the other.
+    """
+    if not isinstance(stream.source, Collection):
+        return None
+    whole = streams.get(stream.source.path.rsplit("/", maxsplit=1)[-1].replace("-", "_"))
+    return whole.name if whole is not None and whole.name != stream.name else None
+
+
 def relation_columns(stream: Stream, streams: Mapping[str, Stream]) -> tuple[Column, ...]:
     """Return the columns of a stream's relation in their order.
 

@@ -84,7 +84,7 @@ def evaluate_daily_schedules(
             repository_def=defs.get_repository_def(),
         ) as context,
     ):
-        schedules = [defs.resolve_schedule_def(f"klaviyo_daily_{name}") for name in reports]
+        schedules = [defs.resolve_schedule_def(f"klaviyo_{name}") for name in reports]
         ticks = [each.evaluate_tick(context) for each in schedules]
         return [request for tick in ticks for request in tick.run_requests or ()]
 

@@ -35,20 +35,20 @@ PATIENCE_SECONDS = 180
 METRICS_SENSOR = "klaviyo_conversion_metrics"
 """On whatever the setting: it costs nothing, and without it reports have no partitions."""
 
-LATE_SCHEDULE = "klaviyo_daily_late_events"
+LATE_SCHEDULE = "klaviyo_late_events"
 
 COLLECTION_SCHEDULES = [
-    "klaviyo_hourly",
-    "klaviyo_daily_details",
-    "klaviyo_daily_checks",
+    "klaviyo_collections",
+    "klaviyo_slow_details",
+    "klaviyo_checks",
     LATE_SCHEDULE,
-    "klaviyo_weekly_exclusions",
-    "klaviyo_weekly_deleted_profiles",
+    "klaviyo_lifted_suppressions",
+    "klaviyo_deleted_profiles",
 ]
 
 DAILY_REPORTS = [
-    "klaviyo_daily_campaign_values_reports",
-    "klaviyo_daily_flow_series_reports",
+    "klaviyo_campaign_values_reports",
+    "klaviyo_flow_series_reports",
 ]
 """They stand in for the draining sensor, which is on with them."""
 
@@ -104,14 +104,14 @@ def test_recommended_is_on_from_the_start_and_launches(home: Home) -> None:
         found = states(instance)
         assert {each.status for each in found.values()} == {InstigatorStatus.DECLARED_IN_CODE}
         # As if the daemon had first come up an hour ago: what it missed it makes good at once.
-        hourly = found["klaviyo_hourly"]
+        hourly = found["klaviyo_collections"]
         data = hourly.instigator_data
         assert isinstance(data, ScheduleInstigatorData)
         since = (data.start_timestamp or 0) - timedelta(hours=1).total_seconds()
         instance.update_instigator_state(
             hourly.with_data(ScheduleInstigatorData(data.cron_schedule, since))
         )
-        launched = dg.RunsFilter(tags={"dagster/schedule_name": "klaviyo_hourly"})
+        launched = dg.RunsFilter(tags={"dagster/schedule_name": "klaviyo_collections"})
         with daemon(home):
             eventually(lambda: any(run.is_finished for run in instance.get_runs(launched)))
         (run,) = instance.get_runs(launched)

@@ -144,7 +144,7 @@ def test_a_new_suppression_arrives_and_a_lifted_one_leaves_on_a_full_refresh(hom
     home.account.advance_clock(hours=1)
     home.sync("global_exclusions")
     assert set(home.ids("global_exclusions")) == suppressed | {free}
-    weekly = home.run_schedule("klaviyo_weekly_exclusions", home.account.now)
+    weekly = home.run_schedule("klaviyo_lifted_suppressions", home.account.now)
     assert weekly.success
     assert (
         weekly.materializations["global_exclusions"]["klaviyo/sync_mode"]

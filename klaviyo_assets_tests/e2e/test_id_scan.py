@@ -59,7 +59,7 @@ def test_the_weekly_job_is_an_id_scan(home: Home) -> None:
     first, second = sorted(home.ids("profiles"))[:2]
     home.account.mutate(profile=first, delete=True)
     home.account.advance_clock(minutes=10)
-    assert home.run_schedule("klaviyo_weekly_deleted_profiles", home.account.now).success
+    assert home.run_schedule("klaviyo_deleted_profiles", home.account.now).success
     assert set(home.deletion_times("profiles")) == {first}
     home.account.mutate(profile=second, delete=True)
     defs = home.load_definitions()

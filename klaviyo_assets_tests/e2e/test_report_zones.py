@@ -139,7 +139,7 @@ def test_the_schedule_and_the_sensor_keep_to_the_accounts_days(open_home: StartH
         ]:
             assert request.tags["dagster/asset_partition_range_end"] == f"{last}|{metric}"
         defs = home.load_definitions()
-        schedule = defs.resolve_schedule_def(f"klaviyo_daily_{FLOW_REPORT}")
+        schedule = defs.resolve_schedule_def(f"klaviyo_{FLOW_REPORT}")
         assert schedule.execution_timezone == zone
 
 

@@ -170,7 +170,7 @@ def test_the_daily_job_brings_late_events(home: Home) -> None:
     assert not late & set(home.ids("events"))
     home.account.advance_clock(hours=3)
     home.account.clear_journal()
-    daily = home.run_schedule("klaviyo_daily_late_events", home.account.now)
+    daily = home.run_schedule("klaviyo_late_events", home.account.now)
     assert daily.success
     since = home.account.now - 7 * DAY
     again = {each for each, at in home.account.true_cursors("events").items() if at and at >= since}
@@ -185,7 +185,7 @@ def test_the_late_days_are_a_setting(home: Home) -> None:
     home.sync("events")
     home.account.clear_journal()
     at = home.account.now
-    assert home.run_schedule("klaviyo_daily_late_events", at, late_events_days="2").success
+    assert home.run_schedule("klaviyo_late_events", at, late_events_days="2").success
     again = {
         k
         for k, when in home.account.true_cursors("events").items()

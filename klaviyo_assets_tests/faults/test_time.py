@@ -88,7 +88,7 @@ def test_f36_late_events_within_the_lookback_arrive(home: Home, road: str) -> No
         assert home.sync("events", lookback_days="7").success
     else:
         at = home.account.now
-        assert home.run_schedule("klaviyo_daily_late_events", at, late_events_days="7").success
+        assert home.run_schedule("klaviyo_late_events", at, late_events_days="7").success
     assert late <= set(home.ids("events"))
     assert_complete(home, "events")
 
@@ -100,9 +100,7 @@ def test_f37_later_events_are_missing_until_read_again(home: Home, road: str) ->
     late = late_events(home, days=17)
     home.account.advance_clock(hours=7)
     assert home.sync("events", lookback_days="7").success
-    assert home.run_schedule(
-        "klaviyo_daily_late_events", home.account.now, late_events_days="7"
-    ).success
+    assert home.run_schedule("klaviyo_late_events", home.account.now, late_events_days="7").success
     assert home.account.true_ids("events") - set(home.ids("events")) == late
     assert_sound_part(home, "events")
     mark = read_committed_cursor(home, "events")
@@ -112,7 +110,7 @@ def test_f37_later_events_are_missing_until_read_again(home: Home, road: str) ->
         assert home.sync("events", config=window).success
     else:
         at = home.account.now
-        assert home.run_schedule("klaviyo_daily_late_events", at, late_events_days="20").success
+        assert home.run_schedule("klaviyo_late_events", at, late_events_days="20").success
     assert late <= set(home.ids("events"))
     assert read_committed_cursor(home, "events") == mark
     assert_complete(home, "events")

@@ -1,0 +1,97 @@
+"""What Dagster's UI shows before anything ran: groups, lineage, descriptions, names."""
+
+from collections import defaultdict
+
+import dagster as dg
+import pytest
+
+from klaviyo_assets.definitions import build_defs
+from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.settings import Settings
+from klaviyo_assets.streams import STREAMS
+
+DEFS = build_defs(Settings(streams=("all",)))
+
+
+@pytest.fixture(scope="module")
+def specs() -> dict[str, dg.AssetSpec]:
+    """Give the spec of each asset by its stream."""
+    return {spec.key.path[-1]: spec for spec in DEFS.resolve_all_asset_specs()}
+
+
+def test_assets_stand_in_four_groups(specs: dict[str, dg.AssetSpec]) -> None:
+    """Whom, what is sent, what they did, and what came of it; no group is a stream or two."""
+    groups = defaultdict[str | None, set[str]](set)
+    for name, spec in specs.items():
+        groups[spec.group_name].add(name)
+    assert set(groups) == {"audience", "messaging", "events", "reports"}
+    assert groups["audience"] >= {"profiles", "lists", "lists_detailed", "global_exclusions"}
+    assert groups["messaging"] >= {"campaigns", "flows", "email_templates"}
+    assert groups["events"] >= {"events", "events_detailed", "metrics"}
+    assert groups["reports"] >= {"campaign_values_reports", "flow_series_reports"}
+
+
+@pytest.mark.parametrize(
+    ("upstream", "downstream"),
+    [
+        ("campaigns", "campaign_values_reports"),
+        ("flows", "flow_series_reports"),
+        ("flows", "flow_values_reports"),
+        ("metrics", "flow_series_reports"),
+        ("forms", "form_series_reports"),
+        ("segments", "segment_series_reports"),
+        ("lists", "lists_detailed"),
+        ("lists", "list_members"),
+        ("segments", "segment_members"),
+        ("profiles", "global_exclusions"),
+        ("events", "events_detailed"),
+        ("metrics", "events_detailed"),
+    ],
+)
+def test_what_rows_are_about_stands_upstream(
+    specs: dict[str, dg.AssetSpec], upstream: str, downstream: str
+) -> None:
+    """The lineage is drawn as an analyst would draw it."""
+    assert upstream in {dep.asset_key.path[-1] for dep in specs[downstream].deps}
+
+
+def test_profiles_that_fail_stop_no_exclusions() -> None:
+    """They are drawn in a line, but each is read by itself: no step waits for the other."""
+    assert steps_before("events_detailed") == {"klaviyo__events", "klaviyo__metrics"}
+    assert steps_before("global_exclusions") == set()
+
+
+def steps_before(stream: str) -> set[str]:
+    """Return the steps of the hourly job that a stream's step waits for."""
+    structure = DEFS.resolve_job_def("klaviyo_collections").graph.dependency_structure
+    inputs = structure.input_to_upstream_outputs_for_node(f"klaviyo__{stream}")
+    return {handle.node_name for handles in inputs.values() for handle in handles}
+
+
+@pytest.mark.parametrize("stream", STREAMS.values(), ids=lambda stream: stream.name)
+def test_a_description_says_what_a_reader_asks_first(
+    specs: dict[str, dg.AssetSpec], stream: Stream
+) -> None:
+    """The grain comes first; then key, scopes, requests, a query and Klaviyo's own page."""
+    text = specs[stream.name].description or ""
+    assert text.splitlines()[0] == stream.description
+    assert all(f"`{each}`" in text for each in (*stream.key, *stream.scopes))
+    assert "| requests of a second sync |" in text
+    assert f"klaviyo.{stream.name}" in text.partition("```sql")[2]
+    assert "](https://developers.klaviyo.com/en/reference/" in text
+    if stream.cursor is not None:
+        assert f"| cursor | `{stream.cursor.column}` |" in text
+
+
+def test_a_schedule_bears_the_name_of_its_job() -> None:
+    """Who has read of a job finds its schedule; each job, schedule and sensor says what for."""
+    schedules = [each for each in DEFS.schedules or () if isinstance(each, dg.ScheduleDefinition)]
+    jobs = {job.name: job for job in DEFS.jobs or ()}
+    scheduled = {each.name for each in schedules if each.job_name in jobs}
+    assert scheduled == jobs.keys() - {"klaviyo_first_sync"}
+    others = {each.name.removeprefix("klaviyo_") for each in schedules} - {
+        name.removeprefix("klaviyo_") for name in jobs
+    }
+    assert others <= STREAMS.keys()
+    named = [*jobs.values(), *schedules, *(DEFS.sensors or ())]
+    assert [each.name for each in named if not each.description] == []
