@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from math import ceil, floor, sqrt
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Condition, Event, Thread
 from time import monotonic, thread_time
 
@@ -38,6 +38,7 @@ from klaviyo_assets.errors import (
     RevisionRetiredError,
     ServerError,
     SettingError,
+    StoppedError,
 )
 from klaviyo_assets.model.stream import Slice
 from klaviyo_assets.sync.window_reader import (
@@ -337,6 +338,12 @@ _SLICE_ERRORS = (
 STOP_POLL_SECONDS = 0.2
 """How often a waiting worker checks whether it should stop."""
 
+MAX_DRAIN_SECONDS = 5.0
+"""How long responses in flight are waited for after an error that concerns all windows.
+
+They are paid for, and without them a refused key would make up to 19 parents be read again.
+"""
+
 MAX_IN_FLIGHT_BYTES = 40 * 1024 * 1024
 """Bytes of pages between Klaviyo and the writer, whether requested, decoded or waiting.
 
@@ -412,6 +419,8 @@ class WorkerPool(PageSource):
         self._scheduler = WindowScheduler.from_readers(readers)
         self._slices = {reader.slice.name for reader in readers}
         self._failures: dict[str, KlaviyoAssetsError] = {}
+        self._error: KlaviyoAssetsError | None = None
+        self._drained_at = 0.0
         self._max_workers = workers
         self._running_workers = 0
         self._idle_workers = 0
@@ -433,21 +442,36 @@ class WorkerPool(PageSource):
         A slice that cannot be read does not stop the others.
 
         Raises:
-            KlaviyoAssetsError: the error of a worker, after the pages that were read before it; an
-                error of one slice after the other slices were read to their end.
+            KlaviyoAssetsError: the error of a worker, after the pages that were in flight with it;
+                an error of one slice after the other slices were read to their end.
         """
-        while (item := self._queue.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
+        while (item := self._next_item()) is not None:
             if isinstance(item, PageResult):
                 self._semaphore.release(_page_bytes(item))
             yield item
+        if self._error is not None:
+            raise self._error
         if self._failures:
             failure = next(iter(self._failures.values()))
             if len(self._failures) < len(self._slices):
                 names = ", ".join(map(repr, sorted(self._failures)))
                 failure.message = f"{failure.message} All but {names} was read."
             raise failure
+
+    def _next_item(self) -> PageResult | Slice | None:
+        """Return the next item; None after the last one, or some time after an error."""
+        while True:
+            waits = None if self._error is None else max(0.0, self._drained_at - monotonic())
+            try:
+                item = self._queue.get(timeout=waits)
+            except Empty:
+                return None
+            if not isinstance(item, BaseException):
+                return item
+            if isinstance(item, StoppedError) or not isinstance(item, KlaviyoAssetsError):
+                raise item
+            if self._error is None:
+                self._error, self._drained_at = item, monotonic() + MAX_DRAIN_SECONDS
 
     def close(self) -> None:
         """Tell the workers to stop after their page; does not wait for responses in flight."""
@@ -507,7 +531,7 @@ class WorkerPool(PageSource):
                     raise
                 self._abandon_slice(reader, error)
             else:
-                if self._stop.is_set():
+                if not reader.is_finished:
                     return
                 self._finish_window(reader)
             reader = self._wait_for_reader()

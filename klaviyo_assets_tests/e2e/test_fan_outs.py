@@ -134,7 +134,6 @@ def test_a_killed_full_read_of_members_goes_on(home: Home) -> None:
 def test_a_failed_read_is_continued(home: Home) -> None:
     """What a run has read before its key was refused is stored, and not requested again."""
     flows = home.account.true_ids("flows")
-    # The rate limit lets three through at once, and the fifth a second later.
     match = {"path": "/api/flows/*/flow-actions", "from": 5}
     with home.account.inject_fault("error", match=match, status=401):
         assert not home.sync("flow_actions").success

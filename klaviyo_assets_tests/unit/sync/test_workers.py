@@ -15,6 +15,7 @@ from klaviyo_assets.api.limits import tier_limits
 from klaviyo_assets.api.rate_limiter import RateLimiter
 from klaviyo_assets.api.request_guard import Request
 from klaviyo_assets.decode.decoder import DecodedPage
+from klaviyo_assets.errors import BadKeyError
 from klaviyo_assets.model.stream import WHOLE_COLLECTION, RateLimitBucket, Slice
 from klaviyo_assets.model.window import Window
 from klaviyo_assets.streams import STREAMS
@@ -186,3 +187,27 @@ def test_pages_wait_for_the_writer_within_the_bytes_allowed(
     time.sleep(0.5)
     assert shelf.request_count <= 5
     assert len(ids_of(pool)) == 2000
+
+
+def test_what_is_in_flight_when_a_key_is_refused_is_delivered() -> None:
+    """Responses that arrive after the error of another window are paid for: they count as read."""
+    shelf, refused = Shelf(list(range(50)), 100), threading.Event()
+
+    def read(request: Request, slice_: Slice) -> tuple[DecodedPage, datetime]:
+        if slice_.name == "refused":
+            refused.set()
+            raise BadKeyError("401")
+        assert refused.wait(60)
+        time.sleep(0.2)
+        return shelf.read(request, slice_)
+
+    context = replace(request_context(shelf), fetch_page=read)
+    slices = [Slice(name=name, filter="") for name in ("in flight", "refused")]
+    pool = WorkerPool([WindowReader(context, each, Window()) for each in slices], workers=2)
+    delivered: list[PageResult | Slice] = []
+    with pytest.raises(BadKeyError):
+        delivered.extend(pool.results())
+    page, finished = delivered
+    assert isinstance(page, PageResult)
+    assert page.batch.num_rows == 50
+    assert finished == slices[0]
