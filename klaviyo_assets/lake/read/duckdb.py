@@ -8,14 +8,17 @@ each of the dozen streams of the hourly job.
 
 import atexit
 import os
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from klaviyo_assets.errors import LakeVersionError
@@ -207,33 +210,93 @@ def query_duplicate_keys(paths: Sequence[Path], key: pa.Schema, *, spill: Path) 
         return conform_rows(opened.sql(repeats).to_arrow_table(), key)
 
 
-def has_duplicate_hashes(
-    paths: Sequence[Path], key: pa.Schema, *, spill: Path, memory: str = DUCKDB_MEMORY_LIMIT
-) -> bool:
+Hashes = npt.NDArray[np.uint64]
+
+HASH_FILES = 200
+"""Files whose keys one query hashes: DuckDB holds some memory for each file of a query."""
+
+HASH_BATCH_ROWS = 128 * 1024
+"""Hashes that DuckDB hands over at a time."""
+
+MAX_HASHES_IN_MEMORY = 1024 * 1024
+"""Hashes, of 8 bytes each, that are sorted in memory; beyond them, sorted ones go to files."""
+
+HASH_BUCKETS = 64
+"""Files of hashes, by their highest bits: of a billion keys, each has 125 MB."""
+
+
+def has_duplicate_hashes(paths: Sequence[Path], key: pa.Schema, *, spill: Path) -> bool:
     """Return whether two keys have the same 64-bit hash; if not, every key occurs once.
 
-    This costs half as much as `query_duplicate_keys`: for 10 million keys of 11 characters in 400
-    files it took 1.6 s of CPU instead of 3.0, and both stayed below 400 MiB.
+    DuckDB hashes the keys, and numpy sorts the hashes, a bucket at a time. For 23.8 million keys in
+    6,000 files that takes 3.5 s of CPU and 104 MiB; DuckDB's own GROUP BY took 5.3 s and 307 MiB,
+    or 186 MiB with one thread and a limit of 128 MB.
 
     Raises:
-        duckdb.Error: a file cannot be read, or the disk is full.
+        duckdb.Error: a file cannot be read.
+        OSError: the disk is full.
     """
-    keys = select_table_files(TableFiles(schema=key, paths=tuple(paths)))
-    with open_bounded_connection(spill, memory=memory) as opened:
-        hashes = f"SELECT hash({quote_key_columns(key)}) AS hashed FROM ({keys})"
-        equal = f"SELECT 1 FROM ({hashes}) GROUP BY hashed HAVING count(*) > 1 LIMIT 1"
-        return bool(opened.sql(equal).fetchall())
+    with ExitStack() as stack:
+        buckets: list[BinaryIO] = []
+        waiting: list[Hashes] = []
+        for hashes in _hash_keys(paths, key):
+            waiting.append(hashes)
+            if sum(map(len, waiting)) >= MAX_HASHES_IN_MEMORY:
+                buckets = buckets or _open_buckets(spill, stack)
+                _write_hashes(waiting, buckets)
+                waiting = []
+        if not buckets:
+            return _has_equal_numbers(_concatenate(waiting))
+        _write_hashes(waiting, buckets)
+        del waiting
+        return any(_has_equal_numbers(_read_hashes(each)) for each in buckets)
 
 
-def open_bounded_connection(
-    spill: Path, *, memory: str = DUCKDB_MEMORY_LIMIT
-) -> "duckdb.DuckDBPyConnection":
+def _hash_keys(paths: Sequence[Path], key: pa.Schema) -> Iterator[Hashes]:
+    for start in range(0, len(paths), HASH_FILES):
+        some = TableFiles(schema=key, paths=tuple(paths[start : start + HASH_FILES]))
+        with open_connection() as opened:
+            hashes = opened.sql(
+                f"SELECT hash({quote_key_columns(key)}) AS hashed FROM ({select_table_files(some)})"
+            )
+            for batch in hashes.to_arrow_reader(HASH_BATCH_ROWS):
+                yield batch.column(0).to_numpy()
+
+
+def _open_buckets(spill: Path, stack: ExitStack) -> list[BinaryIO]:
+    """Return new files in a folder below `spill`, which the stack closes and removes."""
+    spill.mkdir(parents=True, exist_ok=True)
+    folder = stack.enter_context(TemporaryDirectory(dir=spill))
+    names = (Path(folder, str(number)) for number in range(HASH_BUCKETS))
+    return [stack.enter_context(each.open("w+b")) for each in names]
+
+
+def _concatenate(hashes: Sequence[Hashes]) -> Hashes:
+    return np.concatenate([np.empty(0, np.uint64), *hashes])
+
+
+def _write_hashes(hashes: Sequence[Hashes], buckets: Sequence[BinaryIO]) -> None:
+    ordered = np.sort(_concatenate(hashes))
+    width = 2**64 // len(buckets)
+    starts = np.searchsorted(ordered, np.arange(len(buckets), dtype=np.uint64) * np.uint64(width))
+    for bucket, some in zip(buckets, np.split(ordered, starts[1:]), strict=True):
+        bucket.write(some.data)
+
+
+def _read_hashes(bucket: BinaryIO) -> Hashes:
+    bucket.seek(0)
+    return np.frombuffer(bucket.read(), np.uint64)
+
+
+def _has_equal_numbers(hashes: Hashes) -> bool:
+    ordered = np.sort(hashes)
+    return bool((ordered[1:] == ordered[:-1]).any())
+
+
+def open_bounded_connection(spill: Path) -> "duckdb.DuckDBPyConnection":
     """Return a connection that spills to a folder beyond its memory limit."""
     opened = open_connection()
-    opened.execute(f"SET memory_limit = '{memory}'")
-    if memory != DUCKDB_MEMORY_LIMIT:
-        # Each thread needs some memory: with many cores a small limit would not suffice.
-        opened.execute("SET threads = 1")
+    opened.execute(f"SET memory_limit = '{DUCKDB_MEMORY_LIMIT}'")
     opened.execute(f"SET temp_directory = {quote_literal(str(spill))}")
     return opened
 

@@ -52,7 +52,6 @@ from klaviyo_assets.lake.layout import (
 )
 from klaviyo_assets.lake.parquet import DataFile, PartitionFileWriter, read_columns, read_row_groups
 from klaviyo_assets.lake.read.duckdb import (
-    DUCKDB_MEMORY_LIMIT,
     has_duplicate_hashes,
     query_duplicate_keys,
 )
@@ -382,10 +381,6 @@ def add_incoming_column(rows: pa.Table, key: Sequence[str], incoming: pa.Table |
 MAX_KEYS_TO_LOOK_UP = 40_000
 """Staged rows up to which their keys are searched in the stored files, one file after another."""
 
-DUCKDB_MEMORY_LIMIT_IN_SYNC = "128MB"
-"""DuckDB's memory limit at the end of a sync. Against 256 MB, 10 million keys take 2.1 s instead of
-2.0, and the process grows by 152 MiB instead of 264; by 50 MiB for a million keys."""
-
 
 def find_duplicate_keys_in_files(
     rewriter: PartitionRewriter, files: Sequence[MergeFile]
@@ -396,22 +391,18 @@ def find_duplicate_keys_in_files(
         duckdb.Error: the disk is full.
     """
     try:
-        return _query_duplicate_keys_in(rewriter, files, memory=DUCKDB_MEMORY_LIMIT_IN_SYNC)
+        return _query_duplicate_keys_in(rewriter, files)
     except storage_error_types():
-        # A file is damaged, or the memory limit was too low.
-        return _query_duplicate_keys_in(
-            rewriter, select_readable_files(rewriter, files), memory=DUCKDB_MEMORY_LIMIT
-        )
+        # A file is damaged.
+        return _query_duplicate_keys_in(rewriter, select_readable_files(rewriter, files))
 
 
-def _query_duplicate_keys_in(
-    rewriter: PartitionRewriter, files: Sequence[MergeFile], *, memory: str
-) -> pa.Table:
+def _query_duplicate_keys_in(rewriter: PartitionRewriter, files: Sequence[MergeFile]) -> pa.Table:
     key = rewriter.select_schema(rewriter.table.key)
     paths = [file.folder / file.file.path for file in files]
     spill = rewriter.staging / SPILL_FOLDER
     reach_crash_point("before searching duplicate keys")
-    if not has_duplicate_hashes(paths, key, spill=spill, memory=memory):
+    if not has_duplicate_hashes(paths, key, spill=spill):
         return pa.Table.from_batches([], schema=key)
     return query_duplicate_keys(paths, key, spill=spill)
 
