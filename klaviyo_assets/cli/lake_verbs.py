@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from klaviyo_assets.cli.lake_access import (
 )
 from klaviyo_assets.cli.parsing import describe_bad_profile_id
 from klaviyo_assets.cli.printing import confirm, print_errors, print_json
-from klaviyo_assets.cli.tables import ProgressPrinter
+from klaviyo_assets.cli.tables import ProgressPrinter, print_table
 from klaviyo_assets.decode.schema import arrow_schema
 from klaviyo_assets.errors import LakeError, SettingError, format_quantity
 from klaviyo_assets.lake.lake import Lake
@@ -25,12 +26,14 @@ from klaviyo_assets.lake.layout import build_table
 from klaviyo_assets.lake.maintenance.personal_data import ProfileTable
 from klaviyo_assets.lake.read.export import ExportProgress
 from klaviyo_assets.lake.read.views import build_relations
+from klaviyo_assets.model.mapped_view import MappedSchema
 from klaviyo_assets.model.privacy import profile_id_column
 from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.model.selection import section_group, selected_streams, shown_streams
 from klaviyo_assets.model.stream import Stream, ViewSource, revision_note
 from klaviyo_assets.settings import KEY_VARIABLE, Settings
 from klaviyo_assets.streams import MERGE_RULES, STREAMS
+from klaviyo_assets.streams.fivetran_views import FIVETRAN_SOURCES
 
 
 def list_streams(settings: Settings, *, as_json: bool) -> int:
@@ -64,9 +67,51 @@ def _describe_as_json(stream: Stream, *, is_on: bool) -> dict[str, object]:
     }
 
 
-def publish(settings: Settings, *, lake_root: str | None) -> int:
-    """Rebuild klaviyo.duckdb."""
-    return _publish_lake(settings, lake_root=lake_root or "")
+def publish(
+    settings: Settings,
+    *,
+    lake_root: str | None,
+    dbt: Path | None,
+    schema: str | None,
+) -> int:
+    """Rebuild klaviyo.duckdb, or write views with another tool's names into a database."""
+    targets = [
+        (target, mapped) for target, mapped in ((dbt, FIVETRAN_SOURCES),) if target is not None
+    ]
+    if not targets:
+        if schema is not None:
+            raise SettingError("--schema goes with --dbt")
+        return _publish_lake(settings, lake_root=lake_root or "")
+    if lake_root is not None:
+        raise SettingError(
+            "--lake-root does not go with --dbt, whose views name the files by their "
+            "paths on this machine"
+        )
+    for target, mapped in targets:
+        named = replace(mapped, schema=schema) if schema is not None else mapped
+        _publish_to_target(settings, target, named)
+    return 0
+
+
+def _publish_to_target(settings: Settings, target: Path, mapped: MappedSchema) -> None:
+    """Write the views, and print their rows, and what the lake lacks for them."""
+    written = open_lake(settings).publish_to_target(
+        target.absolute(),
+        mapped,
+        build_relations(shown_streams(settings, STREAMS), MERGE_RULES),
+    )
+    print(f"{target} shows the lake as it is now, by the names of {mapped.tool}:")
+    print_table(
+        ("view", "rows"),
+        [(f"{mapped.schema}.{each.name}", f"{each.rows:,}") for each in written],
+        numbers=("rows",),
+    )
+    print_errors(
+        f"warning: {name} was never synced, so {mapped.schema}.{each.name} has "
+        f"{'nothing of it' if each.rows else 'no rows'}"
+        for each in written
+        for name in each.missing
+    )
 
 
 def _publish_lake(settings: Settings, *, lake_root: str | None) -> int:

@@ -162,18 +162,30 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "publish",
         section=LAKE,
-        summary="rebuild klaviyo.duckdb from the lake, after it was moved or lost",
+        summary="rebuild klaviyo.duckdb from the lake; or write views for dbt into a database",
         run="lake_verbs:publish",
         options=[
+            click.Option(
+                ["--dbt"],
+                type=FILE_TYPE,
+                metavar="TARGET.duckdb",
+                help="write the sources of the dbt package fivetran/klaviyo into this database, "
+                "the target of your dbt project, as views; run it again before each dbt build",
+            ),
+            click.Option(
+                ["--schema"],
+                metavar="NAME",
+                help="the schema of these views [klaviyo]",
+            ),
             click.Option(
                 ["--lake-root"],
                 type=LakeRootType(),
                 metavar="PATH",
                 help="the data folder, or the folder lake in it, as readers have it mounted; "
                 "later syncs use it too, until publish is run without it",
-            )
+            ),
         ],
-        examples=["publish", "publish --lake-root /mnt/shop"],
+        examples=["publish", "publish --dbt shop.duckdb", "publish --lake-root /mnt/shop"],
         kept="klaviyo.duckdb shows the lake as before; publish again",
     ),
     Verb(

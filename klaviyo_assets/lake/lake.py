@@ -80,6 +80,7 @@ from klaviyo_assets.lake.read.queries import (
     read_relation_columns,
     read_table_columns,
 )
+from klaviyo_assets.lake.read.targets import TargetView, read_targets, write_target_views
 from klaviyo_assets.lake.read.views import Relation, stored_columns, stored_tables
 from klaviyo_assets.lake.response_cache import ReportResponseCache
 from klaviyo_assets.lake.write.history import ChangeHistory
@@ -97,6 +98,7 @@ from klaviyo_assets.lake.write.table_writer import (
     refuse_missing_columns,
 )
 from klaviyo_assets.locks import check_lock_support
+from klaviyo_assets.model.mapped_view import MappedSchema
 from klaviyo_assets.model.report import ReportPartition
 from klaviyo_assets.settings import InvalidPathError, check_lake_path
 
@@ -407,6 +409,27 @@ class Lake:
             self.root, relations, lake_root=lake_root, folder_mode=self.folder_mode
         )
 
+    def publish_to_target(
+        self, target: Path, mapped: MappedSchema, relations: Sequence[Relation]
+    ) -> list[TargetView]:
+        """Write views with another tool's names into a database of the user's.
+
+        They show the lake as it is now until they are written again: vacuum spares their files. The
+        path is recorded, so that a later erasure searches the file.
+
+        Raises:
+            SettingError: the target or the folder's path cannot be used.
+            MissingTableError: no sync wrote a table that a view shows.
+            LakeError: a table cannot be read.
+            StorageError: the disk refused, or another program has the database open.
+        """
+        self._refuse_path()
+        return write_target_views(self.root, target, mapped, relations, at=self.clock())
+
+    def target_databases(self) -> list[Path]:
+        """Return the users' databases that views of the lake were written into."""
+        return [Path(each) for each in read_targets(self.root)]
+
     def _refuse_path(self) -> None:
         # The absolute path: where a relative one lies depends on where the process was started.
         try:
@@ -525,9 +548,12 @@ class Lake:
         return export_tables(target, statements, report_progress=report_progress)
 
     def exported_files(self) -> list[Path]:
-        """Return the files that exports were written to, and what a killed export may have left."""
+        """Return the files that exports were written to, and what a killed export may have left.
+
+        Users' databases with views of the lake are among them: their tables may be copies.
+        """
         exports = read_exports(self.root)
-        return [*exports, *map(partial_export_path, exports)]
+        return [*exports, *map(partial_export_path, exports), *self.target_databases()]
 
     def vacuum(self, name: str, *, grace: timedelta | None = None) -> VacuumResult:
         """Remove files of a table and its history that were retired before the grace.

@@ -14,6 +14,7 @@ KLAVIYO_DATA_DIR/
     ├── _receipts/                      what erasures removed, with hashes of the profiles' ids
     ├── _published.json, _tables.json   what klaviyo.duckdb shows, and its tables; can be deleted
     ├── _exports.json                   where exports were written, so that an erasure searches them
+    ├── _targets.json                   users' databases with views of ours, and the files they name
     ├── _damaged/<table>-<time>/        tables that were set aside; nothing reads or deletes them
     └── _quarantine/<stream>/           records that no table can hold
 
@@ -76,6 +77,7 @@ OPEN_READERS_FOLDER = "_readers"
 SPILL_FOLDER = "_spill"
 ERASURE_RECEIPTS_FOLDER = "_receipts"
 EXPORTS_FILE = "_exports.json"
+TARGETS_FILE = "_targets.json"
 SET_ASIDE_FOLDER = "_damaged"
 DAY_PARTITION = "day"
 """The Delta partition column: the UTC day of the cursor. Not in the files, nor in the views."""

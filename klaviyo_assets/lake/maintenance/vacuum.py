@@ -6,7 +6,8 @@ A data file is deleted when all of this holds, and only inside its table's folde
     2. the database on disk does not name it: it was removed before the published version;
     3. it was not touched within the grace (moving it in and retiring it touch it);
     4. a commit named it once, or no session is alive that could be about to commit it;
-    5. no replaced database that a process still has open names it.
+    5. no replaced database that a process still has open names it;
+    6. no view that we wrote into a user's database names it.
 
 An erasure has a grace of zero. Then only the current version counts, whoever reads, and whatever a
 file's time says, which another machine's clock may have set.
@@ -48,6 +49,7 @@ from klaviyo_assets.lake.layout import (
     table_folder,
 )
 from klaviyo_assets.lake.read.database import find_files_in_use, read_published
+from klaviyo_assets.lake.read.targets import find_target_files
 
 LOG_RETENTION = timedelta(days=1)
 """How long commits stay that a checkpoint covers: for readers that are loading the table."""
@@ -134,9 +136,13 @@ def vacuum_tables(
     shown = read_published(root).versions
     # Called even without a grace: it forgets databases that are no longer open.
     paths_in_use = find_files_in_use(root, before=now - grace)
+    in_targets = find_target_files(root) if grace else {}
     paths_in_use = paths_in_use if grace else {}
     needed = {
-        one: ReaderNeeds(published_version=shown.get(one), files=paths_in_use.get(one, set()))
+        one: ReaderNeeds(
+            published_version=shown.get(one),
+            files=paths_in_use.get(one, set()) | in_targets.get(one, set()),
+        )
         for one in names
     }
     done = (
