@@ -32,7 +32,7 @@ from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.model.selection import section_group, selected_streams, shown_streams
 from klaviyo_assets.model.stream import Stream, ViewSource, revision_note
 from klaviyo_assets.settings import KEY_VARIABLE, Settings
-from klaviyo_assets.streams import MERGE_RULES, STREAMS
+from klaviyo_assets.streams import DERIVED_RELATIONS, STREAMS
 from klaviyo_assets.streams.fivetran_views import FIVETRAN_SOURCES
 
 
@@ -98,7 +98,7 @@ def _publish_to_target(settings: Settings, target: Path, mapped: MappedSchema) -
     written = open_lake(settings).publish_to_target(
         target.absolute(),
         mapped,
-        build_relations(shown_streams(settings, STREAMS), MERGE_RULES),
+        build_relations(shown_streams(settings, STREAMS), DERIVED_RELATIONS),
     )
     print(f"{target} shows the lake as it is now, by the names of {mapped.tool}:")
     print_table(
@@ -121,7 +121,7 @@ def _publish_lake(settings: Settings, *, lake_root: str | None) -> int:
     the last `publish` said.
     """
     problems = open_lake(settings).publish(
-        build_relations(shown_streams(settings, STREAMS), MERGE_RULES),
+        build_relations(shown_streams(settings, STREAMS), DERIVED_RELATIONS),
         lake_root=lake_root,
     )
     print_errors(problems)
@@ -140,7 +140,7 @@ def export(settings: Settings, *, file: Path, tables: Sequence[str], force: bool
     target = file.absolute()
     done = open_lake(settings).export_tables(
         target,
-        build_relations(shown_streams(settings, STREAMS), MERGE_RULES),
+        build_relations(shown_streams(settings, STREAMS), DERIVED_RELATIONS),
         split_names(tables),
         overwrite=force,
         report_progress=partial(_show_export, ProgressPrinter(sys.stderr)),
@@ -309,7 +309,7 @@ def erase(
     erased = lake.erase_profiles(
         _profile_tables(),
         wanted,
-        relations=build_relations(shown_streams(settings, STREAMS), MERGE_RULES),
+        relations=build_relations(shown_streams(settings, STREAMS), DERIVED_RELATIONS),
         other_places=_other_places(settings, lake),
     )
     print(f"{', '.join(named) if not sources else people}:")

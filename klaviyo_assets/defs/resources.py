@@ -30,7 +30,7 @@ from klaviyo_assets.settings import (
     read_settings,
     settings_to_environment,
 )
-from klaviyo_assets.streams import MERGE_RULES, STREAMS
+from klaviyo_assets.streams import DERIVED_RELATIONS, STREAMS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +195,7 @@ class LakeResource(dg.ConfigurableResource[object]):
             StorageError: the folder cannot be written, or another process publishes too long.
         """
         streams = shown_streams(self.settings, STREAMS)
-        problems = lake.publish(build_relations(streams, MERGE_RULES))
+        problems = lake.publish(build_relations(streams, DERIVED_RELATIONS))
         for problem in problems:
             warn(f"klaviyo.duckdb does without a table that cannot be read. {problem}")
         return frozenset(problem.stream or "" for problem in problems)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from klaviyo_assets.model.stream import ProfileMergeRule, Stream
+from klaviyo_assets.model.view import View
 from klaviyo_assets.settings import DEFAULT_REVISION
 from klaviyo_assets.streams.accounts import ACCOUNTS
 from klaviyo_assets.streams.brands import (
@@ -48,6 +49,7 @@ from klaviyo_assets.streams.metrics import (
     METRIC_PROPERTIES,
     METRICS,
 )
+from klaviyo_assets.streams.profile_views import CAN_RECEIVE, PROFILES_CORE
 from klaviyo_assets.streams.profiles import (
     GLOBAL_EXCLUSIONS,
     PROFILE_BULK_IMPORT_JOBS,
@@ -176,6 +178,12 @@ DEFAULT_REPORTS: tuple[Stream, ...] = tuple(each for each in REPORTS if not each
 
 MERGE_RULES: tuple[ProfileMergeRule, ...] = (PROFILE_MERGES,)
 """Every map of merged records; these need no requests."""
+
+VIEWS: tuple[View, ...] = (PROFILES_CORE, CAN_RECEIVE)
+"""Every view that answers a question from several tables; these need no requests either."""
+
+DERIVED_RELATIONS: tuple[ProfileMergeRule | View, ...] = (*MERGE_RULES, *VIEWS)
+"""The relations of klaviyo.duckdb that are no streams: they are there where their tables are."""
 
 STREAMS: Mapping[str, Stream] = MappingProxyType(
     {stream.name: stream for stream in (*COLLECTIONS, *REPORTS)}

@@ -20,7 +20,7 @@ from deltalake import DeltaTable
 from klaviyo_assets.api import clock as machine
 from klaviyo_assets.definitions import build_defs
 from klaviyo_assets.settings import read_settings
-from klaviyo_assets.streams import DEFAULT_COLLECTIONS, MERGE_RULES
+from klaviyo_assets.streams import DEFAULT_COLLECTIONS, DERIVED_RELATIONS
 from klaviyo_assets_tests.e2e.instance import open_instance
 from klaviyo_assets_tests.e2e.materialize import materialize
 from klaviyo_assets_tests.e2e.run_log import RunResult, read_run
@@ -250,7 +250,7 @@ class Home:
     def relation_names(self) -> set[str]:
         """Return the names of all relations of streams and histories; merges are no stream's."""
         found = self.query("SELECT table_name FROM information_schema.tables")
-        return {name for (name,) in found} - {each.name for each in MERGE_RULES}
+        return {name for (name,) in found} - {each.name for each in DERIVED_RELATIONS}
 
     def observe_cursor(self, stream: str, cursor: datetime | str) -> None:
         """Put a mark into asset metadata by hand, as somebody's script might."""

@@ -13,7 +13,7 @@ import pytest
 from deltalake import DeltaTable
 
 from klaviyo_assets.model.stream import Collection, describe_stream
-from klaviyo_assets.streams import DEFAULT_COLLECTIONS, DEFAULT_STREAMS, STREAMS
+from klaviyo_assets.streams import DEFAULT_COLLECTIONS, DEFAULT_STREAMS, STREAMS, VIEWS
 from klaviyo_assets_tests.duckdb_releases import (
     LIBRARY_RELEASES,
     query_with_release,
@@ -78,7 +78,7 @@ def test_every_kind_of_relation_is_there(home_with_all_relations: Home) -> None:
     """The file has what the tests below read: a relation a stream, histories, and merges."""
     names = set(relations(home_with_all_relations))
     assert names >= {*DEFAULT_STREAMS, "profile_merges", "events_history", "lists_history"}
-    assert names >= {"campaign_rates", "flow_rates"}
+    assert names >= {"campaign_rates", "flow_rates", *(each.name for each in VIEWS)}
 
 
 @pytest.mark.parametrize("release", RELEASES)

@@ -49,6 +49,7 @@ from klaviyo_assets.lake.read.computed import (
     select_with_computed,
     validity_columns,
 )
+from klaviyo_assets.lake.read.declared_views import ViewRelation, build_view_relation, select_view
 from klaviyo_assets.lake.read.duckdb import (
     TableFiles,
     quote_identifier,
@@ -66,6 +67,7 @@ from klaviyo_assets.model.stream import (
     describe_history,
     describe_stream,
 )
+from klaviyo_assets.model.view import View
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,6 +347,7 @@ Relation = (
     | JoinRelation
     | UnnestRelation
     | RatesRelation
+    | ViewRelation
     | ProfileMergeRule
 )
 """Every kind of relation; the set is closed."""
@@ -391,9 +394,9 @@ def build_relation(stream: Stream, streams: Mapping[str, Stream]) -> Relation:
 
 
 def build_relations(
-    streams: Mapping[str, Stream], merge_rules: Sequence[ProfileMergeRule]
+    streams: Mapping[str, Stream], derived: Sequence[ProfileMergeRule | View]
 ) -> list[Relation]:
-    """Return the relations of all streams, of rates, of dated histories, and of profile merges.
+    """Return the relations of all streams, of rates, of dated histories, and the derived ones.
 
     Raises:
         LakeError: one needs a stream that is not there.
@@ -412,7 +415,7 @@ def build_relations(
         *(build_relation(each, streams) for each in streams.values()),
         *rates,
         *histories,
-        *merge_rules,
+        *(build_view_relation(each) if isinstance(each, View) else each for each in derived),
     ]
 
 
@@ -455,6 +458,16 @@ def build_select(relation: Relation, tables: Mapping[str, TableFiles]) -> str | 
             return select_unnested(relation, tables)
         case RatesRelation():
             return select_rates(relation, tables)
+        case ViewRelation():
+            return select_view(relation, tables)
+        case DetailRelation() | JoinRelation():
+            return _select_joined(relation, tables)
+
+
+def _select_joined(
+    relation: DetailRelation | JoinRelation, tables: Mapping[str, TableFiles]
+) -> str:
+    match relation:
         case DetailRelation(name=name, parent=parent, key=key):
             added = [
                 f"r.{quote_identifier(column)}" for column in added_column_names(relation, tables)
@@ -464,6 +477,7 @@ def build_select(relation: Relation, tables: Mapping[str, TableFiles]) -> str | 
             )
             right = select_table_files(tables[name])
             left = select_rolled_up(tables[parent], relation.rollup, tables)
+            computed: tuple[ComputedColumn, ...] = ()
         case JoinRelation(left=first, right=second, on=column, columns=pairs):
             added = [
                 f"{right_column_expression(there)} AS {quote_identifier(here)}"
@@ -473,9 +487,9 @@ def build_select(relation: Relation, tables: Mapping[str, TableFiles]) -> str | 
             right = select_table_files(tables[second])
             left = select_table_files(tables[first])
             left = select_with_computed(left, relation.left_computed, tables)
+            computed = relation.computed
     shown = ", ".join(["l.*", *added])
     joined = f"SELECT {shown} FROM ({left}) AS l LEFT JOIN ({right}) AS r ON {on}"
-    computed = relation.computed if isinstance(relation, JoinRelation) else ()
     return select_with_computed(joined, computed, tables)
 
 
@@ -484,6 +498,8 @@ def optional_tables(relation: Relation) -> tuple[str, ...]:
     match relation:
         case ProfileMergeRule(events=events):
             return (events, events + HISTORY_SUFFIX)
+        case ViewRelation():
+            return relation.optional_sources
         case PlainRelation(computed=columns, rollup=rollup):
             tables = [each.table for each in columns if each.table]
             return (*tables, *([rollup.table] if rollup is not None else []))
@@ -525,6 +541,8 @@ def relation_column_names(relation: Relation, tables: Mapping[str, TableFiles]) 
             return relation.column_names(tables)
         case RatesRelation():
             return relation.column_names()
+        case ViewRelation():
+            return list(relation.description.columns)
         case DetailRelation() | JoinRelation():
             first = tables[relation.required_tables[0]]
             return [
@@ -604,6 +622,7 @@ def relation_from_json(values: Mapping[str, object]) -> Relation:
         JoinRelation,
         UnnestRelation,
         RatesRelation,
+        ViewRelation,
         ProfileMergeRule,
         PlainRelation,
     )

@@ -6,12 +6,8 @@ from pathlib import Path
 
 import duckdb
 import msgspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from klaviyo_assets.decode.schema import arrow_schema
-from klaviyo_assets.lake.read.duckdb import TableFiles, select_columns
 from klaviyo_assets.lake.read.views import (
     build_relation,
     build_select,
@@ -22,22 +18,12 @@ from klaviyo_assets.lake.read.views import (
 )
 from klaviyo_assets.model.stream import relation_columns
 from klaviyo_assets.streams import STREAMS
+from klaviyo_assets_tests.unit.lake.stored_tables import Row, store_table
 
 NOW = datetime(2026, 11, 2, 3, 30, tzinfo=UTC)
 OCTOBER_ROW = {"id": "c", "api_revision": "2026-10-15", "synced_at": NOW, "updated_at": NOW}
 
-Row = dict[str, object]
-
 NONE: list[str] = []
-
-
-def stored(folder: Path, name: str, rows: list[Row], *, without: str = "") -> TableFiles:
-    """Return the table of a stream with these values; all others are NULL."""
-    schema = arrow_schema(STREAMS[name])
-    kept = select_columns(schema, [each for each in schema.names if each != without])
-    table = pa.Table.from_pylist(rows, schema=kept)
-    pq.write_table(table, folder / f"{name}.parquet")
-    return TableFiles(schema=table.schema, paths=(folder / f"{name}.parquet",))
 
 
 def message(name: str, **values: object) -> Row:
@@ -61,9 +47,9 @@ def campaign(
     folder: Path, columns: str, messages: list[Row], **values: object
 ) -> tuple[object, ...]:
     """Return some columns of a campaign with these messages; without any there is no table."""
-    tables = {"campaigns": stored(folder, "campaigns", [{**OCTOBER_ROW, **values}])}
+    tables = {"campaigns": store_table(folder, "campaigns", [{**OCTOBER_ROW, **values}])}
     if messages:
-        tables["campaign_messages"] = stored(folder, "campaign_messages", messages)
+        tables["campaign_messages"] = store_table(folder, "campaign_messages", messages)
     select_sql = build_select(build_relation(STREAMS["campaigns"], STREAMS), tables)
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'America/Lima'")
@@ -214,7 +200,9 @@ def test_a_message_that_left_its_campaign_counts_no_more(tmp_path: Path) -> None
 
 def test_tables_of_an_earlier_release_lack_what_is_new(tmp_path: Path) -> None:
     """A table without the columns of a later release is shown as it is; so is one without parts."""
-    old = stored(tmp_path, "campaigns", [{"id": "c", "status": "Sent"}], without="api_revision")
+    old = store_table(
+        tmp_path, "campaigns", [{"id": "c", "status": "Sent"}], without="api_revision"
+    )
     relation = build_relation(STREAMS["campaigns"], STREAMS)
     select_sql = build_select(relation, {"campaigns": old})
     with duckdb.connect() as connection:
@@ -228,7 +216,9 @@ def test_tables_of_an_earlier_release_lack_what_is_new(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["campaigns", "campaigns_detailed"])
 def test_the_columns_are_those_that_are_described(tmp_path: Path, name: str) -> None:
     """Names, order and comments of the relation agree."""
-    tables = {each: stored(tmp_path, each, []) for each in ("campaigns", name, "campaign_messages")}
+    tables = {
+        each: store_table(tmp_path, each, []) for each in ("campaigns", name, "campaign_messages")
+    }
     relation = build_relation(STREAMS[name], STREAMS)
     select_sql = build_select(relation, tables)
     with duckdb.connect() as connection:
