@@ -33,6 +33,7 @@ from klaviyo_assets.streams.catalogs import (
 from klaviyo_assets.streams.coupons import COUPON_CODES, COUPONS
 from klaviyo_assets.streams.custom_objects import DATA_SOURCES, OBJECT_RECORDS, OBJECT_TYPES
 from klaviyo_assets.streams.events import EVENT_ATTRIBUTIONS, EVENTS, EVENTS_DETAILED
+from klaviyo_assets.streams.figure_views import CAMPAIGN_DAY_FIGURES
 from klaviyo_assets.streams.flows import (
     FLOW_ACTIONS,
     FLOW_DEFINITIONS,
@@ -179,7 +180,7 @@ DEFAULT_REPORTS: tuple[Stream, ...] = tuple(each for each in REPORTS if not each
 MERGE_RULES: tuple[ProfileMergeRule, ...] = (PROFILE_MERGES,)
 """Every map of merged records; these need no requests."""
 
-VIEWS: tuple[View, ...] = (PROFILES_CORE, CAN_RECEIVE)
+VIEWS: tuple[View, ...] = (PROFILES_CORE, CAN_RECEIVE, CAMPAIGN_DAY_FIGURES)
 """Every view that answers a question from several tables; these need no requests either."""
 
 DERIVED_RELATIONS: tuple[ProfileMergeRule | View, ...] = (*MERGE_RULES, *VIEWS)

@@ -35,7 +35,7 @@ each_stream = pytest.mark.parametrize("stream", COLLECTIONS, ids=lambda stream: 
 EVERY_TABLE_HAS = {"id", "extra", "synced_at", "parent_version"}
 
 
-MODULES_OF_SQL = {"campaign_sql", "fivetran_views", "profile_views"}
+MODULES_OF_SQL = {"campaign_sql", "figure_views", "fivetran_views", "profile_views"}
 """Modules beside a stream's own, for SQL that would fill it, and for views of several tables."""
 
 

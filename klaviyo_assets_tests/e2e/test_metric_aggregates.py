@@ -15,7 +15,7 @@ from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
 NOW, ZONE = datetime(2026, 11, 10, 12, tzinfo=UTC), "America/Los_Angeles"
 FIRST, LAST = date(2026, 10, 12), date(2026, 11, 9)
 STREAM, PATH, PARTITIONS = "metric_aggregates", "/api/metric-aggregates", "klaviyo_event_metrics"
-REQUESTS = 4
+REQUESTS = 5
 """One for the total, and one for each dimension."""
 
 
@@ -78,6 +78,7 @@ GROUP BY ALL ORDER BY ALL
             "$attributed_message",
             "coalesce(attributed_campaign_message_id, attributed_flow_message_id, '')",
         ),
+        ("$message", "coalesce(json_extract_string(event_properties, '$.\"$message\"'), '')"),
     ],
 )
 def test_counts_are_those_of_the_events(
@@ -104,6 +105,7 @@ def test_a_total_has_every_day_and_a_value_those_with_events(
         "$attributed_channel",
         "$attributed_flow",
         "$attributed_message",
+        "$message",
     }
     assert by_dimension["total"] == len(metrics) * ((LAST - FIRST).days + 1)
     empty = f"SELECT count(*) FROM {STREAM} WHERE count = 0 AND dimension <> 'total'"
