@@ -27,6 +27,7 @@ from klaviyo_assets_tests.benchmarks.model_account import (
 from klaviyo_assets_tests.contract import read_facts
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.contract.coverage import coverage_page
+from klaviyo_assets_tests.contract.dictionary_pages import expected_dictionary_pages
 from klaviyo_assets_tests.contract.stream_pages import PAGES_FOLDER, expected_stream_files
 
 GOLDEN_FOLDER = Path(__file__).with_name("golden")
@@ -154,6 +155,7 @@ def expected_stream_pages() -> dict[Path, str]:
         STREAMS_PAGE: with_steady_requests(with_table(STREAMS_PAGE, STREAMS.values())),
         REQUESTS_PAGE: requests_page(),
         COVERAGE_PAGE: coverage_page(),
+        **expected_dictionary_pages(),
         **expected_stream_files(),
     }
 

@@ -22,7 +22,16 @@ from klaviyo_assets_tests.contract.stream_pages import (
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/streams.md", "docs/coverage.md"])
+GENERATED_PAGES = (
+    "README.md",
+    "docs/streams.md",
+    "docs/coverage.md",
+    "docs/dictionary.md",
+    "docs/joins.md",
+)
+
+
+@pytest.mark.parametrize("page", GENERATED_PAGES)
 def test_the_tables_of_streams_are_made_from_the_registry(page: str) -> None:
     """The README has the streams that are on without a setting, the pages of docs have all.
 
