@@ -290,6 +290,7 @@ def _plan_as_json(choice: str, planned: BackfillPlan) -> dict[str, object]:
         "already_there": planned.stored_partitions,
         "min_requests": planned.cost.min_requests,
         "max_requests": planned.cost.max_requests,
+        "unlisted_requests": planned.cost.unlisted_requests,
         "requests_left": planned.rate.requests_left,
         "minutes": planned.rate.minutes_for(planned.cost.max_requests),
         "done": planned.rate.finish_time(planned.cost.max_requests, planned.now),

@@ -1,6 +1,6 @@
 """Plans backfills of reports: what is missing, what it costs, when it is done, what comes next."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -151,7 +151,13 @@ def plan_backfill(
         date_range=date_range,
         wanted_partitions=wanted,
         stored_partitions=wanted - sum(len(request.days) for request in requests),
-        cost=_estimate_plan_cost(stream, requests, date_range, context=context),
+        cost=_estimate_plan_cost(
+            stream,
+            requests,
+            date_range,
+            shown_days={each.day for each in stored},
+            context=context,
+        ),
         rate=build_request_rate(stream, context),
         now=context.now,
         refused_metrics={each: refused[each] for each in metrics if each in refused},
@@ -164,9 +170,10 @@ def _estimate_plan_cost(
     requests: Sequence[PartitionRequest],
     date_range: DateRange,
     *,
+    shown_days: Collection[date],
     context: PlanContext,
 ) -> RequestCost:
-    """Return what the requests cost now, given the cached responses."""
+    """Return what the requests cost now, given the cached responses and the days stored."""
     calendar = build_calendar_offline(context.settings, context.lake, context.now)
     inputs = load_planner_inputs(
         stream, context.lake, bounds=calendar.bounds or date_range, calendar=calendar
@@ -183,6 +190,7 @@ def _estimate_plan_cost(
             for each in requests
         },
         recent_timeframes=response_cache.recent_timeframes(max_age=RESPONSE_CACHE_LIFETIME),
+        shown_days=shown_days,
     )
 
 
@@ -230,6 +238,7 @@ def format_plan(plan: BackfillPlan) -> list[str]:
         ("partitions wanted", f"{plan.wanted_partitions:,}", f"  ({_format_extent(plan)}, {days})"),
         ("already there", f"{plan.stored_partitions:,}", ""),
         ("requests", f"{cost.max_requests:,}", least),
+        *_unlisted_row(cost),
         (
             f"minutes at {rate.requests_per_minute} a minute",
             f"{rate.minutes_for(cost.max_requests):,}",
@@ -248,6 +257,13 @@ def format_plan(plan: BackfillPlan) -> list[str]:
         + format_refused_metrics(plan.refused_metrics)
         + format_failed_metrics(plan.failed_metrics)
     )
+
+
+def _unlisted_row(cost: RequestCost) -> Iterator[tuple[str, str, str]]:
+    """Yield the row of what reports may show beyond the stored campaigns, if there may be any."""
+    if cost.unlisted_requests:
+        more = "  (more, if reports have campaigns that the list lacks, such as deleted ones)"
+        yield "not listed, up to", f"{cost.unlisted_requests:,}", more
 
 
 def _format_line(name: str, value: str, more: str) -> str:

@@ -2,8 +2,9 @@
 
 For a series the estimate is exact. For totals it is exact if the send days of all campaigns are
 known. Otherwise there are two numbers: as if each message had been sent on one day, and as if on
-every day that is possible. Messages that no campaign names (WhatsApp, deleted ones) count only
-after a report has shown them.
+every day that is possible. Reports may also have messages that no stored campaign names (deleted
+ones; up to 2026-07-15 those of WhatsApp): until a report has shown them, only the most that
+searching their days can cost is known.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from datetime import date, datetime, timedelta
 from types import MappingProxyType
 
 from klaviyo_assets.decode.reports import ReportRow
-from klaviyo_assets.model.report import DateRange
+from klaviyo_assets.model.report import DateRange, contiguous_ranges
 from klaviyo_assets.reports.allocation import SendKnowledge
 from klaviyo_assets.reports.bisect import ReportQuery, TimedRow
 from klaviyo_assets.reports.planner import (
@@ -38,10 +39,15 @@ UNSENT_STATUSES = ("Draft", "Scheduled", "Preparing to schedule", "Unknown")
 
 @dataclass(frozen=True, slots=True)
 class RequestCost:
-    """The cost if each message was sent on one day, and if it was sent on all possible days."""
+    """The cost if each message was sent on one day, and if it was sent on all possible days.
+
+    `unlisted_requests`: how many more it can cost at most, where the report has messages that no
+    stored campaign names.
+    """
 
     min_requests: int
     max_requests: int
+    unlisted_requests: int = 0
 
 
 SimulatedSend = tuple[str, Mapping[date, float]]
@@ -151,8 +157,12 @@ def estimate_cost(
     *,
     fetch_times: Mapping[str, FetchTimes],
     recent_timeframes: Collection[DateRange] = (),
+    shown_days: Collection[date] = (),
 ) -> RequestCost:
-    """Return what the requests cost in this order; `fetch_times`: cached queries by metric."""
+    """Return what the requests cost in this order; `fetch_times`: cached queries by metric.
+
+    `shown_days`: the days of which a response for any metric has shown all messages.
+    """
     counts: list[int] = []
     for assume_spread in (False, True):
         estimator = CostEstimator(
@@ -164,7 +174,20 @@ def estimate_cost(
                 for request in requests
             )
         )
-    return RequestCost(min(counts), max(counts))
+    unlisted = 0
+    if inputs.knowledge is not None:
+        unlisted = sum(_max_search_requests(each.days.difference(shown_days)) for each in requests)
+    return RequestCost(min(counts), max(counts), unlisted)
+
+
+def _max_search_requests(days: Collection[date]) -> int:
+    """Return how many queries find all send days of all messages on these days, at most.
+
+    Halving ends with single days, so it takes one query less than there are days. A range that
+    begins or ends with other days is queried once more without them: the whole range, and around
+    each gap the two parts that it leaves.
+    """
+    return len(days) + 2 * (len(contiguous_ranges(days)) - 1) if days else 0
 
 
 def _simulate_sends(

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from klaviyo_assets.model.report import DateRange
@@ -93,7 +93,8 @@ def test_a_thousand_campaigns_sent_within_days() -> None:
         campaigns=campaigns(world),
     )
     found = estimate_cost(build_requests(frozenset(YEAR)), inputs, fetch_times={})
-    assert found == RequestCost(20, 20)
+    # A campaign a day that no list has would take a request a day.
+    assert found == RequestCost(20, 20, 20 * 365)
 
 
 def test_a_thousand_campaigns_of_which_a_fiftieth_is_spread() -> None:
@@ -127,6 +128,30 @@ def test_what_is_announced_holds_what_is_made(
     cost = estimate_cost(build_requests(wanted, METRICS[:3]), inputs, fetch_times={})
     assert learned.message_keys() == []
     assert count_requests(world, wanted, inputs) <= cost.max_requests
+
+
+@given(worlds(), st.sets(st.integers(0, 62).map(day_of_year), min_size=1).map(frozenset))
+@example(
+    # Halved once, and each half narrowed to its day.
+    SimulatedAccount({f"m{n}": {day_of_year(n): 1} for n in (0, 20, 40, 62)}, {}),
+    frozenset({day_of_year(0), day_of_year(62)}),
+)
+def test_messages_that_no_campaign_names_cost_no_more_than_announced(
+    world: SimulatedAccount, wanted: frozenset[date]
+) -> None:
+    """Reports may have any others beside those of the stored campaigns: that is announced too."""
+    inputs = PlannerInputs(
+        report=VALUES,
+        bounds=days_of_year(0, 62),
+        knowledge=world.build_knowledge(SendDays()),
+        campaigns=[each for each in campaigns(world) if each.id in listed(world)],
+    )
+    requests = build_requests(wanted, METRICS[:3])
+    cost = estimate_cost(requests, inputs, fetch_times={})
+    assert count_requests(world, wanted, inputs) <= cost.max_requests + cost.unlisted_requests
+    # What a first metric has shown is known.
+    shown = estimate_cost(requests, inputs, fetch_times={}, shown_days=wanted)
+    assert shown.unlisted_requests == 0
 
 
 @given(worlds(), st.sets(st.integers(0, 62).map(day_of_year), min_size=1).map(frozenset))
