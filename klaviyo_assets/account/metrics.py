@@ -21,7 +21,7 @@ from klaviyo_assets.model.report import NO_METRIC, ReportEndpoint
 from klaviyo_assets.model.stream import TIER_S, RateLimitBucket
 from klaviyo_assets.settings import ALL_METRICS, Settings
 
-METRICS_TABLE = "metrics"
+METRICS_TABLE, CUSTOM_METRICS_TABLE = "metrics", "custom_metrics"
 AUTO_METRIC = "auto"
 """The value of the setting that means the account's revenue metric."""
 
@@ -64,6 +64,21 @@ def read_metrics(lake: Lake) -> list[AccountMetric]:
         for row in rows
     ]
     return sorted(found, key=lambda metric: metric.id)
+
+
+def read_custom_metrics(lake: Lake) -> list[AccountMetric]:
+    """Return the stored custom metrics, which the table of metrics lacks; none before their sync.
+
+    Raises:
+        LakeError: the table cannot be read.
+    """
+    if lake.read_table_state(CUSTOM_METRICS_TABLE) is None:
+        return []
+    rows = cast(
+        "list[dict[str, str | None]]",
+        lake.read_columns(CUSTOM_METRICS_TABLE, ["id", "name"]).to_pylist(),
+    )
+    return [AccountMetric(id=row["id"] or "", name=row["name"], is_ecommerce=False) for row in rows]
 
 
 def is_ecommerce_integration(integration: str | None) -> bool:

@@ -10,6 +10,7 @@ from klaviyo_assets.account.metrics import (
     METRICS_TABLE,
     AccountMetric,
     describe_similar_metrics,
+    read_custom_metrics,
     read_metrics,
     revenue_metric,
 )
@@ -24,8 +25,6 @@ from klaviyo_assets.reports.failed_requests import read_failed_metrics
 from klaviyo_assets.reports.planner import report_endpoint
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import REPORTS, STREAMS
-
-CUSTOM_METRICS_TABLE = "custom_metrics"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +141,7 @@ def resolve_metric_names(
     Raises:
         SettingError: a word is neither.
     """
-    stored = [*read_metrics(lake), *_read_custom_metrics(lake)]
+    stored = [*read_metrics(lake), *read_custom_metrics(lake)]
     if not stored:
         return [part for word in words for part in word.split(",") if part]
     found: list[str] = []
@@ -170,13 +169,3 @@ def _resolve_metric(
         ids = ", ".join(each.id for each in named)
         print_errors([f"{len(named)} metrics are named {word!a}, and all are meant: {ids}"])
     return [each.id for each in named]
-
-
-def _read_custom_metrics(lake: Lake) -> list[AccountMetric]:
-    if lake.read_table_state(CUSTOM_METRICS_TABLE) is None:
-        return []
-    rows = cast(
-        "list[dict[str, str | None]]",
-        lake.read_columns(CUSTOM_METRICS_TABLE, ["id", "name"]).to_pylist(),
-    )
-    return [AccountMetric(id=row["id"] or "", name=row["name"], is_ecommerce=False) for row in rows]

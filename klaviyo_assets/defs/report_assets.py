@@ -19,6 +19,7 @@ from klaviyo_assets.account.metrics import (
     AccountMetric,
     describe_similar_metrics,
     format_metric,
+    read_custom_metrics,
     read_metrics,
 )
 from klaviyo_assets.api.clock import utc_now
@@ -210,8 +211,9 @@ class ReportRunRecorder:
         }
 
     def _load_metrics(self) -> Mapping[str, AccountMetric]:
+        lake = self._report_context.lake
         try:
-            return {each.id: each for each in read_metrics(self._report_context.lake)}
+            return {each.id: each for each in (*read_custom_metrics(lake), *read_metrics(lake))}
         except KlaviyoAssetsError as error:
             self._context.log.warning("metrics are shown without their names: %s", error)
             return {}

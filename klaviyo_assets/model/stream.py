@@ -272,13 +272,15 @@ class ViewColumn:
 
     `sql` is over the columns of the relation. `table`: a table that it names as `{table}`; the
     column is NULL where that table is not stored. `joined_on`: the column of the relation that has
-    the id of a row of `table`; then `sql` is the name of a column of that row.
+    the id of a row of `table`; then `sql` is the name of a column of that row. `other_table`: where
+    that row is where `table` has none of the id, with a column of the same name.
     """
 
     column: Column
     sql: str
     table: str = ""
     joined_on: str = ""
+    other_table: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -144,8 +144,12 @@ def name_column(name: str, table: str, id_column: str, meaning: str) -> ViewColu
     )
 
 
-CONVERSION_METRIC_NAME = name_column(
-    "conversion_metric_name", "metrics", "conversion_metric_id", "The conversion metric's name"
+CONVERSION_METRIC_NAME = replace(
+    name_column(
+        "conversion_metric_name", "metrics", "conversion_metric_id", "The conversion metric's name"
+    ),
+    # A conversion metric may be a custom one, and `metrics` has none of those.
+    other_table="custom_metrics",
 )
 FORM_NAME = name_column("form_name", "forms", "form_id", "The form's name")
 SEGMENT_NAME = name_column("segment_name", "segments", "segment_id", "The segment's name")

@@ -276,8 +276,14 @@ def test_a_custom_metric_is_no_mistake(open_home: StartHome) -> None:
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = custom
     assert "KLAVIYO_CONVERSION_METRIC_IDS" not in home.sync("metrics").warnings
     assert "unless it is a custom metric" in command(home, "status").stdout
-    assert run_partitions(home, FLOW_REPORT, (custom, date(2026, 10, 1))).run.success
+    assert home.sync("custom_metrics").success
+    done = run_partitions(home, FLOW_REPORT, (custom, date(2026, 10, 1)))
+    assert done.run.success
     assert "KLAVIYO_CONVERSION_METRIC_IDS" not in command(home, "status").stdout
+    ((name,),) = home.query(f"SELECT name FROM custom_metrics WHERE id = '{custom}'")
+    shown = home.query(f"SELECT DISTINCT conversion_metric_name FROM {FLOW_REPORT}")
+    assert shown == [(name,)]
+    assert done.run.materializations[FLOW_REPORT]["klaviyo/metric_name"] == name
 
 
 def test_failing_runs_of_a_metric_stop_that_metric(open_home: StartHome) -> None:

@@ -49,8 +49,8 @@ SQL_TYPES: Mapping[ColumnType, str] = {
 class ComputedColumn:
     """A column by its SQL; without `table`, which the SQL names as `{table}`, it is NULL.
 
-    With `joined_on`, a column with ids of rows of `table`, `sql` is the name of a column of these
-    rows; without that column it is NULL too.
+    With `joined_on`, a column with ids of rows of `table` or of `other_table`, `sql` is the name of
+    a column of these rows; without that column it is NULL too.
     """
 
     name: str
@@ -58,12 +58,18 @@ class ComputedColumn:
     sql: str
     table: str = ""
     joined_on: str = ""
+    other_table: str = ""
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Return the other tables that it is computed from."""
+        return tuple(filter(None, (self.table, self.other_table)))
 
     def expression(self, tables: Mapping[str, TableFiles]) -> str:
         """Return the SQL of the column, of its type."""
         sql = self.sql
         if self.joined_on:
-            sql = f"{self.join_alias}.value" if self._is_joined(tables) else "NULL"
+            sql = f"{self.join_alias}.value" if self._joined_tables(tables) else "NULL"
         elif self.table:
             found = tables.get(self.table)
             sql = "NULL" if found is None else sql.format(table=f"({select_table_files(found)})")
@@ -73,13 +79,19 @@ class ComputedColumn:
         """Return the SQL of the join that the column needs; empty without one.
 
         Grouped by id, although an id is there once: DuckDB leaves out a join whose columns nobody
-        names only where it sees that the join adds no row.
+        names only where it sees that the join adds no row. Of two tables with rows of one id, the
+        first that has a value counts.
         """
-        if not self.joined_on or not self._is_joined(tables):
+        joined = self._joined_tables(tables) if self.joined_on else []
+        if not joined:
             return ""
-        rows = select_table_files(tables[self.table])
+        value = quote_identifier(self.sql)
+        rows = " UNION ALL ".join(
+            f"SELECT id, {value} AS value, {rank} AS rank FROM ({select_table_files(each)})"
+            for rank, each in enumerate(joined)
+        )
         return (
-            f" LEFT JOIN (SELECT id, any_value({quote_identifier(self.sql)}) AS value "
+            f" LEFT JOIN (SELECT id, arg_min(value, rank) AS value "
             f"FROM ({rows}) GROUP BY id) AS {self.join_alias} "
             f"ON {self.join_alias}.id = computed_from.{quote_identifier(self.joined_on)}"
         )
@@ -89,15 +101,23 @@ class ComputedColumn:
         """Return the alias of the joined rows."""
         return quote_identifier(f"of_{self.name}")
 
-    def _is_joined(self, tables: Mapping[str, TableFiles]) -> bool:
-        found = tables.get(self.table)
-        return found is not None and {"id", self.sql} <= set(found.schema.names)
+    def _joined_tables(self, tables: Mapping[str, TableFiles]) -> list[TableFiles]:
+        """Return those of its tables that are stored with the column."""
+        stored = [tables[name] for name in self.tables if name in tables]
+        return [each for each in stored if {"id", self.sql} <= set(each.schema.names)]
 
 
 def computed_columns(stream: Stream) -> tuple[ComputedColumn, ...]:
     """Return the columns that the relation of a stream computes."""
     return tuple(
-        ComputedColumn(each.column.name, each.column.type, each.sql, each.table, each.joined_on)
+        ComputedColumn(
+            each.column.name,
+            each.column.type,
+            each.sql,
+            each.table,
+            each.joined_on,
+            each.other_table,
+        )
         for each in stream.view_columns
     )
 

@@ -501,10 +501,10 @@ def optional_tables(relation: Relation) -> tuple[str, ...]:
         case ViewRelation():
             return relation.optional_sources
         case PlainRelation(computed=columns, rollup=rollup):
-            tables = [each.table for each in columns if each.table]
+            tables = [name for each in columns for name in each.tables]
             return (*tables, *([rollup.table] if rollup is not None else []))
         case JoinRelation(computed=columns):
-            return tuple(each.table for each in columns if each.table)
+            return tuple(name for each in columns for name in each.tables)
         case DetailRelation(rollup=rollup):
             return (rollup.table,) if rollup is not None else ()
         case _:

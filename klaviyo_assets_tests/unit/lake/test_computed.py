@@ -129,3 +129,32 @@ def test_a_relation_is_as_it_is_described(tmp_path: Path, name: str) -> None:
     with duckdb.connect() as connection:
         assert connection.sql(str(build_select(relation, tables))).columns == described
     assert relation_from_json(relation_to_json(relation)) == relation
+
+
+def test_a_conversion_metric_has_its_name_also_where_it_is_a_custom_one(tmp_path: Path) -> None:
+    """`metrics` goes first; the custom ones have names of their own, NULL while not stored."""
+    reports: list[dict[str, object]] = [
+        {"conversion_metric_id": each, "flow_id": each} for each in ("custom", "lost", "plain")
+    ]
+    tables = {
+        "flow_series_reports": write_table(tmp_path, "flow_series_reports", reports),
+        "metrics": write_table(tmp_path, "metrics", [{"id": "plain", "name": "Placed Order"}]),
+    }
+    relation = build_relation(STREAMS["flow_series_reports"], STREAMS)
+    assert optional_tables(relation) == ("metrics", "custom_metrics")
+
+    def names() -> dict[str, str | None]:
+        with duckdb.connect() as connection:
+            select_sql = build_select(relation, tables)
+            wanted = f"SELECT conversion_metric_id, conversion_metric_name FROM ({select_sql})"
+            return dict(connection.sql(wanted).fetchall())
+
+    assert names() == {"plain": "Placed Order", "custom": None, "lost": None}
+    custom: list[dict[str, object]] = [
+        {"id": "custom", "name": "First Order"},
+        {"id": "plain", "name": "Another"},
+    ]
+    tables["custom_metrics"] = write_table(tmp_path, "custom_metrics", custom)
+    assert names() == {"plain": "Placed Order", "custom": "First Order", "lost": None}
+    del tables["metrics"]
+    assert names()["custom"] == "First Order"
