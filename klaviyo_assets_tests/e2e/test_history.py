@@ -15,6 +15,7 @@ from klaviyo_assets_tests.e2e.test_cli import verb
 from klaviyo_assets_tests.e2e.value_search import find_values
 
 FULL = {"sync_mode": "full_refresh_overwrite"}
+SALT = "correct horse battery staple"
 REVISION = "2026-10-15"
 """The first that offers the usage of the plan."""
 
@@ -75,7 +76,8 @@ def change_everything(home: Home) -> dict[str, str]:
 def dated(tmp_path_factory: pytest.TempPathFactory, dagster_template: Path) -> Iterator[DatedHome]:
     """Sync, change, sync, change in silence, read all again, delete, read all again."""
     numbers = {"profiles": 60, "events": 0, "lists": 2, "segments": 2, "templates": 3, "flows": 3}
-    with open_sandbox_account(**numbers) as account:
+    with pytest.MonkeyPatch.context() as patch, open_sandbox_account(**numbers) as account:
+        patch.setenv("KLAVIYO_HASH_SALT", SALT)
         home = Home(
             account=account,
             root=tmp_path_factory.mktemp("dated"),
@@ -85,6 +87,8 @@ def dated(tmp_path_factory: pytest.TempPathFactory, dagster_template: Path) -> I
                 "KLAVIYO_HISTORY": "default",
                 "KLAVIYO_REVISION": REVISION,
                 "KLAVIYO_EXCLUDE_COLUMNS": "profiles.phone_number",
+                "KLAVIYO_HASH_COLUMNS": "profiles.email",
+                "KLAVIYO_JSON_KEYS": "profiles.properties:Name",
             },
         )
         streams = (*VALUES, "lists", "segments", "flows", "forms")
@@ -193,9 +197,42 @@ def test_a_row_as_of_a_date_is_one_row(dated: DatedHome) -> None:
 
 
 def test_versions_hold_no_more_than_the_rows(dated: DatedHome) -> None:
-    """A column that a privacy setting leaves out is in no version, and the other columns are."""
-    counts = "SELECT count(email) > 0, count(phone_number) FROM profiles_history"
-    assert dated.home.query(counts) == [(True, 0)]
+    """What a privacy setting hashes, leaves out or cuts is so in each version, and in its files."""
+    counts = (
+        "SELECT min(length(email)), max(length(email)), count(phone_number), "
+        "list_distinct(flatten(list(json_keys(properties)))) FROM profiles_history"
+    )
+    ((shortest, longest, numbers, members),) = dated.home.query(counts)
+    assert (shortest, longest, numbers, members) == (64, 64, 0, ["Name"])
+    people = dated.home.account.attributes("profile").values()
+    hidden = {each[name] for each in people for name in ("email", "phone_number")} - {None}
+    assert len(hidden) > 50
+    assert find_values(dated.home.data_dir / "lake", hidden) == {}
+    hashes = "SELECT id, email FROM {} WHERE email IS NOT NULL"
+    rows = dated.home.query(hashes.format("profiles"))
+    assert set(rows) <= set(dated.home.query(hashes.format("profiles_history")))
+
+
+def test_versions_of_before_a_setting_are_reported_and_can_be_replaced(home: Home) -> None:
+    """No sync rewrites them: a warning says how to; the history then begins anew, without them."""
+    home.settings["KLAVIYO_HISTORY"] = "profiles"
+    assert home.sync("profiles").success
+    rows = home.row_count("profiles")
+    home.settings["KLAVIYO_EXCLUDE_COLUMNS"] = (
+        "profiles.email,profiles.predictive_analytics_churn_probability"
+    )
+    run = home.sync("profiles", config=FULL)
+    assert "profiles_history holds versions from before the privacy settings" in run.warnings
+    ((person,),) = home.query("SELECT min(id) FROM profiles")
+    address = home.account.attributes("profile")[person]["email"]
+    lake = home.data_dir / "lake"
+    assert home.query("SELECT count(email) FROM profiles") == [(0,)]
+    assert find_values(lake / "profiles_history", [address])
+    assert verb(home, "set-aside", "profiles_history", "--yes") == 0
+    run = home.sync("profiles", config=FULL)
+    assert run.warnings == ""
+    assert home.query("SELECT count(*), count(email) FROM profiles_history") == [(rows, 0)]
+    assert not find_values(lake / "profiles_history", [address])
 
 
 def test_metadata_counts_the_versions(dated: DatedHome) -> None:
