@@ -35,6 +35,25 @@ def call_on_interrupt(callback: Callable[[], None]) -> Generator[None]:
         _callbacks.remove(callback)
 
 
+LAST_WORDS_SECONDS = 0.25
+"""How long what is called before the process is ended may take, so that two seconds suffice."""
+
+_last_callbacks: list[Callable[[], None]] = []
+
+
+@contextmanager
+def call_before_forced_end(callback: Callable[[], None]) -> Generator[None]:
+    """Have `callback` called in another thread if the process is ended within the block.
+
+    It has 0.25 seconds; an error of it is ignored.
+    """
+    _last_callbacks.append(callback)
+    try:
+        yield
+    finally:
+        _last_callbacks.remove(callback)
+
+
 @contextmanager
 def end_soon_after_interrupt(kept: str) -> Generator[None]:
     """End the process if the block does not end soon after a Ctrl-C; `kept` is said then.
@@ -72,7 +91,16 @@ def _watch_interrupts(hearing: int, done: threading.Event, kept: str) -> None:
                 _end_process(kept)
 
 
+def _call_last_callbacks() -> None:
+    for callback in tuple(_last_callbacks):
+        with suppress(Exception):
+            callback()
+
+
 def _end_process(kept: str) -> NoReturn:
+    last = threading.Thread(target=_call_last_callbacks, daemon=True)
+    last.start()
+    last.join(LAST_WORDS_SECONDS)
     with suppress(OSError, ValueError):
         sys.stdout.flush()
         os.write(2, f"{describe_interrupt(kept)}\n".encode())

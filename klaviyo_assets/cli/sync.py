@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from threading import Event, Thread
 from time import monotonic
@@ -27,7 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from klaviyo_assets.api.request_guard import validate_api_key
-from klaviyo_assets.cli.interrupts import call_on_interrupt
+from klaviyo_assets.cli.interrupts import call_before_forced_end, call_on_interrupt
 from klaviyo_assets.cli.printing import print_errors, print_json
 from klaviyo_assets.cli.tables import PROGRESS_LINE_SECONDS, STYLES, build_console
 from klaviyo_assets.defs.io_manager import LakeIOManager, SyncOutput
@@ -376,7 +377,11 @@ def _run(
     ).resolve_implicit_global_asset_job_def()
     run_id = str(uuid4())
     instance.add_event_listener(run_id, watcher.take_event)
-    with call_on_interrupt(watcher.cancel), suppress(dg.DagsterExecutionInterruptedError):
+    with (
+        call_on_interrupt(watcher.cancel),
+        call_before_forced_end(partial(_report_cancelled, instance, run_id)),
+        suppress(dg.DagsterExecutionInterruptedError),
+    ):
         done = job.execute_in_process(
             instance=instance,
             asset_selection=[asset_key(name) for name in names],
@@ -387,6 +392,13 @@ def _run(
         if not watcher.is_cancelled:
             return done.success
     raise KeyboardInterrupt
+
+
+def _report_cancelled(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Tell Dagster of a run whose process is about to be ended: it would go on as running."""
+    run = instance.get_run_by_id(run_id)
+    if run is not None and not run.is_finished:
+        instance.report_run_canceled(run)
 
 
 @contextmanager

@@ -153,23 +153,25 @@ class FanOut(PageSource):
                 a row, or too many of all at the end.
         """
         waiting, last_at = iter(self.parents.items()), self.requested_at
-        with ThreadPoolExecutor(_WORKER_COUNT, thread_name_prefix="klaviyo-detail") as threads:
+        # Not as a context, which ends only with its threads: a request in flight may wait for the
+        # rate limit, and the client is cancelled only after this has ended.
+        threads = ThreadPoolExecutor(_WORKER_COUNT, thread_name_prefix="klaviyo-detail")
 
-            def submit(count: int) -> Iterator[tuple[str, "Future[PageResult | None]"]]:
-                for parent_id, version in islice(waiting, count):
-                    yield parent_id, threads.submit(self._fetch_parent, parent_id, version)
+        def submit(count: int) -> Iterator[tuple[str, "Future[PageResult | None]"]]:
+            for parent_id, version in islice(waiting, count):
+                yield parent_id, threads.submit(self._fetch_parent, parent_id, version)
 
-            try:
-                in_flight = list(submit(_WORKER_COUNT))
-                while in_flight:
-                    result = self._collect_result(*in_flight.pop(0))
-                    in_flight.extend(submit(1))
-                    if result is not None:
-                        last_at = result.responded_at
-                        yield result
-            finally:
-                self._stop.set()
-                threads.shutdown(wait=False, cancel_futures=True)
+        try:
+            in_flight = list(submit(_WORKER_COUNT))
+            while in_flight:
+                result = self._collect_result(*in_flight.pop(0))
+                in_flight.extend(submit(1))
+                if result is not None:
+                    last_at = result.responded_at
+                    yield result
+        finally:
+            self._stop.set()
+            threads.shutdown(wait=False, cancel_futures=True)
         refuse_too_many_failures(self.context.stream, self._unanswered, requested=len(self.parents))
         yield from self._rows_that_stay(last_at)
         yield WHOLE_COLLECTION

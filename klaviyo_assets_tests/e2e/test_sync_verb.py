@@ -15,6 +15,7 @@ import pytest
 from klaviyo_assets.cli.command import main
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.instance import open_instance
 from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
 
 pytestmark = pytest.mark.xdist_group("synced_home")
@@ -133,3 +134,6 @@ def test_ctrl_c_keeps_what_was_committed(home: Home) -> None:
         "stopped by Ctrl-C",
     ]
     assert "Traceback" not in output
+    with open_instance(home.dagster_home) as instance:
+        (run,) = instance.get_runs(limit=1)
+        assert run.is_finished
