@@ -21,7 +21,7 @@ CHECKED_TESTS := klaviyo_assets_tests/unit klaviyo_assets_tests/contract
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check dev lint format bench clean moved
+.PHONY: help install demo test check dev lint format bench docs clean moved
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | expand -t 10
@@ -112,6 +112,9 @@ format: $(VENV)/.installed-lint ## let ruff format and fix what it can
 bench: $(VENV)/.installed-test $(VENV)/.installed-bench ## benchmarks, beside dlt (BENCH_ARGS=...)
 	@$(PY) -m klaviyo_assets_tests.benchmarks $(BENCH_ARGS)
 
+docs: $(VENV)/.installed-docs ## the docs as a site, in site/; a link that leads nowhere fails
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
 clean: ## remove the environment, the caches and the demo; your data stays
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache demo
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import dagster as dg
 
@@ -39,6 +39,7 @@ def build_defs(
     refusals: Sequence[SettingError] = (),
     *,
     api_key: dg.EnvVar | None = None,
+    key_prefix: Sequence[str] = (),
 ) -> dg.Definitions:
     """Return the Dagster definitions for one Klaviyo account.
 
@@ -47,6 +48,8 @@ def build_defs(
         refusals: what is wrong with the settings. While there is anything, no run starts.
         api_key: the environment variable of the private key, read when a run needs it; by default
             `KLAVIYO_API_KEY`.
+        key_prefix: what asset keys begin with, before `klaviyo`: two accounts whose code locations
+            share an instance need different ones. Tables keep their names.
     """
     refusals = [*refusals, *selection_errors(settings, STREAMS)]
     selected = selected_streams(settings, STREAMS)
@@ -62,17 +65,12 @@ def build_defs(
     lake = LakeResource(settings=settings, refusals=tuple(refusals))
     reports = [each for each in REPORTS if each.name in selected]
     zone = None if refusals else zone_for_definitions(settings, lake.lake())
-    hooks = {METRICS.name: add_metric_partitions}
+    assets = _build_assets(settings, streams.values(), reports, zone)
+    checks = _build_checks(settings, selected, reports)
+    keys = {key: key.with_prefix(key_prefix) for each in assets for key in each.keys}
     return dg.Definitions(
-        assets=[
-            *(
-                build_stream_asset(name, each.shape, post_sync_hook=hooks.get(name))
-                for name, each in streams.items()
-                if not isinstance(each.source, ReportEndpoint)
-            ),
-            *(build_report_asset(each, settings, zone) for each in reports),
-        ],
-        asset_checks=_build_checks(settings, selected, reports),
+        assets=_with_keys(keys, assets) if key_prefix else assets,
+        asset_checks=_with_keys(keys, checks) if key_prefix else checks,
         jobs=build_jobs(selected),
         schedules=[
             *build_schedules(settings, selected),
@@ -82,6 +80,28 @@ def build_defs(
         resources={"klaviyo": klaviyo, "lake": lake, "lake_io_manager": LakeIOManager(lake=lake)},
         executor=dg.in_process_executor,
     )
+
+
+def _with_keys(
+    keys: Mapping[dg.AssetKey, dg.AssetKey],
+    definitions: Sequence[dg.AssetsDefinition | dg.AssetChecksDefinition],
+) -> list[dg.AssetsDefinition]:
+    """Return assets or checks with other keys; to Dagster's annotation both are assets."""
+    return [each.with_attributes(asset_key_replacements=keys) for each in definitions]
+
+
+def _build_assets(
+    settings: Settings, streams: Iterable[Stream], reports: Sequence[Stream], zone: str | None
+) -> list[dg.AssetsDefinition]:
+    hooks = {METRICS.name: add_metric_partitions}
+    return [
+        *(
+            build_stream_asset(each.name, each.shape, post_sync_hook=hooks.get(each.name))
+            for each in streams
+            if not isinstance(each.source, ReportEndpoint)
+        ),
+        *(build_report_asset(each, settings, zone) for each in reports),
+    ]
 
 
 def _build_sensors(

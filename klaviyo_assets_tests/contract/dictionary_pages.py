@@ -194,7 +194,7 @@ def _views() -> Iterator[DocumentedRelation]:
             section=SECTION_OF_VIEWS[view.tables[0].name],
             description=view.description,
             key=(),
-            note=f"a view of {tables}: [more](duckdb.md#views-for-analysts)",
+            note=f"a view of {tables}: [more](query.md#views-for-analysts)",
             columns=tuple(
                 (each.name, COLUMN_TYPES[each.type], each.description) for each in view.columns
             ),

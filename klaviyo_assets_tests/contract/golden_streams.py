@@ -32,6 +32,7 @@ from klaviyo_assets_tests.contract.stream_pages import PAGES_FOLDER, expected_st
 
 GOLDEN_FOLDER = Path(__file__).with_name("golden")
 README_PATH = ROOT / "README.md"
+START_PAGE = ROOT / "docs" / "start.md"
 STREAMS_PAGE = ROOT / "docs" / "streams.md"
 COVERAGE_PAGE = ROOT / "docs" / "coverage.md"
 REQUESTS_PAGE = ROOT / "docs" / "requests.md"
@@ -106,6 +107,16 @@ def with_table(page: Path, streams: Iterable[Stream]) -> str:
     return before + head + rows + re.sub(r"\A(\|.*\n)*", "", rest)
 
 
+def with_scopes(text: str) -> str:
+    """Return a page with its list of scopes as it must be: what the default streams need."""
+    streams = (*DEFAULT_COLLECTIONS, *DEFAULT_REPORTS)
+    scopes = sorted({scope for stream in streams for scope in stream.scopes})
+    pattern = r"(?m)^```text\n(?:[a-z:-]+:read\s)+```$"
+    assert re.search(pattern, text), "the page has no list of scopes"
+    block = f"```text\n{fill(' '.join(scopes), 100, break_on_hyphens=False)}\n```"
+    return re.sub(pattern, block, text, count=1)
+
+
 FIRST_SYNC_TEXT = """\
 A first sync with `KLAVIYO_STREAMS=all`, of an account with 2,000,000 events of a year, 300,000
 profiles, 1,000 campaigns, 150 flows with 1,200 steps, 200 lists with 900,000 members and 60
@@ -150,8 +161,10 @@ def with_steady_requests(text: str) -> str:
 
 def expected_stream_pages() -> dict[Path, str]:
     """Return the README with the default streams, and what docs say of all, a page each."""
+    default = (*DEFAULT_COLLECTIONS, *DEFAULT_REPORTS)
     return {
-        README_PATH: with_table(README_PATH, (*DEFAULT_COLLECTIONS, *DEFAULT_REPORTS)),
+        README_PATH: with_scopes(with_table(README_PATH, default)),
+        START_PAGE: with_scopes(START_PAGE.read_text(encoding="utf-8")),
         STREAMS_PAGE: with_steady_requests(with_table(STREAMS_PAGE, STREAMS.values())),
         REQUESTS_PAGE: requests_page(),
         COVERAGE_PAGE: coverage_page(),

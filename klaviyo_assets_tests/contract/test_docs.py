@@ -7,24 +7,28 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 
 from klaviyo_assets_tests.contract.checkout import PACKAGE, ROOT, read_import_contracts
 
 TESTS = ROOT / "klaviyo_assets_tests"
 README = ROOT / "README.md"
 
-DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+DOCS = ROOT / "docs"
+
+DECISIONS = sorted((DOCS / "decisions").glob("*.md"))
 
 CHECKED_PAGES = [
     README,
     ROOT / "CONTRIBUTING.md",
-    ROOT / "docs" / "architecture.md",
+    DOCS / "architecture.md",
+    DOCS / "developers.md",
     *DECISIONS,
     *sorted(PACKAGE.rglob("README.md")),
 ]
 """The pages whose backticked paths and modules must exist."""
 
-LINKING_PAGES = sorted({*CHECKED_PAGES, *(ROOT / "docs").rglob("*.md")})
+LINKING_PAGES = sorted({*CHECKED_PAGES, *DOCS.rglob("*.md")})
 
 FILE_ENDINGS = (".py", ".md", ".toml", ".cfg", ".yaml", ".yml")
 
@@ -133,13 +137,30 @@ def test_every_page_is_two_links_from_the_readme() -> None:
     second = {target for page in first for target in links_of(page)}
     folders = {target for target in first | second if target.is_dir()}
     found = first | second | {page for folder in folders for page in folder.glob("*.md")}
-    wanted = {ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")}
+    wanted = {ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")}
     assert sorted(page_name(page) for page in wanted - found) == []
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=page_name)
+def test_a_page_of_docs_links_to_pages_of_docs(page: Path) -> None:
+    """The site that `make docs` builds has what is below docs/, and nothing else to link to."""
+    outside = [str(each) for each in links_of(page) if not each.is_relative_to(DOCS)]
+    folders = [str(each) for each in links_of(page) if each.is_dir()]
+    assert outside + folders == []
+
+
+def test_every_page_stands_in_the_navigation_of_the_site() -> None:
+    """Each page of docs has a line in mkdocs.yml; those of streams and decisions have a list."""
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    named = set(re.findall(r"[\w-]+\.md", str(site["nav"])))
+    assert {page.name for page in DOCS.glob("*.md")} - named == set()
+    linked = {target for page in DOCS.glob("*.md") for target in links_of(page)}
+    assert {page for page in DOCS.glob("*/*.md") if page not in linked} == set()
 
 
 def test_the_rooms_are_drawn_as_they_are_fenced() -> None:
     """Every layer of setup.cfg is one line of the drawing in docs/architecture.md, in its order."""
-    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
     drawn = [set(re.findall(r"\w+", line)) for line in CODE_BLOCK.findall(page)[0].splitlines()]
     layers = read_import_contracts()["importlinter:contract:layers"]["layers"].split("\n")
     begin = 0

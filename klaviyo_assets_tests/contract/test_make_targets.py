@@ -10,7 +10,7 @@ import pytest
 
 from klaviyo_assets_tests.contract.checkout import ROOT
 
-VERBS = ("install", "demo", "test", "check", "dev", "lint", "bench", "clean")
+VERBS = ("install", "demo", "test", "check", "dev", "lint", "bench", "docs", "clean")
 
 
 @pytest.mark.parametrize("verb", VERBS)

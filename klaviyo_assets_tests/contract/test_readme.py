@@ -24,6 +24,7 @@ README = (ROOT / "README.md").read_text()
 
 GENERATED_PAGES = (
     "README.md",
+    "docs/start.md",
     "docs/streams.md",
     "docs/coverage.md",
     "docs/dictionary.md",
@@ -33,7 +34,7 @@ GENERATED_PAGES = (
 
 @pytest.mark.parametrize("page", GENERATED_PAGES)
 def test_the_tables_of_streams_are_made_from_the_registry(page: str) -> None:
-    """The README has the streams that are on without a setting, the pages of docs have all.
+    """README and start have the streams and scopes of the default set, the other pages all.
 
     `python -m klaviyo_assets_tests.contract.golden_streams` writes both anew.
     """

@@ -46,7 +46,7 @@ QUESTIONS = (
         GROUP BY ALL
         ORDER BY channel, can_receive DESC, profiles DESC, reason;
         """,
-        "`can_receive` has a row a profile and channel; the [reasons](duckdb.md#views-for-analysts)"
+        "`can_receive` has a row a profile and channel; the [reasons](query.md#views-for-analysts)"
         " are Klaviyo's, cut here before the colon.",
     ),
     Question(
@@ -217,7 +217,7 @@ QUESTIONS = (
         ORDER BY figure;
         """,
         "Three answers side by side and the cause, where counting otherwise gives exactly the "
-        "other number: [all causes](duckdb.md#why-my-number-differs). `aggregates` needs the "
+        "other number: [all causes](query.md#why-my-number-differs). `aggregates` needs the "
         "stream `metric_aggregates`. The sandbox makes up reports and events apart; this "
         "campaign was given the opens and clicks that its report counts.",
     ),
