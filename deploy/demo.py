@@ -200,7 +200,8 @@ class Door:
         body = json.dumps({"query": query, "variables": variables}).encode()
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(self.url, body, headers)  # noqa: S310 - loopback
-        with urllib.request.urlopen(request, timeout=60) as reply:  # noqa: S310
+        # A busy machine may take minutes to load the code anew for a launch.
+        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as reply:  # noqa: S310
             answer = json.load(reply)
         if "errors" in answer:
             raise SystemExit(f"Dagster refuses: {answer['errors']}")
@@ -257,7 +258,10 @@ def dagster(environment: Mapping[str, str], port: str) -> Generator[Door]:
         yield door
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def opened(url: str, process: subprocess.Popen[bytes]) -> Door:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import sys
 from contextlib import closing
 from getpass import getpass
@@ -45,12 +46,27 @@ def write_env_file(settings: Settings, *, yes: bool) -> int:
         print("nothing was written")
         return 1
     _write_variables(answers)
-    Path(answers["DAGSTER_HOME"]).mkdir(parents=True, exist_ok=True)
+    _prepare_dagster_home(Path(answers["DAGSTER_HOME"]))
     print(
         f"{ENV_FILE.absolute()} is written; only you can read it. Keep it out of version control."
     )
     print("next: klaviyo-assets doctor, then klaviyo-assets sync")
     return 0
+
+
+def _prepare_dagster_home(folder: Path) -> None:
+    """Make Dagster's folder, with the instance's settings of the checkout where there is one.
+
+    Without a `dagster.yaml` each command of Dagster greets, and counts what is used.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    instance, recommended = folder / "dagster.yaml", Path("deploy") / "dagster.yaml"
+    if instance.exists():
+        return
+    if recommended.is_file():
+        shutil.copyfile(recommended, instance)
+    else:
+        instance.write_text("telemetry: {enabled: false}\nnux: {enabled: false}\n", "utf-8")
 
 
 def _ask_key() -> str:

@@ -18,7 +18,7 @@ from klaviyo_assets.cli.tables import print_table
 from klaviyo_assets.defs.automation import default_automations, find_switched_on, unmet_guarantees
 from klaviyo_assets.defs.checks import freshness_policy
 from klaviyo_assets.defs.metadata import asset_key
-from klaviyo_assets.errors import LakeError, SettingError, format_seconds
+from klaviyo_assets.errors import LakeError, SettingError, format_quantity, format_seconds
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import ReportPartition
 from klaviyo_assets.model.selection import selected_streams
@@ -274,7 +274,7 @@ def _print_streams(streams: Sequence[StreamStatus]) -> None:
         [
             (
                 each.stream,
-                "never stored" if each.rows is None else f"{each.rows:,} rows",
+                "never stored" if each.rows is None else format_quantity(each.rows, "row"),
                 _format_time(each.newest_record),
                 _format_time(datetime.fromisoformat(each.cursor)) if each.cursor else "",
                 "" if each.age_seconds is None else format_seconds(each.age_seconds),

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
@@ -68,6 +68,11 @@ class StreamProgress:
 
     def describe(self) -> str:
         """Return the numbers as a part of a line."""
+        if self.outcome in {"skipped", "not begun"}:
+            return format_seconds(self.seconds)
+        if self.rows and not self.records and not self.requests:
+            rows = format_quantity(self.rows, "row")
+            return f"{rows}, made from stored tables, {format_seconds(self.seconds)}"
         rate = self.records / self.seconds if self.seconds else 0
         parts = [
             format_quantity(self.records, "record"),
@@ -80,7 +85,8 @@ class StreamProgress:
         if self.waits_until is not None:
             parts.append(f"waits until {self.waits_until:%H:%M:%S}")
         if self.complete_up_to is not None:
-            parts.append(f"complete up to {self.complete_up_to}")
+            moment = datetime.fromisoformat(self.complete_up_to).astimezone(UTC)
+            parts.append(f"complete up to {moment:%Y-%m-%d %H:%M:%S} UTC")
         return ", ".join(parts)
 
     def take_metadata(self, metadata: Mapping[str, dg.MetadataValue[Any]]) -> None:
@@ -141,7 +147,8 @@ class SyncWatcher:
         elif event.is_asset_observation:
             observed = event.asset_observation_data.asset_observation
             if "klaviyo/skipped" in observed.metadata:
-                one.outcome, one.detail = "skipped", observed.description or ""
+                reason = (observed.description or "").removeprefix("Skipped: ")
+                one.outcome, one.detail = "skipped", reason
         elif event.is_step_up_for_retry:
             one.detail = "failed, and is tried once more"
         elif event.is_step_failure:
@@ -175,7 +182,7 @@ class SyncWatcher:
         if output is not None:
             one.records = output.sync_run.stats.records_read
             mark = output.high_water_mark
-            one.complete_up_to = f"{mark:%Y-%m-%d %H:%M:%S} UTC" if mark is not None else None
+            one.complete_up_to = mark.isoformat() if mark is not None else None
 
 
 def read_failure_text(event: dg.DagsterEvent) -> str:

@@ -109,7 +109,7 @@ def test_init_writes_what_a_first_sync_needs(home: Home, tmp_path: Path) -> None
         f"DAGSTER_HOME='{tmp_path}/.dagster'",
     ]
     assert env_file.stat().st_mode & 0o777 == 0o600
-    assert (tmp_path / ".dagster").is_dir()
+    assert "telemetry: {enabled: false}" in (tmp_path / ".dagster" / "dagster.yaml").read_text()
     checked = run_in(tmp_path, home, "verify", answers="")
     assert "no lake in shop (KLAVIYO_DATA_DIR)" in checked.stderr
 

@@ -73,7 +73,7 @@ def test_one_failure_stops_no_other_stream(home: Home, capsys: pytest.CaptureFix
     output = capsys.readouterr()
     assert sorted(home.ids("lists")) == sorted(home.account.true_ids("lists"))
     assert "1 stream stored, 1 skipped, 1 failed" in output.out
-    assert "segments: skipped: Skipped: the key lacks the scope segments:read" in output.out
+    assert "segments: skipped: the key lacks the scope segments:read" in output.out
     assert "flows: GET /api/flows" in output.err
     assert "Traceback" not in output.err
 
