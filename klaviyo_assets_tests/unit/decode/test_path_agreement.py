@@ -118,7 +118,13 @@ def test_both_paths_agree(page: list[Record]) -> None:
     slow = parse_page_by_record(body, layout.field_tree, THINGS.name)
     assert learned.batch.equals(BatchBuilder(layout, slow, WHOLE_COLLECTION).build(SYNCED_AT))
     assert learned.notices == slow.issues.notices()
-    assert learned.quarantined == tuple(slow.quarantined)
+    # Where the word `headers` stands in a page, one of the two writes the record's JSON anew.
+    quarantines = (learned.quarantined, slow.quarantined)
+    learned_records, slow_records = (
+        [(each.reason, json.loads(each.record)) for each in quarantine]
+        for quarantine in quarantines
+    )
+    assert learned_records == slow_records
     assert learned.record_count == len(page)
     learned.batch.validate(full=True)
 
