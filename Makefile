@@ -79,8 +79,9 @@ demo: install ## a sandbox Klaviyo, every asset, a query, the UI (UI=0: without 
 	@DAGSTER_HOME="$(CURDIR)/demo/dagster" $(QUIET) $(PY) deploy/demo.py --ui $(UI) --port $(PORT)
 
 # Bytecode is kept, whatever the shell says: without it four workers each compile all the tests.
+# A worker takes a whole file, so that what its tests share is made once.
 test: $(VENV)/.installed-test ## the whole test suite (PYTEST_ARGS='-k ledger')
-	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m pytest -n 4 --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+	@env -u PYTHONDONTWRITEBYTECODE $(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # The types are checked while the tests run: they take half as long, and only one processor.
 check: $(VENV)/.installed-test $(VENV)/.installed-lint ## in a minute: lint, types, unit, contract tests

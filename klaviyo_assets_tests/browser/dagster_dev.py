@@ -15,7 +15,7 @@ from urllib.error import URLError
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home
 
-START_TIMEOUT_SECONDS = 120
+START_TIMEOUT_SECONDS = 240
 STOP_TIMEOUT_SECONDS = 30
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from playwright.sync_api import ConsoleMessage, Locator, Page, expect, sync_playwright
 
-TIMEOUT_MS = 30_000
-RUN_TIMEOUT_MS = 90_000
-BACKFILL_TIMEOUT_MS = 180_000
+TIMEOUT_MS = 60_000
+RUN_TIMEOUT_MS = 240_000
+BACKFILL_TIMEOUT_MS = 480_000
 WINDOW_SIZE = {"width": 1400, "height": 1000}
 
 

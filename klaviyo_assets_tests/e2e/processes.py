@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from subprocess import DEVNULL, Popen, TimeoutExpired
+from time import sleep
 
 import dagster as dg
 
@@ -160,6 +162,39 @@ def run_task(task: SyncTask) -> int:
             run_config={"ops": {f"klaviyo__{each}": op for each in task.streams}},
         )
     return 0 if done.success else 1
+
+
+def wait_until_idle(pid: int) -> None:
+    """Wait until a process waits: for half a second it used no CPU, and no thread wanted any."""
+    if not Path("/proc/self/stat").exists():
+        sleep(2)
+        return
+    idle_looks, before = 0, -1.0
+    while idle_looks < 5:
+        sleep(0.1)
+        states, now = thread_states(pid), cpu_seconds(pid)
+        idle_looks = idle_looks + 1 if states <= {"S"} and now == before else 0
+        before = now
+
+
+def read_stat(path: Path) -> list[str]:
+    """Return the fields of a `stat` file in /proc, from the state on."""
+    return path.read_text("ascii", errors="replace").rpartition(")")[2].split()
+
+
+def thread_states(pid: int) -> set[str]:
+    """Return the states of a process's threads: `R` wants a CPU, `S` waits for something else."""
+    states: set[str] = set()
+    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(OSError):
+            states.add(read_stat(path)[0])
+    return states
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a process has used."""
+    user, system = read_stat(Path(f"/proc/{pid}/stat"))[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def start_dagster_command(home: Home, *words: str) -> ChildProcess:

@@ -2,11 +2,13 @@
 
 import json
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from threading import Event
 from typing import Any, cast
+from unittest.mock import patch
 from zoneinfo import ZoneInfo
 
 from klaviyo_assets.model.stream import Collection
@@ -37,6 +39,15 @@ COLLECTION_BY_STREAM = {
 
 PARTS_OF_CAMPAIGNS = ("campaign_audiences", "campaign_variations")
 """Streams whose records no list has: they come with others."""
+
+
+class HeldResponses(Event):
+    """Stands in for the event at which a sandbox ends its pauses early because it closes."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the responses may be sent; return that the sandbox was not closed."""
+        super().wait(timeout)
+        return False
 
 
 class SandboxAccount:
@@ -167,6 +178,22 @@ class SandboxAccount:
             yield
         finally:
             script.clear()
+
+    @contextmanager
+    def hold_response(self, match: Mapping[str, object]) -> Generator[Callable[[], None]]:
+        """Make the responses to some requests as these arrive, and send them once that is called.
+
+        At the latest they are sent when the block ends.
+        """
+        server, gate = self.sandbox.server, HeldResponses()
+        with (
+            patch.object(server, "closing", gate),
+            self.inject_fault("latency", match=match, seconds=3600),
+        ):
+            try:
+                yield gate.set
+            finally:
+                gate.set()
 
     def clear_journal(self) -> None:
         """Empty the journal."""

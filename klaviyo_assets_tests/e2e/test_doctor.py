@@ -14,8 +14,6 @@ from klaviyo_assets.streams import STREAMS
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
 
-pytestmark = pytest.mark.xdist_group("examined_home")
-
 SCOPES = frozenset(scope for stream in STREAMS.values() for scope in stream.scopes)
 LACKED = frozenset({"flows:read", "reviews:read"})
 WHOLE_KEY, POOR_KEY = "pk_whole0123456789", "pk_poor01234567890"

@@ -30,9 +30,6 @@ from klaviyo_assets_tests.e2e.report_runs import (
 from klaviyo_assets_tests.e2e.sandbox_account import NOON, open_sandbox_account
 from klaviyo_assets_tests.package_releases import install_package
 
-# Its home is read by all of them: one worker makes it.
-pytestmark = pytest.mark.xdist_group("home_with_all_relations")
-
 RELEASES = (*LIBRARY_RELEASES, duckdb.__version__)
 
 POLARS = "polars==1.31.0"

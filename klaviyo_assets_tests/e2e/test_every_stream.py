@@ -25,8 +25,6 @@ from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.run_log import RunResult
 from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
 
-pytestmark = pytest.mark.xdist_group("every_stream")
-
 JULY, OCTOBER = SUPPORTED_REVISIONS
 CHOSEN = tuple(stream for stream in COLLECTIONS if stream.is_opt_in or stream.since)
 OPT_IN = tuple(stream for stream in CHOSEN if not isinstance(stream.source, ViewSource))

@@ -16,11 +16,9 @@ from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.duckdb_releases import LIBRARY_RELEASES, query_with_release
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.processes import wait_until_idle
 from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
 from klaviyo_assets_tests.e2e.test_cli import verb
-
-# Its home is read by all of them: one worker makes it.
-pytestmark = pytest.mark.xdist_group("exported_home")
 
 RELEASES = (*LIBRARY_RELEASES, duckdb.__version__)
 
@@ -203,8 +201,8 @@ def interrupt_export(home: Home, file: Path, by: signal.Signals) -> tuple[int, s
     os.close(writing)
     while not file.with_name(f".{file.name}.part").exists() and process.poll() is None:
         sleep(0.001)
-    # By then it waits at its first line; a signal in the midst of a statement may come too late.
-    sleep(2)
+    # At its first line; a signal in the midst of a statement may come too late.
+    wait_until_idle(process.pid)
     process.send_signal(by)
     with os.fdopen(reading, encoding="utf-8") as lines:
         output = lines.read()

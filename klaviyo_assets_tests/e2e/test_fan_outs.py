@@ -131,14 +131,19 @@ def test_a_killed_full_read_of_members_goes_on(home: Home) -> None:
     assert all("greater" in each for each in queries)
 
 
-def test_a_failed_read_is_continued(home: Home) -> None:
+def test_a_failed_read_is_continued(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a run has read before its key was refused is stored, and not requested again."""
     flows = home.account.true_ids("flows")
     match = {"path": "/api/flows/*/flow-actions", "from": 5}
-    with home.account.inject_fault("error", match=match, status=401):
+    with (
+        monkeypatch.context() as patched,
+        home.account.inject_fault("error", match=match, status=401),
+    ):
+        # One reader: of several, one may be refused before the others have their responses.
+        patched.setattr(sync_run, "count_workers", lambda *_: 1)
         assert not home.sync("flow_actions").success
     read = parents_read(home, "flow_actions")
-    assert 1 <= len(read) <= 4
+    assert len(read) == 4
     home.account.clear_journal()
     assert home.sync("flow_actions").success
     assert parents_requested(home) == dict.fromkeys(flows - read, 1)

@@ -19,8 +19,6 @@ from klaviyo_assets_tests.e2e.run_log import RunResult
 from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
 from klaviyo_assets_tests.e2e.test_reports import NOW
 
-pytestmark = pytest.mark.xdist_group("form_and_segment_reports")
-
 FIRST, LAST = date(2026, 8, 1), date(2026, 9, 29)
 SUBJECTS = {
     "form_series_reports": (("form_id", "form_version_id"), FORM_STATISTICS),

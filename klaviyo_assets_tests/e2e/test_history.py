@@ -30,8 +30,6 @@ VALUES = {
 }
 """Each stream that can keep a history, and a column that the test changes."""
 
-pytestmark = pytest.mark.xdist_group("dated_home")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatedHome:

@@ -14,8 +14,6 @@ from klaviyo_assets_tests.e2e.home import Home, asset_key
 from klaviyo_assets_tests.e2e.run_log import RunResult
 from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
 
-pytestmark = pytest.mark.xdist_group("stored_home")
-
 INS = {"table": dg.AssetIn(key=asset_key("events_detailed"))}
 
 

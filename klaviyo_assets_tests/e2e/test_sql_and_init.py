@@ -16,8 +16,6 @@ from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
 from klaviyo_assets_tests.e2e.test_cli import verb
 from klaviyo_assets_tests.e2e.test_command_line import COMMAND
 
-pytestmark = pytest.mark.xdist_group("queried_home")
-
 
 @pytest.fixture(scope="module")
 def home(dagster_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:

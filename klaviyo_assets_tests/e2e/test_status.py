@@ -14,8 +14,6 @@ from klaviyo_assets.cli.command import main
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
 
-pytestmark = pytest.mark.xdist_group("status_home")
-
 
 @pytest.fixture(scope="module")
 def home(dagster_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:

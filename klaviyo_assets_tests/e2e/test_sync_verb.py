@@ -16,9 +16,8 @@ from klaviyo_assets.cli.command import main
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.instance import open_instance
+from klaviyo_assets_tests.e2e.processes import wait_until_idle
 from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
-
-pytestmark = pytest.mark.xdist_group("synced_home")
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +121,7 @@ def test_ctrl_c_keeps_what_was_committed(home: Home) -> None:
     began = monotonic()
     while not home.account.request_counts().total() and monotonic() - began < 60:
         sleep(0.05)
-    sleep(1)
+    wait_until_idle(process.pid)
     process.send_signal(signal.SIGINT)
     sent = monotonic()
     _, output = process.communicate(timeout=60)

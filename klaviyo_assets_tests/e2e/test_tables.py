@@ -16,9 +16,6 @@ from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.run_log import RunResult
 from klaviyo_assets_tests.e2e.sandbox_account import NOON, open_sandbox_account
 
-# Its home is read by all of them: one worker makes it.
-pytestmark = pytest.mark.xdist_group("first_sync")
-
 STREAMS = [stream.name for stream in DEFAULT_COLLECTIONS]
 BY_ID = [stream.name for stream in DEFAULT_COLLECTIONS if stream.key == ("id",)]
 CURSORS = {

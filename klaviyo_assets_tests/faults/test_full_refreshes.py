@@ -20,9 +20,6 @@ PROFILES, EVENTS = "/api/profiles", "/api/events"
 
 WHOLE = {"sync_mode": "full_refresh_overwrite"}
 
-HELD = 7.0
-"""Seconds that one page of the refresh takes: two increments begin and end meanwhile."""
-
 pytestmark = pytest.mark.usefixtures("fast_retries")
 
 
@@ -53,7 +50,7 @@ def test_f75_a_refresh_keeps_what_increments_stored_meanwhile(open_home: StartHo
     account.mutate(profile=gone, delete=True)
     account.advance_clock(hours=1)
     account.clear_journal()
-    with account.inject_fault("latency", match=match_third_request(PROFILES), seconds=HELD):
+    with account.hold_response(match_third_request(PROFILES)) as send:
         refresh = fork_sync(home, "profiles", config=WHOLE)
         wait_for_the_held_one(home, refresh, PROFILES)
         account.advance_clock(hours=1)
@@ -68,7 +65,8 @@ def test_f75_a_refresh_keeps_what_increments_stored_meanwhile(open_home: StartHo
         assert home.sync("profiles").success
         mark = read_committed_cursor(home, "profiles")
         assert not refresh.has_ended(within=0)
-        assert refresh.has_ended(within=60)
+        send()
+        assert refresh.has_ended(within=300)
     assert refresh.exit_code == 0
     assert account.request_counts()[PROFILES] < whole * 3 / 2, "it was read again"
     assert sorted(home.live_ids("profiles")) == sorted(account.true_ids("profiles"))
@@ -96,7 +94,7 @@ def test_f75_so_does_one_of_events(open_home: StartHome) -> None:
     whole = account.request_counts()[EVENTS]
     account.advance_clock(hours=1)
     account.clear_journal()
-    with account.inject_fault("latency", match=match_third_request(EVENTS), seconds=HELD):
+    with account.hold_response(match_third_request(EVENTS)) as send:
         refresh = fork_sync(home, "events", config=WHOLE)
         wait_for_the_held_one(home, refresh, EVENTS)
         for _ in range(2):
@@ -105,7 +103,8 @@ def test_f75_so_does_one_of_events(open_home: StartHome) -> None:
             account.advance_clock(minutes=10)
             assert home.sync("events").success
         assert not refresh.has_ended(within=0)
-        assert refresh.has_ended(within=60)
+        send()
+        assert refresh.has_ended(within=300)
     assert refresh.exit_code == 0
     assert account.request_counts()[EVENTS] < whole * 2
     assert_cursors_agree(home, "events")
@@ -127,14 +126,15 @@ def test_f75_a_kill_of_such_a_refresh_hinders_nobody(open_home: StartHome, momen
     assert home.sync("profiles").success
     account.advance_clock(hours=1)
     account.clear_journal()
-    with account.inject_fault("latency", match=match_third_request(PROFILES), seconds=HELD / 2):
+    with account.hold_response(match_third_request(PROFILES)) as send:
         refresh = fork_sync(home, "profiles", kill_at=moment, config=WHOLE)
         wait_for_the_held_one(home, refresh, PROFILES)
         account.advance_clock(hours=1)
         account.mutate(create="profile", set={"email": "one@example.com"})
         assert home.sync("profiles").success
         mark = read_committed_cursor(home, "profiles")
-        assert refresh.has_ended(within=60)
+        send()
+        assert refresh.has_ended(within=300)
     assert refresh.exit_code in {-signal.SIGKILL, -signal.SIGXFSZ}
     assert read_committed_cursor(home, "profiles") == mark
     assert_complete(home, "profiles")

@@ -18,7 +18,7 @@ from klaviyo_assets_tests.e2e.instance import open_instance
 from klaviyo_assets_tests.e2e.memory import measure_forked_peak
 from klaviyo_assets_tests.e2e.processes import ChildProcess, fork_parallel_sync, fork_sync
 from klaviyo_assets_tests.faults.assertions import assert_complete, assert_sound_part, stored_ids
-from klaviyo_assets_tests.timing import best_time_of_three
+from klaviyo_assets_tests.timing import takes_less_than
 
 EVENTS = "/api/events"
 
@@ -80,9 +80,7 @@ def test_f43_a_cancel_ends_the_wait_for_klaviyo(
 
     Dagster's retry policy does not begin it anew; the next run completes it.
     """
-    assert (
-        best_time_of_three(lambda: cancelled_in_a_wait(open_home, begin, page), max_seconds=2) < 2
-    )
+    assert takes_less_than(2, lambda: cancelled_in_a_wait(open_home, begin, page))
 
 
 def cancelled_in_a_wait(
@@ -96,7 +94,7 @@ def cancelled_in_a_wait(
         wait_for_a_429(home, child)
         began = monotonic()
         cancel(home, child)
-        assert child.has_ended(within=30)
+        assert child.has_ended(within=120)
         took = monotonic() - began
     assert status_of_last_run(home) is dg.DagsterRunStatus.CANCELED
     assert_sound_part(home, "events")

@@ -23,9 +23,6 @@ from klaviyo_assets_tests.package_releases import install_package
 from klaviyo_assets_tests.sandbox.conftest import build_account
 from klaviyo_assets_tests.sandbox.sandbox_client import SandboxClient
 
-# What a release has read is made once, by one worker.
-pytestmark = pytest.mark.xdist_group("sdk")
-
 REVISION_BY_RELEASE = {"24.0.0": "2026-07-15", "25.0.0": "2026-10-15"}
 READER = Path(__file__).with_name("sdk_reader.py")
 BY_BOTH = (

@@ -131,8 +131,10 @@ def test_waits_of_many_threads_are_felt_once(patient_client_of: MakeClient) -> N
             ]
             assert {each.result() for each in waits} == {len(PAGE_BODY)}
         took = time.monotonic() - began
-    # Three leave at once, three after a second and a quarter, two after another.
-    assert 2.4 <= client.stats.throttled_seconds <= took
+    # Three leave at once, three after a second and a quarter, two after another. A thread that
+    # starts late waits less; the sum of all waits would be nearly nine seconds.
+    assert took >= 2.4
+    assert 1 <= client.stats.throttled_seconds <= took
 
 
 def len_of(answer: Response) -> int:
