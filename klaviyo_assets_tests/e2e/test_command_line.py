@@ -51,12 +51,17 @@ def run_command(
 def test_help_comes_at_once() -> None:
     """Help takes less than 0.2 s of CPU: nothing of the lake, DuckDB or Dagster is imported."""
     run_command("--help")
+    # The least of three: on a busy machine the same work takes more CPU.
+    assert min(cpu_seconds_of_help() for _ in range(3)) < CPU_SECONDS_OF_HELP
+
+
+def cpu_seconds_of_help() -> float:
+    """Return the CPU time of a command that prints its help."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = run_command("plan", "--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert done.returncode == 0
-    assert spent < CPU_SECONDS_OF_HELP
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def test_help_is_ordered_and_has_examples(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
