@@ -61,7 +61,7 @@ def test_the_facts_are_those_of_the_sources() -> None:
 
 
 def test_no_reason_is_empty() -> None:
-    """A reason is a sentence that somebody who misses the data can answer."""
+    """Each reason is a sentence that a user who misses the data can reply to."""
     assert all(re.fullmatch(r"[a-z][^|\n]{10,}", reason) for reason in EXCLUDED.values())
 
 
@@ -79,7 +79,7 @@ NEW: list[dict[str, Any]] = [{"method": "GET", "path": "/api/parts", "scopes": [
 
 
 def test_a_list_adds_and_a_document_replaces() -> None:
-    """A list of endpoints tells what is new; what a document does not have is no longer offered."""
+    """A list of endpoints adds; an endpoint missing in a document is no longer offered."""
     assert tomllib.loads(collections_text([("1", OLD), ("2", NEW), ("3", {"paths": {}})])) == {
         "revisions": ["1", "2", "3"],
         "collections": {"/api/parts": ["2"], "/api/things": ["1", "2"]},

@@ -25,7 +25,7 @@ def test_make_knows_the_verb_and_explains_it(verb: str) -> None:
 
 
 def test_an_old_python_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    """Python 3.10 gets told what is needed and how to name another, and nothing is installed."""
+    """Python 3.10 is refused with the needed version and how to set another."""
     for name in ("Makefile", "constraints.txt", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     old = tmp_path / "old-python"

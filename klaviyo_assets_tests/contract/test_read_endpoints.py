@@ -225,7 +225,7 @@ def test_an_included_type_without_an_endpoint_keeps_what_is_known(tmp_path: Path
 
 
 def test_a_list_of_endpoints_must_name_its_revision(capsys: pytest.CaptureFixture[str]) -> None:
-    """The lists do not say which revision they describe, so the command asks."""
+    """A list does not contain its revision, so the command requires it."""
     with pytest.raises(SystemExit):
         main(["--endpoints", "endpoints.json"])
     assert "--endpoints needs --revision" in capsys.readouterr().err

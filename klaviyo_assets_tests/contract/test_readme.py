@@ -1,4 +1,4 @@
-"""The README tells the truth: its table of streams is the registry, its names exist."""
+"""The README is true: its table of streams is the registry, and its names exist."""
 
 import re
 

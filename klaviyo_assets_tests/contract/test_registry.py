@@ -181,14 +181,14 @@ def test_only_predictive_analytics_can_be_left_out() -> None:
 
 @each_stream
 def test_what_asks_has_a_tier(stream: Stream) -> None:
-    """No stream asks Klaviyo without a limit; a view asks nothing."""
+    """Every stream that sends requests has a limit; a view sends none."""
     assert (stream.tier is None) == isinstance(stream.source, ViewSource)
     assert bool(stream.rate_limit_buckets()) != isinstance(stream.source, ViewSource)
 
 
 @each_stream
 def test_a_detail_fits_its_parent(stream: Stream) -> None:
-    """A detail asks once for each record of a collection and adds columns that it lacks."""
+    """A detail sends one request a record of a collection and adds columns that it lacks."""
     if not isinstance(stream.source, Detail):
         return
     parent = STREAMS[stream.source.parent]

@@ -1,4 +1,4 @@
-"""What our reports ask for is what Klaviyo publishes as offered, and their tables as promised."""
+"""Our report requests are within Klaviyo's published offer, and the tables are as promised."""
 
 import re
 
@@ -130,7 +130,7 @@ def test_the_key_is_the_promised_one(stream: Stream) -> None:
 
 @each_computed
 def test_columns_are_named_for_sql_and_described(stream: Stream) -> None:
-    """Names need no quotes and differ, and each column is told in a sentence."""
+    """Names need no quotes and differ, and each column has a description."""
     names = [column.name for column in stream.columns]
     assert all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in names)
     assert len(set(names)) == len(names)
@@ -177,5 +177,5 @@ def test_metric_aggregates_are_asked_for_as_published() -> None:
 
 
 def test_a_collection_is_read_and_a_report_computed() -> None:
-    """The two kinds of stream are kept apart in the registry."""
+    """The registry separates the two kinds of stream."""
     assert not [stream for stream in COLLECTIONS if isinstance(stream.source, ReportEndpoint)]

@@ -1,4 +1,4 @@
-"""What our streams ask for is what Klaviyo publishes as offered: paths, limits, filters, sorts."""
+"""Our requests are within Klaviyo's published offer: paths, limits, filters, sorts."""
 
 import re
 
@@ -137,7 +137,7 @@ def test_slices_leave_nothing_out(stream: Stream, revision: str) -> None:
 
 @each_asking
 def test_a_required_filter_is_given(stream: Stream, revision: str) -> None:
-    """A path that answers nothing without a filter is always asked in slices."""
+    """A path that needs a filter is always requested in slices."""
     slices = stream.source.slices if isinstance(stream.source, Collection) else ()
     assert (
         not published_operation(stream, revision).is_filter_required

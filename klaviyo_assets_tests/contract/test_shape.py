@@ -94,7 +94,7 @@ def test_a_name_has_one_home(package: list[Module]) -> None:
 
 
 def test_pure_rooms_take_the_time_as_an_argument(package: list[Module]) -> None:
-    """The pure rooms ask no clock through `datetime` or `date`, which no import fence can see."""
+    """Pure rooms read no clock through `datetime` or `date`, which no import fence can see."""
     pure = [module for module in package if module.name.startswith(PURE)]
     assert pure
     requested = [

@@ -1,4 +1,4 @@
-"""A report run in a process of its own, which kills itself: what that does to what was paid for."""
+"""A report run in a process of its own, which kills itself: which responses survive that."""
 
 import os
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Sensors and schedules of reports at a tick, and the runs they ask for."""
+"""Sensors and schedules of reports at a tick, and the runs they request."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What a Dagster run did, as its event log tells: the log is what an operator sees afterwards."""
+"""What a Dagster run did, read from its event log, which is what an operator sees afterwards."""
 
 import logging
 from collections.abc import Iterable, Mapping

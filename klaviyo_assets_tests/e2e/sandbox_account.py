@@ -1,4 +1,4 @@
-"""A sandbox as these tests see it: its true records, what was asked, what changes."""
+"""A sandbox as these tests see it: its true records, its requests, its changes."""
 
 import json
 from collections import Counter

@@ -154,7 +154,7 @@ def test_the_recommended_set_is_all_there_is() -> None:
 
 
 def test_status_says_which_promises_nothing_keeps(home: Home) -> None:
-    """Off, each is named with what would keep it; a setting that undoes one counts, too."""
+    """`status` lists each automation that is off; a setting that disables one counts, too."""
     home.settings["KLAVIYO_AUTOMATION"] = "off"
     output = command(home, "status").stdout
     for name in RECOMMENDED - {METRICS_SENSOR, *DAILY_REPORTS}:
@@ -196,7 +196,7 @@ def test_ticks_wait_for_the_first_sync(home: Home) -> None:
 
 
 def test_daily_reports_are_left_to_the_sensor_that_is_on(home: Home) -> None:
-    """The days are not paid for twice: with the draining sensor on the schedule asks for none."""
+    """With the draining sensor on, the daily schedule launches nothing: no day is paid twice."""
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = "AbC123"
     assert home.sync("metrics").success
     assert len(evaluate_daily_schedules(home, home.account.now)) == 2
@@ -219,7 +219,7 @@ NOT_LOOKED_FOR = "nothing looks for late events"
 def test_events_say_that_late_ones_are_not_looked_for(
     home: Home, more: dict[str, str], *, says: bool
 ) -> None:
-    """Each materialization says so exactly where nothing reads them; other streams never do."""
+    """Events warn exactly where nothing reads late ones; other streams never do."""
     home.settings |= environment_variables({"automation": "", **more})
     for _ in range(2):
         run = home.sync("events", "lists")
@@ -230,7 +230,7 @@ def test_events_say_that_late_ones_are_not_looked_for(
 
 
 def test_a_switch_in_the_ui_decides(home: Home) -> None:
-    """Whoever switched the schedule on is not nagged, and whoever switched it off is told."""
+    """With the schedule switched on in the UI a run does not warn of late events; off, it does."""
     home.settings["KLAVIYO_AUTOMATION"] = "off"
     switch(home, "start")
     assert NOT_LOOKED_FOR not in home.sync("events").warnings

@@ -97,7 +97,7 @@ def test_a_fall_that_was_confirmed_is_green(home: Home) -> None:
 
 
 def test_a_cursor_past_this_machines_clock_is_red(home: Home) -> None:
-    """Where Klaviyo's clock is far ahead of ours, one of the two is wrong: somebody has to look."""
+    """A cursor far ahead of this machine's clock is red: one of the two clocks is wrong."""
     assert home.sync("events").check_results["events", "cursor_not_in_future"].colour == "green"
     home.account.add_events({"datetime": (NOON - timedelta(minutes=10)).isoformat()})
     with use_clock(lambda: NOON - timedelta(days=10)):
@@ -142,7 +142,7 @@ def test_a_stream_without_its_scope_is_not_judged(open_home: StartHome) -> None:
 
 
 def test_every_asset_says_how_fresh_it_should_be(home: Home) -> None:
-    """Each stream has a freshness policy, so that the UI tells which one was not synced.
+    """Each stream has a freshness policy, so that the UI shows which one was not synced.
 
     A report has a check of its newest days: a policy would look at whatever was fetched last.
     """

@@ -65,7 +65,7 @@ def test_help_lists_every_setting(home: Home, capsys: pytest.CaptureFixture[str]
 
 
 def test_a_verb_tells_of_an_unknown_setting(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
-    """The verb does its work; standard error has the nearest known name, without the value."""
+    """A verb warns of an unknown setting on stderr: the nearest known name, without the value."""
     assert verb(home, "streams", KLAVIYO_STRAT_DATE="2026-01-01") == 0
     output = capsys.readouterr()
     assert "events" in output.out
@@ -118,7 +118,7 @@ def test_streams_lists_every_stream(home: Home, capsys: pytest.CaptureFixture[st
 def test_verify_tells_a_sound_lake_from_a_damaged_one(
     home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`verify` counts a sound lake's rows and ends with 0; a flipped byte ends with 1."""
+    """`verify` ends with 0 and the row counts for a sound lake, with 1 after a flipped byte."""
     home.sync("profiles")
     capsys.readouterr()
     assert verb(home, "verify") == 0
@@ -226,7 +226,7 @@ def test_dagsters_own_command_materializes(home: Home) -> None:
 
 
 def test_without_a_dagster_home_the_marks_beside_the_files_carry_on(home: Home) -> None:
-    """Where Dagster keeps no history between runs, the second one reads only what is new."""
+    """Without a Dagster history, the lake's cursors make the second run incremental."""
     words = ("dagster", "asset", "materialize", "--select", "klaviyo/events")
     environment = {**os.environ, **home.variables}
     environment.pop("DAGSTER_HOME", None)

@@ -120,7 +120,7 @@ def test_events_deleted_at_klaviyo_are_distinguished_from_missing_ones(home: Hom
 
 
 def test_deleted_and_missing_events_of_one_day_are_distinguished_by_the_repair(home: Home) -> None:
-    """After a day was read again, stored events that were not shown are known to be gone by id.
+    """A repair compares ids, so stored events that Klaviyo deleted no longer hide missing ones.
 
     So one that goes missing later shows, although as many are stored as Klaviyo counts.
     """
@@ -146,7 +146,7 @@ def test_deleted_and_missing_events_of_one_day_are_distinguished_by_the_repair(h
 
 
 def test_a_day_that_stays_short_is_given_up(home: Home) -> None:
-    """After three runs that changed nothing the sensor says so and launches no fourth."""
+    """After three repair runs without effect the sensor says so and launches no fourth."""
     day = FIRST + 7 * DAY
     skip(home, day)
     hide_events(home, day, day + DAY)
@@ -159,7 +159,7 @@ def test_a_day_that_stays_short_is_given_up(home: Home) -> None:
 
 
 def test_a_verdict_is_healed_once(home: Home) -> None:
-    """While a healing run is under way, and after it ended well, the same verdict asks for none."""
+    """During a repair run, and after its success, the same check result launches no other one."""
     skip(home, FIRST + 7 * DAY)
     run_completeness_check(home)
     (request,) = evaluate_repair_sensor(home).runs
@@ -192,7 +192,7 @@ def test_the_newest_hours_are_left_alone(home: Home) -> None:
 
 
 def test_everything_is_compared_on_demand(home: Home) -> None:
-    """Beyond the last weeks only a comparison of everything looks; its cost is bounded and said."""
+    """The check covers the last weeks; a comparison of everything is bounded and logs its cost."""
     home.account.advance_clock(days=60)
     add_daily_events(home, home.account.now - 2 * DAY)
     assert home.sync("events").success
@@ -205,7 +205,7 @@ def test_everything_is_compared_on_demand(home: Home) -> None:
 
 
 def test_a_metric_that_klaviyo_does_not_count_stops_nothing(home: Home) -> None:
-    """Its words are shown, its events are left out, and all others are compared."""
+    """A metric that Klaviyo refuses to count is reported and left out; all others are compared."""
     match = {"path": "/api/metric-aggregates", "method": "POST", "nth": 4}
     with home.account.inject_fault("error", match=match, status=400):
         verdict = run_completeness_check(home)
@@ -215,7 +215,7 @@ def test_a_metric_that_klaviyo_does_not_count_stops_nothing(home: Home) -> None:
 
 
 def test_before_the_first_sync_nothing_is_judged(open_home: StartHome) -> None:
-    """A table that was never read is no gap: the check says what to do, the sensor waits."""
+    """Before the first sync the check asks for one and the sensor skips; nothing is a gap."""
     home = open_home(events=0)
     assert "never compared" in evaluate_repair_sensor(home).reason
     verdict = run_completeness_check(home)
@@ -224,7 +224,7 @@ def test_before_the_first_sync_nothing_is_judged(open_home: StartHome) -> None:
 
 
 def test_lateness_is_measured_when_events_are_first_seen(home: Home) -> None:
-    """An event that comes five days late is told as such, once, and so is the lookback it needs."""
+    """An event five days late is reported once, with the lookback that would have found it."""
     late = home.account.now - timedelta(days=5)
     metric = home.ids("metrics")[0]
     home.account.advance_clock(minutes=30)

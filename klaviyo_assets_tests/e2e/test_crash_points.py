@@ -1,4 +1,4 @@
-"""Crash points are on the way of ordinary runs: none is left behind where no run comes by."""
+"""Every crash point is reached by ordinary runs; none is dead code."""
 
 from datetime import timedelta
 from typing import get_args

@@ -47,7 +47,7 @@ def test_a_fresh_dagster_home_goes_on_from_the_lake(home: Home) -> None:
 
 
 def test_an_emptied_lake_is_filled_from_the_beginning(home: Home) -> None:
-    """Where the files are gone, an old cursor in Dagster does not hold back: everything is read."""
+    """If the files are missing, the cursor in Dagster is ignored: everything is read."""
     first = home.sync("events", "profiles")
     shutil.rmtree(home.data_dir)
     second = home.sync("events", "profiles")
@@ -148,7 +148,7 @@ def test_an_earlier_start_date_fills_the_gap(home: Home) -> None:
 
 
 def test_a_later_start_date_takes_nothing_away(home: Home) -> None:
-    """A start date moved later keeps the rows that are there, and the cursor."""
+    """After a later start date the stored rows and the cursor stay."""
     first = home.sync("events")
     second = home.sync("events", start_date=f"{NOON - 2 * DAY:%Y-%m-%d}")
     assert sorted(home.ids("events")) == sorted(home.account.true_ids("events"))
@@ -179,7 +179,7 @@ def events_by_metric(home: Home) -> dict[str, int]:
 
 
 def test_metric_ids_restrict_the_events_and_can_change(open_home: StartHome) -> None:
-    """A metric added later is read from its beginning, one removed keeps its rows."""
+    """An added metric is read from its beginning; the rows of a removed one stay."""
     home = open_home(future_events=0)
     home.sync("events")
     whole = events_by_metric(home)
@@ -234,7 +234,7 @@ def test_a_metric_id_without_a_single_event_is_pointed_at(home: Home) -> None:
 
 
 def test_a_run_that_finds_nothing_hands_the_cursor_on(home: Home) -> None:
-    """The cursor stays where it was when a run asks for a metric that has no events at all."""
+    """A run for a metric without any event leaves the cursor as it was."""
     one = min(home.account.attributes("metric"))
     home.account.add_events({"metric": one, "datetime": (NOON - DAY).isoformat()})
     first = home.sync("events", event_metric_ids=one)

@@ -1,4 +1,4 @@
-"""Tables that were damaged from outside: who fails, who does not, and the way out, gone to its end.
+"""Tables damaged from outside: which streams fail, which do not, and each advised repair.
 
 Each way out is the one that the failure itself advises.
 """
@@ -62,7 +62,7 @@ def aside(home: Home) -> list[str]:
 
 
 def test_a_view_of_a_lost_file_is_no_success(home: Home) -> None:
-    """events_detailed fails when the file of metrics is gone, and names what it is made of."""
+    """events_detailed fails when the file of metrics is missing, and names both tables."""
     assert home.sync("events", "metrics", "events_detailed").success
     for file in (home.data_dir / "lake" / "metrics").glob("*.parquet"):
         file.unlink()
@@ -79,7 +79,7 @@ def test_a_view_of_a_lost_file_is_no_success(home: Home) -> None:
 def test_a_damaged_log_is_read_anew_by_the_advised_refresh(
     home: Home, stream: str, damage: str
 ) -> None:
-    """The failure names the log and a sync mode; that one run restores the table and says so.
+    """The failure names the log and a sync mode; one run in that mode restores the table.
 
     What was there is kept aside, and the sync after it is as any other.
     """

@@ -36,7 +36,7 @@ def test_an_estimate_that_is_not_there_is_null(home: Home) -> None:
 
 
 def test_only_new_or_changed_campaigns_are_requested_again(home: Home) -> None:
-    """A later sync asks for the estimates of a new and of a changed campaign, and of no other."""
+    """A later sync requests the estimates of a new and of a changed campaign, and of no other."""
     home.sync("campaigns", "campaigns_detailed")
     home.account.advance_clock(hours=1)
     changed = home.account.mutate(campaign=min(home.ids("campaigns")), set={"name": "Renamed"})
@@ -67,7 +67,7 @@ def test_a_full_refresh_asks_for_every_estimate(home: Home) -> None:
 
 
 def test_profile_counts_are_those_of_the_members(home: Home) -> None:
-    """Every sync asks for each list's count of profiles, because members change without a trace."""
+    """Every sync requests each list's profile count: members change without a trace in the list."""
     home.sync("lists", "lists_detailed")
     some = min(home.ids("lists"))
     outside = sorted(home.account.true_ids("profiles") - home.account.list_member_ids(some))[:3]
@@ -80,7 +80,7 @@ def test_profile_counts_are_those_of_the_members(home: Home) -> None:
 
 
 def test_a_list_deleted_meanwhile_is_skipped(home: Home) -> None:
-    """A list that vanishes between the two streams is skipped, then known as deleted, not asked."""
+    """A list deleted between the two streams is skipped, later marked as deleted, not requested."""
     home.sync("lists")
     gone = home.account.mutate(list=min(home.ids("lists")), delete=True)
     run = home.sync("lists_detailed")

@@ -69,7 +69,7 @@ def test_a_sound_installation_has_nothing_in_its_way(
 def test_a_missing_scope_is_told_with_what_it_costs(
     home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A scope that streams need is wrong and ends with 1; one that none needs is only told."""
+    """A missing scope of a chosen stream ends with 1; one that no chosen stream needs is listed."""
     assert examine(home, "check", "--json", KLAVIYO_API_KEY=POOR_KEY) == 1
     found = read_findings(capsys)
     assert found["scope flows:read"] == (

@@ -62,7 +62,7 @@ def test_a_person_leaves_every_file(home: Home, capsys: pytest.CaptureFixture[st
 
 
 def test_whom_klaviyo_still_has_comes_back_with_a_read(home: Home) -> None:
-    """An erasure holds no list of people: what a later sync reads anew is stored again, as said."""
+    """No list of erased people is stored: a later sync stores whom Klaviyo still has."""
     id_, _ = somebody(home)
     home.sync("profiles")
     assert verb(home, "erase", id_) == 0
@@ -78,7 +78,7 @@ def test_whom_klaviyo_still_has_comes_back_with_a_read(home: Home) -> None:
 def test_an_address_instead_of_an_id_is_refused_unquoted(
     home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An e-mail address ends with 2, what is wanted is said, and the address is not repeated."""
+    """An e-mail address instead of an id ends with 2; the message does not repeat it."""
     assert verb(home, "erase", "ada@example.com") == 2
     output = capsys.readouterr()
     assert "an id of a profile is wanted" in output.err

@@ -142,7 +142,7 @@ def record_counts(home: Home, stream: Stream) -> RecordCounts:
 
 @each_stream
 def test_two_syncs_make_the_stated_requests(full_home: FullHome, stream: Stream) -> None:
-    """The first takes a request a page, slice and parent; the second asks for what can be new."""
+    """A first sync sends a request a page, slice and parent; a second one for what may be new."""
     counts = record_counts(full_home, stream)
     first, second = (run.metadata_number(stream.name, "requests") for run in full_home.runs)
     assert first == count_requests(stream, counts)
@@ -151,7 +151,7 @@ def test_two_syncs_make_the_stated_requests(full_home: FullHome, stream: Stream)
 
 @each_revision
 def test_no_stream_makes_other_requests(full_home: FullHome) -> None:
-    """What the account was asked in the second sync is what the streams say that they asked."""
+    """The requests that arrive in the second sync are those that the streams report."""
     names = NAMES[full_home.settings["KLAVIYO_REVISION"]]
     asset_names = set(full_home.runs[-1].materializations) & set(names)
     stated = [full_home.runs[-1].metadata_number(each, "requests") for each in asset_names]

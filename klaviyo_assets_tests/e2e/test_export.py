@@ -1,4 +1,4 @@
-"""`klaviyo-assets export`: one file with the rows themselves, for whoever has no lake."""
+"""`klaviyo-assets export`: one file with the rows themselves, for users without the lake."""
 
 import os
 import signal
@@ -107,7 +107,7 @@ def test_only_the_named_tables(home: Home, capsys: pytest.CaptureFixture[str]) -
 def test_an_unknown_table_ends_with_two(
     home: Home, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
 ) -> None:
-    """The nearest names are told, and nothing is written."""
+    """An unknown table ends with 2 and the nearest names; nothing is written."""
     file = home.root / "none.duckdb"
     assert verb(home, "export", str(file), *words) == 2
     assert message in capsys.readouterr().err

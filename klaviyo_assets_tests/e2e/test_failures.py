@@ -49,7 +49,7 @@ def test_one_failing_stream_leaves_the_others(home: Home) -> None:
 def test_what_ends_a_run_before_its_first_page_ends_its_readers(
     open_home: StartHome,
 ) -> None:
-    """Cancelled while the first answer is awaited, a run asks for nothing more."""
+    """A run cancelled while it awaits the first response sends no further request."""
     home = open_home(events=6_000, latency_ms=300, future_events=0)
 
     def fail_as_cancelled() -> None:
@@ -87,7 +87,7 @@ def test_a_permanent_error_is_not_tried_again(home: Home) -> None:
 
 
 def test_a_refused_key_costs_one_request_a_stream(home: Home) -> None:
-    """With a key that Klaviyo does not know, each stream asks at most once and says what to do."""
+    """With a key that Klaviyo refuses, each stream sends one request and says what to do."""
     with home.account.inject_fault("error", match={}, status=401):
         run = home.sync()
     assert set(run.failures) == set(ASKING)
@@ -165,7 +165,7 @@ def test_a_storm_on_predictive_analytics_ends_with_advice(home: Home) -> None:
 
 
 def test_a_storm_elsewhere_gives_no_wrong_advice(home: Home) -> None:
-    """Where predictive_analytics was not requested, nobody is sent to its setting."""
+    """With predictive_analytics disabled, an overload does not recommend to disable it."""
     with home.account.inject_fault("error", match={"path": "/api/profiles"}, status=503):
         run = home.sync("profiles", "global_exclusions", disable_predictive_analytics="true")
     assert set(run.failures) == {"profiles", "global_exclusions"}

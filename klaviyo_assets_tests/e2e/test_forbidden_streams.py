@@ -18,7 +18,7 @@ LISTS = {"path": "/api/lists"}
     ],
 )
 def test_a_refusal_that_is_no_scope_is_a_failure_with_its_words(home: Home, words: str) -> None:
-    """Nobody has to guess: the stream is red, Klaviyo's sentence is there, one request was sent."""
+    """A 403 for another reason than a scope fails after one request, with Klaviyo's sentence."""
     with home.account.inject_fault("error", match=LISTS, status=403, detail=words):
         run = home.sync("lists", "segments")
     assert list(run.failures) == ["lists"]

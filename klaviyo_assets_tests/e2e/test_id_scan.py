@@ -103,7 +103,7 @@ def test_a_profile_that_comes_back_loses_its_mark(home: Home) -> None:
 
 
 def test_what_changes_during_the_id_scan_is_not_called_deleted(open_home: StartHome) -> None:
-    """Profiles that change, come or go while ids are read: only who is gone is marked."""
+    """Of profiles changed, created or deleted during an id scan only the deleted are marked."""
     home = open_home(profiles=350, events=0)
     home.sync("profiles")
     by_age = [each for (each,) in home.query("SELECT id FROM klaviyo.profiles ORDER BY created")]
@@ -187,7 +187,7 @@ NONSENSE: dict[str, tuple[str, dict[str, object], str]] = {
 
 @pytest.mark.parametrize("case", NONSENSE)
 def test_an_id_scan_that_makes_no_sense_is_refused(home: Home, case: str) -> None:
-    """An id scan that cannot be carried out fails in a sentence and asks for no page."""
+    """An id scan with contradictory settings fails before its first request."""
     stream, config, sentence = NONSENSE[case]
     run = home.sync(stream, config=config | ID_SCAN)
     assert sentence in run.failures[stream]

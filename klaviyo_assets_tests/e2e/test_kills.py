@@ -59,7 +59,7 @@ def test_twenty_kills_of_a_first_sync_lose_and_double_nothing(open_home: StartHo
 def test_a_death_between_commit_and_observation_costs_no_second_reading(
     open_home: StartHome,
 ) -> None:
-    """Where Dagster never hears of a commit, the next run says so and goes on from the lake's."""
+    """A commit that Dagster never observed is found by the next run, which continues after it."""
     home = open_home(events=8_000, future_events=0)
     marks: list[datetime | None] = []
 

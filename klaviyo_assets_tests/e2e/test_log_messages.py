@@ -72,7 +72,7 @@ def assert_clear_log(home: Home, run: RunResult) -> None:
 
 
 def test_everything_materialized_by_hand_is_checked(home: Home) -> None:
-    """All checks of all collections have a result; only what asks Klaviyo says that it waits."""
+    """All checks of all collections have a result; those that need Klaviyo say that they wait."""
     every = [stream.name for stream in DEFAULT_COLLECTIONS]
     run = materialize(home, *every)
     assert_clear_log(home, run)

@@ -198,7 +198,7 @@ def test_members_of_a_deleted_list_have_left(members_home: Home) -> None:
 
 
 def test_only_the_members_of_what_the_setting_names_are_read(members_home: Home) -> None:
-    """Rows of other lists stay as they are, also in a full read: nobody looked for them."""
+    """Rows of lists outside the setting stay as they are, also in a full read."""
     home = members_home
     assert home.sync("list_members").success
     before = read_memberships(home, "list")

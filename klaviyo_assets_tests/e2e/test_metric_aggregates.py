@@ -125,7 +125,7 @@ def test_days_are_fetched_again_and_late_events_come(home: Home, metrics: list[s
 
 
 def test_a_metric_that_is_not_counted_is_done_as_empty(home: Home, metrics: list[str]) -> None:
-    """Klaviyo counts no custom metric: it is asked once, and the reason stays."""
+    """A metric that Klaviyo does not count costs one request; its partitions have the reason."""
     assert metrics
     custom = home.account.sandbox.store.custom_metrics.records[0].id
     with open_instance(home.dagster_home) as instance:

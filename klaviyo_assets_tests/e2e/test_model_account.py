@@ -12,7 +12,7 @@ WORKERS = 16
 
 
 def test_a_first_sync_makes_the_simulated_requests(open_home: StartHome) -> None:
-    """Every stream asks as often as its records, slices and page sizes make necessary."""
+    """Every stream sends as many requests as its records, slices and page sizes need."""
     home = open_home(events=9_000, profiles=1_200, lists=25, templates=21, flows=6, future_events=0)
     counts = {
         each.name: (len(home.account.true_ids(each.name)),)

@@ -265,7 +265,7 @@ def test_names_stand_beside_ids_where_their_table_is_stored(home: Home) -> None:
 
 @each_report
 def test_a_month_that_still_runs_is_not_stored(home: Home, stream: str) -> None:
-    """A month that is not over: the run says so, and asks Klaviyo nothing."""
+    """A run for a month that is not over says so and sends no request."""
     before = count_requests(home, stream)
     month = home.account.now.date().replace(day=1)
     run = fetch(home, stream, month, month)

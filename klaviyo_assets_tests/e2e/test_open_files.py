@@ -1,4 +1,4 @@
-"""What a run opens it closes: a daemon or a notebook that goes on for weeks keeps no file open."""
+"""A run closes every file it opens: a daemon or notebook of weeks leaks none."""
 
 from collections.abc import Iterator
 from contextlib import suppress

@@ -117,7 +117,7 @@ def test_what_is_excluded_is_not_requested(home: Home) -> None:
 
 
 def test_older_rows_are_reported_until_a_full_refresh(home: Home) -> None:
-    """A new setting does not reach what is stored: runs say so until a full refresh.
+    """Runs warn that a new privacy setting does not cover stored rows, until a full refresh.
 
     What Klaviyo no longer has stays in the table, but for what the setting keeps back.
     """
@@ -140,7 +140,7 @@ def test_older_rows_are_reported_until_a_full_refresh(home: Home) -> None:
 
 
 def test_an_older_history_is_reported(home: Home) -> None:
-    """No refresh rewrites a history, so a setting that came later goes on being said of it."""
+    """No refresh rewrites a history: runs go on warning that a later setting does not cover it."""
     home.sync("profiles", config={"sync_mode": "incremental_append"})
     home.settings["KLAVIYO_EXCLUDE_COLUMNS"] = "profiles.email"
     full = {"sync_mode": "full_refresh_overwrite"}

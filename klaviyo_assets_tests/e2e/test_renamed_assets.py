@@ -182,7 +182,7 @@ def test_jobs_and_loading_follow_a_rename(home: Home, rename: AssetKeyRename) ->
 def test_renamed_events_are_compared_and_healed(
     open_home: StartHome, rename: AssetKeyRename
 ) -> None:
-    """The comparison's verdict is kept under the new key, and the sensor heals the new key."""
+    """Check result and repair run of renamed events have the new key."""
     home = open_home(events=0, future_events=0)
     home.settings["KLAVIYO_STREAMS"] = FEW_STREAMS
     home.rename = rename

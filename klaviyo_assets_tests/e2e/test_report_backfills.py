@@ -1,4 +1,4 @@
-"""Backfills from the asset page: however Dagster cuts them, each answer is paid once."""
+"""Backfills from the asset page: however Dagster cuts them, each response is requested once."""
 
 import re
 from collections import Counter
@@ -67,7 +67,7 @@ def questions(home: Home) -> Counter[tuple[str, ...]]:
 def test_runs_at_once_place_totals_as_one_run_would(
     open_home: StartHome, metric_count: int, first: int
 ) -> None:
-    """However a backfill is cut, its runs ask nothing twice, and together what one run asks."""
+    """However a backfill is cut, its runs together send the requests of one run."""
     home, whole = (report_home(open_home, NOW, days=14, spread_share=0.6) for _ in range(2))
     metrics = report_metrics(home)[:metric_count]
     days = days_between(date(2026, 11, first), date(2026, 11, 7))

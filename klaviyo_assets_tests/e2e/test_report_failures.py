@@ -194,7 +194,7 @@ def test_what_passes_heals_by_the_sensor(open_home: StartHome) -> None:
 
 
 def test_an_order_to_ask_again_has_three_requests_of_its_own(open_home: StartHome) -> None:
-    """`ask_refused` counts anew, the retry of its run does not; without it nothing is asked."""
+    """`ask_refused` allows three new requests, the run's retry no more; without it none is sent."""
     home = small_home(open_home)
     metric = report_metrics(home)[0]
     wanted = (metric, DAYS[0], metric, DAYS[-1])

@@ -1,4 +1,4 @@
-"""Whether a report is kept up is told by its newest days, not by what was fetched last."""
+"""A report's freshness is that of its newest days, not of what was fetched last."""
 
 from collections.abc import Generator
 from datetime import UTC, date, datetime, timedelta
@@ -94,7 +94,7 @@ def test_an_old_day_makes_nothing_green(open_home: StartHome) -> None:
 
 @pytest.mark.usefixtures("at_noon")
 def test_metrics_that_the_setting_does_not_want_are_not_judged(open_home: StartHome) -> None:
-    """What somebody tried once, or never, makes no report red."""
+    """Metrics outside the setting, fetched once or never, make no report red."""
     home = account_in(open_home, "America/New_York", NOON)
     metric = first_sync(home)
     fetched(home, metric, date(2026, 11, 2), date(2026, 11, 8))
@@ -110,7 +110,7 @@ def test_metrics_that_the_setting_does_not_want_are_not_judged(open_home: StartH
 
 
 def test_the_sensor_tells_of_a_verdict_once(open_home: StartHome) -> None:
-    """A daemon's look turns the check without a run; a report nobody fetched is left alone."""
+    """The sensor reports a changed result once, without a run; a report never fetched has none."""
     now = datetime.now(UTC)
     home = account_in(open_home, "America/New_York", now)
     metric = first_sync(home)
@@ -138,7 +138,7 @@ def test_the_sensor_tells_of_a_verdict_once(open_home: StartHome) -> None:
 
 @pytest.mark.usefixtures("at_noon")
 def test_days_that_are_missing_because_a_report_failed_say_so(open_home: StartHome) -> None:
-    """Beside the days the check tells of how many metrics requests failed, and who names them."""
+    """Beside the missing days the check counts the metrics whose requests failed lately."""
     home = account_in(open_home, "America/New_York", NOON)
     metric = first_sync(home)
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = metric

@@ -58,7 +58,7 @@ def mistyped(home: Home) -> str:
 
 @pytest.mark.parametrize("stream", [FLOW_REPORT, CAMPAIGN_REPORT])
 def test_a_refused_metric_ends_green_and_is_asked_once(open_home: StartHome, stream: str) -> None:
-    """Its partitions are done as empty, with the reason; only `ask_refused` asks again."""
+    """A refused metric costs one request; its partitions are empty with the reason."""
     home = report_home(open_home, NOW)
     good, refused = report_metrics(home)[0], refused_metric(home)
     days = days_between(date(2026, 10, 1), date(2026, 10, 3))
@@ -83,7 +83,7 @@ def test_a_refused_metric_ends_green_and_is_asked_once(open_home: StartHome, str
 
 
 def test_a_metric_that_is_refused_no_more_is_fetched(open_home: StartHome) -> None:
-    """Asked again and answered, it has rows, and its other days are missing again."""
+    """Once Klaviyo accepts the metric it has rows, and its other days are missing again."""
     home = report_home(open_home, NOW)
     metric = report_metrics(home)[0]
     days = days_between(date(2026, 10, 1), date(2026, 10, 3))
@@ -108,7 +108,7 @@ def test_a_metric_that_is_refused_no_more_is_fetched(open_home: StartHome) -> No
 
 
 def test_rows_from_before_a_refusal_stay(open_home: StartHome) -> None:
-    """A metric that Klaviyo no longer takes keeps what was fetched; the metadata counts it."""
+    """The rows of a metric that Klaviyo now refuses stay, and the metadata counts them."""
     home = report_home(open_home, NOW)
     metric, day = report_metrics(home)[0], date(2026, 10, 1)
     run_partitions(home, FLOW_REPORT, (metric, day))
@@ -181,7 +181,7 @@ def test_a_mistyped_metric_fails_in_words(open_home: StartHome, stream: str) -> 
 
 
 def test_a_custom_metric_that_is_refused_is_known(open_home: StartHome) -> None:
-    """No table has custom metrics: Klaviyo is asked for them before one is called unknown."""
+    """No table has custom metrics: Klaviyo is queried before a metric is called unknown."""
     home = report_home(open_home, NOW)
     custom = home.account.sandbox.store.custom_metrics.id_of(0)
     add_metrics(home, [custom])
@@ -224,7 +224,7 @@ def test_a_mistyped_setting_is_told(open_home: StartHome) -> None:
 def test_a_mistyped_setting_costs_at_most_one_request(
     open_home: StartHome, *, knows_custom: bool
 ) -> None:
-    """A simulated day of ticks fetches the other metric, and says what is wrong with this one.
+    """A day of ticks fetches the valid metric, and says what is wrong with the mistyped one.
 
     Where nobody may say whether it is a custom metric, each report fails once for it.
     """
@@ -261,7 +261,7 @@ def test_a_mistyped_setting_costs_at_most_one_request(
 
 
 def test_a_name_in_the_place_of_an_id_finds_its_metric(open_home: StartHome) -> None:
-    """Whoever types a metric's name is told its id."""
+    """A metric's name instead of its id is refused with that id."""
     home = report_home(open_home, NOW)
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = "Placed_order"
     message = home.sync("metrics").warnings

@@ -1,4 +1,4 @@
-"""Filling the past of reports holds nobody up: the hourly sync starts as if it were not there."""
+"""A backfill of reports leaves a place in the run queue: the hourly sync starts at once."""
 
 from collections import Counter
 from datetime import UTC, datetime

@@ -106,7 +106,7 @@ def test_the_last_request_of_the_day_is_made_and_no_more(open_home: StartHome) -
 
 
 def test_killed_with_the_last_request_booked(open_home: StartHome) -> None:
-    """The 225th was booked and never sent: nothing more is asked that day, by anybody."""
+    """After the 225th request was booked and never sent, no process sends another that day."""
     home = report_home(open_home, NOW)
     home.settings["KLAVIYO_RATE_LIMIT_SCALE"] = "1"
     book_requests(home, {FLOW_REPORT: 224})
@@ -119,7 +119,7 @@ def test_killed_with_the_last_request_booked(open_home: StartHome) -> None:
 
 
 def test_klaviyos_own_word_ends_the_run(open_home: StartHome) -> None:
-    """A 429 with a wait of hours is told in a sentence, at once, and kept for the next run."""
+    """A 429 with a wait of hours ends the run at once; the next run knows of it."""
     home = report_home(open_home, NOW)
     metric = report_metrics(home)[0]
     match = {"path": "/api/flow-series-reports"}

@@ -94,7 +94,7 @@ HALVES = {
 
 @pytest.mark.parametrize("half", HALVES)
 def test_half_an_answer_fails_its_metric_alone(open_home: StartHome, half: str) -> None:
-    """The run names the metric, keeps the others' partitions, and is not tried again."""
+    """A truncated response fails its metric alone, without a second try; the others are stored."""
     home = three_days(open_home)
     first, broken, last = report_metrics(home)[:3]
     match = {"path": REPORT_PATHS[FLOW_REPORT], "body": broken}
@@ -138,7 +138,7 @@ def counts(*days: int, share: float) -> dict[str, list[float]]:
 
 
 def test_a_renamed_message_is_one_message(open_home: StartHome) -> None:
-    """Two names of one key: its numbers are added, a rate keeps its share, the newest name is."""
+    """Rows of one key under two names become one: counts added, rates weighted, the newest name."""
     home = three_days(open_home)
     metric = report_metrics(home)[0]
     text = answer(

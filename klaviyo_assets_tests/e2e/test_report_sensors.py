@@ -42,7 +42,7 @@ def bare_home(open_home: StartHome, **settings: str) -> Home:
 
 
 def test_the_run_of_metrics_adds_them(open_home: StartHome) -> None:
-    """After the asset's own run every metric is a partition, and none is lost when one is gone."""
+    """After a run of metrics each one is a partition key, and none is removed with its metric."""
     home = bare_home(open_home)
     assert home.sync("metrics").success
     found = metric_partitions(home)
@@ -72,7 +72,7 @@ def test_a_setting_restricts_what_is_added(open_home: StartHome) -> None:
 
 @pytest.mark.parametrize("by", ["run", "sensor"])
 def test_auto_is_the_mapped_revenue_metric(open_home: StartHome, by: str) -> None:
-    """`auto` asks the account which metric is its revenue, once a day."""
+    """`auto` requests the account's revenue metric, once a day."""
     home = bare_home(open_home, KLAVIYO_CONVERSION_METRIC_IDS="auto")
     home.sync("metrics")
     if by == "sensor":
@@ -114,7 +114,7 @@ def drained(home: Home, *, ticks: int = 40) -> int:
 
 
 def test_left_alone_it_fills_everything_and_keeps_it_current(open_home: StartHome) -> None:
-    """Every metric and day of both reports gets its truth; a day later only what moves is asked."""
+    """The sensor fetches every metric and day of both reports, later only days that may change."""
     home = report_home(open_home, NOW)
     home.settings |= {"KLAVIYO_REPORT_START_DATE": "2026-09-06"}
     metrics = report_metrics(home)[:2]
@@ -170,7 +170,7 @@ def test_a_run_of_the_sensor_stays_green_when_its_requests_are_made(open_home: S
 
 
 def test_what_is_under_way_is_not_launched_again(open_home: StartHome) -> None:
-    """A partition of a run that has not ended is left out, whoever launched it."""
+    """Partitions of a run in flight are left out, whatever launched it."""
     home = report_home(open_home, NOW)
     metrics = report_metrics(home)
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = ",".join(metrics[:2])

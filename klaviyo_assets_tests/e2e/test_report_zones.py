@@ -112,7 +112,7 @@ def test_the_first_session_needs_no_reload(open_home: StartHome, zone: str) -> N
 
 
 def test_days_that_are_not_over_are_refused_in_words(open_home: StartHome) -> None:
-    """Whoever launches them: the others are stored, and the run names the zone and the days."""
+    """Days that are not over are refused with zone and days; the others of the run are stored."""
     home = account_in(open_home, "America/New_York", datetime(2026, 11, 10, 2, tzinfo=UTC))
     metric = first_sync(home)
     done = run_partitions(home, FLOW_REPORT, (metric, date(2026, 11, 6), metric, date(2026, 11, 9)))
@@ -187,7 +187,7 @@ def test_an_account_without_a_zone_syncs_and_its_reports_ask_for_one(open_home: 
 
 
 def test_a_key_that_may_not_read_the_account_asks_for_the_setting(open_home: StartHome) -> None:
-    """Without accounts:read nobody says the zone: the error names both ways out."""
+    """Without accounts:read and a setting the zone is unknown: the error names both remedies."""
     scopes = frozenset({"flows:read", "metrics:read", "campaigns:read"})
     # Without the account's answer this machine's clock decides which days are over.
     home = open_home(
@@ -226,7 +226,7 @@ def test_a_changed_zone_is_said_with_the_days_that_it_concerns(open_home: StartH
 
 
 def test_another_name_of_the_zone_is_no_change(open_home: StartHome) -> None:
-    """Klaviyo may call a zone by its newer name: the days are the same, and nothing is said."""
+    """A newer name of the same zone changes no day and is not reported."""
     home = account_in(open_home, "Europe/Kiev", datetime(2026, 11, 10, 12, tzinfo=UTC))
     metric = first_sync(home)
     run_partitions(home, FLOW_REPORT, (metric, date(2026, 11, 2)))

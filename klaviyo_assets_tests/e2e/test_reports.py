@@ -1,4 +1,4 @@
-"""Reports, from a launch to the table: every day has its truth, and each request is paid once."""
+"""Reports from a launch to the table: every day has its true rows, each request is sent once."""
 
 from datetime import UTC, date, datetime, timedelta
 
@@ -127,7 +127,7 @@ def test_seven_runs_of_a_day_cost_what_one_run_costs(open_home: StartHome) -> No
 
 
 def test_metadata_of_each_partition(open_home: StartHome) -> None:
-    """Each tells its metric's name, its rows, what it shared, whether it is final, the zone."""
+    """Metadata: the metric's name, rows, shared requests, whether it is final, the zone."""
     home = report_home(open_home, NOW)
     metric = report_metrics(home)[0]
     ((name,),) = home.query(f"SELECT name FROM klaviyo.metrics WHERE id = '{metric}'")
@@ -177,7 +177,7 @@ def test_a_metric_of_no_table_has_no_name(open_home: StartHome) -> None:
 def test_what_makes_no_sense_for_a_report_is_refused(
     open_home: StartHome, config: dict[str, object], words: str
 ) -> None:
-    """Other sync modes and windows are refused before anything is asked."""
+    """Other sync modes and windows are refused before the first request."""
     home = report_home(open_home, NOW)
     done = run_partitions(
         home, FLOW_REPORT, (report_metrics(home)[0], date(2026, 10, 1)), config=config

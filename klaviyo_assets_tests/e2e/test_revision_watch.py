@@ -45,7 +45,7 @@ def test_a_newer_release_is_found_by_its_content(tmp_path: Path) -> None:
 
 
 def test_without_a_release_the_known_revisions_are_listed(tmp_path: Path) -> None:
-    """Where pip finds nothing, that is said, and the exit code is 0."""
+    """If pip finds no release the command says so and ends with 0."""
     done = watch(tmp_path)
     assert done.returncode == 0
     lines = done.stdout.splitlines()

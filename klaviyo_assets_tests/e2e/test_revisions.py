@@ -220,7 +220,7 @@ def test_variations_come_though_the_list_of_messages_does_not_include_them(
 
 
 def test_reports_have_the_same_sums_at_both_revisions(open_home: StartHome) -> None:
-    """Totals are placed on the days that messages tell of, as on those that campaigns told of."""
+    """Totals are allocated to the same days from messages as, before October, from campaigns."""
     home = open_home(campaigns=40, days=60, report_page=5000, omni_campaigns=True, timezone="UTC")
     home.settings |= {"KLAVIYO_TIMEZONE": "UTC", "KLAVIYO_REPORT_START_DATE": "2026-01-01"}
     assert home.sync("metrics", "campaigns", revision=JULY).success

@@ -1,4 +1,4 @@
-"""The second sync: what it asks for, what it brings, and what it leaves alone."""
+"""The second sync: its requests, its rows, and what it leaves unchanged."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -56,7 +56,7 @@ def synced_by(home: Home, defs: dg.Definitions, *streams: str, **resources: obje
 
 @pytest.mark.parametrize("setting", BAD)
 def test_a_bad_setting_is_refused_before_the_first_request(home: Home, setting: str) -> None:
-    """The failure names the variable, its value and what is allowed; Klaviyo hears nothing."""
+    """The failure names variable, value and allowed values; no request is sent."""
     value, allowed = BAD[setting]
     home.settings[f"KLAVIYO_{setting.upper()}"] = value
     run = home.sync("lists")
@@ -69,7 +69,7 @@ def test_a_bad_setting_is_refused_before_the_first_request(home: Home, setting: 
 
 
 def test_all_bad_settings_are_named_at_once(home: Home) -> None:
-    """Nobody has to mend one setting to learn of the next."""
+    """One failure lists all invalid settings."""
     run = home.sync("lists", start_date="soon", lookback_days="some")
     assert "KLAVIYO_START_DATE='soon'" in run.failures["lists"]
     assert "KLAVIYO_LOOKBACK_DAYS='some'" in run.failures["lists"]
@@ -87,7 +87,7 @@ def test_a_key_of_the_wrong_form_is_refused_without_being_shown(home: Home, case
 
 
 def test_settings_written_in_python_are_checked_like_variables(home: Home) -> None:
-    """A setting that somebody writes in code is refused with the variable that it stands for."""
+    """An invalid setting in Python code is refused under the name of its variable."""
     defs = home.load_definitions()
     settings, _ = read_settings(home.variables)
     klaviyo = KlaviyoResource(settings=replace(settings, rate_limit_share=7.0))
@@ -113,7 +113,7 @@ def test_hashing_without_a_secret_is_refused(
 
 @pytest.mark.parametrize("variable", ["KLAVIYO_API_KEY", "SECOND_ACCOUNT_KEY"])
 def test_without_a_key_the_variable_is_named(home: Home, variable: str) -> None:
-    """A run without its key's variable fails in our words, one stream each; Klaviyo hears nothing.
+    """A run without the key's variable fails with its name, once a stream; no request is sent.
 
     The code location loads without it, and the run does not need it to begin.
     """
@@ -131,7 +131,7 @@ def test_without_a_key_the_variable_is_named(home: Home, variable: str) -> None:
 def test_a_second_account_has_a_variable_of_its_own(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The key comes from the variable that `build_defs` was told, whatever the usual one holds."""
+    """The key comes from the variable given to `build_defs`, whatever KLAVIYO_API_KEY holds."""
     monkeypatch.setenv("SECOND_ACCOUNT_KEY", home.account.key)
     home.settings["KLAVIYO_API_KEY"] = "pk_of_nobody_here_00000"
     defs = build_defs(*read_settings(home.variables), api_key=dg.EnvVar("SECOND_ACCOUNT_KEY"))

@@ -1,4 +1,4 @@
-"""What Klaviyo no longer has stays and says since when; what only seems gone is not marked."""
+"""Soft deletes: rows of deleted records stay with `deleted_at`; no other row is marked."""
 
 from datetime import timedelta
 
@@ -40,7 +40,7 @@ def delete_first(home: Home, stream: str) -> str:
 
 @pytest.mark.parametrize("stream", KINDS)
 def test_what_klaviyo_no_longer_has_is_marked(home: Home, stream: str) -> None:
-    """A complete read marks a deleted record with when it was missed, counts it, and keeps it."""
+    """A complete read sets `deleted_at` of a missing record, counts it, and keeps its row."""
     home.sync(stream)
     before = home.query(f"SELECT * EXCLUDE (synced_at) FROM klaviyo.{stream} ORDER BY id")
     assert home.deletion_times(stream) == {}
@@ -167,7 +167,7 @@ def test_a_record_that_moves_while_it_is_looked_for_is_found(open_home: StartHom
 
 
 def test_details_of_deleted_parents_are_not_requested(home: Home) -> None:
-    """A deleted campaign keeps its estimate and is asked about no more, but by no means lost."""
+    """A deleted campaign keeps its estimate, which is no longer requested."""
     home.sync("campaigns", "campaigns_detailed")
     estimated = sorted(
         each

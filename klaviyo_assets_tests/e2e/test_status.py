@@ -68,7 +68,7 @@ def test_status_has_rows_newest_record_cursor_age_and_last_run(
 
 
 def test_status_is_a_table_for_people(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same as lines; without DAGSTER_HOME ages go by the commits, and that is said."""
+    """The table has the data of the lines; without DAGSTER_HOME it shows the age of the commits."""
     assert run(home, "status") == 0
     lines = capsys.readouterr().out.splitlines()
     (skipped,) = [each for each in lines if each.startswith("lists ")]

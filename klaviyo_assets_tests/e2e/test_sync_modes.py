@@ -67,7 +67,7 @@ def test_append_of_a_swept_stream_keeps_every_sync(home: Home) -> None:
 
 
 def test_append_of_estimates_keeps_what_was_estimated(home: Home) -> None:
-    """A stream with requests of its own keeps each answer it got, by key and sync."""
+    """A stream of one request a record appends each response, by key and sync."""
     home.sync("campaigns")
     home.sync("campaigns_detailed", config=APPEND)
     home.account.advance_clock(hours=1)
@@ -80,7 +80,7 @@ def test_append_of_estimates_keeps_what_was_estimated(home: Home) -> None:
 
 
 def test_a_full_refresh_replaces_the_table(home: Home) -> None:
-    """Everything is read again, what Klaviyo no longer has is gone, the cursor stays."""
+    """A full refresh reads everything; rows that Klaviyo no longer has leave, the cursor stays."""
     first = home.sync("global_exclusions", "events")
     lifted = min(home.account.true_ids("global_exclusions"))
     home.account.mutate(profile=lifted, lift_suppression=True)
@@ -109,7 +109,7 @@ def test_a_full_refresh_starts_at_the_start_date(home: Home) -> None:
 
 
 def test_a_full_refresh_with_history_keeps_deleted_records(home: Home) -> None:
-    """`full_refresh_append` marks what is gone, and keeps every version of it ever seen."""
+    """`full_refresh_append` marks deleted records and keeps all their versions."""
     home.sync("email_templates", config=FULL_APPEND)
     gone = home.account.mutate(template=min(home.ids("email_templates")), delete=True)
     home.account.advance_clock(hours=1)
@@ -187,7 +187,7 @@ NONSENSE = {
 
 @pytest.mark.parametrize("case", NONSENSE)
 def test_nonsense_is_refused_before_the_first_request(home: Home, case: str) -> None:
-    """An order that a stream cannot carry out fails in a sentence, and asks for nothing."""
+    """A run config that a stream cannot carry out fails before the first request."""
     stream, config, sentence = NONSENSE[case]
     run = home.sync(stream, config=config)
     assert sentence in run.failures[stream]

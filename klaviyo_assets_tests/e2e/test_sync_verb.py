@@ -36,7 +36,7 @@ def sync(home: Home, *words: str, **more: str) -> int:
 
 
 def test_a_sync_is_that_of_the_assets(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
-    """It stores, tells a line a stream without Dagster's log, and shares cursors with assets."""
+    """`sync` prints a line a stream, without Dagster's log, and shares cursors with the assets."""
     assert sync(home, "events", "metrics") == 0
     output = capsys.readouterr()
     assert sorted(home.ids("events")) == sorted(home.account.true_ids("events"))
@@ -93,7 +93,7 @@ def test_what_cannot_be_synced_ends_with_two(
     changes: dict[str, str],
     message: str,
 ) -> None:
-    """A bad name or setting is told before any request."""
+    """An unknown stream or invalid setting ends with 2 before any request."""
     home.account.clear_journal()
     assert sync(home, *words, **changes) == 2
     assert message in capsys.readouterr().err

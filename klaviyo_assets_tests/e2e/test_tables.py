@@ -101,7 +101,7 @@ def test_a_relation_holds_exactly_what_klaviyo_has(first_sync: First, stream: st
 
 @pytest.mark.parametrize(("stream", "column"), CURSORS.items())
 def test_a_cursor_is_never_null(first_sync: First, stream: str, column: str) -> None:
-    """Where a stream has a cursor, every row has one; every row tells when it was read."""
+    """In streams with a cursor no row lacks it; every row has the time of its sync."""
     rows = first_sync.home.query(
         f"SELECT count(*) FROM klaviyo.{stream} WHERE {column} IS NULL OR synced_at IS NULL"
     )
@@ -163,7 +163,7 @@ def test_streams_without_a_cursor_column_have_no_cursor(first_sync: First) -> No
 
 
 def test_events_are_stored_with_what_came_along(first_sync: First) -> None:
-    """An event keeps its properties as JSON, its relations as ids, and times in UTC."""
+    """An event's properties are stored as JSON, its relations as ids, its times in UTC."""
     rows = first_sync.home.query(
         "SELECT epoch(datetime)::BIGINT = timestamp, json_valid(event_properties), "
         "metric_id IS NULL OR metric_id IN (SELECT id FROM klaviyo.metrics), "

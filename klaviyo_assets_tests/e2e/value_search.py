@@ -1,4 +1,4 @@
-"""Looking for values in every file of a home, in whatever form a file keeps them."""
+"""Searches values in every file of a home, in each encoding that a file may have."""
 
 import json
 import sqlite3

@@ -105,7 +105,7 @@ def refuse_another(home: Home, open_home: StartHome, *streams: str) -> None:
 @pytest.mark.usefixtures("fast_retries")
 @pytest.mark.parametrize("body", ['{"message": "blocked"}', "[]", '{"errors": []}'])
 def test_f77_a_gateways_answer_binds_nothing(home: Home, body: str) -> None:
-    """A 403 that is JSON of somebody else's is requested again; in the end nothing is written."""
+    """A 403 with a gateway's JSON is retried and stores nothing about the account."""
     with home.account.inject_fault("error", match={"path": ACCOUNTS}, status=403, body=body):
         run = home.sync("lists")
     assert "403" in run.failures["lists"]
@@ -119,7 +119,7 @@ def test_f77_a_gateways_answer_binds_nothing(home: Home, body: str) -> None:
 
 
 def test_f77_a_suspended_account_binds_nothing(home: Home) -> None:
-    """A refusal of the account itself is a failure with Klaviyo's words, and is asked once."""
+    """A suspended account fails after one request, with Klaviyo's sentence."""
     words = "Your account has been suspended. Contact support."
     with home.account.inject_fault("error", match={"path": ACCOUNTS}, status=403, detail=words):
         run = home.sync("lists")
@@ -131,7 +131,7 @@ def test_f77_a_suspended_account_binds_nothing(home: Home) -> None:
 def test_f77_what_cannot_be_compared_is_adopted_by_hand(
     open_home: StartHome, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where the new key reads nothing of what is stored, the text names the verb, which asks."""
+    """If the new key can read nothing stored, the message names the verb that asks for consent."""
     narrow = PrivateApiKey(value=OTHER, scopes=frozenset({"accounts:read", "flows:read"}))
     home = open_home(
         keys=(PrivateApiKey(value=BLIND, scopes=WITHOUT), narrow, PrivateApiKey(value=DEFAULT_KEY))

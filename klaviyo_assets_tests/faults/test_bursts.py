@@ -1,4 +1,4 @@
-"""Accounts whose records come in bursts: a sync over HTTP asks for little more than its pages.
+"""Accounts with bursts of records: a sync over HTTP sends few requests more than its pages.
 
 At 50 ms a page and without rate limits, where reading side by side is worth most and so costs most.
 `make bench` measures the same at 150 ms and under Klaviyo's limits.

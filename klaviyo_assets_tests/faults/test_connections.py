@@ -1,4 +1,4 @@
-"""Connections: F16 and F17. Nobody there, or somebody else: told, and never trusted."""
+"""Connections: F16 and F17. No server, or another server: reported, and never trusted."""
 
 import socket
 from collections.abc import Callable
@@ -61,7 +61,7 @@ def test_f16_a_host_name_that_cannot_be_resolved_is_reported(
 
 @pytest.mark.usefixtures("fast_retries")
 def test_f16_a_refused_connection_is_reported(home: Home) -> None:
-    """Where nobody listens the stream fails after bounded tries, with the host and a hint."""
+    """A refused connection fails the stream after bounded tries, with the host and a hint."""
     run = home.sync("lists", base_url=f"http://127.0.0.1:{free_port()}")
     assert "no response from 127.0.0.1: ConnectionRefusedError" in run.failures["lists"]
     assert (

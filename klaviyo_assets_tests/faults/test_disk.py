@@ -1,4 +1,4 @@
-"""F46 to F49: disks that are full, folders and files that are not as they should be, and locks.
+"""F46 to F49: full disks, missing or unsuitable folders and files, and locks.
 
 Each ends in a sentence, and each sentence's way out is gone here to its end.
 """
@@ -122,7 +122,7 @@ def live_unprivileged(orders: SyncTask) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="drops capabilities")
 def test_f47_a_read_only_folder_fails_before_the_first_request(home: Home) -> None:
-    """Without the right to write, the run fails and Klaviyo hears nothing; with it, all comes."""
+    """Without the right to write, the run fails before its first request; with it, it is green."""
     home.data_dir.mkdir(mode=0o555, parents=True)
     process = FORKSERVER.Process(target=live_unprivileged, args=(build_sync_task(home, "events"),))
     process.start()
@@ -137,7 +137,7 @@ def test_f47_a_read_only_folder_fails_before_the_first_request(home: Home) -> No
 
 @pytest.mark.parametrize("place", ["a file", "nowhere"])
 def test_f47_a_folder_that_cannot_be_is_refused_in_words(home: Home, place: str) -> None:
-    """A file in the folder's place, or a place where nothing can be made, is told at once."""
+    """A file instead of the folder, or a folder that cannot be created, fails at once by name."""
     blocker = home.root / "blocker"
     blocker.write_text("not a folder")
     home.other_data_dir = blocker if place == "a file" else Path("/proc/nowhere/data")
@@ -213,7 +213,7 @@ def holding(program: str, path: Path) -> subprocess.Popen[str]:
 
 
 def test_f49_a_database_that_somebody_writes_to_keeps_nobody_out(home: Home) -> None:
-    """A process that opened klaviyo.duckdb for writing holds up neither a sync nor its readers.
+    """klaviyo.duckdb opened for writing by another process blocks neither syncs nor readers.
 
     The database is built beside and renamed over, so the lock is on a file that has gone.
     """
@@ -230,7 +230,7 @@ def test_f49_a_database_that_somebody_writes_to_keeps_nobody_out(home: Home) -> 
 def test_f49_a_publisher_that_does_not_end_is_reported(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Held by another process, the publishing lock is waited for within bounds, then told.
+    """A publishing lock held by another process is awaited within bounds, then reported.
 
     The rows are committed by then; the next run shows them.
     """

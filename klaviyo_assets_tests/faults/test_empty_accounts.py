@@ -106,7 +106,7 @@ def test_f55_an_account_without_a_metric_has_no_report(open_home: StartHome) -> 
 
 
 def test_f56_one_list_without_members_or_names(open_home: StartHome) -> None:
-    """A list of nobody and records whose names are null are stored as they are."""
+    """A list without members and records with null names are stored as they are."""
     home = open_home(
         **{**ACCOUNT_SIZES["empty"], "lists": 1, "segments": 1, "flows": 2, "profiles": 2}
     )

@@ -175,7 +175,7 @@ def test_f73_one_false_response_changes_nothing(open_home: StartHome) -> None:
 
 
 def test_f73_what_is_confirmed_is_believed(open_home: StartHome) -> None:
-    """Most lists are really deleted: refused until somebody confirms it, and marked then."""
+    """When most lists are really deleted, the sync is refused until confirmed, then marks them."""
     home = open_stocked_home(open_home)
     assert home.sync("lists").success
     gone = {home.account.mutate(list=each, delete=True) for each in sorted(home.ids("lists"))[:12]}

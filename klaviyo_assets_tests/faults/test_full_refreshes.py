@@ -37,7 +37,7 @@ def wait_for_the_held_one(home: Home, child: ChildProcess, path: str) -> None:
 
 
 def test_f75_a_refresh_keeps_what_increments_stored_meanwhile(open_home: StartHome) -> None:
-    """Two hourly increments commit while it reads: it is stored once, with the rows of both.
+    """Increments commit during a refresh: it commits once, read once, with the rows of both.
 
     Of a profile that both have, the newer version stays; what was gone before or went meanwhile is
     marked; the mark is the increments'. It is read twice by no one.
@@ -87,7 +87,7 @@ def test_f75_a_refresh_keeps_what_increments_stored_meanwhile(open_home: StartHo
 
 
 def test_f75_so_does_one_of_events(open_home: StartHome) -> None:
-    """A table by day, which marks nothing: what is gone leaves, what is new stays, each once."""
+    """In a table by day deleted rows leave and new ones stay, each once."""
     home = open_home(events=6_000, future_events=0, gzip=False)
     account = home.account
     assert home.sync("events").success
@@ -120,7 +120,7 @@ def test_f75_so_does_one_of_events(open_home: StartHome) -> None:
     ids=["what others stored is staged", "in its commit"],
 )
 def test_f75_a_kill_of_such_a_refresh_hinders_nobody(open_home: StartHome, moment: KillAt) -> None:
-    """The table is as the increments left it, the next one waits for nothing, nor a new refresh."""
+    """After the kill the table is as the increments left it; increments and refreshes go on."""
     home = open_home(profiles=1_000)
     account = home.account
     assert home.sync("profiles").success

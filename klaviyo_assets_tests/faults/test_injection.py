@@ -154,7 +154,7 @@ def test_f64_odd_ids_in_answers_are_only_values(open_home: StartHome) -> None:
 
 @pytest.mark.parametrize("odd", ["a|b", "a...b", "two\nlines", "tab\there"])
 def test_f64_an_id_that_dagster_takes_for_no_key_stops_nothing(home: Home, odd: str) -> None:
-    """A metric whose id cannot be a partition is stored and told; the others become partitions."""
+    """A metric id that cannot be a partition key is stored and reported; the others become keys."""
     home.account.mutate(create="metric", set={"id": odd, "name": "Odd"})
     run = home.sync("metrics", "events")
     assert run.success, run.failures

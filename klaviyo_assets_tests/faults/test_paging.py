@@ -51,7 +51,7 @@ def test_f24_paging_in_a_circle_ends(open_home: StartHome, stream: str, kind: st
 
 @pytest.mark.parametrize("stream", ["events", "lists", "profiles"])
 def test_f25_a_next_link_to_another_host_is_not_followed(open_home: StartHome, stream: str) -> None:
-    """The other host hears nothing, not even a connection, and what was read is kept."""
+    """The other host gets no request, not even a connection; the pages read before are stored."""
     home = open_stocked_home(open_home)
     path = f"/api/{stream}"
     with run_server(send_response()) as other:
@@ -101,7 +101,7 @@ def test_f25_a_next_link_to_plain_http_is_not_followed(
 
 @pytest.mark.parametrize("status", [301, 302, 307])
 def test_f26_a_redirect_is_not_followed(open_home: StartHome, status: int) -> None:
-    """The host that a redirect names hears nothing; the text says that it was not followed."""
+    """The host of a redirect gets no request; the error says that it was not followed."""
     home = open_stocked_home(open_home)
     with run_server(send_response()) as other:
         match = {"path": LISTS, "from": 2}

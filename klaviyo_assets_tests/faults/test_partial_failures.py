@@ -55,7 +55,7 @@ def test_an_answer_about_a_parent_that_is_no_record_costs_itself_alone(
 
 
 def test_a_full_refresh_keeps_the_row_of_a_parent_without_an_answer(open_home: StartHome) -> None:
-    """As it was, but for what a setting of privacy hides by now; that of a gone parent leaves."""
+    """Its row stays, but for newly masked columns; the row of a deleted parent leaves."""
     home, full = open_home(lists=30), {"sync_mode": "full_refresh_overwrite"}
     assert home.sync("lists", "lists_detailed").success
     bad, gone = sorted(home.ids("lists"))[3:5]
@@ -77,7 +77,7 @@ def test_a_full_refresh_keeps_the_row_of_a_parent_without_an_answer(open_home: S
 
 
 def test_parents_that_are_all_refused_fail_after_a_few(open_home: StartHome) -> None:
-    """Where it is not one that is broken but the endpoint, few requests are spent on finding out.
+    """If the endpoint refuses every parent, the stream fails after a few requests.
 
     Nothing is lost by it: a later run asks about all of them.
     """
@@ -149,7 +149,7 @@ def test_a_slice_that_klaviyo_cannot_answer_costs_itself_alone(open_home: StartH
 
 
 def test_a_slice_that_the_plan_lacks_costs_itself_alone(open_home: StartHome) -> None:
-    """An account without SMS: its other campaigns are stored, and Klaviyo's words are told."""
+    """An account without SMS: its other campaigns are stored, and Klaviyo's sentence is logged."""
     home = open_home(campaigns=60)
     words = "Your plan does not include SMS campaigns: upgrade to see them."
     match = {"path": "/api/campaigns", "query": "sms"}
@@ -166,7 +166,7 @@ def test_a_slice_that_the_plan_lacks_costs_itself_alone(open_home: StartHome) ->
 
 
 def test_a_stream_that_the_plan_lacks_in_all_slices_is_skipped(open_home: StartHome) -> None:
-    """As one without slices is, and nothing is said to have been read."""
+    """A stream refused in all slices is skipped, and does not count as read."""
     home = open_home(campaigns=6)
     words = "Your plan does not include campaigns."
     match = {"path": "/api/campaigns"}

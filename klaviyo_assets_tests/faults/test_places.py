@@ -126,7 +126,7 @@ def test_f91_both_ways_out_work(home: Home) -> None:
 
 
 def test_f91_a_lake_that_was_moved_goes_on(home: Home) -> None:
-    """Its folder may be moved and the setting with it: it is the same lake, and nothing is told."""
+    """A lake moved together with its setting is the same lake, without a warning."""
     home.sync("events")
     first = home.data_dir
     home.other_data_dir = home.root / "elsewhere"

@@ -18,7 +18,7 @@ SEEDS_A_TEST = 2
 def test_f70_random_faults_and_kills_end_with_the_accounts_records(
     tmp_path: Path, dagster_template: Path, first: int
 ) -> None:
-    """Two seeds of eight: whatever was met, every id is stored once; a failure tells the seed.
+    """Whatever faults and kills a seed meets, every id is stored once; a failure names the seed.
 
     How many faults and kills a seed meets depends on how fast it is; the long form counts them.
     """

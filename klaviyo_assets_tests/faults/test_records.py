@@ -1,4 +1,4 @@
-"""Records: F30 to F34. Broken ones are quarantined, strange ones are kept as they came."""
+"""Records: F30 to F34. Broken ones are quarantined, unusual ones are stored as received."""
 
 import json
 from collections.abc import Mapping
@@ -78,7 +78,7 @@ def test_f30_broken_records_are_quarantined_and_counted(home: Home, kind: str) -
 
 @pytest.mark.parametrize("kind", ["no_id", "null_attributes"])
 def test_f30_too_many_broken_records_fail_the_stream(home: Home, kind: str) -> None:
-    """Beyond a hundred and one in a hundred it is red; what is sound is stored all the same.
+    """Above 100 broken records and 1 % the stream is red; the sound records are stored.
 
     The next run asks for the windows of the broken ones again, though the mark lies beyond them.
     """
@@ -192,7 +192,7 @@ TYPES: dict[str, tuple[str, str, object, object, str]] = {
 
 @pytest.mark.parametrize("case", TYPES)
 def test_f32_a_value_of_another_type_is_kept(home: Home, case: str) -> None:
-    """The column is NULL or text, the value is in `extra`, and the metadata tells of both."""
+    """The column is NULL or text, the value is in `extra`, and the metadata counts both."""
     stream, field, value, stored, was = TYPES[case]
     match = {"path": f"/api/{stream}", "nth": 1}
     with home.account.inject_fault("type_change", match=match, field=field, value=value, at=3):
@@ -280,7 +280,7 @@ def test_f33_what_json_readers_take_is_taken(home: Home, kind: str) -> None:
 
 
 def test_f34_an_attribute_that_is_no_longer_sent_is_null(home: Home) -> None:
-    """The column is NULL in every row, and the metadata names the attribute that nobody has."""
+    """The column is NULL in every row, and the metadata names the missing attribute."""
     assert home.sync("lists").success
     match = {"path": PROFILES}
     with home.account.inject_fault("removed_field", match=match, field="title", count=ALL):

@@ -60,7 +60,7 @@ def test_f57_a_metric_that_reports_refuse_is_done_as_empty(
 
 
 def test_f58_what_the_day_cannot_pay_comes_the_next_day(open_home: StartHome) -> None:
-    """The 225th request is made and its days are kept, the 226th is not; a day later it is."""
+    """The 225th request is sent and its days are stored; the 226th is sent the next day."""
     home = report_home(open_home, NOW)
     home.settings["KLAVIYO_RATE_LIMIT_SCALE"] = "1"
     metric = report_metrics(home)[0]
@@ -203,7 +203,7 @@ def test_f87_a_campaign_that_goes_on_is_found_by_its_sums(open_home: StartHome) 
 
 
 def test_f87_a_campaign_that_ended_later_is_placed_by_day(open_home: StartHome) -> None:
-    """Asked for only when all is sent, the campaign's own last change tells how long it took."""
+    """Requested once all is sent; the campaign's last change says how long sending took."""
     home, campaign, first = slow_campaign(open_home)
     metric = report_metrics(home)[0]
     ended = datetime.combine(first, datetime.min.time(), UTC) + timedelta(days=2, hours=20)
@@ -217,7 +217,7 @@ def test_f87_a_campaign_that_ended_later_is_placed_by_day(open_home: StartHome) 
 
 
 def test_f86_a_metric_that_the_account_does_not_have_hinders_no_other(open_home: StartHome) -> None:
-    """It is warned of, fails in words, and is not paid for again; the other metric is stored."""
+    """An unknown metric warns, fails by name and costs no second request; the other is stored."""
     home = report_home(open_home, NOW)
     good, wrong = report_metrics(home)[0], "Zz9Zz9"
     home.settings["KLAVIYO_CONVERSION_METRIC_IDS"] = f"{wrong},{good}"
@@ -235,7 +235,7 @@ def test_f86_a_metric_that_the_account_does_not_have_hinders_no_other(open_home:
 
 
 def test_a_row_without_a_message_costs_itself_alone(open_home: StartHome) -> None:
-    """The other rows of its days are stored; it lies in quarantine with its reason, and is said."""
+    """It is quarantined with its reason and reported; the other rows of its days are stored."""
     home = report_home(open_home, datetime(2026, 10, 3, 12, tzinfo=UTC))
     metric = report_metrics(home)[0]
     days = days_between(date(2026, 10, 1), date(2026, 10, 2))

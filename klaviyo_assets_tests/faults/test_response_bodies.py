@@ -86,7 +86,7 @@ def test_f19_a_cut_body_is_requested_again(open_home: StartHome, kind: str) -> N
     ],
 )
 def test_f19_a_body_that_stays_cut_fails(open_home: StartHome, kind: str, message: str) -> None:
-    """If it lasts, the stream fails with what was seen; the pages before it are kept."""
+    """If every try is cut off, the stream fails with what arrived; the pages before are stored."""
     assert_fails(open_stocked_home(open_home), kind, message)
 
 

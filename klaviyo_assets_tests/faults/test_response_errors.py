@@ -1,4 +1,4 @@
-"""Refusals: F01 to F15. What Klaviyo says no to is waited for, skipped, or told."""
+"""Refusals: F01 to F15. What Klaviyo refuses is waited for, skipped, or reported."""
 
 from math import ceil
 
@@ -34,7 +34,7 @@ def backs_off_for(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 
 
 def test_f01_a_single_429_is_waited_out(open_home: StartHome) -> None:
-    """The second that Klaviyo asks for is waited, once, and nothing is lost or asked in vain."""
+    """The second that Klaviyo demands is waited once; no record is lost, no request wasted."""
     home = open_home(lists=35)
     with home.account.inject_fault("throttle", match={"path": LISTS, "nth": 2}, retry_after="1"):
         run = home.sync("lists")
@@ -65,7 +65,7 @@ def test_f02_a_storm_of_429s_is_waited_out(
 
 
 def test_f03_a_days_quota_fails_at_once_and_keeps_what_was_read(open_home: StartHome) -> None:
-    """A wait of most of a day is told with its end and not slept; the next run reads the rest."""
+    """A wait of most of a day fails at once, naming its end; the next run reads the rest."""
     home = open_home(events=6_000, future_events=0)
     match = {"path": EVENTS, "from": 4}
     with home.account.inject_fault("throttle", match=match, retry_after=A_DAY_ALMOST):
@@ -242,7 +242,7 @@ def test_f11_a_missing_scope_skips_the_stream(open_home: StartHome) -> None:
 def test_f12_an_endpoint_without_the_revision_names_its_setting(
     home: Home, status: int, detail: str
 ) -> None:
-    """A path that the revision does not have is asked once, and the revision is what to set."""
+    """A path that the revision lacks costs one request; the error names the revision's setting."""
     match = {"path": LISTS}
     with home.account.inject_fault("error", match=match, status=status, detail=detail):
         run = home.sync("lists", "segments")

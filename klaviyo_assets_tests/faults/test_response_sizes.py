@@ -62,7 +62,7 @@ TOO_LARGE: dict[str, tuple[str, Mapping[str, object]]] = {
 
 @pytest.mark.parametrize("case", TOO_LARGE)
 def test_f79_a_body_too_large_is_refused_while_it_comes_in(open_home: StartHome, case: str) -> None:
-    """The stream fails in words that name the page and the setting; memory stays within bounds.
+    """The error names page and setting, and memory stays within bounds.
 
     What came before is kept, and what comes later is read.
     """

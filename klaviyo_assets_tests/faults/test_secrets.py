@@ -167,7 +167,7 @@ def test_f61_the_key_is_in_no_process_arguments(open_home: StartHome) -> None:
 
 
 def test_f62_an_address_in_an_error_is_not_passed_on(debug_home: Home) -> None:
-    """A refusal that quotes somebody's address is told without it, in failures and in logs."""
+    """An e-mail address in a refusal is removed from failures and logs."""
     home = debug_home
     for detail in (
         f"Invalid filter: equals(email,'{ADDRESS}')",
@@ -184,7 +184,7 @@ def test_f62_an_address_in_an_error_is_not_passed_on(debug_home: Home) -> None:
 
 
 def test_f63_a_key_that_cannot_be_one_is_refused(debug_home: Home) -> None:
-    """Blanks, line ends, a public key, nothing: told in words, never quoted; nothing is sent."""
+    """Blanks, line ends, a public key, nothing: refused unquoted, before any request."""
     home = debug_home
     for key, sentence in BAD_KEYS.items():
         run = home.sync("lists", api_key=key)
@@ -217,7 +217,7 @@ ELSEWHERE: dict[str, str] = {
 def test_f81_a_key_in_another_variable_is_not_quoted(
     debug_home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], key: str
 ) -> None:
-    """Each is named with where the key belongs, by a run and by a verb; nothing is asked."""
+    """Runs and verbs name the variable and where the key belongs; no request is sent."""
     home = debug_home
     wrong = {name: form.format(key) for name, form in ELSEWHERE.items()}
     home.settings |= environment_variables({"api_key": key, **wrong})

@@ -80,7 +80,7 @@ def test_f50_rows_without_metadata_go_on_from_the_lake(home: Home) -> None:
 
 
 def test_f50_metadata_without_rows_reads_everything(home: Home) -> None:
-    """Where the files are gone the cursor in Dagster counts for nothing; the log says so."""
+    """If the files are missing, Dagster's cursor is ignored and the log says so."""
     home.sync("events", "profiles")
     shutil.rmtree(home.data_dir)
     home.account.advance_clock(hours=3)
@@ -107,7 +107,7 @@ def test_f50_rows_without_any_cursor_are_read_whole_and_not_doubled(home: Home) 
 
 @pytest.mark.parametrize("lower", ["metadata", "lake"])
 def test_f50_the_lower_of_two_marks_counts(home: Home, lower: str) -> None:
-    """Marks that differ are told, and reading starts from the lower one: nothing is skipped."""
+    """Cursors that differ are logged; reading starts from the lower one, and nothing is skipped."""
     home.sync("events")
     mark = read_committed_cursor(home, "events")
     assert mark is not None
@@ -162,7 +162,7 @@ def test_f51_a_cursor_that_cannot_be_read_is_refused_with_the_way_out(
 
 
 def test_f51_text_in_the_metadata_that_is_no_moment_is_refused(home: Home) -> None:
-    """A cursor in Dagster that nobody can read fails the stream; wiping the asset goes on."""
+    """An unreadable cursor in Dagster fails the stream; after a wipe of the asset it syncs."""
     home.sync("events")
     home.observe_cursor("events", "yesterday")
     request_count = home.account.request_counts()["/api/events"]

@@ -284,7 +284,7 @@ def test_f74_events_that_come_late_are_read_however_far_ahead_klaviyo_dates_its_
 
 @pytest.mark.parametrize("text", ["", "yesterday", "Mon, 99 Feb 2026 25:61:00 GMT"])
 def test_f74_without_a_date_that_can_be_read_our_own_clock_counts(home: Home, text: str) -> None:
-    """No `Date`, or rubbish in it: the cursor keeps its distance from this machine's clock."""
+    """Without a readable `Date` the cursor's safety margin is taken from this machine's clock."""
     home.account.add_events({"datetime": home.account.now.isoformat()})
     with home.account.inject_fault("date", match={"path": "*"}, text=text):
         run = home.sync("events")

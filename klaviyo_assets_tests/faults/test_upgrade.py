@@ -93,7 +93,7 @@ def test_f67_the_columns_of_a_new_release_are_added_once(home: Home, stream: str
 
 
 def test_f67_a_crash_after_the_columns_leaves_the_cursor(home: Home) -> None:
-    """What dies between the new columns and the rows has lost no mark, and is gone on with."""
+    """A crash between new columns and their rows loses no cursor; the next run continues."""
     home.sync("profiles")
     age(home, "profiles")
     home.account.advance_clock(hours=3)

@@ -1,4 +1,4 @@
-"""Sandboxes for tests: one frozen that nobody changes, and fresh ones for those that do."""
+"""Sandboxes for tests: a frozen one that no test changes, and fresh ones for tests that do."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack

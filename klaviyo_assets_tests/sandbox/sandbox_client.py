@@ -1,4 +1,4 @@
-"""A plain client for the tests of the sandbox: asks one address, walks pages, speaks to `/__`.
+"""A plain client for the tests of the sandbox: requests URLs, follows pages, calls `/__`.
 
 The standard library only, so that what a test sees is what the sandbox sent.
 """

@@ -55,7 +55,7 @@ def test_aggregates_are_sums_over_the_events(client: SandboxClient) -> None:
 
 
 def test_dates_are_true_instants_of_the_zone(client: SandboxClient) -> None:
-    """In another zone days begin at its midnight, told in UTC, and clock changes are minded."""
+    """Days of another zone begin at its midnight, sent in UTC, clock changes included."""
     frame = [
         "greater-or-equal(datetime,2026-03-25T00:00:00)",
         "less-than(datetime,2026-04-02T00:00:00)",

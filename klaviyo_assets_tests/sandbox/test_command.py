@@ -1,4 +1,4 @@
-"""The command starts a sandbox that a user can reach, and stops when told."""
+"""The command starts a sandbox that a user can reach, and stops at a signal."""
 
 import os
 import re

@@ -137,7 +137,7 @@ def test_who_asks_and_how_is_checked(
 
 
 def test_a_retired_revision_falls_forward(client: SandboxClient) -> None:
-    """Without the opt-out header an old revision is answered as a live one, and said so."""
+    """Without the opt-out header an old revision is answered as a live one, with a header."""
     answered = client.request("/api/lists", {"revision": "2023-10-15"})
     assert answered.status == 200
     assert answered.headers["x-klaviyo-api-revision"] > "2023-10-15"

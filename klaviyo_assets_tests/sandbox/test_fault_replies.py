@@ -46,7 +46,7 @@ def test_every_kind_belongs_to_one_room() -> None:
 def test_throttle_has_any_form_of_retry_after(
     start_sandbox: StartSandbox, requested: dict[str, object], wanted: str | None
 ) -> None:
-    """A 429 carries the `Retry-After` asked for, or none, and no rate headers."""
+    """A 429 carries the given `Retry-After`, or none, and no rate headers."""
     client = start_sandbox()
     client.add_fault("throttle", {"to": 1}, **requested)
     answered = client.request(EVENTS_TARGET)
@@ -65,7 +65,7 @@ def test_throttle_can_name_a_date(start_sandbox: StartSandbox) -> None:
 
 
 def test_error_may_say_anything_of_one_body(start_sandbox: StartSandbox) -> None:
-    """Code, words and place are those asked for, and only a request with that body has it."""
+    """Code, detail and pointer are the given ones, for requests with that body only."""
     client = start_sandbox()
     error = {"code": "odd", "detail": "No.", "pointer": "/data/attributes/conversion_metric_id"}
     match: dict[str, object] = {"path": f"/api/{SERIES_REPORT}s", "body": "AAA111"}
@@ -188,7 +188,7 @@ def test_records_can_come_in_another_order_than_requested(start_sandbox: StartSa
 
 
 def test_an_empty_page_in_the_middle_loses_nothing(start_sandbox: StartSandbox) -> None:
-    """An empty page with a next link stands before the page it hides; the walk stays whole."""
+    """An empty page with a next link precedes the page it hides; all records come."""
     client = start_sandbox(events=40)
     client.add_fault("empty_page", {"every": 2})
     pages = list(client.read_pages(EVENTS_TARGET))
@@ -214,7 +214,7 @@ def test_duplicates_repeat_the_end_of_the_page_before(start_sandbox: StartSandbo
 def test_pages_can_be_longer_or_shorter_than_asked(
     start_sandbox: StartSandbox, factor: float, size: int
 ) -> None:
-    """A page has another length than asked for, and the walk stays whole."""
+    """A page is longer or shorter than requested, and all records come."""
     client = start_sandbox(events=40)
     client.add_fault("page_factor", factor=factor)
     pages = list(client.read_pages(EVENTS_TARGET))

@@ -175,7 +175,7 @@ def test_a_request_beyond_the_offer_is_refused(
 
 @each_subject
 def test_filters_choose_by_id(client: SandboxClient, subject: str) -> None:
-    """`any` keeps the rows of its ids."""
+    """`any` selects the rows of its ids."""
     kind, field = f"{subject}-values-report", f"{subject}_id"
     every = report_rows(client, kind, **request_attributes(subject, timeframe=MONTH))
     ids = sorted({row["groupings"][field] for row in every})[:2]

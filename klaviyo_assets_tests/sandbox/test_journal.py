@@ -1,4 +1,4 @@
-"""The journal remembers every request and every id, and never a key."""
+"""The journal records every request and every id, and never a key."""
 
 from klaviyo_assets_tests.sandbox.conftest import StartSandbox
 
@@ -18,7 +18,7 @@ def test_every_request_is_written_down(start_sandbox: StartSandbox) -> None:
 
 
 def test_no_key_is_stored(start_sandbox: StartSandbox) -> None:
-    """The journal knows a key by its hash only."""
+    """The journal stores a key as its hash only."""
     client = start_sandbox()
     client.request("/api/lists")
     text = client.request("/__journal").body.decode()
@@ -28,7 +28,7 @@ def test_no_key_is_stored(start_sandbox: StartSandbox) -> None:
 
 
 def test_shown_ids_are_the_ids_of_the_answers(start_sandbox: StartSandbox) -> None:
-    """The ids of a path are those shown on it, repeats counted, and forgotten when cleared."""
+    """The ids of a path are those in its responses, repeats counted, until it is cleared."""
     client = start_sandbox()
     shown = client.read_ids("/api/events?page[size]=100&sort=datetime")
     client.get_document("/api/events?page[size]=5")

@@ -32,7 +32,7 @@ def test_a_changed_profile_moves_its_updated(start_sandbox: StartSandbox) -> Non
 
 
 def test_a_merge_removes_the_source_and_moves_its_events(start_sandbox: StartSandbox) -> None:
-    """After a merge the source is gone and its events belong to the target."""
+    """A merge deletes the source, and its events belong to the target."""
     client = start_sandbox(profiles=5, events=200, future_events=0)
     source, target = client.read_ids("/api/profiles")[:2]
     theirs = client.read_ids(f"/api/events?filter=equals(profile_id,'{source}')")
@@ -163,7 +163,7 @@ def test_a_profile_can_bring_its_groups(start_sandbox: StartSandbox) -> None:
 
 
 def test_flows_hang_on_their_triggers(client: SandboxClient) -> None:
-    """Metrics and lists bring the flows that they trigger when asked to include them."""
+    """Metrics and lists include the flows that they trigger on request."""
     for path in ("/api/metrics?include=flow-triggers", "/api/lists?include=flow-triggers"):
         page = client.get_document(path)
         linked = [
@@ -178,7 +178,7 @@ def test_flows_hang_on_their_triggers(client: SandboxClient) -> None:
 def test_hidden_events_are_counted_unless_they_are_deleted(
     start_sandbox: StartSandbox,
 ) -> None:
-    """Hidden events leave the pages and stay in the aggregates; gone ones leave both."""
+    """Hidden events leave the pages but not the aggregates; deleted ones leave both."""
     client = start_sandbox(profiles=5, events=300, days=20, future_events=0)
     metric = client.sandbox.store.metrics.id_of(5)
     pages = f"/api/events?filter=equals(metric_id,'{metric}')"

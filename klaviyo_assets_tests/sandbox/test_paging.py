@@ -52,7 +52,7 @@ def test_campaigns_are_whole_over_channels_and_archived_states(client: SandboxCl
 
 
 def test_flows_are_whole_over_archived_states(client: SandboxClient) -> None:
-    """Archived flows come only when asked for, and both halves are all flows."""
+    """Archived flows come only on request, and both slices are all flows."""
     archived = client.read_ids("/api/flows?filter=equals(archived,true)&page[size]=1")
     living = client.read_ids("/api/flows?page[size]=5")
     assert archived
@@ -63,7 +63,7 @@ def test_flows_are_whole_over_archived_states(client: SandboxClient) -> None:
     ("operation", "sort"), SORTED, ids=lambda value: getattr(value, "name", value)
 )
 def test_a_sort_orders_all_pages(client: SandboxClient, operation: Operation, sort: str) -> None:
-    """Pages of a sorted walk form one row in that order, nulls last, nothing lost."""
+    """Sorted pages together are in that order, nulls last, without a gap."""
     wanted = "&filter=equals(messages.channel,'email')" if operation.kind == "campaign" else ""
     extra = "&additional-fields[profile]=subscriptions" if operation.kind == "profile" else ""
     size = "" if operation.page_size is None else "&page[size]=7"
@@ -163,7 +163,7 @@ def test_a_made_up_cursor_is_refused(client: SandboxClient, path: str, cursor: s
 
 
 def test_deletions_in_mid_walk_shift_nothing(start_sandbox: StartSandbox) -> None:
-    """Deleting the last shown and the next record does not make a keyset walk lose others."""
+    """Deleting the last shown and the next record makes keyset paging skip no other."""
     client = start_sandbox(profiles=60)
     first = client.get_document("/api/profiles?sort=updated&page[size]=10")
     rest = client.read_ids("/api/profiles?sort=updated&page[size]=50")[10:]
@@ -174,7 +174,7 @@ def test_deletions_in_mid_walk_shift_nothing(start_sandbox: StartSandbox) -> Non
 
 
 def test_a_record_changed_in_mid_walk_comes_again(start_sandbox: StartSandbox) -> None:
-    """In a walk by updated, a record that changes meanwhile moves to the end and is seen twice."""
+    """A record changed while pages by `updated` are read moves to the end and comes twice."""
     client = start_sandbox(profiles=30)
     first = client.get_document("/api/profiles?sort=updated&page[size]=10")
     moved = first["data"][0]["id"]

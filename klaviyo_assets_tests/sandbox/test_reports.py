@@ -181,7 +181,7 @@ def test_groups_and_filters_choose_rows(client: SandboxClient) -> None:
 
 
 def test_reports_come_in_pages(start_sandbox: StartSandbox) -> None:
-    """Rows are paged by `page_cursor`; another body makes the cursor invalid."""
+    """Rows are paged by `page_cursor`, which another body makes invalid."""
     client = start_sandbox(report_page=7)
     frame = {"start": "2026-01-01T00:00:00", "end": "2026-11-19T23:59:59"}
     rows = report_rows(client, VALUES_REPORT, timeframe=frame)

@@ -1,4 +1,4 @@
-"""The socket: loopback only, connections kept, bodies packed when the client can unpack them."""
+"""The socket: loopback only, connections reused, bodies gzipped for clients that accept it."""
 
 import gzip
 import time

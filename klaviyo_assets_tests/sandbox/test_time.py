@@ -1,4 +1,4 @@
-"""The clock moves only as told, and the account goes on with it."""
+"""The clock moves only on request, and the account moves with it."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -45,7 +45,7 @@ def test_more_events_happen_as_the_clock_advances(start_sandbox: StartSandbox) -
 
 
 def test_late_events_appear_behind_the_reader(start_sandbox: StartSandbox) -> None:
-    """Some events become visible up to six, a few up to seventeen days after their own time."""
+    """Some events become visible up to six, a few up to seventeen days after their time."""
     client = start_sandbox(events=20_000, days=20, future_events=0)
     seen = set(client.read_truth("events"))
     client.call_admin("POST", "/__clock", {"advance_seconds": 18 * DAY})

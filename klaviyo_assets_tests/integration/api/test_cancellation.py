@@ -85,7 +85,7 @@ def test_a_stop_is_not_taken_for_a_failure(client_of: MakeClient) -> None:
 
 
 def test_a_stop_ends_the_wait_for_the_budget(patient_client_of: MakeClient) -> None:
-    """Whoever queues for our own limit is not kept until the minute is over."""
+    """A cancel ends a wait for our own rate limit at once, not when its minute is over."""
     slow = (RateLimitBucket("GET /api/events", RateTier(name="any", burst=1, steady=1)),)
 
     def attempt() -> float:

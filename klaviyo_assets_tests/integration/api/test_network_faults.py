@@ -1,4 +1,4 @@
-"""What a server or the network does wrong is survived, or told; nothing half is ever read."""
+"""What a server or the network does wrong is survived or reported; no partial response is read."""
 
 import gzip
 import json
@@ -132,7 +132,7 @@ def test_a_lasting_fault_ends_after_six_tries(
     client_of: MakeClient,
     fake_clock: FakeClock,
 ) -> None:
-    """The stream fails with what was last seen, and the server was asked six times, not more."""
+    """The stream fails with the last error after exactly six requests."""
     with run_server(fault) as server:
         with pytest.raises(kind, match="Given up after 6 tries") as caught:
             client_of(server).fetch(events_request("sort=datetime"), body_of, stream="events")
@@ -146,7 +146,7 @@ def test_a_lasting_fault_ends_after_six_tries(
 def test_a_costly_request_is_tried_less_often_and_each_failure_is_reported(
     client_of: MakeClient, fake_clock: FakeClock
 ) -> None:
-    """Two tries far apart where each one costs; whoever counts them is told of each."""
+    """A costly request has two tries far apart, and each failure is reported to its counter."""
     failed: list[KlaviyoAssetsError] = []
     policy = RetryPolicy(max_tries=2, has_constant_backoff=True)
     with run_server(send_and_reset(HALF)) as server:
@@ -291,7 +291,7 @@ def test_a_good_answer_is_handed_over_whole(client_of: MakeClient) -> None:
 
 
 def test_one_connection_serves_many_requests(client_of: MakeClient) -> None:
-    """A connection is kept, and packed and plain answers follow each other on it."""
+    """A connection is reused, for gzipped and plain responses in turn."""
     with run_server(send_gzip_response(), send_response()) as server:
         client = client_of(server)
         for _ in range(20):
@@ -338,7 +338,7 @@ def test_the_request_arrives_as_it_was_made(client_of: MakeClient) -> None:
     ids=["key", "refusal", "absence", "coding", "size"],
 )
 def test_every_error_names_the_stream(action: ServerAction, client_of: MakeClient) -> None:
-    """Whatever an answer stands for, the client's error says for which stream it was asked."""
+    """Whatever the response, the client's error names the stream of the request."""
     with run_server(action) as server:
         client = client_of(server)
         client.max_body_bytes = 2**20

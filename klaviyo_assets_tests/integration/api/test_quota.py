@@ -1,4 +1,4 @@
-"""The day's quota of reports, met on the wire: Klaviyo's word is kept, and our own count too."""
+"""The daily quota of reports over HTTP: Klaviyo's 429 is remembered, and our own count too."""
 
 from datetime import date
 
@@ -48,7 +48,7 @@ def test_a_report_is_posted_whole(client_of: MakeClient) -> None:
 
 
 def test_a_spent_day_is_remembered_by_all(client_of: MakeClient, fake_clock: FakeClock) -> None:
-    """After Klaviyo's word that a report's day is spent, nobody asks again before it is over."""
+    """After a 429 for the daily quota no process sends that report before its Retry-After ends."""
     with run_server(send_response(429, b"", {"Retry-After": "73473"}), send_response()) as server:
         request = report()
         with pytest.raises(QuotaError, match="run it after 20") as caught:

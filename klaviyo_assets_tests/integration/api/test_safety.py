@@ -72,7 +72,7 @@ def test_another_server_hears_nothing(client_of: MakeClient) -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_not_followed(status: int, client_of: MakeClient) -> None:
-    """A redirect is an error that names where it leads; nobody there sees the key."""
+    """A redirect is an error that names its target, which never gets the key."""
     with run_server(send_response()) as other:
         location = {"Location": f"{other.url}/api/events"}
         with run_server(send_response(status, b"", location)) as server:
@@ -219,7 +219,7 @@ def test_a_cookie_is_not_kept(client_of: MakeClient) -> None:
 
 
 def test_the_session_has_a_way_to_one_server_only(client_of: MakeClient) -> None:
-    """Whatever were asked of it, another host, port or scheme has no adapter."""
+    """The session has no adapter for another host, port or scheme."""
     with run_server(send_response()) as server, run_server(send_response()) as other:
         session = client_of(server).session
         for url in (other.url, "http://127.0.0.1:1", server.url.replace("http:", "https:")):
@@ -343,7 +343,7 @@ def test_a_proxy_that_cannot_be_used_is_a_setting_error(
 def test_short_addresses_are_taken(
     value: str, client_of: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A number, a port, or a scheme tells an address from a word."""
+    """A number, a port, or a scheme distinguishes an address from a word."""
     monkeypatch.setenv("HTTPS_PROXY", value)
     assert client_of("https://a.klaviyo.com").session.proxies == {"https": value}
 
@@ -377,7 +377,7 @@ def free_port() -> int:
 def test_a_refused_connection_is_retried_then_reported(
     client_of: MakeClient, fake_clock: FakeClock
 ) -> None:
-    """Nobody there: six tries, then the host and what to look at; no try cost a request."""
+    """A refused connection: six tries, then the host and a hint; no try counts as a request."""
     server = ScriptedServer(f"http://127.0.0.1:{free_port()}")
     policy = RetryPolicy(max_tries=2)
     with pytest.raises(

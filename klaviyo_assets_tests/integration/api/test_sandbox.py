@@ -1,4 +1,4 @@
-"""The sandbox, which counts as Klaviyo does, refuses nothing of what we ask, nor how fast."""
+"""The sandbox, which enforces Klaviyo's rules and limits, refuses none of our requests."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Threads and processes that ask at once stay within one budget, counted by the server."""
+"""Threads and processes together stay within one rate limit, counted by the server."""
 
 import multiprocessing
 import subprocess
@@ -143,7 +143,7 @@ def len_of(answer: Response) -> int:
 
 
 def test_a_refusal_meets_every_other_client(client_of: MakeClient, fake_clock: FakeClock) -> None:
-    """While one client waits after a 429, the others are kept out of that budget as long."""
+    """While one client waits after a 429, the bucket is blocked for all others as long."""
     held: list[float] = []
     with run_server(send_response(429, b"", {"Retry-After": "20"}), send_response()) as server:
         client, other = client_of(server), client_of(server)

@@ -1,4 +1,4 @@
-"""Dated versions: a row is kept where a history column changed, and nothing is written else."""
+"""Dated versions: a change of a history column adds a row, nothing else does."""
 
 from dataclasses import replace
 from datetime import timedelta

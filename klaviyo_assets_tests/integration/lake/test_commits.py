@@ -354,7 +354,7 @@ def test_what_a_schema_says_beside_its_columns_is_the_tables(lake: Lake) -> None
 
 
 def test_a_key_of_several_columns(lake: Lake) -> None:
-    """Rows are told apart by the whole key, dates included."""
+    """The whole key, dates included, identifies a row."""
     schema = pa.schema(
         [
             ("date", pa.date32()),

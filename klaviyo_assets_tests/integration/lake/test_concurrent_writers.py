@@ -50,7 +50,7 @@ def open_write_session(lake: Lake, mode: str = "merge") -> WriteSession:
 @pytest.mark.parametrize("mode", ["merge", "replace"])
 @pytest.mark.parametrize("first", ["merge", "replace"])
 def test_the_second_writer_is_refused(lake: Lake, root: Path, mode: str, first: str) -> None:
-    """Who committed second stores nothing, not even rows of keys that nobody else has."""
+    """The second of two commits stores nothing, not even rows with keys of its own."""
     merge_rows(lake, PROFILES, [numbered_batch(0, 10)], {"n": 1})
     with open_write_session(lake, mode) as stale:
         (merge_rows if first == "merge" else replace_rows)(
@@ -67,7 +67,7 @@ def test_the_second_writer_is_refused(lake: Lake, root: Path, mode: str, first: 
 
 
 def test_a_writer_that_is_overtaken_between_its_commits(lake: Lake) -> None:
-    """A session that committed once is refused like any other when somebody came in between."""
+    """A session with one commit is refused like any other if another writer committed since."""
     with open_write_session(lake) as stale:
         stale.commit({"n": 1})
         merge_rows(lake, PROFILES, [numbered_batch(0, 10)], {"n": 2})
@@ -154,7 +154,7 @@ def test_a_commit_whose_answer_was_lost_is_known_again(lake: Lake, root: Path) -
 
 
 def test_the_next_session_clears_up_after_a_killed_one(lake: Lake, root: Path) -> None:
-    """What a killed session had staged is gone as soon as another one begins."""
+    """The next session removes the staged files of a killed one when it begins."""
     assert (
         run_in_child_process(sync_rows, root, "merge", KillAt("before rewriting files", count=2))
         == -9

@@ -107,7 +107,7 @@ def test_the_database_can_be_opened_by_itself(lake: Lake, root: Path) -> None:
 
 
 def test_a_detail_is_its_parent_and_what_was_asked(lake: Lake, root: Path) -> None:
-    """Every parent is there, with NULL if it was not asked about; one that is gone is not."""
+    """A detail has every parent, with NULL where none was fetched, and no deleted parent."""
     merge_rows(lake, LISTS, [build_batch([("a", 1, "x", 0), ("b", 1, "y", 0)])])
     merge_rows(lake, COUNTS, [counts(("a", 7), ("gone", 9))])
     lake.publish(RELATIONS)
@@ -159,7 +159,7 @@ def test_a_deleted_database_comes_back(lake: Lake, root: Path) -> None:
 
 
 def test_a_broken_database_is_replaced(lake: Lake, root: Path) -> None:
-    """Garbage under the database's name, or in our notes, is in nobody's way."""
+    """Garbage instead of the database, or of its notes, is replaced."""
     merge_rows(lake, PROFILES, [numbered_batch(0, 5)])
     (root / "klaviyo.duckdb").write_bytes(b"garbage")
     (root / "lake" / PUBLISHED_FILE).write_text(json.dumps(["nonsense"]))
@@ -203,7 +203,7 @@ EVERYTHING = (
 
 
 def test_only_what_is_new_is_built(lake: Lake, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A table's commit costs its own views; the rest is kept, and all is as if built anew.
+    """A commit rebuilds the views of its table alone; the result is as if all were rebuilt.
 
     Neither does the file grow from one publisher to the next.
     """

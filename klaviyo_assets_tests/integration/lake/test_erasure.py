@@ -86,7 +86,7 @@ def assert_erased(lake: Lake) -> None:
 
 
 def test_nothing_of_them_is_left(lake: Lake) -> None:
-    """Rows, histories, quarantine, retired files and the log's statistics: all of it is gone."""
+    """Rows, histories, quarantine, retired files and the log's statistics: all are erased."""
     assert find_values(lake.root, TWO)
     done = erase_both(lake)
     assert_erased(lake)

@@ -131,7 +131,7 @@ def test_a_redo_after_a_lost_commit_doubles_nothing(lake: Lake) -> None:
 
 
 def test_a_history_can_begin_later(lake: Lake) -> None:
-    """A table that was kept without a history gets one from the first sync that asks for it."""
+    """A table without a history gets one from the first sync that requests it."""
     merge_rows(lake, PROFILES, [build_batch([("a", 1, "before", 1)])])
     merge_rows(lake, PROFILES, [build_batch([("a", 2, "since", 2)])], with_history=True)
     assert versions(lake, "profiles_history") == [("a", 2.0, "since")]

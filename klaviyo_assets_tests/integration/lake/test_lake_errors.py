@@ -254,7 +254,7 @@ def publish_only(root: Path) -> None:
 
 
 def test_a_full_disk_leaves_the_database_as_it_was(lake: Lake, root: Path) -> None:
-    """A database that does not fit is told in words; the old one still reads."""
+    """A database that does not fit on the disk is reported; the old one stays readable."""
     merge_rows(lake, PROFILES, [numbered_batch(0, 10)])
     lake.publish([])
     merge_rows(lake, PROFILES, [numbered_batch(5, 10)])

@@ -153,7 +153,7 @@ def test_what_another_program_appends_is_looked_through(lake: Lake) -> None:
 
 @pytest.mark.usefixtures("key_lookup")
 def test_a_damaged_day_hinders_no_other(lake: Lake) -> None:
-    """What lies in it nobody can tell; a key of a sound day leaves there all the same."""
+    """Keys in a damaged day are unknown; a moved key of a sound day is still removed there."""
     merge_rows(lake, EVENTS, [numbered_batch(0, 60, days=0.1, synced=1), one("x", 3.5, "old", 1)])
     (damaged,) = lake.root.glob("lake/events/day=2024-01-02/*.parquet")
     damaged.write_bytes(b"damaged")

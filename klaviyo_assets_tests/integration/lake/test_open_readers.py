@@ -155,7 +155,7 @@ def test_whoever_opens_just_before_a_swap_is_held_too(lake: Lake, root: Path, cl
 
 
 def test_an_erasure_does_not_wait_for_readers(lake: Lake, root: Path) -> None:
-    """With a grace of zero the files go at once; who still reads them is told that they went."""
+    """With a grace of zero the files are removed at once; open readers fail with that reason."""
     write_generation(lake, 0)
     with hold_connection(root / "klaviyo.duckdb", duckdb.__version__) as held:
         replace_rows(lake, EVENTS, [])

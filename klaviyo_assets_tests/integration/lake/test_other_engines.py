@@ -85,7 +85,7 @@ def test_rows_that_others_append_are_merged_like_ours(lake: Lake, root: Path) ->
 
 
 def test_a_table_that_others_emptied_starts_again(lake: Lake, root: Path) -> None:
-    """Where all rows are gone, so is the mark: the sync begins at the beginning."""
+    """An emptied table has no cursor: the sync begins at the beginning."""
     merge_rows(lake, PROFILES, [numbered_batch(0, 10)], {"n": 1})
     delta(root, "profiles").delete()
     assert lake.read_table_state("profiles") is None

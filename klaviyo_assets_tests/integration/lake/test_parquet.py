@@ -1,4 +1,4 @@
-"""One data file: what it tells of its rows."""
+"""One data file: the statistics of its rows."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -70,14 +70,14 @@ def test_a_list_before_a_column_moves_no_ends(tmp_path: Path) -> None:
 
 
 def test_a_very_long_key_has_no_ends(tmp_path: Path) -> None:
-    """A footer leaves texts above 4 kB out; then nothing is told of the whole column."""
+    """A footer omits texts above 4 kB, and the column then has no bounds."""
     file = write_file(tmp_path, [("a", 0, "", 0)], [("b" * 5000, 0, "", 0)])
     assert set(file.min_values) == set(file.max_values) == {"updated", "synced_at"}
 
 
 @pytest.mark.parametrize("length", [10, 5000])
 def test_a_key_however_long_is_there_once(lake: Lake, length: int) -> None:
-    """Rows of a known key find it, whatever its file tells."""
+    """New rows replace those of the same key, whatever the file's statistics."""
     key = "k" * length
     merge_rows(lake, PROFILES, [build_batch([(key, 0, "old", 0), ("other", 0, "stays", 0)])])
     merge_rows(lake, PROFILES, [build_batch([(key, 1, "new", 1)])])

@@ -194,7 +194,7 @@ def test_quarantined_records_of_others_stay(lake: Lake) -> None:
 
 
 def test_rows_about_others_are_named_and_stay(lake: Lake) -> None:
-    """A row of somebody else that holds the address is not removed, and the verdict says so."""
+    """Another person's row that holds the address stays, and the result lists it."""
     merge_rows(
         lake, PROFILES, [build_batch([(ADA, 0.0, MAIL, 0), ("k0000020", 1.0, f"cc {MAIL}", 0)])]
     )
@@ -220,7 +220,7 @@ def test_a_table_without_people_is_looked_through_too(lake: Lake) -> None:
 
 @pytest.mark.parametrize("given", [[ADA], ["k0000040"], [ADA, "k0000040"]])
 def test_a_killed_erasure_of_two_is_finished_by_the_next(lake: Lake, given: list[str]) -> None:
-    """Two were to go, one of them is erased next: both are gone, and one receipt tells of both."""
+    """The next erasure, of one of the two, finishes both, with one receipt."""
     two = ["k0000003", "k0000040"]
     for table in (EVENTS, PROFILES):
         merge_rows(lake, table, [numbered_batch(0, 60, note="n")], with_history=True)
@@ -233,7 +233,7 @@ def test_a_killed_erasure_of_two_is_finished_by_the_next(lake: Lake, given: list
 
 
 def test_a_killed_erasure_of_whom_nobody_knows_is_said(lake: Lake) -> None:
-    """Where the rows of the other are gone already, the next erasure cannot end it, and says so."""
+    """If the other's rows are already erased, the next erasure reports that it cannot finish."""
     for table in (EVENTS, PROFILES):
         merge_rows(lake, table, [numbered_batch(0, 60, note="n")], with_history=True)
     kill_at = KillAt("before finishing a receipt")
@@ -267,7 +267,7 @@ def test_a_killed_erasure_whose_ids_are_lost_is_finished_by_hand(
 
 
 def test_files_elsewhere_are_looked_through(lake: Lake, tmp_path: Path) -> None:
-    """An export that is known of, and the state folder, are named where they hold somebody."""
+    """Known exports and the state folder are searched, and listed if they hold the person."""
     merge_rows(lake, PROFILES, [build_batch([(ADA, 0.0, MAIL, 0)])])
     export, state = tmp_path / "export.duckdb", tmp_path / "state"
     with duckdb.connect(str(export)) as database:
@@ -362,7 +362,7 @@ CLOSED: dict[str, bytes] = {
 def test_a_file_that_cannot_be_looked_into_is_named(
     lake: Lake, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
-    """Nothing is taken for free of somebody that nobody has read."""
+    """A file that cannot be read is listed, not assumed to be free of the person."""
     monkeypatch.setattr(file_search, "MAX_UNPACKED_BYTES", 2_000_000)
     merge_rows(lake, PROFILES, [build_batch([(ADA, 0.0, MAIL, 0)])])
     path = lake.root / "notes"

@@ -247,7 +247,7 @@ def test_the_syncs_own_state_is_kept_beside(lake: Lake) -> None:
 
 
 def test_a_refused_metric_is_remembered_until_it_is_retried_or_served(lake: Lake) -> None:
-    """A refusal is kept in the commit, with its reason; an order or a first answer forgets it."""
+    """The commit stores a refusal with its reason; `ask_refused` or a response clears it."""
     store_partitions(lake, {cell("A", 0): {"m": 1.0}}, state={"mine": 1})
     refusal = MetricRefusal(refused_on=date(2026, 11, 2), reason="not so", is_known=False)
     for metric in ("B", "C"):
@@ -329,7 +329,7 @@ def test_a_reader_sees_whole_versions(lake: Lake, root: Path) -> None:
 
 
 def test_retired_files_are_removed(lake: Lake, root: Path) -> None:
-    """Files of replaced partitions go when nobody can read them any more, in their folders too."""
+    """Files of replaced partitions, and their folders, are removed once no reader needs them."""
     for opens in (1.0, 2.0, 3.0):
         store_partitions(lake, {cell("A", number): {"m": opens} for number in range(60)})
     lake.publish(())
@@ -381,7 +381,7 @@ def test_a_writer_that_comes_second_starts_over(lake: Lake, root: Path) -> None:
 
 
 def test_a_race_that_is_always_lost_ends(lake: Lake, root: Path) -> None:
-    """The tries are bounded, and the last conflict is told."""
+    """Commit retries are bounded; the last conflict is raised."""
     opens = count()
 
     def state_of(_: TableState | None) -> Mapping[str, object]:
@@ -446,7 +446,7 @@ def fill_and_hang(root: str, reached: Connection) -> None:
 
 
 def test_a_kill_before_the_commit_changes_nothing(lake: Lake, root: Path) -> None:
-    """What was staged is never seen, and is gone after the next replacement."""
+    """Staged files of a killed run are never read, and the next replacement removes them."""
     store_partitions(lake, {cell("A", 0): {"m": 1.0}})
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe()

@@ -1,4 +1,4 @@
-"""Answers that were paid for are there for other runs, whole, for a day, and only one run pays."""
+"""Cached report responses serve other runs for a day; of several runs one sends the request."""
 
 import multiprocessing
 import os
@@ -54,7 +54,7 @@ def files(root: Path) -> list[str]:
 
 
 def test_an_answer_comes_back_whole(answers: ReportResponseCache) -> None:
-    """Its pages, what was asked, and when Klaviyo computed it, whoever asks for it later."""
+    """A cached response has its pages, its request and its fetch time, for any later caller."""
     answers.store_response("A", DAYS, ("m2", "m1"), fetched_at=AT, pages=PAGES)
     [stored] = answers.complete_responses("A", fresh_since=AT)
     assert (stored.date_range, stored.message_ids, stored.fetched_at) == (DAYS, ("m2", "m1"), AT)
@@ -63,7 +63,7 @@ def test_an_answer_comes_back_whole(answers: ReportResponseCache) -> None:
 
 
 def test_responses_to_different_requests_are_distinguished(answers: ReportResponseCache) -> None:
-    """Metric, days and messages make a question; the newest answer to each is kept."""
+    """Metric, days and messages identify a request; its newest response is stored."""
     answers.store_response("A", DAYS, fetched_at=AT - timedelta(hours=1), pages=[b"old"])
     answers.store_response("A", DAYS, fetched_at=AT, pages=[b"new"])
     answers.store_response("A", LATER, fetched_at=AT + timedelta(seconds=1), pages=[b"later"])
@@ -82,7 +82,7 @@ def test_responses_to_different_requests_are_distinguished(answers: ReportRespon
 
 
 def test_what_is_older_than_wanted_is_not_used(answers: ReportResponseCache) -> None:
-    """A restatement asks anew although an answer of this morning is still there."""
+    """A restatement sends a new request although a response of this morning is cached."""
     answers.store_response("A", DAYS, fetched_at=AT, pages=PAGES)
     assert answers.complete_responses("A", fresh_since=AT + timedelta(seconds=1)) == []
     assert len(answers.complete_responses("A", fresh_since=AT)) == 1
@@ -100,7 +100,7 @@ def test_streams_do_not_see_each_others(root: Path, answers: ReportResponseCache
 
 
 def test_pages_of_an_asker_that_died_go_on(answers: ReportResponseCache) -> None:
-    """Pages kept one by one are no answer yet, but the next caller need not pay for them again."""
+    """Pages of a killed run are no response yet, but the next run need not request them again."""
     answers.store_response("A", DAYS, fetched_at=AT, pages=PAGES[:1], is_complete=False)
     answers.store_response("A", DAYS, fetched_at=AT, pages=PAGES[:2], is_complete=False)
     assert answers.complete_responses("A", fresh_since=AT) == []
@@ -117,7 +117,7 @@ def test_pages_of_an_asker_that_died_go_on(answers: ReportResponseCache) -> None
 def test_the_age_of_a_response_is_measured_by_our_clock(
     answers: ReportResponseCache, clock: Clock
 ) -> None:
-    """An answer of a server whose clock is a month behind is kept as long as any other."""
+    """The age counts from our clock, whatever the server's `Date` says."""
     answers.store_response("A", DAYS, fetched_at=clock.now - timedelta(days=30), pages=PAGES)
     assert len(answers.complete_responses("A", fresh_since=clock.now - timedelta(days=31))) == 1
 
@@ -125,7 +125,7 @@ def test_the_age_of_a_response_is_measured_by_our_clock(
 def test_responses_expire_after_a_day(
     answers: ReportResponseCache, clock: Clock, root: Path
 ) -> None:
-    """Upkeep and the next answer both remove what nobody should use any more."""
+    """Vacuum and the next stored response both remove expired ones."""
     answers.store_response("A", DAYS, fetched_at=AT, pages=PAGES)
     clock.now += timedelta(hours=23)
     answers.store_response("B", DAYS, fetched_at=clock.now, pages=PAGES)
@@ -182,7 +182,7 @@ def test_a_stream_cannot_leave_the_lake(root: Path) -> None:
 def test_a_damaged_answer_counts_as_missing(
     answers: ReportResponseCache, root: Path, damage: str
 ) -> None:
-    """Half a file, or somebody else's, costs one request and no error."""
+    """A truncated or foreign file costs one request and no error."""
     answers.store_response("A", DAYS, fetched_at=AT, pages=[b"x" * 5000])
     [path] = (root / "lake" / "_answers").rglob("*.answer")
     whole = path.read_bytes()
@@ -237,7 +237,7 @@ def pay_once(root: str, paid: Connection) -> None:
 
 
 def test_sibling_runs_pay_once(root: Path, answers: ReportResponseCache) -> None:
-    """Three processes that want the same window at once make one request between them."""
+    """Three processes that need the same window at once send one request between them."""
     context = multiprocessing.get_context("spawn")
     ends = [context.Pipe() for _ in range(3)]
     made = [context.Process(target=pay_once, args=(str(root), end)) for _, end in ends]
@@ -260,7 +260,7 @@ def hold(root: str, held: Connection) -> None:
 def test_waiting_is_logged_bounded_and_ends_when_the_owner_dies(
     root: Path, answers: ReportResponseCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who waits is told so and gives up in the end; a killed run holds nobody up."""
+    """A waiting run logs whom it waits for, gives up in the end, and outlives a killed owner."""
     monkeypatch.setattr(room, "FIRST_WAIT_WARNING_SECONDS", 0.1)
     monkeypatch.setattr(room, "LOCK_POLL_SECONDS", 0.05)
     context = multiprocessing.get_context("spawn")
@@ -286,7 +286,7 @@ def test_waiting_is_logged_bounded_and_ends_when_the_owner_dies(
 
 
 def test_a_wider_answer_serves_a_narrower_question(answers: ReportResponseCache) -> None:
-    """What was asked of all messages, or of more of them, has the answer about some."""
+    """A response about all messages, or more of them, serves a request about some."""
     answers.store_response("A", DAYS, ("m1", "m2"), fetched_at=AT, pages=PAGES)
     answers.store_response("A", LATER, fetched_at=AT, pages=PAGES)
     some, everything = sorted(
@@ -301,7 +301,7 @@ def test_a_wider_answer_serves_a_narrower_question(answers: ReportResponseCache)
 
 
 def test_time_frames_asked_lately_are_known(answers: ReportResponseCache, clock: Clock) -> None:
-    """Whichever metric they were asked about, as long as it was about all messages."""
+    """Recent time frames are those of any metric, if requested for all messages."""
     answers.store_response("A", DAYS, fetched_at=AT, pages=PAGES)
     clock.now += timedelta(hours=2)
     answers.store_response("B", LATER, fetched_at=AT, pages=PAGES)
@@ -327,7 +327,7 @@ def place(root: str, ready: Connection, written: str) -> None:
 
 
 def test_those_who_place_totals_take_turns(root: Path, tmp_path: Path) -> None:
-    """One at a time, and who has just done it lets those go first that wait."""
+    """One process allocates totals at a time; after its turn the waiting one is next."""
     context = multiprocessing.get_context("spawn")
     ends = [context.Pipe() for _ in range(2)]
     noted = tmp_path / "noted"
@@ -351,7 +351,7 @@ def test_those_who_place_totals_take_turns(root: Path, tmp_path: Path) -> None:
 def test_failures_are_remembered_by_metric(
     answers: ReportResponseCache, root: Path, clock: Clock
 ) -> None:
-    """For whoever opens the lake, until nobody notes one for two days; half a file is none."""
+    """Failures are stored until two days pass without a new one; half a file counts as none."""
     first = ReportFailure(failed_at=AT, request="2026-10-01 2026-11-29", reason="It failed.")
     answers.store_failures("A", [first])
     answers.store_failures("B/..", [first, first])

@@ -130,7 +130,7 @@ def test_a_check_finds_what_a_killed_writer_left(lake: Lake, root: Path, tool: T
 def test_a_check_finds_a_database_that_does_not_show_the_lake(
     lake: Lake, root: Path, by: str
 ) -> None:
-    """A file that is none, and views whose files are not there, are told with the way out."""
+    """A file that is no database, and views without files, are reported with the remedy."""
     merge_rows(lake, PROFILES, [numbered_batch(0, 5)])
     lake.publish([])
     lake.check_integrity()

@@ -140,7 +140,7 @@ def test_a_commit_of_another_program_is_seen(lake: Lake, root: Path) -> None:
 
 
 def test_a_table_begun_anew_is_no_old_snapshot(lake: Lake, root: Path) -> None:
-    """Its versions start from zero again, and it is told from the table that was set aside."""
+    """A recreated table, whose versions restart at zero, is not taken for the one set aside."""
     merge_rows(lake, PROFILES, [numbered_batch(0, 5)])
     stale = read_snapshot(root / "lake/profiles", "profiles")
     assert stale is not None
@@ -156,7 +156,7 @@ def test_a_table_begun_anew_is_no_old_snapshot(lake: Lake, root: Path) -> None:
 
 
 def test_a_snapshot_has_one_owner(lake: Lake, root: Path) -> None:
-    """Who takes one gets it alone: a commit changes it. Few are held for nobody."""
+    """A cached snapshot is handed to one caller, because a commit changes it."""
     folder = root / "lake/profiles"
     for table in (PROFILES, EVENTS, TAGS):
         merge_rows(lake, table, [numbered_batch(0, 5)])

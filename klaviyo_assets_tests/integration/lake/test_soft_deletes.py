@@ -84,7 +84,7 @@ def key(at: int) -> str:
 
 
 def test_what_a_replacement_does_not_bring_is_marked(lake: Lake) -> None:
-    """Rows that are gone stay as they were, once, with the moment; a first mark is kept."""
+    """Rows that a replacement lacks stay with the time of deletion; a first mark is not moved."""
     refresh(lake, [numbered_batch(0, 50, note="old")], DeletionScan(deleted_at=at_day(0)))
     second = refresh(lake, [numbered_batch(10, 50, note="new")], DeletionScan(deleted_at=at_day(1)))
     assert (second.rows_written, second.rows_total, second.rows_marked_deleted) == (50, 60, 10)
@@ -191,7 +191,7 @@ def test_a_history_knows_no_deletion(lake: Lake) -> None:
 
 
 def test_many_files_are_compared_file_by_file(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever files old and new rows lie in, a row is gone only if no new file has its key."""
+    """A row counts as deleted only if no new file has its key, however files overlap."""
     monkeypatch.setattr(parquet, "FILE_BYTES", 1)
     monkeypatch.setattr(parquet, "ROW_GROUP_ROWS", 7)
     refresh(lake, [numbered_batch(0, 60)], DeletionScan(deleted_at=at_day(0)))

@@ -1,4 +1,4 @@
-"""Upkeep: what nobody needs goes, what anybody may still read stays."""
+"""Vacuum: unneeded files are removed, files that a reader may have open stay."""
 
 import json
 import os
@@ -93,7 +93,7 @@ def test_what_the_database_names_stays(lake: Lake, root: Path, clock: Clock) -> 
 
 
 def test_the_grace_counts_from_the_publishing(lake: Lake, root: Path) -> None:
-    """A file dropped long ago but shown until now is kept: its reader may have begun just now."""
+    """A file replaced long ago but published until now stays: a reader may just have opened it."""
     generations(lake, 1)
     merge_rows(lake, EVENTS, [numbered_batch(0, 20, note="unseen", synced=5)])
     old = (utc_now() - 5 * HOUR).timestamp()
@@ -188,7 +188,7 @@ def test_a_long_log_is_shortened(lake: Lake, root: Path, clock: Clock) -> None:
 
 
 def test_the_cursor_outlives_the_log(lake: Lake, root: Path, clock: Clock) -> None:
-    """However many commits of other engines follow ours, ours is kept."""
+    """However many commits of other engines follow ours, our cursor is found."""
     folder = root / "lake/profiles"
     merge_rows(lake, PROFILES, [numbered_batch(0, 10)], {"n": 1})
     table = DeltaTable(folder)

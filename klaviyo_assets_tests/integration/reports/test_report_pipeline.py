@@ -232,7 +232,7 @@ def test_an_answer_about_some_messages(sandbox: Sandbox, tmp_path: Path) -> None
 
 
 def test_a_metric_that_reports_do_not_take(sandbox: Sandbox, tmp_path: Path) -> None:
-    """The refusal is told from other errors, after one request."""
+    """A refused metric has an error of its own, after one request."""
     with client_of(sandbox, tmp_path) as client:
         with pytest.raises(IneligibleMetricError):
             rows_of(client, CAMPAIGN_VALUES_REPORTS, OVER_A_CHANGE_OF_CLOCKS, metric_id="NoSuch")
@@ -240,7 +240,7 @@ def test_a_metric_that_reports_do_not_take(sandbox: Sandbox, tmp_path: Path) -> 
 
 
 def test_a_day_that_others_have_spent(sandbox: Sandbox, tmp_path: Path) -> None:
-    """The sandbox's 429 of the day ends it at once; no later client asks again before its end."""
+    """A 429 for the day fails at once; later clients send nothing before it ends."""
     day = DateRange(date(2026, 11, 5), date(2026, 11, 5))
     metric_id = revenue(sandbox)
     [budget] = FLOW_SERIES_REPORTS.rate_limit_buckets()

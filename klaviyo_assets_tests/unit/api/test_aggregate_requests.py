@@ -14,7 +14,7 @@ START = datetime(2026, 9, 1, tzinfo=UTC)
 
 
 def test_a_count_is_requested_by_utc_day() -> None:
-    """The body asks for one number a UTC day, without the parts that Klaviyo breaks at."""
+    """The body requests one number a UTC day, without parameters that break Klaviyo."""
     request = event_count_request("AbC123", Window(START, START + timedelta(days=30)))
     assert (request.method, request.path) == ("POST", "/api/metric-aggregates")
     assert request.path in READ_ONLY_POST_PATHS

@@ -1,4 +1,4 @@
-"""A lost connection is told in words that name the host and what to look at."""
+"""A connection error names the host and a hint."""
 
 import ssl
 

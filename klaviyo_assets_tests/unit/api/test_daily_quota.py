@@ -148,7 +148,7 @@ def test_a_reserve_is_left_to_others(
 def test_a_reserve_set_later_never_makes_less_than_nothing(
     open_rate_limiter: Callable[..., RateLimiter], clock: Clock
 ) -> None:
-    """Where more is used than is now ours, nothing is left, and the right moment is told."""
+    """If more is used than the share now allows, nothing is left, with the right reset time."""
     spend(open_rate_limiter(), clock, 30)
     quota = open_rate_limiter(reserve=205).daily_quota(VALUES)
     assert (quota.used, quota.remaining, quota.limit) == (30, 0, 20)
@@ -239,7 +239,7 @@ def test_no_24_hours_hold_more(steps: list[tuple[int, float]]) -> None:
 def test_klaviyos_own_word_keeps_everybody_out(
     open_rate_limiter: Callable[..., RateLimiter], clock: Clock
 ) -> None:
-    """Spent by others: no process asks again before Klaviyo's moment, whatever we have left."""
+    """After a 429 no process sends before its Retry-After ends, whatever our own count."""
     open_rate_limiter().reserve((VALUES,))
     open_rate_limiter().block_until_daily_reset((VALUES,), 73_473)
     later = open_rate_limiter()

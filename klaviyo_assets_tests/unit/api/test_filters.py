@@ -50,7 +50,7 @@ def test_an_exact_time_stays_exact() -> None:
 
 
 def test_a_time_without_a_zone_is_refused() -> None:
-    """Nobody guesses which zone a naive time was meant in."""
+    """A naive time is refused, not guessed to be in some zone."""
     with pytest.raises(ValueError, match="no zone"):
         format_filter_time(datetime(2026, 1, 31))  # noqa: DTZ001 - what is refused
 

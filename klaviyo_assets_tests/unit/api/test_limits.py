@@ -85,7 +85,7 @@ def test_jitter_on_the_way_breaks_no_window(tier: RateTier, pauses: list[float],
 @pytest.mark.parametrize("tier", TIERS, ids=lambda tier: tier.name)
 @pytest.mark.parametrize("share", [0.5, 0.9, 1.0])
 def test_little_of_what_is_allowed_is_wasted(tier: RateTier, share: float) -> None:
-    """Asked without a pause, every tier is used to 98 % of its share in the long run."""
+    """With constant demand every tier is used to 98 % of its share in the long run."""
     limits = tier_limits(tier, share=share, scale=1)[:2]
     a_minute = max(1, floor(tier.steady * share))
     bookings = reserve_requests(limits, [0.0] * (a_minute * 5 + 1))
@@ -140,7 +140,7 @@ def test_a_daily_quota_has_a_reserve_instead_of_a_share() -> None:
 
 
 def test_the_scale_multiplies_every_limit() -> None:
-    """A sandbox with a hundred times the limits is asked a hundred times as fast, day included."""
+    """A sandbox with a hundred times the limits gets a hundred times the requests, day included."""
     limits = tier_limits(TIER_REPORT, share=1, scale=100)
     assert [each.requests for each in limits] == [100, 200, 22500]
 

@@ -110,7 +110,7 @@ def test_a_size_that_is_refused_is_halved_and_not_requested_again() -> None:
 
 
 def test_an_endpoint_without_a_size_is_left_alone() -> None:
-    """Nothing is known of it, and nothing is asked."""
+    """An endpoint without a page size gets no size parameter."""
     size = AdaptivePageSize()
     size.record_page(records=200, size=HEAVY)
     assert size.resize(FULL) is FULL
@@ -119,7 +119,7 @@ def test_an_endpoint_without_a_size_is_left_alone() -> None:
 
 
 def test_links_that_may_not_change_are_followed_as_they_come() -> None:
-    """A cursor lost over a changed size is told from any other, once; then links stay."""
+    """A cursor lost over a changed size is recognized once; from then on links are unchanged."""
     size = AdaptivePageSize(1000)
     assert not size.note_lost_cursor(LINK)
     size.shrink_after_failure(LINK, ServerError("504"), 3)

@@ -34,7 +34,7 @@ def book_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Use:
 
 
 def test_two_hosts_at_once_are_refused_by_name(book_request: Use, tmp_path: Path) -> None:
-    """The second one is told both names, the folder and the setting; the first one goes on."""
+    """The second host's error has both names, folder and setting; the first continues."""
     book_request(ONE, NOW)
     with pytest.raises(SettingError) as caught:
         book_request(TWO, NOW + 100)

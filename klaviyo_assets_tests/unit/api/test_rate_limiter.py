@@ -108,7 +108,7 @@ def test_many_who_book_at_once_all_get_a_moment(
 def test_the_file_is_whole_from_its_first_moment(
     open_rate_limiter: Callable[..., RateLimiter], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Nobody can open a rate limit store that another process is still making."""
+    """No process can open a rate limit store that another one is still creating."""
     path, ledger = tmp_path / "state" / RATE_LIMIT_STORE_FILE_NAME, open_rate_limiter()
     was_there: list[bool] = []
 
@@ -145,7 +145,7 @@ def test_a_file_system_without_links_will_do(
 def test_nobody_books_in_the_middle_of_anothers_booking(
     open_rate_limiter: Callable[..., RateLimiter], monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
-    """Who comes while another one books waits until that is done, and books after it."""
+    """A reservation during another one waits for it, and is booked after it."""
     slow = (RateLimitBucket("GET /api/any", RateTier(name="any", burst=1, steady=60)),)
     one, other = open_rate_limiter(), open_rate_limiter()
     for each in (one, other):
@@ -275,7 +275,7 @@ def test_a_refusal_holds_all_processes_back(
 def test_a_later_shorter_refusal_does_not_shorten_the_hold(
     open_rate_limiter: Callable[..., RateLimiter],
 ) -> None:
-    """The longest wait that Klaviyo asked for counts."""
+    """The longest Retry-After counts."""
     ledger = open_rate_limiter()
     ledger.block_for_retry_after(FLOWS, 20)
     ledger.block_for_retry_after(FLOWS, 1)
@@ -292,7 +292,7 @@ def test_no_refusal_holds_for_hours(open_rate_limiter: Callable[..., RateLimiter
 def test_a_spent_day_is_refused_and_not_booked(
     open_rate_limiter: Callable[..., RateLimiter], clock: Clock
 ) -> None:
-    """When the daily quota is gone the request fails with the time to come back, and costs none."""
+    """With the daily quota used up the request fails with the reset time and books nothing."""
     ledger = open_rate_limiter(scale=0.04)  # nine a day
     for _ in range(9):
         clock.now += ledger.reserve(REPORTS) + 61
@@ -334,7 +334,7 @@ def test_a_broken_file_is_set_aside(
     caplog: pytest.LogCaptureFixture,
     rubbish: bytes,
 ) -> None:
-    """Rubbish is kept under another name, logged, and followed by a careful start."""
+    """A corrupt store is renamed and logged, and its successor starts carefully."""
     path = tmp_path / "state" / RATE_LIMIT_STORE_FILE_NAME
     path.parent.mkdir()
     path.write_bytes(rubbish)
@@ -396,7 +396,7 @@ def test_what_is_dear_is_on_the_disk(
 
 
 def test_a_folder_that_cannot_be_created_is_reported(tmp_path: Path, clock: Clock) -> None:
-    """Without a place for the rate limit store nothing is asked: the text names the setting."""
+    """Without a folder for the store no request is sent: the error names the setting."""
     (tmp_path / "file").write_text("in the way")
     ledger = RateLimiter(tmp_path / "file" / "state", "a", clock=clock)
     with pytest.raises(StorageError, match="KLAVIYO_STATE_DIR"):
@@ -423,7 +423,7 @@ def test_a_locked_file_is_reported_and_not_set_aside(
 def test_an_interrupted_booking_is_not_half_there(
     open_rate_limiter: Callable[..., RateLimiter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A signal between two statements books nothing and locks nobody out."""
+    """A signal between two statements books nothing and leaves no lock."""
     ledger = open_rate_limiter()
     with monkeypatch.context() as patch:
         patch.setattr(ledger.store, "clock", raise_interrupt)
@@ -450,7 +450,7 @@ def test_only_the_user_can_read_it(
 def test_an_account_is_known_for_a_day(
     open_rate_limiter: Callable[..., RateLimiter], clock: Clock
 ) -> None:
-    """What Klaviyo said of the key is there for every process, until a day has gone by."""
+    """A key's account is shared by all processes for a day."""
     name = hash_api_key(KEY)
     assert open_rate_limiter().account_facts(name) is None
     open_rate_limiter().store_account_facts(name, account_id="AbC123", timezone="Europe/Copenhagen")
@@ -475,7 +475,7 @@ def test_facts_from_the_future_are_requested_again(
 def test_the_zone_that_was_stored_last_is_known_for_good(
     open_rate_limiter: Callable[..., RateLimiter], clock: Clock, tmp_path: Path
 ) -> None:
-    """Of an account's keys the one that was asked last counts; a day changes nothing."""
+    """Of an account's keys the last stored zone counts, for good."""
     folder = tmp_path / "state"
     assert last_known_timezone(folder, "AbC123") is None
     assert not folder.exists()
@@ -504,7 +504,7 @@ def test_an_account_without_a_zone_is_known_as_such(
 def test_the_zone_that_was_stored_last_waits_for_nobody(
     open_rate_limiter: Callable[..., RateLimiter], tmp_path: Path
 ) -> None:
-    """A writer in mid-transaction keeps nobody out, and rubbish counts as nothing said."""
+    """Reading the zone waits for no transaction, and a corrupt store counts as none."""
     open_rate_limiter().store_account_facts("k", account_id="AbC123", timezone="UTC")
     path = tmp_path / "state" / RATE_LIMIT_STORE_FILE_NAME
     with closing(sqlite3.connect(path, isolation_level=None)) as writer:
@@ -518,7 +518,7 @@ def test_the_zone_that_was_stored_last_waits_for_nobody(
 def test_the_revenue_metric_is_remembered_by_account(
     open_rate_limiter: Callable[..., RateLimiter], clock: Clock
 ) -> None:
-    """What the account maps is told from never having asked, and from another account's."""
+    """No mapped metric differs from one never requested, and from another account's."""
     assert open_rate_limiter().revenue_metric() is None
     open_rate_limiter().store_revenue_metric("AbC123")
     asked_at = datetime.fromtimestamp(clock.now, UTC)

@@ -239,7 +239,7 @@ def error_for_400(detail: str, pointer: str | None = None) -> Exception:
 
 
 def test_a_metric_that_reports_do_not_take_has_an_error_of_its_own() -> None:
-    """It is told from every other 400, so that one metric is left out and the rest goes on."""
+    """It differs from every other 400: one metric is left out and the rest continues."""
     error = error_for_400("Passed in conversion metric does not support querying for values data")
     assert isinstance(error, IneligibleMetricError)
     assert "is left out" in error.message
@@ -260,7 +260,7 @@ def test_a_metric_that_reports_do_not_take_has_an_error_of_its_own() -> None:
 def test_a_refusal_of_the_metric_is_recognized_by_its_pointer(
     detail: str, pointer: str | None
 ) -> None:
-    """Whatever its words: the pointer tells; without one the sentence names the metric."""
+    """The error's pointer identifies the metric; without a pointer its sentence does."""
     assert isinstance(error_for_400(detail, pointer), IneligibleMetricError)
 
 

@@ -1,4 +1,4 @@
-"""Requests ask for exactly what is wanted, and links lead only onward."""
+"""Requests have exactly the wanted parameters, and next links lead only onward."""
 
 from datetime import UTC, datetime, timedelta, timezone
 from urllib.parse import urlsplit
@@ -46,7 +46,7 @@ END = datetime(2026, 2, 1, tzinfo=UTC)
 
 
 def test_the_first_page_of_a_window() -> None:
-    """An inclusive cursor asks for its window exactly, ascending, in pages of the maximum."""
+    """An inclusive cursor requests its exact window, ascending, in pages of the maximum."""
     request = first_page_request(EVENTS, WHOLE_COLLECTION, Window(START, END))
     assert query_parameters(request) == {
         "filter": "greater-or-equal(datetime,2026-01-31T00:00:00Z),"
@@ -92,7 +92,7 @@ def test_an_open_side_has_no_filter_clause() -> None:
 
 
 def test_bounds_of_another_zone_mean_the_same_moment() -> None:
-    """A window told in local time asks in UTC."""
+    """Window bounds in local time are sent in UTC."""
     local = START.astimezone(timezone(timedelta(hours=-8)))
     here = first_page_request(EVENTS, WHOLE_COLLECTION, Window(START, None))
     assert first_page_request(EVENTS, WHOLE_COLLECTION, Window(local, None)) == here
@@ -186,7 +186,7 @@ def test_an_id_stays_one_segment_of_the_path(record_id: str, path: str) -> None:
 
 
 def test_an_empty_id_is_refused() -> None:
-    """Nothing as an id would ask for the collection instead."""
+    """An empty id would request the collection instead."""
     with pytest.raises(ValueError, match="without an id"):
         detail_request(LISTS_DETAILED, "")
 
@@ -241,7 +241,7 @@ def test_a_foreign_link_is_not_followed(link: str) -> None:
 
 
 def test_a_foreign_link_is_named_without_its_query() -> None:
-    """The text tells where it would have gone; a query may hold a person."""
+    """The error names the link's target without its query, which may hold personal data."""
     with pytest.raises(ForeignLinkError) as caught:
         next_page_request(
             build_request(),
@@ -261,7 +261,7 @@ def test_the_same_page_again_is_a_circle() -> None:
 
 
 def test_a_longer_circle_is_found() -> None:
-    """A, B, A: the walk remembers every page, not only the last one."""
+    """A, B, A: the reader remembers every page, not only the last one."""
     seen: set[str] = set()
     a = build_request("/api/events", "page%5Bcursor%5D=a")
     b = next_page_request(
@@ -309,7 +309,7 @@ def test_the_servers_clock_is_read_where_there_is_one(text: str, moment: datetim
 
 
 def test_an_answer_without_a_date_has_no_clock() -> None:
-    """A missing header is told as None."""
+    """Without a `Date` header the server time is None."""
     assert parse_date_header({}) is None
 
 

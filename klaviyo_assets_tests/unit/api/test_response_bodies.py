@@ -1,4 +1,4 @@
-"""A good answer is unpacked, a refusal is raised, and a broken body is told from both."""
+"""A good response is decompressed, a refusal raised, and a broken body is neither."""
 
 import gzip
 import zlib
@@ -69,7 +69,7 @@ def test_no_damage_passes_for_the_text(
 
 
 def test_a_coding_that_was_not_requested_is_broken() -> None:
-    """We only ask for gzip; what else comes cannot be read."""
+    """Only gzip is requested; any other encoding is a broken body."""
     answer = build_response(200, zlib.compress(PAGE), {"content-encoding": "deflate"})
     with pytest.raises(BrokenBodyError, match="'deflate' was not requested"):
         check_response(answer, build_request(), max_bytes=2**20)

@@ -1,4 +1,4 @@
-"""A refusal becomes the error that says who acts, and its text gives nobody away."""
+"""A refusal becomes the error that says who acts; its text holds no personal data."""
 
 import json
 from dataclasses import replace
@@ -143,7 +143,7 @@ def test_a_refused_page_size_is_distinguished_from_other_refusals(
     retry_after=st.text(max_size=8),
 )
 def test_no_body_breaks_the_error_path(status: int, body: bytes, retry_after: str) -> None:
-    """Whatever comes back, there is an error that tells the status, in one line."""
+    """Whatever the body, the error has the status, in one line."""
     answer = build_response(status, body, {"retry-after": retry_after})
     error = map_error_response(answer, build_request())
     assert f"answered with {status}" in str(error)
@@ -203,13 +203,13 @@ def test_a_plan_that_forbids_names_no_scope() -> None:
 
 
 def test_a_retired_revision_names_the_setting() -> None:
-    """The operator is told which variable to set."""
+    """The error names the variable to set."""
     error = map_error_response(build_response(410), build_request())
     assert "KLAVIYO_REVISION" in str(error)
 
 
 def test_a_redirect_names_its_host() -> None:
-    """Where it would have led is told; it is not followed."""
+    """The error names the redirect's host, which is not requested."""
     answer = build_response(302, "", {"location": "https://evil.example/api/events?email=a@b.de"})
     assert "here to evil.example" in str(map_error_response(answer, build_request()))
 
@@ -301,7 +301,7 @@ def test_a_request_is_described_without_personal_data() -> None:
 
 
 def test_no_parameter_slips_through() -> None:
-    """Even where a person stands in a parameter nobody thought of."""
+    """Also personal data in an unknown parameter is redacted."""
     request = replace(build_request("/api/x", "hint=jane%40example.com"), method="POST")
     assert describe_request(request) == "POST /api/x?hint=[e-mail]"
 

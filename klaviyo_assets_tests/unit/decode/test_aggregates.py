@@ -30,7 +30,7 @@ DATES = ["2026-09-01T00:00:00+00:00", "2026-09-02T00:00:00Z"]
 
 
 def test_counts_by_utc_day() -> None:
-    """Dates are instants: one told in another zone belongs to its UTC day."""
+    """A date in another zone belongs to the UTC day of its instant."""
     shifted = [DATES[0], "2026-09-02T02:00:00+02:00"]
     for dates in (DATES, shifted):
         found = parse_event_counts(answer(dates, [3.0, 4.0]))

@@ -54,7 +54,7 @@ EXCLUSIONS = build_stream(
     ],
 )
 def test_a_broken_record_goes_to_quarantine(broken: str, reason: str) -> None:
-    """The record is told with its reason, byte for byte; the good ones around it are stored."""
+    """It is quarantined with its reason, byte for byte; the good ones around it are stored."""
     good = ['{"id":"a","attributes":{"name":"x"}}', '{"id":"c","attributes":{"name":"y"}}']
     page = decode_page(THINGS, raw_page(good[0], broken, good[1]))
     assert page.quarantined == (QuarantinedRecord(reason, broken.encode()),)
@@ -213,7 +213,7 @@ UNREADABLE = {
 @pytest.mark.parametrize("reason", UNREADABLE)
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_record_that_cannot_be_read_at_all_goes_to_quarantine(reason: str, place: int) -> None:
-    """It costs itself and no other; its bytes are kept, and the next page is known."""
+    """It alone is quarantined, with its bytes, and the next page's link is found."""
     broken = f'{{"id":"x","attributes":{{"free":{UNREADABLE[reason]}}}}}'
     sound = [f'{{"id":"{each}","attributes":{{"name":"[{each}]}}, {{"}}}}' for each in "ab"]
     records = [*sound[:place], broken, *sound[place:]]
@@ -385,7 +385,7 @@ def test_nul_is_replaced_in_columns_of_text() -> None:
     ],
 )
 def test_included_of_another_shape_harms_no_record(odd: object, *, is_list: bool) -> None:
-    """Records are stored whatever lies beside them; what they name is kept as identifier."""
+    """Records are stored whatever is included; what they refer to is stored as an identifier."""
     stream = build_stream(Column("tags", "Whole.", "json", Included("tags")))
     good = resource_identifier("tag", "u") | {"n": 1}
     included = [odd, good] if is_list else odd
@@ -400,7 +400,7 @@ def test_included_of_another_shape_harms_no_record(odd: object, *, is_list: bool
 
 
 def test_a_profile_that_nothing_suppresses_is_no_exclusion() -> None:
-    """Filters may be ignored: what has no suppression is left out, what has no time for it kept."""
+    """Profiles without a suppression are left out, those without its time are stored."""
     page = decode_page(
         EXCLUSIONS,
         page_body(

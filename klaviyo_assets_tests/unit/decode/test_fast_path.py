@@ -1,4 +1,4 @@
-"""Pages as documented: decoded at once, every place read, every type kept."""
+"""Pages as documented: decoded on the fast path, every field read, every type preserved."""
 
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -126,7 +126,7 @@ def test_every_form_of_a_timestamp_is_read(text: str, moment: datetime) -> None:
 
 @pytest.mark.parametrize("nulls", [("null", "null"), ("null", "7"), ("[]", "1234"), ("7", "null")])
 def test_json_null_is_null(nulls: tuple[str, str]) -> None:
-    """JSON null under a free-form attribute is NULL, not text; what is as long is kept."""
+    """JSON null under a free-form attribute is NULL, not text; a value as long is stored."""
     stream = build_stream(Column("free", "Anything.", "json"))
     found = (f'{{"id":"{n}","attributes":{{"free":{text}}}}}' for n, text in enumerate(nulls))
     expected = [None if text == "null" else text for text in nulls]
@@ -228,7 +228,7 @@ def test_the_first_attribution_names_what_it_relates_to() -> None:
 
 
 def test_a_resource_that_was_not_included_is_kept_as_its_identifier() -> None:
-    """Nothing is lost and nobody fails when `included` lacks what a record names."""
+    """A record that refers to a resource missing in `included` has its identifier."""
     page = decode_page(
         ATTRIBUTED,
         page_body(
@@ -304,7 +304,7 @@ def test_a_slice_brings_its_constants() -> None:
 
 
 def test_a_received_value_is_used_before_the_requested_one() -> None:
-    """A channel that a message of the record tells is stored, and said where it is another."""
+    """The channel in a record's message is stored, and reported where it is another."""
     place = SliceConstant(
         "channel", included_relationship="campaign-messages", included_path="definition.channel"
     )
@@ -331,7 +331,7 @@ def test_a_single_record_is_a_page_of_one() -> None:
 
 
 def test_an_empty_page_has_the_columns_and_the_way_on() -> None:
-    """A page without records in mid-walk still says where the next one is."""
+    """A page without records in the middle has the link to the next one."""
     stream = build_stream(Column("at", "Moment.", "timestamp"), cursor="at")
     links = {"self": "x", "next": "https://a.klaviyo.com/next"}
     page = decode_page(stream, page_body(links=links, included=[]))
@@ -370,7 +370,7 @@ def test_a_page_has_the_range_of_its_cursor(
 
 
 def test_an_event_of_next_year_is_kept() -> None:
-    """A cursor in the future is told as it is; what it may move is not decided here."""
+    """A cursor in the future is returned as it is; the plan decides what it may move."""
     stream = build_stream(Column("at", "Moment.", "timestamp"), cursor="at")
     page = decode_page(stream, page_body(build_record("a", at="9999-12-31T23:59:59.999999Z")))
     assert page.highest_cursor == datetime.max.replace(tzinfo=UTC)

@@ -75,7 +75,7 @@ def test_every_declared_stream_is_decoded_at_once(stream: Stream) -> None:
 
 @pytest.mark.parametrize("stream", READ, ids=lambda stream: stream.name)
 def test_every_declared_stream_survives_nulls(stream: Stream) -> None:
-    """The published `required` is not kept: all but key and cursor may be null or missing."""
+    """The published `required` is ignored: all but key and cursor may be null or missing."""
     cursor = stream.cursor.field if stream.cursor is not None else None
     attributes = {cursor: SENT["timestamp"]} if cursor and "." not in cursor else {}
     nulls = dict.fromkeys(record_with_all_attributes(stream)["attributes"])

@@ -75,7 +75,7 @@ def test_a_hash_is_of_the_normal_form() -> None:
 
 
 def test_another_salt_makes_another_hash() -> None:
-    """Without the salt nobody can try addresses until one fits."""
+    """Without the salt no hash can be found by trying addresses."""
     other = PrivacyRules(hashed_columns=frozenset({"email"}), salt=b"another salt altogether")
     page = decode_twice(other, page_body(build_record("a", email=ADDRESS)))
     assert page.batch["email"].to_pylist() != [digest(ADDRESS)]
@@ -99,7 +99,7 @@ def test_the_form_goes_by_the_name(name: str, text: str, normal: str) -> None:
 
 
 def test_no_value_slips_into_extra() -> None:
-    """A value of another type, or an object in the place of what holds it, is kept nowhere."""
+    """A masked value of another type is stored nowhere, also not in `extra`."""
     odd = [
         build_record("a", email={"address": ADDRESS}, phone_number=[ADDRESS]),
         build_record("b", location=ADDRESS),
@@ -157,7 +157,7 @@ def test_of_json_the_listed_keys_stay(sent: object, expected: object) -> None:
 
 
 def test_a_quarantined_record_keeps_reason_and_id_alone() -> None:
-    """What cannot be stored is not kept whole where the settings keep anything back."""
+    """With any privacy setting the quarantine stores reason and id, not the record."""
     broken = [
         '{"id":"a-1","attributes":"ada@example.com"}',
         '{"id":"ada@example.com","attributes":7}',

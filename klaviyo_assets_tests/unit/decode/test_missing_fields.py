@@ -21,7 +21,7 @@ GONE = "rank: declared, but no record of the page has it"
 
 
 def test_a_removed_field_is_null_and_reported() -> None:
-    """Records of an older shape are stored with NULL, and the field that is gone is named."""
+    """Records without a field are stored with NULL, and the missing field is named."""
     page = decode_page(THINGS, page_body(build_record("a", name="x", place={})))
     assert page_rows(page)[0]["rank"] is None
     assert page.notices == (GONE,)
@@ -37,7 +37,7 @@ def test_null_and_rare_fields_are_not_removed() -> None:
 
 
 def test_a_missing_field_is_reported_once() -> None:
-    """The first page with records tells; the ten thousand after it do not repeat it."""
+    """The first page with records reports it; the ten thousand after it do not."""
     decoder = PageDecoder(THINGS)
     empty, short = page_body(), page_body(build_record("a", name="x", place={}))
     notices = [decoder.decode(body, synced_at=SYNCED_AT).notices for body in (empty, short, short)]

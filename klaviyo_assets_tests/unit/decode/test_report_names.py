@@ -42,7 +42,7 @@ def test_a_row_that_comes_twice_is_not_added() -> None:
 
 
 def test_rows_of_one_name_that_differ_are_left_to_be_refused() -> None:
-    """Nothing tells which of them is right."""
+    """Nothing says which of them is right."""
     rows = [row("a", ONE, opens=1), row("a", ONE, opens=2)]
     assert merge_renamed_rows(rows, report()) == rows
 

@@ -157,7 +157,7 @@ def test_every_value_of_a_series_lands_on_its_day(series: list[list[float | None
 
 @pytest.mark.parametrize("opens", [[1, 2], [1, 2, 3, 4], [], 7, {"0": 1}, "123"])
 def test_f60_a_series_of_another_length_is_refused(opens: object) -> None:
-    """Values that cannot be told to days are an error of shape, and no row is guessed."""
+    """Values that match no days are an error of shape, and no row is guessed."""
     days = [DAY + timedelta(days=number) for number in range(3)]
     body = body_of(result(FLOW, clicks=[1, 2, 3], opens=opens), labels=labels_of(*days))
     with pytest.raises(ContractError, match="shape"):
@@ -219,7 +219,7 @@ NAMELESS: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("message", NAMELESS)
 def test_a_result_that_belongs_to_no_message_is_put_aside(message: str) -> None:
-    """It is kept as it came, with the reason; the results beside it are rows."""
+    """It is quarantined as received, with the reason; the results beside it are rows."""
     body = body_of(NAMELESS[message], result(FLOW, opens=[1]), labels=labels_of(DAY))
     page = read(FLOW_SERIES_REPORTS, body)
     assert [row.statistics for row in page.rows] == [{"opens": 1}]
@@ -256,7 +256,7 @@ def test_where_the_next_page_is_is_told(nothing: object) -> None:
 
 
 def test_values_of_other_types_are_kept_as_they_came() -> None:
-    """What is no number or no text is converted where it can be, and kept in `extra`."""
+    """A value of another type is converted where possible, else stored in `extra`."""
     page = read(
         CAMPAIGN_VALUES_REPORTS,
         body_of(
@@ -290,7 +290,7 @@ def test_an_unreadable_value_of_a_day_is_kept_with_that_day() -> None:
 
 
 def test_numbers_without_bounds_do_no_harm() -> None:
-    """Eighty digits and what no double holds are read as far as they go, and kept as they came."""
+    """Numbers beyond a double are read as far as they fit, and stored in `extra` as received."""
     huge = "1" * 80
     body = body_of(result(CAMPAIGN, opens=1, clicks=2)).replace(b'"opens": 1', b'"opens": 1e400')
     body = body.replace(b'"clicks": 2', f'"clicks": {huge}'.encode())
@@ -335,7 +335,7 @@ def test_a_row_is_stored_under_its_cell() -> None:
 
 
 def test_no_grouping_can_take_the_place_of_our_own_columns() -> None:
-    """A grouping or statistic named like a column of ours is kept beside it, in `extra`."""
+    """A grouping or statistic named like one of our columns is stored in `extra`."""
     ours = {"date": "1999-01-01", "conversion_metric_id": "X", "synced_at": "Y", "extra": "Z"}
     row = ReportRow(day=None, groupings=CAMPAIGN | ours, statistics={"is_final": 0.0, "date": 1.0})
     [stored_rows] = rows_of(CAMPAIGN_VALUES_REPORTS, stored(row))

@@ -192,7 +192,7 @@ def test_good_values_beside_a_bad_timestamp_stay() -> None:
 
 
 def test_an_object_may_become_a_scalar() -> None:
-    """A value where an object is declared leaves the columns below it NULL and is kept whole."""
+    """A scalar instead of an object leaves its columns NULL and is stored in `extra`."""
     page = decode_page(
         THINGS, page_body(build_record("a", name="x", location="Kiel"), build_record("b"))
     )
@@ -227,7 +227,7 @@ def test_an_unknown_relationship_is_kept_if_it_holds_data() -> None:
 
 
 def test_one_related_record_may_become_several() -> None:
-    """A to-one relationship that comes as a list is NULL and kept; a list of one may come bare."""
+    """A list in a to-one relationship is NULL and in `extra`; a list of one may come bare."""
     stream = build_stream(
         Column("metric_id", "One.", declared_source=RelatedId("metric")),
         Column("tag_ids", "Several.", "ids", RelatedIds("tags")),

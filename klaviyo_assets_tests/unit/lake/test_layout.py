@@ -126,7 +126,7 @@ def test_a_day_of_its_own_is_refused() -> None:
 
 
 def test_only_our_own_names_count_as_ours() -> None:
-    """A stray file that somebody put into the folder is not taken for one of ours."""
+    """A foreign file in the folder is not taken for one of ours."""
     ours = "part-0123456789abcdef0123456789abcdef.parquet"
     assert has_data_file_name(ours)
     assert has_data_file_name("day=2024-05-01/" + ours)
@@ -139,7 +139,7 @@ HOSTILE = ("../../etc/x", "a/b", "..", ".", "CON ", "x" * 300, "%2e%2e", "é", "
 
 
 def test_a_metrics_folder_is_plain_and_its_own() -> None:
-    """Whatever an id holds, its folder is one of our names below the table's, and nobody else's."""
+    """Whatever the id, its folder is a plain name below the table's, unique to it."""
     ours = "part-0123456789abcdef0123456789abcdef.parquet"
     known = report_partition_folder("RESQ6t", date(2024, 5, 31))
     assert known == "metric=RESQ6t/month=2024-05"
@@ -165,7 +165,7 @@ def test_a_report_without_a_metric_lies_in_folders_of_months() -> None:
 
 
 def test_a_report_has_no_column_named_as_its_partitions() -> None:
-    """Delta's partition columns and the table's own could not be told apart."""
+    """Delta's partition columns have names that no column of the table has."""
     for taken in ("metric", "month"):
         schema = SCHEMA.append(pa.field(taken, pa.string()))
         with pytest.raises(LakeError, match=taken):

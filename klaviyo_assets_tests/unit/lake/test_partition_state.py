@@ -58,7 +58,7 @@ def test_new_facts_replace_those_of_their_partitions_alone(
 
 
 def test_fractions_of_a_second_are_left_off() -> None:
-    """A moment is kept to the second, rounded down."""
+    """A time is stored to the second, rounded down."""
     moment = datetime(2026, 11, 23, 1, 2, 3, 999_999, tzinfo=UTC)
     [stored] = unpack_partition_states(
         pack_partition_states(

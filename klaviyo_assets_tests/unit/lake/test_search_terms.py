@@ -58,7 +58,7 @@ def test_values_wall_to_wall_are_found_in_bytes() -> None:
 
 
 def test_a_longer_word_of_the_rows_is_no_find_in_their_pages() -> None:
-    """Where the file's rows have the longer address; elsewhere nobody can tell where one begins."""
+    """An address inside a longer one of the rows is no match; elsewhere it counts as one."""
     longer: set[bytes] = set()
     assert not terms().is_any_in_text(b"of Nada@Example.com, x", longer)
     assert longer == {b"nada@example.com"}

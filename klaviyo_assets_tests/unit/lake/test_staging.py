@@ -1,4 +1,4 @@
-"""Rows are told apart by the day they belong to, compared with Python's own calendar."""
+"""Rows are grouped by their day, compared with Python's own calendar."""
 
 from datetime import UTC, datetime
 from typing import Any

@@ -61,5 +61,5 @@ def test_a_nested_attribute_is_text_by_default() -> None:
     ids=str,
 )
 def test_a_column_says_where_its_value_lies(source: ColumnSource | None, path: str) -> None:
-    """The path is what somebody types to find the value in Klaviyo's answer."""
+    """The path is what a user types to find the value in Klaviyo's response."""
     assert source_path(Column("name", "The name.", declared_source=source)) == path

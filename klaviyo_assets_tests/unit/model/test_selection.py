@@ -62,7 +62,7 @@ def test_what_needs_a_stream_of_another_revision_is_refused_with_its_name() -> N
     ("revision", "first"), [(JULY, set[str]()), (OCTOBER, {"campaign_messages"})]
 )
 def test_what_a_relation_is_made_from_comes_with_it(revision: str, first: set[str]) -> None:
-    """Campaigns are told of by their messages since October, and by themselves before."""
+    """Campaigns are described by their messages since October, and by themselves before."""
     settings = settings_for("campaigns", revision=revision)
     assert selected_streams(settings, STREAMS) == {"campaigns"} | first
 
@@ -74,7 +74,7 @@ def test_an_unknown_entry_is_refused_with_its_likes() -> None:
 
 
 def test_a_history_is_kept_of_assets_that_declare_its_columns() -> None:
-    """KLAVIYO_HISTORY names streams, or default for each that can; nothing is kept without it."""
+    """KLAVIYO_HISTORY names streams, or `default` for each that can; without it there is none."""
     settings = replace(Settings(), history=("lists_detailed",))
     assert selection_errors(settings, STREAMS) == []
     assert keeps_changes(STREAMS["lists_detailed"], settings)

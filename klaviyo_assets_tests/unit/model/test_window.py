@@ -1,4 +1,4 @@
-"""Windows are half open, and what has been read of a slice is kept without a hole or an overlap.
+"""Windows are half open, and the ranges read of a slice have neither hole nor overlap.
 
 The oracle is a set of instants, one a second, a few beyond the windows on either side.
 """

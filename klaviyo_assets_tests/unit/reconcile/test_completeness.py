@@ -43,7 +43,7 @@ def ids() -> st.SearchStrategy[frozenset[int]]:
 
 @given(there=st.dictionaries(cells, st.tuples(ids(), ids())))
 def test_after_a_day_was_read_again_both_kinds_are_exact(there: Sets) -> None:
-    """Rows that were shown are stored; so what is counted beyond is missing, the others are gone.
+    """After a repair of the day missing and deleted events are both exact.
 
     Each partition has the stored ids and Klaviyo's; a reading just before showed what both have.
     """
@@ -63,7 +63,7 @@ def test_after_a_day_was_read_again_both_kinds_are_exact(there: Sets) -> None:
 
 @given(there=st.dictionaries(cells, st.tuples(ids(), ids())))
 def test_counts_alone_never_claim_more_than_they_can(there: Sets) -> None:
-    """Before a day was read again no event is called missing or gone that is not, and nets hold."""
+    """Before a repair no event is wrongly called missing or deleted, and net counts are right."""
     stored = [
         stored_count(cell, rows=len(here), seen=len(here)) for cell, (here, _) in there.items()
     ]
@@ -102,7 +102,7 @@ def test_stretches_hold_exactly_the_days(days: frozenset[date]) -> None:
 
 
 def test_the_window_ends_on_a_whole_hour_before_the_mark() -> None:
-    """The newest hours are left alone, and a start date is not gone behind."""
+    """The window ends hours before the cursor and begins no earlier than the start date."""
     mark = datetime(2026, 9, 30, 11, 20, tzinfo=UTC)
     tolerance = timedelta(hours=6)
     assert comparison_window(mark, start=None, first_day=FIRST, tolerance=tolerance) == Window(
@@ -116,7 +116,7 @@ def test_the_window_ends_on_a_whole_hour_before_the_mark() -> None:
 
 @given(st.integers(1, 4000))
 def test_years_cover_the_window_once(days: int) -> None:
-    """Each request asks for a year at most, and together they hold every day once."""
+    """Each request is for a year at most, and together they have every day once."""
     start = datetime(2015, 1, 1, tzinfo=UTC)
     window = Window(start, start + timedelta(days=days))
     pieces = list(split_by_request_span(window))

@@ -27,7 +27,7 @@ NOW = datetime(2026, 11, 10, 12, tzinfo=UTC)
     ],
 )
 def test_the_zone_that_counts(setting: str | None, account_zone: str | None, counts: str) -> None:
-    """The account's own, or the setting where it is the same one or nobody else says one."""
+    """The account's zone, or the setting's where both agree or the account's is unknown."""
     assert resolve_zone(Settings(timezone=setting), account_zone, now=NOW).key == counts
 
 
@@ -77,7 +77,7 @@ def test_loading_goes_on_whatever_the_disk_holds(
 
 
 def test_an_empty_lake_knows_no_zone(tmp_path: Path) -> None:
-    """Whose facts of the state folder count is told by the lake alone."""
+    """The lake alone says which account's facts in the state folder apply."""
     ledger = RateLimiter(tmp_path / "state", "AbC123")
     ledger.store_account_facts("k", account_id="AbC123", timezone="Asia/Tokyo")
     ledger.close()

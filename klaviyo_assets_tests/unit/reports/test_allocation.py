@@ -95,7 +95,7 @@ def test_every_day_has_exactly_its_rows(world: SimulatedAccount, wanted: set[dat
 def test_what_one_metric_taught_spares_the_others(
     world: SimulatedAccount, first: set[date], second: set[date]
 ) -> None:
-    """With what was learned, and read back, the next metric asks no more and is as exact."""
+    """With the learned send days, stored and read back, the next metric sends no more requests."""
     learned = SendDays()
     world.start_allocation(frames, first, world.build_knowledge(learned))
     spent = len(world.requests)
@@ -170,7 +170,7 @@ def test_learned_days_are_told_apart_in_stretches() -> None:
 
 
 def test_unlisted_messages_are_found_together() -> None:
-    """Three messages that no campaign tells of, sent on one day, cost nine questions, not 27."""
+    """Three messages without a campaign, sent on one day, cost nine requests instead of 27."""
     sent = {name: {day_of_year(200): 10} for name in ("a", "b", "c")}
     world = SimulatedAccount(sent, {})
     world.start_allocation(YEAR, YEAR, world.build_knowledge())
@@ -205,7 +205,7 @@ def test_one_day_alone_needs_no_search() -> None:
 
 
 def test_days_of_nobody_are_finished_at_once() -> None:
-    """What no unfinished message touches is there before anything more is asked."""
+    """Days without an unfinished message are complete before any further request."""
     sent = {"a": {day_of_year(5): 10}, "b": {day_of_year(8): 10, day_of_year(9): 5}}
     world = SimulatedAccount(sent, {"a": days_of_year(5, 5), "b": days_of_year(8, 9)})
     placing = DayAllocator(
@@ -241,7 +241,7 @@ def test_no_row_is_lost_whatever_is_claimed(world: SimulatedAccount) -> None:
 
 @given(st.integers(0, 200), st.integers(1, 40))
 def test_a_claim_that_is_wrong_is_found_out(first: int, later: int) -> None:
-    """A message that went on after the days it claims is asked for until its total is placed."""
+    """A message sent after its claimed days is requested until its total is allocated."""
     sent = {"a": {day_of_year(first): 40, day_of_year(first + 1 + later): 60}}
     world = SimulatedAccount(sent, {"a": days_of_year(first, first + 1)})
     placing = DayAllocator(
@@ -290,7 +290,7 @@ def replace_conversions(timed: TimedRow) -> TimedRow:
 
 @pytest.mark.parametrize(("is_settled", "questions"), [(False, 2), (True, 4)])
 def test_conversions_that_do_not_add_up_are_told(is_settled: bool, questions: int) -> None:  # noqa: FBT001
-    """A difference is noted; days that should have come to rest are asked for one by one."""
+    """A difference is reported; days that should be final are requested one by one."""
     sent = {"a": {day_of_year(5): 70, day_of_year(9): 140}}
     learned = SendDays()
     SimulatedAccount(sent, {}).start_allocation(
@@ -318,7 +318,7 @@ def test_messages_that_are_not_in_the_total_are_known_not_to_be() -> None:
 
 
 def test_blank_messages_are_left_out_and_counted() -> None:
-    """A message without any number and without a campaign has no day, and is told of."""
+    """A message without numbers and campaign has no day; it is left out and counted."""
     world = SimulatedAccount({}, {})
     row = SimulatedAccount({"a": {day_of_year(1): 10}}, {}).build_rows(YEAR)[0]
     blank = replace(row, row=replace(row.row, statistics={"recipients": 0.0, "opens": None}))

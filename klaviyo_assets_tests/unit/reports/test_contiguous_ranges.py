@@ -1,4 +1,4 @@
-"""Days that are known are told apart with few time frames."""
+"""Known days are distinguished with few time frames."""
 
 from datetime import date
 
@@ -18,7 +18,7 @@ names = st.dictionaries(
 def test_each_pair_is_asked_for_once_and_alone(
     sent: dict[str, set[date]], interest: set[date]
 ) -> None:
-    """A name has one day in each time frame that it is asked for, and every day its turn."""
+    """A name has one day in each time frame requested for it, and each day is in one of them."""
     wanted = {name: when & interest for name, when in sent.items()}
     found = choose_isolating_timeframes(sent, wanted)
     for frame, requested in found:
@@ -36,7 +36,7 @@ def test_never_more_than_one_a_day(sent: dict[str, set[date]]) -> None:
 
 
 def test_the_drawing_holds() -> None:
-    """Two messages over four days are told apart by two time frames."""
+    """Two messages over four days are distinguished by two time frames."""
     sent = {"a": {day_of_year(0), day_of_year(7)}, "b": {day_of_year(4), day_of_year(8)}}
     assert [frame for frame, _ in choose_isolating_timeframes(sent, sent)] == [
         days_of_year(7, 8),
@@ -45,7 +45,7 @@ def test_the_drawing_holds() -> None:
 
 
 def test_nothing_of_interest_costs_nothing() -> None:
-    """Names without a day wanted are not asked for."""
+    """Names without a requested day need no time frame."""
     assert choose_isolating_timeframes({"a": {day_of_year(0), day_of_year(7)}}, {"a": set()}) == ()
 
 
@@ -73,7 +73,7 @@ def test_pieces_cost_less_than_the_whole_and_its_stretches(sent: dict[str, set[d
 
 
 def test_the_drawing_of_pieces_holds() -> None:
-    """Two messages over four days are told apart by two totals."""
+    """Two messages over four days are distinguished by two totals."""
     sent = {"a": {day_of_year(0), day_of_year(7)}, "b": {day_of_year(4), day_of_year(8)}}
     assert split_timeframe(days_of_year(0, 10), sent, days_of_year(0, 10)) == (
         days_of_year(5, 10),

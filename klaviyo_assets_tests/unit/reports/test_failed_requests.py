@@ -73,5 +73,5 @@ def test_a_failure_of_the_future_does_not_count() -> None:
     ],
 )
 def test_what_was_paid_in_vain(error: KlaviyoAssetsError, *, counts: bool) -> None:
-    """A request that somebody got and that brought nothing; a 429 is not of the day."""
+    """A request that was sent and failed counts; a 429 does not use the day's quota."""
     assert is_wasted_request(error) is counts

@@ -1,4 +1,4 @@
-"""One metric's days come complete with the fewest requests, kept answers first."""
+"""One metric's days are completed with the fewest requests, cached responses first."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -146,7 +146,7 @@ def test_the_newest_days_come_first() -> None:
 
 @pytest.mark.parametrize("order", [range(7), range(6, -1, -1), [3, 0, 6, 1, 5, 2, 4]])
 def test_seven_sibling_runs_cost_one_request(order: Sequence[int]) -> None:
-    """Runs of one day each are served by the answer that the first of them paid for."""
+    """Runs of one day each are served by the response to the first one's request."""
     klaviyo = Klaviyo(SimulatedAccount({}, {}), is_series=True)
     for number in order:
         assert rows_by_day(klaviyo, change({day_of_year(200 + number)}), SERIES) == {
@@ -156,7 +156,7 @@ def test_seven_sibling_runs_cost_one_request(order: Sequence[int]) -> None:
 
 
 def test_chunks_of_a_backfill_cost_what_it_costs_whole() -> None:
-    """Three runs that know of each other's days ask for the seven time frames of the year."""
+    """Three runs that know each other's days send the seven time frames of the year."""
     klaviyo = Klaviyo(SimulatedAccount({}, {}), is_series=True)
     for chunk in (days_of_year(0, 179), days_of_year(180, 359), days_of_year(360, 364)):
         rows_by_day(klaviyo, change(chunk, sibling_days=frozenset(YEAR)), SERIES)
@@ -178,7 +178,7 @@ def test_who_asks_again_gets_a_later_answer() -> None:
 
 
 def test_without_siblings_a_frame_is_as_long_as_needed() -> None:
-    """Where nobody else is served, longer answers would only bring more pages."""
+    """Without sibling runs longer time frames would only add pages."""
     klaviyo = Klaviyo(SimulatedAccount({}, {}), is_series=True)
     rows_by_day(klaviyo, change(days_of_year(300, 330), should_widen=False), SERIES)
     assert klaviyo.frames == [days_of_year(300, 330)]
@@ -201,7 +201,7 @@ def test_totals_bring_each_day_its_rows() -> None:
 
 
 def test_one_day_of_totals_without_siblings_costs_one() -> None:
-    """A single day asked for by itself needs no placing, whatever was sent on it."""
+    """A single day requested by itself needs no allocation, whatever was sent on it."""
     world = SimulatedAccount(
         {"b": {day_of_year(8): 10, day_of_year(9): 5}}, {"b": days_of_year(8, 9)}
     )
@@ -214,7 +214,7 @@ def test_one_day_of_totals_without_siblings_costs_one() -> None:
 
 
 def test_differences_are_passed_on() -> None:
-    """What does not add up is told with the days that it concerns."""
+    """Totals that do not add up are reported with their days."""
     world = SimulatedAccount(
         {"b": {day_of_year(8): 10, day_of_year(20): 5}}, {"b": days_of_year(8, 9)}
     )
@@ -263,7 +263,7 @@ def placed_by_one(world: SimulatedAccount, wanted: frozenset[date], metrics: int
 def test_siblings_that_take_turns_cost_what_one_run_costs(
     *, world: SimulatedAccount, order: list[date], is_late: bool
 ) -> None:
-    """Runs of a day each, metric by metric, in any order, ask together exactly what one asks.
+    """Runs of a day each, in any order of metrics, together send the requests of one run.
 
     Also where the backfill learns `is_late`, after all of them, which days are finished.
     """
@@ -287,7 +287,7 @@ def test_siblings_that_take_turns_cost_what_one_run_costs(
 
 
 def test_where_the_messages_are_known_totals_over_parts_tell_the_days() -> None:
-    """A further metric asks for two totals, not for one and both its halves again."""
+    """A further metric needs two totals, not one and both its halves again."""
     world = SimulatedAccount(
         {"b": {day_of_year(8): 10, day_of_year(9): 5}}, {"b": days_of_year(8, 9)}
     )
@@ -303,7 +303,7 @@ def test_where_the_messages_are_known_totals_over_parts_tell_the_days() -> None:
 
 
 def test_what_siblings_are_served_by_is_told_without_a_day() -> None:
-    """What was learned after a run's own days were finished is handed on to be kept."""
+    """What is learned after a run's own days were complete is passed on to be stored."""
     world = SimulatedAccount(
         {"b": {day_of_year(8): 10, day_of_year(9): 5}}, {"b": days_of_year(8, 9)}
     )

@@ -132,7 +132,7 @@ def one_each(_: BackfillTask) -> int:
 def test_a_run_holds_a_rectangle(
     wanted: list[tuple[str, int, int]], batch: tuple[str, int, int], price: int
 ) -> None:
-    """What one run fetches is told by two ends, so only what lies between them may be due."""
+    """A run's partitions are given by two ends, so everything between them must be due."""
     found = choose_next_batch(
         [BackfillTask(metric_id, days_of_year(first, last)) for metric_id, first, last in wanted],
         ORDER,
@@ -150,7 +150,7 @@ def test_a_run_holds_a_rectangle(
     st.integers(1, 40),
 )
 def test_never_more_than_is_left(costs: list[int], left: int, requests: int, most: int) -> None:
-    """The longest beginning that the day and the run can pay is taken, the first one at any cost.
+    """The longest prefix within the quota and the run is taken, the first task at any cost.
 
     Each task is one day of the metric after the one before.
     """

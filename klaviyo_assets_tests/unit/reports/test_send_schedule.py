@@ -95,7 +95,7 @@ def test_throttled_takes_as_many_hours_as_it_has_parts(percentage: int | None, l
 
 
 def test_a_test_sends_its_winner_later() -> None:
-    """Nobody tells when the winner of an A/B test went out."""
+    """The send time of an A/B test's winner is unknown."""
     assert derive_possible_days(sent("ab_test_campaign"), ZONE) == october(7, 10)
 
 
@@ -113,7 +113,7 @@ def test_what_is_not_plainly_sent_counts_as_spread(status: str | None) -> None:
 
 @pytest.mark.parametrize("method", ["static", "throttled", "smart_send_time", "ab_test_campaign"])
 def test_without_any_time_it_is_unknown(method: str) -> None:
-    """A campaign that tells no time can have been sent on any day."""
+    """A campaign without any time may have been sent on any day."""
     assert derive_possible_days(sent(method, None), ZONE) is None
 
 

@@ -1,4 +1,4 @@
-"""The time frames asked for are few, as long as they may be, and hold no day that is not over."""
+"""Requested time frames are few, as long as allowed, and have no day that is not over."""
 
 from datetime import date
 
@@ -54,7 +54,7 @@ def test_siblings_of_a_week_pay_once(first: int, order: list[int]) -> None:
 def test_siblings_that_know_each_other_share_one_set(
     wanted: set[date], others: set[date], most_days: int
 ) -> None:
-    """Runs of one backfill, each told what all want, together ask for what one run would."""
+    """Runs of one backfill that know all its days together request what one run would."""
     everything = wanted | others
     requested: set[DateRange] = set()
     for part in (wanted, others):

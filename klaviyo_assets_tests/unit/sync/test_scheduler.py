@@ -146,7 +146,7 @@ def test_slices_share_what_may_be_spent(
 def test_a_window_read_again_costs_its_own_pages(
     parts: list[Burst], page_size: int, start: int, span: int
 ) -> None:
-    """`start` and `end` are kept to, and the same bound holds for what lies between them."""
+    """`start` and `end` are respected, and the same bound holds between them."""
     seconds = merge_bursts(*parts)
     timeline = timeline_of(seconds, page_size)
     outcome = simulate(timeline, SimulationSettings(), windows=[(start, start + span)])

@@ -305,7 +305,7 @@ def test_new_records_before_the_position_are_no_standstill(
 
 
 def test_a_closed_pool_ends_its_workers() -> None:
-    """Closing tells every worker to go home, also one that waits for room in the queue."""
+    """Closing stops every worker, also one that waits for room in the queue."""
     shelf = Shelf(list(range(4000)), 5)
     pool = WorkerPool([WindowReader(request_context(shelf), WHOLE_COLLECTION, Window())], workers=3)
     next(pool.results())

@@ -167,7 +167,7 @@ def test_large_pages_leave_room_for_few() -> None:
 
 
 def test_who_waits_for_room_gets_it_when_a_page_leaves() -> None:
-    """The writer's next page lets the next one be read, at once."""
+    """A waiting reader continues as soon as the writer takes a page."""
     semaphore, stop = PageSemaphore(max_bytes=MIN_PAGE_BYTES), threading.Event()
     assert semaphore.acquire(stop)
     before = time.monotonic()
@@ -177,7 +177,7 @@ def test_who_waits_for_room_gets_it_when_a_page_leaves() -> None:
 
 
 def test_a_page_larger_than_all_room_is_read() -> None:
-    """There is room for one page, whatever its size; who is told to stop gets none."""
+    """One page is always allowed, whatever its size; a stopped reader gets none."""
     semaphore, stop = PageSemaphore(max_bytes=1000), threading.Event()
     semaphore.correct(0, 5000)
     semaphore.release(5000)
