@@ -52,7 +52,7 @@ def query_with_release(
         text=True,
         env=release_environment(release),
         check=False,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     version, rows = json.loads(done.stdout)
@@ -64,6 +64,6 @@ def run_cli(path: Path, *lines: str) -> str:
     """Return what DuckDB's command-line client prints as CSV for these lines."""
     client = install_package(f"duckdb-cli=={CLI_RELEASE}") / "duckdb_cli" / "duckdb"
     command = [str(client), "-readonly", "-csv", str(path), *lines]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout

@@ -18,7 +18,7 @@ from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.instance import open_instance
 from klaviyo_assets_tests.e2e.report_daemon import DEFINITIONS_MODULE
 
-TIMEOUT_SECONDS = 180
+TIMEOUT_SECONDS = 600
 
 START_SCRIPT = "from dagster._daemon.cli import cli; cli()"
 """What the command `dagster-daemon` does, whatever lies in the path of the shell."""

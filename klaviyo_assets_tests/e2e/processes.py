@@ -74,7 +74,7 @@ class ChildProcess:
     def kill(self) -> None:
         """End it at once, as `kill -9` does, and wait for that."""
         self.process.kill()
-        assert self.has_ended(within=30)
+        assert self.has_ended(within=300)
 
 
 def build_sync_task(

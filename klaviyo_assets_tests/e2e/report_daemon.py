@@ -24,7 +24,7 @@ from klaviyo_assets_tests.e2e.instance import open_instance
 from klaviyo_assets_tests.forkserver import FORKSERVER
 
 DEFINITIONS_MODULE = "klaviyo_assets.definitions"
-TIMEOUT_SECONDS = 120
+TIMEOUT_SECONDS = 300
 
 
 class InProcessTarget(WorkspaceLoadTarget):

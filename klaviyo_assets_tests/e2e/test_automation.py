@@ -30,7 +30,7 @@ from klaviyo_assets_tests.e2e.processes import start_dagster_command
 from klaviyo_assets_tests.e2e.report_ticks import evaluate_daily_schedules
 from klaviyo_assets_tests.e2e.test_report_plan import command
 
-PATIENCE_SECONDS = 180
+PATIENCE_SECONDS = 600
 
 METRICS_SENSOR = "klaviyo_conversion_metrics"
 """On whatever the setting: it costs nothing, and without it reports have no partitions."""
@@ -79,7 +79,7 @@ def daemon(home: Home) -> Generator[None]:
         assert process.poll() is None
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        process.wait(timeout=300)
 
 
 def eventually(happened: Callable[[], bool]) -> None:

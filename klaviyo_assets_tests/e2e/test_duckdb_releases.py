@@ -167,7 +167,7 @@ def test_polars_reads_the_lake(home_with_all_relations: Home) -> None:
         text=True,
         env=os.environ | {"PYTHONPATH": str(install_package(POLARS))},
         check=False,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == sorted(home_with_all_relations.ids("events"))

@@ -206,7 +206,7 @@ def interrupt_export(home: Home, file: Path, by: signal.Signals) -> tuple[int, s
     process.send_signal(by)
     with os.fdopen(reading, encoding="utf-8") as lines:
         output = lines.read()
-    return process.wait(timeout=60), output[before:]
+    return process.wait(timeout=300), output[before:]
 
 
 def test_ctrl_c_ends_an_export_with_130(home: Home) -> None:

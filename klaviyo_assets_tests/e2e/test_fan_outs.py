@@ -55,7 +55,7 @@ def kill_a_sync(home: Home, stream: str, config: Mapping[str, str] | None = None
     A commit holds the parents that were read meanwhile: two or a few more of the eight.
     """
     child = fork_sync(home, stream, config=config, commit_bytes=1, kill_at=AFTER_TWO_COMMITS)
-    assert child.has_ended(within=120)
+    assert child.has_ended(within=300)
     assert child.exit_code == -signal.SIGKILL
     home.account.clear_journal()
     read = parents_read(home, stream)

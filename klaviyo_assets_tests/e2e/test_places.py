@@ -115,7 +115,7 @@ def test_without_a_home_the_state_folder_is_to_be_set(
         os.chown(path, NOBODY, NOBODY)
     process = FORKSERVER.Process(target=as_nobody, args=(build_sync_task(home, "lists"),))
     process.start()
-    process.join(120)
+    process.join(300)
     run = last_run(home)
     assert run.success is is_set, run.failures
     if not is_set:

@@ -77,7 +77,7 @@ def reader(home: Home) -> Generator[Reading]:
     finally:
         stop.set()
         seen = ours.recv()
-        process.join(30)
+        process.join(300)
     reading.fresh, reading.held = seen.fresh, seen.held
     reading.scans, reading.errors = seen.scans, seen.errors
 

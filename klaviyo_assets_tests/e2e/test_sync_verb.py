@@ -118,16 +118,16 @@ def test_ctrl_c_keeps_what_was_committed(home: Home) -> None:
     )
     signal.signal(signal.SIGINT, before)
     home.account.clear_journal()
-    began = monotonic()
-    while not home.account.request_counts().total() and monotonic() - began < 60:
+    while not home.account.request_counts().total():
+        assert process.poll() is None
         sleep(0.05)
     wait_until_idle(process.pid)
     process.send_signal(signal.SIGINT)
     sent = monotonic()
-    _, output = process.communicate(timeout=60)
+    _, output = process.communicate(timeout=300)
     assert process.returncode == 130
     # The rate limit would have let the last list through after three minutes.
-    assert monotonic() - sent < 60
+    assert monotonic() - sent < 120
     assert output.splitlines()[-2:] == [
         "what was committed stays; the next sync goes on from there",
         "stopped by Ctrl-C",

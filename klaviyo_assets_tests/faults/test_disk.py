@@ -79,7 +79,7 @@ def test_f46_a_full_disk_is_reported_and_the_next_run_recovers(home: Home, where
     orders = build_sync_task(home, "events")
     process = FORKSERVER.Process(target=run_without_room, args=(orders, point))
     process.start()
-    process.join(60)
+    process.join(300)
     assert process.exitcode == 1
     assert word in failure_of_last_run(home, "events")
     assert_sound_part(home, "events")
@@ -126,7 +126,7 @@ def test_f47_a_read_only_folder_fails_before_the_first_request(home: Home) -> No
     home.data_dir.mkdir(mode=0o555, parents=True)
     process = FORKSERVER.Process(target=live_unprivileged, args=(build_sync_task(home, "events"),))
     process.start()
-    process.join(60)
+    process.join(300)
     home.data_dir.chmod(0o755)
     assert process.exitcode == 1
     assert "this user may not write there" in failure_of_last_run(home, "events")

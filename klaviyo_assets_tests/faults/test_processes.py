@@ -94,6 +94,7 @@ def cancelled_in_a_wait(
         wait_for_a_429(home, child)
         began = monotonic()
         cancel(home, child)
+        # Well before the 250 seconds are over, however busy this machine is.
         assert child.has_ended(within=120)
         took = monotonic() - began
     assert status_of_last_run(home) is dg.DagsterRunStatus.CANCELED

@@ -59,7 +59,7 @@ class WebserverClient:
             f"{self.url}/graphql", body, {"Content-Type": "application/json"}
         )
         try:
-            answer = urllib.request.urlopen(request, timeout=60)  # noqa: S310 - loopback
+            answer = urllib.request.urlopen(request, timeout=300)  # noqa: S310 - loopback
         except HTTPError as refused:
             answer = refused
         with answer:
@@ -95,12 +95,12 @@ def run_webserver(home: Home) -> Generator[WebserverClient]:
         yield pages
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(300)
 
 
 def wait_until_ready(client: WebserverClient, process: "subprocess.Popen[bytes]") -> None:
     """Ask until there is an answer; a server that ended fails at once."""
-    end = time.monotonic() + 90
+    end = time.monotonic() + 300
     while True:
         assert process.poll() is None, "the webserver ended"
         assert time.monotonic() < end, "the webserver does not answer"

@@ -47,7 +47,7 @@ class SandboxClient:
             "revision": revision,
             "Accept": "application/vnd.api+json",
         }
-        self.connection = HTTPConnection("127.0.0.1", urlsplit(self.url).port or 0, timeout=30)
+        self.connection = HTTPConnection("127.0.0.1", urlsplit(self.url).port or 0, timeout=300)
 
     def close(self) -> None:
         """End the connection."""

@@ -44,7 +44,7 @@ def ends_of(
         sleep(0.01)
     Timer(0.3, client.cancel).start()
     for each in reading:
-        each.join(60)
+        each.join(300)
     return ends
 
 

@@ -74,7 +74,7 @@ def test_processes_together_keep_to_one_budget(tmp_path: Path) -> None:
         time.sleep(1.5)
         stop.set()
         for worker in workers:
-            worker.join(60)
+            worker.join(300)
         assert [worker.exitcode for worker in workers] == [0, 0]
         moments = [seen.at for seen in server.received]
         assert server.connections == 2

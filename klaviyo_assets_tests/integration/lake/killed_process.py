@@ -64,6 +64,6 @@ def run_in_child_process(target: Callable[..., None], *args: object, **named: ob
     """Run a function in another process to its end; return its exit code, -9 if it was killed."""
     child = FORKSERVER.Process(target=target, args=args, kwargs=named)
     child.start()
-    child.join(60)
+    child.join(300)
     assert child.exitcode is not None, "the child did not end within a minute"
     return child.exitcode

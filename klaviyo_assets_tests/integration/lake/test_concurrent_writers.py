@@ -207,7 +207,7 @@ def test_writers_of_different_tables_do_not_lose_each_others_views(root: Path) -
     for child in children:
         child.start()
     for child in children:
-        child.join(60)
+        child.join(300)
     assert [child.exitcode for child in children] == [0, 0, 0, 0]
     for name in names:
         assert query_database(root, f"SELECT count(*) FROM k.{name}") == [(50,)]

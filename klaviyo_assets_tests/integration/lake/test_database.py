@@ -318,7 +318,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 def test_a_fork_starts_a_duckdb_of_its_own(root: Path) -> None:
     """A process that was forked from one with DuckDB in memory publishes like any other."""
-    subprocess.run([sys.executable, "-c", AFTER_A_FORK, str(root)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", AFTER_A_FORK, str(root)], check=True, timeout=300)
     assert query_database(root, "SELECT count(*) FROM k.profiles") == [(5,)]
 
 

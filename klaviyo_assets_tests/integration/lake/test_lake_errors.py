@@ -48,7 +48,7 @@ def in_a_child(target: Callable[..., None], *args: object) -> str:
     child = FORKSERVER.Process(target=send_error, args=(sender, target, args))
     child.start()
     sender.close()
-    child.join(60)
+    child.join(300)
     return str(receiver.recv())
 
 

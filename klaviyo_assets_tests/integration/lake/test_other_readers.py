@@ -71,7 +71,7 @@ def read_as_nobody(root: Path, *, group: int) -> subprocess.CompletedProcess[str
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
 
 

@@ -58,7 +58,7 @@ def test_a_reader_in_a_loop_sees_whole_versions(
     stop, started = FORKSERVER.Event(), FORKSERVER.Event()
     child = FORKSERVER.Process(target=reader, args=(root, stop, started))
     child.start()
-    assert started.wait(60)
+    assert started.wait(300)
     for number in range(1, 9):
         write = replace_rows if number % 3 == 0 else merge_rows
         rows = numbered_batch(0, ROWS, note=str(number), synced=number, days=0.05)
@@ -66,7 +66,7 @@ def test_a_reader_in_a_loop_sees_whole_versions(
         lake.publish([PlainRelation(name="events")])
         lake.vacuum("events")
     stop.set()
-    child.join(60)
+    child.join(300)
     assert child.exitcode == 0
 
 

@@ -61,7 +61,7 @@ class Tool:
     def kill(self) -> None:
         """End it as the system ends a program that may clean nothing up; safe to call twice."""
         self.process.kill()
-        self.process.wait(timeout=60)
+        self.process.wait(timeout=300)
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe:
                 pipe.close()

@@ -311,5 +311,5 @@ def test_a_closed_pool_ends_its_workers() -> None:
     next(pool.results())
     pool.close()
     for thread in pool.threads:
-        thread.join(60)
+        thread.join(300)
     assert not any(thread.is_alive() for thread in pool.threads)

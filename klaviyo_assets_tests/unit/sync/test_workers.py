@@ -123,12 +123,12 @@ def test_two_slow_pages_are_reason_enough_for_many_workers(monkeypatch: pytest.M
             time.sleep(0.1)
         else:
             started.release()
-            assert free.wait(60)
+            assert free.wait(300)
         return shelf.read(request, slice_)
 
     context = replace(request_context(shelf), fetch_page=read)
     pool = WorkerPool([WindowReader(context, WHOLE_COLLECTION, Window())], workers=6)
-    assert all(started.acquire(timeout=30) for _ in range(6))
+    assert all(started.acquire(timeout=300) for _ in range(6))
     free.set()
     assert len(ids_of(pool)) == 2000
 
