@@ -131,6 +131,11 @@ def test_a_killed_full_read_of_members_goes_on(home: Home) -> None:
     assert all("greater" in each for each in queries)
 
 
+def one_worker(*_: object) -> int:
+    """Return how many windows are read in parallel."""
+    return 1
+
+
 def test_a_failed_read_is_continued(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a run has read before its key was refused is stored, and not requested again."""
     flows = home.account.true_ids("flows")
@@ -140,7 +145,7 @@ def test_a_failed_read_is_continued(home: Home, monkeypatch: pytest.MonkeyPatch)
         home.account.inject_fault("error", match=match, status=401),
     ):
         # One reader: of several, one may be refused before the others have their responses.
-        patched.setattr(sync_run, "count_workers", lambda *_: 1)
+        patched.setattr(sync_run, "count_workers", one_worker)
         assert not home.sync("flow_actions").success
     read = parents_read(home, "flow_actions")
     assert len(read) == 4
