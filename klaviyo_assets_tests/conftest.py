@@ -15,8 +15,8 @@ from hypothesis import settings
 
 from klaviyo_assets.sync.memory import GC_THRESHOLD_OBJECTS
 
-SLOW_FOLDERS = frozenset({"browser", "e2e", "faults"})
-"""Folders whose tests run Dagster."""
+FOLDERS_FROM_SLOW_TO_QUICK = (("browser", "e2e", "faults"), ("integration", "sandbox"))
+"""Those whose tests run Dagster, and those whose tests have servers; the others have neither."""
 
 WORKERS_BY_FILE: dict[str, set[str]] = {}
 
@@ -78,9 +78,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     A worker takes a file at a time, in the order in which their first tests come: what begins last
     must be short, for the others have nothing left to do by then.
     """
-    items.sort(
-        key=lambda each: (-declared_seconds(each), each.path.parent.name not in SLOW_FOLDERS)
-    )
+    items.sort(key=lambda each: (-declared_seconds(each), quickness(each)))
 
 
 def pytest_collection_finish() -> None:
@@ -103,6 +101,13 @@ def declared_seconds(item: pytest.Item) -> float:
     """Return the seconds that a test says it takes; 0 where it says nothing."""
     mark = item.get_closest_marker("takes")
     return float(mark.args[0]) if mark is not None else 0.0
+
+
+def quickness(item: pytest.Item) -> int:
+    """Return how quick the tests of an item's folder are; 0: the slowest."""
+    parts = set(item.path.relative_to(Path(__file__).parent).parts)
+    order = FOLDERS_FROM_SLOW_TO_QUICK
+    return next((rank for rank, names in enumerate(order) if parts & set(names)), len(order))
 
 
 def is_whole_run(config: pytest.Config) -> bool:
@@ -140,18 +145,29 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.fixture(scope="session")
+def used_homes() -> list[Path]:
+    """Give the homes of the tests so far; the last one may be empty."""
+    return []
+
+
 @pytest.fixture(autouse=True)
 def bare_environment(
-    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+    used_homes: list[Path],
 ) -> Path:
     """Give each test an environment without settings of ours or Dagster's, and an empty home.
 
-    Return the home: the state folder's default and Dagster's telemetry lie below it.
+    Return the home: the state folder's default and Dagster's telemetry lie below it. Most tests
+    leave it empty for the next one: thousands of folders take seconds to make and to remove.
     """
     for name in os.environ:
         if name.startswith(("KLAVIYO_", "DAGSTER_", "XDG_")):
             monkeypatch.delenv(name)
-    home = tmp_path_factory.mktemp("home")
+    if not used_homes or any(used_homes[-1].iterdir()):
+        used_homes.append(tmp_path_factory.mktemp("home"))
+    home = used_homes[-1]
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("DAGSTER_DISABLE_TELEMETRY", "1")
     return home
