@@ -33,6 +33,7 @@ def measure_forked_peak(home: Home) -> int:
         target=run_and_report_peak, args=(build_sync_task(home, "events"), theirs)
     )
     process.start()
+    theirs.close()
     code, peak = ours.recv()
     process.join()
     assert code == 0

@@ -70,6 +70,7 @@ def reader(home: Home) -> Generator[Reading]:
     path = str(home.data_dir / "klaviyo.duckdb")
     process = FORKSERVER.Process(target=read_on, args=(path, stop, theirs))
     process.start()
+    theirs.close()
     reading = Reading()
     try:
         ours.recv()

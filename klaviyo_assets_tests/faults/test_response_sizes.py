@@ -46,6 +46,7 @@ def measure_sync_memory(home: Home, stream: str) -> tuple[RunResult, float]:
         target=sync_and_weigh, args=(build_sync_task(home, stream), theirs)
     )
     process.start()
+    theirs.close()
     grown: float = ours.recv()
     process.join()
     with open_instance(home.dagster_home) as instance:

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from klaviyo_assets.api import rate_limit_store
 from klaviyo_assets.api.rate_limiter import RateLimiter
 from klaviyo_assets.errors import KlaviyoAssetsError
 from klaviyo_assets.model.stream import RateLimitBucket, RateTier
@@ -20,6 +21,7 @@ SLOW_BUDGETS = (RateLimitBucket("GET /api/any", RateTier(name="any", burst=1, st
 
 def book_first_request(folder: Path, start_at: float) -> None:
     """Wait for the moment, then make the first booking."""
+    rate_limit_store.BUSY_TIMEOUT_SECONDS = 300
     time.sleep(max(0.0, start_at - time.time()))
     try:
         result = str(RateLimiter(folder, "a", share=1.0).reserve(SLOW_BUDGETS))

@@ -13,6 +13,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from threading import Thread
 
+from klaviyo_assets.api import rate_limit_store
 from klaviyo_assets.api.client import KlaviyoClient
 from klaviyo_assets.api.rate_limiter import RATE_LIMIT_STORE_FILE_NAME, RateLimiter
 from klaviyo_assets.api.request_guard import Request, Response
@@ -38,6 +39,7 @@ def most_within(moments: Sequence[float], seconds: float) -> int:
 
 def fetch_until(stop: Event, url: str, folder: Path) -> None:
     """Fetch as fast as the rate limit store lets one, as a process of its own."""
+    rate_limit_store.BUSY_TIMEOUT_SECONDS = 300
     client = KlaviyoClient(
         base_url=url,
         api_key=KEY,

@@ -452,6 +452,7 @@ def test_a_kill_before_the_commit_changes_nothing(lake: Lake, root: Path) -> Non
     mine, theirs = context.Pipe()
     process = context.Process(target=fill_and_hang, args=(str(root), theirs))
     process.start()
+    theirs.close()
     assert mine.recv() == "staged"
     assert len(list_data_files(root, "reports")) == 2
     assert process.pid is not None

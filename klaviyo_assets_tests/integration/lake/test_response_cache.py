@@ -18,6 +18,7 @@ from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.response_cache import ReportFailure, ReportResponseCache
 from klaviyo_assets.model.report import DateRange
 from klaviyo_assets_tests.integration.lake.lake_fixtures import open_lake
+from klaviyo_assets_tests.timing import scale_to_load
 
 DAYS = DateRange(date(2026, 10, 1), date(2026, 11, 29))
 LATER = DateRange(date(2026, 11, 30), date(2027, 1, 28))
@@ -241,8 +242,9 @@ def test_sibling_runs_pay_once(root: Path, answers: ReportResponseCache) -> None
     context = multiprocessing.get_context("spawn")
     ends = [context.Pipe() for _ in range(3)]
     made = [context.Process(target=pay_once, args=(str(root), end)) for _, end in ends]
-    for process in made:
+    for process, (_, theirs) in zip(made, ends, strict=True):
         process.start()
+        theirs.close()
     assert sorted(mine.recv() for mine, _ in ends) == [0, 0, 1]
     for process in made:
         process.join()
@@ -267,6 +269,7 @@ def test_waiting_is_logged_bounded_and_ends_when_the_owner_dies(
     mine, theirs = context.Pipe()
     process = context.Process(target=hold, args=(str(root), theirs))
     process.start()
+    theirs.close()
     assert mine.recv() == "held"
     warnings: list[str] = []
     with (
@@ -322,7 +325,7 @@ def place(root: str, ready: Connection, written: str) -> None:
             file.write(f"{os.getpid()} ")
             file.flush()
             # Long enough for the other to be waiting when it ends.
-            time.sleep(0.3)
+            time.sleep(scale_to_load(0.3))
             file.write(f"{os.getpid()}\n")
 
 
@@ -332,8 +335,9 @@ def test_those_who_place_totals_take_turns(root: Path, tmp_path: Path) -> None:
     ends = [context.Pipe() for _ in range(2)]
     noted = tmp_path / "noted"
     made = [context.Process(target=place, args=(str(root), end, str(noted))) for _, end in ends]
-    for process in made:
+    for process, (_, theirs) in zip(made, ends, strict=True):
         process.start()
+        theirs.close()
     for mine, _ in ends:
         assert mine.recv() == "ready"
     for mine, _ in ends:
