@@ -22,8 +22,6 @@ from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
 from klaviyo_assets_tests.e2e.test_cli import verb
 
-pytestmark = pytest.mark.xdist_group("dbt_home")
-
 PAGE = (ROOT / "docs" / "dbt.md").read_text(encoding="utf-8")
 PACKAGES = os.environ.get("DBT_PACKAGES_DIR", "")
 DBT = shutil.which("dbt")

@@ -35,9 +35,6 @@ from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.test_duckdb_releases import POLARS
 from klaviyo_assets_tests.package_releases import install_package
 
-# Its lake is read by all of them: one worker makes it.
-pytestmark = pytest.mark.xdist_group("demo_lake")
-
 Answers = dict[Question, tuple[str, Answer]]
 
 UTC_SESSION = "SET TimeZone = 'UTC'"

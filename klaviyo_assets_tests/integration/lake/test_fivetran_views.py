@@ -14,8 +14,6 @@ from klaviyo_assets.streams.fivetran_views import FIVETRAN_SOURCES, LEGACY_METRI
 from klaviyo_assets_tests.integration.lake.lake_fixtures import open_lake
 from klaviyo_assets_tests.integration.lake.stream_rows import RELATIONS, write_stream
 
-pytestmark = pytest.mark.xdist_group("fivetran_views")
-
 SYNCED = datetime(2026, 9, 30, 12, tzinfo=UTC)
 MERGED = SYNCED + timedelta(days=1)
 NOON = datetime(2026, 9, 1, 12, tzinfo=UTC)
