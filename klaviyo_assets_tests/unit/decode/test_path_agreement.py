@@ -48,7 +48,8 @@ THINGS = build_stream(
 
 # NUL is replaced in columns, on purpose and tested elsewhere; half surrogates cannot be encoded.
 CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
-TEXT = st.text(CHARACTERS, max_size=12)
+# Headers of webhooks are removed, and hypothesis takes words from the code that does it.
+TEXT = st.text(CHARACTERS, max_size=12).filter(lambda each: "headers" not in each)
 SCALARS = (
     st.none()
     | st.booleans()
