@@ -272,6 +272,8 @@ class KlaviyoClient:
         self.cancel_token = CancelToken()
         self.sleep = sleep or self.cancel_token.wait
         self.jitter = jitter
+        self.on_wait: Callable[[Request, float], None] | None = None
+        """Told of each wait for the rate limit as it begins, with its seconds; in any thread."""
         self.stats_collector = ClientStatsCollector(clock)
         self.session = OneServerSession(self.base_url)
         # At DEBUG, urllib3 logs every URL, and a filter in it may name a person.
@@ -364,7 +366,7 @@ class KlaviyoClient:
         self.stats_collector.add(retries=1)
         if is_rate_limited:
             self.rate_limiter.block_for_retry_after(request.buckets, seconds)
-            self.stats_collector.add_throttled_wait(seconds)
+            self.begin_throttled_wait(request, seconds)
         self.wait(seconds)
 
     def wait_for_rate_limit(self, request: Request) -> None:
@@ -373,10 +375,16 @@ class KlaviyoClient:
         If another request got a 429 meanwhile, that time is void and a later one is reserved.
         """
         while seconds := self.rate_limiter.reserve(request.buckets):
-            self.stats_collector.add_throttled_wait(seconds)
+            self.begin_throttled_wait(request, seconds)
             self.wait(seconds)
             if not self.rate_limiter.blocked_seconds(request.buckets):
                 return
+
+    def begin_throttled_wait(self, request: Request, seconds: float) -> None:
+        """Count a wait for the rate limit that begins now, and tell of it."""
+        self.stats_collector.add_throttled_wait(seconds)
+        if self.on_wait is not None:
+            self.on_wait(request, seconds)
 
     def wait(self, seconds: float) -> None:
         """Sleep; `cancel`, or a signal in the main thread, ends the wait at once.

@@ -35,6 +35,7 @@ from klaviyo_assets.defs.metadata import (
     sync_metadata,
 )
 from klaviyo_assets.defs.resources import KlaviyoConnection, KlaviyoResource, LakeResource
+from klaviyo_assets.defs.wait_log import log_waits
 from klaviyo_assets.errors import (
     CorruptFileError,
     LakeError,
@@ -214,7 +215,8 @@ def _write_at_once(context: dg.AssetExecutionContext, output: SyncOutput, store:
     for warning in output.warnings():
         context.log.warning("%s", warning)
     store.vacuum(output.stream.name)
-    context.log_event(dg.AssetMaterialization(output.asset_key, metadata=output.metadata()))
+    metadata = {**output.metadata(), **output.preview_metadata()}
+    context.log_event(dg.AssetMaterialization(output.asset_key, metadata=metadata))
 
 
 def _start_sync(
@@ -237,6 +239,7 @@ def _start_sync(
         warn=warn,
         salt=connection.salt,
     )
+    log_waits(context.log.info, stream, connection.client)
     last = read_last_metadata(context.instance, target.key)
     # A full refresh starts from nothing, so it may begin in another lake.
     last_lake = None if options.mode.is_full_refresh else last.lake
@@ -253,7 +256,7 @@ def _start_sync(
         log=context.log.info,
         observe=context.log_event,
         lake_location=str(location),
-        rows_before=last.row_count,
+        last=last,
         late_events_warning=late_events,
     )
 
@@ -298,7 +301,7 @@ def _collect_check_inputs(sync_output: SyncOutput, lake: LakeResource) -> CheckI
         return CheckInputs(
             now=utc_now(),
             rows=stats.rows_total,
-            rows_before=sync_output.rows_before,
+            rows_before=sync_output.last.row_count,
             is_confirmed=sync_output.options.is_shrink_confirmed,
             high_water_mark=sync_output.high_water_mark,
             stored_columns=lake.lake().stored_columns(stream.name),

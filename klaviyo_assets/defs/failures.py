@@ -62,7 +62,11 @@ def raise_as_failures(
         error.stream = error.stream or stream
         redact_error_chain(error)
         error.message = rewrite_message(error.message)
-        raise to_dagster_failure(error) from error
+        failure = to_dagster_failure(error)
+        if isinstance(error, ConfigError):
+            # Its text says what to do; where in our code it was found helps no operator.
+            raise failure from None
+        raise failure from error
     except Exception as error:
         redact_error_chain(error)
         raise dg.Failure(

@@ -18,10 +18,14 @@ from klaviyo_assets.defs.failures import raise_as_failures
 from klaviyo_assets.defs.metadata import (
     FIRST_SEEN_METADATA_KEY,
     LAKE_METADATA_KEY,
+    PREVIEW_METADATA_KEY,
     ROW_COUNT_METADATA_KEY,
     AssetMetadata,
+    LastMetadata,
+    build_preview,
     stream_name_of_asset,
     sync_metadata,
+    waiting_numbers,
 )
 from klaviyo_assets.defs.resources import KlaviyoConnection, LakeResource
 from klaviyo_assets.errors import format_quantity
@@ -31,7 +35,6 @@ from klaviyo_assets.lake.write.session import CommitReceipt
 from klaviyo_assets.model.stream import (
     WHOLE_COLLECTION,
     Collection,
-    Detail,
     Stream,
     base_stream_name,
 )
@@ -66,8 +69,8 @@ class SyncOutput:
     observe: Callable[[dg.AssetObservation], None]
     lake_location: str
     """The lake that the sync writes to, as text."""
-    rows_before: int | None = None
-    """Rows at the previous materialization; None if there was none."""
+    last: LastMetadata
+    """What Dagster knew of the asset before the sync."""
     late_events_warning: str | None = None
     """Says that nothing looks for late events; None where something does, and for other streams."""
 
@@ -164,6 +167,25 @@ class SyncOutput:
             f"lake/_quarantine/{name}{retries}"
         )
 
+    def _rare_numbers(self) -> dict[str, int]:
+        """Return what most syncs have none of; the UI would plot a line at zero."""
+        stats, requests = self.sync_run.stats, self.connection.client.stats
+        return {
+            "rate_limited": requests.rate_limited,
+            "received_bytes": requests.received_bytes,
+            "commits": stats.commits,
+            "quarantined": stats.records_quarantined,
+            "deleted": stats.rows_marked_deleted if self.stream.has_soft_deletes else 0,
+            "versions_written": stats.versions_written,
+            "vanished": self.sync_run.missing_parents,
+            "unanswered": sum(self.sync_run.unanswered_parents.values()),
+        }
+
+    def preview_metadata(self) -> dict[str, dg.TableMetadataValue]:
+        """Return a few rows that were read; if none were, those of the sync before."""
+        preview = build_preview(self.sync_run.preview) or self.last.preview
+        return {} if preview is None else {PREVIEW_METADATA_KEY: preview}
+
     def metadata(self) -> AssetMetadata:
         """Return the metadata that the contract promises of a materialization, as of now."""
         stats, requests = self.sync_run.stats, self.connection.client.stats
@@ -173,19 +195,10 @@ class SyncOutput:
             "requests": requests.requests,
             "retries": requests.retries,
             "throttled_seconds": round(requests.throttled_seconds, 3),
-            "rate_limited": requests.rate_limited,
-            "received_bytes": requests.received_bytes,
-            "commits": stats.commits,
-            "quarantined": stats.records_quarantined,
+            **waiting_numbers(requests.throttled_seconds),
+            **{name: number for name, number in self._rare_numbers().items() if number},
             **self.connection.client.clock_skew.skew_metadata(),
         }
-        if self.stream.has_soft_deletes:
-            numbers["deleted"] = stats.rows_marked_deleted
-        if self.stream.history_columns:
-            numbers["versions_written"] = stats.versions_written
-        if isinstance(self.stream.source, Detail):
-            numbers["vanished"] = self.sync_run.missing_parents
-            numbers["unanswered"] = sum(self.sync_run.unanswered_parents.values())
         metadata = sync_metadata(
             self.stream,
             mode=self.options.mode.value,
@@ -261,7 +274,12 @@ class LakeIOManager(dg.ConfigurableIOManager):
             raise
         finally:
             obj.close()
-        metadata = {**obj.metadata(), **self._row_count_metadata(obj), **lateness}
+        metadata = {
+            **obj.metadata(),
+            **self._row_count_metadata(obj),
+            **lateness,
+            **obj.preview_metadata(),
+        }
         context.add_output_metadata(metadata)
         reach_crash_point("after writing an output")
 

@@ -56,6 +56,11 @@ ROW_COUNT_METADATA_KEY = "dagster/row_count"
 FIRST_SEEN_METADATA_KEY = "klaviyo/first_seen"
 """How late the events arrived that a sync stored first; the completeness check sums them up."""
 
+PREVIEW_METADATA_KEY = "klaviyo/preview"
+"""A few rows without personal data: those first read by the last sync that read any."""
+
+MAX_CELL_CHARACTERS = 60
+
 _RECENT_OBSERVATIONS = 20
 """How many observations are searched for a cursor. Observations of others (a freshness check, a
 script) carry none."""
@@ -65,6 +70,8 @@ script) carry none."""
 class LastMetadata:
     """What Dagster knows of an asset before a sync.
 
+    `preview` is that of the last materialization; None if it has none.
+
     `cursor` (UTC) is the one in the last materialization or observation, whichever is newer. It is
     None if there is neither, if they were wiped, or if the stream has no cursor. `row_count` is
     that of the last materialization. `lake` is the lake that the newest event names, as text.
@@ -73,6 +80,7 @@ class LastMetadata:
     cursor: datetime | None = None
     row_count: int | None = None
     lake: str | None = None
+    preview: dg.TableMetadataValue | None = None
 
 
 def read_last_metadata(instance: dg.DagsterInstance, key: dg.AssetKey) -> LastMetadata:
@@ -86,7 +94,10 @@ def read_last_metadata(instance: dg.DagsterInstance, key: dg.AssetKey) -> LastMe
     events = [*materialized, *observed]
     lake = next(iter(_metadata_texts_newest_first(events, LAKE_METADATA_KEY)), None)
     return LastMetadata(
-        cursor=_last_cursor(events, key), row_count=_materialized_row_count(materialized), lake=lake
+        cursor=_last_cursor(events, key),
+        row_count=_materialized_row_count(materialized),
+        lake=lake,
+        preview=_materialized_preview(materialized),
     )
 
 
@@ -94,6 +105,30 @@ def _materialized_row_count(records: Sequence[dg.EventLogRecord]) -> int | None:
     event = records[0].asset_materialization if records else None
     count = event.metadata.get(ROW_COUNT_METADATA_KEY) if event is not None else None
     return count.value if isinstance(count, dg.IntMetadataValue) else None
+
+
+def _materialized_preview(records: Sequence[dg.EventLogRecord]) -> dg.TableMetadataValue | None:
+    event = records[0].asset_materialization if records else None
+    preview = event.metadata.get(PREVIEW_METADATA_KEY) if event is not None else None
+    return preview if isinstance(preview, dg.TableMetadataValue) else None
+
+
+def build_preview(rows: Sequence[Mapping[str, object]]) -> dg.TableMetadataValue | None:
+    """Return rows as a table for the UI, long texts cut; None if there are no rows."""
+    if not rows:
+        return None
+    schema = dg.TableSchema([dg.TableColumn(name, "string") for name in rows[0]])
+    records = [
+        dg.TableRecord({name: _format_cell(value) for name, value in row.items()}) for row in rows
+    ]
+    return dg.MetadataValue.table(records, schema=schema)
+
+
+def _format_cell(value: object) -> str:
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    text = "" if value is None else str(value)
+    return text if len(text) <= MAX_CELL_CHARACTERS else f"{text[:MAX_CELL_CHARACTERS]}..."
 
 
 def _last_cursor(events: Iterable[dg.EventLogRecord], key: dg.AssetKey) -> datetime | None:
@@ -191,6 +226,12 @@ def table_column_schema(stream: Stream) -> dg.TableSchema:
             for each in relation_columns(stream, STREAMS)
         ]
     )
+
+
+def waiting_numbers(throttled_seconds: float) -> dict[str, float]:
+    """Return the minutes for which a run waited for rate limits; nothing if it did not."""
+    minutes = round(throttled_seconds / 60, 2)
+    return {"minutes_waited": minutes} if minutes else {}
 
 
 def sync_metadata(

@@ -47,6 +47,7 @@ from klaviyo_assets.defs.metadata import (
     definition_metadata,
     read_last_metadata,
     sync_metadata,
+    waiting_numbers,
 )
 from klaviyo_assets.defs.report_runs import (
     BACKFILL_SENSOR_NAME,
@@ -64,6 +65,7 @@ from klaviyo_assets.defs.report_runs import (
     read_delivery_times,
 )
 from klaviyo_assets.defs.resources import KlaviyoConnection, KlaviyoResource, LakeResource
+from klaviyo_assets.defs.wait_log import ReportWaits, WaitLog
 from klaviyo_assets.errors import (
     KlaviyoAssetsError,
     QuotaError,
@@ -79,6 +81,7 @@ from klaviyo_assets.model.report import NO_METRIC, ReportPartition
 from klaviyo_assets.model.selection import asset_group, upstream_streams
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.redaction import KeyRedactingFilter
+from klaviyo_assets.reports.backfill_plan import read_daily_quota
 from klaviyo_assets.reports.calendar import describe_days_of_other_zones, fetch_calendar
 from klaviyo_assets.reports.failed_requests import RefusedMetric, ReportContext
 from klaviyo_assets.reports.fetch import FailedReport, FetchOutcome, ReportFetch, StoredDays
@@ -98,8 +101,24 @@ FAILED_METRIC_METADATA_KEY = "klaviyo/failed_metric"
 UNKNOWN_REFUSAL_REASON = "Klaviyo's reason was not stored"
 """The reason shown for a refusal of which an older release stored only the day."""
 
+PLOTTED_STATISTICS = {
+    "recipients": "klaviyo/recipients",
+    "opens": "klaviyo/opens",
+    "clicks": "klaviyo/clicks",
+    "conversions": "klaviyo/conversions",
+    "conversion_value": "klaviyo/revenue",
+    "viewed_form": "klaviyo/form_views",
+    "submits": "klaviyo/form_submits",
+    "members_added": "klaviyo/members_added",
+    "members_removed": "klaviyo/members_removed",
+}
+"""The statistics whose sums over a partition's rows are metadata, so that the UI plots them."""
+
 MAX_METRIC_NAME_CHARACTERS = 200
 """A longer metric name is cut to so many characters."""
+
+MAX_TAGGED_NAMES = 3
+"""How many metrics the tag of a run names; of the others it has the number."""
 
 RemainingDays = Mapping[str, Collection[date]]
 """Days by metric that are not stored."""
@@ -124,6 +143,16 @@ class ReportRunRecorder:
         self._metadata_by_partition: dict[str, AssetMetadata] = {}
         self._errors_by_metric: dict[str, KlaviyoAssetsError] = {}
         self.stored_partitions = 0
+
+    def tag_run(self, metric_ids: Sequence[str]) -> None:
+        """Tag the run with the names of its metrics, since its partitions have their ids alone."""
+        known = [self._metrics[each].name for each in metric_ids if each in self._metrics]
+        names = [name for name in known if name]
+        if names:
+            more = f" and {len(names) - MAX_TAGGED_NAMES} more" if names[MAX_TAGGED_NAMES:] else ""
+            text = ", ".join(names[:MAX_TAGGED_NAMES])[:MAX_METRIC_NAME_CHARACTERS]
+            tags = {METRIC_NAME_METADATA_KEY: f"{text}{more}"}
+            self._context.instance.add_run_tags(self._context.run.run_id, tags)
 
     def record(self, outcome: FetchOutcome) -> None:
         """Log what became of partitions, and hold it for the events at the end of the run."""
@@ -164,7 +193,13 @@ class ReportRunRecorder:
 
     def _record_stored(self, outcome: StoredDays) -> None:
         for day in outcome.row_counts:
+            sums = outcome.sums.get(day, {})
             details: AssetMetadata = {
+                **{
+                    key: round(sums[name], 2)
+                    for name, key in PLOTTED_STATISTICS.items()
+                    if name in sums
+                },
                 "klaviyo/is_final": day in outcome.final_days,
                 FETCHED_AT_METADATA_KEY: outcome.fetched_at.isoformat(),
             }
@@ -195,7 +230,9 @@ class ReportRunRecorder:
                 "requests_shared_by": outcome.sharing_days,
                 "retries": client.stats.retries,
                 "throttled_seconds": round(client.stats.throttled_seconds, 3),
+                **waiting_numbers(client.stats.throttled_seconds),
                 **client.clock_skew.skew_metadata(),
+                **self._quota_number(),
             },
             row_count=outcome.rows_total,
         )
@@ -209,6 +246,13 @@ class ReportRunRecorder:
             **sync,
             LAKE_METADATA_KEY: self._lake,
         }
+
+    def _quota_number(self) -> dict[str, int]:
+        """Return how many requests the report's daily quota still has; nothing without a quota."""
+        quota = read_daily_quota(
+            self._report_context.stream, self._report_context.client.rate_limiter
+        )
+        return {} if quota is None else {"quota_left": quota.remaining}
 
     def _load_metrics(self) -> Mapping[str, AccountMetric]:
         lake = self._report_context.lake
@@ -489,19 +533,18 @@ def _fetch_partitions(
         KlaviyoAssetsError: a metric failed, the others are stored; or as `ReportFetch.run` says.
     """
     max_requests = context.run.tags.get(MAX_REQUESTS_TAG)
+    budget = RequestBudget(int(max_requests) if max_requests is not None else None)
     is_sensor_run = max_requests is not None
-    calendar = report_context.calendar
-    warning = describe_days_of_other_zones(
-        report_context.lake, report_context.stream.name, calendar
-    )
+    calendar, name = report_context.calendar, report_context.stream.name
+    warning = describe_days_of_other_zones(report_context.lake, name, calendar)
     if warning is not None:
         report_context.warn(warning)
     recorder = ReportRunRecorder(context, report_context, is_sensor_run=is_sensor_run)
-    fetch = ReportFetch(
-        _build_partition_requests(context, partitions),
-        context=report_context,
-        budget=RequestBudget(int(max_requests) if max_requests is not None else None),
-    )
+    requests = _build_partition_requests(context, partitions)
+    recorder.tag_run([each.metric_id for each in requests])
+    fetch = ReportFetch(requests, context=report_context, budget=budget)
+    waits = ReportWaits(report_context, fetch, requests, budget)
+    report_context.client.on_wait = WaitLog(context.log.info, waits.describe)
     try:
         if calendar.bounds is not None:
             outcomes = fetch.run(calendar.bounds, should_retry=retry_refused)

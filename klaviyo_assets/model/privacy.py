@@ -10,6 +10,7 @@ from klaviyo_assets.model.column import (
     Column,
     ColumnType,
     Derived,
+    FirstIncludedId,
     PersonalDataKind,
     RecordId,
     RelatedId,
@@ -20,6 +21,7 @@ from klaviyo_assets.model.stream import (
     REVISION_COLUMN,
     Children,
     Collection,
+    Detail,
     Join,
     Stream,
     Unnest,
@@ -297,3 +299,48 @@ def profile_id_column(stream: Stream) -> str | None:
             return KEY_COLUMN.name
         profile_source = RecordId()
     return next((each.name for each in stream.columns if each.source == profile_source), None)
+
+
+MAX_PREVIEW_COLUMNS = 8
+
+
+def preview_columns(stream: Stream) -> tuple[str, ...]:
+    """Return the columns of which a few rows may be shown outside the lake, in their order.
+
+    No erasure reaches what is shown there. So a stream about people shows no text, number or id
+    that is theirs; of any stream, JSON stays in the lake, and addresses, which may hold secrets.
+    Where an account chooses what is in the records, their ids may say anything.
+    """
+    if is_about_people(stream):
+        names = [each.name for each in stream.columns if _is_shown_of_people(each)]
+    else:
+        is_free_form = any(each.is_free_form for each in stream.columns)
+        own = [] if is_free_form or KEY_COLUMN.name not in stream.key else [KEY_COLUMN.name]
+        names = [*own, *(each.name for each in stream.columns if _is_shown(each))]
+    return tuple(names[:MAX_PREVIEW_COLUMNS])
+
+
+def is_about_people(stream: Stream) -> bool:
+    """Return whether a stream's rows are about profiles, or hold a person's address.
+
+    Where its rows are those of other streams that is not known, and it counts as if they were.
+    """
+    return (
+        isinstance(stream.source, ViewSource | Detail)
+        or profile_id_column(stream) is not None
+        or any(each.personal_kind for each in stream.columns)
+    )
+
+
+def _is_shown_of_people(column: Column) -> bool:
+    """Return whether a column has times, flags, or what an event is of: nothing of a person."""
+    match column.source:
+        case RelatedId("metric") | FirstIncludedId(_, "campaign" | "flow"):
+            return True
+        case _:
+            return column.type in {"timestamp", "boolean"}
+
+
+def _is_shown(column: Column) -> bool:
+    is_json = column.type in {"json", "ids"} or bool(column.personal_members)
+    return not is_json and "url" not in column.name.split("_")

@@ -23,6 +23,8 @@ from klaviyo_assets.lake.layout import build_table
 from klaviyo_assets.lake.write.report_partitions import PartitionFetch
 from klaviyo_assets.lake.write.session import CommitReceipt
 from klaviyo_assets.model.report import DateRange, ReportPartition
+from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.reports.bisect import TimedRow
 from klaviyo_assets.reports.calendar import ZONE_ERAS_KEY, zone_eras_to_json
 from klaviyo_assets.reports.failed_requests import (
     FailedMetric,
@@ -46,12 +48,15 @@ from klaviyo_assets.reports.source import ReportSource, RequestBudget
 class StoredDays:
     """Partitions of one metric that are now stored, in a table of `rows_total` rows.
 
-    `row_counts`: the number of rows by day. `requests`: what their timeframe has cost so far, for
-    `sharing_days` wanted days. `fetched_at`: when Klaviyo sent their total or series, UTC.
+    `row_counts`: the number of rows by day. `sums`: by day, the sum of each additive statistic over
+    the rows, without those that are zero on every one of the days. `requests`: what their timeframe
+    has cost so far, for `sharing_days` wanted days. `fetched_at`: when Klaviyo sent their total or
+    series, UTC.
     """
 
     metric_id: str
     row_counts: Mapping[date, int]
+    sums: Mapping[date, Mapping[str, float]]
     final_days: frozenset[date]
     fetched_at: datetime
     requests: int
@@ -168,21 +173,13 @@ class ReportFetch:
             ReportPartition(request.metric_id, day): PartitionFetch(fetched_at, day in final)
             for day in days
         }
-        rows = [
-            ReportTableRow(
-                partition=partition,
-                row=each.row,
-                is_final=partition_fetch.is_final,
-                fetched_at=each.fetched_at,
-            )
-            for partition, partition_fetch in partitions.items()
-            for each in finished_days.rows[partition.day]
-        ]
+        rows = table_rows(partitions, finished_days)
         receipt = self._commit(partitions, rows_to_batch(context.stream, rows))
         self.remaining_days[request.metric_id].difference_update(days)
         yield StoredDays(
             metric_id=request.metric_id,
             row_counts={day: len(finished_days.rows[day]) for day in days},
+            sums=sum_statistics(context.stream, {day: finished_days.rows[day] for day in days}),
             final_days=final,
             fetched_at=fetched_at,
             requests=finished_days.requests,
@@ -219,6 +216,42 @@ class ReportFetch:
         """Store the send days found since the last commit, because they cost requests."""
         if self._send_days is not None and self._send_days.message_keys():
             self._commit({}, rows_to_batch(self._context.stream, ()))
+
+
+def table_rows(
+    partitions: Mapping[ReportPartition, PartitionFetch], finished_days: FinishedDays
+) -> list[ReportTableRow]:
+    """Return the rows of the partitions, whose days are among the finished ones."""
+    return [
+        ReportTableRow(
+            partition=partition,
+            row=each.row,
+            is_final=fetched.is_final,
+            fetched_at=each.fetched_at,
+        )
+        for partition, fetched in partitions.items()
+        for each in finished_days.rows[partition.day]
+    ]
+
+
+def sum_statistics(
+    stream: Stream, rows: Mapping[date, Sequence[TimedRow]]
+) -> dict[date, dict[str, float]]:
+    """Return the sums of additive statistics over the rows of each day that has rows.
+
+    A statistic that is zero on all days is left out: what never happens is not worth a curve.
+    """
+    names = [each.name for each in stream.columns if each.is_additive]
+    sums = {
+        day: {name: sum(each.row.statistics.get(name) or 0.0 for each in found) for name in names}
+        for day, found in rows.items()
+        if found
+    }
+    told = {name for each in sums.values() for name, value in each.items() if value}
+    return {
+        day: {name: value for name, value in each.items() if name in told}
+        for day, each in sums.items()
+    }
 
 
 def is_metric_error(error: KlaviyoAssetsError) -> bool:

@@ -32,6 +32,7 @@ from klaviyo_assets.lake.layout import HISTORY_SUFFIX, build_table
 from klaviyo_assets.lake.write.session import CommitReceipt, IdScanSession, WriteSession
 from klaviyo_assets.lake.write.soft_deletes import ColumnValues, DeletionScan, ShrinkGuard
 from klaviyo_assets.lake.write.table_writer import Rebase
+from klaviyo_assets.model.privacy import preview_columns
 from klaviyo_assets.model.selection import keeps_changes
 from klaviyo_assets.model.stream import Detail, Slice, Stream
 from klaviyo_assets.model.window import (
@@ -97,6 +98,8 @@ It equals what the lake stages at a time: at that point most of it has been writ
 COMMIT_SECONDS = 60.0
 """Longest time between commits, so the most reading that a killed run can lose."""
 
+PREVIEW_ROWS = 5
+
 MAX_QUARANTINE_SHARE = 0.01
 MAX_QUARANTINE_COUNT = 100
 """A sync fails at its end if its quarantined records exceed both this share and this number.
@@ -148,6 +151,8 @@ class SyncRun:
         """Whether the receipt just yielded is of a part of a replacement: it moves no cursor."""
         self.version_before = plan.planned_version
         self.stats = SyncStats()
+        self.preview: list[dict[str, object]] = []
+        """A few of the first rows, with those columns that may be shown outside the lake."""
         self._source = start_reading()
         self._stream, self._plan, self._context = stream, plan, context
         self._advances_cursor = plan.should_advance_cursor
@@ -324,6 +329,11 @@ class SyncRun:
             self._read_error = failure
             return None
 
+    def _keep_preview(self, batch: pa.RecordBatch) -> None:
+        if not self.preview:
+            shown = [each for each in preview_columns(self._stream) if each in batch.schema.names]
+            self.preview = batch.select(shown).slice(0, PREVIEW_ROWS).to_pylist() if shown else []
+
     def _process_result(
         self, session: WriteSession | IdScanSession, result: PageResult | Slice
     ) -> None:
@@ -338,6 +348,7 @@ class SyncRun:
         batch: pa.RecordBatch = result.batch
         if batch.num_rows:
             session.add(batch)
+            self._keep_preview(batch)
             size = batch.get_total_buffer_size()
             self._uncommitted_bytes += size
             self._untrimmed_bytes += size

@@ -6,8 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
+from dagster_shared.error import SerializableErrorInfo
 
 Metadata = Mapping[str, object]
+
+PROMISED = {"records_read", "rows_written", "requests", "retries", "throttled_seconds"}
+"""The numbers that every materialization has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +27,9 @@ class CheckResult:
 class RunResult:
     """A run by stream: metadata of materializations and observations, failures, and all it said.
 
-    `failures` is what ended a stream, `retries` what an attempt before its last one met;
-    `check_results` are those of checks, by stream and name.
+    `failures` is what ended a stream, `tracebacks` the frames of each error of it that the UI
+    shows, `retries` what an attempt before its last one met; `check_results` are those of checks,
+    by stream and name.
     """
 
     id: str
@@ -32,6 +37,7 @@ class RunResult:
     materializations: Mapping[str, Metadata]
     observations: Mapping[str, list[Metadata]]
     failures: Mapping[str, str]
+    tracebacks: Mapping[str, list[int]]
     retries: Mapping[str, str]
     attempts: Mapping[str, int]
     check_results: Mapping[tuple[str, str], CheckResult]
@@ -43,8 +49,12 @@ class RunResult:
         return "\n".join(text for level, text in self.log if level >= logging.WARNING)
 
     def metadata_number(self, stream: str, name: str) -> float:
-        """Return a number of a stream's materialization, `klaviyo/<name>`."""
-        value = self.materializations[stream][f"klaviyo/{name}"]
+        """Return a number of a stream's materialization, `klaviyo/<name>`.
+
+        What most syncs have none of is there only where it is not 0.
+        """
+        found = self.materializations[stream]
+        value = found[f"klaviyo/{name}"] if name in PROMISED else found.get(f"klaviyo/{name}", 0)
         assert isinstance(value, int | float)
         return value
 
@@ -60,6 +70,7 @@ def read_run(instance: dg.DagsterInstance, run_id: str, *, success: bool) -> Run
     observed: dict[str, list[Metadata]] = {}
     materialized: dict[str, Metadata] = {}
     failed: dict[str, str] = {}
+    tracebacks: dict[str, list[int]] = {}
     retried: dict[str, str] = {}
     attempts: dict[str, int] = {}
     verdicts: dict[tuple[str, str], CheckResult] = {}
@@ -75,6 +86,9 @@ def read_run(instance: dg.DagsterInstance, run_id: str, *, success: bool) -> Run
             verdicts[checked.asset_key.path[-1], checked.check_name] = read_check_result(checked)
         elif event.is_step_failure:
             failed[stream_of_event(event)] = failure_text(event)
+            tracebacks[stream_of_event(event)] = [
+                len(each.stack) for each in error_chain(event.step_failure_data.error)
+            ]
         elif event.is_step_up_for_retry:
             retried[stream_of_event(event)] = event.step_retry_data.error.to_string()
         elif event.is_step_start or event.is_step_restarted:
@@ -85,6 +99,7 @@ def read_run(instance: dg.DagsterInstance, run_id: str, *, success: bool) -> Run
         materializations=materialized,
         observations=observed,
         failures=failed,
+        tracebacks=tracebacks,
         retries=retried,
         attempts=attempts,
         check_results=verdicts,
@@ -114,6 +129,13 @@ def failure_text(event: dg.DagsterEvent) -> str:
     if found.user_failure_data is not None:
         return str(found.user_failure_data.description)
     return found.error_display_string
+
+
+def error_chain(error: SerializableErrorInfo | None) -> Iterable[SerializableErrorInfo]:
+    """Yield an error and those that caused it, as the UI shows them below each other."""
+    while error is not None:
+        yield error
+        error = error.cause or error.context
 
 
 def log_lines(entries: Iterable[dg.EventLogEntry]) -> Iterable[tuple[int, str]]:

@@ -19,6 +19,9 @@ ASKING = tuple(
 """Streams whose first sync asks Klaviyo something, whatever became of others in the run."""
 
 
+MAX_FRAMES = 12
+"""Half of them are Dagster's own."""
+
 pytestmark = pytest.mark.usefixtures("fast_retries")
 
 
@@ -97,6 +100,9 @@ def test_a_refused_key_costs_one_request_a_stream(home: Home) -> None:
         assert "401" in run.failures[stream]
         assert "set KLAVIYO_API_KEY to a live private key" in run.failures[stream]
         assert home.account.key not in run.failures[stream]
+        # What the operator mends is one error in the UI, and its traceback is short.
+        (frames,) = run.tracebacks[stream]
+        assert frames <= MAX_FRAMES
 
 
 def test_a_key_revoked_on_the_way_costs_nothing_that_was_read(open_home: StartHome) -> None:

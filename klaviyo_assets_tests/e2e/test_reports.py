@@ -1,14 +1,17 @@
 """Reports from a launch to the table: every day has its true rows, each request is sent once."""
 
+import re
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
+from klaviyo_assets.api.retry import CancelToken
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.reports.send_schedule import SEND_DAYS_KEY
 from klaviyo_assets.sandbox.account.config import PrivateApiKey
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
+from klaviyo_assets_tests.e2e.instance import open_instance
 from klaviyo_assets_tests.e2e.report_runs import (
     CAMPAIGN_REPORT,
     FLOW_REPORT,
@@ -126,11 +129,37 @@ def test_seven_runs_of_a_day_cost_what_one_run_costs(open_home: StartHome) -> No
         )
 
 
+PLOTTED = {
+    "klaviyo/recipients": "recipients",
+    "klaviyo/opens": "opens",
+    "klaviyo/clicks": "clicks",
+    "klaviyo/conversions": "conversions",
+    "klaviyo/revenue": "conversion_value",
+}
+"""The numbers that the UI plots of each day, and the columns that they are sums of."""
+
+ALWAYS_PLOTTED = {
+    FLOW_REPORT: {"klaviyo/recipients", "klaviyo/opens", "klaviyo/clicks"},
+    CAMPAIGN_REPORT: set(PLOTTED),
+}
+"""Those that are not zero on all days of this account."""
+
+
+def plotted_sums(home: Home, stream: str, metric: str, day: date) -> dict[str, float]:
+    """Return what SQL says of the numbers that the UI plots of a day."""
+    sums = ", ".join(f"round(coalesce(sum({column}), 0), 2)" for column in PLOTTED.values())
+    (found,) = home.query(
+        f"SELECT {sums} FROM klaviyo.{stream} "
+        f"WHERE conversion_metric_id = '{metric}' AND date = DATE '{day}'"
+    )
+    return dict(zip(PLOTTED, found, strict=True))
+
+
 def test_metadata_of_each_partition(open_home: StartHome) -> None:
     """Metadata: the metric's name, rows, shared requests, whether it is final, the zone."""
     home = report_home(open_home, NOW)
-    metric = report_metrics(home)[0]
-    ((name,),) = home.query(f"SELECT name FROM klaviyo.metrics WHERE id = '{metric}'")
+    name = "Placed Order"
+    ((metric,),) = home.query(f"SELECT min(id) FROM klaviyo.metrics WHERE name = '{name}'")
     done = run_partitions(home, FLOW_REPORT, (metric, date(2026, 10, 1), metric, date(2026, 11, 9)))
     assert done.run.success
     shown = {day: metadata for _, day, metadata in done.materializations}
@@ -146,11 +175,56 @@ def test_metadata_of_each_partition(open_home: StartHome) -> None:
         assert metadata["dagster/table_name"] == "klaviyo.flow_series_reports"
         rows = stored_rows(home, FLOW_REPORT, metric, [day])
         assert metadata["klaviyo/rows_written"] == len(rows)
+        assert metadata["klaviyo/quota_left"] == shown[date(2026, 10, 1)]["klaviyo/quota_left"]
         assert {row["is_final"] for row in rows.values()} <= {day <= date(2026, 10, 10)}
+    with open_instance(home.dagster_home) as instance:
+        run = instance.get_run_by_id(done.run.id)
+    assert run is not None
+    assert run.tags["klaviyo/metric_name"] == name
     # The rows of a series have days, so its table holds no send days of messages.
     state = Lake(home.data_dir, clock=datetime.now).read_table_state(FLOW_REPORT)
     assert state is not None
     assert SEND_DAYS_KEY not in state.state
+
+
+@pytest.mark.parametrize("stream", [CAMPAIGN_REPORT, FLOW_REPORT])
+def test_what_the_ui_plots_of_a_day_is_what_sql_says(open_home: StartHome, stream: str) -> None:
+    """Recipients, opens, clicks, conversions and revenue; what never happened has no curve."""
+    home = report_home(open_home, NOW)
+    ((metric,),) = home.query("SELECT min(id) FROM klaviyo.metrics WHERE name = 'Placed Order'")
+    done = run_partitions(home, stream, (metric, date(2026, 10, 1), metric, date(2026, 11, 9)))
+    assert done.run.success, done.run.failures
+    curves: dict[str, list[object]] = {name: [] for name in PLOTTED}
+    for _, day, metadata in done.materializations:
+        shown = {name: metadata.get(name, 0) for name in PLOTTED}
+        assert shown == plotted_sums(home, stream, metric, day)
+        for name in metadata.keys() & PLOTTED.keys():
+            curves[name].append(metadata[name])
+    assert all(any(values) for values in curves.values() if values)
+    assert {name for name, values in curves.items() if values} >= ALWAYS_PLOTTED[stream]
+
+
+def go_on(token: CancelToken, seconds: float) -> None:
+    """Wait for nothing, in the place of `CancelToken.wait`."""
+
+
+def test_a_run_that_waits_says_so(open_home: StartHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line a wait: which request of how many, in how long, and what the day still allows."""
+    home = report_home(open_home, NOW)
+    metrics = report_metrics(home)[:5]
+    monkeypatch.setattr(CancelToken, "wait", go_on)
+    set_metrics(home, metrics)
+    day = date(2026, 10, 1)
+    done = run_partitions(
+        home, FLOW_REPORT, (metrics[0], day, metrics[-1], day), rate_limit_scale="1"
+    )
+    assert done.run.success, done.run.failures
+    lines = [text for _, text in done.run.log if ", next in " in text]
+    # Two a minute: the first of each further minute waits for it, the second only a second.
+    assert [re.sub(r"next in .+,", "next in ...,", line) for line in lines] == [
+        "flow_series_reports: request 3 of about 5, next in ..., 222 left today",
+        "flow_series_reports: request 5 of about 5, next in ..., 220 left today",
+    ]
 
 
 def test_a_metric_of_no_table_has_no_name(open_home: StartHome) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from klaviyo_assets.model.stream import Collection, Detail, Stream
@@ -112,6 +113,32 @@ def test_only_records_at_the_cursor_are_read_again(two_syncs: TwoSyncs, stream: 
     )
     assert two_syncs.second.metadata_number(stream, "records_read") == expected[0]
     assert expected[0] < len(two_syncs.between[stream])
+
+
+def test_a_preview_has_rows_and_nothing_of_a_person(two_syncs: TwoSyncs) -> None:
+    """Five rows are in the metadata, which no erasure reaches: of people only times and flags."""
+    for run in (two_syncs.first, two_syncs.second):
+        shown = {
+            stream: metadata["klaviyo/preview"]
+            for stream, metadata in run.materializations.items()
+            if "klaviyo/preview" in metadata
+        }
+        assert shown.keys() >= {"campaigns", "events", "lists", "metrics", "profiles"}
+        campaigns = shown["campaigns"]
+        assert isinstance(campaigns, dg.TableMetadataValue)
+        assert len(campaigns.records) == 5
+        ids = {each.data["id"] for each in campaigns.records}
+        assert ids <= set(two_syncs.home.ids("campaigns"))
+        people = two_syncs.home.query("SELECT id, email, phone_number, last_name FROM profiles")
+        texts = {text for person in people for text in person if text}
+        cells = {
+            f"{cell}"
+            for preview in shown.values()
+            if isinstance(preview, dg.TableMetadataValue)
+            for record in preview.records
+            for cell in record.data.values()
+        }
+        assert cells & texts == set()
 
 
 CHANGING = ("campaigns", "email_templates", "events", "flows", "lists", "profiles", "segments")

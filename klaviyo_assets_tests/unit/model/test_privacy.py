@@ -5,13 +5,14 @@ import pytest
 from klaviyo_assets.errors import SettingError
 from klaviyo_assets.model.privacy import (
     PrivacyRules,
+    preview_columns,
     privacy_setting_errors,
     profile_id_column,
     resolve_privacy_rules,
     unprotected_column_warnings,
     validate_salt,
 )
-from klaviyo_assets.model.stream import streams_at_revision
+from klaviyo_assets.model.stream import Stream, streams_at_revision
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import STREAMS
 
@@ -199,3 +200,13 @@ def test_the_salt_is_in_no_text_of_its_holder() -> None:
 def test_the_person_of_a_row_is_known(stream: str, column: str | None) -> None:
     """Each stream about people says which column holds whose row it is."""
     assert profile_id_column(STREAMS[stream]) == column
+
+
+@pytest.mark.parametrize("stream", STREAMS.values(), ids=lambda stream: stream.name)
+def test_a_preview_has_no_column_of_a_person(stream: Stream) -> None:
+    """What Dagster keeps of rows, an erasure does not find: no id of a profile, no address."""
+    shown = set(preview_columns(stream))
+    assert not shown & {profile_id_column(stream), "extra", "email", "phone_number", "first_name"}
+    for column in stream.columns:
+        is_private = column.personal_kind or column.personal_members or column.is_free_form
+        assert column.name not in shown or not (is_private or column.type == "json")
