@@ -125,7 +125,7 @@ def is_whole_run(config: pytest.Config) -> bool:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Note which workers run the tests of a file; the process that starts them hears of all."""
     if (worker := getattr(report, "worker_id", None)) is not None:
-        WORKERS_BY_FILE.setdefault(report.location[0], set()).add(worker)
+        WORKERS_BY_FILE.setdefault(report.nodeid.partition("::")[0], set()).add(worker)
 
 
 @pytest.hookimpl(trylast=True)

@@ -132,7 +132,7 @@ def test_a_cursor_is_a_time(stream: Stream) -> None:
 
 
 def test_when_it_happened_is_no_version() -> None:
-    """Of two answers the later cursor wins, but where it can go back or stand still."""
+    """Of two responses the later cursor wins, but where it can go back or stand still."""
     assert [each.name for each in COLLECTIONS if each.cursor and not each.cursor.is_version] == [
         "events",
         "global_exclusions",

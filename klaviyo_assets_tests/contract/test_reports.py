@@ -99,7 +99,7 @@ def test_a_time_frame_is_as_long_as_it_may_be(stream: Stream) -> None:
 
 @each_report
 def test_messages_are_filtered_by_as_offered(stream: Stream) -> None:
-    """An answer can be restricted to messages, by as many as one list may hold."""
+    """A response can be restricted to messages, as many as one list may hold."""
     if source(stream).has_metric:
         assert source(stream).message_field in operation_facts(stream).contains_any
     assert operation_facts(stream).most_items == MAX_FILTER_IDS

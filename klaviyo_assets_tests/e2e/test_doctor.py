@@ -110,7 +110,7 @@ def test_what_stands_in_the_way_has_its_code(
     changes: dict[str, str],
     message: str,
 ) -> None:
-    """A bad setting ends with 2, a refusal of Klaviyo's or no answer with 1; a line says which."""
+    """A bad setting ends with 2, a refusal by Klaviyo or no response with 1; a line says which."""
     assert examine(home, "doctor", **changes) == code
     output = capsys.readouterr()
     assert message in output.out

@@ -190,7 +190,7 @@ def test_a_renamed_campaign_message_is_one_message(open_home: StartHome) -> None
 
 
 def test_days_of_zeros_and_nulls_are_stored_as_they_are_sent(open_home: StartHome) -> None:
-    """A message has a row on each day of its answer: 0 is 0, null is NULL, averages are right."""
+    """A message has a row on each day of its response: 0 is 0, null is NULL, averages are right."""
     home = three_days(open_home)
     metric = report_metrics(home)[0]
     numbers = {name: [4, 0, None] for name in PUBLISHED_STATISTICS}

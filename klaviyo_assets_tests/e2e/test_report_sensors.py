@@ -192,7 +192,7 @@ def test_what_is_under_way_is_not_launched_again(open_home: StartHome) -> None:
 
 
 def test_a_day_without_anything_is_done(open_home: StartHome) -> None:
-    """What answers with nothing is a partition without rows, and is not launched again."""
+    """A response without results is a partition without rows, and is not launched again."""
     home = report_home(open_home, NOW)
     metric, day = report_metrics(home)[0], date(2026, 3, 1)
     home.settings |= {

@@ -115,7 +115,7 @@ def test_another_zone_than_the_accounts_is_refused_before_any_request(open_home:
 
 
 def test_seven_runs_of_a_day_cost_what_one_run_costs(open_home: StartHome) -> None:
-    """Twenty metrics' worth of sibling runs, cut day by day, share one answer a metric."""
+    """Sibling runs of twenty metrics, cut day by day, share one response a metric."""
     home = report_home(open_home, NOW)
     metrics = report_metrics(home)
     for day in days_between(date(2026, 10, 1), date(2026, 10, 7)):

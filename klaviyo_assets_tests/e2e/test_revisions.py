@@ -174,7 +174,7 @@ def test_a_message_shows_though_its_campaign_stood_still(moved_home: Home) -> No
 def test_variations_come_though_the_list_of_messages_does_not_include_them(
     moved_home: Home,
 ) -> None:
-    """It is tried once a sync, then each message read is asked; rows are the same, it is said."""
+    """Refused once a sync, they are requested message by message: the same rows, with a warning."""
     home, path = moved_home, "/api/campaign-messages"
     full = {"sync_mode": "full_refresh_overwrite"}
     assert home.sync("campaign_messages", config=full, revision=OCTOBER).success

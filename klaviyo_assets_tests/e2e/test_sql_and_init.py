@@ -123,7 +123,7 @@ def test_init_writes_what_a_first_sync_needs(home: Home, tmp_path: Path) -> None
 def test_init_writes_nothing_that_cannot_be_used(
     home: Home, tmp_path: Path, code: int, answers: str, message: str
 ) -> None:
-    """A key that Klaviyo refuses, and an answer that is not allowed, leave no file."""
+    """A key that Klaviyo refuses, or an invalid reply, leaves no file."""
     done = run_in(tmp_path, home, "init", answers=answers.format(key=home.account.key))
     assert done.returncode == code
     assert message in done.stderr

@@ -109,7 +109,7 @@ def test_f72_errors_for_ever_fail(open_home: StartHome) -> None:
 
 @pytest.mark.parametrize("false_response", ["errors beside a page", "an empty object"])
 def test_f72_single_records_are_requested_again(open_home: StartHome, false_response: str) -> None:
-    """The same of answers that are no pages: each list's profile count."""
+    """The same for responses that are no pages: each list's profile count."""
     home = open_home(lists=4, events=0)
     assert home.sync("lists").success
     kind, options, _ = NO_PAGES[false_response]

@@ -259,7 +259,7 @@ def test_f12_an_endpoint_without_the_revision_names_its_setting(
 def test_f12_a_retired_revision_is_no_silent_drift(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A revision that Klaviyo has retired is refused, where it would answer in another's shape."""
+    """A retired revision fails the stream instead of bringing records of another shape."""
     # As a version of ours that was left behind, which knows this one.
     any_revision = Setting(ValueFormat("a revision", str), "")
     monkeypatch.setitem(DECLARED_SETTINGS, "revision", any_revision)

@@ -115,7 +115,7 @@ def test_heavy_records_are_requested_in_smaller_pages_and_light_ones_in_full(
 def test_pages_that_a_server_cannot_answer_are_requested_smaller(
     open_home: StartHome, above: int, status: int
 ) -> None:
-    """An endpoint that answers 504 to a thousand and not to two hundred is read all the same.
+    """An endpoint with 504 for a thousand records but not for two hundred is read in smaller pages.
 
     The size that failed is tried again only now and then.
     """

@@ -297,7 +297,7 @@ def test_f74_without_a_date_that_can_be_read_our_own_clock_counts(home: Home, te
 
 
 def test_f74_a_newer_version_wins_over_one_that_was_dated_ahead(home: Home) -> None:
-    """Events change their owner after a sync whose answers were dated a day ahead."""
+    """Events get another profile after a sync whose responses were dated a day ahead."""
     with home.account.inject_fault("date", match={"path": "*"}, seconds=DAY.total_seconds()):
         assert home.sync("events").success
     owners = home.query("SELECT profile_id, count(*) FROM events GROUP BY 1 ORDER BY 2 DESC")
@@ -313,7 +313,7 @@ def test_f74_a_newer_version_wins_over_one_that_was_dated_ahead(home: Home) -> N
 
 @pytest.mark.parametrize("path", [REPORT_PATHS[FLOW_REPORT], "*"], ids=["one", "all"])
 def test_f74_no_day_of_reports_is_final_too_early(open_home: StartHome, path: str) -> None:
-    """With answers dated sixty days ahead a day's numbers still move, and today is not over."""
+    """With responses dated sixty days ahead recent days stay open, and today is not over."""
     now = datetime(2026, 10, 10, 12, tzinfo=UTC)
     home = report_home(open_home, now, days=30)
     metric, yesterday, today = report_metrics(home)[0], date(2026, 10, 9), date(2026, 10, 10)

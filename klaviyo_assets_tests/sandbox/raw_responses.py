@@ -1,4 +1,4 @@
-"""What the tests of faults share: a target, the raw bytes of an answer, the ids shown."""
+"""What the tests of faults share: a target, the raw bytes of a response, the ids shown."""
 
 import socket
 import time

@@ -57,7 +57,7 @@ def test_the_command_serves_until_a_signal_stops_it(number: signal.Signals) -> N
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_two_million_events_start_in_seconds_and_little_memory() -> None:
-    """A big account answers within three seconds of work, in less than 200 MB."""
+    """A big account responds within three seconds of CPU, in less than 200 MB."""
     process, port, key = start_process("--events", "2000000", "--profiles", "100000")
     connection = HTTPConnection("127.0.0.1", port, timeout=300)
     headers = {"Authorization": f"Klaviyo-API-Key {key}", "revision": "2026-07-15"}

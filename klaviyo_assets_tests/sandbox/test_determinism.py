@@ -50,7 +50,7 @@ def body(service: SandboxService, path: str, query: str) -> bytes:
 
 
 def test_one_seed_gives_one_shop() -> None:
-    """Two sandboxes of one account answer every collection with the same bytes."""
+    """Two sandboxes of one account return the same bytes for every collection."""
     one, two = SandboxService(build_account()), SandboxService(build_account())
     for path, query in TARGETS:
         assert body(one, path, query) == body(two, path, query)

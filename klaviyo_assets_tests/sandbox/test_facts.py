@@ -61,7 +61,7 @@ def test_lowered_limits_are_the_published_ones(operation: Operation) -> None:
 def test_answers_hold_only_published_attributes(
     client: SandboxClient, operation: Operation
 ) -> None:
-    """Every attribute and relationship in an answer is a published one."""
+    """Every attribute and relationship in a response is a published one."""
     published = PUBLISHED[operation.path]
     page = client.get_document(operation.path + QUERIES.get(operation.path, ""))
     assert page["data"]

@@ -1,4 +1,4 @@
-"""Faults that replace an answer or lead astray really do, and the journal knows."""
+"""Faults that replace or falsify a response do so, and the journal records them."""
 
 from collections.abc import Callable
 

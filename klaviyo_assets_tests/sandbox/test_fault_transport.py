@@ -71,7 +71,7 @@ def test_slow_and_hanging_answers(start_sandbox: StartSandbox) -> None:
 
 
 def test_latency_bandwidth_and_chunks_are_only_slow(start_sandbox: StartSandbox) -> None:
-    """A late answer, a thin line and one-byte chunks all bring the whole page."""
+    """Latency, low bandwidth and one-byte chunks all bring the whole page."""
     client = start_sandbox()
     sound = client.get_document(EVENTS_TARGET)["data"]
     for kind, options in (

@@ -203,7 +203,7 @@ def test_members_are_the_same_whole_and_as_ids(client: SandboxClient, kind: str)
 
 
 def test_an_empty_account_has_empty_collections(start_sandbox: StartSandbox) -> None:
-    """An account without anything answers every collection with no record and no next link."""
+    """Every collection of an empty account has no record and no next link."""
     numbers = dict.fromkeys(("events", "profiles", "lists", "segments", "campaigns"), 0)
     client = start_sandbox(**numbers, templates=0, flows=0, future_events=0)
     for name in ("events", "profiles", "lists", "segments", "flows", "templates"):

@@ -145,7 +145,7 @@ def test_metrics_that_are_not_eligible_are_refused(client: SandboxClient) -> Non
 
 
 def test_an_id_that_no_metric_has_is_refused_in_other_words(client: SandboxClient) -> None:
-    """The recorded answers for a metric that cannot convert and for no metric at all differ."""
+    """The recorded refusals of a metric that cannot convert and of an unknown metric differ."""
     answered = post_report(client, VALUES_REPORT, conversion_metric_id="ZZZZZZ")
     assert answered.status == 400
     (error,) = answered.json["errors"]

@@ -129,7 +129,7 @@ def test_the_sdk_reads_recipient_estimates(reading: SdkReading) -> None:
 
 @pytest.mark.parametrize("kind", sorted(REPORT_FACTS))
 def test_the_sdk_reads_every_report(reading: SdkReading, kind: str) -> None:
-    """Each report passes the models of the SDK, its request and its answer."""
+    """Each report passes the models of the SDK, request and response."""
     facts, results = REPORT_FACTS[kind], reading.found["reports"][kind]
     assert len(results) > 1
     for row in results:

@@ -66,7 +66,7 @@ def test_only_loopback_is_served(client: SandboxClient) -> None:
 
 
 def test_latency_is_added_to_every_answer(start_sandbox: StartSandbox) -> None:
-    """An account with latency answers that much later."""
+    """In an account with latency every response comes that much later."""
     client = start_sandbox(latency_ms=60)
     before = time.monotonic()
     client.request("/api/tags")
@@ -75,7 +75,7 @@ def test_latency_is_added_to_every_answer(start_sandbox: StartSandbox) -> None:
 
 @pytest.mark.parametrize("path", ["/api/tags", "/api/events?page[size]=5"])
 def test_answers_are_not_held_back(client: SandboxClient, path: str) -> None:
-    """An answer does not wait forty milliseconds for the client's acknowledgement."""
+    """A response does not wait forty milliseconds for the client's acknowledgement."""
     client.request(path)
     seconds: list[float] = []
     for _ in range(30):

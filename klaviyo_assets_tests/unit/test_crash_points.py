@@ -7,7 +7,7 @@ from klaviyo_assets_tests.crash_hooks import run_at_crash_point
 
 
 def test_a_hook_gets_each_point_until_it_is_removed() -> None:
-    """Without a hook a point is passed in silence; with one it is told each, in order."""
+    """With a hook each point calls it, in order; without one points do nothing."""
     reached: list[CrashPoint] = []
     reach_crash_point("before a table commit")
     set_crash_hook(reached.append)

@@ -20,7 +20,7 @@ def test_a_local_folder_passes_as_often_as_asked(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_another_process_holds_is_a_good_sign(tmp_path: Path) -> None:
-    """Who is kept out by others has seen that locks work."""
+    """A lock held by another process shows that locks work."""
     check_lock_support(tmp_path, variable="KLAVIYO_DATA_DIR")
     with (tmp_path / ".locks").open("r+") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
@@ -32,7 +32,7 @@ def test_a_lock_that_another_process_holds_is_a_good_sign(tmp_path: Path) -> Non
 def test_a_mount_without_locks_is_refused(
     tmp_path: Path, kind: str, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What such a mount answers to either kind of lock becomes a setting that is named."""
+    """An error of either kind of lock is a setting error that names the folder."""
 
     def refuse(_descriptor: int, _operation: int) -> None:
         raise OSError(number, os.strerror(number))
@@ -48,7 +48,7 @@ def test_a_mount_without_locks_is_refused(
 def test_locks_that_keep_nobody_out_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A mount that grants every lock is worse than one that grants none: nobody would notice."""
+    """A mount that grants every lock is refused: two writers would not notice each other."""
 
     def grant(_descriptor: int, _operation: int) -> None:
         pass

@@ -1,4 +1,4 @@
-"""The model account's figures: what our limits allow is what nobody could do faster."""
+"""The model account's figures: no client could be faster than our limits allow."""
 
 from klaviyo_assets.model.selection import offered_streams
 from klaviyo_assets.settings import DEFAULT_REVISION

@@ -13,7 +13,7 @@ def test_a_larger_tier_allows_more() -> None:
 
 
 def test_a_minute_is_not_sixty_full_seconds() -> None:
-    """The steady limit binds before the burst does, so both have to be kept."""
+    """The steady limit binds before the burst does, so both are enforced."""
     for tier in (TIER_XS, TIER_S, TIER_M, TIER_L, TIER_XL, TIER_REPORT):
         assert tier.burst < tier.steady < 60 * tier.burst
 

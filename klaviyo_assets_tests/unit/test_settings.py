@@ -235,7 +235,7 @@ def test_what_is_left_out_is_what_the_setting_names() -> None:
     ],
 )
 def test_settings_are_written_as_variables_and_read_back(settings: Settings) -> None:
-    """Settings that somebody writes in Python mean what their variables mean."""
+    """Settings written in Python mean what their variables mean."""
     assert read_settings(settings_to_environment(settings)) == (settings, ())
 
 

@@ -229,7 +229,7 @@ def test_the_session_has_a_way_to_one_server_only(client_of: MakeClient) -> None
 
 
 def test_a_redirects_body_is_bounded_too(client_of: MakeClient) -> None:
-    """An endless redirect ends at the size that any answer may have, and is not followed."""
+    """An endless redirect ends at the maximum size of any response, and is not followed."""
     head = b"HTTP/1.1 302 Found\r\nLocation: /api/lists\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunk = b"10000\r\n" + b"x" * 65_536 + b"\r\n"
     with run_server(send_bytes(head + chunk * 320)) as server:
@@ -406,7 +406,7 @@ def test_a_name_that_cannot_be_resolved_is_retried_then_reported(
 def test_a_name_that_is_blocked_is_reported(
     client_of: MakeClient, fake_clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A DNS filter answers 0.0.0.0: retried, then named for what it is."""
+    """A DNS filter that returns 0.0.0.0 is retried, then reported as such."""
     nowhere = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("0.0.0.0", free_port()))  # noqa: S104
 
     def resolve_to_blocked_address(*_: object, **__: object) -> list[tuple[object, ...]]:

@@ -109,7 +109,7 @@ def test_all_processes_can_begin_at_once(tmp_path: Path) -> None:
 
 
 def test_threads_share_a_client(client_of: MakeClient, fake_clock: FakeClock) -> None:
-    """Twenty threads: every answer reaches its caller, over no more than twenty connections."""
+    """Twenty threads: every response reaches its caller, over no more than twenty connections."""
     with run_server(send_response()) as server:
         client = client_of(server)
         with ThreadPoolExecutor(20) as threads:

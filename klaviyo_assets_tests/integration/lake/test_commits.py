@@ -39,7 +39,7 @@ from klaviyo_assets_tests.integration.lake.lake_fixtures import (
 
 
 def test_a_lake_without_tables_knows_nothing(lake: Lake, root: Path) -> None:
-    """Asking about a table that was never read answers None and creates nothing."""
+    """The state of a table that was never read is None, and reading it creates nothing."""
     assert lake.read_table_state("profiles") is None
     assert not root.exists()
 

@@ -87,7 +87,7 @@ def seen_anew(root: Path, release: str = duckdb.__version__) -> str:
 def test_a_connection_outlives_ten_versions_and_the_grace(
     lake: Lake, root: Path, clock: Clock, release: str
 ) -> None:
-    """It answers with the version that it opened, whole, though each was replaced two hours ago.
+    """It reads the version that it opened, whole, though each was replaced two hours ago.
 
     The versions between cost nothing: no more than the first and the last two are on disk. When it
     is closed, its own go with the next upkeep.

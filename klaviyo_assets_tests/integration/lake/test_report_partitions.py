@@ -115,7 +115,7 @@ def partitions_with_rows(wanted: Stored) -> dict[ReportPartition, dict[str, floa
 
 
 def test_partitions_are_replaced_and_no_others(lake: Lake) -> None:
-    """A partition fetched again holds what the latest answer said, and no other partition moves."""
+    """A partition fetched again has the rows of the latest response; no other one changes."""
     first = {cell("A", 0): {"m": 1.0, "n": 2.0}, cell("A", 1): {"m": 3.0}, cell("B", 0): {"m": 4.0}}
     receipt = store_partitions(lake, first)
     assert (receipt.version, receipt.rows_written, receipt.rows_total) == (0, 4, 4)

@@ -90,7 +90,7 @@ def test_what_is_older_than_wanted_is_not_used(answers: ReportResponseCache) -> 
 
 
 def test_streams_do_not_see_each_others(root: Path, answers: ReportResponseCache) -> None:
-    """The same question to two endpoints has two answers."""
+    """The same request to two endpoints has two responses."""
     answers.store_response("A", DAYS, fetched_at=AT, pages=PAGES)
     assert (
         open_lake(root)
@@ -142,7 +142,7 @@ def test_responses_expire_after_a_day(
 def test_the_oldest_go_when_there_are_too_many(
     answers: ReportResponseCache, root: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The folder does not grow without bounds, whatever answers weigh."""
+    """The folder is bounded, however large the responses."""
     monkeypatch.setattr(room, "MAX_RESPONSE_CACHE_BYTES", 4000)
     for number in range(20):
         clock.now += timedelta(seconds=1)
@@ -160,7 +160,7 @@ def test_the_oldest_go_when_there_are_too_many(
 def test_f64_files_stay_in_their_folder(
     answers: ReportResponseCache, root: Path, metric_id: str
 ) -> None:
-    """Whatever an id holds, its answers are found under it and lie where all answers lie."""
+    """Whatever characters an id has, its responses are found, in the folder of all."""
     answers.store_response("other", DAYS, fetched_at=AT, pages=[b"other"])
     answers.store_response(metric_id, DAYS, ("../m", metric_id), fetched_at=AT, pages=[b"mine"])
     with answers.lock_metric(metric_id, warn=print):
@@ -200,7 +200,7 @@ def test_a_damaged_answer_counts_as_missing(
 
 
 def test_only_the_user_can_read_them(answers: ReportResponseCache, root: Path) -> None:
-    """The folder of the answers is open to its user alone."""
+    """The folder of the responses is readable by its user alone."""
     answers.store_response("A", DAYS, fetched_at=AT, pages=PAGES)
     folder = root / "lake" / "_answers" / "flow_series_reports"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -209,7 +209,7 @@ def test_only_the_user_can_read_them(answers: ReportResponseCache, root: Path) -
 def test_no_answer_is_half_there(
     answers: ReportResponseCache, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that refuses in mid-write leaves the answer of before, and nothing beside it."""
+    """A disk that fails in mid-write leaves the previous response, and nothing beside it."""
     answers.store_response("A", DAYS, fetched_at=AT, pages=[b"before"])
     with monkeypatch.context() as patch:
         patch.setattr(room.os, "fsync", full)

@@ -1,4 +1,4 @@
-"""Streams, requests and answers of our own, small enough to check by eye."""
+"""Streams, requests and responses of our own, small enough to check by eye."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime

@@ -50,7 +50,7 @@ def test_another_shape_is_refused(body: bytes) -> None:
 
 
 def test_a_broken_body_may_be_requested_again() -> None:
-    """Half an answer is not a wrong one, nor is one that is none."""
+    """Half a response is not a wrong one, nor is a body that is none."""
     sound = answer(DATES, [1.0, 2.0])
     for body in (sound[:-9], b"{}", b'{"errors": []}', b'{"errors": [{"id": "e"}], ' + sound[1:]):
         with pytest.raises(BrokenBodyError):

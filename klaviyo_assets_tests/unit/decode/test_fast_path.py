@@ -322,7 +322,7 @@ def test_a_received_value_is_used_before_the_requested_one() -> None:
 
 
 def test_a_single_record_is_a_page_of_one() -> None:
-    """An endpoint of one record answers with an object instead of a list."""
+    """An endpoint of one record returns an object instead of a list."""
     about_one = replace(TYPES, source=Detail(parent="things", path="/api/things/{id}"))
     page = decode_page(about_one, page_body(data=build_record("a", text="x"), links={}))
     assert page.is_fast

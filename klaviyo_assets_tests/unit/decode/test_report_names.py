@@ -48,7 +48,7 @@ def test_rows_of_one_name_that_differ_are_left_to_be_refused() -> None:
 
 
 def test_the_newest_name_is_that_of_the_last_day_with_a_number() -> None:
-    """Whatever the order of results; it is the name on every day of the answer."""
+    """Whatever the order of results; it is the name on every day of the response."""
     old = [row("old", ONE, opens=5), row("old", TWO, opens=0)]
     new = [row("new", ONE, opens=0), row("new", TWO, opens=7)]
     for rows in (old + new, new + old):

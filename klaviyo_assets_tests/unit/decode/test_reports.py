@@ -1,4 +1,4 @@
-"""Reports: answers become rows without a guess, and rows become the table's columns."""
+"""Reports: responses become rows without a guess, and rows become the table's columns."""
 
 import json
 from datetime import UTC, date, datetime, timedelta
@@ -134,7 +134,7 @@ def test_a_label_names_a_local_day(label: str) -> None:
     )
 )
 def test_every_value_of_a_series_lands_on_its_day(series: list[list[float | None]]) -> None:
-    """What is in the answer is in the rows, at its day, message and name, and no more."""
+    """Every value of the response is in the row of its day, message and name, and no other is."""
     days = [DAY + timedelta(days=number) for number in range(5)]
     results = [
         result(FLOW | {"flow_message_id": f"M{at}"}, opens=values, clicks=values[::-1])
@@ -237,7 +237,7 @@ def test_many_results_without_a_message_fail_the_answer(sound: int, broken: int)
 
 
 def test_an_answer_may_hold_nothing() -> None:
-    """A metric without results is an answer like any other."""
+    """A response without results is valid."""
     assert read(FLOW_SERIES_REPORTS, body_of(labels=labels_of(DAY))).rows == ()
     assert read(CAMPAIGN_VALUES_REPORTS, body_of()).rows == ()
     assert not read(FLOW_SERIES_REPORTS, body_of(labels=labels_of(DAY))).is_empty
@@ -309,7 +309,7 @@ def test_the_table_has_the_streams_columns(stream: Stream) -> None:
 
 
 def test_a_row_is_stored_under_its_cell() -> None:
-    """Day and metric come from the cell, the rest from the answer, and the moment it was read."""
+    """Day and metric come from the partition, the rest from the response and its fetch time."""
     row = ReportRow(
         day=None,
         groupings=CAMPAIGN | {"campaign_message_name": "Sale", "tag_id": "T"},

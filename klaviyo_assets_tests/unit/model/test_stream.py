@@ -197,7 +197,7 @@ def test_a_join_spends_nothing() -> None:
 
 
 def test_a_column_is_described_with_its_origin() -> None:
-    """The words end with the path in Klaviyo's answer, those of a join with the other relation."""
+    """A description ends with the path in Klaviyo's response, or the relation joined."""
     streams = {"things": THINGS, "others": replace(THINGS, name="others")}
     joined = replace(JOINED, columns=(Column("other_name", "The other's name."),))
     found = describe_stream(joined, streams).columns

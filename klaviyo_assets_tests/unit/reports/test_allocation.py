@@ -328,7 +328,7 @@ def test_blank_messages_are_left_out_and_counted() -> None:
 
 
 def test_two_rows_of_one_message_that_differ_are_refused() -> None:
-    """Nothing is guessed where an answer contradicts itself; the same row twice is one."""
+    """A response that contradicts itself is refused; the same row twice counts once."""
     world = SimulatedAccount(
         {"a": {day_of_year(1): 10}, "b": {day_of_year(1): 20}}, {"a": days_of_year(1, 1)}
     )

@@ -164,7 +164,7 @@ def test_chunks_of_a_backfill_cost_what_it_costs_whole() -> None:
 
 
 def test_who_asks_again_gets_a_later_answer() -> None:
-    """An answer that a finished run has stored for a day does not serve that day a second time."""
+    """A response that a finished run stored for a day does not serve that day again."""
     klaviyo = Klaviyo(SimulatedAccount({}, {}), is_series=True)
     week = days_of_year(300, 306)
     rows_by_day(klaviyo, change(week), SERIES)

@@ -45,7 +45,7 @@ def test_no_frame_is_longer_or_leaves_the_bounds(wanted: set[date], most_days: i
 
 @given(st.integers(0, 358), st.permutations(range(7)))
 def test_siblings_of_a_week_pay_once(first: int, order: list[int]) -> None:
-    """Seven runs of one day each, in any order, are served by the answer of the first."""
+    """Seven runs of a day each, in any order, are served by the response of the first."""
     (frame,) = choose_timeframes([day_of_year(first + order[0])], bounds=YEAR, max_days=60)
     assert all(day_of_year(first + number) in frame for number in order)
 

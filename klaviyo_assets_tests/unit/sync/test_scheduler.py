@@ -259,7 +259,7 @@ def test_published_limits_are_not_waited_for_longer() -> None:
 
 
 def test_no_window_is_split_before_its_first_page() -> None:
-    """While the first answer is awaited nothing is known, and nothing is cut."""
+    """Before its first response a window is not split: its density is unknown."""
     shelf = Shelf(list(range(5000)), 100)
     scheduler = WindowScheduler.from_readers(
         [WindowReader(request_context(shelf), WHOLE_COLLECTION, Window())]
