@@ -37,8 +37,6 @@ from klaviyo_assets_tests.e2e.report_runs import (
 )
 from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
 
-pytestmark = pytest.mark.xdist_group("docs_home")
-
 BLOCKS = [
     each
     for each in docs_blocks()
