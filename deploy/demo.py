@@ -37,6 +37,7 @@ from klaviyo_assets.streams import COLLECTIONS, DEFAULT_REPORTS, DEFAULT_STREAMS
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "demo"
 DATABASE = DEMO / "data" / "klaviyo.duckdb"
+PAGE = DEMO / "data" / "marketing_overview.html"
 LOG = DEMO / "dagster.log"
 KEY = "pk_demo_0123456789abcdef0123456789abcdef"
 SCALE = "50"
@@ -72,6 +73,7 @@ NEXT = f"""\
 == What next
    Data      {DATABASE.relative_to(ROOT)}, for DuckDB 1.4 and later: one relation a stream
    Files     demo/data/lake, a Delta table a stream
+   Pictures  {PAGE.relative_to(ROOT)}, for any browser; docs/dashboards.md
    Again     make demo begins anew; make clean removes ./demo
    Yours     make a private key with read scopes in Klaviyo, then
              export KLAVIYO_API_KEY=pk_... KLAVIYO_AUTOMATION=recommended && make dev
@@ -118,8 +120,11 @@ def story(door: "Door", instance: dg.DagsterInstance) -> None:
     name = metric_name(metric)
     with told(f"A backfill of both reports: {name}, {days[0]} to {days[-1]}"):
         checks += follow_backfill(instance, backfill)
+    overview = door.launch_job("klaviyo_marketing_overview")
     with told("klaviyo_checks: keys, NULLs, and every event that Klaviyo counts"):
         checks += follow(instance, door.launch_job("klaviyo_checks"))
+    with told("klaviyo_marketing_overview: pictures for people who know no SQL"):
+        follow(instance, overview)
     if checks.total() != checks["green"]:
         raise SystemExit("The demo failed: a check is not green; see above.")
     print(f"\n== All {format_quantity(checks.total(), 'result')} of checks are green\n")
@@ -359,7 +364,9 @@ class Teller:
     def _finish(self, name: str) -> None:
         """Print what became of a stream, or keep it for the line of the others."""
         found = self._rows.pop(name, [])
-        if name not in self._shown:
+        if name == PAGE.stem:
+            self._print(f"open {PAGE.relative_to(ROOT)} in a browser")
+        elif name not in self._shown:
             self._rest += found
         elif found:
             self._print(line_of(name, found))

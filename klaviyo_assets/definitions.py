@@ -11,6 +11,11 @@ from klaviyo_assets.defs.backfill_sensor import build_backfill_sensor
 from klaviyo_assets.defs.checks import build_row_checks
 from klaviyo_assets.defs.completeness_check import build_completeness_check
 from klaviyo_assets.defs.io_manager import LakeIOManager
+from klaviyo_assets.defs.marketing_overview import (
+    build_overview_asset,
+    build_overview_job,
+    build_overview_schedule,
+)
 from klaviyo_assets.defs.report_assets import build_report_asset
 from klaviyo_assets.defs.report_freshness import build_newest_days_check, build_newest_days_sensor
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
@@ -71,9 +76,10 @@ def build_defs(
     return dg.Definitions(
         assets=_with_keys(keys, assets) if key_prefix else assets,
         asset_checks=_with_keys(keys, checks) if key_prefix else checks,
-        jobs=build_jobs(selected),
+        jobs=[*build_jobs(selected), build_overview_job()],
         schedules=[
             *build_schedules(settings, selected),
+            build_overview_schedule(settings),
             *(build_report_schedule(each, settings, zone) for each in reports),
         ],
         sensors=_build_sensors(settings, selected, reports),
@@ -101,6 +107,7 @@ def _build_assets(
             if not isinstance(each.source, ReportEndpoint)
         ),
         *(build_report_asset(each, settings, zone) for each in reports),
+        build_overview_asset(frozenset(each.name for each in streams)),
     ]
 
 

@@ -30,6 +30,7 @@ class AutomationGuarantee:
 
 
 LATE_EVENTS_SCHEDULE_NAME = "klaviyo_late_events"
+OVERVIEW_SCHEDULE_NAME = "klaviyo_marketing_overview"
 
 AUTOMATION_GUARANTEES = (
     AutomationGuarantee("what is new in every collection, hourly", ("klaviyo_collections",)),
@@ -47,6 +48,7 @@ AUTOMATION_GUARANTEES = (
     AutomationGuarantee("report days that are missing or still move", ("klaviyo_reports_drain",)),
     AutomationGuarantee("the check that reports are up to date", ("klaviyo_reports_newest_days",)),
     AutomationGuarantee("new metrics as partitions of reports", ("klaviyo_conversion_metrics",)),
+    AutomationGuarantee("the page of the marketing overview, hourly", (OVERVIEW_SCHEDULE_NAME,)),
 )
 """All guarantees. Where the backfill sensor is off, the daily schedules of reports replace it."""
 

@@ -5,6 +5,7 @@ return. They never join a path below its folder themselves.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,12 +27,15 @@ from klaviyo_assets.lake.delta.state import (
     table_state,
 )
 from klaviyo_assets.lake.disk import (
+    FILE_MODE_MASK,
     create_folder,
     ensure_writable_folder,
     map_storage_errors,
     remove_dead_staging,
+    set_mode,
 )
 from klaviyo_assets.lake.layout import (
+    DATABASE_FILE,
     HISTORY_SUFFIX,
     SET_ASIDE_FOLDER,
     STAGING_FOLDER,
@@ -82,7 +86,7 @@ from klaviyo_assets.lake.read.queries import (
 )
 from klaviyo_assets.lake.read.targets import TargetView, read_targets, write_target_views
 from klaviyo_assets.lake.read.views import Relation, stored_columns, stored_tables
-from klaviyo_assets.lake.response_cache import ReportResponseCache
+from klaviyo_assets.lake.response_cache import ReportResponseCache, write_file_atomically
 from klaviyo_assets.lake.write.history import ChangeHistory
 from klaviyo_assets.lake.write.report_partitions import (
     BuildState,
@@ -453,14 +457,38 @@ class Lake:
         """
         return query_relation(self.root, name, relations)
 
-    def open_published_views(self) -> "duckdb.DuckDBPyConnection":
+    def open_published_views(
+        self, *, memory_limit: str | None = None
+    ) -> "duckdb.DuckDBPyConnection":
         """Open `klaviyo.duckdb` for queries alone; the caller closes it.
+
+        `memory_limit` is DuckDB's setting, such as `512MB`; None leaves DuckDB's own.
 
         Raises:
             MissingTableError: there is no database yet.
             StorageError: it cannot be opened.
         """
-        return open_published_views(self.root)
+        return open_published_views(self.root, memory_limit=memory_limit)
+
+    def map_query_errors(self) -> AbstractContextManager[None]:
+        """Raise a StorageError for a query of `klaviyo.duckdb` that fails in the block."""
+        return map_storage_errors(self.root / DATABASE_FILE, None)
+
+    def write_page(self, name: str, html: str) -> Path:
+        """Write an HTML page beside `klaviyo.duckdb`, whole or not at all; return where it is.
+
+        Whoever may read the database may read the page.
+
+        Raises:
+            StorageError: an operation on the disk failed.
+        """
+        target = self.root / name
+        with map_storage_errors(target, None):
+            self.root.mkdir(parents=True, exist_ok=True)
+            write_file_atomically(target, html.encode(), modified_at=self.clock().timestamp())
+            if self.folder_mode:
+                set_mode(target, int(self.folder_mode, 8) & FILE_MODE_MASK)
+        return target
 
     def count_relation_rows(self, name: str) -> int:
         """Return how many rows a relation of the last `publish` has, by reading its tables.

@@ -58,6 +58,7 @@ RECOMMENDED = {
     "klaviyo_reports_drain",
     "klaviyo_events_healing",
     "klaviyo_reports_newest_days",
+    "klaviyo_marketing_overview",
     METRICS_SENSOR,
 }
 

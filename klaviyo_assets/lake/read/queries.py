@@ -70,11 +70,14 @@ def query_relation(
     return open_connection().sql(str(build_select(relation, found)))
 
 
-def open_published_views(root: Path) -> "duckdb.DuckDBPyConnection":
+def open_published_views(
+    root: Path, *, memory_limit: str | None = None
+) -> "duckdb.DuckDBPyConnection":
     """Open `klaviyo.duckdb` for queries alone, in UTC; the caller closes it.
 
     No file can be read but those that its views name, none can be written, and no extension is
-    loaded from the network.
+    loaded from the network. `memory_limit` is DuckDB's setting, such as `512MB`; without it a query
+    may take most of the machine's memory.
 
     Raises:
         MissingTableError: there is no database yet.
@@ -90,6 +93,8 @@ def open_published_views(root: Path) -> "duckdb.DuckDBPyConnection":
     with map_storage_errors(path, None):
         opened = duckdb.connect(str(path), read_only=True)
     opened.execute("SET TimeZone = 'UTC'")
+    if memory_limit is not None:
+        opened.execute(f"SET memory_limit = {quote_literal(memory_limit)}")
     opened.execute(f"SET allowed_directories = [{quote_literal(folder)}]")
     opened.execute("SET enable_external_access = false")
     opened.execute("SET lock_configuration = true")

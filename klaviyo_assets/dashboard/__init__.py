@@ -1,0 +1,1 @@
+"""The marketing overview: what is asked of the lake, and the page that answers."""

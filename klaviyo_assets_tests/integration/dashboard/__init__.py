@@ -1,0 +1,1 @@
+"""The marketing overview, asked of a shop that is made by hand."""
