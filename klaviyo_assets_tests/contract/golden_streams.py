@@ -28,6 +28,7 @@ from klaviyo_assets_tests.contract import read_facts
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.contract.coverage import coverage_page
 from klaviyo_assets_tests.contract.dictionary_pages import expected_dictionary_pages
+from klaviyo_assets_tests.contract.fan_outs import fan_out_tables
 from klaviyo_assets_tests.contract.stream_pages import PAGES_FOLDER, expected_stream_files
 
 GOLDEN_FOLDER = Path(__file__).with_name("golden")
@@ -144,6 +145,8 @@ def requests_page() -> str:
             FIRST_SYNC_TEXT,
             "",
             format_table(planned, least_seconds(planned, share=0.9)),
+            "",
+            fan_out_tables(),
             "",
             "Generated. [All streams](streams.md)",
             "",

@@ -24,6 +24,7 @@ from klaviyo_assets.model.stream import (
     ViewSource,
 )
 from klaviyo_assets.streams import COLLECTIONS, REPORTS, STREAMS
+from klaviyo_assets_tests.contract.fan_outs import CHANGED_PARENTS, WHY_ALL_PARENTS, fan_outs
 from klaviyo_assets_tests.contract.golden_streams import (
     GOLDEN_FOLDER,
     expected_golden_files,
@@ -75,6 +76,11 @@ def test_the_registry_is_in_order() -> None:
     names = [stream.name for stream in COLLECTIONS]
     assert names == sorted(names)
     assert list(STREAMS.values()) == [*COLLECTIONS, *REPORTS]
+
+
+def test_reading_by_parent_has_its_reason() -> None:
+    """Whoever adds a stream that is read by parent says why it requests every parent, or not."""
+    assert fan_outs(COLLECTIONS) == (set(WHY_ALL_PARENTS), set(CHANGED_PARENTS))
 
 
 @each_stream

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -12,8 +13,11 @@ from klaviyo_assets.reports.bisect import ReportQuery
 from klaviyo_assets.reports.estimate import RequestCost, estimate_cost
 from klaviyo_assets.reports.planner import PartitionRequest, PlannerInputs, resolve_days
 from klaviyo_assets.reports.send_schedule import (
+    SEND_TIME_TEST,
     CampaignSchedule,
     SendDays,
+    derive_message_days,
+    derive_possible_days,
     send_days_from_json,
 )
 from klaviyo_assets_tests.unit.reports.simulated_account import (
@@ -174,6 +178,46 @@ def test_what_is_known_is_announced_exactly(
     )
     cost = estimate_cost(build_requests(wanted, METRICS[:3]), inputs, fetch_times={})
     assert cost.min_requests == cost.max_requests == count_requests(world, wanted, inputs)
+
+
+def inputs_of_send_time_tests(*, have_times: bool) -> PlannerInputs:
+    """Return a year with a test of send times every 18 days, its second variation 6 hours later."""
+    campaigns: list[CampaignSchedule] = []
+    for number in range(20):
+        at = datetime(2026, 1, 1, 10, tzinfo=UTC) + timedelta(days=18 * number)
+        times = {f"{number}a": at, f"{number}b": at + timedelta(hours=6)}
+        campaigns.append(
+            CampaignSchedule(
+                id=f"c{number}",
+                status="Sent",
+                channel="email",
+                send_time=at,
+                send_method=SEND_TIME_TEST,
+                message_ids=tuple(times),
+                message_times=times if have_times else {},
+            )
+        )
+    zone = ZoneInfo("UTC")
+    possible = {each.id: derive_possible_days(each, zone) for each in campaigns}
+    knowledge = replace(
+        SimulatedAccount({}, possible).build_knowledge(),
+        days_of_message={
+            name: days
+            for each in campaigns
+            for name, days in derive_message_days(each, zone).items()
+        },
+    )
+    return PlannerInputs(report=VALUES, bounds=YEAR, knowledge=knowledge, campaigns=campaigns)
+
+
+def test_the_times_of_messages_spare_the_search_for_their_days() -> None:
+    """A year with twenty tests of send times costs one request; without the times, 21 to 100."""
+    requests = build_requests(frozenset(YEAR), METRICS[:1])
+    costs = [
+        estimate_cost(requests, inputs_of_send_time_tests(have_times=each), fetch_times={})
+        for each in (True, False)
+    ]
+    assert [(each.min_requests, each.max_requests) for each in costs] == [(1, 1), (21, 100)]
 
 
 def listed(world: SimulatedAccount) -> list[str]:
