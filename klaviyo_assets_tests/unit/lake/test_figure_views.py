@@ -300,6 +300,15 @@ def test_the_day_in_utc_is_another_one(shop: Shop, tmp_path: Path) -> None:
     assert found[DAY, "opens"] == (4, 3, SEND_DAY)
 
 
+def test_without_a_zone_what_is_not_explained_says_so(shop: Shop, tmp_path: Path) -> None:
+    """Days of events are then those of UTC, which may be all there is to it."""
+    shop.left_out = ("accounts",)
+    shop.reports[0]["opens"] = 30
+    found = figures(shop, tmp_path, "cause")
+    unknown = "not explained; events are by the day in UTC, for accounts is not stored"
+    assert found[DAY, "opens"] == (unknown,)
+
+
 def test_machine_opens_are_counted_apart(shop: Shop, tmp_path: Path) -> None:
     """Beside the figure, so that whoever leaves them out finds their own number."""
     open_by_machine(shop)
