@@ -30,6 +30,7 @@ from klaviyo_assets_tests.contract.coverage import coverage_page
 from klaviyo_assets_tests.contract.dictionary_pages import expected_dictionary_pages
 from klaviyo_assets_tests.contract.fan_outs import fan_out_tables
 from klaviyo_assets_tests.contract.stream_pages import PAGES_FOLDER, expected_stream_files
+from klaviyo_assets_tests.contract.superset_files import expected_superset_files
 
 GOLDEN_FOLDER = Path(__file__).with_name("golden")
 README_PATH = ROOT / "README.md"
@@ -172,6 +173,7 @@ def expected_stream_pages() -> dict[Path, str]:
         REQUESTS_PAGE: requests_page(),
         COVERAGE_PAGE: coverage_page(),
         **expected_dictionary_pages(),
+        **expected_superset_files(),
         **expected_stream_files(),
     }
 
