@@ -169,7 +169,7 @@ _TABLES = (
     ),
     ViewTable(name="accounts", columns={"timezone": "string"}, is_required=False),
     ViewTable(name="campaigns", columns={"id": "string", "name": "string"}, is_required=False),
-    ViewTable(name="custom_metrics", columns={"id": "string"}, is_required=False),
+    ViewTable(name="custom_metrics", columns={"id": "string", "name": "string"}, is_required=False),
 )
 
 _EVENTS_SQL = f"""
@@ -393,7 +393,7 @@ CAMPAIGN_DAY_FIGURES = View(
         Column("date", "The day in the account's zone; in UTC if accounts is not stored.", "date"),
         Column("figure", f"What is counted: {', '.join(each.name for each in _FIGURES)}."),
         Column("conversion_metric_id", "The metric of conversions; NULL for opens and clicks."),
-        Column("conversion_metric_name", "Its name, as `metrics` has it now."),
+        Column("conversion_metric_name", "Its name, as `metrics` or `custom_metrics` has it now."),
         Column(
             "report",
             "The report's figure, by the day of sending; NULL: no row is stored.",
@@ -453,6 +453,8 @@ LEFT JOIN held AS d USING (base, conversion_metric_id, date)
 LEFT JOIN held_in_all AS h USING (base, conversion_metric_id)
 LEFT JOIN (SELECT id, any_value(name) AS name FROM campaigns GROUP BY id) AS c
     ON c.id = r.campaign_id
-LEFT JOIN (SELECT id, any_value(name) AS name FROM metrics GROUP BY id) AS m
-    ON m.id = r.conversion_metric_id""",
+LEFT JOIN (
+    SELECT id, any_value(name) AS name
+    FROM (SELECT id, name FROM metrics UNION ALL SELECT id, name FROM custom_metrics) GROUP BY id
+) AS m ON m.id = r.conversion_metric_id""",
 )

@@ -378,9 +378,9 @@ def test_a_custom_metric_has_no_events(shop: Shop, tmp_path: Path) -> None:
     """Klaviyo computes it from those of others."""
     shop.reports[0]["conversion_metric_id"] = "custom"
     shop.custom_metrics = [{"id": "custom", "name": "Big Orders"}]
-    found = figures(shop, tmp_path, "conversion_metric_id, report, events, cause")
+    found = figures(shop, tmp_path, "conversion_metric_name, report, events, cause")
     cause = "a custom metric has no events of its own"
-    assert found[DAY, "conversions"] == ("custom", 1, 0, cause)
+    assert found[DAY, "conversions"] == ("Big Orders", 1, 0, cause)
     assert found[DAY, "opens"] == (None, 3, 3, "agree")
 
 
