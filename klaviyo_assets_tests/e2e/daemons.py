@@ -55,12 +55,12 @@ class Daemon:
         return []
 
     def seconds_in_queue(self, job: str) -> float | None:
-        """Return how long the last run of a job waited for a place; None where it waits still.
+        """Return how long the last run of a job was queued before its launch; None: it still is.
 
         How long its process takes to start depends on the machine, and does not count.
         """
         (record,) = self.instance.get_run_records(dg.RunsFilter(job_name=job), limit=1)
-        run_id, event_type = record.dagster_run.run_id, dg.DagsterEventType.PIPELINE_DEQUEUED
+        run_id, event_type = record.dagster_run.run_id, dg.DagsterEventType.PIPELINE_STARTING
         for entry in self.instance.all_logs(run_id, of_type=event_type):
             return entry.timestamp - record.create_timestamp.timestamp()
         return None
