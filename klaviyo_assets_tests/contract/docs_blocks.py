@@ -33,6 +33,8 @@ NOT_RUN = {
     "git pull": "needs the network",
     "pip install": "needs a registry",
     "duckdb -readonly": "opens a prompt: klaviyo_assets_tests/e2e/test_queries.py asks by it",
+    "chromium --headless": "needs Chromium and the demo: "
+    "klaviyo_assets_tests/browser/test_overview_page.py opens such a page",
     "klaviyo-assets init": "asks: klaviyo_assets_tests/e2e/test_sql_and_init.py answers",
     "KLAVIYO_API_KEY=pk_... dagster dev": "does not end; klaviyo_assets_tests/e2e/"
     "test_embedding.py loads the same module",
