@@ -33,6 +33,7 @@ from klaviyo_assets.model.selection import section_group, selected_streams, show
 from klaviyo_assets.model.stream import Stream, ViewSource, revision_note
 from klaviyo_assets.settings import KEY_VARIABLE, Settings
 from klaviyo_assets.streams import DERIVED_RELATIONS, STREAMS
+from klaviyo_assets.streams.airbyte_views import AIRBYTE_TABLES
 from klaviyo_assets.streams.fivetran_views import FIVETRAN_SOURCES
 
 
@@ -72,19 +73,22 @@ def publish(
     *,
     lake_root: str | None,
     dbt: Path | None,
+    airbyte: Path | None,
     schema: str | None,
 ) -> int:
     """Rebuild klaviyo.duckdb, or write views with another tool's names into a database."""
     targets = [
-        (target, mapped) for target, mapped in ((dbt, FIVETRAN_SOURCES),) if target is not None
+        (target, mapped)
+        for target, mapped in ((dbt, FIVETRAN_SOURCES), (airbyte, AIRBYTE_TABLES))
+        if target is not None
     ]
     if not targets:
         if schema is not None:
-            raise SettingError("--schema goes with --dbt")
+            raise SettingError("--schema goes with --dbt or --airbyte")
         return _publish_lake(settings, lake_root=lake_root or "")
     if lake_root is not None:
         raise SettingError(
-            "--lake-root does not go with --dbt, whose views name the files by their "
+            "--lake-root does not go with --dbt or --airbyte, whose views name the files by their "
             "paths on this machine"
         )
     for target, mapped in targets:

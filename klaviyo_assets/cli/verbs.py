@@ -162,7 +162,7 @@ VERBS: tuple[Verb, ...] = (
     Verb(
         "publish",
         section=LAKE,
-        summary="rebuild klaviyo.duckdb from the lake; or write views for dbt into a database",
+        summary="rebuild klaviyo.duckdb from the lake; or write views for others into a database",
         run="lake_verbs:publish",
         options=[
             click.Option(
@@ -173,9 +173,15 @@ VERBS: tuple[Verb, ...] = (
                 "the target of your dbt project, as views; run it again before each dbt build",
             ),
             click.Option(
+                ["--airbyte"],
+                type=FILE_TYPE,
+                metavar="TARGET.duckdb",
+                help="write views with the names of Airbyte's tables and columns",
+            ),
+            click.Option(
                 ["--schema"],
                 metavar="NAME",
-                help="the schema of these views [klaviyo]",
+                help="the schema of these views [klaviyo for --dbt, airbyte for --airbyte]",
             ),
             click.Option(
                 ["--lake-root"],
@@ -202,6 +208,24 @@ VERBS: tuple[Verb, ...] = (
         ],
         examples=["export shop.duckdb", "export shop.duckdb --tables events profiles"],
         kept="no file was written or replaced; the lake is as it was",
+    ),
+    Verb(
+        "compare",
+        section=LAKE,
+        summary="compare the ids of each month with those in another tool's tables",
+        run="compare:compare",
+        options=[
+            click.Argument(["other"], type=FILE_TYPE, metavar="OTHER.duckdb"),
+            click.Option(
+                ["--schema"],
+                metavar="NAME",
+                default="main",
+                help="the schema of the other tool's tables [main]; OTHER may also be a folder "
+                "with a Parquet file or folder for each table",
+            ),
+        ],
+        examples=["compare airbyte.duckdb --schema klaviyo", "compare exported/ --json"],
+        is_report=True,
     ),
     Verb(
         "verify",

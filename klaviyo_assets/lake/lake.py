@@ -38,6 +38,7 @@ from klaviyo_assets.lake.layout import (
     DATABASE_FILE,
     HISTORY_SUFFIX,
     SET_ASIDE_FOLDER,
+    SPILL_FOLDER,
     STAGING_FOLDER,
     LakeIdentity,
     LakeLocation,
@@ -51,6 +52,7 @@ from klaviyo_assets.lake.layout import (
 )
 from klaviyo_assets.lake.maintenance.vacuum import VacuumResult, vacuum_tables
 from klaviyo_assets.lake.quarantine import find_unredacted_quarantine, write_quarantine
+from klaviyo_assets.lake.read.compare import TheirTables, compare_streams
 from klaviyo_assets.lake.read.database import publish_database
 from klaviyo_assets.lake.read.duckdb import load_duckdb
 from klaviyo_assets.lake.read.export import (
@@ -102,6 +104,7 @@ from klaviyo_assets.lake.write.table_writer import (
     refuse_missing_columns,
 )
 from klaviyo_assets.locks import check_lock_support
+from klaviyo_assets.model.comparison import ComparedStream, StreamComparison
 from klaviyo_assets.model.mapped_view import MappedSchema
 from klaviyo_assets.model.report import ReportPartition
 from klaviyo_assets.settings import InvalidPathError, check_lake_path
@@ -419,16 +422,22 @@ class Lake:
         """Write views with another tool's names into a database of the user's.
 
         They show the lake as it is now until they are written again: vacuum spares their files. The
-        path is recorded, so that a later erasure searches the file.
-
-        Raises:
-            SettingError: the target or the folder's path cannot be used.
-            MissingTableError: no sync wrote a table that a view shows.
-            LakeError: a table cannot be read.
-            StorageError: the disk refused, or another program has the database open.
+        path is recorded, so that an erasure searches the file. Errors: see `write_target_views`.
         """
         self._refuse_path()
         return write_target_views(self.root, target, mapped, relations, at=self.clock())
+
+    def compare_with(
+        self,
+        other: Path,
+        schema: str,
+        compared: Sequence[ComparedStream],
+        relations: Sequence[Relation],
+    ) -> list[StreamComparison]:
+        """Compare ids with another tool's tables, as `compare_streams` says; change nothing."""
+        ours = {each.name: each for each in relations}
+        theirs = TheirTables(other, schema, spill=self.root / "lake" / SPILL_FOLDER)
+        return compare_streams(self.root, ours, theirs, compared)
 
     def target_databases(self) -> list[Path]:
         """Return the users' databases that views of the lake were written into."""

@@ -56,7 +56,7 @@ def bookkeeping(*, deleted: str = "s.deleted_at", changed: str = "") -> tuple[Ma
             SYNCED,
             "TIMESTAMP",
             naive_utc(f"greatest({times})"),
-            "When the row last changed here, in UTC.",
+            "When the row was last read, marked as deleted or merged, in UTC.",
         ),
     )
 

@@ -50,6 +50,7 @@ NOT_RUN = {
 RUN_ELSEWHERE = {
     ("docs/embed.md", "sql"): "klaviyo_assets_tests/e2e/test_embedding.py",
     ("docs/dbt.md", "sh"): "klaviyo_assets_tests/e2e/test_dbt.py",
+    ("docs/migrate.md", "sh"): "klaviyo_assets_tests/e2e/test_dbt.py",
     ("docs/dbt.md", "yaml"): "klaviyo_assets_tests/e2e/test_dbt.py",
     ("docs/queries.md", "python"): "klaviyo_assets_tests/e2e/test_queries.py",
     ("docs/queries.md", "sql"): "klaviyo_assets_tests/e2e/test_queries.py",

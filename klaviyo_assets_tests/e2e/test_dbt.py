@@ -1,4 +1,4 @@
-"""docs/dbt.md as a user follows it, and the dbt package itself where a copy of it is at hand.
+"""docs/dbt.md and docs/migrate.md as a user follows them, and the dbt package, if it is at hand.
 
 The package fivetran/klaviyo is not on PyPI, and nothing of it is in this project. To run it:
 
@@ -77,6 +77,25 @@ def test_the_commands_of_the_page_work(
     assert people[0][0] > 10
     assert people[0][1] > 10
     assert people[0][2] == 0
+
+
+def test_the_commands_of_the_page_on_moving_work(
+    home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each command of docs/migrate.md ends well, beside a database and files with our own rows."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exported").mkdir()
+    assert verb(home, "publish", "--airbyte", "other.duckdb", "--schema", "raw") == 0
+    with duckdb.connect("other.duckdb") as opened:
+        opened.execute("COPY (SELECT id, datetime FROM raw.events) TO 'exported/events.parquet'")
+    capsys.readouterr()
+    lines = command_lines((ROOT / "docs" / "migrate.md").read_text(encoding="utf-8"))
+    assert len(lines) == 3
+    for line in lines:
+        assert verb(home, *shlex.split(line)[1:]) == 0
+    output = capsys.readouterr().out
+    assert f"events and raw.events: the same {home.row_count('events'):,} ids" in output
+    assert f"events and main.events: the same {home.row_count('events'):,} ids" in output
 
 
 @pytest.mark.parametrize(
