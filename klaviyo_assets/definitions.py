@@ -10,6 +10,7 @@ from klaviyo_assets.defs.assets import build_stream_asset
 from klaviyo_assets.defs.backfill_sensor import build_backfill_sensor
 from klaviyo_assets.defs.checks import build_row_checks
 from klaviyo_assets.defs.completeness_check import build_completeness_check
+from klaviyo_assets.defs.health import build_health_asset
 from klaviyo_assets.defs.io_manager import LakeIOManager
 from klaviyo_assets.defs.marketing_overview import (
     build_overview_asset,
@@ -73,8 +74,9 @@ def build_defs(
     assets = _build_assets(settings, streams.values(), reports, zone)
     checks = _build_checks(settings, selected, reports)
     keys = {key: key.with_prefix(key_prefix) for each in assets for key in each.keys}
+    stream_assets = _with_keys(keys, assets) if key_prefix else assets
     return dg.Definitions(
-        assets=_with_keys(keys, assets) if key_prefix else assets,
+        assets=[*stream_assets, build_health_asset(key_prefix)],
         asset_checks=_with_keys(keys, checks) if key_prefix else checks,
         jobs=[*build_jobs(selected), build_overview_job()],
         schedules=[

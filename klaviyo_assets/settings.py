@@ -1,8 +1,9 @@
 """Declares each setting once: its type, its default, what is allowed and what it means.
 
 `read_settings`, Dagster's resources, `klaviyo-assets --help` and the tables of README.md and
-docs/settings.md are made from these declarations. The callers read the environment. The key and the
-salt are no fields of `Settings`, so that no dump of the settings contains a secret.
+docs/settings.md are made from these declarations. The callers read the environment. The key, the
+salt and where alerts go are no fields of `Settings`, so that no dump of the settings contains a
+secret: who knows the address of a webhook can post to it.
 """
 
 import re
@@ -21,6 +22,8 @@ PREFIX = "KLAVIYO_"
 
 KEY_VARIABLE = "KLAVIYO_API_KEY"
 SALT_VARIABLE = "KLAVIYO_HASH_SALT"
+ALERT_WEBHOOK_VARIABLE = "KLAVIYO_ALERT_WEBHOOK"
+ALERT_COMMAND_VARIABLE = "KLAVIYO_ALERT_COMMAND"
 
 MIN_SALT_CHARACTERS = 16
 """Characters; a shorter salt can be found by brute force, and with it every e-mail address."""
@@ -182,6 +185,10 @@ def check_lake_path(path: str) -> None:
             "hexadecimal digits"
         )
 
+
+_WEBHOOK = re.compile(
+    r"https://[\x21-\x7e]+|http://(localhost|127\.0\.0\.1|\[::1\])[:/][\x21-\x7e]*"
+)
 
 _URL = ValueFormat("an https address, or http of this machine", str)
 _DAYS = _whole_number("days", 0, MAX_SETTING_DAYS)
@@ -407,6 +414,18 @@ def environment_variables() -> tuple[Variable, ...]:
         ),
         Variable(SALT_VARIABLE, "", salt, "secret of the hashed columns; it must never change"),
         Variable(
+            ALERT_WEBHOOK_VARIABLE,
+            "none",
+            _URL.allowed,
+            "Slack's incoming webhook, or one like it, that hears when a stream changes its color",
+        ),
+        Variable(
+            ALERT_COMMAND_VARIABLE,
+            "none",
+            "a program and its words, run without a shell",
+            "gets the same as JSON on its standard input",
+        ),
+        Variable(
             "DAGSTER_HOME",
             "./.dagster under make",
             _FOLDER.allowed,
@@ -470,6 +489,13 @@ def read_settings(environment: Mapping[str, str]) -> tuple[Settings, tuple[Setti
                 values[name] = _read_value(name, raw, declared.format)
             except SettingError as error:
                 errors.append(error)
+    webhook = environment.get(ALERT_WEBHOOK_VARIABLE, "").strip()
+    register_secret(webhook)
+    if webhook and _WEBHOOK.fullmatch(webhook) is None:
+        # Not quoted: it is a secret.
+        errors.append(
+            SettingError(f"{ALERT_WEBHOOK_VARIABLE} cannot be used. Allowed: {_URL.allowed}.")
+        )
     return Settings(**values), tuple(errors)  # pyright: ignore[reportArgumentType]
 
 

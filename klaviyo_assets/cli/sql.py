@@ -11,14 +11,8 @@ import duckdb
 from klaviyo_assets.cli.lake_access import open_stored_lake
 from klaviyo_assets.cli.tables import print_table
 from klaviyo_assets.errors import SettingError
+from klaviyo_assets.lake.read.query_guard import refuse_other_statements
 from klaviyo_assets.settings import Settings
-
-_READING_STATEMENTS = {
-    duckdb.StatementType.SELECT,
-    duckdb.StatementType.EXPLAIN,
-    # What PIVOT becomes.
-    duckdb.StatementType.MULTI,
-}
 
 _FETCHED_ROWS = 10_000
 
@@ -27,7 +21,7 @@ def query(settings: Settings, *, sql: str, limit: int, as_csv: bool, as_json: bo
     """Print the rows of a query; `-` reads it from standard input."""
     text = sys.stdin.read() if sql == "-" else sql
     with closing(open_stored_lake(settings).open_published_views()) as database:
-        _refuse_writing(text)
+        refuse_other_statements(text)
         try:
             found = database.execute(text)
             names = [each[0] for each in found.description or ()]
@@ -42,23 +36,6 @@ def query(settings: Settings, *, sql: str, limit: int, as_csv: bool, as_json: bo
         except duckdb.Error as error:
             raise SettingError(f"DuckDB refuses the query: {error}") from None
     return 0
-
-
-def _refuse_writing(text: str) -> None:
-    """Refuse everything but one query.
-
-    Raises:
-        SettingError: it cannot be parsed, is several statements, or does something else.
-    """
-    try:
-        statements = duckdb.extract_statements(text)
-    except duckdb.Error as error:
-        raise SettingError(f"DuckDB cannot read the query: {error}") from None
-    if len(statements) != 1 or statements[0].type not in _READING_STATEMENTS:
-        raise SettingError(
-            "one query is wanted, such as SELECT, FROM or SHOW TABLES: the database is published "
-            "anew by every sync, so what is written into it would be lost"
-        )
 
 
 def _iterate_rows(found: duckdb.DuckDBPyConnection) -> Iterator[tuple[object, ...]]:

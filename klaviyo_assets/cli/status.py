@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 import dagster as dg
-from dagster._core.definitions.freshness import TimeWindowFreshnessPolicy
 from dagster._core.storage.event_log.base import AssetRecord
 
 from klaviyo_assets.account.metrics import read_metrics, select_report_metrics
@@ -16,11 +15,13 @@ from klaviyo_assets.cli.plan_context import find_metric_warnings, open_plan_cont
 from klaviyo_assets.cli.printing import print_json
 from klaviyo_assets.cli.tables import print_table
 from klaviyo_assets.defs.automation import default_automations, find_switched_on, unmet_guarantees
-from klaviyo_assets.defs.checks import freshness_policy
 from klaviyo_assets.defs.metadata import asset_key
 from klaviyo_assets.errors import LakeError, SettingError, format_quantity, format_seconds
+from klaviyo_assets.lake.health import read_health
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.model.report import ReportPartition
+from klaviyo_assets.model.freshness import describe_freshness
+from klaviyo_assets.model.health import RunOutcome, judge_health
+from klaviyo_assets.model.report import ReportEndpoint, ReportPartition
 from klaviyo_assets.model.selection import selected_streams
 from klaviyo_assets.model.stream import Stream, ViewSource
 from klaviyo_assets.reports.backfill_plan import (
@@ -101,18 +102,6 @@ def _read_skip(record: dg.EventLogRecord) -> tuple[bool, str]:
     return True, scope.value if isinstance(scope, dg.TextMetadataValue) and scope.value else ""
 
 
-def describe_freshness(stream: Stream, age_seconds: float) -> str:
-    """Return `fresh`, `late` or `stale`, as the asset's freshness policy has it."""
-    policy = freshness_policy(stream)
-    if not isinstance(policy, TimeWindowFreshnessPolicy):
-        return "fresh"
-    if age_seconds > policy.fail_window.to_timedelta().total_seconds():
-        return "stale"
-    warn = policy.warn_window
-    is_late = warn is not None and age_seconds > warn.to_timedelta().total_seconds()
-    return "late" if is_late else "fresh"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamStatus:
     """A line of the table; None where it is not known or does not apply. Times are in UTC."""
@@ -126,6 +115,8 @@ class StreamStatus:
     freshness: str | None
     last_run: str | None
     missing_scope: str | None
+    health: str | None
+    why: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,8 +144,17 @@ def show_status(settings: Settings, *, as_json: bool) -> int:
     refuse_empty_lake(lake, settings)
     histories, history_problem = _read_histories()
     with open_plan_context(settings) as context:
+        health = read_health(lake)
         streams = [
-            _examine_stream(stream, lake, histories.get(stream.name), now=context.now)
+            _examine_stream(
+                stream,
+                lake,
+                histories.get(stream.name),
+                last_run=health.streams[stream.name].last_run
+                if stream.name in health.streams
+                else None,
+                now=context.now,
+            )
             for stream in _shown_streams(settings, lake)
         ]
         reports = [
@@ -203,13 +203,29 @@ def _shown_streams(settings: Settings, lake: Lake) -> list[Stream]:
 
 
 def _examine_stream(
-    stream: Stream, lake: Lake, history: AssetHistory | None, *, now: datetime
+    stream: Stream,
+    lake: Lake,
+    history: AssetHistory | None,
+    *,
+    last_run: RunOutcome | None,
+    now: datetime,
 ) -> StreamStatus:
+    """Return the line of a stream.
+
+    `history` is what Dagster knows of its asset, `last_run` what the lake does: that one is there
+    without DAGSTER_HOME too, and whatever key a user gave the asset.
+    """
     state = lake.read_table_state(stream.name)
     stored_at = lake.last_commit_time(stream.name) if state is not None else None
+    if last_run is not None and last_run.stored_at is not None:
+        stored_at = last_run.stored_at
     if history is not None and history.materialized_at is not None:
         stored_at = history.materialized_at
-    age = (now - stored_at).total_seconds() if stored_at is not None else None
+    color, why = _judge(stream, last_run, stored_at, now=now)
+    outcome = history.outcome if history is not None else ""
+    if not outcome and last_run is not None:
+        outcome = last_run.outcome
+    age = now - stored_at if stored_at is not None else None
     cursor = state.state.get("cursor") if state is not None and stream.cursor else None
     return StreamStatus(
         stream=stream.name,
@@ -217,11 +233,27 @@ def _examine_stream(
         newest_record=_read_newest_record(stream, lake) if state is not None else None,
         cursor=cursor if isinstance(cursor, str) else None,
         stored_at=stored_at,
-        age_seconds=round(age) if age is not None else None,
+        age_seconds=round(age.total_seconds()) if age is not None else None,
         freshness=describe_freshness(stream, age) if age is not None else None,
-        last_run=history.outcome or None if history is not None else None,
+        last_run=outcome or None,
         missing_scope=history.missing_scope or None if history is not None else None,
+        health=color,
+        why=why,
     )
+
+
+def _judge(
+    stream: Stream, last_run: RunOutcome | None, stored_at: datetime | None, *, now: datetime
+) -> tuple[str | None, str | None]:
+    """Return the color of a stream and why; None where it was never read.
+
+    A lake that an earlier release wrote has no outcomes: its age is all that is known.
+    """
+    if last_run is None:
+        if stored_at is None or isinstance(stream.source, ReportEndpoint):
+            return None, None
+        last_run = RunOutcome(outcome="ok", ended_at=stored_at, stored_at=stored_at)
+    return judge_health(stream, last_run, now=now)
 
 
 def _read_newest_record(stream: Stream, lake: Lake) -> datetime | None:
@@ -270,10 +302,11 @@ def _count_missing(stream: Stream, context: PlanContext) -> int | None:
 
 def _print_streams(streams: Sequence[StreamStatus]) -> None:
     print_table(
-        ["stream", "rows", "newest record", "cursor", "age", "", "last run"],
+        ["stream", "health", "rows", "newest record", "cursor", "age", "", "last run"],
         [
             (
                 each.stream,
+                each.health or "",
                 "never stored" if each.rows is None else format_quantity(each.rows, "row"),
                 _format_time(each.newest_record),
                 _format_time(datetime.fromisoformat(each.cursor)) if each.cursor else "",
@@ -285,6 +318,9 @@ def _print_streams(streams: Sequence[StreamStatus]) -> None:
         ],
         numbers=["rows", "age"],
     )
+    for each in streams:
+        if each.health not in {None, "green"} and not each.missing_scope:
+            print(f"  {each.health}: {each.stream}: {each.why}")
 
 
 def _describe_last_run(status: StreamStatus) -> str:

@@ -16,7 +16,14 @@ from rich.text import Text
 PIPE_COLUMNS = 10_000
 """Wider than any table, in characters."""
 
-STYLES = {"ok": "green", "yes": "green", "no": "red", "wrong": "bold red", "warning": "yellow"}
+STYLES = {
+    "ok": "green",
+    "yes": "green",
+    "no": "red",
+    "wrong": "bold red",
+    "warning": "yellow",
+    **{each: each for each in ("green", "yellow", "red")},
+}
 """The color of a cell that has just this word."""
 
 

@@ -160,6 +160,33 @@ VERBS: tuple[Verb, ...] = (
         is_report=True,
     ),
     Verb(
+        "mcp",
+        section=LAKE,
+        summary="serve the lake to a language model (MCP over standard input and output)",
+        run="mcp:serve",
+        options=[
+            click.Option(
+                ["--allow-personal"], is_flag=True, help="columns with personal data can be seen"
+            ),
+            click.Option(
+                ["--max-rows"], type=click.IntRange(1), default=1000, help="rows a query [1000]"
+            ),
+            click.Option(
+                ["--max-seconds"],
+                type=click.FloatRange(0.1),
+                default=30.0,
+                help="seconds a query may take [30]",
+            ),
+            click.Option(
+                ["--max-memory"],
+                type=click.IntRange(64),
+                default=1000,
+                help="megabytes that DuckDB may use for a query [1000]",
+            ),
+        ],
+        examples=["mcp", "mcp --max-rows 100"],
+    ),
+    Verb(
         "publish",
         section=LAKE,
         summary="rebuild klaviyo.duckdb from the lake; or write views for others into a database",

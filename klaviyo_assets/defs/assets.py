@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
@@ -22,7 +22,8 @@ from klaviyo_assets.defs.checks import (
     warn_not_checked,
 )
 from klaviyo_assets.defs.config import parse_run_config, read_op_config, run_config_schema
-from klaviyo_assets.defs.failures import raise_as_failures
+from klaviyo_assets.defs.failures import MAX_STEP_RETRIES, raise_as_failures
+from klaviyo_assets.defs.health import StepEnd
 from klaviyo_assets.defs.io_manager import SyncOutput
 from klaviyo_assets.defs.metadata import (
     CURSOR_METADATA_KEY,
@@ -59,7 +60,10 @@ ASSET_OWNERS = ("team:klaviyo",)
 ASSET_KINDS = {"klaviyo", "deltalake", "duckdb"}
 
 ASSET_RETRY_POLICY = dg.RetryPolicy(
-    max_retries=1, delay=60, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
+    max_retries=MAX_STEP_RETRIES,
+    delay=60,
+    backoff=dg.Backoff.EXPONENTIAL,
+    jitter=dg.Jitter.PLUS_MINUS,
 )
 """Dagster tries once more what passes by itself. The client has tried six times by then."""
 
@@ -106,7 +110,8 @@ def _build_sync_asset(stream: Stream, post_sync_hook: PostSyncHook | None) -> dg
         lake: LakeResource,
     ) -> Iterator[dg.Output[SyncOutput] | dg.AssetCheckResult]:
         context.log.addFilter(KeyRedactingFilter())
-        sync_output = _start_or_skip(context, stream, klaviyo=klaviyo, lake=lake)
+        with build_step_end(context, stream, lake).recording_failures():
+            sync_output = _start_or_skip(context, stream, klaviyo=klaviyo, lake=lake)
         if sync_output is None:
             yield from warn_not_checked(stream)
             return
@@ -134,6 +139,21 @@ def draw_lineage(asset: dg.AssetsDefinition, upstream: dg.AssetKey) -> dg.Assets
     attributes: dict[str, Any] = {**asset.get_attributes_dict(), "specs": [drawn]}
     # `map_asset_specs` would make an input of the step for the new dependency.
     return dg.AssetsDefinition.dagster_internal_init(**attributes)
+
+
+def build_step_end(
+    context: dg.AssetExecutionContext, stream: Stream, lake: LakeResource
+) -> StepEnd:
+    """Return where the end of this step is recorded."""
+    return StepEnd(
+        stream=stream,
+        asset_key=context.asset_key,
+        run_id=context.run.run_id,
+        lake=lake.lake,
+        instance=context.instance,
+        warn=context.log.warning,
+        will_retry=context.op_execution_context.retry_number < MAX_STEP_RETRIES,
+    )
 
 
 def _start_or_skip(
@@ -340,6 +360,7 @@ def report_skipped_stream(
         old_rows,
         advice,
     )
+    build_step_end(context, stream, lake).record_other("skipped", f"{reason}.{old_rows}")
     context.log_event(
         dg.AssetObservation(
             context.asset_key,
@@ -381,10 +402,17 @@ def _build_view_asset(stream: Stream) -> dg.AssetsDefinition:
     def materialize_view(
         context: dg.AssetExecutionContext, lake: LakeResource
     ) -> dg.MaterializeResult[Any]:
-        with raise_as_failures(stream.name, rewrite_message=partial(replace_asset_names, context)):
-            return _materialize_view(
+        # No retry: a view is made of what is stored, and the next run makes it again.
+        step_end = replace(build_step_end(context, stream, lake), will_retry=False)
+        with (
+            step_end.recording_failures(),
+            raise_as_failures(stream.name, rewrite_message=partial(replace_asset_names, context)),
+        ):
+            result = _materialize_view(
                 context, stream, _read_sync_options(context, stream), lake=lake
             )
+        step_end.record_success()
+        return result
 
     return materialize_view
 

@@ -13,7 +13,7 @@ of CPU per million.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cache, partial
 
 import dagster as dg
@@ -24,6 +24,7 @@ from klaviyo_assets.defs.metadata import asset_key
 from klaviyo_assets.defs.resources import LakeResource
 from klaviyo_assets.errors import MissingTableError, format_quantity
 from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.model.freshness import freshness_windows
 from klaviyo_assets.model.selection import upstream_streams
 from klaviyo_assets.model.stream import Children, Collection, Detail, Stream, ViewSource
 from klaviyo_assets.reconcile.counts import (
@@ -125,13 +126,8 @@ def materialization_check_specs(stream: Stream) -> list[dg.AssetCheckSpec]:
 
 def freshness_policy(stream: Stream) -> dg.FreshnessPolicy:
     """Return how old a stream may become. It depends on whether it is synced hourly or daily."""
-    hourly = (timedelta(hours=3), timedelta(hours=26))
-    warn, fail = DAILY_FRESHNESS_WINDOWS if stream.is_read_by_parent else hourly
+    warn, fail = freshness_windows(stream)
     return dg.FreshnessPolicy.time_window(fail_window=fail, warn_window=warn)
-
-
-DAILY_FRESHNESS_WINDOWS = (timedelta(hours=26), timedelta(hours=74))
-"""The ages at which a stream that is synced daily is late, and is stale."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

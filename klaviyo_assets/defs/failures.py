@@ -19,6 +19,9 @@ from klaviyo_assets.errors import (
 )
 from klaviyo_assets.redaction import redact_error_chain
 
+MAX_STEP_RETRIES = 1
+"""How often Dagster tries a step again that failed by what passes by itself."""
+
 _WHO_ACTS: tuple[tuple[type[KlaviyoAssetsError], str], ...] = (
     (QuotaError, "whoever launched the run, when requests are free again"),
     (ReportFailedError, "nobody: a later run requests it again"),

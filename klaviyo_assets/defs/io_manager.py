@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from klaviyo_assets.api.clock import utc_now
 from klaviyo_assets.crash_points import reach_crash_point
-from klaviyo_assets.defs.failures import raise_as_failures
+from klaviyo_assets.defs.failures import MAX_STEP_RETRIES, raise_as_failures
+from klaviyo_assets.defs.health import StepEnd
 from klaviyo_assets.defs.metadata import (
     FIRST_SEEN_METADATA_KEY,
     LAKE_METADATA_KEY,
@@ -263,8 +264,9 @@ class LakeIOManager(dg.ConfigurableIOManager):
         Raises:
             dg.Failure: the sync failed. What was committed before stays.
         """
+        step_end = self._build_step_end(context, obj)
         try:
-            with raise_as_failures(obj.stream.name):
+            with step_end.recording_failures(), raise_as_failures(obj.stream.name):
                 self._write_output(obj, context.log.warning)
                 lateness = first_seen_metadata(obj, self.lake.lake())
         except BaseException:
@@ -281,7 +283,20 @@ class LakeIOManager(dg.ConfigurableIOManager):
             **obj.preview_metadata(),
         }
         context.add_output_metadata(metadata)
+        step_end.record_success()
         reach_crash_point("after writing an output")
+
+    def _build_step_end(self, context: dg.OutputContext, sync_output: SyncOutput) -> StepEnd:
+        retries = context.step_context.previous_attempt_count
+        return StepEnd(
+            stream=sync_output.stream,
+            asset_key=sync_output.asset_key,
+            run_id=context.step_context.run_id,
+            lake=self.lake.lake,
+            instance=context.step_context.instance,
+            warn=context.log.warning,
+            will_retry=retries < MAX_STEP_RETRIES,
+        )
 
     def _write_output(self, sync_output: SyncOutput, warn: Callable[[str], None]) -> None:
         lake = self.lake.lake()

@@ -7,6 +7,7 @@ no result. So exactly the stored partitions count as materialized.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from functools import partial
 from typing import Any
@@ -28,6 +29,7 @@ from klaviyo_assets.defs.assets import (
     ASSET_KINDS,
     ASSET_OWNERS,
     ASSET_RETRY_POLICY,
+    build_step_end,
     report_skipped_stream,
 )
 from klaviyo_assets.defs.automation import replace_asset_names
@@ -49,6 +51,7 @@ from klaviyo_assets.defs.metadata import (
     sync_metadata,
     waiting_numbers,
 )
+from klaviyo_assets.defs.report_freshness import judge_report
 from klaviyo_assets.defs.report_runs import (
     BACKFILL_SENSOR_NAME,
     FAILED_METRICS_SEPARATOR,
@@ -448,7 +451,8 @@ def build_report_asset(stream: Stream, settings: Settings, zone: str | None) -> 
         lake: LakeResource,
     ) -> Iterator[dg.MaterializeResult[Any]]:
         context.log.addFilter(KeyRedactingFilter())
-        recorder = _fetch_run(context, stream, klaviyo=klaviyo, lake=lake)
+        with build_step_end(context, stream, lake).recording_failures():
+            recorder = _fetch_run(context, stream, klaviyo=klaviyo, lake=lake)
         if recorder is not None:
             yield recorder.build_result()
 
@@ -474,7 +478,7 @@ def _fetch_run(
             )
             partitions = partitions_of_run(context, report_endpoint(stream))
             with klaviyo.connect(warn=context.log.warning, lake=lake.lake()) as connection:
-                return _fetch_partitions(
+                recorder = _fetch_partitions(
                     context,
                     partitions,
                     retry_refused=retry_refused,
@@ -483,6 +487,12 @@ def _fetch_run(
                     ),
                     lake=lake,
                 )
+            settings = klaviyo.settings
+            outcome = judge_report(context.instance, stream, lake.lake(), settings)
+            build_step_end(context, stream, lake).record(
+                replace(outcome, run_id=context.run.run_id)
+            )
+            return recorder
     except RefusedStreamError as error:
         report_skipped_stream(context, stream, error, lake=lake)
         context.instance.add_run_tags(context.run.run_id, {SKIPPED_TAG: "true"})

@@ -23,7 +23,6 @@ from klaviyo_assets.account.metrics import read_mapped_metric
 from klaviyo_assets.api.clock import utc_now
 from klaviyo_assets.defs.automation import default_sensor_status, find_asset_key
 from klaviyo_assets.defs.checks import (
-    DAILY_FRESHNESS_WINDOWS,
     check_key,
     failed_result,
     missing_table_warning,
@@ -37,6 +36,8 @@ from klaviyo_assets.defs.resources import LakeResource
 from klaviyo_assets.defs.sensors import metrics_to_fetch
 from klaviyo_assets.errors import KlaviyoAssetsError, SettingError, format_quantity
 from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.model.freshness import DAILY_FRESHNESS_WINDOWS
+from klaviyo_assets.model.health import Color, RunOutcome
 from klaviyo_assets.model.report import DateRange
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.reports.calendar import last_complete_day, resolve_zone_offline
@@ -144,6 +145,29 @@ def check_newest_days(
     count = format_quantity(len(failed), "metric")
     hint = f"Requests of {count} failed recently: klaviyo-assets status."
     return result._replace(description=f"{result.description} {hint}")
+
+
+def judge_report(
+    instance: dg.DagsterInstance, stream: Stream, lake: Lake, settings: Settings
+) -> RunOutcome:
+    """Return the end of a report's run that did not fail, with the verdict of its check.
+
+    Raises:
+        LakeError: the lake cannot be read.
+    """
+    now = utc_now()
+    result = check_newest_days(instance, stream, lake, settings, now)
+    color: Color = "green"
+    if result is None or not result.passed:
+        is_red = result is not None and result.severity == dg.AssetCheckSeverity.ERROR
+        color = "red" if is_red else "yellow"
+    return RunOutcome(
+        outcome="ok",
+        ended_at=now,
+        stored_at=now,
+        judged=color,
+        detail=(result.description or "") if result is not None else "no day was fetched yet",
+    )
 
 
 def find_expected_days(

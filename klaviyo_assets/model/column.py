@@ -118,6 +118,7 @@ class Column:
     `personal_kind`: the kind of personal data that a text column holds. `personal_members`: the
     members of a JSON column, at any depth, that hold personal data, each with its kind.
     `is_free_form`: the account chooses the members of the JSON, so any data may be in it.
+    `is_personal`: it says otherwise who somebody is, where they are or what they wrote.
     `is_additive`: of a statistic, whether the values of several days may be added up.
     """
 
@@ -128,6 +129,7 @@ class Column:
     personal_kind: PersonalDataKind | None = None
     personal_members: tuple[tuple[str, PersonalDataKind], ...] = ()
     is_free_form: bool = False
+    is_personal: bool = False
     is_additive: bool | None = None
 
     @property
@@ -187,8 +189,14 @@ def attribute_column(
     kind: ColumnType = "string",
     *,
     personal_kind: PersonalDataKind | None = None,
+    is_personal: bool = False,
 ) -> Column:
     """Return the column of a nested attribute, named by its path joined with `_`."""
     return Column(
-        path.replace(".", "_"), description, kind, FieldPath(path), personal_kind=personal_kind
+        path.replace(".", "_"),
+        description,
+        kind,
+        FieldPath(path),
+        personal_kind=personal_kind,
+        is_personal=is_personal,
     )

@@ -26,6 +26,8 @@ from klaviyo_assets.model.stream import (
     Stream,
     Unnest,
     ViewSource,
+    base_stream_name,
+    relation_columns,
 )
 from klaviyo_assets.settings import MIN_SALT_CHARACTERS, SALT_VARIABLE, Settings, variable_name
 
@@ -344,3 +346,26 @@ def _is_shown_of_people(column: Column) -> bool:
 def _is_shown(column: Column) -> bool:
     is_json = column.type in {"json", "ids"} or bool(column.personal_members)
     return not is_json and "url" not in column.name.split("_")
+
+
+def personal_columns(stream: Stream, streams: Mapping[str, Stream]) -> frozenset[str]:
+    """Return the columns of a stream's relation that may hold personal data.
+
+    These are the declared ones, `extra`, whatever the account fills as it likes, and, where a row
+    is about a person, all JSON. The ids of profiles are none of them: rows are joined by these.
+    """
+    base = base_stream_name(stream)
+    is_about_person = any(
+        profile_id_column(each) is not None
+        for each in (stream, *([streams[base]] if base is not None else []))
+    )
+    return frozenset(
+        each.name
+        for each in relation_columns(stream, streams)
+        if each.personal_kind is not None
+        or each.personal_members
+        or each.is_free_form
+        or each.is_personal
+        or each.name == EXTRA_FIELD
+        or (is_about_person and each.type == "json")
+    )

@@ -14,7 +14,9 @@ ACCOUNTS = Stream(
     columns=(
         Column("test_account", "Whether Klaviyo marks it as a test account.", "boolean"),
         attribute_column(
-            "contact_information.default_sender_name", "Sender name put into new messages."
+            "contact_information.default_sender_name",
+            "Sender name put into new messages.",
+            is_personal=True,
         ),
         attribute_column(
             "contact_information.default_sender_email",

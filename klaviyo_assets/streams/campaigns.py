@@ -428,9 +428,12 @@ CAMPAIGN_MESSAGES = Stream(
 )
 
 
-def details_column(name: str, description: str, kind: ColumnType = "string") -> Column:
+def details_column(
+    name: str, description: str, kind: ColumnType = "string", *, is_personal: bool = False
+) -> Column:
     """Return the column of a member of a variation's content."""
-    return Column(name, description, kind, FieldPath(f"attributes.definition.details.{name}"))
+    path = FieldPath(f"attributes.definition.details.{name}")
+    return Column(name, description, kind, path, is_personal=is_personal)
 
 
 CAMPAIGN_VARIATIONS = Stream(
@@ -467,11 +470,11 @@ CAMPAIGN_VARIATIONS = Stream(
         details_column("template_id", "The template; not in push messages."),
         details_column("subject", "Subject; email."),
         details_column("preview_text", "What mailboxes show beside the subject; email."),
-        details_column("from_email", "Address of the sender; email."),
-        details_column("from_label", "Name of the sender; email."),
-        details_column("reply_to_email", "Where answers go; email."),
-        details_column("cc_email", "Who gets a copy; email."),
-        details_column("bcc_email", "Who gets a copy unseen; email."),
+        details_column("from_email", "Address of the sender; email.", is_personal=True),
+        details_column("from_label", "Name of the sender; email.", is_personal=True),
+        details_column("reply_to_email", "Where answers go; email.", is_personal=True),
+        details_column("cc_email", "Who gets a copy; email.", is_personal=True),
+        details_column("bcc_email", "Who gets a copy unseen; email.", is_personal=True),
         details_column("body", "The text; SMS and push."),
         details_column("text_message_type", "The kind of text message: SMS, MMS, RCS."),
         details_column(
@@ -484,6 +487,7 @@ CAMPAIGN_VARIATIONS = Stream(
             "The content whole, as it differs by channel.",
             "json",
             FieldPath("attributes.definition.details"),
+            is_personal=True,
         ),
     ),
 )

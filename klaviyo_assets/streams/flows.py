@@ -66,8 +66,13 @@ FLOW_ACTIONS = Stream(
         Column("flow_id", "Its flow.", declared_source=PARENT_ID),
         Column("created", "When it was created.", "timestamp"),
         Column("updated", "When it last changed.", "timestamp"),
-        # Webhook steps hold headers, and so perhaps secrets.
-        Column("definition", "What it does: type, links to the next steps, data.", "json"),
+        # Webhook steps hold headers, and so perhaps secrets; others the addresses of senders.
+        Column(
+            "definition",
+            "What it does: type, links to the next steps, data.",
+            "json",
+            is_personal=True,
+        ),
     ),
 )
 
@@ -114,5 +119,12 @@ FLOW_DEFINITIONS = Stream(
     scopes=("flows:read",),
     is_opt_in=True,
     history_columns=("definition",),
-    columns=(Column("definition", "Triggers, filters, steps and how they follow.", "json"),),
+    columns=(
+        Column(
+            "definition",
+            "Triggers, filters, steps and how they follow.",
+            "json",
+            is_personal=True,
+        ),
+    ),
 )

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from klaviyo_assets.model.column import Column, ColumnType
 from klaviyo_assets.model.view import View, ViewTable
+from klaviyo_assets.streams.profiles import PERSON_COLUMNS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +228,9 @@ _CORE: Mapping[str, tuple[str, ColumnType, str]] = {
 """Column of the view: the stored one, its type and its meaning; "": computed as in can_receive."""
 
 
+_PERSONAL = {each.name for each in PERSON_COLUMNS if each.is_personal or each.personal_kind}
+
+
 def _core_expression(name: str) -> str:
     """Return the SQL of a column of profiles_core."""
     stored = _CORE[name][0]
@@ -247,6 +251,9 @@ PROFILES_CORE = View(
             },
         ),
     ),
-    columns=tuple(Column(name, about, kind) for name, (_, kind, about) in _CORE.items()),
+    columns=tuple(
+        Column(name, about, kind, is_personal=stored in _PERSONAL)
+        for name, (stored, kind, about) in _CORE.items()
+    ),
     sql=f", {_PEOPLE} SELECT {', '.join(map(_core_expression, _CORE))} FROM people",
 )

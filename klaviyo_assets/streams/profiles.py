@@ -26,27 +26,29 @@ SUPPRESSION_PATH = "subscriptions.email.marketing.suppression"
 PERSON_COLUMNS = (
     Column("email", "Email address.", personal_kind="email"),
     Column("phone_number", "Phone number in E.164 form.", personal_kind="phone_number"),
-    Column("external_id", "The id that another system knows the person by."),
-    Column("first_name", "First name."),
-    Column("last_name", "Last name."),
-    Column("organization", "The company the person works for."),
+    Column("external_id", "The id that another system knows the person by.", is_personal=True),
+    Column("first_name", "First name.", is_personal=True),
+    Column("last_name", "Last name.", is_personal=True),
+    Column("organization", "The company the person works for.", is_personal=True),
     Column("locale", "Language tag (BCP 47), such as en-US."),
-    Column("title", "Job title."),
-    Column("image", "Address of a picture."),
+    Column("title", "Job title.", is_personal=True),
+    Column("image", "Address of a picture.", is_personal=True),
     Column("created", "When the profile was created.", "timestamp"),
     Column("updated", "When the profile last changed.", "timestamp"),
     Column("last_event_date", "When the latest event that changed it happened.", "timestamp"),
-    attribute_column("location.address1", "Street address, first line."),
-    attribute_column("location.address2", "Street address, second line."),
-    attribute_column("location.city", "City."),
+    attribute_column("location.address1", "Street address, first line.", is_personal=True),
+    attribute_column("location.address2", "Street address, second line.", is_personal=True),
+    attribute_column("location.city", "City.", is_personal=True),
     attribute_column("location.country", "Country."),
     # Published as number or text: old senders put both.
-    attribute_column("location.latitude", "Latitude in degrees.", "number"),
-    attribute_column("location.longitude", "Longitude in degrees.", "number"),
+    attribute_column("location.latitude", "Latitude in degrees.", "number", is_personal=True),
+    attribute_column("location.longitude", "Longitude in degrees.", "number", is_personal=True),
     attribute_column("location.region", "State or region within the country."),
-    attribute_column("location.zip", "Postal code."),
+    attribute_column("location.zip", "Postal code.", is_personal=True),
     attribute_column("location.timezone", "Time zone name, mostly IANA's."),
-    attribute_column("location.ip", "IP address that the person was last seen at."),
+    attribute_column(
+        "location.ip", "IP address that the person was last seen at.", is_personal=True
+    ),
     Column("properties", "The account's own properties of the person.", "json", is_free_form=True),
 )
 
@@ -98,6 +100,8 @@ def consent_columns(path: str, subject: str, fields: tuple[str, ...]) -> tuple[C
             about.format(subject),
             kind,
             personal_kind="phone_number" if name == "phone_number" else None,
+            # What the shop's own programs wrote there.
+            is_personal=name == "custom_method_detail",
         )
         for name in fields
         for kind, about in (CONSENT_FIELDS[name],)
@@ -335,7 +339,7 @@ PUSH_TOKENS = Stream(
         Column("background", "Whether the app may be woken."),
         Column("recorded_date", "When it was last seen, as Klaviyo writes it."),
         *(
-            attribute_column(f"metadata.{name}", about)
+            attribute_column(f"metadata.{name}", about, is_personal=name == "device_id")
             for name, about in {
                 "device_id": "The device's id.",
                 "klaviyo_sdk": "The SDK in the app.",

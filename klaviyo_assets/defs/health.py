@@ -1,0 +1,205 @@
+"""The asset `klaviyo/health`, and what each run's end does for it.
+
+A step that ends writes how it ended into the lake (`lake/_health.json`), where `status` and whoever
+alerts read it. It is no asset that runs: a step of its own would cost each hourly job more than the
+answer is worth. The step that wrote it reports its materialization, once a run and whenever a color
+changed, outside of the run's own events: those are about the streams that it was launched for.
+
+A color that changed is posted too, where `KLAVIYO_ALERT_WEBHOOK` or `KLAVIYO_ALERT_COMMAND` says.
+Nothing here can fail a run.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import dagster as dg
+
+from klaviyo_assets.api.clock import utc_now
+from klaviyo_assets.api.webhook import post_to_webhook
+from klaviyo_assets.errors import KlaviyoAssetsError
+from klaviyo_assets.lake.health import HEALTH_FILE, update_health
+from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.model.health import ColorChange, LakeHealth, RunOutcome, take_outcome
+from klaviyo_assets.model.selection import MESSAGING_GROUP
+from klaviyo_assets.model.stream import Stream
+from klaviyo_assets.redaction import redact_keys
+from klaviyo_assets.settings import (
+    ALERT_COMMAND_VARIABLE,
+    ALERT_WEBHOOK_VARIABLE,
+    KEY_VARIABLE,
+    SALT_VARIABLE,
+)
+from klaviyo_assets.streams import STREAMS
+
+HEALTH_ASSET_NAME = "health"
+
+HEALTH_DESCRIPTION = (
+    "How healthy each stream is: red, yellow or green, and why. Written by every run into "
+    f"lake/{HEALTH_FILE}; `klaviyo-assets status` shows it."
+)
+
+COMMAND_TIMEOUT_SECONDS = 30
+
+
+def build_health_asset(key_prefix: str | Sequence[str] = ()) -> dg.AssetSpec:
+    """Return the asset that runs of other assets materialize; `key_prefix` is theirs."""
+    key = dg.AssetKey(["klaviyo", HEALTH_ASSET_NAME])
+    return dg.AssetSpec(
+        key.with_prefix(key_prefix) if key_prefix else key,
+        description=HEALTH_DESCRIPTION,
+        # With the account, which it is about.
+        group_name=MESSAGING_GROUP,
+        kinds={"json"},
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepEnd:
+    """Where the end of a stream's step is recorded.
+
+    `will_retry`: Dagster tries a failure that passes by itself once more, so it is no end yet.
+    """
+
+    stream: Stream
+    asset_key: dg.AssetKey
+    run_id: str
+    lake: Callable[[], Lake]
+    instance: dg.DagsterInstance
+    warn: Callable[[str], None]
+    will_retry: bool = False
+
+    def record(self, last_run: RunOutcome) -> None:
+        """Store the outcome, materialize the asset, and alert. Problems are warnings."""
+        try:
+            known_run_ids: set[str] = set()
+
+            def change(known: LakeHealth) -> tuple[LakeHealth, list[ColorChange]]:
+                known_run_ids.update(each.last_run.run_id for each in known.streams.values())
+                return take_outcome(
+                    known, self.stream.name, last_run, streams=STREAMS, now=last_run.ended_at
+                )
+
+            lake = self.lake()
+            # Not into a folder without a lake: a disk may not be mounted, or a setting be wrong.
+            if not lake.has_tables():
+                return
+            health, changes = update_health(lake, change)
+            if changes or self.run_id not in known_run_ids:
+                self.instance.report_runless_asset_event(self._build_materialization(health))
+            news = [each for each in changes if each.is_news]
+            if news:
+                send_alert(health, news, warn=self.warn)
+        except (KlaviyoAssetsError, OSError, dg.DagsterError) as error:
+            self.warn(f"the health of {self.stream.name} is not recorded: {error}")
+
+    def record_success(self, *, judged: RunOutcome | None = None) -> None:
+        """Record that the stream was read completely."""
+        now = utc_now()
+        self.record(
+            judged or RunOutcome(outcome="ok", ended_at=now, stored_at=now, run_id=self.run_id)
+        )
+
+    def record_other(self, outcome: str, detail: str) -> None:
+        """Record a failure, or that the stream was skipped, in the words of the run's log."""
+        self.record(
+            RunOutcome(
+                outcome="skipped" if outcome == "skipped" else "failed",
+                ended_at=utc_now(),
+                stored_at=None,
+                run_id=self.run_id,
+                detail=redact_keys(detail),
+            )
+        )
+
+    @contextmanager
+    def recording_failures(self) -> Generator[None]:
+        """Record a failure of the block that Dagster does not try again; raise it as it was."""
+        try:
+            yield
+        except dg.Failure as failure:
+            if not (self.will_retry and failure.allow_retries):
+                self.record_other("failed", failure.description or "")
+            raise
+
+    def _build_materialization(self, health: LakeHealth) -> dg.AssetMaterialization:
+        colors = [each.color for each in health.streams.values()]
+        rows = [
+            f"| {name} | {each.color} | {each.sentence} |"
+            for name, each in sorted(health.streams.items())
+        ]
+        table = "\n".join(["| stream | color | why |", "|---|---|---|", *rows])
+        # Beside the stream's own asset: a user may have put all of them below another prefix.
+        key = dg.AssetKey([*self.asset_key.path[:-1], HEALTH_ASSET_NAME])
+        return dg.AssetMaterialization(
+            key,
+            description=f"{health.color}, after a run of {self.stream.name}",
+            metadata={
+                "klaviyo/color": health.color,
+                **{f"klaviyo/{each}": colors.count(each) for each in ("green", "yellow", "red")},
+                "klaviyo/streams": dg.MetadataValue.md(table),
+            },
+        )
+
+
+def send_alert(
+    health: LakeHealth, changes: Sequence[ColorChange], *, warn: Callable[[str], None]
+) -> None:
+    """Post changed colors to the webhook, and give them to the command, where these are set.
+
+    `warn` takes a sentence if that fails.
+    """
+    text = redact_keys("\n".join(f"Klaviyo: {each.describe()}" for each in changes))
+    targets: list[tuple[str, Callable[[str, str], None]]] = [
+        (ALERT_WEBHOOK_VARIABLE, post_to_webhook),
+        (ALERT_COMMAND_VARIABLE, partial(run_alert_command, health, changes)),
+    ]
+    for variable, send in targets:
+        target = os.environ.get(variable, "").strip()
+        if not target:
+            continue
+        try:
+            send(target, text)
+        except (KlaviyoAssetsError, OSError, ValueError, subprocess.SubprocessError) as error:
+            reason = str(error) if isinstance(error, KlaviyoAssetsError) else type(error).__name__
+            warn(f"{variable}: the alert was not delivered ({reason}); the run goes on")
+
+
+def run_alert_command(
+    health: LakeHealth, changes: Sequence[ColorChange], command: str, text: str
+) -> None:
+    """Run a command without a shell, with the changes as JSON on its standard input.
+
+    Its environment has neither the key nor the salt.
+
+    Raises:
+        OSError, ValueError, subprocess.SubprocessError: it did not run, or did not end with 0.
+    """
+    content = {
+        "text": text,
+        "color": health.color,
+        "changes": [
+            {
+                "stream": each.stream,
+                "before": each.before,
+                "after": each.after.color,
+                "sentence": redact_keys(each.after.sentence),
+            }
+            for each in changes
+        ],
+    }
+    secrets = {KEY_VARIABLE, SALT_VARIABLE, ALERT_WEBHOOK_VARIABLE}
+    subprocess.run(  # noqa: S603 - the operator's own command
+        shlex.split(command),
+        input=json.dumps(content).encode(),
+        env={name: text for name, text in os.environ.items() if name not in secrets},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        timeout=COMMAND_TIMEOUT_SECONDS,
+        check=True,
+    )
