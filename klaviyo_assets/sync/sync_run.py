@@ -330,9 +330,10 @@ class SyncRun:
             return None
 
     def _keep_preview(self, batch: pa.RecordBatch) -> None:
-        if not self.preview:
-            shown = [each for each in preview_columns(self._stream) if each in batch.schema.names]
-            self.preview = batch.select(shown).slice(0, PREVIEW_ROWS).to_pylist() if shown else []
+        shown = [each for each in preview_columns(self._stream) if each in batch.schema.names]
+        missing = PREVIEW_ROWS - len(self.preview)
+        if missing and shown:
+            self.preview += batch.select(shown).slice(0, missing).to_pylist()
 
     def _process_result(
         self, session: WriteSession | IdScanSession, result: PageResult | Slice
