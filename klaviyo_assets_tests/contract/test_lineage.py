@@ -1,5 +1,6 @@
 """What Dagster's UI shows before anything ran: groups, lineage, descriptions, names."""
 
+import re
 from collections import defaultdict
 
 import dagster as dg
@@ -9,6 +10,7 @@ from klaviyo_assets.definitions import build_defs
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import STREAMS
+from klaviyo_assets_tests.contract.checkout import ROOT
 
 DEFS = build_defs(Settings(streams=("all",)))
 
@@ -95,3 +97,24 @@ def test_a_schedule_bears_the_name_of_its_job() -> None:
     assert others <= STREAMS.keys()
     named = [*jobs.values(), *schedules, *(DEFS.sensors or ())]
     assert [each.name for each in named if not each.description] == []
+
+
+def test_names_in_the_docs_are_those_of_the_ui() -> None:
+    """Each job, schedule and sensor that README and docs name is one that can be found."""
+    repository = DEFS.get_repository_def()
+    known = {
+        each.name
+        for each in (
+            *repository.get_all_jobs(),
+            *repository.schedule_defs,
+            *repository.sensor_defs,
+        )
+    }
+    named = {
+        (path.name, name)
+        for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+        for name in re.findall(r"`(klaviyo_[a-z_]+)`", path.read_text(encoding="utf-8"))
+        if "__" not in name
+    }
+    assert len(named) > 20
+    assert {each for each in named if each[1] not in known} == set()
