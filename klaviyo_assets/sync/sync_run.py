@@ -10,11 +10,13 @@ from datetime import datetime
 from functools import partial
 from math import ceil
 from time import monotonic
+from typing import cast
 
 import pyarrow as pa
 
 from klaviyo_assets.api.client import MAX_CONNECTIONS
 from klaviyo_assets.api.rate_limiter import RateLimiter
+from klaviyo_assets.arrow_buffers import TIMESTAMP_UTC, ArrowArray
 from klaviyo_assets.crash_points import reach_crash_point
 from klaviyo_assets.decode.decoder import DecodedPage, PageDecoder
 from klaviyo_assets.decode.schema import arrow_schema
@@ -333,7 +335,9 @@ class SyncRun:
         shown = [each for each in preview_columns(self._stream) if each in batch.schema.names]
         missing = PREVIEW_ROWS - len(self.preview)
         if missing and shown:
-            self.preview += batch.select(shown).slice(0, missing).to_pylist()
+            columns = cast("list[ArrowArray]", batch.select(shown).slice(0, missing).columns)
+            rows = pa.RecordBatch.from_arrays([*map(_without_zone, columns)], names=shown)
+            self.preview += rows.to_pylist()
 
     def _process_result(
         self, session: WriteSession | IdScanSession, result: PageResult | Slice
@@ -542,6 +546,11 @@ class SyncRun:
             "leaves them out), launch it once more with confirm_shrink: true in its run config; if "
             "not, run it again later"
         )
+
+
+def _without_zone(column: ArrowArray) -> ArrowArray:
+    # For times with a zone Arrow imports pandas; all of ours are UTC.
+    return column.view(pa.timestamp("us")) if column.type == TIMESTAMP_UTC else column
 
 
 def start_sync(
