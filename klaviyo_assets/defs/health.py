@@ -22,7 +22,7 @@ import dagster as dg
 
 from klaviyo_assets.api.clock import utc_now
 from klaviyo_assets.api.webhook import post_to_webhook
-from klaviyo_assets.errors import KlaviyoAssetsError
+from klaviyo_assets.errors import KlaviyoAssetsError, OtherLakeError, WrongAccountError
 from klaviyo_assets.lake.health import HEALTH_FILE, update_health
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.health import ColorChange, LakeHealth, RunOutcome, take_outcome
@@ -45,6 +45,8 @@ HEALTH_DESCRIPTION = (
 )
 
 COMMAND_TIMEOUT_SECONDS = 30
+
+_FOREIGN_LAKE_ERRORS = frozenset({WrongAccountError.__name__, OtherLakeError.__name__})
 
 
 def build_health_asset(key_prefix: str | Sequence[str] = ()) -> dg.AssetSpec:
@@ -119,11 +121,16 @@ class StepEnd:
 
     @contextmanager
     def recording_failures(self) -> Generator[None]:
-        """Record a failure of the block that Dagster does not try again; raise it as it was."""
+        """Record a failure of the block that Dagster does not try again; raise it as it was.
+
+        A lake that is not this account's or this asset's own is left as it is.
+        """
         try:
             yield
         except dg.Failure as failure:
-            if not (self.will_retry and failure.allow_retries):
+            error = failure.metadata.get("klaviyo/error")
+            is_foreign = error is not None and error.value in _FOREIGN_LAKE_ERRORS
+            if not is_foreign and not (self.will_retry and failure.allow_retries):
                 self.record_other("failed", failure.description or "")
             raise
 

@@ -185,7 +185,7 @@ def test_every_stream_is_an_asset(full_home: Home) -> None:
     """`all` turns on every stream of the registry that the revision offers."""
     keys = full_home.load_definitions().resolve_asset_graph().get_all_asset_keys()
     offered = offered_streams(STREAMS, full_home.settings["KLAVIYO_REVISION"])
-    assert {key.path[-1] for key in keys} == {*offered, "marketing_overview"}
+    assert {key.path[-1] for key in keys} == {*offered, "health", "marketing_overview"}
 
 
 @each_revision
