@@ -10,6 +10,7 @@ Nothing here can fail a run.
 """
 
 import json
+import logging
 import os
 import shlex
 import subprocess
@@ -61,6 +62,22 @@ def build_health_asset(key_prefix: str | Sequence[str] = ()) -> dg.AssetSpec:
     )
 
 
+@contextmanager
+def _without_logging() -> Generator[None]:
+    """Log nothing in this process during the block, which takes milliseconds.
+
+    Dagster's SQLite storage holds a lock while it stores an event. Its libraries log in there, and
+    with `managed_python_loggers: [root]` such a line is an event too: the lock would be waited for
+    by its holder, for ever.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepEnd:
     """Where the end of a stream's step is recorded.
@@ -93,7 +110,8 @@ class StepEnd:
                 return
             health, changes = update_health(lake, change)
             if changes or self.run_id not in known_run_ids:
-                self.instance.report_runless_asset_event(self._build_materialization(health))
+                with _without_logging():
+                    self.instance.report_runless_asset_event(self._build_materialization(health))
             news = [each for each in changes if each.is_news]
             if news:
                 send_alert(health, news, warn=self.warn)
