@@ -23,7 +23,12 @@ import dagster as dg
 
 from klaviyo_assets.api.clock import utc_now
 from klaviyo_assets.api.webhook import post_to_webhook
-from klaviyo_assets.errors import KlaviyoAssetsError, OtherLakeError, WrongAccountError
+from klaviyo_assets.errors import (
+    KlaviyoAssetsError,
+    LakeVersionError,
+    OtherLakeError,
+    WrongAccountError,
+)
 from klaviyo_assets.lake.health import HEALTH_FILE, update_health
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.health import ColorChange, LakeHealth, RunOutcome, take_outcome
@@ -47,7 +52,9 @@ HEALTH_DESCRIPTION = (
 
 COMMAND_TIMEOUT_SECONDS = 30
 
-_FOREIGN_LAKE_ERRORS = frozenset({WrongAccountError.__name__, OtherLakeError.__name__})
+_FOREIGN_LAKE_ERRORS = frozenset(
+    each.__name__ for each in (WrongAccountError, OtherLakeError, LakeVersionError)
+)
 
 
 def build_health_asset(key_prefix: str | Sequence[str] = ()) -> dg.AssetSpec:
@@ -141,7 +148,8 @@ class StepEnd:
     def recording_failures(self) -> Generator[None]:
         """Record a failure of the block that Dagster does not try again; raise it as it was.
 
-        A lake that is not this account's or this asset's own is left as it is.
+        A lake that is not this account's or this asset's own, or that another version of this
+        project wrote, is left as it is.
         """
         try:
             yield
@@ -154,11 +162,11 @@ class StepEnd:
 
     def _build_materialization(self, health: LakeHealth) -> dg.AssetMaterialization:
         colors = [each.color for each in health.streams.values()]
+        # No Markdown: a sentence may have Klaviyo's words in it.
         rows = [
-            f"| {name} | {each.color} | {each.sentence} |"
+            dg.TableRecord({"stream": name, "color": each.color, "why": each.sentence})
             for name, each in sorted(health.streams.items())
         ]
-        table = "\n".join(["| stream | color | why |", "|---|---|---|", *rows])
         # Beside the stream's own asset: a user may have put all of them below another prefix.
         key = dg.AssetKey([*self.asset_key.path[:-1], HEALTH_ASSET_NAME])
         return dg.AssetMaterialization(
@@ -167,7 +175,7 @@ class StepEnd:
             metadata={
                 "klaviyo/color": health.color,
                 **{f"klaviyo/{each}": colors.count(each) for each in ("green", "yellow", "red")},
-                "klaviyo/streams": dg.MetadataValue.md(table),
+                "klaviyo/streams": dg.MetadataValue.table(rows),
             },
         )
 

@@ -4,6 +4,7 @@ It makes no request to Klaviyo. It has a job of its own: in the job of the colle
 skip it as soon as one stream is skipped or fails, and the page can do without any of them.
 """
 
+import re
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from datetime import timedelta
@@ -112,10 +113,22 @@ def read_quotas(settings: Settings, lake: Lake) -> Sequence[RequestQuota]:
     return quotas
 
 
+def _escape_markdown(text: str) -> str:
+    """Return a text, which may have a campaign's name in it, so that Markdown shows it as it is."""
+    return re.sub(r"([\\`*_{}\[\]<>()#|~])", r"\\\1", text)
+
+
 def overview_metadata(overview: Overview, path: Path) -> dict[str, Any]:
     """Return the metadata of a materialization: where the page is, and its headline numbers."""
-    rows = [f"| {each.label} | **{each.text}** | {each.context} |" for each in overview.headlines]
-    answers = [f"* {each.title} {each.answer}" for each in overview.sections if each.answer]
+    rows = [
+        f"| {each.label} | **{_escape_markdown(each.text)}** | {_escape_markdown(each.context)} |"
+        for each in overview.headlines
+    ]
+    answers = [
+        f"* {each.title} {_escape_markdown(each.answer)}"
+        for each in overview.sections
+        if each.answer
+    ]
     summary = "\n".join(["| | | |", "|---|---|---|", *rows, "", *answers])
     return {
         "klaviyo/page": dg.MetadataValue.path(path),

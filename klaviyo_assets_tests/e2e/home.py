@@ -236,11 +236,14 @@ class Home:
         return stored["id"].to_pylist()
 
     def data_files(self) -> dict[str, tuple[int, int]]:
-        """Return every file below the data folder with its size and time of change."""
+        """Return every file below the data folder with its size and time of change.
+
+        Not how runs ended, which each of them writes.
+        """
         return {
             str(path): (path.stat().st_size, path.stat().st_mtime_ns)
             for path in self.data_dir.rglob("*")
-            if path.is_file()
+            if path.is_file() and path.name != "_health.json"
         }
 
     def row_count(self, relation: str) -> int:

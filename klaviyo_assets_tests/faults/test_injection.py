@@ -233,6 +233,7 @@ PLAIN = (
     dg.FloatMetadataValue,
     dg.BoolMetadataValue,
     dg.JsonMetadataValue,
+    dg.TableMetadataValue,
     dg.TableSchemaMetadataValue,
     dg.TimestampMetadataValue,
 )

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from klaviyo_assets.dashboard import questions
+from klaviyo_assets.dashboard.page import build_overview
 from klaviyo_assets.dashboard.questions import MissingData, OverviewReader, Question, Row
+from klaviyo_assets.defs.marketing_overview import overview_metadata
 from klaviyo_assets.model.stream import relation_columns
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets_tests.integration.dashboard.shop import NOW, open_empty_shop, open_shop
@@ -166,3 +169,11 @@ def test_an_answer_names_what_to_switch_on(name: str) -> None:
         found = reader.ask(question, reader.read_scope(NOW))
     assert found == MissingData(sentence=question.switch_on)
     assert question.switch_on.endswith(".")
+
+
+def test_names_in_the_summary_are_text(reader: OverviewReader) -> None:
+    """A campaign's name is no markup of the page in Dagster that sums the overview up."""
+    metadata = overview_metadata(build_overview(reader, now=NOW), Path("/overview.html"))
+    summary = metadata["klaviyo/overview"].value
+    assert r"\<script\>" in summary
+    assert "<script>" not in summary
