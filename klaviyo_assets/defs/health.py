@@ -77,7 +77,7 @@ def _without_logging() -> Generator[None]:
     with `managed_python_loggers: [root]` such a line is an event too: the lock would be waited for
     by its holder, for ever.
     """
-    before = logging.root.manager.disable
+    before = logging.getLogger().manager.disable
     logging.disable(logging.CRITICAL)
     try:
         yield
