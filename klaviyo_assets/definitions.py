@@ -6,19 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import dagster as dg
 
-from klaviyo_assets.defs.assets import build_stream_asset
-from klaviyo_assets.defs.backfill_sensor import build_backfill_sensor
-from klaviyo_assets.defs.checks import build_row_checks
-from klaviyo_assets.defs.completeness_check import build_completeness_check
-from klaviyo_assets.defs.health import build_health_asset
-from klaviyo_assets.defs.io_manager import LakeIOManager
-from klaviyo_assets.defs.marketing_overview import (
+from klaviyo_assets.defs.assets import (
     build_overview_asset,
     build_overview_job,
     build_overview_schedule,
+    build_stream_asset,
 )
+from klaviyo_assets.defs.backfill_sensor import build_backfill_sensor
+from klaviyo_assets.defs.checks import (
+    build_newest_days_check,
+    build_newest_days_sensor,
+    build_row_checks,
+)
+from klaviyo_assets.defs.completeness_check import build_completeness_check
+from klaviyo_assets.defs.health import build_health_asset
+from klaviyo_assets.defs.io_manager import LakeIOManager
 from klaviyo_assets.defs.report_assets import build_report_asset
-from klaviyo_assets.defs.report_freshness import build_newest_days_check, build_newest_days_sensor
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
 from klaviyo_assets.defs.schedules import build_jobs, build_report_schedule, build_schedules
 from klaviyo_assets.defs.sensors import (

@@ -32,12 +32,12 @@ from klaviyo_assets.defs.report_runs import (
     SKIP_PERIOD,
     InFlightRuns,
     metric_partitions,
+    metrics_to_fetch,
     partition_range_tags,
     read_in_flight_runs,
     report_run_tags,
 )
 from klaviyo_assets.defs.resources import KlaviyoConnection, KlaviyoResource
-from klaviyo_assets.defs.sensors import metrics_to_fetch
 from klaviyo_assets.errors import KlaviyoAssetsError, format_quantity
 from klaviyo_assets.lake.delta.state import PartitionState
 from klaviyo_assets.lake.lake import Lake

@@ -28,7 +28,7 @@ from klaviyo_assets.defs.checks import (
     passed_result,
     warning_result,
 )
-from klaviyo_assets.defs.failures import raise_as_failures
+from klaviyo_assets.defs.health import raise_as_failures
 from klaviyo_assets.defs.metadata import FIRST_SEEN_METADATA_KEY
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
 from klaviyo_assets.errors import (

@@ -14,8 +14,7 @@ import pyarrow as pa
 
 from klaviyo_assets.api.clock import utc_now
 from klaviyo_assets.crash_points import reach_crash_point
-from klaviyo_assets.defs.failures import MAX_STEP_RETRIES, raise_as_failures
-from klaviyo_assets.defs.health import StepEnd
+from klaviyo_assets.defs.health import MAX_STEP_RETRIES, StepEnd, raise_as_failures
 from klaviyo_assets.defs.metadata import (
     FIRST_SEEN_METADATA_KEY,
     LAKE_METADATA_KEY,

@@ -33,12 +33,8 @@ from klaviyo_assets.defs.assets import (
     report_skipped_stream,
 )
 from klaviyo_assets.defs.automation import replace_asset_names
-from klaviyo_assets.defs.config import (
-    read_op_config,
-    run_config_schema,
-    should_retry_refused_metrics,
-)
-from klaviyo_assets.defs.failures import raise_as_failures
+from klaviyo_assets.defs.checks import judge_report
+from klaviyo_assets.defs.health import raise_as_failures
 from klaviyo_assets.defs.metadata import (
     LAKE_METADATA_KEY,
     AssetMetadata,
@@ -51,7 +47,6 @@ from klaviyo_assets.defs.metadata import (
     sync_metadata,
     waiting_numbers,
 )
-from klaviyo_assets.defs.report_freshness import judge_report
 from klaviyo_assets.defs.report_runs import (
     BACKFILL_SENSOR_NAME,
     FAILED_METRICS_SEPARATOR,
@@ -67,8 +62,16 @@ from klaviyo_assets.defs.report_runs import (
     read_backfill_days,
     read_delivery_times,
 )
-from klaviyo_assets.defs.resources import KlaviyoConnection, KlaviyoResource, LakeResource
-from klaviyo_assets.defs.wait_log import ReportWaits, WaitLog
+from klaviyo_assets.defs.resources import (
+    KlaviyoConnection,
+    KlaviyoResource,
+    LakeResource,
+    ReportWaits,
+    WaitLog,
+    read_op_config,
+    run_config_schema,
+    should_retry_refused_metrics,
+)
 from klaviyo_assets.errors import (
     KlaviyoAssetsError,
     QuotaError,

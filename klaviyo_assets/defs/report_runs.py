@@ -12,9 +12,13 @@ from datetime import date, datetime, timedelta
 
 import dagster as dg
 
+from klaviyo_assets.account.metrics import read_metrics, select_report_metrics
 from klaviyo_assets.errors import SettingError
+from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import NO_METRIC, DateRange, ReportEndpoint, ReportPartition
+from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.model.window import parse_instant
+from klaviyo_assets.reports.planner import report_endpoint
 from klaviyo_assets.settings import Settings
 
 METRIC_DIMENSION = "metric"
@@ -67,6 +71,36 @@ EVENT_METRIC_PARTITIONS = dg.DynamicPartitionsDefinition(name="klaviyo_event_met
 def metric_partitions(report: ReportEndpoint) -> dg.DynamicPartitionsDefinition:
     """Return the definition that holds the metrics of a report's partitions."""
     return EVENT_METRIC_PARTITIONS if report.metric == "event" else METRIC_PARTITIONS
+
+
+def metrics_to_fetch(
+    instance: dg.DagsterInstance,
+    lake: Lake,
+    settings: Settings,
+    *,
+    stream: Stream,
+    mapped_metric_id: str | None,
+) -> list[str]:
+    """Return the metrics for which a report is fetched, the revenue metric first.
+
+    For a report without conversions that is `NO_METRIC` alone.
+
+    These are partitions of the report. Metrics that Klaviyo refused for it, or that the setting no
+    longer names, are left out.
+
+    Raises:
+        LakeError: a table cannot be read.
+    """
+    report = report_endpoint(stream)
+    if not report.has_metric:
+        return [NO_METRIC]
+    keys = set(instance.get_dynamic_partitions(metric_partitions(report).name or ""))
+    wanted = select_report_metrics(report, settings, read_metrics(lake), mapped=mapped_metric_id)
+    is_counted = report.metric == "event"
+    chosen = settings.event_metric_ids if is_counted else settings.conversion_metric_ids
+    others = () if chosen else sorted(keys.difference(wanted))
+    refused = lake.read_metric_refusals(stream.name)
+    return [each for each in (*wanted, *others) if each in keys and each not in refused]
 
 
 EARLIEST_TIME_ZONE = "Etc/GMT-14"

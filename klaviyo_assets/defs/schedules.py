@@ -23,17 +23,21 @@ from klaviyo_assets.defs.automation import (
     is_switched_on,
     select_assets,
 )
-from klaviyo_assets.defs.checks import NOT_NULL_CHECK, SIZES_CHECK, UNIQUE_KEY_CHECK
+from klaviyo_assets.defs.checks import (
+    NEWEST_DAYS_CHECK,
+    NOT_NULL_CHECK,
+    SIZES_CHECK,
+    UNIQUE_KEY_CHECK,
+)
 from klaviyo_assets.defs.completeness_check import COMPLETENESS_CHECK_KEY
-from klaviyo_assets.defs.report_freshness import NEWEST_DAYS_CHECK
 from klaviyo_assets.defs.report_runs import (
     BACKFILL_SENSOR_NAME,
     PRIORITY_TAG,
     UNFINISHED_STATUSES,
+    metrics_to_fetch,
     partition_range_tags,
     report_run_tags,
 )
-from klaviyo_assets.defs.sensors import metrics_to_fetch
 from klaviyo_assets.errors import KlaviyoAssetsError
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import DateRange, ReportEndpoint

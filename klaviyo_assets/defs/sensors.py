@@ -27,7 +27,6 @@ from klaviyo_assets.account.metrics import (
     read_metrics,
     select_event_metric_ids,
     select_metric_ids,
-    select_report_metrics,
     unknown_metric_ids,
 )
 from klaviyo_assets.api.clock import utc_now
@@ -47,16 +46,13 @@ from klaviyo_assets.defs.report_runs import (
     INVALID_PARTITION_KEY_PATTERN,
     METRIC_PARTITIONS,
     UNFINISHED_STATUSES,
-    metric_partitions,
 )
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
 from klaviyo_assets.errors import KlaviyoAssetsError, format_quantity
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.model.report import NO_METRIC, DateRange, contiguous_ranges
+from klaviyo_assets.model.report import DateRange, contiguous_ranges
 from klaviyo_assets.model.selection import selected_streams
-from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.redaction import KeyRedactingFilter
-from klaviyo_assets.reports.planner import report_endpoint
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.streams.events import EVENTS
@@ -135,36 +131,6 @@ def _missing_keys(
         else:
             valid.append(metric_id)
     return [metric_id for metric_id in valid if metric_id not in known]
-
-
-def metrics_to_fetch(
-    instance: dg.DagsterInstance,
-    lake: Lake,
-    settings: Settings,
-    *,
-    stream: Stream,
-    mapped_metric_id: str | None,
-) -> list[str]:
-    """Return the metrics for which a report is fetched, the revenue metric first.
-
-    For a report without conversions that is `NO_METRIC` alone.
-
-    These are partitions of the report. Metrics that Klaviyo refused for it, or that the setting no
-    longer names, are left out.
-
-    Raises:
-        LakeError: a table cannot be read.
-    """
-    report = report_endpoint(stream)
-    if not report.has_metric:
-        return [NO_METRIC]
-    keys = set(instance.get_dynamic_partitions(metric_partitions(report).name or ""))
-    wanted = select_report_metrics(report, settings, read_metrics(lake), mapped=mapped_metric_id)
-    is_counted = report.metric == "event"
-    chosen = settings.event_metric_ids if is_counted else settings.conversion_metric_ids
-    others = () if chosen else sorted(keys.difference(wanted))
-    refused = lake.read_metric_refusals(stream.name)
-    return [each for each in (*wanted, *others) if each in keys and each not in refused]
 
 
 def build_metric_sensor(settings: Settings) -> dg.SensorDefinition:

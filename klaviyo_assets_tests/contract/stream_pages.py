@@ -6,10 +6,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from klaviyo_assets.defs.metadata import caveats, sample_query, stream_facts
 from klaviyo_assets.model.column import ColumnType
 from klaviyo_assets.model.selection import section_group
 from klaviyo_assets.model.stream import Stream, column_origins, relation_columns
-from klaviyo_assets.model.stream_facts import caveats, sample_query, stream_facts
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets_tests.contract.checkout import ROOT
 

@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 
 from klaviyo_assets.definitions import build_defs
-from klaviyo_assets.defs.report_freshness import check_newest_days
+from klaviyo_assets.defs.checks import check_newest_days
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.sandbox.facts.reporting import (
     FORM_STATISTICS,

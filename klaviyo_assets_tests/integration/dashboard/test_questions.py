@@ -10,7 +10,7 @@ import pytest
 from klaviyo_assets.dashboard import questions
 from klaviyo_assets.dashboard.page import build_overview
 from klaviyo_assets.dashboard.questions import MissingData, OverviewReader, Question, Row
-from klaviyo_assets.defs.marketing_overview import overview_metadata
+from klaviyo_assets.defs.assets import overview_metadata
 from klaviyo_assets.model.stream import relation_columns
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets_tests.integration.dashboard.shop import NOW, open_empty_shop, open_shop
