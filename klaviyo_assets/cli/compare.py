@@ -8,8 +8,8 @@ from klaviyo_assets.cli.printing import print_json
 from klaviyo_assets.cli.tables import print_table
 from klaviyo_assets.errors import format_quantity
 from klaviyo_assets.lake.read.views import build_relations
-from klaviyo_assets.model.comparison import StreamComparison
 from klaviyo_assets.model.selection import shown_streams
+from klaviyo_assets.model.view import StreamComparison
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import DERIVED_RELATIONS, STREAMS
 from klaviyo_assets.streams.other_tools import COMPARED_STREAMS

@@ -21,8 +21,7 @@ from klaviyo_assets.lake.published import (
 )
 from klaviyo_assets.lake.read.query_process import QueryLimits, QueryResult
 from klaviyo_assets.lake.read.views import build_relations
-from klaviyo_assets.model.freshness import describe_freshness
-from klaviyo_assets.model.health import judge_health
+from klaviyo_assets.model.health import describe_freshness, judge_health
 from klaviyo_assets.model.privacy import personal_columns
 from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.model.selection import shown_streams

@@ -26,11 +26,11 @@ from klaviyo_assets.lake.layout import build_table
 from klaviyo_assets.lake.maintenance.personal_data import ProfileTable
 from klaviyo_assets.lake.read.export import ExportProgress
 from klaviyo_assets.lake.read.views import build_relations
-from klaviyo_assets.model.mapped_view import MappedSchema
 from klaviyo_assets.model.privacy import profile_id_column
 from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.model.selection import section_group, selected_streams, shown_streams
 from klaviyo_assets.model.stream import Stream, ViewSource, revision_note
+from klaviyo_assets.model.view import MappedSchema
 from klaviyo_assets.settings import KEY_VARIABLE, Settings
 from klaviyo_assets.streams import DERIVED_RELATIONS, STREAMS
 from klaviyo_assets.streams.airbyte_views import AIRBYTE_TABLES

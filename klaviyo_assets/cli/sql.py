@@ -11,7 +11,7 @@ import duckdb
 from klaviyo_assets.cli.lake_access import open_stored_lake
 from klaviyo_assets.cli.tables import print_table
 from klaviyo_assets.errors import SettingError
-from klaviyo_assets.lake.read.query_guard import refuse_other_statements
+from klaviyo_assets.lake.read.query_process import refuse_other_statements
 from klaviyo_assets.settings import Settings
 
 _FETCHED_ROWS = 10_000

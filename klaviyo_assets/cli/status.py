@@ -19,8 +19,7 @@ from klaviyo_assets.defs.metadata import asset_key
 from klaviyo_assets.errors import LakeError, SettingError, format_quantity, format_seconds
 from klaviyo_assets.lake.health import read_health
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.model.freshness import describe_freshness
-from klaviyo_assets.model.health import RunOutcome, judge_health
+from klaviyo_assets.model.health import RunOutcome, describe_freshness, judge_health
 from klaviyo_assets.model.report import ReportEndpoint, ReportPartition
 from klaviyo_assets.model.selection import selected_streams
 from klaviyo_assets.model.stream import Stream, ViewSource

@@ -45,8 +45,12 @@ from klaviyo_assets.errors import (
     format_quantity,
 )
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.model.freshness import DAILY_FRESHNESS_WINDOWS, freshness_windows
-from klaviyo_assets.model.health import Color, RunOutcome
+from klaviyo_assets.model.health import (
+    DAILY_FRESHNESS_WINDOWS,
+    Color,
+    RunOutcome,
+    freshness_windows,
+)
 from klaviyo_assets.model.report import DateRange
 from klaviyo_assets.model.selection import upstream_streams
 from klaviyo_assets.model.stream import Children, Collection, Detail, Stream, ViewSource

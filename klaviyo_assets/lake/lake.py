@@ -51,22 +51,26 @@ from klaviyo_assets.lake.layout import (
     table_folder,
 )
 from klaviyo_assets.lake.maintenance.vacuum import VacuumResult, vacuum_tables
-from klaviyo_assets.lake.quarantine import find_unredacted_quarantine, write_quarantine
-from klaviyo_assets.lake.read.compare import TheirTables, compare_streams
+from klaviyo_assets.lake.parquet import find_unredacted_quarantine, write_quarantine
 from klaviyo_assets.lake.read.database import publish_database
 from klaviyo_assets.lake.read.duckdb import load_duckdb
 from klaviyo_assets.lake.read.export import (
     ExportProgress,
     ReportExportProgress,
+    TargetView,
     build_export_statements,
     export_tables,
     partial_export_path,
     read_exports,
+    read_targets,
     record_export,
     refuse_export_target,
+    write_target_views,
 )
 from klaviyo_assets.lake.read.integrity import (
     ReportCheckProgress,
+    TheirTables,
+    compare_streams,
     count_duplicate_keys,
     find_database_problems,
     find_table_problems,
@@ -86,10 +90,8 @@ from klaviyo_assets.lake.read.queries import (
     read_relation_columns,
     read_table_columns,
 )
-from klaviyo_assets.lake.read.targets import TargetView, read_targets, write_target_views
 from klaviyo_assets.lake.read.views import Relation, stored_columns, stored_tables
 from klaviyo_assets.lake.response_cache import ReportResponseCache, write_file_atomically
-from klaviyo_assets.lake.write.history import ChangeHistory
 from klaviyo_assets.lake.write.report_partitions import (
     BuildState,
     PartitionFetch,
@@ -97,16 +99,15 @@ from klaviyo_assets.lake.write.report_partitions import (
     build_replacement,
     replace_partitions,
 )
-from klaviyo_assets.lake.write.session import IdScanSession, WriteMode, WriteSession
+from klaviyo_assets.lake.write.session import ChangeHistory, IdScanSession, WriteMode, WriteSession
 from klaviyo_assets.lake.write.table_writer import (
     CommitReceipt,
     TableWriter,
     refuse_missing_columns,
 )
 from klaviyo_assets.locks import check_lock_support
-from klaviyo_assets.model.comparison import ComparedStream, StreamComparison
-from klaviyo_assets.model.mapped_view import MappedSchema
 from klaviyo_assets.model.report import ReportPartition
+from klaviyo_assets.model.view import ComparedStream, MappedSchema, StreamComparison
 from klaviyo_assets.settings import InvalidPathError, check_lake_path
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from klaviyo_assets.errors import MissingTableError
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import DATABASE_FILE
 from klaviyo_assets.lake.read.database import read_published
-from klaviyo_assets.lake.read.query_guard import find_relations
 from klaviyo_assets.lake.read.query_process import (
     QueryJob,
     QueryLimits,
     QueryResult,
+    find_relations,
     run_query_process,
 )
 

@@ -2,18 +2,39 @@
 
 The rule is here alone: what a run stores, what `status` prints and what an alert says agree. It
 looks at how the last run ended, and at the age of the rows by the windows of Dagster's freshness
-policies (`freshness.py`). A report is judged by the days it has instead, by its own check.
+policies. A report is judged by the days that it has, not by the age of its last fetch.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 from klaviyo_assets.errors import format_seconds
-from klaviyo_assets.model.freshness import describe_freshness
 from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.model.stream import Stream
+
+Freshness = Literal["fresh", "late", "stale"]
+
+HOURLY_FRESHNESS_WINDOWS = (timedelta(hours=3), timedelta(hours=26))
+"""The ages at which a stream that is synced hourly is late, and is stale."""
+
+DAILY_FRESHNESS_WINDOWS = (timedelta(hours=26), timedelta(hours=74))
+"""The ages at which a stream that is synced daily is late, and is stale."""
+
+
+def freshness_windows(stream: Stream) -> tuple[timedelta, timedelta]:
+    """Return the ages at which a stream is late, and is stale, by how often it is synced."""
+    return DAILY_FRESHNESS_WINDOWS if stream.is_read_by_parent else HOURLY_FRESHNESS_WINDOWS
+
+
+def describe_freshness(stream: Stream, age: timedelta) -> Freshness:
+    """Return what rows of an age are: `fresh`, `late` or `stale`."""
+    late_after, stale_after = freshness_windows(stream)
+    if age > stale_after:
+        return "stale"
+    return "late" if age > late_after else "fresh"
+
 
 Color = Literal["green", "yellow", "red"]
 

@@ -18,8 +18,8 @@ from klaviyo_assets.model.column import (
     RelatedIds,
     SliceConstant,
 )
-from klaviyo_assets.model.mapped_view import MappedColumn, MappedSchema, MappedView
 from klaviyo_assets.model.stream import REVISION_COLUMN, Stream
+from klaviyo_assets.model.view import MappedColumn, MappedSchema, MappedView
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.streams.campaigns import campaigns_before_october
 

@@ -8,7 +8,7 @@ would be shifted by the zone of the session.
 from collections.abc import Mapping
 
 from klaviyo_assets.model.column import ColumnType
-from klaviyo_assets.model.mapped_view import MappedColumn, MappedSchema, MappedView
+from klaviyo_assets.model.view import MappedColumn, MappedSchema, MappedView
 
 LEGACY_METRIC_NAMES: Mapping[str, str] = {
     "Received Text Message": "Received SMS",

@@ -1,6 +1,6 @@
 """Where other tools have our streams: Airbyte, Fivetran, and what follows Klaviyo's own names."""
 
-from klaviyo_assets.model.comparison import ComparedStream
+from klaviyo_assets.model.view import ComparedStream
 
 
 def compared(

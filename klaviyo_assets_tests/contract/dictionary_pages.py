@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from klaviyo_assets.lake.read.rates import RatesRelation, build_rates_relation
+from klaviyo_assets.lake.read.computed import RatesRelation, build_rates_relation
 from klaviyo_assets.lake.read.views import PROFILE_MERGES_DESCRIPTION
 from klaviyo_assets.model.stream import base_stream_name, relation_columns
 from klaviyo_assets.streams import MERGE_RULES, STREAMS, VIEWS

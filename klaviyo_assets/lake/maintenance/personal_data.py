@@ -29,8 +29,9 @@ from klaviyo_assets.lake.layout import (
 )
 from klaviyo_assets.lake.maintenance.file_search import SearchTerms
 from klaviyo_assets.lake.maintenance.vacuum import UNNAMED_LOG_FILE, find_newest_own_version
-from klaviyo_assets.lake.parquet import DataFile, read_columns
-from klaviyo_assets.lake.quarantine import (
+from klaviyo_assets.lake.parquet import (
+    DataFile,
+    read_columns,
     read_quarantined_profiles,
     read_quarantined_rows,
     write_quarantine,

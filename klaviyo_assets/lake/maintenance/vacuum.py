@@ -49,7 +49,7 @@ from klaviyo_assets.lake.layout import (
     table_folder,
 )
 from klaviyo_assets.lake.read.database import find_files_in_use, read_published
-from klaviyo_assets.lake.read.targets import find_target_files
+from klaviyo_assets.lake.read.export import find_target_files
 
 LOG_RETENTION = timedelta(days=1)
 """How long commits stay that a checkpoint covers: for readers that are loading the table."""

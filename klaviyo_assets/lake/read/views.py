@@ -38,25 +38,29 @@ from klaviyo_assets.lake.layout import (
 )
 from klaviyo_assets.lake.read.computed import (
     ComputedColumn,
+    RatesRelation,
     RollupSql,
     UnnestRelation,
+    ViewRelation,
+    build_rates_relation,
     build_rollup,
     build_unnest_relation,
+    build_view_relation,
     computed_columns,
     json_path,
+    select_rates,
     select_rolled_up,
     select_unnested,
+    select_view,
     select_with_computed,
     validity_columns,
 )
-from klaviyo_assets.lake.read.declared_views import ViewRelation, build_view_relation, select_view
 from klaviyo_assets.lake.read.duckdb import (
     TableFiles,
     quote_identifier,
     quote_literal,
     select_table_files,
 )
-from klaviyo_assets.lake.read.rates import RatesRelation, build_rates_relation, select_rates
 from klaviyo_assets.model.stream import (
     Detail,
     Join,

@@ -21,7 +21,7 @@ from klaviyo_assets.errors import (
 from klaviyo_assets.lake.delta.commit import commit_file_path
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import LakeTable
-from klaviyo_assets.lake.quarantine import write_quarantine
+from klaviyo_assets.lake.parquet import write_quarantine
 from klaviyo_assets_tests.forkserver import FORKSERVER
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     ACCOUNT_ID,

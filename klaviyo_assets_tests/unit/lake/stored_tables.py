@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from klaviyo_assets.decode.schema import arrow_schema
-from klaviyo_assets.lake.read.declared_views import build_view_relation
+from klaviyo_assets.lake.read.computed import build_view_relation
 from klaviyo_assets.lake.read.duckdb import TableFiles, select_columns
 from klaviyo_assets.lake.read.views import build_select, relation_from_json, relation_to_json
 from klaviyo_assets.model.view import View

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from klaviyo_assets.lake.read.declared_views import build_view_relation
+from klaviyo_assets.lake.read.computed import build_view_relation
 from klaviyo_assets.lake.read.duckdb import TableFiles
 from klaviyo_assets.lake.read.views import build_select
 from klaviyo_assets.streams.figure_views import CAMPAIGN_DAY_FIGURES

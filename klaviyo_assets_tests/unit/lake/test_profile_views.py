@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from klaviyo_assets.lake.read.declared_views import build_view_relation
+from klaviyo_assets.lake.read.computed import build_view_relation
 from klaviyo_assets.lake.read.views import build_select
 from klaviyo_assets.model.column import Column
 from klaviyo_assets.model.view import View
