@@ -17,13 +17,13 @@ import click
 from click.exceptions import Exit, NoArgsIsHelpError
 from click.shell_completion import shell_complete
 
-from klaviyo_assets.cli.interrupts import (
+from klaviyo_assets.cli.parsing import DATA_DIR_KEY, Verb
+from klaviyo_assets.cli.terminal import (
     INTERRUPTED_EXIT_CODE,
     describe_interrupt,
     end_soon_after_interrupt,
+    print_errors,
 )
-from klaviyo_assets.cli.parsing import DATA_DIR_KEY, Verb
-from klaviyo_assets.cli.printing import print_errors
 from klaviyo_assets.cli.verbs import COMMAND, COMPLETION_VARIABLE, PROGRAM
 from klaviyo_assets.errors import KlaviyoAssetsError, SettingError
 from klaviyo_assets.model.privacy import privacy_setting_errors

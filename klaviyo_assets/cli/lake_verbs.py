@@ -1,10 +1,13 @@
-"""The verbs on stored tables: streams, publish, export, verify, set-aside, adopt, erase."""
+"""The verbs on stored tables: streams, publish, export, compare, verify, set-aside, adopt, erase.
+
+None of them but adopt sends a request.
+"""
 
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,8 +20,8 @@ from klaviyo_assets.cli.lake_access import (
     split_names,
 )
 from klaviyo_assets.cli.parsing import describe_bad_profile_id
-from klaviyo_assets.cli.printing import confirm, print_errors, print_json
 from klaviyo_assets.cli.tables import ProgressPrinter, print_table
+from klaviyo_assets.cli.terminal import confirm, print_errors, print_json
 from klaviyo_assets.decode.schema import arrow_schema
 from klaviyo_assets.errors import LakeError, SettingError, format_quantity
 from klaviyo_assets.lake.lake import Lake
@@ -30,11 +33,12 @@ from klaviyo_assets.model.privacy import profile_id_column
 from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.model.selection import section_group, selected_streams, shown_streams
 from klaviyo_assets.model.stream import Stream, ViewSource, revision_note
-from klaviyo_assets.model.view import MappedSchema
+from klaviyo_assets.model.view import MappedSchema, StreamComparison
 from klaviyo_assets.settings import KEY_VARIABLE, Settings
 from klaviyo_assets.streams import DERIVED_RELATIONS, STREAMS
 from klaviyo_assets.streams.airbyte_views import AIRBYTE_TABLES
 from klaviyo_assets.streams.fivetran_views import FIVETRAN_SOURCES
+from klaviyo_assets.streams.other_tools import COMPARED_STREAMS
 
 
 def list_streams(settings: Settings, *, as_json: bool) -> int:
@@ -342,3 +346,65 @@ def _print_rows_to_erase(lake: Lake, ids: Sequence[str], people: str) -> int:
             print(f"  {name:<24} {count:>12,} rows")
     print("  and what else is found of them: histories, retired files, caches, exports")
     return 0
+
+
+NUMBERS = ("here", "there", "only here", "only there")
+
+
+def compare(settings: Settings, *, other: Path, schema: str, as_json: bool) -> int:
+    """Print the comparison; return 1 where the other side has ids that the lake lacks."""
+    compared = open_lake(settings).compare_with(
+        other.absolute(),
+        schema,
+        COMPARED_STREAMS,
+        build_relations(shown_streams(settings, STREAMS), DERIVED_RELATIONS),
+    )
+    is_complete = not any(each.total.only_there for each in compared)
+    if as_json:
+        streams = [asdict(each) | {"total": asdict(each.total)} for each in compared]
+        print_json({"is_complete": is_complete, "streams": streams})
+        return 0 if is_complete else 1
+    for each in compared:
+        _print_stream(each)
+    named = {each.stream for each in compared}
+    left_out = [each.stream for each in COMPARED_STREAMS if each.stream not in named]
+    if left_out:
+        print(f"not on both sides, so not compared: {', '.join(left_out)}")
+    if is_complete:
+        print(f"complete: every id of {other} is in the lake")
+    else:
+        lacking = [each.stream for each in compared if each.total.only_there]
+        print(f"incomplete: the lake lacks ids of {', '.join(lacking)}")
+    return 0 if is_complete else 1
+
+
+def _print_stream(compared: StreamComparison) -> None:
+    """Print a stream's months that differ, its sums, and what they mean."""
+    total = compared.total
+    different = [each for each in compared.months if each.only_here or each.only_there]
+    print(f"{compared.stream} and {compared.table}: {_describe(compared)}")
+    if different:
+        print_table(
+            ("month", *NUMBERS),
+            [
+                (each.month, *(f"{count:,}" for count in counts))
+                for each in (*different, total)
+                for counts in [(each.here, each.there, each.only_here, each.only_there)]
+            ],
+            numbers=NUMBERS,
+        )
+    if compared.examples:
+        print(f"only there, for example: {', '.join(compared.examples)}")
+    print()
+
+
+def _describe(compared: StreamComparison) -> str:
+    total = compared.total
+    if not total.only_here and not total.only_there:
+        return f"the same {format_quantity(total.here, 'id')} in every month"
+    equal = sum(not each.only_here and not each.only_there for each in compared.months)
+    months = format_quantity(len(compared.months), "month")
+    return (
+        f"{total.here - total.only_here:,} on both sides, {total.only_here:,} only here, "
+        f"{total.only_there:,} only there; {equal} of {months} alike"
+    )

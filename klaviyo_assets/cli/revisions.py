@@ -14,8 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from zipfile import BadZipFile, ZipFile
 
-from klaviyo_assets.cli.printing import print_json
 from klaviyo_assets.cli.tables import print_table
+from klaviyo_assets.cli.terminal import print_json
 from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.settings import DEFAULT_REVISION, SUPPORTED_REVISIONS, Settings
 from klaviyo_assets.streams import STREAMS

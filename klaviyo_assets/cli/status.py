@@ -11,9 +11,9 @@ from dagster._core.storage.event_log.base import AssetRecord
 
 from klaviyo_assets.account.metrics import read_metrics, select_report_metrics
 from klaviyo_assets.cli.lake_access import open_lake, privacy_warnings, refuse_empty_lake
-from klaviyo_assets.cli.plan_context import find_metric_warnings, open_plan_context
-from klaviyo_assets.cli.printing import print_json
+from klaviyo_assets.cli.plan import find_metric_warnings, open_plan_context
 from klaviyo_assets.cli.tables import print_table
+from klaviyo_assets.cli.terminal import print_json
 from klaviyo_assets.defs.automation import default_automations, find_switched_on, unmet_guarantees
 from klaviyo_assets.defs.metadata import asset_key
 from klaviyo_assets.errors import LakeError, SettingError, format_quantity, format_seconds

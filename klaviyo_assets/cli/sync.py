@@ -28,9 +28,13 @@ from rich.table import Table
 from rich.text import Text
 
 from klaviyo_assets.api.request_guard import validate_api_key
-from klaviyo_assets.cli.interrupts import call_before_forced_end, call_on_interrupt
-from klaviyo_assets.cli.printing import print_errors, print_json
 from klaviyo_assets.cli.tables import PROGRESS_LINE_SECONDS, STYLES, build_console
+from klaviyo_assets.cli.terminal import (
+    call_before_forced_end,
+    call_on_interrupt,
+    print_errors,
+    print_json,
+)
 from klaviyo_assets.defs.io_manager import LakeIOManager, SyncOutput
 from klaviyo_assets.defs.metadata import STREAM_TAG, asset_key
 from klaviyo_assets.defs.resources import KlaviyoConnection, KlaviyoResource

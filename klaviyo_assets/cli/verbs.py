@@ -1,6 +1,7 @@
 """Declares every verb of the console command: its options, its help, and what runs it."""
 
 import click
+from click.shell_completion import get_completion_class
 
 from klaviyo_assets import __version__
 from klaviyo_assets.cli.parsing import (
@@ -12,6 +13,7 @@ from klaviyo_assets.cli.parsing import (
     VerbGroup,
     WordsOption,
 )
+from klaviyo_assets.settings import Settings
 
 PROGRAM = "klaviyo-assets"
 
@@ -39,7 +41,7 @@ VERBS: tuple[Verb, ...] = (
         "init",
         section=START,
         summary="ask for the key and a few settings, test the key, and write .env",
-        run="init:write_env_file",
+        run="doctor:write_env_file",
         options=[click.Option(["--yes"], is_flag=True, help="do not ask before writing")],
         examples=["init"],
         kept="nothing was written",
@@ -89,7 +91,7 @@ VERBS: tuple[Verb, ...] = (
         "metrics",
         section=LOOK,
         summary="list the metrics: id, name, integration, events, and whether reports take them",
-        run="metrics:list_metrics",
+        run="plan:list_metrics",
         examples=["metrics"],
         is_report=True,
     ),
@@ -240,7 +242,7 @@ VERBS: tuple[Verb, ...] = (
         "compare",
         section=LAKE,
         summary="compare the ids of each month with those in another tool's tables",
-        run="compare:compare",
+        run="lake_verbs:compare",
         options=[
             click.Argument(["other"], type=FILE_TYPE, metavar="OTHER.duckdb"),
             click.Option(
@@ -301,7 +303,7 @@ VERBS: tuple[Verb, ...] = (
         "completion",
         section=COMMAND_ITSELF,
         summary="print what a shell needs to complete verbs and options",
-        run="completion:print_completion",
+        run="verbs:print_completion",
         options=[click.Argument(["shell"], type=click.Choice(["bash", "zsh", "fish"]))],
         examples=["completion bash >> ~/.bashrc", "completion fish | source"],
     ),
@@ -334,3 +336,10 @@ COMMAND = VerbGroup(
     options=[_VERSION_OPTION],
 )
 """The console command."""
+
+
+def print_completion(_settings: Settings, *, shell: str) -> int:
+    """Print the script of a shell."""
+    if (completion := get_completion_class(shell)) is not None:
+        print(completion(COMMAND, {}, PROGRAM, COMPLETION_VARIABLE).source())
+    return 0

@@ -13,7 +13,7 @@ from time import monotonic, sleep
 import pytest
 
 from klaviyo_assets import __version__
-from klaviyo_assets.cli.interrupts import GRACE_SECONDS
+from klaviyo_assets.cli.terminal import GRACE_SECONDS
 from klaviyo_assets.cli.verbs import VERBS
 from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home
@@ -26,7 +26,7 @@ CPU_SECONDS_OF_HELP = 0.2
 
 UNINTERRUPTIBLE = """
 import hashlib, sys
-from klaviyo_assets.cli.interrupts import call_before_forced_end, end_soon_after_interrupt
+from klaviyo_assets.cli.terminal import call_before_forced_end, end_soon_after_interrupt
 with end_soon_after_interrupt("the rest is kept"), call_before_forced_end(lambda: print("told")):
     print("begun", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000_000)

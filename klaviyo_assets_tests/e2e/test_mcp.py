@@ -15,7 +15,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from mcp import Client, StdioServerParameters
 
 from klaviyo_assets.cli import mcp as mcp_verb
-from klaviyo_assets.cli.lake_tools import LakeTools
+from klaviyo_assets.cli.mcp import LakeTools
 from klaviyo_assets.model.privacy import personal_columns
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets_tests.contract.checkout import ROOT
