@@ -14,8 +14,7 @@ from difflib import get_close_matches
 from typing import Annotated, cast, get_type_hints
 from zoneinfo import ZoneInfo
 
-from klaviyo_assets.errors import SettingError
-from klaviyo_assets.redaction import contains_key, redact_keys, register_secret
+from klaviyo_assets.errors import SettingError, contains_key, redact_keys, register_secret
 
 PREFIX = "KLAVIYO_"
 """The prefix of every setting's environment variable."""

@@ -9,6 +9,8 @@ inside the TLS tunnel. Plain http is allowed to loopback only, and never goes th
 `requests` is built on urllib3. We use urllib3 directly for two things that `requests` does not
 expose: the connection, because only the holder of its socket can end a wait, and the errors of
 reading a raw body.
+
+No other module opens a connection: what is posted to an operator's webhook is sent here as well.
 """
 
 import logging
@@ -22,6 +24,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
+from http import HTTPStatus
 from http.client import HTTPException
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
@@ -69,6 +72,7 @@ from klaviyo_assets.errors import (
     QuotaError,
     RateLimitError,
     SettingError,
+    TransientError,
 )
 
 
@@ -525,3 +529,27 @@ def resolve_proxies(base_url: str, found: Mapping[str, str]) -> dict[str, str]:
             "unset it where there is no proxy, or name Klaviyo's host in NO_PROXY."
         )
     return {"https": proxy}
+
+
+WEBHOOK_TIMEOUT_SECONDS = 10.0
+
+
+def post_to_webhook(url: str, text: str) -> None:
+    """Post `{"text": ...}`. One attempt, and no redirect is followed.
+
+    Raises:
+        TransientError: it was not accepted; the message does not quote the address, which is a
+            secret.
+    """
+    try:
+        with requests.post(
+            url,
+            json={"text": text},
+            timeout=WEBHOOK_TIMEOUT_SECONDS,
+            allow_redirects=False,
+        ) as response:
+            status = response.status_code
+    except requests.RequestException as error:
+        raise TransientError(f"the webhook cannot be reached: {type(error).__name__}") from None
+    if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+        raise TransientError(f"the webhook answered with status {status}")

@@ -10,9 +10,8 @@ from datetime import datetime
 from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
-from klaviyo_assets.errors import PermanentError, SettingError
+from klaviyo_assets.errors import PermanentError, SettingError, register_secret
 from klaviyo_assets.model.stream import RateLimitBucket
-from klaviyo_assets.redaction import register_secret
 from klaviyo_assets.settings import KEY_VARIABLE
 
 

@@ -31,8 +31,9 @@ from klaviyo_assets.errors import (
     RequestError,
     RevisionRetiredError,
     ServerError,
+    iterate_error_chain,
+    redact_keys,
 )
-from klaviyo_assets.redaction import iterate_error_chain, redact_keys
 
 PERSONAL_DATA_PATTERNS = (
     (re.compile(r"[^\s\"'<>(),;:=]+(?:@|%40)[^\s\"'<>(),;:=]+"), "[e-mail]"),

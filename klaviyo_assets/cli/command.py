@@ -25,11 +25,15 @@ from klaviyo_assets.cli.terminal import (
     print_errors,
 )
 from klaviyo_assets.cli.verbs import COMMAND, COMPLETION_VARIABLE, PROGRAM
-from klaviyo_assets.errors import KlaviyoAssetsError, SettingError
+from klaviyo_assets.errors import (
+    KeyRedactingStream,
+    KlaviyoAssetsError,
+    SettingError,
+    redact_error_chain,
+)
 from klaviyo_assets.model.privacy import privacy_setting_errors
 from klaviyo_assets.model.selection import selection_errors
 from klaviyo_assets.model.stream import streams_at_revision
-from klaviyo_assets.redaction import KeyRedactingStream, redact_error_chain
 from klaviyo_assets.settings import (
     Settings,
     future_date_errors,

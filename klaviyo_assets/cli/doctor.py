@@ -19,16 +19,19 @@ from platform import python_version
 
 from klaviyo_assets import __version__
 from klaviyo_assets.account.connection import (
+    PROBE_RETRY_POLICY,
     AccountConnection,
+    ScopeProbe,
+    ScopeState,
     connect_account,
     fetch_account,
     is_provisional_account,
     open_rate_limiter,
+    probe_scopes,
     provisional_account_id,
     state_folder,
 )
 from klaviyo_assets.account.metrics import find_metric_setting_problems, read_metrics
-from klaviyo_assets.account.scopes import PROBE_RETRY_POLICY, ScopeProbe, ScopeState, probe_scopes
 from klaviyo_assets.api.request_guard import validate_api_key
 from klaviyo_assets.cli.lake_access import open_lake, privacy_warnings
 from klaviyo_assets.cli.tables import print_table

@@ -54,7 +54,7 @@ from klaviyo_assets.reports.failed_requests import read_failed_metrics
 from klaviyo_assets.reports.planner import report_endpoint
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import REPORTS, STREAMS
-from klaviyo_assets.sync.first_read import FirstReadPrice, least_seconds, price_first_read
+from klaviyo_assets.sync.plan import FirstReadPrice, least_seconds, price_first_read
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from klaviyo_assets.arrow_buffers import (
     datetime_from_microseconds,
     integers_to_numpy,
 )
-from klaviyo_assets.decode.coercion import coerce_value, parse_iso_day, parse_timestamp
+from klaviyo_assets.decode.fallback import coerce_value, parse_iso_day, parse_timestamp
 from klaviyo_assets.decode.jsonapi import (
     ABSENT_JSON,
     EMPTY_JSON_VALUES,

@@ -19,8 +19,12 @@ from msgspec import Meta, Raw, Struct
 from msgspec.structs import astuple
 
 from klaviyo_assets.decode.batch import BatchBuilder, cursor_range, filter_rows_with_cursor
-from klaviyo_assets.decode.coercion import INT64_RANGE, coerce_or_keep
-from klaviyo_assets.decode.fallback import parse_page_by_record, salvage_page
+from klaviyo_assets.decode.fallback import (
+    INT64_RANGE,
+    coerce_or_keep,
+    parse_page_by_record,
+    salvage_page,
+)
 from klaviyo_assets.decode.jsonapi import (
     ABSENT_JSON,
     EMPTY_JSON_VALUES,

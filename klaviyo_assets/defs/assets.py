@@ -59,6 +59,7 @@ from klaviyo_assets.defs.resources import (
 )
 from klaviyo_assets.errors import (
     CorruptFileError,
+    KeyRedactingFilter,
     KlaviyoAssetsError,
     LakeError,
     MissingScopeError,
@@ -70,7 +71,6 @@ from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.selection import asset_group, upstream_streams
 from klaviyo_assets.model.stream import Join, Stream, ViewSource, records_stream
 from klaviyo_assets.reconcile.counts import EVENTS_STREAM_NAME
-from klaviyo_assets.redaction import KeyRedactingFilter
 from klaviyo_assets.reports.backfill_plan import read_daily_quota
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import DEFAULT_REPORTS, STREAMS

@@ -54,10 +54,14 @@ from klaviyo_assets.reports.backfill_plan import (
     requests_per_minute,
 )
 from klaviyo_assets.reports.calendar import ReportCalendar, fetch_calendar
-from klaviyo_assets.reports.estimate import CostEstimator
 from klaviyo_assets.reports.failed_requests import read_failed_metrics
-from klaviyo_assets.reports.planner import PartitionRequest, load_planner_inputs, report_endpoint
-from klaviyo_assets.reports.source import RESPONSE_CACHE_LIFETIME
+from klaviyo_assets.reports.fetch import RESPONSE_CACHE_LIFETIME
+from klaviyo_assets.reports.planner import (
+    CostEstimator,
+    PartitionRequest,
+    load_planner_inputs,
+    report_endpoint,
+)
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import REPORTS
 

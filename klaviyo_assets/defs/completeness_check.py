@@ -42,16 +42,14 @@ from klaviyo_assets.model.window import parse_instant
 from klaviyo_assets.reconcile.counts import (
     EVENTS_STREAM_NAME,
     CountDifference,
+    LatenessCounts,
     ReconcileRequest,
     Reconciliation,
+    merge_lateness_counts,
     missing_by_day,
     reconcile_counts,
-    vanished_days,
-)
-from klaviyo_assets.reconcile.lateness import (
-    LatenessCounts,
-    merge_lateness_counts,
     suggest_lookback_days,
+    vanished_days,
 )
 
 COMPLETENESS_CHECK_KEY = check_key(EVENTS_STREAM_NAME, "complete")

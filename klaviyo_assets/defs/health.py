@@ -23,8 +23,8 @@ from functools import partial
 
 import dagster as dg
 
+from klaviyo_assets.api.client import post_to_webhook
 from klaviyo_assets.api.clock import utc_now
-from klaviyo_assets.api.webhook import post_to_webhook
 from klaviyo_assets.errors import (
     ConfigError,
     ContractError,
@@ -39,13 +39,14 @@ from klaviyo_assets.errors import (
     StoppedError,
     TransientError,
     WrongAccountError,
+    redact_error_chain,
+    redact_keys,
 )
 from klaviyo_assets.lake.health import HEALTH_FILE, update_health
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.health import ColorChange, LakeHealth, RunOutcome, take_outcome
 from klaviyo_assets.model.selection import MESSAGING_GROUP
 from klaviyo_assets.model.stream import Stream
-from klaviyo_assets.redaction import redact_error_chain, redact_keys
 from klaviyo_assets.settings import (
     ALERT_COMMAND_VARIABLE,
     ALERT_WEBHOOK_VARIABLE,

@@ -39,12 +39,10 @@ from klaviyo_assets.model.stream import (
     base_stream_name,
 )
 from klaviyo_assets.reconcile.counts import (
+    DELAY_STEPS_PER_DOUBLING,
     EVENT_METRIC_COLUMN,
     EVENT_TIME_COLUMN,
     EVENTS_STREAM_NAME,
-)
-from klaviyo_assets.reconcile.lateness import (
-    DELAY_STEPS_PER_DOUBLING,
     MAX_SYNC_INTERVAL,
     count_lateness,
 )

@@ -73,6 +73,7 @@ from klaviyo_assets.defs.resources import (
     should_retry_refused_metrics,
 )
 from klaviyo_assets.errors import (
+    KeyRedactingFilter,
     KlaviyoAssetsError,
     QuotaError,
     RefusedStreamError,
@@ -86,13 +87,17 @@ from klaviyo_assets.lake.delta.state import MetricRefusal
 from klaviyo_assets.model.report import NO_METRIC, ReportPartition
 from klaviyo_assets.model.selection import asset_group, upstream_streams
 from klaviyo_assets.model.stream import Stream
-from klaviyo_assets.redaction import KeyRedactingFilter
 from klaviyo_assets.reports.backfill_plan import read_daily_quota
 from klaviyo_assets.reports.calendar import describe_days_of_other_zones, fetch_calendar
 from klaviyo_assets.reports.failed_requests import RefusedMetric, ReportContext
-from klaviyo_assets.reports.fetch import FailedReport, FetchOutcome, ReportFetch, StoredDays
+from klaviyo_assets.reports.fetch import (
+    FailedReport,
+    FetchOutcome,
+    ReportFetch,
+    RequestBudget,
+    StoredDays,
+)
 from klaviyo_assets.reports.planner import PartitionRequest, report_endpoint
-from klaviyo_assets.reports.source import RequestBudget
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.sync.memory import tune_process
 from klaviyo_assets.sync.plan import SyncMode

@@ -31,7 +31,7 @@ from klaviyo_assets.account.connection import (
 from klaviyo_assets.api.client import KlaviyoClient
 from klaviyo_assets.api.clock import utc_now
 from klaviyo_assets.api.request_guard import Request, validate_api_key, validate_base_url
-from klaviyo_assets.errors import KlaviyoAssetsError, SettingError, format_seconds
+from klaviyo_assets.errors import KlaviyoAssetsError, SettingError, contains_key, format_seconds
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.read.views import build_relations
 from klaviyo_assets.model.privacy import privacy_setting_errors, validate_salt
@@ -39,13 +39,10 @@ from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.model.selection import selection_errors, shown_streams
 from klaviyo_assets.model.stream import Collection, Join, Stream, Unnest
 from klaviyo_assets.model.window import Window
-from klaviyo_assets.redaction import contains_key
 from klaviyo_assets.reports.backfill_plan import read_daily_quota
-from klaviyo_assets.reports.estimate import CostEstimator
 from klaviyo_assets.reports.failed_requests import ReportContext
-from klaviyo_assets.reports.fetch import ReportFetch
-from klaviyo_assets.reports.planner import PartitionRequest, load_planner_inputs
-from klaviyo_assets.reports.source import RESPONSE_CACHE_LIFETIME, RequestBudget
+from klaviyo_assets.reports.fetch import RESPONSE_CACHE_LIFETIME, ReportFetch, RequestBudget
+from klaviyo_assets.reports.planner import CostEstimator, PartitionRequest, load_planner_inputs
 from klaviyo_assets.settings import (
     EARLIEST_DATE,
     KEY_VARIABLE,

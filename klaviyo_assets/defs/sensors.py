@@ -48,11 +48,10 @@ from klaviyo_assets.defs.report_runs import (
     UNFINISHED_STATUSES,
 )
 from klaviyo_assets.defs.resources import KlaviyoResource, LakeResource
-from klaviyo_assets.errors import KlaviyoAssetsError, format_quantity
+from klaviyo_assets.errors import KeyRedactingFilter, KlaviyoAssetsError, format_quantity
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import DateRange, contiguous_ranges
 from klaviyo_assets.model.selection import selected_streams
-from klaviyo_assets.redaction import KeyRedactingFilter
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.streams.events import EVENTS

@@ -24,10 +24,15 @@ from klaviyo_assets.reports.calendar import (
     last_known_zone,
     local_date,
 )
-from klaviyo_assets.reports.estimate import RequestCost, estimate_cost
 from klaviyo_assets.reports.failed_requests import FailedMetric, read_failed_metrics
-from klaviyo_assets.reports.planner import PartitionRequest, load_planner_inputs, report_endpoint
-from klaviyo_assets.reports.source import RESPONSE_CACHE_LIFETIME, fetch_times
+from klaviyo_assets.reports.fetch import RESPONSE_CACHE_LIFETIME, fetch_times
+from klaviyo_assets.reports.planner import (
+    PartitionRequest,
+    RequestCost,
+    estimate_cost,
+    load_planner_inputs,
+    report_endpoint,
+)
 from klaviyo_assets.settings import Settings
 
 

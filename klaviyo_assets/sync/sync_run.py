@@ -46,11 +46,6 @@ from klaviyo_assets.model.window import (
     retries_from_json,
     slices_from_json,
 )
-from klaviyo_assets.sync.children import (
-    expand_children,
-    settle_parent_round,
-    start_children_readers,
-)
 from klaviyo_assets.sync.context import (
     HISTORY_CLAIMS_KEY,
     ROW_CLAIMS_KEY,
@@ -59,7 +54,12 @@ from klaviyo_assets.sync.context import (
     build_privacy_guard,
     build_request_context,
 )
-from klaviyo_assets.sync.details import start_fan_out
+from klaviyo_assets.sync.details import (
+    expand_children,
+    settle_parent_round,
+    start_children_readers,
+    start_fan_out,
+)
 from klaviyo_assets.sync.memory import trim_heap, tune_process
 from klaviyo_assets.sync.plan import (
     FAN_OUT_SINCE_KEY,

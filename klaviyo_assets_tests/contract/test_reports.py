@@ -6,8 +6,7 @@ import pytest
 
 from klaviyo_assets.api.request_guard import READ_ONLY_POST_PATHS
 from klaviyo_assets.api.requests import MAX_FILTER_IDS
-from klaviyo_assets.decode.aggregates import MAX_PAGE_GROUPS
-from klaviyo_assets.decode.reports import report_schema
+from klaviyo_assets.decode.reports import MAX_PAGE_GROUPS, report_schema
 from klaviyo_assets.defs.metadata import table_column_schema
 from klaviyo_assets.model.report import TOTAL_DIMENSION, ReportEndpoint
 from klaviyo_assets.model.stream import Stream

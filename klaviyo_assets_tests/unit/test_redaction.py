@@ -6,11 +6,12 @@ from typing import TextIO, cast
 
 import pytest
 
-from klaviyo_assets import redaction
-from klaviyo_assets.errors import BadKeyError, RequestError
-from klaviyo_assets.redaction import (
+from klaviyo_assets import errors
+from klaviyo_assets.errors import (
+    BadKeyError,
     KeyRedactingFilter,
     KeyRedactingStream,
+    RequestError,
     contains_key,
     redact_error_chain,
     redact_keys,
@@ -27,7 +28,7 @@ ODD = "pk_abcdefghijklmnop"
 def secrets(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Let this process have no keys but those of the test."""
     fresh: set[str] = set()
-    monkeypatch.setattr(redaction, "known_secrets", fresh)
+    monkeypatch.setattr(errors, "known_secrets", fresh)
     return fresh
 
 

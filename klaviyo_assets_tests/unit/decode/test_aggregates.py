@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from klaviyo_assets.api.requests import metric_aggregate_request, next_aggregate_request
-from klaviyo_assets.decode.aggregates import (
+from klaviyo_assets.decode.reports import (
     MAX_PAGE_GROUPS,
     parse_aggregate_page,
     parse_event_counts,

@@ -2,7 +2,7 @@
 
 import json
 
-from klaviyo_assets.decode.included import add_included_resources, parse_record_ids
+from klaviyo_assets.decode.jsonapi import add_included_resources, parse_record_ids
 
 PAGE = json.dumps(
     {

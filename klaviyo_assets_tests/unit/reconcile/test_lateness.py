@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from klaviyo_assets.lake.read.queries import ArrivalDelay
-from klaviyo_assets.reconcile.lateness import (
+from klaviyo_assets.reconcile.counts import (
     DELAY_STEPS_PER_DOUBLING,
     MetricLateness,
     count_lateness,

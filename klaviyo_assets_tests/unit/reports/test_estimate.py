@@ -10,8 +10,13 @@ from hypothesis import strategies as st
 from klaviyo_assets.model.report import DateRange
 from klaviyo_assets.reports.backfill_plan import RequestRate
 from klaviyo_assets.reports.bisect import ReportQuery
-from klaviyo_assets.reports.estimate import RequestCost, estimate_cost
-from klaviyo_assets.reports.planner import PartitionRequest, PlannerInputs, resolve_days
+from klaviyo_assets.reports.planner import (
+    PartitionRequest,
+    PlannerInputs,
+    RequestCost,
+    estimate_cost,
+    resolve_days,
+)
 from klaviyo_assets.reports.send_schedule import (
     SEND_TIME_TEST,
     CampaignSchedule,

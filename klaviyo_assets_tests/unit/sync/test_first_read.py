@@ -4,7 +4,7 @@ import pytest
 
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import STREAMS
-from klaviyo_assets.sync.first_read import FirstReadPrice, least_seconds, price_first_read
+from klaviyo_assets.sync.plan import FirstReadPrice, least_seconds, price_first_read
 
 SETTINGS = Settings(rate_limit_share=1.0)
 
