@@ -20,7 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -50,7 +50,7 @@ QUARTER = 90
 """Days of the reports that are fetched."""
 
 PATIENCE_SECONDS = 300
-"""How long any one thing may take before the demo gives up."""
+"""How long nothing new may happen before the demo gives up: a slow machine is no failure."""
 
 QUERY = """\
 .venv/bin/python - <<'END'
@@ -76,7 +76,7 @@ NEXT = f"""\
    Pictures  {PAGE.relative_to(ROOT)}, for any browser; docs/dashboards.md
    Again     make demo begins anew; make clean removes ./demo
    Yours     make a private key with read scopes in Klaviyo, then
-             export KLAVIYO_API_KEY=pk_... KLAVIYO_AUTOMATION=recommended && make dev
+             .venv/bin/klaviyo-assets init && make dev
    README.md goes on from here."""
 
 
@@ -272,7 +272,7 @@ def dagster(environment: Mapping[str, str], port: str) -> Generator[Door]:
 def opened(url: str, process: subprocess.Popen[bytes]) -> Door:
     """Wait until Dagster has loaded the code; return its door."""
     door = Door(url=url)
-    for _ in waiting():
+    for _ in waiting(lambda: 0):
         print(".", end="", flush=True)
         if process.poll() is not None:
             raise SystemExit(f"Dagster did not start; see {LOG.relative_to(ROOT)}")
@@ -289,12 +289,14 @@ def opened(url: str, process: subprocess.Popen[bytes]) -> Door:
     raise SystemExit(f"Dagster has not loaded the code; see {LOG.relative_to(ROOT)}")
 
 
-def waiting() -> Generator[None]:
-    """Yield once a second, until patience ends."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+def waiting(progress: Callable[[], int]) -> Generator[None]:
+    """Yield once a second, until `progress` has stood still for too long."""
+    known, deadline = progress(), time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         yield
         time.sleep(1)
+        if known != (known := progress()):
+            deadline = time.monotonic() + PATIENCE_SECONDS
 
 
 def free_port() -> int:
@@ -317,7 +319,10 @@ def refuse_taken_port(port: int) -> None:
 
 
 class Teller:
-    """Prints a run as its event log grows; `checks` counts the results of checks by colour."""
+    """Prints a run as its event log grows, of which `seen` entries are told.
+
+    `checks` counts the results of checks by colour.
+    """
 
     def __init__(
         self, instance: dg.DagsterInstance, run_id: str, shown: Collection[str] = STREAMS
@@ -328,7 +333,7 @@ class Teller:
         self._rest: list[Mapping[str, dg.MetadataValue[Any]]] = []
         self._instance = instance
         self._run_id = run_id
-        self._seen = 0
+        self.seen = 0
         self._began = time.monotonic()
         self._rows: dict[str, list[Mapping[str, dg.MetadataValue[Any]]]] = {}
 
@@ -336,9 +341,9 @@ class Teller:
         """Print what is new; return whether the run has ended."""
         run = self._instance.get_run_by_id(self._run_id)
         entries = self._instance.all_logs(self._run_id)
-        for entry in entries[self._seen :]:
+        for entry in entries[self.seen :]:
             self._tell(entry)
-        self._seen = len(entries)
+        self.seen = len(entries)
         if run is not None and run.is_failure_or_canceled:
             raise SystemExit(f"The demo failed: run {self._run_id} of {run.job_name} did.")
         has_ended = run is not None and run.is_success
@@ -416,17 +421,19 @@ def follow(
 ) -> Counter[str]:
     """Print a run until it ends well; return the results of its checks."""
     teller = Teller(instance, run_id, shown)
-    for _ in waiting():
+    for _ in waiting(lambda: teller.seen):
         if teller.tell():
             return teller.checks
-    raise SystemExit(f"The demo failed: run {run_id} does not end.")
+    raise SystemExit(
+        f"The demo failed: run {run_id} did nothing for {format_seconds(PATIENCE_SECONDS)}."
+    )
 
 
 def follow_backfill(instance: dg.DagsterInstance, backfill_id: str) -> Counter[str]:
     """Print the runs of a backfill until it ends well; return the results of their checks."""
     tellers: dict[str, Teller] = {}
     of_it = dg.RunsFilter(tags={"dagster/backfill": backfill_id})
-    for _ in waiting():
+    for _ in waiting(lambda: sum(each.seen for each in tellers.values())):
         for run in instance.get_runs(of_it):
             tellers.setdefault(run.run_id, Teller(instance, run.run_id)).tell()
         backfill = instance.get_backfill(backfill_id)

@@ -70,8 +70,8 @@ _AMBIGUOUS_PATH_TEXT = re.compile(r"[?\\]|%[0-9A-Fa-f]{2}")
 AUTOMATION_OFF, AUTOMATION_RECOMMENDED = "off", "recommended"
 """Values of `KLAVIYO_AUTOMATION`: whether schedules and sensors start by themselves."""
 
-ALL_METRICS = "all"
-"""The value of `conversion_metric_ids` that means every metric, as an empty one does."""
+ALL_IDS, AUTO_METRIC = "all", "auto"
+"""Words in the place of ids: all there are, as an empty value means; the revenue metric."""
 
 DEFAULT_REPORT_START_DATE = date(2025, 1, 1)
 """First day of the report partitions without a setting; each earlier day is one more to fetch."""
@@ -116,16 +116,22 @@ def _parse_number(most: int, *, or_zero: bool = False) -> ValueFormat:
     return ValueFormat(f"a number {'from 0' if or_zero else 'above 0 and up'} to {most}", read)
 
 
-def _list_of(pattern: str, allowed: str) -> ValueFormat:
-    """Return the format of a comma-separated list; duplicates are dropped, `pk_...` is refused."""
+def _list_of(pattern: str, allowed: str, *words: str) -> ValueFormat:
+    """Return the format of a comma-separated list; duplicates are dropped, `pk_...` is refused.
+
+    `words` may stand in the place of entries, in any letter case.
+    """
 
     def read(raw: str) -> tuple[str, ...]:
-        found = tuple(part.strip() for part in raw.split(",") if part.strip())
+        entries = (part.strip() for part in raw.split(","))
+        found = tuple(
+            each.lower() if each.lower() in words else each for each in entries if each
+        )
         if any(re.fullmatch(pattern, each) is None or each[:3] == "pk_" for each in found):
             raise ValueError
         return tuple(dict.fromkeys(found))
 
-    return ValueFormat(f"{allowed}, separated by commas", read)
+    return ValueFormat(" or ".join((*words, f"{allowed}, separated by commas")), read)
 
 
 def _parse_date(raw: str) -> date:
@@ -193,8 +199,13 @@ _URL = ValueFormat("an https address, or http of this machine", str)
 _DAYS = _whole_number("days", 0, MAX_SETTING_DAYS)
 _DATE = ValueFormat(f"a date as YYYY-MM-DD, not before {EARLIEST_DATE}", _parse_date)
 _FLAG = ValueFormat("true or false", _parse_flag)
-_METRIC_IDS = _list_of("[A-Za-z0-9_-]{1,64}", "metric ids, letters and digits")
-_GROUP_IDS = _list_of("[A-Za-z0-9_-]{1,64}", "ids of lists and segments, letters and digits")
+_METRIC_IDS = _list_of("[A-Za-z0-9_-]{1,64}", "metric ids, letters and digits", ALL_IDS)
+_CONVERSION_METRIC_IDS = _list_of(
+    "[A-Za-z0-9_-]{1,64}", "metric ids, letters and digits", ALL_IDS, AUTO_METRIC
+)
+_GROUP_IDS = _list_of(
+    "[A-Za-z0-9_-]{1,64}", "ids of lists and segments, letters and digits", ALL_IDS
+)
 _STREAM_NAMES = _list_of("[a-z][a-z_]{1,63}", "names of streams or groups, such as default,reviews")
 _HISTORY_STREAMS = _list_of("[a-z][a-z_]{1,63}", "names of streams, or default")
 _COLUMN_PATTERN = r"(\*|[a-z][a-z0-9_]*)\.[a-z][a-z0-9_]*"
@@ -265,10 +276,10 @@ class Settings:
         "all",
     )] = ()
     conversion_metric_ids: Annotated[tuple[str, ...], Setting(
-        _METRIC_IDS,
+        _CONVERSION_METRIC_IDS,
         "metrics of the reports; all: each that Klaviyo accepts; auto: the account's mapped "
         "revenue metric, else Placed Order",
-        ALL_METRICS,
+        ALL_IDS,
     )] = ()
     timezone: Annotated[str | None, Setting(
         _ZONE,
@@ -343,9 +354,10 @@ class Settings:
     # fmt: on
 
     def __post_init__(self) -> None:
-        """Turn `all` in the conversion metrics into the empty tuple, which means every metric."""
-        if ALL_METRICS in self.conversion_metric_ids:
-            object.__setattr__(self, "conversion_metric_ids", ())
+        """Turn `all` in a list of ids into the empty tuple, which means the same."""
+        for name in ("conversion_metric_ids", "event_metric_ids", "members_of"):
+            if ALL_IDS in getattr(self, name):
+                object.__setattr__(self, name, ())
 
     @property
     def start(self) -> datetime | None:

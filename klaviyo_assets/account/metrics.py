@@ -19,11 +19,9 @@ from klaviyo_assets.errors import BrokenBodyError, PermanentError, RefusedStream
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import NO_METRIC, ReportEndpoint
 from klaviyo_assets.model.stream import TIER_S, RateLimitBucket
-from klaviyo_assets.settings import ALL_METRICS, Settings
+from klaviyo_assets.settings import ALL_IDS, AUTO_METRIC, Settings
 
 METRICS_TABLE, CUSTOM_METRICS_TABLE = "metrics", "custom_metrics"
-AUTO_METRIC = "auto"
-"""The value of the setting that means the account's revenue metric."""
 
 PLACED_ORDER_NAME = "Placed Order"
 """The usual name of a shop's order metric, used where no metric is mapped; it is not unique."""
@@ -158,7 +156,7 @@ def resolve_metric_words(
     """Return the metric ids that `auto` and `all` of the setting mean in this account."""
     revenue = revenue_metric(stored, mapped)
     choices = {AUTO_METRIC: [revenue] if revenue is not None else []}
-    choices[ALL_METRICS] = [metric.id for metric in stored]
+    choices[ALL_IDS] = [metric.id for metric in stored]
     return {word: ids for word, ids in choices.items() if ids}
 
 

@@ -80,10 +80,15 @@ def _discard_output() -> None:
 
 
 def read_env_file(path: Path) -> None:
-    """Set the variables of a `.env` file, before those of the environment, as Dagster does."""
+    """Set the variables of a `.env` file, before those of the environment, as Dagster does.
+
+    A blank DAGSTER_HOME is unset, as Dagster has it: it is no folder whose history could be read.
+    """
     if path.is_file():
         values = import_module("dotenv").dotenv_values(path)
         os.environ.update({name: text for name, text in values.items() if text is not None})
+    if not os.environ.get("DAGSTER_HOME", "").strip():
+        os.environ.pop("DAGSTER_HOME", None)
 
 
 def _parse_and_run(words: Sequence[str]) -> int:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from threading import Event, Thread
 from time import monotonic
 from typing import Any
@@ -308,7 +309,8 @@ def sync(settings: Settings, *, streams: Sequence[str], full: bool, as_json: boo
         show_sync_progress(watcher, is_quiet=as_json),
     ):
         is_success = _run(settings, names, watcher, instance, is_full=full)
-    print_errors(f"warning: {each}" for each in watcher.warnings)
+    # What is wrong with the clock or a setting is said of each stream.
+    print_errors(f"warning: {each}" for each in dict.fromkeys(watcher.warnings))
     done = list(watcher.streams.values())
     if as_json:
         print_json({"success": is_success, "streams": [_as_json(each) for each in done]})
@@ -351,6 +353,8 @@ def _open_instance() -> Generator[dg.DagsterInstance]:
         with dg.DagsterInstance.ephemeral() as instance:
             yield instance
         return
+    if not Path(home).is_dir():
+        raise SettingError(f"DAGSTER_HOME={home!a} is no folder: make it, or unset the variable")
     try:
         opened = dg.DagsterInstance.from_ref(
             InstanceRef.from_dir(home, overrides=_NO_OUTPUT_CAPTURE)

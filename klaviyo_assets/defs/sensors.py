@@ -17,7 +17,6 @@ from typing import cast
 import dagster as dg
 
 from klaviyo_assets.account.metrics import (
-    AUTO_METRIC,
     METRICS_TABLE,
     AccountMetric,
     fetch_custom_metrics,
@@ -52,7 +51,7 @@ from klaviyo_assets.errors import KeyRedactingFilter, KlaviyoAssetsError, format
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import DateRange, contiguous_ranges
 from klaviyo_assets.model.selection import selected_streams
-from klaviyo_assets.settings import Settings
+from klaviyo_assets.settings import AUTO_METRIC, Settings
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets.streams.events import EVENTS
 from klaviyo_assets.streams.metrics import METRIC_AGGREGATES

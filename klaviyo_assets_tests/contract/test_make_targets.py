@@ -3,7 +3,9 @@
 import re
 import shutil
 import subprocess
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from unittest.mock import patch
 
 import dagster as dg
 import pytest
@@ -71,3 +73,27 @@ def test_the_demo_installs_nothing_that_only_tests_need() -> None:
         r"^\$\(VENV\)/\.installed: \$\(REQ.*?\n\n", rules, re.MULTILINE | re.DOTALL
     )
     assert "[test]" not in product
+
+
+def test_the_demo_leads_to_an_account_whose_reports_are_of_the_revenue_metric() -> None:
+    """`init` is what it names next, and `auto` what init proposes: all metrics take weeks."""
+    demo = (ROOT / "deploy" / "demo.py").read_text(encoding="utf-8")
+    (following,) = re.findall(r'^NEXT = f"""(.*?)^ *README', demo, re.MULTILINE | re.DOTALL)
+    assert "klaviyo-assets init && make dev" in following
+    init = (ROOT / "klaviyo_assets" / "cli" / "init.py").read_text(encoding="utf-8")
+    assert 'all, or ids", "auto"' in init
+
+
+def test_the_demo_gives_up_only_when_nothing_happens() -> None:
+    """A machine that needs ten minutes for what takes one elsewhere is no failure."""
+    spec = spec_from_file_location("demo", ROOT / "deploy" / "demo.py")
+    assert spec is not None
+    assert spec.loader is not None
+    demo = module_from_spec(spec)
+    spec.loader.exec_module(demo)
+    clock = iter(range(0, 10_000, 200))
+    told = iter([0, 1, 2, 3, 4, 5])
+    with patch.object(demo, "time") as time:
+        time.monotonic = lambda: next(clock)
+        looks = sum(1 for _ in demo.waiting(lambda: next(told, 5)))
+    assert looks > 5

@@ -45,6 +45,8 @@ def test_a_sync_is_that_of_the_assets(home: Home, capsys: pytest.CaptureFixture[
     lines = [line.split()[:2] for line in output.err.splitlines()]
     ends = [words for words in lines if words[0] != "warning:" and words[1] != "so"]
     assert ends == [["events", "ok"], ["metrics", "ok"]]
+    warned = [line for line in output.err.splitlines() if line.startswith("warning:")]
+    assert len(warned) == len(set(warned))
     assert output.out.startswith("2 streams stored: ")
     home.account.clear_journal()
     assert home.sync("events").success
@@ -57,6 +59,35 @@ def test_a_sync_is_that_of_the_assets(home: Home, capsys: pytest.CaptureFixture[
     assert found["success"] is True
     assert [each["stream"] for each in found["streams"]] == ["events"]
     assert found["streams"][0]["rows"] == home.row_count("events")
+
+
+@pytest.mark.parametrize("blank", ["", " "])
+def test_a_blank_dagster_home_is_none(
+    home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], blank: str
+) -> None:
+    """The stream is stored, and `status` says that no history is known."""
+    for name, value in home.variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DAGSTER_HOME", blank)
+    assert main(["sync", "lists"]) == 0
+    monkeypatch.setenv("DAGSTER_HOME", blank)
+    assert main(["status"]) == 0
+    assert "not known without DAGSTER_HOME" in capsys.readouterr().out
+
+
+def test_a_dagster_home_that_is_no_folder_is_a_setting_error(
+    home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The variable and its value are named; nothing is requested, and no folder made."""
+    missing = home.root / "missing"
+    for name, value in home.variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DAGSTER_HOME", str(missing))
+    home.account.clear_journal()
+    assert main(["sync", "lists"]) == 2
+    assert f"DAGSTER_HOME='{missing}' is no folder" in capsys.readouterr().err
+    assert home.account.request_counts().total() == 0
+    assert not missing.exists()
 
 
 def test_one_failure_stops_no_other_stream(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
