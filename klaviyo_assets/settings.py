@@ -124,9 +124,7 @@ def _list_of(pattern: str, allowed: str, *words: str) -> ValueFormat:
 
     def read(raw: str) -> tuple[str, ...]:
         entries = (part.strip() for part in raw.split(","))
-        found = tuple(
-            each.lower() if each.lower() in words else each for each in entries if each
-        )
+        found = tuple(each.lower() if each.lower() in words else each for each in entries if each)
         if any(re.fullmatch(pattern, each) is None or each[:3] == "pk_" for each in found):
             raise ValueError
         return tuple(dict.fromkeys(found))

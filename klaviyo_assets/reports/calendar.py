@@ -89,6 +89,8 @@ ACCOUNTS_TABLE = "accounts"
 SET_TIMEZONE_HINT = "set KLAVIYO_TIMEZONE to the zone that Klaviyo shows in the account's settings"
 """What the operator can do if Klaviyo does not say the zone."""
 
+_NO_ZONE = "Klaviyo names no time zone for the account"
+
 _ZONE_COMPARISON_PERIOD = timedelta(days=365)
 """How far into the future two zones must agree to count as the same."""
 
@@ -137,6 +139,8 @@ def resolve_zone_offline(settings: Settings, lake: Lake, *, now: datetime) -> Zo
     """
     known = last_known_zone(settings, lake)
     if known is None and settings.timezone is None:
+        if lake.read_table_state(ACCOUNTS_TABLE) is not None:
+            raise SettingError(f"{_NO_ZONE}: {SET_TIMEZONE_HINT}")
         raise SettingError(
             "the account's time zone is not known yet: materialize klaviyo/accounts first, or "
             f"{SET_TIMEZONE_HINT}"
@@ -171,7 +175,7 @@ def resolve_zone(settings: Settings, account_zone: str | None, *, now: datetime)
         if theirs is not None:
             return theirs
         if account_zone is None:
-            raise SettingError(f"Klaviyo names no time zone for the account: {SET_TIMEZONE_HINT}")
+            raise SettingError(f"{_NO_ZONE}: {SET_TIMEZONE_HINT}")
         raise SettingError(
             f"the account's time zone {account_zone} is not known to this machine: install the "
             f"newest tzdata, or set KLAVIYO_TIMEZONE to another name of the same zone"

@@ -175,6 +175,9 @@ def test_an_account_without_a_zone_syncs_and_its_reports_ask_for_one(open_home: 
     home = account_in(open_home, None)
     assert home.sync().success
     set_metrics(home, report_metrics(home))
+    done = command(home, "plan", "--start", "2026-10-01", "--end", "2026-10-05")
+    assert done.returncode == 2
+    assert "names no time zone for the account: set KLAVIYO_TIMEZONE" in done.stderr
     metric, day = report_metrics(home)[0], date(2026, 10, 1)
     refused = run_partitions(home, FLOW_REPORT, (metric, day)).run
     assert "names no time zone" in refused.failures[FLOW_REPORT]
