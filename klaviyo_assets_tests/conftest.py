@@ -6,6 +6,7 @@ Fixtures that more than one folder needs belong here; those of one folder lie in
 import gc
 import os
 import sys
+from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     A worker takes a file at a time, in the order in which their first tests come: what begins last
     must be short, for the others have nothing left to do by then.
     """
-    items.sort(key=lambda each: (-declared_seconds(each), quickness(each)))
+    items.sort(key=lambda each: (-declared_seconds(each), quickness(each.path)))
 
 
 def pytest_collection_finish() -> None:
@@ -108,9 +109,10 @@ def declared_seconds(item: pytest.Item) -> float:
     return float(mark.args[0]) if mark is not None else 0.0
 
 
-def quickness(item: pytest.Item) -> int:
-    """Return how quick the tests of an item's folder are; 0: the slowest."""
-    parts = set(item.path.relative_to(Path(__file__).parent).parts)
+@cache
+def quickness(path: Path) -> int:
+    """Return how quick the tests of a file's folder are; 0: the slowest."""
+    parts = set(path.relative_to(Path(__file__).parent).parts)
     order = FOLDERS_FROM_SLOW_TO_QUICK
     return next((rank for rank, names in enumerate(order) if parts & set(names)), len(order))
 

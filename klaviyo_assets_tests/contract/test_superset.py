@@ -10,7 +10,7 @@ from klaviyo_assets_tests.contract.superset_files import (
     load_superset_file,
 )
 
-DATASETS = sorted(expected_superset_files())
+DATASETS = sorted(SUPERSET_FOLDER.glob("datasets/klaviyo/*.yaml"))
 CHARTS = sorted(SUPERSET_FOLDER.glob("charts/*.yaml"))
 
 

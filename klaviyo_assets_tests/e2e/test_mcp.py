@@ -7,12 +7,11 @@ from collections.abc import Generator, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import patch
 
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from mcp import Client, StdioServerParameters
 
 from klaviyo_assets.cli import mcp as mcp_verb
 from klaviyo_assets.cli.mcp import LakeTools
@@ -22,6 +21,9 @@ from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
 from klaviyo_assets_tests.e2e.test_cli import verb
+
+if TYPE_CHECKING:
+    from mcp import Client
 
 SYNCED = ("profiles", "global_exclusions", "metrics", "events", "events_detailed", "campaigns")
 
@@ -47,7 +49,7 @@ def home(dagster_template: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 class Session:
     """A server in a process of its own, and the client that started it."""
 
-    def __init__(self, portal: BlockingPortal, client: Client) -> None:
+    def __init__(self, portal: BlockingPortal, client: "Client") -> None:
         self.portal, self.client = portal, client
 
     def call(self, tool: str, **arguments: object) -> Any:  # noqa: ANN401 - JSON of any shape
@@ -68,6 +70,9 @@ class Session:
 @contextmanager
 def open_session(home: Home, *options: str) -> Generator[Session]:
     """Start a server and connect to it. It has no key, and nowhere to write but its own streams."""
+    # Importing it takes half a second, which each worker would spend on collecting.
+    from mcp import Client, StdioServerParameters  # noqa: PLC0415
+
     variables = {k: v for k, v in home.variables.items() if k != "KLAVIYO_API_KEY"}
     server = StdioServerParameters(
         command=sys.executable,

@@ -14,7 +14,11 @@ from klaviyo_assets_tests.integration.dashboard.shop import open_empty_shop, ope
 
 NOTEBOOK = ROOT / "examples" / "marketing_overview.py"
 
-pytest.importorskip("marimo", reason="pip install marimo altair, to run the notebook")
+# Importing it takes a second, which each worker would spend on collecting.
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("marimo") is None,
+    reason="pip install marimo altair, to run the notebook",
+)
 
 NOT_ASKED = {"revenue_before", "other_currencies", "list_sizes", "newest_event"}
 """Questions of the page alone: they only put another one into proportion."""
