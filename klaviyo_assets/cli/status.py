@@ -1,6 +1,11 @@
-"""The verb `status`: how far each stream is, how its last run ended, and what is off."""
+"""The verbs `status` and `dashboard`.
+
+`status`: how far each stream is, how its last run ended, and what is off. `dashboard`: writes the
+marketing overview from what is stored, and opens it.
+"""
 
 import os
+import webbrowser
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -10,10 +15,16 @@ import dagster as dg
 from dagster._core.storage.event_log.base import AssetRecord
 
 from klaviyo_assets.account.metrics import read_metrics, select_report_metrics
-from klaviyo_assets.cli.lake_access import open_lake, privacy_warnings, refuse_empty_lake
+from klaviyo_assets.cli.lake_access import (
+    open_lake,
+    open_stored_lake,
+    privacy_warnings,
+    refuse_empty_lake,
+)
 from klaviyo_assets.cli.plan import find_metric_warnings, open_plan_context
 from klaviyo_assets.cli.tables import print_table
-from klaviyo_assets.cli.terminal import print_json
+from klaviyo_assets.cli.terminal import print_errors, print_json
+from klaviyo_assets.defs.assets import write_overview
 from klaviyo_assets.defs.automation import default_automations, find_switched_on, unmet_guarantees
 from klaviyo_assets.defs.metadata import asset_key
 from klaviyo_assets.errors import LakeError, SettingError, format_quantity, format_seconds
@@ -386,3 +397,33 @@ def _describe_automation(settings: Settings) -> Iterable[str]:
         yield f"  off: {guarantee.subject} ({', '.join(guarantee.automations)})"
     if unmet:
         yield "  KLAVIYO_AUTOMATION=recommended starts all of it; each has its switch in the UI"
+
+
+def show_dashboard(settings: Settings, *, should_open: bool, as_json: bool) -> int:
+    """Write the page as its asset does, print where it is, and open it if wanted.
+
+    Dagster is not told: its history has what its own runs wrote.
+    """
+    overview, path = write_overview(open_stored_lake(settings), settings)
+    scope, missing = overview.scope, [each.title for each in overview.sections if each.missing]
+    if as_json:
+        print_json(
+            {
+                "page": path,
+                "first_day": scope.first_day,
+                "last_day": scope.last_day,
+                "timezone": scope.zone,
+                "headlines": {each.name: each.value for each in overview.headlines},
+                "without_data": missing,
+            }
+        )
+    else:
+        print(path)
+        for each in overview.headlines:
+            print(f"  {each.label}: {each.text}{f', {each.context}' if each.context else ''}")
+        for title in missing:
+            print(f"  {title} No data: the page says what to switch on")
+    if should_open and not webbrowser.open(path.as_uri()):
+        print_errors([f"no browser can be opened on this machine; the page is {path}"])
+        return 1
+    return 0

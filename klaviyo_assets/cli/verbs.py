@@ -162,6 +162,17 @@ VERBS: tuple[Verb, ...] = (
         is_report=True,
     ),
     Verb(
+        "dashboard",
+        section=LAKE,
+        summary="write the marketing overview from what is stored, and say where the page is",
+        run="status:show_dashboard",
+        options=[
+            click.Option(["--open", "should_open"], is_flag=True, help="open it in the browser")
+        ],
+        examples=["dashboard --open", "dashboard --json"],
+        is_report=True,
+    ),
+    Verb(
         "mcp",
         section=LAKE,
         summary="serve the lake to a language model (MCP over standard input and output)",

@@ -40,11 +40,32 @@ from klaviyo_assets.errors import format_quantity
 
 
 def build_lists_section(answers: Answers, scope: Scope) -> Section:
-    """Return the card of list growth; of sizes where it is not known how the lists grew."""
+    """Return the card of list growth: from members, else from the dated sizes of lists.
+
+    Of sizes where it is not known how the lists grew.
+    """
     question = questions.LIST_GROWTH
     found = answers[question.name]
-    if isinstance(found, MissingData):
+    if not isinstance(found, MissingData):
+        source = "Members of the five largest lists, from list_members"
+        method = (
+            "Who was a member at the end of each week. Somebody who left is known since the next "
+            "full read of the members, once a week."
+        )
+        return _build_growth_section(found, scope, source=source, method=method)
+    dated = rows_of(answers, questions.LIST_HISTORY)
+    if len({row["day"] for row in dated}) < 2:  # noqa: PLR2004 - growth is between two days
         return _build_sizes_section(answers, found)
+    source = "Sizes of the five largest lists, from lists_detailed_history"
+    method = "As last read before the end of each week; the history begins with the first read."
+    return _build_growth_section(dated, scope, source=source, method=method)
+
+
+def _build_growth_section(
+    found: Sequence[Row], scope: Scope, *, source: str, method: str
+) -> Section:
+    """Return the card of members by list and week; `source` is what was counted from what."""
+    question = questions.LIST_GROWTH
     if not found:
         return Section(name=question.name, title=question.title, answer="No list has a member.")
     days = sorted({read_day(row, "day") for row in found})
@@ -57,13 +78,10 @@ def build_lists_section(answers: Answers, scope: Scope) -> Section:
         title=question.title,
         answer=_describe_growth(members, days),
         source=(
-            f"{format_day(days[0])} to {format_day(days[-1])}, days of {scope.zone}. Members of "
-            "the five largest lists, from list_members; people."
+            f"{format_day(days[0])} to {format_day(days[-1])}, days of {scope.zone}. {source}; "
+            "people."
         ),
-        method=(
-            "Who was a member at the end of each week. Somebody who left is known since the next "
-            "full read of the members, once a week."
-        ),
+        method=method,
         figure="lines",
         drawing={
             "labels": [format_day(day) for day in days],

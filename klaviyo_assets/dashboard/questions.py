@@ -204,7 +204,8 @@ LIST_GROWTH = Question(
     },
     switch_on=(
         "Growth over time needs the stream <code>list_members</code>: add it to "
-        "<code>KLAVIYO_STREAMS</code>, then sync."
+        "<code>KLAVIYO_STREAMS</code>, then sync. From now on, and without a request more, "
+        "<code>KLAVIYO_HISTORY=lists_detailed</code> keeps the sizes of each day."
     ),
     sql="""\
 WITH weeks AS (
@@ -236,6 +237,41 @@ SELECT
 FROM largest JOIN daily USING (list_id) CROSS JOIN weeks
 GROUP BY list_id, name, weeks.day
 ORDER BY name, list_id, weeks.day""",
+)
+
+LIST_HISTORY = Question(
+    name="list_history",
+    title=LIST_GROWTH.title,
+    needs={
+        "lists_detailed_history": ("id", "profile_count", "valid_from", "valid_to"),
+        "lists": ("id", "name"),
+    },
+    switch_on=LIST_GROWTH.switch_on,
+    sql="""\
+WITH weeks AS (
+    SELECT CAST($last_day AS DATE) - CAST(7 * number AS INTEGER) AS day FROM range(26) AS r(number)
+), versions AS (
+    SELECT
+        id,
+        profile_count,
+        CAST(valid_from AT TIME ZONE $zone AS DATE) AS first_day,
+        CAST(valid_to AT TIME ZONE $zone AS DATE) AS until_day
+    FROM lists_detailed_history
+), sizes AS (
+    SELECT id FROM versions WHERE until_day IS NULL AND profile_count > 0
+    ORDER BY profile_count DESC, id
+    LIMIT 5
+), largest AS (
+    SELECT id, coalesce(name, 'list ' || id) || CASE WHEN count(*) OVER (PARTITION BY name) > 1
+        THEN ' (' || id || ')' ELSE '' END AS name
+    FROM sizes LEFT JOIN lists USING (id)
+)
+SELECT name, weeks.day, coalesce(max(profile_count), 0) AS members
+FROM largest CROSS JOIN weeks LEFT JOIN versions ON versions.id = largest.id
+    AND first_day <= weeks.day AND (until_day > weeks.day OR until_day IS NULL)
+WHERE weeks.day >= (SELECT min(first_day) FROM versions)
+GROUP BY largest.id, name, weeks.day
+ORDER BY name, largest.id, weeks.day""",
 )
 
 LIST_SIZES = Question(
@@ -424,6 +460,7 @@ QUESTIONS: Mapping[str, Question] = {
         CAMPAIGN_FUNNEL,
         FLOW_FUNNEL,
         LIST_GROWTH,
+        LIST_HISTORY,
         LIST_SIZES,
         CONSENT_BY_CHANNEL,
         DELIVERABILITY,

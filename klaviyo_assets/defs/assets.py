@@ -6,6 +6,7 @@ and the page can do without any of them.
 """
 
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
@@ -517,31 +518,32 @@ def build_overview_asset(selected: frozenset[str]) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[Any]:
         with raise_as_failures(OVERVIEW_NAME):
             store = lake.lake()
-            overview = _build(store, lake, context)
-            path = store.write_page(PAGE_FILE, overview.html)
+            try:
+                overview, path = write_overview(store, lake.settings)
+            except MissingTableError:
+                # Nothing was ever synced: the page then says what to switch on.
+                store.ensure_writable()
+                lake.publish(store, warn=context.log.warning)
+                overview, path = write_overview(store, lake.settings)
             context.log.info("the page is %s", path)
             return dg.MaterializeResult(metadata=overview_metadata(overview, path))
 
     return write_marketing_overview
 
 
-def _build(store: Lake, lake: LakeResource, context: dg.AssetExecutionContext) -> Overview:
-    """Ask the questions of the lake as it is published now.
+def write_overview(store: Lake, settings: Settings) -> tuple[Overview, Path]:
+    """Write the page from the lake as it is published now; return it, and where it is.
 
     Raises:
-        StorageError: a file cannot be read.
+        MissingTableError: nothing was published yet.
+        StorageError: a file cannot be read or written.
     """
-    try:
-        connection = store.open_published_views(memory_limit=OVERVIEW_MEMORY_LIMIT)
-    except MissingTableError:
-        # Nothing was ever synced: the page then says what to switch on.
-        store.ensure_writable()
-        lake.publish(store, warn=context.log.warning)
-        connection = store.open_published_views(memory_limit=OVERVIEW_MEMORY_LIMIT)
+    connection = store.open_published_views(memory_limit=OVERVIEW_MEMORY_LIMIT)
     with closing(connection), store.map_query_errors():
-        return build_overview(
-            OverviewReader(connection), now=utc_now(), quotas=read_quotas(lake.settings, store)
+        overview = build_overview(
+            OverviewReader(connection), now=utc_now(), quotas=read_quotas(settings, store)
         )
+    return overview, store.write_page(PAGE_FILE, overview.html)
 
 
 def read_quotas(settings: Settings, lake: Lake) -> Sequence[RequestQuota]:
@@ -566,6 +568,11 @@ def _escape_markdown(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>()#|~])", r"\\\1", text)
 
 
+def open_page_command(path: Path) -> str:
+    """Return the command that opens the page, to copy: browsers refuse links from http to files."""
+    return f"klaviyo-assets dashboard --open --data-dir {shlex.quote(str(path.parent))}"
+
+
 def overview_metadata(overview: Overview, path: Path) -> dict[str, Any]:
     """Return the metadata of a materialization: where the page is, and its headline numbers."""
     rows = [
@@ -580,7 +587,7 @@ def overview_metadata(overview: Overview, path: Path) -> dict[str, Any]:
     summary = "\n".join(["| | | |", "|---|---|---|", *rows, "", *answers])
     return {
         "klaviyo/page": dg.MetadataValue.path(path),
-        "klaviyo/page_link": dg.MetadataValue.url(path.as_uri()),
+        "klaviyo/open_page_with": open_page_command(path),
         "klaviyo/overview": dg.MetadataValue.md(summary),
         "klaviyo/period": f"{overview.scope.first_day} to {overview.scope.last_day}",
         "klaviyo/account_timezone": overview.scope.zone,

@@ -72,6 +72,8 @@ def reader(home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
     del variables["KLAVIYO_DATA_DIR"]
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+    # `klaviyo-assets dashboard --open` finds a browser, and none comes up.
+    monkeypatch.setattr("webbrowser.open", bool)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     return home
 

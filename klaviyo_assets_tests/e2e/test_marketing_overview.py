@@ -1,8 +1,13 @@
 """The asset of the marketing overview: from the schedule's job, on a lake of a sandbox account."""
 
+import json
 import re
+import shlex
+import webbrowser
 from html import unescape
 from pathlib import Path
+
+import pytest
 
 from klaviyo_assets.api.clock import use_clock
 from klaviyo_assets_tests.e2e.home import Home
@@ -14,6 +19,7 @@ from klaviyo_assets_tests.e2e.report_runs import (
     run_partitions,
 )
 from klaviyo_assets_tests.e2e.run_log import Metadata
+from klaviyo_assets_tests.e2e.test_cli import verb
 
 SCHEDULE = "klaviyo_marketing_overview"
 STREAMS = ("accounts", "metrics", "mapped_metrics", "campaigns", "flows", "events", "profiles")
@@ -29,7 +35,8 @@ def write_page(home: Home) -> tuple[str, Metadata]:
     metadata = run.materializations["marketing_overview"]
     path = Path(str(metadata["klaviyo/page"]))
     assert path == home.data_dir / "marketing_overview.html"
-    assert metadata["klaviyo/page_link"] == path.as_uri()
+    command = shlex.split(str(metadata["klaviyo/open_page_with"]))
+    assert command == ["klaviyo-assets", "dashboard", "--open", "--data-dir", str(home.data_dir)]
     return unescape(path.read_text(encoding="utf-8")), metadata
 
 
@@ -58,6 +65,39 @@ def test_the_page_tells_what_is_stored(home: Home) -> None:
     assert f"{currency} {revenue:,.0f} in 90 days" in page
     assert f"{currency} {revenue:,.0f}" in str(metadata["klaviyo/overview"])
     assert_no_person(home, page)
+
+
+def test_the_verb_writes_and_opens_the_page(
+    home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`dashboard` writes the asset's page and says where it is; without a lake it says so."""
+    opened: list[str] = []
+    assert verb(home, "dashboard", "--open") == 1
+    assert "nothing was synced into it yet" in capsys.readouterr().err
+    home.sync("accounts", "profiles")
+    path = home.data_dir / "marketing_overview.html"
+
+    def open_first_page(url: str) -> bool:
+        opened.append(url)
+        return len(opened) == 1
+
+    monkeypatch.setattr(webbrowser, "open", open_first_page)
+    assert verb(home, "dashboard", "--open") == 0
+    output = capsys.readouterr().out
+    assert output.splitlines()[0] == str(path)
+    assert "Where does the revenue come from? No data" in output
+    assert opened == [path.as_uri()]
+    assert verb(home, "dashboard", "--open") == 1
+    assert (
+        f"no browser can be opened on this machine; the page is {path}" in capsys.readouterr().err
+    )
+    path.unlink()
+    assert verb(home, "dashboard", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert Path(found["page"]).is_file()
+    assert len(opened) == 2
+    assert found["headlines"]["revenue"] is None
+    assert found["headlines"]["email_subscribers"] > 0
 
 
 def test_reports_become_the_funnel(home: Home) -> None:

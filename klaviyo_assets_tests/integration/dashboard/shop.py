@@ -28,6 +28,8 @@ CREATE TABLE events(datetime TIMESTAMPTZ, metric_id VARCHAR, profile_id VARCHAR,
     event_properties VARCHAR, is_machine_open BOOLEAN, synced_at TIMESTAMPTZ);
 CREATE TABLE lists(id VARCHAR, name VARCHAR, deleted_at TIMESTAMPTZ);
 CREATE TABLE lists_detailed(id VARCHAR, name VARCHAR, profile_count BIGINT, deleted_at TIMESTAMPTZ);
+CREATE TABLE lists_detailed_history(id VARCHAR, profile_count BIGINT, valid_from TIMESTAMPTZ,
+    valid_to TIMESTAMPTZ);
 CREATE TABLE list_members(list_id VARCHAR, joined_group_at TIMESTAMPTZ, left_at TIMESTAMPTZ);
 CREATE TABLE profiles(id VARCHAR, email VARCHAR, deleted_at TIMESTAMPTZ,
     subscriptions_email_marketing_consent VARCHAR, subscriptions_sms_marketing_consent VARCHAR,
@@ -88,6 +90,13 @@ UPDATE events SET synced_at = '2026-08-10 15:30:00+00';
 
 INSERT INTO lists VALUES ('l1', 'Newsletter', NULL), ('l2', NULL, NULL);
 INSERT INTO lists_detailed VALUES ('l1', 'Newsletter', 12, NULL);
+INSERT INTO lists_detailed_history VALUES
+    ('l1', 10, '2026-07-18 12:00:00+00', '2026-08-02 12:00:00+00'),
+    ('l1', 11, '2026-08-02 12:00:00+00', '2026-08-02 13:00:00+00'),
+    ('l1', 12, '2026-08-02 13:00:00+00', NULL),
+    ('l2', 9, '2026-07-18 12:00:00+00', '2026-08-09 12:00:00+00'),
+    ('l2', 4, '2026-08-09 12:00:00+00', NULL),
+    ('l3', 99, '2026-07-18 12:00:00+00', '2026-08-01 12:00:00+00');
 INSERT INTO list_members VALUES ('l1', '2025-01-01 12:00:00+00', NULL),
     ('l1', '2026-08-01 12:00:00+00', NULL), ('l1', '2026-08-02 12:00:00+00', NULL),
     ('l1', '2025-01-01 12:00:00+00', '2026-07-01 12:00:00+00'),

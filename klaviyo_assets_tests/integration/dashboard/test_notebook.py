@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
     reason="pip install marimo altair, to run the notebook",
 )
 
-NOT_ASKED = {"revenue_before", "other_currencies", "list_sizes", "newest_event"}
+NOT_ASKED = {"revenue_before", "other_currencies", "list_history", "list_sizes", "newest_event"}
 """Questions of the page alone: they only put another one into proportion."""
 
 

@@ -5,13 +5,15 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from klaviyo_assets.dashboard import questions
 from klaviyo_assets.dashboard.page import build_overview
 from klaviyo_assets.dashboard.questions import MissingData, OverviewReader, Question, Row
 from klaviyo_assets.defs.assets import overview_metadata
-from klaviyo_assets.model.stream import relation_columns
+from klaviyo_assets.lake.layout import HISTORY_SUFFIX
+from klaviyo_assets.model.stream import VALID_FROM_COLUMN, VALID_TO_COLUMN, relation_columns
 from klaviyo_assets.streams import STREAMS
 from klaviyo_assets_tests.integration.dashboard.shop import NOW, open_empty_shop, open_shop
 
@@ -101,6 +103,47 @@ def test_list_growth(reader: OverviewReader) -> None:
     assert other == [0] * 25 + [1]
 
 
+def test_list_growth_by_dated_sizes(reader: OverviewReader) -> None:
+    """The version at the end of each week since the history began; a deleted list is not there."""
+    rows = ask(reader, questions.LIST_HISTORY)
+    assert pick(rows, "name", "day", "members") == [
+        ("Newsletter", date(2026, 7, 19), 10),
+        ("Newsletter", date(2026, 7, 26), 10),
+        ("Newsletter", date(2026, 8, 2), 12),
+        ("Newsletter", date(2026, 8, 9), 12),
+        ("list l2", date(2026, 7, 19), 9),
+        ("list l2", date(2026, 7, 26), 9),
+        ("list l2", date(2026, 8, 2), 9),
+        ("list l2", date(2026, 8, 9), 4),
+    ]
+
+
+def test_growth_is_told_by_what_is_there() -> None:
+    """Members come before dated sizes, these before the sizes of today, which name what to add."""
+    with open_shop() as opened:
+        answers = [describe_lists(opened)]
+        opened.execute("DROP TABLE list_members")
+        answers.append(describe_lists(opened))
+        opened.execute("DELETE FROM lists_detailed_history WHERE valid_from < '2026-08-09'")
+        answers.append(describe_lists(opened))
+        opened.execute("DROP TABLE lists_detailed_history")
+        answers.append(describe_lists(opened))
+    largest = "Newsletter is the largest list, with 12 people."
+    assert answers == [
+        ("All 2 largest lists have grown in 25 weeks, Newsletter by 1 person.", False),
+        ("Newsletter has grown in 3 weeks, by 2 people.", False),
+        (largest, True),
+        (largest, True),
+    ]
+
+
+def describe_lists(opened: duckdb.DuckDBPyConnection) -> tuple[str, bool]:
+    """Return what the card of lists answers, and whether it says what is missing."""
+    overview = build_overview(OverviewReader(opened), now=NOW)
+    (card,) = (each for each in overview.sections if each.name == "list_growth")
+    return card.answer, "KLAVIYO_HISTORY" in card.missing
+
+
 def test_consent(reader: OverviewReader) -> None:
     """People that are not deleted, by channel and state; NULL is not known."""
     rows = ask(reader, questions.CONSENT_BY_CHANNEL)
@@ -154,7 +197,10 @@ def test_plan_usage(reader: OverviewReader) -> None:
 def test_every_column_that_a_question_needs_is_declared(name: str) -> None:
     """What a question reads is a column of a relation, as the streams declare it."""
     for relation, columns in questions.QUESTIONS[name].needs.items():
-        declared = {each.name for each in relation_columns(STREAMS[relation], STREAMS)}
+        stream = STREAMS[relation.removesuffix(HISTORY_SUFFIX)]
+        declared = {each.name for each in relation_columns(stream, STREAMS)}
+        if stream.name != relation:
+            declared |= {VALID_FROM_COLUMN.name, VALID_TO_COLUMN.name}
         assert set(columns) <= declared, relation
 
 
