@@ -7,8 +7,9 @@ fails, the stored rows of that parent stay as they are, and nothing of it counts
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -61,7 +62,7 @@ from klaviyo_assets.model.stream import (
 )
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.sync.context import ROW_CLAIMS_KEY, PrivacyGuard, SyncContext
-from klaviyo_assets.sync.plan import SyncPlan, parent_column
+from klaviyo_assets.sync.plan import PARENTS_READ_KEY, SyncPlan, parent_column
 from klaviyo_assets.sync.window_reader import PageFetcher, PageResult, PageSource, RequestContext
 
 ParentVersions = Mapping[str, datetime | None]
@@ -94,18 +95,25 @@ def start_fan_out(
     stream, source = context.stream, cast("Detail", context.stream.source)
     table = build_table(stream, arrow_schema(stream))
     read_stored = partial(read_stored_rows, table, lake=lake, hidden=privacy_guard.cleared_columns)
-    replaces_rows = plan.is_replacement and plan.planned_version is not None
     stored = _read_stored_versions(stream, source, lake) if not plan.is_replacement else {}
-    return FanOut(
+    parents, read_before = _read_parent_versions(source, lake), frozenset[str]()
+    if plan.parents_read:
+        # What cannot be read any more is requested again.
+        with suppress(CorruptFileError):
+            rows = read_stored(parents.keys() & plan.parents_read.keys())
+            if rows is not None:
+                read_before = frozenset(cast("list[str]", rows["id"].to_pylist()))
+    due = {each: parents[each] for each in parents if each not in read_before}
+    fan_out = FanOut(
         context=context,
-        parents=parents_to_fetch(
-            _read_parent_versions(source, lake), stored, reread_since=plan.reread_since
-        ),
+        parents=parents_to_fetch(due, stored, reread_since=plan.reread_since),
         decoder=privacy_guard.decoder,
         requested_at=plan.started_at,
         has_stored_rows=bool(stored),
-        read_stored=read_stored if replaces_rows else None,
+        read_stored=read_stored if plan.is_replacement else None,
     )
+    fan_out.committed_slices = read_before
+    return fan_out
 
 
 def parents_to_fetch(
@@ -150,7 +158,7 @@ class FanOut(PageSource):
     """The fetch time (UTC) of rows for parents that Klaviyo has no value of."""
     has_stored_rows: bool
     """Whether earlier syncs have fetched parents: then a refusal concerns one parent."""
-    read_stored: Callable[[Sequence[str]], pa.RecordBatch | None] | None
+    read_stored: Callable[[Iterable[str]], pa.RecordBatch | None] | None
     """Returns the stored rows of some ids; None where stored rows stay in the table anyway."""
     _failed_ids: list[str] = field(default_factory=list[str])
     _consecutive_failures: int = 0
@@ -163,7 +171,8 @@ class FanOut(PageSource):
     def results(self) -> Iterator[PageResult | Slice]:
         """Yield a page for each parent in order, then the one slice.
 
-        A parent that fails does not stop the others.
+        In a replacement each parent is a slice too, so that it can be committed before the end. A
+        parent that fails does not stop the others.
 
         Raises:
             KlaviyoAssetsError: as the client says; also the error of a parent, if too many fail in
@@ -181,11 +190,15 @@ class FanOut(PageSource):
         try:
             in_flight = list(submit(_WORKER_COUNT))
             while in_flight:
-                result = self._collect_result(*in_flight.pop(0))
+                parent_id, future = in_flight.pop(0)
+                result = self._collect_result(parent_id, future)
                 in_flight.extend(submit(1))
-                if result is not None:
-                    last_at = result.responded_at
-                    yield result
+                if result is None:
+                    continue
+                last_at = result.responded_at
+                yield result
+                if self.read_stored is not None and not result.page.quarantined:
+                    yield Slice(name=parent_id, filter="")
         finally:
             self._stop.set()
             threads.shutdown(wait=False, cancel_futures=True)
@@ -194,11 +207,24 @@ class FanOut(PageSource):
         yield WHOLE_COLLECTION
 
     def _rows_that_stay(self, at: datetime) -> Iterator[PageResult]:
-        """Yield the stored rows of failed parents, which a replacement would drop otherwise.
+        """Yield the stored rows that the last commit of a replacement would drop otherwise.
 
-        A failed request does not make the old row wrong; later syncs request the parent again.
+        Those of its earlier commits, and those of failed parents: a failed request does not make
+        the old row wrong, and later syncs request the parent again.
+
+        Raises:
+            CorruptFileError: what earlier commits hold cannot be read.
         """
-        rows = self.read_stored(self._failed_ids) if self.read_stored and self._failed_ids else None
+        ids = {*self._failed_ids, *self.committed_slices}
+        if self.read_stored is None or not ids:
+            return
+        try:
+            rows = self.read_stored(ids)
+        except CorruptFileError:
+            # A replacement repairs a damaged table, so the rows of failed parents may go.
+            if self.committed_slices:
+                raise
+            return
         if rows is not None:
             yield PageResult(
                 slice=WHOLE_COLLECTION, page=page_of_stored_rows(rows), batch=rows, responded_at=at
@@ -347,12 +373,12 @@ def read_stored_rows(
 ) -> pa.RecordBatch | None:
     """Return the stored rows of some ids, NULL in the columns that a privacy setting hides.
 
-    None where there are none, or where they cannot be read: a replacement repairs a damaged table.
+    None where there are none.
+
+    Raises:
+        CorruptFileError: the table is damaged.
     """
-    try:
-        stored = lake.read_columns(table.name, table.schema.names)
-    except CorruptFileError:
-        return None
+    stored = lake.read_columns(table.name, table.schema.names)
     rows = stored.filter(pc.is_in(stored["id"], value_set=pa.array(sorted(ids), pa.string())))
     if not rows.num_rows:
         return None
@@ -436,8 +462,9 @@ def _meets_condition(text: object, member: str, beginning: str) -> bool:
 def settle_parent_round(plan: SyncPlan, privacy_guard: PrivacyGuard, context: SyncContext) -> None:
     """Decide whether an unfinished read of all parents is continued; say so.
 
-    With other privacy settings than it had, everything is read again, and stored by one commit:
-    rows of before lose columns in it.
+    A replacement continues it, an increment hands it on to the next replacement. With other privacy
+    settings than it had, neither does: everything is read again, and stored by one commit, in which
+    rows of before lose columns.
     """
     if privacy_guard.cleared_columns:
         plan.commits_by_parent = False
@@ -445,10 +472,15 @@ def settle_parent_round(plan: SyncPlan, privacy_guard: PrivacyGuard, context: Sy
     if plan.parent_round is None or claims != plan.previous_state.get(ROW_CLAIMS_KEY, {}):
         plan.parent_round = None
         return
-    all_parents, read = len(plan.progress.active_slices), len(plan.parents_read)
+    if not plan.is_replacement:
+        plan.handed_on = {PARENTS_READ_KEY: plan.parent_round.to_json()}
+        plan.parent_round = None
+        return
+    read = f"{len(plan.parents_read):,}"
+    of_all = "" if plan.is_fan_out else f" of {len(plan.progress.active_slices):,}"
     context.warn(
-        f"continuing a read that was interrupted: {read:,} of {all_parents:,} parents were read "
-        f"since {plan.parent_round.since:%Y-%m-%d %H:%M} UTC, and are not requested again"
+        f"continuing a read that was interrupted: {read}{of_all} parents were read since "
+        f"{plan.parent_round.since:%Y-%m-%d %H:%M} UTC, and are not requested again"
     )
 
 

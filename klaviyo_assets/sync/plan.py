@@ -166,7 +166,9 @@ class SyncPlan:
     parent_round: ParentRound | None = None
     """The unfinished replacement by parent that this one continues; None: it begins anew."""
     commits_by_parent: bool = False
-    """Whether a replacement commits the children of parents that it has read, before the last."""
+    """Whether a replacement commits the rows of parents that it has read, before the last."""
+    handed_on: Mapping[str, object] = field(default_factory=dict[str, object])
+    """The state of an unfinished replacement by parent, which an increment commits unchanged."""
     previous_state: Mapping[str, object] = field(default_factory=dict[str, object])
     """The state of the table's last commit."""
 
@@ -181,11 +183,18 @@ class SyncPlan:
         return self.is_replacement or self.options.is_id_scan
 
     @property
+    def is_fan_out(self) -> bool:
+        """Return whether each parent is requested for a row of its own, and all are one slice."""
+        return not self.windows and self.progress.active_slices == (WHOLE_COLLECTION.name,)
+
+    @property
     def parents_read(self) -> Mapping[str, SliceProgress]:
         """Return the progress of the slices that the continued read has read."""
         if self.parent_round is None:
             return {}
         known = self.parent_round.slices
+        if self.is_fan_out:
+            return known
         return {name: known[name] for name in self.progress.active_slices if name in known}
 
     @property
@@ -250,9 +259,7 @@ def plan_sync(
         previous_state=previous.lake_state or {},
     )
     if isinstance(stream.source, Detail):
-        plan.progress = SyncProgress(None, {}, (WHOLE_COLLECTION.name,))
-        began = cast("str | None", (previous.lake_state or {}).get(FAN_OUT_SINCE_KEY))
-        plan.reread_since = parse_instant(began)
+        _plan_fan_out(plan)
         return plan
     if stream.has_shapes:
         _plan_shape(plan, stream, previous)
@@ -263,6 +270,7 @@ def plan_sync(
         plan.parent_round = read_parent_round(plan.previous_state, now=now)
         return plan
     plan.warnings = _load_progress(plan.progress, stream, previous, now=now)
+    plan.parent_round = read_parent_round(plan.previous_state, now=now)
     if not plan.should_advance_cursor:
         plan.windows = tuple((each, options.reread_window or Window()) for each in slices)
         return plan
@@ -270,6 +278,18 @@ def plan_sync(
     lookback = timedelta(days=settings.lookback_days if has_lookback else 0)
     plan.windows = _plan_unread(plan.progress, slices, lookback=lookback, now=now)
     return plan
+
+
+def _plan_fan_out(plan: SyncPlan) -> None:
+    """Plan one slice of all parents, and what of an unfinished sync of them counts."""
+    plan.progress = SyncProgress(None, {}, (WHOLE_COLLECTION.name,))
+    plan.reread_since = parse_instant(
+        cast("str | None", plan.previous_state.get(FAN_OUT_SINCE_KEY))
+    )
+    # A history would take the rows of an earlier part for another version.
+    plan.commits_by_parent = plan.options.mode is SyncMode.FULL_REFRESH_OVERWRITE
+    if not plan.options.mode.is_full_refresh or plan.commits_by_parent:
+        plan.parent_round = read_parent_round(plan.previous_state, now=plan.started_at)
 
 
 def _plan_unread(

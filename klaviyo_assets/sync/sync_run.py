@@ -36,7 +36,7 @@ from klaviyo_assets.lake.write.soft_deletes import ColumnValues, DeletionScan, S
 from klaviyo_assets.lake.write.table_writer import Rebase
 from klaviyo_assets.model.privacy import preview_columns
 from klaviyo_assets.model.selection import keeps_changes
-from klaviyo_assets.model.stream import Detail, Slice, Stream
+from klaviyo_assets.model.stream import WHOLE_COLLECTION, Detail, Slice, Stream
 from klaviyo_assets.model.window import (
     QUARANTINE_RETRIES_KEY,
     SliceProgress,
@@ -412,8 +412,7 @@ class SyncRun:
 
         The state names the parents that were read to their end: a later run does not request them
         again. Nothing is removed or marked before the last commit. Return None where no further
-        parent has been read, or where another run has committed meanwhile: then there is one commit
-        at the end, which is put on top of that.
+        parent has been read. After another run's commit, or with damaged files, the last is all.
         """
         if not self._plan.commits_by_parent or not isinstance(session, WriteSession):
             return None
@@ -429,10 +428,11 @@ class SyncRun:
         state |= {PARENTS_READ_KEY: parent_round.to_json(), **self._privacy_guard.claims}
         try:
             receipt = session.commit_part(state)
-        except LakeConflictError:
+        except (LakeConflictError, CorruptFileError):
             self._plan.commits_by_parent = False
             return None
         self._round_since, self._parents_committed = parent_round.since, len(read)
+        self._source.committed_slices = read.keys()
         self.is_part = True
         self._count_commit(receipt)
         return receipt
@@ -457,13 +457,13 @@ class SyncRun:
 
         A sync of details has no cursor: until it ends, the state has when it began.
         """
-        claims = self._privacy_guard.claims
         shape = {SHAPE_KEY: self._plan.shape} if self._plan.shape is not None else {}
+        shared = {**shape, **self._plan.handed_on, **self._privacy_guard.claims}
         if not isinstance(self._stream.source, Detail):
-            return {**progress_to_json(self.progress), **shape, **claims}
+            return {**progress_to_json(self.progress), **shared}
         began = (self._plan.reread_since or self._plan.started_at).isoformat()
-        has_ended = bool(self.progress.finished_slices)
-        return {"cursor": None, FAN_OUT_SINCE_KEY: None if has_ended else began, **claims}
+        has_ended = WHOLE_COLLECTION.name in self.progress.finished_slices
+        return {"cursor": None, FAN_OUT_SINCE_KEY: None if has_ended else began, **shared}
 
     def _shrink_guard(self) -> ShrinkGuard | None:
         """Return the limit for the rows that a commit may drop or mark; None: no limit."""

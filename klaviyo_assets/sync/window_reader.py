@@ -229,6 +229,8 @@ class PageSource(ABC):
     """Parent records that could not be fetched, by reason."""
     failed_slices: AbstractSet[str] = frozenset()
     """Names of slices that ended although a request of theirs failed."""
+    committed_slices: AbstractSet[str] = frozenset()
+    """Names of slices whose rows earlier commits of the same replacement hold."""
 
     @abstractmethod
     def results(self) -> Iterator[PageResult | Slice]:

@@ -212,29 +212,27 @@ def simulate(requests: Sequence[StreamRequests], *, share: float) -> dict[str, f
 
     Streams that share a budget take turns; `share` is our part of the steady limits.
     """
-    booked: dict[RateLimitBucket, BookedTimes] = {}
-    left = {work.stream: work.requests for work in requests}
-    ends = dict.fromkeys(left, 0.0)
-    while any(left.values()):
-        moments = {
-            work.stream: max(
-                earliest_allowed_time(
-                    tier_limits(budget.tier, share=share, scale=1),
-                    booked.setdefault(budget, BookedTimes()).nth_last,
-                    0.0,
-                )
-                for budget in work.budgets
+    booked = {budget: BookedTimes() for work in requests for budget in work.budgets}
+    limits = {budget: tier_limits(budget.tier, share=share, scale=1) for budget in booked}
+    waiting = [work for work in requests if work.requests]
+    left = {work.stream: work.requests for work in waiting}
+    ends = dict.fromkeys((work.stream for work in requests), 0.0)
+    moments: dict[tuple[RateLimitBucket, ...], float] = {}
+    while waiting:
+        for budgets in {work.budgets for work in waiting} - moments.keys():
+            moments[budgets] = max(
+                earliest_allowed_time(limits[each], booked[each].nth_last, 0.0) for each in budgets
             )
-            for work in requests
-            if left[work.stream]
-        }
-        work = min(
-            (each for each in requests if each.stream in moments), key=lambda w: moments[w.stream]
-        )
+        work = min(waiting, key=lambda each: moments[each.budgets])
+        ends[work.stream] = moments[work.budgets]
         for budget in work.budgets:
-            booked[budget].times.append(moments[work.stream])
+            booked[budget].times.append(ends[work.stream])
+        # The others may leave when they might before.
+        moments = {each: at for each, at in moments.items() if not {*each} & {*work.budgets}}
         left[work.stream] -= 1
-        ends[work.stream] = moments[work.stream]
+        waiting = (
+            [each for each in waiting if left[each.stream]] if not left[work.stream] else waiting
+        )
     return ends
 
 

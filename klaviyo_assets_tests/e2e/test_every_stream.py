@@ -1,7 +1,7 @@
 """Every stream that KLAVIYO_STREAMS can turn on is brought home, those of each revision from it."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,6 +14,7 @@ import pytest
 
 from klaviyo_assets.model.selection import offered_streams
 from klaviyo_assets.model.stream import PARENT_ID, Children, Collection, Detail, Stream, ViewSource
+from klaviyo_assets.sandbox.account.records import RecordCollection
 from klaviyo_assets.settings import SUPPORTED_REVISIONS
 from klaviyo_assets.streams import COLLECTIONS, STREAMS
 from klaviyo_assets_tests.benchmarks.model_account import (
@@ -26,6 +27,7 @@ from klaviyo_assets_tests.e2e.run_log import RunResult
 from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
 
 JULY, OCTOBER = SUPPORTED_REVISIONS
+FULL = {"sync_mode": "full_refresh_overwrite"}
 CHOSEN = tuple(stream for stream in COLLECTIONS if stream.is_opt_in or stream.since)
 OPT_IN = tuple(stream for stream in CHOSEN if not isinstance(stream.source, ViewSource))
 WITH_HOMES = [(each.since or JULY, each) for each in OPT_IN]
@@ -50,12 +52,81 @@ each_stream = pytest.mark.parametrize(("revision", "stream"), WITH_HOMES, ids=na
 each_revision = pytest.mark.parametrize("revision", SUPPORTED_REVISIONS)
 
 
+CHANGED = tuple(
+    (revision, each)
+    for revision, each in WITH_HOMES
+    if isinstance(each.source, Collection | Children)
+    and not each.name.endswith("_members")
+    and not each.name.startswith("campaign_")
+)
+"""The streams of records that are renamed, switched and deleted between the two syncs.
+
+Of those that are on from the start the tests are in test_soft_deletes.py and test_second_sync.py,
+of members in test_members.py, of campaigns and their parts in test_revisions.py.
+"""
+
+WITHOUT_NAMES = {"brand_email_defaults", "mapped_metrics", "webhook_topics"}
+"""Streams of which no text or object can change: their ids and links say all."""
+
+NEW_TEXT = "Another name"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What was changed in a stream: columns of one record, and another one that was deleted."""
+
+    changed_id: str | None
+    columns: Mapping[str, object]
+    deleted_id: str | None
+
+
+def choose_columns(stream: Stream, attributes: Mapping[str, Any]) -> dict[str, object]:
+    """Return new values of a text, or else of a JSON object, and of a switch such as archived."""
+
+    def named(kind: type, column_type: str) -> list[str]:
+        return [
+            each.name
+            for each in stream.columns
+            if each.type == column_type and isinstance(attributes.get(each.name), kind)
+        ]
+
+    texts = sorted(named(str, "string"), key=lambda name: name not in {"name", "title", "label"})
+    chosen: dict[str, object] = dict.fromkeys(texts[:1], NEW_TEXT)
+    if not chosen:
+        chosen |= {name: {"changed": NEW_TEXT} for name in named(dict, "json")[:1]}
+    return chosen | {name: not attributes[name] for name in named(bool, "boolean")[:1]}
+
+
+def change_every_kind(home: Home, revision: str) -> dict[str, Changes]:
+    """Change a record of each stream and delete another, but no parent; return what was done."""
+    collections, done = home.account.sandbox.store.collections, dict[str, Changes]()
+    for stream in (each for wanted, each in CHANGED if wanted == revision):
+        found = collections[kind_of(stream.name, collections)]
+        assert isinstance(found, RecordCollection)
+        first, last = found.records[0], found.records[-1]
+        columns = choose_columns(stream, last.attributes)
+        if columns:
+            home.account.mutate(**{found.kind: last.id, "set": columns})
+        # More than a third of the rows would be read a second time before they are marked.
+        is_deleted = len(found.records) > 3 and stream.name not in PARENTS
+        if is_deleted:
+            home.account.mutate(**{found.kind: first.id, "delete": True})
+        done[stream.name] = Changes(
+            changed_id=last.id, columns=columns, deleted_id=first.id if is_deleted else None
+        )
+    return done
+
+
 @dataclass(slots=True, kw_only=True)
 class FullHome(Home):
-    """A home with the runs that synced its streams, and how many requests the last one made."""
+    """A home with the runs that synced its streams, and how many requests the last one made.
+
+    `changes`: by stream, what changed between the two.
+    """
 
     runs: list[RunResult] = field(default_factory=list[RunResult])
     requests: int = 0
+    changes: dict[str, Changes] = field(default_factory=dict[str, Changes])
 
 
 OpenFullHome = Callable[[str], FullHome]
@@ -83,7 +154,16 @@ def open_full_home(
                 home.account.clear_journal()
                 home.runs.append(home.sync(*NAMES[revision]))
                 assert home.runs[-1].success
-            home.requests = home.account.request_counts().total()
+                home.requests = home.account.request_counts().total()
+                if not home.changes:
+                    home.account.advance_clock(hours=1)
+                    home.changes = change_every_kind(home, revision)
+            by_cursor = [
+                name
+                for name in home.changes
+                if STREAMS[name].cursor and home.changes[name].deleted_id
+            ]
+            assert not by_cursor or home.sync(*by_cursor, config=FULL).success
             return home
 
         yield synced
@@ -104,17 +184,27 @@ def truth(home: Home, stream: Stream) -> set[Any]:
     collections = store.collections
     if stream.name.startswith("campaign_") and stream.since:
         collections = {**collections, **store.campaign_family.current().by_kind()}
-    kinds = {name.replace("-", "_"): name for name in collections}
-    word = {"universal_content": "template_universal_content"}.get(stream.name, stream.name)
-    singular = word.removesuffix("ies") + "y" if word.endswith("ies") else word.removesuffix("s")
-    collection = collections[kinds.get(word) or kinds[singular]]
+    collection = collections[kind_of(stream.name, collections)]
     return {collection.id_of(k) for k in collection.sorted_ordinals("id")}
+
+
+OTHER_WORDS = {"universal_content": "template_universal_content", "email_templates": "template"}
+"""Streams whose names are not the plurals of the sandbox's words."""
+
+
+def kind_of(stream: str, kinds: Iterable[str]) -> str:
+    """Return the sandbox's word for a record of a stream."""
+    known = {each.replace("-", "_"): each for each in kinds}
+    word = OTHER_WORDS.get(stream, stream)
+    singular = word.removesuffix("ies") + "y" if word.endswith("ies") else word.removesuffix("s")
+    return known.get(word) or known[singular]
 
 
 @each_stream
 def test_every_record_is_there_once(full_home: Home, stream: Stream) -> None:
     """What the account has of a type is in the table, each id once."""
-    rows = full_home.query(f"SELECT {', '.join(stream.key[:2])} FROM {stream.name}")
+    living = f"WHERE {stream.deletion_column.name} IS NULL" if stream.has_soft_deletes else ""
+    rows = full_home.query(f"SELECT {', '.join(stream.key[:2])} FROM {stream.name} {living}")
     ids: list[Any] = [row if len(stream.key) > 1 else row[0] for row in rows]
     assert len(ids) == len(set(ids))
     if isinstance(stream.source, Collection | Children):
@@ -244,10 +334,26 @@ def test_the_tokens_of_devices_are_stored_nowhere(full_home: Home) -> None:
     tokens = [
         each["token"].encode() for each in full_home.account.attributes("push-token").values()
     ]
-    assert len(full_home.query("SELECT id FROM push_tokens")) == len(tokens) > 0
+    assert len(full_home.live_ids("push_tokens")) == len(tokens) > 0
     stored = b"".join(
         repr(pq.read_table(path).to_pylist()).encode()
         for path in (full_home.data_dir / "lake" / "push_tokens").rglob("*.parquet")
     )
     assert stored
     assert not [each for each in tokens if each in stored]
+
+
+@pytest.mark.parametrize(("revision", "stream"), CHANGED, ids=name_of)
+def test_a_change_of_each_kind_is_seen(full_home: FullHome, stream: Stream) -> None:
+    """A record that was renamed, switched or deleted is so in the table after a read of all."""
+    changes = full_home.changes[stream.name]
+    assert changes.columns or stream.name in WITHOUT_NAMES
+    for column, value in changes.columns.items():
+        query = f"SELECT {column} FROM {stream.name} WHERE id = '{changes.changed_id}'"
+        ((stored,),) = full_home.query(query)
+        if isinstance(value, dict):
+            assert value.items() <= json.loads(stored).items()
+        else:
+            assert stored == value
+    if changes.deleted_id is not None:
+        assert list(full_home.deletion_times(stream.name)) == [changes.deleted_id]

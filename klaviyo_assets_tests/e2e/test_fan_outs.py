@@ -29,7 +29,7 @@ def home(tmp_path: Path, dagster_template: Path) -> Iterator[Home]:
             account=account,
             root=tmp_path,
             dagster_template=dagster_template,
-            settings={"KLAVIYO_STREAMS": "flow_actions,list_members"},
+            settings={"KLAVIYO_STREAMS": "flow_actions,flow_definitions,list_members"},
         )
         assert home.sync("flows", "lists").success
         yield home
@@ -129,6 +129,56 @@ def test_a_killed_full_read_of_members_goes_on(home: Home) -> None:
         for query in home.account.queries(f"/api/lists/{group}/profiles")
     ]
     assert all("greater" in each for each in queries)
+
+
+def definitions_requested(home: Home) -> Counter[str]:
+    """Return how many requests there were for the definition of each flow."""
+    counts = home.account.request_counts()
+    return Counter(
+        {path.rsplit("/", 1)[1]: n for path, n in counts.items() if path.count("/") == 3}
+    )
+
+
+@pytest.mark.parametrize("between", ["nothing", "an increment"])
+def test_a_killed_full_refresh_of_details_goes_on(home: Home, between: str) -> None:
+    """Flows without a commit are requested alone, and what is gone leaves with the last commit."""
+    assert home.sync("flow_definitions").success
+    flows = home.account.true_ids("flows")
+    home.account.advance_clock(hours=1)
+    began = home.account.now
+    read = kill_a_sync(home, "flow_definitions", config=FULL)
+    gone = home.account.mutate(flow=min(read), delete=True)
+    assert home.sync("flows", config=FULL).success
+    assert between == "nothing" or home.sync("flow_definitions").success
+    home.account.clear_journal()
+    run = home.sync("flow_definitions", config=FULL)
+    assert run.success
+    assert definitions_requested(home) == dict.fromkeys(flows - read, 1)
+    assert f"{len(read)} parents were read since" in run.warnings
+    lake = Lake(home.data_dir, clock=lambda: home.account.now)
+    rows = lake.read_columns("flow_definitions", ["id", "definition", "synced_at"]).to_pylist()
+    assert sorted(row["id"] for row in rows) == sorted(flows - {gone})
+    assert all(row["definition"] and row["synced_at"] >= began for row in rows)
+    assert not parents_read(home, "flow_definitions")
+    home.account.clear_journal()
+    assert home.sync("flow_definitions", config=FULL).success
+    assert definitions_requested(home) == dict.fromkeys(flows - {gone}, 1)
+
+
+@pytest.mark.parametrize("stream", ["flow_actions", "flow_definitions"])
+def test_a_refresh_in_parts_is_whole_and_repairs_a_damaged_table(
+    home: Home, monkeypatch: pytest.MonkeyPatch, stream: str
+) -> None:
+    """The last commit has the rows of those before; where files are damaged it has all of them."""
+    assert home.sync(stream).success
+    before = sorted(home.ids(stream))
+    monkeypatch.setattr(sync_run, "COMMIT_BYTES", 1)
+    assert home.sync(stream, config=FULL).success
+    assert sorted(map(str, home.lake_ids(stream))) == before
+    for file in (home.data_dir / "lake" / stream).glob("*.parquet"):
+        file.write_bytes(b"damaged")
+    assert home.sync(stream, config=FULL).success
+    assert sorted(map(str, home.lake_ids(stream))) == before
 
 
 def one_worker(*_: object) -> int:
