@@ -5,7 +5,7 @@ None of them but adopt sends a request.
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -25,9 +25,9 @@ from klaviyo_assets.cli.terminal import confirm, print_errors, print_json
 from klaviyo_assets.decode.schema import arrow_schema
 from klaviyo_assets.errors import LakeError, SettingError, format_quantity
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.lake.layout import build_table
+from klaviyo_assets.lake.layout import DATABASE_FILE, build_table
 from klaviyo_assets.lake.maintenance.personal_data import ProfileTable
-from klaviyo_assets.lake.read.export import ExportProgress
+from klaviyo_assets.lake.read.export import ExportProgress, TargetView
 from klaviyo_assets.lake.read.views import build_relations
 from klaviyo_assets.model.privacy import profile_id_column
 from klaviyo_assets.model.report import ReportEndpoint
@@ -72,13 +72,14 @@ def _describe_as_json(stream: Stream, *, is_on: bool) -> dict[str, object]:
     }
 
 
-def publish(
+def publish(  # noqa: PLR0913 - the verb's options, by name
     settings: Settings,
     *,
     lake_root: str | None,
     dbt: Path | None,
     airbyte: Path | None,
     schema: str | None,
+    as_json: bool,
 ) -> int:
     """Rebuild klaviyo.duckdb, or write views with another tool's names into a database."""
     targets = [
@@ -89,41 +90,88 @@ def publish(
     if not targets:
         if schema is not None:
             raise SettingError("--schema goes with --dbt or --airbyte")
-        return _publish_lake(settings, lake_root=lake_root or "")
+        problems = _publish_lake(settings, lake_root=lake_root or "", is_quiet=as_json)
+        if as_json:
+            _print_published(settings, lake_root=lake_root, problems=problems)
+        return 1 if problems else 0
     if lake_root is not None:
         raise SettingError(
             "--lake-root does not go with --dbt or --airbyte, whose views name the files by their "
             "paths on this machine"
         )
-    for target, mapped in targets:
-        named = replace(mapped, schema=schema) if schema is not None else mapped
-        _publish_to_target(settings, target, named)
+    named = [(target, replace(each, schema=schema or each.schema)) for target, each in targets]
+    written = [
+        (target, each, _publish_to_target(settings, target, each, is_quiet=as_json))
+        for target, each in named
+    ]
+    if as_json:
+        _print_published(settings, targets=written)
     return 0
 
 
-def _publish_to_target(settings: Settings, target: Path, mapped: MappedSchema) -> None:
-    """Write the views, and print their rows, and what the lake lacks for them."""
+def _publish_to_target(
+    settings: Settings, target: Path, mapped: MappedSchema, *, is_quiet: bool
+) -> list[TargetView]:
+    """Write the views; print what the lake lacks for them and, unless quiet, their rows."""
     written = open_lake(settings).publish_to_target(
         target.absolute(),
         mapped,
         build_relations(shown_streams(settings, STREAMS), DERIVED_RELATIONS),
     )
-    print(f"{target} shows the lake as it is now, by the names of {mapped.tool}:")
-    print_table(
-        ("view", "rows"),
-        [(f"{mapped.schema}.{each.name}", f"{each.rows:,}") for each in written],
-        numbers=("rows",),
-    )
+    if not is_quiet:
+        _print_target_views(target, mapped, written)
     print_errors(
         f"warning: {name} was never synced, so {mapped.schema}.{each.name} has "
         f"{'nothing of it' if each.rows else 'no rows'}"
         for each in written
         for name in each.missing
     )
+    return written
 
 
-def _publish_lake(settings: Settings, *, lake_root: str | None) -> int:
-    """Rebuild klaviyo.duckdb; return 1 where a table cannot be read.
+def _print_target_views(target: Path, mapped: MappedSchema, written: Sequence[TargetView]) -> None:
+    print(f"{target} shows the lake as it is now, by the names of {mapped.tool}:")
+    print_table(
+        ("view", "rows"),
+        [(f"{mapped.schema}.{each.name}", f"{each.rows:,}") for each in written],
+        numbers=("rows",),
+    )
+
+
+def _print_published(
+    settings: Settings,
+    *,
+    lake_root: str | None = None,
+    problems: Sequence[LakeError] = (),
+    targets: Sequence[tuple[Path, MappedSchema, Sequence[TargetView]]] = (),
+) -> None:
+    """Print as JSON what was published: `database` is null where only targets were written."""
+    print_json(
+        {
+            "database": None if targets else str(_database_file(settings)),
+            "lake_root": lake_root,
+            "problems": [{"table": each.stream, "text": str(each)} for each in problems],
+            "targets": [
+                {
+                    "database": str(target.absolute()),
+                    "tool": mapped.tool,
+                    "schema": mapped.schema,
+                    "views": [asdict(each) for each in written],
+                }
+                for target, mapped, written in targets
+            ],
+        }
+    )
+
+
+def _database_file(settings: Settings) -> Path:
+    return Path(settings.data_dir).absolute() / DATABASE_FILE
+
+
+def _publish_lake(
+    settings: Settings, *, lake_root: str | None, is_quiet: bool
+) -> Sequence[LakeError]:
+    """Rebuild klaviyo.duckdb; print and return an error for each relation without a view.
 
     `lake_root` is where readers have the tables' folder: "" where this machine has it, None as
     the last `publish` said.
@@ -133,6 +181,8 @@ def _publish_lake(settings: Settings, *, lake_root: str | None) -> int:
         lake_root=lake_root,
     )
     print_errors(problems)
+    if is_quiet:
+        return problems
     rest = ", but for what cannot be read" if problems else ""
     print(f"{settings.data_dir}/klaviyo.duckdb shows the lake as it is now{rest}")
     if lake_root:
@@ -140,10 +190,12 @@ def _publish_lake(settings: Settings, *, lake_root: str | None) -> int:
             f"its views name the files below {lake_root}, in later syncs too, "
             "until `klaviyo-assets publish` is run without --lake-root"
         )
-    return 1 if problems else 0
+    return problems
 
 
-def export(settings: Settings, *, file: Path, tables: Sequence[str], force: bool) -> int:
+def export(
+    settings: Settings, *, file: Path, tables: Sequence[str], force: bool, as_json: bool
+) -> int:
     """Write tables into one DuckDB file."""
     target = file.absolute()
     done = open_lake(settings).export_tables(
@@ -153,10 +205,14 @@ def export(settings: Settings, *, file: Path, tables: Sequence[str], force: bool
         overwrite=force,
         report_progress=partial(_show_export, ProgressPrinter(sys.stderr)),
     )
-    count, rows = len(done), sum(each.rows or 0 for each in done)
+    size, rows = target.stat().st_size, sum(each.rows or 0 for each in done)
+    if as_json:
+        listed = [{"name": each.name, "rows": each.rows} for each in done]
+        print_json({"file": str(target), "bytes": size, "tables": listed})
+        return 0
     print(
-        f"{file} holds {count} {'table' if count == 1 else 'tables'}, {rows:,} rows, "
-        f"{target.stat().st_size / 1e6:,.1f} MB, and needs no other file; "
+        f"{file} holds {format_quantity(len(done), 'table')}, {rows:,} rows, "
+        f"{size / 1e6:,.1f} MB, and needs no other file; "
         "DuckDB 1.4 and later open it"
     )
     return 0
@@ -199,16 +255,31 @@ def verify(settings: Settings, *, as_json: bool) -> int:
     return 0
 
 
-def set_aside(settings: Settings, *, table: str, yes: bool, dry_run: bool) -> int:
+def set_aside(settings: Settings, *, table: str, yes: bool, dry_run: bool, as_json: bool) -> int:
     """Move a table out of the lake."""
     lake = open_lake(settings)
     size = _describe_size(lake, table)
+    report: dict[str, object] = {"table": table, "found": size, "moved_to": None, "problems": []}
+    if dry_run and as_json:
+        print_json(report)
+        return 0
     if dry_run:
         print(f"{table} ({size}) would be moved to lake/_damaged in {lake}, and begin anew")
         return 0
     if not _confirm_on_terminal(f"Move {table} ({size}) away, so that it begins anew?", yes=yes):
-        return _print_nothing_done()
+        return _print_nothing_done(report if as_json else None)
     place = lake.set_aside_table(table)
+    if not as_json:
+        _print_set_aside(table, place)
+    problems = _publish_lake(settings, lake_root=None, is_quiet=as_json)
+    if as_json:
+        texts = [str(each) for each in problems]
+        print_json({**report, "moved_to": str(place), "problems": texts})
+    return 1 if problems else 0
+
+
+def _print_set_aside(table: str, place: Path) -> None:
+    """Print where a table is now, and how it comes back."""
     print(f"{table} lies in {place} now, with all its files")
     stream = STREAMS.get(table)
     if stream is None:
@@ -217,7 +288,6 @@ def set_aside(settings: Settings, *, table: str, yes: bool, dry_run: bool) -> in
         print("a backfill of its partitions, or the sensor klaviyo_reports_drain, fetches it again")
     else:
         print(f"materialize klaviyo/{table}: it is read from the beginning")
-    return _publish_lake(settings, lake_root=None)
 
 
 def _describe_size(lake: Lake, table: str) -> str:
@@ -235,12 +305,16 @@ def _confirm_on_terminal(question: str, *, yes: bool) -> bool:
     return confirm(question, is_confirmed=is_confirmed, without_terminal="")
 
 
-def _print_nothing_done() -> int:
-    print("nothing was done")
+def _print_nothing_done(report: Mapping[str, object] | None) -> int:
+    """Print that the user did not agree, or the report of it; return the exit code."""
+    if report is not None:
+        print_json(report)
+    else:
+        print("nothing was done")
     return 1
 
 
-def adopt(settings: Settings, *, yes: bool) -> int:
+def adopt(settings: Settings, *, yes: bool, as_json: bool) -> int:
     """Rename the lake's account to that of the key."""
     lake, key = open_lake(settings), validate_api_key(os.environ.get(KEY_VARIABLE, ""))
 
@@ -251,14 +325,21 @@ def adopt(settings: Settings, *, yes: bool) -> int:
             without_terminal=f"{question} Nothing was renamed",
         )
 
+    notes: list[str] = []
     with closing(connect_account(settings, key, accounts=STREAMS["accounts"])) as connection:
-        streams = shown_streams(settings, STREAMS)
-        is_renamed = adopt_lake_account(
-            lake, connection, streams=streams, confirm=confirm_rename, warn=print
+        has_one_name = adopt_lake_account(
+            lake,
+            connection,
+            streams=shown_streams(settings, STREAMS),
+            confirm=confirm_rename,
+            warn=notes.append if as_json else print,
         )
-    if not is_renamed:
+    if as_json:
+        account = lake.stored_account()
+        print_json({"account": account, "has_one_name": has_one_name, "notes": notes})
+    elif not has_one_name:
         print("nothing was renamed")
-    return 0 if is_renamed else 1
+    return 0 if has_one_name else 1
 
 
 _STANDARD_INPUT = "-"
@@ -297,8 +378,14 @@ def _other_places(settings: Settings, lake: Lake) -> list[Path]:
     return places
 
 
-def erase(
-    settings: Settings, *, ids: Sequence[str], source: str | None, yes: bool, dry_run: bool
+def erase(  # noqa: PLR0913 - the verb's options, by name
+    settings: Settings,
+    *,
+    ids: Sequence[str],
+    source: str | None,
+    yes: bool,
+    dry_run: bool,
+    as_json: bool,
 ) -> int:
     """Remove profiles from the disk. `source` is a file of ids, or `-`."""
     lake = open_lake(settings)
@@ -308,20 +395,26 @@ def erase(
     wanted = [*named, *(each for place in sources for each in _read_profile_ids(place))]
     if not wanted:
         raise SettingError("no profile is named: give ids, --file PATH, or - for standard input")
-    people = format_quantity(len({*wanted}), "profile")
+    count = len({*wanted})
+    people = format_quantity(count, "profile")
     if dry_run:
-        return _print_rows_to_erase(lake, wanted, people)
+        _print_rows_to_erase(_count_rows_to_erase(lake, wanted), count, as_json=as_json)
+        return 0
     question = f"Remove everything about {people} from {lake}? It cannot be brought back."
     if not _confirm_on_terminal(question, yes=yes):
-        return _print_nothing_done()
+        report: dict[str, object] = {"profiles": count, "is_done": False, "rows": {}}
+        return _print_nothing_done(report if as_json else None)
     erased = lake.erase_profiles(
         _profile_tables(),
         wanted,
         relations=build_relations(shown_streams(settings, STREAMS), DERIVED_RELATIONS),
         other_places=_other_places(settings, lake),
     )
-    print(f"{', '.join(named) if not sources else people}:")
-    print("\n".join(f"  {line}" for line in erased.describe()))
+    if as_json:
+        print_json({"profiles": count, "is_done": True, **erased.as_report()})
+    else:
+        print(f"{', '.join(named) if not sources else people}:")
+        print("\n".join(f"  {line}" for line in erased.describe()))
     print_errors(erased.problems)
     return 0 if erased.is_complete else 1
 
@@ -335,17 +428,26 @@ def _profile_tables() -> list[ProfileTable]:
     ]
 
 
-def _print_rows_to_erase(lake: Lake, ids: Sequence[str], people: str) -> int:
-    """Print how many rows of each table an erasure would remove; files of no table are not read."""
-    print(f"would be removed of {people}, and nothing was:")
+def _count_rows_to_erase(lake: Lake, ids: Sequence[str]) -> dict[str, int]:
+    """Return the rows of each table that an erasure would remove; other files are not read."""
     listed = ", ".join(f"'{each}'" for each in dict.fromkeys(ids))
-    for each in _profile_tables():
-        name = each.table.name
-        if lake.read_table_state(name) is not None:
-            count = len(lake.query_relation(name).filter(f'"{each.id_column}" IN ({listed})'))
-            print(f"  {name:<24} {count:>12,} rows")
+    return {
+        each.table.name: len(
+            lake.query_relation(each.table.name).filter(f'"{each.id_column}" IN ({listed})')
+        )
+        for each in _profile_tables()
+        if lake.read_table_state(each.table.name) is not None
+    }
+
+
+def _print_rows_to_erase(rows: Mapping[str, int], profiles: int, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"profiles": profiles, "is_done": False, "rows": rows})
+        return
+    print(f"would be removed of {format_quantity(profiles, 'profile')}, and nothing was:")
+    for name, count in rows.items():
+        print(f"  {name:<24} {count:>12,} rows")
     print("  and what else is found of them: histories, retired files, caches, exports")
-    return 0
 
 
 NUMBERS = ("here", "there", "only here", "only there")

@@ -232,6 +232,7 @@ VERBS: tuple[Verb, ...] = (
             ),
         ],
         examples=["publish", "publish --dbt shop.duckdb", "publish --lake-root /mnt/shop"],
+        is_report=True,
         kept="klaviyo.duckdb shows the lake as before; publish again",
     ),
     Verb(
@@ -247,6 +248,7 @@ VERBS: tuple[Verb, ...] = (
             ),
         ],
         examples=["export shop.duckdb", "export shop.duckdb --tables events profiles"],
+        is_report=True,
         kept="no file was written or replaced; the lake is as it was",
     ),
     Verb(
@@ -282,6 +284,7 @@ VERBS: tuple[Verb, ...] = (
         run="lake_verbs:set_aside",
         options=[click.Argument(["table"]), *_CONFIRMATION_OPTIONS],
         examples=["set-aside profiles_history"],
+        is_report=True,
         kept="the table lies in the lake as before, or in lake/_damaged; verify says which",
     ),
     Verb(
@@ -291,6 +294,7 @@ VERBS: tuple[Verb, ...] = (
         run="lake_verbs:adopt",
         options=[click.Option(["--yes"], is_flag=True, help="do not ask")],
         examples=["adopt"],
+        is_report=True,
     ),
     Verb(
         "erase",
@@ -308,6 +312,7 @@ VERBS: tuple[Verb, ...] = (
             *_CONFIRMATION_OPTIONS,
         ],
         examples=["erase 01KB5TJ8R4W8KTENDJT6KNBCPA --dry-run", "erase --file ids.txt --yes"],
+        is_report=True,
         kept="a part may have been erased; run it again with the same ids, it goes on from there",
     ),
     Verb(

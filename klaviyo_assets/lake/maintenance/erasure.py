@@ -239,6 +239,22 @@ class ErasureResult:
             )
         yield OUT_OF_REACH_NOTICE
 
+    def as_report(self) -> dict[str, object]:
+        """Return the same for programs, as values of JSON, without ids or addresses."""
+        return {
+            "is_complete": self.is_complete,
+            "rows": {name: each["rows"] for name, each in self.erased.tables.items()},
+            "quarantined_records": sum(self.erased.quarantine.values()),
+            "cached_responses": len(self.erased.responses),
+            "older_files": len(self.erased.files),
+            "receipt": str(self.receipt) if self.receipt is not None else None,
+            "remaining_places": self.remaining_places,
+            "unfinished": self.unfinished,
+            "has_open_readers": self.has_open_readers,
+            "problems": [str(each) for each in self.problems],
+            "out_of_reach": OUT_OF_REACH_NOTICE,
+        }
+
 
 def erase_profiles(  # noqa: PLR0913 - what is known of the lake, each with a name
     root: Path,
