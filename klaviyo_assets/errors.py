@@ -15,6 +15,7 @@ KlaviyoAssetsError
 │       ├── LakeVersionError       the lake was written by another version
 │       ├── LakeConflictError      another writer committed first
 │       ├── CorruptFileError       a data file cannot be read
+│       ├── QueryError             DuckDB refuses the SQL of a view or query
 │       ├── MissingTableError      a table that this one is built from was never read
 │       ├── ShrinkError            a read would remove more of a table than is plausible
 │       └── StorageError           disk full, read-only folder, locked file
@@ -223,6 +224,10 @@ class LakeConflictError(LakeError):
 
 class CorruptFileError(LakeError):
     """A data file cannot be read."""
+
+
+class QueryError(LakeError):
+    """DuckDB refuses the SQL of a view or query; `stream` is the view's name, if it is one."""
 
 
 class MissingTableError(LakeError):

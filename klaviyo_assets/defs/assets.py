@@ -65,6 +65,7 @@ from klaviyo_assets.errors import (
     LakeError,
     MissingScopeError,
     MissingTableError,
+    QueryError,
     RefusedStreamError,
     format_quantity,
 )
@@ -448,6 +449,7 @@ def _materialize_view(
     Raises:
         MissingTableError: a table of the view was never stored.
         CorruptFileError: a table of the view cannot be read.
+        QueryError: DuckDB refuses the view's SQL.
     """
     store = lake.lake()
     states = {parent: store.read_table_state(parent) for parent in upstream_streams(stream)}
@@ -457,7 +459,10 @@ def _materialize_view(
                 f"the table {parent} was never read; materialize klaviyo/{parent} first (the key "
                 f"needs {' and '.join(STREAMS[parent].scopes)})"
             )
-    if stream.name in lake.publish(store, warn=context.log.warning):
+    problem = lake.publish(store, warn=context.log.warning).get(stream.name)
+    if isinstance(problem, QueryError):
+        raise problem
+    if problem is not None:
         raise CorruptFileError(
             f"it is made of {' and '.join(states)}, and one of them cannot be read; "
             "klaviyo-assets verify names the file and the way out"

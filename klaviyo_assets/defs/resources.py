@@ -31,7 +31,14 @@ from klaviyo_assets.account.connection import (
 from klaviyo_assets.api.client import KlaviyoClient
 from klaviyo_assets.api.clock import utc_now
 from klaviyo_assets.api.request_guard import Request, validate_api_key, validate_base_url
-from klaviyo_assets.errors import KlaviyoAssetsError, SettingError, contains_key, format_seconds
+from klaviyo_assets.errors import (
+    KlaviyoAssetsError,
+    LakeError,
+    QueryError,
+    SettingError,
+    contains_key,
+    format_seconds,
+)
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.read.views import build_relations
 from klaviyo_assets.model.privacy import privacy_setting_errors, validate_salt
@@ -209,10 +216,10 @@ class LakeResource(dg.ConfigurableResource[object]):
         folder = Path(self.settings.data_dir).absolute()
         return Lake(folder, clock=utc_now, folder_mode=self.settings.folder_mode)
 
-    def publish(self, lake: Lake, *, warn: Callable[[str], None]) -> frozenset[str]:
-        """Rebuild `klaviyo.duckdb` from the lake; return the tables that cannot be read.
+    def publish(self, lake: Lake, *, warn: Callable[[str], None]) -> Mapping[str, LakeError]:
+        """Rebuild `klaviyo.duckdb` from the lake; return the errors of what it does without.
 
-        All other tables are published. `warn` takes a sentence for each unreadable one.
+        They are by relation; all others are published. `warn` takes a sentence for each error.
 
         Raises:
             StorageError: the folder cannot be written, or another process publishes too long.
@@ -220,8 +227,11 @@ class LakeResource(dg.ConfigurableResource[object]):
         streams = shown_streams(self.settings, STREAMS)
         problems = lake.publish(build_relations(streams, DERIVED_RELATIONS))
         for problem in problems:
-            warn(f"klaviyo.duckdb does without a table that cannot be read. {problem}")
-        return frozenset(problem.stream or "" for problem in problems)
+            if isinstance(problem, QueryError):
+                warn(f"klaviyo.duckdb does without a view. {problem}")
+            else:
+                warn(f"klaviyo.duckdb does without a table that cannot be read. {problem}")
+        return {problem.stream or "": problem for problem in problems}
 
 
 SHORT_WAIT_SECONDS = 5.0

@@ -19,7 +19,7 @@ from uuid import uuid4
 import pyarrow as pa
 from deltalake.exceptions import DeltaError
 
-from klaviyo_assets.errors import CorruptFileError, StorageError
+from klaviyo_assets.errors import CorruptFileError, QueryError, StorageError
 
 ERRNO_HINTS = {
     errno.ENOSPC: "the disk is full; free some space and run again",
@@ -90,12 +90,51 @@ def storage_error_types() -> tuple[type[Exception], ...]:
     return (OSError, DeltaError) if duckdb is None else (OSError, DeltaError, duckdb.Error)
 
 
+def is_statement_error(cause: BaseException) -> bool:
+    """Return whether DuckDB refused a statement for itself: no file and no row caused the error.
+
+    A damaged or missing file is another kind, also where a view that reads it is made: tried with
+    DuckDB 1.4 and 2.0, its errors are of input and output, or of no kind at all.
+    """
+    duckdb = sys.modules.get("duckdb")
+    return duckdb is not None and isinstance(
+        cause,
+        (
+            duckdb.BinderException,
+            duckdb.CatalogException,
+            duckdb.NotImplementedException,
+            duckdb.ParserException,
+        ),
+    )
+
+
+def query_error(cause: BaseException, path: Path, name: str | None) -> QueryError:
+    """Return the error for SQL that DuckDB refused, with DuckDB's words.
+
+    Those name columns, types and functions. They quote no row: none was read.
+    """
+    words = " ".join(str(cause).split("\n\nLINE ")[0].split())
+    release = sys.modules["duckdb"].__version__
+    return QueryError(
+        f"{path}: DuckDB {release} refuses the SQL of {name or 'a query'}: {words}. No file is "
+        "damaged, and all else can be read. A table that it reads may have the columns of an "
+        "earlier release: materialize that once with sync_mode full_refresh_overwrite, then run "
+        "`klaviyo-assets publish`. If that does not help, report this sentence",
+        stream=name,
+    )
+
+
 @contextmanager
 def map_storage_errors(path: Path, stream: str | None) -> Generator[None]:
-    """Raise a StorageError for any disk error in the block, from Python, deltalake or DuckDB."""
+    """Raise a StorageError for any disk error in the block, from Python, deltalake or DuckDB.
+
+    SQL that DuckDB refuses for itself is a QueryError.
+    """
     try:
         yield
     except storage_error_types() as cause:
+        if is_statement_error(cause):
+            raise query_error(cause, path, stream) from None
         # `from None`: the messages of deltalake and DuckDB can quote rows.
         raise storage_error(cause, path, stream) from None
 

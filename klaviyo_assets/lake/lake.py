@@ -73,6 +73,7 @@ from klaviyo_assets.lake.read.integrity import (
     compare_streams,
     count_duplicate_keys,
     find_database_problems,
+    find_missing_views,
     find_table_problems,
     read_null_counts,
 )
@@ -692,6 +693,7 @@ class Lake:
             *find_table_problems(self.root, report_progress),
             *find_database_problems(self.root),
         ]
+        found = found or list(find_missing_views(self.root))
         if found:
             first = found[0]
             first.message = "\n".join([first.message, *(str(other) for other in found[1:])])

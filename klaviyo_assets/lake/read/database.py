@@ -40,7 +40,9 @@ from klaviyo_assets.lake.disk import (
     corrupt_file_error,
     create_folder,
     hold_lock,
+    is_statement_error,
     map_storage_errors,
+    query_error,
     read_mode,
     remove_symlink,
     set_mode,
@@ -418,26 +420,31 @@ def build_database(
         failed = create_views(connection, new)
         if readers_root:
             connection.execute(create_lake_path_macro(readers_root, catalog=NEW_DATABASE_CATALOG))
-    return [corrupt_file_error(root / "lake" / name, name) for name in failed]
+    return [
+        query_error(cause, root / DATABASE_FILE, name)
+        if is_statement_error(cause)
+        else corrupt_file_error(root / "lake" / name, name)
+        for name, cause in failed.items()
+    ]
 
 
 def create_views(
     connection: "duckdb.DuckDBPyConnection", views: Mapping[str, Sequence[str]]
-) -> list[str]:
-    """Create views and their comments; return the names of those that failed.
+) -> dict[str, Exception]:
+    """Create views and their comments; return the errors of those that failed, by name.
 
     Each view has its own transaction: outside of one, each comment takes twice as long.
     """
     import duckdb  # noqa: PLC0415 - late, see `read/duckdb.py`
 
-    failed: list[str] = []
+    failed: dict[str, Exception] = {}
     for name, view in views.items():
         connection.begin()
         try:
             connection.execute("; ".join(view))
-        except duckdb.Error:
+        except duckdb.Error as cause:
             connection.rollback()
-            failed.append(name)
+            failed[name] = cause
         else:
             connection.commit()
     return failed

@@ -21,7 +21,13 @@ from klaviyo_assets.errors import (
     format_quantity,
 )
 from klaviyo_assets.lake.delta.log import TableSnapshot, read_add_actions, read_snapshot
-from klaviyo_assets.lake.disk import corrupt_file_error, map_read_errors, map_storage_errors
+from klaviyo_assets.lake.disk import (
+    corrupt_file_error,
+    is_statement_error,
+    map_read_errors,
+    map_storage_errors,
+    query_error,
+)
 from klaviyo_assets.lake.layout import DATABASE_FILE, SPILL_FOLDER, table_folder
 from klaviyo_assets.lake.parquet import DataFile
 from klaviyo_assets.lake.read.database import read_published, wal_files
@@ -94,9 +100,15 @@ def find_database_problems(root: Path) -> Iterator[LakeError]:
         )
         return
     try:
-        for name in [] if is_elsewhere else find_unreadable_views(path):
-            yield LakeError(
-                f"{path} has a view that cannot be read: run `klaviyo-assets publish`", stream=name
+        unreadable = () if is_elsewhere else find_unreadable_views(path).items()
+        for name, cause in unreadable:
+            yield (
+                query_error(cause, path, name)
+                if is_statement_error(cause)
+                else LakeError(
+                    f"{path} has a view that cannot be read: run `klaviyo-assets publish`",
+                    stream=name,
+                )
             )
     except duckdb.Error:
         yield LakeError(
@@ -105,23 +117,36 @@ def find_database_problems(root: Path) -> Iterator[LakeError]:
         )
 
 
-def find_unreadable_views(database: Path) -> list[str]:
-    """Return the names of the views that DuckDB cannot bind, for example because files are missing.
+def find_missing_views(root: Path) -> Iterator[LakeError]:
+    """Yield an error for each relation that the last publisher could not make a view of."""
+    published = read_published(root)
+    for relation in published.relations if published.view_digests else ():
+        is_possible = published.versions.keys() >= {*relation.required_tables}
+        if is_possible and relation.name not in published.view_digests:
+            yield LakeError(
+                f"{root / DATABASE_FILE} lacks this view: run `klaviyo-assets publish`, which says "
+                "why",
+                stream=relation.name,
+            )
+
+
+def find_unreadable_views(database: Path) -> dict[str, Exception]:
+    """Return the views that DuckDB cannot bind, each with why: files are missing, for example.
 
     Raises:
         duckdb.Error: the database cannot be opened.
     """
     import duckdb  # noqa: PLC0415 - as above
 
-    found: list[str] = []
+    found: dict[str, Exception] = {}
     with open_connection() as opened:
         opened.execute(f"ATTACH {quote_literal(str(database))} AS shown (READ_ONLY)")
         sql = "SELECT view_name FROM duckdb_views() WHERE NOT internal AND database_name = 'shown'"
         for (name,) in opened.execute(sql).fetchall():
             try:
                 opened.execute(f"DESCRIBE shown.{quote_identifier(name)}")
-            except duckdb.Error:
-                found.append(name)
+            except duckdb.Error as cause:
+                found[str(name)] = cause
     return found
 
 

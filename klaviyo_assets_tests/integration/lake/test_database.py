@@ -11,13 +11,21 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from klaviyo_assets.errors import CorruptFileError, LakeError, MissingTableError, StorageError
+from klaviyo_assets.errors import (
+    CorruptFileError,
+    LakeError,
+    MissingTableError,
+    QueryError,
+    StorageError,
+)
 from klaviyo_assets.lake.disk import hold_lock
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import LakeTable
 from klaviyo_assets.lake.read import database
+from klaviyo_assets.lake.read.computed import ViewRelation
 from klaviyo_assets.lake.read.database import PUBLISHED_FILE, read_published
 from klaviyo_assets.lake.read.views import DetailRelation, JoinRelation, PlainRelation, Relation
+from klaviyo_assets.model.column import ColumnType
 from klaviyo_assets.model.stream import RelationDescription
 from klaviyo_assets_tests.integration.lake.lake_fixtures import (
     PROFILES,
@@ -287,6 +295,37 @@ def test_a_missing_file_is_reported_though_nothing_is_new(lake: Lake, root: Path
         (problem,) = lake.publish([])
         assert (type(problem), problem.stream) == (CorruptFileError, "tags")
     assert names(root) == {"profiles"}
+
+
+def test_a_view_that_does_not_bind_is_no_damaged_file(lake: Lake, root: Path) -> None:
+    """The error has the view, DuckDB's words and what to do; a damaged file is named as ever."""
+    merge_rows(lake, PROFILES, [numbered_batch(0, 5)])
+    merge_rows(lake, TAGS, [numbered_batch(0, 5)])
+    (file,) = (root / "lake/tags").glob("*.parquet")
+    file.unlink()
+    source: dict[str, dict[str, ColumnType]] = {"profiles": {"id": "string"}}
+    bad, good = (
+        ViewRelation(name=name, sources=source, required_sources=("profiles",), sql=sql)
+        for name, sql in (("bad", "SELECT nothing FROM profiles"), ("good", "FROM profiles"))
+    )
+    for _ in range(2):
+        published = lake.publish([bad, good])
+        assert {each.stream: type(each) for each in published} == {
+            "tags": CorruptFileError,
+            "bad": QueryError,
+        }
+    (text,) = (str(each) for each in lake.publish([bad, good]) if each.stream == "bad")
+    assert 'refuses the SQL of bad: Binder Error: Referenced column "nothing" not found' in text
+    assert "No file is damaged" in text
+    assert "LINE" not in text
+    assert names(root) == {"profiles", "good"}
+    shutil.rmtree(root / "lake/tags")
+    lake.publish([bad, good])
+    with pytest.raises(LakeError, match=r"bad: .* lacks this view") as caught:
+        lake.check_integrity()
+    assert not isinstance(caught.value, CorruptFileError)
+    with pytest.raises(QueryError, match="refuses the SQL of bad"):
+        lake.count_relation_rows("bad")
 
 
 def test_a_table_begun_anew_is_not_taken_for_the_old_one(lake: Lake, root: Path) -> None:
