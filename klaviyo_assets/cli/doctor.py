@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from getpass import getpass
 from pathlib import Path
@@ -46,7 +46,7 @@ from klaviyo_assets.errors import (
 )
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import LAKE_VERSION
-from klaviyo_assets.model.selection import offered_streams, selected_streams
+from klaviyo_assets.model.selection import DEFAULT_GROUP, offered_streams, selected_streams
 from klaviyo_assets.reports.backfill_plan import read_daily_quota
 from klaviyo_assets.reports.calendar import resolve_zone
 from klaviyo_assets.settings import (
@@ -100,7 +100,7 @@ def doctor(settings: Settings, *, refusals: Sequence[SettingError], as_json: boo
 
 
 _VERDICTS = {
-    0: "nothing stands in the way of a sync",
+    0: "nothing stands in the way of a sync; lines that say warning tell what it leaves out",
     1: "something stands in the way: see the lines that say wrong",
     2: "a setting has to be mended first: see the lines that say bad setting",
 }
@@ -217,9 +217,14 @@ def _examine_account(settings: Settings, connection: AccountConnection) -> Itera
     yield from _compare_accounts(open_lake(settings), account)
     offered = offered_streams(STREAMS, settings.revision)
     selected = selected_streams(settings, STREAMS)
+    named = _find_named_streams(settings)
+    refused = set[str]()
     for probe in probe_scopes(connection.client, offered):
-        needing = [name for name in selected if probe.scope in STREAMS[name].scopes]
-        yield _describe_probe(probe, sorted(needing))
+        needing = sorted(name for name in selected if probe.scope in STREAMS[name].scopes)
+        refused.update(needing if probe.state in _REFUSALS else ())
+        yield _describe_probe(probe, needing, stands_in_way=not named.isdisjoint(needing))
+    if refused >= {name for name in selected if STREAMS[name].scopes}:
+        yield Finding("scopes", WRONG, "the key may read none of the streams that are on")
     yield _examine_clock(connection)
     yield from _examine_quotas(settings, account)
 
@@ -243,13 +248,26 @@ def _compare_accounts(lake: Lake, account: str) -> Iterator[Finding]:
         yield Finding("lake", WRONG, text)
 
 
-def _describe_probe(probe: ScopeProbe, streams: Sequence[str]) -> Finding:
-    """Return what came out of a probe; `streams` are those that are on and need the scope."""
+_REFUSALS = {ScopeState.MISSING, ScopeState.NOT_IN_PLAN}
+
+
+def _find_named_streams(settings: Settings) -> frozenset[str]:
+    """Return the streams that KLAVIYO_STREAMS names, and not only as the default set."""
+    names = tuple(each for each in settings.streams if each != DEFAULT_GROUP)
+    return selected_streams(replace(settings, streams=names), STREAMS) if names else frozenset()
+
+
+def _describe_probe(probe: ScopeProbe, streams: Sequence[str], *, stands_in_way: bool) -> Finding:
+    """Return what came out of a probe; `streams` are those that are on and need the scope.
+
+    A sync skips them and ends well, so a missing scope is a warning, unless somebody asked for one
+    of them by name.
+    """
     subject = f"scope {probe.scope}"
     if probe.state is ScopeState.GRANTED:
         return Finding(subject, OK, "yes")
-    lacks = probe.state in {ScopeState.MISSING, ScopeState.NOT_IN_PLAN}
-    state = NOTE if not streams else WRONG if lacks else WARNING
+    is_wrong = stands_in_way and probe.state in _REFUSALS
+    state = NOTE if not streams else WRONG if is_wrong else WARNING
     detail = f" ({probe.detail})" if probe.detail else ""
     loss = f"; skipped without it: {', '.join(streams)}" if streams else "; no stream needs it now"
     return Finding(subject, state, f"{probe.state.value}{detail}{loss}")

@@ -10,9 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-
-import dagster as dg
-from dagster._core.storage.event_log.base import AssetRecord
+from typing import TYPE_CHECKING
 
 from klaviyo_assets.account.metrics import read_metrics, select_report_metrics
 from klaviyo_assets.cli.lake_access import (
@@ -24,15 +22,16 @@ from klaviyo_assets.cli.lake_access import (
 from klaviyo_assets.cli.plan import find_metric_warnings, open_plan_context
 from klaviyo_assets.cli.tables import print_table
 from klaviyo_assets.cli.terminal import print_errors, print_json
-from klaviyo_assets.defs.assets import write_overview
-from klaviyo_assets.defs.automation import default_automations, find_switched_on, unmet_guarantees
-from klaviyo_assets.defs.metadata import asset_key
 from klaviyo_assets.errors import LakeError, SettingError, format_quantity, format_seconds
 from klaviyo_assets.lake.health import read_health
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.health import RunOutcome, describe_freshness, judge_health
 from klaviyo_assets.model.report import ReportEndpoint, ReportPartition
-from klaviyo_assets.model.selection import selected_streams
+from klaviyo_assets.model.selection import (
+    default_automations,
+    selected_streams,
+    unmet_guarantees,
+)
 from klaviyo_assets.model.stream import Stream, ViewSource
 from klaviyo_assets.reports.backfill_plan import (
     PlanContext,
@@ -46,70 +45,8 @@ from klaviyo_assets.reports.planner import report_endpoint
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import REPORTS, STREAMS
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AssetHistory:
-    """When an asset was last materialized, UTC, and how its last run ended.
-
-    `outcome`: `ok`, `failed`, `canceled`, `running`, `skipped`, or "" where there was no run.
-    `missing_scope`: for want of what it was skipped, where that was a scope.
-    """
-
-    materialized_at: datetime | None = None
-    outcome: str = ""
-    missing_scope: str = ""
-
-
-_OUTCOMES = {
-    dg.DagsterRunStatus.SUCCESS: "ok",
-    dg.DagsterRunStatus.FAILURE: "failed",
-    dg.DagsterRunStatus.CANCELED: "canceled",
-}
-
-
-def read_asset_histories(streams: Iterable[Stream]) -> Mapping[str, AssetHistory]:
-    """Return the history of each stream's asset in the current DAGSTER_HOME, by stream.
-
-    Assets that a user gave another key are not found.
-
-    Raises:
-        SettingError: DAGSTER_HOME is not set, or cannot be read.
-    """
-    names = {asset_key(each.name): each.name for each in streams}
-    try:
-        with dg.DagsterInstance.get() as instance:
-            records = instance.get_asset_records(list(names))
-            return {
-                names[each.asset_entry.asset_key]: _read_history(instance, each) for each in records
-            }
-    except dg.DagsterError as error:
-        raise SettingError(f"the history in DAGSTER_HOME cannot be read: {error}") from error
-
-
-def _read_history(instance: dg.DagsterInstance, record: AssetRecord) -> AssetHistory:
-    entry = record.asset_entry
-    stored = entry.last_materialization_record
-    run_id = entry.last_run_id
-    run = instance.get_run_by_id(run_id) if run_id is not None else None
-    observed = instance.fetch_observations(entry.asset_key, limit=1).records
-    is_skipped, scope = False, ""
-    if observed and (stored is None or observed[0].storage_id > stored.storage_id):
-        is_skipped, scope = _read_skip(observed[0])
-    outcome = _OUTCOMES.get(run.status, "running") if run is not None else ""
-    return AssetHistory(
-        materialized_at=datetime.fromtimestamp(stored.timestamp, UTC) if stored else None,
-        outcome="skipped" if is_skipped and outcome == "ok" else outcome,
-        missing_scope=scope,
-    )
-
-
-def _read_skip(record: dg.EventLogRecord) -> tuple[bool, str]:
-    """Return whether an observation says that the asset was skipped, and the scope it lacked."""
-    event = record.asset_observation
-    if event is None or "klaviyo/skipped" not in event.metadata:
-        return False, ""
-    scope = event.metadata.get("klaviyo/missing_scope")
-    return True, scope.value if isinstance(scope, dg.TextMetadataValue) and scope.value else ""
+if TYPE_CHECKING:
+    from klaviyo_assets.defs.automation import AssetHistory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,10 +128,13 @@ def _print_warnings(warnings: Iterable[str]) -> None:
         print(f"warning: {each}")
 
 
-def _read_histories() -> tuple[Mapping[str, AssetHistory], str]:
+def _read_histories() -> "tuple[Mapping[str, AssetHistory], str]":
     """Return the histories of assets, and a sentence where Dagster's are not known."""
     if "DAGSTER_HOME" not in os.environ:
         return {}, "last runs: not known without DAGSTER_HOME; ages go by the newest commit"
+    # Late, as below: importing Dagster takes more CPU than the rest of this verb.
+    from klaviyo_assets.defs.automation import read_asset_histories  # noqa: PLC0415
+
     try:
         return read_asset_histories(STREAMS.values()), ""
     except SettingError as refused:
@@ -215,7 +155,7 @@ def _shown_streams(settings: Settings, lake: Lake) -> list[Stream]:
 def _examine_stream(
     stream: Stream,
     lake: Lake,
-    history: AssetHistory | None,
+    history: "AssetHistory | None",
     *,
     last_run: RunOutcome | None,
     now: datetime,
@@ -382,6 +322,8 @@ def _find_running(settings: Settings) -> tuple[tuple[str, ...], str]:
     source = f"KLAVIYO_AUTOMATION={settings.automation or 'off'}"
     if "DAGSTER_HOME" not in os.environ:
         return running, f"{source}; without DAGSTER_HOME the switches of the UI are not known"
+    from klaviyo_assets.defs.automation import find_switched_on  # noqa: PLC0415 - late, as above
+
     try:
         return tuple(find_switched_on(settings)), "the switches in DAGSTER_HOME"
     except SettingError as error:
@@ -404,6 +346,8 @@ def show_dashboard(settings: Settings, *, should_open: bool, as_json: bool) -> i
 
     Dagster is not told: its history has what its own runs wrote.
     """
+    from klaviyo_assets.defs.assets import write_overview  # noqa: PLC0415 - late, as above
+
     overview, path = write_overview(open_stored_lake(settings), settings)
     scope, missing = overview.scope, [each.title for each in overview.sections if each.missing]
     if as_json:

@@ -24,8 +24,6 @@ from klaviyo_assets.dashboard.figures import RequestQuota
 from klaviyo_assets.dashboard.page import PAGE_FILE, Overview, build_overview
 from klaviyo_assets.dashboard.questions import QUESTIONS, OverviewReader
 from klaviyo_assets.defs.automation import (
-    LATE_EVENTS_SCHEDULE_NAME,
-    OVERVIEW_SCHEDULE_NAME,
     default_schedule_status,
     is_switched_on,
     replace_asset_names,
@@ -70,7 +68,12 @@ from klaviyo_assets.errors import (
     format_quantity,
 )
 from klaviyo_assets.lake.lake import Lake
-from klaviyo_assets.model.selection import asset_group, upstream_streams
+from klaviyo_assets.model.selection import (
+    LATE_EVENTS_SCHEDULE_NAME,
+    OVERVIEW_SCHEDULE_NAME,
+    asset_group,
+    upstream_streams,
+)
 from klaviyo_assets.model.stream import Join, Stream, ViewSource, records_stream
 from klaviyo_assets.reconcile.counts import EVENTS_STREAM_NAME
 from klaviyo_assets.reports.backfill_plan import read_daily_quota

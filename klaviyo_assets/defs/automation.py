@@ -1,4 +1,4 @@
-"""What jobs, schedules and sensors share: their guarantees, their assets, and whether they are on.
+"""What jobs, schedules and sensors share, and how the last runs of assets ended.
 
 Assets are selected by a tag and not by key, so that selections still hold where a user has renamed
 assets. A schedule or sensor is on by its switch in the UI, or, while nobody used that, by the
@@ -6,94 +6,23 @@ setting KLAVIYO_AUTOMATION.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 from dagster._core.scheduler.instigation import InstigatorStatus
+from dagster._core.storage.event_log.base import AssetRecord
 
 from klaviyo_assets.defs.metadata import STREAM_TAG, asset_key
 from klaviyo_assets.errors import SettingError
+from klaviyo_assets.model.selection import all_automations, default_automations
+from klaviyo_assets.model.stream import Stream
 from klaviyo_assets.settings import AUTOMATION_RECOMMENDED, Settings
 from klaviyo_assets.streams import STREAMS
-
-
-@dataclass(frozen=True, slots=True)
-class AutomationGuarantee:
-    """What is guaranteed while all of `automations` are on; `subject` begins a sentence."""
-
-    subject: str
-    automations: tuple[str, ...]
-
-
-LATE_EVENTS_SCHEDULE_NAME = "klaviyo_late_events"
-OVERVIEW_SCHEDULE_NAME = "klaviyo_marketing_overview"
-
-AUTOMATION_GUARANTEES = (
-    AutomationGuarantee("what is new in every collection, hourly", ("klaviyo_collections",)),
-    AutomationGuarantee("events that arrive late", (LATE_EVENTS_SCHEDULE_NAME,)),
-    AutomationGuarantee(
-        "the check that every event is stored and every key is unique, daily",
-        ("klaviyo_checks",),
-    ),
-    AutomationGuarantee(
-        "the repair of days on which that check found events missing", ("klaviyo_events_healing",)
-    ),
-    AutomationGuarantee("suppressions that were lifted, weekly", ("klaviyo_lifted_suppressions",)),
-    AutomationGuarantee("profiles that were deleted, weekly", ("klaviyo_deleted_profiles",)),
-    AutomationGuarantee("profile counts of lists, daily", ("klaviyo_slow_details",)),
-    AutomationGuarantee("report days that are missing or still move", ("klaviyo_reports_drain",)),
-    AutomationGuarantee("the check that reports are up to date", ("klaviyo_reports_newest_days",)),
-    AutomationGuarantee("new metrics as partitions of reports", ("klaviyo_conversion_metrics",)),
-    AutomationGuarantee("the page of the marketing overview, hourly", (OVERVIEW_SCHEDULE_NAME,)),
-)
-"""All guarantees. Where the backfill sensor is off, the daily schedules of reports replace it."""
-
-ALWAYS_ON_AUTOMATIONS = ("klaviyo_conversion_metrics",)
-"""Automations that are on from the start whatever the setting: they send no requests."""
-
-SUBSTITUTE_AUTOMATIONS = {
-    "klaviyo_reports_drain": (
-        "klaviyo_campaign_values_reports",
-        "klaviyo_flow_series_reports",
-    )
-}
-
-
-def unmet_guarantees(
-    settings: Settings, running_automations: Iterable[str]
-) -> list[AutomationGuarantee]:
-    """Return the guarantees that are not met, given the names of the schedules and sensors on.
-
-    A lookback also reads late events; the late-events schedule reads none if its days are 0.
-    """
-    on = set(running_automations)
-    on |= {name for name, others in SUBSTITUTE_AUTOMATIONS.items() if on.issuperset(others)}
-    if settings.lookback_days:
-        on.add(LATE_EVENTS_SCHEDULE_NAME)
-    elif not settings.late_events_days:
-        on.discard(LATE_EVENTS_SCHEDULE_NAME)
-    return [each for each in AUTOMATION_GUARANTEES if not on.issuperset(each.automations)]
-
-
-def default_automations(settings: Settings) -> tuple[str, ...]:
-    """Return the names of the automations that are on unless someone switched them in the UI."""
-    return (
-        all_automations()
-        if settings.automation == AUTOMATION_RECOMMENDED
-        else ALWAYS_ON_AUTOMATIONS
-    )
-
-
-def all_automations() -> tuple[str, ...]:
-    """Return the names of all schedules and sensors that guarantees need, each once."""
-    names = (name for each in AUTOMATION_GUARANTEES for name in each.automations)
-    others = (name for each in SUBSTITUTE_AUTOMATIONS.values() for name in each)
-    return tuple(dict.fromkeys([*names, *others]))
-
 
 _ASSET_NAME_PATTERN = re.compile(r"(?<![\w/])klaviyo/([a-z_]+)\b")
 """How messages of rooms that do not know Dagster name an asset: by its default key."""
@@ -223,3 +152,68 @@ def _read_switches(instance: dg.DagsterInstance, run: dg.DagsterRun | None) -> d
             is_on = each.status is InstigatorStatus.RUNNING
             switches[each.name] = switches.get(each.name, False) or is_on
     return switches
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssetHistory:
+    """When an asset was last materialized, UTC, and how its last run ended.
+
+    `outcome`: `ok`, `failed`, `canceled`, `running`, `skipped`, or "" where there was no run.
+    `missing_scope`: for want of what it was skipped, where that was a scope.
+    """
+
+    materialized_at: datetime | None = None
+    outcome: str = ""
+    missing_scope: str = ""
+
+
+_OUTCOMES = {
+    dg.DagsterRunStatus.SUCCESS: "ok",
+    dg.DagsterRunStatus.FAILURE: "failed",
+    dg.DagsterRunStatus.CANCELED: "canceled",
+}
+
+
+def read_asset_histories(streams: Iterable[Stream]) -> Mapping[str, AssetHistory]:
+    """Return the history of each stream's asset in the current DAGSTER_HOME, by stream.
+
+    Assets that a user gave another key are not found.
+
+    Raises:
+        SettingError: DAGSTER_HOME is not set, or cannot be read.
+    """
+    names = {asset_key(each.name): each.name for each in streams}
+    try:
+        with dg.DagsterInstance.get() as instance:
+            records = instance.get_asset_records(list(names))
+            return {
+                names[each.asset_entry.asset_key]: _read_history(instance, each) for each in records
+            }
+    except dg.DagsterError as error:
+        raise SettingError(f"the history in DAGSTER_HOME cannot be read: {error}") from error
+
+
+def _read_history(instance: dg.DagsterInstance, record: AssetRecord) -> AssetHistory:
+    entry = record.asset_entry
+    stored = entry.last_materialization_record
+    run_id = entry.last_run_id
+    run = instance.get_run_by_id(run_id) if run_id is not None else None
+    observed = instance.fetch_observations(entry.asset_key, limit=1).records
+    is_skipped, scope = False, ""
+    if observed and (stored is None or observed[0].storage_id > stored.storage_id):
+        is_skipped, scope = _read_skip(observed[0])
+    outcome = _OUTCOMES.get(run.status, "running") if run is not None else ""
+    return AssetHistory(
+        materialized_at=datetime.fromtimestamp(stored.timestamp, UTC) if stored else None,
+        outcome="skipped" if is_skipped and outcome == "ok" else outcome,
+        missing_scope=scope,
+    )
+
+
+def _read_skip(record: dg.EventLogRecord) -> tuple[bool, str]:
+    """Return whether an observation says that the asset was skipped, and the scope it lacked."""
+    event = record.asset_observation
+    if event is None or "klaviyo/skipped" not in event.metadata:
+        return False, ""
+    scope = event.metadata.get("klaviyo/missing_scope")
+    return True, scope.value if isinstance(scope, dg.TextMetadataValue) and scope.value else ""

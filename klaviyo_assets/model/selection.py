@@ -1,6 +1,10 @@
-"""Which streams are assets: what KLAVIYO_STREAMS names, and what those are made from."""
+"""Which streams are assets, and which schedules and sensors are on, as the settings say.
 
-from collections.abc import Collection, Iterator, Mapping
+Assets are what KLAVIYO_STREAMS names and what that is made from.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from types import MappingProxyType
 
@@ -15,7 +19,7 @@ from klaviyo_assets.model.stream import (
     ViewSource,
     streams_at_revision,
 )
-from klaviyo_assets.settings import Settings, variable_name
+from klaviyo_assets.settings import AUTOMATION_RECOMMENDED, Settings, variable_name
 
 DEFAULT_GROUP, ALL_GROUP = "default", "all"
 """Names for the streams that are on without the setting, and for every stream."""
@@ -208,3 +212,77 @@ def _members(name: str, streams: Mapping[str, Stream]) -> list[str]:
 def _nearest(entry: str, known: Collection[str]) -> str:
     found = get_close_matches(entry, known, n=3)
     return f" Did you mean {' or '.join(found)}?" if found else ""
+
+
+@dataclass(frozen=True, slots=True)
+class AutomationGuarantee:
+    """What is guaranteed while all of `automations` are on; `subject` begins a sentence."""
+
+    subject: str
+    automations: tuple[str, ...]
+
+
+LATE_EVENTS_SCHEDULE_NAME = "klaviyo_late_events"
+OVERVIEW_SCHEDULE_NAME = "klaviyo_marketing_overview"
+
+AUTOMATION_GUARANTEES = (
+    AutomationGuarantee("what is new in every collection, hourly", ("klaviyo_collections",)),
+    AutomationGuarantee("events that arrive late", (LATE_EVENTS_SCHEDULE_NAME,)),
+    AutomationGuarantee(
+        "the check that every event is stored and every key is unique, daily",
+        ("klaviyo_checks",),
+    ),
+    AutomationGuarantee(
+        "the repair of days on which that check found events missing", ("klaviyo_events_healing",)
+    ),
+    AutomationGuarantee("suppressions that were lifted, weekly", ("klaviyo_lifted_suppressions",)),
+    AutomationGuarantee("profiles that were deleted, weekly", ("klaviyo_deleted_profiles",)),
+    AutomationGuarantee("profile counts of lists, daily", ("klaviyo_slow_details",)),
+    AutomationGuarantee("report days that are missing or still move", ("klaviyo_reports_drain",)),
+    AutomationGuarantee("the check that reports are up to date", ("klaviyo_reports_newest_days",)),
+    AutomationGuarantee("new metrics as partitions of reports", ("klaviyo_conversion_metrics",)),
+    AutomationGuarantee("the page of the marketing overview, hourly", (OVERVIEW_SCHEDULE_NAME,)),
+)
+"""All guarantees. Where the backfill sensor is off, the daily schedules of reports replace it."""
+
+ALWAYS_ON_AUTOMATIONS = ("klaviyo_conversion_metrics",)
+"""Automations that are on from the start whatever the setting: they send no requests."""
+
+SUBSTITUTE_AUTOMATIONS = {
+    "klaviyo_reports_drain": (
+        "klaviyo_campaign_values_reports",
+        "klaviyo_flow_series_reports",
+    )
+}
+
+
+def unmet_guarantees(
+    settings: Settings, running_automations: Iterable[str]
+) -> list[AutomationGuarantee]:
+    """Return the guarantees that are not met, given the names of the schedules and sensors on.
+
+    A lookback also reads late events; the late-events schedule reads none if its days are 0.
+    """
+    on = set(running_automations)
+    on |= {name for name, others in SUBSTITUTE_AUTOMATIONS.items() if on.issuperset(others)}
+    if settings.lookback_days:
+        on.add(LATE_EVENTS_SCHEDULE_NAME)
+    elif not settings.late_events_days:
+        on.discard(LATE_EVENTS_SCHEDULE_NAME)
+    return [each for each in AUTOMATION_GUARANTEES if not on.issuperset(each.automations)]
+
+
+def default_automations(settings: Settings) -> tuple[str, ...]:
+    """Return the names of the automations that are on unless someone switched them in the UI."""
+    return (
+        all_automations()
+        if settings.automation == AUTOMATION_RECOMMENDED
+        else ALWAYS_ON_AUTOMATIONS
+    )
+
+
+def all_automations() -> tuple[str, ...]:
+    """Return the names of all schedules and sensors that guarantees need, each once."""
+    names = (name for each in AUTOMATION_GUARANTEES for name in each.automations)
+    others = (name for each in SUBSTITUTE_AUTOMATIONS.values() for name in each)
+    return tuple(dict.fromkeys([*names, *others]))

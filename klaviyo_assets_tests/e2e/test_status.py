@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +13,7 @@ from unittest.mock import patch
 import pytest
 
 from klaviyo_assets.cli.command import main
+from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.sandbox_account import open_sandbox_account
 
@@ -134,3 +137,27 @@ def test_a_first_sync_is_priced_by_what_is_known(
     assert "without 1 stream of unknown size" in output
     assert run(home, "plan", "--first-sync", "--rows", "profiles=many") == 2
     assert "a stream and a number are wanted" in capsys.readouterr().err
+
+
+DAGSTER_IMPORTS = """
+import sys
+from klaviyo_assets.cli.command import main
+code = main(["status", "--json"])
+print(*sorted({"dagster", "pandas", "sqlalchemy"} & sys.modules.keys()), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def test_status_without_a_dagster_home_imports_no_dagster(home: Home) -> None:
+    """It took 2 s of CPU for nothing: what is known without Dagster's history is in the lake."""
+    variables = {name: text for name, text in os.environ.items() if name != "DAGSTER_HOME"}
+    done = subprocess.run(
+        [sys.executable, "-c", DAGSTER_IMPORTS],
+        cwd=ROOT,
+        env={**variables, **home.variables},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert json.loads(done.stdout)["automation"]["source"].endswith("are not known")
+    assert done.stderr.strip() == ""
