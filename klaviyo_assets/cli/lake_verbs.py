@@ -5,7 +5,7 @@ None of them but adopt sends a request.
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -23,11 +23,11 @@ from klaviyo_assets.cli.parsing import describe_bad_profile_id
 from klaviyo_assets.cli.tables import ProgressPrinter, print_table
 from klaviyo_assets.cli.terminal import confirm, print_errors, print_json
 from klaviyo_assets.decode.schema import arrow_schema
-from klaviyo_assets.errors import LakeError, SettingError, format_quantity
+from klaviyo_assets.errors import KlaviyoAssetsError, LakeError, SettingError, format_quantity
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import DATABASE_FILE, build_table
 from klaviyo_assets.lake.maintenance.personal_data import ProfileTable
-from klaviyo_assets.lake.read.export import ExportProgress, TargetView
+from klaviyo_assets.lake.read.export import ExportProgress, TargetView, read_own_views
 from klaviyo_assets.lake.read.views import build_relations
 from klaviyo_assets.model.privacy import profile_id_column
 from klaviyo_assets.model.report import ReportEndpoint
@@ -410,13 +410,34 @@ def erase(  # noqa: PLR0913 - the verb's options, by name
         relations=build_relations(shown_streams(settings, STREAMS), DERIVED_RELATIONS),
         other_places=_other_places(settings, lake),
     )
+    problems = [*map(str, erased.problems), *_publish_targets_again(settings, lake)]
     if as_json:
-        print_json({"profiles": count, "is_done": True, **erased.as_report()})
+        report = {"profiles": count, "is_done": True, **erased.as_report(), "problems": problems}
+        print_json(report)
     else:
         print(f"{', '.join(named) if not sources else people}:")
         print("\n".join(f"  {line}" for line in erased.describe()))
-    print_errors(erased.problems)
-    return 0 if erased.is_complete else 1
+    print_errors(problems)
+    return 0 if erased.is_complete and not problems else 1
+
+
+def _publish_targets_again(settings: Settings, lake: Lake) -> Iterator[str]:
+    """Write the views in users' databases anew: they name files that an erasure removed.
+
+    Yields a sentence for each database that refused.
+    """
+    relations = build_relations(shown_streams(settings, STREAMS), DERIVED_RELATIONS)
+    for target in lake.target_databases():
+        try:
+            for schema, names in read_own_views(target).items():
+                for mapped in (FIVETRAN_SOURCES, AIRBYTE_TABLES):
+                    if names <= {each.name for each in mapped.views}:
+                        lake.publish_to_target(target, replace(mapped, schema=schema), relations)
+        except KlaviyoAssetsError as refused:
+            yield (
+                f"{refused}. Its views name removed files until `klaviyo-assets publish` is run "
+                f"again with --dbt or --airbyte {target}"
+            )
 
 
 def _profile_tables() -> list[ProfileTable]:

@@ -122,6 +122,7 @@ def test_what_changes_the_lake_reports_it(home: Home, capsys: pytest.CaptureFixt
     found = report(home, capsys, "set-aside", "tags", "--yes")
     assert Path(found["moved_to"]).is_dir()
     assert report(home, capsys, "sync", "tags")["success"]
+    assert report(home, capsys, "publish", "--dbt", "shop.duckdb", "--schema", "mine")
     (person, *_) = sorted(home.ids("profiles"))
     rows = report(home, capsys, "erase", person, "--dry-run")["rows"]
     assert rows["profiles"] == 1
@@ -129,3 +130,7 @@ def test_what_changes_the_lake_reports_it(home: Home, capsys: pytest.CaptureFixt
     assert (found["is_complete"], found["rows"]["profiles"]) == (True, 1)
     assert Path(found["receipt"]).is_file()
     assert person not in json.dumps(found)
+    # The views in the user's database named files that are gone now.
+    with duckdb.connect("shop.duckdb", read_only=True) as opened:
+        shown = {id_ for (id_,) in opened.execute("SELECT id FROM mine.person").fetchall()}
+    assert shown == set(home.ids("profiles")) - {person}

@@ -535,6 +535,25 @@ def _count_rows(opened: "duckdb.DuckDBPyConnection", target: Path, schema: str, 
     return int(rows)
 
 
+def read_own_views(target: Path) -> dict[str, set[str]]:
+    """Return the views that we wrote into a user's database, by schema.
+
+    Raises:
+        StorageError: it cannot be opened: another program has it open for writing.
+    """
+    sql = (
+        "SELECT schema_name, view_name FROM duckdb_views() "
+        "WHERE database_name = $1 AND ends_with(comment, $2)"
+    )
+    found: dict[str, set[str]] = {}
+    with map_storage_errors(target, None), open_connection() as opened:
+        place, catalog = quote_literal(str(target)), quote_identifier(TARGET_CATALOG)
+        opened.execute(f"ATTACH {place} AS {catalog} (READ_ONLY)")
+        for schema, name in opened.execute(sql, [TARGET_CATALOG, OWN_COMMENT]).fetchall():
+            found.setdefault(str(schema), set()).add(str(name))
+    return found
+
+
 def read_targets(root: Path) -> TargetFiles:
     """Return which files the databases with views of ours name, without databases that are gone."""
     with suppress(OSError, ValueError, AttributeError):
