@@ -81,7 +81,7 @@ def build_defs(
     return dg.Definitions(
         assets=[*stream_assets, build_health_asset(key_prefix)],
         asset_checks=_with_keys(keys, checks) if key_prefix else checks,
-        jobs=[*build_jobs(selected), build_overview_job()],
+        jobs=[*build_jobs(settings, selected), build_overview_job()],
         schedules=[
             *build_schedules(settings, selected),
             build_overview_schedule(settings),

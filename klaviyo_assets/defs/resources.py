@@ -12,9 +12,10 @@ option.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Lock
 from time import monotonic
@@ -378,7 +379,7 @@ _OPTION_FIELDS: Mapping[str, dg.Field] = {
         dg.Noneable(str),
         default_value="",
         description="Reads one window again, from here on: an ISO date or datetime, UTC without an "
-        "offset. The cursor stays where it is. Empty: no window.",
+        "offset, or 7 days ago. The cursor stays where it is. Empty: no window.",
     ),
     END_OPTION: dg.Field(
         dg.Noneable(str),
@@ -525,16 +526,22 @@ def _parse_sync_mode(value: object) -> SyncMode:
         ) from None
 
 
+_DAYS_AGO = re.compile(r"(\d{1,4}) days? ago")
+"""What the job of late events has for `start`: its launchpad cannot know when it is launched."""
+
+
 def _parse_datetime(name: str, value: object) -> datetime | None:
     """Return the instant (UTC) of an option's value; None if it is empty."""
     if value is None or not (text := str(value).strip()):
         return None
+    if days := _DAYS_AGO.fullmatch(text):
+        return utc_now() - timedelta(days=int(days[1]))
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise SettingError(
             f"{name}={text!r} cannot be used: an ISO date or datetime is wanted, "
-            "such as 2026-10-01 or 2026-10-01T06:00:00Z"
+            "such as 2026-10-01 or 2026-10-01T06:00:00Z, or a number of days, such as 7 days ago"
         ) from None
     if moment.year < EARLIEST_DATE.year or moment.year > MAX_YEAR:
         raise SettingError(f"{name}={text!r} cannot be used: no event lies there")

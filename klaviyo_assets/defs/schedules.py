@@ -78,10 +78,15 @@ def _op_run_config(stream: str, **config: object) -> dict[str, object]:
     return {"ops": {f"klaviyo__{stream}": {"config": config}}}
 
 
-def _late_events_config(settings: Settings, at: datetime) -> dict[str, object]:
-    """Return the run config that reads the last days of events again, at a schedule's tick."""
-    start = at - timedelta(days=settings.late_events_days)
-    return _op_run_config("events", start=start.isoformat())
+def _late_events_config(settings: Settings, at: datetime | None) -> dict[str, object]:
+    """Return the run config that reads the last days of events again, from a schedule's tick on.
+
+    By hand (None) the days count from the launch, whenever somebody opens the job's page.
+    """
+    days = settings.late_events_days
+    if at is None:
+        return _op_run_config("events", start=f"{days} days ago") if days else {}
+    return _op_run_config("events", start=(at - timedelta(days=days)).isoformat())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +94,8 @@ class RecurringJob:
     """A job and its schedule; in Dagster both are named `klaviyo_<name>`.
 
     It syncs those of its `streams` that are assets; without any it runs the separate checks. `cron`
-    is in UTC. `config` is the job's run config, however it is launched; `tick_config`
-    replaces it in runs that the schedule launches at a certain time.
+    is in UTC. `config` is the job's run config, however it is launched; `timed_config` returns it
+    where it depends on when that is: the time of the schedule's tick, or None by hand.
     """
 
     name: str
@@ -98,7 +103,11 @@ class RecurringJob:
     description: str
     cron: str
     config: Mapping[str, object] = field(default_factory=dict[str, object])
-    tick_config: Callable[[Settings, datetime], Mapping[str, object]] | None = None
+    timed_config: Callable[[Settings, datetime | None], Mapping[str, object]] | None = None
+
+    def run_config(self, settings: Settings, at: datetime | None = None) -> Mapping[str, object]:
+        """Return the run config of a launch by the schedule at a time, or by hand."""
+        return self.config if self.timed_config is None else self.timed_config(settings, at)
 
 
 RECURRING_JOBS = (
@@ -119,7 +128,7 @@ RECURRING_JOBS = (
         streams=("events",),
         description="Reads the last days of events again, for events that arrived late.",
         cron="40 2 * * *",
-        tick_config=_late_events_config,
+        timed_config=_late_events_config,
     ),
     RecurringJob(
         name="checks",
@@ -173,7 +182,7 @@ def _jobs_of(selected: Collection[str]) -> Iterator[tuple[RecurringJob, dg.Asset
             yield job, found
 
 
-def build_jobs(selected: Collection[str]) -> list[UnresolvedAssetJobDefinition]:
+def build_jobs(settings: Settings, selected: Collection[str]) -> list[UnresolvedAssetJobDefinition]:
     """Return the jobs of the selected streams: those that recur, and the first sync of everything.
 
     The first sync runs each stream in a process of its own: every stream waits for its own rate
@@ -186,7 +195,7 @@ def build_jobs(selected: Collection[str]) -> list[UnresolvedAssetJobDefinition]:
             f"klaviyo_{job.name}",
             selection=selection,
             executor_def=dg.in_process_executor,
-            config=job.config or None,
+            config=dict(job.run_config(settings)) or None,
             tags=JOB_PRIORITY_TAGS,
             description=job.description,
         )
@@ -223,8 +232,7 @@ def _build_schedule(job: RecurringJob, settings: Settings) -> dg.ScheduleDefinit
         if unfinished is not None:
             return dg.SkipReason(f"run {unfinished.run_id} of {unfinished.job_name} is under way")
         at = context.scheduled_execution_time
-        config = job.config if job.tick_config is None else job.tick_config(settings, at)
-        return dg.RunRequest(run_config=config)
+        return dg.RunRequest(run_config=job.run_config(settings, at))
 
     return dg.ScheduleDefinition(
         name=job_name,

@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from klaviyo_assets.api.clock import use_clock
 from klaviyo_assets.model.stream import Collection, Detail, Stream
 from klaviyo_assets.streams import DEFAULT_COLLECTIONS
 from klaviyo_assets_tests.e2e.conftest import StartHome
@@ -203,6 +204,24 @@ def test_the_daily_job_brings_late_events(home: Home) -> None:
     assert late <= set(home.ids("events"))
     assert len(home.ids("events")) == len(set(home.ids("events")))
     assert daily.cursor("events") == hourly.cursor("events")
+
+
+def test_the_job_of_late_events_reads_them_by_hand_too(home: Home) -> None:
+    """Launched from its page, with what the launchpad shows, it does what its schedule does."""
+    home.sync("events")
+    home.account.advance_clock(days=1)
+    hourly = home.sync("events")
+    home.account.clear_journal()
+    job = home.load_definitions().resolve_job_def("klaviyo_late_events")
+    assert job.run_config == {"ops": {"klaviyo__events": {"config": {"start": "7 days ago"}}}}
+    since = home.account.now - 7 * DAY
+    with use_clock(lambda: since + 7 * DAY):
+        by_hand = home.execute(lambda each: job.execute_in_process(instance=each))
+    again = {each for each, at in home.account.true_cursors("events").items() if at and at >= since}
+    assert set(home.account.shown_record_counts("/api/events")) == again
+    assert by_hand.cursor("events") == hourly.cursor("events")
+    without = home.load_definitions(late_events_days="0").resolve_job_def("klaviyo_late_events")
+    assert not without.run_config
 
 
 def test_the_late_days_are_a_setting(home: Home) -> None:
