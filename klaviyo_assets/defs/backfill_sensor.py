@@ -30,6 +30,7 @@ from klaviyo_assets.defs.report_runs import (
     BACKFILL_SENSOR_TAG,
     MAX_REQUESTS_TAG,
     SKIP_PERIOD,
+    UNFINISHED_STATUSES,
     InFlightRuns,
     metric_partitions,
     metrics_to_fetch,
@@ -78,6 +79,10 @@ minutes, twenty seconds to start and to store, and the next tick follows within 
 requests of a day are sent in three hours. If no two tasks fit into one run, each of 225 runs takes
 two minutes, together seven and a half hours.
 """
+
+MAX_SENSOR_RUNS = 3
+"""How many of its runs may be unfinished at once, of all reports together: of the four that run at
+once (deploy/dagster.yaml) one place stays free for the hourly sync. A run may last five minutes."""
 
 BACKFILL_RUN_PRIORITY = -10
 """A backfill of the past can wait for every other run, the daily fetch of reports included."""
@@ -132,8 +137,15 @@ def _choose_runs(
     """Return the runs to launch, and for each report without one the reason."""
     warn = context.log.warning
     reasons: list[str] = []
+    if len(reports) > MAX_SENSOR_RUNS:
+        # Each report is the first one in its turn: otherwise the last ones would wait for days.
+        first = (ticks - 1) % len(reports)
+        reports = [*reports[first:], *reports[:first]]
     ready = list(_reports_that_may_run(context, reports, connection, reasons))
-    if not ready:
+    free = MAX_SENSOR_RUNS - _count_unfinished_runs(context.instance)
+    if ready and free <= 0:
+        reasons.append(f"{MAX_SENSOR_RUNS} runs of the sensor are under way, of other reports")
+    if not ready or free <= 0:
         # Most ticks end here, without a request: a run is unfinished, or the quota is spent.
         return [], reasons
     calendar = fetch_calendar(connection.account_connection, connection.settings, warn=warn)
@@ -143,6 +155,9 @@ def _choose_runs(
     requests: list[dg.RunRequest] = []
     reasons += metric_selection.problems
     for stream, in_flight, requests_left in ready:
+        if len(requests) == free:
+            reasons.append(f"{stream.name}: its turn comes after {MAX_SENSOR_RUNS} other reports")
+            continue
         tick = ReportBackfillTick(
             stream, connection, lake, calendar=calendar, metric_selection=metric_selection
         )
@@ -153,6 +168,12 @@ def _choose_runs(
             key = find_asset_key(context, stream.name)
             requests.append(_build_run_request(stream, key, *launch, ticks=ticks))
     return requests, reasons
+
+
+def _count_unfinished_runs(instance: dg.DagsterInstance) -> int:
+    """Return how many runs of the sensor are queued or under way, of any report."""
+    runs = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED_STATUSES))
+    return sum(BACKFILL_SENSOR_TAG in run.tags for run in runs)
 
 
 def _reports_that_may_run(

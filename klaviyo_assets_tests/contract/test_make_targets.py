@@ -56,6 +56,8 @@ def test_the_instance_runs_four_at_once_and_notices_the_dead(tmp_path: Path) -> 
         assert concurrency.pool_config.default_pool_limit is None
         assert concurrency.run_queue_config
         assert concurrency.run_queue_config.max_concurrent_runs == 4
+        limits = concurrency.run_queue_config.tag_concurrency_limits
+        assert {"key": "klaviyo/report", "limit": 3} in limits
         assert instance.run_monitoring_enabled
         assert instance.run_monitoring_settings["free_slots_after_run_end_seconds"] > 0
         assert not instance.telemetry_enabled

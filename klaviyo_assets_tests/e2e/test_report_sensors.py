@@ -6,6 +6,7 @@ import dagster as dg
 import pytest
 
 from klaviyo_assets.lake.lake import Lake
+from klaviyo_assets.streams import REPORTS
 from klaviyo_assets_tests.e2e.conftest import StartHome
 from klaviyo_assets_tests.e2e.home import Home
 from klaviyo_assets_tests.e2e.report_runs import (
@@ -189,6 +190,34 @@ def test_what_is_under_way_is_not_launched_again(open_home: StartHome) -> None:
             end_day = request.tags["dagster/asset_partition_range_end"][:10]
             is_clear = end_day < "2026-11-01" or start_day > "2026-11-09"
             assert metric == metrics[1] or is_clear
+
+
+def test_many_reports_leave_a_place_in_the_queue(open_home: StartHome) -> None:
+    """With all reports on three run at once, of four places; each report gets its turn."""
+    home = report_home(open_home, NOW)
+    home.settings |= {
+        "KLAVIYO_STREAMS": ",".join(["default", *(each.name for each in REPORTS)]),
+        "KLAVIYO_CONVERSION_METRIC_IDS": report_metrics(home)[0],
+        "KLAVIYO_REPORT_START_DATE": "2026-08-01",
+    }
+    evaluate_sensor(home, METRICS)
+    turns, cursor = set[str](), None
+    for _ in REPORTS:
+        found = evaluate_sensor(home, DRAIN, cursor)
+        assert len(found.runs) == 3
+        turns |= {request.tags["klaviyo/drain"] for request in found.runs}
+        cursor = found.cursor
+    # Its metrics are partitions of their own, and nobody has added one.
+    assert turns == {each.name for each in REPORTS} - {"metric_aggregates"}
+    for request in found.runs:
+        record_run(
+            home, request.tags["klaviyo/drain"], dg.DagsterRunStatus.STARTED, dict(request.tags)
+        )
+    home.account.clear_journal()
+    waiting = evaluate_sensor(home, DRAIN, cursor)
+    assert not waiting.runs
+    assert "3 runs of the sensor are under way" in waiting.reason
+    assert home.account.request_counts().total() == 0
 
 
 def test_a_day_without_anything_is_done(open_home: StartHome) -> None:
