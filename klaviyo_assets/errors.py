@@ -137,8 +137,13 @@ class KeyRedactingStream(TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Flush the other stream."""
-        self._stream.flush()
+        """Flush the other stream, unless it is closed.
+
+        Python flushes a stream that nobody holds any more, and says aloud from 3.13 on if that
+        fails; by then the other one may be gone.
+        """
+        if not self._stream.closed:
+            self._stream.flush()
 
     def isatty(self) -> bool:
         """Return whether the other stream is a terminal."""

@@ -137,11 +137,8 @@ def _choose_runs(
     """Return the runs to launch, and for each report without one the reason."""
     warn = context.log.warning
     reasons: list[str] = []
-    if len(reports) > MAX_SENSOR_RUNS:
-        # Each report is the first one in its turn: otherwise the last ones would wait for days.
-        first = (ticks - 1) % len(reports)
-        reports = [*reports[first:], *reports[:first]]
-    ready = list(_reports_that_may_run(context, reports, connection, reasons))
+    turns = _rotate(reports, ticks - 1)
+    ready = list(_reports_that_may_run(context, turns, connection, reasons))
     free = MAX_SENSOR_RUNS - _count_unfinished_runs(context.instance)
     if ready and free <= 0:
         reasons.append(f"{MAX_SENSOR_RUNS} runs of the sensor are under way, of other reports")
@@ -168,6 +165,17 @@ def _choose_runs(
             key = find_asset_key(context, stream.name)
             requests.append(_build_run_request(stream, key, *launch, ticks=ticks))
     return requests, reasons
+
+
+def _rotate(reports: Sequence[Stream], ticks: int) -> Sequence[Stream]:
+    """Return the reports with another one first at each tick that launches, where not all may run.
+
+    Without turns the last ones would wait until the day's requests of the others are spent.
+    """
+    if len(reports) <= MAX_SENSOR_RUNS:
+        return reports
+    first = ticks % len(reports)
+    return [*reports[first:], *reports[:first]]
 
 
 def _count_unfinished_runs(instance: dg.DagsterInstance) -> int:

@@ -201,12 +201,12 @@ def test_many_reports_leave_a_place_in_the_queue(open_home: StartHome) -> None:
         "KLAVIYO_REPORT_START_DATE": "2026-08-01",
     }
     evaluate_sensor(home, METRICS)
-    turns, cursor = set[str](), None
+    found = evaluate_sensor(home, DRAIN)
+    turns = set[str]()
     for _ in REPORTS:
-        found = evaluate_sensor(home, DRAIN, cursor)
         assert len(found.runs) == 3
         turns |= {request.tags["klaviyo/drain"] for request in found.runs}
-        cursor = found.cursor
+        found = evaluate_sensor(home, DRAIN, found.cursor)
     # Its metrics are partitions of their own, and nobody has added one.
     assert turns == {each.name for each in REPORTS} - {"metric_aggregates"}
     for request in found.runs:
@@ -214,7 +214,7 @@ def test_many_reports_leave_a_place_in_the_queue(open_home: StartHome) -> None:
             home, request.tags["klaviyo/drain"], dg.DagsterRunStatus.STARTED, dict(request.tags)
         )
     home.account.clear_journal()
-    waiting = evaluate_sensor(home, DRAIN, cursor)
+    waiting = evaluate_sensor(home, DRAIN, found.cursor)
     assert not waiting.runs
     assert "3 runs of the sensor are under way" in waiting.reason
     assert home.account.request_counts().total() == 0

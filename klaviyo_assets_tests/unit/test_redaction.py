@@ -2,6 +2,7 @@
 
 import logging
 from io import StringIO
+from pathlib import Path
 from typing import TextIO, cast
 
 import pytest
@@ -107,3 +108,11 @@ def test_output_is_redacted_as_it_is_written() -> None:
     out = StringIO()
     print(f"no {KEY} here", file=cast("TextIO", KeyRedactingStream(out)))
     assert out.getvalue() == "no [key] here\n"
+
+
+def test_a_redacting_stream_ends_quietly_after_the_other_one(tmp_path: Path) -> None:
+    """Python closes it when nobody holds it any more, and says aloud from 3.13 on if that fails."""
+    with (tmp_path / "out").open("w") as out:
+        stream = KeyRedactingStream(out)
+    stream.close()
+    assert stream.closed
