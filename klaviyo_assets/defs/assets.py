@@ -262,7 +262,7 @@ def _write_at_once(context: dg.AssetExecutionContext, output: SyncOutput, store:
     for warning in output.warnings():
         context.log.warning("%s", warning)
     store.vacuum(output.stream.name)
-    metadata = {**output.metadata(), **output.preview_metadata()}
+    metadata = {**output.preview_metadata(), **output.metadata()}
     context.log_event(dg.AssetMaterialization(output.asset_key, metadata=metadata))
 
 

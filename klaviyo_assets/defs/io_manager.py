@@ -273,11 +273,12 @@ class LakeIOManager(dg.ConfigurableIOManager):
             raise
         finally:
             obj.close()
+        # The preview is what people look for: below thirty numbers nobody finds it.
         metadata = {
+            **obj.preview_metadata(),
             **obj.metadata(),
             **self._row_count_metadata(obj),
             **lateness,
-            **obj.preview_metadata(),
         }
         context.add_output_metadata(metadata)
         step_end.record_success()

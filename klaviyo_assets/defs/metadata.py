@@ -13,6 +13,7 @@ import dagster as dg
 from klaviyo_assets.errors import ConfigError, OtherLakeError
 from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.lake.layout import LakeLocation, parse_location
+from klaviyo_assets.model.column import Column
 from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.model.selection import upstream_streams
 from klaviyo_assets.model.stream import (
@@ -24,7 +25,7 @@ from klaviyo_assets.model.stream import (
     Stream,
     Unnest,
     ViewSource,
-    describe_stream,
+    column_origins,
     relation_columns,
 )
 from klaviyo_assets.model.window import parse_instant
@@ -65,9 +66,6 @@ def stream_facts(stream: Stream, streams: Mapping[str, Stream]) -> Iterator[tupl
         yield "revisions", f"all; records have another shape since {stream.shape}"
     if stream.since is not None or stream.until is not None:
         yield "revisions", f"{stream.since or 'oldest'} to {stream.until or 'newest'}"
-    if stream.history_columns:
-        columns = ", ".join(f"`{name}`" for name in stream.history_columns)
-        yield "history", f"`KLAVIYO_HISTORY` keeps a version of a row when it changed in {columns}"
     yield "scopes", ", ".join(f"`{scope}`" for scope in stream.scopes)
     for bucket in stream.rate_limit_buckets():
         tier = bucket.tier
@@ -79,6 +77,9 @@ def stream_facts(stream: Stream, streams: Mapping[str, Stream]) -> Iterator[tupl
     yield "requests of a second sync", second_sync(stream)
     pages = reference_pages(stream, streams)
     yield "Klaviyo's page", ", ".join(f"[{name}]({url})" for name, url in pages.items())
+    if stream.history_columns:
+        columns = ", ".join(f"`{name}`" for name in stream.history_columns)
+        yield "history", f"`KLAVIYO_HISTORY` keeps a version of a row when it changed in {columns}"
 
 
 def reference_pages(stream: Stream, streams: Mapping[str, Stream]) -> dict[str, str]:
@@ -378,12 +379,13 @@ def asset_description(stream: Stream) -> str:
     """Return what an asset's page says first, as Markdown; its first line is the grain."""
     facts = [f"| {name} | {value} |" for name, value in stream_facts(stream, STREAMS)]
     told = [f"* {each}" for each in caveats(stream)]
+    # The UI folds all but the first 150 pixels: what one does with the table comes first.
     lines = [
         stream.description,
         "",
+        *("```sql", sample_query(stream), "```", ""),
         *([*told, ""] if told else []),
-        *("| | |", "|---|---|", *facts, ""),
-        *("```sql", sample_query(stream), "```"),
+        *("| | |", "|---|---|", *facts),
     ]
     return "\n".join(lines)
 
@@ -413,19 +415,33 @@ def table_column_schema(stream: Stream) -> dg.TableSchema:
     A statistic has the tag `klaviyo/is_additive`: `true` where days may be added up, else `false`.
     """
     key_constraints = dg.TableColumnConstraints(nullable=False, unique=True)
-    descriptions = describe_stream(stream, STREAMS).columns
+    origins = column_origins(stream, STREAMS)
     return dg.TableSchema(
         [
             dg.TableColumn(
                 each.name,
                 _COLUMN_TYPES.get(each.type, each.type),
-                descriptions[each.name],
+                _describe_column(each, origins.get(each.name, "")),
                 key_constraints if each is KEY_COLUMN else None,
                 None if each.is_additive is None else {ADDITIVE_TAG: str(each.is_additive).lower()},
             )
             for each in relation_columns(stream, STREAMS)
         ]
     )
+
+
+MAX_ORIGIN_CHARACTERS = 30
+"""The longest path that the UI shows beside a column's description."""
+
+
+def _describe_column(column: Column, origin: str) -> str:
+    """Return a column's description, with its place in Klaviyo's answer where the name is another.
+
+    The UI breaks no path: at 1,400 pixels a longer one made the table wider than the page, which
+    cut every description off. docs/streams and the comments in klaviyo.duckdb have all paths.
+    """
+    is_news = origin.replace(".", "_") != column.name and len(origin) <= MAX_ORIGIN_CHARACTERS
+    return f"{column.description} `{origin}`" if origin and is_news else column.description
 
 
 def waiting_numbers(throttled_seconds: float) -> dict[str, float]:
@@ -442,15 +458,16 @@ def sync_metadata(
     numbers: Mapping[str, int | float],
     row_count: int,
 ) -> AssetMetadata:
-    """Return the metadata that the contract promises of every materialization."""
+    """Return the metadata that the contract promises of every materialization.
+
+    In the order in which the UI shows it: what there is now, what was read, then how.
+    """
     metadata: AssetMetadata = {
-        "klaviyo/sync_mode": mode,
-        **{f"klaviyo/{name}": number for name, number in numbers.items()},
         ROW_COUNT_METADATA_KEY: row_count,
-        **definition_metadata(stream),
+        **{f"klaviyo/{name}": number for name, number in numbers.items()},
     }
     if stream.cursor is not None:
-        metadata["klaviyo/cursor_field"] = stream.cursor.column
         if cursor is not None:
             metadata[CURSOR_METADATA_KEY] = cursor.isoformat()
-    return metadata
+        metadata["klaviyo/cursor_field"] = stream.cursor.column
+    return {**metadata, "klaviyo/sync_mode": mode, **definition_metadata(stream)}

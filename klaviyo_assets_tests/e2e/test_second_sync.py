@@ -125,6 +125,9 @@ def test_a_preview_has_rows_and_nothing_of_a_person(two_syncs: TwoSyncs) -> None
             if "klaviyo/preview" in metadata
         }
         assert shown.keys() >= {"campaigns", "events", "lists", "metrics", "profiles"}
+        # The UI shows metadata in its order: the rows, then how many there are.
+        first, second = [*run.materializations["campaigns"]][:2]
+        assert (first, second) == ("klaviyo/preview", "dagster/row_count")
         campaigns = shown["campaigns"]
         assert isinstance(campaigns, dg.TableMetadataValue)
         # The second sync reads few campaigns again, and shows those.
