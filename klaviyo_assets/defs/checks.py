@@ -64,6 +64,7 @@ from klaviyo_assets.reports.failed_requests import read_failed_metrics
 from klaviyo_assets.reports.planner import report_endpoint
 from klaviyo_assets.settings import Settings
 from klaviyo_assets.streams import STREAMS
+from klaviyo_assets.sync.memory import trim_heap
 from klaviyo_assets.sync.plan import FUTURE_CURSOR_TOLERANCE
 
 CheckMetadataValue = str | int | float | bool | dg.JsonMetadataValue | dg.TableMetadataValue
@@ -326,6 +327,9 @@ def build_row_checks(stream_name: str) -> dg.AssetChecksDefinition:
                 if name == SIZES_CHECK:
                     yield check_sizes(stream, store, lake.settings)
                 else:
+                    # A sync in this process has left memory behind that the search needs anew.
+                    if lake.settings.tune_process:
+                        trim_heap()
                     yield checks[name](stream, store)
 
     return check_rows

@@ -332,9 +332,9 @@ class SyncRun:
             return None
 
     def _keep_preview(self, batch: pa.RecordBatch) -> None:
-        shown = [each for each in preview_columns(self._stream) if each in batch.schema.names]
         missing = PREVIEW_ROWS - len(self.preview)
-        if missing and shown:
+        named = preview_columns(self._stream) if missing else ()
+        if shown := [each for each in named if each in batch.schema.names]:
             columns = cast("list[ArrowArray]", batch.select(shown).slice(0, missing).columns)
             rows = pa.RecordBatch.from_arrays([*map(_without_zone, columns)], names=shown)
             self.preview += rows.to_pylist()

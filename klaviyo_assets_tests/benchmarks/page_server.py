@@ -22,8 +22,11 @@ from klaviyo_assets_tests.benchmarks.dataset import DAY_SECONDS, FIRST_TIME, Bur
 TIME_FILTER_PATTERN = re.compile(
     r"(greater-or-equal|greater-than|less-than)\((datetime|updated|updated_at),([^)]+)\)"
 )
-ACCOUNT_BODY = b'{"data":[{"type":"account","id":"BENCH1","attributes":{"timezone":"UTC"}}]}'
-EMPTY_BODY = b'{"data":[],"links":{"self":"x","next":null,"prev":null}}'
+LINKS = b'"links":{"self":"x","next":null,"prev":null}'
+ACCOUNT_BODY = (
+    b'{"data":[{"type":"account","id":"BENCH1","attributes":{"timezone":"UTC"}}],' + LINKS + b"}"
+)
+EMPTY_BODY = b'{"data":[],' + LINKS + b"}"
 ESTIMATE_BODY = b'{"data":{"type":"campaign-recipient-estimation","id":"%s","attributes":{%s}}}'
 RECORDS_PER_YEAR = 2_000_000
 """Events a year in the account that the goals are stated for: 5,480 a day."""

@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 
 from klaviyo_assets_tests.benchmarks.dataset import FIRST_TIME, YEAR_SECONDS, Burst, Dataset
-from klaviyo_assets_tests.benchmarks.page_server import filtered_positions
+from klaviyo_assets_tests.benchmarks.page_server import (
+    ACCOUNT_BODY,
+    EMPTY_BODY,
+    filtered_positions,
+)
 
 COUNT = 1234
 
@@ -58,3 +62,9 @@ def test_bursts() -> None:
     page: Any = json.loads(dataset.build_body(10, 11, b"null", packed=False))
     assert page["data"][0]["attributes"]["updated"] == day.isoformat()
     assert dataset.end == FIRST_TIME + timedelta(seconds=86_405)
+
+
+@pytest.mark.parametrize("body", [ACCOUNT_BODY, EMPTY_BODY])
+def test_fixed_bodies_are_pages(body: bytes) -> None:
+    """A body without `links.self` is refused as no page of Klaviyo's, and the job fails."""
+    assert json.loads(body)["links"] == {"self": "x", "next": None, "prev": None}

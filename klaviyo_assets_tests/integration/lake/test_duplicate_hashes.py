@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from klaviyo_assets.lake.read import duckdb
-from klaviyo_assets.lake.read.duckdb import has_duplicate_hashes
+from klaviyo_assets.lake.read.duckdb import has_duplicate_hashes, query_duplicate_keys
 
 KEY = pa.schema([("id", pa.string()), ("day", pa.date32())])
 
@@ -16,6 +16,7 @@ KEY = pa.schema([("id", pa.string()), ("day", pa.date32())])
 def write_keys(folder: Path, ids: Sequence[str], *, rows_per_file: int) -> list[Path]:
     """Write files of keys of one day, in order; return their paths."""
     paths: list[Path] = []
+    folder.mkdir(exist_ok=True)
     for start in range(0, len(ids), rows_per_file):
         some = pa.table({"id": ids[start : start + rows_per_file]})
         some = some.append_column("day", pa.array([20_000] * some.num_rows, pa.int32()))
@@ -49,3 +50,13 @@ def test_one_key_twice(tmp_path: Path, count: int, place: int) -> None:
     paths = write_keys(tmp_path, [*ids, ids[place]], rows_per_file=40)
     assert has_duplicate_hashes(paths, KEY, spill=tmp_path / "spill")
     assert not list(tmp_path.glob("spill/*"))
+
+
+def test_equal_hashes_are_no_proof(tmp_path: Path) -> None:
+    """Behind equal hashes the keys themselves are compared, and only equal ones are reported."""
+    ids = [f"id{number}" for number in range(100)]
+    paths = write_keys(tmp_path, ids, rows_per_file=40)
+    assert not query_duplicate_keys(paths, KEY, spill=tmp_path / "spill").num_rows
+    twice = [*paths, *write_keys(tmp_path / "more", [ids[7]], rows_per_file=40)]
+    found = query_duplicate_keys(twice, KEY, spill=tmp_path / "spill")
+    assert found["id"].to_pylist() == ["id7"]
