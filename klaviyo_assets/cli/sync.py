@@ -44,7 +44,7 @@ from klaviyo_assets.lake.lake import Lake
 from klaviyo_assets.model.report import ReportEndpoint
 from klaviyo_assets.model.selection import DEFAULT_GROUP, selected_streams, selection_errors
 from klaviyo_assets.settings import KEY_VARIABLE, Settings
-from klaviyo_assets.streams import COLLECTIONS, STREAMS
+from klaviyo_assets.streams import COLLECTIONS, REPORTS, STREAMS
 
 REFRESHES_PER_SECOND = 4
 
@@ -295,6 +295,13 @@ _NO_OUTPUT_CAPTURE = {
 """Dagster would send what is printed into files, our progress included."""
 
 
+HOW_REPORTS_ARE_FETCHED = (
+    "Reports are not part of a sync: their days are partitions, fetched by a backfill in Dagster's "
+    "UI or by the sensor klaviyo_reports_drain, which KLAVIYO_AUTOMATION=recommended turns on; "
+    "`klaviyo-assets plan --start DAY --end DAY` says what they cost"
+)
+
+
 def sync(settings: Settings, *, streams: Sequence[str], full: bool, as_json: bool) -> int:
     """Materialize streams; return 0 if all are stored or skipped."""
     names = select_sync_streams(settings, streams)
@@ -316,6 +323,9 @@ def sync(settings: Settings, *, streams: Sequence[str], full: bool, as_json: boo
         print_json({"success": is_success, "streams": [_as_json(each) for each in done]})
     else:
         _print_summary(done)
+        selected = selected_streams(settings, STREAMS)
+        if not streams and any(each.name in selected for each in REPORTS):
+            print(HOW_REPORTS_ARE_FETCHED)
     return 0 if is_success else 1
 
 
@@ -334,10 +344,7 @@ def select_sync_streams(settings: Settings, named: Sequence[str]) -> list[str]:
             hint = f": did you mean {' or '.join(near)}?" if near else ""
             raise SettingError(f"there is no stream {name!a}{hint}")
         if isinstance(STREAMS[name].source, ReportEndpoint):
-            raise SettingError(
-                f"{name} is a report: its days are fetched as partitions, by a backfill in the UI "
-                "or by the sensor klaviyo_reports_drain"
-            )
+            raise SettingError(f"{name} is a report. {HOW_REPORTS_ARE_FETCHED}")
     return list(dict.fromkeys(named))
 
 

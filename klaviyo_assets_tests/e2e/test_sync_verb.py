@@ -61,6 +61,17 @@ def test_a_sync_is_that_of_the_assets(home: Home, capsys: pytest.CaptureFixture[
     assert found["streams"][0]["rows"] == home.row_count("events")
 
 
+@pytest.mark.parametrize(("streams", "says"), [("tags", False), ("tags,flow_series_reports", True)])
+def test_a_sync_of_everything_says_how_reports_are_fetched(
+    home: Home, capsys: pytest.CaptureFixture[str], streams: str, *, says: bool
+) -> None:
+    """Without names, the last line says what fetches the reports that are on, if any is."""
+    capsys.readouterr()
+    assert sync(home, KLAVIYO_STREAMS=streams) == 0
+    output = capsys.readouterr().out
+    assert ("sensor klaviyo_reports_drain" in output.splitlines()[-1]) == says
+
+
 @pytest.mark.parametrize("blank", ["", " "])
 def test_a_blank_dagster_home_is_none(
     home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], blank: str
