@@ -10,6 +10,7 @@ from klaviyo_assets_tests.contract.checkout import ROOT
 from klaviyo_assets_tests.contract.docs_blocks import (
     NOT_RUN,
     OTHER_LANGUAGES,
+    PAGES,
     RUN_ELSEWHERE,
     RUN_LANGUAGES,
     docs_blocks,
@@ -39,8 +40,23 @@ def test_every_block_has_a_language() -> None:
     languages = {each.language for each in docs_blocks()}
     assert languages <= RUN_LANGUAGES | OTHER_LANGUAGES
     for page in {each.page for each in docs_blocks()}:
-        fences = re.findall(r"^```.*$", page.read_text(encoding="utf-8"), re.MULTILINE)
+        fences = re.findall(r"^ *```.*$", page.read_text(encoding="utf-8"), re.MULTILINE)
         assert len(fences) % 2 == 0, page
+
+
+def test_a_block_in_a_list_is_seen() -> None:
+    """Every fence of a page that opens a block belongs to one, however far it is indented."""
+    opened = {
+        (page, text.count("\n", 0, each.start()) + 1)
+        for page in PAGES
+        for text in [page.read_text(encoding="utf-8")]
+        for each in re.finditer(r"^ *```\w", text, re.MULTILINE)
+    }
+    assert opened == {(each.page, each.line) for each in docs_blocks()}
+    titled = [each for each in docs_blocks() if each.title == "superset_config.py"]
+    for block in titled:
+        compile(block.text, block.place, "exec")
+    assert titled
 
 
 def test_no_reason_is_left_over() -> None:
